@@ -1,0 +1,230 @@
+//! Who is asking: the only words that layer, proxy and handlers share.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde::ser::Serializer;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use crate::models::session::SessionId;
+
+/// The user and session that a valid access token speaks for.
+///
+/// The layer puts it into a request's extensions; handlers take it with
+/// [`CurrentUser`](crate::layer::CurrentUser), the proxy turns it into identity headers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The user's id, immutable and never used again (`sub`).
+    pub subject: Arc<str>,
+    /// The session the token belongs to (`sid`).
+    pub session: SessionId,
+    /// The user's address, in lower case.
+    pub email: Arc<str>,
+    /// What the user may do.
+    pub roles: Roles,
+    /// When the access token expires (`exp`). The session goes on after it.
+    pub expires_at: OffsetDateTime,
+}
+
+/// A set of role names, kept as the comma-separated list in which proxies hand them on.
+///
+/// ```
+/// use sekisho::identity::Roles;
+///
+/// let roles = Roles::new(["user", "editor"]).expect("legal names");
+/// assert!(roles.contains("editor"));
+/// assert_eq!(roles.as_str(), "user,editor");
+/// assert!(Roles::new(["a,b"]).is_none());
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Roles(Arc<str>);
+
+impl Roles {
+    /// The roles of these names; `None` if a name is empty or holds anything but visible ASCII
+    /// other than the comma.
+    #[must_use]
+    pub fn new<N: AsRef<str>>(names: impl IntoIterator<Item = N>) -> Option<Self> {
+        let mut list = String::new();
+        for name in names {
+            push_role(&mut list, name.as_ref())?;
+        }
+        Some(Self(list.into()))
+    }
+
+    /// The roles in a comma-separated list, as [`as_str`](Self::as_str) gives it.
+    #[must_use]
+    pub fn from_list(list: &str) -> Option<Self> {
+        if list.is_empty() {
+            return Some(Self::default());
+        }
+        Self::new(list.split(','))
+    }
+
+    /// Whether `role` is among them.
+    #[must_use]
+    pub fn contains(&self, role: &str) -> bool {
+        self.iter().any(|name| name == role)
+    }
+
+    /// The names, in their order.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.split(',').filter(|name| !name.is_empty())
+    }
+
+    /// The comma-separated list.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+fn push_role(list: &mut String, name: &str) -> Option<()> {
+    let legal = !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic() && b != b',');
+    if !legal {
+        return None;
+    }
+    if !list.is_empty() {
+        list.push(',');
+    }
+    list.push_str(name);
+    Some(())
+}
+
+impl Serialize for Roles {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter())
+    }
+}
+
+impl<'de> Deserialize<'de> for Roles {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Names;
+
+        impl<'de> Visitor<'de> for Names {
+            type Value = Roles;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array of role names")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut names: A) -> Result<Roles, A::Error> {
+                let mut list = String::new();
+                while let Some(name) = names.next_element::<&str>()? {
+                    push_role(&mut list, name).ok_or_else(|| serde::de::Error::custom("not a role name"))?;
+                }
+                Ok(Roles(list.into()))
+            }
+        }
+
+        deserializer.deserialize_seq(Names)
+    }
+}
+
+/// Where a request comes from, for the list of a user's sessions and the audit.
+///
+/// Outer layers that know which proxies to trust put one into the request's extensions; without
+/// it a session has no address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Client {
+    /// The client's address.
+    pub address: Option<IpAddr>,
+    /// The `User-Agent` header, cut to [`Client::USER_AGENT_MAX`] bytes.
+    pub user_agent: Option<String>,
+}
+
+impl Client {
+    /// How much of a `User-Agent` is kept, in bytes.
+    pub const USER_AGENT_MAX: usize = 256;
+
+    /// The client at `address` that sent this `User-Agent`.
+    #[must_use]
+    pub fn new(address: Option<IpAddr>, user_agent: Option<&str>) -> Self {
+        let user_agent = user_agent.map(|agent| {
+            let end = agent.floor_char_boundary(Self::USER_AGENT_MAX);
+            agent[..end].to_owned()
+        });
+        Self { address, user_agent }
+    }
+}
+
+/// What the session machinery did, or why it refused: one word for the answer's
+/// `X-Session-Event`, the log field, the metric label and the audit row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SessionEvent {
+    /// Beyond its absolute lifetime.
+    AbsoluteExpired,
+    /// The database had lost its last writes; the token presented proved it, and was taken over.
+    CaughtUp,
+    /// Ended because the user had too many sessions.
+    Displaced,
+    /// Ended at the last generation that a refresh token can hold.
+    Exhausted,
+    /// Not renewed for too long.
+    IdleExpired,
+    /// Ended by the user.
+    LoggedOut,
+    /// A cookie or token that isn't one of ours, or came twice.
+    Malformed,
+    /// No usable token came with the request.
+    Missing,
+    /// Ended because the password was changed.
+    PasswordChanged,
+    /// The refresh token had been rotated already, which is not held against it.
+    Replayed,
+    /// A refresh token was presented that its owner has replaced: two clients hold the session.
+    ReuseDetected,
+    /// Ended by an operator.
+    Revoked,
+    /// Ended because the user's role was changed.
+    RoleChanged,
+    /// Renewed.
+    Rotated,
+    /// The store can't be asked; nothing was decided.
+    StoreUnavailable,
+    /// Signed with a key that we don't hold.
+    UnknownKey,
+    /// No such session in this database.
+    UnknownSession,
+    /// The user no longer exists.
+    UserDeleted,
+    /// The user may not sign in.
+    UserDisabled,
+}
+
+impl SessionEvent {
+    /// The word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::AbsoluteExpired => "absolute_expired",
+            Self::CaughtUp => "caught_up",
+            Self::Displaced => "displaced",
+            Self::Exhausted => "exhausted",
+            Self::IdleExpired => "idle_expired",
+            Self::LoggedOut => "logged_out",
+            Self::Malformed => "malformed",
+            Self::Missing => "missing",
+            Self::PasswordChanged => "password_changed",
+            Self::Replayed => "replayed",
+            Self::ReuseDetected => "reuse_detected",
+            Self::Revoked => "revoked",
+            Self::RoleChanged => "role_changed",
+            Self::Rotated => "rotated",
+            Self::StoreUnavailable => "store_unavailable",
+            Self::UnknownKey => "unknown_key",
+            Self::UnknownSession => "unknown_session",
+            Self::UserDeleted => "user_deleted",
+            Self::UserDisabled => "user_disabled",
+        }
+    }
+}
+
+impl fmt::Display for SessionEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,3 @@
+//! The rules: no SQL, no HTTP.
+
+pub mod store;
