@@ -1,4 +1,6 @@
 //! The rules: no SQL, no HTTP.
 
+mod flights;
+mod notes;
 pub mod rotation;
 pub mod store;

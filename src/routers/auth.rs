@@ -1,0 +1,304 @@
+//! `/auth/…`: signing in and out with cookies, the user's password and sessions.
+//!
+//! Sign-in, sign-out, registration and `/auth/refresh` stand outside the session layer and look at
+//! the cookies themselves; [`signed_in`] has what stands behind it.
+
+use axum::Json;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request, State};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use secrecy::SecretString;
+use tower_cookies::Cookies;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use uuid::Uuid;
+
+use super::form::{Form, is_form};
+use super::{ApiError, AuthState, JsonBody};
+use crate::identity::{Client, SessionEvent};
+use crate::layer::{CurrentUser, RefreshError, RefreshRequest, Renewal};
+use crate::models::session::{SessionId, SessionKind};
+use crate::models::user::Role;
+use crate::schemas::auth::{LoginIn, PasswordIn, RegisterIn, SessionListItem, SessionOut, UserOut};
+use crate::schemas::problem::{Problem, ReadProblems, WriteProblems};
+use crate::services::auth::Credentials;
+use crate::services::users::NewUser;
+
+/// How large the bodies of these routes may be, in bytes.
+pub(super) const BODY_LIMIT: usize = 16 * 1024;
+
+/// The routes that look at no session, or at the cookies themselves.
+#[must_use]
+pub fn public() -> OpenApiRouter<AuthState> {
+    OpenApiRouter::default()
+        .routes(routes!(login))
+        .routes(routes!(logout))
+        .routes(routes!(refresh))
+        .routes(routes!(register))
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+}
+
+/// The routes that need a signed-in user: put the session layer around them.
+#[must_use]
+pub fn signed_in() -> OpenApiRouter<AuthState> {
+    OpenApiRouter::default()
+        .routes(routes!(session))
+        .routes(routes!(sessions))
+        .routes(routes!(end_session))
+        .routes(routes!(password))
+        .routes(routes!(logout_all))
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+}
+
+/// Signs in and sets both cookies.
+#[utoipa::path(
+    post, path = "/login", tag = "auth",
+    request_body(content((LoginIn = "application/json"), (LoginIn = "application/x-www-form-urlencoded"))),
+    responses(
+        (status = 200, description = "Signed in. Never a token: those are in the cookies.", body = SessionOut),
+        (status = 401, description = "Wrong address or password.", body = Problem,
+            content_type = Problem::CONTENT_TYPE),
+        WriteProblems,
+    ),
+)]
+async fn login(
+    State(state): State<AuthState>,
+    cookies: Cookies,
+    headers: HeaderMap,
+    client: Client,
+    LoginBody(login): LoginBody,
+) -> Result<Json<SessionOut>, ApiError> {
+    let credentials = Credentials { password: login.password(), email: login.email };
+    let replaces = state.sessions_of(&headers).first().copied();
+    let signed_in = state.auth.sign_in(&credentials, SessionKind::Browser, client, replaces).await;
+    let (user, issued) = signed_in?;
+    state.set(&cookies, &issued.renewal);
+    Ok(Json(SessionOut::new(&user, &issued.session, issued.renewal.identity.expires_at)))
+}
+
+/// Signs out: ends this session and clears both cookies, whatever state they are in.
+#[utoipa::path(
+    post, path = "/logout", tag = "auth",
+    responses(
+        (status = 204, description = "Signed out."),
+        (status = 503, description = "The database can't be reached; nothing was cleared.", body = Problem,
+            content_type = Problem::CONTENT_TYPE),
+    ),
+)]
+async fn logout(
+    State(state): State<AuthState>,
+    cookies: Cookies,
+    headers: HeaderMap,
+) -> Result<StatusCode, ApiError> {
+    state.auth.sign_out(&state.sessions_of(&headers)).await?;
+    state.clear(&cookies);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Renews now. The gateway does so by itself: this is for tests, and for pages left idle for long.
+#[utoipa::path(
+    post, path = "/refresh", tag = "auth", security(("session" = [])),
+    responses(
+        (status = 200, description = "Renewed.", body = SessionOut,
+            headers(("X-Session-Event" = String, description = "`rotated`, `replayed` or `caught_up`."))),
+        ReadProblems,
+    ),
+)]
+async fn refresh(
+    State(state): State<AuthState>,
+    cookies: Cookies,
+    headers: HeaderMap,
+    client: Client,
+) -> Result<Response, ApiError> {
+    let presented =
+        state.cookies.read(&headers).map_err(|_| ApiError::Unauthenticated(SessionEvent::Malformed))?;
+    if !presented.any() {
+        return Err(ApiError::Unauthenticated(SessionEvent::Missing));
+    }
+    let request = RefreshRequest {
+        // What is absent or unusable is no token of ours either.
+        refresh_token: presented.refresh.token().unwrap_or_default().to_owned(),
+        access_token: presented.access.token().map(str::to_owned),
+        of: None,
+        client,
+    };
+    let issued = match state.auth.tokens().renew(request, SessionKind::Browser).await {
+        Ok(issued) => issued,
+        Err(RefreshError::Over { event, clear }) => {
+            if clear {
+                state.clear(&cookies);
+            }
+            return Err(ApiError::Unauthenticated(event));
+        }
+        Err(error) => return Err(ApiError::StoreUnavailable(Box::new(error))),
+    };
+    let (user, session) = state.auth.whoami(&issued.renewal.identity).await?;
+    state.set(&cookies, &issued.renewal);
+    let event = HeaderValue::from_static(issued.renewal.event.as_str());
+    let body = Json(SessionOut::new(&user, &session, issued.renewal.identity.expires_at));
+    Ok(([(SESSION_EVENT, event)], body).into_response())
+}
+
+/// Makes an account, where registration is open.
+#[utoipa::path(
+    post, path = "/register", tag = "auth", request_body = RegisterIn,
+    responses(
+        (status = 201, description = "The account is there; sign in with it.", body = UserOut),
+        (status = 409, description = "The address is taken.", body = Problem,
+            content_type = Problem::CONTENT_TYPE),
+        WriteProblems,
+    ),
+)]
+async fn register(
+    State(state): State<AuthState>,
+    JsonBody(new): JsonBody<RegisterIn>,
+) -> Result<(StatusCode, Json<UserOut>), ApiError> {
+    let new = NewUser {
+        password: SecretString::from(new.password),
+        email: new.email,
+        name: new.name,
+        role: Role::User,
+    };
+    let user = state.auth.register(new).await?;
+    Ok((StatusCode::CREATED, Json(UserOut::from(&user))))
+}
+
+/// Who is signed in, and until when.
+#[utoipa::path(
+    get, path = "/session", tag = "auth", security(("session" = []), ("bearer" = [])),
+    responses((status = 200, description = "The session.", body = SessionOut), ReadProblems),
+)]
+async fn session(
+    CurrentUser(identity): CurrentUser,
+    State(state): State<AuthState>,
+) -> Result<Json<SessionOut>, ApiError> {
+    let (user, session) = state.auth.whoami(&identity).await?;
+    Ok(Json(SessionOut::new(&user, &session, identity.expires_at)))
+}
+
+/// The user's own sessions.
+#[utoipa::path(
+    get, path = "/sessions", tag = "auth", security(("session" = []), ("bearer" = [])),
+    responses((status = 200, description = "Those that live, the latest renewed first.",
+        body = Vec<SessionListItem>), ReadProblems),
+)]
+async fn sessions(
+    CurrentUser(identity): CurrentUser,
+    State(state): State<AuthState>,
+) -> Result<Json<Vec<SessionListItem>>, ApiError> {
+    let sessions = state.auth.sessions(&identity).await?;
+    let item = |session: &_| -> SessionListItem {
+        let session: &crate::models::session::Session = session;
+        SessionListItem::new(session, session.id == identity.session)
+    };
+    Ok(Json(sessions.iter().map(item).collect()))
+}
+
+/// Ends one of the user's own sessions.
+#[utoipa::path(
+    delete, path = "/sessions/{id}", tag = "auth", security(("session" = []), ("bearer" = [])),
+    params(("id" = Uuid, Path, description = "The session.")),
+    responses(
+        (status = 204, description = "It has ended."),
+        (status = 404, description = "The user has no such session.", body = Problem,
+            content_type = Problem::CONTENT_TYPE),
+        ReadProblems,
+    ),
+)]
+async fn end_session(
+    CurrentUser(identity): CurrentUser,
+    State(state): State<AuthState>,
+    id: Result<Path<Uuid>, PathRejection>,
+) -> Result<StatusCode, ApiError> {
+    let Ok(Path(id)) = id else { return Err(ApiError::NotFound("There is no such session.")) };
+    state.auth.end_session(&identity, SessionId(id)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Changes the password. The user's other sessions end; this one goes on.
+#[utoipa::path(
+    post, path = "/password", tag = "auth", request_body = PasswordIn,
+    security(("session" = []), ("bearer" = [])),
+    responses(
+        (status = 200, description = "Changed.", body = SessionOut),
+        (status = 403, description = "The current password is wrong.", body = Problem,
+            content_type = Problem::CONTENT_TYPE),
+        WriteProblems,
+    ),
+)]
+async fn password(
+    CurrentUser(identity): CurrentUser,
+    State(state): State<AuthState>,
+    JsonBody(change): JsonBody<PasswordIn>,
+) -> Result<Json<SessionOut>, ApiError> {
+    let current = SecretString::from(change.current_password);
+    let new = SecretString::from(change.new_password);
+    state.auth.change_password(&identity, &current, &new).await.map_err(|error| match error {
+        // Not 401: the session is good, and a client may take a 401 for its end.
+        crate::services::auth::AuthError::Credentials => {
+            ApiError::Forbidden("The current password is wrong.")
+        }
+        other => other.into(),
+    })?;
+    let (user, session) = state.auth.whoami(&identity).await?;
+    Ok(Json(SessionOut::new(&user, &session, identity.expires_at)))
+}
+
+/// Signs out everywhere: ends all of the user's sessions and clears both cookies.
+#[utoipa::path(
+    post, path = "/logout-all", tag = "auth", security(("session" = []), ("bearer" = [])),
+    responses((status = 204, description = "Signed out everywhere."), ReadProblems),
+)]
+async fn logout_all(
+    CurrentUser(identity): CurrentUser,
+    State(state): State<AuthState>,
+    cookies: Cookies,
+) -> Result<StatusCode, ApiError> {
+    state.auth.sign_out_everywhere(&identity).await?;
+    state.clear(&cookies);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Credentials as JSON or as a form.
+struct LoginBody(LoginIn);
+
+impl<S: Send + Sync> FromRequest<S> for LoginBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        if !is_form(request.headers()) {
+            return JsonBody::from_request(request, state).await.map(|JsonBody(login)| Self(login));
+        }
+        let mut form = Form::from_request(request, state).await?;
+        Ok(Self(LoginIn { email: form.require("email")?, password: form.require("password")? }))
+    }
+}
+
+impl AuthState {
+    /// The sessions that the request's cookies name, all that came.
+    fn sessions_of(&self, headers: &HeaderMap) -> Vec<SessionId> {
+        let tokens = self.auth.tokens();
+        let mut sessions: Vec<_> = self
+            .cookies
+            .all(headers)
+            .filter_map(|token| tokens.session_of(Some(token), Some(token)))
+            .collect();
+        sessions.dedup();
+        sessions
+    }
+
+    fn set(&self, cookies: &Cookies, renewal: &Renewal) {
+        for cookie in self.cookies.fresh(renewal) {
+            cookies.add(cookie);
+        }
+    }
+
+    fn clear(&self, cookies: &Cookies) {
+        for cookie in self.cookies.gone() {
+            cookies.add(cookie);
+        }
+    }
+}
+
+const SESSION_EVENT: HeaderName = HeaderName::from_static("x-session-event");

@@ -1,0 +1,120 @@
+//! Accepting connections, and ending with grace.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use http::{Request, Response};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+use tower::{Service, ServiceExt};
+
+/// The other end of a connection, put into every request's extensions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer(pub SocketAddr);
+
+/// What a connection may cost.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerLimits {
+    /// How long a client may take over a request's headers.
+    pub header_timeout: Duration,
+    /// How large a request's line and headers may be together, in bytes.
+    pub header_bytes: usize,
+    /// How many header fields a request may have.
+    pub header_fields: usize,
+    /// How long requests may go on after the server was told to stop.
+    pub drain: Duration,
+}
+
+impl Default for ServerLimits {
+    fn default() -> Self {
+        Self {
+            header_timeout: Duration::from_secs(30),
+            header_bytes: 64 * 1024,
+            header_fields: 100,
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Serves until `stop` is ready, then lets what is under way end.
+pub async fn serve<S>(listener: TcpListener, service: S, limits: ServerLimits, stop: impl Future<Output = ()>)
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+{
+    let connections = GracefulShutdown::new();
+    let http = Arc::new(http(limits));
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        tokio::select! {
+            () = &mut stop => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => {
+                    let connection = connection(&http, stream, peer, service.clone());
+                    let watched = connections.watch(connection);
+                    tokio::spawn(async move {
+                        if let Err(error) = watched.await {
+                            tracing::debug!(%peer, error = &error as &dyn std::error::Error, "a connection broke");
+                        }
+                    });
+                }
+                Err(error) => pause_after(&error).await,
+            },
+        }
+    }
+    drop(listener);
+    if tokio::time::timeout(limits.drain, connections.shutdown()).await.is_err() {
+        tracing::warn!(after = ?limits.drain, "requests were still under way when the server stopped");
+    }
+}
+
+fn http(limits: ServerLimits) -> http1::Builder {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_buf_size(limits.header_bytes)
+        .max_headers(limits.header_fields);
+    http
+}
+
+fn connection<S>(
+    http: &http1::Builder,
+    stream: TcpStream,
+    peer: SocketAddr,
+    service: S,
+) -> http1::Connection<
+    TokioIo<TcpStream>,
+    impl hyper::service::Service<
+        Request<hyper::body::Incoming>,
+        Response = Response<Body>,
+        Error = Infallible,
+        Future: Send,
+    > + use<S>,
+>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+{
+    // Small answers should not wait for the client's acknowledgement of the last ones.
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(Peer(peer));
+        service.clone().oneshot(request)
+    });
+    http.serve_connection(TokioIo::new(stream), service)
+}
+
+/// Out of file descriptors, most likely: accepting again at once would only spin.
+async fn pause_after(error: &io::Error) {
+    tracing::error!(error = error as &dyn std::error::Error, "no connection could be accepted");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+}

@@ -1,0 +1,272 @@
+//! One renewal per session and process at a time, and its result shared with those that ask
+//! meanwhile or shortly after.
+//!
+//! A flight belongs to the process, not to the request that started it: it runs to its end when that
+//! client hangs up. What it found stays for [`REMEMBERED`], because a request sent with the old
+//! cookies arrives after the renewal as often as during it.
+
+use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use tokio::sync::watch;
+
+use crate::models::session::SessionId;
+
+/// How long a result is shared after the flight.
+pub(crate) const REMEMBERED: Duration = Duration::from_secs(5);
+
+/// How many results are remembered at most; beyond, the oldest are forgotten early.
+const MOST_REMEMBERED: usize = 65_536;
+
+/// What is being found out: the fate of one generation of a session.
+pub(crate) type Key = (SessionId, u32);
+
+/// Shared renewals with results of type `T`.
+pub(crate) struct Flights<T> {
+    state: Arc<Mutex<State<T>>>,
+}
+
+/// A passenger's view of a flight.
+pub(crate) enum Boarded<T> {
+    /// The flight was started for this request, and this is its result; `None` if it failed.
+    Led(Option<T>),
+    /// The flight was another request's.
+    Shared(Option<T>),
+}
+
+struct State<T> {
+    flights: HashMap<Key, Flight<T>>,
+    landed: VecDeque<(OffsetDateTime, u64, Key)>,
+    started: u64,
+}
+
+struct Flight<T> {
+    number: u64,
+    landed_at: Option<OffsetDateTime>,
+    result: watch::Receiver<Option<Option<T>>>,
+}
+
+impl<T: Clone + Send + Sync + 'static> Flights<T> {
+    pub(crate) fn new() -> Self {
+        let state = State { flights: HashMap::new(), landed: VecDeque::new(), started: 0 };
+        Self { state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// Boards the flight for `key`, starting one with `lead` if there is none. `lead` gives `None`
+    /// for a failure, which is shared with those on board but not remembered; `now` is asked for the
+    /// time at landing.
+    pub(crate) async fn board<F, N>(&self, key: Key, now: N, lead: impl FnOnce() -> F) -> Boarded<T>
+    where
+        F: Future<Output = Option<T>> + Send + 'static,
+        N: Fn() -> OffsetDateTime + Send + 'static,
+    {
+        let (mut result, led) = {
+            let mut state = self.lock();
+            state.forget_old(now());
+            match state.flights.get(&key) {
+                Some(flight) => (flight.result.clone(), false),
+                None => (self.start(&mut state, key, now, lead()), true),
+            }
+        };
+        // The sender is dropped without a result only if the flight panicked.
+        let found = result.wait_for(Option::is_some).await.ok().and_then(|found| found.clone()).flatten();
+        if led { Boarded::Led(found) } else { Boarded::Shared(found) }
+    }
+
+    /// Forgets one result, so that the next request finds out anew.
+    pub(crate) fn forget(&self, key: Key) {
+        self.lock().flights.remove(&key);
+    }
+
+    /// Forgets all that is remembered of these sessions: they have ended.
+    pub(crate) fn forget_sessions(&self, ended: &[SessionId]) {
+        if !ended.is_empty() {
+            self.lock().flights.retain(|(session, _), _| !ended.contains(session));
+        }
+    }
+
+    fn start<F, N>(&self, state: &mut State<T>, key: Key, now: N, flight: F) -> watch::Receiver<Option<Option<T>>>
+    where
+        F: Future<Output = Option<T>> + Send + 'static,
+        N: Fn() -> OffsetDateTime + Send + 'static,
+    {
+        let (sender, receiver) = watch::channel(None);
+        state.started += 1;
+        let number = state.started;
+        state.flights.insert(key, Flight { number, landed_at: None, result: receiver.clone() });
+        let landing = Landing { state: Arc::clone(&self.state), key, number };
+        tokio::spawn(async move {
+            let found = flight.await;
+            landing.land(found.is_some().then(now));
+            sender.send_replace(Some(found));
+        });
+        receiver
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T> State<T> {
+    /// Drops what landed too long ago, or, after a jump of the clock, too far in the future.
+    fn forget_old(&mut self, now: OffsetDateTime) {
+        while let Some(&(landed_at, number, key)) = self.landed.front() {
+            let age = (now - landed_at).unsigned_abs();
+            if age <= REMEMBERED && self.landed.len() <= MOST_REMEMBERED {
+                return;
+            }
+            self.landed.pop_front();
+            self.remove(key, number);
+        }
+    }
+
+    /// Removes this flight, unless another one has taken its place.
+    fn remove(&mut self, key: Key, number: u64) {
+        if self.flights.get(&key).is_some_and(|flight| flight.number == number) {
+            self.flights.remove(&key);
+        }
+    }
+}
+
+/// Marks a flight as landed; one that panics or fails is removed.
+struct Landing<T> {
+    state: Arc<Mutex<State<T>>>,
+    key: Key,
+    number: u64,
+}
+
+impl<T> Landing<T> {
+    fn land(self, remembered_from: Option<OffsetDateTime>) {
+        let Some(landed_at) = remembered_from else { return };
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = self.number;
+        if let Some(flight) = state.flights.get_mut(&self.key).filter(|flight| flight.number == number) {
+            flight.landed_at = Some(landed_at);
+            state.landed.push_back((landed_at, number, self.key));
+        }
+    }
+}
+
+impl<T> Drop for Landing<T> {
+    fn drop(&mut self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let landed = state.flights.get(&self.key).is_some_and(|flight| flight.landed_at.is_some());
+        if !landed {
+            state.remove(self.key, self.number);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use tokio::sync::oneshot;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::clock::{Clock, ManualClock};
+
+    const KEY: Key = (SessionId(Uuid::nil()), 1);
+
+    fn setup() -> (Arc<Flights<u32>>, Arc<ManualClock>) {
+        (Arc::new(Flights::new()), Arc::new(ManualClock::default()))
+    }
+
+    fn time(clock: &Arc<ManualClock>) -> impl Fn() -> OffsetDateTime + Send + 'static {
+        let clock = Arc::clone(clock);
+        move || clock.now()
+    }
+
+    async fn board(flights: &Flights<u32>, clock: &Arc<ManualClock>, result: Option<u32>) -> (bool, Option<u32>) {
+        match flights.board(KEY, time(clock), || async move { result }).await {
+            Boarded::Led(found) => (true, found),
+            Boarded::Shared(found) => (false, found),
+        }
+    }
+
+    #[tokio::test]
+    async fn those_who_ask_meanwhile_share_one_flight() {
+        let (flights, clock) = setup();
+        let started = Arc::new(AtomicU32::new(0));
+        let (land, landing) = oneshot::channel::<u32>();
+        let counter = Arc::clone(&started);
+        let leader = flights.board(KEY, time(&clock), move || {
+            counter.fetch_add(1, Ordering::SeqCst);
+            async move { landing.await.ok() }
+        });
+        let follower = board(&flights, &clock, Some(99));
+        let (led, (follower_led, shared), ()) = tokio::join!(leader, follower, async move {
+            land.send(7).expect("the flight is under way");
+        });
+        assert!(matches!(led, Boarded::Led(Some(7))));
+        assert_eq!((follower_led, shared), (false, Some(7)));
+        assert_eq!(started.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn a_flight_goes_on_when_its_first_passenger_hangs_up() {
+        let (flights, clock) = setup();
+        let (land, landing) = oneshot::channel::<u32>();
+        let mut leader = Box::pin(flights.board(KEY, time(&clock), move || async move { landing.await.ok() }));
+        assert!(futures_util::poll!(&mut leader).is_pending());
+        drop(leader);
+        land.send(7).expect("the flight did not hang up");
+        assert_eq!(board(&flights, &clock, Some(99)).await, (false, Some(7)));
+    }
+
+    #[tokio::test]
+    async fn a_result_is_shared_for_five_seconds() {
+        let (flights, clock) = setup();
+        assert_eq!(board(&flights, &clock, Some(1)).await, (true, Some(1)));
+        clock.advance(REMEMBERED);
+        assert_eq!(board(&flights, &clock, Some(2)).await, (false, Some(1)));
+        clock.advance(Duration::from_millis(1));
+        assert_eq!(board(&flights, &clock, Some(3)).await, (true, Some(3)));
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_jumps_back_does_not_keep_results_for_ever() {
+        let (flights, clock) = setup();
+        board(&flights, &clock, Some(1)).await;
+        clock.set(clock.now() - Duration::from_secs(3_600));
+        assert_eq!(board(&flights, &clock, Some(2)).await, (true, Some(2)));
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_not_remembered() {
+        let (flights, clock) = setup();
+        assert_eq!(board(&flights, &clock, None).await, (true, None));
+        assert_eq!(board(&flights, &clock, Some(2)).await, (true, Some(2)));
+    }
+
+    #[tokio::test]
+    async fn a_flight_that_panics_fails_and_is_gone() {
+        let (flights, clock) = setup();
+        let crashed = flights.board(KEY, time(&clock), || async { panic!("on purpose") }).await;
+        assert!(matches!(crashed, Boarded::Led(None)));
+        assert_eq!(board(&flights, &clock, Some(2)).await, (true, Some(2)));
+    }
+
+    #[tokio::test]
+    async fn an_ended_session_is_forgotten() {
+        let (flights, clock) = setup();
+        board(&flights, &clock, Some(1)).await;
+        flights.forget_sessions(&[KEY.0]);
+        assert_eq!(board(&flights, &clock, Some(2)).await, (true, Some(2)));
+    }
+
+    #[tokio::test]
+    async fn memory_is_bounded() {
+        let (flights, clock) = setup();
+        for generation in 0..70_000 {
+            let key = (KEY.0, generation);
+            flights.board(key, time(&clock), || async { Some(1) }).await;
+        }
+        assert!(flights.lock().flights.len() <= MOST_REMEMBERED + 1);
+    }
+}

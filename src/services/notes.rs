@@ -1,0 +1,152 @@
+//! What is written to the store off the requests' path: which access tokens are in lasting use, and
+//! how often refresh tokens were replayed.
+//!
+//! Notes are gathered for [`DELAY`] and written in one batch. Losing them in a crash costs nothing
+//! but time: a later token settles its own generation.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::mem;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::models::session::{SessionId, TokenId};
+use crate::services::store::LastingUse;
+
+/// How long notes are gathered before they are written.
+pub(crate) const DELAY: Duration = Duration::from_millis(250);
+
+/// How many notes are kept while the store does not answer; beyond, new ones are dropped.
+const MOST: usize = 100_000;
+
+/// Notes that wait to be written.
+#[derive(Debug, Default)]
+pub(crate) struct Notes {
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    batch: Batch,
+    writer_is_due: bool,
+}
+
+/// Notes to be written together.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    pub(crate) lasting: HashSet<LastingUse>,
+    pub(crate) replays: HashMap<SessionId, u64>,
+}
+
+/// Whether a writer must be started for what was noted.
+#[must_use]
+pub(crate) struct WriterNeeded(pub(crate) bool);
+
+impl Notes {
+    /// Notes that a token is in lasting use.
+    pub(crate) fn lasting(&self, seen: LastingUse) -> WriterNeeded {
+        self.note(|batch| {
+            batch.lasting.insert(seen);
+        })
+    }
+
+    /// Notes a replay.
+    pub(crate) fn replay(&self, session: SessionId) -> WriterNeeded {
+        self.note(|batch| *batch.replays.entry(session).or_default() += 1)
+    }
+
+    /// Takes all notes.
+    pub(crate) fn take(&self) -> Batch {
+        let mut waiting = self.lock();
+        waiting.writer_is_due = false;
+        mem::take(&mut waiting.batch)
+    }
+
+    /// Puts notes back that could not be written.
+    pub(crate) fn put_back(&self, batch: Batch) -> WriterNeeded {
+        self.note(|waiting| {
+            waiting.lasting.extend(batch.lasting);
+            for (session, count) in batch.replays {
+                *waiting.replays.entry(session).or_default() += count;
+            }
+        })
+    }
+
+    fn note(&self, add: impl FnOnce(&mut Batch)) -> WriterNeeded {
+        let mut waiting = self.lock();
+        if waiting.batch.len() < MOST {
+            add(&mut waiting.batch);
+        }
+        WriterNeeded(!mem::replace(&mut waiting.writer_is_due, true))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Batch {
+    fn len(&self) -> usize {
+        self.lasting.len() + self.replays.len()
+    }
+}
+
+/// Whether this thread sees the token in lasting use for the first time, as far as it remembers.
+///
+/// Each thread has a table of its own, so that a valid token needs no lock. The table forgets: a
+/// token noted twice is written twice, which changes nothing.
+pub(crate) fn first_seen_here(token: TokenId) -> bool {
+    const SLOTS: usize = 1_024;
+    thread_local! {
+        static SEEN: RefCell<Vec<u128>> = RefCell::new(vec![0; SLOTS]);
+    }
+    let token = token.0.as_u128();
+    let slot = (token % SLOTS as u128) as usize;
+    SEEN.with_borrow_mut(|seen| mem::replace(&mut seen[slot], token) != token)
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    const SESSION: SessionId = SessionId(Uuid::nil());
+
+    fn lasting(token: u128) -> LastingUse {
+        LastingUse { session: SESSION, generation: 1, token: TokenId(Uuid::from_u128(token)) }
+    }
+
+    #[test]
+    fn one_writer_is_started_for_a_batch() {
+        let notes = Notes::default();
+        assert!(notes.lasting(lasting(1)).0);
+        assert!(!notes.lasting(lasting(2)).0);
+        assert!(!notes.replay(SESSION).0);
+        assert_eq!(notes.take().len(), 3);
+        assert!(notes.replay(SESSION).0, "the next batch needs a writer again");
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_kept() {
+        let notes = Notes::default();
+        let _ = notes.replay(SESSION);
+        let _ = notes.lasting(lasting(1));
+        let batch = notes.take();
+        let _ = notes.replay(SESSION);
+        let _ = notes.put_back(batch);
+        let batch = notes.take();
+        assert_eq!(batch.replays[&SESSION], 2);
+        assert_eq!(batch.lasting.len(), 1);
+    }
+
+    #[test]
+    fn a_thread_notes_a_token_once() {
+        let (one, other) = (TokenId(Uuid::from_u128(77)), TokenId(Uuid::from_u128(78)));
+        assert!(first_seen_here(one));
+        assert!(first_seen_here(other));
+        assert!(!first_seen_here(one));
+        let elsewhere = std::thread::spawn(move || first_seen_here(one));
+        assert!(elsewhere.join().expect("the thread ends"));
+    }
+}

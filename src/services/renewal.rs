@@ -1,0 +1,316 @@
+//! Renewing a session: read the tokens, board the flight, do what [`decide`] says.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use time::OffsetDateTime;
+
+use super::flights::Boarded;
+use super::notes::Batch;
+use super::refresh_token::{self, RefreshTokenError};
+use super::rotation::{Beside, Decision, Presented, Reuse, decide, is_second_in_lasting_use, is_young};
+use super::store::{LastingUse, Rotation, StoreError};
+use super::token::{Inner, Issued};
+use crate::identity::{Client, SessionEvent};
+use crate::layer::{RefreshError, RefreshRequest};
+use crate::models::session::{EndReason, Session, SessionEnd, SessionId, SessionKind};
+
+/// How often a lost race is looked at again before the store counts as not answering.
+const ATTEMPTS: usize = 4;
+
+/// What a flight found out about one generation of a session.
+#[derive(Clone, Debug)]
+pub(super) enum Resolved {
+    /// The session goes on: its row, and how.
+    Live(Arc<Session>, SessionEvent),
+    /// The session is over, or isn't one.
+    Over {
+        event: SessionEvent,
+        since: Option<OffsetDateTime>,
+    },
+}
+
+/// What one look at the row came to.
+enum Step {
+    Done(Resolved),
+    /// Another replica was faster: look again.
+    LostRace,
+}
+
+impl Inner {
+    pub(super) async fn renew(
+        self: Arc<Self>,
+        request: RefreshRequest,
+        kind: SessionKind,
+    ) -> Result<Issued, RefreshError> {
+        let presented = self.read(&request, kind)?;
+        for _ in 0..ATTEMPTS {
+            let resolved = match self.board(presented, &request.client).await {
+                Boarded::Led(resolved) => resolved,
+                Boarded::Shared(Some(Resolved::Live(row, _))) => {
+                    self.share(row, presented, &request.client).await?
+                }
+                Boarded::Shared(resolved) => resolved,
+            };
+            match resolved {
+                Some(Resolved::Live(session, event)) => return self.answer(&session, event),
+                Some(Resolved::Over { event, since }) => return Err(self.refuse(presented, event, since)),
+                None => {}
+            }
+        }
+        Err(RefreshError::Unavailable)
+    }
+
+    /// Reads both tokens, before any database work.
+    fn read(&self, request: &RefreshRequest, kind: SessionKind) -> Result<Presented, RefreshError> {
+        let refused = |event| RefreshError::Over { event, clear: false };
+        let token =
+            refresh_token::parse(&self.keys.load(), &request.refresh_token).map_err(|error| match error {
+                RefreshTokenError::UnknownKey(_) => {
+                    self.keys.notice_unknown();
+                    refused(SessionEvent::UnknownKey)
+                }
+                _ => refused(SessionEvent::Malformed),
+            })?;
+        if request.of.is_some_and(|session| session != token.session) {
+            return Err(refused(SessionEvent::Malformed));
+        }
+        let beside = request
+            .access_token
+            .as_deref()
+            .and_then(|access| self.read_access(access))
+            .filter(|access| access.identity.session == token.session)
+            .map(|access| Beside { token: access.reference(), generation: access.generation });
+        Ok(Presented { session: token.session, generation: token.generation, kind, beside })
+    }
+
+    async fn board(self: &Arc<Self>, presented: Presented, client: &Client) -> Boarded<Resolved> {
+        let key = (presented.session, presented.generation);
+        let (leader, client) = (Arc::clone(self), client.clone());
+        let clock = Arc::clone(&self.clock);
+        self.flights
+            .board(key, move || clock.now(), move || async move {
+                leader.resolve(presented, &client).await.inspect_err(log_store_error).ok()
+            })
+            .await
+    }
+
+    /// The leader's part: asks the store until the race is decided.
+    async fn resolve(&self, presented: Presented, client: &Client) -> Result<Resolved, StoreError> {
+        for _ in 0..ATTEMPTS {
+            if let Step::Done(resolved) = self.step(presented, client).await? {
+                return Ok(resolved);
+            }
+        }
+        Err(StoreError::unavailable(std::io::Error::other("the row kept changing under a renewal")))
+    }
+
+    /// The conditional update first, since that is what is due nearly always; the row is read only
+    /// where the update did not take place.
+    async fn step(&self, presented: Presented, client: &Client) -> Result<Step, StoreError> {
+        let now = self.clock.now();
+        if !is_young(&presented, now, self.settings.grace) && presented.generation < u32::MAX {
+            let rotation = self.rotation(presented, client, now);
+            if let Some(row) = self.store.rotate(&rotation).await? {
+                return Ok(Step::Done(Resolved::Live(Arc::new(row), SessionEvent::Rotated)));
+            }
+        }
+        let row = self.store.find_session(presented.session).await?;
+        let decision = decide(row.as_ref(), &presented, now, self.settings.grace);
+        self.act(decision, row, presented, client, now).await
+    }
+
+    /// A follower's part: the leader's row, judged with the follower's own tokens. `None` means that
+    /// what is remembered no longer answers the question.
+    async fn share(
+        &self,
+        row: Arc<Session>,
+        presented: Presented,
+        client: &Client,
+    ) -> Result<Option<Resolved>, RefreshError> {
+        let now = self.clock.now();
+        let decision = decide(Some(&row), &presented, now, self.settings.grace);
+        if matches!(decision, Decision::Rotate | Decision::CatchUp { .. }) {
+            self.flights.forget((presented.session, presented.generation));
+            return Ok(None);
+        }
+        let step = self.act(decision, Some(Session::clone(&row)), presented, client, now).await;
+        match step.inspect_err(log_store_error) {
+            Ok(Step::Done(resolved)) => Ok(Some(resolved)),
+            Ok(Step::LostRace) => Ok(None),
+            Err(_) => Err(RefreshError::Unavailable),
+        }
+    }
+
+    async fn act(
+        &self,
+        decision: Decision,
+        row: Option<Session>,
+        presented: Presented,
+        client: &Client,
+        now: OffsetDateTime,
+    ) -> Result<Step, StoreError> {
+        let over = |event, since| Ok(Step::Done(Resolved::Over { event, since }));
+        match (decision, row) {
+            (Decision::Replay, Some(row)) => {
+                Ok(Step::Done(Resolved::Live(Arc::new(row), SessionEvent::Replayed)))
+            }
+            (Decision::CatchUp { lost }, _) => self.catch_up(lost, presented, client, now).await,
+            (Decision::Over { event, since }, _) => over(event, Some(since)),
+            (Decision::Exhausted, _) => self.end(presented, EndReason::Exhausted, now).await,
+            (Decision::Reuse(reuse), Some(row)) => {
+                warn_of_reuse(&row, presented, reuse, client);
+                self.end(presented, EndReason::ReuseDetected, now).await
+            }
+            (Decision::WrongKind, _) => over(SessionEvent::Malformed, None),
+            (Decision::Rotate, _) => Ok(Step::LostRace),
+            (Decision::Unknown | Decision::Replay | Decision::Reuse(_), _) => {
+                over(SessionEvent::UnknownSession, None)
+            }
+        }
+    }
+
+    /// The MAC proves that we issued the token, so the database has lost its last writes: after a
+    /// failover, or from a restored backup.
+    async fn catch_up(
+        &self,
+        lost: u32,
+        presented: Presented,
+        client: &Client,
+        now: OffsetDateTime,
+    ) -> Result<Step, StoreError> {
+        let Some(row) = self.store.catch_up(&self.rotation(presented, client, now)).await? else {
+            return Ok(Step::LostRace);
+        };
+        if lost > 1 {
+            tracing::warn!(
+                session = %presented.session, presented = presented.generation, lost,
+                session_event = %SessionEvent::CaughtUp,
+                "the database has lost more than one rotation of this session: was it restored from a backup?"
+            );
+        }
+        Ok(Step::Done(Resolved::Live(Arc::new(row), SessionEvent::CaughtUp)))
+    }
+
+    /// Ends the session; if another request was faster, its reason stands.
+    async fn end(
+        &self,
+        presented: Presented,
+        reason: EndReason,
+        now: OffsetDateTime,
+    ) -> Result<Step, StoreError> {
+        let ended = self.store.end_session(presented.session, SessionEnd { at: now, reason }).await?;
+        self.flights.forget_sessions(&[presented.session]);
+        if ended {
+            let over = Resolved::Over { event: reason.event(), since: Some(now) };
+            Ok(Step::Done(over))
+        } else {
+            Ok(Step::LostRace)
+        }
+    }
+
+    fn rotation<'a>(&self, presented: Presented, client: &'a Client, now: OffsetDateTime) -> Rotation<'a> {
+        Rotation {
+            id: presented.session,
+            kind: presented.kind,
+            from: presented.generation,
+            now,
+            last_rotated_by: now - self.settings.grace,
+            asked_by: presented.beside.map(|beside| beside.token),
+            key_number: self.keys.load().signing(now).number(),
+            idle_expires_at: self.idle_expiry(now),
+            client,
+        }
+    }
+
+    fn answer(self: &Arc<Self>, session: &Session, event: SessionEvent) -> Result<Issued, RefreshError> {
+        if event == SessionEvent::Replayed {
+            self.start_writer(self.notes.replay(session.id));
+        }
+        let renewal = self.issue(session, event, self.clock.now()).map_err(|error| {
+            tracing::error!(error = &error as &dyn std::error::Error, "no token could be issued");
+            RefreshError::Unavailable
+        })?;
+        Ok(Issued { session: session.clone(), renewal })
+    }
+
+    /// Cookies are cleared only when the session ended more than the grace ago: sooner, a late
+    /// answer could wipe a new sign-in.
+    fn refuse(
+        &self,
+        presented: Presented,
+        event: SessionEvent,
+        since: Option<OffsetDateTime>,
+    ) -> RefreshError {
+        let clear = since.is_some_and(|since| self.clock.now() - since > self.settings.grace);
+        tracing::info!(session = %presented.session, session_event = %event, "a session was not renewed");
+        RefreshError::Over { event, clear }
+    }
+
+    /// Writes the notes, and ends the sessions in which two clients show. What could not be written
+    /// is noted again.
+    pub(super) async fn write_notes(self: &Arc<Self>) -> Result<(), StoreError> {
+        let Batch { lasting, replays } = self.notes.take();
+        let settled = self.settle(&lasting).await;
+        if settled.is_err() {
+            self.start_writer(self.notes.put_back(Batch { lasting, ..Batch::default() }));
+        }
+        let counted = self.count(&replays).await;
+        if counted.is_err() {
+            self.start_writer(self.notes.put_back(Batch { replays, ..Batch::default() }));
+        }
+        settled.and(counted)
+    }
+
+    async fn settle(&self, lasting: &HashSet<LastingUse>) -> Result<(), StoreError> {
+        if lasting.is_empty() {
+            return Ok(());
+        }
+        let lasting: Vec<_> = lasting.iter().copied().collect();
+        for row in self.store.settle(&lasting).await? {
+            if is_second_in_lasting_use(&row) {
+                self.end_second_jar(&row).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn end_second_jar(&self, row: &Session) -> Result<(), StoreError> {
+        tracing::warn!(
+            session = %row.id, user = %row.user_id, generation = row.generation,
+            session_event = %SessionEvent::ReuseDetected,
+            "two access tokens of one generation are in lasting use: the session ends"
+        );
+        let end = SessionEnd { at: self.clock.now(), reason: EndReason::ReuseDetected };
+        self.store.end_session(row.id, end).await?;
+        self.flights.forget_sessions(&[row.id]);
+        Ok(())
+    }
+
+    async fn count(&self, replays: &HashMap<SessionId, u64>) -> Result<(), StoreError> {
+        if replays.is_empty() {
+            return Ok(());
+        }
+        let counts: Vec<_> = replays.iter().map(|(&session, &count)| (session, count)).collect();
+        self.store.count_replays(&counts).await
+    }
+}
+
+fn log_store_error(error: &StoreError) {
+    tracing::error!(
+        error = error as &dyn std::error::Error,
+        session_event = %SessionEvent::StoreUnavailable,
+        "the store did not answer a renewal"
+    );
+}
+
+/// The log tells of both clients, so that an operator can tell the owner from the thief.
+fn warn_of_reuse(row: &Session, presented: Presented, reuse: Reuse, client: &Client) {
+    tracing::warn!(
+        session = %row.id, user = %row.user_id, ?reuse,
+        presented = presented.generation, held = row.generation,
+        presented_by = ?client, held_by = ?row.client,
+        session_event = %SessionEvent::ReuseDetected,
+        "a replaced refresh token came back: the session ends"
+    );
+}

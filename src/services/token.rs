@@ -1,0 +1,398 @@
+//! The tokens of a session, from sign-in to its end.
+//!
+//! [`Tokens`] joins the parts: [`jwt`](super::jwt) signs and checks access tokens,
+//! [`refresh_token`](super::refresh_token) computes refresh tokens, [`rotation`](super::rotation)
+//! decides, a [`SessionStore`] keeps the one row. It is the layer's
+//! [`TokenService`](crate::layer::TokenService).
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ring::rand::{SecureRandom, SystemRandom};
+use secrecy::SecretString;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::flights::Flights;
+use super::jwt::{AccessToken, AccessTokens};
+use super::keys::SharedKeys;
+use super::notes::{self, Notes, WriterNeeded};
+use super::refresh_token;
+use super::renewal::Resolved;
+use super::store::{Inserted, LastingUse, NewSession, SessionStore, StoreError, Which};
+use crate::clock::Clock;
+use crate::identity::{Client, Identity, Roles, SessionEvent};
+use crate::layer::{RefreshError, RefreshRequest, Renewal, TokenService, Verified, VerifyError};
+use crate::models::session::{EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId};
+use crate::models::user::UserId;
+
+/// How long sessions and their tokens live.
+#[derive(Clone, Debug)]
+pub struct SessionSettings {
+    /// How long an access token lives.
+    pub access_ttl: Duration,
+    /// How long a session lives after its last access token.
+    pub idle_ttl: Duration,
+    /// How long a session lives at most.
+    pub absolute_ttl: Duration,
+    /// How long old tokens count as still under way; see [`rotation`](super::rotation).
+    pub grace: Duration,
+    /// How many sessions a user may have; the oldest ends.
+    pub max_per_user: u32,
+}
+
+impl Default for SessionSettings {
+    fn default() -> Self {
+        const DAY: Duration = Duration::from_secs(86_400);
+        Self {
+            access_ttl: Duration::from_secs(15 * 60),
+            idle_ttl: 14 * DAY,
+            absolute_ttl: 90 * DAY,
+            grace: Duration::from_secs(60),
+            max_per_user: 50,
+        }
+    }
+}
+
+/// Issues, checks, renews and ends. Cheap to clone.
+#[derive(Clone)]
+pub struct Tokens {
+    pub(super) inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub(super) store: Arc<dyn SessionStore>,
+    pub(super) keys: Arc<SharedKeys>,
+    pub(super) access: AccessTokens,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) settings: SessionSettings,
+    pub(super) flights: Flights<Resolved>,
+    pub(super) notes: Notes,
+    random: SystemRandom,
+}
+
+/// A user who has proved who it is, and for whom a session is to be made.
+#[derive(Clone, Debug)]
+pub struct SignIn<'a> {
+    /// The user.
+    pub user: UserId,
+    /// The user's address.
+    pub email: &'a str,
+    /// What the user may do.
+    pub roles: Roles,
+    /// What the session is for.
+    pub kind: SessionKind,
+    /// Where the sign-in comes from.
+    pub client: Client,
+    /// The hash that the password was checked against. If given, the user must still have it, and
+    /// be enabled, when the session is made; applications that bring their own users give none.
+    pub hashed_password: Option<&'a SecretString>,
+    /// The session whose tokens came with the sign-in: it ends.
+    pub replaces: Option<SessionId>,
+}
+
+/// A session's row and fresh tokens for it.
+#[derive(Clone, Debug)]
+pub struct Issued {
+    /// The row.
+    pub session: Session,
+    /// The tokens, and by which event they came; a sign-in has none.
+    pub renewal: Renewal,
+}
+
+/// Why no session was made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SignInError {
+    /// The user is gone, disabled, or has another password by now.
+    #[error("the user may not sign in any more")]
+    Refused,
+    /// The operating system gave no random bytes.
+    #[error("no random bytes")]
+    Random,
+    /// The store did not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Tokens {
+    /// Tokens signed with `keys`, for sessions kept in `store`.
+    #[must_use]
+    pub fn new(
+        store: Arc<dyn SessionStore>,
+        keys: Arc<SharedKeys>,
+        access: AccessTokens,
+        settings: SessionSettings,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let inner = Inner {
+            store,
+            keys,
+            access,
+            clock,
+            settings,
+            flights: Flights::new(),
+            notes: Notes::default(),
+            random: SystemRandom::new(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Makes a session. Only this inserts one.
+    ///
+    /// # Errors
+    ///
+    /// [`SignInError::Refused`] if the user changed since the password was checked.
+    pub async fn sign_in(&self, sign_in: SignIn<'_>) -> Result<Issued, SignInError> {
+        let inner = &self.inner;
+        let now = inner.clock.now();
+        let session = inner.new_session(&sign_in, now)?;
+        let new = NewSession {
+            session: &session,
+            hashed_password: sign_in.hashed_password,
+            replaces: sign_in.replaces,
+            max_per_user: inner.settings.max_per_user,
+        };
+        match inner.store.insert_session(&new).await? {
+            Inserted::Refused => Err(SignInError::Refused),
+            Inserted::Yes { ended } => {
+                inner.flights.forget_sessions(&ended);
+                let renewal = inner.issue(&session, SessionEvent::Rotated, now)?;
+                Ok(Issued { session, renewal })
+            }
+        }
+    }
+
+    /// Renews the session of a refresh token of this kind. What is begun runs to its end, also when
+    /// the future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`TokenService::refresh`].
+    pub async fn renew(&self, request: RefreshRequest, kind: SessionKind) -> Result<Issued, RefreshError> {
+        self.inner.clone().renew(request, kind).await
+    }
+
+    /// The session that these tokens name, expired and outdated ones too, as long as the signature
+    /// holds. The refresh token goes first.
+    #[must_use]
+    pub fn session_of(&self, refresh_token: Option<&str>, access_token: Option<&str>) -> Option<SessionId> {
+        let keys = self.inner.keys.load();
+        let refresh = refresh_token.and_then(|token| refresh_token::parse(&keys, token).ok());
+        refresh
+            .map(|token| token.session)
+            .or_else(|| self.inner.read_access(access_token?).map(|token| token.identity.session))
+    }
+
+    /// The row of a session.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer.
+    pub async fn find(&self, id: SessionId) -> Result<Option<Session>, StoreError> {
+        self.inner.store.find_session(id).await
+    }
+
+    /// The user's sessions that are neither ended nor expired.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer.
+    pub async fn live_sessions(&self, user: UserId) -> Result<Vec<Session>, StoreError> {
+        self.inner.store.live_sessions(user, self.inner.clock.now()).await
+    }
+
+    /// Ends a session; `false` if there is none or it has ended already.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer: then nothing is known to have ended.
+    pub async fn end(&self, id: SessionId, reason: EndReason) -> Result<bool, StoreError> {
+        let ended = self.inner.store.end_session(id, self.end_now(reason)).await?;
+        self.forget(&[id]);
+        Ok(ended)
+    }
+
+    /// Ends some sessions and returns which.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer: then nothing is known to have ended.
+    pub async fn end_all(&self, which: &Which, reason: EndReason) -> Result<Vec<SessionId>, StoreError> {
+        let ended = self.inner.store.end_sessions(which, self.end_now(reason)).await?;
+        self.forget(&ended);
+        Ok(ended)
+    }
+
+    /// An end at the present time, for the stores' transactions that end sessions along the way.
+    #[must_use]
+    pub fn end_now(&self, reason: EndReason) -> SessionEnd {
+        SessionEnd { at: self.inner.clock.now(), reason }
+    }
+
+    /// Forgets what is remembered of sessions that another call has ended.
+    pub fn forget(&self, ended: &[SessionId]) {
+        self.inner.flights.forget_sessions(ended);
+    }
+
+    /// Writes what was noted for the store and not written yet. Called from time to time by itself;
+    /// call it before the program ends.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer; the notes are kept.
+    pub async fn write_notes(&self) -> Result<(), StoreError> {
+        self.inner.write_notes().await
+    }
+
+    /// The keys in use.
+    #[must_use]
+    pub fn keys(&self) -> &Arc<SharedKeys> {
+        &self.inner.keys
+    }
+
+    /// The lifetimes in use.
+    #[must_use]
+    pub fn settings(&self) -> &SessionSettings {
+        &self.inner.settings
+    }
+}
+
+impl TokenService for Tokens {
+    type Refresh = Pin<Box<dyn Future<Output = Result<Renewal, RefreshError>> + Send>>;
+
+    fn verify(&self, access_token: &str) -> Result<Verified, VerifyError> {
+        let inner = &self.inner;
+        let now = inner.clock.now();
+        let keys = inner.keys.load();
+        let token = inner.access.verify(&keys, access_token, now).inspect_err(|error| {
+            if *error == VerifyError::UnknownKey {
+                inner.keys.notice_unknown();
+            }
+        })?;
+        inner.note_if_lasting(&token, now);
+        let renew = is_due(&token, now);
+        Ok(Verified { identity: token.identity, renew })
+    }
+
+    fn refresh(&self, request: RefreshRequest) -> Self::Refresh {
+        let inner = Arc::clone(&self.inner);
+        Box::pin(async move {
+            let issued = inner.renew(request, SessionKind::Browser).await?;
+            Ok(issued.renewal)
+        })
+    }
+}
+
+/// Renewal starts a tenth of the lifetime before expiry.
+fn is_due(token: &AccessToken, now: OffsetDateTime) -> bool {
+    let lifetime = token.identity.expires_at - token.issued_at;
+    now >= token.identity.expires_at - lifetime / 10
+}
+
+impl Inner {
+    /// Fresh tokens for a session: an access token of their own, and the refresh token of the
+    /// current generation, which is the same however often it is computed.
+    pub(super) fn issue(
+        &self,
+        session: &Session,
+        event: SessionEvent,
+        now: OffsetDateTime,
+    ) -> Result<Renewal, SignInError> {
+        let keys = self.keys.load();
+        let signing = keys.signing(now);
+        let id = TokenId(self.random_id()?);
+        let (access_token, expires_at) = self.access.mint(signing, session, id, now);
+        let refresh_key = keys.by_number(session.key_number).unwrap_or(signing);
+        Ok(Renewal {
+            identity: identity(session, expires_at),
+            access_token,
+            refresh_token: refresh_token::mint(refresh_key, session.id, session.generation),
+            max_age: (session.expires_at() - now).try_into().unwrap_or_default(),
+            event,
+        })
+    }
+
+    /// The access token if it is one of ours, expired or not.
+    pub(super) fn read_access(&self, access_token: &str) -> Option<AccessToken> {
+        self.access.read(&self.keys.load(), access_token, self.clock.now())
+    }
+
+    pub(super) fn idle_expiry(&self, now: OffsetDateTime) -> OffsetDateTime {
+        now + self.settings.access_ttl + self.settings.idle_ttl
+    }
+
+    /// Notes a token that is in use longer than the grace after its issue: it settles its
+    /// generation.
+    fn note_if_lasting(self: &Arc<Self>, token: &AccessToken, now: OffsetDateTime) {
+        if token.reference().older_than(self.settings.grace, now) && notes::first_seen_here(token.id) {
+            let seen = LastingUse {
+                session: token.identity.session,
+                generation: token.generation,
+                token: token.id,
+            };
+            self.start_writer(self.notes.lasting(seen));
+        }
+    }
+
+    /// Starts the writer of notes, if one is needed and there is a runtime to run it.
+    pub(super) fn start_writer(self: &Arc<Self>, needed: WriterNeeded) {
+        if let (true, Ok(runtime)) = (needed.0, tokio::runtime::Handle::try_current()) {
+            let inner = Arc::clone(self);
+            runtime.spawn(async move {
+                tokio::time::sleep(notes::DELAY).await;
+                if let Err(error) = inner.write_notes().await {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "settlements wait for the store");
+                }
+            });
+        }
+    }
+
+    fn new_session(&self, sign_in: &SignIn<'_>, now: OffsetDateTime) -> Result<Session, SignInError> {
+        let absolute_expires_at = now + self.settings.absolute_ttl;
+        Ok(Session {
+            id: SessionId(self.random_id()?),
+            user_id: sign_in.user,
+            kind: sign_in.kind,
+            email: sign_in.email.to_owned(),
+            roles: sign_in.roles.clone(),
+            generation: 1,
+            key_number: self.keys.load().signing(now).number(),
+            created_at: now,
+            rotated_at: now,
+            asked_by: None,
+            settled_by: None,
+            rotations: 0,
+            replays: 0,
+            idle_expires_at: self.idle_expiry(now).min(absolute_expires_at),
+            absolute_expires_at,
+            end: None,
+            client: sign_in.client.clone(),
+        })
+    }
+
+    /// 16 random bytes, all of them random (a version 4 UUID would fix six bits).
+    fn random_id(&self) -> Result<Uuid, SignInError> {
+        let mut bytes = [0; 16];
+        self.random.fill(&mut bytes).map_err(|_| SignInError::Random)?;
+        Ok(Uuid::from_bytes(bytes))
+    }
+}
+
+fn identity(session: &Session, expires_at: OffsetDateTime) -> Identity {
+    Identity {
+        subject: session.user_id.to_string().into(),
+        session: session.id,
+        email: session.email.as_str().into(),
+        roles: session.roles.clone(),
+        expires_at,
+    }
+}
+
+impl std::fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokens").field("settings", &self.inner.settings).finish_non_exhaustive()
+    }
+}
