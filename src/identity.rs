@@ -9,7 +9,8 @@ use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use crate::models::session::SessionId;
+/// Part of an [`Identity`], so the layer can name it without knowing the rows.
+pub use crate::models::session::SessionId;
 
 /// The user and session that a valid access token speaks for.
 ///

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use crate::identity::{Client, Identity, SessionEvent};
+use crate::identity::{Client, Identity, SessionEvent, SessionId};
 
 /// Checks access tokens and renews them.
 ///
@@ -70,11 +70,20 @@ pub struct RefreshRequest {
     pub refresh_token: String,
     /// The access token presented with it, whatever it is worth.
     pub access_token: Option<String>,
+    /// The session of the still valid access token beside it. Only this session may be renewed: a
+    /// refresh token of another one is left alone and answered with
+    /// [`Malformed`](SessionEvent::Malformed), before any rotation. `None`: the refresh token
+    /// decides alone.
+    pub of: Option<SessionId>,
     /// Who asks.
     pub client: Client,
 }
 
 /// Fresh tokens.
+///
+/// As cookie values they may hold only what RFC 6265 calls cookie octets (visible ASCII but for
+/// quotes, comma, semicolon and backslash), and with the cookie's name at most 4,096 bytes:
+/// browsers drop what is longer.
 #[derive(Clone)]
 pub struct Renewal {
     /// For whom the new access token speaks.
@@ -110,7 +119,10 @@ pub enum RefreshError {
 
 impl std::fmt::Debug for RefreshRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RefreshRequest").field("client", &self.client).finish_non_exhaustive()
+        f.debug_struct("RefreshRequest")
+            .field("of", &self.of)
+            .field("client", &self.client)
+            .finish_non_exhaustive()
     }
 }
 

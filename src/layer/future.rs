@@ -1,0 +1,231 @@
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use http::header::{IF_MODIFIED_SINCE, IF_NONE_MATCH};
+use http::{Method, Request, Response};
+use pin_project_lite::pin_project;
+use tokio::time::Sleep;
+use tower_service::Service;
+
+use super::layer::Settings;
+use super::reject::{OnReject, Rejection};
+use super::response::{After, forget};
+use super::service::{Outcome, conclude};
+use super::token::{RefreshError, Renewal, TokenService};
+use crate::identity::{Identity, SessionEvent};
+
+pin_project! {
+    /// Response future of [`SilentRefresh`](super::SilentRefresh).
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<S, T, R, B>
+    where
+        S: Service<Request<B>>,
+        T: TokenService,
+    {
+        #[pin]
+        state: State<S, T, R, B>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<S, T, R, B>
+    where
+        S: Service<Request<B>>,
+        T: TokenService,
+    {
+        Refreshing {
+            #[pin]
+            refresh: T::Refresh,
+            // Only beside a still valid access token: without one there is nothing to go on with.
+            #[pin]
+            patience: Option<Sleep>,
+            waiting: Option<Waiting<S, T, R, B>>,
+        },
+        Calling {
+            #[pin]
+            future: S::Future,
+            after: Option<After>,
+        },
+        Answered {
+            response: Option<S::Response>,
+        },
+    }
+}
+
+/// What a renewal holds up.
+struct Waiting<S, T, R, B> {
+    inner: S,
+    request: Request<B>,
+    held: Option<Identity>,
+    settings: Arc<Settings<T, R>>,
+}
+
+impl<S, T, R, B, RB> ResponseFuture<S, T, R, B>
+where
+    S: Service<Request<B>, Response = Response<RB>>,
+    T: TokenService,
+    R: OnReject<RB>,
+{
+    pub(super) fn untouched(future: S::Future) -> Self {
+        Self { state: State::Calling { future, after: None } }
+    }
+
+    pub(super) fn refreshing(
+        refresh: T::Refresh,
+        held: Option<Identity>,
+        inner: S,
+        request: Request<B>,
+        settings: Arc<Settings<T, R>>,
+    ) -> Self {
+        let patience = held.as_ref().map(|_| tokio::time::sleep(settings.patience));
+        let waiting = Some(Waiting { inner, request, held, settings });
+        Self { state: State::Refreshing { refresh, patience, waiting } }
+    }
+
+    pub(super) fn rejected(
+        rejection: Rejection,
+        inner: &mut S,
+        request: Request<B>,
+        settings: &Settings<T, R>,
+    ) -> Self {
+        Self { state: reject(rejection, inner, request, settings) }
+    }
+}
+
+impl<S, T, R, B, RB> Future for ResponseFuture<S, T, R, B>
+where
+    S: Service<Request<B>, Response = Response<RB>>,
+    T: TokenService,
+    R: OnReject<RB>,
+{
+    type Output = Result<Response<RB>, S::Error>;
+
+    #[expect(clippy::expect_used, reason = "polling again is the caller's mistake")]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        loop {
+            match state.as_mut().project() {
+                StateProj::Refreshing { refresh, patience, waiting } => {
+                    let answer = ready!(poll_patiently(refresh, patience, cx));
+                    let waiting = waiting.take().expect("ResponseFuture polled after a panic");
+                    let next = waiting.go_on(answer);
+                    state.set(next);
+                }
+                StateProj::Calling { future, after } => {
+                    let mut response = ready!(future.poll(cx))?;
+                    if let Some(after) = after.take() {
+                        after.apply(&mut response);
+                    }
+                    return Poll::Ready(Ok(response));
+                }
+                StateProj::Answered { response } => {
+                    let response = response.take().expect("ResponseFuture polled after completion");
+                    return Poll::Ready(Ok(response));
+                }
+            }
+        }
+    }
+}
+
+fn poll_patiently<F: Future>(
+    refresh: Pin<&mut F>,
+    patience: Pin<&mut Option<Sleep>>,
+    cx: &mut Context<'_>,
+) -> Poll<Option<F::Output>> {
+    if let Poll::Ready(answer) = refresh.poll(cx) {
+        return Poll::Ready(Some(answer));
+    }
+    match patience.as_pin_mut() {
+        Some(patience) => patience.poll(cx).map(|()| None),
+        None => Poll::Pending,
+    }
+}
+
+impl<S, T, R, B, RB> Waiting<S, T, R, B>
+where
+    S: Service<Request<B>, Response = Response<RB>>,
+    T: TokenService,
+    R: OnReject<RB>,
+{
+    fn go_on(mut self, answer: Option<Result<Renewal, RefreshError>>) -> State<S, T, R, B> {
+        let expired = self.held.is_none();
+        match conclude(answer, self.held.take()) {
+            Outcome::Renewed(renewal) => {
+                tracing::info!(
+                    session_event = %renewal.event,
+                    session = %renewal.identity.session,
+                    user = %renewal.identity.subject,
+                    "session renewed"
+                );
+                if expired {
+                    ask_for_a_whole_answer(&mut self.request);
+                }
+                let after = After::hand_out(&renewal, Arc::clone(&self.settings.cookies));
+                self.call_as(renewal.identity, Some(after))
+            }
+            Outcome::Kept(identity, event) => {
+                if let Some(event) = event {
+                    tracing::warn!(session_event = %event, session = %identity.session, "session not renewed yet");
+                }
+                self.call_as(identity, event.map(After::Note))
+            }
+            Outcome::Rejected(rejection) => reject(rejection, &mut self.inner, self.request, &self.settings),
+        }
+    }
+
+    fn call_as(mut self, identity: Identity, after: Option<After>) -> State<S, T, R, B> {
+        self.request.extensions_mut().insert(identity);
+        State::Calling { future: self.inner.call(self.request), after }
+    }
+}
+
+/// Without its validators a request gets no 304, which could carry no cookies.
+fn ask_for_a_whole_answer<B>(request: &mut Request<B>) {
+    if matches!(*request.method(), Method::GET | Method::HEAD) {
+        request.headers_mut().remove(IF_NONE_MATCH);
+        request.headers_mut().remove(IF_MODIFIED_SINCE);
+    }
+}
+
+fn reject<S, T, R, B, RB>(
+    rejection: Rejection,
+    inner: &mut S,
+    mut request: Request<B>,
+    settings: &Settings<T, R>,
+) -> State<S, T, R, B>
+where
+    S: Service<Request<B>, Response = Response<RB>>,
+    T: TokenService,
+    R: OnReject<RB>,
+{
+    report(&rejection);
+    match settings.on_reject.on_reject(&rejection) {
+        Some(mut response) => {
+            rejection.mark(&mut response);
+            forget(&mut response, &rejection, &settings.cookies);
+            State::Answered { response: Some(response) }
+        }
+        None => {
+            request.extensions_mut().insert(rejection);
+            let after = After::Forget { rejection, cookies: Arc::clone(&settings.cookies) };
+            State::Calling { future: inner.call(request), after: Some(after) }
+        }
+    }
+}
+
+fn report(rejection: &Rejection) {
+    let (event, bearer) = (rejection.event, rejection.bearer);
+    match event {
+        // Anybody can cause these, as often as they like.
+        SessionEvent::Missing | SessionEvent::Malformed => {
+            tracing::debug!(session_event = %event, bearer, "no session");
+        }
+        SessionEvent::StoreUnavailable => {
+            tracing::warn!(session_event = %event, bearer, "session can't be checked");
+        }
+        _ => tracing::info!(session_event = %event, bearer, "session refused"),
+    }
+}

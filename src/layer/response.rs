@@ -1,0 +1,106 @@
+//! What the layer leaves on a response.
+
+use std::sync::Arc;
+
+use http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue, SET_COOKIE, VARY};
+use http::{Response, StatusCode};
+
+use super::cookies::CookiePolicy;
+use super::reject::Rejection;
+use super::token::Renewal;
+use crate::identity::SessionEvent;
+
+/// The response header that carries the [`SessionEvent`].
+pub const SESSION_EVENT_HEADER: HeaderName = HeaderName::from_static("x-session-event");
+
+/// What is still to be done to the inner service's response.
+pub(super) enum After {
+    /// Name the event.
+    Note(SessionEvent),
+    /// Name the event and hand out fresh cookies.
+    HandOut { event: SessionEvent, fresh: [HeaderValue; 2], cookies: Arc<CookiePolicy> },
+    /// It went on as anonymous: name the event, and clear the cookies if it says so.
+    Forget { rejection: Rejection, cookies: Arc<CookiePolicy> },
+}
+
+impl After {
+    pub(super) fn hand_out(renewal: &Renewal, cookies: Arc<CookiePolicy>) -> Self {
+        let fresh = cookies.set(&renewal.access_token, &renewal.refresh_token, renewal.max_age);
+        Self::HandOut { event: renewal.event, fresh, cookies }
+    }
+
+    pub(super) fn apply<B>(self, response: &mut Response<B>) {
+        match self {
+            Self::Note(event) => note(response.headers_mut(), event),
+            Self::HandOut { event, fresh, cookies } => hand_out(response, event, fresh, &cookies),
+            Self::Forget { rejection, cookies } => {
+                note(response.headers_mut(), rejection.event);
+                forget(response, &rejection, &cookies);
+            }
+        }
+    }
+}
+
+// How old the fresh cookies are doesn't matter yet: here is where it would be asked, before the rest.
+fn hand_out<B>(
+    response: &mut Response<B>,
+    event: SessionEvent,
+    fresh: [HeaderValue; 2],
+    cookies: &CookiePolicy,
+) {
+    let not_modified = response.status() == StatusCode::NOT_MODIFIED;
+    let headers = response.headers_mut();
+    if cookies.is_set_in(headers) {
+        // A sign-out or a change of password: the handler knows better, about the event as well.
+        headers.entry(SESSION_EVENT_HEADER).or_insert(HeaderValue::from_static(event.as_str()));
+        make_private(headers);
+        return;
+    }
+    note(headers, event);
+    if not_modified || is_public(headers) {
+        return;
+    }
+    append_cookies(headers, fresh);
+}
+
+/// Clears the cookies where `rejection` allows it and the answer is the 401 that goes with it.
+pub(super) fn forget<B>(response: &mut Response<B>, rejection: &Rejection, cookies: &CookiePolicy) {
+    let told = response.status() == StatusCode::UNAUTHORIZED;
+    let headers = response.headers_mut();
+    if rejection.clear_cookies && told && !cookies.is_set_in(headers) {
+        append_cookies(headers, cookies.clear());
+    }
+}
+
+fn append_cookies(headers: &mut HeaderMap, cookies: [HeaderValue; 2]) {
+    for cookie in cookies {
+        headers.append(SET_COOKIE, cookie);
+    }
+    make_private(headers);
+}
+
+/// Keeps the response out of every shared cache.
+pub(super) fn make_private(headers: &mut HeaderMap) {
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
+    // Where present, these override Cache-Control (RFC 9213 section 2.2).
+    headers.remove("cdn-cache-control");
+    headers.remove("surrogate-control");
+    if !lists(headers, &VARY, "cookie") && !lists(headers, &VARY, "*") {
+        headers.append(VARY, HeaderValue::from_static("Cookie"));
+    }
+}
+
+fn is_public(headers: &HeaderMap) -> bool {
+    lists(headers, &CACHE_CONTROL, "public")
+}
+
+fn note(headers: &mut HeaderMap, event: SessionEvent) {
+    headers.insert(SESSION_EVENT_HEADER, HeaderValue::from_static(event.as_str()));
+}
+
+/// Whether a comma-separated field has this member, in any case and on any of its lines.
+fn lists(headers: &HeaderMap, field: &HeaderName, member: &str) -> bool {
+    let lines = headers.get_all(field).iter();
+    let mut members = lines.flat_map(|line| line.as_bytes().split(|&b| b == b','));
+    members.any(|listed| listed.trim_ascii().eq_ignore_ascii_case(member.as_bytes()))
+}

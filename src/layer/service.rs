@@ -1,0 +1,221 @@
+use std::fmt;
+use std::mem;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, ORIGIN, USER_AGENT};
+use http::{Method, Request, Response};
+use tower_service::Service;
+
+use super::bearer;
+use super::cookies::{CookiePolicy, DuplicateCookie, Presented};
+use super::future::ResponseFuture;
+use super::layer::Settings;
+use super::reject::{ContinueAnonymous, OnReject, Rejection};
+use super::token::{RefreshError, RefreshRequest, Renewal, TokenService, Verified, VerifyError};
+use crate::identity::{Client, Identity, SessionEvent};
+
+/// Middleware that puts an [`Identity`] into requests and renews their session on the way.
+///
+/// See the [module docs](crate::layer) for its rules and examples.
+pub struct SilentRefresh<S, T, R = ContinueAnonymous> {
+    inner: S,
+    settings: Arc<Settings<T, R>>,
+}
+
+impl<S, T, R> SilentRefresh<S, T, R> {
+    pub(super) fn new(inner: S, settings: Arc<Settings<T, R>>) -> Self {
+        Self { inner, settings }
+    }
+}
+
+impl<S, T, R, B, RB> Service<Request<B>> for SilentRefresh<S, T, R>
+where
+    S: Service<Request<B>, Response = Response<RB>> + Clone,
+    T: TokenService,
+    R: OnReject<RB>,
+{
+    type Response = Response<RB>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S, T, R, B>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        match decide(&*self.settings.tokens, &self.settings.cookies, &request) {
+            Decision::LookAway => ResponseFuture::untouched(self.inner.call(request)),
+            Decision::Trust(identity) => {
+                request.extensions_mut().insert(identity);
+                ResponseFuture::untouched(self.inner.call(request))
+            }
+            Decision::Renew { refresh, held } => {
+                let clone = self.inner.clone();
+                // The clone need not be ready; the one that was polled is.
+                let ready = mem::replace(&mut self.inner, clone);
+                let refresh = self.settings.tokens.refresh(refresh);
+                ResponseFuture::refreshing(refresh, held, ready, request, Arc::clone(&self.settings))
+            }
+            Decision::Reject(rejection) => {
+                ResponseFuture::rejected(rejection, &mut self.inner, request, &self.settings)
+            }
+        }
+    }
+}
+
+impl<S: Clone, T, R> Clone for SilentRefresh<S, T, R> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone(), settings: Arc::clone(&self.settings) }
+    }
+}
+
+impl<S: fmt::Debug, T, R> fmt::Debug for SilentRefresh<S, T, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SilentRefresh")
+            .field("inner", &self.inner)
+            .field("cookies", &self.settings.cookies)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What to do with a request.
+enum Decision {
+    /// Pass it on without asking who it is.
+    LookAway,
+    /// Its access token is good.
+    Trust(Identity),
+    /// Ask for a renewal; `held` is what the access token is still good for.
+    Renew { refresh: RefreshRequest, held: Option<Identity> },
+    /// It brings no good session.
+    Reject(Rejection),
+}
+
+fn decide<T: TokenService, B>(tokens: &T, policy: &CookiePolicy, request: &Request<B>) -> Decision {
+    if is_preflight(request) {
+        return Decision::LookAway;
+    }
+    let cookies = match policy.read(request.headers()) {
+        Ok(cookies) => cookies,
+        Err(DuplicateCookie) => return Decision::Reject(Rejection::of(SessionEvent::Malformed)),
+    };
+    if !cookies.any() {
+        return decide_by_bearer(tokens, request.headers());
+    }
+    let renew = |refresh_token: &str, held: Option<Identity>| Decision::Renew {
+        refresh: RefreshRequest {
+            refresh_token: refresh_token.to_owned(),
+            access_token: cookies.access.token().map(str::to_owned),
+            of: held.as_ref().map(|identity| identity.session),
+            client: client(request),
+        },
+        held,
+    };
+    match (verify(tokens, cookies.access), cookies.refresh) {
+        (Ok(verified), Presented::Token(token)) if verified.renew => renew(token, Some(verified.identity)),
+        (Ok(verified), _) => Decision::Trust(verified.identity),
+        // Asking the store could only say the same, later.
+        (Err(VerifyError::Ended(event)), _) => Decision::Reject(Rejection::of(event)),
+        (Err(_), Presented::Token(token)) => renew(token, None),
+        (Err(_), Presented::Unusable) => Decision::Reject(Rejection::of(SessionEvent::Malformed)),
+        (Err(error), Presented::Absent) => Decision::Reject(Rejection::of(event_of(error))),
+    }
+}
+
+fn decide_by_bearer<T: TokenService>(tokens: &T, headers: &HeaderMap) -> Decision {
+    let token = match bearer::read(headers) {
+        None => return Decision::Reject(Rejection::of(SessionEvent::Missing)),
+        Some(token) => token.map_or(Presented::Unusable, Presented::Token),
+    };
+    match verify(tokens, token) {
+        Ok(verified) => Decision::Trust(verified.identity),
+        Err(error) => Decision::Reject(Rejection::of_bearer(event_of(error))),
+    }
+}
+
+fn verify<T: TokenService>(tokens: &T, access_token: Presented<'_>) -> Result<Verified, VerifyError> {
+    match access_token {
+        Presented::Absent => Err(VerifyError::Expired),
+        Presented::Unusable => Err(VerifyError::Malformed),
+        Presented::Token(token) => tokens.verify(token),
+    }
+}
+
+fn event_of(error: VerifyError) -> SessionEvent {
+    match error {
+        VerifyError::Ended(event) => event,
+        VerifyError::Expired => SessionEvent::Missing,
+        VerifyError::Malformed => SessionEvent::Malformed,
+        VerifyError::UnknownKey => SessionEvent::UnknownKey,
+    }
+}
+
+/// How a renewal came out for the request that asked for it.
+pub(super) enum Outcome {
+    /// It goes on with fresh tokens.
+    Renewed(Renewal),
+    /// It goes on with what its access token is still good for.
+    Kept(Identity, Option<SessionEvent>),
+    /// Its session is over, or that can't be told.
+    Rejected(Rejection),
+}
+
+/// Decides on the answer to a renewal; `None` when it did not come in time.
+pub(super) fn conclude(answer: Option<Result<Renewal, RefreshError>>, held: Option<Identity>) -> Outcome {
+    match (answer, held) {
+        (Some(Ok(renewal)), _) => Outcome::Renewed(renewal),
+        (None, Some(identity)) => Outcome::Kept(identity, None),
+        (Some(Err(RefreshError::Unavailable)), Some(identity)) => {
+            Outcome::Kept(identity, Some(SessionEvent::StoreUnavailable))
+        }
+        // Nothing is wrong with the session itself: the valid access token decides alone.
+        (Some(Err(RefreshError::Over { event, .. })), Some(identity)) if !is_end(event) => {
+            Outcome::Kept(identity, None)
+        }
+        (Some(Err(RefreshError::Over { event, clear })), _) => {
+            Outcome::Rejected(Rejection { clear_cookies: clear && is_end(event), ..Rejection::of(event) })
+        }
+        (Some(Err(RefreshError::Unavailable)) | None, None) => Outcome::Rejected(Rejection::unavailable()),
+    }
+}
+
+/// Whether the word says that the session itself has ended.
+fn is_end(event: SessionEvent) -> bool {
+    match event {
+        SessionEvent::AbsoluteExpired
+        | SessionEvent::Displaced
+        | SessionEvent::Exhausted
+        | SessionEvent::IdleExpired
+        | SessionEvent::LoggedOut
+        | SessionEvent::PasswordChanged
+        | SessionEvent::ReuseDetected
+        | SessionEvent::Revoked
+        | SessionEvent::RoleChanged
+        | SessionEvent::UserDeleted
+        | SessionEvent::UserDisabled => true,
+        SessionEvent::CaughtUp
+        | SessionEvent::Malformed
+        | SessionEvent::Missing
+        | SessionEvent::Replayed
+        | SessionEvent::Rotated
+        | SessionEvent::StoreUnavailable
+        | SessionEvent::UnknownKey
+        | SessionEvent::UnknownSession => false,
+    }
+}
+
+/// A CORS preflight as the Fetch standard defines it (section 3.3.5): it carries no credentials, and a browser
+/// ignores what its answer sets.
+fn is_preflight<B>(request: &Request<B>) -> bool {
+    let headers = request.headers();
+    request.method() == Method::OPTIONS
+        && headers.contains_key(ORIGIN)
+        && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+}
+
+fn client<B>(request: &Request<B>) -> Client {
+    request.extensions().get::<Client>().cloned().unwrap_or_else(|| {
+        let agent = request.headers().get(USER_AGENT);
+        Client::new(None, agent.and_then(|agent| str::from_utf8(agent.as_bytes()).ok()))
+    })
+}

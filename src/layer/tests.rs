@@ -1,0 +1,688 @@
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::routing::get;
+use futures_util::future::BoxFuture;
+use http::header::{CACHE_CONTROL, COOKIE, HeaderMap, HeaderValue, SET_COOKIE, VARY};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use proptest::prelude::*;
+use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
+use uuid::Uuid;
+
+use super::*;
+use crate::identity::{Client, Identity, Roles, SessionEvent, SessionId};
+
+const OURS: SessionId = SessionId(Uuid::from_u128(1));
+
+/// A token service whose tokens say what becomes of them.
+#[derive(Default)]
+struct Script {
+    verified: AtomicUsize,
+    refreshed: Mutex<Vec<RefreshRequest>>,
+}
+
+impl TokenService for Script {
+    type Refresh = BoxFuture<'static, Result<Renewal, RefreshError>>;
+
+    fn verify(&self, access_token: &str) -> Result<Verified, VerifyError> {
+        self.verified.fetch_add(1, SeqCst);
+        match access_token {
+            "valid" => Ok(Verified { identity: user("old"), renew: false }),
+            "due" => Ok(Verified { identity: user("old"), renew: true }),
+            "expired" => Err(VerifyError::Expired),
+            "old-key" => Err(VerifyError::UnknownKey),
+            "revoked" => Err(VerifyError::Ended(SessionEvent::Revoked)),
+            _ => Err(VerifyError::Malformed),
+        }
+    }
+
+    fn refresh(&self, request: RefreshRequest) -> Self::Refresh {
+        let (token, of) = (request.refresh_token.clone(), request.of);
+        self.refreshed.lock().unwrap().push(request);
+        Box::pin(async move {
+            let over = |event, clear| Err(RefreshError::Over { event, clear });
+            match token.as_str() {
+                "good" => Ok(renewal(SessionEvent::Rotated)),
+                "replayed" => Ok(renewal(SessionEvent::Replayed)),
+                "of-another-session" if of.is_some() => over(SessionEvent::Malformed, false),
+                "of-another-session" => Ok(renewal(SessionEvent::Rotated)),
+                "logged-out-now" => over(SessionEvent::LoggedOut, false),
+                "logged-out" => over(SessionEvent::LoggedOut, true),
+                "unknown-key" => over(SessionEvent::UnknownKey, true),
+                "unknown-session" => over(SessionEvent::UnknownSession, true),
+                "store-down" => Err(RefreshError::Unavailable),
+                "slow" => {
+                    tokio::time::sleep(Duration::from_millis(99)).await;
+                    Ok(renewal(SessionEvent::Rotated))
+                }
+                "stuck" => std::future::pending().await,
+                _ => over(SessionEvent::Malformed, true),
+            }
+        })
+    }
+}
+
+fn user(subject: &str) -> Identity {
+    Identity {
+        subject: subject.into(),
+        session: OURS,
+        email: "ann@example.org".into(),
+        roles: Roles::default(),
+        expires_at: time::macros::datetime!(2026-01-01 00:15 UTC),
+    }
+}
+
+fn renewal(event: SessionEvent) -> Renewal {
+    Renewal {
+        identity: user("new"),
+        access_token: "a2".to_owned(),
+        refresh_token: "r2".to_owned(),
+        max_age: Duration::from_secs(60),
+        event,
+    }
+}
+
+const SET: [&str; 2] = [
+    "access_token=a2; HttpOnly; SameSite=Lax; Path=/; Max-Age=60",
+    "refresh_token=r2; HttpOnly; SameSite=Lax; Path=/; Max-Age=60",
+];
+const CLEARED: [&str; 2] = [
+    "access_token=; HttpOnly; SameSite=Lax; Path=/; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT",
+    "refresh_token=; HttpOnly; SameSite=Lax; Path=/; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT",
+];
+
+/// Answers with the user's id, or with why there is none, and with the headers asked for.
+async fn echo(request: Request<String>) -> Result<Response<String>, Infallible> {
+    let extensions = request.extensions();
+    let user = extensions.get::<Identity>().map(|user| user.subject.to_string());
+    let why = extensions.get::<Rejection>().map(|rejection| format!("anonymous: {}", rejection.event));
+    let mut response = Response::new(user.or(why).unwrap_or_else(|| "unasked".to_owned()));
+    let asked = |name: String| request.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+    if let Some(status) = asked("want-status".to_owned()) {
+        *response.status_mut() = status.parse().unwrap();
+    }
+    for field in [CACHE_CONTROL.as_str(), "vary", "set-cookie", "x-session-event", "cdn-cache-control"] {
+        if let Some(value) = asked(format!("want-{field}")) {
+            let name = http::HeaderName::from_bytes(field.as_bytes()).unwrap();
+            response.headers_mut().append(name, value.parse().unwrap());
+        }
+    }
+    Ok(response)
+}
+
+struct Bench<R = ContinueAnonymous> {
+    tokens: Arc<Script>,
+    on_reject: R,
+}
+
+fn bench() -> Bench {
+    Bench { tokens: Arc::default(), on_reject: ContinueAnonymous }
+}
+
+fn rejecting() -> Bench<Reject401> {
+    Bench { tokens: Arc::default(), on_reject: Reject401 }
+}
+
+impl<R: OnReject<String> + Clone> Bench<R> {
+    fn layer(&self) -> SilentRefreshLayer<Script, R> {
+        SilentRefreshLayer::new(Arc::clone(&self.tokens), CookiePolicy::insecure_for_loopback())
+            .with_on_reject(self.on_reject.clone())
+    }
+
+    async fn send(&self, fields: &[(&str, &str)]) -> Response<String> {
+        let request =
+            fields.iter().fold(Request::builder(), |request, (name, value)| request.header(*name, *value));
+        self.ask(request.body(String::new()).unwrap()).await
+    }
+
+    async fn ask(&self, request: Request<String>) -> Response<String> {
+        let service = ServiceBuilder::new().layer(self.layer()).service(service_fn(echo));
+        service.oneshot(request).await.unwrap()
+    }
+
+    async fn cookies(&self, cookies: &str) -> Response<String> {
+        self.send(&[("cookie", cookies)]).await
+    }
+
+    fn refreshes(&self) -> usize {
+        self.tokens.refreshed.lock().unwrap().len()
+    }
+}
+
+fn event(response: &Response<String>) -> Option<&str> {
+    response.headers().get(SESSION_EVENT_HEADER).map(|value| value.to_str().unwrap())
+}
+
+fn all<'r>(headers: &'r HeaderMap, name: &http::HeaderName) -> Vec<&'r str> {
+    headers.get_all(name).iter().map(|value| value.to_str().unwrap()).collect()
+}
+
+fn set_cookies<B>(response: &Response<B>) -> Vec<&str> {
+    all(response.headers(), &SET_COOKIE)
+}
+
+/// The answer in one line: status, body, event, and how many cookies were set or cleared.
+fn gist(response: &Response<String>) -> String {
+    let cookies = match set_cookies(response).as_slice() {
+        [] => "untouched",
+        cookies if *cookies == SET => "set",
+        cookies if *cookies == CLEARED => "cleared",
+        other => panic!("odd cookies: {other:?}"),
+    };
+    let body = if response.body().starts_with('{') { "problem" } else { response.body() };
+    format!("{} {body:?} {} {cookies}", response.status().as_u16(), event(response).unwrap_or("-"))
+}
+
+// --- The decision table.
+
+#[tokio::test(start_paused = true)]
+async fn rows_that_go_on() {
+    for (cookies, expected) in [
+        // A valid access token decides alone.
+        ("access_token=valid", r#"200 "old" - untouched"#),
+        ("access_token=valid; refresh_token=good", r#"200 "old" - untouched"#),
+        ("access_token=valid; refresh_token=logged-out", r#"200 "old" - untouched"#),
+        ("access_token=due", r#"200 "old" - untouched"#),
+        // It is due.
+        ("access_token=due; refresh_token=good", r#"200 "new" rotated set"#),
+        ("access_token=due; refresh_token=replayed", r#"200 "new" replayed set"#),
+        ("access_token=due; refresh_token=slow", r#"200 "new" rotated set"#),
+        ("access_token=due; refresh_token=stuck", r#"200 "old" - untouched"#),
+        ("access_token=due; refresh_token=store-down", r#"200 "old" store_unavailable untouched"#),
+        ("access_token=due; refresh_token=garbage", r#"200 "old" - untouched"#),
+        ("access_token=due; refresh_token=\"good\"", r#"200 "old" - untouched"#),
+        ("access_token=due; refresh_token=unknown-key", r#"200 "old" - untouched"#),
+        ("access_token=due; refresh_token=unknown-session", r#"200 "old" - untouched"#),
+        ("access_token=due; refresh_token=of-another-session", r#"200 "old" - untouched"#),
+        // The refresh token decides alone.
+        ("access_token=expired; refresh_token=good", r#"200 "new" rotated set"#),
+        ("access_token=garbage; refresh_token=good", r#"200 "new" rotated set"#),
+        ("access_token=; refresh_token=good", r#"200 "new" rotated set"#),
+        ("access_token=old-key; refresh_token=replayed", r#"200 "new" replayed set"#),
+        ("refresh_token=good", r#"200 "new" rotated set"#),
+        ("refresh_token=of-another-session", r#"200 "new" rotated set"#),
+    ] {
+        assert_eq!(gist(&bench().cookies(cookies).await), expected, "{cookies}");
+        assert_eq!(gist(&rejecting().cookies(cookies).await), expected, "{cookies}");
+    }
+}
+
+#[tokio::test]
+async fn rows_that_are_rejected() {
+    for (cookies, expected) in [
+        ("", "401 \"problem\" missing untouched"),
+        ("theme=dark", "401 \"problem\" missing untouched"),
+        ("access_token=expired", "401 \"problem\" missing untouched"),
+        ("access_token=garbage", "401 \"problem\" malformed untouched"),
+        ("access_token=old-key", "401 \"problem\" unknown_key untouched"),
+        ("access_token=revoked", "401 \"problem\" revoked untouched"),
+        ("access_token=revoked; refresh_token=logged-out", "401 \"problem\" revoked untouched"),
+        ("access_token=due; refresh_token=logged-out", "401 \"problem\" logged_out cleared"),
+        ("access_token=due; refresh_token=logged-out-now", "401 \"problem\" logged_out untouched"),
+        ("access_token=expired; refresh_token=logged-out", "401 \"problem\" logged_out cleared"),
+        ("access_token=expired; refresh_token=logged-out-now", "401 \"problem\" logged_out untouched"),
+        // Never cleared, whatever the service says: rule 3.
+        ("access_token=expired; refresh_token=garbage", "401 \"problem\" malformed untouched"),
+        ("access_token=expired; refresh_token=unknown-key", "401 \"problem\" unknown_key untouched"),
+        ("access_token=expired; refresh_token=unknown-session", "401 \"problem\" unknown_session untouched"),
+        ("access_token=expired; refresh_token=", "401 \"problem\" malformed untouched"),
+        ("refresh_token=store-down", "503 \"problem\" store_unavailable untouched"),
+        ("access_token=expired; refresh_token=store-down", "503 \"problem\" store_unavailable untouched"),
+        ("access_token=valid; access_token=valid", "401 \"problem\" malformed untouched"),
+        ("access_token=valid; refresh_token=good; refresh_token=good", "401 \"problem\" malformed untouched"),
+    ] {
+        assert_eq!(gist(&rejecting().cookies(cookies).await), expected, "{cookies}");
+    }
+}
+
+#[tokio::test]
+async fn rejected_requests_go_on_as_anonymous_by_default() {
+    for (cookies, expected) in [
+        ("", r#"200 "anonymous: missing" missing untouched"#),
+        ("access_token=revoked", r#"200 "anonymous: revoked" revoked untouched"#),
+        ("access_token=valid; access_token=valid", r#"200 "anonymous: malformed" malformed untouched"#),
+        ("refresh_token=logged-out", r#"200 "anonymous: logged_out" logged_out untouched"#),
+        ("refresh_token=store-down", r#"503 "" store_unavailable untouched"#),
+    ] {
+        assert_eq!(gist(&bench().cookies(cookies).await), expected, "{cookies}");
+    }
+}
+
+#[tokio::test]
+async fn an_anonymous_401_clears_the_cookies_too() {
+    let anonymous_401 = [("cookie", "refresh_token=logged-out"), ("want-status", "401")];
+    let response = bench().send(&anonymous_401).await;
+    assert_eq!(gist(&response), r#"401 "anonymous: logged_out" logged_out cleared"#);
+    assert_eq!(response.headers()[CACHE_CONTROL], "private, no-store");
+}
+
+#[tokio::test]
+async fn cookies_may_come_on_several_lines() {
+    let split = [("cookie", "refresh_token=good; x=1"), ("cookie", "access_token=expired")];
+    assert_eq!(gist(&bench().send(&split).await), r#"200 "new" rotated set"#);
+    let twice = [("cookie", "access_token=valid"), ("cookie", "access_token=valid")];
+    assert_eq!(event(&bench().send(&twice).await), Some("malformed"));
+}
+
+#[tokio::test]
+async fn bearer_tokens_are_checked_and_never_renewed() {
+    for (authorization, expected) in [
+        ("Bearer valid", r#"200 "old" - untouched"#),
+        ("bEARER due", r#"200 "old" - untouched"#),
+        ("Bearer expired", r#"401 "problem" missing untouched"#),
+        ("Bearer old-key", r#"401 "problem" unknown_key untouched"#),
+        ("Bearer revoked", r#"401 "problem" revoked untouched"#),
+        ("Bearer", r#"401 "problem" malformed untouched"#),
+        ("Basic dmFsaWQ=", r#"401 "problem" missing untouched"#),
+    ] {
+        let bench = rejecting();
+        let response = bench.send(&[("authorization", authorization)]).await;
+        assert_eq!(gist(&response), expected, "{authorization}");
+        if response.status() == StatusCode::UNAUTHORIZED && authorization.starts_with("Bearer") {
+            assert_eq!(response.headers()["www-authenticate"], r#"Bearer error="invalid_token""#);
+        }
+        assert_eq!(bench.refreshes(), 0);
+    }
+}
+
+#[tokio::test]
+async fn beside_our_cookies_authorization_is_not_looked_at() {
+    let both = [("cookie", "access_token=garbage"), ("authorization", "Bearer valid")];
+    let response = rejecting().send(&both).await;
+    assert_eq!(gist(&response), r#"401 "problem" malformed untouched"#);
+    assert_eq!(response.headers()["www-authenticate"], "Bearer");
+}
+
+#[tokio::test]
+async fn preflights_are_let_through_unasked() {
+    let bench = rejecting();
+    let preflight = Request::options("/")
+        .header("origin", "https://example.org")
+        .header("access-control-request-method", "PUT")
+        .header("cookie", "access_token=expired; refresh_token=good");
+    let response = bench.ask(preflight.body(String::new()).unwrap()).await;
+    assert_eq!(gist(&response), r#"200 "unasked" - untouched"#);
+    assert_eq!((bench.refreshes(), bench.tokens.verified.load(SeqCst)), (0, 0));
+
+    // Any other OPTIONS is a request like all others.
+    let plain = Request::options("/").header("cookie", "access_token=expired; refresh_token=good");
+    assert_eq!(gist(&bench.ask(plain.body(String::new()).unwrap()).await), r#"200 "new" rotated set"#);
+}
+
+// --- What the token service is asked.
+
+#[tokio::test]
+async fn a_valid_token_costs_one_check_and_leaves_no_trace() {
+    let bench = bench();
+    let response = bench.cookies("access_token=valid; refresh_token=good").await;
+    assert!(response.headers().is_empty());
+    assert_eq!((bench.tokens.verified.load(SeqCst), bench.refreshes()), (1, 0));
+}
+
+#[tokio::test]
+async fn the_refresh_is_told_all_there_is_to_know() {
+    let bench = bench();
+    bench.send(&[("cookie", "access_token=due; refresh_token=good"), ("user-agent", "Browser/1")]).await;
+    bench.cookies("access_token=\"expired\"; refresh_token=good").await;
+    let known = Client::new(Some([192, 0, 2, 1].into()), Some("Known/2"));
+    let request = Request::get("/").header(COOKIE, "access_token=expired; refresh_token=good");
+    bench.ask(request.extension(known.clone()).body(String::new()).unwrap()).await;
+
+    let asked = bench.tokens.refreshed.lock().unwrap();
+    let early = &asked[0];
+    assert_eq!((early.access_token.as_deref(), early.of), (Some("due"), Some(OURS)));
+    assert_eq!(early.client, Client::new(None, Some("Browser/1")));
+    assert_eq!((asked[1].access_token.as_deref(), asked[1].of), (None, None));
+    assert_eq!(asked[1].client, Client::default());
+    assert_eq!((asked[2].access_token.as_deref(), &asked[2].client), (Some("expired"), &known));
+}
+
+#[tokio::test(start_paused = true)]
+async fn patience_ends_after_100_ms_unless_told_otherwise() {
+    let start = tokio::time::Instant::now();
+    let stuck = || Request::get("/").header(COOKIE, "access_token=due; refresh_token=stuck");
+    let response = bench().ask(stuck().body(String::new()).unwrap()).await;
+    assert_eq!(gist(&response), r#"200 "old" - untouched"#);
+    assert_eq!(start.elapsed(), Duration::from_millis(100));
+
+    let start = tokio::time::Instant::now();
+    let layer = bench().layer().with_patience(Duration::from_secs(3));
+    let service = ServiceBuilder::new().layer(layer).service(service_fn(echo));
+    service.oneshot(stuck().body(String::new()).unwrap()).await.unwrap();
+    assert_eq!(start.elapsed(), Duration::from_secs(3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_valid_token_nothing_is_decided_by_a_timeout() {
+    let answer = tokio::time::timeout(Duration::from_secs(3600), async {
+        rejecting().cookies("access_token=expired; refresh_token=stuck").await
+    });
+    assert!(answer.await.is_err());
+}
+
+// --- The inner service.
+
+/// Panics when it is called without having been asked whether it is ready.
+#[derive(Default)]
+struct Strict {
+    ready: bool,
+    calls: Arc<AtomicUsize>,
+}
+
+impl Clone for Strict {
+    fn clone(&self) -> Self {
+        Self { ready: false, calls: Arc::clone(&self.calls) }
+    }
+}
+
+impl Service<Request<String>> for Strict {
+    type Response = Response<String>;
+    type Error = &'static str;
+    type Future = std::future::Ready<Result<Response<String>, &'static str>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.ready = true;
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<String>) -> Self::Future {
+        assert!(std::mem::take(&mut self.ready), "called before it was ready");
+        self.calls.fetch_add(1, SeqCst);
+        std::future::ready(match request.headers().get("want-error") {
+            Some(_) => Err("inner"),
+            None => Ok(Response::new(request.into_body())),
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_service_called_is_the_one_that_was_ready() {
+    let strict = Strict::default();
+    let mut service = ServiceBuilder::new().layer(bench().layer()).service(strict.clone());
+    for cookies in [
+        "",
+        "access_token=valid",
+        "access_token=due; refresh_token=slow",
+        "access_token=due; refresh_token=stuck",
+        "refresh_token=good",
+        "refresh_token=logged-out",
+    ] {
+        let request = Request::post("/").header(COOKIE, cookies).body("once".to_owned()).unwrap();
+        let response = service.ready().await.unwrap().call(request).await.unwrap();
+        assert_eq!(response.body(), "once", "{cookies}");
+    }
+    assert_eq!(strict.calls.load(SeqCst), 6);
+}
+
+#[tokio::test]
+async fn a_rejected_request_never_reaches_the_inner_service() {
+    let strict = Strict::default();
+    let service = ServiceBuilder::new().layer(rejecting().layer()).service(strict.clone());
+    for cookies in ["", "refresh_token=logged-out", "refresh_token=store-down"] {
+        let request = Request::get("/").header(COOKIE, cookies).body(String::new()).unwrap();
+        assert!(service.clone().oneshot(request).await.is_ok());
+    }
+    assert_eq!(strict.calls.load(SeqCst), 0);
+}
+
+#[tokio::test]
+async fn inner_errors_pass() {
+    for cookies in ["access_token=valid", "refresh_token=good", ""] {
+        let service = ServiceBuilder::new().layer(bench().layer()).service(Strict::default());
+        let request = Request::get("/").header(COOKIE, cookies).header("want-error", "");
+        let result = service.oneshot(request.body(String::new()).unwrap()).await;
+        assert_eq!(result.err(), Some("inner"), "{cookies}");
+    }
+}
+
+#[tokio::test]
+async fn a_streamed_body_is_handed_on_frame_by_frame() {
+    let (frames, body) = tokio::sync::mpsc::channel::<Result<&'static str, Infallible>>(1);
+    let stream = futures_util::stream::unfold(body, |mut body| async { Some((body.recv().await?, body)) });
+    let stream = Arc::new(Mutex::new(Some(Body::from_stream(stream))));
+    let inner = service_fn(move |_: Request<Body>| {
+        let body = stream.lock().unwrap().take().unwrap();
+        async { Ok::<_, Infallible>(Response::new(body)) }
+    });
+    let layer = SilentRefreshLayer::new(Arc::<Script>::default(), CookiePolicy::insecure_for_loopback());
+    let request = Request::get("/").header(COOKIE, "refresh_token=good").body(Body::empty()).unwrap();
+    // The response is there before the first frame is.
+    let mut response = ServiceBuilder::new().layer(layer).service(inner).oneshot(request).await.unwrap();
+    assert_eq!(set_cookies(&response), SET);
+    for frame in ["one", "two"] {
+        frames.send(Ok(frame)).await.unwrap();
+        let received = response.body_mut().frame().await.unwrap().unwrap();
+        assert_eq!(received.into_data().unwrap(), frame);
+    }
+    drop(frames);
+    assert!(response.body_mut().frame().await.is_none());
+}
+
+// --- What is left on the response.
+
+const EXPIRED: (&str, &str) = ("cookie", "access_token=expired; refresh_token=good");
+const DUE: (&str, &str) = ("cookie", "access_token=due; refresh_token=good");
+
+#[tokio::test]
+async fn fresh_cookies_come_after_the_handlers_own_and_make_the_answer_private() {
+    let response = bench()
+        .send(&[
+            EXPIRED,
+            ("want-set-cookie", "theme=dark"),
+            ("want-cache-control", "max-age=60"),
+            ("want-cdn-cache-control", "max-age=600"),
+            ("want-vary", "Accept-Encoding"),
+            ("want-x-session-event", "spoofed"),
+        ])
+        .await;
+    assert_eq!(set_cookies(&response), ["theme=dark", SET[0], SET[1]]);
+    let headers = response.headers();
+    assert_eq!(all(headers, &CACHE_CONTROL), ["private, no-store"]);
+    assert_eq!(all(headers, &VARY), ["Accept-Encoding", "Cookie"]);
+    assert_eq!(all(headers, &SESSION_EVENT_HEADER), ["rotated"]);
+    assert!(!headers.contains_key("cdn-cache-control"));
+}
+
+#[tokio::test]
+async fn vary_says_cookie_once() {
+    for vary in ["accept, COOKIE", "*"] {
+        let response = bench().send(&[EXPIRED, ("want-vary", vary)]).await;
+        assert_eq!(all(response.headers(), &VARY), [vary]);
+    }
+}
+
+#[tokio::test]
+async fn fresh_cookies_leave_with_errors_too() {
+    for status in ["301", "401", "404", "500", "503"] {
+        let response = bench().send(&[EXPIRED, ("want-status", status)]).await;
+        assert_eq!(gist(&response), format!(r#"{status} "new" rotated set"#));
+    }
+}
+
+#[tokio::test]
+async fn not_modified_and_public_answers_get_none() {
+    for want in [("want-status", "304"), ("want-cache-control", "max-age=60, Public")] {
+        let response = bench().send(&[DUE, want]).await;
+        assert_eq!((set_cookies(&response), event(&response)), (vec![], Some("rotated")), "{want:?}");
+        assert!(!response.headers().contains_key(VARY));
+        let caching = response.headers().get(CACHE_CONTROL).map(HeaderValue::as_bytes);
+        assert_ne!(caching, Some(b"private, no-store".as_slice()));
+    }
+}
+
+#[tokio::test]
+async fn the_handlers_own_session_cookies_stand_alone() {
+    let cleared = "refresh_token=; Max-Age=0";
+    let response = bench().send(&[EXPIRED, ("want-set-cookie", cleared)]).await;
+    assert_eq!((set_cookies(&response), event(&response)), (vec![cleared], Some("rotated")));
+    assert_eq!(response.headers()[CACHE_CONTROL], "private, no-store");
+
+    let named = [EXPIRED, ("want-set-cookie", cleared), ("want-x-session-event", "logged_out")];
+    assert_eq!(event(&bench().send(&named).await), Some("logged_out"));
+
+    let set = "access_token=mine";
+    let fields = [("cookie", "refresh_token=logged-out"), ("want-status", "401"), ("want-set-cookie", set)];
+    assert_eq!(set_cookies(&bench().send(&fields).await), [set]);
+}
+
+#[tokio::test]
+async fn validators_go_only_when_an_expired_get_was_renewed() {
+    async fn left(method: Method, cookies: &str) -> Vec<String> {
+        let inner = service_fn(|request: Request<String>| async move {
+            let names = request.headers().keys().filter(|name| name.as_str().starts_with("if-"));
+            Ok::<_, Infallible>(Response::new(
+                names.map(|name| name.to_string()).collect::<Vec<_>>().join(" "),
+            ))
+        });
+        let service = ServiceBuilder::new().layer(bench().layer()).service(inner);
+        let request = Request::builder().method(method).header(COOKIE, cookies);
+        let request = request
+            .header("if-none-match", "\"1\"")
+            .header("if-modified-since", "x")
+            .header("if-range", "\"1\"");
+        let response = service.oneshot(request.body(String::new()).unwrap()).await.unwrap();
+        let mut names: Vec<_> = response.into_body().split(' ').map(str::to_owned).collect();
+        names.sort();
+        names
+    }
+    let whole = ["if-modified-since", "if-none-match", "if-range"];
+    assert_eq!(left(Method::GET, EXPIRED.1).await, ["if-range"]);
+    assert_eq!(left(Method::HEAD, "refresh_token=replayed").await, ["if-range"]);
+    assert_eq!(left(Method::PUT, EXPIRED.1).await, whole);
+    assert_eq!(left(Method::GET, DUE.1).await, whole);
+    assert_eq!(left(Method::GET, "access_token=valid; refresh_token=good").await, whole);
+    assert_eq!(left(Method::GET, "refresh_token=logged-out").await, whole);
+}
+
+#[tokio::test]
+async fn rejections_to_the_letter() {
+    let response = rejecting().cookies("refresh_token=logged-out-now").await;
+    insta::assert_snapshot!(letter(&response), @r#"
+    401 Unauthorized
+    cache-control: private, no-store
+    content-type: application/problem+json
+    vary: Cookie
+    www-authenticate: Bearer
+    x-session-event: logged_out
+
+    {"type":"about:blank","title":"Unauthorized","status":401,"detail":"The session has ended. Sign in again.","code":"logged_out"}
+    "#);
+    let response = rejecting().cookies("refresh_token=store-down").await;
+    insta::assert_snapshot!(letter(&response), @r#"
+    503 Service Unavailable
+    cache-control: private, no-store
+    content-type: application/problem+json
+    retry-after: 1
+    vary: Cookie
+    x-session-event: store_unavailable
+
+    {"type":"about:blank","title":"Service Unavailable","status":503,"detail":"The session can't be checked now. Try again in a moment.","code":"store_unavailable"}
+    "#);
+}
+
+fn letter(response: &Response<String>) -> String {
+    let mut lines: Vec<_> = response
+        .headers()
+        .iter()
+        .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+        .collect();
+    lines.sort();
+    format!("{}\n{}\n\n{}", response.status(), lines.join("\n"), response.body())
+}
+
+#[tokio::test]
+async fn a_closure_may_answer_as_it_likes() {
+    let redirect = |rejection: &Rejection| {
+        assert!(rejection.clear_cookies);
+        let mut response = Response::new("elsewhere".to_owned());
+        *response.status_mut() = StatusCode::SEE_OTHER;
+        Some(response)
+    };
+    let bench = Bench { tokens: Arc::default(), on_reject: redirect };
+    let response = bench.cookies("refresh_token=logged-out").await;
+    assert_eq!(gist(&response), r#"303 "elsewhere" logged_out untouched"#);
+    assert!(!response.headers().contains_key("www-authenticate"));
+
+    let own_challenge = |_: &Rejection| {
+        let response = Response::builder().status(401).header("www-authenticate", "Own");
+        Some(response.body(String::new()).unwrap())
+    };
+    let bench = Bench { tokens: Arc::default(), on_reject: own_challenge };
+    let response = bench.cookies("").await;
+    assert_eq!(all(response.headers(), &http::header::WWW_AUTHENTICATE), ["Own"]);
+}
+
+// --- The extractor.
+
+async fn extracted<R>(path: &str, cookies: &str, on_reject: R) -> Response<String>
+where
+    R: OnReject<Body> + Clone + Send + Sync + 'static,
+{
+    let app = axum::Router::new()
+        .route("/must", get(|CurrentUser(user): CurrentUser| async move { user.subject.to_string() }))
+        .route(
+            "/may",
+            get(|user: Option<CurrentUser>| async move {
+                user.map_or("nobody".to_owned(), |user| user.subject.to_string())
+            }),
+        );
+    let layer = SilentRefreshLayer::new(Arc::<Script>::default(), CookiePolicy::insecure_for_loopback());
+    let request = Request::get(path).header(COOKIE, cookies).body(Body::empty()).unwrap();
+    let response = app.layer(layer.with_on_reject(on_reject)).oneshot(request).await.unwrap();
+    let (parts, body) = response.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    Response::from_parts(parts, String::from_utf8(body.to_vec()).unwrap())
+}
+
+#[tokio::test]
+async fn the_extractor_gives_the_user_or_says_why_not() {
+    let ask = async |path, cookies| gist(&extracted(path, cookies, ContinueAnonymous).await).replace('"', "");
+    assert_eq!(ask("/must", "access_token=valid").await, "200 old - untouched");
+    assert_eq!(ask("/must", "refresh_token=good").await, "200 new rotated set");
+    assert_eq!(ask("/must", "").await, "401 problem missing untouched");
+    assert_eq!(ask("/must", "refresh_token=logged-out").await, "401 problem logged_out cleared");
+    assert_eq!(ask("/may", "access_token=valid").await, "200 old - untouched");
+    assert_eq!(ask("/may", "refresh_token=logged-out").await, "200 nobody logged_out untouched");
+}
+
+#[tokio::test]
+async fn the_extractor_never_takes_a_failing_store_for_the_end() {
+    let response = extracted("/must", "refresh_token=store-down", |_: &Rejection| None).await;
+    assert_eq!(gist(&response), r#"503 "problem" store_unavailable untouched"#);
+    assert_eq!(response.headers()["retry-after"], "1");
+}
+
+// --- Anything at all.
+
+proptest! {
+    #[test]
+    fn no_cookie_header_breaks_it(lines in proptest::collection::vec(cookie_line(), 0..4)) {
+        let mut request = Request::new(String::new());
+        for line in lines {
+            request.headers_mut().append(COOKIE, line);
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let response = runtime.block_on(rejecting().ask(request));
+        prop_assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+        prop_assert!(set_cookies(&response).is_empty());
+    }
+}
+
+/// Lines that come close to our cookies, but hold no token that the script knows: none is in capitals.
+fn cookie_line() -> impl Strategy<Value = HeaderValue> {
+    let name = prop_oneof!["access_token", "refresh_token", "[a-z_]{0,8}"];
+    let octets = prop_oneof![
+        proptest::collection::vec(any::<u8>().prop_filter("a letter", |b| !b.is_ascii_lowercase()), 0..40),
+        Just(vec![b'A'; 4097]),
+    ];
+    let pair = (name, "[ \t]{0,2}=?=?[ \t]{0,2}", octets)
+        .prop_map(|(name, equals, value)| [name.as_bytes(), equals.as_bytes(), &value].concat());
+    proptest::collection::vec(pair, 0..4)
+        .prop_map(|pairs| pairs.join(b"; ".as_slice()))
+        .prop_filter_map("not a header value", |line| HeaderValue::from_bytes(&line).ok())
+}
