@@ -2,5 +2,7 @@
 
 mod flights;
 mod notes;
+#[cfg(feature = "server")]
+pub mod password;
 pub mod rotation;
 pub mod store;

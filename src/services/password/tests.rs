@@ -1,0 +1,235 @@
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Waker};
+
+use base64::Engine;
+use serde::Deserialize;
+
+use super::*;
+
+const PASSWORD: &str = "tall umbrellas sing at noon";
+
+#[derive(Deserialize)]
+struct Vectors {
+    by_passlib: Vec<Vector>,
+    by_us: Vec<Vector>,
+}
+
+#[derive(Deserialize)]
+struct Vector {
+    password: String,
+    hash: String,
+}
+
+fn vectors() -> Vectors {
+    serde_json::from_str(include_str!("vectors.json")).unwrap()
+}
+
+fn stored(hash: &str) -> StoredHash {
+    StoredHash::parse(hash).unwrap()
+}
+
+/// What a check gives, and how many rounds of bcrypt it does.
+fn check(password: &str, stored: Option<&StoredHash>, cost: u32) -> (Verified, u64) {
+    let mut work = Work::default();
+    let verified = hash::verify(password.as_bytes(), stored, cost, &mut work);
+    (verified, work.rounds)
+}
+
+fn hashed(password: &str, cost: u32) -> StoredHash {
+    let hash = hash::hash(password.as_bytes(), cost, &mut Work::default()).unwrap();
+    stored(hash.expose_secret())
+}
+
+fn cheap(workers: usize, queue: usize) -> Passwords {
+    Passwords::new(PasswordSettings { bcrypt_cost: 4, min_length: 15, workers, queue }).unwrap()
+}
+
+#[test]
+fn hashes_of_passlib_verify() {
+    for Vector { password, hash } in vectors().by_passlib {
+        let stored = stored(&hash);
+        assert!(check(&password, Some(&stored), 4).0.ok, "{hash}");
+        let other = format!("!{password}");
+        assert!(!check(&other, Some(&stored), 4).0.ok, "{hash}");
+    }
+}
+
+#[test]
+fn hashes_are_what_passlib_verified() {
+    let by_us = vectors().by_us;
+    assert!(by_us.iter().any(|vector| vector.hash.starts_with("$2b$")));
+    assert!(by_us.iter().any(|vector| vector.hash.starts_with("$bcrypt-sha256$v=2,t=2b,r=4$")));
+    for Vector { password, hash } in by_us {
+        let salt = match hash.strip_prefix("$bcrypt-sha256$v=2,t=2b,r=4$") {
+            Some(rest) => &rest[..22],
+            None => &hash[7..29],
+        };
+        let salt = hash::BASE64.decode(salt).unwrap().try_into().unwrap();
+        let again = hash::hash_with_salt(password.as_bytes(), 4, salt, &mut Work::default());
+        assert_eq!(again.unwrap().expose_secret(), hash);
+    }
+}
+
+#[test]
+fn nothing_is_cut_off_silently() {
+    let shared = "x".repeat(72);
+    for (one, other) in [
+        (format!("{shared}a"), format!("{shared}b")),
+        (format!("{shared}a"), shared.clone()),
+        ("a".to_owned(), "a\0a".to_owned()),
+        ("a\0b".to_owned(), "a".to_owned()),
+        ("a\0b".to_owned(), "a\0c".to_owned()),
+        (" a".to_owned(), "a".to_owned()),
+        ("a ".to_owned(), "a".to_owned()),
+        ("e\u{301}".to_owned(), "é".to_owned()),
+    ] {
+        let stored = hashed(&one, 4);
+        assert!(check(&one, Some(&stored), 4).0.ok, "{one:?}");
+        assert!(!check(&other, Some(&stored), 4).0.ok, "{one:?} and {other:?}");
+    }
+}
+
+#[test]
+fn every_check_is_the_work_of_the_configured_cost() {
+    let cost = 7;
+    let whole = 1 << cost;
+    assert_eq!(check(PASSWORD, None, cost).1, whole, "unknown user, or disabled");
+    for stored_cost in 4..=cost {
+        let stored = hashed(PASSWORD, stored_cost);
+        assert_eq!(check("wrong", Some(&stored), cost).1, whole, "wrong, cost {stored_cost}");
+        assert_eq!(check(PASSWORD, Some(&stored), cost).1, whole, "right, cost {stored_cost}");
+    }
+    for password in ["x".repeat(200), "with\0nul".to_owned()] {
+        let stored = hashed(&password, 5);
+        assert_eq!(check("wrong", Some(&stored), cost).1, whole);
+        assert_eq!(check(&password, None, cost).1, whole);
+    }
+    let higher = hashed(PASSWORD, 8);
+    assert_eq!(check("wrong", Some(&higher), cost).1, 1 << 8, "no way to do less");
+}
+
+#[test]
+fn outdated_hashes_are_to_be_renewed() {
+    for Vector { password, hash } in vectors().by_passlib {
+        let old = hash.starts_with("$2a$") || hash.starts_with("$2y$");
+        let cut = password.len() > 72 && !hash.starts_with("$bcrypt-sha256$");
+        let of_other_cost = !hash.starts_with("$2b$04$") && !hash.contains(",r=4$");
+        let verified = check(&password, Some(&stored(&hash)), 4).0;
+        assert_eq!(verified.needs_rehash, old || cut || of_other_cost, "{hash}");
+    }
+    let low = hashed(PASSWORD, 4);
+    assert!(check(PASSWORD, Some(&low), 5).0.needs_rehash);
+    assert!(!check("wrong", Some(&low), 5).0.needs_rehash, "only the right password can be stored");
+    let high = hashed(PASSWORD, 5);
+    assert!(check(PASSWORD, Some(&high), 4).0.needs_rehash);
+}
+
+#[test]
+fn formats_are_told_apart() {
+    let salt_and_checksum = "SdRZDORaD.msktWQ/93.ke8q9WFswj7rpAzeGEUWElKcd1qJ.ybJ6";
+    let sha256 = "$tJSjcgd0coL7jqhQ3XUz9e$IQFt0MLXMiDtalRuQJ9BIcArwcirg0i";
+    for (text, expected) in [
+        (format!("$2b$12${salt_and_checksum}"), Ok(HashFormat::Bcrypt)),
+        (format!("$2a$10${salt_and_checksum}"), Ok(HashFormat::Bcrypt)),
+        (format!("$2y$04${salt_and_checksum}"), Ok(HashFormat::Bcrypt)),
+        (format!("$bcrypt-sha256$v=2,t=2b,r=12{sha256}"), Ok(HashFormat::BcryptSha256)),
+        (format!("$2b$21${salt_and_checksum}"), Err(HashFormatError::Cost(21))),
+        (format!("$2b$03${salt_and_checksum}"), Err(HashFormatError::Cost(3))),
+        (format!("$2b$4${salt_and_checksum}"), Err(HashFormatError::Damaged("bcrypt"))),
+        (format!("$2b$+4${salt_and_checksum}"), Err(HashFormatError::Damaged("bcrypt"))),
+        (format!("$2b$04${salt_and_checksum}\n"), Err(HashFormatError::Damaged("bcrypt"))),
+        (format!("$2b$04${}", &salt_and_checksum[1..]), Err(HashFormatError::Damaged("bcrypt"))),
+        (format!("$2b$04$é{}", &salt_and_checksum[2..]), Err(HashFormatError::Damaged("bcrypt"))),
+        (format!("$2b$04${}*", &salt_and_checksum[1..]), Err(HashFormatError::Damaged("bcrypt"))),
+        ("$2b$".to_owned(), Err(HashFormatError::Damaged("bcrypt"))),
+        (format!("$bcrypt-sha256$v=2,t=2b,r=04{sha256}"), Err(HashFormatError::Damaged("bcrypt-sha256"))),
+        (
+            format!("$bcrypt-sha256$2b,12{sha256}"),
+            Err(HashFormatError::Unsupported("a bcrypt-sha256 hash of version 1")),
+        ),
+        (
+            format!("bcrypt$$2b$12${salt_and_checksum}"),
+            Err(HashFormatError::Unsupported("a bcrypt hash of Django's")),
+        ),
+        (
+            "pbkdf2_sha256$600000$salt$hash".to_owned(),
+            Err(HashFormatError::Unsupported("a PBKDF2 hash of Django's")),
+        ),
+        ("$pbkdf2-sha256$29000$N2$1t".to_owned(), Err(HashFormatError::Unsupported("a PBKDF2 hash"))),
+        ("$2x$12$".to_owned(), Err(HashFormatError::Unsupported("a bcrypt hash of the faulty version $2x$"))),
+        (
+            "5f4dcc3b5aa765d61d8327deb882cf99".to_owned(),
+            Err(HashFormatError::Unsupported("what looks like an MD5 digest")),
+        ),
+        (
+            "hunter2hunter2".to_owned(),
+            Err(HashFormatError::Unsupported("not a password hash of a known format")),
+        ),
+        (String::new(), Err(HashFormatError::Unsupported("no hash at all"))),
+    ] {
+        assert_eq!(HashFormat::parse(&text), expected, "{text}");
+        if let (Err(error), false) = (expected, text.is_empty()) {
+            assert!(!error.to_string().contains(&text), "quotes the hash");
+        }
+    }
+}
+
+#[tokio::test]
+async fn unreadable_hash_is_a_wrong_password() {
+    let passwords = cheap(1, 0);
+    let unreadable = SecretString::from("$argon2id$v=19$m=65536,t=3,p=4$c2FsdA$aGFzaA");
+    let verified = passwords.verify(&PASSWORD.into(), Some(&unreadable)).await.unwrap();
+    assert_eq!(verified, Verified { ok: false, needs_rehash: false });
+}
+
+#[tokio::test]
+async fn new_hash_verifies_and_no_two_are_alike() {
+    let passwords = cheap(2, 2);
+    for password in [PASSWORD.to_owned(), "x".repeat(MAX_BYTES), String::new()] {
+        let password = SecretString::from(password);
+        let (one, other) = tokio::join!(passwords.hash(&password), passwords.hash(&password));
+        let one = one.unwrap();
+        assert_ne!(one.expose_secret(), other.unwrap().expose_secret());
+        let verified = passwords.verify(&password, Some(&one)).await.unwrap();
+        assert_eq!(verified, Verified { ok: true, needs_rehash: false });
+    }
+}
+
+#[tokio::test]
+async fn full_queue_is_busy_and_endless_passwords_are_refused_before_it() {
+    let passwords = cheap(1, 1);
+    let password = SecretString::from(PASSWORD);
+    let (open, gate) = std::sync::mpsc::channel::<()>();
+    let mut context = Context::from_waker(Waker::noop());
+    let mut running = pin!(passwords.pool.run(move || gate.recv().unwrap()));
+    assert!(running.as_mut().poll(&mut context).is_pending());
+    let mut waiting = pin!(passwords.verify(&password, None));
+    assert!(waiting.as_mut().poll(&mut context).is_pending());
+
+    assert!(matches!(passwords.verify(&password, None).await, Err(PasswordError::Busy)));
+    assert!(matches!(passwords.hash(&password).await, Err(PasswordError::Busy)));
+    assert!(matches!(passwords.check_new(&password, &[]).await, Err(PasswordError::Busy)));
+
+    let endless = SecretString::from("x".repeat(MAX_BYTES + 1));
+    assert!(matches!(passwords.verify(&endless, None).await, Err(PasswordError::TooLong)));
+    assert!(matches!(passwords.hash(&endless).await, Err(PasswordError::TooLong)));
+    let refused = passwords.check_new(&endless, &[]).await;
+    assert!(matches!(refused, Err(PasswordError::Refused(PasswordRefused::TooLong))));
+
+    open.send(()).unwrap();
+    running.await.unwrap();
+    assert!(!waiting.await.unwrap().ok);
+    assert!(passwords.check_new(&password, &[]).await.is_ok());
+}
+
+#[test]
+fn impossible_settings_are_refused() {
+    let new = |bcrypt_cost, workers| {
+        Passwords::new(PasswordSettings { bcrypt_cost, workers, ..Default::default() })
+    };
+    assert!(matches!(new(3, 1), Err(PasswordError::Cost(3))));
+    assert!(matches!(new(21, 1), Err(PasswordError::Cost(21))));
+    assert!(matches!(new(12, 0), Err(PasswordError::NoWorkers)));
+    assert_eq!(new(3, 1).unwrap_err().to_string(), "login.bcrypt_cost is 3: choose from 4 to 20");
+}
