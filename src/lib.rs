@@ -4,4 +4,8 @@ pub mod clock;
 pub mod identity;
 pub mod layer;
 pub mod models;
+#[cfg(feature = "server")]
+pub mod routers;
+#[cfg(feature = "server")]
+pub mod schemas;
 pub mod services;

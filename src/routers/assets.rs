@@ -1,0 +1,76 @@
+//! Files that are part of the program.
+
+use std::fmt::Write as _;
+
+use axum::Router;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use ring::digest;
+
+/// One file. A browser keeps it and asks each time whether it is still the same, so that an update
+/// of the program is seen at once.
+#[derive(Clone)]
+pub(super) struct Asset {
+    content: Bytes,
+    content_type: HeaderValue,
+    etag: HeaderValue,
+}
+
+impl Asset {
+    /// A file of this content, its type told by the name's ending.
+    pub(super) fn new(name: &str, content: impl Into<Bytes>) -> Self {
+        let content = content.into();
+        let etag = etag_of(&content);
+        Self { content, content_type: HeaderValue::from_static(content_type_of(name)), etag }
+    }
+
+    /// Serves the file at `path`.
+    pub(super) fn route<S>(self, router: Router<S>, path: &str) -> Router<S>
+    where
+        S: Clone + Send + Sync + 'static,
+    {
+        router.route(path, get(async move |headers: HeaderMap| self.answer(&headers)))
+    }
+
+    fn answer(&self, headers: &HeaderMap) -> Response {
+        let validators = [(CACHE_CONTROL, HeaderValue::from_static("no-cache")), (ETAG, self.etag.clone())];
+        if holds(headers, &self.etag) {
+            return (StatusCode::NOT_MODIFIED, validators).into_response();
+        }
+        let content_type = [(CONTENT_TYPE, self.content_type.clone())];
+        (validators, content_type, self.content.clone()).into_response()
+    }
+}
+
+// RFC 9110, section 13.1.2: any of the listed tags, compared weakly.
+fn holds(headers: &HeaderMap, etag: &HeaderValue) -> bool {
+    let lists = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    lists.flat_map(|list| list.split(',')).map(str::trim).any(|tag| {
+        let tag = tag.strip_prefix("W/").unwrap_or(tag);
+        tag == "*" || tag.as_bytes() == etag.as_bytes()
+    })
+}
+
+fn etag_of(content: &[u8]) -> HeaderValue {
+    let hash = digest::digest(&digest::SHA256, content);
+    let mut tag = String::from("\"");
+    for byte in &hash.as_ref()[..16] {
+        let _ = write!(tag, "{byte:02x}");
+    }
+    tag.push('"');
+    HeaderValue::try_from(tag).unwrap_or(HeaderValue::from_static("\"\""))
+}
+
+fn content_type_of(name: &str) -> &'static str {
+    match name.rsplit_once('.').map(|(_, ending)| ending) {
+        Some("css") => "text/css; charset=utf-8",
+        Some("html") => "text/html; charset=utf-8",
+        Some("js") => "text/javascript; charset=utf-8",
+        Some("json") => "application/json",
+        Some("svg") => "image/svg+xml; charset=utf-8",
+        _ => "application/octet-stream",
+    }
+}

@@ -1,0 +1,68 @@
+//! The API's description: `/openapi.json`, and `/docs` to browse it and try it out.
+//!
+//! `/docs` is Swagger UI without its top bar, started by a file of ours: so it runs under the pages'
+//! content security policy, with no inline script and nothing from another host.
+
+use std::sync::Arc;
+
+use axum::response::Redirect;
+use axum::routing::get;
+use axum::{Json, Router};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::{Components, Info, License, OpenApi, OpenApiBuilder};
+use utoipa_swagger_ui::Config;
+
+use super::assets::Asset;
+use super::{movies, security_headers};
+
+/// The description (OpenAPI 3.1) of all that is served under `/movies`.
+///
+/// Routes with a description of their own are added with [`OpenApi::merge`].
+#[must_use]
+pub fn openapi() -> OpenApi {
+    let mut info = Info::new("Sekisho", env!("CARGO_PKG_VERSION"));
+    info.description = Some(DESCRIPTION.to_owned());
+    info.license = Some(License::new("MIT"));
+
+    let mut openapi = OpenApiBuilder::new().info(info).components(Some(security_schemes())).build();
+    openapi.merge(movies::router().into_openapi());
+    openapi
+}
+
+/// `/openapi.json` with this description, and `/docs`.
+pub fn router(openapi: OpenApi) -> Router {
+    let description = Router::new().route("/openapi.json", get(async move || Json(openapi)));
+    security_headers::for_api(description).merge(pages())
+}
+
+fn pages() -> Router {
+    let ours = [
+        ("/docs", "docs.html", include_str!("../../web/docs.html")),
+        ("/docs/start.js", "docs.js", include_str!("../../web/docs.js")),
+    ];
+    let mut router = Router::new().route("/docs/", get(async || Redirect::permanent("/docs")));
+    for (path, name, content) in ours {
+        router = Asset::new(name, content).route(router, path);
+    }
+    for name in ["swagger-ui.css", "swagger-ui-bundle.js"] {
+        router = Asset::new(name, swagger_ui(name)).route(router, &format!("/docs/{name}"));
+    }
+    security_headers::for_pages(router)
+}
+
+#[expect(clippy::expect_used, reason = "the files are part of the program, and a test asks for them")]
+fn swagger_ui(name: &str) -> Vec<u8> {
+    let file = utoipa_swagger_ui::serve(name, Arc::new(Config::default()));
+    file.ok().flatten().expect("Swagger UI has this file").bytes.into_owned()
+}
+
+fn security_schemes() -> Components {
+    let cookie = ApiKeyValue::with_description("__Host-access_token", "The session that sign-in begins.");
+    let mut components = Components::new();
+    components.add_security_scheme("session", SecurityScheme::ApiKey(ApiKey::Cookie(cookie)));
+    components.add_security_scheme("bearer", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+    components
+}
+
+const DESCRIPTION: &str = "A gateway that keeps browser users signed in. In a browser the session's cookies go with every \
+     request, and are renewed on the way; other clients send the access token of `POST /token`.";

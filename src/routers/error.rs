@@ -1,0 +1,218 @@
+//! Errors as answers: problem details (RFC 9457) with a stable `code`.
+
+use std::error::Error;
+use std::fmt::Write as _;
+
+use axum::Router;
+use axum::response::{IntoResponse, Response};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderName, HeaderValue, StatusCode};
+
+use crate::identity::SessionEvent;
+use crate::schemas::movie::InvalidField;
+use crate::schemas::problem::Problem;
+use crate::services::movies::{MovieError, UnknownOrder};
+use crate::services::store::StoreError;
+
+/// Why a request failed.
+///
+/// `Display` is the answer's `detail`. What lies behind an error of ours (its source) is logged
+/// once, when the answer is made, and never shown.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ApiError {
+    /// Too much to do at the moment.
+    #[error("Too many requests of this kind are waiting. Try again in a moment.")]
+    Busy,
+    /// The request contradicts what is there; the text says how.
+    #[error("{0}")]
+    Conflict(String),
+    /// The user may not do this; the text says what it takes.
+    #[error("{0}")]
+    Forbidden(&'static str),
+    /// Something of ours failed that should not.
+    #[error("Something went wrong on the server.")]
+    Internal(#[source] Box<dyn Error + Send + Sync>),
+    /// Address and password don't match a user who may sign in.
+    #[error("Incorrect email address or password.")]
+    InvalidCredentials,
+    /// The request itself is wrong; the text names the part at fault.
+    #[error("{0}")]
+    InvalidRequest(String),
+    /// There is nothing that answers to this method here.
+    #[error("This address does not answer to that method. See the Allow header.")]
+    MethodNotAllowed,
+    /// There is no such thing; the text says what.
+    #[error("{0}")]
+    NotFound(&'static str),
+    /// The store can't be asked.
+    #[error("The server can't reach its database at the moment. Try again shortly.")]
+    StoreUnavailable(#[source] Box<dyn Error + Send + Sync>),
+    /// The body is larger than we read.
+    #[error("The request's body is too large.")]
+    TooLarge,
+    /// Nobody is signed in.
+    #[error("{}", sign_in_again(*.0))]
+    Unauthenticated(SessionEvent),
+    /// The body is not of a type that we read.
+    #[error("The body must be JSON, with `Content-Type: application/json`.")]
+    UnsupportedMediaType,
+}
+
+impl ApiError {
+    /// An error of ours, whose `cause` goes to the log alone.
+    pub fn internal(cause: impl Error + Send + Sync + 'static) -> Self {
+        Self::Internal(Box::new(cause))
+    }
+
+    /// The answer's status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::InvalidRequest(_) => StatusCode::BAD_REQUEST,
+            Self::InvalidCredentials | Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
+            Self::Forbidden(_) => StatusCode::FORBIDDEN,
+            Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Conflict(_) => StatusCode::CONFLICT,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Busy | Self::StoreUnavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// The answer's `code`.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Busy => "busy",
+            Self::Conflict(_) => "conflict",
+            Self::Forbidden(_) => "forbidden",
+            Self::Internal(_) => "internal",
+            Self::InvalidCredentials => "invalid_credentials",
+            Self::InvalidRequest(_) => "invalid_request",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::NotFound(_) => "not_found",
+            Self::StoreUnavailable(_) => "store_unavailable",
+            Self::TooLarge => "too_large",
+            Self::Unauthenticated(_) => "unauthenticated",
+            Self::UnsupportedMediaType => "unsupported_media_type",
+        }
+    }
+
+    /// The body of the answer.
+    #[must_use]
+    pub fn problem(&self) -> Problem {
+        let status = self.status();
+        let title = status.canonical_reason().unwrap_or_default();
+        Problem::new(status.as_u16(), title, self.code(), self.to_string())
+    }
+
+    fn log(&self) {
+        if let Some(cause) = self.source() {
+            tracing::error!(code = self.code(), error = chain(cause), "the request failed");
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        self.log();
+        let body = serde_json::to_vec(&self.problem()).unwrap_or_default();
+        let mut response = (self.status(), body).into_response();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(Problem::CONTENT_TYPE));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        match self {
+            // RFC 9110, section 15.5.2: a 401 names a way to authenticate.
+            Self::InvalidCredentials => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            Self::Unauthenticated(event) => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+                headers.insert(SESSION_EVENT, HeaderValue::from_static(event.as_str()));
+            }
+            Self::Busy | Self::StoreUnavailable(_) => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Conflict(what) => Self::Conflict(format!("The {what} is taken already.")),
+            StoreError::Unavailable(_) => Self::StoreUnavailable(Box::new(error)),
+            StoreError::Corrupt { .. } => Self::internal(error),
+        }
+    }
+}
+
+impl From<MovieError> for ApiError {
+    fn from(error: MovieError) -> Self {
+        match error {
+            MovieError::NotFound(_) => Self::NotFound("There is no such movie."),
+            MovieError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<InvalidField> for ApiError {
+    fn from(error: InvalidField) -> Self {
+        Self::InvalidRequest(format!("{error}."))
+    }
+}
+
+impl From<UnknownOrder> for ApiError {
+    fn from(error: UnknownOrder) -> Self {
+        Self::InvalidRequest(format!("{error}."))
+    }
+}
+
+/// Gives `router` answers for a path that it doesn't know (404) and for a method that the path
+/// doesn't answer to (405, with `Allow`).
+///
+/// The second applies to the routes that are there already: call it last.
+pub fn with_fallbacks<S>(router: Router<S>) -> Router<S>
+where
+    S: Clone + Send + Sync + 'static,
+{
+    router
+        .fallback(async || ApiError::NotFound("There is nothing at this address."))
+        .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
+}
+
+fn sign_in_again(event: SessionEvent) -> &'static str {
+    match event {
+        SessionEvent::AbsoluteExpired | SessionEvent::IdleExpired => {
+            "Your session has expired. Sign in again."
+        }
+        SessionEvent::Displaced => "This session gave way to newer ones. Sign in again.",
+        SessionEvent::LoggedOut => "You have signed out. Sign in again.",
+        SessionEvent::PasswordChanged => "Your password was changed. Sign in again.",
+        SessionEvent::ReuseDetected => {
+            "This session was used from two places and has been ended for safety. Sign in again."
+        }
+        SessionEvent::Revoked => "This session was ended by an administrator. Sign in again.",
+        SessionEvent::RoleChanged => "What you may do has changed. Sign in again.",
+        SessionEvent::UserDeleted | SessionEvent::UserDisabled => "This account can't be used any more.",
+        _ => "Sign in first.",
+    }
+}
+
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let _ = write!(text, ": {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+const SESSION_EVENT: HeaderName = HeaderName::from_static("x-session-event");
+const RETRY_AFTER_SECONDS: &str = "2";

@@ -1,0 +1,180 @@
+//! `/movies`: the reference application. Reading needs a signed-in user, writing the role `admin`.
+
+use axum::Json;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, State};
+use axum::http::StatusCode;
+use axum::http::header::LOCATION;
+use axum::http::request::Parts;
+use axum::response::IntoResponse;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::{ApiError, JsonBody, QueryParams};
+use crate::identity::{Identity, SessionEvent};
+use crate::schemas::movie::{MovieIn, MovieListParams, MovieOut, MoviePage, MoviePath};
+use crate::schemas::problem::{Problem, ReadProblems, WriteProblems};
+use crate::services::movies::{MovieOrder, Movies};
+use crate::services::store::MovieQuery;
+
+/// The routes below `/movies`, and their description. They take the user from the request's
+/// extensions: put the session layer around them.
+#[must_use]
+pub fn router() -> OpenApiRouter<Movies> {
+    OpenApiRouter::default()
+        .routes(routes!(list, create))
+        .routes(routes!(find, replace, delete))
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+}
+
+/// Lists movies, a page at a time.
+#[utoipa::path(
+    get, path = "/movies", tag = "movies", params(MovieListParams),
+    security(("session" = []), ("bearer" = [])),
+    responses(
+        (status = 200, description = "One page of the movies that match.", body = MoviePage),
+        (status = 400, description = "A parameter is wrong.", body = Problem,
+            content_type = Problem::CONTENT_TYPE),
+        ReadProblems,
+    ),
+)]
+async fn list(
+    _: Reader,
+    State(movies): State<Movies>,
+    QueryParams(params): QueryParams<MovieListParams>,
+) -> Result<Json<MoviePage>, ApiError> {
+    let query = movie_query(params)?;
+    let (items, total) = movies.list(&query).await?;
+    let items = items.into_iter().map(MovieOut::from).collect();
+    Ok(Json(MoviePage { items, total, limit: query.limit, offset: query.offset }))
+}
+
+/// Adds a movie.
+#[utoipa::path(
+    post, path = "/movies", tag = "movies", request_body = MovieIn,
+    security(("session" = []), ("bearer" = [])),
+    responses(
+        (status = 201, description = "The movie, with its id.", body = MovieOut,
+            headers(("Location" = String, description = "The movie's address."))),
+        (status = 400, description = "A field is wrong.", body = Problem,
+            content_type = Problem::CONTENT_TYPE),
+        WriteProblems,
+    ),
+)]
+async fn create(
+    _: Writer,
+    State(movies): State<Movies>,
+    JsonBody(movie): JsonBody<MovieIn>,
+) -> Result<impl IntoResponse, ApiError> {
+    let movie = MovieOut::from(movies.create(movie.check()?).await?);
+    let location = format!("/movies/{}", movie.id);
+    Ok((StatusCode::CREATED, [(LOCATION, location)], Json(movie)))
+}
+
+/// One movie.
+#[utoipa::path(
+    get, path = "/movies/{id}", tag = "movies", params(MoviePath),
+    security(("session" = []), ("bearer" = [])),
+    responses(
+        (status = 200, description = "The movie.", body = MovieOut),
+        (status = 404, description = "There is no such movie.", body = Problem,
+            content_type = Problem::CONTENT_TYPE),
+        ReadProblems,
+    ),
+)]
+async fn find(
+    _: Reader,
+    State(movies): State<Movies>,
+    path: Result<Path<MoviePath>, PathRejection>,
+) -> Result<Json<MovieOut>, ApiError> {
+    let movie = movies.find(movie_path(path)?.into()).await?;
+    Ok(Json(movie.into()))
+}
+
+/// Replaces all that is known of a movie.
+#[utoipa::path(
+    put, path = "/movies/{id}", tag = "movies", params(MoviePath), request_body = MovieIn,
+    security(("session" = []), ("bearer" = [])),
+    responses(
+        (status = 200, description = "The movie as it is now.", body = MovieOut),
+        (status = 400, description = "A field is wrong.", body = Problem,
+            content_type = Problem::CONTENT_TYPE),
+        (status = 404, description = "There is no such movie.", body = Problem,
+            content_type = Problem::CONTENT_TYPE),
+        WriteProblems,
+    ),
+)]
+async fn replace(
+    _: Writer,
+    State(movies): State<Movies>,
+    path: Result<Path<MoviePath>, PathRejection>,
+    JsonBody(movie): JsonBody<MovieIn>,
+) -> Result<Json<MovieOut>, ApiError> {
+    let movie = movies.replace(movie_path(path)?.into(), movie.check()?).await?;
+    Ok(Json(movie.into()))
+}
+
+/// Deletes a movie.
+#[utoipa::path(
+    delete, path = "/movies/{id}", tag = "movies", params(MoviePath),
+    security(("session" = []), ("bearer" = [])),
+    responses(
+        (status = 204, description = "It is gone."),
+        (status = 404, description = "There is no such movie.", body = Problem,
+            content_type = Problem::CONTENT_TYPE),
+        WriteProblems,
+    ),
+)]
+async fn delete(
+    _: Writer,
+    State(movies): State<Movies>,
+    path: Result<Path<MoviePath>, PathRejection>,
+) -> Result<StatusCode, ApiError> {
+    movies.delete(movie_path(path)?.into()).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Somebody who is signed in.
+struct Reader;
+
+/// Somebody who is signed in and may write.
+struct Writer;
+
+impl<S: Send + Sync> FromRequestParts<S> for Reader {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Self::Rejection> {
+        signed_in(parts).map(|_| Self)
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Writer {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Self::Rejection> {
+        if signed_in(parts)?.roles.contains(WRITER_ROLE) {
+            return Ok(Self);
+        }
+        Err(ApiError::Forbidden("Changing movies takes the role `admin`."))
+    }
+}
+
+fn signed_in(parts: &Parts) -> Result<&Identity, ApiError> {
+    let nobody = ApiError::Unauthenticated(SessionEvent::Missing);
+    parts.extensions.get::<Identity>().ok_or(nobody)
+}
+
+fn movie_query(params: MovieListParams) -> Result<MovieQuery, ApiError> {
+    let MovieListParams { limit, offset, sort, title, director, year } = params.check()?;
+    let MovieOrder { sort, descending } = sort.parse()?;
+    Ok(MovieQuery { title, director, year, sort, descending, limit, offset })
+}
+
+// No movie's id is anything but a number.
+fn movie_path(path: Result<Path<MoviePath>, PathRejection>) -> Result<MoviePath, ApiError> {
+    let Path(path) = path.map_err(|_| ApiError::NotFound("There is no such movie."))?;
+    Ok(path)
+}
+
+const WRITER_ROLE: &str = "admin";
+const BODY_LIMIT: usize = 64 * 1024;
