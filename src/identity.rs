@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use http::header::USER_AGENT;
+use http::{Extensions, HeaderMap};
 use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
@@ -124,10 +126,14 @@ impl<'de> Deserialize<'de> for Roles {
     }
 }
 
-/// Where a request comes from, for the list of a user's sessions and the audit.
+/// The address that a request really comes from.
 ///
-/// Outer layers that know which proxies to trust put one into the request's extensions; without
-/// it a session has no address.
+/// An outer layer that knows which proxies to trust puts it into the request's extensions; without
+/// it sessions have no address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientAddress(pub IpAddr);
+
+/// Where a request comes from, for the list of a user's sessions and the audit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Client {
     /// The client's address.
@@ -148,6 +154,14 @@ impl Client {
             agent[..end].to_owned()
         });
         Self { address, user_agent }
+    }
+
+    /// The client of a request with these extensions and headers.
+    #[must_use]
+    pub fn of(extensions: &Extensions, headers: &HeaderMap) -> Self {
+        let address = extensions.get::<ClientAddress>().map(|address| address.0);
+        let user_agent = headers.get(USER_AGENT).and_then(|agent| str::from_utf8(agent.as_bytes()).ok());
+        Self::new(address, user_agent)
     }
 }
 

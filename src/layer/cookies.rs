@@ -16,8 +16,9 @@ use time::OffsetDateTime;
 /// use std::time::Duration;
 /// use sekisho::layer::CookiePolicy;
 ///
-/// let [access, _refresh] = CookiePolicy::default().set("abc", "def", Duration::from_secs(60));
+/// let [access, _refresh] = CookiePolicy::default().set("abc", "def", Duration::from_secs(60))?;
 /// assert_eq!(access, "__Host-access_token=abc; HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age=60");
+/// # Ok::<(), sekisho::layer::IllegalToken>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CookiePolicy {
@@ -70,8 +71,7 @@ impl CookiePolicy {
     /// [`DuplicateCookie`] if one of them came twice: nobody can tell which the server has set.
     pub fn read<'h>(&self, headers: &'h HeaderMap) -> Result<SessionCookies<'h>, DuplicateCookie> {
         let mut found = SessionCookies::default();
-        let pairs = headers.get_all(COOKIE).iter().flat_map(|line| line.as_bytes().split(|&b| b == b';'));
-        for (name, value) in pairs.filter_map(split_pair) {
+        for (name, value) in pairs(headers) {
             let slot = if name == self.access_name.as_bytes() {
                 &mut found.access
             } else if name == self.refresh_name.as_bytes() {
@@ -91,26 +91,54 @@ impl CookiePolicy {
     ///
     /// They live for `max_age`, at least a second and at most 400 days (RFC 6265bis section 5.5).
     ///
-    /// # Panics
+    /// # Errors
     ///
-    /// When a token holds anything but cookie octets, which [`Renewal`](super::Renewal) forbids.
-    #[must_use]
-    pub fn set(&self, access_token: &str, refresh_token: &str, max_age: Duration) -> [HeaderValue; 2] {
-        let max_age = max_age.clamp(MAX_AGE_MIN, MAX_AGE_MAX).as_secs();
-        let max_age = time::Duration::seconds(i64::try_from(max_age).unwrap_or(0));
-        [(&self.access_name, access_token), (&self.refresh_name, refresh_token)].map(|(name, token)| {
-            assert!(is_token(token.as_bytes()), "a token for the cookie {name} holds illegal octets");
-            header_value(&self.cookie(name, token).max_age(max_age).build())
-        })
+    /// [`IllegalToken`] when a token holds anything but cookie octets, which
+    /// [`Renewal`](super::Renewal) forbids.
+    pub fn set(
+        &self,
+        access_token: &str,
+        refresh_token: &str,
+        max_age: Duration,
+    ) -> Result<[HeaderValue; 2], IllegalToken> {
+        let legal = |token: &str| is_token(token.as_bytes());
+        if !legal(access_token) || !legal(refresh_token) {
+            return Err(IllegalToken);
+        }
+        Ok(self.fresh(access_token, refresh_token, max_age).each_ref().map(header_value))
     }
 
     /// Both `Set-Cookie` values that make a browser forget the tokens, in the same order.
     #[must_use]
     pub fn clear(&self) -> [HeaderValue; 2] {
+        self.gone().each_ref().map(header_value)
+    }
+
+    /// What [`set`](Self::set) sets, as cookies: for handlers that use a cookie jar.
+    #[must_use]
+    pub fn fresh(&self, access_token: &str, refresh_token: &str, max_age: Duration) -> [Cookie<'static>; 2] {
+        let max_age = max_age.clamp(MAX_AGE_MIN, MAX_AGE_MAX).as_secs();
+        let max_age = time::Duration::seconds(i64::try_from(max_age).unwrap_or(0));
+        [(&self.access_name, access_token), (&self.refresh_name, refresh_token)]
+            .map(|(name, token)| self.cookie(name, token).max_age(max_age).build().into_owned())
+    }
+
+    /// What [`clear`](Self::clear) clears, as cookies: for handlers that use a cookie jar.
+    #[must_use]
+    pub fn gone(&self) -> [Cookie<'static>; 2] {
         self.names().map(|name| {
             let cookie = self.cookie(name, "").max_age(time::Duration::ZERO);
-            header_value(&cookie.expires(OffsetDateTime::UNIX_EPOCH).build())
+            cookie.expires(OffsetDateTime::UNIX_EPOCH).build().into_owned()
         })
+    }
+
+    /// All values that came under one of the two names, however often, as far as they may be tokens:
+    /// for a sign-out, which ends whatever it finds.
+    pub fn all<'h>(&self, headers: &'h HeaderMap) -> impl Iterator<Item = &'h str> {
+        let ours = |name: &[u8]| self.names().iter().any(|our| our.as_bytes() == name);
+        pairs(headers)
+            .filter(move |(name, _)| ours(name))
+            .filter_map(|(_, value)| Presented::new(value).token())
     }
 
     /// Whether these response headers set or clear one of the two already.
@@ -182,6 +210,11 @@ pub enum CookiePolicyError {
     SameSiteNoneNeedsSecure,
 }
 
+/// A token that no cookie can hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a token holds octets that no cookie may hold")]
+pub struct IllegalToken;
+
 /// One of the session cookies came more than once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a session cookie came more than once")]
@@ -243,6 +276,12 @@ impl std::fmt::Debug for Presented<'_> {
             Self::Unusable => "Unusable",
         })
     }
+}
+
+/// The name-value pairs of all `Cookie` lines.
+fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let lines = headers.get_all(COOKIE).iter();
+    lines.flat_map(|line| line.as_bytes().split(|&b| b == b';')).filter_map(split_pair)
 }
 
 /// RFC 6265bis section 5.6: up to the first `=` is the name, white space around either is not part of it.
@@ -355,13 +394,13 @@ mod tests {
         let headers = headers(&[b"access_token=hush"]);
         let cookies = CookiePolicy::insecure_for_loopback().read(&headers);
         assert!(!format!("{cookies:?}").contains("hush"));
-        let set = CookiePolicy::default().set("hush", "hush", Duration::from_secs(1));
+        let set = CookiePolicy::default().set("hush", "hush", Duration::from_secs(1)).unwrap();
         assert!(!format!("{set:?}").contains("hush"));
     }
 
     #[test]
     fn set_cookie_to_the_letter() {
-        let set = CookiePolicy::default().set("a.b", "r", Duration::from_secs(1209));
+        let set = CookiePolicy::default().set("a.b", "r", Duration::from_secs(1209)).unwrap();
         insta::assert_snapshot!(lines(&set), @"
         __Host-access_token=a.b; HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age=1209
         __Host-refresh_token=r; HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age=1209
@@ -371,7 +410,7 @@ mod tests {
         __Host-refresh_token=; HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT
         ");
         let strict = CookiePolicy::new("a", "r", SameSite::Strict, false).unwrap();
-        insta::assert_snapshot!(lines(&strict.set("x", "y", Duration::from_secs(1))), @"
+        insta::assert_snapshot!(lines(&strict.set("x", "y", Duration::from_secs(1)).unwrap()), @"
         a=x; HttpOnly; SameSite=Strict; Path=/; Max-Age=1
         r=y; HttpOnly; SameSite=Strict; Path=/; Max-Age=1
         ");
@@ -380,7 +419,7 @@ mod tests {
     #[test]
     fn max_age_neither_clears_nor_outlives_400_days() {
         let max_age = |age| {
-            let [access, _] = CookiePolicy::insecure_for_loopback().set("a", "r", age);
+            let [access, _] = CookiePolicy::insecure_for_loopback().set("a", "r", age).unwrap();
             access.to_str().unwrap().rsplit_once('=').unwrap().1.to_owned()
         };
         assert_eq!(max_age(Duration::ZERO), "1");
@@ -388,9 +427,19 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "illegal octets")]
     fn a_token_can_smuggle_no_attribute() {
-        let _ = CookiePolicy::default().set("a; Domain=example.org", "r", Duration::from_secs(1));
+        let policy = CookiePolicy::default();
+        for illegal in ["a; Domain=example.org", "", "a\r\nSet-Cookie: x=y", "é"] {
+            assert_eq!(policy.set(illegal, "r", Duration::from_secs(1)), Err(IllegalToken));
+            assert_eq!(policy.set("a", illegal, Duration::from_secs(1)), Err(IllegalToken));
+        }
+    }
+
+    #[test]
+    fn all_finds_every_copy() {
+        let headers = headers(&[b"access_token=a; refresh_token=r; x=1", b"refresh_token=s; access_token="]);
+        let all: Vec<_> = CookiePolicy::insecure_for_loopback().all(&headers).collect();
+        assert_eq!(all, ["a", "r", "s"]);
     }
 
     #[test]

@@ -21,7 +21,8 @@
 //! - *It says that its session was ended*, or it is of no use and *no refresh token* came, or *one of
 //!   the two came twice*: it is rejected.
 //! - *Without cookies* an `Authorization: Bearer` token is checked, and never renewed.
-//! - *A CORS preflight* goes on with no question asked.
+//! - *A CORS preflight* is anonymous by nature and never renews anything. Where other origins may
+//!   call, answer it outside of this layer (tower-http's `cors`).
 //!
 //! What becomes of a rejected request is for [`OnReject`] to say: it goes on as anonymous
 //! ([`ContinueAnonymous`], the default, with a 503 where nobody can tell), is answered with 401
@@ -213,7 +214,7 @@ mod service;
 mod token;
 
 pub use self::cookies::{
-    CookiePolicy, CookiePolicyError, DuplicateCookie, Presented, SameSite, SessionCookies,
+    CookiePolicy, CookiePolicyError, DuplicateCookie, IllegalToken, Presented, SameSite, SessionCookies,
 };
 pub use self::extract::{CurrentUser, NotSignedIn};
 pub use self::future::ResponseFuture;

@@ -25,8 +25,13 @@ pub(super) enum After {
 
 impl After {
     pub(super) fn hand_out(renewal: &Renewal, cookies: Arc<CookiePolicy>) -> Self {
-        let fresh = cookies.set(&renewal.access_token, &renewal.refresh_token, renewal.max_age);
-        Self::HandOut { event: renewal.event, fresh, cookies }
+        match cookies.set(&renewal.access_token, &renewal.refresh_token, renewal.max_age) {
+            Ok(fresh) => Self::HandOut { event: renewal.event, fresh, cookies },
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "the fresh tokens fit no cookie");
+                Self::Note(renewal.event)
+            }
+        }
     }
 
     pub(super) fn apply<B>(self, response: &mut Response<B>) {

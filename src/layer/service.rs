@@ -3,7 +3,7 @@ use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::header::{ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, ORIGIN, USER_AGENT};
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, ORIGIN};
 use http::{Method, Request, Response};
 use tower_service::Service;
 
@@ -45,7 +45,6 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         match decide(&*self.settings.tokens, &self.settings.cookies, &request) {
-            Decision::LookAway => ResponseFuture::untouched(self.inner.call(request)),
             Decision::Trust(identity) => {
                 request.extensions_mut().insert(identity);
                 ResponseFuture::untouched(self.inner.call(request))
@@ -81,8 +80,6 @@ impl<S: fmt::Debug, T, R> fmt::Debug for SilentRefresh<S, T, R> {
 
 /// What to do with a request.
 enum Decision {
-    /// Pass it on without asking who it is.
-    LookAway,
     /// Its access token is good.
     Trust(Identity),
     /// Ask for a renewal; `held` is what the access token is still good for.
@@ -93,7 +90,7 @@ enum Decision {
 
 fn decide<T: TokenService, B>(tokens: &T, policy: &CookiePolicy, request: &Request<B>) -> Decision {
     if is_preflight(request) {
-        return Decision::LookAway;
+        return Decision::Reject(Rejection::of(SessionEvent::Missing));
     }
     let cookies = match policy.read(request.headers()) {
         Ok(cookies) => cookies,
@@ -107,7 +104,7 @@ fn decide<T: TokenService, B>(tokens: &T, policy: &CookiePolicy, request: &Reque
             refresh_token: refresh_token.to_owned(),
             access_token: cookies.access.token().map(str::to_owned),
             of: held.as_ref().map(|identity| identity.session),
-            client: client(request),
+            client: Client::of(request.extensions(), request.headers()),
         },
         held,
     };
@@ -211,11 +208,4 @@ fn is_preflight<B>(request: &Request<B>) -> bool {
     request.method() == Method::OPTIONS
         && headers.contains_key(ORIGIN)
         && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
-}
-
-fn client<B>(request: &Request<B>) -> Client {
-    request.extensions().get::<Client>().cloned().unwrap_or_else(|| {
-        let agent = request.headers().get(USER_AGENT);
-        Client::new(None, agent.and_then(|agent| str::from_utf8(agent.as_bytes()).ok()))
-    })
 }

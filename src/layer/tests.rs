@@ -15,7 +15,7 @@ use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 use uuid::Uuid;
 
 use super::*;
-use crate::identity::{Client, Identity, Roles, SessionEvent, SessionId};
+use crate::identity::{Client, ClientAddress, Identity, Roles, SessionEvent, SessionId};
 
 const OURS: SessionId = SessionId(Uuid::from_u128(1));
 
@@ -299,14 +299,15 @@ async fn beside_our_cookies_authorization_is_not_looked_at() {
 }
 
 #[tokio::test]
-async fn preflights_are_let_through_unasked() {
+async fn preflights_are_anonymous_and_renew_nothing() {
     let bench = rejecting();
     let preflight = Request::options("/")
         .header("origin", "https://example.org")
         .header("access-control-request-method", "PUT")
         .header("cookie", "access_token=expired; refresh_token=good");
     let response = bench.ask(preflight.body(String::new()).unwrap()).await;
-    assert_eq!(gist(&response), r#"200 "unasked" - untouched"#);
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    assert!(!response.headers().contains_key(SET_COOKIE));
     assert_eq!((bench.refreshes(), bench.tokens.verified.load(SeqCst)), (0, 0));
 
     // Any other OPTIONS is a request like all others.
@@ -329,9 +330,9 @@ async fn the_refresh_is_told_all_there_is_to_know() {
     let bench = bench();
     bench.send(&[("cookie", "access_token=due; refresh_token=good"), ("user-agent", "Browser/1")]).await;
     bench.cookies("access_token=\"expired\"; refresh_token=good").await;
-    let known = Client::new(Some([192, 0, 2, 1].into()), Some("Known/2"));
+    let address = ClientAddress([192, 0, 2, 1].into());
     let request = Request::get("/").header(COOKIE, "access_token=expired; refresh_token=good");
-    bench.ask(request.extension(known.clone()).body(String::new()).unwrap()).await;
+    bench.ask(request.extension(address).body(String::new()).unwrap()).await;
 
     let asked = bench.tokens.refreshed.lock().unwrap();
     let early = &asked[0];
@@ -339,7 +340,10 @@ async fn the_refresh_is_told_all_there_is_to_know() {
     assert_eq!(early.client, Client::new(None, Some("Browser/1")));
     assert_eq!((asked[1].access_token.as_deref(), asked[1].of), (None, None));
     assert_eq!(asked[1].client, Client::default());
-    assert_eq!((asked[2].access_token.as_deref(), &asked[2].client), (Some("expired"), &known));
+    assert_eq!(
+        (asked[2].access_token.as_deref(), &asked[2].client),
+        (Some("expired"), &Client::new(Some(address.0), None))
+    );
 }
 
 #[tokio::test(start_paused = true)]

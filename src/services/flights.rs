@@ -88,7 +88,13 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
         }
     }
 
-    fn start<F, N>(&self, state: &mut State<T>, key: Key, now: N, flight: F) -> watch::Receiver<Option<Option<T>>>
+    fn start<F, N>(
+        &self,
+        state: &mut State<T>,
+        key: Key,
+        now: N,
+        flight: F,
+    ) -> watch::Receiver<Option<Option<T>>>
     where
         F: Future<Output = Option<T>> + Send + 'static,
         N: Fn() -> OffsetDateTime + Send + 'static,
@@ -182,7 +188,11 @@ mod tests {
         move || clock.now()
     }
 
-    async fn board(flights: &Flights<u32>, clock: &Arc<ManualClock>, result: Option<u32>) -> (bool, Option<u32>) {
+    async fn board(
+        flights: &Flights<u32>,
+        clock: &Arc<ManualClock>,
+        result: Option<u32>,
+    ) -> (bool, Option<u32>) {
         match flights.board(KEY, time(clock), || async move { result }).await {
             Boarded::Led(found) => (true, found),
             Boarded::Shared(found) => (false, found),
@@ -212,7 +222,8 @@ mod tests {
     async fn a_flight_goes_on_when_its_first_passenger_hangs_up() {
         let (flights, clock) = setup();
         let (land, landing) = oneshot::channel::<u32>();
-        let mut leader = Box::pin(flights.board(KEY, time(&clock), move || async move { landing.await.ok() }));
+        let mut leader =
+            Box::pin(flights.board(KEY, time(&clock), move || async move { landing.await.ok() }));
         assert!(futures_util::poll!(&mut leader).is_pending());
         drop(leader);
         land.send(7).expect("the flight did not hang up");
