@@ -1,5 +1,9 @@
 //! Sekisho keeps browser users signed in.
 
+#[cfg(feature = "server")]
+pub mod backend;
+#[cfg(feature = "server")]
+pub mod cli;
 pub mod clock;
 pub mod identity;
 pub mod layer;

@@ -1,0 +1,168 @@
+//! The configuration: read from flags, the environment, `.env`, a file and the built-in defaults
+//! (`config/default.toml`, which lists and explains every key), checked, and parsed into values
+//! that are known to be good.
+//!
+//! Of two values for a key the earlier in that list wins. In the environment a key such as
+//! `server.listen` is called `SEKISHO_SERVER__LISTEN`; names without `__` are not ours. Lists are
+//! TOML arrays in the value, `[[routes]]` comes from the file alone, and a key that doesn't exist is
+//! an error that names the one that was probably meant.
+//!
+//! ```
+//! use sekisho::backend::config::{Config, Sources};
+//!
+//! let mut sources = Sources::default();
+//! sources.env.push(("SEKISHO_SERVER__LISEN".into(), "127.0.0.1:80".into()));
+//! assert_eq!(
+//!     Config::load(&sources).err().map(|error| error.to_string()).as_deref(),
+//!     Some("unknown key server.lisen from SEKISHO_SERVER__LISEN: did you mean server.listen?"),
+//! );
+//! ```
+//!
+//! This is plain data: the composition root turns it into what the other parts take. To add a key:
+//! name it in [`KEYS`], explain it in `config/default.toml`, read and check it in its section.
+
+mod cookies;
+mod database;
+mod error;
+mod file;
+mod login;
+mod routes;
+mod server;
+mod session;
+mod settings;
+mod sources;
+mod tokens;
+mod values;
+
+use std::path::PathBuf;
+
+pub use self::cookies::{Cookies, SameSite};
+pub use self::database::{Database, DatabaseKind};
+pub(crate) use self::error::nearest;
+pub use self::error::{ConfigError, Place};
+pub use self::login::{Login, Registration};
+pub use self::routes::{EncodedSlash, Route, RouteAuth};
+pub use self::server::{Admin, Builtin, Server, Verify, VerifySource};
+pub use self::session::{OnStoreLoss, Session};
+pub use self::sources::Sources;
+pub use self::tokens::{Algorithm, KeySource, Tokens};
+pub use self::values::{Listen, Origin, ParseError, PathPrefix};
+
+/// All settings, each of them good by itself and beside the others.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The public listener.
+    pub server: Server,
+    /// The operators' listener.
+    pub admin: Admin,
+    /// The listener for other proxies, if there is one.
+    pub verify: Option<Verify>,
+    /// The database.
+    pub database: Database,
+    /// Tokens and their keys.
+    pub tokens: Tokens,
+    /// How long sessions live.
+    pub session: Session,
+    /// The two cookies.
+    pub cookies: Cookies,
+    /// Signing in.
+    pub login: Login,
+    /// What is forwarded where, in the file's order.
+    pub routes: Vec<Route>,
+}
+
+/// A configuration and what there is to say about it.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// What is allowed but probably not meant, one line each, with the key at fault.
+    pub warnings: Vec<String>,
+    /// The file that was read, if any.
+    pub file: Option<PathBuf>,
+}
+
+impl Config {
+    /// Reads and checks the configuration.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that is wrong, in one line that names the key, its value (unless that is
+    /// secret), where it was given, and what is expected.
+    pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
+        let sources::Read { settings, routes: tables, file } = sources.read()?;
+        settings.refuse_unknown(KEYS)?;
+        for table in &tables {
+            table.refuse_unknown(ROUTE_KEYS)?;
+        }
+        let mut warnings = Vec::new();
+        for (name, meant) in sources.overlooked(KEYS) {
+            warnings.push(format!("{name} is not read: the variable is called {meant}"));
+        }
+        let server = Server::read(&settings, !tables.is_empty(), &mut warnings)?;
+        let admin = Admin::read(&settings, &server)?;
+        let verify = Verify::read(&settings, &server, &admin)?;
+        let database = Database::read(&settings)?;
+        let tokens = Tokens::read(&settings, &mut warnings)?;
+        let session = Session::read(&settings, &tokens, &mut warnings)?;
+        let cookies = Cookies::read(&settings, &server)?;
+        let login = Login::read(&settings, &server, &mut warnings)?;
+        let routes = routes::read_all(&tables, &server, &tokens, &mut warnings)?;
+        let config = Self { server, admin, verify, database, tokens, session, cookies, login, routes };
+        Ok(Loaded { config, warnings, file })
+    }
+}
+
+/// Every key but those of routes.
+pub const KEYS: &[&str] = &[
+    "server.listen",
+    "server.public_origin",
+    "server.allowed_origins",
+    "server.trusted_proxies",
+    "server.builtin",
+    "server.auth_prefix",
+    "server.reuse_port",
+    "admin.listen",
+    "verify.listen",
+    "verify.source",
+    "database.url",
+    "database.url_file",
+    "tokens.algorithm",
+    "tokens.issuer",
+    "tokens.audience",
+    "tokens.key_dir",
+    "tokens.secret",
+    "tokens.secret_file",
+    "tokens.key_activation",
+    "tokens.access_ttl",
+    "tokens.access_ttl_jitter",
+    "tokens.leeway",
+    "session.idle_ttl",
+    "session.absolute_ttl",
+    "session.grace",
+    "session.max_per_user",
+    "session.on_store_loss",
+    "cookies.access_name",
+    "cookies.refresh_name",
+    "cookies.same_site",
+    "cookies.secure",
+    "login.bcrypt_cost",
+    "login.registration",
+    "login.password_min_length",
+];
+
+/// Every key of a route.
+pub const ROUTE_KEYS: &[&str] = &[
+    "routes.path",
+    "routes.upstreams",
+    "routes.auth",
+    "routes.roles",
+    "routes.strip_prefix",
+    "routes.bearer",
+    "routes.pass_authorization",
+    "routes.encoded_slash",
+    "routes.connect_timeout",
+    "routes.first_byte_timeout",
+    "routes.idle_timeout",
+    "routes.max_body",
+];

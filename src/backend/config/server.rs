@@ -1,0 +1,220 @@
+//! `[server]`, `[admin]` and `[verify]`: the three listeners.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+
+use super::error::ConfigError;
+use super::settings::{Settings, choose};
+use super::values::{Listen, Origin, PathPrefix};
+
+/// The public listener: `[server]`.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Where to listen.
+    pub listen: Listen,
+    /// What browsers see. `None` on a loopback listener whose port the system picks: see
+    /// [`public_origin_at`](Self::public_origin_at).
+    pub public_origin: Option<Origin>,
+    /// Further origins whose pages may call.
+    pub allowed_origins: Vec<Origin>,
+    /// The proxies whose `Forwarded` and `X-Forwarded-*` are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Which of our own paths are on this listener.
+    pub builtin: BTreeSet<Builtin>,
+    /// Where the paths for signing in and out begin.
+    pub auth_prefix: PathPrefix,
+    /// Whether two processes may share the port.
+    pub reuse_port: bool,
+}
+
+/// A group of our own paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Builtin {
+    /// Everything below `auth_prefix`, and `/.well-known/jwks.json`.
+    Auth,
+    /// `/docs` and `/openapi.json`.
+    Docs,
+    /// `/movies`.
+    Movies,
+    /// `/token`.
+    Token,
+}
+
+/// The operators' listener: `[admin]`.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// Where to listen.
+    pub listen: Listen,
+}
+
+/// The listener for other proxies: `[verify]`.
+#[derive(Clone, Debug)]
+pub struct Verify {
+    /// Where to listen. Only [`Server::trusted_proxies`] may connect.
+    pub listen: Listen,
+    /// Which headers tell of the original request.
+    pub source: VerifySource,
+}
+
+/// The one family of headers from which the original request is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VerifySource {
+    /// Envoy's: the request's own method, path and `Host`.
+    Envoy,
+    /// `X-Forwarded-Method`, `-Host`, `-Uri`: Caddy and Traefik.
+    XForwarded,
+    /// `X-Original-Method`, `X-Original-URI`: nginx.
+    XOriginal,
+}
+
+impl Server {
+    /// The public origin, once the listener's address is known.
+    #[must_use]
+    pub fn public_origin_at(&self, bound: SocketAddr) -> Origin {
+        self.public_origin.clone().unwrap_or_else(|| self.listen.origin_at(bound.port()))
+    }
+
+    /// Whether this group of paths is on the listener.
+    #[must_use]
+    pub fn has(&self, builtin: Builtin) -> bool {
+        self.builtin.contains(&builtin)
+    }
+
+    /// The paths at or below which the enabled groups answer.
+    #[must_use]
+    pub fn builtin_paths(&self) -> Vec<&str> {
+        let paths = |builtin: &Builtin| match builtin {
+            Builtin::Auth => vec![self.auth_prefix.as_str(), "/.well-known/jwks.json"],
+            Builtin::Docs => vec!["/docs", "/openapi.json"],
+            Builtin::Movies => vec!["/movies"],
+            Builtin::Token => vec!["/token"],
+        };
+        self.builtin.iter().flat_map(paths).collect()
+    }
+
+    pub(super) fn read(
+        settings: &Settings,
+        has_routes: bool,
+        warnings: &mut Vec<String>,
+    ) -> Result<Self, ConfigError> {
+        let listen = settings.required("server.listen", settings.parsed("server.listen"))?;
+        let builtin = settings.list("server.builtin", |word| choose(word, &BUILTINS))?;
+        let default = if has_routes { &BUILTINS[..1] } else { &BUILTINS[..] };
+        let builtin = builtin.unwrap_or_else(|| default.iter().map(|(_, builtin)| *builtin).collect());
+        let server = Self {
+            public_origin: public_origin(settings, &listen)?,
+            listen,
+            allowed_origins: settings.parsed_list("server.allowed_origins")?.unwrap_or_default(),
+            trusted_proxies: settings.list("server.trusted_proxies", network)?.unwrap_or_default(),
+            builtin: builtin.into_iter().collect(),
+            auth_prefix: settings.required("server.auth_prefix", settings.parsed("server.auth_prefix"))?,
+            reuse_port: settings.required("server.reuse_port", settings.boolean("server.reuse_port"))?,
+        };
+        server.check_auth_prefix(settings)?;
+        if server.trusted_proxies.iter().any(|network| network.prefix_len() == 0) {
+            let advice = "anybody may then say which address they come from: name your proxies";
+            warnings.push(format!("server.trusted_proxies holds every address: {advice}"));
+        }
+        Ok(server)
+    }
+
+    fn check_auth_prefix(&self, settings: &Settings) -> Result<(), ConfigError> {
+        let prefix = self.auth_prefix.as_str();
+        if prefix == "/" {
+            return Err(settings.invalid("server.auth_prefix", "expected a path of its own, such as /auth"));
+        }
+        let others = ["/.well-known/jwks.json", "/docs", "/openapi.json", "/movies", "/token"];
+        let taken = others.into_iter().find(|path| {
+            let path_covers = path.parse::<PathPrefix>().is_ok_and(|path| path.covers(prefix));
+            path_covers || self.auth_prefix.covers(path)
+        });
+        match taken {
+            Some(path) => {
+                Err(settings.invalid("server.auth_prefix", format!("{path} is another of our paths")))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl Admin {
+    pub(super) fn read(settings: &Settings, server: &Server) -> Result<Self, ConfigError> {
+        let listen: Listen = settings.required("admin.listen", settings.parsed("admin.listen"))?;
+        if listen.clashes_with(&server.listen) {
+            return Err(settings.invalid("admin.listen", clash("server.listen", &server.listen)));
+        }
+        Ok(Self { listen })
+    }
+}
+
+impl Verify {
+    pub(super) fn read(
+        settings: &Settings,
+        server: &Server,
+        admin: &Admin,
+    ) -> Result<Option<Self>, ConfigError> {
+        let source = settings.word("verify.source", &SOURCES)?;
+        if matches!(settings.text("verify.listen")?, None | Some("off")) {
+            return Ok(None);
+        }
+        let listen: Listen = settings.required("verify.listen", settings.parsed("verify.listen"))?;
+        for (key, other) in [("server.listen", &server.listen), ("admin.listen", &admin.listen)] {
+            if listen.clashes_with(other) {
+                return Err(settings.invalid("verify.listen", clash(key, other)));
+            }
+        }
+        if server.trusted_proxies.is_empty() {
+            let problem =
+                "only server.trusted_proxies may connect, and there are none: name your proxy there";
+            return Err(settings.invalid("verify.listen", problem));
+        }
+        let source = source.ok_or_else(|| ConfigError::Missing {
+            key: "verify.source".to_owned(),
+            remedy: "say whose headers tell of the original request: x-original (nginx), x-forwarded \
+                     (Caddy, Traefik) or envoy"
+                .to_owned(),
+        })?;
+        Ok(Some(Self { listen, source }))
+    }
+}
+
+fn public_origin(settings: &Settings, listen: &Listen) -> Result<Option<Origin>, ConfigError> {
+    if let Some(origin) = settings.parsed("server.public_origin")? {
+        return Ok(Some(origin));
+    }
+    if !listen.is_loopback() {
+        return Err(ConfigError::Missing {
+            key: "server.public_origin".to_owned(),
+            remedy: format!(
+                "server.listen = {listen} isn't a loopback address, so say what browsers see, such as \
+                 https://app.example.com"
+            ),
+        });
+    }
+    Ok((listen.port() != 0).then(|| listen.origin_at(listen.port())))
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    let network = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+    network.ok_or_else(|| "expected a network such as 10.0.0.0/8, or an address".to_owned())
+}
+
+fn clash(key: &str, other: &Listen) -> String {
+    format!("{key} = {other} listens there already: choose another port")
+}
+
+/// The first one stays when there are routes.
+const BUILTINS: [(&str, Builtin); 4] = [
+    ("auth", Builtin::Auth),
+    ("token", Builtin::Token),
+    ("movies", Builtin::Movies),
+    ("docs", Builtin::Docs),
+];
+
+const SOURCES: [(&str, VerifySource); 3] = [
+    ("x-original", VerifySource::XOriginal),
+    ("x-forwarded", VerifySource::XForwarded),
+    ("envoy", VerifySource::Envoy),
+];

@@ -1,0 +1,768 @@
+//! Where settings come from, which of them win, and how bad ones are refused.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+use sekisho::backend::config::{
+    Algorithm, Builtin, Config, ConfigError, DatabaseKind, EncodedSlash, KEYS, KeySource, Loaded,
+    OnStoreLoss, ROUTE_KEYS, Registration, RouteAuth, SameSite, Sources, VerifySource,
+};
+use tempfile::TempDir;
+
+/// A directory with a `sekisho.toml`, a `.env` and an environment.
+struct Place {
+    dir: TempDir,
+    sources: Sources,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let sources = Sources { dir: Some(dir.path().to_owned()), ..Sources::default() };
+        Self { dir, sources }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn write(self, name: &str, text: &str) -> Self {
+        fs::write(self.path(name), text).unwrap();
+        self
+    }
+
+    fn file(self, text: &str) -> Self {
+        self.write("sekisho.toml", text)
+    }
+
+    fn env(mut self, name: &str, value: &str) -> Self {
+        self.sources.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    fn flag(mut self, key: &str, value: &str) -> Self {
+        self.sources.flags.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    fn load(&self) -> Result<Loaded, ConfigError> {
+        Config::load(&self.sources)
+    }
+
+    fn config(&self) -> Config {
+        self.load().unwrap().config
+    }
+
+    /// The message, with the directory's own name left out.
+    fn error(&self) -> String {
+        let message = self.load().expect_err("is refused").to_string();
+        message.replace(&format!("{}/", self.dir.path().display()), "./")
+    }
+}
+
+fn file(text: &str) -> Place {
+    Place::new().file(text)
+}
+
+/// What the table of the design says.
+#[test]
+fn the_defaults() {
+    let Loaded { config, warnings, file } = Config::load(&Sources::default()).unwrap();
+    assert!(warnings.is_empty() && file.is_none());
+    let Config { server, admin, verify, database, tokens, session, cookies, login, routes } = config;
+    let minutes = |n: u64| Duration::from_secs(n * 60);
+    assert_eq!(server.listen.to_string(), "127.0.0.1:8080");
+    assert_eq!(server.public_origin.unwrap().as_str(), "http://127.0.0.1:8080");
+    assert!(server.allowed_origins.is_empty() && server.trusted_proxies.is_empty() && !server.reuse_port);
+    let all = [Builtin::Auth, Builtin::Token, Builtin::Movies, Builtin::Docs];
+    assert_eq!(server.builtin, BTreeSet::from(all));
+    assert_eq!(server.auth_prefix.as_str(), "/auth");
+    assert_eq!(admin.listen.to_string(), "127.0.0.1:9090");
+    assert!(verify.is_none() && routes.is_empty());
+    assert_eq!(
+        (database.url.expose_secret(), database.kind),
+        ("sqlite://data/sekisho.db", DatabaseKind::Sqlite)
+    );
+    assert_eq!(tokens.algorithm, Algorithm::Hs256);
+    assert_eq!((tokens.issuer.as_str(), tokens.audience.as_str()), ("sekisho", "sekisho"));
+    assert!(matches!(tokens.keys, KeySource::Dir(dir) if dir == Path::new("data/keys")));
+    assert_eq!((tokens.access_ttl, tokens.key_activation), (minutes(15), minutes(2)));
+    assert_eq!((tokens.access_ttl_jitter, tokens.leeway), (0.05, Duration::from_secs(5)));
+    assert_eq!((session.idle_ttl, session.absolute_ttl), (minutes(14 * 24 * 60), minutes(90 * 24 * 60)));
+    assert_eq!((session.grace, session.max_per_user), (minutes(1), 50));
+    assert_eq!(session.on_store_loss, OnStoreLoss::Serve);
+    assert_eq!(cookies.access_name, "__Host-access_token");
+    assert_eq!(cookies.refresh_name, "__Host-refresh_token");
+    assert_eq!((cookies.same_site, cookies.secure), (SameSite::Lax, true));
+    assert_eq!((login.bcrypt_cost, login.password_min_length), (12, 15));
+    assert_eq!(login.registration, Registration::Closed);
+}
+
+#[test]
+fn a_route_s_defaults() {
+    let place = file("[[routes]]\npath = '/api'\nupstreams = ['http://10.0.0.1:3000']");
+    let config = place.config();
+    let [route] = &config.routes[..] else { panic!("one route") };
+    assert_eq!((route.path.as_str(), route.upstreams[0].as_str()), ("/api", "http://10.0.0.1:3000"));
+    assert_eq!((route.auth, route.encoded_slash), (RouteAuth::Required, EncodedSlash::Refuse));
+    assert!(route.roles.is_empty() && route.bearer.is_none() && route.max_body.is_none());
+    assert!(!route.strip_prefix && !route.pass_authorization);
+    let seconds = [route.connect_timeout, route.first_byte_timeout, route.idle_timeout].map(|t| t.as_secs());
+    assert_eq!(seconds, [5, 60, 60]);
+    assert_eq!(config.server.builtin, BTreeSet::from([Builtin::Auth]), "with routes, auth alone");
+}
+
+#[test]
+fn the_built_in_file_lists_every_key_and_no_other() {
+    let text = include_str!("../../config/default.toml");
+    // Commented keys have no space after the hash; prose has one.
+    let commented = text.lines().map(|line| match line.strip_prefix('#') {
+        Some(key) if !key.starts_with(' ') && !key.is_empty() => key,
+        _ => line,
+    });
+    let all = commented.collect::<Vec<_>>().join("\n");
+    let table: toml::Table = all.parse().unwrap();
+    let mut keys = Vec::new();
+    for (section, value) in &table {
+        let keys_of = value.as_table().or_else(|| value.as_array()?.first()?.as_table()).unwrap();
+        keys.extend(keys_of.keys().map(|key| format!("{section}.{key}")));
+    }
+    let known: BTreeSet<_> = KEYS.iter().chain(ROUTE_KEYS).map(ToString::to_string).collect();
+    assert_eq!(keys.into_iter().collect::<BTreeSet<_>>(), known);
+}
+
+#[test]
+fn every_key_is_read() {
+    for key in KEYS {
+        // No text, number, list, path or file is called that.
+        let error = Place::new().flag(key, "\u{1}").error();
+        assert!(error.contains(key), "{key}: {error}");
+    }
+    for key in ROUTE_KEYS {
+        let name = key.trim_start_matches("routes.");
+        let others = ["path = '/a'", "upstreams = ['http://h']"];
+        let others =
+            others.iter().filter(|line| !line.starts_with(name)).copied().collect::<Vec<_>>().join("\n");
+        let error = file(&format!("[[routes]]\n{others}\n{name} = 1979-05-27")).error();
+        assert!(error.starts_with(&format!("{key} = 1979-05-27 in ./sekisho.toml, line")), "{error}");
+    }
+}
+
+#[test]
+fn flag_environment_dot_env_file_and_default_win_in_this_order() {
+    let issuer = |place: &Place| place.config().tokens.issuer;
+    let place = Place::new();
+    assert_eq!(issuer(&place), "sekisho");
+    let place = place.file("[tokens]\nissuer = 'file'");
+    assert_eq!(issuer(&place), "file");
+    let place = place.write(".env", "SEKISHO_TOKENS__ISSUER=dotenv\n");
+    assert_eq!(issuer(&place), "dotenv");
+    let place = place.env("SEKISHO_TOKENS__ISSUER", "environment");
+    assert_eq!(issuer(&place), "environment");
+    let place = place.flag("tokens.issuer", "flag");
+    assert_eq!(issuer(&place), "flag");
+    // Each layer replaces keys, not sections.
+    let place = place.file("[tokens]\nissuer = 'file'\naudience = 'file'");
+    assert_eq!(place.config().tokens.audience, "file");
+}
+
+#[test]
+fn a_list_is_replaced_as_a_whole() {
+    let place = file("[server]\nbuiltin = ['auth', 'docs']").env("SEKISHO_SERVER__BUILTIN", r#"["token"]"#);
+    assert_eq!(place.config().server.builtin, BTreeSet::from([Builtin::Token]));
+}
+
+#[test]
+fn which_file_is_read() {
+    let mut place = file("[tokens]\nissuer = 'local'")
+        .write("other.toml", "[tokens]\nissuer = 'other'")
+        .write("fallback.toml", "[tokens]\nissuer = 'fallback'");
+    place.sources.fallback_file = Some(place.path("fallback.toml"));
+    assert_eq!(place.config().tokens.issuer, "local");
+    assert_eq!(place.load().unwrap().file, Some(place.path("sekisho.toml")));
+
+    place.sources.file = Some(place.path("other.toml"));
+    assert_eq!(place.config().tokens.issuer, "other");
+    assert_eq!(place.load().unwrap().file, Some(place.path("other.toml")));
+
+    place.sources.file = None;
+    fs::remove_file(place.path("sekisho.toml")).unwrap();
+    assert_eq!(place.config().tokens.issuer, "fallback");
+
+    place.sources.file = Some(place.path("missing.toml"));
+    assert_eq!(place.error(), "can't read ./missing.toml");
+}
+
+#[test]
+fn the_files_that_come_along_are_good() {
+    for (name, warnings) in [("development", 0), ("production.example", 0), ("default", 0)] {
+        let file = format!("{}/config/{name}.toml", env!("CARGO_MANIFEST_DIR"));
+        let sources = Sources { file: Some(file.into()), ..Sources::default() };
+        let loaded = Config::load(&sources).unwrap();
+        assert_eq!(loaded.warnings.len(), warnings, "{name}: {:?}", loaded.warnings);
+    }
+}
+
+#[test]
+fn text_from_the_environment_needs_no_quotes_and_stays_text() {
+    let place = Place::new()
+        .env("SEKISHO_DATABASE__URL", "postgres://u:p$w@db/x?a=b")
+        .env("SEKISHO_TOKENS__ISSUER", "12345")
+        .env("SEKISHO_TOKENS__AUDIENCE", "true")
+        .env("SEKISHO_LOGIN__BCRYPT_COST", "11")
+        .env("SEKISHO_SERVER__REUSE_PORT", "true")
+        .env("SEKISHO_TOKENS__ACCESS_TTL_JITTER", "0.1")
+        .env("SEKISHO_SERVER__ALLOWED_ORIGINS", r#"["https://a.example", 'https://b.example:443']"#);
+    let config = place.config();
+    assert_eq!(config.database.url.expose_secret(), "postgres://u:p$w@db/x?a=b");
+    assert_eq!(config.database.kind, DatabaseKind::Postgres);
+    assert_eq!((config.tokens.issuer.as_str(), config.tokens.audience.as_str()), ("12345", "true"));
+    assert_eq!((config.login.bcrypt_cost, config.tokens.access_ttl_jitter), (11, 0.1));
+    assert!(config.server.reuse_port);
+    let origins: Vec<_> = config.server.allowed_origins.iter().map(|origin| origin.as_str()).collect();
+    assert_eq!(origins, ["https://a.example", "https://b.example"]);
+}
+
+#[test]
+fn a_numeric_secret_stays_a_secret() {
+    let digits = "31415926535897932384626433832795028841971";
+    let place = Place::new().env("SEKISHO_TOKENS__SECRET", digits);
+    assert!(matches!(place.config().tokens.keys, KeySource::Secret(s) if s.expose_secret() == digits));
+    // Too short, but for no other reason.
+    assert!(Place::new().env("SEKISHO_TOKENS__SECRET", "true").error().contains("shorter than 32 bytes"));
+}
+
+#[test]
+fn what_others_put_into_the_environment_is_ignored() {
+    let place = Place::new()
+        .env("SEKISHO_PORT", "tcp://10.96.0.1:80")
+        .env("SEKISHO_SERVICE_HOST", "10.96.0.1")
+        .env("SEKISHO_PORT_80_TCP_ADDR", "10.96.0.1")
+        .env("SEKISHO", "1")
+        .env("OTHER__KEY", "1")
+        .env("sekisho_server__listen", "1");
+    assert!(place.load().unwrap().warnings.is_empty());
+}
+
+#[test]
+fn a_variable_with_one_underscore_too_few_is_pointed_out() {
+    let warnings = Place::new().env("SEKISHO_SERVER_LISTEN", "0.0.0.0:80").load().unwrap().warnings;
+    assert_eq!(
+        warnings,
+        ["SEKISHO_SERVER_LISTEN is not read: the variable is called SEKISHO_SERVER__LISTEN"]
+    );
+}
+
+#[test]
+fn dot_env_is_read_without_touching_the_process() {
+    let text =
+        "# comment\nexport SEKISHO_TOKENS__ISSUER=\"a-b\"\n\nSEKISHO_TOKENS__AUDIENCE='x$y'\nOTHER=1\n";
+    let config = Place::new().write(".env", text).config();
+    assert_eq!((config.tokens.issuer.as_str(), config.tokens.audience.as_str()), ("a-b", "x$y"));
+    assert!(std::env::var_os("SEKISHO_TOKENS__ISSUER").is_none());
+
+    let error = Place::new().write(".env", "A=1\nSEKISHO_TOKENS__SECRET='hunter2 x\n").error();
+    assert_eq!(error, "./.env, line 2: expected NAME=value; values with spaces or # in them need quotes");
+
+    let place = Place::new();
+    fs::create_dir(place.path(".env")).unwrap();
+    assert_eq!(place.config().tokens.issuer, "sekisho", "a Python environment is no .env file");
+}
+
+#[test]
+fn secrets_come_from_files_too() {
+    let secret = "kq2V8mYb0Zr4n7PxWc1sTgH5uJdLfA9eXo3iRvBzQ6E=";
+    let place = Place::new().write("secret", &format!("{secret}\n")).write("url", "postgres://u:p@h/db\r\n");
+    let place = Place {
+        sources: Sources {
+            env: vec![
+                ("SEKISHO_TOKENS__SECRET_FILE".into(), place.path("secret").display().to_string()),
+                ("SEKISHO_DATABASE__URL_FILE".into(), place.path("url").display().to_string()),
+            ],
+            ..Sources::default()
+        },
+        ..place
+    };
+    let config = place.config();
+    assert_eq!(config.database.url.expose_secret(), "postgres://u:p@h/db");
+    assert!(matches!(&config.tokens.keys, KeySource::Secret(s) if s.expose_secret() == secret));
+    let debug = format!("{config:?}");
+    assert!(!debug.contains(secret) && !debug.contains("u:p"), "{debug}");
+
+    fs::write(place.path("secret"), "short").unwrap();
+    let error = place.error();
+    assert!(error.starts_with("tokens.secret_file = ") && error.contains("shorter than 32 bytes"), "{error}");
+    fs::write(place.path("url"), "mysql://root:hunter2@h/db").unwrap();
+    let error = place.error();
+    assert!(error.starts_with("database.url_file = ") && !error.contains("hunter2"), "{error}");
+    fs::remove_file(place.path("url")).unwrap();
+    assert_eq!(place.error(), "can't read ./url, which database.url_file names");
+}
+
+#[test]
+fn errors_never_show_a_secret() {
+    for (name, value) in [
+        ("SEKISHO_TOKENS__SECRET", "hunter2"),
+        ("SEKISHO_DATABASE__URL", "mysql://root:hunter2@h/db"),
+        ("SEKISHO_DATABASE__URL", "postgres://u:hunter2@h:port/db"),
+        ("SEKISHO_SERVER__PUBLIC_ORIGIN", "https://me:hunter2@h"),
+        ("SEKISHO_SERVER__ALLOWED_ORIGINS", r#"["https://me:hunter2@h"]"#),
+        ("SEKISHO_TOKENS__SECRE", "hunter2"),
+    ] {
+        let error = Place::new().env(name, value).load().expect_err(name);
+        assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
+    }
+    for text in
+        ["[tokens]\nsecret = 'hunter2", "[tokens]\nsecret = hunter2", "[tokens]\nsecret = ['hunter2']"]
+    {
+        let error = file(text).load().expect_err(text);
+        assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
+    }
+}
+
+#[test]
+fn unknown_keys_are_named_with_the_nearest() {
+    for (text, message) in [
+        (
+            "[server]\nlisen = 'x'",
+            "unknown key server.lisen in ./sekisho.toml, line 2: did you mean server.listen?",
+        ),
+        (
+            "server.lisen = 'x'",
+            "unknown key server.lisen in ./sekisho.toml, line 1: did you mean server.listen?",
+        ),
+        (
+            "\n[sever]\nlisten = 'x'",
+            "unknown key sever.listen in ./sekisho.toml, line 3: did you mean server.listen?",
+        ),
+        ("listen = 'x'", "unknown key listen in ./sekisho.toml, line 1: did you mean server.listen?"),
+        (
+            "[server]\naccess_ttl = '5m'",
+            "unknown key server.access_ttl in ./sekisho.toml, line 2: did you mean tokens.access_ttl?",
+        ),
+        ("[server]\ncolour = 'red'", "unknown key server.colour in ./sekisho.toml, line 2"),
+        ("[server.tls]\ncert = 'x'", "unknown key server.tls.cert in ./sekisho.toml, line 2"),
+        (
+            "[server.listen]\nport = 80",
+            "server.listen = a table in ./sekisho.toml, line 1: expected text, in quotes",
+        ),
+        (
+            "[[routes]]\npth = '/'",
+            "unknown key routes.pth in ./sekisho.toml, line 2: did you mean routes.path?",
+        ),
+        ("[[route]]\npath = '/'", "unknown key route in ./sekisho.toml, line 1: did you mean routes?"),
+        ("[[routes]]\n[routes.auth.x]\ny = 1", "unknown key routes.auth.x.y in ./sekisho.toml, line 3"),
+    ] {
+        assert_eq!(file(text).error(), message);
+    }
+    assert_eq!(
+        Place::new().env("SEKISHO_SESSION__GRASE", "1s").error(),
+        "unknown key session.grase from SEKISHO_SESSION__GRASE: did you mean session.grace?"
+    );
+    assert_eq!(
+        Place::new().env("SEKISHO_SERVER__LISTEN__PORT", "1").error(),
+        "unknown key server.listen.port from SEKISHO_SERVER__LISTEN__PORT: did you mean server.listen?"
+    );
+    assert_eq!(
+        Place::new().write(".env", "SEKISHO_COOKIES__SECUR=1").error(),
+        "unknown key cookies.secur from SEKISHO_COOKIES__SECUR in ./.env: did you mean cookies.secure?"
+    );
+    assert_eq!(
+        Place::new().flag("server.lissten", "x").error(),
+        "unknown key server.lissten on the command line: did you mean server.listen?"
+    );
+}
+
+#[test]
+fn routes_come_from_the_file_alone() {
+    for name in ["SEKISHO_ROUTES__0__PATH", "SEKISHO_ROUTES__PATH"] {
+        let error = Place::new().env(name, "/").error();
+        assert!(
+            error.ends_with(&format!("from {name}: routes come from the file alone, as [[routes]]")),
+            "{error}"
+        );
+    }
+    assert!(Place::new().flag("routes.path", "/").error().contains("routes come from the file alone"));
+    assert!(file("routes = '/'").error().contains("expected one table for each route, headed [[routes]]"));
+    assert!(file("[routes]\npath = '/'").error().contains("headed [[routes]]"));
+    assert!(file("routes = []").load().is_ok());
+}
+
+#[test]
+fn files_that_are_no_toml_are_refused_by_line() {
+    let error = file("[server]\nlisten = 127.0.0.1:80\n").error();
+    assert!(error.starts_with("./sekisho.toml, line 2: ") && !error.contains('\n'), "{error}");
+    let error = file("[server]\nlisten = 'a:1'\nlisten = 'a:2'\n").error();
+    assert!(error.starts_with("./sekisho.toml, line 3: "), "{error}");
+    let place = Place::new();
+    fs::write(place.path("sekisho.toml"), b"\xff\xfe").unwrap();
+    assert_eq!(place.error(), "can't read ./sekisho.toml");
+}
+
+#[test]
+fn a_key_in_two_spellings_is_refused() {
+    let error = Place::new().env("SEKISHO_TOKENS__ISSUER", "a").env("SEKISHO_tokens__issuer", "b").error();
+    assert_eq!(
+        error,
+        "tokens.issuer is given twice, from SEKISHO_TOKENS__ISSUER and from SEKISHO_tokens__issuer: keep one of them"
+    );
+}
+
+/// Each is refused, naming key and value, and saying what is expected.
+const BAD: &[(&str, &str)] = &[
+    // server
+    ("[server]\nlisten = 'nope'", "server.listen = \"nope\" in ./sekisho.toml, line 2: expected HOST:PORT"),
+    ("[server]\nlisten = 8080", "server.listen = 8080 in ./sekisho.toml, line 2: expected text"),
+    ("[server]\nlisten = ''", "server.listen = \"\""),
+    ("[server]\nlisten = ':80'", "expected HOST:PORT"),
+    ("[server]\nlisten = '127.0.0.1:65536'", "expected HOST:PORT"),
+    (
+        "[server]\nlisten = '0.0.0.0:80'",
+        "server.public_origin is required: server.listen = 0.0.0.0:80 isn't a loopback",
+    ),
+    ("[server]\npublic_origin = 'app.example.com'", "server.public_origin = \"app.example.com\""),
+    ("[server]\npublic_origin = 'https://a.example/app'", "without a path"),
+    ("[server]\npublic_origin = 'http://app.example.com'", "browsers refuse Secure cookies over plain http"),
+    (
+        "[server]\nallowed_origins = 'https://a.example'",
+        "server.allowed_origins = \"https://a.example\" in ./sekisho.toml, line 2: expected a list",
+    ),
+    ("[server]\nallowed_origins = ['*']", "\"*\": expected an origin"),
+    ("[server]\nallowed_origins = ['null']", "\"null\": expected an origin"),
+    ("[server]\nallowed_origins = [1]", "expected a list of texts"),
+    ("[server]\ntrusted_proxies = ['10.0.0.0/33']", "\"10.0.0.0/33\": expected a network such as 10.0.0.0/8"),
+    ("[server]\ntrusted_proxies = ['proxy.example']", "expected a network"),
+    (
+        "[server]\nbuiltin = ['auth', 'moovies']",
+        "\"moovies\": expected one of auth, token, movies, docs (did you mean movies?)",
+    ),
+    (
+        "[server]\nauth_prefix = 'auth'",
+        "server.auth_prefix = \"auth\" in ./sekisho.toml, line 2: expected a path",
+    ),
+    ("[server]\nauth_prefix = '/auth/'", "doesn't end with one"),
+    ("[server]\nauth_prefix = '/'", "expected a path of its own"),
+    ("[server]\nauth_prefix = '/a/../b'", "is normal"),
+    ("[server]\nauth_prefix = '/movies/auth'", "/movies is another of our paths"),
+    ("[server]\nauth_prefix = '/.well-known'", "/.well-known/jwks.json is another of our paths"),
+    (
+        "[server]\nreuse_port = 'yes'",
+        "server.reuse_port = \"yes\" in ./sekisho.toml, line 2: expected true or false",
+    ),
+    // admin, verify
+    (
+        "[admin]\nlisten = '127.0.0.1:8080'",
+        "admin.listen = \"127.0.0.1:8080\" in ./sekisho.toml, line 2: server.listen",
+    ),
+    ("[admin]\nlisten = '0.0.0.0:8080'", "server.listen = 127.0.0.1:8080 listens there already"),
+    (
+        "[verify]\nlisten = '127.0.0.1:9090'\nsource = 'envoy'",
+        "admin.listen = 127.0.0.1:9090 listens there already",
+    ),
+    (
+        "[verify]\nlisten = 'localhost:8080'\nsource = 'envoy'",
+        "server.listen = 127.0.0.1:8080 listens there already",
+    ),
+    ("[verify]\nlisten = '127.0.0.1:9091'\nsource = 'envoy'", "only server.trusted_proxies may connect"),
+    (
+        "[server]\ntrusted_proxies = ['127.0.0.1']\n[verify]\nlisten = '127.0.0.1:9091'",
+        "verify.source is required",
+    ),
+    ("[verify]\nsource = 'nginx'", "expected one of x-original, x-forwarded, envoy"),
+    ("[verify]\nlisten = 'on'", "expected HOST:PORT"),
+    // database
+    (
+        "[database]\nurl = 'mysql://h/db'",
+        "database.url in ./sekisho.toml, line 2: expected sqlite://PATH or postgres://",
+    ),
+    ("[database]\nurl = ''", "database.url in ./sekisho.toml"),
+    ("[database]\nurl = 5", "database.url in ./sekisho.toml, line 2: expected text"),
+    (
+        "[database]\nurl = 'sqlite://a'\nurl_file = 'b'",
+        "database.url_file = \"b\" in ./sekisho.toml, line 3: database.url is given too, in ./sekisho.toml, line 2",
+    ),
+    (
+        "[database]\nurl_file = '/nonexistent/url'",
+        "can't read /nonexistent/url, which database.url_file names",
+    ),
+    ("[database]\nurl_file = '/dev/null'", "the file is empty"),
+    // tokens
+    (
+        "[tokens]\nalgorithm = 'none'",
+        "tokens.algorithm = \"none\" in ./sekisho.toml, line 2: expected one of HS256, ES256, EdDSA",
+    ),
+    ("[tokens]\nalgorithm = 'HS265'", "(did you mean HS256?)"),
+    ("[tokens]\nissuer = ''", "tokens.issuer = \"\""),
+    ("[tokens]\naudience = 'a b'", "expected 1 to 255 visible ASCII characters"),
+    ("[tokens]\nkey_dir = ''", "expected the path of a folder"),
+    (
+        "[tokens]\nsecret = 'secret'",
+        "tokens.secret in ./sekisho.toml, line 2: the secret is shorter than 32 bytes",
+    ),
+    (
+        "[tokens]\nsecret = '09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7'",
+        "well-known example",
+    ),
+    ("[tokens]\nsecret = 'a-string-secret-at-least-256-bits-long'", "well-known example"),
+    ("[tokens]\nsecret = 'changeme-changeme-please-and-thank-you'", "well-known example"),
+    ("[tokens]\nsecret = '0000000000000000000000000000000000000000'", "repeats itself"),
+    (
+        "[tokens]\nsecret = 'kq2V8mYb0Zr4n7PxWc1sTgH5uJdLfA9eXo3iRvBzQ6E='\nkey_dir = 'k'",
+        "tokens.key_dir is given too, in ./sekisho.toml, line 3",
+    ),
+    (
+        "[tokens]\nsecret = 'kq2V8mYb0Zr4n7PxWc1sTgH5uJdLfA9eXo3iRvBzQ6E='\nalgorithm = 'EdDSA'",
+        "a secret signs HS256 only",
+    ),
+    (
+        "[tokens]\nsecret = 'a'\nsecret_file = 'b'",
+        "tokens.secret_file = \"b\" in ./sekisho.toml, line 3: tokens.secret is given too",
+    ),
+    (
+        "[tokens]\naccess_ttl = '15'",
+        "tokens.access_ttl = \"15\" in ./sekisho.toml, line 2: expected a duration such as",
+    ),
+    ("[tokens]\naccess_ttl = 900", "tokens.access_ttl = 900"),
+    ("[tokens]\naccess_ttl = '-5m'", "expected a duration"),
+    ("[tokens]\naccess_ttl = '1s'", "from 2s to"),
+    ("[tokens]\naccess_ttl = '99999999999999999999d'", "expected a duration"),
+    ("[tokens]\naccess_ttl = '11years'", "expected a duration"),
+    (
+        "[tokens]\naccess_ttl_jitter = 0.5",
+        "tokens.access_ttl_jitter = 0.5 in ./sekisho.toml, line 2: expected a number from 0 to 0.25",
+    ),
+    ("[tokens]\naccess_ttl_jitter = -0.1", "expected a number from 0 to 0.25"),
+    ("[tokens]\naccess_ttl_jitter = nan", "expected a number from 0 to 0.25"),
+    (
+        "[tokens]\nleeway = '15m'",
+        "tokens.leeway = \"15m\" in ./sekisho.toml, line 2: expected less than tokens.access_ttl",
+    ),
+    ("[tokens]\nkey_activation = 'soon'", "tokens.key_activation = \"soon\""),
+    // session
+    ("[session]\ngrace = '0s'", "session.grace = \"0s\" in ./sekisho.toml, line 2: expected a duration"),
+    ("[session]\ngrace = '8m'", "expected at most 7m 30s, half of tokens.access_ttl (15m)"),
+    ("[tokens]\naccess_ttl = '30s'", "session.grace = \"60s\" (the default): expected at most 15s"),
+    (
+        "[session]\nidle_ttl = '5m'",
+        "session.idle_ttl = \"5m\" in ./sekisho.toml, line 2: expected at least 15m",
+    ),
+    (
+        "[session]\nabsolute_ttl = '5m'",
+        "session.absolute_ttl = \"5m\" in ./sekisho.toml, line 2: expected at least 15m",
+    ),
+    (
+        "[session]\nmax_per_user = 0",
+        "session.max_per_user = 0 in ./sekisho.toml, line 2: expected a whole number from 1 to",
+    ),
+    ("[session]\nmax_per_user = -1", "session.max_per_user = -1"),
+    ("[session]\nmax_per_user = 99999999999999999999999", "is not"),
+    ("[session]\nmax_per_user = 4294967297", "session.max_per_user = 4294967297"),
+    ("[session]\non_store_loss = 'panic'", "expected one of serve, refuse"),
+    // cookies
+    ("[cookies]\nsame_site = 'Lax'", "expected one of lax, strict, none (did you mean lax?)"),
+    ("[cookies]\nsame_site = 'none'\nsecure = false", "browsers refuse that without Secure"),
+    (
+        "[cookies]\nsecure = false\naccess_name = '__Host-a'",
+        "cookies.access_name = \"__Host-a\" in ./sekisho.toml, line 3: the prefix needs Secure",
+    ),
+    ("[cookies]\nsecure = false\nrefresh_name = '__secure-a'", "the prefix needs Secure"),
+    ("[cookies]\naccess_name = 'a b'", "cookies.access_name = \"a b\""),
+    ("[cookies]\naccess_name = ''", "cookies.access_name = \"\""),
+    ("[cookies]\naccess_name = 'a=b'", "as a cookie's name may have"),
+    ("[cookies]\naccess_name = 'a'\nrefresh_name = 'a'", "expected another name than cookies.access_name"),
+    (
+        "[cookies]\nsecure = false\n[server]\nlisten = '0.0.0.0:80'\npublic_origin = 'http://localhost'",
+        "cookies.secure = false in ./sekisho.toml, line 2: server.listen = 0.0.0.0:80 isn't a loopback address",
+    ),
+    (
+        "[cookies]\nsecure = false\n[server]\npublic_origin = 'https://a.example'",
+        "server.public_origin isn't on loopback",
+    ),
+    // login
+    (
+        "[login]\nbcrypt_cost = 17",
+        "login.bcrypt_cost = 17 in ./sekisho.toml, line 2: expected a whole number from 4 to 16",
+    ),
+    ("[login]\nbcrypt_cost = 3", "login.bcrypt_cost = 3"),
+    ("[login]\nbcrypt_cost = 'twelve'", "expected a whole number"),
+    ("[login]\nbcrypt_cost = 12.0", "expected a whole number"),
+    (
+        "[login]\nbcrypt_cost = 9\n[server]\nlisten = '0.0.0.0:80'\npublic_origin = 'https://a.example'",
+        "expected a whole number from 10 to 16",
+    ),
+    ("[login]\nregistration = true", "login.registration = true in ./sekisho.toml, line 2: expected text"),
+    ("[login]\npassword_min_length = 7", "expected a whole number from 8"),
+];
+
+/// The same, of one route; `path` and `upstreams` are given unless the case gives them.
+const BAD_ROUTES: &[(&str, &str)] = &[
+    ("path = 'api'", "routes.path = \"api\" in ./sekisho.toml, line 2: expected a path such as /api"),
+    ("path = '/api/'", "doesn't end with one"),
+    ("path = '/a%2fb'", "encoded slashes"),
+    ("path = '/auth'", "/auth is ours, so the route would never be reached"),
+    ("path = '/auth/sessions'", "/auth is ours"),
+    ("path = '/.well-known/jwks.json'", "take ours out of server.builtin"),
+    ("upstreams = []", "expected at least one"),
+    ("upstreams = 'http://h:1'", "expected a list of texts"),
+    ("upstreams = ['h:1']", "\"h:1\": expected http://HOST:PORT"),
+    ("upstreams = ['http://h:1/base']", "without a path"),
+    ("upstreams = ['https://h:1']", "TLS to upstreams isn't offered"),
+    ("upstreams = ['http://u:hunter2@h:1']", "(not shown: it may hold a password)"),
+    ("upstreams = ['http://h:1', 'http://H:1']", "http://h:1 comes twice"),
+    ("auth = 'yes'", "expected one of required, optional, none"),
+    ("roles = ['a,b']", "\"a,b\": expected a role"),
+    ("roles = ['admin']\nauth = 'optional'", "roles need a user"),
+    ("strip_prefix = '/api'", "expected true or false"),
+    ("bearer = 'reports'", "could mint sessions: set tokens.algorithm to ES256 or EdDSA"),
+    ("bearer = 'sekisho'", "name another audience"),
+    ("bearer = ''", "expected 1 to 255"),
+    ("bearer = 'reports'\nauth = 'none'", "there is no user to make a token for"),
+    ("bearer = 'reports'\npass_authorization = true", "keep one of them"),
+    ("encoded_slash = 'decode'", "expected one of pass, refuse"),
+    ("connect_timeout = '0s'", "routes.connect_timeout = \"0s\" in ./sekisho.toml"),
+    ("first_byte_timeout = 60", "expected a duration"),
+    ("idle_timeout = 'never'", "expected a duration"),
+    ("max_body = 0", "leave it out for no limit"),
+    ("max_body = '2 lots'", "expected a size such as"),
+    ("max_body = '-1MiB'", "expected a size such as"),
+    ("max_body = '99999EiB'", "expected a size such as"),
+];
+
+#[test]
+fn bad_values_are_refused() {
+    for (text, part) in BAD {
+        let place = file(text);
+        if part == &"is not" {
+            // Beyond what TOML's integers hold.
+            assert!(place.load().is_err());
+            continue;
+        }
+        let error = place.error();
+        assert!(error.contains(part) && !error.contains('\n'), "{text}\n  says: {error}\n  not: {part}");
+    }
+}
+
+#[test]
+fn bad_routes_are_refused() {
+    for (text, part) in BAD_ROUTES {
+        let mut table = format!("[[routes]]\n{text}");
+        for (key, line) in [("path", "\npath = '/api'"), ("upstreams", "\nupstreams = ['http://h:1']")] {
+            if !text.starts_with(key) {
+                table.push_str(line);
+            }
+        }
+        let error = file(&table).error();
+        assert!(error.contains(part) && !error.contains('\n'), "{text}\n  says: {error}\n  not: {part}");
+    }
+}
+
+#[test]
+fn a_route_needs_path_and_upstreams_and_a_path_of_its_own() {
+    assert!(
+        file("[[routes]]\npath = '/'")
+            .error()
+            .starts_with("routes.upstreams is required: the route in ./sekisho.toml, line 2")
+    );
+    assert!(file("[[routes]]\nupstreams = ['http://h']").error().starts_with("routes.path is required"));
+    assert!(file("[[routes]]").error().starts_with("routes.path is required"));
+    let route = "[[routes]]\npath = '/a'\nupstreams = ['http://h']\n";
+    let error = file(&format!("{route}{route}")).error();
+    assert!(
+        error.starts_with("routes.path = \"/a\" in ./sekisho.toml, line 5: another route has that path"),
+        "{error}"
+    );
+}
+
+#[test]
+fn built_in_paths_that_are_off_may_be_routes() {
+    let route = "[[routes]]\npath = '/movies/x'\nupstreams = ['http://h']\n";
+    assert!(file(route).load().is_ok(), "with routes, auth alone is built in");
+    let error = file(&format!("[server]\nbuiltin = ['movies']\n{route}")).error();
+    assert!(error.contains("/movies is ours"), "{error}");
+    for path in ["/", "/movie", "/moviesx", "/authx"] {
+        let text = format!(
+            "[server]\nbuiltin = ['auth', 'token', 'movies', 'docs']\n[[routes]]\npath = '{path}'\nupstreams = ['http://h']"
+        );
+        assert!(file(&text).load().is_ok(), "{path}");
+    }
+    let moved = "[server]\nauth_prefix = '/_sekisho'\n[[routes]]\npath = '/auth'\nupstreams = ['http://h']";
+    assert!(file(moved).load().is_ok());
+}
+
+#[test]
+fn what_is_allowed_but_hardly_meant_is_said() {
+    for (text, part) in [
+        ("[session]\ngrace = '44s'", "session.grace is below 45s"),
+        ("[session]\nabsolute_ttl = '1d'", "session.absolute_ttl is shorter than session.idle_ttl"),
+        ("[login]\nbcrypt_cost = 4", "login.bcrypt_cost is below 10"),
+        ("[tokens]\nkey_activation = '5s'", "tokens.key_activation is below 20s"),
+        ("[server]\ntrusted_proxies = ['0.0.0.0/0']", "server.trusted_proxies holds every address"),
+        (
+            "[[routes]]\npath = '/'\nupstreams = ['http://h']\nroles = ['amdin']",
+            "names amdin, a role that no user has",
+        ),
+    ] {
+        let warnings = file(text).load().unwrap().warnings;
+        assert!(warnings.len() == 1 && warnings[0].contains(part), "{warnings:?}");
+    }
+    assert!(file("[session]\ngrace = '45s'").load().unwrap().warnings.is_empty());
+}
+
+#[test]
+fn the_public_origin_of_a_loopback_listener() {
+    for (listen, origin) in [
+        ("localhost:8080", Some("http://localhost:8080")),
+        ("127.0.0.1:80", Some("http://127.0.0.1")),
+        ("[::1]:8080", Some("http://[::1]:8080")),
+        ("127.0.0.1:0", None),
+    ] {
+        let server = Place::new().flag("server.listen", listen).config().server;
+        assert_eq!(server.public_origin.as_ref().map(|origin| origin.as_str()), origin, "{listen}");
+        let bound = "127.0.0.1:5000".parse().unwrap();
+        assert_eq!(server.public_origin_at(bound).as_str(), origin.unwrap_or("http://127.0.0.1:5000"));
+    }
+}
+
+#[test]
+fn cookies_without_secure_have_plain_names() {
+    let cookies = file("[cookies]\nsecure = false").config().cookies;
+    assert_eq!(
+        (cookies.access_name.as_str(), cookies.refresh_name.as_str()),
+        ("access_token", "refresh_token")
+    );
+    let cookies = file("[cookies]\nsame_site = 'strict'\naccess_name = '__Secure-a'").config().cookies;
+    assert_eq!((cookies.access_name.as_str(), cookies.same_site), ("__Secure-a", SameSite::Strict));
+}
+
+#[test]
+fn a_listener_for_other_proxies() {
+    let text = "[server]\ntrusted_proxies = ['10.1.2.3', '::1/128']\n[verify]\nlisten = '10.0.0.1:9091'\nsource = 'x-original'";
+    let config = file(text).config();
+    let verify = config.verify.unwrap();
+    assert_eq!(
+        (verify.listen.to_string().as_str(), verify.source),
+        ("10.0.0.1:9091", VerifySource::XOriginal)
+    );
+    let proxies: Vec<_> = config.server.trusted_proxies.iter().map(ToString::to_string).collect();
+    assert_eq!(proxies, ["10.1.2.3/32", "::1/128"]);
+    assert!(file(text).env("SEKISHO_VERIFY__LISTEN", "off").config().verify.is_none());
+}
+
+#[test]
+fn a_full_route() {
+    let text = "[tokens]\nalgorithm = 'EdDSA'\n[[routes]]\npath = '/api'\nupstreams = ['http://a:1', 'http://b:1']\n\
+                auth = 'optional'\nstrip_prefix = true\nbearer = 'reports'\nencoded_slash = 'pass'\n\
+                connect_timeout = '250ms'\nmax_body = '2MiB'";
+    let config = file(text).config();
+    let route = &config.routes[0];
+    assert_eq!(
+        (route.auth, route.encoded_slash, route.strip_prefix),
+        (RouteAuth::Optional, EncodedSlash::Pass, true)
+    );
+    assert_eq!((route.bearer.as_deref(), route.max_body), (Some("reports"), Some(2 * 1024 * 1024)));
+    assert_eq!(route.connect_timeout, Duration::from_millis(250));
+    assert_eq!(route.upstreams.len(), 2);
+}
