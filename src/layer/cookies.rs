@@ -87,6 +87,12 @@ impl CookiePolicy {
         Ok(found)
     }
 
+    /// Whether one of the two is in a request, usable or not.
+    #[must_use]
+    pub fn are_in(&self, headers: &HeaderMap) -> bool {
+        self.read(headers).map_or(true, |cookies| cookies.any())
+    }
+
     /// Both `Set-Cookie` values for fresh tokens, the access token's first.
     ///
     /// They live for `max_age`, at least a second and at most 400 days (RFC 6265bis section 5.5).

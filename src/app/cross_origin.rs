@@ -1,0 +1,65 @@
+//! Pages of other origins: which may call, and that all others do no harm.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::IntoResponse;
+use http::header::{HeaderName, ORIGIN};
+use http::{HeaderValue, Request, Response};
+use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
+use tower_http::csrf::{ConfigError, CsrfLayer, ProtectionError};
+
+use super::choose::ChooseLayer;
+use crate::backend::config::Origin;
+use crate::layer::{CookiePolicy, SESSION_EVENT_HEADER};
+use crate::routers::ApiError;
+
+/// CORS with credentials for pages of the origins `allowed`. All other requests pass untouched:
+/// `OPTIONS` is a preflight only for those pages, and the upstream's business otherwise.
+pub(super) fn cors(
+    allowed: &[Origin],
+) -> ChooseLayer<CorsLayer, impl Fn(&Request<Body>) -> bool + Clone + Send + Sync + use<>> {
+    let origins: Vec<_> =
+        allowed.iter().filter_map(|origin| HeaderValue::try_from(origin.as_str()).ok()).collect();
+    let allowed: Arc<[HeaderValue]> = origins.clone().into();
+    let layer = CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins))
+        .allow_credentials(true)
+        .allow_methods(AllowMethods::mirror_request())
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers([SESSION_EVENT_HEADER, HeaderName::from_static("x-request-id")])
+        .max_age(PREFLIGHT_LASTS);
+    ChooseLayer::new(layer, move |request: &Request<Body>| {
+        request.headers().get(ORIGIN).is_some_and(|origin| allowed.contains(origin))
+    })
+}
+
+/// Refuses cross-site requests where they could do harm. tower-http's layer decides; it is asked when
+/// a request carries our cookies, and always for the paths `always`: sign-in and registration, which
+/// could sign a victim in as somebody else. All other requests act for nobody.
+pub(super) fn csrf<'a>(
+    cookies: Arc<CookiePolicy>,
+    always: Vec<String>,
+    trusted: impl IntoIterator<Item = &'a str>,
+) -> Result<
+    ChooseLayer<CsrfLayer<Refuse>, impl Fn(&Request<Body>) -> bool + Clone + Send + Sync + use<>>,
+    ConfigError,
+> {
+    let csrf = trusted.into_iter().try_fold(CsrfLayer::new(), CsrfLayer::add_trusted_origin)?;
+    let always: Arc<[String]> = always.into();
+    let asked = move |request: &Request<Body>| {
+        cookies.are_in(request.headers()) || always.iter().any(|path| path == request.uri().path())
+    };
+    Ok(ChooseLayer::new(csrf.with_rejection_response(refuse as Refuse), asked))
+}
+
+/// How a cross-site request is answered.
+pub(super) type Refuse = fn(ProtectionError) -> Response<Body>;
+
+fn refuse(error: ProtectionError) -> Response<Body> {
+    tracing::info!(%error, "a cross-site request was refused");
+    ApiError::CrossSite.into_response()
+}
+
+const PREFLIGHT_LASTS: Duration = Duration::from_secs(600);

@@ -1,0 +1,335 @@
+//! The composition root: configuration in, services out. The one place that knows all parts.
+
+mod choose;
+mod client_address;
+mod cross_origin;
+mod gateway;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::IntoResponse;
+use http::header::{HOST, HeaderName, HeaderValue};
+use http::{Request, Response};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tower::util::BoxCloneSyncService;
+use tower::{Layer, ServiceBuilder};
+use tower_cookies::CookieManagerLayer;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
+use tower_http::trace::TraceLayer;
+use utoipa_axum::router::OpenApiRouter;
+
+use self::client_address::TrustedProxies;
+use self::gateway::{Face, Faces, Gateway};
+use crate::backend::config::{self, Builtin, Config};
+use crate::backend::db::Stores;
+use crate::clock::Clock;
+use crate::identity::ClientAddress;
+use crate::layer::{
+    CookiePolicy, CookiePolicyError, OnReject, Reject401, SESSION_EVENT_HEADER, SameSite,
+    SilentRefreshLayer,
+};
+use crate::proxy::{Forwarded, MintBearer, Proxy, ReservedCookies, RouteError, RouteSpec, Routes};
+use crate::routers::pages::Sample;
+use crate::routers::{ApiError, AuthState, auth, docs, health, jwks, movies, pages, security_headers, token};
+use crate::server::Peer;
+use crate::services::auth::{Auth, Registration};
+use crate::services::jwt::{AccessTokens, JwtSettings};
+use crate::services::keys::SharedKeys;
+use crate::services::movies::Movies;
+use crate::services::password::{PasswordError, PasswordSettings, Passwords};
+use crate::services::token::{SessionSettings, Tokens};
+use crate::services::users::Users;
+
+/// What the program is made of.
+pub struct Parts<'a> {
+    /// The configuration.
+    pub config: &'a Config,
+    /// What browsers call us.
+    pub public_origin: config::Origin,
+    /// The databases.
+    pub stores: Stores,
+    /// The signing keys.
+    pub keys: Arc<SharedKeys>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// What `/metrics` shows.
+    pub metrics: Option<PrometheusHandle>,
+    /// The sample sign-in of the demo page, which is served only with one.
+    pub sample: Option<Sample>,
+}
+
+/// The program, ready to be served.
+#[derive(Clone)]
+pub struct App {
+    /// For the public listener.
+    pub public: Router,
+    /// For the operators' listener.
+    pub admin: Router,
+    /// The sessions' tokens.
+    pub tokens: Tokens,
+    /// The users.
+    pub users: Users,
+}
+
+/// Why the parts don't fit together.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AppError {
+    /// The cookies can't be set as configured.
+    #[error(transparent)]
+    Cookies(#[from] CookiePolicyError),
+    /// An origin can't be trusted as configured.
+    #[error("server.allowed_origins: {0}")]
+    Origin(#[from] tower_http::csrf::ConfigError),
+    /// Passwords can't be checked as configured.
+    #[error(transparent)]
+    Passwords(#[from] PasswordError),
+    /// The routes don't make a table.
+    #[error(transparent)]
+    Routes(#[from] RouteError),
+}
+
+impl App {
+    /// Puts the parts together.
+    ///
+    /// # Errors
+    ///
+    /// [`AppError`] names the setting at fault.
+    pub fn build(parts: Parts<'_>) -> Result<Self, AppError> {
+        let config = parts.config;
+        let cookies = Arc::new(cookie_policy(&config.cookies)?);
+        let tokens = tokens(&parts);
+        let passwords = Arc::new(Passwords::new(password_settings(&config.login))?);
+        let clock = Arc::clone(&parts.clock);
+        let users = Users::new(Arc::clone(&parts.stores.users), Arc::clone(&passwords), Arc::clone(&clock));
+        let registration = registration(config.login.registration);
+        let store = Arc::clone(&parts.stores.users);
+        let auth = Auth::new(store, passwords, users.clone(), tokens.clone(), registration);
+        let state = AuthState { auth, cookies: Arc::clone(&cookies), clock };
+        let session = SilentRefreshLayer::new(Arc::new(tokens.clone()), CookiePolicy::clone(&cookies));
+        let gateway = gateway(&parts, &cookies, &session, state)?;
+        Ok(Self {
+            public: public(gateway, &parts, &cookies)?,
+            admin: health::router(parts.stores.sessions, parts.metrics),
+            tokens,
+            users,
+        })
+    }
+}
+
+/// The stack, outermost first, in the order in which a request passes it.
+fn public(gateway: Gateway, parts: &Parts<'_>, cookies: &Arc<CookiePolicy>) -> Result<Router, AppError> {
+    let server = &parts.config.server;
+    let trusted = TrustedProxies::new(server.trusted_proxies.clone());
+    let origins = server.allowed_origins.iter().chain([&parts.public_origin]).map(config::Origin::as_str);
+    let prefix = server.auth_prefix.as_str();
+    let sign_in = vec![format!("{prefix}/login"), format!("{prefix}/register")];
+    let stack = ServiceBuilder::new()
+        // A request's id is ours: what a client sends could be another request's.
+        .map_request(without_request_id)
+        .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
+        // The log line of a request carries its id; nothing below may hide from it.
+        .layer(TraceLayer::new_for_http().make_span_with(request_span))
+        .layer(PropagateRequestIdLayer::x_request_id())
+        // The last resort: panics below the session layer are caught there, with fresh cookies.
+        .layer(CatchPanicLayer::custom(panicked))
+        // Everything below may ask where the request comes from.
+        .map_request(move |request| located(&trusted, request))
+        // Also refusals must be readable for pages of other origins that may call.
+        .layer(cross_origin::cors(&server.allowed_origins))
+        // Before any session is looked at.
+        .layer(cross_origin::csrf(Arc::clone(cookies), sign_in, origins)?)
+        .map_response(counted);
+    Ok(Router::new().fallback_service(gateway).layer(stack))
+}
+
+fn gateway(
+    parts: &Parts<'_>,
+    cookies: &CookiePolicy,
+    session: &SilentRefreshLayer<Tokens>,
+    state: AuthState,
+) -> Result<Gateway, AppError> {
+    let config = parts.config;
+    let reserved = ReservedCookies { names: cookies.names().map(str::to_owned).to_vec() };
+    let proxy = Proxy::new(reserved);
+    let minter = BearerMinter { tokens: state.auth.tokens().clone() };
+    let routes = Routes::new(config.routes.iter().map(|route| route_spec(route, &minter)))?;
+    let faces = Faces {
+        own_paths: config.server.builtin_prefixes(),
+        own: own(parts, session, state),
+        routes,
+        auth: config.routes.iter().map(|route| (route.path.as_str().to_owned(), route.auth)).collect(),
+        required: behind(session.clone().with_on_reject(Reject401), proxy.clone()),
+        optional: behind(session.clone(), proxy.clone()),
+        open: BoxCloneSyncService::new(proxy),
+        otherwise: parts.sample.clone().map(|sample| pages::router(Some(sample))),
+    };
+    Ok(Gateway(Arc::new(faces)))
+}
+
+/// The proxy behind the session layer. A panic becomes an answer inside of it, so that fresh cookies
+/// leave all the same.
+fn behind<R>(session: SilentRefreshLayer<Tokens, R>, proxy: Proxy) -> Face
+where
+    R: OnReject<Body> + Send + Sync + 'static,
+{
+    let inner = ServiceBuilder::new()
+        .map_response(Response::into_response)
+        .layer(CatchPanicLayer::custom(panicked))
+        .service(proxy);
+    BoxCloneSyncService::new(session.layer(inner))
+}
+
+/// The program's own routes, as far as `server.builtin` has them.
+fn own(parts: &Parts<'_>, session: &SilentRefreshLayer<Tokens>, state: AuthState) -> Router {
+    let server = &parts.config.server;
+    let (tokens, movies) = (state.auth.tokens().clone(), Movies::new(Arc::clone(&parts.stores.movies)));
+    let session = session.clone().with_on_reject(Reject401);
+    let signed_in = ServiceBuilder::new().layer(session).layer(CatchPanicLayer::custom(panicked));
+    let prefix = server.auth_prefix.as_str();
+    let mut api = OpenApiRouter::new();
+    if server.has(Builtin::Auth) {
+        // The jar is outside the session layer, so that a handler's cookies are seen to be there.
+        let auth = auth::public().merge(auth::signed_in().layer(signed_in.clone()));
+        api = api.merge(OpenApiRouter::new().nest(prefix, auth.with_state(state.clone())));
+        api = api.merge(jwks::router().with_state(tokens));
+    }
+    if server.has(Builtin::Token) {
+        api = api.merge(token::router().with_state(state));
+    }
+    if server.has(Builtin::Movies) {
+        api = api.merge(movies::router().with_state(movies).layer(signed_in));
+    }
+    let (mut router, description) = api.split_for_parts();
+    router = security_headers::for_api(router);
+    if server.has(Builtin::Docs) {
+        router = router.merge(docs::router(docs::openapi(description)));
+    }
+    crate::routers::with_fallbacks(router).layer(CookieManagerLayer::new())
+}
+
+fn tokens(parts: &Parts<'_>) -> Tokens {
+    let (config, session) = (&parts.config.tokens, &parts.config.session);
+    let access = AccessTokens::new(JwtSettings {
+        issuer: config.issuer.clone(),
+        audience: config.audience.clone(),
+        leeway: config.leeway,
+        future_iat: session.grace / 4,
+        access_ttl: config.access_ttl,
+        access_ttl_jitter: config.access_ttl_jitter,
+    });
+    let settings = SessionSettings {
+        access_ttl: config.access_ttl,
+        idle_ttl: session.idle_ttl,
+        absolute_ttl: session.absolute_ttl,
+        grace: session.grace,
+        max_per_user: session.max_per_user,
+    };
+    let store = Arc::clone(&parts.stores.sessions);
+    Tokens::new(store, Arc::clone(&parts.keys), access, settings, Arc::clone(&parts.clock))
+}
+
+fn cookie_policy(cookies: &config::Cookies) -> Result<CookiePolicy, CookiePolicyError> {
+    let same_site = match cookies.same_site {
+        config::SameSite::Lax => SameSite::Lax,
+        config::SameSite::None => SameSite::None,
+        config::SameSite::Strict => SameSite::Strict,
+    };
+    CookiePolicy::new(&*cookies.access_name, &*cookies.refresh_name, same_site, cookies.secure)
+}
+
+fn password_settings(login: &config::Login) -> PasswordSettings {
+    PasswordSettings {
+        bcrypt_cost: login.bcrypt_cost,
+        min_length: login.password_min_length as usize,
+        ..PasswordSettings::default()
+    }
+}
+
+fn registration(registration: config::Registration) -> Registration {
+    match registration {
+        config::Registration::Closed => Registration::Closed,
+        config::Registration::Open => Registration::Open,
+    }
+}
+
+fn route_spec(route: &config::Route, minter: &BearerMinter) -> RouteSpec {
+    let mint = |audience: &String| -> Arc<dyn MintBearer> { Arc::new(minter.for_audience(audience)) };
+    RouteSpec {
+        roles: route.roles.clone(),
+        strip_prefix: route.strip_prefix,
+        bearer: route.bearer.as_ref().map(mint),
+        pass_authorization: route.pass_authorization,
+        encoded_slash: route.encoded_slash == config::EncodedSlash::Pass,
+        connect_timeout: route.connect_timeout,
+        first_byte_timeout: route.first_byte_timeout,
+        idle_timeout: route.idle_timeout,
+        max_body: route.max_body,
+        ..RouteSpec::new(route.path.as_str(), route.upstreams.iter().map(config::Origin::as_str))
+    }
+}
+
+/// Signs tokens for upstreams that check them.
+struct BearerMinter {
+    tokens: Tokens,
+}
+
+impl BearerMinter {
+    fn for_audience(&self, audience: &str) -> impl MintBearer + use<> {
+        let (tokens, audience) = (self.tokens.clone(), audience.to_owned());
+        move |identity: &crate::identity::Identity| {
+            let token = tokens.for_upstream(identity, &audience)?;
+            let mut value = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
+            value.set_sensitive(true);
+            Some(value)
+        }
+    }
+}
+
+fn without_request_id<B>(mut request: Request<B>) -> Request<B> {
+    request.headers_mut().remove(X_REQUEST_ID);
+    request
+}
+
+/// The query is left out: it may hold anything.
+fn request_span<B>(request: &Request<B>) -> tracing::Span {
+    let id = request.headers().get(X_REQUEST_ID).and_then(|id| id.to_str().ok());
+    tracing::info_span!("request", id, method = %request.method(), path = request.uri().path())
+}
+
+/// Notes where the request comes from: for the session, and for upstreams.
+fn located<B>(trusted: &TrustedProxies, mut request: Request<B>) -> Request<B> {
+    let Some(Peer(peer)) = request.extensions().get::<Peer>().copied() else { return request };
+    let origin = trusted.origin(peer.ip(), request.headers());
+    let said = origin.host.and_then(|host| HeaderValue::try_from(host).ok());
+    let forwarded = said.or_else(|| request.headers().get(HOST).cloned()).map(|host| Forwarded {
+        client: origin.client,
+        proto: if origin.https == Some(true) { "https" } else { "http" },
+        host,
+        chain: None,
+    });
+    let client = ClientAddress(origin.client);
+    request.extensions_mut().insert(client);
+    if let Some(forwarded) = forwarded {
+        request.extensions_mut().insert(forwarded);
+    }
+    request
+}
+
+fn counted(response: Response<Body>) -> Response<Body> {
+    if let Some(event) = response.headers().get(SESSION_EVENT_HEADER).and_then(|event| event.to_str().ok()) {
+        metrics::counter!("sekisho_session_events_total", "event" => event.to_owned()).increment(1);
+    }
+    response
+}
+
+fn panicked(cause: Box<dyn std::any::Any + Send>) -> Response<Body> {
+    let text = cause.downcast_ref::<&str>().copied().or_else(|| cause.downcast_ref::<String>().map(String::as_str));
+    tracing::error!(panic = text.unwrap_or("of unknown kind"), "a request panicked");
+    ApiError::Panicked.into_response()
+}
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
