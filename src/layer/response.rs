@@ -46,7 +46,7 @@ impl After {
     }
 }
 
-// How old the fresh cookies are doesn't matter yet: here is where it would be asked, before the rest.
+// Nothing asks yet how long ago the cookies were minted. When something does, it belongs here, first.
 fn hand_out<B>(
     response: &mut Response<B>,
     event: SessionEvent,
@@ -87,7 +87,7 @@ fn append_cookies(headers: &mut HeaderMap, cookies: [HeaderValue; 2]) {
 /// Keeps the response out of every shared cache.
 pub(super) fn make_private(headers: &mut HeaderMap) {
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
-    // Where present, these override Cache-Control (RFC 9213 section 2.2).
+    // Caches that know these let them override Cache-Control (RFC 9213 section 2.2).
     headers.remove("cdn-cache-control");
     headers.remove("surrogate-control");
     if !lists(headers, &VARY, "cookie") && !lists(headers, &VARY, "*") {

@@ -201,8 +201,8 @@ fn is_end(event: SessionEvent) -> bool {
     }
 }
 
-/// A CORS preflight as the Fetch standard defines it (section 3.3.5): it carries no credentials, and a browser
-/// ignores what its answer sets.
+/// A CORS preflight, as the Fetch standard makes them: it carries no credentials, and a browser
+/// ignores the cookies that its answer sets.
 fn is_preflight<B>(request: &Request<B>) -> bool {
     let headers = request.headers();
     request.method() == Method::OPTIONS
