@@ -71,7 +71,7 @@ function enter(answer) {
   showPass(answer);
   say("");
   films.begin();
-  document.getElementById("films-title").focus();
+  document.getElementById("gate-title").focus();
 }
 
 async function leave(reason, isError = false) {
