@@ -37,6 +37,7 @@ pub fn router(openapi: OpenApi) -> Router {
 
 fn pages() -> Router {
     let ours = [
+        ("/docs/favicon.svg", "favicon.svg", include_str!("../../web/favicon.svg")),
         ("/docs", "docs.html", include_str!("../../web/docs.html")),
         ("/docs/start.js", "docs.js", include_str!("../../web/docs.js")),
     ];

@@ -216,3 +216,76 @@ fn chain(error: &dyn Error) -> String {
 
 const SESSION_EVENT: HeaderName = HeaderName::from_static("x-session-event");
 const RETRY_AFTER_SECONDS: &str = "2";
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[test]
+    fn a_failing_store_asks_to_come_back() {
+        let response = ApiError::from(unavailable()).into_response();
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(response.headers().contains_key(RETRY_AFTER));
+        assert_eq!(ApiError::from(unavailable()).code(), "store_unavailable");
+    }
+
+    #[test]
+    fn a_cause_is_logged_once_and_never_shown() {
+        for error in [ApiError::from(unavailable()), ApiError::internal(io::Error::other(CAUSE))] {
+            let shown = serde_json::to_string(&error.problem()).expect("JSON");
+            assert!(!shown.contains(CAUSE), "{shown}");
+            assert_eq!(logged_by(error).matches(CAUSE).count(), 1);
+        }
+        assert_eq!(logged_by(ApiError::Busy), "");
+    }
+
+    #[test]
+    fn an_impossible_row_is_our_fault_and_a_taken_name_is_not() {
+        let corrupt = StoreError::Corrupt { table: "movies", column: "year" };
+        assert_eq!(ApiError::from(corrupt).status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let problem = ApiError::from(StoreError::Conflict("address")).problem();
+        assert_eq!((problem.status, problem.detail.as_str()), (409, "The address is taken already."));
+    }
+
+    #[test]
+    fn nobody_signed_in_hears_why() {
+        let response = ApiError::Unauthenticated(SessionEvent::IdleExpired).into_response();
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(response.headers()[WWW_AUTHENTICATE], "Bearer");
+        assert_eq!(response.headers()[SESSION_EVENT], "idle_expired");
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+    }
+
+    const CAUSE: &str = "connection refused by the database";
+
+    fn unavailable() -> StoreError {
+        StoreError::unavailable(io::Error::other(CAUSE))
+    }
+
+    fn logged_by(error: ApiError) -> String {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(subscriber, || error.into_response());
+        let bytes = log.0.lock().expect("not poisoned").clone();
+        String::from_utf8(bytes).expect("UTF-8")
+    }
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("not poisoned").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+}

@@ -29,7 +29,7 @@ pub fn router() -> OpenApiRouter<Movies> {
 
 /// Lists movies, a page at a time.
 #[utoipa::path(
-    get, path = "/movies", tag = "movies", params(MovieListParams),
+    get, path = "/movies", tag = "movies", operation_id = "list_movies", params(MovieListParams),
     security(("session" = []), ("bearer" = [])),
     responses(
         (status = 200, description = "One page of the movies that match.", body = MoviePage),
@@ -51,7 +51,7 @@ async fn list(
 
 /// Adds a movie.
 #[utoipa::path(
-    post, path = "/movies", tag = "movies", request_body = MovieIn,
+    post, path = "/movies", tag = "movies", operation_id = "create_movie", request_body = MovieIn,
     security(("session" = []), ("bearer" = [])),
     responses(
         (status = 201, description = "The movie, with its id.", body = MovieOut,
@@ -73,7 +73,7 @@ async fn create(
 
 /// One movie.
 #[utoipa::path(
-    get, path = "/movies/{id}", tag = "movies", params(MoviePath),
+    get, path = "/movies/{id}", tag = "movies", operation_id = "find_movie", params(MoviePath),
     security(("session" = []), ("bearer" = [])),
     responses(
         (status = 200, description = "The movie.", body = MovieOut),
@@ -93,7 +93,7 @@ async fn find(
 
 /// Replaces all that is known of a movie.
 #[utoipa::path(
-    put, path = "/movies/{id}", tag = "movies", params(MoviePath), request_body = MovieIn,
+    put, path = "/movies/{id}", tag = "movies", operation_id = "replace_movie", params(MoviePath), request_body = MovieIn,
     security(("session" = []), ("bearer" = [])),
     responses(
         (status = 200, description = "The movie as it is now.", body = MovieOut),
@@ -116,7 +116,7 @@ async fn replace(
 
 /// Deletes a movie.
 #[utoipa::path(
-    delete, path = "/movies/{id}", tag = "movies", params(MoviePath),
+    delete, path = "/movies/{id}", tag = "movies", operation_id = "delete_movie", params(MoviePath),
     security(("session" = []), ("bearer" = [])),
     responses(
         (status = 204, description = "It is gone."),

@@ -21,11 +21,12 @@ pub fn router(sample: Option<Sample>) -> Router {
     let files = FILES
         .into_iter()
         .fold(Router::new(), |router, (path, name, content)| Asset::new(name, content).route(router, path));
-    let router = match sample {
-        Some(sample) => files.route("/demo/sample.json", get(async move || Json(sample))),
-        None => files,
+    let pages = security_headers::for_pages(files);
+    let Some(sample) = sample else {
+        return pages;
     };
-    security_headers::for_pages(router)
+    let data = Router::new().route("/demo/sample.json", get(async move || Json(sample)));
+    pages.merge(security_headers::for_api(data))
 }
 
 macro_rules! file {

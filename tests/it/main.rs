@@ -1,5 +1,8 @@
 //! All integration tests, in one binary.
 
+#![expect(clippy::expect_used, reason = "helpers of tests may fail loudly")]
+
 mod config;
 mod movies;
+mod pages;
 mod support;

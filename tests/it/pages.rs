@@ -1,0 +1,162 @@
+//! The demo page, its files, and the API's description.
+
+use std::collections::BTreeSet;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::Request;
+use sekisho::routers;
+use sekisho::routers::pages::Sample;
+use serde_json::{Value, json};
+
+use crate::support::http::{Answer, bare, send};
+
+#[tokio::test]
+async fn every_file_that_the_page_names_is_there() {
+    let app = demo();
+    let mut asked = BTreeSet::new();
+    let mut named = vec!["/".to_owned()];
+    while let Some(path) = named.pop() {
+        if !asked.insert(path.clone()) {
+            continue;
+        }
+        let answer = bare(&app, "GET", &path).await;
+        assert_eq!(answer.status, 200, "{path}");
+        named.extend(names_in(&text(&answer)));
+    }
+    for path in
+        ["/assets/app.js", "/assets/requests.js", "/assets/style.css", "/docs", "/docs/swagger-ui-bundle.js"]
+    {
+        assert!(asked.contains(path), "{asked:?}");
+    }
+}
+
+#[tokio::test]
+async fn pages_run_under_their_policy() {
+    let app = demo();
+    for path in ["/", "/docs"] {
+        let answer = bare(&app, "GET", path).await;
+        let policy = answer.header("content-security-policy").expect("a policy");
+        for rule in ["default-src 'none'", "script-src 'self'", "style-src 'self'", "frame-ancestors 'none'"]
+        {
+            assert!(policy.contains(rule), "{policy}");
+        }
+        assert!(!policy.contains("unsafe"), "{policy}");
+        assert_eq!(answer.header("content-type"), Some("text/html; charset=utf-8"));
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+        assert_eq!(answer.header("referrer-policy"), Some("no-referrer"));
+        assert_eq!(answer.header("x-frame-options"), Some("DENY"));
+        assert_eq!(answer.header("cross-origin-resource-policy"), Some("same-origin"));
+
+        let page = text(&answer);
+        assert!(!page.contains("<style") && !page.contains(" style=") && !page.contains("://"), "{path}");
+        assert_eq!(
+            page.matches("<script").count(),
+            page.matches("<script ").count(),
+            "inline script in {path}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn files_are_asked_for_again_but_sent_once() {
+    let app = demo();
+    for (path, content_type) in [
+        ("/assets/app.js", "text/javascript; charset=utf-8"),
+        ("/assets/style.css", "text/css; charset=utf-8"),
+        ("/favicon.svg", "image/svg+xml; charset=utf-8"),
+    ] {
+        let full = bare(&app, "GET", path).await;
+        assert_eq!(full.header("content-type"), Some(content_type));
+        assert_eq!(full.header("cache-control"), Some("no-cache"));
+        let tag = full.header("etag").expect("a validator").to_owned();
+
+        let head = bare(&app, "HEAD", path).await;
+        assert_eq!((head.status.as_u16(), head.body.len()), (200, 0));
+        assert_eq!(head.header("content-length"), Some(full.body.len().to_string().as_str()));
+
+        for (sent, status) in [
+            (tag.clone(), 304),
+            (format!("\"other\", W/{tag}"), 304),
+            ("*".to_owned(), 304),
+            ("\"other\"".to_owned(), 200),
+        ] {
+            let request = Request::get(path).header("if-none-match", &sent).body(Body::empty());
+            let answer = send(&app, request.expect("a request")).await;
+            assert_eq!(answer.status, status, "{path}, {sent}");
+            assert_eq!(answer.header("etag"), Some(tag.as_str()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn only_a_demo_tells_its_sample() {
+    let answer = bare(&demo(), "GET", "/demo/sample.json").await;
+    assert_eq!(answer.json(), json!({"email": "otama@example.com", "password": "let me through"}));
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+
+    let plain = routers::with_fallbacks(routers::pages::router(None));
+    bare(&plain, "GET", "/demo/sample.json").await.problem(404, "not_found");
+    assert_eq!(bare(&plain, "GET", "/").await.status, 200);
+}
+
+#[tokio::test]
+async fn the_description_is_whole() {
+    let openapi = bare(&demo(), "GET", "/openapi.json").await.json();
+    assert!(openapi["openapi"].as_str().is_some_and(|version| version.starts_with("3.1.")));
+
+    let operations = [
+        ("/movies", "get"),
+        ("/movies", "post"),
+        ("/movies/{id}", "get"),
+        ("/movies/{id}", "put"),
+        ("/movies/{id}", "delete"),
+    ];
+    for (path, method) in operations {
+        let operation = &openapi["paths"][path][method];
+        assert!(operation["responses"]["401"].is_object(), "{method} {path}");
+        assert!(operation["responses"]["503"].is_object(), "{method} {path}");
+    }
+    for reference in references(&openapi) {
+        let pointer = reference.trim_start_matches('#');
+        assert!(openapi.pointer(pointer).is_some(), "{reference} leads nowhere");
+    }
+}
+
+#[tokio::test]
+async fn docs_live_at_one_address() {
+    let answer = bare(&demo(), "GET", "/docs/").await;
+    assert_eq!((answer.status.as_u16(), answer.header("location")), (308, Some("/docs")));
+}
+
+fn demo() -> Router {
+    let sample = Sample { email: "otama@example.com".to_owned(), password: "let me through".to_owned() };
+    let docs = routers::docs::router(routers::docs::openapi());
+    routers::with_fallbacks(routers::pages::router(Some(sample)).merge(docs))
+}
+
+fn text(answer: &Answer) -> String {
+    String::from_utf8(answer.body.clone()).expect("UTF-8")
+}
+
+/// What a page loads or links to, and what a module imports.
+fn names_in(content: &str) -> Vec<String> {
+    let after = |mark: &str| -> Vec<String> {
+        let rests = content.split(mark).skip(1);
+        rests.filter_map(|rest| rest.split_once('"')).map(|(name, _)| name.to_owned()).collect()
+    };
+    let imported = after("from \"./").into_iter().map(|name| format!("/assets/{name}"));
+    let named = [" src=\"/", " href=\"/"].into_iter().flat_map(after).map(|name| format!("/{name}"));
+    imported.chain(named).collect()
+}
+
+fn references(value: &Value) -> Vec<String> {
+    match value {
+        Value::Object(members) => {
+            let own = members.get("$ref").and_then(Value::as_str).map(str::to_owned);
+            own.into_iter().chain(members.values().flat_map(references)).collect()
+        }
+        Value::Array(items) => items.iter().flat_map(references).collect(),
+        _ => Vec::new(),
+    }
+}
