@@ -71,9 +71,10 @@ impl Signer {
     /// What checks this signer's signatures.
     pub(crate) fn verifier(&self) -> Verifier {
         match self {
-            Self::Es256(key, _) => {
-                Verifier::Es256(UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, key.public_key().as_ref().into()))
-            }
+            Self::Es256(key, _) => Verifier::Es256(UnparsedPublicKey::new(
+                &ECDSA_P256_SHA256_FIXED,
+                key.public_key().as_ref().into(),
+            )),
             Self::EdDsa(key) => {
                 Verifier::EdDsa(UnparsedPublicKey::new(&ED25519, key.public_key().as_ref().into()))
             }
@@ -111,7 +112,9 @@ impl Verifier {
         }
         let bytes = key.try_get_as_bytes()?;
         match algorithm {
-            Algorithm::ES256 => Ok(Self::Es256(UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, bytes.into()))),
+            Algorithm::ES256 => {
+                Ok(Self::Es256(UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, bytes.into())))
+            }
             Algorithm::EdDSA => Ok(Self::EdDsa(UnparsedPublicKey::new(&ED25519, bytes.into()))),
             Algorithm::HS256 => Ok(Self::Hs256(hmac::Key::new(hmac::HMAC_SHA256, bytes))),
             _ => Err(ErrorKind::UnsupportedAlgorithm.into()),
@@ -213,6 +216,7 @@ fn hash(data: &[u8], function: ThumbprintHash) -> Result<Vec<u8>, Error> {
         ThumbprintHash::SHA256 => &digest::SHA256,
         ThumbprintHash::SHA384 => &digest::SHA384,
         ThumbprintHash::SHA512 => &digest::SHA512,
+        _ => return Err(ErrorKind::UnsupportedAlgorithm.into()),
     };
     Ok(digest::digest(algorithm, data).as_ref().to_vec())
 }

@@ -157,7 +157,12 @@ impl AccessTokens {
     /// # Errors
     ///
     /// [`VerifyError`] says why it is of no use.
-    pub fn verify(&self, keys: &KeyRing, token: &str, now: OffsetDateTime) -> Result<AccessToken, VerifyError> {
+    pub fn verify(
+        &self,
+        keys: &KeyRing,
+        token: &str,
+        now: OffsetDateTime,
+    ) -> Result<AccessToken, VerifyError> {
         let token = self.check(keys, token, now)?;
         if now >= token.identity.expires_at + self.settings.leeway {
             return Err(VerifyError::Expired);
@@ -182,7 +187,8 @@ impl AccessTokens {
             return Err(VerifyError::Malformed);
         }
         let mut bytes = [0; DECODED_PAYLOAD];
-        let claims = serde_json::from_slice(decode(payload, &mut bytes)?).map_err(|_| VerifyError::Malformed)?;
+        let claims =
+            serde_json::from_slice(decode(payload, &mut bytes)?).map_err(|_| VerifyError::Malformed)?;
         self.accept(claims, now).ok_or(VerifyError::Malformed)
     }
 
@@ -339,7 +345,8 @@ fn key_of<'k>(keys: &'k KeyRing, header: &str) -> Result<&'k SigningKey, VerifyE
     let header: StrictHeader<'_> =
         serde_json::from_slice(decode(header, &mut bytes)?).map_err(|_| VerifyError::Malformed)?;
     // RFC 7515, section 4.1.9: the prefix may be left out, and case doesn't matter.
-    let access_token = ["at+jwt", "application/at+jwt"].iter().any(|typ| header.typ.eq_ignore_ascii_case(typ));
+    let access_token =
+        ["at+jwt", "application/at+jwt"].iter().any(|typ| header.typ.eq_ignore_ascii_case(typ));
     if !access_token {
         return Err(VerifyError::Malformed);
     }

@@ -1,12 +1,35 @@
 //! The rules: no SQL, no HTTP.
+//!
+//! | module | |
+//! |---|---|
+//! | [`auth`] | signing in and out |
+//! | [`users`] | users, made and changed |
+//! | [`password`] | bcrypt on a pool of its own, and what makes a password good enough |
+//! | [`movies`], [`films`] | the reference application |
+//! | [`token`] | a session's tokens from sign-in to end; the layer's `TokenService` |
+//! | `renewal`, [`rotation`] | renewing: what to do, and the pure function that decides |
+//! | `flights`, `notes` | renewals shared between requests, and what is written behind their backs |
+//! | [`jwt`], [`refresh_token`], [`keys`], [`crypto`] | tokens and what signs them |
+//! | [`store`] | what all this needs of a database |
+//! | [`memory`] | a store without one |
 
+#[cfg(feature = "server")]
+pub mod auth;
+pub mod crypto;
 #[cfg(feature = "server")]
 pub mod films;
 mod flights;
+pub mod jwt;
+pub mod keys;
 #[cfg(feature = "server")]
 pub mod movies;
 mod notes;
 #[cfg(feature = "server")]
 pub mod password;
+pub mod refresh_token;
+mod renewal;
 pub mod rotation;
 pub mod store;
+pub mod token;
+#[cfg(feature = "server")]
+pub mod users;

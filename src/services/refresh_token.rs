@@ -184,8 +184,9 @@ mod tests {
     #[test]
     fn t_15_no_two_sessions_share_a_token() {
         let key = key(1);
-        let tokens: HashSet<_> =
-            (0..100_000).map(|n| mint(&key, SessionId(Uuid::from_u128(n / 10)), (n % 10) as u32 + 1)).collect();
+        let tokens: HashSet<_> = (0..100_000)
+            .map(|n| mint(&key, SessionId(Uuid::from_u128(n / 10)), (n % 10) as u32 + 1))
+            .collect();
         assert_eq!(tokens.len(), 100_000);
     }
 

@@ -24,10 +24,7 @@ pub(super) enum Resolved {
     /// The session goes on: its row, and how.
     Live(Arc<Session>, SessionEvent),
     /// The session is over, or isn't one.
-    Over {
-        event: SessionEvent,
-        since: Option<OffsetDateTime>,
-    },
+    Over { event: SessionEvent, since: Option<OffsetDateTime> },
 }
 
 /// What one look at the row came to.

@@ -247,6 +247,17 @@ impl Tokens {
         self.inner.write_notes().await
     }
 
+    /// A token in the user's name for an upstream that checks tokens of its own `audience`, and
+    /// whatever key signs at the moment. `None` if the system gives no random bytes.
+    #[must_use]
+    pub fn for_upstream(&self, identity: &Identity, audience: &str) -> Option<String> {
+        let inner = &self.inner;
+        let now = inner.clock.now();
+        let keys = inner.keys.load();
+        let id = TokenId(inner.random_id().ok()?);
+        inner.access.mint_for_upstream(keys.signing(now), identity, audience, id, now).ok()
+    }
+
     /// The keys in use.
     #[must_use]
     pub fn keys(&self) -> &Arc<SharedKeys> {
@@ -304,7 +315,8 @@ impl Inner {
         let keys = self.keys.load();
         let signing = keys.signing(now);
         let id = TokenId(self.random_id()?);
-        let (access_token, expires_at) = self.access.mint(signing, session, id, now);
+        let minted = self.access.mint(signing, session, id, now);
+        let (access_token, expires_at) = minted.map_err(|_| SignInError::Random)?;
         let refresh_key = keys.by_number(session.key_number).unwrap_or(signing);
         Ok(Renewal {
             identity: identity(session, expires_at),
@@ -328,11 +340,8 @@ impl Inner {
     /// generation.
     fn note_if_lasting(self: &Arc<Self>, token: &AccessToken, now: OffsetDateTime) {
         if token.reference().older_than(self.settings.grace, now) && notes::first_seen_here(token.id) {
-            let seen = LastingUse {
-                session: token.identity.session,
-                generation: token.generation,
-                token: token.id,
-            };
+            let seen =
+                LastingUse { session: token.identity.session, generation: token.generation, token: token.id };
             self.start_writer(self.notes.lasting(seen));
         }
     }
@@ -344,7 +353,10 @@ impl Inner {
             runtime.spawn(async move {
                 tokio::time::sleep(notes::DELAY).await;
                 if let Err(error) = inner.write_notes().await {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "settlements wait for the store");
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "settlements wait for the store"
+                    );
                 }
             });
         }

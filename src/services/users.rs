@@ -239,7 +239,8 @@ impl Users {
 pub fn email(text: &str) -> Result<String, UserError> {
     let address = text.to_lowercase();
     // RFC 5321, section 4.5.3.1.3: a path has at most 256 octets, two of them angle brackets.
-    let legal = address.len() <= 254 && EmailAddress::is_valid(&address) && !address.contains(char::is_control);
+    let legal =
+        address.len() <= 254 && EmailAddress::is_valid(&address) && !address.contains(char::is_control);
     if legal { Ok(address) } else { Err(UserError::Email(text.chars().take(64).collect())) }
 }
 
@@ -271,7 +272,9 @@ mod tests {
     #[test]
     fn what_is_no_address_is_refused() {
         let too_long = format!("{}@example.jp", "a".repeat(64 * 4));
-        for text in ["", "taro", "taro@", "@example.jp", "a b@example.jp", "taro@exa mple.jp", "a@b\r\nc", &too_long] {
+        for text in
+            ["", "taro", "taro@", "@example.jp", "a b@example.jp", "taro@exa mple.jp", "a@b\r\nc", &too_long]
+        {
             assert!(email(text).is_err(), "{text:?}");
         }
     }

@@ -1,0 +1,425 @@
+//! Forged tokens, each named by the rule that it breaks (RFC 8725 and what goes with it).
+
+use proptest::prelude::*;
+use ring::hmac;
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+use time::macros::datetime;
+
+use super::*;
+use crate::identity::Client;
+use crate::models::session::SessionKind;
+use crate::models::user::UserId;
+use crate::services::keys::{Algorithm, KeyMaterial};
+
+const NOW: OffsetDateTime = datetime!(2026-03-01 12:00 UTC);
+const IAT: i64 = NOW.unix_timestamp();
+
+struct Forge {
+    material: KeyMaterial,
+    keys: KeyRing,
+    tokens: AccessTokens,
+}
+
+fn forge(algorithm: Algorithm) -> Forge {
+    let material = KeyMaterial::generate(1, algorithm, NOW).expect("random bytes");
+    let keys = KeyRing::of_one(&material).expect("a key");
+    Forge { material, keys, tokens: AccessTokens::default() }
+}
+
+impl Forge {
+    /// Signs whatever it is given with HS256 and the right key.
+    fn sign(&self, header: &str, claims: &str) -> String {
+        self.sign_with(hmac::HMAC_SHA256, self.material.signing.expose_secret(), header, claims)
+    }
+
+    fn sign_with(&self, algorithm: hmac::Algorithm, key: &[u8], header: &str, claims: &str) -> String {
+        let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
+        let tag = hmac::sign(&hmac::Key::new(algorithm, key), signed.as_bytes());
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(tag))
+    }
+
+    fn verify(&self, token: &str) -> Result<AccessToken, VerifyError> {
+        self.tokens.verify(&self.keys, token, NOW)
+    }
+
+    fn with_claims(&self, claims: &Value) -> Result<AccessToken, VerifyError> {
+        self.verify(&self.sign(HEADER, &claims.to_string()))
+    }
+
+    fn with_header(&self, header: &str) -> Result<AccessToken, VerifyError> {
+        self.verify(&self.sign(header, &claims().to_string()))
+    }
+}
+
+const HEADER: &str = r#"{"typ":"at+jwt","alg":"HS256","kid":"1"}"#;
+
+fn claims() -> Value {
+    json!({
+        "iss": "sekisho", "sub": "00000000-0000-0000-0000-000000000002", "aud": "sekisho",
+        "client_id": "sekisho", "iat": IAT, "exp": IAT + 900,
+        "jti": "00000000-0000-0000-0000-000000000003", "sid": "00000000-0000-0000-0000-000000000001",
+        "gen": 7, "email": "taro@example.jp", "roles": ["user"],
+    })
+}
+
+fn claims_but(name: &str, value: Value) -> Value {
+    let mut claims = claims();
+    claims[name] = value;
+    claims
+}
+
+fn claims_without(name: &str) -> Value {
+    let mut claims = claims();
+    claims.as_object_mut().expect("an object").remove(name);
+    claims
+}
+
+fn session() -> Session {
+    Session {
+        id: SessionId(Uuid::from_u128(1)),
+        user_id: UserId(Uuid::from_u128(2)),
+        kind: SessionKind::Browser,
+        email: "山田\"太郎@example.jp".into(),
+        roles: Roles::new(["user", "editor"]).expect("roles"),
+        generation: 7,
+        key_number: 1,
+        created_at: NOW,
+        rotated_at: NOW,
+        asked_by: None,
+        settled_by: None,
+        rotations: 0,
+        replays: 0,
+        idle_expires_at: NOW + Duration::from_secs(86_400),
+        absolute_expires_at: NOW + Duration::from_secs(8 * 86_400),
+        end: None,
+        client: Client::default(),
+    }
+}
+
+#[test]
+fn what_was_minted_verifies_under_every_algorithm() {
+    for algorithm in Algorithm::ALL {
+        let forge = forge(algorithm);
+        let session = session();
+        let id = TokenId(Uuid::from_u128(9));
+        let (token, expires_at) =
+            forge.tokens.mint(&forge.keys.keys()[0], &session, id, NOW).expect("random bytes");
+        assert!(token.len() < 1024, "under 1 KiB");
+        let verified = forge.verify(&token).expect("valid");
+        assert_eq!(verified.id, id);
+        assert_eq!((verified.generation, verified.issued_at), (7, NOW));
+        assert_eq!(verified.identity.expires_at, expires_at);
+        assert_eq!(&*verified.identity.email, session.email);
+        assert_eq!(verified.identity.roles, session.roles);
+        assert_eq!(&*verified.identity.subject, session.user_id.to_string());
+    }
+}
+
+#[test]
+fn t_11_the_claims_of_rfc_9068_are_all_there() {
+    let forge = forge(Algorithm::Hs256);
+    let id = TokenId(Uuid::from_u128(9));
+    let (token, _) = forge.tokens.mint(&forge.keys.keys()[0], &session(), id, NOW).expect("random bytes");
+    let part = |at| {
+        let bytes = URL_SAFE_NO_PAD.decode(token.split('.').nth(at).expect("a part")).expect("base64url");
+        serde_json::from_slice::<Value>(&bytes).expect("JSON")
+    };
+    assert_eq!(part(0), json!({"typ": "at+jwt", "alg": "HS256", "kid": "1"}));
+    let claims = part(1);
+    let names: Vec<_> = claims.as_object().expect("an object").keys().map(String::as_str).collect();
+    let mut expected =
+        ["iss", "sub", "aud", "client_id", "iat", "exp", "jti", "sid", "gen", "email", "roles"];
+    expected.sort_unstable();
+    let mut names = names;
+    names.sort_unstable();
+    assert_eq!(names, expected);
+}
+
+#[test]
+fn jsonwebtoken_itself_agrees() {
+    crate::services::crypto::install();
+    let forge = forge(Algorithm::EdDsa);
+    let id = TokenId(Uuid::from_u128(9));
+    let now = OffsetDateTime::from_unix_timestamp(
+        i64::try_from(jsonwebtoken::get_current_timestamp()).expect("a time"),
+    );
+    let session = Session { absolute_expires_at: datetime!(2100-01-01 00:00 UTC), ..session() };
+    let token = forge.tokens.mint(&forge.keys.keys()[0], &session, id, now.expect("a time"));
+    let jwk = &forge.keys.jwks().keys[0];
+    let key = jsonwebtoken::DecodingKey::from_jwk(jwk).expect("a public key");
+    let mut validation = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::EdDSA);
+    validation.set_audience(&["sekisho"]);
+    let decoded = jsonwebtoken::decode::<Value>(token.expect("random bytes").0, &key, &validation);
+    assert_eq!(decoded.expect("valid").claims["gen"], 7);
+}
+
+#[test]
+fn t_1_no_bit_of_any_part_can_be_changed() {
+    for algorithm in Algorithm::ALL {
+        let forge = forge(algorithm);
+        let id = TokenId(Uuid::from_u128(9));
+        let (token, _) = forge.tokens.mint(&forge.keys.keys()[0], &session(), id, NOW).expect("random bytes");
+        let parts: Vec<Vec<u8>> =
+            token.split('.').map(|part| URL_SAFE_NO_PAD.decode(part).expect("base64url")).collect();
+        for part in 0..3 {
+            for n in 0..100 {
+                let mut changed = parts.clone();
+                let bit = n * 37 % (changed[part].len() * 8);
+                changed[part][bit / 8] ^= 1 << (bit % 8);
+                let text =
+                    changed.iter().map(|part| URL_SAFE_NO_PAD.encode(part)).collect::<Vec<_>>().join(".");
+                assert!(forge.verify(&text).is_err(), "{algorithm:?} part {part} bit {bit}");
+            }
+        }
+    }
+}
+
+#[test]
+fn t_2_the_algorithm_is_the_keys_own() {
+    let forge = forge(Algorithm::Hs256);
+    let claims = claims().to_string();
+    for alg in ["none", "None", "NONE", "nOnE"] {
+        let header = format!(r#"{{"typ":"at+jwt","alg":"{alg}","kid":"1"}}"#);
+        let unsigned = format!("{}.{}.", URL_SAFE_NO_PAD.encode(&header), URL_SAFE_NO_PAD.encode(&claims));
+        assert_eq!(forge.verify(&unsigned), Err(VerifyError::Malformed), "{alg}");
+        assert_eq!(forge.with_header(&header), Err(VerifyError::Malformed), "{alg}");
+    }
+    let secret = forge.material.signing.expose_secret();
+    for (alg, algorithm) in [("HS384", hmac::HMAC_SHA384), ("HS512", hmac::HMAC_SHA512)] {
+        let header = format!(r#"{{"typ":"at+jwt","alg":"{alg}","kid":"1"}}"#);
+        let token = forge.sign_with(algorithm, secret, &header, &claims);
+        assert_eq!(forge.verify(&token), Err(VerifyError::Malformed), "{alg}");
+        assert!(forge.verify(&forge.sign_with(algorithm, secret, HEADER, &claims)).is_err(), "{alg}");
+    }
+}
+
+#[test]
+fn t_3_a_public_key_is_no_shared_secret() {
+    for algorithm in [Algorithm::Es256, Algorithm::EdDsa] {
+        let forge = forge(algorithm);
+        let public = forge.keys.keys()[0].verifier().public_key().expect("a public key").to_vec();
+        let jwk = serde_json::to_vec(&forge.keys.jwks()).expect("JSON");
+        for key in [public.clone(), public[1..].to_vec(), jwk] {
+            let token = forge.sign_with(hmac::HMAC_SHA256, &key, HEADER, &claims().to_string());
+            assert_eq!(forge.verify(&token), Err(VerifyError::Malformed), "{algorithm:?}");
+        }
+    }
+}
+
+#[test]
+fn t_4_t_5_t_6_a_header_says_typ_alg_and_kid_and_nothing_else() {
+    let forge = forge(Algorithm::Hs256);
+    for extra in [
+        r#""jwk":{"kty":"oct","k":"AAAA"}"#,
+        r#""jku":"http://127.0.0.1:1/keys""#,
+        r#""x5u":"http://127.0.0.1:1/cert""#,
+        r#""x5c":["AAAA"]"#,
+        r#""crit":["exp"]"#,
+        r#""crit":[]"#,
+        r#""b64":false,"crit":["b64"]"#,
+        r#""alg":"HS256""#,
+        r#""kid":"1""#,
+        r#""cty":"JWT""#,
+    ] {
+        let header = format!(r#"{{"typ":"at+jwt","alg":"HS256","kid":"1",{extra}}}"#);
+        assert_eq!(forge.with_header(&header), Err(VerifyError::Malformed), "{extra}");
+    }
+    for kid in ["", "2", "0", "01", " 1", "../../etc/passwd", "' OR 1=1--", "\\u0000", "１"] {
+        let header = format!(r#"{{"typ":"at+jwt","alg":"HS256","kid":"{kid}"}}"#);
+        assert_eq!(forge.with_header(&header), Err(VerifyError::UnknownKey), "{kid}");
+    }
+    let long = format!(r#"{{"typ":"at+jwt","alg":"HS256","kid":"{}"}}"#, "x".repeat(64 * 1024));
+    assert_eq!(forge.with_header(&long), Err(VerifyError::Malformed));
+    for header in
+        [r#"{"typ":"at+jwt","alg":"HS256"}"#, r#"{"typ":"at+jwt","alg":"HS256","kid":1}"#, "[]", "1", ""]
+    {
+        assert_eq!(forge.with_header(header), Err(VerifyError::Malformed), "{header}");
+    }
+}
+
+#[test]
+fn t_7_times_are_checked_by_the_clock_that_is_given() {
+    let forge = forge(Algorithm::Hs256);
+    let ok = |name, value: i64| forge.with_claims(&claims_but(name, value.into())).map(|_| ());
+    assert_eq!(ok("exp", IAT - 4), Ok(()), "within the leeway");
+    assert_eq!(ok("exp", IAT - 5), Err(VerifyError::Expired));
+    assert_eq!(ok("nbf", IAT + 5), Ok(()), "within the leeway");
+    assert_eq!(ok("nbf", IAT + 6), Err(VerifyError::Malformed));
+    assert_eq!(ok("nbf", IAT + 120), Err(VerifyError::Malformed));
+    assert_eq!(ok("iat", IAT + 15), Ok(()), "a quarter of the grace");
+    assert_eq!(ok("iat", IAT + 16), Err(VerifyError::Malformed));
+    for name in ["exp", "iat", "nbf"] {
+        for odd in
+            [json!(-1.5), json!(1e30), json!("1"), json!(null), json!([1]), json!(i64::MIN), json!(u64::MAX)]
+        {
+            let error = forge.with_claims(&claims_but(name, odd.clone())).expect_err("must be refused");
+            assert_eq!(error, VerifyError::Malformed, "{name} {odd}");
+        }
+    }
+    assert_eq!(ok("exp", i64::MAX), Err(VerifyError::Malformed));
+}
+
+#[test]
+fn an_expired_token_can_still_be_read() {
+    let forge = forge(Algorithm::Hs256);
+    let token = forge.sign(HEADER, &claims_but("exp", json!(IAT - 10_000)).to_string());
+    assert_eq!(forge.verify(&token), Err(VerifyError::Expired));
+    let read = forge.tokens.read(&forge.keys, &token, NOW).expect("ours");
+    assert_eq!((read.generation, read.id), (7, TokenId(Uuid::from_u128(3))));
+}
+
+#[test]
+fn t_8_other_types_of_token_are_refused() {
+    let forge = forge(Algorithm::Hs256);
+    for typ in ["application/at+jwt", "AT+JWT", "Application/At+Jwt"] {
+        let header = format!(r#"{{"alg":"HS256","kid":"1","typ":"{typ}"}}"#);
+        assert!(forge.with_header(&header).is_ok(), "{typ}");
+    }
+    for typ in ["JWT", "", "logout+jwt", "at+jwt;x", "text/at+jwt", "at+jwt "] {
+        let header = format!(r#"{{"alg":"HS256","kid":"1","typ":"{typ}"}}"#);
+        assert_eq!(forge.with_header(&header), Err(VerifyError::Malformed), "{typ}");
+    }
+    assert_eq!(forge.with_header(r#"{"alg":"HS256","kid":"1"}"#), Err(VerifyError::Malformed));
+}
+
+#[test]
+fn t_9_the_audience_must_be_us() {
+    let forge = forge(Algorithm::Hs256);
+    let aud = |aud: Value| forge.with_claims(&claims_but("aud", aud)).is_ok();
+    assert!(aud(json!("sekisho")));
+    assert!(aud(json!(["sekisho"])));
+    assert!(aud(json!(["other", "sekisho"])));
+    for wrong in
+        [json!("other"), json!("Sekisho"), json!(""), json!([]), json!(["other"]), json!(null), json!({})]
+    {
+        assert!(!aud(wrong.clone()), "{wrong}");
+    }
+    assert!(!aud(json!([["sekisho"]])));
+    assert!(forge.with_claims(&claims_without("aud")).is_err());
+}
+
+#[test]
+fn t_10_the_issuer_is_compared_exactly() {
+    let forge = forge(Algorithm::Hs256);
+    for wrong in [json!("sekisho/"), json!("SEKISHO"), json!(""), json!(null), json!(["sekisho"])] {
+        assert!(forge.with_claims(&claims_but("iss", wrong.clone())).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn every_claim_but_nbf_is_required() {
+    let forge = forge(Algorithm::Hs256);
+    for name in ["iss", "sub", "aud", "client_id", "iat", "exp", "jti", "sid", "gen", "email", "roles"] {
+        let error = forge.with_claims(&claims_without(name)).expect_err("must be refused");
+        assert_eq!(error, VerifyError::Malformed, "{name}");
+    }
+    for (name, odd) in [
+        ("sub", json!("")),
+        ("gen", json!(0)),
+        ("gen", json!(-1)),
+        ("gen", json!(4_294_967_296_u64)),
+        ("sid", json!("x")),
+        ("roles", json!("user")),
+        ("roles", json!(["a,b"])),
+    ] {
+        assert!(forge.with_claims(&claims_but(name, odd.clone())).is_err(), "{name} {odd}");
+    }
+}
+
+#[test]
+fn t_19_only_the_compact_form_and_one_spelling_of_it() {
+    let forge = forge(Algorithm::Hs256);
+    let token = forge.sign(HEADER, &claims().to_string());
+    assert!(forge.verify(&token).is_ok());
+    let (signed, signature) = token.rsplit_once('.').expect("three parts");
+    let parts: Vec<_> = token.split('.').collect();
+    for other in [
+        signed.to_owned(),
+        format!("{signed}."),
+        format!("{token}."),
+        format!("{token}.{signature}"),
+        format!("{token}.x.y"),
+        format!(".{token}"),
+        format!(" {token}"),
+        format!("{token} "),
+        format!("{token}="),
+        format!("{}\n.{}.{}", parts[0], parts[1], parts[2]),
+        format!("{}=.{}.{}", parts[0], parts[1], parts[2]),
+        format!(r#"{{"payload":"{}","protected":"{}","signature":"{}"}}"#, parts[1], parts[0], parts[2]),
+        String::new(),
+        ".".to_owned(),
+        "..".to_owned(),
+        "...".to_owned(),
+    ] {
+        assert!(forge.verify(&other).is_err(), "{other}");
+    }
+    // The last character of 43 has two bits that mean nothing: only zeroes are ours.
+    let last = signature.chars().last().expect("not empty");
+    let alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let at = alphabet.find(last).expect("base64url");
+    for twin in (at / 4 * 4)..(at / 4 * 4 + 4) {
+        let text = format!("{}{}", &token[..token.len() - 1], &alphabet[twin..=twin]);
+        assert_eq!(forge.verify(&text).is_ok(), twin == at, "{text}");
+    }
+}
+
+#[test]
+fn t_20_huge_tokens_are_refused_unread() {
+    let forge = forge(Algorithm::Hs256);
+    let claims = claims_but("email", json!("a".repeat(MAX_LENGTH)));
+    assert_eq!(forge.with_claims(&claims), Err(VerifyError::Malformed));
+    assert_eq!(forge.verify(&"a.".repeat(5_000_000)), Err(VerifyError::Malformed));
+}
+
+#[test]
+fn t_22_no_claim_comes_twice() {
+    let forge = forge(Algorithm::Hs256);
+    let claims = claims().to_string();
+    for twice in [r#""sub":"x""#, r#""exp":99999999999"#, r#""roles":["admin"]"#, r#""gen":7"#] {
+        let claims = format!("{},{twice}}}", &claims[..claims.len() - 1]);
+        assert_eq!(forge.verify(&forge.sign(HEADER, &claims)), Err(VerifyError::Malformed), "{twice}");
+    }
+}
+
+#[test]
+fn a_token_for_an_upstream_is_not_for_us() {
+    let forge = forge(Algorithm::Es256);
+    let identity = Identity {
+        subject: "2".into(),
+        session: SessionId(Uuid::from_u128(1)),
+        email: "taro@example.jp".into(),
+        roles: Roles::default(),
+        expires_at: NOW + Duration::from_secs(60),
+    };
+    let id = TokenId(Uuid::from_u128(9));
+    let token = forge.tokens.mint_for_upstream(&forge.keys.keys()[0], &identity, "films", id, NOW);
+    assert!(forge.verify(&token.expect("random bytes")).is_err());
+}
+
+#[test]
+fn a_token_expires_with_its_session_at_the_latest_and_jitters() {
+    let forge = forge(Algorithm::Hs256);
+    let key = &forge.keys.keys()[0];
+    let expiry = |session: &Session, id: u128| {
+        let id = TokenId(Uuid::from_u128(id));
+        forge.tokens.mint(key, session, id, NOW).expect("random bytes").1 - NOW
+    };
+    let ending = Session { absolute_expires_at: NOW + Duration::from_millis(90_700), ..session() };
+    assert_eq!(expiry(&ending, 0), time::Duration::seconds(90));
+    assert_eq!(expiry(&session(), 0), time::Duration::seconds(900));
+    assert_eq!(expiry(&session(), u128::MAX), time::Duration::seconds(855));
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_answered(text in "\\PC{0,200}|([A-Za-z0-9_-]{0,40}\\.){0,4}[A-Za-z0-9_-]{0,60}") {
+        prop_assert!(forge(Algorithm::Hs256).verify(&text).is_err());
+    }
+
+    #[test]
+    fn any_signed_claims_are_answered(claims in "\\PC{0,200}|\\{(\"[a-z]{1,4}\":[0-9\"a-z]{1,8},?){0,6}\\}") {
+        let forge = forge(Algorithm::Hs256);
+        prop_assert!(forge.verify(&forge.sign(HEADER, &claims)).is_err());
+    }
+}
