@@ -97,3 +97,33 @@ Examples:
 
 Every setting can also come from the environment: server.listen is SEKISHO_SERVER__LISTEN.
 Exit codes: 0 done, 1 failed while running, 2 wrong usage, 78 bad configuration.";
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_commands_are_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn several_sessions_can_be_named() {
+        let (one, other) = ("0198c0de-0000-4000-8000-000000000001", "0198c0de-0000-4000-8000-000000000002");
+        let cli =
+            Cli::try_parse_from(["sekisho", "session", "revoke", one, other, "--config", "x.toml"]).unwrap();
+        let Command::Session(session::SessionCommand::Revoke(revoke)) = cli.command else { panic!("revoke") };
+        assert_eq!(revoke.ids.len(), 2);
+        assert_eq!(cli.config, Some(PathBuf::from("x.toml")));
+    }
+
+    #[test]
+    fn addresses_are_taken_in_lower_case() {
+        let cli = Cli::try_parse_from(["sekisho", "user", "create", "--email", "Ada@Example.com"]).unwrap();
+        let Command::User(user::UserCommand::Create(create)) = cli.command else { panic!("create") };
+        assert_eq!((create.email.as_str(), create.role.as_str()), ("ada@example.com", "user"));
+        assert!(create.name.is_none() && !create.password_stdin);
+    }
+}

@@ -771,3 +771,18 @@ fn a_full_route() {
     assert_eq!(route.connect_timeout, Duration::from_millis(250));
     assert_eq!(route.upstreams.len(), 2);
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_text_panics_and_every_error_is_one_line(
+        key in proptest::sample::select(KEYS),
+        value in proptest::prop_oneof!["\\PC{0,40}", "[0-9]{1,25}[smhdKMGTi]{0,3}", "[\\[\\]\"',a-z0-9./:-]{0,30}"],
+        text in "\\[\\[?[a-z]{0,7}\\]?\\]\n([a-z_.]{0,9} ?= ?[\\[\\]'\"a-z0-9:/.-]{0,12}\n){0,3}",
+    ) {
+        for place in [Place::new().flag(key, &value), file(&text)] {
+            if let Err(error) = place.load() {
+                proptest::prop_assert!(!error.to_string().contains('\n'), "{}", error);
+            }
+        }
+    }
+}
