@@ -1,5 +1,7 @@
 //! Where settings come from, which of them win, and how bad ones are refused.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -58,7 +60,7 @@ impl Place {
 
     /// The message, with the directory's own name left out.
     fn error(&self) -> String {
-        let message = self.load().expect_err("is refused").to_string();
+        let message = self.load().map(|_| ()).unwrap_err().to_string();
         message.replace(&format!("{}/", self.dir.path().display()), "./")
     }
 }
@@ -354,7 +356,10 @@ fn unknown_keys_are_named_with_the_nearest() {
             "unknown key routes.pth in ./sekisho.toml, line 2: did you mean routes.path?",
         ),
         ("[[route]]\npath = '/'", "unknown key route in ./sekisho.toml, line 1: did you mean routes?"),
-        ("[[routes]]\n[routes.auth.x]\ny = 1", "unknown key routes.auth.x.y in ./sekisho.toml, line 3"),
+        (
+            "[[routes]]\n[routes.auth.x]\ny = 1",
+            "unknown key routes.auth.x.y in ./sekisho.toml, line 3: did you mean routes.auth?",
+        ),
     ] {
         assert_eq!(file(text).error(), message);
     }
@@ -765,4 +770,19 @@ fn a_full_route() {
     assert_eq!((route.bearer.as_deref(), route.max_body), (Some("reports"), Some(2 * 1024 * 1024)));
     assert_eq!(route.connect_timeout, Duration::from_millis(250));
     assert_eq!(route.upstreams.len(), 2);
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_panics_and_every_error_is_one_line(
+        key in proptest::sample::select(KEYS),
+        value in proptest::prop_oneof!["\\PC{0,40}", "[0-9]{1,25}[smhdKMGTi]{0,3}", "[\\[\\]\"',a-z0-9./:-]{0,30}"],
+        text in "\\[\\[?[a-z]{0,7}\\]?\\]\n([a-z_.]{0,9} ?= ?[\\[\\]'\"a-z0-9:/.-]{0,12}\n){0,3}",
+    ) {
+        for place in [Place::new().flag(key, &value), file(&text)] {
+            if let Err(error) = place.load() {
+                proptest::prop_assert!(!error.to_string().contains('\n'), "{}", error);
+            }
+        }
+    }
 }

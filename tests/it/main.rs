@@ -2,6 +2,7 @@
 
 #![expect(clippy::expect_used, reason = "helpers of tests may fail loudly")]
 
+mod cli;
 mod config;
 mod movies;
 mod pages;

@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Why a configuration can't be used: one line that names the key, what was said, where, and what
 /// to do. The value of a secret is never among it.
@@ -94,16 +95,16 @@ pub enum Place {
     /// In a `.env` file.
     DotEnv {
         /// The file.
-        path: PathBuf,
+        path: Arc<Path>,
         /// The variable's name.
-        name: String,
+        name: Box<str>,
     },
     /// In the environment, under this name.
     Environment(String),
     /// In the configuration file.
     File {
         /// The file.
-        path: PathBuf,
+        path: Arc<Path>,
         /// The line, from 1.
         line: usize,
     },

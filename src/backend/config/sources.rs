@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::error::{ConfigError, Place};
 use super::file::{self, Parsed};
@@ -62,7 +63,8 @@ impl Sources {
         let mut routes = Vec::new();
         let file = self.find_file()?;
         if let Some((path, text)) = &file {
-            let parsed = file::parse(text, |line| Place::File { path: path.clone(), line });
+            let place: Arc<Path> = path.as_path().into();
+            let parsed = file::parse(text, |line| Place::File { path: place.clone(), line });
             let Parsed { settings: given, routes: tables } = parsed.map_err(|error| in_file(error, path))?;
             settings.extend(given);
             routes = tables;
@@ -116,7 +118,8 @@ impl Sources {
         let lines = dotenvy::from_read_iter(text.as_bytes());
         let pairs: Result<Vec<_>, _> = lines.collect();
         let pairs = pairs.map_err(|error| bad_dot_env(&path, &text, &error))?;
-        variables(pairs.into_iter(), |name| Place::DotEnv { path: path.clone(), name })
+        let path: Arc<Path> = path.into();
+        variables(pairs.into_iter(), |name| Place::DotEnv { path: path.clone(), name: name.into() })
     }
 }
 

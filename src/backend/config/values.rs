@@ -339,6 +339,15 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn an_origin_reads_back_as_itself(text in "https?://[a-zA-Z0-9.:_-]{1,24}|http://\\[[0-9a-f:]{2,12}\\](:[0-9]{1,5})?") {
+            if let Ok(origin) = text.parse::<Origin>() {
+                proptest::prop_assert_eq!(origin.as_str().parse(), Ok(origin.clone()));
+            }
+        }
+    }
+
     #[test]
     fn path_prefixes() {
         for good in ["/", "/api", "/api/v1", "/a%20b", "/~u/@x", "/a.b", "/.well-known"] {

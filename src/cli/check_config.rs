@@ -1,0 +1,23 @@
+//! `sekisho check-config`.
+
+use super::error::CliError;
+use super::output;
+use crate::backend::config::Loaded;
+
+/// Says which configuration was read and that it is good.
+pub(super) fn run(loaded: &Loaded) -> Result<(), CliError> {
+    let mut lines = vec![match &loaded.file {
+        Some(file) => format!("configuration file: {}", file.display()),
+        None => "configuration file: none, only the defaults and the environment".to_owned(),
+    }];
+    lines.extend(loaded.warnings.iter().map(|warning| format!("warning: {warning}")));
+    lines.push("configuration is good".to_owned());
+    output::print_lines(&lines)
+}
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  sekisho check-config
+  sekisho check-config --config /etc/sekisho/sekisho.toml
+
+Exit code 78 means that something is wrong with it; standard error says what, in one line.";

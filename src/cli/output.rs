@@ -1,0 +1,119 @@
+//! Lists on standard output: columns for people, JSON for programs.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::error::CliError;
+
+/// One line of a list. Its JSON is that of `Serialize`.
+pub trait Row: Serialize {
+    /// The columns' names.
+    const HEAD: &'static [&'static str];
+
+    /// What stands in each column.
+    fn cells(&self) -> Vec<String>;
+}
+
+/// Prints a list: as a JSON array, or in aligned columns under a head.
+///
+/// # Errors
+///
+/// If standard output can't be written to.
+pub fn print_list<R: Row>(rows: &[R], json: bool) -> Result<(), CliError> {
+    let mut out = io::stdout().lock();
+    let written = if json { write_json(&mut out, rows) } else { write_table(&mut out, rows) };
+    written.and_then(|()| out.flush()).map_err(CliError::Output)
+}
+
+/// Prints lines.
+///
+/// # Errors
+///
+/// If standard output can't be written to.
+pub fn print_lines(lines: &[impl AsRef<str>]) -> Result<(), CliError> {
+    let mut out = io::stdout().lock();
+    let written = lines.iter().try_for_each(|line| writeln!(out, "{}", line.as_ref()));
+    written.and_then(|()| out.flush()).map_err(CliError::Output)
+}
+
+/// A time for people, to the minute, in UTC.
+#[must_use]
+pub fn minute(time: OffsetDateTime) -> String {
+    let text = time.to_offset(time::UtcOffset::UTC).format(&Rfc3339).unwrap_or_default();
+    text.get(..16).map(|minute| minute.replace('T', " ")).unwrap_or_default()
+}
+
+fn write_json<R: Row>(out: &mut impl Write, rows: &[R]) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, rows).map_err(io::Error::from)?;
+    writeln!(out)
+}
+
+fn write_table<R: Row>(out: &mut impl Write, rows: &[R]) -> io::Result<()> {
+    let head = R::HEAD.iter().map(ToString::to_string).collect();
+    let lines: Vec<Vec<String>> = std::iter::once(head).chain(rows.iter().map(plain_cells)).collect();
+    let width = |column: usize| {
+        lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max()
+    };
+    let widths: Vec<usize> = (0..R::HEAD.len()).map(|column| width(column).unwrap_or_default()).collect();
+    for line in &lines {
+        let cells: Vec<String> =
+            line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        writeln!(out, "{}", cells.join("  ").trim_end())?;
+    }
+    Ok(())
+}
+
+/// Users choose their names and agents, which must not command a terminal.
+fn plain_cells(row: &impl Row) -> Vec<String> {
+    row.cells()
+        .iter()
+        .map(|cell| cell.chars().map(|c| if c.is_control() { '?' } else { c }).collect())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Serialize)]
+    struct Dog {
+        name: &'static str,
+        age: u8,
+    }
+
+    impl Row for Dog {
+        const HEAD: &'static [&'static str] = &["NAME", "AGE"];
+
+        fn cells(&self) -> Vec<String> {
+            vec![self.name.to_owned(), self.age.to_string()]
+        }
+    }
+
+    const DOGS: [Dog; 2] = [Dog { name: "Bärli\u{1b}[2J", age: 3 }, Dog { name: "Rex", age: 12 }];
+
+    #[test]
+    fn a_table_is_aligned_and_harmless() {
+        let mut out = Vec::new();
+        write_table(&mut out, &DOGS).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "NAME       AGE\nBärli?[2J  3\nRex        12\n");
+    }
+
+    #[test]
+    fn json_is_an_array() {
+        let mut out = Vec::new();
+        write_json(&mut out, &DOGS[1..]).unwrap();
+        let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!(value, serde_json::json!([{"name": "Rex", "age": 12}]));
+        let mut out = Vec::new();
+        write_json::<Dog>(&mut out, &[]).unwrap();
+        assert_eq!(out, b"[]\n");
+    }
+
+    #[test]
+    fn times_for_people() {
+        assert_eq!(minute(OffsetDateTime::UNIX_EPOCH), "1970-01-01 00:00");
+    }
+}

@@ -1,0 +1,77 @@
+//! Passwords come from standard input or from a terminal, never from the command line.
+
+use std::io::{self, IsTerminal, Read};
+
+use secrecy::{ExposeSecret, SecretString};
+use zeroize::Zeroize;
+
+use super::error::CliError;
+use crate::backend::secret::without_line_end;
+
+/// Reads a new password: all of standard input if `from_stdin`, else by asking twice on the terminal,
+/// without echo. How good it is, is for others to judge.
+///
+/// # Errors
+///
+/// If there is nobody to ask, the two differ, or there is none.
+pub fn read_new(from_stdin: bool) -> Result<SecretString, CliError> {
+    let stdin = io::stdin();
+    if from_stdin {
+        return from_reader(stdin.lock());
+    }
+    if !stdin.is_terminal() {
+        let remedy = "standard input is no terminal, so there is nobody to ask for a password: pass it with \
+                      --password-stdin";
+        return Err(CliError::Usage(remedy.to_owned()));
+    }
+    let first = ask("Password: ")?;
+    let second = ask("Once more: ")?;
+    if first.expose_secret() != second.expose_secret() {
+        return Err(CliError::Refused("the two passwords differ".to_owned()));
+    }
+    not_empty(first)
+}
+
+/// The password that `reader` holds, less one line end.
+fn from_reader(reader: impl Read) -> Result<SecretString, CliError> {
+    let mut text = String::new();
+    reader
+        .take(LONGEST)
+        .read_to_string(&mut text)
+        .map_err(|error| CliError::failed("can't read a password from standard input", error))?;
+    let password = SecretString::from(without_line_end(&text));
+    text.zeroize();
+    not_empty(password)
+}
+
+fn ask(prompt: &str) -> Result<SecretString, CliError> {
+    rpassword::prompt_password(prompt)
+        .map(SecretString::from)
+        .map_err(|error| CliError::failed("can't ask for a password", error))
+}
+
+fn not_empty(password: SecretString) -> Result<SecretString, CliError> {
+    if password.expose_secret().is_empty() {
+        return Err(CliError::Refused("the password is empty".to_owned()));
+    }
+    Ok(password)
+}
+
+/// More than any password may have, so that a longer one is refused and not cut, in bytes.
+const LONGEST: u64 = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_of_the_input_less_one_line_end() {
+        let read =
+            |text: &'static [u8]| from_reader(text).map(|password| password.expose_secret().to_owned());
+        assert_eq!(read(b"correct horse \n").unwrap(), "correct horse ");
+        assert_eq!(read(b"no line end").unwrap(), "no line end");
+        assert_eq!(read(b"two\nlines\r\n").unwrap(), "two\nlines");
+        assert!(read(b"\n").is_err() && read(b"").is_err());
+        assert!(read(b"\xff\n").is_err());
+    }
+}

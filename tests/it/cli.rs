@@ -1,0 +1,298 @@
+//! The program as it is called: exit codes, what it says, and where.
+
+#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::process::{Command, Output, Stdio};
+use std::thread;
+
+use tempfile::TempDir;
+
+/// The program, in an empty directory and an empty environment.
+struct Shell {
+    dir: TempDir,
+    env: Vec<(&'static str, String)>,
+}
+
+struct Ran {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Shell {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap(), env: Vec::new() }
+    }
+
+    fn file(self, name: &str, text: &str) -> Self {
+        std::fs::write(self.dir.path().join(name), text).unwrap();
+        self
+    }
+
+    fn env(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.env.push((name, value.into()));
+        self
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sekisho"));
+        command.args(args).current_dir(self.dir.path()).env_clear().stdin(Stdio::null());
+        command.envs(self.env.iter().map(|(name, value)| (*name, value)));
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Ran {
+        let Output { status, stdout, stderr } = self.command(args).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Ran { code: status.code(), out: text(stdout), err: text(stderr) }
+    }
+}
+
+impl Ran {
+    /// It failed with `code`, and said so in one line of standard error, which this returns.
+    fn fails(&self, code: i32) -> &str {
+        assert_eq!(self.code, Some(code), "{}{}", self.out, self.err);
+        assert_eq!(self.out, "");
+        let line = self.err.strip_prefix("sekisho: ").and_then(|line| line.strip_suffix('\n'));
+        let line = line.unwrap_or_else(|| panic!("one line of ours: {:?}", self.err));
+        assert!(!line.contains(['\n', '\x1b']), "{line:?}");
+        line
+    }
+}
+
+#[test]
+fn help_lists_every_command() {
+    let help = Shell::new().run(&["--help"]);
+    assert_eq!((help.code, help.err.as_str()), (Some(0), ""));
+    insta::assert_snapshot!(help.out, @r"
+    A gateway that keeps browser users signed in
+
+    Usage: sekisho [OPTIONS] <COMMAND>
+
+    Commands:
+      serve         Run the gateway
+      demo          Run a gateway to try out, with a sample user and films
+      migrate       Bring the database's tables up to date
+      check-config  Check the configuration and name what is wrong with it
+      user          Manage users
+      session       List and end sessions
+      key           Manage the keys that sign tokens
+      healthcheck   Ask the running gateway whether it is ready: exit code 0 if so, else 1
+      help          Print this message or the help of the given subcommand(s)
+
+    Options:
+          --config <FILE>  Read this configuration file [default: ./sekisho.toml, then
+                           /etc/sekisho/sekisho.toml]
+      -h, --help           Print help
+      -V, --version        Print version
+
+    Examples:
+      sekisho demo                                try it out on http://localhost:8080
+      sekisho check-config                        what is wrong with ./sekisho.toml?
+      sekisho serve --config /etc/sekisho/sekisho.toml
+      sekisho user create --email ada@example.com --role admin
+
+    Every setting can also come from the environment: server.listen is SEKISHO_SERVER__LISTEN.
+    Exit codes: 0 done, 1 failed while running, 2 wrong usage, 78 bad configuration.
+    ");
+}
+
+#[test]
+fn every_command_has_help() {
+    for command in [
+        "serve",
+        "demo",
+        "migrate",
+        "check-config",
+        "healthcheck",
+        "user create",
+        "user list",
+        "user passwd",
+        "user role",
+        "user disable",
+        "user enable",
+        "user delete",
+        "user import",
+        "session list",
+        "session revoke",
+        "key init",
+        "key list",
+        "key rotate",
+        "key retire",
+    ] {
+        let words: Vec<_> = command.split(' ').chain(["--help"]).collect();
+        let help = Shell::new().run(&words);
+        assert_eq!(help.code, Some(0), "{command}: {}", help.err);
+        assert!(help.out.contains(&format!("Usage: sekisho {command}")), "{command}: {}", help.out);
+        assert!(help.out.contains("--config <FILE>"), "{command}");
+        assert_eq!(help.out.contains("--json"), command.ends_with(" list"), "{command}");
+    }
+}
+
+#[test]
+fn the_version() {
+    let version = Shell::new().run(&["--version"]);
+    assert_eq!(
+        (version.code, version.out.as_str()),
+        (Some(0), concat!("sekisho ", env!("CARGO_PKG_VERSION"), "\n"))
+    );
+}
+
+#[test]
+fn wrong_usage_is_2_and_one_line() {
+    for (args, part) in [
+        (&["--colour"][..], "unexpected argument '--colour' found"),
+        (
+            &["chek-config"],
+            "unrecognized subcommand 'chek-config'; a similar subcommand exists: 'check-config'",
+        ),
+        (&["user", "create"], "the following required arguments were not provided: --email <EMAIL>"),
+        (
+            &["user", "create", "--email", "nobody"],
+            "invalid value 'nobody' for '--email <EMAIL>': expected an e-mail address",
+        ),
+        (&["user", "role", "ada@example.com", "root"], "expected user or admin"),
+        (
+            &["serve", "--listen", "8080"],
+            "invalid value '8080' for '--listen <HOST:PORT>': expected HOST:PORT",
+        ),
+        (&["demo", "--listen", "a\nb\x1b[2J"], "expected HOST:PORT"),
+        (&["session", "revoke"], "required"),
+        (&["session", "revoke", "--all", "--user", "ada@example.com"], "cannot be used with"),
+        (&["session", "revoke", "not-an-id"], "invalid value 'not-an-id'"),
+        (&["session", "explain", "x"], "unrecognized subcommand 'explain'"),
+        (&["key", "retire", "256"], "invalid value '256'"),
+        (&["user", "create", "--email", "a@b.c", "--password", "x"], "unexpected argument '--password'"),
+    ] {
+        let ran = Shell::new().run(args);
+        let line = ran.fails(2);
+        assert!(line.contains(part), "{args:?}: {line}");
+    }
+    let ran = Shell::new().run(&[]);
+    assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""));
+    assert!(ran.err.contains("Usage: sekisho"), "{}", ran.err);
+}
+
+#[test]
+fn a_good_configuration() {
+    let ran = Shell::new().run(&["check-config"]);
+    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
+    insta::assert_snapshot!(ran.out, @r"
+    configuration file: none, only the defaults and the environment
+    configuration is good
+    ");
+
+    let shell = Shell::new().file("sekisho.toml", "[session]\ngrace = '30s'");
+    let ran = shell.run(&["check-config"]);
+    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
+    insta::assert_snapshot!(ran.out, @r"
+    configuration file: ./sekisho.toml
+    warning: session.grace is below 45s: browsers write cookies to disk every 30 s, so one that crashes may come back with cookies that count as stolen
+    configuration is good
+    ");
+}
+
+#[test]
+fn a_bad_configuration_is_78_and_one_line() {
+    let shell = Shell::new().file("sekisho.toml", "[server]\nlisen = '127.0.0.1:80'");
+    for args in [&["check-config"][..], &["healthcheck"], &["check-config", "--config", "./sekisho.toml"]] {
+        let ran = shell.run(args);
+        assert_eq!(
+            ran.fails(78),
+            "unknown key server.lisen in ./sekisho.toml, line 2: did you mean server.listen?"
+        );
+    }
+    let ran = Shell::new().run(&["--config", "nowhere.toml", "check-config"]);
+    assert_eq!(ran.fails(78), "can't read nowhere.toml: No such file or directory (os error 2)");
+    // Line ends and escape sequences in a value stay in the line.
+    let shell = Shell::new().file("sekisho.toml", "[server]\nlisten = \"a\\n\\u001b[2J\"");
+    assert!(shell.run(&["check-config"]).fails(78).contains("server.listen = \"a\\n\\u{1b}[2J\""));
+}
+
+#[test]
+fn the_real_environment_and_dot_env() {
+    let shell = Shell::new()
+        .file(".env", "SEKISHO_SESSION__GRACE=1h\nSEKISHO_PORT=tcp://10.0.0.1:80\n")
+        .env("SEKISHO_SERVICE_HOST", "10.0.0.1");
+    let ran = shell.run(&["check-config"]);
+    assert!(
+        ran.fails(78)
+            .starts_with("session.grace = \"1h\" from SEKISHO_SESSION__GRACE in ./.env: expected at most")
+    );
+    let shell = shell.env("SEKISHO_SESSION__GRACE", "1m");
+    assert_eq!(shell.run(&["check-config"]).code, Some(0));
+    let shell = shell.env("SEKISHO_TOKENS__SECRET", "hunter2");
+    let ran = shell.run(&["check-config"]);
+    let line = ran.fails(78);
+    assert!(
+        line.starts_with("tokens.secret from SEKISHO_TOKENS__SECRET: ") && !line.contains("hunter2"),
+        "{line}"
+    );
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_variable_of_ours_that_is_no_text() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    let shell = Shell::new();
+    let value = OsStr::from_bytes(b"\xff");
+    let output =
+        shell.command(&["check-config"]).env("SEKISHO_TOKENS__ISSUER", value).env("OTHER", value).output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    assert_eq!(output.stderr, b"sekisho: SEKISHO_TOKENS__ISSUER in the environment isn't UTF-8\n");
+}
+
+#[test]
+fn a_closed_pipe_is_no_failure() {
+    let shell = Shell::new();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = shell.command(&["check-config"]).stdout(writer).output().unwrap();
+    assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()));
+}
+
+/// Answers one request with `answer`; gives the address and, in the end, the request's lines.
+fn admin(answer: &'static str) -> (String, thread::JoinHandle<Vec<String>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let served = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let lines = BufReader::new(stream.try_clone().unwrap()).lines().map(Result::unwrap);
+        let lines = lines.take_while(|line| !line.is_empty()).collect();
+        stream.write_all(answer.as_bytes()).unwrap();
+        lines
+    });
+    (address, served)
+}
+
+#[test]
+fn healthcheck_asks_whether_we_are_ready() {
+    let (address, served) = admin("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+    let ran = Shell::new().env("SEKISHO_ADMIN__LISTEN", &address).run(&["healthcheck"]);
+    assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (Some(0), "", ""));
+    let lines = served.join().unwrap();
+    assert_eq!(lines[0], "GET /readyz HTTP/1.1");
+    assert!(lines.contains(&format!("Host: {address}")));
+
+    let (address, served) = admin("HTTP/1.1 503 Service Unavailable\r\n\r\n");
+    let port = address.rsplit(':').next().unwrap();
+    let ran = Shell::new().env("SEKISHO_ADMIN__LISTEN", format!("0.0.0.0:{port}")).run(&["healthcheck"]);
+    let line = ran.fails(1);
+    assert!(line.contains("answered \"HTTP/1.1 503 Service Unavailable\""), "{line}");
+    served.join().unwrap();
+}
+
+#[test]
+fn healthcheck_with_nobody_there() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let ran = Shell::new().env("SEKISHO_ADMIN__LISTEN", &free).run(&["healthcheck"]);
+    let line = ran.fails(1);
+    assert!(line.starts_with(&format!("no answer from admin.listen = {free}: ")), "{line}");
+    let ran = Shell::new().env("SEKISHO_ADMIN__LISTEN", "127.0.0.1:0").run(&["healthcheck"]);
+    assert!(ran.fails(1).contains("port 0"));
+}
