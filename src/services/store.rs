@@ -26,7 +26,7 @@ use time::OffsetDateTime;
 
 use crate::identity::Client;
 use crate::models::movie::{Movie, MovieDetails, MovieId};
-use crate::models::session::{AccessRef, Session, SessionEnd, SessionId, TokenId};
+use crate::models::session::{AccessRef, Session, SessionEnd, SessionId, SessionKind, TokenId};
 use crate::models::user::{Role, User, UserId};
 
 /// Sessions.
@@ -36,13 +36,13 @@ pub trait SessionStore: Send + Sync + 'static {
     /// All of it is one transaction.
     async fn insert_session(&self, new: &NewSession<'_>) -> Result<Inserted, StoreError>;
 
-    /// Moves a session from one generation to the next, if it lives, is at
+    /// Moves a session from one generation to the next, if it lives, is of [`Rotation::kind`], is at
     /// [`Rotation::from`], and was last rotated no later than [`Rotation::last_rotated_by`].
     /// Returns the row as it is afterwards, or `None` if the condition did not hold.
     async fn rotate(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError>;
 
     /// Moves a session that is *behind* [`Rotation::from`] (the database has lost its last writes)
-    /// to the generation after it, if it lives. `last_rotated_by` is not looked at. Returns the row
+    /// to the generation after it, if it lives and is of that kind. `last_rotated_by` is not looked at. Returns the row
     /// as it is afterwards, or `None` if the condition did not hold.
     async fn catch_up(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError>;
 
@@ -184,6 +184,8 @@ pub enum Inserted {
 pub struct Rotation<'a> {
     /// The session.
     pub id: SessionId,
+    /// What it must have been made for.
+    pub kind: SessionKind,
     /// The generation that was presented; the next one is `from + 1`.
     pub from: u32,
     /// The time.
