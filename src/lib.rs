@@ -1,5 +1,7 @@
 //! Sekisho keeps browser users signed in.
 
+#[cfg(feature = "server")]
+pub mod backend;
 pub mod clock;
 pub mod identity;
 pub mod layer;

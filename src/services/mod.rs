@@ -1,3 +1,4 @@
 //! The rules: no SQL, no HTTP.
 
+pub mod memory;
 pub mod store;
