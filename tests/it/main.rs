@@ -1,3 +1,5 @@
 //! All integration tests, in one binary.
 
+mod database;
+mod store_contract;
 mod support;

@@ -1,0 +1,1 @@
+//! Opening databases, bringing them up to date, and what they keep.
