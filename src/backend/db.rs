@@ -347,7 +347,10 @@ fn make_file(path: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(|error| {
+            let what = format!("can't make the directory {}: {error}", parent.display());
+            std::io::Error::new(error.kind(), what)
+        })?;
     }
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
         // Never closed: closing any descriptor of a file drops all the locks that this process

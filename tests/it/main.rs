@@ -1,5 +1,7 @@
 //! All integration tests, in one binary.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that can't go on has failed")]
+
 mod database;
 mod store_contract;
 mod support;

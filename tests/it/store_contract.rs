@@ -96,7 +96,7 @@ suite! {
 }
 
 /// With microseconds, which must come back.
-const NOW: OffsetDateTime = datetime!(2026-01-01 12:34:56.123456 UTC);
+pub(crate) const NOW: OffsetDateTime = datetime!(2026-01-01 12:34:56.123456 UTC);
 
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -112,7 +112,7 @@ fn token() -> TokenId {
     TokenId(id())
 }
 
-fn user(email: &str) -> User {
+pub(crate) fn user(email: &str) -> User {
     User {
         id: UserId(id()),
         email: email.to_owned(),
@@ -125,13 +125,13 @@ fn user(email: &str) -> User {
 }
 
 /// A user that is in the store.
-async fn known_user(stores: &Stores, email: &str) -> User {
+pub(crate) async fn known_user(stores: &Stores, email: &str) -> User {
     let user = user(email);
     stores.users.insert_users(std::slice::from_ref(&user)).await.unwrap();
     user
 }
 
-fn session(user: &User) -> Session {
+pub(crate) fn session(user: &User) -> Session {
     Session {
         id: SessionId(id()),
         user_id: user.id,
@@ -158,18 +158,18 @@ fn new(session: &Session) -> NewSession<'_> {
 }
 
 /// A session that is in the store.
-async fn known_session(stores: &Stores, session: Session) -> Session {
+pub(crate) async fn known_session(stores: &Stores, session: Session) -> Session {
     let inserted = stores.sessions.insert_session(&new(&session)).await.unwrap();
     assert_eq!(inserted, Inserted::Yes { ended: vec![] });
     session
 }
 
 /// A session, in the store, of a user who isn't.
-async fn any_session(stores: &Stores) -> Session {
+pub(crate) async fn any_session(stores: &Stores) -> Session {
     known_session(stores, session(&user("someone@example.com"))).await
 }
 
-async fn found(stores: &Stores, id: SessionId) -> Session {
+pub(crate) async fn found(stores: &Stores, id: SessionId) -> Session {
     stores.sessions.find_session(id).await.unwrap().expect("the session is there")
 }
 

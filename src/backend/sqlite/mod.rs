@@ -1,6 +1,6 @@
 //! SQLite: one file, one machine, nothing to install. All SQL for it is in this folder.
 //!
-//! One connection writes, a few read. Every write goes through [`SqliteStore::write`], which says
+//! One connection writes, a few read. Every write goes through `SqliteStore::write`, which says
 //! whether it must be on disk when it returns. The twin of `backend::postgres`: the same functions
 //! in the same order.
 

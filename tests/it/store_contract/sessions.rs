@@ -334,7 +334,7 @@ pub(super) async fn the_first_token_in_lasting_use_settles(stores: &Stores) {
     assert_eq!(stores.sessions.settle(&[first]).await.unwrap(), []);
     assert_eq!(found(stores, settled.id).await, settled);
     assert_eq!(stores.sessions.settle(&[first]).await.unwrap(), []);
-    assert_eq!(stores.sessions.settle(&[second]).await.unwrap(), [settled.clone()]);
+    assert_eq!(stores.sessions.settle(&[second]).await.unwrap(), std::slice::from_ref(&settled));
     assert_eq!(found(stores, settled.id).await, settled);
 }
 
