@@ -1,4 +1,9 @@
-//! What the program stands on: its configuration, its secrets and its databases.
+//! What the program stands on: its configuration, its secrets, its keys and its databases.
 
 pub mod config;
+pub mod db;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 pub mod secret;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;

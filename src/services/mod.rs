@@ -21,6 +21,7 @@ pub mod films;
 mod flights;
 pub mod jwt;
 pub mod keys;
+pub mod memory;
 #[cfg(feature = "server")]
 pub mod movies;
 mod notes;

@@ -155,8 +155,9 @@ pub trait SettingStore: Send + Sync + 'static {
 pub struct NewSession<'a> {
     /// The row.
     pub session: &'a Session,
-    /// If given, the user must exist, be enabled, and still have this hash. (Without it, as in an
-    /// application that brings its own users, nothing is asked of the user.)
+    /// If given, the user must exist, be enabled, and still have this hash and the role that the
+    /// session's roles name. (Without it, as in an application that brings its own users, nothing
+    /// is asked of the user.)
     pub hashed_password: Option<&'a SecretString>,
     /// A session that this one takes the place of: it ends as [`logged_out`].
     ///
@@ -175,7 +176,7 @@ pub enum Inserted {
         /// The sessions ended by this call, replaced and displaced ones.
         ended: Vec<SessionId>,
     },
-    /// The user is gone, disabled, or has another password by now. Nothing was changed.
+    /// The user is gone, disabled, or has another password or role by now. Nothing was changed.
     Refused,
 }
 

@@ -1,9 +1,11 @@
 //! All integration tests, in one binary.
 
-#![expect(clippy::expect_used, reason = "helpers of tests may fail loudly")]
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
 mod cli;
 mod config;
+mod database;
 mod movies;
 mod pages;
+mod store_contract;
 mod support;

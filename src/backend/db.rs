@@ -1,0 +1,398 @@
+//! Opening the database that `database.url` names, and bringing its tables up to date.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sqlx::migrate::{AppliedMigration, MigrateError, Migrator};
+
+use crate::services::memory::MemoryStore;
+use crate::services::store::{MovieStore, SessionStore, SettingStore, UserStore};
+
+/// Opens the database at `url`: `sqlite://PATH`, which is made if it is missing, or `postgres://…`.
+/// Its tables are left as they are: see [`Stores::pending`] and [`Stores::migrate`].
+///
+/// ```
+/// # use sekisho::backend::db::{self, DbError, Options};
+/// # async fn doc(directory: &std::path::Path) -> Result<(), DbError> {
+/// let url = format!("sqlite://{}/sekisho.db", directory.display());
+/// let stores = db::open(&url, &Options::default()).await?;
+/// if !stores.pending().await?.is_empty() {
+///     stores.migrate().await?;
+/// }
+/// assert!(stores.users.list_users().await.is_ok_and(|users| users.is_empty()));
+/// stores.close().await;
+/// # Ok(()) }
+/// # let directory = tempfile::tempdir().expect("a directory");
+/// # let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+/// # runtime.block_on(doc(directory.path())).expect("an answer");
+/// ```
+///
+/// # Errors
+///
+/// When the address is none of these, or the database can't be opened.
+pub async fn open(url: &str, options: &Options) -> Result<Stores, DbError> {
+    match url.split_once(':').map(|(scheme, _)| scheme) {
+        Some("sqlite") => open_sqlite(url).await,
+        Some("postgres" | "postgresql") => open_postgres(url, options).await,
+        _ => Err(DbError::Scheme),
+    }
+}
+
+/// The file that a `sqlite:` address names; `None` for other addresses and for one without a file.
+#[must_use]
+pub fn sqlite_path(url: &str) -> Option<PathBuf> {
+    let rest = url.strip_prefix("sqlite:")?;
+    let path = rest.strip_prefix("//").unwrap_or(rest);
+    let file = !path.is_empty() && !path.starts_with(':') && !path.contains(['?', '#', '%']);
+    file.then(|| PathBuf::from(path))
+}
+
+/// Refuses to go on as another user than the owner of the database file at `path`, root included:
+/// the files that SQLite puts beside it would then belong to that user, and the server could not
+/// write them. A file that isn't there yet has no owner.
+///
+/// # Errors
+///
+/// [`DbError::Owner`], which says how to run the command instead.
+pub fn check_owner(path: &Path) -> Result<(), DbError> {
+    use std::os::unix::fs::MetadataExt;
+
+    let owner = match std::fs::metadata(path) {
+        Ok(metadata) => metadata.uid(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(DbError::open(path, error)),
+    };
+    if owner == rustix::process::geteuid().as_raw() {
+        return Ok(());
+    }
+    Err(DbError::Owner { path: path.to_owned(), uid: owner, name: user_name(owner) })
+}
+
+/// How to use the database.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Options {
+    /// How many connections to PostgreSQL at most. (SQLite has a few of its own.)
+    pub max_connections: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { max_connections: 10 }
+    }
+}
+
+/// The stores of one database.
+#[derive(Clone)]
+pub struct Stores {
+    /// Sessions.
+    pub sessions: Arc<dyn SessionStore>,
+    /// Users.
+    pub users: Arc<dyn UserStore>,
+    /// Movies.
+    pub movies: Arc<dyn MovieStore>,
+    /// Settings.
+    pub settings: Arc<dyn SettingStore>,
+    engine: Arc<dyn Engine>,
+}
+
+impl Stores {
+    /// Stores that last as long as this process, for trials and tests.
+    #[must_use]
+    pub fn in_memory() -> Self {
+        Self::over(MemoryStore::default())
+    }
+
+    /// Whether the database is part of this process, so that no other replica shares it.
+    #[must_use]
+    pub fn is_embedded(&self) -> bool {
+        self.engine.is_embedded()
+    }
+
+    /// The migrations that the database has not had yet. Reads only, so it needs no right to change
+    /// tables.
+    ///
+    /// # Errors
+    ///
+    /// [`DbError::Newer`] if the database has had migrations that this program does not know,
+    /// [`DbError::Changed`] if one was another then, [`DbError::Migrate`] if it does not answer.
+    pub async fn pending(&self) -> Result<Vec<Pending>, DbError> {
+        let applied = self.engine.applied().await.map_err(|error| self.failed(error))?;
+        compare(&self.engine.migrator(), &applied)
+    }
+
+    /// Applies the migrations that the database has not had yet, and returns them. Harmless when
+    /// there are none, and when several processes do it at once.
+    ///
+    /// # Errors
+    ///
+    /// As [`pending`](Self::pending), and when a migration fails.
+    pub async fn migrate(&self) -> Result<Vec<Pending>, DbError> {
+        let pending = self.pending().await?;
+        if !pending.is_empty() {
+            self.engine.migrate().await.map_err(|error| self.failed(error))?;
+        }
+        Ok(pending)
+    }
+
+    /// Closes the database once nothing uses it any more. The stores are of no use afterwards.
+    pub async fn close(&self) {
+        self.engine.close().await;
+    }
+
+    fn over<S>(store: S) -> Self
+    where
+        S: SessionStore + UserStore + MovieStore + SettingStore + Engine,
+    {
+        let store = Arc::new(store);
+        Self {
+            sessions: store.clone(),
+            users: store.clone(),
+            movies: store.clone(),
+            settings: store.clone(),
+            engine: store,
+        }
+    }
+
+    fn failed(&self, error: MigrateError) -> DbError {
+        match error {
+            // Another process, of a newer program, was here since we looked.
+            MigrateError::VersionMissing(found) => newer(&self.engine.migrator(), found),
+            error => DbError::Migrate(error),
+        }
+    }
+}
+
+impl fmt::Debug for Stores {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stores").field("embedded", &self.is_embedded()).finish_non_exhaustive()
+    }
+}
+
+/// A migration that the database has not had yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// Its number.
+    pub number: i64,
+    /// What it is about.
+    pub name: String,
+}
+
+impl fmt::Display for Pending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04} {}", self.number, self.name)
+    }
+}
+
+/// Why a database can't be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DbError {
+    /// Not an address of a database that this program can use.
+    #[error("database.url must begin with sqlite:// or postgres://")]
+    Scheme,
+    /// A SQLite address that doesn't name a plain file.
+    #[error("database.url must name a file, as in sqlite://data/sekisho.db, without ?, # or %")]
+    NoFile,
+    /// This program was built without the support.
+    #[error("database.url: this program was built without the feature {0}")]
+    NotBuilt(&'static str),
+    /// A PostgreSQL address that isn't well formed. (What is wrong may hold the password.)
+    #[error("database.url is not a valid address: postgres://USER:PASSWORD@HOST:PORT/DATABASE")]
+    Address,
+    /// The file or server can't be reached or used.
+    #[error("can't open the database {place}: {source}")]
+    Open {
+        /// The file, or host, port and name.
+        place: String,
+        /// The cause.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The file is another user's.
+    #[error("{path} belongs to {}: run this command as that user, with {}", owner(.uid, .name), remedy(.uid, .name))]
+    Owner {
+        /// The file.
+        path: PathBuf,
+        /// Its owner.
+        uid: u32,
+        /// The owner's name, if it has one here.
+        name: Option<String>,
+    },
+    /// The database is ahead of this program.
+    #[error(
+        "the database was made by a newer sekisho (migration {found}); this one knows up to {known}: upgrade \
+         the program"
+    )]
+    Newer {
+        /// The migration that is not known here.
+        found: i64,
+        /// The last that is.
+        known: i64,
+    },
+    /// A migration was edited after the database had it.
+    #[error("migration {0} is not the one that the database has had: use the program that made the database")]
+    Changed(i64),
+    /// A migration failed.
+    #[error("can't bring the database up to date: {0}")]
+    Migrate(#[source] MigrateError),
+}
+
+impl DbError {
+    fn open(place: impl AsRef<Path>, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Open { place: place.as_ref().display().to_string(), source: Box::new(source) }
+    }
+}
+
+/// What [`Stores`] needs of a database beside its stores.
+#[async_trait]
+trait Engine: Send + Sync + 'static {
+    fn is_embedded(&self) -> bool;
+    fn migrator(&self) -> Migrator;
+    async fn applied(&self) -> Result<Vec<AppliedMigration>, MigrateError>;
+    async fn migrate(&self) -> Result<(), MigrateError>;
+    async fn close(&self);
+}
+
+macro_rules! engine {
+    ($store:ty, embedded: $embedded:literal) => {
+        #[async_trait]
+        impl Engine for $store {
+            fn is_embedded(&self) -> bool {
+                $embedded
+            }
+
+            fn migrator(&self) -> Migrator {
+                Self::migrator()
+            }
+
+            async fn applied(&self) -> Result<Vec<AppliedMigration>, MigrateError> {
+                self.applied().await
+            }
+
+            async fn migrate(&self) -> Result<(), MigrateError> {
+                self.migrate().await
+            }
+
+            async fn close(&self) {
+                self.close().await;
+            }
+        }
+    };
+}
+
+#[cfg(feature = "sqlite")]
+engine!(super::sqlite::SqliteStore, embedded: true);
+
+#[cfg(feature = "postgres")]
+engine!(super::postgres::PostgresStore, embedded: false);
+
+#[async_trait]
+impl Engine for MemoryStore {
+    fn is_embedded(&self) -> bool {
+        true
+    }
+
+    fn migrator(&self) -> Migrator {
+        Migrator::DEFAULT
+    }
+
+    async fn applied(&self) -> Result<Vec<AppliedMigration>, MigrateError> {
+        Ok(Vec::new())
+    }
+
+    async fn migrate(&self) -> Result<(), MigrateError> {
+        Ok(())
+    }
+
+    async fn close(&self) {}
+}
+
+#[cfg(feature = "sqlite")]
+async fn open_sqlite(url: &str) -> Result<Stores, DbError> {
+    let path = sqlite_path(url).ok_or(DbError::NoFile)?;
+    make_file(&path).map_err(|error| DbError::open(&path, error))?;
+    let store = super::sqlite::SqliteStore::open(&path).await;
+    store.map(Stores::over).map_err(|error| DbError::open(&path, error))
+}
+
+#[cfg(not(feature = "sqlite"))]
+async fn open_sqlite(_url: &str) -> Result<Stores, DbError> {
+    Err(DbError::NotBuilt("sqlite"))
+}
+
+#[cfg(feature = "postgres")]
+async fn open_postgres(url: &str, options: &Options) -> Result<Stores, DbError> {
+    use sqlx::postgres::PgConnectOptions;
+
+    let address: PgConnectOptions = url.parse().map_err(|_: sqlx::Error| DbError::Address)?;
+    let (host, port) = (address.get_host(), address.get_port());
+    let place = format!("{host}:{port}/{}", address.get_database().unwrap_or_default());
+    let store = super::postgres::PostgresStore::open(address, options.max_connections).await;
+    store.map(Stores::over).map_err(|error| DbError::open(place, error))
+}
+
+#[cfg(not(feature = "postgres"))]
+async fn open_postgres(_url: &str, _options: &Options) -> Result<Stores, DbError> {
+    Err(DbError::NotBuilt("postgres"))
+}
+
+/// Makes the file, empty and its owner's alone, and the directories above it, unless it is there.
+/// SQLite gives the files that it puts beside it the same mode.
+#[cfg(feature = "sqlite")]
+fn make_file(path: &Path) -> std::io::Result<()> {
+    use std::fs::{DirBuilder, OpenOptions};
+    use std::os::fd::IntoRawFd;
+    use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(|error| {
+            let what = format!("can't make the directory {}: {error}", parent.display());
+            std::io::Error::new(error.kind(), what)
+        })?;
+    }
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        // Never closed: closing any descriptor of a file drops all the locks that this process
+        // holds on it, and SQLite may hold some by now (<https://sqlite.org/howtocorrupt.html> 2.2).
+        Ok(file) => {
+            let _ = file.into_raw_fd();
+            Ok(())
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn compare(known: &Migrator, applied: &[AppliedMigration]) -> Result<Vec<Pending>, DbError> {
+    for done in applied {
+        let ours = known.iter().find(|migration| migration.version == done.version);
+        let ours = ours.ok_or_else(|| newer(known, done.version))?;
+        if ours.checksum != done.checksum {
+            return Err(DbError::Changed(done.version));
+        }
+    }
+    let had = |number| applied.iter().any(|done| done.version == number);
+    let pending = known.iter().filter(|migration| !had(migration.version));
+    Ok(pending.map(|step| Pending { number: step.version, name: step.description.to_string() }).collect())
+}
+
+fn newer(known: &Migrator, found: i64) -> DbError {
+    DbError::Newer { found, known: known.iter().map(|migration| migration.version).max().unwrap_or(0) }
+}
+
+fn owner(uid: &u32, name: &Option<String>) -> String {
+    name.clone().unwrap_or_else(|| format!("the user with the id {uid}"))
+}
+
+fn remedy(uid: &u32, name: &Option<String>) -> String {
+    let user = name.clone().unwrap_or_else(|| format!("'#{uid}'"));
+    format!("`sudo -u {user} …` (in a container, `--user {uid}`)")
+}
+
+fn user_name(uid: u32) -> Option<String> {
+    let users = std::fs::read_to_string("/etc/passwd").ok()?;
+    let id = uid.to_string();
+    let line = users.lines().find(|line| line.split(':').nth(2) == Some(&id))?;
+    line.split(':').next().map(ToOwned::to_owned)
+}

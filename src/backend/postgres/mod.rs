@@ -1,0 +1,161 @@
+//! PostgreSQL: any number of replicas over one database. All SQL for it is in this folder.
+//!
+//! Every table lives in the schema `myapi` and is named with it, so that no `search_path` matters.
+//! What a refresh needs is one statement on one row: no join, sequence, session-level lock or
+//! NOTIFY. The twin of `backend::sqlite`: the same functions in the same order.
+//!
+//! # Locks
+//!
+//! Statements run under READ COMMITTED. Whatever takes several locks takes that of a user before
+//! those of sessions, and those of sessions in the order of their ids, so that none wait in a circle.
+
+mod movies;
+mod sessions;
+mod settings;
+mod users;
+
+use std::time::Duration;
+
+use sqlx::migrate::{AppliedMigration, Migrate, MigrateError, Migrator};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection, Executor, PgPool, Postgres, Transaction};
+
+use crate::services::store::{ACQUIRE_TIMEOUT, StoreError};
+
+/// The stores over one PostgreSQL database.
+#[derive(Clone, Debug)]
+pub struct PostgresStore {
+    pool: PgPool,
+}
+
+impl PostgresStore {
+    /// Opens the database that `options` name, over at most `max_connections` connections.
+    ///
+    /// # Errors
+    ///
+    /// When no connection can be made now.
+    pub async fn open(options: PgConnectOptions, max_connections: u32) -> Result<Self, sqlx::Error> {
+        // What a connection pooler in between may not know is not asked of it at connection.
+        let options = options.application_name("sekisho").extra_float_digits(None);
+        // Alone, because a pool would go on trying and in the end not say why.
+        let first = tokio::time::timeout(CONNECT_TIMEOUT, options.connect()).await;
+        first.map_err(|_| sqlx::Error::PoolTimedOut)??.close().await?;
+        let pool = PgPoolOptions::new()
+            .max_connections(max_connections)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .after_connect(|connection, _| Box::pin(set_limits(connection)))
+            .connect_lazy_with(options);
+        Ok(Self { pool })
+    }
+
+    /// The migrations that this program knows.
+    #[must_use]
+    pub fn migrator() -> Migrator {
+        let mut migrator = sqlx::migrate!("migrations/postgres");
+        migrator.dangerous_set_table_name(MIGRATIONS);
+        migrator
+    }
+
+    /// The migrations that the database has had. Reads only.
+    ///
+    /// # Errors
+    ///
+    /// When the database does not answer.
+    pub async fn applied(&self) -> Result<Vec<AppliedMigration>, MigrateError> {
+        let mut connection = self.pool.acquire().await?;
+        let table = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL").bind(MIGRATIONS);
+        if !table.fetch_one(&mut *connection).await? {
+            return Ok(Vec::new());
+        }
+        connection.list_applied_migrations(MIGRATIONS).await
+    }
+
+    /// Applies the migrations that the database has not had. Of several processes that migrate at
+    /// once one does it, while the others wait.
+    ///
+    /// # Errors
+    ///
+    /// When one fails, or the database has had one that this program does not know.
+    pub async fn migrate(&self) -> Result<(), MigrateError> {
+        let mut migrator = Self::migrator();
+        let schema = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = 'myapi')";
+        if !sqlx::query_scalar(schema).fetch_one(&self.pool).await? {
+            // Asked for only if need be, because even IF NOT EXISTS needs the right to create one.
+            migrator.create_schema("myapi");
+        }
+        // A connection of its own: without limits, because waiting for sqlx's advisory lock, or for
+        // an index, may take its time; and closing it gives that lock back also after a failure.
+        let options = self.pool.connect_options().as_ref().clone();
+        let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(options);
+        let migrated = migrator.run(&pool).await;
+        pool.close().await;
+        migrated
+    }
+
+    /// Closes all connections, once they are idle.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    /// Where to send a write.
+    fn writer(&self, durability: Durability) -> &PgPool {
+        match durability {
+            // `synchronous_commit` is as the server has it: on.
+            Durability::Flushed | Durability::Relaxed => &self.pool,
+        }
+    }
+
+    /// A transaction of several statements. Dropped without [`commit`], it is undone.
+    async fn write(&self, durability: Durability) -> Result<Transaction<'static, Postgres>, StoreError> {
+        self.writer(durability).begin().await.map_err(StoreError::unavailable)
+    }
+}
+
+/// What must hold when a write returns.
+#[derive(Clone, Copy, Debug)]
+enum Durability {
+    /// It is on disk: it grants or ends access, or nothing could replace it.
+    Flushed,
+    /// A crash may undo it.
+    Relaxed,
+}
+
+async fn commit(tx: Transaction<'static, Postgres>) -> Result<(), StoreError> {
+    tx.commit().await.map_err(StoreError::unavailable)
+}
+
+/// Lets a transaction go through as many rows as there are.
+async fn without_hurry(tx: &mut PgConnection) -> Result<(), StoreError> {
+    tx.execute("SET LOCAL statement_timeout = '10min'").await.map(drop).map_err(StoreError::unavailable)
+}
+
+/// With `SET` and not as start-up parameters, which poolers refuse.
+async fn set_limits(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let limits = "SET statement_timeout = '5s'; \
+        SET idle_in_transaction_session_timeout = '10s'; \
+        SET default_transaction_isolation = 'read committed'";
+    connection.execute(limits).await.map(drop)
+}
+
+/// The conflict that a failed insert was about, if it was about one.
+fn conflict(error: sqlx::Error, unique: &'static str) -> StoreError {
+    match error.as_database_error() {
+        Some(cause) if !cause.is_unique_violation() => StoreError::unavailable(error),
+        Some(cause) if cause.constraint().is_some_and(|name| name.ends_with("_pkey")) => {
+            StoreError::Conflict("id")
+        }
+        Some(_) => StoreError::Conflict(unique),
+        None => StoreError::unavailable(error),
+    }
+}
+
+/// Whether PostgreSQL could hold `text` at all.
+fn storable(text: &str) -> bool {
+    !text.contains('\0')
+}
+
+/// sqlx's own table, beside ours.
+const MIGRATIONS: &str = "myapi._sqlx_migrations";
+
+/// How long the first connection may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,0 +1,363 @@
+//! Sessions in PostgreSQL.
+
+use async_trait::async_trait;
+use secrecy::ExposeSecret;
+use sqlx::postgres::{PgArguments, PgConnection};
+use sqlx::query::QueryAs;
+use sqlx::{FromRow, Postgres, QueryBuilder};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{Durability, PostgresStore, commit, conflict, without_hurry};
+use crate::identity::{Client, Roles};
+use crate::models::session::{AccessRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId};
+use crate::models::user::UserId;
+use crate::services::store::{Inserted, LastingUse, NewSession, Rotation, SessionStore, StoreError, Which};
+
+#[async_trait]
+impl SessionStore for PostgresStore {
+    async fn insert_session(&self, new: &NewSession<'_>) -> Result<Inserted, StoreError> {
+        let mut tx = self.write(Durability::Flushed).await?;
+        if !insert(&mut tx, new).await? {
+            return Ok(Inserted::Refused);
+        }
+        let ended = make_way(&mut tx, new).await?;
+        commit(tx).await?;
+        Ok(Inserted::Yes { ended })
+    }
+
+    async fn rotate(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError> {
+        let Some(query) = advance(ROTATE, rotation) else { return Ok(None) };
+        let query = query.bind(rotation.last_rotated_by);
+        let row = query.fetch_optional(self.writer(Durability::Relaxed)).await;
+        row.map_err(StoreError::unavailable)?.map(Session::try_from).transpose()
+    }
+
+    async fn catch_up(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError> {
+        let Some(query) = advance(CATCH_UP, rotation) else { return Ok(None) };
+        let row = query.fetch_optional(self.writer(Durability::Relaxed)).await;
+        row.map_err(StoreError::unavailable)?.map(Session::try_from).transpose()
+    }
+
+    async fn find_session(&self, id: SessionId) -> Result<Option<Session>, StoreError> {
+        let query = sqlx::query_as::<_, Row>(FIND).bind(id.0);
+        let row = query.fetch_optional(&self.pool).await.map_err(StoreError::unavailable)?;
+        row.map(Session::try_from).transpose()
+    }
+
+    async fn settle(&self, tokens: &[LastingUse]) -> Result<Vec<Session>, StoreError> {
+        let sessions: Vec<Uuid> = tokens.iter().map(|token| token.session.0).collect();
+        let generations: Vec<i64> = tokens.iter().map(|token| token.generation.into()).collect();
+        let tokens: Vec<Uuid> = tokens.iter().map(|token| token.token.0).collect();
+        let query = sqlx::query(SETTLE).bind(&sessions).bind(&generations).bind(&tokens);
+        let done = query.execute(self.writer(Durability::Relaxed)).await;
+        done.map_err(StoreError::unavailable)?;
+        // By now each of them is settled, by whoever came first.
+        let query = sqlx::query_as::<_, Row>(SETTLED_BY_ANOTHER);
+        let query = query.bind(&sessions).bind(&generations).bind(&tokens);
+        let rows = query.fetch_all(&self.pool).await.map_err(StoreError::unavailable)?;
+        rows.into_iter().map(Session::try_from).collect()
+    }
+
+    async fn count_replays(&self, counts: &[(SessionId, u64)]) -> Result<(), StoreError> {
+        let sessions: Vec<Uuid> = counts.iter().map(|(id, _)| id.0).collect();
+        let replays: Vec<i64> = counts.iter().map(|(_, count)| clamp(*count)).collect();
+        let query = sqlx::query(COUNT_REPLAYS).bind(&sessions).bind(&replays);
+        let done = query.execute(self.writer(Durability::Relaxed)).await;
+        done.map(drop).map_err(StoreError::unavailable)
+    }
+
+    async fn end_session(&self, id: SessionId, end: SessionEnd) -> Result<bool, StoreError> {
+        let query = sqlx::query(END).bind(id.0).bind(end.at).bind(end.reason.as_str());
+        let done = query.execute(self.writer(Durability::Flushed)).await;
+        Ok(done.map_err(StoreError::unavailable)?.rows_affected() == 1)
+    }
+
+    async fn end_sessions(&self, which: &Which, end: SessionEnd) -> Result<Vec<SessionId>, StoreError> {
+        let mut tx = self.write(Durability::Flushed).await?;
+        without_hurry(&mut tx).await?;
+        let ended = end_which(&mut tx, which, end).await?;
+        commit(tx).await?;
+        Ok(ended)
+    }
+
+    async fn live_sessions(&self, user: UserId, now: OffsetDateTime) -> Result<Vec<Session>, StoreError> {
+        let query = sqlx::query_as::<_, Row>(LIVE).bind(user.0).bind(now);
+        let rows = query.fetch_all(&self.pool).await.map_err(StoreError::unavailable)?;
+        rows.into_iter().map(Session::try_from).collect()
+    }
+
+    async fn list_sessions(&self, which: &Which, limit: u32) -> Result<Vec<Session>, StoreError> {
+        let mut query = QueryBuilder::<Postgres>::new(LIST);
+        push_which(&mut query, which);
+        query.push(" ORDER BY created_at DESC, id DESC LIMIT ").push_bind(i64::from(limit));
+        let rows = query.build_query_as::<Row>().fetch_all(&self.pool).await;
+        rows.map_err(StoreError::unavailable)?.into_iter().map(Session::try_from).collect()
+    }
+
+    async fn store_time(&self) -> Result<OffsetDateTime, StoreError> {
+        let now = sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&self.pool).await;
+        now.map_err(StoreError::unavailable)
+    }
+}
+
+/// Inserts the row if its user may sign in; `false` if not.
+async fn insert(tx: &mut PgConnection, new: &NewSession<'_>) -> Result<bool, StoreError> {
+    let session = new.session;
+    let query = sqlx::query(INSERT)
+        .bind(session.id.0)
+        .bind(session.user_id.0)
+        .bind(session.kind.as_str())
+        .bind(&session.email)
+        .bind(session.roles.as_str())
+        .bind(i64::from(session.generation))
+        .bind(i16::from(session.key_number))
+        .bind(session.created_at)
+        .bind(session.rotated_at)
+        .bind(session.asked_by.map(|token| token.id.0))
+        .bind(session.asked_by.map(|token| token.issued_at))
+        .bind(session.settled_by.map(|token| token.0))
+        .bind(clamp(session.rotations))
+        .bind(clamp(session.replays))
+        .bind(session.idle_expires_at)
+        .bind(session.absolute_expires_at)
+        .bind(session.end.map(|end| end.at))
+        .bind(session.end.map(|end| end.reason.as_str()))
+        .bind(session.client.address.map(|address| address.to_string()))
+        .bind(&session.client.user_agent)
+        .bind(new.hashed_password.map(|hash| hash.expose_secret()));
+    let done = query.execute(tx).await.map_err(|error| conflict(error, "id"))?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Ends the session that the new one replaces, and the oldest beyond the user's limit.
+async fn make_way(tx: &mut PgConnection, new: &NewSession<'_>) -> Result<Vec<SessionId>, StoreError> {
+    let at = new.session.created_at;
+    let displaced = sqlx::query_scalar::<_, Uuid>(BEYOND_LIMIT)
+        .bind(new.session.user_id.0)
+        .bind(at)
+        .bind(new.session.id.0)
+        .bind(new.replaces.map(|id| id.0))
+        .bind(i64::from(new.max_per_user.saturating_sub(1)));
+    let displaced = displaced.fetch_all(&mut *tx).await.map_err(StoreError::unavailable)?;
+    let displaced = displaced.into_iter().map(|id| (SessionId(id), EndReason::Displaced));
+    let replaced = new.replaces.map(|id| (id, EndReason::LoggedOut));
+
+    let mut ending: Vec<_> = replaced.into_iter().chain(displaced).collect();
+    ending.sort_unstable_by_key(|(id, _)| *id);
+    let mut ended = Vec::new();
+    for (id, reason) in ending {
+        if end_one(tx, id, SessionEnd { at, reason }).await? {
+            ended.push(id);
+        }
+    }
+    Ok(ended)
+}
+
+/// The step to the generation after `from`; `None` if there is none.
+fn advance<'q>(
+    sql: &'static str,
+    rotation: &'q Rotation<'_>,
+) -> Option<QueryAs<'q, Postgres, Row, PgArguments>> {
+    let next = rotation.from.checked_add(1)?;
+    let query = sqlx::query_as(sql)
+        .bind(rotation.id.0)
+        .bind(rotation.kind.as_str())
+        .bind(i64::from(rotation.from))
+        .bind(rotation.now)
+        .bind(i64::from(next))
+        .bind(rotation.asked_by.map(|token| token.id.0))
+        .bind(rotation.asked_by.map(|token| token.issued_at))
+        .bind(i16::from(rotation.key_number))
+        .bind(rotation.idle_expires_at)
+        .bind(rotation.client.address.map(|address| address.to_string()))
+        .bind(&rotation.client.user_agent);
+    Some(query)
+}
+
+async fn end_one(tx: &mut PgConnection, id: SessionId, end: SessionEnd) -> Result<bool, StoreError> {
+    let query = sqlx::query(END).bind(id.0).bind(end.at).bind(end.reason.as_str());
+    let done = query.execute(tx).await.map_err(StoreError::unavailable)?;
+    Ok(done.rows_affected() == 1)
+}
+
+pub(super) async fn end_which(
+    tx: &mut PgConnection,
+    which: &Which,
+    end: SessionEnd,
+) -> Result<Vec<SessionId>, StoreError> {
+    let mut query =
+        QueryBuilder::<Postgres>::new("WITH doomed AS (SELECT id FROM myapi.sessions WHERE ended_at IS NULL");
+    push_which(&mut query, which);
+    query.push(" ORDER BY id FOR UPDATE) UPDATE myapi.sessions AS session SET ended_at = ");
+    query.push_bind(end.at).push(", end_reason = ").push_bind(end.reason.as_str());
+    query.push(" FROM doomed WHERE session.id = doomed.id RETURNING session.id");
+    let ids = query.build_query_scalar::<Uuid>().fetch_all(tx).await;
+    Ok(ids.map_err(StoreError::unavailable)?.into_iter().map(SessionId).collect())
+}
+
+fn push_which(query: &mut QueryBuilder<Postgres>, which: &Which) {
+    match which {
+        Which::All => query,
+        Which::OfUser(user) => query.push(" AND user_id = ").push_bind(user.0),
+        Which::OfUserBut(user, kept) => {
+            query.push(" AND user_id = ").push_bind(user.0).push(" AND id <> ").push_bind(kept.0)
+        }
+        Which::SignedBy(key) => query.push(" AND key_number = ").push_bind(i16::from(*key)),
+    };
+}
+
+/// A row as the database holds it.
+#[derive(FromRow)]
+struct Row {
+    id: Uuid,
+    user_id: Uuid,
+    kind: String,
+    email: String,
+    roles: String,
+    generation: i64,
+    key_number: i16,
+    created_at: OffsetDateTime,
+    rotated_at: OffsetDateTime,
+    asked_by: Option<Uuid>,
+    asked_by_issued_at: Option<OffsetDateTime>,
+    settled_by: Option<Uuid>,
+    rotations: i64,
+    replays: i64,
+    idle_expires_at: OffsetDateTime,
+    absolute_expires_at: OffsetDateTime,
+    ended_at: Option<OffsetDateTime>,
+    end_reason: Option<String>,
+    address: Option<String>,
+    user_agent: Option<String>,
+}
+
+impl TryFrom<Row> for Session {
+    type Error = StoreError;
+
+    fn try_from(row: Row) -> Result<Self, StoreError> {
+        let asked_by = row.asked_by.zip(row.asked_by_issued_at);
+        let address = row.address.map(|text| text.parse()).transpose();
+        Ok(Self {
+            id: SessionId(row.id),
+            user_id: UserId(row.user_id),
+            kind: SessionKind::from_word(&row.kind).ok_or(corrupt("kind"))?,
+            email: row.email,
+            roles: Roles::from_list(&row.roles).ok_or(corrupt("roles"))?,
+            generation: row.generation.try_into().map_err(|_| corrupt("generation"))?,
+            key_number: row.key_number.try_into().map_err(|_| corrupt("key_number"))?,
+            created_at: row.created_at,
+            rotated_at: row.rotated_at,
+            asked_by: asked_by.map(|(id, issued_at)| AccessRef { id: TokenId(id), issued_at }),
+            settled_by: row.settled_by.map(TokenId),
+            rotations: row.rotations.try_into().map_err(|_| corrupt("rotations"))?,
+            replays: row.replays.try_into().map_err(|_| corrupt("replays"))?,
+            idle_expires_at: row.idle_expires_at,
+            absolute_expires_at: row.absolute_expires_at,
+            end: end(row.ended_at, row.end_reason.as_deref())?,
+            client: Client { address: address.map_err(|_| corrupt("address"))?, user_agent: row.user_agent },
+        })
+    }
+}
+
+fn end(at: Option<OffsetDateTime>, reason: Option<&str>) -> Result<Option<SessionEnd>, StoreError> {
+    let Some(at) = at else { return Ok(None) };
+    let reason = reason.and_then(EndReason::from_word).ok_or(corrupt("end_reason"))?;
+    Ok(Some(SessionEnd { at, reason }))
+}
+
+fn corrupt(column: &'static str) -> StoreError {
+    StoreError::Corrupt { table: "sessions", column }
+}
+
+fn clamp(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// Named one by one: a statement that is prepared with `*` breaks when a newer program adds one.
+macro_rules! columns {
+    () => {
+        "id, user_id, kind, email, roles, generation, key_number, created_at, rotated_at, asked_by, \
+         asked_by_issued_at, settled_by, rotations, replays, idle_expires_at, absolute_expires_at, \
+         ended_at, end_reason, address, user_agent"
+    };
+}
+
+/// What `rotate` and `catch_up` have in common: all but which generation the row is at.
+macro_rules! advance_where {
+    ($condition:literal) => {
+        concat!(
+            "UPDATE myapi.sessions SET generation = $5, settled_by = NULL, rotated_at = $4, asked_by = $6, \
+             asked_by_issued_at = $7, key_number = $8, rotations = rotations + 1, \
+             idle_expires_at = least($9, absolute_expires_at), address = $10, user_agent = $11 \
+             WHERE id = $1 AND kind = $2 AND ended_at IS NULL \
+             AND idle_expires_at > $4 AND absolute_expires_at > $4 AND ",
+            $condition,
+            " RETURNING ",
+            columns!()
+        )
+    };
+}
+
+/// One statement decides and inserts, and it locks the user's row until the transaction is over. A
+/// change of password, role or right to sign in updates that row first and then ends the sessions:
+/// either it comes first, and the row that this statement has waited for no longer fits; or it
+/// waits for this transaction, and its ending of sessions sees this one too. Sign-ins of one user
+/// come one by one, so that each counts all before it. The role counts as the password does: a
+/// sign-in must not outrun the loss of a role.
+const INSERT: &str = concat!(
+    "INSERT INTO myapi.sessions (",
+    columns!(),
+    ") SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20 \
+     WHERE $21 IS NULL OR EXISTS (SELECT 1 FROM myapi.users \
+     WHERE id = $2 AND hashed_password = $21 AND role = $5 AND disabled_at IS NULL FOR UPDATE)"
+);
+
+const BEYOND_LIMIT: &str = "SELECT id FROM myapi.sessions \
+    WHERE user_id = $1 AND ended_at IS NULL AND idle_expires_at > $2 AND absolute_expires_at > $2 \
+    AND id <> $3 AND ($4 IS NULL OR id <> $4) \
+    ORDER BY created_at DESC, id DESC OFFSET $5";
+
+const ROTATE: &str = advance_where!("generation = $3 AND rotated_at <= $12");
+
+const CATCH_UP: &str = advance_where!("generation < $3");
+
+const FIND: &str = concat!("SELECT ", columns!(), " FROM myapi.sessions WHERE id = $1");
+
+const SETTLE: &str = "WITH unsettled AS (\
+    SELECT session.id, used.token \
+    FROM unnest($1::uuid[], $2::bigint[], $3::uuid[]) AS used (session, generation, token) \
+    JOIN myapi.sessions AS session ON session.id = used.session AND session.generation = used.generation \
+    WHERE session.settled_by IS NULL AND session.ended_at IS NULL \
+    ORDER BY session.id FOR UPDATE OF session) \
+    UPDATE myapi.sessions AS session SET settled_by = unsettled.token \
+    FROM unsettled WHERE session.id = unsettled.id";
+
+const SETTLED_BY_ANOTHER: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM myapi.sessions AS session WHERE id = ANY($1) AND ended_at IS NULL AND EXISTS (\
+     SELECT 1 FROM unnest($1::uuid[], $2::bigint[], $3::uuid[]) AS used (session, generation, token) \
+     WHERE used.session = session.id AND used.generation = session.generation \
+     AND used.token <> session.settled_by) ORDER BY id"
+);
+
+const COUNT_REPLAYS: &str = "WITH counted AS (\
+    SELECT session.id FROM myapi.sessions AS session \
+    WHERE session.id = ANY($1) ORDER BY session.id FOR UPDATE) \
+    UPDATE myapi.sessions AS session SET replays = session.replays + ( \
+    SELECT sum(count)::bigint FROM unnest($1::uuid[], $2::bigint[]) AS replayed (id, count) \
+    WHERE replayed.id = session.id) \
+    FROM counted WHERE session.id = counted.id";
+
+const END: &str =
+    "UPDATE myapi.sessions SET ended_at = $2, end_reason = $3 WHERE id = $1 AND ended_at IS NULL";
+
+const LIVE: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM myapi.sessions WHERE user_id = $1 AND ended_at IS NULL \
+     AND idle_expires_at > $2 AND absolute_expires_at > $2 ORDER BY rotated_at DESC, id DESC"
+);
+
+const LIST: &str = concat!("SELECT ", columns!(), " FROM myapi.sessions WHERE TRUE");

@@ -1,0 +1,212 @@
+//! Users in PostgreSQL.
+
+use async_trait::async_trait;
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::FromRow;
+use sqlx::postgres::PgConnection;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::sessions::end_which;
+use super::{Durability, PostgresStore, commit, conflict, storable};
+use crate::models::session::{SessionEnd, SessionId};
+use crate::models::user::{Role, User, UserId};
+use crate::services::store::{PasswordChange, StoreError, UserStore, Which};
+
+#[async_trait]
+impl UserStore for PostgresStore {
+    async fn insert_users(&self, users: &[User]) -> Result<(), StoreError> {
+        let mut tx = self.write(Durability::Flushed).await?;
+        // In one order, so that two imports at once don't wait for each other.
+        let mut users: Vec<_> = users.iter().collect();
+        users.sort_by_key(|user| &user.email);
+        for user in users {
+            insert(&mut tx, user).await?;
+        }
+        commit(tx).await
+    }
+
+    async fn find_user_by_email(&self, email: &str) -> Result<Option<User>, StoreError> {
+        if !storable(email) {
+            return Ok(None);
+        }
+        let query = sqlx::query_as::<_, Row>(FIND_BY_EMAIL).bind(email);
+        let row = query.fetch_optional(&self.pool).await.map_err(StoreError::unavailable)?;
+        row.map(User::try_from).transpose()
+    }
+
+    async fn find_user(&self, id: UserId) -> Result<Option<User>, StoreError> {
+        let query = sqlx::query_as::<_, Row>(FIND).bind(id.0);
+        let row = query.fetch_optional(&self.pool).await.map_err(StoreError::unavailable)?;
+        row.map(User::try_from).transpose()
+    }
+
+    async fn list_users(&self) -> Result<Vec<User>, StoreError> {
+        let rows = sqlx::query_as::<_, Row>(LIST).fetch_all(&self.pool).await;
+        rows.map_err(StoreError::unavailable)?.into_iter().map(User::try_from).collect()
+    }
+
+    async fn rehash(&self, id: UserId, old: &SecretString, new: &SecretString) -> Result<bool, StoreError> {
+        let mut tx = self.write(Durability::Flushed).await?;
+        let done = set_password(&mut tx, id, Some(old), new).await?;
+        commit(tx).await?;
+        Ok(done)
+    }
+
+    async fn change_password(
+        &self,
+        change: &PasswordChange<'_>,
+    ) -> Result<Option<Vec<SessionId>>, StoreError> {
+        let mut tx = self.write(Durability::Flushed).await?;
+        if !set_password(&mut tx, change.user, change.old, change.new).await? {
+            return Ok(None);
+        }
+        let which = match change.keep {
+            Some(kept) => Which::OfUserBut(change.user, kept),
+            None => Which::OfUser(change.user),
+        };
+        let ended = end_which(&mut tx, &which, change.end).await?;
+        commit(tx).await?;
+        Ok(Some(ended))
+    }
+
+    async fn set_role(
+        &self,
+        id: UserId,
+        role: Role,
+        end: SessionEnd,
+    ) -> Result<Option<Vec<SessionId>>, StoreError> {
+        let mut tx = self.write(Durability::Flushed).await?;
+        let query = sqlx::query(SET_ROLE).bind(id.0).bind(role.as_str());
+        let done = query.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
+        if done.rows_affected() == 0 {
+            return Ok(exists(&mut tx, id).await?.then(Vec::new));
+        }
+        let ended = end_which(&mut tx, &Which::OfUser(id), end).await?;
+        commit(tx).await?;
+        Ok(Some(ended))
+    }
+
+    async fn disable_user(&self, id: UserId, end: SessionEnd) -> Result<Option<Vec<SessionId>>, StoreError> {
+        let mut tx = self.write(Durability::Flushed).await?;
+        let query = sqlx::query(DISABLE).bind(id.0).bind(end.at);
+        let done = query.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
+        if done.rows_affected() == 0 {
+            return Ok(None);
+        }
+        let ended = end_which(&mut tx, &Which::OfUser(id), end).await?;
+        commit(tx).await?;
+        Ok(Some(ended))
+    }
+
+    async fn enable_user(&self, id: UserId) -> Result<bool, StoreError> {
+        let query = sqlx::query(ENABLE).bind(id.0);
+        let done = query.execute(self.writer(Durability::Flushed)).await;
+        Ok(done.map_err(StoreError::unavailable)?.rows_affected() == 1)
+    }
+
+    async fn delete_user(&self, id: UserId, end: SessionEnd) -> Result<Option<Vec<SessionId>>, StoreError> {
+        let mut tx = self.write(Durability::Flushed).await?;
+        let query = sqlx::query(DELETE).bind(id.0);
+        let done = query.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
+        if done.rows_affected() == 0 {
+            return Ok(None);
+        }
+        let ended = end_which(&mut tx, &Which::OfUser(id), end).await?;
+        commit(tx).await?;
+        Ok(Some(ended))
+    }
+}
+
+async fn insert(tx: &mut PgConnection, user: &User) -> Result<(), StoreError> {
+    let query = sqlx::query(INSERT)
+        .bind(user.id.0)
+        .bind(&user.email)
+        .bind(&user.name)
+        .bind(user.hashed_password.expose_secret())
+        .bind(user.role.as_str())
+        .bind(user.disabled_at)
+        .bind(user.created_at);
+    query.execute(tx).await.map(drop).map_err(|error| conflict(error, "email"))
+}
+
+/// Sets the hash, if the user is there and, where `old` is given, still has that one.
+async fn set_password(
+    tx: &mut PgConnection,
+    id: UserId,
+    old: Option<&SecretString>,
+    new: &SecretString,
+) -> Result<bool, StoreError> {
+    let query = sqlx::query(SET_PASSWORD)
+        .bind(id.0)
+        .bind(old.map(|hash| hash.expose_secret()))
+        .bind(new.expose_secret());
+    let done = query.execute(tx).await.map_err(StoreError::unavailable)?;
+    Ok(done.rows_affected() == 1)
+}
+
+async fn exists(tx: &mut PgConnection, id: UserId) -> Result<bool, StoreError> {
+    let query = sqlx::query_scalar::<_, bool>(EXISTS).bind(id.0);
+    query.fetch_one(tx).await.map_err(StoreError::unavailable)
+}
+
+/// A row as the database holds it.
+#[derive(FromRow)]
+struct Row {
+    id: Uuid,
+    email: String,
+    name: Option<String>,
+    hashed_password: String,
+    role: String,
+    disabled_at: Option<OffsetDateTime>,
+    created_at: OffsetDateTime,
+}
+
+impl TryFrom<Row> for User {
+    type Error = StoreError;
+
+    fn try_from(row: Row) -> Result<Self, StoreError> {
+        Ok(Self {
+            id: UserId(row.id),
+            email: row.email,
+            name: row.name,
+            hashed_password: row.hashed_password.into(),
+            role: Role::from_word(&row.role).ok_or(corrupt("role"))?,
+            disabled_at: row.disabled_at,
+            created_at: row.created_at,
+        })
+    }
+}
+
+fn corrupt(column: &'static str) -> StoreError {
+    StoreError::Corrupt { table: "users", column }
+}
+
+macro_rules! columns {
+    () => {
+        "id, email, name, hashed_password, role, disabled_at, created_at"
+    };
+}
+
+const INSERT: &str =
+    concat!("INSERT INTO myapi.users (", columns!(), ") VALUES ($1, $2, $3, $4, $5, $6, $7)");
+
+const FIND_BY_EMAIL: &str = concat!("SELECT ", columns!(), " FROM myapi.users WHERE email = $1");
+
+const FIND: &str = concat!("SELECT ", columns!(), " FROM myapi.users WHERE id = $1");
+
+const LIST: &str = concat!("SELECT ", columns!(), " FROM myapi.users ORDER BY email COLLATE \"C\"");
+
+const SET_PASSWORD: &str = "UPDATE myapi.users SET hashed_password = $3 \
+    WHERE id = $1 AND ($2 IS NULL OR hashed_password = $2)";
+
+const SET_ROLE: &str = "UPDATE myapi.users SET role = $2 WHERE id = $1 AND role <> $2";
+
+const EXISTS: &str = "SELECT EXISTS (SELECT 1 FROM myapi.users WHERE id = $1)";
+
+/// The first time stays.
+const DISABLE: &str = "UPDATE myapi.users SET disabled_at = coalesce(disabled_at, $2) WHERE id = $1";
+
+const ENABLE: &str = "UPDATE myapi.users SET disabled_at = NULL WHERE id = $1";
+
+const DELETE: &str = "DELETE FROM myapi.users WHERE id = $1";

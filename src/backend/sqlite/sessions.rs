@@ -1,0 +1,373 @@
+//! Sessions in SQLite.
+
+use async_trait::async_trait;
+use secrecy::ExposeSecret;
+use sqlx::query::QueryAs;
+use sqlx::sqlite::{SqliteArguments, SqliteConnection};
+use sqlx::{FromRow, QueryBuilder, Sqlite};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{Durability, SqliteStore, commit, conflict, from_micros, micros};
+use crate::clock::{Clock, SystemClock};
+use crate::identity::{Client, Roles};
+use crate::models::session::{AccessRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId};
+use crate::models::user::UserId;
+use crate::services::store::{Inserted, LastingUse, NewSession, Rotation, SessionStore, StoreError, Which};
+
+#[async_trait]
+impl SessionStore for SqliteStore {
+    async fn insert_session(&self, new: &NewSession<'_>) -> Result<Inserted, StoreError> {
+        let mut tx = self.write(Durability::Flushed).await?;
+        if !insert(&mut tx, new).await? {
+            return Ok(Inserted::Refused);
+        }
+        let ended = make_way(&mut tx, new).await?;
+        commit(tx).await?;
+        Ok(Inserted::Yes { ended })
+    }
+
+    async fn rotate(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError> {
+        let Some(query) = advance(ROTATE, rotation) else { return Ok(None) };
+        let mut tx = self.write(Durability::Relaxed).await?;
+        let last_rotated_by = micros(rotation.last_rotated_by);
+        let row = query.bind(last_rotated_by).fetch_optional(&mut *tx).await;
+        let row = row.map_err(StoreError::unavailable)?;
+        commit(tx).await?;
+        row.map(Session::try_from).transpose()
+    }
+
+    async fn catch_up(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError> {
+        let Some(query) = advance(CATCH_UP, rotation) else { return Ok(None) };
+        let mut tx = self.write(Durability::Relaxed).await?;
+        let row = query.fetch_optional(&mut *tx).await.map_err(StoreError::unavailable)?;
+        commit(tx).await?;
+        row.map(Session::try_from).transpose()
+    }
+
+    async fn find_session(&self, id: SessionId) -> Result<Option<Session>, StoreError> {
+        let query = sqlx::query_as::<_, Row>(FIND).bind(id.0);
+        let row = query.fetch_optional(&self.readers).await.map_err(StoreError::unavailable)?;
+        row.map(Session::try_from).transpose()
+    }
+
+    async fn settle(&self, tokens: &[LastingUse]) -> Result<Vec<Session>, StoreError> {
+        let mut tx = self.write(Durability::Relaxed).await?;
+        let mut settled_before = Vec::new();
+        for token in tokens {
+            settle_one(&mut tx, token).await?;
+            settled_before.extend(settled_by_another(&mut tx, token).await?);
+        }
+        commit(tx).await?;
+        settled_before.sort_by_key(|session| session.id);
+        settled_before.dedup_by_key(|session| session.id);
+        Ok(settled_before)
+    }
+
+    async fn count_replays(&self, counts: &[(SessionId, u64)]) -> Result<(), StoreError> {
+        let mut tx = self.write(Durability::Relaxed).await?;
+        for (id, count) in counts {
+            let query = sqlx::query(COUNT_REPLAYS).bind(id.0).bind(clamp(*count));
+            query.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
+        }
+        commit(tx).await
+    }
+
+    async fn end_session(&self, id: SessionId, end: SessionEnd) -> Result<bool, StoreError> {
+        let mut tx = self.write(Durability::Flushed).await?;
+        let ended = end_one(&mut tx, id, end).await?;
+        commit(tx).await?;
+        Ok(ended)
+    }
+
+    async fn end_sessions(&self, which: &Which, end: SessionEnd) -> Result<Vec<SessionId>, StoreError> {
+        let mut tx = self.write(Durability::Flushed).await?;
+        let ended = end_which(&mut tx, which, end).await?;
+        commit(tx).await?;
+        Ok(ended)
+    }
+
+    async fn live_sessions(&self, user: UserId, now: OffsetDateTime) -> Result<Vec<Session>, StoreError> {
+        let query = sqlx::query_as::<_, Row>(LIVE).bind(user.0).bind(micros(now));
+        let rows = query.fetch_all(&self.readers).await.map_err(StoreError::unavailable)?;
+        rows.into_iter().map(Session::try_from).collect()
+    }
+
+    async fn list_sessions(&self, which: &Which, limit: u32) -> Result<Vec<Session>, StoreError> {
+        let mut query = QueryBuilder::<Sqlite>::new(LIST);
+        push_which(&mut query, which);
+        query.push(" ORDER BY created_at DESC, id DESC LIMIT ").push_bind(i64::from(limit));
+        let rows = query.build_query_as::<Row>().fetch_all(&self.readers).await;
+        rows.map_err(StoreError::unavailable)?.into_iter().map(Session::try_from).collect()
+    }
+
+    async fn store_time(&self) -> Result<OffsetDateTime, StoreError> {
+        // An embedded database has no clock but the machine's.
+        Ok(SystemClock.now())
+    }
+}
+
+/// Inserts the row if its user may sign in; `false` if not.
+async fn insert(tx: &mut SqliteConnection, new: &NewSession<'_>) -> Result<bool, StoreError> {
+    let session = new.session;
+    let query = sqlx::query(INSERT)
+        .bind(session.id.0)
+        .bind(session.user_id.0)
+        .bind(session.kind.as_str())
+        .bind(&session.email)
+        .bind(session.roles.as_str())
+        .bind(i64::from(session.generation))
+        .bind(i16::from(session.key_number))
+        .bind(micros(session.created_at))
+        .bind(micros(session.rotated_at))
+        .bind(session.asked_by.map(|token| token.id.0))
+        .bind(session.asked_by.map(|token| micros(token.issued_at)))
+        .bind(session.settled_by.map(|token| token.0))
+        .bind(clamp(session.rotations))
+        .bind(clamp(session.replays))
+        .bind(micros(session.idle_expires_at))
+        .bind(micros(session.absolute_expires_at))
+        .bind(session.end.map(|end| micros(end.at)))
+        .bind(session.end.map(|end| end.reason.as_str()))
+        .bind(session.client.address.map(|address| address.to_string()))
+        .bind(&session.client.user_agent)
+        .bind(new.hashed_password.map(|hash| hash.expose_secret()));
+    let done = query.execute(tx).await.map_err(|error| conflict(error, "id"))?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Ends the session that the new one replaces, and the oldest beyond the user's limit.
+async fn make_way(tx: &mut SqliteConnection, new: &NewSession<'_>) -> Result<Vec<SessionId>, StoreError> {
+    let at = new.session.created_at;
+    let displaced = sqlx::query_scalar::<_, Uuid>(BEYOND_LIMIT)
+        .bind(new.session.user_id.0)
+        .bind(micros(at))
+        .bind(new.session.id.0)
+        .bind(new.replaces.map(|id| id.0))
+        .bind(i64::from(new.max_per_user.saturating_sub(1)));
+    let displaced = displaced.fetch_all(&mut *tx).await.map_err(StoreError::unavailable)?;
+    let displaced = displaced.into_iter().map(|id| (SessionId(id), EndReason::Displaced));
+    let replaced = new.replaces.map(|id| (id, EndReason::LoggedOut));
+
+    let mut ended = Vec::new();
+    for (id, reason) in replaced.into_iter().chain(displaced) {
+        if end_one(tx, id, SessionEnd { at, reason }).await? {
+            ended.push(id);
+        }
+    }
+    Ok(ended)
+}
+
+/// The step to the generation after `from`; `None` if there is none.
+fn advance<'q>(
+    sql: &'static str,
+    rotation: &'q Rotation<'_>,
+) -> Option<QueryAs<'q, Sqlite, Row, SqliteArguments>> {
+    let next = rotation.from.checked_add(1)?;
+    let query = sqlx::query_as(sql)
+        .bind(rotation.id.0)
+        .bind(rotation.kind.as_str())
+        .bind(i64::from(rotation.from))
+        .bind(micros(rotation.now))
+        .bind(i64::from(next))
+        .bind(rotation.asked_by.map(|token| token.id.0))
+        .bind(rotation.asked_by.map(|token| micros(token.issued_at)))
+        .bind(i16::from(rotation.key_number))
+        .bind(micros(rotation.idle_expires_at))
+        .bind(rotation.client.address.map(|address| address.to_string()))
+        .bind(&rotation.client.user_agent);
+    Some(query)
+}
+
+async fn settle_one(tx: &mut SqliteConnection, token: &LastingUse) -> Result<(), StoreError> {
+    let query =
+        sqlx::query(SETTLE).bind(token.session.0).bind(i64::from(token.generation)).bind(token.token.0);
+    query.execute(tx).await.map(drop).map_err(StoreError::unavailable)
+}
+
+async fn settled_by_another(
+    tx: &mut SqliteConnection,
+    token: &LastingUse,
+) -> Result<Option<Session>, StoreError> {
+    let query = sqlx::query_as::<_, Row>(SETTLED_BY_ANOTHER)
+        .bind(token.session.0)
+        .bind(i64::from(token.generation))
+        .bind(token.token.0);
+    let row = query.fetch_optional(tx).await.map_err(StoreError::unavailable)?;
+    row.map(Session::try_from).transpose()
+}
+
+async fn end_one(tx: &mut SqliteConnection, id: SessionId, end: SessionEnd) -> Result<bool, StoreError> {
+    let query = sqlx::query(END).bind(id.0).bind(micros(end.at)).bind(end.reason.as_str());
+    let done = query.execute(tx).await.map_err(StoreError::unavailable)?;
+    Ok(done.rows_affected() == 1)
+}
+
+pub(super) async fn end_which(
+    tx: &mut SqliteConnection,
+    which: &Which,
+    end: SessionEnd,
+) -> Result<Vec<SessionId>, StoreError> {
+    let mut query = QueryBuilder::<Sqlite>::new("UPDATE sessions SET ended_at = ");
+    query.push_bind(micros(end.at)).push(", end_reason = ").push_bind(end.reason.as_str());
+    query.push(" WHERE ended_at IS NULL");
+    push_which(&mut query, which);
+    query.push(" RETURNING id");
+    let ids = query.build_query_scalar::<Uuid>().fetch_all(tx).await;
+    Ok(ids.map_err(StoreError::unavailable)?.into_iter().map(SessionId).collect())
+}
+
+fn push_which(query: &mut QueryBuilder<Sqlite>, which: &Which) {
+    match which {
+        Which::All => query,
+        Which::OfUser(user) => query.push(" AND user_id = ").push_bind(user.0),
+        Which::OfUserBut(user, kept) => {
+            query.push(" AND user_id = ").push_bind(user.0).push(" AND id <> ").push_bind(kept.0)
+        }
+        Which::SignedBy(key) => query.push(" AND key_number = ").push_bind(i16::from(*key)),
+    };
+}
+
+/// A row as the database holds it.
+#[derive(FromRow)]
+struct Row {
+    id: Uuid,
+    user_id: Uuid,
+    kind: String,
+    email: String,
+    roles: String,
+    generation: i64,
+    key_number: i64,
+    created_at: i64,
+    rotated_at: i64,
+    asked_by: Option<Uuid>,
+    asked_by_issued_at: Option<i64>,
+    settled_by: Option<Uuid>,
+    rotations: i64,
+    replays: i64,
+    idle_expires_at: i64,
+    absolute_expires_at: i64,
+    ended_at: Option<i64>,
+    end_reason: Option<String>,
+    address: Option<String>,
+    user_agent: Option<String>,
+}
+
+impl TryFrom<Row> for Session {
+    type Error = StoreError;
+
+    fn try_from(row: Row) -> Result<Self, StoreError> {
+        let asked_by = row.asked_by.zip(time(row.asked_by_issued_at, "asked_by_issued_at")?);
+        let address = row.address.map(|text| text.parse()).transpose();
+        Ok(Self {
+            id: SessionId(row.id),
+            user_id: UserId(row.user_id),
+            kind: SessionKind::from_word(&row.kind).ok_or(corrupt("kind"))?,
+            email: row.email,
+            roles: Roles::from_list(&row.roles).ok_or(corrupt("roles"))?,
+            generation: row.generation.try_into().map_err(|_| corrupt("generation"))?,
+            key_number: row.key_number.try_into().map_err(|_| corrupt("key_number"))?,
+            created_at: at(row.created_at, "created_at")?,
+            rotated_at: at(row.rotated_at, "rotated_at")?,
+            asked_by: asked_by.map(|(id, issued_at)| AccessRef { id: TokenId(id), issued_at }),
+            settled_by: row.settled_by.map(TokenId),
+            rotations: row.rotations.try_into().map_err(|_| corrupt("rotations"))?,
+            replays: row.replays.try_into().map_err(|_| corrupt("replays"))?,
+            idle_expires_at: at(row.idle_expires_at, "idle_expires_at")?,
+            absolute_expires_at: at(row.absolute_expires_at, "absolute_expires_at")?,
+            end: end(time(row.ended_at, "ended_at")?, row.end_reason.as_deref())?,
+            client: Client { address: address.map_err(|_| corrupt("address"))?, user_agent: row.user_agent },
+        })
+    }
+}
+
+fn end(at: Option<OffsetDateTime>, reason: Option<&str>) -> Result<Option<SessionEnd>, StoreError> {
+    let Some(at) = at else { return Ok(None) };
+    let reason = reason.and_then(EndReason::from_word).ok_or(corrupt("end_reason"))?;
+    Ok(Some(SessionEnd { at, reason }))
+}
+
+fn at(micros: i64, column: &'static str) -> Result<OffsetDateTime, StoreError> {
+    from_micros(micros).ok_or(corrupt(column))
+}
+
+fn time(micros: Option<i64>, column: &'static str) -> Result<Option<OffsetDateTime>, StoreError> {
+    micros.map(|micros| at(micros, column)).transpose()
+}
+
+fn corrupt(column: &'static str) -> StoreError {
+    StoreError::Corrupt { table: "sessions", column }
+}
+
+fn clamp(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// Named one by one: a statement that is prepared with `*` breaks when a newer program adds one.
+macro_rules! columns {
+    () => {
+        "id, user_id, kind, email, roles, generation, key_number, created_at, rotated_at, asked_by, \
+         asked_by_issued_at, settled_by, rotations, replays, idle_expires_at, absolute_expires_at, \
+         ended_at, end_reason, address, user_agent"
+    };
+}
+
+/// What `rotate` and `catch_up` have in common: all but which generation the row is at.
+macro_rules! advance_where {
+    ($condition:literal) => {
+        concat!(
+            "UPDATE sessions SET generation = $5, settled_by = NULL, rotated_at = $4, asked_by = $6, \
+             asked_by_issued_at = $7, key_number = $8, rotations = rotations + 1, \
+             idle_expires_at = min($9, absolute_expires_at), address = $10, user_agent = $11 \
+             WHERE id = $1 AND kind = $2 AND ended_at IS NULL \
+             AND idle_expires_at > $4 AND absolute_expires_at > $4 AND ",
+            $condition,
+            " RETURNING ",
+            columns!()
+        )
+    };
+}
+
+/// One statement decides and inserts. The write lock keeps a change of password out until it is
+/// committed, and such a change then ends this session too. The role counts as the password does:
+/// a sign-in must not outrun the loss of a role.
+const INSERT: &str = concat!(
+    "INSERT INTO sessions (",
+    columns!(),
+    ") SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20 \
+     WHERE $21 IS NULL OR EXISTS (SELECT 1 FROM users \
+     WHERE id = $2 AND hashed_password = $21 AND role = $5 AND disabled_at IS NULL)"
+);
+
+const BEYOND_LIMIT: &str = "SELECT id FROM sessions \
+    WHERE user_id = $1 AND ended_at IS NULL AND idle_expires_at > $2 AND absolute_expires_at > $2 \
+    AND id <> $3 AND ($4 IS NULL OR id <> $4) \
+    ORDER BY created_at DESC, id DESC LIMIT -1 OFFSET $5";
+
+const ROTATE: &str = advance_where!("generation = $3 AND rotated_at <= $12");
+
+const CATCH_UP: &str = advance_where!("generation < $3");
+
+const FIND: &str = concat!("SELECT ", columns!(), " FROM sessions WHERE id = $1");
+
+const SETTLE: &str = "UPDATE sessions SET settled_by = $3 \
+    WHERE id = $1 AND generation = $2 AND settled_by IS NULL AND ended_at IS NULL";
+
+const SETTLED_BY_ANOTHER: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM sessions WHERE id = $1 AND generation = $2 AND settled_by <> $3 AND ended_at IS NULL"
+);
+
+const COUNT_REPLAYS: &str = "UPDATE sessions SET replays = replays + $2 WHERE id = $1";
+
+const END: &str = "UPDATE sessions SET ended_at = $2, end_reason = $3 WHERE id = $1 AND ended_at IS NULL";
+
+const LIVE: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM sessions WHERE user_id = $1 AND ended_at IS NULL \
+     AND idle_expires_at > $2 AND absolute_expires_at > $2 ORDER BY rotated_at DESC, id DESC"
+);
+
+const LIST: &str = concat!("SELECT ", columns!(), " FROM sessions WHERE TRUE");

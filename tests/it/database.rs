@@ -1,0 +1,350 @@
+//! Opening databases, bringing them up to date, and what they keep.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use sekisho::backend::db::{self, DbError, Options, Pending};
+use sekisho::models::session::{EndReason, SessionEnd};
+use sekisho::services::store::{StoreError, Which};
+use sqlx::{AssertSqlSafe, Connection, Executor};
+
+use crate::store_contract::{NOW, any_session, found, known_session, known_user, session, user};
+use crate::support::db::{self as support, Fresh, Place};
+
+/// Makes one test of each for each database.
+macro_rules! each_database {
+    ($($name:ident;)*) => {
+        mod sqlite {
+            $(each_database!(@one $name(sqlite_place));)*
+        }
+        mod postgres {
+            $(each_database!(@one $name(postgres_place));)*
+        }
+    };
+    (@one $name:ident($place:ident)) => {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+        async fn $name() {
+            if let Some(place) = crate::support::db::$place().await {
+                super::$name(place).await;
+            }
+        }
+    };
+}
+
+each_database! {
+    a_new_database_is_brought_up_to_date;
+    migrating_twice_is_harmless;
+    processes_may_migrate_at_once;
+    a_newer_database_is_refused;
+    a_changed_migration_is_refused;
+    what_was_kept_is_there_after_a_restart;
+    impossible_values_are_named;
+    a_closed_database_is_unavailable;
+}
+
+async fn a_new_database_is_brought_up_to_date(place: Place) {
+    let stores = place.open().await;
+    assert_eq!(stores.is_embedded(), place.url.starts_with("sqlite"));
+    let pending = stores.pending().await.unwrap();
+    let words: Vec<String> = pending.iter().map(Pending::to_string).collect();
+    assert_eq!(words, ["0001 users", "0002 sessions", "0003 movies", "0004 settings"]);
+    assert_eq!(stores.pending().await.unwrap(), pending, "looking changes nothing");
+
+    assert_eq!(stores.migrate().await.unwrap(), pending);
+    assert_eq!(stores.pending().await.unwrap(), []);
+    assert!(stores.users.list_users().await.unwrap().is_empty());
+}
+
+async fn migrating_twice_is_harmless(place: Place) {
+    let fresh = place.fresh().await;
+    let kept = any_session(&fresh.stores).await;
+    assert_eq!(fresh.stores.migrate().await.unwrap(), []);
+    let fresh = fresh.reopen().await;
+    assert_eq!(fresh.stores.migrate().await.unwrap(), []);
+    assert_eq!(found(&fresh.stores, kept.id).await, kept);
+}
+
+async fn processes_may_migrate_at_once(place: Place) {
+    let processes: Vec<_> = (0..8)
+        .map(|_| {
+            let url = place.url.clone();
+            tokio::spawn(async move {
+                let stores = db::open(&url, &Options::default()).await.unwrap();
+                stores.migrate().await.unwrap();
+                any_session(&stores).await;
+                stores.close().await;
+            })
+        })
+        .collect();
+    for process in processes {
+        process.await.unwrap();
+    }
+    let stores = place.open().await;
+    assert_eq!(stores.pending().await.unwrap(), []);
+    assert_eq!(stores.sessions.list_sessions(&Which::All, 100).await.unwrap().len(), 8);
+}
+
+async fn a_newer_database_is_refused(place: Place) {
+    let fresh = place.fresh().await;
+    change(&fresh, "INSERT INTO _sqlx_migrations VALUES (9999, 'later', '2030-01-01', true, 'x', 0)").await;
+    for answer in [fresh.stores.pending().await, fresh.stores.migrate().await] {
+        let error = answer.unwrap_err();
+        assert!(matches!(error, DbError::Newer { found: 9999, known: 4 }), "{error:?}");
+        assert_eq!(
+            error.to_string(),
+            "the database was made by a newer sekisho (migration 9999); this one knows up to 4: upgrade the program"
+        );
+    }
+}
+
+async fn a_changed_migration_is_refused(place: Place) {
+    let fresh = place.fresh().await;
+    change(&fresh, "UPDATE _sqlx_migrations SET checksum = 'x' WHERE version = 2").await;
+    let error = fresh.stores.migrate().await.unwrap_err();
+    assert!(matches!(error, DbError::Changed(2)), "{error:?}");
+}
+
+async fn what_was_kept_is_there_after_a_restart(place: Place) {
+    let fresh = place.fresh().await;
+    let owner = known_user(&fresh.stores, "owner@example.com").await;
+    let ended = known_session(&fresh.stores, session(&owner)).await;
+    let end = SessionEnd { at: NOW, reason: EndReason::Revoked };
+    assert!(fresh.stores.sessions.end_session(ended.id, end).await.unwrap());
+    let live = known_session(&fresh.stores, session(&owner)).await;
+    fresh.stores.settings.settle_setting("tokens.issuer", "sekisho").await.unwrap();
+
+    let fresh = fresh.reopen().await;
+    assert_eq!(fresh.stores.users.find_user(owner.id).await.unwrap().expect("kept").email, owner.email);
+    assert_eq!(found(&fresh.stores, ended.id).await.end, Some(end));
+    assert_eq!(found(&fresh.stores, live.id).await, live);
+    let issuer = fresh.stores.settings.settle_setting("tokens.issuer", "other").await.unwrap();
+    assert_eq!(issuer, "sekisho");
+}
+
+async fn impossible_values_are_named(place: Place) {
+    let fresh = place.fresh().await;
+    let owner = known_user(&fresh.stores, "owner@example.com").await;
+    let kept = known_session(&fresh.stores, session(&owner)).await;
+    for (column, value, good) in [
+        ("kind", "'teapot'", "'browser'"),
+        ("roles", "'a,,b'", "'user'"),
+        ("generation", "4294967296", "1"),
+        ("generation", "-1", "1"),
+        ("key_number", "256", "1"),
+        ("rotations", "-1", "0"),
+        ("replays", "-1", "0"),
+        ("address", "'nowhere'", "NULL"),
+    ] {
+        change(&fresh, &format!("UPDATE sessions SET {column} = {value}")).await;
+        let error = fresh.stores.sessions.find_session(kept.id).await.unwrap_err();
+        let named = matches!(error, StoreError::Corrupt { table: "sessions", column: c } if c == column);
+        assert!(named, "{column}: {error:?}");
+        change(&fresh, &format!("UPDATE sessions SET {column} = {good}")).await;
+    }
+    assert_eq!(found(&fresh.stores, kept.id).await, kept);
+
+    let end = SessionEnd { at: NOW, reason: EndReason::Revoked };
+    fresh.stores.sessions.end_session(kept.id, end).await.unwrap();
+    for value in ["'teapot'", "NULL"] {
+        change(&fresh, &format!("UPDATE sessions SET end_reason = {value}")).await;
+        let error = fresh.stores.sessions.find_session(kept.id).await.unwrap_err();
+        assert!(matches!(error, StoreError::Corrupt { column: "end_reason", .. }), "{error:?}");
+    }
+    change(&fresh, "UPDATE users SET role = 'root'").await;
+    let error = fresh.stores.users.find_user(owner.id).await.unwrap_err();
+    assert!(matches!(error, StoreError::Corrupt { table: "users", column: "role" }), "{error:?}");
+}
+
+async fn a_closed_database_is_unavailable(place: Place) {
+    let fresh = place.fresh().await;
+    let kept = any_session(&fresh.stores).await;
+    fresh.stores.close().await;
+    let end = SessionEnd { at: NOW, reason: EndReason::Revoked };
+    let read = fresh.stores.sessions.find_session(kept.id).await;
+    assert!(matches!(read, Err(StoreError::Unavailable(_))), "{read:?}");
+    let written = fresh.stores.sessions.end_session(kept.id, end).await;
+    assert!(matches!(written, Err(StoreError::Unavailable(_))), "{written:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_is_down_is_named() {
+    // A port that nothing listens at, since we hold it without listening.
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = socket.local_addr().unwrap().port();
+    let url = format!("postgres://someone:hunter2@127.0.0.1:{port}/sekisho");
+    let error = db::open(&url, &Options::default()).await.unwrap_err().to_string();
+    assert!(error.contains(&format!("127.0.0.1:{port}/sekisho")), "{error}");
+    assert!(error.contains("refused"), "{error}");
+    assert!(!error.contains("hunter2"), "{error}");
+}
+
+#[tokio::test]
+async fn an_address_of_another_kind_is_refused() {
+    let open = async |url: &str| db::open(url, &Options::default()).await.unwrap_err();
+    for url in ["", "mysql://localhost/x", "data/sekisho.db", "SQLITE"] {
+        assert!(matches!(open(url).await, DbError::Scheme), "{url}");
+    }
+    for url in ["sqlite:", "sqlite://", "sqlite::memory:", "sqlite://:memory:", "sqlite://x.db?mode=memory"] {
+        assert!(matches!(open(url).await, DbError::NoFile), "{url}");
+    }
+    let error = open("postgres://someone:hunter2@host:port/x").await;
+    assert!(matches!(error, DbError::Address), "{error:?}");
+    assert!(!format!("{error} {error:?}").contains("hunter2"));
+}
+
+#[tokio::test]
+async fn a_server_needs_no_right_to_change_tables() {
+    let Some(fresh) = support::postgres().await else { return };
+    let role = format!("sekisho_server_{}", std::process::id());
+    let (owner, url) = (fresh.url(), fresh.url().replace("postgres@", &format!("{role}@")));
+    support::run(owner, &format!("DROP ROLE IF EXISTS {role}")).await;
+    support::run(owner, &format!("CREATE ROLE {role} LOGIN")).await;
+    let grants = "GRANT USAGE ON SCHEMA myapi TO {role}; \
+        GRANT SELECT, INSERT, UPDATE, DELETE ON myapi.users, myapi.sessions, myapi.movies, myapi.settings \
+        TO {role}; GRANT SELECT ON myapi._sqlx_migrations TO {role}";
+    support::run(owner, &grants.replace("{role}", &role)).await;
+
+    let stores = db::open(&url, &Options::default()).await.unwrap();
+    assert_eq!(stores.pending().await.unwrap(), []);
+    assert_eq!(stores.migrate().await.unwrap(), [], "with nothing to do it asks for nothing");
+    let owner_row = known_user(&stores, "owner@example.com").await;
+    let kept = known_session(&stores, session(&owner_row)).await;
+    let end = SessionEnd { at: NOW, reason: EndReason::UserDeleted };
+    assert_eq!(stores.users.delete_user(owner_row.id, end).await.unwrap(), Some(vec![kept.id]));
+    stores.settings.settle_setting("tokens.issuer", "sekisho").await.unwrap();
+    let details = sekisho::models::movie::MovieDetails {
+        title: "x".to_owned(),
+        year: 2000,
+        director: "y".to_owned(),
+        runtime_minutes: None,
+        rating: None,
+    };
+    stores.movies.insert_movies(&[details]).await.unwrap();
+    stores.close().await;
+    support::run(owner, &format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+}
+
+#[tokio::test]
+async fn a_schema_made_beforehand_is_enough() {
+    let Some(place) = support::postgres_place().await else { return };
+    let role = format!("sekisho_migrator_{}", std::process::id());
+    support::run(&place.url, &format!("DROP ROLE IF EXISTS {role}")).await;
+    let prepare = format!("CREATE ROLE {role} LOGIN; CREATE SCHEMA myapi AUTHORIZATION {role}");
+    support::run(&place.url, &prepare).await;
+    let url = place.url.replace("postgres@", &format!("{role}@"));
+    let stores = db::open(&url, &Options::default()).await.unwrap();
+    assert_eq!(stores.migrate().await.unwrap().len(), 4);
+    stores.close().await;
+    support::run(&place.url, &format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+}
+
+#[tokio::test]
+async fn all_tables_are_in_our_schema() {
+    let Some(fresh) = support::postgres().await else { return };
+    let mut connection = sqlx::PgConnection::connect(fresh.url()).await.unwrap();
+    let elsewhere: Vec<String> = sqlx::query_scalar(
+        "SELECT schemaname || '.' || tablename FROM pg_tables \
+         WHERE schemaname NOT IN ('myapi', 'pg_catalog', 'information_schema')",
+    )
+    .fetch_all(&mut connection)
+    .await
+    .unwrap();
+    assert_eq!(elsewhere, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn the_file_is_its_owners_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("not/there/sekisho.db");
+    let url = format!("sqlite://{}", path.display());
+    let stores = db::open(&url, &Options::default()).await.unwrap();
+    stores.migrate().await.unwrap();
+    any_session(&stores).await;
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&directory.path().join("not")), 0o700);
+    assert_eq!(mode(&directory.path().join("not/there")), 0o700);
+    for file in ["sekisho.db", "sekisho.db-wal", "sekisho.db-shm"] {
+        assert_eq!(mode(&path.with_file_name(file)), 0o600, "{file}");
+    }
+    // A graceful stop leaves one file, complete.
+    stores.close().await;
+    let left: Vec<_> = std::fs::read_dir(path.parent().unwrap()).unwrap().flatten().collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert_eq!(db::sqlite_path(&url), Some(path));
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_database_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notes.txt");
+    std::fs::write(&path, "not a database, but long enough to be looked at as one. ".repeat(100)).unwrap();
+    for (path, cause) in
+        [(path.clone(), "not a database"), (path.join("sekisho.db"), "can't make the directory")]
+    {
+        let url = format!("sqlite://{}", path.display());
+        let error = db::open(&url, &Options::default()).await.unwrap_err().to_string();
+        assert!(error.contains(path.to_str().unwrap()) && error.contains(cause), "{error}");
+    }
+}
+
+#[test]
+fn only_the_owner_of_the_file_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("sekisho.db");
+    db::check_owner(&path).expect("nobody owns it yet");
+    std::fs::write(&path, "").unwrap();
+    db::check_owner(&path).expect("it is ours");
+
+    let us = std::fs::metadata(&path).unwrap().uid();
+    if us != 0 {
+        // This one is root's.
+        let error = db::check_owner(Path::new("/etc/passwd")).unwrap_err().to_string();
+        assert!(error.contains("belongs to root") && error.contains("sudo -u root"), "{error}");
+        return;
+    }
+    std::os::unix::fs::chown(&path, Some(54_321), None).unwrap();
+    let error = db::check_owner(&path).unwrap_err().to_string();
+    assert!(error.contains(path.to_str().unwrap()), "{error}");
+    assert!(error.contains("sudo -u '#54321'") && error.contains("--user 54321"), "{error}");
+}
+
+#[tokio::test]
+async fn a_second_process_may_write_too() {
+    let Some(fresh) = support::sqlite().await else { return };
+    let other = db::open(fresh.url(), &Options::default()).await.unwrap();
+    for nth in 0..10 {
+        let owner = known_user(&fresh.stores, &format!("{nth}@example.com")).await;
+        assert!(other.users.find_user(owner.id).await.unwrap().is_some(), "read what was just written");
+        let other_owner = user(&format!("other-{nth}@example.com"));
+        let (ours, theirs) = tokio::join!(
+            fresh.stores.users.enable_user(owner.id),
+            other.users.insert_users(std::slice::from_ref(&other_owner)),
+        );
+        assert!(ours.unwrap());
+        theirs.unwrap();
+    }
+    other.close().await;
+}
+
+#[test]
+fn migrations_come_in_pairs() {
+    let names = |folder: &str| -> BTreeSet<String> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations").join(folder);
+        let files = std::fs::read_dir(folder).unwrap();
+        files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    assert_eq!(names("sqlite"), names("postgres"));
+}
+
+/// Changes rows behind the store's back, in a statement that names tables as SQLite has them.
+async fn change(fresh: &Fresh, sql: &str) {
+    if let Some(path) = db::sqlite_path(fresh.url()) {
+        let url = format!("sqlite://{}", path.display());
+        let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
+        connection.execute(AssertSqlSafe(sql.replace("'x'", "x'00'"))).await.unwrap();
+        connection.close().await.unwrap();
+        return;
+    }
+    support::run(fresh.url(), &format!("SET search_path = myapi; {sql}")).await;
+}

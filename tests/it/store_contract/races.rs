@@ -1,0 +1,229 @@
+//! What holds however many callers come at once.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use sekisho::services::store::{LastingUse, PasswordChange, StoreError, Which};
+use tokio::sync::Barrier;
+
+use super::*;
+
+/// Runs a task for each racer, all from the same moment on.
+async fn race<T, F>(racers: usize, start: impl Fn(usize) -> F) -> Vec<T>
+where
+    T: Send + 'static,
+    F: Future<Output = T> + Send + 'static,
+{
+    let barrier = Arc::new(Barrier::new(racers));
+    let tasks: Vec<_> = (0..racers)
+        .map(|nth| {
+            let (barrier, run) = (barrier.clone(), start(nth));
+            tokio::spawn(async move {
+                barrier.wait().await;
+                run.await
+            })
+        })
+        .collect();
+    let mut answers = Vec::new();
+    for task in tasks {
+        answers.push(task.await.unwrap());
+    }
+    answers
+}
+
+pub(super) async fn one_rotation_wins(stores: &Stores) {
+    let before = any_session(stores).await;
+    for generation in 1..=5 {
+        let answers = race(20, |_| {
+            let (sessions, before) = (stores.sessions.clone(), before.clone());
+            async move {
+                let client = Client::default();
+                let step =
+                    Rotation { from: generation, last_rotated_by: NOW + DAY, ..rotation(&before, &client) };
+                sessions.rotate(&step).await.unwrap()
+            }
+        });
+        let answers = answers.await;
+        let winners: Vec<&Session> = answers.iter().flatten().collect();
+        assert_eq!(winners.len(), 1);
+        assert_eq!(&found(stores, before.id).await, winners[0]);
+        assert_eq!(winners[0].generation, generation + 1);
+    }
+}
+
+pub(super) async fn one_catching_up_wins(stores: &Stores) {
+    let before = any_session(stores).await;
+    let answers = race(20, |_| {
+        let (sessions, before) = (stores.sessions.clone(), before.clone());
+        async move {
+            let client = Client::default();
+            sessions.catch_up(&Rotation { from: 5, ..rotation(&before, &client) }).await.unwrap()
+        }
+    });
+    assert_eq!(answers.await.iter().flatten().count(), 1);
+    assert_eq!(found(stores, before.id).await.generation, 6);
+}
+
+pub(super) async fn one_token_settles(stores: &Stores) {
+    let before = any_session(stores).await;
+    let answers = race(20, |_| {
+        let sessions = stores.sessions.clone();
+        let used = LastingUse { session: before.id, generation: 1, token: token() };
+        async move { sessions.settle(&[used]).await.unwrap() }
+    });
+    assert_eq!(answers.await.iter().filter(|conflicts| conflicts.is_empty()).count(), 1);
+}
+
+pub(super) async fn one_caller_ends_a_session(stores: &Stores) {
+    let before = any_session(stores).await;
+    let answers = race(EndReason::ALL.len(), |nth| {
+        let sessions = stores.sessions.clone();
+        let reason = EndReason::ALL[nth];
+        async move { sessions.end_session(before.id, end(reason)).await.unwrap().then_some(reason) }
+    });
+    let reasons: Vec<EndReason> = answers.await.into_iter().flatten().collect();
+    assert_eq!(reasons, [found(stores, before.id).await.end.expect("ended").reason]);
+}
+
+pub(super) async fn replays_are_not_lost(stores: &Stores) {
+    let (one, two) = (any_session(stores).await.id, any_session(stores).await.id);
+    race(10, |nth| {
+        let sessions = stores.sessions.clone();
+        let counts = if nth % 2 == 0 { [(one, 1), (two, 2)] } else { [(two, 2), (one, 1)] };
+        async move { sessions.count_replays(&counts).await.unwrap() }
+    })
+    .await;
+    assert_eq!(found(stores, one).await.replays, 10);
+    assert_eq!(found(stores, two).await.replays, 20);
+}
+
+pub(super) async fn sign_ins_keep_to_the_limit(stores: &Stores) {
+    let owner = known_user(stores, "owner@example.com").await;
+    race(12, |_| {
+        let (sessions, session, hash) =
+            (stores.sessions.clone(), session(&owner), owner.hashed_password.clone());
+        async move {
+            let asked = NewSession { hashed_password: Some(&hash), max_per_user: 3, ..new(&session) };
+            let answer = sessions.insert_session(&asked).await.unwrap();
+            assert!(matches!(answer, Inserted::Yes { .. }));
+        }
+    })
+    .await;
+    let live = stores.sessions.live_sessions(owner.id, NOW).await.unwrap();
+    assert_eq!(live.len(), 3);
+}
+
+pub(super) async fn no_sign_in_outruns_a_change_of_password(stores: &Stores) {
+    for round in 0..15 {
+        let owner = known_user(stores, &format!("{round}@example.com")).await;
+        let signed_in = race(6, |nth| {
+            let (stores, owner, session) = (stores.clone(), owner.clone(), session(&owner));
+            async move {
+                if nth == 5 - round % 6 {
+                    change_password(&stores, &owner).await;
+                    return None;
+                }
+                let asked = NewSession { hashed_password: Some(&owner.hashed_password), ..new(&session) };
+                let answer = stores.sessions.insert_session(&asked).await.unwrap();
+                (answer != Inserted::Refused).then_some(session.id)
+            }
+        });
+        for id in signed_in.await.into_iter().flatten() {
+            let reason = found(stores, id).await.end.map(|end| end.reason);
+            assert_eq!(reason, Some(EndReason::PasswordChanged), "a session of the old password lives on");
+        }
+        assert_eq!(stores.sessions.live_sessions(owner.id, NOW).await.unwrap(), []);
+    }
+}
+
+async fn change_password(stores: &Stores, owner: &User) {
+    let change = PasswordChange {
+        user: owner.id,
+        old: Some(&owner.hashed_password),
+        new: &"$2b$12$new".into(),
+        keep: None,
+        end: end(EndReason::PasswordChanged),
+    };
+    assert!(stores.users.change_password(&change).await.unwrap().is_some());
+}
+
+pub(super) async fn no_sign_in_outruns_a_loss_of_right(stores: &Stores) {
+    for round in 0..12 {
+        let owner = known_user(stores, &format!("{round}@example.com")).await;
+        race(5, |nth| {
+            let (stores, owner, session) = (stores.clone(), owner.clone(), session(&owner));
+            async move {
+                if nth == 4 - round % 5 {
+                    let users = &stores.users;
+                    let ended = match round % 3 {
+                        0 => users.disable_user(owner.id, end(EndReason::UserDisabled)).await,
+                        1 => users.delete_user(owner.id, end(EndReason::UserDeleted)).await,
+                        _ => users.set_role(owner.id, Role::Admin, end(EndReason::RoleChanged)).await,
+                    };
+                    assert!(ended.unwrap().is_some());
+                    return;
+                }
+                let asked = NewSession { hashed_password: Some(&owner.hashed_password), ..new(&session) };
+                stores.sessions.insert_session(&asked).await.unwrap();
+            }
+        })
+        .await;
+        assert_eq!(stores.sessions.live_sessions(owner.id, NOW).await.unwrap(), [], "round {round}");
+    }
+}
+
+pub(super) async fn what_touches_many_rows_never_waits_in_a_circle(stores: &Stores) {
+    let owner = known_user(stores, "owner@example.com").await;
+    let mut all = Vec::new();
+    for _ in 0..60 {
+        all.push(known_session(stores, session(&owner)).await.id);
+    }
+    // Each in an order of its own; a circle would be an error after a second.
+    race(12, |nth| {
+        let (stores, owner, mut ids) = (stores.clone(), owner.clone(), all.clone());
+        ids.rotate_left(5 * nth);
+        async move {
+            let counts: Vec<_> = ids.iter().map(|id| (*id, 1)).collect();
+            let used: Vec<_> =
+                ids.iter().map(|id| LastingUse { session: *id, generation: 1, token: token() }).collect();
+            let session = session(&owner);
+            let hash = Some(&owner.hashed_password);
+            let asked = NewSession {
+                replaces: Some(ids[0]),
+                max_per_user: 20,
+                hashed_password: hash,
+                ..new(&session)
+            };
+            stores.sessions.count_replays(&counts).await.unwrap();
+            stores.sessions.settle(&used).await.unwrap();
+            stores.sessions.insert_session(&asked).await.unwrap();
+            let which = if nth % 2 == 0 { Which::All } else { Which::OfUser(owner.id) };
+            stores.sessions.end_sessions(&which, end(EndReason::Revoked)).await.unwrap();
+        }
+    })
+    .await;
+    assert_eq!(stores.sessions.live_sessions(owner.id, NOW).await.unwrap(), []);
+}
+
+pub(super) async fn one_address_goes_to_one_user(stores: &Stores) {
+    let answers = race(10, |nth| {
+        let users = stores.users.clone();
+        let mut batch = vec![user("one@example.com"), user("two@example.com")];
+        batch.rotate_left(nth % 2);
+        async move { users.insert_users(&batch).await }
+    })
+    .await;
+    assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1);
+    for answer in answers.into_iter().filter_map(Result::err) {
+        assert!(matches!(answer, StoreError::Conflict("email")), "{answer:?}");
+    }
+}
+
+pub(super) async fn processes_agree_on_a_setting(stores: &Stores) {
+    let answers = race(10, |nth| {
+        let settings = stores.settings.clone();
+        async move { settings.settle_setting("tokens.issuer", &nth.to_string()).await.unwrap() }
+    });
+    let answers = answers.await;
+    assert!(answers.iter().all(|answer| answer == &answers[0]), "{answers:?}");
+}

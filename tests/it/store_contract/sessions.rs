@@ -1,0 +1,461 @@
+//! The rules of `SessionStore`.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use sekisho::clock::{Clock, SystemClock};
+use sekisho::identity::Roles;
+use sekisho::services::store::{LastingUse, StoreError, Which};
+
+use super::*;
+
+pub(super) async fn what_is_not_there_is_no_error(stores: &Stores) {
+    let (sessions, users) = (&stores.sessions, &stores.users);
+    let nobody = user("nobody@example.com");
+    let nothing = session(&nobody);
+    let client = Client::default();
+    let used = LastingUse { session: nothing.id, generation: 1, token: token() };
+    let revoked = end(EndReason::Revoked);
+
+    assert_eq!(sessions.find_session(nothing.id).await.unwrap(), None);
+    assert_eq!(sessions.rotate(&rotation(&nothing, &client)).await.unwrap(), None);
+    assert_eq!(sessions.catch_up(&rotation(&nothing, &client)).await.unwrap(), None);
+    assert_eq!(sessions.settle(&[used]).await.unwrap(), []);
+    assert_eq!(sessions.settle(&[]).await.unwrap(), []);
+    sessions.count_replays(&[(nothing.id, 1)]).await.unwrap();
+    sessions.count_replays(&[]).await.unwrap();
+    assert!(!sessions.end_session(nothing.id, revoked).await.unwrap());
+    assert_eq!(sessions.end_sessions(&Which::All, revoked).await.unwrap(), []);
+    assert_eq!(sessions.live_sessions(nobody.id, NOW).await.unwrap(), []);
+    assert_eq!(sessions.list_sessions(&Which::All, 10).await.unwrap(), []);
+
+    assert!(users.find_user(nobody.id).await.unwrap().is_none());
+    for email in ["nobody@example.com", "", "\0", "no\0body@example.com", "'; --"] {
+        assert!(users.find_user_by_email(email).await.unwrap().is_none(), "{email:?}");
+    }
+    assert!(users.list_users().await.unwrap().is_empty());
+    assert!(!users.enable_user(nobody.id).await.unwrap());
+    assert_eq!(users.disable_user(nobody.id, revoked).await.unwrap(), None);
+    assert_eq!(users.delete_user(nobody.id, revoked).await.unwrap(), None);
+    assert_eq!(users.set_role(nobody.id, Role::Admin, revoked).await.unwrap(), None);
+}
+
+pub(super) async fn a_session_comes_back_as_it_was(stores: &Stores) {
+    let plain = any_session(stores).await;
+    assert_eq!(found(stores, plain.id).await, plain);
+
+    let full = Session {
+        kind: SessionKind::Client,
+        roles: Roles::new(["user", "editor"]).unwrap(),
+        generation: u32::MAX,
+        key_number: u8::MAX,
+        asked_by: Some(AccessRef { id: token(), issued_at: datetime!(2026-01-01 12:00 UTC) }),
+        settled_by: Some(token()),
+        rotations: 1 << 40,
+        replays: 1 << 41,
+        end: Some(SessionEnd { at: datetime!(2031-02-03 04:05:06.000007 UTC), reason: EndReason::Exhausted }),
+        client: Client::new(Some(IpAddr::V6(Ipv6Addr::LOCALHOST)), Some("Agent/1.0 (é, 関所, '\")")),
+        ..session(&user("full@example.com"))
+    };
+    known_session(stores, full.clone()).await;
+    assert_eq!(found(stores, full.id).await, full);
+
+    for reason in EndReason::ALL {
+        let ended = known_session(stores, session(&user("ended@example.com"))).await;
+        assert!(stores.sessions.end_session(ended.id, end(reason)).await.unwrap());
+        assert_eq!(found(stores, ended.id).await, Session { end: Some(end(reason)), ..ended });
+    }
+}
+
+pub(super) async fn an_id_is_taken_once(stores: &Stores) {
+    let first = any_session(stores).await;
+    let again = Session { id: first.id, ..session(&user("other@example.com")) };
+    let answer = stores.sessions.insert_session(&new(&again)).await;
+    assert!(matches!(answer, Err(StoreError::Conflict("id"))), "{answer:?}");
+    assert_eq!(found(stores, first.id).await, first);
+}
+
+pub(super) async fn only_who_may_sign_in_gets_a_session(stores: &Stores) {
+    let known = known_user(stores, "known@example.com").await;
+    let disabled = known_user(stores, "disabled@example.com").await;
+    stores.users.disable_user(disabled.id, end(EndReason::UserDisabled)).await.unwrap();
+    let unknown = user("unknown@example.com");
+    let promoted = User { role: Role::Admin, ..known.clone() };
+    let wrong = "$2b$12$wrong".into();
+
+    for (who, hash, may) in [
+        (&known, &known.hashed_password, true),
+        (&known, &wrong, false),
+        (&disabled, &disabled.hashed_password, false),
+        (&unknown, &unknown.hashed_password, false),
+        // The row would say more than the user may.
+        (&promoted, &known.hashed_password, false),
+    ] {
+        let session = session(who);
+        let asked = NewSession { hashed_password: Some(hash), ..new(&session) };
+        let answer = stores.sessions.insert_session(&asked).await.unwrap();
+        let expected = if may { Inserted::Yes { ended: vec![] } } else { Inserted::Refused };
+        assert_eq!(answer, expected, "{who:?}");
+        assert_eq!(stores.sessions.find_session(session.id).await.unwrap().is_some(), may);
+    }
+}
+
+pub(super) async fn without_a_hash_nothing_is_asked_of_the_user(stores: &Stores) {
+    let session = any_session(stores).await;
+    assert!(stores.users.find_user(session.user_id).await.unwrap().is_none());
+    assert_eq!(found(stores, session.id).await, session);
+}
+
+pub(super) async fn a_refused_sign_in_changes_nothing(stores: &Stores) {
+    let known = known_user(stores, "known@example.com").await;
+    let before = known_session(stores, session(&known)).await;
+    let wrong = "$2b$12$wrong".into();
+    let session = session(&known);
+    let asked = NewSession {
+        hashed_password: Some(&wrong),
+        replaces: Some(before.id),
+        max_per_user: 1,
+        ..new(&session)
+    };
+    assert_eq!(stores.sessions.insert_session(&asked).await.unwrap(), Inserted::Refused);
+    assert_eq!(stores.sessions.list_sessions(&Which::All, 10).await.unwrap(), [before]);
+}
+
+pub(super) async fn a_new_session_takes_the_place_of_another(stores: &Stores) {
+    let other = any_session(stores).await;
+    let first = session(&user("first@example.com"));
+    let asked = NewSession { replaces: Some(other.id), ..new(&first) };
+    let answer = stores.sessions.insert_session(&asked).await.unwrap();
+    assert_eq!(answer, Inserted::Yes { ended: vec![other.id] });
+    let logged_out = SessionEnd { at: first.created_at, reason: EndReason::LoggedOut };
+    assert_eq!(found(stores, other.id).await.end, Some(logged_out));
+    assert_eq!(found(stores, first.id).await, first);
+
+    // One that has ended already, or isn't there, is no obstacle and keeps its reason.
+    let later = NOW + MINUTE;
+    for gone in [other.id, SessionId(id())] {
+        let next = Session { created_at: later, ..session(&user("next@example.com")) };
+        let asked = NewSession { replaces: Some(gone), ..new(&next) };
+        let answer = stores.sessions.insert_session(&asked).await.unwrap();
+        assert_eq!(answer, Inserted::Yes { ended: vec![] });
+    }
+    assert_eq!(found(stores, other.id).await.end, Some(logged_out));
+}
+
+pub(super) async fn the_oldest_beyond_the_limit_give_way(stores: &Stores) {
+    let owner = user("owner@example.com");
+    let mut ids = Vec::new();
+    for age in [3, 5, 1, 4, 2] {
+        let aged = Session { created_at: NOW - age * MINUTE, ..session(&owner) };
+        ids.push((age, known_session(stores, aged).await.id));
+    }
+    let newest = session(&owner);
+    let asked = NewSession { max_per_user: 3, ..new(&newest) };
+    let answer = stores.sessions.insert_session(&asked).await.unwrap();
+    let Inserted::Yes { ended } = answer else { panic!("refused") };
+    let oldest = ids.iter().filter(|(age, _)| *age >= 3).map(|(_, id)| *id).collect();
+    assert_eq!(sorted(ended), sorted(oldest));
+    for (age, id) in ids {
+        let displaced = SessionEnd { at: NOW, reason: EndReason::Displaced };
+        assert_eq!(found(stores, id).await.end, (age >= 3).then_some(displaced), "{age} minutes old");
+    }
+    assert_eq!(found(stores, newest.id).await.end, None);
+}
+
+pub(super) async fn only_live_sessions_count_against_the_limit(stores: &Stores) {
+    let owner = user("owner@example.com");
+    let older = Session { created_at: NOW - MINUTE, ..session(&owner) };
+    let live = known_session(stores, Session { id: SessionId(id()), ..older.clone() }).await;
+    let replaced = known_session(stores, Session { id: SessionId(id()), ..older.clone() }).await;
+    let idle = Session { id: SessionId(id()), idle_expires_at: NOW, ..older.clone() };
+    known_session(stores, idle).await;
+    let absolute = Session { id: SessionId(id()), absolute_expires_at: NOW, ..older.clone() };
+    known_session(stores, absolute).await;
+    let ended = known_session(stores, Session { id: SessionId(id()), ..older.clone() }).await;
+    stores.sessions.end_session(ended.id, end(EndReason::Revoked)).await.unwrap();
+    known_session(stores, Session { user_id: UserId(id()), ..older }).await;
+
+    let newest = session(&owner);
+    let asked = NewSession { max_per_user: 2, replaces: Some(replaced.id), ..new(&newest) };
+    let answer = stores.sessions.insert_session(&asked).await.unwrap();
+    assert_eq!(answer, Inserted::Yes { ended: vec![replaced.id] });
+    assert_eq!(found(stores, live.id).await.end, None);
+}
+
+pub(super) async fn a_rotation_sets_the_whole_row(stores: &Stores) {
+    let owner = user("owner@example.com");
+    let before = Session {
+        generation: 7,
+        rotations: 6,
+        replays: 5,
+        settled_by: Some(token()),
+        client: Client::new(Some(IpAddr::V6(Ipv6Addr::LOCALHOST)), Some("before")),
+        ..session(&owner)
+    };
+    let before = known_session(stores, before).await;
+    let bystander = any_session(stores).await;
+    let client = Client::new(Some(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1))), Some("after"));
+    let step = rotation(&before, &client);
+    let after = Session {
+        generation: 8,
+        key_number: 2,
+        rotated_at: step.now,
+        asked_by: step.asked_by,
+        settled_by: None,
+        rotations: 7,
+        idle_expires_at: step.idle_expires_at,
+        client: client.clone(),
+        ..before
+    };
+    assert_eq!(stores.sessions.rotate(&step).await.unwrap(), Some(after.clone()));
+    assert_eq!(found(stores, after.id).await, after);
+    assert_eq!(found(stores, bystander.id).await, bystander);
+
+    let nothing = Client::default();
+    let next = Rotation { asked_by: None, ..rotation(&after, &nothing) };
+    let rotated = stores.sessions.rotate(&next).await.unwrap().expect("it is due");
+    assert_eq!((rotated.asked_by, rotated.client), (None, nothing));
+}
+
+pub(super) async fn a_rotation_never_outlives_the_absolute_expiry(stores: &Stores) {
+    let before = any_session(stores).await;
+    let client = Client::default();
+    let far = Rotation { idle_expires_at: NOW + 400 * DAY, ..rotation(&before, &client) };
+    let rotated = stores.sessions.rotate(&far).await.unwrap().expect("it is due");
+    assert_eq!(rotated.idle_expires_at, before.absolute_expires_at);
+}
+
+pub(super) async fn a_rotation_that_is_not_due_changes_nothing(stores: &Stores) {
+    let owner = user("owner@example.com");
+    let client = Client::default();
+    let live = || Session { generation: 5, ..session(&owner) };
+    let at = NOW + MINUTE;
+    let revoked = Some(end(EndReason::Revoked));
+    let microsecond = time::Duration::MICROSECOND;
+
+    let of = |session: &Session| rotation(session, &client);
+    type Case<'a> = (&'static str, Session, Box<dyn Fn(&Session) -> Rotation<'a> + Send + Sync + 'a>);
+    let refused: [Case<'_>; 8] = [
+        ("behind", live(), Box::new(move |s| Rotation { from: 4, ..of(s) })),
+        ("ahead", live(), Box::new(move |s| Rotation { from: 6, ..of(s) })),
+        (
+            "rotated since",
+            live(),
+            Box::new(move |s| Rotation { last_rotated_by: s.rotated_at - microsecond, ..of(s) }),
+        ),
+        ("of the other kind", live(), Box::new(move |s| Rotation { kind: SessionKind::Client, ..of(s) })),
+        ("ended", Session { end: revoked, ..live() }, Box::new(of)),
+        ("idle-expired", Session { idle_expires_at: at, ..live() }, Box::new(of)),
+        ("absolute-expired", Session { absolute_expires_at: at, ..live() }, Box::new(of)),
+        ("unknown", live(), Box::new(move |s| Rotation { id: SessionId(id()), ..of(s) })),
+    ];
+    for (why, before, step) in refused {
+        let before = known_session(stores, before).await;
+        let step = step(&before);
+        assert_eq!(stores.sessions.rotate(&step).await.unwrap(), None, "{why}");
+        assert_eq!(found(stores, before.id).await, before, "{why}");
+    }
+    // And what is just in time is due.
+    let just = Session { idle_expires_at: at + microsecond, absolute_expires_at: at + microsecond, ..live() };
+    let just = known_session(stores, just).await;
+    assert!(stores.sessions.rotate(&of(&just)).await.unwrap().is_some());
+}
+
+pub(super) async fn a_session_behind_catches_up(stores: &Stores) {
+    let client = Client::new(None, Some("after"));
+    for behind in [1, 2, 1_000] {
+        let before = Session { settled_by: Some(token()), ..session(&user("owner@example.com")) };
+        let before = known_session(stores, before).await;
+        // However lately it was rotated.
+        let step = Rotation {
+            from: before.generation + behind,
+            last_rotated_by: NOW - DAY,
+            ..rotation(&before, &client)
+        };
+        let after = Session {
+            generation: before.generation + behind + 1,
+            key_number: 2,
+            rotated_at: step.now,
+            asked_by: step.asked_by,
+            settled_by: None,
+            rotations: 1,
+            idle_expires_at: step.idle_expires_at,
+            client: client.clone(),
+            ..before
+        };
+        assert_eq!(stores.sessions.catch_up(&step).await.unwrap(), Some(after.clone()));
+        assert_eq!(found(stores, after.id).await, after);
+    }
+}
+
+pub(super) async fn what_is_not_behind_does_not_catch_up(stores: &Stores) {
+    let owner = user("owner@example.com");
+    let client = Client::default();
+    let live = || Session { generation: 5, ..session(&owner) };
+    let at = NOW + MINUTE;
+    let revoked = Some(end(EndReason::Revoked));
+    let browser = SessionKind::Browser;
+    for (why, before, from, kind) in [
+        ("level", live(), 5, browser),
+        ("ahead", live(), 4, browser),
+        ("of the other kind", live(), 6, SessionKind::Client),
+        ("ended", Session { end: revoked, ..live() }, 6, browser),
+        ("idle-expired", Session { idle_expires_at: at, ..live() }, 6, browser),
+        ("absolute-expired", Session { absolute_expires_at: at, ..live() }, 6, browser),
+    ] {
+        let before = known_session(stores, before).await;
+        let step = Rotation { from, kind, ..rotation(&before, &client) };
+        assert_eq!(stores.sessions.catch_up(&step).await.unwrap(), None, "{why}");
+        assert_eq!(found(stores, before.id).await, before, "{why}");
+    }
+}
+
+pub(super) async fn the_last_generation_has_no_next(stores: &Stores) {
+    let owner = user("owner@example.com");
+    let client = Client::default();
+    let last = known_session(stores, Session { generation: u32::MAX, ..session(&owner) }).await;
+    assert_eq!(stores.sessions.rotate(&rotation(&last, &client)).await.unwrap(), None);
+    let behind = known_session(stores, session(&owner)).await;
+    let step = Rotation { from: u32::MAX, ..rotation(&behind, &client) };
+    assert_eq!(stores.sessions.catch_up(&step).await.unwrap(), None);
+    assert_eq!(found(stores, last.id).await, last);
+    assert_eq!(found(stores, behind.id).await, behind);
+
+    let step = Rotation { from: u32::MAX - 1, ..step };
+    let caught_up = stores.sessions.catch_up(&step).await.unwrap().expect("one is left");
+    assert_eq!(caught_up.generation, u32::MAX);
+}
+
+pub(super) async fn the_first_token_in_lasting_use_settles(stores: &Stores) {
+    let before = any_session(stores).await;
+    let first = LastingUse { session: before.id, generation: 1, token: token() };
+    let second = LastingUse { token: token(), ..first };
+    let settled = Session { settled_by: Some(first.token), ..before };
+
+    assert_eq!(stores.sessions.settle(&[first]).await.unwrap(), []);
+    assert_eq!(found(stores, settled.id).await, settled);
+    assert_eq!(stores.sessions.settle(&[first]).await.unwrap(), []);
+    assert_eq!(stores.sessions.settle(&[second]).await.unwrap(), std::slice::from_ref(&settled));
+    assert_eq!(found(stores, settled.id).await, settled);
+}
+
+pub(super) async fn only_a_live_session_at_that_generation_settles(stores: &Stores) {
+    let owner = user("owner@example.com");
+    let settled_by = Some(token());
+    let revoked = Some(end(EndReason::Revoked));
+    for settled_by in [None, settled_by] {
+        for (generation, end) in [(4, None), (6, None), (5, revoked)] {
+            let before = Session { generation: 5, settled_by, end, ..session(&owner) };
+            let before = known_session(stores, before).await;
+            let used = LastingUse { session: before.id, generation, token: token() };
+            assert_eq!(stores.sessions.settle(&[used]).await.unwrap(), []);
+            assert_eq!(found(stores, before.id).await, before);
+        }
+    }
+}
+
+pub(super) async fn a_batch_settles_each_once(stores: &Stores) {
+    let mut batch = Vec::new();
+    for _ in 0..20 {
+        let session = any_session(stores).await.id;
+        batch.push(LastingUse { session, generation: 1, token: token() });
+    }
+    // Two tokens of one session: one settles it, the other was too late.
+    let twice = LastingUse { token: token(), ..batch[7] };
+    batch.insert(3, twice);
+    batch.push(LastingUse { session: SessionId(id()), ..twice });
+
+    let conflicts = stores.sessions.settle(&batch).await.unwrap();
+    assert_eq!(conflicts.iter().map(|session| session.id).collect::<Vec<_>>(), [twice.session]);
+    let used_twice = found(stores, twice.session).await;
+    let tokens: Vec<TokenId> =
+        batch.iter().filter(|used| used.session == twice.session).map(|used| used.token).collect();
+    assert!(tokens.contains(&used_twice.settled_by.expect("settled")));
+    for used in batch.iter().filter(|used| !tokens.contains(&used.token)) {
+        let session = stores.sessions.find_session(used.session).await.unwrap();
+        assert!(session.is_none_or(|session| session.settled_by == Some(used.token)));
+    }
+}
+
+pub(super) async fn replays_add_up(stores: &Stores) {
+    let (one, two) = (any_session(stores).await, any_session(stores).await);
+    let counts = [(one.id, 2), (two.id, 1), (SessionId(id()), 9), (one.id, 3)];
+    stores.sessions.count_replays(&counts).await.unwrap();
+    stores.sessions.count_replays(&[(one.id, 5)]).await.unwrap();
+    assert_eq!(found(stores, one.id).await, Session { replays: 10, ..one });
+    assert_eq!(found(stores, two.id).await, Session { replays: 1, ..two });
+}
+
+pub(super) async fn a_session_ends_once(stores: &Stores) {
+    let before = any_session(stores).await;
+    let first = end(EndReason::ReuseDetected);
+    assert!(stores.sessions.end_session(before.id, first).await.unwrap());
+    let later = SessionEnd { at: first.at + MINUTE, reason: EndReason::LoggedOut };
+    assert!(!stores.sessions.end_session(before.id, later).await.unwrap());
+    assert_eq!(stores.sessions.end_sessions(&Which::All, later).await.unwrap(), []);
+    assert_eq!(found(stores, before.id).await, Session { end: Some(first), ..before });
+
+    let expired = Session { idle_expires_at: NOW - DAY, ..session(&user("owner@example.com")) };
+    let expired = known_session(stores, expired).await;
+    assert!(stores.sessions.end_session(expired.id, first).await.unwrap());
+}
+
+pub(super) async fn sessions_end_by_name(stores: &Stores) {
+    let (one, two) = (user("one@example.com"), user("two@example.com"));
+    let of_one = known_session(stores, session(&one)).await.id;
+    let kept = known_session(stores, session(&one)).await.id;
+    let of_two = known_session(stores, Session { key_number: 9, ..session(&two) }).await.id;
+    let expired = Session { absolute_expires_at: NOW - DAY, ..session(&two) };
+    let expired = known_session(stores, expired).await.id;
+    let sessions = &stores.sessions;
+
+    let which = Which::OfUserBut(one.id, kept);
+    assert_eq!(sessions.end_sessions(&which, end(EndReason::PasswordChanged)).await.unwrap(), [of_one]);
+    let which = Which::OfUser(one.id);
+    assert_eq!(sessions.end_sessions(&which, end(EndReason::LoggedOut)).await.unwrap(), [kept]);
+    let which = Which::SignedBy(9);
+    assert_eq!(sessions.end_sessions(&which, end(EndReason::Revoked)).await.unwrap(), [of_two]);
+    let ended = sessions.end_sessions(&Which::All, end(EndReason::Revoked)).await.unwrap();
+    assert_eq!(ended, [expired]);
+
+    let reason = async |id| found(stores, id).await.end.expect("ended").reason;
+    assert_eq!(reason(of_one).await, EndReason::PasswordChanged);
+    assert_eq!(reason(kept).await, EndReason::LoggedOut);
+    assert_eq!(reason(of_two).await, EndReason::Revoked);
+    assert_eq!(found(stores, expired).await.end, Some(end(EndReason::Revoked)));
+}
+
+pub(super) async fn live_sessions_come_latest_rotated_first(stores: &Stores) {
+    let owner = user("owner@example.com");
+    let rotated = |minutes| Session { rotated_at: NOW - minutes * MINUTE, ..session(&owner) };
+    let middle = known_session(stores, rotated(2)).await;
+    let last = known_session(stores, rotated(3)).await;
+    let first = known_session(stores, rotated(1)).await;
+    known_session(stores, Session { idle_expires_at: NOW, ..rotated(0) }).await;
+    known_session(stores, Session { absolute_expires_at: NOW, ..rotated(0) }).await;
+    known_session(stores, Session { end: Some(end(EndReason::Revoked)), ..rotated(0) }).await;
+    any_session(stores).await;
+    let live = stores.sessions.live_sessions(owner.id, NOW).await.unwrap();
+    assert_eq!(live, [first, middle, last]);
+}
+
+pub(super) async fn lists_come_latest_created_first(stores: &Stores) {
+    let (one, two) = (user("one@example.com"), user("two@example.com"));
+    let created = |user, minutes| Session { created_at: NOW - minutes * MINUTE, ..session(user) };
+    let b = known_session(stores, created(&one, 2)).await;
+    let c = known_session(stores, Session { key_number: 9, ..created(&two, 3) }).await;
+    let a = Session { end: Some(end(EndReason::Revoked)), ..created(&one, 1) };
+    let a = known_session(stores, a).await;
+    let d = known_session(stores, Session { idle_expires_at: NOW - DAY, ..created(&one, 4) }).await;
+
+    let list = async |which, limit| stores.sessions.list_sessions(&which, limit).await.unwrap();
+    assert_eq!(list(Which::All, 10).await, [a.clone(), b.clone(), c.clone(), d.clone()]);
+    assert_eq!(list(Which::All, 2).await, [a.clone(), b.clone()]);
+    assert_eq!(list(Which::OfUser(one.id), 10).await, [a.clone(), b.clone(), d.clone()]);
+    assert_eq!(list(Which::OfUserBut(one.id, b.id), 10).await, [a, d]);
+    assert_eq!(list(Which::SignedBy(9), 10).await, [c]);
+}
+
+pub(super) async fn the_store_tells_the_time(stores: &Stores) {
+    let apart = stores.sessions.store_time().await.unwrap() - SystemClock.now();
+    assert!(apart.abs() < time::Duration::MINUTE, "{apart}");
+}

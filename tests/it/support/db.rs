@@ -1,0 +1,125 @@
+//! A fresh database for every test, gone when the test is over.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use sekisho::backend::db::{self, Options, Stores};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
+use tempfile::TempDir;
+
+/// A fresh database, its tables made. It is dropped with this.
+pub(crate) struct Fresh {
+    pub(crate) stores: Stores,
+    place: Place,
+}
+
+impl Fresh {
+    /// What `database.url` would say; none for the store in memory.
+    pub(crate) fn url(&self) -> &str {
+        &self.place.url
+    }
+
+    /// Closes the database and opens it again, as a restart would.
+    pub(crate) async fn reopen(mut self) -> Self {
+        self.stores.close().await;
+        self.stores = self.place.open().await;
+        self
+    }
+}
+
+/// Where a database is, or will be. It is dropped with this.
+pub(crate) struct Place {
+    pub(crate) url: String,
+    _guard: Option<Guard>,
+}
+
+impl Place {
+    /// Opens the database as it is, without making its tables.
+    pub(crate) async fn open(&self) -> Stores {
+        db::open(&self.url, &Options::default()).await.unwrap()
+    }
+
+    /// Opens the database and makes its tables.
+    pub(crate) async fn fresh(self) -> Fresh {
+        let stores = self.open().await;
+        stores.migrate().await.unwrap();
+        Fresh { stores, place: self }
+    }
+}
+
+#[expect(dead_code, reason = "held until they are dropped")]
+enum Guard {
+    Directory(TempDir),
+    Database(DropDatabase),
+}
+
+/// Stores in memory.
+pub(crate) async fn memory() -> Option<Fresh> {
+    let place = Place { url: String::new(), _guard: None };
+    Some(Fresh { stores: Stores::in_memory(), place })
+}
+
+/// A SQLite file in a directory of its own.
+pub(crate) async fn sqlite() -> Option<Fresh> {
+    Some(sqlite_place().await?.fresh().await)
+}
+
+/// A PostgreSQL database on the server that `SEKISHO_TEST_POSTGRES` names; `None` if it names none.
+pub(crate) async fn postgres() -> Option<Fresh> {
+    Some(postgres_place().await?.fresh().await)
+}
+
+/// Where a SQLite file may be made.
+pub(crate) async fn sqlite_place() -> Option<Place> {
+    let directory = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}/sekisho.db", directory.path().display());
+    Some(Place { url, _guard: Some(Guard::Directory(directory)) })
+}
+
+/// An empty PostgreSQL database; `None`, with a word on standard error, if the environment names no
+/// server to make it on.
+///
+/// # Panics
+///
+/// In CI, where leaving these tests out would go unnoticed.
+pub(crate) async fn postgres_place() -> Option<Place> {
+    let Ok(server) = std::env::var("SEKISHO_TEST_POSTGRES") else {
+        let test = std::thread::current().name().unwrap_or("a test").to_owned();
+        assert!(std::env::var_os("CI").is_none(), "{test} needs SEKISHO_TEST_POSTGRES");
+        eprintln!("left out: {test} needs SEKISHO_TEST_POSTGRES");
+        return None;
+    };
+    static MADE: AtomicU32 = AtomicU32::new(0);
+    let nth = MADE.fetch_add(1, Ordering::Relaxed);
+    let name = format!("sekisho_test_{}_{nth}", std::process::id());
+    run(&server, &format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await;
+    run(&server, &format!("CREATE DATABASE {name} TEMPLATE template0")).await;
+    let options: PgConnectOptions = server.parse().unwrap();
+    let url = options.database(&name).to_url_lossy().to_string();
+    Some(Place { url, _guard: Some(Guard::Database(DropDatabase { server, name })) })
+}
+
+struct DropDatabase {
+    server: String,
+    name: String,
+}
+
+impl Drop for DropDatabase {
+    fn drop(&mut self) {
+        // On a thread of its own: a test's runtime can't be waited for from within.
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                let sql = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
+                runtime.block_on(run(&self.server, &sql));
+            });
+        });
+    }
+}
+
+/// Runs a statement of the tests' own making on the PostgreSQL database at `url`.
+pub(crate) async fn run(url: &str, sql: &str) {
+    let mut connection = sqlx::PgConnection::connect(url).await.unwrap();
+    connection.execute(AssertSqlSafe(sql)).await.unwrap();
+    connection.close().await.unwrap();
+}
