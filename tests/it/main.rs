@@ -5,6 +5,7 @@
 mod cli;
 mod config;
 mod database;
+mod layering;
 mod movies;
 mod pages;
 mod store_contract;
