@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod db;
+pub mod key_files;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 pub mod secret;

@@ -1,0 +1,491 @@
+//! The key folder: one file for each key, which fits a mounted secret.
+//!
+//! ```toml
+//! # A signing key of sekisho. Whoever reads it can sign in as anyone.
+//! number = 1
+//! algorithm = "HS256"
+//! created_at = "2026-01-01T00:00:00Z"
+//! signing_key = "…"      # base64: 32 bytes or more for HS256, else a PKCS#8 document
+//! refresh_key = "…"      # base64: 32 bytes
+//! ```
+//!
+//! Every `*.toml` in the folder is a key; names don't matter, and those that begin with a dot are
+//! passed over. A key that was retired leaves a file `N.retired`, so that its number is never used
+//! again. Nobody but the owner may write a key file, and nobody but owner and group may read it (a
+//! mounted secret often belongs to root and is read by group).
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use secrecy::ExposeSecret;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use tokio::time::{Instant, sleep_until};
+use zeroize::Zeroizing;
+
+use crate::services::keys::{Algorithm, KeyError, KeyMaterial, KeyRing, SharedKeys, SigningKey};
+
+/// How often the folder is read again.
+const REREAD: Duration = Duration::from_secs(10);
+
+/// How soon it may be read again because of a token with an unknown key.
+const REREAD_SOONEST: Duration = Duration::from_secs(1);
+
+/// Why the key folder can't be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyFileError {
+    /// There are no keys.
+    #[error(
+        "no keys in {0}: make one with `sekisho key init`, or mount the folder that the other replicas use"
+    )]
+    Empty(PathBuf),
+    /// All 255 numbers have been used.
+    #[error("all 255 key numbers in {0} have been used: start a new folder, which signs everybody out")]
+    Exhausted(PathBuf),
+    /// There are keys already.
+    #[error("{0} holds keys already: add one with `sekisho key rotate`")]
+    Exists(PathBuf),
+    /// A file can't be read or written.
+    #[error("tokens.key_dir: {path}: {source}")]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The keys don't go together, or one isn't good.
+    #[error("{path}: {source}")]
+    Key {
+        /// The file or folder.
+        path: PathBuf,
+        /// The cause.
+        source: KeyError,
+    },
+    /// The only key can't go.
+    #[error("key {0} is the only one: add another with `sekisho key rotate` first")]
+    LastKey(u8),
+    /// Others may read or write the file.
+    #[error("{path} has mode {mode:04o}, so others can get at the key: run `chmod 600 {path}`")]
+    Mode {
+        /// The file.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// The file holds no key. (What is wrong may be the key itself, so it isn't shown.)
+    #[error("{path} is not a key file: {expected}")]
+    NotAKey {
+        /// The file.
+        path: PathBuf,
+        /// What was expected.
+        expected: &'static str,
+    },
+    /// No key of this number.
+    #[error("there is no key {0}: see `sekisho key list`")]
+    Unknown(u8),
+}
+
+/// Reads all keys.
+///
+/// # Errors
+///
+/// [`KeyFileError`] names the file at fault; [`KeyFileError::Empty`] without any key.
+pub fn load(dir: &Path, activation: Duration) -> Result<KeyRing, KeyFileError> {
+    let keys = read_all(dir)?
+        .into_iter()
+        .map(|(path, material)| {
+            SigningKey::new(&material).map_err(|source| KeyFileError::Key { path, source })
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    if keys.is_empty() {
+        return Err(KeyFileError::Empty(dir.to_owned()));
+    }
+    KeyRing::new(keys, activation).map_err(|source| KeyFileError::Key { path: dir.to_owned(), source })
+}
+
+/// Makes the first key, and the folder. Of two processes at once, one does.
+///
+/// # Errors
+///
+/// [`KeyFileError::Exists`] if there are keys, or other files of keys that were.
+pub fn init(dir: &Path, algorithm: Algorithm, now: OffsetDateTime) -> Result<u8, KeyFileError> {
+    make_dir(dir)?;
+    match last_number(dir)? {
+        0 if add(dir, 1, algorithm, now)? => Ok(1),
+        _ => Err(KeyFileError::Exists(dir.to_owned())),
+    }
+}
+
+/// Adds a key with the next number, and returns that.
+///
+/// # Errors
+///
+/// [`KeyFileError::Empty`] if there is none to follow.
+pub fn rotate(dir: &Path, algorithm: Algorithm, now: OffsetDateTime) -> Result<u8, KeyFileError> {
+    loop {
+        let last = last_number(dir)?;
+        if last == 0 {
+            return Err(KeyFileError::Empty(dir.to_owned()));
+        }
+        let next = last.checked_add(1).ok_or_else(|| KeyFileError::Exhausted(dir.to_owned()))?;
+        if add(dir, next, algorithm, now)? {
+            return Ok(next);
+        }
+    }
+}
+
+/// Removes a key for good.
+///
+/// # Errors
+///
+/// [`KeyFileError::LastKey`] if it is the only one, [`KeyFileError::Unknown`] if there is none.
+pub fn retire(dir: &Path, number: u8) -> Result<(), KeyFileError> {
+    let keys = read_all(dir)?;
+    let Some((path, _)) = keys.iter().find(|(_, key)| key.number == number) else {
+        return Err(KeyFileError::Unknown(number));
+    };
+    if keys.len() == 1 {
+        return Err(KeyFileError::LastKey(number));
+    }
+    // First the number, then the key: a crash between must not free the number.
+    let tombstone = dir.join(format!("{number}.{RETIRED}"));
+    File::create(&tombstone).and_then(|file| file.sync_all()).map_err(failed(&tombstone))?;
+    fs::remove_file(path).map_err(failed(path))?;
+    sync_dir(dir)
+}
+
+/// The keys, by number.
+///
+/// # Errors
+///
+/// [`KeyFileError`] names the file at fault.
+pub fn list(dir: &Path) -> Result<Vec<KeyMaterial>, KeyFileError> {
+    let mut keys: Vec<_> = read_all(dir)?.into_iter().map(|(_, material)| material).collect();
+    keys.sort_by_key(|key| key.number);
+    Ok(keys)
+}
+
+/// Reads the folder again every ten seconds, and sooner when a token names an unknown key. A folder
+/// that can't be read leaves the keys as they are.
+pub async fn watch(dir: PathBuf, activation: Duration, keys: Arc<SharedKeys>) {
+    loop {
+        let read = Instant::now();
+        tokio::select! {
+            () = sleep_until(read + REREAD) => {}
+            () = keys.unknown_noticed() => sleep_until(read + REREAD_SOONEST).await,
+        }
+        reread(&dir, activation, &keys);
+    }
+}
+
+fn reread(dir: &Path, activation: Duration, keys: &SharedKeys) {
+    match load(dir, activation) {
+        Ok(ring) => {
+            let numbers = |ring: &KeyRing| ring.keys().iter().map(SigningKey::number).collect::<Vec<_>>();
+            let (before, after) = (numbers(&keys.load()), numbers(&ring));
+            if before != after {
+                tracing::info!(?before, ?after, "the signing keys have changed");
+                keys.replace(ring);
+            }
+        }
+        Err(error) => {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the key folder can't be read; the keys stay as they are"
+            );
+        }
+    }
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct KeyFile {
+    number: u8,
+    algorithm: String,
+    #[serde(with = "time::serde::rfc3339")]
+    created_at: OffsetDateTime,
+    signing_key: Zeroizing<String>,
+    refresh_key: Zeroizing<String>,
+}
+
+impl KeyFile {
+    fn material(self) -> Result<KeyMaterial, &'static str> {
+        let bytes = |text: &str| STANDARD.decode(text).map_err(|_| "its keys must be base64");
+        Ok(KeyMaterial {
+            number: self.number,
+            algorithm: Algorithm::from_name(&self.algorithm).ok_or("algorithm is ES256, EdDSA or HS256")?,
+            created_at: self.created_at,
+            signing: bytes(&self.signing_key)?.into(),
+            refresh: bytes(&self.refresh_key)?.into(),
+        })
+    }
+}
+
+fn read_all(dir: &Path) -> Result<Vec<(PathBuf, KeyMaterial)>, KeyFileError> {
+    let mut keys = Vec::new();
+    for name in names(dir)? {
+        if name.ends_with(".toml") {
+            let path = dir.join(name);
+            let material = read(&path)?;
+            keys.push((path, material));
+        }
+    }
+    Ok(keys)
+}
+
+fn read(path: &Path) -> Result<KeyMaterial, KeyFileError> {
+    let metadata = fs::metadata(path).map_err(failed(path))?;
+    let mode = metadata.mode() & 0o777;
+    if mode & 0o027 != 0 {
+        return Err(KeyFileError::Mode { path: path.to_owned(), mode });
+    }
+    let text = Zeroizing::new(fs::read_to_string(path).map_err(failed(path))?);
+    let refused = |expected| KeyFileError::NotAKey { path: path.to_owned(), expected };
+    let file: KeyFile = toml::from_str(&text).map_err(|_| {
+        refused("it must have number, algorithm, created_at, signing_key and refresh_key, as `sekisho key init` writes them")
+    })?;
+    file.material().map_err(refused)
+}
+
+/// The visible names in the folder; none if it isn't there.
+fn names(dir: &Path) -> Result<Vec<String>, KeyFileError> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(dir)(error)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(failed(dir))?.file_name();
+        names.extend(name.into_string().ok().filter(|name| !name.starts_with('.')));
+    }
+    Ok(names)
+}
+
+/// The highest number that was ever used, or 0.
+fn last_number(dir: &Path) -> Result<u8, KeyFileError> {
+    let retired = names(dir)?
+        .into_iter()
+        .filter_map(|name| name.strip_suffix(RETIRED)?.strip_suffix('.')?.parse::<u8>().ok())
+        .max();
+    let present = read_all(dir)?.iter().map(|(_, key)| key.number).max();
+    Ok(retired.max(present).unwrap_or(0))
+}
+
+/// Writes a new key as a whole or not at all; `false` if another process has taken the number.
+fn add(dir: &Path, number: u8, algorithm: Algorithm, now: OffsetDateTime) -> Result<bool, KeyFileError> {
+    let now = now.replace_nanosecond(0).unwrap_or(now);
+    let material = KeyMaterial::generate(number, algorithm, now)
+        .map_err(|source| KeyFileError::Key { path: dir.to_owned(), source })?;
+    let path = dir.join(format!("{number}.toml"));
+    let temporary = dir.join(format!(".{number}.{}", uuid::Uuid::from_bytes(random(dir)?)));
+    write(&temporary, &material).map_err(failed(&temporary))?;
+    // A link, unlike a rename, never replaces what is there.
+    let linked = fs::hard_link(&temporary, &path);
+    fs::remove_file(&temporary).map_err(failed(&temporary))?;
+    match linked {
+        Ok(()) => sync_dir(dir).map(|()| true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(failed(&path)(error)),
+    }
+}
+
+fn random(dir: &Path) -> Result<[u8; 16], KeyFileError> {
+    let bytes = ring::rand::generate(&ring::rand::SystemRandom::new());
+    let failed = |_| KeyFileError::Key { path: dir.to_owned(), source: KeyError::Random };
+    Ok(bytes.map_err(failed)?.expose())
+}
+
+fn write(path: &Path, material: &KeyMaterial) -> io::Result<()> {
+    let file = KeyFile {
+        number: material.number,
+        algorithm: material.algorithm.as_str().to_owned(),
+        created_at: material.created_at,
+        signing_key: STANDARD.encode(material.signing.expose_secret()).into(),
+        refresh_key: STANDARD.encode(material.refresh.expose_secret()).into(),
+    };
+    let text = Zeroizing::new(toml::to_string(&file).map_err(io::Error::other)?);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(HEAD.as_bytes())?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+fn make_dir(dir: &Path) -> Result<(), KeyFileError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed(dir))
+}
+
+fn sync_dir(dir: &Path) -> Result<(), KeyFileError> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed(dir))
+}
+
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> KeyFileError + use<> {
+    let path = path.to_owned();
+    move |source| KeyFileError::Io { path, source }
+}
+
+const RETIRED: &str = "retired";
+const HEAD: &str = "# A signing key of sekisho. Whoever reads it can sign in as anyone.\n";
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use time::macros::datetime;
+
+    use super::*;
+
+    const NOW: OffsetDateTime = datetime!(2026-03-01 12:00 UTC);
+    const ACTIVATION: Duration = Duration::from_secs(120);
+
+    fn folder() -> (tempfile::TempDir, PathBuf) {
+        let parent = tempfile::tempdir().expect("a folder");
+        let dir = parent.path().join("keys");
+        (parent, dir)
+    }
+
+    fn numbers(dir: &Path) -> Vec<u8> {
+        list(dir).expect("good keys").iter().map(|key| key.number).collect()
+    }
+
+    #[test]
+    fn init_makes_one_key_that_only_its_owner_can_read() {
+        for algorithm in Algorithm::ALL {
+            let (_parent, dir) = folder();
+            assert!(matches!(load(&dir, ACTIVATION), Err(KeyFileError::Empty(_))));
+            assert_eq!(init(&dir, algorithm, NOW).expect("made"), 1);
+            assert!(matches!(init(&dir, algorithm, NOW), Err(KeyFileError::Exists(_))));
+            let ring = load(&dir, ACTIVATION).expect("readable");
+            assert_eq!(ring.signing(NOW).algorithm(), algorithm);
+            let mode = |path: &Path| fs::metadata(path).expect("there").mode() & 0o777;
+            assert_eq!((mode(&dir), mode(&dir.join("1.toml"))), (0o700, 0o600));
+            assert_eq!(names(&dir).expect("readable"), ["1.toml"], "no temporary file is left");
+        }
+    }
+
+    #[test]
+    fn of_many_that_init_at_once_one_does() {
+        let (_parent, dir) = folder();
+        let made: usize = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8)
+                .map(|_| scope.spawn(|| usize::from(init(&dir, Algorithm::Hs256, NOW).is_ok())))
+                .collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).sum()
+        });
+        assert_eq!((made, numbers(&dir)), (1, vec![1]));
+    }
+
+    #[test]
+    fn a_new_key_verifies_at_once_and_signs_later() {
+        let (_parent, dir) = folder();
+        init(&dir, Algorithm::Hs256, NOW).expect("made");
+        assert_eq!(rotate(&dir, Algorithm::EdDsa, NOW).expect("added"), 2);
+        let ring = load(&dir, ACTIVATION).expect("readable");
+        assert!(ring.by_number(2).is_some());
+        assert_eq!(ring.signing(NOW + Duration::from_secs(119)).number(), 1);
+        assert_eq!(ring.signing(NOW + ACTIVATION).number(), 2);
+    }
+
+    #[test]
+    fn numbers_are_never_used_again() {
+        let (_parent, dir) = folder();
+        init(&dir, Algorithm::Hs256, NOW).expect("made");
+        rotate(&dir, Algorithm::Hs256, NOW).expect("added");
+        retire(&dir, 2).expect("retired");
+        assert_eq!(rotate(&dir, Algorithm::Hs256, NOW).expect("added"), 3);
+        retire(&dir, 1).expect("retired");
+        assert_eq!(numbers(&dir), [3]);
+        assert!(matches!(retire(&dir, 3), Err(KeyFileError::LastKey(3))));
+        assert!(matches!(retire(&dir, 2), Err(KeyFileError::Unknown(2))));
+    }
+
+    #[test]
+    fn after_255_keys_it_says_so() {
+        let (_parent, dir) = folder();
+        init(&dir, Algorithm::Hs256, NOW).expect("made");
+        fs::write(dir.join("255.retired"), "").expect("written");
+        assert!(matches!(rotate(&dir, Algorithm::Hs256, NOW), Err(KeyFileError::Exhausted(_))));
+    }
+
+    #[test]
+    fn k_4_a_file_that_others_can_get_at_is_refused() {
+        let (_parent, dir) = folder();
+        init(&dir, Algorithm::Hs256, NOW).expect("made");
+        let path = dir.join("1.toml");
+        for (mode, good) in [
+            (0o600, true),
+            (0o400, true),
+            (0o440, true),
+            (0o640, true),
+            (0o644, false),
+            (0o660, false),
+            (0o602, false),
+        ] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("changed");
+            assert_eq!(load(&dir, ACTIVATION).is_ok(), good, "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn a_bad_file_is_named_and_its_contents_are_not_shown() {
+        let (_parent, dir) = folder();
+        init(&dir, Algorithm::Es256, NOW).expect("made");
+        let good = fs::read_to_string(dir.join("1.toml")).expect("readable");
+        let line = |name: &str| good.lines().find(|line| line.starts_with(name)).expect("there").to_owned();
+        let secret = "c2VjcmV0c2VjcmV0c2VjcmV0";
+        for bad in [
+            String::new(),
+            secret.to_owned(),
+            good[..good.len() / 2].to_owned(),
+            good.replace("ES256", "RS256"),
+            good.replace("ES256", "EdDSA"),
+            good.replace("number = 1", "number = 0"),
+            good.replace("number = 1", "number = 256"),
+            good.replace(&line("refresh_key"), &format!("refresh_key = \"{secret}\"")),
+            good.replace(&line("signing_key"), &format!("signing_key = \"{secret}\"")),
+            format!("{good}extra = \"{secret}\"\n"),
+        ] {
+            fs::write(dir.join("1.toml"), &bad).expect("written");
+            let error = load(&dir, ACTIVATION).expect_err("must be refused").to_string();
+            assert!(error.contains("1.toml") && !error.contains(secret), "{error}");
+        }
+    }
+
+    #[test]
+    fn hidden_files_and_others_are_passed_over() {
+        let (_parent, dir) = folder();
+        init(&dir, Algorithm::Hs256, NOW).expect("made");
+        fs::create_dir(dir.join("..data")).expect("made");
+        fs::write(dir.join(".swp.toml"), "x").expect("written");
+        fs::write(dir.join("README"), "x").expect("written");
+        assert_eq!(numbers(&dir), [1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_running_program_learns_of_a_new_key_within_ten_seconds_and_keeps_its_own_on_error() {
+        let (_parent, dir) = folder();
+        init(&dir, Algorithm::Hs256, NOW).expect("made");
+        let keys = Arc::new(SharedKeys::new(load(&dir, ACTIVATION).expect("readable")));
+        tokio::spawn(watch(dir.clone(), ACTIVATION, Arc::clone(&keys)));
+        tokio::task::yield_now().await;
+        rotate(&dir, Algorithm::Hs256, NOW).expect("added");
+        tokio::time::sleep(REREAD + Duration::from_millis(1)).await;
+        assert!(keys.load().by_number(2).is_some());
+
+        rotate(&dir, Algorithm::Hs256, NOW).expect("added");
+        keys.notice_unknown();
+        tokio::time::sleep(REREAD_SOONEST + Duration::from_millis(1)).await;
+        assert!(keys.load().by_number(3).is_some(), "sooner when asked for");
+
+        fs::write(dir.join("1.toml"), "garbage").expect("written");
+        tokio::time::sleep(REREAD * 3).await;
+        assert_eq!(keys.load().keys().len(), 3);
+    }
+}
