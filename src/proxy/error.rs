@@ -1,0 +1,117 @@
+//! What goes wrong between the client and an upstream, and what the client is told.
+
+use axum_core::BoxError;
+use axum_core::body::Body;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, Response, StatusCode};
+
+use super::path::BadPath;
+
+/// Why a request got no answer from an upstream.
+///
+/// [`into_response`](Self::into_response) makes it `application/problem+json` (RFC 9457) with a
+/// stable [`code`](Self::code). Causes go to the log alone.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProxyError {
+    /// `Host` is missing, there twice, or no host.
+    #[error("The Host header is missing, repeated or malformed.")]
+    BadHost,
+    /// The path isn't in normal form.
+    #[error("The path is not in normal form: {0}.")]
+    BadPath(#[from] BadPath),
+    /// The client went away in the middle of the body, or broke its framing.
+    #[error("The request's body ended too early.")]
+    BodyIncomplete(#[source] BoxError),
+    /// The client stopped sending in the middle of the body.
+    #[error("The request's body did not arrive in time.")]
+    BodyTimeout,
+    /// The body is larger than the route allows.
+    #[error("The request's body is larger than this path allows.")]
+    BodyTooLarge,
+    /// The user has none of the roles that the route asks for.
+    #[error("Your account may not use this path.")]
+    Forbidden,
+    /// The user's id or address can't be written into a header.
+    #[error("The request could not be passed on.")]
+    IdentityUnusable,
+    /// The request has been here before.
+    #[error("The request came back to where it was forwarded from.")]
+    LoopDetected,
+    /// `CONNECT` or `TRACE`.
+    #[error("This method is not allowed here.")]
+    MethodNotAllowed,
+    /// No route for this path.
+    #[error("Nothing is served at this path.")]
+    NoRoute,
+    /// The upstream's answer was no HTTP, or ended before it began.
+    #[error("The upstream server gave no valid answer.")]
+    UpstreamError(#[source] BoxError),
+    /// The upstream's answer did not begin in time, or it stopped reading the body.
+    #[error("The upstream server did not answer in time.")]
+    UpstreamTimeout,
+    /// No connection to the upstream.
+    #[error("The upstream server can't be reached.")]
+    UpstreamUnreachable(#[source] BoxError),
+}
+
+impl ProxyError {
+    /// The answer's status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::BadHost | Self::BadPath(_) | Self::BodyIncomplete(_) => StatusCode::BAD_REQUEST,
+            Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::IdentityUnusable => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::LoopDetected => StatusCode::LOOP_DETECTED,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::UpstreamError(_) | Self::UpstreamUnreachable(_) => StatusCode::BAD_GATEWAY,
+            Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// The stable word for programs.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::BadHost => "bad_host",
+            Self::BadPath(_) => "bad_path",
+            Self::BodyIncomplete(_) => "body_incomplete",
+            Self::BodyTimeout => "body_timeout",
+            Self::BodyTooLarge => "body_too_large",
+            Self::Forbidden => "forbidden",
+            Self::IdentityUnusable => "identity_unusable",
+            Self::LoopDetected => "loop_detected",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::NoRoute => "no_route",
+            Self::UpstreamError(_) => "upstream_error",
+            Self::UpstreamTimeout => "upstream_timeout",
+            Self::UpstreamUnreachable(_) => "upstream_unreachable",
+        }
+    }
+
+    /// The answer.
+    #[must_use]
+    pub fn into_response(self) -> Response<Body> {
+        let status = self.status();
+        let problem = serde_json::json!({
+            "type": "about:blank",
+            "title": status.canonical_reason().unwrap_or_default(),
+            "status": status.as_u16(),
+            "detail": self.to_string(),
+            "code": self.code(),
+        });
+        let mut response = Response::new(Body::from(problem.to_string()));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if matches!(self, Self::MethodNotAllowed) {
+            headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+        }
+        response
+    }
+}

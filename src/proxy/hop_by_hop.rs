@@ -1,0 +1,87 @@
+//! Removing the headers that concern one connection alone (RFC 9110, section 7.6.1).
+
+use http::header::{
+    CONNECTION, HeaderMap, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING,
+    UPGRADE,
+};
+
+/// Removes them, and every header that `Connection` names.
+///
+/// What we add ourselves must be added afterwards, or a client could have it removed again by
+/// naming it in `Connection`.
+pub(super) fn remove(headers: &mut HeaderMap) {
+    for name in named_by_connection(headers) {
+        headers.remove(name);
+    }
+    for name in ALWAYS {
+        headers.remove(name);
+    }
+}
+
+/// Whether `TE` says that trailers are welcome; its one value that may be handed on.
+pub(super) fn accepts_trailers(headers: &HeaderMap) -> bool {
+    let tokens = headers.get_all(TE).iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
+    tokens.into_iter().any(|token| token.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+}
+
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let lines = headers.get_all(CONNECTION).iter();
+    let tokens = lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
+    tokens.filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok()).collect()
+}
+
+const ALWAYS: [HeaderName; 9] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    PROXY_AUTHENTICATE,
+    HeaderName::from_static("proxy-authentication-info"),
+    PROXY_AUTHORIZATION,
+    HeaderName::from_static("proxy-connection"),
+    TE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    #[test]
+    fn takes_what_connection_names_in_any_line_and_case() {
+        let mut headers = headers(&[
+            ("connection", "close, X-One ,,"),
+            ("connection", "x-TWO,not a name"),
+            ("x-one", "1"),
+            ("x-one", "2"),
+            ("x-two", "1"),
+            ("x-three", "1"),
+        ]);
+        remove(&mut headers);
+        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-three"]);
+    }
+
+    #[test]
+    fn takes_the_standing_ones() {
+        let mut headers: HeaderMap =
+            ALWAYS.into_iter().map(|name| (name, HeaderValue::from_static("x"))).collect();
+        headers.insert("trailer", HeaderValue::from_static("x"));
+        remove(&mut headers);
+        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["trailer"]);
+    }
+
+    #[test]
+    fn finds_trailers_among_other_codings() {
+        assert!(accepts_trailers(&headers(&[("te", "gzip;q=0.5"), ("te", "deflate , Trailers")])));
+        assert!(!accepts_trailers(&headers(&[("te", "gzip")])));
+    }
+}

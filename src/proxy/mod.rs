@@ -1,0 +1,69 @@
+//! The reverse proxy: sends requests to upstreams and their answers back, streaming both ways.
+//!
+//! It knows `http` and [`Identity`](crate::identity::Identity), and nothing of tokens, cookies or
+//! sessions: who the user is has been settled before a request gets here.
+//!
+//! # The life of a proxied request
+//!
+//! 1. The application finds the route by the path alone ([`Routes::find`], `path.rs`) and puts it
+//!    among the request's extensions; a path with more than one reading is refused there.
+//! 2. `service.rs` admits it: no `CONNECT` or `TRACE`, not forwarded by us before, one of the
+//!    route's roles, a body within the limit.
+//! 3. `request.rs` writes the request for the upstream. Everything that the client may not say is
+//!    removed (`hop_by_hop.rs`, identity and forwarding headers, `cookies.rs`), and only then is
+//!    added what we say: `X-Forwarded-User`, `-Email` and `-Groups`, [`Forwarded`], `Via`. The
+//!    upstream sees the `Host` that the client asked for, and the client's path and query byte for
+//!    byte.
+//! 4. `upstream.rs` sends it once and waits for the answer. `body.rs` streams the body, as fast as
+//!    the upstream takes it, and watches that it doesn't stand still.
+//! 5. `response.rs` makes the answer ours: hop-by-hop headers go, and cookies and headers that
+//!    only we may set.
+//! 6. The answer's body is streamed as it comes. One that breaks off breaks the client's
+//!    connection, so that nobody takes half an answer for the whole. Before that point
+//!    `error.rs` answers for what went wrong.
+//!
+//! ```no_run
+//! use axum::extract::Request;
+//! use axum::middleware::{Next, from_fn_with_state};
+//! use axum::response::Response;
+//! use sekisho::proxy::{Proxy, ProxyError, ReservedCookies, RouteSpec, Routes};
+//!
+//! async fn find_route(
+//!     axum::extract::State(routes): axum::extract::State<Routes>,
+//!     mut request: Request,
+//!     next: Next,
+//! ) -> Response {
+//!     match routes.find(request.uri()) {
+//!         Ok(Some(route)) => _ = request.extensions_mut().insert(route),
+//!         Ok(None) => {}
+//!         Err(bad_path) => return ProxyError::from(bad_path).into_response(),
+//!     }
+//!     next.run(request).await
+//! }
+//!
+//! let routes = Routes::new([RouteSpec::new("/", ["http://127.0.0.1:3000"])])?;
+//! let proxy = Proxy::new(ReservedCookies::default());
+//! let app: axum::Router =
+//!     axum::Router::new().fallback_service(proxy).layer(from_fn_with_state(routes, find_route));
+//! # Ok::<(), sekisho::proxy::RouteError>(())
+//! ```
+
+mod body;
+mod cookies;
+mod error;
+mod forwarded;
+mod hop_by_hop;
+mod path;
+mod request;
+mod response;
+mod routes;
+mod service;
+mod upstream;
+mod via;
+
+pub use cookies::ReservedCookies;
+pub use error::ProxyError;
+pub use forwarded::Forwarded;
+pub use path::{BadPath, check as check_path};
+pub use routes::{MatchedRoute, MintBearer, RouteError, RouteSpec, Routes};
+pub use service::Proxy;

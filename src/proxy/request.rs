@@ -1,0 +1,193 @@
+//! What an upstream gets of a request.
+
+use http::header::{AUTHORIZATION, CONNECTION, EXPECT, HOST, HeaderMap, HeaderName, TE};
+use http::uri::{Authority, Scheme};
+use http::{HeaderValue, Request, Uri, Version, request};
+
+use super::cookies::ReservedCookies;
+use super::error::ProxyError;
+use super::forwarded::Forwarded;
+use super::hop_by_hop;
+use super::routes::Route;
+use super::via::Via;
+use crate::identity::Identity;
+
+/// Writes the request for the upstream: first everything goes that the client may not say, then
+/// what we say is added.
+pub(super) fn prepare(
+    parts: request::Parts,
+    route: &Route,
+    reserved: &ReservedCookies,
+    via: &Via,
+) -> Result<Request<()>, ProxyError> {
+    let host = host(&parts)?;
+    let uri = upstream_uri(&parts.uri, route)?;
+    let request::Parts { method, version, mut headers, extensions, .. } = parts;
+    let identity = extensions.get::<Identity>();
+
+    let trailers = hop_by_hop::accepts_trailers(&headers);
+    hop_by_hop::remove(&mut headers);
+    remove_reserved(&mut headers);
+    reserved.remove_from_request(&mut headers);
+    // Whoever reads the client's body answers this; hyper does, when we begin to.
+    headers.remove(EXPECT);
+
+    authorize(&mut headers, route, identity);
+    if let Some(identity) = identity {
+        introduce(&mut headers, identity)?;
+    }
+    if let Some(forwarded) = extensions.get::<Forwarded>() {
+        forwarded.add_to(&mut headers);
+    }
+    via.add_to(&mut headers, version);
+    if let Some(host) = host {
+        headers.insert(HOST, host);
+    }
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+    }
+
+    let mut request = Request::new(());
+    *request.method_mut() = method;
+    *request.uri_mut() = uri;
+    *request.headers_mut() = headers;
+    Ok(request)
+}
+
+/// Removes what tells upstreams who and where the client is, and which path was asked for: only
+/// we may say that.
+///
+/// Names are compared as CGI and its heirs do, which turn whatever is no letter or digit into one
+/// character, so `X_Forwarded_User` is `X-Forwarded-User`.
+pub(super) fn remove_reserved(headers: &mut HeaderMap) {
+    let reserved: Vec<HeaderName> = headers.keys().filter(|name| is_reserved(name)).cloned().collect();
+    for name in reserved {
+        headers.remove(name);
+    }
+}
+
+fn is_reserved(name: &HeaderName) -> bool {
+    let name = name.as_str().bytes().map(|byte| if byte.is_ascii_alphanumeric() { byte } else { b'-' });
+    let same = |reserved: &&str| name.clone().eq(reserved.bytes());
+    let begins = |prefix: &str| name.clone().take(prefix.len()).eq(prefix.bytes());
+    RESERVED.iter().any(same) || begins(RESERVED_PREFIX)
+}
+
+/// The host that was asked for: in a target of absolute form that is its authority, whatever the
+/// header says (RFC 9112, section 3.2.2). It never says where the request goes.
+fn host(parts: &request::Parts) -> Result<Option<HeaderValue>, ProxyError> {
+    let mut lines = parts.headers.get_all(HOST).iter();
+    let host = match (lines.next(), lines.next()) {
+        (Some(host), None) => host,
+        (None, _) if parts.version < Version::HTTP_11 || parts.uri.authority().is_some() => {
+            return Ok(parts
+                .uri
+                .authority()
+                .and_then(|authority| HeaderValue::from_str(authority.as_str()).ok()));
+        }
+        _ => return Err(ProxyError::BadHost),
+    };
+    let named = match parts.uri.authority() {
+        Some(authority) => authority.clone(),
+        None => Authority::try_from(host.as_bytes()).map_err(|_| ProxyError::BadHost)?,
+    };
+    if named.as_str().contains('@') {
+        return Err(ProxyError::BadHost);
+    }
+    HeaderValue::from_str(named.as_str()).map(Some).map_err(|_| ProxyError::BadHost)
+}
+
+fn upstream_uri(uri: &Uri, route: &Route) -> Result<Uri, ProxyError> {
+    let mut parts = http::uri::Parts::default();
+    parts.scheme = Some(Scheme::HTTP);
+    parts.authority = Some(route.next_upstream().clone());
+    parts.path_and_query = Some(route.target(uri)?);
+    Uri::from_parts(parts).map_err(|error| ProxyError::UpstreamError(error.into()))
+}
+
+fn authorize(headers: &mut HeaderMap, route: &Route, identity: Option<&Identity>) {
+    let bearer = route.spec.bearer.as_ref().zip(identity);
+    if bearer.is_some() || !route.spec.pass_authorization {
+        headers.remove(AUTHORIZATION);
+    }
+    if let Some(ours) = bearer.and_then(|(bearer, identity)| bearer.mint(identity)) {
+        headers.insert(AUTHORIZATION, ours);
+    }
+}
+
+/// An upstream that sees no user takes the request for anonymous, so one that can't be written is
+/// an error, not left out.
+fn introduce(headers: &mut HeaderMap, identity: &Identity) -> Result<(), ProxyError> {
+    for (name, value) in [
+        (X_FORWARDED_USER, &*identity.subject),
+        (X_FORWARDED_EMAIL, &*identity.email),
+        (X_FORWARDED_GROUPS, identity.roles.as_str()),
+    ] {
+        let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|_| ProxyError::IdentityUnusable)?;
+        if !value.is_empty() {
+            headers.insert(name, value);
+        }
+    }
+    Ok(())
+}
+
+const X_FORWARDED_USER: HeaderName = HeaderName::from_static("x-forwarded-user");
+const X_FORWARDED_EMAIL: HeaderName = HeaderName::from_static("x-forwarded-email");
+const X_FORWARDED_GROUPS: HeaderName = HeaderName::from_static("x-forwarded-groups");
+
+const RESERVED_PREFIX: &str = "x-forwarded-";
+/// The last two let a client choose the path in some frameworks, after it has been checked here.
+const RESERVED: [&str; 5] = ["forwarded", "x-forwarded", "x-real-ip", "x-original-url", "x-rewrite-url"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserved_names_are_known_in_every_spelling() {
+        for name in [
+            "X-Forwarded-User",
+            "x_forwarded_user",
+            "X-Forwarded_Email",
+            "x.forwarded.groups",
+            "X-Forwarded-Access-Token",
+            "X-Forwarded-Preferred-Username",
+            "x-forwarded-anything",
+            "x-forwarded-",
+            "X-Forwarded",
+            "Forwarded",
+            "X_Real_IP",
+            "X-Original-URL",
+        ] {
+            assert!(is_reserved(&HeaderName::from_bytes(name.as_bytes()).unwrap()), "{name}");
+        }
+        for name in
+            ["x-forwardedfor", "x-forward", "user", "forwarded-by", "x-real-ip-2", "my-x-forwarded-user"]
+        {
+            assert!(!is_reserved(&HeaderName::from_bytes(name.as_bytes()).unwrap()), "{name}");
+        }
+    }
+
+    fn host_of(uri: &str, version: Version, hosts: &[&'static str]) -> Option<Option<String>> {
+        let mut request = Request::builder().uri(uri).version(version);
+        for host in hosts {
+            request = request.header(HOST, *host);
+        }
+        let (parts, ()) = request.body(()).unwrap().into_parts();
+        let host = host(&parts).ok()?;
+        Some(host.map(|host| host.to_str().unwrap().to_owned()))
+    }
+
+    #[test]
+    fn one_valid_host_is_forwarded() {
+        let http11 = |uri, hosts: &[&'static str]| host_of(uri, Version::HTTP_11, hosts);
+        assert_eq!(http11("/", &["a.example:80"]), Some(Some("a.example:80".to_owned())));
+        assert_eq!(http11("http://b.example/", &["a.example"]), Some(Some("b.example".to_owned())));
+        for hosts in [&[][..], &["a", "a"], &["a/b"], &["u@a"], &["a b"], &[""]] {
+            assert_eq!(http11("/", hosts), None, "{hosts:?}");
+        }
+        assert_eq!(http11("http://u:p@b.example/", &["b.example"]), None);
+        assert_eq!(host_of("/", Version::HTTP_10, &[]), Some(None));
+    }
+}

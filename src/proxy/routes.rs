@@ -1,0 +1,427 @@
+//! The route table: which path goes where, and how patiently.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderValue, Uri};
+
+use super::path::{self, BadPath};
+use super::upstream::{self, Client};
+use crate::identity::Identity;
+
+/// What a route is built from.
+///
+/// ```
+/// use sekisho::proxy::{RouteSpec, Routes};
+///
+/// let api = RouteSpec { strip_prefix: true, ..RouteSpec::new("/api", ["http://127.0.0.1:3000"]) };
+/// let routes = Routes::new([api])?;
+/// let found = routes.find(&"/api/films?page=2".parse()?)?;
+/// assert_eq!(found.as_ref().map(|route| route.path()), Some("/api"));
+/// assert!(routes.find(&"/apis".parse()?)?.is_none());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct RouteSpec {
+    /// The path prefix, such as `/api`. It covers the path itself and all below it.
+    pub path: String,
+    /// Where to, `http://host:port` each; requests take turns.
+    pub upstreams: Vec<String>,
+    /// The roles of which the user needs one; empty lets anyone through.
+    pub roles: Vec<String>,
+    /// Whether `path` is taken off what is forwarded.
+    pub strip_prefix: bool,
+    /// Whether the client's own `Authorization` is forwarded.
+    pub pass_authorization: bool,
+    /// Whether a `%2f` in the path is let through.
+    pub encoded_slash: bool,
+    /// Makes the `Authorization` that this upstream gets in the user's name.
+    pub bearer: Option<Arc<dyn MintBearer>>,
+    /// How long connecting may take, name resolution included.
+    pub connect_timeout: Duration,
+    /// How long the answer may take to begin, from when the request has been sent.
+    pub first_byte_timeout: Duration,
+    /// How long a body may stand still, in either direction.
+    pub idle_timeout: Duration,
+    /// How large a request's body may be, in bytes.
+    pub max_body: Option<u64>,
+}
+
+impl RouteSpec {
+    /// A route with the default limits, open to anyone.
+    #[must_use]
+    pub fn new<U: Into<String>>(path: impl Into<String>, upstreams: impl IntoIterator<Item = U>) -> Self {
+        Self {
+            path: path.into(),
+            upstreams: upstreams.into_iter().map(Into::into).collect(),
+            roles: Vec::new(),
+            strip_prefix: false,
+            pass_authorization: false,
+            encoded_slash: false,
+            bearer: None,
+            connect_timeout: Duration::from_secs(5),
+            first_byte_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_secs(60),
+            max_body: None,
+        }
+    }
+}
+
+/// Makes an `Authorization` value for an upstream that wants tokens of its own audience.
+///
+/// Closures of the same shape are minters too.
+pub trait MintBearer: Send + Sync + 'static {
+    /// The value for this user, `Bearer …`, marked sensitive; `None` sends the request without.
+    fn mint(&self, identity: &Identity) -> Option<HeaderValue>;
+}
+
+impl<F> MintBearer for F
+where
+    F: Fn(&Identity) -> Option<HeaderValue> + Send + Sync + 'static,
+{
+    fn mint(&self, identity: &Identity) -> Option<HeaderValue> {
+        self(identity)
+    }
+}
+
+/// All routes, checked.
+#[derive(Clone, Debug, Default)]
+pub struct Routes {
+    /// The longest first.
+    routes: Arc<[Arc<Route>]>,
+}
+
+impl Routes {
+    /// Builds the table.
+    ///
+    /// # Errors
+    ///
+    /// [`RouteError`] names the route at fault.
+    pub fn new(specs: impl IntoIterator<Item = RouteSpec>) -> Result<Self, RouteError> {
+        let mut routes: Vec<Arc<Route>> = Vec::new();
+        for spec in specs {
+            let route = Route::new(spec)?;
+            if routes.iter().any(|other| other.prefix == route.prefix) {
+                return Err(RouteError::Twice { path: route.spec.path });
+            }
+            routes.push(Arc::new(route));
+        }
+        routes.sort_by_key(|route| std::cmp::Reverse(route.prefix.len()));
+        Ok(Self { routes: routes.into() })
+    }
+
+    /// The route for a request's path, if there is one. Nothing else in the URI is looked at.
+    ///
+    /// # Errors
+    ///
+    /// [`BadPath`] if the path isn't in normal form. So every path on a listener can be checked
+    /// by looking for its route, also those that have none.
+    pub fn find(&self, uri: &Uri) -> Result<Option<MatchedRoute>, BadPath> {
+        let path = uri.path();
+        let found = self.routes.iter().find(|route| path::prefix_length(&route.prefix, path).is_some());
+        path::check(path, found.is_some_and(|route| route.spec.encoded_slash))?;
+        Ok(found.map(|route| MatchedRoute(Arc::clone(route))))
+    }
+}
+
+/// The route of a request: [`Proxy`](super::Proxy) wants it among the request's extensions.
+#[derive(Clone, Debug)]
+pub struct MatchedRoute(Arc<Route>);
+
+impl MatchedRoute {
+    /// The route's path, as configured: good as a log field or a metric's label.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.0.spec.path
+    }
+
+    pub(super) fn route(&self) -> &Route {
+        &self.0
+    }
+}
+
+/// A route table that makes no sense.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RouteError {
+    /// An upstream's URL holds more than where to connect to.
+    #[error("route `{path}`: upstream `{upstream}` must be `http://host:port` alone, without path or query")]
+    NotAnOrigin {
+        /// The route.
+        path: String,
+        /// The upstream.
+        upstream: String,
+    },
+    /// A route without an upstream.
+    #[error("route `{path}`: `upstreams` is empty; name at least one, such as `http://127.0.0.1:3000`")]
+    NoUpstream {
+        /// The route.
+        path: String,
+    },
+    /// A path that no request can have.
+    #[error("route `{path}`: not a path that can be matched: {reason}")]
+    Path {
+        /// The route.
+        path: String,
+        /// What is wrong.
+        reason: BadPath,
+    },
+    /// A path with `;`, `?` or `#`.
+    #[error("route `{path}`: a route's path has no `;` parameters, query or fragment")]
+    PathExtras {
+        /// The route.
+        path: String,
+    },
+    /// Two routes of one path.
+    #[error("route `{path}` is there twice; put all its upstreams in one")]
+    Twice {
+        /// The route.
+        path: String,
+    },
+    /// An upstream's URL is none.
+    #[error("route `{path}`: upstream `{upstream}` is no URL; write `http://host:port`")]
+    UpstreamUrl {
+        /// The route.
+        path: String,
+        /// The upstream, without what stands before an `@`.
+        upstream: String,
+        /// What is wrong.
+        source: http::uri::InvalidUri,
+    },
+    /// An upstream that isn't reached by plain HTTP.
+    #[error(
+        "route `{path}`: upstream `{upstream}` must begin with `http://` (TLS to upstreams is not supported yet)"
+    )]
+    UpstreamScheme {
+        /// The route.
+        path: String,
+        /// The upstream.
+        upstream: String,
+    },
+    /// An upstream's URL holds a user name or password.
+    #[error("route `{path}`: an upstream's URL holds a user name or password; take it out")]
+    UpstreamUserInfo {
+        /// The route.
+        path: String,
+    },
+}
+
+/// A route, with its upstreams' connections.
+pub(super) struct Route {
+    pub(super) spec: RouteSpec,
+    pub(super) client: Client,
+    /// The path in the form that is compared.
+    prefix: Vec<u8>,
+    upstreams: Vec<Authority>,
+    turn: AtomicUsize,
+}
+
+impl Route {
+    fn new(spec: RouteSpec) -> Result<Self, RouteError> {
+        let prefix = prefix(&spec.path)?;
+        let upstreams =
+            spec.upstreams.iter().map(|url| authority(&spec.path, url)).collect::<Result<Vec<_>, _>>()?;
+        if upstreams.is_empty() {
+            return Err(RouteError::NoUpstream { path: spec.path });
+        }
+        let client = upstream::client(spec.connect_timeout);
+        Ok(Self { spec, client, prefix, upstreams, turn: AtomicUsize::new(0) })
+    }
+
+    /// The upstream whose turn it is.
+    pub(super) fn next_upstream(&self) -> &Authority {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        &self.upstreams[turn % self.upstreams.len()]
+    }
+
+    /// The path and query to ask an upstream for: the request's own bytes, less the prefix if it
+    /// is to be stripped.
+    pub(super) fn target(&self, uri: &Uri) -> Result<PathAndQuery, BadPath> {
+        let path = uri.path();
+        path::check(path, self.spec.encoded_slash)?;
+        let path = if self.spec.strip_prefix { self.stripped(path)? } else { path.to_owned() };
+        let target = match uri.query() {
+            Some(query) => format!("{path}?{query}"),
+            None => path,
+        };
+        PathAndQuery::try_from(target).map_err(|_| BadPath::NotAbsolute)
+    }
+
+    fn stripped(&self, path: &str) -> Result<String, BadPath> {
+        let length = path::prefix_length(&self.prefix, path).unwrap_or(0);
+        let rest = match &path[length..] {
+            rest if rest.starts_with('/') => rest.to_owned(),
+            // `/api` itself, or `/api;v=1`. An encoded slash would leave `/%2f…`.
+            rest if rest.is_empty() || rest.starts_with(';') => format!("/{rest}"),
+            _ => return Err(BadPath::EncodedSlash),
+        };
+        path::check(&rest, self.spec.encoded_slash)?;
+        Ok(rest)
+    }
+}
+
+impl std::fmt::Debug for Route {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Route")
+            .field("path", &self.spec.path)
+            .field("upstreams", &self.upstreams)
+            .finish_non_exhaustive()
+    }
+}
+
+fn prefix(path: &str) -> Result<Vec<u8>, RouteError> {
+    path::check(path, false).map_err(|reason| RouteError::Path { path: path.to_owned(), reason })?;
+    if path.contains([';', '?', '#']) {
+        return Err(RouteError::PathExtras { path: path.to_owned() });
+    }
+    Ok(path::plain(path))
+}
+
+fn authority(path: &str, url: &str) -> Result<Authority, RouteError> {
+    let path = path.to_owned();
+    // Whatever stands before an `@` may be a password, and is not to be repeated.
+    let upstream = url.rsplit_once('@').map_or(url, |(_, host)| host).to_owned();
+    let parts = match Uri::try_from(url) {
+        Ok(uri) => uri.into_parts(),
+        Err(source) => return Err(RouteError::UpstreamUrl { path, upstream, source }),
+    };
+    match (parts.scheme, parts.authority) {
+        (_, Some(authority)) if authority.as_str().contains('@') => {
+            Err(RouteError::UpstreamUserInfo { path })
+        }
+        (Some(scheme), Some(authority)) if scheme == Scheme::HTTP => match parts.path_and_query {
+            Some(rest) if rest != "/" => Err(RouteError::NotAnOrigin { path, upstream }),
+            _ => Ok(authority),
+        },
+        _ => Err(RouteError::UpstreamScheme { path, upstream }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(path: &str) -> RouteSpec {
+        RouteSpec::new(path, ["http://127.0.0.1:1"])
+    }
+
+    fn routes(specs: impl IntoIterator<Item = RouteSpec>) -> Routes {
+        Routes::new(specs).unwrap()
+    }
+
+    fn found(routes: &Routes, uri: &str) -> Option<String> {
+        routes.find(&uri.parse().unwrap()).unwrap().map(|route| route.path().to_owned())
+    }
+
+    fn target(spec: RouteSpec, uri: &str) -> Result<String, BadPath> {
+        let route = Route::new(spec).unwrap();
+        route.target(&uri.parse().unwrap()).map(|target| target.to_string())
+    }
+
+    #[test]
+    fn the_longest_route_wins_at_segment_boundaries() {
+        let routes = routes(["/api", "/", "/api/v2", "/files/"].map(spec));
+        for (uri, route) in [
+            ("/", "/"),
+            ("/x", "/"),
+            ("/api", "/api"),
+            ("/api?x", "/api"),
+            ("/api/", "/api"),
+            ("/api/v1", "/api"),
+            ("/api/v2", "/api/v2"),
+            ("/api/v2/x", "/api/v2"),
+            ("/api/v22", "/api"),
+            ("/apiv2", "/"),
+            ("/API", "/"),
+            ("/files", "/files/"),
+            ("/files/x", "/files/"),
+            ("/?/api", "/"),
+            ("http://other.example/api/x", "/api"),
+        ] {
+            assert_eq!(found(&routes, uri).as_deref(), Some(route), "{uri}");
+        }
+    }
+
+    #[test]
+    fn a_protected_route_is_not_escaped_by_another_spelling() {
+        let routes = routes(["/", "/admin", "/a/b"].map(spec));
+        for uri in ["/%61dmin", "/admin;x", "/admin;x/y", "/%61%64min/x", "/admin%3bx"] {
+            assert_eq!(found(&routes, uri).as_deref(), Some("/admin"), "{uri}");
+        }
+        assert_eq!(found(&routes, "/a;x/b").as_deref(), Some("/a/b"));
+    }
+
+    #[test]
+    fn an_encoded_slash_passes_only_where_the_route_says_so() {
+        let open = RouteSpec { encoded_slash: true, ..spec("/open") };
+        let routes = routes([open, spec("/"), spec("/open/closed")]);
+        assert_eq!(found(&routes, "/open/a%2Fb").as_deref(), Some("/open"));
+        for uri in ["/a%2Fb", "/open%2Fclosed", "/open/closed/a%2Fb", "/open/%2Fclosed"] {
+            assert_eq!(routes.find(&uri.parse().unwrap()).err(), Some(BadPath::EncodedSlash), "{uri}");
+        }
+    }
+
+    #[test]
+    fn paths_without_a_route_are_checked_too() {
+        let routes = Routes::default();
+        assert!(routes.find(&"/a".parse().unwrap()).unwrap().is_none());
+        assert_eq!(routes.find(&"/a/../b".parse().unwrap()).err(), Some(BadPath::DotSegment));
+    }
+
+    #[test]
+    fn targets_keep_every_byte() {
+        for uri in ["/api", "/api/", "/api/x%7Ey?a=b&c=%2f../..//", "/api?", "/api/?x=/../?y"] {
+            assert_eq!(target(spec("/api"), uri).as_deref(), Ok(uri));
+        }
+    }
+
+    #[test]
+    fn a_stripped_prefix_leaves_a_path() {
+        let strip = |path| RouteSpec { strip_prefix: true, encoded_slash: true, ..spec(path) };
+        for (path, uri, forwarded) in [
+            ("/api", "/api", Ok("/")),
+            ("/api", "/api/", Ok("/")),
+            ("/api", "/api?x=1", Ok("/?x=1")),
+            ("/api", "/api/x", Ok("/x")),
+            ("/api/", "/api/x", Ok("/x")),
+            ("/api", "/%61pi/x", Ok("/x")),
+            ("/api", "/api;v=1", Ok("/;v=1")),
+            ("/api", "/api;v=1/x", Err(BadPath::EmptySegment)),
+            ("/api", "/api%2Fx", Err(BadPath::EncodedSlash)),
+            ("/", "/x", Ok("/x")),
+        ] {
+            assert_eq!(target(strip(path), uri).as_deref(), forwarded.as_ref().copied(), "{path} {uri}");
+        }
+    }
+
+    #[test]
+    fn upstreams_take_turns() {
+        let route = Route::new(RouteSpec::new("/", ["http://a:1", "http://b/", "http://[::1]:3"])).unwrap();
+        let turns: Vec<_> = (0..4).map(|_| route.next_upstream().as_str()).collect();
+        assert_eq!(turns, ["a:1", "b", "[::1]:3", "a:1"]);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let error = |path: &str, upstreams: &[&str]| {
+            let spec = RouteSpec::new(path, upstreams.iter().copied());
+            Routes::new([spec]).unwrap_err().to_string()
+        };
+        assert!(error("api", &["http://a"]).contains("`api`"));
+        assert!(error("/a/../b", &["http://a"]).contains("segment"));
+        assert!(error("/a;b", &["http://a"]).contains("parameters"));
+        assert!(error("/a", &[]).contains("empty"));
+        assert!(error("/a", &["http://b/c"]).contains("without path"));
+        assert!(error("/a", &["http://b?c"]).contains("without path"));
+        assert!(error("/a", &["https://b"]).contains("TLS"));
+        assert!(error("/a", &["b:80"]).contains("http://"));
+        assert!(error("/a", &["http://b c"]).contains("no URL"));
+        for url in ["http://user:hunter2@b", "http://user:hunter2 @b"] {
+            assert!(!error("/a", &[url]).contains("hunter2"), "{url}");
+        }
+        let twice = Routes::new(["/a", "/a/"].map(spec)).unwrap_err().to_string();
+        assert!(twice.contains("twice"));
+    }
+}

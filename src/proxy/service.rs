@@ -1,0 +1,123 @@
+//! The proxy as a service.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum_core::BoxError;
+use axum_core::body::Body;
+use bytes::Bytes;
+use http::{Method, Request, Response, request};
+use tower_service::Service;
+
+use super::body::{Upload, UploadProgress};
+use super::cookies::ReservedCookies;
+use super::error::ProxyError;
+use super::routes::{MatchedRoute, Route};
+use super::via::Via;
+use super::{request as outgoing, response as incoming, upstream};
+use crate::identity::Identity;
+
+/// Forwards requests to the upstreams of their routes; see the [module](super).
+///
+/// Cheap to clone. It never fails: what goes wrong becomes an answer.
+#[derive(Clone, Debug)]
+pub struct Proxy(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    reserved: ReservedCookies,
+    via: Via,
+}
+
+impl Proxy {
+    /// A proxy that keeps these cookies from upstreams.
+    #[must_use]
+    pub fn new(reserved: ReservedCookies) -> Self {
+        Self(Arc::new(Inner { reserved, via: Via::new() }))
+    }
+}
+
+impl<B> Service<Request<B>> for Proxy
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let proxy = Arc::clone(&self.0);
+        Box::pin(async move {
+            let route = request.extensions().get::<MatchedRoute>().cloned();
+            let answer = match &route {
+                Some(route) => proxy.forward(route.route(), request).await,
+                None => Err(ProxyError::NoRoute),
+            };
+            Ok(answer.unwrap_or_else(|error| rescue(error, route.as_ref())))
+        })
+    }
+}
+
+impl Inner {
+    async fn forward<B>(&self, route: &Route, request: Request<B>) -> Result<Response<Body>, ProxyError>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let (parts, body) = request.into_parts();
+        self.admit(route, &parts)?;
+        let (body, mut progress) = upload(route, body)?;
+        let request = outgoing::prepare(parts, route, &self.reserved, &self.via)?.map(|()| body);
+        let response = upstream::send(route, request, &mut progress).await?;
+        Ok(incoming::finish(response, route, &self.reserved, &self.via, progress))
+    }
+
+    fn admit(&self, route: &Route, parts: &request::Parts) -> Result<(), ProxyError> {
+        if matches!(parts.method, Method::CONNECT | Method::TRACE) {
+            return Err(ProxyError::MethodNotAllowed);
+        }
+        if self.via.is_in(&parts.headers) {
+            return Err(ProxyError::LoopDetected);
+        }
+        let roles = &route.spec.roles;
+        let identity = parts.extensions.get::<Identity>();
+        let has_one = |identity: &Identity| roles.iter().any(|role| identity.roles.contains(role));
+        if roles.is_empty() || identity.is_some_and(has_one) { Ok(()) } else { Err(ProxyError::Forbidden) }
+    }
+}
+
+/// A body whose length says that it is too large is refused before anyone reads it.
+fn upload<B>(route: &Route, body: B) -> Result<(Body, UploadProgress), ProxyError>
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    if route.spec.max_body.is_some_and(|limit| body.size_hint().lower() > limit) {
+        return Err(ProxyError::BodyTooLarge);
+    }
+    if body.is_end_stream() {
+        return Ok((Body::empty(), UploadProgress::sent()));
+    }
+    let (body, progress) = Upload::new(body, route);
+    Ok((Body::new(body), progress))
+}
+
+fn rescue(error: ProxyError, route: Option<&MatchedRoute>) -> Response<Body> {
+    let code = error.code();
+    let route = route.map(MatchedRoute::path);
+    let cause = std::error::Error::source(&error);
+    if error.status().is_server_error() {
+        tracing::warn!(code, route, cause, "request not forwarded");
+    } else {
+        tracing::debug!(code, route, cause, "request not forwarded");
+    }
+    error.into_response()
+}

@@ -1,0 +1,74 @@
+//! The `Via` header, and the loops it shows (RFC 9110, section 7.6.3).
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+
+use http::header::{HeaderMap, VIA};
+use http::{HeaderValue, Version};
+
+/// The name by which this process goes in `Via`: `sekisho-` and a random number of its own, so
+/// that another gateway on the way is not taken for us.
+#[derive(Debug)]
+pub(super) struct Via {
+    name: String,
+}
+
+impl Via {
+    pub(super) fn new() -> Self {
+        // Seeded by the system for each process; it need be unlikely, not secret.
+        let instance = RandomState::new().build_hasher().finish();
+        Self { name: format!("sekisho-{instance:016x}") }
+    }
+
+    /// Whether the message has passed through here already.
+    pub(super) fn is_in(&self, headers: &HeaderMap) -> bool {
+        let elements =
+            headers.get_all(VIA).iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
+        elements.into_iter().any(|element| received_by(element) == Some(self.name.as_bytes()))
+    }
+
+    /// Adds us, the last in the list, as having received the message in this version.
+    pub(super) fn add_to(&self, headers: &mut HeaderMap, version: Version) {
+        let version = match version {
+            Version::HTTP_09 => "0.9",
+            Version::HTTP_10 => "1.0",
+            Version::HTTP_2 => "2.0",
+            Version::HTTP_3 => "3.0",
+            _ => "1.1",
+        };
+        if let Ok(element) = HeaderValue::try_from(format!("{version} {}", self.name)) {
+            headers.append(VIA, element);
+        }
+    }
+}
+
+fn received_by(element: &[u8]) -> Option<&[u8]> {
+    element.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).nth(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn we_know_ourselves_in_any_line() {
+        let us = Via::new();
+        let mut headers = HeaderMap::new();
+        headers.append(VIA, HeaderValue::from_static("1.0 fred, 1.1 p.example.net (Apache/1.1)"));
+        assert!(!us.is_in(&headers));
+        us.add_to(&mut headers, Version::HTTP_11);
+        headers.append(VIA, HeaderValue::from_static("1.1 last"));
+        assert!(us.is_in(&headers));
+        let joined = headers.get_all(VIA).iter().map(|line| line.to_str().unwrap());
+        let joined = joined.collect::<Vec<_>>().join(" ,  ");
+        headers.insert(VIA, joined.parse().unwrap());
+        assert!(us.is_in(&headers));
+    }
+
+    #[test]
+    fn another_process_is_not_us() {
+        let mut headers = HeaderMap::new();
+        Via::new().add_to(&mut headers, Version::HTTP_10);
+        assert!(headers[VIA].to_str().unwrap().starts_with("1.0 sekisho-"));
+        assert!(!Via::new().is_in(&headers));
+    }
+}
