@@ -5,11 +5,12 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use sekisho::backend::db::{self, DbError, Options, Pending};
-use sekisho::models::session::{EndReason, SessionEnd};
-use sekisho::services::store::{StoreError, Which};
+use sekisho::models::session::{EndReason, SessionEnd, SessionId};
+use sekisho::services::store::{LastingUse, StoreError, Which};
 use sqlx::{AssertSqlSafe, Connection, Executor};
 
-use crate::store_contract::{NOW, any_session, found, known_session, known_user, session, user};
+use crate::store_contract::races::race;
+use crate::store_contract::{NOW, any_session, found, known_session, known_user, session, token, user};
 use crate::support::db::{self as support, Fresh, Place};
 
 /// Makes one test of each for each database.
@@ -237,6 +238,46 @@ async fn a_schema_made_beforehand_is_enough() {
     assert_eq!(stores.migrate().await.unwrap().len(), 4);
     stores.close().await;
     support::run(&place.url, &format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn row_locks_are_taken_in_one_order() {
+    let Some(fresh) = support::postgres().await else { return };
+    // So many rows that PostgreSQL looks up those of a batch in the order of the batch.
+    let model = any_session(&fresh.stores).await;
+    let copies = "INSERT INTO myapi.sessions SELECT gen_random_uuid(), user_id, kind, email, roles, \
+        generation, key_number, created_at, rotated_at, asked_by, asked_by_issued_at, settled_by, \
+        rotations, replays, idle_expires_at, absolute_expires_at, ended_at, end_reason, address, \
+        user_agent FROM myapi.sessions, generate_series(1, 5000); ANALYZE myapi.sessions";
+    support::run(fresh.url(), copies).await;
+    let few = fresh.stores.sessions.list_sessions(&Which::All, 8).await.unwrap();
+    let few: Vec<SessionId> = few.into_iter().map(|session| session.id).collect();
+    for round in 0..15 {
+        race(10, |nth| {
+            let (sessions, mut ids) = (fresh.stores.sessions.clone(), few.clone());
+            ids.rotate_left(nth % 8);
+            if nth % 2 == 0 {
+                ids.reverse();
+            }
+            let used: Vec<LastingUse> =
+                ids.iter().map(|id| LastingUse { session: *id, generation: 1, token: token() }).collect();
+            async move {
+                let end = SessionEnd { at: NOW, reason: EndReason::Revoked };
+                match (round % 5, nth) {
+                    (4, 0) => drop(sessions.end_sessions(&Which::OfUser(model.user_id), end).await.unwrap()),
+                    (_, 0..5) => {
+                        let counts: Vec<_> = ids.iter().map(|id| (*id, 1)).collect();
+                        sessions.count_replays(&counts).await.unwrap();
+                    }
+                    _ => drop(sessions.settle(&used).await.unwrap()),
+                }
+            }
+        })
+        .await;
+        let again = "UPDATE myapi.sessions SET settled_by = NULL, ended_at = NULL, end_reason = NULL \
+            WHERE settled_by IS NOT NULL OR ended_at IS NOT NULL";
+        support::run(fresh.url(), again).await;
+    }
 }
 
 #[tokio::test]

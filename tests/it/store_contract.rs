@@ -1,7 +1,7 @@
 //! One suite over three stores: each sentence of the store traits and of their contract.
 
 mod movies;
-mod races;
+pub(crate) mod races;
 mod sessions;
 mod users;
 
@@ -108,7 +108,7 @@ fn id() -> Uuid {
     Uuid::from_u128(u128::from(nth + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835))
 }
 
-fn token() -> TokenId {
+pub(crate) fn token() -> TokenId {
     TokenId(id())
 }
 

@@ -110,8 +110,8 @@ enum Durability {
     Relaxed,
 }
 
-/// Only this tells that a write was done: what `fetch_optional` gives is sent before the statement
-/// is over.
+/// Only this tells whether a write was done: `fetch_optional` outside a transaction says nothing of
+/// a commit that failed.
 async fn commit(tx: Transaction<'static, Sqlite>) -> Result<(), StoreError> {
     tx.commit().await.map_err(StoreError::unavailable)
 }
