@@ -37,13 +37,13 @@ impl TrustedProxies {
             return Origin { client: peer, https: None, host: None };
         }
         if headers.contains_key(X_FORWARDED_FOR) {
-            let addresses = list(headers, &X_FORWARDED_FOR).map(|entry| entry.parse().ok());
-            let proto = list(headers, &X_FORWARDED_PROTO).next();
-            let host = list(headers, &X_FORWARDED_HOST).next();
+            let addresses = list(headers, X_FORWARDED_FOR).map(|entry| entry.parse().ok());
+            let proto = list(headers, X_FORWARDED_PROTO).next();
+            let host = list(headers, X_FORWARDED_HOST).next();
             return Origin { client: self.client(peer, addresses), https: proto.and_then(is_https), host };
         }
-        let element = list(headers, &http::header::FORWARDED).next();
-        let addresses = list(headers, &http::header::FORWARDED)
+        let element = list(headers, http::header::FORWARDED).next();
+        let addresses = list(headers, http::header::FORWARDED)
             .map(|element| parameter(element, "for").and_then(forwarded_address));
         Origin {
             client: self.client(peer, addresses),
@@ -70,7 +70,7 @@ impl TrustedProxies {
 }
 
 /// The elements of a list header, the last first: each proxy appends its own.
-fn list<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> {
+fn list(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
     let lines: Vec<_> = headers.get_all(name).iter().collect();
     lines
         .into_iter()
@@ -112,7 +112,10 @@ mod tests {
     use super::*;
 
     fn trusted() -> TrustedProxies {
-        TrustedProxies::new(vec!["10.0.0.0/8".parse().expect("a network"), "::1/128".parse().expect("a network")])
+        TrustedProxies::new(vec![
+            "10.0.0.0/8".parse().expect("a network"),
+            "::1/128".parse().expect("a network"),
+        ])
     }
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {

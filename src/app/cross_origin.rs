@@ -38,15 +38,15 @@ pub(super) fn cors(
 /// Refuses cross-site requests where they could do harm. tower-http's layer decides; it is asked when
 /// a request carries our cookies, and always for the paths `always`: sign-in and registration, which
 /// could sign a victim in as somebody else. All other requests act for nobody.
-pub(super) fn csrf<'a>(
+pub(super) fn csrf(
     cookies: Arc<CookiePolicy>,
     always: Vec<String>,
-    trusted: impl IntoIterator<Item = &'a str>,
+    trusted: &[&str],
 ) -> Result<
     ChooseLayer<CsrfLayer<Refuse>, impl Fn(&Request<Body>) -> bool + Clone + Send + Sync + use<>>,
     ConfigError,
 > {
-    let csrf = trusted.into_iter().try_fold(CsrfLayer::new(), CsrfLayer::add_trusted_origin)?;
+    let csrf = trusted.iter().try_fold(CsrfLayer::new(), CsrfLayer::add_trusted_origin)?;
     let always: Arc<[String]> = always.into();
     let asked = move |request: &Request<Body>| {
         cookies.are_in(request.headers()) || always.iter().any(|path| path == request.uri().path())

@@ -13,8 +13,8 @@ use axum::response::IntoResponse;
 use http::header::{HOST, HeaderName, HeaderValue};
 use http::{Request, Response};
 use metrics_exporter_prometheus::PrometheusHandle;
+use tower::ServiceBuilder;
 use tower::util::BoxCloneSyncService;
-use tower::{Layer, ServiceBuilder};
 use tower_cookies::CookieManagerLayer;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
@@ -28,8 +28,7 @@ use crate::backend::db::Stores;
 use crate::clock::Clock;
 use crate::identity::ClientAddress;
 use crate::layer::{
-    CookiePolicy, CookiePolicyError, OnReject, Reject401, SESSION_EVENT_HEADER, SameSite,
-    SilentRefreshLayer,
+    CookiePolicy, CookiePolicyError, OnReject, Reject401, SESSION_EVENT_HEADER, SameSite, SilentRefreshLayer,
 };
 use crate::proxy::{Forwarded, MintBearer, Proxy, ReservedCookies, RouteError, RouteSpec, Routes};
 use crate::routers::pages::Sample;
@@ -124,7 +123,8 @@ impl App {
 fn public(gateway: Gateway, parts: &Parts<'_>, cookies: &Arc<CookiePolicy>) -> Result<Router, AppError> {
     let server = &parts.config.server;
     let trusted = TrustedProxies::new(server.trusted_proxies.clone());
-    let origins = server.allowed_origins.iter().chain([&parts.public_origin]).map(config::Origin::as_str);
+    let origins: Vec<_> =
+        server.allowed_origins.iter().chain([&parts.public_origin]).map(config::Origin::as_str).collect();
     let prefix = server.auth_prefix.as_str();
     let sign_in = vec![format!("{prefix}/login"), format!("{prefix}/register")];
     let stack = ServiceBuilder::new()
@@ -141,7 +141,7 @@ fn public(gateway: Gateway, parts: &Parts<'_>, cookies: &Arc<CookiePolicy>) -> R
         // Also refusals must be readable for pages of other origins that may call.
         .layer(cross_origin::cors(&server.allowed_origins))
         // Before any session is looked at.
-        .layer(cross_origin::csrf(Arc::clone(cookies), sign_in, origins)?)
+        .layer(cross_origin::csrf(Arc::clone(cookies), sign_in, &origins)?)
         .map_response(counted);
     Ok(Router::new().fallback_service(gateway).layer(stack))
 }
@@ -158,7 +158,7 @@ fn gateway(
     let minter = BearerMinter { tokens: state.auth.tokens().clone() };
     let routes = Routes::new(config.routes.iter().map(|route| route_spec(route, &minter)))?;
     let faces = Faces {
-        own_paths: config.server.builtin_prefixes(),
+        own_paths: config.server.builtin_paths(),
         own: own(parts, session, state),
         routes,
         auth: config.routes.iter().map(|route| (route.path.as_str().to_owned(), route.auth)).collect(),
@@ -174,13 +174,11 @@ fn gateway(
 /// leave all the same.
 fn behind<R>(session: SilentRefreshLayer<Tokens, R>, proxy: Proxy) -> Face
 where
-    R: OnReject<Body> + Send + Sync + 'static,
+    R: OnReject<Body> + Clone + Send + Sync + 'static,
 {
-    let inner = ServiceBuilder::new()
-        .map_response(Response::into_response)
-        .layer(CatchPanicLayer::custom(panicked))
-        .service(proxy);
-    BoxCloneSyncService::new(session.layer(inner))
+    let stack =
+        ServiceBuilder::new().layer(session).map_response(boxed).layer(CatchPanicLayer::custom(panicked));
+    BoxCloneSyncService::new(stack.service(proxy))
 }
 
 /// The program's own routes, as far as `server.builtin` has them.
@@ -188,7 +186,8 @@ fn own(parts: &Parts<'_>, session: &SilentRefreshLayer<Tokens>, state: AuthState
     let server = &parts.config.server;
     let (tokens, movies) = (state.auth.tokens().clone(), Movies::new(Arc::clone(&parts.stores.movies)));
     let session = session.clone().with_on_reject(Reject401);
-    let signed_in = ServiceBuilder::new().layer(session).layer(CatchPanicLayer::custom(panicked));
+    let signed_in =
+        ServiceBuilder::new().layer(session).map_response(boxed).layer(CatchPanicLayer::custom(panicked));
     let prefix = server.auth_prefix.as_str();
     let mut api = OpenApiRouter::new();
     if server.has(Builtin::Auth) {
@@ -326,8 +325,17 @@ fn counted(response: Response<Body>) -> Response<Body> {
     response
 }
 
+fn boxed<B>(response: Response<B>) -> Response<Body>
+where
+    B: axum::body::HttpBody<Data = bytes::Bytes> + Send + 'static,
+    B::Error: Into<axum::BoxError>,
+{
+    response.map(Body::new)
+}
+
 fn panicked(cause: Box<dyn std::any::Any + Send>) -> Response<Body> {
-    let text = cause.downcast_ref::<&str>().copied().or_else(|| cause.downcast_ref::<String>().map(String::as_str));
+    let text =
+        cause.downcast_ref::<&str>().copied().or_else(|| cause.downcast_ref::<String>().map(String::as_str));
     tracing::error!(panic = text.unwrap_or("of unknown kind"), "a request panicked");
     ApiError::Panicked.into_response()
 }

@@ -3,8 +3,20 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use secrecy::SecretString;
 
-use crate::backend::config::{Listen, Sources};
+use super::error::CliError;
+use super::output;
+use super::serve::serve;
+use super::start::{self, block_on};
+use crate::backend::config::{Config, Listen, Sources};
+use crate::backend::db::Stores;
+use crate::models::user::Role;
+use crate::routers::pages::Sample;
+use crate::services::films::films;
+use crate::services::store::{MovieQuery, StoreError};
+use crate::services::users::{NewUser, UserError};
+use crate::telemetry;
 
 /// Arguments of `sekisho demo`.
 #[derive(Args, Clone, Debug)]
@@ -25,8 +37,9 @@ impl DemoArgs {
             ("admin.listen", "127.0.0.1:0".to_owned()),
             ("database.url", format!("sqlite://{}", dir.join("demo.db").display())),
             ("tokens.key_dir", dir.join("keys").display().to_string()),
-            ("tokens.access_ttl", "1m".to_owned()),
-            ("session.grace", "30s".to_owned()),
+            // Short, so that one can watch a few renewals.
+            ("tokens.access_ttl", "20s".to_owned()),
+            ("session.grace", "5s".to_owned()),
         ];
         if !self.listen.is_loopback() {
             // As in a container whose port is published on this machine.
@@ -37,13 +50,61 @@ impl DemoArgs {
     }
 }
 
+/// Starts everything, with a sample user and films, and says where.
+pub(super) fn run(args: &DemoArgs, file: Option<PathBuf>) -> Result<(), CliError> {
+    let config = Config::load(&args.sources(Path::new(DIR), file))?.config;
+    telemetry::init();
+    block_on(async {
+        let stores = start::stores(&config).await?;
+        furnish(&config, &stores).await?;
+        let sample = Sample { email: EMAIL.to_owned(), password: PASSWORD.to_owned() };
+        serve(&config, stores, Some(sample), |origin| output::print_lines(&welcome(origin))).await
+    })
+}
+
+/// Puts the sample user and the films there, unless an earlier demo did.
+async fn furnish(config: &Config, stores: &Stores) -> Result<(), CliError> {
+    let users = start::users(config, stores)?;
+    let sample = NewUser {
+        email: EMAIL.to_owned(),
+        name: Some("Taro".to_owned()),
+        role: Role::Admin,
+        password: SecretString::from(PASSWORD),
+    };
+    match users.create(sample).await {
+        Ok(_) | Err(UserError::Store(StoreError::Conflict(_))) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let failed = |error| CliError::failed("can't store the films", error);
+    let (_, there) = stores.movies.list_movies(&MovieQuery::default()).await.map_err(failed)?;
+    if there == 0 {
+        stores.movies.insert_movies(&films()).await.map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn welcome(origin: &str) -> [String; 5] {
+    [
+        "Sekisho demo".to_owned(),
+        format!("  open      {origin}"),
+        format!("  sign in   {EMAIL} / {PASSWORD}"),
+        format!("  API       {origin}/docs"),
+        "  stop      Ctrl-C; start it again, and you are still signed in".to_owned(),
+    ]
+}
+
+/// Where the demo keeps its database and keys, below the current directory.
+const DIR: &str = "data/demo";
+const EMAIL: &str = "taro@example.jp";
+const PASSWORD: &str = "mountain-lantern-over-hakone";
+
 pub(super) const EXAMPLES: &str = "\
 Examples:
   sekisho demo                            on http://localhost:8080
   sekisho demo --listen localhost:9000
 
-It prints the address and the sample sign-in. Access tokens live a minute, so that renewals can be
-watched; nothing of it is fit for production.";
+It prints the address and the sample sign-in. Access tokens live 20 seconds, so that renewals can be
+watched; nothing of it is fit for production. What it keeps is below data/demo.";
 
 #[cfg(test)]
 mod tests {

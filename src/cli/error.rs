@@ -9,6 +9,7 @@ use clap::error::ErrorKind;
 
 use super::import::BadLine;
 use crate::backend::config::ConfigError;
+use crate::backend::db::DbError;
 
 /// How the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +58,9 @@ pub enum CliError {
     /// The configuration is bad.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The database can't be used.
+    #[error(transparent)]
+    Database(DbError),
     /// Something that was tried failed.
     #[error("{doing}")]
     Failed {
@@ -65,6 +69,9 @@ pub enum CliError {
         /// Why.
         source: Box<dyn Error + Send + Sync>,
     },
+    /// A setting is of no use, although it is well formed.
+    #[error("{0}")]
+    Misconfigured(#[source] Box<dyn Error + Send + Sync>),
     /// Standard output can't be written to.
     #[error("can't write to standard output")]
     Output(#[source] io::Error),
@@ -82,11 +89,16 @@ impl CliError {
         Self::Failed { doing: doing.into(), source: source.into() }
     }
 
+    /// That a setting is of no use, as `error` says.
+    pub fn misconfigured(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Misconfigured(error.into())
+    }
+
     /// How the program ends with it.
     #[must_use]
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Config(_) => Exit::Config,
+            Self::Config(_) | Self::Misconfigured(_) => Exit::Config,
             Self::Usage(_) => Exit::Usage,
             // Whoever read our output has seen enough, as `head` does.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
@@ -130,12 +142,16 @@ pub(super) fn report_usage(error: &clap::Error) -> Exit {
 }
 
 /// The error and its causes, each after a colon.
-fn with_causes(error: &dyn Error) -> String {
+pub(super) fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        let said = error.to_string();
+        // Some errors tell their cause themselves.
+        if !text.ends_with(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
         cause = error.source();
     }
     text

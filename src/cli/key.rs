@@ -1,6 +1,22 @@
 //! `sekisho key …`: the keys that sign tokens.
 
+use std::cmp::Ordering;
+use std::path::Path;
+
 use clap::{Args, Subcommand};
+use serde::Serialize;
+use time::OffsetDateTime;
+
+use super::error::CliError;
+use super::output::{self, Row};
+use super::start;
+use super::user::sessions_ended;
+use crate::backend::config::Config;
+use crate::backend::key_files::{self, KeyFileError};
+use crate::clock::{Clock, SystemClock};
+use crate::models::session::{EndReason, SessionEnd};
+use crate::services::keys::KeyMaterial;
+use crate::services::store::Which;
 
 /// What to do with keys.
 #[derive(Clone, Debug, Subcommand)]
@@ -29,6 +45,97 @@ pub struct KeyRetire {
     /// The key's number, as `sekisho key list` shows it
     #[arg(value_name = "N")]
     pub number: u8,
+}
+
+/// Does what is to be done with keys.
+pub(super) async fn run(command: KeyCommand, config: &Config) -> Result<(), CliError> {
+    let dir = start::key_dir(config)?;
+    let (algorithm, now) = (start::algorithm(config), SystemClock.now());
+    let said = match command {
+        KeyCommand::Init => {
+            let number = key_files::init(dir, algorithm, now)?;
+            format!("made key {number} ({}) in {}", algorithm.as_str(), dir.display())
+        }
+        KeyCommand::List(KeyList { json }) => return print(dir, config, now, json),
+        KeyCommand::Rotate => {
+            let number = key_files::rotate(dir, algorithm, now)?;
+            let activation = humantime::format_duration(config.tokens.key_activation);
+            format!(
+                "added key {number} ({}); it signs in {activation}, and nobody is signed out",
+                algorithm.as_str()
+            )
+        }
+        KeyCommand::Retire(KeyRetire { number }) => retire(dir, number, config).await?,
+    };
+    output::print_lines(&[said])
+}
+
+/// First the sessions, then the key: if the database does not answer, nothing has happened.
+async fn retire(dir: &Path, number: u8, config: &Config) -> Result<String, CliError> {
+    if !key_files::list(dir)?.iter().any(|key| key.number == number) {
+        return Err(KeyFileError::Unknown(number).into());
+    }
+    if key_files::list(dir)?.len() == 1 {
+        return Err(KeyFileError::LastKey(number).into());
+    }
+    let stores = start::stores(config).await?;
+    let end = SessionEnd { at: SystemClock.now(), reason: EndReason::Revoked };
+    let ended = stores.sessions.end_sessions(&Which::SignedBy(number), end).await;
+    stores.close().await;
+    let ended = ended.map_err(|error| CliError::failed("can't end the key's sessions", error))?;
+    key_files::retire(dir, number)?;
+    Ok(format!("retired key {number}; {}", sessions_ended(ended.len())))
+}
+
+fn print(dir: &Path, config: &Config, now: OffsetDateTime, json: bool) -> Result<(), CliError> {
+    let keys = key_files::list(dir)?;
+    if keys.is_empty() {
+        return Err(KeyFileError::Empty(dir.to_owned()).into());
+    }
+    let signing = key_files::load(dir, config.tokens.key_activation)?.signing(now).number();
+    let rows: Vec<_> = keys.iter().map(|key| KeyRow::new(key, signing)).collect();
+    output::print_list(&rows, json)
+}
+
+/// A key, as it is listed.
+#[derive(Clone, Debug, Serialize)]
+struct KeyRow {
+    number: u8,
+    algorithm: &'static str,
+    state: &'static str,
+    #[serde(with = "time::serde::rfc3339")]
+    created_at: OffsetDateTime,
+}
+
+impl KeyRow {
+    fn new(key: &KeyMaterial, signing: u8) -> Self {
+        let state = match key.number.cmp(&signing) {
+            Ordering::Less => "verifies",
+            Ordering::Equal => "signs",
+            Ordering::Greater => "will sign",
+        };
+        Self { number: key.number, algorithm: key.algorithm.as_str(), state, created_at: key.created_at }
+    }
+}
+
+impl Row for KeyRow {
+    const HEAD: &'static [&'static str] = &["NUMBER", "ALGORITHM", "STATE", "CREATED"];
+
+    fn cells(&self) -> Vec<String> {
+        let (algorithm, state) = (self.algorithm.to_owned(), self.state.to_owned());
+        vec![self.number.to_string(), algorithm, state, output::minute(self.created_at)]
+    }
+}
+
+impl From<KeyFileError> for CliError {
+    fn from(error: KeyFileError) -> Self {
+        match error {
+            KeyFileError::Mode { .. } | KeyFileError::NotAKey { .. } | KeyFileError::Key { .. } => {
+                Self::misconfigured(error)
+            }
+            other => Self::Refused(super::error::with_causes(&other)),
+        }
+    }
 }
 
 pub(super) const EXAMPLES: &str = "\

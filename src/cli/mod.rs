@@ -9,11 +9,12 @@ mod error;
 mod healthcheck;
 pub mod import;
 pub mod key;
+mod migrate;
 pub mod output;
-pub mod owner;
 pub mod password;
 pub mod serve;
 pub mod session;
+mod start;
 pub mod user;
 
 use std::ffi::OsString;
@@ -22,6 +23,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 pub use self::error::{CliError, Exit};
+use self::start::block_on;
 use crate::backend::config::{Config, Loaded, Sources};
 
 /// A gateway that keeps browser users signed in.
@@ -79,8 +81,13 @@ pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Exit 
 fn dispatch(cli: Cli) -> Result<(), CliError> {
     match cli.command {
         Command::CheckConfig => check_config::run(&load(cli.config)?),
+        Command::Demo(args) => demo::run(&args, cli.config),
         Command::Healthcheck => healthcheck::run(&load(cli.config)?.config),
-        _ => Err(CliError::Refused("this build doesn't have that command yet".to_owned())),
+        Command::Key(command) => block_on(key::run(command, &load(cli.config)?.config)),
+        Command::Migrate => block_on(migrate::run(&load(cli.config)?.config)),
+        Command::Serve(args) => serve::run(&args, cli.config),
+        Command::Session(command) => block_on(session::run(command, &load(cli.config)?.config)),
+        Command::User(command) => block_on(user::run(command, &load(cli.config)?.config)),
     }
 }
 

@@ -1,8 +1,30 @@
-//! `sekisho serve`.
+//! `sekisho serve`: the gateway, from its start to its graceful end.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
+use metrics_exporter_prometheus::PrometheusBuilder;
+use tokio::net::{TcpListener, TcpSocket, lookup_host};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
-use crate::backend::config::{Listen, Sources};
+use super::error::CliError;
+use super::start::{self, block_on};
+use crate::app::{App, Parts};
+use crate::backend::config::{Config, KeySource, Listen, Sources};
+use crate::backend::db::Stores;
+use crate::backend::key_files;
+use crate::clock::{Clock, SystemClock};
+use crate::routers::pages::Sample;
+use crate::server::{self, ServerLimits};
+use crate::services::keys::SharedKeys;
+use crate::services::store::StoreError;
+use crate::telemetry;
 
 /// Arguments of `sekisho serve`.
 #[derive(Args, Clone, Debug)]
@@ -19,3 +41,203 @@ impl ServeArgs {
         sources.flags.extend(listen);
     }
 }
+
+/// Serves until the process is told to stop.
+pub(super) fn run(args: &ServeArgs, file: Option<PathBuf>) -> Result<(), CliError> {
+    let mut sources = Sources::of_process(file)?;
+    args.add_to(&mut sources);
+    let loaded = Config::load(&sources)?;
+    telemetry::init();
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    block_on(async {
+        let stores = start::stores(&loaded.config).await?;
+        serve(&loaded.config, stores, None, |_| Ok(())).await
+    })
+}
+
+/// Serves these stores. `ready` is told the public address once both listeners are bound.
+pub(super) async fn serve(
+    config: &Config,
+    stores: Stores,
+    sample: Option<Sample>,
+    ready: impl FnOnce(&str) -> Result<(), CliError>,
+) -> Result<(), CliError> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    agree(config, &stores).await?;
+    check_clock(config, &stores, &*clock).await?;
+    let keys = Arc::new(SharedKeys::new(start::keys(config, stores.is_embedded(), clock.now())?));
+    let public = bind("server.listen", &config.server.listen, config.server.reuse_port).await?;
+    let admin = bind("admin.listen", &config.admin.listen, config.server.reuse_port).await?;
+    let origin = config.server.public_origin_at(local(&public)?);
+    let app = App::build(Parts {
+        config,
+        public_origin: origin.clone(),
+        stores: stores.clone(),
+        keys: Arc::clone(&keys),
+        clock: Arc::clone(&clock),
+        // A second recorder in one process: only tests do that, and they need no metrics.
+        metrics: PrometheusBuilder::new().install_recorder().ok(),
+        sample,
+    })
+    .map_err(CliError::misconfigured)?;
+    let watchers = watch_over(config, &stores, &keys, &clock);
+    tracing::info!(public = %local(&public)?, admin = %local(&admin)?, origin = origin.as_str(), "serving");
+    ready(origin.as_str())?;
+    listen(public, admin, &app).await?;
+    for watcher in watchers {
+        watcher.abort();
+    }
+    if let Err(error) = app.tokens.write_notes().await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "the last settlements were not written");
+    }
+    stores.close().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Both listeners, until the process is told to stop.
+async fn listen(public: TcpListener, admin: TcpListener, app: &App) -> Result<(), CliError> {
+    let (tell, told) = watch::channel(false);
+    let stopped = || {
+        let mut told = told.clone();
+        async move {
+            // An error means that the sender is gone, which is a reason to stop too.
+            let _ = told.wait_for(|stop| *stop).await;
+        }
+    };
+    let limits = ServerLimits::default();
+    let public = server::serve(public, app.public.clone(), limits, stopped());
+    let admin = server::serve(admin, app.admin.clone(), limits, stopped());
+    let signalled = told_to_stop()?;
+    let stop = async {
+        signalled.await;
+        tracing::info!("stopping: no new connections, and those that are there may finish");
+        tell.send_replace(true);
+    };
+    tokio::join!(public, admin, stop);
+    Ok(())
+}
+
+fn told_to_stop() -> Result<impl Future<Output = ()>, CliError> {
+    let failed = |error| CliError::failed("can't listen for signals", error);
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
+
+/// What goes on beside the requests.
+fn watch_over(
+    config: &Config,
+    stores: &Stores,
+    keys: &Arc<SharedKeys>,
+    clock: &Arc<dyn Clock>,
+) -> Vec<tokio::task::JoinHandle<()>> {
+    let mut watchers = Vec::new();
+    if let KeySource::Dir(dir) = &config.tokens.keys {
+        let watch = key_files::watch(dir.clone(), config.tokens.key_activation, Arc::clone(keys));
+        watchers.push(tokio::spawn(watch));
+    }
+    let (stores, clock, allowed) = (stores.clone(), Arc::clone(clock), config.session.grace / 4);
+    watchers.push(tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            match clock_offset(&stores, &*clock).await {
+                Ok(offset) => {
+                    metrics::gauge!("sekisho_clock_offset_seconds").set(offset.as_seconds_f64());
+                    if offset.unsigned_abs() > allowed {
+                        tracing::error!(%offset, ?allowed, "this machine's clock and the database's are too far apart");
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "the clocks were not compared");
+                }
+            }
+        }
+    }));
+    watchers
+}
+
+/// Clocks that are further apart than a quarter of the grace could take an honest browser for a
+/// thief.
+async fn check_clock(config: &Config, stores: &Stores, clock: &dyn Clock) -> Result<(), CliError> {
+    let offset = clock_offset(stores, clock)
+        .await
+        .map_err(|error| CliError::failed("can't ask the database for its time", error))?;
+    let allowed = config.session.grace / 4;
+    if offset.unsigned_abs() <= allowed {
+        return Ok(());
+    }
+    Err(CliError::Refused(format!(
+        "this machine's clock and the database's are {offset} apart, more than a quarter of session.grace: set the \
+         clocks, as with NTP"
+    )))
+}
+
+async fn clock_offset(stores: &Stores, clock: &dyn Clock) -> Result<time::Duration, StoreError> {
+    let before = clock.now();
+    let theirs = stores.sessions.store_time().await?;
+    let ours = before + (clock.now() - before) / 2;
+    Ok(ours - theirs)
+}
+
+/// Every replica must issue the same tokens for the same audience.
+async fn agree(config: &Config, stores: &Stores) -> Result<(), CliError> {
+    let settings = [("tokens.issuer", &config.tokens.issuer), ("tokens.audience", &config.tokens.audience)];
+    for (name, ours) in settings {
+        let settled = stores.settings.settle_setting(name, ours).await;
+        let settled = settled.map_err(|error| CliError::failed("can't ask the database", error))?;
+        if settled != *ours {
+            return Err(CliError::Misconfigured(
+                format!(
+                    "{name} is {ours:?}, but the database was set up with {settled:?}: set {name} to that"
+                )
+                .into(),
+            ));
+        }
+    }
+    Ok(())
+}
+
+async fn bind(key: &str, listen: &Listen, reuse_port: bool) -> Result<TcpListener, CliError> {
+    let failed = |error: io::Error| {
+        if error.kind() == io::ErrorKind::AddrInUse {
+            return CliError::Refused(format!(
+                "{key} = {listen} is in use: stop the program that has it, or choose another port"
+            ));
+        }
+        CliError::failed(format!("can't listen on {key} = {listen}"), error)
+    };
+    let mut addresses: Vec<_> = lookup_host((listen.host(), listen.port())).await.map_err(failed)?.collect();
+    // A name such as localhost has two; what knows only one knows IPv4.
+    addresses.sort_by_key(SocketAddr::is_ipv6);
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for address in addresses {
+        match bind_to(address, reuse_port) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = error,
+        }
+    }
+    Err(failed(last))
+}
+
+fn bind_to(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A restart must not wait for the last connections' TIME_WAIT.
+    socket.set_reuseaddr(true)?;
+    socket.set_reuseport(reuse_port)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+fn local(listener: &TcpListener) -> Result<SocketAddr, CliError> {
+    listener.local_addr().map_err(|error| CliError::failed("can't tell the listener's address", error))
+}
+
+const BACKLOG: u32 = 1024;

@@ -4,9 +4,16 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use time::OffsetDateTime;
 
+use super::error::CliError;
 use super::output::{self, Row};
-use super::user::parse_email;
-use crate::models::session::{Session, SessionId};
+use super::start;
+use super::user::{parse_email, sessions_ended};
+use crate::backend::config::Config;
+use crate::backend::db::Stores;
+use crate::clock::{Clock, SystemClock};
+use crate::models::session::{EndReason, Session, SessionEnd, SessionId};
+use crate::models::user::UserId;
+use crate::services::store::{StoreError, Which};
 
 /// What to do with sessions.
 #[derive(Clone, Debug, Subcommand)]
@@ -47,6 +54,69 @@ pub struct SessionRevoke {
     /// Everybody's, as after a restore from an old backup
     #[arg(long)]
     pub all: bool,
+}
+
+/// Does what is to be done with sessions.
+pub(super) async fn run(command: SessionCommand, config: &Config) -> Result<(), CliError> {
+    let stores = start::stores(config).await?;
+    let done = match command {
+        SessionCommand::List(list) => print(&stores, list).await,
+        SessionCommand::Revoke(revoke) => end(&stores, revoke).await,
+    };
+    stores.close().await;
+    done
+}
+
+async fn print(stores: &Stores, list: SessionList) -> Result<(), CliError> {
+    let now = SystemClock.now();
+    let which = match &list.user {
+        Some(email) => Which::OfUser(user(stores, email).await?),
+        None => Which::All,
+    };
+    let live_at = (!list.ended).then_some(now);
+    let sessions = stores.sessions.list_sessions(&which, live_at, list.limit).await.map_err(failed)?;
+    let rows: Vec<_> = sessions.iter().map(|session| SessionRow::new(session, now)).collect();
+    output::print_list(&rows, list.json)
+}
+
+async fn end(stores: &Stores, revoke: SessionRevoke) -> Result<(), CliError> {
+    let end = SessionEnd { at: SystemClock.now(), reason: EndReason::Revoked };
+    let which = match &revoke.user {
+        Some(email) => Some(Which::OfUser(user(stores, email).await?)),
+        None => revoke.all.then_some(Which::All),
+    };
+    let ended = match which {
+        Some(which) => stores.sessions.end_sessions(&which, end).await.map_err(failed)?.len(),
+        None => end_each(stores, &revoke.ids, end).await?,
+    };
+    output::print_lines(&[sessions_ended(ended)])
+}
+
+/// Ends these sessions; one that isn't there is an error, but the others end all the same.
+async fn end_each(stores: &Stores, ids: &[SessionId], end: SessionEnd) -> Result<usize, CliError> {
+    let mut ended = 0;
+    let mut unknown = Vec::new();
+    for &id in ids {
+        if stores.sessions.end_session(id, end).await.map_err(failed)? {
+            ended += 1;
+        } else if stores.sessions.find_session(id).await.map_err(failed)?.is_none() {
+            unknown.push(id.to_string());
+        }
+    }
+    if unknown.is_empty() {
+        return Ok(ended);
+    }
+    let unknown = unknown.join(", ");
+    Err(CliError::Refused(format!("{}, but there is no session {unknown}", sessions_ended(ended))))
+}
+
+async fn user(stores: &Stores, email: &str) -> Result<UserId, CliError> {
+    let found = stores.users.find_user_by_email(email).await.map_err(failed)?;
+    found.map(|user| user.id).ok_or_else(|| CliError::Refused(format!("there is no user {email}")))
+}
+
+fn failed(error: StoreError) -> CliError {
+    CliError::failed("can't ask the database", error)
 }
 
 /// A session, as it is listed.

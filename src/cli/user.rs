@@ -5,15 +5,19 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use email_address::{EmailAddress, Options};
 use indicatif::{ProgressBar, ProgressStyle};
+use secrecy::SecretString;
 use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::error::CliError;
 use super::import::{self, Format, ImportedUser};
 use super::output::{self, Row};
+use super::{password, start};
+use crate::backend::config::Config;
 use crate::models::user::{Role, User};
+use crate::services::store::StoreError;
+use crate::services::users::{self, HashedUser, NewUser, UserError, Users};
 
 /// What to do with users.
 #[derive(Clone, Debug, Subcommand)]
@@ -101,6 +105,94 @@ pub struct UserImport {
     pub file: PathBuf,
 }
 
+/// Does what is to be done with users.
+pub(super) async fn run(command: UserCommand, config: &Config) -> Result<(), CliError> {
+    // What the user must type, or the file must hold, comes before the database is touched.
+    let (password, imported) = match &command {
+        UserCommand::Create(UserCreate { password_stdin, .. })
+        | UserCommand::Passwd(UserPasswd { password_stdin, .. }) => {
+            (Some(password::read_new(*password_stdin)?), Vec::new())
+        }
+        UserCommand::Import(UserImport { file }) => (None, read_import(file)?),
+        _ => (None, Vec::new()),
+    };
+    let stores = start::stores(config).await?;
+    let users = start::users(config, &stores)?;
+    let done = perform(command, &users, password, imported).await;
+    stores.close().await;
+    done
+}
+
+async fn perform(
+    command: UserCommand,
+    users: &Users,
+    password: Option<SecretString>,
+    imported: Vec<ImportedUser>,
+) -> Result<(), CliError> {
+    let password = password.unwrap_or_default();
+    let said = match command {
+        UserCommand::List(UserList { json }) => {
+            let rows: Vec<_> = users.list().await?.iter().map(UserRow::from).collect();
+            return output::print_list(&rows, json);
+        }
+        UserCommand::Create(UserCreate { email, name, role, .. }) => {
+            let user = users.create(NewUser { email, name, role, password }).await?;
+            format!("created {} ({}), id {}", user.email, user.role.as_str(), user.id)
+        }
+        UserCommand::Passwd(UserPasswd { email, .. }) => {
+            let ended = users.set_password(&users.by_email(&email).await?, &password).await?;
+            format!("set the password of {email}; {}", sessions_ended(ended))
+        }
+        UserCommand::Role(UserRole { email, role }) => {
+            let ended = users.set_role(&users.by_email(&email).await?, role).await?;
+            format!("{email} is {} now; {}", role.as_str(), sessions_ended(ended))
+        }
+        UserCommand::Disable(UserName { email }) => {
+            let ended = users.disable(&users.by_email(&email).await?).await?;
+            format!("disabled {email}; {}", sessions_ended(ended))
+        }
+        UserCommand::Enable(UserName { email }) => {
+            users.enable(&users.by_email(&email).await?).await?;
+            format!("enabled {email}")
+        }
+        UserCommand::Delete(UserName { email }) => {
+            let ended = users.delete(&users.by_email(&email).await?).await?;
+            format!("deleted {email}; {}", sessions_ended(ended))
+        }
+        UserCommand::Import(_) => {
+            let imported = users.import(imported.into_iter().map(HashedUser::from).collect()).await?;
+            format!("imported {imported} users")
+        }
+    };
+    output::print_lines(&[said])
+}
+
+pub(super) fn sessions_ended(count: usize) -> String {
+    match count {
+        0 => "no session ended".to_owned(),
+        1 => "1 session ended".to_owned(),
+        many => format!("{many} sessions ended"),
+    }
+}
+
+impl From<ImportedUser> for HashedUser {
+    fn from(user: ImportedUser) -> Self {
+        let ImportedUser { email, name, role, hashed_password, disabled, .. } = user;
+        Self { email, name, role, hashed_password, disabled }
+    }
+}
+
+impl From<UserError> for CliError {
+    fn from(error: UserError) -> Self {
+        match error {
+            UserError::Store(StoreError::Conflict(_)) => {
+                Self::Refused("a user with this address is there already; nothing was changed".to_owned())
+            }
+            other => Self::Refused(super::error::with_causes(&other)),
+        }
+    }
+}
+
 /// A user, as listed.
 #[derive(Clone, Debug, Serialize)]
 pub struct UserRow {
@@ -172,11 +264,7 @@ fn bar_style() -> ProgressStyle {
 
 /// The address in lower case, if it is one.
 pub(super) fn parse_email(text: &str) -> Result<String, String> {
-    let options = Options::default().without_display_text().without_domain_literal();
-    match EmailAddress::parse_with_options(text, options) {
-        Ok(_) if text.len() <= LONGEST_EMAIL => Ok(text.to_lowercase()),
-        _ => Err("expected an e-mail address such as ada@example.com".to_owned()),
-    }
+    users::email(text).map_err(|_| "expected an e-mail address such as ada@example.com".to_owned())
 }
 
 /// The role of this name.
@@ -194,9 +282,6 @@ Examples:
   sekisho user import users.csv
 
 A password never goes on the command line, where other users of the machine could read it.";
-
-/// RFC 5321, section 4.5.3.1.3: a path of 256, less its brackets.
-const LONGEST_EMAIL: usize = 254;
 
 #[cfg(test)]
 mod tests {

@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request, State};
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use secrecy::SecretString;
 use tower_cookies::Cookies;
 use utoipa_axum::router::OpenApiRouter;
@@ -17,12 +17,12 @@ use uuid::Uuid;
 use super::form::{Form, is_form};
 use super::{ApiError, AuthState, JsonBody};
 use crate::identity::{Client, SessionEvent};
-use crate::layer::{CurrentUser, RefreshError, RefreshRequest, Renewal};
-use crate::models::session::{SessionId, SessionKind};
+use crate::layer::{CurrentUser, RefreshError, RefreshRequest, Renewal, SESSION_EVENT_HEADER};
+use crate::models::session::{Session, SessionId, SessionKind};
 use crate::models::user::Role;
 use crate::schemas::auth::{LoginIn, PasswordIn, RegisterIn, SessionListItem, SessionOut, UserOut};
 use crate::schemas::problem::{Problem, ReadProblems, WriteProblems};
-use crate::services::auth::Credentials;
+use crate::services::auth::{AuthError, Credentials};
 use crate::services::users::NewUser;
 
 /// How large the bodies of these routes may be, in bytes.
@@ -54,7 +54,10 @@ pub fn signed_in() -> OpenApiRouter<AuthState> {
 /// Signs in and sets both cookies.
 #[utoipa::path(
     post, path = "/login", tag = "auth",
-    request_body(content((LoginIn = "application/json"), (LoginIn = "application/x-www-form-urlencoded"))),
+    request_body(content(
+        (LoginIn = "application/json"),
+        (LoginIn = "application/x-www-form-urlencoded"),
+    )),
     responses(
         (status = 200, description = "Signed in. Never a token: those are in the cookies.", body = SessionOut),
         (status = 401, description = "Wrong address or password.", body = Problem,
@@ -137,7 +140,7 @@ async fn refresh(
     state.set(&cookies, &issued.renewal);
     let event = HeaderValue::from_static(issued.renewal.event.as_str());
     let body = Json(SessionOut::new(&user, &session, issued.renewal.identity.expires_at));
-    Ok(([(SESSION_EVENT, event)], body).into_response())
+    Ok(([(SESSION_EVENT_HEADER, event)], body).into_response())
 }
 
 /// Makes an account, where registration is open.
@@ -188,10 +191,7 @@ async fn sessions(
     State(state): State<AuthState>,
 ) -> Result<Json<Vec<SessionListItem>>, ApiError> {
     let sessions = state.auth.sessions(&identity).await?;
-    let item = |session: &_| -> SessionListItem {
-        let session: &crate::models::session::Session = session;
-        SessionListItem::new(session, session.id == identity.session)
-    };
+    let item = |session: &Session| SessionListItem::new(session, session.id == identity.session);
     Ok(Json(sessions.iter().map(item).collect()))
 }
 
@@ -235,10 +235,7 @@ async fn password(
     let current = SecretString::from(change.current_password);
     let new = SecretString::from(change.new_password);
     state.auth.change_password(&identity, &current, &new).await.map_err(|error| match error {
-        // Not 401: the session is good, and a client may take a 401 for its end.
-        crate::services::auth::AuthError::Credentials => {
-            ApiError::Forbidden("The current password is wrong.")
-        }
+        AuthError::Credentials => ApiError::WrongPassword,
         other => other.into(),
     })?;
     let (user, session) = state.auth.whoami(&identity).await?;
@@ -270,7 +267,7 @@ impl<S: Send + Sync> FromRequest<S> for LoginBody {
         if !is_form(request.headers()) {
             return JsonBody::from_request(request, state).await.map(|JsonBody(login)| Self(login));
         }
-        let mut form = Form::from_request(request, state).await?;
+        let mut form = Form::read(request).await?;
         Ok(Self(LoginIn { email: form.require("email")?, password: form.require("password")? }))
     }
 }
@@ -289,7 +286,8 @@ impl AuthState {
     }
 
     fn set(&self, cookies: &Cookies, renewal: &Renewal) {
-        for cookie in self.cookies.fresh(renewal) {
+        let fresh = self.cookies.fresh(&renewal.access_token, &renewal.refresh_token, renewal.max_age);
+        for cookie in fresh {
             cookies.add(cookie);
         }
     }
@@ -300,5 +298,3 @@ impl AuthState {
         }
     }
 }
-
-const SESSION_EVENT: HeaderName = HeaderName::from_static("x-session-event");

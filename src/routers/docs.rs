@@ -13,19 +13,17 @@ use utoipa::openapi::{Components, Info, License, OpenApi, OpenApiBuilder};
 use utoipa_swagger_ui::Config;
 
 use super::assets::Asset;
-use super::{movies, security_headers};
+use super::security_headers;
 
-/// The description (OpenAPI 3.1) of all that is served under `/movies`.
-///
-/// Routes with a description of their own are added with [`OpenApi::merge`].
+/// Completes the description (OpenAPI 3.1) of these routes with what they share.
 #[must_use]
-pub fn openapi() -> OpenApi {
+pub fn openapi(routes: OpenApi) -> OpenApi {
     let mut info = Info::new("Sekisho", env!("CARGO_PKG_VERSION"));
     info.description = Some(DESCRIPTION.to_owned());
     info.license = Some(License::new("MIT"));
 
     let mut openapi = OpenApiBuilder::new().info(info).components(Some(security_schemes())).build();
-    openapi.merge(movies::router().into_openapi());
+    openapi.merge(routes);
     openapi
 }
 

@@ -6,13 +6,18 @@ use std::fmt::Write as _;
 use axum::Router;
 use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderValue, StatusCode};
 
+use super::form::FormError;
 use crate::identity::SessionEvent;
+use crate::layer::SESSION_EVENT_HEADER;
 use crate::schemas::movie::InvalidField;
 use crate::schemas::problem::Problem;
+use crate::services::auth::AuthError;
 use crate::services::movies::{MovieError, UnknownOrder};
+use crate::services::password::PasswordError;
 use crate::services::store::StoreError;
+use crate::services::users::UserError;
 
 /// Why a request failed.
 ///
@@ -27,6 +32,9 @@ pub enum ApiError {
     /// The request contradicts what is there; the text says how.
     #[error("{0}")]
     Conflict(String),
+    /// A page of another origin sent this, which may not.
+    #[error("This request came from a page of another site, which may not send it.")]
+    CrossSite,
     /// The user may not do this; the text says what it takes.
     #[error("{0}")]
     Forbidden(&'static str),
@@ -45,6 +53,12 @@ pub enum ApiError {
     /// There is no such thing; the text says what.
     #[error("{0}")]
     NotFound(&'static str),
+    /// A panic was caught; the log has it already.
+    #[error("Something went wrong on the server.")]
+    Panicked,
+    /// Accounts are made by the operator.
+    #[error("Accounts are made by the operator of this server.")]
+    RegistrationClosed,
     /// The store can't be asked.
     #[error("The server can't reach its database at the moment. Try again shortly.")]
     StoreUnavailable(#[source] Box<dyn Error + Send + Sync>),
@@ -57,6 +71,10 @@ pub enum ApiError {
     /// The body is not of a type that we read.
     #[error("The body must be JSON, with `Content-Type: application/json`.")]
     UnsupportedMediaType,
+    /// The current password, which a change asks for, is another one. Not 401: the session is good,
+    /// and a client may take a 401 for its end.
+    #[error("The current password is wrong.")]
+    WrongPassword,
 }
 
 impl ApiError {
@@ -71,13 +89,15 @@ impl ApiError {
         match self {
             Self::InvalidRequest(_) => StatusCode::BAD_REQUEST,
             Self::InvalidCredentials | Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
-            Self::Forbidden(_) => StatusCode::FORBIDDEN,
+            Self::CrossSite | Self::Forbidden(_) | Self::RegistrationClosed | Self::WrongPassword => {
+                StatusCode::FORBIDDEN
+            }
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Conflict(_) => StatusCode::CONFLICT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Internal(_) | Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Busy | Self::StoreUnavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -88,16 +108,19 @@ impl ApiError {
         match self {
             Self::Busy => "busy",
             Self::Conflict(_) => "conflict",
+            Self::CrossSite => "cross_site",
             Self::Forbidden(_) => "forbidden",
-            Self::Internal(_) => "internal",
+            Self::Internal(_) | Self::Panicked => "internal",
             Self::InvalidCredentials => "invalid_credentials",
             Self::InvalidRequest(_) => "invalid_request",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::NotFound(_) => "not_found",
+            Self::RegistrationClosed => "registration_closed",
             Self::StoreUnavailable(_) => "store_unavailable",
             Self::TooLarge => "too_large",
-            Self::Unauthenticated(_) => "unauthenticated",
+            Self::Unauthenticated(event) => event.as_str(),
             Self::UnsupportedMediaType => "unsupported_media_type",
+            Self::WrongPassword => "wrong_password",
         }
     }
 
@@ -108,17 +131,18 @@ impl ApiError {
         let title = status.canonical_reason().unwrap_or_default();
         Problem::new(status.as_u16(), title, self.code(), self.to_string())
     }
+}
 
-    fn log(&self) {
-        if let Some(cause) = self.source() {
-            tracing::error!(code = self.code(), error = chain(cause), "the request failed");
-        }
+/// Logs what lies behind an error that is answered with `code`, if anything does.
+pub(super) fn log_cause(error: &dyn Error, code: &str) {
+    if let Some(cause) = error.source() {
+        tracing::error!(code, error = chain(cause), "the request failed");
     }
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        self.log();
+        log_cause(&self, self.code());
         let body = serde_json::to_vec(&self.problem()).unwrap_or_default();
         let mut response = (self.status(), body).into_response();
         let headers = response.headers_mut();
@@ -131,7 +155,7 @@ impl IntoResponse for ApiError {
             }
             Self::Unauthenticated(event) => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-                headers.insert(SESSION_EVENT, HeaderValue::from_static(event.as_str()));
+                headers.insert(SESSION_EVENT_HEADER, HeaderValue::from_static(event.as_str()));
             }
             Self::Busy | Self::StoreUnavailable(_) => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
@@ -148,6 +172,51 @@ impl From<StoreError> for ApiError {
             StoreError::Conflict(what) => Self::Conflict(format!("The {what} is taken already.")),
             StoreError::Unavailable(_) => Self::StoreUnavailable(Box::new(error)),
             StoreError::Corrupt { .. } => Self::internal(error),
+        }
+    }
+}
+
+impl From<AuthError> for ApiError {
+    fn from(error: AuthError) -> Self {
+        match error {
+            AuthError::Credentials => Self::InvalidCredentials,
+            AuthError::Password(error) => error.into(),
+            AuthError::RegistrationClosed => Self::RegistrationClosed,
+            AuthError::Store(error) => error.into(),
+            AuthError::UnknownSession => Self::NotFound("There is no such session."),
+            AuthError::User(error) => error.into(),
+            other => Self::internal(other),
+        }
+    }
+}
+
+impl From<UserError> for ApiError {
+    fn from(error: UserError) -> Self {
+        match error {
+            UserError::Email(_) | UserError::Name => Self::InvalidRequest(sentence(&error)),
+            UserError::Password(error) => error.into(),
+            UserError::Store(error) => error.into(),
+            other => Self::internal(other),
+        }
+    }
+}
+
+impl From<PasswordError> for ApiError {
+    fn from(error: PasswordError) -> Self {
+        match error {
+            PasswordError::Busy => Self::Busy,
+            PasswordError::Refused(_) | PasswordError::TooLong => Self::InvalidRequest(sentence(&error)),
+            other => Self::internal(other),
+        }
+    }
+}
+
+impl From<FormError> for ApiError {
+    fn from(error: FormError) -> Self {
+        match error {
+            FormError::ContentType => Self::UnsupportedMediaType,
+            FormError::TooLarge => Self::TooLarge,
+            other => Self::InvalidRequest(other.to_string()),
         }
     }
 }
@@ -204,6 +273,14 @@ fn sign_in_again(event: SessionEvent) -> &'static str {
     }
 }
 
+/// An error's text as a sentence.
+fn sentence(error: &dyn Error) -> String {
+    let text = error.to_string();
+    let mut letters = text.chars();
+    let first = letters.next().into_iter().flat_map(char::to_uppercase);
+    first.chain(letters).chain(['.']).collect()
+}
+
 fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
@@ -214,7 +291,6 @@ fn chain(error: &dyn Error) -> String {
     text
 }
 
-const SESSION_EVENT: HeaderName = HeaderName::from_static("x-session-event");
 const RETRY_AFTER_SECONDS: &str = "2";
 
 #[cfg(test)]
@@ -255,7 +331,7 @@ mod tests {
         let response = ApiError::Unauthenticated(SessionEvent::IdleExpired).into_response();
         assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
         assert_eq!(response.headers()[WWW_AUTHENTICATE], "Bearer");
-        assert_eq!(response.headers()[SESSION_EVENT], "idle_expired");
+        assert_eq!(response.headers()[SESSION_EVENT_HEADER], "idle_expired");
         assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
     }
 

@@ -3,6 +3,7 @@
 //! They say which field is at fault and what was expected, but never repeat a value: it may be a
 //! password.
 
+use std::convert::Infallible;
 use std::error::Error;
 use std::fmt::Display;
 
@@ -14,6 +15,7 @@ use http::{HeaderMap, StatusCode};
 use serde::de::DeserializeOwned;
 
 use super::ApiError;
+use crate::identity::Client;
 
 /// A JSON body.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +61,15 @@ where
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Self::Rejection> {
         let refused = |refusal| ApiError::InvalidRequest(query_problem(&refusal));
         Query::try_from_uri(&parts.uri).map(|Query(params)| Self(params)).map_err(refused)
+    }
+}
+
+/// Where the request comes from.
+impl<S: Sync> FromRequestParts<S> for Client {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Infallible> {
+        Ok(Self::of(&parts.extensions, &parts.headers))
     }
 }
 

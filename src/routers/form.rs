@@ -30,6 +30,18 @@ pub(super) enum FormError {
 }
 
 impl Form {
+    /// Reads the form in a request's body.
+    pub(super) async fn read(request: Request) -> Result<Self, FormError> {
+        if !is_form(request.headers()) {
+            return Err(FormError::ContentType);
+        }
+        let body = Bytes::from_request(request, &()).await.map_err(|refusal| match refusal.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => FormError::TooLarge,
+            _ => FormError::Unreadable,
+        })?;
+        Self::parse(&body)
+    }
+
     /// Takes a field out.
     pub(super) fn take(&mut self, name: &str) -> Option<String> {
         let at = self.0.iter().position(|(field, _)| field == name)?;
@@ -50,21 +62,6 @@ impl Form {
             fields.push((name.into_owned(), value.into_owned()));
         }
         Ok(Self(fields))
-    }
-}
-
-impl<S: Send + Sync> FromRequest<S> for Form {
-    type Rejection = FormError;
-
-    async fn from_request(request: Request, state: &S) -> Result<Self, FormError> {
-        if !is_form(request.headers()) {
-            return Err(FormError::ContentType);
-        }
-        let body = Bytes::from_request(request, state).await.map_err(|refusal| match refusal.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => FormError::TooLarge,
-            _ => FormError::Unreadable,
-        })?;
-        Self::parse(&body)
     }
 }
 

@@ -160,8 +160,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Writer {
 }
 
 fn signed_in(parts: &Parts) -> Result<&Identity, ApiError> {
-    let nobody = ApiError::Unauthenticated(SessionEvent::Missing);
-    parts.extensions.get::<Identity>().ok_or(nobody)
+    parts.extensions.get::<Identity>().ok_or(ApiError::Unauthenticated(SessionEvent::Missing))
 }
 
 fn movie_query(params: MovieListParams) -> Result<MovieQuery, ApiError> {

@@ -6,10 +6,10 @@
 //! is 401 as the former expect.
 
 use axum::Json;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, PRAGMA, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderValue, StatusCode};
 use secrecy::SecretString;
 use time::OffsetDateTime;
 use utoipa_axum::router::OpenApiRouter;
@@ -17,11 +17,11 @@ use utoipa_axum::routes;
 
 use super::AuthState;
 use super::auth::BODY_LIMIT;
+use super::error::log_cause;
 use super::form::{Form, FormError};
 use crate::identity::{Client, SessionEvent};
-use crate::layer::{RefreshError, RefreshRequest};
+use crate::layer::{RefreshError, RefreshRequest, SESSION_EVENT_HEADER};
 use crate::models::session::SessionKind;
-use crate::routers::error::log_cause;
 use crate::schemas::auth::{TokenOut, TokenProblem};
 use crate::services::auth::{AuthError, Credentials};
 use crate::services::password::PasswordError;
@@ -66,9 +66,9 @@ struct TokenForm {
 async fn token(
     State(state): State<AuthState>,
     client: Client,
-    form: Result<Form, FormError>,
+    request: Request,
 ) -> Result<Response, TokenError> {
-    let mut form = form?;
+    let mut form = Form::read(request).await?;
     let grant = form.take("grant_type").unwrap_or_default();
     if form.take("scope").is_some_and(|scope| !scope.is_empty()) {
         return Err(TokenError::Scope);
@@ -180,7 +180,7 @@ impl IntoResponse for TokenError {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         if let Some(event) = self.event() {
-            headers.insert(SESSION_EVENT, HeaderValue::from_static(event.as_str()));
+            headers.insert(SESSION_EVENT_HEADER, HeaderValue::from_static(event.as_str()));
         }
         response
     }
@@ -206,5 +206,3 @@ impl From<RefreshError> for TokenError {
         }
     }
 }
-
-const SESSION_EVENT: HeaderName = HeaderName::from_static("x-session-event");

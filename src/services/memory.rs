@@ -117,9 +117,15 @@ impl SessionStore for MemoryStore {
         Ok(live)
     }
 
-    async fn list_sessions(&self, which: &Which, limit: u32) -> Result<Vec<Session>, StoreError> {
+    async fn list_sessions(
+        &self,
+        which: &Which,
+        live_at: Option<OffsetDateTime>,
+        limit: u32,
+    ) -> Result<Vec<Session>, StoreError> {
         let tables = self.tables();
-        let named = tables.sessions.values().filter(|session| names(which, session));
+        let listed = |session: &&Session| live_at.is_none_or(|now| session.over(now).is_none());
+        let named = tables.sessions.values().filter(|session| names(which, session)).filter(listed);
         let mut sessions: Vec<Session> = named.cloned().collect();
         sessions.sort_by_key(|session| std::cmp::Reverse((session.created_at, session.id)));
         sessions.truncate(limit as usize);

@@ -67,9 +67,14 @@ pub trait SessionStore: Send + Sync + 'static {
     /// The user's sessions that live at `now`, the latest rotated first.
     async fn live_sessions(&self, user: UserId, now: OffsetDateTime) -> Result<Vec<Session>, StoreError>;
 
-    /// All sessions that `which` names, ended and expired ones too, the latest created first, at
-    /// most `limit`.
-    async fn list_sessions(&self, which: &Which, limit: u32) -> Result<Vec<Session>, StoreError>;
+    /// The sessions that `which` names, the latest created first, at most `limit`: those that live at
+    /// `live_at`, or without it ended and expired ones too.
+    async fn list_sessions(
+        &self,
+        which: &Which,
+        live_at: Option<OffsetDateTime>,
+        limit: u32,
+    ) -> Result<Vec<Session>, StoreError>;
 
     /// The database's own clock.
     async fn store_time(&self) -> Result<OffsetDateTime, StoreError>;

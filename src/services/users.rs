@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use email_address::EmailAddress;
+use email_address::{EmailAddress, Options};
 use ring::rand::{SecureRandom, SystemRandom};
 use secrecy::SecretString;
 use uuid::Uuid;
@@ -239,8 +239,13 @@ impl Users {
 pub fn email(text: &str) -> Result<String, UserError> {
     let address = text.to_lowercase();
     // RFC 5321, section 4.5.3.1.3: a path has at most 256 octets, two of them angle brackets.
-    let legal =
-        address.len() <= 254 && EmailAddress::is_valid(&address) && !address.contains(char::is_control);
+    let legal = address.len() <= 254
+        && !address.contains(char::is_control)
+        && EmailAddress::parse_with_options(
+            &address,
+            Options::default().without_display_text().without_domain_literal(),
+        )
+        .is_ok();
     if legal { Ok(address) } else { Err(UserError::Email(text.chars().take(64).collect())) }
 }
 

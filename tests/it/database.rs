@@ -83,7 +83,7 @@ async fn processes_may_migrate_at_once(place: Place) {
     }
     let stores = place.open().await;
     assert_eq!(stores.pending().await.unwrap(), []);
-    assert_eq!(stores.sessions.list_sessions(&Which::All, 100).await.unwrap().len(), 8);
+    assert_eq!(stores.sessions.list_sessions(&Which::All, None, 100).await.unwrap().len(), 8);
 }
 
 async fn a_newer_database_is_refused(place: Place) {
@@ -250,7 +250,7 @@ async fn row_locks_are_taken_in_one_order() {
         rotations, replays, idle_expires_at, absolute_expires_at, ended_at, end_reason, address, \
         user_agent FROM myapi.sessions, generate_series(1, 5000); ANALYZE myapi.sessions";
     support::run(fresh.url(), copies).await;
-    let few = fresh.stores.sessions.list_sessions(&Which::All, 8).await.unwrap();
+    let few = fresh.stores.sessions.list_sessions(&Which::All, None, 8).await.unwrap();
     let few: Vec<SessionId> = few.into_iter().map(|session| session.id).collect();
     for round in 0..15 {
         race(10, |nth| {

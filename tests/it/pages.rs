@@ -131,7 +131,7 @@ async fn docs_live_at_one_address() {
 
 fn demo() -> Router {
     let sample = Sample { email: "otama@example.com".to_owned(), password: "let me through".to_owned() };
-    let docs = routers::docs::router(routers::docs::openapi());
+    let docs = routers::docs::router(routers::docs::openapi(routers::movies::router().into_openapi()));
     routers::with_fallbacks(routers::pages::router(Some(sample)).merge(docs))
 }
 

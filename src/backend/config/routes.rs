@@ -104,15 +104,17 @@ impl Route {
         if others.iter().any(|other| other.path == self.path) {
             return Err(table.invalid("routes.path", "another route has that path: keep one of them"));
         }
-        let covers = |own: &&str| own.parse::<PathPrefix>().is_ok_and(|own| own.covers(self.path.as_str()));
+        let covers = |own: &PathPrefix| own.covers(self.path.as_str());
         let Some(own) = server.builtin_paths().into_iter().find(covers) else { return Ok(()) };
-        let remedy = if own == server.auth_prefix.as_str() {
+        let remedy = if own == server.auth_prefix {
             "choose another path, or move ours with server.auth_prefix"
         } else {
             "choose another path, or take ours out of server.builtin"
         };
-        Err(table
-            .invalid("routes.path", format!("{own} is ours, so the route would never be reached: {remedy}")))
+        Err(table.invalid(
+            "routes.path",
+            format!("{} is ours, so the route would never be reached: {remedy}", own.as_str()),
+        ))
     }
 
     fn check_session(&self, table: &Settings) -> Result<(), ConfigError> {

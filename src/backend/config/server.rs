@@ -84,12 +84,13 @@ impl Server {
 
     /// The paths at or below which the enabled groups answer.
     #[must_use]
-    pub fn builtin_paths(&self) -> Vec<&str> {
+    pub fn builtin_paths(&self) -> Vec<PathPrefix> {
+        let path = PathPrefix::known;
         let paths = |builtin: &Builtin| match builtin {
-            Builtin::Auth => vec![self.auth_prefix.as_str(), "/.well-known/jwks.json"],
-            Builtin::Docs => vec!["/docs", "/openapi.json"],
-            Builtin::Movies => vec!["/movies"],
-            Builtin::Token => vec!["/token"],
+            Builtin::Auth => vec![self.auth_prefix.clone(), path("/.well-known/jwks.json")],
+            Builtin::Docs => vec![path("/docs"), path("/openapi.json")],
+            Builtin::Movies => vec![path("/movies")],
+            Builtin::Token => vec![path("/token")],
         };
         self.builtin.iter().flat_map(paths).collect()
     }

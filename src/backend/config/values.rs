@@ -185,6 +185,11 @@ impl fmt::Display for Origin {
 pub struct PathPrefix(String);
 
 impl PathPrefix {
+    /// One of the program's own paths.
+    pub(super) fn known(path: &str) -> Self {
+        Self(path.to_owned())
+    }
+
     /// The path.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -87,9 +87,18 @@ impl SessionStore for PostgresStore {
         rows.into_iter().map(Session::try_from).collect()
     }
 
-    async fn list_sessions(&self, which: &Which, limit: u32) -> Result<Vec<Session>, StoreError> {
+    async fn list_sessions(
+        &self,
+        which: &Which,
+        live_at: Option<OffsetDateTime>,
+        limit: u32,
+    ) -> Result<Vec<Session>, StoreError> {
         let mut query = QueryBuilder::<Postgres>::new(LIST);
         push_which(&mut query, which);
+        if let Some(now) = live_at {
+            query.push(" AND ended_at IS NULL AND idle_expires_at > ").push_bind(now);
+            query.push(" AND absolute_expires_at > ").push_bind(now);
+        }
         query.push(" ORDER BY created_at DESC, id DESC LIMIT ").push_bind(i64::from(limit));
         let rows = query.build_query_as::<Row>().fetch_all(&self.pool).await;
         rows.map_err(StoreError::unavailable)?.into_iter().map(Session::try_from).collect()

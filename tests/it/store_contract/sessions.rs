@@ -26,7 +26,7 @@ pub(super) async fn what_is_not_there_is_no_error(stores: &Stores) {
     assert!(!sessions.end_session(nothing.id, revoked).await.unwrap());
     assert_eq!(sessions.end_sessions(&Which::All, revoked).await.unwrap(), []);
     assert_eq!(sessions.live_sessions(nobody.id, NOW).await.unwrap(), []);
-    assert_eq!(sessions.list_sessions(&Which::All, 10).await.unwrap(), []);
+    assert_eq!(sessions.list_sessions(&Which::All, None, 10).await.unwrap(), []);
 
     assert!(users.find_user(nobody.id).await.unwrap().is_none());
     for email in ["nobody@example.com", "", "\0", "no\0body@example.com", "'; --"] {
@@ -117,7 +117,7 @@ pub(super) async fn a_refused_sign_in_changes_nothing(stores: &Stores) {
         ..new(&session)
     };
     assert_eq!(stores.sessions.insert_session(&asked).await.unwrap(), Inserted::Refused);
-    assert_eq!(stores.sessions.list_sessions(&Which::All, 10).await.unwrap(), [before]);
+    assert_eq!(stores.sessions.list_sessions(&Which::All, None, 10).await.unwrap(), [before]);
 }
 
 pub(super) async fn a_new_session_takes_the_place_of_another(stores: &Stores) {
@@ -447,12 +447,16 @@ pub(super) async fn lists_come_latest_created_first(stores: &Stores) {
     let a = known_session(stores, a).await;
     let d = known_session(stores, Session { idle_expires_at: NOW - DAY, ..created(&one, 4) }).await;
 
-    let list = async |which, limit| stores.sessions.list_sessions(&which, limit).await.unwrap();
+    let list = async |which, limit| stores.sessions.list_sessions(&which, None, limit).await.unwrap();
     assert_eq!(list(Which::All, 10).await, [a.clone(), b.clone(), c.clone(), d.clone()]);
     assert_eq!(list(Which::All, 2).await, [a.clone(), b.clone()]);
     assert_eq!(list(Which::OfUser(one.id), 10).await, [a.clone(), b.clone(), d.clone()]);
     assert_eq!(list(Which::OfUserBut(one.id, b.id), 10).await, [a, d]);
-    assert_eq!(list(Which::SignedBy(9), 10).await, [c]);
+    assert_eq!(list(Which::SignedBy(9), 10).await, [c.clone()]);
+
+    let live = stores.sessions.list_sessions(&Which::All, Some(NOW), 10).await.unwrap();
+    assert_eq!(live, [b.clone(), c], "neither the ended nor the expired one");
+    assert_eq!(stores.sessions.list_sessions(&Which::OfUser(one.id), Some(NOW), 10).await.unwrap(), [b]);
 }
 
 pub(super) async fn the_store_tells_the_time(stores: &Stores) {

@@ -169,9 +169,9 @@ pub(super) async fn sessions_outlive_their_user(stores: &Stores) {
     assert!(stores.users.find_user_by_email(&owner.email).await.unwrap().is_none());
     assert_eq!(found(stores, live.id).await, Session { end: Some(deleted), ..live });
     assert_eq!(found(stores, ended.id).await.end, Some(end(EndReason::LoggedOut)));
-    assert_eq!(stores.sessions.list_sessions(&Which::OfUser(owner.id), 10).await.unwrap().len(), 2);
+    assert_eq!(stores.sessions.list_sessions(&Which::OfUser(owner.id), None, 10).await.unwrap().len(), 2);
 
     let successor = known_user(stores, &owner.email).await;
-    let theirs = stores.sessions.list_sessions(&Which::OfUser(successor.id), 10).await.unwrap();
+    let theirs = stores.sessions.list_sessions(&Which::OfUser(successor.id), None, 10).await.unwrap();
     assert_eq!(theirs, [], "an address may come again, an id never does");
 }

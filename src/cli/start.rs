@@ -1,0 +1,128 @@
+//! What commands need before they can begin: the database and the keys.
+
+use std::sync::Arc;
+
+use secrecy::ExposeSecret;
+use time::OffsetDateTime;
+
+use super::error::CliError;
+use crate::backend::config::{self, Config, KeySource};
+use crate::backend::db::{self, DbError, Options, Stores};
+use crate::backend::key_files::{self, KeyFileError};
+use crate::services::keys::{Algorithm, KeyMaterial, KeyRing};
+use crate::services::password::{PasswordSettings, Passwords};
+use crate::services::users::Users;
+
+/// Runs a command that waits for things.
+pub(super) fn block_on<T>(command: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.map_err(|error| CliError::failed("can't start the runtime", error))?.block_on(command)
+}
+
+/// Opens the database, with its tables up to date.
+pub(super) async fn stores(config: &Config) -> Result<Stores, CliError> {
+    let stores = open(config).await?;
+    stores.migrate().await?;
+    Ok(stores)
+}
+
+/// Opens the database as it is.
+pub(super) async fn open(config: &Config) -> Result<Stores, CliError> {
+    let url = config.database.url.expose_secret();
+    if let Some(file) = db::sqlite_path(url) {
+        db::check_owner(&file)?;
+    }
+    Ok(db::open(url, &Options::default()).await?)
+}
+
+/// The users, for commands that change them.
+pub(super) fn users(config: &Config, stores: &Stores) -> Result<Users, CliError> {
+    let settings = PasswordSettings {
+        bcrypt_cost: config.login.bcrypt_cost,
+        min_length: config.login.password_min_length as usize,
+        ..PasswordSettings::default()
+    };
+    let passwords = Passwords::new(settings).map_err(CliError::misconfigured)?;
+    Ok(Users::new(Arc::clone(&stores.users), Arc::new(passwords), Arc::new(crate::clock::SystemClock)))
+}
+
+/// Reads the keys. An embedded database's first start makes them; with a shared one each replica
+/// would make its own.
+pub(super) fn keys(config: &Config, embedded: bool, now: OffsetDateTime) -> Result<KeyRing, CliError> {
+    let tokens = &config.tokens;
+    let ring = match &tokens.keys {
+        KeySource::Secret(secret) => {
+            let key = KeyMaterial::from_secret(secret).and_then(|key| KeyRing::of_one(&key));
+            key.map_err(CliError::misconfigured)?
+        }
+        KeySource::Dir(dir) => match key_files::load(dir, tokens.key_activation) {
+            Err(KeyFileError::Empty(_)) if embedded => {
+                make_keys(config, now)?;
+                key_files::load(dir, tokens.key_activation).map_err(CliError::misconfigured)?
+            }
+            loaded => loaded.map_err(CliError::misconfigured)?,
+        },
+    };
+    check_bearer(config, &ring, now)?;
+    Ok(ring)
+}
+
+/// The folder of the keys, for commands that change it.
+pub(super) fn key_dir(config: &Config) -> Result<&std::path::Path, CliError> {
+    match &config.tokens.keys {
+        KeySource::Dir(dir) => Ok(dir),
+        KeySource::Secret(_) => Err(CliError::Refused(
+            "the keys come from tokens.secret: to have a key folder, take tokens.secret out of the configuration"
+                .to_owned(),
+        )),
+    }
+}
+
+/// The algorithm for new keys.
+pub(super) fn algorithm(config: &Config) -> Algorithm {
+    match config.tokens.algorithm {
+        config::Algorithm::EdDsa => Algorithm::EdDsa,
+        config::Algorithm::Es256 => Algorithm::Es256,
+        config::Algorithm::Hs256 => Algorithm::Hs256,
+    }
+}
+
+fn make_keys(config: &Config, now: OffsetDateTime) -> Result<(), CliError> {
+    let dir = key_dir(config)?;
+    match key_files::init(dir, algorithm(config), now) {
+        Ok(_) => {
+            tracing::info!(dir = %dir.display(), "made the first signing key");
+            Ok(())
+        }
+        // Another process was faster.
+        Err(KeyFileError::Exists(_)) => Ok(()),
+        Err(error) => Err(CliError::misconfigured(error)),
+    }
+}
+
+/// An upstream that checks HS256 holds the key itself, and could make sessions with it.
+fn check_bearer(config: &Config, ring: &KeyRing, now: OffsetDateTime) -> Result<(), CliError> {
+    let Some(route) = config.routes.iter().find(|route| route.bearer.is_some()) else { return Ok(()) };
+    if ring.signing(now).algorithm() != Algorithm::Hs256 {
+        return Ok(());
+    }
+    Err(CliError::Misconfigured(
+        format!(
+            "the route {} has bearer, which needs tokens signed with ES256 or EdDSA, but the key that signs is for \
+             HS256: set tokens.algorithm and run `sekisho key rotate`",
+            route.path.as_str()
+        )
+        .into(),
+    ))
+}
+
+impl From<DbError> for CliError {
+    fn from(error: DbError) -> Self {
+        match error {
+            DbError::Scheme | DbError::NoFile | DbError::NotBuilt(_) | DbError::Address => {
+                Self::misconfigured(error)
+            }
+            other => Self::Database(other),
+        }
+    }
+}
