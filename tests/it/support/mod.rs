@@ -1,1 +1,4 @@
 //! What the tests share.
+
+pub(crate) mod front;
+pub(crate) mod upstream;
