@@ -35,23 +35,21 @@ pub(super) fn cors(
     })
 }
 
-/// Refuses cross-site requests where they could do harm. tower-http's layer decides; it is asked when
-/// a request carries our cookies, and always for the paths `always`: sign-in and registration, which
-/// could sign a victim in as somebody else. All other requests act for nobody.
-pub(super) fn csrf(
+/// Refuses cross-site requests but those of the origins `trusted`.
+pub(super) fn csrf(trusted: &[&str]) -> Result<CsrfLayer<Refuse>, ConfigError> {
+    let csrf = trusted.iter().try_fold(CsrfLayer::new(), CsrfLayer::add_trusted_origin)?;
+    Ok(csrf.with_rejection_response(refuse as Refuse))
+}
+
+/// Which requests [`csrf`] is asked about: those that carry our cookies, and all for the paths
+/// `always`, which are sign-in and registration: they could sign a victim in as somebody else. All
+/// other requests act for nobody.
+pub(super) fn could_harm(
     cookies: Arc<CookiePolicy>,
     always: Vec<String>,
-    trusted: &[&str],
-) -> Result<
-    ChooseLayer<CsrfLayer<Refuse>, impl Fn(&Request<Body>) -> bool + Clone + Send + Sync + use<>>,
-    ConfigError,
-> {
-    let csrf = trusted.iter().try_fold(CsrfLayer::new(), CsrfLayer::add_trusted_origin)?;
+) -> impl Fn(&Request<Body>) -> bool + Clone + Send + Sync {
     let always: Arc<[String]> = always.into();
-    let asked = move |request: &Request<Body>| {
-        cookies.are_in(request.headers()) || always.iter().any(|path| path == request.uri().path())
-    };
-    Ok(ChooseLayer::new(csrf.with_rejection_response(refuse as Refuse), asked))
+    move |request| cookies.are_in(request.headers()) || always.iter().any(|path| path == request.uri().path())
 }
 
 /// How a cross-site request is answered.

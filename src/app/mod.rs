@@ -21,6 +21,7 @@ use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetReques
 use tower_http::trace::TraceLayer;
 use utoipa_axum::router::OpenApiRouter;
 
+use self::choose::ChooseLayer;
 use self::client_address::TrustedProxies;
 use self::gateway::{Face, Faces, Gateway};
 use crate::backend::config::{self, Builtin, Config};
@@ -32,7 +33,9 @@ use crate::layer::{
 };
 use crate::proxy::{Forwarded, MintBearer, Proxy, ReservedCookies, RouteError, RouteSpec, Routes};
 use crate::routers::pages::Sample;
-use crate::routers::{ApiError, AuthState, auth, docs, health, jwks, movies, pages, security_headers, token};
+use crate::routers::{
+    ApiError, AuthState, auth, docs, health, jwks, movies, pages, security_headers, token, with_fallbacks,
+};
 use crate::server::Peer;
 use crate::services::auth::{Auth, Registration};
 use crate::services::jwt::{AccessTokens, JwtSettings};
@@ -141,7 +144,10 @@ fn public(gateway: Gateway, parts: &Parts<'_>, cookies: &Arc<CookiePolicy>) -> R
         // Also refusals must be readable for pages of other origins that may call.
         .layer(cross_origin::cors(&server.allowed_origins))
         // Before any session is looked at.
-        .layer(cross_origin::csrf(Arc::clone(cookies), sign_in, &origins)?)
+        .layer(ChooseLayer::new(
+            cross_origin::csrf(&origins)?,
+            cross_origin::could_harm(Arc::clone(cookies), sign_in),
+        ))
         .map_response(counted);
     Ok(Router::new().fallback_service(gateway).layer(stack))
 }
@@ -165,7 +171,7 @@ fn gateway(
         required: behind(session.clone().with_on_reject(Reject401), proxy.clone()),
         optional: behind(session.clone(), proxy.clone()),
         open: BoxCloneSyncService::new(proxy),
-        otherwise: parts.sample.clone().map(|sample| pages::router(Some(sample))),
+        otherwise: parts.sample.clone().map(|sample| with_fallbacks(pages::router(Some(sample)))),
     };
     Ok(Gateway(Arc::new(faces)))
 }
@@ -207,7 +213,7 @@ fn own(parts: &Parts<'_>, session: &SilentRefreshLayer<Tokens>, state: AuthState
     if server.has(Builtin::Docs) {
         router = router.merge(docs::router(docs::openapi(description)));
     }
-    crate::routers::with_fallbacks(router).layer(CookieManagerLayer::new())
+    with_fallbacks(router).layer(CookieManagerLayer::new())
 }
 
 fn tokens(parts: &Parts<'_>) -> Tokens {

@@ -7,9 +7,11 @@ use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request, State};
 use axum::response::{IntoResponse, Response};
+use http::header::VARY;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use secrecy::SecretString;
 use tower_cookies::Cookies;
+use tower_http::set_header::SetResponseHeaderLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
@@ -37,6 +39,8 @@ pub fn public() -> OpenApiRouter<AuthState> {
         .routes(routes!(refresh))
         .routes(routes!(register))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        // They look at the cookies themselves, and set them.
+        .layer(SetResponseHeaderLayer::appending(VARY, HeaderValue::from_static("Cookie")))
 }
 
 /// The routes that need a signed-in user: put the session layer around them.

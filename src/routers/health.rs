@@ -23,7 +23,6 @@ struct Health {
 }
 
 /// The routes of the admin listener. Without `metrics`, `/metrics` is empty.
-#[must_use]
 pub fn router(store: Arc<dyn SessionStore>, metrics: Option<PrometheusHandle>) -> Router {
     Router::new()
         .route("/healthz", get(async || "alive\n"))

@@ -49,7 +49,7 @@ const PAGES: [(HeaderName, &str); 6] = [
 ];
 
 const API: [(HeaderName, &str); 4] = [
-    (CACHE_CONTROL, "no-store"),
+    (CACHE_CONTROL, "private, no-store"),
     (CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
     (CROSS_ORIGIN_RESOURCE_POLICY, "same-origin"),
     (X_CONTENT_TYPE_OPTIONS, "nosniff"),

@@ -1,0 +1,574 @@
+//! Forwarding: bodies, connections, time, and upstreams that fail.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum_core::body::Body;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::{Response, StatusCode};
+use http_body_util::BodyExt;
+use ring::digest;
+use sekisho::proxy::RouteSpec;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+
+use crate::support::front::{Front, connect, exchange, get, request};
+use crate::support::upstream::{Upstream, listen, read_head, saying, serve};
+
+/// The clock, stopped: it moves by hand alone. (A paused one would leap ahead of the sockets; it
+/// does not while something blocks.)
+struct Frozen {
+    _held: std::sync::mpsc::Sender<()>,
+}
+
+impl Frozen {
+    fn new() -> Self {
+        tokio::time::pause();
+        let (hold, held) = std::sync::mpsc::channel();
+        tokio::task::spawn_blocking(move || held.recv());
+        Self { _held: hold }
+    }
+
+    async fn advance(&self, seconds: u64) {
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+    }
+}
+
+/// A body that is fed piece by piece.
+fn fed() -> (mpsc::UnboundedSender<&'static str>, Body) {
+    let (feed, pieces) = mpsc::unbounded_channel();
+    let pieces = futures_util::stream::unfold(pieces, |mut pieces| async {
+        let piece: &'static str = pieces.recv().await?;
+        Some((Ok::<_, Infallible>(Bytes::from_static(piece.as_bytes())), pieces))
+    });
+    (feed, Body::from_stream(pieces))
+}
+
+async fn text(response: Response<impl http_body::Body<Data = Bytes, Error: std::fmt::Debug>>) -> String {
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+async fn code(response: Response<hyper::body::Incoming>) -> (StatusCode, String) {
+    let status = response.status();
+    assert_eq!(response.headers()["content-type"], "application/problem+json");
+    let problem: serde_json::Value = serde_json::from_str(&text(response).await).unwrap();
+    assert_eq!(problem["status"], status.as_u16());
+    (status, problem["code"].as_str().unwrap().to_owned())
+}
+
+#[tokio::test]
+async fn a_request_and_its_answer_pass_through() {
+    let mut upstream = Upstream::answering(|_| {
+        let answer = Response::builder().status(418).header("x-answer", "yes").header("x-answer", "and no");
+        answer.body(Body::from("tea")).unwrap()
+    })
+    .await;
+    let front = Front::to(upstream.url()).start().await;
+
+    let mut question = request("PATCH", "/pot/%7E?a=b&&c", Body::from("milk"));
+    question.headers_mut().append("x-two", "1".parse().unwrap());
+    question.headers_mut().append("x-two", "2".parse().unwrap());
+    let answer = connect(front).await.send_request(question).await.unwrap();
+
+    assert_eq!(answer.status(), 418);
+    assert_eq!(answer.headers().get_all("x-answer").iter().collect::<Vec<_>>(), ["yes", "and no"]);
+    assert_eq!(text(answer).await, "tea");
+    let seen = upstream.seen().await;
+    assert_eq!((seen.method.as_str(), seen.target.as_str()), ("PATCH", "/pot/%7E?a=b&&c"));
+    assert_eq!(seen.all("x-two"), ["1", "2"]);
+    assert_eq!(seen.all("content-length"), ["4"]);
+    assert_eq!(seen.length, 4);
+}
+
+#[tokio::test]
+async fn paths_and_queries_arrive_byte_for_byte() {
+    // An upstream that tells the target as it stood on the wire.
+    let upstream = listen(|mut socket| async move {
+        let head = read_head(&mut socket).await;
+        let target = head.split(|&byte| byte == b' ').nth(1).unwrap().to_vec();
+        let answer =
+            format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", target.len());
+        socket.write_all(&[answer.as_bytes(), &target].concat()).await.unwrap();
+    })
+    .await;
+    let front = Front::to(format!("http://{upstream}")).start().await;
+
+    let mut targets: Vec<String> = (0..=255).map(|byte| format!("/q?x=%{byte:02x}&y=%{byte:02X}")).collect();
+    let refused = |byte: u8| byte.is_ascii_control() || matches!(byte, b'/' | b'\\' | b'.' | b';');
+    targets
+        .extend((0..=255).filter(|&byte| !refused(byte)).map(|byte| format!("/p/%{byte:02x}/%{byte:02X}")));
+    targets.extend(("!$&'()*+,-.:;=@_~".chars()).map(|mark| format!("/p{mark}{mark}/q?{mark}/{mark}")));
+    targets.extend(
+        [
+            "/",
+            "/?",
+            "/??",
+            "/?/../..",
+            "/?//",
+            "/a/?%",
+            "/?%zz",
+            "/?\\",
+            "/%252e%252e/",
+            "/%25",
+            "/a;b=c/d;",
+            "/...",
+            "/.a",
+            "/~",
+            "/a%20b+c",
+            "/%E2%82%AC",
+            "/?a=1&a=1&&=",
+            "/?q=http://x/y?z",
+            "/?[]{}|^`",
+        ]
+        .map(str::to_owned),
+    );
+    for target in targets {
+        let answer = get(front, &target, "").await;
+        assert_eq!(answer.split("\r\n\r\n").nth(1), Some(&*target));
+    }
+}
+
+#[tokio::test]
+async fn large_bodies_pass_both_ways() {
+    let pieces = || (0..160_u8).map(|piece| Ok::<_, Infallible>(Bytes::from(vec![piece; 65_536])));
+    let mut upstream =
+        Upstream::answering(move |_| Response::new(Body::from_stream(futures_util::stream::iter(pieces()))))
+            .await;
+    let front = Front::to(upstream.url()).start().await;
+    let whole: Vec<u8> = pieces().flat_map(|piece| piece.unwrap()).collect();
+    let hash = digest::digest(&digest::SHA256, &whole);
+
+    let body = Body::from_stream(futures_util::stream::iter(pieces()));
+    let answer = connect(front).await.send_request(request("POST", "/", body)).await.unwrap();
+    assert!(answer.into_body().collect().await.unwrap().to_bytes() == whole);
+    let seen = upstream.seen().await;
+    assert_eq!(seen.length, whole.len());
+    assert_eq!(seen.digest.as_ref(), hash.as_ref());
+}
+
+#[tokio::test]
+async fn nothing_waits_for_the_end_of_a_body() {
+    // It answers before it has read anything, and says back what it reads.
+    let upstream = listen(|socket| {
+        serve(socket, |request| async {
+            Response::new(Body::from_stream(request.into_body().into_data_stream()))
+        })
+    })
+    .await;
+    let front = Front::to(format!("http://{upstream}")).start().await;
+
+    let (feed, body) = fed();
+    let answer = connect(front).await.send_request(request("POST", "/", body)).await.unwrap();
+    let mut answer = answer.into_body().into_data_stream();
+    for piece in ["one", "two", "three"] {
+        feed.send(piece).unwrap();
+        assert_eq!(answer.next().await.unwrap().unwrap(), piece);
+    }
+    drop(feed);
+    assert!(answer.next().await.is_none());
+}
+
+#[tokio::test]
+async fn events_arrive_before_the_stream_ends() {
+    let (feed, body) = fed();
+    let body = std::sync::Mutex::new(Some(body));
+    let upstream = Upstream::answering(move |_| {
+        let events = body.lock().unwrap().take().unwrap();
+        Response::builder().header("content-type", "text/event-stream").body(events).unwrap()
+    })
+    .await;
+    let front = Front::to(upstream.url()).start().await;
+
+    let answer = connect(front).await.send_request(request("GET", "/", Body::empty())).await.unwrap();
+    assert_eq!(answer.headers()["content-type"], "text/event-stream");
+    let mut events = answer.into_body().into_data_stream();
+    for event in ["data: 1\n\n", "data: 2\n\n"] {
+        feed.send(event).unwrap();
+        assert_eq!(events.next().await.unwrap().unwrap(), event);
+    }
+}
+
+#[tokio::test]
+async fn connections_are_kept() {
+    let upstream = Upstream::start().await;
+    let front = Front::to(upstream.url()).start().await;
+    for _ in 0..3 {
+        assert!(get(front, "/", "").await.starts_with("HTTP/1.1 200 OK\r\n"));
+    }
+    assert_eq!(upstream.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_was_closed_costs_no_request() {
+    let (closed, mut is_closed) = mpsc::unbounded_channel();
+    let upstream = listen(move |mut socket| {
+        let closed = closed.clone();
+        async move {
+            read_head(&mut socket).await;
+            socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+            drop(socket);
+            closed.send(()).unwrap();
+        }
+    })
+    .await;
+    let front = Front::to(format!("http://{upstream}")).start().await;
+    for _ in 0..5 {
+        let answer =
+            exchange(front, "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+        assert!(answer.await.starts_with("HTTP/1.1 200 OK\r\n"));
+        is_closed.recv().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_an_upstream_has_read_is_never_sent_again() {
+    // It answers the first request of a connection, and hangs up on the second.
+    let (record, mut read) = mpsc::unbounded_channel();
+    let upstream = listen(move |mut socket| {
+        let record = record.clone();
+        async move {
+            read_head(&mut socket).await;
+            socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+            let head = read_head(&mut socket).await;
+            record.send(String::from_utf8(head).unwrap()).unwrap();
+        }
+    })
+    .await;
+    let front = Front::to(format!("http://{upstream}")).start().await;
+    for method in ["GET", "PUT", "POST"] {
+        assert!(get(front, "/first", "").await.starts_with("HTTP/1.1 200"));
+        let mut client = connect(front).await;
+        let answer = client.send_request(request(method, "/second", Body::empty())).await.unwrap();
+        assert_eq!(code(answer).await, (StatusCode::BAD_GATEWAY, "upstream_error".to_owned()));
+        assert!(read.recv().await.unwrap().starts_with(&format!("{method} /second")));
+        assert!(read.try_recv().is_err());
+    }
+}
+
+#[tokio::test]
+async fn a_connection_with_bytes_left_over_is_not_used_again() {
+    let upstream =
+        saying(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nX-Evil: 1\r\n\r\n").await;
+    let front = Front::to(upstream).start().await;
+    for _ in 0..3 {
+        let answer = get(front, "/", "").await;
+        assert!(answer.ends_with("\r\n\r\nok") && !answer.contains("x-evil"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_may_come_before_the_body_is_read() {
+    let upstream = listen(|mut socket| async move {
+        read_head(&mut socket).await;
+        socket.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno").await.unwrap();
+        // Neither reads on nor closes.
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let front = Front::to(format!("http://{upstream}")).start().await;
+    let (feed, body) = fed();
+    feed.send("begun").unwrap();
+    let answer = connect(front).await.send_request(request("POST", "/", body)).await.unwrap();
+    assert_eq!(answer.status(), 401);
+    assert_eq!(text(answer).await, "no");
+}
+
+#[tokio::test]
+async fn a_dead_upstream_is_told() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let dead = listener.local_addr().unwrap();
+    drop(listener);
+    let front = Front::to(format!("http://{dead}")).start().await;
+    let answer = connect(front).await.send_request(request("POST", "/", Body::from("x"))).await.unwrap();
+    assert_eq!(code(answer).await, (StatusCode::BAD_GATEWAY, "upstream_unreachable".to_owned()));
+}
+
+#[tokio::test]
+async fn an_answer_that_is_no_http_is_told() {
+    for nonsense in [
+        &b""[..],
+        b"hello\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX-A : b\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX-A: b\r\n folded\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX-A: b\0c\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX-A: b",
+    ] {
+        let front = Front::to(saying(nonsense).await).start().await;
+        let answer = connect(front).await.send_request(request("GET", "/", Body::empty())).await.unwrap();
+        let shown = String::from_utf8_lossy(nonsense);
+        assert_eq!(code(answer).await, (StatusCode::BAD_GATEWAY, "upstream_error".to_owned()), "{shown}");
+    }
+}
+
+#[tokio::test]
+async fn half_an_answer_does_not_look_whole() {
+    for half in [
+        &b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf"[..],
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n8\r\nhalf",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\nzz\r\n",
+    ] {
+        let front = Front::to(saying(half).await).start().await;
+        let answer = connect(front).await.send_request(request("GET", "/", Body::empty())).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        assert!(answer.into_body().collect().await.is_err(), "{}", String::from_utf8_lossy(half));
+        let raw = get(front, "/", "").await;
+        assert!(!raw.ends_with("0\r\n\r\n"), "{raw}");
+    }
+}
+
+#[tokio::test]
+async fn a_silent_upstream_is_given_up() {
+    let (progress, mut steps) = mpsc::unbounded_channel();
+    let upstream = listen(move |mut socket| {
+        let progress = progress.clone();
+        async move {
+            progress.send(read_head(&mut socket).await.len()).unwrap();
+            progress.send(socket.read(&mut [0; 8]).await.unwrap()).unwrap();
+        }
+    })
+    .await;
+    let front = Front::to(format!("http://{upstream}")).start().await;
+    let clock = Frozen::new();
+    let mut client = connect(front).await;
+    let answer = tokio::spawn(client.send_request(request("GET", "/", Body::empty())));
+    assert_ne!(steps.recv().await, Some(0));
+    clock.advance(59).await;
+    assert!(!answer.is_finished());
+    clock.advance(2).await;
+    let timeout = (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout".to_owned());
+    assert_eq!(code(answer.await.unwrap().unwrap()).await, timeout);
+    assert_eq!(steps.recv().await, Some(0), "the upstream's connection is closed");
+}
+
+/// An upstream that tells of each piece it reads, and at the end how many bytes it has read:
+/// either its whole answer comes then, or all but its head.
+async fn reporting(early: bool) -> (String, mpsc::UnboundedReceiver<Bytes>) {
+    let (report, reports) = mpsc::unbounded_channel();
+    let address = listen(move |socket| {
+        let report = report.clone();
+        serve(socket, move |request| {
+            let report = report.clone();
+            let length = async move {
+                let mut body = request.into_body().into_data_stream();
+                let mut length = 0;
+                while let Some(Ok(piece)) = body.next().await {
+                    length += piece.len();
+                    report.send(piece).unwrap();
+                }
+                length.to_string()
+            };
+            async move {
+                let length = async { Ok::<_, Infallible>(length.await) };
+                let body = Body::from_stream(futures_util::stream::once(length));
+                if early {
+                    Response::new(body)
+                } else {
+                    Response::new(Body::from(body.collect().await.unwrap().to_bytes()))
+                }
+            }
+        })
+    })
+    .await;
+    (format!("http://{address}"), reports)
+}
+
+#[tokio::test]
+async fn a_slow_upload_is_no_slow_answer() {
+    let clock = Frozen::new();
+    for early in [false, true] {
+        let (upstream, mut pieces) = reporting(early).await;
+        let front = Front::to(upstream).start().await;
+        let (feed, body) = fed();
+        let mut client = connect(front).await;
+        let answer = tokio::spawn(client.send_request(request("POST", "/", body)));
+        for _ in 0..5 {
+            feed.send("piece").unwrap();
+            assert_eq!(pieces.recv().await.unwrap(), "piece");
+            clock.advance(40).await;
+        }
+        drop(feed);
+        assert_eq!(text(answer.await.unwrap().unwrap()).await, "25", "early: {early}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_stops_sending_is_given_up() {
+    let (upstream, mut pieces) = reporting(false).await;
+    let front = Front::to(upstream).start().await;
+    let clock = Frozen::new();
+    let (feed, body) = fed();
+    let mut client = connect(front).await;
+    let answer = tokio::spawn(client.send_request(request("POST", "/", body)));
+    feed.send("begun").unwrap();
+    assert_eq!(pieces.recv().await.unwrap(), "begun");
+    clock.advance(61).await;
+    let timeout = (StatusCode::REQUEST_TIMEOUT, "body_timeout".to_owned());
+    assert_eq!(code(answer.await.unwrap().unwrap()).await, timeout);
+}
+
+#[tokio::test]
+async fn an_upstream_that_stops_reading_is_given_up() {
+    let upstream = listen(|mut socket| async move {
+        read_head(&mut socket).await;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let front = Front::to(format!("http://{upstream}")).start().await;
+    let clock = Frozen::new();
+    let endless = futures_util::stream::repeat_with(|| Ok::<_, Infallible>(Bytes::from_static(&[0; 65_536])));
+    let mut client = connect(front).await;
+    let answer = tokio::spawn(client.send_request(request("POST", "/", Body::from_stream(endless))));
+    // When the buffers on the way are full is not ours to know.
+    while !answer.is_finished() {
+        clock.advance(10).await;
+    }
+    assert_eq!(answer.await.unwrap().unwrap().status(), StatusCode::GATEWAY_TIMEOUT);
+}
+
+#[tokio::test]
+async fn an_answer_that_stands_still_is_broken_off() {
+    let (feed, body) = fed();
+    let body = std::sync::Mutex::new(Some(body));
+    let upstream = Upstream::answering(move |_| Response::new(body.lock().unwrap().take().unwrap())).await;
+    let front = Front::to(upstream.url()).start().await;
+    let clock = Frozen::new();
+    let answer = connect(front).await.send_request(request("GET", "/", Body::empty())).await.unwrap();
+    let mut answer = answer.into_body().into_data_stream();
+    for _ in 0..3 {
+        feed.send("piece").unwrap();
+        assert_eq!(answer.next().await.unwrap().unwrap(), "piece");
+        clock.advance(40).await;
+    }
+    clock.advance(21).await;
+    assert!(answer.next().await.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn a_body_beyond_the_limit_is_refused() {
+    let mut upstream = Upstream::start().await;
+    let route = RouteSpec { max_body: Some(8), ..RouteSpec::new("/", [upstream.url()]) };
+    let front = Front::new([route]).start().await;
+    let ask =
+        |body| async move { connect(front).await.send_request(request("POST", "/", body)).await.unwrap() };
+
+    assert_eq!(ask(Body::from("12345678")).await.status(), 200);
+    assert_eq!(upstream.seen().await.length, 8);
+
+    let too_large = (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large".to_owned());
+    assert_eq!(code(ask(Body::from("123456789")).await).await, too_large);
+    assert!(upstream.has_seen_no_more());
+
+    let (feed, unknown_length) = fed();
+    feed.send("12345678").unwrap();
+    feed.send("9").unwrap();
+    assert_eq!(code(ask(unknown_length).await).await, too_large);
+    assert_eq!(upstream.seen().await.length, 8, "and its chunked body had no end");
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_ends_the_upstream_request() {
+    let (progress, mut steps) = mpsc::unbounded_channel();
+    let upstream = listen(move |mut socket| {
+        let progress = progress.clone();
+        async move {
+            read_head(&mut socket).await;
+            progress.send(1).unwrap();
+            progress.send(socket.read(&mut [0; 8]).await.unwrap_or(0)).unwrap();
+        }
+    })
+    .await;
+    let front = Front::to(format!("http://{upstream}")).start().await;
+    let mut client = TcpStream::connect(front).await.unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    assert_eq!(steps.recv().await, Some(1));
+    drop(client);
+    assert_eq!(steps.recv().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_client_that_waits_for_100_gets_it() {
+    let mut upstream = Upstream::start().await;
+    let front = Front::to(upstream.url()).start().await;
+    let mut client = TcpStream::connect(front).await.unwrap();
+    let head = b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n";
+    client.write_all(head).await.unwrap();
+    assert_eq!(read_head(&mut client).await, b"HTTP/1.1 100 Continue\r\n\r\n");
+    client.write_all(b"body").await.unwrap();
+    assert!(read_head(&mut client).await.starts_with(b"HTTP/1.1 200 OK\r\n"));
+    assert_eq!(upstream.seen().await.length, 4);
+}
+
+#[tokio::test]
+async fn a_refused_request_is_not_told_to_continue() {
+    let upstream = Upstream::start().await;
+    let route = RouteSpec { max_body: Some(1), ..RouteSpec::new("/", [upstream.url()]) };
+    let front = Front::new([route]).start().await;
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n";
+    assert!(exchange(front, head).await.starts_with("HTTP/1.1 413 "));
+}
+
+#[tokio::test]
+async fn answers_without_a_body_stay_so() {
+    let upstream = Upstream::answering(|seen| {
+        let status: u16 = seen.target[1..].parse().unwrap();
+        let length = if status == 200 { "5" } else { "0" };
+        let mut answer = Response::builder().status(status).header("etag", "\"1\"");
+        if status != 204 {
+            answer = answer.header("content-length", length);
+        }
+        answer.body(Body::empty()).unwrap()
+    })
+    .await;
+    let front = Front::to(upstream.url()).start().await;
+    let ask = |method: &str, target: &str| {
+        exchange(front, format!("{method} {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"))
+    };
+    for (method, target) in [("HEAD", "/200"), ("GET", "/204"), ("GET", "/304"), ("GET", "/404")] {
+        let answer = ask(method, target).await.to_lowercase();
+        assert!(answer.ends_with("\r\n\r\n") && !answer.contains("transfer-encoding"), "{answer}");
+        assert_eq!(answer.contains("content-length: 5"), method == "HEAD", "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn redirects_are_the_clients_to_follow() {
+    let mut upstream = Upstream::answering(|_| {
+        Response::builder().status(302).header("location", "http://127.0.0.1:1/").body(Body::empty()).unwrap()
+    })
+    .await;
+    let front = Front::to(upstream.url()).start().await;
+    let answer = get(front, "/", "").await;
+    assert!(answer.starts_with("HTTP/1.1 302 ") && answer.contains("location: http://127.0.0.1:1/\r\n"));
+    upstream.seen().await;
+    assert!(upstream.has_seen_no_more());
+}
+
+#[tokio::test]
+async fn requests_take_turns_at_a_routes_upstreams() {
+    let (first, second) = (Upstream::start().await, Upstream::start().await);
+    let front = Front::new([RouteSpec::new("/", [first.url(), second.url()])]).start().await;
+    for _ in 0..4 {
+        get(front, "/", "").await;
+    }
+    assert_eq!((first.connections(), second.connections()), (1, 1));
+}
+
+#[tokio::test]
+async fn old_clients_and_upstreams_are_served() {
+    let mut upstream = Upstream::answering(|_| Response::new(Body::from("body"))).await;
+    let front = Front::to(upstream.url()).start().await;
+    let answer = exchange(front, "GET / HTTP/1.0\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.0 200 OK\r\n") && answer.ends_with("\r\n\r\nbody"), "{answer}");
+    assert_eq!(upstream.seen().await.all("host"), [upstream.address().to_string()]);
+
+    let front = Front::to(saying(b"HTTP/1.0 200 OK\r\n\r\nuntil the end").await).start().await;
+    let answer = connect(front).await.send_request(request("GET", "/", Body::empty())).await.unwrap();
+    assert_eq!(text(answer).await, "until the end");
+}

@@ -1,0 +1,414 @@
+//! What may not pass the proxy, in either direction.
+
+use std::sync::Arc;
+
+use axum_core::body::Body;
+use http::{HeaderMap, HeaderValue, Response};
+use sekisho::identity::Identity;
+use sekisho::proxy::{RouteSpec, Routes};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::front::{Front, exchange, forwarded, get};
+use crate::support::upstream::{Seen, Upstream, listen, read_head, saying};
+
+/// What the upstream sees of a request with these header lines.
+async fn sees(front: Front, upstream: &mut Upstream, headers: &str) -> Seen {
+    let answer = get(front.start().await, "/", headers).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    upstream.seen().await
+}
+
+/// What the client sees of an upstream's header lines.
+async fn answers(headers: &'static str) -> String {
+    let answer = Box::leak(format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{headers}\r\n").into_boxed_str());
+    let front = Front::to(saying(answer.as_bytes()).await).start().await;
+    get(front, "/", "").await
+}
+
+fn names(headers: &HeaderMap) -> Vec<&str> {
+    let mut names: Vec<_> = headers.keys().map(http::HeaderName::as_str).collect();
+    names.sort_unstable();
+    names
+}
+
+#[tokio::test]
+async fn hop_by_hop_headers_stop_at_each_hop() {
+    let mut upstream = Upstream::start().await;
+    let seen = sees(
+        Front::to(upstream.url()),
+        &mut upstream,
+        "Connection: X-One, keep-alive\r\nX-One: 1\r\nX-Two: 2\r\nKeep-Alive: timeout=5\r\nProxy-Connection: close\r\n\
+         TE: gzip\r\nUpgrade: websocket\r\nProxy-Authorization: Basic x\r\n",
+    )
+    .await;
+    assert_eq!(names(&seen.headers), ["host", "via", "x-two"]);
+
+    let answer = answers(
+        "Connection: X-One, close\r\nX-One: 1\r\nX-Two: 2\r\nKeep-Alive: timeout=5\r\nProxy-Authenticate: Basic\r\n\
+         Upgrade: h2c\r\n",
+    )
+    .await;
+    assert!(answer.contains("x-two: 2\r\n"));
+    for gone in ["x-one", "keep-alive", "proxy-", "upgrade"] {
+        assert!(!answer.contains(gone), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_chunked_body_is_framed_anew() {
+    let mut upstream = Upstream::start().await;
+    let front = Front::to(upstream.url()).start().await;
+    let chunked = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close, content-length\r\nTransfer-Encoding: chunked\r\n\r\n\
+                   3\r\nabc\r\n0\r\n\r\n";
+    exchange(front, chunked).await;
+    let seen = upstream.seen().await;
+    assert_eq!((seen.all("transfer-encoding"), seen.length), (vec!["chunked"], 3));
+
+    let counted =
+        "POST / HTTP/1.1\r\nHost: a\r\nConnection: close, content-length\r\nContent-Length: 3\r\n\r\nabc";
+    exchange(front, counted).await;
+    let seen = upstream.seen().await;
+    assert_eq!((seen.all("content-length"), seen.length), (vec!["3"], 3));
+}
+
+#[tokio::test]
+async fn only_we_say_who_the_user_is() {
+    let forged = "X-Forwarded-User: root\r\nx_forwarded_user: root\r\nX-Forwarded_Email: root@x\r\nX-FORWARDED-GROUPS: admin\r\n\
+                  X-Forwarded-Groups: admin\r\nX-Forwarded-Access-Token: t\r\nX-Forwarded-Preferred-Username: root\r\n\
+                  X.Forwarded.User: root\r\n";
+    let mut upstream = Upstream::start().await;
+    let seen = sees(Front::to(upstream.url()), &mut upstream, forged).await;
+    assert_eq!(names(&seen.headers), ["host", "via"]);
+
+    let front = Front::to(upstream.url()).signed_in(&["user", "editor"]);
+    let seen = sees(front, &mut upstream, forged).await;
+    assert_eq!(seen.all("x-forwarded-user"), ["user-1"]);
+    assert_eq!(seen.all("x-forwarded-email"), ["ann@example.com"]);
+    assert_eq!(seen.all("x-forwarded-groups"), ["user,editor"]);
+    assert_eq!(seen.headers.keys_len(), 5, "{:?}", seen.headers);
+}
+
+#[tokio::test]
+async fn a_client_cannot_have_our_headers_removed() {
+    let mut upstream = Upstream::start().await;
+    let minter = |_: &Identity| Some(HeaderValue::from_static("Bearer ours"));
+    let route = RouteSpec { bearer: Some(Arc::new(minter)), ..RouteSpec::new("/", [upstream.url()]) };
+    let front = Front { forwarded: Some(forwarded()), ..Front::new([route]).signed_in(&["user"]) };
+    let seen = sees(
+        front,
+        &mut upstream,
+        "Connection: x-forwarded-user, x-forwarded-email, x-forwarded-groups, x-forwarded-for, authorization, via, host\r\n",
+    )
+    .await;
+    assert_eq!(seen.all("x-forwarded-user"), ["user-1"]);
+    assert_eq!(seen.all("x-forwarded-for"), ["192.0.2.7"]);
+    assert_eq!(seen.all("authorization"), ["Bearer ours"]);
+    assert_eq!(seen.all("host"), ["app.example"]);
+    assert_eq!(seen.all("via").len(), 1);
+}
+
+#[tokio::test]
+async fn a_user_that_no_header_can_hold_is_not_taken_for_nobody() {
+    let mut upstream = Upstream::start().await;
+    let mut front = Front::to(upstream.url()).signed_in(&[]);
+    if let Some(identity) = &mut front.identity {
+        identity.email = "ann@example.com\r\nX-Forwarded-Groups: admin".into();
+    }
+    let answer = get(front.start().await, "/", "").await;
+    assert!(answer.starts_with("HTTP/1.1 500 ") && answer.contains("identity_unusable"), "{answer}");
+    assert!(upstream.has_seen_no_more());
+
+    let mut front = Front::to(upstream.url()).signed_in(&[]);
+    if let Some(identity) = &mut front.identity {
+        identity.email = "j\u{f6}rg@example.com".into();
+    }
+    let seen = sees(front, &mut upstream, "X-Forwarded-Groups: admin\r\n").await;
+    assert_eq!(seen.headers["x-forwarded-email"].as_bytes(), "j\u{f6}rg@example.com".as_bytes());
+    assert_eq!(seen.all("x-forwarded-groups").len(), 0);
+}
+
+#[tokio::test]
+async fn authorization_passes_only_where_the_route_says_so() {
+    let theirs = "Authorization: Bearer theirs\r\n";
+    let minter = |identity: &Identity| HeaderValue::try_from(format!("Bearer for-{}", identity.subject)).ok();
+    let mut upstream = Upstream::start().await;
+    for (pass, mint, signed_in, expected) in [
+        (false, false, false, None),
+        (true, false, false, Some("Bearer theirs")),
+        (true, false, true, Some("Bearer theirs")),
+        (false, true, true, Some("Bearer for-user-1")),
+        (true, true, true, Some("Bearer for-user-1")),
+        (false, true, false, None),
+        (true, true, false, Some("Bearer theirs")),
+    ] {
+        let mut route = RouteSpec { pass_authorization: pass, ..RouteSpec::new("/", [upstream.url()]) };
+        if mint {
+            route.bearer = Some(Arc::new(minter));
+        }
+        let front = Front::new([route]);
+        let front = if signed_in { front.signed_in(&[]) } else { front };
+        let seen = sees(front, &mut upstream, theirs).await;
+        assert_eq!(seen.all("authorization"), Vec::from_iter(expected), "{pass} {mint} {signed_in}");
+    }
+}
+
+#[tokio::test]
+async fn our_cookies_stay_here() {
+    let mut upstream = Upstream::start().await;
+    let seen = sees(
+        Front::to(upstream.url()),
+        &mut upstream,
+        "Cookie: a=1; __Host-access_token=t; b=2\r\nCookie: __Host-refresh_token=t\r\nCookie: c=\"3\";d\r\n",
+    )
+    .await;
+    assert_eq!(seen.all("cookie"), ["a=1; b=2", "c=\"3\";d"]);
+    let seen = sees(Front::to(upstream.url()), &mut upstream, "Cookie: __Host-access_token=t\r\n").await;
+    assert_eq!(names(&seen.headers), ["host", "via"]);
+}
+
+#[tokio::test]
+async fn upstreams_cannot_set_our_cookies_or_speak_for_us() {
+    let answer = answers(
+        "Set-Cookie: a=1; Expires=Thu, 01 Jan 2026 00:00:00 GMT\r\nSet-Cookie: __Host-access_token=x; Path=/\r\n\
+         Set-Cookie: =__Host-refresh_token=x\r\nSet-Cookie:  __Host-access_token =x\r\nSet-Cookie: b=__Host-access_token=2\r\n\
+         X-Session-Event: rotated\r\nX-Set-Access-Cookie: x\r\nX-Set-Refresh-Cookie: x\r\n\
+         WWW-Authenticate: Basic realm=x\r\nX-Frame-Options: DENY\r\n",
+    )
+    .await;
+    let cookies: Vec<&str> = answer.lines().filter_map(|line| line.strip_prefix("set-cookie: ")).collect();
+    assert_eq!(cookies, ["a=1; Expires=Thu, 01 Jan 2026 00:00:00 GMT", "b=__Host-access_token=2"]);
+    assert!(!answer.contains("x-s"), "{answer}");
+    assert!(answer.contains("www-authenticate: Basic realm=x\r\nx-frame-options: DENY\r\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn forwarding_headers_are_ours_alone() {
+    let forged = "X-Forwarded-For: 6.6.6.6\r\nx_forwarded_for: 6.6.6.6\r\nX-Forwarded-Proto: gopher\r\nX-Forwarded-Host: evil\r\n\
+                  X-Forwarded-Port: 1\r\nX-Forwarded-Uri: /\r\nForwarded: for=6.6.6.6\r\nX-Real-IP: 6.6.6.6\r\n\
+                  X-Original-URL: /admin\r\nX-Rewrite-URL: /admin\r\n";
+    let mut upstream = Upstream::start().await;
+    let seen = sees(Front::to(upstream.url()), &mut upstream, forged).await;
+    assert_eq!(names(&seen.headers), ["host", "via"]);
+
+    let front = Front { forwarded: Some(forwarded()), ..Front::to(upstream.url()) };
+    let seen = sees(front, &mut upstream, forged).await;
+    for (name, value) in [
+        ("x-forwarded-for", "192.0.2.7"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "app.example"),
+        ("x-real-ip", "192.0.2.7"),
+        ("forwarded", "for=192.0.2.7;host=\"app.example\";proto=https"),
+    ] {
+        assert_eq!(seen.all(name), [value]);
+    }
+    assert_eq!(seen.headers.keys_len(), 7);
+}
+
+#[tokio::test]
+async fn the_request_never_chooses_the_upstream() {
+    let mut upstream = Upstream::start().await;
+    let front = Front::to(upstream.url()).start().await;
+    for (target, host, forwarded) in [
+        ("/x", "evil.example", "evil.example"),
+        ("http://evil.example/x", "app.example", "evil.example"),
+        ("http://evil.example:1/x", "app.example", "evil.example:1"),
+        ("/@evil.example/x", "app.example", "app.example"),
+        ("/http://evil.example", "app.example", ""),
+    ] {
+        let raw = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        let answer = exchange(front, raw).await;
+        if forwarded.is_empty() {
+            assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+            continue;
+        }
+        let seen = upstream.seen().await;
+        assert_eq!(seen.all("host"), [forwarded]);
+        assert_eq!(seen.target, target.strip_prefix("http://").map_or(target, |_| "/x"));
+    }
+}
+
+#[tokio::test]
+async fn a_doubtful_host_is_refused() {
+    let mut upstream = Upstream::start().await;
+    let front = Front::to(upstream.url()).start().await;
+    for hosts in [
+        "",
+        "Host: a\r\nHost: b\r\n",
+        "Host: a\r\nHost: a\r\n",
+        "Host: a b\r\n",
+        "Host: u@a\r\n",
+        "Host: a/b\r\n",
+    ] {
+        let answer = exchange(front, format!("GET / HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{hosts} {answer}");
+    }
+    assert!(upstream.has_seen_no_more());
+}
+
+#[tokio::test]
+async fn doubtful_paths_are_refused() {
+    let mut upstream = Upstream::start().await;
+    let front = Front::new([RouteSpec::new("/public", [upstream.url()])]).start().await;
+    for path in [
+        "/public/../admin",
+        "/public/..%2fadmin",
+        "/public/%2e%2e/admin",
+        "/public/.%2E/admin",
+        "/public/..;/admin",
+        "/public/..\\admin",
+        "/public%5c..%5cadmin",
+        "//public",
+        "/public//x",
+        "/public/%00",
+        "/public/%0d%0aX: y",
+        "/public/%g1",
+        "/public/%",
+        "/other/../public",
+        "*",
+    ] {
+        let answer = get(front, path, "").await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{path} {answer}");
+    }
+    let answer = get(front, "/elsewhere", "").await;
+    assert!(answer.starts_with("HTTP/1.1 404 ") && answer.contains("no_route"), "{answer}");
+    assert!(upstream.has_seen_no_more());
+}
+
+#[tokio::test]
+async fn some_methods_are_refused() {
+    let mut upstream = Upstream::start().await;
+    let front = Front::to(upstream.url()).start().await;
+    for request in [
+        "TRACE / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        "CONNECT / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+    ] {
+        let answer = exchange(front, request).await;
+        assert!(answer.starts_with("HTTP/1.1 405 ") && answer.contains("allow: GET, "), "{answer}");
+    }
+    let tunnel =
+        exchange(front, "CONNECT evil:443 HTTP/1.1\r\nHost: evil:443\r\nConnection: close\r\n\r\n").await;
+    assert!(tunnel.starts_with("HTTP/1.1 40"), "{tunnel}");
+    assert!(upstream.has_seen_no_more());
+    exchange(front, "PROPFIND / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    assert_eq!(upstream.seen().await.method, "PROPFIND");
+}
+
+#[tokio::test]
+async fn a_route_asks_for_one_of_its_roles() {
+    let mut upstream = Upstream::start().await;
+    let roles = ["admin", "editor"].map(str::to_owned).to_vec();
+    let routes = Routes::new([RouteSpec { roles, ..RouteSpec::new("/", [upstream.url()]) }]).unwrap();
+    let front = Front { routes, ..Front::default() };
+    for refused in [front.clone(), front.clone().signed_in(&[]), front.clone().signed_in(&["user", "edit"])] {
+        let answer = get(refused.start().await, "/", "").await;
+        assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("\"code\":\"forbidden\""), "{answer}");
+    }
+    assert!(upstream.has_seen_no_more());
+    sees(front.signed_in(&["user", "editor"]), &mut upstream, "").await;
+}
+
+#[tokio::test]
+async fn via_is_added_and_loops_are_noticed() {
+    let mut upstream = Upstream::start().await;
+    let seen = sees(Front::to(upstream.url()), &mut upstream, "Via: 1.0 first\r\n").await;
+    let via = seen.all("via");
+    assert!(via[0] == "1.0 first" && via[1].starts_with("1.1 sekisho-"), "{via:?}");
+    assert!(answers("").await.contains("via: 1.1 sekisho-"));
+
+    // The upstream of the front is the front itself.
+    let (port, address) = tokio::sync::watch::channel(None);
+    let relay = listen(move |mut socket| {
+        let mut address = address.clone();
+        async move {
+            let front: std::net::SocketAddr = address.wait_for(Option::is_some).await.unwrap().unwrap();
+            let mut onward = tokio::net::TcpStream::connect(front).await.unwrap();
+            let _ = tokio::io::copy_bidirectional(&mut socket, &mut onward).await;
+        }
+    })
+    .await;
+    let front = Front::to(format!("http://{relay}")).start().await;
+    port.send(Some(front)).unwrap();
+    let answer = get(front, "/", "").await;
+    assert!(answer.starts_with("HTTP/1.1 508 ") && answer.contains("loop_detected"), "{answer}");
+}
+
+#[tokio::test]
+async fn trailers_bring_in_nothing_that_was_kept_out() {
+    let mut upstream = Upstream::start().await;
+    let front = Front::to(upstream.url()).start().await;
+    let request = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close, te\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n\
+                   Trailer: x-sum, x-forwarded-user, cookie\r\n\r\n\
+                   1\r\nx\r\n0\r\nX-Sum: 7\r\nX-Forwarded-User: root\r\nCookie: __Host-access_token=t\r\n\r\n";
+    exchange(front, request).await;
+    let seen = upstream.seen().await;
+    assert_eq!(names(&seen.trailers), ["x-sum"]);
+    assert_eq!(seen.all("te"), ["trailers"]);
+
+    let upstream = saying(
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: x-sum, x-session-event\r\n\r\n\
+          1\r\nx\r\n0\r\nX-Sum: 7\r\nX-Session-Event: rotated\r\nSet-Cookie: __Host-access_token=t\r\n\r\n",
+    )
+    .await;
+    let answer = get(Front::to(upstream).start().await, "/", "TE: trailers\r\n").await;
+    assert!(answer.ends_with("0\r\nx-sum: 7\r\n\r\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn nothing_is_answered_twice_to_a_smuggled_request() {
+    let (record, mut heads) = tokio::sync::mpsc::unbounded_channel();
+    let upstream = listen(move |mut socket| {
+        let record = record.clone();
+        async move {
+            let mut request = read_head(&mut socket).await;
+            let mut body = vec![0; 64];
+            let length = socket.read(&mut body).await.unwrap_or(0);
+            request.extend(&body[..length]);
+            record.send(String::from_utf8(request).unwrap()).unwrap();
+            let _ =
+                socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await;
+        }
+    })
+    .await;
+    let front = Front::to(format!("http://{upstream}")).start().await;
+    let both = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 30\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n\
+                1\r\nx\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
+    let answer = exchange(front, both).await;
+    assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+    if let Ok(request) = heads.try_recv() {
+        assert!(!request.contains("content-length") && !request.contains("smuggled"), "{request}");
+    }
+    assert!(heads.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn problems_name_themselves() {
+    let front = Front::default().start().await;
+    let answer = get(front, "/", "").await;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(
+        head.contains("content-type: application/problem+json") && head.contains("cache-control: no-store")
+    );
+    let problem: serde_json::Value = serde_json::from_str(body).unwrap();
+    assert_eq!(
+        problem,
+        serde_json::json!({
+            "type": "about:blank",
+            "title": "Not Found",
+            "status": 404,
+            "detail": "Nothing is served at this path.",
+            "code": "no_route",
+        })
+    );
+}
+
+#[tokio::test]
+async fn an_upstreams_own_problems_pass_untouched() {
+    let upstream = Upstream::answering(|_| {
+        let answer = Response::builder().status(401).header("www-authenticate", "Digest realm=\"x\"");
+        answer.body(Body::from("theirs")).unwrap()
+    })
+    .await;
+    let answer = get(Front::to(upstream.url()).start().await, "/", "").await;
+    assert!(answer.starts_with("HTTP/1.1 401 ") && answer.ends_with("\r\n\r\ntheirs"), "{answer}");
+    assert!(answer.contains("www-authenticate: Digest realm=\"x\"\r\n"), "{answer}");
+}

@@ -1,0 +1,120 @@
+//! The proxy on a port of its own, with as much of an application around it as it needs.
+
+use std::net::SocketAddr;
+
+use axum_core::body::Body;
+use http::{HeaderValue, Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use sekisho::identity::{Identity, Roles};
+use sekisho::models::session::SessionId;
+use sekisho::proxy::{Forwarded, Proxy, ProxyError, ReservedCookies, RouteSpec, Routes};
+use time::macros::datetime;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tower::ServiceExt;
+
+use super::upstream::{listen, serve};
+
+/// A server that finds the route, says who the user is, and leaves the rest to the proxy.
+#[derive(Clone, Default)]
+pub(crate) struct Front {
+    pub(crate) routes: Routes,
+    pub(crate) identity: Option<Identity>,
+    pub(crate) forwarded: Option<Forwarded>,
+}
+
+/// The names of cookies that upstreams neither see nor set.
+pub(crate) const RESERVED: [&str; 2] = ["__Host-access_token", "__Host-refresh_token"];
+
+impl Front {
+    pub(crate) fn new(routes: impl IntoIterator<Item = RouteSpec>) -> Self {
+        Self { routes: Routes::new(routes).unwrap(), ..Self::default() }
+    }
+
+    /// Everything goes to this upstream.
+    pub(crate) fn to(upstream: impl Into<String>) -> Self {
+        Self::new([RouteSpec::new("/", [upstream])])
+    }
+
+    pub(crate) fn signed_in(self, roles: &[&str]) -> Self {
+        Self { identity: Some(identity(roles)), ..self }
+    }
+
+    pub(crate) async fn start(self) -> SocketAddr {
+        let names = RESERVED.map(str::to_owned).to_vec();
+        let proxy = Proxy::new(ReservedCookies { names });
+        listen(move |socket| {
+            let (front, proxy) = (self.clone(), proxy.clone());
+            serve(socket, move |request| front.clone().answer(proxy.clone(), request))
+        })
+        .await
+    }
+
+    async fn answer(self, proxy: Proxy, mut request: Request<Incoming>) -> Response<Body> {
+        match self.routes.find(request.uri()) {
+            Ok(Some(route)) => _ = request.extensions_mut().insert(route),
+            Ok(None) => {}
+            Err(bad_path) => return ProxyError::from(bad_path).into_response(),
+        }
+        if let Some(identity) = self.identity {
+            request.extensions_mut().insert(identity);
+        }
+        if let Some(forwarded) = self.forwarded {
+            request.extensions_mut().insert(forwarded);
+        }
+        proxy.oneshot(request).await.unwrap()
+    }
+}
+
+pub(crate) fn identity(roles: &[&str]) -> Identity {
+    Identity {
+        subject: "user-1".into(),
+        session: SessionId("00000000-0000-0000-0000-000000000001".parse().unwrap()),
+        email: "ann@example.com".into(),
+        roles: Roles::new(roles).unwrap(),
+        expires_at: datetime!(2026-01-01 00:15 UTC),
+    }
+}
+
+pub(crate) fn forwarded() -> Forwarded {
+    Forwarded {
+        client: [192, 0, 2, 7].into(),
+        proto: "https",
+        host: HeaderValue::from_static("app.example"),
+        chain: None,
+    }
+}
+
+/// Writes these bytes, and reads until the server closes. `Connection: close` makes it do so.
+pub(crate) async fn exchange(server: SocketAddr, request: impl AsRef<[u8]>) -> String {
+    let mut socket = TcpStream::connect(server).await.unwrap();
+    socket.write_all(request.as_ref()).await.unwrap();
+    let mut answer = Vec::new();
+    // A server that breaks off may reset the connection.
+    let _ = socket.read_to_end(&mut answer).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// Asks for `target` with these header lines, each ending in `\r\n`, and reads the whole answer.
+pub(crate) async fn get(server: SocketAddr, target: &str, headers: &str) -> String {
+    exchange(
+        server,
+        format!("GET {target} HTTP/1.1\r\nHost: app.example\r\nConnection: close\r\n{headers}\r\n"),
+    )
+    .await
+}
+
+/// A connection on which to send requests.
+pub(crate) async fn connect(server: SocketAddr) -> http1::SendRequest<Body> {
+    let socket = TcpStream::connect(server).await.unwrap();
+    let (sender, connection) = http1::handshake(TokioIo::new(socket)).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+/// A request as a browser would make it.
+pub(crate) fn request(method: &str, target: &str, body: Body) -> Request<Body> {
+    Request::builder().method(method).uri(target).header("host", "app.example").body(body).unwrap()
+}
