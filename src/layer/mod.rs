@@ -35,7 +35,8 @@
 //!   says what, in one word of [`SessionEvent`](crate::identity::SessionEvent).
 //! - Fresh cookies come with `Cache-Control: private, no-store` and `Vary: Cookie`, whatever the
 //!   status. They stay away from a 304, from what is marked `public`, and from a response on which
-//!   the handler set or cleared these cookies itself. Once the access token has really expired, a
+//!   the handler set or cleared these cookies itself; and from one that took too long, since by then
+//!   the browser may have others in use. Once the access token has really expired, a
 //!   `GET` goes on without `If-None-Match` and `If-Modified-Since`, so that there is an answer to carry them.
 //! - Cookies are cleared only on a 401, and only when the [`TokenService`] says that the session
 //!   ended long enough ago.
@@ -90,6 +91,7 @@
 //!                 access_token: "a2".to_owned(),
 //!                 refresh_token: "r2".to_owned(),
 //!                 max_age: Duration::from_secs(1_209_600),
+//!                 fresh_for: Duration::from_secs(15),
 //!                 event: SessionEvent::Rotated,
 //!             }),
 //!             _ => Err(RefreshError::Over { event: SessionEvent::UnknownSession, clear: false }),

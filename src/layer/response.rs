@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue, SET_COOKIE, VARY};
 use http::{Response, StatusCode};
+use tokio::time::Instant;
 
 use super::cookies::CookiePolicy;
 use super::reject::Rejection;
@@ -18,7 +19,7 @@ pub(super) enum After {
     /// Name the event.
     Note(SessionEvent),
     /// Name the event and hand out fresh cookies.
-    HandOut { event: SessionEvent, fresh: [HeaderValue; 2], cookies: Arc<CookiePolicy> },
+    HandOut { event: SessionEvent, fresh: [HeaderValue; 2], until: Instant, cookies: Arc<CookiePolicy> },
     /// It went on as anonymous: name the event, and clear the cookies if it says so.
     Forget { rejection: Rejection, cookies: Arc<CookiePolicy> },
 }
@@ -26,7 +27,10 @@ pub(super) enum After {
 impl After {
     pub(super) fn hand_out(renewal: &Renewal, cookies: Arc<CookiePolicy>) -> Self {
         match cookies.set(&renewal.access_token, &renewal.refresh_token, renewal.max_age) {
-            Ok(fresh) => Self::HandOut { event: renewal.event, fresh, cookies },
+            Ok(fresh) => {
+                let until = Instant::now() + renewal.fresh_for;
+                Self::HandOut { event: renewal.event, fresh, until, cookies }
+            }
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "the fresh tokens fit no cookie");
                 Self::Note(renewal.event)
@@ -37,7 +41,10 @@ impl After {
     pub(super) fn apply<B>(self, response: &mut Response<B>) {
         match self {
             Self::Note(event) => note(response.headers_mut(), event),
-            Self::HandOut { event, fresh, cookies } => hand_out(response, event, fresh, &cookies),
+            Self::HandOut { event, fresh, until, cookies } => {
+                let fresh = (Instant::now() <= until).then_some(fresh);
+                hand_out(response, event, fresh, &cookies);
+            }
             Self::Forget { rejection, cookies } => {
                 note(response.headers_mut(), rejection.event);
                 forget(response, &rejection, &cookies);
@@ -50,7 +57,7 @@ impl After {
 fn hand_out<B>(
     response: &mut Response<B>,
     event: SessionEvent,
-    fresh: [HeaderValue; 2],
+    fresh: Option<[HeaderValue; 2]>,
     cookies: &CookiePolicy,
 ) {
     let not_modified = response.status() == StatusCode::NOT_MODIFIED;
@@ -62,10 +69,9 @@ fn hand_out<B>(
         return;
     }
     note(headers, event);
-    if not_modified || is_public(headers) {
-        return;
+    if let Some(fresh) = fresh.filter(|_| !not_modified && !is_public(headers)) {
+        append_cookies(headers, fresh);
     }
-    append_cookies(headers, fresh);
 }
 
 /// Clears the cookies where `rejection` allows it and the answer is the 401 that goes with it.

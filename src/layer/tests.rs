@@ -83,6 +83,7 @@ fn renewal(event: SessionEvent) -> Renewal {
         access_token: "a2".to_owned(),
         refresh_token: "r2".to_owned(),
         max_age: Duration::from_secs(60),
+        fresh_for: Duration::from_secs(15),
         event,
     }
 }
@@ -367,6 +368,23 @@ async fn without_a_valid_token_nothing_is_decided_by_a_timeout() {
         rejecting().cookies("access_token=expired; refresh_token=stuck").await
     });
     assert!(answer.await.is_err());
+}
+
+/// By then the browser may have other cookies of this generation in lasting use, which these would
+/// replace: that would look like a second jar.
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_takes_too_long_carries_no_cookies() {
+    for (seconds, cookies) in [(0, 2), (15, 2), (16, 0)] {
+        let slow = service_fn(move |_: Request<String>| async move {
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            Ok::<_, Infallible>(Response::new(String::new()))
+        });
+        let service = ServiceBuilder::new().layer(bench().layer()).service(slow);
+        let request = Request::get("/").header(COOKIE, "access_token=expired; refresh_token=good");
+        let response = service.oneshot(request.body(String::new()).unwrap()).await.unwrap();
+        assert_eq!(response.headers().get_all(SET_COOKIE).iter().count(), cookies, "after {seconds} s");
+        assert_eq!(response.headers()[SESSION_EVENT_HEADER], "rotated");
+    }
 }
 
 // --- The inner service.

@@ -94,6 +94,10 @@ pub struct Renewal {
     pub refresh_token: String,
     /// How long the cookies should live: until the session expires if it is not renewed again.
     pub max_age: Duration,
+    /// How long after this answer the tokens may still be handed to the client. A response that takes
+    /// longer carries none, and the next request is given them again: cookies that arrive late would
+    /// replace others that are in use by then.
+    pub fresh_for: Duration,
     /// How it came about: [`Rotated`](SessionEvent::Rotated),
     /// [`Replayed`](SessionEvent::Replayed) or [`CaughtUp`](SessionEvent::CaughtUp).
     pub event: SessionEvent,

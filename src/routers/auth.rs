@@ -8,7 +8,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::VARY;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use secrecy::SecretString;
 use tower_cookies::Cookies;
 use tower_http::set_header::SetResponseHeaderLayer;
@@ -97,10 +97,10 @@ async fn logout(
     State(state): State<AuthState>,
     cookies: Cookies,
     headers: HeaderMap,
-) -> Result<StatusCode, ApiError> {
+) -> Result<impl IntoResponse, ApiError> {
     state.auth.sign_out(&state.sessions_of(&headers)).await?;
     state.clear(&cookies);
-    Ok(StatusCode::NO_CONTENT)
+    Ok((StatusCode::NO_CONTENT, event(SessionEvent::LoggedOut)))
 }
 
 /// Renews now. The gateway does so by itself: this is for tests, and for pages left idle for long.
@@ -138,13 +138,15 @@ async fn refresh(
             }
             return Err(ApiError::Unauthenticated(event));
         }
-        Err(error) => return Err(ApiError::StoreUnavailable(Box::new(error))),
+        Err(error) => {
+            let unavailable = ApiError::StoreUnavailable(Box::new(error));
+            return Ok((event(SessionEvent::StoreUnavailable), unavailable).into_response());
+        }
     };
     let (user, session) = state.auth.whoami(&issued.renewal.identity).await?;
     state.set(&cookies, &issued.renewal);
-    let event = HeaderValue::from_static(issued.renewal.event.as_str());
     let body = Json(SessionOut::new(&user, &session, issued.renewal.identity.expires_at));
-    Ok(([(SESSION_EVENT_HEADER, event)], body).into_response())
+    Ok((event(issued.renewal.event), body).into_response())
 }
 
 /// Makes an account, where registration is open.
@@ -255,10 +257,10 @@ async fn logout_all(
     CurrentUser(identity): CurrentUser,
     State(state): State<AuthState>,
     cookies: Cookies,
-) -> Result<StatusCode, ApiError> {
+) -> Result<impl IntoResponse, ApiError> {
     state.auth.sign_out_everywhere(&identity).await?;
     state.clear(&cookies);
-    Ok(StatusCode::NO_CONTENT)
+    Ok((StatusCode::NO_CONTENT, event(SessionEvent::LoggedOut)))
 }
 
 /// Credentials as JSON or as a form.
@@ -301,4 +303,8 @@ impl AuthState {
             cookies.add(cookie);
         }
     }
+}
+
+fn event(event: SessionEvent) -> [(HeaderName, HeaderValue); 1] {
+    [(SESSION_EVENT_HEADER, HeaderValue::from_static(event.as_str()))]
 }

@@ -94,7 +94,10 @@ impl Auth {
         client: Client,
         replaces: Option<SessionId>,
     ) -> Result<(User, Issued), AuthError> {
-        let user = self.authenticate(credentials).await?;
+        let address = client.address;
+        let user = self.authenticate(credentials).await.inspect_err(|error| {
+            tracing::info!(?address, %error, session_event = "login_failed", "a sign-in failed");
+        })?;
         let sign_in = SignIn {
             user: user.id,
             email: &user.email,
@@ -105,7 +108,7 @@ impl Auth {
             replaces,
         };
         let issued = self.tokens.sign_in(sign_in).await?;
-        tracing::info!(user = %user.id, session = %issued.session.id, session_event = "login", "signed in");
+        tracing::info!(user = %user.id, session = %issued.session.id, ?address, session_event = "login", "signed in");
         Ok((user, issued))
     }
 
@@ -225,10 +228,7 @@ impl Auth {
         let stored = found.as_ref().map(|user| &user.hashed_password);
         let verified = self.passwords.verify(&credentials.password, stored).await?;
         let user = found.filter(|user| verified.ok && user.disabled_at.is_none());
-        let Some(user) = user else {
-            tracing::info!(session_event = "login_failed", "a sign-in failed");
-            return Err(AuthError::Credentials);
-        };
+        let user = user.ok_or(AuthError::Credentials)?;
         if verified.needs_rehash { self.rehash(user, &credentials.password).await } else { Ok(user) }
     }
 

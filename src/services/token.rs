@@ -323,6 +323,9 @@ impl Inner {
             access_token,
             refresh_token: refresh_token::mint(refresh_key, session.id, session.generation),
             max_age: (session.expires_at() - now).try_into().unwrap_or_default(),
+            // Half a minute to reach the disk, and a quarter for clocks, remain before the generation
+            // can settle.
+            fresh_for: self.settings.grace / 4,
             event,
         })
     }
