@@ -246,7 +246,7 @@ fn cookie_policy(cookies: &config::Cookies) -> Result<CookiePolicy, CookiePolicy
     CookiePolicy::new(&*cookies.access_name, &*cookies.refresh_name, same_site, cookies.secure)
 }
 
-fn password_settings(login: &config::Login) -> PasswordSettings {
+pub(crate) fn password_settings(login: &config::Login) -> PasswordSettings {
     PasswordSettings {
         bcrypt_cost: login.bcrypt_cost,
         min_length: login.password_min_length as usize,

@@ -64,6 +64,11 @@ pub(super) async fn serve(
     sample: Option<Sample>,
     ready: impl FnOnce(&str) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
+    if config.verify.is_some() {
+        let problem =
+            "verify.listen: the auth endpoint for other proxies is not in this version yet: leave it out";
+        return Err(CliError::misconfigured(problem));
+    }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     agree(config, &stores).await?;
     check_clock(config, &stores, &*clock).await?;

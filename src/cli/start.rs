@@ -6,11 +6,12 @@ use secrecy::ExposeSecret;
 use time::OffsetDateTime;
 
 use super::error::CliError;
+use crate::app::password_settings;
 use crate::backend::config::{self, Config, KeySource};
 use crate::backend::db::{self, DbError, Options, Stores};
 use crate::backend::key_files::{self, KeyFileError};
 use crate::services::keys::{Algorithm, KeyMaterial, KeyRing};
-use crate::services::password::{PasswordSettings, Passwords};
+use crate::services::password::Passwords;
 use crate::services::users::Users;
 
 /// Runs a command that waits for things.
@@ -37,12 +38,7 @@ pub(super) async fn open(config: &Config) -> Result<Stores, CliError> {
 
 /// The users, for commands that change them.
 pub(super) fn users(config: &Config, stores: &Stores) -> Result<Users, CliError> {
-    let settings = PasswordSettings {
-        bcrypt_cost: config.login.bcrypt_cost,
-        min_length: config.login.password_min_length as usize,
-        ..PasswordSettings::default()
-    };
-    let passwords = Passwords::new(settings).map_err(CliError::misconfigured)?;
+    let passwords = Passwords::new(password_settings(&config.login)).map_err(CliError::misconfigured)?;
     Ok(Users::new(Arc::clone(&stores.users), Arc::new(passwords), Arc::new(crate::clock::SystemClock)))
 }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
-use crate::models::session::SessionId;
+use crate::models::session::{SessionId, SessionKind};
 
 /// How long a result is shared after the flight.
 pub(crate) const REMEMBERED: Duration = Duration::from_secs(5);
@@ -21,8 +21,13 @@ pub(crate) const REMEMBERED: Duration = Duration::from_secs(5);
 /// How many results are remembered at most; beyond, the oldest are forgotten early.
 const MOST_REMEMBERED: usize = 65_536;
 
-/// What is being found out: the fate of one generation of a session.
-pub(crate) type Key = (SessionId, u32);
+/// What is being found out: the fate of one generation of a session, for one kind of client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    pub(crate) session: SessionId,
+    pub(crate) generation: u32,
+    pub(crate) kind: SessionKind,
+}
 
 /// Shared renewals with results of type `T`.
 pub(crate) struct Flights<T> {
@@ -33,8 +38,8 @@ pub(crate) struct Flights<T> {
 pub(crate) enum Boarded<T> {
     /// The flight was started for this request, and this is its result; `None` if it failed.
     Led(Option<T>),
-    /// The flight was another request's.
-    Shared(Option<T>),
+    /// The flight was another request's. Its number tells it from later ones of the same key.
+    Shared(Option<T>, u64),
 }
 
 struct State<T> {
@@ -63,28 +68,31 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
         F: Future<Output = Option<T>> + Send + 'static,
         N: Fn() -> OffsetDateTime + Send + 'static,
     {
-        let (mut result, led) = {
+        let (mut result, shared) = {
             let mut state = self.lock();
             state.forget_old(now());
             match state.flights.get(&key) {
-                Some(flight) => (flight.result.clone(), false),
-                None => (self.start(&mut state, key, now, lead()), true),
+                Some(flight) => (flight.result.clone(), Some(flight.number)),
+                None => (self.start(&mut state, key, now, lead()), None),
             }
         };
         // The sender is dropped without a result only if the flight panicked.
         let found = result.wait_for(Option::is_some).await.ok().and_then(|found| found.clone()).flatten();
-        if led { Boarded::Led(found) } else { Boarded::Shared(found) }
+        match shared {
+            Some(number) => Boarded::Shared(found, number),
+            None => Boarded::Led(found),
+        }
     }
 
-    /// Forgets one result, so that the next request finds out anew.
-    pub(crate) fn forget(&self, key: Key) {
-        self.lock().flights.remove(&key);
+    /// Forgets one flight's result, so that the next request finds out anew.
+    pub(crate) fn forget(&self, key: Key, number: u64) {
+        self.lock().remove(key, number);
     }
 
     /// Forgets all that is remembered of these sessions: they have ended.
     pub(crate) fn forget_sessions(&self, ended: &[SessionId]) {
         if !ended.is_empty() {
-            self.lock().flights.retain(|(session, _), _| !ended.contains(session));
+            self.lock().flights.retain(|key, _| !ended.contains(&key.session));
         }
     }
 
@@ -177,7 +185,7 @@ mod tests {
     use super::*;
     use crate::clock::{Clock, ManualClock};
 
-    const KEY: Key = (SessionId(Uuid::nil()), 1);
+    const KEY: Key = Key { session: SessionId(Uuid::nil()), generation: 1, kind: SessionKind::Browser };
 
     fn setup() -> (Arc<Flights<u32>>, Arc<ManualClock>) {
         (Arc::new(Flights::new()), Arc::new(ManualClock::default()))
@@ -195,7 +203,7 @@ mod tests {
     ) -> (bool, Option<u32>) {
         match flights.board(KEY, time(clock), || async move { result }).await {
             Boarded::Led(found) => (true, found),
-            Boarded::Shared(found) => (false, found),
+            Boarded::Shared(found, _) => (false, found),
         }
     }
 
@@ -267,15 +275,36 @@ mod tests {
     async fn an_ended_session_is_forgotten() {
         let (flights, clock) = setup();
         board(&flights, &clock, Some(1)).await;
-        flights.forget_sessions(&[KEY.0]);
+        flights.forget_sessions(&[KEY.session]);
         assert_eq!(board(&flights, &clock, Some(2)).await, (true, Some(2)));
+    }
+
+    #[tokio::test]
+    async fn what_one_kind_of_client_was_told_is_not_told_the_other() {
+        let (flights, clock) = setup();
+        board(&flights, &clock, Some(1)).await;
+        let key = Key { kind: SessionKind::Client, ..KEY };
+        let client = flights.board(key, time(&clock), || async { Some(2) }).await;
+        assert!(matches!(client, Boarded::Led(Some(2))));
+    }
+
+    #[tokio::test]
+    async fn forgetting_a_flight_leaves_its_successor_alone() {
+        let (flights, clock) = setup();
+        board(&flights, &clock, Some(1)).await;
+        let shared = flights.board(KEY, time(&clock), || async { Some(2) }).await;
+        let Boarded::Shared(_, number) = shared else { panic!("it was there") };
+        flights.forget(KEY, number);
+        assert_eq!(board(&flights, &clock, Some(3)).await, (true, Some(3)));
+        flights.forget(KEY, number);
+        assert_eq!(board(&flights, &clock, Some(4)).await, (false, Some(3)));
     }
 
     #[tokio::test]
     async fn memory_is_bounded() {
         let (flights, clock) = setup();
         for generation in 0..70_000 {
-            let key = (KEY.0, generation);
+            let key = Key { generation, ..KEY };
             flights.board(key, time(&clock), || async { Some(1) }).await;
         }
         assert!(flights.lock().flights.len() <= MOST_REMEMBERED + 1);

@@ -16,6 +16,9 @@ use crate::services::store::LastingUse;
 /// How long notes are gathered before they are written.
 pub(crate) const DELAY: Duration = Duration::from_millis(250);
 
+/// How long a writer waits after the store did not answer.
+pub(crate) const RETRY: Duration = Duration::from_secs(2);
+
 /// How many notes are kept while the store does not answer; beyond, new ones are dropped.
 const MOST: usize = 100_000;
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use time::OffsetDateTime;
 
-use super::flights::Boarded;
-use super::notes::Batch;
+use super::flights::{Boarded, Key};
+use super::notes::{self, Batch};
 use super::refresh_token::{self, RefreshTokenError};
 use super::rotation::{Beside, Decision, Presented, Reuse, decide, is_second_in_lasting_use, is_young};
 use super::store::{LastingUse, Rotation, StoreError};
@@ -44,10 +44,10 @@ impl Inner {
         for _ in 0..ATTEMPTS {
             let resolved = match self.board(presented, &request.client).await {
                 Boarded::Led(resolved) => resolved,
-                Boarded::Shared(Some(Resolved::Live(row, _))) => {
-                    self.share(row, presented, &request.client).await?
+                Boarded::Shared(Some(Resolved::Live(row, _)), number) => {
+                    self.share(row, number, presented, &request.client).await?
                 }
-                Boarded::Shared(resolved) => resolved,
+                Boarded::Shared(resolved, _) => resolved,
             };
             match resolved {
                 Some(Resolved::Live(session, event)) => return self.answer(&session, event),
@@ -82,11 +82,10 @@ impl Inner {
     }
 
     async fn board(self: &Arc<Self>, presented: Presented, client: &Client) -> Boarded<Resolved> {
-        let key = (presented.session, presented.generation);
         let (leader, client) = (Arc::clone(self), client.clone());
         let clock = Arc::clone(&self.clock);
         self.flights
-            .board(key, move || clock.now(), move || async move {
+            .board(key(presented), move || clock.now(), move || async move {
                 leader.resolve(presented, &client).await.inspect_err(log_store_error).ok()
             })
             .await
@@ -122,13 +121,14 @@ impl Inner {
     async fn share(
         &self,
         row: Arc<Session>,
+        number: u64,
         presented: Presented,
         client: &Client,
     ) -> Result<Option<Resolved>, RefreshError> {
         let now = self.clock.now();
         let decision = decide(Some(&row), &presented, now, self.settings.grace);
         if matches!(decision, Decision::Rotate | Decision::CatchUp { .. }) {
-            self.flights.forget((presented.session, presented.generation));
+            self.flights.forget(key(presented), number);
             return Ok(None);
         }
         let step = self.act(decision, Some(Session::clone(&row)), presented, client, now).await;
@@ -222,7 +222,7 @@ impl Inner {
 
     fn answer(self: &Arc<Self>, session: &Session, event: SessionEvent) -> Result<Issued, RefreshError> {
         if event == SessionEvent::Replayed {
-            self.start_writer(self.notes.replay(session.id));
+            self.start_writer(self.notes.replay(session.id), notes::DELAY);
         }
         let renewal = self.issue(session, event, self.clock.now()).map_err(|error| {
             tracing::error!(error = &error as &dyn std::error::Error, "no token could be issued");
@@ -250,11 +250,11 @@ impl Inner {
         let Batch { lasting, replays } = self.notes.take();
         let settled = self.settle(&lasting).await;
         if settled.is_err() {
-            self.start_writer(self.notes.put_back(Batch { lasting, ..Batch::default() }));
+            self.start_writer(self.notes.put_back(Batch { lasting, ..Batch::default() }), notes::RETRY);
         }
         let counted = self.count(&replays).await;
         if counted.is_err() {
-            self.start_writer(self.notes.put_back(Batch { replays, ..Batch::default() }));
+            self.start_writer(self.notes.put_back(Batch { replays, ..Batch::default() }), notes::RETRY);
         }
         settled.and(counted)
     }
@@ -291,6 +291,10 @@ impl Inner {
         let counts: Vec<_> = replays.iter().map(|(&session, &count)| (session, count)).collect();
         self.store.count_replays(&counts).await
     }
+}
+
+fn key(presented: Presented) -> Key {
+    Key { session: presented.session, generation: presented.generation, kind: presented.kind }
 }
 
 fn log_store_error(error: &StoreError) {

@@ -345,16 +345,16 @@ impl Inner {
         if token.reference().older_than(self.settings.grace, now) && notes::first_seen_here(token.id) {
             let seen =
                 LastingUse { session: token.identity.session, generation: token.generation, token: token.id };
-            self.start_writer(self.notes.lasting(seen));
+            self.start_writer(self.notes.lasting(seen), notes::DELAY);
         }
     }
 
-    /// Starts the writer of notes, if one is needed and there is a runtime to run it.
-    pub(super) fn start_writer(self: &Arc<Self>, needed: WriterNeeded) {
+    /// Starts the writer of notes after `delay`, if one is needed and there is a runtime to run it.
+    pub(super) fn start_writer(self: &Arc<Self>, needed: WriterNeeded, delay: Duration) {
         if let (true, Ok(runtime)) = (needed.0, tokio::runtime::Handle::try_current()) {
             let inner = Arc::clone(self);
             runtime.spawn(async move {
-                tokio::time::sleep(notes::DELAY).await;
+                tokio::time::sleep(delay).await;
                 if let Err(error) = inner.write_notes().await {
                     tracing::warn!(
                         error = &error as &dyn std::error::Error,
