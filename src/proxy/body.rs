@@ -2,6 +2,7 @@
 //!
 //! Neither holds anything back: a piece is asked for when the other side can take it.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -12,7 +13,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, Sleep};
 
 use super::routes::Route;
@@ -27,6 +28,7 @@ pin_project! {
         left: Option<u64>,
         idle: Idle,
         stage: watch::Sender<Stage>,
+        abandoned: oneshot::Receiver<Infallible>,
     }
 }
 
@@ -34,14 +36,18 @@ impl<B> Upload<B> {
     /// The body within the route's limits, and how far it has come.
     pub(super) fn new(body: B, route: &Route) -> (Self, UploadProgress) {
         let (stage, watched) = watch::channel(Stage::Sending);
+        let (wanted, abandoned) = oneshot::channel();
         let idle = Idle::new(route.spec.idle_timeout);
-        (Self { body, left: route.spec.max_body, idle, stage }, UploadProgress(Some(watched)))
+        let upload = Self { body, left: route.spec.max_body, idle, stage, abandoned };
+        (upload, UploadProgress { stage: Some(watched), _wanted: Some(wanted) })
     }
 }
 
 /// Why a request's body can't be sent on.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum UploadError {
+    #[error("the answer ended before the body")]
+    Abandoned,
     #[error("the client broke off")]
     Client(#[source] BoxError),
     #[error("the client sent nothing for too long")]
@@ -66,6 +72,9 @@ where
         let Poll::Ready(frame) = this.body.poll_frame(cx) else {
             this.stage
                 .send_if_modified(|stage| std::mem::replace(stage, Stage::AwaitingClient) == Stage::Sending);
+            if Pin::new(this.abandoned).poll(cx).is_ready() {
+                return Poll::Ready(Some(Err(UploadError::Abandoned)));
+            }
             ready!(this.idle.poll_over(cx));
             return Poll::Ready(Some(Err(UploadError::Idle)));
         };
@@ -97,8 +106,12 @@ fn take(left: &mut Option<u64>, frame: &Frame<Bytes>) -> Result<(), UploadError>
     Ok(())
 }
 
-/// How far a request's body has come.
-pub(super) struct UploadProgress(Option<watch::Receiver<Stage>>);
+/// How far a request's body has come. Once it is dropped, with the answer's end, the upload stops:
+/// an upstream that has answered may never read the rest.
+pub(super) struct UploadProgress {
+    stage: Option<watch::Receiver<Stage>>,
+    _wanted: Option<oneshot::Sender<Infallible>>,
+}
 
 /// Who is to make the next move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,24 +127,24 @@ pub(super) enum Stage {
 impl UploadProgress {
     /// Of a request without a body.
     pub(super) fn sent() -> Self {
-        Self(None)
+        Self { stage: None, _wanted: None }
     }
 
     pub(super) fn stage(&self) -> Stage {
-        self.0.as_ref().map_or(Stage::Sent, |stage| *stage.borrow())
+        self.stage.as_ref().map_or(Stage::Sent, |stage| *stage.borrow())
     }
 
     /// Waits for the body to move. Dropping it, as hyper does at its end, is its last move.
     pub(super) async fn changed(&mut self) {
-        let Some(stage) = &mut self.0 else { return std::future::pending().await };
+        let Some(stage) = &mut self.stage else { return std::future::pending().await };
         if stage.changed().await.is_err() {
-            self.0 = None;
+            self.stage = None;
         }
     }
 
     /// Whether it has moved since it was last asked.
     fn has_moved(&mut self) -> bool {
-        let Some(stage) = &mut self.0 else { return false };
+        let Some(stage) = &mut self.stage else { return false };
         let moved = stage.has_changed();
         stage.mark_unchanged();
         moved.unwrap_or(false)

@@ -226,7 +226,7 @@ impl Route {
         if upstreams.is_empty() {
             return Err(RouteError::NoUpstream { path: spec.path });
         }
-        let client = upstream::client(spec.connect_timeout);
+        let client = upstream::client(spec.connect_timeout, spec.idle_timeout);
         Ok(Self { spec, client, prefix, upstreams, turn: AtomicUsize::new(0) })
     }
 

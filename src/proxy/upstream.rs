@@ -28,10 +28,13 @@ pub(super) type Client = legacy::Client<Connector, Body>;
 /// It sends a request a second time only if an idle connection turns out to have been closed
 /// before the first byte went out (hyper hands such a request back untouched). Nothing that an
 /// upstream may have seen is ever sent again, whatever the method.
-pub(super) fn client(connect_timeout: Duration) -> Client {
+pub(super) fn client(connect_timeout: Duration, idle_timeout: Duration) -> Client {
     let mut tcp = HttpConnector::new();
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(Some(connect_timeout));
+    // For an upstream that has answered, and reads neither the rest of the body nor hangs up.
+    #[cfg(target_os = "linux")]
+    tcp.set_tcp_user_timeout(Some(idle_timeout));
     legacy::Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(POOL_IDLE_TIMEOUT)
@@ -88,7 +91,7 @@ fn blame(error: legacy::Error) -> ProxyError {
         return ProxyError::BodyTooLarge;
     }
     match cause::<UploadError>(&error) {
-        Some(UploadError::Client(_)) => ProxyError::BodyIncomplete(error.into()),
+        Some(UploadError::Abandoned | UploadError::Client(_)) => ProxyError::BodyIncomplete(error.into()),
         Some(UploadError::Idle) => ProxyError::BodyTimeout,
         Some(UploadError::TooLarge) => ProxyError::BodyTooLarge,
         None if error.is_connect() => ProxyError::UpstreamUnreachable(error.into()),

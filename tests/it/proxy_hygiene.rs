@@ -130,25 +130,30 @@ async fn a_user_that_no_header_can_hold_is_not_taken_for_nobody() {
 #[tokio::test]
 async fn authorization_passes_only_where_the_route_says_so() {
     let theirs = "Authorization: Bearer theirs\r\n";
-    let minter = |identity: &Identity| HeaderValue::try_from(format!("Bearer for-{}", identity.subject)).ok();
+    let minter = |identity: &Identity| {
+        let value = format!("Bearer for-{}", identity.subject);
+        identity.roles.contains("user").then(|| value.parse().unwrap())
+    };
     let mut upstream = Upstream::start().await;
     for (pass, mint, signed_in, expected) in [
-        (false, false, false, None),
-        (true, false, false, Some("Bearer theirs")),
-        (true, false, true, Some("Bearer theirs")),
-        (false, true, true, Some("Bearer for-user-1")),
-        (true, true, true, Some("Bearer for-user-1")),
-        (false, true, false, None),
-        (true, true, false, Some("Bearer theirs")),
+        (false, false, None, None),
+        (true, false, None, Some("Bearer theirs")),
+        (true, false, Some("user"), Some("Bearer theirs")),
+        (false, true, Some("user"), Some("Bearer for-user-1")),
+        (true, true, Some("user"), Some("Bearer for-user-1")),
+        (false, true, None, None),
+        (true, true, None, Some("Bearer theirs")),
+        // The minter has nothing for this user.
+        (true, true, Some("guest"), None),
     ] {
         let mut route = RouteSpec { pass_authorization: pass, ..RouteSpec::new("/", [upstream.url()]) };
         if mint {
             route.bearer = Some(Arc::new(minter));
         }
         let front = Front::new([route]);
-        let front = if signed_in { front.signed_in(&[]) } else { front };
+        let front = if let Some(role) = signed_in { front.signed_in(&[role]) } else { front };
         let seen = sees(front, &mut upstream, theirs).await;
-        assert_eq!(seen.all("authorization"), Vec::from_iter(expected), "{pass} {mint} {signed_in}");
+        assert_eq!(seen.all("authorization"), Vec::from_iter(expected), "{pass} {mint} {signed_in:?}");
     }
 }
 
