@@ -1,7 +1,7 @@
 //! What the client gets of an upstream's answer.
 
 use axum_core::body::Body;
-use http::header::{HeaderMap, HeaderName};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Response, Version};
 use hyper::body::Incoming;
 
@@ -23,6 +23,7 @@ pub(super) fn finish(
     hop_by_hop::remove(&mut parts.headers);
     remove_reserved(&mut parts.headers);
     reserved.remove_from_response(&mut parts.headers);
+    spare_cookies(&mut parts.headers);
     via.add_to(&mut parts.headers, parts.version);
     // The version is that of each connection, not of the message.
     parts.version = Version::HTTP_11;
@@ -36,8 +37,55 @@ pub(super) fn remove_reserved(headers: &mut HeaderMap) {
     }
 }
 
+/// An upstream may clear its own data, but cookies are cleared for the whole host, ours among them:
+/// that would sign the user out.
+fn spare_cookies(headers: &mut HeaderMap) {
+    let mut kept = Vec::new();
+    for line in headers.get_all(CLEAR_SITE_DATA) {
+        for kind in line.to_str().unwrap_or_default().split(',').map(str::trim) {
+            match kind {
+                r#""*""# => kept.extend(ALL_BUT_COOKIES),
+                r#""cookies""# | "" => {}
+                other => kept.push(other),
+            }
+        }
+    }
+    let kept = HeaderValue::try_from(kept.join(", ")).ok().filter(|kept| !kept.is_empty());
+    headers.remove(CLEAR_SITE_DATA);
+    if let Some(kept) = kept {
+        headers.insert(CLEAR_SITE_DATA, kept);
+    }
+}
+
+const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
+
+/// What else `"*"` stands for (Clear Site Data, section 3.1).
+const ALL_BUT_COOKIES: [&str; 4] =
+    [r#""cache""#, r#""clientHints""#, r#""executionContexts""#, r#""storage""#];
+
 const RESERVED: [HeaderName; 3] = [
     HeaderName::from_static("x-session-event"),
     HeaderName::from_static("x-set-access-cookie"),
     HeaderName::from_static("x-set-refresh-cookie"),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upstream_clears_its_own_data_but_no_cookies() {
+        for (sent, kept) in [
+            (r#""cookies""#, None),
+            (r#""cache", "cookies" , "storage""#, Some(r#""cache", "storage""#)),
+            (r#""cache""#, Some(r#""cache""#)),
+            (r#""*""#, Some(r#""cache", "clientHints", "executionContexts", "storage""#)),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(CLEAR_SITE_DATA, HeaderValue::from_static(sent));
+            spare_cookies(&mut headers);
+            let left = headers.get(CLEAR_SITE_DATA).map(|value| value.to_str().expect("text"));
+            assert_eq!(left, kept, "{sent}");
+        }
+    }
+}
