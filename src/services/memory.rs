@@ -132,6 +132,12 @@ impl SessionStore for MemoryStore {
         Ok(sessions)
     }
 
+    async fn ended_since(&self, since: OffsetDateTime) -> Result<Vec<(SessionId, SessionEnd)>, StoreError> {
+        let tables = self.tables();
+        let ended = tables.sessions.values().filter_map(|session| Some((session.id, session.end?)));
+        Ok(ended.filter(|(_, end)| end.at >= since).collect())
+    }
+
     async fn store_time(&self) -> Result<OffsetDateTime, StoreError> {
         Ok(SystemClock.now())
     }

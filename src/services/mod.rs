@@ -16,6 +16,7 @@
 #[cfg(feature = "server")]
 pub mod auth;
 pub mod crypto;
+mod ends;
 #[cfg(feature = "server")]
 pub mod films;
 mod flights;

@@ -76,6 +76,9 @@ pub trait SessionStore: Send + Sync + 'static {
         limit: u32,
     ) -> Result<Vec<Session>, StoreError>;
 
+    /// The sessions that ended at `since` or later, with their ends.
+    async fn ended_since(&self, since: OffsetDateTime) -> Result<Vec<(SessionId, SessionEnd)>, StoreError>;
+
     /// The database's own clock.
     async fn store_time(&self) -> Result<OffsetDateTime, StoreError>;
 }

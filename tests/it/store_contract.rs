@@ -63,6 +63,7 @@ suite! {
         sessions_end_by_name
         live_sessions_come_latest_rotated_first
         lists_come_latest_created_first
+        what_has_ended_lately_can_be_asked_for
         the_store_tells_the_time;
     users:
         a_user_comes_back_as_it_was

@@ -104,6 +104,14 @@ impl SessionStore for PostgresStore {
         rows.map_err(StoreError::unavailable)?.into_iter().map(Session::try_from).collect()
     }
 
+    async fn ended_since(&self, since: OffsetDateTime) -> Result<Vec<(SessionId, SessionEnd)>, StoreError> {
+        let query = sqlx::query_as::<_, (Uuid, OffsetDateTime, String)>(ENDED_SINCE).bind(since);
+        let rows = query.fetch_all(&self.pool).await.map_err(StoreError::unavailable)?;
+        let end =
+            |(id, at, reason): (Uuid, OffsetDateTime, String)| Ok((SessionId(id), ended(at, Some(&reason))?));
+        rows.into_iter().map(end).collect()
+    }
+
     async fn store_time(&self) -> Result<OffsetDateTime, StoreError> {
         let now = sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&self.pool).await;
         now.map_err(StoreError::unavailable)
@@ -270,9 +278,12 @@ impl TryFrom<Row> for Session {
 }
 
 fn end(at: Option<OffsetDateTime>, reason: Option<&str>) -> Result<Option<SessionEnd>, StoreError> {
-    let Some(at) = at else { return Ok(None) };
+    at.map(|at| ended(at, reason)).transpose()
+}
+
+fn ended(at: OffsetDateTime, reason: Option<&str>) -> Result<SessionEnd, StoreError> {
     let reason = reason.and_then(EndReason::from_word).ok_or(corrupt("end_reason"))?;
-    Ok(Some(SessionEnd { at, reason }))
+    Ok(SessionEnd { at, reason })
 }
 
 fn corrupt(column: &'static str) -> StoreError {
@@ -368,5 +379,7 @@ const LIVE: &str = concat!(
     " FROM myapi.sessions WHERE user_id = $1 AND ended_at IS NULL \
      AND idle_expires_at > $2 AND absolute_expires_at > $2 ORDER BY rotated_at DESC, id DESC"
 );
+
+const ENDED_SINCE: &str = "SELECT id, ended_at, end_reason FROM myapi.sessions WHERE ended_at >= $1";
 
 const LIST: &str = concat!("SELECT ", columns!(), " FROM myapi.sessions WHERE TRUE");

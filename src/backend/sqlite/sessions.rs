@@ -110,6 +110,15 @@ impl SessionStore for SqliteStore {
         rows.map_err(StoreError::unavailable)?.into_iter().map(Session::try_from).collect()
     }
 
+    async fn ended_since(&self, since: OffsetDateTime) -> Result<Vec<(SessionId, SessionEnd)>, StoreError> {
+        let query = sqlx::query_as::<_, (Uuid, i64, String)>(ENDED_SINCE).bind(micros(since));
+        let rows = query.fetch_all(&self.readers).await.map_err(StoreError::unavailable)?;
+        let end = |(id, micros, reason): (Uuid, i64, String)| {
+            Ok((SessionId(id), ended(at(micros, "ended_at")?, Some(&reason))?))
+        };
+        rows.into_iter().map(end).collect()
+    }
+
     async fn store_time(&self) -> Result<OffsetDateTime, StoreError> {
         // An embedded database has no clock but the machine's.
         Ok(SystemClock.now())
@@ -291,9 +300,12 @@ impl TryFrom<Row> for Session {
 }
 
 fn end(at: Option<OffsetDateTime>, reason: Option<&str>) -> Result<Option<SessionEnd>, StoreError> {
-    let Some(at) = at else { return Ok(None) };
+    at.map(|at| ended(at, reason)).transpose()
+}
+
+fn ended(at: OffsetDateTime, reason: Option<&str>) -> Result<SessionEnd, StoreError> {
     let reason = reason.and_then(EndReason::from_word).ok_or(corrupt("end_reason"))?;
-    Ok(Some(SessionEnd { at, reason }))
+    Ok(SessionEnd { at, reason })
 }
 
 fn at(micros: i64, column: &'static str) -> Result<OffsetDateTime, StoreError> {
@@ -378,5 +390,7 @@ const LIVE: &str = concat!(
     " FROM sessions WHERE user_id = $1 AND ended_at IS NULL \
      AND idle_expires_at > $2 AND absolute_expires_at > $2 ORDER BY rotated_at DESC, id DESC"
 );
+
+const ENDED_SINCE: &str = "SELECT id, ended_at, end_reason FROM sessions WHERE ended_at >= $1";
 
 const LIST: &str = concat!("SELECT ", columns!(), " FROM sessions WHERE TRUE");

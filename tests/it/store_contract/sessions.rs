@@ -459,6 +459,23 @@ pub(super) async fn lists_come_latest_created_first(stores: &Stores) {
     assert_eq!(stores.sessions.list_sessions(&Which::OfUser(one.id), Some(NOW), 10).await.unwrap(), [b]);
 }
 
+pub(super) async fn what_has_ended_lately_can_be_asked_for(stores: &Stores) {
+    let owner = user("owner@example.com");
+    known_session(stores, session(&owner)).await;
+    let old = SessionEnd { at: NOW - MINUTE, reason: EndReason::LoggedOut };
+    let recent = SessionEnd { at: NOW, reason: EndReason::Revoked };
+    let a = known_session(stores, Session { end: Some(old), ..session(&owner) }).await;
+    let b = known_session(stores, Session { end: Some(recent), ..session(&owner) }).await;
+    let mut since = async |at| {
+        let mut ended = stores.sessions.ended_since(at).await.unwrap();
+        ended.sort_by_key(|(_, end)| end.at);
+        ended
+    };
+    assert_eq!(since(NOW - MINUTE).await, [(a.id, old), (b.id, recent)], "the time itself included");
+    assert_eq!(since(NOW).await, [(b.id, recent)]);
+    assert_eq!(since(NOW + MINUTE).await, []);
+}
+
 pub(super) async fn the_store_tells_the_time(stores: &Stores) {
     let apart = stores.sessions.store_time().await.unwrap() - SystemClock.now();
     assert!(apart.abs() < time::Duration::MINUTE, "{apart}");

@@ -1,0 +1,222 @@
+//! Sessions that have ended, known to every replica within a second, so that their access tokens are
+//! refused although they have not expired.
+//!
+//! Polling is the authority: every [`POLL`], for what has ended since the last look, overlapping by
+//! half the grace and the statement time-out, since clocks differ and commits come late. A NOTIFY
+//! only wakes the poller sooner. At the start, and after any gap, all is loaded that ended so
+//! recently that an access token of it may still be good.
+//!
+//! Reading takes no lock: the list is replaced as a whole.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use time::OffsetDateTime;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::store::{SessionStore, StoreError};
+use crate::clock::Clock;
+use crate::models::session::{SessionEnd, SessionId};
+
+/// How often the store is asked what has ended.
+pub const POLL: Duration = Duration::from_millis(400);
+
+/// A feed that is older than this is lost.
+pub const LOST_AFTER: Duration = Duration::from_secs(1);
+
+/// How long a statement may run before the database gives it up, at most.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long one look may take. A connection that was cut silently would never answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
+/// The sessions that have ended lately.
+pub(crate) struct Ends {
+    ended: ArcSwap<HashMap<SessionId, SessionEnd>>,
+    /// Held by writers, so that none undoes another's work.
+    writing: Mutex<()>,
+    wake: Notify,
+    started: Instant,
+    /// Until when the feed was complete, in milliseconds after `started`; 0 without a feed, as in an
+    /// application of one process.
+    complete_until: AtomicU64,
+    /// How long after its end an access token of a session may still be good.
+    horizon: Duration,
+    overlap: Duration,
+}
+
+impl Ends {
+    pub(crate) fn new(horizon: Duration, grace: Duration) -> Self {
+        Self {
+            ended: ArcSwap::default(),
+            writing: Mutex::default(),
+            wake: Notify::new(),
+            started: Instant::now(),
+            complete_until: AtomicU64::new(0),
+            horizon,
+            overlap: grace / 2 + STATEMENT_TIMEOUT,
+        }
+    }
+
+    /// How the session ended, if it did so lately.
+    pub(crate) fn find(&self, session: SessionId) -> Option<SessionEnd> {
+        self.ended.load().get(&session).copied()
+    }
+
+    /// Adds sessions that are known to have ended; the first end of each stays. Returns the new ones.
+    pub(crate) fn add(
+        &self,
+        ended: impl IntoIterator<Item = (SessionId, SessionEnd)>,
+        now: OffsetDateTime,
+    ) -> Vec<SessionId> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.ended.load();
+        let new: HashMap<_, _> =
+            ended.into_iter().filter(|(session, _)| !known.contains_key(session)).collect();
+        let forgotten = |end: &SessionEnd| now - end.at > self.horizon + self.overlap;
+        if new.is_empty() && !known.values().any(forgotten) {
+            return Vec::new();
+        }
+        let added = new.keys().copied().collect();
+        let kept = known.iter().filter(|(_, end)| !forgotten(end)).map(|(session, end)| (*session, *end));
+        self.ended.store(Arc::new(kept.chain(new).collect()));
+        added
+    }
+
+    /// Makes the feed look at once.
+    pub(crate) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Whether the feed runs and has not been complete for longer than [`LOST_AFTER`].
+    pub(crate) fn is_lost(&self) -> bool {
+        match self.complete_until.load(Ordering::Relaxed) {
+            0 => false,
+            millis => self.started.elapsed() > Duration::from_millis(millis) + LOST_AFTER,
+        }
+    }
+
+    /// Loads all that ended within the horizon.
+    pub(crate) async fn load(
+        &self,
+        store: &dyn SessionStore,
+        clock: &dyn Clock,
+    ) -> Result<Vec<SessionId>, StoreError> {
+        self.load_since(clock.now() - self.horizon - self.overlap, store, clock).await
+    }
+
+    /// Follows the store for ever, telling `each` of sessions that have ended.
+    pub(crate) async fn follow(
+        &self,
+        store: &dyn SessionStore,
+        clock: &dyn Clock,
+        each: impl Fn(&[SessionId]),
+    ) {
+        let mut last_complete: Option<OffsetDateTime> = None;
+        loop {
+            let began = clock.now();
+            let since = last_complete.unwrap_or(began - self.horizon) - self.overlap;
+            match self.load_since(since, store, clock).await {
+                Ok(ended) => {
+                    last_complete = Some(began);
+                    each(&ended);
+                }
+                Err(error) => {
+                    // What ended meanwhile may be older than the overlap: load all when it answers.
+                    if last_complete.take().is_some() {
+                        tracing::error!(
+                            error = &error as &dyn std::error::Error,
+                            "the feed of ended sessions is interrupted"
+                        );
+                    }
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(POLL) => {}
+                () = self.wake.notified() => {}
+            }
+        }
+    }
+
+    async fn load_since(
+        &self,
+        since: OffsetDateTime,
+        store: &dyn SessionStore,
+        clock: &dyn Clock,
+    ) -> Result<Vec<SessionId>, StoreError> {
+        let began = self.started.elapsed().as_millis();
+        let answer = tokio::time::timeout(ANSWER_WITHIN, store.ended_since(since)).await;
+        let ended = answer.map_err(StoreError::unavailable)??;
+        let added = self.add(ended, clock.now());
+        self.complete_until.store(u64::try_from(began).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
+        Ok(added)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::models::session::EndReason;
+
+    const NOW: OffsetDateTime = datetime!(2026-03-01 12:00 UTC);
+    const GRACE: Duration = Duration::from_secs(60);
+    const HORIZON: Duration = Duration::from_secs(965);
+
+    fn ended(id: u128, seconds_ago: u64) -> (SessionId, SessionEnd) {
+        let end = SessionEnd { at: NOW - Duration::from_secs(seconds_ago), reason: EndReason::Revoked };
+        (SessionId(Uuid::from_u128(id)), end)
+    }
+
+    #[tokio::test]
+    async fn what_is_added_is_found_and_told_once() {
+        let ends = Ends::new(HORIZON, GRACE);
+        let (session, end) = ended(1, 5);
+        assert_eq!(ends.find(session), None);
+        assert_eq!(ends.add([(session, end)], NOW), [session]);
+        assert_eq!(ends.add([(session, end)], NOW), []);
+        assert_eq!(ends.find(session), Some(end));
+    }
+
+    #[tokio::test]
+    async fn the_first_reason_stays() {
+        let ends = Ends::new(HORIZON, GRACE);
+        let (session, first) = ended(1, 5);
+        ends.add([(session, first)], NOW);
+        ends.add([(session, SessionEnd { reason: EndReason::LoggedOut, ..first })], NOW);
+        assert_eq!(ends.find(session), Some(first));
+    }
+
+    #[tokio::test]
+    async fn an_end_is_forgotten_when_no_token_can_be_good_any_more() {
+        let ends = Ends::new(HORIZON, GRACE);
+        let (old, recent) = (ended(1, 0), ended(2, 0));
+        ends.add([old], NOW);
+        let later = NOW + HORIZON + ends.overlap + Duration::from_secs(1);
+        ends.add([(recent.0, SessionEnd { at: later, ..recent.1 })], later);
+        assert_eq!(ends.find(old.0), None);
+        assert!(ends.find(recent.0).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_feed_older_than_a_second_is_lost() {
+        use crate::clock::ManualClock;
+        use crate::services::memory::MemoryStore;
+
+        let ends = Ends::new(HORIZON, GRACE);
+        assert!(!ends.is_lost(), "without a feed there is nothing to lose");
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let (store, clock) = (MemoryStore::default(), ManualClock::new(NOW));
+        ends.load(&store, &clock).await.expect("an answer");
+        tokio::time::sleep(LOST_AFTER).await;
+        assert!(!ends.is_lost());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert!(ends.is_lost());
+    }
+}
