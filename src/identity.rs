@@ -46,8 +46,8 @@ pub struct Identity {
 pub struct Roles(Arc<str>);
 
 impl Roles {
-    /// The roles of these names; `None` if a name is empty or holds anything but visible ASCII
-    /// other than the comma.
+    /// The roles of these names; `None` if a name is empty or holds anything but visible ASCII, a
+    /// comma, a quote or a backslash (which JSON would escape).
     #[must_use]
     pub fn new<N: AsRef<str>>(names: impl IntoIterator<Item = N>) -> Option<Self> {
         let mut list = String::new();
@@ -85,7 +85,7 @@ impl Roles {
 }
 
 fn push_role(list: &mut String, name: &str) -> Option<()> {
-    let legal = !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic() && b != b',');
+    let legal = !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic() && !br#",\""#.contains(&b));
     if !legal {
         return None;
     }

@@ -12,6 +12,7 @@ use super::output::{self, Row};
 use super::start;
 use super::user::sessions_ended;
 use crate::backend::config::Config;
+use crate::backend::db;
 use crate::backend::key_files::{self, KeyFileError};
 use crate::clock::{Clock, SystemClock};
 use crate::models::session::{EndReason, SessionEnd};
@@ -50,6 +51,8 @@ pub struct KeyRetire {
 /// Does what is to be done with keys.
 pub(super) async fn run(command: KeyCommand, config: &Config) -> Result<(), CliError> {
     let dir = start::key_dir(config)?;
+    // Files of another user's would be of no use to the server.
+    db::check_owner(dir)?;
     let (algorithm, now) = (start::algorithm(config), SystemClock.now());
     let said = match command {
         KeyCommand::Init => {
