@@ -116,7 +116,7 @@ impl App {
         let gateway = gateway(&parts, &cookies, &session, state)?;
         Ok(Self {
             public: public(gateway, &parts, &cookies)?,
-            admin: health::router(parts.stores.sessions, parts.metrics),
+            admin: health::router(parts.stores.sessions, tokens.clone(), parts.metrics),
             tokens,
             users,
         })
@@ -233,6 +233,7 @@ fn tokens(parts: &Parts<'_>) -> Tokens {
         absolute_ttl: session.absolute_ttl,
         grace: session.grace,
         max_per_user: session.max_per_user,
+        refuse_on_store_loss: session.on_store_loss == config::OnStoreLoss::Refuse,
     };
     let store = Arc::clone(&parts.stores.sessions);
     Tokens::new(store, Arc::clone(&parts.keys), access, settings, Arc::clone(&parts.clock))

@@ -86,7 +86,12 @@ pub(super) async fn serve(
         sample,
     })
     .map_err(CliError::misconfigured)?;
-    let watchers = watch_over(config, &stores, &keys, &clock);
+    app.tokens
+        .load_ends()
+        .await
+        .map_err(|error| CliError::failed("can't ask the database which sessions have ended", error))?;
+    let mut watchers = watch_over(config, &stores, &keys, &clock);
+    watchers.push(tokio::spawn(app.tokens.clone().follow_ends()));
     tracing::info!(public = %local(&public)?, admin = %local(&admin)?, origin = origin.as_str(), "serving");
     ready(origin.as_str())?;
     listen(public, admin, &app).await?;

@@ -163,7 +163,9 @@ where
                 if expired {
                     ask_for_a_whole_answer(&mut self.request);
                 }
-                let after = After::hand_out(&renewal, Arc::clone(&self.settings.cookies));
+                let settings = &self.settings;
+                let after =
+                    After::hand_out(&renewal, Arc::clone(&settings.cookies), Arc::clone(&settings.tokens));
                 self.call_as(renewal.identity, Some(after))
             }
             Outcome::Kept(identity, event) => {

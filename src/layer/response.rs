@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::cookies::CookiePolicy;
 use super::reject::Rejection;
-use super::token::Renewal;
+use super::token::{Renewal, TokenService};
 use crate::identity::SessionEvent;
 
 /// The response header that carries the [`SessionEvent`].
@@ -19,17 +19,40 @@ pub(super) enum After {
     /// Name the event.
     Note(SessionEvent),
     /// Name the event and hand out fresh cookies.
-    HandOut { event: SessionEvent, fresh: [HeaderValue; 2], until: Instant, cookies: Arc<CookiePolicy> },
+    HandOut {
+        event: SessionEvent,
+        fresh: [HeaderValue; 2],
+        while_good: WhileGood,
+        cookies: Arc<CookiePolicy>,
+    },
     /// It went on as anonymous: name the event, and clear the cookies if it says so.
     Forget { rejection: Rejection, cookies: Arc<CookiePolicy> },
 }
 
+/// How long fresh cookies may be handed out: for a while, and as long as the session has not ended.
+/// Later they would replace newer ones, or undo a sign-out.
+pub(super) struct WhileGood {
+    until: Instant,
+    ended: Box<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl WhileGood {
+    fn holds(&self) -> bool {
+        Instant::now() <= self.until && !(self.ended)()
+    }
+}
+
 impl After {
-    pub(super) fn hand_out(renewal: &Renewal, cookies: Arc<CookiePolicy>) -> Self {
+    pub(super) fn hand_out<T: TokenService>(
+        renewal: &Renewal,
+        cookies: Arc<CookiePolicy>,
+        tokens: Arc<T>,
+    ) -> Self {
         match cookies.set(&renewal.access_token, &renewal.refresh_token, renewal.max_age) {
             Ok(fresh) => {
-                let until = Instant::now() + renewal.fresh_for;
-                Self::HandOut { event: renewal.event, fresh, until, cookies }
+                let (until, session) = (Instant::now() + renewal.fresh_for, renewal.identity.session);
+                let ended = Box::new(move || tokens.ended(session).is_some());
+                Self::HandOut { event: renewal.event, fresh, while_good: WhileGood { until, ended }, cookies }
             }
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "the fresh tokens fit no cookie");
@@ -41,8 +64,8 @@ impl After {
     pub(super) fn apply<B>(self, response: &mut Response<B>) {
         match self {
             Self::Note(event) => note(response.headers_mut(), event),
-            Self::HandOut { event, fresh, until, cookies } => {
-                let fresh = (Instant::now() <= until).then_some(fresh);
+            Self::HandOut { event, fresh, while_good, cookies } => {
+                let fresh = while_good.holds().then_some(fresh);
                 hand_out(response, event, fresh, &cookies);
             }
             Self::Forget { rejection, cookies } => {

@@ -113,6 +113,7 @@ fn decide<T: TokenService, B>(tokens: &T, policy: &CookiePolicy, request: &Reque
         (Ok(verified), _) => Decision::Trust(verified.identity),
         // Asking the store could only say the same, later.
         (Err(VerifyError::Ended(event)), _) => Decision::Reject(Rejection::of(event)),
+        (Err(VerifyError::Unavailable), _) => Decision::Reject(Rejection::unavailable()),
         (Err(_), Presented::Token(token)) => renew(token, None),
         (Err(_), Presented::Unusable) => Decision::Reject(Rejection::of(SessionEvent::Malformed)),
         (Err(error), Presented::Absent) => Decision::Reject(Rejection::of(event_of(error))),
@@ -126,6 +127,7 @@ fn decide_by_bearer<T: TokenService>(tokens: &T, headers: &HeaderMap) -> Decisio
     };
     match verify(tokens, token) {
         Ok(verified) => Decision::Trust(verified.identity),
+        Err(VerifyError::Unavailable) => Decision::Reject(Rejection::unavailable()),
         Err(error) => Decision::Reject(Rejection::of_bearer(event_of(error))),
     }
 }
@@ -143,6 +145,7 @@ fn event_of(error: VerifyError) -> SessionEvent {
         VerifyError::Ended(event) => event,
         VerifyError::Expired => SessionEvent::Missing,
         VerifyError::Malformed => SessionEvent::Malformed,
+        VerifyError::Unavailable => SessionEvent::StoreUnavailable,
         VerifyError::UnknownKey => SessionEvent::UnknownKey,
     }
 }

@@ -24,6 +24,13 @@ pub trait TokenService: Send + Sync + 'static {
     /// [`VerifyError`] says why the token is of no use.
     fn verify(&self, access_token: &str) -> Result<Verified, VerifyError>;
 
+    /// How the session has ended, as far as that is known without I/O: asked before fresh cookies are
+    /// handed out, so that an answer which was under way doesn't undo a sign-out. By default nothing
+    /// is known.
+    fn ended(&self, _session: SessionId) -> Option<SessionEvent> {
+        None
+    }
+
     /// Renews the session of a refresh token.
     ///
     /// The layer may drop the future before it is done (a client hangs up, or the old access token
@@ -55,6 +62,9 @@ pub enum VerifyError {
     /// It was one of ours.
     #[error("the token has expired")]
     Expired,
+    /// It can't be told whether its session has ended.
+    #[error("whether the token's session has ended can't be told")]
+    Unavailable,
     /// It isn't one of ours, or was changed.
     #[error("not a token of this service")]
     Malformed,

@@ -12,6 +12,7 @@ use http::header::CONTENT_TYPE;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::services::store::SessionStore;
+use crate::services::token::Tokens;
 
 /// How long the store may take to answer `/readyz`.
 const READY_WITHIN: Duration = Duration::from_secs(1);
@@ -19,20 +20,25 @@ const READY_WITHIN: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 struct Health {
     store: Arc<dyn SessionStore>,
+    tokens: Tokens,
     metrics: Option<PrometheusHandle>,
 }
 
 /// The routes of the admin listener. Without `metrics`, `/metrics` is empty.
-pub fn router(store: Arc<dyn SessionStore>, metrics: Option<PrometheusHandle>) -> Router {
+pub fn router(store: Arc<dyn SessionStore>, tokens: Tokens, metrics: Option<PrometheusHandle>) -> Router {
     Router::new()
         .route("/healthz", get(async || "alive\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics_text))
-        .with_state(Health { store, metrics })
+        .with_state(Health { store, tokens, metrics })
 }
 
-/// Ready means that sessions can be renewed.
+/// Ready means that sessions can be renewed, and that it is known which have ended.
 async fn ready(State(health): State<Health>) -> Response {
+    if health.tokens.feed_is_lost() {
+        let text = "for more than a second it has not been known which sessions have ended\n";
+        return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+    }
     match tokio::time::timeout(READY_WITHIN, health.store.store_time()).await {
         Ok(Ok(_)) => "ready\n".into_response(),
         _ => (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer\n").into_response(),
@@ -40,6 +46,8 @@ async fn ready(State(health): State<Health>) -> Response {
 }
 
 async fn metrics_text(State(health): State<Health>) -> Response {
+    let lost = if health.tokens.feed_is_lost() { 1.0 } else { 0.0 };
+    metrics::gauge!("sekisho_session_feed_lost").set(lost);
     let text = health.metrics.map(|metrics| metrics.render()).unwrap_or_default();
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

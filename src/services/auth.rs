@@ -143,15 +143,16 @@ impl Auth {
             return Err(AuthError::Credentials);
         }
         self.users.check_password(new, &user.email, user.name.as_deref()).await?;
+        let end = self.tokens.end_now(EndReason::PasswordChanged);
         let change = PasswordChange {
             user: user.id,
             old: Some(&user.hashed_password),
             new: &self.passwords.hash(new).await?,
             keep: Some(identity.session),
-            end: self.tokens.end_now(EndReason::PasswordChanged),
+            end,
         };
         let ended = self.store.change_password(&change).await?.ok_or(AuthError::Credentials)?;
-        self.tokens.forget(&ended);
+        self.tokens.note_ended(&ended, end);
         tracing::info!(user = %user.id, ended = ended.len(), session_event = "password_changed", "password changed");
         Ok(user)
     }

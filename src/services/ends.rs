@@ -23,10 +23,10 @@ use crate::clock::Clock;
 use crate::models::session::{SessionEnd, SessionId};
 
 /// How often the store is asked what has ended.
-pub const POLL: Duration = Duration::from_millis(400);
+pub(crate) const POLL: Duration = Duration::from_millis(400);
 
 /// A feed that is older than this is lost.
-pub const LOST_AFTER: Duration = Duration::from_secs(1);
+pub(crate) const LOST_AFTER: Duration = Duration::from_secs(1);
 
 /// How long a statement may run before the database gives it up, at most.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);

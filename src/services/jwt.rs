@@ -92,6 +92,12 @@ impl AccessTokens {
         Self { settings }
     }
 
+    /// The settings.
+    #[must_use]
+    pub fn settings(&self) -> &JwtSettings {
+        &self.settings
+    }
+
     /// Makes an access token for a session, and says when it expires: never later than the session.
     ///
     /// # Errors

@@ -196,9 +196,9 @@ impl Inner {
         reason: EndReason,
         now: OffsetDateTime,
     ) -> Result<Step, StoreError> {
-        let ended = self.store.end_session(presented.session, SessionEnd { at: now, reason }).await?;
-        self.flights.forget_sessions(&[presented.session]);
-        if ended {
+        let end = SessionEnd { at: now, reason };
+        if self.store.end_session(presented.session, end).await? {
+            self.note_ended(&[presented.session], end);
             let over = Resolved::Over { event: reason.event(), since: Some(now) };
             Ok(Step::Done(over))
         } else {
@@ -279,8 +279,9 @@ impl Inner {
             "two access tokens of one generation are in lasting use: the session ends"
         );
         let end = SessionEnd { at: self.clock.now(), reason: EndReason::ReuseDetected };
-        self.store.end_session(row.id, end).await?;
-        self.flights.forget_sessions(&[row.id]);
+        if self.store.end_session(row.id, end).await? {
+            self.note_ended(&[row.id], end);
+        }
         Ok(())
     }
 

@@ -15,6 +15,7 @@ use secrecy::SecretString;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::ends::Ends;
 use super::flights::Flights;
 use super::jwt::{AccessToken, AccessTokens};
 use super::keys::{Algorithm, SharedKeys};
@@ -41,6 +42,8 @@ pub struct SessionSettings {
     pub grace: Duration,
     /// How many sessions a user may have; the oldest ends.
     pub max_per_user: u32,
+    /// Whether valid access tokens are refused while it is unknown which sessions have ended.
+    pub refuse_on_store_loss: bool,
 }
 
 impl Default for SessionSettings {
@@ -52,6 +55,7 @@ impl Default for SessionSettings {
             absolute_ttl: 90 * DAY,
             grace: Duration::from_secs(60),
             max_per_user: 50,
+            refuse_on_store_loss: false,
         }
     }
 }
@@ -70,6 +74,7 @@ pub(super) struct Inner {
     pub(super) settings: SessionSettings,
     pub(super) flights: Flights<Resolved>,
     pub(super) notes: Notes,
+    pub(super) ends: Ends,
     random: SystemRandom,
 }
 
@@ -127,6 +132,8 @@ impl Tokens {
         settings: SessionSettings,
         clock: Arc<dyn Clock>,
     ) -> Self {
+        let leeway = access.settings().leeway;
+        let ends = Ends::new(settings.access_ttl + leeway + settings.grace, settings.grace);
         let inner = Inner {
             store,
             keys,
@@ -135,6 +142,7 @@ impl Tokens {
             settings,
             flights: Flights::new(),
             notes: Notes::default(),
+            ends,
             random: SystemRandom::new(),
         };
         Self { inner: Arc::new(inner) }
@@ -158,7 +166,9 @@ impl Tokens {
         match inner.store.insert_session(&new).await? {
             Inserted::Refused => Err(SignInError::Refused),
             Inserted::Yes { ended } => {
+                // By which reason each, the feed will tell.
                 inner.flights.forget_sessions(&ended);
+                inner.ends.wake();
                 let renewal = inner.issue(&session, SessionEvent::Rotated, now)?;
                 Ok(Issued { session, renewal })
             }
@@ -210,8 +220,11 @@ impl Tokens {
     ///
     /// If the store does not answer: then nothing is known to have ended.
     pub async fn end(&self, id: SessionId, reason: EndReason) -> Result<bool, StoreError> {
-        let ended = self.inner.store.end_session(id, self.end_now(reason)).await?;
-        self.forget(&[id]);
+        let end = self.end_now(reason);
+        let ended = self.inner.store.end_session(id, end).await?;
+        if ended {
+            self.note_ended(&[id], end);
+        }
         Ok(ended)
     }
 
@@ -221,8 +234,9 @@ impl Tokens {
     ///
     /// If the store does not answer: then nothing is known to have ended.
     pub async fn end_all(&self, which: &Which, reason: EndReason) -> Result<Vec<SessionId>, StoreError> {
-        let ended = self.inner.store.end_sessions(which, self.end_now(reason)).await?;
-        self.forget(&ended);
+        let end = self.end_now(reason);
+        let ended = self.inner.store.end_sessions(which, end).await?;
+        self.note_ended(&ended, end);
         Ok(ended)
     }
 
@@ -232,9 +246,38 @@ impl Tokens {
         SessionEnd { at: self.inner.clock.now(), reason }
     }
 
-    /// Forgets what is remembered of sessions that another call has ended.
-    pub fn forget(&self, ended: &[SessionId]) {
-        self.inner.flights.forget_sessions(ended);
+    /// Takes note of sessions that another call has ended in the store: from now on they are refused
+    /// here, access tokens included.
+    pub fn note_ended(&self, ended: &[SessionId], end: SessionEnd) {
+        self.inner.note_ended(ended, end);
+    }
+
+    /// Loads what has ended lately. A replica does so before it is ready.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer.
+    pub async fn load_ends(&self) -> Result<(), StoreError> {
+        let inner = &self.inner;
+        inner.ends.load(&*inner.store, &*inner.clock).await.map(drop)
+    }
+
+    /// Follows what other processes end, for ever: within a second it is refused here. Where one
+    /// process has the store for itself there is nothing to follow.
+    pub async fn follow_ends(self) {
+        let inner = &self.inner;
+        inner.ends.follow(&*inner.store, &*inner.clock, |ended| inner.flights.forget_sessions(ended)).await;
+    }
+
+    /// Makes [`follow_ends`](Self::follow_ends) look at once.
+    pub fn wake(&self) {
+        self.inner.ends.wake();
+    }
+
+    /// Whether what other processes end has been unknown here for longer than a second.
+    #[must_use]
+    pub fn feed_is_lost(&self) -> bool {
+        self.inner.ends.is_lost()
     }
 
     /// Writes what was noted for the store and not written yet. Called from time to time by itself;
@@ -285,9 +328,19 @@ impl TokenService for Tokens {
                 inner.keys.notice_unknown();
             }
         })?;
+        if let Some(end) = inner.ends.find(token.identity.session) {
+            return Err(VerifyError::Ended(end.reason.event()));
+        }
+        if inner.settings.refuse_on_store_loss && inner.ends.is_lost() {
+            return Err(VerifyError::Unavailable);
+        }
         inner.note_if_lasting(&token, now);
         let renew = is_due(&token, now);
         Ok(Verified { identity: token.identity, renew })
+    }
+
+    fn ended(&self, session: SessionId) -> Option<SessionEvent> {
+        self.inner.ends.find(session).map(|end| end.reason.event())
     }
 
     fn refresh(&self, request: RefreshRequest) -> Self::Refresh {
@@ -335,6 +388,11 @@ impl Inner {
     /// The access token if it is one of ours, expired or not.
     pub(super) fn read_access(&self, access_token: &str) -> Option<AccessToken> {
         self.access.read(&self.keys.load(), access_token, self.clock.now())
+    }
+
+    pub(super) fn note_ended(&self, ended: &[SessionId], end: SessionEnd) {
+        self.ends.add(ended.iter().map(|&session| (session, end)), self.clock.now());
+        self.flights.forget_sessions(ended);
     }
 
     pub(super) fn idle_expiry(&self, now: OffsetDateTime) -> OffsetDateTime {

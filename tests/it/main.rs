@@ -5,6 +5,7 @@
 mod cli;
 mod config;
 mod database;
+mod feed;
 mod layering;
 mod movies;
 mod pages;

@@ -466,7 +466,7 @@ pub(super) async fn what_has_ended_lately_can_be_asked_for(stores: &Stores) {
     let recent = SessionEnd { at: NOW, reason: EndReason::Revoked };
     let a = known_session(stores, Session { end: Some(old), ..session(&owner) }).await;
     let b = known_session(stores, Session { end: Some(recent), ..session(&owner) }).await;
-    let mut since = async |at| {
+    let since = async |at| {
         let mut ended = stores.sessions.ended_since(at).await.unwrap();
         ended.sort_by_key(|(_, end)| end.at);
         ended

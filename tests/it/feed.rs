@@ -1,0 +1,103 @@
+//! What one replica ends, another refuses within a second, access tokens included.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sekisho::backend::db::Stores;
+use sekisho::clock::SystemClock;
+use sekisho::identity::{Client, Roles, SessionEvent};
+use sekisho::layer::{TokenService, VerifyError};
+use sekisho::models::session::{EndReason, SessionKind};
+use sekisho::models::user::UserId;
+use sekisho::services::jwt::AccessTokens;
+use sekisho::services::keys::{Algorithm, KeyMaterial, KeyRing, SharedKeys};
+use sekisho::services::store::Which;
+use sekisho::services::token::{Issued, SessionSettings, SignIn, Tokens};
+use uuid::Uuid;
+
+use crate::support::db;
+
+const USER: UserId = UserId(Uuid::from_u128(7));
+
+/// Two replicas over one database, with the same keys.
+fn replicas(stores: &Stores) -> [Tokens; 2] {
+    let now = sekisho::clock::Clock::now(&SystemClock);
+    let material = KeyMaterial::generate(1, Algorithm::Hs256, now).unwrap();
+    [(); 2].map(|()| {
+        let keys = Arc::new(SharedKeys::new(KeyRing::of_one(&material).unwrap()));
+        let settings = SessionSettings::default();
+        let store = Arc::clone(&stores.sessions);
+        Tokens::new(store, keys, AccessTokens::default(), settings, Arc::new(SystemClock))
+    })
+}
+
+async fn sign_in(tokens: &Tokens) -> Issued {
+    let sign_in = SignIn {
+        user: USER,
+        email: "taro@example.jp",
+        roles: Roles::default(),
+        kind: SessionKind::Browser,
+        client: Client::default(),
+        hashed_password: None,
+        replaces: None,
+    };
+    tokens.sign_in(sign_in).await.unwrap()
+}
+
+/// Waits until `tokens` refuses the access token, for a second at most.
+async fn refusal(tokens: &Tokens, access_token: &str) -> VerifyError {
+    let refused = async {
+        loop {
+            if let Err(error) = tokens.verify(access_token) {
+                return error;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(1), refused).await.expect("refused within a second")
+}
+
+async fn an_end_reaches_the_other_replica(stores: &Stores) {
+    let [here, there] = replicas(stores);
+    let (one, two) = (sign_in(&here).await, sign_in(&here).await);
+    there.load_ends().await.unwrap();
+    let feed = tokio::spawn(there.clone().follow_ends());
+    for issued in [&one, &two] {
+        assert!(there.verify(&issued.renewal.access_token).is_ok());
+    }
+
+    assert!(here.end(one.session.id, EndReason::LoggedOut).await.unwrap());
+    let here_too = here.verify(&one.renewal.access_token).map(|_| ());
+    assert_eq!(here_too, Err(VerifyError::Ended(SessionEvent::LoggedOut)), "here at once");
+    let refused = refusal(&there, &one.renewal.access_token).await;
+    assert_eq!(refused, VerifyError::Ended(SessionEvent::LoggedOut));
+    assert!(there.verify(&two.renewal.access_token).is_ok(), "no other session");
+
+    assert_eq!(here.end_all(&Which::OfUser(USER), EndReason::Revoked).await.unwrap(), [two.session.id]);
+    let refused = refusal(&there, &two.renewal.access_token).await;
+    assert_eq!(refused, VerifyError::Ended(SessionEvent::Revoked));
+    feed.abort();
+}
+
+async fn a_replica_that_starts_knows_what_has_ended(stores: &Stores) {
+    let [here, there] = replicas(stores);
+    let issued = sign_in(&here).await;
+    here.end(issued.session.id, EndReason::Revoked).await.unwrap();
+    there.load_ends().await.unwrap();
+    let refused = there.verify(&issued.renewal.access_token).map(|_| ());
+    assert_eq!(refused, Err(VerifyError::Ended(SessionEvent::Revoked)));
+}
+
+#[tokio::test]
+async fn ends_are_followed_on_sqlite() {
+    let Some(fresh) = db::sqlite().await else { return };
+    an_end_reaches_the_other_replica(&fresh.stores).await;
+    a_replica_that_starts_knows_what_has_ended(&fresh.stores).await;
+}
+
+#[tokio::test]
+async fn ends_are_followed_on_postgresql() {
+    let Some(fresh) = db::postgres().await else { return };
+    an_end_reaches_the_other_replica(&fresh.stores).await;
+    a_replica_that_starts_knows_what_has_ended(&fresh.stores).await;
+}
