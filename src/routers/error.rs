@@ -180,6 +180,7 @@ impl From<AuthError> for ApiError {
     fn from(error: AuthError) -> Self {
         match error {
             AuthError::Credentials => Self::InvalidCredentials,
+            AuthError::Gone => Self::Unauthenticated(SessionEvent::UnknownSession),
             AuthError::Password(error) => error.into(),
             AuthError::RegistrationClosed => Self::RegistrationClosed,
             AuthError::Store(error) => error.into(),

@@ -48,6 +48,9 @@ pub enum AuthError {
     /// Unknown user, wrong password or disabled account: nobody is told which.
     #[error("wrong address or password")]
     Credentials,
+    /// The user or the session of a token that is still good is not in the database any more.
+    #[error("the user or the session is gone")]
+    Gone,
     /// The password is not acceptable, or can't be checked now.
     #[error(transparent)]
     Password(#[from] PasswordError),
@@ -209,10 +212,10 @@ impl Auth {
     ///
     /// # Errors
     ///
-    /// [`AuthError::UnknownSession`] if one of them is gone by now.
+    /// [`AuthError::Gone`] if one of them is gone by now.
     pub async fn whoami(&self, identity: &Identity) -> Result<(User, Session), AuthError> {
         let user = self.user_of(identity).await?;
-        let session = self.tokens.find(identity.session).await?.ok_or(AuthError::UnknownSession)?;
+        let session = self.tokens.find(identity.session).await?.ok_or(AuthError::Gone)?;
         Ok((user, session))
     }
 
@@ -248,12 +251,12 @@ impl Auth {
 
     async fn user_of(&self, identity: &Identity) -> Result<User, AuthError> {
         let found = self.store.find_user(user_id(identity)?).await?;
-        found.ok_or(AuthError::UnknownSession)
+        found.ok_or(AuthError::Gone)
     }
 }
 
 fn user_id(identity: &Identity) -> Result<UserId, AuthError> {
-    identity.subject.parse().map_err(|_| AuthError::UnknownSession)
+    identity.subject.parse().map_err(|_| AuthError::Gone)
 }
 
 impl From<SignInError> for AuthError {
