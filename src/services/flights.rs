@@ -13,7 +13,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
-use crate::models::session::SessionId;
+use crate::models::session::{SessionId, SessionKind};
 
 /// How long a result is shared after the flight.
 pub(crate) const REMEMBERED: Duration = Duration::from_secs(5);
@@ -21,8 +21,9 @@ pub(crate) const REMEMBERED: Duration = Duration::from_secs(5);
 /// How many results are remembered at most; beyond, the oldest are forgotten early.
 const MOST_REMEMBERED: usize = 65_536;
 
-/// What is being found out: the fate of one generation of a session.
-pub(crate) type Key = (SessionId, u32);
+/// What is being found out: the fate of one generation of a session. A token presented as the wrong
+/// kind says nothing to those who present it as the right one.
+pub(crate) type Key = (SessionId, SessionKind, u32);
 
 /// Shared renewals with results of type `T`.
 pub(crate) struct Flights<T> {
@@ -84,7 +85,7 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
     /// Forgets all that is remembered of these sessions: they have ended.
     pub(crate) fn forget_sessions(&self, ended: &[SessionId]) {
         if !ended.is_empty() {
-            self.lock().flights.retain(|(session, _), _| !ended.contains(session));
+            self.lock().flights.retain(|(session, ..), _| !ended.contains(session));
         }
     }
 
@@ -170,6 +171,7 @@ impl<T> Drop for Landing<T> {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
+    use std::task::{Context, Waker};
 
     use tokio::sync::oneshot;
     use uuid::Uuid;
@@ -177,7 +179,7 @@ mod tests {
     use super::*;
     use crate::clock::{Clock, ManualClock};
 
-    const KEY: Key = (SessionId(Uuid::nil()), 1);
+    const KEY: Key = (SessionId(Uuid::nil()), SessionKind::Browser, 1);
 
     fn setup() -> (Arc<Flights<u32>>, Arc<ManualClock>) {
         (Arc::new(Flights::new()), Arc::new(ManualClock::default()))
@@ -224,7 +226,8 @@ mod tests {
         let (land, landing) = oneshot::channel::<u32>();
         let mut leader =
             Box::pin(flights.board(KEY, time(&clock), move || async move { landing.await.ok() }));
-        assert!(futures_util::poll!(&mut leader).is_pending());
+        let mut nobody = Context::from_waker(Waker::noop());
+        assert!(leader.as_mut().poll(&mut nobody).is_pending());
         drop(leader);
         land.send(7).expect("the flight did not hang up");
         assert_eq!(board(&flights, &clock, Some(99)).await, (false, Some(7)));
@@ -275,7 +278,7 @@ mod tests {
     async fn memory_is_bounded() {
         let (flights, clock) = setup();
         for generation in 0..70_000 {
-            let key = (KEY.0, generation);
+            let key = (KEY.0, KEY.1, generation);
             flights.board(key, time(&clock), || async { Some(1) }).await;
         }
         assert!(flights.lock().flights.len() <= MOST_REMEMBERED + 1);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use time::OffsetDateTime;
 
-use super::flights::Boarded;
+use super::flights::{Boarded, Key};
 use super::notes::Batch;
 use super::refresh_token::{self, RefreshTokenError};
 use super::rotation::{Beside, Decision, Presented, Reuse, decide, is_second_in_lasting_use, is_young};
@@ -43,11 +43,12 @@ impl Inner {
         let presented = self.read(&request, kind)?;
         for _ in 0..ATTEMPTS {
             let resolved = match self.board(presented, &request.client).await {
-                Boarded::Led(resolved) => resolved,
+                // A store that is down is not asked again for the same request.
+                Boarded::Led(None) | Boarded::Shared(None) => return Err(RefreshError::Unavailable),
                 Boarded::Shared(Some(Resolved::Live(row, _))) => {
                     self.share(row, presented, &request.client).await?
                 }
-                Boarded::Shared(resolved) => resolved,
+                Boarded::Led(resolved) | Boarded::Shared(resolved) => resolved,
             };
             match resolved {
                 Some(Resolved::Live(session, event)) => return self.answer(&session, event),
@@ -82,7 +83,7 @@ impl Inner {
     }
 
     async fn board(self: &Arc<Self>, presented: Presented, client: &Client) -> Boarded<Resolved> {
-        let key = (presented.session, presented.generation);
+        let key = key(presented);
         let (leader, client) = (Arc::clone(self), client.clone());
         let clock = Arc::clone(&self.clock);
         self.flights
@@ -128,7 +129,7 @@ impl Inner {
         let now = self.clock.now();
         let decision = decide(Some(&row), &presented, now, self.settings.grace);
         if matches!(decision, Decision::Rotate | Decision::CatchUp { .. }) {
-            self.flights.forget((presented.session, presented.generation));
+            self.flights.forget(key(presented));
             return Ok(None);
         }
         let step = self.act(decision, Some(Session::clone(&row)), presented, client, now).await;
@@ -293,6 +294,10 @@ impl Inner {
     }
 }
 
+fn key(presented: Presented) -> Key {
+    (presented.session, presented.kind, presented.generation)
+}
+
 fn log_store_error(error: &StoreError) {
     tracing::error!(
         error = error as &dyn std::error::Error,
@@ -311,3 +316,6 @@ fn warn_of_reuse(row: &Session, presented: Presented, reuse: Reuse, client: &Cli
         "a replaced refresh token came back: the session ends"
     );
 }
+
+#[cfg(test)]
+mod tests;

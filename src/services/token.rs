@@ -348,18 +348,20 @@ impl Inner {
 
     /// Starts the writer of notes, if one is needed and there is a runtime to run it.
     pub(super) fn start_writer(self: &Arc<Self>, needed: WriterNeeded) {
-        if let (true, Ok(runtime)) = (needed.0, tokio::runtime::Handle::try_current()) {
-            let inner = Arc::clone(self);
-            runtime.spawn(async move {
-                tokio::time::sleep(notes::DELAY).await;
-                if let Err(error) = inner.write_notes().await {
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "settlements wait for the store"
-                    );
-                }
-            });
+        if !needed.0 {
+            return;
         }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            self.notes.leave_to_the_next();
+            return;
+        };
+        let inner = Arc::clone(self);
+        runtime.spawn(async move {
+            tokio::time::sleep(notes::DELAY).await;
+            if let Err(error) = inner.write_notes().await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "settlements wait for the store");
+            }
+        });
     }
 
     fn new_session(&self, sign_in: &SignIn<'_>, now: OffsetDateTime) -> Result<Session, SignInError> {
@@ -408,3 +410,6 @@ impl std::fmt::Debug for Tokens {
         f.debug_struct("Tokens").field("settings", &self.inner.settings).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;
