@@ -219,6 +219,21 @@ async fn two_jars_are_no_matter_for_clients() {
 }
 
 #[tokio::test]
+async fn an_answer_that_comes_late_makes_no_second_jar() {
+    let scene = Scene::new();
+    let jar = scene.browser().await;
+    scene.pass(MINUTE);
+    let mut late = Jar::of(&scene.renew(&jar).await.expect("a replay, still young"));
+    scene.pass(2 * SECOND);
+    scene.renewed(&mut jar.clone(), SessionEvent::Rotated).await;
+    // The replay's answer comes after the rotation's and puts the cookies back to where they were.
+    scene.pass(ACCESS_TTL);
+    scene.renewed(&mut late, SessionEvent::Replayed).await;
+    scene.pass(ACCESS_TTL);
+    scene.renewed(&mut late, SessionEvent::Rotated).await;
+}
+
+#[tokio::test]
 async fn one_behind_is_reuse_once_its_successor_has_settled() {
     let scene = Scene::new();
     let old = scene.browser().await;

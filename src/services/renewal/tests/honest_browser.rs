@@ -143,8 +143,6 @@ impl Browser {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
-
     #[test]
     fn is_never_signed_out_and_no_generation_has_two_successors(acts in acts()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
