@@ -164,15 +164,7 @@ impl Jar {
 }
 
 pub(super) fn sign_in(kind: SessionKind) -> SignIn<'static> {
-    SignIn {
-        user: USER,
-        email: "taro@example.jp",
-        roles: Roles::new(["user"]).expect("a role"),
-        kind,
-        client: Client::default(),
-        hashed_password: None,
-        replaces: None,
-    }
+    SignIn { roles: Roles::new(["user"]).expect("a role"), kind, ..SignIn::new(USER, "taro@example.jp") }
 }
 
 fn key_material(number: u8, clock: &ManualClock) -> KeyMaterial {
