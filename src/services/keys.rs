@@ -346,6 +346,15 @@ impl KeyRing {
         Self::new(vec![SigningKey::new(material)?], Duration::ZERO)
     }
 
+    /// A ring of one new key, which nobody else has and which is gone with the process.
+    ///
+    /// # Errors
+    ///
+    /// If the system gives no random bytes.
+    pub fn generate(algorithm: Algorithm, now: OffsetDateTime) -> Result<Self, KeyError> {
+        Self::of_one(&KeyMaterial::generate(1, algorithm, now)?)
+    }
+
     /// The key that signs at `now`: the newest that has been there for the activation time, or the
     /// oldest if none has.
     #[must_use]

@@ -31,6 +31,8 @@ pub mod password;
 pub mod refresh_token;
 mod renewal;
 pub mod rotation;
+#[cfg(test)]
+mod scene;
 pub mod store;
 pub mod token;
 #[cfg(feature = "server")]

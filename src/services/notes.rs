@@ -75,6 +75,11 @@ impl Notes {
         })
     }
 
+    /// No writer could be started: the next note asks for one again.
+    pub(crate) fn leave_to_the_next(&self) {
+        self.lock().writer_is_due = false;
+    }
+
     fn note(&self, add: impl FnOnce(&mut Batch)) -> WriterNeeded {
         let mut waiting = self.lock();
         if waiting.batch.len() < MOST {

@@ -43,11 +43,12 @@ impl Inner {
         let presented = self.read(&request, kind)?;
         for _ in 0..ATTEMPTS {
             let resolved = match self.board(presented, &request.client).await {
-                Boarded::Led(resolved) => resolved,
+                // A store that is down is not asked again for the same request.
+                Boarded::Led(None) | Boarded::Shared(None, _) => return Err(RefreshError::Unavailable),
                 Boarded::Shared(Some(Resolved::Live(row, _)), number) => {
                     self.share(row, number, presented, &request.client).await?
                 }
-                Boarded::Shared(resolved, _) => resolved,
+                Boarded::Led(resolved) | Boarded::Shared(resolved, _) => resolved,
             };
             match resolved {
                 Some(Resolved::Live(session, event)) => return self.answer(&session, event),
@@ -316,3 +317,6 @@ fn warn_of_reuse(row: &Session, presented: Presented, reuse: Reuse, client: &Cli
         "a replaced refresh token came back: the session ends"
     );
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,12 +18,13 @@ use uuid::Uuid;
 use super::ends::Ends;
 use super::flights::Flights;
 use super::jwt::{AccessToken, AccessTokens};
-use super::keys::{Algorithm, SharedKeys};
+use super::keys::{Algorithm, KeyError, KeyRing, SharedKeys};
+use super::memory::MemoryStore;
 use super::notes::{self, Notes, WriterNeeded};
 use super::refresh_token;
 use super::renewal::Resolved;
 use super::store::{Inserted, LastingUse, NewSession, SessionStore, StoreError, Which};
-use crate::clock::Clock;
+use crate::clock::{Clock, SystemClock};
 use crate::identity::{Client, Identity, Roles, SessionEvent};
 use crate::layer::{RefreshError, RefreshRequest, Renewal, TokenService, Verified, VerifyError};
 use crate::models::session::{EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId};
@@ -61,6 +62,50 @@ impl Default for SessionSettings {
 }
 
 /// Issues, checks, renews and ends. Cheap to clone.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use sekisho::clock::{Clock, ManualClock};
+/// use sekisho::identity::{Client, SessionEvent};
+/// use sekisho::layer::{RefreshRequest, TokenService, VerifyError};
+/// use sekisho::services::jwt::AccessTokens;
+/// use sekisho::services::keys::{Algorithm, KeyRing, SharedKeys};
+/// use sekisho::services::memory::MemoryStore;
+/// use sekisho::services::token::{SessionSettings, SignIn, Tokens};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let clock = Arc::new(ManualClock::default());
+/// let keys = Arc::new(SharedKeys::new(KeyRing::generate(Algorithm::Hs256, clock.now())?));
+/// let (store, settings) = (Arc::new(MemoryStore::default()), SessionSettings::default());
+/// let lifetime = settings.access_ttl;
+/// let tokens = Tokens::new(store, keys, AccessTokens::default(), settings, clock.clone());
+///
+/// let ann = "67e55044-10b1-426f-9247-bb680e5fe0c8".parse()?;
+/// let issued = tokens.sign_in(SignIn::new(ann, "ann@example.org")).await?.renewal;
+/// let verified = tokens.verify(&issued.access_token)?;
+/// assert_eq!(&*verified.identity.email, "ann@example.org");
+///
+/// clock.advance(2 * lifetime);
+/// assert_eq!(tokens.verify(&issued.access_token), Err(VerifyError::Expired));
+/// let request = RefreshRequest {
+///     refresh_token: issued.refresh_token,
+///     access_token: Some(issued.access_token),
+///     of: None,
+///     client: Client::default(),
+/// };
+/// let renewed = tokens.refresh(request.clone()).await?;
+/// assert_eq!(renewed.event, SessionEvent::Rotated);
+/// assert!(tokens.verify(&renewed.access_token).is_ok());
+///
+/// // The answer was lost: asking again gives the same refresh token.
+/// let again = tokens.refresh(request).await?;
+/// assert_eq!(again.event, SessionEvent::Replayed);
+/// assert_eq!(again.refresh_token, renewed.refresh_token);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Tokens {
     pub(super) inner: Arc<Inner>,
@@ -96,6 +141,23 @@ pub struct SignIn<'a> {
     pub hashed_password: Option<&'a SecretString>,
     /// The session whose tokens came with the sign-in: it ends.
     pub replaces: Option<SessionId>,
+}
+
+impl<'a> SignIn<'a> {
+    /// A browser's session for a user without roles, of which nothing else is known. Name what else
+    /// there is: `SignIn { roles, ..SignIn::new(user, email) }`.
+    #[must_use]
+    pub fn new(user: UserId, email: &'a str) -> Self {
+        Self {
+            user,
+            email,
+            roles: Roles::default(),
+            kind: SessionKind::Browser,
+            client: Client::default(),
+            hashed_password: None,
+            replaces: None,
+        }
+    }
 }
 
 /// A session's row and fresh tokens for it.
@@ -146,6 +208,23 @@ impl Tokens {
             random: SystemRandom::new(),
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// Tokens for examples and trials: all settings at their defaults, the sessions and a new key
+    /// for HS256 in memory. When the process ends, everybody is signed out.
+    ///
+    /// # Errors
+    ///
+    /// If the system gives no random bytes.
+    pub fn in_memory() -> Result<Self, KeyError> {
+        let keys = KeyRing::generate(Algorithm::Hs256, SystemClock.now())?;
+        Ok(Self::new(
+            Arc::new(MemoryStore::default()),
+            Arc::new(SharedKeys::new(keys)),
+            AccessTokens::default(),
+            SessionSettings::default(),
+            Arc::new(SystemClock),
+        ))
     }
 
     /// Makes a session. Only this inserts one.
@@ -411,18 +490,20 @@ impl Inner {
 
     /// Starts the writer of notes after `delay`, if one is needed and there is a runtime to run it.
     pub(super) fn start_writer(self: &Arc<Self>, needed: WriterNeeded, delay: Duration) {
-        if let (true, Ok(runtime)) = (needed.0, tokio::runtime::Handle::try_current()) {
-            let inner = Arc::clone(self);
-            runtime.spawn(async move {
-                tokio::time::sleep(delay).await;
-                if let Err(error) = inner.write_notes().await {
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "settlements wait for the store"
-                    );
-                }
-            });
+        if !needed.0 {
+            return;
         }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            self.notes.leave_to_the_next();
+            return;
+        };
+        let inner = Arc::clone(self);
+        runtime.spawn(async move {
+            tokio::time::sleep(delay).await;
+            if let Err(error) = inner.write_notes().await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "settlements wait for the store");
+            }
+        });
     }
 
     fn new_session(&self, sign_in: &SignIn<'_>, now: OffsetDateTime) -> Result<Session, SignInError> {
@@ -471,3 +552,6 @@ impl std::fmt::Debug for Tokens {
         f.debug_struct("Tokens").field("settings", &self.inner.settings).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

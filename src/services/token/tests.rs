@@ -1,0 +1,316 @@
+//! From sign-in to the end, but for renewals: their tests are in `renewal`.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use super::*;
+use crate::models::user::{Role, User};
+use crate::services::memory::MemoryStore;
+use crate::services::scene::{ACCESS_TTL, BEYOND_GRACE, Jar, Scene, USER, foreign_keys, sign_in};
+use crate::services::store::{PasswordChange, UserStore};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn verify(scene: &Scene, jar: &Jar) -> Result<Verified, VerifyError> {
+    scene.tokens.verify(jar.access.as_deref().expect("an access token"))
+}
+
+// Signing in.
+
+#[tokio::test]
+async fn a_sign_in_gives_tokens_that_work() {
+    let scene = Scene::new();
+    let issued = scene.tokens.sign_in(sign_in(SessionKind::Browser)).await.expect("a session");
+    let verified = scene.tokens.verify(&issued.renewal.access_token).expect("valid");
+    assert_eq!(verified.identity, issued.renewal.identity);
+    assert_eq!(&*verified.identity.subject, USER.to_string());
+    assert_eq!(verified.identity.session, issued.session.id);
+    assert!(!verified.renew);
+    let expires_at = issued.session.expires_at();
+    assert_eq!(expires_at - scene.now(), issued.renewal.max_age);
+    assert_eq!(issued.renewal.max_age, ACCESS_TTL + scene.tokens.settings().idle_ttl);
+}
+
+#[tokio::test]
+async fn rule_3_a_sign_in_ends_the_session_whose_tokens_came_with_it() {
+    let scene = Scene::new();
+    let before = scene.browser().await;
+    scene.pass(ACCESS_TTL);
+    scene.tokens.renew(before.request(), before.kind).await.expect("a rotation, remembered");
+    let replaces = scene.tokens.session_of(Some(&before.refresh), None);
+    assert_eq!(replaces, Some(before.session));
+    let again = SignIn { replaces, ..sign_in(SessionKind::Browser) };
+    let issued = scene.tokens.sign_in(again).await.expect("a session");
+    assert_ne!(issued.session.id, before.session);
+    let error = scene.renew(&before).await.map(drop).expect_err("it has ended");
+    assert_eq!(error, RefreshError::Over { event: SessionEvent::LoggedOut, clear: false });
+}
+
+#[tokio::test]
+async fn the_oldest_session_gives_way() {
+    let scene = Scene::with(SessionSettings { max_per_user: 2, ..SessionSettings::default() });
+    let mut jars = Vec::new();
+    for _ in 0..3 {
+        scene.pass(SECOND);
+        jars.push(scene.browser().await);
+    }
+    let error = scene.renew(&jars[0]).await.map(drop).expect_err("it gave way");
+    assert_eq!(error, RefreshError::Over { event: SessionEvent::Displaced, clear: false });
+    let live = scene.tokens.live_sessions(USER).await.expect("an answer");
+    assert_eq!(live.iter().map(|row| row.id).collect::<Vec<_>>(), [jars[2].session, jars[1].session]);
+}
+
+/// A store that knows one user, and the hash of its password.
+async fn with_a_user(scene: &Scene) -> (MemoryStore, SecretString) {
+    let hash = SecretString::from("$2b$12$of-a-password");
+    let store = scene.store.current();
+    store.insert_users(&[user(USER, &hash)]).await.expect("a user");
+    (store, hash)
+}
+
+fn user(id: UserId, hash: &SecretString) -> User {
+    User {
+        id,
+        email: "taro@example.jp".into(),
+        name: None,
+        hashed_password: hash.clone(),
+        role: Role::User,
+        disabled_at: None,
+        created_at: time::macros::datetime!(2026-01-01 00:00 UTC),
+    }
+}
+
+#[tokio::test]
+async fn rule_8_who_changed_since_the_password_was_checked_is_not_signed_in() {
+    let scene = Scene::new();
+    let (store, hash) = with_a_user(&scene).await;
+    let checked = SignIn { hashed_password: Some(&hash), ..sign_in(SessionKind::Browser) };
+    scene.tokens.sign_in(checked.clone()).await.expect("nothing has changed");
+
+    let new = SecretString::from("$2b$12$of-another");
+    let end = scene.tokens.end_now(EndReason::PasswordChanged);
+    let change = PasswordChange { user: USER, old: None, new: &new, keep: None, end };
+    store.change_password(&change).await.expect("an answer");
+    let error = scene.tokens.sign_in(checked).await.expect_err("another password by now");
+    assert!(matches!(error, SignInError::Refused));
+
+    store.disable_user(USER, end).await.expect("an answer");
+    let checked = SignIn { hashed_password: Some(&new), ..sign_in(SessionKind::Browser) };
+    assert!(matches!(scene.tokens.sign_in(checked).await, Err(SignInError::Refused)));
+}
+
+#[tokio::test]
+async fn t_12_a_new_user_of_the_same_name_is_not_the_old_one() {
+    let scene = Scene::new();
+    let (store, hash) = with_a_user(&scene).await;
+    let checked = SignIn { hashed_password: Some(&hash), ..sign_in(SessionKind::Browser) };
+    let old = Jar::of(&scene.tokens.sign_in(checked.clone()).await.expect("a session"));
+
+    let namesake = UserId(uuid::Uuid::from_u128(8));
+    store.delete_user(USER, scene.tokens.end_now(EndReason::UserDeleted)).await.expect("an answer");
+    store.insert_users(&[user(namesake, &hash)]).await.expect("a user");
+    let new = SignIn { user: namesake, ..checked };
+    let new = Jar::of(&scene.tokens.sign_in(new).await.expect("a session"));
+
+    scene.pass(ACCESS_TTL);
+    let error = scene.renew(&old).await.map(drop).expect_err("the user is gone");
+    assert_eq!(error, RefreshError::Over { event: SessionEvent::UserDeleted, clear: true });
+    let renewed = scene.renew(&new).await.expect("a renewal").renewal;
+    assert_eq!(&*renewed.identity.subject, namesake.to_string());
+    assert_eq!(&*scene.read(old.access.as_deref()).identity.subject, USER.to_string());
+}
+
+#[tokio::test]
+async fn a_failing_store_signs_nobody_in_or_out() {
+    let scene = Scene::new();
+    let jar = scene.browser().await;
+    scene.store.set_down(true);
+    let error = scene.tokens.sign_in(sign_in(SessionKind::Browser)).await.expect_err("it is down");
+    assert!(matches!(error, SignInError::Store(StoreError::Unavailable(_))));
+    assert!(scene.tokens.end(jar.session, EndReason::LoggedOut).await.is_err());
+    scene.store.set_down(false);
+    assert!(scene.tokens.end(jar.session, EndReason::LoggedOut).await.expect("an answer"));
+    let again = scene.tokens.end(jar.session, EndReason::Revoked).await.expect("an answer");
+    assert!(!again, "it has ended already");
+}
+
+#[tokio::test]
+async fn t_15_no_two_sessions_or_tokens_share_an_id() {
+    let scene = Scene::new();
+    let mut ids = HashSet::new();
+    for _ in 0..1_000 {
+        let jar = scene.browser().await;
+        ids.insert(jar.session.0);
+        ids.insert(scene.id(&jar).0);
+    }
+    assert_eq!(ids.len(), 2_000);
+}
+
+// Checking.
+
+#[tokio::test]
+async fn rule_5_renewal_starts_a_tenth_of_the_lifetime_before_expiry() {
+    let scene = Scene::new();
+    let jar = scene.browser().await;
+    let expires_at = scene.read(jar.access.as_deref()).identity.expires_at;
+    let tenth = (expires_at - scene.now()) / 10;
+    scene.clock.set(expires_at - tenth - SECOND);
+    assert!(!verify(&scene, &jar).expect("valid").renew);
+    scene.clock.set(expires_at - tenth);
+    assert!(verify(&scene, &jar).expect("still valid").renew);
+}
+
+#[tokio::test]
+async fn an_access_token_is_good_until_its_expiry_and_the_leeway() {
+    let scene = Scene::new();
+    let jar = scene.browser().await;
+    let expires_at = scene.read(jar.access.as_deref()).identity.expires_at;
+    scene.clock.set(expires_at + 5 * SECOND - Duration::from_micros(1));
+    assert!(verify(&scene, &jar).is_ok());
+    scene.clock.set(expires_at + 5 * SECOND);
+    assert_eq!(verify(&scene, &jar).map(drop), Err(VerifyError::Expired));
+}
+
+#[tokio::test]
+async fn lifetimes_are_spread_so_that_tokens_do_not_expire_together() {
+    let scene = Scene::new();
+    let mut lifetimes = HashSet::new();
+    for _ in 0..200 {
+        let jar = scene.browser().await;
+        let lifetime = scene.read(jar.access.as_deref()).identity.expires_at - scene.now();
+        let shortest = ACCESS_TTL.mul_f64(0.95).saturating_sub(SECOND);
+        assert!((shortest..=ACCESS_TTL).contains(&lifetime.unsigned_abs()), "{lifetime}");
+        lifetimes.insert(lifetime);
+    }
+    assert!(lifetimes.len() > 20, "only {} lifetimes", lifetimes.len());
+}
+
+#[tokio::test]
+async fn an_access_token_of_an_unknown_key_is_noticed() {
+    let scene = Scene::new();
+    let jar = scene.browser().await;
+    scene.tokens.keys().replace(foreign_keys(9, &scene.clock));
+    assert_eq!(verify(&scene, &jar).map(drop), Err(VerifyError::UnknownKey));
+    // It returns at once: the notice was kept.
+    scene.tokens.keys().unknown_noticed().await;
+}
+
+#[tokio::test]
+async fn access_tokens_of_an_older_key_go_on_after_a_rotation() {
+    let scene = Scene::new();
+    let old = scene.browser().await;
+    scene.rotate_keys();
+    let new = scene.browser().await;
+    assert!(verify(&scene, &old).is_ok());
+    assert!(verify(&scene, &new).is_ok());
+    assert_ne!(old.access.unwrap().split('.').next(), new.access.unwrap().split('.').next());
+}
+
+#[tokio::test]
+async fn the_session_of_expired_and_outdated_tokens_is_known() {
+    let scene = Scene::new();
+    let jar = scene.browser().await;
+    let other = scene.browser().await;
+    scene.pass(10 * ACCESS_TTL);
+    let (access, refresh) = (jar.access.as_deref(), Some(jar.refresh.as_str()));
+    assert_eq!(scene.tokens.session_of(refresh, None), Some(jar.session));
+    assert_eq!(scene.tokens.session_of(None, access), Some(jar.session));
+    assert_eq!(scene.tokens.session_of(Some("forged"), access), Some(jar.session));
+    assert_eq!(scene.tokens.session_of(Some(&other.refresh), access), Some(other.session));
+    assert_eq!(scene.tokens.session_of(Some("forged"), Some("forged")), None);
+}
+
+// Settling.
+
+#[tokio::test]
+async fn a_token_in_lasting_use_settles_its_generation_once() {
+    let scene = Scene::new();
+    let jar = scene.browser().await;
+    for _ in 0..61 {
+        verify(&scene, &jar).expect("valid");
+        scene.pass(SECOND);
+    }
+    verify(&scene, &jar).expect("valid");
+    scene.tokens.write_notes().await.expect("an answer");
+    assert!(scene.store.calls().is_empty(), "61 s by whole seconds may be 60 s");
+    scene.pass(SECOND);
+    verify(&scene, &jar).expect("valid");
+    verify(&scene, &jar).expect("valid");
+    scene.tokens.write_notes().await.expect("an answer");
+    scene.tokens.write_notes().await.expect("an answer");
+    assert_eq!(scene.store.calls(), ["settle"]);
+    assert_eq!(scene.row(&jar).await.settled_by, Some(scene.id(&jar)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn notes_are_written_by_themselves_within_a_second() {
+    let scene = Scene::new();
+    let jar = scene.browser().await;
+    scene.pass(BEYOND_GRACE);
+    verify(&scene, &jar).expect("valid");
+    assert!(scene.store.calls().is_empty(), "off the request's path");
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(scene.row(&jar).await.settled_by, Some(scene.id(&jar)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn notes_survive_a_failing_store() {
+    let scene = Scene::new();
+    let jar = scene.browser().await;
+    scene.pass(SECOND);
+    scene.renew(&jar).await.expect("a replay");
+    scene.pass(BEYOND_GRACE);
+    verify(&scene, &jar).expect("valid");
+    scene.store.set_down(true);
+    assert!(scene.tokens.write_notes().await.is_err());
+    tokio::time::sleep(60 * SECOND).await;
+    scene.store.set_down(false);
+    tokio::time::sleep(SECOND).await;
+    let row = scene.row(&jar).await;
+    assert_eq!((row.settled_by, row.replays), (Some(scene.id(&jar)), 1), "written by themselves");
+}
+
+#[test]
+fn what_was_noted_without_a_runtime_is_written_with_a_later_note() {
+    let scene = Scene::new();
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+    let (jar, other) = runtime().unwrap().block_on(async { (scene.browser().await, scene.browser().await) });
+    scene.pass(BEYOND_GRACE);
+    verify(&scene, &jar).expect("valid");
+    runtime().unwrap().block_on(async {
+        verify(&scene, &other).expect("valid");
+        tokio::time::sleep(SECOND).await;
+        assert!(scene.row(&other).await.settled_by.is_some());
+        assert!(scene.row(&jar).await.settled_by.is_some());
+    });
+}
+
+/// Two access tokens of one generation in use.
+async fn in_lasting_use_twice(kind: SessionKind) -> (Scene, Jar) {
+    let scene = Scene::new();
+    let jar = scene.sign_in(kind).await;
+    let second = Jar::of(&scene.renew(&jar).await.expect("a replay"));
+    scene.pass(BEYOND_GRACE);
+    for jar in [&jar, &second] {
+        verify(&scene, jar).expect("valid");
+        scene.tokens.write_notes().await.expect("an answer");
+    }
+    (scene, jar)
+}
+
+#[tokio::test]
+async fn a_second_lasting_token_ends_a_browsers_session() {
+    let (scene, jar) = in_lasting_use_twice(SessionKind::Browser).await;
+    assert_eq!(scene.row(&jar).await.end.map(|end| end.reason), Some(EndReason::ReuseDetected));
+    let error = scene.renew(&jar).await.map(drop).expect_err("it has ended");
+    assert_eq!(error, RefreshError::Over { event: SessionEvent::ReuseDetected, clear: false });
+}
+
+#[tokio::test]
+async fn a_client_may_keep_several_tokens_in_lasting_use() {
+    let (scene, jar) = in_lasting_use_twice(SessionKind::Client).await;
+    assert_eq!(scene.row(&jar).await.end, None);
+    scene.renew(&jar).await.expect("a rotation");
+}
