@@ -13,7 +13,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
-use crate::models::session::SessionId;
+use crate::models::session::{SessionId, SessionKind};
 
 /// How long a result is shared after the flight.
 pub(crate) const REMEMBERED: Duration = Duration::from_secs(5);
@@ -21,8 +21,9 @@ pub(crate) const REMEMBERED: Duration = Duration::from_secs(5);
 /// How many results are remembered at most; beyond, the oldest are forgotten early.
 const MOST_REMEMBERED: usize = 65_536;
 
-/// What is being found out: the fate of one generation of a session.
-pub(crate) type Key = (SessionId, u32);
+/// What is being found out: the fate of one generation of a session, presented by that kind of
+/// client. (What one kind is refused must not be held against the other.)
+pub(crate) type Key = (SessionId, u32, SessionKind);
 
 /// Shared renewals with results of type `T`.
 pub(crate) struct Flights<T> {
@@ -84,7 +85,7 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
     /// Forgets all that is remembered of these sessions: they have ended.
     pub(crate) fn forget_sessions(&self, ended: &[SessionId]) {
         if !ended.is_empty() {
-            self.lock().flights.retain(|(session, _), _| !ended.contains(session));
+            self.lock().flights.retain(|(session, _, _), _| !ended.contains(session));
         }
     }
 
@@ -177,7 +178,7 @@ mod tests {
     use super::*;
     use crate::clock::{Clock, ManualClock};
 
-    const KEY: Key = (SessionId(Uuid::nil()), 1);
+    const KEY: Key = (SessionId(Uuid::nil()), 1, SessionKind::Browser);
 
     fn setup() -> (Arc<Flights<u32>>, Arc<ManualClock>) {
         (Arc::new(Flights::new()), Arc::new(ManualClock::default()))
@@ -275,7 +276,7 @@ mod tests {
     async fn memory_is_bounded() {
         let (flights, clock) = setup();
         for generation in 0..70_000 {
-            let key = (KEY.0, generation);
+            let key = (KEY.0, generation, KEY.2);
             flights.board(key, time(&clock), || async { Some(1) }).await;
         }
         assert!(flights.lock().flights.len() <= MOST_REMEMBERED + 1);

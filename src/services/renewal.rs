@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use time::OffsetDateTime;
 
-use super::flights::Boarded;
+use super::flights::{self, Boarded};
 use super::notes::Batch;
 use super::refresh_token::{self, RefreshTokenError};
 use super::rotation::{Beside, Decision, Presented, Reuse, decide, is_second_in_lasting_use, is_young};
@@ -82,7 +82,7 @@ impl Inner {
     }
 
     async fn board(self: &Arc<Self>, presented: Presented, client: &Client) -> Boarded<Resolved> {
-        let key = (presented.session, presented.generation);
+        let key = flight_key(&presented);
         let (leader, client) = (Arc::clone(self), client.clone());
         let clock = Arc::clone(&self.clock);
         self.flights
@@ -128,7 +128,7 @@ impl Inner {
         let now = self.clock.now();
         let decision = decide(Some(&row), &presented, now, self.settings.grace);
         if matches!(decision, Decision::Rotate | Decision::CatchUp { .. }) {
-            self.flights.forget((presented.session, presented.generation));
+            self.flights.forget(flight_key(&presented));
             return Ok(None);
         }
         let step = self.act(decision, Some(Session::clone(&row)), presented, client, now).await;
@@ -291,6 +291,10 @@ impl Inner {
         let counts: Vec<_> = replays.iter().map(|(&session, &count)| (session, count)).collect();
         self.store.count_replays(&counts).await
     }
+}
+
+fn flight_key(presented: &Presented) -> flights::Key {
+    (presented.session, presented.generation, presented.kind)
 }
 
 fn log_store_error(error: &StoreError) {
