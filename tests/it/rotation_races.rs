@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use sekisho::models::session::{EndReason, SessionId};
+use serde_json::Value;
 
 use crate::support::app::{ACCESS_TTL, PAST_GRACE, TestApp, on_each_database};
 use crate::support::browser::{ACCESS, Browser, REFRESH};
@@ -23,6 +24,9 @@ on_each_database! {
     two_jars_show_at_the_next_renewal
     two_jars_show_when_both_are_in_lasting_use
     a_thief_who_renews_first_is_no_different
+    a_refresh_token_alone_is_another_jar
+    a_jar_without_an_access_token_is_one_jar
+    no_rotation_is_due_while_the_access_token_is_young
     a_store_that_lost_its_last_writes_is_caught_up
     a_store_restored_from_a_backup_is_caught_up
     an_unknown_session_keeps_its_cookies
@@ -224,6 +228,39 @@ async fn a_thief_who_renews_first_is_no_different(fresh: Fresh) {
     ann.get("/auth/session").await.problem(401, "reuse_detected");
     app.expire();
     thief.get("/auth/session").await.problem(401, "reuse_detected");
+}
+
+/// Also while the owner's renewal is remembered, and shared with whoever asks.
+async fn a_refresh_token_alone_is_another_jar(fresh: Fresh) {
+    let (app, mut ann, session) = signed_in(fresh).await;
+    let mut thief = ann.clone();
+    thief.jar.remove(ACCESS);
+    app.expire();
+    assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
+    thief.get("/auth/session").await.problem(401, "reuse_detected");
+    assert_eq!(app.row(session).await.end.map(|end| end.reason), Some(EndReason::ReuseDetected));
+}
+
+async fn a_jar_without_an_access_token_is_one_jar(fresh: Fresh) {
+    let (app, mut ann, session) = signed_in(fresh).await;
+    app.expire();
+    ann.jar.remove(ACCESS);
+    for event in ["rotated", "replayed", "replayed"] {
+        let answer = ann.lose(get("/auth/session")).await;
+        assert_eq!((answer.status.as_u16(), answer.event()), (200, Some(event)));
+        app.clock.advance(ACCESS_TTL);
+    }
+    assert_eq!(app.row(session).await.rotations, 1);
+}
+
+async fn no_rotation_is_due_while_the_access_token_is_young(fresh: Fresh) {
+    let (app, mut ann, session) = signed_in(fresh).await;
+    for (seconds, event) in [(62, "rotated"), (50, "replayed"), (20, "replayed"), (62, "rotated")] {
+        app.clock.advance(Duration::from_secs(seconds));
+        let answer = ann.post("/auth/refresh", &Value::Null).await;
+        assert_eq!((answer.status.as_u16(), answer.event()), (200, Some(event)), "after {seconds} s");
+    }
+    assert_eq!(app.row(session).await.rotations, 2);
 }
 
 async fn a_store_that_lost_its_last_writes_is_caught_up(fresh: Fresh) {

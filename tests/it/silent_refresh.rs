@@ -6,15 +6,18 @@ use axum::body::Body;
 use axum::http::Request;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use secrecy::SecretString;
 use sekisho::clock::Clock;
+use sekisho::models::session::EndReason;
 use sekisho::models::user::Role;
+use sekisho::services::store::Which;
 use serde_json::{Value, json};
 
 use crate::support::app::{
     ABSOLUTE_TTL, ACCESS_TTL, GRACE, IDLE_TTL, PASSWORD, PAST_GRACE, TestApp, on_each_database,
 };
 use crate::support::browser::{ACCESS, Jar, REFRESH};
-use crate::support::db::Fresh;
+use crate::support::db::{self, Fresh};
 use crate::support::http::{Answer, bare, form, get, with};
 
 on_each_database! {
@@ -30,13 +33,16 @@ on_each_database! {
     clients_hold_their_tokens_themselves
     a_refresh_token_works_in_its_kind_alone
     what_is_no_token_of_ours_ends_nothing
+    tokens_of_another_key_end_nothing
     a_valid_access_token_decides_alone
     a_refresh_token_decides_alone_without_one
     without_a_store_nothing_is_decided
     a_session_outlives_a_restart
     a_preflight_renews_nothing
-    a_disabled_user_is_signed_out_at_renewal
+    each_end_has_its_word
 }
+
+const NEW_PASSWORD: &str = "seven quiet ferries cross the strait";
 
 async fn an_expired_token_is_renewed_in_the_same_answer(fresh: Fresh) {
     let app = TestApp::over(fresh).await;
@@ -375,18 +381,54 @@ async fn a_preflight_renews_nothing(fresh: Fresh) {
     assert_eq!(app.row(session).await.generation, 1);
 }
 
-async fn a_disabled_user_is_signed_out_at_renewal(fresh: Fresh) {
+async fn each_end_has_its_word(fresh: Fresh) {
     let app = TestApp::over(fresh).await;
+    let mut browsers = Vec::new();
+    for event in ["user_disabled", "user_deleted", "role_changed", "revoked", "password_changed"] {
+        let email = format!("{event}@example.com");
+        let browser = app.signed_in(&email).await;
+        let user = app.app.users.by_email(&email).await.unwrap();
+        match event {
+            "user_disabled" => app.app.users.disable(&user).await.unwrap(),
+            "user_deleted" => app.app.users.delete(&user).await.unwrap(),
+            "role_changed" => app.app.users.set_role(&user, Role::Admin).await.unwrap(),
+            "revoked" => {
+                app.app.tokens.end_all(&Which::OfUser(user.id), EndReason::Revoked).await.unwrap().len()
+            }
+            _ => app.app.users.set_password(&user, &SecretString::from(NEW_PASSWORD)).await.unwrap(),
+        };
+        browsers.push((browser, event));
+    }
     let mut ann = app.signed_in("ann@example.com").await;
-    let mut bob = app.signed_in("bob@example.com").await;
-    let user = app.app.users.by_email("ann@example.com").await.unwrap();
-    app.app.users.disable(&user).await.unwrap();
-    let user = app.app.users.by_email("bob@example.com").await.unwrap();
-    app.app.users.delete(&user).await.unwrap();
     app.expire();
-    assert_over(&ann.get("/auth/session").await, "user_disabled", true);
-    assert_over(&bob.get("/auth/session").await, "user_deleted", true);
-    assert!(ann.jar.is_empty() && bob.jar.is_empty());
+    for (browser, event) in &mut browsers {
+        assert_over(&browser.get("/auth/session").await, event, true);
+        assert!(browser.jar.is_empty());
+        browser.get("/auth/session").await.problem(401, "missing");
+    }
+    assert_eq!(ann.get("/auth/session").await.status, 200);
+}
+
+async fn tokens_of_another_key_end_nothing(fresh: Fresh) {
+    let elsewhere = db::sqlite().await.expect("SQLite needs no server");
+    let secret = ("tokens.secret", "another one of more than 32 bytes, for another program");
+    let elsewhere = TestApp::with(elsewhere, &[secret]).await;
+    let (foreign, app) = (elsewhere.signed_in("ann@example.com").await, TestApp::over(fresh).await);
+    let mut ann = app.signed_in("ann@example.com").await;
+    let mut mixed = ann.clone();
+    for event in [None, Some("rotated")] {
+        let answer = app.send(with(get("/auth/session"), "cookie", &foreign.cookies())).await;
+        assert_over(&answer, "malformed", false);
+        let bearer = format!("Bearer {}", foreign.token(ACCESS));
+        let answer = app.send(with(get("/auth/session"), "authorization", &bearer)).await;
+        assert_eq!(answer.status, 401);
+
+        mixed.jar = Jar::of(&ann, &foreign);
+        let answer = mixed.get("/auth/session").await;
+        assert_eq!(answer.status == 200, event.is_none(), "a valid access token decides alone");
+        assert_eq!(ann.get("/auth/session").await.event(), event, "nothing had ended");
+        app.expire();
+    }
 }
 
 #[track_caller]

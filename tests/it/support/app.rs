@@ -8,7 +8,7 @@ use axum::body::{Body, to_bytes};
 use axum::http::Request;
 use secrecy::SecretString;
 use sekisho::app::{App, Parts, Sample};
-use sekisho::backend::config::{Config, Sources};
+use sekisho::backend::config::{Config, KeySource, Sources};
 use sekisho::clock::{Clock, ManualClock};
 use sekisho::models::session::{Session, SessionId};
 use sekisho::models::user::{Role, User};
@@ -72,9 +72,10 @@ impl TestApp {
 
     fn build(fresh: Fresh, flags: &[(&str, &str)], sample: Option<Sample>) -> Self {
         let clock = Arc::new(ManualClock::default());
-        let secret = SecretString::from("a secret for the tests alone, of more than 32 bytes");
-        let ring = KeyMaterial::from_secret(&secret).and_then(|key| KeyRing::of_one(&key)).unwrap();
-        let setup = Setup { config: config(flags), keys: Arc::new(SharedKeys::new(ring)), sample };
+        let config = config(flags);
+        let KeySource::Secret(secret) = &config.tokens.keys else { panic!("no tokens.secret") };
+        let ring = KeyMaterial::from_secret(secret).and_then(|key| KeyRing::of_one(&key)).unwrap();
+        let setup = Setup { keys: Arc::new(SharedKeys::new(ring)), config, sample };
         let app = setup.start(&fresh, &clock);
         Self { app, clock, fresh, setup }
     }
@@ -206,8 +207,12 @@ impl Setup {
 }
 
 fn config(flags: &[(&str, &str)]) -> Config {
-    let usual =
-        [("server.public_origin", ORIGIN), ("login.bcrypt_cost", "4"), ("tokens.access_ttl_jitter", "0")];
+    let usual = [
+        ("server.public_origin", ORIGIN),
+        ("login.bcrypt_cost", "4"),
+        ("tokens.access_ttl_jitter", "0"),
+        ("tokens.secret", "of more than 32 bytes, and for the tests alone"),
+    ];
     let flags = usual.iter().chain(flags).map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
     Config::load(&Sources { flags, ..Sources::default() }).unwrap().config
 }
