@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::IntoResponse;
-use http::header::{HeaderName, ORIGIN};
+use http::header::{HeaderMap, HeaderName, ORIGIN, VARY};
 use http::{HeaderValue, Request, Response};
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 use tower_http::csrf::{ConfigError, CsrfLayer, ProtectionError};
@@ -33,6 +33,27 @@ pub(super) fn cors(
     ChooseLayer::new(layer, move |request: &Request<Body>| {
         request.headers().get(ORIGIN).is_some_and(|origin| allowed.contains(origin))
     })
+}
+
+/// Where pages of other origins may call, says so to caches in every answer: one that was made for
+/// another page lacks the headers by which those may read it.
+pub(super) fn varying(
+    allowed: &[Origin],
+) -> impl Fn(Response<Body>) -> Response<Body> + Clone + Send + Sync + use<> {
+    let varies = !allowed.is_empty();
+    move |mut response| {
+        if varies && !is_said_to_vary(response.headers()) {
+            response.headers_mut().append(VARY, HeaderValue::from_static("Origin"));
+        }
+        response
+    }
+}
+
+fn is_said_to_vary(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(VARY).iter().filter_map(|line| line.to_str().ok());
+    lines
+        .flat_map(|line| line.split(','))
+        .any(|name| ["*", "origin"].iter().any(|by| name.trim().eq_ignore_ascii_case(by)))
 }
 
 /// Refuses cross-site requests but those of the origins `trusted`.

@@ -15,7 +15,6 @@ use http::{Request, Response};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tower::ServiceBuilder;
 use tower::util::BoxCloneSyncService;
-use tower_cookies::CookieManagerLayer;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::trace::TraceLayer;
@@ -142,6 +141,7 @@ fn public(gateway: Gateway, parts: &Parts<'_>, cookies: &Arc<CookiePolicy>) -> R
         .layer(CatchPanicLayer::custom(panicked))
         // Everything below may ask where the request comes from.
         .map_request(move |request| located(&trusted, request))
+        .map_response(cross_origin::varying(&server.allowed_origins))
         // Also refusals must be readable for pages of other origins that may call.
         .layer(cross_origin::cors(&server.allowed_origins))
         // Before any session is looked at.
@@ -198,7 +198,6 @@ fn own(parts: &Parts<'_>, session: &SilentRefreshLayer<Tokens>, state: AuthState
     let prefix = server.auth_prefix.as_str();
     let mut api = OpenApiRouter::new();
     if server.has(Builtin::Auth) {
-        // The jar is outside the session layer, so that a handler's cookies are seen to be there.
         let auth = auth::public().merge(auth::signed_in().layer(signed_in.clone()));
         api = api.merge(OpenApiRouter::new().nest(prefix, auth.with_state(state.clone())));
         api = api.merge(jwks::router().with_state(tokens));
@@ -214,7 +213,7 @@ fn own(parts: &Parts<'_>, session: &SilentRefreshLayer<Tokens>, state: AuthState
     if server.has(Builtin::Docs) {
         router = router.merge(docs::router(docs::openapi(description)));
     }
-    with_fallbacks(router).layer(CookieManagerLayer::new())
+    with_fallbacks(router)
 }
 
 fn tokens(parts: &Parts<'_>) -> Tokens {

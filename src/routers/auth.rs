@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use http::header::VARY;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use secrecy::SecretString;
-use tower_cookies::Cookies;
+use tower_cookies::{CookieManagerLayer, Cookies};
 use tower_http::set_header::SetResponseHeaderLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -33,26 +33,33 @@ pub(super) const BODY_LIMIT: usize = 16 * 1024;
 /// The routes that look at no session, or at the cookies themselves.
 #[must_use]
 pub fn public() -> OpenApiRouter<AuthState> {
-    OpenApiRouter::default()
+    let router = OpenApiRouter::default()
         .routes(routes!(login))
         .routes(routes!(logout))
         .routes(routes!(refresh))
-        .routes(routes!(register))
-        .layer(DefaultBodyLimit::max(BODY_LIMIT))
-        // They look at the cookies themselves, and set them.
-        .layer(SetResponseHeaderLayer::appending(VARY, HeaderValue::from_static("Cookie")))
+        .routes(routes!(register));
+    with_cookies(router)
 }
 
 /// The routes that need a signed-in user: put the session layer around them.
 #[must_use]
 pub fn signed_in() -> OpenApiRouter<AuthState> {
-    OpenApiRouter::default()
+    let router = OpenApiRouter::default()
         .routes(routes!(session))
         .routes(routes!(sessions))
         .routes(routes!(end_session))
         .routes(routes!(password))
-        .routes(routes!(logout_all))
+        .routes(routes!(logout_all));
+    with_cookies(router)
+}
+
+/// The jar is inside the session layer, which so sees what a handler sets or clears, and adds no
+/// cookies of its own to that.
+fn with_cookies(router: OpenApiRouter<AuthState>) -> OpenApiRouter<AuthState> {
+    router
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(CookieManagerLayer::new())
+        .layer(SetResponseHeaderLayer::appending(VARY, HeaderValue::from_static("Cookie")))
 }
 
 /// Signs in and sets both cookies.

@@ -4,12 +4,18 @@
 
 mod cli;
 mod config;
+mod csrf;
 mod database;
 mod feed;
 mod layering;
+mod login;
+mod logout;
 mod movies;
 mod pages;
 mod proxy;
 mod proxy_hygiene;
+mod rotation_races;
+mod silent_refresh;
 mod store_contract;
 mod support;
+mod token;

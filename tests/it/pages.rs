@@ -2,25 +2,22 @@
 
 use std::collections::BTreeSet;
 
-use axum::Router;
-use axum::body::Body;
-use axum::http::Request;
-use sekisho::routers;
-use sekisho::routers::pages::Sample;
 use serde_json::{Value, json};
 
-use crate::support::http::{Answer, bare, send};
+use crate::support::app::TestApp;
+use crate::support::db;
+use crate::support::http::{Answer, bare, get, with};
 
 #[tokio::test]
 async fn every_file_that_the_page_names_is_there() {
-    let app = demo();
+    let app = TestApp::demo().await;
     let mut asked = BTreeSet::new();
     let mut named = vec!["/".to_owned()];
     while let Some(path) = named.pop() {
         if !asked.insert(path.clone()) {
             continue;
         }
-        let answer = bare(&app, "GET", &path).await;
+        let answer = app.send(get(&path)).await;
         assert_eq!(answer.status, 200, "{path}");
         named.extend(names_in(&text(&answer)));
     }
@@ -33,9 +30,9 @@ async fn every_file_that_the_page_names_is_there() {
 
 #[tokio::test]
 async fn pages_run_under_their_policy() {
-    let app = demo();
+    let app = TestApp::demo().await;
     for path in ["/", "/docs"] {
-        let answer = bare(&app, "GET", path).await;
+        let answer = app.send(get(path)).await;
         let policy = answer.header("content-security-policy").expect("a policy");
         for rule in ["default-src 'none'", "script-src 'self'", "style-src 'self'", "frame-ancestors 'none'"]
         {
@@ -60,18 +57,18 @@ async fn pages_run_under_their_policy() {
 
 #[tokio::test]
 async fn files_are_asked_for_again_but_sent_once() {
-    let app = demo();
+    let app = TestApp::demo().await;
     for (path, content_type) in [
         ("/assets/app.js", "text/javascript; charset=utf-8"),
         ("/assets/style.css", "text/css; charset=utf-8"),
         ("/favicon.svg", "image/svg+xml; charset=utf-8"),
     ] {
-        let full = bare(&app, "GET", path).await;
+        let full = app.send(get(path)).await;
         assert_eq!(full.header("content-type"), Some(content_type));
         assert_eq!(full.header("cache-control"), Some("no-cache"));
         let tag = full.header("etag").expect("a validator").to_owned();
 
-        let head = bare(&app, "HEAD", path).await;
+        let head = app.send(bare("HEAD", path)).await;
         assert_eq!((head.status.as_u16(), head.body.len()), (200, 0));
         assert_eq!(head.header("content-length"), Some(full.body.len().to_string().as_str()));
 
@@ -81,8 +78,7 @@ async fn files_are_asked_for_again_but_sent_once() {
             ("*".to_owned(), 304),
             ("\"other\"".to_owned(), 200),
         ] {
-            let request = Request::get(path).header("if-none-match", &sent).body(Body::empty());
-            let answer = send(&app, request.expect("a request")).await;
+            let answer = app.send(with(get(path), "if-none-match", &sent)).await;
             assert_eq!(answer.status, status, "{path}, {sent}");
             assert_eq!(answer.header("etag"), Some(tag.as_str()));
         }
@@ -91,18 +87,19 @@ async fn files_are_asked_for_again_but_sent_once() {
 
 #[tokio::test]
 async fn only_a_demo_tells_its_sample() {
-    let answer = bare(&demo(), "GET", "/demo/sample.json").await;
+    let answer = TestApp::demo().await.send(get("/demo/sample.json")).await;
     assert_eq!(answer.json(), json!({"email": "otama@example.com", "password": "let me through"}));
-    assert_eq!(answer.header("cache-control"), Some("no-store"));
+    assert_eq!(answer.header("cache-control"), Some("private, no-store"));
 
-    let plain = routers::with_fallbacks(routers::pages::router(None));
-    bare(&plain, "GET", "/demo/sample.json").await.problem(404, "not_found");
-    assert_eq!(bare(&plain, "GET", "/").await.status, 200);
+    let plain = TestApp::over(db::sqlite().await.expect("SQLite needs no server")).await;
+    for path in ["/demo/sample.json", "/", "/assets/app.js"] {
+        plain.send(get(path)).await.problem(404, "no_route");
+    }
 }
 
 #[tokio::test]
 async fn the_description_is_whole() {
-    let openapi = bare(&demo(), "GET", "/openapi.json").await.json();
+    let openapi = TestApp::demo().await.send(get("/openapi.json")).await.json();
     assert!(openapi["openapi"].as_str().is_some_and(|version| version.starts_with("3.1.")));
 
     let operations = [
@@ -125,14 +122,8 @@ async fn the_description_is_whole() {
 
 #[tokio::test]
 async fn docs_live_at_one_address() {
-    let answer = bare(&demo(), "GET", "/docs/").await;
+    let answer = TestApp::demo().await.send(get("/docs/")).await;
     assert_eq!((answer.status.as_u16(), answer.header("location")), (308, Some("/docs")));
-}
-
-fn demo() -> Router {
-    let sample = Sample { email: "otama@example.com".to_owned(), password: "let me through".to_owned() };
-    let docs = routers::docs::router(routers::docs::openapi(routers::movies::router().into_openapi()));
-    routers::with_fallbacks(routers::pages::router(Some(sample)).merge(docs))
 }
 
 fn text(answer: &Answer) -> String {

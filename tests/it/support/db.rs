@@ -123,3 +123,10 @@ pub(crate) async fn run(url: &str, sql: &str) {
     connection.execute(AssertSqlSafe(sql)).await.unwrap();
     connection.close().await.unwrap();
 }
+
+/// Runs a statement of the tests' own making on the SQLite database at `url`.
+pub(crate) async fn run_sqlite(url: &str, sql: &str) {
+    let mut connection = sqlx::SqliteConnection::connect(url).await.unwrap();
+    connection.execute(AssertSqlSafe(sql)).await.unwrap();
+    connection.close().await.unwrap();
+}

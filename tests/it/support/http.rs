@@ -1,10 +1,12 @@
-//! Requests to a router, without a socket.
+//! Requests, and answers read to their end.
 
-use axum::Router;
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
+use axum::http::request::Builder;
 use axum::http::{HeaderMap, Request, StatusCode};
 use serde_json::Value;
-use tower::ServiceExt;
+use url::form_urlencoded;
+
+use super::browser::SetCookie;
 
 /// An answer, read to its end.
 #[derive(Debug)]
@@ -21,6 +23,17 @@ impl Answer {
         let value = values.next().map(|value| value.to_str().expect("visible ASCII"));
         assert!(values.next().is_none(), "`{name}` comes twice");
         value
+    }
+
+    /// What the session machinery did, if it says so.
+    pub(crate) fn event(&self) -> Option<&str> {
+        self.header("x-session-event")
+    }
+
+    /// The cookies that it sets or clears, in their order.
+    pub(crate) fn set_cookies(&self) -> Vec<SetCookie> {
+        let lines = self.headers.get_all("set-cookie").iter();
+        lines.map(|line| SetCookie::parse(line.to_str().expect("visible ASCII"))).collect()
     }
 
     /// The body as JSON.
@@ -42,16 +55,39 @@ impl Answer {
     }
 }
 
-/// Sends one request and reads the answer.
-pub(crate) async fn send(router: &Router, request: Request<Body>) -> Answer {
-    let response = router.clone().oneshot(request).await.expect("routers are infallible");
-    let (parts, body) = response.into_parts();
-    let body = to_bytes(body, usize::MAX).await.expect("a body").to_vec();
-    Answer { status: parts.status, headers: parts.headers, body }
+/// A request without a body.
+pub(crate) fn bare(method: &str, path: &str) -> Request<Body> {
+    finish(Request::builder().method(method).uri(path), "")
 }
 
-/// Sends a request of this method without a body.
-pub(crate) async fn bare(router: &Router, method: &str, uri: &str) -> Answer {
-    let request = Request::builder().method(method).uri(uri).body(Body::empty()).expect("a request");
-    send(router, request).await
+pub(crate) fn get(path: &str) -> Request<Body> {
+    bare("GET", path)
+}
+
+/// A `POST` with a JSON body, or without one for `null`.
+pub(crate) fn post(path: &str, body: &Value) -> Request<Body> {
+    if body.is_null() {
+        return bare("POST", path);
+    }
+    with_body("POST", path, "application/json", &body.to_string())
+}
+
+/// A `POST` with a form as its body.
+pub(crate) fn form(path: &str, fields: &[(&str, &str)]) -> Request<Body> {
+    let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+    with_body("POST", path, "application/x-www-form-urlencoded", &body)
+}
+
+pub(crate) fn with_body(method: &str, path: &str, content_type: &str, body: &str) -> Request<Body> {
+    finish(Request::builder().method(method).uri(path).header("content-type", content_type), body)
+}
+
+/// The same request with this header line besides.
+pub(crate) fn with(mut request: Request<Body>, name: &'static str, value: &str) -> Request<Body> {
+    request.headers_mut().append(name, value.parse().expect("a legal value"));
+    request
+}
+
+fn finish(request: Builder, body: &str) -> Request<Body> {
+    request.body(Body::from(body.to_owned())).expect("a request")
 }

@@ -1,5 +1,7 @@
 //! What the tests share.
 
+pub(crate) mod app;
+pub(crate) mod browser;
 pub(crate) mod db;
 pub(crate) mod front;
 pub(crate) mod http;

@@ -1,0 +1,244 @@
+//! Requests of other sites' pages: which are refused, and which pages may read our answers.
+
+use axum::body::Body;
+use axum::http::Request;
+use sekisho::models::user::Role;
+use serde_json::json;
+
+use crate::support::app::{ORIGIN, PASSWORD, TestApp, on_each_database, send_from};
+use crate::support::browser::Browser;
+use crate::support::db::Fresh;
+use crate::support::http::{Answer, bare, get, post, with};
+
+on_each_database! {
+    only_pages_of_trusted_origins_may_act
+    without_cookies_only_signing_in_is_guarded
+    reading_is_never_refused_for_where_it_comes_from
+    a_refusal_changes_nothing
+    allowed_origins_may_read_every_answer
+    preflights_are_answered_for_allowed_origins_alone
+    look_alikes_may_neither_act_nor_read
+}
+
+const PAGE: &str = "https://page.example.com";
+const SIBLING: &str = "https://evil.example.com";
+const OTHER: &str = "https://evil.example";
+
+/// `Origin`, `Sec-Fetch-Site`, and whether such a request may act.
+const FROM: [(Option<&str>, Option<&str>, bool); 24] = [
+    (Some(ORIGIN), Some("same-origin"), true),
+    (Some(ORIGIN), None, true),
+    (None, Some("same-origin"), true),
+    (None, Some("none"), true),
+    (None, None, true),
+    // An origin that may call, from another site and from a sibling.
+    (Some(PAGE), Some("cross-site"), true),
+    (Some(PAGE), Some("same-site"), true),
+    (Some(PAGE), None, true),
+    (Some(SIBLING), Some("same-site"), false),
+    (Some(SIBLING), None, false),
+    (Some(OTHER), Some("cross-site"), false),
+    (Some(OTHER), Some("same-site"), false),
+    (Some(OTHER), None, false),
+    (Some("null"), Some("cross-site"), false),
+    (Some("null"), Some("same-site"), false),
+    (Some("null"), None, false),
+    (None, Some("cross-site"), false),
+    (None, Some("same-site"), false),
+    (None, Some("SAME-ORIGIN"), false),
+    (None, Some("nonsense"), false),
+    (Some("http://app.example.com.evil.example"), None, false),
+    (Some("https://app.example.com:8443"), None, false),
+    (Some("nonsense"), None, false),
+    (Some("file://"), None, false),
+];
+
+async fn only_pages_of_trusted_origins_may_act(fresh: Fresh) {
+    let app = start(fresh).await;
+    let mut ann = app.browser();
+    for (origin, site, allowed) in FROM {
+        for act in [login, logout, create] {
+            ann.sign_in("ann@example.com").await;
+            let answer = send(&app, Some(&ann), act(), origin, site).await;
+            assert_eq!(refused(&answer), !allowed, "{origin:?} {site:?} {answer:?}");
+            assert!(!allowed || answer.status.is_success(), "{answer:?}");
+        }
+    }
+}
+
+async fn without_cookies_only_signing_in_is_guarded(fresh: Fresh) {
+    let app = start(fresh).await;
+    for (origin, site, allowed) in FROM {
+        let answer = send(&app, None, login(), origin, site).await;
+        assert_eq!(refused(&answer), !allowed, "{origin:?} {site:?} {answer:?}");
+        let register = post("/auth/register", &json!({"email": "eve@example.com", "password": PASSWORD}));
+        let answer = send(&app, None, register, origin, site).await;
+        answer.problem(403, if allowed { "registration_closed" } else { "cross_site" });
+        // These act for nobody.
+        assert_eq!(send(&app, None, logout(), origin, site).await.status, 204);
+        send(&app, None, create(), origin, site).await.problem(401, "missing");
+    }
+}
+
+async fn reading_is_never_refused_for_where_it_comes_from(fresh: Fresh) {
+    let app = start(fresh).await;
+    let mut ann = app.browser();
+    ann.sign_in("ann@example.com").await;
+    for (origin, site, _) in FROM {
+        let answer = send(&app, Some(&ann), get("/auth/session"), origin, site).await;
+        assert_eq!(answer.status, 200, "{origin:?} {site:?}");
+    }
+}
+
+async fn a_refusal_changes_nothing(fresh: Fresh) {
+    let app = start(fresh).await;
+    let mut ann = app.browser();
+    let session = ann.sign_in("ann@example.com").await;
+    app.expire();
+    for act in [login, logout, create] {
+        let answer = send(&app, Some(&ann), act(), Some(OTHER), Some("cross-site")).await;
+        answer.problem(403, "cross_site");
+        assert!(answer.set_cookies().is_empty());
+        assert_eq!(answer.event(), None, "no session is looked at");
+    }
+    let row = app.row(session).await;
+    assert_eq!((row.generation, row.end), (1, None));
+    assert_eq!(ann.get("/movies").await.json()["total"], 0);
+}
+
+async fn allowed_origins_may_read_every_answer(fresh: Fresh) {
+    let app = start(fresh).await;
+    let mut ann = app.browser();
+    ann.sign_in("ann@example.com").await;
+    let of_page = |answer: &Answer| {
+        assert_eq!(answer.header("access-control-allow-origin"), Some(PAGE), "{answer:?}");
+        assert_eq!(answer.header("access-control-allow-credentials"), Some("true"));
+        let exposed = answer.header("access-control-expose-headers").unwrap_or_default().to_owned();
+        assert!(exposed.contains("x-session-event"), "{exposed}");
+        assert!(varies_by_origin(answer), "{answer:?}");
+    };
+    let page = async |browser: Option<&Browser>, request| {
+        send(&app, browser, request, Some(PAGE), Some("cross-site")).await
+    };
+    let answer = page(Some(&ann), get("/auth/session")).await;
+    assert_eq!(answer.status, 200);
+    of_page(&answer);
+    let answer = page(None, get("/auth/session")).await;
+    answer.problem(401, "missing");
+    of_page(&answer);
+    let answer = page(None, post("/auth/register", &json!({"email": "e@x.jp", "password": PASSWORD}))).await;
+    answer.problem(403, "registration_closed");
+    of_page(&answer);
+    let answer = page(Some(&ann), get("/nowhere")).await;
+    assert_eq!(answer.status, 404);
+    of_page(&answer);
+    app.expire();
+    let answer = page(Some(&ann), get("/auth/session")).await;
+    assert_eq!((answer.status.as_u16(), answer.event()), (200, Some("rotated")));
+    of_page(&answer);
+    assert!(answer.headers.get_all("vary").iter().any(|line| line == "Cookie"));
+}
+
+async fn preflights_are_answered_for_allowed_origins_alone(fresh: Fresh) {
+    let app = start(fresh).await;
+    for (origin, allowed) in [(PAGE, true), (SIBLING, false), (OTHER, false), ("null", false)] {
+        let preflight = with(bare("OPTIONS", "/movies"), "access-control-request-method", "DELETE");
+        let preflight = with(preflight, "access-control-request-headers", "content-type");
+        let answer = send(&app, None, preflight, Some(origin), Some("cross-site")).await;
+        assert_eq!(answer.status.is_success(), allowed, "{origin}");
+        assert_eq!(answer.header("access-control-allow-origin"), allowed.then_some(PAGE));
+        assert_eq!(answer.header("access-control-allow-methods"), allowed.then_some("DELETE"));
+        assert_eq!(answer.header("access-control-allow-headers"), allowed.then_some("content-type"));
+    }
+}
+
+async fn look_alikes_may_neither_act_nor_read(fresh: Fresh) {
+    let app = start(fresh).await;
+    let mut ann = app.browser();
+    ann.sign_in("ann@example.com").await;
+    for origin in [
+        "http://page.example.com",
+        "https://page.example.com:443",
+        "https://page.example.com:8443",
+        "https://page.example.com.",
+        "https://page.example.com/",
+        "https://page.example.com.evil.example",
+        "https://page.example.comevil.example",
+        "https://evilpage.example.com",
+        "https://evil.page.example.com",
+        "https://page-example.com",
+        "https://pageXexample.com",
+        "https://page.example.co",
+        "https://page.example.com@evil.example",
+        "https://evil.example?https://page.example.com",
+        "https://evil.example#https://page.example.com",
+        "https://PAGE.example.com",
+        "HTTPS://page.example.com",
+        "https:page.example.com",
+        "page.example.com",
+        "https://page.example.com https://evil.example",
+        "https://page.example.com, https://evil.example",
+        "null",
+        "*",
+    ] {
+        let answer = send(&app, Some(&ann), get("/auth/session"), Some(origin), Some("cross-site")).await;
+        assert_eq!(answer.status, 200, "{origin}");
+        for header in ["access-control-allow-origin", "access-control-allow-credentials"] {
+            assert_eq!(answer.header(header), None, "{origin}");
+        }
+        assert!(varies_by_origin(&answer), "a cache must not give this answer to {PAGE}");
+        for site in [Some("cross-site"), None] {
+            let answer = send(&app, Some(&ann), create(), Some(origin), site).await;
+            assert!(refused(&answer), "{origin} {answer:?}");
+        }
+    }
+}
+
+async fn start(fresh: Fresh) -> TestApp {
+    let app = TestApp::with(fresh, &[("server.allowed_origins", &format!("[\"{PAGE}\"]"))]).await;
+    app.user_as("ann@example.com", Role::Admin).await;
+    app
+}
+
+fn login() -> Request<Body> {
+    post("/auth/login", &json!({"email": "ann@example.com", "password": PASSWORD}))
+}
+
+fn logout() -> Request<Body> {
+    bare("POST", "/auth/logout")
+}
+
+fn create() -> Request<Body> {
+    post("/movies", &json!({"title": "Ran", "year": 1985, "director": "Akira Kurosawa"}))
+}
+
+/// Sends a request with these headers and no others that say where it comes from.
+async fn send(
+    app: &TestApp,
+    browser: Option<&Browser>,
+    request: Request<Body>,
+    origin: Option<&str>,
+    site: Option<&str>,
+) -> Answer {
+    let mut request = with(request, "host", "app.example.com");
+    for (name, value) in [("origin", origin), ("sec-fetch-site", site)] {
+        if let Some(value) = value {
+            request = with(request, name, value);
+        }
+    }
+    if let Some(browser) = browser {
+        request = with(request, "cookie", &browser.cookies());
+    }
+    send_from([192, 0, 2, 7], app.app.public.clone(), request).await
+}
+
+fn refused(answer: &Answer) -> bool {
+    answer.status == 403 && answer.json()["code"] == "cross_site"
+}
+
+fn varies_by_origin(answer: &Answer) -> bool {
+    let lines = answer.headers.get_all("vary").iter().map(|line| line.to_str().unwrap().to_ascii_lowercase());
+    lines
+        .flat_map(|line| line.split(',').map(|name| name.trim().to_owned()).collect::<Vec<_>>())
+        .any(|name| name == "origin")
+}

@@ -1,0 +1,218 @@
+//! Signing out, here and everywhere.
+
+use axum::body::Body;
+use axum::http::Request;
+use sekisho::models::session::EndReason;
+use serde_json::{Value, json};
+
+use crate::support::app::{PAST_GRACE, TestApp, on_each_database};
+use crate::support::browser::{ACCESS, Browser, REFRESH};
+use crate::support::db::Fresh;
+use crate::support::http::{Answer, bare, form, get, post, with};
+
+on_each_database! {
+    signing_out_ends_the_session_and_clears_the_cookies
+    signing_out_works_whatever_state_the_cookies_are_in
+    every_session_that_the_cookies_name_ends
+    without_a_store_nobody_is_signed_out
+    signing_out_everywhere_ends_all_of_the_users_sessions
+    signing_out_everywhere_needs_a_user
+    no_answer_both_sets_and_clears
+    a_late_answer_cannot_wipe_a_new_sign_in
+    reading_never_signs_out
+}
+
+async fn signing_out_ends_the_session_and_clears_the_cookies(fresh: Fresh) {
+    let app = TestApp::over(fresh).await;
+    app.user("ann@example.com").await;
+    let mut ann = app.browser();
+    let session = ann.sign_in("ann@example.com").await;
+    let copy = ann.clone();
+    let answer = ann.post("/auth/logout", &Value::Null).await;
+    assert_eq!((answer.status.as_u16(), answer.body.len()), (204, 0));
+    assert_clears(&answer);
+    assert!(ann.jar.is_empty());
+    assert_eq!(app.row(session).await.end.map(|end| end.reason), Some(EndReason::LoggedOut));
+    ann.get("/auth/session").await.problem(401, "missing");
+
+    let mut refresh_alone = copy.clone();
+    refresh_alone.jar.remove(ACCESS);
+    let answer = refresh_alone.get("/auth/session").await;
+    answer.problem(401, "logged_out");
+    assert!(answer.set_cookies().is_empty(), "it ended just now");
+    app.clock.advance(PAST_GRACE);
+    assert_clears(&refresh_alone.get("/auth/session").await);
+    refresh_alone.jar = copy.jar.clone();
+    app.expire();
+    copy.lose(get("/auth/session")).await.problem(401, "logged_out");
+    refresh_alone.post("/auth/refresh", &Value::Null).await.problem(401, "logged_out");
+}
+
+async fn signing_out_works_whatever_state_the_cookies_are_in(fresh: Fresh) {
+    let app = TestApp::over(fresh).await;
+    let bob = app.signed_in("bob@example.com").await;
+    for cookies in [
+        String::new(),
+        format!("{ACCESS}=nonsense; {REFRESH}=nonsense"),
+        format!("{ACCESS}=; {REFRESH}=\"\""),
+        format!("{REFRESH}={}", "A".repeat(72)),
+        format!("{REFRESH}={}", "x".repeat(5_000)),
+        "theme=dark".to_owned(),
+    ] {
+        let answer = app.send(with(bare("POST", "/auth/logout"), "cookie", &cookies)).await;
+        assert_eq!(answer.status, 204, "{cookies}");
+        assert_clears(&answer);
+    }
+    let mut ann = app.signed_in("ann@example.com").await;
+    app.expire();
+    let answer = ann.post("/auth/logout", &Value::Null).await;
+    assert_eq!(
+        (answer.status.as_u16(), answer.event()),
+        (204, None),
+        "an expired session isn't renewed to be ended"
+    );
+    assert_clears(&answer);
+    assert_eq!(bob.lose(get("/auth/session")).await.status, 200, "nobody else was signed out");
+}
+
+async fn every_session_that_the_cookies_name_ends(fresh: Fresh) {
+    let app = TestApp::over(fresh).await;
+    app.user("ann@example.com").await;
+    let (mut one, mut other) = (app.browser(), app.browser());
+    let sessions = [one.sign_in("ann@example.com").await, other.sign_in("ann@example.com").await];
+    let twice = format!("{REFRESH}={}; {REFRESH}={}", one.token(REFRESH), other.token(REFRESH));
+    let answer = app.send(with(bare("POST", "/auth/logout"), "cookie", &twice)).await;
+    assert_eq!(answer.status, 204);
+    assert_clears(&answer);
+    for session in sessions {
+        assert_eq!(app.row(session).await.end.map(|end| end.reason), Some(EndReason::LoggedOut));
+    }
+}
+
+async fn without_a_store_nobody_is_signed_out(fresh: Fresh) {
+    let app = TestApp::over(fresh).await;
+    let mut ann = app.signed_in("ann@example.com").await;
+    app.lose_store().await;
+    for path in ["/auth/logout", "/auth/logout-all"] {
+        let answer = ann.post(path, &Value::Null).await;
+        answer.problem(503, "store_unavailable");
+        assert!(answer.set_cookies().is_empty(), "{path}");
+        assert!(answer.header("retry-after").is_some());
+    }
+    app.find_store().await;
+    assert_eq!(ann.get("/auth/session").await.status, 200);
+    assert_eq!(ann.post("/auth/logout", &Value::Null).await.status, 204);
+}
+
+async fn signing_out_everywhere_ends_all_of_the_users_sessions(fresh: Fresh) {
+    let app = TestApp::over(fresh).await;
+    app.user("ann@example.com").await;
+    let (mut here, mut there) = (app.browser(), app.browser());
+    let sessions = [here.sign_in("ann@example.com").await, there.sign_in("ann@example.com").await];
+    let fields = [("username", "ann@example.com"), ("password", crate::support::app::PASSWORD)];
+    let client = app.send(form("/token", &fields)).await.json();
+    let mut bob = app.signed_in("bob@example.com").await;
+
+    let answer = here.post("/auth/logout-all", &Value::Null).await;
+    assert_eq!((answer.status.as_u16(), answer.body.len()), (204, 0));
+    assert_clears(&answer);
+    for session in sessions {
+        assert_eq!(app.row(session).await.end.map(|end| end.reason), Some(EndReason::LoggedOut));
+    }
+    app.expire();
+    there.get("/auth/session").await.problem(401, "logged_out");
+    let refresh = client["refresh_token"].as_str().unwrap();
+    let again = form("/token", &[("grant_type", "refresh_token"), ("refresh_token", refresh)]);
+    assert_eq!(app.send(again).await.status, 401);
+    assert_eq!(bob.get("/auth/session").await.status, 200);
+}
+
+async fn signing_out_everywhere_needs_a_user(fresh: Fresh) {
+    let app = TestApp::over(fresh).await;
+    let answer = app.send(bare("POST", "/auth/logout-all")).await;
+    answer.problem(401, "missing");
+    assert!(answer.set_cookies().is_empty());
+}
+
+/// On the way to these handlers the session is renewed, and they clear or replace the cookies.
+async fn no_answer_both_sets_and_clears(fresh: Fresh) {
+    let app = TestApp::over(fresh).await;
+    let mut ann = app.signed_in("ann@example.com").await;
+    app.expire();
+    let answer = ann.post("/auth/logout-all", &Value::Null).await;
+    assert_eq!((answer.status.as_u16(), answer.event()), (204, Some("rotated")));
+    assert_clears(&answer);
+    assert!(ann.jar.is_empty());
+
+    let asked: [fn(&Browser) -> Request<Body>; 4] = [
+        |_| {
+            post(
+                "/auth/login",
+                &json!({"email": "ann@example.com", "password": crate::support::app::PASSWORD}),
+            )
+        },
+        |_| bare("POST", "/auth/logout"),
+        |_| bare("POST", "/auth/refresh"),
+        |_| get("/auth/session"),
+    ];
+    for request in asked {
+        let mut ann = app.browser();
+        ann.sign_in("ann@example.com").await;
+        app.expire();
+        for over in [false, true] {
+            let answer = ann.lose(request(&ann)).await;
+            let cleared = answer.set_cookies().iter().filter(|cookie| cookie.clears()).count();
+            let names: Vec<_> = answer.set_cookies().into_iter().map(|cookie| cookie.name).collect();
+            assert!(names.is_empty() || names.len() == 2, "{names:?}");
+            assert!(cleared == 0 || cleared == names.len(), "{answer:?}");
+            if !over {
+                ann.lose(bare("POST", "/auth/logout")).await;
+                app.clock.advance(PAST_GRACE);
+            }
+        }
+    }
+}
+
+async fn a_late_answer_cannot_wipe_a_new_sign_in(fresh: Fresh) {
+    let app = TestApp::over(fresh).await;
+    let mut ann = app.signed_in("ann@example.com").await;
+    app.expire();
+    let mut slow_tab = ann.clone();
+    ann.post("/auth/logout", &Value::Null).await;
+    ann.sign_in("ann@example.com").await;
+    let late = slow_tab.get("/auth/session").await;
+    late.problem(401, "logged_out");
+    ann.keep(&late);
+    assert_eq!(ann.get("/auth/session").await.status, 200);
+}
+
+async fn reading_never_signs_out(fresh: Fresh) {
+    let app = TestApp::over(fresh).await;
+    let mut ann = app.signed_in("ann@example.com").await;
+    for path in ["/auth/logout", "/auth/logout-all", "/auth/refresh", "/auth/login", "/auth/password"] {
+        for method in ["GET", "HEAD", "PUT", "DELETE"] {
+            let answer = ann.send(bare(method, path)).await;
+            assert_eq!(answer.status, 405, "{method} {path}");
+            assert!(answer.set_cookies().is_empty());
+        }
+    }
+    assert_eq!(ann.get("/auth/session").await.event(), None);
+}
+
+/// Both cookies are cleared, with the attributes that they were set with, and none is set.
+#[track_caller]
+fn assert_clears(answer: &Answer) {
+    let mut cookies = answer.set_cookies();
+    cookies.sort_by(|a, b| a.name.cmp(&b.name));
+    let names: Vec<_> = cookies.iter().map(|cookie| cookie.name.as_str()).collect();
+    assert_eq!(names, [ACCESS, REFRESH], "{answer:?}");
+    for cookie in &cookies {
+        assert_eq!((cookie.value.as_str(), cookie.max_age), ("", Some(0)));
+        assert_eq!(cookie.attributes, ["httponly", "path=/", "samesite=lax", "secure"]);
+    }
+    for line in answer.headers.get_all("set-cookie") {
+        assert!(line.to_str().unwrap().contains("Expires=Thu, 01 Jan 1970 00:00:00 GMT"), "{line:?}");
+    }
+    assert_eq!(answer.header("cache-control"), Some("private, no-store"));
+    assert_eq!(answer.header("vary"), Some("Cookie"));
+}

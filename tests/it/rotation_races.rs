@@ -1,0 +1,358 @@
+//! Requests sent at once, answers lost, browsers that crash, and thieves: who stays signed in.
+
+use std::time::Duration;
+
+use sekisho::models::session::{EndReason, SessionId};
+use serde_json::Value;
+
+use crate::support::app::{ACCESS_TTL, PAST_GRACE, TestApp, on_each_database};
+use crate::support::browser::{ACCESS, Browser, REFRESH};
+use crate::support::db::Fresh;
+use crate::support::http::{Answer, get};
+
+on_each_database! {
+    a_hundred_requests_at_once_are_one_rotation
+    a_hundred_requests_at_two_replicas_are_one_rotation
+    tabs_may_keep_their_answers_in_any_order
+    a_rotation_outlives_the_request_that_asked_for_it
+    answers_may_be_lost_at_any_point
+    a_crashed_browser_comes_back_with_its_old_jar
+    a_replay_never_changes_the_generation
+    replays_count
+    an_old_token_is_reuse_once_its_successor_has_settled
+    a_token_two_generations_old_is_reuse
+    two_jars_show_at_the_next_renewal
+    two_jars_show_when_both_are_in_lasting_use
+    a_thief_who_renews_first_is_no_different
+    a_refresh_token_alone_is_another_jar
+    a_jar_without_an_access_token_is_one_jar
+    no_rotation_is_due_while_the_access_token_is_young
+    a_store_that_lost_its_last_writes_is_caught_up
+    a_store_restored_from_a_backup_is_caught_up
+    an_unknown_session_keeps_its_cookies
+}
+
+async fn a_hundred_requests_at_once_are_one_rotation(fresh: Fresh) {
+    let (app, mut ann, session) = signed_in(fresh).await;
+    app.expire();
+    let answers = ann.ask_at_once(&["/auth/session"; 100]).await;
+    assert_one_rotation(&app, session, &answers).await;
+    for answer in &answers {
+        ann.keep(answer);
+    }
+    assert_eq!(ann.get("/auth/session").await.event(), None);
+    app.expire();
+    assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
+}
+
+async fn a_hundred_requests_at_two_replicas_are_one_rotation(fresh: Fresh) {
+    let (app, ann, session) = signed_in(fresh).await;
+    let replica = app.replica();
+    let other = ann.clone().before(replica.public.clone());
+    app.expire();
+    let paths = ["/auth/session"; 50];
+    let (here, there) = tokio::join!(ann.ask_at_once(&paths), other.ask_at_once(&paths));
+    let answers: Vec<_> = here.into_iter().chain(there).collect();
+    replica.tokens.write_notes().await.unwrap();
+    assert_one_rotation(&app, session, &answers).await;
+}
+
+async fn tabs_may_keep_their_answers_in_any_order(fresh: Fresh) {
+    let (app, mut ann, session) = signed_in(fresh).await;
+    for round in 0..12 {
+        app.expire();
+        let mut answers = ann.ask_at_once(&["/auth/session", "/movies", "/auth/sessions", "/movies/1"]).await;
+        answers.rotate_left(round % 4);
+        // Each cookie is kept as it comes: the jar may end with an access token of one answer and a
+        // refresh token of another.
+        for answer in &answers {
+            ann.keep(answer);
+        }
+        app.clock.advance(PAST_GRACE);
+        assert_eq!(ann.get("/auth/session").await.event(), None, "round {round}");
+    }
+    let row = app.written(session, |row| row.settled_by.is_some()).await;
+    assert_eq!((row.rotations, row.end), (12, None));
+}
+
+async fn a_rotation_outlives_the_request_that_asked_for_it(fresh: Fresh) {
+    let (app, mut ann, session) = signed_in(fresh).await;
+    app.expire();
+    for _ in 0..20 {
+        let mut request = Box::pin(ann.lose(get("/auth/session")));
+        let _ = futures_util::poll!(&mut request);
+        drop(request);
+    }
+    assert_eq!(ann.get("/auth/session").await.status, 200);
+    let row = app.row(session).await;
+    assert_eq!((row.generation, row.rotations), (2, 1));
+}
+
+async fn answers_may_be_lost_at_any_point(fresh: Fresh) {
+    let (app, mut ann, session) = signed_in(fresh).await;
+    for lost in [0, 1, 2, 5, 0, 3, 1, 0, 8] {
+        app.expire();
+        for nth in 0..lost {
+            let answer = ann.lose(get("/auth/session")).await;
+            assert_eq!(answer.status, 200, "answer {nth} of {lost} to be lost");
+            app.clock.advance(Duration::from_secs(if nth % 2 == 0 { 2 } else { 400 }));
+        }
+        let answer = ann.get("/auth/session").await;
+        let event = if lost == 0 { "rotated" } else { "replayed" };
+        assert_eq!((answer.status.as_u16(), answer.event()), (200, Some(event)), "after {lost} lost");
+    }
+    assert_eq!(app.row(session).await.rotations, 9, "one for each renewal, whatever was lost");
+}
+
+async fn a_crashed_browser_comes_back_with_its_old_jar(fresh: Fresh) {
+    let (app, mut ann, session) = signed_in(fresh).await;
+    for seconds in [0, 1, 29, 45] {
+        app.expire();
+        let on_disk = ann.jar.clone();
+        assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
+        app.clock.advance(Duration::from_secs(seconds));
+        assert_eq!(ann.get("/auth/session").await.event(), None);
+        app.app.tokens.write_notes().await.unwrap();
+        ann.jar = on_disk;
+        // It may be started again only days later.
+        app.clock.advance(Duration::from_secs(3 * 86_400));
+        assert_eq!(ann.get("/auth/session").await.event(), Some("replayed"), "after {seconds} s");
+        app.clock.advance(PAST_GRACE);
+        assert_eq!(ann.get("/auth/session").await.event(), None);
+        app.written(session, |row| row.settled_by.is_some()).await;
+    }
+    assert_eq!(app.row(session).await.end, None);
+}
+
+async fn a_replay_never_changes_the_generation(fresh: Fresh) {
+    let (app, ann, session) = signed_in(fresh).await;
+    app.expire();
+    let tokens = async || {
+        let mut tab = ann.clone();
+        tab.get("/auth/session").await;
+        (tab.token(ACCESS), tab.token(REFRESH))
+    };
+    let (first, second, third) = (tokens().await, tokens().await, tokens().await);
+    assert_eq!(first.1, second.1);
+    assert_eq!(second.1, third.1);
+    assert_ne!(first.0, second.0, "each has an access token of its own");
+    assert_ne!(second.0, third.0);
+    assert_eq!(app.row(session).await.generation, 2);
+}
+
+async fn replays_count(fresh: Fresh) {
+    let (app, ann, session) = signed_in(fresh).await;
+    app.expire();
+    for _ in 0..8 {
+        assert_eq!(ann.lose(get("/auth/session")).await.status, 200);
+    }
+    let row = app.written(session, |row| row.replays >= 7).await;
+    assert_eq!((row.rotations, row.replays), (1, 7));
+}
+
+async fn an_old_token_is_reuse_once_its_successor_has_settled(fresh: Fresh) {
+    let (app, mut ann, session) = signed_in(fresh).await;
+    let mut bob = app.signed_in("bob@example.com").await;
+    let thief = ann.clone().at([203, 0, 113, 66], "Thief/0.1");
+    app.expire();
+    assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
+    app.clock.advance(PAST_GRACE);
+    assert_eq!(ann.get("/auth/session").await.event(), None);
+    app.written(session, |row| row.settled_by.is_some()).await;
+
+    let answer = thief.lose(get("/auth/session")).await;
+    answer.problem(401, "reuse_detected");
+    assert_eq!(answer.event(), Some("reuse_detected"));
+    assert!(answer.set_cookies().is_empty(), "it has only just ended");
+    assert_eq!(app.row(session).await.end.map(|end| end.reason), Some(EndReason::ReuseDetected));
+    app.expire();
+    let answer = ann.get("/auth/session").await;
+    answer.problem(401, "reuse_detected");
+    assert!(ann.jar.is_empty(), "the owner is told, and forgets the cookies");
+    assert_eq!(bob.get("/auth/session").await.status, 200, "nobody else is touched");
+    ann.sign_in("ann@example.com").await;
+    assert_eq!(ann.get("/auth/session").await.status, 200);
+}
+
+async fn a_token_two_generations_old_is_reuse(fresh: Fresh) {
+    let (app, mut ann, session) = signed_in(fresh).await;
+    let old = ann.clone();
+    for _ in 0..2 {
+        app.expire();
+        assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
+    }
+    assert_eq!(app.row(session).await.settled_by, None, "nothing has settled");
+    old.lose(get("/auth/session")).await.problem(401, "reuse_detected");
+    assert_eq!(app.row(session).await.end.map(|end| end.reason), Some(EndReason::ReuseDetected));
+}
+
+/// A thief who travels along: as long as all keep to the tokens' lifetime, nothing settles.
+async fn two_jars_show_at_the_next_renewal(fresh: Fresh) {
+    let (app, mut ann, session) = signed_in(fresh).await;
+    let mut thief = ann.clone();
+    app.expire();
+    assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
+    assert_eq!(thief.get("/auth/session").await.event(), Some("replayed"), "for now it looks like a tab");
+    assert_eq!(thief.token(REFRESH), ann.token(REFRESH));
+    app.expire();
+    assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
+    thief.get("/auth/session").await.problem(401, "reuse_detected");
+    assert_eq!(app.row(session).await.end.map(|end| end.reason), Some(EndReason::ReuseDetected));
+}
+
+async fn two_jars_show_when_both_are_in_lasting_use(fresh: Fresh) {
+    let (app, mut ann, session) = signed_in(fresh).await;
+    let mut thief = ann.clone();
+    app.expire();
+    assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
+    assert_eq!(thief.get("/auth/session").await.event(), Some("replayed"));
+    app.clock.advance(PAST_GRACE);
+    assert_eq!(ann.get("/auth/session").await.event(), None);
+    app.written(session, |row| row.settled_by.is_some()).await;
+    assert_eq!(thief.get("/auth/session").await.status, 200, "its token is valid until that is written");
+    let row = app.written(session, |row| row.end.is_some()).await;
+    assert_eq!(row.end.map(|end| end.reason), Some(EndReason::ReuseDetected));
+    app.expire();
+    ann.get("/auth/session").await.problem(401, "reuse_detected");
+    thief.get("/auth/session").await.problem(401, "reuse_detected");
+}
+
+async fn a_thief_who_renews_first_is_no_different(fresh: Fresh) {
+    let (app, mut ann, session) = signed_in(fresh).await;
+    let mut thief = ann.clone();
+    app.expire();
+    assert_eq!(thief.get("/auth/session").await.event(), Some("rotated"));
+    app.clock.advance(PAST_GRACE);
+    assert_eq!(thief.get("/auth/session").await.event(), None);
+    app.written(session, |row| row.settled_by.is_some()).await;
+    ann.get("/auth/session").await.problem(401, "reuse_detected");
+    app.expire();
+    thief.get("/auth/session").await.problem(401, "reuse_detected");
+}
+
+/// Also while the owner's renewal is remembered, and shared with whoever asks.
+async fn a_refresh_token_alone_is_another_jar(fresh: Fresh) {
+    let (app, mut ann, session) = signed_in(fresh).await;
+    let mut thief = ann.clone();
+    thief.jar.remove(ACCESS);
+    app.expire();
+    assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
+    thief.get("/auth/session").await.problem(401, "reuse_detected");
+    assert_eq!(app.row(session).await.end.map(|end| end.reason), Some(EndReason::ReuseDetected));
+}
+
+async fn a_jar_without_an_access_token_is_one_jar(fresh: Fresh) {
+    let (app, mut ann, session) = signed_in(fresh).await;
+    app.expire();
+    ann.jar.remove(ACCESS);
+    for event in ["rotated", "replayed", "replayed"] {
+        let answer = ann.lose(get("/auth/session")).await;
+        assert_eq!((answer.status.as_u16(), answer.event()), (200, Some(event)));
+        app.clock.advance(ACCESS_TTL);
+    }
+    assert_eq!(app.row(session).await.rotations, 1);
+}
+
+async fn no_rotation_is_due_while_the_access_token_is_young(fresh: Fresh) {
+    let (app, mut ann, session) = signed_in(fresh).await;
+    for (seconds, event) in [(62, "rotated"), (50, "replayed"), (20, "replayed"), (62, "rotated")] {
+        app.clock.advance(Duration::from_secs(seconds));
+        let answer = ann.post("/auth/refresh", &Value::Null).await;
+        assert_eq!((answer.status.as_u16(), answer.event()), (200, Some(event)), "after {seconds} s");
+    }
+    assert_eq!(app.row(session).await.rotations, 2);
+}
+
+async fn a_store_that_lost_its_last_writes_is_caught_up(fresh: Fresh) {
+    let (app, mut ann, session) = signed_in(fresh).await;
+    app.expire();
+    assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
+    app.sql("UPDATE {sessions} SET generation = 1, rotations = 0").await;
+    app.expire();
+    let answer = ann.get("/auth/session").await;
+    assert_eq!((answer.status.as_u16(), answer.event()), (200, Some("caught_up")));
+    assert_eq!(answer.set_cookies().len(), 2);
+    assert_eq!(app.row(session).await.generation, 3, "no generation is used twice");
+    app.expire();
+    assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
+}
+
+async fn a_store_restored_from_a_backup_is_caught_up(fresh: Fresh) {
+    let (app, mut ann, session) = signed_in(fresh).await;
+    app.sql("CREATE TABLE backup AS SELECT * FROM {sessions}").await;
+    for _ in 0..5 {
+        app.expire();
+        assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
+        app.clock.advance(PAST_GRACE);
+        ann.get("/auth/session").await;
+        app.written(session, |row| row.settled_by.is_some()).await;
+    }
+    app.sql("DELETE FROM {sessions}").await;
+    app.sql("INSERT INTO {sessions} SELECT * FROM backup").await;
+    assert_eq!(app.row(session).await.generation, 1);
+
+    let app = app.restart().await;
+    let mut ann = ann.before(app.app.public.clone());
+    assert_eq!(ann.get("/auth/session").await.event(), None);
+    app.expire();
+    let (before, answers) = (ann.clone(), ann.ask_at_once(&["/auth/session"; 20]).await);
+    assert!(answers.iter().all(|answer| answer.status == 200), "{answers:?}");
+    assert_eq!(events(&answers, "caught_up"), 1);
+    assert_eq!(events(&answers, "replayed"), 19);
+    assert_eq!(app.row(session).await.generation, 7);
+    ann.keep(&answers[0]);
+    assert_eq!(before.lose(get("/auth/session")).await.event(), Some("replayed"));
+    app.expire();
+    assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
+}
+
+async fn an_unknown_session_keeps_its_cookies(fresh: Fresh) {
+    let (app, mut ann, _) = signed_in(fresh).await;
+    app.sql("CREATE TABLE backup AS SELECT * FROM {sessions}").await;
+    app.sql("DELETE FROM {sessions}").await;
+    app.expire();
+    for _ in 0..2 {
+        let answer = ann.get("/movies").await;
+        answer.problem(401, "unknown_session");
+        assert_eq!(answer.event(), Some("unknown_session"));
+        assert!(answer.set_cookies().is_empty(), "it may be the wrong database");
+        app.clock.advance(ACCESS_TTL);
+    }
+    app.sql("INSERT INTO {sessions} SELECT * FROM backup").await;
+    assert_eq!(ann.get("/movies").await.event(), Some("rotated"), "it was");
+}
+
+async fn signed_in(fresh: Fresh) -> (TestApp, Browser, SessionId) {
+    let app = TestApp::over(fresh).await;
+    app.user("ann@example.com").await;
+    let mut ann = app.browser();
+    let session = ann.sign_in("ann@example.com").await;
+    (app, ann, session)
+}
+
+/// All went well, by one rotation, and with access tokens of their own.
+async fn assert_one_rotation(app: &TestApp, session: SessionId, answers: &[Answer]) {
+    assert!(answers.iter().all(|answer| answer.status == 200), "{answers:?}");
+    assert_eq!(events(answers, "rotated"), 1);
+    assert_eq!(events(answers, "replayed"), answers.len() - 1);
+    let of = |name: &str| {
+        let mut values: Vec<_> = answers
+            .iter()
+            .flat_map(Answer::set_cookies)
+            .filter(|one| one.name == name)
+            .map(|one| one.value)
+            .collect();
+        values.sort();
+        values.dedup();
+        values.len()
+    };
+    assert_eq!((of(ACCESS), of(REFRESH)), (answers.len(), 1));
+    let row = app.row(session).await;
+    assert_eq!((row.generation, row.rotations, row.end), (2, 1, None));
+    let replays = answers.len() as u64 - 1;
+    assert_eq!(app.written(session, |row| row.replays >= replays).await.replays, replays);
+}
+
+fn events(answers: &[Answer], event: &str) -> usize {
+    answers.iter().filter(|answer| answer.event() == Some(event)).count()
+}

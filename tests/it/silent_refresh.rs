@@ -1,0 +1,473 @@
+//! A request whose access token has expired is answered, and renews its session on the way.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::Request;
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use secrecy::SecretString;
+use sekisho::clock::Clock;
+use sekisho::models::session::EndReason;
+use sekisho::models::user::Role;
+use sekisho::services::store::Which;
+use serde_json::{Value, json};
+
+use crate::support::app::{
+    ABSOLUTE_TTL, ACCESS_TTL, GRACE, IDLE_TTL, PASSWORD, PAST_GRACE, TestApp, on_each_database,
+};
+use crate::support::browser::{ACCESS, Jar, REFRESH};
+use crate::support::db::{self, Fresh};
+use crate::support::http::{Answer, bare, form, get, with};
+
+on_each_database! {
+    an_expired_token_is_renewed_in_the_same_answer
+    a_body_reaches_the_handler_once
+    renewal_starts_a_tenth_before_expiry
+    a_valid_token_asks_no_store
+    any_answer_of_the_handler_carries_the_cookies
+    conditions_of_an_expired_request_are_left_out
+    explicit_renewal_is_the_same
+    an_idle_session_expires
+    no_session_outlives_its_absolute_expiry
+    clients_hold_their_tokens_themselves
+    a_refresh_token_works_in_its_kind_alone
+    what_is_no_token_of_ours_ends_nothing
+    tokens_of_another_key_end_nothing
+    a_valid_access_token_decides_alone
+    a_refresh_token_decides_alone_without_one
+    without_a_store_nothing_is_decided
+    a_session_outlives_a_restart
+    a_preflight_renews_nothing
+    each_end_has_its_word
+}
+
+const NEW_PASSWORD: &str = "seven quiet ferries cross the strait";
+
+async fn an_expired_token_is_renewed_in_the_same_answer(fresh: Fresh) {
+    let app = TestApp::over(fresh).await;
+    let mut ann = app.signed_in("ann@example.com").await;
+    let before = [ann.token(ACCESS), ann.token(REFRESH)];
+    app.expire();
+    let answer = ann.get("/auth/session").await;
+    assert_eq!((answer.status.as_u16(), answer.event()), (200, Some("rotated")));
+    assert_eq!(answer.json()["user"]["email"], "ann@example.com");
+    assert_eq!(answer.json()["access_expires_at"], "2026-01-01T00:30:05Z");
+    assert_eq!(answer.json()["session_expires_at"], "2026-01-15T00:30:05Z");
+    assert_sets_both(&answer, (ACCESS_TTL + IDLE_TTL).as_secs());
+    assert!(!before.contains(&ann.token(ACCESS)) && !before.contains(&ann.token(REFRESH)));
+
+    let answer = ann.get("/auth/session").await;
+    assert_eq!((answer.status.as_u16(), answer.event()), (200, None));
+    assert!(answer.set_cookies().is_empty());
+}
+
+async fn a_body_reaches_the_handler_once(fresh: Fresh) {
+    let app = TestApp::over(fresh).await;
+    app.user_as("ann@example.com", Role::Admin).await;
+    let mut ann = app.browser();
+    ann.sign_in("ann@example.com").await;
+    app.expire();
+    let ran = json!({"title": "Ran", "year": 1985, "director": "Akira Kurosawa"});
+    let answer = ann.post("/movies", &ran).await;
+    assert_eq!((answer.status.as_u16(), answer.event()), (201, Some("rotated")));
+    assert_sets_both(&answer, (ACCESS_TTL + IDLE_TTL).as_secs());
+    let movies = ann.get("/movies").await.json();
+    assert_eq!((&movies["total"], &movies["items"][0]["title"]), (&json!(1), &json!("Ran")));
+}
+
+async fn renewal_starts_a_tenth_before_expiry(fresh: Fresh) {
+    let app = TestApp::over(fresh).await;
+    let mut ann = app.browser();
+    app.user("ann@example.com").await;
+    let session = ann.sign_in("ann@example.com").await;
+    app.clock.advance(ACCESS_TTL * 9 / 10 - Duration::from_secs(1));
+    let answer = ann.get("/auth/session").await;
+    assert_eq!((answer.event(), app.row(session).await.generation), (None, 1));
+    app.clock.advance(Duration::from_secs(1));
+    let answer = ann.get("/auth/session").await;
+    assert_eq!((answer.event(), app.row(session).await.generation), (Some("rotated"), 2));
+    assert_sets_both(&answer, (ACCESS_TTL + IDLE_TTL).as_secs());
+}
+
+async fn a_valid_token_asks_no_store(fresh: Fresh) {
+    let app = TestApp::over(fresh).await;
+    let mut ann = app.signed_in("ann@example.com").await;
+    app.lose_store().await;
+    for _ in 0..3 {
+        app.clock.advance(PAST_GRACE);
+        let answer = ann.get("/movies").await;
+        assert_eq!((answer.status.as_u16(), answer.event()), (200, None));
+        assert!(answer.set_cookies().is_empty());
+    }
+    // With no database at all, the handler still knows who asks.
+    app.fresh.stores.close().await;
+    let answer = ann.post("/movies", &json!({})).await;
+    answer.problem(403, "forbidden");
+    assert_eq!(answer.event(), None);
+}
+
+async fn any_answer_of_the_handler_carries_the_cookies(fresh: Fresh) {
+    let app = TestApp::over(fresh).await;
+    let mut ann = app.signed_in("ann@example.com").await;
+    for (method, path, status) in [
+        ("GET", "/movies/7", 404),
+        ("GET", "/movies?limit=0", 400),
+        ("HEAD", "/movies", 200),
+        ("DELETE", "/movies/7", 403),
+        ("POST", "/auth/password", 415),
+    ] {
+        app.expire();
+        let answer = ann.send(bare(method, path)).await;
+        assert_eq!((answer.status.as_u16(), answer.event()), (status, Some("rotated")), "{method} {path}");
+        assert_sets_both(&answer, (ACCESS_TTL + IDLE_TTL).as_secs());
+    }
+}
+
+async fn conditions_of_an_expired_request_are_left_out(fresh: Fresh) {
+    let app = TestApp::over(fresh).await;
+    let mut ann = app.signed_in("ann@example.com").await;
+    app.expire();
+    let answer = ann.send(with(get("/auth/session"), "if-none-match", "*")).await;
+    assert_eq!((answer.status.as_u16(), answer.event()), (200, Some("rotated")));
+}
+
+async fn explicit_renewal_is_the_same(fresh: Fresh) {
+    let app = TestApp::over(fresh).await;
+    let mut ann = app.signed_in("ann@example.com").await;
+    for (advance, event) in [(PAST_GRACE, "rotated"), (Duration::from_secs(1), "replayed")] {
+        app.clock.advance(advance);
+        let answer = ann.post("/auth/refresh", &Value::Null).await;
+        assert_eq!((answer.status.as_u16(), answer.event()), (200, Some(event)), "{answer:?}");
+        assert_eq!(answer.json()["user"]["email"], "ann@example.com");
+        assert!(answer.json().get("refresh_token").is_none());
+        assert_eq!(answer.set_cookies().len(), 2);
+        assert_eq!(answer.header("cache-control"), Some("private, no-store"));
+    }
+    app.browser().post("/auth/refresh", &Value::Null).await.problem(401, "missing");
+    app.expire();
+    app.lose_store().await;
+    let answer = ann.post("/auth/refresh", &Value::Null).await;
+    answer.problem(503, "store_unavailable");
+    assert_eq!(answer.event(), Some("store_unavailable"));
+    assert!(answer.set_cookies().is_empty() && answer.header("retry-after").is_some());
+}
+
+async fn an_idle_session_expires(fresh: Fresh) {
+    let app = TestApp::over(fresh).await;
+    let ann = app.signed_in("ann@example.com").await;
+    let cookies = ann.cookies();
+    app.clock.advance(ACCESS_TTL + IDLE_TTL);
+    assert_eq!(ann.cookies(), "", "a browser has forgotten them by then");
+    let ask = async || app.send(with(get("/auth/session"), "cookie", &cookies)).await;
+    assert_over(&ask().await, "idle_expired", false);
+    app.clock.advance(GRACE);
+    assert_over(&ask().await, "idle_expired", false);
+    app.clock.advance(Duration::from_secs(1));
+    assert_over(&ask().await, "idle_expired", true);
+}
+
+async fn no_session_outlives_its_absolute_expiry(fresh: Fresh) {
+    let flags = [("session.idle_ttl", "1h"), ("session.absolute_ttl", "100m")];
+    let app = TestApp::with(fresh, &flags).await;
+    let mut ann = app.signed_in("ann@example.com").await;
+    let end = app.clock.now() + Duration::from_secs(100 * 60);
+    let mut renewals = 0;
+    while app.clock.now() < end {
+        let answer = ann.get("/auth/session").await;
+        assert_eq!(answer.status, 200, "at {}", app.clock.now());
+        renewals += usize::from(answer.event().is_some());
+        let claims = claims(&ann.token(ACCESS));
+        assert!(claims["exp"].as_i64().unwrap() <= end.unix_timestamp(), "{claims}");
+        for cookie in answer.set_cookies() {
+            let until = app.clock.now().unix_timestamp() + cookie.max_age.unwrap();
+            assert!(until <= end.unix_timestamp(), "the cookie lives longer than the session");
+        }
+        app.clock.advance(Duration::from_secs(70));
+    }
+    assert!(renewals > 6, "{renewals}");
+    let cookies = ann.lose(get("/")).await;
+    assert!(cookies.set_cookies().is_empty());
+    let jar = format!("{ACCESS}={}; {REFRESH}={}", ann.token(ACCESS), ann.token(REFRESH));
+    app.clock.advance(Duration::from_secs(6));
+    assert_over(&app.send(with(get("/auth/session"), "cookie", &jar)).await, "absolute_expired", false);
+    app.clock.advance(ABSOLUTE_TTL);
+    assert_over(&app.send(with(get("/auth/session"), "cookie", &jar)).await, "absolute_expired", true);
+}
+
+async fn clients_hold_their_tokens_themselves(fresh: Fresh) {
+    let app = TestApp::over(fresh).await;
+    app.user("ann@example.com").await;
+    let tokens = client(&app, "ann@example.com").await;
+    let bearer = format!("bearer {}", tokens["access_token"].as_str().unwrap());
+    let ask = async || app.send(with(get("/auth/session"), "authorization", &bearer)).await;
+    for advance in [Duration::ZERO, ACCESS_TTL - Duration::from_secs(1)] {
+        app.clock.advance(advance);
+        let answer = ask().await;
+        assert_eq!((answer.status.as_u16(), answer.event()), (200, None), "never renewed");
+        assert!(answer.set_cookies().is_empty());
+    }
+    app.expire();
+    let answer = ask().await;
+    assert_eq!(answer.status, 401);
+    assert_eq!(answer.header("www-authenticate"), Some(r#"Bearer error="invalid_token""#));
+    assert!(answer.set_cookies().is_empty());
+
+    for other in ["Basic YW5uOnB3", "Bearer", "Bearer x y", "Token abc"] {
+        let answer = app.send(with(get("/auth/session"), "authorization", other)).await;
+        assert_eq!(answer.status, 401, "{other}");
+    }
+    let query = app.send(get(&format!("/auth/session?access_token={}", &bearer[7..]))).await;
+    query.problem(401, "missing");
+}
+
+async fn a_refresh_token_works_in_its_kind_alone(fresh: Fresh) {
+    let app = TestApp::over(fresh).await;
+    let mut ann = app.signed_in("ann@example.com").await;
+    let tokens = client(&app, "ann@example.com").await;
+    app.expire();
+    let of_browser = ann.token(REFRESH);
+    let refused = app.send(refresh_grant(&of_browser)).await;
+    assert_eq!((refused.status.as_u16(), &refused.json()["error"]), (401, &json!("invalid_grant")));
+
+    let of_client = tokens["refresh_token"].as_str().unwrap();
+    let cookie = format!("{REFRESH}={of_client}");
+    let refused = app.send(with(get("/auth/session"), "cookie", &cookie)).await;
+    assert_over(&refused, "malformed", false);
+
+    assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"), "nothing had ended");
+    assert_eq!(app.send(refresh_grant(of_client)).await.status, 200, "nothing had ended");
+}
+
+async fn what_is_no_token_of_ours_ends_nothing(fresh: Fresh) {
+    let app = TestApp::over(fresh).await;
+    let mut ann = app.signed_in("ann@example.com").await;
+    app.expire();
+    let (access, refresh) = (ann.token(ACCESS), ann.token(REFRESH));
+    let flipped = format!("{}{}", if refresh.starts_with('A') { 'B' } else { 'A' }, &refresh[1..]);
+    let forged = format!("{}{}", &refresh[..60], "A".repeat(12));
+    let long = "A".repeat(5_000);
+    for (cookies, event) in [
+        (format!("{ACCESS}={access}; {REFRESH}={refresh}; {REFRESH}={refresh}"), "malformed"),
+        (format!("{REFRESH}={refresh}; {REFRESH}={forged}"), "malformed"),
+        (format!("{ACCESS}=; {ACCESS}={access}; {REFRESH}={refresh}"), "malformed"),
+        (format!("{ACCESS}={access}; {REFRESH}={flipped}"), "malformed"),
+        (format!("{ACCESS}={access}; {REFRESH}={forged}"), "malformed"),
+        (format!("{REFRESH}={}", &refresh[..71]), "malformed"),
+        (format!("{REFRESH}={refresh}A"), "malformed"),
+        (format!("{REFRESH}=\"{refresh}\""), "malformed"),
+        (format!("{REFRESH}="), "malformed"),
+        (format!("{REFRESH}={access}"), "malformed"),
+        (format!("{REFRESH}={long}"), "malformed"),
+        (format!("{ACCESS}={long}"), "malformed"),
+        (format!("{ACCESS}={refresh}"), "malformed"),
+        (format!("{ACCESS}={access}"), "missing"),
+        (format!("access_token={access}; refresh_token={refresh}"), "missing"),
+        (format!("__host-refresh_token={refresh}"), "missing"),
+    ] {
+        let answer = app.send(with(get("/auth/session"), "cookie", &cookies)).await;
+        assert_over(&answer, event, false);
+        assert_eq!(answer.header("www-authenticate"), Some("Bearer"), "{cookies}");
+    }
+    let two_lines =
+        with(with(get("/auth/session"), "cookie", &format!("{REFRESH}=x")), "cookie", &ann.cookies());
+    assert_over(&app.send(two_lines).await, "malformed", false);
+    assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"), "nothing had ended");
+
+    app.expire();
+    let split = with(get("/auth/session"), "cookie", &format!("theme=dark; {ACCESS}={}", ann.token(ACCESS)));
+    let split = with(split, "cookie", &format!("{REFRESH}={}; lang=ja", ann.token(REFRESH)));
+    let answer = app.send(split).await;
+    assert_eq!(answer.event(), Some("rotated"), "one cookie a line is as good, as HTTP/2 has it");
+}
+
+async fn a_valid_access_token_decides_alone(fresh: Fresh) {
+    let app = TestApp::over(fresh).await;
+    app.user("ann@example.com").await;
+    app.user("bob@example.com").await;
+    let (mut ann, mut bob) = (app.browser(), app.browser());
+    ann.sign_in("ann@example.com").await;
+    let of_bob = bob.sign_in("bob@example.com").await;
+    app.clock.advance(ACCESS_TTL - Duration::from_secs(10));
+    let mut mixed = ann.clone();
+    mixed.jar = Jar::of(&ann, &bob);
+    let answer = mixed.get("/auth/session").await;
+    assert_eq!((answer.status.as_u16(), answer.event()), (200, None));
+    assert_eq!(answer.json()["user"]["email"], "ann@example.com");
+    assert!(answer.set_cookies().is_empty());
+    assert_eq!(app.row(of_bob).await.generation, 1, "the other session was rotated");
+
+    let mut half = ann.clone();
+    half.jar.remove(REFRESH);
+    assert_eq!(half.get("/auth/session").await.status, 200);
+    // Cookies decide where there are any, whatever else comes with them.
+    let both = with(get("/auth/session"), "authorization", "Bearer nonsense");
+    assert_eq!(ann.send(both).await.status, 200);
+}
+
+async fn a_refresh_token_decides_alone_without_one(fresh: Fresh) {
+    let app = TestApp::over(fresh).await;
+    app.user("ann@example.com").await;
+    let bob = app.signed_in("bob@example.com").await;
+    let mut ann = app.browser();
+    let session = ann.sign_in("ann@example.com").await;
+    app.expire();
+    ann.jar = Jar::of(&bob, &ann);
+    let answer = ann.get("/auth/session").await;
+    assert_eq!(
+        answer.json()["user"]["email"],
+        "ann@example.com",
+        "an expired access token speaks for nobody"
+    );
+    assert_eq!(app.row(session).await.generation, 2);
+    app.expire();
+    ann.jar.remove(ACCESS);
+    assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
+}
+
+async fn without_a_store_nothing_is_decided(fresh: Fresh) {
+    let app = TestApp::over(fresh).await;
+    let mut ann = app.signed_in("ann@example.com").await;
+    app.lose_store().await;
+    assert_eq!(ann.get("/movies").await.status, 200);
+    app.clock.advance(ACCESS_TTL - Duration::from_secs(1));
+    let due = ann.get("/movies").await;
+    assert_eq!((due.status.as_u16(), due.event()), (200, Some("store_unavailable")));
+    assert!(due.set_cookies().is_empty());
+
+    app.expire();
+    for path in ["/movies", "/auth/session"] {
+        let answer = ann.get(path).await;
+        answer.problem(503, "store_unavailable");
+        assert_eq!(answer.event(), Some("store_unavailable"));
+        assert!(answer.header("retry-after").is_some_and(|seconds| seconds.parse::<u32>().is_ok()));
+        assert!(answer.set_cookies().is_empty(), "{path}");
+    }
+    app.find_store().await;
+    let answer = ann.get("/movies").await;
+    assert_eq!((answer.status.as_u16(), answer.event()), (200, Some("rotated")));
+}
+
+async fn a_session_outlives_a_restart(fresh: Fresh) {
+    let app = TestApp::over(fresh).await;
+    let ann = app.signed_in("ann@example.com").await;
+    let app = app.restart().await;
+    let mut ann = ann.before(app.app.public.clone());
+    assert_eq!(ann.get("/auth/session").await.event(), None);
+    app.expire();
+    assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
+}
+
+async fn a_preflight_renews_nothing(fresh: Fresh) {
+    let page = "https://page.example.com";
+    let allowed = format!("[\"{page}\"]");
+    let app = TestApp::with(fresh, &[("server.allowed_origins", &allowed)]).await;
+    app.user("ann@example.com").await;
+    let mut ann = app.browser();
+    let session = ann.sign_in("ann@example.com").await;
+    app.expire();
+    for (origin, path) in [
+        (page, "/auth/session"),
+        ("https://other.example", "/auth/session"),
+        ("https://other.example", "/movies"),
+    ] {
+        let preflight = with(bare("OPTIONS", path), "origin", origin);
+        let preflight = with(preflight, "access-control-request-method", "GET");
+        let answer = ann.send(preflight).await;
+        assert!(answer.set_cookies().is_empty(), "{origin} {path}");
+        let header = answer.header("access-control-allow-origin");
+        assert_eq!(header, (origin == page).then_some(page));
+    }
+    assert_eq!(app.row(session).await.generation, 1);
+}
+
+async fn each_end_has_its_word(fresh: Fresh) {
+    let app = TestApp::over(fresh).await;
+    let mut browsers = Vec::new();
+    for event in ["user_disabled", "user_deleted", "role_changed", "revoked", "password_changed"] {
+        let email = format!("{event}@example.com");
+        let browser = app.signed_in(&email).await;
+        let user = app.app.users.by_email(&email).await.unwrap();
+        match event {
+            "user_disabled" => app.app.users.disable(&user).await.unwrap(),
+            "user_deleted" => app.app.users.delete(&user).await.unwrap(),
+            "role_changed" => app.app.users.set_role(&user, Role::Admin).await.unwrap(),
+            "revoked" => {
+                app.app.tokens.end_all(&Which::OfUser(user.id), EndReason::Revoked).await.unwrap().len()
+            }
+            _ => app.app.users.set_password(&user, &SecretString::from(NEW_PASSWORD)).await.unwrap(),
+        };
+        browsers.push((browser, event));
+    }
+    let mut ann = app.signed_in("ann@example.com").await;
+    app.expire();
+    for (browser, event) in &mut browsers {
+        assert_over(&browser.get("/auth/session").await, event, true);
+        assert!(browser.jar.is_empty());
+        browser.get("/auth/session").await.problem(401, "missing");
+    }
+    assert_eq!(ann.get("/auth/session").await.status, 200);
+}
+
+async fn tokens_of_another_key_end_nothing(fresh: Fresh) {
+    let elsewhere = db::sqlite().await.expect("SQLite needs no server");
+    let secret = ("tokens.secret", "another one of more than 32 bytes, for another program");
+    let elsewhere = TestApp::with(elsewhere, &[secret]).await;
+    let (foreign, app) = (elsewhere.signed_in("ann@example.com").await, TestApp::over(fresh).await);
+    let mut ann = app.signed_in("ann@example.com").await;
+    let mut mixed = ann.clone();
+    for event in [None, Some("rotated")] {
+        let answer = app.send(with(get("/auth/session"), "cookie", &foreign.cookies())).await;
+        assert_over(&answer, "malformed", false);
+        let bearer = format!("Bearer {}", foreign.token(ACCESS));
+        let answer = app.send(with(get("/auth/session"), "authorization", &bearer)).await;
+        assert_eq!(answer.status, 401);
+
+        mixed.jar = Jar::of(&ann, &foreign);
+        let answer = mixed.get("/auth/session").await;
+        assert_eq!(answer.status == 200, event.is_none(), "a valid access token decides alone");
+        assert_eq!(ann.get("/auth/session").await.event(), event, "nothing had ended");
+        app.expire();
+    }
+}
+
+#[track_caller]
+fn assert_sets_both(answer: &Answer, lifetime: u64) {
+    let cookies = answer.set_cookies();
+    assert_eq!(cookies.len(), 2, "{answer:?}");
+    for (cookie, name) in cookies.iter().zip([ACCESS, REFRESH]) {
+        assert_eq!(cookie.name, name);
+        assert!(!cookie.value.is_empty());
+        assert_eq!(cookie.attributes, ["httponly", "path=/", "samesite=lax", "secure"]);
+        assert_eq!(cookie.max_age, i64::try_from(lifetime).ok());
+    }
+    assert_eq!(answer.header("cache-control"), Some("private, no-store"));
+    assert_eq!(answer.header("vary"), Some("Cookie"));
+}
+
+/// 401 for this reason, and whether the cookies are cleared.
+#[track_caller]
+fn assert_over(answer: &Answer, event: &str, cleared: bool) {
+    answer.problem(401, event);
+    assert_eq!(answer.event(), Some(event));
+    let names: Vec<_> =
+        answer.set_cookies().into_iter().filter(|one| one.clears()).map(|one| one.name).collect();
+    assert_eq!(names, if cleared { vec![ACCESS, REFRESH] } else { vec![] }, "{event}");
+    assert_eq!(answer.set_cookies().len(), names.len());
+}
+
+/// The tokens of a client that has signed in at `/token`.
+async fn client(app: &TestApp, email: &str) -> Value {
+    let answer = app.send(form("/token", &[("username", email), ("password", PASSWORD)])).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.json()
+}
+
+fn refresh_grant(token: &str) -> Request<Body> {
+    form("/token", &[("grant_type", "refresh_token"), ("refresh_token", token)])
+}
+
+fn claims(token: &str) -> Value {
+    let payload = token.split('.').nth(1).unwrap();
+    serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()
+}
