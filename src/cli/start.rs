@@ -6,7 +6,7 @@ use secrecy::ExposeSecret;
 use time::OffsetDateTime;
 
 use super::error::CliError;
-use crate::backend::config::{self, Config, KeySource};
+use crate::backend::config::{self, Config, KeySource, OnStoreLoss};
 use crate::backend::db::{self, DbError, Options, Stores};
 use crate::backend::key_files::{self, KeyFileError};
 use crate::services::keys::{Algorithm, KeyMaterial, KeyRing};
@@ -17,6 +17,19 @@ use crate::services::users::Users;
 pub(super) fn block_on<T>(command: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.map_err(|error| CliError::failed("can't start the runtime", error))?.block_on(command)
+}
+
+/// Refuses settings that this version knows and does nothing about: a gateway that leaves them out
+/// silently would be less safe than its configuration says.
+pub(super) fn refuse_unbuilt(config: &Config) -> Result<(), CliError> {
+    let unbuilt = if config.verify.is_some() {
+        "verify.listen: this version has no auth endpoint for other proxies: set it to \"off\""
+    } else if config.session.on_store_loss == OnStoreLoss::Refuse {
+        "session.on_store_loss = \"refuse\" is not in this version: set it to \"serve\""
+    } else {
+        return Ok(());
+    };
+    Err(CliError::Misconfigured(unbuilt.into()))
 }
 
 /// Opens the database, with its tables up to date.

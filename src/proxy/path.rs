@@ -326,9 +326,14 @@ mod tests {
     }
 
     proptest! {
+        // Four of five are refused.
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
         #[test]
         fn what_passes_has_no_second_reading(path in path(), encoded_slash in any::<bool>()) {
-            prop_assume!(check(&path, encoded_slash).is_ok());
+            if check(&path, encoded_slash).is_err() {
+                return Ok(());
+            }
             prop_assert!(!path.contains("//") && !path.contains('\\'));
             let read = if encoded_slash { path.replace("%2f", "/").replace("%2F", "/") } else { path };
             for segment in read.split('/') {
