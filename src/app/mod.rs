@@ -32,7 +32,8 @@ use crate::layer::{
     CookiePolicy, CookiePolicyError, OnReject, Reject401, SESSION_EVENT_HEADER, SameSite, SilentRefreshLayer,
 };
 use crate::proxy::{Forwarded, MintBearer, Proxy, ReservedCookies, RouteError, RouteSpec, Routes};
-use crate::routers::pages::Sample;
+pub use crate::routers::pages::Sample;
+
 use crate::routers::{
     ApiError, AuthState, auth, docs, health, jwks, movies, pages, security_headers, token, with_fallbacks,
 };

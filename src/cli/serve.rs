@@ -15,12 +15,11 @@ use tokio::sync::watch;
 
 use super::error::CliError;
 use super::start::{self, block_on};
-use crate::app::{App, Parts};
+use crate::app::{App, Parts, Sample};
 use crate::backend::config::{Config, KeySource, Listen, Registration, Sources};
 use crate::backend::db::Stores;
 use crate::backend::key_files;
 use crate::clock::{Clock, SystemClock};
-use crate::routers::pages::Sample;
 use crate::server::{self, ServerLimits};
 use crate::services::keys::SharedKeys;
 use crate::services::store::StoreError;

@@ -202,8 +202,7 @@ Examples:
   sekisho session revoke --user ada@example.com
   sekisho session revoke --all
 
-Nothing is renewed any more. An access token that is out already is good until it expires, after
-tokens.access_ttl at most.";
+Their tokens are refused by every replica within a second.";
 
 pub(super) const EXAMPLES: &str = "\
 Examples:

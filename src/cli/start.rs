@@ -6,7 +6,7 @@ use secrecy::ExposeSecret;
 use time::OffsetDateTime;
 
 use super::error::CliError;
-use crate::backend::config::{self, Config, KeySource, OnStoreLoss};
+use crate::backend::config::{self, Config, KeySource};
 use crate::backend::db::{self, DbError, Options, Stores};
 use crate::backend::key_files::{self, KeyFileError};
 use crate::services::keys::{Algorithm, KeyMaterial, KeyRing};
@@ -22,14 +22,12 @@ pub(super) fn block_on<T>(command: impl Future<Output = Result<T, CliError>>) ->
 /// Refuses settings that this version knows and does nothing about: a gateway that leaves them out
 /// silently would be less safe than its configuration says.
 pub(super) fn refuse_unbuilt(config: &Config) -> Result<(), CliError> {
-    let unbuilt = if config.verify.is_some() {
-        "verify.listen: this version has no auth endpoint for other proxies: set it to \"off\""
-    } else if config.session.on_store_loss == OnStoreLoss::Refuse {
-        "session.on_store_loss = \"refuse\" is not in this version: set it to \"serve\""
-    } else {
+    if config.verify.is_none() {
         return Ok(());
-    };
-    Err(CliError::Misconfigured(unbuilt.into()))
+    }
+    let problem =
+        "verify.listen: the auth endpoint for other proxies is not in this version yet: set it to \"off\"";
+    Err(CliError::misconfigured(problem))
 }
 
 /// Opens the database, with its tables up to date.

@@ -209,7 +209,7 @@ async fn answers_are_not_kept_or_guessed_at() {
     for (path, content_type) in [("/movies", "application/json"), ("/movies/0", "application/problem+json")] {
         let answer = app.read(path).await;
         assert_eq!(answer.header("content-type"), Some(content_type));
-        assert_eq!(answer.header("cache-control"), Some("no-store"));
+        assert!(answer.header("cache-control").is_some_and(|value| value.contains("no-store")));
         assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
         assert_eq!(answer.header("cross-origin-resource-policy"), Some("same-origin"));
     }

@@ -93,7 +93,7 @@ async fn files_are_asked_for_again_but_sent_once() {
 async fn only_a_demo_tells_its_sample() {
     let answer = bare(&demo(), "GET", "/demo/sample.json").await;
     assert_eq!(answer.json(), json!({"email": "otama@example.com", "password": "let me through"}));
-    assert_eq!(answer.header("cache-control"), Some("no-store"));
+    assert_eq!(answer.header("cache-control"), Some("private, no-store"));
 
     let plain = routers::with_fallbacks(routers::pages::router(None));
     bare(&plain, "GET", "/demo/sample.json").await.problem(404, "not_found");
