@@ -182,6 +182,15 @@ async fn a_server_that_is_down_is_named() {
 }
 
 #[tokio::test]
+async fn what_the_server_refuses_is_said_in_its_words() {
+    let Some(place) = support::postgres_place().await else { return };
+    let url: PgConnectOptions = place.url.parse().unwrap();
+    let url = url.database("no_such_database").to_url_lossy();
+    let error = db::open(url.as_str(), &Options::default()).await.unwrap_err().to_string();
+    assert!(error.ends_with(r#"/no_such_database: database "no_such_database" does not exist"#), "{error}");
+}
+
+#[tokio::test]
 async fn an_address_of_another_kind_is_refused() {
     let open = async |url: &str| db::open(url, &Options::default()).await.unwrap_err();
     for url in ["", "mysql://localhost/x", "data/sekisho.db", "SQLITE"] {
