@@ -6,7 +6,8 @@
 #   docker exec -i sekisho sekisho user create --email ada@example.org --password-stdin <password.txt
 #
 # The public origin is what browsers see, so only the operator knows it; it is required. Routes come
-# from a file: add -v ./sekisho.toml:/etc/sekisho/sekisho.toml:ro.
+# from a file: add -v ./sekisho.toml:/etc/sekisho/sekisho.toml:ro. The image settles server.listen, which
+# the file can't change; database and keys are below /var/lib/sekisho/data unless the file says otherwise.
 
 FROM rust:1-bookworm AS build
 WORKDIR /src
@@ -25,9 +26,9 @@ RUN install -d -o 10001 -g 10001 -m 0700 /var/lib/sekisho
 USER 10001:10001
 WORKDIR /var/lib/sekisho
 VOLUME /var/lib/sekisho
-ENV SEKISHO_SERVER__LISTEN=0.0.0.0:8080 \
-    SEKISHO_DATABASE__URL=sqlite:///var/lib/sekisho/sekisho.db \
-    SEKISHO_TOKENS__KEY_DIR=/var/lib/sekisho/keys
+# No more than this: the environment wins over a mounted file, so a database named here would be used
+# instead of the file's.
+ENV SEKISHO_SERVER__LISTEN=0.0.0.0:8080
 EXPOSE 8080
 # Asks the admin listener, which stays inside.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s CMD ["sekisho", "healthcheck"]

@@ -1,4 +1,67 @@
 //! Sekisho keeps browser users signed in.
+//!
+//! Two `HttpOnly` cookies carry a short-lived access token and a rotating refresh token. When the
+//! access token has expired, the session is renewed inside the same request: the request goes on, and
+//! the fresh cookies are on its response. `README.md` says what that is good for and how to run it;
+//! this page is for reading the code.
+//!
+//! # The life of a request
+//!
+//! In order, for a request to the program with a session that is due for renewal:
+//!
+//! 1. [`server`] accepts the connection and bounds what its headers may cost.
+//! 2. [`app`] is the stack, outermost first: the request's id, its log line, where it comes from
+//!    ([`ClientAddress`](identity::ClientAddress)), CORS, and the refusal of cross-site requests. Then
+//!    the path alone says which face answers: a route of our own or the proxy.
+//! 3. [`SilentRefreshLayer`] reads the two cookies and asks a [`TokenService`]
+//!    about the access token: [`verify`](layer::TokenService::verify), without I/O. A valid one
+//!    skips the next step.
+//! 4. [`refresh`](layer::TokenService::refresh) of [`Tokens`] checks the refresh token's MAC, joins
+//!    the requests that present the same one, and tries one conditional update
+//!    ([`SessionStore::rotate`](services::store::SessionStore::rotate)). Where nothing was updated,
+//!    [`rotation::decide`](services::rotation::decide) reads the row and says why: replay, reuse, over
+//!    or caught up. SQL is in [`backend::sqlite`] and [`backend::postgres`], file for file the same.
+//! 5. The [`Identity`] goes into the request's extensions, and the request goes on, body and all:
+//!    to a handler of [`routers`], which takes it with [`CurrentUser`], or
+//! 6. to the [`proxy`], which removes what only we may say, adds who the user is, sends it once, and
+//!    streams the answer back.
+//! 7. On the way out the layer adds the fresh cookies, `Cache-Control: private, no-store` and
+//!    [`X-Session-Event`](layer::SESSION_EVENT_HEADER), which says in one word what it did.
+//!
+//! # Where to read
+//!
+//! | first | for |
+//! |---|---|
+//! | [`identity`], [`models::session`] | the words that everything else uses |
+//! | [`services::rotation`] | how a renewal is decided: one pure function |
+//! | [`services::token`] | a session's tokens from sign-in to end |
+//! | [`services::store`] | what is asked of a database, written as a contract |
+//! | [`layer`] | the rules of the layer, with two examples that run |
+//! | [`proxy`] | the life of a proxied request |
+//! | [`app`] | how the program is put together: the one place that knows all parts |
+//! | [`backend::config`] | every setting, read and checked |
+//! | [`cli`] | the commands, one file for each noun |
+//!
+//! Who may import whom is a table in `tests/it/layering.rs`, and a test.
+//!
+//! # Features
+//!
+//! - `server`: the program, with proxy, routes, configuration and commands.
+//! - `sqlite`, `postgres`: its databases. Each includes `server`.
+//!
+//! All three are on by default. Without them (`default-features = false`) the crate is the layer with
+//! our [`Tokens`] and a [`MemoryStore`]: no SQL, no axum server, no passwords. Features add; none
+//! changes what another does.
+
+// The page above and that of `services` link to modules of the program, which aren't there without
+// it. With all features every link is checked.
+#![cfg_attr(not(feature = "server"), allow(rustdoc::broken_intra_doc_links))]
+
+pub mod clock;
+pub mod identity;
+pub mod layer;
+pub mod models;
+pub mod services;
 
 #[cfg(feature = "server")]
 pub mod app;
@@ -6,10 +69,6 @@ pub mod app;
 pub mod backend;
 #[cfg(feature = "server")]
 pub mod cli;
-pub mod clock;
-pub mod identity;
-pub mod layer;
-pub mod models;
 #[cfg(feature = "server")]
 pub mod proxy;
 #[cfg(feature = "server")]
@@ -18,6 +77,15 @@ pub mod routers;
 pub mod schemas;
 #[cfg(feature = "server")]
 pub mod server;
-pub mod services;
 #[cfg(feature = "server")]
 pub mod telemetry;
+
+pub use crate::identity::Identity;
+pub use crate::layer::{CookiePolicy, CurrentUser, Reject401, SilentRefreshLayer, TokenService};
+pub use crate::services::memory::MemoryStore;
+pub use crate::services::token::{SessionSettings, SignIn, Tokens};
+
+/// The examples in `README.md` are compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -304,7 +304,11 @@ async fn open_postgres(url: &str, options: &Options) -> Result<Stores, DbError> 
     let (host, port) = (address.get_host(), address.get_port());
     let place = format!("{host}:{port}/{}", address.get_database().unwrap_or_default());
     let store = super::postgres::PostgresStore::open(address, options.max_connections).await;
-    store.map(Stores::over).map_err(|error| DbError::open(place, error))
+    store.map(Stores::over).map_err(|error| match error {
+        // In its own words: sqlx adds a line number, of the server's source code.
+        sqlx::Error::Database(error) => DbError::Open { place, source: error.message().to_owned().into() },
+        error => DbError::open(place, error),
+    })
 }
 
 #[cfg(not(feature = "postgres"))]

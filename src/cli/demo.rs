@@ -104,7 +104,8 @@ Examples:
   sekisho demo --listen localhost:9000
 
 It prints the address and the sample sign-in. Access tokens live 20 seconds, so that renewals can be
-watched; nothing of it is fit for production. What it keeps is below data/demo.";
+watched; nothing of it is fit for production. What it keeps is below data/demo. It reads no
+configuration but the file that --config names, if any.";
 
 #[cfg(test)]
 mod tests {

@@ -23,12 +23,16 @@ use crate::services::store::Which;
 #[derive(Clone, Debug, Subcommand)]
 pub enum KeyCommand {
     /// Make the first key, in tokens.key_dir
+    #[command(after_help = INIT_EXAMPLES)]
     Init,
     /// List the keys, without their secrets
+    #[command(after_help = "Examples:\n  sekisho key list\n  sekisho key list --json")]
     List(KeyList),
     /// Add a key: accepted at once, and signing after tokens.key_activation
+    #[command(after_help = ROTATE_EXAMPLES)]
     Rotate,
     /// Drop a key now; tells how many sessions end with it
+    #[command(after_help = RETIRE_EXAMPLES)]
     Retire(KeyRetire),
 }
 
@@ -44,7 +48,7 @@ pub struct KeyList {
 #[derive(Args, Clone, Debug)]
 pub struct KeyRetire {
     /// The key's number, as `sekisho key list` shows it
-    #[arg(value_name = "N")]
+    #[arg(value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
     pub number: u8,
 }
 
@@ -140,6 +144,27 @@ impl From<KeyFileError> for CliError {
         }
     }
 }
+
+const INIT_EXAMPLES: &str = "\
+Example:
+  sekisho key init --config /etc/sekisho/sekisho.toml
+
+With PostgreSQL, once before the first start: every replica needs the same folder. With SQLite the first
+start does it. Whoever can read a key file can sign in as anyone.";
+
+const ROTATE_EXAMPLES: &str = "\
+Example:
+  sekisho key rotate
+
+Bring the new file to every replica before it signs; each rereads its folder every 10 seconds. Older
+keys go on verifying.";
+
+const RETIRE_EXAMPLES: &str = "\
+Example:
+  sekisho key retire 1
+
+For a key that others may have read: `sekisho key rotate` first, and retire the old one once the new
+one signs.";
 
 pub(super) const EXAMPLES: &str = "\
 Examples:

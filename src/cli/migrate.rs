@@ -4,6 +4,13 @@ use super::error::CliError;
 use super::{output, start};
 use crate::backend::config::Config;
 
+pub(super) const EXAMPLES: &str = "\
+Example:
+  sekisho migrate --config /etc/sekisho/sekisho.toml
+
+`sekisho serve` does so by itself at its start. This is for doing it beforehand, for instance as a
+database user who may change tables. It can be repeated, and several at once are safe.";
+
 /// Brings the tables up to date, and says what that took.
 pub(super) async fn run(config: &Config) -> Result<(), CliError> {
     let stores = start::open(config).await?;

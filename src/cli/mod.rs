@@ -42,11 +42,13 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the gateway
+    #[command(after_help = serve::EXAMPLES)]
     Serve(serve::ServeArgs),
     /// Run a gateway to try out, with a sample user and films
     #[command(after_help = demo::EXAMPLES)]
     Demo(demo::DemoArgs),
     /// Bring the database's tables up to date
+    #[command(after_help = migrate::EXAMPLES)]
     Migrate,
     /// Check the configuration and name what is wrong with it
     #[command(after_help = check_config::EXAMPLES)]

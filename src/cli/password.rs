@@ -9,12 +9,12 @@ use super::error::CliError;
 use crate::backend::secret::without_line_end;
 
 /// Reads a new password: all of standard input if `from_stdin`, else by asking twice on the terminal,
-/// without echo. How good it is, is for others to judge.
+/// without echo. The question tells of `min_length`; how good it is, is for others to judge.
 ///
 /// # Errors
 ///
 /// If there is nobody to ask, the two differ, or there is none.
-pub fn read_new(from_stdin: bool) -> Result<SecretString, CliError> {
+pub fn read_new(from_stdin: bool, min_length: u32) -> Result<SecretString, CliError> {
     let stdin = io::stdin();
     if from_stdin {
         return from_reader(stdin.lock());
@@ -24,7 +24,7 @@ pub fn read_new(from_stdin: bool) -> Result<SecretString, CliError> {
                       --password-stdin";
         return Err(CliError::Usage(remedy.to_owned()));
     }
-    let first = ask("Password: ")?;
+    let first = ask(&format!("Password, at least {min_length} characters: "))?;
     let second = ask("Once more: ")?;
     if first.expose_secret() != second.expose_secret() {
         return Err(CliError::Refused("the two passwords differ".to_owned()));

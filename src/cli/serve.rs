@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use super::error::CliError;
 use super::start::{self, block_on};
 use crate::app::{App, Parts, Sample};
-use crate::backend::config::{Config, KeySource, Listen, Sources};
+use crate::backend::config::{Config, KeySource, Listen, Registration, Sources};
 use crate::backend::db::Stores;
 use crate::backend::key_files;
 use crate::clock::{Clock, SystemClock};
@@ -46,14 +46,29 @@ pub(super) fn run(args: &ServeArgs, file: Option<PathBuf>) -> Result<(), CliErro
     let mut sources = Sources::of_process(file)?;
     args.add_to(&mut sources);
     let loaded = Config::load(&sources)?;
+    start::refuse_unbuilt(&loaded.config)?;
     telemetry::init();
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
     block_on(async {
         let stores = start::stores(&loaded.config).await?;
+        say_what_is_missing(&loaded.config, &stores).await?;
         serve(&loaded.config, stores, None, |_| Ok(())).await
     })
+}
+
+/// What somebody who starts for the first time would wonder about next.
+async fn say_what_is_missing(config: &Config, stores: &Stores) -> Result<(), CliError> {
+    if config.routes.is_empty() {
+        tracing::info!("there are no [[routes]], so only the gateway's own paths answer");
+    }
+    let users = stores.users.has_users().await;
+    let users = users.map_err(|error| CliError::failed("can't ask the database", error))?;
+    if !users && config.login.registration == Registration::Closed {
+        tracing::warn!("nobody can sign in yet: make a user with `sekisho user create --email ADDRESS`");
+    }
+    Ok(())
 }
 
 /// Serves these stores. `ready` is told the public address once both listeners are bound.
@@ -248,5 +263,15 @@ fn bind_to(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
 fn local(listener: &TcpListener) -> Result<SocketAddr, CliError> {
     listener.local_addr().map_err(|error| CliError::failed("can't tell the listener's address", error))
 }
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  sekisho serve                           with ./sekisho.toml if it is there, else the defaults
+  sekisho serve --config /etc/sekisho/sekisho.toml
+  sekisho serve --listen 127.0.0.1:9000
+  RUST_LOG=sekisho=debug sekisho serve    more of what happens
+
+It makes the database's tables, and with SQLite the database and the signing keys too. Logs go to
+standard error. SIGTERM or Ctrl-C stop it gently: what is under way has 30 seconds to end.";
 
 const BACKLOG: u32 = 1024;

@@ -19,8 +19,10 @@ use crate::services::store::{StoreError, Which};
 #[derive(Clone, Debug, Subcommand)]
 pub enum SessionCommand {
     /// List sessions, the latest first
+    #[command(after_help = LIST_EXAMPLES)]
     List(SessionList),
     /// End sessions: some, a user's, or all
+    #[command(after_help = REVOKE_EXAMPLES)]
     Revoke(SessionRevoke),
 }
 
@@ -46,7 +48,7 @@ pub struct SessionList {
 #[group(required = true, multiple = false)]
 pub struct SessionRevoke {
     /// The sessions, by the ids that `sekisho session list` shows
-    #[arg(value_name = "ID")]
+    #[arg(value_name = "ID", value_parser = parse_id)]
     pub ids: Vec<SessionId>,
     /// All of this user's
     #[arg(long, value_name = "EMAIL", value_parser = parse_email)]
@@ -182,6 +184,25 @@ impl Row for SessionRow {
         ]
     }
 }
+
+fn parse_id(text: &str) -> Result<SessionId, String> {
+    text.parse().map_err(|_| "expected a session's id, as `sekisho session list` shows it".to_owned())
+}
+
+const LIST_EXAMPLES: &str = "\
+Examples:
+  sekisho session list --user ada@example.com
+  sekisho session list --ended --json
+
+STATE is live, or why the session is over: logged_out, idle_expired, reuse_detected and so on.";
+
+const REVOKE_EXAMPLES: &str = "\
+Examples:
+  sekisho session revoke 0198c0de-0000-4000-8000-000000000000
+  sekisho session revoke --user ada@example.com
+  sekisho session revoke --all
+
+Their tokens are refused by every replica within a second.";
 
 pub(super) const EXAMPLES: &str = "\
 Examples:

@@ -23,19 +23,27 @@ use crate::services::users::{self, HashedUser, NewUser, UserError, Users};
 #[derive(Clone, Debug, Subcommand)]
 pub enum UserCommand {
     /// Create a user; asks for the password twice
-    #[command(after_help = "Example:\n  sekisho user create --email ada@example.com --role admin")]
+    #[command(after_help = CREATE_EXAMPLES)]
     Create(UserCreate),
     /// List all users
+    #[command(
+        after_help = "Examples:\n  sekisho user list\n  sekisho user list --json | jq -r '.[] | select(.disabled) | .email'"
+    )]
     List(UserList),
     /// Set a user's password, which ends their sessions; asks for it twice
+    #[command(after_help = PASSWD_EXAMPLES)]
     Passwd(UserPasswd),
     /// Set a user's role, which ends their sessions
+    #[command(after_help = "Example:\n  sekisho user role ada@example.com admin")]
     Role(UserRole),
     /// Forbid a user to sign in, and end their sessions
+    #[command(after_help = "Example:\n  sekisho user disable bob@example.com")]
     Disable(UserName),
     /// Let a user sign in again
+    #[command(after_help = "Example:\n  sekisho user enable bob@example.com")]
     Enable(UserName),
     /// Delete a user, and end their sessions
+    #[command(after_help = DELETE_EXAMPLES)]
     Delete(UserName),
     /// Import users with the password hashes that they have: all of a file, or nothing
     #[command(after_help = import::EXAMPLES)]
@@ -111,7 +119,7 @@ pub(super) async fn run(command: UserCommand, config: &Config) -> Result<(), Cli
     let (password, imported) = match &command {
         UserCommand::Create(UserCreate { password_stdin, .. })
         | UserCommand::Passwd(UserPasswd { password_stdin, .. }) => {
-            (Some(password::read_new(*password_stdin)?), Vec::new())
+            (Some(password::read_new(*password_stdin, config.login.password_min_length)?), Vec::new())
         }
         UserCommand::Import(UserImport { file }) => (None, read_import(file)?),
         _ => (None, Vec::new()),
@@ -271,6 +279,25 @@ pub(super) fn parse_email(text: &str) -> Result<String, String> {
 pub(super) fn parse_role(text: &str) -> Result<Role, String> {
     Role::from_word(text).ok_or_else(|| "expected user or admin".to_owned())
 }
+
+const CREATE_EXAMPLES: &str = "\
+Examples:
+  sekisho user create --email ada@example.com --role admin
+  sekisho user create --email bob@example.com --password-stdin < password.txt
+
+A password has at least login.password_min_length characters (15 by default) and isn't easy to guess:
+a few uncommon words are best.";
+
+const PASSWD_EXAMPLES: &str = "\
+Examples:
+  sekisho user passwd ada@example.com
+  sekisho user passwd ada@example.com --password-stdin < password.txt";
+
+const DELETE_EXAMPLES: &str = "\
+Example:
+  sekisho user delete bob@example.com
+
+There is no way back. `sekisho user disable` has one.";
 
 pub(super) const EXAMPLES: &str = "\
 Examples:

@@ -3,7 +3,7 @@
 //! `jsonwebtoken` leaves cryptography to a provider that is chosen once a process, and panics on
 //! first use unless exactly one of its features is on, which another crate in a build can upset. So
 //! this module brings a provider of its own, and nothing here goes through the process's choice:
-//! [`Signer`] and [`Verifier`] are held by the keys themselves. `ring` because it also has the rest of
+//! `Signer` and `Verifier` are held by the keys themselves. `ring` because it also has the rest of
 //! what we need (HMAC, HKDF, random bytes) and builds in a few seconds.
 
 use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};

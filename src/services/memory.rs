@@ -165,6 +165,10 @@ impl UserStore for MemoryStore {
         Ok(self.tables().users.get(&id).cloned())
     }
 
+    async fn has_users(&self) -> Result<bool, StoreError> {
+        Ok(!self.tables().users.is_empty())
+    }
+
     async fn list_users(&self) -> Result<Vec<User>, StoreError> {
         let mut users: Vec<User> = self.tables().users.values().cloned().collect();
         users.sort_by(|a, b| a.email.cmp(&b.email));

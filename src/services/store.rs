@@ -96,6 +96,9 @@ pub trait UserStore: Send + Sync + 'static {
     /// The user of this id.
     async fn find_user(&self, id: UserId) -> Result<Option<User>, StoreError>;
 
+    /// Whether there are users at all.
+    async fn has_users(&self) -> Result<bool, StoreError>;
+
     /// All users, by address.
     async fn list_users(&self) -> Result<Vec<User>, StoreError>;
 

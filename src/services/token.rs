@@ -1,9 +1,9 @@
 //! The tokens of a session, from sign-in to its end.
 //!
 //! [`Tokens`] joins the parts: [`jwt`](super::jwt) signs and checks access tokens,
-//! [`refresh_token`](super::refresh_token) computes refresh tokens, [`rotation`](super::rotation)
+//! [`refresh_token`] computes refresh tokens, [`rotation`](super::rotation)
 //! decides, a [`SessionStore`] keeps the one row. It is the layer's
-//! [`TokenService`](crate::layer::TokenService).
+//! [`TokenService`].
 
 use std::future::Future;
 use std::pin::Pin;

@@ -127,7 +127,9 @@ fn every_command_has_help() {
         assert_eq!(help.code, Some(0), "{command}: {}", help.err);
         assert!(help.out.contains(&format!("Usage: sekisho {command}")), "{command}: {}", help.out);
         assert!(help.out.contains("--config <FILE>"), "{command}");
-        assert_eq!(help.out.contains("--json"), command.ends_with(" list"), "{command}");
+        let usage = help.out.split("Example").next().unwrap();
+        assert_eq!(usage.contains("--json"), command.ends_with(" list"), "{command}");
+        assert!(help.out.contains("\nExample"), "{command}");
     }
 }
 
@@ -161,7 +163,7 @@ fn wrong_usage_is_2_and_one_line() {
         (&["demo", "--listen", "a\nb\x1b[2J"], "expected HOST:PORT"),
         (&["session", "revoke"], "required"),
         (&["session", "revoke", "--all", "--user", "ada@example.com"], "cannot be used with"),
-        (&["session", "revoke", "not-an-id"], "invalid value 'not-an-id'"),
+        (&["session", "revoke", "not-an-id"], "expected a session's id, as `sekisho session list` shows it"),
         (&["session", "explain", "x"], "unrecognized subcommand 'explain'"),
         (&["key", "retire", "256"], "invalid value '256'"),
         (&["user", "create", "--email", "a@b.c", "--password", "x"], "unexpected argument '--password'"),
@@ -209,6 +211,50 @@ fn a_bad_configuration_is_78_and_one_line() {
     // Line ends and escape sequences in a value stay in the line.
     let shell = Shell::new().file("sekisho.toml", "[server]\nlisten = \"a\\n\\u001b[2J\"");
     assert!(shell.run(&["check-config"]).fails(78).contains("server.listen = \"a\\n\\u{1b}[2J\""));
+}
+
+#[test]
+fn what_this_version_does_not_do_is_refused() {
+    let file = "[server]\ntrusted_proxies = ['10.0.0.1']\n[verify]\nlisten = '127.0.0.1:0'\nsource = 'envoy'";
+    let shell = Shell::new().file("sekisho.toml", file);
+    for command in ["check-config", "serve"] {
+        assert!(shell.run(&[command]).fails(78).starts_with("verify.listen: "), "{command}");
+    }
+}
+
+/// What `serve` says until it serves.
+fn beginning(shell: &Shell) -> Vec<String> {
+    let mut serving = shell.command(&["serve"]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = Vec::new();
+    for line in BufReader::new(serving.stderr.take().unwrap()).lines().map(Result::unwrap) {
+        let done = line.contains("INFO serving");
+        said.push(line);
+        if done {
+            break;
+        }
+    }
+    serving.kill().unwrap();
+    serving.wait().unwrap();
+    said
+}
+
+#[test]
+fn a_first_start_says_what_to_do_next() {
+    let shell = Shell::new()
+        .env("SEKISHO_SERVER__LISTEN", "127.0.0.1:0")
+        .env("SEKISHO_ADMIN__LISTEN", "127.0.0.1:0")
+        .env("SEKISHO_LOGIN__BCRYPT_COST", "4");
+    let says = |said: &[String], what| said.iter().any(|line| line.contains(what));
+    let said = beginning(&shell);
+    assert!(says(&said, "make a user with `sekisho user create --email ADDRESS`"), "{said:?}");
+    assert!(says(&said, "there are no [[routes]]"), "{said:?}");
+
+    let create = ["user", "create", "--email", "ada@example.com", "--password-stdin"];
+    let mut created = shell.command(&create).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    created.stdin.take().unwrap().write_all(b"green ladder under the moon\n").unwrap();
+    assert!(created.wait().unwrap().success());
+    let said = beginning(&shell);
+    assert!(says(&said, "INFO serving") && !says(&said, "user create"), "{said:?}");
 }
 
 #[test]

@@ -7,7 +7,8 @@ use std::path::Path;
 use sekisho::backend::db::{self, DbError, Options, Pending};
 use sekisho::models::session::{EndReason, SessionEnd, SessionId};
 use sekisho::services::store::{LastingUse, StoreError, Which};
-use sqlx::{AssertSqlSafe, Connection, Executor};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
 
 use crate::store_contract::races::race;
 use crate::store_contract::{NOW, any_session, found, known_session, known_user, session, token, user};
@@ -181,6 +182,15 @@ async fn a_server_that_is_down_is_named() {
 }
 
 #[tokio::test]
+async fn what_the_server_refuses_is_said_in_its_words() {
+    let Some(place) = support::postgres_place().await else { return };
+    let url: PgConnectOptions = place.url.parse().unwrap();
+    let url = url.database("no_such_database").to_url_lossy();
+    let error = db::open(url.as_str(), &Options::default()).await.unwrap_err().to_string();
+    assert!(error.ends_with(r#"/no_such_database: database "no_such_database" does not exist"#), "{error}");
+}
+
+#[tokio::test]
 async fn an_address_of_another_kind_is_refused() {
     let open = async |url: &str| db::open(url, &Options::default()).await.unwrap_err();
     for url in ["", "mysql://localhost/x", "data/sekisho.db", "SQLITE"] {
@@ -198,9 +208,9 @@ async fn an_address_of_another_kind_is_refused() {
 async fn a_server_needs_no_right_to_change_tables() {
     let Some(fresh) = support::postgres().await else { return };
     let role = format!("sekisho_server_{}", std::process::id());
-    let (owner, url) = (fresh.url(), fresh.url().replace("postgres@", &format!("{role}@")));
+    let (owner, url) = (fresh.url(), url_of(&role, fresh.url()));
     support::run(owner, &format!("DROP ROLE IF EXISTS {role}")).await;
-    support::run(owner, &format!("CREATE ROLE {role} LOGIN")).await;
+    support::run(owner, &format!("CREATE ROLE {role} LOGIN PASSWORD '{ROLE_PASSWORD}'")).await;
     let grants = "GRANT USAGE ON SCHEMA myapi TO {role}; \
         GRANT SELECT, INSERT, UPDATE, DELETE ON myapi.users, myapi.sessions, myapi.movies, myapi.settings \
         TO {role}; GRANT SELECT ON myapi._sqlx_migrations TO {role}";
@@ -226,14 +236,24 @@ async fn a_server_needs_no_right_to_change_tables() {
     support::run(owner, &format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }
 
+/// The database at `url` as `role` sees it, whoever `url` is for.
+fn url_of(role: &str, url: &str) -> String {
+    let owner: PgConnectOptions = url.parse().unwrap();
+    owner.username(role).password(ROLE_PASSWORD).to_url_lossy().to_string()
+}
+
+const ROLE_PASSWORD: &str = "lantern";
+
 #[tokio::test]
 async fn a_schema_made_beforehand_is_enough() {
     let Some(place) = support::postgres_place().await else { return };
     let role = format!("sekisho_migrator_{}", std::process::id());
     support::run(&place.url, &format!("DROP ROLE IF EXISTS {role}")).await;
-    let prepare = format!("CREATE ROLE {role} LOGIN; CREATE SCHEMA myapi AUTHORIZATION {role}");
+    let prepare = format!(
+        "CREATE ROLE {role} LOGIN PASSWORD '{ROLE_PASSWORD}'; CREATE SCHEMA myapi AUTHORIZATION {role}"
+    );
     support::run(&place.url, &prepare).await;
-    let url = place.url.replace("postgres@", &format!("{role}@"));
+    let url = url_of(&role, &place.url);
     let stores = db::open(&url, &Options::default()).await.unwrap();
     assert_eq!(stores.migrate().await.unwrap().len(), 4);
     stores.close().await;

@@ -41,6 +41,10 @@ impl UserStore for PostgresStore {
         row.map(User::try_from).transpose()
     }
 
+    async fn has_users(&self) -> Result<bool, StoreError> {
+        sqlx::query_scalar(ANY).fetch_one(&self.pool).await.map_err(StoreError::unavailable)
+    }
+
     async fn list_users(&self) -> Result<Vec<User>, StoreError> {
         let rows = sqlx::query_as::<_, Row>(LIST).fetch_all(&self.pool).await;
         rows.map_err(StoreError::unavailable)?.into_iter().map(User::try_from).collect()
@@ -194,6 +198,8 @@ const INSERT: &str =
 const FIND_BY_EMAIL: &str = concat!("SELECT ", columns!(), " FROM myapi.users WHERE email = $1");
 
 const FIND: &str = concat!("SELECT ", columns!(), " FROM myapi.users WHERE id = $1");
+
+const ANY: &str = "SELECT EXISTS (SELECT 1 FROM myapi.users)";
 
 const LIST: &str = concat!("SELECT ", columns!(), " FROM myapi.users ORDER BY email COLLATE \"C\"");
 

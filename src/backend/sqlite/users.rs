@@ -34,6 +34,10 @@ impl UserStore for SqliteStore {
         row.map(User::try_from).transpose()
     }
 
+    async fn has_users(&self) -> Result<bool, StoreError> {
+        sqlx::query_scalar(ANY).fetch_one(&self.readers).await.map_err(StoreError::unavailable)
+    }
+
     async fn list_users(&self) -> Result<Vec<User>, StoreError> {
         let rows = sqlx::query_as::<_, Row>(LIST).fetch_all(&self.readers).await;
         rows.map_err(StoreError::unavailable)?.into_iter().map(User::try_from).collect()
@@ -189,6 +193,8 @@ const INSERT: &str = concat!("INSERT INTO users (", columns!(), ") VALUES ($1, $
 const FIND_BY_EMAIL: &str = concat!("SELECT ", columns!(), " FROM users WHERE email = $1");
 
 const FIND: &str = concat!("SELECT ", columns!(), " FROM users WHERE id = $1");
+
+const ANY: &str = "SELECT EXISTS (SELECT 1 FROM users)";
 
 const LIST: &str = concat!("SELECT ", columns!(), " FROM users ORDER BY email");
 

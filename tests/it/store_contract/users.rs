@@ -55,10 +55,12 @@ pub(super) async fn users_come_all_or_none(stores: &Stores) {
 }
 
 pub(super) async fn users_are_listed_by_address(stores: &Stores) {
+    assert!(!stores.users.has_users().await.unwrap());
     for email in ["b@example.com", "é@example.com", "a-z@example.com", "a@example.com", "ab@example.com"] {
         known_user(stores, email).await;
     }
     let users = stores.users.list_users().await.unwrap();
+    assert!(stores.users.has_users().await.unwrap());
     let emails: Vec<&str> = users.iter().map(|user| user.email.as_str()).collect();
     // By code point, whatever the database's locale.
     let sorted = ["a-z@example.com", "a@example.com", "ab@example.com", "b@example.com", "é@example.com"];
