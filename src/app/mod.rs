@@ -29,7 +29,8 @@ use crate::backend::db::Stores;
 use crate::clock::Clock;
 use crate::identity::ClientAddress;
 use crate::layer::{
-    CookiePolicy, CookiePolicyError, OnReject, Reject401, SESSION_EVENT_HEADER, SameSite, SilentRefreshLayer,
+    CookiePolicy, CookiePolicyError, OnReject, OnStoreLoss, Reject401, SESSION_EVENT_HEADER, SameSite,
+    SilentRefreshLayer,
 };
 use crate::proxy::{Forwarded, MintBearer, Proxy, ReservedCookies, RouteError, RouteSpec, Routes};
 use crate::routers::pages::Sample;
@@ -111,7 +112,8 @@ impl App {
         let store = Arc::clone(&parts.stores.users);
         let auth = Auth::new(store, passwords, users.clone(), tokens.clone(), registration);
         let state = AuthState { auth, cookies: Arc::clone(&cookies), clock };
-        let session = SilentRefreshLayer::new(Arc::new(tokens.clone()), CookiePolicy::clone(&cookies));
+        let session = SilentRefreshLayer::new(Arc::new(tokens.clone()), CookiePolicy::clone(&cookies))
+            .with_on_store_loss(on_store_loss(config.session.on_store_loss));
         let gateway = gateway(&parts, &cookies, &session, state)?;
         Ok(Self {
             public: public(gateway, &parts, &cookies)?,
@@ -235,6 +237,13 @@ fn tokens(parts: &Parts<'_>) -> Tokens {
     };
     let store = Arc::clone(&parts.stores.sessions);
     Tokens::new(store, Arc::clone(&parts.keys), access, settings, Arc::clone(&parts.clock))
+}
+
+fn on_store_loss(on_store_loss: config::OnStoreLoss) -> OnStoreLoss {
+    match on_store_loss {
+        config::OnStoreLoss::Refuse => OnStoreLoss::Refuse,
+        config::OnStoreLoss::Serve => OnStoreLoss::Serve,
+    }
 }
 
 fn cookie_policy(cookies: &config::Cookies) -> Result<CookiePolicy, CookiePolicyError> {
