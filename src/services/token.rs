@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::flights::Flights;
 use super::jwt::{AccessToken, AccessTokens};
-use super::keys::SharedKeys;
+use super::keys::{Algorithm, SharedKeys};
 use super::notes::{self, Notes, WriterNeeded};
 use super::refresh_token;
 use super::renewal::Resolved;
@@ -248,14 +248,16 @@ impl Tokens {
     }
 
     /// A token in the user's name for an upstream that checks tokens of its own `audience`, and
-    /// whatever key signs at the moment. `None` if the system gives no random bytes.
+    /// whatever key signs at the moment. `None` if that is a shared key, with which an upstream could
+    /// make sessions, or if the system gives no random bytes.
     #[must_use]
     pub fn for_upstream(&self, identity: &Identity, audience: &str) -> Option<String> {
         let inner = &self.inner;
         let now = inner.clock.now();
         let keys = inner.keys.load();
+        let key = Some(keys.signing(now)).filter(|key| key.algorithm() != Algorithm::Hs256)?;
         let id = TokenId(inner.random_id().ok()?);
-        inner.access.mint_for_upstream(keys.signing(now), identity, audience, id, now).ok()
+        inner.access.mint_for_upstream(key, identity, audience, id, now).ok()
     }
 
     /// The keys in use.

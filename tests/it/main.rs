@@ -5,6 +5,7 @@
 mod cli;
 mod config;
 mod database;
+mod gateway;
 mod layering;
 mod movies;
 mod pages;

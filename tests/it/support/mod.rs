@@ -2,5 +2,6 @@
 
 pub(crate) mod db;
 pub(crate) mod front;
+pub(crate) mod gateway;
 pub(crate) mod http;
 pub(crate) mod upstream;
