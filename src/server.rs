@@ -28,7 +28,8 @@ pub struct Peer(pub SocketAddr);
 pub struct ServerLimits {
     /// How long a client may take over a request's headers.
     pub header_timeout: Duration,
-    /// How large a request's line and headers may be together, in bytes.
+    /// How large a request's line and headers may be together, in bytes. What one more read brings
+    /// is let through, up to about twice as much.
     pub header_bytes: usize,
     /// How many header fields a request may have.
     pub header_fields: usize,

@@ -1,7 +1,9 @@
 //! The proxy face through the whole program: sessions outside, upstreams inside.
 
 mod paths;
+mod secrets;
 mod told;
+mod wire;
 
 use axum::body::Body;
 use http::Response;
