@@ -396,3 +396,56 @@ fn panicked(cause: Box<dyn std::any::Any + Send>) -> Response<Body> {
 }
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+    use http::header::{COOKIE, SET_COOKIE};
+    use tower::{ServiceExt, service_fn};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::identity::{Client, Roles};
+    use crate::models::session::SessionKind;
+    use crate::models::user::UserId;
+    use crate::services::keys::{Algorithm, KeyMaterial, KeyRing};
+    use crate::services::memory::MemoryStore;
+    use crate::services::token::SignIn;
+
+    fn tokens(clock: &Arc<ManualClock>) -> Tokens {
+        let key = KeyMaterial::generate(1, Algorithm::Hs256, clock.now()).expect("random bytes");
+        let keys = Arc::new(SharedKeys::new(KeyRing::of_one(&key).expect("a key")));
+        let store = Arc::new(MemoryStore::default());
+        let clock: Arc<dyn Clock> = Arc::clone(clock) as _;
+        Tokens::new(store, keys, AccessTokens::default(), SessionSettings::default(), clock)
+    }
+
+    async fn refresh_token(tokens: &Tokens) -> String {
+        let sign_in = SignIn {
+            user: UserId(Uuid::from_u128(1)),
+            email: "taro@example.jp",
+            roles: Roles::default(),
+            kind: SessionKind::Browser,
+            client: Client::default(),
+            hashed_password: None,
+            replaces: None,
+        };
+        tokens.sign_in(sign_in).await.expect("a session").renewal.refresh_token
+    }
+
+    #[tokio::test]
+    async fn a_panic_on_the_way_to_an_upstream_loses_no_cookies() {
+        let clock = Arc::new(ManualClock::default());
+        let tokens = tokens(&clock);
+        let cookie = format!("__Host-refresh_token={}", refresh_token(&tokens).await);
+        clock.advance(std::time::Duration::from_secs(3_600));
+        let session = SilentRefreshLayer::new(Arc::new(tokens), CookiePolicy::default());
+        let panics = service_fn(|_| async { panic!("on purpose") });
+        let request = Request::get("/").header(COOKIE, cookie).body(Body::empty()).expect("a request");
+        let response = behind(session, panics).oneshot(request).await.expect("infallible");
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(response.headers()[SESSION_EVENT_HEADER], "rotated");
+        assert_eq!(response.headers().get_all(SET_COOKIE).iter().count(), 2);
+    }
+}
