@@ -1,14 +1,17 @@
 //! Accepting connections, and ending with grace.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, ready};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use http::{Request, Response};
+use futures_util::future::Either;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue};
+use http::uri::Authority;
+use http::{Request, Response, StatusCode, Version};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -25,7 +28,8 @@ pub struct Peer(pub SocketAddr);
 pub struct ServerLimits {
     /// How long a client may take over a request's headers.
     pub header_timeout: Duration,
-    /// How large a request's line and headers may be together, in bytes.
+    /// How large a request's line and headers may be together, in bytes. What one more read brings
+    /// is let through, up to about twice as much.
     pub header_bytes: usize,
     /// How many header fields a request may have.
     pub header_fields: usize,
@@ -108,9 +112,38 @@ where
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(Peer(peer));
-        service.clone().oneshot(request)
+        if names_one_host(&request) {
+            Either::Left(service.clone().oneshot(request))
+        } else {
+            Either::Right(ready(Ok(bad_host())))
+        }
     });
     http.serve_connection(TokioIo::new(stream), service)
+}
+
+/// RFC 9112, section 3.2: a request that names no host, two of them or none that can be read is
+/// answered with 400, whatever it asks for. HTTP/1.0 may leave it out.
+fn names_one_host<B>(request: &Request<B>) -> bool {
+    let mut lines = request.headers().get_all(HOST).iter();
+    let target = request.uri().authority();
+    let sound = |authority: &Authority| !authority.as_str().contains('@');
+    match (lines.next(), lines.next()) {
+        (Some(host), None) => {
+            Authority::try_from(host.as_bytes()).is_ok_and(|host| sound(&host)) && target.is_none_or(sound)
+        }
+        (None, _) => request.version() < Version::HTTP_11 && target.is_none_or(sound),
+        (Some(_), Some(_)) => false,
+    }
+}
+
+fn bad_host() -> Response<Body> {
+    let problem = r#"{"type":"about:blank","title":"Bad Request","status":400,"detail":"The Host header is missing, repeated or malformed.","code":"bad_host"}"#;
+    let mut response = Response::new(Body::from(problem));
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 /// Out of file descriptors, most likely: accepting again at once would only spin.

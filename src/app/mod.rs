@@ -5,16 +5,18 @@ mod client_address;
 mod cross_origin;
 mod gateway;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
 use axum::response::IntoResponse;
 use http::header::{HOST, HeaderName, HeaderValue};
+use http::uri::Authority;
 use http::{Request, Response};
 use metrics_exporter_prometheus::PrometheusHandle;
-use tower::ServiceBuilder;
 use tower::util::BoxCloneSyncService;
+use tower::{Service, ServiceBuilder};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::trace::TraceLayer;
@@ -28,7 +30,8 @@ use crate::backend::db::Stores;
 use crate::clock::Clock;
 use crate::identity::ClientAddress;
 use crate::layer::{
-    CookiePolicy, CookiePolicyError, OnReject, Reject401, SESSION_EVENT_HEADER, SameSite, SilentRefreshLayer,
+    CookiePolicy, CookiePolicyError, OnReject, OnStoreLoss, Reject401, Rejection, RejectionKind,
+    SESSION_EVENT_HEADER, SameSite, SilentRefreshLayer,
 };
 use crate::proxy::{Forwarded, MintBearer, Proxy, ReservedCookies, RouteError, RouteSpec, Routes};
 pub use crate::routers::pages::Sample;
@@ -111,7 +114,8 @@ impl App {
         let store = Arc::clone(&parts.stores.users);
         let auth = Auth::new(store, passwords, users.clone(), tokens.clone(), registration);
         let state = AuthState { auth, cookies: Arc::clone(&cookies), clock };
-        let session = SilentRefreshLayer::new(Arc::new(tokens.clone()), CookiePolicy::clone(&cookies));
+        let session = SilentRefreshLayer::new(Arc::new(tokens.clone()), CookiePolicy::clone(&cookies))
+            .with_on_store_loss(on_store_loss(config.session.on_store_loss));
         let gateway = gateway(&parts, &cookies, &session, state)?;
         Ok(Self {
             public: public(gateway, &parts, &cookies)?,
@@ -129,6 +133,7 @@ fn public(gateway: Gateway, parts: &Parts<'_>, cookies: &Arc<CookiePolicy>) -> R
     let origins: Vec<_> =
         server.allowed_origins.iter().chain([&parts.public_origin]).map(config::Origin::as_str).collect();
     let prefix = server.auth_prefix.as_str();
+    let host = public_host(&parts.public_origin);
     let sign_in = vec![format!("{prefix}/login"), format!("{prefix}/register")];
     let stack = ServiceBuilder::new()
         // A request's id is ours: what a client sends could be another request's.
@@ -137,10 +142,12 @@ fn public(gateway: Gateway, parts: &Parts<'_>, cookies: &Arc<CookiePolicy>) -> R
         // The log line of a request carries its id; nothing below may hide from it.
         .layer(TraceLayer::new_for_http().make_span_with(request_span))
         .layer(PropagateRequestIdLayer::x_request_id())
+        // An upstream's own would not be found in our log.
+        .map_response(without_foreign_id)
         // The last resort: panics below the session layer are caught there, with fresh cookies.
         .layer(CatchPanicLayer::custom(panicked))
         // Everything below may ask where the request comes from.
-        .map_request(move |request| located(&trusted, request))
+        .map_request(move |request| located(&trusted, host.as_ref(), request))
         .map_response(cross_origin::varying(&server.allowed_origins))
         // Also refusals must be readable for pages of other origins that may call.
         .layer(cross_origin::cors(&server.allowed_origins))
@@ -170,7 +177,7 @@ fn gateway(
         routes,
         auth: config.routes.iter().map(|route| (route.path.as_str().to_owned(), route.auth)).collect(),
         required: behind(session.clone().with_on_reject(Reject401), proxy.clone()),
-        optional: behind(session.clone(), proxy.clone()),
+        optional: behind(session.clone().with_on_reject(anonymous_or_503), proxy.clone()),
         open: BoxCloneSyncService::new(proxy),
         otherwise: parts.sample.clone().map(|sample| with_fallbacks(pages::router(Some(sample)))),
     };
@@ -179,13 +186,20 @@ fn gateway(
 
 /// The proxy behind the session layer. A panic becomes an answer inside of it, so that fresh cookies
 /// leave all the same.
-fn behind<R>(session: SilentRefreshLayer<Tokens, R>, proxy: Proxy) -> Face
+fn behind<R, S>(session: SilentRefreshLayer<Tokens, R>, proxy: S) -> Face
 where
     R: OnReject<Body> + Clone + Send + Sync + 'static,
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send,
 {
     let stack =
         ServiceBuilder::new().layer(session).map_response(boxed).layer(CatchPanicLayer::custom(panicked));
     BoxCloneSyncService::new(stack.service(proxy))
+}
+
+/// Nobody signed in is nobody, but where that can't be told, the answer says so.
+fn anonymous_or_503(rejection: &Rejection) -> Option<Response<Body>> {
+    (rejection.kind == RejectionKind::Unavailable).then(|| rejection.problem())
 }
 
 /// The program's own routes, as far as `server.builtin` has them.
@@ -238,6 +252,13 @@ fn tokens(parts: &Parts<'_>) -> Tokens {
     Tokens::new(store, Arc::clone(&parts.keys), access, settings, Arc::clone(&parts.clock))
 }
 
+fn on_store_loss(on_store_loss: config::OnStoreLoss) -> OnStoreLoss {
+    match on_store_loss {
+        config::OnStoreLoss::Refuse => OnStoreLoss::Refuse,
+        config::OnStoreLoss::Serve => OnStoreLoss::Serve,
+    }
+}
+
 fn cookie_policy(cookies: &config::Cookies) -> Result<CookiePolicy, CookiePolicyError> {
     let same_site = match cookies.same_site {
         config::SameSite::Lax => SameSite::Lax,
@@ -287,7 +308,10 @@ impl BearerMinter {
     fn for_audience(&self, audience: &str) -> impl MintBearer + use<> {
         let (tokens, audience) = (self.tokens.clone(), audience.to_owned());
         move |identity: &crate::identity::Identity| {
-            let token = tokens.for_upstream(identity, &audience)?;
+            let Some(token) = tokens.for_upstream(identity, &audience) else {
+                tracing::error!(audience, "no token for the upstream: is the key that signs a shared one?");
+                return None;
+            };
             let mut value = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
             value.set_sensitive(true);
             Some(value)
@@ -295,9 +319,19 @@ impl BearerMinter {
     }
 }
 
+/// In no spelling that an application may take for the same name.
 fn without_request_id<B>(mut request: Request<B>) -> Request<B> {
-    request.headers_mut().remove(X_REQUEST_ID);
+    let same = |name: &&HeaderName| name.as_str().replace(['_', '.'], "-") == X_REQUEST_ID.as_str();
+    let ids: Vec<_> = request.headers().keys().filter(same).cloned().collect();
+    for id in ids {
+        request.headers_mut().remove(id);
+    }
     request
+}
+
+fn without_foreign_id<B>(mut response: Response<B>) -> Response<B> {
+    response.headers_mut().remove(X_REQUEST_ID);
+    response
 }
 
 /// The query is left out: it may hold anything.
@@ -307,11 +341,21 @@ fn request_span<B>(request: &Request<B>) -> tracing::Span {
 }
 
 /// Notes where the request comes from: for the session, and for upstreams.
-fn located<B>(trusted: &TrustedProxies, mut request: Request<B>) -> Request<B> {
+///
+/// `public_host` stands in for a host that an old client doesn't name: an upstream that is told nothing
+/// would take us for the client.
+fn located<B>(
+    trusted: &TrustedProxies,
+    public_host: Option<&HeaderValue>,
+    mut request: Request<B>,
+) -> Request<B> {
     let Some(Peer(peer)) = request.extensions().get::<Peer>().copied() else { return request };
     let origin = trusted.origin(peer.ip(), request.headers());
-    let said = origin.host.and_then(|host| HeaderValue::try_from(host).ok());
-    let forwarded = said.or_else(|| request.headers().get(HOST).cloned()).map(|host| Forwarded {
+    // RFC 9112, section 3.2.2: what an absolute target names goes before the header.
+    let named = origin.host.or_else(|| request.uri().authority().map(Authority::as_str));
+    let host = named.and_then(|host| HeaderValue::try_from(host).ok());
+    let host = host.as_ref().or_else(|| request.headers().get(HOST)).or(public_host).cloned();
+    let forwarded = host.map(|host| Forwarded {
         client: origin.client,
         proto: if origin.https == Some(true) { "https" } else { "http" },
         host,
@@ -323,6 +367,11 @@ fn located<B>(trusted: &TrustedProxies, mut request: Request<B>) -> Request<B> {
         request.extensions_mut().insert(forwarded);
     }
     request
+}
+
+fn public_host(origin: &config::Origin) -> Option<HeaderValue> {
+    let (_, host) = origin.as_str().split_once("://")?;
+    HeaderValue::try_from(host).ok()
 }
 
 fn counted(response: Response<Body>) -> Response<Body> {
@@ -348,3 +397,56 @@ fn panicked(cause: Box<dyn std::any::Any + Send>) -> Response<Body> {
 }
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+    use http::header::{COOKIE, SET_COOKIE};
+    use tower::{ServiceExt, service_fn};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::identity::{Client, Roles};
+    use crate::models::session::SessionKind;
+    use crate::models::user::UserId;
+    use crate::services::keys::{Algorithm, KeyMaterial, KeyRing};
+    use crate::services::memory::MemoryStore;
+    use crate::services::token::SignIn;
+
+    fn tokens(clock: &Arc<ManualClock>) -> Tokens {
+        let key = KeyMaterial::generate(1, Algorithm::Hs256, clock.now()).expect("random bytes");
+        let keys = Arc::new(SharedKeys::new(KeyRing::of_one(&key).expect("a key")));
+        let store = Arc::new(MemoryStore::default());
+        let clock: Arc<dyn Clock> = Arc::clone(clock) as _;
+        Tokens::new(store, keys, AccessTokens::default(), SessionSettings::default(), clock)
+    }
+
+    async fn refresh_token(tokens: &Tokens) -> String {
+        let sign_in = SignIn {
+            user: UserId(Uuid::from_u128(1)),
+            email: "taro@example.jp",
+            roles: Roles::default(),
+            kind: SessionKind::Browser,
+            client: Client::default(),
+            hashed_password: None,
+            replaces: None,
+        };
+        tokens.sign_in(sign_in).await.expect("a session").renewal.refresh_token
+    }
+
+    #[tokio::test]
+    async fn a_panic_on_the_way_to_an_upstream_loses_no_cookies() {
+        let clock = Arc::new(ManualClock::default());
+        let tokens = tokens(&clock);
+        let cookie = format!("__Host-refresh_token={}", refresh_token(&tokens).await);
+        clock.advance(std::time::Duration::from_secs(3_600));
+        let session = SilentRefreshLayer::new(Arc::new(tokens), CookiePolicy::default());
+        let panics = service_fn(|_| async { panic!("on purpose") });
+        let request = Request::get("/").header(COOKIE, cookie).body(Body::empty()).expect("a request");
+        let response = behind(session, panics).oneshot(request).await.expect("infallible");
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(response.headers()[SESSION_EVENT_HEADER], "rotated");
+        assert_eq!(response.headers().get_all(SET_COOKIE).iter().count(), 2);
+    }
+}

@@ -152,7 +152,7 @@ where
 {
     fn go_on(mut self, answer: Option<Result<Renewal, RefreshError>>) -> State<S, T, R, B> {
         let expired = self.held.is_none();
-        match conclude(answer, self.held.take()) {
+        match conclude(answer, self.held.take(), self.settings.on_store_loss) {
             Outcome::Renewed(renewal) => {
                 tracing::info!(
                     session_event = %renewal.event,

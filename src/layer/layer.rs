@@ -21,7 +21,8 @@ impl<T> SilentRefreshLayer<T> {
     /// without a session go on as anonymous.
     pub fn new(tokens: Arc<T>, cookies: CookiePolicy) -> Self {
         let cookies = Arc::new(cookies);
-        Self { settings: Settings { tokens, cookies, on_reject: ContinueAnonymous, patience: PATIENCE } }
+        let (patience, on_store_loss) = (PATIENCE, OnStoreLoss::Serve);
+        Self { settings: Settings { tokens, cookies, on_reject: ContinueAnonymous, patience, on_store_loss } }
     }
 }
 
@@ -30,8 +31,8 @@ impl<T, R> SilentRefreshLayer<T, R> {
     /// [`ContinueAnonymous`]: any [`OnReject`](super::OnReject), such as
     /// [`Reject401`](super::Reject401) or a closure.
     pub fn with_on_reject<R2>(self, on_reject: R2) -> SilentRefreshLayer<T, R2> {
-        let Settings { tokens, cookies, patience, .. } = self.settings;
-        SilentRefreshLayer { settings: Settings { tokens, cookies, on_reject, patience } }
+        let Settings { tokens, cookies, patience, on_store_loss, .. } = self.settings;
+        SilentRefreshLayer { settings: Settings { tokens, cookies, on_reject, patience, on_store_loss } }
     }
 
     /// Sets how long a renewal may take while the old access token is still good: 100 ms by
@@ -40,6 +41,23 @@ impl<T, R> SilentRefreshLayer<T, R> {
         self.settings.patience = patience;
         self
     }
+
+    /// Says what a valid access token is worth where a renewal finds the store unavailable, instead
+    /// of [`OnStoreLoss::Serve`].
+    pub fn with_on_store_loss(mut self, on_store_loss: OnStoreLoss) -> Self {
+        self.settings.on_store_loss = on_store_loss;
+        self
+    }
+}
+
+/// What a valid access token is worth when an early renewal finds the store unavailable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnStoreLoss {
+    /// The request goes on; until the token expires, its session can't be ended.
+    #[default]
+    Serve,
+    /// Nothing: the request is rejected as [`Unavailable`](super::RejectionKind::Unavailable).
+    Refuse,
 }
 
 impl<S, T, R: Clone> Layer<S> for SilentRefreshLayer<T, R> {
@@ -61,6 +79,7 @@ impl<T, R> fmt::Debug for SilentRefreshLayer<T, R> {
         f.debug_struct("SilentRefreshLayer")
             .field("cookies", &self.settings.cookies)
             .field("patience", &self.settings.patience)
+            .field("on_store_loss", &self.settings.on_store_loss)
             .finish_non_exhaustive()
     }
 }
@@ -70,6 +89,7 @@ pub(super) struct Settings<T, R> {
     pub(super) cookies: Arc<CookiePolicy>,
     pub(super) on_reject: R,
     pub(super) patience: Duration,
+    pub(super) on_store_loss: OnStoreLoss,
 }
 
 // Not derived: that would ask for `T: Clone`.
@@ -80,6 +100,7 @@ impl<T, R: Clone> Clone for Settings<T, R> {
             cookies: Arc::clone(&self.cookies),
             on_reject: self.on_reject.clone(),
             patience: self.patience,
+            on_store_loss: self.on_store_loss,
         }
     }
 }

@@ -13,8 +13,9 @@
 //! - *The access token is valid*: the request goes on, at the price of checking it. Nothing is
 //!   added to the response.
 //! - *It is valid but near its expiry, with a refresh token beside it*: a renewal is tried, for at
-//!   most 100 ms ([`with_patience`]). Too slow, or the store is down: the request goes on as it is.
-//!   The session has ended: it is rejected.
+//!   most 100 ms ([`with_patience`]). Too slow, or the store is down: the request goes on as it is
+//!   (in the second case unless [`OnStoreLoss::Refuse`] was asked for). The session has ended: it is
+//!   rejected.
 //! - *It is expired, absent or unusable, with a refresh token beside it*: the refresh token decides
 //!   alone. Renewed: the request goes on, once, body and all. Over: it is rejected. The store is
 //!   down: 503, cookies untouched.
@@ -220,7 +221,7 @@ pub use self::cookies::{
 };
 pub use self::extract::{CurrentUser, NotSignedIn};
 pub use self::future::ResponseFuture;
-pub use self::layer::SilentRefreshLayer;
+pub use self::layer::{OnStoreLoss, SilentRefreshLayer};
 pub use self::reject::{ContinueAnonymous, OnReject, Reject401, Rejection, RejectionKind};
 pub use self::response::SESSION_EVENT_HEADER;
 pub use self::service::SilentRefresh;

@@ -116,9 +116,15 @@ fn append_cookies(headers: &mut HeaderMap, cookies: [HeaderValue; 2]) {
 /// Keeps the response out of every shared cache.
 pub(super) fn make_private(headers: &mut HeaderMap) {
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
-    // Caches that know these let them override Cache-Control (RFC 9213 section 2.2).
-    headers.remove("cdn-cache-control");
-    headers.remove("surrogate-control");
+    // Caches that know these let them override Cache-Control (RFC 9213 section 2.2; nginx).
+    let overriding = |name: &&HeaderName| {
+        let name = name.as_str();
+        name.ends_with("cdn-cache-control") || matches!(name, "surrogate-control" | "x-accel-expires")
+    };
+    let overriding: Vec<_> = headers.keys().filter(overriding).cloned().collect();
+    for name in overriding {
+        headers.remove(name);
+    }
     if !lists(headers, &VARY, "cookie") && !lists(headers, &VARY, "*") {
         headers.append(VARY, HeaderValue::from_static("Cookie"));
     }

@@ -10,7 +10,7 @@ use tower_service::Service;
 use super::bearer;
 use super::cookies::{CookiePolicy, DuplicateCookie, Presented};
 use super::future::ResponseFuture;
-use super::layer::Settings;
+use super::layer::{OnStoreLoss, Settings};
 use super::reject::{ContinueAnonymous, OnReject, Rejection};
 use super::token::{RefreshError, RefreshRequest, Renewal, TokenService, Verified, VerifyError};
 use crate::identity::{Client, Identity, SessionEvent};
@@ -161,11 +161,15 @@ pub(super) enum Outcome {
 }
 
 /// Decides on the answer to a renewal; `None` when it did not come in time.
-pub(super) fn conclude(answer: Option<Result<Renewal, RefreshError>>, held: Option<Identity>) -> Outcome {
+pub(super) fn conclude(
+    answer: Option<Result<Renewal, RefreshError>>,
+    held: Option<Identity>,
+    on_store_loss: OnStoreLoss,
+) -> Outcome {
     match (answer, held) {
         (Some(Ok(renewal)), _) => Outcome::Renewed(renewal),
         (None, Some(identity)) => Outcome::Kept(identity, None),
-        (Some(Err(RefreshError::Unavailable)), Some(identity)) => {
+        (Some(Err(RefreshError::Unavailable)), Some(identity)) if on_store_loss == OnStoreLoss::Serve => {
             Outcome::Kept(identity, Some(SessionEvent::StoreUnavailable))
         }
         // Nothing is wrong with the session itself: the valid access token decides alone.
@@ -175,7 +179,9 @@ pub(super) fn conclude(answer: Option<Result<Renewal, RefreshError>>, held: Opti
         (Some(Err(RefreshError::Over { event, clear })), _) => {
             Outcome::Rejected(Rejection { clear_cookies: clear && is_end(event), ..Rejection::of(event) })
         }
-        (Some(Err(RefreshError::Unavailable)) | None, None) => Outcome::Rejected(Rejection::unavailable()),
+        (Some(Err(RefreshError::Unavailable)), _) | (None, None) => {
+            Outcome::Rejected(Rejection::unavailable())
+        }
     }
 }
 

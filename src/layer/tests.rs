@@ -363,6 +363,21 @@ async fn patience_ends_after_100_ms_unless_told_otherwise() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_lost_store_refuses_early_renewals_where_asked_to() {
+    let ask = async |refresh_token: &str| {
+        let layer = rejecting().layer().with_on_store_loss(OnStoreLoss::Refuse);
+        let service = ServiceBuilder::new().layer(layer).service(service_fn(echo));
+        let cookies = format!("access_token=due; refresh_token={refresh_token}");
+        let request = Request::get("/").header(COOKIE, cookies).body(String::new()).unwrap();
+        gist(&service.oneshot(request).await.unwrap())
+    };
+    assert_eq!(ask("store-down").await, "503 \"problem\" store_unavailable untouched");
+    // A slow store is no lost one: nothing is decided by a timeout.
+    assert_eq!(ask("stuck").await, r#"200 "old" - untouched"#);
+    assert_eq!(ask("garbage").await, r#"200 "old" - untouched"#);
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_a_valid_token_nothing_is_decided_by_a_timeout() {
     let answer = tokio::time::timeout(Duration::from_secs(3600), async {
         rejecting().cookies("access_token=expired; refresh_token=stuck").await

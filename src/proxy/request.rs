@@ -26,7 +26,12 @@ pub(super) fn prepare(
     let identity = extensions.get::<Identity>();
 
     let trailers = hop_by_hop::accepts_trailers(&headers);
+    // An outer layer's, as far as we know: a client can't have it removed by naming it in Connection.
+    let request_id = headers.get(X_REQUEST_ID).cloned();
     hop_by_hop::remove(&mut headers);
+    if let Some(request_id) = request_id {
+        headers.insert(X_REQUEST_ID, request_id);
+    }
     remove_reserved(&mut headers);
     reserved.remove_from_request(&mut headers);
     // Whoever reads the client's body answers this; hyper does, when we begin to.
@@ -136,9 +141,13 @@ const X_FORWARDED_USER: HeaderName = HeaderName::from_static("x-forwarded-user")
 const X_FORWARDED_EMAIL: HeaderName = HeaderName::from_static("x-forwarded-email");
 const X_FORWARDED_GROUPS: HeaderName = HeaderName::from_static("x-forwarded-groups");
 
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
 const RESERVED_PREFIX: &str = "x-forwarded-";
-/// The last two let a client choose the path in some frameworks, after it has been checked here.
-const RESERVED: [&str; 5] = ["forwarded", "x-forwarded", "x-real-ip", "x-original-url", "x-rewrite-url"];
+/// CGI takes `Proxy` for the variable that names a proxy for its own requests. The last two let a
+/// client choose the path in some frameworks, after it has been checked here.
+const RESERVED: [&str; 6] =
+    ["forwarded", "proxy", "x-forwarded", "x-real-ip", "x-original-url", "x-rewrite-url"];
 
 #[cfg(test)]
 mod tests {
@@ -159,6 +168,7 @@ mod tests {
             "Forwarded",
             "X_Real_IP",
             "X-Original-URL",
+            "Proxy",
         ] {
             assert!(is_reserved(&HeaderName::from_bytes(name.as_bytes()).unwrap()), "{name}");
         }

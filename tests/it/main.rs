@@ -7,6 +7,7 @@ mod config;
 mod csrf;
 mod database;
 mod feed;
+mod gateway;
 mod layering;
 mod login;
 mod logout;

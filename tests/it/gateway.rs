@@ -1,0 +1,265 @@
+//! The proxy face through the whole program: sessions outside, upstreams inside.
+
+mod paths;
+mod secrets;
+mod told;
+mod wire;
+
+use axum::body::Body;
+use http::Response;
+use sekisho::models::user::Role;
+
+use crate::support::gateway::{Jar, Setup, get, post, route};
+use crate::support::upstream::{Seen, Upstream};
+
+/// Nothing that tells of a user or a session.
+fn assert_anonymous(seen: &Seen) {
+    for name in ["x-forwarded-user", "x-forwarded-email", "x-forwarded-groups", "authorization", "cookie"] {
+        assert!(seen.all(name).is_empty(), "{name}: {:?}", seen.all(name));
+    }
+}
+
+#[tokio::test]
+async fn a_required_route_answers_401_itself() {
+    let mut upstream = Upstream::start().await;
+    let gateway = Setup::new(route("/", &upstream.url(), "")).start().await;
+    for (cookies, event) in [
+        ("", "missing"),
+        ("__Host-access_token=x", "malformed"),
+        ("__Host-refresh_token=x", "malformed"),
+        ("__Host-access_token=x; __Host-access_token=y", "malformed"),
+    ] {
+        let answer = gateway.ask(get("/api?x=1").header("cookie", cookies)).await;
+        answer.problem(401, event);
+        assert_eq!(answer.header("x-session-event"), Some(event));
+        assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
+        assert_eq!(answer.header("cache-control"), Some("private, no-store"));
+        assert_eq!(Jar::of(&answer), None);
+    }
+    let answer = gateway.ask(get("/").header("authorization", "Bearer x.y.z")).await;
+    answer.problem(401, "malformed");
+    assert!(upstream.has_seen_no_more());
+}
+
+#[tokio::test]
+async fn a_signed_in_user_is_introduced_whatever_the_client_says() {
+    let mut upstream = Upstream::start().await;
+    let gateway = Setup::new(route("/", &upstream.url(), "")).start().await;
+    let jar = gateway.signed_in(Role::Admin).await;
+    let mut request = get("/films?page=2").header("cookie", jar.line());
+    for name in ["X-Forwarded-User", "X_Forwarded_User", "x-forwarded_user", "X.Forwarded.User"] {
+        request = request.header(name, "root").header(name, "root again");
+    }
+    for name in ["X-Forwarded-Email", "X_FORWARDED_EMAIL", "X-Forwarded-Groups", "x_forwarded_groups"] {
+        request = request.header(name, "forged");
+    }
+    let request = request.header("connection", "x-forwarded-user, x-forwarded-groups, x-forwarded-email");
+    let answer = gateway.ask(request).await;
+    assert_eq!((answer.status.as_u16(), answer.header("x-session-event")), (200, None));
+
+    let seen = upstream.seen().await;
+    let user = gateway.app.users.by_email("taro@example.jp").await.unwrap();
+    assert_eq!(seen.all("x-forwarded-user"), [user.id.to_string()]);
+    assert_eq!(seen.all("x-forwarded-email"), ["taro@example.jp"]);
+    assert_eq!(seen.all("x-forwarded-groups"), ["admin"]);
+    assert!(seen.headers.keys().all(|name| !name.as_str().contains(['_', '.'])), "{:?}", seen.headers);
+    assert!(seen.all("cookie").is_empty() && seen.all("authorization").is_empty());
+}
+
+#[tokio::test]
+async fn an_optional_route_goes_on_as_anonymous_with_its_event() {
+    let mut upstream = Upstream::start().await;
+    let gateway = Setup::new(route("/", &upstream.url(), "auth = \"optional\"")).start().await;
+    for (cookies, authorization, event) in [
+        ("theirs=1", "Basic YTpi", "missing"),
+        ("theirs=1", "Bearer x", "malformed"),
+        ("__Host-access_token=x; __Host-refresh_token=y", "Bearer x", "malformed"),
+    ] {
+        let request = get("/").header("cookie", cookies).header("x-forwarded-user", "root");
+        let answer = gateway.ask(request.header("authorization", authorization)).await;
+        assert_eq!((answer.status.as_u16(), answer.header("x-session-event")), (200, Some(event)));
+        let mut seen = upstream.seen().await;
+        if cookies == "theirs=1" {
+            assert_eq!(seen.all("cookie"), ["theirs=1"]);
+            seen.headers.remove("cookie");
+        }
+        assert_anonymous(&seen);
+    }
+    let jar = gateway.signed_in(Role::User).await;
+    gateway.ask(get("/").header("cookie", jar.line())).await;
+    assert_eq!(upstream.seen().await.all("x-forwarded-groups"), ["user"]);
+}
+
+#[tokio::test]
+async fn an_open_route_looks_at_no_session() {
+    let mut upstream = Upstream::start().await;
+    let gateway = Setup::new(route("/", &upstream.url(), "auth = \"none\"")).start().await;
+    let jar = gateway.signed_in(Role::Admin).await;
+    gateway.expire();
+    for cookies in [jar.line(), "__Host-refresh_token=x; __Host-refresh_token=y".to_owned()] {
+        let bearer = format!("Bearer {}", jar.access);
+        let answer = gateway.ask(get("/").header("cookie", cookies).header("authorization", bearer)).await;
+        assert_eq!((answer.status.as_u16(), answer.header("x-session-event")), (200, None));
+        assert_eq!(Jar::of(&answer), None);
+        assert_anonymous(&upstream.seen().await);
+    }
+}
+
+#[tokio::test]
+async fn a_lost_database_is_503_and_no_end_of_any_session() {
+    let mut upstream = Upstream::start().await;
+    let routes = [("/must", ""), ("/may", "auth = \"optional\""), ("/open", "auth = \"none\"")];
+    let routes: String = routes.iter().map(|(path, more)| route(path, &upstream.url(), more)).collect();
+    let gateway = Setup::new(routes).start().await;
+    let jar = gateway.signed_in(Role::User).await;
+    gateway.database.stores.close().await;
+
+    // The access token is still good, and nobody need be asked.
+    let answer = gateway.ask(get("/must").header("cookie", jar.line())).await;
+    assert_eq!((answer.status.as_u16(), answer.header("x-session-event")), (200, None));
+    upstream.seen().await;
+    gateway.expire();
+    for path in ["/must", "/may"] {
+        let answer = gateway.ask(get(path).header("cookie", jar.line())).await;
+        answer.problem(503, "store_unavailable");
+        assert_eq!(answer.header("x-session-event"), Some("store_unavailable"));
+        assert!(answer.header("retry-after").is_some());
+        assert_eq!(Jar::of(&answer), None);
+    }
+    assert!(upstream.has_seen_no_more());
+    assert_eq!(gateway.ask(get("/open").header("cookie", jar.line())).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_lost_database_and_a_good_token_are_what_the_setting_says() {
+    for (setting, status) in [("serve", 200), ("refuse", 503)] {
+        let mut upstream = Upstream::start().await;
+        let setting = format!("session.on_store_loss = \"{setting}\"\n");
+        let gateway = Setup::new(setting + &route("/", &upstream.url(), "")).start().await;
+        let jar = gateway.signed_in(Role::User).await;
+        gateway.database.stores.close().await;
+        // Within the last tenth of the token's life, jitter or not.
+        gateway.clock.advance(std::time::Duration::from_secs(840));
+        let answer = gateway.ask(get("/").header("cookie", jar.line())).await;
+        assert_eq!(answer.status.as_u16(), status);
+        assert_eq!(answer.header("x-session-event"), Some("store_unavailable"));
+        assert_eq!(upstream.has_seen_no_more(), status == 503);
+    }
+}
+
+#[tokio::test]
+async fn a_role_that_is_missing_is_403_with_the_fresh_cookies() {
+    let mut upstream = Upstream::start().await;
+    let gateway = Setup::new(route("/", &upstream.url(), "roles = [\"admin\"]")).start().await;
+    let jar = gateway.signed_in(Role::User).await;
+    gateway.expire();
+    let answer = gateway.ask(get("/").header("cookie", jar.line())).await;
+    answer.problem(403, "forbidden");
+    assert_eq!(answer.header("x-session-event"), Some("rotated"));
+    let fresh = Jar::of(&answer).unwrap();
+    assert_ne!(fresh, jar);
+    gateway.ask(get("/").header("cookie", fresh.line())).await.problem(403, "forbidden");
+    gateway.ask(get("/")).await.problem(401, "missing");
+    assert!(upstream.has_seen_no_more());
+}
+
+#[tokio::test]
+async fn a_post_is_renewed_first_and_forwarded_once() {
+    let mut upstream = Upstream::start().await;
+    let gateway = Setup::new(route("/", &upstream.url(), "")).start().await;
+    let jar = gateway.signed_in(Role::User).await;
+    gateway.expire();
+    let request = post("/orders").header("cookie", jar.line());
+    let answer = gateway.send(request.body(Body::from("one book")).unwrap()).await;
+    assert_eq!((answer.status.as_u16(), answer.header("x-session-event")), (200, Some("rotated")));
+    assert_eq!(answer.header("cache-control"), Some("private, no-store"));
+    assert_eq!(answer.header("vary"), Some("Cookie"));
+    let seen = upstream.seen().await;
+    assert_eq!((seen.method.as_str(), seen.length), ("POST", 8));
+    assert_eq!(seen.all("x-forwarded-email"), ["taro@example.jp"]);
+    assert!(upstream.has_seen_no_more());
+
+    let fresh = Jar::of(&answer).unwrap();
+    let answer = gateway.ask(get("/").header("cookie", fresh.line())).await;
+    assert_eq!((answer.status.as_u16(), answer.header("x-session-event")), (200, None));
+}
+
+#[tokio::test]
+async fn fresh_cookies_leave_also_when_the_upstream_fails() {
+    let gateway = Setup::new(route("/", "http://127.0.0.1:1", "")).start().await;
+    let jar = gateway.signed_in(Role::User).await;
+    gateway.expire();
+    let answer = gateway.ask(get("/").header("cookie", jar.line())).await;
+    answer.problem(502, "upstream_unreachable");
+    assert!(Jar::of(&answer).is_some());
+}
+
+#[tokio::test]
+async fn cookies_of_ours_and_theirs_never_mix() {
+    let mut upstream = Upstream::answering(|_| {
+        let answer = Response::builder()
+            .header("set-cookie", "theirs=1; Path=/")
+            .header("set-cookie", "__Host-access_token=stolen; Path=/; Secure")
+            .header("set-cookie", "=__Host-refresh_token=stolen")
+            .header("set-cookie", "b=\"x y\"; Expires=Thu, 01 Jan 2099 00:00:00 GMT")
+            .header("x-session-event", "forged")
+            .header("x-set-access-cookie", "forged");
+        answer.body(Body::empty()).unwrap()
+    })
+    .await;
+    let gateway = Setup::new(route("/", &upstream.url(), "")).start().await;
+    let jar = gateway.signed_in(Role::User).await;
+    let request = get("/").header("cookie", format!("a=1;b = 2 ; {};; c", jar.line()));
+    let answer = gateway.ask(request.header("cookie", "d=\"4\"; e").header("cookie", &*jar.line())).await;
+    assert_eq!(answer.status, 401, "each of ours came twice");
+
+    let request = get("/").header("cookie", format!("a=1;b = 2 ; {};; c", jar.line()));
+    let answer = gateway.ask(request.header("cookie", "d=\"4\"; e")).await;
+    assert_eq!(upstream.seen().await.all("cookie"), ["a=1;b = 2 ;; c", "d=\"4\"; e"]);
+    let set: Vec<_> = answer.headers.get_all("set-cookie").iter().collect();
+    assert_eq!(set, ["theirs=1; Path=/", "b=\"x y\"; Expires=Thu, 01 Jan 2099 00:00:00 GMT"]);
+    assert_eq!((answer.header("x-session-event"), answer.header("x-set-access-cookie")), (None, None));
+
+    gateway.expire();
+    let answer = gateway.ask(get("/").header("cookie", jar.line())).await;
+    assert_eq!(answer.header("x-session-event"), Some("rotated"));
+    assert_eq!(answer.headers.get_all("set-cookie").iter().count(), 4);
+    assert!(Jar::of(&answer).is_some());
+}
+
+#[tokio::test]
+async fn what_may_be_shared_or_not_be_there_carries_no_cookies() {
+    let mut upstream = Upstream::answering(|seen| {
+        let answer = Response::builder().header("etag", "\"1\"");
+        let answer = match seen.target.as_str() {
+            "/public" => answer.header("cache-control", "public, max-age=60"),
+            "/cdn" => answer.header("cdn-cache-control", "max-age=60").header("x-accel-expires", "60"),
+            _ if seen.headers.contains_key("if-none-match") => answer.status(304),
+            _ => answer,
+        };
+        answer.body(Body::empty()).unwrap()
+    })
+    .await;
+    let gateway = Setup::new(route("/", &upstream.url(), "")).start().await;
+    let jar = gateway.signed_in(Role::User).await;
+    let ask = async |path: &str, jar: &Jar| {
+        gateway.ask(get(path).header("cookie", jar.line()).header("if-none-match", "\"1\"")).await
+    };
+    // Due, not expired: the validator goes on, and the 304 comes back bare.
+    gateway.clock.advance(std::time::Duration::from_secs(840));
+    let answer = ask("/", &jar).await;
+    assert_eq!((answer.status.as_u16(), answer.header("x-session-event")), (304, Some("rotated")));
+    assert_eq!(Jar::of(&answer), None);
+    assert_eq!(answer.header("cache-control"), None);
+    upstream.seen().await;
+    // Expired: an answer that can carry cookies is asked for. The same generation is replayed.
+    gateway.expire();
+    let answer = ask("/public", &jar).await;
+    assert_eq!((answer.status.as_u16(), answer.header("x-session-event")), (200, Some("replayed")));
+    assert_eq!((Jar::of(&answer), answer.header("cache-control")), (None, Some("public, max-age=60")));
+    assert!(upstream.seen().await.all("if-none-match").is_empty());
+    let answer = ask("/cdn", &jar).await;
+    assert!(Jar::of(&answer).is_some());
+    assert_eq!((answer.header("cdn-cache-control"), answer.header("x-accel-expires")), (None, None));
+    assert_eq!(answer.header("cache-control"), Some("private, no-store"));
+}

@@ -1,0 +1,152 @@
+//! Which face answers a path.
+
+use http::Request;
+use sekisho::models::user::Role;
+
+use crate::support::gateway::{Setup, get, route};
+use crate::support::upstream::Upstream;
+
+#[tokio::test]
+async fn our_own_paths_win_over_a_route_above_them() {
+    let mut upstream = Upstream::start().await;
+    let gateway = Setup::new(route("/", &upstream.url(), "auth = \"none\"")).start().await;
+    gateway.ask(get("/auth/unknown")).await.problem(404, "not_found");
+    gateway.ask(get("/auth")).await.problem(404, "not_found");
+    gateway.ask(get("/auth/session")).await.problem(401, "missing");
+    let keys = gateway.ask(get("/.well-known/jwks.json")).await;
+    assert_eq!(keys.json(), serde_json::json!({ "keys": [] }));
+    assert!(upstream.has_seen_no_more());
+    // With routes, `auth` alone is ours.
+    for path in ["/.well-known/other", "/authors", "/AUTH/session", "/movies", "/token", "/docs", "/readyz"] {
+        assert_eq!(gateway.ask(get(path)).await.status, 200, "{path}");
+        assert_eq!(upstream.seen().await.target, path);
+    }
+}
+
+#[tokio::test]
+async fn the_builtin_list_says_what_is_ours() {
+    let mut upstream = Upstream::start().await;
+    let setup = "[server]\nbuiltin = [\"token\", \"movies\"]\nauth_prefix = \"/members\"\n";
+    let gateway =
+        Setup::new(setup.to_owned() + &route("/", &upstream.url(), "auth = \"none\"")).start().await;
+    gateway.ask(get("/movies")).await.problem(401, "missing");
+    assert_eq!(gateway.ask(get("/token")).await.status, 405);
+    assert!(upstream.has_seen_no_more());
+    for path in ["/auth/session", "/members/session", "/.well-known/jwks.json", "/docs"] {
+        assert_eq!(gateway.ask(get(path)).await.status, 200, "{path}");
+        assert_eq!(upstream.seen().await.target, path);
+    }
+    let setup = "[server]\nauth_prefix = \"/members\"\n";
+    let gateway =
+        Setup::new(setup.to_owned() + &route("/", &upstream.url(), "auth = \"none\"")).start().await;
+    gateway.ask(get("/members/session")).await.problem(401, "missing");
+    assert_eq!(gateway.ask(get("/auth/session")).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_path_that_no_route_has_is_404() {
+    let upstream = Upstream::start().await;
+    let gateway = Setup::new(route("/api", &upstream.url(), "")).start().await;
+    for path in ["/", "/apis", "/API", "/favicon.svg"] {
+        gateway.ask(get(path)).await.problem(404, "no_route");
+    }
+    gateway.ask(get("/api")).await.problem(401, "missing");
+}
+
+#[tokio::test]
+async fn each_spelling_of_a_path_has_the_rules_of_its_route() {
+    let mut upstream = Upstream::start().await;
+    let routes = route("/", &upstream.url(), "auth = \"none\"\nencoded_slash = \"pass\"")
+        + &route("/admin", &upstream.url(), "");
+    let gateway = Setup::new(routes).start().await;
+    for path in [
+        "/admin",
+        "/admin/",
+        "/admin?x",
+        "/%61dmin/x",
+        "/adm%69n",
+        "/admin;x=1/y",
+        "/admin;x",
+        "/%61%64%6d%69%6e;/x",
+    ] {
+        gateway.ask(get(path)).await.problem(401, "missing");
+    }
+    for path in [
+        "/admin%2fx",
+        "/%2fadmin",
+        "/x%2f..%2fadmin",
+        "/x/../admin",
+        "/x/%2e%2e/admin",
+        "/x/..;/admin",
+        "//admin",
+        "/;/admin",
+        "/./admin",
+        "/\\admin",
+        "/x%5c..%5cadmin",
+        "/admin%00",
+        "/admin%",
+    ] {
+        let Ok(request) = get(path).body(axum::body::Body::empty()) else { continue };
+        gateway.send(request).await.problem(400, "bad_path");
+    }
+    assert!(upstream.has_seen_no_more());
+    // Not the same path: forwarded as what it is.
+    for path in ["/administrator", "/%2561dmin", "/x%2fadmin", "/ADMIN", "/x;/admin"] {
+        assert_eq!(gateway.ask(get(path)).await.status, 200, "{path}");
+        assert_eq!(upstream.seen().await.target, path);
+    }
+}
+
+#[tokio::test]
+async fn a_bad_path_is_400_on_every_face() {
+    let upstream = Upstream::start().await;
+    let gateway = Setup::new(route("/api", &upstream.url(), "auth = \"none\"")).start().await;
+    let jar = gateway.signed_in(Role::User).await;
+    for path in [
+        "/auth/%2e%2e/api",
+        "/auth/../api",
+        "/auth//session",
+        "/auth%2fsession",
+        "/auth/session%00",
+        "/auth/session/%",
+        "/api/..",
+        "/api%5cx",
+        "/elsewhere/.",
+    ] {
+        gateway.ask(get(path).header("cookie", jar.line())).await.problem(400, "bad_path");
+    }
+    let star = Request::options("*").header("host", "app.example");
+    gateway.ask(star).await.problem(400, "bad_path");
+}
+
+#[tokio::test]
+async fn a_stripped_prefix_and_an_encoded_slash_are_as_the_route_says() {
+    let mut upstream = Upstream::start().await;
+    let strip = "auth = \"none\"\nstrip_prefix = true\nencoded_slash = \"pass\"";
+    let gateway = Setup::new(route("/git", &upstream.url(), strip)).start().await;
+    for (path, target) in [
+        ("/git", "/"),
+        ("/git?x=%2F", "/?x=%2F"),
+        ("/git/a%2Fb?x=/../y", "/a%2Fb?x=/../y"),
+        ("/git/auth/session", "/auth/session"),
+    ] {
+        assert_eq!(gateway.ask(get(path)).await.status, 200);
+        assert_eq!(upstream.seen().await.target, target);
+    }
+    gateway.ask(get("/git%2fx")).await.problem(400, "bad_path");
+    gateway.ask(get("/git/a%2f..%2fb")).await.problem(400, "bad_path");
+}
+
+#[tokio::test]
+async fn the_path_of_an_absolute_target_decides_and_its_host_is_told() {
+    let mut upstream = Upstream::start().await;
+    let routes = route("/", &upstream.url(), "") + &route("/open", &upstream.url(), "auth = \"none\"");
+    let gateway = Setup::new(routes).start().await;
+    gateway.ask(get("http://evil.example/admin")).await.problem(401, "missing");
+    gateway.ask(get("http://evil.example/auth/unknown")).await.problem(404, "not_found");
+    assert!(upstream.has_seen_no_more());
+    assert_eq!(gateway.ask(get("http://evil.example/open")).await.status, 200);
+    let seen = upstream.seen().await;
+    assert_eq!((seen.target.as_str(), seen.all("host")), ("/open", vec!["evil.example"]));
+    assert_eq!(seen.all("x-forwarded-host"), ["evil.example"]);
+}

@@ -1,0 +1,252 @@
+//! What the log never holds, at any level.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use axum::body::Body;
+use http::{Request, Response};
+use sekisho::models::movie::{Movie, MovieDetails, MovieId};
+use sekisho::models::user::Role;
+use sekisho::services::keys::Algorithm;
+use sekisho::services::store::{MovieQuery, MovieStore, StoreError};
+use tracing::Level;
+
+use crate::support::gateway::{EMAIL, Gateway, Jar, PASSWORD, Setup, get, post, route};
+use crate::support::http::Answer;
+use crate::support::upstream::Upstream;
+
+/// The log of the whole process: some of it is written on threads that no test has started.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn start() -> Self {
+        let log = Self::default();
+        let writer = log.clone();
+        let lines = tracing_subscriber::fmt().with_max_level(Level::TRACE).with_ansi(false);
+        lines.with_writer(move || writer.clone()).init();
+        log
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A store of movies that breaks the handler that asks it.
+struct Panics;
+
+#[async_trait]
+impl MovieStore for Panics {
+    async fn list_movies(&self, _: &MovieQuery) -> Result<(Vec<Movie>, u64), StoreError> {
+        panic!("on purpose")
+    }
+
+    async fn find_movie(&self, _: MovieId) -> Result<Option<Movie>, StoreError> {
+        panic!("on purpose")
+    }
+
+    async fn insert_movies(&self, _: &[MovieDetails]) -> Result<Vec<Movie>, StoreError> {
+        panic!("on purpose")
+    }
+
+    async fn update_movie(&self, _: &Movie) -> Result<bool, StoreError> {
+        panic!("on purpose")
+    }
+
+    async fn delete_movie(&self, _: MovieId) -> Result<bool, StoreError> {
+        panic!("on purpose")
+    }
+}
+
+fn panicking_movies() -> Setup {
+    setup("").with_stores(|mut stores| {
+        stores.movies = Arc::new(Panics);
+        stores
+    })
+}
+
+fn setup(routes: &str) -> Setup {
+    let server = "[server]\nbuiltin = [\"auth\", \"token\", \"movies\", \"docs\"]\n";
+    let tokens = "[tokens]\nalgorithm = \"ES256\"\n";
+    Setup::new(format!("{server}{tokens}{routes}")).signing(Algorithm::Es256)
+}
+
+/// What a test has let slip on purpose.
+#[derive(Default)]
+struct Secrets(Vec<String>);
+
+impl Secrets {
+    /// A text that is found nowhere else.
+    fn made(&mut self, what: &str) -> String {
+        let secret = format!("canary-{what}-{}-walks", self.0.len());
+        self.0.push(secret.clone());
+        secret
+    }
+
+    /// Both tokens. A part of one is no better than the whole.
+    fn jar(&mut self, jar: &Jar) {
+        self.0.extend(jar.access.split('.').skip(1).map(str::to_owned));
+        self.0.push(jar.refresh.clone());
+    }
+
+    fn assert_not_in(&self, log: &str) {
+        for secret in &self.0 {
+            let line = log.lines().find(|line| line.contains(secret.as_str()));
+            assert_eq!(line, None, "{secret}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_secret_is_logged_at_any_level() {
+    let log = Log::start();
+    let mut secrets = Secrets(vec![PASSWORD.to_owned()]);
+    let upstream = Upstream::answering(|_| {
+        Response::builder().header("set-cookie", "theirs=canary-upstream").body(Body::empty()).unwrap()
+    })
+    .await;
+    secrets.0.push("canary-upstream".to_owned());
+    let routes = route("/bearer", &upstream.url(), "bearer = \"films\"")
+        + &route("/open", &upstream.url(), "auth = \"none\"\npass_authorization = true")
+        + &route("/gone", "http://127.0.0.1:1", "auth = \"optional\"")
+        + &route("/", &upstream.url(), "");
+    let gateway = setup(&routes).start().await;
+    let jar = gateway.signed_in(Role::Admin).await;
+    secrets.jar(&jar);
+    requests(&gateway, &jar, &mut secrets).await;
+    credentials(&gateway, &mut secrets).await;
+    life(&gateway, jar, &mut secrets).await;
+    panic_in_a_handler(&mut secrets).await;
+
+    let log = log.text();
+    for expected in ["session renewed", "a replaced refresh token came back", "on purpose", "TRACE", "DEBUG"]
+    {
+        assert!(log.contains(expected), "the log was not read: {expected}");
+    }
+    assert!(log.contains("store did not answer"), "the errors are missing");
+    secrets.assert_not_in(&log);
+}
+
+/// Every header and query that might be repeated, on every face.
+async fn requests(gateway: &Gateway, jar: &Jar, secrets: &mut Secrets) {
+    for path in
+        ["/x", "/open", "/bearer", "/gone", "/auth/session", "/auth/unknown", "/movies", "/docs", "/a/../b"]
+    {
+        let query = secrets.made("query");
+        let uri = format!("{path}?access_token={query}&sort={query}");
+        let (theirs, value) = (secrets.made("cookie"), secrets.made("value"));
+        gateway.ask(get(&uri).header("cookie", format!("{}; theirs={theirs}", jar.line()))).await;
+        for authorization in ["Bearer", "Basic", "Digest"] {
+            let secret = secrets.made(authorization);
+            let request = get(&uri).header("authorization", format!("{authorization} {secret}"));
+            gateway.ask(request.header("proxy-authorization", &value).header("x-api-key", &value)).await;
+        }
+        for name in ["__Host-access_token", "__Host-refresh_token"] {
+            let secret = secrets.made("token");
+            gateway.ask(get(&uri).header("cookie", format!("{name}={secret}"))).await;
+            gateway.ask(get(&uri).header("cookie", format!("{name}={secret}; {name}={secret}"))).await;
+            let request = Request::post(&uri).header("cookie", format!("{name}={secret}"));
+            gateway.ask(request.header("origin", "https://evil.example").header("host", "a")).await;
+        }
+    }
+}
+
+/// Every place that takes a password or a token in its body.
+async fn credentials(gateway: &Gateway, secrets: &mut Secrets) {
+    let form = "application/x-www-form-urlencoded";
+    let json = "application/json";
+    for (path, kind, before, after) in [
+        ("/auth/login", form, "email=taro@example.jp&password=", ""),
+        ("/auth/login", form, "email=nobody@example.jp&password=", "&password=x"),
+        ("/auth/login", json, "{\"email\":\"taro@example.jp\",\"password\":\"", "\"}"),
+        ("/auth/login", json, "{\"email\":\"taro@example.jp\",\"password\":\"", "\",}"),
+        ("/auth/login", json, "{\"email\":7,\"password\":[\"", "\"]}"),
+        ("/auth/register", json, "{\"email\":\"new@example.jp\",\"password\":\"", "\"}"),
+        ("/token", form, "username=taro@example.jp&password=", ""),
+        ("/token", form, "grant_type=refresh_token&refresh_token=", ""),
+        ("/token", form, "grant_type=password&client_secret=", ""),
+        ("/token", json, "{\"password\":\"", "\"}"),
+    ] {
+        let body = format!("{before}{}{after}", secrets.made("body"));
+        let request = post(path).header("content-type", kind);
+        let basic = request.header("authorization", format!("Basic {}", secrets.made("basic")));
+        let answer = gateway.send(basic.body(Body::from(body)).unwrap()).await;
+        assert!(answer.status.is_client_error(), "{path} {before} {}", answer.status);
+    }
+    let form = format!("username={EMAIL}&password={PASSWORD}");
+    let request = post("/token").header("content-type", "application/x-www-form-urlencoded");
+    let tokens = gateway.send(request.body(Body::from(form)).unwrap()).await.json();
+    let token = |name: &str| tokens[name].as_str().unwrap().to_owned();
+    secrets.jar(&Jar { access: token("access_token"), refresh: token("refresh_token") });
+    let form = format!("grant_type=refresh_token&refresh_token={}", token("refresh_token"));
+    let request = post("/token").header("content-type", "application/x-www-form-urlencoded");
+    assert_eq!(gateway.send(request.body(Body::from(form)).unwrap()).await.status, 200);
+}
+
+/// A session renewed, its password changed, stolen, ended; and the database lost at last.
+async fn life(gateway: &Gateway, first: Jar, secrets: &mut Secrets) {
+    let mut jar = first.clone();
+    for _ in 0..2 {
+        gateway.expire();
+        let answer = gateway.ask(get("/bearer?x=1").header("cookie", jar.line())).await;
+        jar = Jar::of(&answer).unwrap();
+        secrets.jar(&jar);
+    }
+    let new = secrets.made("password");
+    let body = format!("{{\"current_password\":\"{PASSWORD}\",\"new_password\":\"{new}\"}}");
+    let request = post("/auth/password").header("content-type", "application/json");
+    let request = request.header("cookie", jar.line()).body(Body::from(body)).unwrap();
+    assert_eq!(gateway.send(request).await.status, 200);
+    // The thief's jar is two generations behind.
+    gateway.clock.advance(Duration::from_secs(120));
+    let answer = gateway.ask(get("/x").header("cookie", first.line())).await;
+    answer.problem(401, "reuse_detected");
+    let form = format!("email={EMAIL}&password={new}");
+    let request = post("/auth/login").header("content-type", "application/x-www-form-urlencoded");
+    let answer: Answer = gateway.send(request.body(Body::from(form)).unwrap()).await;
+    let jar = Jar::of(&answer).unwrap();
+    secrets.jar(&jar);
+    gateway.expire();
+    gateway.database.stores.close().await;
+    for request in [get("/x?y"), post("/auth/refresh"), post("/auth/logout"), get("/gone")] {
+        gateway.ask(request.header("cookie", jar.line())).await.problem(503, "store_unavailable");
+    }
+}
+
+async fn panic_in_a_handler(secrets: &mut Secrets) {
+    let gateway = panicking_movies().start().await;
+    let jar = gateway.signed_in(Role::Admin).await;
+    secrets.jar(&jar);
+    gateway.expire();
+    let query = secrets.made("query");
+    let request = get(&format!("/movies?title={query}")).header("cookie", jar.line());
+    let answer = gateway.ask(request).await;
+    answer.problem(500, "internal");
+    secrets.jar(&Jar::of(&answer).unwrap());
+}
+
+#[tokio::test]
+async fn a_panic_is_500_with_the_fresh_cookies() {
+    let gateway = panicking_movies().start().await;
+    let jar = gateway.signed_in(Role::Admin).await;
+    gateway.expire();
+    let answer = gateway.ask(get("/movies").header("cookie", jar.line())).await;
+    answer.problem(500, "internal");
+    assert_eq!(answer.header("x-session-event"), Some("rotated"));
+    let fresh = Jar::of(&answer).unwrap();
+    assert_eq!(gateway.ask(get("/auth/session").header("cookie", fresh.line())).await.status, 200);
+}

@@ -1,0 +1,247 @@
+//! The program on a socket: framing, limits, streams, and clients that go away.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::poll;
+use http::Response;
+use http_body_util::BodyExt;
+use sekisho::models::user::Role;
+use sekisho::server::ServerLimits;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection, Executor};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+
+use crate::support::front::exchange;
+use crate::support::gateway::{Gateway, Jar, Setup, get, post, route};
+use crate::support::upstream::{Upstream, listen, read_head};
+
+/// The program in front of this upstream, open to anyone.
+async fn open(upstream: &str) -> (Gateway, SocketAddr) {
+    let gateway = Setup::new(route("/", upstream, "auth = \"none\"")).start().await;
+    let address = gateway.listen(ServerLimits::default()).await;
+    (gateway, address)
+}
+
+fn status(answer: &str) -> &str {
+    answer.strip_prefix("HTTP/1.1 ").map_or("", |rest| &rest[..3])
+}
+
+#[tokio::test]
+async fn an_event_stream_passes_piece_by_piece_behind_a_renewal() {
+    let (feed, pieces) = mpsc::unbounded_channel::<&'static str>();
+    let pieces = Mutex::new(Some(pieces));
+    let upstream = Upstream::answering(move |_| {
+        let pieces = pieces.lock().unwrap().take();
+        let stream = futures_util::stream::unfold(pieces, |pieces| async {
+            let mut pieces = pieces?;
+            let piece = pieces.recv().await?;
+            Some((Ok::<_, Infallible>(Bytes::from_static(piece.as_bytes())), Some(pieces)))
+        });
+        Response::builder()
+            .header("content-type", "text/event-stream")
+            .body(Body::from_stream(stream))
+            .unwrap()
+    })
+    .await;
+    let gateway = Setup::new(route("/", &upstream.url(), "")).start().await;
+    let jar = gateway.signed_in(Role::User).await;
+    gateway.expire();
+
+    let request = get("/events").header("cookie", jar.line()).body(Body::empty()).unwrap();
+    let mut answer = gateway.call(request).await;
+    assert_eq!(answer.headers()["x-session-event"], "rotated");
+    assert_eq!(answer.headers().get_all("set-cookie").iter().count(), 2);
+    for piece in ["data: one\n\n", "data: two\n\n"] {
+        // The next is not there yet: whoever waited for it would wait for ever.
+        feed.send(piece).unwrap();
+        assert_eq!(answer.body_mut().frame().await.unwrap().unwrap().into_data().unwrap(), piece);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_while_renewing_keeps_its_session() {
+    let mut upstream = Upstream::start().await;
+    let gateway = Setup::new(route("/", &upstream.url(), "")).start().await;
+    let jar = gateway.signed_in(Role::User).await;
+    gateway.expire();
+    // Somebody else writes: the rotation has to wait.
+    let options: SqliteConnectOptions = gateway.database.url().parse().unwrap();
+    let mut busy = options.connect().await.unwrap();
+    busy.execute("BEGIN IMMEDIATE").await.unwrap();
+    let request = post("/orders").header("cookie", jar.line()).body(Body::from("one")).unwrap();
+    let mut renewing = Box::pin(gateway.call(request));
+    assert!(poll!(&mut renewing).is_pending());
+    drop(renewing);
+    busy.execute("COMMIT").await.unwrap();
+    busy.close().await.unwrap();
+
+    let answer = gateway.ask(get("/").header("cookie", jar.line())).await;
+    assert_eq!((answer.status.as_u16(), answer.header("x-session-event")), (200, Some("replayed")));
+    assert_eq!(upstream.seen().await.method, "GET", "the order was never sent");
+    let fresh = Jar::of(&answer).unwrap();
+    // One rotation, not two: the second request shared what the first had begun.
+    let session = gateway.app.tokens.session_of(Some(&fresh.refresh), None).unwrap();
+    let row = gateway.database.stores.sessions.find_session(session).await.unwrap().unwrap();
+    assert_eq!((row.generation, row.rotations), (2, 1));
+}
+
+#[tokio::test]
+async fn a_slow_header_is_cut_off() {
+    let (gateway, _) = open("http://127.0.0.1:1").await;
+    let limits = ServerLimits { header_timeout: Duration::from_millis(50), ..ServerLimits::default() };
+    let server = gateway.listen(limits).await;
+    for sent in ["", "GET / HTTP/1.1\r\nHost: a\r\nX-"] {
+        let answer = exchange(server, sent).await;
+        assert!(answer.is_empty() || status(&answer) == "408", "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn too_much_of_a_header_is_431() {
+    let mut upstream = Upstream::start().await;
+    let (_gateway, server) = open(&upstream.url()).await;
+    let large =
+        format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX: {}\r\n\r\n", "x".repeat(300_000));
+    let many = format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{}\r\n", "X: 1\r\n".repeat(101));
+    let long = format!("GET /{} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "x".repeat(70_000));
+    for (request, expected) in [(large, "431"), (many, "431"), (long, "414")] {
+        let answer = exchange(server, request).await;
+        // The server may close before it has read everything, and the answer be lost with a reset.
+        assert!(answer.is_empty() || status(&answer) == expected, "{expected}: {answer}");
+    }
+    let enough = format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{}\r\n", "X: 1\r\n".repeat(90));
+    assert_eq!(status(&exchange(server, enough).await), "200");
+    upstream.seen().await;
+    assert!(upstream.has_seen_no_more());
+}
+
+#[tokio::test]
+async fn a_doubtful_host_is_400_on_every_face() {
+    let mut upstream = Upstream::start().await;
+    let (_gateway, server) = open(&upstream.url()).await;
+    for target in ["/x", "/auth/session", "/auth/unknown"] {
+        for hosts in [
+            "",
+            "Host:\r\n",
+            "Host: a\r\nHost: b\r\n",
+            "Host: a\r\nHost: a\r\n",
+            "Host: a b\r\n",
+            "Host: u@a\r\n",
+            "Host: a/b\r\n",
+            "Host: a, b\r\n",
+        ] {
+            let answer =
+                exchange(server, format!("GET {target} HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n")).await;
+            assert!(
+                status(&answer) == "400" && answer.contains("\"code\":\"bad_host\""),
+                "{hosts}: {answer}"
+            );
+        }
+        let request = format!("GET http://u:p@a{target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        assert_eq!(status(&exchange(server, request).await), "400");
+    }
+    assert!(upstream.has_seen_no_more());
+    for request in
+        ["GET /x HTTP/1.0\r\n\r\n", "GET http://b/x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"]
+    {
+        let answer = exchange(server, request).await;
+        assert!(answer.contains(" 200 OK\r\n"), "{answer}");
+        upstream.seen().await;
+    }
+}
+
+/// What hyper makes of requests whose end can be told in two ways. None of it may reach an upstream
+/// as anything but one request with one length.
+#[tokio::test]
+async fn doubtful_framing_is_refused_or_made_plain() {
+    let (record, mut heads) = mpsc::unbounded_channel();
+    let upstream = listen(move |mut socket| {
+        let record = record.clone();
+        async move {
+            let head = read_head(&mut socket).await;
+            record.send(String::from_utf8(head).unwrap().to_lowercase()).unwrap();
+            let _ =
+                socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await;
+            let _ = socket.read_to_end(&mut Vec::new()).await;
+        }
+    })
+    .await;
+    let (_gateway, server) = open(&format!("http://{upstream}")).await;
+    let smuggled = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
+    for (lines, refused) in [
+        // RFC 9112, section 6.3: transfer coding goes before a length, which is dropped.
+        ("Content-Length: 6\r\nTransfer-Encoding: chunked", false),
+        ("Transfer-Encoding: chunked\r\nContent-Length: 6", false),
+        ("Content-Length: 5\r\nContent-Length: 6", true),
+        ("Content-Length: 5, 6", true),
+        ("Content-Length: +5", true),
+        ("Content-Length: -1", true),
+        ("Content-Length: 0x5", true),
+        ("Content-Length:", true),
+        ("Content-Length: 5 5", true),
+        ("Transfer-Encoding: chunked, identity", true),
+        ("Transfer-Encoding: xchunked", true),
+        ("Transfer-Encoding : chunked", true),
+        ("Transfer-Encoding: \x0bchunked", true),
+        ("Content-Length : 5", true),
+        ("X: a\r\n folded\r\nContent-Length: 5", true),
+        ("X: a\x00b\r\nContent-Length: 5", true),
+    ] {
+        let request =
+            format!("POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{lines}\r\n\r\n0\r\n\r\n{smuggled}");
+        let answer = exchange(server, request).await;
+        assert!(answer.matches("HTTP/1.1 ").count() <= 1, "{lines}: {answer}");
+        assert_eq!(status(&answer) == "400", refused, "{lines}: {answer}");
+        if let Ok(head) = heads.try_recv() {
+            assert!(!refused && !head.contains("content-length") && !head.contains("smuggled"), "{head}");
+        }
+        assert!(heads.try_recv().is_err(), "{lines}");
+    }
+}
+
+#[tokio::test]
+async fn tunnels_and_stars_reach_nobody() {
+    let mut upstream = Upstream::start().await;
+    let (_gateway, server) = open(&upstream.url()).await;
+    for (line, expected) in [
+        ("OPTIONS * HTTP/1.1", "400"),
+        ("CONNECT evil:443 HTTP/1.1", "400"),
+        ("CONNECT / HTTP/1.1", "405"),
+        ("TRACE / HTTP/1.1", "405"),
+        ("GET evil:80 HTTP/1.1", "400"),
+        ("GET @evil/ HTTP/1.1", "400"),
+        ("GET  / HTTP/1.1", "400"),
+        ("GET / HTTP/1.1 x", "400"),
+        ("GET /\u{e9}/../x HTTP/1.1", "400"),
+    ] {
+        let answer = exchange(server, format!("{line}\r\nHost: a\r\nConnection: close\r\n\r\n")).await;
+        assert_eq!(status(&answer), expected, "{line}: {answer}");
+    }
+    assert!(upstream.has_seen_no_more());
+}
+
+/// One connection, several requests: whose cookies came first must not matter to the second.
+#[tokio::test]
+async fn a_connection_has_no_user_of_its_own() {
+    let mut upstream = Upstream::start().await;
+    let gateway = Setup::new(route("/", &upstream.url(), "auth = \"optional\"")).start().await;
+    let jar = gateway.signed_in(Role::Admin).await;
+    let server = gateway.listen(ServerLimits::default()).await;
+    let mut socket = TcpStream::connect(server).await.unwrap();
+    let signed_in = format!("GET /1 HTTP/1.1\r\nHost: a\r\nCookie: {}\r\n\r\n", jar.line());
+    let anonymous = "GET /2 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    socket.write_all(format!("{signed_in}{anonymous}").as_bytes()).await.unwrap();
+    let mut answers = String::new();
+    socket.read_to_string(&mut answers).await.unwrap();
+    assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 2);
+    let (first, second) = (upstream.seen().await, upstream.seen().await);
+    assert_eq!((first.target.as_str(), first.all("x-forwarded-groups")), ("/1", vec!["admin"]));
+    assert_eq!((second.target.as_str(), second.all("x-forwarded-groups")), ("/2", vec![]));
+}

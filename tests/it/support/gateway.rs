@@ -1,0 +1,179 @@
+//! The whole program over a SQLite file, with the clock in the test's hand.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use http::{Request, Response};
+use secrecy::SecretString;
+use sekisho::app::{App, AppError, Parts};
+use sekisho::backend::config::{Config, Origin, Sources};
+use sekisho::backend::db::Stores;
+use sekisho::clock::{Clock, ManualClock};
+use sekisho::models::user::Role;
+use sekisho::server::{Peer, ServerLimits, serve};
+use sekisho::services::keys::{Algorithm, KeyMaterial, KeyRing, SharedKeys};
+use sekisho::services::users::NewUser;
+use tokio::net::TcpListener;
+use tower::ServiceExt;
+
+use super::db::{self, Fresh};
+use super::http::Answer;
+
+/// The program, its database and its time. Everything ends with this.
+pub(crate) struct Gateway {
+    pub(crate) app: App,
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) database: Fresh,
+}
+
+/// What the program is to be built from.
+pub(crate) struct Setup {
+    toml: String,
+    algorithm: Algorithm,
+    prepare: fn(Stores) -> Stores,
+}
+
+impl Setup {
+    /// With this configuration, in TOML.
+    pub(crate) fn new(toml: impl AsRef<str>) -> Self {
+        let toml = format!("{}\n[login]\nbcrypt_cost = 4\n", toml.as_ref());
+        Self { toml, algorithm: Algorithm::Hs256, prepare: |stores| stores }
+    }
+
+    /// With a key of this algorithm.
+    pub(crate) fn signing(self, algorithm: Algorithm) -> Self {
+        Self { algorithm, ..self }
+    }
+
+    /// With other stores in place of the database's own.
+    pub(crate) fn with_stores(self, prepare: fn(Stores) -> Stores) -> Self {
+        Self { prepare, ..self }
+    }
+
+    pub(crate) async fn build(self) -> Result<Gateway, AppError> {
+        let database = db::sqlite().await.unwrap();
+        let clock = Arc::new(ManualClock::default());
+        let key = KeyMaterial::generate(1, self.algorithm, clock.now()).unwrap();
+        let config = config(&self.toml);
+        let app = App::build(Parts {
+            config: &config,
+            public_origin: ORIGIN.parse::<Origin>().unwrap(),
+            stores: (self.prepare)(database.stores.clone()),
+            keys: Arc::new(SharedKeys::new(KeyRing::of_one(&key).unwrap())),
+            clock: clock.clone(),
+            metrics: None,
+            sample: None,
+        })?;
+        Ok(Gateway { app, clock, database })
+    }
+
+    pub(crate) async fn start(self) -> Gateway {
+        self.build().await.unwrap()
+    }
+}
+
+fn config(toml: &str) -> Config {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("sekisho.toml");
+    std::fs::write(&file, toml).unwrap();
+    Config::load(&Sources { file: Some(file), ..Sources::default() }).unwrap().config
+}
+
+/// A route to this upstream; `more` has its further keys.
+pub(crate) fn route(path: &str, upstream: &str, more: &str) -> String {
+    format!("[[routes]]\npath = \"{path}\"\nupstreams = [\"{upstream}\"]\n{more}\n")
+}
+
+impl Gateway {
+    /// Sends a request from [`PEER`] and reads the answer.
+    pub(crate) async fn ask(&self, request: http::request::Builder) -> Answer {
+        self.send(request.body(Body::empty()).unwrap()).await
+    }
+
+    pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
+        let (parts, body) = self.call(request).await.into_parts();
+        let body = to_bytes(body, usize::MAX).await.unwrap().to_vec();
+        Answer { status: parts.status, headers: parts.headers, body }
+    }
+
+    /// Sends a request, and leaves the answer's body to be read.
+    pub(crate) async fn call(&self, mut request: Request<Body>) -> Response<Body> {
+        request.extensions_mut().insert(Peer(PEER.parse().unwrap()));
+        self.app.public.clone().oneshot(request).await.unwrap()
+    }
+
+    /// Makes a user of that role and signs in.
+    pub(crate) async fn signed_in(&self, role: Role) -> Jar {
+        let user = NewUser {
+            email: EMAIL.to_owned(),
+            name: None,
+            role,
+            password: SecretString::from(PASSWORD.to_owned()),
+        };
+        self.app.users.create(user).await.unwrap();
+        let form = format!("email={EMAIL}&password={PASSWORD}");
+        let request = post("/auth/login").header("content-type", "application/x-www-form-urlencoded");
+        let answer = self.send(request.body(Body::from(form)).unwrap()).await;
+        assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
+        Jar::of(&answer).unwrap()
+    }
+
+    /// Moves the clock past the access token's expiry.
+    pub(crate) fn expire(&self) {
+        self.clock.advance(Duration::from_secs(16 * 60));
+    }
+
+    /// Listens on a port of its own.
+    pub(crate) async fn listen(&self, limits: ServerLimits) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(serve(listener, self.app.public.clone(), limits, std::future::pending()));
+        address
+    }
+}
+
+/// The two cookies, as a browser keeps them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Jar {
+    pub(crate) access: String,
+    pub(crate) refresh: String,
+}
+
+impl Jar {
+    /// Both cookies that an answer sets, which must be no others; none if it sets none.
+    pub(crate) fn of(answer: &Answer) -> Option<Self> {
+        let lines = answer.headers.get_all("set-cookie").iter().map(|line| line.to_str().unwrap());
+        let lines: Vec<_> = lines.filter(|line| line.starts_with("__Host-")).collect();
+        if lines.is_empty() {
+            return None;
+        }
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        let [access, refresh] = NAMES.map(|name| {
+            let values = lines.iter().filter_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+            values.map(|rest| rest.split(';').next().unwrap()).next().unwrap().to_owned()
+        });
+        Some(Self { access, refresh })
+    }
+
+    /// As the value of `Cookie`.
+    pub(crate) fn line(&self) -> String {
+        format!("{}={}; {}={}", NAMES[0], self.access, NAMES[1], self.refresh)
+    }
+}
+
+pub(crate) fn get(uri: &str) -> http::request::Builder {
+    Request::get(uri).header("host", "app.example")
+}
+
+pub(crate) fn post(uri: &str) -> http::request::Builder {
+    Request::post(uri).header("host", "app.example")
+}
+
+pub(crate) const EMAIL: &str = "taro@example.jp";
+pub(crate) const PASSWORD: &str = "violet-kettle-orbit-29";
+pub(crate) const NAMES: [&str; 2] = ["__Host-access_token", "__Host-refresh_token"];
+/// Where requests come from.
+pub(crate) const PEER: &str = "192.0.2.7:4711";
+const ORIGIN: &str = "http://127.0.0.1:8080";
