@@ -225,11 +225,11 @@ fn own(parts: &Parts<'_>, session: &SilentRefreshLayer<Tokens>, state: AuthState
         api = api.merge(movies::router().with_state(movies).layer(signed_in));
     }
     let (mut router, description) = api.split_for_parts();
-    router = security_headers::for_api(router);
     if server.has(Builtin::Docs) {
         router = router.merge(docs::router(docs::openapi(description)));
     }
-    with_fallbacks(router)
+    // Around the fallbacks too. Where pages say more, that stands.
+    security_headers::for_api(with_fallbacks(router))
         // A client that stops in the middle of a body must not hold a handler for ever.
         .layer(RequestBodyTimeoutLayer::new(BODY_MAY_STAND_STILL))
         .layer(CookieManagerLayer::new())
