@@ -7,6 +7,7 @@ mod gateway;
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -19,6 +20,7 @@ use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceBuilder};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
+use tower_http::timeout::RequestBodyTimeoutLayer;
 use tower_http::trace::TraceLayer;
 use utoipa_axum::router::OpenApiRouter;
 
@@ -223,11 +225,13 @@ fn own(parts: &Parts<'_>, session: &SilentRefreshLayer<Tokens>, state: AuthState
         api = api.merge(movies::router().with_state(movies).layer(signed_in));
     }
     let (mut router, description) = api.split_for_parts();
-    router = security_headers::for_api(router);
     if server.has(Builtin::Docs) {
         router = router.merge(docs::router(docs::openapi(description)));
     }
-    with_fallbacks(router)
+    // Around the fallbacks too. Where pages say more, that stands.
+    security_headers::for_api(with_fallbacks(router))
+        // A client that stops in the middle of a body must not hold a handler for ever.
+        .layer(RequestBodyTimeoutLayer::new(BODY_MAY_STAND_STILL))
 }
 
 fn tokens(parts: &Parts<'_>) -> Tokens {
@@ -396,6 +400,7 @@ fn panicked(cause: Box<dyn std::any::Any + Send>) -> Response<Body> {
     ApiError::Panicked.into_response()
 }
 
+const BODY_MAY_STAND_STILL: Duration = Duration::from_secs(30);
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 #[cfg(test)]
@@ -440,7 +445,7 @@ mod tests {
         let clock = Arc::new(ManualClock::default());
         let tokens = tokens(&clock);
         let cookie = format!("__Host-refresh_token={}", refresh_token(&tokens).await);
-        clock.advance(std::time::Duration::from_secs(3_600));
+        clock.advance(Duration::from_secs(3_600));
         let session = SilentRefreshLayer::new(Arc::new(tokens), CookiePolicy::default());
         let panics = service_fn(|_| async { panic!("on purpose") });
         let request = Request::get("/").header(COOKIE, cookie).body(Body::empty()).expect("a request");

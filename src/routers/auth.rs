@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::form::{Form, is_form};
 use super::{ApiError, AuthState, JsonBody};
 use crate::identity::{Client, SessionEvent};
-use crate::layer::{CurrentUser, RefreshError, RefreshRequest, Renewal, SESSION_EVENT_HEADER};
+use crate::layer::{CurrentUser, RefreshError, RefreshRequest, Renewal, SESSION_EVENT_HEADER, TokenService};
 use crate::models::session::{Session, SessionId, SessionKind};
 use crate::models::user::Role;
 use crate::schemas::auth::{LoginIn, PasswordIn, RegisterIn, SessionListItem, SessionOut, UserOut};
@@ -130,14 +130,17 @@ async fn refresh(
     if !presented.any() {
         return Err(ApiError::Unauthenticated(SessionEvent::Missing));
     }
+    let tokens = state.auth.tokens();
+    let valid = presented.access.token().and_then(|token| tokens.verify(token).ok());
     let request = RefreshRequest {
         // What is absent or unusable is no token of ours either.
         refresh_token: presented.refresh.token().unwrap_or_default().to_owned(),
         access_token: presented.access.token().map(str::to_owned),
-        of: None,
+        // A valid access token decides whose session it is.
+        of: valid.map(|verified| verified.identity.session),
         client,
     };
-    let issued = match state.auth.tokens().renew(request, SessionKind::Browser).await {
+    let issued = match tokens.renew(request, SessionKind::Browser).await {
         Ok(issued) => issued,
         Err(RefreshError::Over { event, clear }) => {
             if clear {

@@ -483,6 +483,8 @@ const BAD: &[(&str, &str)] = &[
     ("[server]\nauth_prefix = '/auth/'", "doesn't end with one"),
     ("[server]\nauth_prefix = '/'", "expected a path of its own"),
     ("[server]\nauth_prefix = '/a/../b'", "is normal"),
+    ("[server]\nauth_prefix = '/:auth'", "begins with : or *"),
+    ("[server]\nauth_prefix = '/a/*b'", "begins with : or *"),
     ("[server]\nauth_prefix = '/movies/auth'", "/movies is another of our paths"),
     ("[server]\nauth_prefix = '/.well-known'", "/.well-known/jwks.json is another of our paths"),
     (

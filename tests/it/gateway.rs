@@ -195,6 +195,19 @@ async fn fresh_cookies_leave_also_when_the_upstream_fails() {
 }
 
 #[tokio::test]
+async fn a_body_that_stands_still_holds_no_handler_of_ours() {
+    let gateway = Setup::new("").start().await;
+    tokio::time::pause();
+    for (path, kind) in [("/auth/login", "application/json"), ("/token", "application/x-www-form-urlencoded")]
+    {
+        let stuck =
+            Body::from_stream(futures_util::stream::pending::<Result<bytes::Bytes, std::io::Error>>());
+        let request = post(path).header("content-type", kind).body(stuck).unwrap();
+        assert_eq!(gateway.send(request).await.status, 400);
+    }
+}
+
+#[tokio::test]
 async fn cookies_of_ours_and_theirs_never_mix() {
     let mut upstream = Upstream::answering(|_| {
         let answer = Response::builder()

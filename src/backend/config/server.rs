@@ -126,6 +126,10 @@ impl Server {
         if prefix == "/" {
             return Err(settings.invalid("server.auth_prefix", "expected a path of its own, such as /auth"));
         }
+        // The router would take such a segment for a pattern.
+        if prefix.contains("/:") || prefix.contains("/*") {
+            return Err(settings.invalid("server.auth_prefix", "expected no segment that begins with : or *"));
+        }
         let others = ["/.well-known/jwks.json", "/docs", "/openapi.json", "/movies", "/token"];
         let taken = others.into_iter().find(|path| {
             let path_covers = path.parse::<PathPrefix>().is_ok_and(|path| path.covers(prefix));

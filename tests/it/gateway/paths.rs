@@ -12,6 +12,11 @@ async fn our_own_paths_win_over_a_route_above_them() {
     let gateway = Setup::new(route("/", &upstream.url(), "auth = \"none\"")).start().await;
     gateway.ask(get("/auth/unknown")).await.problem(404, "not_found");
     gateway.ask(get("/auth")).await.problem(404, "not_found");
+    for refused in ["/auth/unknown", "/auth/login"] {
+        let answer = gateway.ask(get(refused)).await;
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{refused}");
+        assert_eq!(answer.header("cache-control"), Some("no-store"), "{refused}");
+    }
     gateway.ask(get("/auth/session")).await.problem(401, "missing");
     let keys = gateway.ask(get("/.well-known/jwks.json")).await;
     assert_eq!(keys.json(), serde_json::json!({ "keys": [] }));
