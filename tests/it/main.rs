@@ -4,9 +4,11 @@
 
 mod cli;
 mod config;
+mod crash;
 mod database;
 mod layering;
 mod movies;
+mod nginx_upstream;
 mod pages;
 mod proxy;
 mod proxy_hygiene;
