@@ -12,5 +12,7 @@ mod nginx_upstream;
 mod pages;
 mod proxy;
 mod proxy_hygiene;
+mod shutdown;
+mod startup;
 mod store_contract;
 mod support;
