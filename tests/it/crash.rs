@@ -7,24 +7,13 @@ use axum::body::Body;
 use axum::http::Request;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::support::browser::Browser;
-use crate::support::db::{self, Place};
-use crate::support::process::Site;
+use crate::support::db::{Place, on_both};
+use crate::support::process::{PATIENCE, Site};
 
-#[tokio::test]
-async fn a_killed_server_has_forgotten_nobody_on_sqlite() {
-    if let Some(place) = db::sqlite_place().await {
-        a_killed_server_has_forgotten_nobody(place).await;
-    }
-}
-
-#[tokio::test]
-async fn a_killed_server_has_forgotten_nobody_on_postgres() {
-    if let Some(place) = db::postgres_place().await {
-        a_killed_server_has_forgotten_nobody(place).await;
-    }
-}
+on_both! { a_killed_server_has_forgotten_nobody; }
 
 /// The server is killed somewhere in the second that follows a renewal. The more rounds
 /// (`SEKISHO_TEST_CRASHES`), the more moments are tried.
@@ -42,7 +31,8 @@ async fn a_killed_server_has_forgotten_nobody(place: Place) {
         let (renewed, mut renewals) = mpsc::unbounded_channel();
         let polling: JoinSet<_> =
             pages.into_iter().map(|page| page.poll(server.public, renewed.clone())).collect();
-        renewals.recv().await.unwrap();
+        let first = timeout(PATIENCE, renewals.recv()).await;
+        first.expect("a rotation").unwrap();
         let moment = random_moment();
         // By the clock, for the program must not know when.
         tokio::time::sleep(moment).await;

@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
 mod cli;
+mod commands;
 mod config;
 mod crash;
 mod database;

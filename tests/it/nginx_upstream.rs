@@ -8,22 +8,10 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::process::Command;
 
-use crate::support::db::{self, Place};
+use crate::support::db::{Place, on_both};
 use crate::support::process::{Nginx, PASSWORD, Site, program};
 
-#[tokio::test]
-async fn curl_and_nginx_notice_nothing_of_expiry_on_sqlite() {
-    if let Some(place) = db::sqlite_place().await {
-        curl_and_nginx_notice_nothing_of_expiry(place).await;
-    }
-}
-
-#[tokio::test]
-async fn curl_and_nginx_notice_nothing_of_expiry_on_postgres() {
-    if let Some(place) = db::postgres_place().await {
-        curl_and_nginx_notice_nothing_of_expiry(place).await;
-    }
-}
+on_both! { curl_and_nginx_notice_nothing_of_expiry; }
 
 async fn curl_and_nginx_notice_nothing_of_expiry(place: Place) {
     let (Some(nginx), Some(curl)) = (Nginx::start().await, program("SEKISHO_TEST_CURL", "/usr/bin/curl"))

@@ -5,28 +5,8 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 
 use crate::support::browser::Browser;
-use crate::support::db::{self, Place};
+use crate::support::db::{self, Place, on_both};
 use crate::support::process::{Ran, Site};
-
-/// Runs each test on SQLite and on PostgreSQL.
-macro_rules! on_both {
-    ($($test:ident;)*) => {
-        mod sqlite { $(
-            #[tokio::test]
-            async fn $test() {
-                super::$test(super::db::sqlite_place().await.unwrap()).await;
-            }
-        )* }
-        mod postgres { $(
-            #[tokio::test]
-            async fn $test() {
-                if let Some(place) = super::db::postgres_place().await {
-                    super::$test(place).await;
-                }
-            }
-        )* }
-    };
-}
 
 on_both! {
     another_issuer_than_the_database_s_is_refused;

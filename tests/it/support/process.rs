@@ -348,7 +348,7 @@ pub(crate) async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>
 pub(crate) const PASSWORD: &str = "mountain-lantern-over-hakone";
 
 /// How long another process may take for anything, on a machine that does much else.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The shortest lifetimes, and the cheapest passwords.
 const CONFIG: &str = r#"
