@@ -47,8 +47,10 @@ signOut.addEventListener("click", async () => {
 });
 
 requests.addEventListener("over", ({ detail: answer }) => {
-  // Whoever comes for the first time has no session that could be over.
-  leave(answer.event === "missing" && desk.hidden ? "" : answer.detail, true);
+  // Without cookies: whoever comes for the first time has no session that could be over, and whoever
+  // was signed in here has signed out elsewhere.
+  const missing = desk.hidden ? "" : "You have signed out, in another tab or window.";
+  leave(answer.event === "missing" ? missing : answer.detail, answer.event !== "missing");
 });
 
 requests.addEventListener("answer", ({ detail: answer }) => {

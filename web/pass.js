@@ -45,7 +45,7 @@ function askSoon() {
 function draw() {
   const rest = Math.max(0, expiresAt - Date.now());
   const seconds = Math.ceil(rest / 1000);
-  left.textContent = rest > 0 ? `${duration(seconds)} left` : "expired: the next request renews it";
+  left.textContent = rest > 0 ? `${duration(seconds)} left` : "expired until the next request";
   bar.style.transform = `scaleX(${Math.min(1, rest / lifetime)})`;
   bar.classList.toggle("is-low", rest < lifetime / 10);
   meter.setAttribute("aria-valuemax", String(Math.ceil(lifetime / 1000)));

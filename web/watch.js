@@ -14,7 +14,8 @@ let timer = null;
 
 requests.addEventListener("answer", ({ detail }) => {
   counts.requests += 1;
-  if (RENEWALS.has(detail.event)) counts.renewals += 1;
+  // Requests that were sent together share one renewal: the others are answered with it again.
+  if (kind(detail) === "is-renewed") counts.renewals += 1;
   if (!detail.ok) counts.failures += 1;
   for (const [name, count] of Object.entries(counts)) {
     document.getElementById(`count-${name}`).textContent = count.toLocaleString();

@@ -87,6 +87,8 @@ pub(super) async fn serve(
     agree(config, &stores).await?;
     check_clock(config, &stores, &*clock).await?;
     let keys = Arc::new(SharedKeys::new(start::keys(config, stores.is_embedded(), clock.now())?));
+    // Before anyone can learn that it serves: from then on it may be told to stop.
+    let stop = told_to_stop()?;
     let public = bind("server.listen", &config.server.listen, config.server.reuse_port).await?;
     let admin = bind("admin.listen", &config.admin.listen, config.server.reuse_port).await?;
     let origin = config.server.public_origin_at(local(&public)?);
@@ -109,7 +111,7 @@ pub(super) async fn serve(
     watchers.push(tokio::spawn(app.tokens.clone().follow_ends()));
     tracing::info!(public = %local(&public)?, admin = %local(&admin)?, origin = origin.as_str(), "serving");
     ready(origin.as_str())?;
-    listen(public, admin, &app).await?;
+    listen(public, admin, &app, stop).await;
     for watcher in watchers {
         watcher.abort();
     }
@@ -121,8 +123,8 @@ pub(super) async fn serve(
     Ok(())
 }
 
-/// Both listeners, until the process is told to stop.
-async fn listen(public: TcpListener, admin: TcpListener, app: &App) -> Result<(), CliError> {
+/// Both listeners, until `signalled` is ready.
+async fn listen(public: TcpListener, admin: TcpListener, app: &App, signalled: impl Future<Output = ()>) {
     let (tell, told) = watch::channel(false);
     let stopped = || {
         let mut told = told.clone();
@@ -134,16 +136,15 @@ async fn listen(public: TcpListener, admin: TcpListener, app: &App) -> Result<()
     let limits = ServerLimits::default();
     let public = server::serve(public, app.public.clone(), limits, stopped());
     let admin = server::serve(admin, app.admin.clone(), limits, stopped());
-    let signalled = told_to_stop()?;
     let stop = async {
         signalled.await;
         tracing::info!("stopping: no new connections, and those that are there may finish");
         tell.send_replace(true);
     };
     tokio::join!(public, admin, stop);
-    Ok(())
 }
 
+/// Listens for signals from now on, not only once this is waited for.
 fn told_to_stop() -> Result<impl Future<Output = ()>, CliError> {
     let failed = |error| CliError::failed("can't listen for signals", error);
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;

@@ -9,6 +9,7 @@ use axum::response::Redirect;
 use axum::routing::get;
 use axum::{Json, Router};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::tag::Tag;
 use utoipa::openapi::{Components, Info, License, OpenApi, OpenApiBuilder};
 use utoipa_swagger_ui::Config;
 
@@ -22,7 +23,10 @@ pub fn openapi(routes: OpenApi) -> OpenApi {
     info.description = Some(DESCRIPTION.to_owned());
     info.license = Some(License::new("MIT"));
 
-    let mut openapi = OpenApiBuilder::new().info(info).components(Some(security_schemes())).build();
+    // Those that a newcomer wants first come first.
+    let tags = ["auth", "movies", "token", "keys"].map(Tag::new);
+    let openapi = OpenApiBuilder::new().info(info).tags(Some(tags)).components(Some(security_schemes()));
+    let mut openapi = openapi.build();
     openapi.merge(routes);
     openapi
 }

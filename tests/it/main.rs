@@ -3,7 +3,9 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
 mod cli;
+mod commands;
 mod config;
+mod crash;
 mod csrf;
 mod database;
 mod feed;
@@ -12,11 +14,14 @@ mod layering;
 mod login;
 mod logout;
 mod movies;
+mod nginx_upstream;
 mod pages;
 mod proxy;
 mod proxy_hygiene;
 mod rotation_races;
+mod shutdown;
 mod silent_refresh;
+mod startup;
 mod store_contract;
 mod support;
 mod token;

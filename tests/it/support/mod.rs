@@ -6,4 +6,6 @@ pub(crate) mod db;
 pub(crate) mod front;
 pub(crate) mod gateway;
 pub(crate) mod http;
+pub(crate) mod process;
 pub(crate) mod upstream;
+pub(crate) mod wire_browser;

@@ -1,0 +1,248 @@
+//! The commands, beside a server that runs.
+
+use std::net::SocketAddr;
+
+use axum::http::StatusCode;
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use futures_util::future::join_all;
+
+use crate::support::db::{Place, on_both};
+use crate::support::process::{PASSWORD, Server, Site, until};
+use crate::support::wire_browser::Browser;
+
+on_both! {
+    users_are_created_listed_and_deleted;
+    a_new_password_ends_the_sessions;
+    a_new_role_counts_after_signing_in_again;
+    a_disabled_user_is_out_until_enabled;
+    imported_users_sign_in;
+    sessions_are_listed_and_revoked;
+    a_key_rotation_under_load_signs_nobody_out;
+    healthcheck_tells_whether_it_is_ready;
+}
+
+const ANN: &str = "ann@example.com";
+const BOB: &str = "bob@example.com";
+
+async fn running(place: Place) -> (Site, Server) {
+    let site = Site::new(place).await;
+    site.user(ANN, "user").await;
+    let server = site.serve().await;
+    (site, server)
+}
+
+/// Waits until this browser is signed out, which a running server learns within a moment.
+async fn signed_out(browser: &mut Browser, server: SocketAddr) -> String {
+    until("the session to be over", async || {
+        let answer = browser.get(server, "/auth/session").await;
+        let over = answer.status == StatusCode::UNAUTHORIZED;
+        over.then(|| answer.header("x-session-event").unwrap().to_owned())
+    })
+    .await
+}
+
+async fn users_are_created_listed_and_deleted(place: Place) {
+    let (site, server) = running(place).await;
+    let create = ["user", "create", "--email", "Bob@Example.com", "--name", "Bob", "--password-stdin"];
+    assert!(site.run_with(&create, PASSWORD).await.done().starts_with("created bob@example.com (user), id "));
+    let again = site.run_with(&create, PASSWORD).await;
+    assert_eq!(again.fails(1), "a user with this address is there already; nothing was changed");
+    let short = ["user", "create", "--email", "cid@example.com", "--password-stdin"];
+    assert!(site.run_with(&short, "hunter2\n").await.fails(1).contains("15 characters"));
+
+    let mut bob = Browser::signed_in(server.public, BOB).await;
+    let users = site.run(&["user", "list", "--json"]).await.rows();
+    let listed: Vec<_> = users.iter().map(|user| [&user["email"], &user["name"], &user["role"]]).collect();
+    assert_eq!(listed.len(), 2, "{users:?}");
+    assert!(listed.contains(&[&BOB.into(), &"Bob".into(), &"user".into()]), "{users:?}");
+
+    assert_eq!(site.run(&["user", "delete", BOB]).await.done(), "deleted bob@example.com; 1 session ended\n");
+    assert_eq!(signed_out(&mut bob, server.public).await, "user_deleted");
+    assert_eq!(bob.sign_in(server.public, BOB, PASSWORD).await.status, 401);
+    assert_eq!(site.run(&["user", "delete", BOB]).await.fails(1), "there is no user bob@example.com");
+    server.stop().await;
+}
+
+async fn a_new_password_ends_the_sessions(place: Place) {
+    let (site, server) = running(place).await;
+    let mut ann = Browser::signed_in(server.public, ANN).await;
+    let new = "lantern-over-the-mountain-pass";
+    let said = site.run_with(&["user", "passwd", ANN, "--password-stdin"], new).await.done();
+    assert_eq!(said, "set the password of ann@example.com; 1 session ended\n");
+    assert_eq!(signed_out(&mut ann, server.public).await, "password_changed");
+    assert_eq!(ann.sign_in(server.public, ANN, PASSWORD).await.status, 401);
+    assert_eq!(ann.sign_in(server.public, ANN, new).await.status, 200);
+    server.stop().await;
+}
+
+async fn a_new_role_counts_after_signing_in_again(place: Place) {
+    let (site, server) = running(place).await;
+    let mut ann = Browser::signed_in(server.public, ANN).await;
+    let said = site.run(&["user", "role", ANN, "admin"]).await.done();
+    assert_eq!(said, "ann@example.com is admin now; 1 session ended\n");
+    assert_eq!(signed_out(&mut ann, server.public).await, "role_changed");
+    let answer = ann.sign_in(server.public, ANN, PASSWORD).await;
+    assert_eq!(answer.json()["user"]["roles"], serde_json::json!(["admin"]));
+    server.stop().await;
+}
+
+async fn a_disabled_user_is_out_until_enabled(place: Place) {
+    let (site, server) = running(place).await;
+    let mut ann = Browser::signed_in(server.public, ANN).await;
+    assert_eq!(
+        site.run(&["user", "disable", ANN]).await.done(),
+        "disabled ann@example.com; 1 session ended\n"
+    );
+    assert_eq!(signed_out(&mut ann, server.public).await, "user_disabled");
+    assert_eq!(ann.sign_in(server.public, ANN, PASSWORD).await.status, 401);
+    assert_eq!(site.run(&["user", "list", "--json"]).await.rows()[0]["disabled"], true);
+
+    assert_eq!(site.run(&["user", "enable", ANN]).await.done(), "enabled ann@example.com\n");
+    assert_eq!(ann.sign_in(server.public, ANN, PASSWORD).await.status, 200);
+    assert_eq!(site.run(&["user", "list", "--json"]).await.rows()[0]["disabled"], false);
+    server.stop().await;
+}
+
+/// Hashes as passlib writes them.
+async fn imported_users_sign_in(place: Place) {
+    let (site, server) = running(place).await;
+    let csv = format!("email,hashed_password,name,role\n{BOB},{BCRYPT},Bob,admin\n");
+    let file = site.write("users.csv", &csv);
+    assert_eq!(site.run(&["user", "import", file.to_str().unwrap()]).await.done(), "imported 1 users\n");
+    let cid = serde_json::json!({"email": "cid@example.com", "hashed_password": BCRYPT_SHA256});
+    let file = site.write("users.jsonl", &format!("{cid}\n"));
+    assert_eq!(site.run(&["user", "import", file.to_str().unwrap()]).await.done(), "imported 1 users\n");
+    for email in [BOB, "cid@example.com"] {
+        let mut browser = Browser::default();
+        assert_eq!(browser.sign_in(server.public, email, IMPORTED_PASSWORD).await.status, 200, "{email}");
+        assert_eq!(browser.sign_in(server.public, email, "another password").await.status, 401, "{email}");
+    }
+
+    let file =
+        site.write("bad.csv", &format!("email,hashed_password\ndan@example.com,{BCRYPT}\neve,x\nfay,x\n"));
+    let ran = site.run(&["user", "import", file.to_str().unwrap()]).await;
+    assert!(ran.fails(1).contains("2 bad lines, nothing was imported"), "{}", ran.err);
+    assert!(ran.err.contains("line 3") && ran.err.contains("line 4"), "{}", ran.err);
+    assert_eq!(site.run(&["user", "list", "--json"]).await.rows().len(), 3);
+    server.stop().await;
+}
+
+async fn sessions_are_listed_and_revoked(place: Place) {
+    let (site, server) = running(place).await;
+    site.user(BOB, "user").await;
+    let mut anns =
+        [Browser::signed_in(server.public, ANN).await, Browser::signed_in(server.public, ANN).await];
+    let mut bob = Browser::signed_in(server.public, BOB).await;
+    assert_eq!(site.run(&["session", "list", "--json"]).await.rows().len(), 3);
+    let of_bob = site.run(&["session", "list", "--user", BOB, "--json"]).await.rows();
+    assert_eq!(of_bob.len(), 1);
+    let expected = (BOB.into(), "browser".into(), "live".into(), "127.0.0.1".into());
+    let row = &of_bob[0];
+    assert_eq!(
+        (&row["email"], &row["kind"], &row["state"], &row["address"]),
+        (&expected.0, &expected.1, &expected.2, &expected.3)
+    );
+
+    let id = row["id"].as_str().unwrap();
+    assert_eq!(site.run(&["session", "revoke", id]).await.done(), "1 session ended\n");
+    assert_eq!(signed_out(&mut bob, server.public).await, "revoked");
+    assert!(site.run(&["session", "list", "--user", BOB, "--json"]).await.rows().is_empty());
+    let ended = site.run(&["session", "list", "--user", BOB, "--ended", "--json"]).await.rows();
+    assert_eq!(ended[0]["state"], "revoked");
+
+    assert_eq!(anns[0].status(server.public, "/auth/session").await, 200);
+    assert_eq!(site.run(&["session", "revoke", "--all"]).await.done(), "2 sessions ended\n");
+    for ann in &mut anns {
+        assert_eq!(signed_out(ann, server.public).await, "revoked");
+    }
+    server.stop().await;
+}
+
+/// Two replicas share the keys. The one that was there before learns of the new key when the other's
+/// tokens come to it.
+async fn a_key_rotation_under_load_signs_nobody_out(place: Place) {
+    let mut site = Site::new(place).await;
+    site.set("tokens.key_activation", "0s");
+    // With 2 s, pages that poll would be renewed within the grace, and so only replayed.
+    site.set("tokens.access_ttl", "3s");
+    site.user(ANN, "user").await;
+    let old = site.serve().await;
+    let mut idle = Browser::signed_in(old.public, ANN).await;
+    let mut browsers = Vec::new();
+    for _ in 0..4 {
+        browsers.push(Browser::signed_in(old.public, ANN).await);
+    }
+    let polling = join_all(browsers.into_iter().map(|browser| poll_until_key_2(browser, old.public)));
+    let (browsers, new) = tokio::join!(polling, rotate_and_start_another(&site, &old));
+
+    assert_eq!(idle.key_number(), 1);
+    let said = site.run(&["key", "retire", "1"]).await.done();
+    assert_eq!(said, "retired key 1; 1 session ended\n");
+    for mut browser in browsers {
+        assert_eq!(browser.status(old.public, "/auth/session").await, 200);
+    }
+    assert!(["revoked", "unknown_key"].contains(&&*signed_out(&mut idle, new.public).await));
+    assert_eq!(site.run(&["key", "retire", "2"]).await.code, Some(1), "the last one stays");
+    old.stop().await;
+    new.stop().await;
+}
+
+/// The new key's first token reaches the replica that does not know it yet.
+async fn rotate_and_start_another(site: &Site, old: &Server) -> Server {
+    let said = site.run(&["key", "rotate"]).await.done();
+    assert_eq!(said, "added key 2 (HS256); it signs in 0s, and nobody is signed out\n");
+    let keys = site.run(&["key", "list", "--json"]).await.rows();
+    assert_eq!((&keys[0]["state"], &keys[1]["state"]), (&"verifies".into(), &"signs".into()));
+    let new = site.serve().await;
+    let mut traveller = Browser::signed_in(new.public, ANN).await;
+    assert_eq!(traveller.key_number(), 2);
+    until("the old replica to know the new key", async || {
+        (traveller.status(old.public, "/auth/session").await == 200).then_some(())
+    })
+    .await;
+    new
+}
+
+/// Asks again and again, always successfully, until its refresh token is signed by the new key.
+async fn poll_until_key_2(mut browser: Browser, server: SocketAddr) -> Browser {
+    until("a refresh token of the new key", async || {
+        let answer = browser.get(server, "/auth/session").await;
+        assert_eq!(answer.status, 200, "{:?}", answer.header("x-session-event"));
+        (browser.key_number() == 2).then_some(())
+    })
+    .await;
+    browser
+}
+
+impl Browser {
+    /// The number of the key that signed its refresh token.
+    fn key_number(&self) -> u8 {
+        BASE64_URL_SAFE_NO_PAD.decode(&self.cookies["__Host-refresh_token"]).unwrap()[1]
+    }
+}
+
+async fn healthcheck_tells_whether_it_is_ready(place: Place) {
+    let mut site = Site::new(place).await;
+    let server = site.serve().await;
+    let admin = server.admin.to_string();
+    site.set("admin.listen", &admin);
+    assert_eq!(site.run(&["healthcheck"]).await.done(), "");
+    for (path, text) in [("/healthz", "alive\n"), ("/readyz", "ready\n")] {
+        let answer = Browser::default().get(server.admin, path).await;
+        assert_eq!((answer.status.as_u16(), answer.body.as_slice()), (200, text.as_bytes()));
+        assert_eq!(Browser::default().status(server.public, path).await, 404, "never on the public listener");
+    }
+    server.stop().await;
+    assert!(
+        site.run(&["healthcheck"])
+            .await
+            .fails(1)
+            .starts_with(&format!("no answer from admin.listen = {admin}"))
+    );
+}
+
+const IMPORTED_PASSWORD: &str = "imported correct horse";
+const BCRYPT: &str = "$2b$04$OwlMMR9fHrzgm0PXZrt4EOz043spAu3Ux7spNoqZZNeBcO4Jz8uDK";
+const BCRYPT_SHA256: &str =
+    "$bcrypt-sha256$v=2,t=2b,r=4$yLS74PNkjXM9Pk064ItCB.$0OELAYpvhG39/JfsXYNnfNaIfLjj5o.";

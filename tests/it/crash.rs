@@ -1,0 +1,87 @@
+//! `kill -9` at any moment signs nobody out.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::Request;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::support::db::{Place, on_both};
+use crate::support::process::{PATIENCE, Site};
+use crate::support::wire_browser::Browser;
+
+on_both! { a_killed_server_has_forgotten_nobody; }
+
+/// The server is killed somewhere in the second that follows a renewal. The more rounds
+/// (`SEKISHO_TEST_CRASHES`), the more moments are tried.
+async fn a_killed_server_has_forgotten_nobody(place: Place) {
+    let rounds = std::env::var("SEKISHO_TEST_CRASHES").map_or(3, |rounds| rounds.parse().unwrap());
+    let site = Site::new(place).await;
+    site.user("ann@example.com", "user").await;
+    let mut server = site.serve().await;
+    let mut pages = Vec::new();
+    for nth in 0..PAGES {
+        let browser = Browser::signed_in(server.public, "ann@example.com").await;
+        pages.push(Page { browser, forgetful: nth % 2 == 0 });
+    }
+    for round in 1..=rounds {
+        let (renewed, mut renewals) = mpsc::unbounded_channel();
+        let polling: JoinSet<_> =
+            pages.into_iter().map(|page| page.poll(server.public, renewed.clone())).collect();
+        let first = timeout(PATIENCE, renewals.recv()).await;
+        first.expect("a rotation").unwrap();
+        let moment = random_moment();
+        // By the clock, for the program must not know when.
+        tokio::time::sleep(moment).await;
+        server.kill().await;
+        pages = polling.join_all().await;
+        println!("round {round}: killed {moment:?} after the first of {} rotations", renewals.len() + 1);
+
+        server = site.serve().await;
+        for page in &mut pages {
+            let answer = page.browser.get(server.public, "/auth/session").await;
+            let event = answer.header("x-session-event");
+            assert_eq!(answer.status, 200, "round {round}, {moment:?}: {event:?}\n{}", server.log());
+        }
+    }
+    server.stop().await;
+}
+
+/// A page that asks again and again.
+struct Page {
+    browser: Browser,
+    /// Whether it comes with its refresh token alone, as after a night: so each request is a renewal,
+    /// and a rotation as soon as one may be.
+    forgetful: bool,
+}
+
+impl Page {
+    /// Asks until the server is gone, and tells of every rotation. Returns with its cookies.
+    async fn poll(mut self, server: SocketAddr, rotated: mpsc::UnboundedSender<()>) -> Self {
+        let mut ticks = tokio::time::interval(Duration::from_millis(25));
+        loop {
+            ticks.tick().await;
+            if self.forgetful {
+                self.browser.cookies.remove("__Host-access_token");
+            }
+            let request = Request::get("/auth/session").body(Body::empty()).unwrap();
+            let Ok(answer) = self.browser.send(server, request).await else { return self };
+            let event = answer.header("x-session-event");
+            assert_eq!(answer.status, 200, "{event:?}");
+            if event == Some("rotated") {
+                rotated.send(()).unwrap();
+            }
+        }
+    }
+}
+
+/// Within the second, the grace, after which the forgetful ones rotate again.
+fn random_moment() -> Duration {
+    let random: [u8; 4] = ring::rand::generate(&ring::rand::SystemRandom::new()).unwrap().expose();
+    Duration::from_micros(u64::from(u32::from_be_bytes(random)) % 1_000_000)
+}
+
+const PAGES: usize = 12;

@@ -1,0 +1,118 @@
+//! The promise itself, between programs of others: curl in front with its cookie jar, nginx behind.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::process::Command;
+
+use crate::support::db::{Place, on_both};
+use crate::support::process::{Nginx, PASSWORD, Site, program};
+
+on_both! { curl_and_nginx_notice_nothing_of_expiry; }
+
+async fn curl_and_nginx_notice_nothing_of_expiry(place: Place) {
+    let (Some(nginx), Some(curl)) = (Nginx::start().await, program("SEKISHO_TEST_CURL", "/usr/bin/curl"))
+    else {
+        return;
+    };
+    let site = Site::new(place).await;
+    site.forward_to(format_args!("http://{}", nginx.address));
+    site.user("ann@example.com", "admin").await;
+    let server = site.serve().await;
+    let jar = |name: &str| Jar { curl: curl.clone(), server: server.public, file: site.path(name) };
+    let (reads, writes) = (jar("reads.txt"), jar("writes.txt"));
+    for jar in [&reads, &writes] {
+        jar.sign_in().await;
+    }
+    let (first_read, first_write) = (reads.tokens(), writes.tokens());
+    assert_eq!(reads.curl("/early", &[]).await, 200);
+
+    // By the clock, for the processes have no other.
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+
+    let upload = site.write("upload", &"x".repeat(TEN_MB));
+    let upload = format!("@{}", upload.display());
+    assert_eq!(reads.curl("/read?x=%20", &[]).await, 200);
+    assert_eq!(writes.curl("/write", &["-X", "POST", "--data-binary", &upload]).await, 200);
+    assert_renewed(&first_read, &reads.tokens());
+    assert_renewed(&first_write, &writes.tokens());
+
+    assert_eq!(reads.curl("/last", &[]).await, 200);
+    let seen = nginx.seen_until("/last").await;
+    let targets: Vec<_> =
+        seen.iter().map(|request| format!("{} {}", request["method"], request["uri"])).collect();
+    assert_eq!(
+        targets,
+        [r#""GET" "/early""#, r#""GET" "/read?x=%20""#, r#""POST" "/write""#, r#""GET" "/last""#],
+        "each request arrives once"
+    );
+    for request in &seen {
+        assert_identity(request);
+    }
+    let length: usize = seen[2]["length"].as_str().unwrap().parse().unwrap();
+    assert!((TEN_MB..TEN_MB + 4096).contains(&length), "the whole body arrives: {length}");
+    server.stop().await;
+}
+
+fn assert_identity(request: &Value) {
+    let user = request["user"].as_str().unwrap();
+    assert!(user.parse::<uuid::Uuid>().is_ok(), "{request}");
+    assert_eq!(
+        (&request["email"], &request["groups"]),
+        (&"ann@example.com".into(), &"admin".into()),
+        "{request}"
+    );
+    assert_eq!(
+        (&request["cookie"], &request["authorization"]),
+        (&"theme=dark".into(), &"".into()),
+        "{request}"
+    );
+}
+
+fn assert_renewed(before: &[String; 2], after: &[String; 2]) {
+    assert!(before[0] != after[0] && before[1] != after[1], "both cookies are new: {before:?}, {after:?}");
+}
+
+/// curl with a cookie jar of its own.
+struct Jar {
+    curl: PathBuf,
+    server: SocketAddr,
+    file: PathBuf,
+}
+
+impl Jar {
+    async fn sign_in(&self) {
+        // A cookie of the application's own is there already.
+        let host = self.server.ip();
+        std::fs::write(&self.file, format!("{host}\tFALSE\t/\tFALSE\t0\ttheme\tdark\n")).unwrap();
+        let form = format!("email=ann@example.com&password={PASSWORD}");
+        assert_eq!(self.curl("/auth/login", &["-d", &form]).await, 200);
+    }
+
+    /// The status that it got. It fails if there is none.
+    async fn curl(&self, target: &str, args: &[&str]) -> u16 {
+        let jar: &Path = &self.file;
+        let mut command = Command::new(&self.curl);
+        command.args(["-sS", "-o", "/dev/null", "-w", "%{http_code}", "-b"]).arg(jar).arg("-c").arg(jar);
+        command.args(args).arg(format!("http://{}{target}", self.server)).stderr(Stdio::inherit());
+        let output = command.env_clear().output().await.unwrap();
+        assert!(output.status.success(), "{}", output.status);
+        String::from_utf8(output.stdout).unwrap().parse().unwrap()
+    }
+
+    /// The values of our two cookies.
+    fn tokens(&self) -> [String; 2] {
+        let jar = std::fs::read_to_string(&self.file).unwrap();
+        ["__Host-access_token", "__Host-refresh_token"].map(|name| {
+            let mut lines = jar.lines().filter(|line| line.split('\t').nth(5) == Some(name));
+            let line = lines.next().unwrap_or_else(|| panic!("{name} in {jar}"));
+            assert!(line.starts_with("#HttpOnly_") && lines.next().is_none(), "{jar}");
+            line.split('\t').nth(6).unwrap().to_owned()
+        })
+    }
+}
+
+const TEN_MB: usize = 10_000_000;

@@ -1,0 +1,145 @@
+//! What keeps the server from starting, and how it says so.
+
+use std::fs::{self, Permissions};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+
+use crate::support::db::{self, Place, on_both};
+use crate::support::process::{Ran, Site};
+use crate::support::wire_browser::Browser;
+
+on_both! {
+    another_issuer_than_the_database_s_is_refused;
+    a_database_of_a_newer_program_is_refused;
+    two_that_start_at_once_both_serve;
+    a_bad_key_file_is_named;
+}
+
+async fn refused(site: &Site) -> Ran {
+    match site.start().await {
+        Ok(server) => panic!("it serves: {}", server.log()),
+        Err(ran) => ran,
+    }
+}
+
+async fn sqlite_site() -> Site {
+    Site::new(db::sqlite_place().await.unwrap()).await
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_1_and_names_the_key() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for key in ["server.listen", "admin.listen"] {
+        let mut site = sqlite_site().await;
+        site.set(key, &address);
+        let expected =
+            format!("{key} = {address} is in use: stop the program that has it, or choose another port");
+        assert_eq!(refused(&site).await.fails(1), expected);
+    }
+}
+
+async fn a_bad_key_file_is_named(place: Place) {
+    let site = Site::new(place).await;
+    if site.is_embedded() {
+        site.serve().await.stop().await;
+    }
+    let file = site.path("data/keys/1.toml");
+    let good = fs::read_to_string(&file).unwrap();
+
+    fs::write(&file, &good[..good.len() / 2]).unwrap();
+    let ran = refused(&site).await;
+    let garbled = ran.fails(78);
+    assert!(garbled.contains("1.toml") && garbled.contains("`sekisho key init`"), "{garbled}");
+
+    fs::write(&file, &good).unwrap();
+    fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+    let ran = refused(&site).await;
+    let readable = ran.fails(78);
+    assert!(readable.contains("1.toml") && readable.contains("chmod"), "{readable}");
+
+    // What even root can't read.
+    fs::remove_file(&file).unwrap();
+    fs::create_dir(&file).unwrap();
+    fs::set_permissions(&file, Permissions::from_mode(0o700)).unwrap();
+    let ran = refused(&site).await;
+    let unreadable = ran.fails(78);
+    assert!(unreadable.contains("1.toml"), "{unreadable}");
+}
+
+#[tokio::test]
+async fn with_postgres_keys_are_never_made_silently() {
+    let Some(place) = db::postgres_place().await else { return };
+    let site = Site::without_keys(place);
+    let ran = refused(&site).await;
+    let line = ran.fails(78);
+    assert!(line.contains("`sekisho key init`"), "{line}");
+    assert!(!site.path("data/keys").exists());
+    site.run(&["key", "init"]).await.done();
+    site.serve().await.stop().await;
+}
+
+async fn another_issuer_than_the_database_s_is_refused(place: Place) {
+    let mut site = Site::new(place).await;
+    site.serve().await.stop().await;
+    for key in ["tokens.issuer", "tokens.audience"] {
+        site.set(key, "another");
+        let ran = refused(&site).await;
+        let line = ran.fails(78);
+        assert!(
+            line.starts_with(key) && line.contains("\"another\"") && line.contains("\"sekisho\""),
+            "{line}"
+        );
+        site.set(key, "sekisho");
+    }
+    site.serve().await.stop().await;
+}
+
+async fn a_database_of_a_newer_program_is_refused(place: Place) {
+    let newer = "(9999, 'later', '2030-01-01', true, 'x', 0)";
+    let site = Site::new(place).await;
+    site.serve().await.stop().await;
+    if site.is_embedded() {
+        let pool = sqlx::SqlitePool::connect(site.database()).await.unwrap();
+        let insert = sqlx::AssertSqlSafe(format!("INSERT INTO _sqlx_migrations VALUES {newer}"));
+        sqlx::query(insert).execute(&pool).await.unwrap();
+        pool.close().await;
+    } else {
+        db::run(site.database(), &format!("INSERT INTO myapi._sqlx_migrations VALUES {newer}")).await;
+    }
+    for ran in [refused(&site).await, site.run(&["user", "list"]).await] {
+        let line = ran.fails(1);
+        assert!(
+            line.contains("newer sekisho (migration 9999)") && line.ends_with("upgrade the program"),
+            "{line}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_can_t_be_opened_is_named() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for (url, named) in [
+        ("sqlite://sekisho.toml/sekisho.db".to_owned(), "sekisho.toml/sekisho.db".to_owned()),
+        ("sqlite://sekisho.toml".to_owned(), "sekisho.toml".to_owned()),
+        (format!("postgres://ann:s3cret@{free}/films"), format!("{free}/films")),
+    ] {
+        let mut site = sqlite_site().await;
+        site.set("database.url", &url);
+        let ran = refused(&site).await;
+        let line = ran.fails(1);
+        assert!(line.starts_with(&format!("can't open the database {named}: ")), "{line}");
+        assert!(!ran.err.contains("s3cret"), "{}", ran.err);
+    }
+}
+
+/// On a new database, both make its tables, and on SQLite the keys.
+async fn two_that_start_at_once_both_serve(place: Place) {
+    let site = Site::new(place).await;
+    let (one, other) = tokio::join!(site.serve(), site.serve());
+    site.user("ann@example.com", "user").await;
+    let mut browser = Browser::signed_in(one.public, "ann@example.com").await;
+    assert_eq!(browser.status(other.public, "/auth/session").await, 200, "{}", other.log());
+    one.stop().await;
+    other.stop().await;
+}
