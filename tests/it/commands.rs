@@ -7,7 +7,8 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use futures_util::future::join_all;
 
-use crate::support::db::{Place, on_both};
+use crate::support::db::Place;
+use crate::support::process::on_both;
 use crate::support::process::{PASSWORD, Server, Site, until};
 use crate::support::wire_browser::Browser;
 

@@ -9,7 +9,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::support::db::{Place, on_both};
+use crate::support::db::Place;
+use crate::support::process::on_both;
 use crate::support::process::{PATIENCE, Site};
 use crate::support::wire_browser::Browser;
 

@@ -8,7 +8,8 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::process::Command;
 
-use crate::support::db::{Place, on_both};
+use crate::support::db::Place;
+use crate::support::process::on_both;
 use crate::support::process::{Nginx, PASSWORD, Site, program};
 
 on_both! { curl_and_nginx_notice_nothing_of_expiry; }

@@ -4,7 +4,8 @@ use std::fs::{self, Permissions};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 
-use crate::support::db::{self, Place, on_both};
+use crate::support::db::{self, Place};
+use crate::support::process::on_both;
 use crate::support::process::{Ran, Site};
 use crate::support::wire_browser::Browser;
 

@@ -7,27 +7,6 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
 use tempfile::TempDir;
 
-/// Runs each test, a function of a [`Place`], on SQLite and on PostgreSQL.
-macro_rules! on_both {
-    ($($test:ident;)*) => {
-        mod sqlite { $(
-            #[tokio::test]
-            async fn $test() {
-                super::$test($crate::support::db::sqlite_place().await.unwrap()).await;
-            }
-        )* }
-        mod postgres { $(
-            #[tokio::test]
-            async fn $test() {
-                if let Some(place) = $crate::support::db::postgres_place().await {
-                    super::$test(place).await;
-                }
-            }
-        )* }
-    };
-}
-pub(crate) use on_both;
-
 /// A fresh database, its tables made. It is dropped with this.
 pub(crate) struct Fresh {
     pub(crate) stores: Stores,

@@ -15,6 +15,27 @@ use tokio::time::timeout;
 
 use super::db::Place;
 
+/// Runs each test, a function of a [`Place`](super::db::Place), on SQLite and on PostgreSQL.
+macro_rules! on_both {
+    ($($test:ident;)*) => {
+        mod sqlite { $(
+            #[tokio::test]
+            async fn $test() {
+                super::$test($crate::support::db::sqlite_place().await.unwrap()).await;
+            }
+        )* }
+        mod postgres { $(
+            #[tokio::test]
+            async fn $test() {
+                if let Some(place) = $crate::support::db::postgres_place().await {
+                    super::$test(place).await;
+                }
+            }
+        )* }
+    };
+}
+pub(crate) use on_both;
+
 /// Where the program runs: a directory with its configuration and keys, and a database. It is all
 /// gone with this.
 pub(crate) struct Site {
