@@ -5,6 +5,7 @@
 mod cli;
 mod config;
 mod database;
+mod durability;
 mod layering;
 mod movies;
 mod pages;
