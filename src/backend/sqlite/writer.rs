@@ -269,3 +269,6 @@ const MOST_TOGETHER: usize = 64;
 
 /// How many writes may wait; more of them wait in vain, and fail in time.
 const LONGEST_QUEUE: usize = 1024;
+
+#[cfg(test)]
+mod tests;
