@@ -20,6 +20,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, Executor};
 use uuid::Uuid;
 
+use crate::store_contract::races::race;
 use crate::store_contract::{NOW, any_session, found, known_session, known_user, session, token, user};
 use crate::support::db::{self as support, Fresh};
 
@@ -191,6 +192,7 @@ async fn a_connection_that_died_costs_one_answer_at_most() {
     let mut browser = Browser::sign_in(&tokens, &clock).await;
     for round in 1..=3 {
         browser.expect(&tokens, SessionEvent::Rotated).await;
+        use_all_connections(&fresh).await;
         let others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
             WHERE datname = current_database() AND pid <> pg_backend_pid()";
         support::run(fresh.url(), others).await;
@@ -203,6 +205,14 @@ async fn a_connection_that_died_costs_one_answer_at_most() {
         }
         assert_eq!(found(&fresh.stores, browser.session()).await.generation, 2 * round + 1);
     }
+}
+
+async fn use_all_connections(fresh: &Fresh) {
+    race(20, |_| {
+        let sessions = fresh.stores.sessions.clone();
+        async move { sessions.count_replays(&[]).await.unwrap() }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -112,10 +112,9 @@ impl Relaxed {
                 Ok(answer)
             }
             Err(error) => {
-                if error.as_database_error().is_none() {
-                    // The server went away, and with it the others.
-                    drop(self.take_idle());
-                }
+                // Perhaps the server went away, or is the primary no more: then the others are of as
+                // little use.
+                drop(self.take_idle());
                 Err(StoreError::unavailable(error))
             }
         }
