@@ -184,26 +184,19 @@ async fn a_restored_backup_signs_nobody_out(mut fresh: Fresh) {
 }
 
 #[tokio::test]
-async fn a_connection_that_died_costs_one_answer_at_most() {
+async fn a_server_that_went_away_costs_one_answer_at_most() {
     let Some(fresh) = support::postgres().await else { return };
-    let keys = keys();
-    let clock = Arc::new(ManualClock::new(NOW));
-    let tokens = tokens(&fresh.stores, &keys, &clock);
-    let mut browser = Browser::sign_in(&tokens, &clock).await;
+    let row = any_session(&fresh.stores).await;
     for round in 1..=3 {
-        browser.expect(&tokens, SessionEvent::Rotated).await;
         use_all_connections(&fresh).await;
         let others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
             WHERE datname = current_database() AND pid <> pg_backend_pid()";
         support::run(fresh.url(), others).await;
-        match browser.renew(&tokens).await {
-            Ok(event) => assert_eq!(event, SessionEvent::Rotated),
-            Err(error) => {
-                assert_eq!(error, RefreshError::Unavailable);
-                browser.expect(&tokens, SessionEvent::Rotated).await;
-            }
+        if let Err(error) = fresh.stores.sessions.count_replays(&[(row.id, 1)]).await {
+            assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+            fresh.stores.sessions.count_replays(&[(row.id, 1)]).await.unwrap();
         }
-        assert_eq!(found(&fresh.stores, browser.session()).await.generation, 2 * round + 1);
+        assert_eq!(found(&fresh.stores, row.id).await.replays, round);
     }
 }
 
