@@ -47,7 +47,8 @@ pub async fn open(url: &str, options: &Options) -> Result<Stores, DbError> {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Options {
-    /// How many connections to PostgreSQL at most. (SQLite has a few of its own.)
+    /// How many connections to PostgreSQL at most, and at least two: six in ten for what waits for
+    /// the disk and for reading, four in ten for renewals. (SQLite has one to write and a few to read.)
     pub max_connections: u32,
 }
 

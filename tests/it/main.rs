@@ -8,6 +8,7 @@ mod config;
 mod crash;
 mod csrf;
 mod database;
+mod durability;
 mod feed;
 mod gateway;
 mod layering;

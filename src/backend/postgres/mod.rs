@@ -4,12 +4,19 @@
 //! What a refresh needs is one statement on one row: no join, sequence, session-level lock or
 //! NOTIFY. The twin of `backend::sqlite`: the same functions in the same order.
 //!
+//! # What waits for the disk
+//!
+//! What grants or ends access waits for the disk, and for a synchronous standby if there is one. What
+//! a crash may undo (rotations, settlements, counts of replays) waits for neither: it goes over
+//! connections of its own, in `relaxed`.
+//!
 //! # Locks
 //!
 //! Statements run under READ COMMITTED. Whatever takes several locks takes that of a user before
 //! those of sessions, and those of sessions in the order of their ids, so that none wait in a circle.
 
 mod movies;
+mod relaxed;
 mod sessions;
 mod settings;
 mod users;
@@ -20,16 +27,19 @@ use sqlx::migrate::{AppliedMigration, Migrate, MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, Executor, PgPool, Postgres, Transaction};
 
+use self::relaxed::Relaxed;
 use crate::services::store::{ACQUIRE_TIMEOUT, StoreError};
 
 /// The stores over one PostgreSQL database.
 #[derive(Clone, Debug)]
 pub struct PostgresStore {
     pool: PgPool,
+    relaxed: Relaxed,
 }
 
 impl PostgresStore {
-    /// Opens the database that `options` name, over at most `max_connections` connections.
+    /// Opens the database that `options` name, over at most `max_connections` connections (and at
+    /// least two): two fifths of them are for what need not wait for the disk.
     ///
     /// # Errors
     ///
@@ -40,12 +50,14 @@ impl PostgresStore {
         // Alone, because a pool would go on trying and in the end not say why.
         let first = tokio::time::timeout(CONNECT_TIMEOUT, options.connect()).await;
         first.map_err(|_| sqlx::Error::PoolTimedOut)??.close().await?;
+        let renewing = (max_connections * 2 / 5).max(1);
+        let relaxed = Relaxed::new(options.clone(), renewing);
         let pool = PgPoolOptions::new()
-            .max_connections(max_connections)
+            .max_connections(max_connections.saturating_sub(renewing).max(1))
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .after_connect(|connection, _| Box::pin(set_limits(connection)))
             .connect_lazy_with(options);
-        Ok(Self { pool })
+        Ok(Self { pool, relaxed })
     }
 
     /// The migrations that this program knows.
@@ -94,30 +106,14 @@ impl PostgresStore {
 
     /// Closes all connections, once they are idle.
     pub async fn close(&self) {
+        self.relaxed.close().await;
         self.pool.close().await;
     }
 
-    /// Where to send a write.
-    fn writer(&self, durability: Durability) -> &PgPool {
-        match durability {
-            // `synchronous_commit` is as the server has it: on.
-            Durability::Flushed | Durability::Relaxed => &self.pool,
-        }
-    }
-
     /// A transaction of several statements. Dropped without [`commit`], it is undone.
-    async fn write(&self, durability: Durability) -> Result<Transaction<'static, Postgres>, StoreError> {
-        self.writer(durability).begin().await.map_err(StoreError::unavailable)
+    async fn write(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
+        self.pool.begin().await.map_err(StoreError::unavailable)
     }
-}
-
-/// What must hold when a write returns.
-#[derive(Clone, Copy, Debug)]
-enum Durability {
-    /// It is on disk: it grants or ends access, or nothing could replace it.
-    Flushed,
-    /// A crash may undo it.
-    Relaxed,
 }
 
 async fn commit(tx: Transaction<'static, Postgres>) -> Result<(), StoreError> {
@@ -129,11 +125,14 @@ async fn without_hurry(tx: &mut PgConnection) -> Result<(), StoreError> {
     tx.execute("SET LOCAL statement_timeout = '10min'").await.map(drop).map_err(StoreError::unavailable)
 }
 
-/// With `SET` and not as start-up parameters, which poolers refuse.
+/// With `SET` and not as start-up parameters, which poolers refuse. `synchronous_commit` is as the
+/// server has it, as long as a commit waits for the disk at all.
 async fn set_limits(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let limits = "SET statement_timeout = '5s'; \
         SET idle_in_transaction_session_timeout = '10s'; \
-        SET default_transaction_isolation = 'read committed'";
+        SET default_transaction_isolation = 'read committed'; \
+        SELECT set_config('synchronous_commit', 'on', false) \
+        WHERE current_setting('synchronous_commit') = 'off'";
     connection.execute(limits).await.map(drop)
 }
 

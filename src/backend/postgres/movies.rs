@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use sqlx::postgres::PgConnection;
 use sqlx::{FromRow, Postgres, QueryBuilder};
 
-use super::{Durability, PostgresStore, commit, storable};
+use super::{PostgresStore, commit, storable};
 use crate::models::movie::{Movie, MovieDetails, MovieId};
 use crate::services::store::{MovieQuery, MovieSort, MovieStore, StoreError};
 
@@ -36,7 +36,7 @@ impl MovieStore for PostgresStore {
     }
 
     async fn insert_movies(&self, movies: &[MovieDetails]) -> Result<Vec<Movie>, StoreError> {
-        let mut tx = self.write(Durability::Flushed).await?;
+        let mut tx = self.write().await?;
         let mut inserted = Vec::with_capacity(movies.len());
         for details in movies {
             let id = insert(&mut tx, details).await?;
@@ -57,13 +57,13 @@ impl MovieStore for PostgresStore {
             .bind(details.runtime_minutes)
             .bind(details.rating)
             .bind(movie.id.0);
-        let done = query.execute(self.writer(Durability::Flushed)).await;
+        let done = query.execute(&self.pool).await;
         Ok(done.map_err(StoreError::unavailable)?.rows_affected() == 1)
     }
 
     async fn delete_movie(&self, id: MovieId) -> Result<bool, StoreError> {
         let query = sqlx::query(DELETE).bind(id.0);
-        let done = query.execute(self.writer(Durability::Flushed)).await;
+        let done = query.execute(&self.pool).await;
         Ok(done.map_err(StoreError::unavailable)?.rows_affected() == 1)
     }
 }

@@ -8,7 +8,7 @@ use sqlx::{FromRow, Postgres, QueryBuilder};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Durability, PostgresStore, commit, conflict, without_hurry};
+use super::{PostgresStore, commit, conflict, without_hurry};
 use crate::identity::{Client, Roles};
 use crate::models::session::{AccessRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId};
 use crate::models::user::UserId;
@@ -17,7 +17,7 @@ use crate::services::store::{Inserted, LastingUse, NewSession, Rotation, Session
 #[async_trait]
 impl SessionStore for PostgresStore {
     async fn insert_session(&self, new: &NewSession<'_>) -> Result<Inserted, StoreError> {
-        let mut tx = self.write(Durability::Flushed).await?;
+        let mut tx = self.write().await?;
         if !insert(&mut tx, new).await? {
             return Ok(Inserted::Refused);
         }
@@ -28,15 +28,13 @@ impl SessionStore for PostgresStore {
 
     async fn rotate(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError> {
         let Some(query) = advance(ROTATE, rotation) else { return Ok(None) };
-        let query = query.bind(rotation.last_rotated_by);
-        let row = query.fetch_optional(self.writer(Durability::Relaxed)).await;
-        row.map_err(StoreError::unavailable)?.map(Session::try_from).transpose()
+        let row = self.relaxed.fetch_optional(query.bind(rotation.last_rotated_by)).await?;
+        row.map(Session::try_from).transpose()
     }
 
     async fn catch_up(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError> {
         let Some(query) = advance(CATCH_UP, rotation) else { return Ok(None) };
-        let row = query.fetch_optional(self.writer(Durability::Relaxed)).await;
-        row.map_err(StoreError::unavailable)?.map(Session::try_from).transpose()
+        self.relaxed.fetch_optional(query).await?.map(Session::try_from).transpose()
     }
 
     async fn find_session(&self, id: SessionId) -> Result<Option<Session>, StoreError> {
@@ -50,8 +48,7 @@ impl SessionStore for PostgresStore {
         let generations: Vec<i64> = tokens.iter().map(|token| token.generation.into()).collect();
         let tokens: Vec<Uuid> = tokens.iter().map(|token| token.token.0).collect();
         let query = sqlx::query(SETTLE).bind(&sessions).bind(&generations).bind(&tokens);
-        let done = query.execute(self.writer(Durability::Relaxed)).await;
-        done.map_err(StoreError::unavailable)?;
+        self.relaxed.execute(query).await?;
         // By now each of them is settled, by whoever came first.
         let query = sqlx::query_as::<_, Row>(SETTLED_BY_ANOTHER);
         let query = query.bind(&sessions).bind(&generations).bind(&tokens);
@@ -63,18 +60,17 @@ impl SessionStore for PostgresStore {
         let sessions: Vec<Uuid> = counts.iter().map(|(id, _)| id.0).collect();
         let replays: Vec<i64> = counts.iter().map(|(_, count)| clamp(*count)).collect();
         let query = sqlx::query(COUNT_REPLAYS).bind(&sessions).bind(&replays);
-        let done = query.execute(self.writer(Durability::Relaxed)).await;
-        done.map(drop).map_err(StoreError::unavailable)
+        self.relaxed.execute(query).await
     }
 
     async fn end_session(&self, id: SessionId, end: SessionEnd) -> Result<bool, StoreError> {
         let query = sqlx::query(END).bind(id.0).bind(end.at).bind(end.reason.as_str());
-        let done = query.execute(self.writer(Durability::Flushed)).await;
+        let done = query.execute(&self.pool).await;
         Ok(done.map_err(StoreError::unavailable)?.rows_affected() == 1)
     }
 
     async fn end_sessions(&self, which: &Which, end: SessionEnd) -> Result<Vec<SessionId>, StoreError> {
-        let mut tx = self.write(Durability::Flushed).await?;
+        let mut tx = self.write().await?;
         without_hurry(&mut tx).await?;
         let ended = end_which(&mut tx, which, end).await?;
         commit(tx).await?;

@@ -2,14 +2,14 @@
 
 use async_trait::async_trait;
 
-use super::{Durability, PostgresStore};
+use super::PostgresStore;
 use crate::services::store::{SettingStore, StoreError};
 
 #[async_trait]
 impl SettingStore for PostgresStore {
     async fn settle_setting(&self, name: &str, value: &str) -> Result<String, StoreError> {
         let insert = sqlx::query(INSERT).bind(name).bind(value);
-        let done = insert.execute(self.writer(Durability::Flushed)).await;
+        let done = insert.execute(&self.pool).await;
         done.map_err(StoreError::unavailable)?;
         // A statement of its own: it sees what another has inserted since this one began.
         let find = sqlx::query_scalar(FIND).bind(name);

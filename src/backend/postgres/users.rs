@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::sessions::end_which;
-use super::{Durability, PostgresStore, commit, conflict, storable};
+use super::{PostgresStore, commit, conflict, storable};
 use crate::models::session::{SessionEnd, SessionId};
 use crate::models::user::{Role, User, UserId};
 use crate::services::store::{PasswordChange, StoreError, UserStore, Which};
@@ -16,7 +16,7 @@ use crate::services::store::{PasswordChange, StoreError, UserStore, Which};
 #[async_trait]
 impl UserStore for PostgresStore {
     async fn insert_users(&self, users: &[User]) -> Result<(), StoreError> {
-        let mut tx = self.write(Durability::Flushed).await?;
+        let mut tx = self.write().await?;
         // In one order, so that two imports at once don't wait for each other.
         let mut users: Vec<_> = users.iter().collect();
         users.sort_by_key(|user| &user.email);
@@ -51,7 +51,7 @@ impl UserStore for PostgresStore {
     }
 
     async fn rehash(&self, id: UserId, old: &SecretString, new: &SecretString) -> Result<bool, StoreError> {
-        let mut tx = self.write(Durability::Flushed).await?;
+        let mut tx = self.write().await?;
         let done = set_password(&mut tx, id, Some(old), new).await?;
         commit(tx).await?;
         Ok(done)
@@ -61,7 +61,7 @@ impl UserStore for PostgresStore {
         &self,
         change: &PasswordChange<'_>,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
-        let mut tx = self.write(Durability::Flushed).await?;
+        let mut tx = self.write().await?;
         if !set_password(&mut tx, change.user, change.old, change.new).await? {
             return Ok(None);
         }
@@ -80,7 +80,7 @@ impl UserStore for PostgresStore {
         role: Role,
         end: SessionEnd,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
-        let mut tx = self.write(Durability::Flushed).await?;
+        let mut tx = self.write().await?;
         let query = sqlx::query(SET_ROLE).bind(id.0).bind(role.as_str());
         let done = query.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
         if done.rows_affected() == 0 {
@@ -92,7 +92,7 @@ impl UserStore for PostgresStore {
     }
 
     async fn disable_user(&self, id: UserId, end: SessionEnd) -> Result<Option<Vec<SessionId>>, StoreError> {
-        let mut tx = self.write(Durability::Flushed).await?;
+        let mut tx = self.write().await?;
         let query = sqlx::query(DISABLE).bind(id.0).bind(end.at);
         let done = query.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
         if done.rows_affected() == 0 {
@@ -105,12 +105,12 @@ impl UserStore for PostgresStore {
 
     async fn enable_user(&self, id: UserId) -> Result<bool, StoreError> {
         let query = sqlx::query(ENABLE).bind(id.0);
-        let done = query.execute(self.writer(Durability::Flushed)).await;
+        let done = query.execute(&self.pool).await;
         Ok(done.map_err(StoreError::unavailable)?.rows_affected() == 1)
     }
 
     async fn delete_user(&self, id: UserId, end: SessionEnd) -> Result<Option<Vec<SessionId>>, StoreError> {
-        let mut tx = self.write(Durability::Flushed).await?;
+        let mut tx = self.write().await?;
         let query = sqlx::query(DELETE).bind(id.0);
         let done = query.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
         if done.rows_affected() == 0 {

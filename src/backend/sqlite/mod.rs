@@ -1,30 +1,35 @@
 //! SQLite: one file, one machine, nothing to install. All SQL for it is in this folder.
 //!
 //! One connection writes, a few read. Every write goes through `SqliteStore::write`, which says
-//! whether it must be on disk when it returns. The twin of `backend::postgres`: the same functions
-//! in the same order.
+//! whether it must be on disk when it returns, and so through the one queue of `writer`. The twin of
+//! `backend::postgres`: the same functions in the same order.
 
 mod movies;
 mod sessions;
 mod settings;
 mod users;
+mod writer;
 
 use std::path::Path;
 use std::time::Duration;
 
 use sqlx::migrate::{AppliedMigration, Migrate, MigrateError, Migrator};
 use sqlx::pool::PoolOptions;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
-use sqlx::{ConnectOptions, Connection, Sqlite, SqlitePool, Transaction};
+use sqlx::query::Query;
+use sqlx::sqlite::{
+    SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous,
+};
+use sqlx::{ConnectOptions, Connection, Sqlite, SqlitePool};
 use time::OffsetDateTime;
 
+use self::writer::{Work, Writer};
 use crate::services::store::{ACQUIRE_TIMEOUT, StoreError};
 
 /// The stores over one SQLite file.
 #[derive(Clone, Debug)]
 pub struct SqliteStore {
     options: SqliteConnectOptions,
-    writer: SqlitePool,
+    writer: Writer,
     readers: SqlitePool,
 }
 
@@ -42,7 +47,7 @@ impl SqliteStore {
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(ACQUIRE_TIMEOUT);
         enter_wal(&options).await?;
-        let writer = pool(1).connect_with(options.clone()).await?;
+        let writer = Writer::start(options.clone(), options.connect().await?);
         let readers = pool(READERS).connect_lazy_with(options.clone().read_only(true));
         Ok(Self { options, writer, readers })
     }
@@ -82,38 +87,40 @@ impl SqliteStore {
         Ok(connection.close().await?)
     }
 
-    /// Empties the write-ahead log into the file and closes all connections, once they are idle.
+    /// Lets queued writes end, empties the write-ahead log into the file and closes all connections.
     pub async fn close(&self) {
         self.readers.close().await;
-        // Fails harmlessly while another process reads: the log is then emptied by the last to leave.
-        let _ = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&self.writer).await;
         self.writer.close().await;
     }
 
-    /// A transaction that holds the write lock from its beginning, so that it never fails half-way
-    /// because another process has written meanwhile. Dropped without [`commit`], it is undone.
-    async fn write(&self, durability: Durability) -> Result<Transaction<'static, Sqlite>, StoreError> {
-        match durability {
-            // `synchronous` is FULL: a commit returns when it is on disk.
-            Durability::Flushed | Durability::Relaxed => {}
-        }
-        self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(StoreError::unavailable)
+    /// Does `work` in a transaction. An `Err` undoes it.
+    async fn write<T, F>(&self, durability: Durability, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: Work<T>,
+    {
+        self.writer.write(durability, work).await
+    }
+
+    /// A write of one statement. Returns how many rows it changed.
+    async fn execute(&self, durability: Durability, statement: Statement) -> Result<u64, StoreError> {
+        let done = self.write(durability, |tx| {
+            Box::pin(async move { statement.execute(tx).await.map_err(StoreError::unavailable) })
+        });
+        Ok(done.await?.rows_affected())
     }
 }
 
+/// A statement with its values.
+type Statement = Query<'static, Sqlite, SqliteArguments>;
+
 /// What must hold when a write returns.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Durability {
+    /// A crash may undo it: [`catch_up`](crate::services::store::SessionStore::catch_up) heals that.
+    Relaxed,
     /// It is on disk: it grants or ends access, or nothing could replace it.
     Flushed,
-    /// A crash may undo it.
-    Relaxed,
-}
-
-/// Only this tells whether a write was done: `fetch_optional` outside a transaction says nothing of
-/// a commit that failed.
-async fn commit(tx: Transaction<'static, Sqlite>) -> Result<(), StoreError> {
-    tx.commit().await.map_err(StoreError::unavailable)
 }
 
 async fn apply(tx: &mut SqliteConnection, migrator: &Migrator) -> Result<(), MigrateError> {

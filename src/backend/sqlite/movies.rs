@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{FromRow, QueryBuilder, Sqlite};
 
-use super::{Durability, SqliteStore, commit};
+use super::{Durability, SqliteStore};
 use crate::models::movie::{Movie, MovieDetails, MovieId};
 use crate::services::store::{MovieQuery, MovieSort, MovieStore, StoreError};
 
@@ -34,18 +34,21 @@ impl MovieStore for SqliteStore {
     }
 
     async fn insert_movies(&self, movies: &[MovieDetails]) -> Result<Vec<Movie>, StoreError> {
-        let mut tx = self.write(Durability::Flushed).await?;
-        let mut inserted = Vec::with_capacity(movies.len());
-        for details in movies {
-            let id = insert(&mut tx, details).await?;
-            inserted.push(Movie { id, details: details.clone() });
-        }
-        commit(tx).await?;
-        Ok(inserted)
+        let movies = movies.to_vec();
+        self.write(Durability::Flushed, |tx| {
+            Box::pin(async move {
+                let mut inserted = Vec::with_capacity(movies.len());
+                for details in movies {
+                    let id = insert(tx, &details).await?;
+                    inserted.push(Movie { id, details });
+                }
+                Ok(inserted)
+            })
+        })
+        .await
     }
 
     async fn update_movie(&self, movie: &Movie) -> Result<bool, StoreError> {
-        let mut tx = self.write(Durability::Flushed).await?;
         let details = &movie.details;
         let query = sqlx::query(UPDATE)
             .bind(&details.title)
@@ -56,17 +59,12 @@ impl MovieStore for SqliteStore {
             .bind(details.runtime_minutes)
             .bind(details.rating)
             .bind(movie.id.0);
-        let done = query.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
-        commit(tx).await?;
-        Ok(done.rows_affected() == 1)
+        Ok(self.execute(Durability::Flushed, query).await? == 1)
     }
 
     async fn delete_movie(&self, id: MovieId) -> Result<bool, StoreError> {
-        let mut tx = self.write(Durability::Flushed).await?;
         let query = sqlx::query(DELETE).bind(id.0);
-        let done = query.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
-        commit(tx).await?;
-        Ok(done.rows_affected() == 1)
+        Ok(self.execute(Durability::Flushed, query).await? == 1)
     }
 }
 

@@ -8,7 +8,7 @@ use sqlx::{FromRow, QueryBuilder, Sqlite};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Durability, SqliteStore, commit, conflict, from_micros, micros};
+use super::{Durability, SqliteStore, conflict, from_micros, micros};
 use crate::clock::{Clock, SystemClock};
 use crate::identity::{Client, Roles};
 use crate::models::session::{AccessRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId};
@@ -18,31 +18,30 @@ use crate::services::store::{Inserted, LastingUse, NewSession, Rotation, Session
 #[async_trait]
 impl SessionStore for SqliteStore {
     async fn insert_session(&self, new: &NewSession<'_>) -> Result<Inserted, StoreError> {
-        let mut tx = self.write(Durability::Flushed).await?;
-        if !insert(&mut tx, new).await? {
-            return Ok(Inserted::Refused);
-        }
-        let ended = make_way(&mut tx, new).await?;
-        commit(tx).await?;
-        Ok(Inserted::Yes { ended })
+        let (session, hash) = (new.session.clone(), new.hashed_password.cloned());
+        let (replaces, max_per_user) = (new.replaces, new.max_per_user);
+        self.write(Durability::Flushed, move |tx| {
+            Box::pin(async move {
+                let hashed_password = hash.as_ref();
+                let new = NewSession { session: &session, hashed_password, replaces, max_per_user };
+                if !insert(tx, &new).await? {
+                    return Ok(Inserted::Refused);
+                }
+                let ended = make_way(tx, &new).await?;
+                Ok(Inserted::Yes { ended })
+            })
+        })
+        .await
     }
 
     async fn rotate(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError> {
         let Some(query) = advance(ROTATE, rotation) else { return Ok(None) };
-        let mut tx = self.write(Durability::Relaxed).await?;
-        let last_rotated_by = micros(rotation.last_rotated_by);
-        let row = query.bind(last_rotated_by).fetch_optional(&mut *tx).await;
-        let row = row.map_err(StoreError::unavailable)?;
-        commit(tx).await?;
-        row.map(Session::try_from).transpose()
+        self.fetch(query.bind(micros(rotation.last_rotated_by))).await
     }
 
     async fn catch_up(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError> {
         let Some(query) = advance(CATCH_UP, rotation) else { return Ok(None) };
-        let mut tx = self.write(Durability::Relaxed).await?;
-        let row = query.fetch_optional(&mut *tx).await.map_err(StoreError::unavailable)?;
-        commit(tx).await?;
-        row.map(Session::try_from).transpose()
+        self.fetch(query).await
     }
 
     async fn find_session(&self, id: SessionId) -> Result<Option<Session>, StoreError> {
@@ -52,39 +51,45 @@ impl SessionStore for SqliteStore {
     }
 
     async fn settle(&self, tokens: &[LastingUse]) -> Result<Vec<Session>, StoreError> {
-        let mut tx = self.write(Durability::Relaxed).await?;
-        let mut settled_before = Vec::new();
-        for token in tokens {
-            settle_one(&mut tx, token).await?;
-            settled_before.extend(settled_by_another(&mut tx, token).await?);
-        }
-        commit(tx).await?;
+        let tokens = tokens.to_vec();
+        let settled_before = self.write(Durability::Relaxed, |tx| {
+            Box::pin(async move {
+                let mut settled_before = Vec::new();
+                for token in &tokens {
+                    settle_one(tx, token).await?;
+                    settled_before.extend(settled_by_another(tx, token).await?);
+                }
+                Ok(settled_before)
+            })
+        });
+        let mut settled_before: Vec<Session> = settled_before.await?;
         settled_before.sort_by_key(|session| session.id);
         settled_before.dedup_by_key(|session| session.id);
         Ok(settled_before)
     }
 
     async fn count_replays(&self, counts: &[(SessionId, u64)]) -> Result<(), StoreError> {
-        let mut tx = self.write(Durability::Relaxed).await?;
-        for (id, count) in counts {
-            let query = sqlx::query(COUNT_REPLAYS).bind(id.0).bind(clamp(*count));
-            query.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
-        }
-        commit(tx).await
+        let counts = counts.to_vec();
+        self.write(Durability::Relaxed, |tx| {
+            Box::pin(async move {
+                for (id, count) in counts {
+                    let query = sqlx::query(COUNT_REPLAYS).bind(id.0).bind(clamp(count));
+                    query.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
+                }
+                Ok(())
+            })
+        })
+        .await
     }
 
     async fn end_session(&self, id: SessionId, end: SessionEnd) -> Result<bool, StoreError> {
-        let mut tx = self.write(Durability::Flushed).await?;
-        let ended = end_one(&mut tx, id, end).await?;
-        commit(tx).await?;
-        Ok(ended)
+        self.write(Durability::Flushed, move |tx| Box::pin(end_one(tx, id, end))).await
     }
 
     async fn end_sessions(&self, which: &Which, end: SessionEnd) -> Result<Vec<SessionId>, StoreError> {
-        let mut tx = self.write(Durability::Flushed).await?;
-        let ended = end_which(&mut tx, which, end).await?;
-        commit(tx).await?;
-        Ok(ended)
+        let which = *which;
+        self.write(Durability::Flushed, move |tx| Box::pin(async move { end_which(tx, &which, end).await }))
+            .await
     }
 
     async fn live_sessions(&self, user: UserId, now: OffsetDateTime) -> Result<Vec<Session>, StoreError> {
@@ -122,6 +127,16 @@ impl SessionStore for SqliteStore {
     async fn store_time(&self) -> Result<OffsetDateTime, StoreError> {
         // An embedded database has no clock but the machine's.
         Ok(SystemClock.now())
+    }
+}
+
+impl SqliteStore {
+    /// A relaxed write of one statement that returns the row if it changed it.
+    async fn fetch(&self, query: Advance) -> Result<Option<Session>, StoreError> {
+        let row = self.write(Durability::Relaxed, |tx| {
+            Box::pin(async move { query.fetch_optional(tx).await.map_err(StoreError::unavailable) })
+        });
+        row.await?.map(Session::try_from).transpose()
     }
 }
 
@@ -176,11 +191,10 @@ async fn make_way(tx: &mut SqliteConnection, new: &NewSession<'_>) -> Result<Vec
     Ok(ended)
 }
 
+type Advance = QueryAs<'static, Sqlite, Row, SqliteArguments>;
+
 /// The step to the generation after `from`; `None` if there is none.
-fn advance<'q>(
-    sql: &'static str,
-    rotation: &'q Rotation<'_>,
-) -> Option<QueryAs<'q, Sqlite, Row, SqliteArguments>> {
+fn advance(sql: &'static str, rotation: &Rotation<'_>) -> Option<Advance> {
     let next = rotation.from.checked_add(1)?;
     let query = sqlx::query_as(sql)
         .bind(rotation.id.0)
@@ -193,7 +207,7 @@ fn advance<'q>(
         .bind(i16::from(rotation.key_number))
         .bind(micros(rotation.idle_expires_at))
         .bind(rotation.client.address.map(|address| address.to_string()))
-        .bind(&rotation.client.user_agent);
+        .bind(rotation.client.user_agent.clone());
     Some(query)
 }
 

@@ -2,19 +2,21 @@
 
 use async_trait::async_trait;
 
-use super::{Durability, SqliteStore, commit};
+use super::{Durability, SqliteStore};
 use crate::services::store::{SettingStore, StoreError};
 
 #[async_trait]
 impl SettingStore for SqliteStore {
     async fn settle_setting(&self, name: &str, value: &str) -> Result<String, StoreError> {
-        let mut tx = self.write(Durability::Flushed).await?;
         let insert = sqlx::query(INSERT).bind(name).bind(value);
-        insert.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
-        let find = sqlx::query_scalar(FIND).bind(name);
-        let settled = find.fetch_one(&mut *tx).await.map_err(StoreError::unavailable)?;
-        commit(tx).await?;
-        Ok(settled)
+        let find = sqlx::query_scalar(FIND).bind(name.to_owned());
+        self.write(Durability::Flushed, |tx| {
+            Box::pin(async move {
+                insert.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
+                find.fetch_one(tx).await.map_err(StoreError::unavailable)
+            })
+        })
+        .await
     }
 }
 

@@ -7,7 +7,7 @@ use sqlx::sqlite::SqliteConnection;
 use uuid::Uuid;
 
 use super::sessions::end_which;
-use super::{Durability, SqliteStore, commit, conflict, from_micros, micros};
+use super::{Durability, SqliteStore, Statement, conflict, from_micros, micros};
 use crate::models::session::{SessionEnd, SessionId};
 use crate::models::user::{Role, User, UserId};
 use crate::services::store::{PasswordChange, StoreError, UserStore, Which};
@@ -15,11 +15,16 @@ use crate::services::store::{PasswordChange, StoreError, UserStore, Which};
 #[async_trait]
 impl UserStore for SqliteStore {
     async fn insert_users(&self, users: &[User]) -> Result<(), StoreError> {
-        let mut tx = self.write(Durability::Flushed).await?;
-        for user in users {
-            insert(&mut tx, user).await?;
-        }
-        commit(tx).await
+        let users = users.to_vec();
+        self.write(Durability::Flushed, |tx| {
+            Box::pin(async move {
+                for user in &users {
+                    insert(tx, user).await?;
+                }
+                Ok(())
+            })
+        })
+        .await
     }
 
     async fn find_user_by_email(&self, email: &str) -> Result<Option<User>, StoreError> {
@@ -44,27 +49,18 @@ impl UserStore for SqliteStore {
     }
 
     async fn rehash(&self, id: UserId, old: &SecretString, new: &SecretString) -> Result<bool, StoreError> {
-        let mut tx = self.write(Durability::Flushed).await?;
-        let done = set_password(&mut tx, id, Some(old), new).await?;
-        commit(tx).await?;
-        Ok(done)
+        Ok(self.execute(Durability::Flushed, set_password(id, Some(old), new)).await? == 1)
     }
 
     async fn change_password(
         &self,
         change: &PasswordChange<'_>,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
-        let mut tx = self.write(Durability::Flushed).await?;
-        if !set_password(&mut tx, change.user, change.old, change.new).await? {
-            return Ok(None);
-        }
         let which = match change.keep {
             Some(kept) => Which::OfUserBut(change.user, kept),
             None => Which::OfUser(change.user),
         };
-        let ended = end_which(&mut tx, &which, change.end).await?;
-        commit(tx).await?;
-        Ok(Some(ended))
+        self.change_and_end(set_password(change.user, change.old, change.new), which, change.end).await
     }
 
     async fn set_role(
@@ -73,47 +69,51 @@ impl UserStore for SqliteStore {
         role: Role,
         end: SessionEnd,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
-        let mut tx = self.write(Durability::Flushed).await?;
-        let query = sqlx::query(SET_ROLE).bind(id.0).bind(role.as_str());
-        let done = query.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
-        if done.rows_affected() == 0 {
-            return Ok(exists(&mut tx, id).await?.then(Vec::new));
-        }
-        let ended = end_which(&mut tx, &Which::OfUser(id), end).await?;
-        commit(tx).await?;
-        Ok(Some(ended))
+        self.write(Durability::Flushed, move |tx| {
+            Box::pin(async move {
+                let query = sqlx::query(SET_ROLE).bind(id.0).bind(role.as_str());
+                let done = query.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
+                if done.rows_affected() == 0 {
+                    return Ok(exists(tx, id).await?.then(Vec::new));
+                }
+                end_which(tx, &Which::OfUser(id), end).await.map(Some)
+            })
+        })
+        .await
     }
 
     async fn disable_user(&self, id: UserId, end: SessionEnd) -> Result<Option<Vec<SessionId>>, StoreError> {
-        let mut tx = self.write(Durability::Flushed).await?;
         let query = sqlx::query(DISABLE).bind(id.0).bind(micros(end.at));
-        let done = query.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
-        if done.rows_affected() == 0 {
-            return Ok(None);
-        }
-        let ended = end_which(&mut tx, &Which::OfUser(id), end).await?;
-        commit(tx).await?;
-        Ok(Some(ended))
+        self.change_and_end(query, Which::OfUser(id), end).await
     }
 
     async fn enable_user(&self, id: UserId) -> Result<bool, StoreError> {
-        let mut tx = self.write(Durability::Flushed).await?;
-        let query = sqlx::query(ENABLE).bind(id.0);
-        let done = query.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
-        commit(tx).await?;
-        Ok(done.rows_affected() == 1)
+        Ok(self.execute(Durability::Flushed, sqlx::query(ENABLE).bind(id.0)).await? == 1)
     }
 
     async fn delete_user(&self, id: UserId, end: SessionEnd) -> Result<Option<Vec<SessionId>>, StoreError> {
-        let mut tx = self.write(Durability::Flushed).await?;
-        let query = sqlx::query(DELETE).bind(id.0);
-        let done = query.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
-        if done.rows_affected() == 0 {
-            return Ok(None);
-        }
-        let ended = end_which(&mut tx, &Which::OfUser(id), end).await?;
-        commit(tx).await?;
-        Ok(Some(ended))
+        self.change_and_end(sqlx::query(DELETE).bind(id.0), Which::OfUser(id), end).await
+    }
+}
+
+impl SqliteStore {
+    /// Changes the one row of a user and then ends sessions. `None` if there was no such row.
+    async fn change_and_end(
+        &self,
+        change: Statement,
+        which: Which,
+        end: SessionEnd,
+    ) -> Result<Option<Vec<SessionId>>, StoreError> {
+        self.write(Durability::Flushed, move |tx| {
+            Box::pin(async move {
+                let done = change.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
+                if done.rows_affected() == 0 {
+                    return Ok(None);
+                }
+                end_which(tx, &which, end).await.map(Some)
+            })
+        })
+        .await
     }
 }
 
@@ -130,18 +130,8 @@ async fn insert(tx: &mut SqliteConnection, user: &User) -> Result<(), StoreError
 }
 
 /// Sets the hash, if the user is there and, where `old` is given, still has that one.
-async fn set_password(
-    tx: &mut SqliteConnection,
-    id: UserId,
-    old: Option<&SecretString>,
-    new: &SecretString,
-) -> Result<bool, StoreError> {
-    let query = sqlx::query(SET_PASSWORD)
-        .bind(id.0)
-        .bind(old.map(|hash| hash.expose_secret()))
-        .bind(new.expose_secret());
-    let done = query.execute(tx).await.map_err(StoreError::unavailable)?;
-    Ok(done.rows_affected() == 1)
+fn set_password(id: UserId, old: Option<&SecretString>, new: &SecretString) -> Statement {
+    sqlx::query(SET_PASSWORD).bind(id.0).bind(old.map(|hash| hash.expose_secret())).bind(new.expose_secret())
 }
 
 async fn exists(tx: &mut SqliteConnection, id: UserId) -> Result<bool, StoreError> {

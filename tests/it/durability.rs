@@ -1,0 +1,423 @@
+//! What waits for the disk and what does not, and what becomes of a session when the database has
+//! lost its last writes.
+
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use sekisho::backend::db::{self, Options, Stores, sqlite_path};
+use sekisho::clock::{Clock, ManualClock};
+use sekisho::identity::{Client, SessionEvent};
+use sekisho::layer::{RefreshError, RefreshRequest};
+use sekisho::models::movie::{Movie, MovieDetails};
+use sekisho::models::session::{EndReason, SessionEnd, SessionKind};
+use sekisho::models::user::{Role, UserId};
+use sekisho::services::jwt::AccessTokens;
+use sekisho::services::keys::{Algorithm, KeyMaterial, KeyRing, SharedKeys};
+use sekisho::services::store::{LastingUse, PasswordChange, Rotation, StoreError, Which};
+use sekisho::services::token::{Issued, SessionSettings, SignIn, Tokens};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, Connection, Executor};
+use uuid::Uuid;
+
+use crate::store_contract::races::race;
+use crate::store_contract::{NOW, any_session, found, known_session, known_user, session, token, user};
+use crate::support::db::{self as support, Fresh};
+
+#[tokio::test]
+async fn only_what_heals_itself_is_not_flushed_on_sqlite() {
+    only_what_heals_itself_is_not_flushed(&support::sqlite().await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn only_what_heals_itself_is_not_flushed_on_postgres() {
+    let Some(fresh) = support::postgres().await else { return };
+    only_what_heals_itself_is_not_flushed(&fresh).await;
+}
+
+#[tokio::test]
+async fn a_server_that_flushes_nothing_is_told_to_where_it_matters() {
+    let Some(mut fresh) = support::postgres().await else { return };
+    fresh.stores.close().await;
+    let (_, name) = server_and_name(&fresh);
+    support::run(fresh.url(), &format!("ALTER DATABASE {name} SET synchronous_commit = off")).await;
+    fresh.stores = db::open(fresh.url(), &Options::default()).await.unwrap();
+    only_what_heals_itself_is_not_flushed(&fresh).await;
+}
+
+async fn only_what_heals_itself_is_not_flushed(fresh: &Fresh) {
+    sessions_are_flushed_but_for_renewals(fresh).await;
+    users_are_flushed(fresh).await;
+    films_and_settings_are_flushed(fresh).await;
+}
+
+async fn sessions_are_flushed_but_for_renewals(fresh: &Fresh) {
+    let sessions = &fresh.stores.sessions;
+    let log = CommitLog::start(fresh).await;
+    let row = any_session(&fresh.stores).await;
+    log.expect("insert_session", FLUSHED).await;
+
+    let client = Client::default();
+    let step = Rotation {
+        id: row.id,
+        kind: row.kind,
+        from: 1,
+        now: NOW,
+        last_rotated_by: NOW,
+        asked_by: None,
+        key_number: 1,
+        idle_expires_at: row.idle_expires_at,
+        client: &client,
+    };
+    sessions.rotate(&step).await.unwrap().unwrap();
+    log.expect("rotate", RELAXED).await;
+    sessions.catch_up(&Rotation { from: 5, ..step }).await.unwrap().unwrap();
+    log.expect("catch_up", RELAXED).await;
+    sessions.settle(&[LastingUse { session: row.id, generation: 6, token: token() }]).await.unwrap();
+    log.expect("settle", RELAXED).await;
+    sessions.count_replays(&[(row.id, 1)]).await.unwrap();
+    log.expect("count_replays", RELAXED).await;
+
+    assert!(sessions.end_session(row.id, end()).await.unwrap());
+    log.expect("end_session", FLUSHED).await;
+    any_session(&fresh.stores).await;
+    log.clear().await;
+    assert_eq!(sessions.end_sessions(&Which::All, end()).await.unwrap().len(), 1);
+    log.expect("end_sessions", FLUSHED).await;
+}
+
+async fn users_are_flushed(fresh: &Fresh) {
+    let users = &fresh.stores.users;
+    let log = CommitLog::start(fresh).await;
+    let owner = known_user(&fresh.stores, "owner@example.com").await;
+    log.expect("insert_users", FLUSHED).await;
+    known_session(&fresh.stores, session(&owner)).await;
+    log.clear().await;
+    let change =
+        PasswordChange { user: owner.id, old: None, new: &"$2b$12$new".into(), keep: None, end: end() };
+    assert_eq!(users.change_password(&change).await.unwrap().unwrap().len(), 1);
+    log.expect("change_password", FLUSHED).await;
+    assert!(users.rehash(owner.id, change.new, &"$2b$13$new".into()).await.unwrap());
+    log.expect("rehash", FLUSHED).await;
+    users.set_role(owner.id, Role::Admin, end()).await.unwrap().unwrap();
+    log.expect("set_role", FLUSHED).await;
+    users.disable_user(owner.id, end()).await.unwrap().unwrap();
+    log.expect("disable_user", FLUSHED).await;
+    assert!(users.enable_user(owner.id).await.unwrap());
+    log.expect("enable_user", FLUSHED).await;
+    users.delete_user(owner.id, end()).await.unwrap().unwrap();
+    log.expect("delete_user", FLUSHED).await;
+}
+
+async fn films_and_settings_are_flushed(fresh: &Fresh) {
+    let movies = &fresh.stores.movies;
+    let log = CommitLog::start(fresh).await;
+    let details = MovieDetails {
+        title: "x".to_owned(),
+        year: 2000,
+        director: "y".to_owned(),
+        runtime_minutes: None,
+        rating: None,
+    };
+    let id = movies.insert_movies(std::slice::from_ref(&details)).await.unwrap()[0].id;
+    log.expect("insert_movies", FLUSHED).await;
+    assert!(movies.update_movie(&Movie { id, details }).await.unwrap());
+    log.expect("update_movie", FLUSHED).await;
+    assert!(movies.delete_movie(id).await.unwrap());
+    log.expect("delete_movie", FLUSHED).await;
+    fresh.stores.settings.settle_setting("tokens.issuer", "sekisho").await.unwrap();
+    log.expect("settle_setting", FLUSHED).await;
+}
+
+#[tokio::test]
+async fn a_restored_backup_signs_nobody_out_on_sqlite() {
+    a_restored_backup_signs_nobody_out(support::sqlite().await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_restored_backup_signs_nobody_out_on_postgres() {
+    let Some(fresh) = support::postgres().await else { return };
+    a_restored_backup_signs_nobody_out(fresh).await;
+}
+
+async fn a_restored_backup_signs_nobody_out(mut fresh: Fresh) {
+    let keys = keys();
+    let clock = Arc::new(ManualClock::new(NOW));
+    let tokens = tokens(&fresh.stores, &keys, &clock);
+    let mut browsers = Vec::new();
+    for _ in 0..3 {
+        browsers.push(Browser::sign_in(&tokens, &clock).await);
+    }
+    let [far_behind, one_behind, left] = &mut browsers[..] else { unreachable!() };
+    for browser in [&mut *far_behind, &mut *one_behind, &mut *left] {
+        browser.expect(&tokens, SessionEvent::Rotated).await;
+    }
+    assert!(tokens.end(left.session(), EndReason::LoggedOut).await.unwrap());
+
+    back_up(&mut fresh).await;
+    let tokens = self::tokens(&fresh.stores, &keys, &clock);
+    for _ in 0..3 {
+        far_behind.expect(&tokens, SessionEvent::Rotated).await;
+    }
+    one_behind.expect(&tokens, SessionEvent::Rotated).await;
+    restore(&mut fresh).await;
+
+    let tokens = self::tokens(&fresh.stores, &keys, &clock);
+    assert_eq!(found(&fresh.stores, far_behind.session()).await.generation, 2, "it has lost three");
+    let log = Log::default();
+    let capturing = log.capture();
+    far_behind.expect(&tokens, SessionEvent::CaughtUp).await;
+    one_behind.expect(&tokens, SessionEvent::CaughtUp).await;
+    drop(capturing);
+    assert_eq!(found(&fresh.stores, far_behind.session()).await.generation, 6);
+    let lines = log.lines();
+    assert_eq!(lines.len(), 1, "only the gap of more than one is worth a warning: {lines:?}");
+    let session = format!("session={}", far_behind.session());
+    assert!(lines[0].contains("WARN") && lines[0].contains("lost=3"), "{lines:?}");
+    assert!(lines[0].contains(&session), "{lines:?}");
+
+    for browser in [far_behind, one_behind] {
+        browser.expect(&tokens, SessionEvent::Rotated).await;
+    }
+    let refused = left.renew(&tokens).await.unwrap_err();
+    assert!(matches!(refused, RefreshError::Over { event: SessionEvent::LoggedOut, .. }), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_went_away_costs_one_answer_at_most() {
+    let Some(fresh) = support::postgres().await else { return };
+    let row = any_session(&fresh.stores).await;
+    for round in 1..=3 {
+        use_all_connections(&fresh).await;
+        let others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+            WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        support::run(fresh.url(), others).await;
+        if let Err(error) = fresh.stores.sessions.count_replays(&[(row.id, 1)]).await {
+            assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+            fresh.stores.sessions.count_replays(&[(row.id, 1)]).await.unwrap();
+        }
+        assert_eq!(found(&fresh.stores, row.id).await.replays, round);
+    }
+}
+
+async fn use_all_connections(fresh: &Fresh) {
+    race(20, |_| {
+        let sessions = fresh.stores.sessions.clone();
+        async move { sessions.count_replays(&[]).await.unwrap() }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_statement_that_fails_is_unavailable_and_the_next_one_works() {
+    let Some(fresh) = support::postgres().await else { return };
+    let row = any_session(&fresh.stores).await;
+    support::run(fresh.url(), "ALTER TABLE myapi.sessions RENAME TO hidden").await;
+    let answer = fresh.stores.sessions.count_replays(&[(row.id, 1)]).await;
+    assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
+    support::run(fresh.url(), "ALTER TABLE myapi.hidden RENAME TO sessions").await;
+    fresh.stores.sessions.count_replays(&[(row.id, 1)]).await.unwrap();
+    assert_eq!(found(&fresh.stores, row.id).await.replays, 1);
+}
+
+/// A table in which triggers note how each write is going to be committed.
+struct CommitLog<'a> {
+    fresh: &'a Fresh,
+}
+
+const FLUSHED: &str = "flushed";
+const RELAXED: &str = "relaxed";
+
+impl<'a> CommitLog<'a> {
+    async fn start(fresh: &'a Fresh) -> Self {
+        let log = Self { fresh };
+        if sqlite_path(fresh.url()).is_some() {
+            log.run("CREATE TABLE IF NOT EXISTS commits (how TEXT)").await;
+        } else {
+            log.run(NOTE_ON_POSTGRES).await;
+        }
+        for table in ["sessions", "users", "movies", "settings"] {
+            for event in ["INSERT", "UPDATE", "DELETE"] {
+                log.run(&log.trigger(table, event)).await;
+            }
+        }
+        log
+    }
+
+    fn trigger(&self, table: &str, event: &str) -> String {
+        if sqlite_path(self.fresh.url()).is_some() {
+            return format!(
+                "CREATE TRIGGER IF NOT EXISTS note_{table}_{event} AFTER {event} ON {table} BEGIN \
+                 INSERT INTO commits SELECT CASE synchronous WHEN 1 THEN 'relaxed' WHEN 2 THEN 'flushed' END \
+                 FROM pragma_synchronous; END"
+            );
+        }
+        format!(
+            "CREATE OR REPLACE TRIGGER note_{event} AFTER {event} ON myapi.{table} \
+             FOR EACH ROW EXECUTE FUNCTION note_commit()"
+        )
+    }
+
+    /// Checks that there were writes since the last call, and how all of them were committed.
+    async fn expect(&self, what: &str, how: &str) {
+        assert_eq!(self.read().await, [how], "{what}");
+        self.clear().await;
+    }
+
+    async fn read(&self) -> Vec<String> {
+        let sql = "SELECT DISTINCT how FROM commits";
+        if let Some(path) = sqlite_path(self.fresh.url()) {
+            let url = format!("sqlite://{}", path.display());
+            let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
+            return sqlx::query_scalar(sql).fetch_all(&mut connection).await.unwrap();
+        }
+        let mut connection = sqlx::PgConnection::connect(self.fresh.url()).await.unwrap();
+        sqlx::query_scalar(sql).fetch_all(&mut connection).await.unwrap()
+    }
+
+    async fn clear(&self) {
+        self.run("DELETE FROM commits").await;
+    }
+
+    async fn run(&self, sql: &str) {
+        run(self.fresh, sql).await;
+    }
+}
+
+const NOTE_ON_POSTGRES: &str = "CREATE TABLE IF NOT EXISTS commits (how TEXT); \
+    CREATE OR REPLACE FUNCTION note_commit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+    INSERT INTO commits VALUES \
+    (CASE current_setting('synchronous_commit') WHEN 'off' THEN 'relaxed' WHEN 'on' THEN 'flushed' END); \
+    RETURN NULL; END $$";
+
+async fn run(fresh: &Fresh, sql: &str) {
+    if let Some(path) = sqlite_path(fresh.url()) {
+        let url = format!("sqlite://{}", path.display());
+        let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
+        connection.execute(AssertSqlSafe(sql)).await.unwrap();
+        connection.close().await.unwrap();
+        return;
+    }
+    support::run(fresh.url(), sql).await;
+}
+
+/// Copies the database beside itself: SQLite's while it is in use, as one would back it up.
+async fn back_up(fresh: &mut Fresh) {
+    if let Some(path) = sqlite_path(fresh.url()) {
+        let copy = path.with_extension("copy");
+        run(fresh, &format!("VACUUM INTO '{}'", copy.display())).await;
+        return;
+    }
+    // PostgreSQL copies only what nobody uses.
+    fresh.stores.close().await;
+    let (server, name) = server_and_name(fresh);
+    support::run(&server, &format!("CREATE DATABASE {name}_copy TEMPLATE {name}")).await;
+    fresh.stores = db::open(fresh.url(), &Options::default()).await.unwrap();
+}
+
+/// Puts the copy in the database's place.
+async fn restore(fresh: &mut Fresh) {
+    fresh.stores.close().await;
+    if let Some(path) = sqlite_path(fresh.url()) {
+        std::fs::rename(path.with_extension("copy"), path).unwrap();
+    } else {
+        let (server, name) = server_and_name(fresh);
+        support::run(&server, &format!("DROP DATABASE {name} WITH (FORCE)")).await;
+        support::run(&server, &format!("ALTER DATABASE {name}_copy RENAME TO {name}")).await;
+    }
+    fresh.stores = db::open(fresh.url(), &Options::default()).await.unwrap();
+}
+
+fn server_and_name(fresh: &Fresh) -> (String, String) {
+    let options: PgConnectOptions = fresh.url().parse().unwrap();
+    (std::env::var("SEKISHO_TEST_POSTGRES").unwrap(), options.get_database().unwrap().to_owned())
+}
+
+/// A browser with one session, that asks for a renewal whenever its access token has expired.
+struct Browser {
+    issued: Issued,
+    clock: Arc<ManualClock>,
+}
+
+impl Browser {
+    async fn sign_in(tokens: &Tokens, clock: &Arc<ManualClock>) -> Self {
+        let owner = user("owner@example.com");
+        let sign_in = SignIn {
+            user: UserId(Uuid::from_u128(7)),
+            email: &owner.email,
+            roles: owner.role.roles(),
+            kind: SessionKind::Browser,
+            client: Client::default(),
+            hashed_password: None,
+            replaces: None,
+        };
+        Self { issued: tokens.sign_in(sign_in).await.unwrap(), clock: clock.clone() }
+    }
+
+    async fn renew(&mut self, tokens: &Tokens) -> Result<SessionEvent, RefreshError> {
+        self.clock.advance(Duration::from_secs(16 * 60));
+        let request = RefreshRequest {
+            refresh_token: self.issued.renewal.refresh_token.clone(),
+            access_token: Some(self.issued.renewal.access_token.clone()),
+            of: None,
+            client: Client::default(),
+        };
+        self.issued = tokens.renew(request, SessionKind::Browser).await?;
+        Ok(self.issued.renewal.event)
+    }
+
+    async fn expect(&mut self, tokens: &Tokens, event: SessionEvent) {
+        assert_eq!(self.renew(tokens).await, Ok(event));
+    }
+
+    fn session(&self) -> sekisho::identity::SessionId {
+        self.issued.session.id
+    }
+}
+
+fn keys() -> Arc<SharedKeys> {
+    let material = KeyMaterial::generate(1, Algorithm::Hs256, NOW).unwrap();
+    Arc::new(SharedKeys::new(KeyRing::of_one(&material).unwrap()))
+}
+
+fn tokens(stores: &Stores, keys: &Arc<SharedKeys>, clock: &Arc<ManualClock>) -> Tokens {
+    let clock: Arc<dyn Clock> = clock.clone();
+    let (access, settings) = (AccessTokens::default(), SessionSettings::default());
+    Tokens::new(stores.sessions.clone(), keys.clone(), access, settings, clock)
+}
+
+fn end() -> SessionEnd {
+    SessionEnd { at: NOW, reason: EndReason::Revoked }
+}
+
+/// What this thread logs at the level of warnings and above.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn capture(&self) -> tracing::subscriber::DefaultGuard {
+        let log = self.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_max_level(tracing::Level::WARN)
+            .with_writer(move || log.clone())
+            .finish();
+        tracing::subscriber::set_default(subscriber)
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let bytes = self.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap().lines().map(ToOwned::to_owned).collect()
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
