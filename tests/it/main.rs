@@ -6,6 +6,7 @@ mod cli;
 mod config;
 mod database;
 mod layering;
+mod model;
 mod movies;
 mod pages;
 mod proxy;
