@@ -39,8 +39,14 @@ fn wild(seed: u64, thief: bool) -> Script {
     }
     for _ in 0..random.between(20, 120) {
         time += any_pause(random, &settings);
-        actions.push((time, any_action(random, &settings, &limits, browsers, thief, time)));
+        if limits.crashes && random.one_in(15) {
+            time += settings.access_ttl;
+            brink(random, &settings, &limits, browsers, time, &mut actions);
+        } else {
+            actions.push((time, any_action(random, &settings, &limits, browsers, thief, time)));
+        }
     }
+    actions.sort_by_key(|(time, _)| *time);
     Script { seed, settings, browsers, actions }
 }
 
@@ -99,7 +105,11 @@ fn any_request(random: &mut Random, settings: &Settings, limits: &Limits) -> Req
         replica: random.up_to(7) as usize,
         up: random.skewed(limits.way),
         store: if random.one_in(20) { random.up_to(limits.way) } else { random.up_to(20) },
-        upstream: if random.one_in(5) { random.up_to(grace / 3) } else { random.skewed(SECOND) },
+        upstream: match random.up_to(9) {
+            0 => random.up_to(grace / 4),
+            1 => random.up_to(grace * 2),
+            _ => random.skewed(SECOND),
+        },
         down: if random.one_in(3) { random.up_to(limits.way) } else { random.up_to(100).min(limits.way) },
         lost: random.one_in(5),
         hang_up: random.one_in(12).then(|| random.skewed(grace / 4)),
@@ -142,6 +152,37 @@ fn any_action(
             Action::Thief { brief: random.one_in(3), requests }
         }
         _ => Action::Burst { browser, requests: any_requests(random, settings, limits) },
+    }
+}
+
+/// A renewal whose answer leaves as late as may be; then a browser that crashes about when its
+/// cookies reach the disk, while the new token has just come into lasting use.
+fn brink(
+    random: &mut Random,
+    settings: &Settings,
+    limits: &Limits,
+    browsers: usize,
+    time: i64,
+    actions: &mut Vec<(i64, Action)>,
+) {
+    let Settings { grace, ref clocks, .. } = *settings;
+    let browser = random.up_to(browsers as i64 - 1) as usize;
+    let request = |random: &mut Random| {
+        let after = random.skewed(SECOND);
+        let down = limits.way - random.skewed(limits.way);
+        let upstream = random.skewed(SECOND);
+        Request { after, replica: random.up_to(7) as usize, up: 1, store: 1, upstream, down, ..Request::default() }
+    };
+    let upstream = grace / 4 - random.up_to(SECOND);
+    let renewal = Request { after: 0, upstream, ..request(random) };
+    let crash = Action::CrashAfterRotation { browser, after: DISK - random.up_to(SECOND) };
+    let requests = vec![renewal];
+    actions.extend([(time, crash), (time, Action::Burst { browser, requests })]);
+    let apart = clocks.iter().max().unwrap_or(&0) - clocks.iter().min().unwrap_or(&0);
+    let lasting = time + grace - apart;
+    for after in [0, 0, 0, 1, 1, 2, 5, 20] {
+        let requests = (0..3).map(|_| request(random)).collect();
+        actions.push((lasting + after * SECOND + random.up_to(SECOND), Action::Burst { browser, requests }));
     }
 }
 

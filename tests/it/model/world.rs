@@ -379,12 +379,12 @@ impl<'a> World<'a> {
         }
         let Some(cookies) = self.asking[ask].cookies else { return };
         self.note_first_use(cookies, ask);
-        if self.replicas[replica].ended.contains(&cookies.session) {
-            return self.refuse(ask, SessionEvent::Missing);
-        }
         let clock = self.clock(ask);
         let access = cookies.access;
-        let valid = clock < access.expires * 1_000 + self.settings.leeway;
+        let valid = self.is_readable(access, clock) && clock < access.expires * 1_000 + self.settings.leeway;
+        if valid && self.replicas[replica].ended.contains(&cookies.session) {
+            return self.refuse(ask, SessionEvent::Missing);
+        }
         if valid {
             self.note_lasting(replica, cookies, clock);
         }
@@ -466,13 +466,19 @@ impl<'a> World<'a> {
 
     fn presented(&self, ask: usize) -> Option<Presented> {
         let cookies = self.asking[ask].cookies?;
+        let readable = self.is_readable(cookies.access, self.clock(ask));
         let beside = Beside { token: cookies.access.reference(), generation: cookies.generation };
         Some(Presented {
             session: session_id(cookies.session),
             generation: cookies.generation,
             kind: self.settings.rules.kind(),
-            beside: Some(beside),
+            beside: readable.then_some(beside),
         })
+    }
+
+    /// A token from the future is none.
+    fn is_readable(&self, access: Access, clock: i64) -> bool {
+        access.issued * 1_000 <= clock + self.settings.grace / 4
     }
 
     fn board(&mut self, ask: usize) {
