@@ -18,22 +18,35 @@ struct Limits {
 
 /// Everything at once, under any valid settings, and no thief.
 pub(super) fn honest(seed: u64) -> Script {
-    wild(seed, false)
+    let random = &mut Random(seed);
+    let (settings, limits) = any_settings(random);
+    wild(seed, random, settings, &limits, false)
 }
 
 /// The same with a thief.
 pub(super) fn robbed(seed: u64) -> Script {
-    wild(seed, true)
-}
-
-fn wild(seed: u64, thief: bool) -> Script {
     let random = &mut Random(seed);
     let (settings, limits) = any_settings(random);
+    wild(seed, random, settings, &limits, true)
+}
+
+/// The defaults, and nobody steals; but clocks are a quarter of the grace apart, and answers take up
+/// to five seconds.
+pub(super) fn strained(seed: u64) -> Script {
+    let random = &mut Random(seed);
+    let (mut settings, _) = any_settings(random);
+    (settings.access_ttl, settings.grace, settings.jitter) = (15 * MINUTE, MINUTE, 50);
+    settings.clocks = vec![settings.grace / 4, 0];
+    let limits = Limits { way: 5 * SECOND, crashes: true };
+    wild(seed, random, settings, &limits, false)
+}
+
+fn wild(seed: u64, random: &mut Random, settings: Settings, limits: &Limits, thief: bool) -> Script {
     let browsers = random.between(1, 3) as usize;
     let mut time = 0;
     let mut actions = Vec::new();
     for browser in 0..browsers {
-        let request = any_request(random, &settings, &limits);
+        let request = any_request(random, &settings, limits);
         let request = Request { lost: false, fault: None, hang_up: None, ..request };
         actions.push((0, Action::Ask { browser, purpose: Purpose::SignIn, request }));
     }
@@ -41,9 +54,9 @@ fn wild(seed: u64, thief: bool) -> Script {
         time += any_pause(random, &settings);
         if limits.crashes && random.one_in(15) {
             time += settings.access_ttl;
-            brink(random, &settings, &limits, browsers, time, &mut actions);
+            brink(random, &settings, limits, browsers, time, &mut actions);
         } else {
-            actions.push((time, any_action(random, &settings, &limits, browsers, thief, time)));
+            actions.push((time, any_action(random, &settings, limits, browsers, thief, time)));
         }
     }
     actions.sort_by_key(|(time, _)| *time);
@@ -171,7 +184,15 @@ fn brink(
         let after = random.skewed(SECOND);
         let down = limits.way - random.skewed(limits.way);
         let upstream = random.skewed(SECOND);
-        Request { after, replica: random.up_to(7) as usize, up: 1, store: 1, upstream, down, ..Request::default() }
+        Request {
+            after,
+            replica: random.up_to(7) as usize,
+            up: 1,
+            store: 1,
+            upstream,
+            down,
+            ..Request::default()
+        }
     };
     let upstream = grace / 4 - random.up_to(SECOND);
     let renewal = Request { after: 0, upstream, ..request(random) };
@@ -227,7 +248,11 @@ pub(super) fn day(seed: u64, rules: Rules, thief: Option<Thief>) -> Script {
         }
         let requests = (0..random.between(1, 5)).map(|_| usual_request(random, 5)).collect();
         actions.push((time, Action::Burst { browser: 0, requests }));
-        time += if random.one_in(40) { random.between(20, 90) * MINUTE } else { random.between(10, 5 * 60) * SECOND };
+        time += if random.one_in(40) {
+            random.between(20, 90) * MINUTE
+        } else {
+            random.between(10, 5 * 60) * SECOND
+        };
     }
     if let (Some(thief), Some(stolen)) = (thief, stolen) {
         actions.extend(visits(random, thief, stolen, &actions));
@@ -250,12 +275,7 @@ fn usual_request(random: &mut Random, lost_one_in: i64) -> Request {
     }
 }
 
-fn visits(
-    random: &mut Random,
-    thief: Thief,
-    stolen: i64,
-    actions: &[(i64, Action)],
-) -> Vec<(i64, Action)> {
+fn visits(random: &mut Random, thief: Thief, stolen: i64, actions: &[(i64, Action)]) -> Vec<(i64, Action)> {
     let mut visits = Vec::new();
     let mut visit = |random: &mut Random, time: i64| {
         let requests = vec![Request { lost: false, ..usual_request(random, 5) }];
@@ -269,9 +289,9 @@ fn visits(
         }
         return visits;
     }
-    let bursts = actions.iter().filter(|(time, action)| {
-        *time > stolen + 10 * SECOND && matches!(action, Action::Burst { .. })
-    });
+    let bursts = actions
+        .iter()
+        .filter(|(time, action)| *time > stolen + 10 * SECOND && matches!(action, Action::Burst { .. }));
     for &(time, _) in bursts {
         let shift = match thief {
             Thief::Ahead => -random.between(2 * SECOND, 8 * SECOND),

@@ -57,9 +57,11 @@ fn ours_signs_nobody_out_and_catches_every_thief() {
 #[test]
 #[ignore = "prints a table, and asserts little"]
 fn table() {
-    println!("| rule | honest sessions signed out | thief now and then: caught, median | travelling along | ahead | brief |");
+    println!(
+        "| rule | honest sessions signed out | thief now and then: caught, median | travelling along | ahead | brief |"
+    );
     println!("|---|---|---|---|---|---|");
     for rules in Rules::ALL {
-        println!("{}", row(rules, 60, 20));
+        println!("{}", row(rules, 600, 300));
     }
 }

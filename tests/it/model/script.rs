@@ -188,7 +188,8 @@ impl Shrinking {
                 place -= requests.len();
             } else if self.calming {
                 let Request { after, replica, .. } = requests[place];
-                requests[place] = Request { after, replica, up: 1, store: 1, upstream: 1, down: 1, ..Request::default() };
+                requests[place] =
+                    Request { after, replica, up: 1, store: 1, upstream: 1, down: 1, ..Request::default() };
                 return true;
             } else {
                 requests.remove(place);

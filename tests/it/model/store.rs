@@ -7,9 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use sekisho::identity::{Client, Roles};
-use sekisho::models::session::{
-    AccessRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId,
-};
+use sekisho::models::session::{AccessRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId};
 use sekisho::models::user::UserId;
 use time::OffsetDateTime;
 use time::macros::datetime;
@@ -140,9 +138,8 @@ impl Store {
     }
 
     pub(super) fn rotate(&mut self, t: i64, step: &Step, wait: bool) -> Option<Session> {
-        let due = |row: &Session| {
-            row.generation == step.from && (!wait || row.rotated_at <= step.last_rotated_by)
-        };
+        let due =
+            |row: &Session| row.generation == step.from && (!wait || row.rotated_at <= step.last_rotated_by);
         self.advance(t, step, due)
     }
 

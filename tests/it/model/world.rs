@@ -6,6 +6,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::rc::Rc;
 use std::time::Duration;
 
 use sekisho::identity::SessionEvent;
@@ -96,7 +97,7 @@ enum Reply {
 
 #[derive(Clone, Debug)]
 enum Resolved {
-    Live(Session),
+    Live(Rc<Session>),
     Over(SessionEvent),
 }
 
@@ -321,7 +322,10 @@ impl<'a> World<'a> {
         }
         asking.sent = now;
         asking.cookies = holder.jar;
-        if asking.who == thief && brief && holder.jar.is_some_and(|cookies| self.settings.lasting(cookies, now)) {
+        if asking.who == thief
+            && brief
+            && holder.jar.is_some_and(|cookies| self.settings.lasting(cookies, now))
+        {
             return;
         }
         let up = asking.plan.up;
@@ -450,7 +454,9 @@ impl<'a> World<'a> {
         let expired = event == SessionEvent::IdleExpired && row.expiry_before <= now;
         let lives = row.session.over(now).is_none() && !expired;
         if lives && self.asking[ask].who != self.thief() {
-            self.break_with(|| format!("session {} lives, and its browser was told {event}", cookies.session));
+            self.break_with(|| {
+                format!("session {} lives, and its browser was told {event}", cookies.session)
+            });
         }
     }
 
@@ -533,7 +539,9 @@ impl<'a> World<'a> {
         }
         let store = self.asking[leader].plan.store;
         let young = self.settings.rules.wait_for_the_grace()
-            && self.presented(leader).is_some_and(|presented| is_young(&presented, now, self.settings.grace()));
+            && self
+                .presented(leader)
+                .is_some_and(|presented| is_young(&presented, now, self.settings.grace()));
         self.after(store, if young { Event::Read(number) } else { Event::Rotate(number) });
     }
 
@@ -566,7 +574,7 @@ impl<'a> World<'a> {
         self.check_successors(step.place);
         match row {
             _ if !says || self.is_lost(number) => self.land(number, None),
-            Some(row) => self.land(number, Some(Resolved::Live(row))),
+            Some(row) => self.land(number, Some(Resolved::Live(Rc::new(row)))),
             None => {
                 let store = self.asking[self.flights[number].leader].plan.store;
                 self.after(store, Event::Read(number));
@@ -591,7 +599,7 @@ impl<'a> World<'a> {
         match decision {
             Some(Decision::Replay) => {
                 self.outcome.replays += 1;
-                self.land(number, Some(Resolved::Live(row)));
+                self.land(number, Some(Resolved::Live(Rc::new(row))));
             }
             Some(Decision::CatchUp { .. }) => self.after(store, Event::CatchUp(number)),
             Some(Decision::Reuse(_)) => self.after(store, Event::EndByReuse(number)),
@@ -617,7 +625,7 @@ impl<'a> World<'a> {
         self.check_successors(step.place);
         match row {
             _ if !says || self.is_lost(number) => self.land(number, None),
-            Some(row) => self.land(number, Some(Resolved::Live(row))),
+            Some(row) => self.land(number, Some(Resolved::Live(Rc::new(row)))),
             None => self.step(number),
         }
     }
@@ -698,7 +706,8 @@ impl<'a> World<'a> {
         self.tokens += 1;
         let clock = self.clock(ask);
         let part = (self.tokens.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as i64 % 1_001;
-        let lifetime = self.settings.access_ttl - self.settings.access_ttl * self.settings.jitter * part / 1_000_000;
+        let lifetime =
+            self.settings.access_ttl - self.settings.access_ttl * self.settings.jitter * part / 1_000_000;
         let absolute = (row.absolute_expires_at - at(0)).whole_milliseconds() as i64;
         let access = Access {
             id: self.tokens,
@@ -749,8 +758,12 @@ impl<'a> World<'a> {
 
     fn sign_in(&mut self, ask: usize, replaces: Option<usize>, now: OffsetDateTime) {
         let Settings { rules, access_ttl, idle_ttl, absolute_ttl, .. } = *self.settings;
-        let session =
-            self.store.new_session(rules.kind(), now, duration(access_ttl + idle_ttl), duration(absolute_ttl));
+        let session = self.store.new_session(
+            rules.kind(),
+            now,
+            duration(access_ttl + idle_ttl),
+            duration(absolute_ttl),
+        );
         let password = self.asking[ask].password;
         let Some(place) = self.store.insert(self.now, session, password, replaces) else { return };
         if let Some(replaced) = replaces {
