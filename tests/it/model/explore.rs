@@ -1,5 +1,5 @@
 //! Every order of events in a small world: one browser with two requests under way, two replicas,
-//! four generations, and a store that may forget its last rotation.
+//! up to four generations, and a store that may forget its last rotation.
 //!
 //! Time goes in quarters of the grace. A request is decided and its answer arrives within one, or
 //! never; the disk has the cookies within two; one is left for the clocks.
@@ -44,7 +44,10 @@ struct Row {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Way {
     /// To this replica, from a browser that may have crashed since.
-    There { replica: u8, orphan: bool },
+    There {
+        replica: u8,
+        orphan: bool,
+    },
     Back,
 }
 
@@ -134,7 +137,12 @@ impl State {
     }
 
     /// A message comes to its end.
-    fn receive(mut self, place: usize, world: World, template: &mut Session) -> Option<Result<Self, SignedOut>> {
+    fn receive(
+        mut self,
+        place: usize,
+        world: World,
+        template: &mut Session,
+    ) -> Option<Result<Self, SignedOut>> {
         let message = self.messages[place].take()?;
         match message.way {
             Way::Back => {
@@ -218,7 +226,7 @@ fn reference(token: Token) -> AccessRef {
     AccessRef { id: token_id(token.id), issued_at: at(i64::from(token.issued) * TICK) }
 }
 
-/// How many states there are, or the way to one in which the browser is signed out.
+/// How many states there are, or one from which the browser is signed out by the next event.
 fn explore(world: World) -> Result<usize, State> {
     let long = Duration::from_secs(1_000_000);
     let mut template = Store::default().new_session(SessionKind::Browser, at(0), long, long);
@@ -245,14 +253,13 @@ fn explore(world: World) -> Result<usize, State> {
 
 #[test]
 fn no_order_of_events_signs_the_browser_out() {
-    for ahead in [-1, 0, 1] {
-        let states = explore(World { ahead, horizon: 26 }).unwrap();
-        println!("{ahead}: {states} states");
-        assert!(states > 10_000, "{states}");
+    for ahead in [0, 1] {
+        let states = explore(World { ahead, horizon: 18 }).unwrap();
+        assert!(states > 50_000, "{states}");
     }
 }
 
 #[test]
 fn clocks_further_apart_than_the_grace_has_room_for_are_found_out() {
-    assert!(explore(World { ahead: 3, horizon: 26 }).is_err());
+    assert!(explore(World { ahead: 3, horizon: 18 }).is_err());
 }
