@@ -432,10 +432,11 @@ impl<'a> World<'a> {
         self.after(asking.plan.upstream, event);
     }
 
-    /// Nothing is accepted once every replica must have heard of the end.
+    /// Nothing is accepted once every replica must have heard of the end, but for what was checked
+    /// before and has waited for its renewal or the store since.
     fn check_accepted(&mut self, ask: usize, session: usize) {
         let row = &self.store.rows[session];
-        let bound = FEED + self.asking[ask].plan.store;
+        let bound = FEED + PATIENCE + self.asking[ask].plan.store;
         if row.ended.is_some_and(|ended| self.now > ended + bound) {
             self.break_with(|| format!("session {session} was accepted after its end"));
         } else if at(self.clock(ask)) > row.session.absolute_expires_at + ms(self.settings.leeway + bound) {
