@@ -37,14 +37,14 @@ impl TrustedProxies {
             return Origin { client: peer, https: None, host: None };
         }
         if headers.contains_key(X_FORWARDED_FOR) {
-            let addresses = list(headers, X_FORWARDED_FOR).map(|entry| entry.parse().ok());
+            let addresses = list(headers, X_FORWARDED_FOR).map(node_address);
             let proto = list(headers, X_FORWARDED_PROTO).next();
             let host = list(headers, X_FORWARDED_HOST).next();
             return Origin { client: self.client(peer, addresses), https: proto.and_then(is_https), host };
         }
         let element = list(headers, http::header::FORWARDED).next();
         let addresses = list(headers, http::header::FORWARDED)
-            .map(|element| parameter(element, "for").and_then(forwarded_address));
+            .map(|element| parameter(element, "for").and_then(node_address));
         Origin {
             client: self.client(peer, addresses),
             https: element.and_then(|element| parameter(element, "proto")).and_then(is_https),
@@ -89,8 +89,9 @@ fn parameter<'h>(element: &'h str, name: &str) -> Option<&'h str> {
     })
 }
 
-/// A node of RFC 7239, section 6: an address, perhaps with a port, IPv6 in brackets.
-fn forwarded_address(node: &str) -> Option<IpAddr> {
+/// A node of RFC 7239, section 6, or what proxies write into `X-Forwarded-For`: an address, perhaps
+/// with a port, IPv6 then in brackets.
+fn node_address(node: &str) -> Option<IpAddr> {
     if let Some(bracketed) = node.strip_prefix('[') {
         return bracketed.split_once(']')?.0.parse().ok();
     }
@@ -149,6 +150,8 @@ mod tests {
             ("192.0.2.7", "192.0.2.7"),
             ("1.1.1.1, 192.0.2.7", "192.0.2.7"),
             ("1.1.1.1, 192.0.2.7, 10.0.0.2", "192.0.2.7"),
+            ("1.1.1.1, 192.0.2.7:4711, 10.0.0.2:80", "192.0.2.7"),
+            ("[2001:db8::7]:4711", "2001:db8::7"),
             ("10.0.0.3, 10.0.0.2", "10.0.0.3"),
             ("1.1.1.1, unknown, 10.0.0.2", "10.0.0.2"),
             ("garbage", "10.0.0.1"),

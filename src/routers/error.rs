@@ -180,12 +180,13 @@ impl From<AuthError> for ApiError {
     fn from(error: AuthError) -> Self {
         match error {
             AuthError::Credentials => Self::InvalidCredentials,
-            AuthError::Gone => Self::Unauthenticated(SessionEvent::UnknownSession),
             AuthError::Password(error) => error.into(),
             AuthError::RegistrationClosed => Self::RegistrationClosed,
+            AuthError::SessionGone => Self::Unauthenticated(SessionEvent::UnknownSession),
             AuthError::Store(error) => error.into(),
             AuthError::UnknownSession => Self::NotFound("There is no such session."),
             AuthError::User(error) => error.into(),
+            AuthError::UserGone => Self::Unauthenticated(SessionEvent::UserDeleted),
             other => Self::internal(other),
         }
     }

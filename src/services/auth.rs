@@ -48,9 +48,9 @@ pub enum AuthError {
     /// Unknown user, wrong password or disabled account: nobody is told which.
     #[error("wrong address or password")]
     Credentials,
-    /// The user or the session of a token that is still good is not in the database any more.
-    #[error("the user or the session is gone")]
-    Gone,
+    /// The session of a token that is still good is not in the database.
+    #[error("the session is gone")]
+    SessionGone,
     /// The password is not acceptable, or can't be checked now.
     #[error(transparent)]
     Password(#[from] PasswordError),
@@ -69,6 +69,9 @@ pub enum AuthError {
     /// No user could be made.
     #[error(transparent)]
     User(#[from] UserError),
+    /// The user of a token that is still good has been deleted.
+    #[error("the user is gone")]
+    UserGone,
 }
 
 impl Auth {
@@ -212,10 +215,10 @@ impl Auth {
     ///
     /// # Errors
     ///
-    /// [`AuthError::Gone`] if one of them is gone by now.
+    /// [`AuthError::UserGone`] or [`AuthError::SessionGone`] if that is so by now.
     pub async fn whoami(&self, identity: &Identity) -> Result<(User, Session), AuthError> {
         let user = self.user_of(identity).await?;
-        let session = self.tokens.find(identity.session).await?.ok_or(AuthError::Gone)?;
+        let session = self.tokens.find(identity.session).await?.ok_or(AuthError::SessionGone)?;
         Ok((user, session))
     }
 
@@ -251,12 +254,12 @@ impl Auth {
 
     async fn user_of(&self, identity: &Identity) -> Result<User, AuthError> {
         let found = self.store.find_user(user_id(identity)?).await?;
-        found.ok_or(AuthError::Gone)
+        found.ok_or(AuthError::UserGone)
     }
 }
 
 fn user_id(identity: &Identity) -> Result<UserId, AuthError> {
-    identity.subject.parse().map_err(|_| AuthError::Gone)
+    identity.subject.parse().map_err(|_| AuthError::UserGone)
 }
 
 impl From<SignInError> for AuthError {

@@ -457,9 +457,10 @@ impl Inner {
             access_token,
             refresh_token: refresh_token::mint(refresh_key, session.id, session.generation),
             max_age: (session.expires_at() - now).try_into().unwrap_or_default(),
-            // Half a minute to reach the disk, and a quarter for clocks, remain before the generation
-            // can settle.
-            fresh_for: self.settings.grace / 4,
+            // Before the generation can settle, the cookies must have travelled, and half a minute must
+            // have passed for the disk and a quarter of the grace for clocks. Handed out after a
+            // quarter of the grace, they would have no time left for the way: the model shows it.
+            fresh_for: self.settings.grace / 6,
             event,
         })
     }

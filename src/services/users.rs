@@ -74,6 +74,9 @@ pub enum UserError {
     /// The store did not answer, or holds that address already.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// An address to import is another user's already.
+    #[error("there is a user {0} already; nothing was imported")]
+    Taken(String),
     /// There is no such user.
     #[error("there is no user {0}")]
     Unknown(String),
@@ -112,7 +115,7 @@ impl Users {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Conflict`] if an address is taken.
+    /// [`UserError::Taken`] names an address that is taken.
     pub async fn import(&self, users: Vec<HashedUser>) -> Result<usize, UserError> {
         let now = self.clock.now();
         let users = users
@@ -129,8 +132,23 @@ impl Users {
                 })
             })
             .collect::<Result<Vec<_>, UserError>>()?;
-        self.store.insert_users(&users).await?;
-        Ok(users.len())
+        match self.store.insert_users(&users).await {
+            Ok(()) => Ok(users.len()),
+            Err(error @ StoreError::Conflict(_)) => {
+                Err(self.first_taken(&users).await?.unwrap_or(error.into()))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Which of these addresses a user has already.
+    async fn first_taken(&self, users: &[User]) -> Result<Option<UserError>, UserError> {
+        for user in users {
+            if self.store.find_user_by_email(&user.email).await?.is_some() {
+                return Ok(Some(UserError::Taken(user.email.clone())));
+            }
+        }
+        Ok(None)
     }
 
     /// All users, by address.

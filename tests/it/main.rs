@@ -14,6 +14,7 @@ mod gateway;
 mod layering;
 mod login;
 mod logout;
+mod model;
 mod movies;
 mod nginx_upstream;
 mod pages;

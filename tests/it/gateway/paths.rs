@@ -15,7 +15,7 @@ async fn our_own_paths_win_over_a_route_above_them() {
     for refused in ["/auth/unknown", "/auth/login"] {
         let answer = gateway.ask(get(refused)).await;
         assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{refused}");
-        assert_eq!(answer.header("cache-control"), Some("no-store"), "{refused}");
+        assert_eq!(answer.header("cache-control"), Some("private, no-store"), "{refused}");
     }
     gateway.ask(get("/auth/session")).await.problem(401, "missing");
     let keys = gateway.ask(get("/.well-known/jwks.json")).await;

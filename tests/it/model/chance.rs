@@ -1,0 +1,303 @@
+//! Scripts made at random: wild ones for the invariants, whole days for the comparison.
+
+use super::rules::Rules;
+use super::script::{Action, Fault, Purpose, Random, Request, Script, Settings};
+use super::world::DISK;
+
+const SECOND: i64 = 1_000;
+const MINUTE: i64 = 60 * SECOND;
+const HOUR: i64 = 60 * MINUTE;
+
+/// What may go wrong, and how slow things are at most.
+struct Limits {
+    /// A request's way, and an answer's.
+    way: i64,
+    /// Browsers may crash: only if their cookies reach the disk before a generation can settle.
+    crashes: bool,
+}
+
+/// Everything at once, under any valid settings, and no thief.
+pub(super) fn honest(seed: u64) -> Script {
+    let random = &mut Random(seed);
+    let (settings, limits) = any_settings(random);
+    wild(seed, random, settings, &limits, false)
+}
+
+/// The same with a thief.
+pub(super) fn robbed(seed: u64) -> Script {
+    let random = &mut Random(seed);
+    let (settings, limits) = any_settings(random);
+    wild(seed, random, settings, &limits, true)
+}
+
+/// The defaults, and nobody steals; but clocks are a quarter of the grace apart, and answers take up
+/// to five seconds.
+pub(super) fn strained(seed: u64) -> Script {
+    let random = &mut Random(seed);
+    let (mut settings, _) = any_settings(random);
+    (settings.access_ttl, settings.grace, settings.jitter) = (15 * MINUTE, MINUTE, 50);
+    settings.clocks = vec![settings.grace / 4, 0];
+    let limits = Limits { way: 5 * SECOND, crashes: true };
+    wild(seed, random, settings, &limits, false)
+}
+
+fn wild(seed: u64, random: &mut Random, settings: Settings, limits: &Limits, thief: bool) -> Script {
+    let browsers = random.between(1, 3) as usize;
+    let mut time = 0;
+    let mut actions = Vec::new();
+    for browser in 0..browsers {
+        let request = any_request(random, &settings, limits);
+        let request = Request { lost: false, fault: None, hang_up: None, ..request };
+        actions.push((0, Action::Ask { browser, purpose: Purpose::SignIn, request }));
+    }
+    for _ in 0..random.between(20, 120) {
+        time += any_pause(random, &settings);
+        if limits.crashes && random.one_in(15) {
+            time += settings.access_ttl;
+            brink(random, &settings, limits, browsers, time, &mut actions);
+        } else {
+            actions.push((time, any_action(random, &settings, limits, browsers, thief, time)));
+        }
+    }
+    actions.sort_by_key(|(time, _)| *time);
+    Script { seed, settings, browsers, actions }
+}
+
+fn any_settings(random: &mut Random) -> (Settings, Limits) {
+    // The defaults, the demonstration's, or anything that is valid.
+    let (access_ttl, grace, jitter) = match random.up_to(3) {
+        0 => (15 * MINUTE, MINUTE, 50),
+        1 => (20 * SECOND, 5 * SECOND, 50),
+        2 => {
+            let grace = random.between(60, 600) * SECOND;
+            (grace * random.between(4, 40) / 2, grace, random.up_to(250))
+        }
+        _ => {
+            let grace = random.between(1, 59) * SECOND;
+            (grace * random.between(4, 40) / 2, grace, random.up_to(250))
+        }
+    };
+    // Half a minute to the disk, a quarter of the grace until the answer leaves, and its way must
+    // fit into the grace beside the clocks.
+    let crashes = grace >= MINUTE;
+    let way = random.up_to((grace / 8).min(5 * SECOND));
+    let apart = if crashes { grace / 4 * 3 - DISK - way } else { grace / 4 };
+    let apart = random.up_to(apart.min(grace / 4));
+    let clocks = (0..random.between(1, 4)).map(|_| random.up_to(apart)).collect();
+    let idle_ttl = access_ttl * random.between(1, 20);
+    let settings = Settings {
+        rules: Rules::Ours,
+        access_ttl,
+        jitter,
+        leeway: random.up_to(5 * SECOND).min(access_ttl - SECOND),
+        grace,
+        idle_ttl,
+        absolute_ttl: idle_ttl * random.between(1, 20),
+        clocks,
+    };
+    (settings, Limits { way, crashes })
+}
+
+/// Pauses near what matters: a burst, the grace, the end of an access token.
+fn any_pause(random: &mut Random, settings: &Settings) -> i64 {
+    let Settings { access_ttl, grace, idle_ttl, .. } = *settings;
+    match random.up_to(19) {
+        0..=5 => random.skewed(3 * SECOND),
+        6..=8 => random.up_to(grace * 2),
+        9..=11 => random.between(grace - SECOND, grace + 2 * SECOND),
+        12..=16 => random.between(access_ttl / 10 * 7, access_ttl / 10 * 11),
+        17 | 18 => random.up_to(access_ttl * 2),
+        _ => random.up_to(idle_ttl),
+    }
+}
+
+fn any_request(random: &mut Random, settings: &Settings, limits: &Limits) -> Request {
+    let grace = settings.grace;
+    Request {
+        after: random.skewed(2 * SECOND),
+        replica: random.up_to(7) as usize,
+        up: random.skewed(limits.way),
+        store: if random.one_in(20) { random.up_to(limits.way) } else { random.up_to(20) },
+        upstream: match random.up_to(9) {
+            0 => random.up_to(grace / 4),
+            1 => random.up_to(grace * 2),
+            _ => random.skewed(SECOND),
+        },
+        down: if random.one_in(3) { random.up_to(limits.way) } else { random.up_to(100).min(limits.way) },
+        lost: random.one_in(5),
+        hang_up: random.one_in(12).then(|| random.skewed(grace / 4)),
+        fault: match random.up_to(39) {
+            0 => Some(Fault::Refused),
+            1 => Some(Fault::Unheard),
+            _ => None,
+        },
+    }
+}
+
+fn any_requests(random: &mut Random, settings: &Settings, limits: &Limits) -> Vec<Request> {
+    (0..random.between(1, 6)).map(|_| any_request(random, settings, limits)).collect()
+}
+
+fn any_action(
+    random: &mut Random,
+    settings: &Settings,
+    limits: &Limits,
+    browsers: usize,
+    thief: bool,
+    time: i64,
+) -> Action {
+    let browser = random.up_to(browsers as i64 - 1) as usize;
+    let request = any_request(random, settings, limits);
+    match random.up_to(39) {
+        0 if limits.crashes => Action::Crash { browser },
+        1 | 2 if limits.crashes => Action::CrashAfterRotation { browser, after: random.up_to(DISK) },
+        3 => Action::CrashReplica { replica: random.up_to(7) as usize },
+        4 => Action::CrashStore { lost: random.skewed(settings.grace * 4) },
+        5 => Action::CrashStore { lost: random.up_to(SECOND) },
+        6 => Action::StoreDown { until: time + random.skewed(settings.grace * 2) },
+        7 | 8 => Action::Ask { browser, purpose: Purpose::SignIn, request },
+        9 if random.one_in(3) => Action::Ask { browser, purpose: Purpose::SignOut, request },
+        10 if random.one_in(6) => Action::Ask { browser, purpose: Purpose::SignOutAll, request },
+        11 if random.one_in(2) => Action::Ask { browser, purpose: Purpose::ChangePassword, request },
+        12 | 13 if thief => Action::Steal { browser },
+        14..=20 if thief => {
+            let requests = any_requests(random, settings, limits);
+            Action::Thief { brief: random.one_in(3), requests }
+        }
+        _ => Action::Burst { browser, requests: any_requests(random, settings, limits) },
+    }
+}
+
+/// A renewal whose answer leaves as late as may be; then a browser that crashes about when its
+/// cookies reach the disk, while the new token has just come into lasting use.
+fn brink(
+    random: &mut Random,
+    settings: &Settings,
+    limits: &Limits,
+    browsers: usize,
+    time: i64,
+    actions: &mut Vec<(i64, Action)>,
+) {
+    let Settings { grace, ref clocks, .. } = *settings;
+    let browser = random.up_to(browsers as i64 - 1) as usize;
+    let request = |random: &mut Random| {
+        let after = random.skewed(SECOND);
+        let down = limits.way - random.skewed(limits.way);
+        let upstream = random.skewed(SECOND);
+        Request {
+            after,
+            replica: random.up_to(7) as usize,
+            up: 1,
+            store: 1,
+            upstream,
+            down,
+            ..Request::default()
+        }
+    };
+    let upstream = grace / 4 - random.up_to(SECOND);
+    let renewal = Request { after: 0, upstream, ..request(random) };
+    let crash = Action::CrashAfterRotation { browser, after: DISK - random.up_to(SECOND) };
+    let requests = vec![renewal];
+    actions.extend([(time, crash), (time, Action::Burst { browser, requests })]);
+    let apart = clocks.iter().max().unwrap_or(&0) - clocks.iter().min().unwrap_or(&0);
+    let lasting = time + grace - apart;
+    for after in [0, 0, 0, 1, 1, 2, 5, 20] {
+        let requests = (0..3).map(|_| request(random)).collect();
+        actions.push((lasting + after * SECOND + random.up_to(SECOND), Action::Burst { browser, requests }));
+    }
+}
+
+/// How a thief uses a copied jar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Thief {
+    /// At times of its own.
+    NowAndThen,
+    /// Whenever the browser asks.
+    TravellingAlong,
+    /// A few seconds before the browser asks.
+    Ahead,
+    /// Whenever the browser asks, but each token only for a short while.
+    Brief,
+}
+
+impl Thief {
+    pub(super) const ALL: [Self; 4] = [Self::NowAndThen, Self::TravellingAlong, Self::Ahead, Self::Brief];
+}
+
+/// Twelve hours of one user under the default settings: bursts from several tabs, a fifth of the
+/// answers lost, crashes within seconds of a rotation, and perhaps a thief.
+pub(super) fn day(seed: u64, rules: Rules, thief: Option<Thief>) -> Script {
+    let random = &mut Random(seed);
+    let settings = Settings {
+        rules,
+        access_ttl: 15 * MINUTE,
+        jitter: 50,
+        leeway: 5 * SECOND,
+        grace: MINUTE,
+        idle_ttl: 14 * 24 * HOUR,
+        absolute_ttl: 90 * 24 * HOUR,
+        clocks: vec![random.up_to(2 * SECOND), random.up_to(2 * SECOND)],
+    };
+    let sign_in = Request { up: 20, store: 5, upstream: 250, down: 20, ..Request::default() };
+    let mut actions = vec![(0, Action::Ask { browser: 0, purpose: Purpose::SignIn, request: sign_in })];
+    let stolen = thief.map(|_| random.between(10 * MINUTE, HOUR));
+    let mut time = MINUTE;
+    while time < 12 * HOUR {
+        if random.one_in(40) {
+            actions.push((time, Action::CrashAfterRotation { browser: 0, after: random.up_to(10 * SECOND) }));
+        }
+        let requests = (0..random.between(1, 5)).map(|_| usual_request(random, 5)).collect();
+        actions.push((time, Action::Burst { browser: 0, requests }));
+        time += if random.one_in(40) {
+            random.between(20, 90) * MINUTE
+        } else {
+            random.between(10, 5 * 60) * SECOND
+        };
+    }
+    if let (Some(thief), Some(stolen)) = (thief, stolen) {
+        actions.extend(visits(random, thief, stolen, &actions));
+        actions.push((stolen, Action::Steal { browser: 0 }));
+        actions.sort_by_key(|(time, _)| *time);
+    }
+    Script { seed, settings, browsers: 1, actions }
+}
+
+fn usual_request(random: &mut Random, lost_one_in: i64) -> Request {
+    Request {
+        after: random.skewed(2 * SECOND),
+        replica: random.up_to(1) as usize,
+        up: random.between(5, 200),
+        store: random.between(1, 10),
+        upstream: random.skewed(3 * SECOND),
+        down: random.between(5, 200),
+        lost: random.one_in(lost_one_in),
+        ..Request::default()
+    }
+}
+
+fn visits(random: &mut Random, thief: Thief, stolen: i64, actions: &[(i64, Action)]) -> Vec<(i64, Action)> {
+    let mut visits = Vec::new();
+    let mut visit = |random: &mut Random, time: i64| {
+        let requests = vec![Request { lost: false, ..usual_request(random, 5) }];
+        visits.push((time, Action::Thief { brief: thief == Thief::Brief, requests }));
+    };
+    if thief == Thief::NowAndThen {
+        let mut time = stolen + random.up_to(40 * MINUTE);
+        while time < 12 * HOUR {
+            visit(random, time);
+            time += random.between(MINUTE, 80 * MINUTE);
+        }
+        return visits;
+    }
+    let bursts = actions
+        .iter()
+        .filter(|(time, action)| *time > stolen + 10 * SECOND && matches!(action, Action::Burst { .. }));
+    for &(time, _) in bursts {
+        let shift = match thief {
+            Thief::Ahead => -random.between(2 * SECOND, 8 * SECOND),
+            _ => random.up_to(2 * SECOND),
+        };
+        visit(random, time + shift);
+    }
+    visits
+}
