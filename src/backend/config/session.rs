@@ -49,7 +49,7 @@ impl Session {
                 .required("session.on_store_loss", settings.word("session.on_store_loss", &words))?,
         };
         session.check(settings, tokens.access_ttl)?;
-        session.warn(warnings);
+        session.warn(tokens, warnings);
         Ok(session)
     }
 
@@ -70,7 +70,14 @@ impl Session {
         Ok(())
     }
 
-    fn warn(&self, warnings: &mut Vec<String>) {
+    fn warn(&self, tokens: &Tokens, warnings: &mut Vec<String>) {
+        // A JWT's times are whole seconds: at either end up to one is lost.
+        let shortest = tokens.access_ttl.mul_f64(0.9 * (1.0 - tokens.access_ttl_jitter));
+        if shortest <= self.grace + Duration::from_secs(2) {
+            let advice =
+                "a page that asks all the time may be given fresh access tokens without ever being rotated";
+            warnings.push(format!("tokens.access_ttl is very short for session.grace: {advice}"));
+        }
         if self.grace < SAFE_GRACE {
             warnings.push(format!(
                 "session.grace is below {}: browsers write cookies to disk every 30 s, so one that crashes may \
