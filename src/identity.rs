@@ -114,13 +114,16 @@ impl<'de> Deserialize<'de> for Roles {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut names: A) -> Result<Roles, A::Error> {
-                let mut list = String::new();
+                let mut list = String::with_capacity(ORDINARY);
                 while let Some(name) = names.next_element::<&str>()? {
                     push_role(&mut list, name).ok_or_else(|| serde::de::Error::custom("not a role name"))?;
                 }
                 Ok(Roles(list.into()))
             }
         }
+
+        /// Room for a few names.
+        const ORDINARY: usize = 64;
 
         deserializer.deserialize_seq(Names)
     }

@@ -186,7 +186,8 @@ fn ec_key_pair(pkcs8: &[u8]) -> Result<EcdsaKeyPair, Error> {
 }
 
 fn ed_key_pair(pkcs8: &[u8]) -> Result<Ed25519KeyPair, Error> {
-    Ed25519KeyPair::from_pkcs8(pkcs8).map_err(|_| ErrorKind::InvalidEddsaKey.into())
+    // OpenSSL leaves the public key out (RFC 5958, version 1). Where it is there, it is checked.
+    Ed25519KeyPair::from_pkcs8_maybe_unchecked(pkcs8).map_err(|_| ErrorKind::InvalidEddsaKey.into())
 }
 
 fn ec_point(pkcs8: &[u8], algorithm: Algorithm) -> Result<(EllipticCurve, Vec<u8>, Vec<u8>), Error> {
@@ -219,4 +220,37 @@ fn hash(data: &[u8], function: ThumbprintHash) -> Result<Vec<u8>, Error> {
         _ => return Err(ErrorKind::UnsupportedAlgorithm.into()),
     };
     Ok(digest::digest(algorithm, data).as_ref().to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+
+    use super::*;
+
+    /// The keys of RFC 8410, section 10: as OpenSSL writes them, and with the public key.
+    const WITHOUT_PUBLIC_KEY: &str = "MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC";
+    const PUBLIC_KEY: &str = "Gb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=";
+
+    #[test]
+    fn a_key_of_ed25519_without_its_public_key_is_read() {
+        let pkcs8 = STANDARD.decode(WITHOUT_PUBLIC_KEY).expect("base64");
+        let point = STANDARD.decode(PUBLIC_KEY).expect("base64");
+        assert_eq!(ed_point(&pkcs8, &EllipticCurve::Ed25519).ok(), Some(point.clone()));
+
+        let key = encoding_key(Algorithm::EdDSA, &pkcs8);
+        let signer = Signer::new(Algorithm::EdDSA, &key).expect("a key");
+        let signature = signer.sign(b"message").expect("a signature");
+        assert!(signer.verifier().holds(b"message", signature.as_ref()));
+        assert_eq!(signer.verifier().public_key(), Some(point.as_slice()));
+    }
+
+    #[test]
+    fn a_key_of_ed25519_beside_another_ones_public_key_is_refused() {
+        let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).expect("random bytes");
+        let mut pkcs8 = pkcs8.as_ref().to_vec();
+        *pkcs8.last_mut().expect("some bytes") ^= 1;
+        assert!(ed_key_pair(&pkcs8).is_err());
+    }
 }
