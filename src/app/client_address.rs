@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use http::header::FORWARDED;
 use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 
@@ -31,25 +32,41 @@ impl TrustedProxies {
     }
 
     /// Where the request of `peer` comes from.
+    ///
+    /// Which of the two families a proxy writes isn't known here, and it may pass on the other one as
+    /// the client sent it. So where both are there, they are believed only if they agree.
     pub(crate) fn origin<'h>(&self, peer: IpAddr, headers: &'h HeaderMap) -> Origin<'h> {
         let peer = peer.to_canonical();
+        let nobody_says = Origin { client: peer, https: None, host: None };
         if !self.contains(peer) {
-            return Origin { client: peer, https: None, host: None };
+            return nobody_says;
         }
-        if headers.contains_key(X_FORWARDED_FOR) {
-            let addresses = list(headers, X_FORWARDED_FOR).map(node_address);
-            let proto = list(headers, X_FORWARDED_PROTO).next();
-            let host = list(headers, X_FORWARDED_HOST).next();
-            return Origin { client: self.client(peer, addresses), https: proto.and_then(is_https), host };
+        match (self.by_x_forwarded(peer, headers), self.by_forwarded(peer, headers)) {
+            (Some(one), Some(other)) if one.client != other.client => nobody_says,
+            (one, other) => one.or(other).unwrap_or(nobody_says),
         }
-        let element = list(headers, http::header::FORWARDED).next();
-        let addresses = list(headers, http::header::FORWARDED)
-            .map(|element| parameter(element, "for").and_then(node_address));
-        Origin {
+    }
+
+    fn by_x_forwarded<'h>(&self, peer: IpAddr, headers: &'h HeaderMap) -> Option<Origin<'h>> {
+        let addresses = list(headers, X_FORWARDED_FOR).map(node_address);
+        let proto = list(headers, X_FORWARDED_PROTO).next();
+        let host = list(headers, X_FORWARDED_HOST).next();
+        headers.contains_key(X_FORWARDED_FOR).then(|| Origin {
             client: self.client(peer, addresses),
-            https: element.and_then(|element| parameter(element, "proto")).and_then(is_https),
-            host: element.and_then(|element| parameter(element, "host")),
-        }
+            https: proto.and_then(is_https),
+            host,
+        })
+    }
+
+    fn by_forwarded<'h>(&self, peer: IpAddr, headers: &'h HeaderMap) -> Option<Origin<'h>> {
+        let element = list(headers, FORWARDED).next()?;
+        let addresses =
+            list(headers, FORWARDED).map(|element| parameter(element, "for").and_then(node_address));
+        Some(Origin {
+            client: self.client(peer, addresses),
+            https: parameter(element, "proto").and_then(is_https),
+            host: parameter(element, "host"),
+        })
     }
 
     /// Walks back from the peer while the addresses are those of trusted proxies. What can't be
@@ -174,6 +191,14 @@ mod tests {
         let origin = trusted().origin("::1".parse().expect("an address"), &headers);
         assert_eq!(origin.client.to_string(), "2001:db8::7");
         assert_eq!((origin.https, origin.host), (Some(true), Some("app.example")));
+    }
+
+    #[test]
+    fn families_that_contradict_each_other_are_not_believed() {
+        let lie = [("x-forwarded-for", "1.1.1.1"), ("forwarded", "for=192.0.2.7")];
+        assert_eq!(client("10.0.0.1", &lie), "10.0.0.1");
+        let both = [("x-forwarded-for", "192.0.2.7"), ("forwarded", "for=192.0.2.7;proto=https")];
+        assert_eq!(client("10.0.0.1", &both), "192.0.2.7");
     }
 
     #[test]
