@@ -218,6 +218,7 @@ async fn connect(server: SocketAddr) -> http1::SendRequest<Body> {
 }
 
 async fn ask(connection: &mut http1::SendRequest<Body>, request: Request<Body>) {
+    must(connection.ready().await);
     let response = must(connection.send_request(request).await);
     assert_eq!(response.status(), 200);
     must(response.into_body().collect().await);
