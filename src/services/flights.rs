@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use crate::models::session::{SessionId, SessionKind};
 
-/// How long a result is shared after the flight.
+/// How long a result is shared after the flight, at most.
 pub(crate) const REMEMBERED: Duration = Duration::from_secs(5);
 
 /// How many results are remembered at most; beyond, the oldest are forgotten early.
@@ -46,6 +46,7 @@ struct State<T> {
     flights: HashMap<Key, Flight<T>>,
     landed: VecDeque<(OffsetDateTime, u64, Key)>,
     started: u64,
+    remembered: Duration,
 }
 
 struct Flight<T> {
@@ -55,8 +56,9 @@ struct Flight<T> {
 }
 
 impl<T: Clone + Send + Sync + 'static> Flights<T> {
-    pub(crate) fn new() -> Self {
-        let state = State { flights: HashMap::new(), landed: VecDeque::new(), started: 0 };
+    /// Results are shared for `remembered` after their flight.
+    pub(crate) fn new(remembered: Duration) -> Self {
+        let state = State { flights: HashMap::new(), landed: VecDeque::new(), started: 0, remembered };
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
@@ -130,7 +132,7 @@ impl<T> State<T> {
     fn forget_old(&mut self, now: OffsetDateTime) {
         while let Some(&(landed_at, number, key)) = self.landed.front() {
             let age = (now - landed_at).unsigned_abs();
-            if age <= REMEMBERED && self.landed.len() <= MOST_REMEMBERED {
+            if age <= self.remembered && self.landed.len() <= MOST_REMEMBERED {
                 return;
             }
             self.landed.pop_front();
@@ -188,7 +190,7 @@ mod tests {
     const KEY: Key = Key { session: SessionId(Uuid::nil()), generation: 1, kind: SessionKind::Browser };
 
     fn setup() -> (Arc<Flights<u32>>, Arc<ManualClock>) {
-        (Arc::new(Flights::new()), Arc::new(ManualClock::default()))
+        (Arc::new(Flights::new(REMEMBERED)), Arc::new(ManualClock::default()))
     }
 
     fn time(clock: &Arc<ManualClock>) -> impl Fn() -> OffsetDateTime + Send + 'static {

@@ -16,7 +16,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::ends::Ends;
-use super::flights::Flights;
+use super::flights::{Flights, REMEMBERED};
 use super::jwt::{AccessToken, AccessTokens};
 use super::keys::{Algorithm, KeyError, KeyRing, SharedKeys};
 use super::memory::MemoryStore;
@@ -196,13 +196,15 @@ impl Tokens {
     ) -> Self {
         let leeway = access.settings().leeway;
         let ends = Ends::new(settings.access_ttl + leeway + settings.grace, settings.grace);
+        // Not beyond the grace: by then the row may say otherwise.
+        let flights = Flights::new(REMEMBERED.min(settings.grace));
         let inner = Inner {
             store,
             keys,
             access,
             clock,
             settings,
-            flights: Flights::new(),
+            flights,
             notes: Notes::default(),
             ends,
             random: SystemRandom::new(),
