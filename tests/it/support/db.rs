@@ -1,5 +1,6 @@
 //! A fresh database for every test, gone when the test is over.
 
+use std::io::Write;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use sekisho::backend::db::{self, Options, Stores};
@@ -76,6 +77,18 @@ pub(crate) async fn sqlite_place() -> Option<Place> {
     Some(Place { url, _guard: Some(Guard::Directory(directory)) })
 }
 
+/// Says that this test is left out for want of something.
+///
+/// # Panics
+///
+/// In CI, where leaving it out would go unnoticed.
+pub(crate) fn left_out(needs: &str) {
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    assert!(std::env::var_os("CI").is_none(), "{test} needs {needs}");
+    // Not by `eprintln!`, which is shown for failing tests alone.
+    let _ = writeln!(std::io::stderr(), "left out: {test} needs {needs}");
+}
+
 /// An empty PostgreSQL database; `None`, with a word on standard error, if the environment names no
 /// server to make it on.
 ///
@@ -84,9 +97,7 @@ pub(crate) async fn sqlite_place() -> Option<Place> {
 /// In CI, where leaving these tests out would go unnoticed.
 pub(crate) async fn postgres_place() -> Option<Place> {
     let Ok(server) = std::env::var("SEKISHO_TEST_POSTGRES") else {
-        let test = std::thread::current().name().unwrap_or("a test").to_owned();
-        assert!(std::env::var_os("CI").is_none(), "{test} needs SEKISHO_TEST_POSTGRES");
-        eprintln!("left out: {test} needs SEKISHO_TEST_POSTGRES");
+        left_out("a server that SEKISHO_TEST_POSTGRES names");
         return None;
     };
     static MADE: AtomicU32 = AtomicU32::new(0);
