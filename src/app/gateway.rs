@@ -47,9 +47,8 @@ pub(super) struct Faces {
 }
 
 enum Place {
-    Own(Router),
+    Here(Router),
     Proxied(Face, MatchedRoute),
-    Otherwise(Router),
     Nowhere(ProxyError),
 }
 
@@ -60,11 +59,11 @@ impl Faces {
             Err(bad_path) => return Place::Nowhere(bad_path.into()),
         };
         if self.own_paths.iter().any(|own| own.covers(uri.path())) {
-            return Place::Own(self.own.clone());
+            return Place::Here(self.own.clone());
         }
         match (route, &self.otherwise) {
             (Some(route), _) => Place::Proxied(self.face(&route), route),
-            (None, Some(otherwise)) => Place::Otherwise(otherwise.clone()),
+            (None, Some(otherwise)) => Place::Here(otherwise.clone()),
             (None, None) => Place::Nowhere(ProxyError::NoRoute),
         }
     }
@@ -90,7 +89,7 @@ impl Service<Request<Body>> for Gateway {
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         match self.0.place(request.uri()) {
-            Place::Own(router) | Place::Otherwise(router) => Box::pin(router.oneshot(request)),
+            Place::Here(router) => Box::pin(router.oneshot(request)),
             Place::Proxied(face, route) => {
                 request.extensions_mut().insert(route);
                 Box::pin(face.oneshot(request))

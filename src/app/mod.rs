@@ -37,7 +37,6 @@ use crate::layer::{
 };
 use crate::proxy::{Forwarded, MintBearer, Proxy, ReservedCookies, RouteError, RouteSpec, Routes};
 pub use crate::routers::pages::Sample;
-
 use crate::routers::{
     ApiError, AuthState, auth, docs, health, jwks, movies, pages, security_headers, token, with_fallbacks,
 };

@@ -29,6 +29,7 @@ use time::OffsetDateTime;
 use tokio::time::{Instant, sleep_until};
 use zeroize::Zeroizing;
 
+use crate::services::crypto;
 use crate::services::keys::{Algorithm, KeyError, KeyMaterial, KeyRing, SharedKeys, SigningKey};
 
 /// How often the folder is read again.
@@ -285,7 +286,9 @@ fn add(dir: &Path, number: u8, algorithm: Algorithm, now: OffsetDateTime) -> Res
     let material = KeyMaterial::generate(number, algorithm, now)
         .map_err(|source| KeyFileError::Key { path: dir.to_owned(), source })?;
     let path = dir.join(format!("{number}.toml"));
-    let temporary = dir.join(format!(".{number}.{}", uuid::Uuid::from_bytes(random(dir)?)));
+    let id = crypto::random_id()
+        .map_err(|_| KeyFileError::Key { path: dir.to_owned(), source: KeyError::Random })?;
+    let temporary = dir.join(format!(".{number}.{id}"));
     write(&temporary, &material).map_err(failed(&temporary))?;
     // A link, unlike a rename, never replaces what is there.
     let linked = fs::hard_link(&temporary, &path);
@@ -295,12 +298,6 @@ fn add(dir: &Path, number: u8, algorithm: Algorithm, now: OffsetDateTime) -> Res
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
         Err(error) => Err(failed(&path)(error)),
     }
-}
-
-fn random(dir: &Path) -> Result<[u8; 16], KeyFileError> {
-    let bytes = ring::rand::generate(&ring::rand::SystemRandom::new());
-    let failed = |_| KeyFileError::Key { path: dir.to_owned(), source: KeyError::Random };
-    Ok(bytes.map_err(failed)?.expose())
 }
 
 fn write(path: &Path, material: &KeyMaterial) -> io::Result<()> {

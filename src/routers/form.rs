@@ -2,9 +2,10 @@
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
-use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 use url::form_urlencoded;
+
+use super::extract::is_of_type;
 
 /// The fields of a form.
 pub(super) struct Form(Vec<(String, String)>);
@@ -67,9 +68,7 @@ impl Form {
 
 /// Whether the body says that it is a form.
 pub(super) fn is_form(headers: &HeaderMap) -> bool {
-    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let essence = content_type.and_then(|value| value.split(';').next()).unwrap_or_default();
-    essence.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded")
+    is_of_type(headers, "application/x-www-form-urlencoded")
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use ring::signature::{
     KeyPair, UnparsedPublicKey,
 };
 use ring::{digest, hmac};
+use uuid::Uuid;
 
 /// The provider, for HS256, ES256 and EdDSA.
 pub static PROVIDER: CryptoProvider = CryptoProvider {
@@ -169,6 +170,15 @@ impl JwtVerifier for Verifier {
     fn algorithm(&self) -> Algorithm {
         self.algorithm()
     }
+}
+
+/// 16 random bytes, all of them random (a version 4 UUID would fix six bits).
+///
+/// # Errors
+///
+/// If the system gives no random bytes.
+pub fn random_id() -> Result<Uuid, ring::error::Unspecified> {
+    ring::rand::generate(&SystemRandom::new()).map(|bytes| Uuid::from_bytes(bytes.expose()))
 }
 
 /// The `EncodingKey` of an algorithm for these bytes.

@@ -112,8 +112,8 @@ impl Inner {
                 return Ok(Step::Done(Resolved::Live(Arc::new(row), SessionEvent::Rotated)));
             }
         }
-        let row = self.store.find_session(presented.session).await?;
-        let decision = decide(row.as_ref(), &presented, now, self.settings.grace);
+        let row = self.store.find_session(presented.session).await?.map(Arc::new);
+        let decision = decide(row.as_deref(), &presented, now, self.settings.grace);
         self.act(decision, row, presented, client, now).await
     }
 
@@ -132,7 +132,7 @@ impl Inner {
             self.flights.forget(key(presented), number);
             return Ok(None);
         }
-        let step = self.act(decision, Some(Session::clone(&row)), presented, client, now).await;
+        let step = self.act(decision, Some(row), presented, client, now).await;
         match step.inspect_err(log_store_error) {
             Ok(Step::Done(resolved)) => Ok(Some(resolved)),
             Ok(Step::LostRace) => Ok(None),
@@ -143,16 +143,14 @@ impl Inner {
     async fn act(
         &self,
         decision: Decision,
-        row: Option<Session>,
+        row: Option<Arc<Session>>,
         presented: Presented,
         client: &Client,
         now: OffsetDateTime,
     ) -> Result<Step, StoreError> {
         let over = |event, since| Ok(Step::Done(Resolved::Over { event, since }));
         match (decision, row) {
-            (Decision::Replay, Some(row)) => {
-                Ok(Step::Done(Resolved::Live(Arc::new(row), SessionEvent::Replayed)))
-            }
+            (Decision::Replay, Some(row)) => Ok(Step::Done(Resolved::Live(row, SessionEvent::Replayed))),
             (Decision::CatchUp { lost }, _) => self.catch_up(lost, presented, client, now).await,
             (Decision::Over { event, since }, _) => over(event, Some(since)),
             (Decision::Exhausted, _) => self.end(presented, EndReason::Exhausted, now).await,

@@ -10,11 +10,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ring::rand::{SecureRandom, SystemRandom};
 use secrecy::SecretString;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::crypto;
 use super::ends::Ends;
 use super::flights::{Flights, REMEMBERED};
 use super::jwt::{AccessToken, AccessTokens};
@@ -120,7 +120,6 @@ pub(super) struct Inner {
     pub(super) flights: Flights<Resolved>,
     pub(super) notes: Notes,
     pub(super) ends: Ends,
-    random: SystemRandom,
 }
 
 /// A user who has proved who it is, and for whom a session is to be made.
@@ -198,17 +197,7 @@ impl Tokens {
         let ends = Ends::new(settings.access_ttl + leeway + settings.grace, settings.grace);
         // Not beyond the grace: by then the row may say otherwise.
         let flights = Flights::new(REMEMBERED.min(settings.grace));
-        let inner = Inner {
-            store,
-            keys,
-            access,
-            clock,
-            settings,
-            flights,
-            notes: Notes::default(),
-            ends,
-            random: SystemRandom::new(),
-        };
+        let inner = Inner { store, keys, access, clock, settings, flights, notes: Notes::default(), ends };
         Self { inner: Arc::new(inner) }
     }
 
@@ -380,7 +369,7 @@ impl Tokens {
         let now = inner.clock.now();
         let keys = inner.keys.load();
         let key = Some(keys.signing(now)).filter(|key| key.algorithm() != Algorithm::Hs256)?;
-        let id = TokenId(inner.random_id().ok()?);
+        let id = TokenId(random_id().ok()?);
         inner.access.mint_for_upstream(key, identity, audience, id, now).ok()
     }
 
@@ -450,7 +439,7 @@ impl Inner {
     ) -> Result<Renewal, SignInError> {
         let keys = self.keys.load();
         let signing = keys.signing(now);
-        let id = TokenId(self.random_id()?);
+        let id = TokenId(random_id()?);
         let minted = self.access.mint(signing, session, id, now);
         let (access_token, expires_at) = minted.map_err(|_| SignInError::Random)?;
         let refresh_key = keys.by_number(session.key_number).unwrap_or(signing);
@@ -512,7 +501,7 @@ impl Inner {
     fn new_session(&self, sign_in: &SignIn<'_>, now: OffsetDateTime) -> Result<Session, SignInError> {
         let absolute_expires_at = now + self.settings.absolute_ttl;
         Ok(Session {
-            id: SessionId(self.random_id()?),
+            id: SessionId(random_id()?),
             user_id: sign_in.user,
             kind: sign_in.kind,
             email: sign_in.email.to_owned(),
@@ -531,13 +520,6 @@ impl Inner {
             client: sign_in.client.clone(),
         })
     }
-
-    /// 16 random bytes, all of them random (a version 4 UUID would fix six bits).
-    fn random_id(&self) -> Result<Uuid, SignInError> {
-        let mut bytes = [0; 16];
-        self.random.fill(&mut bytes).map_err(|_| SignInError::Random)?;
-        Ok(Uuid::from_bytes(bytes))
-    }
 }
 
 fn identity(session: &Session, expires_at: OffsetDateTime) -> Identity {
@@ -548,6 +530,10 @@ fn identity(session: &Session, expires_at: OffsetDateTime) -> Identity {
         roles: session.roles.clone(),
         expires_at,
     }
+}
+
+fn random_id() -> Result<Uuid, SignInError> {
+    crypto::random_id().map_err(|_| SignInError::Random)
 }
 
 impl std::fmt::Debug for Tokens {

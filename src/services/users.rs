@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use email_address::{EmailAddress, Options};
-use ring::rand::{SecureRandom, SystemRandom};
 use secrecy::SecretString;
-use uuid::Uuid;
 
+use super::crypto;
 use super::password::{PasswordError, Passwords};
 use super::store::{PasswordChange, StoreError, UserStore};
 use crate::clock::Clock;
@@ -278,9 +277,7 @@ fn known(user: &User, ended: Option<Vec<SessionId>>) -> Result<usize, UserError>
 }
 
 fn random_id() -> Result<UserId, UserError> {
-    let mut bytes = [0; 16];
-    SystemRandom::new().fill(&mut bytes).map_err(|_| UserError::Random)?;
-    Ok(UserId(Uuid::from_bytes(bytes)))
+    crypto::random_id().map(UserId).map_err(|_| UserError::Random)
 }
 
 #[cfg(test)]
