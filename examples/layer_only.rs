@@ -15,12 +15,12 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::header::{CACHE_CONTROL, SET_COOKIE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::AppendHeaders;
 use axum::routing::{get, post};
-use sekisho::identity::Roles;
+use sekisho::identity::{Client, Roles};
 use sekisho::layer::{CookiePolicy, CurrentUser, Reject401, SilentRefreshLayer};
 use sekisho::models::session::EndReason;
 use sekisho::services::token::{SignIn, Tokens};
@@ -41,8 +41,13 @@ async fn sign_in(State(tokens): State<Tokens>) -> Result<Cookies, StatusCode> {
     Ok(with_cookies(access, refresh))
 }
 
-async fn sign_out(State(tokens): State<Tokens>, user: CurrentUser) -> Result<Cookies, StatusCode> {
-    tokens.end(user.session, EndReason::LoggedOut).await.map_err(failed)?;
+async fn sign_out(
+    State(tokens): State<Tokens>,
+    user: CurrentUser,
+    request: Request,
+) -> Result<Cookies, StatusCode> {
+    let by = Client::of(request.extensions(), request.headers());
+    tokens.end(user.session, EndReason::LoggedOut, &by).await.map_err(failed)?;
     let [access, refresh] = cookies().clear();
     Ok(with_cookies(access, refresh))
 }

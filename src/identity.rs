@@ -143,6 +143,9 @@ pub struct Client {
     pub address: Option<IpAddr>,
     /// The `User-Agent` header, cut to [`Client::USER_AGENT_MAX`] bytes.
     pub user_agent: Option<String>,
+    /// Which of its requests this is, by the `X-Request-Id` that the log names too: for the audit. A
+    /// session's row doesn't keep it.
+    pub request_id: Option<String>,
 }
 
 impl Client {
@@ -156,7 +159,13 @@ impl Client {
             let end = agent.floor_char_boundary(Self::USER_AGENT_MAX);
             agent[..end].to_owned()
         });
-        Self { address, user_agent }
+        Self { address, user_agent, request_id: None }
+    }
+
+    /// The operator at the command line, by this command.
+    #[must_use]
+    pub fn command_line(command: &str) -> Self {
+        Self::new(None, Some(&format!("command line: sekisho {command}")))
     }
 
     /// The client of a request with these extensions and headers.
@@ -164,9 +173,17 @@ impl Client {
     pub fn of(extensions: &Extensions, headers: &HeaderMap) -> Self {
         let address = extensions.get::<ClientAddress>().map(|address| address.0);
         let user_agent = headers.get(USER_AGENT).and_then(|agent| str::from_utf8(agent.as_bytes()).ok());
-        Self::new(address, user_agent)
+        let request_id = headers.get(X_REQUEST_ID).and_then(|id| id.to_str().ok());
+        let request_id = request_id.filter(|id| id.len() <= REQUEST_ID_MAX).map(str::to_owned);
+        Self { request_id, ..Self::new(address, user_agent) }
     }
 }
+
+/// What the log calls a request by.
+const X_REQUEST_ID: &str = "x-request-id";
+
+/// How long an id may be to be kept, in bytes.
+const REQUEST_ID_MAX: usize = 64;
 
 /// What the session machinery did, or why it refused: one word for the answer's
 /// `X-Session-Event`, the log field, the metric label and the audit row.

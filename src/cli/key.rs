@@ -15,9 +15,11 @@ use crate::backend::config::Config;
 use crate::backend::db;
 use crate::backend::key_files::{self, KeyFileError};
 use crate::clock::{Clock, SystemClock};
-use crate::models::session::{EndReason, SessionEnd};
+use crate::identity::Client;
+use crate::models::audit::{AuditEntry, AuditEvent};
+use crate::models::session::EndReason;
 use crate::services::keys::KeyMaterial;
-use crate::services::store::Which;
+use crate::services::store::{Ending, Which};
 
 /// What to do with keys.
 #[derive(Clone, Debug, Subcommand)]
@@ -66,6 +68,7 @@ pub(super) async fn run(command: KeyCommand, config: &Config) -> Result<(), CliE
         KeyCommand::List(KeyList { json }) => return print(dir, config, now, json),
         KeyCommand::Rotate => {
             let number = key_files::rotate(dir, algorithm, now)?;
+            write_down(config, AuditEvent::KeyRotated, number, "key rotate").await;
             let activation = humantime::format_duration(config.tokens.key_activation);
             format!(
                 "added key {number} ({}); it signs in {activation}, and nobody is signed out",
@@ -86,12 +89,31 @@ async fn retire(dir: &Path, number: u8, config: &Config) -> Result<String, CliEr
         return Err(KeyFileError::LastKey(number).into());
     }
     let stores = start::stores(config).await?;
-    let end = SessionEnd { at: SystemClock.now(), reason: EndReason::Revoked };
-    let ended = stores.sessions.end_sessions(&Which::SignedBy(number), end).await;
+    let by = Client::command_line("key retire");
+    let ending = Ending::new(SystemClock.now(), EndReason::Revoked, by);
+    let ended = stores.sessions.end_sessions(&Which::SignedBy(number), &ending).await;
     stores.close().await;
     let ended = ended.map_err(|error| CliError::failed("can't end the key's sessions", error))?;
     key_files::retire(dir, number)?;
+    write_down(config, AuditEvent::KeyRetired, number, "key retire").await;
     Ok(format!("retired key {number}; {}", sessions_ended(ended.len())))
+}
+
+/// Tells the audit. What was done to the keys is done, also where no database is at hand.
+async fn write_down(config: &Config, event: AuditEvent, number: u8, command: &str) {
+    let entry = AuditEntry::new(SystemClock.now(), event, Client::command_line(command));
+    let entry = AuditEntry { key_number: Some(number), ..entry };
+    let written = match start::stores(config).await {
+        Ok(stores) => {
+            let written = stores.sessions.record(&[entry]).await;
+            stores.close().await;
+            written.map_err(|error| CliError::failed("can't write to the database", error))
+        }
+        Err(error) => Err(error),
+    };
+    if let Err(error) = written {
+        output::print_warning(&format!("the audit lacks this {}: {error}", event.as_str()));
+    }
 }
 
 fn print(dir: &Path, config: &Config, now: OffsetDateTime, json: bool) -> Result<(), CliError> {

@@ -6,6 +6,7 @@
 mod check_config;
 pub mod demo;
 mod error;
+mod explain;
 mod healthcheck;
 pub mod import;
 pub mod key;

@@ -28,6 +28,33 @@ pub fn print_list<R: Row>(rows: &[R], json: bool) -> Result<(), CliError> {
     written.and_then(|()| out.flush()).map_err(CliError::Output)
 }
 
+/// Prints one thing as JSON.
+///
+/// # Errors
+///
+/// If standard output can't be written to.
+pub fn print_json(value: &impl Serialize) -> Result<(), CliError> {
+    let mut out = io::stdout().lock();
+    let written = serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from);
+    written.and_then(|()| writeln!(out)).and_then(|()| out.flush()).map_err(CliError::Output)
+}
+
+/// Prints text of several lines, in which others may have chosen some of the words.
+///
+/// # Errors
+///
+/// If standard output can't be written to.
+pub fn print_text(text: &str) -> Result<(), CliError> {
+    let lines: Vec<_> = text.lines().map(harmless).collect();
+    print_lines(&lines)
+}
+
+/// Says on standard error what is not as it should be, although the command was done.
+pub fn print_warning(text: &str) {
+    // Nobody may be listening.
+    let _ = writeln!(io::stderr(), "sekisho: warning: {text}");
+}
+
 /// Prints lines.
 ///
 /// # Errors
@@ -68,10 +95,11 @@ fn write_table<R: Row>(out: &mut impl Write, rows: &[R]) -> io::Result<()> {
 
 /// Users choose their names and agents, which must not command a terminal.
 fn plain_cells(row: &impl Row) -> Vec<String> {
-    row.cells()
-        .iter()
-        .map(|cell| cell.chars().map(|c| if c.is_control() { '?' } else { c }).collect())
-        .collect()
+    row.cells().iter().map(|cell| harmless(cell)).collect()
+}
+
+fn harmless(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use crate::backend::key_files;
 use crate::clock::{Clock, SystemClock};
 use crate::server::{self, ServerLimits};
 use crate::services::keys::SharedKeys;
+use crate::services::purge::{Keep, Purge};
 use crate::services::store::StoreError;
 use crate::telemetry;
 
@@ -108,6 +109,7 @@ pub(super) async fn serve(
         .await
         .map_err(|error| CliError::failed("can't ask the database which sessions have ended", error))?;
     let mut watchers = watch_over(config, &stores, &keys, &clock);
+    watchers.push(tokio::spawn(purge(config, &stores, &clock).run()));
     watchers.push(tokio::spawn(app.tokens.clone().follow_ends()));
     tracing::info!(public = %local(&public)?, admin = %local(&admin)?, origin = origin.as_str(), "serving");
     ready(origin.as_str())?;
@@ -187,6 +189,12 @@ fn watch_over(
         }
     }));
     watchers
+}
+
+fn purge(config: &Config, stores: &Stores, clock: &Arc<dyn Clock>) -> Purge {
+    let session = &config.session;
+    let keep = Keep { ended: session.keep_ended, audit: config.audit.keep, grace: session.grace };
+    Purge::new(Arc::clone(&stores.sessions), Arc::clone(clock), keep)
 }
 
 /// Clocks that are further apart than a quarter of the grace could take an honest browser for a

@@ -5,15 +5,17 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::error::CliError;
+use super::explain::{self, SessionExplain};
 use super::output::{self, Row};
 use super::start;
 use super::user::{parse_email, sessions_ended};
 use crate::backend::config::Config;
 use crate::backend::db::Stores;
 use crate::clock::{Clock, SystemClock};
-use crate::models::session::{EndReason, Session, SessionEnd, SessionId};
+use crate::identity::Client;
+use crate::models::session::{EndReason, Session, SessionId};
 use crate::models::user::UserId;
-use crate::services::store::{StoreError, Which};
+use crate::services::store::{Ending, StoreError, Which};
 
 /// What to do with sessions.
 #[derive(Clone, Debug, Subcommand)]
@@ -21,6 +23,9 @@ pub enum SessionCommand {
     /// List sessions, the latest first
     #[command(after_help = LIST_EXAMPLES)]
     List(SessionList),
+    /// Tell why a session is over, or what it has been through
+    #[command(after_help = explain::EXAMPLES)]
+    Explain(SessionExplain),
     /// End sessions: some, a user's, or all
     #[command(after_help = REVOKE_EXAMPLES)]
     Revoke(SessionRevoke),
@@ -63,6 +68,7 @@ pub(super) async fn run(command: SessionCommand, config: &Config) -> Result<(), 
     let stores = start::stores(config).await?;
     let done = match command {
         SessionCommand::List(list) => print(&stores, list).await,
+        SessionCommand::Explain(which) => explain::explain(&stores, which).await,
         SessionCommand::Revoke(revoke) => end(&stores, revoke).await,
     };
     stores.close().await;
@@ -82,24 +88,25 @@ async fn print(stores: &Stores, list: SessionList) -> Result<(), CliError> {
 }
 
 async fn end(stores: &Stores, revoke: SessionRevoke) -> Result<(), CliError> {
-    let end = SessionEnd { at: SystemClock.now(), reason: EndReason::Revoked };
+    let by = Client::command_line("session revoke");
+    let ending = Ending::new(SystemClock.now(), EndReason::Revoked, by);
     let which = match &revoke.user {
         Some(email) => Some(Which::OfUser(user(stores, email).await?)),
         None => revoke.all.then_some(Which::All),
     };
     let ended = match which {
-        Some(which) => stores.sessions.end_sessions(&which, end).await.map_err(failed)?.len(),
-        None => end_each(stores, &revoke.ids, end).await?,
+        Some(which) => stores.sessions.end_sessions(&which, &ending).await.map_err(failed)?.len(),
+        None => end_each(stores, &revoke.ids, &ending).await?,
     };
     output::print_lines(&[sessions_ended(ended)])
 }
 
 /// Ends these sessions; one that isn't there is an error, but the others end all the same.
-async fn end_each(stores: &Stores, ids: &[SessionId], end: SessionEnd) -> Result<usize, CliError> {
+async fn end_each(stores: &Stores, ids: &[SessionId], ending: &Ending) -> Result<usize, CliError> {
     let mut ended = 0;
     let mut unknown = Vec::new();
     for &id in ids {
-        if stores.sessions.end_session(id, end).await.map_err(failed)? {
+        if stores.sessions.end_session(id, ending).await.map_err(failed)? {
             ended += 1;
         } else if stores.sessions.find_session(id).await.map_err(failed)?.is_none() {
             unknown.push(id.to_string());
@@ -117,7 +124,7 @@ async fn user(stores: &Stores, email: &str) -> Result<UserId, CliError> {
     found.map(|user| user.id).ok_or_else(|| CliError::Refused(format!("there is no user {email}")))
 }
 
-fn failed(error: StoreError) -> CliError {
+pub(super) fn failed(error: StoreError) -> CliError {
     CliError::failed("can't ask the database", error)
 }
 
@@ -130,8 +137,10 @@ pub struct SessionRow {
     pub email: String,
     /// `browser` or `client`.
     pub kind: &'static str,
-    /// `live`, or why it is over.
+    /// `live`, or why it is over, as `X-Session-Event` says it.
     pub state: &'static str,
+    /// The same, for people.
+    pub state_in_words: &'static str,
     /// When the user signed in.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
@@ -157,6 +166,7 @@ impl SessionRow {
             email: session.email.clone(),
             kind: session.kind.as_str(),
             state: over.map_or("live", |(event, _)| event.as_str()),
+            state_in_words: over.map_or("live", |(event, _)| explain::in_words(event)),
             created_at: session.created_at,
             last_seen_at: session.rotated_at,
             expires_at: over.map_or_else(|| session.expires_at(), |(_, since)| since),
@@ -175,7 +185,7 @@ impl Row for SessionRow {
             self.id.clone(),
             self.email.clone(),
             self.kind.to_owned(),
-            self.state.to_owned(),
+            self.state_in_words.to_owned(),
             output::minute(self.created_at),
             output::minute(self.last_seen_at),
             output::minute(self.expires_at),
@@ -185,7 +195,7 @@ impl Row for SessionRow {
     }
 }
 
-fn parse_id(text: &str) -> Result<SessionId, String> {
+pub(super) fn parse_id(text: &str) -> Result<SessionId, String> {
     text.parse().map_err(|_| "expected a session's id, as `sekisho session list` shows it".to_owned())
 }
 
@@ -194,7 +204,7 @@ Examples:
   sekisho session list --user ada@example.com
   sekisho session list --ended --json
 
-STATE is live, or why the session is over: logged_out, idle_expired, reuse_detected and so on.";
+STATE is live, or why the session is over; `sekisho session explain ID` tells more of one.";
 
 const REVOKE_EXAMPLES: &str = "\
 Examples:
@@ -208,6 +218,7 @@ pub(super) const EXAMPLES: &str = "\
 Examples:
   sekisho session list --user ada@example.com
   sekisho session list --json
+  sekisho session explain 0198c0de-0000-4000-8000-000000000000
   sekisho session revoke 0198c0de-0000-4000-8000-000000000000
   sekisho session revoke --user ada@example.com
   sekisho session revoke --all";

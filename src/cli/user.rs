@@ -15,6 +15,7 @@ use super::import::{self, Format, ImportedUser};
 use super::output::{self, Row};
 use super::{password, start};
 use crate::backend::config::Config;
+use crate::identity::Client;
 use crate::models::user::{Role, User};
 use crate::services::store::StoreError;
 use crate::services::users::{self, HashedUser, NewUser, UserError, Users};
@@ -138,6 +139,7 @@ async fn perform(
     imported: Vec<ImportedUser>,
 ) -> Result<(), CliError> {
     let password = password.unwrap_or_default();
+    let by = |command: &str| Client::command_line(&format!("user {command}"));
     let said = match command {
         UserCommand::List(UserList { json }) => {
             let rows: Vec<_> = users.list().await?.iter().map(UserRow::from).collect();
@@ -148,15 +150,15 @@ async fn perform(
             format!("created {} ({}), id {}", user.email, user.role.as_str(), user.id)
         }
         UserCommand::Passwd(UserPasswd { email, .. }) => {
-            let ended = users.set_password(&users.by_email(&email).await?, &password).await?;
+            let ended = users.set_password(&users.by_email(&email).await?, &password, &by("passwd")).await?;
             format!("set the password of {email}; {}", sessions_ended(ended))
         }
         UserCommand::Role(UserRole { email, role }) => {
-            let ended = users.set_role(&users.by_email(&email).await?, role).await?;
+            let ended = users.set_role(&users.by_email(&email).await?, role, &by("role")).await?;
             format!("{email} is {} now; {}", role.as_str(), sessions_ended(ended))
         }
         UserCommand::Disable(UserName { email }) => {
-            let ended = users.disable(&users.by_email(&email).await?).await?;
+            let ended = users.disable(&users.by_email(&email).await?, &by("disable")).await?;
             format!("disabled {email}; {}", sessions_ended(ended))
         }
         UserCommand::Enable(UserName { email }) => {
@@ -164,7 +166,7 @@ async fn perform(
             format!("enabled {email}")
         }
         UserCommand::Delete(UserName { email }) => {
-            let ended = users.delete(&users.by_email(&email).await?).await?;
+            let ended = users.delete(&users.by_email(&email).await?, &by("delete")).await?;
             format!("deleted {email}; {}", sessions_ended(ended))
         }
         UserCommand::Import(_) => {

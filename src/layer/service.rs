@@ -92,23 +92,24 @@ fn decide<T: TokenService, B>(tokens: &T, policy: &CookiePolicy, request: &Reque
     if is_preflight(request) {
         return Decision::Reject(Rejection::of(SessionEvent::Missing));
     }
+    let client = || Client::of(request.extensions(), request.headers());
     let cookies = match policy.read(request.headers()) {
         Ok(cookies) => cookies,
         Err(DuplicateCookie) => return Decision::Reject(Rejection::of(SessionEvent::Malformed)),
     };
     if !cookies.any() {
-        return decide_by_bearer(tokens, request.headers());
+        return decide_by_bearer(tokens, request.headers(), &client);
     }
     let renew = |refresh_token: &str, held: Option<Identity>| Decision::Renew {
         refresh: RefreshRequest {
             refresh_token: refresh_token.to_owned(),
             access_token: cookies.access.token().map(str::to_owned),
             of: held.as_ref().map(|identity| identity.session),
-            client: Client::of(request.extensions(), request.headers()),
+            client: client(),
         },
         held,
     };
-    match (verify(tokens, cookies.access), cookies.refresh) {
+    match (verify(tokens, cookies.access, &client), cookies.refresh) {
         (Ok(verified), Presented::Token(token)) if verified.renew => renew(token, Some(verified.identity)),
         (Ok(verified), _) => Decision::Trust(verified.identity),
         // Asking the store could only say the same, later.
@@ -120,23 +121,31 @@ fn decide<T: TokenService, B>(tokens: &T, policy: &CookiePolicy, request: &Reque
     }
 }
 
-fn decide_by_bearer<T: TokenService>(tokens: &T, headers: &HeaderMap) -> Decision {
+fn decide_by_bearer<T: TokenService>(
+    tokens: &T,
+    headers: &HeaderMap,
+    client: &dyn Fn() -> Client,
+) -> Decision {
     let token = match bearer::read(headers) {
         None => return Decision::Reject(Rejection::of(SessionEvent::Missing)),
         Some(token) => token.map_or(Presented::Unusable, Presented::Token),
     };
-    match verify(tokens, token) {
+    match verify(tokens, token, client) {
         Ok(verified) => Decision::Trust(verified.identity),
         Err(VerifyError::Unavailable) => Decision::Reject(Rejection::unavailable()),
         Err(error) => Decision::Reject(Rejection::of_bearer(event_of(error))),
     }
 }
 
-fn verify<T: TokenService>(tokens: &T, access_token: Presented<'_>) -> Result<Verified, VerifyError> {
+fn verify<T: TokenService>(
+    tokens: &T,
+    access_token: Presented<'_>,
+    client: &dyn Fn() -> Client,
+) -> Result<Verified, VerifyError> {
     match access_token {
         Presented::Absent => Err(VerifyError::Expired),
         Presented::Unusable => Err(VerifyError::Malformed),
-        Presented::Token(token) => tokens.verify(token),
+        Presented::Token(token) => tokens.verify_from(token, client),
     }
 }
 

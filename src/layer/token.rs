@@ -24,6 +24,16 @@ pub trait TokenService: Send + Sync + 'static {
     /// [`VerifyError`] says why the token is of no use.
     fn verify(&self, access_token: &str) -> Result<Verified, VerifyError>;
 
+    /// Checks an access token as [`verify`](Self::verify) does, for a request that comes from `client`,
+    /// which is asked only by who wants to know. By default nobody does.
+    ///
+    /// # Errors
+    ///
+    /// As [`verify`](Self::verify).
+    fn verify_from(&self, access_token: &str, _client: &dyn Fn() -> Client) -> Result<Verified, VerifyError> {
+        self.verify(access_token)
+    }
+
     /// How the session has ended, as far as that is known without I/O: asked before fresh cookies are
     /// handed out, so that an answer which was under way doesn't undo a sign-out. By default nothing
     /// is known.

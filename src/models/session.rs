@@ -58,13 +58,17 @@ impl SessionKind {
     }
 }
 
-/// Why a session was ended. (Expiry is not among them: it needs nobody to end it.)
+/// Why a session ended. (One that has expired is over by its times; the purge writes that down later.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EndReason {
+    /// At the end of its absolute lifetime.
+    AbsoluteExpired,
     /// Beyond `session.max_per_user`, and the oldest.
     Displaced,
     /// No generation was left.
     Exhausted,
+    /// Not renewed for too long.
+    IdleExpired,
     /// By the user.
     LoggedOut,
     /// By a change of password.
@@ -83,9 +87,11 @@ pub enum EndReason {
 
 impl EndReason {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
+        Self::AbsoluteExpired,
         Self::Displaced,
         Self::Exhausted,
+        Self::IdleExpired,
         Self::LoggedOut,
         Self::PasswordChanged,
         Self::ReuseDetected,
@@ -99,8 +105,10 @@ impl EndReason {
     #[must_use]
     pub const fn event(self) -> SessionEvent {
         match self {
+            Self::AbsoluteExpired => SessionEvent::AbsoluteExpired,
             Self::Displaced => SessionEvent::Displaced,
             Self::Exhausted => SessionEvent::Exhausted,
+            Self::IdleExpired => SessionEvent::IdleExpired,
             Self::LoggedOut => SessionEvent::LoggedOut,
             Self::PasswordChanged => SessionEvent::PasswordChanged,
             Self::ReuseDetected => SessionEvent::ReuseDetected,

@@ -104,8 +104,9 @@ async fn logout(
     State(state): State<AuthState>,
     cookies: Cookies,
     headers: HeaderMap,
+    client: Client,
 ) -> Result<impl IntoResponse, ApiError> {
-    state.auth.sign_out(&state.sessions_of(&headers)).await?;
+    state.auth.sign_out(&state.sessions_of(&headers), &client).await?;
     state.clear(&cookies);
     Ok((StatusCode::NO_CONTENT, event(SessionEvent::LoggedOut)))
 }
@@ -131,7 +132,7 @@ async fn refresh(
         return Err(ApiError::Unauthenticated(SessionEvent::Missing));
     }
     let tokens = state.auth.tokens();
-    let valid = presented.access.token().and_then(|token| tokens.verify(token).ok());
+    let valid = presented.access.token().and_then(|token| tokens.verify_from(token, &|| client.clone()).ok());
     let request = RefreshRequest {
         // What is absent or unusable is no token of ours either.
         refresh_token: presented.refresh.token().unwrap_or_default().to_owned(),
@@ -171,6 +172,7 @@ async fn refresh(
 )]
 async fn register(
     State(state): State<AuthState>,
+    client: Client,
     JsonBody(new): JsonBody<RegisterIn>,
 ) -> Result<(StatusCode, Json<UserOut>), ApiError> {
     let new = NewUser {
@@ -179,7 +181,7 @@ async fn register(
         name: new.name,
         role: Role::User,
     };
-    let user = state.auth.register(new).await?;
+    let user = state.auth.register(new, &client).await?;
     Ok((StatusCode::CREATED, Json(UserOut::from(&user))))
 }
 
@@ -225,10 +227,11 @@ async fn sessions(
 async fn end_session(
     CurrentUser(identity): CurrentUser,
     State(state): State<AuthState>,
+    client: Client,
     id: Result<Path<Uuid>, PathRejection>,
 ) -> Result<StatusCode, ApiError> {
     let Ok(Path(id)) = id else { return Err(ApiError::NotFound("There is no such session.")) };
-    state.auth.end_session(&identity, SessionId(id)).await?;
+    state.auth.end_session(&identity, SessionId(id), &client).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -246,11 +249,12 @@ async fn end_session(
 async fn password(
     CurrentUser(identity): CurrentUser,
     State(state): State<AuthState>,
+    client: Client,
     JsonBody(change): JsonBody<PasswordIn>,
 ) -> Result<Json<SessionOut>, ApiError> {
     let current = SecretString::from(change.current_password);
     let new = SecretString::from(change.new_password);
-    state.auth.change_password(&identity, &current, &new).await.map_err(|error| match error {
+    state.auth.change_password(&identity, &current, &new, &client).await.map_err(|error| match error {
         AuthError::Credentials => ApiError::WrongPassword,
         other => other.into(),
     })?;
@@ -267,8 +271,9 @@ async fn logout_all(
     CurrentUser(identity): CurrentUser,
     State(state): State<AuthState>,
     cookies: Cookies,
+    client: Client,
 ) -> Result<impl IntoResponse, ApiError> {
-    state.auth.sign_out_everywhere(&identity).await?;
+    state.auth.sign_out_everywhere(&identity, &client).await?;
     state.clear(&cookies);
     Ok((StatusCode::NO_CONTENT, event(SessionEvent::LoggedOut)))
 }

@@ -48,6 +48,7 @@ async fn ready(State(health): State<Health>) -> Response {
 async fn metrics_text(State(health): State<Health>) -> Response {
     let lost = if health.tokens.feed_is_lost() { 1.0 } else { 0.0 };
     metrics::gauge!("sekisho_session_feed_lost").set(lost);
+    metrics::counter!("sekisho_notes_lost_total").absolute(health.tokens.lost_notes());
     let text = health.metrics.map(|metrics| metrics.render()).unwrap_or_default();
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

@@ -9,6 +9,7 @@ use super::store::{PasswordChange, StoreError, UserStore, Which};
 use super::token::{Issued, SignIn, SignInError, Tokens};
 use super::users::{NewUser, UserError, Users};
 use crate::identity::{Client, Identity};
+use crate::models::audit::AuditEvent;
 use crate::models::session::{EndReason, Session, SessionId, SessionKind};
 use crate::models::user::{User, UserId};
 
@@ -101,7 +102,7 @@ impl Auth {
         replaces: Option<SessionId>,
     ) -> Result<(User, Issued), AuthError> {
         let address = client.address;
-        let user = self.authenticate(credentials).await.inspect_err(|error| {
+        let user = self.authenticate(credentials, &client).await.inspect_err(|error| {
             tracing::info!(?address, %error, session_event = "login_failed", "a sign-in failed");
         })?;
         let sign_in = SignIn {
@@ -123,12 +124,16 @@ impl Auth {
     /// # Errors
     ///
     /// [`AuthError::RegistrationClosed`], or what is wrong with the new user.
-    pub async fn register(&self, new: NewUser) -> Result<User, AuthError> {
+    pub async fn register(&self, new: NewUser, client: &Client) -> Result<User, AuthError> {
         if self.registration == Registration::Closed {
             return Err(AuthError::RegistrationClosed);
         }
         let user = self.users.create(new).await?;
         tracing::info!(user = %user.id, session_event = "registered", "registered");
+        if let Err(error) = self.tokens.record(AuditEvent::Registered, user.id, client).await {
+            // The account is there all the same.
+            tracing::error!(error = &error as &dyn std::error::Error, user = %user.id, "the audit lacks a registration");
+        }
         Ok(user)
     }
 
@@ -142,6 +147,7 @@ impl Auth {
         identity: &Identity,
         current: &SecretString,
         new: &SecretString,
+        client: &Client,
     ) -> Result<User, AuthError> {
         let user = self.user_of(identity).await?;
         let verified = self.passwords.verify(current, Some(&user.hashed_password)).await?;
@@ -149,16 +155,16 @@ impl Auth {
             return Err(AuthError::Credentials);
         }
         self.users.check_password(new, &user.email, user.name.as_deref()).await?;
-        let end = self.tokens.end_now(EndReason::PasswordChanged);
+        let ending = self.tokens.ending(EndReason::PasswordChanged, client);
         let change = PasswordChange {
             user: user.id,
             old: Some(&user.hashed_password),
             new: &self.passwords.hash(new).await?,
             keep: Some(identity.session),
-            end,
+            ending: &ending,
         };
         let ended = self.store.change_password(&change).await?.ok_or(AuthError::Credentials)?;
-        self.tokens.note_ended(&ended, end);
+        self.tokens.note_ended(&ended, ending.end());
         tracing::info!(user = %user.id, ended = ended.len(), session_event = "password_changed", "password changed");
         Ok(user)
     }
@@ -168,9 +174,9 @@ impl Auth {
     /// # Errors
     ///
     /// If the store does not answer: then no cookie may be cleared.
-    pub async fn sign_out(&self, sessions: &[SessionId]) -> Result<(), AuthError> {
+    pub async fn sign_out(&self, sessions: &[SessionId], client: &Client) -> Result<(), AuthError> {
         for &session in sessions {
-            if self.tokens.end(session, EndReason::LoggedOut).await? {
+            if self.tokens.end(session, EndReason::LoggedOut, client).await? {
                 tracing::info!(%session, session_event = "logged_out", "signed out");
             }
         }
@@ -182,9 +188,9 @@ impl Auth {
     /// # Errors
     ///
     /// If the store does not answer.
-    pub async fn sign_out_everywhere(&self, identity: &Identity) -> Result<(), AuthError> {
+    pub async fn sign_out_everywhere(&self, identity: &Identity, client: &Client) -> Result<(), AuthError> {
         let which = Which::OfUser(user_id(identity)?);
-        let ended = self.tokens.end_all(&which, EndReason::LoggedOut).await?;
+        let ended = self.tokens.end_all(&which, EndReason::LoggedOut, client).await?;
         tracing::info!(user = %identity.subject, ended = ended.len(), session_event = "logged_out", "signed out everywhere");
         Ok(())
     }
@@ -203,9 +209,14 @@ impl Auth {
     /// # Errors
     ///
     /// [`AuthError::UnknownSession`] if it isn't one of the user's that live.
-    pub async fn end_session(&self, identity: &Identity, session: SessionId) -> Result<(), AuthError> {
+    pub async fn end_session(
+        &self,
+        identity: &Identity,
+        session: SessionId,
+        client: &Client,
+    ) -> Result<(), AuthError> {
         let own = self.sessions(identity).await?.into_iter().any(|own| own.id == session);
-        if own && self.tokens.end(session, EndReason::LoggedOut).await? {
+        if own && self.tokens.end(session, EndReason::LoggedOut, client).await? {
             return Ok(());
         }
         Err(AuthError::UnknownSession)
@@ -230,12 +241,15 @@ impl Auth {
 
     /// The work is the same whoever asks: the password is verified before anything else is looked
     /// at, for unknown users too.
-    async fn authenticate(&self, credentials: &Credentials) -> Result<User, AuthError> {
+    async fn authenticate(&self, credentials: &Credentials, client: &Client) -> Result<User, AuthError> {
         let found = self.store.find_user_by_email(&credentials.email.to_lowercase()).await?;
         let stored = found.as_ref().map(|user| &user.hashed_password);
         let verified = self.passwords.verify(&credentials.password, stored).await?;
-        let user = found.filter(|user| verified.ok && user.disabled_at.is_none());
-        let user = user.ok_or(AuthError::Credentials)?;
+        let known = found.as_ref().map(|user| user.id);
+        let Some(user) = found.filter(|user| verified.ok && user.disabled_at.is_none()) else {
+            self.tokens.note_failed_login(known, client);
+            return Err(AuthError::Credentials);
+        };
         if verified.needs_rehash { self.rehash(user, &credentials.password).await } else { Ok(user) }
     }
 

@@ -8,15 +8,17 @@ use secrecy::{ExposeSecret, SecretString};
 use time::OffsetDateTime;
 
 use super::store::{
-    Inserted, LastingUse, MovieQuery, MovieSort, MovieStore, NewSession, PasswordChange, Rotation,
-    SessionStore, SettingStore, StoreError, UserStore, Which,
+    AuditStore, Ending, Inserted, LastingUse, MovieQuery, MovieSort, MovieStore, NewSession, PasswordChange,
+    Rotation, SessionStore, SettingStore, StoreError, UserStore, Which,
 };
 use crate::clock::{Clock, SystemClock};
+use crate::identity::Client;
+use crate::models::audit::AuditEntry;
 use crate::models::movie::{Movie, MovieDetails, MovieId};
 use crate::models::session::{EndReason, Session, SessionEnd, SessionId};
 use crate::models::user::{Role, User, UserId};
 
-/// Users, sessions, movies and settings in maps, behind one lock that is never held across an
+/// Users, sessions, the audit, movies and settings in maps, behind one lock that is never held across an
 /// `await`. Clones share them.
 ///
 /// ```
@@ -36,6 +38,7 @@ pub struct MemoryStore(Arc<Mutex<Tables>>);
 #[derive(Debug, Default)]
 struct Tables {
     sessions: HashMap<SessionId, Session>,
+    audit: Vec<AuditEntry>,
     users: HashMap<UserId, User>,
     movies: BTreeMap<MovieId, MovieDetails>,
     last_movie: i64,
@@ -59,7 +62,7 @@ impl SessionStore for MemoryStore {
             return Err(StoreError::Conflict("id"));
         }
         let ended = tables.make_way(new);
-        tables.sessions.insert(new.session.id, new.session.clone());
+        tables.begin(new.session);
         Ok(Inserted::Yes { ended })
     }
 
@@ -103,12 +106,12 @@ impl SessionStore for MemoryStore {
         Ok(())
     }
 
-    async fn end_session(&self, id: SessionId, end: SessionEnd) -> Result<bool, StoreError> {
-        Ok(self.tables().end(id, end))
+    async fn end_session(&self, id: SessionId, ending: &Ending) -> Result<bool, StoreError> {
+        Ok(self.tables().end(id, ending))
     }
 
-    async fn end_sessions(&self, which: &Which, end: SessionEnd) -> Result<Vec<SessionId>, StoreError> {
-        Ok(self.tables().end_which(which, end))
+    async fn end_sessions(&self, which: &Which, ending: &Ending) -> Result<Vec<SessionId>, StoreError> {
+        Ok(self.tables().end_which(which, ending))
     }
 
     async fn live_sessions(&self, user: UserId, now: OffsetDateTime) -> Result<Vec<Session>, StoreError> {
@@ -138,8 +141,62 @@ impl SessionStore for MemoryStore {
         Ok(ended.filter(|(_, end)| end.at >= since).collect())
     }
 
+    async fn end_expired(
+        &self,
+        from: SessionId,
+        most: u32,
+        expired_by: OffsetDateTime,
+    ) -> Result<Option<SessionId>, StoreError> {
+        let mut tables = self.tables();
+        let mut seen: Vec<_> = tables.sessions.keys().copied().filter(|id| *id > from).collect();
+        seen.sort_unstable();
+        seen.truncate(most as usize);
+        for id in &seen {
+            let expired = tables.sessions.get(id).filter(|session| session.end.is_none());
+            if let Some(ending) = expired.and_then(|session| expiry(session, expired_by)) {
+                tables.end(*id, &ending);
+            }
+        }
+        Ok(seen.last().copied())
+    }
+
+    async fn purge_sessions(&self, before: OffsetDateTime, most: u32) -> Result<u64, StoreError> {
+        let mut tables = self.tables();
+        let ended = tables.sessions.values().filter(|session| session.end.is_some_and(|end| end.at < before));
+        let purged: Vec<_> = ended.take(most as usize).map(|session| session.id).collect();
+        tables.sessions.retain(|id, _| !purged.contains(id));
+        Ok(purged.len() as u64)
+    }
+
     async fn store_time(&self) -> Result<OffsetDateTime, StoreError> {
         Ok(SystemClock.now())
+    }
+}
+
+#[async_trait]
+impl AuditStore for MemoryStore {
+    async fn record(&self, entries: &[AuditEntry]) -> Result<(), StoreError> {
+        self.tables().audit.extend_from_slice(entries);
+        Ok(())
+    }
+
+    async fn audit_of(&self, session: SessionId, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
+        let tables = self.tables();
+        let named = tables.audit.iter().filter(|entry| entry.session == Some(session));
+        let mut entries: Vec<_> = named.cloned().collect();
+        entries.sort_by_key(|entry| std::cmp::Reverse(entry.at));
+        entries.truncate(limit as usize);
+        Ok(entries)
+    }
+
+    async fn purge_audit(&self, before: OffsetDateTime, most: u32) -> Result<u64, StoreError> {
+        let mut purged = 0;
+        self.tables().audit.retain(|entry| {
+            let kept = entry.at >= before || purged == u64::from(most);
+            purged += u64::from(!kept);
+            kept
+        });
+        Ok(purged)
     }
 }
 
@@ -191,14 +248,14 @@ impl UserStore for MemoryStore {
             Some(kept) => Which::OfUserBut(change.user, kept),
             None => Which::OfUser(change.user),
         };
-        Ok(Some(tables.end_which(&which, change.end)))
+        Ok(Some(tables.end_by_change(change.user, &which, change.ending)))
     }
 
     async fn set_role(
         &self,
         id: UserId,
         role: Role,
-        end: SessionEnd,
+        ending: &Ending,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
         let mut tables = self.tables();
         let Some(user) = tables.users.get_mut(&id) else { return Ok(None) };
@@ -206,14 +263,14 @@ impl UserStore for MemoryStore {
             return Ok(Some(Vec::new()));
         }
         user.role = role;
-        Ok(Some(tables.end_which(&Which::OfUser(id), end)))
+        Ok(Some(tables.end_by_change(id, &Which::OfUser(id), ending)))
     }
 
-    async fn disable_user(&self, id: UserId, end: SessionEnd) -> Result<Option<Vec<SessionId>>, StoreError> {
+    async fn disable_user(&self, id: UserId, ending: &Ending) -> Result<Option<Vec<SessionId>>, StoreError> {
         let mut tables = self.tables();
         let Some(user) = tables.users.get_mut(&id) else { return Ok(None) };
-        user.disabled_at.get_or_insert(end.at);
-        Ok(Some(tables.end_which(&Which::OfUser(id), end)))
+        user.disabled_at.get_or_insert(ending.at);
+        Ok(Some(tables.end_by_change(id, &Which::OfUser(id), ending)))
     }
 
     async fn enable_user(&self, id: UserId) -> Result<bool, StoreError> {
@@ -223,12 +280,12 @@ impl UserStore for MemoryStore {
         Ok(true)
     }
 
-    async fn delete_user(&self, id: UserId, end: SessionEnd) -> Result<Option<Vec<SessionId>>, StoreError> {
+    async fn delete_user(&self, id: UserId, ending: &Ending) -> Result<Option<Vec<SessionId>>, StoreError> {
         let mut tables = self.tables();
         if tables.users.remove(&id).is_none() {
             return Ok(None);
         }
-        Ok(Some(tables.end_which(&Which::OfUser(id), end)))
+        Ok(Some(tables.end_by_change(id, &Which::OfUser(id), ending)))
     }
 }
 
@@ -303,8 +360,14 @@ impl Tables {
         let beyond = others.iter().skip(new.max_per_user.saturating_sub(1) as usize);
         let displaced = beyond.map(|session| (session.id, EndReason::Displaced));
         let replaced = new.replaces.map(|id| (id, EndReason::LoggedOut));
-        let ending = replaced.into_iter().chain(displaced);
-        ending.filter(|&(id, reason)| self.end(id, SessionEnd { at, reason })).map(|(id, _)| id).collect()
+        let ending: Vec<_> = replaced.into_iter().chain(displaced).collect();
+        let mut ended = Vec::new();
+        for (id, reason) in ending {
+            if self.end(id, &Ending::new(at, reason, new.session.client.clone())) {
+                ended.push(id);
+            }
+        }
+        ended
     }
 
     fn advance(&mut self, rotation: &Rotation<'_>, due: impl Fn(&Session) -> bool) -> Option<Session> {
@@ -320,23 +383,36 @@ impl Tables {
         session.settled_by = None;
         session.rotations += 1;
         session.idle_expires_at = rotation.idle_expires_at.min(session.absolute_expires_at);
-        session.client = rotation.client.clone();
+        session.client = kept(rotation.client);
         Some(session.clone())
     }
 
-    fn end(&mut self, id: SessionId, end: SessionEnd) -> bool {
-        let session = self.sessions.get_mut(&id).filter(|session| session.end.is_none());
-        session.map(|session| session.end = Some(end)).is_some()
+    fn begin(&mut self, session: &Session) {
+        self.audit.push(AuditEntry::login(session));
+        let session = Session { client: kept(&session.client), ..session.clone() };
+        self.sessions.insert(session.id, session);
     }
 
-    fn end_which(&mut self, which: &Which, end: SessionEnd) -> Vec<SessionId> {
-        let named = self.sessions.values_mut().filter(|session| names(which, session));
-        let live = named.filter(|session| session.end.is_none());
-        live.map(|session| {
-            session.end = Some(end);
-            session.id
-        })
-        .collect()
+    fn end(&mut self, id: SessionId, ending: &Ending) -> bool {
+        let Some(session) = self.sessions.get_mut(&id).filter(|session| session.end.is_none()) else {
+            return false;
+        };
+        session.end = Some(ending.end());
+        self.audit.push(ending.entry(id, session.user_id, session.generation, session.client.clone()));
+        true
+    }
+
+    fn end_which(&mut self, which: &Which, ending: &Ending) -> Vec<SessionId> {
+        let named = self.sessions.values().filter(|session| names(which, session));
+        let mut ended: Vec<_> = named.map(|session| session.id).collect();
+        ended.retain(|&id| self.end(id, ending));
+        ended
+    }
+
+    /// Ends sessions because the user was changed.
+    fn end_by_change(&mut self, user: UserId, which: &Which, ending: &Ending) -> Vec<SessionId> {
+        self.audit.push(ending.of_user(user));
+        self.end_which(which, ending)
     }
 
     fn live(&self, user: UserId, now: OffsetDateTime) -> Vec<Session> {
@@ -352,6 +428,18 @@ impl Tables {
         user.hashed_password = new.clone();
         true
     }
+}
+
+/// How a session ends that had expired by `by`.
+fn expiry(session: &Session, by: OffsetDateTime) -> Option<Ending> {
+    let (event, at) = session.over(by)?;
+    let reason = EndReason::from_word(event.as_str())?;
+    Some(Ending::new(at, reason, Client::default()))
+}
+
+/// What a session's row keeps of a client.
+fn kept(client: &Client) -> Client {
+    Client { request_id: None, ..client.clone() }
 }
 
 fn names(which: &Which, session: &Session) -> bool {

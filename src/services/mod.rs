@@ -9,6 +9,7 @@
 //! | [`token`] | a session's tokens from sign-in to end; the layer's `TokenService` |
 //! | `renewal`, [`rotation`] | renewing: what to do, and the pure function that decides |
 //! | `flights`, `notes` | renewals shared between requests, and what is written behind their backs |
+//! | [`purge`] | what is over is forgotten, after a while |
 //! | [`jwt`], [`refresh_token`], [`keys`], [`crypto`] | tokens and what signs them |
 //! | [`store`] | what all this needs of a database |
 //! | [`memory`] | a store without one |
@@ -28,6 +29,7 @@ pub mod movies;
 mod notes;
 #[cfg(feature = "server")]
 pub mod password;
+pub mod purge;
 pub mod refresh_token;
 mod renewal;
 pub mod rotation;

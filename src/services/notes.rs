@@ -1,15 +1,20 @@
-//! What is written to the store off the requests' path: which access tokens are in lasting use, and
-//! how often refresh tokens were replayed.
+//! What is written to the store off the requests' path: which access tokens are in lasting use, how
+//! often refresh tokens were replayed, and what the audit should know that changed no session.
 //!
 //! Notes are gathered for [`DELAY`] and written in one batch. Losing them in a crash costs nothing
 //! but time: a later token settles its own generation.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::mem;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
+use crate::identity::Client;
+use crate::models::audit::AuditEntry;
 use crate::models::session::{SessionId, TokenId};
 use crate::services::store::LastingUse;
 
@@ -19,6 +24,9 @@ pub(crate) const DELAY: Duration = Duration::from_millis(250);
 /// How long a writer waits after the store did not answer.
 pub(crate) const RETRY: Duration = Duration::from_secs(2);
 
+/// How long the audit hears of no second token that names nothing.
+const ONE_UNKNOWN_IN: Duration = Duration::from_secs(1);
+
 /// How many notes are kept while the store does not answer; beyond, new ones are dropped.
 const MOST: usize = 100_000;
 
@@ -26,19 +34,23 @@ const MOST: usize = 100_000;
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
     waiting: Mutex<Waiting>,
+    lost: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
     batch: Batch,
     writer_is_due: bool,
+    unknown_at: Option<Instant>,
 }
 
 /// Notes to be written together.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
-    pub(crate) lasting: HashSet<LastingUse>,
+    /// Which tokens are in lasting use, and who was seen to use each.
+    pub(crate) lasting: HashMap<LastingUse, Client>,
     pub(crate) replays: HashMap<SessionId, u64>,
+    pub(crate) entries: Vec<AuditEntry>,
 }
 
 /// Whether a writer must be started for what was noted.
@@ -47,15 +59,38 @@ pub(crate) struct WriterNeeded(pub(crate) bool);
 
 impl Notes {
     /// Notes that a token is in lasting use.
-    pub(crate) fn lasting(&self, seen: LastingUse) -> WriterNeeded {
+    pub(crate) fn lasting(&self, seen: LastingUse, client: Client) -> WriterNeeded {
         self.note(|batch| {
-            batch.lasting.insert(seen);
+            batch.lasting.entry(seen).or_insert(client);
         })
     }
 
     /// Notes a replay.
     pub(crate) fn replay(&self, session: SessionId) -> WriterNeeded {
         self.note(|batch| *batch.replays.entry(session).or_default() += 1)
+    }
+
+    /// Notes what happened, for the audit.
+    pub(crate) fn entry(&self, entry: AuditEntry) -> WriterNeeded {
+        self.note(|batch| batch.entries.push(entry))
+    }
+
+    /// Notes that a refresh token came which names nothing here. Anyone can send as many of them as
+    /// they like, so the audit has one in a second; the log has all.
+    pub(crate) fn unknown(&self, entry: AuditEntry) -> WriterNeeded {
+        let mut waiting = self.lock();
+        let now = Instant::now();
+        if waiting.unknown_at.is_some_and(|last| now - last < ONE_UNKNOWN_IN) {
+            return WriterNeeded(false);
+        }
+        waiting.unknown_at = Some(now);
+        drop(waiting);
+        self.entry(entry)
+    }
+
+    /// How many notes were dropped because too many waited.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
     }
 
     /// Takes all notes.
@@ -72,6 +107,7 @@ impl Notes {
             for (session, count) in batch.replays {
                 *waiting.replays.entry(session).or_default() += count;
             }
+            waiting.entries.extend(batch.entries);
         })
     }
 
@@ -84,6 +120,8 @@ impl Notes {
         let mut waiting = self.lock();
         if waiting.batch.len() < MOST {
             add(&mut waiting.batch);
+        } else {
+            self.lost.fetch_add(1, Ordering::Relaxed);
         }
         WriterNeeded(!mem::replace(&mut waiting.writer_is_due, true))
     }
@@ -95,7 +133,7 @@ impl Notes {
 
 impl Batch {
     fn len(&self) -> usize {
-        self.lasting.len() + self.replays.len()
+        self.lasting.len() + self.replays.len() + self.entries.len()
     }
 }
 
@@ -128,8 +166,8 @@ mod tests {
     #[test]
     fn one_writer_is_started_for_a_batch() {
         let notes = Notes::default();
-        assert!(notes.lasting(lasting(1)).0);
-        assert!(!notes.lasting(lasting(2)).0);
+        assert!(notes.lasting(lasting(1), Client::default()).0);
+        assert!(!notes.lasting(lasting(2), Client::default()).0);
         assert!(!notes.replay(SESSION).0);
         assert_eq!(notes.take().len(), 3);
         assert!(notes.replay(SESSION).0, "the next batch needs a writer again");
@@ -139,7 +177,7 @@ mod tests {
     fn what_could_not_be_written_is_kept() {
         let notes = Notes::default();
         let _ = notes.replay(SESSION);
-        let _ = notes.lasting(lasting(1));
+        let _ = notes.lasting(lasting(1), Client::default());
         let batch = notes.take();
         let _ = notes.replay(SESSION);
         let _ = notes.put_back(batch);

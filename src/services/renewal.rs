@@ -1,6 +1,6 @@
 //! Renewing a session: read the tokens, board the flight, do what [`decide`] says.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use time::OffsetDateTime;
@@ -9,11 +9,12 @@ use super::flights::{Boarded, Key};
 use super::notes::{self, Batch};
 use super::refresh_token::{self, RefreshTokenError};
 use super::rotation::{Beside, Decision, Presented, Reuse, decide, is_second_in_lasting_use, is_young};
-use super::store::{LastingUse, Rotation, StoreError};
+use super::store::{Ending, LastingUse, Rotation, StoreError};
 use super::token::{Inner, Issued};
 use crate::identity::{Client, SessionEvent};
 use crate::layer::{RefreshError, RefreshRequest};
-use crate::models::session::{EndReason, Session, SessionEnd, SessionId, SessionKind};
+use crate::models::audit::{AuditEntry, AuditEvent};
+use crate::models::session::{EndReason, Session, SessionId, SessionKind};
 
 /// How often a lost race is looked at again before the store counts as not answering.
 const ATTEMPTS: usize = 4;
@@ -41,18 +42,21 @@ impl Inner {
         kind: SessionKind,
     ) -> Result<Issued, RefreshError> {
         let presented = self.read(&request, kind)?;
+        let client = &request.client;
         for _ in 0..ATTEMPTS {
-            let resolved = match self.board(presented, &request.client).await {
+            let resolved = match self.board(presented, client).await {
                 // A store that is down is not asked again for the same request.
                 Boarded::Led(None) | Boarded::Shared(None, _) => return Err(RefreshError::Unavailable),
                 Boarded::Shared(Some(Resolved::Live(row, _)), number) => {
-                    self.share(row, number, presented, &request.client).await?
+                    self.share(row, number, presented, client).await?
                 }
                 Boarded::Led(resolved) | Boarded::Shared(resolved, _) => resolved,
             };
             match resolved {
                 Some(Resolved::Live(session, event)) => return self.answer(&session, event),
-                Some(Resolved::Over { event, since }) => return Err(self.refuse(presented, event, since)),
+                Some(Resolved::Over { event, since }) => {
+                    return Err(self.refuse(presented, event, since, client));
+                }
                 None => {}
             }
         }
@@ -60,12 +64,20 @@ impl Inner {
     }
 
     /// Reads both tokens, before any database work.
-    fn read(&self, request: &RefreshRequest, kind: SessionKind) -> Result<Presented, RefreshError> {
+    fn read(
+        self: &Arc<Self>,
+        request: &RefreshRequest,
+        kind: SessionKind,
+    ) -> Result<Presented, RefreshError> {
         let refused = |event| RefreshError::Over { event, clear: false };
         let token =
             refresh_token::parse(&self.keys.load(), &request.refresh_token).map_err(|error| match error {
-                RefreshTokenError::UnknownKey(_) => {
+                RefreshTokenError::UnknownKey(number) => {
                     self.keys.notice_unknown();
+                    self.note_unknown(AuditEntry {
+                        key_number: Some(number),
+                        ..AuditEntry::new(self.clock.now(), AuditEvent::UnknownKey, request.client.clone())
+                    });
                     refused(SessionEvent::UnknownKey)
                 }
                 _ => refused(SessionEvent::Malformed),
@@ -93,7 +105,11 @@ impl Inner {
     }
 
     /// The leader's part: asks the store until the race is decided.
-    async fn resolve(&self, presented: Presented, client: &Client) -> Result<Resolved, StoreError> {
+    async fn resolve(
+        self: &Arc<Self>,
+        presented: Presented,
+        client: &Client,
+    ) -> Result<Resolved, StoreError> {
         for _ in 0..ATTEMPTS {
             if let Step::Done(resolved) = self.step(presented, client).await? {
                 return Ok(resolved);
@@ -104,7 +120,7 @@ impl Inner {
 
     /// The conditional update first, since that is what is due nearly always; the row is read only
     /// where the update did not take place.
-    async fn step(&self, presented: Presented, client: &Client) -> Result<Step, StoreError> {
+    async fn step(self: &Arc<Self>, presented: Presented, client: &Client) -> Result<Step, StoreError> {
         let now = self.clock.now();
         if !is_young(&presented, now, self.settings.grace) && presented.generation < u32::MAX {
             let rotation = self.rotation(presented, client, now);
@@ -120,7 +136,7 @@ impl Inner {
     /// A follower's part: the leader's row, judged with the follower's own tokens. `None` means that
     /// what is remembered no longer answers the question.
     async fn share(
-        &self,
+        self: &Arc<Self>,
         row: Arc<Session>,
         number: u64,
         presented: Presented,
@@ -141,7 +157,7 @@ impl Inner {
     }
 
     async fn act(
-        &self,
+        self: &Arc<Self>,
         decision: Decision,
         row: Option<Arc<Session>>,
         presented: Presented,
@@ -153,10 +169,10 @@ impl Inner {
             (Decision::Replay, Some(row)) => Ok(Step::Done(Resolved::Live(row, SessionEvent::Replayed))),
             (Decision::CatchUp { lost }, _) => self.catch_up(lost, presented, client, now).await,
             (Decision::Over { event, since }, _) => over(event, Some(since)),
-            (Decision::Exhausted, _) => self.end(presented, EndReason::Exhausted, now).await,
+            (Decision::Exhausted, _) => self.end(presented, EndReason::Exhausted, client, now).await,
             (Decision::Reuse(reuse), Some(row)) => {
                 warn_of_reuse(&row, presented, reuse, client);
-                self.end(presented, EndReason::ReuseDetected, now).await
+                self.end(presented, EndReason::ReuseDetected, client, now).await
             }
             (Decision::WrongKind, _) => over(SessionEvent::Malformed, None),
             (Decision::Rotate, _) => Ok(Step::LostRace),
@@ -169,7 +185,7 @@ impl Inner {
     /// The MAC proves that we issued the token, so the database has lost its last writes: after a
     /// failover, or from a restored backup.
     async fn catch_up(
-        &self,
+        self: &Arc<Self>,
         lost: u32,
         presented: Presented,
         client: &Client,
@@ -184,6 +200,14 @@ impl Inner {
                 session_event = %SessionEvent::CaughtUp,
                 "the database has lost more than one rotation of this session: was it restored from a backup?"
             );
+            let entry = AuditEntry {
+                user: Some(row.user_id),
+                session: Some(row.id),
+                presented: Some(presented.generation),
+                held: presented.generation.checked_sub(lost),
+                ..AuditEntry::new(now, AuditEvent::CaughtUp, client.clone())
+            };
+            self.start_writer(self.notes.entry(entry), notes::DELAY);
         }
         Ok(Step::Done(Resolved::Live(Arc::new(row), SessionEvent::CaughtUp)))
     }
@@ -193,11 +217,13 @@ impl Inner {
         &self,
         presented: Presented,
         reason: EndReason,
+        client: &Client,
         now: OffsetDateTime,
     ) -> Result<Step, StoreError> {
-        let end = SessionEnd { at: now, reason };
-        if self.store.end_session(presented.session, end).await? {
-            self.note_ended(&[presented.session], end);
+        let ending = Ending::new(now, reason, client.clone());
+        let ending = Ending { presented: Some(presented.generation), ..ending };
+        if self.store.end_session(presented.session, &ending).await? {
+            self.note_ended(&[presented.session], ending.end());
             let over = Resolved::Over { event: reason.event(), since: Some(now) };
             Ok(Step::Done(over))
         } else {
@@ -233,11 +259,19 @@ impl Inner {
     /// Cookies are cleared only when the session ended more than the grace ago: sooner, a late
     /// answer could wipe a new sign-in.
     fn refuse(
-        &self,
+        self: &Arc<Self>,
         presented: Presented,
         event: SessionEvent,
         since: Option<OffsetDateTime>,
+        client: &Client,
     ) -> RefreshError {
+        if event == SessionEvent::UnknownSession {
+            self.note_unknown(AuditEntry {
+                session: Some(presented.session),
+                presented: Some(presented.generation),
+                ..AuditEntry::new(self.clock.now(), AuditEvent::UnknownSession, client.clone())
+            });
+        }
         let clear = since.is_some_and(|since| self.clock.now() - since > self.settings.grace);
         tracing::info!(session = %presented.session, session_event = %event, "a session was not renewed");
         RefreshError::Over { event, clear }
@@ -246,7 +280,7 @@ impl Inner {
     /// Writes the notes, and ends the sessions in which two clients show. What could not be written
     /// is noted again.
     pub(super) async fn write_notes(self: &Arc<Self>) -> Result<(), StoreError> {
-        let Batch { lasting, replays } = self.notes.take();
+        let Batch { lasting, replays, entries } = self.notes.take();
         let settled = self.settle(&lasting).await;
         if settled.is_err() {
             self.start_writer(self.notes.put_back(Batch { lasting, ..Batch::default() }), notes::RETRY);
@@ -255,33 +289,49 @@ impl Inner {
         if counted.is_err() {
             self.start_writer(self.notes.put_back(Batch { replays, ..Batch::default() }), notes::RETRY);
         }
-        settled.and(counted)
+        let recorded = self.record(&entries).await;
+        if recorded.is_err() {
+            self.start_writer(self.notes.put_back(Batch { entries, ..Batch::default() }), notes::RETRY);
+        }
+        settled.and(counted).and(recorded)
     }
 
-    async fn settle(&self, lasting: &HashSet<LastingUse>) -> Result<(), StoreError> {
+    async fn settle(&self, lasting: &HashMap<LastingUse, Client>) -> Result<(), StoreError> {
         if lasting.is_empty() {
             return Ok(());
         }
-        let lasting: Vec<_> = lasting.iter().copied().collect();
-        for row in self.store.settle(&lasting).await? {
+        let tokens: Vec<_> = lasting.keys().copied().collect();
+        for row in self.store.settle(&tokens).await? {
             if is_second_in_lasting_use(&row) {
-                self.end_second_jar(&row).await?;
+                let client = lasting.iter().find(|(seen, _)| is_second_of(seen, &row));
+                self.end_second_jar(&row, client.map(|(_, client)| client.clone())).await?;
             }
         }
         Ok(())
     }
 
-    async fn end_second_jar(&self, row: &Session) -> Result<(), StoreError> {
+    async fn end_second_jar(&self, row: &Session, client: Option<Client>) -> Result<(), StoreError> {
         tracing::warn!(
             session = %row.id, user = %row.user_id, generation = row.generation,
+            used_by = ?client, held_by = ?row.client,
             session_event = %SessionEvent::ReuseDetected,
             "two access tokens of one generation are in lasting use: the session ends"
         );
-        let end = SessionEnd { at: self.clock.now(), reason: EndReason::ReuseDetected };
-        if self.store.end_session(row.id, end).await? {
-            self.note_ended(&[row.id], end);
+        let ending = Ending::new(self.clock.now(), EndReason::ReuseDetected, client.unwrap_or_default());
+        let ending = Ending { presented: Some(row.generation), ..ending };
+        if self.store.end_session(row.id, &ending).await? {
+            self.note_ended(&[row.id], ending.end());
         }
         Ok(())
+    }
+
+    async fn record(&self, entries: &[AuditEntry]) -> Result<(), StoreError> {
+        if entries.is_empty() { Ok(()) } else { self.store.record(entries).await }
+    }
+
+    /// The audit hears of tokens that name nothing here.
+    fn note_unknown(self: &Arc<Self>, entry: AuditEntry) {
+        self.start_writer(self.notes.unknown(entry), notes::DELAY);
     }
 
     async fn count(&self, replays: &HashMap<SessionId, u64>) -> Result<(), StoreError> {
@@ -291,6 +341,11 @@ impl Inner {
         let counts: Vec<_> = replays.iter().map(|(&session, &count)| (session, count)).collect();
         self.store.count_replays(&counts).await
     }
+}
+
+/// Whether this is the use that shows a second client in the session.
+fn is_second_of(seen: &LastingUse, row: &Session) -> bool {
+    (seen.session, seen.generation) == (row.id, row.generation) && row.settled_by != Some(seen.token)
 }
 
 fn key(presented: Presented) -> Key {

@@ -14,11 +14,14 @@ use uuid::Uuid;
 use super::jwt::{AccessToken, AccessTokens};
 use super::keys::{Algorithm, KeyMaterial, KeyRing, SharedKeys, SigningKey};
 use super::memory::MemoryStore;
-use super::store::{Inserted, LastingUse, NewSession, Rotation, SessionStore, StoreError, Which};
+use super::store::{
+    AuditStore, Ending, Inserted, LastingUse, NewSession, Rotation, SessionStore, StoreError, Which,
+};
 use super::token::{Issued, SessionSettings, SignIn, Tokens};
 use crate::clock::{Clock, ManualClock};
 use crate::identity::{Client, Roles, SessionEvent};
 use crate::layer::{RefreshError, RefreshRequest};
+use crate::models::audit::AuditEntry;
 use crate::models::session::{Session, SessionEnd, SessionId, SessionKind, TokenId};
 use crate::models::user::UserId;
 
@@ -259,12 +262,12 @@ impl SessionStore for WatchedStore {
         self.asked("count_replays").await?.count_replays(counts).await
     }
 
-    async fn end_session(&self, id: SessionId, end: SessionEnd) -> Result<bool, StoreError> {
-        self.asked("end_session").await?.end_session(id, end).await
+    async fn end_session(&self, id: SessionId, ending: &Ending) -> Result<bool, StoreError> {
+        self.asked("end_session").await?.end_session(id, ending).await
     }
 
-    async fn end_sessions(&self, which: &Which, end: SessionEnd) -> Result<Vec<SessionId>, StoreError> {
-        self.asked("end_sessions").await?.end_sessions(which, end).await
+    async fn end_sessions(&self, which: &Which, ending: &Ending) -> Result<Vec<SessionId>, StoreError> {
+        self.asked("end_sessions").await?.end_sessions(which, ending).await
     }
 
     async fn live_sessions(&self, user: UserId, now: OffsetDateTime) -> Result<Vec<Session>, StoreError> {
@@ -284,7 +287,35 @@ impl SessionStore for WatchedStore {
         self.asked("ended_since").await?.ended_since(since).await
     }
 
+    async fn end_expired(
+        &self,
+        from: SessionId,
+        most: u32,
+        expired_by: OffsetDateTime,
+    ) -> Result<Option<SessionId>, StoreError> {
+        self.asked("end_expired").await?.end_expired(from, most, expired_by).await
+    }
+
+    async fn purge_sessions(&self, before: OffsetDateTime, most: u32) -> Result<u64, StoreError> {
+        self.asked("purge_sessions").await?.purge_sessions(before, most).await
+    }
+
     async fn store_time(&self) -> Result<OffsetDateTime, StoreError> {
         self.asked("store_time").await?.store_time().await
+    }
+}
+
+#[async_trait]
+impl AuditStore for WatchedStore {
+    async fn record(&self, entries: &[AuditEntry]) -> Result<(), StoreError> {
+        self.asked("record").await?.record(entries).await
+    }
+
+    async fn audit_of(&self, session: SessionId, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
+        self.asked("audit_of").await?.audit_of(session, limit).await
+    }
+
+    async fn purge_audit(&self, before: OffsetDateTime, most: u32) -> Result<u64, StoreError> {
+        self.asked("purge_audit").await?.purge_audit(before, most).await
     }
 }

@@ -11,11 +11,17 @@
 //! 3. What grants or ends access is on disk when the call returns. Rotations, settlements and
 //!    replay counts may be lost in a crash: [`SessionStore::catch_up`] heals that.
 //! 4. Ending an ended session changes nothing: the first reason stays.
-//! 5. A session stays until purged, also when its user is deleted.
-//! 6. Times are kept to the microsecond.
-//! 7. [`StoreError::Unavailable`] says nothing about what happened; the caller decides nothing by it.
+//! 5. What begins or ends a session writes the audit in the same transaction: [`Login`] for a session
+//!    that began, exactly one [`Ended`] for each that ended. A change to a user that ends the user's
+//!    sessions writes one of its own, which names no session.
+//! 6. A session stays until purged, also when its user is deleted.
+//! 7. Times are kept to the microsecond.
+//! 8. [`StoreError::Unavailable`] says nothing about what happened; the caller decides nothing by it.
 //!
 //! To add an operation: state it here, add it to the suite, then to the three stores.
+//!
+//! [`Ended`]: crate::models::audit::AuditEvent::Ended
+//! [`Login`]: crate::models::audit::AuditEvent::Login
 
 use std::fmt;
 use std::time::Duration;
@@ -25,13 +31,14 @@ use secrecy::SecretString;
 use time::OffsetDateTime;
 
 use crate::identity::Client;
+use crate::models::audit::{AuditEntry, AuditEvent};
 use crate::models::movie::{Movie, MovieDetails, MovieId};
-use crate::models::session::{AccessRef, Session, SessionEnd, SessionId, SessionKind, TokenId};
+use crate::models::session::{AccessRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId};
 use crate::models::user::{Role, User, UserId};
 
 /// Sessions.
 #[async_trait]
-pub trait SessionStore: Send + Sync + 'static {
+pub trait SessionStore: AuditStore {
     /// Inserts a session, if its user may still sign in, and then ends those that give way to it.
     /// All of it is one transaction.
     async fn insert_session(&self, new: &NewSession<'_>) -> Result<Inserted, StoreError>;
@@ -59,10 +66,10 @@ pub trait SessionStore: Send + Sync + 'static {
 
     /// Ends a session. `true` if this call did it: it was there and had not been ended (whether or
     /// not it had expired).
-    async fn end_session(&self, id: SessionId, end: SessionEnd) -> Result<bool, StoreError>;
+    async fn end_session(&self, id: SessionId, ending: &Ending) -> Result<bool, StoreError>;
 
     /// Ends all sessions that `which` names and that have not been ended. Returns their ids.
-    async fn end_sessions(&self, which: &Which, end: SessionEnd) -> Result<Vec<SessionId>, StoreError>;
+    async fn end_sessions(&self, which: &Which, ending: &Ending) -> Result<Vec<SessionId>, StoreError>;
 
     /// The user's sessions that live at `now`, the latest rotated first.
     async fn live_sessions(&self, user: UserId, now: OffsetDateTime) -> Result<Vec<Session>, StoreError>;
@@ -79,8 +86,34 @@ pub trait SessionStore: Send + Sync + 'static {
     /// The sessions that ended at `since` or later, with their ends.
     async fn ended_since(&self, since: OffsetDateTime) -> Result<Vec<(SessionId, SessionEnd)>, StoreError>;
 
+    /// Looks at the sessions after `from`, in the order of their ids, at most `most` of them. Those
+    /// that had expired by `expired_by` and were not ended yet are ended, at the time at which they
+    /// expired. Returns the last one looked at, `None` if there was none.
+    async fn end_expired(
+        &self,
+        from: SessionId,
+        most: u32,
+        expired_by: OffsetDateTime,
+    ) -> Result<Option<SessionId>, StoreError>;
+
+    /// Forgets sessions that ended before `before`, at most `most` of them. Returns how many.
+    async fn purge_sessions(&self, before: OffsetDateTime, most: u32) -> Result<u64, StoreError>;
+
     /// The database's own clock.
     async fn store_time(&self) -> Result<OffsetDateTime, StoreError>;
+}
+
+/// What happened to whose access. Entries are added and, one day, purged; none is ever changed.
+#[async_trait]
+pub trait AuditStore: Send + Sync + 'static {
+    /// Adds entries of what neither begins nor ends a session.
+    async fn record(&self, entries: &[AuditEntry]) -> Result<(), StoreError>;
+
+    /// What happened to a session, the latest first, at most `limit` entries.
+    async fn audit_of(&self, session: SessionId, limit: u32) -> Result<Vec<AuditEntry>, StoreError>;
+
+    /// Forgets entries from before `before`, at most `most` of them. Returns how many.
+    async fn purge_audit(&self, before: OffsetDateTime, most: u32) -> Result<u64, StoreError>;
 }
 
 /// Users.
@@ -120,18 +153,18 @@ pub trait UserStore: Send + Sync + 'static {
         &self,
         id: UserId,
         role: Role,
-        end: SessionEnd,
+        ending: &Ending,
     ) -> Result<Option<Vec<SessionId>>, StoreError>;
 
     /// Forbids the user to sign in and ends the user's sessions, in one transaction. `None` if the
     /// user is gone.
-    async fn disable_user(&self, id: UserId, end: SessionEnd) -> Result<Option<Vec<SessionId>>, StoreError>;
+    async fn disable_user(&self, id: UserId, ending: &Ending) -> Result<Option<Vec<SessionId>>, StoreError>;
 
     /// Lets the user sign in again. `false` if the user is gone.
     async fn enable_user(&self, id: UserId) -> Result<bool, StoreError>;
 
     /// Deletes the user and ends the user's sessions, in one transaction. `None` if the user is gone.
-    async fn delete_user(&self, id: UserId, end: SessionEnd) -> Result<Option<Vec<SessionId>>, StoreError>;
+    async fn delete_user(&self, id: UserId, ending: &Ending) -> Result<Option<Vec<SessionId>>, StoreError>;
 }
 
 /// Movies of the reference application.
@@ -189,6 +222,56 @@ pub enum Inserted {
     },
     /// The user is gone, disabled, or has another password or role by now. Nothing was changed.
     Refused,
+}
+
+/// How sessions are ended, and by whom.
+#[derive(Clone, Debug)]
+pub struct Ending {
+    /// When.
+    pub at: OffsetDateTime,
+    /// Why.
+    pub reason: EndReason,
+    /// By whom, and in which request.
+    pub by: Client,
+    /// The generation of the token that was presented, if that was the cause.
+    pub presented: Option<u32>,
+}
+
+impl Ending {
+    /// An end that no token caused.
+    #[must_use]
+    pub fn new(at: OffsetDateTime, reason: EndReason, by: Client) -> Self {
+        Self { at, reason, by, presented: None }
+    }
+
+    /// What the session's row keeps of it.
+    #[must_use]
+    pub fn end(&self) -> SessionEnd {
+        SessionEnd { at: self.at, reason: self.reason }
+    }
+
+    /// What the audit keeps of a change to a user that ends the user's sessions, whether or not there
+    /// are any.
+    #[must_use]
+    pub fn of_user(&self, user: UserId) -> AuditEntry {
+        AuditEntry {
+            user: Some(user),
+            ..AuditEntry::new(self.at, AuditEvent::Ended(self.reason), self.by.clone())
+        }
+    }
+
+    /// What the audit keeps of it, for a session at the generation `held` that `holder` had asked for.
+    #[must_use]
+    pub fn entry(&self, session: SessionId, user: UserId, held: u32, holder: Client) -> AuditEntry {
+        AuditEntry {
+            user: Some(user),
+            session: Some(session),
+            presented: self.presented,
+            held: Some(held),
+            holder,
+            ..AuditEntry::new(self.at, AuditEvent::Ended(self.reason), self.by.clone())
+        }
+    }
 }
 
 /// A step to the next generation.
@@ -250,7 +333,7 @@ pub struct PasswordChange<'a> {
     /// A session that goes on.
     pub keep: Option<SessionId>,
     /// How the others end.
-    pub end: SessionEnd,
+    pub ending: &'a Ending,
 }
 
 /// Which movies, in which order.

@@ -23,10 +23,11 @@ use super::memory::MemoryStore;
 use super::notes::{self, Notes, WriterNeeded};
 use super::refresh_token;
 use super::renewal::Resolved;
-use super::store::{Inserted, LastingUse, NewSession, SessionStore, StoreError, Which};
+use super::store::{Ending, Inserted, LastingUse, NewSession, SessionStore, StoreError, Which};
 use crate::clock::{Clock, SystemClock};
 use crate::identity::{Client, Identity, Roles, SessionEvent};
 use crate::layer::{RefreshError, RefreshRequest, Renewal, TokenService, Verified, VerifyError};
+use crate::models::audit::{AuditEntry, AuditEvent};
 use crate::models::session::{EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId};
 use crate::models::user::UserId;
 
@@ -284,36 +285,41 @@ impl Tokens {
         self.inner.store.live_sessions(user, self.inner.clock.now()).await
     }
 
-    /// Ends a session; `false` if there is none or it has ended already.
+    /// Ends a session, at the wish of `by`; `false` if there is none or it has ended already.
     ///
     /// # Errors
     ///
     /// If the store does not answer: then nothing is known to have ended.
-    pub async fn end(&self, id: SessionId, reason: EndReason) -> Result<bool, StoreError> {
-        let end = self.end_now(reason);
-        let ended = self.inner.store.end_session(id, end).await?;
+    pub async fn end(&self, id: SessionId, reason: EndReason, by: &Client) -> Result<bool, StoreError> {
+        let ending = self.ending(reason, by);
+        let ended = self.inner.store.end_session(id, &ending).await?;
         if ended {
-            self.note_ended(&[id], end);
+            self.note_ended(&[id], ending.end());
         }
         Ok(ended)
     }
 
-    /// Ends some sessions and returns which.
+    /// Ends some sessions, at the wish of `by`, and returns which.
     ///
     /// # Errors
     ///
     /// If the store does not answer: then nothing is known to have ended.
-    pub async fn end_all(&self, which: &Which, reason: EndReason) -> Result<Vec<SessionId>, StoreError> {
-        let end = self.end_now(reason);
-        let ended = self.inner.store.end_sessions(which, end).await?;
-        self.note_ended(&ended, end);
+    pub async fn end_all(
+        &self,
+        which: &Which,
+        reason: EndReason,
+        by: &Client,
+    ) -> Result<Vec<SessionId>, StoreError> {
+        let ending = self.ending(reason, by);
+        let ended = self.inner.store.end_sessions(which, &ending).await?;
+        self.note_ended(&ended, ending.end());
         Ok(ended)
     }
 
     /// An end at the present time, for the stores' transactions that end sessions along the way.
     #[must_use]
-    pub fn end_now(&self, reason: EndReason) -> SessionEnd {
-        SessionEnd { at: self.inner.clock.now(), reason }
+    pub fn ending(&self, reason: EndReason, by: &Client) -> Ending {
+        Ending::new(self.inner.clock.now(), reason, by.clone())
     }
 
     /// Takes note of sessions that another call has ended in the store: from now on they are refused
@@ -360,6 +366,30 @@ impl Tokens {
         self.inner.write_notes().await
     }
 
+    /// Writes into the audit that `event` happened to a user, whom it has no session for.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer: then it is in no audit.
+    pub async fn record(&self, event: AuditEvent, user: UserId, by: &Client) -> Result<(), StoreError> {
+        let entry = AuditEntry::new(self.inner.clock.now(), event, by.clone());
+        self.inner.store.record(&[AuditEntry { user: Some(user), ..entry }]).await
+    }
+
+    /// Has it written into the audit soon that somebody failed to sign in, as `user` if there is such
+    /// a user.
+    pub fn note_failed_login(&self, user: Option<UserId>, by: &Client) {
+        let inner = &self.inner;
+        let entry = AuditEntry::new(inner.clock.now(), AuditEvent::LoginFailed, by.clone());
+        inner.start_writer(inner.notes.entry(AuditEntry { user, ..entry }), notes::DELAY);
+    }
+
+    /// How many notes were dropped since the start because the store had not answered for long.
+    #[must_use]
+    pub fn lost_notes(&self) -> u64 {
+        self.inner.notes.lost()
+    }
+
     /// A token in the user's name for an upstream that checks tokens of its own `audience`. `None` if
     /// the key that signs is for HS256, since an upstream that holds it could make sessions, or if the
     /// system gives no random bytes.
@@ -390,6 +420,10 @@ impl TokenService for Tokens {
     type Refresh = Pin<Box<dyn Future<Output = Result<Renewal, RefreshError>> + Send>>;
 
     fn verify(&self, access_token: &str) -> Result<Verified, VerifyError> {
+        self.verify_from(access_token, &Client::default)
+    }
+
+    fn verify_from(&self, access_token: &str, client: &dyn Fn() -> Client) -> Result<Verified, VerifyError> {
         let inner = &self.inner;
         let now = inner.clock.now();
         let keys = inner.keys.load();
@@ -404,7 +438,7 @@ impl TokenService for Tokens {
         if inner.settings.refuse_on_store_loss && inner.ends.is_lost() {
             return Err(VerifyError::Unavailable);
         }
-        inner.note_if_lasting(&token, now);
+        inner.note_if_lasting(&token, now, client);
         let renew = is_due(&token, now);
         Ok(Verified { identity: token.identity, renew })
     }
@@ -472,11 +506,16 @@ impl Inner {
 
     /// Notes a token that is in use longer than the grace after its issue: it settles its
     /// generation.
-    fn note_if_lasting(self: &Arc<Self>, token: &AccessToken, now: OffsetDateTime) {
+    fn note_if_lasting(
+        self: &Arc<Self>,
+        token: &AccessToken,
+        now: OffsetDateTime,
+        client: &dyn Fn() -> Client,
+    ) {
         if token.reference().older_than(self.settings.grace, now) && notes::first_seen_here(token.id) {
             let seen =
                 LastingUse { session: token.identity.session, generation: token.generation, token: token.id };
-            self.start_writer(self.notes.lasting(seen), notes::DELAY);
+            self.start_writer(self.notes.lasting(seen, client()), notes::DELAY);
         }
     }
 

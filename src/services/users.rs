@@ -7,9 +7,10 @@ use secrecy::SecretString;
 
 use super::crypto;
 use super::password::{PasswordError, Passwords};
-use super::store::{PasswordChange, StoreError, UserStore};
+use super::store::{Ending, PasswordChange, StoreError, UserStore};
 use crate::clock::Clock;
-use crate::models::session::{EndReason, SessionEnd, SessionId};
+use crate::identity::Client;
+use crate::models::session::{EndReason, SessionId};
 use crate::models::user::{Role, User, UserId};
 
 /// The most characters a name may have.
@@ -183,7 +184,12 @@ impl Users {
     /// # Errors
     ///
     /// [`UserError`] says what is wrong.
-    pub async fn set_password(&self, user: &User, password: &SecretString) -> Result<usize, UserError> {
+    pub async fn set_password(
+        &self,
+        user: &User,
+        password: &SecretString,
+        by: &Client,
+    ) -> Result<usize, UserError> {
         self.check_password(password, &user.email, user.name.as_deref()).await?;
         let new = self.passwords.hash(password).await?;
         let change = PasswordChange {
@@ -191,7 +197,7 @@ impl Users {
             old: None,
             new: &new,
             keep: None,
-            end: self.end(EndReason::PasswordChanged),
+            ending: &self.ending(EndReason::PasswordChanged, by),
         };
         known(user, self.store.change_password(&change).await?)
     }
@@ -201,8 +207,8 @@ impl Users {
     /// # Errors
     ///
     /// If the user is gone, or the store does not answer.
-    pub async fn set_role(&self, user: &User, role: Role) -> Result<usize, UserError> {
-        known(user, self.store.set_role(user.id, role, self.end(EndReason::RoleChanged)).await?)
+    pub async fn set_role(&self, user: &User, role: Role, by: &Client) -> Result<usize, UserError> {
+        known(user, self.store.set_role(user.id, role, &self.ending(EndReason::RoleChanged, by)).await?)
     }
 
     /// Forbids the user to sign in; the user's sessions end. Returns how many.
@@ -210,8 +216,8 @@ impl Users {
     /// # Errors
     ///
     /// If the user is gone, or the store does not answer.
-    pub async fn disable(&self, user: &User) -> Result<usize, UserError> {
-        known(user, self.store.disable_user(user.id, self.end(EndReason::UserDisabled)).await?)
+    pub async fn disable(&self, user: &User, by: &Client) -> Result<usize, UserError> {
+        known(user, self.store.disable_user(user.id, &self.ending(EndReason::UserDisabled, by)).await?)
     }
 
     /// Lets the user sign in again.
@@ -229,8 +235,8 @@ impl Users {
     /// # Errors
     ///
     /// If the user is gone, or the store does not answer.
-    pub async fn delete(&self, user: &User) -> Result<usize, UserError> {
-        known(user, self.store.delete_user(user.id, self.end(EndReason::UserDeleted)).await?)
+    pub async fn delete(&self, user: &User, by: &Client) -> Result<usize, UserError> {
+        known(user, self.store.delete_user(user.id, &self.ending(EndReason::UserDeleted, by)).await?)
     }
 
     /// Judges a new password for a user.
@@ -243,8 +249,8 @@ impl Users {
         self.passwords.check_new(password, &[email, name.unwrap_or_default(), PRODUCT]).await
     }
 
-    fn end(&self, reason: EndReason) -> SessionEnd {
-        SessionEnd { at: self.clock.now(), reason }
+    fn ending(&self, reason: EndReason, by: &Client) -> Ending {
+        Ending::new(self.clock.now(), reason, by.clone())
     }
 }
 

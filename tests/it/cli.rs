@@ -164,7 +164,7 @@ fn wrong_usage_is_2_and_one_line() {
         (&["session", "revoke"], "required"),
         (&["session", "revoke", "--all", "--user", "ada@example.com"], "cannot be used with"),
         (&["session", "revoke", "not-an-id"], "expected a session's id, as `sekisho session list` shows it"),
-        (&["session", "explain", "x"], "unrecognized subcommand 'explain'"),
+        (&["session", "explain", "x"], "invalid value 'x' for '<ID>'"),
         (&["key", "retire", "256"], "invalid value '256'"),
         (&["user", "create", "--email", "a@b.c", "--password", "x"], "unexpected argument '--password'"),
     ] {

@@ -151,12 +151,24 @@ async fn sessions_are_listed_and_revoked(place: Place) {
     assert!(site.run(&["session", "list", "--user", BOB, "--json"]).await.rows().is_empty());
     let ended = site.run(&["session", "list", "--user", BOB, "--ended", "--json"]).await.rows();
     assert_eq!(ended[0]["state"], "revoked");
+    let explained = site.run(&["session", "explain", id]).await.done();
+    let revoked = "It was revoked, from (command line: sekisho session revoke).";
+    assert!(explained.contains("user       bob@example.com (browser)\n"), "{explained}");
+    assert!(explained.contains(revoked), "{explained}");
+    let story: serde_json::Value =
+        serde_json::from_str(&site.run(&["session", "explain", id, "--json"]).await.done()).unwrap();
+    assert_eq!((&story["session"]["state"], &story["explanation"]), (&"revoked".into(), &revoked.into()));
+    let [login, ended] = &story["audit"].as_array().unwrap()[..] else { panic!("{story}") };
+    assert_eq!((&login["event"], &ended["event"]), (&"login".into(), &"revoked".into()));
+    assert!(login["request_id"].is_string() && login["address"] == "127.0.0.1", "{login}");
 
     assert_eq!(anns[0].status(server.public, "/auth/session").await, 200);
     assert_eq!(site.run(&["session", "revoke", "--all"]).await.done(), "2 sessions ended\n");
     for ann in &mut anns {
         assert_eq!(signed_out(ann, server.public).await, "revoked");
     }
+    let nothing = site.run(&["session", "explain", "0198c0de-0000-4000-8000-000000000000"]).await;
+    assert!(nothing.fails(1).starts_with("there is no session 0198c0de-"), "{}", nothing.err);
     server.stop().await;
 }
 

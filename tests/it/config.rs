@@ -74,7 +74,7 @@ fn file(text: &str) -> Place {
 fn the_defaults() {
     let Loaded { config, warnings, file } = Config::load(&Sources::default()).unwrap();
     assert!(warnings.is_empty() && file.is_none());
-    let Config { server, admin, verify, database, tokens, session, cookies, login, routes } = config;
+    let Config { server, admin, verify, database, tokens, session, audit, cookies, login, routes } = config;
     let minutes = |n: u64| Duration::from_secs(n * 60);
     assert_eq!(server.listen.to_string(), "127.0.0.1:8080");
     assert_eq!(server.public_origin.unwrap().as_str(), "http://127.0.0.1:8080");
@@ -96,6 +96,8 @@ fn the_defaults() {
     assert_eq!((session.idle_ttl, session.absolute_ttl), (minutes(14 * 24 * 60), minutes(90 * 24 * 60)));
     assert_eq!((session.grace, session.max_per_user), (minutes(1), 50));
     assert_eq!(session.on_store_loss, OnStoreLoss::Serve);
+    let days = |n: u64| minutes(n * 24 * 60);
+    assert_eq!((session.keep_ended, audit.keep), (days(30), Some(days(365))));
     assert_eq!(cookies.access_name, "__Host-access_token");
     assert_eq!(cookies.refresh_name, "__Host-refresh_token");
     assert_eq!((cookies.same_site, cookies.secure), (SameSite::Lax, true));
@@ -600,6 +602,13 @@ const BAD: &[(&str, &str)] = &[
     ("[session]\nmax_per_user = 99999999999999999999999", "is not"),
     ("[session]\nmax_per_user = 4294967297", "session.max_per_user = 4294967297"),
     ("[session]\non_store_loss = 'panic'", "expected one of serve, refuse"),
+    (
+        "[session]\nkeep_ended = '10m'",
+        "session.keep_ended = \"10m\" in ./sekisho.toml, line 2: expected at least 18m",
+    ),
+    // audit
+    ("[audit]\nkeep = '1h'", "expected a duration such as 90s, 15m or 14d, from 1day to"),
+    ("[audit]\nkeep = true", "or \"forever\""),
     // cookies
     ("[cookies]\nsame_site = 'Lax'", "expected one of lax, strict, none (did you mean lax?)"),
     ("[cookies]\nsame_site = 'none'\nsecure = false", "browsers refuse that without Secure"),

@@ -5,13 +5,16 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use sekisho::backend::db::{self, DbError, Options, Pending};
+use sekisho::models::audit::AuditEntry;
 use sekisho::models::session::{EndReason, SessionEnd, SessionId};
 use sekisho::services::store::{LastingUse, StoreError, Which};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
 
 use crate::store_contract::races::race;
-use crate::store_contract::{NOW, any_session, found, known_session, known_user, session, token, user};
+use crate::store_contract::{
+    NOW, any_session, ending, found, known_session, known_user, session, token, user,
+};
 use crate::support::db::{self as support, Fresh, Place};
 
 /// Makes one test of each for each database.
@@ -39,6 +42,7 @@ each_database! {
     migrating_twice_is_harmless;
     processes_may_migrate_at_once;
     a_newer_database_is_refused;
+    entries_of_the_audit_never_change;
     a_changed_migration_is_refused;
     what_was_kept_is_there_after_a_restart;
     impossible_values_are_named;
@@ -50,7 +54,7 @@ async fn a_new_database_is_brought_up_to_date(place: Place) {
     assert_eq!(stores.is_embedded(), place.url.starts_with("sqlite"));
     let pending = stores.pending().await.unwrap();
     let words: Vec<String> = pending.iter().map(Pending::to_string).collect();
-    assert_eq!(words, ["0001 users", "0002 sessions", "0003 movies", "0004 settings"]);
+    assert_eq!(words, ["0001 users", "0002 sessions", "0003 movies", "0004 settings", "0005 audit"]);
     assert_eq!(stores.pending().await.unwrap(), pending, "looking changes nothing");
 
     assert_eq!(stores.migrate().await.unwrap(), pending);
@@ -87,15 +91,24 @@ async fn processes_may_migrate_at_once(place: Place) {
     assert_eq!(stores.sessions.list_sessions(&Which::All, None, 100).await.unwrap().len(), 8);
 }
 
+async fn entries_of_the_audit_never_change(place: Place) {
+    let fresh = place.fresh().await;
+    let session = any_session(&fresh.stores).await;
+    let refused = try_change(&fresh, "UPDATE audit SET event = 'logged_out'").await.unwrap_err();
+    assert!(refused.to_string().contains("rows of the audit are never changed"), "{refused}");
+    let entries = fresh.stores.sessions.audit_of(session.id, 10).await.unwrap();
+    assert_eq!(entries, [AuditEntry::login(&session)]);
+}
+
 async fn a_newer_database_is_refused(place: Place) {
     let fresh = place.fresh().await;
     change(&fresh, "INSERT INTO _sqlx_migrations VALUES (9999, 'later', '2030-01-01', true, 'x', 0)").await;
     for answer in [fresh.stores.pending().await, fresh.stores.migrate().await] {
         let error = answer.unwrap_err();
-        assert!(matches!(error, DbError::Newer { found: 9999, known: 4 }), "{error:?}");
+        assert!(matches!(error, DbError::Newer { found: 9999, known: 5 }), "{error:?}");
         assert_eq!(
             error.to_string(),
-            "the database was made by a newer sekisho (migration 9999); this one knows up to 4: upgrade the program"
+            "the database was made by a newer sekisho (migration 9999); this one knows up to 5: upgrade the program"
         );
     }
 }
@@ -112,7 +125,7 @@ async fn what_was_kept_is_there_after_a_restart(place: Place) {
     let owner = known_user(&fresh.stores, "owner@example.com").await;
     let ended = known_session(&fresh.stores, session(&owner)).await;
     let end = SessionEnd { at: NOW, reason: EndReason::Revoked };
-    assert!(fresh.stores.sessions.end_session(ended.id, end).await.unwrap());
+    assert!(fresh.stores.sessions.end_session(ended.id, &ending(end)).await.unwrap());
     let live = known_session(&fresh.stores, session(&owner)).await;
     fresh.stores.settings.settle_setting("tokens.issuer", "sekisho").await.unwrap();
 
@@ -147,7 +160,7 @@ async fn impossible_values_are_named(place: Place) {
     assert_eq!(found(&fresh.stores, kept.id).await, kept);
 
     let end = SessionEnd { at: NOW, reason: EndReason::Revoked };
-    fresh.stores.sessions.end_session(kept.id, end).await.unwrap();
+    fresh.stores.sessions.end_session(kept.id, &ending(end)).await.unwrap();
     for value in ["'teapot'", "NULL"] {
         change(&fresh, &format!("UPDATE sessions SET end_reason = {value}")).await;
         let error = fresh.stores.sessions.find_session(kept.id).await.unwrap_err();
@@ -165,7 +178,7 @@ async fn a_closed_database_is_unavailable(place: Place) {
     let end = SessionEnd { at: NOW, reason: EndReason::Revoked };
     let read = fresh.stores.sessions.find_session(kept.id).await;
     assert!(matches!(read, Err(StoreError::Unavailable(_))), "{read:?}");
-    let written = fresh.stores.sessions.end_session(kept.id, end).await;
+    let written = fresh.stores.sessions.end_session(kept.id, &ending(end)).await;
     assert!(matches!(written, Err(StoreError::Unavailable(_))), "{written:?}");
 }
 
@@ -213,7 +226,8 @@ async fn a_server_needs_no_right_to_change_tables() {
     support::run(owner, &format!("CREATE ROLE {role} LOGIN PASSWORD '{ROLE_PASSWORD}'")).await;
     let grants = "GRANT USAGE ON SCHEMA myapi TO {role}; \
         GRANT SELECT, INSERT, UPDATE, DELETE ON myapi.users, myapi.sessions, myapi.movies, myapi.settings \
-        TO {role}; GRANT SELECT ON myapi._sqlx_migrations TO {role}";
+        TO {role}; GRANT SELECT, INSERT ON myapi.audit TO {role}; \
+        GRANT SELECT ON myapi._sqlx_migrations TO {role}";
     support::run(owner, &grants.replace("{role}", &role)).await;
 
     let stores = db::open(&url, &Options::default()).await.unwrap();
@@ -222,7 +236,10 @@ async fn a_server_needs_no_right_to_change_tables() {
     let owner_row = known_user(&stores, "owner@example.com").await;
     let kept = known_session(&stores, session(&owner_row)).await;
     let end = SessionEnd { at: NOW, reason: EndReason::UserDeleted };
-    assert_eq!(stores.users.delete_user(owner_row.id, end).await.unwrap(), Some(vec![kept.id]));
+    assert_eq!(stores.users.delete_user(owner_row.id, &ending(end)).await.unwrap(), Some(vec![kept.id]));
+    assert_eq!(stores.sessions.audit_of(kept.id, 10).await.unwrap().len(), 2);
+    let purged = stores.sessions.purge_audit(NOW, 10).await;
+    assert!(purged.is_err(), "it may only add to the audit: {purged:?}");
     stores.settings.settle_setting("tokens.issuer", "sekisho").await.unwrap();
     let details = sekisho::models::movie::MovieDetails {
         title: "x".to_owned(),
@@ -255,7 +272,7 @@ async fn a_schema_made_beforehand_is_enough() {
     support::run(&place.url, &prepare).await;
     let url = url_of(&role, &place.url);
     let stores = db::open(&url, &Options::default()).await.unwrap();
-    assert_eq!(stores.migrate().await.unwrap().len(), 4);
+    assert_eq!(stores.migrate().await.unwrap().len(), 5);
     stores.close().await;
     support::run(&place.url, &format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }
@@ -284,7 +301,9 @@ async fn row_locks_are_taken_in_one_order() {
             async move {
                 let end = SessionEnd { at: NOW, reason: EndReason::Revoked };
                 match (round % 5, nth) {
-                    (4, 0) => drop(sessions.end_sessions(&Which::OfUser(model.user_id), end).await.unwrap()),
+                    (4, 0) => drop(
+                        sessions.end_sessions(&Which::OfUser(model.user_id), &ending(end)).await.unwrap(),
+                    ),
                     (_, 0..5) => {
                         let counts: Vec<_> = ids.iter().map(|id| (*id, 1)).collect();
                         sessions.count_replays(&counts).await.unwrap();
@@ -400,12 +419,17 @@ fn migrations_come_in_pairs() {
 
 /// Changes rows behind the store's back, in a statement that names tables as SQLite has them.
 async fn change(fresh: &Fresh, sql: &str) {
+    try_change(fresh, sql).await.unwrap();
+}
+
+async fn try_change(fresh: &Fresh, sql: &str) -> Result<(), sqlx::Error> {
     if let Some(path) = db::sqlite_path(fresh.url()) {
         let url = format!("sqlite://{}", path.display());
-        let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
-        connection.execute(AssertSqlSafe(sql.replace("'x'", "x'00'"))).await.unwrap();
-        connection.close().await.unwrap();
-        return;
+        let mut connection = sqlx::SqliteConnection::connect(&url).await?;
+        connection.execute(AssertSqlSafe(sql.replace("'x'", "x'00'"))).await?;
+        return connection.close().await;
     }
-    support::run(fresh.url(), &format!("SET search_path = myapi; {sql}")).await;
+    let mut connection = sqlx::PgConnection::connect(fresh.url()).await?;
+    connection.execute(AssertSqlSafe(format!("SET search_path = myapi; {sql}"))).await?;
+    connection.close().await
 }

@@ -21,7 +21,9 @@ use sqlx::{AssertSqlSafe, Connection, Executor};
 use uuid::Uuid;
 
 use crate::store_contract::races::race;
-use crate::store_contract::{NOW, any_session, found, known_session, known_user, session, token, user};
+use crate::store_contract::{
+    NOW, any_session, ending, found, known_session, known_user, session, token, user,
+};
 use crate::support::db::{self as support, Fresh};
 
 #[tokio::test]
@@ -78,11 +80,11 @@ async fn sessions_are_flushed_but_for_renewals(fresh: &Fresh) {
     sessions.count_replays(&[(row.id, 1)]).await.unwrap();
     log.expect("count_replays", RELAXED).await;
 
-    assert!(sessions.end_session(row.id, end()).await.unwrap());
+    assert!(sessions.end_session(row.id, &ending(end())).await.unwrap());
     log.expect("end_session", FLUSHED).await;
     any_session(&fresh.stores).await;
     log.clear().await;
-    assert_eq!(sessions.end_sessions(&Which::All, end()).await.unwrap().len(), 1);
+    assert_eq!(sessions.end_sessions(&Which::All, &ending(end())).await.unwrap().len(), 1);
     log.expect("end_sessions", FLUSHED).await;
 }
 
@@ -93,19 +95,24 @@ async fn users_are_flushed(fresh: &Fresh) {
     log.expect("insert_users", FLUSHED).await;
     known_session(&fresh.stores, session(&owner)).await;
     log.clear().await;
-    let change =
-        PasswordChange { user: owner.id, old: None, new: &"$2b$12$new".into(), keep: None, end: end() };
+    let change = PasswordChange {
+        user: owner.id,
+        old: None,
+        new: &"$2b$12$new".into(),
+        keep: None,
+        ending: &ending(end()),
+    };
     assert_eq!(users.change_password(&change).await.unwrap().unwrap().len(), 1);
     log.expect("change_password", FLUSHED).await;
     assert!(users.rehash(owner.id, change.new, &"$2b$13$new".into()).await.unwrap());
     log.expect("rehash", FLUSHED).await;
-    users.set_role(owner.id, Role::Admin, end()).await.unwrap().unwrap();
+    users.set_role(owner.id, Role::Admin, &ending(end())).await.unwrap().unwrap();
     log.expect("set_role", FLUSHED).await;
-    users.disable_user(owner.id, end()).await.unwrap().unwrap();
+    users.disable_user(owner.id, &ending(end())).await.unwrap().unwrap();
     log.expect("disable_user", FLUSHED).await;
     assert!(users.enable_user(owner.id).await.unwrap());
     log.expect("enable_user", FLUSHED).await;
-    users.delete_user(owner.id, end()).await.unwrap().unwrap();
+    users.delete_user(owner.id, &ending(end())).await.unwrap().unwrap();
     log.expect("delete_user", FLUSHED).await;
 }
 
@@ -152,7 +159,7 @@ async fn a_restored_backup_signs_nobody_out(mut fresh: Fresh) {
     for browser in [&mut *far_behind, &mut *one_behind, &mut *left] {
         browser.expect(&tokens, SessionEvent::Rotated).await;
     }
-    assert!(tokens.end(left.session(), EndReason::LoggedOut).await.unwrap());
+    assert!(tokens.end(left.session(), EndReason::LoggedOut, &Client::default()).await.unwrap());
 
     back_up(&mut fresh).await;
     let tokens = self::tokens(&fresh.stores, &keys, &clock);

@@ -2,6 +2,7 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
+mod audit;
 mod cli;
 mod commands;
 mod config;

@@ -8,6 +8,7 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use secrecy::SecretString;
 use sekisho::clock::Clock;
+use sekisho::identity::Client;
 use sekisho::models::session::EndReason;
 use sekisho::models::user::Role;
 use sekisho::services::store::Which;
@@ -388,14 +389,15 @@ async fn each_end_has_its_word(fresh: Fresh) {
         let email = format!("{event}@example.com");
         let browser = app.signed_in(&email).await;
         let user = app.app.users.by_email(&email).await.unwrap();
+        let by = &Client::default();
         match event {
-            "user_disabled" => app.app.users.disable(&user).await.unwrap(),
-            "user_deleted" => app.app.users.delete(&user).await.unwrap(),
-            "role_changed" => app.app.users.set_role(&user, Role::Admin).await.unwrap(),
+            "user_disabled" => app.app.users.disable(&user, by).await.unwrap(),
+            "user_deleted" => app.app.users.delete(&user, by).await.unwrap(),
+            "role_changed" => app.app.users.set_role(&user, Role::Admin, by).await.unwrap(),
             "revoked" => {
-                app.app.tokens.end_all(&Which::OfUser(user.id), EndReason::Revoked).await.unwrap().len()
+                app.app.tokens.end_all(&Which::OfUser(user.id), EndReason::Revoked, by).await.unwrap().len()
             }
-            _ => app.app.users.set_password(&user, &SecretString::from(NEW_PASSWORD)).await.unwrap(),
+            _ => app.app.users.set_password(&user, &SecretString::from(NEW_PASSWORD), by).await.unwrap(),
         };
         browsers.push((browser, event));
     }

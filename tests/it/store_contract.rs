@@ -1,5 +1,6 @@
 //! One suite over three stores: each sentence of the store traits and of their contract.
 
+mod audit;
 mod movies;
 pub(crate) mod races;
 mod sessions;
@@ -12,7 +13,7 @@ use sekisho::backend::db::Stores;
 use sekisho::identity::Client;
 use sekisho::models::session::{AccessRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId};
 use sekisho::models::user::{Role, User, UserId};
-use sekisho::services::store::{Inserted, NewSession, Rotation};
+use sekisho::services::store::{Ending, Inserted, NewSession, Rotation};
 use time::OffsetDateTime;
 use time::macros::datetime;
 use uuid::Uuid;
@@ -65,6 +66,18 @@ suite! {
         lists_come_latest_created_first
         what_has_ended_lately_can_be_asked_for
         the_store_tells_the_time;
+    audit:
+        what_nobody_did_is_not_in_the_audit
+        a_sign_in_is_audited
+        an_end_names_both_sides
+        every_end_is_audited_once
+        sessions_that_give_way_are_audited
+        changes_to_users_are_audited
+        of_racing_ends_one_is_audited
+        an_entry_comes_back_as_it_was
+        the_audit_is_purged_in_steps
+        sessions_that_expired_are_ended_in_steps
+        sessions_are_purged_in_steps;
     users:
         a_user_comes_back_as_it_was
         users_come_all_or_none
@@ -191,6 +204,10 @@ fn rotation<'a>(session: &Session, client: &'a Client) -> Rotation<'a> {
 
 fn end(reason: EndReason) -> SessionEnd {
     SessionEnd { at: NOW + 2 * MINUTE, reason }
+}
+
+pub(crate) fn ending(end: SessionEnd) -> Ending {
+    Ending::new(end.at, end.reason, Client::default())
 }
 
 /// The ids, in an order to compare by.

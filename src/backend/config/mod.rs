@@ -21,6 +21,7 @@
 //! This is plain data: the composition root turns it into what the other parts take. To add a key:
 //! name it in [`KEYS`], explain it in `config/default.toml`, read and check it in its section.
 
+mod audit;
 mod cookies;
 mod database;
 mod error;
@@ -36,6 +37,7 @@ mod values;
 
 use std::path::PathBuf;
 
+pub use self::audit::Audit;
 pub use self::cookies::{Cookies, SameSite};
 pub use self::database::{Database, DatabaseKind};
 pub(crate) use self::error::nearest;
@@ -63,6 +65,8 @@ pub struct Config {
     pub tokens: Tokens,
     /// How long sessions live.
     pub session: Session,
+    /// What is kept of what happened.
+    pub audit: Audit,
     /// The two cookies.
     pub cookies: Cookies,
     /// Signing in.
@@ -105,10 +109,11 @@ impl Config {
         let database = Database::read(&settings)?;
         let tokens = Tokens::read(&settings, &mut warnings)?;
         let session = Session::read(&settings, &tokens, &mut warnings)?;
+        let audit = Audit::read(&settings)?;
         let cookies = Cookies::read(&settings, &server)?;
         let login = Login::read(&settings, &server, &mut warnings)?;
         let routes = routes::read_all(&tables, &server, &tokens, &mut warnings)?;
-        let config = Self { server, admin, verify, database, tokens, session, cookies, login, routes };
+        let config = Self { server, admin, verify, database, tokens, session, audit, cookies, login, routes };
         Ok(Loaded { config, warnings, file })
     }
 }
@@ -142,6 +147,8 @@ pub const KEYS: &[&str] = &[
     "session.grace",
     "session.max_per_user",
     "session.on_store_loss",
+    "session.keep_ended",
+    "audit.keep",
     "cookies.access_name",
     "cookies.refresh_name",
     "cookies.same_site",

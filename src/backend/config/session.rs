@@ -20,6 +20,8 @@ pub struct Session {
     pub max_per_user: u32,
     /// What a valid access token is worth when the store can't be asked.
     pub on_store_loss: OnStoreLoss,
+    /// How long the row of a session is kept after its end.
+    pub keep_ended: Duration,
 }
 
 /// What a valid access token is worth when the store can't be asked.
@@ -47,8 +49,10 @@ impl Session {
                 .required("session.max_per_user", settings.integer("session.max_per_user", 1..=1_000_000))?,
             on_store_loss: settings
                 .required("session.on_store_loss", settings.word("session.on_store_loss", &words))?,
+            keep_ended: duration("session.keep_ended")?,
         };
         session.check(settings, tokens.access_ttl)?;
+        session.check_keep(settings, tokens)?;
         session.warn(tokens, warnings);
         Ok(session)
     }
@@ -68,6 +72,17 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// What other replicas must refuse they read from the rows.
+    fn check_keep(&self, settings: &Settings, tokens: &Tokens) -> Result<(), ConfigError> {
+        let least = tokens.access_ttl + tokens.leeway + 2 * self.grace + MARGIN;
+        if self.keep_ended >= least {
+            return Ok(());
+        }
+        let least = humantime::format_duration(least);
+        let problem = format!("expected at least {least}: until then its access tokens must be refused");
+        Err(settings.invalid("session.keep_ended", problem))
     }
 
     fn warn(&self, tokens: &Tokens, warnings: &mut Vec<String>) {
@@ -91,6 +106,9 @@ impl Session {
         }
     }
 }
+
+/// For statements and purges that take their time.
+const MARGIN: Duration = Duration::from_secs(60);
 
 /// Half a minute to reach the disk, and a quarter for clocks.
 const SAFE_GRACE: Duration = Duration::from_secs(45);

@@ -15,6 +15,7 @@
 //! Statements run under READ COMMITTED. Whatever takes several locks takes that of a user before
 //! those of sessions, and those of sessions in the order of their ids, so that none wait in a circle.
 
+mod audit;
 mod movies;
 mod relaxed;
 mod sessions;

@@ -8,11 +8,14 @@ use sqlx::{FromRow, Postgres, QueryBuilder};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{PostgresStore, commit, conflict, without_hurry};
+use super::{PostgresStore, audit, commit, conflict, without_hurry};
 use crate::identity::{Client, Roles};
+use crate::models::audit::AuditEntry;
 use crate::models::session::{AccessRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId};
 use crate::models::user::UserId;
-use crate::services::store::{Inserted, LastingUse, NewSession, Rotation, SessionStore, StoreError, Which};
+use crate::services::store::{
+    Ending, Inserted, LastingUse, NewSession, Rotation, SessionStore, StoreError, Which,
+};
 
 #[async_trait]
 impl SessionStore for PostgresStore {
@@ -21,6 +24,7 @@ impl SessionStore for PostgresStore {
         if !insert(&mut tx, new).await? {
             return Ok(Inserted::Refused);
         }
+        audit::insert(&mut tx, &AuditEntry::login(new.session)).await?;
         let ended = make_way(&mut tx, new).await?;
         commit(tx).await?;
         Ok(Inserted::Yes { ended })
@@ -63,16 +67,17 @@ impl SessionStore for PostgresStore {
         self.relaxed.execute(query).await
     }
 
-    async fn end_session(&self, id: SessionId, end: SessionEnd) -> Result<bool, StoreError> {
-        let query = sqlx::query(END).bind(id.0).bind(end.at).bind(end.reason.as_str());
-        let done = query.execute(&self.pool).await;
-        Ok(done.map_err(StoreError::unavailable)?.rows_affected() == 1)
+    async fn end_session(&self, id: SessionId, ending: &Ending) -> Result<bool, StoreError> {
+        let mut tx = self.write().await?;
+        let ended = end_one(&mut tx, id, ending).await?;
+        commit(tx).await?;
+        Ok(ended)
     }
 
-    async fn end_sessions(&self, which: &Which, end: SessionEnd) -> Result<Vec<SessionId>, StoreError> {
+    async fn end_sessions(&self, which: &Which, ending: &Ending) -> Result<Vec<SessionId>, StoreError> {
         let mut tx = self.write().await?;
         without_hurry(&mut tx).await?;
-        let ended = end_which(&mut tx, which, end).await?;
+        let ended = end_which(&mut tx, which, ending).await?;
         commit(tx).await?;
         Ok(ended)
     }
@@ -106,6 +111,24 @@ impl SessionStore for PostgresStore {
         let end =
             |(id, at, reason): (Uuid, OffsetDateTime, String)| Ok((SessionId(id), ended(at, Some(&reason))?));
         rows.into_iter().map(end).collect()
+    }
+
+    async fn end_expired(
+        &self,
+        from: SessionId,
+        most: u32,
+        expired_by: OffsetDateTime,
+    ) -> Result<Option<SessionId>, StoreError> {
+        let query = sqlx::query_scalar::<_, Uuid>(END_EXPIRED);
+        let query = query.bind(from.0).bind(i64::from(most)).bind(expired_by);
+        let last = query.fetch_optional(&self.pool).await.map_err(StoreError::unavailable)?;
+        Ok(last.map(SessionId))
+    }
+
+    async fn purge_sessions(&self, before: OffsetDateTime, most: u32) -> Result<u64, StoreError> {
+        let query = sqlx::query(PURGE).bind(before).bind(i64::from(most));
+        let done = query.execute(&self.pool).await;
+        Ok(done.map_err(StoreError::unavailable)?.rows_affected())
     }
 
     async fn store_time(&self) -> Result<OffsetDateTime, StoreError> {
@@ -160,7 +183,8 @@ async fn make_way(tx: &mut PgConnection, new: &NewSession<'_>) -> Result<Vec<Ses
     ending.sort_unstable_by_key(|(id, _)| *id);
     let mut ended = Vec::new();
     for (id, reason) in ending {
-        if end_one(tx, id, SessionEnd { at, reason }).await? {
+        let ending = Ending::new(at, reason, new.session.client.clone());
+        if end_one(tx, id, &ending).await? {
             ended.push(id);
         }
     }
@@ -188,8 +212,15 @@ fn advance<'q>(
     Some(query)
 }
 
-async fn end_one(tx: &mut PgConnection, id: SessionId, end: SessionEnd) -> Result<bool, StoreError> {
-    let query = sqlx::query(END).bind(id.0).bind(end.at).bind(end.reason.as_str());
+async fn end_one(tx: &mut PgConnection, id: SessionId, ending: &Ending) -> Result<bool, StoreError> {
+    let query = sqlx::query(END)
+        .bind(ending.at)
+        .bind(ending.reason.as_str())
+        .bind(ending.presented.map(i64::from))
+        .bind(ending.by.address.map(|address| address.to_string()))
+        .bind(&ending.by.user_agent)
+        .bind(&ending.by.request_id)
+        .bind(id.0);
     let done = query.execute(tx).await.map_err(StoreError::unavailable)?;
     Ok(done.rows_affected() == 1)
 }
@@ -197,14 +228,20 @@ async fn end_one(tx: &mut PgConnection, id: SessionId, end: SessionEnd) -> Resul
 pub(super) async fn end_which(
     tx: &mut PgConnection,
     which: &Which,
-    end: SessionEnd,
+    ending: &Ending,
 ) -> Result<Vec<SessionId>, StoreError> {
     let mut query =
         QueryBuilder::<Postgres>::new("WITH doomed AS (SELECT id FROM myapi.sessions WHERE ended_at IS NULL");
     push_which(&mut query, which);
-    query.push(" ORDER BY id FOR UPDATE) UPDATE myapi.sessions AS session SET ended_at = ");
-    query.push_bind(end.at).push(", end_reason = ").push_bind(end.reason.as_str());
-    query.push(" FROM doomed WHERE session.id = doomed.id RETURNING session.id");
+    query.push(" ORDER BY id FOR UPDATE), ended AS (UPDATE myapi.sessions AS session SET ended_at = ");
+    query.push_bind(ending.at).push(", end_reason = ").push_bind(ending.reason.as_str());
+    query.push(" FROM doomed WHERE session.id = doomed.id RETURNING session.id, session.user_id, session.generation, session.address, session.user_agent) ");
+    query.push("INSERT INTO myapi.audit (").push(ENDED).push(") SELECT ");
+    query.push_bind(ending.at).push(", ").push_bind(ending.reason.as_str());
+    query.push(", user_id, id, ").push_bind(ending.presented.map(i64::from)).push(", generation, ");
+    query.push_bind(ending.by.address.map(|address| address.to_string())).push(", ");
+    query.push_bind(&ending.by.user_agent).push(", ").push_bind(&ending.by.request_id);
+    query.push(", address, user_agent FROM ended RETURNING session_id");
     let ids = query.build_query_scalar::<Uuid>().fetch_all(tx).await;
     Ok(ids.map_err(StoreError::unavailable)?.into_iter().map(SessionId).collect())
 }
@@ -268,7 +305,11 @@ impl TryFrom<Row> for Session {
             idle_expires_at: row.idle_expires_at,
             absolute_expires_at: row.absolute_expires_at,
             end: end(row.ended_at, row.end_reason.as_deref())?,
-            client: Client { address: address.map_err(|_| corrupt("address"))?, user_agent: row.user_agent },
+            client: Client {
+                address: address.map_err(|_| corrupt("address"))?,
+                user_agent: row.user_agent,
+                request_id: None,
+            },
         })
     }
 }
@@ -366,8 +407,43 @@ const COUNT_REPLAYS: &str = "WITH counted AS (\
     WHERE replayed.id = session.id) \
     FROM counted WHERE session.id = counted.id";
 
-const END: &str =
-    "UPDATE myapi.sessions SET ended_at = $2, end_reason = $3 WHERE id = $1 AND ended_at IS NULL";
+/// The columns of the audit in which an end is written down.
+macro_rules! ended {
+    () => {
+        "at, event, user_id, session_id, presented, held, address, user_agent, request_id, holder_address, \
+         holder_user_agent"
+    };
+}
+
+const ENDED: &str = ended!();
+
+const END: &str = concat!(
+    "WITH ended AS (UPDATE myapi.sessions SET ended_at = $1, end_reason = $2 \
+     WHERE id = $7 AND ended_at IS NULL RETURNING id, user_id, generation, address, user_agent) \
+     INSERT INTO myapi.audit (",
+    ended!(),
+    ") SELECT $1, $2, user_id, id, $3, generation, $4, $5, $6, address, user_agent FROM ended"
+);
+
+/// Rows are locked in the order of their ids. One that another replica holds is left to it.
+const END_EXPIRED: &str = concat!(
+    "WITH seen AS (SELECT id FROM myapi.sessions WHERE id > $1 ORDER BY id LIMIT $2), \
+     due AS (SELECT id FROM myapi.sessions WHERE id IN (SELECT id FROM seen) AND ended_at IS NULL \
+     AND least(idle_expires_at, absolute_expires_at) <= $3 ORDER BY id FOR UPDATE SKIP LOCKED), \
+     ended AS (UPDATE myapi.sessions AS session \
+     SET ended_at = least(idle_expires_at, absolute_expires_at), end_reason = CASE \
+     WHEN absolute_expires_at <= idle_expires_at THEN 'absolute_expired' ELSE 'idle_expired' END \
+     FROM due WHERE session.id = due.id RETURNING session.id, session.user_id, session.generation, \
+     session.address, session.user_agent, session.ended_at, session.end_reason), \
+     written AS (INSERT INTO myapi.audit (",
+    ended!(),
+    ") SELECT ended_at, end_reason, user_id, id, NULL, generation, NULL, NULL, NULL, address, user_agent \
+     FROM ended) \
+     SELECT id FROM seen ORDER BY id DESC LIMIT 1"
+);
+
+const PURGE: &str = "DELETE FROM myapi.sessions WHERE id IN (SELECT id FROM myapi.sessions \
+    WHERE ended_at < $1 ORDER BY ended_at LIMIT $2 FOR UPDATE SKIP LOCKED)";
 
 const LIVE: &str = concat!(
     "SELECT ",

@@ -8,10 +8,10 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::sessions::end_which;
-use super::{PostgresStore, commit, conflict, storable};
-use crate::models::session::{SessionEnd, SessionId};
+use super::{PostgresStore, audit, commit, conflict, storable};
+use crate::models::session::SessionId;
 use crate::models::user::{Role, User, UserId};
-use crate::services::store::{PasswordChange, StoreError, UserStore, Which};
+use crate::services::store::{Ending, PasswordChange, StoreError, UserStore, Which};
 
 #[async_trait]
 impl UserStore for PostgresStore {
@@ -69,7 +69,7 @@ impl UserStore for PostgresStore {
             Some(kept) => Which::OfUserBut(change.user, kept),
             None => Which::OfUser(change.user),
         };
-        let ended = end_which(&mut tx, &which, change.end).await?;
+        let ended = end_by_change(&mut tx, change.user, &which, change.ending).await?;
         commit(tx).await?;
         Ok(Some(ended))
     }
@@ -78,7 +78,7 @@ impl UserStore for PostgresStore {
         &self,
         id: UserId,
         role: Role,
-        end: SessionEnd,
+        ending: &Ending,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
         let mut tx = self.write().await?;
         let query = sqlx::query(SET_ROLE).bind(id.0).bind(role.as_str());
@@ -86,19 +86,19 @@ impl UserStore for PostgresStore {
         if done.rows_affected() == 0 {
             return Ok(exists(&mut tx, id).await?.then(Vec::new));
         }
-        let ended = end_which(&mut tx, &Which::OfUser(id), end).await?;
+        let ended = end_by_change(&mut tx, id, &Which::OfUser(id), ending).await?;
         commit(tx).await?;
         Ok(Some(ended))
     }
 
-    async fn disable_user(&self, id: UserId, end: SessionEnd) -> Result<Option<Vec<SessionId>>, StoreError> {
+    async fn disable_user(&self, id: UserId, ending: &Ending) -> Result<Option<Vec<SessionId>>, StoreError> {
         let mut tx = self.write().await?;
-        let query = sqlx::query(DISABLE).bind(id.0).bind(end.at);
+        let query = sqlx::query(DISABLE).bind(id.0).bind(ending.at);
         let done = query.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
         if done.rows_affected() == 0 {
             return Ok(None);
         }
-        let ended = end_which(&mut tx, &Which::OfUser(id), end).await?;
+        let ended = end_by_change(&mut tx, id, &Which::OfUser(id), ending).await?;
         commit(tx).await?;
         Ok(Some(ended))
     }
@@ -109,17 +109,28 @@ impl UserStore for PostgresStore {
         Ok(done.map_err(StoreError::unavailable)?.rows_affected() == 1)
     }
 
-    async fn delete_user(&self, id: UserId, end: SessionEnd) -> Result<Option<Vec<SessionId>>, StoreError> {
+    async fn delete_user(&self, id: UserId, ending: &Ending) -> Result<Option<Vec<SessionId>>, StoreError> {
         let mut tx = self.write().await?;
         let query = sqlx::query(DELETE).bind(id.0);
         let done = query.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
         if done.rows_affected() == 0 {
             return Ok(None);
         }
-        let ended = end_which(&mut tx, &Which::OfUser(id), end).await?;
+        let ended = end_by_change(&mut tx, id, &Which::OfUser(id), ending).await?;
         commit(tx).await?;
         Ok(Some(ended))
     }
+}
+
+/// Ends sessions because the user was changed.
+async fn end_by_change(
+    tx: &mut PgConnection,
+    user: UserId,
+    which: &Which,
+    ending: &Ending,
+) -> Result<Vec<SessionId>, StoreError> {
+    audit::insert(tx, &ending.of_user(user)).await?;
+    end_which(tx, which, ending).await
 }
 
 async fn insert(tx: &mut PgConnection, user: &User) -> Result<(), StoreError> {

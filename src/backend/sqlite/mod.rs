@@ -4,6 +4,7 @@
 //! whether it must be on disk when it returns, and so through the one queue of `writer`. The twin of
 //! `backend::postgres`: the same functions in the same order.
 
+mod audit;
 mod movies;
 mod sessions;
 mod settings;

@@ -8,12 +8,15 @@ use sqlx::{FromRow, QueryBuilder, Sqlite};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Durability, SqliteStore, conflict, from_micros, micros};
+use super::{Durability, SqliteStore, audit, conflict, from_micros, micros};
 use crate::clock::{Clock, SystemClock};
 use crate::identity::{Client, Roles};
+use crate::models::audit::AuditEntry;
 use crate::models::session::{AccessRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId};
 use crate::models::user::UserId;
-use crate::services::store::{Inserted, LastingUse, NewSession, Rotation, SessionStore, StoreError, Which};
+use crate::services::store::{
+    Ending, Inserted, LastingUse, NewSession, Rotation, SessionStore, StoreError, Which,
+};
 
 #[async_trait]
 impl SessionStore for SqliteStore {
@@ -27,6 +30,7 @@ impl SessionStore for SqliteStore {
                 if !insert(tx, &new).await? {
                     return Ok(Inserted::Refused);
                 }
+                audit::insert(tx, &AuditEntry::login(&session)).await?;
                 let ended = make_way(tx, &new).await?;
                 Ok(Inserted::Yes { ended })
             })
@@ -82,14 +86,18 @@ impl SessionStore for SqliteStore {
         .await
     }
 
-    async fn end_session(&self, id: SessionId, end: SessionEnd) -> Result<bool, StoreError> {
-        self.write(Durability::Flushed, move |tx| Box::pin(end_one(tx, id, end))).await
+    async fn end_session(&self, id: SessionId, ending: &Ending) -> Result<bool, StoreError> {
+        let ending = ending.clone();
+        self.write(Durability::Flushed, move |tx| Box::pin(async move { end_one(tx, id, &ending).await }))
+            .await
     }
 
-    async fn end_sessions(&self, which: &Which, end: SessionEnd) -> Result<Vec<SessionId>, StoreError> {
-        let which = *which;
-        self.write(Durability::Flushed, move |tx| Box::pin(async move { end_which(tx, &which, end).await }))
-            .await
+    async fn end_sessions(&self, which: &Which, ending: &Ending) -> Result<Vec<SessionId>, StoreError> {
+        let (which, ending) = (*which, ending.clone());
+        self.write(Durability::Flushed, move |tx| {
+            Box::pin(async move { end_which(tx, &which, &ending).await })
+        })
+        .await
     }
 
     async fn live_sessions(&self, user: UserId, now: OffsetDateTime) -> Result<Vec<Session>, StoreError> {
@@ -122,6 +130,31 @@ impl SessionStore for SqliteStore {
             Ok((SessionId(id), ended(at(micros, "ended_at")?, Some(&reason))?))
         };
         rows.into_iter().map(end).collect()
+    }
+
+    async fn end_expired(
+        &self,
+        from: SessionId,
+        most: u32,
+        expired_by: OffsetDateTime,
+    ) -> Result<Option<SessionId>, StoreError> {
+        let query = sqlx::query_as::<_, (Uuid, bool)>(LOOK_FOR_EXPIRED);
+        let query = query.bind(from.0).bind(most).bind(micros(expired_by));
+        let seen = query.fetch_all(&self.readers).await.map_err(StoreError::unavailable)?;
+        let last = seen.last().map(|(id, _)| SessionId(*id));
+        let expired: Vec<_> = seen.into_iter().filter(|(_, expired)| *expired).map(|(id, _)| id).collect();
+        if !expired.is_empty() {
+            // Should a crash undo it, it is done again.
+            self.write(Durability::Relaxed, move |tx| {
+                Box::pin(async move { end_if_expired(tx, &expired, expired_by).await })
+            })
+            .await?;
+        }
+        Ok(last)
+    }
+
+    async fn purge_sessions(&self, before: OffsetDateTime, most: u32) -> Result<u64, StoreError> {
+        self.execute(Durability::Relaxed, sqlx::query(PURGE).bind(micros(before)).bind(most)).await
     }
 
     async fn store_time(&self) -> Result<OffsetDateTime, StoreError> {
@@ -184,7 +217,8 @@ async fn make_way(tx: &mut SqliteConnection, new: &NewSession<'_>) -> Result<Vec
 
     let mut ended = Vec::new();
     for (id, reason) in replaced.into_iter().chain(displaced) {
-        if end_one(tx, id, SessionEnd { at, reason }).await? {
+        let ending = Ending::new(at, reason, new.session.client.clone());
+        if end_one(tx, id, &ending).await? {
             ended.push(id);
         }
     }
@@ -229,24 +263,54 @@ async fn settled_by_another(
     row.map(Session::try_from).transpose()
 }
 
-async fn end_one(tx: &mut SqliteConnection, id: SessionId, end: SessionEnd) -> Result<bool, StoreError> {
-    let query = sqlx::query(END).bind(id.0).bind(micros(end.at)).bind(end.reason.as_str());
-    let done = query.execute(tx).await.map_err(StoreError::unavailable)?;
-    Ok(done.rows_affected() == 1)
+async fn end_one(tx: &mut SqliteConnection, id: SessionId, ending: &Ending) -> Result<bool, StoreError> {
+    let query = sqlx::query_as::<_, Ended>(END);
+    let query = query.bind(id.0).bind(micros(ending.at)).bind(ending.reason.as_str());
+    let row = query.fetch_optional(&mut *tx).await.map_err(StoreError::unavailable)?;
+    let Some(row) = row else { return Ok(false) };
+    audit::insert(tx, &row.entry(ending)?).await?;
+    Ok(true)
+}
+
+/// Ends each of these that still had expired by then, at the time at which it did.
+async fn end_if_expired(
+    tx: &mut SqliteConnection,
+    ids: &[Uuid],
+    by: OffsetDateTime,
+) -> Result<(), StoreError> {
+    for id in ids {
+        let query = sqlx::query_as::<_, Row>(FIND).bind(id);
+        let Some(row) = query.fetch_optional(&mut *tx).await.map_err(StoreError::unavailable)? else {
+            continue;
+        };
+        let session = Session::try_from(row)?;
+        let over = session.over(by).filter(|_| session.end.is_none());
+        if let Some((event, at)) = over
+            && let Some(reason) = EndReason::from_word(event.as_str())
+        {
+            end_one(tx, session.id, &Ending::new(at, reason, Client::default())).await?;
+        }
+    }
+    Ok(())
 }
 
 pub(super) async fn end_which(
     tx: &mut SqliteConnection,
     which: &Which,
-    end: SessionEnd,
+    ending: &Ending,
 ) -> Result<Vec<SessionId>, StoreError> {
     let mut query = QueryBuilder::<Sqlite>::new("UPDATE sessions SET ended_at = ");
-    query.push_bind(micros(end.at)).push(", end_reason = ").push_bind(end.reason.as_str());
+    query.push_bind(micros(ending.at)).push(", end_reason = ").push_bind(ending.reason.as_str());
     query.push(" WHERE ended_at IS NULL");
     push_which(&mut query, which);
-    query.push(" RETURNING id");
-    let ids = query.build_query_scalar::<Uuid>().fetch_all(tx).await;
-    Ok(ids.map_err(StoreError::unavailable)?.into_iter().map(SessionId).collect())
+    query.push(" RETURNING ").push(ENDED);
+    let rows = query.build_query_as::<Ended>().fetch_all(&mut *tx).await.map_err(StoreError::unavailable)?;
+    let mut ended = Vec::with_capacity(rows.len());
+    for row in rows {
+        ended.push(SessionId(row.id));
+        audit::insert(tx, &row.entry(ending)?).await?;
+    }
+    Ok(ended)
 }
 
 fn push_which(query: &mut QueryBuilder<Sqlite>, which: &Which) {
@@ -258,6 +322,29 @@ fn push_which(query: &mut QueryBuilder<Sqlite>, which: &Which) {
         }
         Which::SignedBy(key) => query.push(" AND key_number = ").push_bind(i16::from(*key)),
     };
+}
+
+/// What the audit tells of a session that has ended.
+#[derive(FromRow)]
+struct Ended {
+    id: Uuid,
+    user_id: Uuid,
+    generation: i64,
+    address: Option<String>,
+    user_agent: Option<String>,
+}
+
+impl Ended {
+    fn entry(self, ending: &Ending) -> Result<AuditEntry, StoreError> {
+        let held = self.generation.try_into().map_err(|_| corrupt("generation"))?;
+        let holder = client(self.address, self.user_agent)?;
+        Ok(ending.entry(SessionId(self.id), UserId(self.user_id), held, holder))
+    }
+}
+
+fn client(address: Option<String>, user_agent: Option<String>) -> Result<Client, StoreError> {
+    let address = address.map(|text| text.parse()).transpose().map_err(|_| corrupt("address"))?;
+    Ok(Client { address, user_agent, request_id: None })
 }
 
 /// A row as the database holds it.
@@ -290,7 +377,6 @@ impl TryFrom<Row> for Session {
 
     fn try_from(row: Row) -> Result<Self, StoreError> {
         let asked_by = row.asked_by.zip(time(row.asked_by_issued_at, "asked_by_issued_at")?);
-        let address = row.address.map(|text| text.parse()).transpose();
         Ok(Self {
             id: SessionId(row.id),
             user_id: UserId(row.user_id),
@@ -308,7 +394,7 @@ impl TryFrom<Row> for Session {
             idle_expires_at: at(row.idle_expires_at, "idle_expires_at")?,
             absolute_expires_at: at(row.absolute_expires_at, "absolute_expires_at")?,
             end: end(time(row.ended_at, "ended_at")?, row.end_reason.as_deref())?,
-            client: Client { address: address.map_err(|_| corrupt("address"))?, user_agent: row.user_agent },
+            client: client(row.address, row.user_agent)?,
         })
     }
 }
@@ -396,7 +482,16 @@ const SETTLED_BY_ANOTHER: &str = concat!(
 
 const COUNT_REPLAYS: &str = "UPDATE sessions SET replays = replays + $2 WHERE id = $1";
 
-const END: &str = "UPDATE sessions SET ended_at = $2, end_reason = $3 WHERE id = $1 AND ended_at IS NULL";
+/// The columns of [`Ended`].
+const ENDED: &str = "id, user_id, generation, address, user_agent";
+
+const END: &str = "UPDATE sessions SET ended_at = $2, end_reason = $3 WHERE id = $1 AND ended_at IS NULL \
+    RETURNING id, user_id, generation, address, user_agent";
+
+const LOOK_FOR_EXPIRED: &str = "SELECT id, ended_at IS NULL AND min(idle_expires_at, absolute_expires_at) <= $3 \
+    FROM sessions WHERE id > $1 ORDER BY id LIMIT $2";
+
+const PURGE: &str = "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE ended_at < $1 ORDER BY ended_at LIMIT $2)";
 
 const LIVE: &str = concat!(
     "SELECT ",

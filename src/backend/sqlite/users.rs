@@ -7,10 +7,10 @@ use sqlx::sqlite::SqliteConnection;
 use uuid::Uuid;
 
 use super::sessions::end_which;
-use super::{Durability, SqliteStore, Statement, conflict, from_micros, micros};
-use crate::models::session::{SessionEnd, SessionId};
+use super::{Durability, SqliteStore, Statement, audit, conflict, from_micros, micros};
+use crate::models::session::SessionId;
 use crate::models::user::{Role, User, UserId};
-use crate::services::store::{PasswordChange, StoreError, UserStore, Which};
+use crate::services::store::{Ending, PasswordChange, StoreError, UserStore, Which};
 
 #[async_trait]
 impl UserStore for SqliteStore {
@@ -60,15 +60,17 @@ impl UserStore for SqliteStore {
             Some(kept) => Which::OfUserBut(change.user, kept),
             None => Which::OfUser(change.user),
         };
-        self.change_and_end(set_password(change.user, change.old, change.new), which, change.end).await
+        let set = set_password(change.user, change.old, change.new);
+        self.change_and_end(set, change.user, which, change.ending).await
     }
 
     async fn set_role(
         &self,
         id: UserId,
         role: Role,
-        end: SessionEnd,
+        ending: &Ending,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
+        let ending = ending.clone();
         self.write(Durability::Flushed, move |tx| {
             Box::pin(async move {
                 let query = sqlx::query(SET_ROLE).bind(id.0).bind(role.as_str());
@@ -76,23 +78,23 @@ impl UserStore for SqliteStore {
                 if done.rows_affected() == 0 {
                     return Ok(exists(tx, id).await?.then(Vec::new));
                 }
-                end_which(tx, &Which::OfUser(id), end).await.map(Some)
+                end_by_change(tx, id, &Which::OfUser(id), &ending).await.map(Some)
             })
         })
         .await
     }
 
-    async fn disable_user(&self, id: UserId, end: SessionEnd) -> Result<Option<Vec<SessionId>>, StoreError> {
-        let query = sqlx::query(DISABLE).bind(id.0).bind(micros(end.at));
-        self.change_and_end(query, Which::OfUser(id), end).await
+    async fn disable_user(&self, id: UserId, ending: &Ending) -> Result<Option<Vec<SessionId>>, StoreError> {
+        let query = sqlx::query(DISABLE).bind(id.0).bind(micros(ending.at));
+        self.change_and_end(query, id, Which::OfUser(id), ending).await
     }
 
     async fn enable_user(&self, id: UserId) -> Result<bool, StoreError> {
         Ok(self.execute(Durability::Flushed, sqlx::query(ENABLE).bind(id.0)).await? == 1)
     }
 
-    async fn delete_user(&self, id: UserId, end: SessionEnd) -> Result<Option<Vec<SessionId>>, StoreError> {
-        self.change_and_end(sqlx::query(DELETE).bind(id.0), Which::OfUser(id), end).await
+    async fn delete_user(&self, id: UserId, ending: &Ending) -> Result<Option<Vec<SessionId>>, StoreError> {
+        self.change_and_end(sqlx::query(DELETE).bind(id.0), id, Which::OfUser(id), ending).await
     }
 }
 
@@ -101,20 +103,33 @@ impl SqliteStore {
     async fn change_and_end(
         &self,
         change: Statement,
+        user: UserId,
         which: Which,
-        end: SessionEnd,
+        ending: &Ending,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
+        let ending = ending.clone();
         self.write(Durability::Flushed, move |tx| {
             Box::pin(async move {
                 let done = change.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
                 if done.rows_affected() == 0 {
                     return Ok(None);
                 }
-                end_which(tx, &which, end).await.map(Some)
+                end_by_change(tx, user, &which, &ending).await.map(Some)
             })
         })
         .await
     }
+}
+
+/// Ends sessions because the user was changed.
+async fn end_by_change(
+    tx: &mut SqliteConnection,
+    user: UserId,
+    which: &Which,
+    ending: &Ending,
+) -> Result<Vec<SessionId>, StoreError> {
+    audit::insert(tx, &ending.of_user(user)).await?;
+    end_which(tx, which, ending).await
 }
 
 async fn insert(tx: &mut SqliteConnection, user: &User) -> Result<(), StoreError> {

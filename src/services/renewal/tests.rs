@@ -66,7 +66,7 @@ async fn an_ended_session_says_why_and_clears_the_cookies_only_after_the_grace()
         let scene = Scene::new();
         let jar = scene.browser().await;
         scene.pass(ACCESS_TTL);
-        assert!(scene.tokens.end(jar.session, reason).await.expect("an answer"));
+        assert!(scene.tokens.end(jar.session, reason, &Client::default()).await.expect("an answer"));
         scene.pass(MINUTE);
         assert_eq!(refused(&scene, &jar).await, over(reason.event()), "a late answer could wipe a sign-in");
         scene.pass(Duration::from_millis(1));
@@ -289,7 +289,7 @@ async fn a_session_that_a_restored_store_shows_as_ended_is_not_caught_up_with() 
     let scene = Scene::new();
     let mut jar = scene.browser().await;
     let mut backup = scene.row(&jar).await;
-    backup.end = Some(scene.tokens.end_now(EndReason::Revoked));
+    backup.end = Some(scene.tokens.ending(EndReason::Revoked, &Client::default()).end());
     scene.pass(ACCESS_TTL);
     scene.renewed(&mut jar, SessionEvent::Rotated).await;
     scene.restore(&backup).await;
@@ -470,7 +470,7 @@ async fn an_ended_session_is_not_served_from_memory() {
     let jar = scene.browser().await;
     scene.pass(ACCESS_TTL);
     let first = scene.renew(&jar).await.expect("a rotation");
-    scene.tokens.end(jar.session, EndReason::LoggedOut).await.expect("an answer");
+    scene.tokens.end(jar.session, EndReason::LoggedOut, &Client::default()).await.expect("an answer");
     assert_eq!(refused(&scene, &jar).await, over(SessionEvent::LoggedOut));
     assert_eq!(refused(&scene, &Jar::of(&first)).await, over(SessionEvent::LoggedOut));
 
@@ -479,7 +479,10 @@ async fn an_ended_session_is_not_served_from_memory() {
     scene.renew(&one).await.expect("a rotation");
     scene.renew(&two).await.expect("a rotation");
     let all = Which::OfUser(crate::services::scene::USER);
-    assert_eq!(scene.tokens.end_all(&all, EndReason::Revoked).await.expect("an answer").len(), 2);
+    assert_eq!(
+        scene.tokens.end_all(&all, EndReason::Revoked, &Client::default()).await.expect("an answer").len(),
+        2
+    );
     for jar in [one, two] {
         assert_eq!(refused(&scene, &jar).await, over(SessionEvent::Revoked));
     }

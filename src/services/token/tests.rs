@@ -90,13 +90,13 @@ async fn rule_8_who_changed_since_the_password_was_checked_is_not_signed_in() {
     scene.tokens.sign_in(checked.clone()).await.expect("nothing has changed");
 
     let new = SecretString::from("$2b$12$of-another");
-    let end = scene.tokens.end_now(EndReason::PasswordChanged);
-    let change = PasswordChange { user: USER, old: None, new: &new, keep: None, end };
+    let ending = scene.tokens.ending(EndReason::PasswordChanged, &Client::default());
+    let change = PasswordChange { user: USER, old: None, new: &new, keep: None, ending: &ending };
     store.change_password(&change).await.expect("an answer");
     let error = scene.tokens.sign_in(checked).await.expect_err("another password by now");
     assert!(matches!(error, SignInError::Refused));
 
-    store.disable_user(USER, end).await.expect("an answer");
+    store.disable_user(USER, &ending).await.expect("an answer");
     let checked = SignIn { hashed_password: Some(&new), ..sign_in(SessionKind::Browser) };
     assert!(matches!(scene.tokens.sign_in(checked).await, Err(SignInError::Refused)));
 }
@@ -109,7 +109,8 @@ async fn t_12_a_new_user_of_the_same_name_is_not_the_old_one() {
     let old = Jar::of(&scene.tokens.sign_in(checked.clone()).await.expect("a session"));
 
     let namesake = UserId(uuid::Uuid::from_u128(8));
-    store.delete_user(USER, scene.tokens.end_now(EndReason::UserDeleted)).await.expect("an answer");
+    let deleted = scene.tokens.ending(EndReason::UserDeleted, &Client::default());
+    store.delete_user(USER, &deleted).await.expect("an answer");
     store.insert_users(&[user(namesake, &hash)]).await.expect("a user");
     let new = SignIn { user: namesake, ..checked };
     let new = Jar::of(&scene.tokens.sign_in(new).await.expect("a session"));
@@ -129,10 +130,13 @@ async fn a_failing_store_signs_nobody_in_or_out() {
     scene.store.set_down(true);
     let error = scene.tokens.sign_in(sign_in(SessionKind::Browser)).await.expect_err("it is down");
     assert!(matches!(error, SignInError::Store(StoreError::Unavailable(_))));
-    assert!(scene.tokens.end(jar.session, EndReason::LoggedOut).await.is_err());
+    assert!(scene.tokens.end(jar.session, EndReason::LoggedOut, &Client::default()).await.is_err());
     scene.store.set_down(false);
-    assert!(scene.tokens.end(jar.session, EndReason::LoggedOut).await.expect("an answer"));
-    let again = scene.tokens.end(jar.session, EndReason::Revoked).await.expect("an answer");
+    assert!(
+        scene.tokens.end(jar.session, EndReason::LoggedOut, &Client::default()).await.expect("an answer")
+    );
+    let again =
+        scene.tokens.end(jar.session, EndReason::Revoked, &Client::default()).await.expect("an answer");
     assert!(!again, "it has ended already");
 }
 

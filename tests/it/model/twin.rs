@@ -10,6 +10,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::store::{Step, Store, at, session_id};
+use crate::store_contract::ending;
 
 const GRACE: i64 = 60_000;
 
@@ -77,7 +78,7 @@ impl Twins {
             }
             Op::End => {
                 let end = SessionEnd { at: at(time), reason: EndReason::LoggedOut };
-                let product = now(self.product.end_session(session_id(0), end)).unwrap();
+                let product = now(self.product.end_session(session_id(0), &ending(end))).unwrap();
                 prop_assert_eq!(self.model.end(time, 0, end), product);
             }
         }
@@ -93,7 +94,7 @@ fn step(from: u32, ms: i64, asked_by: Option<AccessRef>) -> Step {
 }
 
 fn rotation(step: &Step) -> Rotation<'_> {
-    static NOBODY: Client = Client { address: None, user_agent: None };
+    static NOBODY: Client = Client { address: None, user_agent: None, request_id: None };
     Rotation {
         id: session_id(step.place),
         kind: SessionKind::Browser,

@@ -79,7 +79,7 @@ pub(super) async fn one_caller_ends_a_session(stores: &Stores) {
     let answers = race(EndReason::ALL.len(), |nth| {
         let sessions = stores.sessions.clone();
         let reason = EndReason::ALL[nth];
-        async move { sessions.end_session(before.id, end(reason)).await.unwrap().then_some(reason) }
+        async move { sessions.end_session(before.id, &ending(end(reason))).await.unwrap().then_some(reason) }
     });
     let reasons: Vec<EndReason> = answers.await.into_iter().flatten().collect();
     assert_eq!(reasons, [found(stores, before.id).await.end.expect("ended").reason]);
@@ -142,7 +142,7 @@ async fn change_password(stores: &Stores, owner: &User) {
         old: Some(&owner.hashed_password),
         new: &"$2b$12$new".into(),
         keep: None,
-        end: end(EndReason::PasswordChanged),
+        ending: &ending(end(EndReason::PasswordChanged)),
     };
     assert!(stores.users.change_password(&change).await.unwrap().is_some());
 }
@@ -156,9 +156,11 @@ pub(super) async fn no_sign_in_outruns_a_loss_of_right(stores: &Stores) {
                 if nth == 4 - round % 5 {
                     let users = &stores.users;
                     let ended = match round % 3 {
-                        0 => users.disable_user(owner.id, end(EndReason::UserDisabled)).await,
-                        1 => users.delete_user(owner.id, end(EndReason::UserDeleted)).await,
-                        _ => users.set_role(owner.id, Role::Admin, end(EndReason::RoleChanged)).await,
+                        0 => users.disable_user(owner.id, &ending(end(EndReason::UserDisabled))).await,
+                        1 => users.delete_user(owner.id, &ending(end(EndReason::UserDeleted))).await,
+                        _ => {
+                            users.set_role(owner.id, Role::Admin, &ending(end(EndReason::RoleChanged))).await
+                        }
                     };
                     assert!(ended.unwrap().is_some());
                     return;
@@ -198,7 +200,7 @@ pub(super) async fn what_touches_many_rows_never_waits_in_a_circle(stores: &Stor
             stores.sessions.settle(&used).await.unwrap();
             stores.sessions.insert_session(&asked).await.unwrap();
             let which = if nth % 2 == 0 { Which::All } else { Which::OfUser(owner.id) };
-            stores.sessions.end_sessions(&which, end(EndReason::Revoked)).await.unwrap();
+            stores.sessions.end_sessions(&which, &ending(end(EndReason::Revoked))).await.unwrap();
         }
     })
     .await;

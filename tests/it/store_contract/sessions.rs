@@ -23,8 +23,8 @@ pub(super) async fn what_is_not_there_is_no_error(stores: &Stores) {
     assert_eq!(sessions.settle(&[]).await.unwrap(), []);
     sessions.count_replays(&[(nothing.id, 1)]).await.unwrap();
     sessions.count_replays(&[]).await.unwrap();
-    assert!(!sessions.end_session(nothing.id, revoked).await.unwrap());
-    assert_eq!(sessions.end_sessions(&Which::All, revoked).await.unwrap(), []);
+    assert!(!sessions.end_session(nothing.id, &ending(revoked)).await.unwrap());
+    assert_eq!(sessions.end_sessions(&Which::All, &ending(revoked)).await.unwrap(), []);
     assert_eq!(sessions.live_sessions(nobody.id, NOW).await.unwrap(), []);
     assert_eq!(sessions.list_sessions(&Which::All, None, 10).await.unwrap(), []);
 
@@ -34,9 +34,9 @@ pub(super) async fn what_is_not_there_is_no_error(stores: &Stores) {
     }
     assert!(users.list_users().await.unwrap().is_empty());
     assert!(!users.enable_user(nobody.id).await.unwrap());
-    assert_eq!(users.disable_user(nobody.id, revoked).await.unwrap(), None);
-    assert_eq!(users.delete_user(nobody.id, revoked).await.unwrap(), None);
-    assert_eq!(users.set_role(nobody.id, Role::Admin, revoked).await.unwrap(), None);
+    assert_eq!(users.disable_user(nobody.id, &ending(revoked)).await.unwrap(), None);
+    assert_eq!(users.delete_user(nobody.id, &ending(revoked)).await.unwrap(), None);
+    assert_eq!(users.set_role(nobody.id, Role::Admin, &ending(revoked)).await.unwrap(), None);
 }
 
 pub(super) async fn a_session_comes_back_as_it_was(stores: &Stores) {
@@ -61,7 +61,7 @@ pub(super) async fn a_session_comes_back_as_it_was(stores: &Stores) {
 
     for reason in EndReason::ALL {
         let ended = known_session(stores, session(&user("ended@example.com"))).await;
-        assert!(stores.sessions.end_session(ended.id, end(reason)).await.unwrap());
+        assert!(stores.sessions.end_session(ended.id, &ending(end(reason))).await.unwrap());
         assert_eq!(found(stores, ended.id).await, Session { end: Some(end(reason)), ..ended });
     }
 }
@@ -77,7 +77,7 @@ pub(super) async fn an_id_is_taken_once(stores: &Stores) {
 pub(super) async fn only_who_may_sign_in_gets_a_session(stores: &Stores) {
     let known = known_user(stores, "known@example.com").await;
     let disabled = known_user(stores, "disabled@example.com").await;
-    stores.users.disable_user(disabled.id, end(EndReason::UserDisabled)).await.unwrap();
+    stores.users.disable_user(disabled.id, &ending(end(EndReason::UserDisabled))).await.unwrap();
     let unknown = user("unknown@example.com");
     let promoted = User { role: Role::Admin, ..known.clone() };
     let wrong = "$2b$12$wrong".into();
@@ -171,7 +171,7 @@ pub(super) async fn only_live_sessions_count_against_the_limit(stores: &Stores) 
     let absolute = Session { id: SessionId(id()), absolute_expires_at: NOW, ..older.clone() };
     known_session(stores, absolute).await;
     let ended = known_session(stores, Session { id: SessionId(id()), ..older.clone() }).await;
-    stores.sessions.end_session(ended.id, end(EndReason::Revoked)).await.unwrap();
+    stores.sessions.end_session(ended.id, &ending(end(EndReason::Revoked))).await.unwrap();
     known_session(stores, Session { user_id: UserId(id()), ..older }).await;
 
     let newest = session(&owner);
@@ -388,15 +388,15 @@ pub(super) async fn replays_add_up(stores: &Stores) {
 pub(super) async fn a_session_ends_once(stores: &Stores) {
     let before = any_session(stores).await;
     let first = end(EndReason::ReuseDetected);
-    assert!(stores.sessions.end_session(before.id, first).await.unwrap());
+    assert!(stores.sessions.end_session(before.id, &ending(first)).await.unwrap());
     let later = SessionEnd { at: first.at + MINUTE, reason: EndReason::LoggedOut };
-    assert!(!stores.sessions.end_session(before.id, later).await.unwrap());
-    assert_eq!(stores.sessions.end_sessions(&Which::All, later).await.unwrap(), []);
+    assert!(!stores.sessions.end_session(before.id, &ending(later)).await.unwrap());
+    assert_eq!(stores.sessions.end_sessions(&Which::All, &ending(later)).await.unwrap(), []);
     assert_eq!(found(stores, before.id).await, Session { end: Some(first), ..before });
 
     let expired = Session { idle_expires_at: NOW - DAY, ..session(&user("owner@example.com")) };
     let expired = known_session(stores, expired).await;
-    assert!(stores.sessions.end_session(expired.id, first).await.unwrap());
+    assert!(stores.sessions.end_session(expired.id, &ending(first)).await.unwrap());
 }
 
 pub(super) async fn sessions_end_by_name(stores: &Stores) {
@@ -409,12 +409,15 @@ pub(super) async fn sessions_end_by_name(stores: &Stores) {
     let sessions = &stores.sessions;
 
     let which = Which::OfUserBut(one.id, kept);
-    assert_eq!(sessions.end_sessions(&which, end(EndReason::PasswordChanged)).await.unwrap(), [of_one]);
+    assert_eq!(
+        sessions.end_sessions(&which, &ending(end(EndReason::PasswordChanged))).await.unwrap(),
+        [of_one]
+    );
     let which = Which::OfUser(one.id);
-    assert_eq!(sessions.end_sessions(&which, end(EndReason::LoggedOut)).await.unwrap(), [kept]);
+    assert_eq!(sessions.end_sessions(&which, &ending(end(EndReason::LoggedOut))).await.unwrap(), [kept]);
     let which = Which::SignedBy(9);
-    assert_eq!(sessions.end_sessions(&which, end(EndReason::Revoked)).await.unwrap(), [of_two]);
-    let ended = sessions.end_sessions(&Which::All, end(EndReason::Revoked)).await.unwrap();
+    assert_eq!(sessions.end_sessions(&which, &ending(end(EndReason::Revoked))).await.unwrap(), [of_two]);
+    let ended = sessions.end_sessions(&Which::All, &ending(end(EndReason::Revoked))).await.unwrap();
     assert_eq!(ended, [expired]);
 
     let reason = async |id| found(stores, id).await.end.expect("ended").reason;

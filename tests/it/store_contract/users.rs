@@ -91,7 +91,7 @@ pub(super) async fn a_change_of_password_ends_the_others(stores: &Stores) {
         old: Some(&owner.hashed_password),
         new: &"$2b$12$new".into(),
         keep: Some(kept.id),
-        end: end(EndReason::PasswordChanged),
+        ending: &ending(end(EndReason::PasswordChanged)),
     };
     let ended = stores.users.change_password(&change).await.unwrap().expect("changed");
     assert_eq!(sorted(ended), sorted(others.to_vec()));
@@ -99,7 +99,7 @@ pub(super) async fn a_change_of_password_ends_the_others(stores: &Stores) {
     assert_eq!(found(stores, kept.id).await, kept);
     assert_eq!(found(stores, bystander.id).await, bystander);
     for other in others {
-        assert_eq!(found(stores, other).await.end, Some(change.end));
+        assert_eq!(found(stores, other).await.end, Some(change.ending.end()));
     }
 
     // An operator knows no old password, and keeps no session.
@@ -116,7 +116,7 @@ pub(super) async fn a_change_of_password_needs_the_old_hash(stores: &Stores) {
         old: Some(&"$2b$12$other".into()),
         new: &"$2b$12$new".into(),
         keep: None,
-        end: end(EndReason::PasswordChanged),
+        ending: &ending(end(EndReason::PasswordChanged)),
     };
     assert_eq!(stores.users.change_password(&change).await.unwrap(), None);
     assert_eq!(hash(stores, &owner).await, owner.hashed_password.expose_secret());
@@ -129,7 +129,7 @@ pub(super) async fn a_change_of_role_ends_all(stores: &Stores) {
     let owner = known_user(stores, "owner@example.com").await;
     let session = known_session(stores, session(&owner)).await;
     let changed = end(EndReason::RoleChanged);
-    let set_role = async |role| stores.users.set_role(owner.id, role, changed).await.unwrap();
+    let set_role = async |role| stores.users.set_role(owner.id, role, &ending(changed)).await.unwrap();
 
     assert_eq!(set_role(Role::User).await, Some(vec![]));
     assert_eq!(found(stores, session.id).await, session);
@@ -143,10 +143,10 @@ pub(super) async fn a_disabled_user_may_not_sign_in(stores: &Stores) {
     let owner = known_user(stores, "owner@example.com").await;
     let before = known_session(stores, session(&owner)).await;
     let disabled = end(EndReason::UserDisabled);
-    assert_eq!(stores.users.disable_user(owner.id, disabled).await.unwrap(), Some(vec![before.id]));
+    assert_eq!(stores.users.disable_user(owner.id, &ending(disabled)).await.unwrap(), Some(vec![before.id]));
     assert_eq!(found(stores, before.id).await.end, Some(disabled));
     let again = SessionEnd { at: disabled.at + MINUTE, ..disabled };
-    assert_eq!(stores.users.disable_user(owner.id, again).await.unwrap(), Some(vec![]));
+    assert_eq!(stores.users.disable_user(owner.id, &ending(again)).await.unwrap(), Some(vec![]));
     let stored = stores.users.find_user(owner.id).await.unwrap().expect("there");
     assert_eq!(stored.disabled_at, Some(disabled.at), "the first time stays");
 
@@ -164,9 +164,9 @@ pub(super) async fn sessions_outlive_their_user(stores: &Stores) {
     let owner = known_user(stores, "owner@example.com").await;
     let live = known_session(stores, session(&owner)).await;
     let ended = known_session(stores, session(&owner)).await;
-    stores.sessions.end_session(ended.id, end(EndReason::LoggedOut)).await.unwrap();
+    stores.sessions.end_session(ended.id, &ending(end(EndReason::LoggedOut))).await.unwrap();
     let deleted = end(EndReason::UserDeleted);
-    assert_eq!(stores.users.delete_user(owner.id, deleted).await.unwrap(), Some(vec![live.id]));
+    assert_eq!(stores.users.delete_user(owner.id, &ending(deleted)).await.unwrap(), Some(vec![live.id]));
     assert!(stores.users.find_user(owner.id).await.unwrap().is_none());
     assert!(stores.users.find_user_by_email(&owner.email).await.unwrap().is_none());
     assert_eq!(found(stores, live.id).await, Session { end: Some(deleted), ..live });

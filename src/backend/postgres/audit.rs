@@ -1,0 +1,126 @@
+//! The audit in PostgreSQL.
+
+use async_trait::async_trait;
+use sqlx::FromRow;
+use sqlx::postgres::PgConnection;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{PostgresStore, commit};
+use crate::identity::Client;
+use crate::models::audit::{AuditEntry, AuditEvent};
+use crate::models::session::SessionId;
+use crate::models::user::UserId;
+use crate::services::store::{AuditStore, StoreError};
+
+#[async_trait]
+impl AuditStore for PostgresStore {
+    async fn record(&self, entries: &[AuditEntry]) -> Result<(), StoreError> {
+        let mut tx = self.write().await?;
+        for entry in entries {
+            insert(&mut tx, entry).await?;
+        }
+        commit(tx).await
+    }
+
+    async fn audit_of(&self, session: SessionId, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
+        let query = sqlx::query_as::<_, Row>(OF_SESSION).bind(session.0).bind(i64::from(limit));
+        let rows = query.fetch_all(&self.pool).await.map_err(StoreError::unavailable)?;
+        rows.into_iter().map(AuditEntry::try_from).collect()
+    }
+
+    async fn purge_audit(&self, before: OffsetDateTime, most: u32) -> Result<u64, StoreError> {
+        let query = sqlx::query(PURGE).bind(before).bind(i64::from(most));
+        let done = query.execute(&self.pool).await;
+        Ok(done.map_err(StoreError::unavailable)?.rows_affected())
+    }
+}
+
+/// Adds an entry in the transaction of what it tells about.
+pub(super) async fn insert(tx: &mut PgConnection, entry: &AuditEntry) -> Result<(), StoreError> {
+    let query = sqlx::query(INSERT)
+        .bind(entry.at)
+        .bind(entry.event.as_str())
+        .bind(entry.user.map(|user| user.0))
+        .bind(entry.session.map(|session| session.0))
+        .bind(entry.presented.map(i64::from))
+        .bind(entry.held.map(i64::from))
+        .bind(entry.key_number.map(i16::from))
+        .bind(entry.by.address.map(|address| address.to_string()))
+        .bind(&entry.by.user_agent)
+        .bind(&entry.by.request_id)
+        .bind(entry.holder.address.map(|address| address.to_string()))
+        .bind(&entry.holder.user_agent);
+    query.execute(tx).await.map(drop).map_err(StoreError::unavailable)
+}
+
+/// A row as the database holds it.
+#[derive(FromRow)]
+struct Row {
+    at: OffsetDateTime,
+    event: String,
+    user_id: Option<Uuid>,
+    session_id: Option<Uuid>,
+    presented: Option<i64>,
+    held: Option<i64>,
+    key_number: Option<i16>,
+    address: Option<String>,
+    user_agent: Option<String>,
+    request_id: Option<String>,
+    holder_address: Option<String>,
+    holder_user_agent: Option<String>,
+}
+
+impl TryFrom<Row> for AuditEntry {
+    type Error = StoreError;
+
+    fn try_from(row: Row) -> Result<Self, StoreError> {
+        let generation =
+            |number: Option<i64>, column| number.map(u32::try_from).transpose().map_err(|_| corrupt(column));
+        let address = |text: Option<String>, column| {
+            text.map(|text| text.parse()).transpose().map_err(|_| corrupt(column))
+        };
+        Ok(Self {
+            at: row.at,
+            event: AuditEvent::from_word(&row.event).ok_or(corrupt("event"))?,
+            user: row.user_id.map(UserId),
+            session: row.session_id.map(SessionId),
+            presented: generation(row.presented, "presented")?,
+            held: generation(row.held, "held")?,
+            key_number: row.key_number.map(u8::try_from).transpose().map_err(|_| corrupt("key_number"))?,
+            by: Client {
+                address: address(row.address, "address")?,
+                user_agent: row.user_agent,
+                request_id: row.request_id,
+            },
+            holder: Client {
+                address: address(row.holder_address, "holder_address")?,
+                user_agent: row.holder_user_agent,
+                request_id: None,
+            },
+        })
+    }
+}
+
+fn corrupt(column: &'static str) -> StoreError {
+    StoreError::Corrupt { table: "audit", column }
+}
+
+macro_rules! columns {
+    () => {
+        "at, event, user_id, session_id, presented, held, key_number, address, user_agent, request_id, \
+         holder_address, holder_user_agent"
+    };
+}
+
+const INSERT: &str = concat!(
+    "INSERT INTO myapi.audit (",
+    columns!(),
+    ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
+);
+
+const OF_SESSION: &str =
+    concat!("SELECT ", columns!(), " FROM myapi.audit WHERE session_id = $1 ORDER BY at DESC, id LIMIT $2");
+
+const PURGE: &str = "DELETE FROM myapi.audit WHERE id IN (SELECT id FROM myapi.audit \
+    WHERE at < $1 ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED)";

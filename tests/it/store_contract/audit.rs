@@ -1,0 +1,231 @@
+//! What begins or ends access is written down, once, with who did it.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use sekisho::models::audit::{AuditEntry, AuditEvent};
+use sekisho::services::store::{PasswordChange, Which};
+
+use super::*;
+
+fn client(last: u8, agent: &str, request: &str) -> Client {
+    let address = IpAddr::V4(Ipv4Addr::new(192, 0, 2, last));
+    Client { request_id: Some(request.to_owned()), ..Client::new(Some(address), Some(agent)) }
+}
+
+/// What a session's row, or the other side of an entry, keeps of a client.
+fn kept(client: &Client) -> Client {
+    Client { request_id: None, ..client.clone() }
+}
+
+async fn entries(stores: &Stores, id: SessionId) -> Vec<AuditEntry> {
+    stores.sessions.audit_of(id, 100).await.unwrap()
+}
+
+/// Why the session ended, by the audit. It must be there exactly once.
+async fn audited(stores: &Stores, id: SessionId) -> EndReason {
+    let ends: Vec<_> = entries(stores, id)
+        .await
+        .into_iter()
+        .filter_map(|entry| match entry.event {
+            AuditEvent::Ended(reason) => Some(reason),
+            _ => None,
+        })
+        .collect();
+    let [reason] = ends[..] else { panic!("{id} ended once: {ends:?}") };
+    reason
+}
+
+pub(super) async fn what_nobody_did_is_not_in_the_audit(stores: &Stores) {
+    let nothing = session(&user("nobody@example.com"));
+    assert_eq!(entries(stores, nothing.id).await, []);
+    stores.sessions.record(&[]).await.unwrap();
+    let revoked = ending(end(EndReason::Revoked));
+    assert!(!stores.sessions.end_session(nothing.id, &revoked).await.unwrap());
+    assert_eq!(entries(stores, nothing.id).await, []);
+    assert_eq!(stores.sessions.purge_audit(NOW + DAY, 10).await.unwrap(), 0);
+}
+
+pub(super) async fn a_sign_in_is_audited(stores: &Stores) {
+    let owner = known_user(stores, "owner@example.com").await;
+    let by = client(1, "Browser/1.0", "first");
+    let begun = Session { client: by.clone(), ..session(&owner) };
+    stores.sessions.insert_session(&new(&begun)).await.unwrap();
+    let entry = AuditEntry {
+        user: Some(owner.id),
+        session: Some(begun.id),
+        held: Some(1),
+        ..AuditEntry::new(NOW, AuditEvent::Login, by)
+    };
+    assert_eq!(entries(stores, begun.id).await, [entry]);
+
+    let refused = session(&owner);
+    let wrong = NewSession { hashed_password: Some(&"$2b$12$other".into()), ..new(&refused) };
+    assert_eq!(stores.sessions.insert_session(&wrong).await.unwrap(), Inserted::Refused);
+    assert_eq!(entries(stores, refused.id).await, []);
+}
+
+pub(super) async fn an_end_names_both_sides(stores: &Stores) {
+    let owner = known_user(stores, "owner@example.com").await;
+    let (browser, thief) = (client(1, "Browser/1.0", "first"), client(2, "curl/8", "second"));
+    let before = known_session(stores, session(&owner)).await;
+    stores.sessions.rotate(&rotation(&before, &browser)).await.unwrap().expect("rotated");
+
+    let reused = Ending { presented: Some(1), by: thief, ..ending(end(EndReason::ReuseDetected)) };
+    assert!(stores.sessions.end_session(before.id, &reused).await.unwrap());
+    let entry = &entries(stores, before.id).await[0];
+    assert_eq!(*entry, reused.entry(before.id, owner.id, 2, kept(&browser)));
+    assert_eq!((entry.presented, entry.held), (Some(1), Some(2)));
+    assert_eq!(entry.by.request_id.as_deref(), Some("second"));
+}
+
+pub(super) async fn every_end_is_audited_once(stores: &Stores) {
+    let first = any_session(stores).await;
+    for reason in [EndReason::LoggedOut, EndReason::Revoked] {
+        stores.sessions.end_session(first.id, &ending(end(reason))).await.unwrap();
+        stores.sessions.end_sessions(&Which::All, &ending(end(reason))).await.unwrap();
+    }
+    assert_eq!(audited(stores, first.id).await, EndReason::LoggedOut);
+
+    let owner = known_user(stores, "owner@example.com").await;
+    let many = [known_session(stores, session(&owner)).await, known_session(stores, session(&owner)).await];
+    let which = Which::OfUser(owner.id);
+    stores.sessions.end_sessions(&which, &ending(end(EndReason::Revoked))).await.unwrap();
+    for one in many {
+        assert_eq!(audited(stores, one.id).await, EndReason::Revoked);
+    }
+}
+
+pub(super) async fn sessions_that_give_way_are_audited(stores: &Stores) {
+    let owner = known_user(stores, "owner@example.com").await;
+    let oldest = known_session(stores, Session { created_at: NOW - 2 * MINUTE, ..session(&owner) }).await;
+    let replaced = known_session(stores, Session { created_at: NOW - MINUTE, ..session(&owner) }).await;
+    let kept = known_session(stores, session(&owner)).await;
+    let by = client(3, "Browser/1.0", "third");
+    let next = Session { client: by.clone(), created_at: NOW + MINUTE, ..session(&owner) };
+    let next = NewSession { replaces: Some(replaced.id), max_per_user: 2, ..new(&next) };
+    stores.sessions.insert_session(&next).await.unwrap();
+    assert_eq!(audited(stores, oldest.id).await, EndReason::Displaced);
+    assert_eq!(audited(stores, replaced.id).await, EndReason::LoggedOut);
+    assert_eq!(entries(stores, replaced.id).await[0].by, by, "the sign-in that took its place");
+    assert_eq!(entries(stores, kept.id).await.len(), 1);
+}
+
+pub(super) async fn changes_to_users_are_audited(stores: &Stores) {
+    let users = &stores.users;
+    let owner = known_user(stores, "owner@example.com").await;
+    let mut ended = Vec::new();
+    for reason in [EndReason::PasswordChanged, EndReason::RoleChanged, EndReason::UserDisabled] {
+        let live = known_session(stores, session(&owner)).await;
+        let ending = ending(end(reason));
+        match reason {
+            EndReason::PasswordChanged => {
+                let new = &"$2b$12$new".into();
+                let change = PasswordChange { user: owner.id, old: None, new, keep: None, ending: &ending };
+                users.change_password(&change).await.unwrap();
+            }
+            EndReason::RoleChanged => drop(users.set_role(owner.id, Role::Admin, &ending).await.unwrap()),
+            _ => drop(users.disable_user(owner.id, &ending).await.unwrap()),
+        }
+        ended.push((live.id, reason));
+    }
+    let last = known_session(stores, session(&owner)).await;
+    users.delete_user(owner.id, &ending(end(EndReason::UserDeleted))).await.unwrap();
+    ended.push((last.id, EndReason::UserDeleted));
+    for (id, reason) in ended {
+        assert_eq!(audited(stores, id).await, reason);
+    }
+}
+
+pub(super) async fn of_racing_ends_one_is_audited(stores: &Stores) {
+    let before = any_session(stores).await;
+    let reasons = [EndReason::LoggedOut, EndReason::Revoked, EndReason::ReuseDetected];
+    let won = races::race(12, |nth| {
+        let (sessions, reason) = (stores.sessions.clone(), reasons[nth % 3]);
+        async move { sessions.end_session(before.id, &ending(end(reason))).await.unwrap() }
+    });
+    assert_eq!(won.await.into_iter().filter(|won| *won).count(), 1);
+    let reason = found(stores, before.id).await.end.expect("ended").reason;
+    assert_eq!(audited(stores, before.id).await, reason);
+}
+
+pub(super) async fn an_entry_comes_back_as_it_was(stores: &Stores) {
+    let about = SessionId(id());
+    let by = client(4, "Agent/1.0 (é, 関所, '\")", "0198c0de-0000-4000-8000-000000000000");
+    let full = AuditEntry {
+        user: Some(UserId(id())),
+        session: Some(about),
+        presented: Some(u32::MAX),
+        held: Some(u32::MAX - 1),
+        key_number: Some(u8::MAX),
+        holder: kept(&client(5, "Browser/1.0", "")),
+        ..AuditEntry::new(datetime!(2031-02-03 04:05:06.000007 UTC), AuditEvent::CaughtUp, by)
+    };
+    let bare = AuditEntry {
+        session: Some(about),
+        ..AuditEntry::new(NOW, AuditEvent::UnknownSession, Client::default())
+    };
+    stores.sessions.record(&[bare.clone(), full.clone()]).await.unwrap();
+    assert_eq!(entries(stores, about).await, [full.clone(), bare], "the latest first");
+    assert_eq!(stores.sessions.audit_of(about, 1).await.unwrap(), [full]);
+}
+
+pub(super) async fn the_audit_is_purged_in_steps(stores: &Stores) {
+    let about = SessionId(id());
+    let at = |minutes| AuditEntry {
+        session: Some(about),
+        ..AuditEntry::new(NOW + minutes * MINUTE, AuditEvent::UnknownSession, Client::default())
+    };
+    stores.sessions.record(&[at(0), at(1), at(2), at(3)]).await.unwrap();
+    let purge = async |most| stores.sessions.purge_audit(NOW + 3 * MINUTE, most).await.unwrap();
+    assert_eq!((purge(2).await, purge(2).await, purge(2).await), (2, 1, 0));
+    assert_eq!(entries(stores, about).await, [at(3)], "the time itself is not before it");
+}
+
+pub(super) async fn sessions_that_expired_are_ended_in_steps(stores: &Stores) {
+    let owner = user("owner@example.com");
+    let idle = Session { idle_expires_at: NOW - MINUTE, ..session(&owner) };
+    let absolute = Session { absolute_expires_at: NOW, idle_expires_at: NOW, ..session(&owner) };
+    let ended = Session { end: Some(end(EndReason::LoggedOut)), ..idle.clone() };
+    let ended = Session { id: SessionId(id()), ..ended };
+    let live = session(&owner);
+    for row in [&idle, &absolute, &ended, &live] {
+        known_session(stores, row.clone()).await;
+    }
+    let (mut from, mut steps) = (SessionId(Uuid::nil()), 0);
+    while let Some(last) = stores.sessions.end_expired(from, 3, NOW).await.unwrap() {
+        assert!(last > from);
+        (from, steps) = (last, steps + 1);
+    }
+    assert_eq!(steps, 2, "four sessions, three at a time");
+
+    let over = async |row: &Session| found(stores, row.id).await.end;
+    let idle_end = SessionEnd { at: NOW - MINUTE, reason: EndReason::IdleExpired };
+    assert_eq!(over(&idle).await, Some(idle_end), "at the time at which it expired");
+    let absolute_end = SessionEnd { at: NOW, reason: EndReason::AbsoluteExpired };
+    assert_eq!(over(&absolute).await, Some(absolute_end));
+    assert_eq!(over(&ended).await, ended.end);
+    assert_eq!(over(&live).await, None);
+
+    assert!(stores.sessions.end_expired(SessionId(Uuid::nil()), 10, NOW).await.unwrap().is_some());
+    assert_eq!(audited(stores, idle.id).await, EndReason::IdleExpired);
+    assert_eq!(audited(stores, absolute.id).await, EndReason::AbsoluteExpired);
+    assert_eq!(entries(stores, idle.id).await[0].by, Client::default(), "nobody did it");
+}
+
+pub(super) async fn sessions_are_purged_in_steps(stores: &Stores) {
+    let owner = user("owner@example.com");
+    let ended = |minutes| {
+        let end = SessionEnd { at: NOW + minutes * MINUTE, reason: EndReason::LoggedOut };
+        Session { end: Some(end), ..session(&owner) }
+    };
+    let live = known_session(stores, Session { idle_expires_at: NOW - DAY, ..session(&owner) }).await;
+    let rows = [0, 1, 2, 3].map(ended);
+    for row in &rows {
+        known_session(stores, row.clone()).await;
+    }
+    let purge = async |most| stores.sessions.purge_sessions(NOW + 3 * MINUTE, most).await.unwrap();
+    assert_eq!((purge(2).await, purge(2).await, purge(2).await), (2, 1, 0));
+    let left = stores.sessions.list_sessions(&Which::OfUser(owner.id), None, 10).await.unwrap();
+    assert_eq!(sorted(left.iter().map(|row| row.id).collect()), sorted(vec![live.id, rows[3].id]));
+    assert_eq!(entries(stores, rows[0].id).await.len(), 1, "the audit is kept for longer");
+}
