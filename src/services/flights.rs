@@ -5,7 +5,7 @@
 //! client hangs up. What it found stays for [`REMEMBERED`], because a request sent with the old
 //! cookies arrives after the renewal as often as during it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -93,9 +93,12 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
 
     /// Forgets all that is remembered of these sessions: they have ended.
     pub(crate) fn forget_sessions(&self, ended: &[SessionId]) {
-        if !ended.is_empty() {
-            self.lock().flights.retain(|key, _| !ended.contains(&key.session));
+        if ended.is_empty() {
+            return;
         }
+        // All sessions may have ended at once.
+        let ended: HashSet<_> = ended.iter().collect();
+        self.lock().flights.retain(|key, _| !ended.contains(&key.session));
     }
 
     fn start<F, N>(
