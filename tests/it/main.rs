@@ -21,6 +21,7 @@ mod pages;
 mod proxy;
 mod proxy_hygiene;
 mod rotation_races;
+mod rotation_rounds;
 mod shutdown;
 mod silent_refresh;
 mod startup;
