@@ -27,4 +27,5 @@ mod silent_refresh;
 mod startup;
 mod store_contract;
 mod support;
+mod thefts;
 mod token;

@@ -55,7 +55,7 @@ async fn rotate_again_and_again(app: &TestApp, replicas: &[&App]) {
     }
     let replays = (rounds * (REQUESTS - 1)) as u64;
     assert_eq!(app.written(session, |row| row.replays >= replays).await.replays, replays);
-    println!("{rounds} rounds, each of {REQUESTS} requests at {} replicas", replicas.len());
+    println!("{rounds} rounds of {REQUESTS} requests; replicas: {}", replicas.len());
 }
 
 async fn ask_at_once(browser: &Browser, replicas: &[&App]) -> Vec<Answer> {
