@@ -7,6 +7,7 @@ mod commands;
 mod config;
 mod crash;
 mod csrf;
+mod cut_answers;
 mod database;
 mod durability;
 mod feed;

@@ -14,9 +14,10 @@ use sekisho::backend::db::Stores;
 use sekisho::clock::{Clock, ManualClock};
 use sekisho::models::session::{Session, SessionId};
 use sekisho::models::user::{Role, User};
-use sekisho::server::Peer;
+use sekisho::server::{Peer, ServerLimits, serve};
 use sekisho::services::keys::{KeyMaterial, KeyRing, SharedKeys};
 use sekisho::services::users::{HashedUser, NewUser};
+use tokio::net::TcpListener;
 use tower::ServiceExt;
 
 use super::browser::Browser;
@@ -137,6 +138,15 @@ impl TestApp {
         let mut browser = self.browser();
         browser.sign_in(email).await;
         browser
+    }
+
+    /// Listens on a port of its own.
+    pub(crate) async fn listen(&self) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let limits = ServerLimits::default();
+        tokio::spawn(serve(listener, self.app.public.clone(), limits, std::future::pending()));
+        address
     }
 
     /// Sends a request of somebody who is no browser.
