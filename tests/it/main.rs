@@ -12,6 +12,7 @@ mod database;
 mod durability;
 mod feed;
 mod gateway;
+mod late_answers;
 mod layering;
 mod login;
 mod logout;

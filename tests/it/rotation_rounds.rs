@@ -59,7 +59,8 @@ async fn rotate_again_and_again(app: &TestApp, replicas: &[&App]) {
 }
 
 async fn ask_at_once(browser: &Browser, replicas: &[&App]) -> Vec<Answer> {
-    let tabs: Vec<_> = replicas.iter().map(|replica| browser.clone().before(replica.public.clone())).collect();
+    let tabs: Vec<_> =
+        replicas.iter().map(|replica| browser.clone().before(replica.public.clone())).collect();
     let paths = vec!["/auth/session"; REQUESTS / replicas.len()];
     join_all(tabs.iter().map(|tab| tab.ask_at_once(&paths))).await.into_iter().flatten().collect()
 }
