@@ -31,3 +31,4 @@ mod store_contract;
 mod support;
 mod thefts;
 mod token;
+mod two_servers;
