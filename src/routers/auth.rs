@@ -155,6 +155,10 @@ async fn refresh(
         }
     };
     let (user, session) = state.auth.whoami(&issued.renewal.identity).await?;
+    // A sign-out, of just now: these cookies would undo it in the browser.
+    if let Some((event, _)) = session.over(state.clock.now()) {
+        return Err(ApiError::Unauthenticated(event));
+    }
     state.set(&cookies, &issued.renewal);
     let body = Json(SessionOut::new(&user, &session, issued.renewal.identity.expires_at));
     Ok((event(issued.renewal.event), body).into_response())

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use crate::support::db::Place;
 use crate::support::process::on_both;
 use crate::support::process::{PATIENCE, Site};
+use crate::support::rounds::{any_below, rounds};
 use crate::support::wire_browser::Browser;
 
 on_both! { a_killed_server_has_forgotten_nobody; }
@@ -19,7 +20,7 @@ on_both! { a_killed_server_has_forgotten_nobody; }
 /// The server is killed somewhere in the second that follows a renewal. The more rounds
 /// (`SEKISHO_TEST_CRASHES`), the more moments are tried.
 async fn a_killed_server_has_forgotten_nobody(place: Place) {
-    let rounds = std::env::var("SEKISHO_TEST_CRASHES").map_or(3, |rounds| rounds.parse().unwrap());
+    let rounds = rounds("SEKISHO_TEST_CRASHES", 3);
     let site = Site::new(place).await;
     site.user("ann@example.com", "user").await;
     let mut server = site.serve().await;
@@ -34,7 +35,8 @@ async fn a_killed_server_has_forgotten_nobody(place: Place) {
             pages.into_iter().map(|page| page.poll(server.public, renewed.clone())).collect();
         let first = timeout(PATIENCE, renewals.recv()).await;
         first.expect("a rotation").unwrap();
-        let moment = random_moment();
+        // Within the second, the grace, after which the forgetful ones rotate again.
+        let moment = Duration::from_micros(any_below(1_000_000) as u64);
         // By the clock, for the program must not know when.
         tokio::time::sleep(moment).await;
         server.kill().await;
@@ -77,12 +79,6 @@ impl Page {
             }
         }
     }
-}
-
-/// Within the second, the grace, after which the forgetful ones rotate again.
-fn random_moment() -> Duration {
-    let random: [u8; 4] = ring::rand::generate(&ring::rand::SystemRandom::new()).unwrap().expose();
-    Duration::from_micros(u64::from(u32::from_be_bytes(random)) % 1_000_000)
 }
 
 const PAGES: usize = 12;

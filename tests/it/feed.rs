@@ -45,7 +45,7 @@ async fn sign_in(tokens: &Tokens) -> Issued {
 }
 
 /// Waits until `tokens` refuses the access token, for a second at most.
-async fn refusal(tokens: &Tokens, access_token: &str) -> VerifyError {
+pub(crate) async fn refusal(tokens: &Tokens, access_token: &str) -> VerifyError {
     let refused = async {
         loop {
             if let Err(error) = tokens.verify(access_token) {

@@ -11,8 +11,6 @@ use crate::support::db::Fresh;
 use crate::support::http::{Answer, get};
 
 on_each_database! {
-    a_hundred_requests_at_once_are_one_rotation
-    a_hundred_requests_at_two_replicas_are_one_rotation
     tabs_may_keep_their_answers_in_any_order
     a_rotation_outlives_the_request_that_asked_for_it
     answers_may_be_lost_at_any_point
@@ -30,31 +28,6 @@ on_each_database! {
     a_store_that_lost_its_last_writes_is_caught_up
     a_store_restored_from_a_backup_is_caught_up
     an_unknown_session_keeps_its_cookies
-}
-
-async fn a_hundred_requests_at_once_are_one_rotation(fresh: Fresh) {
-    let (app, mut ann, session) = signed_in(fresh).await;
-    app.expire();
-    let answers = ann.ask_at_once(&["/auth/session"; 100]).await;
-    assert_one_rotation(&app, session, &answers).await;
-    for answer in &answers {
-        ann.keep(answer);
-    }
-    assert_eq!(ann.get("/auth/session").await.event(), None);
-    app.expire();
-    assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
-}
-
-async fn a_hundred_requests_at_two_replicas_are_one_rotation(fresh: Fresh) {
-    let (app, ann, session) = signed_in(fresh).await;
-    let replica = app.replica();
-    let other = ann.clone().before(replica.public.clone());
-    app.expire();
-    let paths = ["/auth/session"; 50];
-    let (here, there) = tokio::join!(ann.ask_at_once(&paths), other.ask_at_once(&paths));
-    let answers: Vec<_> = here.into_iter().chain(there).collect();
-    replica.tokens.write_notes().await.unwrap();
-    assert_one_rotation(&app, session, &answers).await;
 }
 
 async fn tabs_may_keep_their_answers_in_any_order(fresh: Fresh) {
@@ -328,29 +301,6 @@ async fn signed_in(fresh: Fresh) -> (TestApp, Browser, SessionId) {
     let mut ann = app.browser();
     let session = ann.sign_in("ann@example.com").await;
     (app, ann, session)
-}
-
-/// All went well, by one rotation, and with access tokens of their own.
-async fn assert_one_rotation(app: &TestApp, session: SessionId, answers: &[Answer]) {
-    assert!(answers.iter().all(|answer| answer.status == 200), "{answers:?}");
-    assert_eq!(events(answers, "rotated"), 1);
-    assert_eq!(events(answers, "replayed"), answers.len() - 1);
-    let of = |name: &str| {
-        let mut values: Vec<_> = answers
-            .iter()
-            .flat_map(Answer::set_cookies)
-            .filter(|one| one.name == name)
-            .map(|one| one.value)
-            .collect();
-        values.sort();
-        values.dedup();
-        values.len()
-    };
-    assert_eq!((of(ACCESS), of(REFRESH)), (answers.len(), 1));
-    let row = app.row(session).await;
-    assert_eq!((row.generation, row.rotations, row.end), (2, 1, None));
-    let replays = answers.len() as u64 - 1;
-    assert_eq!(app.written(session, |row| row.replays >= replays).await.replays, replays);
 }
 
 fn events(answers: &[Answer], event: &str) -> usize {

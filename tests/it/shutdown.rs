@@ -1,50 +1,26 @@
 //! Told to stop, the server lets what is under way end.
 
 use std::io;
-use std::sync::Arc;
 
-use axum_core::body::Body;
-use http::Response;
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, mpsc};
 
 use crate::support::db;
 use crate::support::process::{Site, until};
-use crate::support::upstream::{listen, serve};
+use crate::support::upstream::Held;
 use crate::support::wire_browser::Browser;
-
-/// An upstream that says when a request has arrived, and answers when it may.
-async fn slow_upstream() -> (String, mpsc::UnboundedReceiver<()>, Arc<Notify>) {
-    let (tell, arrived) = mpsc::unbounded_channel();
-    let may_answer = Arc::new(Notify::new());
-    let gate = Arc::clone(&may_answer);
-    let address = listen(move |socket| {
-        let (tell, gate) = (tell.clone(), Arc::clone(&gate));
-        serve(socket, move |_| {
-            let (tell, gate) = (tell.clone(), Arc::clone(&gate));
-            async move {
-                tell.send(()).unwrap();
-                gate.notified().await;
-                Response::new(Body::from("late but whole"))
-            }
-        })
-    })
-    .await;
-    (format!("http://{address}"), arrived, may_answer)
-}
 
 #[tokio::test]
 async fn a_request_under_way_ends_and_new_ones_are_refused() {
-    let (upstream, mut arrived, may_answer) = slow_upstream().await;
+    let mut upstream = Held::start().await;
     let site = Site::new(db::sqlite_place().await.unwrap()).await;
-    site.forward_to(upstream);
+    site.forward_to(upstream.url());
     site.user("ann@example.com", "user").await;
     let server = site.serve().await;
     let (public, admin) = (server.public, server.admin);
     let mut browser = Browser::signed_in(public, "ann@example.com").await;
 
     let under_way = tokio::spawn(async move { browser.get(public, "/slow").await });
-    arrived.recv().await.unwrap();
+    upstream.arrived(1).await;
     server.terminate();
     until("both ports to be closed", async || {
         let closed = async |address| {
@@ -55,10 +31,10 @@ async fn a_request_under_way_ends_and_new_ones_are_refused() {
     })
     .await;
     assert!(!under_way.is_finished());
-    may_answer.notify_one();
+    upstream.release(1);
 
     let answer = under_way.await.unwrap();
-    assert_eq!((answer.status.as_u16(), answer.body.as_slice()), (200, &b"late but whole"[..]));
+    assert_eq!((answer.status.as_u16(), answer.body.as_slice()), (200, Held::ANSWER.as_bytes()));
     assert_eq!(server.ended().await.code(), Some(0));
 }
 

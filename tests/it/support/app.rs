@@ -1,6 +1,7 @@
 //! The whole program in this process: the real stores, no sockets, and a clock moved by hand.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,12 +10,14 @@ use axum::http::Request;
 use secrecy::SecretString;
 use sekisho::app::{App, Parts, Sample};
 use sekisho::backend::config::{Config, KeySource, Sources};
+use sekisho::backend::db::Stores;
 use sekisho::clock::{Clock, ManualClock};
 use sekisho::models::session::{Session, SessionId};
 use sekisho::models::user::{Role, User};
-use sekisho::server::Peer;
+use sekisho::server::{Peer, ServerLimits, serve};
 use sekisho::services::keys::{KeyMaterial, KeyRing, SharedKeys};
 use sekisho::services::users::{HashedUser, NewUser};
+use tokio::net::TcpListener;
 use tower::ServiceExt;
 
 use super::browser::Browser;
@@ -60,23 +63,30 @@ impl TestApp {
 
     /// The program with these settings besides, over this database.
     pub(crate) async fn with(fresh: Fresh, flags: &[(&str, &str)]) -> Self {
-        Self::build(fresh, flags, None)
+        Self::build(fresh, config(flags, None), None)
+    }
+
+    /// The program in front of this upstream, for signed-in users.
+    pub(crate) async fn in_front_of(upstream: &str, fresh: Fresh) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("sekisho.toml");
+        std::fs::write(&file, format!("[[routes]]\npath = \"/\"\nupstreams = [\"{upstream}\"]\n")).unwrap();
+        Self::build(fresh, config(&[], Some(file)), None)
     }
 
     /// The program as the demo has it.
     pub(crate) async fn demo() -> Self {
         let fresh = db::sqlite().await.expect("SQLite needs no server");
         let sample = Sample { email: "otama@example.com".to_owned(), password: "let me through".to_owned() };
-        Self::build(fresh, &[], Some(sample))
+        Self::build(fresh, config(&[], None), Some(sample))
     }
 
-    fn build(fresh: Fresh, flags: &[(&str, &str)], sample: Option<Sample>) -> Self {
+    fn build(fresh: Fresh, config: Config, sample: Option<Sample>) -> Self {
         let clock = Arc::new(ManualClock::default());
-        let config = config(flags);
         let KeySource::Secret(secret) = &config.tokens.keys else { panic!("no tokens.secret") };
         let ring = KeyMaterial::from_secret(secret).and_then(|key| KeyRing::of_one(&key)).unwrap();
         let setup = Setup { keys: Arc::new(SharedKeys::new(ring)), config, sample };
-        let app = setup.start(&fresh, &clock);
+        let app = setup.start(fresh.stores.clone(), &clock);
         Self { app, clock, fresh, setup }
     }
 
@@ -84,12 +94,13 @@ impl TestApp {
     pub(crate) async fn restart(self) -> Self {
         let Self { clock, fresh, setup, .. } = self;
         let fresh = fresh.reopen().await;
-        Self { app: setup.start(&fresh, &clock), clock, fresh, setup }
+        Self { app: setup.start(fresh.stores.clone(), &clock), clock, fresh, setup }
     }
 
-    /// Another replica: the same database, clock and keys, and nothing remembered.
-    pub(crate) fn replica(&self) -> App {
-        self.setup.start(&self.fresh, &self.clock)
+    /// Another replica: the same database, by connections of its own, the same clock and keys, and
+    /// nothing remembered.
+    pub(crate) async fn replica(&self) -> App {
+        self.setup.start(self.fresh.open_again().await, &self.clock)
     }
 
     /// Makes a user with [`PASSWORD`].
@@ -127,6 +138,15 @@ impl TestApp {
         let mut browser = self.browser();
         browser.sign_in(email).await;
         browser
+    }
+
+    /// Listens on a port of its own.
+    pub(crate) async fn listen(&self) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let limits = ServerLimits::default();
+        tokio::spawn(serve(listener, self.app.public.clone(), limits, std::future::pending()));
+        address
     }
 
     /// Sends a request of somebody who is no browser.
@@ -191,12 +211,12 @@ impl TestApp {
 }
 
 impl Setup {
-    fn start(&self, fresh: &Fresh, clock: &Arc<ManualClock>) -> App {
+    fn start(&self, stores: Stores, clock: &Arc<ManualClock>) -> App {
         let clock: Arc<dyn Clock> = Arc::clone(clock) as _;
         let parts = Parts {
             config: &self.config,
             public_origin: self.config.server.public_origin.clone().unwrap(),
-            stores: fresh.stores.clone(),
+            stores,
             keys: Arc::clone(&self.keys),
             clock,
             metrics: None,
@@ -206,7 +226,7 @@ impl Setup {
     }
 }
 
-fn config(flags: &[(&str, &str)]) -> Config {
+fn config(flags: &[(&str, &str)], file: Option<PathBuf>) -> Config {
     let usual = [
         ("server.public_origin", ORIGIN),
         ("login.bcrypt_cost", "4"),
@@ -214,7 +234,7 @@ fn config(flags: &[(&str, &str)]) -> Config {
         ("tokens.secret", "of more than 32 bytes, and for the tests alone"),
     ];
     let flags = usual.iter().chain(flags).map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
-    Config::load(&Sources { flags, ..Sources::default() }).unwrap().config
+    Config::load(&Sources { flags, file, ..Sources::default() }).unwrap().config
 }
 
 /// Sends a request to the public listener, from an address of the documentation's.

@@ -20,6 +20,11 @@ impl Fresh {
         &self.place.url
     }
 
+    /// The same database, with connections of its own, as another process has it.
+    pub(crate) async fn open_again(&self) -> Stores {
+        self.place.open().await
+    }
+
     /// Closes the database and opens it again, as a restart would.
     pub(crate) async fn reopen(mut self) -> Self {
         self.stores.close().await;

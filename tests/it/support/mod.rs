@@ -7,5 +7,6 @@ pub(crate) mod front;
 pub(crate) mod gateway;
 pub(crate) mod http;
 pub(crate) mod process;
+pub(crate) mod rounds;
 pub(crate) mod upstream;
 pub(crate) mod wire_browser;

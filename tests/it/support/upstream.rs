@@ -17,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use ring::digest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 /// What an upstream was sent.
 #[derive(Debug)]
@@ -112,6 +112,53 @@ impl Upstream {
     /// How many connections were made to it.
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
+    }
+}
+
+/// An upstream that says when a request has arrived, and answers when it may.
+pub(crate) struct Held {
+    address: SocketAddr,
+    arrivals: mpsc::UnboundedReceiver<()>,
+    may_answer: Arc<Semaphore>,
+}
+
+impl Held {
+    /// What it answers.
+    pub(crate) const ANSWER: &str = "late but whole";
+
+    pub(crate) async fn start() -> Self {
+        let (tell, arrivals) = mpsc::unbounded_channel();
+        let may_answer = Arc::new(Semaphore::new(0));
+        let gate = Arc::clone(&may_answer);
+        let address = listen(move |socket| {
+            let (tell, gate) = (tell.clone(), Arc::clone(&gate));
+            serve(socket, move |_| {
+                let (tell, gate) = (tell.clone(), Arc::clone(&gate));
+                async move {
+                    let _ = tell.send(());
+                    gate.acquire().await.unwrap().forget();
+                    Response::new(Body::from(Self::ANSWER))
+                }
+            })
+        })
+        .await;
+        Self { address, arrivals, may_answer }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Waits until so many more requests have arrived.
+    pub(crate) async fn arrived(&mut self, requests: usize) {
+        for _ in 0..requests {
+            self.arrivals.recv().await.unwrap();
+        }
+    }
+
+    /// Lets it answer so many requests.
+    pub(crate) fn release(&self, requests: usize) {
+        self.may_answer.add_permits(requests);
     }
 }
 

@@ -1,0 +1,87 @@
+//! Two servers on one database are one to a browser: behind a load balancer its requests go now
+//! here, now there.
+
+use std::net::SocketAddr;
+
+use axum::body::Body;
+use axum::http::Request;
+use futures_util::future::join_all;
+
+use crate::support::db::Place;
+use crate::support::process::{Site, on_both, until};
+use crate::support::rounds::any_below;
+use crate::support::wire_browser::Browser;
+
+on_both! {
+    two_servers_rotate_replay_and_refuse_as_one;
+}
+
+async fn two_servers_rotate_replay_and_refuse_as_one(place: Place) {
+    let site = Site::new(place).await;
+    site.user("ann@example.com", "user").await;
+    let (one, other) = tokio::join!(site.serve(), site.serve());
+    let servers = [one.public, other.public];
+
+    let mut ann = Browser::signed_in(servers[0], "ann@example.com").await;
+    let thief = ann.clone();
+    for _ in 0..2 {
+        rotate(&mut ann, servers).await;
+    }
+    assert_refused(&thief, servers[1], "reuse_detected").await;
+    assert_refused_everywhere(&ann, servers, "reuse_detected").await;
+
+    ann = Browser::signed_in(servers[1], "ann@example.com").await;
+    rotate(&mut ann, servers).await;
+    let copy = ann.clone();
+    let request = Request::post("/auth/logout").body(Body::empty()).unwrap();
+    assert_eq!(ann.send(servers[0], request).await.unwrap().status, 204);
+    assert!(ann.cookies.is_empty());
+    assert_refused_everywhere(&copy, servers, "logged_out").await;
+    one.stop().await;
+    other.stop().await;
+}
+
+/// Asks both servers, with the refresh token alone, until one of them has rotated. Whatever the
+/// others are answered, any one of the answers will do for the next request.
+async fn rotate(browser: &mut Browser, servers: [SocketAddr; 2]) {
+    until("a rotation", async || {
+        browser.cookies.remove(ACCESS);
+        let asked = servers.iter().cycle().take(8).map(|&server| {
+            let mut tab = browser.clone();
+            async move {
+                let answer = tab.get(server, "/auth/session").await;
+                (tab, answer)
+            }
+        });
+        let mut answered = join_all(asked).await;
+        for (_, answer) in &answered {
+            assert_eq!(answer.status, 200, "{answer:?}");
+        }
+        let rotations = answered.iter().filter(|(_, answer)| answer.event() == Some("rotated")).count();
+        assert!(rotations <= 1, "{rotations} at once");
+        *browser = answered.swap_remove(any_below(answered.len())).0;
+        (rotations == 1).then_some(())
+    })
+    .await;
+}
+
+/// Asks until it is refused: a server may share for a moment what it has just found out about a
+/// refresh token, and learns of an end at the next look of its feed.
+async fn assert_refused(browser: &Browser, server: SocketAddr, event: &str) {
+    let refused = until("a refusal", async || {
+        Some(browser.clone().get(server, "/auth/session").await).filter(|answer| answer.status != 200)
+    });
+    refused.await.problem(401, event);
+}
+
+/// With both tokens, and with the refresh token alone.
+async fn assert_refused_everywhere(browser: &Browser, servers: [SocketAddr; 2], event: &str) {
+    let mut forgetful = browser.clone();
+    forgetful.cookies.remove(ACCESS);
+    for server in servers {
+        assert_refused(browser, server, event).await;
+        assert_refused(&forgetful, server, event).await;
+    }
+}
+
+const ACCESS: &str = "__Host-access_token";
