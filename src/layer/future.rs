@@ -9,11 +9,11 @@ use pin_project_lite::pin_project;
 use tokio::time::Sleep;
 use tower_service::Service;
 
-use super::layer::Settings;
+use super::layer::{PATIENCE, Settings};
 use super::reject::{OnReject, Rejection};
 use super::response::{After, forget};
 use super::service::{Outcome, conclude};
-use super::token::{RefreshError, Renewal, TokenService};
+use super::token::{RefreshError, Renewal, StillLives, TokenService};
 use crate::identity::{Identity, SessionEvent};
 
 pin_project! {
@@ -48,6 +48,12 @@ pin_project! {
             #[pin]
             future: S::Future,
             after: Option<After>,
+        },
+        Asking {
+            still_lives: StillLives,
+            #[pin]
+            patience: Option<Sleep>,
+            answer: Option<(S::Response, After)>,
         },
         Answered {
             response: Option<S::Response>,
@@ -116,9 +122,22 @@ where
                 }
                 StateProj::Calling { future, after } => {
                     let mut response = ready!(future.poll(cx))?;
-                    if let Some(after) = after.take() {
+                    let Some(after) = after.take() else { return Poll::Ready(Ok(response)) };
+                    let Some(still_lives) = after.question() else {
                         after.apply(&mut response);
+                        return Poll::Ready(Ok(response));
+                    };
+                    let patience = Some(tokio::time::sleep(PATIENCE));
+                    state.set(State::Asking { still_lives, patience, answer: Some((response, after)) });
+                }
+                StateProj::Asking { still_lives, patience, answer } => {
+                    let lives = ready!(poll_patiently(still_lives.as_mut(), patience, cx));
+                    let (mut response, mut after) =
+                        answer.take().expect("ResponseFuture polled after completion");
+                    if lives != Some(true) {
+                        after.keep_cookies();
                     }
+                    after.apply(&mut response);
                     return Poll::Ready(Ok(response));
                 }
                 StateProj::Answered { response } => {
@@ -130,7 +149,7 @@ where
     }
 }
 
-fn poll_patiently<F: Future>(
+fn poll_patiently<F: Future + ?Sized>(
     refresh: Pin<&mut F>,
     patience: Pin<&mut Option<Sleep>>,
     cx: &mut Context<'_>,

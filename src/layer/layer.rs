@@ -105,4 +105,4 @@ impl<T, R: Clone> Clone for Settings<T, R> {
     }
 }
 
-const PATIENCE: Duration = Duration::from_millis(100);
+pub(super) const PATIENCE: Duration = Duration::from_millis(100);

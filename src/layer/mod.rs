@@ -225,7 +225,9 @@ pub use self::layer::{OnStoreLoss, SilentRefreshLayer};
 pub use self::reject::{ContinueAnonymous, OnReject, Reject401, Rejection, RejectionKind};
 pub use self::response::SESSION_EVENT_HEADER;
 pub use self::service::SilentRefresh;
-pub use self::token::{RefreshError, RefreshRequest, Renewal, TokenService, Verified, VerifyError};
+pub use self::token::{
+    RefreshError, RefreshRequest, Renewal, StillLives, TokenService, Verified, VerifyError,
+};
 
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,7 @@
 //! What the layer leaves on a response.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue, SET_COOKIE, VARY};
 use http::{Response, StatusCode};
@@ -8,11 +9,15 @@ use tokio::time::Instant;
 
 use super::cookies::CookiePolicy;
 use super::reject::Rejection;
-use super::token::{Renewal, TokenService};
-use crate::identity::SessionEvent;
+use super::token::{Renewal, StillLives, TokenService};
+use crate::identity::{SessionEvent, SessionId};
 
 /// The response header that carries the [`SessionEvent`].
 pub const SESSION_EVENT_HEADER: HeaderName = HeaderName::from_static("x-session-event");
+
+/// How long after a renewal nobody doubts that the session lives. A sign-out that overlaps with an
+/// answer as quick as that could have been overtaken by it on the way just as well.
+const TRUSTED: Duration = Duration::from_millis(50);
 
 /// What is still to be done to the inner service's response.
 pub(super) enum After {
@@ -21,7 +26,7 @@ pub(super) enum After {
     /// Name the event and hand out fresh cookies.
     HandOut {
         event: SessionEvent,
-        fresh: [HeaderValue; 2],
+        fresh: Option<[HeaderValue; 2]>,
         while_good: WhileGood,
         cookies: Arc<CookiePolicy>,
     },
@@ -32,13 +37,35 @@ pub(super) enum After {
 /// How long fresh cookies may be handed out: for a while, and as long as the session has not ended.
 /// Later they would replace newer ones, or undo a sign-out.
 pub(super) struct WhileGood {
-    until: Instant,
-    ended: Box<dyn Fn() -> bool + Send + Sync>,
+    minted: Instant,
+    fresh_for: Duration,
+    session: Box<dyn Watched>,
 }
 
 impl WhileGood {
     fn holds(&self) -> bool {
-        Instant::now() <= self.until && !(self.ended)()
+        self.minted.elapsed() <= self.fresh_for && !self.session.ended()
+    }
+}
+
+/// The session whose cookies they are.
+trait Watched: Send + Sync {
+    fn ended(&self) -> bool;
+    fn still_lives(&self) -> StillLives;
+}
+
+struct SessionOf<T> {
+    tokens: Arc<T>,
+    session: SessionId,
+}
+
+impl<T: TokenService> Watched for SessionOf<T> {
+    fn ended(&self) -> bool {
+        self.tokens.ended(self.session).is_some()
+    }
+
+    fn still_lives(&self) -> StillLives {
+        self.tokens.still_lives(self.session)
     }
 }
 
@@ -50,9 +77,10 @@ impl After {
     ) -> Self {
         match cookies.set(&renewal.access_token, &renewal.refresh_token, renewal.max_age) {
             Ok(fresh) => {
-                let (until, session) = (Instant::now() + renewal.fresh_for, renewal.identity.session);
-                let ended = Box::new(move || tokens.ended(session).is_some());
-                Self::HandOut { event: renewal.event, fresh, while_good: WhileGood { until, ended }, cookies }
+                let session = Box::new(SessionOf { tokens, session: renewal.identity.session });
+                let (minted, fresh_for) = (Instant::now(), renewal.fresh_for);
+                let while_good = WhileGood { minted, fresh_for, session };
+                Self::HandOut { event: renewal.event, fresh: Some(fresh), while_good, cookies }
             }
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "the fresh tokens fit no cookie");
@@ -61,11 +89,31 @@ impl After {
         }
     }
 
+    /// What must be asked before the response may go: whether the session still lives, if it has been
+    /// so long that it may have been ended at another replica, of which this one hasn't heard.
+    pub(super) fn question(&self) -> Option<StillLives> {
+        match self {
+            Self::HandOut { while_good, .. }
+                if while_good.minted.elapsed() > TRUSTED && while_good.holds() =>
+            {
+                Some(while_good.session.still_lives())
+            }
+            _ => None,
+        }
+    }
+
+    /// Hands out nothing.
+    pub(super) fn keep_cookies(&mut self) {
+        if let Self::HandOut { fresh, .. } = self {
+            *fresh = None;
+        }
+    }
+
     pub(super) fn apply<B>(self, response: &mut Response<B>) {
         match self {
             Self::Note(event) => note(response.headers_mut(), event),
             Self::HandOut { event, fresh, while_good, cookies } => {
-                let fresh = while_good.holds().then_some(fresh);
+                let fresh = fresh.filter(|_| while_good.holds());
                 hand_out(response, event, fresh, &cookies);
             }
             Self::Forget { rejection, cookies } => {
@@ -76,7 +124,6 @@ impl After {
     }
 }
 
-// Nothing asks yet how long ago the cookies were minted. When something does, it belongs here, first.
 fn hand_out<B>(
     response: &mut Response<B>,
     event: SessionEvent,

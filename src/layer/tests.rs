@@ -24,6 +24,17 @@ const OURS: SessionId = SessionId(Uuid::from_u128(1));
 struct Script {
     verified: AtomicUsize,
     refreshed: Mutex<Vec<RefreshRequest>>,
+    /// What the store says of the session when it is asked later.
+    later: Later,
+    asked_later: AtomicUsize,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+enum Later {
+    #[default]
+    Lives,
+    Ended,
+    Silent,
 }
 
 impl TokenService for Script {
@@ -39,6 +50,19 @@ impl TokenService for Script {
             "revoked" => Err(VerifyError::Ended(SessionEvent::Revoked)),
             _ => Err(VerifyError::Malformed),
         }
+    }
+
+    fn still_lives(&self, session: SessionId) -> StillLives {
+        assert_eq!(session, OURS);
+        self.asked_later.fetch_add(1, SeqCst);
+        let later = self.later;
+        Box::pin(async move {
+            match later {
+                Later::Lives => true,
+                Later::Ended => false,
+                Later::Silent => std::future::pending().await,
+            }
+        })
     }
 
     fn refresh(&self, request: RefreshRequest) -> Self::Refresh {
@@ -398,6 +422,34 @@ async fn an_answer_that_takes_too_long_carries_no_cookies() {
         let request = Request::get("/").header(COOKIE, "access_token=expired; refresh_token=good");
         let response = service.oneshot(request.body(String::new()).unwrap()).await.unwrap();
         assert_eq!(response.headers().get_all(SET_COOKIE).iter().count(), cookies, "after {seconds} s");
+        assert_eq!(response.headers()[SESSION_EVENT_HEADER], "rotated");
+    }
+}
+
+/// It may have been ended at another replica meanwhile, of which this one has not heard.
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_takes_a_while_carries_cookies_only_if_the_session_still_lives() {
+    for (millis, later, asked, cookies, took) in [
+        (0, Later::Ended, 0, 2, 0),
+        (50, Later::Ended, 0, 2, 50),
+        (51, Later::Ended, 1, 0, 51),
+        (51, Later::Lives, 1, 2, 51),
+        (51, Later::Silent, 1, 0, 151),
+        (20_000, Later::Lives, 0, 0, 20_000),
+    ] {
+        let bench = Bench { tokens: Arc::new(Script { later, ..Script::default() }), ..bench() };
+        let slow = service_fn(move |_: Request<String>| async move {
+            tokio::time::sleep(Duration::from_millis(millis)).await;
+            Ok::<_, Infallible>(Response::new(String::new()))
+        });
+        let service = ServiceBuilder::new().layer(bench.layer()).service(slow);
+        let request = Request::get("/").header(COOKIE, "access_token=expired; refresh_token=good");
+        let began = tokio::time::Instant::now();
+        let response = service.oneshot(request.body(String::new()).unwrap()).await.unwrap();
+        let case = format!("{millis} ms, {later:?}");
+        assert_eq!(began.elapsed(), Duration::from_millis(took), "{case}");
+        assert_eq!(response.headers().get_all(SET_COOKIE).iter().count(), cookies, "{case}");
+        assert_eq!(bench.tokens.asked_later.load(SeqCst), asked, "{case}");
         assert_eq!(response.headers()[SESSION_EVENT_HEADER], "rotated");
     }
 }

@@ -1,6 +1,7 @@
 //! What the layer asks of whoever issues the tokens.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::time::Duration;
 
 use crate::identity::{Client, Identity, SessionEvent, SessionId};
@@ -41,6 +42,14 @@ pub trait TokenService: Send + Sync + 'static {
         None
     }
 
+    /// Whether the session is known to live, asked of the store: for an answer that carries fresh cookies
+    /// and took so long that the session may have been ended elsewhere meanwhile. Without a good answer
+    /// soon, none are handed out, and the next request is given them again. By default as
+    /// [`ended`](Self::ended) says.
+    fn still_lives(&self, session: SessionId) -> StillLives {
+        Box::pin(std::future::ready(self.ended(session).is_none()))
+    }
+
     /// Renews the session of a refresh token.
     ///
     /// The layer may drop the future before it is done (a client hangs up, or the old access token
@@ -52,6 +61,9 @@ pub trait TokenService: Send + Sync + 'static {
     /// can't be told now.
     fn refresh(&self, request: RefreshRequest) -> Self::Refresh;
 }
+
+/// The answer to [`TokenService::still_lives`].
+pub type StillLives = Pin<Box<dyn Future<Output = bool> + Send>>;
 
 /// A valid access token.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -26,7 +26,7 @@ use super::renewal::Resolved;
 use super::store::{Ending, Inserted, LastingUse, NewSession, SessionStore, StoreError, Which};
 use crate::clock::{Clock, SystemClock};
 use crate::identity::{Client, Identity, Roles, SessionEvent};
-use crate::layer::{RefreshError, RefreshRequest, Renewal, TokenService, Verified, VerifyError};
+use crate::layer::{RefreshError, RefreshRequest, Renewal, StillLives, TokenService, Verified, VerifyError};
 use crate::models::audit::{AuditEntry, AuditEvent};
 use crate::models::session::{EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId};
 use crate::models::user::UserId;
@@ -447,6 +447,11 @@ impl TokenService for Tokens {
         self.inner.ends.find(session).map(|end| end.reason.event())
     }
 
+    fn still_lives(&self, session: SessionId) -> StillLives {
+        let inner = Arc::clone(&self.inner);
+        Box::pin(async move { inner.still_lives(session).await })
+    }
+
     fn refresh(&self, request: RefreshRequest) -> Self::Refresh {
         let inner = Arc::clone(&self.inner);
         Box::pin(async move {
@@ -493,6 +498,20 @@ impl Inner {
     /// The access token if it is one of ours, expired or not.
     pub(super) fn read_access(&self, access_token: &str) -> Option<AccessToken> {
         self.access.read(&self.keys.load(), access_token, self.clock.now())
+    }
+
+    async fn still_lives(&self, session: SessionId) -> bool {
+        let row = match self.store.find_session(session).await {
+            Ok(row) => row,
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, %session, "fresh cookies are kept back");
+                return false;
+            }
+        };
+        if let Some(end) = row.as_ref().and_then(|row| row.end) {
+            self.note_ended(&[session], end);
+        }
+        row.is_some_and(|row| row.over(self.clock.now()).is_none())
     }
 
     pub(super) fn note_ended(&self, ended: &[SessionId], end: SessionEnd) {
