@@ -8,6 +8,7 @@ use sqlx::{FromRow, Postgres, QueryBuilder};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::wake_ups::wake_others;
 use super::{PostgresStore, commit, conflict, without_hurry};
 use crate::identity::{Client, Roles};
 use crate::models::session::{AccessRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId};
@@ -22,19 +23,21 @@ impl SessionStore for PostgresStore {
             return Ok(Inserted::Refused);
         }
         let ended = make_way(&mut tx, new).await?;
+        wake_others(&mut tx, !ended.is_empty()).await?;
         commit(tx).await?;
         Ok(Inserted::Yes { ended })
     }
 
     async fn rotate(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError> {
         let Some(query) = advance(ROTATE, rotation) else { return Ok(None) };
-        let row = self.relaxed.fetch_optional(query.bind(rotation.last_rotated_by)).await?;
-        row.map(Session::try_from).transpose()
+        let row = query.bind(rotation.last_rotated_by).fetch_optional(&self.relaxed).await;
+        row.map_err(StoreError::unavailable)?.map(Session::try_from).transpose()
     }
 
     async fn catch_up(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError> {
         let Some(query) = advance(CATCH_UP, rotation) else { return Ok(None) };
-        self.relaxed.fetch_optional(query).await?.map(Session::try_from).transpose()
+        let row = query.fetch_optional(&self.relaxed).await;
+        row.map_err(StoreError::unavailable)?.map(Session::try_from).transpose()
     }
 
     async fn find_session(&self, id: SessionId) -> Result<Option<Session>, StoreError> {
@@ -48,7 +51,7 @@ impl SessionStore for PostgresStore {
         let generations: Vec<i64> = tokens.iter().map(|token| token.generation.into()).collect();
         let tokens: Vec<Uuid> = tokens.iter().map(|token| token.token.0).collect();
         let query = sqlx::query(SETTLE).bind(&sessions).bind(&generations).bind(&tokens);
-        self.relaxed.execute(query).await?;
+        query.execute(&self.relaxed).await.map_err(StoreError::unavailable)?;
         // By now each of them is settled, by whoever came first.
         let query = sqlx::query_as::<_, Row>(SETTLED_BY_ANOTHER);
         let query = query.bind(&sessions).bind(&generations).bind(&tokens);
@@ -60,19 +63,22 @@ impl SessionStore for PostgresStore {
         let sessions: Vec<Uuid> = counts.iter().map(|(id, _)| id.0).collect();
         let replays: Vec<i64> = counts.iter().map(|(_, count)| clamp(*count)).collect();
         let query = sqlx::query(COUNT_REPLAYS).bind(&sessions).bind(&replays);
-        self.relaxed.execute(query).await
+        query.execute(&self.relaxed).await.map(drop).map_err(StoreError::unavailable)
     }
 
     async fn end_session(&self, id: SessionId, end: SessionEnd) -> Result<bool, StoreError> {
-        let query = sqlx::query(END).bind(id.0).bind(end.at).bind(end.reason.as_str());
-        let done = query.execute(&self.pool).await;
-        Ok(done.map_err(StoreError::unavailable)?.rows_affected() == 1)
+        let mut tx = self.write().await?;
+        let ended = end_one(&mut tx, id, end).await?;
+        wake_others(&mut tx, ended).await?;
+        commit(tx).await?;
+        Ok(ended)
     }
 
     async fn end_sessions(&self, which: &Which, end: SessionEnd) -> Result<Vec<SessionId>, StoreError> {
         let mut tx = self.write().await?;
         without_hurry(&mut tx).await?;
         let ended = end_which(&mut tx, which, end).await?;
+        wake_others(&mut tx, !ended.is_empty()).await?;
         commit(tx).await?;
         Ok(ended)
     }
@@ -102,7 +108,7 @@ impl SessionStore for PostgresStore {
 
     async fn ended_since(&self, since: OffsetDateTime) -> Result<Vec<(SessionId, SessionEnd)>, StoreError> {
         let query = sqlx::query_as::<_, (Uuid, OffsetDateTime, String)>(ENDED_SINCE).bind(since);
-        let rows = query.fetch_all(&self.pool).await.map_err(StoreError::unavailable)?;
+        let rows = query.fetch_all(&self.feed).await.map_err(StoreError::unavailable)?;
         let end =
             |(id, at, reason): (Uuid, OffsetDateTime, String)| Ok((SessionId(id), ended(at, Some(&reason))?));
         rows.into_iter().map(end).collect()

@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::sessions::end_which;
+use super::wake_ups::wake_others;
 use super::{PostgresStore, commit, conflict, storable};
 use crate::models::session::{SessionEnd, SessionId};
 use crate::models::user::{Role, User, UserId};
@@ -70,6 +71,7 @@ impl UserStore for PostgresStore {
             None => Which::OfUser(change.user),
         };
         let ended = end_which(&mut tx, &which, change.end).await?;
+        wake_others(&mut tx, !ended.is_empty()).await?;
         commit(tx).await?;
         Ok(Some(ended))
     }
@@ -87,6 +89,7 @@ impl UserStore for PostgresStore {
             return Ok(exists(&mut tx, id).await?.then(Vec::new));
         }
         let ended = end_which(&mut tx, &Which::OfUser(id), end).await?;
+        wake_others(&mut tx, !ended.is_empty()).await?;
         commit(tx).await?;
         Ok(Some(ended))
     }
@@ -99,6 +102,7 @@ impl UserStore for PostgresStore {
             return Ok(None);
         }
         let ended = end_which(&mut tx, &Which::OfUser(id), end).await?;
+        wake_others(&mut tx, !ended.is_empty()).await?;
         commit(tx).await?;
         Ok(Some(ended))
     }
@@ -117,6 +121,7 @@ impl UserStore for PostgresStore {
             return Ok(None);
         }
         let ended = end_which(&mut tx, &Which::OfUser(id), end).await?;
+        wake_others(&mut tx, !ended.is_empty()).await?;
         commit(tx).await?;
         Ok(Some(ended))
     }

@@ -9,6 +9,7 @@ use axum::http::Request;
 use secrecy::SecretString;
 use sekisho::app::{App, Parts, Sample};
 use sekisho::backend::config::{Config, KeySource, Sources};
+use sekisho::backend::db::Stores;
 use sekisho::clock::{Clock, ManualClock};
 use sekisho::models::session::{Session, SessionId};
 use sekisho::models::user::{Role, User};
@@ -76,7 +77,7 @@ impl TestApp {
         let KeySource::Secret(secret) = &config.tokens.keys else { panic!("no tokens.secret") };
         let ring = KeyMaterial::from_secret(secret).and_then(|key| KeyRing::of_one(&key)).unwrap();
         let setup = Setup { keys: Arc::new(SharedKeys::new(ring)), config, sample };
-        let app = setup.start(&fresh, &clock);
+        let app = setup.start(&fresh.stores, &clock);
         Self { app, clock, fresh, setup }
     }
 
@@ -84,12 +85,17 @@ impl TestApp {
     pub(crate) async fn restart(self) -> Self {
         let Self { clock, fresh, setup, .. } = self;
         let fresh = fresh.reopen().await;
-        Self { app: setup.start(&fresh, &clock), clock, fresh, setup }
+        Self { app: setup.start(&fresh.stores, &clock), clock, fresh, setup }
     }
 
     /// Another replica: the same database, clock and keys, and nothing remembered.
     pub(crate) fn replica(&self) -> App {
-        self.setup.start(&self.fresh, &self.clock)
+        self.replica_over(&self.fresh.stores)
+    }
+
+    /// Another replica, with a way of its own to the same database.
+    pub(crate) fn replica_over(&self, stores: &Stores) -> App {
+        self.setup.start(stores, &self.clock)
     }
 
     /// Makes a user with [`PASSWORD`].
@@ -191,12 +197,12 @@ impl TestApp {
 }
 
 impl Setup {
-    fn start(&self, fresh: &Fresh, clock: &Arc<ManualClock>) -> App {
+    fn start(&self, stores: &Stores, clock: &Arc<ManualClock>) -> App {
         let clock: Arc<dyn Clock> = Arc::clone(clock) as _;
         let parts = Parts {
             config: &self.config,
             public_origin: self.config.server.public_origin.clone().unwrap(),
-            stores: fresh.stores.clone(),
+            stores: stores.clone(),
             keys: Arc::clone(&self.keys),
             clock,
             metrics: None,

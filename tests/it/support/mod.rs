@@ -8,4 +8,5 @@ pub(crate) mod gateway;
 pub(crate) mod http;
 pub(crate) mod process;
 pub(crate) mod upstream;
+pub(crate) mod wire;
 pub(crate) mod wire_browser;
