@@ -80,7 +80,7 @@ impl Page {
 }
 
 /// Within the second, the grace, after which the forgetful ones rotate again.
-fn random_moment() -> Duration {
+pub(crate) fn random_moment() -> Duration {
     let random: [u8; 4] = ring::rand::generate(&ring::rand::SystemRandom::new()).unwrap().expose();
     Duration::from_micros(u64::from(u32::from_be_bytes(random)) % 1_000_000)
 }

@@ -6,6 +6,7 @@ pub(crate) mod db;
 pub(crate) mod front;
 pub(crate) mod gateway;
 pub(crate) mod http;
+pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod upstream;
 pub(crate) mod wire;

@@ -95,8 +95,13 @@ async fn accept(listener: TcpListener, target: (String, u16), state: Arc<watch::
             let _ = program.set_zero_linger();
             continue;
         }
-        let (target, state) = (target.clone(), state.subscribe());
+        let (target, mut state) = (target.clone(), state.subscribe());
         tokio::spawn(async move {
+            if state.borrow().silent {
+                // Whoever knocks now is never answered.
+                let _ = state.wait_for(|state| number <= state.reset_to).await;
+                return;
+            }
             let server = TcpStream::connect((target.0.as_str(), target.1)).await.unwrap();
             connect(program, server, number, state).await;
         });
@@ -110,7 +115,7 @@ async fn connect(mut program: TcpStream, mut server: TcpStream, number: u64, sta
     let (from_server, to_server) = server.split();
     let was_reset = tokio::select! {
         () = link.pass_on(from_program, to_server) => false,
-        () = link.pass_on(from_server, to_program) => false,
+        () = link.pass_back(from_server, to_program) => false,
         () = link.reset() => true,
     };
     if was_reset {
@@ -127,16 +132,22 @@ struct Link {
 }
 
 impl Link {
+    /// As long as the program is there: what it hasn't been told by then, it never is.
+    async fn pass_back(&self, from: ReadHalf<'_>, to: WriteHalf<'_>) {
+        self.pass_on(from, to).await;
+        if self.look().0 {
+            std::future::pending().await
+        }
+    }
+
     async fn pass_on(&self, mut from: ReadHalf<'_>, mut to: WriteHalf<'_>) {
         let mut buffer = vec![0; 16 * 1024];
         loop {
             let read = from.read(&mut buffer).await.unwrap_or(0);
             let (is_lost, drops_listen) = self.look();
             match (is_lost, read) {
-                // Not even the end is told.
-                (true, 0) => std::future::pending().await,
+                (_, 0) => return,
                 (true, _) => continue,
-                (false, 0) => return,
                 (false, _) => {}
             }
             let said = &mut buffer[..read];
