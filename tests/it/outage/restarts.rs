@@ -65,7 +65,7 @@ impl Page {
                 return;
             }
             // Half of them come with the refresh token alone, as after a night.
-            if self.nth % 2 == 0 {
+            if self.nth.is_multiple_of(2) {
                 self.browser.cookies.remove("__Host-access_token");
             }
             let had = self.browser.cookies.clone();
