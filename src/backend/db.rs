@@ -48,7 +48,8 @@ pub async fn open(url: &str, options: &Options) -> Result<Stores, DbError> {
 #[non_exhaustive]
 pub struct Options {
     /// How many connections to PostgreSQL at most, and at least two: six in ten for what waits for
-    /// the disk and for reading, four in ten for renewals. (SQLite has one to write and a few to read.)
+    /// the disk and for reading, four in ten for renewals. Who follows what other replicas end has
+    /// two more. (SQLite has one to write and a few to read.)
     pub max_connections: u32,
 }
 
@@ -109,6 +110,12 @@ impl Stores {
             self.engine.migrate().await.map_err(|error| self.failed(error))?;
         }
         Ok(pending)
+    }
+
+    /// Calls `wake` when another process has ended sessions, for ever; where no database tells, it
+    /// returns at once. A call may come late or never: whoever must know asks.
+    pub async fn wake_ups(&self, wake: impl Fn() + Send + Sync + 'static) {
+        self.engine.wake_ups(Box::new(wake)).await;
     }
 
     /// Closes the database once nothing uses it any more. The stores are of no use afterwards.
@@ -226,12 +233,15 @@ trait Engine: Send + Sync + 'static {
     fn migrator(&self) -> Migrator;
     async fn applied(&self) -> Result<Vec<AppliedMigration>, MigrateError>;
     async fn migrate(&self) -> Result<(), MigrateError>;
+    async fn wake_ups(&self, _wake: Wake) {}
     async fn close(&self);
 }
 
+type Wake = Box<dyn Fn() + Send + Sync>;
+
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 macro_rules! engine {
-    ($store:ty, embedded: $embedded:literal) => {
+    ($store:ty, embedded: $embedded:literal $(, $($more:tt)*)?) => {
         #[async_trait]
         impl Engine for $store {
             fn is_embedded(&self) -> bool {
@@ -253,6 +263,8 @@ macro_rules! engine {
             async fn close(&self) {
                 self.close().await;
             }
+
+            $($($more)*)?
         }
     };
 }
@@ -261,7 +273,9 @@ macro_rules! engine {
 engine!(super::sqlite::SqliteStore, embedded: true);
 
 #[cfg(feature = "postgres")]
-engine!(super::postgres::PostgresStore, embedded: false);
+engine!(super::postgres::PostgresStore, embedded: false, async fn wake_ups(&self, wake: Wake) {
+    self.wake_ups(wake).await;
+});
 
 #[async_trait]
 impl Engine for MemoryStore {

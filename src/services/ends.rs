@@ -31,8 +31,11 @@ pub(crate) const LOST_AFTER: Duration = Duration::from_secs(1);
 /// How long a statement may run before the database gives it up, at most.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long one look may take. A connection that was cut silently would never answer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// How long the store is left in peace after a look, however often the feed is woken.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// How long loading all may take. After a mass revocation it may be much.
+const LOADED_WITHIN: Duration = Duration::from_secs(8);
 
 /// The sessions that have ended lately.
 pub(crate) struct Ends {
@@ -106,7 +109,8 @@ impl Ends {
         store: &dyn SessionStore,
         clock: &dyn Clock,
     ) -> Result<Vec<SessionId>, StoreError> {
-        self.load_since(clock.now() - self.horizon - self.overlap, store, clock).await
+        let since = clock.now() - self.horizon - self.overlap;
+        self.load_since(since, LOADED_WITHIN, store, clock).await
     }
 
     /// Follows the store for ever, telling `each` of sessions that have ended.
@@ -119,8 +123,13 @@ impl Ends {
         let mut last_complete: Option<OffsetDateTime> = None;
         loop {
             let began = clock.now();
-            let since = last_complete.unwrap_or(began - self.horizon) - self.overlap;
-            match self.load_since(since, store, clock).await {
+            let loaded = match last_complete {
+                // One that takes longer has lost the feed: a connection that was cut silently would
+                // never answer, and another one may.
+                Some(complete) => self.load_since(complete - self.overlap, LOST_AFTER, store, clock).await,
+                None => self.load(store, clock).await,
+            };
+            match loaded {
                 Ok(ended) => {
                     last_complete = Some(began);
                     each(&ended);
@@ -132,24 +141,35 @@ impl Ends {
                             error = &error as &dyn std::error::Error,
                             "the feed of ended sessions is interrupted"
                         );
+                        continue;
                     }
                 }
             }
-            tokio::select! {
-                () = tokio::time::sleep(POLL) => {}
-                () = self.wake.notified() => {}
-            }
+            self.wait().await;
+        }
+    }
+
+    /// Until it is time to look again.
+    async fn wait(&self) {
+        let woken = async {
+            tokio::time::sleep(PAUSE).await;
+            self.wake.notified().await;
+        };
+        tokio::select! {
+            () = tokio::time::sleep(POLL) => {}
+            () = woken => {}
         }
     }
 
     async fn load_since(
         &self,
         since: OffsetDateTime,
+        within: Duration,
         store: &dyn SessionStore,
         clock: &dyn Clock,
     ) -> Result<Vec<SessionId>, StoreError> {
         let began = self.started.elapsed().as_millis();
-        let answer = tokio::time::timeout(ANSWER_WITHIN, store.ended_since(since)).await;
+        let answer = tokio::time::timeout(within, store.ended_since(since)).await;
         let ended = answer.map_err(StoreError::unavailable)??;
         let added = self.add(ended, clock.now());
         self.complete_until.store(u64::try_from(began).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
@@ -163,7 +183,9 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::clock::ManualClock;
     use crate::models::session::EndReason;
+    use crate::services::scene::WatchedStore;
 
     const NOW: OffsetDateTime = datetime!(2026-03-01 12:00 UTC);
     const GRACE: Duration = Duration::from_secs(60);
@@ -206,7 +228,6 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_feed_older_than_a_second_is_lost() {
-        use crate::clock::ManualClock;
         use crate::services::memory::MemoryStore;
 
         let ends = Ends::new(HORIZON, GRACE);
@@ -218,5 +239,47 @@ mod tests {
         assert!(!ends.is_lost());
         tokio::time::sleep(Duration::from_millis(1)).await;
         assert!(ends.is_lost());
+    }
+
+    /// A feed that runs, over a store that tells when it is asked.
+    fn followed(store: &Arc<WatchedStore>) -> (Arc<Ends>, tokio::task::JoinHandle<()>) {
+        let ends = Arc::new(Ends::new(HORIZON, GRACE));
+        let (feed, store) = (Arc::clone(&ends), Arc::clone(store));
+        let following = async move { feed.follow(&*store, &ManualClock::new(NOW), |_| ()).await };
+        (ends, tokio::spawn(following))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_feed_that_is_woken_looks_sooner() {
+        let store = Arc::new(WatchedStore::default());
+        let (ends, _feed) = followed(&store);
+        tokio::time::sleep(POLL / 2).await;
+        assert_eq!(store.calls().len(), 1, "at the start");
+        ends.wake();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(store.calls().len(), 1, "at once");
+        for _ in 0..1_000 {
+            ends.wake();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(store.calls().len() <= 20, "and no more often than the store can bear");
+        tokio::time::sleep(10 * POLL).await;
+        assert_eq!(store.calls().len(), 10, "by itself");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_that_is_never_answered_is_given_up() {
+        let store = Arc::new(WatchedStore::default());
+        let (ends, _feed) = followed(&store);
+        tokio::time::sleep(POLL / 2).await;
+        let held = store.hold().await;
+        tokio::time::sleep(POLL / 2 + LOST_AFTER - Duration::from_millis(1)).await;
+        assert!(ends.is_lost(), "and said so");
+        assert_eq!(store.calls().len(), 2, "the second waits");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        assert_eq!(store.calls().len(), 1, "another one, at once");
+        drop(held);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert!(!ends.is_lost());
     }
 }

@@ -4,6 +4,9 @@
 //! A flight belongs to the process, not to the request that started it: it runs to its end when that
 //! client hangs up. What it found stays for [`REMEMBERED`], because a request sent with the old
 //! cookies arrives after the renewal as often as during it.
+//!
+//! While the store answers nobody, no crowd gathers before it: few may wait, and the others are told
+//! at once.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::Future;
@@ -12,6 +15,7 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::models::session::{SessionId, SessionKind};
 
@@ -20,6 +24,15 @@ pub(crate) const REMEMBERED: Duration = Duration::from_secs(5);
 
 /// How many results are remembered at most; beyond, the oldest are forgotten early.
 const MOST_REMEMBERED: usize = 65_536;
+
+/// How many flights there are at once at most.
+const MOST_FLYING: usize = 4_096;
+
+/// How many there are at most while none finds anything out: enough to notice that the store is back.
+const MOST_STUCK: usize = 32;
+
+/// After how long without a result flights count as stuck.
+const STUCK_AFTER: Duration = Duration::from_secs(1);
 
 /// What is being found out: the fate of one generation of a session, for one kind of client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,6 +53,8 @@ pub(crate) enum Boarded<T> {
     Led(Option<T>),
     /// The flight was another request's. Its number tells it from later ones of the same key.
     Shared(Option<T>, u64),
+    /// Too many are under way already, or none of them gets on.
+    Refused,
 }
 
 struct State<T> {
@@ -47,6 +62,9 @@ struct State<T> {
     landed: VecDeque<(OffsetDateTime, u64, Key)>,
     started: u64,
     remembered: Duration,
+    flying: usize,
+    /// When a flight last found something out, or the first of those under way began.
+    got_on_at: Instant,
 }
 
 struct Flight<T> {
@@ -58,7 +76,14 @@ struct Flight<T> {
 impl<T: Clone + Send + Sync + 'static> Flights<T> {
     /// Results are shared for `remembered` after their flight.
     pub(crate) fn new(remembered: Duration) -> Self {
-        let state = State { flights: HashMap::new(), landed: VecDeque::new(), started: 0, remembered };
+        let state = State {
+            flights: HashMap::new(),
+            landed: VecDeque::new(),
+            started: 0,
+            remembered,
+            flying: 0,
+            got_on_at: Instant::now(),
+        };
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
@@ -75,6 +100,7 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
             state.forget_old(now());
             match state.flights.get(&key) {
                 Some(flight) => (flight.result.clone(), Some(flight.number)),
+                None if state.is_stuck() => return Boarded::Refused,
                 None => (self.start(&mut state, key, now, lead()), None),
             }
         };
@@ -113,6 +139,10 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
         N: Fn() -> OffsetDateTime + Send + 'static,
     {
         let (sender, receiver) = watch::channel(None);
+        if state.flying == 0 {
+            state.got_on_at = Instant::now();
+        }
+        state.flying += 1;
         state.started += 1;
         let number = state.started;
         state.flights.insert(key, Flight { number, landed_at: None, result: receiver.clone() });
@@ -131,6 +161,10 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
 }
 
 impl<T> State<T> {
+    fn is_stuck(&self) -> bool {
+        self.flying >= MOST_FLYING || self.flying >= MOST_STUCK && self.got_on_at.elapsed() > STUCK_AFTER
+    }
+
     /// Drops what landed too long ago, or, after a jump of the clock, too far in the future.
     fn forget_old(&mut self, now: OffsetDateTime) {
         while let Some(&(landed_at, number, key)) = self.landed.front() {
@@ -162,6 +196,7 @@ impl<T> Landing<T> {
     fn land(self, remembered_from: Option<OffsetDateTime>) {
         let Some(landed_at) = remembered_from else { return };
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.got_on_at = Instant::now();
         let number = self.number;
         if let Some(flight) = state.flights.get_mut(&self.key).filter(|flight| flight.number == number) {
             flight.landed_at = Some(landed_at);
@@ -173,6 +208,7 @@ impl<T> Landing<T> {
 impl<T> Drop for Landing<T> {
     fn drop(&mut self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.flying -= 1;
         let landed = state.flights.get(&self.key).is_some_and(|flight| flight.landed_at.is_some());
         if !landed {
             state.remove(self.key, self.number);
@@ -182,7 +218,9 @@ impl<T> Drop for Landing<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
     use std::sync::atomic::{AtomicU32, Ordering};
+    use std::task::{Context, Waker};
 
     use tokio::sync::oneshot;
     use uuid::Uuid;
@@ -209,7 +247,72 @@ mod tests {
         match flights.board(KEY, time(clock), || async move { result }).await {
             Boarded::Led(found) => (true, found),
             Boarded::Shared(found, _) => (false, found),
+            Boarded::Refused => panic!("nothing is stuck"),
         }
+    }
+
+    /// A flight of this generation that lands when it is told to, or fails when the sender is dropped.
+    fn depart(flights: &Flights<u32>, clock: &Arc<ManualClock>, generation: u32) -> oneshot::Sender<u32> {
+        let (land, landing) = oneshot::channel::<u32>();
+        let key = Key { generation, ..KEY };
+        let boarding = pin!(flights.board(key, time(clock), move || async move { landing.await.ok() }));
+        assert!(boarding.poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        land
+    }
+
+    async fn is_refused(flights: &Flights<u32>, clock: &Arc<ManualClock>) -> bool {
+        let key = Key { generation: u32::MAX, ..KEY };
+        let boarded = flights.board(key, time(clock), || async { None }).await;
+        matches!(boarded, Boarded::Refused)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_crowd_waits_for_a_store_that_answers_nobody() {
+        let (flights, clock) = setup();
+        let departed: Vec<_> = (0..2_000).map(|nth| depart(&flights, &clock, nth)).collect();
+        assert!(!is_refused(&flights, &clock).await, "it may be no more than a rush");
+        tokio::time::sleep(STUCK_AFTER + Duration::from_millis(1)).await;
+        assert!(is_refused(&flights, &clock).await);
+        // They give up, all but a few.
+        let mut few = departed.into_iter().skip(2_000 - MOST_STUCK + 1);
+        let first = few.next().expect("a flight");
+        let rest: Vec<_> = few.collect();
+        until_all_have_run().await;
+        assert!(!is_refused(&flights, &clock).await, "so many may find out whether it is back");
+        let another = depart(&flights, &clock, 10_000);
+        assert!(is_refused(&flights, &clock).await, "but no more");
+        first.send(1).expect("it is awaited");
+        until_all_have_run().await;
+        let more: Vec<_> = (20_000..20_100).map(|nth| depart(&flights, &clock, nth)).collect();
+        assert!(!is_refused(&flights, &clock).await, "it is back");
+        drop((rest, another, more));
+    }
+
+    /// Paused time goes on only then.
+    async fn until_all_have_run() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_store_that_gets_on_is_not_stuck() {
+        let (flights, clock) = setup();
+        let mut departed: VecDeque<_> = (0..200).map(|nth| depart(&flights, &clock, nth)).collect();
+        for nth in 200..300 {
+            tokio::time::sleep(STUCK_AFTER / 2).await;
+            departed.pop_front().expect("a flight").send(1).expect("it is awaited");
+            until_all_have_run().await;
+            departed.push_back(depart(&flights, &clock, nth));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn there_are_never_too_many_flights() {
+        let (flights, clock) = setup();
+        let departed: Vec<_> = (0..MOST_FLYING as u32).map(|nth| depart(&flights, &clock, nth)).collect();
+        assert!(is_refused(&flights, &clock).await);
+        drop(departed);
+        until_all_have_run().await;
+        assert!(!is_refused(&flights, &clock).await);
     }
 
     #[tokio::test]

@@ -46,7 +46,9 @@ impl Inner {
         for _ in 0..ATTEMPTS {
             let resolved = match self.board(presented, client).await {
                 // A store that is down is not asked again for the same request.
-                Boarded::Led(None) | Boarded::Shared(None, _) => return Err(RefreshError::Unavailable),
+                Boarded::Led(None) | Boarded::Shared(None, _) | Boarded::Refused => {
+                    return Err(RefreshError::Unavailable);
+                }
                 Boarded::Shared(Some(Resolved::Live(row, _)), number) => {
                     self.share(row, number, presented, client).await?
                 }

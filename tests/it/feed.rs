@@ -17,13 +17,21 @@ use uuid::Uuid;
 
 use crate::support::db;
 
+mod cut;
+mod wake_ups;
+
 const USER: UserId = UserId(Uuid::from_u128(7));
 
 /// Two replicas over one database, with the same keys.
 fn replicas(stores: &Stores) -> [Tokens; 2] {
+    replicas_over([stores, stores])
+}
+
+/// Two replicas, each with a way of its own to the database.
+fn replicas_over(stores: [&Stores; 2]) -> [Tokens; 2] {
     let now = sekisho::clock::Clock::now(&SystemClock);
     let material = KeyMaterial::generate(1, Algorithm::Hs256, now).unwrap();
-    [(); 2].map(|()| {
+    stores.map(|stores| {
         let keys = Arc::new(SharedKeys::new(KeyRing::of_one(&material).unwrap()));
         let settings = SessionSettings::default();
         let store = Arc::clone(&stores.sessions);

@@ -66,6 +66,7 @@ const SERVICES: &[&str] = &[
     "layer::RefreshError",
     "layer::RefreshRequest",
     "layer::Renewal",
+    "layer::StillLives",
     "layer::TokenService",
     "layer::Verified",
     "layer::VerifyError",

@@ -20,6 +20,7 @@ mod logout;
 mod model;
 mod movies;
 mod nginx_upstream;
+mod outage;
 mod pages;
 mod proxy;
 mod proxy_hygiene;

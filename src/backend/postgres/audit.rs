@@ -6,7 +6,7 @@ use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{PostgresStore, commit};
+use super::{PostgresStore, commit, in_time};
 use crate::identity::Client;
 use crate::models::audit::{AuditEntry, AuditEvent};
 use crate::models::session::SessionId;
@@ -16,11 +16,14 @@ use crate::services::store::{AuditStore, StoreError};
 #[async_trait]
 impl AuditStore for PostgresStore {
     async fn record(&self, entries: &[AuditEntry]) -> Result<(), StoreError> {
-        let mut tx = self.write().await?;
-        for entry in entries {
-            insert(&mut tx, entry).await?;
-        }
-        commit(tx).await
+        in_time(async {
+            let mut tx = self.write().await?;
+            for entry in entries {
+                insert(&mut tx, entry).await?;
+            }
+            commit(tx).await
+        })
+        .await
     }
 
     async fn audit_of(&self, session: SessionId, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {

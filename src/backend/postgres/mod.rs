@@ -8,7 +8,8 @@
 //!
 //! What grants or ends access waits for the disk, and for a synchronous standby if there is one. What
 //! a crash may undo (rotations, settlements, counts of replays) waits for neither: it goes over
-//! connections of its own, in `relaxed`.
+//! connections of its own, in `relaxed`. What other replicas have ended is asked over one more, so
+//! that no crowd of requests is waited for.
 //!
 //! # Locks
 //!
@@ -17,30 +18,34 @@
 
 mod audit;
 mod movies;
-mod relaxed;
+mod pool;
 mod sessions;
 mod settings;
 mod users;
+mod wake_ups;
 
 use std::time::Duration;
 
 use sqlx::migrate::{AppliedMigration, Migrate, MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, Executor, PgPool, Postgres, Transaction};
+use sqlx::{ConnectOptions, Connection, Executor};
+use tokio::time::timeout;
 
-use self::relaxed::Relaxed;
-use crate::services::store::{ACQUIRE_TIMEOUT, StoreError};
+use self::pool::{Pool, Transaction};
+use crate::services::store::StoreError;
 
 /// The stores over one PostgreSQL database.
 #[derive(Clone, Debug)]
 pub struct PostgresStore {
-    pool: PgPool,
-    relaxed: Relaxed,
+    pool: Pool,
+    relaxed: Pool,
+    feed: Pool,
 }
 
 impl PostgresStore {
     /// Opens the database that `options` name, over at most `max_connections` connections (and at
-    /// least two): two fifths of them are for what need not wait for the disk.
+    /// least two): two fifths of them are for what need not wait for the disk. Who follows what other
+    /// replicas end has two more, for asking and for being woken.
     ///
     /// # Errors
     ///
@@ -49,16 +54,15 @@ impl PostgresStore {
         // What a connection pooler in between may not know is not asked of it at connection.
         let options = options.application_name("sekisho").extra_float_digits(None);
         // Alone, because a pool would go on trying and in the end not say why.
-        let first = tokio::time::timeout(CONNECT_TIMEOUT, options.connect()).await;
+        let first = timeout(CONNECT_TIMEOUT, options.connect()).await;
         first.map_err(|_| sqlx::Error::PoolTimedOut)??.close().await?;
         let renewing = (max_connections * 2 / 5).max(1);
-        let relaxed = Relaxed::new(options.clone(), renewing);
-        let pool = PgPoolOptions::new()
-            .max_connections(max_connections.saturating_sub(renewing).max(1))
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .after_connect(|connection, _| Box::pin(set_limits(connection)))
-            .connect_lazy_with(options);
-        Ok(Self { pool, relaxed })
+        let others = max_connections.saturating_sub(renewing).max(1);
+        Ok(Self {
+            pool: Pool::new(options.clone(), others, &[LIMITS], Duration::ZERO),
+            relaxed: Pool::new(options.clone(), renewing, &[LIMITS, RELAXED], TRUSTED),
+            feed: Pool::new(options, 1, &[LIMITS], Duration::ZERO),
+        })
     }
 
     /// The migrations that this program knows.
@@ -75,12 +79,14 @@ impl PostgresStore {
     ///
     /// When the database does not answer.
     pub async fn applied(&self) -> Result<Vec<AppliedMigration>, MigrateError> {
-        let mut connection = self.pool.acquire().await?;
         let table = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL").bind(MIGRATIONS);
-        if !table.fetch_one(&mut *connection).await? {
+        if !table.fetch_one(&self.pool).await? {
             return Ok(Vec::new());
         }
-        connection.list_applied_migrations(MIGRATIONS).await
+        let mut tx = self.pool.begin().await?;
+        let applied = tx.list_applied_migrations(MIGRATIONS).await?;
+        tx.commit().await?;
+        Ok(applied)
     }
 
     /// Applies the migrations that the database has not had. Of several processes that migrate at
@@ -98,43 +104,46 @@ impl PostgresStore {
         }
         // A connection of its own: without limits, because waiting for sqlx's advisory lock, or for
         // an index, may take its time; and closing it gives that lock back also after a failure.
-        let options = self.pool.connect_options().as_ref().clone();
+        let options = self.pool.options().clone();
         let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(options);
         let migrated = migrator.run(&pool).await;
         pool.close().await;
         migrated
     }
 
+    /// Calls `wake` when another process has ended sessions, for ever. It may come late or not at
+    /// all: whoever must know asks.
+    pub async fn wake_ups(&self, wake: impl Fn() + Send + Sync) {
+        wake_ups::follow(self.pool.options(), wake).await;
+    }
+
     /// Closes all connections, once they are idle.
     pub async fn close(&self) {
+        self.feed.close().await;
         self.relaxed.close().await;
         self.pool.close().await;
     }
 
     /// A transaction of several statements. Dropped without [`commit`], it is undone.
-    async fn write(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
+    async fn write(&self) -> Result<Transaction, StoreError> {
         self.pool.begin().await.map_err(StoreError::unavailable)
     }
 }
 
-async fn commit(tx: Transaction<'static, Postgres>) -> Result<(), StoreError> {
+async fn commit(tx: Transaction) -> Result<(), StoreError> {
     tx.commit().await.map_err(StoreError::unavailable)
+}
+
+/// Gives up on a transaction of a few rows that takes too long: the statements within have no limit
+/// but the server's, which a connection that was cut silently never hears of. It is undone, unless
+/// only the answer to its commit was missing.
+async fn in_time<T>(transaction: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    timeout(TRANSACTION_TIMEOUT, transaction).await.map_err(StoreError::unavailable)?
 }
 
 /// Lets a transaction go through as many rows as there are.
 async fn without_hurry(tx: &mut PgConnection) -> Result<(), StoreError> {
     tx.execute("SET LOCAL statement_timeout = '10min'").await.map(drop).map_err(StoreError::unavailable)
-}
-
-/// With `SET` and not as start-up parameters, which poolers refuse. `synchronous_commit` is as the
-/// server has it, as long as a commit waits for the disk at all.
-async fn set_limits(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let limits = "SET statement_timeout = '5s'; \
-        SET idle_in_transaction_session_timeout = '10s'; \
-        SET default_transaction_isolation = 'read committed'; \
-        SELECT set_config('synchronous_commit', 'on', false) \
-        WHERE current_setting('synchronous_commit') = 'off'";
-    connection.execute(limits).await.map(drop)
 }
 
 /// The conflict that a failed insert was about, if it was about one.
@@ -154,8 +163,26 @@ fn storable(text: &str) -> bool {
     !text.contains('\0')
 }
 
+/// With `SET` and not as start-up parameters, which poolers refuse. `synchronous_commit` is as the
+/// server has it, as long as a commit waits for the disk at all.
+const LIMITS: &str = "SET statement_timeout = '5s'; \
+    SET idle_in_transaction_session_timeout = '10s'; \
+    SET default_transaction_isolation = 'read committed'; \
+    SELECT set_config('synchronous_commit', 'on', false) \
+    WHERE current_setting('synchronous_commit') = 'off'";
+
+/// For what a crash may undo.
+const RELAXED: &str = "SET synchronous_commit = off";
+
+/// How long an idle connection for renewals is taken to be alive, since asking would be half of what
+/// a renewal costs. A server that goes away costs one of them.
+const TRUSTED: Duration = Duration::from_secs(1);
+
 /// sqlx's own table, beside ours.
 const MIGRATIONS: &str = "myapi._sqlx_migrations";
+
+/// How long a transaction of a few rows may take: longer than the server gives one statement.
+const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// How long the first connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -8,7 +8,8 @@ use sqlx::{FromRow, Postgres, QueryBuilder};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{PostgresStore, audit, commit, conflict, without_hurry};
+use super::wake_ups::wake_others;
+use super::{PostgresStore, audit, commit, conflict, in_time, without_hurry};
 use crate::identity::{Client, Roles};
 use crate::models::audit::AuditEntry;
 use crate::models::session::{AccessRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId};
@@ -20,25 +21,30 @@ use crate::services::store::{
 #[async_trait]
 impl SessionStore for PostgresStore {
     async fn insert_session(&self, new: &NewSession<'_>) -> Result<Inserted, StoreError> {
-        let mut tx = self.write().await?;
-        if !insert(&mut tx, new).await? {
-            return Ok(Inserted::Refused);
-        }
-        audit::insert(&mut tx, &AuditEntry::login(new.session)).await?;
-        let ended = make_way(&mut tx, new).await?;
-        commit(tx).await?;
-        Ok(Inserted::Yes { ended })
+        in_time(async {
+            let mut tx = self.write().await?;
+            if !insert(&mut tx, new).await? {
+                return Ok(Inserted::Refused);
+            }
+            audit::insert(&mut tx, &AuditEntry::login(new.session)).await?;
+            let ended = make_way(&mut tx, new).await?;
+            wake_others(&mut tx, !ended.is_empty()).await?;
+            commit(tx).await?;
+            Ok(Inserted::Yes { ended })
+        })
+        .await
     }
 
     async fn rotate(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError> {
         let Some(query) = advance(ROTATE, rotation) else { return Ok(None) };
-        let row = self.relaxed.fetch_optional(query.bind(rotation.last_rotated_by)).await?;
-        row.map(Session::try_from).transpose()
+        let row = query.bind(rotation.last_rotated_by).fetch_optional(&self.relaxed).await;
+        row.map_err(StoreError::unavailable)?.map(Session::try_from).transpose()
     }
 
     async fn catch_up(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError> {
         let Some(query) = advance(CATCH_UP, rotation) else { return Ok(None) };
-        self.relaxed.fetch_optional(query).await?.map(Session::try_from).transpose()
+        let row = query.fetch_optional(&self.relaxed).await;
+        row.map_err(StoreError::unavailable)?.map(Session::try_from).transpose()
     }
 
     async fn find_session(&self, id: SessionId) -> Result<Option<Session>, StoreError> {
@@ -52,7 +58,7 @@ impl SessionStore for PostgresStore {
         let generations: Vec<i64> = tokens.iter().map(|token| token.generation.into()).collect();
         let tokens: Vec<Uuid> = tokens.iter().map(|token| token.token.0).collect();
         let query = sqlx::query(SETTLE).bind(&sessions).bind(&generations).bind(&tokens);
-        self.relaxed.execute(query).await?;
+        query.execute(&self.relaxed).await.map_err(StoreError::unavailable)?;
         // By now each of them is settled, by whoever came first.
         let query = sqlx::query_as::<_, Row>(SETTLED_BY_ANOTHER);
         let query = query.bind(&sessions).bind(&generations).bind(&tokens);
@@ -64,20 +70,25 @@ impl SessionStore for PostgresStore {
         let sessions: Vec<Uuid> = counts.iter().map(|(id, _)| id.0).collect();
         let replays: Vec<i64> = counts.iter().map(|(_, count)| clamp(*count)).collect();
         let query = sqlx::query(COUNT_REPLAYS).bind(&sessions).bind(&replays);
-        self.relaxed.execute(query).await
+        query.execute(&self.relaxed).await.map(drop).map_err(StoreError::unavailable)
     }
 
     async fn end_session(&self, id: SessionId, ending: &Ending) -> Result<bool, StoreError> {
-        let mut tx = self.write().await?;
-        let ended = end_one(&mut tx, id, ending).await?;
-        commit(tx).await?;
-        Ok(ended)
+        in_time(async {
+            let mut tx = self.write().await?;
+            let ended = end_one(&mut tx, id, ending).await?;
+            wake_others(&mut tx, ended).await?;
+            commit(tx).await?;
+            Ok(ended)
+        })
+        .await
     }
 
     async fn end_sessions(&self, which: &Which, ending: &Ending) -> Result<Vec<SessionId>, StoreError> {
         let mut tx = self.write().await?;
         without_hurry(&mut tx).await?;
         let ended = end_which(&mut tx, which, ending).await?;
+        wake_others(&mut tx, !ended.is_empty()).await?;
         commit(tx).await?;
         Ok(ended)
     }
@@ -107,7 +118,7 @@ impl SessionStore for PostgresStore {
 
     async fn ended_since(&self, since: OffsetDateTime) -> Result<Vec<(SessionId, SessionEnd)>, StoreError> {
         let query = sqlx::query_as::<_, (Uuid, OffsetDateTime, String)>(ENDED_SINCE).bind(since);
-        let rows = query.fetch_all(&self.pool).await.map_err(StoreError::unavailable)?;
+        let rows = query.fetch_all(&self.feed).await.map_err(StoreError::unavailable)?;
         let end =
             |(id, at, reason): (Uuid, OffsetDateTime, String)| Ok((SessionId(id), ended(at, Some(&reason))?));
         rows.into_iter().map(end).collect()

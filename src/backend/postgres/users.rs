@@ -8,7 +8,8 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::sessions::end_which;
-use super::{PostgresStore, audit, commit, conflict, storable};
+use super::wake_ups::wake_others;
+use super::{PostgresStore, audit, commit, conflict, in_time, storable};
 use crate::models::session::SessionId;
 use crate::models::user::{Role, User, UserId};
 use crate::services::store::{Ending, PasswordChange, StoreError, UserStore, Which};
@@ -61,17 +62,20 @@ impl UserStore for PostgresStore {
         &self,
         change: &PasswordChange<'_>,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
-        let mut tx = self.write().await?;
-        if !set_password(&mut tx, change.user, change.old, change.new).await? {
-            return Ok(None);
-        }
-        let which = match change.keep {
-            Some(kept) => Which::OfUserBut(change.user, kept),
-            None => Which::OfUser(change.user),
-        };
-        let ended = end_by_change(&mut tx, change.user, &which, change.ending).await?;
-        commit(tx).await?;
-        Ok(Some(ended))
+        in_time(async {
+            let mut tx = self.write().await?;
+            if !set_password(&mut tx, change.user, change.old, change.new).await? {
+                return Ok(None);
+            }
+            let which = match change.keep {
+                Some(kept) => Which::OfUserBut(change.user, kept),
+                None => Which::OfUser(change.user),
+            };
+            let ended = end_by_change(&mut tx, change.user, &which, change.ending).await?;
+            commit(tx).await?;
+            Ok(Some(ended))
+        })
+        .await
     }
 
     async fn set_role(
@@ -80,27 +84,33 @@ impl UserStore for PostgresStore {
         role: Role,
         ending: &Ending,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
-        let mut tx = self.write().await?;
-        let query = sqlx::query(SET_ROLE).bind(id.0).bind(role.as_str());
-        let done = query.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
-        if done.rows_affected() == 0 {
-            return Ok(exists(&mut tx, id).await?.then(Vec::new));
-        }
-        let ended = end_by_change(&mut tx, id, &Which::OfUser(id), ending).await?;
-        commit(tx).await?;
-        Ok(Some(ended))
+        in_time(async {
+            let mut tx = self.write().await?;
+            let query = sqlx::query(SET_ROLE).bind(id.0).bind(role.as_str());
+            let done = query.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
+            if done.rows_affected() == 0 {
+                return Ok(exists(&mut tx, id).await?.then(Vec::new));
+            }
+            let ended = end_by_change(&mut tx, id, &Which::OfUser(id), ending).await?;
+            commit(tx).await?;
+            Ok(Some(ended))
+        })
+        .await
     }
 
     async fn disable_user(&self, id: UserId, ending: &Ending) -> Result<Option<Vec<SessionId>>, StoreError> {
-        let mut tx = self.write().await?;
-        let query = sqlx::query(DISABLE).bind(id.0).bind(ending.at);
-        let done = query.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
-        if done.rows_affected() == 0 {
-            return Ok(None);
-        }
-        let ended = end_by_change(&mut tx, id, &Which::OfUser(id), ending).await?;
-        commit(tx).await?;
-        Ok(Some(ended))
+        in_time(async {
+            let mut tx = self.write().await?;
+            let query = sqlx::query(DISABLE).bind(id.0).bind(ending.at);
+            let done = query.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
+            if done.rows_affected() == 0 {
+                return Ok(None);
+            }
+            let ended = end_by_change(&mut tx, id, &Which::OfUser(id), ending).await?;
+            commit(tx).await?;
+            Ok(Some(ended))
+        })
+        .await
     }
 
     async fn enable_user(&self, id: UserId) -> Result<bool, StoreError> {
@@ -110,15 +120,18 @@ impl UserStore for PostgresStore {
     }
 
     async fn delete_user(&self, id: UserId, ending: &Ending) -> Result<Option<Vec<SessionId>>, StoreError> {
-        let mut tx = self.write().await?;
-        let query = sqlx::query(DELETE).bind(id.0);
-        let done = query.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
-        if done.rows_affected() == 0 {
-            return Ok(None);
-        }
-        let ended = end_by_change(&mut tx, id, &Which::OfUser(id), ending).await?;
-        commit(tx).await?;
-        Ok(Some(ended))
+        in_time(async {
+            let mut tx = self.write().await?;
+            let query = sqlx::query(DELETE).bind(id.0);
+            let done = query.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
+            if done.rows_affected() == 0 {
+                return Ok(None);
+            }
+            let ended = end_by_change(&mut tx, id, &Which::OfUser(id), ending).await?;
+            commit(tx).await?;
+            Ok(Some(ended))
+        })
+        .await
     }
 }
 
@@ -130,7 +143,9 @@ async fn end_by_change(
     ending: &Ending,
 ) -> Result<Vec<SessionId>, StoreError> {
     audit::insert(tx, &ending.of_user(user)).await?;
-    end_which(tx, which, ending).await
+    let ended = end_which(tx, which, ending).await?;
+    wake_others(tx, !ended.is_empty()).await?;
+    Ok(ended)
 }
 
 async fn insert(tx: &mut PgConnection, user: &User) -> Result<(), StoreError> {

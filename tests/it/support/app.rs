@@ -86,7 +86,7 @@ impl TestApp {
         let KeySource::Secret(secret) = &config.tokens.keys else { panic!("no tokens.secret") };
         let ring = KeyMaterial::from_secret(secret).and_then(|key| KeyRing::of_one(&key)).unwrap();
         let setup = Setup { keys: Arc::new(SharedKeys::new(ring)), config, sample };
-        let app = setup.start(fresh.stores.clone(), &clock);
+        let app = setup.start(&fresh.stores, &clock);
         Self { app, clock, fresh, setup }
     }
 
@@ -94,13 +94,18 @@ impl TestApp {
     pub(crate) async fn restart(self) -> Self {
         let Self { clock, fresh, setup, .. } = self;
         let fresh = fresh.reopen().await;
-        Self { app: setup.start(fresh.stores.clone(), &clock), clock, fresh, setup }
+        Self { app: setup.start(&fresh.stores, &clock), clock, fresh, setup }
     }
 
     /// Another replica: the same database, by connections of its own, the same clock and keys, and
     /// nothing remembered.
     pub(crate) async fn replica(&self) -> App {
-        self.setup.start(self.fresh.open_again().await, &self.clock)
+        self.replica_over(&self.fresh.open_again().await)
+    }
+
+    /// Another replica, with a way of its own to the same database.
+    pub(crate) fn replica_over(&self, stores: &Stores) -> App {
+        self.setup.start(stores, &self.clock)
     }
 
     /// Makes a user with [`PASSWORD`].
@@ -211,12 +216,12 @@ impl TestApp {
 }
 
 impl Setup {
-    fn start(&self, stores: Stores, clock: &Arc<ManualClock>) -> App {
+    fn start(&self, stores: &Stores, clock: &Arc<ManualClock>) -> App {
         let clock: Arc<dyn Clock> = Arc::clone(clock) as _;
         let parts = Parts {
             config: &self.config,
             public_origin: self.config.server.public_origin.clone().unwrap(),
-            stores,
+            stores: stores.clone(),
             keys: Arc::clone(&self.keys),
             clock,
             metrics: None,

@@ -40,6 +40,11 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    /// A database that somebody else takes care of.
+    pub(crate) fn at(url: &str) -> Self {
+        Self { url: url.to_owned(), _guard: None }
+    }
+
     /// Opens the database as it is, without making its tables.
     pub(crate) async fn open(&self) -> Stores {
         db::open(&self.url, &Options::default()).await.unwrap()

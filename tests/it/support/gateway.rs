@@ -32,14 +32,14 @@ pub(crate) struct Gateway {
 pub(crate) struct Setup {
     toml: String,
     algorithm: Algorithm,
-    prepare: fn(Stores) -> Stores,
+    prepare: Box<dyn FnOnce(Stores) -> Stores + Send>,
 }
 
 impl Setup {
     /// With this configuration, in TOML.
     pub(crate) fn new(toml: impl AsRef<str>) -> Self {
         let toml = format!("{}\n[login]\nbcrypt_cost = 4\n", toml.as_ref());
-        Self { toml, algorithm: Algorithm::Hs256, prepare: |stores| stores }
+        Self { toml, algorithm: Algorithm::Hs256, prepare: Box::new(|stores| stores) }
     }
 
     /// With a key of this algorithm.
@@ -48,8 +48,8 @@ impl Setup {
     }
 
     /// With other stores in place of the database's own.
-    pub(crate) fn with_stores(self, prepare: fn(Stores) -> Stores) -> Self {
-        Self { prepare, ..self }
+    pub(crate) fn with_stores(self, prepare: impl FnOnce(Stores) -> Stores + Send + 'static) -> Self {
+        Self { prepare: Box::new(prepare), ..self }
     }
 
     pub(crate) async fn build(self) -> Result<Gateway, AppError> {

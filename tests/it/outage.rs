@@ -1,0 +1,208 @@
+//! A database that goes away and comes back while the program serves: nobody is signed out, nothing
+//! hangs, and no restart is needed.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sekisho::backend::db::{self, Options, Stores};
+use sekisho::clock::{Clock, SystemClock};
+use sekisho::layer::{RefreshError, RefreshRequest};
+use sekisho::models::session::SessionKind;
+use sekisho::models::user::{Role, UserId};
+use sekisho::services::jwt::AccessTokens;
+use sekisho::services::keys::{Algorithm, KeyMaterial, KeyRing, SharedKeys};
+use sekisho::services::token::{SessionSettings, SignIn, Tokens};
+use sqlx::{Connection, Executor};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use crate::store_contract::{any_session, found};
+use crate::support::db::{Fresh, postgres};
+use crate::support::gateway::{Gateway, Jar, Setup, get, route};
+use crate::support::http::Answer;
+use crate::support::process::until;
+use crate::support::upstream::Upstream;
+use crate::support::wire::Wire;
+
+mod restarts;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_refuses_is_waited_for() {
+    lost_and_found(Wire::refuse).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_says_nothing_is_waited_for() {
+    lost_and_found(Wire::silence).await;
+}
+
+async fn lost_and_found(lose: fn(&Wire)) {
+    let Some(far) = Far::open().await else { return };
+    let upstream = Upstream::start().await;
+    let gateway = far.gateway(&route("/", &upstream.url(), "")).await;
+    let jar = gateway.signed_in(Role::User).await;
+    lose(&far.wire);
+    let answer = ask(&gateway, &jar).await;
+    assert_eq!((answer.status.as_u16(), answer.event()), (200, None), "a good token asks nobody");
+
+    // The last tenth of its life.
+    gateway.clock.advance(Duration::from_secs(840));
+    let asked = Instant::now();
+    assert_eq!(ask(&gateway, &jar).await.status, 200);
+    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+
+    gateway.expire();
+    for _ in 0..2 {
+        assert_unavailable(&ask(&gateway, &jar).await);
+    }
+    far.wire.heal();
+    let healed = Instant::now();
+    let renewed = until("a renewal", async || {
+        let answer = ask(&gateway, &jar).await;
+        if answer.status != 200 {
+            assert_unavailable(&answer);
+            return None;
+        }
+        Some(answer)
+    })
+    .await;
+    println!("renewed {:?} after the database was back", healed.elapsed());
+    assert!(healed.elapsed() < Duration::from_secs(8), "{:?}", healed.elapsed());
+    assert_eq!(renewed.event(), Some("rotated"));
+    assert!(Jar::of(&renewed).is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_refuse_good_tokens_wait_for_the_feed() {
+    let Some(far) = Far::open().await else { return };
+    let upstream = Upstream::start().await;
+    let setting = "session.on_store_loss = \"refuse\"\n".to_owned();
+    let gateway = far.gateway(&(setting + &route("/", &upstream.url(), ""))).await;
+    let jar = gateway.signed_in(Role::User).await;
+    gateway.app.tokens.load_ends().await.unwrap();
+    let feed = tokio::spawn(gateway.app.tokens.clone().follow_ends());
+    assert_eq!(ask(&gateway, &jar).await.status, 200);
+    far.wire.refuse();
+    let refused = until("a refusal", async || {
+        let answer = ask(&gateway, &jar).await;
+        (answer.status != 200).then_some(answer)
+    })
+    .await;
+    assert_unavailable(&refused);
+    far.wire.heal();
+    until("an answer", async || (ask(&gateway, &jar).await.status == 200).then_some(())).await;
+    feed.abort();
+}
+
+/// Whoever is cut in the middle of a statement gives the place back when its caller goes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_cut_in_use_is_no_place_lost() {
+    let Some(far) = Far::open().await else { return };
+    let row = any_session(&far.stores).await;
+    let mut locking = sqlx::PgConnection::connect(far.fresh.url()).await.unwrap();
+    locking.execute("BEGIN; LOCK TABLE myapi.sessions").await.unwrap();
+    let mut asking = JoinSet::new();
+    for _ in 0..20 {
+        let sessions = far.stores.sessions.clone();
+        asking.spawn(async move { drop(sessions.find_session(row.id).await) });
+    }
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+        AND wait_event_type = 'Lock'";
+    // A transaction would see again and again what it saw first.
+    let mut watching = sqlx::PgConnection::connect(far.fresh.url()).await.unwrap();
+    until("statements that wait", async || {
+        let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&mut watching).await.unwrap();
+        (waiting >= 6).then_some(())
+    })
+    .await;
+    far.wire.silence_existing();
+    asking.shutdown().await;
+    locking.execute("ROLLBACK").await.unwrap();
+    assert_eq!(found(&far.stores, row.id).await, row);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_before_a_silent_database_is_sent_away() {
+    let Some(far) = Far::open().await else { return };
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let key = KeyMaterial::generate(1, Algorithm::Hs256, clock.now()).unwrap();
+    let over = |stores: &Stores| {
+        let keys = Arc::new(SharedKeys::new(KeyRing::of_one(&key).unwrap()));
+        let (access, settings) = (AccessTokens::default(), SessionSettings::default());
+        Tokens::new(stores.sessions.clone(), keys, access, settings, Arc::clone(&clock))
+    };
+    // Tokens can be read without their rows.
+    let (tokens, elsewhere) = (over(&far.stores), over(&Stores::in_memory()));
+    let honest = refresh_token(&tokens).await;
+    let mut crowd = Vec::new();
+    for _ in 0..CROWD {
+        crowd.push(refresh_token(&elsewhere).await);
+    }
+    far.wire.silence();
+    let began = Instant::now();
+    let mut renewing = JoinSet::new();
+    for (nth, refresh_token) in crowd.into_iter().enumerate() {
+        let tokens = tokens.clone();
+        renewing.spawn(async move {
+            // They come over two seconds.
+            tokio::time::sleep(Duration::from_secs(2) * u32::try_from(nth).unwrap() / CROWD).await;
+            let asked = Instant::now();
+            (renew(&tokens, refresh_token).await.map(drop), asked.elapsed())
+        });
+    }
+    let answers = renewing.join_all().await;
+    assert!(answers.iter().all(|(answer, _)| *answer == Err(RefreshError::Unavailable)));
+    let at_once = answers.iter().filter(|(_, took)| *took < Duration::from_millis(500)).count();
+    println!("{CROWD} in {:?}, {at_once} of them at once", began.elapsed());
+    assert!(at_once > CROWD as usize / 5, "{at_once}");
+
+    far.wire.heal();
+    let renewed = async || renew(&tokens, honest.clone()).await.ok();
+    timeout(Duration::from_secs(8), until("a renewal", renewed)).await.expect("soon");
+}
+
+async fn refresh_token(tokens: &Tokens) -> String {
+    let sign_in = SignIn::new(UserId(Uuid::from_u128(7)), "taro@example.jp");
+    tokens.sign_in(sign_in).await.unwrap().renewal.refresh_token
+}
+
+async fn renew(tokens: &Tokens, refresh_token: String) -> Result<(), RefreshError> {
+    let request = RefreshRequest { refresh_token, access_token: None, of: None, client: Default::default() };
+    tokens.renew(request, SessionKind::Browser).await.map(drop)
+}
+
+/// A database at the other end of a wire.
+struct Far {
+    fresh: Fresh,
+    wire: Wire,
+    stores: Stores,
+}
+
+impl Far {
+    async fn open() -> Option<Self> {
+        let fresh = postgres().await?;
+        let wire = Wire::to(fresh.url()).await;
+        let stores = db::open(&wire.url, &Options::default()).await.unwrap();
+        Some(Self { fresh, wire, stores })
+    }
+
+    async fn gateway(&self, toml: &str) -> Gateway {
+        let stores = self.stores.clone();
+        Setup::new(toml).with_stores(|_| stores).start().await
+    }
+}
+
+async fn ask(gateway: &Gateway, jar: &Jar) -> Answer {
+    gateway.ask(get("/").header("cookie", jar.line())).await
+}
+
+/// Not a word about the session: it may go on later.
+fn assert_unavailable(answer: &Answer) {
+    answer.problem(503, "store_unavailable");
+    assert_eq!(answer.event(), Some("store_unavailable"));
+    assert!(answer.header("retry-after").is_some());
+    assert!(answer.set_cookies().is_empty());
+}
+
+const CROWD: u32 = 2_000;

@@ -1,0 +1,126 @@
+//! A database server that is restarted, gently and not, while pages are open: nobody is signed out.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+
+use crate::support::db::Place;
+use crate::support::postgres::{Server, Stop};
+use crate::support::process::{Site, until};
+use crate::support::rounds::{any_below, rounds};
+use crate::support::wire_browser::Browser;
+
+/// Two replicas. How often the server is restarted says `SEKISHO_TEST_RESTARTS`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_database_signs_nobody_out() {
+    let restarts = rounds("SEKISHO_TEST_RESTARTS", 2);
+    let Some(server) = tokio::task::spawn_blocking(Server::start).await.unwrap() else { return };
+    let server = Arc::new(server);
+    let site = Site::new(Place::at(&server.url)).await;
+    site.user("ann@example.com", "user").await;
+    let replicas = [site.serve().await, site.serve().await];
+    let addresses = [replicas[0].public, replicas[1].public];
+    let counts = Arc::new(Counts::default());
+    let mut pages = JoinSet::new();
+    for nth in 0..PAGES {
+        let browser = Browser::signed_in(addresses[nth % 2], "ann@example.com").await;
+        let page = Page { nth, browser, counts: Arc::clone(&counts) };
+        pages.spawn(page.poll(addresses));
+    }
+    for round in 0..restarts {
+        let how = if round % 2 == 0 { Stop::Immediate } else { Stop::Fast };
+        until_all_are_answered(&counts, &mut pages).await;
+        tokio::time::sleep(Duration::from_micros(any_below(1_000_000) as u64)).await;
+        let stopped = Instant::now();
+        let restarting = Arc::clone(&server);
+        tokio::task::spawn_blocking(move || restarting.restart(how)).await.unwrap();
+        let (back, down) = (Instant::now(), stopped.elapsed());
+        until_all_are_answered(&counts, &mut pages).await;
+        println!("round {round}: {how:?}, down for {down:?}; all pages answered {:?} later", back.elapsed());
+    }
+    counts.enough.store(true, Ordering::Relaxed);
+    pages.join_all().await;
+    println!("{restarts} restarts: {counts:?}");
+    for replica in replicas {
+        replica.stop().await;
+    }
+}
+
+/// A page that asks again and again, now one replica and now the other.
+struct Page {
+    nth: usize,
+    browser: Browser,
+    counts: Arc<Counts>,
+}
+
+impl Page {
+    async fn poll(mut self, replicas: [SocketAddr; 2]) {
+        let mut ticks = tokio::time::interval(Duration::from_millis(25));
+        for tick in 0.. {
+            ticks.tick().await;
+            if self.counts.enough.load(Ordering::Relaxed) {
+                return;
+            }
+            // Half of them come with the refresh token alone, as after a night.
+            if self.nth.is_multiple_of(2) {
+                self.browser.cookies.remove("__Host-access_token");
+            }
+            let had = self.browser.cookies.clone();
+            let answer = self.browser.get(replicas[tick % 2], "/auth/session").await;
+            match answer.status.as_u16() {
+                200 => self.counts.answered(self.nth, answer.event()),
+                503 => {
+                    assert!(answer.header("retry-after").is_some(), "{answer:?}");
+                    // Renewed, and then the answer could not be given: the cookies come all the same.
+                    let renewed = matches!(answer.event(), Some("rotated" | "replayed" | "caught_up"));
+                    assert!(renewed || self.browser.cookies == had, "{answer:?}");
+                    assert!(self.browser.cookies.contains_key("__Host-refresh_token"), "{answer:?}");
+                    self.counts.unavailable.fetch_add(1, Ordering::Relaxed);
+                }
+                _ => panic!("page {}: {answer:?}", self.nth),
+            }
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    pages: [AtomicU64; PAGES],
+    rotated: AtomicU64,
+    caught_up: AtomicU64,
+    unavailable: AtomicU64,
+    enough: AtomicBool,
+}
+
+impl Counts {
+    fn answered(&self, page: usize, event: Option<&str>) {
+        self.pages[page].fetch_add(1, Ordering::Relaxed);
+        let count = match event {
+            Some("rotated") => &self.rotated,
+            Some("caught_up") => &self.caught_up,
+            _ => return,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn answers(&self) -> [u64; PAGES] {
+        std::array::from_fn(|page| self.pages[page].load(Ordering::Relaxed))
+    }
+}
+
+/// Waits until each page has been answered once more.
+async fn until_all_are_answered(counts: &Counts, pages: &mut JoinSet<()>) {
+    let before = counts.answers();
+    until("an answer for each page", async || {
+        if let Some(ended) = pages.try_join_next() {
+            ended.unwrap();
+        }
+        counts.answers().iter().zip(before).all(|(now, before)| *now > before).then_some(())
+    })
+    .await;
+}
+
+const PAGES: usize = 12;
