@@ -2,6 +2,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use http::header::{IF_MODIFIED_SINCE, IF_NONE_MATCH};
 use http::{Method, Request, Response};
@@ -9,7 +10,7 @@ use pin_project_lite::pin_project;
 use tokio::time::Sleep;
 use tower_service::Service;
 
-use super::layer::{PATIENCE, Settings};
+use super::layer::Settings;
 use super::reject::{OnReject, Rejection};
 use super::response::{After, forget};
 use super::service::{Outcome, conclude};
@@ -127,7 +128,7 @@ where
                         after.apply(&mut response);
                         return Poll::Ready(Ok(response));
                     };
-                    let patience = Some(tokio::time::sleep(PATIENCE));
+                    let patience = Some(tokio::time::sleep(TOLD_WITHIN));
                     state.set(State::Asking { still_lives, patience, answer: Some((response, after)) });
                 }
                 StateProj::Asking { still_lives, patience, answer } => {
@@ -202,6 +203,10 @@ where
         State::Calling { future: self.inner.call(self.request), after }
     }
 }
+
+/// How long an answer waits to be told whether the session still lives: as long as what has ended may
+/// take to be known everywhere.
+const TOLD_WITHIN: Duration = Duration::from_secs(1);
 
 /// Without its validators a request gets no 304, which could carry no cookies.
 fn ask_for_a_whole_answer<B>(request: &mut Request<B>) {

@@ -105,4 +105,4 @@ impl<T, R: Clone> Clone for Settings<T, R> {
     }
 }
 
-pub(super) const PATIENCE: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_millis(100);

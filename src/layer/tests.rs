@@ -434,7 +434,7 @@ async fn an_answer_that_takes_a_while_carries_cookies_only_if_the_session_still_
         (50, Later::Ended, 0, 2, 50),
         (51, Later::Ended, 1, 0, 51),
         (51, Later::Lives, 1, 2, 51),
-        (51, Later::Silent, 1, 0, 151),
+        (51, Later::Silent, 1, 0, 1_051),
         (20_000, Later::Lives, 0, 0, 20_000),
     ] {
         let bench = Bench { tokens: Arc::new(Script { later, ..Script::default() }), ..bench() };

@@ -42,10 +42,10 @@ pub trait TokenService: Send + Sync + 'static {
         None
     }
 
-    /// Whether the session is known to live, asked of the store: for an answer that carries fresh cookies
-    /// and took so long that the session may have been ended elsewhere meanwhile. Without a good answer
-    /// soon, none are handed out, and the next request is given them again. By default as
-    /// [`ended`](Self::ended) says.
+    /// Whether the session has not been ended anywhere: asked for an answer that carries fresh cookies
+    /// and took so long that another replica may have ended the session meanwhile. If that can't be
+    /// told within a second no cookies are handed out, and the next request is given them again. By
+    /// default as [`ended`](Self::ended) says.
     fn still_lives(&self, session: SessionId) -> StillLives {
         Box::pin(std::future::ready(self.ended(session).is_none()))
     }

@@ -43,8 +43,10 @@ pub(crate) struct Ends {
     /// Held by writers, so that none undoes another's work.
     writing: Mutex<()>,
     wake: Notify,
+    /// Tells those who wait for it of each look.
+    looked: Notify,
     started: Instant,
-    /// Until when the feed was complete, in milliseconds after `started`; 0 without a feed, as in an
+    /// Until when the feed was complete, in microseconds after `started`; 0 without a feed, as in an
     /// application of one process.
     complete_until: AtomicU64,
     /// How long after its end an access token of a session may still be good.
@@ -58,6 +60,7 @@ impl Ends {
             ended: ArcSwap::default(),
             writing: Mutex::default(),
             wake: Notify::new(),
+            looked: Notify::new(),
             started: Instant::now(),
             complete_until: AtomicU64::new(0),
             horizon,
@@ -99,7 +102,22 @@ impl Ends {
     pub(crate) fn is_lost(&self) -> bool {
         match self.complete_until.load(Ordering::Relaxed) {
             0 => false,
-            millis => self.started.elapsed() > Duration::from_millis(millis) + LOST_AFTER,
+            complete => self.started.elapsed() > Duration::from_micros(complete) + LOST_AFTER,
+        }
+    }
+
+    /// Waits until everything is known here that had ended before this was asked: for as long as the
+    /// feed is lost. However many wait, it is one look. Without a feed there is nothing to wait for.
+    pub(crate) async fn known_by_now(&self) {
+        let asked = micros(self.started.elapsed());
+        loop {
+            let looked = self.looked.notified();
+            let complete = self.complete_until.load(Ordering::Acquire);
+            if complete == 0 || complete > asked {
+                return;
+            }
+            self.wake();
+            looked.await;
         }
     }
 
@@ -168,13 +186,18 @@ impl Ends {
         store: &dyn SessionStore,
         clock: &dyn Clock,
     ) -> Result<Vec<SessionId>, StoreError> {
-        let began = self.started.elapsed().as_millis();
+        let began = micros(self.started.elapsed());
         let answer = tokio::time::timeout(within, store.ended_since(since)).await;
         let ended = answer.map_err(StoreError::unavailable)??;
         let added = self.add(ended, clock.now());
-        self.complete_until.store(u64::try_from(began).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
+        self.complete_until.store(began.max(1), Ordering::Release);
+        self.looked.notify_waiters();
         Ok(added)
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -224,6 +247,29 @@ mod tests {
         ends.add([(recent.0, SessionEnd { at: later, ..recent.1 })], later);
         assert_eq!(ends.find(old.0), None);
         assert!(ends.find(recent.0).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_must_know_waits_for_one_look() {
+        let ends = Ends::new(HORIZON, GRACE);
+        ends.known_by_now().await;
+        let (store, clock) = (WatchedStore::default(), ManualClock::new(NOW));
+        ends.load(&store, &clock).await.expect("an answer");
+        store.calls();
+        let following = ends.follow(&store, &clock, |_| ());
+        let waiting = async {
+            // After the first look of the feed, which was asked for by nobody.
+            tokio::time::sleep(PAUSE / 2).await;
+            let began = Instant::now();
+            tokio::join!(ends.known_by_now(), ends.known_by_now(), ends.known_by_now());
+            began.elapsed()
+        };
+        let took = tokio::select! {
+            () = following => unreachable!("it follows for ever"),
+            took = waiting => took,
+        };
+        assert_eq!(took, PAUSE / 2, "sooner than the next poll");
+        assert_eq!(store.calls(), ["ended_since"; 2]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -449,7 +449,10 @@ impl TokenService for Tokens {
 
     fn still_lives(&self, session: SessionId) -> StillLives {
         let inner = Arc::clone(&self.inner);
-        Box::pin(async move { inner.still_lives(session).await })
+        Box::pin(async move {
+            inner.ends.known_by_now().await;
+            inner.ends.find(session).is_none()
+        })
     }
 
     fn refresh(&self, request: RefreshRequest) -> Self::Refresh {
@@ -498,20 +501,6 @@ impl Inner {
     /// The access token if it is one of ours, expired or not.
     pub(super) fn read_access(&self, access_token: &str) -> Option<AccessToken> {
         self.access.read(&self.keys.load(), access_token, self.clock.now())
-    }
-
-    async fn still_lives(&self, session: SessionId) -> bool {
-        let row = match self.store.find_session(session).await {
-            Ok(row) => row,
-            Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, %session, "fresh cookies are kept back");
-                return false;
-            }
-        };
-        if let Some(end) = row.as_ref().and_then(|row| row.end) {
-            self.note_ended(&[session], end);
-        }
-        row.is_some_and(|row| row.over(self.clock.now()).is_none())
     }
 
     pub(super) fn note_ended(&self, ended: &[SessionId], end: SessionEnd) {
