@@ -47,15 +47,23 @@ pub async fn open(url: &str, options: &Options) -> Result<Stores, DbError> {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Options {
-    /// How many connections to PostgreSQL at most, and at least two: six in ten for what waits for
-    /// the disk and for reading, four in ten for renewals. Who follows what other replicas end has
-    /// two more. (SQLite has one to write and a few to read.)
+    /// How many connections to PostgreSQL at most, and at least two: half of them for what waits for
+    /// the disk and for reading, half for renewals. Who follows what other replicas end has two more.
+    /// (SQLite has one to write and a few to read.)
     pub max_connections: u32,
+}
+
+impl Options {
+    /// With at most so many connections to PostgreSQL.
+    #[must_use]
+    pub fn with_max_connections(max_connections: u32) -> Self {
+        Self { max_connections }
+    }
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_connections: 10 }
+        Self { max_connections: 12 }
     }
 }
 

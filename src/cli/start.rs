@@ -44,7 +44,8 @@ pub(super) async fn open(config: &Config) -> Result<Stores, CliError> {
     if let Some(file) = db::sqlite_path(url) {
         db::check_owner(&file)?;
     }
-    Ok(db::open(url, &Options::default()).await?)
+    let options = Options::with_max_connections(config.database.max_connections);
+    Ok(db::open(url, &options).await?)
 }
 
 /// The users, for commands that change them.

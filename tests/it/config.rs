@@ -88,6 +88,7 @@ fn the_defaults() {
         (database.url.expose_secret(), database.kind),
         ("sqlite://data/sekisho.db", DatabaseKind::Sqlite)
     );
+    assert_eq!(database.max_connections, 12);
     assert_eq!(tokens.algorithm, Algorithm::Hs256);
     assert_eq!((tokens.issuer.as_str(), tokens.audience.as_str()), ("sekisho", "sekisho"));
     assert!(matches!(tokens.keys, KeySource::Dir(dir) if dir == Path::new("data/keys")));
@@ -594,6 +595,7 @@ const BAD: &[(&str, &str)] = &[
         "[session]\nabsolute_ttl = '5m'",
         "session.absolute_ttl = \"5m\" in ./sekisho.toml, line 2: expected at least 15m",
     ),
+    ("[database]\nmax_connections = 1", "expected a whole number from 2 to 10000"),
     (
         "[session]\nmax_per_user = 0",
         "session.max_per_user = 0 in ./sekisho.toml, line 2: expected a whole number from 1 to",

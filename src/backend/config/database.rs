@@ -13,6 +13,8 @@ pub struct Database {
     pub url: SecretString,
     /// Which one it is, by the URL's scheme.
     pub kind: DatabaseKind,
+    /// How many connections to PostgreSQL at most.
+    pub max_connections: u32,
 }
 
 /// The databases that there are.
@@ -33,7 +35,9 @@ impl Database {
             let in_file = settings.is_explicit("database.url_file");
             settings.invalid(if in_file { "database.url_file" } else { URL }, expected)
         })?;
-        Ok(Self { url, kind })
+        let max_connections =
+            settings.required(MAX_CONNECTIONS, settings.integer(MAX_CONNECTIONS, 2..=10_000))?;
+        Ok(Self { url, kind, max_connections })
     }
 }
 
@@ -52,6 +56,7 @@ fn kind(url: &str) -> Option<DatabaseKind> {
 }
 
 const URL: &str = "database.url";
+const MAX_CONNECTIONS: &str = "database.max_connections";
 
 #[cfg(test)]
 mod tests {

@@ -132,6 +132,7 @@ pub const KEYS: &[&str] = &[
     "verify.source",
     "database.url",
     "database.url_file",
+    "database.max_connections",
     "tokens.algorithm",
     "tokens.issuer",
     "tokens.audience",

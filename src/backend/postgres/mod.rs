@@ -44,7 +44,7 @@ pub struct PostgresStore {
 
 impl PostgresStore {
     /// Opens the database that `options` name, over at most `max_connections` connections (and at
-    /// least two): two fifths of them are for what need not wait for the disk. Who follows what other
+    /// least two): half of them are for what need not wait for the disk. Who follows what other
     /// replicas end has two more, for asking and for being woken.
     ///
     /// # Errors
@@ -56,7 +56,7 @@ impl PostgresStore {
         // Alone, because a pool would go on trying and in the end not say why.
         let first = timeout(CONNECT_TIMEOUT, options.connect()).await;
         first.map_err(|_| sqlx::Error::PoolTimedOut)??.close().await?;
-        let renewing = (max_connections * 2 / 5).max(1);
+        let renewing = (max_connections / 2).max(1);
         let others = max_connections.saturating_sub(renewing).max(1);
         Ok(Self {
             pool: Pool::new(options.clone(), others, &[LIMITS], Duration::ZERO),
