@@ -28,4 +28,4 @@ CREATE FUNCTION myapi.refuse_change() RETURNS trigger LANGUAGE plpgsql AS
 $$ BEGIN RAISE EXCEPTION 'rows of the audit are never changed'; END $$;
 
 CREATE TRIGGER audit_is_append_only BEFORE UPDATE ON myapi.audit
-FOR EACH STATEMENT EXECUTE FUNCTION myapi.refuse_change();
+FOR EACH ROW EXECUTE FUNCTION myapi.refuse_change();

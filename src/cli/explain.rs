@@ -195,10 +195,11 @@ fn advice(reason: EndReason, session: Option<&Session>) -> Option<String> {
     if reason != EndReason::ReuseDetected {
         return None;
     }
-    let email = session.map_or("EMAIL", |session| session.email.as_str());
+    // For a shell, and users choose their addresses.
+    let email = session.map_or("EMAIL".to_owned(), |session| session.email.replace('\'', r"'\''"));
     Some(format!(
         "Ask the user whether both are theirs, as after a browser's profile was copied or restored. If not, the cookies \
-         were stolen: have the password changed (`sekisho user passwd {email}`), which ends all sessions."
+         were stolen: have the password changed (sekisho user passwd '{email}'), which ends all sessions."
     ))
 }
 
@@ -365,7 +366,7 @@ mod tests {
         assert!(text.contains("over since 2026-03-01 11:59 UTC (reuse_detected)"), "{text}");
         assert!(text.contains("from 203.0.113.9 (curl/8) that had been replaced 2 times before"), "{text}");
         assert!(text.contains("from 192.0.2.1 (Browser/1.0). Which of them"), "{text}");
-        assert!(text.contains("sekisho user passwd taro@example.jp"), "{text}");
+        assert!(text.contains("sekisho user passwd 'taro@example.jp'"), "{text}");
 
         let (session, audit) = ended(EndReason::ReuseDetected, from("203.0.113.9", "curl/8"), Some(42));
         let text = told(Some(&session), &audit);

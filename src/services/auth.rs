@@ -101,9 +101,9 @@ impl Auth {
         client: Client,
         replaces: Option<SessionId>,
     ) -> Result<(User, Issued), AuthError> {
-        let address = client.address;
-        let user = self.authenticate(credentials, &client).await.inspect_err(|error| {
-            tracing::info!(?address, %error, session_event = "login_failed", "a sign-in failed");
+        let by = client.clone();
+        let user = self.authenticate(credentials, &by).await.inspect_err(|error| {
+            tracing::info!(address = ?by.address, %error, session_event = "login_failed", "a sign-in failed");
         })?;
         let sign_in = SignIn {
             user: user.id,
@@ -114,8 +114,12 @@ impl Auth {
             hashed_password: Some(&user.hashed_password),
             replaces,
         };
-        let issued = self.tokens.sign_in(sign_in).await?;
-        tracing::info!(user = %user.id, session = %issued.session.id, ?address, session_event = "login", "signed in");
+        let issued = self.tokens.sign_in(sign_in).await.inspect_err(|error| {
+            if matches!(error, SignInError::Refused) {
+                self.tokens.note_failed_login(Some(user.id), &by);
+            }
+        })?;
+        tracing::info!(user = %user.id, session = %issued.session.id, address = ?by.address, session_event = "login", "signed in");
         Ok((user, issued))
     }
 
@@ -155,11 +159,13 @@ impl Auth {
             return Err(AuthError::Credentials);
         }
         self.users.check_password(new, &user.email, user.name.as_deref()).await?;
+        let new = self.passwords.hash(new).await?;
+        // Not before: the hash may have had to wait for its turn.
         let ending = self.tokens.ending(EndReason::PasswordChanged, client);
         let change = PasswordChange {
             user: user.id,
             old: Some(&user.hashed_password),
-            new: &self.passwords.hash(new).await?,
+            new: &new,
             keep: Some(identity.session),
             ending: &ending,
         };

@@ -2,9 +2,9 @@
 //! refused although they have not expired.
 //!
 //! Polling is the authority: every [`POLL`], for what has ended since the last look, overlapping by
-//! half the grace and the statement time-out, since clocks differ and commits come late. A NOTIFY
-//! only wakes the poller sooner. At the start, and after any gap, all is loaded that ended so
-//! recently that an access token of it may still be good.
+//! half the grace and a transaction's time-outs, since clocks differ and commits come late. A NOTIFY
+//! only wakes the poller sooner. At the start, after any gap, and now and then, all is loaded that
+//! ended so recently that an access token of it may still be good.
 //!
 //! Reading takes no lock: the list is replaced as a whole.
 
@@ -28,8 +28,16 @@ pub(crate) const POLL: Duration = Duration::from_millis(400);
 /// A feed that is older than this is lost.
 pub(crate) const LOST_AFTER: Duration = Duration::from_secs(1);
 
-/// How long a statement may run before the database gives it up, at most.
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long after the time that it names an end may be committed: what a store gives a transaction, and
+/// the wait before it.
+const COMMITTED_WITHIN: Duration = Duration::from_secs(15);
+
+/// How often all is loaded anew. A commit may stall for longer than any time-out says, as on a standby
+/// that must confirm it.
+const LOAD_ALL: Duration = Duration::from_secs(30);
+
+/// A look that brought more than this may be followed by another such one, which has its time.
+const MANY: usize = 10_000;
 
 /// How long the store is left in peace after a look, however often the feed is woken.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -64,7 +72,7 @@ impl Ends {
             started: Instant::now(),
             complete_until: AtomicU64::new(0),
             horizon,
-            overlap: grace / 2 + STATEMENT_TIMEOUT,
+            overlap: grace / 2 + COMMITTED_WITHIN,
         }
     }
 
@@ -126,7 +134,7 @@ impl Ends {
         &self,
         store: &dyn SessionStore,
         clock: &dyn Clock,
-    ) -> Result<Vec<SessionId>, StoreError> {
+    ) -> Result<Loaded, StoreError> {
         let since = clock.now() - self.horizon - self.overlap;
         self.load_since(since, LOADED_WITHIN, store, clock).await
     }
@@ -139,18 +147,25 @@ impl Ends {
         each: impl Fn(&[SessionId]),
     ) {
         let mut last_complete: Option<OffsetDateTime> = None;
+        let (mut within, mut all_at) = (LOST_AFTER, Instant::now());
         loop {
             let began = clock.now();
             let loaded = match last_complete {
                 // One that takes longer has lost the feed: a connection that was cut silently would
                 // never answer, and another one may.
-                Some(complete) => self.load_since(complete - self.overlap, LOST_AFTER, store, clock).await,
-                None => self.load(store, clock).await,
+                Some(complete) if all_at.elapsed() < LOAD_ALL => {
+                    self.load_since(complete - self.overlap, within, store, clock).await
+                }
+                _ => {
+                    all_at = Instant::now();
+                    self.load(store, clock).await
+                }
             };
             match loaded {
-                Ok(ended) => {
+                Ok(Loaded { found, added }) => {
+                    within = if found > MANY { LOADED_WITHIN } else { LOST_AFTER };
                     last_complete = Some(began);
-                    each(&ended);
+                    each(&added);
                 }
                 Err(error) => {
                     // What ended meanwhile may be older than the overlap: load all when it answers.
@@ -185,15 +200,25 @@ impl Ends {
         within: Duration,
         store: &dyn SessionStore,
         clock: &dyn Clock,
-    ) -> Result<Vec<SessionId>, StoreError> {
+    ) -> Result<Loaded, StoreError> {
         let began = micros(self.started.elapsed());
         let answer = tokio::time::timeout(within, store.ended_since(since)).await;
         let ended = answer.map_err(StoreError::unavailable)??;
+        let found = ended.len();
         let added = self.add(ended, clock.now());
         self.complete_until.store(began.max(1), Ordering::Release);
         self.looked.notify_waiters();
-        Ok(added)
+        Ok(Loaded { found, added })
     }
+}
+
+/// What one look at the store came to.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    /// How many ends it told of.
+    found: usize,
+    /// The sessions that were not known to have ended.
+    added: Vec<SessionId>,
 }
 
 fn micros(time: Duration) -> u64 {
@@ -208,7 +233,7 @@ mod tests {
     use super::*;
     use crate::clock::ManualClock;
     use crate::models::session::EndReason;
-    use crate::services::scene::WatchedStore;
+    use crate::services::scene::{Scene, WatchedStore};
 
     const NOW: OffsetDateTime = datetime!(2026-03-01 12:00 UTC);
     const GRACE: Duration = Duration::from_secs(60);
@@ -247,6 +272,31 @@ mod tests {
         ends.add([(recent.0, SessionEnd { at: later, ..recent.1 })], later);
         assert_eq!(ends.find(old.0), None);
         assert!(ends.find(recent.0).is_some());
+    }
+
+    /// An end is of the time at which its transaction began, and a commit may stall.
+    #[tokio::test(start_paused = true)]
+    async fn an_end_that_is_committed_very_late_is_found_all_the_same() {
+        let ends = Ends::new(HORIZON, GRACE);
+        let (store, clock) = (WatchedStore::default(), ManualClock::new(NOW));
+        let late = async {
+            tokio::time::sleep(LOAD_ALL / 2).await;
+            let scene = Scene::new();
+            let jar = scene.browser().await;
+            let (_, end) = ended(0, 120);
+            let row = crate::models::session::Session { end: Some(end), ..scene.row(&jar).await };
+            scene.restore(&row).await;
+            store.replace(scene.store.current());
+            tokio::time::sleep(LOAD_ALL / 4).await;
+            let overlooked = ends.find(jar.session);
+            tokio::time::sleep(LOAD_ALL / 2).await;
+            (overlooked, ends.find(jar.session), end)
+        };
+        let (overlooked, found, end) = tokio::select! {
+            () = ends.follow(&store, &clock, |_| ()) => unreachable!("it follows for ever"),
+            found = late => found,
+        };
+        assert_eq!((overlooked, found), (None, Some(end)));
     }
 
     #[tokio::test(start_paused = true)]

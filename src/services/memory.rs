@@ -1,6 +1,6 @@
 //! A store that lasts as long as its process: for tests, examples and single-node trials.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -38,7 +38,7 @@ pub struct MemoryStore(Arc<Mutex<Tables>>);
 #[derive(Debug, Default)]
 struct Tables {
     sessions: HashMap<SessionId, Session>,
-    audit: Vec<AuditEntry>,
+    audit: VecDeque<AuditEntry>,
     users: HashMap<UserId, User>,
     movies: BTreeMap<MovieId, MovieDetails>,
     last_movie: i64,
@@ -176,7 +176,8 @@ impl SessionStore for MemoryStore {
 #[async_trait]
 impl AuditStore for MemoryStore {
     async fn record(&self, entries: &[AuditEntry]) -> Result<(), StoreError> {
-        self.tables().audit.extend_from_slice(entries);
+        let mut tables = self.tables();
+        entries.iter().for_each(|entry| tables.write_down(entry.clone()));
         Ok(())
     }
 
@@ -387,8 +388,16 @@ impl Tables {
         Some(session.clone())
     }
 
+    /// What lasts as long as its process is not kept for ever.
+    fn write_down(&mut self, entry: AuditEntry) {
+        if self.audit.len() == MOST_ENTRIES {
+            self.audit.pop_front();
+        }
+        self.audit.push_back(entry);
+    }
+
     fn begin(&mut self, session: &Session) {
-        self.audit.push(AuditEntry::login(session));
+        self.write_down(AuditEntry::login(session));
         let session = Session { client: kept(&session.client), ..session.clone() };
         self.sessions.insert(session.id, session);
     }
@@ -398,7 +407,8 @@ impl Tables {
             return false;
         };
         session.end = Some(ending.end());
-        self.audit.push(ending.entry(id, session.user_id, session.generation, session.client.clone()));
+        let entry = ending.entry(id, session.user_id, session.generation, session.client.clone());
+        self.write_down(entry);
         true
     }
 
@@ -411,7 +421,7 @@ impl Tables {
 
     /// Ends sessions because the user was changed.
     fn end_by_change(&mut self, user: UserId, which: &Which, ending: &Ending) -> Vec<SessionId> {
-        self.audit.push(ending.of_user(user));
+        self.write_down(ending.of_user(user));
         self.end_which(which, ending)
     }
 
@@ -429,6 +439,9 @@ impl Tables {
         true
     }
 }
+
+/// How many entries of the audit are kept.
+const MOST_ENTRIES: usize = 10_000;
 
 /// How a session ends that had expired by `by`.
 fn expiry(session: &Session, by: OffsetDateTime) -> Option<Ending> {

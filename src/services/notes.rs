@@ -30,6 +30,12 @@ const ONE_UNKNOWN_IN: Duration = Duration::from_secs(1);
 /// How many notes are kept while the store does not answer; beyond, new ones are dropped.
 const MOST: usize = 100_000;
 
+/// How many of the notes may be for the audit.
+const MOST_ENTRIES: usize = 10_000;
+
+/// How many entries of the audit are written at once.
+const ENTRIES_AT_ONCE: usize = 500;
+
 /// Notes that wait to be written.
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
@@ -75,6 +81,21 @@ impl Notes {
         self.note(|batch| batch.entries.push(entry))
     }
 
+    /// Takes some of what happened, no more than is written at once.
+    pub(crate) fn take_entries(&self) -> Vec<AuditEntry> {
+        let entries = &mut self.lock().batch.entries;
+        let some = entries.len().min(ENTRIES_AT_ONCE);
+        entries.drain(..some).collect()
+    }
+
+    /// Puts entries back that could not be written.
+    pub(crate) fn put_entries_back(&self, mut unwritten: Vec<AuditEntry>) -> WriterNeeded {
+        self.note(|batch| {
+            unwritten.append(&mut batch.entries);
+            batch.entries = unwritten;
+        })
+    }
+
     /// Notes that a refresh token came which names nothing here. Anyone can send as many of them as
     /// they like, so the audit has one in a second; the log has all.
     pub(crate) fn unknown(&self, entry: AuditEntry) -> WriterNeeded {
@@ -93,11 +114,12 @@ impl Notes {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Takes all notes.
+    /// Takes all notes but what happened.
     pub(crate) fn take(&self) -> Batch {
         let mut waiting = self.lock();
         waiting.writer_is_due = false;
-        mem::take(&mut waiting.batch)
+        let entries = mem::take(&mut waiting.batch.entries);
+        mem::replace(&mut waiting.batch, Batch { entries, ..Batch::default() })
     }
 
     /// Puts notes back that could not be written.
@@ -107,7 +129,6 @@ impl Notes {
             for (session, count) in batch.replays {
                 *waiting.replays.entry(session).or_default() += count;
             }
-            waiting.entries.extend(batch.entries);
         })
     }
 
@@ -118,11 +139,16 @@ impl Notes {
 
     fn note(&self, add: impl FnOnce(&mut Batch)) -> WriterNeeded {
         let mut waiting = self.lock();
-        if waiting.batch.len() < MOST {
-            add(&mut waiting.batch);
+        let batch = &mut waiting.batch;
+        if batch.len() < MOST {
+            add(batch);
         } else {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
+        // In a quota of their own: they must not keep out what finds thieves.
+        let beyond = batch.entries.len().saturating_sub(MOST_ENTRIES);
+        batch.entries.truncate(MOST_ENTRIES);
+        self.lost.fetch_add(beyond as u64, Ordering::Relaxed);
         WriterNeeded(!mem::replace(&mut waiting.writer_is_due, true))
     }
 
@@ -133,7 +159,7 @@ impl Notes {
 
 impl Batch {
     fn len(&self) -> usize {
-        self.lasting.len() + self.replays.len() + self.entries.len()
+        self.lasting.len() + self.replays.len()
     }
 }
 

@@ -73,13 +73,15 @@ impl Purge {
     /// If the store does not answer, or does not allow it. What was done is done.
     pub async fn once(&self) -> Result<Purged, StoreError> {
         let now = self.clock.now();
-        self.end_expired(now - self.keep.grace).await?;
-        let sessions = self.delete(now - self.keep.ended, Table::Sessions).await?;
+        // Each by itself: one that can't be done must not keep the others from it.
+        let expired = self.end_expired(now - self.keep.grace).await;
+        let sessions = self.delete(now - self.keep.ended, Table::Sessions).await;
         let entries = match self.keep.audit {
-            Some(keep) => self.delete(now - keep, Table::Audit).await?,
-            None => 0,
+            Some(keep) => self.delete(now - keep, Table::Audit).await,
+            None => Ok(0),
         };
-        Ok(Purged { sessions, entries })
+        expired?;
+        Ok(Purged { sessions: sessions?, entries: entries? })
     }
 
     async fn end_expired(&self, expired_by: OffsetDateTime) -> Result<(), StoreError> {

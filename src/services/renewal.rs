@@ -282,7 +282,7 @@ impl Inner {
     /// Writes the notes, and ends the sessions in which two clients show. What could not be written
     /// is noted again.
     pub(super) async fn write_notes(self: &Arc<Self>) -> Result<(), StoreError> {
-        let Batch { lasting, replays, entries } = self.notes.take();
+        let Batch { lasting, replays, .. } = self.notes.take();
         let settled = self.settle(&lasting).await;
         if settled.is_err() {
             self.start_writer(self.notes.put_back(Batch { lasting, ..Batch::default() }), notes::RETRY);
@@ -291,10 +291,7 @@ impl Inner {
         if counted.is_err() {
             self.start_writer(self.notes.put_back(Batch { replays, ..Batch::default() }), notes::RETRY);
         }
-        let recorded = self.record(&entries).await;
-        if recorded.is_err() {
-            self.start_writer(self.notes.put_back(Batch { entries, ..Batch::default() }), notes::RETRY);
-        }
+        let recorded = self.record().await;
         settled.and(counted).and(recorded)
     }
 
@@ -327,8 +324,17 @@ impl Inner {
         Ok(())
     }
 
-    async fn record(&self, entries: &[AuditEntry]) -> Result<(), StoreError> {
-        if entries.is_empty() { Ok(()) } else { self.store.record(entries).await }
+    async fn record(self: &Arc<Self>) -> Result<(), StoreError> {
+        loop {
+            let entries = self.notes.take_entries();
+            if entries.is_empty() {
+                return Ok(());
+            }
+            if let Err(error) = self.store.record(&entries).await {
+                self.start_writer(self.notes.put_entries_back(entries), notes::RETRY);
+                return Err(error);
+            }
+        }
     }
 
     /// The audit hears of tokens that name nothing here.

@@ -237,9 +237,11 @@ impl Tokens {
         match inner.store.insert_session(&new).await? {
             Inserted::Refused => Err(SignInError::Refused),
             Inserted::Yes { ended } => {
-                // By which reason each, the feed will tell.
-                inner.flights.forget_sessions(&ended);
-                inner.ends.wake();
+                for id in ended {
+                    let replaced = sign_in.replaces == Some(id);
+                    let reason = if replaced { EndReason::LoggedOut } else { EndReason::Displaced };
+                    inner.note_ended(&[id], SessionEnd { at: session.created_at, reason });
+                }
                 let renewal = inner.issue(&session, SessionEvent::Rotated, now)?;
                 Ok(Issued { session, renewal })
             }
@@ -295,6 +297,9 @@ impl Tokens {
         let ended = self.inner.store.end_session(id, &ending).await?;
         if ended {
             self.note_ended(&[id], ending.end());
+        } else if let Some(end) = self.find(id).await?.and_then(|session| session.end) {
+            // By another replica, or by a call of which nobody heard how it ended.
+            self.note_ended(&[id], end);
         }
         Ok(ended)
     }
@@ -338,8 +343,8 @@ impl Tokens {
         inner.ends.load(&*inner.store, &*inner.clock).await.map(drop)
     }
 
-    /// Follows what other processes end, for ever: within a second it is refused here. Where one
-    /// process has the store for itself there is nothing to follow.
+    /// Follows what others end, for ever: within a second it is refused here. Where one process has the
+    /// store for itself, and ends sessions through these tokens alone, there is nothing to follow.
     pub async fn follow_ends(self) {
         let inner = &self.inner;
         inner.ends.follow(&*inner.store, &*inner.clock, |ended| inner.flights.forget_sessions(ended)).await;

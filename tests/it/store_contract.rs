@@ -71,6 +71,7 @@ suite! {
         a_sign_in_is_audited
         an_end_names_both_sides
         every_end_is_audited_once
+        ever_so_many_end_and_are_audited
         sessions_that_give_way_are_audited
         changes_to_users_are_audited
         of_racing_ends_one_is_audited

@@ -1,12 +1,13 @@
 //! The audit in PostgreSQL.
 
 use async_trait::async_trait;
-use sqlx::FromRow;
 use sqlx::postgres::PgConnection;
+use sqlx::query_builder::Separated;
+use sqlx::{FromRow, Postgres, QueryBuilder};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{PostgresStore, commit, in_time};
+use super::PostgresStore;
 use crate::identity::Client;
 use crate::models::audit::{AuditEntry, AuditEvent};
 use crate::models::session::SessionId;
@@ -16,14 +17,12 @@ use crate::services::store::{AuditStore, StoreError};
 #[async_trait]
 impl AuditStore for PostgresStore {
     async fn record(&self, entries: &[AuditEntry]) -> Result<(), StoreError> {
-        in_time(async {
-            let mut tx = self.write().await?;
-            for entry in entries {
-                insert(&mut tx, entry).await?;
-            }
-            commit(tx).await
-        })
-        .await
+        for some in entries.chunks(AT_ONCE) {
+            let mut query = QueryBuilder::<Postgres>::new(INSERT);
+            query.push_values(some, |mut row, entry| push(&mut row, entry));
+            query.build().execute(&self.pool).await.map_err(StoreError::unavailable)?;
+        }
+        Ok(())
     }
 
     async fn audit_of(&self, session: SessionId, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
@@ -41,20 +40,24 @@ impl AuditStore for PostgresStore {
 
 /// Adds an entry in the transaction of what it tells about.
 pub(super) async fn insert(tx: &mut PgConnection, entry: &AuditEntry) -> Result<(), StoreError> {
-    let query = sqlx::query(INSERT)
-        .bind(entry.at)
-        .bind(entry.event.as_str())
-        .bind(entry.user.map(|user| user.0))
-        .bind(entry.session.map(|session| session.0))
-        .bind(entry.presented.map(i64::from))
-        .bind(entry.held.map(i64::from))
-        .bind(entry.key_number.map(i16::from))
-        .bind(entry.by.address.map(|address| address.to_string()))
-        .bind(&entry.by.user_agent)
-        .bind(&entry.by.request_id)
-        .bind(entry.holder.address.map(|address| address.to_string()))
-        .bind(&entry.holder.user_agent);
-    query.execute(tx).await.map(drop).map_err(StoreError::unavailable)
+    let mut query = QueryBuilder::<Postgres>::new(INSERT);
+    query.push_values([entry], |mut row, entry| push(&mut row, entry));
+    query.build().execute(tx).await.map(drop).map_err(StoreError::unavailable)
+}
+
+fn push(row: &mut Separated<'_, Postgres, &'static str>, entry: &AuditEntry) {
+    row.push_bind(entry.at)
+        .push_bind(entry.event.as_str())
+        .push_bind(entry.user.map(|user| user.0))
+        .push_bind(entry.session.map(|session| session.0))
+        .push_bind(entry.presented.map(i64::from))
+        .push_bind(entry.held.map(i64::from))
+        .push_bind(entry.key_number.map(i16::from))
+        .push_bind(entry.by.address.map(|address| address.to_string()))
+        .push_bind(entry.by.user_agent.clone())
+        .push_bind(entry.by.request_id.clone())
+        .push_bind(entry.holder.address.map(|address| address.to_string()))
+        .push_bind(entry.holder.user_agent.clone());
 }
 
 /// A row as the database holds it.
@@ -109,6 +112,9 @@ fn corrupt(column: &'static str) -> StoreError {
     StoreError::Corrupt { table: "audit", column }
 }
 
+/// How many entries one statement adds: it has places for 65,535 values.
+const AT_ONCE: usize = 500;
+
 macro_rules! columns {
     () => {
         "at, event, user_id, session_id, presented, held, key_number, address, user_agent, request_id, \
@@ -116,14 +122,10 @@ macro_rules! columns {
     };
 }
 
-const INSERT: &str = concat!(
-    "INSERT INTO myapi.audit (",
-    columns!(),
-    ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
-);
+const INSERT: &str = concat!("INSERT INTO myapi.audit (", columns!(), ") ");
 
 const OF_SESSION: &str =
     concat!("SELECT ", columns!(), " FROM myapi.audit WHERE session_id = $1 ORDER BY at DESC, id LIMIT $2");
 
 const PURGE: &str = "DELETE FROM myapi.audit WHERE id IN (SELECT id FROM myapi.audit \
-    WHERE at < $1 ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED)";
+    WHERE at < $1 ORDER BY at LIMIT $2)";

@@ -27,8 +27,8 @@ mod wake_ups;
 use std::time::Duration;
 
 use sqlx::migrate::{AppliedMigration, Migrate, MigrateError, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, Executor};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection};
 use tokio::time::timeout;
 
 use self::pool::{Pool, Transaction};
@@ -139,11 +139,6 @@ async fn commit(tx: Transaction) -> Result<(), StoreError> {
 /// only the answer to its commit was missing.
 async fn in_time<T>(transaction: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
     timeout(TRANSACTION_TIMEOUT, transaction).await.map_err(StoreError::unavailable)?
-}
-
-/// Lets a transaction go through as many rows as there are.
-async fn without_hurry(tx: &mut PgConnection) -> Result<(), StoreError> {
-    tx.execute("SET LOCAL statement_timeout = '10min'").await.map(drop).map_err(StoreError::unavailable)
 }
 
 /// The conflict that a failed insert was about, if it was about one.

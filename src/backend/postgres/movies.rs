@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use sqlx::postgres::PgConnection;
 use sqlx::{FromRow, Postgres, QueryBuilder};
 
-use super::{PostgresStore, commit, storable};
+use super::{PostgresStore, commit, in_time, storable};
 use crate::models::movie::{Movie, MovieDetails, MovieId};
 use crate::services::store::{MovieQuery, MovieSort, MovieStore, StoreError};
 
@@ -36,14 +36,17 @@ impl MovieStore for PostgresStore {
     }
 
     async fn insert_movies(&self, movies: &[MovieDetails]) -> Result<Vec<Movie>, StoreError> {
-        let mut tx = self.write().await?;
-        let mut inserted = Vec::with_capacity(movies.len());
-        for details in movies {
-            let id = insert(&mut tx, details).await?;
-            inserted.push(Movie { id, details: details.clone() });
-        }
-        commit(tx).await?;
-        Ok(inserted)
+        in_time(async {
+            let mut tx = self.write().await?;
+            let mut inserted = Vec::with_capacity(movies.len());
+            for details in movies {
+                let id = insert(&mut tx, details).await?;
+                inserted.push(Movie { id, details: details.clone() });
+            }
+            commit(tx).await?;
+            Ok(inserted)
+        })
+        .await
     }
 
     async fn update_movie(&self, movie: &Movie) -> Result<bool, StoreError> {

@@ -141,6 +141,8 @@ impl Pool {
                 self.idle().push(Idle { connection: lane.connection, since: Instant::now() });
             }
             Ok(_) => {}
+            // The server is there, and only this statement is refused.
+            Err(sqlx::Error::Database(error)) if !tells_of_the_server(error.code().as_deref()) => {}
             // Perhaps the server went away, or is the primary no more: then the others are of as
             // little use.
             Err(_) => drop(self.take_idle()),
@@ -245,6 +247,12 @@ impl DerefMut for Transaction {
     fn deref_mut(&mut self) -> &mut PgConnection {
         &mut self.lane.connection.raw
     }
+}
+
+/// Whether an error is about the server and not the statement: it shuts down, the connection is broken,
+/// or it may only be read from. <https://www.postgresql.org/docs/current/errcodes-appendix.html>
+fn tells_of_the_server(code: Option<&str>) -> bool {
+    code.is_none_or(|code| code.starts_with("57P") || code.starts_with("08") || code == "25006")
 }
 
 async fn within<T>(

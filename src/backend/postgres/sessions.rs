@@ -1,5 +1,7 @@
 //! Sessions in PostgreSQL.
 
+use std::time::Instant;
+
 use async_trait::async_trait;
 use secrecy::ExposeSecret;
 use sqlx::postgres::{PgArguments, PgConnection};
@@ -9,7 +11,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::wake_ups::wake_others;
-use super::{PostgresStore, audit, commit, conflict, in_time, without_hurry};
+use super::{PostgresStore, audit, commit, conflict, in_time};
 use crate::identity::{Client, Roles};
 use crate::models::audit::AuditEntry;
 use crate::models::session::{AccessRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId};
@@ -28,8 +30,8 @@ impl SessionStore for PostgresStore {
             }
             audit::insert(&mut tx, &AuditEntry::login(new.session)).await?;
             let ended = make_way(&mut tx, new).await?;
-            wake_others(&mut tx, !ended.is_empty()).await?;
             commit(tx).await?;
+            wake_others(&self.pool, !ended.is_empty()).await;
             Ok(Inserted::Yes { ended })
         })
         .await
@@ -77,20 +79,25 @@ impl SessionStore for PostgresStore {
         in_time(async {
             let mut tx = self.write().await?;
             let ended = end_one(&mut tx, id, ending).await?;
-            wake_others(&mut tx, ended).await?;
             commit(tx).await?;
+            wake_others(&self.pool, ended).await;
             Ok(ended)
         })
         .await
     }
 
     async fn end_sessions(&self, which: &Which, ending: &Ending) -> Result<Vec<SessionId>, StoreError> {
-        let mut tx = self.write().await?;
-        without_hurry(&mut tx).await?;
-        let ended = end_which(&mut tx, which, ending).await?;
-        wake_others(&mut tx, !ended.is_empty()).await?;
-        commit(tx).await?;
-        Ok(ended)
+        let (began, mut all) = (Instant::now(), Vec::new());
+        loop {
+            // Of the time at which it happens: others look for what ended lately.
+            let at = if all.is_empty() { ending.at } else { ending.at + began.elapsed() };
+            let ended = self.end_some(which, &Ending { at, ..ending.clone() }).await?;
+            let last = ended.len() < MOST_AT_ONCE as usize;
+            all.extend(ended);
+            if last {
+                return Ok(all);
+            }
+        }
     }
 
     async fn live_sessions(&self, user: UserId, now: OffsetDateTime) -> Result<Vec<Session>, StoreError> {
@@ -145,6 +152,20 @@ impl SessionStore for PostgresStore {
     async fn store_time(&self) -> Result<OffsetDateTime, StoreError> {
         let now = sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&self.pool).await;
         now.map_err(StoreError::unavailable)
+    }
+}
+
+impl PostgresStore {
+    /// Ends the first few of the sessions that `which` names.
+    async fn end_some(&self, which: &Which, ending: &Ending) -> Result<Vec<SessionId>, StoreError> {
+        in_time(async {
+            let mut tx = self.write().await?;
+            let ended = end_which(&mut tx, which, ending, Some(MOST_AT_ONCE)).await?;
+            commit(tx).await?;
+            wake_others(&self.pool, !ended.is_empty()).await;
+            Ok(ended)
+        })
+        .await
     }
 }
 
@@ -240,11 +261,13 @@ pub(super) async fn end_which(
     tx: &mut PgConnection,
     which: &Which,
     ending: &Ending,
+    most: Option<u32>,
 ) -> Result<Vec<SessionId>, StoreError> {
     let mut query =
         QueryBuilder::<Postgres>::new("WITH doomed AS (SELECT id FROM myapi.sessions WHERE ended_at IS NULL");
     push_which(&mut query, which);
-    query.push(" ORDER BY id FOR UPDATE), ended AS (UPDATE myapi.sessions AS session SET ended_at = ");
+    query.push(" ORDER BY id LIMIT ").push_bind(most.map(i64::from));
+    query.push(" FOR UPDATE), ended AS (UPDATE myapi.sessions AS session SET ended_at = ");
     query.push_bind(ending.at).push(", end_reason = ").push_bind(ending.reason.as_str());
     query.push(" FROM doomed WHERE session.id = doomed.id RETURNING session.id, session.user_id, session.generation, session.address, session.user_agent) ");
     query.push("INSERT INTO myapi.audit (").push(ENDED).push(") SELECT ");
@@ -330,7 +353,9 @@ fn end(at: Option<OffsetDateTime>, reason: Option<&str>) -> Result<Option<Sessio
 }
 
 fn ended(at: OffsetDateTime, reason: Option<&str>) -> Result<SessionEnd, StoreError> {
-    let reason = reason.and_then(EndReason::from_word).ok_or(corrupt("end_reason"))?;
+    let word = reason.ok_or(corrupt("end_reason"))?;
+    // A newer program beside this one may know more reasons. The session is over all the same.
+    let reason = EndReason::from_word(word).unwrap_or(EndReason::Revoked);
     Ok(SessionEnd { at, reason })
 }
 
@@ -341,6 +366,9 @@ fn corrupt(column: &'static str) -> StoreError {
 fn clamp(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
+
+/// How many sessions one transaction ends when there are ever so many.
+const MOST_AT_ONCE: u32 = 1_000;
 
 /// Named one by one: a statement that is prepared with `*` breaks when a newer program adds one.
 macro_rules! columns {

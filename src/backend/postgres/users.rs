@@ -52,10 +52,13 @@ impl UserStore for PostgresStore {
     }
 
     async fn rehash(&self, id: UserId, old: &SecretString, new: &SecretString) -> Result<bool, StoreError> {
-        let mut tx = self.write().await?;
-        let done = set_password(&mut tx, id, Some(old), new).await?;
-        commit(tx).await?;
-        Ok(done)
+        in_time(async {
+            let mut tx = self.write().await?;
+            let done = set_password(&mut tx, id, Some(old), new).await?;
+            commit(tx).await?;
+            Ok(done)
+        })
+        .await
     }
 
     async fn change_password(
@@ -73,6 +76,7 @@ impl UserStore for PostgresStore {
             };
             let ended = end_by_change(&mut tx, change.user, &which, change.ending).await?;
             commit(tx).await?;
+            wake_others(&self.pool, !ended.is_empty()).await;
             Ok(Some(ended))
         })
         .await
@@ -93,6 +97,7 @@ impl UserStore for PostgresStore {
             }
             let ended = end_by_change(&mut tx, id, &Which::OfUser(id), ending).await?;
             commit(tx).await?;
+            wake_others(&self.pool, !ended.is_empty()).await;
             Ok(Some(ended))
         })
         .await
@@ -108,6 +113,7 @@ impl UserStore for PostgresStore {
             }
             let ended = end_by_change(&mut tx, id, &Which::OfUser(id), ending).await?;
             commit(tx).await?;
+            wake_others(&self.pool, !ended.is_empty()).await;
             Ok(Some(ended))
         })
         .await
@@ -129,6 +135,7 @@ impl UserStore for PostgresStore {
             }
             let ended = end_by_change(&mut tx, id, &Which::OfUser(id), ending).await?;
             commit(tx).await?;
+            wake_others(&self.pool, !ended.is_empty()).await;
             Ok(Some(ended))
         })
         .await
@@ -143,9 +150,7 @@ async fn end_by_change(
     ending: &Ending,
 ) -> Result<Vec<SessionId>, StoreError> {
     audit::insert(tx, &ending.of_user(user)).await?;
-    let ended = end_which(tx, which, ending).await?;
-    wake_others(tx, !ended.is_empty()).await?;
-    Ok(ended)
+    end_which(tx, which, ending, None).await
 }
 
 async fn insert(tx: &mut PgConnection, user: &User) -> Result<(), StoreError> {

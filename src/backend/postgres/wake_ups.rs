@@ -8,26 +8,28 @@
 use std::time::Duration;
 
 use sqlx::Executor;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use tokio::time::{Instant, timeout};
 
 use super::LIMITS;
-use crate::services::store::{ACQUIRE_TIMEOUT, StoreError};
+use super::pool::Pool;
+use crate::services::store::ACQUIRE_TIMEOUT;
 
-/// Has the other replicas woken when `tx` commits, if it has `ended` any session.
+/// Has the other replicas woken, after a commit that has ended sessions.
 ///
-/// In a savepoint, because an error would be the whole transaction's.
-pub(super) async fn wake_others(tx: &mut PgConnection, ended: bool) -> Result<(), StoreError> {
+/// Not in that transaction: there NOTIFY takes a lock that all share until the commit is done, and
+/// where its queue is full the commit fails.
+pub(super) async fn wake_others(pool: &Pool, ended: bool) {
     if !ended {
-        return Ok(());
+        return;
     }
-    match tx.execute(NOTIFY).await {
-        Ok(_) => Ok(()),
-        Err(sqlx::Error::Database(error)) => {
+    let query = sqlx::query(NOTIFY);
+    match timeout(NOTIFIED_WITHIN, query.execute(pool)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => {
             tracing::debug!(%error, "the other replicas are not woken: they ask by themselves");
-            tx.execute(UNDO).await.map(drop).map_err(StoreError::unavailable)
         }
-        Err(error) => Err(StoreError::unavailable(error)),
+        Err(_) => tracing::debug!("the other replicas are not woken in time: they ask by themselves"),
     }
 }
 
@@ -77,8 +79,13 @@ async fn hear(mut listener: PgListener, wake: impl Fn()) -> sqlx::Error {
             },
         };
         match heard {
-            // Also without a notification: then it has connected anew, and missed what was sent.
-            Ok(_) => wake(),
+            Ok(Some(_)) => wake(),
+            // It has connected anew, and missed what was sent. A server that hangs up again and again
+            // is not asked without a pause.
+            Ok(None) => {
+                wake();
+                tokio::time::sleep(SHORTEST_PAUSE).await;
+            }
             Err(error) => return error,
         }
     }
@@ -100,10 +107,10 @@ fn report(failed: &sqlx::Error, pause: Duration) {
 
 const CHANNEL: &str = "sekisho_session_ended";
 
-const NOTIFY: &str =
-    "SAVEPOINT notifying; SELECT pg_notify('sekisho_session_ended', ''); RELEASE SAVEPOINT notifying";
+const NOTIFY: &str = "SELECT pg_notify('sekisho_session_ended', '')";
 
-const UNDO: &str = "ROLLBACK TO SAVEPOINT notifying";
+/// How long the answer to what ended the sessions is held up for this.
+const NOTIFIED_WITHIN: Duration = Duration::from_millis(100);
 
 /// After how long without a word the connection is tried.
 const SILENCE: Duration = Duration::from_secs(30);

@@ -1,5 +1,7 @@
 //! Sessions in SQLite.
 
+use std::time::Instant;
+
 use async_trait::async_trait;
 use secrecy::ExposeSecret;
 use sqlx::query::QueryAs;
@@ -93,11 +95,21 @@ impl SessionStore for SqliteStore {
     }
 
     async fn end_sessions(&self, which: &Which, ending: &Ending) -> Result<Vec<SessionId>, StoreError> {
-        let (which, ending) = (*which, ending.clone());
-        self.write(Durability::Flushed, move |tx| {
-            Box::pin(async move { end_which(tx, &which, &ending).await })
-        })
-        .await
+        let (began, mut all) = (Instant::now(), Vec::new());
+        loop {
+            // Of the time at which it happens: others look for what ended lately.
+            let at = if all.is_empty() { ending.at } else { ending.at + began.elapsed() };
+            let (which, ending) = (*which, Ending { at, ..ending.clone() });
+            let some = self.write(Durability::Flushed, move |tx| {
+                Box::pin(async move { end_which(tx, &which, &ending, Some(MOST_AT_ONCE)).await })
+            });
+            let ended = some.await?;
+            let last = ended.len() < MOST_AT_ONCE as usize;
+            all.extend(ended);
+            if last {
+                return Ok(all);
+            }
+        }
     }
 
     async fn live_sessions(&self, user: UserId, now: OffsetDateTime) -> Result<Vec<Session>, StoreError> {
@@ -298,12 +310,14 @@ pub(super) async fn end_which(
     tx: &mut SqliteConnection,
     which: &Which,
     ending: &Ending,
+    most: Option<u32>,
 ) -> Result<Vec<SessionId>, StoreError> {
     let mut query = QueryBuilder::<Sqlite>::new("UPDATE sessions SET ended_at = ");
     query.push_bind(micros(ending.at)).push(", end_reason = ").push_bind(ending.reason.as_str());
-    query.push(" WHERE ended_at IS NULL");
+    query.push(" WHERE id IN (SELECT id FROM sessions WHERE ended_at IS NULL");
     push_which(&mut query, which);
-    query.push(" RETURNING ").push(ENDED);
+    // All of them, if there is no limit.
+    query.push(" LIMIT ").push_bind(most.map_or(-1, i64::from)).push(") RETURNING ").push(ENDED);
     let rows = query.build_query_as::<Ended>().fetch_all(&mut *tx).await.map_err(StoreError::unavailable)?;
     let mut ended = Vec::with_capacity(rows.len());
     for row in rows {
@@ -404,7 +418,9 @@ fn end(at: Option<OffsetDateTime>, reason: Option<&str>) -> Result<Option<Sessio
 }
 
 fn ended(at: OffsetDateTime, reason: Option<&str>) -> Result<SessionEnd, StoreError> {
-    let reason = reason.and_then(EndReason::from_word).ok_or(corrupt("end_reason"))?;
+    let word = reason.ok_or(corrupt("end_reason"))?;
+    // A newer program beside this one may know more reasons. The session is over all the same.
+    let reason = EndReason::from_word(word).unwrap_or(EndReason::Revoked);
     Ok(SessionEnd { at, reason })
 }
 
@@ -423,6 +439,9 @@ fn corrupt(column: &'static str) -> StoreError {
 fn clamp(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
+
+/// How many sessions one transaction ends when there are ever so many.
+const MOST_AT_ONCE: u32 = 1_000;
 
 /// Named one by one: a statement that is prepared with `*` breaks when a newer program adds one.
 macro_rules! columns {

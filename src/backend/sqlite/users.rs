@@ -129,7 +129,7 @@ async fn end_by_change(
     ending: &Ending,
 ) -> Result<Vec<SessionId>, StoreError> {
     audit::insert(tx, &ending.of_user(user)).await?;
-    end_which(tx, which, ending).await
+    end_which(tx, which, ending, None).await
 }
 
 async fn insert(tx: &mut SqliteConnection, user: &User) -> Result<(), StoreError> {

@@ -318,3 +318,54 @@ async fn a_client_may_keep_several_tokens_in_lasting_use() {
     assert_eq!(scene.row(&jar).await.end, None);
     scene.renew(&jar).await.expect("a rotation");
 }
+
+/// Also without a feed, as in an application that has the store for itself.
+#[tokio::test]
+async fn sessions_that_a_sign_in_ends_are_refused_at_once() {
+    let scene = Scene::with(SessionSettings { max_per_user: 1, ..SessionSettings::default() });
+    let first = scene.browser().await;
+    let anew = SignIn { replaces: Some(first.session), ..sign_in(SessionKind::Browser) };
+    let second = Jar::of(&scene.tokens.sign_in(anew).await.expect("a session"));
+    let third = scene.browser().await;
+    let verified = |jar: &Jar| scene.tokens.verify(jar.access.as_deref().expect("a token")).map(drop);
+    assert_eq!(verified(&first), Err(VerifyError::Ended(SessionEvent::LoggedOut)));
+    assert_eq!(verified(&second), Err(VerifyError::Ended(SessionEvent::Displaced)));
+    assert_eq!(verified(&third), Ok(()));
+}
+
+#[tokio::test]
+async fn an_end_that_another_brought_about_is_known_once_it_is_asked_for() {
+    let scene = Scene::new();
+    let (jar, elsewhere) = (scene.browser().await, scene.replica());
+    assert!(
+        elsewhere.tokens.end(jar.session, EndReason::Revoked, &Client::default()).await.expect("an answer")
+    );
+    let access = jar.access.as_deref().expect("a token");
+    assert!(scene.tokens.verify(access).is_ok(), "nobody has told it");
+    assert!(
+        !scene.tokens.end(jar.session, EndReason::LoggedOut, &Client::default()).await.expect("an answer")
+    );
+    assert_eq!(scene.tokens.verify(access).map(drop), Err(VerifyError::Ended(SessionEvent::Revoked)));
+}
+
+/// A backlog for the audit neither keeps out what finds thieves, nor is too much to be written.
+#[tokio::test]
+async fn what_waits_for_the_audit_is_bounded_and_written_in_parts() {
+    let scene = Scene::new();
+    let mut jar = scene.browser().await;
+    scene.pass(ACCESS_TTL);
+    scene.renewed(&mut jar, SessionEvent::Rotated).await;
+    scene.store.set_down(true);
+    for _ in 0..10_700 {
+        scene.tokens.note_failed_login(None, &Client::default());
+    }
+    assert_eq!(scene.tokens.lost_notes(), 700);
+    scene.pass(BEYOND_GRACE);
+    scene.tokens.verify(jar.access.as_deref().expect("a token")).expect("valid");
+    assert!(scene.tokens.write_notes().await.is_err());
+    scene.store.set_down(false);
+    scene.store.calls();
+    scene.tokens.write_notes().await.expect("an answer");
+    assert_eq!(scene.store.calls().iter().filter(|call| **call == "record").count(), 20);
+    assert!(scene.row(&jar).await.settled_by.is_some());
+}

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use futures_util::{StreamExt, stream};
 use sekisho::models::audit::{AuditEntry, AuditEvent};
 use sekisho::services::store::{PasswordChange, Which};
 
@@ -92,6 +93,23 @@ pub(super) async fn every_end_is_audited_once(stores: &Stores) {
     stores.sessions.end_sessions(&which, &ending(end(EndReason::Revoked))).await.unwrap();
     for one in many {
         assert_eq!(audited(stores, one.id).await, EndReason::Revoked);
+    }
+}
+
+pub(super) async fn ever_so_many_end_and_are_audited(stores: &Stores) {
+    const MANY: usize = 1_050;
+    let owner = user("owner@example.com");
+    let rows: Vec<_> = (0..MANY).map(|_| session(&owner)).collect();
+    stream::iter(&rows)
+        .for_each_concurrent(16, |row| async { drop(known_session(stores, row.clone()).await) })
+        .await;
+    let revoked = end(EndReason::Revoked);
+    let ended = stores.sessions.end_sessions(&Which::All, &ending(revoked)).await.unwrap();
+    assert_eq!(sorted(ended), sorted(rows.iter().map(|row| row.id).collect()));
+    for row in rows.iter().step_by(50) {
+        let end = found(stores, row.id).await.end.expect("ended");
+        assert_eq!((end.reason, end.at >= revoked.at), (EndReason::Revoked, true));
+        assert_eq!(audited(stores, row.id).await, EndReason::Revoked);
     }
 }
 
