@@ -1,0 +1,170 @@
+//! Whoever holds cookies: asks some gateway, keeps what the answer sets, and tells the ledger.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+use uuid::Uuid;
+
+use crate::cookies::{Cookies, clears};
+use crate::lab::Lab;
+use crate::wire::{Answer, Ask, Cut, NoAnswer};
+
+/// A browser, or a thief.
+pub(crate) struct Client {
+    pub(crate) lab: Arc<Lab>,
+    pub(crate) cookies: Cookies,
+    pub(crate) name: String,
+}
+
+/// One request, as it was planned.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) after: Duration,
+    /// The gateway that is asked first.
+    pub(crate) replica: usize,
+    pub(crate) ask: Ask,
+    pub(crate) cut: Cut,
+    /// If this renews the session, the browser crashes so long after the answer.
+    pub(crate) crash: Option<Duration>,
+}
+
+/// An answer that arrived in time.
+pub(crate) struct Arrived {
+    pub(crate) answer: Answer,
+    took: Duration,
+    life: u32,
+}
+
+impl Client {
+    /// Asks in the name of the session. Returns the status, if an answer came.
+    pub(crate) async fn ask(&self, plan: Plan) -> Option<u16> {
+        sleep(plan.after).await;
+        let (_, jar) = self.cookies.now();
+        let claims = jar.claims()?;
+        let session = claims.sid;
+        let arrived = self.exchange(&plan).await?;
+        let (status, event) = (arrived.answer.status, arrived.answer.event().to_owned());
+        self.lab.ledger.note(
+            session,
+            format_args!(
+                "{}: {} at gateway {}, {:?} with generation {}, token {} of {}: {status} {event} after {:?}",
+                self.name,
+                plan.ask.path,
+                plan.replica,
+                plan.cut,
+                claims.generation,
+                claims.jti,
+                claims.iat,
+                arrived.took,
+            ),
+        );
+        self.keep(&arrived);
+        self.judge(session, &arrived, &plan.ask.path);
+        if let Some(after) = plan.crash.filter(|_| is_renewal(&event)) {
+            if self.lab.pause(after).await {
+                self.crash();
+            }
+        }
+        arrived.answer.body().await;
+        Some(status)
+    }
+
+    /// Sends the request, to the next gateway if one can't be reached, and waits for the answer's
+    /// head. What takes longer than answers may take counts as lost on its way.
+    pub(crate) async fn exchange(&self, plan: &Plan) -> Option<Arrived> {
+        let (lab, ledger) = (&self.lab, &self.lab.ledger);
+        for attempt in 0..TRIES {
+            let (life, jar) = self.cookies.now();
+            let (to, cookies) = (lab.site.public(plan.replica + attempt), jar.header());
+            let sent = Instant::now();
+            let answer = timeout(lab.way, plan.ask.send(to, &cookies, &self.name, plan.cut)).await;
+            let took = sent.elapsed();
+            match answer {
+                Ok(Ok(answer)) if took < lab.way => {
+                    ledger.count(|tally| tally.answers += 1);
+                    return Some(Arrived { answer, took, life });
+                }
+                Ok(Err(NoAnswer::Unreachable)) => {
+                    ledger.count(|tally| tally.unreachable += 1);
+                    sleep(PAUSE).await;
+                    continue;
+                }
+                Ok(Err(NoAnswer::Broken)) => ledger.count(|tally| tally.broken += 1),
+                Ok(Err(NoAnswer::Cut)) => ledger.count(|tally| tally.cut += 1),
+                Ok(Ok(_)) | Err(_) => {
+                    jar.session().into_iter().for_each(|session| ledger.late(session));
+                }
+            }
+            if let Some(claims) = jar.claims() {
+                let (name, path) = (&self.name, &plan.ask.path);
+                let (generation, token, cut) = (claims.generation, claims.jti, plan.cut);
+                ledger.note(claims.sid, format_args!(
+                    "{name}: {path} at {to}, {cut:?} with generation {generation}, token {token}: no answer after {took:?}"
+                ));
+            }
+            return None;
+        }
+        None
+    }
+
+    /// Keeps the cookies that the answer sets.
+    pub(crate) fn keep(&self, arrived: &Arrived) {
+        self.cookies.keep(arrived.life, arrived.answer.header("set-cookie"));
+    }
+
+    /// The browser crashes, and comes back with what its disk has.
+    pub(crate) fn crash(&self) {
+        if self.cookies.crash() {
+            self.lab.ledger.count(|tally| tally.browser_crashes += 1);
+            if let Some(claims) = self.cookies.now().1.claims() {
+                let (name, generation, token) = (&self.name, claims.generation, claims.jti);
+                self.lab.ledger.note(
+                    claims.sid,
+                    format_args!("{name}: crashed, back with generation {generation}, token {token}"),
+                );
+            }
+        }
+    }
+
+    fn judge(&self, session: Uuid, arrived: &Arrived, path: &str) {
+        let (ledger, answer) = (&self.lab.ledger, &arrived.answer);
+        let event = answer.event();
+        match answer.status {
+            200..=299 => self.count_latency(arrived, path),
+            401 => ledger.refused(session, &self.name, event),
+            503 => ledger.count(|tally| tally.unavailable += 1),
+            403 if path == "/auth/password" => {}
+            status => ledger.wrong(Some(session), format_args!("{path} was answered with {status} {event}")),
+        }
+        let cleared = answer.header("set-cookie").any(clears);
+        if cleared && answer.status != 401 && path != "/auth/logout" {
+            ledger.wrong(Some(session), format_args!("{} cleared the cookies", answer.status));
+        }
+    }
+
+    fn count_latency(&self, arrived: &Arrived, path: &str) {
+        let event = arrived.answer.event();
+        self.lab.ledger.count(|tally| {
+            match event {
+                "rotated" => tally.rotated += 1,
+                "replayed" => tally.replayed += 1,
+                "caught_up" => tally.caught_up += 1,
+                _ => {}
+            }
+            // Elsewhere the time is the upstream's.
+            if path == "/auth/session" {
+                let times = if is_renewal(event) { &mut tally.renewing } else { &mut tally.checking };
+                times.push(arrived.took);
+            }
+        });
+    }
+}
+
+fn is_renewal(event: &str) -> bool {
+    matches!(event, "rotated" | "replayed" | "caught_up")
+}
+
+/// How often a request is sent until some gateway can be reached.
+const TRIES: usize = 100;
+const PAUSE: Duration = Duration::from_millis(25);

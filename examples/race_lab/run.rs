@@ -1,0 +1,140 @@
+//! One database's run, from its set-up to the last comparison with what the database says.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use crate::browser::Browser;
+use crate::error::LabError;
+use crate::lab::Lab;
+use crate::ledger::{Finding, Standing, Tally};
+use crate::options::Options;
+use crate::postgres::Postgres;
+use crate::site::Site;
+use crate::{thief, trouble, upstream};
+
+/// How a run came out.
+pub(crate) struct Outcome {
+    pub(crate) title: String,
+    pub(crate) tally: Tally,
+    pub(crate) findings: Vec<Finding>,
+    /// What the gateways said of the sessions in the findings.
+    pub(crate) log: Vec<String>,
+}
+
+/// A run that is set up.
+pub(crate) struct Run {
+    pub(crate) lab: Arc<Lab>,
+    title: String,
+    postgres: Option<Postgres>,
+}
+
+impl Run {
+    pub(crate) async fn on_sqlite(
+        options: &Options,
+        seed: u64,
+        stop: watch::Receiver<bool>,
+    ) -> Result<Self, LabError> {
+        let site = Site::start(options, upstream::start().await?, None, 1).await?;
+        let lab = Arc::new(Lab::new(site, options.clone(), seed, stop));
+        Ok(Self { lab, title: "SQLite, 1 gateway".to_owned(), postgres: None })
+    }
+
+    pub(crate) async fn on_postgres(
+        options: &Options,
+        seed: u64,
+        stop: watch::Receiver<bool>,
+    ) -> Result<Self, LabError> {
+        let postgres = Postgres::start(options.postgres.as_deref()).await?;
+        let (upstream, url) = (upstream::start().await?, postgres.url());
+        let site = Site::start(options, upstream, Some(&url), options.replicas).await?;
+        let lab = Arc::new(Lab::new(site, options.clone(), seed, stop));
+        let title = format!("PostgreSQL, {} gateways", options.replicas);
+        Ok(Self { lab, title, postgres: Some(postgres) })
+    }
+
+    /// Runs until it is told to stop, and then sees to it that what the lab believes is so.
+    pub(crate) async fn to_the_end(self) -> Result<Outcome, LabError> {
+        let Self { lab, title, postgres } = self;
+        let actors = start_actors(&lab);
+        let server = postgres.as_ref().and_then(Postgres::own);
+        let (killed, restarted) =
+            tokio::join!(trouble::kill_gateways(&lab), trouble::restart_store(&lab, server));
+        killed.and(restarted)?;
+        actors.join_all().await;
+        compare(&lab).await?;
+
+        let findings = lab.ledger.findings();
+        let of_them = |line: &str| {
+            findings.iter().filter_map(|finding| finding.session).any(|id| line.contains(&id.to_string()))
+        };
+        let outcome =
+            Outcome { title, tally: lab.ledger.tally(), log: lab.site.log_lines(of_them), findings };
+        stop(lab, postgres).await?;
+        Ok(outcome)
+    }
+}
+
+fn start_actors(lab: &Arc<Lab>) -> JoinSet<()> {
+    let mut actors = JoinSet::new();
+    for nth in 0..lab.options.browsers {
+        actors.spawn(Browser::new(lab, format!("browser-{nth}")).browse());
+    }
+    for nth in 0..lab.options.victims {
+        actors.spawn(thief::be_robbed(Browser::new(lab, format!("victim-{nth}"))));
+    }
+    actors
+}
+
+/// The gateways go before their database does.
+async fn stop(lab: Arc<Lab>, postgres: Option<Postgres>) -> Result<(), LabError> {
+    for replica in 0..lab.site.replicas() {
+        lab.site.kill(replica).await?;
+    }
+    match &postgres {
+        Some(postgres) => postgres.drop_database().await,
+        None => Ok(()),
+    }
+}
+
+/// A row of `sekisho session list`.
+#[derive(Deserialize)]
+struct Row {
+    id: Uuid,
+    state: String,
+}
+
+/// Whoever the lab takes for signed in must be so in the database; no session may have ended as
+/// reused but those that were stolen; and these must have.
+async fn compare(lab: &Lab) -> Result<(), LabError> {
+    let list = lab.site.run(&["session", "list", "--ended", "--json", "--limit", "4000000000"]).await?;
+    let rows: Vec<Row> = serde_json::from_str(&list).map_err(|error| LabError::Command {
+        what: "sekisho session list".to_owned(),
+        said: error.to_string(),
+    })?;
+    let mut known = lab.ledger.sessions();
+    for Row { id, state } in rows {
+        let standing = known.remove(&id);
+        let right = match standing {
+            Some(Standing::Live) => state == "live",
+            Some(Standing::Caught(_)) => state == "reuse_detected",
+            Some(Standing::Stolen(_) | Standing::Over) => true,
+            // Unknown are those whose sign-in was not heard of.
+            Some(Standing::Leaving) | None => state != "reuse_detected",
+        };
+        if !right {
+            lab.ledger.wrong(
+                Some(id),
+                format_args!("to the lab session {id} is {standing:?}, to the database {state}"),
+            );
+        }
+    }
+    for (id, standing) in known {
+        lab.ledger
+            .wrong(Some(id), format_args!("to the lab session {id} is {standing:?}, the database has none"));
+    }
+    Ok(())
+}
