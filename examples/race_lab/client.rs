@@ -61,10 +61,10 @@ impl Client {
         );
         self.keep(&arrived);
         self.judge(session, &arrived, &plan.ask.path);
-        if let Some(after) = plan.crash.filter(|_| is_renewal(&event)) {
-            if self.lab.pause(after).await {
-                self.crash();
-            }
+        if let Some(after) = plan.crash.filter(|_| is_renewal(&event))
+            && self.lab.pause(after).await
+        {
+            self.crash();
         }
         arrived.answer.body().await;
         Some(status)

@@ -42,10 +42,12 @@ impl Jar {
         self.claims().map(|claims| claims.sid)
     }
 
-    /// Whether using the access token now would settle its generation.
+    /// Whether using the access token now would settle its generation: it is older than the grace,
+    /// and still good.
     pub(crate) fn is_lasting(&self, grace: Duration) -> bool {
-        let issued = self.claims().map_or(0, |claims| claims.iat);
-        SystemClock.now().unix_timestamp() - issued >= grace.as_secs().cast_signed()
+        let Some(claims) = self.claims() else { return false };
+        let now = SystemClock.now().unix_timestamp();
+        now - claims.iat >= grace.as_secs().cast_signed() && now < claims.exp
     }
 
     /// The value of the request header.

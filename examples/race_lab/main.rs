@@ -111,7 +111,7 @@ async fn run(options: &Options, seed: u64) -> Result<Vec<Outcome>, LabError> {
     }
     let labs: Vec<_> = runs.iter().map(|run| Arc::clone(&run.lab)).collect();
     let mut under_way: JoinSet<_> =
-        runs.into_iter().enumerate().map(|(nth, run)| async move { (nth, run.to_the_end().await) }).collect();
+        runs.into_iter().enumerate().map(|(nth, run)| async move { (nth, run.finish().await) }).collect();
     let mut ended = Vec::new();
     tokio::select! {
         () = show_progress(options.length, seed, &labs) => {}

@@ -57,7 +57,7 @@ impl Run {
     }
 
     /// Runs until it is told to stop, and then sees to it that what the lab believes is so.
-    pub(crate) async fn to_the_end(self) -> Result<Outcome, LabError> {
+    pub(crate) async fn finish(self) -> Result<Outcome, LabError> {
         let Self { lab, title, postgres } = self;
         let actors = start_actors(&lab);
         let server = postgres.as_ref().and_then(Postgres::own);

@@ -12,7 +12,7 @@ pub(crate) fn table(outcomes: &[Outcome], options: &Options, seed: u64, took: Du
     let minutes = humantime::format_duration(Duration::from_secs(took.as_secs()));
     let head = std::iter::once(format!("{minutes}, seed {seed}"));
     let mut lines = vec![head.chain(outcomes.iter().map(|outcome| outcome.title.clone())).collect()];
-    for (name, figure) in ROWS {
+    for Row(name, figure) in ROWS {
         let figures = outcomes.iter().map(|outcome| figure(&outcome.tally, options));
         lines.push(std::iter::once((*name).to_owned()).chain(figures).collect::<Vec<_>>());
     }
@@ -31,30 +31,33 @@ pub(crate) fn progress(lab: &Lab) -> String {
     )
 }
 
-type Figure = fn(&Tally, &Options) -> String;
+/// A row's name, and its figure for one database.
+struct Row(&'static str, fn(&Tally, &Options) -> String);
 
-const ROWS: &[(&str, Figure)] = &[
-    ("browsers, and victims of thieves", |_, options| format!("{}, {}", options.browsers, options.victims)),
-    ("sessions", |tally, _| number(tally.sessions)),
-    ("answers", |tally, _| number(tally.answers)),
-    ("connections cut by browsers, by kills", |tally, _| pair(tally.cut, tally.broken)),
-    ("renewals: rotated, replayed, caught up", |tally, _| {
+const ROWS: &[Row] = &[
+    Row("browsers, and victims of thieves", |_, options| {
+        format!("{}, {}", options.browsers, options.victims)
+    }),
+    Row("sessions", |tally, _| number(tally.sessions)),
+    Row("answers", |tally, _| number(tally.answers)),
+    Row("connections cut by browsers, by kills", |tally, _| pair(tally.cut, tally.broken)),
+    Row("renewals: rotated, replayed, caught up", |tally, _| {
         format!("{}, {}", pair(tally.rotated, tally.replayed), number(tally.caught_up))
     }),
-    ("browsers crashed", |tally, _| number(tally.browser_crashes)),
-    ("gateways killed, stores restarted", |tally, _| pair(tally.kills, tally.store_restarts)),
-    ("sign-outs, password changes", |tally, _| pair(tally.sign_outs, tally.password_changes)),
-    ("503, cookies kept", |tally, _| number(tally.unavailable)),
-    ("answers too late to count", |tally, _| number(tally.late)),
-    ("**signed out falsely**", |tally, _| format!("**{}**", tally.false_sign_outs)),
-    ("signed out after an answer too late", |tally, _| number(tally.strained_sign_outs)),
-    ("**thefts: caught, missed, still open**", |tally, _| {
+    Row("browsers crashed", |tally, _| number(tally.browser_crashes)),
+    Row("gateways killed, stores restarted", |tally, _| pair(tally.kills, tally.store_restarts)),
+    Row("sign-outs, password changes", |tally, _| pair(tally.sign_outs, tally.password_changes)),
+    Row("503, cookies kept", |tally, _| number(tally.unavailable)),
+    Row("answers too late to count", |tally, _| number(tally.late)),
+    Row("**signed out falsely**", |tally, _| format!("**{}**", tally.false_sign_outs)),
+    Row("signed out after an answer too late", |tally, _| number(tally.strained_sign_outs)),
+    Row("**thefts: caught, missed, still open**", |tally, _| {
         format!("**{}, {}, {}**", tally.catches.len(), tally.missed, tally.open_thefts)
     }),
-    ("caught after (median, longest)", |tally, options| catches(&tally.catches, options)),
-    ("accepted a second after the catch", |tally, _| number(tally.accepted_after)),
-    ("renewing requests, p50, p99", |tally, _| percentiles(&tally.renewing)),
-    ("other requests, p50, p99", |tally, _| percentiles(&tally.checking)),
+    Row("caught after (median, longest)", |tally, options| catches(&tally.catches, options)),
+    Row("accepted a second after the catch", |tally, _| number(tally.accepted_after)),
+    Row("renewing requests, p50, p99", |tally, _| percentiles(&tally.renewing)),
+    Row("other requests, p50, p99", |tally, _| percentiles(&tally.checking)),
 ];
 
 fn renewals(tally: &Tally) -> u64 {
