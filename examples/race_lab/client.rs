@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
-use crate::cookies::{Cookies, clears};
+use crate::cookies::{Claims, Cookies, Jar, clears};
 use crate::lab::Lab;
 use crate::wire::{Answer, Ask, Cut, NoAnswer};
 
@@ -34,38 +34,25 @@ pub(crate) struct Arrived {
     pub(crate) answer: Answer,
     took: Duration,
     life: u32,
+    /// The session whose cookies were sent.
+    session: Option<Uuid>,
 }
 
 impl Client {
-    /// Asks in the name of the session. Returns the status, if an answer came.
+    /// Asks for a page. Returns the status, if an answer came.
     pub(crate) async fn ask(&self, plan: Plan) -> Option<u16> {
         sleep(plan.after).await;
-        let (_, jar) = self.cookies.now();
-        let claims = jar.claims()?;
-        let session = claims.sid;
         let arrived = self.exchange(&plan).await?;
-        let (status, event) = (arrived.answer.status, arrived.answer.event().to_owned());
-        self.lab.ledger.note(
-            session,
-            format_args!(
-                "{}: {} at gateway {}, {:?} with generation {}, token {} of {}: {status} {event} after {:?}",
-                self.name,
-                plan.ask.path,
-                plan.replica,
-                plan.cut,
-                claims.generation,
-                claims.jti,
-                claims.iat,
-                arrived.took,
-            ),
-        );
         self.keep(&arrived);
-        self.judge(session, &arrived, &plan.ask.path);
-        if let Some(after) = plan.crash.filter(|_| is_renewal(&event))
+        if let Some(session) = arrived.session {
+            self.judge(session, &arrived, &plan.ask.path);
+        }
+        if let Some(after) = plan.crash.filter(|_| is_renewal(arrived.answer.event()))
             && self.lab.pause(after).await
         {
             self.crash();
         }
+        let status = arrived.answer.status;
         arrived.answer.body().await;
         Some(status)
     }
@@ -73,37 +60,23 @@ impl Client {
     /// Sends the request, to the next gateway if one can't be reached, and waits for the answer's
     /// head. What takes longer than answers may take counts as lost on its way.
     pub(crate) async fn exchange(&self, plan: &Plan) -> Option<Arrived> {
-        let (lab, ledger) = (&self.lab, &self.lab.ledger);
+        let lab = &self.lab;
         for attempt in 0..TRIES {
+            let replica = (plan.replica + attempt) % lab.site.replicas();
             let (life, jar) = self.cookies.now();
-            let (to, cookies) = (lab.site.public(plan.replica + attempt), jar.header());
+            let cookies = jar.header();
             let sent = Instant::now();
-            let answer = timeout(lab.way, plan.ask.send(to, &cookies, &self.name, plan.cut)).await;
+            let sending = plan.ask.send(lab.site.public(replica), &cookies, &self.name, plan.cut);
+            let answer = timeout(lab.way, sending).await;
             let took = sent.elapsed();
-            match answer {
-                Ok(Ok(answer)) if took < lab.way => {
-                    ledger.count(|tally| tally.answers += 1);
-                    return Some(Arrived { answer, took, life });
-                }
-                Ok(Err(NoAnswer::Unreachable)) => {
-                    ledger.count(|tally| tally.unreachable += 1);
-                    sleep(PAUSE).await;
-                    continue;
-                }
-                Ok(Err(NoAnswer::Broken)) => ledger.count(|tally| tally.broken += 1),
-                Ok(Err(NoAnswer::Cut)) => ledger.count(|tally| tally.cut += 1),
-                Ok(Ok(_)) | Err(_) => {
-                    jar.session().into_iter().for_each(|session| ledger.late(session));
-                }
+            let answer = answer.ok().filter(|_| took < lab.way);
+            if let Some(Err(NoAnswer::Unreachable)) = answer {
+                sleep(PAUSE).await;
+                continue;
             }
-            if let Some(claims) = jar.claims() {
-                let (name, path) = (&self.name, &plan.ask.path);
-                let (generation, token, cut) = (claims.generation, claims.jti, plan.cut);
-                ledger.note(claims.sid, format_args!(
-                    "{name}: {path} at {to}, {cut:?} with generation {generation}, token {token}: no answer after {took:?}"
-                ));
-            }
-            return None;
+            self.note(&jar, replica, plan, answer.as_ref(), took);
+            let session = jar.session();
+            return answer?.ok().map(|answer| Arrived { answer, took, life, session });
         }
         None
     }
@@ -124,6 +97,40 @@ impl Client {
                     format_args!("{name}: crashed, back with generation {generation}, token {token}"),
                 );
             }
+        }
+    }
+
+    /// Counts what came of a request, and writes it down for its session.
+    fn note(
+        &self,
+        jar: &Jar,
+        replica: usize,
+        plan: &Plan,
+        answer: Option<&Result<Answer, NoAnswer>>,
+        took: Duration,
+    ) {
+        let ledger = &self.lab.ledger;
+        ledger.count(|tally| match answer {
+            Some(Ok(_)) => tally.answers += 1,
+            Some(Err(NoAnswer::Cut)) => tally.cut += 1,
+            Some(Err(_)) => tally.broken += 1,
+            None => tally.late += 1,
+        });
+        let Some(Claims { sid, generation, jti, .. }) = jar.claims() else { return };
+        let came = match answer {
+            Some(Ok(answer)) => format!("{} {}", answer.status, answer.event()),
+            Some(Err(no_answer)) => format!("{no_answer:?}"),
+            None => "too late".to_owned(),
+        };
+        let (name, path) = (&self.name, &plan.ask.path);
+        ledger.note(
+            sid,
+            format_args!(
+                "{name}: {path} at gateway {replica} with generation {generation}, token {jti}: {came} after {took:.0?}"
+            ),
+        );
+        if answer.is_none() {
+            ledger.late(sid);
         }
     }
 

@@ -10,6 +10,8 @@ use std::process::Output;
 pub(crate) enum LabError {
     #[error("{what} failed: {said}")]
     Command { what: String, said: String },
+    #[error("interrupted before it had begun")]
+    Interrupted,
     #[error("can't {what}: {source}")]
     Io { what: String, source: io::Error },
     #[error("there is no program {}: build it with `cargo build --bin sekisho`, with --release if the lab was, or name it by --sekisho", .0.display())]

@@ -30,7 +30,6 @@ pub(crate) struct Tally {
     pub(crate) answers: u64,
     pub(crate) cut: u64,
     pub(crate) broken: u64,
-    pub(crate) unreachable: u64,
     pub(crate) late: u64,
     pub(crate) unavailable: u64,
     pub(crate) rotated: u64,
@@ -61,6 +60,8 @@ pub(crate) struct Tally {
 pub(crate) struct Finding {
     pub(crate) session: Option<Uuid>,
     pub(crate) what: String,
+    /// Whether it is certain: a sign-out soon after an answer that was too late is not.
+    pub(crate) certain: bool,
     /// What was seen of the session before, and of the machines.
     pub(crate) before: Vec<String>,
 }
@@ -149,9 +150,7 @@ impl Ledger {
 
     /// A request of this session took longer than the rules allow for, or nobody knows how long.
     pub(crate) fn late(&self, session: Uuid) {
-        let mut state = self.lock();
-        state.tally.late += 1;
-        if let Some(known) = state.sessions.get_mut(&session) {
+        if let Some(known) = self.lock().sessions.get_mut(&session) {
             known.strained_until = Some(Instant::now() + STRAINED);
         }
     }
@@ -170,12 +169,22 @@ impl Ledger {
             Standing::Live if known.strained_until.is_some_and(|until| now < until) => {
                 known.standing = Standing::Over;
                 state.tally.strained_sign_outs += 1;
+                drop(state);
+                self.find(
+                    Some(session),
+                    false,
+                    format_args!("{who} was told {event}, soon after an answer that was too late"),
+                );
             }
             Standing::Live | Standing::Stolen(_) => {
                 known.standing = Standing::Over;
                 state.tally.false_sign_outs += 1;
                 drop(state);
-                self.find(Some(session), format_args!("{who} was told {event} while its session lives"));
+                self.find(
+                    Some(session),
+                    true,
+                    format_args!("{who} was told {event} while its session lives"),
+                );
             }
         }
     }
@@ -188,7 +197,7 @@ impl Ledger {
             known.standing = Standing::Over;
         }
         drop(state);
-        self.find(Some(session), format_args!("a thief ({style}) was not caught"));
+        self.find(Some(session), true, format_args!("a thief ({style}) was not caught"));
     }
 
     /// A copy of the cookies was good although the session had ended more than a second before.
@@ -196,6 +205,7 @@ impl Ledger {
         self.count(|tally| tally.accepted_after += 1);
         self.find(
             Some(session),
+            true,
             format_args!("gateway {replica} accepted it more than a second after its end"),
         );
     }
@@ -203,10 +213,10 @@ impl Ledger {
     /// Anything else that must not happen.
     pub(crate) fn wrong(&self, session: Option<Uuid>, what: impl Display) {
         self.count(|tally| tally.other_findings += 1);
-        self.find(session, what);
+        self.find(session, true, what);
     }
 
-    fn find(&self, session: Option<Uuid>, what: impl Display) {
+    fn find(&self, session: Option<Uuid>, certain: bool, what: impl Display) {
         let what = self.line(what);
         let mut state = self.lock();
         let known = session.and_then(|session| state.sessions.get(&session));
@@ -214,7 +224,7 @@ impl Ledger {
         let mut before: Vec<_> = history.into_iter().chain(state.troubles.iter().cloned()).collect();
         // All begin with the time, in a field of fixed width.
         before.sort();
-        state.findings.push(Finding { session, what, before });
+        state.findings.push(Finding { session, what, certain, before });
     }
 
     fn line(&self, what: impl Display) -> String {

@@ -15,7 +15,7 @@ pub(crate) struct Options {
     /// For how long
     #[arg(long = "for", value_name = "TIME", default_value = "1m", value_parser = humantime::parse_duration)]
     pub(crate) length: Duration,
-    /// On which database
+    /// On which databases; both means at the same time
     #[arg(long, value_enum, default_value_t = Databases::Both)]
     pub(crate) database: Databases,
     /// A PostgreSQL server to use, which is then never restarted [default: one of the lab's own]
@@ -53,14 +53,11 @@ pub(crate) struct Options {
     pub(crate) sekisho: Option<PathBuf>,
 }
 
-/// On which databases.
+/// On which databases it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Databases {
-    /// On both, at the same time
     Both,
-    /// In a file
     Sqlite,
-    /// On a server
     Postgres,
 }
 
@@ -89,11 +86,12 @@ impl Options {
 
 const EXAMPLES: &str = "\
 Examples:
-  cargo build --release --bin sekisho && cargo run --release --example race_lab -- --for 10m
-  cargo run --example race_lab -- --for 30s --database sqlite --seed 7
-  cargo run --example race_lab -- --postgres postgres://postgres@127.0.0.1:5432/postgres --replicas 4
+  cargo build --release --bin sekisho --example race_lab
+  target/release/examples/race_lab --for 10m
+  target/debug/examples/race_lab --for 30s --database sqlite --seed 7
+  target/debug/examples/race_lab --postgres postgres://postgres@127.0.0.1:5432/postgres
 
-It starts the PostgreSQL server that it restarts by itself, with initdb and pg_ctl from the PATH or from
+The PostgreSQL server that it restarts is its own, made by initdb and pg_ctl from the PATH or
 /usr/lib/postgresql; as root it runs them as the user postgres, or nobody.
 
 Exit codes: 0 nobody was signed out and no thief missed, 1 otherwise, 2 wrong usage.";

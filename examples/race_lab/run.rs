@@ -56,26 +56,39 @@ impl Run {
         Ok(Self { lab, title, postgres: Some(postgres) })
     }
 
-    /// Runs until it is told to stop, and then sees to it that what the lab believes is so.
+    /// Runs until it is told to stop, and leaves nothing behind.
     pub(crate) async fn finish(self) -> Result<Outcome, LabError> {
         let Self { lab, title, postgres } = self;
-        let actors = start_actors(&lab);
-        let server = postgres.as_ref().and_then(Postgres::own);
-        let (killed, restarted) =
-            tokio::join!(trouble::kill_gateways(&lab), trouble::restart_store(&lab, server));
-        killed.and(restarted)?;
-        actors.join_all().await;
-        compare(&lab).await?;
-
-        let findings = lab.ledger.findings();
-        let of_them = |line: &str| {
-            findings.iter().filter_map(|finding| finding.session).any(|id| line.contains(&id.to_string()))
-        };
-        let outcome =
-            Outcome { title, tally: lab.ledger.tally(), log: lab.site.log_lines(of_them), findings };
-        stop(lab, postgres).await?;
-        Ok(outcome)
+        let seen = go_on(&lab, postgres.as_ref()).await;
+        let outcome = seen.map(|()| Outcome::of(&lab, title));
+        // The gateways go before their database does.
+        for replica in 0..lab.site.replicas() {
+            lab.site.kill(replica).await?;
+        }
+        if let Some(postgres) = postgres {
+            postgres.drop_database().await?;
+        }
+        outcome
     }
+}
+
+impl Outcome {
+    fn of(lab: &Lab, title: String) -> Self {
+        let findings = lab.ledger.findings();
+        let sessions: Vec<_> =
+            findings.iter().filter_map(|finding| Some(finding.session?.to_string())).collect();
+        let log = lab.site.log_lines(|line| sessions.iter().any(|session| line.contains(session)));
+        Self { title, tally: lab.ledger.tally(), findings, log }
+    }
+}
+
+async fn go_on(lab: &Arc<Lab>, postgres: Option<&Postgres>) -> Result<(), LabError> {
+    let actors = start_actors(lab);
+    let server = postgres.and_then(Postgres::own);
+    let (killed, restarted) = tokio::join!(trouble::kill_gateways(lab), trouble::restart_store(lab, server));
+    killed.and(restarted)?;
+    actors.join_all().await;
+    compare(lab).await
 }
 
 fn start_actors(lab: &Arc<Lab>) -> JoinSet<()> {
@@ -87,17 +100,6 @@ fn start_actors(lab: &Arc<Lab>) -> JoinSet<()> {
         actors.spawn(thief::be_robbed(Browser::new(lab, format!("victim-{nth}"))));
     }
     actors
-}
-
-/// The gateways go before their database does.
-async fn stop(lab: Arc<Lab>, postgres: Option<Postgres>) -> Result<(), LabError> {
-    for replica in 0..lab.site.replicas() {
-        lab.site.kill(replica).await?;
-    }
-    match &postgres {
-        Some(postgres) => postgres.drop_database().await,
-        None => Ok(()),
-    }
 }
 
 /// A row of `sekisho session list`.

@@ -62,9 +62,9 @@ impl Site {
         self.replicas.len()
     }
 
-    /// Where the gateway of this number is; they are counted around.
+    /// Where browsers reach the gateway of this number.
     pub(crate) fn public(&self, replica: usize) -> SocketAddr {
-        self.replicas[replica % self.replicas.len()].public
+        self.replicas[replica].public
     }
 
     /// Whether the gateway says that it is ready.

@@ -33,7 +33,7 @@ pub(crate) async fn be_robbed(mut victim: Browser) {
     let lab = Arc::clone(&victim.client.lab);
     victim.register().await;
     while lab.goes_on() {
-        let honest = lab.disk_every + victim.random.up_to(lab.options.access_ttl);
+        let honest = lab.disk_every + victim.random.up_to(lab.options.access_ttl / 2);
         victim.browse_until(Some(Instant::now() + honest)).await;
         victim.settle().await;
         let Some(mut theft) = Theft::begin(&mut victim) else { continue };
@@ -79,7 +79,7 @@ impl Theft {
         loop {
             if let Some(Standing::Caught(at)) = lab.ledger.standing(self.session) {
                 victim.settle().await;
-                while self.visits.join_next().await.is_some() {}
+                self.visits.shutdown().await;
                 return self.confirm(victim, at).await;
             }
             if self.since.elapsed() > patience {
@@ -94,7 +94,7 @@ impl Theft {
             self.plan_visits(victim, burst);
             tokio::select! {
                 () = sleep_until(burst) => victim.burst(),
-                () = self.caught(&lab) => {}
+                () = self.is_over(&lab) => {}
             }
         }
     }
@@ -128,10 +128,10 @@ impl Theft {
         });
     }
 
-    async fn caught(&self, lab: &Lab) {
-        while matches!(lab.ledger.standing(self.session), Some(Standing::Stolen(_))) {
-            sleep(Duration::from_millis(50)).await;
-        }
+    /// Returns when the thief is caught, or the run ends.
+    async fn is_over(&self, lab: &Lab) {
+        let stolen = || matches!(lab.ledger.standing(self.session), Some(Standing::Stolen(_)));
+        while stolen() && lab.pause(Duration::from_millis(50)).await {}
     }
 
     /// A second after the catch, no gateway that is ready may accept either copy.
