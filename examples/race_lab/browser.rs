@@ -21,17 +21,17 @@ use crate::wire::{Ask, Cut};
 pub(crate) struct Browser {
     pub(crate) client: Arc<Client>,
     pub(crate) random: Random,
-    email: String,
+    pub(crate) email: String,
     /// The password; and if the answer to its change was lost, the one that it may be instead.
     passwords: Vec<String>,
     requests: JoinSet<()>,
 }
 
 impl Browser {
-    /// A browser of a user who has no account yet.
+    /// A browser of a user with [`FIRST_PASSWORD`].
     pub(crate) fn new(lab: &Arc<Lab>, name: String) -> Self {
-        let mut random = Random::of_actor(lab.seed, &name);
-        let (email, passwords) = (format!("{name}@lab.example"), vec![new_password(&mut random)]);
+        let random = Random::of_actor(lab.seed, &name);
+        let (email, passwords) = (format!("{name}@lab.example"), vec![FIRST_PASSWORD.to_owned()]);
         let cookies = Cookies::new(lab.disk_every);
         let client = Arc::new(Client { lab: Arc::clone(lab), cookies, name });
         Self { client, random, email, passwords, requests: JoinSet::new() }
@@ -39,7 +39,6 @@ impl Browser {
 
     /// Browses until the run ends, then asks a last time whether it is signed in.
     pub(crate) async fn browse(mut self) {
-        self.register().await;
         self.browse_until(None).await;
         self.ask_at_last().await;
     }
@@ -89,19 +88,6 @@ impl Browser {
             10..=14 => self.random.between(grace / 2, grace + grace / 4),
             15..=18 => claims.map_or(grace, |claims| until_expiry(claims, ttl, self.random.one_in(2))),
             _ => self.random.between(ttl, ttl * 2),
-        }
-    }
-
-    /// Makes the account, and signs in.
-    pub(crate) async fn register(&mut self) {
-        let body = json!({ "email": self.email, "password": self.passwords[0] });
-        while self.lab().goes_on() {
-            let plan = self.plain(Ask::post("/auth/register", &body));
-            // 409: the answer to an earlier one was lost.
-            if let Some(201 | 409) = self.client.exchange(&plan).await.map(|arrived| arrived.answer.status) {
-                break;
-            }
-            sleep(RETRY).await;
         }
     }
 
@@ -158,11 +144,14 @@ impl Browser {
             _ => Ask { method: "POST", ..Ask::get("/auth/refresh") },
         };
         let crash = self.random.one_in(25).then(|| self.random.up_to(self.lab().options.grace));
-        Plan { after, cut, crash, ..self.plain(ask) }
+        Plan { after, cut, crash, within: self.lab().way, ..self.plain(ask) }
     }
 
+    /// Nothing goes wrong with it by intention, and it may take long: it comes alone, so that there is
+    /// nothing that it could be too late for.
     fn plain(&mut self, ask: Ask) -> Plan {
-        Plan { after: Duration::ZERO, replica: self.random.below(16), ask, cut: Cut::Nowhere, crash: None }
+        let replica = self.random.below(16);
+        Plan { after: Duration::ZERO, replica, ask, cut: Cut::Nowhere, within: ALONE, crash: None }
     }
 
     /// Where the connection breaks, once in so many times.
@@ -200,7 +189,7 @@ impl Browser {
     async fn change_password(&mut self) {
         let new = new_password(&mut self.random);
         let body = json!({ "current_password": self.passwords[0], "new_password": new });
-        let plan = self.plain(Ask::post("/auth/password", &body));
+        let plan = Plan { within: self.lab().way, ..self.plain(Ask::post("/auth/password", &body)) };
         match self.client.ask(plan).await {
             Some(200) => {
                 self.passwords = vec![new];
@@ -240,7 +229,13 @@ fn new_password(random: &mut Random) -> String {
     format!("{:016x}-{:016x}", random.next(), random.next())
 }
 
+/// Every user's password until it is changed.
+pub(crate) const FIRST_PASSWORD: &str = "mountain-lantern-over-hakone";
+
 const RETRY: Duration = Duration::from_millis(50);
+
+/// How long a sign-in may take.
+const ALONE: Duration = Duration::from_secs(10);
 
 /// How long the gateways have to come back, after the last trouble.
 const AT_LAST: Duration = Duration::from_secs(30);

@@ -25,6 +25,8 @@ pub(crate) struct Plan {
     pub(crate) replica: usize,
     pub(crate) ask: Ask,
     pub(crate) cut: Cut,
+    /// An answer's head that takes longer counts as lost.
+    pub(crate) within: Duration,
     /// If this renews the session, the browser crashes so long after the answer.
     pub(crate) crash: Option<Duration>,
 }
@@ -58,7 +60,7 @@ impl Client {
     }
 
     /// Sends the request, to the next gateway if one can't be reached, and waits for the answer's
-    /// head. What takes longer than answers may take counts as lost on its way.
+    /// head.
     pub(crate) async fn exchange(&self, plan: &Plan) -> Option<Arrived> {
         let lab = &self.lab;
         for attempt in 0..TRIES {
@@ -67,9 +69,9 @@ impl Client {
             let cookies = jar.header();
             let sent = Instant::now();
             let sending = plan.ask.send(lab.site.public(replica), &cookies, &self.name, plan.cut);
-            let answer = timeout(lab.way, sending).await;
+            let answer = timeout(plan.within, sending).await;
             let took = sent.elapsed();
-            let answer = answer.ok().filter(|_| took < lab.way);
+            let answer = answer.ok().filter(|_| took < plan.within);
             if let Some(Err(NoAnswer::Unreachable)) = answer {
                 sleep(PAUSE).await;
                 continue;

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use serde::Deserialize;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::browser::Browser;
+use crate::browser::{Browser, FIRST_PASSWORD};
 use crate::error::LabError;
 use crate::lab::Lab;
 use crate::ledger::{Finding, Standing, Tally};
@@ -25,10 +26,12 @@ pub(crate) struct Outcome {
     pub(crate) log: Vec<String>,
 }
 
-/// A run that is set up.
+/// A run that is set up: all gateways serve, and every browser is signed in.
 pub(crate) struct Run {
     pub(crate) lab: Arc<Lab>,
     title: String,
+    browsers: Vec<Browser>,
+    victims: Vec<Browser>,
     postgres: Option<Postgres>,
 }
 
@@ -40,7 +43,7 @@ impl Run {
     ) -> Result<Self, LabError> {
         let site = Site::start(options, upstream::start().await?, None, 1).await?;
         let lab = Arc::new(Lab::new(site, options.clone(), seed, stop));
-        Ok(Self { lab, title: "SQLite, 1 gateway".to_owned(), postgres: None })
+        Self::sign_all_in(lab, "SQLite, 1 gateway".to_owned(), None).await
     }
 
     pub(crate) async fn on_postgres(
@@ -53,13 +56,26 @@ impl Run {
         let site = Site::start(options, upstream, Some(&url), options.replicas).await?;
         let lab = Arc::new(Lab::new(site, options.clone(), seed, stop));
         let title = format!("PostgreSQL, {} gateways", options.replicas);
-        Ok(Self { lab, title, postgres: Some(postgres) })
+        Self::sign_all_in(lab, title, Some(postgres)).await
+    }
+
+    async fn sign_all_in(lab: Arc<Lab>, title: String, postgres: Option<Postgres>) -> Result<Self, LabError> {
+        let names = |kind, count| (0..count).map(move |nth| format!("{kind}-{nth}"));
+        let browsers = names("browser", lab.options.browsers).map(|name| Browser::new(&lab, name));
+        let victims = names("victim", lab.options.victims).map(|name| Browser::new(&lab, name));
+        let (mut browsers, mut victims): (Vec<_>, Vec<_>) = (browsers.collect(), victims.collect());
+        let emails = browsers.iter().chain(&victims).map(|browser| browser.email.as_str());
+        lab.site.import_users(emails, FIRST_PASSWORD).await?;
+        join_all(browsers.iter_mut().chain(&mut victims).map(Browser::sign_in)).await;
+        Ok(Self { lab, title, browsers, victims, postgres })
     }
 
     /// Runs until it is told to stop, and leaves nothing behind.
     pub(crate) async fn finish(self) -> Result<Outcome, LabError> {
-        let Self { lab, title, postgres } = self;
-        let seen = go_on(&lab, postgres.as_ref()).await;
+        let Self { lab, title, browsers, victims, postgres } = self;
+        let mut actors: JoinSet<_> = browsers.into_iter().map(Browser::browse).collect();
+        victims.into_iter().for_each(|victim| drop(actors.spawn(thief::be_robbed(victim))));
+        let seen = see_to_the_end(&lab, actors, postgres.as_ref()).await;
         let outcome = seen.map(|()| Outcome::of(&lab, title));
         // The gateways go before their database does.
         for replica in 0..lab.site.replicas() {
@@ -82,24 +98,16 @@ impl Outcome {
     }
 }
 
-async fn go_on(lab: &Arc<Lab>, postgres: Option<&Postgres>) -> Result<(), LabError> {
-    let actors = start_actors(lab);
+async fn see_to_the_end(lab: &Lab, actors: JoinSet<()>, postgres: Option<&Postgres>) -> Result<(), LabError> {
     let server = postgres.and_then(Postgres::own);
     let (killed, restarted) = tokio::join!(trouble::kill_gateways(lab), trouble::restart_store(lab, server));
     killed.and(restarted)?;
     actors.join_all().await;
+    if lab.ledger.tally().rotated == 0 {
+        lab.ledger
+            .wrong(None, "nothing was renewed, so nothing is shown: too slow a machine, or too short a run");
+    }
     compare(lab).await
-}
-
-fn start_actors(lab: &Arc<Lab>) -> JoinSet<()> {
-    let mut actors = JoinSet::new();
-    for nth in 0..lab.options.browsers {
-        actors.spawn(Browser::new(lab, format!("browser-{nth}")).browse());
-    }
-    for nth in 0..lab.options.victims {
-        actors.spawn(thief::be_robbed(Browser::new(lab, format!("victim-{nth}"))));
-    }
-    actors
 }
 
 /// A row of `sekisho session list`.

@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
+use serde_json::json;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
@@ -56,6 +57,23 @@ impl Site {
             site.bring_up(replica).await?;
         }
         Ok(site)
+    }
+
+    /// Makes these users, with this password.
+    pub(crate) async fn import_users<'a>(
+        &self,
+        emails: impl Iterator<Item = &'a str>,
+        password: &str,
+    ) -> Result<(), LabError> {
+        let hash = bcrypt::hash(password, 4).map_err(|error| {
+            let (what, said) = ("hashing a password".to_owned(), error.to_string());
+            LabError::Command { what, said }
+        })?;
+        let line = |email| format!("{}\n", json!({ "email": email, "hashed_password": hash }));
+        let file = self.dir.path().join("users.jsonl");
+        std::fs::write(&file, emails.map(line).collect::<String>())
+            .map_err(LabError::io("write users.jsonl"))?;
+        self.run(&["user", "import", "users.jsonl"]).await.map(drop)
     }
 
     pub(crate) fn replicas(&self) -> usize {
@@ -184,7 +202,6 @@ leeway = "0s"
 grace = "{grace}"
 [login]
 bcrypt_cost = 4
-registration = "open"
 [[routes]]
 path = "/app"
 upstreams = ["http://{upstream}"]

@@ -31,7 +31,6 @@ enum Style {
 /// Is robbed time and again until the run ends. Between thefts it is an honest browser.
 pub(crate) async fn be_robbed(mut victim: Browser) {
     let lab = Arc::clone(&victim.client.lab);
-    victim.register().await;
     while lab.goes_on() {
         let honest = lab.disk_every + victim.random.up_to(lab.options.access_ttl / 2);
         victim.browse_until(Some(Instant::now() + honest)).await;
