@@ -179,7 +179,8 @@ impl Replica {
 /// sit on its port.
 pub(crate) fn free_port() -> Result<u16, LabError> {
     static TRIED: AtomicU16 = AtomicU16::new(0);
-    let start = std::process::id() % u32::from(PORTS);
+    // Neighbours in number, as two labs at once are, begin far from each other.
+    let start = (std::process::id().wrapping_mul(2_654_435_769) >> 8) % u32::from(PORTS);
     for _ in 0..PORTS {
         let tried = u32::from(TRIED.fetch_add(1, Ordering::Relaxed));
         let port = FIRST_PORT + ((start + tried) % u32::from(PORTS)) as u16;
