@@ -76,10 +76,15 @@ impl Theft {
         let lab = Arc::clone(&victim.client.lab);
         let patience = lab.options.access_ttl * LIFETIMES;
         loop {
-            if let Some(Standing::Caught(at)) = lab.ledger.standing(self.session) {
-                victim.settle().await;
-                self.visits.shutdown().await;
-                return self.confirm(victim, at).await;
+            match lab.ledger.standing(self.session) {
+                Some(Standing::Stolen(_)) => {}
+                Some(Standing::Caught(at)) => {
+                    victim.settle().await;
+                    self.visits.shutdown().await;
+                    return self.confirm(victim, at).await;
+                }
+                // It ended in a way that it should not have, which was counted.
+                _ => return,
             }
             if self.since.elapsed() > patience {
                 return lab.ledger.missed(self.session, self.style);
