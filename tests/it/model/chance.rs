@@ -1,7 +1,8 @@
 //! Scripts made at random: wild ones for the invariants, whole days for the comparison.
 
 use super::rules::Rules;
-use super::script::{Action, Fault, Purpose, Random, Request, Script, Settings};
+use super::script::{Action, Defect, Fault, Purpose, Random, Request, Script, Settings};
+use super::tally::Seen;
 use super::world::DISK;
 
 const SECOND: i64 = 1_000;
@@ -23,21 +24,39 @@ pub(super) fn honest(seed: u64) -> Script {
     wild(seed, random, settings, &limits, false)
 }
 
-/// The same with a thief.
+/// The same with thieves: one who comes when it likes, and one who keeps near the browser's requests.
 pub(super) fn robbed(seed: u64) -> Script {
     let random = &mut Random(seed);
     let (settings, limits) = any_settings(random);
-    wild(seed, random, settings, &limits, true)
+    let mut script = wild(seed, random, settings, &limits, true);
+    let theft = script.actions.iter().find_map(|(time, action)| match action {
+        Action::Steal { browser } => Some((*time, *browser)),
+        _ => None,
+    });
+    if let Some((stolen, browser)) = theft {
+        let thief = Thief::ALL[random.between(1, 3) as usize];
+        let visits = visits(random, thief, browser, stolen, &script.actions);
+        script.actions.extend(visits);
+        script.actions.sort_by_key(|(time, _)| *time);
+    }
+    script
+}
+
+/// Thieves, and a mistake in the store or in a replica.
+pub(super) fn defective(seed: u64, defect: Defect) -> Script {
+    let mut script = robbed(seed);
+    script.settings.defect = Some(defect);
+    script
 }
 
 /// The defaults, and nobody steals; but clocks are a quarter of the grace apart, and answers take up
-/// to five seconds.
+/// to fifteen seconds.
 pub(super) fn strained(seed: u64) -> Script {
     let random = &mut Random(seed);
     let (mut settings, _) = any_settings(random);
     (settings.access_ttl, settings.grace, settings.jitter) = (15 * MINUTE, MINUTE, 50);
     settings.clocks = vec![settings.grace / 4, 0];
-    let limits = Limits { way: 5 * SECOND, crashes: true };
+    let limits = Limits { way: 15 * SECOND, crashes: true };
     wild(seed, random, settings, &limits, false)
 }
 
@@ -55,6 +74,9 @@ fn wild(seed: u64, random: &mut Random, settings: Settings, limits: &Limits, thi
         if limits.crashes && random.one_in(15) {
             time += settings.access_ttl;
             brink(random, &settings, limits, browsers, time, &mut actions);
+        } else if random.one_in(25) {
+            time += settings.access_ttl;
+            rush(random, &settings, limits, browsers, time, &mut actions);
         } else {
             actions.push((time, any_action(random, &settings, limits, browsers, thief, time)));
         }
@@ -77,13 +99,17 @@ fn any_settings(random: &mut Random) -> (Settings, Limits) {
             (grace * random.between(4, 40) / 2, grace, random.up_to(250))
         }
     };
-    // Half a minute to the disk, a quarter of the grace until the answer leaves, and its way must
-    // fit into the grace beside the clocks.
+    // Half a minute to the disk, a sixth of the grace until the answer leaves, and its way must fit
+    // into the grace beside the clocks.
     let crashes = grace >= MINUTE;
     let way = random.up_to((grace / 8).min(5 * SECOND));
-    let apart = if crashes { grace / 4 * 3 - DISK - way } else { grace / 4 };
-    let apart = random.up_to(apart.min(grace / 4));
-    let clocks = (0..random.between(1, 4)).map(|_| random.up_to(apart)).collect();
+    let apart = if crashes { grace - grace / 6 - DISK - way } else { grace / 4 };
+    let apart = apart.min(grace / 4);
+    let apart = if random.one_in(3) { apart } else { random.up_to(apart) };
+    let mut clocks: Vec<i64> = (0..random.between(1, 4)).map(|_| random.up_to(apart)).collect();
+    if let [first, .., last] = &mut clocks[..] {
+        (*first, *last) = (0, apart);
+    }
     let idle_ttl = access_ttl * random.between(1, 20);
     let settings = Settings {
         rules: Rules::Ours,
@@ -93,7 +119,10 @@ fn any_settings(random: &mut Random) -> (Settings, Limits) {
         grace,
         idle_ttl,
         absolute_ttl: idle_ttl * random.between(1, 20),
+        max_per_user: if random.one_in(4) { random.between(1, 3) as u32 } else { 50 },
+        refuse_on_store_loss: random.one_in(4),
         clocks,
+        defect: None,
     };
     (settings, Limits { way, crashes })
 }
@@ -155,6 +184,7 @@ fn any_action(
         4 => Action::CrashStore { lost: random.skewed(settings.grace * 4) },
         5 => Action::CrashStore { lost: random.up_to(SECOND) },
         6 => Action::StoreDown { until: time + random.skewed(settings.grace * 2) },
+        21 => Action::EndExpired { replica: random.up_to(7) as usize },
         7 | 8 => Action::Ask { browser, purpose: Purpose::SignIn, request },
         9 if random.one_in(3) => Action::Ask { browser, purpose: Purpose::SignOut, request },
         10 if random.one_in(6) => Action::Ask { browser, purpose: Purpose::SignOutAll, request },
@@ -162,7 +192,8 @@ fn any_action(
         12 | 13 if thief => Action::Steal { browser },
         14..=20 if thief => {
             let requests = any_requests(random, settings, limits);
-            Action::Thief { brief: random.one_in(3), requests }
+            let thief = if random.one_in(3) { Thief::Brief } else { Thief::NowAndThen };
+            Action::Thief { thief, requests }
         }
         _ => Action::Burst { browser, requests: any_requests(random, settings, limits) },
     }
@@ -194,7 +225,7 @@ fn brink(
             ..Request::default()
         }
     };
-    let upstream = grace / 4 - random.up_to(SECOND);
+    let upstream = grace / 6 - random.up_to(SECOND);
     let renewal = Request { after: 0, upstream, ..request(random) };
     let crash = Action::CrashAfterRotation { browser, after: DISK - random.up_to(SECOND) };
     let requests = vec![renewal];
@@ -204,6 +235,32 @@ fn brink(
     for after in [0, 0, 0, 1, 1, 2, 5, 20] {
         let requests = (0..3).map(|_| request(random)).collect();
         actions.push((lasting + after * SECOND + random.up_to(SECOND), Action::Burst { browser, requests }));
+    }
+}
+
+/// All that may happen to a session within a second, while its renewal is due.
+fn rush(
+    random: &mut Random,
+    settings: &Settings,
+    limits: &Limits,
+    browsers: usize,
+    time: i64,
+    actions: &mut Vec<(i64, Action)>,
+) {
+    for browser in 0..browsers {
+        let requests = any_requests(random, settings, limits);
+        actions.push((time + random.skewed(SECOND), Action::Burst { browser, requests }));
+        for _ in 0..random.between(1, 3) {
+            let purpose = match random.up_to(9) {
+                0 => Purpose::SignOut,
+                1 => Purpose::SignOutAll,
+                2..=5 => Purpose::SignIn,
+                _ => Purpose::ChangePassword,
+            };
+            let mut request = any_request(random, settings, limits);
+            request.upstream = random.up_to(SECOND);
+            actions.push((time + random.up_to(SECOND), Action::Ask { browser, purpose, request }));
+        }
     }
 }
 
@@ -222,6 +279,15 @@ pub(super) enum Thief {
 
 impl Thief {
     pub(super) const ALL: [Self; 4] = [Self::NowAndThen, Self::TravellingAlong, Self::Ahead, Self::Brief];
+
+    pub(super) fn seen(self) -> Seen {
+        match self {
+            Self::NowAndThen => Seen::ThiefNowAndThen,
+            Self::TravellingAlong => Seen::ThiefTravellingAlong,
+            Self::Ahead => Seen::ThiefAhead,
+            Self::Brief => Seen::ThiefBrief,
+        }
+    }
 }
 
 /// Twelve hours of one user under the default settings: bursts from several tabs, a fifth of the
@@ -236,6 +302,9 @@ pub(super) fn day(seed: u64, rules: Rules, thief: Option<Thief>) -> Script {
         grace: MINUTE,
         idle_ttl: 14 * 24 * HOUR,
         absolute_ttl: 90 * 24 * HOUR,
+        max_per_user: 50,
+        refuse_on_store_loss: false,
+        defect: None,
         clocks: vec![random.up_to(2 * SECOND), random.up_to(2 * SECOND)],
     };
     let sign_in = Request { up: 20, store: 5, upstream: 250, down: 20, ..Request::default() };
@@ -255,7 +324,7 @@ pub(super) fn day(seed: u64, rules: Rules, thief: Option<Thief>) -> Script {
         };
     }
     if let (Some(thief), Some(stolen)) = (thief, stolen) {
-        actions.extend(visits(random, thief, stolen, &actions));
+        actions.extend(visits(random, thief, 0, stolen, &actions));
         actions.push((stolen, Action::Steal { browser: 0 }));
         actions.sort_by_key(|(time, _)| *time);
     }
@@ -275,11 +344,17 @@ fn usual_request(random: &mut Random, lost_one_in: i64) -> Request {
     }
 }
 
-fn visits(random: &mut Random, thief: Thief, stolen: i64, actions: &[(i64, Action)]) -> Vec<(i64, Action)> {
+fn visits(
+    random: &mut Random,
+    thief: Thief,
+    victim: usize,
+    stolen: i64,
+    actions: &[(i64, Action)],
+) -> Vec<(i64, Action)> {
     let mut visits = Vec::new();
     let mut visit = |random: &mut Random, time: i64| {
         let requests = vec![Request { lost: false, ..usual_request(random, 5) }];
-        visits.push((time, Action::Thief { brief: thief == Thief::Brief, requests }));
+        visits.push((time, Action::Thief { thief, requests }));
     };
     if thief == Thief::NowAndThen {
         let mut time = stolen + random.up_to(40 * MINUTE);
@@ -289,9 +364,10 @@ fn visits(random: &mut Random, thief: Thief, stolen: i64, actions: &[(i64, Actio
         }
         return visits;
     }
-    let bursts = actions
-        .iter()
-        .filter(|(time, action)| *time > stolen + 10 * SECOND && matches!(action, Action::Burst { .. }));
+    let bursts = actions.iter().filter(|(time, action)| {
+        let its_own = matches!(action, Action::Burst { browser, .. } if *browser == victim);
+        its_own && *time > stolen + 10 * SECOND
+    });
     for &(time, _) in bursts {
         let shift = match thief {
             Thief::Ahead => -random.between(2 * SECOND, 8 * SECOND),
