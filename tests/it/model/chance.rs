@@ -42,6 +42,47 @@ pub(super) fn robbed(seed: u64) -> Script {
     script
 }
 
+/// Thieves, but one request after the other, each answered before the next is sent, and not many;
+/// nothing fails but what forgets.
+pub(super) fn in_turn(seed: u64) -> Script {
+    let mut script = robbed(seed);
+    let random = &mut Random(!seed);
+    script.settings.jitter = 0;
+    let actions = std::mem::take(&mut script.actions);
+    script.actions =
+        actions.into_iter().flat_map(|(time, action)| one_by_one(random, time, action)).collect();
+    script.actions.sort_by_key(|(time, _)| *time);
+    script.actions.truncate(60);
+    let mut last = -1;
+    for (time, _) in &mut script.actions {
+        last = (last + 1).max(*time);
+        *time = last;
+    }
+    script
+}
+
+fn one_by_one(random: &mut Random, time: i64, action: Action) -> Vec<(i64, Action)> {
+    let alone =
+        |request: Request| Request { replica: request.replica, lost: request.lost, ..Request::default() };
+    match action {
+        Action::Burst { browser, requests } => requests
+            .into_iter()
+            .take(2)
+            .map(|request| (time + request.after, Action::Burst { browser, requests: vec![alone(request)] }))
+            .collect(),
+        Action::Thief { thief, requests } => requests
+            .into_iter()
+            .take(2)
+            .map(|request| (time + request.after, Action::Thief { thief, requests: vec![alone(request)] }))
+            .collect(),
+        Action::Ask { browser, purpose, request } => {
+            vec![(time + random.up_to(SECOND), Action::Ask { browser, purpose, request: alone(request) })]
+        }
+        Action::StoreDown { .. } => Vec::new(),
+        other => vec![(time, other)],
+    }
+}
+
 /// Thieves, and a mistake in the store or in a replica.
 pub(super) fn defective(seed: u64, defect: Defect) -> Script {
     let mut script = robbed(seed);

@@ -30,6 +30,7 @@ mod chance;
 mod compared;
 mod explore;
 mod regressions;
+mod replayed;
 mod rules;
 mod script;
 mod store;
@@ -38,18 +39,22 @@ mod twin;
 mod world;
 
 /// Runs so many scripts; the first that fails is shrunk and told.
-fn run(make: fn(u64) -> Script, cases: u32, check: fn(&Script, &Outcome) -> Result<(), String>) -> Outcome {
+fn run(make: fn(u64) -> Script, cases: u32, check: impl Fn(&Script) -> Result<Outcome, String>) -> Outcome {
     let kept = FileFailurePersistence::Direct("tests/it/model/regressions.txt");
     let all = RefCell::new(Outcome::default());
     let result = search(make, cases, kept, |script| {
-        let outcome = World::run(script);
-        all.borrow_mut().add(&outcome);
-        check(script, &outcome)
+        all.borrow_mut().add(&check(script)?);
+        Ok(())
     });
     if let Err((reason, script)) = result {
         panic!("{reason}\nseed {:#x}, shrunk to {script:#?}", script.seed);
     }
     all.into_inner()
+}
+
+fn in_the_model(script: &Script) -> Result<Outcome, String> {
+    let outcome = World::run(script);
+    outcome.broken.clone().map_or(Ok(outcome), Err)
 }
 
 /// Tries what failed before, then so many scripts. Returns the first that fails, shrunk.
@@ -73,10 +78,6 @@ fn search(
     }
 }
 
-fn nothing_breaks(_: &Script, outcome: &Outcome) -> Result<(), String> {
-    outcome.broken.clone().map_or(Ok(()), Err)
-}
-
 impl Outcome {
     fn add(&mut self, other: &Self) {
         self.steps += other.steps;
@@ -86,7 +87,7 @@ impl Outcome {
 
 #[test]
 fn an_honest_browser_is_never_signed_out() {
-    let all = run(chance::honest, 2_000, nothing_breaks);
+    let all = run(chance::honest, 2_000, in_the_model);
     assert!(all.steps > 1_000_000, "{all:?}");
     all.tally.assert_at_least(&[
         (Seen::AnswerLost, 5_000),
@@ -126,7 +127,7 @@ fn an_honest_browser_is_never_signed_out() {
 
 #[test]
 fn what_a_thief_does_harms_no_other_session() {
-    let all = run(chance::robbed, 1_000, nothing_breaks);
+    let all = run(chance::robbed, 1_000, in_the_model);
     assert!(all.steps > 400_000, "{all:?}");
     all.tally.assert_at_least(&[
         (Seen::ThiefNowAndThen, 1_000),
@@ -154,7 +155,7 @@ fn a_failure_is_kept() {
     let tried = Cell::new(0);
     let check = |script: &Script| {
         tried.set(tried.get() + 1);
-        nothing_breaks(script, &World::run(script))
+        in_the_model(script).map(drop)
     };
     let careless = |seed| chance::defective(seed, Defect::SignInOutrunsPassword);
     let (reason, shrunk) = search(careless, 10_000, kept(), check).unwrap_err();

@@ -235,9 +235,9 @@ impl Shrinking {
             if place >= requests.len() {
                 place -= requests.len();
             } else if self.calming {
-                let Request { after, replica, .. } = requests[place];
-                requests[place] =
-                    Request { after, replica, up: 1, store: 1, upstream: 1, down: 1, ..Request::default() };
+                let Request { after, replica, up, store, upstream, down, .. } = requests[place];
+                let [up, store, upstream, down] = [up, store, upstream, down].map(|delay| delay.min(1));
+                requests[place] = Request { after, replica, up, store, upstream, down, ..Request::default() };
                 return true;
             } else {
                 requests.remove(place);

@@ -53,7 +53,7 @@ pub(super) struct Access {
 }
 
 impl Access {
-    fn reference(self) -> AccessRef {
+    pub(super) fn reference(self) -> AccessRef {
         AccessRef { id: TokenId(Uuid::from_u128(self.id)), issued_at: at(self.issued * 1_000) }
     }
 }

@@ -97,13 +97,16 @@ impl World<'_> {
     }
 
     fn update(&self, number: usize) -> Step {
-        let Flight { cookies, began, .. } = self.flights[number];
+        let Flight { leader, cookies, began, .. } = self.flights[number];
         Step {
             place: cookies.session,
             from: cookies.generation,
             now: began,
             last_rotated_by: began - self.settings.grace(),
-            asked_by: Some(cookies.access.reference()),
+            asked_by: self
+                .presented(leader)
+                .and_then(|presented| presented.beside)
+                .map(|beside| beside.token),
             idle_expires_at: began + ms(self.settings.access_ttl + self.settings.idle_ttl),
             client: Client::default(),
         }

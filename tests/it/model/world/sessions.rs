@@ -63,7 +63,7 @@ impl World<'_> {
             self.spread(place);
         }
         // It does not know by which reason each has ended, and asks at once.
-        if let (Some(replica), false) = (self.heard_by(ask), ended.is_empty()) {
+        if let Some(replica) = self.heard_by(ask) {
             self.hear_all(replica);
         }
     }
