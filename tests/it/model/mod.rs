@@ -6,9 +6,13 @@
 //! forgets its last rotations; clocks are apart; sign-ins, sign-outs and changes of password race
 //! with all that.
 //!
-//! - [`script`] is a run written down beforehand, and how it shrinks; [`chance`] makes one from a seed
-//! - [`world`] plays it, [`store`] keeps its rows ([`twin`] holds that store to `MemoryStore`)
-//! - [`explore`] goes through every order of events in a small world
+//! - [`script`] is a run written down beforehand, and how it shrinks; [`chance`] and
+//!   [`thief`] make one from a seed
+//! - [`world`] plays it, [`store`] keeps its rows
+//! - [`twin`] holds that store to the product's three, [`replayed`] the whole world to the real layer,
+//!   tokens and store
+//! - [`explore`] goes through every order of events in a small world, [`orders`] through those of the
+//!   product's own shared renewals
 //! - [`rules`] are ours and those of others; [`compared`] prints the table of both
 //!
 //! A run that fails is told with its seed, from which [`chance`] makes it again, and shrunk. Its seed
@@ -29,24 +33,28 @@ use self::world::{Outcome, World};
 mod chance;
 mod compared;
 mod explore;
+mod orders;
 mod regressions;
 mod replayed;
 mod rules;
 mod script;
 mod store;
 mod tally;
+mod thief;
 mod twin;
 mod world;
 
 /// Runs so many scripts; the first that fails is shrunk and told.
 fn run(make: fn(u64) -> Script, cases: u32, check: impl Fn(&Script) -> Result<Outcome, String>) -> Outcome {
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(cases);
     let kept = FileFailurePersistence::Direct("tests/it/model/regressions.txt");
     let all = RefCell::new(Outcome::default());
     let result = search(make, cases, kept, |script| {
         all.borrow_mut().add(&check(script)?);
         Ok(())
     });
-    if let Err((reason, script)) = result {
+    if let Err(failure) = result {
+        let (reason, script) = *failure;
         panic!("{reason}\nseed {:#x}, shrunk to {script:#?}", script.seed);
     }
     all.into_inner()
@@ -63,9 +71,9 @@ fn search(
     cases: u32,
     kept: FileFailurePersistence,
     check: impl Fn(&Script) -> Result<(), String>,
-) -> Result<(), (String, Script)> {
+) -> Result<(), Box<(String, Script)>> {
     let mut runner = TestRunner::new(Config {
-        cases: std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(cases),
+        cases,
         max_shrink_iters: 20_000,
         failure_persistence: Some(Box::new(kept)),
         source_file: Some(file!()),
@@ -73,7 +81,7 @@ fn search(
     });
     match runner.run(&Scripts(make), |script| check(&script).map_err(TestCaseError::fail)) {
         Ok(()) => Ok(()),
-        Err(TestError::Fail(reason, script)) => Err((reason.to_string(), script)),
+        Err(TestError::Fail(reason, script)) => Err(Box::new((reason.to_string(), script))),
         Err(TestError::Abort(reason)) => panic!("{reason}"),
     }
 }
@@ -158,7 +166,7 @@ fn a_failure_is_kept() {
         in_the_model(script).map(drop)
     };
     let careless = |seed| chance::defective(seed, Defect::SignInOutrunsPassword);
-    let (reason, shrunk) = search(careless, 10_000, kept(), check).unwrap_err();
+    let (reason, shrunk) = *search(careless, 10_000, kept(), check).unwrap_err();
     assert!(reason.contains(Defect::SignInOutrunsPassword.breaks()), "{reason}");
     // Two sign-ins and what changes the password meanwhile.
     assert!(shrunk.actions.len() <= 6, "{shrunk:#?}");
@@ -187,7 +195,7 @@ fn the_model_notices_what_the_product_must_not_do() {
 fn the_model_notices_rules_that_sign_browsers_out() {
     for rules in [Rules::Once, Rules::FromRotation(std::time::Duration::from_secs(30))] {
         let signed_out = (0..20).filter(|&seed| {
-            let script = chance::day(seed, rules, None);
+            let script = thief::day(seed, rules, None);
             World::run(&script).broken.is_some()
         });
         assert!(signed_out.count() > 10, "{rules:?}");

@@ -4,8 +4,8 @@ use proptest::prelude::Rng;
 use proptest::strategy::{NewTree, Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 
-use super::chance::Thief;
 use super::rules::Rules;
+use super::thief::Thief;
 
 /// SplitMix64: small, and the same everywhere.
 #[derive(Clone, Debug)]

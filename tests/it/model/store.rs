@@ -282,16 +282,16 @@ impl Store {
         Some(self.end_all_of(t, user_id(user), keep, ending))
     }
 
-    /// Ends what had expired by then. A crash may undo it, entries and all. Returns how many.
-    pub(super) fn end_expired(&mut self, t: i64, by: OffsetDateTime) -> usize {
-        let mut ended = 0;
+    /// Ends what had expired by then. A crash may undo it, entries and all. Returns which.
+    pub(super) fn end_expired(&mut self, t: i64, by: OffsetDateTime) -> Vec<usize> {
+        let mut ended = Vec::new();
         for place in 0..self.rows.len() {
             let before = self.rows[place].session.clone();
             let Some((event, at)) = before.over(by).filter(|_| before.end.is_none()) else { continue };
             let reason = EndReason::from_word(event.as_str()).expect("an end");
             self.end(t, place, &Ending::new(at, reason, Client::default()));
             self.unflushed.push(Unflushed { at: t, place, before, entry: Some(self.audit.len() - 1) });
-            ended += 1;
+            ended.push(place);
         }
         ended
     }

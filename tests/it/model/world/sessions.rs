@@ -209,13 +209,9 @@ impl World<'_> {
         }
         let now = at(self.now + self.replicas[replica].clock);
         self.write_down(replica, What::ExpiredEnded);
-        let living: Vec<bool> = self.store.rows.iter().map(|row| row.ended.is_none()).collect();
-        self.store.end_expired(self.now, now - self.settings.grace());
-        for place in 0..living.len() {
-            if living[place] && self.store.rows[place].ended.is_some() {
-                self.see(Seen::EndedByExpiry);
-                self.spread(place);
-            }
+        for place in self.store.end_expired(self.now, now - self.settings.grace()) {
+            self.see(Seen::EndedByExpiry);
+            self.spread(place);
         }
     }
 
