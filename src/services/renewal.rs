@@ -153,7 +153,11 @@ impl Inner {
         let step = self.act(decision, Some(row), presented, client, now).await;
         match step.inspect_err(log_store_error) {
             Ok(Step::Done(resolved)) => Ok(Some(resolved)),
-            Ok(Step::LostRace) => Ok(None),
+            Ok(Step::LostRace) => {
+                // Somebody else has ended the session: what is remembered is no longer true.
+                self.flights.forget(key(presented), number);
+                Ok(None)
+            }
             Err(_) => Err(RefreshError::Unavailable),
         }
     }

@@ -437,6 +437,16 @@ async fn rule_2_a_second_jar_among_those_that_share_is_caught() {
 }
 
 #[tokio::test]
+async fn rule_2_a_second_jar_is_told_how_another_replica_has_ended_the_session() {
+    let scene = Scene::new();
+    let (owner, thief) = two_jars(&scene).await;
+    scene.renew(&owner).await.expect("a rotation, which is remembered");
+    let elsewhere = scene.replica();
+    elsewhere.tokens.end(owner.session, EndReason::LoggedOut, &Client::default()).await.expect("an answer");
+    assert_eq!(refused(&scene, &thief).await, over(SessionEvent::LoggedOut));
+}
+
+#[tokio::test]
 async fn one_that_is_due_is_not_held_back_by_one_that_was_not() {
     let scene = Scene::new();
     let jar = scene.browser().await;

@@ -1,12 +1,13 @@
-//! Scripts made at random: wild ones for the invariants, whole days for the comparison.
+//! Scripts made at random, wild ones, for the invariants.
 
 use super::rules::Rules;
-use super::script::{Action, Fault, Purpose, Random, Request, Script, Settings};
+use super::script::{Action, Defect, Fault, Purpose, Random, Request, Script, Settings};
+use super::thief::{Thief, visits};
 use super::world::DISK;
 
-const SECOND: i64 = 1_000;
-const MINUTE: i64 = 60 * SECOND;
-const HOUR: i64 = 60 * MINUTE;
+pub(super) const SECOND: i64 = 1_000;
+pub(super) const MINUTE: i64 = 60 * SECOND;
+pub(super) const HOUR: i64 = 60 * MINUTE;
 
 /// What may go wrong, and how slow things are at most.
 struct Limits {
@@ -23,21 +24,80 @@ pub(super) fn honest(seed: u64) -> Script {
     wild(seed, random, settings, &limits, false)
 }
 
-/// The same with a thief.
+/// The same with thieves: one who comes when it likes, and one who keeps near the browser's requests.
 pub(super) fn robbed(seed: u64) -> Script {
     let random = &mut Random(seed);
     let (settings, limits) = any_settings(random);
-    wild(seed, random, settings, &limits, true)
+    let mut script = wild(seed, random, settings, &limits, true);
+    let theft = script.actions.iter().find_map(|(time, action)| match action {
+        Action::Steal { browser } => Some((*time, *browser)),
+        _ => None,
+    });
+    if let Some((stolen, browser)) = theft {
+        let thief = Thief::ALL[random.between(1, 3) as usize];
+        let visits = visits(random, thief, browser, stolen, &script.actions);
+        script.actions.extend(visits);
+        script.actions.sort_by_key(|(time, _)| *time);
+    }
+    script
+}
+
+/// Thieves, but one request after the other, each answered before the next is sent, and not many;
+/// nothing fails but what forgets.
+pub(super) fn in_turn(seed: u64) -> Script {
+    let mut script = robbed(seed);
+    let random = &mut Random(!seed);
+    script.settings.jitter = 0;
+    let actions = std::mem::take(&mut script.actions);
+    script.actions =
+        actions.into_iter().flat_map(|(time, action)| one_by_one(random, time, action)).collect();
+    script.actions.sort_by_key(|(time, _)| *time);
+    script.actions.truncate(60);
+    let mut last = -1;
+    for (time, _) in &mut script.actions {
+        last = (last + 1).max(*time);
+        *time = last;
+    }
+    script
+}
+
+fn one_by_one(random: &mut Random, time: i64, action: Action) -> Vec<(i64, Action)> {
+    let alone =
+        |request: Request| Request { replica: request.replica, lost: request.lost, ..Request::default() };
+    match action {
+        Action::Burst { browser, requests } => requests
+            .into_iter()
+            .take(2)
+            .map(|request| (time + request.after, Action::Burst { browser, requests: vec![alone(request)] }))
+            .collect(),
+        Action::Thief { thief, requests } => requests
+            .into_iter()
+            .take(2)
+            .map(|request| (time + request.after, Action::Thief { thief, requests: vec![alone(request)] }))
+            .collect(),
+        Action::Ask { browser, purpose, request } => {
+            vec![(time + random.up_to(SECOND), Action::Ask { browser, purpose, request: alone(request) })]
+        }
+        Action::StoreDown { .. } => Vec::new(),
+        other => vec![(time, other)],
+    }
+}
+
+/// Thieves, and a mistake in the store or in a replica.
+pub(super) fn defective(seed: u64, defect: Defect) -> Script {
+    let mut script = robbed(seed);
+    script.settings.defect = Some(defect);
+    script
 }
 
 /// The defaults, and nobody steals; but clocks are a quarter of the grace apart, and answers take up
-/// to five seconds.
+/// to fifteen seconds.
 pub(super) fn strained(seed: u64) -> Script {
     let random = &mut Random(seed);
     let (mut settings, _) = any_settings(random);
     (settings.access_ttl, settings.grace, settings.jitter) = (15 * MINUTE, MINUTE, 50);
     settings.clocks = vec![settings.grace / 4, 0];
-    let limits = Limits { way: 5 * SECOND, crashes: true };
+    let limits = Limits { way: 15 * SECOND, crashes: true };
     wild(seed, random, settings, &limits, false)
 }
 
@@ -55,6 +115,9 @@ fn wild(seed: u64, random: &mut Random, settings: Settings, limits: &Limits, thi
         if limits.crashes && random.one_in(15) {
             time += settings.access_ttl;
             brink(random, &settings, limits, browsers, time, &mut actions);
+        } else if random.one_in(25) {
+            time += settings.access_ttl;
+            rush(random, &settings, limits, browsers, time, &mut actions);
         } else {
             actions.push((time, any_action(random, &settings, limits, browsers, thief, time)));
         }
@@ -77,13 +140,17 @@ fn any_settings(random: &mut Random) -> (Settings, Limits) {
             (grace * random.between(4, 40) / 2, grace, random.up_to(250))
         }
     };
-    // Half a minute to the disk, a quarter of the grace until the answer leaves, and its way must
-    // fit into the grace beside the clocks.
+    // Half a minute to the disk, a sixth of the grace until the answer leaves, and its way must fit
+    // into the grace beside the clocks.
     let crashes = grace >= MINUTE;
     let way = random.up_to((grace / 8).min(5 * SECOND));
-    let apart = if crashes { grace / 4 * 3 - DISK - way } else { grace / 4 };
-    let apart = random.up_to(apart.min(grace / 4));
-    let clocks = (0..random.between(1, 4)).map(|_| random.up_to(apart)).collect();
+    let apart = if crashes { grace - grace / 6 - DISK - way } else { grace / 4 };
+    let apart = apart.min(grace / 4);
+    let apart = if random.one_in(3) { apart } else { random.up_to(apart) };
+    let mut clocks: Vec<i64> = (0..random.between(1, 4)).map(|_| random.up_to(apart)).collect();
+    if let [first, .., last] = &mut clocks[..] {
+        (*first, *last) = (0, apart);
+    }
     let idle_ttl = access_ttl * random.between(1, 20);
     let settings = Settings {
         rules: Rules::Ours,
@@ -93,7 +160,10 @@ fn any_settings(random: &mut Random) -> (Settings, Limits) {
         grace,
         idle_ttl,
         absolute_ttl: idle_ttl * random.between(1, 20),
+        max_per_user: if random.one_in(4) { random.between(1, 3) as u32 } else { 50 },
+        refuse_on_store_loss: random.one_in(4),
         clocks,
+        defect: None,
     };
     (settings, Limits { way, crashes })
 }
@@ -155,6 +225,7 @@ fn any_action(
         4 => Action::CrashStore { lost: random.skewed(settings.grace * 4) },
         5 => Action::CrashStore { lost: random.up_to(SECOND) },
         6 => Action::StoreDown { until: time + random.skewed(settings.grace * 2) },
+        21 => Action::EndExpired { replica: random.up_to(7) as usize },
         7 | 8 => Action::Ask { browser, purpose: Purpose::SignIn, request },
         9 if random.one_in(3) => Action::Ask { browser, purpose: Purpose::SignOut, request },
         10 if random.one_in(6) => Action::Ask { browser, purpose: Purpose::SignOutAll, request },
@@ -162,7 +233,8 @@ fn any_action(
         12 | 13 if thief => Action::Steal { browser },
         14..=20 if thief => {
             let requests = any_requests(random, settings, limits);
-            Action::Thief { brief: random.one_in(3), requests }
+            let thief = if random.one_in(3) { Thief::Brief } else { Thief::NowAndThen };
+            Action::Thief { thief, requests }
         }
         _ => Action::Burst { browser, requests: any_requests(random, settings, limits) },
     }
@@ -194,7 +266,7 @@ fn brink(
             ..Request::default()
         }
     };
-    let upstream = grace / 4 - random.up_to(SECOND);
+    let upstream = grace / 6 - random.up_to(SECOND);
     let renewal = Request { after: 0, upstream, ..request(random) };
     let crash = Action::CrashAfterRotation { browser, after: DISK - random.up_to(SECOND) };
     let requests = vec![renewal];
@@ -207,97 +279,28 @@ fn brink(
     }
 }
 
-/// How a thief uses a copied jar.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Thief {
-    /// At times of its own.
-    NowAndThen,
-    /// Whenever the browser asks.
-    TravellingAlong,
-    /// A few seconds before the browser asks.
-    Ahead,
-    /// Whenever the browser asks, but each token only for a short while.
-    Brief,
-}
-
-impl Thief {
-    pub(super) const ALL: [Self; 4] = [Self::NowAndThen, Self::TravellingAlong, Self::Ahead, Self::Brief];
-}
-
-/// Twelve hours of one user under the default settings: bursts from several tabs, a fifth of the
-/// answers lost, crashes within seconds of a rotation, and perhaps a thief.
-pub(super) fn day(seed: u64, rules: Rules, thief: Option<Thief>) -> Script {
-    let random = &mut Random(seed);
-    let settings = Settings {
-        rules,
-        access_ttl: 15 * MINUTE,
-        jitter: 50,
-        leeway: 5 * SECOND,
-        grace: MINUTE,
-        idle_ttl: 14 * 24 * HOUR,
-        absolute_ttl: 90 * 24 * HOUR,
-        clocks: vec![random.up_to(2 * SECOND), random.up_to(2 * SECOND)],
-    };
-    let sign_in = Request { up: 20, store: 5, upstream: 250, down: 20, ..Request::default() };
-    let mut actions = vec![(0, Action::Ask { browser: 0, purpose: Purpose::SignIn, request: sign_in })];
-    let stolen = thief.map(|_| random.between(10 * MINUTE, HOUR));
-    let mut time = MINUTE;
-    while time < 12 * HOUR {
-        if random.one_in(40) {
-            actions.push((time, Action::CrashAfterRotation { browser: 0, after: random.up_to(10 * SECOND) }));
+/// All that may happen to a session within a second, while its renewal is due.
+fn rush(
+    random: &mut Random,
+    settings: &Settings,
+    limits: &Limits,
+    browsers: usize,
+    time: i64,
+    actions: &mut Vec<(i64, Action)>,
+) {
+    for browser in 0..browsers {
+        let requests = any_requests(random, settings, limits);
+        actions.push((time + random.skewed(SECOND), Action::Burst { browser, requests }));
+        for _ in 0..random.between(1, 3) {
+            let purpose = match random.up_to(9) {
+                0 => Purpose::SignOut,
+                1 => Purpose::SignOutAll,
+                2..=5 => Purpose::SignIn,
+                _ => Purpose::ChangePassword,
+            };
+            let mut request = any_request(random, settings, limits);
+            request.upstream = random.up_to(SECOND);
+            actions.push((time + random.up_to(SECOND), Action::Ask { browser, purpose, request }));
         }
-        let requests = (0..random.between(1, 5)).map(|_| usual_request(random, 5)).collect();
-        actions.push((time, Action::Burst { browser: 0, requests }));
-        time += if random.one_in(40) {
-            random.between(20, 90) * MINUTE
-        } else {
-            random.between(10, 5 * 60) * SECOND
-        };
     }
-    if let (Some(thief), Some(stolen)) = (thief, stolen) {
-        actions.extend(visits(random, thief, stolen, &actions));
-        actions.push((stolen, Action::Steal { browser: 0 }));
-        actions.sort_by_key(|(time, _)| *time);
-    }
-    Script { seed, settings, browsers: 1, actions }
-}
-
-fn usual_request(random: &mut Random, lost_one_in: i64) -> Request {
-    Request {
-        after: random.skewed(2 * SECOND),
-        replica: random.up_to(1) as usize,
-        up: random.between(5, 200),
-        store: random.between(1, 10),
-        upstream: random.skewed(3 * SECOND),
-        down: random.between(5, 200),
-        lost: random.one_in(lost_one_in),
-        ..Request::default()
-    }
-}
-
-fn visits(random: &mut Random, thief: Thief, stolen: i64, actions: &[(i64, Action)]) -> Vec<(i64, Action)> {
-    let mut visits = Vec::new();
-    let mut visit = |random: &mut Random, time: i64| {
-        let requests = vec![Request { lost: false, ..usual_request(random, 5) }];
-        visits.push((time, Action::Thief { brief: thief == Thief::Brief, requests }));
-    };
-    if thief == Thief::NowAndThen {
-        let mut time = stolen + random.up_to(40 * MINUTE);
-        while time < 12 * HOUR {
-            visit(random, time);
-            time += random.between(MINUTE, 80 * MINUTE);
-        }
-        return visits;
-    }
-    let bursts = actions
-        .iter()
-        .filter(|(time, action)| *time > stolen + 10 * SECOND && matches!(action, Action::Burst { .. }));
-    for &(time, _) in bursts {
-        let shift = match thief {
-            Thief::Ahead => -random.between(2 * SECOND, 8 * SECOND),
-            _ => random.up_to(2 * SECOND),
-        };
-        visit(random, time + shift);
-    }
-    visits
 }

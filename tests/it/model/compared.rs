@@ -1,7 +1,7 @@
 //! Our rules and those of others, in figures.
 
-use super::chance::{Thief, day};
 use super::rules::Rules;
+use super::thief::{Thief, day};
 use super::world::{Outcome, World};
 
 fn runs(count: u64, rules: Rules, thief: Option<Thief>) -> Vec<Outcome> {

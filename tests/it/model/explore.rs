@@ -229,7 +229,7 @@ fn reference(token: Token) -> AccessRef {
 /// How many states there are, or one from which the browser is signed out by the next event.
 fn explore(world: World) -> Result<usize, State> {
     let long = Duration::from_secs(1_000_000);
-    let mut template = Store::default().new_session(SessionKind::Browser, at(0), long, long);
+    let mut template = Store::default().new_session(0, SessionKind::Browser, at(0), long, long);
     let mut seen = HashSet::from([State::new()]);
     let mut queue = VecDeque::from([State::new()]);
     while let Some(state) = queue.pop_front() {

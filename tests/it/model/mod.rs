@@ -6,88 +6,196 @@
 //! forgets its last rotations; clocks are apart; sign-ins, sign-outs and changes of password race
 //! with all that.
 //!
-//! - [`script`] is a run written down beforehand, and how it shrinks; [`chance`] makes one from a seed
-//! - [`world`] plays it, [`store`] keeps its rows ([`twin`] holds that store to `MemoryStore`)
-//! - [`explore`] goes through every order of events in a small world
+//! - [`script`] is a run written down beforehand, and how it shrinks; [`chance`] and
+//!   [`thief`] make one from a seed
+//! - [`world`] plays it, [`store`] keeps its rows
+//! - [`twin`] holds that store to the product's three, [`replayed`] the whole world to the real layer,
+//!   tokens and store
+//! - [`explore`] goes through every order of events in a small world, [`orders`] through those of the
+//!   product's own shared renewals
 //! - [`rules`] are ours and those of others; [`compared`] prints the table of both
 //!
-//! A run that fails is told with its seed, from which [`chance`] makes it again. What failed once stays
-//! in `regressions.txt` and is tried first. `PROPTEST_CASES=100000` searches for longer.
+//! A run that fails is told with its seed, from which [`chance`] makes it again, and shrunk. Its seed
+//! stays in `regressions.txt` and is tried first; the shrunk script belongs into [`regressions`], where
+//! no change of the generators can lose it. What the scripts hold is counted ([`tally`]), and each
+//! invariant is shown to fail where the product makes a mistake ([`script::Defect`]).
+//! `PROPTEST_CASES=100000` searches for longer.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use proptest::test_runner::{Config, FileFailurePersistence, TestCaseError, TestError, TestRunner};
 
 use self::rules::Rules;
-use self::script::{Script, Scripts};
+use self::script::{Defect, Script, Scripts};
+use self::tally::Seen;
 use self::world::{Outcome, World};
 
 mod chance;
 mod compared;
 mod explore;
+mod orders;
+mod regressions;
+mod replayed;
 mod rules;
 mod script;
 mod store;
+mod tally;
+mod thief;
 mod twin;
 mod world;
 
 /// Runs so many scripts; the first that fails is shrunk and told.
-fn run(make: fn(u64) -> Script, cases: u32, check: fn(&Script, &Outcome) -> Result<(), String>) -> Outcome {
-    let persistence = FileFailurePersistence::Direct("tests/it/model/regressions.txt");
-    let mut runner = TestRunner::new(Config {
-        cases: std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(cases),
-        max_shrink_iters: 20_000,
-        failure_persistence: Some(Box::new(persistence)),
-        source_file: Some(file!()),
-        ..Config::default()
-    });
+fn run(make: fn(u64) -> Script, cases: u32, check: impl Fn(&Script) -> Result<Outcome, String>) -> Outcome {
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(cases);
+    let kept = FileFailurePersistence::Direct("tests/it/model/regressions.txt");
     let all = RefCell::new(Outcome::default());
-    let result = runner.run(&Scripts(make), |script| {
-        let outcome = World::run(&script);
-        all.borrow_mut().add(&outcome);
-        check(&script, &outcome).map_err(TestCaseError::fail)
+    let result = search(make, cases, kept, |script| {
+        all.borrow_mut().add(&check(script)?);
+        Ok(())
     });
-    if let Err(TestError::Fail(reason, script)) = result {
+    if let Err(failure) = result {
+        let (reason, script) = *failure;
         panic!("{reason}\nseed {:#x}, shrunk to {script:#?}", script.seed);
     }
     all.into_inner()
 }
 
-fn nothing_breaks(_: &Script, outcome: &Outcome) -> Result<(), String> {
-    outcome.broken.clone().map_or(Ok(()), Err)
+fn in_the_model(script: &Script) -> Result<Outcome, String> {
+    let outcome = World::run(script);
+    outcome.broken.clone().map_or(Ok(outcome), Err)
+}
+
+/// Tries what failed before, then so many scripts. Returns the first that fails, shrunk.
+fn search(
+    make: fn(u64) -> Script,
+    cases: u32,
+    kept: FileFailurePersistence,
+    check: impl Fn(&Script) -> Result<(), String>,
+) -> Result<(), Box<(String, Script)>> {
+    let mut runner = TestRunner::new(Config {
+        cases,
+        max_shrink_iters: 20_000,
+        failure_persistence: Some(Box::new(kept)),
+        source_file: Some(file!()),
+        ..Config::default()
+    });
+    match runner.run(&Scripts(make), |script| check(&script).map_err(TestCaseError::fail)) {
+        Ok(()) => Ok(()),
+        Err(TestError::Fail(reason, script)) => Err(Box::new((reason.to_string(), script))),
+        Err(TestError::Abort(reason)) => panic!("{reason}"),
+    }
 }
 
 impl Outcome {
     fn add(&mut self, other: &Self) {
         self.steps += other.steps;
-        self.rotations += other.rotations;
-        self.replays += other.replays;
-        self.catch_ups += other.catch_ups;
-        self.reuses += other.reuses;
-        self.ends += other.ends;
+        self.tally.add(&other.tally);
     }
 }
 
 #[test]
 fn an_honest_browser_is_never_signed_out() {
-    let all = run(chance::honest, 2_000, nothing_breaks);
+    let all = run(chance::honest, 2_000, in_the_model);
     assert!(all.steps > 1_000_000, "{all:?}");
-    assert!(all.rotations > 1_000 && all.replays > 1_000 && all.catch_ups > 100 && all.ends > 100, "{all:?}");
-    assert_eq!(all.reuses, 0);
+    all.tally.assert_at_least(&[
+        (Seen::AnswerLost, 5_000),
+        (Seen::AnswerDelayed, 5_000),
+        (Seen::AnswerOvertaken, 5_000),
+        (Seen::AnswerTooLate, 2_000),
+        (Seen::BrowserCrashed, 1_000),
+        (Seen::BackWithOldCookies, 700),
+        (Seen::HungUp, 1_000),
+        (Seen::PatienceLost, 100),
+        (Seen::ReplicaCrashed, 20),
+        (Seen::StoreCrashed, 100),
+        (Seen::StoreRefused, 1_000),
+        (Seen::StoreUnheard, 500),
+        (Seen::FeedLost, 80),
+        (Seen::ClocksApart, 200),
+        (Seen::SettledLate, 1_000),
+        (Seen::Rotated, 8_000),
+        (Seen::Replayed, 20_000),
+        (Seen::CaughtUp, 40),
+        (Seen::Shared, 40_000),
+        (Seen::SignInRefused, 150),
+        (Seen::PasswordChanged, 1_000),
+        (Seen::PasswordChangeRefused, 100),
+        (Seen::EndedByReplacement, 2_000),
+        (Seen::EndedByLimit, 150),
+        (Seen::EndedByExpiry, 500),
+        (Seen::EndedBySignOut, 800),
+        (Seen::EndedByPassword, 600),
+        (Seen::EndTooLate, 300),
+        (Seen::EndedDuringRenewal, 500),
+    ]);
+    for reuse in [Seen::ReuseAtRenewal, Seen::ReuseAmongSharers, Seen::ReuseAtSettling] {
+        assert_eq!(all.tally.of(reuse), 0, "nobody stole anything");
+    }
 }
 
 #[test]
 fn what_a_thief_does_harms_no_other_session() {
-    let all = run(chance::robbed, 1_000, nothing_breaks);
+    let all = run(chance::robbed, 1_000, in_the_model);
     assert!(all.steps > 400_000, "{all:?}");
-    assert!(all.reuses > 100, "{all:?}");
+    all.tally.assert_at_least(&[
+        (Seen::ThiefNowAndThen, 1_000),
+        (Seen::ThiefTravellingAlong, 300),
+        (Seen::ThiefAhead, 300),
+        (Seen::ThiefBrief, 500),
+        (Seen::ReuseAtRenewal, 150),
+        (Seen::ReuseAmongSharers, 30),
+        (Seen::ReuseAtSettling, 20),
+        (Seen::EndTooLate, 200),
+        (Seen::EndedDuringRenewal, 300),
+        (Seen::StoreCrashed, 40),
+        (Seen::ClocksApart, 100),
+    ]);
+}
+
+/// What fails is shrunk, kept, and tried first the next time.
+#[test]
+fn a_failure_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let kept = || {
+        let path = folder.path().join("regressions.txt").to_str().unwrap().to_owned();
+        FileFailurePersistence::Direct(Box::leak(path.into_boxed_str()))
+    };
+    let tried = Cell::new(0);
+    let check = |script: &Script| {
+        tried.set(tried.get() + 1);
+        in_the_model(script).map(drop)
+    };
+    let careless = |seed| chance::defective(seed, Defect::SignInOutrunsPassword);
+    let (reason, shrunk) = *search(careless, 10_000, kept(), check).unwrap_err();
+    assert!(reason.contains(Defect::SignInOutrunsPassword.breaks()), "{reason}");
+    // Two sign-ins and what changes the password meanwhile.
+    assert!(shrunk.actions.len() <= 6, "{shrunk:#?}");
+    tried.set(0);
+    search(careless, 1, kept(), |script| {
+        tried.set(tried.get() + 1);
+        assert!(tried.get() > 1 || script.seed == shrunk.seed, "another one was tried first");
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(tried.get(), 2, "the one that was kept, and a new one");
+}
+
+/// Each of the invariants can fail.
+#[test]
+fn the_model_notices_what_the_product_must_not_do() {
+    for defect in Defect::ALL {
+        let broken = (0..300).filter_map(|seed| World::run(&chance::defective(seed, defect)).broken);
+        let told: Vec<_> = broken.collect();
+        let right = told.iter().filter(|told| told.contains(defect.breaks())).count();
+        assert!(right > 10, "{defect:?} broke {told:?}");
+    }
 }
 
 #[test]
 fn the_model_notices_rules_that_sign_browsers_out() {
     for rules in [Rules::Once, Rules::FromRotation(std::time::Duration::from_secs(30))] {
         let signed_out = (0..20).filter(|&seed| {
-            let script = chance::day(seed, rules, None);
+            let script = thief::day(seed, rules, None);
             World::run(&script).broken.is_some()
         });
         assert!(signed_out.count() > 10, "{rules:?}");

@@ -5,6 +5,7 @@ use proptest::strategy::{NewTree, Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 
 use super::rules::Rules;
+use super::thief::Thief;
 
 /// SplitMix64: small, and the same everywhere.
 #[derive(Clone, Debug)]
@@ -53,8 +54,52 @@ pub(super) struct Settings {
     pub(super) grace: i64,
     pub(super) idle_ttl: i64,
     pub(super) absolute_ttl: i64,
+    pub(super) max_per_user: u32,
+    /// Valid tokens are refused while nobody knows what has ended.
+    pub(super) refuse_on_store_loss: bool,
     /// How far each replica's clock is ahead of the true time.
     pub(super) clocks: Vec<i64>,
+    /// What the store or a replica does wrong.
+    pub(super) defect: Option<Defect>,
+}
+
+/// A mistake that the product could have made. Each breaks one invariant, which shows that the
+/// invariant is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Defect {
+    /// A crash of the store takes entries of the audit with it whose ends it keeps.
+    AuditUnflushed,
+    /// A session that has ended is ended again, with another reason.
+    EndsAgain,
+    /// Replicas never hear of what another one has ended.
+    FeedStops,
+    /// A rotation does not ask which generation the row is at.
+    RotationUnconditional,
+    /// A session is made although the password was changed since it was checked.
+    SignInOutrunsPassword,
+    /// An end by reuse is not audited.
+    SilentReuse,
+}
+
+impl Defect {
+    pub(super) const ALL: [Self; 6] = [
+        Self::AuditUnflushed,
+        Self::EndsAgain,
+        Self::FeedStops,
+        Self::RotationUnconditional,
+        Self::SignInOutrunsPassword,
+        Self::SilentReuse,
+    ];
+
+    /// Part of what is told of the invariant that it breaks.
+    pub(super) fn breaks(self) -> &'static str {
+        match self {
+            Self::AuditUnflushed | Self::EndsAgain | Self::SilentReuse => "in the audit",
+            Self::FeedStops => "was accepted after its end",
+            Self::RotationUnconditional => "was made twice",
+            Self::SignInOutrunsPassword => "lives on a password that was changed",
+        }
+    }
 }
 
 /// Where a request goes, and how long each part of its way takes, in milliseconds.
@@ -114,10 +159,12 @@ pub(super) enum Action {
     CrashStore { lost: i64 },
     /// The store answers nobody.
     StoreDown { until: i64 },
+    /// The replica ends what has expired.
+    EndExpired { replica: usize },
     /// The thief copies the browser's jar.
     Steal { browser: usize },
-    /// The thief uses its copy; `brief`: only if that settles nothing.
-    Thief { brief: bool, requests: Vec<Request> },
+    /// A thief of this kind uses its copy.
+    Thief { thief: Thief, requests: Vec<Request> },
 }
 
 /// A run.
@@ -126,6 +173,7 @@ pub(super) struct Script {
     /// What it was made from.
     pub(super) seed: u64,
     pub(super) settings: Settings,
+    /// They belong to the users in turn.
     pub(super) browsers: usize,
     /// When, and what.
     pub(super) actions: Vec<(i64, Action)>,
@@ -187,9 +235,9 @@ impl Shrinking {
             if place >= requests.len() {
                 place -= requests.len();
             } else if self.calming {
-                let Request { after, replica, .. } = requests[place];
-                requests[place] =
-                    Request { after, replica, up: 1, store: 1, upstream: 1, down: 1, ..Request::default() };
+                let Request { after, replica, up, store, upstream, down, .. } = requests[place];
+                let [up, store, upstream, down] = [up, store, upstream, down].map(|delay| delay.min(1));
+                requests[place] = Request { after, replica, up, store, upstream, down, ..Request::default() };
                 return true;
             } else {
                 requests.remove(place);

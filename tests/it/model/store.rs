@@ -1,17 +1,21 @@
-//! The store of the model: rows, what is not on disk yet, one user's password, and the audit.
+//! The store of the model: rows, what is not on disk yet, the users' passwords, and the audit.
 //!
-//! It does what [`MemoryStore`](sekisho::services::memory::MemoryStore) does (a test in
-//! [`twin`](super::twin) holds them together), and forgets its last rotations when it crashes.
+//! It does what the product's stores do (a test in [`twin`](super::twin) holds them together), and
+//! forgets its last rotations when it crashes. With a [`Defect`] it does not.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use sekisho::identity::{Client, Roles};
-use sekisho::models::session::{AccessRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId};
+use sekisho::models::audit::{AuditEntry, AuditEvent};
+use sekisho::models::session::{AccessRef, EndReason, Session, SessionId, SessionKind, TokenId};
 use sekisho::models::user::UserId;
+use sekisho::services::store::Ending;
 use time::OffsetDateTime;
 use time::macros::datetime;
 use uuid::Uuid;
+
+use super::script::Defect;
 
 /// The model's first millisecond.
 const EPOCH: OffsetDateTime = datetime!(2026-03-01 12:00 UTC);
@@ -21,8 +25,13 @@ pub(super) fn at(ms: i64) -> OffsetDateTime {
     EPOCH + time::Duration::milliseconds(ms)
 }
 
-/// The user of every session.
-pub(super) const USER: UserId = UserId(Uuid::from_u128(7));
+/// How many users there are.
+pub(super) const USERS: usize = 2;
+
+/// One of the users.
+pub(super) fn user_id(number: usize) -> UserId {
+    UserId(Uuid::from_u128(number as u128 + 1))
+}
 
 /// The session at this place among the rows.
 pub(super) fn session_id(place: usize) -> SessionId {
@@ -35,8 +44,6 @@ pub(super) struct Row {
     pub(super) session: Session,
     /// When it ended, by the true time.
     pub(super) ended: Option<i64>,
-    /// How many reasons were audited.
-    pub(super) audited: u32,
     /// Which password it was made with, or kept by.
     pub(super) password: u32,
     /// Whether a thief has had a copy of its tokens.
@@ -51,16 +58,28 @@ pub(super) struct Row {
     pub(super) made_twice: Option<u32>,
 }
 
-/// A rotation or settlement that may not be on disk.
+/// What may not be on disk yet.
 #[derive(Debug)]
 struct Unflushed {
     at: i64,
     place: usize,
     before: Session,
+    /// The entry of the audit that goes with it, if it is an end.
+    entry: Option<usize>,
+}
+
+/// A session to insert, and on which conditions.
+#[derive(Clone, Debug)]
+pub(super) struct New {
+    pub(super) session: Session,
+    /// The password that its user must have.
+    pub(super) password: Option<u32>,
+    pub(super) replaces: Option<usize>,
+    pub(super) max_per_user: u32,
 }
 
 /// A conditional update, as the product has it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Step {
     pub(super) place: usize,
     pub(super) from: u32,
@@ -68,49 +87,77 @@ pub(super) struct Step {
     pub(super) last_rotated_by: OffsetDateTime,
     pub(super) asked_by: Option<AccessRef>,
     pub(super) idle_expires_at: OffsetDateTime,
+    pub(super) client: Client,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Store {
     pub(super) rows: Vec<Row>,
-    pub(super) password: u32,
+    /// How often each user has changed it.
+    pub(super) passwords: [u32; USERS],
+    pub(super) audit: Vec<AuditEntry>,
+    defect: Option<Defect>,
     unflushed: Vec<Unflushed>,
 }
 
 impl Store {
-    /// Inserts a session if `password` is still the user's, and ends the one it replaces.
-    pub(super) fn insert(
-        &mut self,
-        t: i64,
-        session: Session,
-        password: u32,
-        replaces: Option<usize>,
-    ) -> Option<usize> {
-        if password != self.password {
+    pub(super) fn with(defect: Option<Defect>) -> Self {
+        Self { defect, ..Self::default() }
+    }
+
+    /// Inserts a session if its user still has that password, and ends those that give way to it.
+    /// Returns which.
+    pub(super) fn insert(&mut self, t: i64, new: New) -> Option<Vec<usize>> {
+        let password = self.password_of(new.session.user_id);
+        let refused = new.password.is_some_and(|password_then| password_then != password);
+        if refused && self.defect != Some(Defect::SignInOutrunsPassword) {
             return None;
         }
-        let created_at = session.created_at;
-        if let Some(replaced) = replaces {
-            self.end(t, replaced, SessionEnd { at: created_at, reason: EndReason::LoggedOut });
-        }
-        let expiry_before = session.expires_at();
+        let ended = self.make_way(t, &new);
+        let New { mut session, password: made_with, .. } = new;
+        self.audit.push(AuditEntry::login(&session));
+        session.client.request_id = None;
         self.rows.push(Row {
+            expiry_before: session.expires_at(),
             session,
-            expiry_before,
             ended: None,
-            audited: 0,
-            password,
+            password: made_with.unwrap_or(password),
             stolen: false,
             first_use: None,
             made: BTreeSet::new(),
             made_twice: None,
         });
-        Some(self.rows.len() - 1)
+        Some(ended)
+    }
+
+    /// Ends the session that the new one replaces, and the oldest beyond the user's limit.
+    fn make_way(&mut self, t: i64, new: &New) -> Vec<usize> {
+        let New { session, replaces, max_per_user, .. } = new;
+        let lives = |row: &Row| {
+            row.session.user_id == session.user_id && row.session.over(session.created_at).is_none()
+        };
+        let mut others: Vec<usize> = (0..self.rows.len())
+            .filter(|&place| Some(place) != *replaces && lives(&self.rows[place]))
+            .collect();
+        others.sort_by_key(|&place| (self.rows[place].session.created_at, session_id(place)));
+        let room = max_per_user.saturating_sub(1) as usize;
+        let displaced = others.len().saturating_sub(room);
+        let ending = |reason| Ending::new(session.created_at, reason, session.client.clone());
+        let mut ended = Vec::new();
+        ended.extend(replaces.filter(|&replaced| self.end(t, replaced, &ending(EndReason::LoggedOut))));
+        ended.extend(
+            others[..displaced]
+                .iter()
+                .copied()
+                .filter(|&oldest| self.end(t, oldest, &ending(EndReason::Displaced))),
+        );
+        ended
     }
 
     /// A new session's row, not inserted yet.
     pub(super) fn new_session(
         &self,
+        user: usize,
         kind: SessionKind,
         now: OffsetDateTime,
         idle: Duration,
@@ -118,7 +165,7 @@ impl Store {
     ) -> Session {
         Session {
             id: session_id(self.rows.len()),
-            user_id: USER,
+            user_id: user_id(user),
             kind,
             email: String::new(),
             roles: Roles::default(),
@@ -138,8 +185,10 @@ impl Store {
     }
 
     pub(super) fn rotate(&mut self, t: i64, step: &Step, wait: bool) -> Option<Session> {
-        let due =
-            |row: &Session| row.generation == step.from && (!wait || row.rotated_at <= step.last_rotated_by);
+        let careless = self.defect == Some(Defect::RotationUnconditional);
+        let due = |row: &Session| {
+            careless || row.generation == step.from && (!wait || row.rotated_at <= step.last_rotated_by)
+        };
         self.advance(t, step, due)
     }
 
@@ -153,7 +202,7 @@ impl Store {
         if session.over(step.now).is_some() || !due(session) {
             return None;
         }
-        self.unflushed.push(Unflushed { at: t, place: step.place, before: session.clone() });
+        self.unflushed.push(Unflushed { at: t, place: step.place, before: session.clone(), entry: None });
         row.expiry_before = session.expires_at();
         session.generation = step.from + 1;
         session.rotated_at = step.now;
@@ -161,6 +210,7 @@ impl Store {
         session.settled_by = None;
         session.rotations += 1;
         session.idle_expires_at = step.idle_expires_at.min(session.absolute_expires_at);
+        session.client = Client { request_id: None, ..step.client.clone() };
         if !row.made.insert(session.generation) {
             row.made_twice = Some(session.generation);
         }
@@ -174,53 +224,128 @@ impl Store {
             return false;
         }
         if session.settled_by.is_none() {
-            self.unflushed.push(Unflushed { at: t, place, before: session.clone() });
+            self.unflushed.push(Unflushed { at: t, place, before: session.clone(), entry: None });
         }
         *session.settled_by.get_or_insert(token) != token
     }
 
-    /// Whether this call ended it. An end is on disk at once.
-    pub(super) fn end(&mut self, t: i64, place: usize, end: SessionEnd) -> bool {
-        let row = &mut self.rows[place];
-        if row.session.end.is_some() {
+    /// Whether this call ended it. An end is on disk at once, and its entry in the audit with it.
+    pub(super) fn end(&mut self, t: i64, place: usize, ending: &Ending) -> bool {
+        let Row { session, ended, .. } = &mut self.rows[place];
+        if session.end.is_some() && self.defect != Some(Defect::EndsAgain) {
             return false;
         }
-        row.session.end = Some(end);
-        row.ended = Some(t);
-        row.audited += 1;
+        session.end = Some(ending.end());
+        *ended = Some(t);
+        let silent = self.defect == Some(Defect::SilentReuse) && ending.reason == EndReason::ReuseDetected;
+        if !silent {
+            let (held, holder) = (session.generation, session.client.clone());
+            self.audit.push(ending.entry(session.id, session.user_id, held, holder));
+        }
         true
     }
 
-    /// Sets the next password if `old` is still the user's, and ends all sessions but `keep`.
-    /// Returns which.
+    /// Ends all of a user's sessions but `keep`. Returns which.
+    pub(super) fn end_all_of(
+        &mut self,
+        t: i64,
+        user: UserId,
+        keep: Option<usize>,
+        ending: &Ending,
+    ) -> Vec<usize> {
+        let mut named: Vec<usize> = (0..self.rows.len())
+            .filter(|&place| Some(place) != keep && self.rows[place].session.user_id == user)
+            .collect();
+        named.retain(|&place| self.end(t, place, ending));
+        named
+    }
+
+    /// Sets the user's next password if `old` is still the present one, and ends all of the user's
+    /// sessions but `keep`. Returns which.
     pub(super) fn change_password(
         &mut self,
         t: i64,
-        old: u32,
+        user: usize,
+        old: Option<u32>,
         keep: Option<usize>,
-        at: OffsetDateTime,
+        ending: &Ending,
     ) -> Option<Vec<usize>> {
-        if old != self.password {
+        if old.is_some_and(|old| old != self.passwords[user]) {
             return None;
         }
-        self.password += 1;
-        if let Some(keep) = keep {
-            self.rows[keep].password = self.password;
+        self.passwords[user] += 1;
+        let kept = keep.map(|keep| &mut self.rows[keep]);
+        if let Some(kept) = kept.filter(|kept| kept.session.user_id == user_id(user)) {
+            kept.password = self.passwords[user];
         }
-        let end = SessionEnd { at, reason: EndReason::PasswordChanged };
-        let others = (0..self.rows.len()).filter(|&place| Some(place) != keep);
-        Some(others.collect::<Vec<_>>().into_iter().filter(|&place| self.end(t, place, end)).collect())
+        self.audit.push(ending.of_user(user_id(user)));
+        Some(self.end_all_of(t, user_id(user), keep, ending))
     }
 
-    /// Forgets the rotations and settlements of the last `lost` milliseconds. What ended stays so.
-    pub(super) fn crash(&mut self, t: i64, lost: i64) {
+    /// Ends what had expired by then. A crash may undo it, entries and all. Returns which.
+    pub(super) fn end_expired(&mut self, t: i64, by: OffsetDateTime) -> Vec<usize> {
+        let mut ended = Vec::new();
+        for place in 0..self.rows.len() {
+            let before = self.rows[place].session.clone();
+            let Some((event, at)) = before.over(by).filter(|_| before.end.is_none()) else { continue };
+            let reason = EndReason::from_word(event.as_str()).expect("an end");
+            self.end(t, place, &Ending::new(at, reason, Client::default()));
+            self.unflushed.push(Unflushed { at: t, place, before, entry: Some(self.audit.len() - 1) });
+            ended.push(place);
+        }
+        ended
+    }
+
+    /// Forgets what was not flushed in the last `lost` milliseconds. Returns how many writes. What
+    /// ended for good stays so.
+    pub(super) fn crash(&mut self, t: i64, lost: i64) -> u64 {
+        let mut forgotten = 0;
         while let Some(last) = self.unflushed.pop_if(|last| last.at > t - lost) {
             let row = &mut self.rows[last.place];
             if last.before.generation != row.session.generation {
                 row.made.remove(&row.session.generation);
             }
-            row.session = Session { end: row.session.end, ..last.before };
+            let end = match last.entry {
+                Some(entry) => {
+                    self.audit.remove(entry);
+                    row.ended = None;
+                    None
+                }
+                None => row.session.end,
+            };
+            row.session = Session { end, ..last.before };
+            forgotten += 1;
+        }
+        if self.defect == Some(Defect::AuditUnflushed) {
+            self.audit.retain(|entry| entry.at <= at(t - lost));
         }
         self.unflushed.clear();
+        forgotten
+    }
+
+    /// What is wrong with the audit: it has one entry for the beginning of each session, one for each
+    /// end with the row's own reason and time, and one for each change of a password.
+    pub(super) fn audit_is_wrong(&self) -> Option<String> {
+        let changes = self.audit.iter().filter(|entry| entry.session.is_none()).count();
+        let changed: u32 = self.passwords.iter().sum();
+        if changes != changed as usize {
+            return Some(format!("{changes} changes of passwords were audited, of {changed}"));
+        }
+        (0..self.rows.len()).find_map(|place| {
+            let trail = self.audit.iter().filter(|entry| entry.session == Some(session_id(place)));
+            let (logins, ends): (Vec<_>, Vec<_>) = trail.partition(|entry| entry.event == AuditEvent::Login);
+            let ends: Vec<_> = ends.iter().map(|entry| (entry.event, entry.at)).collect();
+            let end = self.rows[place].session.end;
+            let expected: Vec<_> = end.iter().map(|end| (AuditEvent::Ended(end.reason), end.at)).collect();
+            (logins.len() != 1 || ends != expected).then(|| {
+                let begun = logins.len();
+                format!("session {place} began {begun} times and ended by {ends:?} in the audit, by {end:?} in its row")
+            })
+        })
+    }
+
+    fn password_of(&self, user: UserId) -> u32 {
+        let number = (0..USERS).find(|&number| user_id(number) == user).expect("one of the users");
+        self.passwords[number]
     }
 }

@@ -1,0 +1,68 @@
+//! Scripts that once broke an invariant, as they were shrunk.
+
+use super::rules::Rules;
+use super::script::{Action, Purpose, Request, Script, Settings};
+use super::world::World;
+
+/// A sign-in has taken a session's place, its answer is lost, and before every replica has heard of the
+/// end a renewal of the old session waits three seconds for the store.
+#[test]
+fn a_session_is_replaced_shortly_before_a_slow_renewal() {
+    let settings = Settings {
+        rules: Rules::Ours,
+        access_ttl: 900_000,
+        jitter: 50,
+        leeway: 3_581,
+        grace: 60_000,
+        idle_ttl: 7_200_000,
+        absolute_ttl: 136_800_000,
+        max_per_user: 50,
+        refuse_on_store_loss: false,
+        clocks: vec![2_464, 1_126, 3_211, 446],
+        defect: None,
+    };
+    let actions = vec![
+        (0, sign_in(request(111, 0, 1_731, 18, 18, 91))),
+        (905_208, sign_in(request(180, 3, 0, 17, 111_573, 23))),
+        (
+            3_919_191,
+            burst(vec![
+                request(238, 4, 1, 1, 1, 1),
+                request(22, 6, 454, 12, 68, 3_714),
+                request(209, 1, 159, 12, 17, 81),
+            ]),
+        ),
+        (11_950_968, sign_in(request(23, 7, 951, 8, 8, 2_143))),
+        (
+            13_517_039,
+            burst(vec![
+                request(6, 2, 340, 9, 192, 2),
+                request(257, 3, 1, 1, 1, 1),
+                request(188, 0, 3, 13, 4, 75),
+            ]),
+        ),
+        (14_382_617, sign_in(lost(request(15, 1, 298, 2, 3, 78)))),
+        (
+            14_383_040,
+            burst(vec![lost(request(9, 7, 102, 3_021, 355, 1_953)), lost(request(261, 3, 577, 20, 0, 50))]),
+        ),
+    ];
+    let script = Script { seed: 6_391_437_193_200_063_607, settings, browsers: 1, actions };
+    assert_eq!(World::run(&script).broken, None);
+}
+
+fn sign_in(request: Request) -> Action {
+    Action::Ask { browser: 0, purpose: Purpose::SignIn, request }
+}
+
+fn burst(requests: Vec<Request>) -> Action {
+    Action::Burst { browser: 0, requests }
+}
+
+fn request(after: i64, replica: usize, up: i64, store: i64, upstream: i64, down: i64) -> Request {
+    Request { after, replica, up, store, upstream, down, ..Request::default() }
+}
+
+fn lost(request: Request) -> Request {
+    Request { lost: true, ..request }
+}

@@ -1,0 +1,121 @@
+//! Thieves, and whole days of one user with and without one, for the comparison.
+
+use super::chance::{HOUR, MINUTE, SECOND};
+use super::rules::Rules;
+use super::script::{Action, Purpose, Random, Request, Script, Settings};
+use super::tally::Seen;
+
+/// How a thief uses a copied jar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Thief {
+    /// At times of its own.
+    NowAndThen,
+    /// Whenever the browser asks.
+    TravellingAlong,
+    /// A few seconds before the browser asks.
+    Ahead,
+    /// Whenever the browser asks, but each token only for a short while.
+    Brief,
+}
+
+impl Thief {
+    pub(super) const ALL: [Self; 4] = [Self::NowAndThen, Self::TravellingAlong, Self::Ahead, Self::Brief];
+
+    pub(super) fn seen(self) -> Seen {
+        match self {
+            Self::NowAndThen => Seen::ThiefNowAndThen,
+            Self::TravellingAlong => Seen::ThiefTravellingAlong,
+            Self::Ahead => Seen::ThiefAhead,
+            Self::Brief => Seen::ThiefBrief,
+        }
+    }
+}
+
+/// Twelve hours of one user under the default settings: bursts from several tabs, a fifth of the
+/// answers lost, crashes within seconds of a rotation, and perhaps a thief.
+pub(super) fn day(seed: u64, rules: Rules, thief: Option<Thief>) -> Script {
+    let random = &mut Random(seed);
+    let settings = Settings {
+        rules,
+        access_ttl: 15 * MINUTE,
+        jitter: 50,
+        leeway: 5 * SECOND,
+        grace: MINUTE,
+        idle_ttl: 14 * 24 * HOUR,
+        absolute_ttl: 90 * 24 * HOUR,
+        max_per_user: 50,
+        refuse_on_store_loss: false,
+        defect: None,
+        clocks: vec![random.up_to(2 * SECOND), random.up_to(2 * SECOND)],
+    };
+    let sign_in = Request { up: 20, store: 5, upstream: 250, down: 20, ..Request::default() };
+    let mut actions = vec![(0, Action::Ask { browser: 0, purpose: Purpose::SignIn, request: sign_in })];
+    let stolen = thief.map(|_| random.between(10 * MINUTE, HOUR));
+    let mut time = MINUTE;
+    while time < 12 * HOUR {
+        if random.one_in(40) {
+            actions.push((time, Action::CrashAfterRotation { browser: 0, after: random.up_to(10 * SECOND) }));
+        }
+        let requests = (0..random.between(1, 5)).map(|_| usual_request(random, 5)).collect();
+        actions.push((time, Action::Burst { browser: 0, requests }));
+        time += if random.one_in(40) {
+            random.between(20, 90) * MINUTE
+        } else {
+            random.between(10, 5 * 60) * SECOND
+        };
+    }
+    if let (Some(thief), Some(stolen)) = (thief, stolen) {
+        actions.extend(visits(random, thief, 0, stolen, &actions));
+        actions.push((stolen, Action::Steal { browser: 0 }));
+        actions.sort_by_key(|(time, _)| *time);
+    }
+    Script { seed, settings, browsers: 1, actions }
+}
+
+fn usual_request(random: &mut Random, lost_one_in: i64) -> Request {
+    Request {
+        after: random.skewed(2 * SECOND),
+        replica: random.up_to(1) as usize,
+        up: random.between(5, 200),
+        store: random.between(1, 10),
+        upstream: random.skewed(3 * SECOND),
+        down: random.between(5, 200),
+        lost: random.one_in(lost_one_in),
+        ..Request::default()
+    }
+}
+
+/// When a thief of this kind, who has robbed this browser, uses what it has.
+pub(super) fn visits(
+    random: &mut Random,
+    thief: Thief,
+    victim: usize,
+    stolen: i64,
+    actions: &[(i64, Action)],
+) -> Vec<(i64, Action)> {
+    let mut visits = Vec::new();
+    let mut visit = |random: &mut Random, time: i64| {
+        let requests = vec![Request { lost: false, ..usual_request(random, 5) }];
+        visits.push((time, Action::Thief { thief, requests }));
+    };
+    if thief == Thief::NowAndThen {
+        let mut time = stolen + random.up_to(40 * MINUTE);
+        while time < 12 * HOUR {
+            visit(random, time);
+            time += random.between(MINUTE, 80 * MINUTE);
+        }
+        return visits;
+    }
+    let bursts = actions.iter().filter(|(time, action)| {
+        let its_own = matches!(action, Action::Burst { browser, .. } if *browser == victim);
+        its_own && *time > stolen + 10 * SECOND
+    });
+    for &(time, _) in bursts {
+        let shift = match thief {
+            Thief::Ahead => -random.between(2 * SECOND, 8 * SECOND),
+            _ => random.up_to(2 * SECOND),
+        };
+        visit(random, time + shift);
+    }
+    visits
+}
