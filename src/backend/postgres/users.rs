@@ -2,8 +2,9 @@
 
 use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::FromRow;
-use sqlx::postgres::PgConnection;
+use sqlx::postgres::{PgArguments, PgConnection};
+use sqlx::query::Query;
+use sqlx::{FromRow, Postgres};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -52,34 +53,20 @@ impl UserStore for PostgresStore {
     }
 
     async fn rehash(&self, id: UserId, old: &SecretString, new: &SecretString) -> Result<bool, StoreError> {
-        in_time(async {
-            let mut tx = self.write().await?;
-            let done = set_password(&mut tx, id, Some(old), new).await?;
-            commit(tx).await?;
-            Ok(done)
-        })
-        .await
+        let done = set_password(id, Some(old), new).execute(&self.pool).await;
+        Ok(done.map_err(StoreError::unavailable)?.rows_affected() == 1)
     }
 
     async fn change_password(
         &self,
         change: &PasswordChange<'_>,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
-        in_time(async {
-            let mut tx = self.write().await?;
-            if !set_password(&mut tx, change.user, change.old, change.new).await? {
-                return Ok(None);
-            }
-            let which = match change.keep {
-                Some(kept) => Which::OfUserBut(change.user, kept),
-                None => Which::OfUser(change.user),
-            };
-            let ended = end_by_change(&mut tx, change.user, &which, change.ending).await?;
-            commit(tx).await?;
-            wake_others(&self.pool, !ended.is_empty()).await;
-            Ok(Some(ended))
-        })
-        .await
+        let which = match change.keep {
+            Some(kept) => Which::OfUserBut(change.user, kept),
+            None => Which::OfUser(change.user),
+        };
+        let set = set_password(change.user, change.old, change.new);
+        self.change_and_end(set, change.user, which, change.ending).await
     }
 
     async fn set_role(
@@ -104,19 +91,8 @@ impl UserStore for PostgresStore {
     }
 
     async fn disable_user(&self, id: UserId, ending: &Ending) -> Result<Option<Vec<SessionId>>, StoreError> {
-        in_time(async {
-            let mut tx = self.write().await?;
-            let query = sqlx::query(DISABLE).bind(id.0).bind(ending.at);
-            let done = query.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
-            if done.rows_affected() == 0 {
-                return Ok(None);
-            }
-            let ended = end_by_change(&mut tx, id, &Which::OfUser(id), ending).await?;
-            commit(tx).await?;
-            wake_others(&self.pool, !ended.is_empty()).await;
-            Ok(Some(ended))
-        })
-        .await
+        let query = sqlx::query(DISABLE).bind(id.0).bind(ending.at);
+        self.change_and_end(query, id, Which::OfUser(id), ending).await
     }
 
     async fn enable_user(&self, id: UserId) -> Result<bool, StoreError> {
@@ -126,14 +102,26 @@ impl UserStore for PostgresStore {
     }
 
     async fn delete_user(&self, id: UserId, ending: &Ending) -> Result<Option<Vec<SessionId>>, StoreError> {
+        self.change_and_end(sqlx::query(DELETE).bind(id.0), id, Which::OfUser(id), ending).await
+    }
+}
+
+impl PostgresStore {
+    /// Changes the one row of a user and then ends sessions. `None` if there was no such row.
+    async fn change_and_end(
+        &self,
+        change: Statement<'_>,
+        user: UserId,
+        which: Which,
+        ending: &Ending,
+    ) -> Result<Option<Vec<SessionId>>, StoreError> {
         in_time(async {
             let mut tx = self.write().await?;
-            let query = sqlx::query(DELETE).bind(id.0);
-            let done = query.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
+            let done = change.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
             if done.rows_affected() == 0 {
                 return Ok(None);
             }
-            let ended = end_by_change(&mut tx, id, &Which::OfUser(id), ending).await?;
+            let ended = end_by_change(&mut tx, user, &which, ending).await?;
             commit(tx).await?;
             wake_others(&self.pool, !ended.is_empty()).await;
             Ok(Some(ended))
@@ -141,6 +129,9 @@ impl UserStore for PostgresStore {
         .await
     }
 }
+
+/// A statement with its values.
+type Statement<'q> = Query<'q, Postgres, PgArguments>;
 
 /// Ends sessions because the user was changed.
 async fn end_by_change(
@@ -166,18 +157,8 @@ async fn insert(tx: &mut PgConnection, user: &User) -> Result<(), StoreError> {
 }
 
 /// Sets the hash, if the user is there and, where `old` is given, still has that one.
-async fn set_password(
-    tx: &mut PgConnection,
-    id: UserId,
-    old: Option<&SecretString>,
-    new: &SecretString,
-) -> Result<bool, StoreError> {
-    let query = sqlx::query(SET_PASSWORD)
-        .bind(id.0)
-        .bind(old.map(|hash| hash.expose_secret()))
-        .bind(new.expose_secret());
-    let done = query.execute(tx).await.map_err(StoreError::unavailable)?;
-    Ok(done.rows_affected() == 1)
+fn set_password<'q>(id: UserId, old: Option<&'q SecretString>, new: &'q SecretString) -> Statement<'q> {
+    sqlx::query(SET_PASSWORD).bind(id.0).bind(old.map(|hash| hash.expose_secret())).bind(new.expose_secret())
 }
 
 async fn exists(tx: &mut PgConnection, id: UserId) -> Result<bool, StoreError> {
