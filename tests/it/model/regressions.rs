@@ -1,26 +1,14 @@
 //! Scripts that once broke an invariant, as they were shrunk.
 
 use super::rules::Rules;
-use super::script::{Action, Purpose, Request, Script, Settings};
+use super::script::{Action, Fault, Purpose, Request, Script, Settings};
 use super::world::World;
 
 /// A sign-in has taken a session's place, its answer is lost, and before every replica has heard of the
 /// end a renewal of the old session waits three seconds for the store.
 #[test]
 fn a_session_is_replaced_shortly_before_a_slow_renewal() {
-    let settings = Settings {
-        rules: Rules::Ours,
-        access_ttl: 900_000,
-        jitter: 50,
-        leeway: 3_581,
-        grace: 60_000,
-        idle_ttl: 7_200_000,
-        absolute_ttl: 136_800_000,
-        max_per_user: 50,
-        refuse_on_store_loss: false,
-        clocks: vec![2_464, 1_126, 3_211, 446],
-        defect: None,
-    };
+    let settings = settings(3_581, vec![2_464, 1_126, 3_211, 446]);
     let actions = vec![
         (0, sign_in(request(111, 0, 1_731, 18, 18, 91))),
         (905_208, sign_in(request(180, 3, 0, 17, 111_573, 23))),
@@ -49,6 +37,37 @@ fn a_session_is_replaced_shortly_before_a_slow_renewal() {
     ];
     let script = Script { seed: 6_391_437_193_200_063_607, settings, browsers: 1, actions };
     assert_eq!(World::run(&script).broken, None);
+}
+
+/// A sign-in takes a session's place, its replica does not hear of it, and before the others have asked
+/// the store is down: they must know that they don't know.
+#[test]
+fn the_store_goes_down_within_a_second_of_an_end() {
+    let unheard = Request { fault: Some(Fault::Unheard), ..request(0, 1, 258, 10, 255, 33) };
+    let actions = vec![
+        (0, sign_in(request(0, 1, 1, 1, 1, 1))),
+        (60_000, sign_in(unheard)),
+        (61_200, Action::StoreDown { until: 80_000 }),
+        (61_300, burst(vec![request(0, 0, 500, 7, 9, 1), request(0, 1, 500, 7, 9, 1)])),
+    ];
+    let script = Script { seed: 0, settings: settings(3_278, vec![0, 3_101]), browsers: 1, actions };
+    assert_eq!(World::run(&script).broken, None);
+}
+
+fn settings(leeway: i64, clocks: Vec<i64>) -> Settings {
+    Settings {
+        rules: Rules::Ours,
+        access_ttl: 900_000,
+        jitter: 50,
+        leeway,
+        grace: 60_000,
+        idle_ttl: 7_200_000,
+        absolute_ttl: 136_800_000,
+        max_per_user: 50,
+        refuse_on_store_loss: false,
+        clocks,
+        defect: None,
+    }
 }
 
 fn sign_in(request: Request) -> Action {

@@ -87,6 +87,8 @@ struct Play<'a> {
     replicas: Vec<Replica>,
     requests: Vec<Asking>,
     sign_out: Option<(usize, JoinHandle<bool>)>,
+    /// Whose cookies the session was renewed for.
+    renewed: Option<Who>,
     /// What was done.
     moves: Vec<Move>,
 }
@@ -140,6 +142,7 @@ impl<'a> Play<'a> {
             replicas,
             requests: Vec::new(),
             sign_out: None,
+            renewed: None,
             moves: Vec::new(),
         }
     }
@@ -288,6 +291,7 @@ impl<'a> Play<'a> {
                 "was renewed although its replica knew that the session had ended".to_owned()
             }
             Ok(issued) if issued.session.generation != 2 => format!("was given {:?}", issued.session),
+            Ok(_) if *self.renewed.get_or_insert(who) != who => "was renewed as the other jar was".to_owned(),
             Ok(_) => return Ok(()),
             Err(RefreshError::Over { event: SessionEvent::ReuseDetected, .. }) if !robbed => {
                 "was taken for a thief's".to_owned()

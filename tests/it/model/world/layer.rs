@@ -60,9 +60,10 @@ impl World<'_> {
         self.accept(ask, true);
     }
 
-    /// Whether nobody knows any more what has ended.
+    /// Whether nobody knows any more what has ended. The last complete answer may have been asked for a
+    /// while before the store went down.
     fn feed_is_lost(&self) -> bool {
-        self.now > self.down.0 + FEED && self.now < self.down.1 + POLL
+        self.now > self.down.0 + FEED - POLL && self.now < self.down.1 + POLL
     }
 
     /// Whether the replica has crashed since the request reached it.

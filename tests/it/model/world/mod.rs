@@ -35,9 +35,10 @@ const REMEMBERED: i64 = 5_000;
 const PATIENCE: i64 = 100;
 /// How often a lost race is looked at again.
 const ATTEMPTS: u32 = 4;
-/// How long an end takes to the last replica, and how old the news may be before the feed is lost.
+/// How long an end takes to the last replica at most, and how old the news may be before the feed is
+/// lost.
 const FEED: i64 = 1_000;
-/// How often the feed is tried again.
+/// How often the store is asked what has ended.
 const POLL: i64 = 400;
 /// How long a settlement may wait to be written.
 const SETTLING: i64 = 1_000;

@@ -156,14 +156,14 @@ impl World<'_> {
         }
     }
 
-    /// Every replica knows within the bound.
+    /// Every replica asks soon.
     fn spread(&mut self, session: usize) {
         let flying = |flight: &&Flight| flight.landed.is_none() && flight.cookies.session == session;
         if self.flights.iter().rev().take(20).any(|flight| flying(&flight)) {
             self.see(Seen::EndedDuringRenewal);
         }
         for replica in 0..self.replicas.len() {
-            let delay = FEED - (session as i64 * 337 + replica as i64 * 113) % FEED;
+            let delay = POLL - (session as i64 * 337 + replica as i64 * 113) % POLL;
             self.after(delay, Event::Poll(replica));
         }
     }
