@@ -124,8 +124,9 @@ async fn step<T>(work: impl Future<Output = Result<T, StoreError>>) -> Result<T,
 /// How often is purged.
 const INTERVAL: Duration = Duration::from_secs(3_600);
 
-/// How many rows are looked at or deleted in one step.
-const AT_ONCE: u32 = 500;
+/// How many rows are looked at or deleted in one step: so few that SQLite, where one writes at a time, has
+/// done it in some milliseconds.
+const AT_ONCE: u32 = 100;
 
 #[cfg(test)]
 mod tests {

@@ -287,24 +287,28 @@ impl Tokens {
         self.inner.store.live_sessions(user, self.inner.clock.now()).await
     }
 
-    /// Ends a session, at the wish of `by`; `false` if there is none or it has ended already.
+    /// Ends a session, at the wish of `by`; `false` if there is none or it has ended already. What is
+    /// begun runs to its end, also when the future is dropped.
     ///
     /// # Errors
     ///
     /// If the store does not answer: then nothing is known to have ended.
     pub async fn end(&self, id: SessionId, reason: EndReason, by: &Client) -> Result<bool, StoreError> {
-        let ending = self.ending(reason, by);
-        let ended = self.inner.store.end_session(id, &ending).await?;
-        if ended {
-            self.note_ended(&[id], ending.end());
-        } else if let Some(end) = self.find(id).await?.and_then(|session| session.end) {
-            // By another replica, or by a call of which nobody heard how it ended.
-            self.note_ended(&[id], end);
-        }
-        Ok(ended)
+        let (inner, ending) = (Arc::clone(&self.inner), self.ending(reason, by));
+        to_its_end(async move {
+            let ended = inner.store.end_session(id, &ending).await?;
+            if ended {
+                inner.note_ended(&[id], ending.end());
+            } else if let Some(end) = inner.store.find_session(id).await?.and_then(|session| session.end) {
+                // By another replica, or by a call of which nobody heard how it ended.
+                inner.note_ended(&[id], end);
+            }
+            Ok(ended)
+        })
+        .await
     }
 
-    /// Ends some sessions, at the wish of `by`, and returns which.
+    /// Ends some sessions, at the wish of `by`, and returns which. What is begun runs to its end.
     ///
     /// # Errors
     ///
@@ -315,10 +319,13 @@ impl Tokens {
         reason: EndReason,
         by: &Client,
     ) -> Result<Vec<SessionId>, StoreError> {
-        let ending = self.ending(reason, by);
-        let ended = self.inner.store.end_sessions(which, &ending).await?;
-        self.note_ended(&ended, ending.end());
-        Ok(ended)
+        let (inner, which, ending) = (Arc::clone(&self.inner), *which, self.ending(reason, by));
+        to_its_end(async move {
+            let ended = inner.store.end_sessions(&which, &ending).await?;
+            inner.note_ended(&ended, ending.end());
+            Ok(ended)
+        })
+        .await
     }
 
     /// An end at the present time, for the stores' transactions that end sessions along the way.
@@ -467,6 +474,13 @@ impl TokenService for Tokens {
             Ok(issued.renewal)
         })
     }
+}
+
+/// Has work done by the process, whoever waits for it: what the store was told must be known here too.
+async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+) -> Result<T, StoreError> {
+    tokio::spawn(work).await.map_err(StoreError::unavailable)?
 }
 
 /// Renewal starts a tenth of the lifetime before expiry.

@@ -20,6 +20,9 @@ pub const NAME_MAX: usize = 64;
 const PRODUCT: &str = "sekisho";
 
 /// The users of one store.
+///
+/// What is changed here ends sessions in the store. Their access tokens are refused by processes that
+/// follow it ([`Tokens::follow_ends`](super::token::Tokens::follow_ends)), this one too.
 #[derive(Clone)]
 pub struct Users {
     store: Arc<dyn UserStore>,

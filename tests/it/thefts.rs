@@ -7,6 +7,7 @@ use futures_util::{StreamExt, stream};
 use sekisho::app::App;
 use sekisho::identity::{Client, SessionEvent};
 use sekisho::layer::{RefreshError, RefreshRequest, Renewal, TokenService, VerifyError};
+use sekisho::models::audit::AuditEvent;
 use sekisho::models::session::{EndReason, Session, SessionId};
 use sekisho::models::user::UserId;
 use sekisho::services::token::SignIn;
@@ -42,6 +43,14 @@ async fn each_theft_ends_its_session_everywhere_and_no_other(fresh: Fresh) {
     let ends: Vec<_> = rows(&app, &stolen).await.into_iter().map(|row| row.end.unwrap().reason).collect();
     assert_eq!(ends, vec![EndReason::ReuseDetected; thefts]);
     assert_eq!(rows(&app, &others).await, before);
+    let reuse = AuditEvent::Ended(EndReason::ReuseDetected);
+    let (caught, left_alone) = ([reuse, AuditEvent::Login], [AuditEvent::Login]);
+    let of_stolen = stolen.iter().map(|held| (held, &caught[..]));
+    for (held, expected) in of_stolen.chain(others.iter().map(|held| (held, &left_alone[..]))) {
+        let trail = app.fresh.stores.sessions.audit_of(held.session, 10).await.unwrap();
+        let events: Vec<_> = trail.iter().map(|entry| entry.event).collect();
+        assert_eq!(events, expected, "session {}", held.nth);
+    }
     for (held, replica) in others.iter().flat_map(|held| replicas.iter().map(move |one| (held, one))) {
         assert!(replica.tokens.verify(&held.current.access_token).is_ok(), "session {}", held.nth);
     }

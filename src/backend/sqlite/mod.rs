@@ -105,7 +105,7 @@ impl SqliteStore {
 
     /// A write of one statement. Returns how many rows it changed.
     async fn execute(&self, durability: Durability, statement: Statement) -> Result<u64, StoreError> {
-        let done = self.write(durability, |tx| {
+        let done = self.writer.write_one(durability, |tx| {
             Box::pin(async move { statement.execute(tx).await.map_err(StoreError::unavailable) })
         });
         Ok(done.await?.rows_affected())

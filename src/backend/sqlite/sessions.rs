@@ -178,7 +178,7 @@ impl SessionStore for SqliteStore {
 impl SqliteStore {
     /// A relaxed write of one statement that returns the row if it changed it.
     async fn fetch(&self, query: Advance) -> Result<Option<Session>, StoreError> {
-        let row = self.write(Durability::Relaxed, |tx| {
+        let row = self.writer.write_one(Durability::Relaxed, |tx| {
             Box::pin(async move { query.fetch_optional(tx).await.map_err(StoreError::unavailable) })
         });
         row.await?.map(Session::try_from).transpose()

@@ -1,8 +1,9 @@
 //! The one order of writes: a task that owns the connection that writes.
 //!
 //! Callers queue here. What waits together is written together: one transaction, in which each write
-//! has a savepoint of its own, so that one that fails undoes nothing of the others. Nobody is answered
-//! before the commit.
+//! of several statements has a savepoint of its own, so that one that fails undoes nothing of the
+//! others. (One statement undoes itself. Each goes to SQLite's thread and back, which is most of what
+//! a renewal costs.) Nobody is answered before the commit.
 //!
 //! Relaxed writes alone are committed without waiting for the disk. A flushed one among them has the
 //! transaction flushed, and with it all that was committed before, for the log is one file
@@ -54,10 +55,27 @@ impl Writer {
         T: Send + 'static,
         F: Work<T>,
     {
+        self.queue_up(durability, Extent::Statements, work).await
+    }
+
+    /// As [`write`](Self::write), for work that is one statement.
+    pub(super) async fn write_one<T, F>(&self, durability: Durability, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: Work<T>,
+    {
+        self.queue_up(durability, Extent::Statement, work).await
+    }
+
+    async fn queue_up<T, F>(&self, durability: Durability, extent: Extent, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: Work<T>,
+    {
         let queue = self.queue().ok_or(WriteError::Closed)?;
         let (begun, mut has_begun) = oneshot::channel();
         let (answer, mut answered) = oneshot::channel();
-        let job = Write { durability, begun: Some(begun), work: Some(work), result: None, answer };
+        let job = Write { durability, extent, begun: Some(begun), work: Some(work), result: None, answer };
         let waiting = async {
             queue.send(Box::new(job)).await.map_err(|_| WriteError::Closed)?;
             (&mut answered).await.map_err(|_| WriteError::Closed)?
@@ -85,6 +103,13 @@ impl Writer {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.as_ref().map(|running| running.queue.clone())
     }
+}
+
+/// How much a write is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    Statement,
+    Statements,
 }
 
 /// What a caller wants written.
@@ -120,6 +145,8 @@ impl From<WriteError> for StoreError {
 trait Job: Send {
     fn durability(&self) -> Durability;
 
+    fn extent(&self) -> Extent;
+
     /// Whether its caller still waits for it. From here on the caller waits for the answer.
     fn begin(&mut self) -> bool;
 
@@ -138,6 +165,7 @@ impl std::fmt::Debug for dyn Job {
 
 struct Write<T, F> {
     durability: Durability,
+    extent: Extent,
     begun: Option<oneshot::Sender<()>>,
     work: Option<F>,
     result: Option<Result<T, StoreError>>,
@@ -148,6 +176,10 @@ struct Write<T, F> {
 impl<T: Send, F: Work<T>> Job for Write<T, F> {
     fn durability(&self) -> Durability {
         self.durability
+    }
+
+    fn extent(&self) -> Extent {
+        self.extent
     }
 
     fn begin(&mut self) -> bool {
@@ -224,6 +256,10 @@ impl Task {
         let mut tx = open.connection.begin_with("BEGIN IMMEDIATE").await?;
         for job in jobs {
             if !job.begin() {
+                continue;
+            }
+            if job.extent() == Extent::Statement {
+                job.run(&mut tx).await;
                 continue;
             }
             let mut savepoint = tx.begin().await?;

@@ -369,3 +369,20 @@ async fn what_waits_for_the_audit_is_bounded_and_written_in_parts() {
     assert_eq!(scene.store.calls().iter().filter(|call| **call == "record").count(), 20);
     assert!(scene.row(&jar).await.settled_by.is_some());
 }
+
+#[tokio::test]
+async fn an_end_runs_to_its_end_when_its_caller_hangs_up() {
+    let scene = Scene::new();
+    let jar = scene.browser().await;
+    let held = scene.store.hold().await;
+    let by = Client::default();
+    let mut ending = Box::pin(scene.tokens.end(jar.session, EndReason::LoggedOut, &by));
+    let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(ending.as_mut().poll(cx))).await;
+    assert!(polled.is_pending());
+    drop(ending);
+    drop(held);
+    while verify(&scene, &jar).is_ok() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(verify(&scene, &jar).map(drop), Err(VerifyError::Ended(SessionEvent::LoggedOut)));
+}
