@@ -66,12 +66,23 @@ async fn sqlite() {
     line("one connection, one relaxed commit each", bare, times(bare, flushed));
     line("Tokens::renew", ours, times(ours, flushed));
     println!("a flush (4 KiB appended, fdatasync): {:?}", flush(directory.path()));
-    renew_one(&stores, 100_000).await;
-    let rows =
-        stores.sessions.list_sessions(&sekisho::services::store::Which::All, None, 1000).await.unwrap();
     stores.close().await;
-    let size = std::fs::metadata(&path).unwrap().len();
-    println!("after 100,000 renewals of one session more: {} rows, a file of {size} bytes\n", rows.len());
+
+    let path = directory.path().join("one.db");
+    let stores = db::open(&format!("sqlite://{}", path.display()), &Options::default()).await.unwrap();
+    stores.migrate().await.unwrap();
+    let size = |when: &str| {
+        let bytes = ["one.db", "one.db-wal"]
+            .map(|name| std::fs::metadata(directory.path().join(name)).map_or(0, |file| file.len()));
+        println!("{when}: a file of {} bytes, a write-ahead log of {}", bytes[0], bytes[1]);
+    };
+    renew_one(&stores, 1).await;
+    size("after 1 renewal of one session");
+    renew_one(&stores, 100_000).await;
+    size("after 100,000 of another");
+    let all = sekisho::services::store::Which::All;
+    println!("rows: {}\n", stores.sessions.list_sessions(&all, None, 1000).await.unwrap().len());
+    stores.close().await;
 }
 
 async fn postgres(server: &str) {
