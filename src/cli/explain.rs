@@ -226,7 +226,7 @@ fn times(count: u64) -> String {
 }
 
 fn utc(time: OffsetDateTime) -> String {
-    format!("{} UTC", output::minute(time))
+    format!("{} UTC", output::second(time))
 }
 
 /// An entry of the audit, as it is listed.
@@ -269,7 +269,7 @@ impl Row for EntryRow {
             (one, other) => one.or(other).map(|number| number.to_string()).unwrap_or_default(),
         };
         vec![
-            output::minute(self.at),
+            output::second(self.at),
             self.event.to_owned(),
             generation,
             self.request_id.clone().unwrap_or_default(),
@@ -350,12 +350,12 @@ mod tests {
             told(Some(&session()), &[]),
             "session    00000000-0000-0000-0000-000000000001\n\
              user       taro@example.jp (browser)\n\
-             signed in  2026-02-26 12:00 UTC\n\
-             renewed    41 times, last 2026-02-28 12:00 UTC from 192.0.2.1 (Browser/1.0)\n\
+             signed in  2026-02-26 12:00:00 UTC\n\
+             renewed    41 times, last 2026-02-28 12:00:00 UTC from 192.0.2.1 (Browser/1.0)\n\
              repeated   once\n\
-             state      live, until 2026-03-14 12:00 UTC unless it is used\n\
+             state      live, until 2026-03-14 12:00:00 UTC unless it is used\n\
              \n\
-             It lives. Each renewal puts its end off, but not beyond 2026-05-27 12:00 UTC.\n\n"
+             It lives. Each renewal puts its end off, but not beyond 2026-05-27 12:00:00 UTC.\n\n"
         );
     }
 
@@ -363,7 +363,7 @@ mod tests {
     fn reuse_names_both_sides_and_what_to_do() {
         let (session, audit) = ended(EndReason::ReuseDetected, from("203.0.113.9", "curl/8"), Some(40));
         let text = told(Some(&session), &audit);
-        assert!(text.contains("over since 2026-03-01 11:59 UTC (reuse_detected)"), "{text}");
+        assert!(text.contains("over since 2026-03-01 11:59:00 UTC (reuse_detected)"), "{text}");
         assert!(text.contains("from 203.0.113.9 (curl/8) that had been replaced 2 times before"), "{text}");
         assert!(text.contains("from 192.0.2.1 (Browser/1.0). Which of them"), "{text}");
         assert!(text.contains("sekisho user passwd 'taro@example.jp'"), "{text}");
@@ -391,7 +391,7 @@ mod tests {
     fn a_session_that_nobody_has_ended_yet_may_have_expired() {
         let session = Session { idle_expires_at: NOW - DAY, ..session() };
         let text = told(Some(&session), &[]);
-        assert!(text.contains("over since 2026-02-28 12:00 UTC (idle_expired)"), "{text}");
+        assert!(text.contains("over since 2026-02-28 12:00:00 UTC (idle_expired)"), "{text}");
         assert!(text.contains("Nobody used it for longer"), "{text}");
     }
 }

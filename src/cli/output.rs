@@ -69,8 +69,18 @@ pub fn print_lines(lines: &[impl AsRef<str>]) -> Result<(), CliError> {
 /// A time for people, to the minute, in UTC.
 #[must_use]
 pub fn minute(time: OffsetDateTime) -> String {
+    first(16, time)
+}
+
+/// A time for people who compare it with a log, to the second, in UTC.
+#[must_use]
+pub fn second(time: OffsetDateTime) -> String {
+    first(19, time)
+}
+
+fn first(characters: usize, time: OffsetDateTime) -> String {
     let text = time.to_offset(time::UtcOffset::UTC).format(&Rfc3339).unwrap_or_default();
-    text.get(..16).map(|minute| minute.replace('T', " ")).unwrap_or_default()
+    text.get(..characters).map(|part| part.replace('T', " ")).unwrap_or_default()
 }
 
 fn write_json<R: Row>(out: &mut impl Write, rows: &[R]) -> io::Result<()> {
@@ -143,5 +153,6 @@ mod tests {
     #[test]
     fn times_for_people() {
         assert_eq!(minute(OffsetDateTime::UNIX_EPOCH), "1970-01-01 00:00");
+        assert_eq!(second(OffsetDateTime::UNIX_EPOCH), "1970-01-01 00:00:00");
     }
 }
