@@ -3,8 +3,8 @@
 //! `cargo bench --bench renewals` measures over SQLite; with `SEKISHO_TEST_POSTGRES` set, over a new
 //! database on that server too, beside pgbench with the same statement, prepared, at the same
 //! `synchronous_commit`. No HTTP: 64 callers, each with a session of its own, renew it one time after
-//! another through `Tokens::renew`, tokens and all; `-- sqlite` or `-- postgres` measures one. Every figure is the median of three rounds,
-//! taken in turn, so that a busy machine is busy for all.
+//! another through `Tokens::renew`, tokens and all. Every figure is the median of three rounds, taken in
+//! turn, so that a busy machine is busy for all. `-- sqlite` or `-- postgres` measures one of them.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a measurement that can't go on has failed")]
 

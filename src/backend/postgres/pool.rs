@@ -7,8 +7,8 @@
 //!
 //! Here a connection is taken back only after its statement or transaction has ended well; whatever
 //! else happened to it (an error, a caller that went away), it is closed. One that has lain idle is
-//! asked before its use, for a moment only; one that dies in use is an error to its caller, and nothing is ever sent
-//! again.
+//! asked before its use, for a moment only; one that dies in use is an error to its caller, and
+//! nothing is ever sent again.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
