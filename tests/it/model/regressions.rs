@@ -54,6 +54,31 @@ fn the_store_goes_down_within_a_second_of_an_end() {
     assert_eq!(World::run(&script).broken, None);
 }
 
+/// The end of an expired session is not flushed: a crash undoes it, after the user has another password.
+#[test]
+fn the_end_of_an_expired_session_is_undone_after_a_change_of_password() {
+    let ask = |purpose, request| Action::Ask { browser: 2, purpose, request };
+    let actions = vec![
+        (5_305_442, ask(Purpose::SignIn, lost(request(70, 0, 54, 14, 478, 511)))),
+        (8_383_104, ask(Purpose::SignIn, request(111, 5, 84, 2, 547, 454))),
+        (10_197_207, Action::EndExpired { replica: 4 }),
+        (10_197_679, ask(Purpose::ChangePassword, request(11, 7, 73, 14, 658, 65))),
+        (10_206_623, Action::CrashStore { lost: 36_122 }),
+        (10_433_278, sign_in(request(51, 6, 62, 16, 2_613, 70))),
+    ];
+    let settings = Settings {
+        access_ttl: 234_000,
+        jitter: 114,
+        grace: 39_000,
+        idle_ttl: 4_212_000,
+        absolute_ttl: 25_272_000,
+        refuse_on_store_loss: true,
+        ..settings(604, vec![2_934])
+    };
+    let script = Script { seed: 9_358_915_405_418_960_594, settings, browsers: 3, actions };
+    assert_eq!(World::run(&script).broken, None);
+}
+
 fn settings(leeway: i64, clocks: Vec<i64>) -> Settings {
     Settings {
         rules: Rules::Ours,

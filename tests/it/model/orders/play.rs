@@ -118,6 +118,14 @@ impl Drop for Play<'_> {
     }
 }
 
+impl Replica {
+    /// A feed that begins looks at once; one that runs leaves the store in peace for a moment.
+    fn look(&mut self) {
+        self.feed.abort();
+        self.feed = tokio::spawn(self.tokens.clone().follow_ends()).abort_handle();
+    }
+}
+
 impl<'a> Play<'a> {
     async fn new(scene: &'a Scene, cast: &Cast) -> Self {
         let store = Arc::new(Gated::default());
@@ -233,7 +241,7 @@ impl<'a> Play<'a> {
             }
             Move::Poll { replica } => {
                 self.cast.polls -= 1;
-                self.replicas[replica].tokens.wake();
+                self.replicas[replica].look();
                 self.replicas[replica].knows = true;
             }
         }

@@ -197,8 +197,11 @@ impl Product {
             }
             What::NotesWritten => self.wait(tokens.write_notes()).unwrap(),
             What::Polled => {
-                tokens.wake();
+                // A feed that begins looks at once; one that runs leaves the store in peace for a moment.
+                self.replicas[replica].feed.abort();
+                let feed = self.runtime.spawn(tokens.clone().follow_ends()).abort_handle();
                 self.wait(async {});
+                self.replicas[replica].feed = feed;
             }
             What::ExpiredEnded => {
                 let by = sekisho::clock::Clock::now(&**clock) - self.settings.grace();

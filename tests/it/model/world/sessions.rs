@@ -61,10 +61,9 @@ impl World<'_> {
             let replaced = replaces == Some(place);
             self.see(if replaced { Seen::EndedByReplacement } else { Seen::EndedByLimit });
             self.spread(place);
-        }
-        // It does not know by which reason each has ended, and asks at once.
-        if let Some(replica) = self.heard_by(ask) {
-            self.hear_all(replica);
+            if let Some(replica) = self.heard_by(ask) {
+                self.hear(replica, place);
+            }
         }
     }
 
@@ -98,12 +97,14 @@ impl World<'_> {
         self.note_ended(self.heard_by(ask), &ended);
     }
 
-    /// Every session that lives was made with the password of today, or kept by its change.
+    /// Every session that lives was made with the password of today, or kept by its change. (One that
+    /// had expired may come back in a crash with its end undone: it has expired all the same.)
     fn check_passwords(&mut self) {
         let password = |user: UserId| {
             (0..USERS).find(|&number| user_id(number) == user).map(|number| self.store.passwords[number])
         };
-        let stale = |row: &Row| row.ended.is_none() && Some(row.password) != password(row.session.user_id);
+        let lives = |row: &Row| row.ended.is_none() && row.session.over(at(self.now)).is_none();
+        let stale = |row: &Row| lives(row) && Some(row.password) != password(row.session.user_id);
         if let Some(place) = self.store.rows.iter().position(stale) {
             self.break_with(|| format!("session {place} lives on a password that was changed"));
         }
