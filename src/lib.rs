@@ -20,12 +20,13 @@
 //!    the requests that present the same one, and tries one conditional update
 //!    ([`SessionStore::rotate`](services::store::SessionStore::rotate)). Where nothing was updated,
 //!    [`rotation::decide`](services::rotation::decide) reads the row and says why: replay, reuse, over
-//!    or caught up. SQL is in [`backend::sqlite`] and [`backend::postgres`], file for file the same.
+//!    or caught up. SQL is in [`backend::sqlite`] and [`backend::postgres`], twins in all but how they connect.
 //! 5. The [`Identity`] goes into the request's extensions, and the request goes on, body and all:
 //!    to a handler of [`routers`], which takes it with [`CurrentUser`], or
 //! 6. to the [`proxy`], which removes what only we may say, adds who the user is, sends it once, and
 //!    streams the answer back.
-//! 7. On the way out the layer adds the fresh cookies, `Cache-Control: private, no-store` and
+//! 7. On the way out the layer adds the fresh cookies, unless the session has ended meanwhile, with
+//!    `Cache-Control: private, no-store`, and
 //!    [`X-Session-Event`](layer::SESSION_EVENT_HEADER), which says in one word what it did.
 //!
 //! # Where to read
@@ -36,6 +37,7 @@
 //! | [`services::rotation`] | how a renewal is decided: one pure function |
 //! | [`services::token`] | a session's tokens from sign-in to end |
 //! | [`services::store`] | what is asked of a database, written as a contract |
+//! | [`models::audit`], [`services::purge`] | what is written down of ends, and what is forgotten |
 //! | [`layer`] | the rules of the layer, with two examples that run |
 //! | [`proxy`] | the life of a proxied request |
 //! | [`app`] | how the program is put together: the one place that knows all parts |

@@ -148,7 +148,7 @@ fn lives(session: &Session) -> String {
 
 /// Why it is over. The entry tells by whom, if it is still there.
 fn because(reason: EndReason, entry: Option<&AuditEntry>) -> String {
-    let by = entry.map_or_else(|| "somebody".to_owned(), |entry| client(&entry.by));
+    let by = entry.map_or_else(|| "an unknown place".to_owned(), |entry| client(&entry.by));
     match reason {
         EndReason::AbsoluteExpired => {
             "It had lived for as long as a session may (session.absolute_ttl), however much it is used."
@@ -182,8 +182,8 @@ fn reuse(entry: &AuditEntry) -> String {
              renewed from {holder}"
         ),
         Some(behind) => format!(
-            "A refresh token came from {by} that had been replaced {} before, and its successor was in use; that had \
-             last been asked for from {holder}",
+            "A refresh token came from {by} that had been replaced {} before; the one in its place now had last been \
+             asked for from {holder}",
             times(behind.into())
         ),
         None => format!("One was seen from {by}, the other from {holder}"),

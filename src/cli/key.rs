@@ -179,7 +179,7 @@ Example:
   sekisho key rotate
 
 Bring the new file to every replica before it signs; each rereads its folder every 10 seconds. Older
-keys go on verifying.";
+keys go on verifying. The database is told too, for the audit.";
 
 const RETIRE_EXAMPLES: &str = "\
 Example:

@@ -57,7 +57,7 @@ pub enum Command {
     /// Manage users
     #[command(subcommand, after_help = user::EXAMPLES)]
     User(user::UserCommand),
-    /// List and end sessions
+    /// List, explain and end sessions
     #[command(subcommand, after_help = session::EXAMPLES)]
     Session(session::SessionCommand),
     /// Manage the keys that sign tokens

@@ -36,8 +36,10 @@
 //!   says what, in one word of [`SessionEvent`](crate::identity::SessionEvent).
 //! - Fresh cookies come with `Cache-Control: private, no-store` and `Vary: Cookie`, whatever the
 //!   status. They stay away from a 304, from what is marked `public`, and from a response on which
-//!   the handler set or cleared these cookies itself; and from one that took too long, since by then
-//!   the browser may have others in use. Once the access token has really expired, a
+//!   the handler set or cleared these cookies itself; from one that took too long, since by then the
+//!   browser may have others in use; and from one whose session has ended meanwhile. An answer that
+//!   took more than 50 ms waits to be told that it has not ([`TokenService::still_lives`]), for at most
+//!   a second; untold, it goes without. Once the access token has really expired, a
 //!   `GET` goes on without `If-None-Match` and `If-Modified-Since`, so that there is an answer to carry them.
 //! - Cookies are cleared only on a 401, and only when the [`TokenService`] says that the session
 //!   ended long enough ago.
@@ -52,7 +54,8 @@
 //! - Compression, caches and proxies in front must leave `Set-Cookie` and `Cache-Control` alone.
 //! - The refresh token is sent with every request. Strip both cookies ([`CookiePolicy::names`])
 //!   from what is handed to other servers.
-//! - An early renewal sets a timer, so the layer wants a tokio runtime with time enabled.
+//! - An early renewal sets a timer, and so does an answer that took a while: the layer wants a tokio
+//!   runtime with time enabled.
 //!
 //! # Example
 //!

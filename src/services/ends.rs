@@ -114,8 +114,9 @@ impl Ends {
         }
     }
 
-    /// Waits until everything is known here that had ended before this was asked: for as long as the
-    /// feed is lost. However many wait, it is one look. Without a feed there is nothing to wait for.
+    /// Waits until everything is known here that had ended before this was called. However many wait, it
+    /// is one look; while the feed is lost nobody is told, so callers bring their own patience. Without a
+    /// feed there is nothing to wait for.
     pub(crate) async fn known_by_now(&self) {
         let asked = micros(self.started.elapsed());
         loop {

@@ -8,7 +8,7 @@
 //! | [`movies`], [`films`] | the reference application |
 //! | [`token`] | a session's tokens from sign-in to end; the layer's `TokenService` |
 //! | `renewal`, [`rotation`] | renewing: what to do, and the pure function that decides |
-//! | `flights`, `notes` | renewals shared between requests, and what is written behind their backs |
+//! | `flights`, `notes`, `ends` | renewals shared between requests, what is written behind their backs, and what others have ended |
 //! | [`purge`] | what is over is forgotten, after a while |
 //! | [`jwt`], [`refresh_token`], [`keys`], [`crypto`] | tokens and what signs them |
 //! | [`store`] | what all this needs of a database |

@@ -1,8 +1,9 @@
 //! What is written to the store off the requests' path: which access tokens are in lasting use, how
 //! often refresh tokens were replayed, and what the audit should know that changed no session.
 //!
-//! Notes are gathered for [`DELAY`] and written in one batch. Losing them in a crash costs nothing
-//! but time: a later token settles its own generation.
+//! Notes are gathered for [`DELAY`] and written in one batch. A crash loses those that wait: a later token
+//! settles its own generation, but counts of replays and entries of the audit (failed sign-ins, tokens
+//! that name nothing, a store that was rolled back) are gone.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -24,7 +25,7 @@ pub(crate) const DELAY: Duration = Duration::from_millis(250);
 /// How long a writer waits after the store did not answer.
 pub(crate) const RETRY: Duration = Duration::from_secs(2);
 
-/// How long the audit hears of no second token that names nothing.
+/// The audit has at most one entry in this time about tokens that name nothing.
 const ONE_UNKNOWN_IN: Duration = Duration::from_secs(1);
 
 /// How many notes are kept while the store does not answer; beyond, new ones are dropped.
@@ -78,10 +79,10 @@ impl Notes {
 
     /// Notes what happened, for the audit.
     pub(crate) fn entry(&self, entry: AuditEntry) -> WriterNeeded {
-        self.note(|batch| batch.entries.push(entry))
+        self.note_entries(|entries| entries.push(entry))
     }
 
-    /// Takes some of what happened, no more than is written at once.
+    /// Takes some entries of the audit, no more than are written at once.
     pub(crate) fn take_entries(&self) -> Vec<AuditEntry> {
         let entries = &mut self.lock().batch.entries;
         let some = entries.len().min(ENTRIES_AT_ONCE);
@@ -90,9 +91,9 @@ impl Notes {
 
     /// Puts entries back that could not be written.
     pub(crate) fn put_entries_back(&self, mut unwritten: Vec<AuditEntry>) -> WriterNeeded {
-        self.note(|batch| {
-            unwritten.append(&mut batch.entries);
-            batch.entries = unwritten;
+        self.note_entries(|entries| {
+            unwritten.append(entries);
+            *entries = unwritten;
         })
     }
 
@@ -109,12 +110,12 @@ impl Notes {
         self.entry(entry)
     }
 
-    /// How many notes were dropped because too many waited.
+    /// How often notes were dropped because too many waited.
     pub(crate) fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Takes all notes but what happened.
+    /// Takes all notes but the entries of the audit.
     pub(crate) fn take(&self) -> Batch {
         let mut waiting = self.lock();
         waiting.writer_is_due = false;
@@ -145,9 +146,16 @@ impl Notes {
         } else {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
-        // In a quota of their own: they must not keep out what finds thieves.
-        let beyond = batch.entries.len().saturating_sub(MOST_ENTRIES);
-        batch.entries.truncate(MOST_ENTRIES);
+        WriterNeeded(!mem::replace(&mut waiting.writer_is_due, true))
+    }
+
+    /// Entries have a quota of their own: they must not keep out what finds thieves.
+    fn note_entries(&self, add: impl FnOnce(&mut Vec<AuditEntry>)) -> WriterNeeded {
+        let mut waiting = self.lock();
+        let entries = &mut waiting.batch.entries;
+        add(entries);
+        let beyond = entries.len().saturating_sub(MOST_ENTRIES);
+        entries.truncate(MOST_ENTRIES);
         self.lost.fetch_add(beyond as u64, Ordering::Relaxed);
         WriterNeeded(!mem::replace(&mut waiting.writer_is_due, true))
     }

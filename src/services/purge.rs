@@ -2,7 +2,7 @@
 //! or was written into the audit, too long ago is deleted.
 //!
 //! Every replica does so, for several at once do each other no harm. It goes in small steps, and after
-//! each it waits for as long as that took: requests have at least half of the database for themselves.
+//! each it waits for as long as that took: a replica's purge leaves at least half of the time to requests.
 
 use std::future::Future;
 use std::sync::Arc;

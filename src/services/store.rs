@@ -9,7 +9,8 @@
 //! 2. A conditional write decides by its own condition, in one statement: of any number of racing
 //!    callers at most one wins.
 //! 3. What grants or ends access is on disk when the call returns. Rotations, settlements and
-//!    replay counts may be lost in a crash: [`SessionStore::catch_up`] heals that.
+//!    replay counts may be lost in a crash, which [`SessionStore::catch_up`] and later tokens heal; so may
+//!    purges and the ends of sessions that had expired, which the next purge does again.
 //! 4. Ending an ended session changes nothing: the first reason stays.
 //! 5. What begins or ends a session writes the audit in the same transaction: [`Login`] for a session
 //!    that began, exactly one [`Ended`] for each that ended. A change to a user that ends the user's

@@ -378,7 +378,7 @@ impl Tokens {
         self.inner.write_notes().await
     }
 
-    /// Writes into the audit that `event` happened to a user, whom it has no session for.
+    /// Writes into the audit that `event` happened to a user, outside of any session.
     ///
     /// # Errors
     ///
@@ -559,7 +559,7 @@ impl Inner {
         runtime.spawn(async move {
             tokio::time::sleep(delay).await;
             if let Err(error) = inner.write_notes().await {
-                tracing::warn!(error = &error as &dyn std::error::Error, "settlements wait for the store");
+                tracing::warn!(error = &error as &dyn std::error::Error, "notes wait for the store");
             }
         });
     }

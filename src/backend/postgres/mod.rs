@@ -8,8 +8,8 @@
 //!
 //! What grants or ends access waits for the disk, and for a synchronous standby if there is one. What
 //! a crash may undo (rotations, settlements, counts of replays) waits for neither: it goes over
-//! connections of its own, in `relaxed`. What other replicas have ended is asked over one more, so
-//! that no crowd of requests is waited for.
+//! connections of its own (`PostgresStore::relaxed`). What other replicas have ended is asked over one
+//! more, so that no crowd of requests is waited for; another listens, and has it asked sooner.
 //!
 //! # Locks
 //!

@@ -1,7 +1,7 @@
 //! SQLite: one file, one machine, nothing to install. All SQL for it is in this folder.
 //!
-//! One connection writes, a few read. Every write goes through `SqliteStore::write`, which says
-//! whether it must be on disk when it returns, and so through the one queue of `writer`. The twin of
+//! One connection writes, a few read. Every write says whether it must be on disk when it returns, and
+//! goes through the one queue of `writer`. The twin of
 //! `backend::postgres`: the same functions in the same order.
 
 mod audit;
@@ -118,7 +118,7 @@ type Statement = Query<'static, Sqlite, SqliteArguments>;
 /// What must hold when a write returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Durability {
-    /// A crash may undo it: [`catch_up`](crate::services::store::SessionStore::catch_up) heals that.
+    /// A crash may undo it: [`catch_up`](crate::services::store::SessionStore::catch_up) heals that, or it is done again.
     Relaxed,
     /// It is on disk: it grants or ends access, or nothing could replace it.
     Flushed,

@@ -2,8 +2,9 @@
 //!
 //! Callers queue here. What waits together is written together: one transaction, in which each write
 //! of several statements has a savepoint of its own, so that one that fails undoes nothing of the
-//! others. (One statement undoes itself. Each goes to SQLite's thread and back, which is most of what
-//! a renewal costs.) Nobody is answered before the commit.
+//! others. (A single statement needs none, for one that fails undoes itself. Every command, also a
+//! savepoint's, is a trip to SQLite's thread and back, and such trips are most of what a renewal costs.)
+//! Nobody is answered before the commit.
 //!
 //! Relaxed writes alone are committed without waiting for the disk. A flushed one among them has the
 //! transaction flushed, and with it all that was committed before, for the log is one file
