@@ -77,7 +77,7 @@ fn help_lists_every_command() {
       migrate       Bring the database's tables up to date
       check-config  Check the configuration and name what is wrong with it
       user          Manage users
-      session       List and end sessions
+      session       List, explain and end sessions
       key           Manage the keys that sign tokens
       healthcheck   Ask the running gateway whether it is ready: exit code 0 if so, else 1
       help          Print this message or the help of the given subcommand(s)
