@@ -411,8 +411,6 @@ mod tests {
 
     use super::*;
     use crate::clock::ManualClock;
-    use crate::identity::{Client, Roles};
-    use crate::models::session::SessionKind;
     use crate::models::user::UserId;
     use crate::services::keys::{Algorithm, KeyMaterial, KeyRing};
     use crate::services::memory::MemoryStore;
@@ -427,15 +425,7 @@ mod tests {
     }
 
     async fn refresh_token(tokens: &Tokens) -> String {
-        let sign_in = SignIn {
-            user: UserId(Uuid::from_u128(1)),
-            email: "taro@example.jp",
-            roles: Roles::default(),
-            kind: SessionKind::Browser,
-            client: Client::default(),
-            hashed_password: None,
-            replaces: None,
-        };
+        let sign_in = SignIn::new(UserId(Uuid::from_u128(1)), "taro@example.jp");
         tokens.sign_in(sign_in).await.expect("a session").renewal.refresh_token
     }
 

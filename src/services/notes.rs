@@ -47,6 +47,8 @@ pub(crate) struct Notes {
 #[derive(Debug, Default)]
 struct Waiting {
     batch: Batch,
+    /// For the audit.
+    entries: Vec<AuditEntry>,
     writer_is_due: bool,
     unknown_at: Option<Instant>,
 }
@@ -57,7 +59,6 @@ pub(crate) struct Batch {
     /// Which tokens are in lasting use, and who was seen to use each.
     pub(crate) lasting: HashMap<LastingUse, Client>,
     pub(crate) replays: HashMap<SessionId, u64>,
-    pub(crate) entries: Vec<AuditEntry>,
 }
 
 /// Whether a writer must be started for what was noted.
@@ -84,7 +85,7 @@ impl Notes {
 
     /// Takes some entries of the audit, no more than are written at once.
     pub(crate) fn take_entries(&self) -> Vec<AuditEntry> {
-        let entries = &mut self.lock().batch.entries;
+        let entries = &mut self.lock().entries;
         let some = entries.len().min(ENTRIES_AT_ONCE);
         entries.drain(..some).collect()
     }
@@ -119,8 +120,7 @@ impl Notes {
     pub(crate) fn take(&self) -> Batch {
         let mut waiting = self.lock();
         waiting.writer_is_due = false;
-        let entries = mem::take(&mut waiting.batch.entries);
-        mem::replace(&mut waiting.batch, Batch { entries, ..Batch::default() })
+        mem::take(&mut waiting.batch)
     }
 
     /// Puts notes back that could not be written.
@@ -152,7 +152,7 @@ impl Notes {
     /// Entries have a quota of their own: they must not keep out what finds thieves.
     fn note_entries(&self, add: impl FnOnce(&mut Vec<AuditEntry>)) -> WriterNeeded {
         let mut waiting = self.lock();
-        let entries = &mut waiting.batch.entries;
+        let entries = &mut waiting.entries;
         add(entries);
         let beyond = entries.len().saturating_sub(MOST_ENTRIES);
         entries.truncate(MOST_ENTRIES);

@@ -286,7 +286,7 @@ impl Inner {
     /// Writes the notes, and ends the sessions in which two clients show. What could not be written
     /// is noted again.
     pub(super) async fn write_notes(self: &Arc<Self>) -> Result<(), StoreError> {
-        let Batch { lasting, replays, .. } = self.notes.take();
+        let Batch { lasting, replays } = self.notes.take();
         let settled = self.settle(&lasting).await;
         if settled.is_err() {
             self.start_writer(self.notes.put_back(Batch { lasting, ..Batch::default() }), notes::RETRY);

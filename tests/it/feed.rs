@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use sekisho::backend::db::Stores;
 use sekisho::clock::SystemClock;
-use sekisho::identity::{Client, Roles, SessionEvent};
+use sekisho::identity::{Client, SessionEvent};
 use sekisho::layer::{TokenService, VerifyError};
-use sekisho::models::session::{EndReason, SessionKind};
+use sekisho::models::session::EndReason;
 use sekisho::models::user::UserId;
 use sekisho::services::jwt::AccessTokens;
 use sekisho::services::keys::{Algorithm, KeyMaterial, KeyRing, SharedKeys};
@@ -40,15 +40,7 @@ fn replicas_over(stores: [&Stores; 2]) -> [Tokens; 2] {
 }
 
 async fn sign_in(tokens: &Tokens) -> Issued {
-    let sign_in = SignIn {
-        user: USER,
-        email: "taro@example.jp",
-        roles: Roles::default(),
-        kind: SessionKind::Browser,
-        client: Client::default(),
-        hashed_password: None,
-        replaces: None,
-    };
+    let sign_in = SignIn::new(USER, "taro@example.jp");
     tokens.sign_in(sign_in).await.unwrap()
 }
 

@@ -6,10 +6,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use secrecy::SecretString;
 use sekisho::identity::{Client, Roles};
 use sekisho::models::audit::{AuditEntry, AuditEvent};
 use sekisho::models::session::{AccessRef, EndReason, Session, SessionId, SessionKind, TokenId};
-use sekisho::models::user::UserId;
+use sekisho::models::user::{Role, User, UserId};
 use sekisho::services::store::Ending;
 use time::OffsetDateTime;
 use time::macros::datetime;
@@ -31,6 +32,24 @@ pub(super) const USERS: usize = 2;
 /// One of the users.
 pub(super) fn user_id(number: usize) -> UserId {
     UserId(Uuid::from_u128(number as u128 + 1))
+}
+
+/// The user of this number as the product knows it, with the first password.
+pub(super) fn user(number: usize) -> User {
+    User {
+        id: user_id(number),
+        email: format!("{number}@example.com"),
+        name: None,
+        hashed_password: hash(0),
+        role: Role::User,
+        disabled_at: None,
+        created_at: at(0),
+    }
+}
+
+/// What the product keeps of a password.
+pub(super) fn hash(password: u32) -> SecretString {
+    format!("$2b$12${password}").into()
 }
 
 /// The session at this place among the rows.

@@ -2,19 +2,18 @@
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestError, TestRunner};
-use secrecy::SecretString;
 use sekisho::backend::db::Stores;
 use sekisho::identity::Client;
 use sekisho::models::audit::AuditEntry;
 use sekisho::models::session::{AccessRef, EndReason, SessionId, SessionKind, TokenId};
-use sekisho::models::user::{Role, User};
+use sekisho::models::user::Role;
 use sekisho::services::store::{Ending, Inserted, LastingUse, NewSession, PasswordChange, Rotation, Which};
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use uuid::Uuid;
 
 use super::script::Defect;
-use super::store::{New, Step, Store, USERS, at, session_id, user_id};
+use super::store::{New, Step, Store, USERS, at, hash, session_id, user, user_id};
 use crate::support::db::{self, Fresh};
 
 const GRACE: i64 = 60_000;
@@ -240,22 +239,6 @@ impl Twins {
     fn password(&self, user: usize, nth: u32) -> u32 {
         self.model.passwords[user].saturating_sub(u32::from(nth == 0))
     }
-}
-
-fn user(number: usize) -> User {
-    User {
-        id: user_id(number),
-        email: format!("{number}@example.com"),
-        name: None,
-        hashed_password: hash(0),
-        role: Role::User,
-        disabled_at: None,
-        created_at: at(0),
-    }
-}
-
-fn hash(password: u32) -> SecretString {
-    format!("$2b$12${password}").into()
 }
 
 fn client(nth: usize) -> Client {

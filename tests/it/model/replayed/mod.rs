@@ -13,7 +13,6 @@ use axum::http::{Request, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::FutureExt;
-use secrecy::SecretString;
 use sekisho::clock::ManualClock;
 use sekisho::identity::{Client, Identity};
 use sekisho::layer::{CookiePolicy, Reject401, SESSION_EVENT_HEADER, SilentRefreshLayer};
@@ -32,7 +31,7 @@ use uuid::Uuid;
 
 use self::rows::{Difference, Unflushed, differ};
 use super::script::Settings;
-use super::store::{Store, USERS, at, user_id};
+use super::store::{Store, USERS, at, hash, user, user_id};
 use super::tally::Seen;
 use super::world::{Access, Cookies, Told, Traced, What, World};
 use super::{chance, run};
@@ -321,22 +320,6 @@ fn expected(told: Told) -> (u16, Option<String>) {
         Told::Refused(event) => (401, Some(event.to_string())),
         Told::Unavailable => (503, Some("store_unavailable".to_owned())),
     }
-}
-
-fn user(number: usize) -> User {
-    User {
-        id: user_id(number),
-        email: format!("{number}@example.com"),
-        name: None,
-        hashed_password: hash(0),
-        role: Role::User,
-        disabled_at: None,
-        created_at: at(0),
-    }
-}
-
-fn hash(password: u32) -> SecretString {
-    format!("$2b$12${password}").into()
 }
 
 fn duration(ms: i64) -> std::time::Duration {
