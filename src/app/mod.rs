@@ -42,7 +42,7 @@ pub use crate::routers::pages::Sample;
 use crate::routers::{
     ApiError, AuthState, auth, docs, health, jwks, movies, pages, security_headers, token, with_fallbacks,
 };
-use crate::server::Peer;
+use crate::server::{Peer, Secured};
 use crate::services::auth::{Auth, Registration};
 use crate::services::jwt::{AccessTokens, JwtSettings};
 use crate::services::keys::SharedKeys;
@@ -361,9 +361,10 @@ fn located<B>(
     let named = origin.host.or_else(|| request.uri().authority().map(Authority::as_str));
     let host = named.and_then(|host| HeaderValue::try_from(host).ok());
     let host = host.as_ref().or_else(|| request.headers().get(HOST)).or(public_host).cloned();
+    let https = origin.https.unwrap_or_else(|| request.extensions().get::<Secured>().is_some());
     let forwarded = host.map(|host| Forwarded {
         client: origin.client,
-        proto: if origin.https == Some(true) { "https" } else { "http" },
+        proto: if https { "https" } else { "http" },
         host,
         chain: None,
     });

@@ -29,6 +29,7 @@ mod file;
 mod login;
 mod routes;
 mod server;
+mod serving;
 mod session;
 mod settings;
 mod sources;
@@ -45,6 +46,7 @@ pub use self::error::{ConfigError, Place};
 pub use self::login::{Login, Registration};
 pub use self::routes::{EncodedSlash, Route, RouteAuth};
 pub use self::server::{Admin, Builtin, Server, Verify, VerifySource};
+pub use self::serving::{Limits, Tls};
 pub use self::session::{OnStoreLoss, Session};
 pub use self::sources::Sources;
 pub use self::tokens::{Algorithm, KeySource, Tokens};
@@ -127,6 +129,19 @@ pub const KEYS: &[&str] = &[
     "server.builtin",
     "server.auth_prefix",
     "server.reuse_port",
+    "server.tls_certificate",
+    "server.tls_key",
+    "server.threads",
+    "server.max_connections",
+    "server.max_streams",
+    "server.max_in_flight",
+    "server.max_header_bytes",
+    "server.max_header_fields",
+    "server.max_uri",
+    "server.header_timeout",
+    "server.keep_alive",
+    "server.write_timeout",
+    "server.drain",
     "admin.listen",
     "verify.listen",
     "verify.source",

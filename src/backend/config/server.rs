@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 
 use super::error::ConfigError;
+use super::serving::{Limits, Tls};
 use super::settings::{Settings, choose};
 use super::values::{Listen, Origin, PathPrefix};
 
@@ -27,6 +28,12 @@ pub struct Server {
     pub auth_prefix: PathPrefix,
     /// Whether two processes may share the port.
     pub reuse_port: bool,
+    /// The certificate, if this listener speaks TLS itself.
+    pub tls: Option<Tls>,
+    /// How many threads serve; `None` for one on each core.
+    pub threads: Option<usize>,
+    /// What clients may cost.
+    pub limits: Limits,
 }
 
 /// A group of our own paths.
@@ -73,7 +80,8 @@ impl Server {
     /// The public origin, once the listener's address is known.
     #[must_use]
     pub fn public_origin_at(&self, bound: SocketAddr) -> Origin {
-        self.public_origin.clone().unwrap_or_else(|| self.listen.origin_at(bound.port()))
+        let known = self.public_origin.clone();
+        known.unwrap_or_else(|| self.listen.origin_at(bound.port(), self.tls.is_some()))
     }
 
     /// Whether this group of paths is on the listener.
@@ -104,8 +112,12 @@ impl Server {
         let builtin = settings.list("server.builtin", |word| choose(word, &BUILTINS))?;
         let default = if has_routes { &BUILTINS[..1] } else { &BUILTINS[..] };
         let builtin = builtin.unwrap_or_else(|| default.iter().map(|(_, builtin)| *builtin).collect());
+        let tls = Tls::read(settings)?;
         let server = Self {
-            public_origin: public_origin(settings, &listen)?,
+            public_origin: public_origin(settings, &listen, tls.is_some())?,
+            tls,
+            threads: settings.integer("server.threads", 1..=1024)?.map(|threads| threads as usize),
+            limits: Limits::read(settings, warnings)?,
             listen,
             allowed_origins: settings.parsed_list("server.allowed_origins")?.unwrap_or_default(),
             trusted_proxies: settings.list("server.trusted_proxies", network)?.unwrap_or_default(),
@@ -185,8 +197,12 @@ impl Verify {
     }
 }
 
-fn public_origin(settings: &Settings, listen: &Listen) -> Result<Option<Origin>, ConfigError> {
-    if let Some(origin) = settings.parsed("server.public_origin")? {
+fn public_origin(settings: &Settings, listen: &Listen, secured: bool) -> Result<Option<Origin>, ConfigError> {
+    if let Some(origin) = settings.parsed::<Origin>("server.public_origin")? {
+        if secured && !origin.is_https() {
+            let problem = "with server.tls_certificate browsers come over TLS: say https://";
+            return Err(settings.invalid("server.public_origin", problem));
+        }
         return Ok(Some(origin));
     }
     if !listen.is_loopback() {
@@ -198,7 +214,7 @@ fn public_origin(settings: &Settings, listen: &Listen) -> Result<Option<Origin>,
             ),
         });
     }
-    Ok((listen.port() != 0).then(|| listen.origin_at(listen.port())))
+    Ok((listen.port() != 0).then(|| listen.origin_at(listen.port(), secured)))
 }
 
 fn network(text: &str) -> Result<IpNet, String> {
