@@ -9,6 +9,7 @@ use super::body::{Download, UploadProgress};
 use super::cookies::ReservedCookies;
 use super::hop_by_hop;
 use super::routes::Route;
+use super::upstream::Lease;
 use super::via::Via;
 
 /// Makes the upstream's answer ours: its bytes, less what it may not say.
@@ -17,6 +18,7 @@ pub(super) fn finish(
     route: &Route,
     reserved: &ReservedCookies,
     via: &Via,
+    lease: Lease,
     upload: UploadProgress,
 ) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
@@ -27,7 +29,7 @@ pub(super) fn finish(
     via.add_to(&mut parts.headers, parts.version);
     // The version is that of each connection, not of the message.
     parts.version = Version::HTTP_11;
-    Response::from_parts(parts, Body::new(Download::new(body, route, upload)))
+    Response::from_parts(parts, Body::new(Download::new(body, route, lease, upload)))
 }
 
 /// Removes the headers that only we may send.

@@ -1,6 +1,7 @@
 //! The proxy as a service.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,18 +17,24 @@ use super::body::{Upload, UploadProgress};
 use super::cookies::ReservedCookies;
 use super::error::ProxyError;
 use super::routes::{MatchedRoute, Route};
+use super::upstream::Pool;
 use super::via::Via;
 use super::{request as outgoing, response as incoming, upstream};
 use crate::identity::Identity;
 
 /// Forwards requests to the upstreams of their routes; see the [module](super).
 ///
-/// Cheap to clone. It never fails: what goes wrong becomes an answer.
-#[derive(Clone, Debug)]
-pub struct Proxy(Arc<Inner>);
+/// Cheap to clone; a clone uses the same connections. It never fails: what goes wrong becomes an
+/// answer.
+#[derive(Clone)]
+pub struct Proxy {
+    rules: Arc<Rules>,
+    connections: Arc<Pool>,
+}
 
+/// What all messages are held to.
 #[derive(Debug)]
-struct Inner {
+struct Rules {
     reserved: ReservedCookies,
     via: Via,
 }
@@ -36,7 +43,20 @@ impl Proxy {
     /// A proxy that keeps these cookies from upstreams.
     #[must_use]
     pub fn new(reserved: ReservedCookies) -> Self {
-        Self(Arc::new(Inner { reserved, via: Via::new() }))
+        Self { rules: Arc::new(Rules { reserved, via: Via::new() }), connections: Arc::default() }
+    }
+
+    /// The same proxy, with connections to upstreams of its own: for another runtime, which is to
+    /// drive them.
+    #[must_use]
+    pub fn with_own_connections(&self) -> Self {
+        Self { rules: Arc::clone(&self.rules), connections: Arc::default() }
+    }
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proxy").field("rules", &self.rules).finish_non_exhaustive()
     }
 }
 
@@ -54,7 +74,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let proxy = Arc::clone(&self.0);
+        let proxy = self.clone();
         Box::pin(async move {
             let route = request.extensions().get::<MatchedRoute>().cloned();
             let answer = match &route {
@@ -66,25 +86,26 @@ where
     }
 }
 
-impl Inner {
+impl Proxy {
     async fn forward<B>(&self, route: &Route, request: Request<B>) -> Result<Response<Body>, ProxyError>
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
         let (parts, body) = request.into_parts();
+        let Rules { reserved, via } = &*self.rules;
         self.admit(route, &parts)?;
         let (body, mut progress) = upload(route, body)?;
-        let request = outgoing::prepare(parts, route, &self.reserved, &self.via)?.map(|()| body);
-        let response = upstream::send(route, request, &mut progress).await?;
-        Ok(incoming::finish(response, route, &self.reserved, &self.via, progress))
+        let request = outgoing::prepare(parts, route, reserved, via)?.map(|()| body);
+        let (response, lease) = upstream::send(&self.connections, route, request, &mut progress).await?;
+        Ok(incoming::finish(response, route, reserved, via, lease, progress))
     }
 
     fn admit(&self, route: &Route, parts: &request::Parts) -> Result<(), ProxyError> {
         if matches!(parts.method, Method::CONNECT | Method::TRACE) {
             return Err(ProxyError::MethodNotAllowed);
         }
-        if self.via.is_in(&parts.headers) {
+        if self.rules.via.is_in(&parts.headers) {
             return Err(ProxyError::LoopDetected);
         }
         let roles = &route.spec.roles;
@@ -104,7 +125,7 @@ where
         return Err(ProxyError::BodyTooLarge);
     }
     if body.is_end_stream() {
-        return Ok((Body::empty(), UploadProgress::sent()));
+        return Ok((Body::empty(), UploadProgress::without_body()));
     }
     let (body, progress) = Upload::new(body, route);
     Ok((Body::new(body), progress))
