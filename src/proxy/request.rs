@@ -10,7 +10,7 @@ use super::forwarded::Forwarded;
 use super::hop_by_hop;
 use super::routes::Route;
 use super::via::Via;
-use crate::identity::Identity;
+use crate::identity::{Identity, RequestScope};
 
 /// Writes the request for the upstream: first everything goes that the client may not say, then
 /// what we say is added.
@@ -106,7 +106,9 @@ fn host(parts: &request::Parts) -> Result<Option<HeaderValue>, ProxyError> {
 fn upstream_uri(uri: &Uri, route: &Route) -> Result<Uri, ProxyError> {
     let mut parts = http::uri::Parts::default();
     parts.scheme = Some(Scheme::HTTP);
-    parts.authority = Some(route.next_upstream().clone());
+    let upstream = route.next_upstream();
+    RequestScope::with(|scope| scope.sent_to(upstream));
+    parts.authority = Some(upstream.clone());
     parts.path_and_query = Some(route.target(uri)?);
     Uri::from_parts(parts).map_err(|error| ProxyError::UpstreamError(error.into()))
 }

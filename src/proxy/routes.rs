@@ -101,8 +101,9 @@ impl Routes {
     /// [`RouteError`] names the route at fault.
     pub fn new(specs: impl IntoIterator<Item = RouteSpec>) -> Result<Self, RouteError> {
         let mut routes: Vec<Arc<Route>> = Vec::new();
-        for spec in specs {
-            let route = Route::new(spec)?;
+        for (number, spec) in specs.into_iter().enumerate() {
+            let mut route = Route::new(spec)?;
+            route.number = number;
             if routes.iter().any(|other| other.prefix == route.prefix) {
                 return Err(RouteError::Twice { path: route.spec.path });
             }
@@ -135,6 +136,12 @@ impl MatchedRoute {
     #[must_use]
     pub fn path(&self) -> &str {
         &self.0.spec.path
+    }
+
+    /// Which of the table's specs it was made of, from 0, in their order.
+    #[must_use]
+    pub fn number(&self) -> usize {
+        self.0.number
     }
 
     pub(super) fn route(&self) -> &Route {
@@ -212,6 +219,7 @@ pub enum RouteError {
 pub(super) struct Route {
     pub(super) spec: RouteSpec,
     pub(super) client: Client,
+    number: usize,
     /// The path in the form that is compared.
     prefix: Vec<u8>,
     upstreams: Vec<Authority>,
@@ -227,7 +235,7 @@ impl Route {
             return Err(RouteError::NoUpstream { path: spec.path });
         }
         let client = upstream::client(spec.connect_timeout, spec.idle_timeout);
-        Ok(Self { spec, client, prefix, upstreams, turn: AtomicUsize::new(0) })
+        Ok(Self { spec, client, number: 0, prefix, upstreams, turn: AtomicUsize::new(0) })
     }
 
     /// The upstream whose turn it is.
