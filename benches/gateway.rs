@@ -37,6 +37,7 @@ use sekisho::services::jwt::AccessTokens;
 use sekisho::services::keys::{Algorithm, KeyMaterial, KeyRing, SharedKeys};
 use sekisho::services::store::SessionStore;
 use sekisho::services::token::{SessionSettings, SignIn, Tokens};
+use sekisho::telemetry::Telemetry;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tower::{Layer, Service, service_fn};
@@ -196,13 +197,18 @@ async fn gateway(upstream: SocketAddr) -> (SocketAddr, Renewal) {
         keys: Arc::new(SharedKeys::new(keys)),
         clock: Arc::new(SystemClock),
         metrics: None,
+        telemetry: Telemetry::default(),
         sample: None,
     }));
     let issued = signed_in(&app.tokens).await;
     (listening(app.public).await, issued)
 }
 
-async fn listening(app: axum::Router) -> SocketAddr {
+async fn listening<S>(app: S) -> SocketAddr
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+{
     let listener = must(TcpListener::bind("127.0.0.1:0").await);
     let address = must(listener.local_addr());
     tokio::spawn(server::serve(listener, app, ServerLimits::default(), std::future::pending()));

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::net::{TcpListener, TcpSocket, lookup_host};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -24,7 +23,7 @@ use crate::server::{self, Certificate, ServerLimits, ServingThreads, raise_file_
 use crate::services::keys::SharedKeys;
 use crate::services::purge::{Keep, Purge};
 use crate::services::store::StoreError;
-use crate::telemetry;
+use crate::telemetry::{self, Log, Telemetry};
 
 /// Arguments of `sekisho serve`.
 #[derive(Args, Clone, Debug)]
@@ -48,14 +47,14 @@ pub(super) fn run(args: &ServeArgs, file: Option<PathBuf>) -> Result<(), CliErro
     args.add_to(&mut sources);
     let loaded = Config::load(&sources)?;
     start::refuse_unbuilt(&loaded.config)?;
-    telemetry::init();
+    let log = start::log(&loaded.config);
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
     block_on(async {
         let stores = start::stores(&loaded.config).await?;
         say_what_is_missing(&loaded.config, &stores).await?;
-        serve(&loaded.config, stores, None, |_| Ok(())).await
+        serve(&loaded.config, stores, &log, None, |_| Ok(())).await
     })
 }
 
@@ -76,6 +75,7 @@ async fn say_what_is_missing(config: &Config, stores: &Stores) -> Result<(), Cli
 pub(super) async fn serve(
     config: &Config,
     stores: Stores,
+    log: &Log,
     sample: Option<Sample>,
     ready: impl FnOnce(&str) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
@@ -86,6 +86,9 @@ pub(super) async fn serve(
     }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let certificate = start::certificate(config, Arc::clone(&clock))?;
+    // Before anything is counted: what is counted earlier counts for nobody.
+    let metrics = telemetry::metrics::install();
+    let stores = stores.measured();
     agree(config, &stores).await?;
     check_clock(config, &stores, &*clock).await?;
     let keys = Arc::new(SharedKeys::new(start::keys(config, stores.is_embedded(), clock.now())?));
@@ -94,14 +97,16 @@ pub(super) async fn serve(
     let public = bind("server.listen", &config.server.listen, config.server.reuse_port).await?;
     let admin = bind("admin.listen", &config.admin.listen, config.server.reuse_port).await?;
     let origin = config.server.public_origin_at(local(&public)?);
+    let (spans, exporting) = start::spans(config)?.unzip();
+    let access = config.log.access.then(|| log.access());
     let app = App::build(Parts {
         config,
         public_origin: origin.clone(),
         stores: stores.clone(),
         keys: Arc::clone(&keys),
         clock: Arc::clone(&clock),
-        // A second recorder in one process: only tests do that, and they need no metrics.
-        metrics: PrometheusBuilder::new().install_recorder().ok(),
+        metrics: metrics.clone(),
+        telemetry: Telemetry { access, spans, lost_lines: Some(log.lost()) },
         sample,
     })
     .map_err(CliError::misconfigured)?;
@@ -110,6 +115,7 @@ pub(super) async fn serve(
         .await
         .map_err(|error| CliError::failed("can't ask the database which sessions have ended", error))?;
     let mut watchers = watch_over(config, &stores, &keys, &clock);
+    watchers.extend(metrics.map(|metrics| tokio::spawn(telemetry::metrics::upkeep(metrics))));
     watchers.push(tokio::spawn(purge(config, &stores, &clock).run()));
     watchers.push(tokio::spawn(app.tokens.clone().follow_ends()));
     let (woken, tokens) = (stores.clone(), app.tokens.clone());
@@ -126,6 +132,9 @@ pub(super) async fn serve(
     }
     if let Err(error) = app.tokens.write_notes().await {
         tracing::warn!(error = &error as &dyn std::error::Error, "the last settlements were not written");
+    }
+    if let Some(exporting) = exporting {
+        exporting.stop().await;
     }
     stores.close().await;
     // Not before: connections to the database may have been opened by a request, on its thread.
@@ -163,7 +172,7 @@ fn serve_public(
 ) -> Result<(), CliError> {
     let service = app.public.clone();
     let serving =
-        public.into_std().and_then(|public| threads.serve(public, certificate, move || service.clone()));
+        public.into_std().and_then(|public| threads.serve(public, certificate, move || service.for_thread()));
     serving.map_err(|error| CliError::failed("can't share server.listen among the serving threads", error))
 }
 

@@ -15,6 +15,7 @@ use crate::server::{Certificate, ServerLimits};
 use crate::services::keys::{Algorithm, KeyMaterial, KeyRing};
 use crate::services::password::Passwords;
 use crate::services::users::Users;
+use crate::telemetry::{Exporting, Log, LogFormat, Spans};
 
 /// Runs a command that waits for things.
 pub(super) fn block_on<T>(command: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
@@ -58,6 +59,20 @@ pub(super) fn limits(config: &config::Limits) -> ServerLimits {
         uri_bytes: config.max_uri as usize,
         drain: config.drain,
     }
+}
+
+/// Begins to log. What waits is written when the log is dropped.
+pub(super) fn log(config: &Config) -> Log {
+    Log::to_stderr(match config.log.format {
+        config::LogFormat::Json => LogFormat::Json,
+        config::LogFormat::Text => LogFormat::Text,
+    })
+}
+
+/// Begins to export spans, where that is configured.
+pub(super) fn spans(config: &Config) -> Result<Option<(Spans, Exporting)>, CliError> {
+    let start = |otlp: &config::Otlp| Spans::start(otlp.endpoint.as_str(), otlp.sample);
+    config.otlp.as_ref().map(start).transpose().map_err(CliError::misconfigured)
 }
 
 /// Opens the database, with its tables up to date.

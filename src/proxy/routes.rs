@@ -121,8 +121,9 @@ impl Routes {
         let known: Vec<_> = previous.routes.iter().map(|route| &route.upstreams).collect();
         let mut roots = Roots::default();
         let mut routes: Vec<Arc<Route>> = Vec::new();
-        for spec in specs {
-            let route = Route::new(spec, &known, &mut roots)?;
+        for (number, spec) in specs.into_iter().enumerate() {
+            let mut route = Route::new(spec, &known, &mut roots)?;
+            route.number = number;
             if routes.iter().any(|other| other.prefix == route.prefix) {
                 return Err(RouteError::Twice { path: route.spec.path });
             }
@@ -163,6 +164,12 @@ impl MatchedRoute {
         &self.0.spec.path
     }
 
+    /// Which of the table's specs it was made of, from 0, in their order.
+    #[must_use]
+    pub fn number(&self) -> usize {
+        self.0.number
+    }
+
     pub(super) fn route(&self) -> &Route {
         &self.0
     }
@@ -173,7 +180,9 @@ impl MatchedRoute {
 #[non_exhaustive]
 pub enum RouteError {
     /// An upstream's URL holds more than where to connect to.
-    #[error("route `{path}`: upstream `{upstream}` must be `http://host:port` or `https://host:port` alone, without path or query")]
+    #[error(
+        "route `{path}`: upstream `{upstream}` must be `http://host:port` or `https://host:port` alone, without path or query"
+    )]
     NotAnOrigin {
         /// The route.
         path: String,
@@ -253,6 +262,7 @@ pub enum RouteError {
 pub(super) struct Route {
     pub(super) spec: RouteSpec,
     pub(super) upstreams: Upstreams,
+    number: usize,
     /// The path in the form that is compared.
     prefix: Vec<u8>,
 }
@@ -261,7 +271,7 @@ impl Route {
     fn new(spec: RouteSpec, known: &[&Upstreams], roots: &mut Roots) -> Result<Self, RouteError> {
         let prefix = prefix(&spec.path)?;
         let upstreams = Upstreams::new(&spec, known, roots)?;
-        Ok(Self { spec, upstreams, prefix })
+        Ok(Self { spec, upstreams, number: 0, prefix })
     }
 
     /// The path and query to ask an upstream for: the request's own bytes, less the prefix if it

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 use sekisho::backend::config::{
-    Algorithm, Builtin, Config, ConfigError, DatabaseKind, EncodedSlash, KEYS, KeySource, Loaded,
+    Algorithm, Builtin, Config, ConfigError, DatabaseKind, EncodedSlash, KEYS, KeySource, Loaded, LogFormat,
     OnStoreLoss, ROUTE_KEYS, Registration, RouteAuth, SameSite, Sources, VerifySource,
 };
 use tempfile::TempDir;
@@ -74,7 +74,8 @@ fn file(text: &str) -> Place {
 fn the_defaults() {
     let Loaded { config, warnings, file } = Config::load(&Sources::default()).unwrap();
     assert!(warnings.is_empty() && file.is_none());
-    let Config { server, admin, verify, database, tokens, session, audit, cookies, login, routes } = config;
+    let Config { server, admin, verify, database, tokens, session, audit, cookies, login, log, otlp, routes } =
+        config;
     let minutes = |n: u64| Duration::from_secs(n * 60);
     assert_eq!(server.listen.to_string(), "127.0.0.1:8080");
     assert_eq!(server.public_origin.unwrap().as_str(), "http://127.0.0.1:8080");
@@ -104,6 +105,18 @@ fn the_defaults() {
     assert_eq!((cookies.same_site, cookies.secure), (SameSite::Lax, true));
     assert_eq!((login.bcrypt_cost, login.password_min_length), (12, 15));
     assert_eq!(login.registration, Registration::Closed);
+    assert_eq!((log.format, log.access), (LogFormat::Text, true));
+    assert!(otlp.is_none(), "nothing is exported");
+}
+
+#[test]
+fn traces_go_where_the_collector_is() {
+    let otlp =
+        |text: &str| file(text).config().otlp.map(|otlp| (otlp.endpoint.as_str().to_owned(), otlp.sample));
+    assert_eq!(otlp("[otlp]\nsample = 1"), None);
+    let collector = "http://127.0.0.1:4318".to_owned();
+    assert_eq!(otlp("[otlp]\nendpoint = 'http://127.0.0.1:4318'"), Some((collector.clone(), 0.1)));
+    assert_eq!(otlp("[otlp]\nendpoint = 'http://127.0.0.1:4318'\nsample = 0"), Some((collector, 0.0)));
 }
 
 #[test]
@@ -645,6 +658,11 @@ const BAD: &[(&str, &str)] = &[
     ),
     ("[login]\nregistration = true", "login.registration = true in ./sekisho.toml, line 2: expected text"),
     ("[login]\npassword_min_length = 7", "expected a whole number from 8"),
+    ("[log]\nformat = 'jsno'", "log.format = \"jsno\" in ./sekisho.toml, line 2: expected one of text, json"),
+    ("[log]\naccess = 'no'", "log.access = \"no\" in ./sekisho.toml, line 2: expected true or false"),
+    ("[otlp]\nendpoint = 'https://collector.example'", "line 2: expected http://"),
+    ("[otlp]\nendpoint = 'collector:4318'", "otlp.endpoint"),
+    ("[otlp]\nsample = 1.5", "otlp.sample = 1.5 in ./sekisho.toml, line 2: expected a number from 0 to 1"),
 ];
 
 /// The same, of one route; `path` and `upstreams` are given unless the case gives them.

@@ -26,7 +26,9 @@ mod cookies;
 mod database;
 mod error;
 mod file;
+mod log;
 mod login;
+mod otlp;
 mod routes;
 mod server;
 mod serving;
@@ -43,7 +45,9 @@ pub use self::cookies::{Cookies, SameSite};
 pub use self::database::{Database, DatabaseKind};
 pub(crate) use self::error::nearest;
 pub use self::error::{ConfigError, Place};
+pub use self::log::{Log, LogFormat};
 pub use self::login::{Login, Registration};
+pub use self::otlp::Otlp;
 pub use self::routes::{EncodedSlash, Route, RouteAuth};
 pub use self::server::{Admin, Builtin, Server, Verify, VerifySource};
 pub use self::serving::{Limits, Tls};
@@ -73,6 +77,10 @@ pub struct Config {
     pub cookies: Cookies,
     /// Signing in.
     pub login: Login,
+    /// The log.
+    pub log: Log,
+    /// Where traces go, if anywhere.
+    pub otlp: Option<Otlp>,
     /// What is forwarded where, in the file's order.
     pub routes: Vec<Route>,
 }
@@ -114,8 +122,23 @@ impl Config {
         let audit = Audit::read(&settings)?;
         let cookies = Cookies::read(&settings, &server)?;
         let login = Login::read(&settings, &server, &mut warnings)?;
+        let log = Log::read(&settings)?;
+        let otlp = Otlp::read(&settings)?;
         let routes = routes::read_all(&tables, &server, &tokens, &mut warnings)?;
-        let config = Self { server, admin, verify, database, tokens, session, audit, cookies, login, routes };
+        let config = Self {
+            server,
+            admin,
+            verify,
+            database,
+            tokens,
+            session,
+            audit,
+            cookies,
+            login,
+            log,
+            otlp,
+            routes,
+        };
         Ok(Loaded { config, warnings, file })
     }
 }
@@ -172,6 +195,10 @@ pub const KEYS: &[&str] = &[
     "login.bcrypt_cost",
     "login.registration",
     "login.password_min_length",
+    "log.format",
+    "log.access",
+    "otlp.endpoint",
+    "otlp.sample",
 ];
 
 /// Every key of a route.

@@ -49,6 +49,19 @@ pub enum Builtin {
     Token,
 }
 
+impl Builtin {
+    /// What the configuration calls it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auth => "auth",
+            Self::Docs => "docs",
+            Self::Movies => "movies",
+            Self::Token => "token",
+        }
+    }
+}
+
 /// The operators' listener: `[admin]`.
 #[derive(Clone, Debug)]
 pub struct Admin {
@@ -93,14 +106,19 @@ impl Server {
     /// The paths at or below which the enabled groups answer.
     #[must_use]
     pub fn builtin_paths(&self) -> Vec<PathPrefix> {
+        self.builtin.iter().flat_map(|builtin| self.paths_of(*builtin)).collect()
+    }
+
+    /// The paths at or below which this group answers.
+    #[must_use]
+    pub fn paths_of(&self, builtin: Builtin) -> Vec<PathPrefix> {
         let path = PathPrefix::known;
-        let paths = |builtin: &Builtin| match builtin {
+        match builtin {
             Builtin::Auth => vec![self.auth_prefix.clone(), path("/.well-known/jwks.json")],
             Builtin::Docs => vec![path("/docs"), path("/openapi.json")],
             Builtin::Movies => vec![path("/movies")],
             Builtin::Token => vec![path("/token")],
-        };
-        self.builtin.iter().flat_map(paths).collect()
+        }
     }
 
     pub(super) fn read(
@@ -228,10 +246,10 @@ fn clash(key: &str, other: &Listen) -> String {
 
 /// The first one stays when there are routes.
 const BUILTINS: [(&str, Builtin); 4] = [
-    ("auth", Builtin::Auth),
-    ("token", Builtin::Token),
-    ("movies", Builtin::Movies),
-    ("docs", Builtin::Docs),
+    (Builtin::Auth.as_str(), Builtin::Auth),
+    (Builtin::Token.as_str(), Builtin::Token),
+    (Builtin::Movies.as_str(), Builtin::Movies),
+    (Builtin::Docs.as_str(), Builtin::Docs),
 ];
 
 const SOURCES: [(&str, VerifySource); 3] = [
