@@ -47,7 +47,8 @@ async fn what_is_under_way_ends_and_says_that_it_was_the_last() {
         // Another one is not taken.
         (answer, ask(&mut client, get2("/")).await.unwrap_err())
     });
-    (seen.recv().await, seen.recv().await);
+    seen.recv().await;
+    seen.recv().await;
     let (address, script) = (server.address, server.script.clone());
     let draining = tokio::spawn(async move {
         server.threads.drain().await;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use sekisho::server::ServerLimits;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::process::until;
 use crate::support::serving::{GET, Serving, answer, ask, get1, get2, talk, to_the_end};
@@ -85,7 +85,8 @@ async fn a_request_that_takes_its_time_is_not_cut_off() {
     let mut client = server.http2().await;
     socket.write_all(get1("/slow").as_bytes()).await.unwrap();
     let second = tokio::spawn(async move { ask(&mut client, get2("/slow")).await.unwrap() });
-    (seen.recv().await, seen.recv().await);
+    seen.recv().await;
+    seen.recv().await;
     tokio::time::sleep(SHORT).await;
     server.script.release();
     assert!(answer(&mut socket).await.ends_with("at last"));
@@ -101,7 +102,8 @@ async fn who_takes_nothing_of_an_answer_is_cut_off() {
     // Reads its connection, but gives the stream no window.
     let mut client = server.http2().await;
     let (stuck, _) = client.send_request(get2("/endless"), true).unwrap();
-    (seen.recv().await, seen.recv().await);
+    seen.recv().await;
+    seen.recv().await;
     until("both answers to be given up", async || (server.script.endless() == 0).then_some(())).await;
     drop((socket, stuck));
 }
@@ -212,16 +214,30 @@ async fn p_18_targets_and_headers_have_a_longest_length() {
     assert_eq!(served, 5);
 }
 
-/// Closing with something unread would reset the connection, and the answer could be lost.
+/// Closing with something unread would reset the connection, and a client that is still sending would
+/// find that error, not the answer.
 #[tokio::test]
 async fn why_a_body_was_refused_arrives_although_nobody_read_it() {
     let (server, _seen) = Serving::start(1, ServerLimits::default());
-    for _ in 0..20 {
-        let mut socket = server.connect().await;
-        let head = "POST /refused HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n";
-        socket.write_all(head.as_bytes()).await.unwrap();
-        socket.write_all(&[b'x'; 300_000]).await.unwrap();
-        let refusal = answer(&mut socket).await;
-        assert!(refusal.starts_with("HTTP/1.1 413") && refusal.ends_with("too much"), "{refusal}");
+    let mut socket = server.connect().await;
+    let head = "POST /refused HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n";
+    let refusal = talk(&mut socket, head).await;
+    assert!(refusal.starts_with("HTTP/1.1 413") && refusal.ends_with("too much"), "{refusal}");
+    // It has said its last word.
+    assert_eq!(socket.peek(&mut [0]).await.unwrap(), 0);
+    for _ in 0..30 {
+        socket.write_all(&[b'x'; 10_000]).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    socket.shutdown().await.unwrap();
+    let mut rest = Vec::new();
+    socket.read_to_end(&mut rest).await.unwrap();
+    assert!(rest.is_empty());
+    // Not for ever, though.
+    let mut socket = server.connect().await;
+    assert!(talk(&mut socket, head).await.ends_with("too much"));
+    let mut dripping = tokio::time::interval(SHORT / 4);
+    while socket.write_all(b"x").await.is_ok() {
+        dripping.tick().await;
     }
 }

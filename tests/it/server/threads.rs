@@ -39,6 +39,21 @@ async fn each_thread_makes_a_service_of_its_own() {
     assert_eq!(made.load(Ordering::SeqCst), 3);
 }
 
+#[tokio::test]
+async fn limits_can_be_changed_while_it_serves() {
+    let (server, _seen) = Serving::start(2, ServerLimits::default());
+    let mut before = server.connect().await;
+    assert!(talk(&mut before, GET).await.starts_with("HTTP/1.1 200"));
+    let limits = ServerLimits { connections: 2, uri_bytes: 256, ..ServerLimits::default() };
+    server.threads.set_limits(limits);
+    let long = get1(&"/x".repeat(200));
+    assert!(talk(&mut before, &long).await.starts_with("HTTP/1.1 200"));
+    let mut after = server.connect().await;
+    assert!(talk(&mut after, &long).await.starts_with("HTTP/1.1 414"));
+    assert!(talk(&mut server.connect().await, GET).await.starts_with("HTTP/1.1 503"));
+    assert!(talk(&mut before, GET).await.starts_with("HTTP/1.1 200"));
+}
+
 /// A thread that is busy accepts nothing, so the others get all that comes. It gets its share all the
 /// same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
