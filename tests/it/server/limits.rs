@@ -94,6 +94,29 @@ async fn a_request_that_takes_its_time_is_not_cut_off() {
 }
 
 #[tokio::test]
+async fn what_a_connection_was_upgraded_to_may_be_silent_and_end_one_way_first() {
+    let limits = ServerLimits {
+        header_timeout: SHORT / 4,
+        keep_alive: SHORT / 4,
+        write_timeout: SHORT / 4,
+        ..ServerLimits::default()
+    };
+    let (server, _seen) = Serving::start(1, limits);
+    let mut socket = server.connect().await;
+    let upgrade = "GET /echo HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
+    socket.write_all(upgrade.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(socket.read_u8().await.unwrap());
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101 Switching Protocols\r\n"));
+    tokio::time::sleep(SHORT).await;
+    socket.write_all(b"still there").await.unwrap();
+    socket.shutdown().await.unwrap();
+    assert_eq!(to_the_end(&mut socket).await, "still there");
+}
+
+#[tokio::test]
 async fn who_takes_nothing_of_an_answer_is_cut_off() {
     let limits = ServerLimits { write_timeout: SHORT, ..ServerLimits::default() };
     let (server, mut seen) = Serving::start(1, limits);

@@ -116,6 +116,7 @@ impl Script {
                 let read = request.into_body().collect().await.map(|body| body.to_bytes().len());
                 Response::new(Body::from(format!("{read:?}")))
             }
+            "/echo" => echo(request),
             "/refused" => Response::builder().status(413).body(Body::from("too much")).unwrap(),
             "/hsts" => Response::builder()
                 .header("strict-transport-security", "max-age=1")
@@ -140,6 +141,19 @@ impl Script {
             Some((Ok(Bytes::from(vec![b'x'; 64 * 1024])), running))
         })
     }
+}
+
+/// Sends back what comes after the upgrade, until there is no more.
+fn echo(request: Request<Body>) -> Response<Body> {
+    let upgraded = hyper::upgrade::on(request);
+    tokio::spawn(async {
+        let upgraded = hyper_util::rt::TokioIo::new(upgraded.await.unwrap());
+        let (mut read, mut write) = tokio::io::split(upgraded);
+        let _ = tokio::io::copy(&mut read, &mut write).await;
+        let _ = write.shutdown().await;
+    });
+    let answer = Response::builder().status(101).header("connection", "upgrade").header("upgrade", "echo");
+    answer.body(Body::empty()).unwrap()
 }
 
 /// What a request says of itself.
