@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use tokio::net::TcpStream;
 use tower::Service;
 
 use super::activity::{Activity, Order};
-use super::keeper::Slot;
+use super::keeper::{Slot, Terms};
 use super::limits::ServerLimits;
 use super::request::Front;
 use super::tls::{Certificate, HandshakeError, speaks_http2};
@@ -25,6 +26,7 @@ pub(super) struct Client {
     pub(super) peer: SocketAddr,
     pub(super) is_secured: bool,
     pub(super) activity: Arc<Activity>,
+    pub(super) terms: Arc<Terms>,
     pub(super) slot: Slot,
 }
 
@@ -65,9 +67,10 @@ where
 {
     // Small answers should not wait for the client's acknowledgement of the last ones.
     let _ = stream.set_nodelay(true);
+    let terms = slot.connections().terms();
     let stream = match &certificate {
         Some(certificate) => {
-            let patience = slot.connections().limits.header_timeout;
+            let patience = terms.limits.header_timeout;
             Stream::Tls(Box::new(Box::pin(certificate.handshake(stream, patience)).await?))
         }
         None => Stream::Plain(stream),
@@ -76,16 +79,16 @@ where
         Stream::Tls(stream) => Some(speaks_http2(stream)),
         Stream::Plain(_) => None,
     };
-    let connections = Arc::clone(slot.connections());
     let activity = Arc::new(Activity::default());
-    connections.keep_one(&activity);
-    let client = Arc::new(Client { peer, is_secured: agreed.is_some(), activity, slot });
+    slot.connections().keep_one(&activity);
+    let is_secured = agreed.is_some();
+    let client = Arc::new(Client { peer, is_secured, activity, terms: Arc::clone(&terms), slot });
     let mut wire = Wire::new(stream, Arc::clone(&client));
     let is_http2 = match agreed {
         Some(agreed) => agreed,
         None => wire.begins_http2().await.map_err(Broken::Sniff)?,
     };
-    let protocols = &connections.protocols;
+    let protocols = &terms.protocols;
     if is_http2 {
         client.activity.multiplex();
         let activity = Arc::clone(&client.activity);
@@ -99,11 +102,10 @@ where
     Ok(())
 }
 
+type Http2<S> = http2::Connection<TokioIo<Wire>, Front<S>, TokioExecutor>;
+
 /// HTTP/2 can tell its client that no further requests are taken, while those that are open go on.
-async fn finishing<S>(
-    mut http2: std::pin::Pin<Box<http2::Connection<TokioIo<Wire>, Front<S>, TokioExecutor>>>,
-    activity: &Activity,
-) -> Result<(), hyper::Error>
+async fn finishing<S>(mut http2: Pin<Box<Http2<S>>>, activity: &Activity) -> Result<(), hyper::Error>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use metrics::Gauge;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -15,16 +16,23 @@ use super::limits::ServerLimits;
 
 /// The connections of one thread.
 pub(super) struct Connections {
-    pub(super) limits: ServerLimits,
-    pub(super) protocols: Protocols,
+    /// On which new ones are taken.
+    terms: ArcSwap<Terms>,
+    /// How many threads share what there may be.
+    threads: usize,
     open: AtomicUsize,
     /// Those of all threads.
     everywhere: Arc<AtomicUsize>,
     in_flight: AtomicUsize,
-    in_flight_limit: usize,
     register: Mutex<Register>,
     none_left: Notify,
     gauge: Gauge,
+}
+
+/// What a connection may cost, and how it is spoken to.
+pub(super) struct Terms {
+    pub(super) limits: ServerLimits,
+    pub(super) protocols: Protocols,
 }
 
 /// A connection's place among those that there may be. It is free again when this is dropped.
@@ -57,12 +65,11 @@ impl Connections {
         everywhere: Arc<AtomicUsize>,
     ) -> Arc<Self> {
         let connections = Arc::new(Self {
-            protocols: Protocols::new(&limits),
-            limits,
+            terms: ArcSwap::from_pointee(Terms::new(limits, threads)),
+            threads,
             open: AtomicUsize::new(0),
             everywhere,
             in_flight: AtomicUsize::new(0),
-            in_flight_limit: limits.in_flight.div_ceil(threads.max(1)),
             register: Mutex::new(Register { kept: Vec::new(), order: Order::GoOn }),
             none_left: Notify::new(),
             gauge: metrics::gauge!("sekisho_connections", "thread" => thread.into()),
@@ -82,6 +89,15 @@ impl Connections {
         }
     }
 
+    /// What a new connection may cost.
+    pub(super) fn terms(&self) -> Arc<Terms> {
+        self.terms.load_full()
+    }
+
+    pub(super) fn set_limits(&self, limits: ServerLimits) {
+        self.terms.store(Arc::new(Terms::new(limits, self.threads)));
+    }
+
     /// How many there are.
     pub(super) fn open(&self) -> usize {
         self.open.load(Relaxed)
@@ -89,7 +105,7 @@ impl Connections {
 
     /// A place for another one, unless there are as many as there may be.
     pub(super) fn slot(self: &Arc<Self>) -> Option<Slot> {
-        if self.everywhere.fetch_add(1, Relaxed) >= self.limits.connections {
+        if self.everywhere.fetch_add(1, Relaxed) >= self.terms.load().limits.connections {
             self.everywhere.fetch_sub(1, Relaxed);
             return None;
         }
@@ -114,9 +130,9 @@ impl Connections {
         });
     }
 
-    /// Counts a request that waits for its answer, unless there are as many as there may be.
-    pub(super) fn begin_request(&self) -> bool {
-        if self.in_flight.fetch_add(1, Relaxed) < self.in_flight_limit {
+    /// Counts a request that waits for its answer, unless there are `most` already.
+    pub(super) fn begin_request(&self, most: usize) -> bool {
+        if self.in_flight.fetch_add(1, Relaxed) < most {
             return true;
         }
         self.end_request();
@@ -133,15 +149,19 @@ impl Connections {
     /// A connection without a request isn't closed at once: its client may be sending one right now, and
     /// would find it cut. Most ask again within a moment, and are told then that this was the last.
     pub(super) async fn drain(&self) {
-        let deadline = Instant::now() + self.limits.drain;
+        let after = self.terms.load().limits.drain;
+        let deadline = Instant::now() + after;
         self.tell_all(Order::Finish);
-        if timeout(LAST_MOMENT.min(self.limits.drain / 2), self.none_left()).await.is_ok() {
+        if timeout(LAST_MOMENT.min(after / 2), self.none_left()).await.is_ok() {
             return;
         }
         self.tell_all(Order::Close);
         if timeout_at(deadline, self.none_left()).await.is_err() {
-            let (after, open) = (self.limits.drain, self.open());
-            tracing::warn!(?after, open, "requests were still under way when the server stopped");
+            tracing::warn!(
+                ?after,
+                open = self.open(),
+                "requests were still under way when the server stopped"
+            );
         }
     }
 
@@ -164,23 +184,32 @@ impl Connections {
     }
 
     fn look_at_all(&self, now: Instant) {
+        let limits = self.terms.load().limits;
         self.register().kept.retain_mut(|kept| {
             // Nobody else has it: the connection is gone.
             let is_there = Arc::strong_count(&kept.activity) > 1;
             if is_there {
-                kept.look(now, &self.limits);
+                kept.look(now, &limits);
             }
             is_there
         });
     }
 
     fn period(&self) -> Duration {
-        let ServerLimits { header_timeout, keep_alive, write_timeout, .. } = self.limits;
+        let ServerLimits { header_timeout, keep_alive, write_timeout, .. } = self.terms.load().limits;
         (header_timeout.min(keep_alive).min(write_timeout) / 4).clamp(SHORTEST_PERIOD, LONGEST_PERIOD)
     }
 
     fn register(&self) -> MutexGuard<'_, Register> {
         self.register.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Terms {
+    /// For one of `threads`.
+    fn new(limits: ServerLimits, threads: usize) -> Self {
+        let limits = ServerLimits { in_flight: limits.in_flight.div_ceil(threads), ..limits };
+        Self { protocols: Protocols::new(&limits), limits }
     }
 }
 
@@ -209,7 +238,8 @@ impl Kept {
         if !stood_still {
             self.still_since = now;
         }
-        if !same_write_waits && !(look.untaken && stood_still) {
+        let takes_nothing = same_write_waits || (look.untaken && stood_still);
+        if !takes_nothing {
             self.stalled_since = now;
         }
         self.seen = look;

@@ -46,7 +46,7 @@ where
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let turn = Turn::begin(&self.client);
-        let limits = &self.client.slot.connections().limits;
+        let limits = &self.client.terms.limits;
         // An empty body of ours needs no memory.
         let body = |body: Incoming| if body.is_end_stream() { Body::empty() } else { Body::new(body) };
         let mut request = request.map(body);
@@ -106,7 +106,7 @@ struct Turn {
 impl Turn {
     fn begin(client: &Arc<Client>) -> Self {
         client.activity.begins();
-        let is_in_flight = client.slot.connections().begin_request();
+        let is_in_flight = client.slot.connections().begin_request(client.terms.limits.in_flight);
         Self { client: Arc::clone(client), is_in_flight, is_untaken: false, is_upgraded: false }
     }
 

@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use axum::body::Body;
 use futures_util::future::join_all;
 use http::{Request, Response};
-use tokio::runtime::{Builder, Handle};
+use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot, watch};
 use tower::Service;
 
@@ -51,7 +51,6 @@ pub struct ServingThreads {
 
 struct Thread {
     connections: Arc<Connections>,
-    runtime: Handle,
     /// What it is to do until it stops.
     jobs: mpsc::UnboundedSender<Job>,
     drained: watch::Receiver<bool>,
@@ -123,6 +122,14 @@ impl ServingThreads {
         Ok(())
     }
 
+    /// From now on these are the limits: for connections that there are as far as time and numbers go, for
+    /// new ones altogether.
+    pub fn set_limits(&self, limits: ServerLimits) {
+        for thread in &self.threads {
+            thread.connections.set_limits(limits);
+        }
+    }
+
     /// Stops listening, and lets what is under way end, for as long as the limits have it.
     pub async fn drain(&self) {
         self.stop.send_replace(true);
@@ -148,12 +155,6 @@ impl ServingThreads {
         let _ = joined.await;
     }
 
-    /// The runtimes of the threads.
-    #[must_use]
-    pub fn runtimes(&self) -> Vec<Handle> {
-        self.threads.iter().map(|thread| thread.runtime.clone()).collect()
-    }
-
     fn stopped(&self) -> impl Future<Output = ()> + use<> {
         let mut stopped = self.stop.subscribe();
         // An error means that nobody can say so any longer, which is a reason to stop too.
@@ -171,7 +172,7 @@ impl Thread {
         let (jobs, mut new_jobs) = mpsc::unbounded_channel::<Job>();
         let (tell_drained, drained) = watch::channel(false);
         let (end, ended) = oneshot::channel::<()>();
-        let (kept, handle) = (Arc::clone(&connections), runtime.handle().clone());
+        let kept = Arc::clone(&connections);
         let serve = async move {
             tokio::spawn(Connections::keep(Arc::downgrade(&kept)));
             let mut running = tokio::task::JoinSet::new();
@@ -191,7 +192,7 @@ impl Thread {
         };
         let name = format!("serving-{number}");
         let thread = std::thread::Builder::new().name(name).spawn(move || runtime.block_on(serve))?;
-        Ok(Self { connections, runtime: handle, jobs, drained, _end: end, handle: thread })
+        Ok(Self { connections, jobs, drained, _end: end, handle: thread })
     }
 }
 

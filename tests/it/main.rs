@@ -26,6 +26,7 @@ mod proxy;
 mod proxy_hygiene;
 mod rotation_races;
 mod rotation_rounds;
+mod server;
 mod shutdown;
 mod silent_refresh;
 mod startup;

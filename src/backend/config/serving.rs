@@ -100,11 +100,9 @@ impl Limits {
 }
 
 fn bytes(settings: &Settings, key: &str, least: u64) -> Result<u32, ConfigError> {
-    let size = settings.required(key, settings.size(key))?;
-    match u32::try_from(size) {
-        Ok(bytes) if (least..=MOST_BYTES).contains(&size) => Ok(bytes),
-        _ => Err(settings.invalid(key, format!("expected a size from {least}B to 1MiB"))),
-    }
+    let size = settings.size(key).ok().flatten().filter(|size| (least..=MOST_BYTES).contains(size));
+    let bytes = size.and_then(|size| u32::try_from(size).ok());
+    bytes.ok_or_else(|| settings.invalid(key, format!("expected a size from {least} bytes to 1MiB")))
 }
 
 const CERTIFICATE: &str = "server.tls_certificate";
