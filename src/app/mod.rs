@@ -188,6 +188,7 @@ fn public(
     let desk = Desk {
         trusted: TrustedProxies::new(server.trusted_proxies.clone()),
         public_host: public_host(&parts.public_origin),
+        name: parts.public_origin.host().into(),
         clock: Arc::clone(&parts.clock),
         meters,
         telemetry: parts.telemetry.clone(),
