@@ -93,11 +93,8 @@ impl Spans {
         let client = scope.client().map(|client| client.to_string());
         let upstream = scope.upstream().map(str::to_owned);
         let event = ended.event.map(|event| event.as_str().to_owned());
-        let known = [
-            ("client.address", client),
-            ("sekisho.upstream", upstream),
-            ("sekisho.session_event", event),
-        ];
+        let known =
+            [("client.address", client), ("sekisho.upstream", upstream), ("sekisho.session_event", event)];
         attributes.extend(known.into_iter().filter_map(|(name, value)| Some(KeyValue::new(name, value?))));
         let end_time = SystemTime::from(ended.at);
         SpanData {
