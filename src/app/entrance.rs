@@ -42,6 +42,8 @@ pub(super) struct Desk {
     pub(super) trusted: TrustedProxies,
     /// Stands in for a host that an old client doesn't name.
     pub(super) public_host: Option<HeaderValue>,
+    /// What browsers call this server, without a port.
+    pub(super) name: Arc<str>,
     /// The time, for the access log.
     pub(super) clock: Arc<dyn Clock>,
     /// The counts.
@@ -198,8 +200,7 @@ impl Visit {
             access.write(ended);
         }
         if let Some(spans) = telemetry.spans.as_ref().filter(|_| self.sampled) {
-            let host = self.desk.public_host.as_ref().and_then(|host| host.to_str().ok());
-            spans.send(ended, self.context, host);
+            spans.send(ended, self.context, &self.desk.name);
         }
     }
 }

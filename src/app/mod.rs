@@ -7,33 +7,30 @@ mod entrance;
 mod gateway;
 mod home;
 mod panics;
+mod public;
 
-use std::convert::Infallible;
-use std::future::Future;
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use http::header::{HOST, HeaderValue};
 use http::uri::Authority;
-use http::{Request, Response};
+use http::Request;
 use metrics_exporter_prometheus::PrometheusHandle;
-use pin_project_lite::pin_project;
 use tower::layer::layer_fn;
-use tower::{Service, ServiceBuilder};
+use tower::ServiceBuilder;
 use tower_http::timeout::RequestBodyTimeoutLayer;
 use utoipa_axum::router::OpenApiRouter;
 
 use self::client_address::TrustedProxies;
 use self::cross_origin::CrossOrigin;
-use self::entrance::{Desk, Entered, Entrance};
+use self::entrance::{Desk, Entrance};
 use self::gateway::{Faces, Gateway, Proxied};
 use self::home::Home;
 use self::panics::CatchPanic;
+pub use self::public::{Public, PublicFuture};
 use crate::backend::config::{self, Builtin, Config};
 use crate::backend::db::Stores;
 use crate::clock::Clock;
@@ -86,50 +83,6 @@ pub struct App {
     pub tokens: Tokens,
     /// The users.
     pub users: Users,
-}
-
-/// What browsers and other clients reach. Cheap to clone.
-#[derive(Clone)]
-pub struct Public(Entrance<CrossOrigin<Gateway>>);
-
-impl Public {
-    /// The same for a thread of its own: with its own connections to upstreams, and nothing that is
-    /// counted up and down on every core for every request.
-    #[must_use]
-    pub fn for_thread(&self) -> Self {
-        let (entrance, checks) = (&self.0, self.0.inner());
-        Self(entrance.around(checks.before(checks.inner().for_thread())))
-    }
-}
-
-impl Service<Request<Body>> for Public {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = PublicFuture;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.0.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> PublicFuture {
-        PublicFuture { answering: self.0.call(request) }
-    }
-}
-
-pin_project! {
-    /// Response future of [`Public`].
-    pub struct PublicFuture {
-        #[pin]
-        answering: Entered<<CrossOrigin<Gateway> as Service<Request<Body>>>::Future>,
-    }
-}
-
-impl Future for PublicFuture {
-    type Output = Result<Response<Body>, Infallible>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.project().answering.poll(cx)
-    }
 }
 
 /// Why the parts don't fit together.
@@ -197,6 +150,7 @@ fn public(
     let desk = Desk {
         trusted: TrustedProxies::new(server.trusted_proxies.clone()),
         public_host: public_host(&parts.public_origin),
+        name: parts.public_origin.host().into(),
         clock: Arc::clone(&parts.clock),
         meters,
         telemetry: parts.telemetry.clone(),

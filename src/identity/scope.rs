@@ -220,7 +220,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_spawned_for_a_request_knows_it() {
         let here = || RequestScope::with(|scope| scope.id());
-        let spawned = scope().run(async { tokio::spawn(for_this_request(async move { here() })) }).await;
+        let spawned = scope().enter(|| tokio::spawn(for_this_request(async move { here() })));
         assert_eq!(spawned.await.expect("no panic"), Some(RequestId::from_u128(1)));
         let (nowhere, plain) =
             (for_this_request(async move { here() }).await, tokio::spawn(async move { here() }));

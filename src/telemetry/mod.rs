@@ -22,7 +22,7 @@ mod otlp;
 mod trace_context;
 mod writer;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
@@ -60,14 +60,21 @@ impl Log {
     /// above. A second one in the same process, as in tests, gets the access log alone.
     #[must_use]
     pub fn to_stderr(format: LogFormat) -> Self {
-        let (writer, lost, guard) = writer::off_the_path(std::io::stderr());
+        let log = Self::to(std::io::stderr(), format);
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,sqlx=warn"));
         let lines = tracing_subscriber::fmt()
             .with_env_filter(filter)
-            .with_writer(writer.clone())
+            .with_writer(log.access.writer.clone())
             .with_ansi(format == LogFormat::Text && std::io::stderr().is_terminal())
             .event_format(format::Lines(format));
         let _ = lines.try_init();
+        log
+    }
+
+    /// A log of requests alone, written to `sink`.
+    #[must_use]
+    pub fn to(sink: impl Write + Send + 'static, format: LogFormat) -> Self {
+        let (writer, lost, guard) = writer::off_the_path(sink);
         Self { access: AccessLog { writer, format }, lost, _guard: guard }
     }
 

@@ -72,7 +72,7 @@ impl Spans {
     }
 
     /// Hands over the span of a request that has ended.
-    pub(crate) fn send(&self, ended: &Ended<'_>, context: TraceContext, server: Option<&str>) {
+    pub(crate) fn send(&self, ended: &Ended<'_>, context: TraceContext, server: &str) {
         if self.queue.try_send(self.span(ended, context, server)).is_err() {
             self.lost.increment(1);
         }
@@ -80,7 +80,7 @@ impl Spans {
 
     /// By OpenTelemetry's semantic conventions for HTTP servers. Headers and queries are left out: they
     /// may hold anything.
-    fn span(&self, ended: &Ended<'_>, context: TraceContext, server: Option<&str>) -> SpanData {
+    fn span(&self, ended: &Ended<'_>, context: TraceContext, server: &str) -> SpanData {
         let scope = ended.scope;
         let (method, route) = (known_method(scope.method()), ended.route.to_owned());
         let mut attributes = vec![
@@ -88,16 +88,13 @@ impl Spans {
             KeyValue::new("http.route", route.clone()),
             KeyValue::new("url.path", scope.path().to_owned()),
             KeyValue::new("http.response.status_code", i64::from(ended.status.as_u16())),
+            KeyValue::new("server.address", server.to_owned()),
         ];
         let client = scope.client().map(|client| client.to_string());
         let upstream = scope.upstream().map(str::to_owned);
         let event = ended.event.map(|event| event.as_str().to_owned());
-        let known = [
-            ("client.address", client),
-            ("server.address", server.map(str::to_owned)),
-            ("sekisho.upstream", upstream),
-            ("sekisho.session_event", event),
-        ];
+        let known =
+            [("client.address", client), ("sekisho.upstream", upstream), ("sekisho.session_event", event)];
         attributes.extend(known.into_iter().filter_map(|(name, value)| Some(KeyValue::new(name, value?))));
         let end_time = SystemTime::from(ended.at);
         SpanData {

@@ -32,6 +32,7 @@ mod silent_refresh;
 mod startup;
 mod store_contract;
 mod support;
+mod telemetry;
 mod thefts;
 mod token;
 mod two_servers;
