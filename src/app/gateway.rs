@@ -102,6 +102,11 @@ impl Gateway {
         Self(Arc::new(faces))
     }
 
+    /// The routes to upstreams.
+    pub(super) fn routes(&self) -> &Routes {
+        &self.0.routes
+    }
+
     /// The same for a thread of its own.
     pub(super) fn for_thread(&self) -> Self {
         Self::new(Faces { proxied: self.0.proxied.for_thread(), ..Faces::clone(&self.0) })

@@ -14,7 +14,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
 use http::header::{HOST, HeaderValue};
 use http::uri::Authority;
 use http::Request;
@@ -36,7 +35,10 @@ use crate::backend::db::Stores;
 use crate::clock::Clock;
 use crate::identity::ClientAddress;
 use crate::layer::{CookiePolicy, CookiePolicyError, OnStoreLoss, Reject401, SameSite, SilentRefreshLayer};
-use crate::proxy::{Forwarded, MintBearer, Proxy, ReservedCookies, RouteError, RouteSpec, Routes};
+use crate::proxy::{
+    Forwarded, HealthCheck, MintBearer, Proxy, ReservedCookies, RouteError, RouteSpec, Routes, UpstreamHttp,
+    UpstreamSettings,
+};
 pub use crate::routers::pages::Sample;
 use crate::routers::{
     AuthState, auth, docs, health, jwks, movies, pages, security_headers, token, with_fallbacks,
@@ -83,6 +85,8 @@ pub struct App {
     pub tokens: Tokens,
     /// The users.
     pub users: Users,
+    /// What is forwarded where. Its upstreams are to be [watched](Routes::watch) beside the requests.
+    pub routes: Routes,
 }
 
 /// Why the parts don't fit together.
@@ -126,6 +130,7 @@ impl App {
         let gateway = gateway(&parts, &cookies, &session, state, &meters)?;
         let metrics = metrics_text(parts.metrics.clone(), parts.telemetry.clone());
         Ok(Self {
+            routes: gateway.routes().clone(),
             public: public(gateway, &parts, cookies, meters)?,
             admin: health::router(parts.stores.sessions, tokens.clone(), metrics),
             tokens,
@@ -295,7 +300,27 @@ fn route_spec(route: &config::Route, minter: &BearerMinter) -> RouteSpec {
         first_byte_timeout: route.first_byte_timeout,
         idle_timeout: route.idle_timeout,
         max_body: route.max_body,
-        ..RouteSpec::new(route.path.as_str(), route.upstreams.iter().map(config::Origin::as_str))
+        upstream_settings: upstream_settings(&route.upstreams),
+        ..RouteSpec::new(route.path.as_str(), route.upstreams.origins.iter().map(config::Origin::as_str))
+    }
+}
+
+fn upstream_settings(upstreams: &config::Upstreams) -> UpstreamSettings {
+    let interval = upstreams.health_interval;
+    UpstreamSettings {
+        http: match upstreams.http {
+            config::UpstreamHttp::Http1 => UpstreamHttp::Http1,
+            config::UpstreamHttp::Http2 => UpstreamHttp::Http2,
+        },
+        ca: upstreams.ca.clone(),
+        health: upstreams.health_path.clone().map(|path| HealthCheck { path, interval }),
+        eject_after: upstreams.eject_after,
+        eject_for: upstreams.eject_for,
+        slow_start: upstreams.slow_start,
+        max_in_flight: upstreams.max_in_flight as usize,
+        max_queued: upstreams.max_queued as usize,
+        queue_timeout: upstreams.queue_timeout,
+        ..UpstreamSettings::default()
     }
 }
 
@@ -358,6 +383,7 @@ const BODY_MAY_STAND_STILL: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {
+    use axum::body::Body;
     use http::StatusCode;
     use http::header::{COOKIE, SET_COOKIE};
     use tower::{ServiceExt, service_fn};

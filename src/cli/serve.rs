@@ -118,6 +118,7 @@ pub(super) async fn serve(
     watchers.extend(metrics.map(|metrics| tokio::spawn(telemetry::metrics::upkeep(metrics))));
     watchers.push(tokio::spawn(purge(config, &stores, &clock).run()));
     watchers.push(tokio::spawn(app.tokens.clone().follow_ends()));
+    watchers.push(tokio::spawn(app.routes.watch()));
     let (woken, tokens) = (stores.clone(), app.tokens.clone());
     watchers.push(tokio::spawn(async move { woken.wake_ups(move || tokens.wake()).await }));
     watchers.extend(certificate.clone().map(|certificate| tokio::spawn(certificate.watch())));
