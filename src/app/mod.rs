@@ -14,12 +14,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use http::Request;
 use http::header::{HOST, HeaderValue};
 use http::uri::Authority;
-use http::Request;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tower::layer::layer_fn;
 use tower::ServiceBuilder;
+use tower::layer::layer_fn;
 use tower_http::timeout::RequestBodyTimeoutLayer;
 use utoipa_axum::router::OpenApiRouter;
 
