@@ -25,7 +25,7 @@ use super::refresh_token;
 use super::renewal::Resolved;
 use super::store::{Ending, Inserted, LastingUse, NewSession, SessionStore, StoreError, Which};
 use crate::clock::{Clock, SystemClock};
-use crate::identity::{Client, Identity, Roles, SessionEvent};
+use crate::identity::{Client, Identity, Roles, SessionEnded, SessionEnds, SessionEvent};
 use crate::layer::{RefreshError, RefreshRequest, Renewal, StillLives, TokenService, Verified, VerifyError};
 use crate::models::audit::{AuditEntry, AuditEvent};
 use crate::models::session::{EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId};
@@ -354,7 +354,13 @@ impl Tokens {
     /// store for itself, and ends sessions through these tokens alone, there is nothing to follow.
     pub async fn follow_ends(self) {
         let inner = &self.inner;
-        inner.ends.follow(&*inner.store, &*inner.clock, |ended| inner.flights.forget_sessions(ended)).await;
+        let follow =
+            inner.ends.follow(&*inner.store, &*inner.clock, |ended| inner.flights.forget_sessions(ended));
+        if inner.settings.refuse_on_store_loss {
+            tokio::join!(follow, inner.ends.tell_when_lost());
+        } else {
+            follow.await;
+        }
     }
 
     /// Makes [`follow_ends`](Self::follow_ends) look at once.
@@ -472,6 +478,23 @@ impl TokenService for Tokens {
         Box::pin(async move {
             let issued = inner.renew(request, SessionKind::Browser).await?;
             Ok(issued.renewal)
+        })
+    }
+}
+
+impl SessionEnds for Tokens {
+    fn watch(&self, session: SessionId) -> SessionEnded {
+        let inner = Arc::clone(&self.inner);
+        // Before it is asked what is known: an end that comes in between is told.
+        let mut watcher = inner.ends.watchers().add(session);
+        Box::pin(async move {
+            if let Some(end) = inner.ends.find(session) {
+                return end.reason.event();
+            }
+            tokio::select! {
+                event = watcher.told() => event,
+                event = inner.ends.watchers().over_by_row(session, &*inner.store, &*inner.clock) => event,
+            }
         })
     }
 }
