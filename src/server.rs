@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::future::{Future, ready};
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +16,9 @@ use http::{Request, Response, StatusCode, Version};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tower::{Service, ServiceExt};
 
 /// The other end of a connection, put into every request's extensions.
@@ -54,18 +56,26 @@ where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send,
 {
-    let connections = GracefulShutdown::new();
+    let connections = watch::Sender::new(());
     let http = Arc::new(http(limits));
-    let mut stop = std::pin::pin!(stop);
+    let mut stop = pin!(stop);
     loop {
         tokio::select! {
             () = &mut stop => break,
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
                     let connection = connection(&http, stream, peer, service.clone());
-                    let watched = connections.watch(connection);
+                    let mut told = connections.subscribe();
                     tokio::spawn(async move {
-                        if let Err(error) = watched.await {
+                        let mut connection = pin!(connection);
+                        let served = tokio::select! {
+                            served = connection.as_mut() => served,
+                            _ = told.changed() => {
+                                connection.as_mut().graceful_shutdown();
+                                connection.await
+                            }
+                        };
+                        if let Err(error) = served {
                             tracing::debug!(%peer, error = &error as &dyn std::error::Error, "a connection broke");
                         }
                     });
@@ -75,7 +85,8 @@ where
         }
     }
     drop(listener);
-    if tokio::time::timeout(limits.drain, connections.shutdown()).await.is_err() {
+    connections.send_replace(());
+    if tokio::time::timeout(limits.drain, connections.closed()).await.is_err() {
         tracing::warn!(after = ?limits.drain, "requests were still under way when the server stopped");
     }
 }
@@ -94,7 +105,7 @@ fn connection<S>(
     stream: TcpStream,
     peer: SocketAddr,
     service: S,
-) -> http1::Connection<
+) -> http1::UpgradeableConnection<
     TokioIo<TcpStream>,
     impl hyper::service::Service<
         Request<hyper::body::Incoming>,
@@ -109,6 +120,8 @@ where
 {
     // Small answers should not wait for the client's acknowledgement of the last ones.
     let _ = stream.set_nodelay(true);
+    // WebSockets may be silent for long: a client that is gone without a word must be noticed.
+    keep_alive(&stream);
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(Peer(peer));
@@ -118,7 +131,14 @@ where
             Either::Right(ready(Ok(bad_host())))
         }
     });
-    http.serve_connection(TokioIo::new(stream), service)
+    http.serve_connection(TokioIo::new(stream), service).with_upgrades()
+}
+
+fn keep_alive(stream: &TcpStream) {
+    // Without it the connection is as good, only not noticed when it is gone.
+    let _ = sockopt::set_socket_keepalive(stream, true);
+    #[cfg(any(target_os = "linux", target_os = "macos"))]
+    let _ = sockopt::set_tcp_keepidle(stream, KEEP_ALIVE);
 }
 
 /// RFC 9112, section 3.2: a request that names no host, two of them or none that can be read is
@@ -151,3 +171,6 @@ async fn pause_after(error: &io::Error) {
     tracing::error!(error = error as &dyn std::error::Error, "no connection could be accepted");
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
+
+/// After how much silence the other end is asked whether it is there.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);

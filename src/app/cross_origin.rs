@@ -13,6 +13,7 @@ use tower_http::csrf::{ConfigError, CsrfLayer, ProtectionError};
 use super::choose::ChooseLayer;
 use crate::backend::config::Origin;
 use crate::layer::{CookiePolicy, SESSION_EVENT_HEADER};
+use crate::proxy::asks_for_upgrade;
 use crate::routers::ApiError;
 
 /// CORS with credentials for pages of the origins `allowed`. All other requests pass untouched:
@@ -71,6 +72,32 @@ pub(super) fn could_harm(
 ) -> impl Fn(&Request<Body>) -> bool + Clone + Send + Sync {
     let always: Arc<[String]> = always.into();
     move |request| cookies.are_in(request.headers()) || always.iter().any(|path| path == request.uri().path())
+}
+
+/// Tells which pages may have the protocol changed, to WebSocket as a rule. Browsers ask nobody before
+/// they do so, and let pages of any origin read what comes.
+pub(super) struct UpgradeGuard {
+    pub(super) cookies: Arc<CookiePolicy>,
+    pub(super) trusted: Vec<String>,
+}
+
+impl UpgradeGuard {
+    /// Whether this is an upgrade in a user's name, by our cookies, that no page of a trusted origin
+    /// asks for. Every browser names the `Origin`, once; `Host` says nothing about it.
+    pub(super) fn refuses(&self, headers: &HeaderMap) -> bool {
+        if !asks_for_upgrade(headers) || !self.cookies.are_in(headers) {
+            return false;
+        }
+        let mut origins = headers.get_all(ORIGIN).iter();
+        let (Some(origin), None) = (origins.next(), origins.next()) else { return true };
+        !self.trusted.iter().any(|trusted| trusted.as_bytes() == origin.as_bytes())
+    }
+}
+
+/// The answer to an upgrade that is refused.
+pub(super) fn refused_upgrade() -> Response<Body> {
+    tracing::info!("a cross-site upgrade was refused");
+    ApiError::CrossSite.into_response()
 }
 
 /// How a cross-site request is answered.

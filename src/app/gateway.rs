@@ -9,10 +9,11 @@ use std::task::{Context, Poll};
 
 use axum::Router;
 use axum::body::Body;
-use http::{Request, Response, Uri};
+use http::{HeaderMap, Request, Response, Uri};
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt};
 
+use super::cross_origin::{UpgradeGuard, refused_upgrade};
 use crate::backend::config::{PathPrefix, RouteAuth};
 use crate::proxy::{MatchedRoute, ProxyError, Routes};
 
@@ -44,16 +45,19 @@ pub(super) struct Faces {
     pub(super) open: Face,
     /// What answers where no route does, if anything.
     pub(super) otherwise: Option<Router>,
+    /// Which pages may have the protocol changed, where a session is looked at.
+    pub(super) upgrades: UpgradeGuard,
 }
 
 enum Place {
     Here(Router),
     Proxied(Face, MatchedRoute),
     Nowhere(ProxyError),
+    Refused,
 }
 
 impl Faces {
-    fn place(&self, uri: &Uri) -> Place {
+    fn place(&self, uri: &Uri, headers: &HeaderMap) -> Place {
         let route = match self.routes.find(uri) {
             Ok(route) => route,
             Err(bad_path) => return Place::Nowhere(bad_path.into()),
@@ -62,19 +66,26 @@ impl Faces {
             return Place::Here(self.own.clone());
         }
         match (route, &self.otherwise) {
+            (Some(route), _) if self.auth(&route) != RouteAuth::None && self.upgrades.refuses(headers) => {
+                Place::Refused
+            }
             (Some(route), _) => Place::Proxied(self.face(&route), route),
             (None, Some(otherwise)) => Place::Here(otherwise.clone()),
             (None, None) => Place::Nowhere(ProxyError::NoRoute),
         }
     }
 
-    /// A route of which nothing is known lets nobody through.
     fn face(&self, route: &MatchedRoute) -> Face {
-        match self.auth.get(route.path()) {
-            Some(RouteAuth::None) => self.open.clone(),
-            Some(RouteAuth::Optional) => self.optional.clone(),
-            Some(RouteAuth::Required) | None => self.required.clone(),
+        match self.auth(route) {
+            RouteAuth::None => self.open.clone(),
+            RouteAuth::Optional => self.optional.clone(),
+            RouteAuth::Required => self.required.clone(),
         }
+    }
+
+    /// A route of which nothing is known lets nobody through.
+    fn auth(&self, route: &MatchedRoute) -> RouteAuth {
+        self.auth.get(route.path()).copied().unwrap_or(RouteAuth::Required)
     }
 }
 
@@ -88,13 +99,14 @@ impl Service<Request<Body>> for Gateway {
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        match self.0.place(request.uri()) {
+        match self.0.place(request.uri(), request.headers()) {
             Place::Here(router) => Box::pin(router.oneshot(request)),
             Place::Proxied(face, route) => {
                 request.extensions_mut().insert(route);
                 Box::pin(face.oneshot(request))
             }
             Place::Nowhere(error) => Box::pin(async move { Ok(error.into_response()) }),
+            Place::Refused => Box::pin(async { Ok(refused_upgrade()) }),
         }
     }
 }

@@ -26,6 +26,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use self::choose::ChooseLayer;
 use self::client_address::TrustedProxies;
+use self::cross_origin::UpgradeGuard;
 use self::gateway::{Face, Faces, Gateway};
 use crate::backend::config::{self, Builtin, Config};
 use crate::backend::db::Stores;
@@ -35,7 +36,7 @@ use crate::layer::{
     CookiePolicy, CookiePolicyError, OnReject, OnStoreLoss, Reject401, Rejection, RejectionKind,
     SESSION_EVENT_HEADER, SameSite, SilentRefreshLayer,
 };
-use crate::proxy::{Forwarded, MintBearer, Proxy, ReservedCookies, RouteError, RouteSpec, Routes};
+use crate::proxy::{Forwarded, MintBearer, Proxy, ReservedCookies, RouteError, RouteSpec, Routes, Streams};
 pub use crate::routers::pages::Sample;
 use crate::routers::{
     ApiError, AuthState, auth, docs, health, jwks, movies, pages, security_headers, token, with_fallbacks,
@@ -78,6 +79,8 @@ pub struct App {
     pub tokens: Tokens,
     /// The users.
     pub users: Users,
+    /// The long-lived connections to upstreams.
+    pub streams: Streams,
 }
 
 /// Why the parts don't fit together.
@@ -117,12 +120,14 @@ impl App {
         let state = AuthState { auth, cookies: Arc::clone(&cookies), clock };
         let session = SilentRefreshLayer::new(Arc::new(tokens.clone()), CookiePolicy::clone(&cookies))
             .with_on_store_loss(on_store_loss(config.session.on_store_loss));
-        let gateway = gateway(&parts, &cookies, &session, state)?;
+        let streams = Streams::new(Arc::new(tokens.clone()));
+        let gateway = gateway(&parts, &cookies, &session, state, streams.clone())?;
         Ok(Self {
             public: public(gateway, &parts, &cookies)?,
             admin: health::router(parts.stores.sessions, tokens.clone(), parts.metrics),
             tokens,
             users,
+            streams,
         })
     }
 }
@@ -131,8 +136,8 @@ impl App {
 fn public(gateway: Gateway, parts: &Parts<'_>, cookies: &Arc<CookiePolicy>) -> Result<Router, AppError> {
     let server = &parts.config.server;
     let trusted = TrustedProxies::new(server.trusted_proxies.clone());
-    let origins: Vec<_> =
-        server.allowed_origins.iter().chain([&parts.public_origin]).map(config::Origin::as_str).collect();
+    let origins = trusted_origins(parts);
+    let origins: Vec<_> = origins.iter().map(String::as_str).collect();
     let prefix = server.auth_prefix.as_str();
     let host = public_host(&parts.public_origin);
     let sign_in = vec![format!("{prefix}/login"), format!("{prefix}/register")];
@@ -161,15 +166,22 @@ fn public(gateway: Gateway, parts: &Parts<'_>, cookies: &Arc<CookiePolicy>) -> R
     Ok(Router::new().fallback_service(gateway).layer(stack))
 }
 
+/// The origins whose pages may act.
+fn trusted_origins(parts: &Parts<'_>) -> Vec<String> {
+    let origins = parts.config.server.allowed_origins.iter().chain([&parts.public_origin]);
+    origins.map(|origin| origin.as_str().to_owned()).collect()
+}
+
 fn gateway(
     parts: &Parts<'_>,
-    cookies: &CookiePolicy,
+    cookies: &Arc<CookiePolicy>,
     session: &SilentRefreshLayer<Tokens>,
     state: AuthState,
+    streams: Streams,
 ) -> Result<Gateway, AppError> {
     let config = parts.config;
     let reserved = ReservedCookies { names: cookies.names().map(str::to_owned).to_vec() };
-    let proxy = Proxy::new(reserved);
+    let proxy = Proxy::new(reserved, streams);
     let minter = BearerMinter { tokens: state.auth.tokens().clone() };
     let routes = Routes::new(config.routes.iter().map(|route| route_spec(route, &minter)))?;
     let faces = Faces {
@@ -181,6 +193,7 @@ fn gateway(
         optional: behind(session.clone().with_on_reject(anonymous_or_503), proxy.clone()),
         open: BoxCloneSyncService::new(proxy),
         otherwise: parts.sample.clone().map(|sample| with_fallbacks(pages::router(Some(sample)))),
+        upgrades: UpgradeGuard { cookies: Arc::clone(cookies), trusted: trusted_origins(parts) },
     };
     Ok(Gateway(Arc::new(faces)))
 }
@@ -298,6 +311,8 @@ fn route_spec(route: &config::Route, minter: &BearerMinter) -> RouteSpec {
         first_byte_timeout: route.first_byte_timeout,
         idle_timeout: route.idle_timeout,
         max_body: route.max_body,
+        upgrades: route.upgrades.clone(),
+        tunnel_idle_timeout: route.tunnel_idle_timeout,
         ..RouteSpec::new(route.path.as_str(), route.upstreams.iter().map(config::Origin::as_str))
     }
 }

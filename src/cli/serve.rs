@@ -144,8 +144,14 @@ async fn listen(public: TcpListener, admin: TcpListener, app: &App, signalled: i
         signalled.await;
         tracing::info!("stopping: no new connections, and those that are there may finish");
         tell.send_replace(true);
+        app.streams.close_all();
     };
-    tokio::join!(public, admin, stop);
+    let tunnels = async {
+        stopped().await;
+        // Their requests are over, so the listeners know nothing of them.
+        let _ = tokio::time::timeout(limits.drain, app.streams.closed()).await;
+    };
+    tokio::join!(public, admin, tunnels, stop);
 }
 
 /// Listens for signals from now on, not only once this is waited for.

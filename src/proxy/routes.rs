@@ -8,6 +8,7 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Uri};
 
 use super::path::{self, BadPath};
+use super::upgrade::takes_requests;
 use super::upstream::{self, Client};
 use crate::identity::Identity;
 
@@ -47,6 +48,11 @@ pub struct RouteSpec {
     pub idle_timeout: Duration,
     /// How large a request's body may be, in bytes.
     pub max_body: Option<u64>,
+    /// The protocols to which a request may be upgraded, in any case; none of those that take requests
+    /// themselves, such as `h2c`.
+    pub upgrades: Vec<String>,
+    /// How long a connection of another protocol may be silent in both directions.
+    pub tunnel_idle_timeout: Duration,
 }
 
 impl RouteSpec {
@@ -65,6 +71,8 @@ impl RouteSpec {
             first_byte_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(60),
             max_body: None,
+            upgrades: vec!["websocket".to_owned()],
+            tunnel_idle_timeout: Duration::from_secs(3_600),
         }
     }
 }
@@ -180,6 +188,16 @@ pub enum RouteError {
         /// The route.
         path: String,
     },
+    /// An upgrade to a protocol by which a client could ask the upstream for anything.
+    #[error(
+        "route `{path}`: `{upgrade}` takes requests, which nobody would check: leave it out of `upgrades`"
+    )]
+    Upgrade {
+        /// The route.
+        path: String,
+        /// The protocol.
+        upgrade: String,
+    },
     /// An upstream's URL is none.
     #[error("route `{path}`: upstream `{upstream}` is no URL; write `http://host:port`")]
     UpstreamUrl {
@@ -225,6 +243,9 @@ impl Route {
             spec.upstreams.iter().map(|url| authority(&spec.path, url)).collect::<Result<Vec<_>, _>>()?;
         if upstreams.is_empty() {
             return Err(RouteError::NoUpstream { path: spec.path });
+        }
+        if let Some(upgrade) = spec.upgrades.iter().find(|protocol| takes_requests(protocol)) {
+            return Err(RouteError::Upgrade { path: spec.path.clone(), upgrade: upgrade.clone() });
         }
         let client = upstream::client(spec.connect_timeout, spec.idle_timeout);
         Ok(Self { spec, client, prefix, upstreams, turn: AtomicUsize::new(0) })
@@ -417,6 +438,8 @@ mod tests {
         assert!(error("/a", &["http://b?c"]).contains("without path"));
         assert!(error("/a", &["https://b"]).contains("TLS"));
         assert!(error("/a", &["b:80"]).contains("http://"));
+        let h2c = RouteSpec { upgrades: vec!["H2C".to_owned()], ..spec("/a") };
+        assert!(Routes::new([h2c]).unwrap_err().to_string().contains("`H2C` takes requests"));
         assert!(error("/a", &["http://b c"]).contains("no URL"));
         for url in ["http://user:hunter2@b", "http://user:hunter2 @b"] {
             assert!(!error("/a", &[url]).contains("hunter2"), "{url}");

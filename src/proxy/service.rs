@@ -9,16 +9,19 @@ use std::task::{Context, Poll};
 use axum_core::BoxError;
 use axum_core::body::Body;
 use bytes::Bytes;
-use http::{Method, Request, Response, request};
+use http::{Method, Request, Response, StatusCode, request};
+use hyper::body::Incoming;
 use tower_service::Service;
 
-use super::body::{Upload, UploadProgress};
+use super::body::{Download, Upload, UploadProgress};
 use super::cookies::ReservedCookies;
 use super::error::ProxyError;
 use super::routes::{MatchedRoute, Route};
+use super::streams::{self, EventStream, Streams};
+use super::upgrade::Upgrade;
 use super::via::Via;
 use super::{request as outgoing, response as incoming, upstream};
-use crate::identity::Identity;
+use crate::identity::{Identity, SessionId};
 
 /// Forwards requests to the upstreams of their routes; see the [module](super).
 ///
@@ -29,14 +32,16 @@ pub struct Proxy(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     reserved: ReservedCookies,
+    streams: Streams,
     via: Via,
 }
 
 impl Proxy {
-    /// A proxy that keeps these cookies from upstreams.
+    /// A proxy that keeps these cookies from upstreams, and its long-lived connections among these
+    /// streams.
     #[must_use]
-    pub fn new(reserved: ReservedCookies) -> Self {
-        Self(Arc::new(Inner { reserved, via: Via::new() }))
+    pub fn new(reserved: ReservedCookies, streams: Streams) -> Self {
+        Self(Arc::new(Inner { reserved, streams, via: Via::new() }))
     }
 }
 
@@ -72,12 +77,49 @@ impl Inner {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         self.admit(route, &parts)?;
+        let upgrade = Upgrade::asked(&mut parts, !body.is_end_stream(), route);
+        let session = parts.extensions.get::<Identity>().map(|identity| identity.session);
         let (body, mut progress) = upload(route, body)?;
-        let request = outgoing::prepare(parts, route, &self.reserved, &self.via)?.map(|()| body);
+        let mut request = outgoing::prepare(parts, route, &self.reserved, &self.via)?.map(|()| body);
+        if let Some(upgrade) = &upgrade {
+            upgrade.add_to(request.headers_mut());
+        }
         let response = upstream::send(route, request, &mut progress).await?;
-        Ok(incoming::finish(response, route, &self.reserved, &self.via, progress))
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return self.switch(upgrade, response, route, session);
+        }
+        Ok(self.stream(response, route, session, progress))
+    }
+
+    /// The upstream changes the protocol, which it may if it was asked to.
+    fn switch(
+        &self,
+        upgrade: Option<Upgrade>,
+        mut response: Response<Incoming>,
+        route: &Route,
+        session: Option<SessionId>,
+    ) -> Result<Response<Body>, ProxyError> {
+        let unasked = || ProxyError::UpstreamError("the upstream switched protocols unasked".into());
+        let granted = upgrade.ok_or_else(unasked)?.granted(response.headers())?;
+        let upstream = hyper::upgrade::on(&mut response);
+        let response = incoming::finish(response, &self.reserved, &self.via).map(|_| Body::empty());
+        Ok(granted.begin(response, upstream, route, session, &self.streams))
+    }
+
+    fn stream(
+        &self,
+        response: Response<Incoming>,
+        route: &Route,
+        session: Option<SessionId>,
+        progress: UploadProgress,
+    ) -> Response<Body> {
+        let events = streams::is_event_stream(response.headers());
+        incoming::finish(response, &self.reserved, &self.via).map(|body| {
+            let body = Download::new(body, route, progress);
+            if events { Body::new(EventStream::new(body, session, &self.streams)) } else { Body::new(body) }
+        })
     }
 
     fn admit(&self, route: &Route, parts: &request::Parts) -> Result<(), ProxyError> {

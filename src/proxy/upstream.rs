@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum_core::BoxError;
 use axum_core::body::Body;
-use http::{Request, Response, StatusCode, Uri};
+use http::{Request, Response, Uri};
 use http_body_util::LengthLimitError;
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
@@ -32,6 +32,8 @@ pub(super) fn client(connect_timeout: Duration, idle_timeout: Duration) -> Clien
     let mut tcp = HttpConnector::new();
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(Some(connect_timeout));
+    // Tunnels may be silent for long: an upstream that is gone without a word must be noticed.
+    tcp.set_keepalive(Some(KEEP_ALIVE));
     // For an upstream that has answered, and reads neither the rest of the body nor hangs up.
     #[cfg(target_os = "linux")]
     tcp.set_tcp_user_timeout(Some(idle_timeout));
@@ -48,12 +50,7 @@ pub(super) async fn send(
     request: Request<Body>,
     progress: &mut UploadProgress,
 ) -> Result<Response<Incoming>, ProxyError> {
-    let response = within_patience(route, route.client.request(request), progress).await?;
-    // We never ask for another protocol: an upstream that switches all the same is confused.
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(ProxyError::UpstreamError("the upstream switched protocols unasked".into()));
-    }
-    Ok(response)
+    within_patience(route, route.client.request(request), progress).await
 }
 
 /// While the body is on its way, every piece of it that the upstream takes restarts the clock.
@@ -129,3 +126,5 @@ impl Service<Uri> for Connector {
 /// Shorter than what common servers allow (uvicorn and Node: 5 s), so that we seldom send a
 /// request down a connection that is being closed.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+
+const KEEP_ALIVE: Duration = Duration::from_secs(60);

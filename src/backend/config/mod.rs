@@ -173,4 +173,6 @@ pub const ROUTE_KEYS: &[&str] = &[
     "routes.first_byte_timeout",
     "routes.idle_timeout",
     "routes.max_body",
+    "routes.upgrades",
+    "routes.tunnel_idle_timeout",
 ];

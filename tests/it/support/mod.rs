@@ -10,5 +10,6 @@ pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod rounds;
 pub(crate) mod upstream;
+pub(crate) mod websocket;
 pub(crate) mod wire;
 pub(crate) mod wire_browser;
