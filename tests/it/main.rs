@@ -30,6 +30,7 @@ mod shutdown;
 mod silent_refresh;
 mod startup;
 mod store_contract;
+mod streams;
 mod support;
 mod thefts;
 mod token;
