@@ -3,6 +3,7 @@
 //! Neither holds anything back: a piece is asked for when the other side can take it.
 
 use std::convert::Infallible;
+use std::error::Error as StdError;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -12,11 +13,13 @@ use axum_core::BoxError;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::LengthLimitError;
 use pin_project_lite::pin_project;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, Sleep};
 
 use super::routes::Route;
+use super::upstream::Lease;
 use super::{hop_by_hop, request, response};
 use crate::identity::SessionEvent;
 
@@ -40,7 +43,7 @@ impl<B> Upload<B> {
         let (wanted, abandoned) = oneshot::channel();
         let idle = Idle::new(route.spec.idle_timeout);
         let upload = Self { body, left: route.spec.max_body, idle, stage, abandoned };
-        (upload, UploadProgress { stage: Some(watched), _wanted: Some(wanted) })
+        (upload, UploadProgress(Some(Watched { stage: watched, has_ended: false, _wanted: wanted })))
     }
 }
 
@@ -57,6 +60,21 @@ pub(super) enum UploadError {
     TooLarge,
 }
 
+impl UploadError {
+    fn of_client(error: BoxError) -> Self {
+        let mut causes = std::iter::successors(Some(&*error as &dyn StdError), |&error| error.source());
+        if causes.any(|cause| cause.is::<LengthLimitError>()) { Self::TooLarge } else { Self::Client(error) }
+    }
+
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Abandoned | Self::Client(_) => Fault::Client,
+            Self::Idle => Fault::Idle,
+            Self::TooLarge => Fault::TooLarge,
+        }
+    }
+}
+
 impl<B> Body for Upload<B>
 where
     B: Body<Data = Bytes>,
@@ -66,6 +84,31 @@ where
     type Error = UploadError;
 
     fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        let frame = ready!(self.as_mut().poll_piece(cx));
+        if let Some(Err(error)) = &frame {
+            self.stage.send_replace(Stage::Failed(error.fault()));
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl<B> Upload<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    fn poll_piece(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
@@ -82,20 +125,12 @@ where
         this.idle.stop();
         this.stage.send_replace(Stage::Sending);
         let Some(frame) = frame else { return Poll::Ready(None) };
-        let mut frame = frame.map_err(|error| UploadError::Client(error.into()))?;
+        let mut frame = frame.map_err(|error| UploadError::of_client(error.into()))?;
         if let Some(trailers) = frame.trailers_mut() {
             clean_trailers(trailers);
         }
         take(this.left, &frame)?;
         Poll::Ready(Some(Ok(frame)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 
@@ -109,9 +144,12 @@ fn take(left: &mut Option<u64>, frame: &Frame<Bytes>) -> Result<(), UploadError>
 
 /// How far a request's body has come. Once it is dropped, with the answer's end, the upload stops:
 /// an upstream that has answered may never read the rest.
-pub(super) struct UploadProgress {
-    stage: Option<watch::Receiver<Stage>>,
-    _wanted: Option<oneshot::Sender<Infallible>>,
+pub(super) struct UploadProgress(Option<Watched>);
+
+struct Watched {
+    stage: watch::Receiver<Stage>,
+    has_ended: bool,
+    _wanted: oneshot::Sender<Infallible>,
 }
 
 /// Who is to make the next move.
@@ -119,33 +157,63 @@ pub(super) struct UploadProgress {
 pub(super) enum Stage {
     /// The client: the upstream would take more.
     AwaitingClient,
+    /// Nobody: there will be no more of it.
+    Failed(Fault),
     /// The upstream: it has not asked for more yet.
     Sending,
     /// The upstream: it has all of the body, or wants no more of it.
     Sent,
 }
 
+/// Why a body can't be sent on to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The client broke off.
+    Client,
+    /// The client sent nothing for too long.
+    Idle,
+    /// It is larger than the route allows.
+    TooLarge,
+}
+
 impl UploadProgress {
     /// Of a request without a body.
-    pub(super) fn sent() -> Self {
-        Self { stage: None, _wanted: None }
+    pub(super) fn without_body() -> Self {
+        Self(None)
+    }
+
+    pub(super) fn is_without_body(&self) -> bool {
+        self.0.is_none()
     }
 
     pub(super) fn stage(&self) -> Stage {
-        self.stage.as_ref().map_or(Stage::Sent, |stage| *stage.borrow())
+        self.0.as_ref().map_or(Stage::Sent, |watched| match *watched.stage.borrow() {
+            Stage::Failed(fault) => Stage::Failed(fault),
+            _ if watched.has_ended => Stage::Sent,
+            stage => stage,
+        })
+    }
+
+    pub(super) fn fault(&self) -> Option<Fault> {
+        if let Stage::Failed(fault) = self.stage() { Some(fault) } else { None }
+    }
+
+    /// Whether nothing more of it will be sent.
+    fn is_over(&self) -> bool {
+        self.0.as_ref().is_none_or(|watched| watched.stage.has_changed().is_err())
     }
 
     /// Waits for the body to move. Dropping it, as hyper does at its end, is its last move.
     pub(super) async fn changed(&mut self) {
-        let Some(stage) = &mut self.stage else { return std::future::pending().await };
-        if stage.changed().await.is_err() {
-            self.stage = None;
-        }
+        let Some(watched) = self.0.as_mut().filter(|watched| !watched.has_ended) else {
+            return std::future::pending().await;
+        };
+        watched.has_ended = watched.stage.changed().await.is_err();
     }
 
     /// Whether it has moved since it was last asked.
     fn has_moved(&mut self) -> bool {
-        let Some(stage) = &mut self.stage else { return false };
+        let Some(Watched { stage, .. }) = &mut self.0 else { return false };
         let moved = stage.has_changed();
         stage.mark_unchanged();
         moved.unwrap_or(false)
@@ -158,15 +226,36 @@ pin_project! {
         #[pin]
         body: B,
         idle: Idle,
-        upload: UploadProgress,
+        // Until it has ended as it should.
+        held: Option<Held>,
     }
 }
 
-impl<B> Download<B> {
+/// What an answer that has not ended holds on to.
+struct Held {
+    lease: Lease,
+    upload: UploadProgress,
+}
+
+impl Held {
+    /// A connection that an upstream has answered on before it had read the request may hold the
+    /// rest of it for the next answer: such a one is closed.
+    fn finish(self) {
+        if self.upload.is_over() {
+            self.lease.finish();
+        }
+    }
+}
+
+impl<B: Body> Download<B> {
     /// The body within the route's limits. It may stand still while `upload` moves: some upstreams
     /// begin to answer long before they have read it all.
-    pub(super) fn new(body: B, route: &Route, upload: UploadProgress) -> Self {
-        Self { body, idle: Idle::new(route.spec.idle_timeout), upload }
+    pub(super) fn new(body: B, route: &Route, lease: Lease, upload: UploadProgress) -> Self {
+        let mut held = Some(Held { lease, upload });
+        if body.is_end_stream() {
+            held.take().into_iter().for_each(Held::finish);
+        }
+        Self { body, idle: Idle::new(route.spec.idle_timeout), held }
     }
 }
 
@@ -198,13 +287,19 @@ where
         let Poll::Ready(frame) = this.body.as_mut().poll_frame(cx) else {
             loop {
                 ready!(this.idle.poll_over(cx));
-                if !this.upload.has_moved() {
+                if !this.held.as_mut().is_some_and(|held| held.upload.has_moved()) {
                     return Poll::Ready(Some(Err(logged(DownloadError::Idle))));
                 }
                 this.idle.stop();
             }
         };
         this.idle.stop();
+        // Whoever reads us may not ask again after the last piece.
+        if frame.as_ref().is_none_or(|frame| frame.as_ref().is_ok_and(Frame::is_trailers))
+            || frame.as_ref().is_some_and(Result::is_ok) && this.body.is_end_stream()
+        {
+            this.held.take().into_iter().for_each(Held::finish);
+        }
         let Some(frame) = frame else { return Poll::Ready(None) };
         let mut frame = frame.map_err(|error| logged(DownloadError::Upstream(error.into())))?;
         if let Some(trailers) = frame.trailers_mut() {
@@ -238,16 +333,17 @@ fn clean_trailers(trailers: &mut HeaderMap) {
     }
 }
 
-/// Measures how long nothing comes while something is waited for.
+/// Measures how long nothing comes while something is waited for. Most bodies come in one piece, and
+/// never need the timer.
 struct Idle {
     limit: Duration,
-    sleep: Pin<Box<Sleep>>,
+    sleep: Option<Pin<Box<Sleep>>>,
     running: bool,
 }
 
 impl Idle {
     fn new(limit: Duration) -> Self {
-        Self { limit, sleep: Box::pin(tokio::time::sleep(limit)), running: false }
+        Self { limit, sleep: None, running: false }
     }
 
     fn stop(&mut self) {
@@ -255,10 +351,11 @@ impl Idle {
     }
 
     fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.limit)));
         if !self.running {
-            self.sleep.as_mut().reset(Instant::now() + self.limit);
+            sleep.as_mut().reset(Instant::now() + self.limit);
             self.running = true;
         }
-        self.sleep.as_mut().poll(cx)
+        sleep.as_mut().poll(cx)
     }
 }

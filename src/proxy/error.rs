@@ -2,7 +2,7 @@
 
 use axum_core::BoxError;
 use axum_core::body::Body;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 
 use super::path::BadPath;
@@ -44,12 +44,21 @@ pub enum ProxyError {
     /// No route for this path.
     #[error("Nothing is served at this path.")]
     NoRoute,
+    /// The upstream has as much to do as it may have, and as much waiting as may wait.
+    #[error("The upstream server is busy.")]
+    UpstreamBusy,
+    /// No connection to the upstream in time.
+    #[error("The upstream server can't be reached in time.")]
+    UpstreamConnectTimeout,
     /// The upstream's answer was no HTTP, or ended before it began.
     #[error("The upstream server gave no valid answer.")]
     UpstreamError(#[source] BoxError),
     /// The upstream's answer did not begin in time, or it stopped reading the body.
     #[error("The upstream server did not answer in time.")]
     UpstreamTimeout,
+    /// The upstream could not be reached lately, and another request is finding out whether it can.
+    #[error("The upstream server is not available.")]
+    UpstreamUnavailable,
     /// No connection to the upstream.
     #[error("The upstream server can't be reached.")]
     UpstreamUnreachable(#[source] BoxError),
@@ -69,7 +78,8 @@ impl ProxyError {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::UpstreamError(_) | Self::UpstreamUnreachable(_) => StatusCode::BAD_GATEWAY,
-            Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::UpstreamBusy | Self::UpstreamUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::UpstreamConnectTimeout | Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
         }
     }
 
@@ -87,8 +97,11 @@ impl ProxyError {
             Self::LoopDetected => "loop_detected",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::NoRoute => "no_route",
+            Self::UpstreamBusy => "upstream_busy",
+            Self::UpstreamConnectTimeout => "upstream_connect_timeout",
             Self::UpstreamError(_) => "upstream_error",
             Self::UpstreamTimeout => "upstream_timeout",
+            Self::UpstreamUnavailable => "upstream_unavailable",
             Self::UpstreamUnreachable(_) => "upstream_unreachable",
         }
     }
@@ -109,6 +122,9 @@ impl ProxyError {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
         if matches!(self, Self::MethodNotAllowed) {
             headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
         }

@@ -14,8 +14,9 @@
 //!    added what we say: `X-Forwarded-User`, `-Email` and `-Groups`, [`Forwarded`], `Via`. The
 //!    upstream sees the `Host` that the client asked for, and the client's path and query byte for
 //!    byte.
-//! 4. `upstream.rs` sends it once and waits for the answer. `body.rs` streams the body, as fast as
-//!    the upstream takes it, and watches that it doesn't stand still.
+//! 4. `upstream/` chooses one of the route's upstreams, takes a connection to it, sends the request and
+//!    waits for the answer. `body.rs` streams the body, as fast as the upstream takes it, and watches
+//!    that it doesn't stand still.
 //! 5. `response.rs` makes the answer ours: hop-by-hop headers go, and cookies and headers that
 //!    only we may set.
 //! 6. The answer's body is streamed as it comes. One that breaks off breaks the client's
@@ -95,3 +96,4 @@ pub use routes::{MatchedRoute, MintBearer, RouteError, RouteSpec, Routes};
 pub use service::Proxy;
 pub use streams::Streams;
 pub use upgrade::asks_for_upgrade;
+pub use upstream::{HealthCheck, Resolve, UpstreamHttp, UpstreamSettings};

@@ -1,7 +1,7 @@
 //! What an upstream gets of a request.
 
-use http::header::{AUTHORIZATION, CONNECTION, EXPECT, HOST, HeaderMap, HeaderName, TE};
-use http::uri::{Authority, Scheme};
+use http::header::{AUTHORIZATION, CONNECTION, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, TE};
+use http::uri::Authority;
 use http::{HeaderValue, Request, Uri, Version, request};
 
 use super::cookies::ReservedCookies;
@@ -21,7 +21,7 @@ pub(super) fn prepare(
     via: &Via,
 ) -> Result<Request<()>, ProxyError> {
     let host = host(&parts)?;
-    let uri = upstream_uri(&parts.uri, route)?;
+    let target = route.target(&parts.uri)?;
     let request::Parts { method, version, mut headers, extensions, .. } = parts;
     let identity = extensions.get::<Identity>();
 
@@ -34,6 +34,9 @@ pub(super) fn prepare(
     }
     remove_reserved(&mut headers);
     reserved.remove_from_request(&mut headers);
+    if version == Version::HTTP_2 {
+        join_cookies(&mut headers);
+    }
     // Whoever reads the client's body answers this; hyper does, when we begin to.
     headers.remove(EXPECT);
 
@@ -55,7 +58,7 @@ pub(super) fn prepare(
 
     let mut request = Request::new(());
     *request.method_mut() = method;
-    *request.uri_mut() = uri;
+    *request.uri_mut() = Uri::from(target);
     *request.headers_mut() = headers;
     Ok(request)
 }
@@ -103,12 +106,15 @@ fn host(parts: &request::Parts) -> Result<Option<HeaderValue>, ProxyError> {
     HeaderValue::from_str(named.as_str()).map(Some).map_err(|_| ProxyError::BadHost)
 }
 
-fn upstream_uri(uri: &Uri, route: &Route) -> Result<Uri, ProxyError> {
-    let mut parts = http::uri::Parts::default();
-    parts.scheme = Some(Scheme::HTTP);
-    parts.authority = Some(route.next_upstream().clone());
-    parts.path_and_query = Some(route.target(uri)?);
-    Uri::from_parts(parts).map_err(|error| ProxyError::UpstreamError(error.into()))
+/// HTTP/2 splits `Cookie` for compression's sake; nobody else knows what to make of two (RFC 9113,
+/// section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let lines: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let [_, _, ..] = &*lines
+        && let Ok(joined) = HeaderValue::from_bytes(&lines.join(&b"; "[..]))
+    {
+        headers.insert(COOKIE, joined);
+    }
 }
 
 fn authorize(headers: &mut HeaderMap, route: &Route, identity: Option<&Identity>) {

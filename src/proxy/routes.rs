@@ -1,15 +1,15 @@
 //! The route table: which path goes where, and how patiently.
 
+use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::uri::{Authority, PathAndQuery, Scheme};
+use http::uri::PathAndQuery;
 use http::{HeaderValue, Uri};
 
 use super::path::{self, BadPath};
 use super::upgrade::takes_requests;
-use super::upstream::{self, Client};
+use super::upstream::{self, Roots, UpstreamSettings, Upstreams};
 use crate::identity::Identity;
 
 /// What a route is built from.
@@ -28,8 +28,11 @@ use crate::identity::Identity;
 pub struct RouteSpec {
     /// The path prefix, such as `/api`. It covers the path itself and all below it.
     pub path: String,
-    /// Where to, `http://host:port` each; requests take turns.
+    /// Where to, `http://host:port` or `https://host:port` each. Of two that are up, a request goes to
+    /// the one that has less to do.
     pub upstreams: Vec<String>,
+    /// How the upstreams are spoken to, watched and spared.
+    pub upstream_settings: UpstreamSettings,
     /// The roles of which the user needs one; empty lets anyone through.
     pub roles: Vec<String>,
     /// Whether `path` is taken off what is forwarded.
@@ -40,7 +43,8 @@ pub struct RouteSpec {
     pub encoded_slash: bool,
     /// Makes the `Authorization` that this upstream gets in the user's name.
     pub bearer: Option<Arc<dyn MintBearer>>,
-    /// How long connecting may take, name resolution included.
+    /// How long connecting may take, name resolution and TLS included, on all the upstreams that are
+    /// tried.
     pub connect_timeout: Duration,
     /// How long the answer may take to begin, from when the request has been sent.
     pub first_byte_timeout: Duration,
@@ -62,6 +66,7 @@ impl RouteSpec {
         Self {
             path: path.into(),
             upstreams: upstreams.into_iter().map(Into::into).collect(),
+            upstream_settings: UpstreamSettings::default(),
             roles: Vec::new(),
             strip_prefix: false,
             pass_authorization: false,
@@ -108,9 +113,25 @@ impl Routes {
     ///
     /// [`RouteError`] names the route at fault.
     pub fn new(specs: impl IntoIterator<Item = RouteSpec>) -> Result<Self, RouteError> {
+        Self::new_keeping(specs, &Self::default())
+    }
+
+    /// Builds the table that takes the place of `previous`. Upstreams whose settings are the same keep
+    /// their health, their addresses and their connections.
+    ///
+    /// # Errors
+    ///
+    /// [`RouteError`] names the route at fault.
+    pub fn new_keeping(
+        specs: impl IntoIterator<Item = RouteSpec>,
+        previous: &Self,
+    ) -> Result<Self, RouteError> {
+        let known: Vec<_> = previous.routes.iter().map(|route| &route.upstreams).collect();
+        let mut roots = Roots::default();
         let mut routes: Vec<Arc<Route>> = Vec::new();
-        for spec in specs {
-            let route = Route::new(spec)?;
+        for (number, spec) in specs.into_iter().enumerate() {
+            let mut route = Route::new(spec, &known, &mut roots)?;
+            route.number = number;
             if routes.iter().any(|other| other.prefix == route.prefix) {
                 return Err(RouteError::Twice { path: route.spec.path });
             }
@@ -132,6 +153,12 @@ impl Routes {
         path::check(path, found.is_some_and(|route| route.spec.encoded_slash))?;
         Ok(found.map(|route| MatchedRoute(Arc::clone(route))))
     }
+
+    /// Checks the upstreams' health where a route asks for that, and keeps their gauges, until the last
+    /// clone of this table is gone. To be run beside the requests.
+    pub fn watch(&self) -> impl Future<Output = ()> + Send + use<> {
+        upstream::watch(Arc::downgrade(&self.routes))
+    }
 }
 
 /// The route of a request: [`Proxy`](super::Proxy) wants it among the request's extensions.
@@ -145,6 +172,12 @@ impl MatchedRoute {
         &self.0.spec.path
     }
 
+    /// Which of the table's specs it was made of, from 0, in their order.
+    #[must_use]
+    pub fn number(&self) -> usize {
+        self.0.number
+    }
+
     pub(super) fn route(&self) -> &Route {
         &self.0
     }
@@ -155,7 +188,9 @@ impl MatchedRoute {
 #[non_exhaustive]
 pub enum RouteError {
     /// An upstream's URL holds more than where to connect to.
-    #[error("route `{path}`: upstream `{upstream}` must be `http://host:port` alone, without path or query")]
+    #[error(
+        "route `{path}`: upstream `{upstream}` must be `http://host:port` or `https://host:port` alone, without path or query"
+    )]
     NotAnOrigin {
         /// The route.
         path: String,
@@ -165,6 +200,15 @@ pub enum RouteError {
     /// A route without an upstream.
     #[error("route `{path}`: `upstreams` is empty; name at least one, such as `http://127.0.0.1:3000`")]
     NoUpstream {
+        /// The route.
+        path: String,
+    },
+    /// There is nothing to check an `https` upstream's certificate against.
+    #[error(
+        "route `{path}`: this system has no certificate authorities; install them (ca-certificates), or name \
+         the upstream's own"
+    )]
+    NoSystemRoots {
         /// The route.
         path: String,
     },
@@ -208,15 +252,21 @@ pub enum RouteError {
         /// What is wrong.
         source: http::uri::InvalidUri,
     },
-    /// An upstream that isn't reached by plain HTTP.
-    #[error(
-        "route `{path}`: upstream `{upstream}` must begin with `http://` (TLS to upstreams is not supported yet)"
-    )]
+    /// An upstream that isn't reached by HTTP.
+    #[error("route `{path}`: upstream `{upstream}` must begin with `http://` or `https://`")]
     UpstreamScheme {
         /// The route.
         path: String,
         /// The upstream.
         upstream: String,
+    },
+    /// An `https` upstream that can't be spoken to safely.
+    #[error("route `{path}`: an upstream can't be reached by TLS as configured: {source}")]
+    UpstreamTls {
+        /// The route.
+        path: String,
+        /// What is wrong.
+        source: rustls::Error,
     },
     /// An upstream's URL holds a user name or password.
     #[error("route `{path}`: an upstream's URL holds a user name or password; take it out")]
@@ -226,35 +276,23 @@ pub enum RouteError {
     },
 }
 
-/// A route, with its upstreams' connections.
+/// A route, with its upstreams.
 pub(super) struct Route {
     pub(super) spec: RouteSpec,
-    pub(super) client: Client,
+    pub(super) upstreams: Upstreams,
+    number: usize,
     /// The path in the form that is compared.
     prefix: Vec<u8>,
-    upstreams: Vec<Authority>,
-    turn: AtomicUsize,
 }
 
 impl Route {
-    fn new(spec: RouteSpec) -> Result<Self, RouteError> {
+    fn new(spec: RouteSpec, known: &[&Upstreams], roots: &mut Roots) -> Result<Self, RouteError> {
         let prefix = prefix(&spec.path)?;
-        let upstreams =
-            spec.upstreams.iter().map(|url| authority(&spec.path, url)).collect::<Result<Vec<_>, _>>()?;
-        if upstreams.is_empty() {
-            return Err(RouteError::NoUpstream { path: spec.path });
-        }
         if let Some(upgrade) = spec.upgrades.iter().find(|protocol| takes_requests(protocol)) {
             return Err(RouteError::Upgrade { path: spec.path.clone(), upgrade: upgrade.clone() });
         }
-        let client = upstream::client(spec.connect_timeout, spec.idle_timeout);
-        Ok(Self { spec, client, prefix, upstreams, turn: AtomicUsize::new(0) })
-    }
-
-    /// The upstream whose turn it is.
-    pub(super) fn next_upstream(&self) -> &Authority {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        &self.upstreams[turn % self.upstreams.len()]
+        let upstreams = Upstreams::new(&spec, known, roots)?;
+        Ok(Self { spec, upstreams, number: 0, prefix })
     }
 
     /// The path and query to ask an upstream for: the request's own bytes, less the prefix if it
@@ -300,26 +338,6 @@ fn prefix(path: &str) -> Result<Vec<u8>, RouteError> {
     Ok(path::plain(path))
 }
 
-fn authority(path: &str, url: &str) -> Result<Authority, RouteError> {
-    let path = path.to_owned();
-    // Whatever stands before an `@` may be a password, and is not to be repeated.
-    let upstream = url.rsplit_once('@').map_or(url, |(_, host)| host).to_owned();
-    let parts = match Uri::try_from(url) {
-        Ok(uri) => uri.into_parts(),
-        Err(source) => return Err(RouteError::UpstreamUrl { path, upstream, source }),
-    };
-    match (parts.scheme, parts.authority) {
-        (_, Some(authority)) if authority.as_str().contains('@') => {
-            Err(RouteError::UpstreamUserInfo { path })
-        }
-        (Some(scheme), Some(authority)) if scheme == Scheme::HTTP => match parts.path_and_query {
-            Some(rest) if rest != "/" => Err(RouteError::NotAnOrigin { path, upstream }),
-            _ => Ok(authority),
-        },
-        _ => Err(RouteError::UpstreamScheme { path, upstream }),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -337,7 +355,7 @@ mod tests {
     }
 
     fn target(spec: RouteSpec, uri: &str) -> Result<String, BadPath> {
-        let route = Route::new(spec).unwrap();
+        let route = Route::new(spec, &[], &mut Roots::default()).unwrap();
         route.target(&uri.parse().unwrap()).map(|target| target.to_string())
     }
 
@@ -418,13 +436,6 @@ mod tests {
     }
 
     #[test]
-    fn upstreams_take_turns() {
-        let route = Route::new(RouteSpec::new("/", ["http://a:1", "http://b/", "http://[::1]:3"])).unwrap();
-        let turns: Vec<_> = (0..4).map(|_| route.next_upstream().as_str()).collect();
-        assert_eq!(turns, ["a:1", "b", "[::1]:3", "a:1"]);
-    }
-
-    #[test]
     fn mistakes_are_named() {
         let error = |path: &str, upstreams: &[&str]| {
             let spec = RouteSpec::new(path, upstreams.iter().copied());
@@ -436,12 +447,13 @@ mod tests {
         assert!(error("/a", &[]).contains("empty"));
         assert!(error("/a", &["http://b/c"]).contains("without path"));
         assert!(error("/a", &["http://b?c"]).contains("without path"));
-        assert!(error("/a", &["https://b"]).contains("TLS"));
+        assert!(error("/a", &["https://b/c"]).contains("without path"));
+        assert!(error("/a", &["ftp://b"]).contains("https://"));
         assert!(error("/a", &["b:80"]).contains("http://"));
         let h2c = RouteSpec { upgrades: vec!["H2C".to_owned()], ..spec("/a") };
         assert!(Routes::new([h2c]).unwrap_err().to_string().contains("`H2C` takes requests"));
         assert!(error("/a", &["http://b c"]).contains("no URL"));
-        for url in ["http://user:hunter2@b", "http://user:hunter2 @b"] {
+        for url in ["http://user:hunter2@b", "https://user:hunter2@b", "http://user:hunter2 @b"] {
             assert!(!error("/a", &[url]).contains("hunter2"), "{url}");
         }
         let twice = Routes::new(["/a", "/a/"].map(spec)).unwrap_err().to_string();

@@ -1,6 +1,7 @@
 //! The proxy as a service.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,18 +20,24 @@ use super::error::ProxyError;
 use super::routes::{MatchedRoute, Route};
 use super::streams::{self, EventStream, Streams};
 use super::upgrade::Upgrade;
+use super::upstream::{Lease, Pool};
 use super::via::Via;
 use super::{request as outgoing, response as incoming, upstream};
 use crate::identity::{Identity, SessionId};
 
 /// Forwards requests to the upstreams of their routes; see the [module](super).
 ///
-/// Cheap to clone. It never fails: what goes wrong becomes an answer.
-#[derive(Clone, Debug)]
-pub struct Proxy(Arc<Inner>);
+/// Cheap to clone; a clone uses the same connections. It never fails: what goes wrong becomes an
+/// answer.
+#[derive(Clone)]
+pub struct Proxy {
+    rules: Arc<Rules>,
+    connections: Arc<Pool>,
+}
 
-#[derive(Debug)]
-struct Inner {
+/// What all messages are held to.
+#[derive(Clone, Debug)]
+struct Rules {
     reserved: ReservedCookies,
     streams: Streams,
     via: Via,
@@ -41,7 +48,22 @@ impl Proxy {
     /// streams.
     #[must_use]
     pub fn new(reserved: ReservedCookies, streams: Streams) -> Self {
-        Self(Arc::new(Inner { reserved, streams, via: Via::new() }))
+        let rules = Rules { reserved, streams, via: Via::new() };
+        Self { rules: Arc::new(rules), connections: Arc::default() }
+    }
+
+    /// The same proxy, with connections to upstreams of its own: for another runtime, which is to
+    /// drive them.
+    #[must_use]
+    pub fn with_own_connections(&self) -> Self {
+        // A copy of the rules too: all requests of a thread count up and down who refers to them.
+        Self { rules: Arc::new(Rules::clone(&self.rules)), connections: Arc::default() }
+    }
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proxy").field("rules", &self.rules).finish_non_exhaustive()
     }
 }
 
@@ -59,7 +81,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let proxy = Arc::clone(&self.0);
+        let proxy = self.clone();
         Box::pin(async move {
             let route = request.extensions().get::<MatchedRoute>().cloned();
             let answer = match &route {
@@ -71,54 +93,48 @@ where
     }
 }
 
-impl Inner {
+impl Proxy {
     async fn forward<B>(&self, route: &Route, request: Request<B>) -> Result<Response<Body>, ProxyError>
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
         let (mut parts, body) = request.into_parts();
+        let Rules { reserved, via, .. } = &*self.rules;
         self.admit(route, &parts)?;
         let upgrade = Upgrade::asked(&mut parts, !body.is_end_stream(), route);
         let session = parts.extensions.get::<Identity>().map(|identity| identity.session);
         let (body, mut progress) = upload(route, body)?;
-        let mut request = outgoing::prepare(parts, route, &self.reserved, &self.via)?.map(|()| body);
+        let mut request = outgoing::prepare(parts, route, reserved, via)?.map(|()| body);
         if let Some(upgrade) = &upgrade {
             upgrade.add_to(request.headers_mut());
         }
-        let response = upstream::send(route, request, &mut progress).await?;
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return self.switch(upgrade, response, route, session);
+        let (mut response, lease) = upstream::send(&self.connections, route, request, &mut progress).await?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(self.stream(response, route, session, lease, progress));
         }
-        Ok(self.stream(response, route, session, progress))
-    }
-
-    /// The upstream changes the protocol, which it may if it was asked to.
-    fn switch(
-        &self,
-        upgrade: Option<Upgrade>,
-        mut response: Response<Incoming>,
-        route: &Route,
-        session: Option<SessionId>,
-    ) -> Result<Response<Body>, ProxyError> {
+        // Only who was asked to may switch.
         let unasked = || ProxyError::UpstreamError("the upstream switched protocols unasked".into());
         let granted = upgrade.ok_or_else(unasked)?.granted(response.headers())?;
         let upstream = hyper::upgrade::on(&mut response);
-        let response = incoming::finish(response, &self.reserved, &self.via).map(|_| Body::empty());
-        Ok(granted.begin(response, upstream, route, session, &self.streams))
+        let response = incoming::finish(response, reserved, via).map(|_| Body::empty());
+        Ok(granted.begin(response, upstream, route, session, &self.rules.streams))
     }
 
+    /// The answer, whose body is on its way.
     fn stream(
         &self,
         response: Response<Incoming>,
         route: &Route,
         session: Option<SessionId>,
+        lease: Lease,
         progress: UploadProgress,
     ) -> Response<Body> {
+        let Rules { reserved, streams, via } = &*self.rules;
         let events = streams::is_event_stream(response.headers());
-        incoming::finish(response, &self.reserved, &self.via).map(|body| {
-            let body = Download::new(body, route, progress);
-            if events { Body::new(EventStream::new(body, session, &self.streams)) } else { Body::new(body) }
+        incoming::finish(response, reserved, via).map(|body| {
+            let body = Download::new(body, route, lease, progress);
+            if events { Body::new(EventStream::new(body, session, streams)) } else { Body::new(body) }
         })
     }
 
@@ -126,7 +142,7 @@ impl Inner {
         if matches!(parts.method, Method::CONNECT | Method::TRACE) {
             return Err(ProxyError::MethodNotAllowed);
         }
-        if self.via.is_in(&parts.headers) {
+        if self.rules.via.is_in(&parts.headers) {
             return Err(ProxyError::LoopDetected);
         }
         let roles = &route.spec.roles;
@@ -146,7 +162,7 @@ where
         return Err(ProxyError::BodyTooLarge);
     }
     if body.is_end_stream() {
-        return Ok((Body::empty(), UploadProgress::sent()));
+        return Ok((Body::empty(), UploadProgress::without_body()));
     }
     let (body, progress) = Upload::new(body, route);
     Ok((Body::new(body), progress))

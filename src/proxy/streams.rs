@@ -27,7 +27,6 @@ pub struct Streams(Arc<Inner>);
 struct Inner {
     ends: Option<Arc<dyn SessionEnds>>,
     stopping: watch::Sender<bool>,
-    tunnels: watch::Sender<usize>,
 }
 
 impl Streams {
@@ -43,21 +42,6 @@ impl Streams {
     /// can't be told.
     pub fn close_all(&self) {
         self.0.stopping.send_replace(true);
-    }
-
-    /// Waits until no tunnel is open.
-    pub async fn closed(&self) {
-        // It can't fail, for the sender is here.
-        let _ = self.0.tunnels.subscribe().wait_for(|open| *open == 0).await;
-    }
-
-    /// Counts one as open, until what this returns is dropped.
-    pub(super) fn open(&self, kind: Kind) -> Open {
-        if kind.is_tunnel() {
-            self.0.tunnels.send_modify(|open| *open += 1);
-        }
-        metrics::gauge!("sekisho_streams", "kind" => kind.as_str()).increment(1.0);
-        Open { kind, streams: self.clone() }
     }
 
     /// Waits for the end of the session; for ever without one.
@@ -77,7 +61,7 @@ impl Streams {
 
 impl fmt::Debug for Streams {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Streams").field("tunnels", &*self.0.tunnels.borrow()).finish_non_exhaustive()
+        f.debug_struct("Streams").field("bound", &self.0.ends.is_some()).finish_non_exhaustive()
     }
 }
 
@@ -93,10 +77,6 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    fn is_tunnel(self) -> bool {
-        self != Self::Events
-    }
-
     const fn as_str(self) -> &'static str {
         match self {
             Self::Events => "events",
@@ -106,16 +86,18 @@ impl Kind {
     }
 }
 
-/// One that is open.
-pub(super) struct Open {
-    kind: Kind,
-    streams: Streams,
-}
+/// One that is open, and counted as such until this is dropped.
+pub(super) struct Open(Kind);
 
 impl Open {
+    pub(super) fn new(kind: Kind) -> Self {
+        metrics::gauge!("sekisho_streams", "kind" => kind.as_str()).increment(1.0);
+        Self(kind)
+    }
+
     /// Notes that it closes because of its session.
     pub(super) fn closed_by(&self, event: SessionEvent) {
-        let kind = self.kind.as_str();
+        let kind = self.0.as_str();
         metrics::counter!("sekisho_streams_closed_total", "kind" => kind, "event" => event.as_str())
             .increment(1);
         tracing::info!(session_event = %event, kind, "a connection was closed with its session");
@@ -124,10 +106,7 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        metrics::gauge!("sekisho_streams", "kind" => self.kind.as_str()).decrement(1.0);
-        if self.kind.is_tunnel() {
-            self.streams.0.tunnels.send_modify(|open| *open -= 1);
-        }
+        metrics::gauge!("sekisho_streams", "kind" => self.0.as_str()).decrement(1.0);
     }
 }
 
@@ -154,7 +133,7 @@ pin_project! {
 
 impl<B> EventStream<B> {
     pub(super) fn new(body: B, session: Option<SessionId>, streams: &Streams) -> Self {
-        Self { body, ended: streams.ended(session), open: streams.open(Kind::Events) }
+        Self { body, ended: streams.ended(session), open: Open::new(Kind::Events) }
     }
 }
 

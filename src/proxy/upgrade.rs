@@ -13,14 +13,13 @@ use http::{Method, Response, Version, request};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use ring::digest;
-use tracing::Instrument;
 
 use super::error::ProxyError;
 use super::hop_by_hop;
 use super::routes::Route;
 use super::streams::{Kind, Open, Streams};
 use super::tunnel::{self, Over};
-use crate::identity::SessionId;
+use crate::identity::{SessionId, for_this_request};
 
 /// Whether a request asks for another protocol, in whatever way: `Connection` is a list (RFC 9110,
 /// section 7.6.1), over any number of lines.
@@ -119,7 +118,7 @@ impl Granted {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, self.protocol);
         let (idle, kind) = (route.spec.tunnel_idle_timeout, self.kind);
-        let (over, open) = (over(kind, session, streams), streams.open(kind));
+        let (over, open) = (over(kind, session, streams), Open::new(kind));
         let tunnel = async move {
             match tokio::try_join!(self.client, upstream) {
                 Ok((client, upstream)) => {
@@ -131,7 +130,7 @@ impl Granted {
                 }
             }
         };
-        tokio::spawn(tunnel.in_current_span());
+        tokio::spawn(for_this_request(tunnel));
         response
     }
 }

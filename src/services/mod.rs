@@ -40,4 +40,5 @@ pub mod store;
 pub mod token;
 #[cfg(feature = "server")]
 pub mod users;
+mod verified;
 mod watchers;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::sync::{Semaphore, watch};
 
-use super::store::SessionStore;
+use super::store::StoreError;
 use crate::clock::Clock;
 use crate::identity::SessionEvent;
 use crate::models::session::{Session, SessionEnd, SessionId};
@@ -60,15 +60,18 @@ impl Watchers {
 
     /// Waits until the session is over by what its row says: expired, or ended so long ago that
     /// nobody tells of it any more. As long as the store doesn't answer it is asked again and again.
-    pub(crate) async fn over_by_row(
+    pub(crate) async fn over_by_row<F>(
         &self,
         session: SessionId,
-        store: &dyn SessionStore,
+        find: impl Fn() -> F,
         clock: &dyn Clock,
-    ) -> SessionEvent {
+    ) -> SessionEvent
+    where
+        F: Future<Output = Result<Option<Session>, StoreError>>,
+    {
         let mut early = None;
         loop {
-            let Some(row) = self.read(session, store).await else { return SessionEvent::UnknownSession };
+            let Some(row) = self.read(session, &find).await else { return SessionEvent::UnknownSession };
             let now = clock.now();
             if let Some((event, _)) = row.over(now) {
                 return event;
@@ -83,12 +86,15 @@ impl Watchers {
         }
     }
 
-    async fn read(&self, session: SessionId, store: &dyn SessionStore) -> Option<Session> {
+    async fn read<F>(&self, session: SessionId, find: impl Fn() -> F) -> Option<Session>
+    where
+        F: Future<Output = Result<Option<Session>, StoreError>>,
+    {
         let mut pause = PAUSE;
         loop {
             // An error means that the semaphore was closed, which nobody does.
             let permit = self.readers.acquire().await;
-            let answer = store.find_session(session).await;
+            let answer = find().await;
             drop(permit);
             match answer {
                 Ok(row) => return row,

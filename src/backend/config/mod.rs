@@ -26,13 +26,17 @@ mod cookies;
 mod database;
 mod error;
 mod file;
+mod log;
 mod login;
+mod otlp;
 mod routes;
 mod server;
+mod serving;
 mod session;
 mod settings;
 mod sources;
 mod tokens;
+mod upstreams;
 mod values;
 
 use std::path::PathBuf;
@@ -42,12 +46,16 @@ pub use self::cookies::{Cookies, SameSite};
 pub use self::database::{Database, DatabaseKind};
 pub(crate) use self::error::nearest;
 pub use self::error::{ConfigError, Place};
+pub use self::log::{Log, LogFormat};
 pub use self::login::{Login, Registration};
+pub use self::otlp::Otlp;
 pub use self::routes::{EncodedSlash, Route, RouteAuth};
 pub use self::server::{Admin, Builtin, Server, Verify, VerifySource};
+pub use self::serving::{Limits, Tls};
 pub use self::session::{OnStoreLoss, Session};
 pub use self::sources::Sources;
 pub use self::tokens::{Algorithm, KeySource, Tokens};
+pub use self::upstreams::{UpstreamHttp, Upstreams};
 pub use self::values::{Listen, Origin, ParseError, PathPrefix};
 
 /// All settings, each of them good by itself and beside the others.
@@ -71,6 +79,10 @@ pub struct Config {
     pub cookies: Cookies,
     /// Signing in.
     pub login: Login,
+    /// The log.
+    pub log: Log,
+    /// Where traces go, if anywhere.
+    pub otlp: Option<Otlp>,
     /// What is forwarded where, in the file's order.
     pub routes: Vec<Route>,
 }
@@ -112,8 +124,23 @@ impl Config {
         let audit = Audit::read(&settings)?;
         let cookies = Cookies::read(&settings, &server)?;
         let login = Login::read(&settings, &server, &mut warnings)?;
+        let log = Log::read(&settings)?;
+        let otlp = Otlp::read(&settings)?;
         let routes = routes::read_all(&tables, &server, &tokens, &mut warnings)?;
-        let config = Self { server, admin, verify, database, tokens, session, audit, cookies, login, routes };
+        let config = Self {
+            server,
+            admin,
+            verify,
+            database,
+            tokens,
+            session,
+            audit,
+            cookies,
+            login,
+            log,
+            otlp,
+            routes,
+        };
         Ok(Loaded { config, warnings, file })
     }
 }
@@ -127,6 +154,19 @@ pub const KEYS: &[&str] = &[
     "server.builtin",
     "server.auth_prefix",
     "server.reuse_port",
+    "server.tls_certificate",
+    "server.tls_key",
+    "server.threads",
+    "server.max_connections",
+    "server.max_streams",
+    "server.max_in_flight",
+    "server.max_header_bytes",
+    "server.max_header_fields",
+    "server.max_uri",
+    "server.header_timeout",
+    "server.keep_alive",
+    "server.write_timeout",
+    "server.drain",
     "admin.listen",
     "verify.listen",
     "verify.source",
@@ -157,6 +197,10 @@ pub const KEYS: &[&str] = &[
     "login.bcrypt_cost",
     "login.registration",
     "login.password_min_length",
+    "log.format",
+    "log.access",
+    "otlp.endpoint",
+    "otlp.sample",
 ];
 
 /// Every key of a route.
@@ -175,4 +219,14 @@ pub const ROUTE_KEYS: &[&str] = &[
     "routes.max_body",
     "routes.upgrades",
     "routes.tunnel_idle_timeout",
+    "routes.upstream_http",
+    "routes.upstream_ca",
+    "routes.health_path",
+    "routes.health_interval",
+    "routes.eject_after",
+    "routes.eject_for",
+    "routes.slow_start",
+    "routes.max_in_flight",
+    "routes.max_queued",
+    "routes.queue_timeout",
 ];

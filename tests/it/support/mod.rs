@@ -9,6 +9,7 @@ pub(crate) mod http;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod rounds;
+pub(crate) mod serving;
 pub(crate) mod upstream;
 pub(crate) mod websocket;
 pub(crate) mod wire;

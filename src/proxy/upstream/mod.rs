@@ -1,0 +1,195 @@
+//! Talking to upstreams: which one, over which connection, and how long each step may take.
+//!
+//! # The life of a request here
+//!
+//! 1. `choose.rs` picks one of the route's upstreams, by its `health.rs` and its `load.rs`; a full one
+//!    is waited for, shortly.
+//! 2. `pool.rs` has a connection that an earlier answer has left ready, or `connect.rs` makes one,
+//!    to one of the addresses that `address.rs` knows, by `tls.rs` if need be. An upstream that can't
+//!    be connected to is passed over for another one, for nothing has been sent.
+//! 3. `send.rs` sends the request, and waits for the answer's head. Where a kept connection turns out
+//!    to have been closed before the request went out, it takes the next one.
+//! 4. The answer's body holds on to a [`Lease`]. Once it has ended as it should, and the request too,
+//!    the connection goes back to the pool; in any other case it is closed.
+//!
+//! An [`Upstream`] belongs to its route, and all threads share it. The connections are each thread's
+//! own: one that has made a connection drives it, and no request crosses over.
+//!
+//! # Sent once
+//!
+//! What an upstream may have seen is not sent again, with one exception: a `GET`, `HEAD` or `OPTIONS`
+//! without a body, sent on a kept connection that ended without a byte of an answer. The upstream
+//! closed it in that moment, most likely; it is sent once more, on a new connection.
+//!
+//! # How long it may take
+//!
+//! | | from `RouteSpec` | otherwise |
+//! |---|---|---|
+//! | waiting for a full upstream | `queue_timeout` | 503 `upstream_busy`, as when too many wait |
+//! | looking up, connecting, TLS, on all upstreams tried together | `connect_timeout` | 504 `upstream_connect_timeout` |
+//! | the client's next piece of its body | `idle_timeout` | 408 `body_timeout` |
+//! | the upstream's taking the next piece | `idle_timeout` | 504 `upstream_timeout` |
+//! | the answer's head, once all is sent | `first_byte_timeout` | 504 `upstream_timeout` |
+//! | the next piece of the answer's body | `idle_timeout` | the client's connection breaks off |
+
+mod address;
+mod choose;
+mod connect;
+mod connection;
+mod health;
+mod load;
+mod metrics;
+mod origin;
+mod pool;
+mod send;
+mod settings;
+mod tls;
+mod watch;
+mod watched;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::time::Instant;
+
+pub use self::address::Resolve;
+pub(super) use self::choose::Upstreams;
+pub(super) use self::connection::Lease;
+pub(super) use self::pool::Pool;
+pub(super) use self::send::send;
+pub use self::settings::{HealthCheck, UpstreamHttp, UpstreamSettings};
+pub(super) use self::tls::Roots;
+pub(super) use self::watch::watch;
+
+use self::address::Addresses;
+use self::connect::Peer;
+use self::health::{Change, Failure, Health};
+use self::load::Load;
+use self::metrics::UpstreamMetrics;
+use self::origin::Origin;
+use self::tls::Tls;
+use super::routes::{RouteError, RouteSpec};
+
+/// One upstream of a route: where it is, and how it is doing.
+pub(super) struct Upstream {
+    /// Of this process's upstreams it alone has this one.
+    id: u64,
+    route: String,
+    url: String,
+    settings: UpstreamSettings,
+    origin: Origin,
+    tls: Option<Tls>,
+    addresses: Addresses,
+    health: Health,
+    load: Load,
+    metrics: UpstreamMetrics,
+}
+
+impl Upstreams {
+    /// The upstreams of a route. One that `previous` routes have, with the same settings, is taken
+    /// over with all that is known of it.
+    pub(super) fn new(spec: &RouteSpec, previous: &[&Self], roots: &mut Roots) -> Result<Self, RouteError> {
+        let upstreams = spec.upstreams.iter().map(|url| {
+            let known = previous.iter().flat_map(|upstreams| &upstreams.0);
+            match known.into_iter().find(|upstream| upstream.is(&spec.path, url, &spec.upstream_settings)) {
+                Some(same) => Ok(Arc::clone(same)),
+                None => Upstream::new(spec, url, roots).map(Arc::new),
+            }
+        });
+        let upstreams: Vec<_> = upstreams.collect::<Result<_, _>>()?;
+        if upstreams.is_empty() {
+            return Err(RouteError::NoUpstream { path: spec.path.clone() });
+        }
+        Ok(Self(upstreams))
+    }
+}
+
+impl Upstream {
+    fn new(spec: &RouteSpec, url: &str, roots: &mut Roots) -> Result<Self, RouteError> {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+        let origin = Origin::parse(&spec.path, url)?;
+        let settings = spec.upstream_settings.clone();
+        let tls = if origin.is_https() {
+            let roots = roots.of(&spec.path, settings.ca.as_deref())?;
+            Some(Tls::new(&spec.path, &origin, roots)?)
+        } else {
+            None
+        };
+        Ok(Self {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            route: spec.path.clone(),
+            url: url.to_owned(),
+            addresses: Addresses::new(&origin, settings.resolver.clone(), settings.dns_refresh),
+            health: Health::new(&settings),
+            load: Load::new(settings.max_in_flight, settings.max_queued, settings.queue_timeout),
+            metrics: UpstreamMetrics::new(&spec.path, url),
+            settings,
+            origin,
+            tls,
+        })
+    }
+
+    fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Whether it is what would be built from these.
+    fn is(&self, route: &str, url: &str, settings: &UpstreamSettings) -> bool {
+        (&*self.route, &*self.url, &self.settings) == (route, url, settings)
+    }
+
+    /// Whether the host still has that address.
+    fn is_at(&self, peer: &mut Peer) -> bool {
+        let generation = self.addresses.generation();
+        if peer.generation != generation && self.addresses.has(peer.address) {
+            peer.generation = generation;
+        }
+        peer.generation == generation
+    }
+
+    /// Has the host's addresses looked up again if they are old, beside the request that asks.
+    fn keep_addresses_fresh(self: &Arc<Self>, now: Instant) {
+        if self.addresses.are_due(now) {
+            let upstream = Arc::clone(self);
+            tokio::spawn(async move { upstream.addresses.renew().await });
+        }
+    }
+
+    fn succeeded(&self) {
+        self.changed(self.health.succeed());
+    }
+
+    fn failed(&self, failure: Failure) {
+        if failure == Failure::Connection {
+            self.metrics.connect_failures.increment(1);
+        }
+        self.changed(self.health.fail(failure, Instant::now()));
+    }
+
+    fn checked(&self, is_well: bool) {
+        self.changed(self.health.check(is_well, Instant::now()));
+    }
+
+    fn changed(&self, change: Change) {
+        self.metrics.changed(change);
+        match change {
+            Change::Ejected => {
+                tracing::warn!(
+                    upstream = self.url(),
+                    route = self.route,
+                    "an upstream fails, and gets no requests"
+                );
+            }
+            Change::None => {}
+            Change::Returned => {
+                tracing::info!(upstream = self.url(), route = self.route, "an upstream is back");
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Upstreams {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|upstream| upstream.url())).finish()
+    }
+}

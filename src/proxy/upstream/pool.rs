@@ -1,0 +1,197 @@
+//! The connections that wait for their next request.
+//!
+//! Each serving thread has a pool of its own, so its lock is never waited for.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use axum_core::body::Body;
+use hyper::client::conn::http2;
+use tokio::time::Instant;
+
+use super::Upstream;
+use super::connect::Peer;
+use super::connection::{Connection, Http1};
+
+/// Idle connections, by upstream.
+#[derive(Default)]
+pub(in crate::proxy) struct Pool(Mutex<Slots>);
+
+#[derive(Default)]
+struct Slots {
+    by_upstream: HashMap<u64, Slot>,
+    is_swept: bool,
+}
+
+/// One upstream's.
+struct Slot {
+    upstream: Weak<Upstream>,
+    /// The one used last is at the end, and is used next: so the others may be let go.
+    idle: Vec<Idle>,
+    shared: Option<Shared>,
+    connecting: Arc<tokio::sync::Mutex<()>>,
+    /// How many were last added to the gauge.
+    counted: usize,
+}
+
+struct Idle {
+    connection: Http1,
+    since: Instant,
+}
+
+/// A connection of HTTP/2.
+struct Shared {
+    sender: http2::SendRequest<Body>,
+    peer: Peer,
+    used: Instant,
+}
+
+impl Pool {
+    /// A connection that is ready for a request, if there is one.
+    pub(super) fn take(&self, upstream: &Upstream) -> Option<Connection> {
+        let now = Instant::now();
+        let mut slots = self.lock();
+        let slot = slots.by_upstream.get_mut(&upstream.id)?;
+        if let Some(shared) = &mut slot.shared {
+            if !shared.sender.is_closed() && upstream.is_at(&mut shared.peer) {
+                shared.used = now;
+                return Some(Connection::Http2(shared.sender.clone(), shared.peer));
+            }
+            slot.shared = None;
+        }
+        while let Some(mut idle) = slot.idle.pop() {
+            let fresh = now.duration_since(idle.since) < IDLE_TIMEOUT;
+            if fresh && idle.connection.sender.is_ready() && upstream.is_at(&mut idle.connection.peer) {
+                return Some(Connection::Http1(idle.connection));
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection for the next request, unless it is done for.
+    pub(super) fn put(self: &Arc<Self>, upstream: &Arc<Upstream>, mut connection: Http1) {
+        if connection.sender.is_ready() {
+            self.keep(upstream, connection);
+        } else if !connection.sender.is_closed() {
+            // Its task, on another thread or behind us in this one's queue, has yet to see the end.
+            let (pool, upstream) = (Arc::clone(self), Arc::clone(upstream));
+            tokio::spawn(async move {
+                if let Ok(Ok(())) = tokio::time::timeout(IDLE_TIMEOUT, connection.sender.ready()).await {
+                    pool.keep(&upstream, connection);
+                }
+            });
+        }
+    }
+
+    /// Shares a connection with all requests from now on.
+    pub(super) fn share(
+        self: &Arc<Self>,
+        upstream: &Arc<Upstream>,
+        sender: http2::SendRequest<Body>,
+        peer: Peer,
+    ) {
+        let mut slots = self.lock();
+        slots.of(upstream).shared = Some(Shared { sender, peer, used: Instant::now() });
+        self.sweep_from_now_on(&mut slots);
+    }
+
+    /// Held while a connection to share is made, so that there is one.
+    pub(super) fn connecting(&self, upstream: &Arc<Upstream>) -> Arc<tokio::sync::Mutex<()>> {
+        Arc::clone(&self.lock().of(upstream).connecting)
+    }
+
+    fn keep(self: &Arc<Self>, upstream: &Arc<Upstream>, connection: Http1) {
+        let mut slots = self.lock();
+        let slot = slots.of(upstream);
+        if slot.idle.len() < MOST_IDLE {
+            slot.idle.push(Idle { connection, since: Instant::now() });
+        }
+        self.sweep_from_now_on(&mut slots);
+    }
+
+    /// Starts the task that lets go what nobody comes for, unless it runs. It ends when nothing is
+    /// left.
+    fn sweep_from_now_on(self: &Arc<Self>, slots: &mut Slots) {
+        if std::mem::replace(&mut slots.is_swept, true) {
+            return;
+        }
+        let pool = Arc::downgrade(self);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(SWEEP_INTERVAL).await;
+                let Some(pool) = pool.upgrade() else { return };
+                if !pool.lock().sweep(Instant::now()) {
+                    return;
+                }
+            }
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Slots> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Slots {
+    fn of(&mut self, upstream: &Arc<Upstream>) -> &mut Slot {
+        self.by_upstream.entry(upstream.id).or_insert_with(|| Slot {
+            upstream: Arc::downgrade(upstream),
+            idle: Vec::new(),
+            shared: None,
+            connecting: Arc::default(),
+            counted: 0,
+        })
+    }
+
+    /// Lets go what has been idle for too long, what was closed, and what belongs to an upstream that
+    /// is no more. Whether anything is left.
+    fn sweep(&mut self, now: Instant) -> bool {
+        self.by_upstream.retain(|_, slot| {
+            let Some(upstream) = slot.upstream.upgrade() else { return false };
+            slot.sweep(&upstream, now);
+            slot.count(&upstream);
+            slot.counted > 0
+        });
+        self.is_swept = !self.by_upstream.is_empty();
+        self.is_swept
+    }
+}
+
+impl Slot {
+    fn sweep(&mut self, upstream: &Upstream, now: Instant) {
+        self.idle.retain_mut(|idle| {
+            now.duration_since(idle.since) < IDLE_TIMEOUT
+                && !idle.connection.sender.is_closed()
+                && upstream.is_at(&mut idle.connection.peer)
+        });
+        self.shared.take_if(|shared| {
+            now.duration_since(shared.used) >= SHARED_TIMEOUT
+                || shared.sender.is_closed()
+                || !upstream.is_at(&mut shared.peer)
+        });
+    }
+
+    fn count(&mut self, upstream: &Upstream) {
+        let count = self.idle.len() + usize::from(self.shared.is_some());
+        upstream.metrics.idle_changed(self.counted, count);
+        self.counted = count;
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let Some(upstream) = self.upstream.upgrade() {
+            upstream.metrics.idle_changed(self.counted, 0);
+        }
+    }
+}
+
+/// Shorter than what common servers allow (uvicorn and Node: 5 s), so that we seldom send a
+/// request down a connection that is being closed.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+/// Servers of HTTP/2 say goodbye before they close.
+const SHARED_TIMEOUT: Duration = Duration::from_secs(60);
+/// For one upstream and thread.
+const MOST_IDLE: usize = 128;
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);

@@ -1,0 +1,269 @@
+//! One request to an upstream, and its answer's head.
+
+use std::error::Error as StdError;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+
+use axum_core::body::Body;
+use http::header::{CONTENT_TYPE, UPGRADE};
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+use tokio::time::Instant;
+
+use super::connect::{ConnectError, connect};
+use super::connection::{Connection, Lease};
+use super::health::Failure;
+use super::load::Permit;
+use super::pool::Pool;
+use super::{Upstream, UpstreamHttp};
+use crate::identity::RequestScope;
+use crate::proxy::body::{Fault, Stage, UploadProgress};
+use crate::proxy::error::ProxyError;
+use crate::proxy::routes::Route;
+
+/// Sends a request, whose target is a path and query, and waits for the head of its answer.
+///
+/// A request with `Upgrade` gets a connection of HTTP/1.1 of its own, which is never used again. For
+/// such a request alone the answer may be 101.
+pub(in crate::proxy) async fn send(
+    pool: &Arc<Pool>,
+    route: &Route,
+    mut request: Request<Body>,
+    progress: &mut UploadProgress,
+) -> Result<(Response<Incoming>, Lease), ProxyError> {
+    let upgrades = request.headers().contains_key(UPGRADE);
+    let mut search = Search::new(pool, route, upgrades);
+    loop {
+        let mut found = search.connection().await?;
+        let again = (found.is_kept && request.method().is_safe() && progress.is_without_body())
+            .then(|| copy(&request));
+        let upstream = &found.permit.upstream;
+        RequestScope::with(|scope| scope.sent_to(&upstream.origin.authority));
+        let sent = found.connection.send(request, &upstream.origin);
+        match (within_patience(route, sent, progress).await, again) {
+            (Ok(response), _) => {
+                upstream.succeeded();
+                return found.answered(pool, response, upgrades);
+            }
+            (Err(Unanswered::Unsent(unsent)), _) if found.is_kept => request = *unsent,
+            (Err(Unanswered::Broken(_)), Some(again)) if !found.connection.has_answered() => {
+                upstream.metrics.retries.increment(1);
+                request = again;
+                search.kept = false;
+            }
+            (Err(unanswered), _) => return Err(unanswered.blamed(upstream, progress)),
+        }
+    }
+}
+
+/// Without a body.
+fn copy(request: &Request<Body>) -> Request<Body> {
+    let mut copy = Request::new(Body::empty());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    copy
+}
+
+/// The way to a connection, over as many upstreams as it takes.
+struct Search<'a> {
+    pool: &'a Arc<Pool>,
+    route: &'a Route,
+    /// The upstreams that were connected to, all but the last in vain.
+    tried: Vec<u64>,
+    /// When connecting must have succeeded; known once it has begun.
+    deadline: Option<Instant>,
+    /// Whether a kept connection will do.
+    kept: bool,
+    upgrades: bool,
+}
+
+/// A connection, and leave to use it.
+struct Found {
+    connection: Connection,
+    is_kept: bool,
+    permit: Permit,
+}
+
+impl<'a> Search<'a> {
+    fn new(pool: &'a Arc<Pool>, route: &'a Route, upgrades: bool) -> Self {
+        Self { pool, route, tried: Vec::new(), deadline: None, kept: !upgrades, upgrades }
+    }
+
+    async fn connection(&mut self) -> Result<Found, ProxyError> {
+        loop {
+            let permit = self.route.upstreams.admit(&self.tried).await?;
+            permit.upstream.keep_addresses_fresh(Instant::now());
+            if let Some(connection) = self.take_kept(&permit.upstream) {
+                return Ok(Found { connection, is_kept: true, permit });
+            }
+            self.tried.push(permit.upstream.id);
+            match self.connect(&permit.upstream).await {
+                Ok(connection) => return Ok(Found { connection, is_kept: false, permit }),
+                Err(error) => self.pass_over(&permit.upstream, error)?,
+            }
+        }
+    }
+
+    fn take_kept(&self, upstream: &Upstream) -> Option<Connection> {
+        if self.kept { self.pool.take(upstream) } else { None }
+    }
+
+    /// Connects in the time that is left; in half of it, if there is another upstream to try.
+    async fn connect(&mut self, upstream: &Arc<Upstream>) -> Result<Connection, ConnectError> {
+        let now = Instant::now();
+        let deadline = *self.deadline.get_or_insert(now + self.route.spec.connect_timeout);
+        let left = deadline.saturating_duration_since(now);
+        let deadline = if self.has_another() { now + left / 2 } else { deadline };
+        let connected = tokio::time::timeout_at(deadline, self.connect_or_share(upstream)).await;
+        connected.map_err(|_| ConnectError::Timeout)?
+    }
+
+    async fn connect_or_share(&self, upstream: &Arc<Upstream>) -> Result<Connection, ConnectError> {
+        let may_stall = self.route.spec.idle_timeout;
+        if self.upgrades || upstream.settings.http == UpstreamHttp::Http1 {
+            return connect(upstream, UpstreamHttp::Http1, may_stall).await;
+        }
+        let connecting = self.pool.connecting(upstream);
+        let _one_at_a_time = connecting.lock().await;
+        // Another request may have made one meanwhile.
+        if let Some(connection) = self.take_kept(upstream) {
+            return Ok(connection);
+        }
+        let connection = connect(upstream, UpstreamHttp::Http2, may_stall).await?;
+        if let Connection::Http2(sender, peer) = &connection {
+            self.pool.share(upstream, sender.clone(), *peer);
+        }
+        Ok(connection)
+    }
+
+    fn has_another(&self) -> bool {
+        self.tried.len() < CONNECT_TRIES && self.route.upstreams.have_another(&self.tried)
+    }
+
+    /// Nothing was sent, so whatever the request is, another upstream may have it.
+    fn pass_over(&mut self, upstream: &Upstream, error: ConnectError) -> Result<(), ProxyError> {
+        upstream.failed(Failure::Connection);
+        if self.has_another() {
+            let error = &error as &dyn StdError;
+            tracing::warn!(upstream = upstream.url(), error, "an upstream can't be reached; trying another");
+            upstream.metrics.retries.increment(1);
+            return Ok(());
+        }
+        Err(match error {
+            ConnectError::Timeout => ProxyError::UpstreamConnectTimeout,
+            error => ProxyError::UpstreamUnreachable(error.into()),
+        })
+    }
+}
+
+impl Found {
+    fn answered(
+        mut self,
+        pool: &Arc<Pool>,
+        response: Response<Incoming>,
+        upgrades: bool,
+    ) -> Result<(Response<Incoming>, Lease), ProxyError> {
+        self.permit.trial = None;
+        let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        // An upstream that switches unasked is confused.
+        if switches && !upgrades {
+            return Err(ProxyError::UpstreamError("the upstream switched protocols unasked".into()));
+        }
+        if switches || is_event_stream(&response) {
+            self.permit.uncount();
+        }
+        Ok((response, Lease::new(self.connection, (!upgrades).then_some(pool), self.permit)))
+    }
+}
+
+fn is_event_stream(response: &Response<Incoming>) -> bool {
+    let kind = response.headers().get(CONTENT_TYPE).map(|kind| kind.as_bytes());
+    kind.and_then(|kind| kind.get(..EVENT_STREAM.len()))
+        .is_some_and(|kind| kind.eq_ignore_ascii_case(EVENT_STREAM))
+}
+
+/// Why a request has no answer.
+enum Unanswered {
+    /// The connection ended before its answer began.
+    Broken(hyper::Error),
+    /// It took too long.
+    Late,
+    /// It was not sent.
+    Unsent(Box<Request<Body>>),
+    /// Its body could not be sent to the end.
+    Uploading(Fault),
+}
+
+impl Unanswered {
+    /// Whose fault it was.
+    fn blamed(self, upstream: &Upstream, progress: &UploadProgress) -> ProxyError {
+        let fault = match self {
+            Self::Uploading(fault) => Some(fault),
+            _ => progress.fault(),
+        };
+        match (fault, self) {
+            (Some(Fault::Client), Self::Broken(error)) => ProxyError::BodyIncomplete(error.into()),
+            (Some(Fault::Client), _) => ProxyError::BodyIncomplete("the client broke off".into()),
+            (Some(Fault::Idle), _) => ProxyError::BodyTimeout,
+            (Some(Fault::TooLarge), _) => ProxyError::BodyTooLarge,
+            (None, unanswered) => {
+                upstream.failed(Failure::Answer);
+                match unanswered {
+                    Self::Broken(error) => ProxyError::UpstreamError(error.into()),
+                    Self::Late => ProxyError::UpstreamTimeout,
+                    _ => ProxyError::UpstreamError("the connection was closed at once".into()),
+                }
+            }
+        }
+    }
+}
+
+impl From<TrySendError<Request<Body>>> for Unanswered {
+    fn from(mut error: TrySendError<Request<Body>>) -> Self {
+        match error.take_message() {
+            Some(unsent) => Self::Unsent(Box::new(unsent)),
+            None => Self::Broken(error.into_error()),
+        }
+    }
+}
+
+/// While the body is on its way, every piece of it that the upstream takes restarts the clock.
+/// A client that keeps us waiting is the body's own concern.
+async fn within_patience(
+    route: &Route,
+    response: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Body>>>>,
+    progress: &mut UploadProgress,
+) -> Result<Response<Incoming>, Unanswered> {
+    let mut response = pin!(response);
+    if progress.is_without_body() {
+        let answered = tokio::time::timeout(route.spec.first_byte_timeout, response).await;
+        return answered.map_err(|_| Unanswered::Late)?.map_err(Unanswered::from);
+    }
+    loop {
+        let patience = match progress.stage() {
+            Stage::AwaitingClient => None,
+            Stage::Failed(fault) => return Err(Unanswered::Uploading(fault)),
+            Stage::Sending => Some(route.spec.idle_timeout),
+            Stage::Sent => Some(route.spec.first_byte_timeout),
+        };
+        let out_of_patience = async {
+            match patience {
+                Some(patience) => tokio::time::sleep(patience).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            response = &mut response => return response.map_err(Unanswered::from),
+            () = progress.changed() => {}
+            () = out_of_patience => return Err(Unanswered::Late),
+        }
+    }
+}
+
+const EVENT_STREAM: &[u8] = b"text/event-stream";
+/// How many upstreams a request is tried on.
+const CONNECT_TRIES: usize = 3;

@@ -1,0 +1,79 @@
+//! What goes on beside the requests: checks of the upstreams' health, and their gauges.
+
+use std::future::Future;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use axum_core::body::Body;
+use futures_util::future::join_all;
+use http::Request;
+use http::header::{HeaderValue, USER_AGENT};
+use tokio::time::Instant;
+
+use super::connect::connect;
+use super::{HealthCheck, Upstream};
+use crate::proxy::routes::Route;
+
+/// Runs until the routes are no more.
+pub(in crate::proxy) fn watch(routes: Weak<[Arc<Route>]>) -> impl Future<Output = ()> + Send + 'static {
+    let upstreams: Vec<_> = routes.upgrade().iter().flat_map(|routes| all(routes)).collect();
+    async move {
+        let checks = upstreams.iter().map(|upstream| check(Weak::clone(&routes), Weak::clone(upstream)));
+        tokio::join!(show(routes.clone(), &upstreams), join_all(checks));
+    }
+}
+
+fn all(routes: &[Arc<Route>]) -> Vec<Weak<Upstream>> {
+    let upstreams = routes.iter().flat_map(|route| &route.upstreams.0);
+    upstreams.map(Arc::downgrade).collect()
+}
+
+/// Sets the gauges once a second.
+async fn show(routes: Weak<[Arc<Route>]>, upstreams: &[Weak<Upstream>]) {
+    while routes.strong_count() > 0 {
+        for upstream in upstreams.iter().filter_map(Weak::upgrade) {
+            upstream.metrics.is(upstream.load.in_flight(), upstream.health.is_up());
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Asks one upstream for as long as its routes are there.
+async fn check(routes: Weak<[Arc<Route>]>, upstream: Weak<Upstream>) {
+    let mut in_a_row = (true, 0);
+    while let (1.., Some(upstream)) = (routes.strong_count(), upstream.upgrade()) {
+        let Some(check) = upstream.settings.health.clone() else { return };
+        let began = Instant::now();
+        let is_well = tokio::time::timeout(check.interval, is_well(&upstream, &check)).await.unwrap_or(false);
+        in_a_row = if in_a_row.0 == is_well { (is_well, in_a_row.1 + 1) } else { (is_well, 1) };
+        if in_a_row.1 >= IN_A_ROW {
+            upstream.checked(is_well);
+        }
+        drop(upstream);
+        // Spread, so that replicas don't all ask at once.
+        let pause = check.interval.mul_f64(0.9 + 0.2 * fastrand::f64());
+        tokio::time::sleep_until(began + pause).await;
+    }
+}
+
+/// Asks on a connection of its own: a new one must be possible too.
+async fn is_well(upstream: &Upstream, check: &HealthCheck) -> bool {
+    let mut connection = match connect(upstream, upstream.settings.http, check.interval).await {
+        Ok(connection) => connection,
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::debug!(upstream = upstream.url(), error, "a check could not connect");
+            return false;
+        }
+    };
+    let mut request = Request::new(Body::empty());
+    *request.uri_mut() = check.path.clone().into();
+    request.headers_mut().insert(USER_AGENT, HeaderValue::from_static("sekisho-health-check"));
+    match connection.send(request, &upstream.origin).await {
+        Ok(response) => response.status().is_success() || response.status().is_redirection(),
+        Err(_) => false,
+    }
+}
+
+/// How many checks in a row change our mind.
+const IN_A_ROW: u32 = 2;
