@@ -162,6 +162,19 @@ fn is_of(pages: &[HeaderValue], request: &Request<Body>) -> bool {
     !pages.is_empty() && request.headers().get(ORIGIN).is_some_and(|origin| pages.contains(origin))
 }
 
+/// Refuses what a page of another origin than those `trusted` could do with our `cookies`. It answers no
+/// preflights.
+pub(super) fn guard(
+    trusted: &[&str],
+    cookies: Arc<CookiePolicy>,
+) -> Result<Guard<impl Fn(&Request<Body>) -> bool + Clone + Send + Sync + use<>>, ConfigError> {
+    let could_harm = CouldHarm { cookies, always: Arc::new([]) };
+    Ok(ChooseLayer::new(csrf(trusted)?, move |request: &Request<Body>| could_harm.by(request)))
+}
+
+/// See [`guard`].
+pub(super) type Guard<P> = ChooseLayer<CsrfLayer<Refuse>, P>;
+
 /// Refuses cross-site requests but those of the origins `trusted`.
 fn csrf(trusted: &[&str]) -> Result<CsrfLayer<Refuse>, ConfigError> {
     let csrf = trusted.iter().try_fold(CsrfLayer::new(), CsrfLayer::add_trusted_origin)?;
@@ -219,7 +232,7 @@ pub(super) fn refused_upgrade() -> Response<Body> {
 }
 
 /// How a cross-site request is answered.
-type Refuse = fn(ProtectionError) -> Response<Body>;
+pub(super) type Refuse = fn(ProtectionError) -> Response<Body>;
 
 fn refuse(error: ProtectionError) -> Response<Body> {
     tracing::info!(%error, "a cross-site request was refused");

@@ -8,6 +8,7 @@ mod gateway;
 mod home;
 mod panics;
 mod public;
+mod verify;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -81,6 +82,8 @@ pub struct App {
     pub public: Public,
     /// For the operators' listener.
     pub admin: Router,
+    /// For the listener of other proxies, if there is one.
+    pub verify: Option<Router>,
     /// The sessions' tokens.
     pub tokens: Tokens,
     /// The users.
@@ -131,10 +134,12 @@ impl App {
         let meters = Arc::new(Meters::new());
         let streams = Streams::new(Arc::new(tokens.clone()));
         let gateway = gateway(&parts, &session, state, streams.clone(), &meters)?;
+        let desk = desk(&parts, meters);
         let metrics = metrics_text(parts.metrics.clone(), parts.telemetry.clone());
         Ok(Self {
             routes: gateway.routes().clone(),
-            public: public(gateway, &parts, cookies, meters)?,
+            verify: verify::router(&parts, &cookies, &session, &desk)?,
+            public: public(gateway, &parts, cookies, desk)?,
             admin: health::router(parts.stores.sessions, tokens.clone(), metrics),
             tokens,
             users,
@@ -149,22 +154,25 @@ fn public(
     gateway: Gateway,
     parts: &Parts<'_>,
     cookies: Arc<CookiePolicy>,
-    meters: Arc<Meters>,
+    desk: Desk,
 ) -> Result<Public, AppError> {
     let server = &parts.config.server;
     let prefix = server.auth_prefix.as_str();
     let sign_in = vec![format!("{prefix}/login"), format!("{prefix}/register")];
     let (allowed, origin) = (&server.allowed_origins, &parts.public_origin);
     let checked = CrossOrigin::new(gateway, allowed, origin, cookies, sign_in)?;
-    let desk = Desk {
-        trusted: TrustedProxies::new(server.trusted_proxies.clone()),
+    Ok(Public(Entrance::new(checked, desk)))
+}
+
+fn desk(parts: &Parts<'_>, meters: Arc<Meters>) -> Desk {
+    Desk {
+        trusted: TrustedProxies::new(parts.config.server.trusted_proxies.clone()),
         public_host: public_host(&parts.public_origin),
         name: parts.public_origin.host().into(),
         clock: Arc::clone(&parts.clock),
         meters,
         telemetry: parts.telemetry.clone(),
-    };
-    Ok(Public(Entrance::new(checked, desk)))
+    }
 }
 
 fn gateway(

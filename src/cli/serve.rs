@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use futures_util::future::OptionFuture;
 use tokio::net::{TcpListener, TcpSocket, lookup_host};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 
 use super::error::CliError;
 use super::start::{self, block_on};
@@ -46,7 +47,6 @@ pub(super) fn run(args: &ServeArgs, file: Option<PathBuf>) -> Result<(), CliErro
     let mut sources = Sources::of_process(file)?;
     args.add_to(&mut sources);
     let loaded = Config::load(&sources)?;
-    start::refuse_unbuilt(&loaded.config)?;
     let log = start::log(&loaded.config);
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
@@ -60,7 +60,7 @@ pub(super) fn run(args: &ServeArgs, file: Option<PathBuf>) -> Result<(), CliErro
 
 /// What somebody who starts for the first time would wonder about next.
 async fn say_what_is_missing(config: &Config, stores: &Stores) -> Result<(), CliError> {
-    if config.routes.is_empty() {
+    if config.routes.is_empty() && config.verify.is_none() {
         tracing::info!("there are no [[routes]], so only the gateway's own paths answer");
     }
     let users = stores.users.has_users().await;
@@ -79,11 +79,6 @@ pub(super) async fn serve(
     sample: Option<Sample>,
     ready: impl FnOnce(&str) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
-    if config.verify.is_some() {
-        let problem =
-            "verify.listen: the auth endpoint for other proxies is not in this version yet: leave it out";
-        return Err(CliError::misconfigured(problem));
-    }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let certificate = start::certificate(config, Arc::clone(&clock))?;
     // Before anything is counted: what is counted earlier counts for nobody.
@@ -96,6 +91,7 @@ pub(super) async fn serve(
     let stop = told_to_stop()?;
     let public = bind("server.listen", &config.server.listen, config.server.reuse_port).await?;
     let admin = bind("admin.listen", &config.admin.listen, config.server.reuse_port).await?;
+    let verify = bind_verify(config).await?;
     let origin = config.server.public_origin_at(local(&public)?);
     let (spans, exporting) = start::spans(config)?.unzip();
     let access = config.log.access.then(|| log.access());
@@ -127,7 +123,7 @@ pub(super) async fn serve(
     tracing::info!(public = %local(&public)?, admin = %local(&admin)?, origin = origin.as_str(), "serving");
     ready(origin.as_str())?;
     serve_public(&threads, public, certificate, &app)?;
-    serve_until(stop, &threads, admin, &app).await;
+    serve_until(stop, &threads, admin, verify, &app).await;
     for watcher in watchers {
         watcher.abort();
     }
@@ -182,12 +178,19 @@ async fn serve_until(
     signalled: impl Future<Output = ()>,
     threads: &ServingThreads,
     admin: TcpListener,
+    verify: Option<(TcpListener, ServerLimits)>,
     app: &App,
 ) {
-    let (tell, told) = oneshot::channel::<()>();
-    // An error means that the sender is gone, which is a reason to stop too.
-    let stopped = async { _ = told.await };
-    let admin = server::serve(admin, app.admin.clone(), ServerLimits::default(), stopped);
+    let (tell, told) = watch::channel(());
+    let stopped = || {
+        let mut told = told.clone();
+        // An error means that the sender is gone, which is how it tells.
+        async move { _ = told.changed().await }
+    };
+    let admin = server::serve(admin, app.admin.clone(), ServerLimits::default(), stopped());
+    let verify = verify.zip(app.verify.clone());
+    let verify =
+        verify.map(|((listener, limits), router)| server::serve(listener, router, limits, stopped()));
     let public = async {
         signalled.await;
         tracing::info!("stopping: no new connections, and those that are there may finish");
@@ -195,7 +198,7 @@ async fn serve_until(
         app.streams.close_all();
         threads.drain().await;
     };
-    tokio::join!(admin, public);
+    tokio::join!(admin, OptionFuture::from(verify), public);
 }
 
 /// Listens for signals from now on, not only once this is waited for.
@@ -288,6 +291,14 @@ async fn agree(config: &Config, stores: &Stores) -> Result<(), CliError> {
         }
     }
     Ok(())
+}
+
+/// The listener of other proxies, if there is to be one, and what those may cost.
+async fn bind_verify(config: &Config) -> Result<Option<(TcpListener, ServerLimits)>, CliError> {
+    let Some(verify) = &config.verify else { return Ok(None) };
+    let listener = bind("verify.listen", &verify.listen, config.server.reuse_port).await?;
+    tracing::info!(verify = %local(&listener)?, "listening for other proxies");
+    Ok(Some((listener, start::limits(&config.server.limits))))
 }
 
 async fn bind(key: &str, listen: &Listen, reuse_port: bool) -> Result<TcpListener, CliError> {

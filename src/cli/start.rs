@@ -23,17 +23,6 @@ pub(super) fn block_on<T>(command: impl Future<Output = Result<T, CliError>>) ->
     runtime.map_err(|error| CliError::failed("can't start the runtime", error))?.block_on(command)
 }
 
-/// Refuses settings that this version knows and does nothing about: a gateway that leaves them out
-/// silently would be less safe than its configuration says.
-pub(super) fn refuse_unbuilt(config: &Config) -> Result<(), CliError> {
-    if config.verify.is_none() {
-        return Ok(());
-    }
-    let problem =
-        "verify.listen: the auth endpoint for other proxies is not in this version yet: set it to \"off\"";
-    Err(CliError::misconfigured(problem))
-}
-
 /// Reads the certificate of the public listener, if it speaks TLS.
 pub(super) fn certificate(
     config: &Config,

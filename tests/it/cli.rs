@@ -213,15 +213,6 @@ fn a_bad_configuration_is_78_and_one_line() {
     assert!(shell.run(&["check-config"]).fails(78).contains("server.listen = \"a\\n\\u{1b}[2J\""));
 }
 
-#[test]
-fn what_this_version_does_not_do_is_refused() {
-    let file = "[server]\ntrusted_proxies = ['10.0.0.1']\n[verify]\nlisten = '127.0.0.1:0'\nsource = 'envoy'";
-    let shell = Shell::new().file("sekisho.toml", file);
-    for command in ["check-config", "serve"] {
-        assert!(shell.run(&[command]).fails(78).starts_with("verify.listen: "), "{command}");
-    }
-}
-
 /// What `serve` says until it serves.
 fn beginning(shell: &Shell) -> Vec<String> {
     let mut serving = shell.command(&["serve"]).stderr(Stdio::piped()).spawn().unwrap();

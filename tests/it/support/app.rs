@@ -76,6 +76,12 @@ impl TestApp {
         Self::build(fresh, config(&[], Some(file)), None)
     }
 
+    /// The program as this file has it, with these settings besides.
+    pub(crate) async fn from_file(file: PathBuf, flags: &[(&str, &str)]) -> Self {
+        let fresh = db::sqlite().await.expect("SQLite needs no server");
+        Self::build(fresh, config(flags, Some(file)), None)
+    }
+
     /// The program as the demo has it.
     pub(crate) async fn demo() -> Self {
         let fresh = db::sqlite().await.expect("SQLite needs no server");

@@ -8,6 +8,7 @@ pub(crate) mod gateway;
 pub(crate) mod http;
 pub(crate) mod postgres;
 pub(crate) mod process;
+pub(crate) mod recipe;
 pub(crate) mod rounds;
 pub(crate) mod serving;
 pub(crate) mod upstream;
