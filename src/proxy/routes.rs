@@ -8,6 +8,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Uri};
 
 use super::path::{self, BadPath};
+use super::upgrade::takes_requests;
 use super::upstream::{self, Roots, UpstreamSettings, Upstreams};
 use crate::identity::Identity;
 
@@ -51,6 +52,11 @@ pub struct RouteSpec {
     pub idle_timeout: Duration,
     /// How large a request's body may be, in bytes.
     pub max_body: Option<u64>,
+    /// The protocols to which a request may be upgraded, in any case; none of those that take requests
+    /// themselves, such as `h2c`.
+    pub upgrades: Vec<String>,
+    /// How long a connection of another protocol may be silent in both directions.
+    pub tunnel_idle_timeout: Duration,
 }
 
 impl RouteSpec {
@@ -70,6 +76,8 @@ impl RouteSpec {
             first_byte_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(60),
             max_body: None,
+            upgrades: vec!["websocket".to_owned()],
+            tunnel_idle_timeout: Duration::from_secs(3_600),
         }
     }
 }
@@ -224,6 +232,16 @@ pub enum RouteError {
         /// The route.
         path: String,
     },
+    /// An upgrade to a protocol by which a client could ask the upstream for anything.
+    #[error(
+        "route `{path}`: `{upgrade}` takes requests, which nobody would check: leave it out of `upgrades`"
+    )]
+    Upgrade {
+        /// The route.
+        path: String,
+        /// The protocol.
+        upgrade: String,
+    },
     /// An upstream's URL is none.
     #[error("route `{path}`: upstream `{upstream}` is no URL; write `http://host:port`")]
     UpstreamUrl {
@@ -270,6 +288,9 @@ pub(super) struct Route {
 impl Route {
     fn new(spec: RouteSpec, known: &[&Upstreams], roots: &mut Roots) -> Result<Self, RouteError> {
         let prefix = prefix(&spec.path)?;
+        if let Some(upgrade) = spec.upgrades.iter().find(|protocol| takes_requests(protocol)) {
+            return Err(RouteError::Upgrade { path: spec.path.clone(), upgrade: upgrade.clone() });
+        }
         let upstreams = Upstreams::new(&spec, known, roots)?;
         Ok(Self { spec, upstreams, number: 0, prefix })
     }
@@ -429,6 +450,8 @@ mod tests {
         assert!(error("/a", &["https://b/c"]).contains("without path"));
         assert!(error("/a", &["ftp://b"]).contains("https://"));
         assert!(error("/a", &["b:80"]).contains("http://"));
+        let h2c = RouteSpec { upgrades: vec!["H2C".to_owned()], ..spec("/a") };
+        assert!(Routes::new([h2c]).unwrap_err().to_string().contains("`H2C` takes requests"));
         assert!(error("/a", &["http://b c"]).contains("no URL"));
         for url in ["http://user:hunter2@b", "https://user:hunter2@b", "http://user:hunter2 @b"] {
             assert!(!error("/a", &[url]).contains("hunter2"), "{url}");

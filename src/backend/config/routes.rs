@@ -36,6 +36,10 @@ pub struct Route {
     pub idle_timeout: Duration,
     /// How long a request's body may be, in bytes; `None` for no limit.
     pub max_body: Option<u64>,
+    /// To which protocols a request may be upgraded, in lower case.
+    pub upgrades: Vec<String>,
+    /// How long both sides of a connection of another protocol may be silent.
+    pub tunnel_idle_timeout: Duration,
 }
 
 /// Whether a route asks for a session.
@@ -101,6 +105,8 @@ impl Route {
             first_byte_timeout: timeout("routes.first_byte_timeout", 60)?,
             idle_timeout: timeout("routes.idle_timeout", 60)?,
             max_body: table.size("routes.max_body")?,
+            upgrades: table.list("routes.upgrades", upgrade)?.unwrap_or_else(|| vec!["websocket".to_owned()]),
+            tunnel_idle_timeout: timeout("routes.tunnel_idle_timeout", 3_600)?,
         })
     }
 
@@ -168,6 +174,19 @@ fn required<T>(table: &Settings, key: &str, value: Result<Option<T>, ConfigError
 fn role(text: &str) -> Result<String, String> {
     let legal = !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && b != b',');
     if legal { Ok(text.to_owned()) } else { Err("expected a role such as admin".to_owned()) }
+}
+
+/// A protocol that `Upgrade` may name (RFC 9110, section 7.8). One that takes requests would let a client
+/// ask the upstream for anything, in anybody's name.
+fn upgrade(text: &str) -> Result<String, String> {
+    let protocol = text.to_ascii_lowercase();
+    let name = protocol.split('/').next().unwrap_or_default();
+    if ["h2c", "http", "tls"].contains(&name) {
+        return Err("takes requests, which nobody would check: leave it out".to_owned());
+    }
+    let legal =
+        !name.is_empty() && protocol.bytes().all(|b| b.is_ascii_graphic() && !br#",;"()"#.contains(&b));
+    if legal { Ok(protocol) } else { Err("expected a protocol such as websocket".to_owned()) }
 }
 
 const AUTH: [(&str, RouteAuth); 3] =
