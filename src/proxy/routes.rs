@@ -173,7 +173,9 @@ impl MatchedRoute {
 #[non_exhaustive]
 pub enum RouteError {
     /// An upstream's URL holds more than where to connect to.
-    #[error("route `{path}`: upstream `{upstream}` must be `http://host:port` or `https://host:port` alone, without path or query")]
+    #[error(
+        "route `{path}`: upstream `{upstream}` must be `http://host:port` or `https://host:port` alone, without path or query"
+    )]
     NotAnOrigin {
         /// The route.
         path: String,

@@ -10,8 +10,8 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 use sekisho::backend::config::{
     Algorithm, Builtin, Config, ConfigError, DatabaseKind, EncodedSlash, KEYS, KeySource, Loaded,
-    OnStoreLoss, ROUTE_KEYS, Registration, RouteAuth, SameSite, Sources, UpstreamHttp,
-    Upstreams, VerifySource,
+    OnStoreLoss, ROUTE_KEYS, Registration, RouteAuth, SameSite, Sources, UpstreamHttp, Upstreams,
+    VerifySource,
 };
 use tempfile::TempDir;
 
@@ -667,7 +667,10 @@ const BAD_ROUTES: &[(&str, &str)] = &[
     ("upstreams = []", "expected at least one"),
     ("upstreams = 'http://h:1'", "expected a list of texts"),
     ("upstreams = ['h:1']", "\"h:1\": expected http://HOST:PORT or https://HOST:PORT"),
-    ("upstreams = ['http://h:1/base']", "routes.upstreams in ./sekisho.toml, line 2: \"http://h:1/base\": expected"),
+    (
+        "upstreams = ['http://h:1/base']",
+        "routes.upstreams in ./sekisho.toml, line 2: \"http://h:1/base\": expected",
+    ),
     ("upstreams = ['https://h:1/base']", "without a path"),
     ("upstreams = ['https://h:1?q']", "without a path"),
     ("upstreams = ['http://u:hunter2@h:1']", "line 2: (not shown: it may hold a password)"),

@@ -34,3 +34,4 @@ mod support;
 mod thefts;
 mod token;
 mod two_servers;
+mod upstreams;

@@ -87,7 +87,10 @@ impl Route {
         };
         Ok(Self {
             path: required(table, "routes.path", table.parsed("routes.path"))?,
-            upstreams: Upstreams::read(table, required(table, "routes.upstreams", upstreams::origins(table))?)?,
+            upstreams: Upstreams::read(
+                table,
+                required(table, "routes.upstreams", upstreams::origins(table))?,
+            )?,
             auth: table.word("routes.auth", &AUTH)?.unwrap_or(RouteAuth::Required),
             roles: table.list("routes.roles", role)?.unwrap_or_default(),
             strip_prefix: table.boolean("routes.strip_prefix")?.unwrap_or(false),

@@ -93,8 +93,9 @@ impl<'a> Search<'a> {
     async fn connection(&mut self) -> Result<Found, ProxyError> {
         loop {
             let permit = self.route.upstreams.admit(&self.tried).await?;
-            permit.upstream.keep_addresses_fresh(Instant::now());
-            if let Some(connection) = self.take_kept(&permit.upstream) {
+            let now = Instant::now();
+            permit.upstream.keep_addresses_fresh(now);
+            if let Some(connection) = self.take_kept(&permit.upstream, now) {
                 return Ok(Found { connection, is_kept: true, permit });
             }
             self.tried.push(permit.upstream.id);
@@ -105,8 +106,8 @@ impl<'a> Search<'a> {
         }
     }
 
-    fn take_kept(&self, upstream: &Upstream) -> Option<Connection> {
-        if self.kept { self.pool.take(upstream) } else { None }
+    fn take_kept(&self, upstream: &Upstream, now: Instant) -> Option<Connection> {
+        if self.kept { self.pool.take(upstream, now) } else { None }
     }
 
     /// Connects in the time that is left; in half of it, if there is another upstream to try.
@@ -127,7 +128,7 @@ impl<'a> Search<'a> {
         let connecting = self.pool.connecting(upstream);
         let _one_at_a_time = connecting.lock().await;
         // Another request may have made one meanwhile.
-        if let Some(connection) = self.take_kept(upstream) {
+        if let Some(connection) = self.take_kept(upstream, Instant::now()) {
             return Ok(connection);
         }
         let connection = connect(upstream, UpstreamHttp::Http2, may_stall).await?;
@@ -179,7 +180,8 @@ impl Found {
 
 fn is_event_stream(response: &Response<Incoming>) -> bool {
     let kind = response.headers().get(CONTENT_TYPE).map(|kind| kind.as_bytes());
-    kind.and_then(|kind| kind.get(..EVENT_STREAM.len())).is_some_and(|kind| kind.eq_ignore_ascii_case(EVENT_STREAM))
+    kind.and_then(|kind| kind.get(..EVENT_STREAM.len()))
+        .is_some_and(|kind| kind.eq_ignore_ascii_case(EVENT_STREAM))
 }
 
 /// Why a request has no answer.
