@@ -27,7 +27,9 @@ use crate::identity::Identity;
 /// Cheap to clone; a clone uses the same connections. It never fails: what goes wrong becomes an
 /// answer.
 #[derive(Clone)]
-pub struct Proxy {
+pub struct Proxy(Arc<Inner>);
+
+struct Inner {
     rules: Arc<Rules>,
     connections: Arc<Pool>,
 }
@@ -43,20 +45,24 @@ impl Proxy {
     /// A proxy that keeps these cookies from upstreams.
     #[must_use]
     pub fn new(reserved: ReservedCookies) -> Self {
-        Self { rules: Arc::new(Rules { reserved, via: Via::new() }), connections: Arc::default() }
+        Self::of(Arc::new(Rules { reserved, via: Via::new() }))
     }
 
     /// The same proxy, with connections to upstreams of its own: for another runtime, which is to
     /// drive them.
     #[must_use]
     pub fn with_own_connections(&self) -> Self {
-        Self { rules: Arc::clone(&self.rules), connections: Arc::default() }
+        Self::of(Arc::clone(&self.0.rules))
+    }
+
+    fn of(rules: Arc<Rules>) -> Self {
+        Self(Arc::new(Inner { rules, connections: Arc::default() }))
     }
 }
 
 impl fmt::Debug for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Proxy").field("rules", &self.rules).finish_non_exhaustive()
+        f.debug_struct("Proxy").field("rules", &self.0.rules).finish_non_exhaustive()
     }
 }
 
@@ -74,7 +80,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let proxy = self.clone();
+        let proxy = Arc::clone(&self.0);
         Box::pin(async move {
             let route = request.extensions().get::<MatchedRoute>().cloned();
             let answer = match &route {
@@ -86,7 +92,7 @@ where
     }
 }
 
-impl Proxy {
+impl Inner {
     async fn forward<B>(&self, route: &Route, request: Request<B>) -> Result<Response<Body>, ProxyError>
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,

@@ -15,6 +15,7 @@ mod connections;
 mod http2;
 mod limits;
 mod memory;
+mod metrics;
 mod reload;
 mod several;
 mod tls;

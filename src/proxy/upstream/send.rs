@@ -34,10 +34,10 @@ pub(in crate::proxy) async fn send(
 ) -> Result<(Response<Incoming>, Lease), ProxyError> {
     let upgrades = request.headers().contains_key(UPGRADE);
     let mut search = Search::new(pool, route, upgrades);
+    let mut may_repeat = request.method().is_safe() && progress.is_without_body();
     loop {
         let mut found = search.connection().await?;
-        let again = (found.is_kept && request.method().is_safe() && progress.is_without_body())
-            .then(|| copy(&request));
+        let again = (found.is_kept && may_repeat).then(|| copy(&request));
         let upstream = &found.permit.upstream;
         let sent = found.connection.send(request, &upstream.origin);
         match (within_patience(route, sent, progress).await, again) {
@@ -49,7 +49,9 @@ pub(in crate::proxy) async fn send(
             (Err(Unanswered::Broken(_)), Some(again)) if !found.connection.has_answered() => {
                 upstream.metrics.retries.increment(1);
                 request = again;
-                search.kept = false;
+                may_repeat = false;
+                // Where one kept connection was closed, the others were too. One of HTTP/2 knows.
+                search.kept = matches!(found.connection, Connection::Http2(..));
             }
             (Err(unanswered), _) => return Err(unanswered.blamed(upstream, progress)),
         }

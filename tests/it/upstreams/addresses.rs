@@ -105,6 +105,19 @@ async fn addresses_that_change_are_followed() {
 }
 
 #[tokio::test]
+async fn one_that_fails_is_asked_for_again_soon() {
+    let upstream = named("moved").await;
+    let names = Arc::<Names>::default();
+    names.say(Some(&[&dead()]));
+    let front = front(&names).await;
+    let clock = Frozen::new();
+    assert_eq!(get(front).await.status(), 502);
+    names.say(Some(&[&upstream.url()]));
+    clock.advance_millis(1100).await;
+    while get(front).await.status() != 200 {}
+}
+
+#[tokio::test]
 async fn a_name_without_addresses_is_told_and_asked_for_again() {
     let upstream = named("there").await;
     let names = Arc::<Names>::default();
