@@ -46,6 +46,6 @@ async fn large_bodies_take_no_memory() {
     server.stop().await;
 }
 
-/// 256 MiB.
-const PIECES: usize = 4096;
+/// 1 GiB.
+const PIECES: usize = 16_384;
 const PIECE: Bytes = Bytes::from_static(&[7; 65_536]);
