@@ -206,4 +206,14 @@ mod tests {
         assert_eq!(http11("http://u:p@b.example/", &["b.example"]), None);
         assert_eq!(host_of("/", Version::HTTP_10, &[]), Some(None));
     }
+
+    #[test]
+    fn cookies_that_http2_has_split_are_joined() {
+        for (lines, joined) in [(&["a=1", "b=2; c", "d"][..], "a=1; b=2; c; d"), (&["a=1"], "a=1")] {
+            let mut headers: HeaderMap =
+                lines.iter().map(|line| (COOKIE, HeaderValue::from_static(line))).collect();
+            join_cookies(&mut headers);
+            assert_eq!(headers.get_all(COOKIE).iter().collect::<Vec<_>>(), [joined]);
+        }
+    }
 }

@@ -30,8 +30,10 @@ use crate::identity::{Identity, SessionId};
 /// Cheap to clone; a clone uses the same connections. It never fails: what goes wrong becomes an
 /// answer.
 #[derive(Clone)]
-pub struct Proxy {
-    rules: Arc<Rules>,
+pub struct Proxy(Arc<Inner>);
+
+struct Inner {
+    rules: Rules,
     connections: Arc<Pool>,
 }
 
@@ -48,8 +50,7 @@ impl Proxy {
     /// streams.
     #[must_use]
     pub fn new(reserved: ReservedCookies, streams: Streams) -> Self {
-        let rules = Rules { reserved, streams, via: Via::new() };
-        Self { rules: Arc::new(rules), connections: Arc::default() }
+        Self::of(Rules { reserved, streams, via: Via::new() })
     }
 
     /// The same proxy, with connections to upstreams of its own: for another runtime, which is to
@@ -57,13 +58,17 @@ impl Proxy {
     #[must_use]
     pub fn with_own_connections(&self) -> Self {
         // A copy of the rules too: all requests of a thread count up and down who refers to them.
-        Self { rules: Arc::new(Rules::clone(&self.rules)), connections: Arc::default() }
+        Self::of(Rules::clone(&self.0.rules))
+    }
+
+    fn of(rules: Rules) -> Self {
+        Self(Arc::new(Inner { rules, connections: Arc::default() }))
     }
 }
 
 impl fmt::Debug for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Proxy").field("rules", &self.rules).finish_non_exhaustive()
+        f.debug_struct("Proxy").field("rules", &self.0.rules).finish_non_exhaustive()
     }
 }
 
@@ -81,7 +86,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let proxy = self.clone();
+        let proxy = Arc::clone(&self.0);
         Box::pin(async move {
             let route = request.extensions().get::<MatchedRoute>().cloned();
             let answer = match &route {
@@ -93,14 +98,14 @@ where
     }
 }
 
-impl Proxy {
+impl Inner {
     async fn forward<B>(&self, route: &Route, request: Request<B>) -> Result<Response<Body>, ProxyError>
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
         let (mut parts, body) = request.into_parts();
-        let Rules { reserved, via, .. } = &*self.rules;
+        let Rules { reserved, via, .. } = &self.rules;
         self.admit(route, &parts)?;
         let upgrade = Upgrade::asked(&mut parts, !body.is_end_stream(), route);
         let session = parts.extensions.get::<Identity>().map(|identity| identity.session);
@@ -130,7 +135,7 @@ impl Proxy {
         lease: Lease,
         progress: UploadProgress,
     ) -> Response<Body> {
-        let Rules { reserved, streams, via } = &*self.rules;
+        let Rules { reserved, streams, via } = &self.rules;
         let events = streams::is_event_stream(response.headers());
         incoming::finish(response, reserved, via).map(|body| {
             let body = Download::new(body, route, lease, progress);

@@ -1,8 +1,7 @@
 //! What waits for the disk and what does not, and what becomes of a session when the database has
 //! lost its last writes.
 
-use std::io::Write;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sekisho::backend::db::{self, Options, Stores, sqlite_path};
@@ -25,6 +24,7 @@ use crate::store_contract::{
     NOW, any_session, ending, found, known_session, known_user, session, token, user,
 };
 use crate::support::db::{self as support, Fresh};
+use crate::support::log::Log;
 
 #[tokio::test]
 async fn only_what_heals_itself_is_not_flushed_on_sqlite() {
@@ -395,36 +395,4 @@ fn tokens(stores: &Stores, keys: &Arc<SharedKeys>, clock: &Arc<ManualClock>) -> 
 
 fn end() -> SessionEnd {
     SessionEnd { at: NOW, reason: EndReason::Revoked }
-}
-
-/// What this thread logs at the level of warnings and above.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn capture(&self) -> tracing::subscriber::DefaultGuard {
-        let log = self.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_ansi(false)
-            .with_max_level(tracing::Level::WARN)
-            .with_writer(move || log.clone())
-            .finish();
-        tracing::subscriber::set_default(subscriber)
-    }
-
-    fn lines(&self) -> Vec<String> {
-        let bytes = self.0.lock().unwrap().clone();
-        String::from_utf8(bytes).unwrap().lines().map(ToOwned::to_owned).collect()
-    }
-}
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }

@@ -38,4 +38,5 @@ mod telemetry;
 mod thefts;
 mod token;
 mod two_servers;
+mod upstreams;
 mod verify;

@@ -1,7 +1,6 @@
 //! Forwarding: bodies, connections, time, and upstreams that fail.
 
 use std::convert::Infallible;
-use std::time::Duration;
 
 use axum_core::body::Body;
 use bytes::Bytes;
@@ -14,50 +13,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-use crate::support::front::{Front, connect, exchange, get, request};
+use crate::support::front::{Front, code, connect, exchange, fed, get, request, text};
+use crate::support::frozen::Frozen;
 use crate::support::upstream::{Upstream, listen, read_head, saying, serve};
-
-/// The clock, stopped: it moves by hand alone. (A paused one would leap ahead of the sockets; it
-/// does not while something blocks.)
-struct Frozen {
-    _held: std::sync::mpsc::Sender<()>,
-}
-
-impl Frozen {
-    fn new() -> Self {
-        tokio::time::pause();
-        let (hold, held) = std::sync::mpsc::channel();
-        tokio::task::spawn_blocking(move || held.recv());
-        Self { _held: hold }
-    }
-
-    async fn advance(&self, seconds: u64) {
-        tokio::time::advance(Duration::from_secs(seconds)).await;
-    }
-}
-
-/// A body that is fed piece by piece.
-fn fed() -> (mpsc::UnboundedSender<&'static str>, Body) {
-    let (feed, pieces) = mpsc::unbounded_channel();
-    let pieces = futures_util::stream::unfold(pieces, |mut pieces| async {
-        let piece: &'static str = pieces.recv().await?;
-        Some((Ok::<_, Infallible>(Bytes::from_static(piece.as_bytes())), pieces))
-    });
-    (feed, Body::from_stream(pieces))
-}
-
-async fn text(response: Response<impl http_body::Body<Data = Bytes, Error: std::fmt::Debug>>) -> String {
-    let bytes = response.into_body().collect().await.unwrap().to_bytes();
-    String::from_utf8(bytes.to_vec()).unwrap()
-}
-
-async fn code(response: Response<hyper::body::Incoming>) -> (StatusCode, String) {
-    let status = response.status();
-    assert_eq!(response.headers()["content-type"], "application/problem+json");
-    let problem: serde_json::Value = serde_json::from_str(&text(response).await).unwrap();
-    assert_eq!(problem["status"], status.as_u16());
-    (status, problem["code"].as_str().unwrap().to_owned())
-}
 
 #[tokio::test]
 async fn a_request_and_its_answer_pass_through() {

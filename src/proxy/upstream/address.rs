@@ -81,6 +81,13 @@ impl Addresses {
         self.due.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
+    /// They may have changed: it is time to look again soon.
+    pub(super) fn doubt(&self, now: Instant) {
+        if self.due.load(Ordering::Relaxed) != u64::MAX {
+            self.due.fetch_min(self.millis(now + SOON), Ordering::Relaxed);
+        }
+    }
+
     /// Looks again. Whatever goes wrong, the old addresses are as good as any.
     pub(super) async fn renew(&self) {
         if let Err(error) = self.look_up().await {
@@ -125,3 +132,6 @@ impl Addresses {
         u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)
     }
 }
+
+/// So that a dead upstream's name isn't looked up at every request.
+const SOON: Duration = Duration::from_secs(1);

@@ -78,7 +78,7 @@ impl<'a> Queued<'a> {
     fn new(load: &'a Load) -> Option<Self> {
         let more = |count| (count < load.max_queued).then_some(count + 1);
         let counted = load.queued.fetch_update(Ordering::SeqCst, Ordering::Relaxed, more);
-        counted.is_ok().then_some(Self(load))
+        counted.is_ok().then(|| Self(load))
     }
 }
 

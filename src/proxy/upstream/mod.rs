@@ -18,8 +18,9 @@
 //! # Sent once
 //!
 //! What an upstream may have seen is not sent again, with one exception: a `GET`, `HEAD` or `OPTIONS`
-//! without a body, sent on a kept connection that ended without a byte of an answer. The upstream
-//! closed it in that moment, most likely; it is sent once more, on a new connection.
+//! without a body, sent on a kept connection that ended, or a stream of HTTP/2 that was reset, without a
+//! byte of an answer. The upstream closed it in that moment, most likely, or refused the stream; it is
+//! sent once more.
 //!
 //! # How long it may take
 //!
@@ -43,6 +44,8 @@ mod origin;
 mod pool;
 mod send;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod watch;
 mod watched;
@@ -162,6 +165,7 @@ impl Upstream {
     fn failed(&self, failure: Failure) {
         if failure == Failure::Connection {
             self.metrics.connect_failures.increment(1);
+            self.addresses.doubt(Instant::now());
         }
         self.changed(self.health.fail(failure, Instant::now()));
     }

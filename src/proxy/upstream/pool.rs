@@ -49,8 +49,7 @@ struct Shared {
 
 impl Pool {
     /// A connection that is ready for a request, if there is one.
-    pub(super) fn take(&self, upstream: &Upstream) -> Option<Connection> {
-        let now = Instant::now();
+    pub(super) fn take(&self, upstream: &Upstream, now: Instant) -> Option<Connection> {
         let mut slots = self.lock();
         let slot = slots.by_upstream.get_mut(&upstream.id)?;
         if let Some(shared) = &mut slot.shared {

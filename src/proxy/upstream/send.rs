@@ -35,10 +35,10 @@ pub(in crate::proxy) async fn send(
 ) -> Result<(Response<Incoming>, Lease), ProxyError> {
     let upgrades = request.headers().contains_key(UPGRADE);
     let mut search = Search::new(pool, route, upgrades);
+    let mut may_repeat = request.method().is_safe() && progress.is_without_body();
     loop {
         let mut found = search.connection().await?;
-        let again = (found.is_kept && request.method().is_safe() && progress.is_without_body())
-            .then(|| copy(&request));
+        let again = (found.is_kept && may_repeat).then(|| copy(&request));
         let upstream = &found.permit.upstream;
         RequestScope::with(|scope| scope.sent_to(&upstream.origin.authority));
         let sent = found.connection.send(request, &upstream.origin);
@@ -51,7 +51,9 @@ pub(in crate::proxy) async fn send(
             (Err(Unanswered::Broken(_)), Some(again)) if !found.connection.has_answered() => {
                 upstream.metrics.retries.increment(1);
                 request = again;
-                search.kept = false;
+                may_repeat = false;
+                // Where one kept connection was closed, the others were too. One of HTTP/2 knows.
+                search.kept = matches!(found.connection, Connection::Http2(..));
             }
             (Err(unanswered), _) => return Err(unanswered.blamed(upstream, progress)),
         }
@@ -95,8 +97,9 @@ impl<'a> Search<'a> {
     async fn connection(&mut self) -> Result<Found, ProxyError> {
         loop {
             let permit = self.route.upstreams.admit(&self.tried).await?;
-            permit.upstream.keep_addresses_fresh(Instant::now());
-            if let Some(connection) = self.take_kept(&permit.upstream) {
+            let now = Instant::now();
+            permit.upstream.keep_addresses_fresh(now);
+            if let Some(connection) = self.take_kept(&permit.upstream, now) {
                 return Ok(Found { connection, is_kept: true, permit });
             }
             self.tried.push(permit.upstream.id);
@@ -107,8 +110,8 @@ impl<'a> Search<'a> {
         }
     }
 
-    fn take_kept(&self, upstream: &Upstream) -> Option<Connection> {
-        if self.kept { self.pool.take(upstream) } else { None }
+    fn take_kept(&self, upstream: &Upstream, now: Instant) -> Option<Connection> {
+        if self.kept { self.pool.take(upstream, now) } else { None }
     }
 
     /// Connects in the time that is left; in half of it, if there is another upstream to try.
@@ -129,7 +132,7 @@ impl<'a> Search<'a> {
         let connecting = self.pool.connecting(upstream);
         let _one_at_a_time = connecting.lock().await;
         // Another request may have made one meanwhile.
-        if let Some(connection) = self.take_kept(upstream) {
+        if let Some(connection) = self.take_kept(upstream, Instant::now()) {
             return Ok(connection);
         }
         let connection = connect(upstream, UpstreamHttp::Http2, may_stall).await?;

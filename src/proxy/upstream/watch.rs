@@ -44,6 +44,7 @@ async fn check(routes: Weak<[Arc<Route>]>, upstream: Weak<Upstream>) {
     while let (1.., Some(upstream)) = (routes.strong_count(), upstream.upgrade()) {
         let Some(check) = upstream.settings.health.clone() else { return };
         let began = Instant::now();
+        upstream.keep_addresses_fresh(began);
         let is_well = tokio::time::timeout(check.interval, is_well(&upstream, &check)).await.unwrap_or(false);
         in_a_row = if in_a_row.0 == is_well { (is_well, in_a_row.1 + 1) } else { (is_well, 1) };
         if in_a_row.1 >= IN_A_ROW {

@@ -1,9 +1,12 @@
 //! The proxy on a port of its own, with as much of an application around it as it needs.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 
 use axum_core::body::Body;
-use http::{HeaderValue, Request, Response};
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -13,6 +16,7 @@ use sekisho::proxy::{Forwarded, Proxy, ProxyError, ReservedCookies, RouteSpec, R
 use time::macros::datetime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tower::ServiceExt;
 
 use super::upstream::{listen, serve};
@@ -118,4 +122,31 @@ pub(crate) async fn connect(server: SocketAddr) -> http1::SendRequest<Body> {
 /// A request as a browser would make it.
 pub(crate) fn request(method: &str, target: &str, body: Body) -> Request<Body> {
     Request::builder().method(method).uri(target).header("host", "app.example").body(body).unwrap()
+}
+
+/// A body that is fed piece by piece.
+pub(crate) fn fed() -> (mpsc::UnboundedSender<&'static str>, Body) {
+    let (feed, pieces) = mpsc::unbounded_channel();
+    let pieces = futures_util::stream::unfold(pieces, |mut pieces| async {
+        let piece: &'static str = pieces.recv().await?;
+        Some((Ok::<_, Infallible>(Bytes::from_static(piece.as_bytes())), pieces))
+    });
+    (feed, Body::from_stream(pieces))
+}
+
+/// An answer's body.
+pub(crate) async fn text(
+    response: Response<impl http_body::Body<Data = Bytes, Error: std::fmt::Debug>>,
+) -> String {
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// The status and the code of a problem.
+pub(crate) async fn code(response: Response<hyper::body::Incoming>) -> (StatusCode, String) {
+    let status = response.status();
+    assert_eq!(response.headers()["content-type"], "application/problem+json");
+    let problem: serde_json::Value = serde_json::from_str(&text(response).await).unwrap();
+    assert_eq!(problem["status"], status.as_u16());
+    (status, problem["code"].as_str().unwrap().to_owned())
 }

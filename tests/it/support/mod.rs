@@ -1,11 +1,14 @@
 //! What the tests share.
 
 pub(crate) mod app;
+pub(crate) mod authority;
 pub(crate) mod browser;
 pub(crate) mod db;
 pub(crate) mod front;
+pub(crate) mod frozen;
 pub(crate) mod gateway;
 pub(crate) mod http;
+pub(crate) mod log;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod recipe;

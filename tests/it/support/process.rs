@@ -91,6 +91,13 @@ impl Site {
         std::fs::write(self.path("sekisho.toml"), format!("{CONFIG}\n{route}")).unwrap();
     }
 
+    /// Everything is forwarded to `upstream`, for anyone.
+    pub(crate) fn forward_to_openly(&self, upstream: impl std::fmt::Display) {
+        self.forward_to(upstream);
+        let config = std::fs::read_to_string(self.path("sekisho.toml")).unwrap();
+        self.write("sekisho.toml", &format!("{config}auth = \"none\"\n"));
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -218,6 +225,22 @@ impl Server {
     /// What it has said so far.
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
+    }
+
+    /// The memory that it holds, in KiB.
+    pub(crate) fn memory(&self) -> usize {
+        self.status("VmRSS:")
+    }
+
+    /// The most that it has held, in KiB.
+    pub(crate) fn peak_memory(&self) -> usize {
+        self.status("VmHWM:")
+    }
+
+    fn status(&self, name: &str) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id().unwrap())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
     /// Asks it to stop, as an operator or a container platform does.

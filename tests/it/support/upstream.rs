@@ -8,21 +8,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum_core::body::Body;
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response, Version};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
 use ring::digest;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
+use tokio_rustls::TlsAcceptor;
 
 /// What an upstream was sent.
 #[derive(Debug)]
 pub(crate) struct Seen {
     pub(crate) method: Method,
+    pub(crate) version: Version,
     /// The request target, as it stood on the wire.
     pub(crate) target: String,
     pub(crate) headers: HeaderMap,
@@ -53,7 +56,15 @@ impl Seen {
             }
         }
         let (digest, target) = (hash.finish(), parts.uri.to_string());
-        Self { method: parts.method, target, headers: parts.headers, length, digest, trailers }
+        Self {
+            method: parts.method,
+            version: parts.version,
+            target,
+            headers: parts.headers,
+            length,
+            digest,
+            trailers,
+        }
     }
 }
 
@@ -71,13 +82,25 @@ impl Upstream {
     }
 
     pub(crate) async fn answering(answer: impl Fn(&Seen) -> Response<Body> + Send + Sync + 'static) -> Self {
+        Self::listening(None, answer).await
+    }
+
+    /// One that shakes hands by TLS first.
+    pub(crate) async fn by_tls(tls: TlsAcceptor) -> Self {
+        Self::listening(Some(tls), |_| Response::new(Body::empty())).await
+    }
+
+    async fn listening(
+        tls: Option<TlsAcceptor>,
+        answer: impl Fn(&Seen) -> Response<Body> + Send + Sync + 'static,
+    ) -> Self {
         let (record, seen) = mpsc::unbounded_channel();
         let connections = Arc::new(AtomicUsize::new(0));
         let (answer, count) = (Arc::new(answer), Arc::clone(&connections));
         let address = listen(move |socket| {
             count.fetch_add(1, Ordering::SeqCst);
-            let (answer, record) = (Arc::clone(&answer), record.clone());
-            serve(socket, move |request| {
+            let (answer, record, tls) = (Arc::clone(&answer), record.clone(), tls.clone());
+            let answer = move |request| {
                 let (answer, record) = (Arc::clone(&answer), record.clone());
                 async move {
                     let seen = Seen::read(request).await;
@@ -85,7 +108,18 @@ impl Upstream {
                     let _ = record.send(seen);
                     response
                 }
-            })
+            };
+            async move {
+                match tls {
+                    None => serve_any(socket, answer).await,
+                    // Peers that don't trust it are part of the tests.
+                    Some(tls) => {
+                        if let Ok(socket) = tls.accept(socket).await {
+                            serve_any(socket, answer).await;
+                        }
+                    }
+                }
+            }
         })
         .await;
         Self { address, seen, connections }
@@ -123,6 +157,7 @@ impl Upstream {
 /// An upstream that says when a request has arrived, and answers when it may.
 pub(crate) struct Held {
     address: SocketAddr,
+    connections: Arc<AtomicUsize>,
     arrivals: mpsc::UnboundedReceiver<()>,
     may_answer: Arc<Semaphore>,
 }
@@ -135,9 +170,12 @@ impl Held {
         let (tell, arrivals) = mpsc::unbounded_channel();
         let may_answer = Arc::new(Semaphore::new(0));
         let gate = Arc::clone(&may_answer);
+        let connections = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&connections);
         let address = listen(move |socket| {
+            count.fetch_add(1, Ordering::SeqCst);
             let (tell, gate) = (tell.clone(), Arc::clone(&gate));
-            serve(socket, move |_| {
+            serve_any(socket, move |_| {
                 let (tell, gate) = (tell.clone(), Arc::clone(&gate));
                 async move {
                     let _ = tell.send(());
@@ -147,11 +185,16 @@ impl Held {
             })
         })
         .await;
-        Self { address, arrivals, may_answer }
+        Self { address, connections, arrivals, may_answer }
     }
 
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// How many connections were made to it.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
     }
 
     /// Waits until so many more requests have arrived.
@@ -179,6 +222,22 @@ where
     });
     // A peer that breaks off is part of many tests.
     let _ = http1::Builder::new().serve_connection(TokioIo::new(socket), answer).with_upgrades().await;
+}
+
+/// Serves HTTP/1.1, or HTTP/2 to one who begins with it.
+pub(crate) async fn serve_any<Io, F, Answer>(socket: Io, answer: F)
+where
+    Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Fn(Request<Incoming>) -> Answer + Send + 'static,
+    Answer: Future<Output = Response<Body>> + Send + 'static,
+{
+    let answer = service_fn(move |request| {
+        let answer = answer(request);
+        async { Ok::<_, Infallible>(answer.await) }
+    });
+    let server = auto::Builder::new(TokioExecutor::new());
+    // A peer that breaks off is part of many tests.
+    let _ = server.serve_connection(TokioIo::new(socket), answer).await;
 }
 
 /// Runs `connection` for every connection to a port of its own.

@@ -1,0 +1,84 @@
+//! Upgrades, which have no way in from outside yet.
+
+use std::sync::Arc;
+
+use axum_core::body::Body;
+use http::header::{CONNECTION, UPGRADE};
+use http::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::{Pool, send};
+use crate::proxy::body::UploadProgress;
+use crate::proxy::routes::{MatchedRoute, RouteSpec, Routes};
+
+async fn read_head(socket: &mut TcpStream) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(socket.read_u8().await.unwrap());
+    }
+}
+
+fn request(upgrades: bool) -> Request<Body> {
+    let mut request = Request::get("/chat").body(Body::empty()).unwrap();
+    if upgrades {
+        request.headers_mut().insert(CONNECTION, "upgrade".parse().unwrap());
+        request.headers_mut().insert(UPGRADE, "echo".parse().unwrap());
+    }
+    request
+}
+
+async fn upstream() -> (TcpListener, MatchedRoute) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let routes = Routes::new([RouteSpec::new("/", [url])]).unwrap();
+    (listener, routes.find(&"/".parse().unwrap()).unwrap().unwrap())
+}
+
+#[tokio::test]
+async fn an_upgraded_connection_is_the_requests_own() {
+    let (listener, route) = upstream().await;
+    let serving = tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        read_head(&mut socket).await;
+        let switches =
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\nahead";
+        socket.write_all(switches).await.unwrap();
+        let (mut from, mut to) = socket.split();
+        tokio::io::copy(&mut from, &mut to).await.unwrap();
+    });
+    let (pool, mut progress) = (Arc::<Pool>::default(), UploadProgress::without_body());
+    let (response, lease) = send(&pool, route.route(), request(true), &mut progress).await.unwrap();
+    assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
+    // Only the request has ended: the connection goes on.
+    lease.finish();
+    let mut io = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+    io.write_all(b" and back").await.unwrap();
+    let mut said = [0; 14];
+    io.read_exact(&mut said).await.unwrap();
+    assert_eq!(&said, b"ahead and back");
+    drop(io);
+    serving.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_refused_upgrade_leaves_no_connection() {
+    let (listener, route) = upstream().await;
+    let serving = tokio::spawn(async move {
+        for _ in 0..2 {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            read_head(&mut socket).await;
+            socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+            tokio::spawn(async move { socket.read_u8().await });
+        }
+    });
+    let pool = Arc::<Pool>::default();
+    for upgrades in [true, false] {
+        let mut progress = UploadProgress::without_body();
+        let (response, lease) = send(&pool, route.route(), request(upgrades), &mut progress).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        lease.finish();
+    }
+    serving.await.unwrap();
+}

@@ -1,0 +1,59 @@
+//! Certificates, and servers that show them.
+
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
+use rustls::ServerConfig;
+use rustls::crypto::ring;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::TlsAcceptor;
+
+/// An authority that certifies whatever a test asks for.
+pub(crate) struct Authority {
+    certificate: CertificateDer<'static>,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // By its name a certificate says who signed it.
+        params.distinguished_name.push(DnType::CommonName, fastrand::u64(..).to_string());
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap().der().clone();
+        Self { certificate, issuer: Issuer::new(params, key) }
+    }
+
+    /// What trusts this authority alone.
+    pub(crate) fn trusted(&self) -> Option<Vec<CertificateDer<'static>>> {
+        Some(vec![self.certificate.clone()])
+    }
+
+    /// A server of this name, or address, that offers these protocols.
+    pub(crate) fn server(&self, name: &str, protocols: &[&str]) -> TlsAcceptor {
+        self.certify(CertificateParams::new([name.to_owned()]).unwrap(), protocols)
+    }
+
+    /// A server whose certificate was good until the year 2000.
+    pub(crate) fn expired(&self, name: &str) -> TlsAcceptor {
+        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        params.not_before = date_time_ymd(1999, 1, 1);
+        params.not_after = date_time_ymd(2000, 1, 1);
+        self.certify(params, &[])
+    }
+
+    fn certify(&self, params: CertificateParams, protocols: &[&str]) -> TlsAcceptor {
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap().der().clone();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)
+            .unwrap();
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        TlsAcceptor::from(Arc::new(config))
+    }
+}

@@ -1,0 +1,158 @@
+//! Upstreams by name.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use axum_core::body::Body;
+use http::Response;
+use sekisho::proxy::{Resolve, RouteSpec, UpstreamSettings};
+
+use super::{Blackhole, dead, get, problem, route};
+use crate::support::front::{Front, code, text};
+use crate::support::frozen::Frozen;
+use crate::support::upstream::Upstream;
+
+/// Says what it is told to say.
+#[derive(Default)]
+struct Names(Mutex<Option<Vec<SocketAddr>>>);
+
+impl Names {
+    fn say(&self, addresses: Option<&[&str]>) {
+        let address = |url: &&str| url.trim_start_matches("http://").parse().unwrap();
+        *self.0.lock().unwrap() = addresses.map(|urls| urls.iter().map(address).collect());
+    }
+}
+
+#[async_trait]
+impl Resolve for Names {
+    async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        assert_eq!((host, port), ("app.internal", 80));
+        self.0.lock().unwrap().clone().ok_or_else(|| io::Error::other("no name server"))
+    }
+}
+
+/// A front whose upstream has whatever addresses these names say.
+async fn front(names: &Arc<Names>) -> SocketAddr {
+    let resolver: Arc<dyn Resolve> = names.clone();
+    let settings = UpstreamSettings { resolver: Some(resolver), ..UpstreamSettings::default() };
+    Front::new([route(["http://app.internal"], settings)]).start().await
+}
+
+async fn named(name: &'static str) -> Upstream {
+    Upstream::answering(move |_| Response::new(Body::from(name))).await
+}
+
+#[tokio::test]
+async fn the_system_knows_names_too() {
+    let upstream = named("local").await;
+    let front = Front::to(format!("http://localhost:{}", upstream.address().port())).start().await;
+    assert_eq!(text(get(front).await).await, "local");
+}
+
+#[tokio::test]
+async fn every_address_is_tried_and_all_are_used() {
+    let (one, two) = (named("one").await, named("two").await);
+    let names = Arc::<Names>::default();
+    names.say(Some(&[&dead(), &one.url(), &dead(), &two.url()]));
+    let front = front(&names).await;
+    let answers =
+        futures_util::future::join_all((0..8).map(|_| async { text(get(front).await).await })).await;
+    assert!(["one", "two"].iter().all(|name| answers.iter().any(|answer| answer == name)), "{answers:?}");
+}
+
+#[tokio::test]
+async fn an_address_that_does_not_accept_holds_nobody_up() {
+    let (hole, one) = (Blackhole::new().await, named("one").await);
+    let names = Arc::<Names>::default();
+    names.say(Some(&[&hole.url(), &one.url()]));
+    let front = front(&names).await;
+    let began = tokio::time::Instant::now();
+    assert_eq!(text(get(front).await).await, "one");
+    assert!(began.elapsed().as_secs() < 2);
+}
+
+#[tokio::test]
+async fn addresses_that_change_are_followed() {
+    let (old, new) = (named("old").await, named("new").await);
+    let names = Arc::<Names>::default();
+    names.say(Some(&[&old.url()]));
+    let front = front(&names).await;
+    let clock = Frozen::new();
+    assert_eq!(text(get(front).await).await, "old");
+    names.say(Some(&[&new.url()]));
+    clock.advance(9).await;
+    assert_eq!(text(get(front).await).await, "old", "they are good for ten seconds");
+    clock.advance(2).await;
+    // The first request after that has them looked up, and doesn't wait for it. It leaves a connection to
+    // the old address, which must not be used again.
+    for _ in 0..100 {
+        if text(get(front).await).await == "new" {
+            break;
+        }
+    }
+    assert_eq!(text(get(front).await).await, "new");
+
+    names.say(None);
+    clock.advance(11).await;
+    for _ in 0..5 {
+        assert_eq!(text(get(front).await).await, "new", "a failing lookup changes nothing");
+    }
+    names.say(Some(&[&old.url()]));
+    clock.advance(11).await;
+    while text(get(front).await).await == "new" {}
+}
+
+#[tokio::test]
+async fn one_that_fails_is_asked_for_again_soon() {
+    let upstream = named("moved").await;
+    let names = Arc::<Names>::default();
+    names.say(Some(&[&dead()]));
+    let front = front(&names).await;
+    let clock = Frozen::new();
+    assert_eq!(get(front).await.status(), 502);
+    names.say(Some(&[&upstream.url()]));
+    clock.advance_millis(1100).await;
+    while get(front).await.status() != 200 {}
+}
+
+#[tokio::test]
+async fn a_name_without_addresses_is_told_and_asked_for_again() {
+    let upstream = named("there").await;
+    let names = Arc::<Names>::default();
+    let front = front(&names).await;
+    assert_eq!(code(get(front).await).await, problem(502, "upstream_unreachable"));
+    names.say(Some(&[]));
+    assert_eq!(code(get(front).await).await, problem(502, "upstream_unreachable"));
+    names.say(Some(&[&upstream.url()]));
+    assert_eq!(text(get(front).await).await, "there");
+}
+
+#[tokio::test]
+async fn the_host_that_was_asked_for_stays() {
+    let mut upstream = named("one").await;
+    let names = Arc::<Names>::default();
+    names.say(Some(&[&upstream.url()]));
+    let front = front(&names).await;
+    get(front).await;
+    assert_eq!(upstream.seen().await.all("host"), ["app.example"]);
+    let old = crate::support::front::exchange(front, "GET / HTTP/1.0\r\n\r\n").await;
+    assert!(old.starts_with("HTTP/1.0 200 "), "{old}");
+    assert_eq!(upstream.seen().await.all("host"), ["app.internal"]);
+}
+
+#[tokio::test]
+async fn an_address_of_version_6_will_do() {
+    let Ok(listener) = tokio::net::TcpListener::bind("[::1]:0").await else { return };
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            tokio::spawn(crate::support::upstream::serve_any(socket, |_| async {
+                Response::new(Body::from("six"))
+            }));
+        }
+    });
+    let front = Front::new([RouteSpec::new("/", [format!("http://[::1]:{port}")])]).start().await;
+    assert_eq!(text(get(front).await).await, "six");
+}

@@ -1,0 +1,90 @@
+//! Checks of upstreams' health.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use axum_core::body::Body;
+use http::Response;
+use sekisho::proxy::{HealthCheck, Routes, UpstreamSettings};
+
+use super::{get, route};
+use crate::support::front::{Front, text};
+use crate::support::upstream::Upstream;
+
+/// An upstream that says its name, and answers `/well` with this status.
+async fn patient(name: &'static str, status: u16) -> (Upstream, Arc<AtomicU16>) {
+    let status = Arc::new(AtomicU16::new(status));
+    let shown = Arc::clone(&status);
+    let upstream = Upstream::answering(move |seen| {
+        if seen.target == "/well?now" {
+            assert_eq!(seen.all("user-agent"), ["sekisho-health-check"]);
+            let status = shown.load(Ordering::SeqCst);
+            return Response::builder().status(status).body(Body::from("how I am")).unwrap();
+        }
+        Response::new(Body::from(name))
+    })
+    .await;
+    (upstream, status)
+}
+
+fn settings() -> UpstreamSettings {
+    let check = HealthCheck { path: "/well?now".parse().unwrap(), interval: Duration::from_millis(20) };
+    let slow_start = Duration::from_millis(1);
+    UpstreamSettings { health: Some(check), slow_start, ..UpstreamSettings::default() }
+}
+
+/// Who answers 32 requests.
+async fn answering(front: std::net::SocketAddr) -> Vec<String> {
+    let mut names = Vec::new();
+    for _ in 0..32 {
+        names.push(text(get(front).await).await);
+    }
+    names.sort();
+    names.dedup();
+    names
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_not_well_gets_no_requests() {
+    let ((one, _), (two, status)) = (patient("one", 204).await, patient("two", 302).await);
+    let routes = Routes::new([route([one.url(), two.url()], settings())]).unwrap();
+    let watching = tokio::spawn(routes.watch());
+    let front = Front { routes: routes.clone(), ..Front::default() }.start().await;
+    assert_eq!(answering(front).await, ["one", "two"]);
+    for bad in [500, 404] {
+        status.store(bad, Ordering::SeqCst);
+        while answering(front).await != ["one"] {}
+        status.store(200, Ordering::SeqCst);
+        while answering(front).await != ["one", "two"] {}
+    }
+    watching.abort();
+}
+
+#[tokio::test]
+async fn if_none_is_well_all_are_asked_all_the_same() {
+    let ((one, _), (two, _)) = (patient("one", 500).await, patient("two", 500).await);
+    let mut patients = [one, two];
+    let routes = Routes::new([route(patients.iter().map(Upstream::url), settings())]).unwrap();
+    tokio::spawn(routes.watch());
+    for patient in &mut patients {
+        for _ in 0..4 {
+            patient.seen().await;
+        }
+    }
+    let front = Front { routes: routes.clone(), ..Front::default() }.start().await;
+    assert_eq!(answering(front).await, ["one", "two"]);
+}
+
+#[tokio::test]
+async fn checks_end_with_their_routes() {
+    let (upstream, _) = patient("one", 200).await;
+    let routes = Routes::new([route([upstream.url()], settings())]).unwrap();
+    let watching = tokio::spawn(routes.watch());
+    let kept = routes.clone();
+    drop(routes);
+    assert!(kept.find(&"/".parse().unwrap()).unwrap().is_some());
+    assert!(!watching.is_finished());
+    drop(kept);
+    tokio::time::timeout(Duration::from_secs(10), watching).await.unwrap().unwrap();
+}

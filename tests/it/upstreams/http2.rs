@@ -1,0 +1,297 @@
+//! HTTP/2 to upstreams, by prior knowledge.
+
+use std::net::SocketAddr;
+
+use axum_core::body::Body;
+use bytes::Bytes;
+use h2::Reason;
+use h2::server::SendResponse;
+use http::{HeaderMap, Response, Version};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use sekisho::proxy::{RouteSpec, UpstreamHttp, UpstreamSettings};
+use tokio::sync::mpsc;
+
+use super::{get, problem, route, send};
+use crate::support::front::{Front, code, connect, exchange, fed, request, text};
+use crate::support::frozen::Frozen;
+use crate::support::upstream::{Held, Upstream, listen, serve_any};
+
+fn http2() -> UpstreamSettings {
+    UpstreamSettings { http: UpstreamHttp::Http2, ..UpstreamSettings::default() }
+}
+
+async fn front(upstream: impl Into<String>) -> SocketAddr {
+    Front::new([route([upstream.into()], http2())]).start().await
+}
+
+#[tokio::test]
+async fn a_request_is_put_into_its_words() {
+    let mut upstream = Upstream::answering(|_| Response::new(Body::from("answer"))).await;
+    let front = front(upstream.url()).await;
+    let asked = "POST /a%2e?b HTTP/1.1\r\nHost: app.example\r\nConnection: close, TE\r\nTE: trailers\r\nCookie: a=1\r\n\
+                 Keep-Alive: 5\r\nContent-Length: 4\r\n\r\nbody";
+    let answer = exchange(front, asked.replace("%2e", "%7e")).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains("via: 2.0 sekisho-"), "{answer}");
+    assert!(answer.ends_with("answer") || answer.ends_with("answer\r\n0\r\n\r\n"), "{answer}");
+    let seen = upstream.seen().await;
+    assert_eq!((seen.version, &*seen.target), (Version::HTTP_2, "http://app.example/a%7e?b"));
+    assert_eq!((seen.all("te"), seen.all("cookie")), (vec!["trailers"], vec!["a=1"]));
+    assert_eq!((seen.all("content-length"), seen.length), (vec!["4"], 4));
+    for gone in ["host", "connection", "keep-alive", "transfer-encoding"] {
+        assert!(seen.all(gone).is_empty(), "{gone}");
+    }
+}
+
+#[tokio::test]
+async fn requests_go_side_by_side_on_one_connection() {
+    let mut upstream = Held::start().await;
+    let front = front(upstream.url()).await;
+    let mut waiting = Vec::new();
+    for _ in 0..20 {
+        let mut client = connect(front).await;
+        waiting.push(tokio::spawn(client.send_request(request("GET", "/", Body::empty()))));
+    }
+    upstream.arrived(20).await;
+    upstream.release(20);
+    for answer in waiting {
+        assert_eq!(text(answer.await.unwrap().unwrap()).await, Held::ANSWER);
+    }
+    assert_eq!(upstream.connections(), 1);
+}
+
+#[tokio::test]
+async fn trailers_pass_both_ways() {
+    let upstream = listen(|socket| {
+        serve_any(socket, |request| async {
+            let sent = request.into_body().collect().await.unwrap();
+            let mut trailers = HeaderMap::new();
+            let sum = sent.trailers().and_then(|trailers| trailers.get("x-sum")).cloned();
+            trailers.insert("x-sum-again", sum.unwrap());
+            trailers.insert("set-cookie", "a=b".parse().unwrap());
+            let frames =
+                [Ok::<_, h2::Error>(Frame::data(Bytes::from("data"))), Ok(Frame::trailers(trailers))];
+            let body = Body::new(StreamBody::new(futures_util::stream::iter(frames)));
+            Response::builder().header("trailer", "x-sum-again").body(body).unwrap()
+        })
+    })
+    .await;
+    let front = front(format!("http://{upstream}")).await;
+    let asked = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close, TE\r\nTE: trailers\r\nTrailer: x-sum\r\n\
+                 Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nX-Sum: 7\r\nX-Forwarded-User: root\r\n\r\n";
+    let answer = exchange(front, asked).await;
+    assert!(answer.contains("\r\n4\r\ndata\r\n0\r\nx-sum-again: 7\r\n\r\n"), "{answer}");
+    assert!(!answer.contains("set-cookie"));
+}
+
+#[tokio::test]
+async fn large_bodies_pass_both_ways() {
+    let upstream = listen(|socket| {
+        serve_any(socket, |request| async {
+            Response::new(Body::from_stream(http_body_util::BodyDataStream::new(request.into_body())))
+        })
+    })
+    .await;
+    let front = front(format!("http://{upstream}")).await;
+    let sent = Bytes::from((0..10_000_000_u32).map(|n| n.to_le_bytes()[1]).collect::<Vec<_>>());
+    let answer = send(front, "POST", Body::from(sent.clone())).await;
+    assert!(answer.into_body().collect().await.unwrap().to_bytes() == sent);
+}
+
+#[tokio::test]
+async fn answers_without_a_body_stay_so() {
+    let upstream = Upstream::answering(|seen| {
+        let status: u16 = seen.target.rsplit('/').next().unwrap().parse().unwrap();
+        let length = if status == 200 { Some("5") } else { None };
+        let mut answer = Response::builder().status(status).header("etag", "\"1\"");
+        if let Some(length) = length.filter(|_| seen.method == "HEAD") {
+            answer = answer.header("content-length", length);
+        }
+        answer.body(Body::empty()).unwrap()
+    })
+    .await;
+    let front = front(upstream.url()).await;
+    for (method, target) in [("HEAD", "/200"), ("GET", "/204"), ("GET", "/304")] {
+        let asked = format!("{method} {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        let answer = exchange(front, asked).await.to_lowercase();
+        assert!(answer.ends_with("\r\n\r\n") && !answer.contains("transfer-encoding"), "{answer}");
+        assert_eq!(answer.contains("content-length: 5"), method == "HEAD", "{answer}");
+    }
+}
+
+/// An upstream that does what it is told with each request: its number on the connection, and the
+/// connection's.
+async fn scripted<F>(script: F) -> String
+where
+    F: Fn(usize, usize, http::Request<h2::RecvStream>, SendResponse<Bytes>) -> After
+        + Send
+        + Sync
+        + Clone
+        + 'static,
+{
+    let connections = std::sync::atomic::AtomicUsize::new(0);
+    let address = listen(move |socket| {
+        let connection = connections.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let script = script.clone();
+        async move {
+            let mut http = h2::server::handshake(socket).await.unwrap();
+            let mut number = 0;
+            while let Some(Ok((request, respond))) = http.accept().await {
+                match script(connection, number, request, respond) {
+                    After::GoAway => http.graceful_shutdown(),
+                    After::Nothing => {}
+                }
+                number += 1;
+            }
+        }
+    })
+    .await;
+    format!("http://{address}")
+}
+
+enum After {
+    GoAway,
+    Nothing,
+}
+
+fn ok(mut respond: SendResponse<Bytes>) {
+    respond.send_response(Response::new(()), true).unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_that_says_goodbye_is_replaced() {
+    let (record, mut seen) = mpsc::unbounded_channel();
+    let upstream = scripted(move |connection, number, _, respond| {
+        record.send((connection, number)).unwrap();
+        ok(respond);
+        After::GoAway
+    })
+    .await;
+    let front = front(upstream).await;
+    for connection in 0..3 {
+        assert_eq!(send(front, "POST", Body::from("x")).await.status(), 200);
+        assert_eq!(seen.recv().await, Some((connection, 0)));
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_refused_is_sent_once_more_if_it_only_reads() {
+    let (record, mut seen) = mpsc::unbounded_channel();
+    let upstream = scripted(move |connection, number, request, mut respond| {
+        record.send((connection, number)).unwrap();
+        assert!(request.body().is_end_stream(), "nobody waits for a body");
+        if number == 1 || number >= 3 {
+            respond.send_reset(Reason::REFUSED_STREAM);
+        } else {
+            ok(respond);
+        }
+        After::Nothing
+    })
+    .await;
+    let front = front(upstream).await;
+    for _ in 0..2 {
+        assert_eq!(get(front).await.status(), 200);
+    }
+    assert_eq!(code(send(front, "POST", Body::empty()).await).await, problem(502, "upstream_error"));
+    assert_eq!(code(get(front).await).await, problem(502, "upstream_error"), "twice at most");
+    for number in 0..6 {
+        assert_eq!(seen.recv().await, Some((0, number)));
+    }
+    assert!(seen.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn half_an_answer_does_not_look_whole() {
+    let (cut, may_cut) = tokio::sync::watch::channel(false);
+    let upstream = scripted(move |_, _, _, mut respond| {
+        let mut may_cut = may_cut.clone();
+        tokio::spawn(async move {
+            let mut body = respond.send_response(Response::new(()), false).unwrap();
+            body.send_data(Bytes::from("half"), false).unwrap();
+            may_cut.wait_for(|cut| *cut).await.unwrap();
+            body.send_reset(Reason::INTERNAL_ERROR);
+        });
+        After::Nothing
+    })
+    .await;
+    let front = front(upstream).await;
+    let mut answer = get(front).await.into_body();
+    assert_eq!(answer.frame().await.unwrap().unwrap().into_data().unwrap(), "half");
+    cut.send_replace(true);
+    assert!(answer.frame().await.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn a_body_s_own_faults_are_told() {
+    let upstream = listen(|socket| {
+        serve_any(socket, |request| async {
+            let _ = request.into_body().collect().await;
+            Response::new(Body::empty())
+        })
+    })
+    .await;
+    let limited = RouteSpec { max_body: Some(8), ..route([format!("http://{upstream}")], http2()) };
+    let front = Front::new([limited]).start().await;
+    let (feed, body) = fed();
+    feed.send("12345678").unwrap();
+    feed.send("9").unwrap();
+    assert_eq!(code(send(front, "POST", body).await).await, problem(413, "body_too_large"));
+
+    let clock = Frozen::new();
+    let (feed, body) = fed();
+    feed.send("begun").unwrap();
+    let answer = tokio::spawn(send(front, "POST", body));
+    while !answer.is_finished() {
+        clock.advance(10).await;
+    }
+    assert_eq!(code(answer.await.unwrap()).await, problem(408, "body_timeout"));
+    drop(feed);
+    assert_eq!(get(front).await.status(), 200, "others' requests are none the worse for it");
+}
+
+#[tokio::test]
+async fn an_early_answer_ends_the_upload() {
+    let (tell, mut ended) = mpsc::unbounded_channel();
+    let upstream = scripted(move |_, _, request, respond| {
+        ok(respond);
+        let tell = tell.clone();
+        tokio::spawn(async move {
+            let mut body = request.into_body();
+            while let Some(Ok(_)) = body.data().await {}
+            tell.send(()).unwrap();
+        });
+        After::Nothing
+    })
+    .await;
+    let front = front(upstream).await;
+    let (feed, body) = fed();
+    feed.send("begun").unwrap();
+    assert_eq!(send(front, "POST", body).await.status(), 200);
+    ended.recv().await.unwrap();
+    drop(feed);
+}
+
+#[tokio::test]
+async fn a_silent_upstream_is_given_up() {
+    let (tell, mut asked) = mpsc::unbounded_channel();
+    let held = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let upstream = scripted(move |_, _, _, respond| {
+        held.lock().unwrap().push(respond);
+        tell.send(()).unwrap();
+        After::Nothing
+    })
+    .await;
+    let front = front(upstream).await;
+    let clock = Frozen::new();
+    let answer = tokio::spawn(get(front));
+    asked.recv().await.unwrap();
+    clock.advance(61).await;
+    assert_eq!(code(answer.await.unwrap()).await, problem(504, "upstream_timeout"));
+}
+
+#[tokio::test]
+async fn what_speaks_http_1_alone_is_told() {
+    let upstream = crate::support::upstream::saying(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+    assert_eq!(code(get(front(upstream).await).await).await, problem(502, "upstream_error"));
+}

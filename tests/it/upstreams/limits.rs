@@ -1,0 +1,158 @@
+//! Upstreams that have enough to do, and those that aren't there.
+
+use axum_core::body::Body;
+use http::Response;
+use sekisho::proxy::{RouteSpec, UpstreamSettings};
+use tokio::io::AsyncWriteExt;
+
+use super::{Blackhole, dead, get, problem, route};
+use crate::support::front::{Front, code, connect, fed, request, text};
+use crate::support::frozen::Frozen;
+use crate::support::upstream::{Held, Upstream, read_head};
+
+/// One request at a time, and one more that waits.
+fn narrow() -> UpstreamSettings {
+    UpstreamSettings { max_in_flight: 1, max_queued: 1, ..UpstreamSettings::default() }
+}
+
+#[tokio::test]
+async fn a_full_upstream_has_a_short_queue() {
+    let mut upstream = Held::start().await;
+    let front = Front::new([route([upstream.url()], narrow())]).start().await;
+    let _clock = Frozen::new();
+    let first = tokio::spawn(get(front));
+    upstream.arrived(1).await;
+    // One of the two waits, and the other is told at once.
+    let (mut second, mut third) = (tokio::spawn(get(front)), tokio::spawn(get(front)));
+    let (told, waits) = tokio::select! {
+        told = &mut second => (told.unwrap(), third),
+        told = &mut third => (told.unwrap(), second),
+    };
+    assert_eq!(told.headers()["retry-after"], "1");
+    assert_eq!(code(told).await, problem(503, "upstream_busy"));
+    upstream.release(1);
+    assert_eq!(text(first.await.unwrap()).await, Held::ANSWER);
+    upstream.arrived(1).await;
+    upstream.release(1);
+    assert_eq!(text(waits.await.unwrap()).await, Held::ANSWER);
+}
+
+#[tokio::test]
+async fn nobody_waits_in_it_for_long() {
+    let mut upstream = Held::start().await;
+    let front = Front::new([route([upstream.url()], narrow())]).start().await;
+    let first = tokio::spawn(get(front));
+    upstream.arrived(1).await;
+    assert_eq!(code(get(front).await).await, problem(503, "upstream_busy"));
+    upstream.release(1);
+    assert_eq!(first.await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn who_hangs_up_makes_room() {
+    let mut upstream = Held::start().await;
+    let front = Front::new([route([upstream.url()], narrow())]).start().await;
+    let _clock = Frozen::new();
+    for _ in 0..3 {
+        let mut client = tokio::net::TcpStream::connect(front).await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        upstream.arrived(1).await;
+    }
+}
+
+#[tokio::test]
+async fn an_event_stream_does_not_count_for_ever() {
+    let (_feed, body) = fed();
+    let body = std::sync::Mutex::new(Some(body));
+    let upstream = Upstream::answering(move |_| match body.lock().unwrap().take() {
+        Some(events) => {
+            let kind = "text/event-stream; charset=utf-8";
+            Response::builder().header("content-type", kind).body(events).unwrap()
+        }
+        None => Response::new(Body::from("next")),
+    })
+    .await;
+    let front = Front::new([route([upstream.url()], narrow())]).start().await;
+    let _events = get(front).await;
+    for _ in 0..3 {
+        assert_eq!(text(get(front).await).await, "next");
+    }
+}
+
+#[tokio::test]
+async fn a_full_upstream_s_requests_go_to_another() {
+    let (mut first, mut second) = (Held::start().await, Held::start().await);
+    let front = Front::new([route([first.url(), second.url()], narrow())]).start().await;
+    let _clock = Frozen::new();
+    let answers = [tokio::spawn(get(front)), tokio::spawn(get(front))];
+    first.arrived(1).await;
+    second.arrived(1).await;
+    first.release(1);
+    second.release(1);
+    for answer in answers {
+        assert_eq!(answer.await.unwrap().status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn what_does_not_accept_is_given_up_in_time() {
+    let hole = Blackhole::new().await;
+    let front = Front::to(hole.url()).start().await;
+    let clock = Frozen::new();
+    let answer = tokio::spawn(get(front));
+    while !answer.is_finished() {
+        clock.advance(1).await;
+    }
+    assert_eq!(code(answer.await.unwrap()).await, problem(504, "upstream_connect_timeout"));
+}
+
+#[tokio::test]
+async fn nobody_queues_for_what_can_t_be_reached() {
+    let hole = Blackhole::new().await;
+    let settings = UpstreamSettings { eject_after: 2, ..UpstreamSettings::default() };
+    let front = Front::new([route([hole.url()], settings)]).start().await;
+    let clock = Frozen::new();
+    let both = [tokio::spawn(get(front)), tokio::spawn(get(front))];
+    while !both.iter().all(tokio::task::JoinHandle::is_finished) {
+        clock.advance(1).await;
+    }
+    // Now one at a time finds out, and the others are told at once.
+    let (mut first, mut second) = (tokio::spawn(get(front)), tokio::spawn(get(front)));
+    let (told, tries) = tokio::select! {
+        told = &mut first => (told.unwrap(), second),
+        told = &mut second => (told.unwrap(), first),
+    };
+    assert_eq!(told.headers()["retry-after"], "1");
+    assert_eq!(code(told).await, problem(503, "upstream_unavailable"));
+    while !tries.is_finished() {
+        clock.advance(1).await;
+    }
+    assert_eq!(code(tries.await.unwrap()).await, problem(504, "upstream_connect_timeout"));
+
+    // The first that gets through opens the way for all.
+    let Blackhole { listener, waiting } = hole;
+    drop(waiting);
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                while !read_head(&mut socket).await.is_empty() {
+                    let _ = socket.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await;
+                }
+            });
+        }
+    });
+    while get(front).await.status() != 204 {}
+    let answers = futures_util::future::join_all((0..8).map(|_| get(front))).await;
+    assert!(answers.iter().all(|answer| answer.status() == 204));
+}
+
+#[tokio::test]
+async fn a_refusal_is_told_as_it_is() {
+    // Each request is a trial of its own, for none takes long.
+    let front = Front::new([RouteSpec::new("/", [dead()])]).start().await;
+    for _ in 0..20 {
+        let mut client = connect(front).await;
+        let answer = client.send_request(request("GET", "/", Body::empty())).await.unwrap();
+        assert_eq!(code(answer).await, problem(502, "upstream_unreachable"));
+    }
+}

@@ -1,0 +1,30 @@
+//! What the program's operators see of upstreams.
+
+use axum_core::body::Body;
+
+use super::{dead, problem, send};
+use crate::support::db::sqlite_place;
+use crate::support::front::{code, exchange};
+use crate::support::process::{Site, until};
+
+#[tokio::test]
+async fn failures_and_health_are_shown() {
+    let (site, dead) = (Site::new(sqlite_place().await.unwrap()).await, dead());
+    site.forward_to_openly(&dead);
+    let server = site.serve().await;
+    for _ in 0..5 {
+        let answer = send(server.public, "GET", Body::empty()).await;
+        assert_eq!(code(answer).await, problem(502, "upstream_unreachable"));
+    }
+    let metrics = || exchange(server.admin, "GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    let labels = format!("{{route=\"/\",upstream=\"{dead}\"}}");
+    for line in [
+        format!("sekisho_upstream_connect_failures_total{labels} 5"),
+        format!("sekisho_upstream_ejections_total{labels} 1"),
+        format!("sekisho_upstream_healthy{labels} 0"),
+        format!("sekisho_upstream_in_flight{labels} 0"),
+    ] {
+        until(&line, async || metrics().await.contains(&line).then_some(())).await;
+    }
+    server.stop().await;
+}

@@ -1,0 +1,82 @@
+//! A new table of routes in the place of an old one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use axum_core::body::Body;
+use http::{Response, StatusCode};
+use http_body_util::BodyExt;
+use sekisho::proxy::{Proxy, ReservedCookies, Routes, Streams, UpstreamSettings};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tower::ServiceExt;
+
+use super::route;
+use crate::support::front::request;
+use crate::support::frozen::Frozen;
+use crate::support::upstream::{Upstream, listen, read_head};
+
+async fn ask(proxy: &Proxy, routes: &Routes) -> Response<Body> {
+    let mut question = request("GET", "/", Body::empty());
+    question.extensions_mut().insert(routes.find(&"/".parse().unwrap()).unwrap().unwrap());
+    proxy.clone().oneshot(question).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_is_known_of_an_upstream_is_kept() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let mad = listen(move |mut socket| {
+        let count = Arc::clone(&count);
+        async move {
+            read_head(&mut socket).await;
+            count.fetch_add(1, Ordering::SeqCst);
+            let _ = socket.write_all(b"nonsense\r\n\r\n").await;
+        }
+    })
+    .await;
+    let good = Upstream::start().await;
+    let settings = UpstreamSettings { eject_after: 1, ..UpstreamSettings::default() };
+    let spec = |settings: &UpstreamSettings| route([format!("http://{mad}"), good.url()], settings.clone());
+    let (proxy, first) =
+        (Proxy::new(ReservedCookies::default(), Streams::default()), Routes::new([spec(&settings)]).unwrap());
+    while asked.load(Ordering::SeqCst) == 0 {
+        ask(&proxy, &first).await.into_body().collect().await.unwrap();
+    }
+    let second = Routes::new_keeping([spec(&settings)], &first).unwrap();
+    drop(first);
+    for _ in 0..20 {
+        assert_eq!(ask(&proxy, &second).await.status(), StatusCode::OK);
+    }
+    let connections = good.connections();
+    assert_eq!((asked.load(Ordering::SeqCst), connections), (1, connections.min(1)), "its connections too");
+
+    let changed = UpstreamSettings { eject_after: 2, ..settings };
+    let third = Routes::new_keeping([spec(&changed)], &second).unwrap();
+    while asked.load(Ordering::SeqCst) == 1 {
+        ask(&proxy, &third).await;
+    }
+}
+
+#[tokio::test]
+async fn connections_to_what_is_gone_are_closed() {
+    let (tell, mut closed) = mpsc::unbounded_channel();
+    let upstream = listen(move |mut socket| {
+        let tell = tell.clone();
+        async move {
+            read_head(&mut socket).await;
+            socket.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+            tell.send(socket.read(&mut [0]).await.unwrap_or(0)).unwrap();
+        }
+    })
+    .await;
+    let routes = Routes::new([route([format!("http://{upstream}")], UpstreamSettings::default())]).unwrap();
+    let proxy = Proxy::new(ReservedCookies::default(), Streams::default());
+    let clock = Frozen::new();
+    ask(&proxy, &routes).await.into_body().collect().await.unwrap();
+    clock.advance(2).await;
+    assert!(closed.try_recv().is_err(), "it is good for more");
+    drop(routes);
+    clock.advance_millis(1100).await;
+    assert_eq!(closed.recv().await, Some(0));
+}

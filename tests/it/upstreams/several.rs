@@ -1,0 +1,143 @@
+//! A route with several upstreams.
+
+use axum_core::body::Body;
+use sekisho::proxy::{RouteSpec, UpstreamSettings};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::io::AsyncWriteExt;
+
+use super::{Blackhole, dead, get, problem, route, send};
+use crate::support::front::{Front, code, connect, request, text};
+use crate::support::frozen::Frozen;
+use crate::support::upstream::{Held, Upstream, listen, read_head};
+
+/// An upstream that answers nonsense, and how often it was asked.
+async fn mad() -> (String, Arc<AtomicUsize>) {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let address = listen(move |mut socket| {
+        let count = Arc::clone(&count);
+        async move {
+            read_head(&mut socket).await;
+            count.fetch_add(1, Ordering::SeqCst);
+            let _ = socket.write_all(b"nonsense\r\n\r\n").await;
+        }
+    })
+    .await;
+    (format!("http://{address}"), asked)
+}
+
+#[tokio::test]
+async fn a_request_goes_where_less_is_to_do() {
+    let (mut first, mut second) = (Held::start().await, Held::start().await);
+    let front = Front::new([RouteSpec::new("/", [first.url(), second.url()])]).start().await;
+    let mut waiting = Vec::new();
+    let mut at = [0, 0];
+    for _ in 0..10 {
+        let mut client = connect(front).await;
+        waiting.push(tokio::spawn(client.send_request(request("GET", "/", Body::empty()))));
+        tokio::select! {
+            () = first.arrived(1) => at[0] += 1,
+            () = second.arrived(1) => at[1] += 1,
+        }
+    }
+    assert_eq!(at, [5, 5]);
+    first.release(5);
+    second.release(5);
+    for answer in waiting {
+        assert_eq!(text(answer.await.unwrap().unwrap()).await, Held::ANSWER);
+    }
+}
+
+#[tokio::test]
+async fn idle_upstreams_share_by_chance() {
+    let (first, second, third) = (Upstream::start().await, Upstream::start().await, Upstream::start().await);
+    let front = Front::new([RouteSpec::new("/", [first.url(), second.url(), third.url()])]).start().await;
+    for _ in 0..64 {
+        assert_eq!(get(front).await.status(), 200);
+    }
+    for upstream in [&first, &second, &third] {
+        assert!(upstream.connections() > 0);
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_can_t_be_delivered_goes_to_another() {
+    let mut upstream = Upstream::start().await;
+    let front = Front::new([RouteSpec::new("/", [dead(), upstream.url()])]).start().await;
+    // Whatever it is: nothing of it was sent.
+    for _ in 0..20 {
+        assert_eq!(send(front, "POST", Body::from("body")).await.status(), 200);
+        assert_eq!(upstream.seen().await.length, 4);
+    }
+    assert!(upstream.has_seen_no_more());
+}
+
+#[tokio::test]
+async fn when_none_can_be_reached_that_is_told() {
+    let front = Front::new([RouteSpec::new("/", [dead(), dead()])]).start().await;
+    assert_eq!(code(get(front).await).await, problem(502, "upstream_unreachable"));
+}
+
+#[tokio::test]
+async fn one_that_does_not_accept_leaves_time_for_another() {
+    let (hole, upstream) = (Blackhole::new().await, Upstream::start().await);
+    let settings = UpstreamSettings { eject_after: 1, ..UpstreamSettings::default() };
+    let front = Front::new([route([hole.url(), upstream.url()], settings)]).start().await;
+    let clock = Frozen::new();
+    // By chance it takes some until the hole is asked; from then on it isn't any more.
+    let mut slow = 0;
+    for _ in 0..30 {
+        let answer = tokio::spawn(get(front));
+        let before = tokio::time::Instant::now();
+        while !answer.is_finished() {
+            clock.advance_millis(100).await;
+        }
+        let took = before.elapsed().as_millis();
+        assert_eq!(answer.await.unwrap().status(), 200);
+        slow += usize::from(took >= 2400);
+        assert!(took < 4000, "within the time for connecting: {took}");
+    }
+    assert!(slow <= 2, "{slow}");
+    assert_eq!(hole.waiting.len(), 2);
+}
+
+#[tokio::test]
+async fn what_fails_is_left_alone_for_a_while() {
+    let (mad, asked) = mad().await;
+    let upstream = Upstream::start().await;
+    let settings = UpstreamSettings { eject_after: 3, ..UpstreamSettings::default() };
+    let front = Front::new([route([mad, upstream.url()], settings)]).start().await;
+    let clock = Frozen::new();
+    while asked.load(Ordering::SeqCst) < 3 {
+        get(front).await;
+    }
+    for _ in 0..20 {
+        assert_eq!(get(front).await.status(), 200);
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 3);
+    // Its trial comes with the first request after that, and fails.
+    clock.advance(11).await;
+    assert_eq!(code(get(front).await).await, problem(502, "upstream_error"));
+    for _ in 0..20 {
+        assert_eq!(get(front).await.status(), 200);
+    }
+    // The next one comes later.
+    clock.advance(11).await;
+    assert_eq!(get(front).await.status(), 200);
+    clock.advance(10).await;
+    assert_eq!(get(front).await.status(), 502);
+    assert_eq!(asked.load(Ordering::SeqCst), 5);
+}
+
+#[tokio::test]
+async fn never_are_all_left_alone() {
+    let ((first, asked_first), (second, asked_second)) = (mad().await, mad().await);
+    let settings = UpstreamSettings { eject_after: 1, ..UpstreamSettings::default() };
+    let front = Front::new([route([first, second], settings)]).start().await;
+    for _ in 0..20 {
+        assert_eq!(code(get(front).await).await, problem(502, "upstream_error"));
+    }
+    let asked = [asked_first, asked_second].map(|asked| asked.load(Ordering::SeqCst));
+    assert!(asked.iter().sum::<usize>() == 20 && asked.iter().all(|&asked| asked > 0), "{asked:?}");
+}

@@ -1,0 +1,98 @@
+//! TLS to upstreams (P-26).
+
+use sekisho::proxy::{RouteSpec, Routes, UpstreamHttp, UpstreamSettings};
+
+use tokio::io::AsyncWriteExt;
+
+use super::{get, problem, route};
+use crate::support::authority::Authority;
+use crate::support::front::{Front, code};
+use crate::support::log::Log;
+use crate::support::upstream::{Upstream, listen};
+
+fn trusting(authority: &Authority) -> UpstreamSettings {
+    UpstreamSettings { ca: authority.trusted(), ..UpstreamSettings::default() }
+}
+
+fn url(upstream: &Upstream, host: &str) -> String {
+    format!("https://{host}:{}", upstream.address().port())
+}
+
+#[tokio::test]
+async fn a_certificate_is_checked_by_name_and_by_address() {
+    let authority = Authority::new();
+    for (name, host) in [("localhost", "localhost"), ("127.0.0.1", "127.0.0.1")] {
+        let mut upstream = Upstream::by_tls(authority.server(name, &[])).await;
+        let front = Front::new([route([url(&upstream, host)], trusting(&authority))]).start().await;
+        assert_eq!(get(front).await.status(), 200);
+        assert_eq!(upstream.seen().await.all("host"), ["app.example"]);
+        assert_eq!(get(front).await.status(), 200);
+        assert_eq!(upstream.connections(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_not_good_is_not_taken() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let systems = UpstreamSettings::default();
+    for (server, settings, cause) in [
+        (other.server("localhost", &[]), trusting(&authority), "UnknownIssuer"),
+        (authority.server("localhost", &[]), systems, "UnknownIssuer"),
+        (authority.server("app.example", &[]), trusting(&authority), "not valid for name"),
+        (authority.server("127.0.0.1", &[]), trusting(&authority), "not valid for name"),
+        (authority.expired("localhost"), trusting(&authority), "expired"),
+    ] {
+        let log = Log::default();
+        let _captured = log.capture();
+        let mut upstream = Upstream::by_tls(server).await;
+        let front = Front::new([route([url(&upstream, "localhost")], settings)]).start().await;
+        assert_eq!(code(get(front).await).await, problem(502, "upstream_unreachable"));
+        assert!(upstream.has_seen_no_more());
+        let lines = log.lines();
+        assert!(lines.iter().any(|line| line.contains(cause)), "{cause}: {lines:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_speaks_no_tls_is_told() {
+    let plain = listen(|mut socket| async move {
+        let _ = socket.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+    })
+    .await;
+    let front = Front::new([route([format!("https://{plain}")], trusting(&Authority::new()))]).start().await;
+    assert_eq!(code(get(front).await).await, problem(502, "upstream_unreachable"));
+}
+
+#[tokio::test]
+async fn the_version_is_agreed_upon() {
+    let authority = Authority::new();
+    for (ours, theirs, version) in [
+        (UpstreamHttp::Http1, &["h2", "http/1.1"][..], http::Version::HTTP_11),
+        (UpstreamHttp::Http2, &["h2", "http/1.1"], http::Version::HTTP_2),
+        (UpstreamHttp::Http2, &["h2"], http::Version::HTTP_2),
+        (UpstreamHttp::Http2, &["http/1.1"], http::Version::HTTP_11),
+        (UpstreamHttp::Http2, &[], http::Version::HTTP_11),
+    ] {
+        let mut upstream = Upstream::by_tls(authority.server("localhost", theirs)).await;
+        let settings = UpstreamSettings { http: ours, ..trusting(&authority) };
+        let front = Front::new([route([url(&upstream, "localhost")], settings)]).start().await;
+        for _ in 0..3 {
+            assert_eq!(get(front).await.status(), 200);
+            assert_eq!(upstream.seen().await.version, version, "{ours:?} {theirs:?}");
+        }
+        assert_eq!(upstream.connections(), 1);
+    }
+    let upstream = Upstream::by_tls(authority.server("localhost", &["h2"])).await;
+    let front = Front::new([route([url(&upstream, "localhost")], trusting(&authority))]).start().await;
+    assert_eq!(code(get(front).await).await, problem(502, "upstream_unreachable"), "HTTP/1.1 alone");
+}
+
+#[test]
+fn authorities_and_names_that_make_no_sense_are_refused_at_start() {
+    let junk = UpstreamSettings { ca: Some(vec![b"junk".to_vec().into()]), ..UpstreamSettings::default() };
+    let error = |spec: RouteSpec| Routes::new([spec]).unwrap_err().to_string();
+    assert!(error(route(["https://h"], junk.clone())).contains("route `/`"));
+    assert!(Routes::new([route(["http://h"], junk)]).is_ok(), "nobody asks");
+    let authority = trusting(&Authority::new());
+    assert!(error(route(["https://a..b"], authority)).contains("no name that a certificate can have"));
+}
