@@ -213,10 +213,15 @@ impl UpgradeGuard {
         Self { cookies, trusted }
     }
 
-    /// Whether this is an upgrade in a user's name, by our cookies, that no page of a trusted origin
-    /// asks for. Every browser names the `Origin`, once; `Host` says nothing about it.
+    /// Whether this is an upgrade in a user's name that no page of a trusted origin asks for.
     pub(super) fn refuses(&self, headers: &HeaderMap) -> bool {
-        if !asks_for_upgrade(headers) || !self.cookies.are_in(headers) {
+        asks_for_upgrade(headers) && self.is_of_another_page(headers)
+    }
+
+    /// Whether a request acts in a user's name, by our cookies, for no page of a trusted origin. Every
+    /// browser names the `Origin` of an upgrade, once; `Host` says nothing about it.
+    pub(super) fn is_of_another_page(&self, headers: &HeaderMap) -> bool {
+        if !self.cookies.are_in(headers) {
             return false;
         }
         let mut origins = headers.get_all(ORIGIN).iter();

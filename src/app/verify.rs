@@ -8,12 +8,12 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use http::HeaderValue;
-use http::header::{HeaderMap, HeaderName, ORIGIN, UPGRADE};
+use http::header::{HeaderMap, HeaderName, UPGRADE};
 use tower::layer::layer_fn;
 use tower::{ServiceBuilder, service_fn};
 
 use super::client_address::TrustedProxies;
+use super::cross_origin::{UpgradeGuard, refused_upgrade};
 use super::entrance::{Desk, Entrance};
 use super::panics::CatchPanic;
 use super::{AppError, Parts, cross_origin};
@@ -42,16 +42,14 @@ pub(super) fn router(
         source: source(verify.source),
         trusted: desk.trusted.clone().into(),
     };
-    let pages = Pages {
-        origins: origins.iter().filter_map(|origin| HeaderValue::try_from(*origin).ok()).collect(),
-        cookies: Arc::clone(cookies),
-    };
+    let upgrades =
+        Arc::new(UpgradeGuard::new(Arc::clone(cookies), &server.allowed_origins, &parts.public_origin));
     let route = desk.meters.route("own:verify");
     let (reserved, spelled) =
         (ReservedCookies { names: cookies.names().map(str::to_owned).to_vec() }, Arc::clone(cookies));
     let checked = ServiceBuilder::new()
         .map_request(move |request| routed(route, request))
-        .layer(from_fn_with_state(pages, handshakes))
+        .layer(from_fn_with_state(upgrades, handshakes))
         .layer(cross_origin::guard(&origins, Arc::clone(cookies))?)
         .map_response(move |response| verify::spell_out(&spelled, response))
         .layer(session.clone().with_on_reject(Reject401))
@@ -98,21 +96,11 @@ async fn restored(State(asked): State<Asked>, request: Request, next: Next) -> R
     }
 }
 
-/// Which pages may open a WebSocket with our cookies.
-#[derive(Clone)]
-struct Pages {
-    origins: Arc<[HeaderValue]>,
-    cookies: Arc<CookiePolicy>,
-}
-
 /// Refuses WebSockets of pages whose origin isn't trusted: they are opened by a `GET`, which the guard
-/// against cross-site requests lets through, and no browser keeps a page from reading what they say.
-async fn handshakes(State(pages): State<Pages>, request: Request, next: Next) -> Response {
-    let headers = request.headers();
-    let trusted = headers.get(ORIGIN).is_some_and(|origin| pages.origins.contains(origin));
-    if !trusted && opens_websocket(headers) && pages.cookies.are_in(headers) {
-        tracing::info!("a page of another origin was refused a WebSocket");
-        return ApiError::CrossSite.into_response();
+/// against cross-site requests lets through.
+async fn handshakes(State(upgrades): State<Arc<UpgradeGuard>>, request: Request, next: Next) -> Response {
+    if opens_websocket(request.headers()) && upgrades.is_of_another_page(request.headers()) {
+        return refused_upgrade();
     }
     next.run(request).await
 }
