@@ -263,6 +263,8 @@ fn mark(request: &mut Request<Body>, client: Option<IpAddr>) -> RequestScope {
     while let Some(foreign) = headers.keys().find(|name| names_an_id(name)).cloned() {
         headers.remove(foreign);
     }
+    // For what we and the proxy add, so that the map grows once.
+    headers.reserve(ROOM);
     let scope = RequestScope::new(ids::request(), request.method().clone(), request.uri(), client);
     request.headers_mut().insert(X_REQUEST_ID, id_of(&scope));
     scope
@@ -280,3 +282,6 @@ fn id_of(scope: &RequestScope) -> HeaderValue {
 }
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// How many headers are added on the way to an upstream.
+const ROOM: usize = 12;

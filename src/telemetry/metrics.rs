@@ -30,7 +30,18 @@ pub const METRICS: &[Metric] = &[
     counts("sekisho_log_lines_lost_total", "Log lines that were not written"),
     counts("sekisho_spans_lost_total", "Spans that were not exported"),
     level("sekisho_connections", "Open connections of clients"),
+    counts("sekisho_connections_refused_total", "Connections closed at once because there were too many"),
+    counts(
+        "sekisho_connections_timed_out_total",
+        "Connections closed because the client was too slow, by what for",
+    ),
+    counts("sekisho_connections_handed_over_total", "Connections handed to a serving thread with fewer"),
+    counts("sekisho_requests_shed_total", "Requests answered with 503 because there were too many"),
     level("sekisho_streams", "Open WebSockets, other upgraded connections and event streams"),
+    counts(
+        "sekisho_streams_closed_total",
+        "Streams closed because their session had ended, by kind and event",
+    ),
     level("sekisho_upstream_in_flight", "Requests under way at an upstream"),
     level("sekisho_upstream_idle_connections", "Connections to an upstream that wait for a request"),
     level("sekisho_upstream_healthy", "1 while an upstream takes requests"),

@@ -95,11 +95,14 @@ fn number(digits: &[u8]) -> Option<u128> {
     })
 }
 
-fn hexadecimal<const DIGITS: usize>(mut number: u128) -> [u8; DIGITS] {
+/// The last digits of a number.
+fn hexadecimal<const DIGITS: usize>(number: u128) -> [u8; DIGITS] {
+    const ALL: &[u8; 16] = b"0123456789abcdef";
     let mut digits = [0; DIGITS];
-    for digit in digits.iter_mut().rev() {
-        *digit = b"0123456789abcdef"[(number & 0xf) as usize];
-        number >>= 4;
+    for (pair, byte) in digits.rchunks_exact_mut(2).zip(number.to_le_bytes()) {
+        if let [high, low] = pair {
+            (*high, *low) = (ALL[usize::from(byte >> 4)], ALL[usize::from(byte & 0xf)]);
+        }
     }
     digits
 }

@@ -1,6 +1,7 @@
 //! `/metrics`, and the dashboard that shows it.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use axum::body::Body;
 use http::Request;
@@ -85,6 +86,35 @@ async fn every_metric_is_declared() {
         assert!(text.contains(&format!("# HELP {name} ")), "{name}");
     }
     server.stop().await;
+}
+
+/// Also what nothing in these tests brings about.
+#[test]
+fn every_name_in_the_source_is_declared() {
+    let declared: BTreeSet<_> = METRICS.iter().map(|metric| metric.name.to_owned()).collect();
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    let mut found = BTreeSet::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                found.extend(made_in(&std::fs::read_to_string(path).unwrap()));
+            }
+        }
+    }
+    assert!(found.len() >= 10, "src/ was not read");
+    let undeclared: Vec<_> = found.difference(&declared).collect();
+    assert!(undeclared.is_empty(), "{undeclared:?}");
+}
+
+/// The names in calls of the macros that make metrics.
+fn made_in(source: &str) -> Vec<String> {
+    let calls =
+        ["counter!(", "gauge!(", "histogram!("].into_iter().flat_map(|call| source.split(call).skip(1));
+    let quoted = calls.filter_map(|rest| rest.trim_start().strip_prefix('"')?.split('"').next());
+    quoted.map(str::to_owned).collect()
 }
 
 /// Every query of every panel.
