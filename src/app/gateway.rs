@@ -13,6 +13,7 @@ use http::{Request, Response, Uri};
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt};
 
+use super::home::Home;
 use crate::backend::config::{PathPrefix, RouteAuth};
 use crate::proxy::{MatchedRoute, ProxyError, Routes};
 
@@ -28,6 +29,8 @@ pub(super) struct Gateway(pub(super) Arc<Faces>);
 
 /// What the gateway chooses from.
 pub(super) struct Faces {
+    /// Where the program's own answers are made.
+    pub(super) home: Home,
     /// The paths that the program answers itself, each with all below it.
     pub(super) own_paths: Vec<PathPrefix>,
     /// The program's own answers.
@@ -89,7 +92,7 @@ impl Service<Request<Body>> for Gateway {
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         match self.0.place(request.uri()) {
-            Place::Here(router) => Box::pin(router.oneshot(request)),
+            Place::Here(router) => Box::pin(self.0.home.clone().run(router.oneshot(request))),
             Place::Proxied(face, route) => {
                 request.extensions_mut().insert(route);
                 Box::pin(face.oneshot(request))

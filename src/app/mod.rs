@@ -4,6 +4,7 @@ mod choose;
 mod client_address;
 mod cross_origin;
 mod gateway;
+mod home;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use utoipa_axum::router::OpenApiRouter;
 use self::choose::ChooseLayer;
 use self::client_address::TrustedProxies;
 use self::gateway::{Face, Faces, Gateway};
+use self::home::Home;
 use crate::backend::config::{self, Builtin, Config};
 use crate::backend::db::Stores;
 use crate::clock::Clock;
@@ -173,6 +175,7 @@ fn gateway(
     let minter = BearerMinter { tokens: state.auth.tokens().clone() };
     let routes = Routes::new(config.routes.iter().map(|route| route_spec(route, &minter)))?;
     let faces = Faces {
+        home: Home::here(),
         own_paths: config.server.builtin_paths(),
         own: own(parts, session, state),
         routes,

@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
@@ -316,6 +317,7 @@ fn ed_parameters(point: &[u8]) -> AlgorithmParameters {
 
 /// All keys, by number. Never empty.
 pub struct KeyRing {
+    id: u64,
     keys: Vec<SigningKey>,
     activation: Duration,
 }
@@ -334,7 +336,8 @@ impl KeyRing {
         if let Some(pair) = keys.windows(2).find(|pair| pair[0].number == pair[1].number) {
             return Err(KeyError::Twice(pair[0].number));
         }
-        Ok(Self { keys, activation })
+        static RINGS: AtomicU64 = AtomicU64::new(0);
+        Ok(Self { id: RINGS.fetch_add(1, Ordering::Relaxed), keys, activation })
     }
 
     /// A ring of one key, which signs at once.
@@ -361,6 +364,11 @@ impl KeyRing {
     pub fn signing(&self, now: OffsetDateTime) -> &SigningKey {
         let active = |key: &&SigningKey| key.created_at + self.activation <= now;
         self.keys.iter().rev().find(active).unwrap_or(&self.keys[0])
+    }
+
+    /// Tells rings apart within the process: what was checked with one may not hold with the next.
+    pub(super) fn id(&self) -> u64 {
+        self.id
     }
 
     /// The key with this number.

@@ -39,3 +39,4 @@ pub mod store;
 pub mod token;
 #[cfg(feature = "server")]
 pub mod users;
+mod verified;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 use time::OffsetDateTime;
+use tokio::runtime::Handle;
 use uuid::Uuid;
 
 use super::crypto;
@@ -24,6 +25,7 @@ use super::notes::{self, Notes, WriterNeeded};
 use super::refresh_token;
 use super::renewal::Resolved;
 use super::store::{Ending, Inserted, LastingUse, NewSession, SessionStore, StoreError, Which};
+use super::verified::VerifiedTokens;
 use crate::clock::{Clock, SystemClock};
 use crate::identity::{Client, Identity, Roles, SessionEvent};
 use crate::layer::{RefreshError, RefreshRequest, Renewal, StillLives, TokenService, Verified, VerifyError};
@@ -121,6 +123,9 @@ pub(super) struct Inner {
     pub(super) flights: Flights<Resolved>,
     pub(super) notes: Notes,
     pub(super) ends: Ends,
+    verified: VerifiedTokens,
+    /// Where these tokens were made, and where their work with the store is done.
+    runtime: Option<Handle>,
 }
 
 /// A user who has proved who it is, and for whom a session is to be made.
@@ -186,6 +191,9 @@ pub enum SignInError {
 
 impl Tokens {
     /// Tokens signed with `keys`, for sessions kept in `store`.
+    ///
+    /// They may be used in any runtime. Work with the store is done in the one in which they were
+    /// made, if any.
     #[must_use]
     pub fn new(
         store: Arc<dyn SessionStore>,
@@ -198,7 +206,9 @@ impl Tokens {
         let ends = Ends::new(settings.access_ttl + leeway + settings.grace, settings.grace);
         // Not beyond the grace: by then the row may say otherwise.
         let flights = Flights::new(REMEMBERED.min(settings.grace));
-        let inner = Inner { store, keys, access, clock, settings, flights, notes: Notes::default(), ends };
+        let (notes, verified) = (Notes::default(), VerifiedTokens::new());
+        let runtime = Handle::try_current().ok();
+        let inner = Inner { store, keys, access, clock, settings, flights, notes, ends, verified, runtime };
         Self { inner: Arc::new(inner) }
     }
 
@@ -255,7 +265,7 @@ impl Tokens {
     ///
     /// As [`TokenService::refresh`].
     pub async fn renew(&self, request: RefreshRequest, kind: SessionKind) -> Result<Issued, RefreshError> {
-        self.inner.clone().renew(request, kind).await
+        self.inner.at_home(Arc::clone(&self.inner).renew(request, kind)).await
     }
 
     /// The session that these tokens name, expired and outdated ones too, as long as the signature
@@ -439,11 +449,10 @@ impl TokenService for Tokens {
         let inner = &self.inner;
         let now = inner.clock.now();
         let keys = inner.keys.load();
-        let token = inner.access.verify(&keys, access_token, now).inspect_err(|error| {
-            if *error == VerifyError::UnknownKey {
-                inner.keys.notice_unknown();
-            }
-        })?;
+        let token = match inner.verified.find(access_token, &keys, now) {
+            Some(token) => token,
+            None => inner.check(access_token, &keys, now)?,
+        };
         if let Some(end) = inner.ends.find(token.identity.session) {
             return Err(VerifyError::Ended(end.reason.event()));
         }
@@ -468,9 +477,9 @@ impl TokenService for Tokens {
     }
 
     fn refresh(&self, request: RefreshRequest) -> Self::Refresh {
-        let inner = Arc::clone(&self.inner);
+        let tokens = self.clone();
         Box::pin(async move {
-            let issued = inner.renew(request, SessionKind::Browser).await?;
+            let issued = tokens.renew(request, SessionKind::Browser).await?;
             Ok(issued.renewal)
         })
     }
@@ -517,6 +526,22 @@ impl Inner {
         })
     }
 
+    /// Checks an access token that this thread does not remember, and has it remembered.
+    fn check(
+        &self,
+        access_token: &str,
+        keys: &KeyRing,
+        now: OffsetDateTime,
+    ) -> Result<AccessToken, VerifyError> {
+        let token = self.access.verify(keys, access_token, now).inspect_err(|error| {
+            if *error == VerifyError::UnknownKey {
+                self.keys.notice_unknown();
+            }
+        })?;
+        self.verified.remember(access_token, keys, now, &token);
+        Ok(token)
+    }
+
     /// The access token if it is one of ours, expired or not.
     pub(super) fn read_access(&self, access_token: &str) -> Option<AccessToken> {
         self.access.read(&self.keys.load(), access_token, self.clock.now())
@@ -551,7 +576,7 @@ impl Inner {
         if !needed.0 {
             return;
         }
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+        let Some(runtime) = self.runtime.clone().or_else(|| Handle::try_current().ok()) else {
             self.notes.leave_to_the_next();
             return;
         };
@@ -562,6 +587,20 @@ impl Inner {
                 tracing::warn!(error = &error as &dyn std::error::Error, "notes wait for the store");
             }
         });
+    }
+
+    /// Has a renewal done in the runtime in which these tokens were made, so that the store's connections
+    /// live there alone, and not with threads that serve requests.
+    async fn at_home(
+        &self,
+        renewal: impl Future<Output = Result<Issued, RefreshError>> + Send + 'static,
+    ) -> Result<Issued, RefreshError> {
+        match &self.runtime {
+            Some(home) if Handle::current().id() != home.id() => {
+                home.spawn(renewal).await.unwrap_or(Err(RefreshError::Unavailable))
+            }
+            _ => renewal.await,
+        }
     }
 
     fn new_session(&self, sign_in: &SignIn<'_>, now: OffsetDateTime) -> Result<Session, SignInError> {
