@@ -37,7 +37,10 @@ use crate::layer::{
     CookiePolicy, CookiePolicyError, OnReject, OnStoreLoss, Reject401, Rejection, RejectionKind,
     SESSION_EVENT_HEADER, SameSite, SilentRefreshLayer,
 };
-use crate::proxy::{Forwarded, MintBearer, Proxy, ReservedCookies, RouteError, RouteSpec, Routes};
+use crate::proxy::{
+    Forwarded, HealthCheck, MintBearer, Proxy, ReservedCookies, RouteError, RouteSpec, Routes, UpstreamHttp,
+    UpstreamSettings,
+};
 pub use crate::routers::pages::Sample;
 use crate::routers::{
     ApiError, AuthState, auth, docs, health, jwks, movies, pages, security_headers, token, with_fallbacks,
@@ -80,6 +83,8 @@ pub struct App {
     pub tokens: Tokens,
     /// The users.
     pub users: Users,
+    /// What is forwarded where. Its upstreams are to be [watched](Routes::watch) beside the requests.
+    pub routes: Routes,
 }
 
 /// Why the parts don't fit together.
@@ -120,7 +125,9 @@ impl App {
         let session = SilentRefreshLayer::new(Arc::new(tokens.clone()), CookiePolicy::clone(&cookies))
             .with_on_store_loss(on_store_loss(config.session.on_store_loss));
         let gateway = gateway(&parts, &cookies, &session, state)?;
+        let routes = gateway.0.routes.clone();
         Ok(Self {
+            routes,
             public: public(gateway, &parts, &cookies)?,
             admin: health::router(parts.stores.sessions, tokens.clone(), parts.metrics),
             tokens,
@@ -301,7 +308,27 @@ fn route_spec(route: &config::Route, minter: &BearerMinter) -> RouteSpec {
         first_byte_timeout: route.first_byte_timeout,
         idle_timeout: route.idle_timeout,
         max_body: route.max_body,
-        ..RouteSpec::new(route.path.as_str(), route.upstreams.iter().map(config::Origin::as_str))
+        upstream_settings: upstream_settings(&route.upstreams),
+        ..RouteSpec::new(route.path.as_str(), route.upstreams.origins.iter().map(config::Origin::as_str))
+    }
+}
+
+fn upstream_settings(upstreams: &config::Upstreams) -> UpstreamSettings {
+    let interval = upstreams.health_interval;
+    UpstreamSettings {
+        http: match upstreams.http {
+            config::UpstreamHttp::Http1 => UpstreamHttp::Http1,
+            config::UpstreamHttp::Http2 => UpstreamHttp::Http2,
+        },
+        ca: upstreams.ca.clone(),
+        health: upstreams.health_path.clone().map(|path| HealthCheck { path, interval }),
+        eject_after: upstreams.eject_after,
+        eject_for: upstreams.eject_for,
+        slow_start: upstreams.slow_start,
+        max_in_flight: upstreams.max_in_flight as usize,
+        max_queued: upstreams.max_queued as usize,
+        queue_timeout: upstreams.queue_timeout,
+        ..UpstreamSettings::default()
     }
 }
 

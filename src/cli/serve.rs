@@ -111,6 +111,7 @@ pub(super) async fn serve(
     let mut watchers = watch_over(config, &stores, &keys, &clock);
     watchers.push(tokio::spawn(purge(config, &stores, &clock).run()));
     watchers.push(tokio::spawn(app.tokens.clone().follow_ends()));
+    watchers.push(tokio::spawn(app.routes.watch()));
     let (woken, tokens) = (stores.clone(), app.tokens.clone());
     watchers.push(tokio::spawn(async move { woken.wake_ups(move || tokens.wake()).await }));
     tracing::info!(public = %local(&public)?, admin = %local(&admin)?, origin = origin.as_str(), "serving");

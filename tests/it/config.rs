@@ -10,7 +10,8 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 use sekisho::backend::config::{
     Algorithm, Builtin, Config, ConfigError, DatabaseKind, EncodedSlash, KEYS, KeySource, Loaded,
-    OnStoreLoss, ROUTE_KEYS, Registration, RouteAuth, SameSite, Sources, VerifySource,
+    OnStoreLoss, ROUTE_KEYS, Registration, RouteAuth, SameSite, Sources, UpstreamHttp,
+    Upstreams, VerifySource,
 };
 use tempfile::TempDir;
 
@@ -111,12 +112,20 @@ fn a_route_s_defaults() {
     let place = file("[[routes]]\npath = '/api'\nupstreams = ['http://10.0.0.1:3000']");
     let config = place.config();
     let [route] = &config.routes[..] else { panic!("one route") };
-    assert_eq!((route.path.as_str(), route.upstreams[0].as_str()), ("/api", "http://10.0.0.1:3000"));
+    assert_eq!((route.path.as_str(), route.upstreams.origins[0].as_str()), ("/api", "http://10.0.0.1:3000"));
     assert_eq!((route.auth, route.encoded_slash), (RouteAuth::Required, EncodedSlash::Refuse));
     assert!(route.roles.is_empty() && route.bearer.is_none() && route.max_body.is_none());
     assert!(!route.strip_prefix && !route.pass_authorization);
     let seconds = [route.connect_timeout, route.first_byte_timeout, route.idle_timeout].map(|t| t.as_secs());
     assert_eq!(seconds, [5, 60, 60]);
+    let upstreams = &route.upstreams;
+    assert_eq!(upstreams.http, UpstreamHttp::Http1);
+    assert!(upstreams.ca.is_none() && upstreams.health_path.is_none());
+    let numbers = [upstreams.eject_after, upstreams.max_in_flight, upstreams.max_queued];
+    assert_eq!(numbers, [5, 1024, 256]);
+    let seconds =
+        [upstreams.health_interval, upstreams.eject_for, upstreams.slow_start, upstreams.queue_timeout];
+    assert_eq!(seconds.map(|t| t.as_secs()), [5, 10, 10, 1]);
     assert_eq!(config.server.builtin, BTreeSet::from([Builtin::Auth]), "with routes, auth alone");
 }
 
@@ -657,10 +666,26 @@ const BAD_ROUTES: &[(&str, &str)] = &[
     ("path = '/.well-known/jwks.json'", "take ours out of server.builtin"),
     ("upstreams = []", "expected at least one"),
     ("upstreams = 'http://h:1'", "expected a list of texts"),
-    ("upstreams = ['h:1']", "\"h:1\": expected http://HOST:PORT"),
-    ("upstreams = ['http://h:1/base']", "without a path"),
-    ("upstreams = ['https://h:1']", "TLS to upstreams isn't offered"),
-    ("upstreams = ['http://u:hunter2@h:1']", "(not shown: it may hold a password)"),
+    ("upstreams = ['h:1']", "\"h:1\": expected http://HOST:PORT or https://HOST:PORT"),
+    ("upstreams = ['http://h:1/base']", "routes.upstreams in ./sekisho.toml, line 2: \"http://h:1/base\": expected"),
+    ("upstreams = ['https://h:1/base']", "without a path"),
+    ("upstreams = ['https://h:1?q']", "without a path"),
+    ("upstreams = ['http://u:hunter2@h:1']", "line 2: (not shown: it may hold a password)"),
+    ("upstreams = ['https://u:hunter2@h:1']", "line 2: (not shown: it may hold a password)"),
+    ("upstreams = ['unix:/run/app.sock']", "expected http://HOST:PORT"),
+    ("upstream_http = '3'", "expected one of 1.1, 2"),
+    ("upstream_ca = '/nonexistent.pem'", "can't read /nonexistent.pem"),
+    ("upstream_ca = 'Cargo.toml'", "expected a file of certificates in PEM form"),
+    ("health_path = 'healthz'", "expected a path such as /healthz"),
+    ("health_path = '/a b'", "expected a path"),
+    ("health_interval = '5s'", "nothing is asked without health_path"),
+    ("health_interval = '0s'\nhealth_path = '/'", "expected a duration"),
+    ("eject_after = 0", "expected a whole number from 1 to 1000"),
+    ("eject_for = 10", "expected a duration"),
+    ("slow_start = 'soon'", "expected a duration"),
+    ("max_in_flight = 0", "expected a whole number from 1"),
+    ("max_queued = -1", "expected a whole number from 0"),
+    ("queue_timeout = '0s'", "expected a duration"),
     ("upstreams = ['http://h:1', 'http://H:1']", "http://h:1 comes twice"),
     ("auth = 'yes'", "expected one of required, optional, none"),
     ("roles = ['a,b']", "\"a,b\": expected a role"),
@@ -814,7 +839,27 @@ fn a_full_route() {
     );
     assert_eq!((route.bearer.as_deref(), route.max_body), (Some("reports"), Some(2 * 1024 * 1024)));
     assert_eq!(route.connect_timeout, Duration::from_millis(250));
-    assert_eq!(route.upstreams.len(), 2);
+    assert_eq!(route.upstreams.origins.len(), 2);
+}
+
+#[test]
+fn upstreams_by_tls_may_have_authorities_of_their_own() {
+    let made = rcgen::generate_simple_self_signed(["h".to_owned()]).unwrap();
+    let upstreams = |urls: &str| {
+        let place = Place::new().write("ca.pem", &made.cert.pem());
+        let ca = place.path("ca.pem");
+        let route = format!(
+            "[[routes]]\npath = '/api'\nupstream_ca = '{}'\nupstream_http = '2'\nhealth_path = '/h?q'",
+            ca.display()
+        );
+        place.file(&format!("{route}\nupstreams = [{urls}]"))
+    };
+    let config = upstreams("'https://h'").config();
+    let Upstreams { ca, http, health_path, .. } = &config.routes[0].upstreams;
+    assert_eq!((ca.as_deref(), *http), (Some(&[made.cert.der().clone()][..]), UpstreamHttp::Http2));
+    assert_eq!(health_path.as_ref().unwrap(), "/h?q");
+    let error = upstreams("'http://h'").error();
+    assert!(error.contains("line 3: none of the route's upstreams is https"), "{error}");
 }
 
 proptest::proptest! {

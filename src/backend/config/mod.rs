@@ -33,6 +33,7 @@ mod session;
 mod settings;
 mod sources;
 mod tokens;
+mod upstreams;
 mod values;
 
 use std::path::PathBuf;
@@ -48,6 +49,7 @@ pub use self::server::{Admin, Builtin, Server, Verify, VerifySource};
 pub use self::session::{OnStoreLoss, Session};
 pub use self::sources::Sources;
 pub use self::tokens::{Algorithm, KeySource, Tokens};
+pub use self::upstreams::{UpstreamHttp, Upstreams};
 pub use self::values::{Listen, Origin, ParseError, PathPrefix};
 
 /// All settings, each of them good by itself and beside the others.
@@ -173,4 +175,14 @@ pub const ROUTE_KEYS: &[&str] = &[
     "routes.first_byte_timeout",
     "routes.idle_timeout",
     "routes.max_body",
+    "routes.upstream_http",
+    "routes.upstream_ca",
+    "routes.health_path",
+    "routes.health_interval",
+    "routes.eject_after",
+    "routes.eject_for",
+    "routes.slow_start",
+    "routes.max_in_flight",
+    "routes.max_queued",
+    "routes.queue_timeout",
 ];

@@ -6,15 +6,16 @@ use super::error::ConfigError;
 use super::server::Server;
 use super::settings::Settings;
 use super::tokens::{Algorithm, EXPECTED_NAME, Tokens, is_name};
-use super::values::{Origin, PathPrefix};
+use super::upstreams::{self, Upstreams};
+use super::values::PathPrefix;
 
 /// One route: a table of `[[routes]]`.
 #[derive(Clone, Debug)]
 pub struct Route {
     /// What it matches, at segment boundaries; the longest route wins.
     pub path: PathPrefix,
-    /// Where it goes: at least one, each `http`.
-    pub upstreams: Vec<Origin>,
+    /// Where it goes.
+    pub upstreams: Upstreams,
     /// Whether a session is asked for.
     pub auth: RouteAuth,
     /// The roles of which a user must have one; empty means any user.
@@ -86,7 +87,7 @@ impl Route {
         };
         Ok(Self {
             path: required(table, "routes.path", table.parsed("routes.path"))?,
-            upstreams: upstreams(table)?,
+            upstreams: Upstreams::read(table, required(table, "routes.upstreams", upstreams::origins(table))?)?,
             auth: table.word("routes.auth", &AUTH)?.unwrap_or(RouteAuth::Required),
             roles: table.list("routes.roles", role)?.unwrap_or_default(),
             strip_prefix: table.boolean("routes.strip_prefix")?.unwrap_or(false),
@@ -158,25 +159,6 @@ fn required<T>(table: &Settings, key: &str, value: Result<Option<T>, ConfigError
         };
         ConfigError::Missing { key: key.to_owned(), remedy }
     })
-}
-
-fn upstreams(table: &Settings) -> Result<Vec<Origin>, ConfigError> {
-    let key = "routes.upstreams";
-    let expected = "expected http://HOST:PORT, without a path";
-    let parse = |text: &str| match text.parse::<Origin>() {
-        Ok(upstream) if upstream.is_https() => Err(format!("{expected}; TLS to upstreams isn't offered")),
-        Ok(upstream) => Ok(upstream),
-        Err(_) => Err(expected.to_owned()),
-    };
-    let upstreams = required(table, key, table.list(key, parse))?;
-    if upstreams.is_empty() {
-        return Err(table.invalid(key, "expected at least one, such as [\"http://127.0.0.1:3000\"]"));
-    }
-    let twice = upstreams.iter().enumerate().find(|(index, upstream)| upstreams[..*index].contains(upstream));
-    match twice {
-        Some((_, upstream)) => Err(table.invalid(key, format!("{upstream} comes twice"))),
-        None => Ok(upstreams),
-    }
 }
 
 /// A name that fits into a comma-separated header.
