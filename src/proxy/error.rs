@@ -38,9 +38,12 @@ pub enum ProxyError {
     /// The request has been here before.
     #[error("The request came back to where it was forwarded from.")]
     LoopDetected,
-    /// `CONNECT` or `TRACE`.
+    /// `CONNECT` or `TRACE`, or a method that the route doesn't list.
     #[error("This method is not allowed here.")]
-    MethodNotAllowed,
+    MethodNotAllowed {
+        /// The methods that are, as `Allow` lists them.
+        allow: HeaderValue,
+    },
     /// No route for this path.
     #[error("Nothing is served at this path.")]
     NoRoute,
@@ -75,7 +78,7 @@ impl ProxyError {
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::IdentityUnusable => StatusCode::INTERNAL_SERVER_ERROR,
             Self::LoopDetected => StatusCode::LOOP_DETECTED,
-            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::UpstreamError(_) | Self::UpstreamUnreachable(_) => StatusCode::BAD_GATEWAY,
             Self::UpstreamBusy | Self::UpstreamUnavailable => StatusCode::SERVICE_UNAVAILABLE,
@@ -95,7 +98,7 @@ impl ProxyError {
             Self::Forbidden => "forbidden",
             Self::IdentityUnusable => "identity_unusable",
             Self::LoopDetected => "loop_detected",
-            Self::MethodNotAllowed => "method_not_allowed",
+            Self::MethodNotAllowed { .. } => "method_not_allowed",
             Self::NoRoute => "no_route",
             Self::UpstreamBusy => "upstream_busy",
             Self::UpstreamConnectTimeout => "upstream_connect_timeout",
@@ -125,8 +128,8 @@ impl ProxyError {
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
-        if matches!(self, Self::MethodNotAllowed) {
-            headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+        if let Self::MethodNotAllowed { allow } = self {
+            headers.insert(ALLOW, allow);
         }
         response
     }

@@ -51,20 +51,26 @@
 
 mod body;
 mod cookies;
+mod edits;
 mod error;
 mod forwarded;
 mod hop_by_hop;
+mod identity_headers;
 mod path;
 mod request;
+mod reserved;
 mod response;
 mod routes;
+mod rules;
 mod service;
 mod upstream;
 mod via;
 
 pub use cookies::ReservedCookies;
+pub use edits::HeaderEdits;
 pub use error::ProxyError;
 pub use forwarded::Forwarded;
+pub use identity_headers::IdentityHeaders;
 pub use path::{BadPath, check as check_path};
 pub use routes::{MatchedRoute, MintBearer, RouteError, RouteSpec, Routes};
 pub use service::Proxy;

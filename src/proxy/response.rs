@@ -26,6 +26,9 @@ pub(super) fn finish(
     remove_reserved(&mut parts.headers);
     reserved.remove_from_response(&mut parts.headers);
     spare_cookies(&mut parts.headers);
+    if let Some(edits) = &route.answers {
+        edits.apply(&mut parts.headers);
+    }
     via.add_to(&mut parts.headers, parts.version);
     // The version is that of each connection, not of the message.
     parts.version = Version::HTTP_11;
@@ -65,7 +68,7 @@ const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
 const ALL_BUT_COOKIES: [&str; 4] =
     [r#""cache""#, r#""clientHints""#, r#""executionContexts""#, r#""storage""#];
 
-const RESERVED: [HeaderName; 3] = [
+pub(super) const RESERVED: [HeaderName; 3] = [
     HeaderName::from_static("x-session-event"),
     HeaderName::from_static("x-set-access-cookie"),
     HeaderName::from_static("x-set-refresh-cookie"),

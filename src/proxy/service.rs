@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use axum_core::BoxError;
 use axum_core::body::Body;
 use bytes::Bytes;
-use http::{Method, Request, Response, request};
+use http::{Request, Response, request};
 use tower_service::Service;
 
 use super::body::{Upload, UploadProgress};
@@ -102,9 +102,7 @@ impl Proxy {
     }
 
     fn admit(&self, route: &Route, parts: &request::Parts) -> Result<(), ProxyError> {
-        if matches!(parts.method, Method::CONNECT | Method::TRACE) {
-            return Err(ProxyError::MethodNotAllowed);
-        }
+        route.methods.check(&parts.method)?;
         if self.rules.via.is_in(&parts.headers) {
             return Err(ProxyError::LoopDetected);
         }
