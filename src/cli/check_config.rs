@@ -2,11 +2,13 @@
 
 use super::error::CliError;
 use super::{output, start};
+use crate::app;
 use crate::backend::config::Loaded;
 
 /// Says which configuration was read and that it is good.
 pub(super) fn run(loaded: &Loaded) -> Result<(), CliError> {
     start::refuse_unbuilt(&loaded.config)?;
+    app::check_routes(&loaded.config).map_err(CliError::misconfigured)?;
     let mut lines = vec![match &loaded.file {
         Some(file) => format!("configuration file: {}", file.display()),
         None => "configuration file: none, only the defaults and the environment".to_owned(),
