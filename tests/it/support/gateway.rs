@@ -26,6 +26,8 @@ pub(crate) struct Gateway {
     pub(crate) app: App,
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) database: Fresh,
+    /// The key that signed first.
+    pub(crate) key: KeyMaterial,
 }
 
 /// What the program is to be built from.
@@ -66,7 +68,7 @@ impl Setup {
             metrics: None,
             sample: None,
         })?;
-        Ok(Gateway { app, clock, database })
+        Ok(Gateway { app, clock, database, key })
     }
 
     pub(crate) async fn start(self) -> Gateway {
