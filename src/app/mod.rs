@@ -103,12 +103,12 @@ pub enum AppError {
     #[error(transparent)]
     Passwords(#[from] PasswordError),
     /// The routes don't make a table.
-    #[error("{source} (the route {place})")]
+    #[error("the route {place}: {source}")]
     Route {
         /// Where the route stands that is at fault.
         place: Place,
         /// What is wrong with it.
-        source: RouteError,
+        source: Box<RouteError>,
     },
 }
 
@@ -314,8 +314,11 @@ pub fn check_routes(config: &Config) -> Result<(), AppError> {
 
 fn routes(config: &Config, mint: impl Fn(&str) -> Arc<dyn MintBearer>) -> Result<Routes, AppError> {
     Routes::new(config.routes.iter().map(|route| route_spec(route, &mint))).map_err(|source| {
-        let at_fault = config.routes.iter().rev().find(|route| route.path.as_str() == source.path());
-        AppError::Route { place: at_fault.map_or(Place::BuiltIn, |route| route.place.clone()), source }
+        let at_fault = config.routes.iter().find(|route| route.path.as_str() == source.path());
+        AppError::Route {
+            place: at_fault.map_or(Place::BuiltIn, |route| route.place.clone()),
+            source: source.into(),
+        }
     })
 }
 

@@ -2,7 +2,7 @@
 
 use axum_core::BoxError;
 use axum_core::body::Body;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 
 use super::path::BadPath;
@@ -29,6 +29,9 @@ pub enum ProxyError {
     /// The body is larger than the route allows.
     #[error("The request's body is larger than this path allows.")]
     BodyTooLarge,
+    /// The body is in a transfer coding besides chunks (RFC 9112, section 6.1).
+    #[error("The request's body is in a transfer coding that is not known here.")]
+    CodingUnknown,
     /// The user has none of the roles that the route asks for.
     #[error("Your account may not use this path.")]
     Forbidden,
@@ -75,6 +78,7 @@ impl ProxyError {
             Self::BadHost | Self::BadPath(_) | Self::BodyIncomplete(_) => StatusCode::BAD_REQUEST,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::CodingUnknown => StatusCode::NOT_IMPLEMENTED,
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::IdentityUnusable => StatusCode::INTERNAL_SERVER_ERROR,
             Self::LoopDetected => StatusCode::LOOP_DETECTED,
@@ -95,6 +99,7 @@ impl ProxyError {
             Self::BodyIncomplete(_) => "body_incomplete",
             Self::BodyTimeout => "body_timeout",
             Self::BodyTooLarge => "body_too_large",
+            Self::CodingUnknown => "coding_unknown",
             Self::Forbidden => "forbidden",
             Self::IdentityUnusable => "identity_unusable",
             Self::LoopDetected => "loop_detected",
@@ -127,6 +132,10 @@ impl ProxyError {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if matches!(self, Self::CodingUnknown) {
+            // Where that body ends, somebody before us may see in another way.
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if let Self::MethodNotAllowed { allow } = self {
             headers.insert(ALLOW, allow);

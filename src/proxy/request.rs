@@ -7,9 +7,9 @@ use http::{HeaderValue, Request, Uri, Version, request};
 use super::cookies::ReservedCookies;
 use super::error::ProxyError;
 use super::forwarded::Forwarded;
-use super::hop_by_hop;
 use super::routes::Route;
 use super::via::Via;
+use super::{framing, hop_by_hop};
 use crate::identity::Identity;
 
 /// Writes the request for the upstream: first everything goes that the client may not say, then
@@ -25,6 +25,10 @@ pub(super) fn prepare(
     let request::Parts { method, version, mut headers, extensions, .. } = parts;
     let identity = extensions.get::<Identity>();
 
+    if framing::is_coded(&headers) {
+        return Err(ProxyError::CodingUnknown);
+    }
+    framing::make_plain(&mut headers);
     let trailers = hop_by_hop::accepts_trailers(&headers);
     // An outer layer's, as far as we know: a client can't have it removed by naming it in Connection.
     let request_id = headers.get(X_REQUEST_ID).cloned();

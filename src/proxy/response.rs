@@ -7,10 +7,10 @@ use hyper::body::Incoming;
 
 use super::body::{Download, UploadProgress};
 use super::cookies::ReservedCookies;
-use super::hop_by_hop;
 use super::routes::Route;
 use super::upstream::Lease;
 use super::via::Via;
+use super::{framing, hop_by_hop};
 
 /// Makes the upstream's answer ours: its bytes, less what it may not say.
 pub(super) fn finish(
@@ -22,6 +22,7 @@ pub(super) fn finish(
     upload: UploadProgress,
 ) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
+    framing::make_plain(&mut parts.headers);
     hop_by_hop::remove(&mut parts.headers);
     remove_reserved(&mut parts.headers);
     reserved.remove_from_response(&mut parts.headers);

@@ -19,7 +19,7 @@ use super::error::ProxyError;
 use super::routes::{MatchedRoute, Route};
 use super::upstream::Pool;
 use super::via::Via;
-use super::{request as outgoing, response as incoming, upstream};
+use super::{framing, request as outgoing, response as incoming, upstream};
 use crate::identity::Identity;
 
 /// Forwards requests to the upstreams of their routes; see the [module](super).
@@ -98,6 +98,9 @@ impl Proxy {
         let (body, mut progress) = upload(route, body)?;
         let request = outgoing::prepare(parts, route, reserved, via)?.map(|()| body);
         let (response, lease) = upstream::send(&self.connections, route, request, &mut progress).await?;
+        if framing::is_coded(response.headers()) {
+            return Err(ProxyError::UpstreamError("the answer is in an unknown transfer coding".into()));
+        }
         Ok(incoming::finish(response, route, reserved, via, lease, progress))
     }
 
