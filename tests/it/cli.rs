@@ -214,6 +214,19 @@ fn a_bad_configuration_is_78_and_one_line() {
 }
 
 #[test]
+fn what_only_the_proxy_can_tell_of_a_route_is_checked_too() {
+    let route = "[[routes]]\npath = '/a'\nupstreams = ['http://h']\n";
+    let file = format!(
+        "{route}\n[[routes]]\npath = '/b'\nupstreams = ['http://h']\nremove_request_headers = ['Host']"
+    );
+    assert_eq!(
+        Shell::new().file("sekisho.toml", &file).run(&["check-config"]).fails(78),
+        "the route in ./sekisho.toml, line 6: route `/b`: remove_request_headers can't name `host`: every \
+         request needs it"
+    );
+}
+
+#[test]
 fn what_this_version_does_not_do_is_refused() {
     let file = "[server]\ntrusted_proxies = ['10.0.0.1']\n[verify]\nlisten = '127.0.0.1:0'\nsource = 'envoy'";
     let shell = Shell::new().file("sekisho.toml", file);
