@@ -5,6 +5,7 @@
 //! | `request` | a bare handler, and the same behind the layer with a good access token: the difference is the layer |
 //! | `check` | checking an access token, ours and `jsonwebtoken`'s own of the same token |
 //! | `renewal` | one renewal, each with its rotation, on every store |
+//! | `entrance` | a path that no route has, straight from the proxy and through all that stands before it: the difference is the entrance, with and without log, metrics and spans |
 //! | `proxied` | one request over a kept-alive loopback connection, straight to an upstream and through the gateway |
 //!
 //! PostgreSQL takes part when `SEKISHO_TEST_POSTGRES` names a server. Compare figures of one run alone:
@@ -31,12 +32,14 @@ use sekisho::backend::db::Stores;
 use sekisho::clock::{Clock, ManualClock, SystemClock};
 use sekisho::identity::{Client, Roles, SessionEvent};
 use sekisho::layer::{CookiePolicy, RefreshRequest, Renewal, SilentRefreshLayer, TokenService};
-use sekisho::server::{self, ServerLimits};
+use sekisho::proxy::{ProxyError, Routes};
+use sekisho::server::{self, Peer, ServerLimits};
 use sekisho::services::crypto;
 use sekisho::services::jwt::AccessTokens;
 use sekisho::services::keys::{Algorithm, KeyMaterial, KeyRing, SharedKeys};
 use sekisho::services::store::SessionStore;
 use sekisho::services::token::{SessionSettings, SignIn, Tokens};
+use sekisho::telemetry::{self, Log, LogFormat, Spans, Telemetry};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tower::{Layer, Service, service_fn};
@@ -45,7 +48,7 @@ use tower::{Layer, Service, service_fn};
 #[expect(dead_code, clippy::unwrap_used, reason = "the tests' own, of which this needs a part")]
 mod db;
 
-criterion_group!(benches, request, check, renewal, proxied);
+criterion_group!(benches, request, check, renewal, entrance, proxied);
 criterion_main!(benches);
 
 const USER: &str = "67e55044-10b1-426f-9247-bb680e5fe0c8";
@@ -158,6 +161,47 @@ async fn renew(tokens: &Tokens, clock: &ManualClock, jar: &mut Renewal, times: u
     began.elapsed()
 }
 
+fn entrance(c: &mut Criterion) {
+    let runtime = runtime();
+    let _here = runtime.enter();
+    let issued = runtime.block_on(signed_in(&must(Tokens::in_memory())));
+    let request = || {
+        let mut request = browser_request(&CookiePolicy::default(), &issued);
+        request.extensions_mut().insert(Peer(SocketAddr::from(([192, 0, 2, 7], 4711))));
+        request
+    };
+    let mut group = c.benchmark_group("entrance");
+    let routes = Routes::default();
+    group.bench_function("none", |b| {
+        let answer = |request: Request<Body>| {
+            let found = routes.find(request.uri());
+            drop(found.is_ok_and(|route| route.is_none()).then(|| ProxyError::NoRoute.into_response()));
+        };
+        b.iter_batched(request, answer, BatchSize::SmallInput);
+    });
+    let json = Log::to(std::io::sink(), LogFormat::Json);
+    let text = Log::to(std::io::sink(), LogFormat::Text);
+    let (spans, exporting) = must(Spans::start("http://127.0.0.1:1", 1.0));
+    let log = |log: &Log| Telemetry { access: Some(log.access()), ..Telemetry::default() };
+    let mut through = |name: &str, telemetry: Telemetry| {
+        let mut public = app("", telemetry).public;
+        group.bench_function(name, |b| {
+            // The answer's end is part of it.
+            let answer = |request| drop(public.call(request).now_or_never());
+            b.iter_batched(request, answer, BatchSize::SmallInput);
+        });
+    };
+    through("nothing on", Telemetry::default());
+    // From here on they are counted.
+    let _metrics = telemetry::metrics::install();
+    through("metrics", Telemetry::default());
+    through("metrics, JSON log", log(&json));
+    through("metrics, text log", log(&text));
+    through("metrics, spans", Telemetry { spans: Some(spans), ..Telemetry::default() });
+    runtime.block_on(exporting.stop());
+    group.finish();
+}
+
 fn proxied(c: &mut Criterion) {
     let runtime = runtime();
     let upstream = runtime
@@ -181,28 +225,36 @@ fn proxied(c: &mut Criterion) {
 
 /// The whole program, but for its commands, in front of this upstream.
 async fn gateway(upstream: SocketAddr) -> (SocketAddr, Renewal) {
-    let dir = must(tempfile::tempdir());
-    let file = dir.path().join("sekisho.toml");
-    let text = format!(
-        "cookies = {{ secure = false }}\n[[routes]]\npath = \"/\"\nupstreams = [\"http://{upstream}\"]\n"
-    );
-    must(std::fs::write(&file, text));
-    let config = must(Config::load(&Sources { file: Some(file), ..Sources::default() })).config;
-    let keys = must(KeyRing::generate(Algorithm::Hs256, SystemClock.now()));
-    let app = must(App::build(Parts {
-        config: &config,
-        public_origin: config.server.public_origin_at(upstream),
-        stores: Stores::in_memory(),
-        keys: Arc::new(SharedKeys::new(keys)),
-        clock: Arc::new(SystemClock),
-        metrics: None,
-        sample: None,
-    }));
+    let route = format!("[[routes]]\npath = \"/\"\nupstreams = [\"http://{upstream}\"]\n");
+    let app = app(&route, Telemetry::default());
     let issued = signed_in(&app.tokens).await;
     (listening(app.public).await, issued)
 }
 
-async fn listening(app: axum::Router) -> SocketAddr {
+/// The whole program, but for its commands, with these routes.
+fn app(routes: &str, telemetry: Telemetry) -> App {
+    let dir = must(tempfile::tempdir());
+    let file = dir.path().join("sekisho.toml");
+    must(std::fs::write(&file, format!("cookies = {{ secure = false }}\n{routes}")));
+    let config = must(Config::load(&Sources { file: Some(file), ..Sources::default() })).config;
+    let keys = must(KeyRing::generate(Algorithm::Hs256, SystemClock.now()));
+    must(App::build(Parts {
+        config: &config,
+        public_origin: config.server.public_origin_at(SocketAddr::from(([127, 0, 0, 1], 8080))),
+        stores: Stores::in_memory(),
+        keys: Arc::new(SharedKeys::new(keys)),
+        clock: Arc::new(SystemClock),
+        metrics: None,
+        telemetry,
+        sample: None,
+    }))
+}
+
+async fn listening<S>(app: S) -> SocketAddr
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+{
     let listener = must(TcpListener::bind("127.0.0.1:0").await);
     let address = must(listener.local_addr());
     tokio::spawn(server::serve(listener, app, ServerLimits::default(), std::future::pending()));

@@ -1,5 +1,7 @@
 //! Who is asking: the only words that layer, proxy and handlers share.
 
+mod scope;
+
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,6 +13,7 @@ use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+pub use self::scope::{RequestId, RequestScope, Scoped, for_this_request};
 /// Part of an [`Identity`], so the layer can name it without knowing the rows.
 pub use crate::models::session::SessionId;
 
@@ -231,6 +234,35 @@ pub enum SessionEvent {
 }
 
 impl SessionEvent {
+    /// All of them, in the order of their words.
+    pub const ALL: [Self; 19] = [
+        Self::AbsoluteExpired,
+        Self::CaughtUp,
+        Self::Displaced,
+        Self::Exhausted,
+        Self::IdleExpired,
+        Self::LoggedOut,
+        Self::Malformed,
+        Self::Missing,
+        Self::PasswordChanged,
+        Self::Replayed,
+        Self::ReuseDetected,
+        Self::Revoked,
+        Self::RoleChanged,
+        Self::Rotated,
+        Self::StoreUnavailable,
+        Self::UnknownKey,
+        Self::UnknownSession,
+        Self::UserDeleted,
+        Self::UserDisabled,
+    ];
+
+    /// The event of this word.
+    #[must_use]
+    pub fn from_word(word: &[u8]) -> Option<Self> {
+        Self::ALL.into_iter().find(|event| event.as_str().as_bytes() == word)
+    }
+
     /// The word.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -261,5 +293,20 @@ impl SessionEvent {
 impl fmt::Display for SessionEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_event_has_its_word() {
+        for (nth, event) in SessionEvent::ALL.into_iter().enumerate() {
+            assert_eq!(SessionEvent::from_word(event.as_str().as_bytes()), Some(event));
+            assert_eq!(event as usize, nth, "{event}");
+        }
+        assert_eq!(SessionEvent::ALL.last(), Some(&SessionEvent::UserDisabled), "none is left out");
+        assert_eq!(SessionEvent::from_word(b"rotatedd"), None);
     }
 }

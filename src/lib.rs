@@ -10,8 +10,9 @@
 //! In order, for a request to the program with a session that is due for renewal:
 //!
 //! 1. [`server`] accepts the connection and bounds what its headers may cost.
-//! 2. [`app`] is the stack, outermost first: the request's id, its log line, where it comes from
-//!    ([`ClientAddress`](identity::ClientAddress)), CORS, and the refusal of cross-site requests. Then
+//! 2. [`app`] lets it in: the request gets its id, its place in a trace, and the
+//!    [`RequestScope`](identity::RequestScope) that marks its log lines, and it is noted where it comes
+//!    from ([`ClientAddress`](identity::ClientAddress)). Past CORS and the refusal of cross-site requests
 //!    the path alone says which face answers: a route of our own or the proxy.
 //! 3. [`SilentRefreshLayer`] reads the two cookies and asks a [`TokenService`]
 //!    about the access token: [`verify`](layer::TokenService::verify), without I/O. A valid one
@@ -27,7 +28,8 @@
 //!    streams the answer back.
 //! 7. On the way out the layer adds the fresh cookies, unless the session has ended meanwhile, with
 //!    `Cache-Control: private, no-store`, and
-//!    [`X-Session-Event`](layer::SESSION_EVENT_HEADER), which says in one word what it did.
+//!    [`X-Session-Event`](layer::SESSION_EVENT_HEADER), which says in one word what it did. When the
+//!    last byte has gone, the request is counted and has its line in the log.
 //!
 //! # Where to read
 //!
@@ -41,6 +43,7 @@
 //! | [`layer`] | the rules of the layer, with two examples that run |
 //! | [`proxy`] | the life of a proxied request |
 //! | [`app`] | how the program is put together: the one place that knows all parts |
+//! | [`telemetry`] | log, metrics and traces |
 //! | [`backend::config`] | every setting, read and checked |
 //! | [`cli`] | the commands, one file for each noun |
 //!

@@ -1,12 +1,20 @@
 //! Pages of other origins: which may call, and that all others do no harm.
 
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::IntoResponse;
+use futures_util::future::Either;
 use http::header::{HeaderMap, HeaderName, ORIGIN, VARY};
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Method, Request, Response};
+use pin_project_lite::pin_project;
+use tower::util::{BoxCloneSyncService, Oneshot};
+use tower::{Service, ServiceBuilder, ServiceExt};
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 use tower_http::csrf::{ConfigError, CsrfLayer, ProtectionError};
 
@@ -15,37 +23,118 @@ use crate::backend::config::Origin;
 use crate::layer::{CookiePolicy, SESSION_EVENT_HEADER};
 use crate::routers::ApiError;
 
-/// CORS with credentials for pages of the origins `allowed`. All other requests pass untouched:
-/// `OPTIONS` is a preflight only for those pages, and the upstream's business otherwise.
-pub(super) fn cors(
-    allowed: &[Origin],
-) -> ChooseLayer<CorsLayer, impl Fn(&Request<Body>) -> bool + Clone + Send + Sync + use<>> {
-    let origins: Vec<_> =
-        allowed.iter().filter_map(|origin| HeaderValue::try_from(origin.as_str()).ok()).collect();
-    let allowed: Arc<[HeaderValue]> = origins.clone().into();
-    let layer = CorsLayer::new()
-        .allow_origin(AllowOrigin::list(origins))
-        .allow_credentials(true)
-        .allow_methods(AllowMethods::mirror_request())
-        .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers([SESSION_EVENT_HEADER, HeaderName::from_static("x-request-id")])
-        .max_age(PREFLIGHT_LASTS);
-    ChooseLayer::new(layer, move |request: &Request<Body>| {
-        request.headers().get(ORIGIN).is_some_and(|origin| allowed.contains(origin))
-    })
+/// Lets pages of other origins call where they may, and do no harm where they may not.
+///
+/// Most requests can do none and pass as if it weren't there.
+#[derive(Clone)]
+pub(super) struct CrossOrigin<S> {
+    plain: S,
+    checks: Arc<Checks>,
 }
 
-/// Where pages of other origins may call, says so to caches in every answer: one that was made for
-/// another page lacks the headers by which those may read it.
-pub(super) fn varying(
-    allowed: &[Origin],
-) -> impl Fn(Response<Body>) -> Response<Body> + Clone + Send + Sync + use<> {
-    let varies = !allowed.is_empty();
-    move |mut response| {
-        if varies && !is_said_to_vary(response.headers()) {
+struct Checks {
+    rules: Rules,
+    /// The service behind both layers, each for those requests alone that concern it.
+    checked: Checked,
+}
+
+#[derive(Clone)]
+struct Rules {
+    allowed: Arc<[HeaderValue]>,
+    could_harm: CouldHarm,
+    csrf: CsrfLayer<Refuse>,
+}
+
+type Checked = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
+
+impl<S> CrossOrigin<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+{
+    /// Before `plain`: pages of the origins `allowed` may call it, `origin` is our own. Requests that
+    /// carry `cookies` act for a user, and those for the paths `sign_in` could sign a victim in as
+    /// somebody else.
+    pub(super) fn new(
+        plain: S,
+        allowed: &[Origin],
+        origin: &Origin,
+        cookies: Arc<CookiePolicy>,
+        sign_in: Vec<String>,
+    ) -> Result<Self, ConfigError> {
+        let trusted: Vec<_> = allowed.iter().chain([origin]).map(Origin::as_str).collect();
+        let values = allowed.iter().filter_map(|origin| HeaderValue::try_from(origin.as_str()).ok());
+        let allowed: Arc<[HeaderValue]> = values.collect();
+        let could_harm = CouldHarm { cookies, always: sign_in.into() };
+        Ok(Self::by(Rules { allowed, could_harm, csrf: csrf(&trusted)? }, plain))
+    }
+
+    /// The same before another service.
+    pub(super) fn before(&self, plain: S) -> Self {
+        Self::by(self.checks.rules.clone(), plain)
+    }
+
+    /// The service behind this one.
+    pub(super) fn inner(&self) -> &S {
+        &self.plain
+    }
+
+    fn by(rules: Rules, plain: S) -> Self {
+        let (pages, harm) = (Arc::clone(&rules.allowed), rules.could_harm.clone());
+        let checked = ServiceBuilder::new()
+            // Also refusals must be readable for pages of other origins that may call.
+            .layer(ChooseLayer::new(cors(&pages), move |request: &Request<Body>| is_of(&pages, request)))
+            // Before any session is looked at.
+            .layer(ChooseLayer::new(rules.csrf.clone(), move |request: &Request<Body>| harm.by(request)))
+            .service(plain.clone());
+        let checked = BoxCloneSyncService::new(checked);
+        Self { plain, checks: Arc::new(Checks { rules, checked }) }
+    }
+}
+
+impl<S> Service<Request<Body>> for CrossOrigin<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Varying<Either<Oneshot<Checked, Request<Body>>, S::Future>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.plain.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let Checks { rules, checked } = &*self.checks;
+        let future = if is_of(&rules.allowed, &request) || rules.could_harm.by(&request) {
+            Either::Left(checked.clone().oneshot(request))
+        } else {
+            Either::Right(self.plain.call(request))
+        };
+        Varying { future, varies: !rules.allowed.is_empty() }
+    }
+}
+
+pin_project! {
+    /// Where pages of other origins may call, says so to caches in every answer: one that was made for
+    /// another page lacks the headers by which those may read it.
+    pub(super) struct Varying<F> {
+        #[pin]
+        future: F,
+        varies: bool,
+    }
+}
+
+impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for Varying<F> {
+    type Output = Result<Response<Body>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let Ok(mut response) = ready!(this.future.poll(cx));
+        if *this.varies && !is_said_to_vary(response.headers()) {
             response.headers_mut().append(VARY, HeaderValue::from_static("Origin"));
         }
-        response
+        Poll::Ready(Ok(response))
     }
 }
 
@@ -56,21 +145,57 @@ fn is_said_to_vary(headers: &HeaderMap) -> bool {
         .any(|name| ["*", "origin"].iter().any(|by| name.trim().eq_ignore_ascii_case(by)))
 }
 
+/// CORS with credentials, for requests of pages that may call. `OPTIONS` is a preflight only for those,
+/// and the upstream's business otherwise.
+fn cors(allowed: &[HeaderValue]) -> CorsLayer {
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::list(allowed.iter().cloned()))
+        .allow_credentials(true)
+        .allow_methods(AllowMethods::mirror_request())
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers([SESSION_EVENT_HEADER, HeaderName::from_static("x-request-id")])
+        .max_age(PREFLIGHT_LASTS)
+}
+
+fn is_of(pages: &[HeaderValue], request: &Request<Body>) -> bool {
+    !pages.is_empty() && request.headers().get(ORIGIN).is_some_and(|origin| pages.contains(origin))
+}
+
+/// Refuses what a page of another origin than those `trusted` could do with our `cookies`. It answers no
+/// preflights.
+pub(super) fn guard(
+    trusted: &[&str],
+    cookies: Arc<CookiePolicy>,
+) -> Result<Guard<impl Fn(&Request<Body>) -> bool + Clone + Send + Sync + use<>>, ConfigError> {
+    let could_harm = CouldHarm { cookies, always: Arc::new([]) };
+    Ok(ChooseLayer::new(csrf(trusted)?, move |request: &Request<Body>| could_harm.by(request)))
+}
+
+/// See [`guard`].
+pub(super) type Guard<P> = ChooseLayer<CsrfLayer<Refuse>, P>;
+
 /// Refuses cross-site requests but those of the origins `trusted`.
-pub(super) fn csrf(trusted: &[&str]) -> Result<CsrfLayer<Refuse>, ConfigError> {
+fn csrf(trusted: &[&str]) -> Result<CsrfLayer<Refuse>, ConfigError> {
     let csrf = trusted.iter().try_fold(CsrfLayer::new(), CsrfLayer::add_trusted_origin)?;
     Ok(csrf.with_rejection_response(refuse as Refuse))
 }
 
 /// Which requests [`csrf`] is asked about: those that carry our cookies, and all for the paths
-/// `always`, which are sign-in and registration: they could sign a victim in as somebody else. All
-/// other requests act for nobody.
-pub(super) fn could_harm(
+/// `always`. All other requests act for nobody.
+#[derive(Clone)]
+struct CouldHarm {
     cookies: Arc<CookiePolicy>,
-    always: Vec<String>,
-) -> impl Fn(&Request<Body>) -> bool + Clone + Send + Sync {
-    let always: Arc<[String]> = always.into();
-    move |request| cookies.are_in(request.headers()) || always.iter().any(|path| path == request.uri().path())
+    always: Arc<[String]>,
+}
+
+impl CouldHarm {
+    fn by(&self, request: &Request<Body>) -> bool {
+        // These pass it whatever they carry.
+        if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
+            return false;
+        }
+        self.cookies.are_in(request.headers()) || self.always.iter().any(|path| path == request.uri().path())
+    }
 }
 
 /// How a cross-site request is answered.

@@ -4,50 +4,49 @@ mod bearer;
 mod choose;
 mod client_address;
 mod cross_origin;
+mod entrance;
 mod gateway;
 mod home;
+mod panics;
+mod public;
+mod verify;
 
-use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
-use axum::response::IntoResponse;
-use http::header::{HOST, HeaderName, HeaderValue};
+use http::Request;
+use http::header::{HOST, HeaderValue};
 use http::uri::Authority;
-use http::{Request, Response};
 use metrics_exporter_prometheus::PrometheusHandle;
-use tower::util::BoxCloneSyncService;
-use tower::{Service, ServiceBuilder};
-use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
+use tower::ServiceBuilder;
+use tower::layer::layer_fn;
 use tower_http::timeout::RequestBodyTimeoutLayer;
-use tower_http::trace::TraceLayer;
 use utoipa_axum::router::OpenApiRouter;
 
 use self::bearer::BearerMinter;
-use self::choose::ChooseLayer;
 use self::client_address::TrustedProxies;
-use self::gateway::{Face, Faces, Gateway};
+use self::cross_origin::CrossOrigin;
+use self::entrance::{Desk, Entrance};
+use self::gateway::{Faces, Gateway, Proxied};
 use self::home::Home;
+use self::panics::CatchPanic;
+pub use self::public::{Public, PublicFuture};
 use crate::backend::config::{self, Builtin, Config, IdentityPreset, Place, RouteIdentity};
 use crate::backend::db::Stores;
 use crate::clock::Clock;
 use crate::identity::{ClientAddress, Identity};
-use crate::layer::{
-    CookiePolicy, CookiePolicyError, OnReject, OnStoreLoss, Reject401, Rejection, RejectionKind,
-    SESSION_EVENT_HEADER, SameSite, SilentRefreshLayer,
-};
+use crate::layer::{CookiePolicy, CookiePolicyError, OnStoreLoss, Reject401, SameSite, SilentRefreshLayer};
 use crate::proxy::{
     Forwarded, HeaderEdits, HealthCheck, IdentityHeaders, MintBearer, Proxy, ReservedCookies, RouteError,
     RouteSpec, Routes, UpstreamHttp, UpstreamSettings,
 };
 pub use crate::routers::pages::Sample;
 use crate::routers::{
-    ApiError, AuthState, auth, docs, health, jwks, movies, pages, security_headers, token, with_fallbacks,
+    AuthState, auth, docs, health, jwks, movies, pages, security_headers, token, with_fallbacks,
 };
-use crate::server::Peer;
+use crate::server::{Peer, Secured};
 use crate::services::auth::{Auth, Registration};
 use crate::services::jwt::{AccessTokens, JwtSettings};
 use crate::services::keys::SharedKeys;
@@ -55,6 +54,8 @@ use crate::services::movies::Movies;
 use crate::services::password::{PasswordError, PasswordSettings, Passwords};
 use crate::services::token::{SessionSettings, Tokens};
 use crate::services::users::Users;
+use crate::telemetry::Telemetry;
+use crate::telemetry::metrics::Meters;
 
 /// What the program is made of.
 pub struct Parts<'a> {
@@ -70,6 +71,8 @@ pub struct Parts<'a> {
     pub clock: Arc<dyn Clock>,
     /// What `/metrics` shows.
     pub metrics: Option<PrometheusHandle>,
+    /// Where the lines and spans of requests go.
+    pub telemetry: Telemetry,
     /// The sample sign-in of the demo page, which is served only with one.
     pub sample: Option<Sample>,
 }
@@ -78,9 +81,11 @@ pub struct Parts<'a> {
 #[derive(Clone)]
 pub struct App {
     /// For the public listener.
-    pub public: Router,
+    pub public: Public,
     /// For the operators' listener.
     pub admin: Router,
+    /// For the listener of other proxies, if there is one.
+    pub verify: Option<Router>,
     /// The sessions' tokens.
     pub tokens: Tokens,
     /// The users.
@@ -131,50 +136,46 @@ impl App {
         let state = AuthState { auth, cookies: Arc::clone(&cookies), clock };
         let session = SilentRefreshLayer::new(Arc::new(tokens.clone()), CookiePolicy::clone(&cookies))
             .with_on_store_loss(on_store_loss(config.session.on_store_loss));
-        let gateway = gateway(&parts, &cookies, &session, state)?;
-        let routes = gateway.0.routes.clone();
+        let meters = Arc::new(Meters::new());
+        let gateway = gateway(&parts, &cookies, &session, state, &meters)?;
+        let desk = desk(&parts, meters);
+        let metrics = metrics_text(parts.metrics.clone(), parts.telemetry.clone());
         Ok(Self {
-            routes,
-            public: public(gateway, &parts, &cookies)?,
-            admin: health::router(parts.stores.sessions, tokens.clone(), parts.metrics),
+            routes: gateway.routes().clone(),
+            verify: verify::router(&parts, &cookies, &session, &desk)?,
+            public: public(gateway, &parts, cookies, desk)?,
+            admin: health::router(parts.stores.sessions, tokens.clone(), metrics),
             tokens,
             users,
         })
     }
 }
 
-/// The stack, outermost first, in the order in which a request passes it.
-fn public(gateway: Gateway, parts: &Parts<'_>, cookies: &Arc<CookiePolicy>) -> Result<Router, AppError> {
+/// The stack, in the order in which a request passes it: in, past what pages of other origins may not
+/// do, and to its face.
+fn public(
+    gateway: Gateway,
+    parts: &Parts<'_>,
+    cookies: Arc<CookiePolicy>,
+    desk: Desk,
+) -> Result<Public, AppError> {
     let server = &parts.config.server;
-    let trusted = TrustedProxies::new(server.trusted_proxies.clone());
-    let origins: Vec<_> =
-        server.allowed_origins.iter().chain([&parts.public_origin]).map(config::Origin::as_str).collect();
     let prefix = server.auth_prefix.as_str();
-    let host = public_host(&parts.public_origin);
     let sign_in = vec![format!("{prefix}/login"), format!("{prefix}/register")];
-    let stack = ServiceBuilder::new()
-        // A request's id is ours: what a client sends could be another request's.
-        .map_request(without_request_id)
-        .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
-        // The log line of a request carries its id; nothing below may hide from it.
-        .layer(TraceLayer::new_for_http().make_span_with(request_span))
-        .layer(PropagateRequestIdLayer::x_request_id())
-        // An upstream's own would not be found in our log.
-        .map_response(without_foreign_id)
-        // The last resort: panics below the session layer are caught there, with fresh cookies.
-        .layer(CatchPanicLayer::custom(panicked))
-        // Everything below may ask where the request comes from.
-        .map_request(move |request| located(&trusted, host.as_ref(), request))
-        .map_response(cross_origin::varying(&server.allowed_origins))
-        // Also refusals must be readable for pages of other origins that may call.
-        .layer(cross_origin::cors(&server.allowed_origins))
-        // Before any session is looked at.
-        .layer(ChooseLayer::new(
-            cross_origin::csrf(&origins)?,
-            cross_origin::could_harm(Arc::clone(cookies), sign_in),
-        ))
-        .map_response(counted);
-    Ok(Router::new().fallback_service(gateway).layer(stack))
+    let (allowed, origin) = (&server.allowed_origins, &parts.public_origin);
+    let checked = CrossOrigin::new(gateway, allowed, origin, cookies, sign_in)?;
+    Ok(Public(Entrance::new(checked, desk)))
+}
+
+fn desk(parts: &Parts<'_>, meters: Arc<Meters>) -> Desk {
+    Desk {
+        trusted: TrustedProxies::new(parts.config.server.trusted_proxies.clone()),
+        public_host: public_host(&parts.public_origin),
+        name: parts.public_origin.host().into(),
+        clock: Arc::clone(&parts.clock),
+        meters,
+        telemetry: parts.telemetry.clone(),
+    }
 }
 
 fn gateway(
@@ -182,42 +183,42 @@ fn gateway(
     cookies: &CookiePolicy,
     session: &SilentRefreshLayer<Tokens>,
     state: AuthState,
+    meters: &Meters,
 ) -> Result<Gateway, AppError> {
     let config = parts.config;
     let reserved = ReservedCookies { names: cookies.names().map(str::to_owned).to_vec() };
     let proxy = Proxy::new(reserved);
     let minter = BearerMinter { tokens: state.auth.tokens().clone() };
     let routes = routes(config, |audience| minter.for_audience(audience))?;
+    let pages = parts.sample.clone().map(|sample| with_fallbacks(pages::router(Some(sample))));
     let faces = Faces {
         home: Home::here(),
-        own_paths: config.server.builtin_paths(),
+        own_paths: own_paths(&config.server, meters),
         own: own(parts, session, state),
         routes,
-        auth: config.routes.iter().map(|route| (route.path.as_str().to_owned(), route.auth)).collect(),
-        required: behind(session.clone().with_on_reject(Reject401), proxy.clone()),
-        optional: behind(session.clone().with_on_reject(anonymous_or_503), proxy.clone()),
-        open: BoxCloneSyncService::new(proxy),
-        otherwise: parts.sample.clone().map(|sample| with_fallbacks(pages::router(Some(sample)))),
+        rules: config.routes.iter().map(|route| (route.auth, meters.route(route.path.as_str()))).collect(),
+        proxied: Proxied::new(session.clone(), proxy),
+        otherwise: pages.map(|pages| (pages, meters.route("own:pages"))),
     };
-    Ok(Gateway(Arc::new(faces)))
+    Ok(Gateway::new(faces))
 }
 
-/// The proxy behind the session layer. A panic becomes an answer inside of it, so that fresh cookies
-/// leave all the same.
-fn behind<R, S>(session: SilentRefreshLayer<Tokens, R>, proxy: S) -> Face
-where
-    R: OnReject<Body> + Clone + Send + Sync + 'static,
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
-    S::Future: Send,
-{
-    let stack =
-        ServiceBuilder::new().layer(session).map_response(boxed).layer(CatchPanicLayer::custom(panicked));
-    BoxCloneSyncService::new(stack.service(proxy))
+fn own_paths(server: &config::Server, meters: &Meters) -> Vec<(config::PathPrefix, u32)> {
+    let counted = |builtin: &Builtin| {
+        let number = meters.route(&format!("own:{}", builtin.as_str()));
+        server.paths_of(*builtin).into_iter().map(move |path| (path, number))
+    };
+    server.builtin.iter().flat_map(counted).collect()
 }
 
-/// Nobody signed in is nobody, but where that can't be told, the answer says so.
-fn anonymous_or_503(rejection: &Rejection) -> Option<Response<Body>> {
-    (rejection.kind == RejectionKind::Unavailable).then(|| rejection.problem())
+/// What `/metrics` shows, at the time that it is asked.
+fn metrics_text(recorded: Option<PrometheusHandle>, telemetry: Telemetry) -> health::MetricsText {
+    Arc::new(move || {
+        if let Some(lost) = &telemetry.lost_lines {
+            metrics::counter!("sekisho_log_lines_lost_total").absolute(lost.count());
+        }
+        recorded.as_ref().map(PrometheusHandle::render).unwrap_or_default()
+    })
 }
 
 /// The program's own routes, as far as `server.builtin` has them.
@@ -225,8 +226,7 @@ fn own(parts: &Parts<'_>, session: &SilentRefreshLayer<Tokens>, state: AuthState
     let server = &parts.config.server;
     let (tokens, movies) = (state.auth.tokens().clone(), Movies::new(Arc::clone(&parts.stores.movies)));
     let session = session.clone().with_on_reject(Reject401);
-    let signed_in =
-        ServiceBuilder::new().layer(session).map_response(boxed).layer(CatchPanicLayer::custom(panicked));
+    let signed_in = ServiceBuilder::new().layer(session).layer(layer_fn(CatchPanic));
     let prefix = server.auth_prefix.as_str();
     let mut api = OpenApiRouter::new();
     if server.has(Builtin::Auth) {
@@ -377,27 +377,6 @@ fn upstream_settings(upstreams: &config::Upstreams) -> UpstreamSettings {
     }
 }
 
-/// In no spelling that an application may take for the same name.
-fn without_request_id<B>(mut request: Request<B>) -> Request<B> {
-    let same = |name: &&HeaderName| name.as_str().replace(['_', '.'], "-") == X_REQUEST_ID.as_str();
-    let ids: Vec<_> = request.headers().keys().filter(same).cloned().collect();
-    for id in ids {
-        request.headers_mut().remove(id);
-    }
-    request
-}
-
-fn without_foreign_id<B>(mut response: Response<B>) -> Response<B> {
-    response.headers_mut().remove(X_REQUEST_ID);
-    response
-}
-
-/// The query is left out: it may hold anything.
-fn request_span<B>(request: &Request<B>) -> tracing::Span {
-    let id = request.headers().get(X_REQUEST_ID).and_then(|id| id.to_str().ok());
-    tracing::info_span!("request", id, method = %request.method(), path = request.uri().path())
-}
-
 /// Notes where the request comes from: for the session, and for upstreams.
 ///
 /// `public_host` stands in for a host that an old client doesn't name: an upstream that is told nothing
@@ -405,26 +384,27 @@ fn request_span<B>(request: &Request<B>) -> tracing::Span {
 fn located<B>(
     trusted: &TrustedProxies,
     public_host: Option<&HeaderValue>,
-    mut request: Request<B>,
-) -> Request<B> {
-    let Some(Peer(peer)) = request.extensions().get::<Peer>().copied() else { return request };
+    request: &mut Request<B>,
+) -> Option<IpAddr> {
+    let Peer(peer) = *request.extensions().get::<Peer>()?;
     let origin = trusted.origin(peer.ip(), request.headers());
     // RFC 9112, section 3.2.2: what an absolute target names goes before the header.
     let named = origin.host.or_else(|| request.uri().authority().map(Authority::as_str));
     let host = named.and_then(|host| HeaderValue::try_from(host).ok());
     let host = host.as_ref().or_else(|| request.headers().get(HOST)).or(public_host).cloned();
+    let https = origin.https.unwrap_or_else(|| request.extensions().get::<Secured>().is_some());
     let forwarded = host.map(|host| Forwarded {
         client: origin.client,
-        proto: if origin.https == Some(true) { "https" } else { "http" },
+        proto: if https { "https" } else { "http" },
         host,
         chain: None,
     });
-    let client = ClientAddress(origin.client);
-    request.extensions_mut().insert(client);
+    let client = origin.client;
+    request.extensions_mut().insert(ClientAddress(client));
     if let Some(forwarded) = forwarded {
         request.extensions_mut().insert(forwarded);
     }
-    request
+    Some(client)
 }
 
 fn public_host(origin: &config::Origin) -> Option<HeaderValue> {
@@ -432,33 +412,11 @@ fn public_host(origin: &config::Origin) -> Option<HeaderValue> {
     HeaderValue::try_from(host).ok()
 }
 
-fn counted(response: Response<Body>) -> Response<Body> {
-    if let Some(event) = response.headers().get(SESSION_EVENT_HEADER).and_then(|event| event.to_str().ok()) {
-        metrics::counter!("sekisho_session_events_total", "event" => event.to_owned()).increment(1);
-    }
-    response
-}
-
-fn boxed<B>(response: Response<B>) -> Response<Body>
-where
-    B: axum::body::HttpBody<Data = bytes::Bytes> + Send + 'static,
-    B::Error: Into<axum::BoxError>,
-{
-    response.map(Body::new)
-}
-
-fn panicked(cause: Box<dyn std::any::Any + Send>) -> Response<Body> {
-    let text =
-        cause.downcast_ref::<&str>().copied().or_else(|| cause.downcast_ref::<String>().map(String::as_str));
-    tracing::error!(panic = text.unwrap_or("of unknown kind"), "a request panicked");
-    ApiError::Panicked.into_response()
-}
-
 const BODY_MAY_STAND_STILL: Duration = Duration::from_secs(30);
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 #[cfg(test)]
 mod tests {
+    use axum::body::Body;
     use http::StatusCode;
     use http::header::{COOKIE, SET_COOKIE};
     use tower::{ServiceExt, service_fn};
@@ -466,6 +424,7 @@ mod tests {
 
     use super::*;
     use crate::clock::ManualClock;
+    use crate::layer::SESSION_EVENT_HEADER;
     use crate::models::user::UserId;
     use crate::services::keys::{Algorithm, KeyMaterial, KeyRing};
     use crate::services::memory::MemoryStore;
@@ -493,7 +452,7 @@ mod tests {
         let session = SilentRefreshLayer::new(Arc::new(tokens), CookiePolicy::default());
         let panics = service_fn(|_| async { panic!("on purpose") });
         let request = Request::get("/").header(COOKIE, cookie).body(Body::empty()).expect("a request");
-        let response = behind(session, panics).oneshot(request).await.expect("infallible");
+        let response = gateway::behind(session, panics).oneshot(request).await.expect("infallible");
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
         assert_eq!(response.headers()[SESSION_EVENT_HEADER], "rotated");
         assert_eq!(response.headers().get_all(SET_COOKIE).iter().count(), 2);

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use sqlx::migrate::{AppliedMigration, MigrateError, Migrator};
 
 pub use self::file::{check_owner, sqlite_path};
+use super::measured::Measured;
 use crate::services::memory::MemoryStore;
 use crate::services::store::{MovieStore, SessionStore, SettingStore, UserStore};
 
@@ -86,6 +87,17 @@ impl Stores {
     #[must_use]
     pub fn in_memory() -> Self {
         Self::over(MemoryStore::default())
+    }
+
+    /// The same stores, with the time that each call takes in `sekisho_store_duration_seconds`.
+    #[must_use]
+    pub fn measured(self) -> Self {
+        Self {
+            sessions: Arc::new(Measured(self.sessions)),
+            users: Arc::new(Measured(self.users)),
+            movies: Arc::new(Measured(self.movies)),
+            ..self
+        }
     }
 
     /// Whether the database is part of this process, so that no other replica shares it.

@@ -3,6 +3,7 @@
 pub mod config;
 pub mod db;
 pub mod key_files;
+mod measured;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 pub mod secret;

@@ -1,14 +1,17 @@
 //! `sekisho check-config`.
 
+use std::sync::Arc;
+
 use super::error::CliError;
 use super::{output, start};
 use crate::app;
 use crate::backend::config::Loaded;
+use crate::clock::SystemClock;
 
 /// Says which configuration was read and that it is good.
 pub(super) fn run(loaded: &Loaded) -> Result<(), CliError> {
-    start::refuse_unbuilt(&loaded.config)?;
     app::check_routes(&loaded.config).map_err(CliError::misconfigured)?;
+    start::certificate(&loaded.config, Arc::new(SystemClock))?;
     let mut lines = vec![match &loaded.file {
         Some(file) => format!("configuration file: {}", file.display()),
         None => "configuration file: none, only the defaults and the environment".to_owned(),

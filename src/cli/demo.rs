@@ -16,7 +16,6 @@ use crate::models::user::Role;
 use crate::services::films::films;
 use crate::services::store::{MovieQuery, StoreError};
 use crate::services::users::{NewUser, UserError};
-use crate::telemetry;
 
 /// Arguments of `sekisho demo`.
 #[derive(Args, Clone, Debug)]
@@ -53,12 +52,12 @@ impl DemoArgs {
 /// Starts everything, with a sample user and films, and says where.
 pub(super) fn run(args: &DemoArgs, file: Option<PathBuf>) -> Result<(), CliError> {
     let config = Config::load(&args.sources(Path::new(DIR), file))?.config;
-    telemetry::init();
+    let log = start::log(&config);
     block_on(async {
         let stores = start::stores(&config).await?;
         furnish(&config, &stores).await?;
         let sample = Sample { email: EMAIL.to_owned(), password: PASSWORD.to_owned() };
-        serve(&config, stores, Some(sample), |origin| output::print_lines(&welcome(origin))).await
+        serve(&config, stores, &log, Some(sample), |origin| output::print_lines(&welcome(origin))).await
     })
 }
 

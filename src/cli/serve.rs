@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use metrics_exporter_prometheus::PrometheusBuilder;
+use futures_util::future::OptionFuture;
 use tokio::net::{TcpListener, TcpSocket, lookup_host};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -20,11 +20,11 @@ use crate::backend::config::{Config, KeySource, Listen, Registration, Sources};
 use crate::backend::db::Stores;
 use crate::backend::key_files;
 use crate::clock::{Clock, SystemClock};
-use crate::server::{self, ServerLimits};
+use crate::server::{self, Certificate, ServerLimits, ServingThreads, raise_file_limit};
 use crate::services::keys::SharedKeys;
 use crate::services::purge::{Keep, Purge};
 use crate::services::store::StoreError;
-use crate::telemetry;
+use crate::telemetry::{self, Log, Telemetry};
 
 /// Arguments of `sekisho serve`.
 #[derive(Args, Clone, Debug)]
@@ -47,21 +47,20 @@ pub(super) fn run(args: &ServeArgs, file: Option<PathBuf>) -> Result<(), CliErro
     let mut sources = Sources::of_process(file)?;
     args.add_to(&mut sources);
     let loaded = Config::load(&sources)?;
-    start::refuse_unbuilt(&loaded.config)?;
-    telemetry::init();
+    let log = start::log(&loaded.config);
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
     block_on(async {
         let stores = start::stores(&loaded.config).await?;
         say_what_is_missing(&loaded.config, &stores).await?;
-        serve(&loaded.config, stores, None, |_| Ok(())).await
+        serve(&loaded.config, stores, &log, None, |_| Ok(())).await
     })
 }
 
 /// What somebody who starts for the first time would wonder about next.
 async fn say_what_is_missing(config: &Config, stores: &Stores) -> Result<(), CliError> {
-    if config.routes.is_empty() {
+    if config.routes.is_empty() && config.verify.is_none() {
         tracing::info!("there are no [[routes]], so only the gateway's own paths answer");
     }
     let users = stores.users.has_users().await;
@@ -76,15 +75,15 @@ async fn say_what_is_missing(config: &Config, stores: &Stores) -> Result<(), Cli
 pub(super) async fn serve(
     config: &Config,
     stores: Stores,
+    log: &Log,
     sample: Option<Sample>,
     ready: impl FnOnce(&str) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
-    if config.verify.is_some() {
-        let problem =
-            "verify.listen: the auth endpoint for other proxies is not in this version yet: leave it out";
-        return Err(CliError::misconfigured(problem));
-    }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let certificate = start::certificate(config, Arc::clone(&clock))?;
+    // Before anything is counted: what is counted earlier counts for nobody.
+    let metrics = telemetry::metrics::install();
+    let stores = stores.measured();
     agree(config, &stores).await?;
     check_clock(config, &stores, &*clock).await?;
     let keys = Arc::new(SharedKeys::new(start::keys(config, stores.is_embedded(), clock.now())?));
@@ -92,15 +91,18 @@ pub(super) async fn serve(
     let stop = told_to_stop()?;
     let public = bind("server.listen", &config.server.listen, config.server.reuse_port).await?;
     let admin = bind("admin.listen", &config.admin.listen, config.server.reuse_port).await?;
+    let verify = bind_verify(config).await?;
     let origin = config.server.public_origin_at(local(&public)?);
+    let (spans, exporting) = start::spans(config)?.unzip();
+    let access = config.log.access.then(|| log.access());
     let app = App::build(Parts {
         config,
         public_origin: origin.clone(),
         stores: stores.clone(),
         keys: Arc::clone(&keys),
         clock: Arc::clone(&clock),
-        // A second recorder in one process: only tests do that, and they need no metrics.
-        metrics: PrometheusBuilder::new().install_recorder().ok(),
+        metrics: metrics.clone(),
+        telemetry: Telemetry { access, spans, lost_lines: Some(log.lost()) },
         sample,
     })
     .map_err(CliError::misconfigured)?;
@@ -109,44 +111,93 @@ pub(super) async fn serve(
         .await
         .map_err(|error| CliError::failed("can't ask the database which sessions have ended", error))?;
     let mut watchers = watch_over(config, &stores, &keys, &clock);
+    watchers.extend(metrics.map(|metrics| tokio::spawn(telemetry::metrics::upkeep(metrics))));
     watchers.push(tokio::spawn(purge(config, &stores, &clock).run()));
     watchers.push(tokio::spawn(app.tokens.clone().follow_ends()));
     watchers.push(tokio::spawn(app.routes.watch()));
     let (woken, tokens) = (stores.clone(), app.tokens.clone());
     watchers.push(tokio::spawn(async move { woken.wake_ups(move || tokens.wake()).await }));
+    watchers.extend(certificate.clone().map(|certificate| tokio::spawn(certificate.watch())));
+    check_file_limit(config);
+    let threads = serving_threads(config)?;
     tracing::info!(public = %local(&public)?, admin = %local(&admin)?, origin = origin.as_str(), "serving");
     ready(origin.as_str())?;
-    listen(public, admin, &app, stop).await;
+    serve_public(&threads, public, certificate, &app)?;
+    serve_until(stop, &threads, admin, verify, &app).await;
     for watcher in watchers {
         watcher.abort();
     }
     if let Err(error) = app.tokens.write_notes().await {
         tracing::warn!(error = &error as &dyn std::error::Error, "the last settlements were not written");
     }
+    if let Some(exporting) = exporting {
+        exporting.stop().await;
+    }
     stores.close().await;
+    // Not before: connections to the database may have been opened by a request, on its thread.
+    threads.join().await;
     tracing::info!("stopped");
     Ok(())
 }
 
-/// Both listeners, until `signalled` is ready.
-async fn listen(public: TcpListener, admin: TcpListener, app: &App, signalled: impl Future<Output = ()>) {
-    let (tell, told) = watch::channel(false);
+/// The threads for requests. Everything else goes on where it is, beside them.
+fn serving_threads(config: &Config) -> Result<ServingThreads, CliError> {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    let count = config.server.threads.unwrap_or_else(cores);
+    let threads = ServingThreads::start(count, start::limits(&config.server.limits));
+    threads.map_err(|error| CliError::failed("can't start the serving threads", error))
+}
+
+/// Every connection needs a descriptor, and what is forwarded another one.
+fn check_file_limit(config: &Config) {
+    let needed = 2 * u64::from(config.server.limits.max_connections) + OTHER_FILES;
+    if let Some(limit) = raise_file_limit().filter(|limit| *limit < needed) {
+        tracing::warn!(
+            limit,
+            needed,
+            "this process may open too few files for server.max_connections: raise its limit (LimitNOFILE, ulimit -n)"
+        );
+    }
+}
+
+/// The public listener, on the serving threads.
+fn serve_public(
+    threads: &ServingThreads,
+    public: TcpListener,
+    certificate: Option<Arc<Certificate>>,
+    app: &App,
+) -> Result<(), CliError> {
+    let service = app.public.clone();
+    let serving =
+        public.into_std().and_then(|public| threads.serve(public, certificate, move || service.for_thread()));
+    serving.map_err(|error| CliError::failed("can't share server.listen among the serving threads", error))
+}
+
+/// Until `signalled` is ready, and all that was under way has ended.
+async fn serve_until(
+    signalled: impl Future<Output = ()>,
+    threads: &ServingThreads,
+    admin: TcpListener,
+    verify: Option<(TcpListener, ServerLimits)>,
+    app: &App,
+) {
+    let (tell, told) = watch::channel(());
     let stopped = || {
         let mut told = told.clone();
-        async move {
-            // An error means that the sender is gone, which is a reason to stop too.
-            let _ = told.wait_for(|stop| *stop).await;
-        }
+        // An error means that the sender is gone, which is how it tells.
+        async move { _ = told.changed().await }
     };
-    let limits = ServerLimits::default();
-    let public = server::serve(public, app.public.clone(), limits, stopped());
-    let admin = server::serve(admin, app.admin.clone(), limits, stopped());
-    let stop = async {
+    let admin = server::serve(admin, app.admin.clone(), ServerLimits::default(), stopped());
+    let verify = verify.zip(app.verify.clone());
+    let verify =
+        verify.map(|((listener, limits), router)| server::serve(listener, router, limits, stopped()));
+    let public = async {
         signalled.await;
         tracing::info!("stopping: no new connections, and those that are there may finish");
-        tell.send_replace(true);
+        drop(tell);
+        threads.drain().await;
     };
-    tokio::join!(public, admin, stop);
+    tokio::join!(admin, OptionFuture::from(verify), public);
 }
 
 /// Listens for signals from now on, not only once this is waited for.
@@ -241,6 +292,14 @@ async fn agree(config: &Config, stores: &Stores) -> Result<(), CliError> {
     Ok(())
 }
 
+/// The listener of other proxies, if there is to be one, and what those may cost.
+async fn bind_verify(config: &Config) -> Result<Option<(TcpListener, ServerLimits)>, CliError> {
+    let Some(verify) = &config.verify else { return Ok(None) };
+    let listener = bind("verify.listen", &verify.listen, config.server.reuse_port).await?;
+    tracing::info!(verify = %local(&listener)?, "listening for other proxies");
+    Ok(Some((listener, start::limits(&config.server.limits))))
+}
+
 async fn bind(key: &str, listen: &Listen, reuse_port: bool) -> Result<TcpListener, CliError> {
     let failed = |error: io::Error| {
         if error.kind() == io::ErrorKind::AddrInUse {
@@ -284,6 +343,9 @@ Examples:
   RUST_LOG=sekisho=debug sekisho serve    more of what happens
 
 It makes the database's tables, and with SQLite the database and the signing keys too. Logs go to
-standard error. SIGTERM or Ctrl-C stop it gently: what is under way has 30 seconds to end.";
+standard error. SIGTERM or Ctrl-C stop it gently: what is under way has server.drain (30 seconds) to end.";
 
 const BACKLOG: u32 = 1024;
+
+/// What the process has open besides connections: the database, logs, key files.
+const OTHER_FILES: u64 = 100;

@@ -10,9 +10,12 @@ use crate::app::password_settings;
 use crate::backend::config::{self, Config, KeySource};
 use crate::backend::db::{self, DbError, Options, Stores};
 use crate::backend::key_files::{self, KeyFileError};
+use crate::clock::Clock;
+use crate::server::{Certificate, ServerLimits};
 use crate::services::keys::{Algorithm, KeyMaterial, KeyRing};
 use crate::services::password::Passwords;
 use crate::services::users::Users;
+use crate::telemetry::{Exporting, Log, LogFormat, Spans};
 
 /// Runs a command that waits for things.
 pub(super) fn block_on<T>(command: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
@@ -20,15 +23,45 @@ pub(super) fn block_on<T>(command: impl Future<Output = Result<T, CliError>>) ->
     runtime.map_err(|error| CliError::failed("can't start the runtime", error))?.block_on(command)
 }
 
-/// Refuses settings that this version knows and does nothing about: a gateway that leaves them out
-/// silently would be less safe than its configuration says.
-pub(super) fn refuse_unbuilt(config: &Config) -> Result<(), CliError> {
-    if config.verify.is_none() {
-        return Ok(());
+/// Reads the certificate of the public listener, if it speaks TLS.
+pub(super) fn certificate(
+    config: &Config,
+    clock: Arc<dyn Clock>,
+) -> Result<Option<Arc<Certificate>>, CliError> {
+    let Some(tls) = &config.server.tls else { return Ok(None) };
+    let loaded = Certificate::load(&tls.certificate, &tls.key, clock);
+    let certificate = loaded.map_err(|fault| tls.invalid(fault.is_of_key(), fault.to_string()))?;
+    Ok(Some(Arc::new(certificate)))
+}
+
+/// What clients of the public listener may cost.
+pub(super) fn limits(config: &config::Limits) -> ServerLimits {
+    ServerLimits {
+        connections: config.max_connections as usize,
+        streams: config.max_streams,
+        in_flight: config.max_in_flight as usize,
+        header_timeout: config.header_timeout,
+        keep_alive: config.keep_alive,
+        write_timeout: config.write_timeout,
+        header_bytes: config.max_header_bytes as usize,
+        header_fields: config.max_header_fields as usize,
+        uri_bytes: config.max_uri as usize,
+        drain: config.drain,
     }
-    let problem =
-        "verify.listen: the auth endpoint for other proxies is not in this version yet: set it to \"off\"";
-    Err(CliError::misconfigured(problem))
+}
+
+/// Begins to log. What waits is written when the log is dropped.
+pub(super) fn log(config: &Config) -> Log {
+    Log::to_stderr(match config.log.format {
+        config::LogFormat::Json => LogFormat::Json,
+        config::LogFormat::Text => LogFormat::Text,
+    })
+}
+
+/// Begins to export spans, where that is configured.
+pub(super) fn spans(config: &Config) -> Result<Option<(Spans, Exporting)>, CliError> {
+    let start = |otlp: &config::Otlp| Spans::start(otlp.endpoint.as_str(), otlp.sample);
+    config.otlp.as_ref().map(start).transpose().map_err(CliError::misconfigured)
 }
 
 /// Opens the database, with its tables up to date.

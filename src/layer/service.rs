@@ -13,7 +13,7 @@ use super::future::ResponseFuture;
 use super::layer::{OnStoreLoss, Settings};
 use super::reject::{ContinueAnonymous, OnReject, Rejection};
 use super::token::{RefreshError, RefreshRequest, Renewal, TokenService, Verified, VerifyError};
-use crate::identity::{Client, Identity, SessionEvent};
+use crate::identity::{Client, Identity, RequestScope, SessionEvent};
 
 /// Middleware that puts an [`Identity`] into requests and renews their session on the way.
 ///
@@ -46,6 +46,7 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         match decide(&*self.settings.tokens, &self.settings.cookies, &request) {
             Decision::Trust(identity) => {
+                RequestScope::with(|scope| scope.identified(&identity));
                 request.extensions_mut().insert(identity);
                 ResponseFuture::untouched(self.inner.call(request))
             }

@@ -11,8 +11,8 @@ pub struct ReservedCookies {
 }
 
 impl ReservedCookies {
-    /// Takes ours out of a request. The others stay as they are, in their order.
-    pub(super) fn remove_from_request(&self, headers: &mut HeaderMap) {
+    /// Takes ours out of a request's headers. The others stay as they are, in their order.
+    pub fn remove_from_request(&self, headers: &mut HeaderMap) {
         let reserved =
             headers.get_all(COOKIE).iter().any(|line| pairs(line).any(|pair| self.has(name(pair))));
         if !reserved {

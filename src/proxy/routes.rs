@@ -141,8 +141,9 @@ impl Routes {
         let reserved = Arc::new(rules::reserved(&specs));
         let mut roots = Roots::default();
         let mut routes: Vec<Arc<Route>> = Vec::new();
-        for spec in specs {
-            let route = Route::new(spec, &reserved, &known, &mut roots)?;
+        for (number, spec) in specs.into_iter().enumerate() {
+            let mut route = Route::new(spec, &reserved, &known, &mut roots)?;
+            route.number = number;
             if routes.iter().any(|other| other.prefix == route.prefix) {
                 return Err(RouteError::Twice { path: route.spec.path });
             }
@@ -181,6 +182,12 @@ impl MatchedRoute {
     #[must_use]
     pub fn path(&self) -> &str {
         &self.0.spec.path
+    }
+
+    /// Which of the table's specs it was made of, from 0, in their order.
+    #[must_use]
+    pub fn number(&self) -> usize {
+        self.0.number
     }
 
     pub(super) fn route(&self) -> &Route {
@@ -320,6 +327,7 @@ pub(super) struct Route {
     pub(super) requests: Arc<RequestHeaders>,
     /// What changes in answers, if anything.
     pub(super) answers: Option<Arc<HeaderEdits>>,
+    number: usize,
     /// The path in the form that is compared.
     prefix: Vec<u8>,
 }
@@ -339,7 +347,7 @@ impl Route {
         let requests = Arc::new(RequestHeaders { reserved: Arc::clone(reserved), edits });
         let answers = Some(&spec.response_headers).filter(|edits| !edits.is_empty());
         let answers = answers.map(|edits| Arc::new(edits.clone()));
-        Ok(Self { spec, upstreams, methods, requests, answers, prefix })
+        Ok(Self { spec, upstreams, methods, requests, answers, number: 0, prefix })
     }
 
     /// The path and query to ask an upstream for: the request's own bytes, less the prefix if it

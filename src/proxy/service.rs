@@ -33,7 +33,7 @@ pub struct Proxy {
 }
 
 /// What all messages are held to.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Rules {
     reserved: ReservedCookies,
     via: Via,
@@ -50,7 +50,8 @@ impl Proxy {
     /// drive them.
     #[must_use]
     pub fn with_own_connections(&self) -> Self {
-        Self { rules: Arc::clone(&self.rules), connections: Arc::default() }
+        // A copy of the rules too: all requests of a thread count up and down who refers to them.
+        Self { rules: Arc::new(Rules::clone(&self.rules)), connections: Arc::default() }
     }
 }
 

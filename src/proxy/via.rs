@@ -7,7 +7,7 @@ use http::{HeaderValue, Version};
 
 /// The name by which this process goes in `Via`: `sekisho-` and a random number of its own, so
 /// that another gateway on the way is not taken for us.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Via {
     name: String,
 }

@@ -9,7 +9,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
-use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::services::store::SessionStore;
 use crate::services::token::Tokens;
@@ -21,11 +20,14 @@ const READY_WITHIN: Duration = Duration::from_secs(1);
 struct Health {
     store: Arc<dyn SessionStore>,
     tokens: Tokens,
-    metrics: Option<PrometheusHandle>,
+    metrics: MetricsText,
 }
 
-/// The routes of the admin listener. Without `metrics`, `/metrics` is empty.
-pub fn router(store: Arc<dyn SessionStore>, tokens: Tokens, metrics: Option<PrometheusHandle>) -> Router {
+/// Gives what `/metrics` shows.
+pub type MetricsText = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// The routes of the admin listener.
+pub fn router(store: Arc<dyn SessionStore>, tokens: Tokens, metrics: MetricsText) -> Router {
     Router::new()
         .route("/healthz", get(async || "alive\n"))
         .route("/readyz", get(ready))
@@ -49,6 +51,6 @@ async fn metrics_text(State(health): State<Health>) -> Response {
     let lost = if health.tokens.feed_is_lost() { 1.0 } else { 0.0 };
     metrics::gauge!("sekisho_session_feed_lost").set(lost);
     metrics::counter!("sekisho_notes_lost_total").absolute(health.tokens.lost_notes());
-    let text = health.metrics.map(|metrics| metrics.render()).unwrap_or_default();
+    let text = (health.metrics)();
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

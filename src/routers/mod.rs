@@ -8,6 +8,7 @@
 //! | `/movies`, `/movies/{id}` | [`movies`] |
 //! | `/docs`, `/docs/{file}`, `/openapi.json` | [`docs`] |
 //! | `/`, `/assets/{file}`, `/favicon.svg`, `/demo/sample.json` | [`pages`], in the demo |
+//! | `/auth/verify` and all below it | [`verify`], on the listener of other proxies |
 //! | `/healthz`, `/readyz`, `/metrics` | [`health`], on the admin listener |
 //!
 //! Every error is an [`ApiError`], the only place that turns one into an answer, but for `/token`,
@@ -25,6 +26,7 @@ pub mod movies;
 pub mod pages;
 pub mod security_headers;
 pub mod token;
+pub mod verify;
 
 use std::sync::Arc;
 

@@ -17,6 +17,7 @@ use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::identity::for_this_request;
 use crate::models::session::{SessionId, SessionKind};
 
 /// How long a result is shared after the flight, at most.
@@ -147,11 +148,12 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
         let number = state.started;
         state.flights.insert(key, Flight { number, landed_at: None, result: receiver.clone() });
         let landing = Landing { state: Arc::clone(&self.state), key, number };
-        tokio::spawn(async move {
+        // What it logs names the request that began it.
+        tokio::spawn(for_this_request(async move {
             let found = flight.await;
             landing.land(found.is_some().then(now));
             sender.send_replace(Some(found));
-        });
+        }));
         receiver
     }
 

@@ -29,7 +29,7 @@ use super::renewal::Resolved;
 use super::store::{Ending, Inserted, LastingUse, NewSession, SessionStore, StoreError, Which};
 use super::verified::VerifiedTokens;
 use crate::clock::{Clock, SystemClock};
-use crate::identity::{Client, Identity, Roles, SessionEvent};
+use crate::identity::{Client, Identity, Roles, SessionEvent, for_this_request};
 use crate::layer::{RefreshError, RefreshRequest, Renewal, StillLives, TokenService, Verified, VerifyError};
 use crate::models::audit::{AuditEntry, AuditEvent};
 use crate::models::session::{EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId};
@@ -509,7 +509,7 @@ impl TokenService for Tokens {
 async fn to_its_end<T: Send + 'static>(
     work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
 ) -> Result<T, StoreError> {
-    tokio::spawn(work).await.map_err(StoreError::unavailable)?
+    tokio::spawn(for_this_request(work)).await.map_err(StoreError::unavailable)?
 }
 
 /// Renewal starts a tenth of the lifetime before expiry.

@@ -10,8 +10,8 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 use sekisho::backend::config::{
     Algorithm, Builtin, Config, ConfigError, DatabaseKind, EncodedSlash, IdentityPreset, KEYS, KeySource,
-    Loaded, OnStoreLoss, ROUTE_KEYS, Registration, RouteAuth, RouteIdentity, SameSite, Sources, UpstreamHttp,
-    Upstreams, VerifySource,
+    Limits, Loaded, LogFormat, OnStoreLoss, ROUTE_KEYS, Registration, RouteAuth, RouteIdentity, SameSite,
+    Sources, UpstreamHttp, Upstreams, VerifySource,
 };
 use tempfile::TempDir;
 
@@ -75,7 +75,8 @@ fn file(text: &str) -> Place {
 fn the_defaults() {
     let Loaded { config, warnings, file } = Config::load(&Sources::default()).unwrap();
     assert!(warnings.is_empty() && file.is_none());
-    let Config { server, admin, verify, database, tokens, session, audit, cookies, login, routes } = config;
+    let Config { server, admin, verify, database, tokens, session, audit, cookies, login, log, otlp, routes } =
+        config;
     let minutes = |n: u64| Duration::from_secs(n * 60);
     assert_eq!(server.listen.to_string(), "127.0.0.1:8080");
     assert_eq!(server.public_origin.unwrap().as_str(), "http://127.0.0.1:8080");
@@ -83,6 +84,7 @@ fn the_defaults() {
     let all = [Builtin::Auth, Builtin::Token, Builtin::Movies, Builtin::Docs];
     assert_eq!(server.builtin, BTreeSet::from(all));
     assert_eq!(server.auth_prefix.as_str(), "/auth");
+    assert!(server.tls.is_none() && server.threads.is_none());
     assert_eq!(admin.listen.to_string(), "127.0.0.1:9090");
     assert!(verify.is_none() && routes.is_empty());
     assert_eq!(
@@ -105,6 +107,55 @@ fn the_defaults() {
     assert_eq!((cookies.same_site, cookies.secure), (SameSite::Lax, true));
     assert_eq!((login.bcrypt_cost, login.password_min_length), (12, 15));
     assert_eq!(login.registration, Registration::Closed);
+    assert_eq!((log.format, log.access), (LogFormat::Text, true));
+    assert!(otlp.is_none(), "nothing is exported");
+}
+
+#[test]
+fn traces_go_where_the_collector_is() {
+    let otlp =
+        |text: &str| file(text).config().otlp.map(|otlp| (otlp.endpoint.as_str().to_owned(), otlp.sample));
+    assert_eq!(otlp("[otlp]\nsample = 1"), None);
+    let collector = "http://127.0.0.1:4318".to_owned();
+    assert_eq!(otlp("[otlp]\nendpoint = 'http://127.0.0.1:4318'"), Some((collector.clone(), 0.1)));
+    assert_eq!(otlp("[otlp]\nendpoint = 'http://127.0.0.1:4318'\nsample = 0"), Some((collector, 0.0)));
+}
+
+#[test]
+fn what_clients_may_cost_by_default() {
+    let seconds = Duration::from_secs;
+    let limits = Place::new().config().server.limits;
+    let expected = Limits {
+        max_connections: 10_000,
+        max_streams: 100,
+        max_in_flight: 2_000,
+        max_header_bytes: 65_536,
+        max_header_fields: 100,
+        max_uri: 8_192,
+        header_timeout: seconds(15),
+        keep_alive: seconds(75),
+        write_timeout: seconds(60),
+        drain: seconds(30),
+    };
+    assert_eq!(limits, expected);
+}
+
+#[test]
+fn with_a_certificate_the_origin_is_https() {
+    let tls = "[server]\ntls_certificate = '/c'\ntls_key = '/k'\n";
+    let server = file(&format!("{tls}threads = 3")).config().server;
+    assert_eq!(server.public_origin.unwrap().as_str(), "https://127.0.0.1:8080");
+    assert_eq!(server.threads, Some(3));
+    let files = server.tls.unwrap();
+    assert_eq!((files.certificate, files.key), (PathBuf::from("/c"), PathBuf::from("/k")));
+    let server = file(&format!("{tls}listen = 'localhost:0'")).config().server;
+    let bound = "127.0.0.1:443".parse().unwrap();
+    assert_eq!(server.public_origin_at(bound).as_str(), "https://localhost");
+    let error = file(&format!("{tls}public_origin = 'http://localhost'")).error();
+    assert!(
+        error.contains("server.public_origin = \"http://localhost\" in ./sekisho.toml, line 4"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -520,6 +571,16 @@ fn a_key_in_two_spellings_is_refused() {
 
 /// Each is refused, naming key and value, and saying what is expected.
 const BAD: &[(&str, &str)] = &[
+    ("[server]\ntls_key = '/k'", "server.tls_certificate is missing: TLS needs both"),
+    ("[server]\ntls_certificate = '/c'", "server.tls_key is missing: TLS needs both"),
+    ("[server]\nthreads = 0", "server.threads = 0 in ./sekisho.toml, line 2"),
+    ("[server]\nmax_connections = 0", "server.max_connections = 0"),
+    ("[server]\nmax_header_bytes = '8191B'", "expected a size from 8192 bytes to 1MiB"),
+    ("[server]\nmax_header_bytes = '2MiB'", "expected a size from 8192 bytes to 1MiB"),
+    ("[server]\nmax_uri = '100B'", "expected a size from 256 bytes to 1MiB"),
+    ("[server]\nmax_uri = 'long'", "expected a size from 256 bytes to 1MiB"),
+    ("[server]\nmax_uri = '65KiB'", "no more than server.max_header_bytes fits"),
+    ("[server]\nheader_timeout = '0s'", "server.header_timeout = \"0s\""),
     // server
     ("[server]\nlisten = 'nope'", "server.listen = \"nope\" in ./sekisho.toml, line 2: expected HOST:PORT"),
     ("[server]\nlisten = 8080", "server.listen = 8080 in ./sekisho.toml, line 2: expected text"),
@@ -712,6 +773,11 @@ const BAD: &[(&str, &str)] = &[
     ),
     ("[login]\nregistration = true", "login.registration = true in ./sekisho.toml, line 2: expected text"),
     ("[login]\npassword_min_length = 7", "expected a whole number from 8"),
+    ("[log]\nformat = 'jsno'", "log.format = \"jsno\" in ./sekisho.toml, line 2: expected one of text, json"),
+    ("[log]\naccess = 'no'", "log.access = \"no\" in ./sekisho.toml, line 2: expected true or false"),
+    ("[otlp]\nendpoint = 'https://collector.example'", "line 2: expected http://"),
+    ("[otlp]\nendpoint = 'collector:4318'", "otlp.endpoint"),
+    ("[otlp]\nsample = 1.5", "otlp.sample = 1.5 in ./sekisho.toml, line 2: expected a number from 0 to 1"),
 ];
 
 /// The same, of one route; `path` and `upstreams` are given unless the case gives them.
@@ -863,6 +929,7 @@ fn what_is_allowed_but_hardly_meant_is_said() {
         ("[login]\nbcrypt_cost = 4", "login.bcrypt_cost is below 10"),
         ("[tokens]\nkey_activation = '5s'", "tokens.key_activation is below 20s"),
         ("[server]\ntrusted_proxies = ['0.0.0.0/0']", "server.trusted_proxies holds every address"),
+        ("[server]\nmax_header_bytes = '1MiB'\nmax_uri = '64KiB'", "server.max_uri: beyond 64KiB"),
         (
             "[[routes]]\npath = '/'\nupstreams = ['http://h']\nroles = ['amdin']",
             "names amdin, a role that no user has",

@@ -31,13 +31,41 @@ async fn sqlite_site() -> Site {
 async fn a_port_in_use_is_1_and_names_the_key() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    for key in ["server.listen", "admin.listen"] {
+    for key in ["server.listen", "admin.listen", "verify.listen"] {
         let mut site = sqlite_site().await;
+        answering_other_proxies(&mut site);
         site.set(key, &address);
         let expected =
             format!("{key} = {address} is in use: stop the program that has it, or choose another port");
         assert_eq!(refused(&site).await.fails(1), expected);
     }
+}
+
+#[tokio::test]
+async fn other_proxies_ask_on_a_listener_of_their_own() {
+    let mut site = sqlite_site().await;
+    answering_other_proxies(&mut site);
+    site.user("ann@example.com", "user").await;
+    let server = site.serve().await;
+    let log = server.log();
+    let (_, verify) = log.split_once("verify=").unwrap();
+    let verify = verify.split_whitespace().next().unwrap().parse().unwrap();
+    assert!(!log.contains("only the gateway's own paths answer"), "{log}");
+
+    let mut ann = Browser::signed_in(server.public, "ann@example.com").await;
+    let answer = ann.get(verify, "/auth/verify/app").await;
+    assert_eq!((answer.status.as_u16(), answer.header("x-forwarded-email")), (200, Some("ann@example.com")));
+    Browser::default().get(verify, "/auth/verify/app").await.problem(401, "missing");
+    for elsewhere in [server.public, server.admin] {
+        assert_eq!(ann.status(elsewhere, "/auth/verify/app").await, 404);
+    }
+    server.stop().await;
+}
+
+fn answering_other_proxies(site: &mut Site) {
+    site.set("server.trusted_proxies", "[\"127.0.0.1\"]");
+    site.set("verify.listen", "127.0.0.1:0");
+    site.set("verify.source", "envoy");
 }
 
 async fn a_bad_key_file_is_named(place: Place) {

@@ -27,9 +27,12 @@ mod database;
 mod error;
 mod file;
 mod headers;
+mod log;
 mod login;
+mod otlp;
 mod routes;
 mod server;
+mod serving;
 mod session;
 mod settings;
 mod sources;
@@ -45,9 +48,12 @@ pub use self::database::{Database, DatabaseKind};
 pub(crate) use self::error::nearest;
 pub use self::error::{ConfigError, Place};
 pub use self::headers::{HeaderEdits, IdentityPreset, RouteIdentity};
+pub use self::log::{Log, LogFormat};
 pub use self::login::{Login, Registration};
+pub use self::otlp::Otlp;
 pub use self::routes::{EncodedSlash, Route, RouteAuth};
 pub use self::server::{Admin, Builtin, Server, Verify, VerifySource};
+pub use self::serving::{Limits, Tls};
 pub use self::session::{OnStoreLoss, Session};
 pub use self::sources::Sources;
 pub use self::tokens::{Algorithm, KeySource, Tokens};
@@ -75,6 +81,10 @@ pub struct Config {
     pub cookies: Cookies,
     /// Signing in.
     pub login: Login,
+    /// The log.
+    pub log: Log,
+    /// Where traces go, if anywhere.
+    pub otlp: Option<Otlp>,
     /// What is forwarded where, in the file's order.
     pub routes: Vec<Route>,
 }
@@ -116,8 +126,23 @@ impl Config {
         let audit = Audit::read(&settings)?;
         let cookies = Cookies::read(&settings, &server)?;
         let login = Login::read(&settings, &server, &mut warnings)?;
+        let log = Log::read(&settings)?;
+        let otlp = Otlp::read(&settings)?;
         let routes = routes::read_all(&tables, &server, &tokens, &mut warnings)?;
-        let config = Self { server, admin, verify, database, tokens, session, audit, cookies, login, routes };
+        let config = Self {
+            server,
+            admin,
+            verify,
+            database,
+            tokens,
+            session,
+            audit,
+            cookies,
+            login,
+            log,
+            otlp,
+            routes,
+        };
         Ok(Loaded { config, warnings, file })
     }
 }
@@ -131,6 +156,19 @@ pub const KEYS: &[&str] = &[
     "server.builtin",
     "server.auth_prefix",
     "server.reuse_port",
+    "server.tls_certificate",
+    "server.tls_key",
+    "server.threads",
+    "server.max_connections",
+    "server.max_streams",
+    "server.max_in_flight",
+    "server.max_header_bytes",
+    "server.max_header_fields",
+    "server.max_uri",
+    "server.header_timeout",
+    "server.keep_alive",
+    "server.write_timeout",
+    "server.drain",
     "admin.listen",
     "verify.listen",
     "verify.source",
@@ -161,6 +199,10 @@ pub const KEYS: &[&str] = &[
     "login.bcrypt_cost",
     "login.registration",
     "login.password_min_length",
+    "log.format",
+    "log.access",
+    "otlp.endpoint",
+    "otlp.sample",
 ];
 
 /// Every key of a route.

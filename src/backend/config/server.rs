@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 
 use super::error::ConfigError;
+use super::serving::{Limits, Tls};
 use super::settings::{Settings, choose};
 use super::values::{Listen, Origin, PathPrefix};
 
@@ -27,6 +28,12 @@ pub struct Server {
     pub auth_prefix: PathPrefix,
     /// Whether two processes may share the port.
     pub reuse_port: bool,
+    /// The certificate, if this listener speaks TLS itself.
+    pub tls: Option<Tls>,
+    /// How many threads serve; `None` for one on each core.
+    pub threads: Option<usize>,
+    /// What clients may cost.
+    pub limits: Limits,
 }
 
 /// A group of our own paths.
@@ -40,6 +47,19 @@ pub enum Builtin {
     Movies,
     /// `/token`.
     Token,
+}
+
+impl Builtin {
+    /// What the configuration calls it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auth => "auth",
+            Self::Docs => "docs",
+            Self::Movies => "movies",
+            Self::Token => "token",
+        }
+    }
 }
 
 /// The operators' listener: `[admin]`.
@@ -73,7 +93,8 @@ impl Server {
     /// The public origin, once the listener's address is known.
     #[must_use]
     pub fn public_origin_at(&self, bound: SocketAddr) -> Origin {
-        self.public_origin.clone().unwrap_or_else(|| self.listen.origin_at(bound.port()))
+        let known = self.public_origin.clone();
+        known.unwrap_or_else(|| self.listen.origin_at(bound.port(), self.tls.is_some()))
     }
 
     /// Whether this group of paths is on the listener.
@@ -85,14 +106,19 @@ impl Server {
     /// The paths at or below which the enabled groups answer.
     #[must_use]
     pub fn builtin_paths(&self) -> Vec<PathPrefix> {
+        self.builtin.iter().flat_map(|builtin| self.paths_of(*builtin)).collect()
+    }
+
+    /// The paths at or below which this group answers.
+    #[must_use]
+    pub fn paths_of(&self, builtin: Builtin) -> Vec<PathPrefix> {
         let path = PathPrefix::known;
-        let paths = |builtin: &Builtin| match builtin {
+        match builtin {
             Builtin::Auth => vec![self.auth_prefix.clone(), path("/.well-known/jwks.json")],
             Builtin::Docs => vec![path("/docs"), path("/openapi.json")],
             Builtin::Movies => vec![path("/movies")],
             Builtin::Token => vec![path("/token")],
-        };
-        self.builtin.iter().flat_map(paths).collect()
+        }
     }
 
     pub(super) fn read(
@@ -104,8 +130,12 @@ impl Server {
         let builtin = settings.list("server.builtin", |word| choose(word, &BUILTINS))?;
         let default = if has_routes { &BUILTINS[..1] } else { &BUILTINS[..] };
         let builtin = builtin.unwrap_or_else(|| default.iter().map(|(_, builtin)| *builtin).collect());
+        let tls = Tls::read(settings)?;
         let server = Self {
-            public_origin: public_origin(settings, &listen)?,
+            public_origin: public_origin(settings, &listen, tls.is_some())?,
+            tls,
+            threads: settings.integer("server.threads", 1..=1024)?.map(|threads| threads as usize),
+            limits: Limits::read(settings, warnings)?,
             listen,
             allowed_origins: settings.parsed_list("server.allowed_origins")?.unwrap_or_default(),
             trusted_proxies: settings.list("server.trusted_proxies", network)?.unwrap_or_default(),
@@ -185,8 +215,12 @@ impl Verify {
     }
 }
 
-fn public_origin(settings: &Settings, listen: &Listen) -> Result<Option<Origin>, ConfigError> {
-    if let Some(origin) = settings.parsed("server.public_origin")? {
+fn public_origin(settings: &Settings, listen: &Listen, secured: bool) -> Result<Option<Origin>, ConfigError> {
+    if let Some(origin) = settings.parsed::<Origin>("server.public_origin")? {
+        if secured && !origin.is_https() {
+            let problem = "with server.tls_certificate browsers come over TLS: say https://";
+            return Err(settings.invalid("server.public_origin", problem));
+        }
         return Ok(Some(origin));
     }
     if !listen.is_loopback() {
@@ -198,7 +232,7 @@ fn public_origin(settings: &Settings, listen: &Listen) -> Result<Option<Origin>,
             ),
         });
     }
-    Ok((listen.port() != 0).then(|| listen.origin_at(listen.port())))
+    Ok((listen.port() != 0).then(|| listen.origin_at(listen.port(), secured)))
 }
 
 fn network(text: &str) -> Result<IpNet, String> {
@@ -212,10 +246,10 @@ fn clash(key: &str, other: &Listen) -> String {
 
 /// The first one stays when there are routes.
 const BUILTINS: [(&str, Builtin); 4] = [
-    ("auth", Builtin::Auth),
-    ("token", Builtin::Token),
-    ("movies", Builtin::Movies),
-    ("docs", Builtin::Docs),
+    (Builtin::Auth.as_str(), Builtin::Auth),
+    (Builtin::Token.as_str(), Builtin::Token),
+    (Builtin::Movies.as_str(), Builtin::Movies),
+    (Builtin::Docs.as_str(), Builtin::Docs),
 ];
 
 const SOURCES: [(&str, VerifySource); 3] = [

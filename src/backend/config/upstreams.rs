@@ -107,7 +107,10 @@ fn authorities(table: &Settings) -> Result<Option<Vec<CertificateDer<'static>>>,
         Err(pem::Error::Io(source)) => {
             Err(ConfigError::Unreadable { path, key: Some(key.to_owned()), source })
         }
-        _ => Err(table.invalid(key, "expected a file of certificates in PEM form, -----BEGIN CERTIFICATE-----")),
+        _ => {
+            Err(table
+                .invalid(key, "expected a file of certificates in PEM form, -----BEGIN CERTIFICATE-----"))
+        }
     }
 }
 

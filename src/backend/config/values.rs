@@ -50,12 +50,14 @@ impl Listen {
     }
 
     /// The origin under which a browser on this machine sees the listener, once its port is known
-    /// to be `port`.
+    /// to be `port`, and whether it speaks TLS.
     #[must_use]
-    pub fn origin_at(&self, port: u16) -> Origin {
+    pub fn origin_at(&self, port: u16, secure: bool) -> Origin {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        let text = if port == 80 { format!("http://{host}") } else { format!("http://{host}:{port}") };
-        Origin { text, host, port, secure: false }
+        let (scheme, usual) = if secure { ("https", 443) } else { ("http", 80) };
+        let text =
+            if port == usual { format!("{scheme}://{host}") } else { format!("{scheme}://{host}:{port}") };
+        Origin { text, host, port, secure }
     }
 
     /// Whether the two can't both be listened on.
@@ -377,9 +379,11 @@ mod tests {
 
     #[test]
     fn a_listener_s_origin() {
-        let origin = |text: &str| listen(text).origin_at(8080);
+        let origin = |text: &str| listen(text).origin_at(8080, false);
         assert_eq!(origin("localhost:0"), "http://localhost:8080".parse().unwrap());
         assert_eq!(origin("[::1]:1"), "http://[::1]:8080".parse().unwrap());
-        assert_eq!(listen("127.0.0.1:80").origin_at(80), "http://127.0.0.1".parse().unwrap());
+        assert_eq!(listen("127.0.0.1:80").origin_at(80, false), "http://127.0.0.1".parse().unwrap());
+        assert_eq!(listen("127.0.0.1:443").origin_at(443, true), "https://127.0.0.1".parse().unwrap());
+        assert_eq!(listen("localhost:80").origin_at(80, true), "https://localhost:80".parse().unwrap());
     }
 }

@@ -134,8 +134,7 @@ where
                 .max_header_list_size(HEADER_LIST)
                 .keep_alive_interval(PING_INTERVAL)
                 .keep_alive_timeout(PING_INTERVAL);
-            let (sender, connection) =
-                http.handshake(TokioIo::new(io)).await.map_err(ConnectError::Http)?;
+            let (sender, connection) = http.handshake(TokioIo::new(io)).await.map_err(ConnectError::Http)?;
             tokio::spawn(async move { ended(peer.address, connection.await) });
             Ok(Connection::Http2(sender, peer))
         }

@@ -88,11 +88,7 @@ pub(super) struct Upstream {
 impl Upstreams {
     /// The upstreams of a route. One that `previous` routes have, with the same settings, is taken
     /// over with all that is known of it.
-    pub(super) fn new(
-        spec: &RouteSpec,
-        previous: &[&Self],
-        roots: &mut Roots,
-    ) -> Result<Self, RouteError> {
+    pub(super) fn new(spec: &RouteSpec, previous: &[&Self], roots: &mut Roots) -> Result<Self, RouteError> {
         let upstreams = spec.upstreams.iter().map(|url| {
             let known = previous.iter().flat_map(|upstreams| &upstreams.0);
             match known.into_iter().find(|upstream| upstream.is(&spec.path, url, &spec.upstream_settings)) {
@@ -178,7 +174,11 @@ impl Upstream {
         self.metrics.changed(change);
         match change {
             Change::Ejected => {
-                tracing::warn!(upstream = self.url(), route = self.route, "an upstream fails, and gets no requests");
+                tracing::warn!(
+                    upstream = self.url(),
+                    route = self.route,
+                    "an upstream fails, and gets no requests"
+                );
             }
             Change::None => {}
             Change::Returned => {

@@ -18,6 +18,7 @@ use super::health::Failure;
 use super::load::Permit;
 use super::pool::Pool;
 use super::{Upstream, UpstreamHttp};
+use crate::identity::RequestScope;
 use crate::proxy::body::{Fault, Stage, UploadProgress};
 use crate::proxy::error::ProxyError;
 use crate::proxy::routes::Route;
@@ -39,6 +40,7 @@ pub(in crate::proxy) async fn send(
         let again = (found.is_kept && request.method().is_safe() && progress.is_without_body())
             .then(|| copy(&request));
         let upstream = &found.permit.upstream;
+        RequestScope::with(|scope| scope.sent_to(&upstream.origin.authority));
         let sent = found.connection.send(request, &upstream.origin);
         match (within_patience(route, sent, progress).await, again) {
             (Ok(response), _) => {
@@ -179,7 +181,8 @@ impl Found {
 
 fn is_event_stream(response: &Response<Incoming>) -> bool {
     let kind = response.headers().get(CONTENT_TYPE).map(|kind| kind.as_bytes());
-    kind.and_then(|kind| kind.get(..EVENT_STREAM.len())).is_some_and(|kind| kind.eq_ignore_ascii_case(EVENT_STREAM))
+    kind.and_then(|kind| kind.get(..EVENT_STREAM.len()))
+        .is_some_and(|kind| kind.eq_ignore_ascii_case(EVENT_STREAM))
 }
 
 /// Why a request has no answer.

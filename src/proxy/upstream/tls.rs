@@ -27,8 +27,9 @@ impl Tls {
     pub(super) fn new(path: &str, origin: &Origin, roots: Arc<RootCertStore>) -> Result<Self, RouteError> {
         let refused = |source: rustls::Error| RouteError::UpstreamTls { path: path.to_owned(), source };
         let host = origin.host().to_owned();
-        let name = ServerName::try_from(host)
-            .map_err(|_| refused(rustls::Error::General("the host is no name that a certificate can have".into())))?;
+        let name = ServerName::try_from(host).map_err(|_| {
+            refused(rustls::Error::General("the host is no name that a certificate can have".into()))
+        })?;
         let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(refused)?
@@ -99,7 +100,10 @@ fn system(path: &str) -> Result<RootCertStore, RouteError> {
     // Systems carry some that are too old to be read.
     let (usable, _) = roots.add_parsable_certificates(found.certs);
     for error in found.errors {
-        tracing::warn!(error = &error as &dyn std::error::Error, "some of the system's authorities can't be read");
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "some of the system's authorities can't be read"
+        );
     }
     if usable == 0 { Err(RouteError::NoSystemRoots { path: path.to_owned() }) } else { Ok(roots) }
 }

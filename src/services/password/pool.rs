@@ -5,6 +5,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::{fmt, io, thread};
 
+use metrics::{Counter, Gauge, counter, gauge};
 use tokio::sync::{Semaphore, oneshot};
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -14,6 +15,40 @@ pub(super) struct Pool {
     places: Arc<Semaphore>,
     workers: Arc<Semaphore>,
     jobs: Sender<Job>,
+    counts: Counts,
+}
+
+/// What `/metrics` shows of a pool.
+struct Counts {
+    queued: Gauge,
+    running: Gauge,
+    refused: Counter,
+}
+
+impl Counts {
+    fn new() -> Self {
+        Self {
+            queued: gauge!("sekisho_password_jobs_queued"),
+            running: gauge!("sekisho_password_jobs_running"),
+            refused: counter!("sekisho_password_jobs_refused_total"),
+        }
+    }
+}
+
+/// Counts as one until it is dropped.
+struct OneOf(Gauge);
+
+impl OneOf {
+    fn new(gauge: &Gauge) -> Self {
+        gauge.increment(1.0);
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for OneOf {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
 }
 
 impl Pool {
@@ -30,6 +65,7 @@ impl Pool {
             places: Arc::new(Semaphore::new(places)),
             workers: Arc::new(Semaphore::new(workers)),
             jobs,
+            counts: Counts::new(),
         })
     }
 
@@ -39,13 +75,19 @@ impl Pool {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, PoolError> {
-        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| PoolError::Busy)?;
+        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
+            self.counts.refused.increment(1);
+            PoolError::Busy
+        })?;
+        let queued = OneOf::new(&self.counts.queued);
         let worker = Arc::clone(&self.workers).acquire_owned().await.map_err(|_| PoolError::Stopped)?;
+        drop(queued);
+        let running = OneOf::new(&self.counts.running);
         let (done, result) = oneshot::channel();
         let job = move || {
             let value = work();
             // Before the answer, so that who has it finds the place free.
-            drop((worker, place));
+            drop((worker, place, running));
             let _ = done.send(value);
         };
         self.jobs.send(Box::new(job)).map_err(|_| PoolError::Stopped)?;

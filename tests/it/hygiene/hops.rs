@@ -29,7 +29,7 @@ async fn what_concerns_one_connection_stays_there() {
     let mut names = seen[0].names();
     names.retain(|name| !name.starts_with("x-forwarded-"));
     names.sort_unstable();
-    assert_eq!(names, ["forwarded", "host", "via", "x-real-ip", "x-request-id", "x-three"]);
+    assert_eq!(names, ["forwarded", "host", "traceparent", "via", "x-real-ip", "x-request-id", "x-three"]);
 
     let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{HOP_BY_HOP}\r\n").into_bytes();
     let said = Public::open(&saying(answer.leak()).await).await.get("/", "").await;

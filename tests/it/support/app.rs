@@ -1,12 +1,13 @@
 //! The whole program in this process: the real stores, no sockets, and a clock moved by hand.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
-use axum::http::Request;
+use axum::http::{Request, Response};
 use secrecy::SecretString;
 use sekisho::app::{App, Parts, Sample};
 use sekisho::backend::config::{Config, KeySource, Sources};
@@ -17,8 +18,9 @@ use sekisho::models::user::{Role, User};
 use sekisho::server::{Peer, ServerLimits, serve};
 use sekisho::services::keys::{KeyMaterial, KeyRing, SharedKeys};
 use sekisho::services::users::{HashedUser, NewUser};
+use sekisho::telemetry::Telemetry;
 use tokio::net::TcpListener;
-use tower::ServiceExt;
+use tower::{Service, ServiceExt};
 
 use super::browser::Browser;
 use super::db::{self, Fresh};
@@ -72,6 +74,12 @@ impl TestApp {
         let file = directory.path().join("sekisho.toml");
         std::fs::write(&file, format!("[[routes]]\npath = \"/\"\nupstreams = [\"{upstream}\"]\n")).unwrap();
         Self::build(fresh, config(&[], Some(file)), None)
+    }
+
+    /// The program as this file has it, with these settings besides.
+    pub(crate) async fn from_file(file: PathBuf, flags: &[(&str, &str)]) -> Self {
+        let fresh = db::sqlite().await.expect("SQLite needs no server");
+        Self::build(fresh, config(flags, Some(file)), None)
     }
 
     /// The program as the demo has it.
@@ -225,6 +233,7 @@ impl Setup {
             keys: Arc::clone(&self.keys),
             clock,
             metrics: None,
+            telemetry: Telemetry::default(),
             sample: self.sample.clone(),
         };
         App::build(parts).unwrap()
@@ -248,9 +257,12 @@ pub(crate) async fn send(app: &App, request: Request<Body>) -> Answer {
 }
 
 /// Sends a request from this address, and reads the answer to its end.
-pub(crate) async fn send_from(address: [u8; 4], public: axum::Router, mut request: Request<Body>) -> Answer {
+pub(crate) async fn send_from<S>(address: [u8; 4], listener: S, mut request: Request<Body>) -> Answer
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+{
     request.extensions_mut().insert(Peer(SocketAddr::from((address, 40_000))));
-    let response = public.oneshot(request).await.expect("the program is infallible");
+    let Ok(response) = listener.oneshot(request).await;
     let (parts, body) = response.into_parts();
     let body = to_bytes(body, usize::MAX).await.expect("a body").to_vec();
     Answer { status: parts.status, headers: parts.headers, body }

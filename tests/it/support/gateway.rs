@@ -15,6 +15,7 @@ use sekisho::models::user::Role;
 use sekisho::server::{Peer, ServerLimits, serve};
 use sekisho::services::keys::{Algorithm, KeyMaterial, KeyRing, SharedKeys};
 use sekisho::services::users::NewUser;
+use sekisho::telemetry::Telemetry;
 use tokio::net::TcpListener;
 use tower::ServiceExt;
 
@@ -66,6 +67,7 @@ impl Setup {
             keys: Arc::new(SharedKeys::new(KeyRing::of_one(&key).unwrap())),
             clock: clock.clone(),
             metrics: None,
+            telemetry: Telemetry::default(),
             sample: None,
         })?;
         Ok(Gateway { app, clock, database, key })

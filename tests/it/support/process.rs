@@ -80,6 +80,11 @@ impl Site {
         self.env.push((name, value.to_owned()));
     }
 
+    /// Sets a variable for every process that is started from now on.
+    pub(crate) fn set_env(&mut self, name: &str, value: &str) {
+        self.env.push((name.to_owned(), value.to_owned()));
+    }
+
     /// Everything is forwarded to `upstream`, for signed-in users.
     pub(crate) fn forward_to(&self, upstream: impl std::fmt::Display) {
         let route = format!("[[routes]]\npath = \"/\"\nupstreams = [\"{upstream}\"]\n");
@@ -131,7 +136,8 @@ impl Site {
         Server::start(self.command(&["serve"])).await
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    /// A command of the program, not started yet.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sekisho"));
         command.args(args).current_dir(self.dir.path()).env_clear().kill_on_drop(true);
         command.stdin(Stdio::null()).stderr(Stdio::piped());
@@ -238,8 +244,13 @@ impl Server {
     }
 }
 
-/// The addresses of a line such as `serving public=127.0.0.1:1 admin=127.0.0.1:2 origin="…"`.
+/// The addresses of a line such as `serving public=127.0.0.1:1 admin=127.0.0.1:2 origin="…"`, or of one
+/// that says so in JSON.
 fn addresses(line: &str) -> Option<(SocketAddr, SocketAddr)> {
+    if let Ok(line) = serde_json::from_str::<serde_json::Value>(line) {
+        let field = |name: &str| line["fields"][name].as_str()?.parse().ok();
+        return (line["message"] == "serving").then(|| Some((field("public")?, field("admin")?))).flatten();
+    }
     let field = |name| {
         let (_, rest) = line.split_once(name)?;
         rest.split_whitespace().next()?.parse().ok()

@@ -104,6 +104,11 @@ impl Upstream {
         self.seen.recv().await.unwrap()
     }
 
+    /// The next request recorded, if there is one already.
+    pub(crate) fn seen_already(&mut self) -> Option<Seen> {
+        self.seen.try_recv().ok()
+    }
+
     /// Whether no request is recorded that was not asked for.
     pub(crate) fn has_seen_no_more(&mut self) -> bool {
         self.seen.try_recv().is_err()

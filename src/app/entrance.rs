@@ -1,0 +1,282 @@
+//! Where requests come in: the one service around everything that browsers reach.
+//!
+//! It gives each request its id and its place in a trace, notes where it comes from, catches what
+//! panics below, and sees the answer out: counts it, and writes its line when the last byte has gone.
+//! It is written by hand because every request passes it: what isn't asked for costs nothing.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use axum::body::{Body, Bytes, HttpBody};
+use http::header::{HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Version};
+use http_body::{Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tower::Service;
+
+use super::client_address::TrustedProxies;
+use super::located;
+use super::panics::{CatchPanic, Caught};
+use crate::clock::Clock;
+use crate::identity::{RequestScope, Scoped, SessionEvent};
+use crate::layer::SESSION_EVENT_HEADER;
+use crate::telemetry::metrics::Meters;
+use crate::telemetry::{CLIENT_GONE, Ended, Telemetry, TraceContext, ids};
+
+/// Lets requests in, and sees their answers out.
+#[derive(Clone)]
+pub(super) struct Entrance<S> {
+    inner: CatchPanic<S>,
+    desk: Arc<Desk>,
+}
+
+/// What the entrance needs to know.
+#[derive(Clone)]
+pub(super) struct Desk {
+    /// Who is believed about where a request comes from.
+    pub(super) trusted: TrustedProxies,
+    /// Stands in for a host that an old client doesn't name.
+    pub(super) public_host: Option<HeaderValue>,
+    /// What browsers call this server, without a port.
+    pub(super) name: Arc<str>,
+    /// The time, for the access log.
+    pub(super) clock: Arc<dyn Clock>,
+    /// The counts.
+    pub(super) meters: Arc<Meters>,
+    /// Where lines and spans go.
+    pub(super) telemetry: Telemetry,
+}
+
+impl<S> Entrance<S> {
+    pub(super) fn new(inner: S, desk: Desk) -> Self {
+        Self { inner: CatchPanic(inner), desk: Arc::new(desk) }
+    }
+
+    /// The same around another service.
+    pub(super) fn around(&self, inner: S) -> Self {
+        Self::new(inner, Desk::clone(&self.desk))
+    }
+
+    /// The service inside.
+    pub(super) fn inner(&self) -> &S {
+        &self.inner.0
+    }
+}
+
+impl<S> Service<Request<Body>> for Entrance<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Entered<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let visit = Visit::begin(&self.desk, &mut request);
+        let scope = visit.scope.clone();
+        let future = scope.enter(|| self.inner.call(request));
+        Entered { future: scope.run(future), visit: Some(visit) }
+    }
+}
+
+pin_project! {
+    /// Response future of [`Entrance`].
+    pub(super) struct Entered<F> {
+        // Before the visit: what the request's end says is said of it.
+        #[pin]
+        future: Scoped<Caught<F>>,
+        visit: Option<Visit>,
+    }
+}
+
+impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for Entered<F> {
+    type Output = Result<Response<Body>, Infallible>;
+
+    #[expect(clippy::expect_used, reason = "polling again is the caller's mistake")]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let Ok(response) = ready!(this.future.poll(cx));
+        let visit = this.visit.take().expect("Entered polled after completion");
+        Poll::Ready(Ok(visit.see_out(response)))
+    }
+}
+
+/// A request from its arrival to its answer's end, which is when this is dropped.
+struct Visit {
+    desk: Arc<Desk>,
+    scope: RequestScope,
+    began: Instant,
+    version: Version,
+    context: TraceContext,
+    /// Whether its span is exported.
+    sampled: bool,
+    answer: Option<Answer>,
+}
+
+/// How far an answer has come.
+struct Answer {
+    status: StatusCode,
+    event: Option<SessionEvent>,
+    /// How long its body is, if that is known from the start.
+    length: Option<u64>,
+    sent: u64,
+    whole: bool,
+}
+
+impl Visit {
+    fn begin(desk: &Arc<Desk>, request: &mut Request<Body>) -> Self {
+        let began = Instant::now();
+        desk.meters.in_flight.increment(1.0);
+        let client = located(&desk.trusted, desk.public_host.as_ref(), request);
+        let scope = mark(request, client);
+        let mut context = TraceContext::of(request.headers(), scope.id());
+        let sampled = desk.telemetry.spans.as_ref().is_some_and(|spans| spans.samples(context.span));
+        context.sampled |= sampled;
+        context.write_to(request.headers_mut());
+        let version = request.version();
+        Self { desk: Arc::clone(desk), scope, began, version, context, sampled, answer: None }
+    }
+
+    /// The head goes out now, and the body as it comes.
+    fn see_out(mut self, mut response: Response<Body>) -> Response<Body> {
+        // In place of an upstream's own, which would not be found in our log.
+        response.headers_mut().insert(X_REQUEST_ID, id_of(&self.scope));
+        let event = response.headers().get(SESSION_EVENT_HEADER);
+        let event = event.and_then(|event| SessionEvent::from_word(event.as_bytes()));
+        let (status, length) = (response.status(), response.body().size_hint().exact());
+        let ended = response.body().is_end_stream();
+        self.count(status, event);
+        self.answer = Some(Answer { status, event, length, sent: 0, whole: ended });
+        if ended { response } else { response.map(|body| Body::new(Watched { body, visit: self })) }
+    }
+
+    fn count(&self, status: StatusCode, event: Option<SessionEvent>) {
+        self.desk.meters.of(self.scope.route(), |route| route.count(status, event));
+        if let Some(event) = event {
+            self.desk.meters.count_event(event);
+        }
+    }
+
+    /// Writes down how it ended.
+    fn report(&self, answer: &Answer) {
+        let (telemetry, meters) = (&self.desk.telemetry, &self.desk.meters);
+        let duration = self.began.elapsed();
+        meters.in_flight.decrement(1.0);
+        meters.of(self.scope.route(), |route| {
+            route.duration.record(duration);
+            if telemetry.access.is_none() && !self.sampled {
+                return;
+            }
+            // What is sent to its announced length ends there; nobody looks at what HEAD would bring.
+            let whole =
+                answer.whole || answer.length == Some(answer.sent) || self.scope.method() == Method::HEAD;
+            let ended = Ended {
+                at: self.desk.clock.now(),
+                scope: &self.scope,
+                status: answer.status,
+                bytes: answer.sent,
+                whole,
+                duration,
+                route: &route.name,
+                event: answer.event,
+                version: self.version,
+                trace: &self.context.trace_id(),
+            };
+            self.tell(telemetry, &ended);
+        });
+    }
+
+    fn tell(&self, telemetry: &Telemetry, ended: &Ended<'_>) {
+        if let Some(access) = &telemetry.access {
+            access.write(ended);
+        }
+        if let Some(spans) = telemetry.spans.as_ref().filter(|_| self.sampled) {
+            spans.send(ended, self.context, &self.desk.name);
+        }
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        match &self.answer {
+            Some(answer) => self.report(answer),
+            None => {
+                let status = StatusCode::from_u16(CLIENT_GONE).unwrap_or_default();
+                self.count(status, None);
+                self.report(&Answer { status, event: None, length: None, sent: 0, whole: false });
+            }
+        }
+    }
+}
+
+pin_project! {
+    /// An answer's body on its way out.
+    struct Watched {
+        #[pin]
+        body: Body,
+        visit: Visit,
+    }
+}
+
+impl HttpBody for Watched {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let this = self.project();
+        let frame = ready!(this.visit.scope.enter(|| this.body.poll_frame(cx)));
+        if let Some(answer) = &mut this.visit.answer {
+            match &frame {
+                Some(Ok(frame)) => answer.sent += frame.data_ref().map_or(0, |data| data.len() as u64),
+                Some(Err(_)) => {}
+                None => answer.whole = true,
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A request's id is ours: what a client sends could be another request's. None is left in any spelling
+/// that an application may take for the same name.
+fn mark(request: &mut Request<Body>, client: Option<IpAddr>) -> RequestScope {
+    let headers = request.headers_mut();
+    while let Some(foreign) = headers.keys().find(|name| names_an_id(name)).cloned() {
+        headers.remove(foreign);
+    }
+    let scope = RequestScope::new(ids::request(), request.method().clone(), request.uri(), client);
+    request.headers_mut().insert(X_REQUEST_ID, id_of(&scope));
+    scope
+}
+
+fn names_an_id(name: &HeaderName) -> bool {
+    let ours = "x-request-id";
+    let same = |(theirs, ours): (u8, u8)| theirs == ours || ours == b'-' && matches!(theirs, b'_' | b'.');
+    name.as_str().len() == ours.len() && name.as_str().bytes().zip(ours.bytes()).all(same)
+}
+
+fn id_of(scope: &RequestScope) -> HeaderValue {
+    // A UUID is always a legal value.
+    HeaderValue::from_str(scope.id().as_str()).unwrap_or(HeaderValue::from_static(""))
+}
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

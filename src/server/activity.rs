@@ -1,0 +1,196 @@
+//! What a connection is doing, as far as its timeouts need to know.
+//!
+//! The connection notes its steps here, which costs a few plain stores per request and no timer. Once
+//! in a while the [keeper](super::keeper) compares what it finds with what it found before: a connection
+//! that hasn't moved for too long is told to close.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32};
+use std::task::Waker;
+
+use futures_util::task::AtomicWaker;
+
+/// The notes of one connection.
+#[derive(Debug, Default)]
+pub(super) struct Activity {
+    phase: AtomicU8,
+    /// Changes with every step.
+    steps: AtomicU32,
+    /// Odd while a write waits for the client; changes with each stall.
+    stalls: AtomicU32,
+    /// Whether requests come side by side, as in HTTP/2.
+    multiplexed: AtomicBool,
+    /// How many of those are open.
+    open: AtomicU32,
+    /// How many answers have something that the client doesn't take.
+    untaken: AtomicU32,
+    order: AtomicU8,
+    waker: AtomicWaker,
+}
+
+/// What a connection waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// A request's first byte, for the first time.
+    New,
+    /// The rest of a request's head.
+    Head,
+    /// A request's body, or its answer.
+    Request,
+    /// The next request's first byte.
+    Idle,
+    /// Whatever passes after an upgrade, for as long as it does.
+    Tunnel,
+    /// The client's last word, after ours.
+    Closing,
+}
+
+/// What a connection is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Order {
+    /// What it does.
+    GoOn,
+    /// Say with the next answer that it is the last.
+    Finish,
+    /// That, and close once there is no request, nor the beginning of one.
+    Close,
+    /// Close, whatever is under way.
+    Break,
+}
+
+/// What the keeper sees when it looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Look {
+    pub(super) phase: Phase,
+    pub(super) steps: u32,
+    pub(super) stalls: u32,
+    /// Whether an answer has something that the client doesn't take.
+    pub(super) untaken: bool,
+}
+
+impl Look {
+    /// Whether a write waits for the client.
+    pub(super) fn is_write_waiting(&self) -> bool {
+        self.stalls % 2 == 1
+    }
+}
+
+impl Activity {
+    /// Bytes have come in.
+    pub(super) fn received(&self) {
+        let between_requests = matches!(self.stored_phase(), Phase::New | Phase::Idle);
+        if between_requests && !self.is_multiplexed() {
+            self.enter(Phase::Head);
+        }
+    }
+
+    /// From now on requests come side by side.
+    pub(super) fn multiplex(&self) {
+        self.multiplexed.store(true, Relaxed);
+        self.enter(Phase::Idle);
+    }
+
+    pub(super) fn is_multiplexed(&self) -> bool {
+        self.multiplexed.load(Relaxed)
+    }
+
+    /// A request's head is there.
+    pub(super) fn begins(&self) {
+        if self.is_multiplexed() {
+            self.open.fetch_add(1, Relaxed);
+        }
+        self.enter(Phase::Request);
+    }
+
+    /// The last byte of its answer is handed over, or it was given up.
+    pub(super) fn ends(&self) {
+        if self.is_multiplexed() {
+            self.open.fetch_sub(1, Relaxed);
+        }
+        self.enter(Phase::Idle);
+    }
+
+    /// The connection is no longer for requests.
+    pub(super) fn upgrades(&self) {
+        self.enter(Phase::Tunnel);
+    }
+
+    /// Our last word is said.
+    pub(super) fn closes(&self) {
+        if self.stored_phase() != Phase::Closing {
+            self.enter(Phase::Closing);
+        }
+    }
+
+    /// A piece of an answer is handed over.
+    pub(super) fn hands_over(&self) {
+        self.untaken.fetch_add(1, Relaxed);
+    }
+
+    /// The client has taken it.
+    pub(super) fn is_taken(&self) {
+        self.untaken.fetch_sub(1, Relaxed);
+        self.step();
+    }
+
+    /// A write has to wait, or not any longer.
+    pub(super) fn waits_to_write(&self, waits: bool) {
+        let stalls = self.stalls.load(Relaxed);
+        if (stalls % 2 == 1) != waits {
+            self.stalls.store(stalls.wrapping_add(1), Relaxed);
+        }
+    }
+
+    /// Whether a write waits for the client.
+    pub(super) fn is_write_waiting(&self) -> bool {
+        self.stalls.load(Relaxed) % 2 == 1
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        match self.stored_phase() {
+            Phase::Closing => Phase::Closing,
+            _ if self.is_multiplexed() && self.open.load(Relaxed) == 0 => Phase::Idle,
+            _ if self.is_multiplexed() => Phase::Request,
+            phase => phase,
+        }
+    }
+
+    pub(super) fn look(&self) -> Look {
+        Look {
+            phase: self.phase(),
+            steps: self.steps.load(Relaxed),
+            stalls: self.stalls.load(Relaxed),
+            untaken: self.untaken.load(Relaxed) > 0,
+        }
+    }
+
+    /// Tells the connection what to do, unless it was told more already.
+    pub(super) fn tell(&self, order: Order) {
+        self.order.fetch_max(order as u8, Relaxed);
+        self.waker.wake();
+    }
+
+    pub(super) fn is_told(&self, order: Order) -> bool {
+        self.order.load(Relaxed) >= order as u8
+    }
+
+    /// Whom to wake with an order: whoever waits for the socket.
+    pub(super) fn waits(&self, waker: &Waker) {
+        self.waker.register(waker);
+    }
+
+    fn stored_phase(&self) -> Phase {
+        let all = [Phase::New, Phase::Head, Phase::Request, Phase::Idle, Phase::Tunnel, Phase::Closing];
+        all[usize::from(self.phase.load(Relaxed)) % all.len()]
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Relaxed);
+        self.step();
+    }
+
+    /// Two steps at a time may count as one: that there was one is enough.
+    fn step(&self) {
+        self.steps.store(self.steps.load(Relaxed).wrapping_add(1), Relaxed);
+    }
+}

@@ -1,0 +1,163 @@
+//! One connection, from its first byte to its last.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use http::{Request, Response};
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tower::Service;
+
+use super::activity::{Activity, Order};
+use super::keeper::{Slot, Terms};
+use super::limits::ServerLimits;
+use super::request::Front;
+use super::tls::{Certificate, HandshakeError, speaks_http2};
+use super::wire::{Stream, Wire};
+
+/// The other end of a connection: who it is, what it does, and its place among the others.
+pub(super) struct Client {
+    pub(super) peer: SocketAddr,
+    pub(super) is_secured: bool,
+    pub(super) activity: Arc<Activity>,
+    pub(super) terms: Arc<Terms>,
+    pub(super) slot: Slot,
+}
+
+/// How HTTP is spoken.
+pub(super) struct Protocols {
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
+}
+
+/// Why a connection ended in another way than by a last answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Broken {
+    #[error("HTTP was not kept to")]
+    Http(#[from] hyper::Error),
+    #[error("it closed before it said anything")]
+    Sniff(#[source] std::io::Error),
+    #[error("TLS was not agreed on")]
+    Tls(#[from] HandshakeError),
+}
+
+impl Protocols {
+    pub(super) fn new(limits: &ServerLimits) -> Self {
+        Self { http1: http1(limits), http2: http2(limits) }
+    }
+}
+
+/// Serves a connection to its end.
+pub(super) async fn serve_connection<S>(
+    stream: TcpStream,
+    peer: SocketAddr,
+    slot: Slot,
+    certificate: Option<Arc<Certificate>>,
+    service: S,
+) -> Result<(), Broken>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    // Small answers should not wait for the client's acknowledgement of the last ones.
+    let _ = stream.set_nodelay(true);
+    let terms = slot.connections().terms();
+    let stream = match &certificate {
+        Some(certificate) => {
+            let patience = terms.limits.header_timeout;
+            Stream::Tls(Box::new(Box::pin(certificate.handshake(stream, patience)).await?))
+        }
+        None => Stream::Plain(stream),
+    };
+    let agreed = match &stream {
+        Stream::Tls(stream) => Some(speaks_http2(stream)),
+        Stream::Plain(_) => None,
+    };
+    let activity = Arc::new(Activity::default());
+    slot.connections().keep_one(&activity);
+    let is_secured = agreed.is_some();
+    let client = Arc::new(Client { peer, is_secured, activity, terms: Arc::clone(&terms), slot });
+    let mut wire = Wire::new(stream, Arc::clone(&client));
+    let is_http2 = match agreed {
+        Some(agreed) => agreed,
+        None => wire.begins_http2().await.map_err(Broken::Sniff)?,
+    };
+    let protocols = &terms.protocols;
+    if is_http2 {
+        client.activity.multiplex();
+        let activity = Arc::clone(&client.activity);
+        let http2 = protocols.http2.serve_connection(TokioIo::new(wire), Front::new(service, client));
+        // In a box: it is large, and most connections are none.
+        finishing(Box::pin(http2), &activity).await?;
+    } else {
+        let http1 = protocols.http1.serve_connection(TokioIo::new(wire), Front::new(service, client));
+        http1.with_upgrades().await?;
+    }
+    Ok(())
+}
+
+type Http2<S> = http2::Connection<TokioIo<Wire>, Front<S>, TokioExecutor>;
+
+/// HTTP/2 can tell its client that no further requests are taken, while those that are open go on.
+async fn finishing<S>(mut http2: Pin<Box<Http2<S>>>, activity: &Activity) -> Result<(), hyper::Error>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    let mut is_told = false;
+    poll_fn(move |cx| {
+        if !is_told && activity.is_told(Order::Finish) {
+            is_told = true;
+            http2.as_mut().graceful_shutdown();
+        }
+        http2.as_mut().poll(cx)
+    })
+    .await
+}
+
+/// Without timers of hyper's: see [`Activity`].
+fn http1(limits: &ServerLimits) -> http1::Builder {
+    let mut http = http1::Builder::new();
+    http.header_read_timeout(None)
+        .max_header_size(limits.header_bytes)
+        .max_buf_size(limits.header_bytes.max(BUFFER));
+    // That many have room on the stack; any other number costs an allocation for each request.
+    if limits.header_fields != 100 {
+        http.max_headers(limits.header_fields);
+    }
+    http
+}
+
+fn http2(limits: &ServerLimits) -> http2::Builder<TokioExecutor> {
+    let mut http = http2::Builder::new(TokioExecutor::new());
+    http.timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+        // A client that opens streams only to reset them at once (CVE-2023-44487), or that makes us
+        // reset them (CVE-2025-8671), is sent away.
+        .max_pending_accept_reset_streams(RESET_STREAMS)
+        .max_local_error_reset_streams(RESET_STREAMS)
+        // What a client may send before anybody reads it, of one request and of all.
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        // What is kept of an answer that the client doesn't take.
+        .max_send_buf_size(BUFFER)
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_TIMEOUT);
+    http
+}
+
+/// What is read ahead and kept back of one connection or stream, in bytes.
+const BUFFER: usize = 64 * 1024;
+const STREAM_WINDOW: u32 = 128 * 1024;
+const CONNECTION_WINDOW: u32 = 256 * 1024;
+const RESET_STREAMS: usize = 20;
+/// A client that is gone without a word is noticed by that.
+const PING_EVERY: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);

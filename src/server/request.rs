@@ -1,0 +1,275 @@
+//! What is done with every request, of either protocol, before and after the service.
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use axum::body::{Body, HttpBody};
+use bytes::Bytes;
+use futures_util::future::Either;
+use http::header::{CONNECTION, COOKIE, HOST, HeaderValue, STRICT_TRANSPORT_SECURITY};
+use http::uri::Authority;
+use http::{HeaderMap, Request, Response, StatusCode, Version};
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+use pin_project_lite::pin_project;
+use tower::util::Oneshot;
+use tower::{Service, ServiceExt};
+
+use super::activity::Order;
+use super::connection::Client;
+use super::limits::ServerLimits;
+use super::refusal::Refusal;
+use super::{Peer, Secured};
+
+/// The service of one connection, behind the checks that are the same for all.
+pub(super) struct Front<S> {
+    service: S,
+    client: Arc<Client>,
+}
+
+impl<S> Front<S> {
+    pub(super) fn new(service: S, client: Arc<Client>) -> Self {
+        Self { service, client }
+    }
+}
+
+impl<S> hyper::service::Service<Request<Incoming>> for Front<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone,
+{
+    type Response = Response<AnswerBody>;
+    type Error = Infallible;
+    type Future = Answering<S>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let turn = Turn::begin(&self.client);
+        let limits = &self.client.terms.limits;
+        // An empty body of ours needs no memory.
+        let body = |body: Incoming| if body.is_end_stream() { Body::empty() } else { Body::new(body) };
+        let mut request = request.map(body);
+        let answer = match turn.admitted().and_then(|()| check(&mut request, limits)) {
+            Ok(()) => {
+                request.extensions_mut().insert(Peer(self.client.peer));
+                if self.client.is_secured {
+                    request.extensions_mut().insert(Secured);
+                }
+                Either::Left(self.service.clone().oneshot(request))
+            }
+            Err(refusal) => Either::Right(ready(Ok(refusal.response()))),
+        };
+        Answering { answer, turn: Some(turn) }
+    }
+}
+
+pin_project! {
+    /// A request on its way to its answer.
+    pub(super) struct Answering<S>
+    where
+        S: Service<Request<Body>>,
+    {
+        #[pin]
+        answer: Either<Oneshot<S, Request<Body>>, Ready<Result<Response<Body>, S::Error>>>,
+        turn: Option<Turn>,
+    }
+}
+
+impl<S> Future for Answering<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+{
+    type Output = Result<Response<AnswerBody>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut response = ready!(this.answer.poll(cx))?;
+        if let Some(turn) = this.turn {
+            turn.answered(&mut response);
+        }
+        let turn = this.turn.take();
+        Poll::Ready(Ok(response.map(|body| AnswerBody { body, turn })))
+    }
+}
+
+/// A request's turn, from its head to the last byte of its answer.
+struct Turn {
+    client: Arc<Client>,
+    /// Whether it counts as waiting for its answer.
+    is_in_flight: bool,
+    /// Whether it has handed over something that the client hasn't taken.
+    is_untaken: bool,
+    is_upgraded: bool,
+}
+
+impl Turn {
+    fn begin(client: &Arc<Client>) -> Self {
+        client.activity.begins();
+        let is_in_flight = client.slot.connections().begin_request(client.terms.limits.in_flight);
+        Self { client: Arc::clone(client), is_in_flight, is_untaken: false, is_upgraded: false }
+    }
+
+    fn admitted(&self) -> Result<(), Refusal> {
+        if self.is_in_flight {
+            return Ok(());
+        }
+        metrics::counter!("sekisho_requests_shed_total").increment(1);
+        Err(Refusal::Overloaded)
+    }
+
+    fn answered(&mut self, response: &mut Response<Body>) {
+        self.leave_flight();
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            self.is_upgraded = true;
+            self.client.activity.upgrades();
+            return;
+        }
+        let headers = response.headers_mut();
+        if self.client.is_secured && !headers.contains_key(STRICT_TRANSPORT_SECURITY) {
+            headers.insert(STRICT_TRANSPORT_SECURITY, HSTS);
+        }
+        // HTTP/2 has its own way to say so.
+        if self.client.activity.is_told(Order::Finish) && !self.client.activity.is_multiplexed() {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+    }
+
+    fn leave_flight(&mut self) {
+        if std::mem::take(&mut self.is_in_flight) {
+            self.client.slot.connections().end_request();
+        }
+    }
+
+    /// Only HTTP/2 can wait for a client without a write that waits.
+    fn hands_over(&mut self) {
+        if self.client.activity.is_multiplexed() {
+            self.is_untaken = true;
+            self.client.activity.hands_over();
+        }
+    }
+
+    fn is_taken(&mut self) {
+        if std::mem::take(&mut self.is_untaken) {
+            self.client.activity.is_taken();
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.leave_flight();
+        self.is_taken();
+        if !self.is_upgraded {
+            self.client.activity.ends();
+        }
+    }
+}
+
+/// An answer's body. Its turn ends with it.
+pub(super) struct AnswerBody {
+    body: Body,
+    turn: Option<Turn>,
+}
+
+impl HttpBody for AnswerBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let this = self.get_mut();
+        // Who asks for more has passed on what there was.
+        if let Some(turn) = &mut this.turn {
+            turn.is_taken();
+        }
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
+        if let (Some(turn), Some(Ok(_))) = (&mut this.turn, &frame) {
+            turn.hands_over();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// What hyper leaves to us.
+fn check(request: &mut Request<Body>, limits: &ServerLimits) -> Result<(), Refusal> {
+    if request.uri().path_and_query().is_some_and(|target| target.as_str().len() > limits.uri_bytes) {
+        return Err(Refusal::UriTooLong);
+    }
+    if request.version() == Version::HTTP_2 {
+        if request.headers().len() > limits.header_fields {
+            return Err(Refusal::TooManyFields);
+        }
+        return as_http1(request);
+    }
+    if names_one_host(request) { Ok(()) } else { Err(Refusal::BadHost) }
+}
+
+/// Makes a request of HTTP/2 say what it says where HTTP/1.1 says it, for all who come after: the host
+/// in `Host` (RFC 9113, section 8.3.1), and all cookies in one field (section 8.2.3).
+fn as_http1(request: &mut Request<Body>) -> Result<(), Refusal> {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let host = match (request.uri().authority(), hosts.next(), hosts.next()) {
+        (Some(authority), None, _) if is_sound(authority) => {
+            Some(HeaderValue::from_str(authority.as_str()).map_err(|_| Refusal::BadHost)?)
+        }
+        (Some(authority), Some(host), None) => {
+            let same = host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes());
+            if !same || !is_sound(authority) {
+                return Err(Refusal::BadHost);
+            }
+            None
+        }
+        (None, Some(host), None) if is_host(host) => None,
+        _ => return Err(Refusal::BadHost),
+    };
+    if let Some(host) = host {
+        request.headers_mut().insert(HOST, host);
+    }
+    join_cookies(request.headers_mut());
+    Ok(())
+}
+
+/// Clients send each cookie in a field of its own, so that it compresses well.
+fn join_cookies(headers: &mut HeaderMap) {
+    let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if crumbs.len() < 2 {
+        return;
+    }
+    if let Ok(cookies) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        headers.insert(COOKIE, cookies);
+    }
+}
+
+/// RFC 9112, section 3.2: a request that names no host, two of them or none that can be read is
+/// answered with 400, whatever it asks for. HTTP/1.0 may leave it out.
+fn names_one_host<B>(request: &Request<B>) -> bool {
+    let mut lines = request.headers().get_all(HOST).iter();
+    let target = request.uri().authority();
+    match (lines.next(), lines.next()) {
+        (Some(host), None) => is_host(host) && target.is_none_or(is_sound),
+        (None, _) => request.version() < Version::HTTP_11 && target.is_none_or(is_sound),
+        (Some(_), Some(_)) => false,
+    }
+}
+
+fn is_host(value: &HeaderValue) -> bool {
+    Authority::try_from(value.as_bytes()).is_ok_and(|host| is_sound(&host))
+}
+
+fn is_sound(authority: &Authority) -> bool {
+    !authority.as_str().contains('@')
+}
+
+/// A year, the least that counts as lasting.
+const HSTS: HeaderValue = HeaderValue::from_static("max-age=31536000");

@@ -1,0 +1,231 @@
+//! A connection's bytes, in the clear or through TLS, and where its [`Activity`] is noted and its
+//! orders are followed.
+//!
+//! hyper closes an idle connection that is told to finish although a request may already wait in the
+//! socket, or be read in part. So it isn't told: instead this end of the connection says that the client
+//! has closed, and only after a last look at the socket, when nothing of a request has come.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use rustix::net::{RecvFlags, recv};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+use super::activity::{Activity, Order, Phase};
+use super::connection::Client;
+
+/// What a connection reads from and writes to.
+pub(super) struct Wire {
+    stream: Stream,
+    client: Arc<Client>,
+    /// What was read to find out the protocol, and how much of it is to be read again.
+    sniffed: [u8; PREFACE.len()],
+    unread: std::ops::Range<usize>,
+    /// How much may come after our last word.
+    lingers_for: usize,
+}
+
+pub(super) enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Wire {
+    pub(super) fn new(stream: Stream, client: Arc<Client>) -> Self {
+        Self { stream, client, sniffed: [0; PREFACE.len()], unread: 0..0, lingers_for: LINGERS_FOR }
+    }
+
+    /// Whether the client begins as HTTP/2 does where nothing was agreed on before (RFC 9113, section
+    /// 3.3). Nothing is lost of what it said.
+    pub(super) async fn begins_http2(&mut self) -> io::Result<bool> {
+        let mut sniffed = [0; PREFACE.len()];
+        let mut len = 0;
+        while len < PREFACE.len() && PREFACE.starts_with(&sniffed[..len]) {
+            match self.read(&mut sniffed[len..]).await? {
+                0 => break,
+                read => len += read,
+            }
+        }
+        (self.sniffed, self.unread) = (sniffed, 0..len);
+        Ok(sniffed == PREFACE)
+    }
+
+    fn activity(&self) -> &Activity {
+        &self.client.activity
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.activity().is_told(Order::Break) {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        Ok(())
+    }
+
+    /// Whether this is to end now: nothing of a request has been read, nothing of an answer is left, and
+    /// nothing waits in the socket.
+    fn is_to_end(&self) -> bool {
+        let activity = self.activity();
+        activity.is_told(Order::Close)
+            && matches!(activity.phase(), Phase::New | Phase::Idle)
+            && !activity.is_write_waiting()
+            && self.stream.has_nothing_to_read()
+    }
+
+    /// Notes whether the client takes what is written.
+    fn noted<T>(&self, cx: &Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        self.activity().waits_to_write(written.is_pending());
+        if written.is_pending() {
+            self.activity().waits(cx.waker());
+            // An order that came before the waker was there.
+            self.check()?;
+        }
+        written
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let wire = self.get_mut();
+        wire.check()?;
+        if !wire.unread.is_empty() {
+            let again = &wire.sniffed[wire.unread.clone()];
+            let len = again.len().min(buffer.remaining());
+            buffer.put_slice(&again[..len]);
+            wire.unread.start += len;
+            return Poll::Ready(Ok(()));
+        }
+        let before = buffer.filled().len();
+        if wire.stream.poll_read(cx, buffer)?.is_ready() {
+            if buffer.filled().len() > before {
+                wire.activity().received();
+            } else {
+                // The client has said its last word, too.
+                wire.lingers_for = 0;
+            }
+            return Poll::Ready(Ok(()));
+        }
+        wire.activity().waits(cx.waker());
+        wire.check()?;
+        if wire.is_to_end() {
+            wire.lingers_for = 0;
+            return Poll::Ready(Ok(()));
+        }
+        Poll::Pending
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let wire = self.get_mut();
+        let written = match &mut wire.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        };
+        wire.noted(cx, written)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let wire = self.get_mut();
+        let written = match &mut wire.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+        };
+        wire.noted(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.stream {
+            Stream::Plain(stream) => stream.is_write_vectored(),
+            Stream::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let wire = self.get_mut();
+        match &mut wire.stream {
+            // There is nothing to flush: what `poll_write` has taken is the system's.
+            Stream::Plain(_) => Poll::Ready(Ok(())),
+            Stream::Tls(stream) => {
+                let flushed = Pin::new(stream).poll_flush(cx);
+                wire.noted(cx, flushed)
+            }
+        }
+    }
+
+    /// Closing a socket with something unread in it resets the connection, and the client may lose an
+    /// answer that it hasn't read yet, such as why its body was refused. So that is read and dropped
+    /// first, within reason.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let wire = self.get_mut();
+        wire.check()?;
+        let shut = match &mut wire.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        };
+        ready!(wire.noted(cx, shut))?;
+        match wire.activity().phase() {
+            // The other direction may go on.
+            Phase::Tunnel => Poll::Ready(Ok(())),
+            _ => wire.poll_linger(cx),
+        }
+    }
+}
+
+impl Wire {
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.activity().closes();
+        let mut dropped = [0; 4096];
+        while self.lingers_for > 0 {
+            let mut buffer = ReadBuf::new(&mut dropped);
+            let read = self.stream.poll_read(cx, &mut buffer);
+            if read.is_pending() {
+                self.activity().waits(cx.waker());
+                self.check()?;
+                return Poll::Pending;
+            }
+            self.lingers_for = match (read, buffer.filled().len()) {
+                (Poll::Ready(Ok(())), read) if read > 0 => self.lingers_for.saturating_sub(read),
+                _ => 0,
+            };
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Stream {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+
+    /// Asks the system, not what it told us last: bytes may have come in since.
+    fn has_nothing_to_read(&self) -> bool {
+        let socket = match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        };
+        let mut byte = [0];
+        let read = recv(socket, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        !matches!(read, Ok((_, read)) if read > 0)
+    }
+}
+
+/// RFC 9113, section 3.4.
+const PREFACE: [u8; 24] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How many bytes are read and dropped at the end of a connection.
+const LINGERS_FOR: usize = 1024 * 1024;

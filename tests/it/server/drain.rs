@@ -1,0 +1,180 @@
+//! The end: nothing is cut that has begun.
+
+use std::future::ready;
+use std::time::{Duration, Instant};
+
+use sekisho::server::{ServerLimits, serve};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::support::db;
+use crate::support::process::{PATIENCE, Site, until};
+use crate::support::serving::{GET, Serving, answer, ask, get1, get2, hasty, talk, to_the_end};
+
+#[tokio::test]
+async fn connections_in_the_queue_are_served() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut sockets = Vec::new();
+    for _ in 0..10 {
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        socket.write_all(GET.as_bytes()).await.unwrap();
+        sockets.push(socket);
+    }
+    let (server, _seen) = Serving::start(1, hasty());
+    // Told to stop before it has accepted any.
+    let serving = tokio::spawn(serve(listener, server.script.service(), hasty(), ready(())));
+    for socket in &mut sockets {
+        let answer = answer(socket).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains("connection: close"),
+            "{answer}"
+        );
+    }
+    drop(sockets);
+    tokio::time::timeout(PATIENCE, serving).await.unwrap().unwrap();
+    assert!(TcpStream::connect(address).await.is_err());
+}
+
+#[tokio::test]
+async fn what_is_under_way_ends_and_says_that_it_was_the_last() {
+    let (server, mut seen) = Serving::start(2, hasty());
+    let mut socket = server.connect().await;
+    socket.write_all(get1("/slow").as_bytes()).await.unwrap();
+    let mut client = server.http2().await;
+    let open = tokio::spawn(async move {
+        let answer = ask(&mut client, get2("/slow")).await.unwrap();
+        // Another one is not taken.
+        (answer, ask(&mut client, get2("/")).await.unwrap_err())
+    });
+    seen.recv().await;
+    seen.recv().await;
+    let (address, script) = (server.address, server.script.clone());
+    let draining = tokio::spawn(async move {
+        server.threads.drain().await;
+        server.threads.join().await;
+    });
+    until("the port to be closed", async || TcpStream::connect(address).await.is_err().then_some(())).await;
+    script.release();
+    let answer = to_the_end(&mut socket).await;
+    assert!(answer.contains("connection: close\r\n") && answer.ends_with("at last"), "{answer}");
+    let ((status, _, body), refused) = open.await.unwrap();
+    assert_eq!((status, body.as_str()), (200, "at last"));
+    assert!(refused.is_go_away() || refused.is_io(), "{refused}");
+    draining.await.unwrap();
+}
+
+#[tokio::test]
+async fn an_idle_connection_gets_a_last_chance() {
+    let (server, _seen) = Serving::start(1, hasty());
+    let mut idle = server.connect().await;
+    let mut other = server.connect().await;
+    assert!(talk(&mut idle, GET).await.contains("200 OK"));
+    assert!(talk(&mut other, GET).await.contains("200 OK"));
+    let address = server.address;
+    let draining = tokio::spawn(async move { server.threads.drain().await });
+    until("the port to be closed", async || TcpStream::connect(address).await.is_err().then_some(())).await;
+    let answer = talk(&mut idle, GET).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains("connection: close\r\n"), "{answer}");
+    // Who doesn't take it is let go.
+    assert_eq!(to_the_end(&mut other).await, "");
+    drop((idle, other));
+    tokio::time::timeout(PATIENCE, draining).await.unwrap().unwrap();
+}
+
+/// hyper would close both: one is idle as far as it knows, of the other it has read something.
+#[tokio::test]
+async fn a_request_of_which_a_byte_has_come_is_answered() {
+    let (server, _seen) = Serving::start(1, hasty());
+    let (mut begun, mut first, mut idle) =
+        (server.connect().await, server.connect().await, server.connect().await);
+    assert!(talk(&mut begun, GET).await.contains("200 OK"));
+    assert!(talk(&mut idle, GET).await.contains("200 OK"));
+    begun.write_all(b"G").await.unwrap();
+    first.write_all(b"GET / HT").await.unwrap();
+    let draining = tokio::spawn(async move { server.threads.drain().await });
+    // From here on nothing that is idle is left open.
+    assert_eq!(to_the_end(&mut idle).await, "");
+    for (socket, rest) in [(&mut begun, &GET[1..]), (&mut first, &GET[8..])] {
+        let answer = talk(socket, rest).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 200 OK") && answer.contains("connection: close\r\n"),
+            "{answer}"
+        );
+    }
+    drop((begun, first, idle));
+    tokio::time::timeout(PATIENCE, draining).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn what_does_not_end_is_left_at_the_deadline() {
+    let limits = ServerLimits { drain: Duration::from_millis(300), ..ServerLimits::default() };
+    let (server, mut seen) = Serving::start(2, limits);
+    let mut socket = server.connect().await;
+    socket.write_all(get1("/slow").as_bytes()).await.unwrap();
+    seen.recv().await;
+    let begun = Instant::now();
+    server.threads.drain().await;
+    assert!(begun.elapsed() >= limits.drain);
+    server.threads.join().await;
+    assert_eq!(to_the_end(&mut socket).await, "");
+}
+
+/// Clients that ask one thing after another, each on a connection of its own: all of them are told that
+/// the last answer was the last, and none of their requests is cut.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_is_cut_when_the_process_stops_under_load() {
+    let site = Site::new(db::sqlite_place().await.unwrap()).await;
+    for _ in 0..3 {
+        let server = site.serve().await;
+        let public = server.public;
+        let (answered, mut answers) = tokio::sync::mpsc::unbounded_channel();
+        let clients: Vec<_> = (0..8)
+            .map(|_| {
+                let answered = answered.clone();
+                tokio::spawn(async move {
+                    let mut socket = TcpStream::connect(public).await.unwrap();
+                    loop {
+                        let answer = talk(&mut socket, &get1("/auth/session")).await;
+                        assert!(answer.starts_with("HTTP/1.1 401"), "cut: {answer:?}");
+                        let _ = answered.send(());
+                        if answer.contains("connection: close\r\n") {
+                            return;
+                        }
+                    }
+                })
+            })
+            .collect();
+        for _ in 0..100 {
+            answers.recv().await;
+        }
+        server.terminate();
+        for client in clients {
+            client.await.unwrap();
+        }
+        assert_eq!(server.ended().await.code(), Some(0));
+    }
+}
+
+#[tokio::test]
+async fn two_processes_may_share_the_ports() {
+    let mut site = Site::new(db::sqlite_place().await.unwrap()).await;
+    let first = site.serve().await;
+    site.set("server.listen", &first.public.to_string());
+    site.set("admin.listen", &first.admin.to_string());
+    let Err(refused) = site.start().await else { panic!("the port is in use") };
+    let said = refused.fails(1);
+    assert!(said.contains("server.listen") && said.contains("is in use"), "{said}");
+    first.stop().await;
+
+    site.set("server.reuse_port", "true");
+    let old = site.serve().await;
+    let new = site.serve().await;
+    assert_eq!((old.public, old.admin), (new.public, new.admin));
+    old.stop().await;
+    for address in [new.public, new.admin] {
+        let answer = talk(&mut TcpStream::connect(address).await.unwrap(), &get1("/none")).await;
+        assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+    }
+    new.stop().await;
+}

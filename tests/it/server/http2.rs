@@ -1,0 +1,218 @@
+//! HTTP/2 without TLS, by prior knowledge: the same service, the same rules.
+
+use bytes::Bytes;
+use http::Request;
+use sekisho::server::ServerLimits;
+use tokio::io::AsyncWriteExt;
+
+use super::raw::{DATA, END_STREAM, Outcome, PREFACE, RST_STREAM, Raw, SETTINGS, frame, headers};
+use crate::support::serving::{Serving, ask, get2, talk, to_the_end};
+
+const PROTOCOL_ERROR: u32 = 1;
+const ENHANCE_YOUR_CALM: u32 = 0xb;
+const GET: [(&str, &str); 4] =
+    [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "app.example")];
+
+#[tokio::test]
+async fn both_protocols_are_understood_however_their_first_bytes_come() {
+    let (server, _seen) = Serving::start(1, ServerLimits::default());
+    for split in [0, 1, 3, 23] {
+        let mut socket = server.connect().await;
+        socket.set_nodelay(true).unwrap();
+        socket.write_all(&PREFACE[..split]).await.unwrap();
+        tokio::task::yield_now().await;
+        socket.write_all(&PREFACE[split..]).await.unwrap();
+        socket.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+        socket.write_all(&headers(1, END_STREAM, &GET)).await.unwrap();
+        let mut first = [0; 9];
+        tokio::io::AsyncReadExt::read_exact(&mut socket, &mut first).await.unwrap();
+        assert_eq!(first[3], SETTINGS);
+    }
+    for method in ["GET", "POST", "PUT", "PRI", "P"] {
+        let request = format!("{method} / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+        let answer = talk(&mut server.connect().await, &request).await;
+        assert!(answer.contains(&format!("version=HTTP/1.1 method={method}")), "{answer}");
+    }
+    let mut almost = server.connect().await;
+    almost.write_all(b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n").await.unwrap();
+    assert!(to_the_end(&mut almost).await.starts_with("HTTP/1.1 400 Bad Request"));
+}
+
+#[tokio::test]
+async fn the_authority_is_the_host() {
+    let (server, mut seen) = Serving::start(1, ServerLimits::default());
+    let mut client = server.http2().await;
+    let (status, headers, body) = ask(&mut client, get2("/")).await.unwrap();
+    assert_eq!(status, 200);
+    assert!(body.contains(r#"version=HTTP/2.0 method=GET host=["app.example"]"#), "{body}");
+    assert!(body.contains("secured=false") && !headers.contains_key("strict-transport-security"), "{body}");
+    let with_host = |host: &str| {
+        let mut request = get2("/");
+        request.headers_mut().insert("host", host.parse().unwrap());
+        request
+    };
+    assert_eq!(ask(&mut client, with_host("App.Example")).await.unwrap().0, 200);
+    seen.try_recv().unwrap();
+    seen.try_recv().unwrap();
+
+    let mut twice = with_host("app.example");
+    twice.headers_mut().append("host", "app.example".parse().unwrap());
+    for doubtful in [with_host("other.example"), with_host("app.example:80"), with_host(""), twice] {
+        let (status, _, body) = ask(&mut client, doubtful).await.unwrap();
+        assert!(status == 400 && body.contains(r#""code":"bad_host""#), "{status} {body}");
+    }
+    let without = [GET[0], GET[1], GET[2]];
+    let user = [GET[0], GET[1], GET[2], (":authority", "user@app.example")];
+    let bad_host = [GET[0], GET[1], GET[2], ("host", "a b")];
+    for fields in [&without[..], &user, &bad_host] {
+        let mut raw = Raw::connect(server.address).await;
+        raw.send(&headers_of(fields)).await;
+        let outcome = raw.outcome().await;
+        let refused = matches!(outcome, Outcome::Answered(0x8c) | Outcome::Reset(PROTOCOL_ERROR));
+        assert!(refused, "{fields:?}: {outcome:?}");
+    }
+    assert!(seen.try_recv().is_err());
+    // RFC 9113, section 8.3.1: `Host` alone will do.
+    let mut raw = Raw::connect(server.address).await;
+    raw.send(&headers_of(&[GET[0], GET[1], GET[2], ("host", "app.example")])).await;
+    assert_eq!(raw.outcome().await, Outcome::Answered(0x88));
+}
+
+#[tokio::test]
+async fn c_7_cookies_in_fields_of_their_own_become_one() {
+    let (server, _seen) = Serving::start(1, ServerLimits::default());
+    let mut client = server.http2().await;
+    let mut request = get2("/");
+    for crumb in ["a=1", "b=2; c=3", "d=4"] {
+        request.headers_mut().append("cookie", crumb.parse().unwrap());
+    }
+    let (_, _, body) = ask(&mut client, request).await.unwrap();
+    assert!(body.contains(r#"cookie=["a=1; b=2; c=3; d=4"]"#), "{body}");
+}
+
+#[tokio::test]
+async fn p_17_what_http1_could_not_say_is_refused() {
+    let (server, mut seen) = Serving::start(1, ServerLimits::default());
+    let with = |field: (&'static str, &'static str)| [GET.to_vec(), vec![field]].concat();
+    let without = |name: &str| GET.iter().copied().filter(|(n, _)| *n != name).collect::<Vec<_>>();
+    let mut cases = vec![
+        // Of one connection alone.
+        with(("connection", "close")),
+        with(("transfer-encoding", "chunked")),
+        with(("keep-alive", "timeout=5")),
+        with(("proxy-connection", "keep-alive")),
+        with(("upgrade", "h2c")),
+        with(("te", "gzip")),
+        // What would be another field, or another request.
+        with(("x", "a\r\ny: b")),
+        with(("x", "a\nb")),
+        with(("x", "a\rb")),
+        with(("x", "a\0b")),
+        with(("x\r\ny", "a")),
+        with(("X-Upper", "a")),
+        with(("x y", "a")),
+        with(("x:", "a")),
+        with(("", "a")),
+        // Pseudo fields.
+        without(":method"),
+        without(":path"),
+        without(":scheme"),
+        with((":path", "/other")),
+        with((":method", "POST")),
+        with((":authority", "other.example")),
+        with((":status", "200")),
+        with((":protocol", "websocket")),
+        with((":unknown", "a")),
+        [vec![("x", "a")], GET.to_vec()].concat(),
+        [without(":path"), vec![(":path", "")]].concat(),
+        [without(":path"), vec![(":path", "/ HTTP/1.1\r\nx: y")]].concat(),
+        [without(":method"), vec![(":method", "GET /")]].concat(),
+        [without(":method"), vec![(":method", "")]].concat(),
+        // Lengths that aren't so.
+        with(("content-length", "5")),
+        with(("content-length", "+0")),
+        with(("content-length", "0x0")),
+    ];
+    cases.push([GET.to_vec(), vec![("content-length", "0"), ("content-length", "1")]].concat());
+    for fields in cases {
+        let mut raw = Raw::connect(server.address).await;
+        raw.send(&headers_of(&fields)).await;
+        let outcome = raw.outcome().await;
+        let refused = matches!(outcome, Outcome::Reset(_) | Outcome::SentAway(_) | Outcome::Answered(0x8c));
+        assert!(refused, "{fields:?}: {outcome:?}");
+        assert!(seen.try_recv().is_err(), "{fields:?}");
+    }
+    for field in [("te", "trailers"), ("content-length", "0"), ("x", "a b\tc")] {
+        let mut raw = Raw::connect(server.address).await;
+        raw.send(&headers_of(&with(field))).await;
+        assert_eq!(raw.outcome().await, Outcome::Answered(0x88), "{field:?}");
+    }
+}
+
+/// The head is good and is passed on; the body shows that it lied.
+#[tokio::test]
+async fn p_17_a_body_of_another_length_than_was_said_is_an_error() {
+    let (server, _seen) = Serving::start(1, ServerLimits::default());
+    for (said, sent) in [("4", "12345"), ("6", "12345"), ("0", "12345")] {
+        let mut raw = Raw::connect(server.address).await;
+        let post = [
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":path", "/length"),
+            (":authority", "a"),
+            ("content-length", said),
+        ];
+        raw.send(&headers(1, 0, &post)).await;
+        raw.send(&frame(DATA, END_STREAM, 1, sent.as_bytes())).await;
+        assert_eq!(raw.outcome().await, Outcome::Reset(PROTOCOL_ERROR), "{said}");
+    }
+    let mut client = server.http2().await;
+    let request = Request::post("http://a/length").header("content-length", "5").body(()).unwrap();
+    let (answer, mut body) = client.send_request(request, false).unwrap();
+    body.send_data(Bytes::from_static(b"12345"), true).unwrap();
+    let mut answer = answer.await.unwrap().into_body();
+    assert_eq!(answer.data().await.unwrap().unwrap(), "Ok(5)");
+}
+
+#[tokio::test]
+async fn tunnels_are_not_offered_and_streams_are_limited() {
+    let limits = ServerLimits { streams: 7, ..ServerLimits::default() };
+    let (server, _seen) = Serving::start(1, limits);
+    let (client, connection) = h2::client::handshake(server.connect().await).await.unwrap();
+    let mut client: h2::client::SendRequest<Bytes> = client;
+    let driven = tokio::spawn(connection);
+    assert_eq!(ask(&mut client, get2("/")).await.unwrap().0, 200);
+    assert!(!client.is_extended_connect_protocol_enabled());
+    assert_eq!(client.current_max_send_streams(), 7);
+    driven.abort();
+    // One more than it may: that one is refused, and the others go on.
+    let mut raw = Raw::connect(server.address).await;
+    let slow = [GET[0], GET[1], (":path", "/slow"), GET[3]];
+    for number in 0..8 {
+        raw.send(&headers(2 * number + 1, END_STREAM, &slow)).await;
+    }
+    let outcome = raw.outcome().await;
+    assert!(matches!(outcome, Outcome::Reset(7) | Outcome::SentAway(_)), "{outcome:?}");
+    server.script.release();
+}
+
+/// CVE-2023-44487: requests that are taken back at once cost the client nothing.
+#[tokio::test]
+async fn who_takes_back_request_after_request_is_sent_away() {
+    let (server, _seen) = Serving::start(1, ServerLimits::default());
+    let mut raw = Raw::connect(server.address).await;
+    let mut flood = Vec::new();
+    for number in 0..500 {
+        let stream = 2 * number + 1;
+        flood.extend(headers(stream, END_STREAM, &GET));
+        flood.extend(frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
+    }
+    raw.send(&flood).await;
+    assert_eq!(raw.outcome().await, Outcome::SentAway(ENHANCE_YOUR_CALM));
+    // Others don't notice.
+    assert_eq!(ask(&mut server.http2().await, get2("/")).await.unwrap().0, 200);
+}
+
+fn headers_of(fields: &[(&str, &str)]) -> Vec<u8> {
+    headers(1, END_STREAM, fields)
+}

@@ -1,0 +1,266 @@
+//! P-18: what clients may cost.
+
+use std::time::{Duration, Instant};
+
+use sekisho::server::ServerLimits;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::process::until;
+use crate::support::serving::{GET, Serving, answer, ask, get1, get2, talk, to_the_end};
+
+const SHORT: Duration = Duration::from_millis(200);
+
+#[tokio::test]
+async fn p_18_a_head_that_does_not_come_is_cut_off_at_its_time() {
+    let limits = ServerLimits { header_timeout: SHORT, ..ServerLimits::default() };
+    let (server, mut seen) = Serving::start(1, limits);
+    for sent in ["", "P", "GET / HTTP/1.1\r\nHost: a\r\nX-"] {
+        let begun = Instant::now();
+        let mut socket = server.connect().await;
+        socket.write_all(sent.as_bytes()).await.unwrap();
+        assert_eq!(to_the_end(&mut socket).await, "", "{sent}");
+        assert!(begun.elapsed() >= SHORT, "{sent}: {:?}", begun.elapsed());
+    }
+    // A byte now and then gains nothing.
+    let mut slow = server.connect().await;
+    let mut dripping = Box::pin(async {
+        let (mut read, mut write) = slow.split();
+        tokio::select! {
+            () = async {
+                let mut tick = tokio::time::interval(SHORT / 4);
+                while write.write_all(b"X").await.is_ok() {
+                    tick.tick().await;
+                }
+                std::future::pending().await
+            } => unreachable!(),
+            rest = to_the_end(&mut read) => rest,
+        }
+    });
+    assert_eq!(dripping.as_mut().await, "");
+    assert!(seen.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn an_idle_connection_stays_longer_than_a_head_may_take_and_ends_at_its_own_time() {
+    let keep_alive = SHORT * 5;
+    let limits = ServerLimits { header_timeout: SHORT, keep_alive, ..ServerLimits::default() };
+    let (server, _seen) = Serving::start(1, limits);
+    let mut socket = server.connect().await;
+    assert!(talk(&mut socket, GET).await.starts_with("HTTP/1.1 200 OK"));
+    let idle = Instant::now();
+    assert_eq!(to_the_end(&mut socket).await, "");
+    assert!(idle.elapsed() >= keep_alive, "{:?}", idle.elapsed());
+
+    // The beginning of another head makes the shorter time count.
+    let mut socket = server.connect().await;
+    let twice = format!("{}{}", talk(&mut socket, GET).await, talk(&mut socket, GET).await);
+    assert_eq!(twice.matches("HTTP/1.1 200 OK").count(), 2);
+    let begun = Instant::now();
+    socket.write_all(b"GET / HT").await.unwrap();
+    assert_eq!(to_the_end(&mut socket).await, "");
+    assert!(begun.elapsed() < keep_alive, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn an_idle_connection_of_http2_is_told_before_it_ends() {
+    let limits = ServerLimits { keep_alive: SHORT, ..ServerLimits::default() };
+    let (server, _seen) = Serving::start(1, limits);
+    let (mut client, connection) = h2::client::handshake(server.connect().await).await.unwrap();
+    let ended = tokio::spawn(connection);
+    assert_eq!(ask(&mut client, get2("/")).await.unwrap().0, 200);
+    // GOAWAY without an error, then the end: anything else would be an error here.
+    ended.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_request_that_takes_its_time_is_not_cut_off() {
+    let limits = ServerLimits {
+        header_timeout: SHORT / 4,
+        keep_alive: SHORT / 4,
+        write_timeout: SHORT / 4,
+        ..ServerLimits::default()
+    };
+    let (server, mut seen) = Serving::start(1, limits);
+    let mut socket = server.connect().await;
+    let mut client = server.http2().await;
+    socket.write_all(get1("/slow").as_bytes()).await.unwrap();
+    let second = tokio::spawn(async move { ask(&mut client, get2("/slow")).await.unwrap() });
+    seen.recv().await;
+    seen.recv().await;
+    tokio::time::sleep(SHORT).await;
+    server.script.release();
+    assert!(answer(&mut socket).await.ends_with("at last"));
+    assert_eq!(second.await.unwrap().2, "at last");
+}
+
+#[tokio::test]
+async fn what_a_connection_was_upgraded_to_may_be_silent_and_end_one_way_first() {
+    let limits = ServerLimits {
+        header_timeout: SHORT / 4,
+        keep_alive: SHORT / 4,
+        write_timeout: SHORT / 4,
+        ..ServerLimits::default()
+    };
+    let (server, _seen) = Serving::start(1, limits);
+    let mut socket = server.connect().await;
+    let upgrade = "GET /echo HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
+    socket.write_all(upgrade.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(socket.read_u8().await.unwrap());
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101 Switching Protocols\r\n"));
+    tokio::time::sleep(SHORT).await;
+    socket.write_all(b"still there").await.unwrap();
+    socket.shutdown().await.unwrap();
+    assert_eq!(to_the_end(&mut socket).await, "still there");
+}
+
+#[tokio::test]
+async fn who_takes_nothing_of_an_answer_is_cut_off() {
+    let limits = ServerLimits { write_timeout: SHORT, ..ServerLimits::default() };
+    let (server, mut seen) = Serving::start(1, limits);
+    let mut socket = server.connect().await;
+    socket.write_all(get1("/endless").as_bytes()).await.unwrap();
+    // Reads its connection, but gives the stream no window.
+    let mut client = server.http2().await;
+    let (stuck, _) = client.send_request(get2("/endless"), true).unwrap();
+    seen.recv().await;
+    seen.recv().await;
+    until("both answers to be given up", async || (server.script.endless() == 0).then_some(())).await;
+    drop((socket, stuck));
+}
+
+#[tokio::test]
+async fn who_reads_slowly_but_reads_is_served() {
+    let limits = ServerLimits { write_timeout: SHORT, ..ServerLimits::default() };
+    let (server, _seen) = Serving::start(1, limits);
+    let mut client = server.http2().await;
+    let (stream, _) = client.send_request(get2("/endless"), true).unwrap();
+    let mut body = stream.await.unwrap().into_body();
+    let begun = Instant::now();
+    while begun.elapsed() < SHORT * 3 {
+        tokio::time::sleep(SHORT / 8).await;
+        let piece = body.data().await.unwrap().unwrap();
+        body.flow_control().release_capacity(piece.len()).unwrap();
+    }
+    assert_eq!(server.script.endless(), 1);
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_are_told_so_at_once() {
+    let limits = ServerLimits { connections: 2, ..ServerLimits::default() };
+    let (server, _seen) = Serving::start(1, limits);
+    let mut first = server.connect().await;
+    let mut second = server.connect().await;
+    assert!(talk(&mut first, GET).await.contains("200 OK"));
+    assert!(talk(&mut second, GET).await.contains("200 OK"));
+    let mut third = server.connect().await;
+    let refusal = talk(&mut third, GET).await;
+    assert!(refusal.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{refusal}");
+    assert!(
+        refusal.contains("Retry-After: 1\r\n") && refusal.contains(r#""code":"overloaded""#),
+        "{refusal}"
+    );
+    drop(first);
+    until("a place to be free", async || {
+        talk(&mut server.connect().await, GET).await.contains("200 OK").then_some(())
+    })
+    .await;
+    assert!(talk(&mut second, GET).await.contains("200 OK"));
+}
+
+#[tokio::test]
+async fn requests_beyond_the_limit_are_told_so_at_once() {
+    let limits = ServerLimits { in_flight: 1, ..ServerLimits::default() };
+    let (server, mut seen) = Serving::start(1, limits);
+    let mut waiting = server.connect().await;
+    waiting.write_all(get1("/slow").as_bytes()).await.unwrap();
+    assert_eq!(seen.recv().await.as_deref(), Some("/slow"));
+    let mut client = server.http2().await;
+    let (status, headers, body) = ask(&mut client, get2("/")).await.unwrap();
+    assert_eq!((status, headers["retry-after"].to_str().unwrap()), (503, "1"));
+    assert!(body.contains(r#""code":"overloaded""#), "{body}");
+    let mut other = server.connect().await;
+    let refusal = talk(&mut other, GET).await;
+    assert!(refusal.starts_with("HTTP/1.1 503") && refusal.contains("retry-after: 1\r\n"), "{refusal}");
+    server.script.release();
+    assert!(answer(&mut waiting).await.ends_with("at last"));
+    // The same connections go on, and an answer that has begun waits for nothing.
+    let mut stream = server.http2().await;
+    let (begun, _) = stream.send_request(get2("/stream"), true).unwrap();
+    let _begun = begun.await.unwrap();
+    assert!(talk(&mut other, GET).await.starts_with("HTTP/1.1 200"));
+    assert_eq!(ask(&mut client, get2("/")).await.unwrap().0, 200);
+}
+
+#[tokio::test]
+async fn p_18_targets_and_headers_have_a_longest_length() {
+    let limits = ServerLimits { header_bytes: 16 * 1024, uri_bytes: 1024, ..ServerLimits::default() };
+    let (server, mut seen) = Serving::start(1, limits);
+    let path = |length: usize| format!("/{}", "x".repeat(length - 1));
+    let fields = |count: usize| (0..count).map(|i| format!("X-{i}: 1\r\n")).collect::<String>();
+    let head = |more: &str| format!("GET / HTTP/1.1\r\nHost: a\r\n{more}\r\n");
+    for (request, status) in [
+        (get1(&path(1024)), "200"),
+        (get1(&path(1025)), "414"),
+        (get1(&format!("/?{}", path(1024))), "414"),
+        (head(&fields(99)), "200"),
+        (head(&fields(100)), "431"),
+        (head(&format!("X: {}\r\n", "x".repeat(16_000))), "200"),
+        (head(&format!("X: {}\r\n", "x".repeat(17_000))), "431"),
+    ] {
+        let answer = talk(&mut server.connect().await, &request).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{status}: {answer}");
+        assert_eq!(status == "414", answer.contains(r#""code":"uri_too_long""#), "{answer}");
+    }
+    let many = |count: usize| {
+        let mut request = get2("/");
+        for number in 0..count {
+            let name = http::HeaderName::try_from(format!("x-{number}")).unwrap();
+            request.headers_mut().insert(name, "1".parse().unwrap());
+        }
+        request
+    };
+    let mut large = get2("/");
+    large.headers_mut().insert("x", "x".repeat(17_000).parse().unwrap());
+    for (request, status) in
+        [(get2(&path(1025)), 414), (many(100), 200), (many(101), 431), (large, 431), (get2("/"), 200)]
+    {
+        let mut client = server.http2().await;
+        assert_eq!(ask(&mut client, request).await.unwrap().0, status);
+    }
+    let mut served = 0;
+    while seen.try_recv().is_ok() {
+        served += 1;
+    }
+    assert_eq!(served, 5);
+}
+
+/// Closing with something unread would reset the connection, and a client that is still sending would
+/// find that error, not the answer.
+#[tokio::test]
+async fn why_a_body_was_refused_arrives_although_nobody_read_it() {
+    let (server, _seen) = Serving::start(1, ServerLimits::default());
+    let mut socket = server.connect().await;
+    let head = "POST /refused HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n";
+    let refusal = talk(&mut socket, head).await;
+    assert!(refusal.starts_with("HTTP/1.1 413") && refusal.ends_with("too much"), "{refusal}");
+    // It has said its last word.
+    assert_eq!(socket.peek(&mut [0]).await.unwrap(), 0);
+    for _ in 0..30 {
+        socket.write_all(&[b'x'; 10_000]).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    socket.shutdown().await.unwrap();
+    let mut rest = Vec::new();
+    socket.read_to_end(&mut rest).await.unwrap();
+    assert!(rest.is_empty());
+    // Not for ever, though.
+    let mut socket = server.connect().await;
+    assert!(talk(&mut socket, head).await.ends_with("too much"));
+    let mut dripping = tokio::time::interval(SHORT / 4);
+    while socket.write_all(b"x").await.is_ok() {
+        dripping.tick().await;
+    }
+}

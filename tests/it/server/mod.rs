@@ -1,0 +1,8 @@
+//! The server over real sockets: what it accepts, what it refuses, and how it ends.
+
+mod drain;
+mod http2;
+mod limits;
+mod raw;
+mod threads;
+mod tls;

@@ -1,0 +1,101 @@
+//! Several threads on one socket.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
+
+use axum::body::Body;
+use http::{Request, Response};
+use sekisho::server::{ServerLimits, ServingThreads};
+use tokio::net::TcpStream;
+use tower::service_fn;
+
+use crate::support::serving::{GET, Serving, get1, talk};
+
+async fn thread_of(socket: &mut TcpStream) -> String {
+    let answer = talk(socket, &get1("/thread")).await;
+    answer.rsplit("\r\n").next().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn each_thread_makes_a_service_of_its_own() {
+    let made = Arc::new(AtomicUsize::new(0));
+    let threads = ServingThreads::start(3, ServerLimits::default()).unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let count = Arc::clone(&made);
+    let factory = move || {
+        count.fetch_add(1, Ordering::SeqCst);
+        service_fn(|_: Request<Body>| async { Ok(Response::new(Body::empty())) })
+    };
+    threads.serve(listener, None, factory).unwrap();
+    for _ in 0..10 {
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        assert!(talk(&mut socket, GET).await.starts_with("HTTP/1.1 200"));
+    }
+    threads.drain().await;
+    assert!(TcpStream::connect(address).await.is_err());
+    threads.join().await;
+    assert_eq!(made.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
+async fn limits_can_be_changed_while_it_serves() {
+    let (server, _seen) = Serving::start(2, ServerLimits::default());
+    let mut before = server.connect().await;
+    assert!(talk(&mut before, GET).await.starts_with("HTTP/1.1 200"));
+    let limits = ServerLimits { connections: 2, uri_bytes: 256, ..ServerLimits::default() };
+    server.threads.set_limits(limits);
+    let long = get1(&"/x".repeat(200));
+    assert!(talk(&mut before, &long).await.starts_with("HTTP/1.1 200"));
+    let mut after = server.connect().await;
+    assert!(talk(&mut after, &long).await.starts_with("HTTP/1.1 414"));
+    assert!(talk(&mut server.connect().await, GET).await.starts_with("HTTP/1.1 503"));
+    assert!(talk(&mut before, GET).await.starts_with("HTTP/1.1 200"));
+}
+
+/// A thread that is busy accepts nothing, so the others get all that comes. It gets its share all the
+/// same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thread_with_far_more_connections_hands_over() {
+    let (busy, go_on) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
+    let (server, _seen) = Serving::start(2, ServerLimits::default());
+    let blocking = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let blocked_at = blocking.local_addr().unwrap();
+    let (reached, released) = (Arc::clone(&busy), Arc::clone(&go_on));
+    let block = move || {
+        let (reached, released) = (Arc::clone(&reached), Arc::clone(&released));
+        service_fn(move |_: Request<Body>| {
+            reached.wait();
+            released.wait();
+            async { Ok(Response::new(Body::empty())) }
+        })
+    };
+    server.threads.serve(blocking, None, block).unwrap();
+    let blocked = tokio::spawn(async move {
+        talk(&mut TcpStream::connect(blocked_at).await.unwrap(), GET).await;
+    });
+    tokio::task::spawn_blocking(move || busy.wait()).await.unwrap();
+
+    // Only the other thread can accept these, and it answers those that it keeps.
+    let mut sockets = Vec::new();
+    for _ in 0..20 {
+        sockets.push(server.connect().await);
+    }
+    let mut asking = Vec::new();
+    for mut socket in sockets {
+        asking.push(tokio::spawn(async move { (thread_of(&mut socket).await, socket) }));
+    }
+    tokio::task::spawn_blocking(move || go_on.wait()).await.unwrap();
+    blocked.await.unwrap();
+    let mut threads = BTreeMap::<String, usize>::new();
+    let mut open = Vec::new();
+    for asked in asking {
+        let (thread, socket) = asked.await.unwrap();
+        *threads.entry(thread).or_default() += 1;
+        open.push(socket);
+    }
+    let (most, fewest) = (*threads.values().max().unwrap(), *threads.values().min().unwrap());
+    assert_eq!(threads.len(), 2, "{threads:?}");
+    assert!(most <= 2 * (fewest + 1) + 2, "{threads:?}");
+}

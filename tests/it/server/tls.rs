@@ -1,0 +1,240 @@
+//! TLS on the public listener.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::Request;
+use rustls::version::{TLS12, TLS13};
+use sekisho::server::{CertificateFault, ServerLimits};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::support::db;
+use crate::support::process::{Server, Site, until};
+use crate::support::serving::{Files, GET, Serving, ask, get1, talk, to_the_end};
+use crate::support::upstream::Upstream;
+
+fn serving(files: &Files, limits: ServerLimits) -> Serving {
+    Serving::with(1, limits, Some(files.load().unwrap())).0
+}
+
+fn get_secured(path: &str) -> Request<()> {
+    Request::get(format!("https://app.example{path}")).body(()).unwrap()
+}
+
+#[tokio::test]
+async fn k_7_tls_1_2_and_1_3_speak_the_protocol_that_was_agreed_on() {
+    let files = Files::good();
+    let server = serving(&files, ServerLimits::default());
+    for version in [&TLS12, &TLS13] {
+        let mut socket = files.connect(server.address, &["http/1.1"], &[version]).await.unwrap();
+        assert_eq!(socket.get_ref().1.protocol_version(), Some(version.version));
+        let answer = talk(&mut socket, GET).await;
+        assert!(answer.contains("version=HTTP/1.1") && answer.contains("secured=true"), "{answer}");
+        // Without a word about it HTTP/1.1 is meant.
+        let mut socket = files.connect(server.address, &[], &[version]).await.unwrap();
+        assert!(talk(&mut socket, GET).await.contains("version=HTTP/1.1"));
+        let socket = files.connect(server.address, &["h2", "http/1.1"], &[version]).await.unwrap();
+        assert_eq!(socket.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+        let (mut client, connection) = h2::client::handshake(socket).await.unwrap();
+        tokio::spawn(connection);
+        let (_, _, body) = ask(&mut client, get_secured("/")).await.unwrap();
+        assert!(body.contains("version=HTTP/2.0") && body.contains("secured=true"), "{body}");
+    }
+    let strange = files.connect(server.address, &["spdy/1"], &[&TLS13]).await;
+    assert!(strange.is_err());
+}
+
+/// A hello of TLS 1.1, with the extensions and ciphers of its time.
+#[tokio::test]
+async fn k_7_older_versions_are_refused() {
+    let files = Files::good();
+    let server = serving(&files, ServerLimits::default());
+    for minor in [1, 2] {
+        let mut hello = vec![3, minor];
+        hello.extend([7; 32]);
+        hello.extend([0, 0, 4, 0xc0, 0x13, 0, 0x2f, 1, 0]);
+        let length = u8::try_from(hello.len()).unwrap();
+        let mut record = vec![22, 3, minor, 0, length + 4, 1, 0, 0, length];
+        record.extend(hello);
+        let mut socket = server.connect().await;
+        socket.write_all(&record).await.unwrap();
+        let mut answer = Vec::new();
+        let _ = socket.read_to_end(&mut answer).await;
+        // Alert, fatal, protocol_version or handshake_failure.
+        assert_eq!((answer[0], answer[5]), (21, 2), "{answer:?}");
+        assert!(matches!(answer[6], 70 | 40), "{answer:?}");
+    }
+    // HTTP in the clear is no hello either.
+    let mut socket = server.connect().await;
+    socket.write_all(GET.as_bytes()).await.unwrap();
+    assert!(!to_the_end(&mut socket).await.contains("HTTP/1.1"));
+}
+
+#[tokio::test]
+async fn b_7_browsers_are_told_to_come_back_over_tls() {
+    let files = Files::good();
+    let server = serving(&files, ServerLimits::default());
+    let mut socket = files.connect(server.address, &[], &[&TLS13]).await.unwrap();
+    let answer = talk(&mut socket, GET).await;
+    assert!(answer.contains("strict-transport-security: max-age=31536000\r\n"), "{answer}");
+    let own = talk(&mut socket, &get1("/hsts")).await;
+    assert!(own.contains("strict-transport-security: max-age=1\r\n"), "{own}");
+    assert_eq!(own.matches("strict-transport-security").count(), 1);
+    let (plain, _seen) = Serving::start(1, ServerLimits::default());
+    assert!(!talk(&mut plain.connect().await, GET).await.contains("strict-transport-security"));
+}
+
+#[tokio::test]
+async fn a_handshake_has_its_time_and_counts_as_a_connection() {
+    let header_timeout = Duration::from_millis(300);
+    let files = Files::good();
+    let server = serving(&files, ServerLimits { header_timeout, connections: 1, ..ServerLimits::default() });
+    let begun = Instant::now();
+    let mut silent = server.connect().await;
+    // Whoever finds no place is just let go: to say why would need a handshake.
+    assert!(files.connect(server.address, &[], &[&TLS13]).await.is_err());
+    assert_eq!(to_the_end(&mut silent).await, "");
+    assert!(begun.elapsed() >= header_timeout);
+    until("the place to be free", async || {
+        let mut socket = files.connect(server.address, &[], &[&TLS13]).await.ok()?;
+        talk(&mut socket, GET).await.contains("200 OK").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_over_tls_is_answered_when_the_server_stops() {
+    let files = Files::good();
+    let server = serving(&files, ServerLimits::default());
+    let mut idle = files.connect(server.address, &[], &[&TLS13]).await.unwrap();
+    assert!(talk(&mut idle, GET).await.contains("200 OK"));
+    let address = server.address;
+    let draining = tokio::spawn(async move { server.threads.drain().await });
+    until("the port to be closed", async || TcpStream::connect(address).await.is_err().then_some(())).await;
+    assert!(talk(&mut idle, GET).await.contains("connection: close\r\n"));
+    assert_eq!(to_the_end(&mut idle).await, "");
+    drop(idle);
+    draining.await.unwrap();
+}
+
+#[tokio::test]
+async fn certificates_that_can_not_be_used_are_named() {
+    let fault = |files: &Files| files.load().unwrap_err();
+    let files = Files::good();
+    assert!(files.load().is_ok());
+    std::fs::write(files.key(), "no key").unwrap();
+    assert!(matches!(fault(&files), CertificateFault::NoKey(path) if path == files.key()));
+    std::fs::copy(Files::good().key(), files.key()).unwrap();
+    assert!(matches!(fault(&files), CertificateFault::Mismatch { .. }));
+    std::fs::write(files.certificate(), "no certificate").unwrap();
+    assert!(matches!(fault(&files), CertificateFault::NoCertificate(_)));
+    std::fs::remove_file(files.key()).unwrap();
+    assert!(fault(&files).is_of_key());
+    std::fs::remove_file(files.certificate()).unwrap();
+    assert!(!fault(&files).is_of_key());
+
+    assert!(matches!(fault(&Files::until(2020)), CertificateFault::Expired(_)));
+    assert!(matches!(fault(&Files::good().renewed(2090, 2100)), CertificateFault::NotYetValid(_)));
+    let files = Files::good();
+    std::fs::write(files.certificate(), "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+        .unwrap();
+    assert!(matches!(fault(&files), CertificateFault::Certificate(..)));
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_is_used_and_a_bad_one_is_not() {
+    let files = Files::good();
+    let certificate = files.load().unwrap();
+    let server = Serving::with(1, ServerLimits::default(), Some(certificate.clone())).0;
+    let mut before = files.connect(server.address, &[], &[&TLS13]).await.unwrap();
+    assert!(!certificate.reload().unwrap());
+
+    let files = files.renewed(2000, 2100);
+    // Nobody has read them yet, and the client trusts the new ones alone.
+    assert!(files.connect(server.address, &[], &[&TLS13]).await.is_err());
+    assert!(certificate.reload().unwrap());
+    for _ in 0..2 {
+        let mut socket = files.connect(server.address, &[], &[&TLS13]).await.unwrap();
+        assert!(talk(&mut socket, GET).await.contains("200 OK"));
+        std::fs::write(files.certificate(), "torn").unwrap();
+        // The same bad file isn't news a second time.
+        assert!(!certificate.reload().unwrap_or_default());
+    }
+    assert!(talk(&mut before, GET).await.contains("200 OK"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn files_that_change_are_read_again() {
+    let files = Files::good();
+    let certificate = files.load().unwrap();
+    let watching = tokio::spawn(certificate.clone().watch());
+    let _files = files.renewed(2000, 2100);
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    watching.abort();
+    // Somebody has read them.
+    assert!(!certificate.reload().unwrap());
+}
+
+async fn site(files: &Files) -> Site {
+    let mut site = Site::new(db::sqlite_place().await.unwrap()).await;
+    site.set("server.tls_certificate", files.certificate().to_str().unwrap());
+    site.set("server.tls_key", files.key().to_str().unwrap());
+    site
+}
+
+#[tokio::test]
+async fn the_program_speaks_tls_and_tells_upstreams() {
+    let mut upstream = Upstream::start().await;
+    let files = Files::good();
+    let site = site(&files).await;
+    let toml = std::fs::read_to_string(site.path("sekisho.toml")).unwrap();
+    let route = format!("[[routes]]\npath = \"/\"\nupstreams = [\"{}\"]\nauth = \"none\"\n", upstream.url());
+    site.write("sekisho.toml", &format!("{toml}\n{route}"));
+    let server: Server = site.serve().await;
+    assert!(server.log().contains("origin=https://127.0.0.1:"), "{}", server.log());
+    let socket = files.connect(server.public, &["h2"], &[&TLS13]).await.unwrap();
+    let (mut client, connection) = h2::client::handshake::<_>(socket).await.unwrap();
+    let client: &mut h2::client::SendRequest<Bytes> = &mut client;
+    tokio::spawn(connection);
+    for path in ["/forwarded", "/auth/session"] {
+        let mut request = get_secured(path);
+        request.headers_mut().append("cookie", "a=1".parse().unwrap());
+        request.headers_mut().append("cookie", "b=2".parse().unwrap());
+        let (_, headers, _) = ask(client, request).await.unwrap();
+        assert_eq!(headers["strict-transport-security"], "max-age=31536000", "{path}");
+    }
+    let seen = upstream.seen().await;
+    assert_eq!(seen.all("x-forwarded-proto"), ["https"]);
+    assert_eq!(seen.all("x-forwarded-host"), ["app.example"]);
+    assert_eq!(seen.all("host"), ["app.example"]);
+    assert_eq!(seen.all("cookie"), ["a=1; b=2"]);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn bad_files_are_a_configuration_error_that_names_the_key() {
+    let files = Files::good();
+    let site = site(&files).await;
+    std::fs::copy(Files::good().key(), files.key()).unwrap();
+    for command in ["serve", "check-config"] {
+        let ran = site.run(&[command]).await;
+        let said = ran.fails(78);
+        assert!(
+            said.starts_with("server.tls_key = \"") && said.contains("from SEKISHO_SERVER__TLS_KEY"),
+            "{said}"
+        );
+        assert!(said.contains("is not that of the certificate"), "{said}");
+    }
+    let expired = Files::until(2020);
+    let place = Site::new(db::sqlite_place().await.unwrap()).await;
+    let (certificate, key) = (expired.certificate(), expired.key());
+    let toml = std::fs::read_to_string(place.path("sekisho.toml")).unwrap();
+    let tls =
+        format!("[server]\ntls_certificate = \"{}\"\ntls_key = \"{}\"", certificate.display(), key.display());
+    place.write("sekisho.toml", &toml.replacen("[server]", &tls, 1));
+    let ran = place.run(&["check-config"]).await;
+    let said = ran.fails(78);
+    assert!(said.contains("server.tls_certificate") && said.contains("line 3"), "{said}");
+    assert!(said.contains("has expired"), "{said}");
+}

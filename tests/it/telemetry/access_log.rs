@@ -1,0 +1,172 @@
+//! The access log: one line for each request, whatever it holds and however it ends.
+
+use axum::body::Body;
+use http::Response;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::{TARO, answered, line_of, site};
+use crate::support::process::until;
+use crate::support::upstream::{Held, Upstream, saying};
+use crate::support::wire_browser::Browser;
+
+#[tokio::test]
+async fn a_line_says_who_asked_for_what_and_how_it_went() {
+    let upstream = Upstream::answering(|_| Response::new(Body::from("seven films"))).await;
+    let site = site().await;
+    site.forward_to(upstream.url());
+    let server = site.serve().await;
+    let mut browser = Browser::signed_in(server.public, TARO).await;
+    let who = browser.get(server.public, "/auth/session").await.json();
+    let answer = browser.get(server.public, "/films?of=1954").await;
+    let mut line = line_of(&server, answer.header("x-request-id").unwrap()).await;
+
+    let line = line.as_object_mut().unwrap();
+    assert!(line["duration"].as_f64().is_some_and(|seconds| seconds > 0.0 && seconds < 30.0), "{line:?}");
+    let time = line["time"].as_str().unwrap();
+    assert!(time.ends_with('Z') && time.contains('T'), "{time}");
+    let (request, trace) = (line["request_id"].as_str().unwrap(), line["trace_id"].as_str().unwrap());
+    assert_eq!(request.replace('-', ""), trace, "a trace that begins here is called as the request");
+    for varies in ["duration", "time", "request_id", "trace_id"] {
+        line.remove(varies);
+    }
+    let expected = json!({
+        "level": "INFO", "message": "answered", "method": "GET", "path": "/films", "status": 200, "bytes": 11,
+        "client": "127.0.0.1", "route": "/", "upstream": upstream.address().to_string(),
+        "user": who["user"]["id"], "session": who["session_id"], "protocol": "HTTP/1.1",
+    });
+    assert_eq!(json!(line), expected);
+
+    for (path, route, status, event) in
+        [("/auth/session", "own:auth", 401, json!("missing")), ("/a/../b", "none", 400, json!(null))]
+    {
+        let answer = Browser::default().get(server.public, path).await;
+        let line = line_of(&server, answer.header("x-request-id").unwrap()).await;
+        assert_eq!(
+            (&line["route"], &line["status"], &line["session_event"]),
+            (&json!(route), &json!(status), &event)
+        );
+        assert_eq!((&line["path"], &line["bytes"]), (&json!(path), &json!(answer.body.len())));
+        assert!(line["user"].is_null() && line["upstream"].is_null(), "{line}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn there_are_as_many_lines_as_requests() {
+    let mut held = Held::start().await;
+    let site = site().await;
+    let cut = saying(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nfirst").await;
+    let route = |path: &str, upstream: &str| {
+        format!("[[routes]]\npath = \"{path}\"\nauth = \"none\"\nupstreams = [\"{upstream}\"]\n")
+    };
+    let config = std::fs::read_to_string(site.path("sekisho.toml")).unwrap();
+    site.write("sekisho.toml", &(config + &route("/held", &held.url()) + &route("/cut", &cut)));
+    let server = site.serve().await;
+    for _ in 0..20 {
+        Browser::default().get(server.public, "/auth/session").await;
+    }
+    // One whose client doesn't wait, and one whose upstream breaks off.
+    let mut impatient = TcpStream::connect(server.public).await.unwrap();
+    impatient.write_all(b"GET /held HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    held.arrived(1).await;
+    drop(impatient);
+    let mut cut = TcpStream::connect(server.public).await.unwrap();
+    cut.write_all(b"GET /cut HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    let _ = cut.read_to_end(&mut Vec::new()).await;
+
+    let lines = until("all lines", async || Some(answered(&server)).filter(|lines| lines.len() >= 22)).await;
+    let of = |path: &str| lines.iter().filter(|line| line["path"] == path).collect::<Vec<_>>();
+    assert_eq!(of("/auth/session").len(), 20);
+    let [gone] = of("/held")[..] else { panic!("{lines:?}") };
+    assert_eq!(
+        (&gone["status"], &gone["bytes"], &gone["broken_off"]),
+        (&json!(499), &json!(0), &json!("true"))
+    );
+    let [broken] = of("/cut")[..] else { panic!("{lines:?}") };
+    assert_eq!((&broken["status"], &broken["bytes"]), (&json!(200), &json!(5)));
+    assert_eq!(broken["broken_off"], "true");
+    // What is said meanwhile is said of that request.
+    let log = server.log();
+    let said = log.lines().find(|line| line.contains("answer broken off")).unwrap();
+    assert_eq!(serde_json::from_str::<serde_json::Value>(said).unwrap()["request_id"], broken["request_id"]);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn whatever_a_request_holds_each_line_is_one_of_json() {
+    let mut site = site().await;
+    site.set_env("RUST_LOG", "trace");
+    let server = site.serve().await;
+    let agents: [&[u8]; 5] =
+        [b"\x1b[2J", b"\"}{\"level\":\"ERROR\"", "\u{2028}\u{202e}".as_bytes(), b"\xff\xfe", b"\t"];
+    let paths: [&[u8]; 8] = [
+        b"/%0d%0aERROR%20forged",
+        b"/%1b[31m",
+        b"/\"quoted\"",
+        b"/{\"json\":1}",
+        "/\u{2028}\u{2029}/\u{85}\u{feff}".as_bytes(),
+        "/関所".as_bytes(),
+        b"/\\\\",
+        b"/\xff",
+    ];
+    let mut answers = 0;
+    for path in paths {
+        for agent in agents {
+            let mut socket = TcpStream::connect(server.public).await.unwrap();
+            let request = [
+                b"GET ",
+                path,
+                b" HTTP/1.1\r\nhost: a\r\nconnection: close\r\nuser-agent: ",
+                agent,
+                b"\r\n\r\n",
+            ];
+            socket.write_all(&request.concat()).await.unwrap();
+            let mut answer = Vec::new();
+            let _ = socket.read_to_end(&mut answer).await;
+            // What hyper itself refuses has never been a request.
+            answers += usize::from(answer.windows(12).any(|name| name == b"x-request-id"));
+        }
+    }
+    assert!(answers >= 4 * agents.len(), "{answers}");
+    until("all lines", async || Some(answered(&server)).filter(|lines| lines.len() == answers)).await;
+    let harmless =
+        |character: char| !character.is_control() && !"\u{2028}\u{2029}\u{202e}\u{feff}".contains(character);
+    for line in server.log().lines() {
+        assert!(serde_json::from_str::<serde_json::Value>(line).is_ok_and(|line| line.is_object()), "{line}");
+        assert!(line.chars().all(harmless), "{line:?}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_text_line_is_for_people() {
+    let mut site = site().await;
+    site.set("log.format", "text");
+    let server = site.serve().await;
+    let mut socket = TcpStream::connect(server.public).await.unwrap();
+    let request = "GET /\u{2028}x HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let _ = socket.read_to_end(&mut Vec::new()).await;
+    let line = until("the line", async || {
+        let log = server.log();
+        log.lines().find(|line| line.contains("  INFO answered ")).map(str::to_owned)
+    })
+    .await;
+    assert!(line.contains(r#" method=GET path="/\u2028x" status=4"#), "{line}");
+    assert!(line.contains(" client=127.0.0.1 route=none "), "{line}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn without_an_access_log_there_are_no_such_lines() {
+    let mut site = site().await;
+    site.set("log.access", "false");
+    let server = site.serve().await;
+    Browser::default().get(server.public, "/auth/session").await;
+    server.terminate();
+    let stopped = || server.log().contains("\"message\":\"stopped\"").then_some(());
+    until("the last line", async || stopped()).await;
+    assert!(answered(&server).is_empty());
+}

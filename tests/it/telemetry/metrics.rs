@@ -1,0 +1,112 @@
+//! `/metrics`, and the dashboard that shows it.
+
+use std::collections::BTreeSet;
+
+use axum::body::Body;
+use http::Request;
+use sekisho::telemetry::metrics::METRICS;
+use serde_json::Value;
+
+use super::{TARO, metrics_of, site};
+use crate::support::process::{Server, until};
+use crate::support::upstream::Upstream;
+use crate::support::wire_browser::Browser;
+
+/// A server that has had some of everything.
+async fn served() -> (crate::support::process::Site, Upstream, Server) {
+    let upstream = Upstream::start().await;
+    let site = site().await;
+    site.forward_to(upstream.url());
+    let server = site.serve().await;
+    let mut browser = Browser::signed_in(server.public, TARO).await;
+    for _ in 0..3 {
+        assert_eq!(browser.status(server.public, "/films").await, 200);
+    }
+    assert_eq!(Browser::default().status(server.public, "/films").await, 401);
+    let made_up = Request::builder().method("BREW").uri("/..").body(Body::empty()).unwrap();
+    assert_eq!(Browser::default().send(server.public, made_up).await.unwrap().status, 400);
+    (site, upstream, server)
+}
+
+#[tokio::test]
+async fn requests_renewals_passwords_and_the_store_are_counted() {
+    let (_site, _upstream, server) = served().await;
+    let text = until("all counts", async || {
+        Some(metrics_of(&server).await).filter(|text| text.contains("sekisho_requests_in_flight 0"))
+    })
+    .await;
+    for line in [
+        r#"sekisho_requests_total{route="/",status="200",event=""} 3"#,
+        r#"sekisho_requests_total{route="/",status="401",event="missing"} 1"#,
+        r#"sekisho_requests_total{route="own:auth",status="200",event=""} 1"#,
+        r#"sekisho_requests_total{route="none",status="400",event=""} 1"#,
+        r#"sekisho_session_events_total{event="missing"} 1"#,
+        r#"sekisho_request_duration_seconds_bucket{route="/",le="+Inf"} 4"#,
+        r#"sekisho_request_duration_seconds_count{route="own:auth"} 1"#,
+        r#"sekisho_store_duration_seconds_bucket{operation="insert_session",outcome="ok",le="+Inf"} 1"#,
+        "sekisho_password_jobs_queued 0",
+        "sekisho_password_jobs_running 0",
+        "sekisho_password_jobs_refused_total 0",
+        "sekisho_log_lines_lost_total 0",
+        "# TYPE sekisho_request_duration_seconds histogram",
+        "# HELP sekisho_requests_total Requests answered, by route, status and session event",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+    }
+    assert!(!text.contains("BREW") && !text.contains("films"), "{text}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_dashboard_shows_what_there_is() {
+    let dashboard: Value =
+        serde_json::from_str(include_str!("../../../deploy/grafana/sekisho.json")).unwrap();
+    let expressions = expressions(&dashboard);
+    assert!(expressions.len() >= 15, "{}", expressions.len());
+    let shown: BTreeSet<String> = expressions.iter().flat_map(|text| names_in(text)).collect();
+    let declared: BTreeSet<String> = METRICS.iter().map(|metric| metric.name.to_owned()).collect();
+    let unknown: Vec<_> = shown.iter().filter(|name| !declared.contains(*name)).collect();
+    assert!(unknown.is_empty(), "the dashboard asks for {unknown:?}");
+    let hidden: Vec<_> = declared.difference(&shown).collect();
+    assert!(hidden.is_empty(), "the dashboard leaves out {hidden:?}");
+}
+
+/// What `/metrics` shows is declared, with a text that says what it is.
+#[tokio::test]
+async fn every_metric_is_declared() {
+    let (_site, _upstream, server) = served().await;
+    let text = metrics_of(&server).await;
+    let declared: BTreeSet<_> = METRICS.iter().map(|metric| metric.name).collect();
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+    let names: Vec<_> = types.filter(|name| name.starts_with("sekisho_")).collect();
+    assert!(names.len() >= 8, "{text}");
+    for name in names {
+        assert!(declared.contains(name), "{name}");
+        assert!(text.contains(&format!("# HELP {name} ")), "{name}");
+    }
+    server.stop().await;
+}
+
+/// Every query of every panel.
+fn expressions(value: &Value) -> Vec<&str> {
+    match value {
+        Value::Object(members) => members
+            .iter()
+            .flat_map(|(name, value)| match value {
+                Value::String(text) if name == "expr" => vec![text.as_str()],
+                other => expressions(other),
+            })
+            .collect(),
+        Value::Array(items) => items.iter().flat_map(expressions).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// The metrics' names in a query. A histogram's parts are the histogram.
+fn names_in(query: &str) -> impl Iterator<Item = String> {
+    let words = query.split(|character: char| !character.is_ascii_alphanumeric() && character != '_');
+    words.filter(|word| word.starts_with("sekisho_")).map(|word| {
+        let part = ["_bucket", "_count", "_sum"].iter().find_map(|part| word.strip_suffix(part));
+        part.unwrap_or(word).to_owned()
+    })
+}

@@ -1,0 +1,60 @@
+//! What no line, span or metric holds, at any level.
+
+use axum::body::Body;
+use http::{Request, Response};
+
+use super::collector::Collector;
+use super::{TARO, metrics_of, site};
+use crate::support::process::{PASSWORD, until};
+use crate::support::upstream::Upstream;
+use crate::support::wire_browser::Browser;
+
+#[tokio::test]
+async fn no_secret_is_told_at_any_level() {
+    let upstream = Upstream::answering(|_| {
+        let answer = Response::builder().header("set-cookie", "theirs=canary-set-cookie; Path=/");
+        answer.header("x-theirs", "canary-header").body(Body::from("canary-answer")).unwrap()
+    })
+    .await;
+    let mut collector = Collector::start().await;
+    let mut site = site().await;
+    site.forward_to(upstream.url());
+    site.set("otlp.endpoint", &collector.url);
+    site.set("otlp.sample", "1");
+    site.set_env("RUST_LOG", "trace");
+    let server = site.serve().await;
+
+    let mut browser = Browser::signed_in(server.public, TARO).await;
+    let mut secrets: Vec<String> = browser.cookies.values().cloned().collect();
+    assert_eq!(secrets.len(), 2);
+    // A JWT's head is no secret, and a part of it is no better than the whole.
+    let parts =
+        secrets.iter().flat_map(|token| token.split('.').skip(1)).map(str::to_owned).collect::<Vec<_>>();
+    secrets.extend(parts);
+    secrets.extend([PASSWORD, "canary-"].map(str::to_owned));
+    for path in ["/films", "/auth/session", "/auth/sessions", "/a/../b"] {
+        let request = Request::post(format!("{path}?access_token=canary-query"))
+            .header("authorization", "Bearer canary-bearer")
+            .header("proxy-authorization", "Basic canary-basic")
+            .header("x-request-id", "canary-id")
+            .header("baggage", "user=canary-baggage")
+            .header("tracestate", "canary-tracestate=1");
+        browser.send(server.public, request.body(Body::from("canary-body")).unwrap()).await.unwrap();
+    }
+    Browser::default().sign_in(server.public, TARO, "canary-password").await;
+    let spans = until("the spans", async || Some(collector.all()).filter(|spans| !spans.is_empty())).await;
+    let metrics = metrics_of(&server).await;
+    server.terminate();
+    until("the last line", async || server.log().contains("\"message\":\"stopped\"").then_some(())).await;
+
+    let told = format!("{}{metrics}{spans:?}{:?}", server.log(), collector.all());
+    for expected in
+        ["\"level\":\"TRACE\"", "\"level\":\"DEBUG\"", "answered", "sekisho_requests_total", "http.route"]
+    {
+        assert!(told.contains(expected), "it was not read: {expected}");
+    }
+    for secret in secrets {
+        let line = told.lines().find(|line| line.contains(&secret));
+        assert_eq!(line, None, "{secret}");
+    }
+}

@@ -1,0 +1,95 @@
+//! A log that can't be written stops nobody, and what is lost is counted.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::process::Stdio;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Child;
+
+use super::site;
+use crate::support::process::{PATIENCE, Site, until};
+use crate::support::wire_browser::Browser;
+
+/// A server on ports that are free a moment before, for what it says can't be read.
+async fn serve_into(site: &mut Site, stderr: impl Into<Stdio>) -> (SocketAddr, SocketAddr, Child) {
+    let [public, admin] = free_ports();
+    site.set("server.listen", &public.to_string());
+    site.set("admin.listen", &admin.to_string());
+    let child = site.command(&["serve"]).stderr(stderr).stdout(Stdio::null()).spawn().unwrap();
+    until("a server that is ready", async || {
+        tokio::net::TcpStream::connect(admin).await.ok()?;
+        (Browser::default().status(admin, "/readyz").await == 200).then_some(())
+    })
+    .await;
+    (public, admin, child)
+}
+
+/// Both are held until both are known, so that they are two.
+fn free_ports() -> [SocketAddr; 2] {
+    let held = [0, 1].map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    held.each_ref().map(|listener| listener.local_addr().unwrap())
+}
+
+async fn lost_lines(admin: SocketAddr) -> u64 {
+    let metrics = String::from_utf8(Browser::default().get(admin, "/metrics").await.body).unwrap();
+    let line = metrics.lines().find_map(|line| line.strip_prefix("sekisho_log_lines_lost_total "));
+    line.map_or(0, |count| count.parse().unwrap())
+}
+
+async fn stops(mut child: Child) {
+    let id = i32::try_from(child.id().unwrap()).unwrap();
+    kill_process(Pid::from_raw(id).unwrap(), Signal::TERM).unwrap();
+    let ended = tokio::time::timeout(PATIENCE, child.wait()).await.expect("it stops").unwrap();
+    assert_eq!(ended.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_full_disk_stops_nobody() {
+    let mut site = site().await;
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let (public, admin, child) = serve_into(&mut site, full).await;
+    let before = lost_lines(admin).await;
+    for _ in 0..20 {
+        assert_eq!(Browser::default().status(public, "/auth/session").await, 401);
+    }
+    until("the lost lines", async || (lost_lines(admin).await >= before + 20).then_some(())).await;
+    stops(child).await;
+}
+
+#[tokio::test]
+async fn a_reader_that_stops_reading_stops_nobody() {
+    let mut site = site().await;
+    // So many lines for each request that the queue is soon full.
+    site.set_env("RUST_LOG", "trace");
+    let (public, admin, mut child) = serve_into(&mut site, Stdio::piped()).await;
+    until("the first lost line", async || {
+        for _ in 0..20 {
+            assert_eq!(Browser::default().status(public, "/auth/session").await, 401);
+        }
+        (lost_lines(admin).await > 0).then_some(())
+    })
+    .await;
+    assert_eq!(Browser::default().status(public, "/auth/session").await, 401);
+    // Once somebody reads again, whole lines come.
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let reading = tokio::spawn(async move {
+        while let Some(line) = lines.next_line().await.unwrap() {
+            assert!(serde_json::from_str::<serde_json::Value>(&line).is_ok(), "{line}");
+        }
+    });
+    stops(child).await;
+    reading.await.unwrap();
+}
+
+#[tokio::test]
+async fn the_last_line_is_written_before_the_end() {
+    let site = site().await;
+    let server = site.serve().await;
+    let answer = Browser::default().get(server.public, "/auth/session").await;
+    let id = answer.header("x-request-id").unwrap().to_owned();
+    server.terminate();
+    until("the last line", async || server.log().contains("\"message\":\"stopped\"").then_some(())).await;
+    assert!(server.log().contains(&id));
+}

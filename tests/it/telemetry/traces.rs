@@ -1,0 +1,117 @@
+//! W3C Trace Context, and spans for a collector.
+
+use axum::body::Body;
+use http::{Request, Response};
+
+use super::collector::{Collector, attribute, hexadecimal};
+use super::{TARO, line_of, metrics_of, site};
+use crate::support::gateway::{Setup, get, route};
+use crate::support::process::until;
+use crate::support::upstream::Upstream;
+use crate::support::wire_browser::Browser;
+
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const PARENT: &str = "00f067aa0ba902b7";
+
+#[tokio::test]
+async fn an_upstream_is_told_its_trace_and_that_we_are_its_parent() {
+    let mut upstream = Upstream::start().await;
+    let gateway = Setup::new(route("/", &upstream.url(), "auth = \"none\"")).start().await;
+    let theirs = format!("00-{TRACE}-{PARENT}-01");
+    let request =
+        get("/").header("traceparent", &theirs).header("tracestate", "a=1,b=2").header("tracestate", "c=3");
+    gateway.ask(request).await;
+    let seen = upstream.seen().await;
+    let [told] = seen.all("traceparent")[..] else { panic!("{:?}", seen.headers) };
+    assert!(told.starts_with(&format!("00-{TRACE}-")) && told.ends_with("-01") && told != theirs, "{told}");
+    assert_eq!(seen.all("tracestate"), ["a=1,b=2", "c=3"]);
+
+    for request in [
+        get("/"),
+        get("/").header("traceparent", "00-none"),
+        get("/").header("traceparent", &theirs).header("traceparent", &theirs),
+    ] {
+        gateway.ask(request.header("tracestate", "a=1")).await;
+        let seen = upstream.seen().await;
+        let [told] = seen.all("traceparent")[..] else { panic!("{:?}", seen.headers) };
+        let id = seen.all("x-request-id")[0].replace('-', "");
+        assert!(told.starts_with(&format!("00-{id}-")) && told.ends_with("-00"), "{told}");
+        assert!(seen.all("tracestate").is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_collector_gets_the_span_of_a_request() {
+    let mut upstream =
+        Upstream::answering(|_| Response::builder().status(503).body(Body::empty()).unwrap()).await;
+    let mut collector = Collector::start().await;
+    let mut site = site().await;
+    site.forward_to(upstream.url());
+    site.set("otlp.endpoint", &collector.url);
+    site.set("otlp.sample", "1");
+    let server = site.serve().await;
+    let mut browser = Browser::signed_in(server.public, TARO).await;
+    assert_eq!(collector.span().await.name, "POST own:auth");
+
+    let request = Request::get("/films?of=1954").header("traceparent", format!("00-{TRACE}-{PARENT}-00"));
+    let answer = browser.send(server.public, request.body(Body::empty()).unwrap()).await.unwrap();
+    let told = upstream.seen().await.all("traceparent")[0].to_owned();
+    let span = collector.span().await;
+    assert_eq!((span.name.as_str(), span.kind), ("GET /", 2), "of a server");
+    assert_eq!(
+        (hexadecimal(&span.trace_id), hexadecimal(&span.parent_span_id)),
+        (TRACE.into(), PARENT.into())
+    );
+    assert_eq!(told, format!("00-{TRACE}-{}-01", hexadecimal(&span.span_id)), "what the upstream was told");
+    let at = |name: &str| attribute(&span, name).unwrap_or_default();
+    assert_eq!(
+        (at("http.request.method"), at("http.route"), at("url.path")),
+        ("GET".into(), "/".into(), "/films".into())
+    );
+    assert_eq!((at("http.response.status_code"), at("client.address")), ("503".into(), "127.0.0.1".into()));
+    assert_eq!(at("server.address"), "127.0.0.1");
+    assert_eq!(at("sekisho.upstream"), upstream.address().to_string());
+    assert_eq!(span.status.as_ref().map(|status| status.code), Some(2), "an error");
+    assert!(span.start_time_unix_nano < span.end_time_unix_nano);
+    let line = line_of(&server, answer.header("x-request-id").unwrap()).await;
+    assert_eq!(line["trace_id"], TRACE);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_waits_is_sent_at_the_end_and_a_lost_collector_stops_nobody() {
+    let mut collector = Collector::start().await;
+    let mut site = site().await;
+    site.set("otlp.endpoint", &collector.url);
+    site.set("otlp.sample", "1");
+    let server = site.serve().await;
+    for _ in 0..50 {
+        Browser::default().get(server.public, "/auth/session").await;
+    }
+    server.stop().await;
+    assert_eq!(collector.all().len(), 50);
+
+    site.set("otlp.endpoint", "http://127.0.0.1:1");
+    let server = site.serve().await;
+    for _ in 0..5 {
+        assert_eq!(Browser::default().status(server.public, "/auth/session").await, 401);
+    }
+    let lost = async || metrics_of(&server).await.contains("sekisho_spans_lost_total 5").then_some(());
+    until("the lost spans", lost).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn no_client_can_ask_for_a_span() {
+    let mut collector = Collector::start().await;
+    let mut site = site().await;
+    site.set("otlp.endpoint", &collector.url);
+    site.set("otlp.sample", "0");
+    let server = site.serve().await;
+    for _ in 0..20 {
+        let request = Request::get("/auth/session").header("traceparent", format!("00-{TRACE}-{PARENT}-01"));
+        Browser::default().send(server.public, request.body(Body::empty()).unwrap()).await.unwrap();
+    }
+    server.stop().await;
+    assert!(collector.all().is_empty());
+}
