@@ -4,6 +4,7 @@ mod scope;
 
 use std::fmt;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use http::header::USER_AGENT;
@@ -129,6 +130,30 @@ impl<'de> Deserialize<'de> for Roles {
         const ORDINARY: usize = 64;
 
         deserializer.deserialize_seq(Names)
+    }
+}
+
+/// Tells when a session ends, to those who keep a connection open in its name.
+///
+/// Closures of the same shape do so too.
+pub trait SessionEnds: Send + Sync + 'static {
+    /// Waits for the session's end, anywhere, and says how it came about. One that has ended already
+    /// is told of at once. Dropping the future ends the watch.
+    ///
+    /// The end may also be that the session can't be vouched for any more
+    /// ([`StoreUnavailable`](SessionEvent::StoreUnavailable)), if so it is set up.
+    fn watch(&self, session: SessionId) -> SessionEnded;
+}
+
+/// The answer to [`SessionEnds::watch`].
+pub type SessionEnded = Pin<Box<dyn Future<Output = SessionEvent> + Send>>;
+
+impl<F> SessionEnds for F
+where
+    F: Fn(SessionId) -> SessionEnded + Send + Sync + 'static,
+{
+    fn watch(&self, session: SessionId) -> SessionEnded {
+        self(session)
     }
 }
 

@@ -25,7 +25,8 @@
 //! 5. The [`Identity`] goes into the request's extensions, and the request goes on, body and all:
 //!    to a handler of [`routers`], which takes it with [`CurrentUser`], or
 //! 6. to the [`proxy`], which removes what only we may say, adds who the user is, sends it once, and
-//!    streams the answer back.
+//!    streams the answer back. What stays open after that, a WebSocket or an event stream, ends with its
+//!    session, of which it is told ([`SessionEnds`](identity::SessionEnds)).
 //! 7. On the way out the layer adds the fresh cookies, unless the session has ended meanwhile, with
 //!    `Cache-Control: private, no-store`, and
 //!    [`X-Session-Event`](layer::SESSION_EVENT_HEADER), which says in one word what it did. When the

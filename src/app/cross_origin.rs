@@ -21,6 +21,7 @@ use tower_http::csrf::{ConfigError, CsrfLayer, ProtectionError};
 use super::choose::ChooseLayer;
 use crate::backend::config::Origin;
 use crate::layer::{CookiePolicy, SESSION_EVENT_HEADER};
+use crate::proxy::asks_for_upgrade;
 use crate::routers::ApiError;
 
 /// Lets pages of other origins call where they may, and do no harm where they may not.
@@ -196,6 +197,38 @@ impl CouldHarm {
         }
         self.cookies.are_in(request.headers()) || self.always.iter().any(|path| path == request.uri().path())
     }
+}
+
+/// Tells which pages may have the protocol changed, to WebSocket as a rule. Browsers ask nobody before
+/// they do so, and let pages of any origin read what comes.
+pub(super) struct UpgradeGuard {
+    cookies: Arc<CookiePolicy>,
+    trusted: Vec<String>,
+}
+
+impl UpgradeGuard {
+    /// Pages of the origins `allowed` may, and of `origin`, our own.
+    pub(super) fn new(cookies: Arc<CookiePolicy>, allowed: &[Origin], origin: &Origin) -> Self {
+        let trusted = allowed.iter().chain([origin]).map(|origin| origin.as_str().to_owned()).collect();
+        Self { cookies, trusted }
+    }
+
+    /// Whether this is an upgrade in a user's name, by our cookies, that no page of a trusted origin
+    /// asks for. Every browser names the `Origin`, once; `Host` says nothing about it.
+    pub(super) fn refuses(&self, headers: &HeaderMap) -> bool {
+        if !asks_for_upgrade(headers) || !self.cookies.are_in(headers) {
+            return false;
+        }
+        let mut origins = headers.get_all(ORIGIN).iter();
+        let (Some(origin), None) = (origins.next(), origins.next()) else { return true };
+        !self.trusted.iter().any(|trusted| trusted.as_bytes() == origin.as_bytes())
+    }
+}
+
+/// The answer to an upgrade that is refused.
+pub(super) fn refused_upgrade() -> Response<Body> {
+    tracing::info!("a cross-site upgrade was refused");
+    ApiError::CrossSite.into_response()
 }
 
 /// How a cross-site request is answered.

@@ -8,10 +8,11 @@ use std::task::{Context, Poll};
 
 use axum::Router;
 use axum::body::Body;
-use http::{Request, Response, Uri};
+use http::{HeaderMap, Request, Response, Uri};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
+use super::cross_origin::{UpgradeGuard, refused_upgrade};
 use super::home::Home;
 use super::panics::CatchPanic;
 use crate::backend::config::{PathPrefix, RouteAuth};
@@ -52,6 +53,8 @@ pub(super) struct Faces {
     pub(super) proxied: Proxied,
     /// What answers where no route does, if anything, and by which number it is counted.
     pub(super) otherwise: Option<(Router, u32)>,
+    /// Which pages may have the protocol changed, where a session is looked at.
+    pub(super) upgrades: Arc<UpgradeGuard>,
 }
 
 /// The proxy, behind what each kind of route asks for.
@@ -95,6 +98,7 @@ enum Place<'a> {
     Here(&'a Router, u32),
     Proxied(RouteAuth, MatchedRoute, u32),
     Nowhere(ProxyError),
+    Refused(u32),
 }
 
 impl Gateway {
@@ -114,7 +118,7 @@ impl Gateway {
 }
 
 impl Faces {
-    fn place(&self, uri: &Uri) -> Place<'_> {
+    fn place(&self, uri: &Uri, headers: &HeaderMap) -> Place<'_> {
         let route = match self.routes.find(uri) {
             Ok(route) => route,
             Err(bad_path) => return Place::Nowhere(bad_path.into()),
@@ -127,6 +131,9 @@ impl Faces {
                 // A route of which nothing is known lets nobody through.
                 let rule = self.rules.get(route.number()).copied();
                 let (auth, number) = rule.unwrap_or((RouteAuth::Required, 0));
+                if auth != RouteAuth::None && self.upgrades.refuses(headers) {
+                    return Place::Refused(number);
+                }
                 Place::Proxied(auth, route, number)
             }
             (None, Some((otherwise, number))) => Place::Here(otherwise, *number),
@@ -147,7 +154,7 @@ impl Service<Request<Body>> for Gateway {
     /// All faces are always ready, so each is called as it is.
     fn call(&mut self, mut request: Request<Body>) -> Going {
         let faces = &*self.0;
-        match faces.place(request.uri()) {
+        match faces.place(request.uri(), request.headers()) {
             Place::Here(router, number) => {
                 RequestScope::with(|scope| scope.routed(number));
                 let answer = router.clone().call(request);
@@ -167,6 +174,10 @@ impl Service<Request<Body>> for Gateway {
                 }
             }
             Place::Nowhere(error) => Going::Nowhere { answer: Some(error.into_response()) },
+            Place::Refused(number) => {
+                RequestScope::with(|scope| scope.routed(number));
+                Going::Nowhere { answer: Some(refused_upgrade()) }
+            }
         }
     }
 }

@@ -27,7 +27,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use self::bearer::BearerMinter;
 use self::client_address::TrustedProxies;
-use self::cross_origin::CrossOrigin;
+use self::cross_origin::{CrossOrigin, UpgradeGuard};
 use self::entrance::{Desk, Entrance};
 use self::gateway::{Faces, Gateway, Proxied};
 use self::home::Home;
@@ -40,7 +40,7 @@ use crate::identity::{ClientAddress, Identity};
 use crate::layer::{CookiePolicy, CookiePolicyError, OnStoreLoss, Reject401, SameSite, SilentRefreshLayer};
 use crate::proxy::{
     Forwarded, HeaderEdits, HealthCheck, IdentityHeaders, MintBearer, Proxy, ReservedCookies, RouteError,
-    RouteSpec, Routes, UpstreamHttp, UpstreamSettings,
+    RouteSpec, Routes, Streams, UpstreamHttp, UpstreamSettings,
 };
 pub use crate::routers::pages::Sample;
 use crate::routers::{
@@ -92,6 +92,8 @@ pub struct App {
     pub users: Users,
     /// What is forwarded where. Its upstreams are to be [watched](Routes::watch) beside the requests.
     pub routes: Routes,
+    /// The long-lived connections to upstreams.
+    pub streams: Streams,
 }
 
 /// Why the parts don't fit together.
@@ -137,7 +139,8 @@ impl App {
         let session = SilentRefreshLayer::new(Arc::new(tokens.clone()), CookiePolicy::clone(&cookies))
             .with_on_store_loss(on_store_loss(config.session.on_store_loss));
         let meters = Arc::new(Meters::new());
-        let gateway = gateway(&parts, &cookies, &session, state, &meters)?;
+        let streams = Streams::new(Arc::new(tokens.clone()));
+        let gateway = gateway(&parts, &session, state, streams.clone(), &meters)?;
         let desk = desk(&parts, meters);
         let metrics = metrics_text(parts.metrics.clone(), parts.telemetry.clone());
         Ok(Self {
@@ -147,6 +150,7 @@ impl App {
             admin: health::router(parts.stores.sessions, tokens.clone(), metrics),
             tokens,
             users,
+            streams,
         })
     }
 }
@@ -180,14 +184,14 @@ fn desk(parts: &Parts<'_>, meters: Arc<Meters>) -> Desk {
 
 fn gateway(
     parts: &Parts<'_>,
-    cookies: &CookiePolicy,
     session: &SilentRefreshLayer<Tokens>,
     state: AuthState,
+    streams: Streams,
     meters: &Meters,
 ) -> Result<Gateway, AppError> {
-    let config = parts.config;
+    let (config, cookies) = (parts.config, Arc::clone(&state.cookies));
     let reserved = ReservedCookies { names: cookies.names().map(str::to_owned).to_vec() };
-    let proxy = Proxy::new(reserved);
+    let proxy = Proxy::new(reserved, streams);
     let minter = BearerMinter { tokens: state.auth.tokens().clone() };
     let routes = routes(config, |audience| minter.for_audience(audience))?;
     let pages = parts.sample.clone().map(|sample| with_fallbacks(pages::router(Some(sample))));
@@ -199,6 +203,7 @@ fn gateway(
         rules: config.routes.iter().map(|route| (route.auth, meters.route(route.path.as_str()))).collect(),
         proxied: Proxied::new(session.clone(), proxy),
         otherwise: pages.map(|pages| (pages, meters.route("own:pages"))),
+        upgrades: Arc::new(UpgradeGuard::new(cookies, &config.server.allowed_origins, &parts.public_origin)),
     };
     Ok(Gateway::new(faces))
 }
@@ -337,6 +342,8 @@ fn route_spec(route: &config::Route, mint: impl Fn(&str) -> Arc<dyn MintBearer>)
         first_byte_timeout: route.first_byte_timeout,
         idle_timeout: route.idle_timeout,
         max_body: route.max_body,
+        upgrades: route.upgrades.clone(),
+        tunnel_idle_timeout: route.tunnel_idle_timeout,
         upstream_settings: upstream_settings(&route.upstreams),
         ..RouteSpec::new(route.path.as_str(), route.upstreams.origins.iter().map(config::Origin::as_str))
     }

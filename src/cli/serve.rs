@@ -195,6 +195,7 @@ async fn serve_until(
         signalled.await;
         tracing::info!("stopping: no new connections, and those that are there may finish");
         drop(tell);
+        app.streams.close_all();
         threads.drain().await;
     };
     tokio::join!(admin, OptionFuture::from(verify), public);

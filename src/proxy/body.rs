@@ -25,6 +25,7 @@ use super::routes::Route;
 use super::rules::RequestHeaders;
 use super::upstream::Lease;
 use super::{hop_by_hop, response};
+use crate::identity::SessionEvent;
 
 pin_project! {
     /// A request's body on its way to an upstream.
@@ -272,6 +273,8 @@ impl<B: Body> Download<B> {
 pub(super) enum DownloadError {
     #[error("the upstream sent nothing for too long")]
     Idle,
+    #[error("the session has ended: {0}")]
+    SessionEnded(SessionEvent),
     #[error("the upstream broke off")]
     Upstream(#[source] BoxError),
 }

@@ -24,10 +24,18 @@ pub(super) fn accepts_trailers(headers: &HeaderMap) -> bool {
     tokens.into_iter().any(|token| token.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
+/// Whether `Connection` names this.
+pub(super) fn connection_names(headers: &HeaderMap, name: &str) -> bool {
+    connection_tokens(headers).any(|token| token.eq_ignore_ascii_case(name.as_bytes()))
+}
+
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    connection_tokens(headers).filter_map(|token| HeaderName::from_bytes(token).ok()).collect()
+}
+
+fn connection_tokens(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     let lines = headers.get_all(CONNECTION).iter();
-    let tokens = lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
-    tokens.filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok()).collect()
+    lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b',')).map(<[u8]>::trim_ascii)
 }
 
 pub(super) const ALWAYS: [HeaderName; 9] = [

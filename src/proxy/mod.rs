@@ -36,11 +36,33 @@
 //! - Of interim answers none is handed on. 100 the client gets from us, once somebody reads its body.
 //! - A head that doesn't come in time closes the connection without an answer.
 //!
+//! # What stays open
+//!
+//! A request may ask for another protocol (RFC 9110, section 7.8): `Connection`, which is read as a list,
+//! names `upgrade`, and `Upgrade` a protocol that the route allows, by default `websocket` alone. The
+//! request goes through the same steps, and where the upstream agrees, the answer is its `101`; from
+//! then on `tunnel.rs` passes bytes. What may not be is no error: `Upgrade` stops here, and the request
+//! goes on without. A protocol that takes requests of its own (`h2c`) is never allowed, for nobody would
+//! check those. Whether a page may upgrade in the user's name is settled before, by its `Origin`.
+//!
+//! Whoever was let in by a session stays in no longer than it: [`Streams`] are told of its end, and end
+//! with it, whatever end that is.
+//!
+//! - For a WebSocket `websocket.rs` follows where frames begin, and changes none. At the next such point
+//!   the client gets a Close 4401 whose reason is the event (`logged_out`), and the upstream a Close
+//!   1001; nothing else passes any more, and both have a second to answer. Where that point doesn't
+//!   come soon, the connection closes as it is.
+//! - Any other tunnel breaks off.
+//! - An event stream (`text/event-stream`) breaks off, so that nobody takes it for complete; an
+//!   `EventSource` comes back by itself, and is then answered with 401.
+//!
+//! Of other answers the session is not asked again, however long they take.
+//!
 //! ```no_run
 //! use axum::extract::Request;
 //! use axum::middleware::{Next, from_fn_with_state};
 //! use axum::response::Response;
-//! use sekisho::proxy::{Proxy, ProxyError, ReservedCookies, RouteSpec, Routes};
+//! use sekisho::proxy::{Proxy, ProxyError, ReservedCookies, RouteSpec, Routes, Streams};
 //!
 //! async fn find_route(
 //!     axum::extract::State(routes): axum::extract::State<Routes>,
@@ -56,7 +78,7 @@
 //! }
 //!
 //! let routes = Routes::new([RouteSpec::new("/", ["http://127.0.0.1:3000"])])?;
-//! let proxy = Proxy::new(ReservedCookies::default());
+//! let proxy = Proxy::new(ReservedCookies::default(), Streams::default());
 //! let app: axum::Router =
 //!     axum::Router::new().fallback_service(proxy).layer(from_fn_with_state(routes, find_route));
 //! # Ok::<(), sekisho::proxy::RouteError>(())
@@ -77,8 +99,12 @@ mod response;
 mod routes;
 mod rules;
 mod service;
+mod streams;
+mod tunnel;
+mod upgrade;
 mod upstream;
 mod via;
+mod websocket;
 
 pub use cookies::ReservedCookies;
 pub use edits::HeaderEdits;
@@ -88,4 +114,6 @@ pub use identity_headers::IdentityHeaders;
 pub use path::{BadPath, check as check_path};
 pub use routes::{MatchedRoute, MintBearer, RouteError, RouteSpec, Routes};
 pub use service::Proxy;
+pub use streams::Streams;
+pub use upgrade::asks_for_upgrade;
 pub use upstream::{HealthCheck, Resolve, UpstreamHttp, UpstreamSettings};

@@ -30,12 +30,10 @@ pub(super) fn prepare(
     }
     framing::make_plain(&mut headers);
     let trailers = hop_by_hop::accepts_trailers(&headers);
-    // An outer layer's, as far as we know: a client can't have it removed by naming it in Connection.
-    let request_id = headers.get(X_REQUEST_ID).cloned();
+    // An outer layer's, as far as we know: a client can't have them removed by naming them in Connection.
+    let outer = OUTER.map(|name| headers.get(&name).cloned().map(|value| (name, value)));
     hop_by_hop::remove(&mut headers);
-    if let Some(request_id) = request_id {
-        headers.insert(X_REQUEST_ID, request_id);
-    }
+    headers.extend(outer.into_iter().flatten().map(|(name, value)| (Some(name), value)));
     route.requests.reserved.remove_from(&mut headers);
     reserved.remove_from_request(&mut headers);
     if version == Version::HTTP_2 {
@@ -114,7 +112,8 @@ fn authorize(headers: &mut HeaderMap, route: &Route, identity: Option<&Identity>
     }
 }
 
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const OUTER: [HeaderName; 2] =
+    [HeaderName::from_static("x-request-id"), HeaderName::from_static("traceparent")];
 
 #[cfg(test)]
 mod tests {

@@ -1,26 +1,20 @@
 //! What the client gets of an upstream's answer.
 
-use axum_core::body::Body;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Response, Version};
-use hyper::body::Incoming;
 
-use super::body::{Download, UploadProgress};
 use super::cookies::ReservedCookies;
 use super::routes::Route;
-use super::upstream::Lease;
 use super::via::Via;
 use super::{framing, hop_by_hop};
 
-/// Makes the upstream's answer ours: its bytes, less what it may not say.
-pub(super) fn finish(
-    response: Response<Incoming>,
+/// Makes the head of the upstream's answer ours, less what it may not say.
+pub(super) fn finish<B>(
+    response: Response<B>,
     route: &Route,
     reserved: &ReservedCookies,
     via: &Via,
-    lease: Lease,
-    upload: UploadProgress,
-) -> Response<Body> {
+) -> Response<B> {
     let (mut parts, body) = response.into_parts();
     framing::make_plain(&mut parts.headers);
     hop_by_hop::remove(&mut parts.headers);
@@ -33,7 +27,7 @@ pub(super) fn finish(
     via.add_to(&mut parts.headers, parts.version);
     // The version is that of each connection, not of the message.
     parts.version = Version::HTTP_11;
-    Response::from_parts(parts, Body::new(Download::new(body, route, lease, upload)))
+    Response::from_parts(parts, body)
 }
 
 /// Removes the headers that only we may send.

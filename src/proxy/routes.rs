@@ -12,6 +12,7 @@ use super::identity_headers::IdentityHeaders;
 use super::path::{self, BadPath};
 use super::reserved::ReservedHeaders;
 use super::rules::{self, Methods, RequestHeaders};
+use super::upgrade::takes_requests;
 use super::upstream::{self, Roots, UpstreamSettings, Upstreams};
 use crate::identity::Identity;
 
@@ -65,6 +66,11 @@ pub struct RouteSpec {
     pub idle_timeout: Duration,
     /// How large a request's body may be, in bytes.
     pub max_body: Option<u64>,
+    /// The protocols to which a request may be upgraded, in any case; none of those that take requests
+    /// themselves, such as `h2c`.
+    pub upgrades: Vec<String>,
+    /// How long a connection of another protocol may be silent in both directions.
+    pub tunnel_idle_timeout: Duration,
 }
 
 impl RouteSpec {
@@ -88,6 +94,8 @@ impl RouteSpec {
             first_byte_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(60),
             max_body: None,
+            upgrades: vec!["websocket".to_owned()],
+            tunnel_idle_timeout: Duration::from_secs(3_600),
         }
     }
 }
@@ -264,6 +272,16 @@ pub enum RouteError {
         /// The route.
         path: String,
     },
+    /// An upgrade to a protocol by which a client could ask the upstream for anything.
+    #[error(
+        "route `{path}`: `{upgrade}` takes requests, which nobody would check: leave it out of `upgrades`"
+    )]
+    Upgrade {
+        /// The route.
+        path: String,
+        /// The protocol.
+        upgrade: String,
+    },
     /// An upstream's URL is none.
     #[error("route `{path}`: upstream `{upstream}` is no URL; write `http://host:port`")]
     UpstreamUrl {
@@ -311,6 +329,7 @@ impl RouteError {
             | Self::Path { path, .. }
             | Self::PathExtras { path }
             | Self::Twice { path }
+            | Self::Upgrade { path, .. }
             | Self::UpstreamUrl { path, .. }
             | Self::UpstreamScheme { path, .. }
             | Self::UpstreamTls { path, .. }
@@ -342,6 +361,9 @@ impl Route {
         let prefix = prefix(&spec.path)?;
         rules::check_headers(&spec, reserved)?;
         let methods = Methods::new(&spec)?;
+        if let Some(upgrade) = spec.upgrades.iter().find(|protocol| takes_requests(protocol)) {
+            return Err(RouteError::Upgrade { path: spec.path.clone(), upgrade: upgrade.clone() });
+        }
         let upstreams = Upstreams::new(&spec, known, roots)?;
         let edits = spec.request_headers.clone();
         let requests = Arc::new(RequestHeaders { reserved: Arc::clone(reserved), edits });
@@ -505,6 +527,8 @@ mod tests {
         assert!(error("/a", &["https://b/c"]).contains("without path"));
         assert!(error("/a", &["ftp://b"]).contains("https://"));
         assert!(error("/a", &["b:80"]).contains("http://"));
+        let h2c = RouteSpec { upgrades: vec!["H2C".to_owned()], ..spec("/a") };
+        assert!(Routes::new([h2c]).unwrap_err().to_string().contains("`H2C` takes requests"));
         assert!(error("/a", &["http://b c"]).contains("no URL"));
         for url in ["http://user:hunter2@b", "https://user:hunter2@b", "http://user:hunter2 @b"] {
             assert!(!error("/a", &[url]).contains("hunter2"), "{url}");

@@ -132,7 +132,7 @@ fn is_one_of(name: &HeaderName, names: &[&str]) -> bool {
 }
 
 const OURS: &str = "only we may say that";
-const BY_US: [&str; 2] = ["via", "x-request-id"];
+const BY_US: [&str; 3] = ["traceparent", "via", "x-request-id"];
 const FRAMING: [&str; 3] = ["content-length", "expect", "trailer"];
 /// What else upstreams learn by headers.
 const TAKEN: [&str; 10] = [

@@ -10,17 +10,20 @@ use std::task::{Context, Poll};
 use axum_core::BoxError;
 use axum_core::body::Body;
 use bytes::Bytes;
-use http::{Request, Response, request};
+use http::{Request, Response, StatusCode, request};
+use hyper::body::Incoming;
 use tower_service::Service;
 
-use super::body::{Upload, UploadProgress};
+use super::body::{Download, Upload, UploadProgress};
 use super::cookies::ReservedCookies;
 use super::error::ProxyError;
 use super::routes::{MatchedRoute, Route};
-use super::upstream::Pool;
+use super::streams::{self, EventStream, Streams};
+use super::upgrade::Upgrade;
+use super::upstream::{Lease, Pool};
 use super::via::Via;
 use super::{framing, request as outgoing, response as incoming, upstream};
-use crate::identity::Identity;
+use crate::identity::{Identity, SessionId};
 
 /// Forwards requests to the upstreams of their routes; see the [module](super).
 ///
@@ -36,14 +39,17 @@ pub struct Proxy {
 #[derive(Clone, Debug)]
 struct Rules {
     reserved: ReservedCookies,
+    streams: Streams,
     via: Via,
 }
 
 impl Proxy {
-    /// A proxy that keeps these cookies from upstreams.
+    /// A proxy that keeps these cookies from upstreams, and its long-lived connections among these
+    /// streams.
     #[must_use]
-    pub fn new(reserved: ReservedCookies) -> Self {
-        Self { rules: Arc::new(Rules { reserved, via: Via::new() }), connections: Arc::default() }
+    pub fn new(reserved: ReservedCookies, streams: Streams) -> Self {
+        let rules = Rules { reserved, streams, via: Via::new() };
+        Self { rules: Arc::new(rules), connections: Arc::default() }
     }
 
     /// The same proxy, with connections to upstreams of its own: for another runtime, which is to
@@ -93,16 +99,46 @@ impl Proxy {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let (parts, body) = request.into_parts();
-        let Rules { reserved, via } = &*self.rules;
+        let (mut parts, body) = request.into_parts();
+        let Rules { reserved, via, .. } = &*self.rules;
         self.admit(route, &parts)?;
+        let upgrade = Upgrade::asked(&mut parts, !body.is_end_stream(), route);
+        let session = parts.extensions.get::<Identity>().map(|identity| identity.session);
         let (body, mut progress) = upload(route, body)?;
-        let request = outgoing::prepare(parts, route, reserved, via)?.map(|()| body);
-        let (response, lease) = upstream::send(&self.connections, route, request, &mut progress).await?;
+        let mut request = outgoing::prepare(parts, route, reserved, via)?.map(|()| body);
+        if let Some(upgrade) = &upgrade {
+            upgrade.add_to(request.headers_mut());
+        }
+        let (mut response, lease) = upstream::send(&self.connections, route, request, &mut progress).await?;
         if framing::is_coded(response.headers()) {
             return Err(ProxyError::UpstreamError("the answer is in an unknown transfer coding".into()));
         }
-        Ok(incoming::finish(response, route, reserved, via, lease, progress))
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(self.stream(response, route, session, lease, progress));
+        }
+        // Only who was asked to may switch.
+        let unasked = || ProxyError::UpstreamError("the upstream switched protocols unasked".into());
+        let granted = upgrade.ok_or_else(unasked)?.granted(response.headers())?;
+        let upstream = hyper::upgrade::on(&mut response);
+        let response = incoming::finish(response, route, reserved, via).map(|_| Body::empty());
+        Ok(granted.begin(response, upstream, route, session, &self.rules.streams))
+    }
+
+    /// The answer, whose body is on its way.
+    fn stream(
+        &self,
+        response: Response<Incoming>,
+        route: &Route,
+        session: Option<SessionId>,
+        lease: Lease,
+        progress: UploadProgress,
+    ) -> Response<Body> {
+        let Rules { reserved, streams, via } = &*self.rules;
+        let events = streams::is_event_stream(response.headers());
+        incoming::finish(response, route, reserved, via).map(|body| {
+            let body = Download::new(body, route, lease, progress);
+            if events { Body::new(EventStream::new(body, session, streams)) } else { Body::new(body) }
+        })
     }
 
     fn admit(&self, route: &Route, parts: &request::Parts) -> Result<(), ProxyError> {

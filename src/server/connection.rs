@@ -11,6 +11,7 @@ use axum::body::Body;
 use http::{Request, Response};
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustix::net::sockopt;
 use tokio::net::TcpStream;
 use tower::Service;
 
@@ -67,6 +68,10 @@ where
 {
     // Small answers should not wait for the client's acknowledgement of the last ones.
     let _ = stream.set_nodelay(true);
+    // A WebSocket may be silent for long: a client that is gone without a word must be noticed.
+    let _ = sockopt::set_socket_keepalive(&stream, true);
+    #[cfg(target_os = "linux")]
+    let _ = sockopt::set_tcp_keepidle(&stream, KEEP_ALIVE);
     let terms = slot.connections().terms();
     let stream = match &certificate {
         Some(certificate) => {
@@ -161,3 +166,6 @@ const RESET_STREAMS: usize = 20;
 /// A client that is gone without a word is noticed by that.
 const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// After how much silence of a connection the other end is asked whether it is there.
+#[cfg(target_os = "linux")]
+const KEEP_ALIVE: Duration = Duration::from_secs(60);

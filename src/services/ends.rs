@@ -19,7 +19,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::store::{SessionStore, StoreError};
+use super::watchers::Watchers;
 use crate::clock::Clock;
+use crate::identity::SessionEvent;
 use crate::models::session::{SessionEnd, SessionId};
 
 /// How often the store is asked what has ended.
@@ -50,6 +52,7 @@ pub(crate) struct Ends {
     ended: ArcSwap<HashMap<SessionId, SessionEnd>>,
     /// Held by writers, so that none undoes another's work.
     writing: Mutex<()>,
+    watchers: Arc<Watchers>,
     wake: Notify,
     /// Tells those who wait for it of each look.
     looked: Notify,
@@ -67,6 +70,7 @@ impl Ends {
         Self {
             ended: ArcSwap::default(),
             writing: Mutex::default(),
+            watchers: Arc::default(),
             wake: Notify::new(),
             looked: Notify::new(),
             started: Instant::now(),
@@ -97,8 +101,26 @@ impl Ends {
         }
         let added = new.keys().copied().collect();
         let kept = known.iter().filter(|(_, end)| !forgotten(end)).map(|(session, end)| (*session, *end));
+        let told = new.clone();
         self.ended.store(Arc::new(kept.chain(new).collect()));
+        self.watchers.tell(&told);
         added
+    }
+
+    /// Those who are told of each end.
+    pub(crate) fn watchers(&self) -> &Arc<Watchers> {
+        &self.watchers
+    }
+
+    /// As long as the feed is lost, tells all who watch that nobody can vouch for their sessions. For
+    /// ever.
+    pub(crate) async fn tell_when_lost(&self) {
+        loop {
+            tokio::time::sleep(POLL / 2).await;
+            if self.is_lost() {
+                self.watchers.tell_all(SessionEvent::StoreUnavailable);
+            }
+        }
     }
 
     /// Makes the feed look at once.

@@ -9,6 +9,7 @@
 //! | [`token`] | a session's tokens from sign-in to end; the layer's `TokenService` |
 //! | `renewal`, [`rotation`] | renewing: what to do, and the pure function that decides |
 //! | `flights`, `notes`, `ends` | renewals shared between requests, what is written behind their backs, and what others have ended |
+//! | `watchers` | who keeps a connection open in a session's name, and is told of its end |
 //! | [`purge`] | what is over is forgotten, after a while |
 //! | [`jwt`], [`refresh_token`], [`keys`], [`crypto`] | tokens and what signs them |
 //! | [`store`] | what all this needs of a database |
@@ -41,3 +42,4 @@ pub mod token;
 #[cfg(feature = "server")]
 pub mod users;
 mod verified;
+mod watchers;

@@ -29,7 +29,7 @@ use super::renewal::Resolved;
 use super::store::{Ending, Inserted, LastingUse, NewSession, SessionStore, StoreError, Which};
 use super::verified::VerifiedTokens;
 use crate::clock::{Clock, SystemClock};
-use crate::identity::{Client, Identity, Roles, SessionEvent, for_this_request};
+use crate::identity::{Client, Identity, Roles, SessionEnded, SessionEnds, SessionEvent, for_this_request};
 use crate::layer::{RefreshError, RefreshRequest, Renewal, StillLives, TokenService, Verified, VerifyError};
 use crate::models::audit::{AuditEntry, AuditEvent};
 use crate::models::session::{EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId};
@@ -278,7 +278,8 @@ impl Tokens {
     ///
     /// As [`TokenService::refresh`].
     pub async fn renew(&self, request: RefreshRequest, kind: SessionKind) -> Result<Issued, RefreshError> {
-        self.inner.at_home(Arc::clone(&self.inner).renew(request, kind)).await
+        let renewed = self.inner.at_home(Arc::clone(&self.inner).renew(request, kind)).await;
+        renewed.unwrap_or(Err(RefreshError::Unavailable))
     }
 
     /// The session that these tokens name, expired and outdated ones too, as long as the signature
@@ -377,7 +378,13 @@ impl Tokens {
     /// store for itself, and ends sessions through these tokens alone, there is nothing to follow.
     pub async fn follow_ends(self) {
         let inner = &self.inner;
-        inner.ends.follow(&*inner.store, &*inner.clock, |ended| inner.flights.forget_sessions(ended)).await;
+        let follow =
+            inner.ends.follow(&*inner.store, &*inner.clock, |ended| inner.flights.forget_sessions(ended));
+        if inner.settings.refuse_on_store_loss {
+            tokio::join!(follow, inner.ends.tell_when_lost());
+        } else {
+            follow.await;
+        }
     }
 
     /// Makes [`follow_ends`](Self::follow_ends) look at once.
@@ -505,6 +512,23 @@ impl TokenService for Tokens {
     }
 }
 
+impl SessionEnds for Tokens {
+    fn watch(&self, session: SessionId) -> SessionEnded {
+        let inner = Arc::clone(&self.inner);
+        // Before it is asked what is known: an end that comes in between is told.
+        let mut watcher = inner.ends.watchers().add(session);
+        Box::pin(async move {
+            if let Some(end) = inner.ends.find(session) {
+                return end.reason.event();
+            }
+            tokio::select! {
+                event = watcher.told() => event,
+                event = inner.ends.watchers().over_by_row(session, || inner.find(session), &*inner.clock) => event,
+            }
+        })
+    }
+}
+
 /// Has work done by the process, whoever waits for it: what the store was told must be known here too.
 async fn to_its_end<T: Send + 'static>(
     work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
@@ -609,17 +633,22 @@ impl Inner {
         });
     }
 
-    /// Has a renewal done in the runtime in which these tokens were made, so that the store's connections
-    /// live there alone, and not with threads that serve requests.
-    async fn at_home(
+    async fn find(&self, session: SessionId) -> Result<Option<Session>, StoreError> {
+        let store = Arc::clone(&self.store);
+        let found = self.at_home(async move { store.find_session(session).await }).await;
+        found.map_err(StoreError::unavailable)?
+    }
+
+    /// Has work with the store done in the runtime in which these tokens were made, so that the store's
+    /// connections live there alone, and not with threads that serve requests. It fails if that runtime
+    /// is going away.
+    async fn at_home<T: Send + 'static>(
         &self,
-        renewal: impl Future<Output = Result<Issued, RefreshError>> + Send + 'static,
-    ) -> Result<Issued, RefreshError> {
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, tokio::task::JoinError> {
         match &self.runtime {
-            Some(home) if Handle::current().id() != home.id() => {
-                home.spawn(renewal).await.unwrap_or(Err(RefreshError::Unavailable))
-            }
-            _ => renewal.await,
+            Some(home) if Handle::current().id() != home.id() => home.spawn(work).await,
+            _ => Ok(work.await),
         }
     }
 

@@ -173,6 +173,10 @@ fn a_route_s_defaults() {
     }
     let seconds = [route.connect_timeout, route.first_byte_timeout, route.idle_timeout].map(|t| t.as_secs());
     assert_eq!(seconds, [5, 60, 60]);
+    assert_eq!(
+        (&*route.upgrades, route.tunnel_idle_timeout.as_secs()),
+        (&["websocket".to_owned()][..], 3_600)
+    );
     let upstreams = &route.upstreams;
     assert_eq!(upstreams.http, UpstreamHttp::Http1);
     assert!(upstreams.ca.is_none() && upstreams.health_path.is_none());
@@ -858,6 +862,13 @@ const BAD_ROUTES: &[(&str, &str)] = &[
     ("max_body = '2 lots'", "expected a size such as"),
     ("max_body = '-1MiB'", "expected a size such as"),
     ("max_body = '99999EiB'", "expected a size such as"),
+    ("upgrades = 'websocket'", "expected"),
+    ("upgrades = ['websocket', 'H2C']", "\"H2C\": takes requests, which nobody would check"),
+    ("upgrades = ['HTTP/2.0']", "takes requests"),
+    ("upgrades = ['TLS/1.0']", "takes requests"),
+    ("upgrades = ['a b']", "expected a protocol such as websocket"),
+    ("upgrades = ['']", "expected a protocol such as websocket"),
+    ("tunnel_idle_timeout = '0s'", "routes.tunnel_idle_timeout"),
 ];
 
 #[test]
@@ -985,7 +996,7 @@ fn a_listener_for_other_proxies() {
 fn a_full_route() {
     let text = "[tokens]\nalgorithm = 'EdDSA'\n[[routes]]\npath = '/api'\nupstreams = ['http://a:1', 'http://b:1']\n\
                 auth = 'optional'\nstrip_prefix = true\nbearer = 'reports'\nencoded_slash = 'pass'\n\
-                connect_timeout = '250ms'\nmax_body = '2MiB'";
+                connect_timeout = '250ms'\nmax_body = '2MiB'\nupgrades = ['WebSocket', 'shout']";
     let config = file(text).config();
     let route = &config.routes[0];
     assert_eq!(
@@ -994,6 +1005,7 @@ fn a_full_route() {
     );
     assert_eq!((route.bearer.as_deref(), route.max_body), (Some("reports"), Some(2 * 1024 * 1024)));
     assert_eq!(route.connect_timeout, Duration::from_millis(250));
+    assert_eq!(route.upgrades, ["websocket", "shout"]);
     assert_eq!(route.upstreams.origins.len(), 2);
 }
 

@@ -33,6 +33,7 @@ mod shutdown;
 mod silent_refresh;
 mod startup;
 mod store_contract;
+mod streams;
 mod support;
 mod telemetry;
 mod thefts;

@@ -225,6 +225,8 @@ pub const ROUTE_KEYS: &[&str] = &[
     "routes.first_byte_timeout",
     "routes.idle_timeout",
     "routes.max_body",
+    "routes.upgrades",
+    "routes.tunnel_idle_timeout",
     "routes.upstream_http",
     "routes.upstream_ca",
     "routes.health_path",

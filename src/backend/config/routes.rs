@@ -49,6 +49,10 @@ pub struct Route {
     pub idle_timeout: Duration,
     /// How long a request's body may be, in bytes; `None` for no limit.
     pub max_body: Option<u64>,
+    /// To which protocols a request may be upgraded, in lower case.
+    pub upgrades: Vec<String>,
+    /// How long both sides of a connection of another protocol may be silent.
+    pub tunnel_idle_timeout: Duration,
 }
 
 /// Whether a route asks for a session.
@@ -120,6 +124,8 @@ impl Route {
             first_byte_timeout: timeout("routes.first_byte_timeout", 60)?,
             idle_timeout: timeout("routes.idle_timeout", 60)?,
             max_body: table.size("routes.max_body")?,
+            upgrades: table.list("routes.upgrades", upgrade)?.unwrap_or_else(|| vec!["websocket".to_owned()]),
+            tunnel_idle_timeout: timeout("routes.tunnel_idle_timeout", 3_600)?,
         })
     }
 
@@ -203,6 +209,19 @@ fn methods(table: &Settings) -> Result<Vec<Method>, ConfigError> {
         None if methods.is_empty() => Err(table.invalid(key, "name at least one, or leave it out for all")),
         None => Ok(methods),
     }
+}
+
+/// A protocol that `Upgrade` may name (RFC 9110, section 7.8). One that takes requests would let a client
+/// ask the upstream for anything, in anybody's name.
+fn upgrade(text: &str) -> Result<String, String> {
+    let protocol = text.to_ascii_lowercase();
+    let name = protocol.split('/').next().unwrap_or_default();
+    if ["h2c", "http", "tls"].contains(&name) {
+        return Err("takes requests, which nobody would check: leave it out".to_owned());
+    }
+    let legal =
+        !name.is_empty() && protocol.bytes().all(|b| b.is_ascii_graphic() && !br#",;"()"#.contains(&b));
+    if legal { Ok(protocol) } else { Err("expected a protocol such as websocket".to_owned()) }
 }
 
 const AUTH: [(&str, RouteAuth); 3] =

@@ -102,6 +102,10 @@ async fn attempt(address: SocketAddr) -> Result<(TcpStream, SocketAddr), Connect
 
 fn prepare(tcp: &TcpStream, may_stall: Duration) -> io::Result<()> {
     tcp.set_nodelay(true)?;
+    // A WebSocket may be silent for long: an upstream that is gone without a word must be noticed.
+    rustix::net::sockopt::set_socket_keepalive(tcp, true)?;
+    #[cfg(target_os = "linux")]
+    rustix::net::sockopt::set_tcp_keepidle(tcp, KEEP_ALIVE)?;
     // For an upstream that has answered, and reads neither the rest of the body nor hangs up.
     #[cfg(target_os = "linux")]
     rustix::net::sockopt::set_tcp_user_timeout(
@@ -160,3 +164,7 @@ const SEND_BUFFER: usize = 256 * 1024;
 const HEADER_LIST: u32 = 64 * 1024;
 /// While something is under way.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
+
+/// After how much silence of a connection the upstream is asked whether it is there.
+#[cfg(target_os = "linux")]
+const KEEP_ALIVE: Duration = Duration::from_secs(60);

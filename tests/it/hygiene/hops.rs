@@ -62,7 +62,7 @@ async fn connection_takes_nothing_of_ours_off() {
     let jar = program.gateway.signed_in(Role::User).await;
     let named = "cookie, authorization, host, via, te, content-length, transfer-encoding, x-request-id, x-api-key, \
                  x-forwarded-user, x-forwarded-email, x-forwarded-groups, x-forwarded-for, x-forwarded-proto, \
-                 x-forwarded-host, x-real-ip, forwarded, set-cookie, x-session-event";
+                 x-forwarded-host, x-real-ip, forwarded, traceparent, set-cookie, x-session-event";
     let cookie = jar.line();
     for body in ["Content-Length: 3\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"] {
         let head = format!(
@@ -75,8 +75,15 @@ async fn connection_takes_nothing_of_ours_off() {
         assert_eq!(seen[0].all("x-forwarded-groups"), ["user"]);
         assert_eq!(seen[0].all("x-forwarded-for"), ["127.0.0.1"]);
         assert_eq!((seen[0].all("x-api-key"), seen[0].all("host")), (vec!["k"], vec!["app.example"]));
-        for once in ["x-forwarded-user", "x-forwarded-proto", "x-real-ip", "forwarded", "via", "x-request-id"]
-        {
+        for once in [
+            "x-forwarded-user",
+            "x-forwarded-proto",
+            "x-real-ip",
+            "forwarded",
+            "via",
+            "x-request-id",
+            "traceparent",
+        ] {
             assert_eq!(seen[0].all(once).len(), 1, "{once}");
         }
         assert!(seen[0].all("cookie").is_empty() && seen[0].all("connection").is_empty());

@@ -9,7 +9,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use sekisho::identity::{Identity, Roles};
 use sekisho::models::session::SessionId;
-use sekisho::proxy::{Forwarded, Proxy, ProxyError, ReservedCookies, RouteSpec, Routes};
+use sekisho::proxy::{Forwarded, Proxy, ProxyError, ReservedCookies, RouteSpec, Routes, Streams};
 use time::macros::datetime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -23,6 +23,7 @@ pub(crate) struct Front {
     pub(crate) routes: Routes,
     pub(crate) identity: Option<Identity>,
     pub(crate) forwarded: Option<Forwarded>,
+    pub(crate) streams: Streams,
 }
 
 /// The names of cookies that upstreams neither see nor set.
@@ -44,7 +45,7 @@ impl Front {
 
     pub(crate) async fn start(self) -> SocketAddr {
         let names = RESERVED.map(str::to_owned).to_vec();
-        let proxy = Proxy::new(ReservedCookies { names });
+        let proxy = Proxy::new(ReservedCookies { names }, self.streams.clone());
         listen(move |socket| {
             let (front, proxy) = (self.clone(), proxy.clone());
             serve(socket, move |request| front.clone().answer(proxy.clone(), request))

@@ -12,5 +12,6 @@ pub(crate) mod recipe;
 pub(crate) mod rounds;
 pub(crate) mod serving;
 pub(crate) mod upstream;
+pub(crate) mod websocket;
 pub(crate) mod wire;
 pub(crate) mod wire_browser;

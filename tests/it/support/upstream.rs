@@ -178,7 +178,7 @@ where
         async { Ok::<_, Infallible>(answer.await) }
     });
     // A peer that breaks off is part of many tests.
-    let _ = http1::Builder::new().serve_connection(TokioIo::new(socket), answer).await;
+    let _ = http1::Builder::new().serve_connection(TokioIo::new(socket), answer).with_upgrades().await;
 }
 
 /// Runs `connection` for every connection to a port of its own.

@@ -1,0 +1,185 @@
+//! Connections that outlive their request: counted, and bound to the session in whose name they are.
+//!
+//! The session was checked when the request came. What stays open after that, a tunnel or an event
+//! stream, ends with the session: [`SessionEnds`] tells when.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderMap};
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tokio::sync::watch;
+
+use super::body::DownloadError;
+use crate::identity::{SessionEnded, SessionEnds, SessionEvent, SessionId};
+
+/// The long-lived connections through a proxy: WebSockets, other upgrades, and event streams.
+///
+/// Cheap to clone; clones are one.
+#[derive(Clone, Default)]
+pub struct Streams(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    ends: Option<Arc<dyn SessionEnds>>,
+    stopping: watch::Sender<bool>,
+}
+
+impl Streams {
+    /// Streams that end with their sessions, of which `ends` tells. (Those of the default end when
+    /// either side wants it.)
+    #[must_use]
+    pub fn new(ends: Arc<dyn SessionEnds>) -> Self {
+        Self(Arc::new(Inner { ends: Some(ends), ..Inner::default() }))
+    }
+
+    /// Closes every WebSocket, now and from now on, for the program is about to stop: both sides are
+    /// told that it goes away (1001). Other tunnels and event streams may go on as requests may: they
+    /// can't be told.
+    pub fn close_all(&self) {
+        self.0.stopping.send_replace(true);
+    }
+
+    /// Waits for the end of the session; for ever without one.
+    pub(super) fn ended(&self, session: Option<SessionId>) -> SessionEnded {
+        match self.0.ends.as_ref().zip(session) {
+            Some((ends, session)) => ends.watch(session),
+            None => Box::pin(std::future::pending()),
+        }
+    }
+
+    /// Waits until the program is about to stop.
+    pub(super) async fn stopping(&self) {
+        // It can't fail, for the sender is here.
+        let _ = self.0.stopping.subscribe().wait_for(|stop| *stop).await;
+    }
+}
+
+impl fmt::Debug for Streams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Streams").field("bound", &self.0.ends.is_some()).finish_non_exhaustive()
+    }
+}
+
+/// What kind of connection stays open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// An answer that goes on and on, as `text/event-stream`.
+    Events,
+    /// A protocol of which nothing is known.
+    Upgrade,
+    /// A WebSocket.
+    WebSocket,
+}
+
+impl Kind {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Events => "events",
+            Self::Upgrade => "upgrade",
+            Self::WebSocket => "websocket",
+        }
+    }
+}
+
+/// One that is open, and counted as such until this is dropped.
+pub(super) struct Open(Kind);
+
+impl Open {
+    pub(super) fn new(kind: Kind) -> Self {
+        metrics::gauge!("sekisho_streams", "kind" => kind.as_str()).increment(1.0);
+        Self(kind)
+    }
+
+    /// Notes that it closes because of its session.
+    pub(super) fn closed_by(&self, event: SessionEvent) {
+        let kind = self.0.as_str();
+        metrics::counter!("sekisho_streams_closed_total", "kind" => kind, "event" => event.as_str())
+            .increment(1);
+        tracing::info!(session_event = %event, kind, "a connection was closed with its session");
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        metrics::gauge!("sekisho_streams", "kind" => self.0.as_str()).decrement(1.0);
+    }
+}
+
+/// Whether an answer's body is an event stream (HTML, section 9.2).
+pub(super) fn is_event_stream(headers: &HeaderMap) -> bool {
+    let Some(kind) = headers.get(CONTENT_TYPE) else { return false };
+    let essence = kind.as_bytes().split(|&byte| byte == b';').next().unwrap_or_default();
+    essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
+}
+
+pin_project! {
+    /// The body of an event stream.
+    ///
+    /// When the session ends it breaks off, as if the upstream had done so: a clean end would say
+    /// that all has been told. A browser's `EventSource` comes back by itself either way, and is then
+    /// answered with 401, which it takes for the end.
+    pub(super) struct EventStream<B> {
+        #[pin]
+        body: B,
+        ended: SessionEnded,
+        open: Open,
+    }
+}
+
+impl<B> EventStream<B> {
+    pub(super) fn new(body: B, session: Option<SessionId>, streams: &Streams) -> Self {
+        Self { body, ended: streams.ended(session), open: Open::new(Kind::Events) }
+    }
+}
+
+impl<B: Body<Data = Bytes, Error = DownloadError>> Body for EventStream<B> {
+    type Data = Bytes;
+    type Error = DownloadError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, DownloadError>>> {
+        let this = self.project();
+        if let Poll::Ready(event) = this.ended.as_mut().poll(cx) {
+            this.open.closed_by(event);
+            return Poll::Ready(Some(Err(DownloadError::SessionEnded(event))));
+        }
+        this.body.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn event_streams_are_known_by_their_content_type() {
+        for (kind, is) in [
+            ("text/event-stream", true),
+            ("Text/Event-Stream; charset=utf-8", true),
+            (" text/event-stream ;x", true),
+            ("text/event-streams", false),
+            ("application/json", false),
+        ] {
+            let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(kind))]);
+            assert_eq!(is_event_stream(&headers), is, "{kind}");
+        }
+        assert!(!is_event_stream(&HeaderMap::new()));
+    }
+}

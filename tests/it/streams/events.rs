@@ -1,0 +1,96 @@
+//! Event streams.
+
+use std::time::Duration;
+
+use sekisho::identity::SessionEvent;
+use sekisho::proxy::RouteSpec;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::End;
+use crate::support::upstream::{listen, read_head};
+
+/// An upstream that begins an answer of this type, and goes on for as long as anyone reads.
+async fn endless(content_type: &'static str) -> String {
+    let upstream = listen(move |mut socket| async move {
+        read_head(&mut socket).await;
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n\r\n");
+        socket.write_all(head.as_bytes()).await.unwrap();
+        while socket.write_all(b"data: tick\n\n").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    format!("http://{upstream}")
+}
+
+/// Reads for so long at most, and says whether that was the end.
+async fn read_for(socket: &mut TcpStream, patience: Duration) -> (Vec<u8>, bool) {
+    let mut read = Vec::new();
+    let deadline = tokio::time::sleep(patience);
+    tokio::pin!(deadline);
+    loop {
+        tokio::select! {
+            () = &mut deadline => return (read, false),
+            more = socket.read_buf(&mut read) => if !matches!(more, Ok(1..)) { return (read, true) },
+        }
+    }
+}
+
+async fn ask(spec: RouteSpec) -> (TcpStream, End) {
+    let (front, end) = End::of(spec);
+    let mut socket = TcpStream::connect(front.start().await).await.unwrap();
+    socket.write_all(b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    read_head(&mut socket).await;
+    (socket, end)
+}
+
+#[tokio::test]
+async fn an_event_stream_breaks_off_with_its_session() {
+    for content_type in ["text/event-stream", "Text/Event-Stream; charset=utf-8"] {
+        let (mut socket, end) = ask(RouteSpec::new("/", [endless(content_type).await])).await;
+        let (read, ended) = read_for(&mut socket, Duration::from_millis(200)).await;
+        assert!(read.len() > 12 && !ended);
+        let began = Instant::now();
+        end.now(SessionEvent::PasswordChanged);
+        let (rest, ended) = read_for(&mut socket, Duration::from_secs(5)).await;
+        assert!(ended && began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        assert!(!rest.ends_with(b"0\r\n\r\n"), "it doesn't look whole");
+    }
+}
+
+#[tokio::test]
+async fn another_answer_goes_on() {
+    let (mut socket, end) = ask(RouteSpec::new("/", [endless("application/octet-stream").await])).await;
+    end.now(SessionEvent::Revoked);
+    let (read, ended) = read_for(&mut socket, Duration::from_millis(300)).await;
+    assert!(read.len() > 12 && !ended);
+}
+
+/// P-19: nothing is held back until there is more.
+#[tokio::test]
+async fn an_event_arrives_at_once() {
+    let (tell, told) = tokio::sync::watch::channel(0_u32);
+    let upstream = listen(move |mut socket| {
+        let mut told = told.clone();
+        async move {
+            read_head(&mut socket).await;
+            socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n").await.unwrap();
+            while told.changed().await.is_ok() {
+                socket.write_all(b"data: x\n\n").await.unwrap();
+            }
+        }
+    })
+    .await;
+    let (mut socket, _end) = ask(RouteSpec::new("/", [format!("http://{upstream}")])).await;
+    for n in 1..20 {
+        let began = Instant::now();
+        tell.send_replace(n);
+        let mut read = Vec::new();
+        while !read.ends_with(b"data: x\n\n\r\n") {
+            assert!(socket.read_buf(&mut read).await.unwrap() > 0);
+        }
+        assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    }
+}

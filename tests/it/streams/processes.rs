@@ -1,0 +1,195 @@
+//! Real processes: what one of them ends closes at all of them.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+
+use crate::support::db::{self, Place};
+use crate::support::process::{PATIENCE, Server, Site, on_both, until};
+use crate::support::websocket::{Closed, Echo, Socket, is_heard, open, until_closed};
+use crate::support::wire_browser::Browser;
+
+on_both! {
+    all_connections_of_a_user_close_within_two_seconds_of_the_command;
+    a_sign_out_closes_what_is_open;
+}
+
+/// How many WebSockets, and as many event streams.
+const MANY: usize = 200;
+
+/// What browsers send of where a page is from; every server is told to trust it.
+const ORIGIN: &str = "http://app.localhost:8080";
+
+async fn site(place: Place, upstream: &Echo) -> Site {
+    let mut site = Site::new(place).await;
+    site.set("server.public_origin", ORIGIN);
+    // So that no access token runs out before the end.
+    site.set("tokens.access_ttl", "10m");
+    site.forward_to(upstream.url());
+    site.user("ann@example.com", "user").await;
+    site
+}
+
+async fn websocket(server: SocketAddr, browser: &Browser) -> Socket {
+    let cookies = cookies(browser);
+    let (mut socket, _) = open(server, "/", &[("origin", ORIGIN), ("cookie", &cookies)]).await.unwrap();
+    is_heard(&mut socket).await;
+    socket
+}
+
+async fn events(server: SocketAddr, browser: &Browser) -> TcpStream {
+    let mut socket = TcpStream::connect(server).await.unwrap();
+    let cookies = cookies(browser);
+    let request = format!("GET /events HTTP/1.1\r\nHost: {server}\r\nCookie: {cookies}\r\n\r\n");
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut read = Vec::new();
+    while !read.windows(11).any(|part| part == b"data: begun") {
+        assert!(socket.read_buf(&mut read).await.unwrap() > 0, "{}", String::from_utf8_lossy(&read));
+    }
+    socket
+}
+
+fn cookies(browser: &Browser) -> String {
+    let pairs: Vec<_> = browser.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    pairs.join("; ")
+}
+
+async fn metrics(server: &Server) -> String {
+    let answer = Browser::default().get(server.admin, "/metrics").await;
+    String::from_utf8(answer.body).unwrap()
+}
+
+/// Reads to the end, and says when the last byte came and when the end was.
+async fn until_broken_off(mut socket: TcpStream) -> (Instant, Instant) {
+    let (mut buffer, mut last) = (vec![0; 4_096], Instant::now());
+    while let Ok(1..) = socket.read(&mut buffer).await {
+        last = Instant::now();
+    }
+    (last, Instant::now())
+}
+
+async fn all_connections_of_a_user_close_within_two_seconds_of_the_command(place: Place) {
+    let upstream = Echo::start().await;
+    let site = site(place, &upstream).await;
+    // One alone has a database of its own.
+    let servers = if site.is_embedded() {
+        vec![site.serve().await]
+    } else {
+        vec![site.serve().await, site.serve().await]
+    };
+    let ann = Browser::signed_in(servers[0].public, "ann@example.com").await;
+    let address = |n: usize| servers[n % servers.len()].public;
+    let sockets = join_all((0..MANY).map(|n| websocket(address(n), &ann))).await;
+    let streams = join_all((0..MANY).map(|n| events(address(n), &ann))).await;
+    for kind in ["websocket", "events"] {
+        let open = format!("sekisho_streams{{kind=\"{kind}\"}} {}\n", MANY / servers.len());
+        assert!(metrics(&servers[0]).await.contains(&open), "{}", metrics(&servers[0]).await);
+    }
+
+    let closing = sockets
+        .into_iter()
+        .map(|mut socket| tokio::spawn(async move { (until_closed(&mut socket).await, Instant::now()) }));
+    let closing: Vec<_> = closing.collect();
+    let breaking: Vec<_> = streams.into_iter().map(|socket| tokio::spawn(until_broken_off(socket))).collect();
+    let began = Instant::now();
+    site.run(&["session", "revoke", "--user", "ann@example.com"]).await.done();
+    let done = began.elapsed();
+
+    let (mut slowest, mut last_byte) = ([Duration::ZERO; 2], Duration::ZERO);
+    for socket in closing {
+        let (closed, at): (Closed, _) = timeout(PATIENCE, socket).await.unwrap().unwrap();
+        assert_eq!(closed, Some((4401, "revoked".to_owned())));
+        slowest[0] = slowest[0].max(at - began);
+    }
+    for stream in breaking {
+        let (last, at) = timeout(PATIENCE, stream).await.unwrap().unwrap();
+        slowest[1] = slowest[1].max(at - began);
+        last_byte = last_byte.max(last - began);
+    }
+    println!(
+        "{} servers: the command took {done:?}, the last of {MANY} WebSockets was closed after {:?}, of {MANY} event \
+         streams after {:?}, whose last byte came after {last_byte:?}",
+        servers.len(),
+        slowest[0],
+        slowest[1]
+    );
+    // From when the command, which has to start and open the database first, was given.
+    let limit = Duration::from_secs(2);
+    assert!(slowest[0] < limit + done && slowest[1] < limit + done, "{slowest:?}");
+    assert!(last_byte < Duration::from_secs(1) + done, "{last_byte:?}");
+    let closed = |kind: &str| {
+        let number = MANY / servers.len();
+        format!("sekisho_streams_closed_total{{kind=\"{kind}\",event=\"revoked\"}} {number}\n")
+    };
+    until("all to be counted", async || {
+        let text = metrics(&servers[0]).await;
+        let none_open = ["websocket", "events"].map(|kind| format!("sekisho_streams{{kind=\"{kind}\"}} 0\n"));
+        let all = [closed("websocket"), closed("events")].into_iter().chain(none_open);
+        all.into_iter().all(|line| text.contains(&line)).then_some(())
+    })
+    .await;
+    for server in servers {
+        server.stop().await;
+    }
+}
+
+async fn a_sign_out_closes_what_is_open(place: Place) {
+    let upstream = Echo::start().await;
+    let site = site(place, &upstream).await;
+    let server = site.serve().await;
+    let mut ann = Browser::signed_in(server.public, "ann@example.com").await;
+    let other = Browser::signed_in(server.public, "ann@example.com").await;
+    let mut spared = websocket(server.public, &other).await;
+    let (mut socket, stream) = (websocket(server.public, &ann).await, events(server.public, &ann).await);
+    let began = Instant::now();
+    let request = http::Request::post("/auth/logout").header("origin", ORIGIN);
+    assert_eq!(
+        ann.send(server.public, request.body(axum::body::Body::empty()).unwrap()).await.unwrap().status,
+        204
+    );
+    let closed = timeout(PATIENCE, until_closed(&mut socket)).await.unwrap();
+    assert_eq!(closed, Some((4401, "logged_out".to_owned())));
+    timeout(PATIENCE, until_broken_off(stream)).await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    is_heard(&mut spared).await;
+}
+
+/// No later than its absolute expiry, and not much sooner.
+#[tokio::test]
+async fn a_connection_ends_at_the_absolute_expiry_of_its_session() {
+    let upstream = Echo::start().await;
+    let mut site = site(db::sqlite_place().await.unwrap(), &upstream).await;
+    site.set("tokens.access_ttl", "2s");
+    site.set("session.absolute_ttl", "3s");
+    let server = site.serve().await;
+    let began = Instant::now();
+    let ann = Browser::signed_in(server.public, "ann@example.com").await;
+    let signed_in = Instant::now();
+    let (mut socket, stream) = (websocket(server.public, &ann).await, events(server.public, &ann).await);
+    let (closed, broken) = tokio::join!(until_closed(&mut socket), until_broken_off(stream));
+    assert_eq!(closed, Some((4401, "absolute_expired".to_owned())));
+    let (least, most) = (Duration::from_millis(2_500), Duration::from_secs(4));
+    assert!(broken.1 - began >= least && broken.0 - signed_in < most, "{:?}", broken.1 - began);
+}
+
+#[tokio::test]
+async fn a_server_that_stops_closes_websockets_first() {
+    let mut upstream = Echo::start().await;
+    let site = site(db::sqlite_place().await.unwrap(), &upstream).await;
+    let server = site.serve().await;
+    let ann = Browser::signed_in(server.public, "ann@example.com").await;
+    let mut socket = websocket(server.public, &ann).await;
+    let mut stuck = websocket(server.public, &ann).await;
+    let began = Instant::now();
+    server.terminate();
+    assert_eq!(until_closed(&mut socket).await, Some((1001, String::new())));
+    assert_eq!(upstream.closed().await, Some((1001, String::new())));
+    // The other one never answers its Close.
+    assert_eq!(server.ended().await.code(), Some(0));
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert_eq!(until_closed(&mut stuck).await, Some((1001, String::new())));
+}
