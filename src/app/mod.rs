@@ -1,5 +1,6 @@
 //! The composition root: configuration in, services out. The one place that knows all parts.
 
+mod bearer;
 mod choose;
 mod client_address;
 mod cross_origin;
@@ -24,6 +25,7 @@ use tower::layer::layer_fn;
 use tower_http::timeout::RequestBodyTimeoutLayer;
 use utoipa_axum::router::OpenApiRouter;
 
+use self::bearer::BearerMinter;
 use self::client_address::TrustedProxies;
 use self::cross_origin::{CrossOrigin, UpgradeGuard};
 use self::entrance::{Desk, Entrance};
@@ -31,14 +33,14 @@ use self::gateway::{Faces, Gateway, Proxied};
 use self::home::Home;
 use self::panics::CatchPanic;
 pub use self::public::{Public, PublicFuture};
-use crate::backend::config::{self, Builtin, Config};
+use crate::backend::config::{self, Builtin, Config, IdentityPreset, Place, RouteIdentity};
 use crate::backend::db::Stores;
 use crate::clock::Clock;
-use crate::identity::ClientAddress;
+use crate::identity::{ClientAddress, Identity};
 use crate::layer::{CookiePolicy, CookiePolicyError, OnStoreLoss, Reject401, SameSite, SilentRefreshLayer};
 use crate::proxy::{
-    Forwarded, HealthCheck, MintBearer, Proxy, ReservedCookies, RouteError, RouteSpec, Routes, Streams,
-    UpstreamHttp, UpstreamSettings,
+    Forwarded, HeaderEdits, HealthCheck, IdentityHeaders, MintBearer, Proxy, ReservedCookies, RouteError,
+    RouteSpec, Routes, Streams, UpstreamHttp, UpstreamSettings,
 };
 pub use crate::routers::pages::Sample;
 use crate::routers::{
@@ -108,8 +110,13 @@ pub enum AppError {
     #[error(transparent)]
     Passwords(#[from] PasswordError),
     /// The routes don't make a table.
-    #[error(transparent)]
-    Routes(#[from] RouteError),
+    #[error("the route {place}: {source}")]
+    Route {
+        /// Where the route stands that is at fault.
+        place: Place,
+        /// What is wrong with it.
+        source: Box<RouteError>,
+    },
 }
 
 impl App {
@@ -186,7 +193,7 @@ fn gateway(
     let reserved = ReservedCookies { names: cookies.names().map(str::to_owned).to_vec() };
     let proxy = Proxy::new(reserved, streams);
     let minter = BearerMinter { tokens: state.auth.tokens().clone() };
-    let routes = Routes::new(config.routes.iter().map(|route| route_spec(route, &minter)))?;
+    let routes = routes(config, |audience| minter.for_audience(audience))?;
     let pages = parts.sample.clone().map(|sample| with_fallbacks(pages::router(Some(sample))));
     let faces = Faces {
         home: Home::here(),
@@ -301,12 +308,34 @@ fn registration(registration: config::Registration) -> Registration {
     }
 }
 
-fn route_spec(route: &config::Route, minter: &BearerMinter) -> RouteSpec {
-    let mint = |audience: &String| -> Arc<dyn MintBearer> { Arc::new(minter.for_audience(audience)) };
+/// Checks what of the routes only the proxy can tell, such as which headers are its own to write.
+///
+/// # Errors
+///
+/// [`AppError::Route`], for the first route at fault.
+pub fn check_routes(config: &Config) -> Result<(), AppError> {
+    routes(config, |_| Arc::new(|_: &Identity| None)).map(drop)
+}
+
+fn routes(config: &Config, mint: impl Fn(&str) -> Arc<dyn MintBearer>) -> Result<Routes, AppError> {
+    Routes::new(config.routes.iter().map(|route| route_spec(route, &mint))).map_err(|source| {
+        let at_fault = config.routes.iter().find(|route| route.path.as_str() == source.path());
+        AppError::Route {
+            place: at_fault.map_or(Place::BuiltIn, |route| route.place.clone()),
+            source: source.into(),
+        }
+    })
+}
+
+fn route_spec(route: &config::Route, mint: impl Fn(&str) -> Arc<dyn MintBearer>) -> RouteSpec {
     RouteSpec {
         roles: route.roles.clone(),
+        methods: route.methods.clone(),
+        identity: identity_headers(&route.identity),
+        request_headers: header_edits(&route.request_headers),
+        response_headers: header_edits(&route.response_headers),
         strip_prefix: route.strip_prefix,
-        bearer: route.bearer.as_ref().map(mint),
+        bearer: route.bearer.as_deref().map(mint),
         pass_authorization: route.pass_authorization,
         encoded_slash: route.encoded_slash == config::EncodedSlash::Pass,
         connect_timeout: route.connect_timeout,
@@ -318,6 +347,22 @@ fn route_spec(route: &config::Route, minter: &BearerMinter) -> RouteSpec {
         upstream_settings: upstream_settings(&route.upstreams),
         ..RouteSpec::new(route.path.as_str(), route.upstreams.origins.iter().map(config::Origin::as_str))
     }
+}
+
+fn identity_headers(identity: &RouteIdentity) -> IdentityHeaders {
+    match identity {
+        RouteIdentity::Custom { user, email, groups } => {
+            IdentityHeaders { user: user.clone(), email: email.clone(), groups: groups.clone() }
+        }
+        RouteIdentity::Preset(IdentityPreset::None) => IdentityHeaders::NONE,
+        RouteIdentity::Preset(IdentityPreset::Remote) => IdentityHeaders::REMOTE,
+        RouteIdentity::Preset(IdentityPreset::XAuthRequest) => IdentityHeaders::X_AUTH_REQUEST,
+        RouteIdentity::Preset(IdentityPreset::XForwarded) => IdentityHeaders::X_FORWARDED,
+    }
+}
+
+fn header_edits(edits: &config::HeaderEdits) -> HeaderEdits {
+    HeaderEdits { remove: edits.remove.clone(), set: edits.set.clone() }
 }
 
 fn upstream_settings(upstreams: &config::Upstreams) -> UpstreamSettings {
@@ -336,26 +381,6 @@ fn upstream_settings(upstreams: &config::Upstreams) -> UpstreamSettings {
         max_queued: upstreams.max_queued as usize,
         queue_timeout: upstreams.queue_timeout,
         ..UpstreamSettings::default()
-    }
-}
-
-/// Signs tokens for upstreams that check them.
-struct BearerMinter {
-    tokens: Tokens,
-}
-
-impl BearerMinter {
-    fn for_audience(&self, audience: &str) -> impl MintBearer + use<> {
-        let (tokens, audience) = (self.tokens.clone(), audience.to_owned());
-        move |identity: &crate::identity::Identity| {
-            let Some(token) = tokens.for_upstream(identity, &audience) else {
-                tracing::error!(audience, "no token for the upstream: is the key that signs a shared one?");
-                return None;
-            };
-            let mut value = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
-            value.set_sensitive(true);
-            Some(value)
-        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::error::Error as StdError;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -18,9 +19,12 @@ use pin_project_lite::pin_project;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, Sleep};
 
+use super::edits::HeaderEdits;
+use super::reserved::ReservedHeaders;
 use super::routes::Route;
+use super::rules::RequestHeaders;
 use super::upstream::Lease;
-use super::{hop_by_hop, request, response};
+use super::{hop_by_hop, response};
 use crate::identity::SessionEvent;
 
 pin_project! {
@@ -33,6 +37,7 @@ pin_project! {
         idle: Idle,
         stage: watch::Sender<Stage>,
         abandoned: oneshot::Receiver<Infallible>,
+        headers: Arc<RequestHeaders>,
     }
 }
 
@@ -42,7 +47,8 @@ impl<B> Upload<B> {
         let (stage, watched) = watch::channel(Stage::Sending);
         let (wanted, abandoned) = oneshot::channel();
         let idle = Idle::new(route.spec.idle_timeout);
-        let upload = Self { body, left: route.spec.max_body, idle, stage, abandoned };
+        let (left, headers) = (route.spec.max_body, Arc::clone(&route.requests));
+        let upload = Self { body, left, idle, stage, abandoned, headers };
         (upload, UploadProgress(Some(Watched { stage: watched, has_ended: false, _wanted: wanted })))
     }
 }
@@ -127,7 +133,8 @@ where
         let Some(frame) = frame else { return Poll::Ready(None) };
         let mut frame = frame.map_err(|error| UploadError::of_client(error.into()))?;
         if let Some(trailers) = frame.trailers_mut() {
-            clean_trailers(trailers);
+            clean_trailers(trailers, &this.headers.reserved);
+            this.headers.edits.remove_from(trailers);
         }
         take(this.left, &frame)?;
         Poll::Ready(Some(Ok(frame)))
@@ -228,6 +235,7 @@ pin_project! {
         idle: Idle,
         // Until it has ended as it should.
         held: Option<Held>,
+        edits: Option<Arc<HeaderEdits>>,
     }
 }
 
@@ -255,7 +263,7 @@ impl<B: Body> Download<B> {
         if body.is_end_stream() {
             held.take().into_iter().for_each(Held::finish);
         }
-        Self { body, idle: Idle::new(route.spec.idle_timeout), held }
+        Self { body, idle: Idle::new(route.spec.idle_timeout), held, edits: route.answers.clone() }
     }
 }
 
@@ -303,7 +311,10 @@ where
         let Some(frame) = frame else { return Poll::Ready(None) };
         let mut frame = frame.map_err(|error| logged(DownloadError::Upstream(error.into())))?;
         if let Some(trailers) = frame.trailers_mut() {
-            clean_trailers(trailers);
+            clean_trailers(trailers, &ReservedHeaders::default());
+            if let Some(edits) = this.edits {
+                edits.remove_from(trailers);
+            }
         }
         Poll::Ready(Some(Ok(frame)))
     }
@@ -324,9 +335,9 @@ fn logged(error: DownloadError) -> DownloadError {
 }
 
 /// Some servers merge trailers into the headers, so they must not bring in what was kept out there.
-fn clean_trailers(trailers: &mut HeaderMap) {
+fn clean_trailers(trailers: &mut HeaderMap, reserved: &ReservedHeaders) {
     hop_by_hop::remove(trailers);
-    request::remove_reserved(trailers);
+    reserved.remove_from(trailers);
     response::remove_reserved(trailers);
     for name in [http::header::AUTHORIZATION, http::header::COOKIE, http::header::SET_COOKIE] {
         trailers.remove(name);

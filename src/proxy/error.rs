@@ -2,7 +2,7 @@
 
 use axum_core::BoxError;
 use axum_core::body::Body;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 
 use super::path::BadPath;
@@ -29,6 +29,9 @@ pub enum ProxyError {
     /// The body is larger than the route allows.
     #[error("The request's body is larger than this path allows.")]
     BodyTooLarge,
+    /// The body is in a transfer coding besides chunks (RFC 9112, section 6.1).
+    #[error("The request's body is in a transfer coding that is not known here.")]
+    CodingUnknown,
     /// The user has none of the roles that the route asks for.
     #[error("Your account may not use this path.")]
     Forbidden,
@@ -38,9 +41,12 @@ pub enum ProxyError {
     /// The request has been here before.
     #[error("The request came back to where it was forwarded from.")]
     LoopDetected,
-    /// `CONNECT` or `TRACE`.
+    /// `CONNECT` or `TRACE`, or a method that the route doesn't list.
     #[error("This method is not allowed here.")]
-    MethodNotAllowed,
+    MethodNotAllowed {
+        /// The methods that are, as `Allow` lists them.
+        allow: HeaderValue,
+    },
     /// No route for this path.
     #[error("Nothing is served at this path.")]
     NoRoute,
@@ -72,10 +78,11 @@ impl ProxyError {
             Self::BadHost | Self::BadPath(_) | Self::BodyIncomplete(_) => StatusCode::BAD_REQUEST,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::CodingUnknown => StatusCode::NOT_IMPLEMENTED,
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::IdentityUnusable => StatusCode::INTERNAL_SERVER_ERROR,
             Self::LoopDetected => StatusCode::LOOP_DETECTED,
-            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::UpstreamError(_) | Self::UpstreamUnreachable(_) => StatusCode::BAD_GATEWAY,
             Self::UpstreamBusy | Self::UpstreamUnavailable => StatusCode::SERVICE_UNAVAILABLE,
@@ -92,10 +99,11 @@ impl ProxyError {
             Self::BodyIncomplete(_) => "body_incomplete",
             Self::BodyTimeout => "body_timeout",
             Self::BodyTooLarge => "body_too_large",
+            Self::CodingUnknown => "coding_unknown",
             Self::Forbidden => "forbidden",
             Self::IdentityUnusable => "identity_unusable",
             Self::LoopDetected => "loop_detected",
-            Self::MethodNotAllowed => "method_not_allowed",
+            Self::MethodNotAllowed { .. } => "method_not_allowed",
             Self::NoRoute => "no_route",
             Self::UpstreamBusy => "upstream_busy",
             Self::UpstreamConnectTimeout => "upstream_connect_timeout",
@@ -125,8 +133,12 @@ impl ProxyError {
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
-        if matches!(self, Self::MethodNotAllowed) {
-            headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+        if matches!(self, Self::CodingUnknown) {
+            // Where that body ends, somebody before us may see in another way.
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if let Self::MethodNotAllowed { allow } = self {
+            headers.insert(ALLOW, allow);
         }
         response
     }

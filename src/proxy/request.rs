@@ -7,9 +7,9 @@ use http::{HeaderValue, Request, Uri, Version, request};
 use super::cookies::ReservedCookies;
 use super::error::ProxyError;
 use super::forwarded::Forwarded;
-use super::hop_by_hop;
 use super::routes::Route;
 use super::via::Via;
+use super::{framing, hop_by_hop};
 use crate::identity::Identity;
 
 /// Writes the request for the upstream: first everything goes that the client may not say, then
@@ -25,14 +25,16 @@ pub(super) fn prepare(
     let request::Parts { method, version, mut headers, extensions, .. } = parts;
     let identity = extensions.get::<Identity>();
 
-    let trailers = hop_by_hop::accepts_trailers(&headers);
-    // An outer layer's, as far as we know: a client can't have it removed by naming it in Connection.
-    let request_id = headers.get(X_REQUEST_ID).cloned();
-    hop_by_hop::remove(&mut headers);
-    if let Some(request_id) = request_id {
-        headers.insert(X_REQUEST_ID, request_id);
+    if framing::is_coded(&headers) {
+        return Err(ProxyError::CodingUnknown);
     }
-    remove_reserved(&mut headers);
+    framing::make_plain(&mut headers);
+    let trailers = hop_by_hop::accepts_trailers(&headers);
+    // An outer layer's, as far as we know: a client can't have them removed by naming them in Connection.
+    let outer = OUTER.map(|name| headers.get(&name).cloned().map(|value| (name, value)));
+    hop_by_hop::remove(&mut headers);
+    headers.extend(outer.into_iter().flatten().map(|(name, value)| (Some(name), value)));
+    route.requests.reserved.remove_from(&mut headers);
     reserved.remove_from_request(&mut headers);
     if version == Version::HTTP_2 {
         join_cookies(&mut headers);
@@ -40,17 +42,19 @@ pub(super) fn prepare(
     // Whoever reads the client's body answers this; hyper does, when we begin to.
     headers.remove(EXPECT);
 
+    if let Some(host) = host {
+        headers.insert(HOST, host);
+    }
+
     authorize(&mut headers, route, identity);
+    route.requests.edits.apply(&mut headers);
     if let Some(identity) = identity {
-        introduce(&mut headers, identity)?;
+        route.spec.identity.add_to(&mut headers, identity)?;
     }
     if let Some(forwarded) = extensions.get::<Forwarded>() {
         forwarded.add_to(&mut headers);
     }
     via.add_to(&mut headers, version);
-    if let Some(host) = host {
-        headers.insert(HOST, host);
-    }
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
         headers.insert(CONNECTION, HeaderValue::from_static("te"));
@@ -61,25 +65,6 @@ pub(super) fn prepare(
     *request.uri_mut() = Uri::from(target);
     *request.headers_mut() = headers;
     Ok(request)
-}
-
-/// Removes what tells upstreams who and where the client is, and which path was asked for: only
-/// we may say that.
-///
-/// Names are compared as CGI and its heirs do, which turn whatever is no letter or digit into one
-/// character, so `X_Forwarded_User` is `X-Forwarded-User`.
-pub(super) fn remove_reserved(headers: &mut HeaderMap) {
-    let reserved: Vec<HeaderName> = headers.keys().filter(|name| is_reserved(name)).cloned().collect();
-    for name in reserved {
-        headers.remove(name);
-    }
-}
-
-fn is_reserved(name: &HeaderName) -> bool {
-    let name = name.as_str().bytes().map(|byte| if byte.is_ascii_alphanumeric() { byte } else { b'-' });
-    let same = |reserved: &&str| name.clone().eq(reserved.bytes());
-    let begins = |prefix: &str| name.clone().take(prefix.len()).eq(prefix.bytes());
-    RESERVED.iter().any(same) || begins(RESERVED_PREFIX)
 }
 
 /// The host that was asked for: in a target of absolute form that is its authority, whatever the
@@ -127,63 +112,12 @@ fn authorize(headers: &mut HeaderMap, route: &Route, identity: Option<&Identity>
     }
 }
 
-/// An upstream that sees no user takes the request for anonymous, so one that can't be written is
-/// an error, not left out.
-fn introduce(headers: &mut HeaderMap, identity: &Identity) -> Result<(), ProxyError> {
-    for (name, value) in [
-        (X_FORWARDED_USER, &*identity.subject),
-        (X_FORWARDED_EMAIL, &*identity.email),
-        (X_FORWARDED_GROUPS, identity.roles.as_str()),
-    ] {
-        let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|_| ProxyError::IdentityUnusable)?;
-        if !value.is_empty() {
-            headers.insert(name, value);
-        }
-    }
-    Ok(())
-}
-
-const X_FORWARDED_USER: HeaderName = HeaderName::from_static("x-forwarded-user");
-const X_FORWARDED_EMAIL: HeaderName = HeaderName::from_static("x-forwarded-email");
-const X_FORWARDED_GROUPS: HeaderName = HeaderName::from_static("x-forwarded-groups");
-
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-const RESERVED_PREFIX: &str = "x-forwarded-";
-/// CGI takes `Proxy` for the variable that names a proxy for its own requests. The last two let a
-/// client choose the path in some frameworks, after it has been checked here.
-const RESERVED: [&str; 6] =
-    ["forwarded", "proxy", "x-forwarded", "x-real-ip", "x-original-url", "x-rewrite-url"];
+const OUTER: [HeaderName; 2] =
+    [HeaderName::from_static("x-request-id"), HeaderName::from_static("traceparent")];
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn reserved_names_are_known_in_every_spelling() {
-        for name in [
-            "X-Forwarded-User",
-            "x_forwarded_user",
-            "X-Forwarded_Email",
-            "x.forwarded.groups",
-            "X-Forwarded-Access-Token",
-            "X-Forwarded-Preferred-Username",
-            "x-forwarded-anything",
-            "x-forwarded-",
-            "X-Forwarded",
-            "Forwarded",
-            "X_Real_IP",
-            "X-Original-URL",
-            "Proxy",
-        ] {
-            assert!(is_reserved(&HeaderName::from_bytes(name.as_bytes()).unwrap()), "{name}");
-        }
-        for name in
-            ["x-forwardedfor", "x-forward", "user", "forwarded-by", "x-real-ip-2", "my-x-forwarded-user"]
-        {
-            assert!(!is_reserved(&HeaderName::from_bytes(name.as_bytes()).unwrap()), "{name}");
-        }
-    }
 
     fn host_of(uri: &str, version: Version, hosts: &[&'static str]) -> Option<Option<String>> {
         let mut request = Request::builder().uri(uri).version(version);

@@ -4,16 +4,26 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Response, Version};
 
 use super::cookies::ReservedCookies;
-use super::hop_by_hop;
+use super::routes::Route;
 use super::via::Via;
+use super::{framing, hop_by_hop};
 
 /// Makes the head of the upstream's answer ours, less what it may not say.
-pub(super) fn finish<B>(response: Response<B>, reserved: &ReservedCookies, via: &Via) -> Response<B> {
+pub(super) fn finish<B>(
+    response: Response<B>,
+    route: &Route,
+    reserved: &ReservedCookies,
+    via: &Via,
+) -> Response<B> {
     let (mut parts, body) = response.into_parts();
+    framing::make_plain(&mut parts.headers);
     hop_by_hop::remove(&mut parts.headers);
     remove_reserved(&mut parts.headers);
     reserved.remove_from_response(&mut parts.headers);
     spare_cookies(&mut parts.headers);
+    if let Some(edits) = &route.answers {
+        edits.apply(&mut parts.headers);
+    }
     via.add_to(&mut parts.headers, parts.version);
     // The version is that of each connection, not of the message.
     parts.version = Version::HTTP_11;
@@ -53,7 +63,7 @@ const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
 const ALL_BUT_COOKIES: [&str; 4] =
     [r#""cache""#, r#""clientHints""#, r#""executionContexts""#, r#""storage""#];
 
-const RESERVED: [HeaderName; 3] = [
+pub(super) const RESERVED: [HeaderName; 3] = [
     HeaderName::from_static("x-session-event"),
     HeaderName::from_static("x-set-access-cookie"),
     HeaderName::from_static("x-set-refresh-cookie"),

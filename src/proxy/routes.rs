@@ -5,9 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Uri};
+use http::{HeaderName, HeaderValue, Method, Uri};
 
+use super::edits::HeaderEdits;
+use super::identity_headers::IdentityHeaders;
 use super::path::{self, BadPath};
+use super::reserved::ReservedHeaders;
+use super::rules::{self, Methods, RequestHeaders};
 use super::upgrade::takes_requests;
 use super::upstream::{self, Roots, UpstreamSettings, Upstreams};
 use crate::identity::Identity;
@@ -35,12 +39,22 @@ pub struct RouteSpec {
     pub upstream_settings: UpstreamSettings,
     /// The roles of which the user needs one; empty lets anyone through.
     pub roles: Vec<String>,
+    /// The methods that are let through, and no others (not even `OPTIONS`); empty lets all but
+    /// `CONNECT` and `TRACE` through.
+    pub methods: Vec<Method>,
     /// Whether `path` is taken off what is forwarded.
     pub strip_prefix: bool,
     /// Whether the client's own `Authorization` is forwarded.
     pub pass_authorization: bool,
     /// Whether a `%2f` in the path is let through.
     pub encoded_slash: bool,
+    /// By which headers the upstreams learn who the user is. What any route names here is taken off
+    /// what clients send on all.
+    pub identity: IdentityHeaders,
+    /// What changes in the headers of requests, before we add what we say ourselves.
+    pub request_headers: HeaderEdits,
+    /// What changes in the headers of the upstreams' answers.
+    pub response_headers: HeaderEdits,
     /// Makes the `Authorization` that this upstream gets in the user's name.
     pub bearer: Option<Arc<dyn MintBearer>>,
     /// How long connecting may take, name resolution and TLS included, on all the upstreams that are
@@ -68,9 +82,13 @@ impl RouteSpec {
             upstreams: upstreams.into_iter().map(Into::into).collect(),
             upstream_settings: UpstreamSettings::default(),
             roles: Vec::new(),
+            methods: Vec::new(),
             strip_prefix: false,
             pass_authorization: false,
             encoded_slash: false,
+            identity: IdentityHeaders::default(),
+            request_headers: HeaderEdits::default(),
+            response_headers: HeaderEdits::default(),
             bearer: None,
             connect_timeout: Duration::from_secs(5),
             first_byte_timeout: Duration::from_secs(60),
@@ -127,10 +145,12 @@ impl Routes {
         previous: &Self,
     ) -> Result<Self, RouteError> {
         let known: Vec<_> = previous.routes.iter().map(|route| &route.upstreams).collect();
+        let specs: Vec<_> = specs.into_iter().collect();
+        let reserved = Arc::new(rules::reserved(&specs));
         let mut roots = Roots::default();
         let mut routes: Vec<Arc<Route>> = Vec::new();
         for (number, spec) in specs.into_iter().enumerate() {
-            let mut route = Route::new(spec, &known, &mut roots)?;
+            let mut route = Route::new(spec, &reserved, &known, &mut roots)?;
             route.number = number;
             if routes.iter().any(|other| other.prefix == route.prefix) {
                 return Err(RouteError::Twice { path: route.spec.path });
@@ -187,6 +207,26 @@ impl MatchedRoute {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RouteError {
+    /// A header that no route may change, or by which none may tell the user.
+    #[error("route `{path}`: {key} can't name `{name}`: {reason}")]
+    Header {
+        /// The route.
+        path: String,
+        /// Which of its settings.
+        key: &'static str,
+        /// The header.
+        name: HeaderName,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// A method that no route lets through.
+    #[error("route `{path}`: methods can't name {method}: it is never forwarded")]
+    Method {
+        /// The route.
+        path: String,
+        /// The method.
+        method: Method,
+    },
     /// An upstream's URL holds more than where to connect to.
     #[error(
         "route `{path}`: upstream `{upstream}` must be `http://host:port` or `https://host:port` alone, without path or query"
@@ -276,23 +316,60 @@ pub enum RouteError {
     },
 }
 
+impl RouteError {
+    /// The path of the route at fault, as it was given.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        match self {
+            Self::Header { path, .. }
+            | Self::Method { path, .. }
+            | Self::NotAnOrigin { path, .. }
+            | Self::NoUpstream { path }
+            | Self::NoSystemRoots { path }
+            | Self::Path { path, .. }
+            | Self::PathExtras { path }
+            | Self::Twice { path }
+            | Self::Upgrade { path, .. }
+            | Self::UpstreamUrl { path, .. }
+            | Self::UpstreamScheme { path, .. }
+            | Self::UpstreamTls { path, .. }
+            | Self::UpstreamUserInfo { path } => path,
+        }
+    }
+}
+
 /// A route, with its upstreams.
 pub(super) struct Route {
     pub(super) spec: RouteSpec,
     pub(super) upstreams: Upstreams,
+    pub(super) methods: Methods,
+    pub(super) requests: Arc<RequestHeaders>,
+    /// What changes in answers, if anything.
+    pub(super) answers: Option<Arc<HeaderEdits>>,
     number: usize,
     /// The path in the form that is compared.
     prefix: Vec<u8>,
 }
 
 impl Route {
-    fn new(spec: RouteSpec, known: &[&Upstreams], roots: &mut Roots) -> Result<Self, RouteError> {
+    fn new(
+        spec: RouteSpec,
+        reserved: &Arc<ReservedHeaders>,
+        known: &[&Upstreams],
+        roots: &mut Roots,
+    ) -> Result<Self, RouteError> {
         let prefix = prefix(&spec.path)?;
+        rules::check_headers(&spec, reserved)?;
+        let methods = Methods::new(&spec)?;
         if let Some(upgrade) = spec.upgrades.iter().find(|protocol| takes_requests(protocol)) {
             return Err(RouteError::Upgrade { path: spec.path.clone(), upgrade: upgrade.clone() });
         }
         let upstreams = Upstreams::new(&spec, known, roots)?;
-        Ok(Self { spec, upstreams, number: 0, prefix })
+        let edits = spec.request_headers.clone();
+        let requests = Arc::new(RequestHeaders { reserved: Arc::clone(reserved), edits });
+        let answers = Some(&spec.response_headers).filter(|edits| !edits.is_empty());
+        let answers = answers.map(|edits| Arc::new(edits.clone()));
+        Ok(Self { spec, upstreams, methods, requests, answers, number: 0, prefix })
     }
 
     /// The path and query to ask an upstream for: the request's own bytes, less the prefix if it
@@ -355,7 +432,7 @@ mod tests {
     }
 
     fn target(spec: RouteSpec, uri: &str) -> Result<String, BadPath> {
-        let route = Route::new(spec, &[], &mut Roots::default()).unwrap();
+        let route = Route::new(spec, &Arc::default(), &[], &mut Roots::default()).unwrap();
         route.target(&uri.parse().unwrap()).map(|target| target.to_string())
     }
 

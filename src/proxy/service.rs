@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use axum_core::BoxError;
 use axum_core::body::Body;
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, request};
+use http::{Request, Response, StatusCode, request};
 use hyper::body::Incoming;
 use tower_service::Service;
 
@@ -22,7 +22,7 @@ use super::streams::{self, EventStream, Streams};
 use super::upgrade::Upgrade;
 use super::upstream::{Lease, Pool};
 use super::via::Via;
-use super::{request as outgoing, response as incoming, upstream};
+use super::{framing, request as outgoing, response as incoming, upstream};
 use crate::identity::{Identity, SessionId};
 
 /// Forwards requests to the upstreams of their routes; see the [module](super).
@@ -115,6 +115,9 @@ impl Inner {
             upgrade.add_to(request.headers_mut());
         }
         let (mut response, lease) = upstream::send(&self.connections, route, request, &mut progress).await?;
+        if framing::is_coded(response.headers()) {
+            return Err(ProxyError::UpstreamError("the answer is in an unknown transfer coding".into()));
+        }
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Ok(self.stream(response, route, session, lease, progress));
         }
@@ -122,7 +125,7 @@ impl Inner {
         let unasked = || ProxyError::UpstreamError("the upstream switched protocols unasked".into());
         let granted = upgrade.ok_or_else(unasked)?.granted(response.headers())?;
         let upstream = hyper::upgrade::on(&mut response);
-        let response = incoming::finish(response, reserved, via).map(|_| Body::empty());
+        let response = incoming::finish(response, route, reserved, via).map(|_| Body::empty());
         Ok(granted.begin(response, upstream, route, session, &self.rules.streams))
     }
 
@@ -137,16 +140,14 @@ impl Inner {
     ) -> Response<Body> {
         let Rules { reserved, streams, via } = &self.rules;
         let events = streams::is_event_stream(response.headers());
-        incoming::finish(response, reserved, via).map(|body| {
+        incoming::finish(response, route, reserved, via).map(|body| {
             let body = Download::new(body, route, lease, progress);
             if events { Body::new(EventStream::new(body, session, streams)) } else { Body::new(body) }
         })
     }
 
     fn admit(&self, route: &Route, parts: &request::Parts) -> Result<(), ProxyError> {
-        if matches!(parts.method, Method::CONNECT | Method::TRACE) {
-            return Err(ProxyError::MethodNotAllowed);
-        }
+        route.methods.check(&parts.method)?;
         if self.rules.via.is_in(&parts.headers) {
             return Err(ProxyError::LoopDetected);
         }

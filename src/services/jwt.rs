@@ -130,7 +130,8 @@ impl AccessTokens {
     }
 
     /// Makes a token for an upstream that checks tokens of its own `audience`. We refuse it
-    /// ourselves.
+    /// ourselves. It lives half a minute longer than the access token that it stands for: a request that
+    /// was let through should not fail on its way.
     ///
     /// # Errors
     ///
@@ -149,8 +150,7 @@ impl AccessTokens {
             aud: audience,
             client_id: &self.settings.audience,
             iat: now.unix_timestamp(),
-            // The request under way was let through; it should not fail for a second's sake.
-            exp: identity.expires_at.max(now + UPSTREAM_MIN).unix_timestamp(),
+            exp: (identity.expires_at.max(now) + UPSTREAM_MIN).unix_timestamp(),
             jti: id.0,
             email: &identity.email,
             roles: &identity.roles,

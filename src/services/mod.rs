@@ -25,6 +25,7 @@ mod flights;
 pub mod jwt;
 pub mod keys;
 pub mod memory;
+mod minted;
 #[cfg(feature = "server")]
 pub mod movies;
 mod notes;

@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use secrecy::SecretString;
 use time::OffsetDateTime;
 use tokio::runtime::Handle;
@@ -21,6 +22,7 @@ use super::flights::{Flights, REMEMBERED};
 use super::jwt::{AccessToken, AccessTokens};
 use super::keys::{Algorithm, KeyError, KeyRing, SharedKeys};
 use super::memory::MemoryStore;
+use super::minted::MintedTokens;
 use super::notes::{self, Notes, WriterNeeded};
 use super::refresh_token;
 use super::renewal::Resolved;
@@ -124,6 +126,7 @@ pub(super) struct Inner {
     pub(super) notes: Notes,
     pub(super) ends: Ends,
     verified: VerifiedTokens,
+    minted: MintedTokens,
     /// Where these tokens were made, and where their work with the store is done.
     runtime: Option<Handle>,
 }
@@ -206,9 +209,19 @@ impl Tokens {
         let ends = Ends::new(settings.access_ttl + leeway + settings.grace, settings.grace);
         // Not beyond the grace: by then the row may say otherwise.
         let flights = Flights::new(REMEMBERED.min(settings.grace));
-        let (notes, verified) = (Notes::default(), VerifiedTokens::new());
-        let runtime = Handle::try_current().ok();
-        let inner = Inner { store, keys, access, clock, settings, flights, notes, ends, verified, runtime };
+        let inner = Inner {
+            store,
+            keys,
+            access,
+            clock,
+            settings,
+            flights,
+            notes: Notes::default(),
+            ends,
+            verified: VerifiedTokens::new(),
+            minted: MintedTokens::new(),
+            runtime: Handle::try_current().ok(),
+        };
         Self { inner: Arc::new(inner) }
     }
 
@@ -419,17 +432,24 @@ impl Tokens {
         self.inner.notes.lost()
     }
 
-    /// A token in the user's name for an upstream that checks tokens of its own `audience`. `None` if
-    /// the key that signs is for HS256, since an upstream that holds it could make sessions, or if the
-    /// system gives no random bytes.
+    /// `Bearer` and a token in the user's name, for an upstream that checks tokens of its own
+    /// `audience`: the same one as long as the user comes with the same access token. `None` if the key
+    /// that signs is for HS256, since an upstream that holds it could make sessions, or if the system
+    /// gives no random bytes.
     #[must_use]
-    pub fn for_upstream(&self, identity: &Identity, audience: &str) -> Option<String> {
+    pub fn bearer_for_upstream(&self, identity: &Identity, audience: &str) -> Option<Bytes> {
         let inner = &self.inner;
         let now = inner.clock.now();
         let keys = inner.keys.load();
+        if let Some(bearer) = inner.minted.find(identity, audience, &keys, now) {
+            return Some(bearer);
+        }
         let key = Some(keys.signing(now)).filter(|key| key.algorithm() != Algorithm::Hs256)?;
         let id = TokenId(random_id().ok()?);
-        inner.access.mint_for_upstream(key, identity, audience, id, now).ok()
+        let token = inner.access.mint_for_upstream(key, identity, audience, id, now).ok()?;
+        let bearer = Bytes::from(format!("Bearer {token}"));
+        inner.minted.remember(identity, audience, &keys, now, &bearer);
+        Some(bearer)
     }
 
     /// The keys in use.

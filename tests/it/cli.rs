@@ -213,6 +213,19 @@ fn a_bad_configuration_is_78_and_one_line() {
     assert!(shell.run(&["check-config"]).fails(78).contains("server.listen = \"a\\n\\u{1b}[2J\""));
 }
 
+#[test]
+fn what_only_the_proxy_can_tell_of_a_route_is_checked_too() {
+    let route = "[[routes]]\npath = '/a'\nupstreams = ['http://h']\n";
+    let file = format!(
+        "{route}\n[[routes]]\npath = '/b'\nupstreams = ['http://h']\nremove_request_headers = ['Host']"
+    );
+    assert_eq!(
+        Shell::new().file("sekisho.toml", &file).run(&["check-config"]).fails(78),
+        "the route in ./sekisho.toml, line 6: route `/b`: remove_request_headers can't name `host`: every \
+         request needs it"
+    );
+}
+
 /// What `serve` says until it serves.
 fn beginning(shell: &Shell) -> Vec<String> {
     let mut serving = shell.command(&["serve"]).stderr(Stdio::piped()).spawn().unwrap();

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 use sekisho::backend::config::{
-    Algorithm, Builtin, Config, ConfigError, DatabaseKind, EncodedSlash, KEYS, KeySource, Limits, Loaded,
-    LogFormat, OnStoreLoss, ROUTE_KEYS, Registration, RouteAuth, SameSite, Sources, UpstreamHttp, Upstreams,
-    VerifySource,
+    Algorithm, Builtin, Config, ConfigError, DatabaseKind, EncodedSlash, IdentityPreset, KEYS, KeySource,
+    Limits, Loaded, LogFormat, OnStoreLoss, ROUTE_KEYS, Registration, RouteAuth, RouteIdentity, SameSite,
+    Sources, UpstreamHttp, Upstreams, VerifySource,
 };
 use tempfile::TempDir;
 
@@ -166,7 +166,11 @@ fn a_route_s_defaults() {
     assert_eq!((route.path.as_str(), route.upstreams.origins[0].as_str()), ("/api", "http://10.0.0.1:3000"));
     assert_eq!((route.auth, route.encoded_slash), (RouteAuth::Required, EncodedSlash::Refuse));
     assert!(route.roles.is_empty() && route.bearer.is_none() && route.max_body.is_none());
-    assert!(!route.strip_prefix && !route.pass_authorization);
+    assert!(!route.strip_prefix && !route.pass_authorization && route.methods.is_empty());
+    assert_eq!(route.identity, RouteIdentity::Preset(IdentityPreset::XForwarded));
+    for edits in [&route.request_headers, &route.response_headers] {
+        assert!(edits.set.is_empty() && edits.remove.is_empty());
+    }
     let seconds = [route.connect_timeout, route.first_byte_timeout, route.idle_timeout].map(|t| t.as_secs());
     assert_eq!(seconds, [5, 60, 60]);
     assert_eq!(
@@ -182,6 +186,58 @@ fn a_route_s_defaults() {
         [upstreams.health_interval, upstreams.eject_for, upstreams.slow_start, upstreams.queue_timeout];
     assert_eq!(seconds.map(|t| t.as_secs()), [5, 10, 10, 1]);
     assert_eq!(config.server.builtin, BTreeSet::from([Builtin::Auth]), "with routes, auth alone");
+}
+
+#[test]
+fn a_route_s_headers_and_methods() {
+    let place = file(
+        "[[routes]]\npath = '/'\nupstreams = ['http://h']\nmethods = ['GET', 'PROPFIND']\n\
+         remove_request_headers = ['X-Debug']\nremove_response_headers = ['Server']\n\
+         [routes.identity]\nuser = 'X-User'\ngroups = 'X-Roles'\n\
+         [routes.set_request_headers]\nX-Api-Key = { file = 'PATH' }\nX-Version = '2'\n\
+         [routes.set_response_headers]\nX-Frame-Options = 'DENY'\n",
+    )
+    .write("key", "hunter2\n");
+    let text = fs::read_to_string(place.path("sekisho.toml")).unwrap();
+    let key = place.path("key").display().to_string();
+    let place = place.file(&text.replace("PATH", &key));
+    let route = &place.config().routes[0];
+    assert_eq!(route.methods.iter().map(http::Method::as_str).collect::<Vec<_>>(), ["GET", "PROPFIND"]);
+    let name = |name: &str| Some(name.parse().unwrap());
+    let identity = RouteIdentity::Custom { user: name("x-user"), email: None, groups: name("x-roles") };
+    assert_eq!(route.identity, identity);
+    let (to, back) = (&route.request_headers, &route.response_headers);
+    let set: Vec<_> = to.set.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+    assert_eq!(set, [("x-api-key", "hunter2"), ("x-version", "2")]);
+    assert_eq!((to.remove[0].as_str(), back.remove[0].as_str()), ("x-debug", "server"));
+    assert_eq!(back.set[0].0, "x-frame-options");
+    assert!(!format!("{route:?}").contains("hunter2"), "values may be secret");
+    for (word, preset) in [
+        ("x-forwarded", IdentityPreset::XForwarded),
+        ("x-auth-request", IdentityPreset::XAuthRequest),
+        ("remote", IdentityPreset::Remote),
+        ("none", IdentityPreset::None),
+    ] {
+        let place = file(&format!("[[routes]]\npath = '/'\nupstreams = ['http://h']\nidentity = '{word}'"));
+        assert_eq!(place.config().routes[0].identity, RouteIdentity::Preset(preset));
+    }
+}
+
+/// A value may be a key: it is in no message, whatever is wrong with it.
+#[test]
+fn values_of_headers_are_never_shown() {
+    for (line, part) in [
+        ("set_request_headers = { X-Key = \"hunter2\\n\" }", "X-Key: a header's value is of visible"),
+        ("set_request_headers = { X-Key = 'hunter2\u{e9}' }", "X-Key: a header's value is of visible"),
+        ("set_request_headers = { 'X Key' = 'hunter2' }", "X Key: expected a header's name"),
+        ("set_request_headers = { X-Key = ['hunter2'] }", "expected headers and their values"),
+        ("set_request_headers = 'X-Key: hunter2'", "expected headers and their values"),
+        ("set_response_headers = ['hunter2']", "expected headers and their values"),
+    ] {
+        let error = file(&format!("[[routes]]\npath = '/'\nupstreams = ['http://h']\n{line}")).error();
+        assert!(error.starts_with("routes.set_re") && error.contains("line 4: "), "{error}");
+        assert!(error.contains(part) && !error.contains("hunter2"), "{error}");
+    }
 }
 
 #[test]
@@ -248,7 +304,9 @@ fn every_key_is_read() {
         let others =
             others.iter().filter(|line| !line.starts_with(name)).copied().collect::<Vec<_>>().join("\n");
         let error = file(&format!("[[routes]]\n{others}\n{name} = 1979-05-27")).error();
-        assert!(error.starts_with(&format!("{key} = 1979-05-27 in ./sekisho.toml, line")), "{error}");
+        let secret = ["routes.set_request_headers", "routes.set_response_headers"].contains(key);
+        let shown = if secret { "" } else { " = 1979-05-27" };
+        assert!(error.starts_with(&format!("{key}{shown} in ./sekisho.toml, line")), "{error}");
     }
 }
 
@@ -763,7 +821,34 @@ const BAD_ROUTES: &[(&str, &str)] = &[
     ("auth = 'yes'", "expected one of required, optional, none"),
     ("roles = ['a,b']", "\"a,b\": expected a role"),
     ("roles = ['admin']\nauth = 'optional'", "roles need a user"),
+    ("methods = []", "name at least one, or leave it out"),
+    ("methods = ['get']", "\"get\": expected a method, in capitals"),
+    ("methods = ['GET POST']", "\"GET POST\": expected a method, in capitals"),
+    ("methods = ['']", "\"\": expected a method, in capitals"),
+    ("methods = ['TRACE']", "\"TRACE\": is never forwarded"),
+    ("methods = ['GET', 'CONNECT']", "\"CONNECT\": is never forwarded"),
+    ("methods = ['GET', 'GET']", "GET comes twice"),
+    ("methods = 'GET'", "expected a list of texts"),
     ("strip_prefix = '/api'", "expected true or false"),
+    (
+        "identity = 'x-forward'",
+        "routes.identity = \"x-forward\" in ./sekisho.toml, line 2: expected one of x-forwarded, x-auth-request, remote, none (did you mean x-forwarded?)",
+    ),
+    ("identity = true", "or names of your own for user, email and groups"),
+    (
+        "identity = { name = 'X-Name' }",
+        "name: expected x-forwarded, x-auth-request, remote or none, or names",
+    ),
+    ("identity = { user = 'X User' }", "user: expected a header's name such as X-Api-Key"),
+    ("identity = { user = 7 }", "or names of your own"),
+    ("remove_request_headers = ['X:Y']", "\"X:Y\": expected a header's name"),
+    ("remove_response_headers = 'Server'", "expected a list of texts"),
+    ("set_request_headers = { X-Key = { file = '/dev/null' } }", "X-Key: the file is empty"),
+    (
+        "set_request_headers = { X-Key = { file = '/nonexistent' } }",
+        "can't read /nonexistent, which routes.set_request_headers.X-Key names",
+    ),
+    ("set_request_headers = { X-Key = { path = '/dev/null' } }", "X-Key: expected headers and their values"),
     ("bearer = 'reports'", "could mint sessions: set tokens.algorithm to ES256 or EdDSA"),
     ("bearer = 'sekisho'", "name another audience"),
     ("bearer = ''", "expected 1 to 255"),

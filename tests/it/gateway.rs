@@ -1,6 +1,8 @@
 //! The proxy face through the whole program: sessions outside, upstreams inside.
 
+mod bearer;
 mod paths;
+mod rules;
 mod secrets;
 mod told;
 mod wire;

@@ -13,6 +13,7 @@ mod database;
 mod durability;
 mod feed;
 mod gateway;
+mod hygiene;
 mod late_answers;
 mod layering;
 mod login;

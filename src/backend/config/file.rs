@@ -6,9 +6,9 @@ use std::path::PathBuf;
 
 use toml::de::{DeTable, DeValue};
 
-use super::KEYS;
 use super::error::{ConfigError, Place};
 use super::settings::{Given, Raw};
+use super::{KEYS, TABLE_KEYS};
 
 /// What a file says: values by dotted key, and one table for each route.
 #[derive(Default)]
@@ -61,7 +61,8 @@ pub(super) fn parse_list(text: &str) -> Option<Vec<Raw>> {
     }
 }
 
-/// Tables within a section are no keys of ours; their own keys are named, so that they can be found.
+/// Tables within a section are no keys of ours, but for a few; the others' own keys are named, so that
+/// they can be found.
 fn flatten(
     prefix: &str,
     table: &DeTable<'_>,
@@ -71,7 +72,9 @@ fn flatten(
     for (key, value) in table {
         let name = format!("{prefix}.{}", key.get_ref());
         match value.get_ref() {
-            DeValue::Table(inner) if !inner.is_empty() && !KEYS.contains(&name.as_str()) => {
+            DeValue::Table(inner)
+                if !inner.is_empty() && ![KEYS, TABLE_KEYS].concat().contains(&name.as_str()) =>
+            {
                 flatten(&name, inner, at, into);
             }
             value => {
@@ -93,7 +96,10 @@ fn raw(value: &DeValue<'_>) -> Raw {
         DeValue::Boolean(value) => Raw::Boolean(*value),
         DeValue::Datetime(time) => Raw::Other(time.to_string()),
         DeValue::Array(items) => Raw::List(items.iter().map(|item| raw(item.get_ref())).collect()),
-        DeValue::Table(_) => Raw::Other("a table".to_owned()),
+        DeValue::Table(table) => {
+            let pairs = table.iter().map(|(key, value)| (key.get_ref().to_string(), raw(value.get_ref())));
+            Raw::Table(pairs.collect())
+        }
     }
 }
 

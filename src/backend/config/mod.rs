@@ -26,6 +26,7 @@ mod cookies;
 mod database;
 mod error;
 mod file;
+mod headers;
 mod log;
 mod login;
 mod otlp;
@@ -46,6 +47,7 @@ pub use self::cookies::{Cookies, SameSite};
 pub use self::database::{Database, DatabaseKind};
 pub(crate) use self::error::nearest;
 pub use self::error::{ConfigError, Place};
+pub use self::headers::{HeaderEdits, IdentityPreset, RouteIdentity};
 pub use self::log::{Log, LogFormat};
 pub use self::login::{Login, Registration};
 pub use self::otlp::Otlp;
@@ -209,7 +211,13 @@ pub const ROUTE_KEYS: &[&str] = &[
     "routes.upstreams",
     "routes.auth",
     "routes.roles",
+    "routes.methods",
     "routes.strip_prefix",
+    "routes.identity",
+    "routes.set_request_headers",
+    "routes.remove_request_headers",
+    "routes.set_response_headers",
+    "routes.remove_response_headers",
     "routes.bearer",
     "routes.pass_authorization",
     "routes.encoded_slash",
@@ -230,3 +238,6 @@ pub const ROUTE_KEYS: &[&str] = &[
     "routes.max_queued",
     "routes.queue_timeout",
 ];
+
+/// The keys of a route whose values are tables, or may be.
+const TABLE_KEYS: &[&str] = &["routes.identity", "routes.set_request_headers", "routes.set_response_headers"];

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::error::ConfigError;
+use http::Method;
+
+use super::error::{ConfigError, Place};
+use super::headers::{HeaderEdits, RouteIdentity};
 use super::server::Server;
 use super::settings::Settings;
 use super::tokens::{Algorithm, EXPECTED_NAME, Tokens, is_name};
@@ -12,6 +15,8 @@ use super::values::PathPrefix;
 /// One route: a table of `[[routes]]`.
 #[derive(Clone, Debug)]
 pub struct Route {
+    /// Where it stands in the file.
+    pub place: Place,
     /// What it matches, at segment boundaries; the longest route wins.
     pub path: PathPrefix,
     /// Where it goes.
@@ -20,6 +25,14 @@ pub struct Route {
     pub auth: RouteAuth,
     /// The roles of which a user must have one; empty means any user.
     pub roles: Vec<String>,
+    /// The methods that it lets through; empty means all but `CONNECT` and `TRACE`.
+    pub methods: Vec<Method>,
+    /// By which headers upstreams learn who the user is.
+    pub identity: RouteIdentity,
+    /// What changes in requests.
+    pub request_headers: HeaderEdits,
+    /// What changes in answers.
+    pub response_headers: HeaderEdits,
     /// Whether `path` is taken off before forwarding.
     pub strip_prefix: bool,
     /// The audience of the token that is minted for the upstream, if it wants one.
@@ -89,7 +102,9 @@ impl Route {
             let given = table.duration(key, Duration::from_millis(1))?;
             Ok(given.unwrap_or(Duration::from_secs(default)))
         };
+        let edits = |remove, set| HeaderEdits::read(table, remove, set);
         Ok(Self {
+            place: table.any_place().cloned().unwrap_or(Place::BuiltIn),
             path: required(table, "routes.path", table.parsed("routes.path"))?,
             upstreams: Upstreams::read(
                 table,
@@ -97,6 +112,10 @@ impl Route {
             )?,
             auth: table.word("routes.auth", &AUTH)?.unwrap_or(RouteAuth::Required),
             roles: table.list("routes.roles", role)?.unwrap_or_default(),
+            methods: methods(table)?,
+            identity: RouteIdentity::read(table)?,
+            request_headers: edits("routes.remove_request_headers", "routes.set_request_headers")?,
+            response_headers: edits("routes.remove_response_headers", "routes.set_response_headers")?,
             strip_prefix: table.boolean("routes.strip_prefix")?.unwrap_or(false),
             bearer: table.text("routes.bearer")?.map(str::to_owned),
             pass_authorization: table.boolean("routes.pass_authorization")?.unwrap_or(false),
@@ -174,6 +193,22 @@ fn required<T>(table: &Settings, key: &str, value: Result<Option<T>, ConfigError
 fn role(text: &str) -> Result<String, String> {
     let legal = !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && b != b',');
     if legal { Ok(text.to_owned()) } else { Err("expected a role such as admin".to_owned()) }
+}
+
+fn methods(table: &Settings) -> Result<Vec<Method>, ConfigError> {
+    let key = "routes.methods";
+    let method = |text: &str| match text.parse::<Method>() {
+        Ok(Method::CONNECT | Method::TRACE) => Err("is never forwarded".to_owned()),
+        Ok(method) if !text.bytes().any(|byte| byte.is_ascii_lowercase()) => Ok(method),
+        _ => Err("expected a method, in capitals, such as GET".to_owned()),
+    };
+    let Some(methods) = table.list(key, method)? else { return Ok(Vec::new()) };
+    let twice = methods.iter().enumerate().find(|(index, method)| methods[..*index].contains(method));
+    match twice {
+        Some((_, method)) => Err(table.invalid(key, format!("{method} comes twice"))),
+        None if methods.is_empty() => Err(table.invalid(key, "name at least one, or leave it out for all")),
+        None => Ok(methods),
+    }
 }
 
 /// A protocol that `Upgrade` may name (RFC 9110, section 7.8). One that takes requests would let a client

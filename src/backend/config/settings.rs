@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use secrecy::{ExposeSecret, SecretString};
 
+use super::TABLE_KEYS;
 use super::error::{ConfigError, Place, nearest};
 use super::file;
 use crate::backend::secret;
@@ -22,7 +23,8 @@ pub(super) enum Raw {
     Integer(String),
     Boolean(bool),
     List(Vec<Raw>),
-    /// A float, a date or a table.
+    Table(BTreeMap<String, Raw>),
+    /// A float or a date.
     Other(String),
 }
 
@@ -93,6 +95,11 @@ impl Settings {
             let remedy = "it has no default".to_owned();
             ConfigError::Missing { key: key.to_owned(), remedy }
         })
+    }
+
+    /// A value that may be of more than one kind.
+    pub(super) fn raw(&self, key: &str) -> Option<&Raw> {
+        self.0.get(key).map(|given| &given.value)
     }
 
     /// Text.
@@ -263,7 +270,8 @@ fn shown(key: &str, value: &Raw) -> Option<String> {
         Raw::Untyped(text) | Raw::Text(text) => Some(quoted(text)),
         Raw::Integer(text) | Raw::Other(text) => Some(text.clone()),
         Raw::Boolean(value) => Some(value.to_string()),
-        Raw::List(_) => None,
+        Raw::Table(_) if !TABLE_KEYS.contains(&key) => Some("a table".to_owned()),
+        Raw::List(_) | Raw::Table(_) => None,
     }
 }
 
@@ -279,7 +287,8 @@ fn quoted(text: &str) -> String {
 }
 
 /// Keys whose value is never shown.
-const SECRETS: [&str; 2] = ["database.url", "tokens.secret"];
+const SECRETS: [&str; 4] =
+    ["database.url", "tokens.secret", "routes.set_request_headers", "routes.set_response_headers"];
 
 /// How much of a value is shown, in characters.
 const SHOWN: usize = 100;

@@ -27,6 +27,8 @@ pub(crate) struct Gateway {
     pub(crate) app: App,
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) database: Fresh,
+    /// The key that signed first.
+    pub(crate) key: KeyMaterial,
 }
 
 /// What the program is to be built from.
@@ -68,7 +70,7 @@ impl Setup {
             telemetry: Telemetry::default(),
             sample: None,
         })?;
-        Ok(Gateway { app, clock, database })
+        Ok(Gateway { app, clock, database, key })
     }
 
     pub(crate) async fn start(self) -> Gateway {

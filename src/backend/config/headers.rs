@@ -1,0 +1,139 @@
+//! `[[routes]]`: the headers that a route changes, and those by which it tells who the user is.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use http::{HeaderName, HeaderValue};
+use secrecy::{ExposeSecret, SecretString};
+
+use super::error::ConfigError;
+use super::settings::{Raw, Settings, choose};
+use crate::backend::secret;
+
+/// What changes in the headers of messages in one direction.
+#[derive(Clone, Debug, Default)]
+pub struct HeaderEdits {
+    /// What goes, in every spelling.
+    pub remove: Vec<HeaderName>,
+    /// What is set, each value marked sensitive: it may be a key.
+    pub set: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl HeaderEdits {
+    pub(super) fn read(table: &Settings, remove: &str, set: &str) -> Result<Self, ConfigError> {
+        Ok(Self { remove: table.list(remove, name)?.unwrap_or_default(), set: pairs(table, set)? })
+    }
+}
+
+/// By which headers upstreams learn who the user is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RouteIdentity {
+    /// By these; what is `None` they don't learn.
+    Custom {
+        /// For the user's id.
+        user: Option<HeaderName>,
+        /// For the user's address.
+        email: Option<HeaderName>,
+        /// For the user's roles.
+        groups: Option<HeaderName>,
+    },
+    /// By those that upstreams of another gateway know.
+    Preset(IdentityPreset),
+}
+
+/// Headers that upstreams may know already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdentityPreset {
+    /// None at all.
+    None,
+    /// `Remote-User` and its like.
+    Remote,
+    /// `X-Auth-Request-User` and its like.
+    XAuthRequest,
+    /// `X-Forwarded-User` and its like.
+    XForwarded,
+}
+
+impl RouteIdentity {
+    pub(super) fn read(table: &Settings) -> Result<Self, ConfigError> {
+        let key = "routes.identity";
+        let Some(given) = table.raw(key) else { return Ok(Self::Preset(IdentityPreset::XForwarded)) };
+        let fault = |problem: String| table.invalid(key, problem);
+        let pairs = match given {
+            Raw::Text(word) => return choose(word, &PRESETS).map(Self::Preset).map_err(fault),
+            Raw::Table(pairs) => pairs,
+            _ => return Err(fault(EXPECTED_IDENTITY.to_owned())),
+        };
+        if let Some(unknown) = pairs.keys().find(|key| !["user", "email", "groups"].contains(&key.as_str())) {
+            return Err(fault(format!("{unknown}: {EXPECTED_IDENTITY}")));
+        }
+        let named = |what: &str| match pairs.get(what) {
+            None => Ok(None),
+            Some(Raw::Text(text)) => {
+                name(text).map(Some).map_err(|problem| fault(format!("{what}: {problem}")))
+            }
+            Some(_) => Err(fault(EXPECTED_IDENTITY.to_owned())),
+        };
+        Ok(Self::Custom { user: named("user")?, email: named("email")?, groups: named("groups")? })
+    }
+}
+
+fn pairs(table: &Settings, key: &str) -> Result<Vec<(HeaderName, HeaderValue)>, ConfigError> {
+    let pairs = match table.raw(key) {
+        None => return Ok(Vec::new()),
+        Some(Raw::Table(pairs)) => pairs,
+        Some(_) => return Err(table.invalid(key, EXPECTED_PAIRS)),
+    };
+    let read = |(text, raw): (&String, &Raw)| {
+        let header = name(text).map_err(|problem| table.invalid(key, format!("{text}: {problem}")))?;
+        let given = match raw {
+            Raw::Text(text) => SecretString::from(text.as_str()),
+            Raw::Table(from) => from_file(table, key, text, from)?,
+            _ => return Err(table.invalid(key, EXPECTED_PAIRS)),
+        };
+        let value = HeaderValue::from_str(given.expose_secret()).ok().filter(|value| value.to_str().is_ok());
+        let Some(mut value) = value else {
+            let problem = "a header's value is of visible ASCII characters and spaces, on one line";
+            return Err(table.invalid(key, format!("{text}: {problem}")));
+        };
+        value.set_sensitive(true);
+        Ok((header, value))
+    };
+    pairs.iter().map(read).collect()
+}
+
+/// The value in the file that `{ file = "PATH" }` names.
+fn from_file(
+    table: &Settings,
+    key: &str,
+    header: &str,
+    from: &BTreeMap<String, Raw>,
+) -> Result<SecretString, ConfigError> {
+    let (Some(Raw::Text(path)), 1) = (from.get("file"), from.len()) else {
+        return Err(table.invalid(key, format!("{header}: {EXPECTED_PAIRS}")));
+    };
+    let secret = secret::read_file(Path::new(path)).map_err(|source| ConfigError::Unreadable {
+        path: path.into(),
+        key: Some(format!("{key}.{header}")),
+        source,
+    })?;
+    if secret.expose_secret().is_empty() {
+        return Err(table.invalid(key, format!("{header}: the file is empty")));
+    }
+    Ok(secret)
+}
+
+fn name(text: &str) -> Result<HeaderName, String> {
+    HeaderName::try_from(text).map_err(|_| "expected a header's name such as X-Api-Key".to_owned())
+}
+
+const EXPECTED_PAIRS: &str =
+    r#"expected headers and their values, { "X-Name" = "value", "X-Key" = { file = "PATH" } }"#;
+const EXPECTED_IDENTITY: &str = r#"expected x-forwarded, x-auth-request, remote or none, or names of your own for user, email and groups, such as { user = "X-User", groups = "X-Roles" }"#;
+
+const PRESETS: [(&str, IdentityPreset); 4] = [
+    ("x-forwarded", IdentityPreset::XForwarded),
+    ("x-auth-request", IdentityPreset::XAuthRequest),
+    ("remote", IdentityPreset::Remote),
+    ("none", IdentityPreset::None),
+];

@@ -1,0 +1,80 @@
+//! How an upstream is told who the user is.
+
+use http::HeaderValue;
+use http::header::{HeaderMap, HeaderName};
+
+use super::error::ProxyError;
+use crate::identity::Identity;
+
+/// The headers by which an upstream learns who the user is. What is `None` it isn't told.
+///
+/// ```
+/// use http::HeaderName;
+/// use sekisho::proxy::{IdentityHeaders, RouteSpec};
+///
+/// let user = Some(HeaderName::from_static("x-shop-user"));
+/// let identity = IdentityHeaders { user, ..IdentityHeaders::NONE };
+/// let route = RouteSpec { identity, ..RouteSpec::new("/shop", ["http://127.0.0.1:3000"]) };
+/// assert_eq!(route.identity.email, None);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdentityHeaders {
+    /// For the user's id.
+    pub user: Option<HeaderName>,
+    /// For the user's address.
+    pub email: Option<HeaderName>,
+    /// For the user's roles, separated by commas.
+    pub groups: Option<HeaderName>,
+}
+
+impl IdentityHeaders {
+    /// `X-Forwarded-User`, `X-Forwarded-Email` and `X-Forwarded-Groups`.
+    pub const X_FORWARDED: Self = Self::of("x-forwarded-user", "x-forwarded-email", "x-forwarded-groups");
+
+    /// `X-Auth-Request-User`, `X-Auth-Request-Email` and `X-Auth-Request-Groups`, as behind
+    /// oauth2-proxy.
+    pub const X_AUTH_REQUEST: Self =
+        Self::of("x-auth-request-user", "x-auth-request-email", "x-auth-request-groups");
+
+    /// `Remote-User`, `Remote-Email` and `Remote-Groups`, as behind Authelia.
+    pub const REMOTE: Self = Self::of("remote-user", "remote-email", "remote-groups");
+
+    /// None at all.
+    pub const NONE: Self = Self { user: None, email: None, groups: None };
+
+    const fn of(user: &'static str, email: &'static str, groups: &'static str) -> Self {
+        Self {
+            user: Some(HeaderName::from_static(user)),
+            email: Some(HeaderName::from_static(email)),
+            groups: Some(HeaderName::from_static(groups)),
+        }
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &HeaderName> {
+        [&self.user, &self.email, &self.groups].into_iter().flatten()
+    }
+
+    /// Adds them. An upstream that sees no user takes the request for anonymous, so one that can't be
+    /// written is an error, not left out.
+    pub(super) fn add_to(&self, headers: &mut HeaderMap, identity: &Identity) -> Result<(), ProxyError> {
+        for (name, value) in [
+            (&self.user, &*identity.subject),
+            (&self.email, &*identity.email),
+            (&self.groups, identity.roles.as_str()),
+        ] {
+            let Some(name) = name else { continue };
+            let value =
+                HeaderValue::from_bytes(value.as_bytes()).map_err(|_| ProxyError::IdentityUnusable)?;
+            if !value.is_empty() {
+                headers.insert(name, value);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Default for IdentityHeaders {
+    fn default() -> Self {
+        Self::X_FORWARDED
+    }
+}

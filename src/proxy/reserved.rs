@@ -1,0 +1,127 @@
+//! The names of headers that only we may send to upstreams: those that tell who and where the client
+//! is, and which path was asked for.
+//!
+//! Names are compared as CGI and its heirs do, which turn whatever is no letter or digit into one
+//! character, so `X_Forwarded_User` is `X-Forwarded-User`.
+
+use http::HeaderName;
+use http::header::HeaderMap;
+
+/// The names that are taken off what any client sends on any route.
+///
+/// A name that one route gives its upstream is taken off on all: the upstream of another may be the same
+/// program.
+#[derive(Debug, Default)]
+pub(super) struct ReservedHeaders {
+    /// Besides those that always are.
+    custom: Vec<HeaderName>,
+}
+
+impl ReservedHeaders {
+    pub(super) fn with(custom: Vec<HeaderName>) -> Self {
+        Self { custom }
+    }
+
+    pub(super) fn remove_from(&self, headers: &mut HeaderMap) {
+        remove_where(headers, |name| self.has(name.as_str()));
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        let is = |reserved: &str| same_name(reserved, name);
+        PREFIXES
+            .into_iter()
+            .any(|prefix| name.get(..prefix.len()).is_some_and(|begin| same_name(prefix, begin)))
+            || NAMES.into_iter().any(is)
+            || self.custom.iter().map(HeaderName::as_str).any(is)
+    }
+}
+
+/// Whether two names are one, in whatever spelling.
+pub(super) fn same_name(one: &str, other: &str) -> bool {
+    let plain = |byte: u8| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' };
+    one.len() == other.len() && one.bytes().map(plain).eq(other.bytes().map(plain))
+}
+
+/// Removes every header whose name `goes`. Nothing is allocated where none does, which is the rule.
+pub(super) fn remove_where(headers: &mut HeaderMap, goes: impl Fn(&HeaderName) -> bool) {
+    while let Some(name) = headers.keys().find(|name| goes(name)).cloned() {
+        headers.remove(name);
+    }
+}
+
+const PREFIXES: [&str; 2] = ["x-forwarded-", "x-auth-request-"];
+
+/// CGI takes `Proxy` for the variable that names a proxy for its own requests. The two after
+/// `X-Real-IP` let a client choose the path in some frameworks, after it has been checked here. The
+/// last four are what other gateways call the user.
+const NAMES: [&str; 10] = [
+    "forwarded",
+    "proxy",
+    "x-forwarded",
+    "x-real-ip",
+    "x-original-url",
+    "x-rewrite-url",
+    "remote-user",
+    "remote-email",
+    "remote-groups",
+    "remote-name",
+];
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn reserved_names_are_known_in_every_spelling() {
+        let reserved = ReservedHeaders::with(vec![HeaderName::from_static("x-shop-user")]);
+        for name in [
+            "x-forwarded-user",
+            "x_forwarded_user",
+            "x-forwarded_email",
+            "x.forwarded.groups",
+            "x-forwarded-access-token",
+            "x-forwarded-anything",
+            "x-forwarded-",
+            "x-forwarded",
+            "forwarded",
+            "x_real_ip",
+            "x-original-url",
+            "proxy",
+            "x-auth-request-user",
+            "x_auth_request_preferred_username",
+            "remote-user",
+            "remote_groups",
+            "x-shop-user",
+            "x_shop.user",
+        ] {
+            assert!(reserved.has(name), "{name}");
+        }
+        for name in [
+            "x-forwardedfor",
+            "x-forward",
+            "user",
+            "forwarded-by",
+            "x-real-ip-2",
+            "my-x-forwarded-user",
+            "x-auth-request",
+            "remote-users",
+            "x-shop-users",
+        ] {
+            assert!(!reserved.has(name), "{name}");
+        }
+        assert!(!ReservedHeaders::default().has("x-shop-user"));
+    }
+
+    #[test]
+    fn all_lines_of_a_name_go_and_no_other() {
+        let mut headers = HeaderMap::new();
+        for name in ["x_forwarded_user", "x-forwarded-user", "x-forwarded-user", "accept", "accept"] {
+            headers.append(name, HeaderValue::from_static("x"));
+        }
+        ReservedHeaders::default().remove_from(&mut headers);
+        assert_eq!(headers.keys().collect::<Vec<_>>(), ["accept"]);
+        assert_eq!(headers.len(), 2);
+    }
+}

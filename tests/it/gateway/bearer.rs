@@ -1,0 +1,79 @@
+//! Tokens for upstreams: one for each access token.
+
+use std::time::Duration;
+
+use sekisho::clock::Clock;
+use sekisho::models::user::Role;
+use sekisho::services::keys::{Algorithm, KeyMaterial, KeyRing, SigningKey};
+
+use crate::support::gateway::{Gateway, Jar, Setup, get, route};
+use crate::support::upstream::Upstream;
+
+async fn minting(upstreams: &[&Upstream]) -> Gateway {
+    let mut toml = "[tokens]\nalgorithm = \"ES256\"\n".to_owned();
+    for (number, upstream) in upstreams.iter().enumerate() {
+        toml += &route(&format!("/{number}"), &upstream.url(), &format!("bearer = \"audience-{number}\""));
+    }
+    Setup::new(toml).signing(Algorithm::Es256).start().await
+}
+
+/// The bearer that the upstream of `path` gets when this jar's user comes, and the jar afterwards.
+async fn bearer(gateway: &Gateway, upstream: &mut Upstream, path: &str, jar: &Jar) -> (String, Option<Jar>) {
+    let answer = gateway.ask(get(path).header("cookie", jar.line())).await;
+    assert_eq!(answer.status, 200);
+    let seen = upstream.seen().await;
+    let [bearer] = seen.all("authorization")[..] else { panic!("{:?}", seen.headers) };
+    assert!(bearer.starts_with("Bearer ey"), "{bearer}");
+    (bearer.to_owned(), Jar::of(&answer))
+}
+
+#[tokio::test]
+async fn one_access_token_is_one_bearer_and_another_another() {
+    let (mut films, mut books) = (Upstream::start().await, Upstream::start().await);
+    let gateway = minting(&[&films, &books]).await;
+    let jar = gateway.signed_in(Role::User).await;
+    let (first, _) = bearer(&gateway, &mut films, "/0", &jar).await;
+    gateway.clock.advance(Duration::from_secs(60));
+    assert_eq!(bearer(&gateway, &mut films, "/0/x", &jar).await.0, first);
+    assert_ne!(bearer(&gateway, &mut books, "/1", &jar).await.0, first, "each audience has its own");
+
+    gateway.expire();
+    let (renewed, fresh) = bearer(&gateway, &mut films, "/0", &jar).await;
+    assert_ne!(renewed, first);
+    let fresh = fresh.unwrap();
+    assert_eq!(bearer(&gateway, &mut films, "/0", &fresh).await.0, renewed);
+}
+
+#[tokio::test]
+async fn keys_that_change_mint_anew() {
+    let mut upstream = Upstream::start().await;
+    let gateway = minting(&[&upstream]).await;
+    let jar = gateway.signed_in(Role::User).await;
+    let (first, _) = bearer(&gateway, &mut upstream, "/0", &jar).await;
+    let next = KeyMaterial::generate(2, Algorithm::Es256, gateway.clock.now()).unwrap();
+    let keys = [&gateway.key, &next].map(|key| SigningKey::new(key).unwrap()).into();
+    gateway.app.tokens.keys().replace(KeyRing::new(keys, Duration::ZERO).unwrap());
+    let (second, _) = bearer(&gateway, &mut upstream, "/0", &jar).await;
+    assert_ne!(second, first);
+    let header = |bearer: &str| bearer.split('.').next().unwrap().to_owned();
+    assert_ne!(header(&second), header(&first), "the new key signs");
+    assert_eq!(bearer(&gateway, &mut upstream, "/0", &jar).await.0, second);
+}
+
+#[tokio::test]
+async fn two_sessions_never_share_one() {
+    let mut upstream = Upstream::start().await;
+    let gateway = minting(&[&upstream]).await;
+    let first = gateway.signed_in(Role::User).await;
+    // The same user in another browser: another session.
+    let form =
+        format!("email={}&password={}", crate::support::gateway::EMAIL, crate::support::gateway::PASSWORD);
+    let request = crate::support::gateway::post("/auth/login");
+    let request = request.header("content-type", "application/x-www-form-urlencoded");
+    let second = gateway.send(request.body(axum::body::Body::from(form)).unwrap()).await;
+    let second = Jar::of(&second).unwrap();
+    let (one, _) = bearer(&gateway, &mut upstream, "/0", &first).await;
+    let (other, _) = bearer(&gateway, &mut upstream, "/0", &second).await;
+    assert_ne!(one, other);
+    assert_eq!(bearer(&gateway, &mut upstream, "/0", &first).await.0, one);
+}

@@ -1,0 +1,225 @@
+//! What a route says of methods, headers, and how its upstream is told who the user is.
+
+use axum::body::Body;
+use http::{Request, Response};
+use sekisho::models::user::Role;
+
+use crate::support::gateway::{EMAIL, Gateway, Setup, get, route};
+use crate::support::http::Answer;
+use crate::support::upstream::{Seen, Upstream};
+
+async fn ask(gateway: &Gateway, method: &str, path: &str) -> Answer {
+    gateway.ask(get(path).method(method)).await
+}
+
+// P-22
+#[tokio::test]
+async fn a_route_lets_its_methods_through_and_no_others() {
+    let mut upstream = Upstream::start().await;
+    let routes = route("/", &upstream.url(), "auth = \"none\"")
+        + &route("/read", &upstream.url(), "auth = \"none\"\nmethods = [\"GET\", \"HEAD\"]")
+        + &route("/read/dav", &upstream.url(), "auth = \"none\"\nmethods = [\"PROPFIND\", \"OPTIONS\"]");
+    let gateway = Setup::new(routes).start().await;
+    for (method, path) in [
+        ("GET", "/read"),
+        ("HEAD", "/read/x"),
+        ("PROPFIND", "/read/dav"),
+        ("OPTIONS", "/read/dav/x"),
+        ("POST", "/readme"),
+        ("DELETE", "/"),
+    ] {
+        assert_eq!(ask(&gateway, method, path).await.status, 200, "{method} {path}");
+        assert_eq!(upstream.seen().await.method, method);
+    }
+    for (method, path, allow) in [
+        ("POST", "/read", "GET, HEAD"),
+        ("OPTIONS", "/read", "GET, HEAD"),
+        ("get", "/read", "GET, HEAD"),
+        ("POST", "/%72ead;x", "GET, HEAD"),
+        ("GET", "/read/dav", "PROPFIND, OPTIONS"),
+        ("TRACE", "/read/dav", "PROPFIND, OPTIONS"),
+        ("TRACE", "/", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+        ("CONNECT", "/", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+    ] {
+        let answer = ask(&gateway, method, path).await;
+        answer.problem(405, "method_not_allowed");
+        assert_eq!(answer.header("allow"), Some(allow), "{method} {path}");
+    }
+    assert!(upstream.has_seen_no_more());
+}
+
+#[tokio::test]
+async fn a_preflight_of_a_page_that_may_call_is_answered_before_the_methods() {
+    let mut upstream = Upstream::start().await;
+    let toml = "[server]\nallowed_origins = [\"https://pages.example\"]\n".to_owned()
+        + &route("/", &upstream.url(), "methods = [\"GET\"]");
+    let gateway = Setup::new(toml).start().await;
+    let preflight = |origin: &str| {
+        let request = Request::options("/").header("host", "app.example").header("origin", origin);
+        request.header("access-control-request-method", "GET")
+    };
+    let answer = gateway.ask(preflight("https://pages.example")).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("access-control-allow-origin"), Some("https://pages.example"));
+    // Anybody else's is a request like others; it needs a session, and then it is not in the list.
+    assert_eq!(gateway.ask(preflight("https://evil.example")).await.status, 401);
+    let jar = gateway.signed_in(Role::User).await;
+    let answer = gateway.ask(Request::options("/").header("host", "a").header("cookie", jar.line())).await;
+    answer.problem(405, "method_not_allowed");
+    assert!(upstream.has_seen_no_more());
+}
+
+// P-4
+#[tokio::test]
+async fn headers_are_removed_in_every_spelling_and_then_set() {
+    let directory = tempfile::tempdir().unwrap();
+    let key = directory.path().join("key");
+    std::fs::write(&key, "hunter2\n").unwrap();
+    let mut upstream = Upstream::answering(|_| {
+        let answer = Response::builder().header("server", "theirs").header("x-powered-by", "PHP");
+        answer.header("x-frame-options", "ALLOWALL").header("set-cookie", "t=1").body(Body::empty()).unwrap()
+    })
+    .await;
+    let more = format!(
+        "auth = \"none\"\nset_request_headers = {{ \"X-Api-Key\" = {{ file = '{}' }}, Host = \"app.internal\" }}\n\
+         remove_request_headers = [\"X-Debug\", \"User-Agent\"]\n\
+         set_response_headers = {{ X-Frame-Options = \"DENY\", X-New = \"1\" }}\n\
+         remove_response_headers = [\"Server\", \"X-Powered-By\", \"Set-Cookie\"]\n",
+        key.display()
+    );
+    let gateway = Setup::new(route("/", &upstream.url(), &more)).start().await;
+    let request = get("/").header("x-api-key", "theirs").header("X_Api_Key", "theirs").header("x-debug", "1");
+    let request = request.header("X_DEBUG", "1").header("x.debug", "1").header("user-agent", "curl");
+    let answer = gateway.ask(request.header("connection", "x-api-key").header("x-debugger", "1")).await;
+
+    let seen = upstream.seen().await;
+    assert_eq!((seen.all("x-api-key"), seen.all("x-debugger")), (vec!["hunter2"], vec!["1"]));
+    assert_eq!(seen.all("host"), ["app.internal"]);
+    assert_eq!(seen.all("x-forwarded-host"), ["app.example"], "what was asked for is told as ever");
+    for gone in ["x_api_key", "x-debug", "x_debug", "x.debug", "user-agent"] {
+        assert!(seen.all(gone).is_empty(), "{gone}");
+    }
+    assert_eq!((answer.header("x-frame-options"), answer.header("x-new")), (Some("DENY"), Some("1")));
+    for gone in ["server", "x-powered-by", "set-cookie"] {
+        assert_eq!(answer.header(gone), None);
+    }
+}
+
+#[tokio::test]
+async fn cookies_of_ours_leave_where_the_upstreams_are_removed() {
+    let upstream = Upstream::answering(|_| {
+        Response::builder().header("set-cookie", "theirs=1").body(Body::empty()).unwrap()
+    })
+    .await;
+    let more = "remove_response_headers = [\"Set-Cookie\", \"Cache-Control\"]";
+    let gateway = Setup::new(route("/", &upstream.url(), more)).start().await;
+    let jar = gateway.signed_in(Role::User).await;
+    gateway.expire();
+    let answer = gateway.ask(get("/").header("cookie", jar.line())).await;
+    assert_eq!(answer.headers.get_all("set-cookie").iter().count(), 2);
+    assert!(crate::support::gateway::Jar::of(&answer).is_some());
+    assert_eq!(answer.header("cache-control"), Some("private, no-store"));
+}
+
+/// Every name by which any upstream below learns who the user is.
+const TOLD: [&str; 12] = [
+    "x-forwarded-user",
+    "x-forwarded-email",
+    "x-forwarded-groups",
+    "x-auth-request-user",
+    "x-auth-request-email",
+    "x-auth-request-groups",
+    "remote-user",
+    "remote-email",
+    "remote-groups",
+    "x-shop-user",
+    "x-shop-roles",
+    "authorization",
+];
+
+fn told(seen: &Seen) -> Vec<(&'static str, String)> {
+    let told = |name: &'static str| seen.all(name).into_iter().map(move |value| (name, value.to_owned()));
+    TOLD.into_iter().flat_map(told).collect()
+}
+
+// P-4
+#[tokio::test]
+async fn each_route_tells_the_user_in_its_own_way_and_clients_in_none() {
+    let mut upstream = Upstream::start().await;
+    let custom = "identity = { user = \"X-Shop-User\", groups = \"X-Shop-Roles\" }";
+    let gateway = Setup::new(
+        [
+            ("/default", ""),
+            ("/forwarded", "identity = \"x-forwarded\""),
+            ("/request", "identity = \"x-auth-request\""),
+            ("/remote", "identity = \"remote\""),
+            ("/none", "identity = \"none\""),
+            ("/shop", custom),
+            ("/open", "auth = \"none\""),
+            ("/may", "auth = \"optional\""),
+        ]
+        .map(|(path, more)| route(path, &upstream.url(), more))
+        .concat(),
+    )
+    .start()
+    .await;
+    let jar = gateway.signed_in(Role::Admin).await;
+    let user = gateway.app.users.by_email(EMAIL).await.unwrap().id.to_string();
+    let all = |names: [&'static str; 3]| {
+        vec![(names[0], user.clone()), (names[1], EMAIL.to_owned()), (names[2], "admin".to_owned())]
+    };
+    let forwarded = all(["x-forwarded-user", "x-forwarded-email", "x-forwarded-groups"]);
+    for (path, cookie, expected) in [
+        ("/default", true, forwarded.clone()),
+        ("/forwarded", true, forwarded.clone()),
+        ("/request", true, all(["x-auth-request-user", "x-auth-request-email", "x-auth-request-groups"])),
+        ("/remote", true, all(["remote-user", "remote-email", "remote-groups"])),
+        ("/none", true, vec![]),
+        ("/shop", true, vec![("x-shop-user", user.clone()), ("x-shop-roles", "admin".to_owned())]),
+        ("/open", true, vec![]),
+        ("/may", true, forwarded),
+        ("/may", false, vec![]),
+    ] {
+        let mut request = get(path);
+        if cookie {
+            request = request.header("cookie", jar.line());
+        }
+        for name in TOLD {
+            let spellings =
+                [name.to_owned(), name.to_uppercase(), name.replace('-', "_"), name.replacen('-', ".", 1)];
+            for spelling in spellings.iter().filter(|_| name != "authorization") {
+                request = request.header(spelling, "root");
+            }
+        }
+        let request = request.header("connection", TOLD.join(", "));
+        assert_eq!(gateway.ask(request).await.status, 200, "{path}");
+        let seen = upstream.seen().await;
+        assert_eq!(told(&seen), expected, "{path}");
+        assert!(seen.headers.values().all(|value| value != "root"), "{path}: {:?}", seen.headers);
+    }
+}
+
+#[tokio::test]
+async fn what_a_route_cannot_say_is_refused_at_start_with_its_place() {
+    let good = route("/", "http://h", "");
+    for (more, part) in [
+        ("set_request_headers = { Connection = \"close\" }", "set_request_headers can't name `connection`"),
+        ("set_request_headers = { X-Forwarded-User = \"root\" }", "set_request_headers can't name"),
+        ("set_request_headers = { X-A = \"1\", x_a = \"2\" }", "it is there twice"),
+        ("remove_request_headers = [\"Host\"]", "every request needs it"),
+        ("remove_response_headers = [\"X-Session-Event\"]", "only we may say that"),
+        ("set_response_headers = { Set-Cookie = \"a=1\" }", "cookies are for applications"),
+        ("identity = { user = \"Authorization\" }", "identity can't name `authorization`"),
+    ] {
+        let Err(error) = Setup::new(good.clone() + &route("/a", "http://h", more)).build().await else {
+            panic!("{more}")
+        };
+        let error = error.to_string();
+        // The first route takes four lines.
+        assert!(error.contains("route `/a`") && error.contains("sekisho.toml, line 6"), "{error}");
+        assert!(error.contains(part), "{more}: {error}");
+    }
+    let twice = route("/a", "http://h", "") + &route("/%61", "http://h", "");
+    let Err(error) = Setup::new(twice).build().await else { panic!("one path in two spellings") };
+    assert!(error.to_string().contains("route `/%61` is there twice"), "{error}");
+}
