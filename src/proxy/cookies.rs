@@ -13,11 +13,11 @@ pub struct ReservedCookies {
 impl ReservedCookies {
     /// Takes ours out of a request's headers. The others stay as they are, in their order.
     pub fn remove_from_request(&self, headers: &mut HeaderMap) {
-        let reserved =
-            headers.get_all(COOKIE).iter().any(|line| pairs(line).any(|pair| self.has(name(pair))));
-        if !reserved {
+        let ours = |line: &HeaderValue| pairs(line).any(|pair| self.has(name(pair)));
+        if !headers.get_all(COOKIE).iter().any(ours) {
             return;
         }
+        // Most browsers send one line, with nothing but ours.
         let kept: Vec<HeaderValue> =
             headers.get_all(COOKIE).iter().filter_map(|line| self.rest_of(line)).collect();
         headers.remove(COOKIE);
@@ -44,6 +44,9 @@ impl ReservedCookies {
     /// A `Cookie` line without ours; `None` if nothing is left.
     fn rest_of(&self, line: &HeaderValue) -> Option<HeaderValue> {
         let kept: Vec<&[u8]> = pairs(line).filter(|pair| !self.has(name(pair))).collect();
+        if kept.is_empty() {
+            return None;
+        }
         let rest = kept.join(&b';');
         let rest = rest.trim_ascii();
         let nothing = rest.iter().all(|byte| matches!(byte, b';' | b' ' | b'\t'));
@@ -56,11 +59,13 @@ impl ReservedCookies {
 }
 
 fn pairs(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
-    line.as_bytes().split(|&byte| byte == b';')
+    let line = line.as_bytes();
+    let ends = memchr::memchr_iter(b';', line).chain([line.len()]);
+    ends.scan(0, |start, end| Some(&line[std::mem::replace(start, end + 1)..end]))
 }
 
 fn name(pair: &[u8]) -> &[u8] {
-    let end = pair.iter().position(|&byte| byte == b'=').unwrap_or(pair.len());
+    let end = memchr::memchr(b'=', pair).unwrap_or(pair.len());
     pair[..end].trim_ascii()
 }
 

@@ -30,21 +30,19 @@ impl Forwarded {
         headers.insert(X_FORWARDED_FOR, chain);
         headers.insert(X_FORWARDED_HOST, self.host.clone());
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(self.proto));
-        headers.insert(X_REAL_IP, address);
-        if let Some(element) = self.element(client) {
+        if let Some(element) = self.element(client, &address) {
             headers.insert(http::header::FORWARDED, element);
         }
+        headers.insert(X_REAL_IP, address);
     }
 
     /// The one element of `Forwarded` (RFC 7239, section 4). A host that can't be quoted without
     /// escapes is none.
-    fn element(&self, client: IpAddr) -> Option<HeaderValue> {
+    fn element(&self, client: IpAddr, address: &HeaderValue) -> Option<HeaderValue> {
         let host = self.host.to_str().ok().filter(|host| !host.contains(['"', '\\']))?;
-        let node = match client {
-            IpAddr::V4(address) => address.to_string(),
-            IpAddr::V6(address) => format!("\"[{address}]\""),
-        };
-        HeaderValue::try_from(format!("for={node};host=\"{host}\";proto={}", self.proto)).ok()
+        let (open, close) = if client.is_ipv6() { ("for=\"[", "]\";host=\"") } else { ("for=", ";host=\"") };
+        let element = [open, address.to_str().ok()?, close, host, "\";proto=", self.proto].concat();
+        HeaderValue::try_from(element).ok()
     }
 }
 

@@ -10,7 +10,12 @@ use http::header::{
 /// What we add ourselves must be added afterwards, or a client could have it removed again by
 /// naming it in `Connection`.
 pub(super) fn remove(headers: &mut HeaderMap) {
-    for name in named_by_connection(headers) {
+    remove_but(&[], headers);
+}
+
+/// As [`remove`], but those of `ours`, which `Connection` may name, stay.
+pub(super) fn remove_but(ours: &[HeaderName], headers: &mut HeaderMap) {
+    for name in named_by_connection(headers).into_iter().filter(|name| !ours.contains(name)) {
         headers.remove(name);
     }
     for name in ALWAYS {

@@ -30,10 +30,8 @@ pub(super) fn prepare(
     }
     framing::make_plain(&mut headers);
     let trailers = hop_by_hop::accepts_trailers(&headers);
-    // An outer layer's, as far as we know: a client can't have them removed by naming them in Connection.
-    let outer = OUTER.map(|name| headers.get(&name).cloned().map(|value| (name, value)));
-    hop_by_hop::remove(&mut headers);
-    headers.extend(outer.into_iter().flatten().map(|(name, value)| (Some(name), value)));
+    // What an outer layer has added, as far as we know, a client can't have removed.
+    hop_by_hop::remove_but(&OUTER, &mut headers);
     route.requests.reserved.remove_from(&mut headers);
     reserved.remove_from_request(&mut headers);
     if version == Version::HTTP_2 {
@@ -82,13 +80,11 @@ fn host(parts: &request::Parts) -> Result<Option<HeaderValue>, ProxyError> {
         _ => return Err(ProxyError::BadHost),
     };
     let named = match parts.uri.authority() {
-        Some(authority) => authority.clone(),
-        None => Authority::try_from(host.as_bytes()).map_err(|_| ProxyError::BadHost)?,
+        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+        None => Authority::try_from(host.as_bytes()).ok().map(|_| host.clone()),
     };
-    if named.as_str().contains('@') {
-        return Err(ProxyError::BadHost);
-    }
-    HeaderValue::from_str(named.as_str()).map(Some).map_err(|_| ProxyError::BadHost)
+    let named = named.filter(|named| !named.as_bytes().contains(&b'@'));
+    named.map(Some).ok_or(ProxyError::BadHost)
 }
 
 /// HTTP/2 splits `Cookie` for compression's sake; nobody else knows what to make of two (RFC 9113,

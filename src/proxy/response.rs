@@ -40,6 +40,9 @@ pub(super) fn remove_reserved(headers: &mut HeaderMap) {
 /// An upstream may clear its own data, but cookies are cleared for the whole host, ours among them:
 /// that would sign the user out.
 fn spare_cookies(headers: &mut HeaderMap) {
+    if !headers.contains_key(CLEAR_SITE_DATA) {
+        return;
+    }
     let mut kept = Vec::new();
     for line in headers.get_all(CLEAR_SITE_DATA) {
         for kind in line.to_str().unwrap_or_default().split(',').map(str::trim) {

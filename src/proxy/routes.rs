@@ -377,6 +377,10 @@ impl Route {
     pub(super) fn target(&self, uri: &Uri) -> Result<PathAndQuery, BadPath> {
         let path = uri.path();
         path::check(path, self.spec.encoded_slash)?;
+        let whole = uri.path_and_query().filter(|target| target.as_str().starts_with('/'));
+        if let (false, Some(target)) = (self.spec.strip_prefix, whole) {
+            return Ok(target.clone());
+        }
         let path = if self.spec.strip_prefix { self.stripped(path)? } else { path.to_owned() };
         let target = match uri.query() {
             Some(query) => format!("{path}?{query}"),

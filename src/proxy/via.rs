@@ -10,13 +10,18 @@ use http::{HeaderValue, Version};
 #[derive(Clone, Debug)]
 pub(super) struct Via {
     name: String,
+    /// What is added for HTTP/1.0, 1.1 and 2.
+    elements: [Option<HeaderValue>; 3],
 }
 
 impl Via {
     pub(super) fn new() -> Self {
         // Seeded by the system for each process; it need be unlikely, not secret.
         let instance = RandomState::new().build_hasher().finish();
-        Self { name: format!("sekisho-{instance:016x}") }
+        let name = format!("sekisho-{instance:016x}");
+        let elements =
+            ["1.0", "1.1", "2.0"].map(|version| HeaderValue::try_from(format!("{version} {name}")).ok());
+        Self { name, elements }
     }
 
     /// Whether the message has passed through here already.
@@ -28,15 +33,14 @@ impl Via {
 
     /// Adds us, the last in the list, as having received the message in this version.
     pub(super) fn add_to(&self, headers: &mut HeaderMap, version: Version) {
-        let version = match version {
-            Version::HTTP_09 => "0.9",
-            Version::HTTP_10 => "1.0",
-            Version::HTTP_2 => "2.0",
-            Version::HTTP_3 => "3.0",
-            _ => "1.1",
+        let [http10, http11, http2] = &self.elements;
+        let element = match version {
+            Version::HTTP_09 | Version::HTTP_10 => http10,
+            Version::HTTP_2 => http2,
+            _ => http11,
         };
-        if let Ok(element) = HeaderValue::try_from(format!("{version} {}", self.name)) {
-            headers.append(VIA, element);
+        if let Some(element) = element {
+            headers.append(VIA, element.clone());
         }
     }
 }

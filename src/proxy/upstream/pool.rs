@@ -59,28 +59,32 @@ impl Pool {
             }
             slot.shared = None;
         }
-        while let Some(mut idle) = slot.idle.pop() {
-            let fresh = now.duration_since(idle.since) < IDLE_TIMEOUT;
-            if fresh && idle.connection.sender.is_ready() && upstream.is_at(&mut idle.connection.peer) {
-                return Some(Connection::Http1(idle.connection));
+        // From the one used last; what is not ready yet, the next request may find so.
+        for place in (0..slot.idle.len()).rev() {
+            let Idle { connection, since } = &mut slot.idle[place];
+            let over = now.duration_since(*since) >= IDLE_TIMEOUT || connection.sender.is_closed();
+            if over || connection.sender.is_ready() {
+                let mut idle = slot.idle.remove(place);
+                if !over && upstream.is_at(&mut idle.connection.peer) {
+                    return Some(Connection::Http1(idle.connection));
+                }
             }
         }
         None
     }
 
-    /// Keeps a connection for the next request, unless it is done for.
-    pub(super) fn put(self: &Arc<Self>, upstream: &Arc<Upstream>, mut connection: Http1) {
-        if connection.sender.is_ready() {
-            self.keep(upstream, connection);
-        } else if !connection.sender.is_closed() {
-            // Its task, on another thread or behind us in this one's queue, has yet to see the end.
-            let (pool, upstream) = (Arc::clone(self), Arc::clone(upstream));
-            tokio::spawn(async move {
-                if let Ok(Ok(())) = tokio::time::timeout(IDLE_TIMEOUT, connection.sender.ready()).await {
-                    pool.keep(&upstream, connection);
-                }
-            });
+    /// Keeps a connection for the next request, unless it is done for. Its task, on another thread or
+    /// behind us in this one's queue, may have yet to see the answer's end: until then it isn't ready.
+    pub(super) fn put(self: &Arc<Self>, upstream: &Arc<Upstream>, connection: Http1) {
+        if connection.sender.is_closed() {
+            return;
         }
+        let mut slots = self.lock();
+        let slot = slots.of(upstream);
+        if slot.idle.len() < MOST_IDLE {
+            slot.idle.push(Idle { connection, since: Instant::now() });
+        }
+        self.sweep_from_now_on(&mut slots);
     }
 
     /// Shares a connection with all requests from now on.
@@ -98,15 +102,6 @@ impl Pool {
     /// Held while a connection to share is made, so that there is one.
     pub(super) fn connecting(&self, upstream: &Arc<Upstream>) -> Arc<tokio::sync::Mutex<()>> {
         Arc::clone(&self.lock().of(upstream).connecting)
-    }
-
-    fn keep(self: &Arc<Self>, upstream: &Arc<Upstream>, connection: Http1) {
-        let mut slots = self.lock();
-        let slot = slots.of(upstream);
-        if slot.idle.len() < MOST_IDLE {
-            slot.idle.push(Idle { connection, since: Instant::now() });
-        }
-        self.sweep_from_now_on(&mut slots);
     }
 
     /// Starts the task that lets go what nobody comes for, unless it runs. It ends when nothing is
