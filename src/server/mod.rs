@@ -65,12 +65,14 @@ mod wire;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use axum::body::Body;
 use http::{Request, Response};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tower::Service;
 
 use self::accept::{Acceptor, Sharers};
@@ -93,9 +95,29 @@ where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
 {
-    let connections = Connections::new("shared", limits, 1, Arc::new(AtomicUsize::new(0)));
+    serve_within(listener, service, watch::channel(limits).1, stop).await;
+}
+
+/// As [`serve`], under limits that may change, as [`ServingThreads::set_limits`] has it.
+pub async fn serve_within<S>(
+    listener: TcpListener,
+    service: S,
+    mut limits: watch::Receiver<ServerLimits>,
+    stop: impl Future<Output = ()>,
+) where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    let first = *limits.borrow_and_update();
+    let connections = Connections::new("shared", first, 1, Arc::new(AtomicUsize::new(0)));
     tokio::spawn(Connections::keep(Arc::downgrade(&connections)));
     let acceptor = Acceptor { certificate: None, service, sharers: Sharers::none(&connections) };
-    acceptor.run(listener, stop).await;
+    let mut accepting = pin!(acceptor.run(listener, stop));
+    loop {
+        tokio::select! {
+            () = &mut accepting => break,
+            Ok(()) = limits.changed() => connections.set_limits(*limits.borrow_and_update()),
+        }
+    }
     connections.drain().await;
 }

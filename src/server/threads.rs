@@ -171,7 +171,7 @@ impl Thread {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let (jobs, mut new_jobs) = mpsc::unbounded_channel::<Job>();
         let (tell_drained, drained) = watch::channel(false);
-        let (end, ended) = oneshot::channel::<()>();
+        let (end, mut ended) = oneshot::channel::<()>();
         let kept = Arc::clone(&connections);
         let serve = async move {
             tokio::spawn(Connections::keep(Arc::downgrade(&kept)));
@@ -186,7 +186,11 @@ impl Thread {
                 running.spawn(job);
             }
             running.join_all().await;
-            kept.drain().await;
+            tokio::select! {
+                () = kept.drain() => {}
+                // Nobody waits for that.
+                _ = &mut ended => return,
+            }
             tell_drained.send_replace(true);
             let _ = ended.await;
         };

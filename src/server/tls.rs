@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -26,12 +26,17 @@ use crate::clock::Clock;
 ///
 /// Clients may speak TLS 1.2 and 1.3, and HTTP/2 or HTTP/1.1 inside.
 pub struct Certificate {
-    files: Files,
     clock: Arc<dyn Clock>,
     current: Arc<Current>,
     config: Arc<ServerConfig>,
+    origin: Mutex<Origin>,
+}
+
+/// Where the certificate comes from.
+struct Origin {
+    files: Files,
     /// What was read last, good or bad.
-    last_read: Mutex<Option<Read>>,
+    last_read: Option<Read>,
 }
 
 /// Why a certificate can't be used.
@@ -81,6 +86,7 @@ pub(super) enum HandshakeError {
     TimedOut(#[from] tokio::time::error::Elapsed),
 }
 
+#[derive(PartialEq, Eq)]
 struct Files {
     certificate: PathBuf,
     key: PathBuf,
@@ -118,7 +124,8 @@ impl Certificate {
         let certified = files.certified(&read, &provider, clock.now())?;
         let current = Arc::new(Current(ArcSwap::from_pointee(certified)));
         let config = server_config(&files, provider, Arc::clone(&current))?;
-        Ok(Self { files, clock, current, config: Arc::new(config), last_read: Mutex::new(Some(read)) })
+        let origin = Mutex::new(Origin { files, last_read: Some(read) });
+        Ok(Self { clock, current, config: Arc::new(config), origin })
     }
 
     /// Reads the files again. New connections get what is in them now; `false` if that is what was there
@@ -129,15 +136,43 @@ impl Certificate {
     /// [`CertificateFault`], and what was there before stays in use. The same bad files are an error
     /// once.
     pub fn reload(&self) -> Result<bool, CertificateFault> {
-        let mut last_read = self.last_read.lock().unwrap_or_else(PoisonError::into_inner);
-        let read = self.files.read().inspect_err(|_| *last_read = None)?;
+        let mut origin = self.origin();
+        let Origin { files, last_read } = &mut *origin;
+        let read = files.read().inspect_err(|_| *last_read = None)?;
         if last_read.as_ref() == Some(&read) {
             return Ok(false);
         }
-        let certified = self.files.certified(&read, self.config.crypto_provider(), self.clock.now());
+        let certified = files.certified(&read, self.config.crypto_provider(), self.clock.now());
         *last_read = Some(read);
         self.current.0.store(Arc::new(certified?));
         Ok(true)
+    }
+
+    /// Takes the certificate from these files from now on. If it came from them before, this is
+    /// [`reload`](Self::reload).
+    ///
+    /// # Errors
+    ///
+    /// [`CertificateFault`], and all stays as it was.
+    pub fn reload_from(
+        &self,
+        certificate: impl Into<PathBuf>,
+        key: impl Into<PathBuf>,
+    ) -> Result<bool, CertificateFault> {
+        let files = Files { certificate: certificate.into(), key: key.into() };
+        let is_same = self.origin().files == files;
+        if is_same {
+            return self.reload();
+        }
+        let read = files.read()?;
+        let certified = files.certified(&read, self.config.crypto_provider(), self.clock.now())?;
+        *self.origin() = Origin { files, last_read: Some(read) };
+        self.current.0.store(Arc::new(certified));
+        Ok(true)
+    }
+
+    fn origin(&self) -> MutexGuard<'_, Origin> {
+        self.origin.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads the files again every few seconds, for as long as the server runs. What is wrong with them
@@ -149,7 +184,8 @@ impl Certificate {
             let certificate = Arc::clone(&self);
             let fault = match tokio::task::spawn_blocking(move || certificate.reload()).await {
                 Ok(Ok(true)) => {
-                    tracing::info!(certificate = %self.files.certificate.display(), "the certificate has changed");
+                    let file = self.origin().files.certificate.clone();
+                    tracing::info!(certificate = %file.display(), "the certificate has changed");
                     None
                 }
                 // Nothing new, of bad files either.
@@ -178,7 +214,7 @@ impl Certificate {
 
 impl fmt::Debug for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Certificate").field("file", &self.files.certificate).finish_non_exhaustive()
+        f.debug_struct("Certificate").field("file", &self.origin().files.certificate).finish_non_exhaustive()
     }
 }
 
