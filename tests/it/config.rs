@@ -124,7 +124,9 @@ fn traces_go_where_the_collector_is() {
 #[test]
 fn what_clients_may_cost_by_default() {
     let seconds = Duration::from_secs;
-    let limits = Place::new().config().server.limits;
+    let server = Place::new().config().server;
+    assert_eq!(server.drain_delay, Duration::ZERO);
+    let limits = server.limits;
     let expected = Limits {
         max_connections: 10_000,
         max_streams: 100,
@@ -138,6 +140,44 @@ fn what_clients_may_cost_by_default() {
         drain: seconds(30),
     };
     assert_eq!(limits, expected);
+}
+
+#[test]
+fn what_needs_a_restart_is_named() {
+    let of = |text: &str| file(text).config();
+    let before = of("");
+    assert!(before.needs_restart_for(&of("")).is_empty());
+    // However it is written.
+    assert!(before.needs_restart_for(&of("[session]\ngrace = '1m'")).is_empty());
+    let after = of("[server]\nlisten = '127.0.0.1:8081'\nmax_uri = '1KiB'\ndrain_delay = '5s'\n\
+                    trusted_proxies = ['10.0.0.0/8']\n[tokens]\nissuer = 'other'\n\
+                    [database]\nurl = 'postgres://ann:secret@db/x'\n[log]\naccess = false");
+    // The origin follows the listener.
+    let keys = ["server.listen", "server.public_origin", "database.url", "tokens.issuer"];
+    assert_eq!(before.needs_restart_for(&after), keys);
+    // A default that follows the routes.
+    let after = of("[[routes]]\npath = '/api'\nupstreams = ['http://a:1']");
+    assert_eq!(before.needs_restart_for(&after), ["server.builtin"]);
+}
+
+#[test]
+fn a_snapshot_tells_when_a_file_says_something_else() {
+    let place = file("[log]\naccess = false");
+    let before = place.sources.snapshot();
+    assert_eq!(before, place.sources.snapshot());
+    let place = place.file("[log]\naccess = true");
+    let after = place.sources.snapshot();
+    assert_ne!(before, after);
+    let place = place.write(".env", "SEKISHO_LOG__ACCESS=false");
+    assert_ne!(place.sources.snapshot(), after);
+    fs::remove_file(place.path(".env")).unwrap();
+    assert_eq!(place.sources.snapshot(), after);
+    // As Kubernetes changes a file: the link leads elsewhere.
+    let place = place.write("other.toml", "[log]\naccess = false");
+    fs::remove_file(place.path("sekisho.toml")).unwrap();
+    assert_ne!(place.sources.snapshot(), after);
+    std::os::unix::fs::symlink("other.toml", place.path("sekisho.toml")).unwrap();
+    assert_eq!(place.sources.snapshot(), before);
 }
 
 #[test]
@@ -585,6 +625,7 @@ const BAD: &[(&str, &str)] = &[
     ("[server]\nmax_uri = 'long'", "expected a size from 256 bytes to 1MiB"),
     ("[server]\nmax_uri = '65KiB'", "no more than server.max_header_bytes fits"),
     ("[server]\nheader_timeout = '0s'", "server.header_timeout = \"0s\""),
+    ("[server]\ndrain_delay = 5", "server.drain_delay = 5 in ./sekisho.toml, line 2: expected a duration"),
     // server
     ("[server]\nlisten = 'nope'", "server.listen = \"nope\" in ./sekisho.toml, line 2: expected HOST:PORT"),
     ("[server]\nlisten = 8080", "server.listen = 8080 in ./sekisho.toml, line 2: expected text"),

@@ -30,6 +30,7 @@ mod headers;
 mod log;
 mod login;
 mod otlp;
+mod reload;
 mod routes;
 mod server;
 mod serving;
@@ -51,11 +52,12 @@ pub use self::headers::{HeaderEdits, IdentityPreset, RouteIdentity};
 pub use self::log::{Log, LogFormat};
 pub use self::login::{Login, Registration};
 pub use self::otlp::Otlp;
+pub use self::reload::RELOADED;
 pub use self::routes::{EncodedSlash, Route, RouteAuth};
 pub use self::server::{Admin, Builtin, Server, Verify, VerifySource};
 pub use self::serving::{Limits, Tls};
 pub use self::session::{OnStoreLoss, Session};
-pub use self::sources::Sources;
+pub use self::sources::{Snapshot, Sources};
 pub use self::tokens::{Algorithm, KeySource, Tokens};
 pub use self::upstreams::{UpstreamHttp, Upstreams};
 pub use self::values::{Listen, Origin, ParseError, PathPrefix};
@@ -168,6 +170,7 @@ pub const KEYS: &[&str] = &[
     "server.header_timeout",
     "server.keep_alive",
     "server.write_timeout",
+    "server.drain_delay",
     "server.drain",
     "admin.listen",
     "verify.listen",

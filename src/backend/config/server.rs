@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -34,6 +35,8 @@ pub struct Server {
     pub threads: Option<usize>,
     /// What clients may cost.
     pub limits: Limits,
+    /// How long everything is still served once it was told to stop, while `/readyz` says so.
+    pub drain_delay: Duration,
 }
 
 /// A group of our own paths.
@@ -136,6 +139,7 @@ impl Server {
             tls,
             threads: settings.integer("server.threads", 1..=1024)?.map(|threads| threads as usize),
             limits: Limits::read(settings, warnings)?,
+            drain_delay: settings.required(DRAIN_DELAY, settings.duration(DRAIN_DELAY, Duration::ZERO))?,
             listen,
             allowed_origins: settings.parsed_list("server.allowed_origins")?.unwrap_or_default(),
             trusted_proxies: settings.list("server.trusted_proxies", network)?.unwrap_or_default(),
@@ -257,3 +261,5 @@ const SOURCES: [(&str, VerifySource); 3] = [
     ("x-forwarded", VerifySource::XForwarded),
     ("envoy", VerifySource::Envoy),
 ];
+
+const DRAIN_DELAY: &str = "server.drain_delay";

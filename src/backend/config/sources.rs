@@ -6,6 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ring::digest::{Context, SHA256};
+
 use super::error::{ConfigError, Place};
 use super::file::{self, Parsed};
 use super::settings::{Given, Raw, Settings};
@@ -83,6 +85,24 @@ impl Sources {
         })
     }
 
+    /// What the files say now, to see whether that has changed: the configuration file, wherever the path
+    /// leads by now, and `.env`.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let dot_env = self.dir.as_ref().map(|dir| read_if_there(&dir.join(".env")));
+        let mut hash = Context::new(&SHA256);
+        let (path, text) = self.find_file().ok().flatten().unwrap_or_default();
+        for part in [path.as_os_str().as_encoded_bytes(), text.as_bytes()] {
+            hash.update(&(part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+        hash.update(dot_env.and_then(Result::ok).flatten().unwrap_or_default().as_bytes());
+        let digest = hash.finish();
+        let mut snapshot = [0; 32];
+        snapshot.copy_from_slice(digest.as_ref());
+        Snapshot(snapshot)
+    }
+
     /// The names of variables that look as if they were meant for us, and aren't read.
     pub(super) fn overlooked<'a>(&'a self, keys: &'a [&str]) -> impl Iterator<Item = (&'a str, String)> {
         let names = self.env.iter().map(|(name, _)| name.as_str());
@@ -122,6 +142,10 @@ impl Sources {
         variables(pairs.into_iter(), |name| Place::DotEnv { path: path.clone(), name: name.into() })
     }
 }
+
+/// What the files of [`Sources`] said at a time: a hash, for they may hold secrets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot([u8; 32]);
 
 /// All that was given, by key.
 pub(super) struct Read {
