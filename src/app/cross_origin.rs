@@ -39,8 +39,9 @@ struct Checks {
     checked: Checked,
 }
 
+/// Who may do what.
 #[derive(Clone)]
-struct Rules {
+pub(super) struct Rules {
     allowed: Arc<[HeaderValue]>,
     could_harm: CouldHarm,
     csrf: CsrfLayer<Refuse>,
@@ -48,39 +49,30 @@ struct Rules {
 
 type Checked = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
 
-impl<S> CrossOrigin<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
-    S::Future: Send,
-{
-    /// Before `plain`: pages of the origins `allowed` may call it, `origin` is our own. Requests that
-    /// carry `cookies` act for a user, and those for the paths `sign_in` could sign a victim in as
-    /// somebody else.
+impl Rules {
+    /// Pages of the origins `allowed` may call, `origin` is our own. Requests that carry `cookies` act for
+    /// a user, and those for the paths `sign_in` could sign a victim in as somebody else.
     pub(super) fn new(
-        plain: S,
         allowed: &[Origin],
         origin: &Origin,
         cookies: Arc<CookiePolicy>,
-        sign_in: Vec<String>,
+        sign_in: &[String],
     ) -> Result<Self, ConfigError> {
         let trusted: Vec<_> = allowed.iter().chain([origin]).map(Origin::as_str).collect();
         let values = allowed.iter().filter_map(|origin| HeaderValue::try_from(origin.as_str()).ok());
         let allowed: Arc<[HeaderValue]> = values.collect();
         let could_harm = CouldHarm { cookies, always: sign_in.into() };
-        Ok(Self::by(Rules { allowed, could_harm, csrf: csrf(&trusted)? }, plain))
+        Ok(Self { allowed, could_harm, csrf: csrf(&trusted)? })
     }
+}
 
-    /// The same before another service.
-    pub(super) fn before(&self, plain: S) -> Self {
-        Self::by(self.checks.rules.clone(), plain)
-    }
-
-    /// The service behind this one.
-    pub(super) fn inner(&self) -> &S {
-        &self.plain
-    }
-
-    fn by(rules: Rules, plain: S) -> Self {
+impl<S> CrossOrigin<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+{
+    /// Holds requests for `plain` to these rules.
+    pub(super) fn new(rules: Rules, plain: S) -> Self {
         let (pages, harm) = (Arc::clone(&rules.allowed), rules.could_harm.clone());
         let checked = ServiceBuilder::new()
             // Also refusals must be readable for pages of other origins that may call.

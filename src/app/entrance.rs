@@ -56,16 +56,6 @@ impl<S> Entrance<S> {
     pub(super) fn new(inner: S, desk: Desk) -> Self {
         Self { inner: CatchPanic(inner), desk: Arc::new(desk) }
     }
-
-    /// The same around another service.
-    pub(super) fn around(&self, inner: S) -> Self {
-        Self::new(inner, Desk::clone(&self.desk))
-    }
-
-    /// The service inside.
-    pub(super) fn inner(&self) -> &S {
-        &self.inner.0
-    }
 }
 
 impl<S> Service<Request<Body>> for Entrance<S>

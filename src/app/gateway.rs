@@ -36,7 +36,6 @@ pub(super) type OnReject = fn(&Rejection) -> Option<Response<Body>>;
 pub(super) struct Gateway(Arc<Faces>);
 
 /// What the gateway chooses from.
-#[derive(Clone)]
 pub(super) struct Faces {
     /// Where the program's own answers are made.
     pub(super) home: Home,
@@ -80,7 +79,7 @@ impl Proxied {
     }
 
     /// The same with connections of its own.
-    fn for_thread(&self) -> Self {
+    pub(super) fn for_thread(&self) -> Self {
         Self::new(self.session.clone(), self.open.with_own_connections())
     }
 }
@@ -104,16 +103,6 @@ enum Place<'a> {
 impl Gateway {
     pub(super) fn new(faces: Faces) -> Self {
         Self(Arc::new(faces))
-    }
-
-    /// The routes to upstreams.
-    pub(super) fn routes(&self) -> &Routes {
-        &self.0.routes
-    }
-
-    /// The same for a thread of its own.
-    pub(super) fn for_thread(&self) -> Self {
-        Self::new(Faces { proxied: self.0.proxied.for_thread(), ..Faces::clone(&self.0) })
     }
 }
 

@@ -7,7 +7,9 @@ mod cross_origin;
 mod entrance;
 mod gateway;
 mod home;
+mod live;
 mod panics;
+mod plan;
 mod public;
 mod verify;
 
@@ -27,12 +29,15 @@ use utoipa_axum::router::OpenApiRouter;
 
 use self::bearer::BearerMinter;
 use self::client_address::TrustedProxies;
-use self::cross_origin::{CrossOrigin, UpgradeGuard};
-use self::entrance::{Desk, Entrance};
-use self::gateway::{Faces, Gateway, Proxied};
+use self::entrance::Desk;
+use self::gateway::Proxied;
 use self::home::Home;
+use self::live::Live;
 use self::panics::CatchPanic;
+use self::plan::{Plan, Terms};
 pub use self::public::{Public, PublicFuture};
+use self::verify::Asking;
+pub use self::verify::Verify;
 use crate::backend::config::{self, Builtin, Config, IdentityPreset, Place, RouteIdentity};
 use crate::backend::db::Stores;
 use crate::clock::Clock;
@@ -42,6 +47,7 @@ use crate::proxy::{
     Forwarded, HeaderEdits, HealthCheck, IdentityHeaders, MintBearer, Proxy, ReservedCookies, RouteError,
     RouteSpec, Routes, Streams, UpstreamHttp, UpstreamSettings,
 };
+use crate::routers::health::Stopping;
 pub use crate::routers::pages::Sample;
 use crate::routers::{
     AuthState, auth, docs, health, jwks, movies, pages, security_headers, token, with_fallbacks,
@@ -71,7 +77,7 @@ pub struct Parts<'a> {
     pub clock: Arc<dyn Clock>,
     /// What `/metrics` shows.
     pub metrics: Option<PrometheusHandle>,
-    /// Where the lines and spans of requests go.
+    /// Where the lines and spans of requests go. Whether there are lines the configuration decides.
     pub telemetry: Telemetry,
     /// The sample sign-in of the demo page, which is served only with one.
     pub sample: Option<Sample>,
@@ -85,16 +91,19 @@ pub struct App {
     /// For the operators' listener.
     pub admin: Router,
     /// For the listener of other proxies, if there is one.
-    pub verify: Option<Router>,
+    pub verify: Option<Verify>,
     /// The sessions' tokens.
     pub tokens: Tokens,
     /// The users.
     pub users: Users,
-    /// What is forwarded where. Its upstreams are to be [watched](Routes::watch) beside the requests.
-    pub routes: Routes,
     /// The long-lived connections to upstreams.
     pub streams: Streams,
+    live: Arc<Live>,
+    stopping: Stopping,
 }
+
+/// What is to change: see [`App::prepare`].
+pub struct Change(Terms);
 
 /// Why the parts don't fit together.
 #[derive(Debug, thiserror::Error)]
@@ -138,74 +147,85 @@ impl App {
         let state = AuthState { auth, cookies: Arc::clone(&cookies), clock };
         let session = SilentRefreshLayer::new(Arc::new(tokens.clone()), CookiePolicy::clone(&cookies))
             .with_on_store_loss(on_store_loss(config.session.on_store_loss));
-        let meters = Arc::new(Meters::new());
+        let plan = plan(&parts, &cookies, &session, state);
+        let terms = plan.terms(config, &Routes::default())?;
+        let live = Live::new(plan, terms);
         let streams = Streams::new(Arc::new(tokens.clone()));
-        let gateway = gateway(&parts, &session, state, streams.clone(), &meters)?;
-        let desk = desk(&parts, meters);
+        let reserved = ReservedCookies { names: cookies.names().map(str::to_owned).to_vec() };
+        let proxied = Proxied::new(session, Proxy::new(reserved, streams.clone()));
         let metrics = metrics_text(parts.metrics.clone(), parts.telemetry.clone());
+        let stopping = Stopping::default();
         Ok(Self {
-            routes: gateway.routes().clone(),
-            verify: verify::router(&parts, &cookies, &session, &desk)?,
-            public: public(gateway, &parts, cookies, desk)?,
-            admin: health::router(parts.stores.sessions, tokens.clone(), metrics),
+            public: Public(live.face(proxied)),
+            verify: live.verify(),
+            admin: health::router(parts.stores.sessions, tokens.clone(), metrics, stopping.clone()),
             tokens,
             users,
             streams,
+            live,
+            stopping,
         })
+    }
+
+    /// What is forwarded where. Its upstreams are to be [watched](Routes::watch) beside the requests.
+    #[must_use]
+    pub fn routes(&self) -> Routes {
+        self.live.routes()
+    }
+
+    /// Checks what another configuration has for what can change: routes, allowed origins, trusted proxies
+    /// and whether requests are logged. Nothing is changed yet.
+    ///
+    /// # Errors
+    ///
+    /// [`AppError`] names the setting at fault.
+    pub fn prepare(&self, config: &Config) -> Result<Change, AppError> {
+        self.live.plan().terms(config, &self.live.routes()).map(Change)
+    }
+
+    /// Puts a change in force for all requests that arrive from now on.
+    pub fn apply(&self, change: Change) {
+        self.live.apply(change.0);
+    }
+
+    /// From now on `/readyz` says that this process is about to stop. All else goes on.
+    pub fn say_that_it_stops(&self) {
+        self.stopping.begin();
     }
 }
 
-/// The stack, in the order in which a request passes it: in, past what pages of other origins may not
-/// do, and to its face.
-fn public(
-    gateway: Gateway,
+/// What stays as long as the process runs.
+fn plan(
     parts: &Parts<'_>,
-    cookies: Arc<CookiePolicy>,
-    desk: Desk,
-) -> Result<Public, AppError> {
-    let server = &parts.config.server;
-    let prefix = server.auth_prefix.as_str();
-    let sign_in = vec![format!("{prefix}/login"), format!("{prefix}/register")];
-    let (allowed, origin) = (&server.allowed_origins, &parts.public_origin);
-    let checked = CrossOrigin::new(gateway, allowed, origin, cookies, sign_in)?;
-    Ok(Public(Entrance::new(checked, desk)))
+    cookies: &Arc<CookiePolicy>,
+    session: &SilentRefreshLayer<Tokens>,
+    state: AuthState,
+) -> Plan {
+    let (meters, prefix) = (Arc::new(Meters::new()), parts.config.server.auth_prefix.as_str());
+    let pages = parts.sample.clone().map(|sample| with_fallbacks(pages::router(Some(sample))));
+    Plan {
+        home: Home::here(),
+        own_paths: own_paths(&parts.config.server, &meters),
+        otherwise: pages.map(|pages| (pages, meters.route("own:pages"))),
+        minter: BearerMinter { tokens: state.auth.tokens().clone() },
+        own: own(parts, session, state),
+        cookies: Arc::clone(cookies),
+        public_origin: parts.public_origin.clone(),
+        sign_in: vec![format!("{prefix}/login"), format!("{prefix}/register")],
+        asking: Asking::new(parts.config, session),
+        desk: desk(parts, meters),
+    }
 }
 
 fn desk(parts: &Parts<'_>, meters: Arc<Meters>) -> Desk {
     Desk {
-        trusted: TrustedProxies::new(parts.config.server.trusted_proxies.clone()),
+        trusted: TrustedProxies::default(),
         public_host: public_host(&parts.public_origin),
         name: parts.public_origin.host().into(),
         clock: Arc::clone(&parts.clock),
         meters,
         telemetry: parts.telemetry.clone(),
     }
-}
-
-fn gateway(
-    parts: &Parts<'_>,
-    session: &SilentRefreshLayer<Tokens>,
-    state: AuthState,
-    streams: Streams,
-    meters: &Meters,
-) -> Result<Gateway, AppError> {
-    let (config, cookies) = (parts.config, Arc::clone(&state.cookies));
-    let reserved = ReservedCookies { names: cookies.names().map(str::to_owned).to_vec() };
-    let proxy = Proxy::new(reserved, streams);
-    let minter = BearerMinter { tokens: state.auth.tokens().clone() };
-    let routes = routes(config, |audience| minter.for_audience(audience))?;
-    let pages = parts.sample.clone().map(|sample| with_fallbacks(pages::router(Some(sample))));
-    let faces = Faces {
-        home: Home::here(),
-        own_paths: own_paths(&config.server, meters),
-        own: own(parts, session, state),
-        routes,
-        rules: config.routes.iter().map(|route| (route.auth, meters.route(route.path.as_str()))).collect(),
-        proxied: Proxied::new(session.clone(), proxy),
-        otherwise: pages.map(|pages| (pages, meters.route("own:pages"))),
-        upgrades: Arc::new(UpgradeGuard::new(cookies, &config.server.allowed_origins, &parts.public_origin)),
-    };
-    Ok(Gateway::new(faces))
 }
 
 fn own_paths(server: &config::Server, meters: &Meters) -> Vec<(config::PathPrefix, u32)> {
@@ -314,11 +334,17 @@ fn registration(registration: config::Registration) -> Registration {
 ///
 /// [`AppError::Route`], for the first route at fault.
 pub fn check_routes(config: &Config) -> Result<(), AppError> {
-    routes(config, |_| Arc::new(|_: &Identity| None)).map(drop)
+    routes(config, |_| Arc::new(|_: &Identity| None), &Routes::default()).map(drop)
 }
 
-fn routes(config: &Config, mint: impl Fn(&str) -> Arc<dyn MintBearer>) -> Result<Routes, AppError> {
-    Routes::new(config.routes.iter().map(|route| route_spec(route, &mint))).map_err(|source| {
+/// The routes that take the place of `previous` ones.
+fn routes(
+    config: &Config,
+    mint: impl Fn(&str) -> Arc<dyn MintBearer>,
+    previous: &Routes,
+) -> Result<Routes, AppError> {
+    let specs = config.routes.iter().map(|route| route_spec(route, &mint));
+    Routes::new_keeping(specs, previous).map_err(|source| {
         let at_fault = config.routes.iter().find(|route| route.path.as_str() == source.path());
         AppError::Route {
             place: at_fault.map_or(Place::BuiltIn, |route| route.place.clone()),

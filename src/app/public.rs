@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::body::Body;
@@ -13,18 +14,25 @@ use tower::Service;
 use super::cross_origin::CrossOrigin;
 use super::entrance::{Entered, Entrance};
 use super::gateway::Gateway;
+use super::live::Face;
 
 /// What browsers and other clients reach. Cheap to clone.
+///
+/// Each request meets what is in force when it arrives, to its end. See
+/// [`App::apply`](super::App::apply).
 #[derive(Clone)]
-pub struct Public(pub(super) Entrance<CrossOrigin<Gateway>>);
+pub struct Public(pub(super) Arc<Face>);
+
+/// The stack, in the order in which a request passes it: in, past what pages of other origins may not
+/// do, and to its face.
+pub(super) type Stack = Entrance<CrossOrigin<Gateway>>;
 
 impl Public {
     /// The same for a thread of its own: with its own connections to upstreams, and nothing that is
     /// counted up and down on every core for every request.
     #[must_use]
     pub fn for_thread(&self) -> Self {
-        let (entrance, checks) = (&self.0, self.0.inner());
-        Self(entrance.around(checks.before(checks.inner().for_thread())))
+        Self(self.0.for_thread())
     }
 }
 
@@ -33,12 +41,13 @@ impl Service<Request<Body>> for Public {
     type Error = Infallible;
     type Future = PublicFuture;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.0.poll_ready(cx)
+    /// The stack is always ready.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<Body>) -> PublicFuture {
-        PublicFuture { answering: self.0.call(request) }
+        PublicFuture { answering: self.0.stack().call(request) }
     }
 }
 

@@ -3,21 +3,24 @@
 use std::convert::Infallible;
 use std::future::ready;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
+use arc_swap::ArcSwap;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use axum::routing::future::RouteFuture;
 use http::header::{HeaderMap, HeaderName, UPGRADE};
 use tower::layer::layer_fn;
-use tower::{ServiceBuilder, service_fn};
+use tower::{Service, ServiceBuilder, service_fn};
 
 use super::client_address::TrustedProxies;
 use super::cross_origin::{UpgradeGuard, refused_upgrade};
 use super::entrance::{Desk, Entrance};
 use super::panics::CatchPanic;
-use super::{AppError, Parts, cross_origin};
-use crate::backend::config::{self, VerifySource};
+use super::{AppError, cross_origin};
+use crate::backend::config::{Config, Origin, VerifySource};
 use crate::identity::RequestScope;
 use crate::layer::{CookiePolicy, Reject401, SilentRefreshLayer};
 use crate::proxy::{ProxyError, ReservedCookies, check_path};
@@ -26,39 +29,81 @@ use crate::routers::verify::{self, Source};
 use crate::server::Peer;
 use crate::services::token::Tokens;
 
-/// The stack, outermost first, in the order in which a question passes it; `None` if nobody may ask.
-pub(super) fn router(
-    parts: &Parts<'_>,
-    cookies: &Arc<CookiePolicy>,
-    session: &SilentRefreshLayer<Tokens>,
-    desk: &Desk,
-) -> Result<Option<Router>, AppError> {
-    let server = &parts.config.server;
-    let Some(verify) = &parts.config.verify else { return Ok(None) };
-    let origins: Vec<_> =
-        server.allowed_origins.iter().chain([&parts.public_origin]).map(config::Origin::as_str).collect();
-    let asked = Asked {
-        path: format!("{}/verify", server.auth_prefix.as_str()).into(),
-        source: source(verify.source),
-        trusted: desk.trusted.clone().into(),
-    };
-    let upgrades =
-        Arc::new(UpgradeGuard::new(Arc::clone(cookies), &server.allowed_origins, &parts.public_origin));
-    let route = desk.meters.route("own:verify");
-    let (reserved, spelled) =
-        (ReservedCookies { names: cookies.names().map(str::to_owned).to_vec() }, Arc::clone(cookies));
-    let checked = ServiceBuilder::new()
-        .map_request(move |request| routed(route, request))
-        .layer(from_fn_with_state(upgrades, handshakes))
-        .layer(cross_origin::guard(&origins, Arc::clone(cookies))?)
-        .map_response(move |response| verify::spell_out(&spelled, response))
-        .layer(session.clone().with_on_reject(Reject401))
-        .layer(layer_fn(CatchPanic))
-        // No router: one would leave the body off what answers the browser's HEAD.
-        .service(service_fn(move |request| ready(Ok::<_, Infallible>(answer(&reserved, request)))));
-    // From the entrance on it is the original request, also in the log.
-    let entrance = Entrance::new(checked, desk.clone());
-    Ok(Some(Router::new().fallback_service(entrance).layer(from_fn_with_state(asked, restored))))
+/// The answers to other proxies, by a name. Cheap to clone.
+#[derive(Clone)]
+pub struct Verify(Arc<ArcSwap<Router>>);
+
+impl Verify {
+    pub(super) fn new(router: Router) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(router)))
+    }
+
+    pub(super) fn replace(&self, router: Router) {
+        self.0.store(Arc::new(router));
+    }
+}
+
+impl Service<Request> for Verify {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = RouteFuture<Infallible>;
+
+    /// The router is always ready.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        Router::clone(&self.0.load()).call(request)
+    }
+}
+
+/// How other proxies ask.
+pub(super) struct Asking {
+    path: Arc<str>,
+    source: Source,
+    session: SilentRefreshLayer<Tokens>,
+}
+
+impl Asking {
+    /// `None` if nobody may.
+    pub(super) fn new(config: &Config, session: &SilentRefreshLayer<Tokens>) -> Option<Self> {
+        let verify = config.verify.as_ref()?;
+        Some(Self {
+            path: format!("{}/verify", config.server.auth_prefix.as_str()).into(),
+            source: source(verify.source),
+            session: session.clone(),
+        })
+    }
+
+    /// The stack, outermost first, in the order in which a question passes it. Pages of the `origins` may
+    /// do what ours may.
+    pub(super) fn router(
+        &self,
+        origins: &[&Origin],
+        cookies: &Arc<CookiePolicy>,
+        upgrades: Arc<UpgradeGuard>,
+        desk: &Desk,
+    ) -> Result<Router, AppError> {
+        let origins: Vec<_> = origins.iter().map(|origin| origin.as_str()).collect();
+        let asked =
+            Asked { path: Arc::clone(&self.path), source: self.source, trusted: desk.trusted.clone().into() };
+        let route = desk.meters.route("own:verify");
+        let (reserved, spelled) =
+            (ReservedCookies { names: cookies.names().map(str::to_owned).to_vec() }, Arc::clone(cookies));
+        let checked = ServiceBuilder::new()
+            .map_request(move |request| routed(route, request))
+            .layer(from_fn_with_state(upgrades, handshakes))
+            .layer(cross_origin::guard(&origins, Arc::clone(cookies))?)
+            .map_response(move |response| verify::spell_out(&spelled, response))
+            .layer(self.session.clone().with_on_reject(Reject401))
+            .layer(layer_fn(CatchPanic))
+            // No router: one would leave the body off what answers the browser's HEAD.
+            .service(service_fn(move |request| ready(Ok::<_, Infallible>(answer(&reserved, request)))));
+        // From the entrance on it is the original request, also in the log.
+        let entrance = Entrance::new(checked, desk.clone());
+        Ok(Router::new().fallback_service(entrance).layer(from_fn_with_state(asked, restored)))
+    }
 }
 
 fn routed(route: u32, request: Request) -> Request {

@@ -57,7 +57,7 @@ pub(super) fn run(args: &DemoArgs, file: Option<PathBuf>) -> Result<(), CliError
         let stores = start::stores(&config).await?;
         furnish(&config, &stores).await?;
         let sample = Sample { email: EMAIL.to_owned(), password: PASSWORD.to_owned() };
-        serve(&config, stores, &log, Some(sample), |origin| output::print_lines(&welcome(origin))).await
+        serve(&config, None, stores, &log, Some(sample), |origin| output::print_lines(&welcome(origin))).await
     })
 }
 

@@ -10,12 +10,16 @@ mod explain;
 mod healthcheck;
 pub mod import;
 pub mod key;
+mod listen;
 mod migrate;
 pub mod output;
 pub mod password;
+mod reload;
 pub mod serve;
 pub mod session;
 mod start;
+mod stop;
+mod systemd;
 pub mod user;
 
 use std::ffi::OsString;

@@ -1,30 +1,31 @@
 //! `sekisho serve`: the gateway, from its start to its graceful end.
 
-use std::future::Future;
-use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use futures_util::future::OptionFuture;
-use tokio::net::{TcpListener, TcpSocket, lookup_host};
-use tokio::signal::unix::{SignalKind, signal};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use super::error::CliError;
+use super::listen::{Listeners, local};
+use super::reload::{Occasions, Reloader};
 use super::start::{self, block_on};
+use super::stop::{Beside, Told, serve_until};
+use super::systemd;
 use crate::app::{App, Parts, Sample};
-use crate::backend::config::{Config, KeySource, Listen, Registration, Sources};
+use crate::backend::config::{Config, KeySource, Listen, Origin, Registration, Sources};
 use crate::backend::db::Stores;
 use crate::backend::key_files;
 use crate::clock::{Clock, SystemClock};
-use crate::server::{self, Certificate, ServerLimits, ServingThreads, raise_file_limit};
+use crate::server::{Certificate, ServerLimits, ServingThreads};
 use crate::services::keys::SharedKeys;
 use crate::services::purge::{Keep, Purge};
 use crate::services::store::StoreError;
-use crate::telemetry::{self, Log, Telemetry};
+use crate::telemetry::{self, Exporting, Log, Telemetry};
 
 /// Arguments of `sekisho serve`.
 #[derive(Args, Clone, Debug)]
@@ -46,15 +47,17 @@ impl ServeArgs {
 pub(super) fn run(args: &ServeArgs, file: Option<PathBuf>) -> Result<(), CliError> {
     let mut sources = Sources::of_process(file)?;
     args.add_to(&mut sources);
-    let loaded = Config::load(&sources)?;
-    let log = start::log(&loaded.config);
-    for warning in &loaded.warnings {
-        tracing::warn!("{warning}");
-    }
     block_on(async {
+        // Before it is read: what changes from here on is noticed.
+        let occasions = Occasions::since_now(sources)?;
+        let loaded = Config::load(occasions.sources())?;
+        let log = start::log(&loaded.config);
+        for warning in &loaded.warnings {
+            tracing::warn!("{warning}");
+        }
         let stores = start::stores(&loaded.config).await?;
         say_what_is_missing(&loaded.config, &stores).await?;
-        serve(&loaded.config, stores, &log, None, |_| Ok(())).await
+        serve(&loaded.config, Some(occasions), stores, &log, None, |_| Ok(())).await
     })
 }
 
@@ -71,93 +74,137 @@ async fn say_what_is_missing(config: &Config, stores: &Stores) -> Result<(), Cli
     Ok(())
 }
 
-/// Serves these stores. `ready` is told the public address once both listeners are bound.
+/// Serves these stores. `ready` is told the public address once the listeners are bound; `occasions` say
+/// when to read the configuration again.
 pub(super) async fn serve(
     config: &Config,
+    occasions: Option<Occasions>,
     stores: Stores,
     log: &Log,
     sample: Option<Sample>,
     ready: impl FnOnce(&str) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let certificate = start::certificate(config, Arc::clone(&clock))?;
-    // Before anything is counted: what is counted earlier counts for nobody.
-    let metrics = telemetry::metrics::install();
-    let stores = stores.measured();
-    agree(config, &stores).await?;
-    check_clock(config, &stores, &*clock).await?;
-    let keys = Arc::new(SharedKeys::new(start::keys(config, stores.is_embedded(), clock.now())?));
+    let ground = Ground::of(config, stores).await?;
     // Before anyone can learn that it serves: from then on it may be told to stop.
-    let stop = told_to_stop()?;
-    let public = bind("server.listen", &config.server.listen, config.server.reuse_port).await?;
-    let admin = bind("admin.listen", &config.admin.listen, config.server.reuse_port).await?;
-    let verify = bind_verify(config).await?;
-    let origin = config.server.public_origin_at(local(&public)?);
-    let (spans, exporting) = start::spans(config)?.unzip();
-    let access = config.log.access.then(|| log.access());
-    let app = App::build(Parts {
-        config,
-        public_origin: origin.clone(),
-        stores: stores.clone(),
-        keys: Arc::clone(&keys),
-        clock: Arc::clone(&clock),
-        metrics: metrics.clone(),
-        telemetry: Telemetry { access, spans, lost_lines: Some(log.lost()) },
-        sample,
-    })
-    .map_err(CliError::misconfigured)?;
-    app.tokens
-        .load_ends()
-        .await
-        .map_err(|error| CliError::failed("can't ask the database which sessions have ended", error))?;
-    let mut watchers = watch_over(config, &stores, &keys, &clock);
-    watchers.extend(metrics.map(|metrics| tokio::spawn(telemetry::metrics::upkeep(metrics))));
-    watchers.push(tokio::spawn(purge(config, &stores, &clock).run()));
-    watchers.push(tokio::spawn(app.tokens.clone().follow_ends()));
-    watchers.push(tokio::spawn(app.routes.watch()));
-    let (woken, tokens) = (stores.clone(), app.tokens.clone());
-    watchers.push(tokio::spawn(async move { woken.wake_ups(move || tokens.wake()).await }));
-    watchers.extend(certificate.clone().map(|certificate| tokio::spawn(certificate.watch())));
-    check_file_limit(config);
-    let threads = serving_threads(config)?;
-    tracing::info!(public = %local(&public)?, admin = %local(&admin)?, origin = origin.as_str(), "serving");
+    let told = Told::listen()?;
+    let listeners = Listeners::bind(config).await?;
+    let origin = config.server.public_origin_at(local(&listeners.public)?);
+    let program = Program::build(config, &ground, &origin, log, sample).await?;
+    start::check_file_limit(config);
+    let limits = start::limits(&config.server.limits);
+    let threads = serving_threads(config, limits)?;
+    listeners.say_where(&origin)?;
     ready(origin.as_str())?;
-    serve_public(&threads, public, certificate, &app)?;
-    serve_until(stop, &threads, admin, verify, &app).await;
-    for watcher in watchers {
-        watcher.abort();
+    let Listeners { public, admin, verify } = listeners;
+    serve_public(&threads, public, ground.certificate.clone(), &program.app)?;
+    systemd::serving();
+    let (limits, limited) = watch::channel(limits);
+    let mut reloader = Reloader {
+        app: &program.app,
+        threads: &threads,
+        limits,
+        certificate: ground.certificate.clone(),
+        keys: Arc::clone(&ground.keys),
+        clock: Arc::clone(&ground.clock),
+        started_with: config,
+        drain_delay: config.server.drain_delay,
+        upstreams: tokio::spawn(program.app.routes().watch()),
+        occasions,
+    };
+    let beside = Beside { admin, verify, limits: limited };
+    let stopped = tokio::select! {
+        () = serve_until(&told, &threads, beside, &program.app, &mut reloader) => Ok(()),
+        () = told.times(2) => Err(CliError::Refused(
+            "told to stop a second time: what was under way was cut".to_owned(),
+        )),
+    };
+    let end = program.end(&ground.stores, threads);
+    match &stopped {
+        Ok(()) => end.await,
+        Err(_) => _ = tokio::time::timeout(AT_ONCE, end).await,
     }
-    if let Err(error) = app.tokens.write_notes().await {
-        tracing::warn!(error = &error as &dyn std::error::Error, "the last settlements were not written");
-    }
-    if let Some(exporting) = exporting {
-        exporting.stop().await;
-    }
-    stores.close().await;
-    // Not before: connections to the database may have been opened by a request, on its thread.
-    threads.join().await;
     tracing::info!("stopped");
-    Ok(())
+    stopped
+}
+
+/// What the program stands on, checked.
+struct Ground {
+    stores: Stores,
+    keys: Arc<SharedKeys>,
+    clock: Arc<dyn Clock>,
+    certificate: Option<Arc<Certificate>>,
+    metrics: Option<PrometheusHandle>,
+}
+
+impl Ground {
+    async fn of(config: &Config, stores: Stores) -> Result<Self, CliError> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let certificate = start::certificate(config, Arc::clone(&clock))?;
+        // Before anything is counted: what is counted earlier counts for nobody.
+        let metrics = telemetry::metrics::install();
+        let stores = stores.measured();
+        agree(config, &stores).await?;
+        check_clock(config, &stores, &*clock).await?;
+        let keys = start::keys(config, stores.is_embedded(), clock.now())?;
+        Ok(Self { stores, keys: Arc::new(SharedKeys::new(keys)), clock, certificate, metrics })
+    }
+}
+
+/// The program, and what goes on beside its requests.
+struct Program {
+    app: App,
+    beside: Vec<JoinHandle<()>>,
+    exporting: Option<Exporting>,
+}
+
+impl Program {
+    async fn build(
+        config: &Config,
+        ground: &Ground,
+        origin: &Origin,
+        log: &Log,
+        sample: Option<Sample>,
+    ) -> Result<Self, CliError> {
+        let (spans, exporting) = start::spans(config)?.unzip();
+        let parts = Parts {
+            config,
+            public_origin: origin.clone(),
+            stores: ground.stores.clone(),
+            keys: Arc::clone(&ground.keys),
+            clock: Arc::clone(&ground.clock),
+            metrics: ground.metrics.clone(),
+            telemetry: Telemetry { access: Some(log.access()), spans, lost_lines: Some(log.lost()) },
+            sample,
+        };
+        let app = App::build(parts).map_err(CliError::misconfigured)?;
+        let loaded = app.tokens.load_ends().await;
+        loaded
+            .map_err(|error| CliError::failed("can't ask the database which sessions have ended", error))?;
+        let beside = watch_over(config, ground, &app);
+        Ok(Self { app, beside, exporting })
+    }
+
+    async fn end(self, stores: &Stores, threads: ServingThreads) {
+        for task in self.beside {
+            task.abort();
+        }
+        if let Err(error) = self.app.tokens.write_notes().await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the last settlements were not written");
+        }
+        if let Some(exporting) = self.exporting {
+            exporting.stop().await;
+        }
+        stores.clone().close().await;
+        // Not before: connections to the database may have been opened by a request, on its thread.
+        threads.join().await;
+    }
 }
 
 /// The threads for requests. Everything else goes on where it is, beside them.
-fn serving_threads(config: &Config) -> Result<ServingThreads, CliError> {
+fn serving_threads(config: &Config, limits: ServerLimits) -> Result<ServingThreads, CliError> {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-    let count = config.server.threads.unwrap_or_else(cores);
-    let threads = ServingThreads::start(count, start::limits(&config.server.limits));
+    let threads = ServingThreads::start(config.server.threads.unwrap_or_else(cores), limits);
     threads.map_err(|error| CliError::failed("can't start the serving threads", error))
-}
-
-/// Every connection needs a descriptor, and what is forwarded another one.
-fn check_file_limit(config: &Config) {
-    let needed = 2 * u64::from(config.server.limits.max_connections) + OTHER_FILES;
-    if let Some(limit) = raise_file_limit().filter(|limit| *limit < needed) {
-        tracing::warn!(
-            limit,
-            needed,
-            "this process may open too few files for server.max_connections: raise its limit (LimitNOFILE, ulimit -n)"
-        );
-    }
 }
 
 /// The public listener, on the serving threads.
@@ -173,77 +220,41 @@ fn serve_public(
     serving.map_err(|error| CliError::failed("can't share server.listen among the serving threads", error))
 }
 
-/// Until `signalled` is ready, and all that was under way has ended.
-async fn serve_until(
-    signalled: impl Future<Output = ()>,
-    threads: &ServingThreads,
-    admin: TcpListener,
-    verify: Option<(TcpListener, ServerLimits)>,
-    app: &App,
-) {
-    let (tell, told) = watch::channel(());
-    let stopped = || {
-        let mut told = told.clone();
-        // An error means that the sender is gone, which is how it tells.
-        async move { _ = told.changed().await }
-    };
-    let admin = server::serve(admin, app.admin.clone(), ServerLimits::default(), stopped());
-    let verify = verify.zip(app.verify.clone());
-    let verify =
-        verify.map(|((listener, limits), router)| server::serve(listener, router, limits, stopped()));
-    let public = async {
-        signalled.await;
-        tracing::info!("stopping: no new connections, and those that are there may finish");
-        drop(tell);
-        app.streams.close_all();
-        threads.drain().await;
-    };
-    tokio::join!(admin, OptionFuture::from(verify), public);
-}
-
-/// Listens for signals from now on, not only once this is waited for.
-fn told_to_stop() -> Result<impl Future<Output = ()>, CliError> {
-    let failed = |error| CliError::failed("can't listen for signals", error);
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-    })
-}
-
-/// What goes on beside the requests.
-fn watch_over(
-    config: &Config,
-    stores: &Stores,
-    keys: &Arc<SharedKeys>,
-    clock: &Arc<dyn Clock>,
-) -> Vec<tokio::task::JoinHandle<()>> {
-    let mut watchers = Vec::new();
+/// What goes on beside the requests, whatever the routes are.
+fn watch_over(config: &Config, ground: &Ground, app: &App) -> Vec<JoinHandle<()>> {
+    let Ground { stores, keys, clock, certificate, metrics } = ground;
+    let mut watchers = vec![
+        tokio::spawn(compare_clocks(stores.clone(), Arc::clone(clock), config.session.grace / 4)),
+        tokio::spawn(purge(config, stores, clock).run()),
+        tokio::spawn(app.tokens.clone().follow_ends()),
+    ];
+    let (woken, tokens) = (stores.clone(), app.tokens.clone());
+    watchers.push(tokio::spawn(async move { woken.wake_ups(move || tokens.wake()).await }));
     if let KeySource::Dir(dir) = &config.tokens.keys {
         let watch = key_files::watch(dir.clone(), config.tokens.key_activation, Arc::clone(keys));
         watchers.push(tokio::spawn(watch));
     }
-    let (stores, clock, allowed) = (stores.clone(), Arc::clone(clock), config.session.grace / 4);
-    watchers.push(tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(Duration::from_secs(60)).await;
-            match clock_offset(&stores, &*clock).await {
-                Ok(offset) => {
-                    metrics::gauge!("sekisho_clock_offset_seconds").set(offset.as_seconds_f64());
-                    if offset.unsigned_abs() > allowed {
-                        tracing::error!(%offset, ?allowed, "this machine's clock and the database's are too far apart");
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "the clocks were not compared");
+    watchers.extend(certificate.clone().map(|certificate| tokio::spawn(certificate.watch())));
+    watchers.extend(metrics.clone().map(|metrics| tokio::spawn(telemetry::metrics::upkeep(metrics))));
+    watchers.extend(systemd::alive().map(tokio::spawn));
+    watchers
+}
+
+async fn compare_clocks(stores: Stores, clock: Arc<dyn Clock>, allowed: Duration) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        match clock_offset(&stores, &*clock).await {
+            Ok(offset) => {
+                metrics::gauge!("sekisho_clock_offset_seconds").set(offset.as_seconds_f64());
+                if offset.unsigned_abs() > allowed {
+                    tracing::error!(%offset, ?allowed, "this machine's clock and the database's are too far apart");
                 }
             }
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the clocks were not compared");
+            }
         }
-    }));
-    watchers
+    }
 }
 
 fn purge(config: &Config, stores: &Stores, clock: &Arc<dyn Clock>) -> Purge {
@@ -293,49 +304,6 @@ async fn agree(config: &Config, stores: &Stores) -> Result<(), CliError> {
     Ok(())
 }
 
-/// The listener of other proxies, if there is to be one, and what those may cost.
-async fn bind_verify(config: &Config) -> Result<Option<(TcpListener, ServerLimits)>, CliError> {
-    let Some(verify) = &config.verify else { return Ok(None) };
-    let listener = bind("verify.listen", &verify.listen, config.server.reuse_port).await?;
-    tracing::info!(verify = %local(&listener)?, "listening for other proxies");
-    Ok(Some((listener, start::limits(&config.server.limits))))
-}
-
-async fn bind(key: &str, listen: &Listen, reuse_port: bool) -> Result<TcpListener, CliError> {
-    let failed = |error: io::Error| {
-        if error.kind() == io::ErrorKind::AddrInUse {
-            return CliError::Refused(format!(
-                "{key} = {listen} is in use: stop the program that has it, or choose another port"
-            ));
-        }
-        CliError::failed(format!("can't listen on {key} = {listen}"), error)
-    };
-    let mut addresses: Vec<_> = lookup_host((listen.host(), listen.port())).await.map_err(failed)?.collect();
-    // A name such as localhost has two; what knows only one knows IPv4.
-    addresses.sort_by_key(SocketAddr::is_ipv6);
-    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    for address in addresses {
-        match bind_to(address, reuse_port) {
-            Ok(listener) => return Ok(listener),
-            Err(error) => last = error,
-        }
-    }
-    Err(failed(last))
-}
-
-fn bind_to(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // A restart must not wait for the last connections' TIME_WAIT.
-    socket.set_reuseaddr(true)?;
-    socket.set_reuseport(reuse_port)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
-fn local(listener: &TcpListener) -> Result<SocketAddr, CliError> {
-    listener.local_addr().map_err(|error| CliError::failed("can't tell the listener's address", error))
-}
-
 pub(super) const EXAMPLES: &str = "\
 Examples:
   sekisho serve                           with ./sekisho.toml if it is there, else the defaults
@@ -344,9 +312,8 @@ Examples:
   RUST_LOG=sekisho=debug sekisho serve    more of what happens
 
 It makes the database's tables, and with SQLite the database and the signing keys too. Logs go to
-standard error. SIGTERM or Ctrl-C stop it gently: what is under way has server.drain (30 seconds) to end.";
+standard error. SIGTERM or Ctrl-C stop it gently: what is under way has server.drain (30 seconds) to end; a
+second one stops it at once. SIGHUP, or a change of the file, has the configuration read again.";
 
-const BACKLOG: u32 = 1024;
-
-/// What the process has open besides connections: the database, logs, key files.
-const OTHER_FILES: u64 = 100;
+/// How long the end may take when nobody wants to wait for it.
+const AT_ONCE: Duration = Duration::from_secs(1);

@@ -11,7 +11,7 @@ use crate::backend::config::{self, Config, KeySource};
 use crate::backend::db::{self, DbError, Options, Stores};
 use crate::backend::key_files::{self, KeyFileError};
 use crate::clock::Clock;
-use crate::server::{Certificate, ServerLimits};
+use crate::server::{Certificate, ServerLimits, raise_file_limit};
 use crate::services::keys::{Algorithm, KeyMaterial, KeyRing};
 use crate::services::password::Passwords;
 use crate::services::users::Users;
@@ -47,6 +47,18 @@ pub(super) fn limits(config: &config::Limits) -> ServerLimits {
         header_fields: config.max_header_fields as usize,
         uri_bytes: config.max_uri as usize,
         drain: config.drain,
+    }
+}
+
+/// Every connection needs a descriptor, and what is forwarded another one.
+pub(super) fn check_file_limit(config: &Config) {
+    let needed = 2 * u64::from(config.server.limits.max_connections) + OTHER_FILES;
+    if let Some(limit) = raise_file_limit().filter(|limit| *limit < needed) {
+        tracing::warn!(
+            limit,
+            needed,
+            "this process may open too few files for server.max_connections: raise its limit (LimitNOFILE, ulimit -n)"
+        );
     }
 }
 
@@ -142,7 +154,7 @@ fn make_keys(config: &Config, now: OffsetDateTime) -> Result<(), CliError> {
 }
 
 /// An upstream that checks HS256 holds the key itself, and could make sessions with it.
-fn check_bearer(config: &Config, ring: &KeyRing, now: OffsetDateTime) -> Result<(), CliError> {
+pub(super) fn check_bearer(config: &Config, ring: &KeyRing, now: OffsetDateTime) -> Result<(), CliError> {
     let Some(route) = config.routes.iter().find(|route| route.bearer.is_some()) else { return Ok(()) };
     if ring.signing(now).algorithm() != Algorithm::Hs256 {
         return Ok(());
@@ -156,6 +168,9 @@ fn check_bearer(config: &Config, ring: &KeyRing, now: OffsetDateTime) -> Result<
         .into(),
     ))
 }
+
+/// What the process has open besides connections: the database, logs, key files.
+const OTHER_FILES: u64 = 100;
 
 impl From<DbError> for CliError {
     fn from(error: DbError) -> Self {

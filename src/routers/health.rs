@@ -1,6 +1,7 @@
 //! `/healthz`, `/readyz` and `/metrics`, for the admin listener alone.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -21,22 +22,46 @@ struct Health {
     store: Arc<dyn SessionStore>,
     tokens: Tokens,
     metrics: MetricsText,
+    stopping: Stopping,
+}
+
+/// Whether the process is about to stop. A clone tells the same.
+#[derive(Clone, Debug, Default)]
+pub struct Stopping(Arc<AtomicBool>);
+
+impl Stopping {
+    /// From now on it is.
+    pub fn begin(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn has_begun(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// Gives what `/metrics` shows.
 pub type MetricsText = Arc<dyn Fn() -> String + Send + Sync>;
 
 /// The routes of the admin listener.
-pub fn router(store: Arc<dyn SessionStore>, tokens: Tokens, metrics: MetricsText) -> Router {
+pub fn router(
+    store: Arc<dyn SessionStore>,
+    tokens: Tokens,
+    metrics: MetricsText,
+    stopping: Stopping,
+) -> Router {
     Router::new()
         .route("/healthz", get(async || "alive\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics_text))
-        .with_state(Health { store, tokens, metrics })
+        .with_state(Health { store, tokens, metrics, stopping })
 }
 
-/// Ready means that sessions can be renewed, and that it is known which have ended.
+/// Ready means that sessions can be renewed, that it is known which have ended, and that this will go on.
 async fn ready(State(health): State<Health>) -> Response {
+    if health.stopping.has_begun() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "about to stop\n").into_response();
+    }
     if health.tokens.feed_is_lost() {
         let text = "for more than a second it has not been known which sessions have ended\n";
         return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();

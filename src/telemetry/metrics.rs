@@ -27,6 +27,8 @@ pub const METRICS: &[Metric] = &[
     level("sekisho_password_jobs_queued", "Password checks that wait for a thread"),
     level("sekisho_password_jobs_running", "Password checks under way"),
     counts("sekisho_password_jobs_refused_total", "Password checks refused because the queue was full"),
+    counts("sekisho_reloads_total", "Times that the configuration was read again, by outcome"),
+    level("sekisho_reload_last_success_timestamp_seconds", "When the configuration in force was read"),
     counts("sekisho_log_lines_lost_total", "Log lines that were not written"),
     counts("sekisho_spans_lost_total", "Spans that were not exported"),
     level("sekisho_connections", "Open connections of clients"),
