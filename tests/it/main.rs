@@ -16,6 +16,7 @@ mod gateway;
 mod hygiene;
 mod late_answers;
 mod layering;
+mod lifecycle;
 mod login;
 mod logout;
 mod model;

@@ -1,13 +1,25 @@
 //! Told to stop, the server lets what is under way end.
 
 use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
-use tokio::net::TcpStream;
+use axum::body::Body;
+use http::{Request, Response};
+use rustix::process::Signal;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 
+use crate::lifecycle::{self, open_route};
 use crate::support::db;
-use crate::support::process::{Site, until};
-use crate::support::upstream::Held;
+use crate::support::process::{PATIENCE, Site, signal, until};
+use crate::support::upstream::{Held, Upstream};
 use crate::support::wire_browser::Browser;
+
+async fn is_closed(address: SocketAddr) -> bool {
+    let refused = TcpStream::connect(address).await.err().map(|error| error.kind());
+    refused == Some(io::ErrorKind::ConnectionRefused)
+}
 
 #[tokio::test]
 async fn a_request_under_way_ends_and_new_ones_are_refused() {
@@ -22,19 +34,99 @@ async fn a_request_under_way_ends_and_new_ones_are_refused() {
     let under_way = tokio::spawn(async move { browser.get(public, "/slow").await });
     upstream.arrived(1).await;
     server.terminate();
-    until("both ports to be closed", async || {
-        let closed = async |address| {
-            let refused = TcpStream::connect(address).await.err().map(|error| error.kind());
-            refused == Some(io::ErrorKind::ConnectionRefused)
-        };
-        (closed(public).await && closed(admin).await).then_some(())
-    })
-    .await;
+    until("the public port to be closed", async || is_closed(public).await.then_some(())).await;
+    // Probes are told the truth to the end.
+    let answer = Browser::default().get(admin, "/readyz").await;
+    assert_eq!((answer.status.as_u16(), answer.body.as_slice()), (503, &b"about to stop\n"[..]));
     assert!(!under_way.is_finished());
     upstream.release(1);
 
     let answer = under_way.await.unwrap();
     assert_eq!((answer.status.as_u16(), answer.body.as_slice()), (200, Held::ANSWER.as_bytes()));
+    assert_eq!(server.ended().await.code(), Some(0));
+    assert!(is_closed(admin).await);
+}
+
+/// All is served while `/readyz` says already that it won't be for long.
+#[tokio::test]
+async fn before_the_end_probes_are_told_and_new_requests_served() {
+    let upstream = Upstream::answering(|_| Response::new("well".into())).await;
+    let site = Site::without_keys(db::sqlite_place().await.unwrap());
+    site.write("sekisho.toml", &lifecycle::config("drain_delay = '1s'", &open_route("/", &upstream.url())));
+    let server = site.serve().await;
+    let (public, admin) = (server.public, server.admin);
+    let mut browser = Browser::default();
+    assert_eq!(browser.status(admin, "/readyz").await, 200);
+    let told_at = Instant::now();
+    server.terminate();
+    until("/readyz to say so", async || (browser.status(admin, "/readyz").await == 503).then_some(())).await;
+    assert_eq!(browser.status(admin, "/healthz").await, 200);
+    // On a new connection each.
+    let mut served = 0;
+    until("the public port to be closed", async || {
+        if is_closed(public).await {
+            return Some(());
+        }
+        if let Ok(answer) = browser.send(public, Request::get("/").body(Body::empty()).unwrap()).await {
+            assert_eq!(answer.status, 200);
+            served += 1;
+        }
+        None
+    })
+    .await;
+    assert!(served > 0 && told_at.elapsed() >= Duration::from_secs(1), "{served} {:?}", told_at.elapsed());
+    assert_eq!(server.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once() {
+    let mut upstream = Held::start().await;
+    let site = Site::without_keys(db::sqlite_place().await.unwrap());
+    site.write("sekisho.toml", &lifecycle::config("", &open_route("/", &upstream.url())));
+    let server = site.serve().await;
+    let public = server.public;
+    let under_way = tokio::spawn(async move {
+        Browser::default().send(public, Request::get("/").body(Body::empty()).unwrap()).await.is_err()
+    });
+    upstream.arrived(1).await;
+    server.terminate();
+    server.says("stopping", 1).await;
+    // Not by this, whatever it asks for.
+    server.hang_up();
+    let told_at = Instant::now();
+    server.terminate();
+    let (status, log) = server.ended_saying().await;
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.lines().last().unwrap().contains("told to stop a second time"), "{log}");
+    assert!(told_at.elapsed() < Duration::from_secs(15), "nowhere near server.drain");
+    assert!(under_way.await.unwrap(), "it was cut");
+}
+
+#[tokio::test]
+async fn sighup_ends_neither_the_start_nor_the_end() {
+    // A database that can be connected to, and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut site = Site::without_keys(db::sqlite_place().await.unwrap());
+    site.set("database.url", &format!("postgres://nobody@{}/none", silent.local_addr().unwrap()));
+    let mut starting = site.command(&["serve"]).spawn().unwrap();
+    let (connection, _) = timeout(PATIENCE, silent.accept()).await.unwrap().unwrap();
+    signal(&starting, Signal::HUP);
+    drop((connection, silent));
+    let status = timeout(PATIENCE, starting.wait()).await.unwrap().unwrap();
+    assert_eq!(status.code(), Some(1), "for want of a database: {status}");
+
+    let mut upstream = Held::start().await;
+    let site = Site::without_keys(db::sqlite_place().await.unwrap());
+    site.write("sekisho.toml", &lifecycle::config("", &open_route("/", &upstream.url())));
+    let server = site.serve().await;
+    let public = server.public;
+    let under_way = tokio::spawn(async move { Browser::default().status(public, "/").await });
+    upstream.arrived(1).await;
+    server.terminate();
+    server.says("stopping", 1).await;
+    server.hang_up();
+    upstream.release(1);
+    assert_eq!(under_way.await.unwrap(), 200);
     assert_eq!(server.ended().await.code(), Some(0));
 }
 

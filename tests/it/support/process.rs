@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::db::{Place, left_out};
@@ -187,6 +188,8 @@ pub(crate) struct Server {
     pub(crate) admin: SocketAddr,
     child: Child,
     log: Arc<Mutex<String>>,
+    /// Ends with the last line.
+    reading: JoinHandle<()>,
 }
 
 impl Server {
@@ -212,14 +215,14 @@ impl Server {
         let log = Arc::new(Mutex::new(log));
         let kept = Arc::clone(&log);
         // To the end, so that it never blocks on a full pipe.
-        tokio::spawn(async move {
+        let reading = tokio::spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
                 let mut kept = kept.lock().unwrap();
                 kept.push_str(&line);
                 kept.push('\n');
             }
         });
-        Ok(Self { public, admin, child, log })
+        Ok(Self { public, admin, child, log, reading })
     }
 
     /// What it has said so far.
@@ -245,14 +248,31 @@ impl Server {
 
     /// Asks it to stop, as an operator or a container platform does.
     pub(crate) fn terminate(&self) {
-        let id = i32::try_from(self.child.id().unwrap()).unwrap();
-        kill_process(Pid::from_raw(id).unwrap(), Signal::TERM).unwrap();
+        signal(&self.child, Signal::TERM);
+    }
+
+    /// Asks it to read its configuration again.
+    pub(crate) fn hang_up(&self) {
+        signal(&self.child, Signal::HUP);
     }
 
     /// Waits until it has ended by itself.
-    pub(crate) async fn ended(mut self) -> ExitStatus {
+    pub(crate) async fn ended(self) -> ExitStatus {
+        self.ended_saying().await.0
+    }
+
+    /// Waits until it has ended by itself, and for the last word of its log.
+    pub(crate) async fn ended_saying(mut self) -> (ExitStatus, String) {
         let ended = timeout(PATIENCE, self.child.wait()).await;
-        ended.unwrap_or_else(|_| panic!("it did not stop: {}", self.log())).unwrap()
+        let status = ended.unwrap_or_else(|_| panic!("it did not stop: {}", self.log())).unwrap();
+        timeout(PATIENCE, &mut self.reading).await.expect("the log's end").unwrap();
+        (status, self.log())
+    }
+
+    /// Waits until the log says this so many times.
+    pub(crate) async fn says(&self, words: &str, times: usize) {
+        let said = async || (self.log().matches(words).count() >= times).then_some(());
+        until(&format!("{times} times {words:?}"), said).await;
     }
 
     /// Asks it to stop, and waits until it has.
@@ -265,6 +285,12 @@ impl Server {
     pub(crate) async fn kill(mut self) {
         self.child.kill().await.unwrap();
     }
+}
+
+/// Sends a signal to a process that was started here.
+pub(crate) fn signal(child: &Child, signal: Signal) {
+    let id = i32::try_from(child.id().unwrap()).unwrap();
+    kill_process(Pid::from_raw(id).unwrap(), signal).unwrap();
 }
 
 /// The addresses of a line such as `serving public=127.0.0.1:1 admin=127.0.0.1:2 origin="…"`, or of one

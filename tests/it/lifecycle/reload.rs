@@ -1,0 +1,277 @@
+//! A configuration that is read again.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::symlink;
+use std::time::Instant;
+
+use axum::body::Body;
+use http::{Request, Response};
+use rustls::version::TLS13;
+use tokio::net::TcpStream;
+
+use super::{config, open_route};
+use crate::support::db;
+use crate::support::http::{Answer, with};
+use crate::support::process::{PATIENCE, Server, Site, until};
+use crate::support::serving::{Files, get1, talk};
+use crate::support::upstream::Upstream;
+use crate::support::wire_browser::Browser;
+
+async fn site(text: &str) -> Site {
+    let site = Site::without_keys(db::sqlite_place().await.unwrap());
+    site.write("sekisho.toml", text);
+    site
+}
+
+/// One that says who it is.
+async fn named(name: &'static str) -> Upstream {
+    Upstream::answering(move |_| Response::new(Body::from(name))).await
+}
+
+async fn get(address: SocketAddr, path: &str) -> Answer {
+    Browser::default().get(address, path).await
+}
+
+async fn body(address: SocketAddr, path: &str) -> String {
+    String::from_utf8(get(address, path).await.body).unwrap()
+}
+
+const IN_FORCE: &str = "the configuration is in force";
+const REFUSED: &str = "the configuration can't be used";
+
+async fn metric(server: &Server, line: &str) -> f64 {
+    let text = body(server.admin, "/metrics").await;
+    let value = text.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(' '));
+    value.unwrap_or_else(|| panic!("{line}\n{text}")).parse().unwrap()
+}
+
+#[tokio::test]
+async fn sighup_puts_what_has_changed_in_force() {
+    let (one, other) = (named("one").await, named("other").await);
+    let mut site = site(&config("", &open_route("/", &one.url()))).await;
+    // The environment wins, then as now.
+    site.set("server.max_header_fields", "20");
+    let server = site.serve().await;
+    let mut kept = TcpStream::connect(server.public).await.unwrap();
+    assert!(talk(&mut kept, &get1("/before")).await.ends_with("one"));
+    let began = metric(&server, "sekisho_reload_last_success_timestamp_seconds").await;
+
+    let keys = "max_uri = '300B'\nmax_header_fields = 50\nallowed_origins = ['https://a.example']\n\
+                trusted_proxies = ['127.0.0.1']";
+    let routes = format!("{}{}", open_route("/", &other.url()), open_route("/new", &one.url()));
+    site.write("sekisho.toml", &config(keys, &format!("[log]\naccess = false\n{routes}")));
+    server.hang_up();
+    server.says(IN_FORCE, 1).await;
+
+    // Routes, on a connection from before too.
+    assert!(talk(&mut kept, &get1("/quiet")).await.ends_with("other"));
+    assert_eq!(body(server.public, "/new/x").await, "one");
+    // Limits, for a new connection.
+    assert_eq!(get(server.public, &format!("/{}", "x".repeat(300))).await.status, 414);
+    let fields: String = (0..30).map(|nth| format!("X-{nth}: 1\r\n")).collect();
+    let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+    let mut socket = TcpStream::connect(server.public).await.unwrap();
+    assert!(talk(&mut socket, &many).await.starts_with("HTTP/1.1 431"), "the environment's 20");
+    // Whose pages may call.
+    let request = with(crate::support::http::get("/"), "origin", "https://a.example");
+    let answer = Browser::default().send(server.public, request).await.unwrap();
+    assert_eq!(answer.header("access-control-allow-origin"), Some("https://a.example"));
+    // Who is believed.
+    let mut other = other;
+    while other.seen_already().is_some() {}
+    let request = with(crate::support::http::get("/"), "x-forwarded-for", "192.0.2.7");
+    Browser::default().send(server.public, request).await.unwrap();
+    assert!(other.seen().await.all("x-forwarded-for")[0].starts_with("192.0.2.7"));
+
+    assert_eq!(metric(&server, "sekisho_reloads_total{outcome=\"done\"}").await, 1.0);
+    assert!(metric(&server, "sekisho_reload_last_success_timestamp_seconds").await > began);
+    server.terminate();
+    let (_, log) = server.ended_saying().await;
+    assert!(log.contains("path=/before") && !log.contains("path=/quiet"), "no lines any more: {log}");
+}
+
+#[tokio::test]
+async fn a_bad_file_changes_nothing_and_the_log_says_why() {
+    let upstream = named("one").await;
+    let good = config("", &open_route("/", &upstream.url()));
+    let site = site(&good).await;
+    let server = site.serve().await;
+    let cases = [
+        (config("max_uri = 'long'", ""), "server.max_uri", ", line 3: expected a size"),
+        (format!("{good}{}", open_route("/", "http://a")), "routes.path", "sekisho.toml, line"),
+        ("[server".to_owned(), "sekisho.toml", ", line 1:"),
+        (config("lisen = 1", ""), "unknown key server.lisen", "sekisho.toml, line 3"),
+    ];
+    for (nth, (bad, key, place)) in cases.iter().enumerate() {
+        site.write("sekisho.toml", bad);
+        server.hang_up();
+        server.says(REFUSED, nth + 1).await;
+        let log = server.log();
+        let line = log.lines().rfind(|line| line.contains(REFUSED)).unwrap();
+        assert!(line.contains("ERROR") && line.contains(key) && line.contains(place), "{line}");
+        assert_eq!(body(server.public, "/").await, "one");
+    }
+    site.write("sekisho.toml", &good);
+    server.hang_up();
+    server.says(IN_FORCE, 1).await;
+    assert_eq!(metric(&server, "sekisho_reloads_total{outcome=\"refused\"}").await, 4.0);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn keys_that_need_a_restart_are_named_and_the_rest_is_applied() {
+    let (one, other) = (named("one").await, named("other").await);
+    let site = site(&config("", &open_route("/", &one.url()))).await;
+    let server = site.serve().await;
+    let rest = "[tokens]\nissuer = 'else'\n[session]\ngrace = '50s'\n[login]\nbcrypt_cost = 11\n";
+    site.write("sekisho.toml", &config("threads = 1", &format!("{rest}{}", open_route("/", &other.url()))));
+    server.hang_up();
+    server.says(IN_FORCE, 1).await;
+    let log = server.log();
+    let line = log.lines().find(|line| line.contains("need a restart")).unwrap();
+    assert!(line.contains("WARN"), "{line}");
+    assert!(line.contains("server.threads, tokens.issuer, session.grace, login.bcrypt_cost"), "{line}");
+    assert_eq!(body(server.public, "/").await, "other");
+    server.stop().await;
+}
+
+/// Else it would be given tokens that we take for our own.
+#[tokio::test]
+async fn a_bearer_for_what_is_still_our_audience_is_refused() {
+    let upstream = named("one").await;
+    let keys = "[tokens]\nalgorithm = 'EdDSA'\n";
+    let site = site(&config("", &format!("{keys}{}", open_route("/", &upstream.url())))).await;
+    let server = site.serve().await;
+    let route = "[[routes]]\npath = '/'\nupstreams = ['http://127.0.0.1:1']\nbearer = 'sekisho'\n";
+    site.write("sekisho.toml", &config("", &format!("{keys}audience = 'else'\n{route}")));
+    server.hang_up();
+    server.says(REFUSED, 1).await;
+    assert!(server.log().contains("which is tokens.audience until the next restart"), "{}", server.log());
+    server.stop().await;
+}
+
+/// Whom other proxies' listener believes, and what they may cost there.
+#[tokio::test]
+async fn the_listener_for_other_proxies_changes_too() {
+    let text = |proxy: &str, limit: &str| {
+        let verify = "[verify]\nlisten = '127.0.0.1:0'\nsource = 'x-original'\n";
+        config(&format!("trusted_proxies = ['{proxy}']\nmax_uri = '{limit}'"), verify)
+    };
+    let site = site(&text("192.0.2.1", "8KiB")).await;
+    let server = site.serve().await;
+    let log = server.log();
+    let (_, address) = log.split_once(" verify=").expect("where it listens");
+    let verify: SocketAddr = address.split_whitespace().next().unwrap().parse().unwrap();
+    let question = || {
+        let question = with(crate::support::http::get("/auth/verify"), "x-original-method", "GET");
+        with(question, "x-original-uri", "/")
+    };
+    assert_eq!(Browser::default().send(verify, question()).await.unwrap().status, 403);
+    site.write("sekisho.toml", &text("127.0.0.1", "300B"));
+    server.hang_up();
+    server.says(IN_FORCE, 1).await;
+    assert_eq!(Browser::default().send(verify, question()).await.unwrap().status, 401);
+    assert_eq!(get(verify, &format!("/auth/verify?{}", "x".repeat(300))).await.status, 414);
+    server.stop().await;
+}
+
+/// As Kubernetes changes a mounted file: a link to a folder is replaced. Nobody sends a signal.
+#[tokio::test]
+async fn a_change_of_the_file_is_noticed_by_itself() {
+    let (one, other) = (named("one").await, named("other").await);
+    let site = site("").await;
+    for (folder, upstream) in [("first", &one), ("second", &other)] {
+        std::fs::create_dir(site.path(folder)).unwrap();
+        site.write(&format!("{folder}/sekisho.toml"), &config("", &open_route("/", &upstream.url())));
+    }
+    std::fs::remove_file(site.path("sekisho.toml")).unwrap();
+    symlink("first", site.path("data-link")).unwrap();
+    symlink("data-link/sekisho.toml", site.path("sekisho.toml")).unwrap();
+    let server = site.serve().await;
+    assert_eq!(body(server.public, "/").await, "one");
+    let began = Instant::now();
+    symlink("second", site.path("next")).unwrap();
+    std::fs::rename(site.path("next"), site.path("data-link")).unwrap();
+    until("the other upstream", async || (body(server.public, "/").await == "other").then_some(())).await;
+    assert!(began.elapsed() < PATIENCE);
+    assert!(server.log().contains("the configuration has changed"), "{}", server.log());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_certificate_may_come_from_other_files() {
+    let (before, after) = (Files::good(), Files::good());
+    let text = |files: &Files| {
+        let (certificate, key) = (files.certificate(), files.key());
+        let tls = format!("tls_certificate = '{}'\ntls_key = '{}'", certificate.display(), key.display());
+        config(&tls, "")
+    };
+    let site = site(&text(&before)).await;
+    let server = site.serve().await;
+    let mut kept = before.connect(server.public, &[], &[&TLS13]).await.unwrap();
+    assert!(after.connect(server.public, &[], &[&TLS13]).await.is_err());
+    // A file that isn't one, first.
+    let bad = text(&after).replace("cert.pem", "none.pem");
+    site.write("sekisho.toml", &bad);
+    server.hang_up();
+    server.says(REFUSED, 1).await;
+    assert!(server.log().contains("server.tls_certificate = "), "{}", server.log());
+    assert!(before.connect(server.public, &[], &[&TLS13]).await.is_ok());
+
+    site.write("sekisho.toml", &text(&after));
+    server.hang_up();
+    server.says(IN_FORCE, 1).await;
+    assert!(before.connect(server.public, &[], &[&TLS13]).await.is_err());
+    assert!(after.connect(server.public, &[], &[&TLS13]).await.is_ok());
+    assert!(talk(&mut kept, &get1("/none")).await.starts_with("HTTP/1.1 404"));
+    server.stop().await;
+}
+
+/// An upstream that stays keeps its connections; one that went is asked no more how it is.
+#[tokio::test]
+async fn upstreams_that_stay_keep_what_is_known_of_them() {
+    let (stays, mut goes, mut comes) = (named("stays").await, named("goes").await, named("comes").await);
+    let checked = |path: &str, upstream: &Upstream| {
+        format!("{}health_path = '/well'\nhealth_interval = '20ms'\n", open_route(path, &upstream.url()))
+    };
+    let fixed = open_route("/", &stays.url());
+    // One thread, so that there is one connection.
+    let site = site(&config("threads = 1", &format!("{fixed}{}", checked("/x", &goes)))).await;
+    let server = site.serve().await;
+    assert_eq!(body(server.public, "/").await, "stays");
+    goes.seen().await;
+    site.write("sekisho.toml", &config("threads = 1", &format!("{fixed}{}", checked("/x", &comes))));
+    server.hang_up();
+    server.says(IN_FORCE, 1).await;
+    assert_eq!(body(server.public, "/").await, "stays");
+    assert_eq!(stays.connections(), 1);
+    // Whatever was on its way has arrived by the time that the other has been asked a few times.
+    comes.seen().await;
+    while goes.seen_already().is_some() {}
+    for _ in 0..20 {
+        comes.seen().await;
+    }
+    assert!(goes.has_seen_no_more());
+    server.stop().await;
+}
+
+/// It goes on by what it began with: here it may take longer than anything may that begins later.
+#[tokio::test]
+async fn a_request_under_way_ends_by_what_it_began_with() {
+    let mut held = crate::support::upstream::Held::start().await;
+    let site = site(&config("", &open_route("/", &held.url()))).await;
+    let server = site.serve().await;
+    let public = server.public;
+    let under_way = tokio::spawn(async move { Browser::default().status(public, "/").await });
+    held.arrived(1).await;
+    let hasty = format!("{}first_byte_timeout = '100ms'\n", open_route("/", &held.url()));
+    site.write("sekisho.toml", &config("", &hasty));
+    server.hang_up();
+    server.says(IN_FORCE, 1).await;
+    let request = Request::get("/").body(Body::empty()).unwrap();
+    let answer = Browser::default().send(public, request).await.unwrap();
+    answer.problem(504, "upstream_timeout");
+    held.release(2);
+    assert_eq!(under_way.await.unwrap(), 200);
+    server.stop().await;
+}

@@ -1,0 +1,150 @@
+//! 500 requests a second, while the program stops, is told of changes, or is followed by another.
+
+use futures_util::StreamExt;
+use rustls::version::TLS13;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+use super::load::{Echoing, Load, Tally};
+use super::{config, open_route};
+use crate::support::db;
+use crate::support::process::Site;
+use crate::support::rounds::rounds;
+use crate::support::serving::{Files, get1, trusting};
+use crate::support::websocket::{Echo, is_heard};
+
+/// Nothing is cut of what the server has read.
+///
+/// A client can't see what was read; so each request has a path of its own. One counts as cut if its answer
+/// began and did not end, or was another than 200; and if its connection ended without a byte of an answer
+/// although the server knows of it: by a line of its log, or because the upstream was asked. What remains are
+/// requests on their way to a connection that closed in that moment, which the server has never read.
+/// They are sent again, and counted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_stops_cuts_nothing_that_it_has_read() {
+    let (upstream, url) = Echoing::start().await;
+    let site = Site::without_keys(db::sqlite_place().await.unwrap());
+    site.write("sekisho.toml", &config("drain_delay = '50ms'", &open_route("/", &url)));
+    let mut all = Tally::default();
+    for _ in 0..rounds("SEKISHO_TEST_STOPS", 3) {
+        let server = site.serve().await;
+        let load = Load::start(server.public, None);
+        load.answers(200).await;
+        server.terminate();
+        let (status, log) = server.ended_saying().await;
+        let tally = load.end().await;
+        assert_eq!(status.code(), Some(0), "{log}");
+        check(&tally, &log, &upstream);
+        assert!(log.contains("path=/c0-0 ") && tally.refused > 0 && tally.told_to_close > 0, "{tally:?}");
+        all.answered += tally.answered;
+        all.unanswered.extend(tally.unanswered);
+        upstream.forget();
+    }
+    eprintln!("{} answered, {} met a closing connection", all.answered, all.unanswered.len());
+}
+
+/// Another process on the same ports, before the first is told to stop.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_takes_over_from_another() {
+    let (upstream, url) = Echoing::start().await;
+    let mut site = Site::without_keys(db::sqlite_place().await.unwrap());
+    site.write("sekisho.toml", &config("reuse_port = true", &open_route("/", &url)));
+    let mut server = site.serve().await;
+    site.set("server.listen", &server.public.to_string());
+    site.set("admin.listen", &server.admin.to_string());
+    let load = Load::start(server.public, None);
+    let mut logs = String::new();
+    for _ in 0..rounds("SEKISHO_TEST_STOPS", 2) {
+        load.answers(100).await;
+        let next = site.serve().await;
+        load.answers(100).await;
+        server.terminate();
+        let (status, log) = server.ended_saying().await;
+        assert_eq!(status.code(), Some(0), "{log}");
+        logs.push_str(&log);
+        server = next;
+    }
+    load.answers(100).await;
+    let tally = load.end().await;
+    server.terminate();
+    logs.push_str(&server.ended_saying().await.1);
+    check(&tally, &logs, &upstream);
+    assert_eq!(tally.refused, 0, "somebody always listens");
+    eprintln!("{} answered, {} met a closing connection", tally.answered, tally.unanswered.len());
+}
+
+/// Routes, limits and certificates that change, and files that are no good in between: nobody notices.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_notices_a_reload() {
+    let (upstream, url) = Echoing::start().await;
+    let (echo, files) = (Echo::start().await, [Files::good(), Files::good()]);
+    let site = Site::without_keys(db::sqlite_place().await.unwrap());
+    let version = |round: usize| {
+        let (limit, files) = (100 + round % 3, &files[round / 2 % 2]);
+        let (certificate, key) = (files.certificate(), files.key());
+        let server = format!(
+            "max_uri = '{limit}KiB'\nmax_header_bytes = '200KiB'\ntls_certificate = '{}'\ntls_key = '{}'",
+            certificate.display(),
+            key.display()
+        );
+        let more = format!("max_in_flight = {}\n{}", 1000 + round, open_route("/live", &echo.url()));
+        let new = if round % 2 == 1 { open_route(&format!("/new-{round}"), &url) } else { String::new() };
+        config(&server, &format!("{}{more}{new}", open_route("/", &url)))
+    };
+    site.write("sekisho.toml", &version(0));
+    let server = site.serve().await;
+    let mut events = files[0].connect(server.public, &[], &[&TLS13]).await.unwrap();
+    events.write_all(get1("/live/events").as_bytes()).await.unwrap();
+    hear(&mut events, "data: begun").await;
+    let socket = files[0].connect(server.public, &[], &[&TLS13]).await.unwrap();
+    let (mut socket, _) = tokio_tungstenite::client_async("wss://app.example/live/ws", socket).await.unwrap();
+    is_heard(&mut socket).await;
+
+    let load = Load::start(server.public, Some(trusting(&[&files[0], &files[1]], &[&TLS13])));
+    let (mut good, mut bad) = (0, 0);
+    for round in 1..=rounds("SEKISHO_TEST_RELOADS", 5) {
+        if round % 3 == 0 {
+            site.write("sekisho.toml", &version(round).replace("auth = 'none'", "auth = 'nobody'"));
+            server.hang_up();
+            bad += 1;
+            server.says("the configuration can't be used", bad).await;
+        }
+        site.write("sekisho.toml", &version(round));
+        server.hang_up();
+        good += 1;
+        server.says("the configuration is in force", good).await;
+        load.answers(40).await;
+    }
+    let tally = load.end().await;
+    assert_eq!((&tally.cut[..], &tally.unanswered[..], tally.refused), (&[][..], &[][..], 0));
+    assert_eq!(tally.told_to_close, 0, "no connection is lost");
+    assert!(upstream.has_seen("/c0-0"));
+    is_heard(&mut socket).await;
+    hear(&mut events, "data: tick").await;
+    drop(socket.close(None).await);
+    while socket.next().await.is_some() {}
+    drop(events);
+    server.stop().await;
+    eprintln!("{} answered, {good} reloads, {bad} bad files", tally.answered);
+}
+
+/// None is cut, as the first test has it.
+fn check(tally: &Tally, log: &str, upstream: &Echoing) {
+    assert_eq!(tally.cut, [""; 0]);
+    for path in &tally.unanswered {
+        assert!(!log.contains(&format!("path={path} ")), "{path} was read and not answered");
+        assert!(!upstream.has_seen(path), "{path} was forwarded and not answered");
+    }
+}
+
+/// Reads until this has been said.
+async fn hear(socket: &mut TlsStream<TcpStream>, words: &str) {
+    let mut heard = String::new();
+    while !heard.contains(words) {
+        let mut piece = [0; 1024];
+        let read = socket.read(&mut piece).await.unwrap();
+        assert!(read > 0, "it ended: {heard}");
+        heard.push_str(std::str::from_utf8(&piece[..read]).unwrap());
+    }
+}
