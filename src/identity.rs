@@ -1,5 +1,6 @@
 //! Who is asking: the only words that layer, proxy and handlers share.
 
+mod hang_up;
 mod scope;
 
 use std::fmt;
@@ -14,6 +15,7 @@ use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+pub use self::hang_up::HangUp;
 pub use self::scope::{RequestId, RequestScope, Scoped, for_this_request};
 /// Part of an [`Identity`], so the layer can name it without knowing the rows.
 pub use crate::models::session::SessionId;

@@ -18,7 +18,7 @@ use super::body::{Download, Upload, UploadProgress};
 use super::cookies::ReservedCookies;
 use super::error::ProxyError;
 use super::routes::{MatchedRoute, Route};
-use super::streams::{self, EventStream, Streams};
+use super::streams::{self, Streams};
 use super::upgrade::Upgrade;
 use super::upstream::{Lease, Pool};
 use super::via::Via;
@@ -139,11 +139,13 @@ impl Inner {
         progress: UploadProgress,
     ) -> Response<Body> {
         let Rules { reserved, streams, via } = &self.rules;
-        let events = streams::is_event_stream(response.headers());
-        incoming::finish(response, route, reserved, via).map(|body| {
-            let body = Download::new(body, route, lease, progress);
-            if events { Body::new(EventStream::new(body, session, streams)) } else { Body::new(body) }
-        })
+        let response = incoming::finish(response, route, reserved, via)
+            .map(|body| Download::new(body, route, lease, progress));
+        if streams::is_event_stream(response.headers()) {
+            streams::events(response, session, streams)
+        } else {
+            response.map(Body::new)
+        }
     }
 
     fn admit(&self, route: &Route, parts: &request::Parts) -> Result<(), ProxyError> {

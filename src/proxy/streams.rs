@@ -7,15 +7,19 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use axum_core::body::Body as AnyBody;
 use bytes::Bytes;
+use http::Response;
 use http::header::{CONTENT_TYPE, HeaderMap};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 
 use super::body::DownloadError;
-use crate::identity::{SessionEnded, SessionEnds, SessionEvent, SessionId};
+use crate::identity::{HangUp, SessionEnded, SessionEnds, SessionEvent, SessionId, for_this_request};
 
 /// The long-lived connections through a proxy: WebSockets, other upgrades, and event streams.
 ///
@@ -46,10 +50,12 @@ impl Streams {
 
     /// Waits for the end of the session; for ever without one.
     pub(super) fn ended(&self, session: Option<SessionId>) -> SessionEnded {
-        match self.0.ends.as_ref().zip(session) {
-            Some((ends, session)) => ends.watch(session),
-            None => Box::pin(std::future::pending()),
-        }
+        self.watch(session).unwrap_or_else(|| Box::pin(std::future::pending()))
+    }
+
+    /// The end of the session, if there is anything to wait for.
+    fn watch(&self, session: Option<SessionId>) -> Option<SessionEnded> {
+        self.0.ends.as_ref().zip(session).map(|(ends, session)| ends.watch(session))
     }
 
     /// Waits until the program is about to stop.
@@ -84,6 +90,14 @@ impl Kind {
             Self::WebSocket => "websocket",
         }
     }
+
+    /// Notes that one closes because of its session.
+    fn closed_by(self, event: SessionEvent) {
+        let kind = self.as_str();
+        metrics::counter!("sekisho_streams_closed_total", "kind" => kind, "event" => event.as_str())
+            .increment(1);
+        tracing::info!(session_event = %event, kind, "a connection was closed with its session");
+    }
 }
 
 /// One that is open, and counted as such until this is dropped.
@@ -97,10 +111,7 @@ impl Open {
 
     /// Notes that it closes because of its session.
     pub(super) fn closed_by(&self, event: SessionEvent) {
-        let kind = self.0.as_str();
-        metrics::counter!("sekisho_streams_closed_total", "kind" => kind, "event" => event.as_str())
-            .increment(1);
-        tracing::info!(session_event = %event, kind, "a connection was closed with its session");
+        self.0.closed_by(event);
     }
 }
 
@@ -123,19 +134,50 @@ pin_project! {
     /// When the session ends it breaks off, as if the upstream had done so: a clean end would say
     /// that all has been told. A browser's `EventSource` comes back by itself either way, and is then
     /// answered with 401, which it takes for the end.
+    ///
+    /// A body is asked only when the client takes something. Under one that doesn't, the server hangs up.
     pub(super) struct EventStream<B> {
         #[pin]
         body: B,
-        ended: SessionEnded,
+        ended: mpsc::Receiver<SessionEvent>,
         open: Open,
     }
 }
 
-impl<B> EventStream<B> {
-    pub(super) fn new(body: B, session: Option<SessionId>, streams: &Streams) -> Self {
-        Self { body, ended: streams.ended(session), open: Open::new(Kind::Events) }
+/// An answer that ends no later than its session.
+pub(super) fn events<B>(
+    mut response: Response<B>,
+    session: Option<SessionId>,
+    streams: &Streams,
+) -> Response<AnyBody>
+where
+    B: Body<Data = Bytes, Error = DownloadError> + Send + 'static,
+{
+    let (tell, ended) = mpsc::channel(1);
+    if let Some(end) = streams.watch(session) {
+        let hang_up = HangUp::default();
+        response.extensions_mut().insert(hang_up.clone());
+        tokio::spawn(for_this_request(break_off(end, tell, hang_up)));
+    }
+    response.map(|body| AnyBody::new(EventStream { body, ended, open: Open::new(Kind::Events) }))
+}
+
+/// Waits for the session's end or the stream's, which is when nobody hears of the other any more.
+async fn break_off(end: SessionEnded, tell: mpsc::Sender<SessionEvent>, hang_up: HangUp) {
+    let event = tokio::select! {
+        event = end => event,
+        () = tell.closed() => return,
+    };
+    Kind::Events.closed_by(event);
+    // There is room for it, for it is the only one.
+    let _ = tell.try_send(event);
+    if timeout(TAKEN_WITHIN, tell.closed()).await.is_err() {
+        hang_up.now();
     }
 }
+
+/// How long a client may take to hear that its event stream is over.
+const TAKEN_WITHIN: Duration = Duration::from_millis(500);
 
 impl<B: Body<Data = Bytes, Error = DownloadError>> Body for EventStream<B> {
     type Data = Bytes;
@@ -146,8 +188,8 @@ impl<B: Body<Data = Bytes, Error = DownloadError>> Body for EventStream<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, DownloadError>>> {
         let this = self.project();
-        if let Poll::Ready(event) = this.ended.as_mut().poll(cx) {
-            this.open.closed_by(event);
+        // Nothing will be said of the end of a stream that is nobody's.
+        if let Poll::Ready(Some(event)) = this.ended.poll_recv(cx) {
             return Poll::Ready(Some(Err(DownloadError::SessionEnded(event))));
         }
         this.body.poll_frame(cx)

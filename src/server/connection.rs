@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::body::Body;
 use http::{Request, Response};
 use hyper::server::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::net::sockopt;
 use tokio::net::TcpStream;
 use tower::Service;
@@ -19,6 +19,7 @@ use super::activity::{Activity, Order};
 use super::keeper::{Slot, Terms};
 use super::limits::ServerLimits;
 use super::request::Front;
+use super::stream_task::StreamTasks;
 use super::tls::{Certificate, HandshakeError, speaks_http2};
 use super::wire::{Stream, Wire};
 
@@ -34,7 +35,7 @@ pub(super) struct Client {
 /// How HTTP is spoken.
 pub(super) struct Protocols {
     http1: http1::Builder,
-    http2: http2::Builder<TokioExecutor>,
+    http2: http2::Builder<StreamTasks>,
 }
 
 /// Why a connection ended in another way than by a last answer.
@@ -107,7 +108,7 @@ where
     Ok(())
 }
 
-type Http2<S> = http2::Connection<TokioIo<Wire>, Front<S>, TokioExecutor>;
+type Http2<S> = http2::Connection<TokioIo<Wire>, Front<S>, StreamTasks>;
 
 /// HTTP/2 can tell its client that no further requests are taken, while those that are open go on.
 async fn finishing<S>(mut http2: Pin<Box<Http2<S>>>, activity: &Activity) -> Result<(), hyper::Error>
@@ -139,8 +140,8 @@ fn http1(limits: &ServerLimits) -> http1::Builder {
     http
 }
 
-fn http2(limits: &ServerLimits) -> http2::Builder<TokioExecutor> {
-    let mut http = http2::Builder::new(TokioExecutor::new());
+fn http2(limits: &ServerLimits) -> http2::Builder<StreamTasks> {
+    let mut http = http2::Builder::new(StreamTasks);
     http.timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams)
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))

@@ -59,6 +59,7 @@ mod keeper;
 mod limits;
 mod refusal;
 mod request;
+mod stream_task;
 mod threads;
 mod tls;
 mod wire;

@@ -22,7 +22,9 @@ use super::activity::Order;
 use super::connection::Client;
 use super::limits::ServerLimits;
 use super::refusal::Refusal;
+use super::stream_task;
 use super::{Peer, Secured};
+use crate::identity::HangUp;
 
 /// The service of one connection, behind the checks that are the same for all.
 pub(super) struct Front<S> {
@@ -125,6 +127,9 @@ impl Turn {
             self.client.activity.upgrades();
             return;
         }
+        if let Some(hang_up) = response.extensions_mut().remove() {
+            self.ends_by(&hang_up);
+        }
         let headers = response.headers_mut();
         if self.client.is_secured && !headers.contains_key(STRICT_TRANSPORT_SECURITY) {
             headers.insert(STRICT_TRANSPORT_SECURITY, HSTS);
@@ -132,6 +137,21 @@ impl Turn {
         // HTTP/2 has its own way to say so.
         if self.client.activity.is_told(Order::Finish) && !self.client.activity.is_multiplexed() {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+    }
+
+    /// Nobody else is on a connection of HTTP/1.1: it ends altogether.
+    fn ends_by(&self, hang_up: &HangUp) {
+        if self.client.activity.is_multiplexed() {
+            stream_task::ends_by(hang_up);
+        } else {
+            // The keeper counts who has it.
+            let activity = Arc::downgrade(&self.client.activity);
+            hang_up.how(move || {
+                if let Some(activity) = activity.upgrade() {
+                    activity.tell(Order::Break);
+                }
+            });
         }
     }
 

@@ -87,6 +87,18 @@ impl Wire {
     }
 }
 
+impl Drop for Wire {
+    /// What a client hasn't taken that is sent away, or whose tunnel breaks off, isn't kept for it by the
+    /// system either: there it would cost memory for as long as the client likes.
+    fn drop(&mut self) {
+        let activity = self.activity();
+        let is_cut = activity.is_told(Order::Break) || activity.phase() == Phase::Tunnel;
+        if is_cut && activity.is_write_waiting() {
+            let _ = self.stream.socket().set_zero_linger();
+        }
+    }
+}
+
 impl AsyncRead for Wire {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -212,14 +224,17 @@ impl Stream {
         }
     }
 
-    /// Asks the system, not what it told us last: bytes may have come in since.
-    fn has_nothing_to_read(&self) -> bool {
-        let socket = match self {
+    fn socket(&self) -> &TcpStream {
+        match self {
             Self::Plain(stream) => stream,
             Self::Tls(stream) => stream.get_ref().0,
-        };
+        }
+    }
+
+    /// Asks the system, not what it told us last: bytes may have come in since.
+    fn has_nothing_to_read(&self) -> bool {
         let mut byte = [0];
-        let read = recv(socket, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        let read = recv(self.socket(), &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT);
         !matches!(read, Ok((_, read)) if read > 0)
     }
 }

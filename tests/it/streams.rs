@@ -5,6 +5,7 @@ mod events;
 mod passed;
 mod processes;
 mod told;
+mod unread;
 
 use std::sync::Arc;
 

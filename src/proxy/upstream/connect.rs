@@ -125,7 +125,7 @@ where
         UpstreamHttp::Http1 => {
             let answered = Arc::new(AtomicBool::new(false));
             let io = TokioIo::new(Watched::new(io, Arc::clone(&answered)));
-            let (sender, connection) = http1::handshake(io).await.map_err(ConnectError::Http)?;
+            let (sender, connection) = http1().handshake(io).await.map_err(ConnectError::Http)?;
             tokio::spawn(async move { ended(peer.address, connection.with_upgrades().await) });
             Ok(Connection::Http1(Http1 { sender, peer, answered }))
         }
@@ -145,6 +145,14 @@ where
     }
 }
 
+/// Of the usual kind hyper would read more than 400 KiB ahead, and as much again would wait to be written:
+/// too much for a thousand clients that take their time.
+fn http1() -> http1::Builder {
+    let mut http = http1::Builder::new();
+    http.max_buf_size(READ_BUFFER);
+    http
+}
+
 /// Whoever waits for an answer is told by hyper.
 fn ended(address: SocketAddr, end: hyper::Result<()>) {
     if let Err(error) = end {
@@ -161,6 +169,8 @@ const HEAD_START: Duration = Duration::from_millis(250);
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 const SEND_BUFFER: usize = 256 * 1024;
+/// For an answer's head, and for what is read at a time of its body.
+const READ_BUFFER: usize = 64 * 1024;
 const HEADER_LIST: u32 = 64 * 1024;
 /// While something is under way.
 const PING_INTERVAL: Duration = Duration::from_secs(20);

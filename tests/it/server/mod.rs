@@ -1,6 +1,7 @@
 //! The server over real sockets: what it accepts, what it refuses, and how it ends.
 
 mod drain;
+mod hostile;
 mod http2;
 mod limits;
 mod raw;

@@ -48,11 +48,21 @@ impl Browser {
     pub(crate) async fn send(
         &mut self,
         server: SocketAddr,
-        mut request: Request<Body>,
+        request: Request<Body>,
     ) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
         let socket = TcpStream::connect(server).await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await?;
         tokio::spawn(connection);
+        self.send_on(&mut sender, server, request).await
+    }
+
+    /// Sends a request on a connection that there is.
+    pub(crate) async fn send_on(
+        &mut self,
+        sender: &mut http1::SendRequest<Body>,
+        server: SocketAddr,
+        mut request: Request<Body>,
+    ) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
         request.headers_mut().insert(HOST, server.to_string().parse()?);
         if !self.cookies.is_empty() {
             let pairs: Vec<_> = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
