@@ -17,15 +17,21 @@
 //! | P-10 | where a request comes from, we say | `gateway::told::where_a_request_comes_from_is_told_by_those_who_know` |
 //! | P-11 | the path that decides is the path that is forwarded | `targets::nothing_but_the_path_decides`, `targets::a_path_with_two_readings_is_refused` |
 //! | P-12 | paths and queries pass byte for byte | `targets::five_hundred_odd_targets_pass_byte_for_byte` |
-//! | P-13 | nothing is done twice | `proxy::what_an_upstream_has_read_is_not_sent_again` |
-//! | P-14 | a poisoned connection is not used again | `proxy::a_connection_with_bytes_left_over_is_not_used_again`, `answers::answers_without_a_body_have_no_framing` |
+//! | P-13 | nothing is done twice | `proxy::what_an_upstream_has_read_is_not_sent_again`, `upstreams::connections::what_a_new_connection_loses_is_lost` |
+//! | P-14 | a poisoned connection is not used again | `proxy::a_connection_with_bytes_left_over_is_not_used_again`, `upstreams::connections::bytes_that_come_between_two_requests_answer_none`, `upstreams::connections::an_answer_before_the_body_s_end_costs_the_connection`, `answers::answers_without_a_body_have_no_framing` |
 //! | P-15 | no value becomes a line of its own | `answers::no_value_becomes_a_line_of_its_own` |
 //! | P-16 | half an answer looks like half | `answers::half_an_answer_is_no_whole_one` |
+//! | P-17 | HTTP/2 says nothing that HTTP/1.1 could not | `server::http2::p_17_what_http1_could_not_say_is_refused`, `server::http2::p_17_a_body_of_another_length_than_was_said_is_an_error` |
+//! | P-18 | everything has a limit | `server::limits::p_18_a_head_that_does_not_come_is_cut_off_at_its_time`, `server::limits::p_18_targets_and_headers_have_a_longest_length`, `server::hostile::a_thousand_slow_clients_are_not_noticed`, `proxy::a_body_beyond_the_limit_is_refused` |
+//! | P-19 | bodies stream | `upstreams::memory::large_bodies_take_no_memory`, `proxy::events_arrive_before_the_stream_ends` |
 //! | P-20 | 100 is said once the session is good | `hops::the_session_is_checked_before_a_body_is_asked_for` |
+//! | P-21 | WebSockets pass as they are | `streams::passed::messages_pass_both_ways`, `streams::passed::close_codes_are_kept`, `streams::passed::no_byte_is_changed` |
 //! | P-22 | methods | `gateway::rules::a_route_lets_its_methods_through_and_no_others`, `gateway::wire::tunnels_and_stars_reach_nobody` |
 //! | P-23 | answers without a body have none, nor a framing | `answers::answers_without_a_body_have_no_framing`, `answers::early_hints_are_left_out` |
 //! | P-24 | every 401 says what it wants | `hops::every_401_says_what_it_wants` |
 //! | P-25 | redirects are the client's | `proxy::redirects_are_the_clients_to_follow` |
+//! | P-26 | certificates of upstreams are verified | `upstreams::tls::a_certificate_that_is_not_good_is_not_taken` |
+//! | P-27 | both cookies arrive behind another proxy, and no script reads them | `recipes::curl_stays_signed_in`, `recipes::no_script_can_read_a_token` |
 //! | C-6 | no cookie of ours comes from an upstream | `answers::no_spelling_sets_a_cookie_of_ours` |
 
 mod answers;
@@ -135,4 +141,7 @@ fn the_table_names_tests_that_exist() {
         }
     }
     assert!(named > 20, "the table was not read");
+    for id in 1..=27 {
+        assert!(include_str!("mod.rs").contains(&format!("//! | P-{id} | ")), "P-{id} has no test");
+    }
 }
