@@ -19,6 +19,8 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     install target/release/sekisho /usr/local/bin/sekisho
 
 FROM debian:bookworm-slim
+# The authorities that https upstreams and PostgreSQL over TLS are checked against.
+RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates && rm -rf /var/lib/apt/lists/*
 COPY --from=build /usr/local/bin/sekisho /usr/local/bin/sekisho
 # A number, not a name, so that an orchestrator can see that it isn't root. A new volume takes over
 # the owner of the folder.

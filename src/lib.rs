@@ -9,14 +9,15 @@
 //!
 //! In order, for a request to the program with a session that is due for renewal:
 //!
-//! 1. [`server`] accepts the connection and bounds what its headers may cost.
+//! 1. One of the threads of [`server`] accepts the connection, agrees on TLS and HTTP, and bounds what
+//!    the client may cost.
 //! 2. [`app`] lets it in: the request gets its id, its place in a trace, and the
 //!    [`RequestScope`](identity::RequestScope) that marks its log lines, and it is noted where it comes
 //!    from ([`ClientAddress`](identity::ClientAddress)). Past CORS and the refusal of cross-site requests
 //!    the path alone says which face answers: a route of our own or the proxy.
 //! 3. [`SilentRefreshLayer`] reads the two cookies and asks a [`TokenService`]
-//!    about the access token: [`verify`](layer::TokenService::verify), without I/O. A valid one
-//!    skips the next step.
+//!    about the access token: [`verify`](layer::TokenService::verify), without I/O. One that was found
+//!    good on this thread is known again. A valid one skips the next step.
 //! 4. [`refresh`](layer::TokenService::refresh) of [`Tokens`] checks the refresh token's MAC, joins
 //!    the requests that present the same one, and tries one conditional update
 //!    ([`SessionStore::rotate`](services::store::SessionStore::rotate)). Where nothing was updated,
@@ -31,6 +32,14 @@
 //!    `Cache-Control: private, no-store`, and
 //!    [`X-Session-Event`](layer::SESSION_EVENT_HEADER), which says in one word what it did. When the
 //!    last byte has gone, the request is counted and has its line in the log.
+//!
+//! # Two halves
+//!
+//! Requests are served by [`ServingThreads`](server::ServingThreads), one on each core. Each has its own
+//! connections with clients and to upstreams, and remembers by itself which tokens it has found good: a
+//! request that needs no renewal wakes no other core. All that waits for something shared (the database,
+//! passwords, the feed of ended sessions, health checks, reloads) is on the runtime that [`cli`] starts;
+//! our own answers and renewals are sent there.
 //!
 //! # Where to read
 //!

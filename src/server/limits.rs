@@ -8,12 +8,13 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// cut off; a limit is for all threads together unless it says otherwise.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerLimits {
-    /// How many connections there may be. Beyond that a new one is answered with 503 and closed.
+    /// How many connections there may be. Beyond that a new one is answered with 503 and
+    /// closed, or over TLS just closed.
     pub connections: usize,
     /// How many requests an HTTP/2 connection may have open.
     pub streams: u32,
-    /// How many requests may wait for the beginning of their answer. Beyond that a request is answered
-    /// with 503 at once.
+    /// How many requests may wait for the beginning of their answer. Each thread may have its share of
+    /// that; beyond it a request is answered with 503 at once.
     pub in_flight: usize,
     /// How long a client may take over a TLS handshake, and over a request's headers from their first
     /// byte (on a new connection: from its beginning).

@@ -14,7 +14,7 @@
 //! 5. Answers over TLS tell browsers to come back over TLS only (`Strict-Transport-Security`), unless
 //!    they say something of that already.
 //!
-//! A connection has no timers: it notes what it does, and once in a while somebody looks whether it has
+//! A connection has no timers of its own (but for the pings of HTTP/2): it notes what it does, and once in a while somebody looks whether it has
 //! moved. So timeouts are kept to about a second.
 //!
 //! # The end

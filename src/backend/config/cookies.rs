@@ -60,7 +60,7 @@ fn check_secure(settings: &Settings, secure: bool, server: &Server) -> Result<()
         return Err(settings.invalid(SECURE, "server.public_origin isn't on loopback: set it to true"));
     }
     if secure && !https && !local {
-        let problem = "browsers refuse Secure cookies over plain http: put TLS in front and say https://…";
+        let problem = "browsers refuse Secure cookies over plain http: set server.tls_certificate or put TLS in front, and say https://…";
         return Err(settings.invalid("server.public_origin", problem));
     }
     Ok(())
