@@ -14,7 +14,7 @@ use crate::support::upstream::Upstream;
 const MANY: usize = 400;
 
 /// What each of them may cost once others rest, in KiB. (The buffers alone are 16.)
-const EACH: usize = 8;
+const EACH: usize = 4;
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
@@ -65,6 +65,7 @@ async fn what_was_read_of_the_next_request_is_kept() {
     let server = site.serve().await;
     let mut socket = TcpStream::connect(server.public).await.unwrap();
     ask(&mut socket, b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHo").await;
+    // Nothing tells when it rests.
     tokio::time::sleep(Duration::from_millis(2_500)).await;
     ask(&mut socket, b"st: a\r\n\r\n").await;
     server.stop().await;
