@@ -24,6 +24,13 @@ pub(super) struct Activity {
     open: AtomicU32,
     /// How many answers have something that the client doesn't take.
     untaken: AtomicU32,
+    /// Whether somebody may still read a request's body.
+    has_body: AtomicBool,
+    /// Whether a request asks for another protocol, and whether it may.
+    upgrading: AtomicBool,
+    upgradeable: AtomicBool,
+    /// At which step it is that long idle.
+    rests_at: AtomicU32,
     order: AtomicU8,
     waker: AtomicWaker,
 }
@@ -108,6 +115,44 @@ impl Activity {
             self.open.fetch_sub(1, Relaxed);
         }
         self.enter(Phase::Idle);
+    }
+
+    /// A request's body is there to be read, or not any longer.
+    pub(super) fn has_body(&self, has: bool) {
+        self.has_body.store(has, Relaxed);
+    }
+
+    /// The request asks for another protocol.
+    pub(super) fn asks_for_upgrade(&self) {
+        self.upgrading.store(true, Relaxed);
+    }
+
+    pub(super) fn is_asked_for_upgrade(&self) -> bool {
+        self.upgrading.load(Relaxed)
+    }
+
+    /// From now on the connection is one that can be upgraded.
+    pub(super) fn becomes_upgradeable(&self) {
+        self.upgradeable.store(true, Relaxed);
+    }
+
+    pub(super) fn is_upgradeable(&self) -> bool {
+        self.upgradeable.load(Relaxed)
+    }
+
+    /// Lets a connection rest that has been idle since this step.
+    pub(super) fn may_rest(&self, since: u32) {
+        if self.rests_at.swap(since, Relaxed) != since {
+            self.waker.wake();
+        }
+    }
+
+    /// Whether it still is, and nothing is left to be read or written.
+    pub(super) fn is_to_rest(&self) -> bool {
+        self.rests_at.load(Relaxed) == self.steps.load(Relaxed)
+            && self.stored_phase() == Phase::Idle
+            && !self.is_write_waiting()
+            && !self.has_body.load(Relaxed)
     }
 
     /// The connection is no longer for requests.

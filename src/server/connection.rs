@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -12,6 +13,7 @@ use http::{Request, Response};
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::net::sockopt;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tower::Service;
 
@@ -43,6 +45,8 @@ pub(super) struct Protocols {
 pub(super) enum Broken {
     #[error("HTTP was not kept to")]
     Http(#[from] hyper::Error),
+    #[error("it broke between two requests")]
+    Rest(#[source] std::io::Error),
     #[error("it closed before it said anything")]
     Sniff(#[source] std::io::Error),
     #[error("TLS was not agreed on")]
@@ -102,10 +106,69 @@ where
         // In a box: it is large, and most connections are none.
         finishing(Box::pin(http2), &activity).await?;
     } else {
-        let http1 = protocols.http1.serve_connection(TokioIo::new(wire), Front::new(service, client));
-        http1.with_upgrades().await?;
+        let front = Front::new(service, Arc::clone(&client));
+        serve_http1(&protocols.http1, wire, front, &client.activity).await?;
     }
     Ok(())
+}
+
+/// Serves HTTP/1.1. Its buffers are large beside everything else, and most connections are idle: so one
+/// that has been so for a moment gives them back, until it begins another request.
+async fn serve_http1<S>(
+    http: &http1::Builder,
+    mut wire: Wire,
+    mut front: Front<S>,
+    activity: &Activity,
+) -> Result<(), Broken>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    loop {
+        // With its box it is gone before the wait.
+        (wire, front) = {
+            let mut http1 = Box::new(http.serve_connection(TokioIo::new(wire), front));
+            let next = poll_fn(|cx| match Pin::new(&mut *http1).poll(cx) {
+                Poll::Ready(ended) => Poll::Ready(ended.map(|()| Next::End)),
+                Poll::Pending if activity.is_asked_for_upgrade() => Poll::Ready(Ok(Next::Upgrade)),
+                Poll::Pending if activity.is_to_rest() => Poll::Ready(Ok(Next::Rest)),
+                Poll::Pending => Poll::Pending,
+            });
+            match next.await? {
+                Next::End => return Ok(()),
+                Next::Upgrade => {
+                    activity.becomes_upgradeable();
+                    return Ok(Box::pin(http1.with_upgrades()).await?);
+                }
+                Next::Rest => taken_apart(*http1),
+            }
+        };
+        if !wire.begins_another().await.map_err(Broken::Rest)? {
+            // It may be gone altogether.
+            let _ = wire.shutdown().await;
+            return Ok(());
+        }
+    }
+}
+
+/// What is left of a connection without its buffers.
+fn taken_apart<S>(http1: http1::Connection<TokioIo<Wire>, Front<S>>) -> (Wire, Front<S>)
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone,
+{
+    let http1::Parts { io, read_buf, service, .. } = http1.into_parts();
+    let mut wire = io.into_inner();
+    // Of a request that was sent together with the last one, and whose rest hasn't come.
+    wire.read_again(&read_buf);
+    (wire, service)
+}
+
+/// What becomes of a connection of HTTP/1.1.
+enum Next {
+    End,
+    Rest,
+    /// It may, if the answer says so.
+    Upgrade,
 }
 
 type Http2<S> = http2::Connection<TokioIo<Wire>, Front<S>, StreamTasks>;

@@ -252,6 +252,8 @@ impl Kept {
             self.cut("head");
         } else if look.phase == Phase::Closing && still >= LAST_MOMENT {
             self.activity.tell(Order::Break);
+        } else if look.phase == Phase::Idle && still >= RESTS_AFTER && !self.activity.is_multiplexed() {
+            self.activity.may_rest(look.steps);
         }
     }
 
@@ -274,6 +276,9 @@ impl Kept {
 /// How long a connection without a request stays open once the server stops, and how long a client may
 /// go on sending after our last word.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
+
+/// Most clients that ask for more do so within a moment.
+const RESTS_AFTER: Duration = Duration::from_secs(1);
 
 /// Timeouts are kept to about this.
 const LONGEST_PERIOD: Duration = Duration::from_secs(1);

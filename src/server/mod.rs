@@ -14,7 +14,12 @@
 //! 5. Answers over TLS tell browsers to come back over TLS only (`Strict-Transport-Security`), unless
 //!    they say something of that already.
 //!
-//! A connection has no timers of its own (but for the pings of HTTP/2): it notes what it does, and once in a while somebody looks whether it has
+//! A connection of HTTP/1.1 that has been idle for a second gives its buffers back until its next request.
+//! An answer that must end although its client takes nothing of it ends by its
+//! [`HangUp`](crate::identity::HangUp): the connection of HTTP/1.1, the stream of HTTP/2.
+//!
+//! A connection has no timers of its own (but for the pings of HTTP/2): it notes what it does, and once
+//! in a while somebody looks whether it has
 //! moved. So timeouts are kept to about a second.
 //!
 //! # The end

@@ -14,6 +14,7 @@ use http::uri::Authority;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use pin_project_lite::pin_project;
 use tower::util::Oneshot;
 use tower::{Service, ServiceExt};
@@ -50,8 +51,17 @@ where
         let turn = Turn::begin(&self.client);
         let limits = &self.client.terms.limits;
         // An empty body of ours needs no memory.
-        let body = |body: Incoming| if body.is_end_stream() { Body::empty() } else { Body::new(body) };
+        let body = |body: Incoming| match body.is_end_stream() {
+            true => Body::empty(),
+            false => Body::new(RequestBody::new(body, &self.client)),
+        };
         let mut request = request.map(body);
+        // Where hyper has put that, the request asks for an upgrade.
+        let activity = &self.client.activity;
+        let upgrades = request.extensions().get::<OnUpgrade>().is_some() && !activity.is_multiplexed();
+        if upgrades {
+            activity.asks_for_upgrade();
+        }
         let answer = match turn.admitted().and_then(|()| check(&mut request, limits)) {
             Ok(()) => {
                 request.extensions_mut().insert(Peer(self.client.peer));
@@ -62,7 +72,7 @@ where
             }
             Err(refusal) => Either::Right(ready(Ok(refusal.response()))),
         };
-        Answering { answer, turn: Some(turn) }
+        Answering { answer, upgrades, turn: Some(turn) }
     }
 }
 
@@ -74,6 +84,8 @@ pin_project! {
     {
         #[pin]
         answer: Either<Oneshot<S, Request<Body>>, Ready<Result<Response<Body>, S::Error>>>,
+        // Whether it asks for that.
+        upgrades: bool,
         turn: Option<Turn>,
     }
 }
@@ -86,6 +98,10 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
+        if *this.upgrades && this.turn.as_ref().is_some_and(|turn| !turn.client.activity.is_upgradeable()) {
+            // The connection sees that it was asked for, and asks again as one that is.
+            return Poll::Pending;
+        }
         let mut response = ready!(this.answer.poll(cx))?;
         if let Some(turn) = this.turn {
             turn.answered(&mut response);
@@ -183,6 +199,48 @@ impl Drop for Turn {
         if !self.is_upgraded {
             self.client.activity.ends();
         }
+    }
+}
+
+pin_project! {
+    /// A request's body, which somebody may read even after the answer.
+    struct RequestBody {
+        #[pin]
+        body: Incoming,
+        client: Arc<Client>,
+    }
+
+    impl PinnedDrop for RequestBody {
+        fn drop(this: Pin<&mut Self>) {
+            this.client.activity.has_body(false);
+        }
+    }
+}
+
+impl RequestBody {
+    fn new(body: Incoming, client: &Arc<Client>) -> Self {
+        client.activity.has_body(true);
+        Self { body, client: Arc::clone(client) }
+    }
+}
+
+impl HttpBody for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        self.project().body.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

@@ -5,11 +5,13 @@
 //! socket, or be read in part. So it isn't told: instead this end of the connection says that the client
 //! has closed, and only after a last look at the socket, when nothing of a request has come.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -22,9 +24,8 @@ use super::connection::Client;
 pub(super) struct Wire {
     stream: Stream,
     client: Arc<Client>,
-    /// What was read to find out the protocol, and how much of it is to be read again.
-    sniffed: [u8; PREFACE.len()],
-    unread: std::ops::Range<usize>,
+    /// What was read already, and is to be read again.
+    unread: Bytes,
     /// How much may come after our last word.
     lingers_for: usize,
 }
@@ -36,7 +37,7 @@ pub(super) enum Stream {
 
 impl Wire {
     pub(super) fn new(stream: Stream, client: Arc<Client>) -> Self {
-        Self { stream, client, sniffed: [0; PREFACE.len()], unread: 0..0, lingers_for: LINGERS_FOR }
+        Self { stream, client, unread: Bytes::new(), lingers_for: LINGERS_FOR }
     }
 
     /// Whether the client begins as HTTP/2 does where nothing was agreed on before (RFC 9113, section
@@ -50,8 +51,28 @@ impl Wire {
                 read => len += read,
             }
         }
-        (self.sniffed, self.unread) = (sniffed, 0..len);
+        self.unread = Bytes::copy_from_slice(&sniffed[..len]);
         Ok(sniffed == PREFACE)
+    }
+
+    /// Whether another request begins, for which it waits. In the meantime there is no buffer.
+    pub(super) async fn begins_another(&mut self) -> io::Result<bool> {
+        if !self.unread.is_empty() {
+            return Ok(true);
+        }
+        let begun = poll_fn(|cx| {
+            let mut begin = [0; BEGIN];
+            let mut buffer = ReadBuf::new(&mut begin);
+            ready!(Pin::new(&mut *self).poll_read(cx, &mut buffer))?;
+            Poll::Ready(io::Result::Ok(Bytes::copy_from_slice(buffer.filled())))
+        });
+        self.unread = begun.await?;
+        Ok(!self.unread.is_empty())
+    }
+
+    /// From now on this is read before anything else.
+    pub(super) fn read_again(&mut self, unread: &[u8]) {
+        self.unread = Bytes::copy_from_slice(unread);
     }
 
     fn activity(&self) -> &Activity {
@@ -108,10 +129,9 @@ impl AsyncRead for Wire {
         let wire = self.get_mut();
         wire.check()?;
         if !wire.unread.is_empty() {
-            let again = &wire.sniffed[wire.unread.clone()];
-            let len = again.len().min(buffer.remaining());
-            buffer.put_slice(&again[..len]);
-            wire.unread.start += len;
+            let len = wire.unread.len().min(buffer.remaining());
+            buffer.put_slice(&wire.unread.split_to(len));
+            wire.activity().received();
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
@@ -241,6 +261,9 @@ impl Stream {
 
 /// RFC 9113, section 3.4.
 const PREFACE: [u8; 24] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How much of a request is read first of a connection that has rested, in bytes: all of most.
+const BEGIN: usize = 2048;
 
 /// How many bytes are read and dropped at the end of a connection.
 const LINGERS_FOR: usize = 1024 * 1024;

@@ -67,8 +67,8 @@ async fn site() -> (Site, Server) {
         "[[routes]]\npath = \"/open\"\nupstreams = [\"http://{upstream}\"]\nauth = \"none\"\nidle_timeout = \"5s\"\n"
     );
     site.write("sekisho.toml", &format!("{config}{open}"));
-    site.set("server.header_timeout", "3s");
-    site.set("server.write_timeout", "4s");
+    site.set("server.header_timeout", "2s");
+    site.set("server.write_timeout", "2s");
     site.user("ann@example.com", "user").await;
     let server = site.serve().await;
     (site, server)

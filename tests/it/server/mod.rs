@@ -5,5 +5,6 @@ mod hostile;
 mod http2;
 mod limits;
 mod raw;
+mod rest;
 mod threads;
 mod tls;
