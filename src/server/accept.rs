@@ -1,7 +1,7 @@
 //! Taking connections from a listening socket.
 
 use std::convert::Infallible;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -121,9 +121,18 @@ where
     fn take_queued(&mut self, listener: TcpListener) {
         // Asks the system each time, for what tokio knows of the queue may be of a moment ago.
         let Ok(listener) = listener.into_std() else { return };
-        while let Ok((stream, peer)) = listener.accept() {
-            if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
-                self.take(stream, peer);
+        loop {
+            match listener.accept() {
+                Ok((stream, peer)) => {
+                    let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+                    if let Ok(stream) = stream {
+                        self.take(stream, peer);
+                    }
+                }
+                // Of one whose client has gone meanwhile; behind it there may be others.
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => {}
+                Err(_) => return,
             }
         }
     }

@@ -647,7 +647,7 @@ impl Inner {
         work: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, tokio::task::JoinError> {
         match &self.runtime {
-            Some(home) if Handle::current().id() != home.id() => home.spawn(work).await,
+            Some(home) if Handle::current().id() != home.id() => home.spawn(for_this_request(work)).await,
             _ => Ok(work.await),
         }
     }

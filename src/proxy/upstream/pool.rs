@@ -30,6 +30,8 @@ struct Slot {
     /// The one used last is at the end, and is used next: so the others may be let go.
     idle: Vec<Idle>,
     shared: Option<Shared>,
+    /// Whether it agrees to HTTP/1.1 alone, as far as is known.
+    http1_alone: bool,
     connecting: Arc<tokio::sync::Mutex<()>>,
     /// How many were last added to the gauge.
     counted: usize,
@@ -95,8 +97,20 @@ impl Pool {
         peer: Peer,
     ) {
         let mut slots = self.lock();
-        slots.of(upstream).shared = Some(Shared { sender, peer, used: Instant::now() });
+        let slot = slots.of(upstream);
+        slot.shared = Some(Shared { sender, peer, used: Instant::now() });
+        slot.http1_alone = false;
         self.sweep_from_now_on(&mut slots);
+    }
+
+    /// Notes that an upstream which was offered HTTP/2 speaks HTTP/1.1 alone.
+    pub(super) fn note_http1_alone(&self, upstream: &Arc<Upstream>) {
+        self.lock().of(upstream).http1_alone = true;
+    }
+
+    /// Whether it did so when it was last connected to.
+    pub(super) fn speaks_http1_alone(&self, upstream: &Arc<Upstream>) -> bool {
+        self.lock().of(upstream).http1_alone
     }
 
     /// Held while a connection to share is made, so that there is one.
@@ -133,6 +147,7 @@ impl Slots {
             upstream: Arc::downgrade(upstream),
             idle: Vec::new(),
             shared: None,
+            http1_alone: false,
             connecting: Arc::default(),
             counted: 0,
         })

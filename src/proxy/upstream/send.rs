@@ -130,14 +130,17 @@ impl<'a> Search<'a> {
             return connect(upstream, UpstreamHttp::Http1, may_stall).await;
         }
         let connecting = self.pool.connecting(upstream);
-        let _one_at_a_time = connecting.lock().await;
+        let one_at_a_time = connecting.lock().await;
         // Another request may have made one meanwhile.
         if let Some(connection) = self.take_kept(upstream, Instant::now()) {
             return Ok(connection);
         }
+        // What can't be shared need not be waited for.
+        let _held = (!self.pool.speaks_http1_alone(upstream)).then_some(one_at_a_time);
         let connection = connect(upstream, UpstreamHttp::Http2, may_stall).await?;
-        if let Connection::Http2(sender, peer) = &connection {
-            self.pool.share(upstream, sender.clone(), *peer);
+        match &connection {
+            Connection::Http1(_) => self.pool.note_http1_alone(upstream),
+            Connection::Http2(sender, peer) => self.pool.share(upstream, sender.clone(), *peer),
         }
         Ok(connection)
     }

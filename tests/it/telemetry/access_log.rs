@@ -18,7 +18,10 @@ async fn a_line_says_who_asked_for_what_and_how_it_went() {
     site.forward_to(upstream.url());
     let server = site.serve().await;
     let mut browser = Browser::signed_in(server.public, TARO).await;
-    let who = browser.get(server.public, "/auth/session").await.json();
+    let asked = browser.get(server.public, "/auth/session").await;
+    let who = asked.json();
+    let own = line_of(&server, asked.header("x-request-id").unwrap()).await;
+    assert_eq!((&own["user"], &own["session"]), (&who["user"]["id"], &who["session_id"]));
     let answer = browser.get(server.public, "/films?of=1954").await;
     let mut line = line_of(&server, answer.header("x-request-id").unwrap()).await;
 
