@@ -1,8 +1,12 @@
 //! TLS to upstreams (P-26).
 
-use sekisho::proxy::{RouteSpec, Routes, UpstreamHttp, UpstreamSettings};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::io::AsyncWriteExt;
+use futures_util::future::join_all;
+use sekisho::proxy::{RouteSpec, Routes, UpstreamHttp, UpstreamSettings};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Barrier;
 
 use super::{get, problem, route};
 use crate::support::authority::Authority;
@@ -85,6 +89,35 @@ async fn the_version_is_agreed_upon() {
     let upstream = Upstream::by_tls(authority.server("localhost", &["h2"])).await;
     let front = Front::new([route([url(&upstream, "localhost")], trusting(&authority))]).start().await;
     assert_eq!(code(get(front).await).await, problem(502, "upstream_unreachable"), "HTTP/1.1 alone");
+}
+
+/// A connection of HTTP/2 is waited for, since it can be shared; those of HTTP/1.1 must not be made one
+/// after the other.
+#[tokio::test]
+async fn upstreams_without_http2_are_connected_to_side_by_side() {
+    const AT_ONCE: usize = 4;
+    let authority = Authority::new();
+    let tls = authority.server("localhost", &["http/1.1"]);
+    let (first, all) = (Arc::new(AtomicBool::new(true)), Arc::new(Barrier::new(AT_ONCE)));
+    let upstream = listen(move |socket| {
+        let (tls, first, all) = (tls.clone(), Arc::clone(&first), Arc::clone(&all));
+        async move {
+            if !first.swap(false, Ordering::Relaxed) {
+                all.wait().await;
+            }
+            let mut socket = tls.accept(socket).await.unwrap();
+            let _ = socket.read(&mut [0; 1024]).await;
+            let _ = socket.write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n").await;
+        }
+    })
+    .await;
+    let settings = UpstreamSettings { http: UpstreamHttp::Http2, ..trusting(&authority) };
+    let url = format!("https://localhost:{}", upstream.port());
+    let front = Front::new([route([url], settings)]).start().await;
+    assert_eq!(get(front).await.status(), 204);
+    for answer in join_all((0..AT_ONCE).map(|_| get(front))).await {
+        assert_eq!(answer.status(), 204);
+    }
 }
 
 #[test]
