@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::recorder::Recorded;
 use super::{Public, Recorder};
 use crate::support::gateway::route;
+use crate::support::http::generously;
 use crate::support::upstream::listen;
 
 // P-1
@@ -145,30 +146,6 @@ async fn nothing_but_the_path_decides() {
         assert_eq!(seen[0].asked(), "GET /public");
         assert!(!seen[0].names().contains(&lie.to_lowercase()), "{lie}: {:?}", seen[0]);
     }
-}
-
-/// What an application makes of a path that reads it in the most generous way: escapes undone once,
-/// backslashes and doubled slashes taken for slashes, parameters left out, dots followed.
-fn generously(path: &str) -> String {
-    let mut bytes = Vec::new();
-    let mut rest = path.as_bytes();
-    while let [first, after @ ..] = rest {
-        let escape = (*first == b'%').then(|| after.get(..2)).flatten();
-        let escape = escape.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok());
-        bytes.push(escape.unwrap_or(*first));
-        rest = if escape.is_some() { &after[2..] } else { after };
-    }
-    let text = String::from_utf8_lossy(&bytes).replace('\\', "/");
-    let text = text.split('\0').next().unwrap_or_default();
-    let mut segments: Vec<&str> = Vec::new();
-    for segment in text.split('/') {
-        match segment.split(';').next().unwrap_or_default().trim() {
-            "" | "." => {}
-            ".." => _ = segments.pop(),
-            name => segments.push(name),
-        }
-    }
-    format!("/{}", segments.join("/"))
 }
 
 // P-11
