@@ -22,8 +22,6 @@ pub(super) struct Activity {
     multiplexed: AtomicBool,
     /// How many of those are open.
     open: AtomicU32,
-    /// How many answers have something that the client doesn't take.
-    untaken: AtomicU32,
     /// Whether somebody may still read a request's body.
     has_body: AtomicBool,
     /// Whether a request asks for another protocol, and whether it may.
@@ -71,8 +69,6 @@ pub(super) struct Look {
     pub(super) phase: Phase,
     pub(super) steps: u32,
     pub(super) stalls: u32,
-    /// Whether an answer has something that the client doesn't take.
-    pub(super) untaken: bool,
 }
 
 impl Look {
@@ -122,6 +118,10 @@ impl Activity {
         self.has_body.store(has, Relaxed);
     }
 
+    pub(super) fn has_a_body(&self) -> bool {
+        self.has_body.load(Relaxed)
+    }
+
     /// The request asks for another protocol.
     pub(super) fn asks_for_upgrade(&self) {
         self.upgrading.store(true, Relaxed);
@@ -147,12 +147,17 @@ impl Activity {
         }
     }
 
+    /// Lets one rest that is idle right now, for whoever looks next.
+    pub(super) fn may_rest_now(&self) {
+        self.rests_at.store(self.steps.load(Relaxed), Relaxed);
+    }
+
     /// Whether it still is, and nothing is left to be read or written.
     pub(super) fn is_to_rest(&self) -> bool {
         self.rests_at.load(Relaxed) == self.steps.load(Relaxed)
             && self.stored_phase() == Phase::Idle
             && !self.is_write_waiting()
-            && !self.has_body.load(Relaxed)
+            && !self.has_a_body()
     }
 
     /// The connection is no longer for requests.
@@ -165,17 +170,6 @@ impl Activity {
         if self.stored_phase() != Phase::Closing {
             self.enter(Phase::Closing);
         }
-    }
-
-    /// A piece of an answer is handed over.
-    pub(super) fn hands_over(&self) {
-        self.untaken.fetch_add(1, Relaxed);
-    }
-
-    /// The client has taken it.
-    pub(super) fn is_taken(&self) {
-        self.untaken.fetch_sub(1, Relaxed);
-        self.step();
     }
 
     /// A write has to wait, or not any longer.
@@ -201,12 +195,7 @@ impl Activity {
     }
 
     pub(super) fn look(&self) -> Look {
-        Look {
-            phase: self.phase(),
-            steps: self.steps.load(Relaxed),
-            stalls: self.stalls.load(Relaxed),
-            untaken: self.untaken.load(Relaxed) > 0,
-        }
+        Look { phase: self.phase(), steps: self.steps.load(Relaxed), stalls: self.stalls.load(Relaxed) }
     }
 
     /// Tells the connection what to do, unless it was told more already.

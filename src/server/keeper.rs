@@ -50,7 +50,7 @@ struct Kept {
     seen: Look,
     /// Since when it is in that phase without a step.
     still_since: Instant,
-    /// Since when its client has taken nothing.
+    /// Since when a write has waited for its client. What else a stream of HTTP/2 may wait for, it times itself.
     stalled_since: Instant,
     is_counted: bool,
 }
@@ -92,6 +92,11 @@ impl Connections {
     /// What a new connection may cost.
     pub(super) fn terms(&self) -> Arc<Terms> {
         self.terms.load_full()
+    }
+
+    /// How long a client may take nothing of an answer, by now.
+    pub(super) fn write_timeout(&self) -> Duration {
+        self.terms.load().limits.write_timeout
     }
 
     pub(super) fn set_limits(&self, limits: ServerLimits) {
@@ -238,8 +243,7 @@ impl Kept {
         if !stood_still {
             self.still_since = now;
         }
-        let takes_nothing = same_write_waits || (look.untaken && stood_still);
-        if !takes_nothing {
+        if !same_write_waits {
             self.stalled_since = now;
         }
         self.seen = look;

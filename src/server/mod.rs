@@ -18,7 +18,8 @@
 //! An answer that must end although its client takes nothing of it ends by its
 //! [`HangUp`](crate::identity::HangUp): the connection of HTTP/1.1, the stream of HTTP/2.
 //!
-//! A connection has no timers of its own (but for the pings of HTTP/2): it notes what it does, and once
+//! A connection has no timers of its own (but for the pings of HTTP/2, and a stream of HTTP/2 of which nothing
+//! is taken, which is reset when that has lasted [`ServerLimits::write_timeout`]): it notes what it does, and once
 //! in a while somebody looks whether it has
 //! moved. So timeouts are kept to about a second.
 //!

@@ -116,8 +116,6 @@ struct Turn {
     client: Arc<Client>,
     /// Whether it counts as waiting for its answer.
     is_in_flight: bool,
-    /// Whether it has handed over something that the client hasn't taken.
-    is_untaken: bool,
     is_upgraded: bool,
 }
 
@@ -125,7 +123,7 @@ impl Turn {
     fn begin(client: &Arc<Client>) -> Self {
         client.activity.begins();
         let is_in_flight = client.slot.connections().begin_request(client.terms.limits.in_flight);
-        Self { client: Arc::clone(client), is_in_flight, is_untaken: false, is_upgraded: false }
+        Self { client: Arc::clone(client), is_in_flight, is_upgraded: false }
     }
 
     fn admitted(&self) -> Result<(), Refusal> {
@@ -178,16 +176,15 @@ impl Turn {
     }
 
     /// Only HTTP/2 can wait for a client without a write that waits.
-    fn hands_over(&mut self) {
+    fn hands_over(&self) {
         if self.client.activity.is_multiplexed() {
-            self.is_untaken = true;
-            self.client.activity.hands_over();
+            stream_task::hands_over(self.client.slot.connections().write_timeout());
         }
     }
 
-    fn is_taken(&mut self) {
-        if std::mem::take(&mut self.is_untaken) {
-            self.client.activity.is_taken();
+    fn is_taken(&self) {
+        if self.client.activity.is_multiplexed() {
+            stream_task::is_taken();
         }
     }
 }
@@ -195,7 +192,6 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         self.leave_flight();
-        self.is_taken();
         if !self.is_upgraded {
             self.client.activity.ends();
         }
@@ -260,11 +256,11 @@ impl HttpBody for AnswerBody {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let this = self.get_mut();
         // Who asks for more has passed on what there was.
-        if let Some(turn) = &mut this.turn {
+        if let Some(turn) = &this.turn {
             turn.is_taken();
         }
         let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
-        if let (Some(turn), Some(Ok(_))) = (&mut this.turn, &frame) {
+        if let (Some(turn), Some(Ok(_))) = (&this.turn, &frame) {
             turn.hands_over();
         }
         Poll::Ready(frame)

@@ -3,6 +3,10 @@
 //! A task that waits until its client takes more can be ended from outside only by dropping it, and that
 //! resets its stream. The others of its connection may be someone else's, behind a proxy that speaks
 //! HTTP/2 to us, and go on.
+//!
+//! A client that gives one stream no window while others of its connection move holds what the answer
+//! holds, up to its upstream. Nothing is written then that could wait, so such a stream has a timer, as long as
+//! it waits; most never do.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -10,10 +14,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Acquire, Release};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use hyper::rt::Executor;
 use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep, sleep};
 
 use crate::identity::HangUp;
 
@@ -23,7 +29,7 @@ pub(super) struct StreamTasks;
 
 impl<F: Future<Output: Send> + Send + 'static> Executor<F> for StreamTasks {
     fn execute(&self, task: F) {
-        tokio::spawn(StreamTask { task, end: None });
+        tokio::spawn(StreamTask { task, end: None, waiting: None });
     }
 }
 
@@ -37,9 +43,30 @@ pub(super) fn ends_by(hang_up: &HangUp) {
     });
 }
 
+/// The task in which this is called hands over a piece of its answer, which the client may leave for that
+/// long.
+pub(super) fn hands_over(patience: Duration) {
+    HELD.set(Some(Held::For(patience)));
+}
+
+/// It asks for more: the last piece is taken.
+pub(super) fn is_taken() {
+    HELD.set(Some(Held::Nothing));
+}
+
 thread_local! {
     /// From [`ends_by`] to the task that is being polled.
     static NEW_END: Cell<Option<Arc<End>>> = const { Cell::new(None) };
+    /// What the task that is being polled has done last, if anything.
+    static HELD: Cell<Option<Held>> = const { Cell::new(None) };
+}
+
+/// What a task has for its client.
+#[derive(Clone, Copy)]
+enum Held {
+    Nothing,
+    /// A piece that may stay that long.
+    For(Duration),
 }
 
 #[derive(Default)]
@@ -61,6 +88,8 @@ pin_project! {
         task: F,
         // Once there is one.
         end: Option<Arc<End>>,
+        // While its client takes nothing.
+        waiting: Option<Pin<Box<Sleep>>>,
     }
 }
 
@@ -72,11 +101,37 @@ impl<F: Future> Future for StreamTask<F> {
         if this.end.as_ref().is_some_and(|end| end.is_now(cx)) {
             return Poll::Ready(());
         }
+        HELD.set(None);
         let polled = this.task.poll(cx).map(|_| ());
         if let Some(end) = NEW_END.take() {
             end.task.register(cx.waker());
             *this.end = Some(end);
         }
+        if polled.is_pending() {
+            match HELD.take() {
+                Some(Held::For(patience)) => wait_anew(this.waiting, patience),
+                Some(Held::Nothing) => *this.waiting = None,
+                None => {}
+            }
+            if is_over(this.waiting, cx) {
+                return Poll::Ready(());
+            }
+        }
         polled
     }
+}
+
+fn wait_anew(waiting: &mut Option<Pin<Box<Sleep>>>, patience: Duration) {
+    match waiting {
+        Some(waiting) => waiting.as_mut().reset(Instant::now() + patience),
+        None => *waiting = Some(Box::pin(sleep(patience))),
+    }
+}
+
+fn is_over(waiting: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>) -> bool {
+    let is_over = waiting.as_mut().is_some_and(|waiting| waiting.as_mut().poll(cx).is_ready());
+    if is_over {
+        metrics::counter!("sekisho_connections_timed_out_total", "waiting_for" => "stream").increment(1);
+    }
+    is_over
 }

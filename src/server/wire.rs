@@ -3,7 +3,8 @@
 //!
 //! hyper closes an idle connection that is told to finish although a request may already wait in the
 //! socket, or be read in part. So it isn't told: instead this end of the connection says that the client
-//! has closed, and only after a last look at the socket, when nothing of a request has come.
+//! has closed, and only after a last look at the socket and, by taking HTTP/1.1 apart, at hyper's buffer, when
+//! nothing of a request has come.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -26,6 +27,8 @@ pub(super) struct Wire {
     client: Arc<Client>,
     /// What was read already, and is to be read again.
     unread: Bytes,
+    /// Whether nobody above has a buffer in which the beginning of a request may be.
+    rests: bool,
     /// How much may come after our last word.
     lingers_for: usize,
 }
@@ -37,7 +40,7 @@ pub(super) enum Stream {
 
 impl Wire {
     pub(super) fn new(stream: Stream, client: Arc<Client>) -> Self {
-        Self { stream, client, unread: Bytes::new(), lingers_for: LINGERS_FOR }
+        Self { stream, client, unread: Bytes::new(), rests: false, lingers_for: LINGERS_FOR }
     }
 
     /// Whether the client begins as HTTP/2 does where nothing was agreed on before (RFC 9113, section
@@ -58,6 +61,7 @@ impl Wire {
     /// Whether another request begins, for which it waits. In the meantime there is no buffer.
     pub(super) async fn begins_another(&mut self) -> io::Result<bool> {
         if !self.unread.is_empty() {
+            self.rests = false;
             return Ok(true);
         }
         let begun = poll_fn(|cx| {
@@ -67,11 +71,13 @@ impl Wire {
             Poll::Ready(io::Result::Ok(Bytes::copy_from_slice(buffer.filled())))
         });
         self.unread = begun.await?;
+        self.rests = false;
         Ok(!self.unread.is_empty())
     }
 
     /// From now on this is read before anything else.
     pub(super) fn read_again(&mut self, unread: &[u8]) {
+        self.rests = true;
         self.unread = Bytes::copy_from_slice(unread);
     }
 
@@ -94,6 +100,13 @@ impl Wire {
             && matches!(activity.phase(), Phase::New | Phase::Idle)
             && !activity.is_write_waiting()
             && self.stream.has_nothing_to_read()
+    }
+
+    /// Whether hyper may have read the beginning of another request together with the last one.
+    fn may_be_read_ahead(&self) -> bool {
+        let activity = self.activity();
+        let can_rest = !activity.is_multiplexed() && !activity.is_upgradeable() && !activity.has_a_body();
+        can_rest && !self.rests && activity.phase() == Phase::Idle
     }
 
     /// Notes whether the client takes what is written.
@@ -147,6 +160,11 @@ impl AsyncRead for Wire {
         wire.activity().waits(cx.waker());
         wire.check()?;
         if wire.is_to_end() {
+            if wire.may_be_read_ahead() {
+                // Taken apart, it shows.
+                wire.activity().may_rest_now();
+                return Poll::Pending;
+            }
             wire.lingers_for = 0;
             return Poll::Ready(Ok(()));
         }

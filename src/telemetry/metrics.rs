@@ -35,7 +35,7 @@ pub const METRICS: &[Metric] = &[
     counts("sekisho_connections_refused_total", "Connections closed at once because there were too many"),
     counts(
         "sekisho_connections_timed_out_total",
-        "Connections closed because the client was too slow, by what for",
+        "Connections, and streams of HTTP/2, closed because the client was too slow, by what for",
     ),
     counts("sekisho_connections_handed_over_total", "Connections handed to a serving thread with fewer"),
     counts("sekisho_requests_shed_total", "Requests answered with 503 because there were too many"),

@@ -106,6 +106,24 @@ async fn a_request_of_which_a_byte_has_come_is_answered() {
     tokio::time::timeout(PATIENCE, draining).await.unwrap().unwrap();
 }
 
+/// What has come of it is in hyper's buffer then, and the socket is empty.
+#[tokio::test]
+async fn so_is_one_whose_beginning_came_together_with_another() {
+    let (server, mut seen) = Serving::start(1, hasty());
+    let mut socket = server.connect().await;
+    assert!(talk(&mut socket, &format!("{GET}{}", &GET[..8])).await.contains("200 OK"));
+    let mut idle = server.connect().await;
+    assert!(talk(&mut idle, GET).await.contains("200 OK"));
+    let draining = tokio::spawn(async move { server.threads.drain().await });
+    // From here on nothing that is idle is left open.
+    assert_eq!(to_the_end(&mut idle).await, "");
+    let answer = talk(&mut socket, &GET[8..]).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains("connection: close\r\n"), "{answer}");
+    assert_eq!(to_the_end(&mut socket).await, "");
+    tokio::time::timeout(PATIENCE, draining).await.unwrap().unwrap();
+    assert_eq!(std::iter::from_fn(|| seen.try_recv().ok()).count(), 3);
+}
+
 #[tokio::test]
 async fn what_does_not_end_is_left_at_the_deadline() {
     let limits = ServerLimits { drain: Duration::from_millis(300), ..ServerLimits::default() };

@@ -139,8 +139,13 @@ async fn take_nothing(socket: TcpStream) {
         let Ok((answer, _)) = client.send_request(request, true) else { break };
         answers.push(answer);
     }
-    let _answers = join_all(answers).await;
-    let _ = connection.await;
+    // It reads what comes, but gives back no window: until every one of them is reset.
+    join_all(join_all(answers).await.into_iter().flatten().map(async |answer| {
+        let mut body = answer.into_body();
+        while let Some(Ok(_)) = body.data().await {}
+    }))
+    .await;
+    connection.abort();
 }
 
 /// What an honest browser has seen.

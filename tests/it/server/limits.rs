@@ -131,6 +131,45 @@ async fn who_takes_nothing_of_an_answer_is_cut_off() {
     drop((socket, stuck));
 }
 
+/// Flow control of HTTP/2: nothing is written that could wait, and the connection moves all the time.
+#[tokio::test]
+async fn a_stream_of_which_nothing_is_taken_ends_beside_a_busy_one() {
+    let limits = ServerLimits { write_timeout: SHORT * 2, ..ServerLimits::default() };
+    let (server, _seen) = Serving::start(1, limits);
+    let handshake = h2::client::Builder::new().initial_window_size(0).handshake(server.connect().await);
+    let (mut client, mut connection) = handshake.await.unwrap();
+    let mut pings = connection.ping_pong().unwrap();
+    tokio::spawn(connection);
+    let (stuck, _) = client.send_request(get2("/endless"), true).unwrap();
+    let stuck = stuck.await.unwrap();
+    let begun = Instant::now();
+    assert_eq!(server.script.endless(), 1);
+    until("the answer to be given up", async || {
+        // An empty answer needs no window.
+        assert_eq!(ask(&mut client, get2("/hsts")).await.unwrap().0, 200);
+        pings.ping(h2::Ping::opaque()).await.unwrap();
+        (server.script.endless() == 0).then_some(())
+    })
+    .await;
+    assert!(begun.elapsed() >= limits.write_timeout, "{:?}", begun.elapsed());
+    let end = stuck.into_body().data().await.unwrap();
+    assert_eq!(end.unwrap_err().reason(), Some(h2::Reason::CANCEL));
+    // It is the stream that ended, not the connection.
+    assert_eq!(ask(&mut client, get2("/hsts")).await.unwrap().0, 200);
+}
+
+/// The time is for what isn't taken, not for what isn't there yet.
+#[tokio::test]
+async fn an_answer_that_pauses_is_not_given_up() {
+    let limits = ServerLimits { write_timeout: SHORT / 4, ..ServerLimits::default() };
+    let (server, _seen) = Serving::start(1, limits);
+    let mut client = server.http2().await;
+    let (answer, _) = client.send_request(get2("/stream"), true).unwrap();
+    let mut body = answer.await.unwrap().into_body();
+    assert_eq!(body.data().await.unwrap().unwrap(), "begun");
+    assert!(tokio::time::timeout(SHORT, body.data()).await.is_err());
+}
+
 #[tokio::test]
 async fn who_reads_slowly_but_reads_is_served() {
     let limits = ServerLimits { write_timeout: SHORT, ..ServerLimits::default() };
