@@ -140,6 +140,8 @@ pin_project! {
         #[pin]
         body: B,
         ended: mpsc::Receiver<SessionEvent>,
+        // What was handed over may still be on its way.
+        hang_up: HangUp,
         open: Open,
     }
 }
@@ -154,12 +156,12 @@ where
     B: Body<Data = Bytes, Error = DownloadError> + Send + 'static,
 {
     let (tell, ended) = mpsc::channel(1);
+    let hang_up = HangUp::default();
     if let Some(end) = streams.watch(session) {
-        let hang_up = HangUp::default();
         response.extensions_mut().insert(hang_up.clone());
-        tokio::spawn(for_this_request(break_off(end, tell, hang_up)));
+        tokio::spawn(for_this_request(break_off(end, tell, hang_up.clone())));
     }
-    response.map(|body| AnyBody::new(EventStream { body, ended, open: Open::new(Kind::Events) }))
+    response.map(|body| AnyBody::new(EventStream { body, ended, hang_up, open: Open::new(Kind::Events) }))
 }
 
 /// Waits for the session's end or the stream's, which is when nobody hears of the other any more.
@@ -190,6 +192,7 @@ impl<B: Body<Data = Bytes, Error = DownloadError>> Body for EventStream<B> {
         let this = self.project();
         // Nothing will be said of the end of a stream that is nobody's.
         if let Poll::Ready(Some(event)) = this.ended.poll_recv(cx) {
+            this.hang_up.now();
             return Poll::Ready(Some(Err(DownloadError::SessionEnded(event))));
         }
         this.body.poll_frame(cx)

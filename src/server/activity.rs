@@ -61,6 +61,8 @@ pub(super) enum Order {
     Close,
     /// Close, whatever is under way.
     Break,
+    /// That, and let nothing arrive any more that is on its way.
+    Reset,
 }
 
 /// What the keeper sees when it looks.

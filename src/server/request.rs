@@ -163,7 +163,7 @@ impl Turn {
             let activity = Arc::downgrade(&self.client.activity);
             hang_up.how(move || {
                 if let Some(activity) = activity.upgrade() {
-                    activity.tell(Order::Break);
+                    activity.tell(Order::Reset);
                 }
             });
         }

@@ -127,7 +127,7 @@ impl Drop for Wire {
     fn drop(&mut self) {
         let activity = self.activity();
         let is_cut = activity.is_told(Order::Break) || activity.phase() == Phase::Tunnel;
-        if is_cut && activity.is_write_waiting() {
+        if activity.is_told(Order::Reset) || is_cut && activity.is_write_waiting() {
             let _ = self.stream.socket().set_zero_linger();
         }
     }

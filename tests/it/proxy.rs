@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 
 use crate::support::front::{Front, code, connect, exchange, fed, get, request, text};
 use crate::support::frozen::Frozen;
-use crate::support::upstream::{Upstream, listen, read_head, saying, serve};
+use crate::support::upstream::{Upstream, listen, nobody, read_head, saying, serve};
 
 #[tokio::test]
 async fn a_request_and_its_answer_pass_through() {
@@ -252,10 +252,7 @@ async fn an_answer_may_come_before_the_body_is_read() {
 
 #[tokio::test]
 async fn a_dead_upstream_is_told() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let dead = listener.local_addr().unwrap();
-    drop(listener);
-    let front = Front::to(format!("http://{dead}")).start().await;
+    let front = Front::to(format!("http://{}", nobody())).start().await;
     let answer = connect(front).await.send_request(request("POST", "/", Body::from("x"))).await.unwrap();
     assert_eq!(code(answer).await, (StatusCode::BAD_GATEWAY, "upstream_unreachable".to_owned()));
 }

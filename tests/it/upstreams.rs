@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::support::front::{connect, request};
+use crate::support::upstream::nobody;
 
 mod addresses;
 mod checks;
@@ -42,8 +43,7 @@ fn problem(status: u16, code: &str) -> (StatusCode, String) {
 
 /// The URL of an upstream that is not there.
 fn dead() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    format!("http://{}", listener.local_addr().unwrap())
+    format!("http://{}", nobody())
 }
 
 /// An upstream that neither accepts nor refuses: its queue is full.
