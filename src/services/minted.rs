@@ -2,40 +2,32 @@
 //!
 //! A browser asks many times with one access token, and each time the upstream is to get a token of its
 //! own in the user's name. One signature does for all: each thread remembers what it has minted, with
-//! everything that went into it, so that nothing is shared between cores.
+//! everything that went into it.
 
 use std::cell::RefCell;
-use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use time::OffsetDateTime;
 
 use super::keys::KeyRing;
+use super::remembered::{Owner, Table};
 use crate::identity::Identity;
 
 /// What one [`Tokens`](super::token::Tokens) remembers, on each thread by itself.
 #[derive(Debug)]
-pub(super) struct MintedTokens {
-    /// Which tokens of the thread's are its own: settings differ.
-    owner: u64,
-}
+pub(super) struct MintedTokens(Owner);
 
 /// A token that was minted, and what for.
-struct Remembered {
-    owner: u64,
-    ring: u64,
+struct Minted {
     audience: Box<str>,
     /// All of it, with the expiry of the access token: another access token gets another one.
     identity: Identity,
-    minted_at: OffsetDateTime,
     bearer: Bytes,
 }
 
 impl MintedTokens {
     pub(super) fn new() -> Self {
-        static OWNERS: AtomicU64 = AtomicU64::new(0);
-        Self { owner: OWNERS.fetch_add(1, Ordering::Relaxed) }
+        Self(Owner::new())
     }
 
     /// What was minted here for this user and audience with these keys, as long as the access token
@@ -48,13 +40,10 @@ impl MintedTokens {
         now: OffsetDateTime,
     ) -> Option<Bytes> {
         TABLE.with_borrow(|table| {
-            let known = table.slots.get(table.slot(identity, audience))?.as_ref()?;
-            let same = (known.owner, known.ring) == (self.owner, keys.id())
-                && *known.audience == *audience
-                && known.identity == *identity;
-            // A clock may be set back, and then it was minted in the future.
-            let in_time = known.minted_at <= now && now < known.identity.expires_at;
-            (same && in_time).then(|| known.bearer.clone())
+            let fingerprint = table.fingerprint((identity.session.0, audience));
+            let known = table.find(self.0, fingerprint, keys, now)?;
+            let same = *known.audience == *audience && known.identity == *identity;
+            same.then(|| known.bearer.clone())
         })
     }
 
@@ -68,34 +57,16 @@ impl MintedTokens {
         bearer: &Bytes,
     ) {
         TABLE.with_borrow_mut(|table| {
-            table.slots.resize_with(SLOTS, || None);
-            let slot = table.slot(identity, audience);
-            table.slots[slot] = Some(Box::new(Remembered {
-                owner: self.owner,
-                ring: keys.id(),
-                audience: audience.into(),
-                identity: identity.clone(),
-                minted_at: now,
-                bearer: bearer.clone(),
-            }));
+            let fingerprint = table.fingerprint((identity.session.0, audience));
+            let minted =
+                Minted { audience: audience.into(), identity: identity.clone(), bearer: bearer.clone() };
+            table.remember(self.0, fingerprint, keys, (now, identity.expires_at), minted);
         });
     }
 }
 
-/// A thread's tokens. One that would lie where another does takes its place, so it never grows.
-struct Table {
-    hasher: RandomState,
-    slots: Vec<Option<Box<Remembered>>>,
-}
-
-impl Table {
-    fn slot(&self, identity: &Identity, audience: &str) -> usize {
-        (self.hasher.hash_one((identity.session.0, audience)) % SLOTS as u64) as usize
-    }
-}
-
 thread_local! {
-    static TABLE: RefCell<Table> = RefCell::new(Table { hasher: RandomState::new(), slots: Vec::new() });
+    static TABLE: RefCell<Table<Minted>> = RefCell::new(Table::new(SLOTS));
 }
 
 /// How many a thread remembers at most; each takes about a kilobyte.

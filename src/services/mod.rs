@@ -10,7 +10,7 @@
 //! | `renewal`, [`rotation`] | renewing: what to do, and the pure function that decides |
 //! | `flights`, `notes`, `ends` | renewals shared between requests, what is written behind their backs, and what others have ended |
 //! | `watchers` | who keeps a connection open in a session's name, and is told of its end |
-//! | `verified`, `minted` | tokens that a thread has found good, or minted for upstreams, a moment ago |
+//! | `verified`, `minted`, `remembered` | tokens that a thread has found good, or minted for upstreams, a moment ago; the table for both |
 //! | [`purge`] | what is over is forgotten, after a while |
 //! | [`jwt`], [`refresh_token`], [`keys`], [`crypto`] | tokens and what signs them |
 //! | [`store`] | what all this needs of a database |
@@ -34,6 +34,7 @@ mod notes;
 pub mod password;
 pub mod purge;
 pub mod refresh_token;
+mod remembered;
 mod renewal;
 pub mod rotation;
 #[cfg(test)]

@@ -2,93 +2,55 @@
 //!
 //! A browser sends the same token with every request for as long as it lives; checking its signature
 //! and reading its claims each time would be most of what our check costs. Each thread remembers some
-//! by itself, so that nothing is shared between cores. What can change is asked every time: the time,
-//! the keys, and, by [`Tokens`](super::token::Tokens), whether the session has ended.
+//! by itself. What can change is asked every time: the time, the keys, and, by
+//! [`Tokens`](super::token::Tokens), whether the session has ended.
 
 use std::cell::RefCell;
-use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use time::OffsetDateTime;
 
 use super::jwt::AccessToken;
 use super::keys::KeyRing;
+use super::remembered::{Owner, Table};
 
 /// What one [`Tokens`](super::token::Tokens) remembers, on each thread by itself.
 #[derive(Debug)]
-pub(super) struct VerifiedTokens {
-    /// Which tokens of the thread's are its own: settings differ.
-    owner: u64,
-}
+pub(super) struct VerifiedTokens(Owner);
 
 /// A token that was found good.
-struct Remembered {
-    owner: u64,
-    ring: u64,
-    checked_at: OffsetDateTime,
-    fingerprint: u64,
+struct Verified {
     text: Box<str>,
     token: AccessToken,
 }
 
-/// A thread's tokens. One that would lie where another does takes its place, so it never grows.
-struct Table {
-    hasher: RandomState,
-    slots: Vec<Option<Box<Remembered>>>,
-}
-
 impl VerifiedTokens {
     pub(super) fn new() -> Self {
-        static OWNERS: AtomicU64 = AtomicU64::new(0);
-        Self { owner: OWNERS.fetch_add(1, Ordering::Relaxed) }
+        Self(Owner::new())
     }
 
-    /// The token of this text, if it was found good here with these keys, and its time has not run
-    /// out. That it was checked before `now` matters: clocks are set back, and then it may not have
-    /// been issued yet.
+    /// The token of this text, if it was found good here with these keys, and its time has not run out.
     pub(super) fn find(&self, text: &str, keys: &KeyRing, now: OffsetDateTime) -> Option<AccessToken> {
         TABLE.with_borrow(|table| {
-            let fingerprint = table.fingerprint(text)?;
-            let known = table.slots.get(slot(fingerprint))?.as_ref()?;
-            let same = known.fingerprint == fingerprint
-                && (known.owner, known.ring) == (self.owner, keys.id())
-                && same_text(&known.text, text);
-            let in_time = known.checked_at <= now && now < known.token.identity.expires_at;
-            (same && in_time).then(|| known.token.clone())
+            let fingerprint = table.fingerprint(signature_end(text)?);
+            let known = table.find(self.0, fingerprint, keys, now)?;
+            same_text(&known.text, text).then(|| known.token.clone())
         })
     }
 
     /// Remembers a token that has just been found good with these keys.
     pub(super) fn remember(&self, text: &str, keys: &KeyRing, now: OffsetDateTime, token: &AccessToken) {
+        let Some(end) = signature_end(text) else { return };
         TABLE.with_borrow_mut(|table| {
-            let Some(fingerprint) = table.fingerprint(text) else { return };
-            table.slots.resize_with(SLOTS, || None);
-            table.slots[slot(fingerprint)] = Some(Box::new(Remembered {
-                owner: self.owner,
-                ring: keys.id(),
-                checked_at: now,
-                fingerprint,
-                text: text.into(),
-                token: token.clone(),
-            }));
+            let fingerprint = table.fingerprint(end);
+            let verified = Verified { text: text.into(), token: token.clone() };
+            table.remember(self.0, fingerprint, keys, (now, token.identity.expires_at), verified);
         });
     }
 }
 
-impl Table {
-    fn new() -> Self {
-        Self { hasher: RandomState::new(), slots: Vec::new() }
-    }
-
-    /// Of the signature's end: nobody finds a token's place who doesn't know that already.
-    fn fingerprint(&self, text: &str) -> Option<u64> {
-        let end = text.len().checked_sub(SIGNATURE_END)?;
-        Some(self.hasher.hash_one(&text.as_bytes()[end..]))
-    }
-}
-
-fn slot(fingerprint: u64) -> usize {
-    (fingerprint % SLOTS as u64) as usize
+/// Nobody finds a token's place who doesn't know that already.
+fn signature_end(text: &str) -> Option<&[u8]> {
+    Some(&text.as_bytes()[text.len().checked_sub(SIGNATURE_END)?..])
 }
 
 /// Takes as long wherever two texts of one length differ.
@@ -98,7 +60,7 @@ fn same_text(one: &str, other: &str) -> bool {
 }
 
 thread_local! {
-    static TABLE: RefCell<Table> = RefCell::new(Table::new());
+    static TABLE: RefCell<Table<Verified>> = RefCell::new(Table::new(SLOTS));
 }
 
 /// How many a thread remembers at most; each takes less than a kilobyte.

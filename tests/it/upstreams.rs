@@ -1,14 +1,18 @@
 //! Upstreams: which one gets a request, over which connection, and what becomes of it when they fail.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use axum_core::body::Body;
 use http::{Response, StatusCode};
 use hyper::body::Incoming;
 use sekisho::proxy::{RouteSpec, UpstreamSettings};
-use std::net::SocketAddr;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::support::front::{connect, request};
-use crate::support::upstream::nobody;
+use crate::support::upstream::{listen, nobody, read_head};
 
 mod addresses;
 mod checks;
@@ -39,6 +43,22 @@ async fn send(front: SocketAddr, method: &str, body: Body) -> Response<Incoming>
 
 fn problem(status: u16, code: &str) -> (StatusCode, String) {
     (StatusCode::from_u16(status).unwrap(), code.to_owned())
+}
+
+/// An upstream that answers nonsense, and how often it was asked.
+async fn mad() -> (String, Arc<AtomicUsize>) {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let address = listen(move |mut socket| {
+        let count = Arc::clone(&count);
+        async move {
+            read_head(&mut socket).await;
+            count.fetch_add(1, Ordering::SeqCst);
+            let _ = socket.write_all(b"nonsense\r\n\r\n").await;
+        }
+    })
+    .await;
+    (format!("http://{address}"), asked)
 }
 
 /// The URL of an upstream that is not there.

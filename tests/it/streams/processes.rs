@@ -35,7 +35,7 @@ async fn site(place: Place, upstream: &Echo) -> Site {
 }
 
 async fn websocket(server: SocketAddr, browser: &Browser) -> Socket {
-    let cookies = cookies(browser);
+    let cookies = browser.cookie_header();
     let (mut socket, _) = open(server, "/", &[("origin", ORIGIN), ("cookie", &cookies)]).await.unwrap();
     is_heard(&mut socket).await;
     socket
@@ -43,7 +43,7 @@ async fn websocket(server: SocketAddr, browser: &Browser) -> Socket {
 
 async fn events(server: SocketAddr, browser: &Browser) -> TcpStream {
     let mut socket = TcpStream::connect(server).await.unwrap();
-    let cookies = cookies(browser);
+    let cookies = browser.cookie_header();
     let request = format!("GET /events HTTP/1.1\r\nHost: {server}\r\nCookie: {cookies}\r\n\r\n");
     socket.write_all(request.as_bytes()).await.unwrap();
     let mut read = Vec::new();
@@ -51,11 +51,6 @@ async fn events(server: SocketAddr, browser: &Browser) -> TcpStream {
         assert!(socket.read_buf(&mut read).await.unwrap() > 0, "{}", String::from_utf8_lossy(&read));
     }
     socket
-}
-
-fn cookies(browser: &Browser) -> String {
-    let pairs: Vec<_> = browser.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    pairs.join("; ")
 }
 
 async fn metrics(server: &Server) -> String {

@@ -37,11 +37,6 @@ async fn site() -> (Site, Server, Browser) {
     (site, server, ann)
 }
 
-fn cookies(browser: &Browser) -> String {
-    let pairs: Vec<_> = browser.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    pairs.join("; ")
-}
-
 /// How many event streams are open, and how many were closed.
 async fn streams(server: &Server) -> (usize, usize) {
     let answer = Browser::default().get(server.admin, "/metrics").await;
@@ -68,7 +63,7 @@ async fn unread(server: SocketAddr, browser: &Browser) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(1).unwrap();
     let mut socket = socket.connect(server).await.unwrap();
-    let request = format!("GET /events HTTP/1.1\r\nHost: a\r\nCookie: {}\r\n\r\n", cookies(browser));
+    let request = format!("GET /events HTTP/1.1\r\nHost: a\r\nCookie: {}\r\n\r\n", browser.cookie_header());
     socket.write_all(request.as_bytes()).await.unwrap();
     socket
 }
@@ -102,7 +97,7 @@ async fn of_http2_only_the_stream_that_nobody_reads_ends() {
     tokio::spawn(connection);
     let request = |path: &str| {
         let request = Request::get(format!("http://{}{path}", server.public));
-        request.header("cookie", cookies(&ann)).body(()).unwrap()
+        request.header("cookie", ann.cookie_header()).body(()).unwrap()
     };
     let (answer, _) = client.send_request(request("/events"), true).unwrap();
     let answer = answer.await.unwrap();

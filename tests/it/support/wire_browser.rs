@@ -43,6 +43,12 @@ impl Browser {
         self.get(server, path).await.status
     }
 
+    /// What it sends as `Cookie`.
+    pub(crate) fn cookie_header(&self) -> String {
+        let pairs: Vec<_> = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        pairs.join("; ")
+    }
+
     /// Sends a request. An error is a server that isn't there or breaks off; the cookies are then
     /// what they were.
     pub(crate) async fn send(
@@ -65,8 +71,7 @@ impl Browser {
     ) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
         request.headers_mut().insert(HOST, server.to_string().parse()?);
         if !self.cookies.is_empty() {
-            let pairs: Vec<_> = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
-            request.headers_mut().insert(COOKIE, pairs.join("; ").parse()?);
+            request.headers_mut().insert(COOKIE, self.cookie_header().parse()?);
         }
         let (head, body) = sender.send_request(request).await?.into_parts();
         // The cookies count from the head on, whatever becomes of the body.

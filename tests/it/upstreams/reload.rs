@@ -1,7 +1,6 @@
 //! A new table of routes in the place of an old one.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use axum_core::body::Body;
 use http::{Response, StatusCode};
@@ -11,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tower::ServiceExt;
 
-use super::route;
+use super::{mad, route};
 use crate::support::front::request;
 use crate::support::frozen::Frozen;
 use crate::support::upstream::{Upstream, listen, read_head};
@@ -24,20 +23,10 @@ async fn ask(proxy: &Proxy, routes: &Routes) -> Response<Body> {
 
 #[tokio::test]
 async fn what_is_known_of_an_upstream_is_kept() {
-    let asked = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&asked);
-    let mad = listen(move |mut socket| {
-        let count = Arc::clone(&count);
-        async move {
-            read_head(&mut socket).await;
-            count.fetch_add(1, Ordering::SeqCst);
-            let _ = socket.write_all(b"nonsense\r\n\r\n").await;
-        }
-    })
-    .await;
+    let (mad, asked) = mad().await;
     let good = Upstream::start().await;
     let settings = UpstreamSettings { eject_after: 1, ..UpstreamSettings::default() };
-    let spec = |settings: &UpstreamSettings| route([format!("http://{mad}"), good.url()], settings.clone());
+    let spec = |settings: &UpstreamSettings| route([mad.clone(), good.url()], settings.clone());
     let (proxy, first) =
         (Proxy::new(ReservedCookies::default(), Streams::default()), Routes::new([spec(&settings)]).unwrap());
     while asked.load(Ordering::SeqCst) == 0 {

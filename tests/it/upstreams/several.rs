@@ -2,30 +2,12 @@
 
 use axum_core::body::Body;
 use sekisho::proxy::{RouteSpec, UpstreamSettings};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use tokio::io::AsyncWriteExt;
+use std::sync::atomic::Ordering;
 
-use super::{Blackhole, dead, get, problem, route, send};
+use super::{Blackhole, dead, get, mad, problem, route, send};
 use crate::support::front::{Front, code, connect, request, text};
 use crate::support::frozen::Frozen;
-use crate::support::upstream::{Held, Upstream, listen, read_head};
-
-/// An upstream that answers nonsense, and how often it was asked.
-async fn mad() -> (String, Arc<AtomicUsize>) {
-    let asked = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&asked);
-    let address = listen(move |mut socket| {
-        let count = Arc::clone(&count);
-        async move {
-            read_head(&mut socket).await;
-            count.fetch_add(1, Ordering::SeqCst);
-            let _ = socket.write_all(b"nonsense\r\n\r\n").await;
-        }
-    })
-    .await;
-    (format!("http://{address}"), asked)
-}
+use crate::support::upstream::{Held, Upstream};
 
 #[tokio::test]
 async fn a_request_goes_where_less_is_to_do() {

@@ -1,0 +1,84 @@
+//! What a thread remembers by itself, so that nothing is shared between cores: tokens that it has found
+//! good ([`verified`](super::verified)), and tokens that it has minted ([`minted`](super::minted)).
+
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use time::OffsetDateTime;
+
+use super::keys::KeyRing;
+
+/// One [`Tokens`](super::token::Tokens), whose entries in a thread's tables are its own: settings differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Owner(u64);
+
+impl Owner {
+    pub(super) fn new() -> Self {
+        static OWNERS: AtomicU64 = AtomicU64::new(0);
+        Self(OWNERS.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// A thread's entries. One that would lie where another does takes its place, so it never grows beyond
+/// its slots.
+pub(super) struct Table<T> {
+    hasher: RandomState,
+    slots: Vec<Option<Box<Entry<T>>>>,
+    most: usize,
+}
+
+struct Entry<T> {
+    owner: Owner,
+    ring: u64,
+    fingerprint: u64,
+    made_at: OffsetDateTime,
+    expires_at: OffsetDateTime,
+    what: T,
+}
+
+impl<T> Table<T> {
+    /// With as many slots. They take no room before something is remembered.
+    pub(super) fn new(most: usize) -> Self {
+        Self { hasher: RandomState::new(), slots: Vec::new(), most }
+    }
+
+    /// By what an entry is found; who doesn't know the key can't tell where it lies.
+    pub(super) fn fingerprint(&self, key: impl Hash) -> u64 {
+        self.hasher.hash_one(key)
+    }
+
+    /// What may be the entry of this key: the caller compares the rest. It was made with these keys, and
+    /// its time has not run out. That it was made before `now` matters: clocks are set back, and then it
+    /// would be of the future.
+    pub(super) fn find(
+        &self,
+        owner: Owner,
+        fingerprint: u64,
+        keys: &KeyRing,
+        now: OffsetDateTime,
+    ) -> Option<&T> {
+        let entry = self.slots.get(self.slot(fingerprint))?.as_ref()?;
+        let same = (entry.owner, entry.ring, entry.fingerprint) == (owner, keys.id(), fingerprint);
+        let in_time = entry.made_at <= now && now < entry.expires_at;
+        (same && in_time).then_some(&entry.what)
+    }
+
+    /// Remembers what has just been made with these keys, until it expires.
+    pub(super) fn remember(
+        &mut self,
+        owner: Owner,
+        fingerprint: u64,
+        keys: &KeyRing,
+        (made_at, expires_at): (OffsetDateTime, OffsetDateTime),
+        what: T,
+    ) {
+        self.slots.resize_with(self.most, || None);
+        let slot = self.slot(fingerprint);
+        let ring = keys.id();
+        self.slots[slot] = Some(Box::new(Entry { owner, ring, fingerprint, made_at, expires_at, what }));
+    }
+
+    fn slot(&self, fingerprint: u64) -> usize {
+        (fingerprint % self.most as u64) as usize
+    }
+}
