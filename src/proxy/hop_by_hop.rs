@@ -6,21 +6,29 @@ use http::header::{
 };
 
 /// Removes them, and every header that `Connection` names.
-///
-/// What we add ourselves must be added afterwards, or a client could have it removed again by
-/// naming it in `Connection`.
 pub(super) fn remove(headers: &mut HeaderMap) {
-    remove_but(&[], headers);
-}
-
-/// As [`remove`], but those of `ours`, which `Connection` may name, stay.
-pub(super) fn remove_but(ours: &[HeaderName], headers: &mut HeaderMap) {
-    for name in named_by_connection(headers).into_iter().filter(|name| !ours.contains(name)) {
+    for name in named_by_connection(headers) {
         headers.remove(name);
     }
     for name in ALWAYS {
         headers.remove(name);
     }
+}
+
+/// Whether a header, in lower case, concerns the connection whether `Connection` names it or not.
+pub(super) fn is_standing(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authentication-info"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "transfer-encoding"
+            | "upgrade"
+    )
 }
 
 /// Whether `TE` says that trailers are welcome; its one value that may be handed on.
@@ -34,14 +42,20 @@ pub(super) fn connection_names(headers: &HeaderMap, name: &str) -> bool {
     connection_tokens(headers).any(|token| token.eq_ignore_ascii_case(name.as_bytes()))
 }
 
-fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
-    connection_tokens(headers).filter_map(|token| HeaderName::from_bytes(token).ok()).collect()
+/// The headers that `Connection` names.
+pub(super) fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let names = connection_tokens(headers)
+        .filter(|token| !STATES.iter().any(|state| token.eq_ignore_ascii_case(state)));
+    names.filter_map(|token| HeaderName::from_bytes(token).ok()).collect()
 }
 
 fn connection_tokens(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     let lines = headers.get_all(CONNECTION).iter();
     lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b',')).map(<[u8]>::trim_ascii)
 }
+
+/// What it says besides, mostly.
+const STATES: [&[u8]; 2] = [b"close", b"keep-alive"];
 
 pub(super) const ALWAYS: [HeaderName; 9] = [
     CONNECTION,
@@ -90,6 +104,7 @@ mod tests {
         headers.insert("trailer", HeaderValue::from_static("x"));
         remove(&mut headers);
         assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["trailer"]);
+        assert!(ALWAYS.iter().all(|name| is_standing(name.as_str())) && !is_standing("trailer"));
     }
 
     #[test]

@@ -1,68 +1,193 @@
 //! What an upstream gets of a request.
 
-use http::header::{AUTHORIZATION, CONNECTION, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, TE};
-use http::uri::Authority;
-use http::{HeaderValue, Request, Uri, Version, request};
+use http::header::{AUTHORIZATION, COOKIE, HOST, HeaderMap, HeaderName};
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderValue, Method, Version, request};
 
 use super::cookies::ReservedCookies;
 use super::error::ProxyError;
 use super::forwarded::Forwarded;
-use super::routes::Route;
+use super::routes::{MintBearer, Route};
+use super::upgrade::Upgrade;
 use super::via::Via;
 use super::{framing, hop_by_hop};
 use crate::identity::Identity;
 
-/// Writes the request for the upstream: first everything goes that the client may not say, then
-/// what we say is added.
-pub(super) fn prepare(
-    parts: request::Parts,
-    route: &Route,
-    reserved: &ReservedCookies,
-    via: &Via,
-) -> Result<Request<()>, ProxyError> {
-    let host = host(&parts)?;
-    let target = route.target(&parts.uri)?;
-    let request::Parts { method, version, mut headers, extensions, .. } = parts;
-    let identity = extensions.get::<Identity>();
+/// The head of a request to an upstream, for whoever writes it down in the upstream's protocol.
+pub(super) trait RequestHead {
+    fn method(&self) -> &Method;
 
-    if framing::is_coded(&headers) {
-        return Err(ProxyError::CodingUnknown);
-    }
-    framing::make_plain(&mut headers);
-    let trailers = hop_by_hop::accepts_trailers(&headers);
-    // What an outer layer has added, as far as we know, a client can't have removed.
-    hop_by_hop::remove_but(&OUTER, &mut headers);
-    route.requests.reserved.remove_from(&mut headers);
-    reserved.remove_from_request(&mut headers);
-    if version == Version::HTTP_2 {
-        join_cookies(&mut headers);
-    }
-    // Whoever reads the client's body answers this; hyper does, when we begin to.
-    headers.remove(EXPECT);
+    fn target(&self) -> &PathAndQuery;
 
-    if let Some(host) = host {
-        headers.insert(HOST, host);
+    /// The host that is asked for. `None` is the upstream's own.
+    fn host(&self) -> Option<&HeaderValue>;
+
+    /// The protocols to change to, if the upstream likes.
+    fn upgrade(&self) -> Option<&HeaderValue> {
+        None
     }
 
-    authorize(&mut headers, route, identity);
-    route.requests.edits.apply(&mut headers);
-    if let Some(identity) = identity {
-        route.spec.identity.add_to(&mut headers, identity)?;
-    }
-    if let Some(forwarded) = extensions.get::<Forwarded>() {
-        forwarded.add_to(&mut headers);
-    }
-    via.add_to(&mut headers, version);
-    if trailers {
-        headers.insert(TE, HeaderValue::from_static("trailers"));
-        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+    /// Whether trailers are welcome after the answer.
+    fn accepts_trailers(&self) -> bool {
+        false
     }
 
-    let mut request = Request::new(());
-    *request.method_mut() = method;
-    *request.uri_mut() = Uri::from(target);
-    *request.headers_mut() = headers;
-    Ok(request)
+    /// Tells all fields but those about the host, the body's length and the connection.
+    fn fields(&self, to: &mut impl Fields);
+}
+
+/// Where a message's fields are written.
+pub(super) trait Fields {
+    /// The value is legal in a field.
+    fn add(&mut self, name: &HeaderName, value: &[u8]);
+
+    fn copy(&mut self, name: &HeaderName, value: &HeaderValue) {
+        self.add(name, value.as_bytes());
+    }
+}
+
+impl Fields for HeaderMap {
+    fn add(&mut self, name: &HeaderName, value: &[u8]) {
+        if let Ok(value) = HeaderValue::from_bytes(value) {
+            self.append(name, value);
+        }
+    }
+
+    fn copy(&mut self, name: &HeaderName, value: &HeaderValue) {
+        self.append(name, value.clone());
+    }
+}
+
+/// A client's request, made ours: what the client may not say is left out, and what we say is added.
+pub(super) struct Outgoing<'r> {
+    parts: &'r request::Parts,
+    route: &'r Route,
+    reserved: &'r ReservedCookies,
+    via: &'r Via,
+    target: PathAndQuery,
+    host: Option<HeaderValue>,
+    /// What `Connection` names, besides what an outer layer has added.
+    named: Vec<HeaderName>,
+    accepts_trailers: bool,
+    upgrade: Option<HeaderValue>,
+    identity: Option<&'r Identity>,
+    /// In the user's name, for this upstream.
+    bearer: Option<HeaderValue>,
+}
+
+impl<'r> Outgoing<'r> {
+    /// For this route, with the protocols to which it may change.
+    pub(super) fn new(
+        parts: &'r request::Parts,
+        route: &'r Route,
+        (reserved, via): (&'r ReservedCookies, &'r Via),
+        upgrade: Option<&Upgrade>,
+    ) -> Result<Self, ProxyError> {
+        let (host, target) = (host(parts)?, route.target(&parts.uri)?);
+        if framing::is_coded(&parts.headers) {
+            return Err(ProxyError::CodingUnknown);
+        }
+        let identity = parts.extensions.get::<Identity>();
+        if let Some(identity) = identity {
+            route.spec.identity.check(identity)?;
+        }
+        let mut named = hop_by_hop::named_by_connection(&parts.headers);
+        named.retain(|name| !OUTER.contains(name));
+        Ok(Self {
+            target,
+            host: route.requests.edits.value(&HOST).cloned().or(host),
+            named,
+            accepts_trailers: hop_by_hop::accepts_trailers(&parts.headers),
+            upgrade: upgrade.and_then(Upgrade::protocols),
+            identity,
+            bearer: route.spec.bearer.as_ref().zip(identity).and_then(|(bearer, user)| bearer.mint(user)),
+            parts,
+            route,
+            reserved,
+            via,
+        })
+    }
+
+    /// Whether a field of the client's goes on as it is.
+    fn passes(&self, name: &HeaderName) -> bool {
+        let passes = match name.as_str() {
+            // Written anew, for this connection and this body.
+            "content-length" | "cookie" | "host" => false,
+            // Whoever reads the client's body answers this; hyper does, when we begin to.
+            "expect" => false,
+            "authorization" => self.route.spec.pass_authorization && self.minter().is_none(),
+            name => !hop_by_hop::is_standing(name) && !self.route.requests.reserved.has(name),
+        };
+        passes && !self.route.requests.edits.concern(name) && !self.named.contains(name)
+    }
+
+    fn minter(&self) -> Option<&dyn MintBearer> {
+        self.identity.and(self.route.spec.bearer.as_deref())
+    }
+
+    fn cookies(&self, to: &mut impl Fields) {
+        let mut lines = self.reserved.rest_of_request(&self.parts.headers);
+        if self.parts.version != Version::HTTP_2 {
+            lines.for_each(|line| to.copy(&COOKIE, &line));
+            return;
+        }
+        // HTTP/2 splits them for compression's sake; nobody else knows what to make of two (RFC 9113,
+        // section 8.2.3).
+        let Some(first) = lines.next() else { return };
+        let mut joined = first.as_bytes().to_owned();
+        for line in lines {
+            joined.extend_from_slice(b"; ");
+            joined.extend_from_slice(line.as_bytes());
+        }
+        to.add(&COOKIE, &joined);
+    }
+}
+
+impl RequestHead for Outgoing<'_> {
+    fn method(&self) -> &Method {
+        &self.parts.method
+    }
+
+    fn target(&self) -> &PathAndQuery {
+        &self.target
+    }
+
+    fn host(&self) -> Option<&HeaderValue> {
+        self.host.as_ref()
+    }
+
+    fn upgrade(&self) -> Option<&HeaderValue> {
+        self.upgrade.as_ref()
+    }
+
+    fn accepts_trailers(&self) -> bool {
+        self.accepts_trailers
+    }
+
+    fn fields(&self, to: &mut impl Fields) {
+        let edits = &self.route.requests.edits;
+        for (name, value) in &self.parts.headers {
+            if self.passes(name) {
+                to.copy(name, value);
+            }
+        }
+        if !edits.concern(&COOKIE) {
+            self.cookies(to);
+        }
+        if let Some(bearer) = &self.bearer {
+            to.copy(&AUTHORIZATION, bearer);
+        }
+        for (name, value) in edits.set.iter().filter(|(name, _)| *name != HOST) {
+            to.copy(name, value);
+        }
+        if let Some(identity) = self.identity {
+            self.route.spec.identity.tell(identity, to);
+        }
+        if let Some(forwarded) = self.parts.extensions.get::<Forwarded>() {
+            forwarded.tell(to);
+        }
+        self.via.tell(self.parts.version, to);
+    }
 }
 
 /// The host that was asked for: in a target of absolute form that is its authority, whatever the
@@ -87,27 +212,7 @@ fn host(parts: &request::Parts) -> Result<Option<HeaderValue>, ProxyError> {
     named.map(Some).ok_or(ProxyError::BadHost)
 }
 
-/// HTTP/2 splits `Cookie` for compression's sake; nobody else knows what to make of two (RFC 9113,
-/// section 8.2.3).
-fn join_cookies(headers: &mut HeaderMap) {
-    let lines: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if let [_, _, ..] = &*lines
-        && let Ok(joined) = HeaderValue::from_bytes(&lines.join(&b"; "[..]))
-    {
-        headers.insert(COOKIE, joined);
-    }
-}
-
-fn authorize(headers: &mut HeaderMap, route: &Route, identity: Option<&Identity>) {
-    let bearer = route.spec.bearer.as_ref().zip(identity);
-    if bearer.is_some() || !route.spec.pass_authorization {
-        headers.remove(AUTHORIZATION);
-    }
-    if let Some(ours) = bearer.and_then(|(bearer, identity)| bearer.mint(identity)) {
-        headers.insert(AUTHORIZATION, ours);
-    }
-}
-
+/// What an outer layer has added, as far as we know: a client can't have it removed.
 const OUTER: [HeaderName; 2] =
     [HeaderName::from_static("x-request-id"), HeaderName::from_static("traceparent")];
 
@@ -116,7 +221,7 @@ mod tests {
     use super::*;
 
     fn host_of(uri: &str, version: Version, hosts: &[&'static str]) -> Option<Option<String>> {
-        let mut request = Request::builder().uri(uri).version(version);
+        let mut request = http::Request::builder().uri(uri).version(version);
         for host in hosts {
             request = request.header(HOST, *host);
         }
@@ -139,11 +244,21 @@ mod tests {
 
     #[test]
     fn cookies_that_http2_has_split_are_joined() {
-        for (lines, joined) in [(&["a=1", "b=2; c", "d"][..], "a=1; b=2; c; d"), (&["a=1"], "a=1")] {
-            let mut headers: HeaderMap =
-                lines.iter().map(|line| (COOKIE, HeaderValue::from_static(line))).collect();
-            join_cookies(&mut headers);
-            assert_eq!(headers.get_all(COOKIE).iter().collect::<Vec<_>>(), [joined]);
+        let routes = crate::proxy::Routes::new([crate::proxy::RouteSpec::new("/", ["http://a"])]).unwrap();
+        let route = routes.find(&"/".parse().unwrap()).unwrap().unwrap();
+        let (reserved, via) = (ReservedCookies { names: vec!["b".to_owned()] }, Via::new());
+        for (lines, joined) in [(&["a=1", "b=2; c", "d"][..], "a=1; c; d"), (&["a=1"], "a=1"), (&["b=1"], "")]
+        {
+            let mut request = http::Request::get("/").version(Version::HTTP_2).header(HOST, "a");
+            for line in lines {
+                request = request.header(COOKIE, *line);
+            }
+            let (parts, ()) = request.body(()).unwrap().into_parts();
+            let mut headers = HeaderMap::new();
+            let outgoing = Outgoing::new(&parts, route.route(), (&reserved, &via), None).unwrap();
+            outgoing.fields(&mut headers);
+            let sent: Vec<_> = headers.get_all(COOKIE).iter().map(|line| line.to_str().unwrap()).collect();
+            assert_eq!(sent, Vec::from_iter(Some(joined).filter(|joined| !joined.is_empty())));
         }
     }
 }

@@ -5,6 +5,8 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use http::header::{HeaderMap, VIA};
 use http::{HeaderValue, Version};
 
+use super::request::Fields;
+
 /// The name by which this process goes in `Via`: `sekisho-` and a random number of its own, so
 /// that another gateway on the way is not taken for us.
 #[derive(Clone, Debug)]
@@ -33,6 +35,11 @@ impl Via {
 
     /// Adds us, the last in the list, as having received the message in this version.
     pub(super) fn add_to(&self, headers: &mut HeaderMap, version: Version) {
+        self.tell(version, headers);
+    }
+
+    /// As [`add_to`](Self::add_to), after all other fields have been told.
+    pub(super) fn tell(&self, version: Version, to: &mut impl Fields) {
         let [http10, http11, http2] = &self.elements;
         let element = match version {
             Version::HTTP_09 | Version::HTTP_10 => http10,
@@ -40,7 +47,7 @@ impl Via {
             _ => http11,
         };
         if let Some(element) = element {
-            headers.append(VIA, element.clone());
+            to.copy(&VIA, element);
         }
     }
 }

@@ -13,7 +13,8 @@
 //!    the connection goes back to the pool; in any other case it is closed.
 //!
 //! An [`Upstream`] belongs to its route, and all threads share it. The connections are each thread's
-//! own: one that has made a connection drives it, and no request crosses over.
+//! own: no request crosses over. One of HTTP/1.1, in `http1/`, is driven by the request that has it; one
+//! of HTTP/2, which requests share, by a task of its thread.
 //!
 //! # Sent once
 //!
@@ -38,9 +39,11 @@ mod choose;
 mod connect;
 mod connection;
 mod health;
+mod http1;
 mod load;
 mod metrics;
 mod origin;
+mod patience;
 mod pool;
 mod send;
 mod settings;
@@ -48,7 +51,6 @@ mod settings;
 mod tests;
 mod tls;
 mod watch;
-mod watched;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -57,7 +59,8 @@ use tokio::time::Instant;
 
 pub use self::address::Resolve;
 pub(super) use self::choose::Upstreams;
-pub(super) use self::connection::Lease;
+pub(super) use self::connection::{AnswerBody, Lease};
+pub(super) use self::http1::Switched;
 pub(super) use self::pool::Pool;
 pub(super) use self::send::send;
 pub use self::settings::{HealthCheck, UpstreamHttp, UpstreamSettings};

@@ -1,0 +1,201 @@
+//! A request on its way out: the head, and the body in the framing that the head announces.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use axum_core::body::Body;
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::Body as _;
+use tokio::io::AsyncWrite;
+
+use super::head::Lines;
+use crate::proxy::framing::BodyLength;
+use crate::proxy::request::Fields;
+
+/// What is left of a request. It belongs to no connection: what has not begun can go out on another.
+pub(in crate::proxy::upstream) struct Sending {
+    /// Until its end has come.
+    body: Option<Body>,
+    length: BodyLength,
+    /// How much of the announced length is still to come.
+    left: u64,
+    /// What goes before the data: the head, and the size of a chunk.
+    before: Vec<u8>,
+    data: Bytes,
+    after: &'static [u8],
+    /// How much of the three has been written.
+    written: usize,
+    has_begun: bool,
+}
+
+/// Why a request can't be sent to its end.
+pub(super) enum SendError {
+    /// Its body broke off, or was not as long as announced.
+    Body,
+    Io(io::Error),
+}
+
+impl Sending {
+    pub(in crate::proxy::upstream) fn new(body: Body) -> Self {
+        let length = BodyLength::of(&body);
+        Self {
+            body: (length != BodyLength::NoBody).then_some(body),
+            left: if let BodyLength::Known(length) = length { length } else { 0 },
+            length,
+            before: Vec::new(),
+            data: Bytes::new(),
+            after: b"",
+            written: 0,
+            has_begun: false,
+        }
+    }
+
+    /// How long the whole body is.
+    pub(super) fn length(&self) -> BodyLength {
+        self.length
+    }
+
+    /// The body, to be sent in another way. `None` if it has been begun.
+    pub(in crate::proxy::upstream) fn take_body(&mut self) -> Option<(Body, BodyLength)> {
+        let is_untouched = !self.has_begun && self.data.is_empty();
+        is_untouched.then(|| (self.body.take().unwrap_or_default(), self.length))
+    }
+
+    /// Takes back a body of which nothing was sent.
+    pub(in crate::proxy::upstream) fn put_back(&mut self, body: Body) {
+        self.body = (self.length != BodyLength::NoBody).then_some(body);
+    }
+
+    /// Whether any of it has been written.
+    pub(super) fn has_begun(&self) -> bool {
+        self.has_begun
+    }
+
+    pub(super) fn is_sent(&self) -> bool {
+        self.body.is_none() && self.unwritten() == 0
+    }
+
+    /// Begins with this head.
+    pub(super) fn begin(&mut self, head: Vec<u8>) {
+        self.before = head;
+        self.written = 0;
+        if !self.data.is_empty() {
+            // Left from a connection that took none of it.
+            self.add_chunk_size();
+        }
+    }
+
+    /// What has not been sent, if anything.
+    pub(super) fn take_rest(&mut self) -> Option<Self> {
+        (!self.is_sent()).then(|| std::mem::replace(self, Self::new(Body::empty())))
+    }
+
+    /// The head's room, once it is sent.
+    pub(super) fn take_room(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.before)
+    }
+
+    /// Sends as much as the upstream takes and the body has.
+    pub(super) fn poll_send<W: AsyncWrite + Unpin>(
+        &mut self,
+        io: &mut W,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), SendError>> {
+        loop {
+            // The first piece goes out together with the head.
+            let waits_for_body = self.poll_more(cx)?.is_pending();
+            ready!(self.poll_write(io, cx)).map_err(SendError::Io)?;
+            if waits_for_body || self.body.is_none() {
+                ready!(Pin::new(&mut *io).poll_flush(cx)).map_err(SendError::Io)?;
+                return if waits_for_body { Poll::Pending } else { Poll::Ready(Ok(())) };
+            }
+        }
+    }
+
+    /// Takes the next piece of the body, if there is room for it.
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        while let (Some(body), true) = (&mut self.body, self.data.is_empty()) {
+            match ready!(Pin::new(body).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.add(data)?,
+                    Err(frame) => self.end(frame.into_trailers().ok())?,
+                },
+                Some(Err(_)) => return Poll::Ready(Err(SendError::Body)),
+                None => self.end(None)?,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn add(&mut self, data: Bytes) -> Result<(), SendError> {
+        if let BodyLength::Known(_) = self.length {
+            self.left = self.left.checked_sub(data.len() as u64).ok_or(SendError::Body)?;
+        }
+        // An empty chunk would be the last.
+        if !data.is_empty() {
+            self.data = data;
+            self.add_chunk_size();
+        }
+        // Of a known length the end is known, too.
+        if self.length != BodyLength::Unknown && self.left == 0 {
+            self.body = None;
+        }
+        Ok(())
+    }
+
+    fn add_chunk_size(&mut self) {
+        if self.length == BodyLength::Unknown {
+            self.before.extend_from_slice(format!("{:x}\r\n", self.data.len()).as_bytes());
+            self.after = b"\r\n";
+        }
+    }
+
+    /// Dropping the body tells who watches its progress.
+    fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), SendError> {
+        self.body = None;
+        match self.length {
+            BodyLength::Unknown => {
+                self.before.extend_from_slice(b"0\r\n");
+                for (name, value) in trailers.iter().flatten() {
+                    Lines(&mut self.before).copy(name, value);
+                }
+                self.before.extend_from_slice(b"\r\n");
+                Ok(())
+            }
+            _ if self.left > 0 => Err(SendError::Body),
+            _ => Ok(()),
+        }
+    }
+
+    fn poll_write<W: AsyncWrite + Unpin>(
+        &mut self,
+        io: &mut W,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.unwritten() > 0 {
+            let mut slices = [IoSlice::new(&self.before), IoSlice::new(&self.data), IoSlice::new(self.after)];
+            let mut slices = &mut slices[..];
+            IoSlice::advance_slices(&mut slices, self.written);
+            let written = match slices {
+                [one] => ready!(Pin::new(&mut *io).poll_write(cx, one))?,
+                _ => ready!(Pin::new(&mut *io).poll_write_vectored(cx, slices))?,
+            };
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.has_begun = true;
+            self.written += written;
+        }
+        self.before.clear();
+        self.data = Bytes::new();
+        self.after = b"";
+        self.written = 0;
+        Poll::Ready(Ok(()))
+    }
+
+    fn unwritten(&self) -> usize {
+        self.before.len() + self.data.len() + self.after.len() - self.written
+    }
+}
