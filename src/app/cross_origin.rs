@@ -91,7 +91,7 @@ where
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Varying<Either<Oneshot<Checked, Request<Body>>, S::Future>>;
+    type Future = Varying<Either<Pin<Box<Oneshot<Checked, Request<Body>>>>, S::Future>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.plain.poll_ready(cx)
@@ -100,7 +100,7 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let Checks { rules, checked } = &*self.checks;
         let future = if is_of(&rules.allowed, &request) || rules.could_harm.by(&request) {
-            Either::Left(checked.clone().oneshot(request))
+            Either::Left(Box::pin(checked.clone().oneshot(request)))
         } else {
             Either::Right(self.plain.call(request))
         };

@@ -6,7 +6,6 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -14,7 +13,7 @@ use std::time::Instant;
 
 use axum::body::{Body, Bytes, HttpBody};
 use http::header::{HeaderName, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body::{Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower::Service;
@@ -127,8 +126,8 @@ impl Visit {
         let began = Instant::now();
         desk.meters.in_flight.increment(1.0);
         let client = located(&desk.trusted, desk.public_host.as_ref(), request);
-        let scope = mark(request, client);
-        let mut context = TraceContext::of(request.headers(), scope.id());
+        let scope = RequestScope::new(ids::request(), request.method().clone(), request.uri(), client);
+        let mut context = mark(request.headers_mut(), &scope);
         let sampled = desk.telemetry.spans.as_ref().is_some_and(|spans| spans.samples(context.span));
         context.sampled |= sampled;
         context.write_to(request.headers_mut());
@@ -140,8 +139,7 @@ impl Visit {
     fn see_out(mut self, mut response: Response<Body>) -> Response<Body> {
         // In place of an upstream's own, which would not be found in our log.
         response.headers_mut().insert(X_REQUEST_ID, id_of(&self.scope));
-        let event = response.headers().get(SESSION_EVENT_HEADER);
-        let event = event.and_then(|event| SessionEvent::from_word(event.as_bytes()));
+        let event = event_in(response.headers());
         let (status, length) = (response.status(), response.body().size_hint().exact());
         let ended = response.body().is_end_stream();
         self.count(status, event);
@@ -246,29 +244,52 @@ impl HttpBody for Watched {
     }
 }
 
-/// A request's id is ours: what a client sends could be another request's. None is left in any spelling
-/// that an application may take for the same name.
-fn mark(request: &mut Request<Body>, client: Option<IpAddr>) -> RequestScope {
-    let headers = request.headers_mut();
-    while let Some(foreign) = headers.keys().find(|name| names_an_id(name)).cloned() {
-        headers.remove(foreign);
-    }
+/// Names the request to whoever comes after us, and finds its place in a trace.
+fn mark(headers: &mut HeaderMap, scope: &RequestScope) -> TraceContext {
+    let context = if headers.keys().any(is_for_us_to_say) {
+        remove_ids(headers);
+        TraceContext::of(headers, scope.id())
+    } else {
+        TraceContext::begun_with(scope.id())
+    };
     // For what we and the proxy add, so that the map grows once.
     headers.reserve(ROOM);
-    let scope = RequestScope::new(ids::request(), request.method().clone(), request.uri(), client);
-    request.headers_mut().insert(X_REQUEST_ID, id_of(&scope));
-    scope
+    headers.insert(X_REQUEST_ID, id_of(scope));
+    context
 }
 
-fn names_an_id(name: &HeaderName) -> bool {
+/// Whether a client's header may be an id or belong to a trace. Most send none, and one look at all names
+/// costs less than to ask for each.
+fn is_for_us_to_say(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    names_an_id(name) || name.starts_with("trace")
+}
+
+/// A request's id is ours: what a client sends could be another request's. None is left in any spelling
+/// that an application may take for the same name.
+fn remove_ids(headers: &mut HeaderMap) {
+    while let Some(foreign) = headers.keys().find(|name| names_an_id(name.as_str())).cloned() {
+        headers.remove(foreign);
+    }
+}
+
+fn names_an_id(name: &str) -> bool {
     let ours = "x-request-id";
     let same = |(theirs, ours): (u8, u8)| theirs == ours || ours == b'-' && matches!(theirs, b'_' | b'.');
-    name.as_str().len() == ours.len() && name.as_str().bytes().zip(ours.bytes()).all(same)
+    name.len() == ours.len() && name.bytes().zip(ours.bytes()).all(same)
 }
 
 fn id_of(scope: &RequestScope) -> HeaderValue {
     // A UUID is always a legal value.
-    HeaderValue::from_str(scope.id().as_str()).unwrap_or(HeaderValue::from_static(""))
+    HeaderValue::from_bytes(scope.id().as_bytes()).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// What the session machinery did, as the answer has it. Answers have few headers: to look at all names
+/// costs less than a hash of this one.
+fn event_in(headers: &HeaderMap) -> Option<SessionEvent> {
+    let named = SESSION_EVENT_HEADER;
+    let (_, event) = headers.iter().find(|(name, _)| **name == named)?;
+    SessionEvent::from_word(event.as_bytes())
 }
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

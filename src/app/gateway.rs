@@ -162,10 +162,10 @@ impl Service<Request<Body>> for Gateway {
                     }
                 }
             }
-            Place::Nowhere(error) => Going::Nowhere { answer: Some(error.into_response()) },
+            Place::Nowhere(error) => Going::Nowhere { answer: Some(Box::new(error.into_response())) },
             Place::Refused(number) => {
                 RequestScope::with(|scope| scope.routed(number));
-                Going::Nowhere { answer: Some(refused_upgrade()) }
+                Going::Nowhere { answer: Some(Box::new(refused_upgrade())) }
             }
         }
     }
@@ -181,7 +181,7 @@ pin_project! {
         Open { #[pin] future: Answering<Proxy> },
         Optional { #[pin] future: Answering<Behind<OnReject>> },
         Required { #[pin] future: Answering<Behind<Reject401>> },
-        Nowhere { answer: Option<Response<Body>> },
+        Nowhere { answer: Option<Box<Response<Body>>> },
     }
 }
 
@@ -196,7 +196,7 @@ impl Future for Going {
             GoingProj::Optional { future } => future.poll(cx),
             GoingProj::Required { future } => future.poll(cx),
             GoingProj::Nowhere { answer } => {
-                Poll::Ready(Ok(answer.take().expect("Going polled after completion")))
+                Poll::Ready(Ok(*answer.take().expect("Going polled after completion")))
             }
         }
     }

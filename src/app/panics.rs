@@ -34,7 +34,7 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         match catch_unwind(AssertUnwindSafe(|| self.0.call(request))) {
             Ok(future) => Caught::Running { future },
-            Err(cause) => Caught::Panicked { answer: Some(panicked(&*cause)) },
+            Err(cause) => Caught::Panicked { answer: Some(Box::new(panicked(&*cause))) },
         }
     }
 }
@@ -44,7 +44,7 @@ pin_project! {
     #[project = CaughtProj]
     pub(super) enum Caught<F> {
         Running { #[pin] future: F },
-        Panicked { answer: Option<Response<Body>> },
+        Panicked { answer: Option<Box<Response<Body>>> },
     }
 }
 
@@ -57,7 +57,7 @@ impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for Caught<F
             CaughtProj::Running { future } => catch_unwind(AssertUnwindSafe(|| future.poll(cx)))
                 .unwrap_or_else(|cause| Poll::Ready(Ok(panicked(&*cause)))),
             CaughtProj::Panicked { answer } => {
-                Poll::Ready(Ok(answer.take().expect("Caught polled after completion")))
+                Poll::Ready(Ok(*answer.take().expect("Caught polled after completion")))
             }
         }
     }

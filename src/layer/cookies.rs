@@ -309,9 +309,9 @@ fn value_of<'h>(name: &str, pair: &'h [u8]) -> Option<&'h [u8]> {
 /// Whether it is one or more cookie octets (RFC 6265 section 4.1.1).
 fn is_token(value: &[u8]) -> bool {
     // All of it, without an early end: so many octets are looked at at once.
-    let visible = value.iter().fold(true, |all, octet| all & octet.is_ascii_graphic());
-    let separators = memchr::memchr3(b'"', b',', b'\\', value).or_else(|| memchr::memchr(b';', value));
-    !value.is_empty() && visible && separators.is_none()
+    let visible = |octet: u8| octet.is_ascii_graphic() & (octet != b';');
+    let all_visible = value.iter().fold(true, |all, &octet| all & visible(octet));
+    !value.is_empty() && all_visible && memchr::memchr3(b'"', b',', b'\\', value).is_none()
 }
 
 /// A `tchar` of RFC 9110 section 5.6.2.
