@@ -20,17 +20,17 @@ use tower::Service;
 
 use super::client_address::TrustedProxies;
 use super::located;
-use super::panics::{CatchPanic, Caught};
+use super::panics::{Caught, caught};
 use crate::clock::Clock;
 use crate::identity::{RequestScope, Scoped, SessionEvent};
 use crate::layer::SESSION_EVENT_HEADER;
-use crate::telemetry::metrics::Meters;
+use crate::telemetry::metrics::{Meters, NumberedMeters};
 use crate::telemetry::{CLIENT_GONE, Ended, Telemetry, TraceContext, ids};
 
 /// Lets requests in, and sees their answers out.
 #[derive(Clone)]
 pub(super) struct Entrance<S> {
-    inner: CatchPanic<S>,
+    inner: S,
     desk: Arc<Desk>,
 }
 
@@ -47,14 +47,44 @@ pub(super) struct Desk {
     pub(super) clock: Arc<dyn Clock>,
     /// The counts.
     pub(super) meters: Arc<Meters>,
+    /// Those of all routes that requests can meet here.
+    pub(super) routes: NumberedMeters,
     /// Where lines and spans go.
     pub(super) telemetry: Telemetry,
 }
 
 impl<S> Entrance<S> {
     pub(super) fn new(inner: S, desk: Desk) -> Self {
-        Self { inner: CatchPanic(inner), desk: Arc::new(desk) }
+        // By now they have their numbers.
+        let desk = Desk { routes: desk.meters.numbered(), ..desk };
+        Self { inner, desk: Arc::new(desk) }
     }
+
+    /// Lets a request in, to what `call` makes of it behind the entrance.
+    pub(super) fn let_in<F>(
+        &self,
+        request: Request<Body>,
+        call: impl FnOnce(&S, Request<Body>) -> F,
+    ) -> Entered<F>
+    where
+        F: Future<Output = Result<Response<Body>, Infallible>>,
+    {
+        let_in(&self.desk, request, |request| call(&self.inner, request))
+    }
+}
+
+fn let_in<F>(
+    desk: &Arc<Desk>,
+    mut request: Request<Body>,
+    call: impl FnOnce(Request<Body>) -> F,
+) -> Entered<F>
+where
+    F: Future<Output = Result<Response<Body>, Infallible>>,
+{
+    let visit = Visit::begin(desk, &mut request);
+    let scope = visit.scope.clone();
+    let future = scope.enter(|| caught(|| call(request)));
+    Entered { future: scope.run(future), visit: Some(visit) }
 }
 
 impl<S> Service<Request<Body>> for Entrance<S>
@@ -69,11 +99,8 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let visit = Visit::begin(&self.desk, &mut request);
-        let scope = visit.scope.clone();
-        let future = scope.enter(|| self.inner.call(request));
-        Entered { future: scope.run(future), visit: Some(visit) }
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let_in(&self.desk, request, |request| self.inner.call(request))
     }
 }
 
@@ -148,7 +175,7 @@ impl Visit {
     }
 
     fn count(&self, status: StatusCode, event: Option<SessionEvent>) {
-        self.desk.meters.of(self.scope.route(), |route| route.count(status, event));
+        self.desk.routes.of(self.scope.route()).count(status, event);
         if let Some(event) = event {
             self.desk.meters.count_event(event);
         }
@@ -156,31 +183,29 @@ impl Visit {
 
     /// Writes down how it ended.
     fn report(&self, answer: &Answer) {
-        let (telemetry, meters) = (&self.desk.telemetry, &self.desk.meters);
+        let Desk { telemetry, meters, routes, .. } = &*self.desk;
         let duration = self.began.elapsed();
         meters.in_flight.decrement(1.0);
-        meters.of(self.scope.route(), |route| {
-            route.duration.record(duration);
-            if telemetry.access.is_none() && !self.sampled {
-                return;
-            }
-            // What is sent to its announced length ends there; nobody looks at what HEAD would bring.
-            let whole =
-                answer.whole || answer.length == Some(answer.sent) || self.scope.method() == Method::HEAD;
-            let ended = Ended {
-                at: self.desk.clock.now(),
-                scope: &self.scope,
-                status: answer.status,
-                bytes: answer.sent,
-                whole,
-                duration,
-                route: &route.name,
-                event: answer.event,
-                version: self.version,
-                trace: &self.context.trace_id(),
-            };
-            self.tell(telemetry, &ended);
-        });
+        let route = routes.of(self.scope.route());
+        route.duration.record(duration);
+        if telemetry.access.is_none() && !self.sampled {
+            return;
+        }
+        // What is sent to its announced length ends there; nobody looks at what HEAD would bring.
+        let whole = answer.whole || answer.length == Some(answer.sent) || self.scope.method() == Method::HEAD;
+        let ended = Ended {
+            at: self.desk.clock.now(),
+            scope: &self.scope,
+            status: answer.status,
+            bytes: answer.sent,
+            whole,
+            duration,
+            route: &route.name,
+            event: answer.event,
+            version: self.version,
+            trace: &self.context.trace_id(),
+        };
+        self.tell(telemetry, &ended);
     }
 
     fn tell(&self, telemetry: &Telemetry, ended: &Ended<'_>) {

@@ -15,6 +15,14 @@ use tower::Service;
 
 use crate::routers::ApiError;
 
+/// Calls a service, and answers 500 where it panics, now or later.
+pub(super) fn caught<F>(call: impl FnOnce() -> F) -> Caught<F> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(future) => Caught::Running { future },
+        Err(cause) => Caught::Panicked { answer: Some(Box::new(panicked(&*cause))) },
+    }
+}
+
 /// Answers 500 where the service below panics.
 #[derive(Clone)]
 pub(super) struct CatchPanic<S>(pub(super) S);
@@ -32,15 +40,12 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        match catch_unwind(AssertUnwindSafe(|| self.0.call(request))) {
-            Ok(future) => Caught::Running { future },
-            Err(cause) => Caught::Panicked { answer: Some(Box::new(panicked(&*cause))) },
-        }
+        caught(|| self.0.call(request))
     }
 }
 
 pin_project! {
-    /// Response future of [`CatchPanic`].
+    /// Response future of [`CatchPanic`] and [`caught`].
     #[project = CaughtProj]
     pub(super) enum Caught<F> {
         Running { #[pin] future: F },

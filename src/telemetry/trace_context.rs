@@ -52,15 +52,13 @@ impl TraceContext {
 
     /// The trace's id in hexadecimal.
     pub(crate) fn trace_id(self) -> [u8; 32] {
-        let mut digits = [0; 32];
-        write_hexadecimal(&self.trace.to_be_bytes(), &mut digits);
-        digits
+        hexadecimal(self.trace)
     }
 
     fn traceparent(self) -> [u8; LENGTH] {
         let mut value = *b"00-................................-................-0.";
         value[TRACE].copy_from_slice(&self.trace_id());
-        write_hexadecimal(&self.span.to_be_bytes(), &mut value[PARENT]);
+        value[PARENT].copy_from_slice(&hexadecimal(self.span.into())[16..]);
         value[LENGTH - 1] = b'0' + u8::from(self.sampled);
         value
     }
@@ -104,12 +102,14 @@ fn number(digits: &[u8]) -> Option<u128> {
     })
 }
 
-/// In lower case. By arithmetic, so that the compiler writes many digits at once.
-fn write_hexadecimal(bytes: &[u8], digits: &mut [u8]) {
+/// In lower case. By arithmetic, so that the compiler makes many digits at once.
+fn hexadecimal(number: u128) -> [u8; 32] {
     let digit = |half: u8| half + if half < 10 { b'0' } else { b'a' - 10 };
-    for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
+    let mut digits = [0; 32];
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(number.to_be_bytes()) {
         (pair[0], pair[1]) = (digit(byte >> 4), digit(byte & 0xf));
     }
+    digits
 }
 
 const LENGTH: usize = 55;
