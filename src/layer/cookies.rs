@@ -70,27 +70,32 @@ impl CookiePolicy {
     ///
     /// [`DuplicateCookie`] if one of them came twice: nobody can tell which the server has set.
     pub fn read<'h>(&self, headers: &'h HeaderMap) -> Result<SessionCookies<'h>, DuplicateCookie> {
-        let mut found = SessionCookies::default();
+        let [access, refresh] = self.find(headers)?;
+        Ok(SessionCookies { access: Presented::of(access), refresh: Presented::of(refresh) })
+    }
+
+    /// What came under the two names, whatever it is worth.
+    pub(super) fn find<'h>(&self, headers: &'h HeaderMap) -> Result<[Option<&'h [u8]>; 2], DuplicateCookie> {
+        let [mut access, mut refresh] = [None; 2];
         for pair in pairs(headers) {
             let (slot, value) = if let Some(value) = value_of(&self.access_name, pair) {
-                (&mut found.access, value)
+                (&mut access, value)
             } else if let Some(value) = value_of(&self.refresh_name, pair) {
-                (&mut found.refresh, value)
+                (&mut refresh, value)
             } else {
                 continue;
             };
-            if *slot != Presented::Absent {
+            if slot.replace(value).is_some() {
                 return Err(DuplicateCookie);
             }
-            *slot = Presented::new(value);
         }
-        Ok(found)
+        Ok([access, refresh])
     }
 
     /// Whether one of the two is in a request, usable or not.
     #[must_use]
     pub fn are_in(&self, headers: &HeaderMap) -> bool {
-        self.read(headers).map_or(true, |cookies| cookies.any())
+        self.find(headers).map_or(true, |found| found.iter().any(Option::is_some))
     }
 
     /// Both `Set-Cookie` values for fresh tokens, the access token's first.
@@ -265,7 +270,12 @@ impl<'h> Presented<'h> {
         }
     }
 
-    pub(super) fn new(value: &'h [u8]) -> Self {
+    /// The cookie of this value, if it came.
+    pub(super) fn of(value: Option<&'h [u8]>) -> Self {
+        value.map_or(Self::Absent, Self::new)
+    }
+
+    fn new(value: &'h [u8]) -> Self {
         if value.len() > VALUE_MAX || !is_token(value) {
             return Self::Unusable;
         }

@@ -106,7 +106,7 @@ fn number(digits: &[u8]) -> Option<u128> {
 fn hexadecimal(number: u128) -> [u8; 32] {
     let digit = |half: u8| half + if half < 10 { b'0' } else { b'a' - 10 };
     let mut digits = [0; 32];
-    for (pair, byte) in digits.chunks_exact_mut(2).zip(number.to_be_bytes()) {
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(&number.to_be_bytes()) {
         (pair[0], pair[1]) = (digit(byte >> 4), digit(byte & 0xf));
     }
     digits
