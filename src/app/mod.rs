@@ -41,7 +41,7 @@ pub use self::verify::Verify;
 use crate::backend::config::{self, Builtin, Config, IdentityPreset, Place, RouteIdentity};
 use crate::backend::db::Stores;
 use crate::clock::Clock;
-use crate::identity::{ClientAddress, Identity};
+use crate::identity::Identity;
 use crate::layer::{CookiePolicy, CookiePolicyError, OnStoreLoss, Reject401, SameSite, SilentRefreshLayer};
 use crate::proxy::{
     Forwarded, HeaderEdits, HealthCheck, IdentityHeaders, MintBearer, Proxy, ReservedCookies, RouteError,
@@ -223,6 +223,7 @@ fn desk(parts: &Parts<'_>, meters: Arc<Meters>) -> Desk {
         public_host: public_host(&parts.public_origin),
         name: parts.public_origin.host().into(),
         clock: Arc::clone(&parts.clock),
+        routes: meters.numbered(),
         meters,
         telemetry: parts.telemetry.clone(),
     }
@@ -419,7 +420,8 @@ fn located<B>(
     public_host: Option<&HeaderValue>,
     request: &mut Request<B>,
 ) -> Option<IpAddr> {
-    let Peer(peer) = *request.extensions().get::<Peer>()?;
+    // Whoever comes after this asks for the client. A map of three is all that most requests need.
+    let Peer(peer) = request.extensions_mut().remove()?;
     let origin = trusted.origin(peer.ip(), request.headers());
     // RFC 9112, section 3.2.2: what an absolute target names goes before the header.
     let named = origin.host.or_else(|| request.uri().authority().map(Authority::as_str));
@@ -433,7 +435,6 @@ fn located<B>(
         chain: None,
     });
     let client = origin.client;
-    request.extensions_mut().insert(ClientAddress(client));
     if let Some(forwarded) = forwarded {
         request.extensions_mut().insert(forwarded);
     }

@@ -10,7 +10,7 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use rustix::net::{RecvFlags, recv};
@@ -25,6 +25,8 @@ use super::connection::Client;
 pub(super) struct Wire {
     stream: Stream,
     client: Arc<Client>,
+    /// Whom an order wakes.
+    waits: Option<Waker>,
     /// What was read already, and is to be read again.
     unread: Bytes,
     /// Whether nobody above has a buffer in which the beginning of a request may be.
@@ -40,7 +42,7 @@ pub(super) enum Stream {
 
 impl Wire {
     pub(super) fn new(stream: Stream, client: Arc<Client>) -> Self {
-        Self { stream, client, unread: Bytes::new(), rests: false, lingers_for: LINGERS_FOR }
+        Self { stream, client, waits: None, unread: Bytes::new(), rests: false, lingers_for: LINGERS_FOR }
     }
 
     /// Whether the client begins as HTTP/2 does where nothing was agreed on before (RFC 9113, section
@@ -110,14 +112,22 @@ impl Wire {
     }
 
     /// Notes whether the client takes what is written.
-    fn noted<T>(&self, cx: &Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn noted<T>(&mut self, cx: &Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         self.activity().waits_to_write(written.is_pending());
         if written.is_pending() {
-            self.activity().waits(cx.waker());
+            self.waits(cx);
             // An order that came before the waker was there.
             self.check()?;
         }
         written
+    }
+
+    /// Has orders wake who waits here: nearly always the task that they wake already.
+    fn waits(&mut self, cx: &Context<'_>) {
+        if !self.waits.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            self.waits = Some(cx.waker().clone());
+            self.activity().waits(cx.waker());
+        }
     }
 }
 
@@ -157,7 +167,7 @@ impl AsyncRead for Wire {
             }
             return Poll::Ready(Ok(()));
         }
-        wire.activity().waits(cx.waker());
+        wire.waits(cx);
         wire.check()?;
         if wire.is_to_end() {
             if wire.may_be_read_ahead() {
@@ -241,7 +251,7 @@ impl Wire {
             let mut buffer = ReadBuf::new(&mut dropped);
             let read = self.stream.poll_read(cx, &mut buffer);
             if read.is_pending() {
-                self.activity().waits(cx.waker());
+                self.waits(cx);
                 self.check()?;
                 return Poll::Pending;
             }
