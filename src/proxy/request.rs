@@ -58,6 +58,34 @@ impl Fields for HeaderMap {
     }
 }
 
+/// Which headers are there that need a closer look: most requests have hardly any of them, and to look for
+/// each by its name takes longer than to pass all names by.
+#[derive(Default)]
+pub(super) struct Seen {
+    connection: bool,
+    te: bool,
+    transfer_encoding: bool,
+    pub(super) upgrade: bool,
+    pub(super) via: bool,
+}
+
+impl Seen {
+    pub(super) fn among(headers: &HeaderMap) -> Self {
+        let mut seen = Self::default();
+        for name in headers.keys() {
+            match name.as_str() {
+                "connection" => seen.connection = true,
+                "te" => seen.te = true,
+                "transfer-encoding" => seen.transfer_encoding = true,
+                "upgrade" => seen.upgrade = true,
+                "via" => seen.via = true,
+                _ => {}
+            }
+        }
+        seen
+    }
+}
+
 /// A client's request, made ours: what the client may not say is left out, and what we say is added.
 pub(super) struct Outgoing<'r> {
     parts: &'r request::Parts,
@@ -81,23 +109,26 @@ impl<'r> Outgoing<'r> {
         parts: &'r request::Parts,
         route: &'r Route,
         (reserved, via): (&'r ReservedCookies, &'r Via),
-        upgrade: Option<&Upgrade>,
+        identity: Option<&'r Identity>,
+        (seen, upgrade): (&Seen, Option<&Upgrade>),
     ) -> Result<Self, ProxyError> {
         let (host, target) = (host(parts)?, route.target(&parts.uri)?);
-        if framing::is_coded(&parts.headers) {
+        if seen.transfer_encoding && framing::is_coded(&parts.headers) {
             return Err(ProxyError::CodingUnknown);
         }
-        let identity = parts.extensions.get::<Identity>();
         if let Some(identity) = identity {
             route.spec.identity.check(identity)?;
         }
-        let mut named = hop_by_hop::named_by_connection(&parts.headers);
-        named.retain(|name| !OUTER.contains(name));
+        let mut named = Vec::new();
+        if seen.connection {
+            named = hop_by_hop::named_by_connection(&parts.headers);
+            named.retain(|name| !OUTER.contains(name));
+        }
         Ok(Self {
             target,
             host: route.requests.edits.value(&HOST).cloned().or(host),
             named,
-            accepts_trailers: hop_by_hop::accepts_trailers(&parts.headers),
+            accepts_trailers: seen.te && hop_by_hop::accepts_trailers(&parts.headers),
             upgrade: upgrade.and_then(Upgrade::protocols),
             identity,
             bearer: route.spec.bearer.as_ref().zip(identity).and_then(|(bearer, user)| bearer.mint(user)),
@@ -195,6 +226,9 @@ impl RequestHead for Outgoing<'_> {
 fn host(parts: &request::Parts) -> Result<Option<HeaderValue>, ProxyError> {
     let mut lines = parts.headers.get_all(HOST).iter();
     let host = match (lines.next(), lines.next()) {
+        (Some(host), None) if parts.uri.authority().is_none() && is_plain(host.as_bytes()) => {
+            return Ok(Some(host.clone()));
+        }
         (Some(host), None) => host,
         (None, _) if parts.version < Version::HTTP_11 || parts.uri.authority().is_some() => {
             return Ok(parts
@@ -210,6 +244,14 @@ fn host(parts: &request::Parts) -> Result<Option<HeaderValue>, ProxyError> {
     };
     let named = named.filter(|named| !named.as_bytes().contains(&b'@'));
     named.map(Some).ok_or(ProxyError::BadHost)
+}
+
+/// Whether it is a name or an address of version 4, perhaps with a port: those need no parser.
+fn is_plain(host: &[u8]) -> bool {
+    let colon = host.iter().position(|&byte| byte == b':').unwrap_or(host.len());
+    let (name, port) = host.split_at(colon);
+    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
+    !name.is_empty() && name.iter().all(is_name) && port.iter().skip(1).all(u8::is_ascii_digit)
 }
 
 /// What an outer layer has added, as far as we know: a client can't have it removed.
@@ -235,7 +277,7 @@ mod tests {
         let http11 = |uri, hosts: &[&'static str]| host_of(uri, Version::HTTP_11, hosts);
         assert_eq!(http11("/", &["a.example:80"]), Some(Some("a.example:80".to_owned())));
         assert_eq!(http11("http://b.example/", &["a.example"]), Some(Some("b.example".to_owned())));
-        for hosts in [&[][..], &["a", "a"], &["a/b"], &["u@a"], &["a b"], &[""]] {
+        for hosts in [&[][..], &["a", "a"], &["a/b"], &["u@a"], &["a b"], &[""], &["a:1:2"]] {
             assert_eq!(http11("/", hosts), None, "{hosts:?}");
         }
         assert_eq!(http11("http://u:p@b.example/", &["b.example"]), None);
@@ -255,7 +297,9 @@ mod tests {
             }
             let (parts, ()) = request.body(()).unwrap().into_parts();
             let mut headers = HeaderMap::new();
-            let outgoing = Outgoing::new(&parts, route.route(), (&reserved, &via), None).unwrap();
+            let seen = Seen::among(&parts.headers);
+            let outgoing =
+                Outgoing::new(&parts, route.route(), (&reserved, &via), None, (&seen, None)).unwrap();
             outgoing.fields(&mut headers);
             let sent: Vec<_> = headers.get_all(COOKIE).iter().map(|line| line.to_str().unwrap()).collect();
             assert_eq!(sent, Vec::from_iter(Some(joined).filter(|joined| !joined.is_empty())));

@@ -90,6 +90,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn all_that_only_we_may_send_is_looked_for() {
+        assert!(RESERVED.iter().chain([&CLEAR_SITE_DATA]).all(|name| may_not_pass(name.as_str())));
+    }
+
+    #[test]
     fn an_upstream_clears_its_own_data_but_no_cookies() {
         for (sent, kept) in [
             (r#""cookies""#, None),

@@ -16,7 +16,7 @@ use tower_service::Service;
 use super::body::{Download, Upload, UploadProgress};
 use super::cookies::ReservedCookies;
 use super::error::ProxyError;
-use super::request::Outgoing;
+use super::request::{Outgoing, Seen};
 use super::routes::{MatchedRoute, Route};
 use super::streams::{self, Streams};
 use super::upgrade::Upgrade;
@@ -106,11 +106,14 @@ impl Inner {
     {
         let (mut parts, body) = request.into_parts();
         let Rules { reserved, via, .. } = &self.rules;
-        self.admit(route, &parts)?;
-        let upgrade = Upgrade::asked(&mut parts, !body.is_end_stream(), route);
-        let session = parts.extensions.get::<Identity>().map(|identity| identity.session);
+        let seen = Seen::among(&parts.headers);
+        let has_body = !body.is_end_stream();
+        let upgrade = if seen.upgrade { Upgrade::asked(&mut parts, has_body, route) } else { None };
+        let identity = parts.extensions.get::<Identity>();
+        self.admit(route, &parts, &seen, identity)?;
+        let session = identity.map(|identity| identity.session);
         let (body, mut progress) = upload(route, body)?;
-        let outgoing = Outgoing::new(&parts, route, (reserved, via), upgrade.as_ref())?;
+        let outgoing = Outgoing::new(&parts, route, (reserved, via), identity, (&seen, upgrade.as_ref()))?;
         let sent = upstream::send(&self.connections, route, &outgoing, body, &mut progress);
         let (response, lease) = sent.await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -144,13 +147,18 @@ impl Inner {
         }
     }
 
-    fn admit(&self, route: &Route, parts: &request::Parts) -> Result<(), ProxyError> {
+    fn admit(
+        &self,
+        route: &Route,
+        parts: &request::Parts,
+        seen: &Seen,
+        identity: Option<&Identity>,
+    ) -> Result<(), ProxyError> {
         route.methods.check(&parts.method)?;
-        if self.rules.via.is_in(&parts.headers) {
+        if seen.via && self.rules.via.is_in(&parts.headers) {
             return Err(ProxyError::LoopDetected);
         }
         let roles = &route.spec.roles;
-        let identity = parts.extensions.get::<Identity>();
         let has_one = |identity: &Identity| roles.iter().any(|role| identity.roles.contains(role));
         if roles.is_empty() || identity.is_some_and(has_one) { Ok(()) } else { Err(ProxyError::Forbidden) }
     }

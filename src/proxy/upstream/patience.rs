@@ -1,7 +1,7 @@
 //! A timer that is used again and again.
 
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -16,8 +16,11 @@ pub(super) struct Patience(Option<Pin<Box<Sleep>>>);
 
 impl Patience {
     /// `None` if the deadline comes first.
-    pub(super) async fn wait<F: Future>(&mut self, deadline: Instant, future: F) -> Option<F::Output> {
-        let mut future = pin!(future);
+    pub(super) async fn wait<F: Future>(
+        &mut self,
+        deadline: Instant,
+        mut future: Pin<&mut F>,
+    ) -> Option<F::Output> {
         poll_fn(|cx| match future.as_mut().poll(cx) {
             Poll::Ready(output) => Poll::Ready(Some(output)),
             Poll::Pending => self.poll_over(deadline, cx).map(|()| None),
@@ -43,6 +46,7 @@ impl Patience {
 #[cfg(test)]
 mod tests {
     use std::future::pending;
+    use std::pin::pin;
     use std::time::Duration;
 
     use super::*;
@@ -52,10 +56,10 @@ mod tests {
         let (mut patience, began) = (Patience::default(), Instant::now());
         for (seconds, then) in [(10, 10), (5, 15), (20, 35), (1, 36)] {
             let deadline = Instant::now() + Duration::from_secs(seconds);
-            assert_eq!(patience.wait(deadline, pending::<()>()).await, None);
+            assert_eq!(patience.wait(deadline, pin!(pending::<()>())).await, None);
             assert_eq!(began.elapsed().as_secs(), then);
         }
-        let soon = async { tokio::time::sleep(Duration::from_secs(1)).await };
+        let soon = pin!(tokio::time::sleep(Duration::from_secs(1)));
         assert!(patience.wait(Instant::now() + Duration::from_secs(2), soon).await.is_some());
     }
 }

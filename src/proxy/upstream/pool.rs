@@ -2,7 +2,7 @@
 //!
 //! Each serving thread has a pool of its own, so its lock is never waited for.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub(in crate::proxy) struct Pool(Mutex<Slots>);
 
 #[derive(Default)]
 struct Slots {
-    by_upstream: HashMap<u64, Slot>,
+    by_upstream: BTreeMap<u64, Slot>,
     is_swept: bool,
 }
 

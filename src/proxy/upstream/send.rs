@@ -2,7 +2,7 @@
 
 use std::error::Error as StdError;
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use axum_core::body::Body;
@@ -44,12 +44,14 @@ pub(in crate::proxy) async fn send(
         let upstream = &permit.upstream;
         RequestScope::with(|scope| scope.sent_to(&upstream.origin.authority));
         let is_http2 = connection.is_http2();
-        let answer = connection.send(head, &mut sending, &upstream.origin);
-        let answer = if progress.is_without_body() {
-            let deadline = at + route.spec.first_byte_timeout;
-            patience.wait(deadline, answer).await.unwrap_or(Err(Unanswered::Late))
-        } else {
-            within_patience(route, answer, progress).await
+        let answer = {
+            let answer = pin!(connection.send(head, &mut sending, &upstream.origin));
+            if progress.is_without_body() {
+                let deadline = at + route.spec.first_byte_timeout;
+                patience.wait(deadline, answer).await.unwrap_or(Err(Unanswered::Late))
+            } else {
+                within_patience(route, answer, progress).await
+            }
         };
         match answer {
             Ok(response) => {
@@ -209,10 +211,9 @@ impl Unanswered {
 /// A client that keeps us waiting is the body's own concern.
 async fn within_patience(
     route: &Route,
-    answer: impl Future<Output = Result<Response<AnswerBody>, Unanswered>>,
+    mut answer: Pin<&mut impl Future<Output = Result<Response<AnswerBody>, Unanswered>>>,
     progress: &mut UploadProgress,
 ) -> Result<Response<AnswerBody>, Unanswered> {
-    let mut answer = pin!(answer);
     loop {
         let patience = match progress.stage() {
             Stage::AwaitingClient => None,

@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode, Version};
 use httparse::{ParserConfig, Status};
@@ -88,42 +88,34 @@ impl AnswerHead {
 /// Takes the head of the answer to a request of this method off what was read. `None` if it is not all
 /// there yet.
 pub(super) fn take(read: &mut BytesMut, method: &Method) -> Result<Option<AnswerHead>, Http1Error> {
-    match end_of_head(read) {
-        Some(end) => parse(&read.split_to(end).freeze(), method).map(Some),
-        None if read.len() >= LONGEST => Err(Http1Error::TooLong),
-        None => Ok(None),
-    }
-}
-
-/// Where the empty line ends. Lines may end with a bare LF (RFC 9112, section 2.2).
-fn end_of_head(read: &[u8]) -> Option<usize> {
-    memchr::memchr_iter(b'\n', read).find_map(|at| match &read[at + 1..] {
-        [b'\n', ..] => Some(at + 2),
-        [b'\r', b'\n', ..] => Some(at + 3),
-        _ => None,
-    })
-}
-
-fn parse(head: &Bytes, method: &Method) -> Result<AnswerHead, Http1Error> {
     let mut fields = [const { MaybeUninit::uninit() }; MOST_FIELDS];
     let mut parsed = httparse::Response::new(&mut []);
-    match ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, head, &mut fields)? {
-        Status::Complete(length) if length == head.len() => {}
-        _ => return Err(httparse::Error::Status.into()),
-    }
+    let parser = ParserConfig::default();
+    let length = match parser.parse_response_with_uninit_headers(&mut parsed, read, &mut fields)? {
+        Status::Complete(length) => length,
+        Status::Partial if read.len() >= LONGEST => return Err(Http1Error::TooLong),
+        Status::Partial => return Ok(None),
+    };
     let status = StatusCode::from_u16(parsed.code.unwrap_or_default());
     let status = status.map_err(|_| httparse::Error::Status)?;
     let is_http10 = parsed.version == Some(0);
     let switches = status == StatusCode::SWITCHING_PROTOCOLS;
     let mut said = Said::default();
-    let mut headers = HeaderMap::with_capacity(parsed.headers.len() + ROOM);
+    // Where the values are, which are to share the buffer's memory.
+    let start = read.as_ptr().addr();
+    let mut kept = Vec::with_capacity(parsed.headers.len());
     for field in &*parsed.headers {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| httparse::Error::HeaderName)?;
         // What is switched to, and that it is, is read by who has asked for it.
-        if said.heard(name.as_str(), field.value)? == Heard::Here && !switches {
-            continue;
+        if said.heard(name.as_str(), field.value)? == Heard::There || switches {
+            let begin = field.value.as_ptr().addr() - start;
+            kept.push((name, begin..begin + field.value.len()));
         }
-        let value = HeaderValue::from_maybe_shared(head.slice_ref(field.value));
+    }
+    let head = read.split_to(length).freeze();
+    let mut headers = HeaderMap::with_capacity(kept.len() + ROOM);
+    for (name, place) in kept {
+        let value = HeaderValue::from_maybe_shared(head.slice(place));
         headers.append(name, value.map_err(|_| httparse::Error::HeaderValue)?);
     }
     let framing = said.framing(method, status);
@@ -135,7 +127,7 @@ fn parse(head: &Bytes, method: &Method) -> Result<AnswerHead, Http1Error> {
     *response.status_mut() = status;
     *response.version_mut() = if is_http10 { Version::HTTP_10 } else { Version::HTTP_11 };
     *response.headers_mut() = headers;
-    Ok(AnswerHead { response, framing, persists })
+    Ok(Some(AnswerHead { response, framing, persists }))
 }
 
 /// What an answer's head says of its connection and its body.
