@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::response::IntoResponse;
 use futures_util::future::Either;
-use http::header::{HeaderMap, HeaderName, ORIGIN, VARY};
+use http::header::{HeaderMap, HeaderName, ORIGIN, UPGRADE, VARY};
 use http::{HeaderValue, Method, Request, Response};
 use pin_project_lite::pin_project;
 use tower::util::{BoxCloneSyncService, Oneshot};
@@ -190,7 +190,9 @@ impl UpgradeGuard {
 
     /// Whether this is an upgrade in a user's name that no page of a trusted origin asks for.
     pub(super) fn refuses(&self, headers: &HeaderMap) -> bool {
-        asks_for_upgrade(headers) && self.is_of_another_page(headers)
+        // To pass a few names by costs less than to look for one of them.
+        let may_ask = headers.keys().any(|name| name == UPGRADE);
+        may_ask && asks_for_upgrade(headers) && self.is_of_another_page(headers)
     }
 
     /// Whether a request acts in a user's name, by our cookies, for no page of a trusted origin. Every

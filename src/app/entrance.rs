@@ -277,8 +277,6 @@ fn mark(headers: &mut HeaderMap, scope: &RequestScope) -> TraceContext {
     } else {
         TraceContext::begun_with(scope.id())
     };
-    // For what we and the proxy add, so that the map grows once.
-    headers.reserve(ROOM);
     headers.insert(X_REQUEST_ID, id_of(scope));
     context
 }
@@ -318,6 +316,3 @@ fn event_in(headers: &HeaderMap) -> Option<SessionEvent> {
 }
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// How many headers are added on the way to an upstream.
-const ROOM: usize = 12;

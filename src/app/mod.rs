@@ -422,15 +422,17 @@ fn located<B>(
 ) -> Option<IpAddr> {
     // Whoever comes after this asks for the client. A map of three is all that most requests need.
     let Peer(peer) = request.extensions_mut().remove()?;
+    let is_secured = request.extensions_mut().remove::<Secured>().is_some();
     let origin = trusted.origin(peer.ip(), request.headers());
     // RFC 9112, section 3.2.2: what an absolute target names goes before the header.
     let named = origin.host.or_else(|| request.uri().authority().map(Authority::as_str));
     let host = named.and_then(|host| HeaderValue::try_from(host).ok());
-    let host = host.as_ref().or_else(|| request.headers().get(HOST)).or(public_host).cloned();
-    let https = origin.https.unwrap_or_else(|| request.extensions().get::<Secured>().is_some());
+    // Nearly always the first.
+    let header = || request.headers().iter().find_map(|(name, host)| (name == HOST).then_some(host));
+    let host = host.as_ref().or_else(header).or(public_host).cloned();
     let forwarded = host.map(|host| Forwarded {
         client: origin.client,
-        proto: if https { "https" } else { "http" },
+        proto: if origin.https.unwrap_or(is_secured) { "https" } else { "http" },
         host,
         chain: None,
     });

@@ -45,15 +45,9 @@ where
     type Error = Infallible;
     type Future = Answering<S>;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let turn = Turn::begin(&self.client);
         let limits = &self.client.terms.limits;
-        // An empty body of ours needs no memory.
-        let body = |body: Incoming| match body.is_end_stream() {
-            true => Body::empty(),
-            false => Body::new(RequestBody::new(body, &self.client)),
-        };
-        let mut request = request.map(body);
         // Where hyper has put that, the request asks for an upgrade.
         let activity = &self.client.activity;
         let upgrades = request.extensions().get::<OnUpgrade>().is_some() && !activity.is_multiplexed();
@@ -66,7 +60,12 @@ where
                 if self.client.is_secured {
                     request.extensions_mut().insert(Secured);
                 }
-                Answer::of(self.service.clone(), request, upgrades)
+                // An empty body of ours needs no memory.
+                let body = |body: Incoming| match body.is_end_stream() {
+                    true => Body::empty(),
+                    false => Body::new(RequestBody::new(body, &self.client)),
+                };
+                Answer::of(self.service.clone(), request.map(body), upgrades)
             }
             Err(refusal) => Answer::Refused { response: Some(Box::new(refusal.response())) },
         };
@@ -319,7 +318,7 @@ impl HttpBody for AnswerBody {
 }
 
 /// What hyper leaves to us.
-fn check(request: &mut Request<Body>, limits: &ServerLimits) -> Result<(), Refusal> {
+fn check<B>(request: &mut Request<B>, limits: &ServerLimits) -> Result<(), Refusal> {
     if request.uri().path_and_query().is_some_and(|target| target.as_str().len() > limits.uri_bytes) {
         return Err(Refusal::UriTooLong);
     }
@@ -334,7 +333,7 @@ fn check(request: &mut Request<Body>, limits: &ServerLimits) -> Result<(), Refus
 
 /// Makes a request of HTTP/2 say what it says where HTTP/1.1 says it, for all who come after: the host
 /// in `Host` (RFC 9113, section 8.3.1), and all cookies in one field (section 8.2.3).
-fn as_http1(request: &mut Request<Body>) -> Result<(), Refusal> {
+fn as_http1<B>(request: &mut Request<B>) -> Result<(), Refusal> {
     let mut hosts = request.headers().get_all(HOST).iter();
     let host = match (request.uri().authority(), hosts.next(), hosts.next()) {
         (Some(authority), None, _) if is_sound(authority) => {
