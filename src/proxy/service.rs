@@ -87,10 +87,11 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let proxy = Arc::clone(&self.0);
+        let (mut parts, body) = request.into_parts();
         Box::pin(async move {
-            let route = request.extensions().get::<MatchedRoute>().cloned();
+            let route = parts.extensions.remove::<MatchedRoute>();
             let answer = match &route {
-                Some(route) => proxy.forward(route.route(), request).await,
+                Some(route) => proxy.forward(route.route(), &mut parts, body).await,
                 None => Err(ProxyError::NoRoute),
             };
             Ok(answer.unwrap_or_else(|error| rescue(error, route.as_ref())))
@@ -99,21 +100,25 @@ where
 }
 
 impl Inner {
-    async fn forward<B>(&self, route: &Route, request: Request<B>) -> Result<Response<Body>, ProxyError>
+    async fn forward<B>(
+        &self,
+        route: &Route,
+        parts: &mut request::Parts,
+        body: B,
+    ) -> Result<Response<Body>, ProxyError>
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let (mut parts, body) = request.into_parts();
         let Rules { reserved, via, .. } = &self.rules;
         let seen = Seen::among(&parts.headers);
         let has_body = !body.is_end_stream();
-        let upgrade = if seen.upgrade { Upgrade::asked(&mut parts, has_body, route) } else { None };
+        let upgrade = if seen.upgrade { Upgrade::asked(parts, has_body, route) } else { None };
         let identity = parts.extensions.get::<Identity>();
-        self.admit(route, &parts, &seen, identity)?;
+        self.admit(route, parts, &seen, identity)?;
         let session = identity.map(|identity| identity.session);
         let (body, mut progress) = upload(route, body)?;
-        let outgoing = Outgoing::new(&parts, route, (reserved, via), identity, (&seen, upgrade.as_ref()))?;
+        let outgoing = Outgoing::new(parts, route, (reserved, via), identity, (&seen, upgrade.as_ref()))?;
         let sent = upstream::send(&self.connections, route, &outgoing, body, &mut progress);
         let (response, lease) = sent.await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {

@@ -68,29 +68,35 @@ impl Connection {
                     Err(Unanswered::Broken { error: error.into(), has_answered: http1.has_answered() })
                 }
             },
-            Self::Http2(mut http2, _) => {
-                let Some((body, length)) = sending.take_body() else {
-                    return Err(Unanswered::without_a_byte("the upstream has changed its protocol"));
-                };
-                let answer = http2.try_send_request(http2_request(head, body, length, origin)).await;
-                answer.map(|answer| answer.map(AnswerBody::Http2)).map_err(|mut error| {
-                    match error.take_message() {
-                        Some(unsent) => {
-                            sending.put_back(unsent.into_body());
-                            Unanswered::Unsent
-                        }
-                        // Others' answers come on the same connection. Ours begins with its head, which
-                        // would have been no error.
-                        None => Unanswered::without_a_byte(error.into_error()),
-                    }
-                })
-            }
+            // In a box: it is larger.
+            Self::Http2(http2, _) => Box::pin(send_by_http2(http2, head, sending, origin)).await,
         }
     }
 
     pub(super) fn is_http2(&self) -> bool {
         matches!(self, Self::Http2(..))
     }
+}
+
+async fn send_by_http2(
+    mut http2: http2::SendRequest<Body>,
+    head: &impl RequestHead,
+    sending: &mut Sending,
+    origin: &Origin,
+) -> Result<Response<AnswerBody>, Unanswered> {
+    let Some((body, length)) = sending.take_body() else {
+        return Err(Unanswered::without_a_byte("the upstream has changed its protocol"));
+    };
+    let answer = http2.try_send_request(http2_request(head, body, length, origin)).await;
+    answer.map(|answer| answer.map(AnswerBody::Http2)).map_err(|mut error| match error.take_message() {
+        Some(unsent) => {
+            sending.put_back(unsent.into_body());
+            Unanswered::Unsent
+        }
+        // Others' answers come on the same connection. Ours begins with its head, which would have been
+        // no error.
+        None => Unanswered::without_a_byte(error.into_error()),
+    })
 }
 
 /// RFC 9113, sections 8.2.2 and 8.3.1: `:authority` takes the place of `Host`, and no header

@@ -50,7 +50,7 @@ pub(in crate::proxy) async fn send(
                 let deadline = at + route.spec.first_byte_timeout;
                 patience.wait(deadline, answer).await.unwrap_or(Err(Unanswered::Late))
             } else {
-                within_patience(route, answer, progress).await
+                Box::pin(within_patience(route, answer, progress)).await
             }
         };
         match answer {

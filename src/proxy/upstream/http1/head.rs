@@ -210,7 +210,9 @@ impl Said {
 
     /// RFC 9112, section 9.3. Who names a length beside chunks may not mean what we think.
     fn persists(&self, is_http10: bool) -> bool {
-        !self.close && (!is_http10 || self.keep_alive) && !(self.is_chunked && self.length.is_some())
+        let is_wanted = !self.close && (self.keep_alive || !is_http10);
+        let contradicts_itself = self.is_chunked && self.length.is_some();
+        is_wanted && !contradicts_itself
     }
 
     /// Leaves one thing that says how long the body is, and nothing that concerns the connection.
