@@ -238,3 +238,180 @@ const MOST_FIELDS: usize = 100;
 const LONGEST: usize = 64 * 1024;
 /// For what the answer gets on its way out.
 const ROOM: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use http::uri::PathAndQuery;
+
+    use super::*;
+
+    fn parse(fields: &str) -> Result<AnswerHead, Http1Error> {
+        let mut read = BytesMut::from(&*format!("HTTP/1.1 200 OK\r\n{fields}\r\nrest"));
+        let head = take(&mut read, &Method::GET)?.expect("a whole head");
+        assert_eq!(&read[..], b"rest");
+        Ok(head)
+    }
+
+    fn to(method: Method, head: &str) -> AnswerHead {
+        take(&mut BytesMut::from(head), &method).expect("sound").expect("whole")
+    }
+
+    #[test]
+    fn one_thing_says_how_long_the_body_is() {
+        let chunked = || Framing::Chunked(Chunks::default());
+        for (fields, framing, length, persists) in [
+            ("", Framing::UntilClose, None, false),
+            ("Content-Length: 7\r\n", Framing::Length(7), Some("7"), true),
+            ("Content-Length: 007\r\n", Framing::Length(7), Some("7"), true),
+            ("Content-Length: 7\r\nContent-Length: 7\r\n", Framing::Length(7), Some("7"), true),
+            ("Content-Length: 7, 07\r\n", Framing::Length(7), Some("7"), true),
+            ("Transfer-Encoding: Chunked\r\n", chunked(), None, true),
+            ("Content-Length: 7\r\nTransfer-Encoding: chunked\r\n", chunked(), None, false),
+            ("Transfer-Encoding: chunked\r\nContent-Length: 7\r\n", chunked(), None, false),
+        ] {
+            let head = parse(fields).unwrap();
+            assert_eq!((head.framing, head.persists), (framing, persists), "{fields}");
+            let headers = head.response.headers();
+            let lengths: Vec<_> = headers.get_all(CONTENT_LENGTH).iter().collect();
+            assert_eq!(lengths, Vec::from_iter(length), "{fields}");
+            assert!(!headers.contains_key("transfer-encoding"), "{fields}");
+        }
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_an_error() {
+        for fields in [
+            "Content-Length: 7\r\nContent-Length: 8\r\n",
+            "Content-Length: 7, 8\r\n",
+            "Content-Length: 7,\r\n",
+            "Content-Length: +7\r\n",
+            "Content-Length: -7\r\n",
+            "Content-Length: 0x7\r\n",
+            "Content-Length:\r\n",
+            "Content-Length: 18446744073709551616\r\n",
+        ] {
+            assert!(matches!(parse(fields), Err(Http1Error::Length)), "{fields}");
+        }
+        for fields in [
+            "Transfer-Encoding: gzip, chunked\r\n",
+            "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: chunked, chunked\r\n",
+            "Transfer-Encoding: identity\r\n",
+            "Transfer-Encoding:\r\n",
+        ] {
+            assert!(matches!(parse(fields), Err(Http1Error::Coding)), "{fields}");
+        }
+        let old = "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        assert!(matches!(take(&mut BytesMut::from(old), &Method::GET), Err(Http1Error::Coding)));
+        for fields in
+            ["no field\r\n", " folded: 1\r\n", "A : 1\r\n", "A: 1\r\n b\r\n", "A: \0\r\n", ": 1\r\n"]
+        {
+            assert!(matches!(parse(fields), Err(Http1Error::Head(_))), "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn some_answers_have_no_body_whatever_they_say() {
+        let says = "Content-Length: 7\r\n\r\n";
+        for (method, status) in
+            [(Method::HEAD, 200), (Method::GET, 204), (Method::GET, 304), (Method::GET, 101)]
+        {
+            let head = to(method, &format!("HTTP/1.1 {status} X\r\n{says}"));
+            assert_eq!(head.framing, Framing::Length(0), "{status}");
+        }
+        assert!(to(Method::GET, "HTTP/1.1 103 Early Hints\r\n\r\n").is_interim());
+        assert!(!to(Method::GET, "HTTP/1.1 101 Switching Protocols\r\n\r\n").is_interim());
+    }
+
+    #[test]
+    fn a_connection_persists_as_both_want() {
+        for (head, persists) in [
+            ("HTTP/1.1 204 X\r\n\r\n", true),
+            ("HTTP/1.1 204 X\r\nConnection: x, Close\r\n\r\n", false),
+            ("HTTP/1.1 204 X\r\nConnection: keep-alive\r\nConnection: close\r\n\r\n", false),
+            ("HTTP/1.0 204 X\r\n\r\n", false),
+            ("HTTP/1.0 204 X\r\nConnection: Keep-Alive\r\n\r\n", true),
+            ("HTTP/1.0 204 X\r\nConnection: keep-alive, close\r\n\r\n", false),
+        ] {
+            assert_eq!(to(Method::GET, head).persists, persists, "{head}");
+        }
+    }
+
+    #[test]
+    fn what_concerns_the_connection_stays_here() {
+        let fields = "Connection: X-One, close\r\nX-One: 1\r\nX-Two: 2\r\nKeep-Alive: x\r\nUpgrade: h2c\r\n";
+        let head = parse(fields).unwrap();
+        assert_eq!(head.response.headers().keys().collect::<Vec<_>>(), ["x-two"]);
+        let switching = "HTTP/1.1 101 X\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
+        assert_eq!(to(Method::GET, switching).response.headers()["upgrade"], "echo");
+    }
+
+    #[test]
+    fn a_head_is_waited_for_but_not_for_ever() {
+        let head = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+        for end in 0..head.len() {
+            let mut read = BytesMut::from(&head[..end]);
+            assert!(take(&mut read, &Method::GET).unwrap().is_none(), "{end}");
+            assert_eq!(read, head[..end]);
+        }
+        let mut endless = BytesMut::from("HTTP/1.1 200 OK\r\nA: ");
+        endless.resize(LONGEST, b'x');
+        assert!(matches!(take(&mut endless, &Method::GET), Err(Http1Error::TooLong)));
+        let many = "A: 1\r\n".repeat(MOST_FIELDS + 1);
+        assert!(matches!(parse(&many), Err(Http1Error::Head(httparse::Error::TooManyHeaders))));
+    }
+
+    struct Plain(Method, Option<HeaderValue>, bool);
+
+    impl RequestHead for Plain {
+        fn method(&self) -> &Method {
+            &self.0
+        }
+
+        fn target(&self) -> &PathAndQuery {
+            static TARGET: PathAndQuery = PathAndQuery::from_static("/a?b");
+            &TARGET
+        }
+
+        fn host(&self) -> Option<&HeaderValue> {
+            None
+        }
+
+        fn upgrade(&self) -> Option<&HeaderValue> {
+            self.1.as_ref()
+        }
+
+        fn accepts_trailers(&self) -> bool {
+            self.2
+        }
+
+        fn fields(&self, to: &mut impl Fields) {
+            to.add(&HeaderName::from_static("x-one"), b"1");
+        }
+    }
+
+    #[test]
+    fn a_request_says_how_long_it_is_and_what_it_wants() {
+        let written = |head: &Plain, length| {
+            let mut bytes = Vec::new();
+            write(head, length, "a.example:80", &mut bytes);
+            String::from_utf8(bytes).expect("text")
+        };
+        let get = |upgrade: Option<&'static str>, trailers| {
+            Plain(Method::GET, upgrade.map(HeaderValue::from_static), trailers)
+        };
+        let begin = "GET /a?b HTTP/1.1\r\nhost: a.example:80\r\nx-one: 1\r\n";
+        for (head, length, end) in [
+            (get(None, false), BodyLength::NoBody, "\r\n"),
+            (get(None, false), BodyLength::Known(12), "content-length: 12\r\n\r\n"),
+            (get(None, false), BodyLength::Unknown, "transfer-encoding: chunked\r\n\r\n"),
+            (get(None, true), BodyLength::NoBody, "connection: te\r\nte: trailers\r\n\r\n"),
+            (get(Some("echo"), true), BodyLength::NoBody, "connection: upgrade\r\nupgrade: echo\r\n\r\n"),
+        ] {
+            assert_eq!(written(&head, length), format!("{begin}{end}"));
+        }
+        let post = Plain(Method::POST, None, false);
+        assert!(written(&post, BodyLength::NoBody).ends_with("\r\ncontent-length: 0\r\n\r\n"));
+    }
+}

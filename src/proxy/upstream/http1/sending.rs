@@ -199,3 +199,71 @@ impl Sending {
         self.before.len() + self.data.len() + self.after.len() - self.written
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::{HeaderMap, HeaderValue};
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    type Piece = Result<Frame<Bytes>, std::io::Error>;
+
+    fn data(text: &'static str) -> Piece {
+        Ok(Frame::data(Bytes::from_static(text.as_bytes())))
+    }
+
+    fn unknown(pieces: Vec<Piece>) -> Body {
+        Body::new(StreamBody::new(futures_util::stream::iter(pieces)))
+    }
+
+    /// What arrives, through a pipe that takes `room` bytes at a time.
+    async fn sent(body: Body, room: usize) -> (String, bool) {
+        let (mut here, mut there) = tokio::io::duplex(room);
+        let mut sending = Sending::new(body);
+        sending.begin(b"head ".to_vec());
+        let sender = async move {
+            let sent = std::future::poll_fn(|cx| sending.poll_send(&mut here, cx)).await.is_ok();
+            assert_eq!(sent, sending.is_sent() && sending.take_rest().is_none());
+            sent
+        };
+        let mut said = String::new();
+        let (sent, read) = tokio::join!(sender, there.read_to_string(&mut said));
+        read.expect("text");
+        (said, sent)
+    }
+
+    #[tokio::test]
+    async fn bodies_are_framed_however_little_is_taken_at_once() {
+        let trailers = HeaderMap::from_iter([(http::header::ETAG, HeaderValue::from_static("7"))]);
+        for room in [1, 3, 4096] {
+            assert_eq!(sent(Body::empty(), room).await, ("head ".to_owned(), true));
+            assert_eq!(sent(Body::from("body"), room).await, ("head body".to_owned(), true));
+            let pieces = vec![data("one"), data(""), data("and a second one")];
+            let framed = "head 3\r\none\r\n10\r\nand a second one\r\n0\r\n\r\n".to_owned();
+            assert_eq!(sent(unknown(pieces), room).await, (framed, true));
+            let pieces = vec![data("one"), Ok(Frame::trailers(trailers.clone()))];
+            let framed = "head 3\r\none\r\n0\r\netag: 7\r\n\r\n".to_owned();
+            assert_eq!(sent(unknown(pieces), room).await, (framed, true));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_breaks_off_does_not_look_whole() {
+        let pieces = vec![data("one"), Err(std::io::ErrorKind::BrokenPipe.into())];
+        assert_eq!(sent(unknown(pieces), 4096).await, ("head 3\r\none\r\n".to_owned(), false));
+    }
+
+    #[test]
+    fn what_has_not_begun_can_go_another_way() {
+        let mut sending = Sending::new(Body::from("body"));
+        sending.begin(b"head".to_vec());
+        let (body, length) = sending.take_body().expect("untouched");
+        assert_eq!(length, BodyLength::Known(4));
+        sending.put_back(body);
+        assert!(!sending.is_sent() && !sending.has_begun());
+    }
+}
