@@ -36,7 +36,8 @@ impl Forwarded {
         let address = open.len()..element.len();
         element.push_str(close);
         // One that can't be quoted without escapes is left out.
-        let host = self.host.to_str().ok().filter(|host| !host.contains(['"', '\\']));
+        let host =
+            self.host.to_str().ok().filter(|host| !host.bytes().any(|byte| matches!(byte, b'"' | b'\\')));
         for piece in [";host=\"", host.unwrap_or_default(), "\";proto=", self.proto] {
             element.push_str(piece);
         }

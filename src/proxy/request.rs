@@ -225,25 +225,20 @@ impl RequestHead for Outgoing<'_> {
 /// header says (RFC 9112, section 3.2.2). It never says where the request goes.
 fn host(parts: &request::Parts) -> Result<Option<HeaderValue>, ProxyError> {
     let mut lines = parts.headers.get_all(HOST).iter();
-    let host = match (lines.next(), lines.next()) {
-        (Some(host), None) if parts.uri.authority().is_none() && is_plain(host.as_bytes()) => {
-            return Ok(Some(host.clone()));
+    let is_sound = |authority: &Authority| !authority.as_str().contains('@');
+    match (parts.uri.authority(), lines.next(), lines.next()) {
+        (Some(authority), _, None) if is_sound(authority) => {
+            HeaderValue::from_str(authority.as_str()).map(Some).map_err(|_| ProxyError::BadHost)
         }
-        (Some(host), None) => host,
-        (None, _) if parts.version < Version::HTTP_11 || parts.uri.authority().is_some() => {
-            return Ok(parts
-                .uri
-                .authority()
-                .and_then(|authority| HeaderValue::from_str(authority.as_str()).ok()));
+        (None, Some(host), None) if is_plain(host.as_bytes()) => Ok(Some(host.clone())),
+        (None, Some(host), None)
+            if Authority::try_from(host.as_bytes()).is_ok_and(|host| is_sound(&host)) =>
+        {
+            Ok(Some(host.clone()))
         }
-        _ => return Err(ProxyError::BadHost),
-    };
-    let named = match parts.uri.authority() {
-        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
-        None => Authority::try_from(host.as_bytes()).ok().map(|_| host.clone()),
-    };
-    let named = named.filter(|named| !named.as_bytes().contains(&b'@'));
-    named.map(Some).ok_or(ProxyError::BadHost)
+        (None, None, _) if parts.version < Version::HTTP_11 => Ok(None),
+        _ => Err(ProxyError::BadHost),
+    }
 }
 
 /// Whether it is a name or an address of version 4, perhaps with a port: those need no parser.
@@ -281,6 +276,9 @@ mod tests {
             assert_eq!(http11("/", hosts), None, "{hosts:?}");
         }
         assert_eq!(http11("http://u:p@b.example/", &["b.example"]), None);
+        assert_eq!(http11("http://u:p@b.example/", &[]), None);
+        assert_eq!(http11("http://b.example/", &["a", "b"]), None);
+        assert_eq!(http11("http://b.example/", &[]), Some(Some("b.example".to_owned())));
         assert_eq!(host_of("/", Version::HTTP_10, &[]), Some(None));
     }
 

@@ -60,9 +60,11 @@ impl Http1Body {
         Some(whole)
     }
 
-    /// The connection, if the body has ended as it should and another request may follow.
+    /// The connection, if the body has ended as it should, with nothing behind it, and another request may
+    /// follow.
     pub(in crate::proxy) fn into_connection(self) -> Option<Box<Http1>> {
-        (self.persists && self.framing.is_over()).then_some(self.connection)
+        let is_clean = self.framing.is_over() && self.connection.read.is_empty();
+        (self.persists && is_clean).then_some(self.connection)
     }
 
     /// The connection, for the protocol that it was switched to.

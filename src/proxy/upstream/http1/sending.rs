@@ -21,13 +21,16 @@ pub(in crate::proxy::upstream) struct Sending {
     length: BodyLength,
     /// How much of the announced length is still to come.
     left: u64,
-    /// What goes before the data: the head, and the size of a chunk.
+    head: Vec<u8>,
+    /// What goes before the data: the size of a chunk, or all that ends the body.
     before: Vec<u8>,
     data: Bytes,
     after: &'static [u8],
-    /// How much of the three has been written.
+    /// How much of the four has been written.
     written: usize,
     has_begun: bool,
+    /// Whether what was written may wait in a buffer, as with TLS.
+    is_to_be_flushed: bool,
 }
 
 /// Why a request can't be sent to its end.
@@ -44,11 +47,13 @@ impl Sending {
             body: (length != BodyLength::NoBody).then_some(body),
             left: if let BodyLength::Known(length) = length { length } else { 0 },
             length,
+            head: Vec::new(),
             before: Vec::new(),
             data: Bytes::new(),
             after: b"",
             written: 0,
             has_begun: false,
+            is_to_be_flushed: false,
         }
     }
 
@@ -59,7 +64,7 @@ impl Sending {
 
     /// The body, to be sent in another way. `None` if it has been begun.
     pub(in crate::proxy::upstream) fn take_body(&mut self) -> Option<(Body, BodyLength)> {
-        let is_untouched = !self.has_begun && self.data.is_empty();
+        let is_untouched = !self.has_begun && self.before.is_empty() && self.data.is_empty();
         is_untouched.then(|| (self.body.take().unwrap_or_default(), self.length))
     }
 
@@ -74,17 +79,13 @@ impl Sending {
     }
 
     pub(super) fn is_sent(&self) -> bool {
-        self.body.is_none() && self.unwritten() == 0
+        self.body.is_none() && self.unwritten() == 0 && !self.is_to_be_flushed
     }
 
-    /// Begins with this head.
+    /// Begins with this head, perhaps after a connection that took nothing.
     pub(super) fn begin(&mut self, head: Vec<u8>) {
-        self.before = head;
+        self.head = head;
         self.written = 0;
-        if !self.data.is_empty() {
-            // Left from a connection that took none of it.
-            self.add_chunk_size();
-        }
     }
 
     /// What has not been sent, if anything.
@@ -94,7 +95,7 @@ impl Sending {
 
     /// The head's room, once it is sent.
     pub(super) fn take_room(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.before)
+        std::mem::take(&mut self.head)
     }
 
     /// Sends as much as the upstream takes and the body has.
@@ -109,6 +110,7 @@ impl Sending {
             ready!(self.poll_write(io, cx)).map_err(SendError::Io)?;
             if waits_for_body || self.body.is_none() {
                 ready!(Pin::new(&mut *io).poll_flush(cx)).map_err(SendError::Io)?;
+                self.is_to_be_flushed = false;
                 return if waits_for_body { Poll::Pending } else { Poll::Ready(Ok(())) };
             }
         }
@@ -175,19 +177,23 @@ impl Sending {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         while self.unwritten() > 0 {
-            let mut slices = [IoSlice::new(&self.before), IoSlice::new(&self.data), IoSlice::new(self.after)];
-            let mut slices = &mut slices[..];
-            IoSlice::advance_slices(&mut slices, self.written);
-            let written = match slices {
-                [one] => ready!(Pin::new(&mut *io).poll_write(cx, one))?,
-                _ => ready!(Pin::new(&mut *io).poll_write_vectored(cx, slices))?,
+            let written = if self.framed() == 0 {
+                // Most requests are a head alone, which needs no list.
+                ready!(Pin::new(&mut *io).poll_write(cx, &self.head[self.written..]))?
+            } else {
+                let pieces = [&*self.head, &*self.before, &*self.data, self.after];
+                let mut slices = &mut pieces.map(IoSlice::new)[..];
+                IoSlice::advance_slices(&mut slices, self.written);
+                ready!(Pin::new(&mut *io).poll_write_vectored(cx, slices))?
             };
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.has_begun = true;
+            self.is_to_be_flushed = true;
             self.written += written;
         }
+        self.head.clear();
         self.before.clear();
         self.data = Bytes::new();
         self.after = b"";
@@ -196,7 +202,12 @@ impl Sending {
     }
 
     fn unwritten(&self) -> usize {
-        self.before.len() + self.data.len() + self.after.len() - self.written
+        self.head.len() + self.framed() - self.written
+    }
+
+    /// How long what follows the head is.
+    fn framed(&self) -> usize {
+        self.before.len() + self.data.len() + self.after.len()
     }
 }
 
@@ -255,6 +266,92 @@ mod tests {
     async fn a_body_that_breaks_off_does_not_look_whole() {
         let pieces = vec![data("one"), Err(std::io::ErrorKind::BrokenPipe.into())];
         assert_eq!(sent(unknown(pieces), 4096).await, ("head 3\r\none\r\n".to_owned(), false));
+    }
+
+    /// Takes nothing, or all at once, and holds it back until it is flushed, which takes a while.
+    #[derive(Default)]
+    struct Buffered {
+        is_broken: bool,
+        held: Vec<u8>,
+        flushes: usize,
+        sent: Vec<u8>,
+    }
+
+    impl AsyncWrite for Buffered {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            if self.is_broken {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            }
+            self.held.extend_from_slice(bytes);
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.flushes += 1;
+            if self.flushes % 2 == 1 {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let held = std::mem::take(&mut self.held);
+            self.sent.extend(held);
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_held_back_is_not_sent() {
+        let (mut io, mut sending) = (Buffered::default(), Sending::new(Body::from("body")));
+        sending.begin(b"head ".to_vec());
+        let mut polls = 0;
+        while !sending.is_sent() {
+            polls += 1;
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            let _ = sending.poll_send(&mut io, &mut cx);
+        }
+        assert_eq!((polls, &*io.sent), (2, &b"head body"[..]));
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_takes_nothing_costs_no_byte() {
+        let end = unknown(vec![]);
+        for (body, framed) in [
+            (Body::empty(), ""),
+            (Body::from("body"), "body"),
+            (end, "0\r\n\r\n"),
+            (unknown(vec![data("one"), data("two")]), "3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"),
+        ] {
+            let mut sending = Sending::new(body);
+            let mut broken = Buffered { is_broken: true, ..Buffered::default() };
+            for _ in 0..2 {
+                sending.begin(b"a longer head ".to_vec());
+                let sent = std::future::poll_fn(|cx| sending.poll_send(&mut broken, cx)).await;
+                assert!(sent.is_err() && !sending.has_begun());
+            }
+            let mut io = Buffered::default();
+            sending.begin(b"head ".to_vec());
+            assert!(std::future::poll_fn(|cx| sending.poll_send(&mut io, cx)).await.is_ok());
+            assert_eq!(io.sent, format!("head {framed}").as_bytes());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_length_is_kept_to() {
+        for (announced, body, sent) in [(3, "abc", true), (4, "abc", false), (2, "abc", false)] {
+            let mut sending = Sending::new(unknown(vec![data(body)]));
+            (sending.length, sending.left) = (BodyLength::Known(announced), announced);
+            sending.begin(b"head ".to_vec());
+            let mut io = Buffered::default();
+            let whole = std::future::poll_fn(|cx| sending.poll_send(&mut io, cx)).await.is_ok();
+            assert_eq!(whole, sent, "{announced}");
+        }
     }
 
     #[test]
