@@ -13,8 +13,8 @@ pub trait Clock: Send + Sync + 'static {
     /// The present time, in UTC, cut to whole microseconds.
     fn now(&self) -> OffsetDateTime;
 
-    /// The same as [`micros`] have it, for what every request asks: a calendar would cost more than the
-    /// question.
+    /// [`now`](Self::now) in [`micros`], for what every request asks: to make a date costs more than to read
+    /// the clock. Before 1970 it may be 0.
     fn now_micros(&self) -> i64 {
         micros(self.now())
     }

@@ -89,7 +89,8 @@ impl Live {
 }
 
 impl Face {
-    /// Lets a request in that arrives now. It meets the stack as it stands, which isn't counted as used.
+    /// Lets a request in that arrives now. It meets the stack as it stands, which is borrowed, not
+    /// cloned: nothing that requests share is counted up and down.
     pub(super) fn let_in(&self, request: Request<Body>) -> Entered<Passing> {
         self.stack.load().let_in(request, CrossOrigin::pass)
     }

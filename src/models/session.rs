@@ -157,7 +157,7 @@ impl AccessRef {
         at > self.surely_older_after(limit)
     }
 
-    /// After when it is.
+    /// The moment after which it is [`older_than`](Self::older_than) that.
     #[must_use]
     pub fn surely_older_after(&self, limit: Duration) -> OffsetDateTime {
         // The time of its issue is cut to whole seconds.

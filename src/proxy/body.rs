@@ -211,7 +211,7 @@ impl UploadProgress {
         self.0.as_ref().is_none_or(|watched| watched.stage.has_changed().is_err())
     }
 
-    /// Waits for the body to move. Dropping it, as hyper does at its end, is its last move.
+    /// Waits for the body to move. Dropping it, as whoever sends it does at its end, is its last move.
     pub(super) async fn changed(&mut self) {
         let Some(watched) = self.0.as_mut().filter(|watched| !watched.has_ended) else {
             return std::future::pending().await;

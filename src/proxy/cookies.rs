@@ -28,15 +28,8 @@ impl ReservedCookies {
         headers: &'h HeaderMap,
     ) -> impl Iterator<Item = Cow<'h, HeaderValue>> {
         headers.get_all(COOKIE).iter().filter_map(|line| {
-            let (mut ours, mut others) = (false, false);
-            for pair in pairs(line) {
-                *if self.has(name(pair)) { &mut ours } else { &mut others } = true;
-            }
-            match (ours, others) {
-                (false, _) => Some(Cow::Borrowed(line)),
-                (true, true) => self.rest_of(line).map(Cow::Owned),
-                (true, false) => None,
-            }
+            let ours = pairs(line).any(|pair| self.has(name(pair)));
+            if ours { self.rest_of(line).map(Cow::Owned) } else { Some(Cow::Borrowed(line)) }
         })
     }
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use http::HeaderValue;
 use http::header::{FORWARDED, HeaderName};
 
-use super::request::Fields;
+use super::request::FieldSink;
 
 /// Where a request came from, and what it asked for, as far as that can be believed.
 ///
@@ -26,7 +26,7 @@ pub struct Forwarded {
 }
 
 impl Forwarded {
-    pub(super) fn tell(&self, to: &mut impl Fields) {
+    pub(super) fn tell(&self, to: &mut impl FieldSink) {
         // One text for all: the element of `Forwarded` (RFC 7239, section 4) has the address in it.
         let client = self.client.to_canonical();
         let (open, close) = if client.is_ipv6() { ("for=\"[", "]\"") } else { ("for=", "") };

@@ -1,7 +1,7 @@
 //! What says how long a body is, made plain.
 //!
-//! hyper finds the end of a request's body, and refuses what contradicts itself. What it lets through must
-//! not be read in another way by whoever gets it next.
+//! hyper finds the end of a request's body and refuses what contradicts itself; `upstream/http1/` does so
+//! for answers. What is let through must not be read in another way by whoever gets it next.
 
 use axum_core::body::Body;
 use http::HeaderValue;

@@ -18,7 +18,7 @@
 //! 4. `upstream/` chooses one of the route's upstreams, takes a connection to it, sends the request and
 //!    waits for the answer. `body.rs` streams the body, as fast as the upstream takes it, and watches
 //!    that it doesn't stand still.
-//! 5. `response.rs` makes the answer ours: hop-by-hop headers go, and cookies and headers that
+//! 5. `response.rs` makes the answer ours: hop-by-hop headers go (of HTTP/1.1 where its head is read), and cookies and headers that
 //!    only we may set; then the operator's edits are made.
 //! 6. The answer's body is streamed as it comes. One that breaks off breaks the client's
 //!    connection, so that nobody takes half an answer for the whole. Before that point

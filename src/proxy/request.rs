@@ -33,11 +33,11 @@ pub(super) trait RequestHead {
     }
 
     /// Tells all fields but those about the host, the body's length and the connection.
-    fn fields(&self, to: &mut impl Fields);
+    fn fields(&self, to: &mut impl FieldSink);
 }
 
 /// Where a message's fields are written.
-pub(super) trait Fields {
+pub(super) trait FieldSink {
     /// The value is legal in a field.
     fn add(&mut self, name: &HeaderName, value: &[u8]);
 
@@ -46,7 +46,7 @@ pub(super) trait Fields {
     }
 }
 
-impl Fields for HeaderMap {
+impl FieldSink for HeaderMap {
     fn add(&mut self, name: &HeaderName, value: &[u8]) {
         if let Ok(value) = HeaderValue::from_bytes(value) {
             self.append(name, value);
@@ -156,7 +156,7 @@ impl<'r> Outgoing<'r> {
         self.identity.and(self.route.spec.bearer.as_deref())
     }
 
-    fn cookies(&self, to: &mut impl Fields) {
+    fn cookies(&self, to: &mut impl FieldSink) {
         let mut lines = self.reserved.rest_of_request(&self.parts.headers);
         if self.parts.version != Version::HTTP_2 {
             lines.for_each(|line| to.copy(&COOKIE, &line));
@@ -195,7 +195,7 @@ impl RequestHead for Outgoing<'_> {
         self.accepts_trailers
     }
 
-    fn fields(&self, to: &mut impl Fields) {
+    fn fields(&self, to: &mut impl FieldSink) {
         let edits = &self.route.requests.edits;
         for (name, value) in &self.parts.headers {
             if self.passes(name) {
@@ -230,7 +230,6 @@ fn host(parts: &request::Parts) -> Result<Option<HeaderValue>, ProxyError> {
         (Some(authority), _, None) if is_sound(authority) => {
             HeaderValue::from_str(authority.as_str()).map(Some).map_err(|_| ProxyError::BadHost)
         }
-        (None, Some(host), None) if is_plain(host.as_bytes()) => Ok(Some(host.clone())),
         (None, Some(host), None)
             if Authority::try_from(host.as_bytes()).is_ok_and(|host| is_sound(&host)) =>
         {
@@ -239,14 +238,6 @@ fn host(parts: &request::Parts) -> Result<Option<HeaderValue>, ProxyError> {
         (None, None, _) if parts.version < Version::HTTP_11 => Ok(None),
         _ => Err(ProxyError::BadHost),
     }
-}
-
-/// Whether it is a name or an address of version 4, perhaps with a port: those need no parser.
-fn is_plain(host: &[u8]) -> bool {
-    let colon = host.iter().position(|&byte| byte == b':').unwrap_or(host.len());
-    let (name, port) = host.split_at(colon);
-    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
-    !name.is_empty() && name.iter().all(is_name) && port.iter().skip(1).all(u8::is_ascii_digit)
 }
 
 /// What an outer layer has added, as far as we know: a client can't have it removed.

@@ -17,7 +17,7 @@ pub(super) fn finish<B>(
 ) -> Response<B> {
     let (mut parts, body) = response.into_parts();
     let headers = &mut parts.headers;
-    // Otherwise they have been left where HTTP/1.1 was read.
+    // An answer of HTTP/1.1 has lost them where its head was read, unless it switches protocols.
     if parts.status == StatusCode::SWITCHING_PROTOCOLS || parts.version == Version::HTTP_2 {
         hop_by_hop::remove(headers);
         framing::make_plain(headers);
@@ -30,7 +30,7 @@ pub(super) fn finish<B>(
     if let Some(edits) = &route.answers {
         edits.apply(headers);
     }
-    via.add_to(headers, parts.version);
+    via.tell(parts.version, headers);
     // The version is that of each connection, not of the message.
     parts.version = Version::HTTP_11;
     Response::from_parts(parts, body)

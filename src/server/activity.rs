@@ -29,6 +29,7 @@ pub(super) struct Activity {
     /// At which step it is that long idle.
     rests_at: AtomicU32,
     order: AtomicU8,
+    /// Not an `AtomicWaker`: waking takes that one's waker out, so that each wait would have to put it in.
     waker: Mutex<Option<Waker>>,
 }
 

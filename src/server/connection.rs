@@ -37,6 +37,7 @@ pub(super) struct Client {
 /// How HTTP is spoken.
 pub(super) struct Protocols {
     http1: http1::Builder,
+    /// The same, through TLS.
     http1_secured: http1::Builder,
     http2: http2::Builder<StreamTasks>,
 }
@@ -57,8 +58,8 @@ pub(super) enum Broken {
 impl Protocols {
     pub(super) fn new(limits: &ServerLimits) -> Self {
         let mut plain = http1(limits);
-        // Of a client that leaves before its answer hyper would learn by reading ahead, into a buffer that
-        // it makes for that. The wire sees it without one; but through TLS it can't.
+        // Otherwise hyper reads ahead to see whether the client leaves, into a buffer that it makes for that.
+        // The wire sees it without one; but through TLS it can't.
         plain.half_close(true);
         Self { http1: plain, http1_secured: http1(limits), http2: http2(limits) }
     }

@@ -125,10 +125,10 @@ impl<S> Answer<S>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
 {
-    /// Calls a service that is ready, as ours always is, without another copy of the request. One that
-    /// `waits` for its connection is called later.
-    fn of(mut service: S, request: Request<Body>, waits: bool) -> Self {
-        if !waits && service.poll_ready(&mut Context::from_waker(Waker::noop())).is_ready() {
+    /// Calls a service that is ready, as ours always is, without another copy of the request. A request
+    /// that `upgrades` is called later: once its connection can be upgraded.
+    fn of(mut service: S, request: Request<Body>, upgrades: bool) -> Self {
+        if !upgrades && service.poll_ready(&mut Context::from_waker(Waker::noop())).is_ready() {
             return Self::Called { future: service.call(request) };
         }
         Self::Waiting { future: Box::pin(service.oneshot(request)) }

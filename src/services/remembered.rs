@@ -57,8 +57,8 @@ impl<T> Table<T> {
     }
 
     /// What may be the entry of this key: the caller compares the rest. It was made with these keys, and
-    /// its time has not run out; times are in [`micros`](crate::clock::micros). That it was made before `now` matters: clocks are set back, and then it
-    /// would be of the future.
+    /// its time has not run out; times are in [`micros`](crate::clock::micros). That it was made before
+    /// `now` matters: clocks are set back, and then it would be of the future.
     pub(super) fn find(&self, owner: Owner, fingerprint: u64, keys: &KeyRing, now: i64) -> Option<&T> {
         let entry = self.slots.get(self.slot(fingerprint))?.as_ref()?;
         let same = (entry.owner, entry.ring, entry.fingerprint) == (owner, keys.id(), fingerprint);

@@ -133,7 +133,7 @@ async fn shake_hands(io: Io, protocol: UpstreamHttp, peer: Peer) -> Result<Conne
     }
 }
 
-/// Whoever waits for an answer is told by hyper.
+/// Of HTTP/2. Whoever waits for an answer is told by hyper.
 fn ended(address: SocketAddr, end: hyper::Result<()>) {
     if let Err(error) = end {
         let error = &error as &dyn std::error::Error;

@@ -62,7 +62,7 @@ impl Connection {
     ) -> Result<Response<AnswerBody>, Unanswered> {
         match self {
             Self::Http1(mut http1) => match http1.exchange(head, sending, origin.authority.as_str()).await {
-                Ok(answer) => Ok(answer.on(http1, sending).map(AnswerBody::Http1)),
+                Ok(answer) => Ok(answer.into_response(http1, sending).map(AnswerBody::Http1)),
                 Err(Http1Error::Unsent(_)) => Err(Unanswered::Unsent),
                 Err(error) => {
                     Err(Unanswered::Broken { error: error.into(), has_answered: http1.has_answered() })

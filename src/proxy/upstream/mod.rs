@@ -10,7 +10,8 @@
 //! 3. `send.rs` sends the request, and waits for the answer's head. Where a kept connection turns out
 //!    to have been closed before the request went out, it takes the next one.
 //! 4. The answer's body holds on to a [`Lease`]. Once it has ended as it should, and the request too,
-//!    the connection goes back to the pool; in any other case it is closed.
+//!    the connection goes back to the pool; in any other case it is closed. What has come whole with its
+//!    head gives it back at once.
 //!
 //! An [`Upstream`] belongs to its route, and all threads share it. The connections are each thread's
 //! own: no request crosses over. One of HTTP/1.1, in `http1/`, is driven by the request that has it; one

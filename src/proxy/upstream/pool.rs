@@ -81,7 +81,7 @@ impl Pool {
         mut connection: Box<Http1>,
         patience: Patience,
     ) {
-        connection.rest();
+        connection.shrink();
         let mut slots = self.lock();
         let slot = slots.of(upstream);
         if slot.idle.len() < MOST_IDLE {

@@ -26,7 +26,7 @@ use crate::proxy::streams;
 
 /// Sends a request, and waits for the head of its answer.
 ///
-/// A request with `upgrade` gets a connection of HTTP/1.1 of its own, which is never used again. For
+/// A request with [`upgrade`](RequestHead::upgrade) gets a connection of HTTP/1.1 of its own, which is never used again. For
 /// such a request alone the answer may be 101.
 pub(in crate::proxy) async fn send(
     pool: &Arc<Pool>,

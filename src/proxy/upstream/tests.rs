@@ -1,4 +1,4 @@
-//! Upgrades, which have no way in from outside yet.
+//! Connections of requests that ask for an upgrade: whose they are, and that none is used again.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::{Pool, send};
 use crate::proxy::body::UploadProgress;
-use crate::proxy::request::{Fields, RequestHead};
+use crate::proxy::request::{FieldSink, RequestHead};
 use crate::proxy::routes::{MatchedRoute, RouteSpec, Routes};
 
 async fn read_head(socket: &mut TcpStream) {
@@ -47,7 +47,7 @@ impl RequestHead for Chat {
         self.1.as_ref()
     }
 
-    fn fields(&self, _: &mut impl Fields) {}
+    fn fields(&self, _: &mut impl FieldSink) {}
 }
 
 async fn upstream() -> (TcpListener, MatchedRoute) {

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::connect::connect;
 use super::http1::Sending;
 use super::{HealthCheck, Upstream};
-use crate::proxy::request::{Fields, RequestHead};
+use crate::proxy::request::{FieldSink, RequestHead};
 use crate::proxy::routes::Route;
 
 /// Runs until the routes are no more.
@@ -89,7 +89,7 @@ impl RequestHead for HealthCheck {
         None
     }
 
-    fn fields(&self, to: &mut impl Fields) {
+    fn fields(&self, to: &mut impl FieldSink) {
         to.add(&USER_AGENT, b"sekisho-health-check");
     }
 }

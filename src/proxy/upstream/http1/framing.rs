@@ -141,8 +141,10 @@ const MOST_TRAILERS: usize = 32;
 mod tests {
     use super::*;
 
-    /// What a body in chunks is, read in two pieces.
-    fn read(text: &[u8], split: usize) -> Result<(Vec<u8>, Option<HeaderMap>, Vec<u8>), Http1Error> {
+    type Parts = (Vec<u8>, Option<HeaderMap>, Vec<u8>);
+
+    /// A body in chunks that is read in two pieces, its trailers, and what comes after.
+    fn read(text: &[u8], split: usize) -> Result<Parts, Http1Error> {
         let (mut chunks, mut read) = (Framing::Chunked(Chunks::default()), BytesMut::from(&text[..split]));
         let (mut body, mut trailers, mut rest) = (Vec::new(), None, Some(&text[split..]));
         loop {

@@ -13,7 +13,7 @@ use super::sending::Sending;
 use super::{Http1, Http1Error};
 use crate::proxy::framing::{self, BodyLength};
 use crate::proxy::hop_by_hop;
-use crate::proxy::request::{Fields, RequestHead};
+use crate::proxy::request::{FieldSink, RequestHead};
 
 /// Writes a request's head. Where the request names no host it is `own_host`, the upstream's.
 pub(super) fn write(head: &impl RequestHead, length: BodyLength, own_host: &str, to: &mut Vec<u8>) {
@@ -43,10 +43,10 @@ fn push_length(to: &mut Vec<u8>, length: u64) {
     push(to, &[b"content-length: ", length.to_string().as_bytes(), b"\r\n"]);
 }
 
-/// Fields, each in a line.
+/// FieldSink, each in a line.
 pub(super) struct Lines<'a>(pub(super) &'a mut Vec<u8>);
 
-impl Fields for Lines<'_> {
+impl FieldSink for Lines<'_> {
     fn add(&mut self, name: &HeaderName, value: &[u8]) {
         push(self.0, &[name.as_str().as_bytes(), b": ", value, b"\r\n"]);
     }
@@ -69,7 +69,7 @@ pub(in crate::proxy::upstream) struct AnswerHead {
 
 impl AnswerHead {
     /// The answer, whose body comes on this connection while the rest of the request goes out.
-    pub(in crate::proxy::upstream) fn on(
+    pub(in crate::proxy::upstream) fn into_response(
         self,
         connection: Box<Http1>,
         sending: &mut Sending,
@@ -100,14 +100,14 @@ pub(super) fn take(read: &mut BytesMut, method: &Method) -> Result<Option<Answer
     let status = status.map_err(|_| httparse::Error::Status)?;
     let is_http10 = parsed.version == Some(0);
     let switches = status == StatusCode::SWITCHING_PROTOCOLS;
-    let mut said = Said::default();
+    let mut said = ConnectionFields::default();
     // Where the values are, which are to share the buffer's memory.
     let start = read.as_ptr().addr();
     let mut kept = Vec::with_capacity(parsed.headers.len());
     for field in &*parsed.headers {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| httparse::Error::HeaderName)?;
         // What is switched to, and that it is, is read by who has asked for it.
-        if said.heard(name.as_str(), field.value)? == Heard::There || switches {
+        if said.note(name.as_str(), field.value)? == Reach::EndToEnd || switches {
             let begin = field.value.as_ptr().addr() - start;
             kept.push((name, begin..begin + field.value.len()));
         }
@@ -118,10 +118,10 @@ pub(super) fn take(read: &mut BytesMut, method: &Method) -> Result<Option<Answer
         let value = HeaderValue::from_maybe_shared(head.slice(place));
         headers.append(name, value.map_err(|_| httparse::Error::HeaderValue)?);
     }
-    let framing = said.framing(method, status);
+    let framing = said.framing(method, status, is_http10)?;
     let persists = said.persists(is_http10) && framing != Framing::UntilClose;
     if !switches {
-        said.tidy(&mut headers, is_http10)?;
+        said.tidy(&mut headers);
     }
     let mut response = Response::new(());
     *response.status_mut() = status;
@@ -132,10 +132,10 @@ pub(super) fn take(read: &mut BytesMut, method: &Method) -> Result<Option<Answer
 
 /// What an answer's head says of its connection and its body.
 #[derive(Default)]
-struct Said {
+struct ConnectionFields {
     close: bool,
     keep_alive: bool,
-    /// Fields that concern the connection besides those that always do.
+    /// FieldSink that concern the connection besides those that always do.
     named: Vec<HeaderName>,
     is_chunked: bool,
     length: Option<u64>,
@@ -145,15 +145,15 @@ struct Said {
 
 /// Whom a field concerns.
 #[derive(PartialEq, Eq)]
-enum Heard {
-    /// This connection alone.
-    Here,
+enum Reach {
     /// Whoever the answer is for.
-    There,
+    EndToEnd,
+    /// This connection alone.
+    HopByHop,
 }
 
-impl Said {
-    fn heard(&mut self, name: &str, value: &[u8]) -> Result<Heard, Http1Error> {
+impl ConnectionFields {
+    fn note(&mut self, name: &str, value: &[u8]) -> Result<Reach, Http1Error> {
         match name {
             "connection" => self.connection(value),
             "content-length" => return self.content_length(value),
@@ -162,9 +162,9 @@ impl Said {
             }
             "transfer-encoding" => return Err(Http1Error::Coding),
             name if hop_by_hop::is_standing(name) => {}
-            _ => return Ok(Heard::There),
+            _ => return Ok(Reach::EndToEnd),
         }
-        Ok(Heard::Here)
+        Ok(Reach::HopByHop)
     }
 
     fn connection(&mut self, list: &[u8]) {
@@ -180,7 +180,7 @@ impl Said {
     }
 
     /// A list of one number, however often, is that number (RFC 9112, section 6.3).
-    fn content_length(&mut self, list: &[u8]) -> Result<Heard, Http1Error> {
+    fn content_length(&mut self, list: &[u8]) -> Result<Reach, Http1Error> {
         let is_first = self.length.is_none();
         for number in list.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
             let length = framing::length(number).ok_or(Http1Error::Length)?;
@@ -189,23 +189,25 @@ impl Said {
             }
         }
         if is_first && framing::is_plain(list) {
-            return Ok(Heard::There);
+            return Ok(Reach::EndToEnd);
         }
         self.length_in_disorder = true;
-        Ok(Heard::Here)
+        Ok(Reach::HopByHop)
     }
 
     /// RFC 9112, section 6.3.
-    fn framing(&self, method: &Method, status: StatusCode) -> Framing {
+    fn framing(&self, method: &Method, status: StatusCode, is_http10: bool) -> Result<Framing, Http1Error> {
         let without_body = status.is_informational()
             || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
             || *method == Method::HEAD;
-        match self.length {
+        Ok(match self.length {
+            // Who speaks HTTP/1.0 can't mean it.
+            _ if self.is_chunked && is_http10 => return Err(Http1Error::Coding),
             _ if without_body => Framing::Length(0),
             _ if self.is_chunked => Framing::Chunked(Chunks::default()),
             Some(length) => Framing::Length(length),
             None => Framing::UntilClose,
-        }
+        })
     }
 
     /// RFC 9112, section 9.3. Who names a length beside chunks may not mean what we think.
@@ -216,10 +218,7 @@ impl Said {
     }
 
     /// Leaves one thing that says how long the body is, and nothing that concerns the connection.
-    fn tidy(self, headers: &mut HeaderMap, is_http10: bool) -> Result<(), Http1Error> {
-        if self.is_chunked && is_http10 {
-            return Err(Http1Error::Coding);
-        }
+    fn tidy(self, headers: &mut HeaderMap) {
         for name in self.named {
             headers.remove(name);
         }
@@ -228,7 +227,6 @@ impl Said {
             Some(length) if self.length_in_disorder => _ = headers.insert(CONTENT_LENGTH, length.into()),
             _ => {}
         }
-        Ok(())
     }
 }
 
@@ -386,7 +384,7 @@ mod tests {
             self.2
         }
 
-        fn fields(&self, to: &mut impl Fields) {
+        fn fields(&self, to: &mut impl FieldSink) {
             to.add(&HeaderName::from_static("x-one"), b"1");
         }
     }

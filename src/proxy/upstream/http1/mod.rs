@@ -40,15 +40,15 @@ pub(in crate::proxy) struct Http1 {
     /// What has come and is not used yet.
     read: BytesMut,
     /// How much is read at once.
-    appetite: usize,
-    /// For the heads of requests.
-    room: Vec<u8>,
+    read_size: usize,
+    /// Kept for the next request's head.
+    head_buffer: Vec<u8>,
     /// Whether a byte has come since the last request began.
     has_answered: bool,
     pub(super) peer: Peer,
 }
 
-/// Why a request has no answer.
+/// What is wrong with a request's way out, or with its answer.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::proxy) enum Http1Error {
     #[error("the request's body broke off")]
@@ -74,7 +74,14 @@ pub(in crate::proxy) enum Http1Error {
 
 impl Http1 {
     pub(super) fn new(io: Io, peer: Peer) -> Self {
-        Self { io, read: BytesMut::new(), appetite: APPETITE, room: Vec::new(), has_answered: false, peer }
+        Self {
+            io,
+            read: BytesMut::new(),
+            read_size: READ_SIZE,
+            head_buffer: Vec::new(),
+            has_answered: false,
+            peer,
+        }
     }
 
     /// Sends a request, and waits for the answer's head.
@@ -86,10 +93,10 @@ impl Http1 {
         sending: &mut Sending,
         own_host: &str,
     ) -> Result<AnswerHead, Http1Error> {
-        let mut room = std::mem::take(&mut self.room);
-        room.clear();
-        head::write(head, sending.length(), own_host, &mut room);
-        sending.begin(room);
+        let mut buffer = std::mem::take(&mut self.head_buffer);
+        buffer.clear();
+        head::write(head, sending.length(), own_host, &mut buffer);
+        sending.begin(buffer);
         self.has_answered = false;
         let mut broken = None;
         let answer = poll_fn(|cx| {
@@ -113,7 +120,7 @@ impl Http1 {
         });
         let answer = answer.await?;
         if sending.is_sent() {
-            self.room = sending.take_room();
+            self.head_buffer = sending.take_head_buffer();
         }
         Ok(answer)
     }
@@ -137,15 +144,15 @@ impl Http1 {
 
     /// Reads more. `false` if no more comes.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Http1Error>> {
-        if self.read.capacity() - self.read.len() < self.appetite / 4 {
-            self.read.reserve(self.appetite);
+        if self.read.capacity() - self.read.len() < self.read_size / 4 {
+            self.read.reserve(self.read_size);
         }
-        let room = self.read.capacity() - self.read.len();
+        let free = self.read.capacity() - self.read.len();
         let read = pin!(self.io.read_buf(&mut self.read)).poll(cx);
         let read = ready!(read).map_err(Http1Error::Io)?;
         self.has_answered |= read > 0;
-        if read == room {
-            self.appetite = (self.appetite * 2).min(MOST_APPETITE);
+        if read == free {
+            self.read_size = (self.read_size * 2).min(MOST_READ_SIZE);
         }
         Poll::Ready(Ok(read > 0))
     }
@@ -166,14 +173,14 @@ impl Http1 {
     }
 
     /// Gives back the memory that a large answer needed.
-    pub(super) fn rest(&mut self) {
-        if self.appetite > APPETITE {
-            self.appetite = APPETITE;
+    pub(super) fn shrink(&mut self) {
+        if self.read_size > READ_SIZE {
+            self.read_size = READ_SIZE;
             self.read = BytesMut::new();
         }
     }
 }
 
 /// How much is read at once, in bytes: most answers are smaller. It grows with those that aren't.
-const APPETITE: usize = 8 * 1024;
-const MOST_APPETITE: usize = 64 * 1024;
+const READ_SIZE: usize = 8 * 1024;
+const MOST_READ_SIZE: usize = 64 * 1024;

@@ -12,7 +12,7 @@ use tokio::io::AsyncWrite;
 
 use super::head::Lines;
 use crate::proxy::framing::BodyLength;
-use crate::proxy::request::Fields;
+use crate::proxy::request::FieldSink;
 
 /// What is left of a request. It belongs to no connection: what has not begun can go out on another.
 pub(in crate::proxy::upstream) struct Sending {
@@ -93,8 +93,8 @@ impl Sending {
         (!self.is_sent()).then(|| std::mem::replace(self, Self::new(Body::empty())))
     }
 
-    /// The head's room, once it is sent.
-    pub(super) fn take_room(&mut self) -> Vec<u8> {
+    /// The head's buffer, once it is sent.
+    pub(super) fn take_head_buffer(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.head)
     }
 
