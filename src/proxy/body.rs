@@ -21,7 +21,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, Sleep};
 
 use super::edits::HeaderEdits;
-use super::reserved::ReservedHeaders;
+use super::reserved::{ReservedHeaders, remove_where, same_name};
 use super::routes::Route;
 use super::rules::RequestHeaders;
 use super::upstream::{AnswerBody, Lease};
@@ -370,10 +370,44 @@ fn clean_trailers(trailers: &mut HeaderMap, reserved: &ReservedHeaders) {
     hop_by_hop::remove(trailers);
     reserved.remove_from(trailers);
     response::remove_reserved(trailers);
-    for name in [http::header::AUTHORIZATION, http::header::COOKIE, http::header::SET_COOKIE] {
-        trailers.remove(name);
-    }
+    remove_where(trailers, |name| NEVER_TRAILERS.iter().any(|never| same_name(never, name.as_str())));
 }
+
+/// What says how a message is to be read or handled comes before its body (RFC 9110, section 6.5.1), and so
+/// does what only we may say.
+const NEVER_TRAILERS: [&str; 31] = [
+    "age",
+    "authorization",
+    "cache-control",
+    "clear-site-data",
+    "content-encoding",
+    "content-length",
+    "content-range",
+    "content-type",
+    "cookie",
+    "date",
+    "expect",
+    "expires",
+    "host",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "location",
+    "max-forwards",
+    "pragma",
+    "range",
+    "retry-after",
+    "set-cookie",
+    "traceparent",
+    "trailer",
+    "vary",
+    "via",
+    "www-authenticate",
+    "x-http-method-override",
+    "x-request-id",
+];
 
 /// Measures how long nothing comes while something is waited for. Most bodies come in one piece, and
 /// never need the timer.

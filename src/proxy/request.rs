@@ -202,7 +202,7 @@ impl RequestHead for Outgoing<'_> {
                 to.copy(name, value);
             }
         }
-        if !edits.concern(&COOKIE) {
+        if !edits.concern(&COOKIE) && !self.named.contains(&COOKIE) {
             self.cookies(to);
         }
         if let Some(bearer) = &self.bearer {

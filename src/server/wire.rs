@@ -252,7 +252,7 @@ impl AsyncWrite for Wire {
         }
         // There is nothing to flush: what `poll_write` has taken is the system's. But hyper comes by
         // whenever it has nothing else to do.
-        if wire.waits_for_answer() { wire.watch_client(cx) } else { Poll::Ready(Ok(())) }
+        if wire.waits_for_answer() { wire.watch_client(cx) } else { Poll::Ready(wire.check()) }
     }
 
     /// Closing a socket with something unread in it resets the connection, and the client may lose an

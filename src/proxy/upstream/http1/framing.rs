@@ -122,6 +122,11 @@ fn take_trailers(read: &mut BytesMut) -> Result<Option<HeaderMap>, Http1Error> {
     let Status::Complete((length, fields)) = httparse::parse_headers(read, &mut fields)? else {
         return if read.len() > LONGEST_TRAILERS { Err(Http1Error::TooLong) } else { Ok(None) };
     };
+    // A line feed alone ends a line for the parser.
+    let mut line_feeds = memchr::memchr_iter(b'\n', &read[..length]);
+    if line_feeds.any(|at| at == 0 || read[at - 1] != b'\r') {
+        return Err(Http1Error::Chunk);
+    }
     let mut trailers = HeaderMap::with_capacity(fields.len());
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| httparse::Error::HeaderName)?;
@@ -135,7 +140,7 @@ fn take_trailers(read: &mut BytesMut) -> Result<Option<HeaderMap>, Http1Error> {
 /// Of a chunk's size with its extensions, in bytes.
 const LONGEST_LINE: usize = 4 * 1024;
 const LONGEST_TRAILERS: usize = 16 * 1024;
-const MOST_TRAILERS: usize = 32;
+const MOST_TRAILERS: usize = 100;
 
 #[cfg(test)]
 mod tests {
@@ -191,6 +196,8 @@ mod tests {
             "1\r\nx\n0\r\n\r\n",
             "1\r\nx0\r\n\r\n",
             "10000000000000000\r\nx\r\n",
+            "0\r\n\n",
+            "0\r\nX-Sum: 7\n\r\n",
             "0\r\nno field\r\n\r\n",
             "0\r\n folded: 1\r\n\r\n",
         ] {

@@ -18,6 +18,10 @@ pub(in crate::proxy::upstream) enum Io {
 }
 
 impl Io {
+    pub(super) fn is_tls(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+
     /// For two tasks, the second of which writes.
     pub(super) fn split(self) -> (Self, WriteHalf<Box<Self>>) {
         let (reading, writing) = tokio::io::split(Box::new(self));

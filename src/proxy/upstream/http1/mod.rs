@@ -23,6 +23,7 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::BytesMut;
 use http::Method;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
+use tokio::task::unconstrained;
 
 pub(in crate::proxy) use self::body::Http1Body;
 pub(super) use self::io::Io;
@@ -103,7 +104,8 @@ impl Http1 {
             if broken.is_none() && !sending.is_sent() {
                 match sending.poll_send(&mut self.io, cx) {
                     Poll::Ready(Err(SendError::Body)) => return Poll::Ready(Err(Http1Error::Body)),
-                    Poll::Ready(Err(SendError::Io(error))) if !sending.has_begun() => {
+                    // Through TLS a part may be gone although none of it seems to be.
+                    Poll::Ready(Err(SendError::Io(error))) if !sending.has_begun() && !self.io.is_tls() => {
                         return Poll::Ready(Err(Http1Error::Unsent(error)));
                     }
                     // An upstream that wants no more may have said why.
@@ -167,20 +169,50 @@ impl Http1 {
     /// It costs a call of the system only if something has come.
     pub(super) fn is_usable(&mut self) -> bool {
         let mut byte = [0];
-        let mut cx = Context::from_waker(Waker::noop());
-        self.read.is_empty()
-            && Pin::new(&mut self.io).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
+        let mut buffer = ReadBuf::new(&mut byte);
+        // A task that has done much would be told that nothing has come, whatever has.
+        let read = poll_fn(|cx| Pin::new(&mut self.io).poll_read(cx, &mut buffer));
+        let is_silent = pin!(unconstrained(read)).poll(&mut Context::from_waker(Waker::noop())).is_pending();
+        is_silent && self.read.is_empty()
     }
 
-    /// Gives back the memory that a large answer needed.
+    /// Gives back the memory that a large request or answer needed.
     pub(super) fn shrink(&mut self) {
         if self.read_size > READ_SIZE {
             self.read_size = READ_SIZE;
             self.read = BytesMut::new();
         }
+        self.head_buffer.clear();
+        self.head_buffer.shrink_to(READ_SIZE);
     }
 }
 
 /// How much is read at once, in bytes: most answers are smaller. It grows with those that aren't.
 const READ_SIZE: usize = 8 * 1024;
 const MOST_READ_SIZE: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::task::coop::consume_budget;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_has_come_unasked_is_seen_by_who_has_done_much() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stream = TcpStream::connect(address).await.unwrap();
+        let (upstream, _) = listener.accept().await.unwrap();
+        let mut connection = Http1::new(Io::Plain(stream), Peer { address, generation: 0 });
+        assert!(connection.is_usable());
+        drop(upstream);
+        let Io::Plain(stream) = &connection.io else { unreachable!() };
+        stream.readable().await.unwrap();
+        let mut cx = Context::from_waker(Waker::noop());
+        while pin!(consume_budget()).poll(&mut cx).is_ready() {}
+        assert!(!connection.is_usable());
+    }
+}
