@@ -161,8 +161,8 @@ where
 
 /// The address that a request really comes from.
 ///
-/// An outer layer that knows which proxies to trust puts it into the request's extensions; without
-/// it sessions have no address.
+/// An outer layer that knows which proxies to trust puts it into the request's extensions. Without it the
+/// address of the [`RequestScope`] counts, and without that sessions have no address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientAddress(pub IpAddr);
 
@@ -202,6 +202,7 @@ impl Client {
     #[must_use]
     pub fn of(extensions: &Extensions, headers: &HeaderMap) -> Self {
         let address = extensions.get::<ClientAddress>().map(|address| address.0);
+        let address = address.or_else(|| RequestScope::with(RequestScope::client).flatten());
         let user_agent = headers.get(USER_AGENT).and_then(|agent| str::from_utf8(agent.as_bytes()).ok());
         let request_id = headers.get(X_REQUEST_ID).and_then(|id| id.to_str().ok());
         let request_id = request_id.filter(|id| id.len() <= REQUEST_ID_MAX).map(str::to_owned);

@@ -12,9 +12,9 @@
 //! 1. One of the threads of [`server`] accepts the connection, agrees on TLS and HTTP, and bounds what
 //!    the client may cost.
 //! 2. [`app`] lets it in: the request gets its id, its place in a trace, and the
-//!    [`RequestScope`](identity::RequestScope) that marks its log lines, and it is noted where it comes
-//!    from ([`ClientAddress`](identity::ClientAddress)). Past CORS and the refusal of cross-site requests
-//!    the path alone says which face answers: a route of our own or the proxy.
+//!    [`RequestScope`](identity::RequestScope) that marks its log lines and knows where it comes from.
+//!    Past CORS and the refusal of cross-site requests the path alone says which face answers: a route of
+//!    our own or the proxy.
 //! 3. [`SilentRefreshLayer`] reads the two cookies and asks a [`TokenService`]
 //!    about the access token: [`verify`](layer::TokenService::verify), without I/O. One that was found
 //!    good on this thread is known again. A valid one skips the next step.

@@ -10,15 +10,16 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::response::IntoResponse;
 use futures_util::future::Either;
-use http::header::{HeaderMap, HeaderName, ORIGIN, VARY};
+use http::header::{HeaderMap, HeaderName, ORIGIN, UPGRADE, VARY};
 use http::{HeaderValue, Method, Request, Response};
 use pin_project_lite::pin_project;
 use tower::util::{BoxCloneSyncService, Oneshot};
-use tower::{Service, ServiceBuilder, ServiceExt};
+use tower::{ServiceBuilder, ServiceExt};
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 use tower_http::csrf::{ConfigError, CsrfLayer, ProtectionError};
 
 use super::choose::ChooseLayer;
+use super::gateway::{Gateway, Going};
 use crate::backend::config::Origin;
 use crate::layer::{CookiePolicy, SESSION_EVENT_HEADER};
 use crate::proxy::asks_for_upgrade;
@@ -27,13 +28,8 @@ use crate::routers::ApiError;
 /// Lets pages of other origins call where they may, and do no harm where they may not.
 ///
 /// Most requests can do none and pass as if it weren't there.
-#[derive(Clone)]
-pub(super) struct CrossOrigin<S> {
-    plain: S,
-    checks: Arc<Checks>,
-}
-
-struct Checks {
+pub(super) struct CrossOrigin {
+    plain: Gateway,
     rules: Rules,
     /// The service behind both layers, each for those requests alone that concern it.
     checked: Checked,
@@ -66,13 +62,9 @@ impl Rules {
     }
 }
 
-impl<S> CrossOrigin<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
-    S::Future: Send,
-{
+impl CrossOrigin {
     /// Holds requests for `plain` to these rules.
-    pub(super) fn new(rules: Rules, plain: S) -> Self {
+    pub(super) fn new(rules: Rules, plain: Gateway) -> Self {
         let (pages, harm) = (Arc::clone(&rules.allowed), rules.could_harm.clone());
         let checked = ServiceBuilder::new()
             // Also refusals must be readable for pages of other origins that may call.
@@ -81,32 +73,23 @@ where
             .layer(ChooseLayer::new(rules.csrf.clone(), move |request: &Request<Body>| harm.by(request)))
             .service(plain.clone());
         let checked = BoxCloneSyncService::new(checked);
-        Self { plain, checks: Arc::new(Checks { rules, checked }) }
-    }
-}
-
-impl<S> Service<Request<Body>> for CrossOrigin<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
-{
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Varying<Either<Oneshot<Checked, Request<Body>>, S::Future>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.plain.poll_ready(cx)
+        Self { plain, rules, checked }
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let Checks { rules, checked } = &*self.checks;
+    /// Lets a request pass, checked if need be.
+    pub(super) fn pass(&self, request: Request<Body>) -> Passing {
+        let rules = &self.rules;
         let future = if is_of(&rules.allowed, &request) || rules.could_harm.by(&request) {
-            Either::Left(checked.clone().oneshot(request))
+            Either::Left(Box::pin(self.checked.clone().oneshot(request)))
         } else {
-            Either::Right(self.plain.call(request))
+            Either::Right(self.plain.send(request))
         };
         Varying { future, varies: !rules.allowed.is_empty() }
     }
 }
+
+/// Response future of [`CrossOrigin`].
+pub(super) type Passing = Varying<Either<Pin<Box<Oneshot<Checked, Request<Body>>>>, Going>>;
 
 pin_project! {
     /// Where pages of other origins may call, says so to caches in every answer: one that was made for
@@ -207,7 +190,9 @@ impl UpgradeGuard {
 
     /// Whether this is an upgrade in a user's name that no page of a trusted origin asks for.
     pub(super) fn refuses(&self, headers: &HeaderMap) -> bool {
-        asks_for_upgrade(headers) && self.is_of_another_page(headers)
+        // To pass a few names by costs less than to look for one of them.
+        let may_ask = headers.keys().any(|name| name == UPGRADE);
+        may_ask && asks_for_upgrade(headers) && self.is_of_another_page(headers)
     }
 
     /// Whether a request acts in a user's name, by our cookies, for no page of a trusted origin. Every

@@ -6,7 +6,6 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -14,24 +13,24 @@ use std::time::Instant;
 
 use axum::body::{Body, Bytes, HttpBody};
 use http::header::{HeaderName, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body::{Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower::Service;
 
 use super::client_address::TrustedProxies;
 use super::located;
-use super::panics::{CatchPanic, Caught};
+use super::panics::{Caught, caught};
 use crate::clock::Clock;
 use crate::identity::{RequestScope, Scoped, SessionEvent};
 use crate::layer::SESSION_EVENT_HEADER;
-use crate::telemetry::metrics::Meters;
+use crate::telemetry::metrics::{Meters, NumberedMeters};
 use crate::telemetry::{CLIENT_GONE, Ended, Telemetry, TraceContext, ids};
 
 /// Lets requests in, and sees their answers out.
 #[derive(Clone)]
 pub(super) struct Entrance<S> {
-    inner: CatchPanic<S>,
+    inner: S,
     desk: Arc<Desk>,
 }
 
@@ -48,14 +47,44 @@ pub(super) struct Desk {
     pub(super) clock: Arc<dyn Clock>,
     /// The counts.
     pub(super) meters: Arc<Meters>,
+    /// Those of all routes that requests can meet here.
+    pub(super) routes: NumberedMeters,
     /// Where lines and spans go.
     pub(super) telemetry: Telemetry,
 }
 
 impl<S> Entrance<S> {
     pub(super) fn new(inner: S, desk: Desk) -> Self {
-        Self { inner: CatchPanic(inner), desk: Arc::new(desk) }
+        // By now they have their numbers.
+        let desk = Desk { routes: desk.meters.numbered(), ..desk };
+        Self { inner, desk: Arc::new(desk) }
     }
+
+    /// Lets a request in, to what `call` makes of it behind the entrance.
+    pub(super) fn let_in<F>(
+        &self,
+        request: Request<Body>,
+        call: impl FnOnce(&S, Request<Body>) -> F,
+    ) -> Entered<F>
+    where
+        F: Future<Output = Result<Response<Body>, Infallible>>,
+    {
+        let_in(&self.desk, request, |request| call(&self.inner, request))
+    }
+}
+
+fn let_in<F>(
+    desk: &Arc<Desk>,
+    mut request: Request<Body>,
+    call: impl FnOnce(Request<Body>) -> F,
+) -> Entered<F>
+where
+    F: Future<Output = Result<Response<Body>, Infallible>>,
+{
+    let visit = Visit::begin(desk, &mut request);
+    let scope = visit.scope.clone();
+    let future = scope.enter(|| caught(|| call(request)));
+    Entered { future: scope.run(future), visit: Some(visit) }
 }
 
 impl<S> Service<Request<Body>> for Entrance<S>
@@ -70,11 +99,8 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let visit = Visit::begin(&self.desk, &mut request);
-        let scope = visit.scope.clone();
-        let future = scope.enter(|| self.inner.call(request));
-        Entered { future: scope.run(future), visit: Some(visit) }
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let_in(&self.desk, request, |request| self.inner.call(request))
     }
 }
 
@@ -127,8 +153,8 @@ impl Visit {
         let began = Instant::now();
         desk.meters.in_flight.increment(1.0);
         let client = located(&desk.trusted, desk.public_host.as_ref(), request);
-        let scope = mark(request, client);
-        let mut context = TraceContext::of(request.headers(), scope.id());
+        let scope = RequestScope::new(ids::request(), request.method().clone(), request.uri(), client);
+        let mut context = mark(request.headers_mut(), &scope);
         let sampled = desk.telemetry.spans.as_ref().is_some_and(|spans| spans.samples(context.span));
         context.sampled |= sampled;
         context.write_to(request.headers_mut());
@@ -140,8 +166,7 @@ impl Visit {
     fn see_out(mut self, mut response: Response<Body>) -> Response<Body> {
         // In place of an upstream's own, which would not be found in our log.
         response.headers_mut().insert(X_REQUEST_ID, id_of(&self.scope));
-        let event = response.headers().get(SESSION_EVENT_HEADER);
-        let event = event.and_then(|event| SessionEvent::from_word(event.as_bytes()));
+        let event = event_in(response.headers());
         let (status, length) = (response.status(), response.body().size_hint().exact());
         let ended = response.body().is_end_stream();
         self.count(status, event);
@@ -150,7 +175,7 @@ impl Visit {
     }
 
     fn count(&self, status: StatusCode, event: Option<SessionEvent>) {
-        self.desk.meters.of(self.scope.route(), |route| route.count(status, event));
+        self.desk.routes.of(self.scope.route()).count(status, event);
         if let Some(event) = event {
             self.desk.meters.count_event(event);
         }
@@ -158,31 +183,29 @@ impl Visit {
 
     /// Writes down how it ended.
     fn report(&self, answer: &Answer) {
-        let (telemetry, meters) = (&self.desk.telemetry, &self.desk.meters);
+        let Desk { telemetry, meters, routes, .. } = &*self.desk;
         let duration = self.began.elapsed();
         meters.in_flight.decrement(1.0);
-        meters.of(self.scope.route(), |route| {
-            route.duration.record(duration);
-            if telemetry.access.is_none() && !self.sampled {
-                return;
-            }
-            // What is sent to its announced length ends there; nobody looks at what HEAD would bring.
-            let whole =
-                answer.whole || answer.length == Some(answer.sent) || self.scope.method() == Method::HEAD;
-            let ended = Ended {
-                at: self.desk.clock.now(),
-                scope: &self.scope,
-                status: answer.status,
-                bytes: answer.sent,
-                whole,
-                duration,
-                route: &route.name,
-                event: answer.event,
-                version: self.version,
-                trace: &self.context.trace_id(),
-            };
-            self.tell(telemetry, &ended);
-        });
+        let route = routes.of(self.scope.route());
+        route.duration.record(duration);
+        if telemetry.access.is_none() && !self.sampled {
+            return;
+        }
+        // What is sent to its announced length ends there; nobody looks at what HEAD would bring.
+        let whole = answer.whole || answer.length == Some(answer.sent) || self.scope.method() == Method::HEAD;
+        let ended = Ended {
+            at: self.desk.clock.now(),
+            scope: &self.scope,
+            status: answer.status,
+            bytes: answer.sent,
+            whole,
+            duration,
+            route: &route.name,
+            event: answer.event,
+            version: self.version,
+            trace: &self.context.trace_id(),
+        };
+        self.tell(telemetry, &ended);
     }
 
     fn tell(&self, telemetry: &Telemetry, ended: &Ended<'_>) {
@@ -246,32 +269,50 @@ impl HttpBody for Watched {
     }
 }
 
-/// A request's id is ours: what a client sends could be another request's. None is left in any spelling
-/// that an application may take for the same name.
-fn mark(request: &mut Request<Body>, client: Option<IpAddr>) -> RequestScope {
-    let headers = request.headers_mut();
-    while let Some(foreign) = headers.keys().find(|name| names_an_id(name)).cloned() {
-        headers.remove(foreign);
-    }
-    // For what we and the proxy add, so that the map grows once.
-    headers.reserve(ROOM);
-    let scope = RequestScope::new(ids::request(), request.method().clone(), request.uri(), client);
-    request.headers_mut().insert(X_REQUEST_ID, id_of(&scope));
-    scope
+/// Names the request to whoever comes after us, and finds its place in a trace.
+fn mark(headers: &mut HeaderMap, scope: &RequestScope) -> TraceContext {
+    let context = if headers.keys().any(is_for_us_to_say) {
+        remove_ids(headers);
+        TraceContext::of(headers, scope.id())
+    } else {
+        TraceContext::begun_with(scope.id())
+    };
+    headers.insert(X_REQUEST_ID, id_of(scope));
+    context
 }
 
-fn names_an_id(name: &HeaderName) -> bool {
+/// Whether a client's header may be an id or belong to a trace. Most send none, and one look at all names
+/// costs less than to ask for each.
+fn is_for_us_to_say(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    names_an_id(name) || name.starts_with("trace")
+}
+
+/// A request's id is ours: what a client sends could be another request's. None is left in any spelling
+/// that an application may take for the same name.
+fn remove_ids(headers: &mut HeaderMap) {
+    while let Some(foreign) = headers.keys().find(|name| names_an_id(name.as_str())).cloned() {
+        headers.remove(foreign);
+    }
+}
+
+fn names_an_id(name: &str) -> bool {
     let ours = "x-request-id";
     let same = |(theirs, ours): (u8, u8)| theirs == ours || ours == b'-' && matches!(theirs, b'_' | b'.');
-    name.as_str().len() == ours.len() && name.as_str().bytes().zip(ours.bytes()).all(same)
+    name.len() == ours.len() && name.bytes().zip(ours.bytes()).all(same)
 }
 
 fn id_of(scope: &RequestScope) -> HeaderValue {
     // A UUID is always a legal value.
-    HeaderValue::from_str(scope.id().as_str()).unwrap_or(HeaderValue::from_static(""))
+    HeaderValue::from_bytes(scope.id().as_bytes()).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// What the session machinery did, as the answer has it. Answers have few headers: to look at all names
+/// costs less than a hash of this one.
+fn event_in(headers: &HeaderMap) -> Option<SessionEvent> {
+    let named = SESSION_EVENT_HEADER;
+    let (_, event) = headers.iter().find(|(name, _)| **name == named)?;
+    SessionEvent::from_word(event.as_bytes())
 }
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// How many headers are added on the way to an upstream.
-const ROOM: usize = 12;

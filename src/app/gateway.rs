@@ -104,6 +104,36 @@ impl Gateway {
     pub(super) fn new(faces: Faces) -> Self {
         Self(Arc::new(faces))
     }
+
+    /// Sends a request to its face. All are always ready, so each is called as it is.
+    pub(super) fn send(&self, mut request: Request<Body>) -> Going {
+        let faces = &*self.0;
+        match faces.place(request.uri(), request.headers()) {
+            Place::Here(router, number) => {
+                RequestScope::with(|scope| scope.routed(number));
+                let answer = router.clone().call(request);
+                Going::Here { future: Box::pin(faces.home.clone().run(answer)) }
+            }
+            Place::Proxied(auth, route, number) => {
+                RequestScope::with(|scope| scope.routed(number));
+                request.extensions_mut().insert(route);
+                match auth {
+                    RouteAuth::None => Going::Open { future: faces.proxied.open.clone().call(request) },
+                    RouteAuth::Optional => {
+                        Going::Optional { future: faces.proxied.optional.clone().call(request) }
+                    }
+                    RouteAuth::Required => {
+                        Going::Required { future: faces.proxied.required.clone().call(request) }
+                    }
+                }
+            }
+            Place::Nowhere(error) => Going::Nowhere { answer: Some(Box::new(error.into_response())) },
+            Place::Refused(number) => {
+                RequestScope::with(|scope| scope.routed(number));
+                Going::Nowhere { answer: Some(Box::new(refused_upgrade())) }
+            }
+        }
+    }
 }
 
 impl Faces {
@@ -140,34 +170,8 @@ impl Service<Request<Body>> for Gateway {
         Poll::Ready(Ok(()))
     }
 
-    /// All faces are always ready, so each is called as it is.
-    fn call(&mut self, mut request: Request<Body>) -> Going {
-        let faces = &*self.0;
-        match faces.place(request.uri(), request.headers()) {
-            Place::Here(router, number) => {
-                RequestScope::with(|scope| scope.routed(number));
-                let answer = router.clone().call(request);
-                Going::Here { future: Box::pin(faces.home.clone().run(answer)) }
-            }
-            Place::Proxied(auth, route, number) => {
-                RequestScope::with(|scope| scope.routed(number));
-                request.extensions_mut().insert(route);
-                match auth {
-                    RouteAuth::None => Going::Open { future: faces.proxied.open.clone().call(request) },
-                    RouteAuth::Optional => {
-                        Going::Optional { future: faces.proxied.optional.clone().call(request) }
-                    }
-                    RouteAuth::Required => {
-                        Going::Required { future: faces.proxied.required.clone().call(request) }
-                    }
-                }
-            }
-            Place::Nowhere(error) => Going::Nowhere { answer: Some(error.into_response()) },
-            Place::Refused(number) => {
-                RequestScope::with(|scope| scope.routed(number));
-                Going::Nowhere { answer: Some(refused_upgrade()) }
-            }
-        }
+    fn call(&mut self, request: Request<Body>) -> Going {
+        self.send(request)
     }
 }
 
@@ -181,7 +185,7 @@ pin_project! {
         Open { #[pin] future: Answering<Proxy> },
         Optional { #[pin] future: Answering<Behind<OnReject>> },
         Required { #[pin] future: Answering<Behind<Reject401>> },
-        Nowhere { answer: Option<Response<Body>> },
+        Nowhere { answer: Option<Box<Response<Body>>> },
     }
 }
 
@@ -196,7 +200,7 @@ impl Future for Going {
             GoingProj::Optional { future } => future.poll(cx),
             GoingProj::Required { future } => future.poll(cx),
             GoingProj::Nowhere { answer } => {
-                Poll::Ready(Ok(answer.take().expect("Going polled after completion")))
+                Poll::Ready(Ok(*answer.take().expect("Going polled after completion")))
             }
         }
     }

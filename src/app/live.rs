@@ -8,7 +8,11 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
+use axum::body::Body;
+use http::Request;
 
+use super::cross_origin::{CrossOrigin, Passing};
+use super::entrance::Entered;
 use super::gateway::Proxied;
 use super::plan::{Plan, Terms};
 use super::public::Stack;
@@ -85,9 +89,10 @@ impl Live {
 }
 
 impl Face {
-    /// The stack for a request that arrives now.
-    pub(super) fn stack(&self) -> Stack {
-        Stack::clone(&self.stack.load())
+    /// Lets a request in that arrives now. It meets the stack as it stands, which is borrowed, not
+    /// cloned: nothing that requests share is counted up and down.
+    pub(super) fn let_in(&self, request: Request<Body>) -> Entered<Passing> {
+        self.stack.load().let_in(request, CrossOrigin::pass)
     }
 
     /// One for another thread.

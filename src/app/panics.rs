@@ -15,6 +15,14 @@ use tower::Service;
 
 use crate::routers::ApiError;
 
+/// Calls a service, and answers 500 where it panics, now or later.
+pub(super) fn caught<F>(call: impl FnOnce() -> F) -> Caught<F> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(future) => Caught::Running { future },
+        Err(cause) => Caught::Panicked { answer: Some(Box::new(panicked(&*cause))) },
+    }
+}
+
 /// Answers 500 where the service below panics.
 #[derive(Clone)]
 pub(super) struct CatchPanic<S>(pub(super) S);
@@ -32,19 +40,16 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        match catch_unwind(AssertUnwindSafe(|| self.0.call(request))) {
-            Ok(future) => Caught::Running { future },
-            Err(cause) => Caught::Panicked { answer: Some(panicked(&*cause)) },
-        }
+        caught(|| self.0.call(request))
     }
 }
 
 pin_project! {
-    /// Response future of [`CatchPanic`].
+    /// Response future of [`CatchPanic`] and [`caught`].
     #[project = CaughtProj]
     pub(super) enum Caught<F> {
         Running { #[pin] future: F },
-        Panicked { answer: Option<Response<Body>> },
+        Panicked { answer: Option<Box<Response<Body>>> },
     }
 }
 
@@ -57,7 +62,7 @@ impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for Caught<F
             CaughtProj::Running { future } => catch_unwind(AssertUnwindSafe(|| future.poll(cx)))
                 .unwrap_or_else(|cause| Poll::Ready(Ok(panicked(&*cause)))),
             CaughtProj::Panicked { answer } => {
-                Poll::Ready(Ok(answer.take().expect("Caught polled after completion")))
+                Poll::Ready(Ok(*answer.take().expect("Caught polled after completion")))
             }
         }
     }

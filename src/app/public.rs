@@ -11,9 +11,8 @@ use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower::Service;
 
-use super::cross_origin::CrossOrigin;
+use super::cross_origin::{CrossOrigin, Passing};
 use super::entrance::{Entered, Entrance};
-use super::gateway::Gateway;
 use super::live::Face;
 
 /// What browsers and other clients reach. Cheap to clone.
@@ -25,7 +24,7 @@ pub struct Public(pub(super) Arc<Face>);
 
 /// The stack, in the order in which a request passes it: in, past what pages of other origins may not
 /// do, and to its face.
-pub(super) type Stack = Entrance<CrossOrigin<Gateway>>;
+pub(super) type Stack = Entrance<CrossOrigin>;
 
 impl Public {
     /// The same for a thread of its own: with its own connections to upstreams, and nothing that is
@@ -47,7 +46,7 @@ impl Service<Request<Body>> for Public {
     }
 
     fn call(&mut self, request: Request<Body>) -> PublicFuture {
-        PublicFuture { answering: self.0.stack().call(request) }
+        PublicFuture { answering: self.0.let_in(request) }
     }
 }
 
@@ -55,7 +54,7 @@ pin_project! {
     /// Response future of [`Public`].
     pub struct PublicFuture {
         #[pin]
-        answering: Entered<<CrossOrigin<Gateway> as Service<Request<Body>>>::Future>,
+        answering: Entered<Passing>,
     }
 }
 

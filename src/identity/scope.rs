@@ -184,6 +184,12 @@ impl RequestId {
         str::from_utf8(&self.text).unwrap_or_default()
     }
 
+    /// The text's bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.text
+    }
+
     /// As a number.
     #[must_use]
     pub fn as_u128(&self) -> u128 {

@@ -70,27 +70,32 @@ impl CookiePolicy {
     ///
     /// [`DuplicateCookie`] if one of them came twice: nobody can tell which the server has set.
     pub fn read<'h>(&self, headers: &'h HeaderMap) -> Result<SessionCookies<'h>, DuplicateCookie> {
-        let mut found = SessionCookies::default();
-        for (name, value) in pairs(headers) {
-            let slot = if name == self.access_name.as_bytes() {
-                &mut found.access
-            } else if name == self.refresh_name.as_bytes() {
-                &mut found.refresh
+        let [access, refresh] = self.find(headers)?;
+        Ok(SessionCookies { access: Presented::of(access), refresh: Presented::of(refresh) })
+    }
+
+    /// What came under the two names, whatever it is worth.
+    pub(super) fn find<'h>(&self, headers: &'h HeaderMap) -> Result<[Option<&'h [u8]>; 2], DuplicateCookie> {
+        let [mut access, mut refresh] = [None; 2];
+        for pair in pairs(headers) {
+            let (slot, value) = if let Some(value) = value_of(&self.access_name, pair) {
+                (&mut access, value)
+            } else if let Some(value) = value_of(&self.refresh_name, pair) {
+                (&mut refresh, value)
             } else {
                 continue;
             };
-            if *slot != Presented::Absent {
+            if slot.replace(value).is_some() {
                 return Err(DuplicateCookie);
             }
-            *slot = Presented::new(value);
         }
-        Ok(found)
+        Ok([access, refresh])
     }
 
     /// Whether one of the two is in a request, usable or not.
     #[must_use]
     pub fn are_in(&self, headers: &HeaderMap) -> bool {
-        self.read(headers).map_or(true, |cookies| cookies.any())
+        self.find(headers).map_or(true, |found| found.iter().any(Option::is_some))
     }
 
     /// Both `Set-Cookie` values for fresh tokens, the access token's first.
@@ -141,17 +146,16 @@ impl CookiePolicy {
     /// All values that came under one of the two names, however often, as far as they may be tokens:
     /// for a sign-out, which ends whatever it finds.
     pub fn all<'h>(&self, headers: &'h HeaderMap) -> impl Iterator<Item = &'h str> {
-        let ours = |name: &[u8]| self.names().iter().any(|our| our.as_bytes() == name);
         pairs(headers)
-            .filter(move |(name, _)| ours(name))
-            .filter_map(|(_, value)| Presented::new(value).token())
+            .filter_map(|pair| self.names().iter().find_map(|name| value_of(name, pair)))
+            .filter_map(|value| Presented::new(value).token())
     }
 
     /// Whether these response headers set or clear one of the two already.
     pub(super) fn is_set_in(&self, headers: &HeaderMap) -> bool {
         headers.get_all(SET_COOKIE).iter().any(|line| {
-            let pair = line.as_bytes().split(|&b| b == b';').next().unwrap_or_default();
-            split_pair(pair).is_some_and(|(name, _)| self.names().iter().any(|our| our.as_bytes() == name))
+            let pair = between_semicolons(line.as_bytes()).next().unwrap_or_default();
+            self.names().iter().any(|name| value_of(name, pair).is_some())
         })
     }
 
@@ -266,7 +270,12 @@ impl<'h> Presented<'h> {
         }
     }
 
-    pub(super) fn new(value: &'h [u8]) -> Self {
+    /// The cookie of this value, if it came.
+    pub(super) fn of(value: Option<&'h [u8]>) -> Self {
+        value.map_or(Self::Absent, Self::new)
+    }
+
+    fn new(value: &'h [u8]) -> Self {
         if value.len() > VALUE_MAX || !is_token(value) {
             return Self::Unusable;
         }
@@ -285,27 +294,34 @@ impl std::fmt::Debug for Presented<'_> {
 }
 
 /// The name-value pairs of all `Cookie` lines.
-fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
-    headers.get_all(COOKIE).iter().flat_map(|line| between_semicolons(line.as_bytes())).filter_map(split_pair)
+fn pairs(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    headers.get_all(COOKIE).iter().flat_map(|line| between_semicolons(line.as_bytes()))
 }
 
 /// As `split` would, but many bytes at once: a line is mostly one long token.
 fn between_semicolons(line: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let ends = memchr::memchr_iter(b';', line).chain([line.len()]);
-    ends.scan(0, |start, end| Some(&line[std::mem::replace(start, end + 1)..end]))
+    let mut rest = Some(line);
+    std::iter::from_fn(move || {
+        let line = rest?;
+        let end = memchr::memchr(b';', line);
+        rest = end.map(|end| &line[end + 1..]);
+        Some(&line[..end.unwrap_or(line.len())])
+    })
 }
 
-/// RFC 6265bis section 5.6: up to the first `=` is the name, white space around either is not part of it.
-fn split_pair(pair: &[u8]) -> Option<(&[u8], &[u8])> {
-    let equals = memchr::memchr(b'=', pair)?;
-    Some((pair[..equals].trim_ascii(), pair[equals + 1..].trim_ascii()))
+/// The value of a pair of this name. RFC 6265bis section 5.6: up to the first `=` is the name, of which
+/// ours have none; white space around either is not part of it.
+fn value_of<'h>(name: &str, pair: &'h [u8]) -> Option<&'h [u8]> {
+    let rest = pair.trim_ascii_start().strip_prefix(name.as_bytes())?;
+    Some(rest.trim_ascii_start().strip_prefix(b"=")?.trim_ascii())
 }
 
 /// Whether it is one or more cookie octets (RFC 6265 section 4.1.1).
 fn is_token(value: &[u8]) -> bool {
-    // All of it, without an early end: so the compiler looks at many octets at once.
-    let legal = |octet| octet > b' ' && octet < 0x7f && !matches!(octet, b'"' | b',' | b';' | b'\\');
-    !value.is_empty() && value.iter().fold(true, |all, &octet| all & legal(octet))
+    // All of it, without an early end: so many octets are looked at at once.
+    let visible = |octet: u8| octet.is_ascii_graphic() & (octet != b';');
+    let all_visible = value.iter().fold(true, |all, &octet| all & visible(octet));
+    !value.is_empty() && all_visible && memchr::memchr3(b'"', b',', b'\\', value).is_none()
 }
 
 /// A `tchar` of RFC 9110 section 5.6.2.

@@ -31,34 +31,40 @@ pin_project! {
 }
 
 pin_project! {
+    // All but a call is rare, and in a box: the future is no larger than the inner one, and moved as fast.
     #[project = StateProj]
     enum State<S, T, R, B>
     where
         S: Service<Request<B>>,
         T: TokenService,
     {
-        Refreshing {
-            #[pin]
-            refresh: T::Refresh,
-            // Only beside a still valid access token: without one there is nothing to go on with.
-            #[pin]
-            patience: Option<Sleep>,
-            waiting: Option<Waiting<S, T, R, B>>,
-        },
-        Calling {
-            #[pin]
-            future: S::Future,
-            after: Option<After>,
-        },
-        Asking {
-            still_lives: StillLives,
-            #[pin]
-            patience: Option<Sleep>,
-            answer: Option<(S::Response, After)>,
-        },
-        Answered {
-            response: Option<S::Response>,
-        },
+        Refreshing { refreshing: Pin<Box<Refreshing<S, T, R, B>>> },
+        Calling { #[pin] future: S::Future, after: Option<Box<After>> },
+        Asking { asking: Pin<Box<Asking<S::Response>>> },
+        Answered { response: Option<Box<S::Response>> },
+    }
+}
+
+pin_project! {
+    struct Refreshing<S, T, R, B>
+    where
+        T: TokenService,
+    {
+        #[pin]
+        refresh: T::Refresh,
+        // Only beside a still valid access token: without one there is nothing to go on with.
+        #[pin]
+        patience: Option<Sleep>,
+        waiting: Option<Waiting<S, T, R, B>>,
+    }
+}
+
+pin_project! {
+    struct Asking<A> {
+        still_lives: StillLives,
+        #[pin]
+        patience: Option<Sleep>,
+        answer: Option<(A, Box<After>)>,
     }
 }
 
@@ -89,7 +95,8 @@ where
     ) -> Self {
         let patience = held.as_ref().map(|_| tokio::time::sleep(settings.patience));
         let waiting = Some(Waiting { inner, request, held, settings });
-        Self { state: State::Refreshing { refresh, patience, waiting } }
+        let refreshing = Box::pin(Refreshing { refresh, patience, waiting });
+        Self { state: State::Refreshing { refreshing } }
     }
 
     pub(super) fn rejected(
@@ -115,9 +122,10 @@ where
         let mut state = self.project().state;
         loop {
             match state.as_mut().project() {
-                StateProj::Refreshing { refresh, patience, waiting } => {
-                    let answer = ready!(poll_patiently(refresh, patience, cx));
-                    let waiting = waiting.take().expect("ResponseFuture polled after a panic");
+                StateProj::Refreshing { refreshing } => {
+                    let refreshing = refreshing.as_mut().project();
+                    let answer = ready!(poll_patiently(refreshing.refresh, refreshing.patience, cx));
+                    let waiting = refreshing.waiting.take().expect("ResponseFuture polled after a panic");
                     let next = waiting.go_on(answer);
                     state.set(next);
                 }
@@ -129,12 +137,14 @@ where
                         return Poll::Ready(Ok(response));
                     };
                     let patience = Some(tokio::time::sleep(TOLD_WITHIN));
-                    state.set(State::Asking { still_lives, patience, answer: Some((response, after)) });
+                    let asking = Asking { still_lives, patience, answer: Some((response, after)) };
+                    state.set(State::Asking { asking: Box::pin(asking) });
                 }
-                StateProj::Asking { still_lives, patience, answer } => {
-                    let lives = ready!(poll_patiently(still_lives.as_mut(), patience, cx));
+                StateProj::Asking { asking } => {
+                    let asking = asking.as_mut().project();
+                    let lives = ready!(poll_patiently(asking.still_lives.as_mut(), asking.patience, cx));
                     let (mut response, mut after) =
-                        answer.take().expect("ResponseFuture polled after completion");
+                        asking.answer.take().expect("ResponseFuture polled after completion");
                     if lives != Some(true) {
                         after.keep_cookies();
                     }
@@ -143,7 +153,7 @@ where
                 }
                 StateProj::Answered { response } => {
                     let response = response.take().expect("ResponseFuture polled after completion");
-                    return Poll::Ready(Ok(response));
+                    return Poll::Ready(Ok(*response));
                 }
             }
         }
@@ -201,7 +211,7 @@ where
     fn call_as(mut self, identity: Identity, after: Option<After>) -> State<S, T, R, B> {
         RequestScope::with(|scope| scope.identified(&identity));
         self.request.extensions_mut().insert(identity);
-        State::Calling { future: self.inner.call(self.request), after }
+        State::Calling { future: self.inner.call(self.request), after: after.map(Box::new) }
     }
 }
 
@@ -233,12 +243,12 @@ where
         Some(mut response) => {
             rejection.mark(&mut response);
             forget(&mut response, &rejection, &settings.cookies);
-            State::Answered { response: Some(response) }
+            State::Answered { response: Some(Box::new(response)) }
         }
         None => {
             request.extensions_mut().insert(rejection);
             let after = After::Forget { rejection, cookies: Arc::clone(&settings.cookies) };
-            State::Calling { future: inner.call(request), after: Some(after) }
+            State::Calling { future: inner.call(request), after: Some(Box::new(after)) }
         }
     }
 }

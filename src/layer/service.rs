@@ -94,24 +94,27 @@ fn decide<T: TokenService, B>(tokens: &T, policy: &CookiePolicy, request: &Reque
         return Decision::Reject(Rejection::of(SessionEvent::Missing));
     }
     let client = || Client::of(request.extensions(), request.headers());
-    let cookies = match policy.read(request.headers()) {
-        Ok(cookies) => cookies,
+    let (access, refresh) = match policy.find(request.headers()) {
+        Ok([None, None]) => return decide_by_bearer(tokens, request.headers(), &client),
+        Ok([access, refresh]) => (Presented::of(access), refresh),
         Err(DuplicateCookie) => return Decision::Reject(Rejection::of(SessionEvent::Malformed)),
     };
-    if !cookies.any() {
-        return decide_by_bearer(tokens, request.headers(), &client);
-    }
+    let verified = match verify(tokens, access, &client) {
+        // Most need no more than this: the other cookie isn't read.
+        Ok(Verified { identity, renew: false }) => return Decision::Trust(identity),
+        verified => verified,
+    };
     let renew = |refresh_token: &str, held: Option<Identity>| Decision::Renew {
         refresh: RefreshRequest {
             refresh_token: refresh_token.to_owned(),
-            access_token: cookies.access.token().map(str::to_owned),
+            access_token: access.token().map(str::to_owned),
             of: held.as_ref().map(|identity| identity.session),
             client: client(),
         },
         held,
     };
-    match (verify(tokens, cookies.access, &client), cookies.refresh) {
-        (Ok(verified), Presented::Token(token)) if verified.renew => renew(token, Some(verified.identity)),
+    match (verified, Presented::of(refresh)) {
+        (Ok(verified), Presented::Token(token)) => renew(token, Some(verified.identity)),
         (Ok(verified), _) => Decision::Trust(verified.identity),
         // Asking the store could only say the same, later.
         (Err(VerifyError::Ended(event)), _) => Decision::Reject(Rejection::of(event)),

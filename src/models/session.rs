@@ -154,7 +154,14 @@ impl AccessRef {
     /// Whether the token was certainly more than `limit` old at `at`.
     #[must_use]
     pub fn older_than(&self, limit: Duration, at: OffsetDateTime) -> bool {
-        at - (self.issued_at + Duration::from_secs(1)) > limit
+        at > self.surely_older_after(limit)
+    }
+
+    /// The moment after which it is [`older_than`](Self::older_than) that.
+    #[must_use]
+    pub fn surely_older_after(&self, limit: Duration) -> OffsetDateTime {
+        // The time of its issue is cut to whole seconds.
+        self.issued_at + Duration::from_secs(1) + limit
     }
 }
 

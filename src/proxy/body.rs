@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum_core::BoxError;
+use axum_core::body::Body as AnyBody;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
@@ -20,10 +21,10 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, Sleep};
 
 use super::edits::HeaderEdits;
-use super::reserved::ReservedHeaders;
+use super::reserved::{ReservedHeaders, remove_where, same_name};
 use super::routes::Route;
 use super::rules::RequestHeaders;
-use super::upstream::Lease;
+use super::upstream::{AnswerBody, Lease};
 use super::{hop_by_hop, response};
 use crate::identity::SessionEvent;
 
@@ -210,7 +211,7 @@ impl UploadProgress {
         self.0.as_ref().is_none_or(|watched| watched.stage.has_changed().is_err())
     }
 
-    /// Waits for the body to move. Dropping it, as hyper does at its end, is its last move.
+    /// Waits for the body to move. Dropping it, as whoever sends it does at its end, is its last move.
     pub(super) async fn changed(&mut self) {
         let Some(watched) = self.0.as_mut().filter(|watched| !watched.has_ended) else {
             return std::future::pending().await;
@@ -227,43 +228,64 @@ impl UploadProgress {
     }
 }
 
-pin_project! {
-    /// A response's body on its way to the client.
-    pub(super) struct Download<B> {
-        #[pin]
-        body: B,
-        idle: Idle,
-        // Until it has ended as it should.
-        held: Option<Held>,
-        edits: Option<Arc<HeaderEdits>>,
-    }
+/// A response's body on its way to the client.
+pub(super) struct Download {
+    /// What is still to come of it, and what it holds on to until then.
+    coming: Option<Coming>,
+    idle: Idle,
+    edits: Option<Arc<HeaderEdits>>,
+    /// The upstream has broken off, which is told next.
+    broken: Option<BoxError>,
 }
 
-/// What an answer that has not ended holds on to.
-struct Held {
+struct Coming {
+    body: AnswerBody,
     lease: Lease,
     upload: UploadProgress,
 }
 
-impl Held {
+impl Coming {
     /// A connection that an upstream has answered on before it had read the request may hold the
     /// rest of it for the next answer: such a one is closed.
     fn finish(self) {
         if self.upload.is_over() {
-            self.lease.finish();
+            self.lease.finish(self.body);
         }
     }
 }
 
-impl<B: Body> Download<B> {
+impl Download {
     /// The body within the route's limits. It may stand still while `upload` moves: some upstreams
     /// begin to answer long before they have read it all.
-    pub(super) fn new(body: B, route: &Route, lease: Lease, upload: UploadProgress) -> Self {
-        let mut held = Some(Held { lease, upload });
-        if body.is_end_stream() {
-            held.take().into_iter().for_each(Held::finish);
+    pub(super) fn new(body: AnswerBody, route: &Route, lease: Lease, upload: UploadProgress) -> Self {
+        Self::of(Coming { body, lease, upload }, route)
+    }
+
+    /// The same, at once if it has come already: most are small.
+    pub(super) fn body(mut body: AnswerBody, route: &Route, lease: Lease, upload: UploadProgress) -> AnyBody {
+        let whole = body.take_whole();
+        let coming = Coming { body, lease, upload };
+        match whole {
+            Some(whole) => {
+                coming.finish();
+                AnyBody::from(whole)
+            }
+            None => AnyBody::new(Self::of(coming, route)),
         }
-        Self { body, idle: Idle::new(route.spec.idle_timeout), held, edits: route.answers.clone() }
+    }
+
+    fn of(coming: Coming, route: &Route) -> Self {
+        let idle = Idle::new(route.spec.idle_timeout);
+        let edits = route.answers.clone();
+        let mut download = Self { coming: Some(coming), idle, edits, broken: None };
+        if download.is_end_stream() {
+            download.finish();
+        }
+        download
+    }
+
+    fn finish(&mut self) {
+        self.coming.take().into_iter().for_each(Coming::finish);
     }
 }
 
@@ -279,40 +301,49 @@ pub(super) enum DownloadError {
     Upstream(#[source] BoxError),
 }
 
-impl<B> Body for Download<B>
-where
-    B: Body<Data = Bytes>,
-    B::Error: Into<BoxError>,
-{
+impl Body for Download {
     type Data = Bytes;
     type Error = DownloadError;
 
     fn poll_frame(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, DownloadError>>> {
-        let mut this = self.project();
-        let Poll::Ready(frame) = this.body.as_mut().poll_frame(cx) else {
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Some(Err(logged(DownloadError::Upstream(error)))));
+        }
+        let Self { coming, idle, .. } = &mut *self;
+        let Some(Coming { body, upload, .. }) = coming else { return Poll::Ready(None) };
+        let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) else {
             loop {
-                ready!(this.idle.poll_over(cx));
-                if !this.held.as_mut().is_some_and(|held| held.upload.has_moved()) {
+                ready!(idle.poll_over(cx));
+                if !upload.has_moved() {
                     return Poll::Ready(Some(Err(logged(DownloadError::Idle))));
                 }
-                this.idle.stop();
+                idle.stop();
             }
         };
-        this.idle.stop();
+        idle.stop();
         // Whoever reads us may not ask again after the last piece.
         if frame.as_ref().is_none_or(|frame| frame.as_ref().is_ok_and(Frame::is_trailers))
-            || frame.as_ref().is_some_and(Result::is_ok) && this.body.is_end_stream()
+            || frame.as_ref().is_some_and(Result::is_ok) && body.is_end_stream()
         {
-            this.held.take().into_iter().for_each(Held::finish);
+            self.finish();
         }
         let Some(frame) = frame else { return Poll::Ready(None) };
-        let mut frame = frame.map_err(|error| logged(DownloadError::Upstream(error.into())))?;
+        let mut frame = match frame {
+            Ok(frame) => frame,
+            Err(error) => {
+                // When a body fails, hyper drops what it has yet to write, the head perhaps. It writes when
+                // it must wait.
+                self.broken = Some(error);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        };
         if let Some(trailers) = frame.trailers_mut() {
             clean_trailers(trailers, &ReservedHeaders::default());
-            if let Some(edits) = this.edits {
+            if let Some(edits) = &self.edits {
                 edits.remove_from(trailers);
             }
         }
@@ -320,11 +351,11 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.coming.as_ref().is_none_or(|coming| coming.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.coming.as_ref().map_or(SizeHint::with_exact(0), |coming| coming.body.size_hint())
     }
 }
 
@@ -339,10 +370,44 @@ fn clean_trailers(trailers: &mut HeaderMap, reserved: &ReservedHeaders) {
     hop_by_hop::remove(trailers);
     reserved.remove_from(trailers);
     response::remove_reserved(trailers);
-    for name in [http::header::AUTHORIZATION, http::header::COOKIE, http::header::SET_COOKIE] {
-        trailers.remove(name);
-    }
+    remove_where(trailers, |name| NEVER_TRAILERS.iter().any(|never| same_name(never, name.as_str())));
 }
+
+/// What says how a message is to be read or handled comes before its body (RFC 9110, section 6.5.1), and so
+/// does what only we may say.
+const NEVER_TRAILERS: [&str; 31] = [
+    "age",
+    "authorization",
+    "cache-control",
+    "clear-site-data",
+    "content-encoding",
+    "content-length",
+    "content-range",
+    "content-type",
+    "cookie",
+    "date",
+    "expect",
+    "expires",
+    "host",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "location",
+    "max-forwards",
+    "pragma",
+    "range",
+    "retry-after",
+    "set-cookie",
+    "traceparent",
+    "trailer",
+    "vary",
+    "via",
+    "www-authenticate",
+    "x-http-method-override",
+    "x-request-id",
+];
 
 /// Measures how long nothing comes while something is waited for. Most bodies come in one piece, and
 /// never need the timer.

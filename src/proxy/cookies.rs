@@ -1,5 +1,7 @@
 //! Keeping our cookies from upstreams, and upstreams from our cookies.
 
+use std::borrow::Cow;
+
 use http::HeaderValue;
 use http::header::{COOKIE, HeaderMap, SET_COOKIE};
 
@@ -13,17 +15,22 @@ pub struct ReservedCookies {
 impl ReservedCookies {
     /// Takes ours out of a request's headers. The others stay as they are, in their order.
     pub fn remove_from_request(&self, headers: &mut HeaderMap) {
-        let ours = |line: &HeaderValue| pairs(line).any(|pair| self.has(name(pair)));
-        if !headers.get_all(COOKIE).iter().any(ours) {
-            return;
-        }
-        // Most browsers send one line, with nothing but ours.
-        let kept: Vec<HeaderValue> =
-            headers.get_all(COOKIE).iter().filter_map(|line| self.rest_of(line)).collect();
+        let kept: Vec<HeaderValue> = self.rest_of_request(headers).map(Cow::into_owned).collect();
         headers.remove(COOKIE);
         for line in kept {
             headers.append(COOKIE, line);
         }
+    }
+
+    /// A request's cookies without ours, line by line. Most browsers send one, with nothing but ours.
+    pub(super) fn rest_of_request<'h>(
+        &self,
+        headers: &'h HeaderMap,
+    ) -> impl Iterator<Item = Cow<'h, HeaderValue>> {
+        headers.get_all(COOKIE).iter().filter_map(|line| {
+            let ours = pairs(line).any(|pair| self.has(name(pair)));
+            if ours { self.rest_of(line).map(Cow::Owned) } else { Some(Cow::Borrowed(line)) }
+        })
     }
 
     /// Takes cookies of our names out of a response. The others stay as they are, in their order.

@@ -31,10 +31,18 @@ impl HeaderEdits {
     /// Takes off what is to go, and what is to be set elsewhere.
     pub(super) fn remove_from(&self, headers: &mut HeaderMap) {
         if !self.is_empty() {
-            remove_where(headers, |name| {
-                self.names().any(|edited| same_name(edited.as_str(), name.as_str()))
-            });
+            remove_where(headers, |name| self.concern(name));
         }
+    }
+
+    /// Whether a header of this name is to go, or to be set.
+    pub(super) fn concern(&self, name: &HeaderName) -> bool {
+        self.names().any(|edited| same_name(edited.as_str(), name.as_str()))
+    }
+
+    /// What a header of exactly this name is set to.
+    pub(super) fn value(&self, name: &HeaderName) -> Option<&HeaderValue> {
+        self.set.iter().find(|(set, _)| set == name).map(|(_, value)| value)
     }
 
     pub(super) fn is_empty(&self) -> bool {

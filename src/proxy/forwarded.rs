@@ -1,9 +1,12 @@
 //! Telling upstreams where a request came from.
 
+use std::fmt::Write;
 use std::net::IpAddr;
 
 use http::HeaderValue;
-use http::header::{HeaderMap, HeaderName};
+use http::header::{FORWARDED, HeaderName};
+
+use super::request::FieldSink;
 
 /// Where a request came from, and what it asked for, as far as that can be believed.
 ///
@@ -23,28 +26,54 @@ pub struct Forwarded {
 }
 
 impl Forwarded {
-    pub(super) fn add_to(&self, headers: &mut HeaderMap) {
+    pub(super) fn tell(&self, to: &mut impl FieldSink) {
+        // One text for all: the element of `Forwarded` (RFC 7239, section 4) has the address in it.
         let client = self.client.to_canonical();
-        let Ok(address) = HeaderValue::try_from(client.to_string()) else { return };
-        let chain = self.chain.clone().unwrap_or_else(|| address.clone());
-        headers.insert(X_FORWARDED_FOR, chain);
-        headers.insert(X_FORWARDED_HOST, self.host.clone());
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(self.proto));
-        if let Some(element) = self.element(client, &address) {
-            headers.insert(http::header::FORWARDED, element);
+        let (open, close) = if client.is_ipv6() { ("for=\"[", "]\"") } else { ("for=", "") };
+        let mut element = String::with_capacity(LONG);
+        element.push_str(open);
+        push_address(&mut element, client);
+        let address = open.len()..element.len();
+        element.push_str(close);
+        // One that can't be quoted without escapes is left out.
+        let host =
+            self.host.to_str().ok().filter(|host| !host.bytes().any(|byte| matches!(byte, b'"' | b'\\')));
+        for piece in [";host=\"", host.unwrap_or_default(), "\";proto=", self.proto] {
+            element.push_str(piece);
         }
-        headers.insert(X_REAL_IP, address);
-    }
-
-    /// The one element of `Forwarded` (RFC 7239, section 4). A host that can't be quoted without
-    /// escapes is none.
-    fn element(&self, client: IpAddr, address: &HeaderValue) -> Option<HeaderValue> {
-        let host = self.host.to_str().ok().filter(|host| !host.contains(['"', '\\']))?;
-        let (open, close) = if client.is_ipv6() { ("for=\"[", "]\";host=\"") } else { ("for=", ";host=\"") };
-        let element = [open, address.to_str().ok()?, close, host, "\";proto=", self.proto].concat();
-        HeaderValue::try_from(element).ok()
+        let address = &element.as_bytes()[address];
+        to.add(&X_FORWARDED_FOR, self.chain.as_ref().map_or(address, HeaderValue::as_bytes));
+        to.copy(&X_FORWARDED_HOST, &self.host);
+        to.add(&X_FORWARDED_PROTO, self.proto.as_bytes());
+        if host.is_some() {
+            to.add(&FORWARDED, element.as_bytes());
+        }
+        to.add(&X_REAL_IP, address);
     }
 }
+
+/// What `Display` writes. Most are of version 4, and come with every request.
+fn push_address(to: &mut String, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => {
+            for (at, octet) in address.octets().into_iter().enumerate() {
+                if at > 0 {
+                    to.push('.');
+                }
+                for (least, unit) in [(100, 100), (10, 10), (0, 1)] {
+                    if octet >= least {
+                        to.push(char::from(b'0' + octet / unit % 10));
+                    }
+                }
+            }
+        }
+        // Writing to a string doesn't fail.
+        IpAddr::V6(address) => _ = write!(to, "{address}"),
+    }
+}
+
+/// Room for most elements, in bytes.
+const LONG: usize = 128;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -53,6 +82,8 @@ const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
+
     use super::*;
 
     fn sent(client: &str, chain: Option<&'static str>) -> HeaderMap {
@@ -63,7 +94,7 @@ mod tests {
             host: HeaderValue::from_static("app.example:8443"),
             chain: chain.map(HeaderValue::from_static),
         };
-        forwarded.add_to(&mut headers);
+        forwarded.tell(&mut headers);
         headers
     }
 
@@ -82,6 +113,13 @@ mod tests {
         let headers = sent("::ffff:192.0.2.7", Some("192.0.2.7, 10.0.0.1"));
         assert_eq!(headers["x-forwarded-for"], "192.0.2.7, 10.0.0.1");
         assert_eq!(headers["x-real-ip"], "192.0.2.7");
+    }
+
+    #[test]
+    fn addresses_are_written_as_usual() {
+        for address in ["0.0.0.0", "1.10.100.255", "9.99.199.200", "203.0.113.7", "::1", "2001:db8::7"] {
+            assert_eq!(sent(address, None)["x-real-ip"], address);
+        }
     }
 
     #[test]

@@ -1,10 +1,31 @@
 //! What says how long a body is, made plain.
 //!
-//! hyper has found the body's end and refused what contradicts itself. What it lets through must not be
-//! read in another way by whoever gets it next.
+//! hyper finds the end of a request's body and refuses what contradicts itself; `upstream/http1/` does so
+//! for answers. What is let through must not be read in another way by whoever gets it next.
 
+use axum_core::body::Body;
 use http::HeaderValue;
 use http::header::{CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING};
+use http_body::Body as _;
+
+/// What is known of a body's length before it comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BodyLength {
+    /// In bytes.
+    Known(u64),
+    NoBody,
+    Unknown,
+}
+
+impl BodyLength {
+    pub(super) fn of(body: &Body) -> Self {
+        match body.size_hint().exact() {
+            _ if body.is_end_stream() => Self::NoBody,
+            Some(length) => Self::Known(length),
+            None => Self::Unknown,
+        }
+    }
+}
 
 /// Whether the body is in a transfer coding besides chunks. hyper undoes no other, so what it hands on
 /// would be taken for what it is not.
@@ -14,26 +35,28 @@ pub(super) fn is_coded(headers: &HeaderMap) -> bool {
     lines.next().is_some_and(|line| !chunked(line)) || lines.next().is_some()
 }
 
-/// Leaves one thing that says how long the body is: chunks, or one number. hyper has seen that all
-/// numbers are the same, and that chunks go before them (RFC 9112, section 6.3).
+/// The number that a `Content-Length` is.
+pub(super) fn length(value: &[u8]) -> Option<u64> {
+    // Rust's numbers may have a sign.
+    let digits = Some(value).filter(|value| value.iter().all(u8::is_ascii_digit))?;
+    str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// Leaves one number, where HTTP/2 was lenient.
 pub(super) fn make_plain(headers: &mut HeaderMap) {
-    if headers.contains_key(TRANSFER_ENCODING) {
-        headers.remove(CONTENT_LENGTH);
-        return;
-    }
     let mut lines = headers.get_all(CONTENT_LENGTH).iter().map(HeaderValue::as_bytes);
-    let Some(length) = lines.next() else { return };
-    if lines.next().is_none() && is_plain(length) {
+    let Some(first) = lines.next() else { return };
+    if lines.next().is_none() && is_plain(first) {
         return;
     }
-    let first = length.split(|&byte| byte == b',').next().map(<[u8]>::trim_ascii);
-    match first.and_then(|first| str::from_utf8(first).ok()?.parse::<u64>().ok()) {
-        Some(length) => _ = headers.insert(CONTENT_LENGTH, HeaderValue::from(length)),
+    match length(first) {
+        Some(length) => _ = headers.insert(CONTENT_LENGTH, length.into()),
         None => _ = headers.remove(CONTENT_LENGTH),
     }
 }
 
-fn is_plain(length: &[u8]) -> bool {
+/// Whether it is written as everybody writes it.
+pub(super) fn is_plain(length: &[u8]) -> bool {
     length == b"0" || !length.starts_with(b"0") && length.iter().all(u8::is_ascii_digit)
 }
 
@@ -58,29 +81,13 @@ mod tests {
     }
 
     #[test]
-    fn a_length_is_written_once() {
-        for (came, goes) in [
-            (&[][..], None),
-            (&["0"], Some("0")),
-            (&["10"], Some("10")),
-            (&["010"], Some("10")),
-            (&["00"], Some("0")),
-            (&["7", "7"], Some("7")),
-            (&["7", "07"], Some("7")),
-            (&["7, 7"], Some("7")),
-        ] {
-            let mut headers = lines(&CONTENT_LENGTH, came);
-            make_plain(&mut headers);
-            let left: Vec<_> = headers.values().map(|value| value.to_str().unwrap()).collect();
-            assert_eq!(left, Vec::from_iter(goes), "{came:?}");
+    fn a_length_is_digits() {
+        for (value, number) in [("0", Some(0)), ("010", Some(10)), ("18446744073709551615", Some(u64::MAX))] {
+            assert_eq!(length(value.as_bytes()), number, "{value}");
         }
-    }
-
-    #[test]
-    fn chunks_go_before_a_length() {
-        let mut headers = lines(&CONTENT_LENGTH, &["7"]);
-        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-        make_plain(&mut headers);
-        assert_eq!(headers.keys().collect::<Vec<_>>(), [TRANSFER_ENCODING]);
+        for value in ["", "+1", "-1", " 1", "1.0", "0x1", "1,1", "18446744073709551616"] {
+            assert_eq!(length(value.as_bytes()), None, "{value}");
+        }
+        assert!(is_plain(b"10") && !is_plain(b"010") && !is_plain(b"7, 7"));
     }
 }

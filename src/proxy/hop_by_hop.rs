@@ -1,26 +1,21 @@
-//! Removing the headers that concern one connection alone (RFC 9110, section 7.6.1).
+//! The headers that concern one connection alone (RFC 9110, section 7.6.1): which they are, and removing
+//! them.
 
-use http::header::{
-    CONNECTION, HeaderMap, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING,
-    UPGRADE,
-};
+use http::header::{CONNECTION, HeaderMap, HeaderName, TE};
+
+use super::reserved::remove_where;
 
 /// Removes them, and every header that `Connection` names.
-///
-/// What we add ourselves must be added afterwards, or a client could have it removed again by
-/// naming it in `Connection`.
 pub(super) fn remove(headers: &mut HeaderMap) {
-    remove_but(&[], headers);
+    for name in named_by_connection(headers) {
+        headers.remove(name);
+    }
+    remove_where(headers, |name| is_standing(name.as_str()));
 }
 
-/// As [`remove`], but those of `ours`, which `Connection` may name, stay.
-pub(super) fn remove_but(ours: &[HeaderName], headers: &mut HeaderMap) {
-    for name in named_by_connection(headers).into_iter().filter(|name| !ours.contains(name)) {
-        headers.remove(name);
-    }
-    for name in ALWAYS {
-        headers.remove(name);
-    }
+/// Whether a header, in lower case, concerns the connection whether `Connection` names it or not.
+pub(super) fn is_standing(name: &str) -> bool {
+    STANDING.contains(&name)
 }
 
 /// Whether `TE` says that trailers are welcome; its one value that may be handed on.
@@ -34,8 +29,11 @@ pub(super) fn connection_names(headers: &HeaderMap, name: &str) -> bool {
     connection_tokens(headers).any(|token| token.eq_ignore_ascii_case(name.as_bytes()))
 }
 
-fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
-    connection_tokens(headers).filter_map(|token| HeaderName::from_bytes(token).ok()).collect()
+/// The headers that `Connection` names.
+pub(super) fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let names = connection_tokens(headers)
+        .filter(|token| !STATES.iter().any(|state| token.eq_ignore_ascii_case(state)));
+    names.filter_map(|token| HeaderName::from_bytes(token).ok()).collect()
 }
 
 fn connection_tokens(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
@@ -43,16 +41,19 @@ fn connection_tokens(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b',')).map(<[u8]>::trim_ascii)
 }
 
-pub(super) const ALWAYS: [HeaderName; 9] = [
-    CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    PROXY_AUTHENTICATE,
-    HeaderName::from_static("proxy-authentication-info"),
-    PROXY_AUTHORIZATION,
-    HeaderName::from_static("proxy-connection"),
-    TE,
-    TRANSFER_ENCODING,
-    UPGRADE,
+/// Options of `Connection` that name no header.
+const STATES: [&[u8]; 2] = [b"close", b"keep-alive"];
+
+pub(super) const STANDING: [&str; 9] = [
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authentication-info",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "transfer-encoding",
+    "upgrade",
 ];
 
 #[cfg(test)]
@@ -85,8 +86,10 @@ mod tests {
 
     #[test]
     fn takes_the_standing_ones() {
-        let mut headers: HeaderMap =
-            ALWAYS.into_iter().map(|name| (name, HeaderValue::from_static("x"))).collect();
+        let mut headers: HeaderMap = STANDING
+            .map(|name| (HeaderName::from_static(name), HeaderValue::from_static("x")))
+            .into_iter()
+            .collect();
         headers.insert("trailer", HeaderValue::from_static("x"));
         remove(&mut headers);
         assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["trailer"]);

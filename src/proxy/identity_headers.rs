@@ -1,9 +1,9 @@
 //! How an upstream is told who the user is.
 
-use http::HeaderValue;
-use http::header::{HeaderMap, HeaderName};
+use http::HeaderName;
 
 use super::error::ProxyError;
+use super::request::FieldSink;
 use crate::identity::Identity;
 
 /// The headers by which an upstream learns who the user is. What is `None` it isn't told.
@@ -54,22 +54,30 @@ impl IdentityHeaders {
         [&self.user, &self.email, &self.groups].into_iter().flatten()
     }
 
-    /// Adds them. An upstream that sees no user takes the request for anonymous, so one that can't be
-    /// written is an error, not left out.
-    pub(super) fn add_to(&self, headers: &mut HeaderMap, identity: &Identity) -> Result<(), ProxyError> {
-        for (name, value) in [
+    /// An upstream that sees no user takes the request for anonymous, so one that can't be written is an
+    /// error, not left out.
+    pub(super) fn check(&self, identity: &Identity) -> Result<(), ProxyError> {
+        // RFC 9110, section 5.5. All of it, without an early end: so many bytes are looked at at once.
+        let is_legal = |byte: u8| (byte >= b' ' && byte != 0x7f) || byte == b'\t';
+        let all_legal = |value: &str| value.bytes().fold(true, |all, byte| all & is_legal(byte));
+        let legal = self.values(identity).all(|(_, value)| all_legal(value));
+        if legal { Ok(()) } else { Err(ProxyError::IdentityUnusable) }
+    }
+
+    /// Tells who the user is, who has been [checked](Self::check).
+    pub(super) fn tell(&self, identity: &Identity, to: &mut impl FieldSink) {
+        for (name, value) in self.values(identity).filter(|(_, value)| !value.is_empty()) {
+            to.add(name, value.as_bytes());
+        }
+    }
+
+    fn values<'a>(&'a self, identity: &'a Identity) -> impl Iterator<Item = (&'a HeaderName, &'a str)> {
+        let all = [
             (&self.user, &*identity.subject),
             (&self.email, &*identity.email),
             (&self.groups, identity.roles.as_str()),
-        ] {
-            let Some(name) = name else { continue };
-            let value =
-                HeaderValue::from_bytes(value.as_bytes()).map_err(|_| ProxyError::IdentityUnusable)?;
-            if !value.is_empty() {
-                headers.insert(name, value);
-            }
-        }
-        Ok(())
+        ];
+        all.into_iter().filter_map(|(name, value)| Some((name.as_ref()?, value)))
     }
 }
 

@@ -9,15 +9,16 @@
 //!    among the request's extensions; a path with more than one reading is refused there.
 //! 2. `service.rs` admits it: one of the route's methods (never `CONNECT` or `TRACE`), not forwarded by
 //!    us before, one of the route's roles, a body within the limit.
-//! 3. `request.rs` writes the request for the upstream. Everything that the client may not say is
-//!    removed (`hop_by_hop.rs`, `reserved.rs`, `cookies.rs`), then the operator's [`HeaderEdits`] are
-//!    made, and only then is added what we say: who the user is ([`IdentityHeaders`]), [`Forwarded`],
+//! 3. `request.rs` makes the request ours, and tells its fields one after the other to whoever writes them
+//!    down in the upstream's protocol. What the client may not say is passed over (`hop_by_hop.rs`,
+//!    `reserved.rs`, `cookies.rs`), and what the operator's [`HeaderEdits`] change; then comes what they
+//!    set, and last what we say: who the user is ([`IdentityHeaders`]), [`Forwarded`],
 //!    `Via`. The upstream sees the `Host` that the client asked for, unless the route sets another, and
 //!    the client's path and query byte for byte. What a route may change is checked once (`rules.rs`).
 //! 4. `upstream/` chooses one of the route's upstreams, takes a connection to it, sends the request and
 //!    waits for the answer. `body.rs` streams the body, as fast as the upstream takes it, and watches
 //!    that it doesn't stand still.
-//! 5. `response.rs` makes the answer ours: hop-by-hop headers go, and cookies and headers that
+//! 5. `response.rs` makes the answer ours: hop-by-hop headers go (of HTTP/1.1 where its head is read), and cookies and headers that
 //!    only we may set; then the operator's edits are made.
 //! 6. The answer's body is streamed as it comes. One that breaks off breaks the client's
 //!    connection, so that nobody takes half an answer for the whole. Before that point
@@ -26,12 +27,14 @@
 //! # One framing
 //!
 //! Requests and answers that can be read in two ways end here: 400 and the connection closes, or 502.
-//! In some things hyper, which reads them, leaves no choice (or RFC 9112 leaves it to the recipient).
-//! What goes on is plain all the same (`framing.rs`):
+//! hyper reads the requests, and in some things leaves no choice; answers of HTTP/1.1 are read by
+//! `upstream/http1/`, in the same way where RFC 9112 leaves it to the recipient. What goes on is plain all
+//! the same:
 //!
 //! - A line feed alone ends a line, too. It goes on as CR LF.
 //! - Beside `Transfer-Encoding: chunked` a `Content-Length` is dropped, and so is what extends a chunk.
-//!   Any other transfer coding is 501, or 502 from an upstream: hyper would not undo it.
+//!   Any other transfer coding is 501, or 502 from an upstream: nobody here would undo it. An upstream's
+//!   connection isn't used again after an answer that said both.
 //! - A `Content-Length` that is repeated, or has zeros before it, goes on as one plain number.
 //! - Of interim answers none is handed on. 100 the client gets from us, once somebody reads its body.
 //! - A head that doesn't come in time closes the connection without an answer.

@@ -1,113 +1,246 @@
 //! What an upstream gets of a request.
 
-use http::header::{AUTHORIZATION, CONNECTION, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, TE};
-use http::uri::Authority;
-use http::{HeaderValue, Request, Uri, Version, request};
+use http::header::{AUTHORIZATION, COOKIE, HOST, HeaderMap, HeaderName};
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderValue, Method, Version, request};
 
 use super::cookies::ReservedCookies;
 use super::error::ProxyError;
 use super::forwarded::Forwarded;
-use super::routes::Route;
+use super::routes::{MintBearer, Route};
+use super::upgrade::Upgrade;
 use super::via::Via;
 use super::{framing, hop_by_hop};
 use crate::identity::Identity;
 
-/// Writes the request for the upstream: first everything goes that the client may not say, then
-/// what we say is added.
-pub(super) fn prepare(
-    parts: request::Parts,
-    route: &Route,
-    reserved: &ReservedCookies,
-    via: &Via,
-) -> Result<Request<()>, ProxyError> {
-    let host = host(&parts)?;
-    let target = route.target(&parts.uri)?;
-    let request::Parts { method, version, mut headers, extensions, .. } = parts;
-    let identity = extensions.get::<Identity>();
+/// The head of a request to an upstream, for whoever writes it down in the upstream's protocol.
+pub(super) trait RequestHead {
+    fn method(&self) -> &Method;
 
-    if framing::is_coded(&headers) {
-        return Err(ProxyError::CodingUnknown);
-    }
-    framing::make_plain(&mut headers);
-    let trailers = hop_by_hop::accepts_trailers(&headers);
-    // What an outer layer has added, as far as we know, a client can't have removed.
-    hop_by_hop::remove_but(&OUTER, &mut headers);
-    route.requests.reserved.remove_from(&mut headers);
-    reserved.remove_from_request(&mut headers);
-    if version == Version::HTTP_2 {
-        join_cookies(&mut headers);
-    }
-    // Whoever reads the client's body answers this; hyper does, when we begin to.
-    headers.remove(EXPECT);
+    fn target(&self) -> &PathAndQuery;
 
-    if let Some(host) = host {
-        headers.insert(HOST, host);
+    /// The host that is asked for. `None` is the upstream's own.
+    fn host(&self) -> Option<&HeaderValue>;
+
+    /// The protocols to change to, if the upstream likes.
+    fn upgrade(&self) -> Option<&HeaderValue> {
+        None
     }
 
-    authorize(&mut headers, route, identity);
-    route.requests.edits.apply(&mut headers);
-    if let Some(identity) = identity {
-        route.spec.identity.add_to(&mut headers, identity)?;
-    }
-    if let Some(forwarded) = extensions.get::<Forwarded>() {
-        forwarded.add_to(&mut headers);
-    }
-    via.add_to(&mut headers, version);
-    if trailers {
-        headers.insert(TE, HeaderValue::from_static("trailers"));
-        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+    /// Whether trailers are welcome after the answer.
+    fn accepts_trailers(&self) -> bool {
+        false
     }
 
-    let mut request = Request::new(());
-    *request.method_mut() = method;
-    *request.uri_mut() = Uri::from(target);
-    *request.headers_mut() = headers;
-    Ok(request)
+    /// Tells all fields but those about the host, the body's length and the connection.
+    fn fields(&self, to: &mut impl FieldSink);
+}
+
+/// Where a message's fields are written.
+pub(super) trait FieldSink {
+    /// The value is legal in a field.
+    fn add(&mut self, name: &HeaderName, value: &[u8]);
+
+    fn copy(&mut self, name: &HeaderName, value: &HeaderValue) {
+        self.add(name, value.as_bytes());
+    }
+}
+
+impl FieldSink for HeaderMap {
+    fn add(&mut self, name: &HeaderName, value: &[u8]) {
+        if let Ok(value) = HeaderValue::from_bytes(value) {
+            self.append(name, value);
+        }
+    }
+
+    fn copy(&mut self, name: &HeaderName, value: &HeaderValue) {
+        self.append(name, value.clone());
+    }
+}
+
+/// Which headers are there that need a closer look: most requests have hardly any of them, and to look for
+/// each by its name takes longer than to pass all names by.
+#[derive(Default)]
+pub(super) struct Seen {
+    connection: bool,
+    te: bool,
+    transfer_encoding: bool,
+    pub(super) upgrade: bool,
+    pub(super) via: bool,
+}
+
+impl Seen {
+    pub(super) fn among(headers: &HeaderMap) -> Self {
+        let mut seen = Self::default();
+        for name in headers.keys() {
+            match name.as_str() {
+                "connection" => seen.connection = true,
+                "te" => seen.te = true,
+                "transfer-encoding" => seen.transfer_encoding = true,
+                "upgrade" => seen.upgrade = true,
+                "via" => seen.via = true,
+                _ => {}
+            }
+        }
+        seen
+    }
+}
+
+/// A client's request, made ours: what the client may not say is left out, and what we say is added.
+pub(super) struct Outgoing<'r> {
+    parts: &'r request::Parts,
+    route: &'r Route,
+    reserved: &'r ReservedCookies,
+    via: &'r Via,
+    target: PathAndQuery,
+    host: Option<HeaderValue>,
+    /// What `Connection` names, besides what an outer layer has added.
+    named: Vec<HeaderName>,
+    accepts_trailers: bool,
+    upgrade: Option<HeaderValue>,
+    identity: Option<&'r Identity>,
+    /// In the user's name, for this upstream.
+    bearer: Option<HeaderValue>,
+}
+
+impl<'r> Outgoing<'r> {
+    /// For this route, with the protocols to which it may change.
+    pub(super) fn new(
+        parts: &'r request::Parts,
+        route: &'r Route,
+        (reserved, via): (&'r ReservedCookies, &'r Via),
+        identity: Option<&'r Identity>,
+        (seen, upgrade): (&Seen, Option<&Upgrade>),
+    ) -> Result<Self, ProxyError> {
+        let (host, target) = (host(parts)?, route.target(&parts.uri)?);
+        if seen.transfer_encoding && framing::is_coded(&parts.headers) {
+            return Err(ProxyError::CodingUnknown);
+        }
+        if let Some(identity) = identity {
+            route.spec.identity.check(identity)?;
+        }
+        let mut named = Vec::new();
+        if seen.connection {
+            named = hop_by_hop::named_by_connection(&parts.headers);
+            named.retain(|name| !OUTER.contains(name));
+        }
+        Ok(Self {
+            target,
+            host: route.requests.edits.value(&HOST).cloned().or(host),
+            named,
+            accepts_trailers: seen.te && hop_by_hop::accepts_trailers(&parts.headers),
+            upgrade: upgrade.and_then(Upgrade::protocols),
+            identity,
+            bearer: route.spec.bearer.as_ref().zip(identity).and_then(|(bearer, user)| bearer.mint(user)),
+            parts,
+            route,
+            reserved,
+            via,
+        })
+    }
+
+    /// Whether a field of the client's goes on as it is.
+    fn passes(&self, name: &HeaderName) -> bool {
+        let passes = match name.as_str() {
+            // Written anew, for this connection and this body.
+            "content-length" | "cookie" | "host" => false,
+            // Whoever reads the client's body answers this; hyper does, when we begin to.
+            "expect" => false,
+            "authorization" => self.route.spec.pass_authorization && self.minter().is_none(),
+            name => !hop_by_hop::is_standing(name) && !self.route.requests.reserved.has(name),
+        };
+        passes && !self.route.requests.edits.concern(name) && !self.named.contains(name)
+    }
+
+    fn minter(&self) -> Option<&dyn MintBearer> {
+        self.identity.and(self.route.spec.bearer.as_deref())
+    }
+
+    fn cookies(&self, to: &mut impl FieldSink) {
+        let mut lines = self.reserved.rest_of_request(&self.parts.headers);
+        if self.parts.version != Version::HTTP_2 {
+            lines.for_each(|line| to.copy(&COOKIE, &line));
+            return;
+        }
+        // HTTP/2 splits them for compression's sake; nobody else knows what to make of two (RFC 9113,
+        // section 8.2.3).
+        let Some(first) = lines.next() else { return };
+        let mut joined = first.as_bytes().to_owned();
+        for line in lines {
+            joined.extend_from_slice(b"; ");
+            joined.extend_from_slice(line.as_bytes());
+        }
+        to.add(&COOKIE, &joined);
+    }
+}
+
+impl RequestHead for Outgoing<'_> {
+    fn method(&self) -> &Method {
+        &self.parts.method
+    }
+
+    fn target(&self) -> &PathAndQuery {
+        &self.target
+    }
+
+    fn host(&self) -> Option<&HeaderValue> {
+        self.host.as_ref()
+    }
+
+    fn upgrade(&self) -> Option<&HeaderValue> {
+        self.upgrade.as_ref()
+    }
+
+    fn accepts_trailers(&self) -> bool {
+        self.accepts_trailers
+    }
+
+    fn fields(&self, to: &mut impl FieldSink) {
+        let edits = &self.route.requests.edits;
+        for (name, value) in &self.parts.headers {
+            if self.passes(name) {
+                to.copy(name, value);
+            }
+        }
+        if !edits.concern(&COOKIE) && !self.named.contains(&COOKIE) {
+            self.cookies(to);
+        }
+        if let Some(bearer) = &self.bearer {
+            to.copy(&AUTHORIZATION, bearer);
+        }
+        for (name, value) in edits.set.iter().filter(|(name, _)| *name != HOST) {
+            to.copy(name, value);
+        }
+        if let Some(identity) = self.identity {
+            self.route.spec.identity.tell(identity, to);
+        }
+        if let Some(forwarded) = self.parts.extensions.get::<Forwarded>() {
+            forwarded.tell(to);
+        }
+        self.via.tell(self.parts.version, to);
+    }
 }
 
 /// The host that was asked for: in a target of absolute form that is its authority, whatever the
 /// header says (RFC 9112, section 3.2.2). It never says where the request goes.
 fn host(parts: &request::Parts) -> Result<Option<HeaderValue>, ProxyError> {
     let mut lines = parts.headers.get_all(HOST).iter();
-    let host = match (lines.next(), lines.next()) {
-        (Some(host), None) => host,
-        (None, _) if parts.version < Version::HTTP_11 || parts.uri.authority().is_some() => {
-            return Ok(parts
-                .uri
-                .authority()
-                .and_then(|authority| HeaderValue::from_str(authority.as_str()).ok()));
+    let is_sound = |authority: &Authority| !authority.as_str().contains('@');
+    match (parts.uri.authority(), lines.next(), lines.next()) {
+        (Some(authority), _, None) if is_sound(authority) => {
+            HeaderValue::from_str(authority.as_str()).map(Some).map_err(|_| ProxyError::BadHost)
         }
-        _ => return Err(ProxyError::BadHost),
-    };
-    let named = match parts.uri.authority() {
-        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
-        None => Authority::try_from(host.as_bytes()).ok().map(|_| host.clone()),
-    };
-    let named = named.filter(|named| !named.as_bytes().contains(&b'@'));
-    named.map(Some).ok_or(ProxyError::BadHost)
-}
-
-/// HTTP/2 splits `Cookie` for compression's sake; nobody else knows what to make of two (RFC 9113,
-/// section 8.2.3).
-fn join_cookies(headers: &mut HeaderMap) {
-    let lines: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if let [_, _, ..] = &*lines
-        && let Ok(joined) = HeaderValue::from_bytes(&lines.join(&b"; "[..]))
-    {
-        headers.insert(COOKIE, joined);
+        (None, Some(host), None)
+            if Authority::try_from(host.as_bytes()).is_ok_and(|host| is_sound(&host)) =>
+        {
+            Ok(Some(host.clone()))
+        }
+        (None, None, _) if parts.version < Version::HTTP_11 => Ok(None),
+        _ => Err(ProxyError::BadHost),
     }
 }
 
-fn authorize(headers: &mut HeaderMap, route: &Route, identity: Option<&Identity>) {
-    let bearer = route.spec.bearer.as_ref().zip(identity);
-    if bearer.is_some() || !route.spec.pass_authorization {
-        headers.remove(AUTHORIZATION);
-    }
-    if let Some(ours) = bearer.and_then(|(bearer, identity)| bearer.mint(identity)) {
-        headers.insert(AUTHORIZATION, ours);
-    }
-}
-
+/// What an outer layer has added, as far as we know: a client can't have it removed.
 const OUTER: [HeaderName; 2] =
     [HeaderName::from_static("x-request-id"), HeaderName::from_static("traceparent")];
 
@@ -116,7 +249,7 @@ mod tests {
     use super::*;
 
     fn host_of(uri: &str, version: Version, hosts: &[&'static str]) -> Option<Option<String>> {
-        let mut request = Request::builder().uri(uri).version(version);
+        let mut request = http::Request::builder().uri(uri).version(version);
         for host in hosts {
             request = request.header(HOST, *host);
         }
@@ -130,20 +263,35 @@ mod tests {
         let http11 = |uri, hosts: &[&'static str]| host_of(uri, Version::HTTP_11, hosts);
         assert_eq!(http11("/", &["a.example:80"]), Some(Some("a.example:80".to_owned())));
         assert_eq!(http11("http://b.example/", &["a.example"]), Some(Some("b.example".to_owned())));
-        for hosts in [&[][..], &["a", "a"], &["a/b"], &["u@a"], &["a b"], &[""]] {
+        for hosts in [&[][..], &["a", "a"], &["a/b"], &["u@a"], &["a b"], &[""], &["a:1:2"]] {
             assert_eq!(http11("/", hosts), None, "{hosts:?}");
         }
         assert_eq!(http11("http://u:p@b.example/", &["b.example"]), None);
+        assert_eq!(http11("http://u:p@b.example/", &[]), None);
+        assert_eq!(http11("http://b.example/", &["a", "b"]), None);
+        assert_eq!(http11("http://b.example/", &[]), Some(Some("b.example".to_owned())));
         assert_eq!(host_of("/", Version::HTTP_10, &[]), Some(None));
     }
 
     #[test]
     fn cookies_that_http2_has_split_are_joined() {
-        for (lines, joined) in [(&["a=1", "b=2; c", "d"][..], "a=1; b=2; c; d"), (&["a=1"], "a=1")] {
-            let mut headers: HeaderMap =
-                lines.iter().map(|line| (COOKIE, HeaderValue::from_static(line))).collect();
-            join_cookies(&mut headers);
-            assert_eq!(headers.get_all(COOKIE).iter().collect::<Vec<_>>(), [joined]);
+        let routes = crate::proxy::Routes::new([crate::proxy::RouteSpec::new("/", ["http://a"])]).unwrap();
+        let route = routes.find(&"/".parse().unwrap()).unwrap().unwrap();
+        let (reserved, via) = (ReservedCookies { names: vec!["b".to_owned()] }, Via::new());
+        for (lines, joined) in [(&["a=1", "b=2; c", "d"][..], "a=1; c; d"), (&["a=1"], "a=1"), (&["b=1"], "")]
+        {
+            let mut request = http::Request::get("/").version(Version::HTTP_2).header(HOST, "a");
+            for line in lines {
+                request = request.header(COOKIE, *line);
+            }
+            let (parts, ()) = request.body(()).unwrap().into_parts();
+            let mut headers = HeaderMap::new();
+            let seen = Seen::among(&parts.headers);
+            let outgoing =
+                Outgoing::new(&parts, route.route(), (&reserved, &via), None, (&seen, None)).unwrap();
+            outgoing.fields(&mut headers);
+            let sent: Vec<_> = headers.get_all(COOKIE).iter().map(|line| line.to_str().unwrap()).collect();
+            assert_eq!(sent, Vec::from_iter(Some(joined).filter(|joined| !joined.is_empty())));
         }
     }
 }

@@ -11,15 +11,24 @@ use http::header::HeaderMap;
 ///
 /// A name that one route gives its upstream is taken off on all: the upstream of another may be the same
 /// program.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct ReservedHeaders {
     /// Besides those that always are.
     custom: Vec<HeaderName>,
+    /// The bytes with which reserved names begin: what begins otherwise, most headers, is none.
+    initials: [bool; 256],
 }
 
 impl ReservedHeaders {
     pub(super) fn with(custom: Vec<HeaderName>) -> Self {
-        Self { custom }
+        let mut initials = [false; 256];
+        let names = NAMES.into_iter().chain(PREFIXES).chain(custom.iter().map(HeaderName::as_str));
+        for initial in names.filter_map(|name| name.bytes().next()) {
+            // One that is no letter is as good as any other such.
+            let same = (0..=u8::MAX).filter(|&byte| plain(byte) == plain(initial));
+            same.for_each(|byte| initials[usize::from(byte)] = true);
+        }
+        Self { custom, initials }
     }
 
     pub(super) fn remove_from(&self, headers: &mut HeaderMap) {
@@ -27,6 +36,9 @@ impl ReservedHeaders {
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
+        if !name.bytes().next().is_some_and(|initial| self.initials[usize::from(initial)]) {
+            return false;
+        }
         let is = |reserved: &str| same_name(reserved, name);
         PREFIXES
             .into_iter()
@@ -36,10 +48,20 @@ impl ReservedHeaders {
     }
 }
 
+impl Default for ReservedHeaders {
+    fn default() -> Self {
+        Self::with(Vec::new())
+    }
+}
+
 /// Whether two names are one, in whatever spelling.
 pub(super) fn same_name(one: &str, other: &str) -> bool {
-    let plain = |byte: u8| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' };
     one.len() == other.len() && one.bytes().map(plain).eq(other.bytes().map(plain))
+}
+
+/// What all bytes are that count as one.
+fn plain(byte: u8) -> u8 {
+    if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' }
 }
 
 /// Removes every header whose name `goes`. Nothing is allocated where none does, which is the rule.

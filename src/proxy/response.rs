@@ -1,7 +1,7 @@
 //! What the client gets of an upstream's answer.
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
-use http::{Response, Version};
+use http::{Response, StatusCode, Version};
 
 use super::cookies::ReservedCookies;
 use super::routes::Route;
@@ -16,18 +16,31 @@ pub(super) fn finish<B>(
     via: &Via,
 ) -> Response<B> {
     let (mut parts, body) = response.into_parts();
-    framing::make_plain(&mut parts.headers);
-    hop_by_hop::remove(&mut parts.headers);
-    remove_reserved(&mut parts.headers);
-    reserved.remove_from_response(&mut parts.headers);
-    spare_cookies(&mut parts.headers);
-    if let Some(edits) = &route.answers {
-        edits.apply(&mut parts.headers);
+    let headers = &mut parts.headers;
+    // An answer of HTTP/1.1 has lost them where its head was read, unless it switches protocols.
+    if parts.status == StatusCode::SWITCHING_PROTOCOLS || parts.version == Version::HTTP_2 {
+        hop_by_hop::remove(headers);
+        framing::make_plain(headers);
     }
-    via.add_to(&mut parts.headers, parts.version);
+    if headers.keys().any(|name| may_not_pass(name.as_str())) {
+        remove_reserved(headers);
+        reserved.remove_from_response(headers);
+        spare_cookies(headers);
+    }
+    if let Some(edits) = &route.answers {
+        edits.apply(headers);
+    }
+    via.tell(parts.version, headers);
     // The version is that of each connection, not of the message.
     parts.version = Version::HTTP_11;
     Response::from_parts(parts, body)
+}
+
+/// Whether a header is one of those that are looked at: most answers have none.
+fn may_not_pass(name: &str) -> bool {
+    name == "set-cookie"
+        || name == "clear-site-data"
+        || RESERVED.iter().any(|reserved| reserved.as_str() == name)
 }
 
 /// Removes the headers that only we may send.
@@ -75,6 +88,11 @@ pub(super) const RESERVED: [HeaderName; 3] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_that_only_we_may_send_is_looked_for() {
+        assert!(RESERVED.iter().chain([&CLEAR_SITE_DATA]).all(|name| may_not_pass(name.as_str())));
+    }
 
     #[test]
     fn an_upstream_clears_its_own_data_but_no_cookies() {

@@ -111,7 +111,7 @@ fn answered(name: &HeaderName) -> Fault {
 }
 
 fn on_its_way(name: &HeaderName) -> Fault {
-    let of_connection = hop_by_hop::ALWAYS.iter().any(|hop| same_name(hop.as_str(), name.as_str()));
+    let of_connection = hop_by_hop::STANDING.iter().any(|hop| same_name(hop, name.as_str()));
     (of_connection.then_some("it concerns one connection alone"))
         .or_else(|| is_one_of(name, &FRAMING).then_some("it says how a message is sent, which is our part"))
         .or_else(|| is_one_of(name, &BY_US).then_some(OURS))

@@ -11,18 +11,18 @@ use axum_core::BoxError;
 use axum_core::body::Body;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, request};
-use hyper::body::Incoming;
 use tower_service::Service;
 
 use super::body::{Download, Upload, UploadProgress};
 use super::cookies::ReservedCookies;
 use super::error::ProxyError;
+use super::request::{Outgoing, Seen};
 use super::routes::{MatchedRoute, Route};
 use super::streams::{self, Streams};
 use super::upgrade::Upgrade;
-use super::upstream::{Lease, Pool};
+use super::upstream::{AnswerBody, Lease, Pool};
 use super::via::Via;
-use super::{framing, request as outgoing, response as incoming, upstream};
+use super::{response as incoming, upstream};
 use crate::identity::{Identity, SessionId};
 
 /// Forwards requests to the upstreams of their routes; see the [module](super).
@@ -87,10 +87,11 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let proxy = Arc::clone(&self.0);
+        let (mut parts, body) = request.into_parts();
         Box::pin(async move {
-            let route = request.extensions().get::<MatchedRoute>().cloned();
+            let route = parts.extensions.remove::<MatchedRoute>();
             let answer = match &route {
-                Some(route) => proxy.forward(route.route(), request).await,
+                Some(route) => proxy.forward(route.route(), &mut parts, body).await,
                 None => Err(ProxyError::NoRoute),
             };
             Ok(answer.unwrap_or_else(|error| rescue(error, route.as_ref())))
@@ -99,62 +100,70 @@ where
 }
 
 impl Inner {
-    async fn forward<B>(&self, route: &Route, request: Request<B>) -> Result<Response<Body>, ProxyError>
+    async fn forward<B>(
+        &self,
+        route: &Route,
+        parts: &mut request::Parts,
+        body: B,
+    ) -> Result<Response<Body>, ProxyError>
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let (mut parts, body) = request.into_parts();
         let Rules { reserved, via, .. } = &self.rules;
-        self.admit(route, &parts)?;
-        let upgrade = Upgrade::asked(&mut parts, !body.is_end_stream(), route);
-        let session = parts.extensions.get::<Identity>().map(|identity| identity.session);
+        let seen = Seen::among(&parts.headers);
+        let has_body = !body.is_end_stream();
+        let upgrade = if seen.upgrade { Upgrade::asked(parts, has_body, route) } else { None };
+        let identity = parts.extensions.get::<Identity>();
+        self.admit(route, parts, &seen, identity)?;
+        let session = identity.map(|identity| identity.session);
         let (body, mut progress) = upload(route, body)?;
-        let mut request = outgoing::prepare(parts, route, reserved, via)?.map(|()| body);
-        if let Some(upgrade) = &upgrade {
-            upgrade.add_to(request.headers_mut());
-        }
-        let (mut response, lease) = upstream::send(&self.connections, route, request, &mut progress).await?;
-        if framing::is_coded(response.headers()) {
-            return Err(ProxyError::UpstreamError("the answer is in an unknown transfer coding".into()));
-        }
+        let outgoing = Outgoing::new(parts, route, (reserved, via), identity, (&seen, upgrade.as_ref()))?;
+        let sent = upstream::send(&self.connections, route, &outgoing, body, &mut progress);
+        let (response, lease) = sent.await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Ok(self.stream(response, route, session, lease, progress));
         }
         // Only who was asked to may switch.
         let unasked = || ProxyError::UpstreamError("the upstream switched protocols unasked".into());
         let granted = upgrade.ok_or_else(unasked)?.granted(response.headers())?;
-        let upstream = hyper::upgrade::on(&mut response);
-        let response = incoming::finish(response, route, reserved, via).map(|_| Body::empty());
+        let (parts, body) = incoming::finish(response, route, reserved, via).into_parts();
+        let upstream = body.into_switched().ok_or_else(unasked)?;
+        let response = Response::from_parts(parts, Body::empty());
         Ok(granted.begin(response, upstream, route, session, &self.rules.streams))
     }
 
     /// The answer, whose body is on its way.
     fn stream(
         &self,
-        response: Response<Incoming>,
+        response: Response<AnswerBody>,
         route: &Route,
         session: Option<SessionId>,
         lease: Lease,
         progress: UploadProgress,
     ) -> Response<Body> {
         let Rules { reserved, streams, via } = &self.rules;
-        let response = incoming::finish(response, route, reserved, via)
-            .map(|body| Download::new(body, route, lease, progress));
+        let response = incoming::finish(response, route, reserved, via);
         if streams::is_event_stream(response.headers()) {
+            let response = response.map(|body| Download::new(body, route, lease, progress));
             streams::events(response, session, streams)
         } else {
-            response.map(Body::new)
+            response.map(|body| Download::body(body, route, lease, progress))
         }
     }
 
-    fn admit(&self, route: &Route, parts: &request::Parts) -> Result<(), ProxyError> {
+    fn admit(
+        &self,
+        route: &Route,
+        parts: &request::Parts,
+        seen: &Seen,
+        identity: Option<&Identity>,
+    ) -> Result<(), ProxyError> {
         route.methods.check(&parts.method)?;
-        if self.rules.via.is_in(&parts.headers) {
+        if seen.via && self.rules.via.is_in(&parts.headers) {
             return Err(ProxyError::LoopDetected);
         }
         let roles = &route.spec.roles;
-        let identity = parts.extensions.get::<Identity>();
         let has_one = |identity: &Identity| roles.iter().any(|role| identity.roles.contains(role));
         if roles.is_empty() || identity.is_some_and(has_one) { Ok(()) } else { Err(ProxyError::Forbidden) }
     }

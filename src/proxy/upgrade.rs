@@ -7,10 +7,10 @@ use axum_core::body::Body;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, TE, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE,
 };
 use http::{Method, Response, Version, request};
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use ring::digest;
 
@@ -19,6 +19,7 @@ use super::hop_by_hop;
 use super::routes::Route;
 use super::streams::{Kind, Open, Streams};
 use super::tunnel::{self, Over};
+use super::upstream::Switched;
 use crate::identity::{SessionId, for_this_request};
 
 /// Whether a request asks for another protocol, in whatever way: `Connection` is a list (RFC 9110,
@@ -65,13 +66,9 @@ impl Upgrade {
         Some(Self { client: parts.extensions.remove()?, protocols, key })
     }
 
-    /// Asks the upstream.
-    pub(super) fn add_to(&self, headers: &mut HeaderMap) {
-        headers.remove(TE);
-        if let Ok(protocols) = HeaderValue::try_from(self.protocols.join(", ")) {
-            headers.insert(UPGRADE, protocols);
-            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        }
+    /// What the upstream is asked to change to.
+    pub(super) fn protocols(&self) -> Option<HeaderValue> {
+        HeaderValue::try_from(self.protocols.join(", ")).ok()
     }
 
     /// What the upstream has changed to, if it may have done so.
@@ -108,7 +105,7 @@ impl Granted {
     pub(super) fn begin(
         self,
         mut response: Response<Body>,
-        upstream: OnUpgrade,
+        upstream: Switched,
         route: &Route,
         session: Option<SessionId>,
         streams: &Streams,
@@ -120,9 +117,9 @@ impl Granted {
         let (idle, kind) = (route.spec.tunnel_idle_timeout, self.kind);
         let (over, open) = (over(kind, session, streams), Open::new(kind));
         let tunnel = async move {
-            match tokio::try_join!(self.client, upstream) {
-                Ok((client, upstream)) => {
-                    let over = tunnel::run(io(client), io(upstream), kind, idle, over).await;
+            match self.client.await {
+                Ok(client) => {
+                    let over = tunnel::run(TokioIo::new(client), upstream, kind, idle, over).await;
                     ended(over, &open);
                 }
                 Err(error) => {
@@ -158,10 +155,6 @@ fn ended(over: Option<Over>, open: &Open) {
         Some(Over::Idle) => tracing::debug!("a tunnel was idle for too long"),
         Some(Over::Stopping) | None => {}
     }
-}
-
-fn io(upgraded: Upgraded) -> TokioIo<Upgraded> {
-    TokioIo::new(upgraded)
 }
 
 fn is_websocket(protocol: &str) -> bool {

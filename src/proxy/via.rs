@@ -5,6 +5,8 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use http::header::{HeaderMap, VIA};
 use http::{HeaderValue, Version};
 
+use super::request::FieldSink;
+
 /// The name by which this process goes in `Via`: `sekisho-` and a random number of its own, so
 /// that another gateway on the way is not taken for us.
 #[derive(Clone, Debug)]
@@ -32,7 +34,7 @@ impl Via {
     }
 
     /// Adds us, the last in the list, as having received the message in this version.
-    pub(super) fn add_to(&self, headers: &mut HeaderMap, version: Version) {
+    pub(super) fn tell(&self, version: Version, to: &mut impl FieldSink) {
         let [http10, http11, http2] = &self.elements;
         let element = match version {
             Version::HTTP_09 | Version::HTTP_10 => http10,
@@ -40,7 +42,7 @@ impl Via {
             _ => http11,
         };
         if let Some(element) = element {
-            headers.append(VIA, element.clone());
+            to.copy(&VIA, element);
         }
     }
 }
@@ -59,7 +61,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.append(VIA, HeaderValue::from_static("1.0 fred, 1.1 p.example.net (Apache/1.1)"));
         assert!(!us.is_in(&headers));
-        us.add_to(&mut headers, Version::HTTP_11);
+        us.tell(Version::HTTP_11, &mut headers);
         headers.append(VIA, HeaderValue::from_static("1.1 last"));
         assert!(us.is_in(&headers));
         let joined = headers.get_all(VIA).iter().map(|line| line.to_str().unwrap());
@@ -71,7 +73,7 @@ mod tests {
     #[test]
     fn another_process_is_not_us() {
         let mut headers = HeaderMap::new();
-        Via::new().add_to(&mut headers, Version::HTTP_10);
+        Via::new().tell(Version::HTTP_10, &mut headers);
         assert!(headers[VIA].to_str().unwrap().starts_with("1.0 sekisho-"));
         assert!(!Via::new().is_in(&headers));
     }

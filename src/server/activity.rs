@@ -6,9 +6,8 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32};
+use std::sync::{Mutex, PoisonError};
 use std::task::Waker;
-
-use futures_util::task::AtomicWaker;
 
 /// The notes of one connection.
 #[derive(Debug, Default)]
@@ -30,7 +29,8 @@ pub(super) struct Activity {
     /// At which step it is that long idle.
     rests_at: AtomicU32,
     order: AtomicU8,
-    waker: AtomicWaker,
+    /// Not an `AtomicWaker`: waking takes that one's waker out, so that each wait would have to put it in.
+    waker: Mutex<Option<Waker>>,
 }
 
 /// What a connection waits for.
@@ -145,7 +145,7 @@ impl Activity {
     /// Lets a connection rest that has been idle since this step.
     pub(super) fn may_rest(&self, since: u32) {
         if self.rests_at.swap(since, Relaxed) != since {
-            self.waker.wake();
+            self.wake();
         }
     }
 
@@ -203,16 +203,22 @@ impl Activity {
     /// Tells the connection what to do, unless it was told more already.
     pub(super) fn tell(&self, order: Order) {
         self.order.fetch_max(order as u8, Relaxed);
-        self.waker.wake();
+        self.wake();
     }
 
     pub(super) fn is_told(&self, order: Order) -> bool {
         self.order.load(Relaxed) >= order as u8
     }
 
-    /// Whom to wake with an order: whoever waits for the socket.
+    /// Whom to wake with an order, from now on: whoever waits for the socket.
     pub(super) fn waits(&self, waker: &Waker) {
-        self.waker.register(waker);
+        *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker.clone());
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &*self.waker.lock().unwrap_or_else(PoisonError::into_inner) {
+            waker.wake_by_ref();
+        }
     }
 
     fn stored_phase(&self) -> Phase {

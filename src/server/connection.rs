@@ -37,6 +37,8 @@ pub(super) struct Client {
 /// How HTTP is spoken.
 pub(super) struct Protocols {
     http1: http1::Builder,
+    /// The same, through TLS.
+    http1_secured: http1::Builder,
     http2: http2::Builder<StreamTasks>,
 }
 
@@ -55,7 +57,11 @@ pub(super) enum Broken {
 
 impl Protocols {
     pub(super) fn new(limits: &ServerLimits) -> Self {
-        Self { http1: http1(limits), http2: http2(limits) }
+        let mut plain = http1(limits);
+        // Otherwise hyper reads ahead to see whether the client leaves, into a buffer that it makes for that.
+        // The wire sees it without one; but through TLS it can't.
+        plain.half_close(true);
+        Self { http1: plain, http1_secured: http1(limits), http2: http2(limits) }
     }
 }
 
@@ -107,7 +113,8 @@ where
         finishing(Box::pin(http2), &activity).await?;
     } else {
         let front = Front::new(service, Arc::clone(&client));
-        serve_http1(&protocols.http1, wire, front, &client.activity).await?;
+        let http1 = if client.is_secured { &protocols.http1_secured } else { &protocols.http1 };
+        serve_http1(http1, wire, front, &client.activity).await?;
     }
     Ok(())
 }

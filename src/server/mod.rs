@@ -15,6 +15,8 @@
 //!    they say something of that already.
 //!
 //! A connection of HTTP/1.1 that has been idle for a second gives its buffers back until its next request.
+//! A client that leaves before its answer is noticed, and nobody works for it any longer: through TLS by
+//! hyper's reading ahead, otherwise by a look at the socket (`wire.rs`).
 //! An answer that must end although its client takes nothing of it ends by its
 //! [`HangUp`](crate::identity::HangUp): the connection of HTTP/1.1, the stream of HTTP/2.
 //!

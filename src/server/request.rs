@@ -1,14 +1,12 @@
 //! What is done with every request, of either protocol, before and after the service.
 
 use std::convert::Infallible;
-use std::future::{Ready, ready};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use axum::body::{Body, HttpBody};
 use bytes::Bytes;
-use futures_util::future::Either;
 use http::header::{CONNECTION, COOKIE, HOST, HeaderValue, STRICT_TRANSPORT_SECURITY};
 use http::uri::Authority;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
@@ -47,15 +45,9 @@ where
     type Error = Infallible;
     type Future = Answering<S>;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let turn = Turn::begin(&self.client);
         let limits = &self.client.terms.limits;
-        // An empty body of ours needs no memory.
-        let body = |body: Incoming| match body.is_end_stream() {
-            true => Body::empty(),
-            false => Body::new(RequestBody::new(body, &self.client)),
-        };
-        let mut request = request.map(body);
         // Where hyper has put that, the request asks for an upgrade.
         let activity = &self.client.activity;
         let upgrades = request.extensions().get::<OnUpgrade>().is_some() && !activity.is_multiplexed();
@@ -68,9 +60,14 @@ where
                 if self.client.is_secured {
                     request.extensions_mut().insert(Secured);
                 }
-                Either::Left(self.service.clone().oneshot(request))
+                // An empty body of ours needs no memory.
+                let body = |body: Incoming| match body.is_end_stream() {
+                    true => Body::empty(),
+                    false => Body::new(RequestBody::new(body, &self.client)),
+                };
+                Answer::of(self.service.clone(), request.map(body), upgrades)
             }
-            Err(refusal) => Either::Right(ready(Ok(refusal.response()))),
+            Err(refusal) => Answer::Refused { response: Some(Box::new(refusal.response())) },
         };
         Answering { answer, upgrades, turn: Some(turn) }
     }
@@ -83,7 +80,7 @@ pin_project! {
         S: Service<Request<Body>>,
     {
         #[pin]
-        answer: Either<Oneshot<S, Request<Body>>, Ready<Result<Response<Body>, S::Error>>>,
+        answer: Answer<S>,
         // Whether it asks for that.
         upgrades: bool,
         turn: Option<Turn>,
@@ -108,6 +105,51 @@ where
         }
         let turn = this.turn.take();
         Poll::Ready(Ok(response.map(|body| AnswerBody { body, turn })))
+    }
+}
+
+pin_project! {
+    // What is rare is in a box: each request's future is moved to its place.
+    #[project = AnswerProj]
+    enum Answer<S>
+    where
+        S: Service<Request<Body>>,
+    {
+        Called { #[pin] future: S::Future },
+        Waiting { future: Pin<Box<Oneshot<S, Request<Body>>>> },
+        Refused { response: Option<Box<Response<Body>>> },
+    }
+}
+
+impl<S> Answer<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+{
+    /// Calls a service that is ready, as ours always is, without another copy of the request. A request
+    /// that `upgrades` is called later: once its connection can be upgraded.
+    fn of(mut service: S, request: Request<Body>, upgrades: bool) -> Self {
+        if !upgrades && service.poll_ready(&mut Context::from_waker(Waker::noop())).is_ready() {
+            return Self::Called { future: service.call(request) };
+        }
+        Self::Waiting { future: Box::pin(service.oneshot(request)) }
+    }
+}
+
+impl<S> Future for Answer<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+{
+    type Output = Result<Response<Body>, Infallible>;
+
+    #[expect(clippy::expect_used, reason = "polling again is the caller's mistake")]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project() {
+            AnswerProj::Called { future } => future.poll(cx),
+            AnswerProj::Waiting { future } => future.as_mut().poll(cx),
+            AnswerProj::Refused { response } => {
+                Poll::Ready(Ok(*response.take().expect("Answer polled after completion")))
+            }
+        }
     }
 }
 
@@ -228,7 +270,12 @@ impl HttpBody for RequestBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        self.project().body.poll_frame(cx)
+        let mut this = self.project();
+        let frame = ready!(this.body.as_mut().poll_frame(cx));
+        if this.body.is_end_stream() {
+            this.client.activity.has_body(false);
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -276,7 +323,7 @@ impl HttpBody for AnswerBody {
 }
 
 /// What hyper leaves to us.
-fn check(request: &mut Request<Body>, limits: &ServerLimits) -> Result<(), Refusal> {
+fn check<B>(request: &mut Request<B>, limits: &ServerLimits) -> Result<(), Refusal> {
     if request.uri().path_and_query().is_some_and(|target| target.as_str().len() > limits.uri_bytes) {
         return Err(Refusal::UriTooLong);
     }
@@ -291,7 +338,7 @@ fn check(request: &mut Request<Body>, limits: &ServerLimits) -> Result<(), Refus
 
 /// Makes a request of HTTP/2 say what it says where HTTP/1.1 says it, for all who come after: the host
 /// in `Host` (RFC 9113, section 8.3.1), and all cookies in one field (section 8.2.3).
-fn as_http1(request: &mut Request<Body>) -> Result<(), Refusal> {
+fn as_http1<B>(request: &mut Request<B>) -> Result<(), Refusal> {
     let mut hosts = request.headers().get_all(HOST).iter();
     let host = match (request.uri().authority(), hosts.next(), hosts.next()) {
         (Some(authority), None, _) if is_sound(authority) => {
@@ -338,7 +385,17 @@ fn names_one_host<B>(request: &Request<B>) -> bool {
 }
 
 fn is_host(value: &HeaderValue) -> bool {
-    Authority::try_from(value.as_bytes()).is_ok_and(|host| is_sound(&host))
+    let host = value.as_bytes();
+    is_plain_host(host) || Authority::try_from(host).is_ok_and(|host| is_sound(&host))
+}
+
+/// Whether it is a name or an IPv4 address, perhaps with a port: as nearly all are, and surely an
+/// [`Authority`], which costs more to read.
+fn is_plain_host(host: &[u8]) -> bool {
+    let is_plain = |octet: &u8| octet.is_ascii_alphanumeric() || matches!(octet, b'.' | b'-');
+    let end = host.iter().position(|octet| !is_plain(octet)).unwrap_or(host.len());
+    let is_port = |rest: &[u8]| rest[0] == b':' && rest[1..].iter().all(u8::is_ascii_digit);
+    end > 0 && (end == host.len() || is_port(&host[end..]))
 }
 
 fn is_sound(authority: &Authority) -> bool {
@@ -347,3 +404,21 @@ fn is_sound(authority: &Authority) -> bool {
 
 /// A year, the least that counts as lasting.
 const HSTS: HeaderValue = HeaderValue::from_static("max-age=31536000");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_host_is_an_authority() {
+        for host in ["localhost", "a", "127.0.0.1", "app.example:8443", "APP.example.:", "a-b:0", "-.:99999"]
+        {
+            assert!(is_plain_host(host.as_bytes()), "{host}");
+            assert!(Authority::try_from(host).is_ok_and(|host| is_sound(&host)), "{host}");
+        }
+        for other in ["", ":80", "a:b", "a:1:2", "[::1]", "[::1]:80", "u@h", "a b", "a/b", "a_b", "é", "a%20"]
+        {
+            assert!(!is_plain_host(other.as_bytes()), "{other}");
+        }
+    }
+}

@@ -10,11 +10,11 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use rustix::net::{RecvFlags, recv};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
@@ -25,6 +25,8 @@ use super::connection::Client;
 pub(super) struct Wire {
     stream: Stream,
     client: Arc<Client>,
+    /// Whom an order wakes.
+    waits: Option<Waker>,
     /// What was read already, and is to be read again.
     unread: Bytes,
     /// Whether nobody above has a buffer in which the beginning of a request may be.
@@ -40,7 +42,7 @@ pub(super) enum Stream {
 
 impl Wire {
     pub(super) fn new(stream: Stream, client: Arc<Client>) -> Self {
-        Self { stream, client, unread: Bytes::new(), rests: false, lingers_for: LINGERS_FOR }
+        Self { stream, client, waits: None, unread: Bytes::new(), rests: false, lingers_for: LINGERS_FOR }
     }
 
     /// Whether the client begins as HTTP/2 does where nothing was agreed on before (RFC 9113, section
@@ -110,14 +112,49 @@ impl Wire {
     }
 
     /// Notes whether the client takes what is written.
-    fn noted<T>(&self, cx: &Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn noted<T>(&mut self, cx: &Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         self.activity().waits_to_write(written.is_pending());
         if written.is_pending() {
-            self.activity().waits(cx.waker());
+            self.waits(cx);
             // An order that came before the waker was there.
             self.check()?;
         }
         written
+    }
+
+    /// Whether a request of HTTP/1.1 has been read to its end, and nothing more is read before its answer.
+    fn waits_for_answer(&self) -> bool {
+        let activity = self.activity();
+        activity.phase() == Phase::Request && !activity.has_a_body() && !activity.is_multiplexed()
+    }
+
+    /// Fails if the client has left: nobody waits for the answer.
+    fn watch_client(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.waits(cx);
+        self.check()?;
+        let socket = self.stream.socket();
+        while socket.poll_read_ready(cx)?.is_ready() {
+            let looked = socket.try_io(Interest::READABLE, || {
+                let (_, read) = recv(socket, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT)?;
+                Ok(read)
+            });
+            match looked {
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
+                // The next request.
+                Ok(_) => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Has orders wake who waits here: nearly always the task that they wake already.
+    fn waits(&mut self, cx: &Context<'_>) {
+        if !self.waits.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            self.waits = Some(cx.waker().clone());
+            self.activity().waits(cx.waker());
+        }
     }
 }
 
@@ -157,7 +194,7 @@ impl AsyncRead for Wire {
             }
             return Poll::Ready(Ok(()));
         }
-        wire.activity().waits(cx.waker());
+        wire.waits(cx);
         wire.check()?;
         if wire.is_to_end() {
             if wire.may_be_read_ahead() {
@@ -188,6 +225,11 @@ impl AsyncWrite for Wire {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let wire = self.get_mut();
+        // For the system a list costs more than it costs us to copy a little.
+        let mut whole = [0; SMALL];
+        if let Some(whole) = joined(slices, &mut whole) {
+            return Pin::new(wire).poll_write(cx, whole);
+        }
         let written = match &mut wire.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
@@ -204,14 +246,13 @@ impl AsyncWrite for Wire {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let wire = self.get_mut();
-        match &mut wire.stream {
-            // There is nothing to flush: what `poll_write` has taken is the system's.
-            Stream::Plain(_) => Poll::Ready(Ok(())),
-            Stream::Tls(stream) => {
-                let flushed = Pin::new(stream).poll_flush(cx);
-                wire.noted(cx, flushed)
-            }
+        if let Stream::Tls(stream) = &mut wire.stream {
+            let flushed = Pin::new(stream).poll_flush(cx);
+            return wire.noted(cx, flushed);
         }
+        // There is nothing to flush: what `poll_write` has taken is the system's. But hyper comes by
+        // whenever it has nothing else to do.
+        if wire.waits_for_answer() { wire.watch_client(cx) } else { Poll::Ready(wire.check()) }
     }
 
     /// Closing a socket with something unread in it resets the connection, and the client may lose an
@@ -241,7 +282,7 @@ impl Wire {
             let mut buffer = ReadBuf::new(&mut dropped);
             let read = self.stream.poll_read(cx, &mut buffer);
             if read.is_pending() {
-                self.activity().waits(cx.waker());
+                self.waits(cx);
                 self.check()?;
                 return Poll::Pending;
             }
@@ -276,6 +317,19 @@ impl Stream {
         !matches!(read, Ok((_, read)) if read > 0)
     }
 }
+
+/// All slices as one, if that is small.
+fn joined<'a>(slices: &[IoSlice<'_>], whole: &'a mut [u8; SMALL]) -> Option<&'a [u8]> {
+    let mut len = 0;
+    for slice in slices {
+        whole.get_mut(len..len + slice.len())?.copy_from_slice(slice);
+        len += slice.len();
+    }
+    Some(&whole[..len])
+}
+
+/// What is written at once without a list, in bytes: most small answers with their heads.
+const SMALL: usize = 1024;
 
 /// RFC 9113, section 3.4.
 const PREFACE: [u8; 24] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

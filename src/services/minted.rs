@@ -11,6 +11,7 @@ use time::OffsetDateTime;
 
 use super::keys::KeyRing;
 use super::remembered::{Owner, Table};
+use crate::clock::micros;
 use crate::identity::Identity;
 
 /// What one [`Tokens`](super::token::Tokens) remembers, on each thread by itself.
@@ -41,7 +42,7 @@ impl MintedTokens {
     ) -> Option<Bytes> {
         TABLE.with_borrow(|table| {
             let fingerprint = table.fingerprint((identity.session.0, audience));
-            let known = table.find(self.0, fingerprint, keys, now)?;
+            let known = table.find(self.0, fingerprint, keys, micros(now))?;
             let same = *known.audience == *audience && known.identity == *identity;
             same.then(|| known.bearer.clone())
         })
@@ -60,7 +61,8 @@ impl MintedTokens {
             let fingerprint = table.fingerprint((identity.session.0, audience));
             let minted =
                 Minted { audience: audience.into(), identity: identity.clone(), bearer: bearer.clone() };
-            table.remember(self.0, fingerprint, keys, (now, identity.expires_at), minted);
+            let lives = (micros(now), micros(identity.expires_at));
+            table.remember(self.0, fingerprint, keys, lives, minted);
         });
     }
 }

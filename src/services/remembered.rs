@@ -4,8 +4,6 @@
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use time::OffsetDateTime;
-
 use super::keys::KeyRing;
 
 /// One [`Tokens`](super::token::Tokens), whose entries in a thread's tables are its own: settings differ.
@@ -23,6 +21,7 @@ impl Owner {
 /// its slots.
 pub(super) struct Table<T> {
     hasher: RandomState,
+    seeds: [u64; 2],
     slots: Vec<Option<Box<Entry<T>>>>,
     most: usize,
 }
@@ -31,15 +30,17 @@ struct Entry<T> {
     owner: Owner,
     ring: u64,
     fingerprint: u64,
-    made_at: OffsetDateTime,
-    expires_at: OffsetDateTime,
+    made_at: i64,
+    expires_at: i64,
     what: T,
 }
 
 impl<T> Table<T> {
     /// With as many slots. They take no room before something is remembered.
     pub(super) fn new(most: usize) -> Self {
-        Self { hasher: RandomState::new(), slots: Vec::new(), most }
+        let hasher = RandomState::new();
+        let seeds = [hasher.hash_one(0), hasher.hash_one(1)];
+        Self { hasher, seeds, slots: Vec::new(), most }
     }
 
     /// By what an entry is found; who doesn't know the key can't tell where it lies.
@@ -47,16 +48,18 @@ impl<T> Table<T> {
         self.hasher.hash_one(key)
     }
 
+    /// The same for a key that is random itself, at the price of a multiplication.
+    pub(super) fn fingerprint_of_random(&self, key: u128) -> u64 {
+        let halves = [key as u64, (key >> 64) as u64];
+        let [one, other] = [0, 1].map(|half| u128::from(halves[half] ^ self.seeds[half]));
+        let product = one * other;
+        product as u64 ^ (product >> 64) as u64
+    }
+
     /// What may be the entry of this key: the caller compares the rest. It was made with these keys, and
-    /// its time has not run out. That it was made before `now` matters: clocks are set back, and then it
-    /// would be of the future.
-    pub(super) fn find(
-        &self,
-        owner: Owner,
-        fingerprint: u64,
-        keys: &KeyRing,
-        now: OffsetDateTime,
-    ) -> Option<&T> {
+    /// its time has not run out; times are in [`micros`](crate::clock::micros). That it was made before
+    /// `now` matters: clocks are set back, and then it would be of the future.
+    pub(super) fn find(&self, owner: Owner, fingerprint: u64, keys: &KeyRing, now: i64) -> Option<&T> {
         let entry = self.slots.get(self.slot(fingerprint))?.as_ref()?;
         let same = (entry.owner, entry.ring, entry.fingerprint) == (owner, keys.id(), fingerprint);
         let in_time = entry.made_at <= now && now < entry.expires_at;
@@ -69,7 +72,7 @@ impl<T> Table<T> {
         owner: Owner,
         fingerprint: u64,
         keys: &KeyRing,
-        (made_at, expires_at): (OffsetDateTime, OffsetDateTime),
+        (made_at, expires_at): (i64, i64),
         what: T,
     ) {
         self.slots.resize_with(self.most, || None);

@@ -27,8 +27,8 @@ use super::notes::{self, Notes, WriterNeeded};
 use super::refresh_token;
 use super::renewal::Resolved;
 use super::store::{Ending, Inserted, LastingUse, NewSession, SessionStore, StoreError, Which};
-use super::verified::VerifiedTokens;
-use crate::clock::{Clock, SystemClock};
+use super::verified::{Good, VerifiedTokens};
+use crate::clock::{Clock, SystemClock, micros};
 use crate::identity::{Client, Identity, Roles, SessionEnded, SessionEnds, SessionEvent, for_this_request};
 use crate::layer::{RefreshError, RefreshRequest, Renewal, StillLives, TokenService, Verified, VerifyError};
 use crate::models::audit::{AuditEntry, AuditEvent};
@@ -474,11 +474,11 @@ impl TokenService for Tokens {
 
     fn verify_from(&self, access_token: &str, client: &dyn Fn() -> Client) -> Result<Verified, VerifyError> {
         let inner = &self.inner;
-        let now = inner.clock.now();
+        let now = inner.clock.now_micros();
         let keys = inner.keys.load();
         let token = match inner.verified.find(access_token, &keys, now) {
             Some(token) => token,
-            None => inner.check(access_token, &keys, now)?,
+            None => inner.check(access_token, &keys)?,
         };
         if let Some(end) = inner.ends.find(token.identity.session) {
             return Err(VerifyError::Ended(end.reason.event()));
@@ -487,8 +487,7 @@ impl TokenService for Tokens {
             return Err(VerifyError::Unavailable);
         }
         inner.note_if_lasting(&token, now, client);
-        let renew = is_due(&token, now);
-        Ok(Verified { identity: token.identity, renew })
+        Ok(Verified { renew: token.is_due(now), identity: token.identity })
     }
 
     fn ended(&self, session: SessionId) -> Option<SessionEvent> {
@@ -536,12 +535,6 @@ async fn to_its_end<T: Send + 'static>(
     tokio::spawn(for_this_request(work)).await.map_err(StoreError::unavailable)?
 }
 
-/// Renewal starts a tenth of the lifetime before expiry.
-fn is_due(token: &AccessToken, now: OffsetDateTime) -> bool {
-    let lifetime = token.identity.expires_at - token.issued_at;
-    now >= token.identity.expires_at - lifetime / 10
-}
-
 impl Inner {
     /// Fresh tokens for a session: an access token of their own, and the refresh token of the
     /// current generation, which is the same however often it is computed.
@@ -571,19 +564,16 @@ impl Inner {
     }
 
     /// Checks an access token that this thread does not remember, and has it remembered.
-    fn check(
-        &self,
-        access_token: &str,
-        keys: &KeyRing,
-        now: OffsetDateTime,
-    ) -> Result<AccessToken, VerifyError> {
+    fn check(&self, access_token: &str, keys: &KeyRing) -> Result<Good, VerifyError> {
+        let now = self.clock.now();
         let token = self.access.verify(keys, access_token, now).inspect_err(|error| {
             if *error == VerifyError::UnknownKey {
                 self.keys.notice_unknown();
             }
         })?;
-        self.verified.remember(access_token, keys, now, &token);
-        Ok(token)
+        let good = Good::new(token, self.settings.grace);
+        self.verified.remember(access_token, keys, micros(now), &good);
+        Ok(good)
     }
 
     /// The access token if it is one of ours, expired or not.
@@ -602,13 +592,8 @@ impl Inner {
 
     /// Notes a token that is in use longer than the grace after its issue: it settles its
     /// generation.
-    fn note_if_lasting(
-        self: &Arc<Self>,
-        token: &AccessToken,
-        now: OffsetDateTime,
-        client: &dyn Fn() -> Client,
-    ) {
-        if token.reference().older_than(self.settings.grace, now) && notes::first_seen_here(token.id) {
+    fn note_if_lasting(self: &Arc<Self>, token: &Good, now: i64, client: &dyn Fn() -> Client) {
+        if token.is_lasting(now) && notes::first_seen_here(token.id) {
             let seen =
                 LastingUse { session: token.identity.session, generation: token.generation, token: token.id };
             self.start_writer(self.notes.lasting(seen, client()), notes::DELAY);

@@ -6,21 +6,59 @@
 //! [`Tokens`](super::token::Tokens), whether the session has ended.
 
 use std::cell::RefCell;
-
-use time::OffsetDateTime;
+use std::time::Duration;
 
 use super::jwt::AccessToken;
 use super::keys::KeyRing;
 use super::remembered::{Owner, Table};
+use crate::clock::micros;
+use crate::identity::Identity;
+use crate::models::session::TokenId;
 
 /// What one [`Tokens`](super::token::Tokens) remembers, on each thread by itself.
 #[derive(Debug)]
 pub(super) struct VerifiedTokens(Owner);
 
-/// A token that was found good.
+/// A token that is good, and from when on something is to be done about it: worked out once, in
+/// [`micros`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Good {
+    pub(super) identity: Identity,
+    pub(super) id: TokenId,
+    pub(super) generation: u32,
+    due_at: i64,
+    lasting_after: i64,
+}
+
+impl Good {
+    /// A token that was found good. Renewal starts a tenth of the lifetime before expiry; in use longer
+    /// than `grace` after its issue, it is in lasting use.
+    pub(super) fn new(token: AccessToken, grace: Duration) -> Self {
+        let expires_at = token.identity.expires_at;
+        Self {
+            due_at: micros(expires_at - (expires_at - token.issued_at) / 10),
+            lasting_after: micros(token.reference().surely_older_after(grace)),
+            identity: token.identity,
+            id: token.id,
+            generation: token.generation,
+        }
+    }
+
+    /// Whether it is so near its expiry that it should be renewed.
+    pub(super) fn is_due(&self, now: i64) -> bool {
+        now >= self.due_at
+    }
+
+    /// Whether one that is in use now is in lasting use, which settles its generation.
+    pub(super) fn is_lasting(&self, now: i64) -> bool {
+        now > self.lasting_after
+    }
+}
+
+/// What is remembered of a token.
 struct Verified {
     text: Box<str>,
-    token: AccessToken,
+    good: Good,
 }
 
 impl VerifiedTokens {
@@ -29,28 +67,29 @@ impl VerifiedTokens {
     }
 
     /// The token of this text, if it was found good here with these keys, and its time has not run out.
-    pub(super) fn find(&self, text: &str, keys: &KeyRing, now: OffsetDateTime) -> Option<AccessToken> {
+    pub(super) fn find(&self, text: &str, keys: &KeyRing, now: i64) -> Option<Good> {
         TABLE.with_borrow(|table| {
-            let fingerprint = table.fingerprint(signature_end(text)?);
+            let fingerprint = table.fingerprint_of_random(signature_end(text)?);
             let known = table.find(self.0, fingerprint, keys, now)?;
-            same_text(&known.text, text).then(|| known.token.clone())
+            same_text(&known.text, text).then(|| known.good.clone())
         })
     }
 
     /// Remembers a token that has just been found good with these keys.
-    pub(super) fn remember(&self, text: &str, keys: &KeyRing, now: OffsetDateTime, token: &AccessToken) {
+    pub(super) fn remember(&self, text: &str, keys: &KeyRing, now: i64, good: &Good) {
         let Some(end) = signature_end(text) else { return };
         TABLE.with_borrow_mut(|table| {
-            let fingerprint = table.fingerprint(end);
-            let verified = Verified { text: text.into(), token: token.clone() };
-            table.remember(self.0, fingerprint, keys, (now, token.identity.expires_at), verified);
+            let fingerprint = table.fingerprint_of_random(end);
+            let verified = Verified { text: text.into(), good: good.clone() };
+            let lives = (now, micros(good.identity.expires_at));
+            table.remember(self.0, fingerprint, keys, lives, verified);
         });
     }
 }
 
 /// Nobody finds a token's place who doesn't know that already.
-fn signature_end(text: &str) -> Option<&[u8]> {
-    Some(&text.as_bytes()[text.len().checked_sub(SIGNATURE_END)?..])
+fn signature_end(text: &str) -> Option<u128> {
+    text.as_bytes().last_chunk().copied().map(u128::from_le_bytes)
 }
 
 /// Takes as long wherever two texts of one length differ.
@@ -66,23 +105,21 @@ thread_local! {
 /// How many a thread remembers at most; each takes less than a kilobyte.
 const SLOTS: usize = 8_192;
 
-/// Characters: 144 bits or more of the shortest signature.
-const SIGNATURE_END: usize = 24;
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use time::OffsetDateTime;
 
     use super::*;
     use crate::clock::{Clock, ManualClock};
-    use crate::identity::{Identity, Roles};
-    use crate::models::session::{SessionId, TokenId};
+    use crate::identity::Roles;
+    use crate::models::session::SessionId;
     use crate::services::keys::Algorithm;
 
     const LIFETIME: Duration = Duration::from_secs(900);
+    const GRACE: Duration = Duration::from_secs(60);
     const TEXT: &str = "header.payload.a signature of forty-three characters";
 
-    fn token(now: OffsetDateTime) -> AccessToken {
+    fn good(now: OffsetDateTime) -> Good {
         let identity = Identity {
             subject: "67e55044".into(),
             session: SessionId(uuid::Uuid::from_u128(1)),
@@ -90,7 +127,8 @@ mod tests {
             roles: Roles::default(),
             expires_at: now + LIFETIME,
         };
-        AccessToken { identity, id: TokenId(uuid::Uuid::from_u128(2)), generation: 1, issued_at: now }
+        let id = TokenId(uuid::Uuid::from_u128(2));
+        Good::new(AccessToken { identity, id, generation: 1, issued_at: now }, GRACE)
     }
 
     fn ring() -> KeyRing {
@@ -100,19 +138,31 @@ mod tests {
     #[test]
     fn what_was_remembered_is_found_until_it_expires() {
         let (verified, ring, now) = (VerifiedTokens::new(), ring(), ManualClock::default().now());
-        assert!(verified.find(TEXT, &ring, now).is_none());
-        verified.remember(TEXT, &ring, now, &token(now));
-        assert_eq!(verified.find(TEXT, &ring, now), Some(token(now)));
-        let last = now + LIFETIME - Duration::from_secs(1);
-        assert!(verified.find(TEXT, &ring, last).is_some());
-        assert!(verified.find(TEXT, &ring, now + LIFETIME).is_none());
-        assert!(verified.find(TEXT, &ring, now - Duration::from_secs(1)).is_none(), "the clock was set back");
+        let find = |at| verified.find(TEXT, &ring, micros(at));
+        assert_eq!(find(now), None);
+        verified.remember(TEXT, &ring, micros(now), &good(now));
+        assert_eq!(find(now), Some(good(now)));
+        assert!(find(now + LIFETIME - Duration::from_secs(1)).is_some());
+        assert!(find(now + LIFETIME).is_none());
+        assert!(find(now - Duration::from_secs(1)).is_none(), "the clock was set back");
+    }
+
+    #[test]
+    fn what_is_to_be_done_about_it_is_known_beforehand() {
+        let now = ManualClock::default().now();
+        let (good, a_moment) = (good(now), Duration::from_micros(1));
+        let due = now + LIFETIME - LIFETIME / 10;
+        assert!(good.is_due(micros(due)) && !good.is_due(micros(due - a_moment)));
+        // Issued in the course of a second.
+        let lasting = now + GRACE + Duration::from_secs(1);
+        assert!(good.is_lasting(micros(lasting + a_moment)) && !good.is_lasting(micros(lasting)));
     }
 
     #[test]
     fn other_texts_keys_and_owners_are_unknown() {
-        let (verified, ring, now) = (VerifiedTokens::new(), ring(), ManualClock::default().now());
-        verified.remember(TEXT, &ring, now, &token(now));
+        let (verified, ring, start) = (VerifiedTokens::new(), ring(), ManualClock::default().now());
+        let now = micros(start);
+        verified.remember(TEXT, &ring, now, &good(start));
         for other in ["Header.payload.a signature of forty-three characters", &TEXT[1..], "short", ""] {
             assert!(verified.find(other, &ring, now).is_none(), "{other}");
         }
@@ -122,8 +172,9 @@ mod tests {
 
     #[test]
     fn each_thread_remembers_by_itself() {
-        let (verified, ring, now) = (VerifiedTokens::new(), ring(), ManualClock::default().now());
-        verified.remember(TEXT, &ring, now, &token(now));
+        let (verified, ring, start) = (VerifiedTokens::new(), ring(), ManualClock::default().now());
+        let now = micros(start);
+        verified.remember(TEXT, &ring, now, &good(start));
         let elsewhere = std::thread::scope(|scope| {
             scope.spawn(|| verified.find(TEXT, &ring, now)).join().expect("the thread ends")
         });

@@ -146,16 +146,26 @@ impl Meters {
         number.and_then(|number| u32::try_from(number).ok()).unwrap_or_default()
     }
 
-    /// The counts of a request's route; one without a route counts as [`NO_ROUTE`].
-    pub(crate) fn of<T>(&self, route: Option<u32>, count: impl FnOnce(&RouteMeters) -> T) -> T {
-        let routes = self.routes.load();
-        let known = route.and_then(|number| routes.get(number as usize));
-        count(known.unwrap_or(&routes[0]))
+    /// The counts of the routes that have a number by now.
+    pub(crate) fn numbered(&self) -> NumberedMeters {
+        NumberedMeters(self.routes.load_full())
     }
 
     pub(crate) fn count_event(&self, event: SessionEvent) {
         let handle = || counter!("sekisho_session_events_total", "event" => event.as_str());
         self.events[event as usize].get_or_init(handle).increment(1);
+    }
+}
+
+/// The counts of routes by their numbers, taken once for many requests.
+#[derive(Clone)]
+pub(crate) struct NumberedMeters(Arc<Vec<Arc<RouteMeters>>>);
+
+impl NumberedMeters {
+    /// Those of a request's route; one without a route counts as [`NO_ROUTE`].
+    pub(crate) fn of(&self, route: Option<u32>) -> &RouteMeters {
+        let known = route.and_then(|number| self.0.get(number as usize));
+        known.unwrap_or(&self.0[0])
     }
 }
 
@@ -222,12 +232,12 @@ mod tests {
             let meters = Meters::new();
             let films = meters.route("/films");
             assert_eq!((films, meters.route("/"), meters.route("/films")), (1, 2, 1));
-            meters.of(Some(films), |route| {
-                route.count(StatusCode::OK, None);
-                route.count(StatusCode::OK, None);
-                route.count(StatusCode::OK, Some(SessionEvent::Rotated));
-            });
-            meters.of(None, |route| route.count(StatusCode::from_u16(999).expect("a status"), None));
+            let numbered = meters.numbered();
+            let route = numbered.of(Some(films));
+            route.count(StatusCode::OK, None);
+            route.count(StatusCode::OK, None);
+            route.count(StatusCode::OK, Some(SessionEvent::Rotated));
+            numbered.of(None).count(StatusCode::from_u16(999).expect("a status"), None);
             meters.count_event(SessionEvent::UserDisabled);
         });
         let text = recorder.handle().render();

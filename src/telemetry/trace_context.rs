@@ -24,20 +24,27 @@ pub(crate) struct TraceContext {
 
 impl TraceContext {
     /// Of a request with these headers.
-    pub(crate) fn of(headers: &HeaderMap, id: RequestId) -> Self {
-        let span = ids::span();
+    ///
+    /// A `tracestate` stays only beside a `traceparent` that could be read (section 3.3).
+    pub(crate) fn of(headers: &mut HeaderMap, id: RequestId) -> Self {
         match only(headers).and_then(parse) {
-            Some((trace, parent, sampled)) => Self { trace, parent: Some(parent), span, sampled },
-            None => Self { trace: id.as_u128(), parent: None, span, sampled: false },
+            Some((trace, parent, sampled)) => {
+                Self { trace, parent: Some(parent), span: ids::span(), sampled }
+            }
+            None => {
+                headers.remove(TRACESTATE);
+                Self::begun_with(id)
+            }
         }
     }
 
-    /// Tells the upstream. A `tracestate` stays only beside a `traceparent` that could be read
-    /// (section 3.3).
+    /// Of a request that says nothing of any trace.
+    pub(crate) fn begun_with(id: RequestId) -> Self {
+        Self { trace: id.as_u128(), parent: None, span: ids::span(), sampled: false }
+    }
+
+    /// Tells the upstream.
     pub(crate) fn write_to(self, headers: &mut HeaderMap) {
-        if self.parent.is_none() {
-            headers.remove(TRACESTATE);
-        }
         if let Ok(value) = HeaderValue::from_bytes(&self.traceparent()) {
             headers.insert(TRACEPARENT, value);
         }
@@ -51,7 +58,7 @@ impl TraceContext {
     fn traceparent(self) -> [u8; LENGTH] {
         let mut value = *b"00-................................-................-0.";
         value[TRACE].copy_from_slice(&self.trace_id());
-        value[PARENT].copy_from_slice(&hexadecimal::<16>(self.span.into()));
+        value[PARENT].copy_from_slice(&hexadecimal(self.span.into())[16..]);
         value[LENGTH - 1] = b'0' + u8::from(self.sampled);
         value
     }
@@ -95,14 +102,12 @@ fn number(digits: &[u8]) -> Option<u128> {
     })
 }
 
-/// The last digits of a number.
-fn hexadecimal<const DIGITS: usize>(number: u128) -> [u8; DIGITS] {
-    const ALL: &[u8; 16] = b"0123456789abcdef";
-    let mut digits = [0; DIGITS];
-    for (pair, byte) in digits.rchunks_exact_mut(2).zip(number.to_le_bytes()) {
-        if let [high, low] = pair {
-            (*high, *low) = (ALL[usize::from(byte >> 4)], ALL[usize::from(byte & 0xf)]);
-        }
+/// In lower case. By arithmetic, so that the compiler makes many digits at once.
+fn hexadecimal(number: u128) -> [u8; 32] {
+    let digit = |half: u8| half + if half < 10 { b'0' } else { b'a' - 10 };
+    let mut digits = [0; 32];
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(&number.to_be_bytes()) {
+        (pair[0], pair[1]) = (digit(byte >> 4), digit(byte & 0xf));
     }
     digits
 }
@@ -133,7 +138,7 @@ mod tests {
 
     fn passed_on(lines: &[&str]) -> (String, Option<String>) {
         let mut headers = headers(lines);
-        TraceContext::of(&headers, RequestId::from_u128(7)).write_to(&mut headers);
+        TraceContext::of(&mut headers, RequestId::from_u128(7)).write_to(&mut headers);
         assert_eq!(headers.get_all(TRACEPARENT).iter().count(), 1);
         let text = |name| headers.get(name).map(|value| value.to_str().unwrap().to_owned());
         (text(TRACEPARENT).unwrap(), text(TRACESTATE))

@@ -2,19 +2,16 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use super::connection::{Connection, Http1};
-use super::watched::Watched;
+use super::connection::Connection;
+use super::http1::{Http1, Io};
 use super::{Upstream, UpstreamHttp};
 
 /// Why there is no connection.
@@ -40,7 +37,7 @@ pub(super) enum ConnectError {
     },
 }
 
-/// Connects, and leaves the connection in the care of a task of this runtime. `may_stall` is how
+/// Connects. One of HTTP/2 is in the care of a task of this runtime from then on. `may_stall` is how
 /// long the other end may fail to acknowledge what it was sent.
 pub(super) async fn connect(
     upstream: &Upstream,
@@ -53,11 +50,11 @@ pub(super) async fn connect(
     prepare(&tcp, may_stall).map_err(|source| ConnectError::Tcp { address, source })?;
     let peer = Peer { address, generation };
     match &upstream.tls {
-        None => shake_hands(tcp, offered, peer).await,
+        None => shake_hands(Io::Plain(tcp), offered, peer).await,
         Some(tls) => {
             let connected = tls.connect(tcp, offered).await;
             let (tls, agreed) = connected.map_err(|source| ConnectError::Tls { address, source })?;
-            shake_hands(tls, agreed, peer).await
+            shake_hands(Io::Tls(Box::new(tls)), agreed, peer).await
         }
     }
 }
@@ -117,18 +114,9 @@ fn prepare(tcp: &TcpStream, may_stall: Duration) -> io::Result<()> {
     Ok(())
 }
 
-async fn shake_hands<T>(io: T, protocol: UpstreamHttp, peer: Peer) -> Result<Connection, ConnectError>
-where
-    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+async fn shake_hands(io: Io, protocol: UpstreamHttp, peer: Peer) -> Result<Connection, ConnectError> {
     match protocol {
-        UpstreamHttp::Http1 => {
-            let answered = Arc::new(AtomicBool::new(false));
-            let io = TokioIo::new(Watched::new(io, Arc::clone(&answered)));
-            let (sender, connection) = http1().handshake(io).await.map_err(ConnectError::Http)?;
-            tokio::spawn(async move { ended(peer.address, connection.with_upgrades().await) });
-            Ok(Connection::Http1(Http1 { sender, peer, answered }))
-        }
+        UpstreamHttp::Http1 => Ok(Connection::Http1(Box::new(Http1::new(io, peer)))),
         UpstreamHttp::Http2 => {
             let mut http = http2::Builder::new(TokioExecutor::new());
             http.timer(TokioTimer::new())
@@ -145,15 +133,7 @@ where
     }
 }
 
-/// Of the usual kind hyper would read more than 400 KiB ahead, and as much again would wait to be written:
-/// too much for a thousand clients that take their time.
-fn http1() -> http1::Builder {
-    let mut http = http1::Builder::new();
-    http.max_buf_size(READ_BUFFER);
-    http
-}
-
-/// Whoever waits for an answer is told by hyper.
+/// Of HTTP/2. Whoever waits for an answer is told by hyper.
 fn ended(address: SocketAddr, end: hyper::Result<()>) {
     if let Err(error) = end {
         let error = &error as &dyn std::error::Error;
@@ -169,8 +149,6 @@ const HEAD_START: Duration = Duration::from_millis(250);
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 const SEND_BUFFER: usize = 256 * 1024;
-/// For an answer's head, and for what is read at a time of its body.
-const READ_BUFFER: usize = 64 * 1024;
 const HEADER_LIST: u32 = 64 * 1024;
 /// While something is under way.
 const PING_INTERVAL: Duration = Duration::from_secs(20);

@@ -1,126 +1,204 @@
 //! A connection to an upstream, and what becomes of it when an answer has ended.
 
-use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 
+use axum_core::BoxError;
 use axum_core::body::Body;
-use futures_util::future::Either;
-use http::header::{CONNECTION, HOST, HeaderValue};
-use http::uri::{Authority, PathAndQuery};
-use http::{Request, Response, Uri, Version};
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, TE};
+use http::uri::{Authority, Parts};
+use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version};
+use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::client::conn::http2;
 
 use super::connect::Peer;
+use super::http1::{Http1, Http1Body, Http1Error, Sending, Switched};
 use super::load::Permit;
 use super::origin::Origin;
+use super::patience::Patience;
 use super::pool::Pool;
+use crate::proxy::body::Fault;
+use crate::proxy::framing::BodyLength;
+use crate::proxy::request::RequestHead;
 
 /// Sends requests to an upstream: one after the other, or side by side.
 pub(super) enum Connection {
-    Http1(Http1),
+    Http1(Box<Http1>),
     Http2(http2::SendRequest<Body>, Peer),
 }
 
-/// A connection of HTTP/1.1. hyper drives it in a task, and closes it once this is dropped.
-pub(super) struct Http1 {
-    pub(super) sender: http1::SendRequest<Body>,
-    pub(super) peer: Peer,
-    /// Whether a byte has come since the last request.
-    pub(super) answered: Arc<AtomicBool>,
+/// Why a request has no answer.
+pub(super) enum Unanswered {
+    /// The connection ended before the answer began, or what began was none.
+    Broken {
+        error: BoxError,
+        /// Whether a byte of an answer may have come.
+        has_answered: bool,
+    },
+    /// It took too long.
+    Late,
+    /// It was not sent, and what there is to send is untouched.
+    Unsent,
+    /// Its body could not be sent to the end.
+    Uploading(Fault),
+}
+
+impl Unanswered {
+    fn without_a_byte(error: impl Into<BoxError>) -> Self {
+        Self::Broken { error: error.into(), has_answered: false }
+    }
 }
 
 impl Connection {
-    /// Sends a request. What has certainly not been sent comes back in the error.
-    pub(super) fn send(
-        &mut self,
-        mut request: Request<Body>,
+    /// Sends a request, and waits for the head of its answer.
+    pub(super) async fn send(
+        self,
+        head: &impl RequestHead,
+        sending: &mut Sending,
         origin: &Origin,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Body>>>> + use<> {
+    ) -> Result<Response<AnswerBody>, Unanswered> {
         match self {
-            Self::Http1(http1) => {
-                write_for_http1(&mut request, origin);
-                http1.answered.store(false, Ordering::Relaxed);
-                Either::Left(http1.sender.try_send_request(request))
-            }
-            Self::Http2(sender, _) => {
-                write_for_http2(&mut request, origin);
-                Either::Right(sender.try_send_request(request))
-            }
+            Self::Http1(mut http1) => match http1.exchange(head, sending, origin.authority.as_str()).await {
+                Ok(answer) => Ok(answer.into_response(http1, sending).map(AnswerBody::Http1)),
+                Err(Http1Error::Unsent(_)) => Err(Unanswered::Unsent),
+                Err(error) => {
+                    Err(Unanswered::Broken { error: error.into(), has_answered: http1.has_answered() })
+                }
+            },
+            // In a box: it is larger.
+            Self::Http2(http2, _) => Box::pin(send_by_http2(http2, head, sending, origin)).await,
         }
     }
 
-    /// Whether a byte of an answer may have come since the last request.
-    pub(super) fn has_answered(&self) -> bool {
-        match self {
-            Self::Http1(http1) => http1.answered.load(Ordering::Relaxed),
-            // Others' answers come on the same connection. Ours begins with its head, which would
-            // have been no error.
-            Self::Http2(..) => false,
-        }
+    pub(super) fn is_http2(&self) -> bool {
+        matches!(self, Self::Http2(..))
     }
 }
 
-/// RFC 9112, section 3.2.1: the path and query, and `Host`.
-fn write_for_http1(request: &mut Request<Body>, origin: &Origin) {
-    *request.version_mut() = Version::HTTP_11;
-    if let Some(authority) = request.uri().authority() {
-        let host = HeaderValue::from_str(authority.as_str()).ok();
-        request.headers_mut().extend(host.map(|host| (HOST, host)));
-        *request.uri_mut() = request.uri().path_and_query().cloned().map_or_else(Uri::default, Uri::from);
-    }
-    if !request.headers().contains_key(HOST) {
-        // An old client named none.
-        let host = HeaderValue::from_str(origin.authority.as_str());
-        request.headers_mut().extend(host.ok().map(|host| (HOST, host)));
-    }
+async fn send_by_http2(
+    mut http2: http2::SendRequest<Body>,
+    head: &impl RequestHead,
+    sending: &mut Sending,
+    origin: &Origin,
+) -> Result<Response<AnswerBody>, Unanswered> {
+    let Some((body, length)) = sending.take_body() else {
+        return Err(Unanswered::without_a_byte("the upstream has changed its protocol"));
+    };
+    let answer = http2.try_send_request(http2_request(head, body, length, origin)).await;
+    answer.map(|answer| answer.map(AnswerBody::Http2)).map_err(|mut error| match error.take_message() {
+        Some(unsent) => {
+            sending.put_back(unsent.into_body());
+            Unanswered::Unsent
+        }
+        // Others' answers come on the same connection. Ours begins with its head, which would have been
+        // no error.
+        None => Unanswered::without_a_byte(error.into_error()),
+    })
 }
 
 /// RFC 9113, sections 8.2.2 and 8.3.1: `:authority` takes the place of `Host`, and no header
 /// concerns the connection.
-fn write_for_http2(request: &mut Request<Body>, origin: &Origin) {
-    *request.version_mut() = Version::HTTP_2;
-    request.headers_mut().remove(CONNECTION);
-    if request.uri().authority().is_some() {
-        return;
+fn http2_request(head: &impl RequestHead, body: Body, length: BodyLength, origin: &Origin) -> Request<Body> {
+    let asked_for = head.host().and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let mut target = Parts::default();
+    target.scheme = Some(origin.scheme.clone());
+    target.authority = Some(asked_for.unwrap_or_else(|| origin.authority.clone()));
+    target.path_and_query = Some(head.target().clone());
+    let mut headers = HeaderMap::new();
+    head.fields(&mut headers);
+    if head.accepts_trailers() {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
     }
-    let host = request.headers_mut().remove(HOST);
-    let asked_for = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
-    let authority = asked_for.unwrap_or_else(|| origin.authority.clone());
-    let mut parts = http::uri::Parts::default();
-    parts.scheme = Some(origin.scheme.clone());
-    parts.authority = Some(authority);
-    let target = request.uri().path_and_query().cloned();
-    parts.path_and_query = Some(target.unwrap_or_else(|| PathAndQuery::from_static("/")));
-    if let Ok(uri) = Uri::from_parts(parts) {
-        *request.uri_mut() = uri;
+    if let BodyLength::Known(length) = length {
+        headers.insert(CONTENT_LENGTH, length.into());
+    }
+    let mut request = Request::new(body);
+    *request.method_mut() = head.method().clone();
+    *request.uri_mut() = Uri::from_parts(target).unwrap_or_default();
+    *request.version_mut() = Version::HTTP_2;
+    *request.headers_mut() = headers;
+    request
+}
+
+/// An answer's body.
+pub(in crate::proxy) enum AnswerBody {
+    Http1(Http1Body),
+    Http2(Incoming),
+}
+
+impl AnswerBody {
+    /// All of it, if it has come already.
+    pub(in crate::proxy) fn take_whole(&mut self) -> Option<Bytes> {
+        match self {
+            Self::Http1(body) => body.take_whole(),
+            Self::Http2(_) => None,
+        }
+    }
+
+    /// The connection, for the protocol that it was switched to.
+    pub(in crate::proxy) fn into_switched(self) -> Option<Switched> {
+        match self {
+            Self::Http1(body) => Some(body.into_switched()),
+            Self::Http2(_) => None,
+        }
     }
 }
 
-/// What an answer holds on to until it has ended: its connection, and its place among the requests
-/// under way.
+impl http_body::Body for AnswerBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.get_mut() {
+            Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Http2(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(body) => body.size_hint(),
+            Self::Http2(body) => body.size_hint(),
+        }
+    }
+}
+
+/// What an answer holds on to until it has ended: its place among the requests under way, and where its
+/// connection goes.
 pub(in crate::proxy) struct Lease {
-    connection: Option<Http1>,
-    /// Where the connection may go.
     pool: Option<Arc<Pool>>,
     permit: Permit,
+    /// The connection's timer.
+    patience: Patience,
 }
 
 impl Lease {
-    pub(super) fn new(connection: Connection, pool: Option<&Arc<Pool>>, permit: Permit) -> Self {
-        let connection = match connection {
-            Connection::Http1(connection) => Some(connection),
-            Connection::Http2(..) => None,
-        };
-        Self { connection, pool: pool.cloned(), permit }
+    pub(super) fn new(pool: Option<&Arc<Pool>>, permit: Permit, patience: Patience) -> Self {
+        Self { pool: pool.cloned(), permit, patience }
     }
 
     /// The answer has ended as it should, and so had the request: the next one may have the
     /// connection. Dropped in any other way it is closed.
-    pub(in crate::proxy) fn finish(self) {
-        if let (Some(connection), Some(pool)) = (self.connection, self.pool) {
-            pool.put(&self.permit.upstream, connection);
+    pub(in crate::proxy) fn finish(self, body: AnswerBody) {
+        let connection = match body {
+            AnswerBody::Http1(body) => body.into_connection(),
+            AnswerBody::Http2(_) => None,
+        };
+        if let (Some(connection), Some(pool)) = (connection, self.pool) {
+            pool.put(&self.permit.upstream, connection, self.patience);
         }
     }
 }

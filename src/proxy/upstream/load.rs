@@ -44,7 +44,8 @@ impl Load {
             return Ok(());
         }
         let _queued = Queued::new(self).ok_or(Busy)?;
-        tokio::time::timeout(self.queue_timeout, self.wait()).await.map_err(|_| Busy)
+        // In a box: most need not wait.
+        Box::pin(tokio::time::timeout(self.queue_timeout, self.wait())).await.map_err(|_| Busy)
     }
 
     async fn wait(&self) {

@@ -10,10 +10,12 @@
 //! 3. `send.rs` sends the request, and waits for the answer's head. Where a kept connection turns out
 //!    to have been closed before the request went out, it takes the next one.
 //! 4. The answer's body holds on to a [`Lease`]. Once it has ended as it should, and the request too,
-//!    the connection goes back to the pool; in any other case it is closed.
+//!    the connection goes back to the pool; in any other case it is closed. What has come whole with its
+//!    head gives it back at once.
 //!
 //! An [`Upstream`] belongs to its route, and all threads share it. The connections are each thread's
-//! own: one that has made a connection drives it, and no request crosses over.
+//! own: no request crosses over. One of HTTP/1.1, in `http1/`, is driven by the request that has it; one
+//! of HTTP/2, which requests share, by a task of its thread.
 //!
 //! # Sent once
 //!
@@ -38,9 +40,11 @@ mod choose;
 mod connect;
 mod connection;
 mod health;
+mod http1;
 mod load;
 mod metrics;
 mod origin;
+mod patience;
 mod pool;
 mod send;
 mod settings;
@@ -48,7 +52,6 @@ mod settings;
 mod tests;
 mod tls;
 mod watch;
-mod watched;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -57,7 +60,8 @@ use tokio::time::Instant;
 
 pub use self::address::Resolve;
 pub(super) use self::choose::Upstreams;
-pub(super) use self::connection::Lease;
+pub(super) use self::connection::{AnswerBody, Lease};
+pub(super) use self::http1::Switched;
 pub(super) use self::pool::Pool;
 pub(super) use self::send::send;
 pub use self::settings::{HealthCheck, UpstreamHttp, UpstreamSettings};

@@ -2,7 +2,7 @@
 //!
 //! Each serving thread has a pool of its own, so its lock is never waited for.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -12,7 +12,9 @@ use tokio::time::Instant;
 
 use super::Upstream;
 use super::connect::Peer;
-use super::connection::{Connection, Http1};
+use super::connection::Connection;
+use super::http1::Http1;
+use super::patience::Patience;
 
 /// Idle connections, by upstream.
 #[derive(Default)]
@@ -20,7 +22,7 @@ pub(in crate::proxy) struct Pool(Mutex<Slots>);
 
 #[derive(Default)]
 struct Slots {
-    by_upstream: HashMap<u64, Slot>,
+    by_upstream: BTreeMap<u64, Slot>,
     is_swept: bool,
 }
 
@@ -38,7 +40,8 @@ struct Slot {
 }
 
 struct Idle {
-    connection: Http1,
+    connection: Box<Http1>,
+    patience: Patience,
     since: Instant,
 }
 
@@ -51,40 +54,38 @@ struct Shared {
 
 impl Pool {
     /// A connection that is ready for a request, if there is one.
-    pub(super) fn take(&self, upstream: &Upstream, now: Instant) -> Option<Connection> {
+    pub(super) fn take(&self, upstream: &Upstream, now: Instant) -> Option<(Connection, Patience)> {
         let mut slots = self.lock();
         let slot = slots.by_upstream.get_mut(&upstream.id)?;
         if let Some(shared) = &mut slot.shared {
             if !shared.sender.is_closed() && upstream.is_at(&mut shared.peer) {
                 shared.used = now;
-                return Some(Connection::Http2(shared.sender.clone(), shared.peer));
+                let connection = Connection::Http2(shared.sender.clone(), shared.peer);
+                return Some((connection, Patience::default()));
             }
             slot.shared = None;
         }
-        // From the one used last; what is not ready yet, the next request may find so.
-        for place in (0..slot.idle.len()).rev() {
-            let Idle { connection, since } = &mut slot.idle[place];
-            let over = now.duration_since(*since) >= IDLE_TIMEOUT || connection.sender.is_closed();
-            if over || connection.sender.is_ready() {
-                let mut idle = slot.idle.remove(place);
-                if !over && upstream.is_at(&mut idle.connection.peer) {
-                    return Some(Connection::Http1(idle.connection));
-                }
+        while let Some(Idle { mut connection, patience, since }) = slot.idle.pop() {
+            let in_time = now.duration_since(since) < IDLE_TIMEOUT;
+            if in_time && connection.is_usable() && upstream.is_at(&mut connection.peer) {
+                return Some((Connection::Http1(connection), patience));
             }
         }
         None
     }
 
-    /// Keeps a connection for the next request, unless it is done for. Its task, on another thread or
-    /// behind us in this one's queue, may have yet to see the answer's end: until then it isn't ready.
-    pub(super) fn put(self: &Arc<Self>, upstream: &Arc<Upstream>, connection: Http1) {
-        if connection.sender.is_closed() {
-            return;
-        }
+    /// Keeps a connection for the next request.
+    pub(super) fn put(
+        self: &Arc<Self>,
+        upstream: &Arc<Upstream>,
+        mut connection: Box<Http1>,
+        patience: Patience,
+    ) {
+        connection.shrink();
         let mut slots = self.lock();
         let slot = slots.of(upstream);
         if slot.idle.len() < MOST_IDLE {
-            slot.idle.push(Idle { connection, since: Instant::now() });
+            slot.idle.push(Idle { connection, patience, since: Instant::now() });
         }
         self.sweep_from_now_on(&mut slots);
     }
@@ -171,7 +172,7 @@ impl Slot {
     fn sweep(&mut self, upstream: &Upstream, now: Instant) {
         self.idle.retain_mut(|idle| {
             now.duration_since(idle.since) < IDLE_TIMEOUT
-                && !idle.connection.sender.is_closed()
+                && idle.connection.is_usable()
                 && upstream.is_at(&mut idle.connection.peer)
         });
         self.shared.take_if(|shared| {

@@ -2,71 +2,82 @@
 
 use std::error::Error as StdError;
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use axum_core::body::Body;
-use http::header::{CONTENT_TYPE, UPGRADE};
-use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
+use http::{Response, StatusCode};
 use tokio::time::Instant;
 
 use super::connect::{ConnectError, connect};
-use super::connection::{Connection, Lease};
+use super::connection::{AnswerBody, Connection, Lease, Unanswered};
 use super::health::Failure;
+use super::http1::Sending;
 use super::load::Permit;
+use super::patience::Patience;
 use super::pool::Pool;
 use super::{Upstream, UpstreamHttp};
 use crate::identity::RequestScope;
 use crate::proxy::body::{Fault, Stage, UploadProgress};
 use crate::proxy::error::ProxyError;
+use crate::proxy::request::RequestHead;
 use crate::proxy::routes::Route;
+use crate::proxy::streams;
 
-/// Sends a request, whose target is a path and query, and waits for the head of its answer.
+/// Sends a request, and waits for the head of its answer.
 ///
-/// A request with `Upgrade` gets a connection of HTTP/1.1 of its own, which is never used again. For
+/// A request with [`upgrade`](RequestHead::upgrade) gets a connection of HTTP/1.1 of its own, which is never used again. For
 /// such a request alone the answer may be 101.
 pub(in crate::proxy) async fn send(
     pool: &Arc<Pool>,
     route: &Route,
-    mut request: Request<Body>,
+    head: &impl RequestHead,
+    body: Body,
     progress: &mut UploadProgress,
-) -> Result<(Response<Incoming>, Lease), ProxyError> {
-    let upgrades = request.headers().contains_key(UPGRADE);
+) -> Result<(Response<AnswerBody>, Lease), ProxyError> {
+    let upgrades = head.upgrade().is_some();
+    let mut sending = Sending::new(body);
     let mut search = Search::new(pool, route, upgrades);
-    let mut may_repeat = request.method().is_safe() && progress.is_without_body();
+    let mut may_repeat = head.method().is_safe() && progress.is_without_body();
     loop {
-        let mut found = search.connection().await?;
-        let again = (found.is_kept && may_repeat).then(|| copy(&request));
-        let upstream = &found.permit.upstream;
+        let Found { connection, is_kept, mut permit, mut patience, at } = search.connection().await?;
+        let upstream = &permit.upstream;
         RequestScope::with(|scope| scope.sent_to(&upstream.origin.authority));
-        let sent = found.connection.send(request, &upstream.origin);
-        match (within_patience(route, sent, progress).await, again) {
-            (Ok(response), _) => {
-                upstream.succeeded();
-                return found.answered(pool, response, upgrades);
+        let is_http2 = connection.is_http2();
+        let answer = {
+            let answer = pin!(connection.send(head, &mut sending, &upstream.origin));
+            if progress.is_without_body() {
+                let deadline = at + route.spec.first_byte_timeout;
+                patience.wait(deadline, answer).await.unwrap_or(Err(Unanswered::Late))
+            } else {
+                Box::pin(within_patience(route, answer, progress)).await
             }
-            (Err(Unanswered::Unsent(unsent)), _) if found.is_kept => request = *unsent,
-            (Err(Unanswered::Broken(_)), Some(again)) if !found.connection.has_answered() => {
+        };
+        match answer {
+            Ok(response) => {
+                upstream.succeeded();
+                permit.trial = None;
+                let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+                // An upstream that switches unasked is confused.
+                if switches && !upgrades {
+                    return Err(ProxyError::UpstreamError("the upstream switched protocols unasked".into()));
+                }
+                if switches || streams::is_event_stream(response.headers()) {
+                    permit.uncount();
+                }
+                return Ok((response, Lease::new((!upgrades).then_some(pool), permit, patience)));
+            }
+            Err(Unanswered::Unsent) if is_kept => {}
+            Err(Unanswered::Broken { has_answered: false, .. }) if is_kept && may_repeat => {
                 upstream.metrics.retries.increment(1);
-                request = again;
+                sending = Sending::new(Body::empty());
                 may_repeat = false;
                 // Where one kept connection was closed, the others were too. One of HTTP/2 knows.
-                search.kept = matches!(found.connection, Connection::Http2(..));
+                search.kept = is_http2;
             }
-            (Err(unanswered), _) => return Err(unanswered.blamed(upstream, progress)),
+            Err(unanswered) => return Err(unanswered.blamed(upstream, progress)),
         }
     }
-}
-
-/// Without a body.
-fn copy(request: &Request<Body>) -> Request<Body> {
-    let mut copy = Request::new(Body::empty());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    copy
 }
 
 /// The way to a connection, over as many upstreams as it takes.
@@ -87,6 +98,9 @@ struct Found {
     connection: Connection,
     is_kept: bool,
     permit: Permit,
+    patience: Patience,
+    /// When it was found.
+    at: Instant,
 }
 
 impl<'a> Search<'a> {
@@ -99,18 +113,22 @@ impl<'a> Search<'a> {
             let permit = self.route.upstreams.admit(&self.tried).await?;
             let now = Instant::now();
             permit.upstream.keep_addresses_fresh(now);
-            if let Some(connection) = self.take_kept(&permit.upstream, now) {
-                return Ok(Found { connection, is_kept: true, permit });
+            if let Some((connection, patience)) = self.take_kept(&permit.upstream, now) {
+                return Ok(Found { connection, is_kept: true, permit, patience, at: now });
             }
             self.tried.push(permit.upstream.id);
-            match self.connect(&permit.upstream).await {
-                Ok(connection) => return Ok(Found { connection, is_kept: false, permit }),
+            // In a box: it is large, and most requests need none.
+            match Box::pin(self.connect(&permit.upstream)).await {
+                Ok(connection) => {
+                    let (patience, at) = (Patience::default(), Instant::now());
+                    return Ok(Found { connection, is_kept: false, permit, patience, at });
+                }
                 Err(error) => self.pass_over(&permit.upstream, error)?,
             }
         }
     }
 
-    fn take_kept(&self, upstream: &Upstream, now: Instant) -> Option<Connection> {
+    fn take_kept(&self, upstream: &Upstream, now: Instant) -> Option<(Connection, Patience)> {
         if self.kept { self.pool.take(upstream, now) } else { None }
     }
 
@@ -132,7 +150,7 @@ impl<'a> Search<'a> {
         let connecting = self.pool.connecting(upstream);
         let one_at_a_time = connecting.lock().await;
         // Another request may have made one meanwhile.
-        if let Some(connection) = self.take_kept(upstream, Instant::now()) {
+        if let Some((connection, _)) = self.take_kept(upstream, Instant::now()) {
             return Ok(connection);
         }
         // What can't be shared need not be waited for.
@@ -165,44 +183,6 @@ impl<'a> Search<'a> {
     }
 }
 
-impl Found {
-    fn answered(
-        mut self,
-        pool: &Arc<Pool>,
-        response: Response<Incoming>,
-        upgrades: bool,
-    ) -> Result<(Response<Incoming>, Lease), ProxyError> {
-        self.permit.trial = None;
-        let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        // An upstream that switches unasked is confused.
-        if switches && !upgrades {
-            return Err(ProxyError::UpstreamError("the upstream switched protocols unasked".into()));
-        }
-        if switches || is_event_stream(&response) {
-            self.permit.uncount();
-        }
-        Ok((response, Lease::new(self.connection, (!upgrades).then_some(pool), self.permit)))
-    }
-}
-
-fn is_event_stream(response: &Response<Incoming>) -> bool {
-    let kind = response.headers().get(CONTENT_TYPE).map(|kind| kind.as_bytes());
-    kind.and_then(|kind| kind.get(..EVENT_STREAM.len()))
-        .is_some_and(|kind| kind.eq_ignore_ascii_case(EVENT_STREAM))
-}
-
-/// Why a request has no answer.
-enum Unanswered {
-    /// The connection ended before its answer began.
-    Broken(hyper::Error),
-    /// It took too long.
-    Late,
-    /// It was not sent.
-    Unsent(Box<Request<Body>>),
-    /// Its body could not be sent to the end.
-    Uploading(Fault),
-}
-
 impl Unanswered {
     /// Whose fault it was.
     fn blamed(self, upstream: &Upstream, progress: &UploadProgress) -> ProxyError {
@@ -211,14 +191,14 @@ impl Unanswered {
             _ => progress.fault(),
         };
         match (fault, self) {
-            (Some(Fault::Client), Self::Broken(error)) => ProxyError::BodyIncomplete(error.into()),
+            (Some(Fault::Client), Self::Broken { error, .. }) => ProxyError::BodyIncomplete(error),
             (Some(Fault::Client), _) => ProxyError::BodyIncomplete("the client broke off".into()),
             (Some(Fault::Idle), _) => ProxyError::BodyTimeout,
             (Some(Fault::TooLarge), _) => ProxyError::BodyTooLarge,
             (None, unanswered) => {
                 upstream.failed(Failure::Answer);
                 match unanswered {
-                    Self::Broken(error) => ProxyError::UpstreamError(error.into()),
+                    Self::Broken { error, .. } => ProxyError::UpstreamError(error),
                     Self::Late => ProxyError::UpstreamTimeout,
                     _ => ProxyError::UpstreamError("the connection was closed at once".into()),
                 }
@@ -227,27 +207,13 @@ impl Unanswered {
     }
 }
 
-impl From<TrySendError<Request<Body>>> for Unanswered {
-    fn from(mut error: TrySendError<Request<Body>>) -> Self {
-        match error.take_message() {
-            Some(unsent) => Self::Unsent(Box::new(unsent)),
-            None => Self::Broken(error.into_error()),
-        }
-    }
-}
-
 /// While the body is on its way, every piece of it that the upstream takes restarts the clock.
 /// A client that keeps us waiting is the body's own concern.
 async fn within_patience(
     route: &Route,
-    response: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Body>>>>,
+    mut answer: Pin<&mut impl Future<Output = Result<Response<AnswerBody>, Unanswered>>>,
     progress: &mut UploadProgress,
-) -> Result<Response<Incoming>, Unanswered> {
-    let mut response = pin!(response);
-    if progress.is_without_body() {
-        let answered = tokio::time::timeout(route.spec.first_byte_timeout, response).await;
-        return answered.map_err(|_| Unanswered::Late)?.map_err(Unanswered::from);
-    }
+) -> Result<Response<AnswerBody>, Unanswered> {
     loop {
         let patience = match progress.stage() {
             Stage::AwaitingClient => None,
@@ -263,13 +229,12 @@ async fn within_patience(
         };
         tokio::select! {
             biased;
-            response = &mut response => return response.map_err(Unanswered::from),
+            answer = &mut answer => return answer,
             () = progress.changed() => {}
             () = out_of_patience => return Err(Unanswered::Late),
         }
     }
 }
 
-const EVENT_STREAM: &[u8] = b"text/event-stream";
 /// How many upstreams a request is tried on.
 const CONNECT_TRIES: usize = 3;

@@ -1,16 +1,16 @@
-//! Upgrades, which have no way in from outside yet.
+//! Connections of requests that ask for an upgrade: whose they are, and that none is used again.
 
 use std::sync::Arc;
 
 use axum_core::body::Body;
-use http::header::{CONNECTION, UPGRADE};
-use http::{Request, StatusCode};
-use hyper_util::rt::TokioIo;
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{Pool, send};
 use crate::proxy::body::UploadProgress;
+use crate::proxy::request::{FieldSink, RequestHead};
 use crate::proxy::routes::{MatchedRoute, RouteSpec, Routes};
 
 async fn read_head(socket: &mut TcpStream) {
@@ -20,13 +20,34 @@ async fn read_head(socket: &mut TcpStream) {
     }
 }
 
-fn request(upgrades: bool) -> Request<Body> {
-    let mut request = Request::get("/chat").body(Body::empty()).unwrap();
-    if upgrades {
-        request.headers_mut().insert(CONNECTION, "upgrade".parse().unwrap());
-        request.headers_mut().insert(UPGRADE, "echo".parse().unwrap());
+/// A request for `/chat`, perhaps with an upgrade.
+struct Chat(PathAndQuery, Option<HeaderValue>);
+
+impl Chat {
+    fn new(upgrades: bool) -> Self {
+        let protocol = upgrades.then_some(HeaderValue::from_static("echo"));
+        Self(PathAndQuery::from_static("/chat"), protocol)
     }
-    request
+}
+
+impl RequestHead for Chat {
+    fn method(&self) -> &Method {
+        &Method::GET
+    }
+
+    fn target(&self) -> &PathAndQuery {
+        &self.0
+    }
+
+    fn host(&self) -> Option<&HeaderValue> {
+        None
+    }
+
+    fn upgrade(&self) -> Option<&HeaderValue> {
+        self.1.as_ref()
+    }
+
+    fn fields(&self, _: &mut impl FieldSink) {}
 }
 
 async fn upstream() -> (TcpListener, MatchedRoute) {
@@ -49,11 +70,12 @@ async fn an_upgraded_connection_is_the_requests_own() {
         tokio::io::copy(&mut from, &mut to).await.unwrap();
     });
     let (pool, mut progress) = (Arc::<Pool>::default(), UploadProgress::without_body());
-    let (response, lease) = send(&pool, route.route(), request(true), &mut progress).await.unwrap();
+    let chat = Chat::new(true);
+    let (response, lease) = send(&pool, route.route(), &chat, Body::empty(), &mut progress).await.unwrap();
     assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
     // Only the request has ended: the connection goes on.
-    lease.finish();
-    let mut io = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+    drop(lease);
+    let mut io = response.into_body().into_switched().unwrap();
     io.write_all(b" and back").await.unwrap();
     let mut said = [0; 14];
     io.read_exact(&mut said).await.unwrap();
@@ -76,9 +98,11 @@ async fn a_refused_upgrade_leaves_no_connection() {
     let pool = Arc::<Pool>::default();
     for upgrades in [true, false] {
         let mut progress = UploadProgress::without_body();
-        let (response, lease) = send(&pool, route.route(), request(upgrades), &mut progress).await.unwrap();
+        let chat = Chat::new(upgrades);
+        let (response, lease) =
+            send(&pool, route.route(), &chat, Body::empty(), &mut progress).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
-        lease.finish();
+        lease.finish(response.into_body());
     }
     serving.await.unwrap();
 }

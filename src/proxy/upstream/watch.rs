@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use axum_core::body::Body;
 use futures_util::future::join_all;
-use http::Request;
+use http::Method;
 use http::header::{HeaderValue, USER_AGENT};
+use http::uri::PathAndQuery;
 use tokio::time::Instant;
 
 use super::connect::connect;
+use super::http1::Sending;
 use super::{HealthCheck, Upstream};
+use crate::proxy::request::{FieldSink, RequestHead};
 use crate::proxy::routes::Route;
 
 /// Runs until the routes are no more.
@@ -59,7 +62,7 @@ async fn check(routes: Weak<[Arc<Route>]>, upstream: Weak<Upstream>) {
 
 /// Asks on a connection of its own: a new one must be possible too.
 async fn is_well(upstream: &Upstream, check: &HealthCheck) -> bool {
-    let mut connection = match connect(upstream, upstream.settings.http, check.interval).await {
+    let connection = match connect(upstream, upstream.settings.http, check.interval).await {
         Ok(connection) => connection,
         Err(error) => {
             let error = &error as &dyn std::error::Error;
@@ -67,12 +70,27 @@ async fn is_well(upstream: &Upstream, check: &HealthCheck) -> bool {
             return false;
         }
     };
-    let mut request = Request::new(Body::empty());
-    *request.uri_mut() = check.path.clone().into();
-    request.headers_mut().insert(USER_AGENT, HeaderValue::from_static("sekisho-health-check"));
-    match connection.send(request, &upstream.origin).await {
-        Ok(response) => response.status().is_success() || response.status().is_redirection(),
+    match connection.send(check, &mut Sending::new(Body::empty()), &upstream.origin).await {
+        Ok(answer) => answer.status().is_success() || answer.status().is_redirection(),
         Err(_) => false,
+    }
+}
+
+impl RequestHead for HealthCheck {
+    fn method(&self) -> &Method {
+        &Method::GET
+    }
+
+    fn target(&self) -> &PathAndQuery {
+        &self.path
+    }
+
+    fn host(&self) -> Option<&HeaderValue> {
+        None
+    }
+
+    fn fields(&self, to: &mut impl FieldSink) {
+        to.add(&USER_AGENT, b"sekisho-health-check");
     }
 }
 

@@ -104,7 +104,7 @@ async fn an_answer_has_one_framing_whatever_came() {
         assert_eq!(said.status(), 200, "{lines}");
         assert_eq!((framing(&said), said.body()), (vec![framed.to_owned()], expected), "{lines}");
     }
-    // hyper takes a line feed alone for the end of a line; what goes on has the right ends.
+    // A line feed alone ends a line (RFC 9112, section 2.2); what goes on has the right ends.
     let said = heard("HTTP/1.1 200 OK\nX: y\nContent-Length: 2\n\nok").await;
     assert_eq!((said.status(), said.all("x"), said.body()), (200, vec!["y"], "ok"));
     assert!(said.head().lines().count() == said.head().matches("\r\n").count() + 1, "{said:?}");
@@ -119,7 +119,7 @@ async fn no_value_becomes_a_line_of_its_own() {
         assert_eq!(said.status(), 502, "{value:?}");
         assert!(!said.0.contains("stolen"), "{value:?}");
     }
-    // With a line feed it is a line of its own by what hyper reads, and is judged as one.
+    // With a line feed it is a line of its own by what is read, and is judged as one.
     let said =
         heard(format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX: x\nSet-Cookie: {stolen}\r\n\r\n")).await;
     assert_eq!((said.status(), said.all("x")), (200, vec!["x"]));
@@ -197,7 +197,7 @@ async fn answers_without_a_body_have_no_framing() {
     assert!(rest.is_empty(), "{}", String::from_utf8_lossy(&rest));
 }
 
-/// hyper hands on none but 100, which it says itself when a body is asked for.
+/// None but 100 is handed on, which hyper says to the client when a body is asked for.
 // P-23
 #[tokio::test]
 async fn early_hints_are_left_out() {

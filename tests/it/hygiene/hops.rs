@@ -66,7 +66,7 @@ async fn connection_takes_nothing_of_ours_off() {
     let cookie = jar.line();
     for body in ["Content-Length: 3\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"] {
         let head = format!(
-            "POST / HTTP/1.1\r\nHost: app.example\r\nConnection: close, {named}\r\nCookie: {cookie}\r\n"
+            "POST / HTTP/1.1\r\nHost: app.example\r\nConnection: close, {named}\r\nCookie: {cookie}; theme=dark\r\n"
         );
         assert_eq!(program.say(format!("{head}{body}")).await.status(), 200);
         let seen = upstream.seen();
@@ -97,7 +97,7 @@ async fn trailers_tell_nothing_of_the_user() {
     let more = "auth = \"none\"\nset_request_headers = { X-Api-Key = \"k\" }\nremove_request_headers = [\"X-Debug\"]\n\
                 identity = { user = \"X-Shop-User\" }";
     let program = Public::start(route("/", &upstream.url(), more)).await;
-    let trailers = "X-Sum: 7\r\nX-Shop-User: root\r\nx_shop_user: root\r\nRemote-User: root\r\nX_Forwarded_User: root\r\n\
+    let trailers = "X-Sum: 7\r\nHost: b\r\nContent-Length: 7\r\nContent_Type: a/b\r\nExpect: x\r\nVia: 1.1 x\r\nX-Request-Id: x\r\nX-Shop-User: root\r\nx_shop_user: root\r\nRemote-User: root\r\nX_Forwarded_User: root\r\n\
                     X-Auth-Request-Email: root\r\nX-Api-Key: theirs\r\nx_api_key: theirs\r\nX-Debug: 1\r\n\
                     Authorization: Bearer x\r\nCookie: a=1\r\nForwarded: for=x\r\nX-Real-IP: x\r\n";
     let head = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close, te\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n";

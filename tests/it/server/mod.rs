@@ -3,6 +3,7 @@
 mod drain;
 mod hostile;
 mod http2;
+mod leaving;
 mod limits;
 mod raw;
 mod rest;

@@ -94,8 +94,14 @@ async fn bytes_that_come_between_two_requests_answer_none() {
 
 #[tokio::test]
 async fn only_answers_with_an_end_of_their_own_leave_a_connection() {
+    let large = |after: &str| {
+        let body = "x".repeat(100_000);
+        format!("HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n{body}{after}").leak().as_bytes()
+    };
     for (answer, reused) in [
-        (&b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"[..], true),
+        (large(""), true),
+        (large("x"), false),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", true),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", true),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 1\r\n\r\n", true),
         (b"HTTP/1.1 204 No Content\r\n\r\n", true),
@@ -103,6 +109,11 @@ async fn only_answers_with_an_end_of_their_own_leave_a_connection() {
         (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", true),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok", false),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok and more", false),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\nmore", false),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+            false,
+        ),
         (b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", false),
     ] {
         let (count, mut counted) = mpsc::unbounded_channel();
