@@ -3,15 +3,18 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use axum_core::body::Body;
 use futures_util::future::join_all;
 use sekisho::proxy::{RouteSpec, Routes, UpstreamHttp, UpstreamSettings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Barrier;
+use tokio::time::timeout;
 
 use super::{get, problem, route};
 use crate::support::authority::Authority;
-use crate::support::front::{Front, code};
+use crate::support::front::{Front, code, connect, request};
 use crate::support::log::Log;
+use crate::support::process::PATIENCE;
 use crate::support::upstream::{Upstream, listen};
 
 fn trusting(authority: &Authority) -> UpstreamSettings {
@@ -128,4 +131,41 @@ fn authorities_and_names_that_make_no_sense_are_refused_at_start() {
     assert!(Routes::new([route(["http://h"], junk)]).is_ok(), "nobody asks");
     let authority = trusting(&Authority::new());
     assert!(error(route(["https://a..b"], authority)).contains("no name that a certificate can have"));
+}
+
+/// TLS holds back what the upstream doesn't take. For some of these sizes that is the end of the upload.
+#[tokio::test]
+async fn an_upload_to_one_that_reads_late_comes_to_its_end() {
+    let authority = Authority::new();
+    let tls = authority.server("localhost", &[]);
+    let late = listen(move |socket| {
+        let tls = tls.clone();
+        async move {
+            rustix::net::sockopt::set_socket_recv_buffer_size(&socket, 64 * 1024).unwrap();
+            let mut stream = tls.accept(socket).await.unwrap();
+            // Until then whoever writes has written what it can.
+            for _ in 0..20_000 {
+                tokio::task::yield_now().await;
+            }
+            let (mut read, mut piece) = (Vec::new(), vec![0; 64 * 1024]);
+            loop {
+                let len = stream.read(&mut piece).await.unwrap();
+                read.extend_from_slice(&piece[..len]);
+                if read.ends_with(b"end") {
+                    break;
+                }
+            }
+            stream.write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").await.unwrap();
+            stream.flush().await.unwrap();
+        }
+    })
+    .await;
+    let url = format!("https://localhost:{}", late.port());
+    let front = Front::new([route([url], trusting(&authority))]).start().await;
+    for size in (100_000..6_000_000).step_by(50_000) {
+        let mut body = vec![b'x'; size];
+        body.extend_from_slice(b"end");
+        let answer = connect(front).await.send_request(request("POST", "/", Body::from(body)));
+        assert_eq!(timeout(PATIENCE, answer).await.expect("an answer").unwrap().status(), 204, "{size}");
+    }
 }
