@@ -31,7 +31,7 @@ use crate::telemetry::{CLIENT_GONE, Ended, Telemetry, TraceContext, ids};
 #[derive(Clone)]
 pub(super) struct Entrance<S> {
     inner: S,
-    desk: Arc<Desk>,
+    hall: Arc<Hall>,
 }
 
 /// What the entrance needs to know.
@@ -47,17 +47,21 @@ pub(super) struct Desk {
     pub(super) clock: Arc<dyn Clock>,
     /// The counts.
     pub(super) meters: Arc<Meters>,
-    /// Those of all routes that requests can meet here.
-    pub(super) routes: NumberedMeters,
     /// Where lines and spans go.
     pub(super) telemetry: Telemetry,
 }
 
+/// What the visits of one entrance share.
+struct Hall {
+    desk: Desk,
+    routes: NumberedMeters,
+}
+
 impl<S> Entrance<S> {
     pub(super) fn new(inner: S, desk: Desk) -> Self {
-        // By now they have their numbers.
-        let desk = Desk { routes: desk.meters.numbered(), ..desk };
-        Self { inner, desk: Arc::new(desk) }
+        // By now all routes that requests can meet here have their numbers.
+        let routes = desk.meters.numbered();
+        Self { inner, hall: Arc::new(Hall { desk, routes }) }
     }
 
     /// Lets a request in, to what `call` makes of it behind the entrance.
@@ -69,19 +73,19 @@ impl<S> Entrance<S> {
     where
         F: Future<Output = Result<Response<Body>, Infallible>>,
     {
-        let_in(&self.desk, request, |request| call(&self.inner, request))
+        let_in(&self.hall, request, |request| call(&self.inner, request))
     }
 }
 
 fn let_in<F>(
-    desk: &Arc<Desk>,
+    hall: &Arc<Hall>,
     mut request: Request<Body>,
     call: impl FnOnce(Request<Body>) -> F,
 ) -> Entered<F>
 where
     F: Future<Output = Result<Response<Body>, Infallible>>,
 {
-    let visit = Visit::begin(desk, &mut request);
+    let visit = Visit::begin(hall, &mut request);
     let scope = visit.scope.clone();
     let future = scope.enter(|| caught(|| call(request)));
     Entered { future: scope.run(future), visit: Some(visit) }
@@ -100,7 +104,7 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let_in(&self.desk, request, |request| self.inner.call(request))
+        let_in(&self.hall, request, |request| self.inner.call(request))
     }
 }
 
@@ -128,7 +132,7 @@ impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for Entered<
 
 /// A request from its arrival to its answer's end, which is when this is dropped.
 struct Visit {
-    desk: Arc<Desk>,
+    hall: Arc<Hall>,
     scope: RequestScope,
     began: Instant,
     version: Version,
@@ -149,7 +153,8 @@ struct Answer {
 }
 
 impl Visit {
-    fn begin(desk: &Arc<Desk>, request: &mut Request<Body>) -> Self {
+    fn begin(hall: &Arc<Hall>, request: &mut Request<Body>) -> Self {
+        let desk = &hall.desk;
         let began = Instant::now();
         desk.meters.in_flight.increment(1.0);
         let client = located(&desk.trusted, desk.public_host.as_ref(), request);
@@ -159,7 +164,7 @@ impl Visit {
         context.sampled |= sampled;
         context.write_to(request.headers_mut());
         let version = request.version();
-        Self { desk: Arc::clone(desk), scope, began, version, context, sampled, answer: None }
+        Self { hall: Arc::clone(hall), scope, began, version, context, sampled, answer: None }
     }
 
     /// The head goes out now, and the body as it comes.
@@ -175,15 +180,15 @@ impl Visit {
     }
 
     fn count(&self, status: StatusCode, event: Option<SessionEvent>) {
-        self.desk.routes.of(self.scope.route()).count(status, event);
+        self.hall.routes.of(self.scope.route()).count(status, event);
         if let Some(event) = event {
-            self.desk.meters.count_event(event);
+            self.hall.desk.meters.count_event(event);
         }
     }
 
     /// Writes down how it ended.
     fn report(&self, answer: &Answer) {
-        let Desk { telemetry, meters, routes, .. } = &*self.desk;
+        let Hall { desk: Desk { telemetry, meters, clock, .. }, routes } = &*self.hall;
         let duration = self.began.elapsed();
         meters.in_flight.decrement(1.0);
         let route = routes.of(self.scope.route());
@@ -194,7 +199,7 @@ impl Visit {
         // What is sent to its announced length ends there; nobody looks at what HEAD would bring.
         let whole = answer.whole || answer.length == Some(answer.sent) || self.scope.method() == Method::HEAD;
         let ended = Ended {
-            at: self.desk.clock.now(),
+            at: clock.now(),
             scope: &self.scope,
             status: answer.status,
             bytes: answer.sent,
@@ -213,7 +218,7 @@ impl Visit {
             access.write(ended);
         }
         if let Some(spans) = telemetry.spans.as_ref().filter(|_| self.sampled) {
-            spans.send(ended, self.context, &self.desk.name);
+            spans.send(ended, self.context, &self.hall.desk.name);
         }
     }
 }

@@ -223,7 +223,6 @@ fn desk(parts: &Parts<'_>, meters: Arc<Meters>) -> Desk {
         public_host: public_host(&parts.public_origin),
         name: parts.public_origin.host().into(),
         clock: Arc::clone(&parts.clock),
-        routes: meters.numbered(),
         meters,
         telemetry: parts.telemetry.clone(),
     }

@@ -20,8 +20,8 @@ pub(super) fn is_standing(name: &str) -> bool {
 
 /// Whether `TE` says that trailers are welcome; its one value that may be handed on.
 pub(super) fn accepts_trailers(headers: &HeaderMap) -> bool {
-    let tokens = headers.get_all(TE).iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
-    tokens.into_iter().any(|token| token.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+    let mut tokens = headers.get_all(TE).iter().flat_map(|line| tokens(line.as_bytes()));
+    tokens.any(|token| token.eq_ignore_ascii_case(b"trailers"))
 }
 
 /// Whether `Connection` names this.
@@ -37,8 +37,12 @@ pub(super) fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
 }
 
 fn connection_tokens(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
-    let lines = headers.get_all(CONNECTION).iter();
-    lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b',')).map(<[u8]>::trim_ascii)
+    headers.get_all(CONNECTION).iter().flat_map(|line| tokens(line.as_bytes()))
+}
+
+/// The elements of a list (RFC 9110, section 5.6.1), empty ones too.
+pub(super) fn tokens(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    list.split(|&byte| byte == b',').map(<[u8]>::trim_ascii)
 }
 
 /// Options of `Connection` that name no header.

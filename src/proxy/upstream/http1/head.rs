@@ -168,7 +168,7 @@ impl ConnectionFields {
     }
 
     fn connection(&mut self, list: &[u8]) {
-        for option in list.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
+        for option in hop_by_hop::tokens(list) {
             if option.eq_ignore_ascii_case(b"close") {
                 self.close = true;
             } else if option.eq_ignore_ascii_case(b"keep-alive") {
@@ -182,7 +182,7 @@ impl ConnectionFields {
     /// A list of one number, however often, is that number (RFC 9112, section 6.3).
     fn content_length(&mut self, list: &[u8]) -> Result<Reach, Http1Error> {
         let is_first = self.length.is_none();
-        for number in list.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
+        for number in hop_by_hop::tokens(list) {
             let length = framing::length(number).ok_or(Http1Error::Length)?;
             if *self.length.get_or_insert(length) != length {
                 return Err(Http1Error::Length);
