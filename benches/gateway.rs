@@ -30,7 +30,7 @@ use sekisho::app::{App, Parts};
 use sekisho::backend::config::{Config, Sources};
 use sekisho::backend::db::Stores;
 use sekisho::clock::{Clock, ManualClock, SystemClock};
-use sekisho::identity::{Client, Roles, SessionEvent};
+use sekisho::identity::{ClientInfo, Roles, SessionEvent};
 use sekisho::layer::{CookiePolicy, RefreshRequest, Renewal, SilentRefreshLayer, TokenService};
 use sekisho::proxy::{ProxyError, Routes};
 use sekisho::server::{self, Peer, ServerLimits};
@@ -153,7 +153,7 @@ async fn renew(tokens: &Tokens, clock: &ManualClock, jar: &mut Renewal, times: u
             refresh_token: jar.refresh_token.clone(),
             access_token: Some(jar.access_token.clone()),
             of: None,
-            client: Client::default(),
+            client: ClientInfo::default(),
         };
         *jar = must(tokens.refresh(request).await);
         assert_eq!(jar.event, SessionEvent::Rotated);

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use sekisho::backend::db::{self, Options, Stores};
 use sekisho::clock::{Clock, SystemClock};
-use sekisho::identity::Client;
+use sekisho::identity::ClientInfo;
 use sekisho::layer::RefreshRequest;
 use sekisho::models::session::SessionKind;
 use sekisho::models::user::UserId;
@@ -86,8 +86,12 @@ async fn renewed_beside<T>(stores: &Stores, work: impl Future<Output = T>) -> (T
             let mut took = Vec::new();
             while !enough.load(Ordering::Relaxed) {
                 let began = Instant::now();
-                let request =
-                    RefreshRequest { refresh_token, access_token: None, of: None, client: Client::default() };
+                let request = RefreshRequest {
+                    refresh_token,
+                    access_token: None,
+                    of: None,
+                    client: ClientInfo::default(),
+                };
                 refresh_token =
                     tokens.renew(request, SessionKind::Browser).await.unwrap().renewal.refresh_token;
                 took.push(began.elapsed());

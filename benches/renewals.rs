@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use sekisho::backend::db::{self, Options, Stores};
 use sekisho::clock::{Clock, SystemClock};
-use sekisho::identity::{Client, Roles, SessionEvent};
+use sekisho::identity::{ClientInfo, Roles, SessionEvent};
 use sekisho::layer::RefreshRequest;
 use sekisho::models::session::SessionKind;
 use sekisho::models::user::UserId;
@@ -156,7 +156,8 @@ async fn renew_one(stores: &Stores, times: usize) {
 /// Renews and returns the next refresh token. Without an access token beside it, and with no grace,
 /// a renewal is always due.
 async fn renew(tokens: &Tokens, refresh_token: String) -> String {
-    let request = RefreshRequest { refresh_token, access_token: None, of: None, client: Client::default() };
+    let request =
+        RefreshRequest { refresh_token, access_token: None, of: None, client: ClientInfo::default() };
     let renewal = tokens.renew(request, SessionKind::Browser).await.unwrap().renewal;
     assert_eq!(renewal.event, SessionEvent::Rotated);
     renewal.refresh_token
@@ -168,7 +169,7 @@ async fn sign_in(tokens: &Tokens) -> String {
         email: "someone@example.com",
         roles: Roles::default(),
         kind: SessionKind::Browser,
-        client: Client::default(),
+        client: ClientInfo::default(),
         hashed_password: None,
         replaces: None,
     };

@@ -20,7 +20,7 @@ use axum::http::header::{CACHE_CONTROL, SET_COOKIE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::AppendHeaders;
 use axum::routing::{get, post};
-use sekisho::identity::{Client, Roles};
+use sekisho::identity::{ClientInfo, Roles};
 use sekisho::layer::{CookiePolicy, CurrentUser, Reject401, SilentRefreshLayer};
 use sekisho::models::session::EndReason;
 use sekisho::services::token::{SignIn, Tokens};
@@ -46,7 +46,7 @@ async fn sign_out(
     user: CurrentUser,
     request: Request,
 ) -> Result<Cookies, StatusCode> {
-    let by = Client::of(request.extensions(), request.headers());
+    let by = ClientInfo::from_request_parts(request.extensions(), request.headers());
     tokens.end(user.session, EndReason::LoggedOut, &by).await.map_err(failed)?;
     let [access, refresh] = cookies().clear();
     Ok(with_cookies(access, refresh))

@@ -15,8 +15,8 @@ use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-pub use self::hang_up::HangUp;
-pub use self::scope::{RequestId, RequestScope, Scoped, for_this_request};
+pub use self::hang_up::ResponseAbortHandle;
+pub use self::scope::{RequestContext, RequestId, Scoped, with_current_context};
 /// Part of an [`Identity`], so the layer can name it without knowing the rows.
 pub use crate::models::session::SessionId;
 
@@ -138,23 +138,23 @@ impl<'de> Deserialize<'de> for Roles {
 /// Tells when a session ends, to those who keep a connection open in its name.
 ///
 /// Closures of the same shape do so too.
-pub trait SessionEnds: Send + Sync + 'static {
+pub trait SessionEndWatcher: Send + Sync + 'static {
     /// Waits for the session's end, anywhere, and says how it came about. One that has ended already
     /// is told of at once. Dropping the future ends the watch.
     ///
     /// The end may also be that the session can't be vouched for any more
     /// ([`StoreUnavailable`](SessionEvent::StoreUnavailable)), if so it is set up.
-    fn watch(&self, session: SessionId) -> SessionEnded;
+    fn watch(&self, session: SessionId) -> SessionEndFuture;
 }
 
-/// The answer to [`SessionEnds::watch`].
-pub type SessionEnded = Pin<Box<dyn Future<Output = SessionEvent> + Send>>;
+/// The answer to [`SessionEndWatcher::watch`].
+pub type SessionEndFuture = Pin<Box<dyn Future<Output = SessionEvent> + Send>>;
 
-impl<F> SessionEnds for F
+impl<F> SessionEndWatcher for F
 where
-    F: Fn(SessionId) -> SessionEnded + Send + Sync + 'static,
+    F: Fn(SessionId) -> SessionEndFuture + Send + Sync + 'static,
 {
-    fn watch(&self, session: SessionId) -> SessionEnded {
+    fn watch(&self, session: SessionId) -> SessionEndFuture {
         self(session)
     }
 }
@@ -162,23 +162,23 @@ where
 /// The address that a request really comes from.
 ///
 /// An outer layer that knows which proxies to trust puts it into the request's extensions. Without it the
-/// address of the [`RequestScope`] counts, and without that sessions have no address.
+/// address of the [`RequestContext`] counts, and without that sessions have no address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientAddress(pub IpAddr);
 
 /// Where a request comes from, for the list of a user's sessions and the audit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Client {
+pub struct ClientInfo {
     /// The client's address.
     pub address: Option<IpAddr>,
-    /// The `User-Agent` header, cut to [`Client::USER_AGENT_MAX`] bytes.
+    /// The `User-Agent` header, cut to [`ClientInfo::USER_AGENT_MAX`] bytes.
     pub user_agent: Option<String>,
     /// Which of its requests this is, by the `X-Request-Id` that the log names too: for the audit. A
     /// session's row doesn't keep it.
     pub request_id: Option<String>,
 }
 
-impl Client {
+impl ClientInfo {
     /// How much of a `User-Agent` is kept, in bytes.
     pub const USER_AGENT_MAX: usize = 256;
 
@@ -200,9 +200,9 @@ impl Client {
 
     /// The client of a request with these extensions and headers.
     #[must_use]
-    pub fn of(extensions: &Extensions, headers: &HeaderMap) -> Self {
+    pub fn from_request_parts(extensions: &Extensions, headers: &HeaderMap) -> Self {
         let address = extensions.get::<ClientAddress>().map(|address| address.0);
-        let address = address.or_else(|| RequestScope::with(RequestScope::client).flatten());
+        let address = address.or_else(|| RequestContext::with_current(RequestContext::client).flatten());
         let user_agent = headers.get(USER_AGENT).and_then(|agent| str::from_utf8(agent.as_bytes()).ok());
         let request_id = headers.get(X_REQUEST_ID).and_then(|id| id.to_str().ok());
         let request_id = request_id.filter(|id| id.len() <= REQUEST_ID_MAX).map(str::to_owned);
@@ -287,7 +287,7 @@ impl SessionEvent {
 
     /// The event of this word.
     #[must_use]
-    pub fn from_word(word: &[u8]) -> Option<Self> {
+    pub fn parse(word: &[u8]) -> Option<Self> {
         Self::ALL.into_iter().find(|event| event.as_str().as_bytes() == word)
     }
 
@@ -331,10 +331,10 @@ mod tests {
     #[test]
     fn every_event_has_its_word() {
         for (nth, event) in SessionEvent::ALL.into_iter().enumerate() {
-            assert_eq!(SessionEvent::from_word(event.as_str().as_bytes()), Some(event));
+            assert_eq!(SessionEvent::parse(event.as_str().as_bytes()), Some(event));
             assert_eq!(event as usize, nth, "{event}");
         }
         assert_eq!(SessionEvent::ALL.last(), Some(&SessionEvent::UserDisabled), "none is left out");
-        assert_eq!(SessionEvent::from_word(b"rotatedd"), None);
+        assert_eq!(SessionEvent::parse(b"rotatedd"), None);
     }
 }

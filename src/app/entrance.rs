@@ -22,7 +22,7 @@ use super::client_address::TrustedProxies;
 use super::located;
 use super::panics::{Caught, caught};
 use crate::clock::Clock;
-use crate::identity::{RequestScope, Scoped, SessionEvent};
+use crate::identity::{RequestContext, Scoped, SessionEvent};
 use crate::layer::SESSION_EVENT_HEADER;
 use crate::telemetry::metrics::{Meters, NumberedMeters};
 use crate::telemetry::{CLIENT_GONE, Ended, Telemetry, TraceContext, ids};
@@ -88,7 +88,7 @@ where
     let visit = Visit::begin(hall, &mut request);
     let scope = visit.scope.clone();
     let future = scope.enter(|| caught(|| call(request)));
-    Entered { future: scope.run(future), visit: Some(visit) }
+    Entered { future: scope.scope(future), visit: Some(visit) }
 }
 
 impl<S> Service<Request<Body>> for Entrance<S>
@@ -133,7 +133,7 @@ impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for Entered<
 /// A request from its arrival to its answer's end, which is when this is dropped.
 struct Visit {
     hall: Arc<Hall>,
-    scope: RequestScope,
+    scope: RequestContext,
     began: Instant,
     version: Version,
     context: TraceContext,
@@ -158,7 +158,7 @@ impl Visit {
         let began = Instant::now();
         desk.meters.in_flight.increment(1.0);
         let client = located(&desk.trusted, desk.public_host.as_ref(), request);
-        let scope = RequestScope::new(ids::request(), request.method().clone(), request.uri(), client);
+        let scope = RequestContext::new(ids::request(), request.method().clone(), request.uri(), client);
         let mut context = mark(request.headers_mut(), &scope);
         let sampled = desk.telemetry.spans.as_ref().is_some_and(|spans| spans.samples(context.span));
         context.sampled |= sampled;
@@ -275,7 +275,7 @@ impl HttpBody for Watched {
 }
 
 /// Names the request to whoever comes after us, and finds its place in a trace.
-fn mark(headers: &mut HeaderMap, scope: &RequestScope) -> TraceContext {
+fn mark(headers: &mut HeaderMap, scope: &RequestContext) -> TraceContext {
     let context = if headers.keys().any(is_for_us_to_say) {
         remove_ids(headers);
         TraceContext::of(headers, scope.id())
@@ -307,7 +307,7 @@ fn names_an_id(name: &str) -> bool {
     name.len() == ours.len() && name.bytes().zip(ours.bytes()).all(same)
 }
 
-fn id_of(scope: &RequestScope) -> HeaderValue {
+fn id_of(scope: &RequestContext) -> HeaderValue {
     // A UUID is always a legal value.
     HeaderValue::from_bytes(scope.id().as_bytes()).unwrap_or(HeaderValue::from_static(""))
 }
@@ -317,7 +317,7 @@ fn id_of(scope: &RequestScope) -> HeaderValue {
 fn event_in(headers: &HeaderMap) -> Option<SessionEvent> {
     let named = SESSION_EVENT_HEADER;
     let (_, event) = headers.iter().find(|(name, _)| **name == named)?;
-    SessionEvent::from_word(event.as_bytes())
+    SessionEvent::parse(event.as_bytes())
 }
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

@@ -16,7 +16,7 @@ use super::cross_origin::{UpgradeGuard, refused_upgrade};
 use super::home::Home;
 use super::panics::CatchPanic;
 use crate::backend::config::{PathPrefix, RouteAuth};
-use crate::identity::RequestScope;
+use crate::identity::RequestContext;
 use crate::layer::{Reject401, Rejection, RejectionKind, SilentRefresh, SilentRefreshLayer};
 use crate::proxy::{MatchedRoute, Proxy, ProxyError, Routes};
 use crate::services::token::Tokens;
@@ -110,12 +110,12 @@ impl Gateway {
         let faces = &*self.0;
         match faces.place(request.uri(), request.headers()) {
             Place::Here(router, number) => {
-                RequestScope::with(|scope| scope.routed(number));
+                RequestContext::with_current(|scope| scope.set_route(number));
                 let answer = router.clone().call(request);
                 Going::Here { future: Box::pin(faces.home.clone().run(answer)) }
             }
             Place::Proxied(auth, route, number) => {
-                RequestScope::with(|scope| scope.routed(number));
+                RequestContext::with_current(|scope| scope.set_route(number));
                 request.extensions_mut().insert(route);
                 match auth {
                     RouteAuth::None => Going::Open { future: faces.proxied.open.clone().call(request) },
@@ -129,7 +129,7 @@ impl Gateway {
             }
             Place::Nowhere(error) => Going::Nowhere { answer: Some(Box::new(error.into_response())) },
             Place::Refused(number) => {
-                RequestScope::with(|scope| scope.routed(number));
+                RequestContext::with_current(|scope| scope.set_route(number));
                 Going::Nowhere { answer: Some(Box::new(refused_upgrade())) }
             }
         }

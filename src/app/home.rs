@@ -13,7 +13,7 @@ use http::Response;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
-use crate::identity::for_this_request;
+use crate::identity::with_current_context;
 use crate::routers::ApiError;
 
 /// Where the program was built.
@@ -34,7 +34,7 @@ impl Home {
         match self.0 {
             Some(home) if Handle::current().id() != home.id() => {
                 let mut task = JoinSet::new();
-                task.spawn_on(for_this_request(answer), &home);
+                task.spawn_on(with_current_context(answer), &home);
                 // Panics are answered inside; so this is a runtime that is going away.
                 let answered = task.join_next().await.and_then(Result::ok);
                 answered.unwrap_or_else(|| Ok(ApiError::Busy.into_response()))

@@ -21,7 +21,7 @@ use super::entrance::{Desk, Entrance};
 use super::panics::CatchPanic;
 use super::{AppError, cross_origin};
 use crate::backend::config::{Config, Origin, VerifySource};
-use crate::identity::RequestScope;
+use crate::identity::RequestContext;
 use crate::layer::{CookiePolicy, Reject401, SilentRefreshLayer};
 use crate::proxy::{ProxyError, ReservedCookies, check_path};
 use crate::routers::ApiError;
@@ -107,7 +107,7 @@ impl Asking {
 }
 
 fn routed(route: u32, request: Request) -> Request {
-    RequestScope::with(|scope| scope.routed(route));
+    RequestContext::with_current(|scope| scope.set_route(route));
     request
 }
 

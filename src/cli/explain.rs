@@ -11,7 +11,7 @@ use super::output::{self, Row};
 use super::session::{SessionRow, failed, parse_id};
 use crate::backend::db::Stores;
 use crate::clock::{Clock, SystemClock};
-use crate::identity::{Client, SessionEvent};
+use crate::identity::{ClientInfo, SessionEvent};
 use crate::models::audit::{AuditEntry, AuditEvent};
 use crate::models::session::{EndReason, Session, SessionId};
 
@@ -203,7 +203,7 @@ fn advice(reason: EndReason, session: Option<&Session>) -> Option<String> {
     ))
 }
 
-fn client(client: &Client) -> String {
+fn client(client: &ClientInfo) -> String {
     let address = client.address.map(|address| address.to_string());
     agent(address.as_deref(), client.user_agent.as_deref())
 }
@@ -327,12 +327,12 @@ mod tests {
         }
     }
 
-    fn from(address: &str, agent: &str) -> Client {
-        Client::new(Some(address.parse().expect("an address")), Some(agent))
+    fn from(address: &str, agent: &str) -> ClientInfo {
+        ClientInfo::new(Some(address.parse().expect("an address")), Some(agent))
     }
 
     /// The session, ended by this, and what the audit has of it.
-    fn ended(reason: EndReason, by: Client, presented: Option<u32>) -> (Session, Vec<AuditEntry>) {
+    fn ended(reason: EndReason, by: ClientInfo, presented: Option<u32>) -> (Session, Vec<AuditEntry>) {
         let ending = Ending { presented, ..Ending::new(NOW - Duration::from_secs(60), reason, by) };
         let session = Session { end: Some(ending.end()), ..session() };
         let entry = ending.entry(session.id, session.user_id, 42, session.client.clone());

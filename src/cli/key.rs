@@ -15,7 +15,7 @@ use crate::backend::config::Config;
 use crate::backend::db;
 use crate::backend::key_files::{self, KeyFileError};
 use crate::clock::{Clock, SystemClock};
-use crate::identity::Client;
+use crate::identity::ClientInfo;
 use crate::models::audit::{AuditEntry, AuditEvent};
 use crate::models::session::EndReason;
 use crate::services::keys::KeyMaterial;
@@ -89,7 +89,7 @@ async fn retire(dir: &Path, number: u8, config: &Config) -> Result<String, CliEr
         return Err(KeyFileError::LastKey(number).into());
     }
     let stores = start::stores(config).await?;
-    let by = Client::command_line("key retire");
+    let by = ClientInfo::command_line("key retire");
     let ending = Ending::new(SystemClock.now(), EndReason::Revoked, by);
     let ended = stores.sessions.end_sessions(&Which::SignedBy(number), &ending).await;
     stores.close().await;
@@ -101,7 +101,7 @@ async fn retire(dir: &Path, number: u8, config: &Config) -> Result<String, CliEr
 
 /// Tells the audit. What was done to the keys is done, also where no database is at hand.
 async fn write_down(config: &Config, event: AuditEvent, number: u8, command: &str) {
-    let entry = AuditEntry::new(SystemClock.now(), event, Client::command_line(command));
+    let entry = AuditEntry::new(SystemClock.now(), event, ClientInfo::command_line(command));
     let entry = AuditEntry { key_number: Some(number), ..entry };
     let written = match start::stores(config).await {
         Ok(stores) => {

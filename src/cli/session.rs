@@ -12,7 +12,7 @@ use super::user::{parse_email, sessions_ended};
 use crate::backend::config::Config;
 use crate::backend::db::Stores;
 use crate::clock::{Clock, SystemClock};
-use crate::identity::Client;
+use crate::identity::ClientInfo;
 use crate::models::session::{EndReason, Session, SessionId};
 use crate::models::user::UserId;
 use crate::services::store::{Ending, StoreError, Which};
@@ -88,7 +88,7 @@ async fn print(stores: &Stores, list: SessionList) -> Result<(), CliError> {
 }
 
 async fn end(stores: &Stores, revoke: SessionRevoke) -> Result<(), CliError> {
-    let by = Client::command_line("session revoke");
+    let by = ClientInfo::command_line("session revoke");
     let ending = Ending::new(SystemClock.now(), EndReason::Revoked, by);
     let which = match &revoke.user {
         Some(email) => Some(Which::OfUser(user(stores, email).await?)),

@@ -15,7 +15,7 @@ use super::import::{self, Format, ImportedUser};
 use super::output::{self, Row};
 use super::{password, start};
 use crate::backend::config::Config;
-use crate::identity::Client;
+use crate::identity::ClientInfo;
 use crate::models::user::{Role, User};
 use crate::services::store::StoreError;
 use crate::services::users::{self, HashedUser, NewUser, UserError, Users};
@@ -139,7 +139,7 @@ async fn perform(
     imported: Vec<ImportedUser>,
 ) -> Result<(), CliError> {
     let password = password.unwrap_or_default();
-    let by = |command: &str| Client::command_line(&format!("user {command}"));
+    let by = |command: &str| ClientInfo::command_line(&format!("user {command}"));
     let said = match command {
         UserCommand::List(UserList { json }) => {
             let rows: Vec<_> = users.list().await?.iter().map(UserRow::from).collect();

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 /// more, and so can't say that there is none, while its client takes nothing.
 ///
 /// Whoever answers puts it among the response's extensions. The server that sends the answer takes it out
-/// and says [`how`](Self::how) it hangs up. Other servers don't, and nothing happens then.
+/// and says [`on_abort`](Self::on_abort) it hangs up. Other servers don't, and nothing happens then.
 ///
 /// ```
 /// use sekisho::identity::HangUp;
@@ -25,23 +25,23 @@ use std::sync::{Arc, OnceLock};
 /// assert_eq!(told.try_recv(), Ok("hung up"));
 /// ```
 #[derive(Clone, Default)]
-pub struct HangUp(Arc<OnceLock<Box<dyn Fn() + Send + Sync>>>);
+pub struct ResponseAbortHandle(Arc<OnceLock<Box<dyn Fn() + Send + Sync>>>);
 
-impl HangUp {
+impl ResponseAbortHandle {
     /// Says what is done. Only the first who says so counts.
-    pub fn how(&self, hang_up: impl Fn() + Send + Sync + 'static) {
+    pub fn on_abort(&self, hang_up: impl Fn() + Send + Sync + 'static) {
         let _ = self.0.set(Box::new(hang_up));
     }
 
     /// Ends the answer, however far it has come. What was sent of it may not arrive either.
-    pub fn now(&self) {
+    pub fn abort(&self) {
         if let Some(hang_up) = self.0.get() {
             hang_up();
         }
     }
 }
 
-impl fmt::Debug for HangUp {
+impl fmt::Debug for ResponseAbortHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HangUp").field("is_served", &self.0.get().is_some()).finish()
     }

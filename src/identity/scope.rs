@@ -13,7 +13,7 @@ use http::{Method, Uri};
 use super::{Identity, SessionId};
 
 tokio::task_local! {
-    static UNDER_WAY: RequestScope;
+    static CURRENT_REQUEST: RequestContext;
 }
 
 /// A request under way.
@@ -33,7 +33,7 @@ tokio::task_local! {
 /// assert_eq!(path.as_deref(), Some("/films"));
 /// ```
 #[derive(Clone)]
-pub struct RequestScope(Arc<Inner>);
+pub struct RequestContext(Arc<Inner>);
 
 struct Inner {
     id: RequestId,
@@ -45,7 +45,7 @@ struct Inner {
     route: AtomicU32,
 }
 
-impl RequestScope {
+impl RequestContext {
     /// Of a request that has just come in.
     #[must_use]
     pub fn new(id: RequestId, method: Method, target: &Uri, client: Option<IpAddr>) -> Self {
@@ -63,36 +63,36 @@ impl RequestScope {
     /// Of the request for which this code runs, if it is for one.
     #[must_use]
     pub fn current() -> Option<Self> {
-        Self::with(Clone::clone)
+        Self::with_current(Clone::clone)
     }
 
     /// Asks, or tells, the scope of the request for which this code runs.
-    pub fn with<T>(ask: impl FnOnce(&Self) -> T) -> Option<T> {
-        UNDER_WAY.try_with(ask).ok()
+    pub fn with_current<T>(ask: impl FnOnce(&Self) -> T) -> Option<T> {
+        CURRENT_REQUEST.try_with(ask).ok()
     }
 
     /// Runs `f` for this request.
     pub fn enter<T>(&self, f: impl FnOnce() -> T) -> T {
-        UNDER_WAY.sync_scope(self.clone(), f)
+        CURRENT_REQUEST.sync_scope(self.clone(), f)
     }
 
     /// Runs `future` for this request.
-    pub fn run<F: Future>(self, future: F) -> Scoped<F> {
-        UNDER_WAY.scope(self, future)
+    pub fn scope<F: Future>(self, future: F) -> Scoped<F> {
+        CURRENT_REQUEST.scope(self, future)
     }
 
     /// Notes whose request it is.
-    pub fn identified(&self, identity: &Identity) {
+    pub fn set_identity(&self, identity: &Identity) {
         let _ = self.0.user.set((Arc::clone(&identity.subject), identity.session));
     }
 
     /// Notes the upstream that it was sent to. The first one stays.
-    pub fn sent_to(&self, upstream: &Authority) {
+    pub fn set_upstream(&self, upstream: &Authority) {
         let _ = self.0.upstream.set(upstream.clone());
     }
 
     /// Notes its route, by the number that the composition root has given it.
-    pub fn routed(&self, route: u32) {
+    pub fn set_route(&self, route: u32) {
         self.0.route.store(route, Ordering::Relaxed);
     }
 
@@ -140,19 +140,19 @@ impl RequestScope {
 }
 
 /// Without what the client sent.
-impl fmt::Debug for RequestScope {
+impl fmt::Debug for RequestContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RequestScope").field("id", &self.0.id.as_str()).finish_non_exhaustive()
     }
 }
 
 /// A future that runs for a request.
-pub type Scoped<F> = tokio::task::futures::TaskLocalFuture<RequestScope, F>;
+pub type Scoped<F> = tokio::task::futures::TaskLocalFuture<RequestContext, F>;
 
 /// Keeps what is spawned for the request that asks for it: its log lines name that request too.
-pub fn for_this_request<F: Future>(future: F) -> impl Future<Output = F::Output> {
-    match RequestScope::current() {
-        Some(scope) => Either::Left(scope.run(future)),
+pub fn with_current_context<F: Future>(future: F) -> impl Future<Output = F::Output> {
+    match RequestContext::current() {
+        Some(scope) => Either::Left(scope.scope(future)),
         None => Either::Right(future),
     }
 }
@@ -203,8 +203,8 @@ const NO_ROUTE: u32 = u32::MAX;
 mod tests {
     use super::*;
 
-    fn scope() -> RequestScope {
-        RequestScope::new(RequestId::from_u128(1), Method::GET, &Uri::from_static("/a?secret"), None)
+    fn scope() -> RequestContext {
+        RequestContext::new(RequestId::from_u128(1), Method::GET, &Uri::from_static("/a?secret"), None)
     }
 
     #[test]
@@ -219,17 +219,17 @@ mod tests {
         let scope = scope();
         assert_eq!(scope.path(), "/a");
         assert!(!format!("{scope:?}").contains("secret"));
-        let asterisk = RequestScope::new(scope.id(), Method::OPTIONS, &Uri::from_static("*"), None);
+        let asterisk = RequestContext::new(scope.id(), Method::OPTIONS, &Uri::from_static("*"), None);
         assert_eq!(asterisk.path(), "*");
     }
 
     #[tokio::test]
     async fn what_is_spawned_for_a_request_knows_it() {
-        let here = || RequestScope::with(|scope| scope.id());
-        let spawned = scope().enter(|| tokio::spawn(for_this_request(async move { here() })));
+        let here = || RequestContext::with_current(|scope| scope.id());
+        let spawned = scope().enter(|| tokio::spawn(with_current_context(async move { here() })));
         assert_eq!(spawned.await.expect("no panic"), Some(RequestId::from_u128(1)));
         let (nowhere, plain) =
-            (for_this_request(async move { here() }).await, tokio::spawn(async move { here() }));
+            (with_current_context(async move { here() }).await, tokio::spawn(async move { here() }));
         assert_eq!((nowhere, plain.await.expect("no panic")), (None, None));
     }
 }

@@ -15,7 +15,7 @@ use super::reject::{OnReject, Rejection};
 use super::response::{After, forget};
 use super::service::{Outcome, conclude};
 use super::token::{RefreshError, Renewal, StillLives, TokenService};
-use crate::identity::{Identity, RequestScope, SessionEvent};
+use crate::identity::{Identity, RequestContext, SessionEvent};
 
 pin_project! {
     /// Response future of [`SilentRefresh`](super::SilentRefresh).
@@ -209,7 +209,7 @@ where
     }
 
     fn call_as(mut self, identity: Identity, after: Option<After>) -> State<S, T, R, B> {
-        RequestScope::with(|scope| scope.identified(&identity));
+        RequestContext::with_current(|scope| scope.set_identity(&identity));
         self.request.extensions_mut().insert(identity);
         State::Calling { future: self.inner.call(self.request), after: after.map(Box::new) }
     }

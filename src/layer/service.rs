@@ -13,7 +13,7 @@ use super::future::ResponseFuture;
 use super::layer::{OnStoreLoss, Settings};
 use super::reject::{ContinueAnonymous, OnReject, Rejection};
 use super::token::{RefreshError, RefreshRequest, Renewal, TokenService, Verified, VerifyError};
-use crate::identity::{Client, Identity, RequestScope, SessionEvent};
+use crate::identity::{ClientInfo, Identity, RequestContext, SessionEvent};
 
 /// Middleware that puts an [`Identity`] into requests and renews their session on the way.
 ///
@@ -46,7 +46,7 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         match decide(&*self.settings.tokens, &self.settings.cookies, &request) {
             Decision::Trust(identity) => {
-                RequestScope::with(|scope| scope.identified(&identity));
+                RequestContext::with_current(|scope| scope.set_identity(&identity));
                 request.extensions_mut().insert(identity);
                 ResponseFuture::untouched(self.inner.call(request))
             }
@@ -93,7 +93,7 @@ fn decide<T: TokenService, B>(tokens: &T, policy: &CookiePolicy, request: &Reque
     if is_preflight(request) {
         return Decision::Reject(Rejection::of(SessionEvent::Missing));
     }
-    let client = || Client::of(request.extensions(), request.headers());
+    let client = || ClientInfo::from_request_parts(request.extensions(), request.headers());
     let (access, refresh) = match policy.find(request.headers()) {
         Ok([None, None]) => return decide_by_bearer(tokens, request.headers(), &client),
         Ok([access, refresh]) => (Presented::of(access), refresh),
@@ -128,7 +128,7 @@ fn decide<T: TokenService, B>(tokens: &T, policy: &CookiePolicy, request: &Reque
 fn decide_by_bearer<T: TokenService>(
     tokens: &T,
     headers: &HeaderMap,
-    client: &dyn Fn() -> Client,
+    client: &dyn Fn() -> ClientInfo,
 ) -> Decision {
     let token = match bearer::read(headers) {
         None => return Decision::Reject(Rejection::of(SessionEvent::Missing)),
@@ -144,7 +144,7 @@ fn decide_by_bearer<T: TokenService>(
 fn verify<T: TokenService>(
     tokens: &T,
     access_token: Presented<'_>,
-    client: &dyn Fn() -> Client,
+    client: &dyn Fn() -> ClientInfo,
 ) -> Result<Verified, VerifyError> {
     match access_token {
         Presented::Absent => Err(VerifyError::Expired),

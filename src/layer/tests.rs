@@ -15,7 +15,7 @@ use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 use uuid::Uuid;
 
 use super::*;
-use crate::identity::{Client, ClientAddress, Identity, Roles, SessionEvent, SessionId};
+use crate::identity::{ClientAddress, ClientInfo, Identity, Roles, SessionEvent, SessionId};
 
 const OURS: SessionId = SessionId(Uuid::from_u128(1));
 
@@ -362,12 +362,12 @@ async fn the_refresh_is_told_all_there_is_to_know() {
     let asked = bench.tokens.refreshed.lock().unwrap();
     let early = &asked[0];
     assert_eq!((early.access_token.as_deref(), early.of), (Some("due"), Some(OURS)));
-    assert_eq!(early.client, Client::new(None, Some("Browser/1")));
+    assert_eq!(early.client, ClientInfo::new(None, Some("Browser/1")));
     assert_eq!((asked[1].access_token.as_deref(), asked[1].of), (None, None));
-    assert_eq!(asked[1].client, Client::default());
+    assert_eq!(asked[1].client, ClientInfo::default());
     assert_eq!(
         (asked[2].access_token.as_deref(), &asked[2].client),
-        (Some("expired"), &Client::new(Some(address.0), None))
+        (Some("expired"), &ClientInfo::new(Some(address.0), None))
     );
 }
 

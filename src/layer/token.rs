@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-use crate::identity::{Client, Identity, SessionEvent, SessionId};
+use crate::identity::{ClientInfo, Identity, SessionEvent, SessionId};
 
 /// Checks access tokens and renews them.
 ///
@@ -31,7 +31,11 @@ pub trait TokenService: Send + Sync + 'static {
     /// # Errors
     ///
     /// As [`verify`](Self::verify).
-    fn verify_from(&self, access_token: &str, _client: &dyn Fn() -> Client) -> Result<Verified, VerifyError> {
+    fn verify_from(
+        &self,
+        access_token: &str,
+        _client: &dyn Fn() -> ClientInfo,
+    ) -> Result<Verified, VerifyError> {
         self.verify(access_token)
     }
 
@@ -108,7 +112,7 @@ pub struct RefreshRequest {
     /// decides alone.
     pub of: Option<SessionId>,
     /// Who asks.
-    pub client: Client,
+    pub client: ClientInfo,
 }
 
 /// Fresh tokens.

@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 
 use super::session::{EndReason, Session, SessionId};
 use super::user::UserId;
-use crate::identity::{Client, SessionEvent};
+use crate::identity::{ClientInfo, SessionEvent};
 
 /// What happened, when, and by whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,16 +25,16 @@ pub struct AuditEntry {
     /// With which signing key.
     pub key_number: Option<u8>,
     /// Who did it, and in which request.
-    pub by: Client,
+    pub by: ClientInfo,
     /// Who had asked for the generation that the session was at: where two clients are involved, the
     /// other one. (Without the request.)
-    pub holder: Client,
+    pub holder: ClientInfo,
 }
 
 impl AuditEntry {
     /// An entry that says no more than this.
     #[must_use]
-    pub fn new(at: OffsetDateTime, event: AuditEvent, by: Client) -> Self {
+    pub fn new(at: OffsetDateTime, event: AuditEvent, by: ClientInfo) -> Self {
         Self {
             at,
             event,
@@ -44,7 +44,7 @@ impl AuditEntry {
             held: None,
             key_number: None,
             by,
-            holder: Client::default(),
+            holder: ClientInfo::default(),
         }
     }
 

@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::user::UserId;
-use crate::identity::{Client, Roles, SessionEvent};
+use crate::identity::{ClientInfo, Roles, SessionEvent};
 
 /// A session's id: 16 random bytes, written as a UUID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -201,7 +201,7 @@ pub struct Session {
     /// Whether, when and why it was ended.
     pub end: Option<SessionEnd>,
     /// Who asked for the current generation.
-    pub client: Client,
+    pub client: ClientInfo,
 }
 
 impl Session {

@@ -1,7 +1,7 @@
 //! Connections that outlive their request: counted, and bound to the session in whose name they are.
 //!
 //! The session was checked when the request came. What stays open after that, a tunnel or an event
-//! stream, ends with the session: [`SessionEnds`] tells when.
+//! stream, ends with the session: [`SessionEndWatcher`] tells when.
 
 use std::fmt;
 use std::pin::Pin;
@@ -19,7 +19,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use super::body::DownloadError;
-use crate::identity::{HangUp, SessionEnded, SessionEnds, SessionEvent, SessionId, for_this_request};
+use crate::identity::{
+    ResponseAbortHandle, SessionEndFuture, SessionEndWatcher, SessionEvent, SessionId, with_current_context,
+};
 
 /// The long-lived connections through a proxy: WebSockets, other upgrades, and event streams.
 ///
@@ -29,7 +31,7 @@ pub struct Streams(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    ends: Option<Arc<dyn SessionEnds>>,
+    ends: Option<Arc<dyn SessionEndWatcher>>,
     stopping: watch::Sender<bool>,
 }
 
@@ -37,7 +39,7 @@ impl Streams {
     /// Streams that end with their sessions, of which `ends` tells. (Those of the default end when
     /// either side wants it.)
     #[must_use]
-    pub fn new(ends: Arc<dyn SessionEnds>) -> Self {
+    pub fn new(ends: Arc<dyn SessionEndWatcher>) -> Self {
         Self(Arc::new(Inner { ends: Some(ends), ..Inner::default() }))
     }
 
@@ -49,12 +51,12 @@ impl Streams {
     }
 
     /// Waits for the end of the session; for ever without one.
-    pub(super) fn ended(&self, session: Option<SessionId>) -> SessionEnded {
+    pub(super) fn ended(&self, session: Option<SessionId>) -> SessionEndFuture {
         self.watch(session).unwrap_or_else(|| Box::pin(std::future::pending()))
     }
 
     /// The end of the session, if there is anything to wait for.
-    fn watch(&self, session: Option<SessionId>) -> Option<SessionEnded> {
+    fn watch(&self, session: Option<SessionId>) -> Option<SessionEndFuture> {
         self.0.ends.as_ref().zip(session).map(|(ends, session)| ends.watch(session))
     }
 
@@ -141,7 +143,7 @@ pin_project! {
         body: B,
         ended: mpsc::Receiver<SessionEvent>,
         // What was handed over may still be on its way.
-        hang_up: HangUp,
+        hang_up: ResponseAbortHandle,
         open: Open,
     }
 }
@@ -156,16 +158,16 @@ where
     B: Body<Data = Bytes, Error = DownloadError> + Send + 'static,
 {
     let (tell, ended) = mpsc::channel(1);
-    let hang_up = HangUp::default();
+    let hang_up = ResponseAbortHandle::default();
     if let Some(end) = streams.watch(session) {
         response.extensions_mut().insert(hang_up.clone());
-        tokio::spawn(for_this_request(break_off(end, tell, hang_up.clone())));
+        tokio::spawn(with_current_context(break_off(end, tell, hang_up.clone())));
     }
     response.map(|body| AnyBody::new(EventStream { body, ended, hang_up, open: Open::new(Kind::Events) }))
 }
 
 /// Waits for the session's end or the stream's, which is when nobody hears of the other any more.
-async fn break_off(end: SessionEnded, tell: mpsc::Sender<SessionEvent>, hang_up: HangUp) {
+async fn break_off(end: SessionEndFuture, tell: mpsc::Sender<SessionEvent>, hang_up: ResponseAbortHandle) {
     let event = tokio::select! {
         event = end => event,
         () = tell.closed() => return,
@@ -174,7 +176,7 @@ async fn break_off(end: SessionEnded, tell: mpsc::Sender<SessionEvent>, hang_up:
     // There is room for it, for it is the only one.
     let _ = tell.try_send(event);
     if timeout(TAKEN_WITHIN, tell.closed()).await.is_err() {
-        hang_up.now();
+        hang_up.abort();
     }
 }
 
@@ -192,7 +194,7 @@ impl<B: Body<Data = Bytes, Error = DownloadError>> Body for EventStream<B> {
         let this = self.project();
         // Nothing will be said of the end of a stream that is nobody's.
         if let Poll::Ready(Some(event)) = this.ended.poll_recv(cx) {
-            this.hang_up.now();
+            this.hang_up.abort();
             return Poll::Ready(Some(Err(DownloadError::SessionEnded(event))));
         }
         this.body.poll_frame(cx)

@@ -20,7 +20,7 @@ use super::routes::Route;
 use super::streams::{Kind, Open, Streams};
 use super::tunnel::{self, Over};
 use super::upstream::Switched;
-use crate::identity::{SessionId, for_this_request};
+use crate::identity::{SessionId, with_current_context};
 
 /// Whether a request asks for another protocol, in whatever way: `Connection` is a list (RFC 9110,
 /// section 7.6.1), over any number of lines.
@@ -127,7 +127,7 @@ impl Granted {
                 }
             }
         };
-        tokio::spawn(for_this_request(tunnel));
+        tokio::spawn(with_current_context(tunnel));
         response
     }
 }

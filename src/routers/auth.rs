@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::form::{Form, is_form};
 use super::{ApiError, AuthState, JsonBody};
-use crate::identity::{Client, SessionEvent};
+use crate::identity::{ClientInfo, SessionEvent};
 use crate::layer::{CurrentUser, RefreshError, RefreshRequest, Renewal, SESSION_EVENT_HEADER, TokenService};
 use crate::models::session::{Session, SessionId, SessionKind};
 use crate::models::user::Role;
@@ -80,7 +80,7 @@ async fn login(
     State(state): State<AuthState>,
     cookies: Cookies,
     headers: HeaderMap,
-    client: Client,
+    client: ClientInfo,
     LoginBody(login): LoginBody,
 ) -> Result<Json<SessionOut>, ApiError> {
     let credentials = Credentials { password: login.password(), email: login.email };
@@ -104,7 +104,7 @@ async fn logout(
     State(state): State<AuthState>,
     cookies: Cookies,
     headers: HeaderMap,
-    client: Client,
+    client: ClientInfo,
 ) -> Result<impl IntoResponse, ApiError> {
     state.auth.sign_out(&state.sessions_of(&headers), &client).await?;
     state.clear(&cookies);
@@ -124,7 +124,7 @@ async fn refresh(
     State(state): State<AuthState>,
     cookies: Cookies,
     headers: HeaderMap,
-    client: Client,
+    client: ClientInfo,
 ) -> Result<Response, ApiError> {
     let presented =
         state.cookies.read(&headers).map_err(|_| ApiError::Unauthenticated(SessionEvent::Malformed))?;
@@ -176,7 +176,7 @@ async fn refresh(
 )]
 async fn register(
     State(state): State<AuthState>,
-    client: Client,
+    client: ClientInfo,
     JsonBody(new): JsonBody<RegisterIn>,
 ) -> Result<(StatusCode, Json<UserOut>), ApiError> {
     let new = NewUser {
@@ -231,7 +231,7 @@ async fn sessions(
 async fn end_session(
     CurrentUser(identity): CurrentUser,
     State(state): State<AuthState>,
-    client: Client,
+    client: ClientInfo,
     id: Result<Path<Uuid>, PathRejection>,
 ) -> Result<StatusCode, ApiError> {
     let Ok(Path(id)) = id else { return Err(ApiError::NotFound("There is no such session.")) };
@@ -253,7 +253,7 @@ async fn end_session(
 async fn password(
     CurrentUser(identity): CurrentUser,
     State(state): State<AuthState>,
-    client: Client,
+    client: ClientInfo,
     JsonBody(change): JsonBody<PasswordIn>,
 ) -> Result<Json<SessionOut>, ApiError> {
     let current = SecretString::from(change.current_password);
@@ -275,7 +275,7 @@ async fn logout_all(
     CurrentUser(identity): CurrentUser,
     State(state): State<AuthState>,
     cookies: Cookies,
-    client: Client,
+    client: ClientInfo,
 ) -> Result<impl IntoResponse, ApiError> {
     state.auth.sign_out_everywhere(&identity, &client).await?;
     state.clear(&cookies);

@@ -15,7 +15,7 @@ use http::{HeaderMap, StatusCode};
 use serde::de::DeserializeOwned;
 
 use super::ApiError;
-use crate::identity::Client;
+use crate::identity::ClientInfo;
 
 /// A JSON body.
 #[derive(Clone, Copy, Debug)]
@@ -65,11 +65,11 @@ where
 }
 
 /// Where the request comes from.
-impl<S: Sync> FromRequestParts<S> for Client {
+impl<S: Sync> FromRequestParts<S> for ClientInfo {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Infallible> {
-        Ok(Self::of(&parts.extensions, &parts.headers))
+        Ok(Self::from_request_parts(&parts.extensions, &parts.headers))
     }
 }
 

@@ -19,7 +19,7 @@ use super::AuthState;
 use super::auth::BODY_LIMIT;
 use super::error::log_cause;
 use super::form::{Form, FormError};
-use crate::identity::{Client, SessionEvent};
+use crate::identity::{ClientInfo, SessionEvent};
 use crate::layer::{RefreshError, RefreshRequest, SESSION_EVENT_HEADER};
 use crate::models::session::SessionKind;
 use crate::schemas::auth::{TokenOut, TokenProblem};
@@ -65,7 +65,7 @@ struct TokenForm {
 )]
 async fn token(
     State(state): State<AuthState>,
-    client: Client,
+    client: ClientInfo,
     request: Request,
 ) -> Result<Response, TokenError> {
     let mut form = Form::read(request).await?;
@@ -81,7 +81,7 @@ async fn token(
     Ok(answer(issued, state.clock.now()))
 }
 
-async fn sign_in(state: &AuthState, form: &mut Form, client: Client) -> Result<Issued, TokenError> {
+async fn sign_in(state: &AuthState, form: &mut Form, client: ClientInfo) -> Result<Issued, TokenError> {
     let credentials = Credentials {
         email: form.require("username")?,
         password: SecretString::from(form.require("password")?),
@@ -90,7 +90,7 @@ async fn sign_in(state: &AuthState, form: &mut Form, client: Client) -> Result<I
     Ok(issued)
 }
 
-async fn refresh(state: &AuthState, form: &mut Form, client: Client) -> Result<Issued, TokenError> {
+async fn refresh(state: &AuthState, form: &mut Form, client: ClientInfo) -> Result<Issued, TokenError> {
     let refresh_token = form.require("refresh_token")?;
     let request = RefreshRequest { refresh_token, access_token: None, of: None, client };
     Ok(state.auth.tokens().renew(request, SessionKind::Client).await?)

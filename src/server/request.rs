@@ -23,7 +23,7 @@ use super::limits::ServerLimits;
 use super::refusal::Refusal;
 use super::stream_task;
 use super::{Peer, Secured};
-use crate::identity::HangUp;
+use crate::identity::ResponseAbortHandle;
 
 /// The service of one connection, behind the checks that are the same for all.
 pub(super) struct Front<S> {
@@ -197,13 +197,13 @@ impl Turn {
     }
 
     /// Nobody else is on a connection of HTTP/1.1: it ends altogether.
-    fn ends_by(&self, hang_up: &HangUp) {
+    fn ends_by(&self, hang_up: &ResponseAbortHandle) {
         if self.client.activity.is_multiplexed() {
             stream_task::ends_by(hang_up);
         } else {
             // The keeper counts who has it.
             let activity = Arc::downgrade(&self.client.activity);
-            hang_up.how(move || {
+            hang_up.on_abort(move || {
                 if let Some(activity) = activity.upgrade() {
                     activity.tell(Order::Reset);
                 }

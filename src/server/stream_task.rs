@@ -21,7 +21,7 @@ use hyper::rt::Executor;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::identity::HangUp;
+use crate::identity::ResponseAbortHandle;
 
 /// Spawns them.
 #[derive(Clone, Copy, Debug)]
@@ -34,10 +34,10 @@ impl<F: Future<Output: Send> + Send + 'static> Executor<F> for StreamTasks {
 }
 
 /// Lets `hang_up` end the task in which this is called.
-pub(super) fn ends_by(hang_up: &HangUp) {
+pub(super) fn ends_by(hang_up: &ResponseAbortHandle) {
     let end = Arc::<End>::default();
     NEW_END.set(Some(Arc::clone(&end)));
-    hang_up.how(move || {
+    hang_up.on_abort(move || {
         end.is_now.store(true, Release);
         end.task.wake();
     });

@@ -8,7 +8,7 @@ use super::password::{PasswordError, Passwords};
 use super::store::{PasswordChange, StoreError, UserStore, Which};
 use super::token::{Issued, SignIn, SignInError, Tokens};
 use super::users::{NewUser, UserError, Users};
-use crate::identity::{Client, Identity};
+use crate::identity::{ClientInfo, Identity};
 use crate::models::audit::AuditEvent;
 use crate::models::session::{EndReason, Session, SessionId, SessionKind};
 use crate::models::user::{User, UserId};
@@ -98,7 +98,7 @@ impl Auth {
         &self,
         credentials: &Credentials,
         kind: SessionKind,
-        client: Client,
+        client: ClientInfo,
         replaces: Option<SessionId>,
     ) -> Result<(User, Issued), AuthError> {
         let by = client.clone();
@@ -128,7 +128,7 @@ impl Auth {
     /// # Errors
     ///
     /// [`AuthError::RegistrationClosed`], or what is wrong with the new user.
-    pub async fn register(&self, new: NewUser, client: &Client) -> Result<User, AuthError> {
+    pub async fn register(&self, new: NewUser, client: &ClientInfo) -> Result<User, AuthError> {
         if self.registration == Registration::Closed {
             return Err(AuthError::RegistrationClosed);
         }
@@ -151,7 +151,7 @@ impl Auth {
         identity: &Identity,
         current: &SecretString,
         new: &SecretString,
-        client: &Client,
+        client: &ClientInfo,
     ) -> Result<User, AuthError> {
         let user = self.user_of(identity).await?;
         let verified = self.passwords.verify(current, Some(&user.hashed_password)).await?;
@@ -180,7 +180,7 @@ impl Auth {
     /// # Errors
     ///
     /// If the store does not answer: then no cookie may be cleared.
-    pub async fn sign_out(&self, sessions: &[SessionId], client: &Client) -> Result<(), AuthError> {
+    pub async fn sign_out(&self, sessions: &[SessionId], client: &ClientInfo) -> Result<(), AuthError> {
         for &session in sessions {
             if self.tokens.end(session, EndReason::LoggedOut, client).await? {
                 tracing::info!(%session, session_event = "logged_out", "signed out");
@@ -194,7 +194,11 @@ impl Auth {
     /// # Errors
     ///
     /// If the store does not answer.
-    pub async fn sign_out_everywhere(&self, identity: &Identity, client: &Client) -> Result<(), AuthError> {
+    pub async fn sign_out_everywhere(
+        &self,
+        identity: &Identity,
+        client: &ClientInfo,
+    ) -> Result<(), AuthError> {
         let which = Which::OfUser(user_id(identity)?);
         let ended = self.tokens.end_all(&which, EndReason::LoggedOut, client).await?;
         tracing::info!(user = %identity.subject, ended = ended.len(), session_event = "logged_out", "signed out everywhere");
@@ -219,7 +223,7 @@ impl Auth {
         &self,
         identity: &Identity,
         session: SessionId,
-        client: &Client,
+        client: &ClientInfo,
     ) -> Result<(), AuthError> {
         let own = self.sessions(identity).await?.into_iter().any(|own| own.id == session);
         if own && self.tokens.end(session, EndReason::LoggedOut, client).await? {
@@ -247,7 +251,7 @@ impl Auth {
 
     /// The work is the same whoever asks: the password is verified before anything else is looked
     /// at, for unknown users too.
-    async fn authenticate(&self, credentials: &Credentials, client: &Client) -> Result<User, AuthError> {
+    async fn authenticate(&self, credentials: &Credentials, client: &ClientInfo) -> Result<User, AuthError> {
         let found = self.store.find_user_by_email(&credentials.email.to_lowercase()).await?;
         let stored = found.as_ref().map(|user| &user.hashed_password);
         let verified = self.passwords.verify(&credentials.password, stored).await?;

@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::identity::for_this_request;
+use crate::identity::with_current_context;
 use crate::models::session::{SessionId, SessionKind};
 
 /// How long a result is shared after the flight, at most.
@@ -149,7 +149,7 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
         state.flights.insert(key, Flight { number, landed_at: None, result: receiver.clone() });
         let landing = Landing { state: Arc::clone(&self.state), key, number };
         // What it logs names the request that began it.
-        tokio::spawn(for_this_request(async move {
+        tokio::spawn(with_current_context(async move {
             let found = flight.await;
             landing.land(found.is_some().then(now));
             sender.send_replace(Some(found));

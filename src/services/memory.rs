@@ -12,7 +12,7 @@ use super::store::{
     Rotation, SessionStore, SettingStore, StoreError, UserStore, Which,
 };
 use crate::clock::{Clock, SystemClock};
-use crate::identity::Client;
+use crate::identity::ClientInfo;
 use crate::models::audit::AuditEntry;
 use crate::models::movie::{Movie, MovieDetails, MovieId};
 use crate::models::session::{EndReason, Session, SessionEnd, SessionId};
@@ -447,12 +447,12 @@ const MOST_ENTRIES: usize = 10_000;
 fn expiry(session: &Session, by: OffsetDateTime) -> Option<Ending> {
     let (event, at) = session.over(by)?;
     let reason = EndReason::from_word(event.as_str())?;
-    Some(Ending::new(at, reason, Client::default()))
+    Some(Ending::new(at, reason, ClientInfo::default()))
 }
 
 /// What a session's row keeps of a client.
-fn kept(client: &Client) -> Client {
-    Client { request_id: None, ..client.clone() }
+fn kept(client: &ClientInfo) -> ClientInfo {
+    ClientInfo { request_id: None, ..client.clone() }
 }
 
 fn names(which: &Which, session: &Session) -> bool {

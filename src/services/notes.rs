@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::identity::Client;
+use crate::identity::ClientInfo;
 use crate::models::audit::AuditEntry;
 use crate::models::session::{SessionId, TokenId};
 use crate::services::store::LastingUse;
@@ -57,7 +57,7 @@ struct Waiting {
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     /// Which tokens are in lasting use, and who was seen to use each.
-    pub(crate) lasting: HashMap<LastingUse, Client>,
+    pub(crate) lasting: HashMap<LastingUse, ClientInfo>,
     pub(crate) replays: HashMap<SessionId, u64>,
 }
 
@@ -67,7 +67,7 @@ pub(crate) struct WriterNeeded(pub(crate) bool);
 
 impl Notes {
     /// Notes that a token is in lasting use.
-    pub(crate) fn lasting(&self, seen: LastingUse, client: Client) -> WriterNeeded {
+    pub(crate) fn lasting(&self, seen: LastingUse, client: ClientInfo) -> WriterNeeded {
         self.note(|batch| {
             batch.lasting.entry(seen).or_insert(client);
         })
@@ -200,8 +200,8 @@ mod tests {
     #[test]
     fn one_writer_is_started_for_a_batch() {
         let notes = Notes::default();
-        assert!(notes.lasting(lasting(1), Client::default()).0);
-        assert!(!notes.lasting(lasting(2), Client::default()).0);
+        assert!(notes.lasting(lasting(1), ClientInfo::default()).0);
+        assert!(!notes.lasting(lasting(2), ClientInfo::default()).0);
         assert!(!notes.replay(SESSION).0);
         assert_eq!(notes.take().len(), 3);
         assert!(notes.replay(SESSION).0, "the next batch needs a writer again");
@@ -211,7 +211,7 @@ mod tests {
     fn what_could_not_be_written_is_kept() {
         let notes = Notes::default();
         let _ = notes.replay(SESSION);
-        let _ = notes.lasting(lasting(1), Client::default());
+        let _ = notes.lasting(lasting(1), ClientInfo::default());
         let batch = notes.take();
         let _ = notes.replay(SESSION);
         let _ = notes.put_back(batch);

@@ -11,7 +11,7 @@ use super::refresh_token::{self, RefreshTokenError};
 use super::rotation::{Beside, Decision, Presented, Reuse, decide, is_second_in_lasting_use, is_young};
 use super::store::{Ending, LastingUse, Rotation, StoreError};
 use super::token::{Inner, Issued};
-use crate::identity::{Client, SessionEvent};
+use crate::identity::{ClientInfo, SessionEvent};
 use crate::layer::{RefreshError, RefreshRequest};
 use crate::models::audit::{AuditEntry, AuditEvent};
 use crate::models::session::{EndReason, Session, SessionId, SessionKind};
@@ -96,7 +96,7 @@ impl Inner {
         Ok(Presented { session: token.session, generation: token.generation, kind, beside })
     }
 
-    async fn board(self: &Arc<Self>, presented: Presented, client: &Client) -> Boarded<Resolved> {
+    async fn board(self: &Arc<Self>, presented: Presented, client: &ClientInfo) -> Boarded<Resolved> {
         let (leader, client) = (Arc::clone(self), client.clone());
         let clock = Arc::clone(&self.clock);
         self.flights
@@ -110,7 +110,7 @@ impl Inner {
     async fn resolve(
         self: &Arc<Self>,
         presented: Presented,
-        client: &Client,
+        client: &ClientInfo,
     ) -> Result<Resolved, StoreError> {
         for _ in 0..ATTEMPTS {
             if let Step::Done(resolved) = self.step(presented, client).await? {
@@ -122,7 +122,7 @@ impl Inner {
 
     /// The conditional update first, since that is what is due nearly always; the row is read only
     /// where the update did not take place.
-    async fn step(self: &Arc<Self>, presented: Presented, client: &Client) -> Result<Step, StoreError> {
+    async fn step(self: &Arc<Self>, presented: Presented, client: &ClientInfo) -> Result<Step, StoreError> {
         let now = self.clock.now();
         if !is_young(&presented, now, self.settings.grace) && presented.generation < u32::MAX {
             let rotation = self.rotation(presented, client, now);
@@ -142,7 +142,7 @@ impl Inner {
         row: Arc<Session>,
         number: u64,
         presented: Presented,
-        client: &Client,
+        client: &ClientInfo,
     ) -> Result<Option<Resolved>, RefreshError> {
         let now = self.clock.now();
         let decision = decide(Some(&row), &presented, now, self.settings.grace);
@@ -167,7 +167,7 @@ impl Inner {
         decision: Decision,
         row: Option<Arc<Session>>,
         presented: Presented,
-        client: &Client,
+        client: &ClientInfo,
         now: OffsetDateTime,
     ) -> Result<Step, StoreError> {
         let over = |event, since| Ok(Step::Done(Resolved::Over { event, since }));
@@ -194,7 +194,7 @@ impl Inner {
         self: &Arc<Self>,
         lost: u32,
         presented: Presented,
-        client: &Client,
+        client: &ClientInfo,
         now: OffsetDateTime,
     ) -> Result<Step, StoreError> {
         let Some(row) = self.store.catch_up(&self.rotation(presented, client, now)).await? else {
@@ -223,7 +223,7 @@ impl Inner {
         &self,
         presented: Presented,
         reason: EndReason,
-        client: &Client,
+        client: &ClientInfo,
         now: OffsetDateTime,
     ) -> Result<Step, StoreError> {
         let ending = Ending::new(now, reason, client.clone());
@@ -237,7 +237,12 @@ impl Inner {
         }
     }
 
-    fn rotation<'a>(&self, presented: Presented, client: &'a Client, now: OffsetDateTime) -> Rotation<'a> {
+    fn rotation<'a>(
+        &self,
+        presented: Presented,
+        client: &'a ClientInfo,
+        now: OffsetDateTime,
+    ) -> Rotation<'a> {
         Rotation {
             id: presented.session,
             kind: presented.kind,
@@ -269,7 +274,7 @@ impl Inner {
         presented: Presented,
         event: SessionEvent,
         since: Option<OffsetDateTime>,
-        client: &Client,
+        client: &ClientInfo,
     ) -> RefreshError {
         if event == SessionEvent::UnknownSession {
             self.note_unknown(AuditEntry {
@@ -299,7 +304,7 @@ impl Inner {
         settled.and(counted).and(recorded)
     }
 
-    async fn settle(&self, lasting: &HashMap<LastingUse, Client>) -> Result<(), StoreError> {
+    async fn settle(&self, lasting: &HashMap<LastingUse, ClientInfo>) -> Result<(), StoreError> {
         if lasting.is_empty() {
             return Ok(());
         }
@@ -313,7 +318,7 @@ impl Inner {
         Ok(())
     }
 
-    async fn end_second_jar(&self, row: &Session, client: Option<Client>) -> Result<(), StoreError> {
+    async fn end_second_jar(&self, row: &Session, client: Option<ClientInfo>) -> Result<(), StoreError> {
         tracing::warn!(
             session = %row.id, user = %row.user_id, generation = row.generation,
             used_by = ?client, held_by = ?row.client,
@@ -373,7 +378,7 @@ fn log_store_error(error: &StoreError) {
 }
 
 /// The log tells of both clients, so that an operator can tell the owner from the thief.
-fn warn_of_reuse(row: &Session, presented: Presented, reuse: Reuse, client: &Client) {
+fn warn_of_reuse(row: &Session, presented: Presented, reuse: Reuse, client: &ClientInfo) {
     tracing::warn!(
         session = %row.id, user = %row.user_id, ?reuse,
         presented = presented.generation, held = row.generation,

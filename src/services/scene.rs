@@ -19,7 +19,7 @@ use super::store::{
 };
 use super::token::{Issued, SessionSettings, SignIn, Tokens};
 use crate::clock::{Clock, ManualClock};
-use crate::identity::{Client, Roles, SessionEvent};
+use crate::identity::{ClientInfo, Roles, SessionEvent};
 use crate::layer::{RefreshError, RefreshRequest};
 use crate::models::audit::AuditEntry;
 use crate::models::session::{Session, SessionEnd, SessionId, SessionKind, TokenId};
@@ -161,7 +161,7 @@ impl Jar {
             refresh_token: self.refresh.clone(),
             access_token: self.access.clone(),
             of: None,
-            client: Client::default(),
+            client: ClientInfo::default(),
         }
     }
 }

@@ -31,7 +31,7 @@ use async_trait::async_trait;
 use secrecy::SecretString;
 use time::OffsetDateTime;
 
-use crate::identity::Client;
+use crate::identity::ClientInfo;
 use crate::models::audit::{AuditEntry, AuditEvent};
 use crate::models::movie::{Movie, MovieDetails, MovieId};
 use crate::models::session::{AccessRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId};
@@ -233,7 +233,7 @@ pub struct Ending {
     /// Why.
     pub reason: EndReason,
     /// By whom, and in which request.
-    pub by: Client,
+    pub by: ClientInfo,
     /// The generation of the token that was presented, if that was the cause.
     pub presented: Option<u32>,
 }
@@ -241,7 +241,7 @@ pub struct Ending {
 impl Ending {
     /// An end that no token caused.
     #[must_use]
-    pub fn new(at: OffsetDateTime, reason: EndReason, by: Client) -> Self {
+    pub fn new(at: OffsetDateTime, reason: EndReason, by: ClientInfo) -> Self {
         Self { at, reason, by, presented: None }
     }
 
@@ -263,7 +263,7 @@ impl Ending {
 
     /// What the audit keeps of it, for a session at the generation `held` that `holder` had asked for.
     #[must_use]
-    pub fn entry(&self, session: SessionId, user: UserId, held: u32, holder: Client) -> AuditEntry {
+    pub fn entry(&self, session: SessionId, user: UserId, held: u32, holder: ClientInfo) -> AuditEntry {
         AuditEntry {
             user: Some(user),
             session: Some(session),
@@ -295,7 +295,7 @@ pub struct Rotation<'a> {
     /// When the session expires unless it is renewed again.
     pub idle_expires_at: OffsetDateTime,
     /// Who asks.
-    pub client: &'a Client,
+    pub client: &'a ClientInfo,
 }
 
 /// An access token that was seen in use long after its issue.

@@ -29,7 +29,9 @@ use super::renewal::Resolved;
 use super::store::{Ending, Inserted, LastingUse, NewSession, SessionStore, StoreError, Which};
 use super::verified::{Good, VerifiedTokens};
 use crate::clock::{Clock, SystemClock, micros};
-use crate::identity::{Client, Identity, Roles, SessionEnded, SessionEnds, SessionEvent, for_this_request};
+use crate::identity::{
+    ClientInfo, Identity, Roles, SessionEndFuture, SessionEndWatcher, SessionEvent, with_current_context,
+};
 use crate::layer::{RefreshError, RefreshRequest, Renewal, StillLives, TokenService, Verified, VerifyError};
 use crate::models::audit::{AuditEntry, AuditEvent};
 use crate::models::session::{EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId};
@@ -143,7 +145,7 @@ pub struct SignIn<'a> {
     /// What the session is for.
     pub kind: SessionKind,
     /// Where the sign-in comes from.
-    pub client: Client,
+    pub client: ClientInfo,
     /// The hash that the password was checked against. If given, the user must still have it, and
     /// be enabled, when the session is made; applications that bring their own users give none.
     pub hashed_password: Option<&'a SecretString>,
@@ -161,7 +163,7 @@ impl<'a> SignIn<'a> {
             email,
             roles: Roles::default(),
             kind: SessionKind::Browser,
-            client: Client::default(),
+            client: ClientInfo::default(),
             hashed_password: None,
             replaces: None,
         }
@@ -317,7 +319,7 @@ impl Tokens {
     /// # Errors
     ///
     /// If the store does not answer: then nothing is known to have ended.
-    pub async fn end(&self, id: SessionId, reason: EndReason, by: &Client) -> Result<bool, StoreError> {
+    pub async fn end(&self, id: SessionId, reason: EndReason, by: &ClientInfo) -> Result<bool, StoreError> {
         let (inner, ending) = (Arc::clone(&self.inner), self.ending(reason, by));
         to_its_end(async move {
             let ended = inner.store.end_session(id, &ending).await?;
@@ -341,7 +343,7 @@ impl Tokens {
         &self,
         which: &Which,
         reason: EndReason,
-        by: &Client,
+        by: &ClientInfo,
     ) -> Result<Vec<SessionId>, StoreError> {
         let (inner, which, ending) = (Arc::clone(&self.inner), *which, self.ending(reason, by));
         to_its_end(async move {
@@ -354,7 +356,7 @@ impl Tokens {
 
     /// An end at the present time, for the stores' transactions that end sessions along the way.
     #[must_use]
-    pub fn ending(&self, reason: EndReason, by: &Client) -> Ending {
+    pub fn ending(&self, reason: EndReason, by: &ClientInfo) -> Ending {
         Ending::new(self.inner.clock.now(), reason, by.clone())
     }
 
@@ -413,14 +415,14 @@ impl Tokens {
     /// # Errors
     ///
     /// If the store does not answer: then it is in no audit.
-    pub async fn record(&self, event: AuditEvent, user: UserId, by: &Client) -> Result<(), StoreError> {
+    pub async fn record(&self, event: AuditEvent, user: UserId, by: &ClientInfo) -> Result<(), StoreError> {
         let entry = AuditEntry::new(self.inner.clock.now(), event, by.clone());
         self.inner.store.record(&[AuditEntry { user: Some(user), ..entry }]).await
     }
 
     /// Has it written into the audit soon that somebody failed to sign in, as `user` if there is such
     /// a user.
-    pub fn note_failed_login(&self, user: Option<UserId>, by: &Client) {
+    pub fn note_failed_login(&self, user: Option<UserId>, by: &ClientInfo) {
         let inner = &self.inner;
         let entry = AuditEntry::new(inner.clock.now(), AuditEvent::LoginFailed, by.clone());
         inner.start_writer(inner.notes.entry(AuditEntry { user, ..entry }), notes::DELAY);
@@ -469,10 +471,14 @@ impl TokenService for Tokens {
     type Refresh = Pin<Box<dyn Future<Output = Result<Renewal, RefreshError>> + Send>>;
 
     fn verify(&self, access_token: &str) -> Result<Verified, VerifyError> {
-        self.verify_from(access_token, &Client::default)
+        self.verify_from(access_token, &ClientInfo::default)
     }
 
-    fn verify_from(&self, access_token: &str, client: &dyn Fn() -> Client) -> Result<Verified, VerifyError> {
+    fn verify_from(
+        &self,
+        access_token: &str,
+        client: &dyn Fn() -> ClientInfo,
+    ) -> Result<Verified, VerifyError> {
         let inner = &self.inner;
         let now = inner.clock.now_micros();
         let keys = inner.keys.load();
@@ -511,8 +517,8 @@ impl TokenService for Tokens {
     }
 }
 
-impl SessionEnds for Tokens {
-    fn watch(&self, session: SessionId) -> SessionEnded {
+impl SessionEndWatcher for Tokens {
+    fn watch(&self, session: SessionId) -> SessionEndFuture {
         let inner = Arc::clone(&self.inner);
         // Before it is asked what is known: an end that comes in between is told.
         let mut watcher = inner.ends.watchers().add(session);
@@ -532,7 +538,7 @@ impl SessionEnds for Tokens {
 async fn to_its_end<T: Send + 'static>(
     work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
 ) -> Result<T, StoreError> {
-    tokio::spawn(for_this_request(work)).await.map_err(StoreError::unavailable)?
+    tokio::spawn(with_current_context(work)).await.map_err(StoreError::unavailable)?
 }
 
 impl Inner {
@@ -592,7 +598,7 @@ impl Inner {
 
     /// Notes a token that is in use longer than the grace after its issue: it settles its
     /// generation.
-    fn note_if_lasting(self: &Arc<Self>, token: &Good, now: i64, client: &dyn Fn() -> Client) {
+    fn note_if_lasting(self: &Arc<Self>, token: &Good, now: i64, client: &dyn Fn() -> ClientInfo) {
         if token.is_lasting(now) && notes::first_seen_here(token.id) {
             let seen =
                 LastingUse { session: token.identity.session, generation: token.generation, token: token.id };
@@ -632,7 +638,7 @@ impl Inner {
         work: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, tokio::task::JoinError> {
         match &self.runtime {
-            Some(home) if Handle::current().id() != home.id() => home.spawn(for_this_request(work)).await,
+            Some(home) if Handle::current().id() != home.id() => home.spawn(with_current_context(work)).await,
             _ => Ok(work.await),
         }
     }

@@ -9,7 +9,7 @@ use super::crypto;
 use super::password::{PasswordError, Passwords};
 use super::store::{Ending, PasswordChange, StoreError, UserStore};
 use crate::clock::Clock;
-use crate::identity::Client;
+use crate::identity::ClientInfo;
 use crate::models::session::{EndReason, SessionId};
 use crate::models::user::{Role, User, UserId};
 
@@ -191,7 +191,7 @@ impl Users {
         &self,
         user: &User,
         password: &SecretString,
-        by: &Client,
+        by: &ClientInfo,
     ) -> Result<usize, UserError> {
         self.check_password(password, &user.email, user.name.as_deref()).await?;
         let new = self.passwords.hash(password).await?;
@@ -210,7 +210,7 @@ impl Users {
     /// # Errors
     ///
     /// If the user is gone, or the store does not answer.
-    pub async fn set_role(&self, user: &User, role: Role, by: &Client) -> Result<usize, UserError> {
+    pub async fn set_role(&self, user: &User, role: Role, by: &ClientInfo) -> Result<usize, UserError> {
         known(user, self.store.set_role(user.id, role, &self.ending(EndReason::RoleChanged, by)).await?)
     }
 
@@ -219,7 +219,7 @@ impl Users {
     /// # Errors
     ///
     /// If the user is gone, or the store does not answer.
-    pub async fn disable(&self, user: &User, by: &Client) -> Result<usize, UserError> {
+    pub async fn disable(&self, user: &User, by: &ClientInfo) -> Result<usize, UserError> {
         known(user, self.store.disable_user(user.id, &self.ending(EndReason::UserDisabled, by)).await?)
     }
 
@@ -238,7 +238,7 @@ impl Users {
     /// # Errors
     ///
     /// If the user is gone, or the store does not answer.
-    pub async fn delete(&self, user: &User, by: &Client) -> Result<usize, UserError> {
+    pub async fn delete(&self, user: &User, by: &ClientInfo) -> Result<usize, UserError> {
         known(user, self.store.delete_user(user.id, &self.ending(EndReason::UserDeleted, by)).await?)
     }
 
@@ -252,7 +252,7 @@ impl Users {
         self.passwords.check_new(password, &[email, name.unwrap_or_default(), PRODUCT]).await
     }
 
-    fn ending(&self, reason: EndReason, by: &Client) -> Ending {
+    fn ending(&self, reason: EndReason, by: &ClientInfo) -> Ending {
         Ending::new(self.clock.now(), reason, by.clone())
     }
 }

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use tracing_appender::non_blocking::NonBlocking;
 
 use super::format::{LogFormat, push_field, push_member, push_time};
-use crate::identity::{RequestScope, SessionEvent};
+use crate::identity::{RequestContext, SessionEvent};
 
 /// Writes the access log, among the other lines and in their format.
 #[derive(Clone, Debug)]
@@ -23,7 +23,7 @@ pub(crate) struct Ended<'a> {
     /// When its answer ended.
     pub(crate) at: OffsetDateTime,
     /// The request itself.
-    pub(crate) scope: &'a RequestScope,
+    pub(crate) scope: &'a RequestContext,
     /// What it was answered with; [`CLIENT_GONE`] if the client did not wait for it.
     pub(crate) status: StatusCode,
     /// How many bytes of the answer's body were sent.

@@ -12,7 +12,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::escape::{push_json, push_prose, push_value};
 use crate::clock::{Clock, SystemClock};
-use crate::identity::RequestScope;
+use crate::identity::RequestContext;
 
 /// What lines look like.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,7 +58,7 @@ fn text(metadata: &Metadata<'_>, fields: &Fields, colours: bool) -> String {
     for (name, value) in &fields.others {
         push_field(&mut line, name, value.text());
     }
-    RequestScope::with(|scope| {
+    RequestContext::with_current(|scope| {
         push_field(&mut line, "method", scope.method().as_str());
         push_field(&mut line, "path", scope.path());
         push_field(&mut line, "request_id", scope.id().as_str());
@@ -76,7 +76,7 @@ fn json(metadata: &Metadata<'_>, fields: &Fields) -> String {
     push_member(&mut line, "level", metadata.level().as_str());
     push_member(&mut line, "message", &fields.message);
     push_member(&mut line, "target", metadata.target());
-    RequestScope::with(|scope| {
+    RequestContext::with_current(|scope| {
         push_member(&mut line, "request_id", scope.id().as_str());
         push_member(&mut line, "method", scope.method().as_str());
         push_member(&mut line, "path", scope.path());

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sekisho::backend::db::{self, Options, Stores, sqlite_path};
 use sekisho::clock::{Clock, ManualClock};
-use sekisho::identity::{Client, SessionEvent};
+use sekisho::identity::{ClientInfo, SessionEvent};
 use sekisho::layer::{RefreshError, RefreshRequest};
 use sekisho::models::movie::{Movie, MovieDetails};
 use sekisho::models::session::{EndReason, SessionEnd, SessionKind};
@@ -59,7 +59,7 @@ async fn sessions_are_flushed_but_for_renewals(fresh: &Fresh) {
     let row = any_session(&fresh.stores).await;
     log.expect("insert_session", FLUSHED).await;
 
-    let client = Client::default();
+    let client = ClientInfo::default();
     let step = Rotation {
         id: row.id,
         kind: row.kind,
@@ -159,7 +159,7 @@ async fn a_restored_backup_signs_nobody_out(mut fresh: Fresh) {
     for browser in [&mut *far_behind, &mut *one_behind, &mut *left] {
         browser.expect(&tokens, SessionEvent::Rotated).await;
     }
-    assert!(tokens.end(left.session(), EndReason::LoggedOut, &Client::default()).await.unwrap());
+    assert!(tokens.end(left.session(), EndReason::LoggedOut, &ClientInfo::default()).await.unwrap());
 
     back_up(&mut fresh).await;
     let tokens = self::tokens(&fresh.stores, &keys, &clock);
@@ -354,7 +354,7 @@ impl Browser {
             email: &owner.email,
             roles: owner.role.roles(),
             kind: SessionKind::Browser,
-            client: Client::default(),
+            client: ClientInfo::default(),
             hashed_password: None,
             replaces: None,
         };
@@ -367,7 +367,7 @@ impl Browser {
             refresh_token: self.issued.renewal.refresh_token.clone(),
             access_token: Some(self.issued.renewal.access_token.clone()),
             of: None,
-            client: Client::default(),
+            client: ClientInfo::default(),
         };
         self.issued = tokens.renew(request, SessionKind::Browser).await?;
         Ok(self.issued.renewal.event)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sekisho::backend::db::Stores;
 use sekisho::clock::SystemClock;
-use sekisho::identity::{Client, SessionEvent};
+use sekisho::identity::{ClientInfo, SessionEvent};
 use sekisho::layer::{TokenService, VerifyError};
 use sekisho::models::session::EndReason;
 use sekisho::models::user::UserId;
@@ -66,7 +66,7 @@ async fn an_end_reaches_the_other_replica(stores: &Stores) {
         assert!(there.verify(&issued.renewal.access_token).is_ok());
     }
 
-    assert!(here.end(one.session.id, EndReason::LoggedOut, &Client::default()).await.unwrap());
+    assert!(here.end(one.session.id, EndReason::LoggedOut, &ClientInfo::default()).await.unwrap());
     let here_too = here.verify(&one.renewal.access_token).map(|_| ());
     assert_eq!(here_too, Err(VerifyError::Ended(SessionEvent::LoggedOut)), "here at once");
     let refused = refusal(&there, &one.renewal.access_token).await;
@@ -74,7 +74,7 @@ async fn an_end_reaches_the_other_replica(stores: &Stores) {
     assert!(there.verify(&two.renewal.access_token).is_ok(), "no other session");
 
     assert_eq!(
-        here.end_all(&Which::OfUser(USER), EndReason::Revoked, &Client::default()).await.unwrap(),
+        here.end_all(&Which::OfUser(USER), EndReason::Revoked, &ClientInfo::default()).await.unwrap(),
         [two.session.id]
     );
     let refused = refusal(&there, &two.renewal.access_token).await;
@@ -85,7 +85,7 @@ async fn an_end_reaches_the_other_replica(stores: &Stores) {
 async fn a_replica_that_starts_knows_what_has_ended(stores: &Stores) {
     let [here, there] = replicas(stores);
     let issued = sign_in(&here).await;
-    here.end(issued.session.id, EndReason::Revoked, &Client::default()).await.unwrap();
+    here.end(issued.session.id, EndReason::Revoked, &ClientInfo::default()).await.unwrap();
     there.load_ends().await.unwrap();
     let refused = there.verify(&issued.renewal.access_token).map(|_| ());
     assert_eq!(refused, Err(VerifyError::Ended(SessionEvent::Revoked)));

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use sekisho::app::App;
-use sekisho::identity::{Client, SessionEvent};
+use sekisho::identity::{ClientInfo, SessionEvent};
 use sekisho::layer::{RefreshError, RefreshRequest, TokenService, VerifyError};
 use sekisho::models::session::{EndReason, SessionId};
 use serde_json::Value;
@@ -172,7 +172,8 @@ impl Scene {
     async fn assert_refuses_renewal(&self, replica: &App, held: &Browser) {
         for access_token in [Some(held.token(ACCESS)), None] {
             let refresh_token = held.token(REFRESH);
-            let request = RefreshRequest { refresh_token, access_token, of: None, client: Client::default() };
+            let request =
+                RefreshRequest { refresh_token, access_token, of: None, client: ClientInfo::default() };
             let refused = replica.tokens.refresh(request).await.map(|_| ());
             let logged_out = RefreshError::Over { event: SessionEvent::LoggedOut, clear: false };
             assert_eq!(refused, Err(logged_out));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::Request;
 use secrecy::ExposeSecret;
-use sekisho::identity::Client;
+use sekisho::identity::ClientInfo;
 use sekisho::models::session::EndReason;
 use serde_json::{Value, json};
 
@@ -66,7 +66,7 @@ async fn who_may_not_sign_in_is_not_told_why(fresh: Fresh) {
     let app = TestApp::over(fresh).await;
     app.user("ann@example.com").await;
     let bob = app.user("bob@example.com").await;
-    app.app.users.disable(&bob, &Client::default()).await.unwrap();
+    app.app.users.disable(&bob, &ClientInfo::default()).await.unwrap();
     let mut answers = Vec::new();
     for (email, password) in [
         ("ann@example.com", "not her password at all"),

@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use secrecy::SecretString;
 use sekisho::clock::Clock;
-use sekisho::identity::Client;
+use sekisho::identity::ClientInfo;
 use sekisho::models::session::EndReason;
 use sekisho::models::user::Role;
 use sekisho::services::store::Which;
@@ -389,7 +389,7 @@ async fn each_end_has_its_word(fresh: Fresh) {
         let email = format!("{event}@example.com");
         let browser = app.signed_in(&email).await;
         let user = app.app.users.by_email(&email).await.unwrap();
-        let by = &Client::default();
+        let by = &ClientInfo::default();
         match event {
             "user_disabled" => app.app.users.disable(&user, by).await.unwrap(),
             "user_deleted" => app.app.users.delete(&user, by).await.unwrap(),

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sekisho::backend::db::Stores;
-use sekisho::identity::Client;
+use sekisho::identity::ClientInfo;
 use sekisho::models::session::{AccessRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId};
 use sekisho::models::user::{Role, User, UserId};
 use sekisho::services::store::{Ending, Inserted, NewSession, Rotation};
@@ -164,7 +164,7 @@ pub(crate) fn session(user: &User) -> Session {
         idle_expires_at: NOW + 14 * DAY,
         absolute_expires_at: NOW + 90 * DAY,
         end: None,
-        client: Client::default(),
+        client: ClientInfo::default(),
     }
 }
 
@@ -189,7 +189,7 @@ pub(crate) async fn found(stores: &Stores, id: SessionId) -> Session {
 }
 
 /// A rotation of the session as it is, due at once.
-fn rotation<'a>(session: &Session, client: &'a Client) -> Rotation<'a> {
+fn rotation<'a>(session: &Session, client: &'a ClientInfo) -> Rotation<'a> {
     Rotation {
         id: session.id,
         kind: session.kind,
@@ -208,7 +208,7 @@ fn end(reason: EndReason) -> SessionEnd {
 }
 
 pub(crate) fn ending(end: SessionEnd) -> Ending {
-    Ending::new(end.at, end.reason, Client::default())
+    Ending::new(end.at, end.reason, ClientInfo::default())
 }
 
 /// The ids, in an order to compare by.

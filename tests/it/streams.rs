@@ -9,7 +9,7 @@ mod unread;
 
 use std::sync::Arc;
 
-use sekisho::identity::{SessionEnded, SessionEvent, SessionId};
+use sekisho::identity::{SessionEndFuture, SessionEvent, SessionId};
 use sekisho::proxy::{RouteSpec, Streams};
 use tokio::sync::watch;
 
@@ -24,7 +24,7 @@ impl End {
     fn of(spec: RouteSpec) -> (Front, Self) {
         let end = Self(Arc::new(watch::Sender::new(None)));
         let ended = end.clone();
-        let watch = move |_: SessionId| -> SessionEnded {
+        let watch = move |_: SessionId| -> SessionEndFuture {
             let mut event = ended.0.subscribe();
             Box::pin(async move { event.wait_for(Option::is_some).await.unwrap().unwrap() })
         };

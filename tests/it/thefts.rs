@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
 use sekisho::app::App;
-use sekisho::identity::{Client, SessionEvent};
+use sekisho::identity::{ClientInfo, SessionEvent};
 use sekisho::layer::{RefreshError, RefreshRequest, Renewal, TokenService, VerifyError};
 use sekisho::models::audit::AuditEvent;
 use sekisho::models::session::{EndReason, Session, SessionId};
@@ -135,7 +135,7 @@ fn request(held: &Renewal) -> RefreshRequest {
         refresh_token: held.refresh_token.clone(),
         access_token: Some(held.access_token.clone()),
         of: None,
-        client: Client::default(),
+        client: ClientInfo::default(),
     }
 }
 

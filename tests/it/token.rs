@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::http::Request;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use sekisho::identity::Client;
+use sekisho::identity::ClientInfo;
 use sekisho::models::session::{EndReason, SessionKind};
 use serde_json::{Value, json};
 
@@ -83,7 +83,7 @@ async fn wrong_credentials_are_understood_by_both_kinds_of_client(fresh: Fresh) 
     let app = TestApp::over(fresh).await;
     app.user("ann@example.com").await;
     let bob = app.user("bob@example.com").await;
-    app.app.users.disable(&bob, &Client::default()).await.unwrap();
+    app.app.users.disable(&bob, &ClientInfo::default()).await.unwrap();
     let mut answers = Vec::new();
     for (username, password) in [
         ("ann@example.com", "not her password at all"),
@@ -221,7 +221,7 @@ async fn a_refresh_token_that_is_over_is_an_invalid_grant(fresh: Fresh) {
         assert_error(&answer, 401, "invalid_grant");
         assert_eq!(answer.event(), Some("malformed"));
     }
-    app.app.users.disable(&user, &Client::default()).await.unwrap();
+    app.app.users.disable(&user, &ClientInfo::default()).await.unwrap();
     app.expire();
     let answer = app.send(refresh(&tokens)).await;
     assert_error(&answer, 401, "invalid_grant");

@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::PostgresStore;
-use crate::identity::Client;
+use crate::identity::ClientInfo;
 use crate::models::audit::{AuditEntry, AuditEvent};
 use crate::models::session::SessionId;
 use crate::models::user::UserId;
@@ -94,12 +94,12 @@ impl TryFrom<Row> for AuditEntry {
             presented: generation(row.presented, "presented")?,
             held: generation(row.held, "held")?,
             key_number: row.key_number.map(u8::try_from).transpose().map_err(|_| corrupt("key_number"))?,
-            by: Client {
+            by: ClientInfo {
                 address: address(row.address, "address")?,
                 user_agent: row.user_agent,
                 request_id: row.request_id,
             },
-            holder: Client {
+            holder: ClientInfo {
                 address: address(row.holder_address, "holder_address")?,
                 user_agent: row.holder_user_agent,
                 request_id: None,

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::wake_ups::wake_others;
 use super::{PostgresStore, audit, commit, conflict, in_time};
-use crate::identity::{Client, Roles};
+use crate::identity::{ClientInfo, Roles};
 use crate::models::audit::AuditEntry;
 use crate::models::session::{AccessRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId};
 use crate::models::user::UserId;
@@ -339,7 +339,7 @@ impl TryFrom<Row> for Session {
             idle_expires_at: row.idle_expires_at,
             absolute_expires_at: row.absolute_expires_at,
             end: end(row.ended_at, row.end_reason.as_deref())?,
-            client: Client {
+            client: ClientInfo {
                 address: address.map_err(|_| corrupt("address"))?,
                 user_agent: row.user_agent,
                 request_id: None,

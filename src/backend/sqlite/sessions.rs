@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{Durability, SqliteStore, audit, conflict, from_micros, micros};
 use crate::clock::{Clock, SystemClock};
-use crate::identity::{Client, Roles};
+use crate::identity::{ClientInfo, Roles};
 use crate::models::audit::AuditEntry;
 use crate::models::session::{AccessRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId};
 use crate::models::user::UserId;
@@ -300,7 +300,7 @@ async fn end_if_expired(
         if let Some((event, at)) = over
             && let Some(reason) = EndReason::from_word(event.as_str())
         {
-            end_one(tx, session.id, &Ending::new(at, reason, Client::default())).await?;
+            end_one(tx, session.id, &Ending::new(at, reason, ClientInfo::default())).await?;
         }
     }
     Ok(())
@@ -356,9 +356,9 @@ impl Ended {
     }
 }
 
-fn client(address: Option<String>, user_agent: Option<String>) -> Result<Client, StoreError> {
+fn client(address: Option<String>, user_agent: Option<String>) -> Result<ClientInfo, StoreError> {
     let address = address.map(|text| text.parse()).transpose().map_err(|_| corrupt("address"))?;
-    Ok(Client { address, user_agent, request_id: None })
+    Ok(ClientInfo { address, user_agent, request_id: None })
 }
 
 /// A row as the database holds it.

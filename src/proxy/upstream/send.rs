@@ -17,7 +17,7 @@ use super::load::Permit;
 use super::patience::Patience;
 use super::pool::Pool;
 use super::{Upstream, UpstreamHttp};
-use crate::identity::RequestScope;
+use crate::identity::RequestContext;
 use crate::proxy::body::{Fault, Stage, UploadProgress};
 use crate::proxy::error::ProxyError;
 use crate::proxy::request::RequestHead;
@@ -42,7 +42,7 @@ pub(in crate::proxy) async fn send(
     loop {
         let Found { connection, is_kept, mut permit, mut patience, at } = search.connection().await?;
         let upstream = &permit.upstream;
-        RequestScope::with(|scope| scope.sent_to(&upstream.origin.authority));
+        RequestContext::with_current(|scope| scope.set_upstream(&upstream.origin.authority));
         let is_http2 = connection.is_http2();
         let answer = {
             let answer = pin!(connection.send(head, &mut sending, &upstream.origin));

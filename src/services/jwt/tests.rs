@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use time::macros::datetime;
 
 use super::*;
-use crate::identity::Client;
+use crate::identity::ClientInfo;
 use crate::models::session::SessionKind;
 use crate::models::user::UserId;
 use crate::services::keys::{Algorithm, KeyMaterial};
@@ -93,7 +93,7 @@ fn session() -> Session {
         idle_expires_at: NOW + Duration::from_secs(86_400),
         absolute_expires_at: NOW + Duration::from_secs(8 * 86_400),
         end: None,
-        client: Client::default(),
+        client: ClientInfo::default(),
     }
 }
 

@@ -66,7 +66,7 @@ async fn an_ended_session_says_why_and_clears_the_cookies_only_after_the_grace()
         let scene = Scene::new();
         let jar = scene.browser().await;
         scene.pass(ACCESS_TTL);
-        assert!(scene.tokens.end(jar.session, reason, &Client::default()).await.expect("an answer"));
+        assert!(scene.tokens.end(jar.session, reason, &ClientInfo::default()).await.expect("an answer"));
         scene.pass(MINUTE);
         assert_eq!(refused(&scene, &jar).await, over(reason.event()), "a late answer could wipe a sign-in");
         scene.pass(Duration::from_millis(1));
@@ -289,7 +289,7 @@ async fn a_session_that_a_restored_store_shows_as_ended_is_not_caught_up_with() 
     let scene = Scene::new();
     let mut jar = scene.browser().await;
     let mut backup = scene.row(&jar).await;
-    backup.end = Some(scene.tokens.ending(EndReason::Revoked, &Client::default()).end());
+    backup.end = Some(scene.tokens.ending(EndReason::Revoked, &ClientInfo::default()).end());
     scene.pass(ACCESS_TTL);
     scene.renewed(&mut jar, SessionEvent::Rotated).await;
     scene.restore(&backup).await;
@@ -442,7 +442,11 @@ async fn rule_2_a_second_jar_is_told_how_another_replica_has_ended_the_session()
     let (owner, thief) = two_jars(&scene).await;
     scene.renew(&owner).await.expect("a rotation, which is remembered");
     let elsewhere = scene.replica();
-    elsewhere.tokens.end(owner.session, EndReason::LoggedOut, &Client::default()).await.expect("an answer");
+    elsewhere
+        .tokens
+        .end(owner.session, EndReason::LoggedOut, &ClientInfo::default())
+        .await
+        .expect("an answer");
     assert_eq!(refused(&scene, &thief).await, over(SessionEvent::LoggedOut));
 }
 
@@ -480,7 +484,7 @@ async fn an_ended_session_is_not_served_from_memory() {
     let jar = scene.browser().await;
     scene.pass(ACCESS_TTL);
     let first = scene.renew(&jar).await.expect("a rotation");
-    scene.tokens.end(jar.session, EndReason::LoggedOut, &Client::default()).await.expect("an answer");
+    scene.tokens.end(jar.session, EndReason::LoggedOut, &ClientInfo::default()).await.expect("an answer");
     assert_eq!(refused(&scene, &jar).await, over(SessionEvent::LoggedOut));
     assert_eq!(refused(&scene, &Jar::of(&first)).await, over(SessionEvent::LoggedOut));
 
@@ -490,7 +494,12 @@ async fn an_ended_session_is_not_served_from_memory() {
     scene.renew(&two).await.expect("a rotation");
     let all = Which::OfUser(crate::services::scene::USER);
     assert_eq!(
-        scene.tokens.end_all(&all, EndReason::Revoked, &Client::default()).await.expect("an answer").len(),
+        scene
+            .tokens
+            .end_all(&all, EndReason::Revoked, &ClientInfo::default())
+            .await
+            .expect("an answer")
+            .len(),
         2
     );
     for jar in [one, two] {

@@ -5,7 +5,7 @@ use time::macros::datetime;
 use uuid::Uuid;
 
 use super::*;
-use crate::identity::{Client, Roles};
+use crate::identity::{ClientInfo, Roles};
 use crate::models::session::{EndReason, SessionEnd, TokenId};
 use crate::models::user::UserId;
 
@@ -34,7 +34,7 @@ fn row() -> Session {
         idle_expires_at: NOW + Duration::from_secs(86_400),
         absolute_expires_at: NOW + Duration::from_secs(8 * 86_400),
         end: None,
-        client: Client::default(),
+        client: ClientInfo::default(),
     }
 }
 

@@ -90,7 +90,7 @@ async fn rule_8_who_changed_since_the_password_was_checked_is_not_signed_in() {
     scene.tokens.sign_in(checked.clone()).await.expect("nothing has changed");
 
     let new = SecretString::from("$2b$12$of-another");
-    let ending = scene.tokens.ending(EndReason::PasswordChanged, &Client::default());
+    let ending = scene.tokens.ending(EndReason::PasswordChanged, &ClientInfo::default());
     let change = PasswordChange { user: USER, old: None, new: &new, keep: None, ending: &ending };
     store.change_password(&change).await.expect("an answer");
     let error = scene.tokens.sign_in(checked).await.expect_err("another password by now");
@@ -109,7 +109,7 @@ async fn t_12_a_new_user_of_the_same_name_is_not_the_old_one() {
     let old = Jar::of(&scene.tokens.sign_in(checked.clone()).await.expect("a session"));
 
     let namesake = UserId(uuid::Uuid::from_u128(8));
-    let deleted = scene.tokens.ending(EndReason::UserDeleted, &Client::default());
+    let deleted = scene.tokens.ending(EndReason::UserDeleted, &ClientInfo::default());
     store.delete_user(USER, &deleted).await.expect("an answer");
     store.insert_users(&[user(namesake, &hash)]).await.expect("a user");
     let new = SignIn { user: namesake, ..checked };
@@ -130,13 +130,13 @@ async fn a_failing_store_signs_nobody_in_or_out() {
     scene.store.set_down(true);
     let error = scene.tokens.sign_in(sign_in(SessionKind::Browser)).await.expect_err("it is down");
     assert!(matches!(error, SignInError::Store(StoreError::Unavailable(_))));
-    assert!(scene.tokens.end(jar.session, EndReason::LoggedOut, &Client::default()).await.is_err());
+    assert!(scene.tokens.end(jar.session, EndReason::LoggedOut, &ClientInfo::default()).await.is_err());
     scene.store.set_down(false);
     assert!(
-        scene.tokens.end(jar.session, EndReason::LoggedOut, &Client::default()).await.expect("an answer")
+        scene.tokens.end(jar.session, EndReason::LoggedOut, &ClientInfo::default()).await.expect("an answer")
     );
     let again =
-        scene.tokens.end(jar.session, EndReason::Revoked, &Client::default()).await.expect("an answer");
+        scene.tokens.end(jar.session, EndReason::Revoked, &ClientInfo::default()).await.expect("an answer");
     assert!(!again, "it has ended already");
 }
 
@@ -338,12 +338,20 @@ async fn an_end_that_another_brought_about_is_known_once_it_is_asked_for() {
     let scene = Scene::new();
     let (jar, elsewhere) = (scene.browser().await, scene.replica());
     assert!(
-        elsewhere.tokens.end(jar.session, EndReason::Revoked, &Client::default()).await.expect("an answer")
+        elsewhere
+            .tokens
+            .end(jar.session, EndReason::Revoked, &ClientInfo::default())
+            .await
+            .expect("an answer")
     );
     let access = jar.access.as_deref().expect("a token");
     assert!(scene.tokens.verify(access).is_ok(), "nobody has told it");
     assert!(
-        !scene.tokens.end(jar.session, EndReason::LoggedOut, &Client::default()).await.expect("an answer")
+        !scene
+            .tokens
+            .end(jar.session, EndReason::LoggedOut, &ClientInfo::default())
+            .await
+            .expect("an answer")
     );
     assert_eq!(scene.tokens.verify(access).map(drop), Err(VerifyError::Ended(SessionEvent::Revoked)));
 }
@@ -357,7 +365,7 @@ async fn what_waits_for_the_audit_is_bounded_and_written_in_parts() {
     scene.renewed(&mut jar, SessionEvent::Rotated).await;
     scene.store.set_down(true);
     for _ in 0..10_700 {
-        scene.tokens.note_failed_login(None, &Client::default());
+        scene.tokens.note_failed_login(None, &ClientInfo::default());
     }
     assert_eq!(scene.tokens.lost_notes(), 700);
     scene.pass(BEYOND_GRACE);
@@ -375,7 +383,7 @@ async fn an_end_runs_to_its_end_when_its_caller_hangs_up() {
     let scene = Scene::new();
     let jar = scene.browser().await;
     let held = scene.store.hold().await;
-    let by = Client::default();
+    let by = ClientInfo::default();
     let mut ending = Box::pin(scene.tokens.end(jar.session, EndReason::LoggedOut, &by));
     let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(ending.as_mut().poll(cx))).await;
     assert!(polled.is_pending());

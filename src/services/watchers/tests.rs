@@ -1,7 +1,7 @@
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::identity::{Client, SessionEnds as _};
+use crate::identity::{ClientInfo, SessionEndWatcher as _};
 use crate::models::session::{EndReason, SessionEnd};
 use crate::services::scene::{Jar, Scene};
 use crate::services::token::SessionSettings;
@@ -34,7 +34,7 @@ async fn an_end_is_told_to_all_who_watch_the_session_and_to_nobody_else() {
     let (jar, other) = (scene.browser().await, scene.browser().await);
     let watches = [watch(&scene, &jar).await, watch(&scene, &jar).await];
     let spared = watch(&scene, &other).await;
-    scene.tokens.end(jar.session, EndReason::Revoked, &Client::default()).await.expect("an answer");
+    scene.tokens.end(jar.session, EndReason::Revoked, &ClientInfo::default()).await.expect("an answer");
     for watch in watches {
         assert_eq!(watch.await.expect("told"), SessionEvent::Revoked);
     }
@@ -48,7 +48,7 @@ async fn an_end_at_another_replica_is_told_within_a_second() {
     let feed = tokio::spawn(replica.tokens.clone().follow_ends());
     let jar = scene.browser().await;
     let watch = watch(&replica, &jar).await;
-    scene.tokens.end(jar.session, EndReason::UserDisabled, &Client::default()).await.expect("an answer");
+    scene.tokens.end(jar.session, EndReason::UserDisabled, &ClientInfo::default()).await.expect("an answer");
     let told = tokio::time::timeout(Duration::from_secs(1), watch).await.expect("in time");
     assert_eq!(told.expect("told"), SessionEvent::UserDisabled);
     feed.abort();
@@ -58,7 +58,7 @@ async fn an_end_at_another_replica_is_told_within_a_second() {
 async fn what_has_ended_before_is_told_at_once() {
     let scene = Scene::new();
     let jar = scene.browser().await;
-    scene.tokens.end(jar.session, EndReason::LoggedOut, &Client::default()).await.expect("an answer");
+    scene.tokens.end(jar.session, EndReason::LoggedOut, &ClientInfo::default()).await.expect("an answer");
     assert_eq!(scene.tokens.watch(jar.session).await, SessionEvent::LoggedOut);
     // Where the feed begins later than that, the row tells.
     assert_eq!(scene.replica().tokens.watch(jar.session).await, SessionEvent::LoggedOut);
@@ -157,7 +157,7 @@ async fn watches_that_are_given_up_leave_nothing_behind() {
     drop(other);
     assert_eq!(number_watched(&scene), 0);
     let told = watch(&scene, &jar).await;
-    scene.tokens.end(jar.session, EndReason::Revoked, &Client::default()).await.expect("an answer");
+    scene.tokens.end(jar.session, EndReason::Revoked, &ClientInfo::default()).await.expect("an answer");
     told.await.expect("told");
     assert_eq!(number_watched(&scene), 0);
 }
@@ -173,7 +173,7 @@ async fn thousands_of_watches_of_many_sessions_are_told_at_once() {
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
     let which = crate::services::store::Which::All;
-    scene.tokens.end_all(&which, EndReason::Revoked, &Client::default()).await.expect("an answer");
+    scene.tokens.end_all(&which, EndReason::Revoked, &ClientInfo::default()).await.expect("an answer");
     let began = tokio::time::Instant::now();
     for watch in watches {
         assert_eq!(watch.await.expect("told"), SessionEvent::Revoked);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use axum::http::StatusCode;
 use sekisho::app::App;
 use sekisho::backend::db::{self, Options, Stores};
-use sekisho::identity::Client;
+use sekisho::identity::ClientInfo;
 use sekisho::layer::{TokenService, VerifyError};
 use sekisho::models::session::EndReason;
 use sekisho::services::store::Which;
@@ -51,7 +51,7 @@ async fn a_cut_is_noticed(cut: fn(&Wire)) {
 
     cut(&there.wire);
     assert_eq!(
-        here.app.tokens.end_all(&Which::All, EndReason::Revoked, &Client::default()).await.unwrap().len(),
+        here.app.tokens.end_all(&Which::All, EndReason::Revoked, &ClientInfo::default()).await.unwrap().len(),
         1
     );
     let ended = Instant::now();
@@ -61,7 +61,12 @@ async fn a_cut_is_noticed(cut: fn(&Wire)) {
     }
     let bob = here.signed_in("bob@example.com").await.token(ACCESS);
     assert_eq!(
-        here.app.tokens.end_all(&Which::All, EndReason::LoggedOut, &Client::default()).await.unwrap().len(),
+        here.app
+            .tokens
+            .end_all(&Which::All, EndReason::LoggedOut, &ClientInfo::default())
+            .await
+            .unwrap()
+            .len(),
         1
     );
 

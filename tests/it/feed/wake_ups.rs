@@ -2,7 +2,7 @@
 //! all the same.
 
 use sekisho::backend::db::{self, Options, Stores};
-use sekisho::identity::Client;
+use sekisho::identity::ClientInfo;
 use sekisho::models::session::{EndReason, SessionEnd};
 use sekisho::models::user::{Role, User};
 use sekisho::services::store::{Inserted, NewSession, PasswordChange, Which};
@@ -92,7 +92,7 @@ async fn without_notifications_ends_arrive_by_asking() {
     let feed = tokio::spawn(there.clone().follow_ends());
     for _ in 0..3 {
         let issued = sign_in(&here).await;
-        here.end(issued.session.id, EndReason::LoggedOut, &Client::default()).await.unwrap();
+        here.end(issued.session.id, EndReason::LoggedOut, &ClientInfo::default()).await.unwrap();
         refusal(&there, &issued.renewal.access_token).await;
     }
     assert!(woken.0.try_recv().is_err(), "nobody told");

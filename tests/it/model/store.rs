@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use secrecy::SecretString;
-use sekisho::identity::{Client, Roles};
+use sekisho::identity::{ClientInfo, Roles};
 use sekisho::models::audit::{AuditEntry, AuditEvent};
 use sekisho::models::session::{AccessRef, EndReason, Session, SessionId, SessionKind, TokenId};
 use sekisho::models::user::{Role, User, UserId};
@@ -106,7 +106,7 @@ pub(super) struct Step {
     pub(super) last_rotated_by: OffsetDateTime,
     pub(super) asked_by: Option<AccessRef>,
     pub(super) idle_expires_at: OffsetDateTime,
-    pub(super) client: Client,
+    pub(super) client: ClientInfo,
 }
 
 #[derive(Debug, Default)]
@@ -199,7 +199,7 @@ impl Store {
             idle_expires_at: (now + idle).min(now + absolute),
             absolute_expires_at: now + absolute,
             end: None,
-            client: Client::default(),
+            client: ClientInfo::default(),
         }
     }
 
@@ -229,7 +229,7 @@ impl Store {
         session.settled_by = None;
         session.rotations += 1;
         session.idle_expires_at = step.idle_expires_at.min(session.absolute_expires_at);
-        session.client = Client { request_id: None, ..step.client.clone() };
+        session.client = ClientInfo { request_id: None, ..step.client.clone() };
         if !row.made.insert(session.generation) {
             row.made_twice = Some(session.generation);
         }
@@ -308,7 +308,7 @@ impl Store {
             let before = self.rows[place].session.clone();
             let Some((event, at)) = before.over(by).filter(|_| before.end.is_none()) else { continue };
             let reason = EndReason::from_word(event.as_str()).expect("an end");
-            self.end(t, place, &Ending::new(at, reason, Client::default()));
+            self.end(t, place, &Ending::new(at, reason, ClientInfo::default()));
             self.unflushed.push(Unflushed { at: t, place, before, entry: Some(self.audit.len() - 1) });
             ended.push(place);
         }

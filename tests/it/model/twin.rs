@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestError, TestRunner};
 use sekisho::backend::db::Stores;
-use sekisho::identity::Client;
+use sekisho::identity::ClientInfo;
 use sekisho::models::audit::AuditEntry;
 use sekisho::models::session::{AccessRef, EndReason, SessionId, SessionKind, TokenId};
 use sekisho::models::user::Role;
@@ -241,8 +241,8 @@ impl Twins {
     }
 }
 
-fn client(nth: usize) -> Client {
-    Client { address: None, user_agent: Some(format!("Agent/{nth}")), request_id: Some(nth.to_string()) }
+fn client(nth: usize) -> ClientInfo {
+    ClientInfo { address: None, user_agent: Some(format!("Agent/{nth}")), request_id: Some(nth.to_string()) }
 }
 
 fn token_at(id: u128, ms: i64) -> AccessRef {

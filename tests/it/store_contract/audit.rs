@@ -8,14 +8,14 @@ use sekisho::services::store::{PasswordChange, Which};
 
 use super::*;
 
-fn client(last: u8, agent: &str, request: &str) -> Client {
+fn client(last: u8, agent: &str, request: &str) -> ClientInfo {
     let address = IpAddr::V4(Ipv4Addr::new(192, 0, 2, last));
-    Client { request_id: Some(request.to_owned()), ..Client::new(Some(address), Some(agent)) }
+    ClientInfo { request_id: Some(request.to_owned()), ..ClientInfo::new(Some(address), Some(agent)) }
 }
 
 /// What a session's row, or the other side of an entry, keeps of a client.
-fn kept(client: &Client) -> Client {
-    Client { request_id: None, ..client.clone() }
+fn kept(client: &ClientInfo) -> ClientInfo {
+    ClientInfo { request_id: None, ..client.clone() }
 }
 
 async fn entries(stores: &Stores, id: SessionId) -> Vec<AuditEntry> {
@@ -180,7 +180,7 @@ pub(super) async fn an_entry_comes_back_as_it_was(stores: &Stores) {
     };
     let bare = AuditEntry {
         session: Some(about),
-        ..AuditEntry::new(NOW, AuditEvent::UnknownSession, Client::default())
+        ..AuditEntry::new(NOW, AuditEvent::UnknownSession, ClientInfo::default())
     };
     stores.sessions.record(&[bare.clone(), full.clone()]).await.unwrap();
     assert_eq!(entries(stores, about).await, [full.clone(), bare], "the latest first");
@@ -191,7 +191,7 @@ pub(super) async fn the_audit_is_purged_in_steps(stores: &Stores) {
     let about = SessionId(id());
     let at = |minutes| AuditEntry {
         session: Some(about),
-        ..AuditEntry::new(NOW + minutes * MINUTE, AuditEvent::UnknownSession, Client::default())
+        ..AuditEntry::new(NOW + minutes * MINUTE, AuditEvent::UnknownSession, ClientInfo::default())
     };
     stores.sessions.record(&[at(0), at(1), at(2), at(3)]).await.unwrap();
     let purge = async |most| stores.sessions.purge_audit(NOW + 3 * MINUTE, most).await.unwrap();
@@ -227,7 +227,7 @@ pub(super) async fn sessions_that_expired_are_ended_in_steps(stores: &Stores) {
     assert!(stores.sessions.end_expired(SessionId(Uuid::nil()), 10, NOW).await.unwrap().is_some());
     assert_eq!(audited(stores, idle.id).await, EndReason::IdleExpired);
     assert_eq!(audited(stores, absolute.id).await, EndReason::AbsoluteExpired);
-    assert_eq!(entries(stores, idle.id).await[0].by, Client::default(), "nobody did it");
+    assert_eq!(entries(stores, idle.id).await[0].by, ClientInfo::default(), "nobody did it");
 }
 
 pub(super) async fn sessions_are_purged_in_steps(stores: &Stores) {

@@ -37,7 +37,7 @@ pub(super) async fn one_rotation_wins(stores: &Stores) {
         let answers = race(20, |_| {
             let (sessions, before) = (stores.sessions.clone(), before.clone());
             async move {
-                let client = Client::default();
+                let client = ClientInfo::default();
                 let step =
                     Rotation { from: generation, last_rotated_by: NOW + DAY, ..rotation(&before, &client) };
                 sessions.rotate(&step).await.unwrap()
@@ -56,7 +56,7 @@ pub(super) async fn one_catching_up_wins(stores: &Stores) {
     let answers = race(20, |_| {
         let (sessions, before) = (stores.sessions.clone(), before.clone());
         async move {
-            let client = Client::default();
+            let client = ClientInfo::default();
             sessions.catch_up(&Rotation { from: 5, ..rotation(&before, &client) }).await.unwrap()
         }
     });

@@ -12,7 +12,7 @@ pub(super) async fn what_is_not_there_is_no_error(stores: &Stores) {
     let (sessions, users) = (&stores.sessions, &stores.users);
     let nobody = user("nobody@example.com");
     let nothing = session(&nobody);
-    let client = Client::default();
+    let client = ClientInfo::default();
     let used = LastingUse { session: nothing.id, generation: 1, token: token() };
     let revoked = end(EndReason::Revoked);
 
@@ -53,7 +53,7 @@ pub(super) async fn a_session_comes_back_as_it_was(stores: &Stores) {
         rotations: 1 << 40,
         replays: 1 << 41,
         end: Some(SessionEnd { at: datetime!(2031-02-03 04:05:06.000007 UTC), reason: EndReason::Exhausted }),
-        client: Client::new(Some(IpAddr::V6(Ipv6Addr::LOCALHOST)), Some("Agent/1.0 (é, 関所, '\")")),
+        client: ClientInfo::new(Some(IpAddr::V6(Ipv6Addr::LOCALHOST)), Some("Agent/1.0 (é, 関所, '\")")),
         ..session(&user("full@example.com"))
     };
     known_session(stores, full.clone()).await;
@@ -188,12 +188,12 @@ pub(super) async fn a_rotation_sets_the_whole_row(stores: &Stores) {
         rotations: 6,
         replays: 5,
         settled_by: Some(token()),
-        client: Client::new(Some(IpAddr::V6(Ipv6Addr::LOCALHOST)), Some("before")),
+        client: ClientInfo::new(Some(IpAddr::V6(Ipv6Addr::LOCALHOST)), Some("before")),
         ..session(&owner)
     };
     let before = known_session(stores, before).await;
     let bystander = any_session(stores).await;
-    let client = Client::new(Some(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1))), Some("after"));
+    let client = ClientInfo::new(Some(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1))), Some("after"));
     let step = rotation(&before, &client);
     let after = Session {
         generation: 8,
@@ -210,7 +210,7 @@ pub(super) async fn a_rotation_sets_the_whole_row(stores: &Stores) {
     assert_eq!(found(stores, after.id).await, after);
     assert_eq!(found(stores, bystander.id).await, bystander);
 
-    let nothing = Client::default();
+    let nothing = ClientInfo::default();
     let next = Rotation { asked_by: None, ..rotation(&after, &nothing) };
     let rotated = stores.sessions.rotate(&next).await.unwrap().expect("it is due");
     assert_eq!((rotated.asked_by, rotated.client), (None, nothing));
@@ -218,7 +218,7 @@ pub(super) async fn a_rotation_sets_the_whole_row(stores: &Stores) {
 
 pub(super) async fn a_rotation_never_outlives_the_absolute_expiry(stores: &Stores) {
     let before = any_session(stores).await;
-    let client = Client::default();
+    let client = ClientInfo::default();
     let far = Rotation { idle_expires_at: NOW + 400 * DAY, ..rotation(&before, &client) };
     let rotated = stores.sessions.rotate(&far).await.unwrap().expect("it is due");
     assert_eq!(rotated.idle_expires_at, before.absolute_expires_at);
@@ -226,7 +226,7 @@ pub(super) async fn a_rotation_never_outlives_the_absolute_expiry(stores: &Store
 
 pub(super) async fn a_rotation_that_is_not_due_changes_nothing(stores: &Stores) {
     let owner = user("owner@example.com");
-    let client = Client::default();
+    let client = ClientInfo::default();
     let live = || Session { generation: 5, ..session(&owner) };
     let at = NOW + MINUTE;
     let revoked = Some(end(EndReason::Revoked));
@@ -261,7 +261,7 @@ pub(super) async fn a_rotation_that_is_not_due_changes_nothing(stores: &Stores) 
 }
 
 pub(super) async fn a_session_behind_catches_up(stores: &Stores) {
-    let client = Client::new(None, Some("after"));
+    let client = ClientInfo::new(None, Some("after"));
     for behind in [1, 2, 1_000] {
         let before = Session { settled_by: Some(token()), ..session(&user("owner@example.com")) };
         let before = known_session(stores, before).await;
@@ -289,7 +289,7 @@ pub(super) async fn a_session_behind_catches_up(stores: &Stores) {
 
 pub(super) async fn what_is_not_behind_does_not_catch_up(stores: &Stores) {
     let owner = user("owner@example.com");
-    let client = Client::default();
+    let client = ClientInfo::default();
     let live = || Session { generation: 5, ..session(&owner) };
     let at = NOW + MINUTE;
     let revoked = Some(end(EndReason::Revoked));
@@ -311,7 +311,7 @@ pub(super) async fn what_is_not_behind_does_not_catch_up(stores: &Stores) {
 
 pub(super) async fn the_last_generation_has_no_next(stores: &Stores) {
     let owner = user("owner@example.com");
-    let client = Client::default();
+    let client = ClientInfo::default();
     let last = known_session(stores, Session { generation: u32::MAX, ..session(&owner) }).await;
     assert_eq!(stores.sessions.rotate(&rotation(&last, &client)).await.unwrap(), None);
     let behind = known_session(stores, session(&owner)).await;

@@ -12,7 +12,7 @@ use super::framing::{Framing, Next};
 use super::io::Switched;
 use super::sending::Sending;
 use super::{Http1, Http1Error};
-use crate::identity::for_this_request;
+use crate::identity::with_current_context;
 
 /// Reads from its connection what belongs to the answer, and no more.
 pub(in crate::proxy) struct Http1Body {
@@ -47,7 +47,7 @@ impl Http1Body {
         let (reading, mut writing) = io.split();
         let connection = Box::new(Http1 { read, ..Http1::new(reading, peer) });
         let upload = async move { _ = poll_fn(|cx| rest.poll_send(&mut writing, cx)).await };
-        let uploading = tokio::spawn(for_this_request(upload)).abort_handle();
+        let uploading = tokio::spawn(with_current_context(upload)).abort_handle();
         Self { connection, framing, persists: false, _uploading: Some(Uploading(uploading)) }
     }
 

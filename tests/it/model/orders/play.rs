@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use sekisho::clock::ManualClock;
-use sekisho::identity::{Client, SessionEvent};
+use sekisho::identity::{ClientInfo, SessionEvent};
 use sekisho::layer::{RefreshError, RefreshRequest};
 use sekisho::models::audit::AuditEvent;
 use sekisho::models::session::{EndReason, Session, SessionKind, TokenId};
@@ -49,7 +49,7 @@ impl Scene {
                 refresh_token: refresh_token::mint(keys.signing(at(0)), session.id, session.generation),
                 access_token: Some(access),
                 of: None,
-                client: Client::default(),
+                client: ClientInfo::default(),
             }
         };
         let (owner, thief) = (request(1), request(2));
@@ -217,7 +217,7 @@ impl<'a> Play<'a> {
                 let (tokens, session) = (self.replicas[replica].tokens.clone(), self.scene.session.id);
                 let ending = async move {
                     tokens
-                        .end(session, EndReason::LoggedOut, &Client::default())
+                        .end(session, EndReason::LoggedOut, &ClientInfo::default())
                         .await
                         .is_ok_and(|ended| ended)
                 };

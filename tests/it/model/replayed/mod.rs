@@ -14,7 +14,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::FutureExt;
 use sekisho::clock::ManualClock;
-use sekisho::identity::{Client, Identity};
+use sekisho::identity::{ClientInfo, Identity};
 use sekisho::layer::{CookiePolicy, Reject401, SESSION_EVENT_HEADER, SilentRefreshLayer};
 use sekisho::models::session::{EndReason, SessionId, TokenId};
 use sekisho::models::user::{Role, User};
@@ -185,7 +185,7 @@ impl Product {
     /// What nobody is answered.
     fn do_quietly(&mut self, replica: usize, what: &What) {
         let Replica { tokens, clock, .. } = &self.replicas[replica];
-        let by = Client::default();
+        let by = ClientInfo::default();
         match *what {
             What::SignedOut { session } => {
                 self.wait(tokens.end(self.sessions[session], EndReason::LoggedOut, &by)).unwrap();
@@ -289,7 +289,7 @@ impl Product {
     fn change_password(&mut self, replica: usize, session: usize, old: u32) -> bool {
         let tokens = &self.replicas[replica].tokens;
         let session = now(self.store.find_session(self.sessions[session])).unwrap().unwrap();
-        let ending = tokens.ending(EndReason::PasswordChanged, &Client::default());
+        let ending = tokens.ending(EndReason::PasswordChanged, &ClientInfo::default());
         let change = PasswordChange {
             user: session.user_id,
             old: Some(&hash(old)),

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use sekisho::identity::Client;
+use sekisho::identity::ClientInfo;
 use sekisho::models::audit::{AuditEntry, AuditEvent};
 use sekisho::models::session::{AccessRef, EndReason, Session, SessionEnd, SessionId, TokenId};
 use sekisho::services::store::{AuditStore, NewSession, SessionStore, Which};
@@ -55,7 +55,7 @@ impl Product {
         self.unflushed.clear();
         now(async {
             let (store, all, far) = (&self.store, Which::All, at(i64::from(u32::MAX)));
-            let ending = self.replicas[0].tokens.ending(EndReason::Revoked, &Client::default());
+            let ending = self.replicas[0].tokens.ending(EndReason::Revoked, &ClientInfo::default());
             store.end_sessions(&all, &ending).await.unwrap();
             store.purge_sessions(far, u32::MAX).await.unwrap();
             for session in rows.values() {

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::rc::Rc;
 use std::time::Duration;
 
-use sekisho::identity::{Client, SessionEvent};
+use sekisho::identity::{ClientInfo, SessionEvent};
 use sekisho::models::session::{AccessRef, EndReason, Session, TokenId};
 use time::OffsetDateTime;
 use uuid::Uuid;

@@ -108,7 +108,7 @@ impl World<'_> {
                 .and_then(|presented| presented.beside)
                 .map(|beside| beside.token),
             idle_expires_at: began + ms(self.settings.access_ttl + self.settings.idle_ttl),
-            client: Client::default(),
+            client: ClientInfo::default(),
         }
     }
 
