@@ -26,7 +26,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use jsonwebtoken::{DecodingKey, Validation};
 use secrecy::ExposeSecret;
-use sekisho::app::{App, Parts};
+use sekisho::app::{App, AppDependencies};
 use sekisho::backend::config::{Config, Sources};
 use sekisho::backend::db::Stores;
 use sekisho::clock::{Clock, ManualClock, SystemClock};
@@ -238,7 +238,7 @@ fn app(routes: &str, telemetry: Telemetry) -> App {
     must(std::fs::write(&file, format!("cookies = {{ secure = false }}\n{routes}")));
     let config = must(Config::load(&Sources { file: Some(file), ..Sources::default() })).config;
     let keys = must(KeyRing::generate(Algorithm::Hs256, SystemClock.now()));
-    must(App::build(Parts {
+    must(App::build(AppDependencies {
         config: &config,
         public_origin: config.server.public_origin_at(SocketAddr::from(([127, 0, 0, 1], 8080))),
         stores: Stores::in_memory(),

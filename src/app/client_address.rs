@@ -12,7 +12,7 @@ pub(crate) struct TrustedProxies(Vec<IpNet>);
 
 /// What is known of where a request comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Origin<'h> {
+pub(crate) struct ForwardedInfo<'h> {
     /// The client's address: the nearest one that no trusted proxy stands at.
     pub(crate) client: IpAddr,
     /// Whether the client used https, if a trusted proxy says so.
@@ -35,9 +35,9 @@ impl TrustedProxies {
     ///
     /// Which of the two families a proxy writes isn't known here, and it may pass on the other one as
     /// the client sent it. So where both are there, they are believed only if they agree.
-    pub(crate) fn origin<'h>(&self, peer: IpAddr, headers: &'h HeaderMap) -> Origin<'h> {
+    pub(crate) fn resolve<'h>(&self, peer: IpAddr, headers: &'h HeaderMap) -> ForwardedInfo<'h> {
         let peer = peer.to_canonical();
-        let nobody_says = Origin { client: peer, https: None, host: None };
+        let nobody_says = ForwardedInfo { client: peer, https: None, host: None };
         if !self.contains(peer) {
             return nobody_says;
         }
@@ -47,23 +47,23 @@ impl TrustedProxies {
         }
     }
 
-    fn by_x_forwarded<'h>(&self, peer: IpAddr, headers: &'h HeaderMap) -> Option<Origin<'h>> {
-        let addresses = list(headers, X_FORWARDED_FOR).map(node_address);
-        let proto = list(headers, X_FORWARDED_PROTO).next();
-        let host = list(headers, X_FORWARDED_HOST).next();
-        headers.contains_key(X_FORWARDED_FOR).then(|| Origin {
-            client: self.client(peer, addresses),
+    fn by_x_forwarded<'h>(&self, peer: IpAddr, headers: &'h HeaderMap) -> Option<ForwardedInfo<'h>> {
+        let addresses = list_elements_rev(headers, X_FORWARDED_FOR).map(node_address);
+        let proto = list_elements_rev(headers, X_FORWARDED_PROTO).next();
+        let host = list_elements_rev(headers, X_FORWARDED_HOST).next();
+        headers.contains_key(X_FORWARDED_FOR).then(|| ForwardedInfo {
+            client: self.rightmost_untrusted(peer, addresses),
             https: proto.and_then(is_https),
             host,
         })
     }
 
-    fn by_forwarded<'h>(&self, peer: IpAddr, headers: &'h HeaderMap) -> Option<Origin<'h>> {
-        let element = list(headers, FORWARDED).next()?;
-        let addresses =
-            list(headers, FORWARDED).map(|element| parameter(element, "for").and_then(node_address));
-        Some(Origin {
-            client: self.client(peer, addresses),
+    fn by_forwarded<'h>(&self, peer: IpAddr, headers: &'h HeaderMap) -> Option<ForwardedInfo<'h>> {
+        let element = list_elements_rev(headers, FORWARDED).next()?;
+        let addresses = list_elements_rev(headers, FORWARDED)
+            .map(|element| parameter(element, "for").and_then(node_address));
+        Some(ForwardedInfo {
+            client: self.rightmost_untrusted(peer, addresses),
             https: parameter(element, "proto").and_then(is_https),
             host: parameter(element, "host"),
         })
@@ -71,7 +71,7 @@ impl TrustedProxies {
 
     /// Walks back from the peer while the addresses are those of trusted proxies. What can't be
     /// read ends the walk: nobody vouches for what stands before it.
-    fn client(&self, peer: IpAddr, addresses: impl Iterator<Item = Option<IpAddr>>) -> IpAddr {
+    fn rightmost_untrusted(&self, peer: IpAddr, addresses: impl Iterator<Item = Option<IpAddr>>) -> IpAddr {
         let mut client = peer;
         for address in addresses {
             if !self.contains(client) {
@@ -87,7 +87,7 @@ impl TrustedProxies {
 }
 
 /// The elements of a list header, the last first: each proxy appends its own.
-fn list(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
+fn list_elements_rev(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
     let lines: Vec<_> = headers.get_all(name).iter().collect();
     lines
         .into_iter()
@@ -145,7 +145,7 @@ mod tests {
     }
 
     fn client(peer: &str, pairs: &[(&'static str, &'static str)]) -> String {
-        trusted().origin(peer.parse().expect("an address"), &headers(pairs)).client.to_string()
+        trusted().resolve(peer.parse().expect("an address"), &headers(pairs)).client.to_string()
     }
 
     #[test]
@@ -156,8 +156,9 @@ mod tests {
             ("x-forwarded-host", "evil.example"),
             ("forwarded", "for=1.1.1.1;proto=https"),
         ]);
-        let origin = trusted().origin("192.0.2.7".parse().expect("an address"), &lies);
-        let truth = Origin { client: "192.0.2.7".parse().expect("an address"), https: None, host: None };
+        let origin = trusted().resolve("192.0.2.7".parse().expect("an address"), &lies);
+        let truth =
+            ForwardedInfo { client: "192.0.2.7".parse().expect("an address"), https: None, host: None };
         assert_eq!(origin, truth);
     }
 
@@ -188,7 +189,7 @@ mod tests {
     fn forwarded_is_read_where_the_other_is_absent() {
         let value = r#"for=1.1.1.1, for="[2001:db8::7]:4711";proto=https;host=app.example"#;
         let headers = headers(&[("forwarded", value)]);
-        let origin = trusted().origin("::1".parse().expect("an address"), &headers);
+        let origin = trusted().resolve("::1".parse().expect("an address"), &headers);
         assert_eq!(origin.client.to_string(), "2001:db8::7");
         assert_eq!((origin.https, origin.host), (Some(true), Some("app.example")));
     }

@@ -1,17 +1,17 @@
 //! The composition root: configuration in, services out. The one place that knows all parts.
 
-mod bearer;
-mod choose;
+mod catch_panic;
 mod client_address;
-mod cross_origin;
-mod entrance;
-mod gateway;
-mod home;
-mod live;
-mod panics;
-mod plan;
+mod conditional;
+mod cors_csrf;
+mod dispatcher;
+mod forward_auth;
 mod public;
-mod verify;
+mod reload;
+mod request_recorder;
+mod shared_runtime;
+mod stack;
+mod upstream_tokens;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -27,17 +27,17 @@ use tower::layer::layer_fn;
 use tower_http::timeout::RequestBodyTimeoutLayer;
 use utoipa_axum::router::OpenApiRouter;
 
-use self::bearer::BearerMinter;
+use self::catch_panic::CatchPanic;
 use self::client_address::TrustedProxies;
-use self::entrance::Desk;
-use self::gateway::Proxied;
-use self::home::Home;
-use self::live::Live;
-use self::panics::CatchPanic;
-use self::plan::{Plan, Terms};
-pub use self::public::{Public, PublicFuture};
-use self::verify::Asking;
-pub use self::verify::Verify;
+use self::dispatcher::ProxyStacks;
+pub use self::forward_auth::ForwardAuthService;
+use self::forward_auth::ForwardAuthStack;
+pub use self::public::{PublicFuture, PublicService};
+use self::reload::ReloadableStacks;
+use self::request_recorder::RecorderConfig;
+use self::shared_runtime::SharedRuntime;
+use self::stack::{ReloadableConfig, StackBuilder};
+use self::upstream_tokens::UpstreamTokenIssuer;
 use crate::backend::config::{self, Builtin, Config, IdentityPreset, Place, RouteIdentity};
 use crate::backend::db::Stores;
 use crate::clock::Clock;
@@ -64,7 +64,7 @@ use crate::telemetry::Telemetry;
 use crate::telemetry::metrics::Meters;
 
 /// What the program is made of.
-pub struct Parts<'a> {
+pub struct AppDependencies<'a> {
     /// The configuration.
     pub config: &'a Config,
     /// What browsers call us.
@@ -87,23 +87,23 @@ pub struct Parts<'a> {
 #[derive(Clone)]
 pub struct App {
     /// For the public listener.
-    pub public: Public,
+    pub public: PublicService,
     /// For the operators' listener.
     pub admin: Router,
     /// For the listener of other proxies, if there is one.
-    pub verify: Option<Verify>,
+    pub verify: Option<ForwardAuthService>,
     /// The sessions' tokens.
     pub tokens: Tokens,
     /// The users.
     pub users: Users,
     /// The long-lived connections to upstreams.
     pub streams: Streams,
-    live: Arc<Live>,
+    live: Arc<ReloadableStacks>,
     stopping: Stopping,
 }
 
 /// What is to change: see [`App::prepare`].
-pub struct Change(Terms);
+pub struct PreparedReload(ReloadableConfig);
 
 /// Why the parts don't fit together.
 #[derive(Debug, thiserror::Error)]
@@ -134,7 +134,7 @@ impl App {
     /// # Errors
     ///
     /// [`AppError`] names the setting at fault.
-    pub fn build(parts: Parts<'_>) -> Result<Self, AppError> {
+    pub fn build(parts: AppDependencies<'_>) -> Result<Self, AppError> {
         let config = parts.config;
         let cookies = Arc::new(cookie_policy(&config.cookies)?);
         let tokens = tokens(&parts);
@@ -147,16 +147,16 @@ impl App {
         let state = AuthState { auth, cookies: Arc::clone(&cookies), clock };
         let session = SilentRefreshLayer::new(Arc::new(tokens.clone()), CookiePolicy::clone(&cookies))
             .with_on_store_loss(on_store_loss(config.session.on_store_loss));
-        let plan = plan(&parts, &cookies, &session, state);
-        let terms = plan.terms(config, &Routes::default())?;
-        let live = Live::new(plan, terms);
+        let plan = stack_builder(&parts, &cookies, &session, state);
+        let terms = plan.prepare(config, &Routes::default())?;
+        let live = ReloadableStacks::new(plan, terms);
         let streams = Streams::new(Arc::new(tokens.clone()));
         let reserved = ReservedCookies { names: cookies.names().map(str::to_owned).to_vec() };
-        let proxied = Proxied::new(session, Proxy::new(reserved, streams.clone()));
-        let metrics = metrics_text(parts.metrics.clone(), parts.telemetry.clone());
+        let proxied = ProxyStacks::new(session, Proxy::new(reserved, streams.clone()));
+        let metrics = metrics_renderer(parts.metrics.clone(), parts.telemetry.clone());
         let stopping = Stopping::default();
         Ok(Self {
-            public: Public(live.face(proxied)),
+            public: PublicService(live.new_thread_stack(proxied)),
             verify: live.verify(),
             admin: health::router(parts.stores.sessions, tokens.clone(), metrics, stopping.clone()),
             tokens,
@@ -179,46 +179,46 @@ impl App {
     /// # Errors
     ///
     /// [`AppError`] names the setting at fault.
-    pub fn prepare(&self, config: &Config) -> Result<Change, AppError> {
-        self.live.plan().terms(config, &self.live.routes()).map(Change)
+    pub fn prepare(&self, config: &Config) -> Result<PreparedReload, AppError> {
+        self.live.plan().prepare(config, &self.live.routes()).map(PreparedReload)
     }
 
     /// Puts a change in force for all requests that arrive from now on.
-    pub fn apply(&self, change: Change) {
+    pub fn apply(&self, change: PreparedReload) {
         self.live.apply(change.0);
     }
 
     /// From now on `/readyz` says that this process is about to stop. All else goes on.
-    pub fn say_that_it_stops(&self) {
+    pub fn begin_shutdown(&self) {
         self.stopping.begin();
     }
 }
 
 /// What stays as long as the process runs.
-fn plan(
-    parts: &Parts<'_>,
+fn stack_builder(
+    parts: &AppDependencies<'_>,
     cookies: &Arc<CookiePolicy>,
     session: &SilentRefreshLayer<Tokens>,
     state: AuthState,
-) -> Plan {
+) -> StackBuilder {
     let (meters, prefix) = (Arc::new(Meters::new()), parts.config.server.auth_prefix.as_str());
     let pages = parts.sample.clone().map(|sample| with_fallbacks(pages::router(Some(sample))));
-    Plan {
-        home: Home::here(),
-        own_paths: own_paths(&parts.config.server, &meters),
+    StackBuilder {
+        home: SharedRuntime::current(),
+        own_paths: builtin_paths(&parts.config.server, &meters),
         otherwise: pages.map(|pages| (pages, meters.route("own:pages"))),
-        minter: BearerMinter { tokens: state.auth.tokens().clone() },
-        own: own(parts, session, state),
+        minter: UpstreamTokenIssuer { tokens: state.auth.tokens().clone() },
+        own: builtin_router(parts, session, state),
         cookies: Arc::clone(cookies),
         public_origin: parts.public_origin.clone(),
         sign_in: vec![format!("{prefix}/login"), format!("{prefix}/register")],
-        asking: Asking::new(parts.config, session),
-        desk: desk(parts, meters),
+        asking: ForwardAuthStack::new(parts.config, session),
+        desk: recorder_config(parts, meters),
     }
 }
 
-fn desk(parts: &Parts<'_>, meters: Arc<Meters>) -> Desk {
-    Desk {
+fn recorder_config(parts: &AppDependencies<'_>, meters: Arc<Meters>) -> RecorderConfig {
+    RecorderConfig {
         trusted: TrustedProxies::default(),
         public_host: public_host(&parts.public_origin),
         name: parts.public_origin.host().into(),
@@ -228,7 +228,7 @@ fn desk(parts: &Parts<'_>, meters: Arc<Meters>) -> Desk {
     }
 }
 
-fn own_paths(server: &config::Server, meters: &Meters) -> Vec<(config::PathPrefix, u32)> {
+fn builtin_paths(server: &config::Server, meters: &Meters) -> Vec<(config::PathPrefix, u32)> {
     let counted = |builtin: &Builtin| {
         let number = meters.route(&format!("own:{}", builtin.as_str()));
         server.paths_of(*builtin).into_iter().map(move |path| (path, number))
@@ -237,7 +237,7 @@ fn own_paths(server: &config::Server, meters: &Meters) -> Vec<(config::PathPrefi
 }
 
 /// What `/metrics` shows, at the time that it is asked.
-fn metrics_text(recorded: Option<PrometheusHandle>, telemetry: Telemetry) -> health::MetricsText {
+fn metrics_renderer(recorded: Option<PrometheusHandle>, telemetry: Telemetry) -> health::MetricsText {
     Arc::new(move || {
         if let Some(lost) = &telemetry.lost_lines {
             metrics::counter!("sekisho_log_lines_lost_total").absolute(lost.count());
@@ -247,7 +247,11 @@ fn metrics_text(recorded: Option<PrometheusHandle>, telemetry: Telemetry) -> hea
 }
 
 /// The program's own routes, as far as `server.builtin` has them.
-fn own(parts: &Parts<'_>, session: &SilentRefreshLayer<Tokens>, state: AuthState) -> Router {
+fn builtin_router(
+    parts: &AppDependencies<'_>,
+    session: &SilentRefreshLayer<Tokens>,
+    state: AuthState,
+) -> Router {
     let server = &parts.config.server;
     let (tokens, movies) = (state.auth.tokens().clone(), Movies::new(Arc::clone(&parts.stores.movies)));
     let session = session.clone().with_on_reject(Reject401);
@@ -275,7 +279,7 @@ fn own(parts: &Parts<'_>, session: &SilentRefreshLayer<Tokens>, state: AuthState
         .layer(RequestBodyTimeoutLayer::new(BODY_MAY_STAND_STILL))
 }
 
-fn tokens(parts: &Parts<'_>) -> Tokens {
+fn tokens(parts: &AppDependencies<'_>) -> Tokens {
     let (config, session) = (&parts.config.tokens, &parts.config.session);
     let access = AccessTokens::new(JwtSettings {
         issuer: config.issuer.clone(),
@@ -414,7 +418,7 @@ fn upstream_settings(upstreams: &config::Upstreams) -> UpstreamSettings {
 ///
 /// `public_host` stands in for a host that an old client doesn't name: an upstream that is told nothing
 /// would take us for the client.
-fn located<B>(
+fn resolve_client<B>(
     trusted: &TrustedProxies,
     public_host: Option<&HeaderValue>,
     request: &mut Request<B>,
@@ -422,7 +426,7 @@ fn located<B>(
     // Taken out: nobody reads them after this, and extensions of three entries are one small allocation.
     let Peer(peer) = request.extensions_mut().remove()?;
     let is_secured = request.extensions_mut().remove::<Secured>().is_some();
-    let origin = trusted.origin(peer.ip(), request.headers());
+    let origin = trusted.resolve(peer.ip(), request.headers());
     // RFC 9112, section 3.2.2: what an absolute target names goes before the header.
     let named = origin.host.or_else(|| request.uri().authority().map(Authority::as_str));
     let host = named.and_then(|host| HeaderValue::try_from(host).ok());
@@ -487,7 +491,7 @@ mod tests {
         let session = SilentRefreshLayer::new(Arc::new(tokens), CookiePolicy::default());
         let panics = service_fn(|_| async { panic!("on purpose") });
         let request = Request::get("/").header(COOKIE, cookie).body(Body::empty()).expect("a request");
-        let response = gateway::behind(session, panics).oneshot(request).await.expect("infallible");
+        let response = dispatcher::with_session(session, panics).oneshot(request).await.expect("infallible");
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
         assert_eq!(response.headers()[SESSION_EVENT_HEADER], "rotated");
         assert_eq!(response.headers().get_all(SET_COOKIE).iter().count(), 2);

@@ -11,22 +11,22 @@ use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower::Service;
 
-use super::cross_origin::{CrossOrigin, Passing};
-use super::entrance::{Entered, Entrance};
-use super::live::Face;
+use super::cors_csrf::{CorsCsrf, CorsCsrfFuture};
+use super::reload::ThreadStack;
+use super::request_recorder::{RecorderFuture, RequestRecorder};
 
 /// What browsers and other clients reach. Cheap to clone.
 ///
 /// Each request meets what is in force when it arrives, to its end. See
 /// [`App::apply`](super::App::apply).
 #[derive(Clone)]
-pub struct Public(pub(super) Arc<Face>);
+pub struct PublicService(pub(super) Arc<ThreadStack>);
 
 /// The stack, in the order in which a request passes it: in, past what pages of other origins may not
 /// do, and to its face.
-pub(super) type Stack = Entrance<CrossOrigin>;
+pub(super) type PublicStack = RequestRecorder<CorsCsrf>;
 
-impl Public {
+impl PublicService {
     /// The same for a thread of its own: with its own connections to upstreams, and nothing that is
     /// counted up and down on every core for every request.
     #[must_use]
@@ -35,7 +35,7 @@ impl Public {
     }
 }
 
-impl Service<Request<Body>> for Public {
+impl Service<Request<Body>> for PublicService {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = PublicFuture;
@@ -51,10 +51,10 @@ impl Service<Request<Body>> for Public {
 }
 
 pin_project! {
-    /// Response future of [`Public`].
+    /// Response future of [`PublicService`].
     pub struct PublicFuture {
         #[pin]
-        answering: Entered<Passing>,
+        answering: RecorderFuture<CorsCsrfFuture>,
     }
 }
 

@@ -19,7 +19,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use super::error::{CliError, with_causes};
 use super::stop::listen_for;
 use super::{start, systemd};
-use crate::app::{App, Change};
+use crate::app::{App, PreparedReload};
 use crate::backend::config::{Config, Loaded, Snapshot, Sources};
 use crate::clock::Clock;
 use crate::server::{Certificate, ServerLimits, ServingThreads};
@@ -174,7 +174,7 @@ impl Reloader<'_> {
         renewed.map(drop).map_err(|fault| tls.invalid(fault.is_of_key(), fault.to_string()).into())
     }
 
-    fn apply(&mut self, loaded: &Loaded, change: Change) {
+    fn apply(&mut self, loaded: &Loaded, change: PreparedReload) {
         let Loaded { config, warnings, .. } = loaded;
         for warning in warnings {
             tracing::warn!("{warning}");

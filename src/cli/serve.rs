@@ -16,7 +16,7 @@ use super::reload::{Occasions, Reloader};
 use super::start::{self, block_on};
 use super::stop::{Beside, Told, serve_until};
 use super::systemd;
-use crate::app::{App, Parts, Sample};
+use crate::app::{App, AppDependencies, Sample};
 use crate::backend::config::{Config, KeySource, Listen, Origin, Registration, Sources};
 use crate::backend::db::Stores;
 use crate::backend::key_files;
@@ -166,7 +166,7 @@ impl Program {
         sample: Option<Sample>,
     ) -> Result<Self, CliError> {
         let (spans, exporting) = start::spans(config)?.unzip();
-        let parts = Parts {
+        let parts = AppDependencies {
             config,
             public_origin: origin.clone(),
             stores: ground.stores.clone(),

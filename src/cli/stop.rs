@@ -82,7 +82,7 @@ pub(super) async fn serve_until(
             never = reloader.run() => match never {},
         }
         let delay = reloader.drain_delay();
-        app.say_that_it_stops();
+        app.begin_shutdown();
         systemd::stopping();
         tracing::info!(
             ?delay,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, Response};
 use secrecy::SecretString;
-use sekisho::app::{App, Parts, Sample};
+use sekisho::app::{App, AppDependencies, Sample};
 use sekisho::backend::config::{Config, KeySource, Sources};
 use sekisho::backend::db::Stores;
 use sekisho::clock::{Clock, ManualClock};
@@ -226,7 +226,7 @@ impl TestApp {
 impl Setup {
     fn start(&self, stores: &Stores, clock: &Arc<ManualClock>) -> App {
         let clock: Arc<dyn Clock> = Arc::clone(clock) as _;
-        let parts = Parts {
+        let parts = AppDependencies {
             config: &self.config,
             public_origin: self.config.server.public_origin.clone().unwrap(),
             stores: stores.clone(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{HeaderValue, Method, Request};
 use futures_util::future::join_all;
-use sekisho::app::Public;
+use sekisho::app::PublicService;
 use sekisho::clock::{Clock, ManualClock};
 use sekisho::models::session::SessionId;
 use serde_json::json;
@@ -25,14 +25,14 @@ pub(crate) const REFRESH: &str = "__Host-refresh_token";
 #[derive(Clone)]
 pub(crate) struct Browser {
     pub(crate) jar: Jar,
-    public: Public,
+    public: PublicService,
     clock: Arc<ManualClock>,
     address: [u8; 4],
     agent: &'static str,
 }
 
 impl Browser {
-    pub(crate) fn new(public: Public, clock: Arc<ManualClock>) -> Self {
+    pub(crate) fn new(public: PublicService, clock: Arc<ManualClock>) -> Self {
         Self { jar: Jar::default(), public, clock, address: [192, 0, 2, 7], agent: "Browser/1.0" }
     }
 
@@ -43,7 +43,7 @@ impl Browser {
     }
 
     /// The same jar, before another replica.
-    pub(crate) fn before(mut self, public: Public) -> Self {
+    pub(crate) fn before(mut self, public: PublicService) -> Self {
         self.public = public;
         self
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::body::{Body, to_bytes};
 use http::{Request, Response};
 use secrecy::SecretString;
-use sekisho::app::{App, AppError, Parts};
+use sekisho::app::{App, AppDependencies, AppError};
 use sekisho::backend::config::{Config, Origin, Sources};
 use sekisho::backend::db::Stores;
 use sekisho::clock::{Clock, ManualClock};
@@ -60,7 +60,7 @@ impl Setup {
         let clock = Arc::new(ManualClock::default());
         let key = KeyMaterial::generate(1, self.algorithm, clock.now()).unwrap();
         let config = config(&self.toml);
-        let app = App::build(Parts {
+        let app = App::build(AppDependencies {
             config: &config,
             public_origin: ORIGIN.parse::<Origin>().unwrap(),
             stores: (self.prepare)(database.stores.clone()),

@@ -9,22 +9,22 @@ use crate::proxy::MintBearer;
 use crate::services::token::Tokens;
 
 /// Mints tokens, each for one audience.
-pub(super) struct BearerMinter {
+pub(super) struct UpstreamTokenIssuer {
     pub(super) tokens: Tokens,
 }
 
-impl BearerMinter {
+impl UpstreamTokenIssuer {
     pub(super) fn for_audience(&self, audience: &str) -> Arc<dyn MintBearer> {
-        Arc::new(ForAudience { tokens: self.tokens.clone(), audience: audience.to_owned() })
+        Arc::new(AudienceTokenIssuer { tokens: self.tokens.clone(), audience: audience.to_owned() })
     }
 }
 
-struct ForAudience {
+struct AudienceTokenIssuer {
     tokens: Tokens,
     audience: String,
 }
 
-impl MintBearer for ForAudience {
+impl MintBearer for AudienceTokenIssuer {
     fn mint(&self, identity: &Identity) -> Option<HeaderValue> {
         let Some(bearer) = self.tokens.bearer_for_upstream(identity, &self.audience) else {
             let audience = self.audience.as_str();

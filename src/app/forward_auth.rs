@@ -15,11 +15,11 @@ use http::header::{HeaderMap, HeaderName, UPGRADE};
 use tower::layer::layer_fn;
 use tower::{Service, ServiceBuilder, service_fn};
 
+use super::catch_panic::CatchPanic;
 use super::client_address::TrustedProxies;
-use super::cross_origin::{UpgradeGuard, refused_upgrade};
-use super::entrance::{Desk, Entrance};
-use super::panics::CatchPanic;
-use super::{AppError, cross_origin};
+use super::cors_csrf::{WebSocketOriginCheck, cross_site_upgrade_response};
+use super::request_recorder::{RecorderConfig, RequestRecorder};
+use super::{AppError, cors_csrf};
 use crate::backend::config::{Config, Origin, VerifySource};
 use crate::identity::RequestContext;
 use crate::layer::{CookiePolicy, Reject401, SilentRefreshLayer};
@@ -31,9 +31,9 @@ use crate::services::token::Tokens;
 
 /// The answers to other proxies, by a name. Cheap to clone.
 #[derive(Clone)]
-pub struct Verify(Arc<ArcSwap<Router>>);
+pub struct ForwardAuthService(Arc<ArcSwap<Router>>);
 
-impl Verify {
+impl ForwardAuthService {
     pub(super) fn new(router: Router) -> Self {
         Self(Arc::new(ArcSwap::from_pointee(router)))
     }
@@ -43,7 +43,7 @@ impl Verify {
     }
 }
 
-impl Service<Request> for Verify {
+impl Service<Request> for ForwardAuthService {
     type Response = Response;
     type Error = Infallible;
     type Future = RouteFuture<Infallible>;
@@ -59,13 +59,13 @@ impl Service<Request> for Verify {
 }
 
 /// How other proxies ask.
-pub(super) struct Asking {
+pub(super) struct ForwardAuthStack {
     path: Arc<str>,
     source: Source,
     session: SilentRefreshLayer<Tokens>,
 }
 
-impl Asking {
+impl ForwardAuthStack {
     /// `None` if nobody may.
     pub(super) fn new(config: &Config, session: &SilentRefreshLayer<Tokens>) -> Option<Self> {
         let verify = config.verify.as_ref()?;
@@ -82,45 +82,54 @@ impl Asking {
         &self,
         origins: &[&Origin],
         cookies: &Arc<CookiePolicy>,
-        upgrades: Arc<UpgradeGuard>,
-        desk: &Desk,
+        upgrades: Arc<WebSocketOriginCheck>,
+        desk: &RecorderConfig,
     ) -> Result<Router, AppError> {
         let origins: Vec<_> = origins.iter().map(|origin| origin.as_str()).collect();
-        let asked =
-            Asked { path: Arc::clone(&self.path), source: self.source, trusted: desk.trusted.clone().into() };
+        let asked = ForwardAuthState {
+            path: Arc::clone(&self.path),
+            source: self.source,
+            trusted: desk.trusted.clone().into(),
+        };
         let route = desk.meters.route("own:verify");
         let (reserved, spelled) =
             (ReservedCookies { names: cookies.names().map(str::to_owned).to_vec() }, Arc::clone(cookies));
         let checked = ServiceBuilder::new()
-            .map_request(move |request| routed(route, request))
-            .layer(from_fn_with_state(upgrades, handshakes))
-            .layer(cross_origin::guard(&origins, Arc::clone(cookies))?)
+            .map_request(move |request| record_route(route, request))
+            .layer(from_fn_with_state(upgrades, reject_cross_origin_websocket))
+            .layer(cors_csrf::csrf_layer(&origins, Arc::clone(cookies))?)
             .map_response(move |response| verify::spell_out(&spelled, response))
             .layer(self.session.clone().with_on_reject(Reject401))
             .layer(layer_fn(CatchPanic))
             // No router: one would leave the body off what answers the browser's HEAD.
-            .service(service_fn(move |request| ready(Ok::<_, Infallible>(answer(&reserved, request)))));
+            .service(service_fn(move |request| ready(Ok::<_, Infallible>(respond(&reserved, request)))));
         // From the entrance on it is the original request, also in the log.
-        let entrance = Entrance::new(checked, desk.clone());
-        Ok(Router::new().fallback_service(entrance).layer(from_fn_with_state(asked, restored)))
+        let entrance = RequestRecorder::new(checked, desk.clone());
+        Ok(Router::new()
+            .fallback_service(entrance)
+            .layer(from_fn_with_state(asked, restore_original_request)))
     }
 }
 
-fn routed(route: u32, request: Request) -> Request {
+fn record_route(route: u32, request: Request) -> Request {
     RequestContext::with_current(|scope| scope.set_route(route));
     request
 }
 
 /// Where questions are asked, by whom, and how they tell of the original request.
 #[derive(Clone)]
-struct Asked {
+struct ForwardAuthState {
     path: Arc<str>,
     source: Source,
     trusted: Arc<TrustedProxies>,
 }
 
 /// Makes a trusted proxy's question the request that it is about.
-async fn restored(State(asked): State<Asked>, request: Request, next: Next) -> Response {
+async fn restore_original_request(
+    State(asked): State<ForwardAuthState>,
+    request: Request,
+    next: Next,
+) -> Response {
     let peer = request.extensions().get::<Peer>().map(|Peer(peer)| peer.ip());
     if !peer.is_some_and(|peer| asked.trusted.contains(peer)) {
         tracing::info!(?peer, "a question of somebody who is not among server.trusted_proxies");
@@ -143,9 +152,13 @@ async fn restored(State(asked): State<Asked>, request: Request, next: Next) -> R
 
 /// Refuses WebSockets of pages whose origin isn't trusted: they are opened by a `GET`, which the guard
 /// against cross-site requests lets through.
-async fn handshakes(State(upgrades): State<Arc<UpgradeGuard>>, request: Request, next: Next) -> Response {
-    if opens_websocket(request.headers()) && upgrades.is_of_another_page(request.headers()) {
-        return refused_upgrade();
+async fn reject_cross_origin_websocket(
+    State(upgrades): State<Arc<WebSocketOriginCheck>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if opens_websocket(request.headers()) && upgrades.is_untrusted_origin(request.headers()) {
+        return cross_site_upgrade_response();
     }
     next.run(request).await
 }
@@ -160,7 +173,7 @@ fn opens_websocket(headers: &HeaderMap) -> bool {
         || upgrades.any(websocket)
 }
 
-fn answer(reserved: &ReservedCookies, mut request: Request) -> Response {
+fn respond(reserved: &ReservedCookies, mut request: Request) -> Response {
     reserved.remove_from_request(request.headers_mut());
     verify::answer(&request).into_response()
 }

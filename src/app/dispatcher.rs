@@ -12,9 +12,9 @@ use http::{HeaderMap, Request, Response, Uri};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use super::cross_origin::{UpgradeGuard, refused_upgrade};
-use super::home::Home;
-use super::panics::CatchPanic;
+use super::catch_panic::CatchPanic;
+use super::cors_csrf::{WebSocketOriginCheck, cross_site_upgrade_response};
+use super::shared_runtime::SharedRuntime;
 use crate::backend::config::{PathPrefix, RouteAuth};
 use crate::identity::RequestContext;
 use crate::layer::{Reject401, Rejection, RejectionKind, SilentRefresh, SilentRefreshLayer};
@@ -23,7 +23,7 @@ use crate::services::token::Tokens;
 
 /// The proxy behind the session layer. A panic becomes an answer inside of it, so that fresh cookies
 /// leave all the same.
-pub(super) type Behind<R, S = Proxy> = SilentRefresh<CatchPanic<S>, Tokens, R>;
+pub(super) type WithSession<R, S = Proxy> = SilentRefresh<CatchPanic<S>, Tokens, R>;
 
 /// Says which requests without a session go on.
 pub(super) type OnReject = fn(&Rejection) -> Option<Response<Body>>;
@@ -33,12 +33,12 @@ pub(super) type OnReject = fn(&Rejection) -> Option<Response<Body>>;
 /// The program's own paths win over a shorter route, so that `/` as a route leaves `/auth` alone.
 /// A path that has more than one reading is refused before anything is looked up by it.
 #[derive(Clone)]
-pub(super) struct Gateway(Arc<Faces>);
+pub(super) struct Dispatcher(Arc<DispatcherInner>);
 
 /// What the gateway chooses from.
-pub(super) struct Faces {
+pub(super) struct DispatcherInner {
     /// Where the program's own answers are made.
-    pub(super) home: Home,
+    pub(super) home: SharedRuntime,
     /// The paths that the program answers itself, each with all below it, and by which number they
     /// are counted.
     pub(super) own_paths: Vec<(PathPrefix, u32)>,
@@ -49,30 +49,33 @@ pub(super) struct Faces {
     /// Whom each route lets through, and by which number it is counted, in the routes' own order.
     pub(super) rules: Vec<(RouteAuth, u32)>,
     /// The way to upstreams.
-    pub(super) proxied: Proxied,
+    pub(super) proxied: ProxyStacks,
     /// What answers where no route does, if anything, and by which number it is counted.
     pub(super) otherwise: Option<(Router, u32)>,
     /// Which pages may have the protocol changed, where a session is looked at.
-    pub(super) upgrades: Arc<UpgradeGuard>,
+    pub(super) upgrades: Arc<WebSocketOriginCheck>,
 }
 
 /// The proxy, behind what each kind of route asks for.
 #[derive(Clone)]
-pub(super) struct Proxied {
+pub(super) struct ProxyStacks {
     session: SilentRefreshLayer<Tokens>,
     /// For signed-in users alone.
-    required: Behind<Reject401>,
+    required: WithSession<Reject401>,
     /// For anyone, with the identity of those who are signed in.
-    optional: Behind<OnReject>,
+    optional: WithSession<OnReject>,
     /// For anyone, looking at no session.
     open: Proxy,
 }
 
-impl Proxied {
+impl ProxyStacks {
     pub(super) fn new(session: SilentRefreshLayer<Tokens>, proxy: Proxy) -> Self {
         Self {
-            required: behind(session.clone().with_on_reject(Reject401), proxy.clone()),
-            optional: behind(session.clone().with_on_reject(anonymous_or_503 as OnReject), proxy.clone()),
+            required: with_session(session.clone().with_on_reject(Reject401), proxy.clone()),
+            optional: with_session(
+                session.clone().with_on_reject(allow_anonymous as OnReject),
+                proxy.clone(),
+            ),
             open: proxy,
             session,
         }
@@ -84,112 +87,119 @@ impl Proxied {
     }
 }
 
-pub(super) fn behind<R: Clone, S>(session: SilentRefreshLayer<Tokens, R>, proxy: S) -> Behind<R, S> {
+pub(super) fn with_session<R: Clone, S>(
+    session: SilentRefreshLayer<Tokens, R>,
+    proxy: S,
+) -> WithSession<R, S> {
     session.layer(CatchPanic(proxy))
 }
 
 /// Nobody signed in is nobody, but where that can't be told, the answer says so.
-fn anonymous_or_503(rejection: &Rejection) -> Option<Response<Body>> {
+fn allow_anonymous(rejection: &Rejection) -> Option<Response<Body>> {
     (rejection.kind == RejectionKind::Unavailable).then(|| rejection.problem())
 }
 
-enum Place<'a> {
+enum Destination<'a> {
     Here(&'a Router, u32),
     Proxied(RouteAuth, MatchedRoute, u32),
     Nowhere(ProxyError),
     Refused(u32),
 }
 
-impl Gateway {
-    pub(super) fn new(faces: Faces) -> Self {
+impl Dispatcher {
+    pub(super) fn new(faces: DispatcherInner) -> Self {
         Self(Arc::new(faces))
     }
 
     /// Sends a request to its face. All are always ready, so each is called as it is.
-    pub(super) fn send(&self, mut request: Request<Body>) -> Going {
+    pub(super) fn dispatch(&self, mut request: Request<Body>) -> DispatchFuture {
         let faces = &*self.0;
-        match faces.place(request.uri(), request.headers()) {
-            Place::Here(router, number) => {
+        match faces.resolve(request.uri(), request.headers()) {
+            Destination::Here(router, number) => {
                 RequestContext::with_current(|scope| scope.set_route(number));
                 let answer = router.clone().call(request);
-                Going::Here { future: Box::pin(faces.home.clone().run(answer)) }
+                DispatchFuture::Here { future: Box::pin(faces.home.clone().run_on(answer)) }
             }
-            Place::Proxied(auth, route, number) => {
+            Destination::Proxied(auth, route, number) => {
                 RequestContext::with_current(|scope| scope.set_route(number));
                 request.extensions_mut().insert(route);
                 match auth {
-                    RouteAuth::None => Going::Open { future: faces.proxied.open.clone().call(request) },
+                    RouteAuth::None => {
+                        DispatchFuture::Open { future: faces.proxied.open.clone().call(request) }
+                    }
                     RouteAuth::Optional => {
-                        Going::Optional { future: faces.proxied.optional.clone().call(request) }
+                        DispatchFuture::Optional { future: faces.proxied.optional.clone().call(request) }
                     }
                     RouteAuth::Required => {
-                        Going::Required { future: faces.proxied.required.clone().call(request) }
+                        DispatchFuture::Required { future: faces.proxied.required.clone().call(request) }
                     }
                 }
             }
-            Place::Nowhere(error) => Going::Nowhere { answer: Some(Box::new(error.into_response())) },
-            Place::Refused(number) => {
+            Destination::Nowhere(error) => {
+                DispatchFuture::Nowhere { answer: Some(Box::new(error.into_response())) }
+            }
+            Destination::Refused(number) => {
                 RequestContext::with_current(|scope| scope.set_route(number));
-                Going::Nowhere { answer: Some(Box::new(refused_upgrade())) }
+                DispatchFuture::Nowhere { answer: Some(Box::new(cross_site_upgrade_response())) }
             }
         }
     }
 }
 
-impl Faces {
-    fn place(&self, uri: &Uri, headers: &HeaderMap) -> Place<'_> {
+impl DispatcherInner {
+    fn resolve(&self, uri: &Uri, headers: &HeaderMap) -> Destination<'_> {
         let route = match self.routes.find(uri) {
             Ok(route) => route,
-            Err(bad_path) => return Place::Nowhere(bad_path.into()),
+            Err(bad_path) => return Destination::Nowhere(bad_path.into()),
         };
         if let Some((_, number)) = self.own_paths.iter().find(|(own, _)| own.covers(uri.path())) {
-            return Place::Here(&self.own, *number);
+            return Destination::Here(&self.own, *number);
         }
         match (route, &self.otherwise) {
             (Some(route), _) => {
                 // A route of which nothing is known lets nobody through.
                 let rule = self.rules.get(route.number()).copied();
                 let (auth, number) = rule.unwrap_or((RouteAuth::Required, 0));
-                if auth != RouteAuth::None && self.upgrades.refuses(headers) {
-                    return Place::Refused(number);
+                if auth != RouteAuth::None && self.upgrades.rejects(headers) {
+                    return Destination::Refused(number);
                 }
-                Place::Proxied(auth, route, number)
+                Destination::Proxied(auth, route, number)
             }
-            (None, Some((otherwise, number))) => Place::Here(otherwise, *number),
-            (None, None) => Place::Nowhere(ProxyError::NoRoute),
+            (None, Some((otherwise, number))) => Destination::Here(otherwise, *number),
+            (None, None) => Destination::Nowhere(ProxyError::NoRoute),
         }
     }
 }
 
-impl Service<Request<Body>> for Gateway {
+impl Service<Request<Body>> for Dispatcher {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Going;
+    type Future = DispatchFuture;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> Going {
-        self.send(request)
+    fn call(&mut self, request: Request<Body>) -> DispatchFuture {
+        self.dispatch(request)
     }
 }
 
-type Answering<S> = <S as Service<Request<Body>>>::Future;
+type ServiceFuture<S> = <S as Service<Request<Body>>>::Future;
 
 pin_project! {
-    /// Response future of [`Gateway`].
+    /// Response future of [`Dispatcher`].
     #[project = GoingProj]
-    pub(super) enum Going {
+    pub(super) enum DispatchFuture {
         Here { future: Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>> },
-        Open { #[pin] future: Answering<Proxy> },
-        Optional { #[pin] future: Answering<Behind<OnReject>> },
-        Required { #[pin] future: Answering<Behind<Reject401>> },
+        Open { #[pin] future: ServiceFuture<Proxy> },
+        Optional { #[pin] future: ServiceFuture<WithSession<OnReject>> },
+        Required { #[pin] future: ServiceFuture<WithSession<Reject401>> },
         Nowhere { answer: Option<Box<Response<Body>>> },
     }
 }
 
-impl Future for Going {
+impl Future for DispatchFuture {
     type Output = Result<Response<Body>, Infallible>;
 
     #[expect(clippy::expect_used, reason = "polling again is the caller's mistake")]

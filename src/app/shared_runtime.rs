@@ -18,16 +18,16 @@ use crate::routers::ApiError;
 
 /// Where the program was built.
 #[derive(Clone)]
-pub(super) struct Home(Option<Handle>);
+pub(super) struct SharedRuntime(Option<Handle>);
 
-impl Home {
+impl SharedRuntime {
     /// This runtime.
-    pub(super) fn here() -> Self {
+    pub(super) fn current() -> Self {
         Self(Handle::try_current().ok())
     }
 
     /// Makes an answer at home, wherever it is asked for. A request that is dropped drops its answer.
-    pub(super) async fn run<F>(self, answer: F) -> Result<Response<Body>, Infallible>
+    pub(super) async fn run_on<F>(self, answer: F) -> Result<Response<Body>, Infallible>
     where
         F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
     {
@@ -62,9 +62,9 @@ mod tests {
         let (home, elsewhere) = (runtime(), runtime());
         let here = {
             let _home = home.enter();
-            Home::here()
+            SharedRuntime::current()
         };
-        let response = elsewhere.block_on(here.run(told())).expect("infallible");
+        let response = elsewhere.block_on(here.run_on(told())).expect("infallible");
         let body = elsewhere.block_on(axum::body::to_bytes(response.into_body(), 100)).expect("a body");
         assert_eq!(body, home.handle().id().to_string());
     }
@@ -74,10 +74,10 @@ mod tests {
         let (home, elsewhere) = (runtime(), runtime());
         let here = {
             let _home = home.enter();
-            Home::here()
+            SharedRuntime::current()
         };
         drop(home);
-        let response = elsewhere.block_on(here.run(told())).expect("infallible");
+        let response = elsewhere.block_on(here.run_on(told())).expect("infallible");
         assert_eq!(response.status(), http::StatusCode::SERVICE_UNAVAILABLE);
     }
 }

@@ -8,34 +8,34 @@ use tower::{Layer, Service};
 
 /// Applies a layer to the requests for which `when` says so; the others pass as if it weren't there.
 #[derive(Clone)]
-pub(super) struct ChooseLayer<L, P> {
+pub(super) struct ConditionalLayer<L, P> {
     layer: L,
     when: P,
 }
 
-impl<L, P> ChooseLayer<L, P> {
+impl<L, P> ConditionalLayer<L, P> {
     pub(super) fn new(layer: L, when: P) -> Self {
         Self { layer, when }
     }
 }
 
-impl<S: Clone, L: Layer<S>, P: Clone> Layer<S> for ChooseLayer<L, P> {
-    type Service = Choose<L::Service, S, P>;
+impl<S: Clone, L: Layer<S>, P: Clone> Layer<S> for ConditionalLayer<L, P> {
+    type Service = Conditional<L::Service, S, P>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Choose { layered: self.layer.layer(inner.clone()), plain: inner, when: self.when.clone() }
+        Conditional { layered: self.layer.layer(inner.clone()), plain: inner, when: self.when.clone() }
     }
 }
 
-/// Service of [`ChooseLayer`].
+/// Service of [`ConditionalLayer`].
 #[derive(Clone)]
-pub(super) struct Choose<A, S, P> {
+pub(super) struct Conditional<A, S, P> {
     layered: A,
     plain: S,
     when: P,
 }
 
-impl<A, S, P, B> Service<Request<B>> for Choose<A, S, P>
+impl<A, S, P, B> Service<Request<B>> for Conditional<A, S, P>
 where
     A: Service<Request<B>>,
     S: Service<Request<B>, Response = A::Response, Error = A::Error>,

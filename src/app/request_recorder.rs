@@ -18,9 +18,9 @@ use http_body::{Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower::Service;
 
+use super::catch_panic::{CatchPanicFuture, catch_panic};
 use super::client_address::TrustedProxies;
-use super::located;
-use super::panics::{Caught, caught};
+use super::resolve_client;
 use crate::clock::Clock;
 use crate::identity::{RequestContext, Scoped, SessionEvent};
 use crate::layer::SESSION_EVENT_HEADER;
@@ -29,14 +29,14 @@ use crate::telemetry::{CLIENT_GONE, Ended, Telemetry, TraceContext, ids};
 
 /// Lets requests in, and sees their answers out.
 #[derive(Clone)]
-pub(super) struct Entrance<S> {
+pub(super) struct RequestRecorder<S> {
     inner: S,
-    hall: Arc<Hall>,
+    hall: Arc<RecorderInner>,
 }
 
 /// What the entrance needs to know.
 #[derive(Clone)]
-pub(super) struct Desk {
+pub(super) struct RecorderConfig {
     /// Who is believed about where a request comes from.
     pub(super) trusted: TrustedProxies,
     /// Stands in for a host that an old client doesn't name.
@@ -52,24 +52,24 @@ pub(super) struct Desk {
 }
 
 /// What the visits of one entrance share.
-struct Hall {
-    desk: Desk,
+struct RecorderInner {
+    desk: RecorderConfig,
     routes: NumberedMeters,
 }
 
-impl<S> Entrance<S> {
-    pub(super) fn new(inner: S, desk: Desk) -> Self {
+impl<S> RequestRecorder<S> {
+    pub(super) fn new(inner: S, desk: RecorderConfig) -> Self {
         // By now all routes that requests can meet here have their numbers.
         let routes = desk.meters.numbered();
-        Self { inner, hall: Arc::new(Hall { desk, routes }) }
+        Self { inner, hall: Arc::new(RecorderInner { desk, routes }) }
     }
 
     /// Lets a request in, to what `call` makes of it behind the entrance.
-    pub(super) fn let_in<F>(
+    pub(super) fn call_with<F>(
         &self,
         request: Request<Body>,
         call: impl FnOnce(&S, Request<Body>) -> F,
-    ) -> Entered<F>
+    ) -> RecorderFuture<F>
     where
         F: Future<Output = Result<Response<Body>, Infallible>>,
     {
@@ -78,26 +78,26 @@ impl<S> Entrance<S> {
 }
 
 fn let_in<F>(
-    hall: &Arc<Hall>,
+    hall: &Arc<RecorderInner>,
     mut request: Request<Body>,
     call: impl FnOnce(Request<Body>) -> F,
-) -> Entered<F>
+) -> RecorderFuture<F>
 where
     F: Future<Output = Result<Response<Body>, Infallible>>,
 {
-    let visit = Visit::begin(hall, &mut request);
+    let visit = RequestRecord::begin(hall, &mut request);
     let scope = visit.scope.clone();
-    let future = scope.enter(|| caught(|| call(request)));
-    Entered { future: scope.scope(future), visit: Some(visit) }
+    let future = scope.enter(|| catch_panic(|| call(request)));
+    RecorderFuture { future: scope.scope(future), visit: Some(visit) }
 }
 
-impl<S> Service<Request<Body>> for Entrance<S>
+impl<S> Service<Request<Body>> for RequestRecorder<S>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Entered<S::Future>;
+    type Future = RecorderFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(cx)
@@ -109,16 +109,16 @@ where
 }
 
 pin_project! {
-    /// Response future of [`Entrance`].
-    pub(super) struct Entered<F> {
+    /// Response future of [`RequestRecorder`].
+    pub(super) struct RecorderFuture<F> {
         // Before the visit: what the request's end says is said of it.
         #[pin]
-        future: Scoped<Caught<F>>,
-        visit: Option<Visit>,
+        future: Scoped<CatchPanicFuture<F>>,
+        visit: Option<RequestRecord>,
     }
 }
 
-impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for Entered<F> {
+impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for RecorderFuture<F> {
     type Output = Result<Response<Body>, Infallible>;
 
     #[expect(clippy::expect_used, reason = "polling again is the caller's mistake")]
@@ -126,24 +126,24 @@ impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for Entered<
         let this = self.project();
         let Ok(response) = ready!(this.future.poll(cx));
         let visit = this.visit.take().expect("Entered polled after completion");
-        Poll::Ready(Ok(visit.see_out(response)))
+        Poll::Ready(Ok(visit.on_response(response)))
     }
 }
 
 /// A request from its arrival to its answer's end, which is when this is dropped.
-struct Visit {
-    hall: Arc<Hall>,
+struct RequestRecord {
+    hall: Arc<RecorderInner>,
     scope: RequestContext,
     began: Instant,
     version: Version,
     context: TraceContext,
     /// Whether its span is exported.
     sampled: bool,
-    answer: Option<Answer>,
+    answer: Option<ResponseProgress>,
 }
 
 /// How far an answer has come.
-struct Answer {
+struct ResponseProgress {
     status: StatusCode,
     event: Option<SessionEvent>,
     /// How long its body is, if that is known from the start.
@@ -152,14 +152,14 @@ struct Answer {
     whole: bool,
 }
 
-impl Visit {
-    fn begin(hall: &Arc<Hall>, request: &mut Request<Body>) -> Self {
+impl RequestRecord {
+    fn begin(hall: &Arc<RecorderInner>, request: &mut Request<Body>) -> Self {
         let desk = &hall.desk;
         let began = Instant::now();
         desk.meters.in_flight.increment(1.0);
-        let client = located(&desk.trusted, desk.public_host.as_ref(), request);
+        let client = resolve_client(&desk.trusted, desk.public_host.as_ref(), request);
         let scope = RequestContext::new(ids::request(), request.method().clone(), request.uri(), client);
-        let mut context = mark(request.headers_mut(), &scope);
+        let mut context = assign_ids(request.headers_mut(), &scope);
         let sampled = desk.telemetry.spans.as_ref().is_some_and(|spans| spans.samples(context.span));
         context.sampled |= sampled;
         context.write_to(request.headers_mut());
@@ -168,15 +168,15 @@ impl Visit {
     }
 
     /// The head goes out now, and the body as it comes.
-    fn see_out(mut self, mut response: Response<Body>) -> Response<Body> {
+    fn on_response(mut self, mut response: Response<Body>) -> Response<Body> {
         // In place of an upstream's own, which would not be found in our log.
-        response.headers_mut().insert(X_REQUEST_ID, id_of(&self.scope));
-        let event = event_in(response.headers());
+        response.headers_mut().insert(X_REQUEST_ID, request_id_header(&self.scope));
+        let event = session_event_from_headers(response.headers());
         let (status, length) = (response.status(), response.body().size_hint().exact());
         let ended = response.body().is_end_stream();
         self.count(status, event);
-        self.answer = Some(Answer { status, event, length, sent: 0, whole: ended });
-        if ended { response } else { response.map(|body| Body::new(Watched { body, visit: self })) }
+        self.answer = Some(ResponseProgress { status, event, length, sent: 0, whole: ended });
+        if ended { response } else { response.map(|body| Body::new(RecordedBody { body, visit: self })) }
     }
 
     fn count(&self, status: StatusCode, event: Option<SessionEvent>) {
@@ -187,8 +187,8 @@ impl Visit {
     }
 
     /// Writes down how it ended.
-    fn report(&self, answer: &Answer) {
-        let Hall { desk: Desk { telemetry, meters, clock, .. }, routes } = &*self.hall;
+    fn on_complete(&self, answer: &ResponseProgress) {
+        let RecorderInner { desk: RecorderConfig { telemetry, meters, clock, .. }, routes } = &*self.hall;
         let duration = self.began.elapsed();
         meters.in_flight.decrement(1.0);
         let route = routes.of(self.scope.route());
@@ -210,10 +210,10 @@ impl Visit {
             version: self.version,
             trace: &self.context.trace_id(),
         };
-        self.tell(telemetry, &ended);
+        self.emit(telemetry, &ended);
     }
 
-    fn tell(&self, telemetry: &Telemetry, ended: &Ended<'_>) {
+    fn emit(&self, telemetry: &Telemetry, ended: &Ended<'_>) {
         if let Some(access) = &telemetry.access {
             access.write(ended);
         }
@@ -223,14 +223,20 @@ impl Visit {
     }
 }
 
-impl Drop for Visit {
+impl Drop for RequestRecord {
     fn drop(&mut self) {
         match &self.answer {
-            Some(answer) => self.report(answer),
+            Some(answer) => self.on_complete(answer),
             None => {
                 let status = StatusCode::from_u16(CLIENT_GONE).unwrap_or_default();
                 self.count(status, None);
-                self.report(&Answer { status, event: None, length: None, sent: 0, whole: false });
+                self.on_complete(&ResponseProgress {
+                    status,
+                    event: None,
+                    length: None,
+                    sent: 0,
+                    whole: false,
+                });
             }
         }
     }
@@ -238,14 +244,14 @@ impl Drop for Visit {
 
 pin_project! {
     /// An answer's body on its way out.
-    struct Watched {
+    struct RecordedBody {
         #[pin]
         body: Body,
-        visit: Visit,
+        visit: RequestRecord,
     }
 }
 
-impl HttpBody for Watched {
+impl HttpBody for RecordedBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -275,46 +281,46 @@ impl HttpBody for Watched {
 }
 
 /// Names the request to whoever comes after us, and finds its place in a trace.
-fn mark(headers: &mut HeaderMap, scope: &RequestContext) -> TraceContext {
-    let context = if headers.keys().any(is_for_us_to_say) {
+fn assign_ids(headers: &mut HeaderMap, scope: &RequestContext) -> TraceContext {
+    let context = if headers.keys().any(is_request_id_or_trace_header) {
         remove_ids(headers);
         TraceContext::of(headers, scope.id())
     } else {
         TraceContext::begun_with(scope.id())
     };
-    headers.insert(X_REQUEST_ID, id_of(scope));
+    headers.insert(X_REQUEST_ID, request_id_header(scope));
     context
 }
 
 /// Whether a client's header may be an id or belong to a trace. Most send none, and one look at all names
 /// costs less than to ask for each.
-fn is_for_us_to_say(name: &HeaderName) -> bool {
+fn is_request_id_or_trace_header(name: &HeaderName) -> bool {
     let name = name.as_str();
-    names_an_id(name) || name.starts_with("trace")
+    is_request_id_spelling(name) || name.starts_with("trace")
 }
 
 /// A request's id is ours: what a client sends could be another request's. None is left in any spelling
 /// that an application may take for the same name.
 fn remove_ids(headers: &mut HeaderMap) {
-    while let Some(foreign) = headers.keys().find(|name| names_an_id(name.as_str())).cloned() {
+    while let Some(foreign) = headers.keys().find(|name| is_request_id_spelling(name.as_str())).cloned() {
         headers.remove(foreign);
     }
 }
 
-fn names_an_id(name: &str) -> bool {
+fn is_request_id_spelling(name: &str) -> bool {
     let ours = "x-request-id";
     let same = |(theirs, ours): (u8, u8)| theirs == ours || ours == b'-' && matches!(theirs, b'_' | b'.');
     name.len() == ours.len() && name.bytes().zip(ours.bytes()).all(same)
 }
 
-fn id_of(scope: &RequestContext) -> HeaderValue {
+fn request_id_header(scope: &RequestContext) -> HeaderValue {
     // A UUID is always a legal value.
     HeaderValue::from_bytes(scope.id().as_bytes()).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// What the session machinery did, as the answer has it. Answers have few headers: to look at all names
 /// costs less than a hash of this one.
-fn event_in(headers: &HeaderMap) -> Option<SessionEvent> {
+fn session_event_from_headers(headers: &HeaderMap) -> Option<SessionEvent> {
     let named = SESSION_EVENT_HEADER;
     let (_, event) = headers.iter().find(|(name, _)| **name == named)?;
     SessionEvent::parse(event.as_bytes())
