@@ -35,7 +35,7 @@
 //!
 //! # Two halves
 //!
-//! Requests are served by [`ServingThreads`](server::ServingThreads), one on each core. Each has its own
+//! Requests are served by [`WorkerThreads`](server::WorkerThreads), one on each core. Each has its own
 //! connections with clients and to upstreams, and remembers by itself which tokens it has found good: a
 //! request that needs no renewal wakes no other core. All that waits for something shared (the database,
 //! passwords, the feed of ended sessions, health checks, reloads) is on the runtime that [`cli`] starts;

@@ -52,7 +52,7 @@ pub use crate::routers::pages::Sample;
 use crate::routers::{
     AuthState, auth, docs, health, jwks, movies, pages, security_headers, token, with_fallbacks,
 };
-use crate::server::{Peer, Secured};
+use crate::server::{Peer, TlsConnection};
 use crate::services::auth::{Auth, Registration};
 use crate::services::jwt::{AccessTokens, JwtSettings};
 use crate::services::keys::SharedKeys;
@@ -425,7 +425,7 @@ fn resolve_client<B>(
 ) -> Option<IpAddr> {
     // Taken out: nobody reads them after this, and extensions of three entries are one small allocation.
     let Peer(peer) = request.extensions_mut().remove()?;
-    let is_secured = request.extensions_mut().remove::<Secured>().is_some();
+    let is_secured = request.extensions_mut().remove::<TlsConnection>().is_some();
     let origin = trusted.resolve(peer.ip(), request.headers());
     // RFC 9112, section 3.2.2: what an absolute target names goes before the header.
     let named = origin.host.or_else(|| request.uri().authority().map(Authority::as_str));

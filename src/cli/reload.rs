@@ -22,7 +22,7 @@ use super::{start, systemd};
 use crate::app::{App, PreparedReload};
 use crate::backend::config::{Config, Loaded, Snapshot, Sources};
 use crate::clock::Clock;
-use crate::server::{Certificate, ServerLimits, ServingThreads};
+use crate::server::{Certificate, ServerLimits, WorkerThreads};
 use crate::services::keys::SharedKeys;
 
 /// What the configuration is read from, and when to read it again.
@@ -78,7 +78,7 @@ async fn snapshot(sources: &Sources) -> Snapshot {
 /// Puts a new configuration in force.
 pub(super) struct Reloader<'a> {
     pub(super) app: &'a App,
-    pub(super) threads: &'a ServingThreads,
+    pub(super) threads: &'a WorkerThreads,
     /// What clients of the listener for other proxies may cost.
     pub(super) limits: watch::Sender<ServerLimits>,
     pub(super) certificate: Option<Arc<Certificate>>,

@@ -21,7 +21,7 @@ use crate::backend::config::{Config, KeySource, Listen, Origin, Registration, So
 use crate::backend::db::Stores;
 use crate::backend::key_files;
 use crate::clock::{Clock, SystemClock};
-use crate::server::{Certificate, ServerLimits, ServingThreads};
+use crate::server::{Certificate, ServerLimits, WorkerThreads};
 use crate::services::keys::SharedKeys;
 use crate::services::purge::{Keep, Purge};
 use crate::services::store::StoreError;
@@ -184,7 +184,7 @@ impl Program {
         Ok(Self { app, beside, exporting })
     }
 
-    async fn end(self, stores: &Stores, threads: ServingThreads) {
+    async fn end(self, stores: &Stores, threads: WorkerThreads) {
         for task in self.beside {
             task.abort();
         }
@@ -201,15 +201,15 @@ impl Program {
 }
 
 /// The threads for requests. Everything else goes on where it is, beside them.
-fn serving_threads(config: &Config, limits: ServerLimits) -> Result<ServingThreads, CliError> {
+fn serving_threads(config: &Config, limits: ServerLimits) -> Result<WorkerThreads, CliError> {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = ServingThreads::start(config.server.threads.unwrap_or_else(cores), limits);
+    let threads = WorkerThreads::start(config.server.threads.unwrap_or_else(cores), limits);
     threads.map_err(|error| CliError::failed("can't start the serving threads", error))
 }
 
 /// The public listener, on the serving threads.
 fn serve_public(
-    threads: &ServingThreads,
+    threads: &WorkerThreads,
     public: TcpListener,
     certificate: Option<Arc<Certificate>>,
     app: &App,

@@ -20,7 +20,7 @@ use super::error::CliError;
 use super::reload::Reloader;
 use super::systemd;
 use crate::app::App;
-use crate::server::{self, ServerLimits, ServingThreads};
+use crate::server::{self, ServerLimits, WorkerThreads};
 
 /// How often it was asked to stop: by SIGTERM, or SIGINT, which is Ctrl-C.
 pub(super) struct Told(watch::Receiver<u32>);
@@ -63,7 +63,7 @@ pub(super) struct Beside {
 /// Serves until it is asked to stop, then ends in steps.
 pub(super) async fn serve_until(
     told: &Told,
-    threads: &ServingThreads,
+    threads: &WorkerThreads,
     beside: Beside,
     app: &App,
     reloader: &mut Reloader<'_>,
@@ -74,7 +74,7 @@ pub(super) async fn serve_until(
     let limits = ServerLimits { drain: ADMIN_DRAIN, ..ServerLimits::default() };
     let admin = server::serve(beside.admin, app.admin.clone(), limits, async { _ = admin_closed.await });
     let verify = beside.verify.zip(app.verify.clone()).map(|(listener, service)| {
-        server::serve_within(listener, service, beside.limits, async { _ = verify_closed.await })
+        server::serve_with_limits(listener, service, beside.limits, async { _ = verify_closed.await })
     });
     let public = async {
         tokio::select! {

@@ -17,37 +17,37 @@ use tokio::sync::mpsc;
 use tower::Service;
 
 use super::connection::serve_connection;
-use super::keeper::{Connections, Slot};
-use super::refusal::Refusal;
+use super::connection_registry::{ConnectionPermit, ConnectionRegistry};
+use super::reject::RejectReason;
 use super::tls::Certificate;
 
 /// What one thread takes from a listening socket, which it may share with others.
 pub(super) struct Acceptor<S> {
     pub(super) certificate: Option<Arc<Certificate>>,
     pub(super) service: S,
-    pub(super) sharers: Sharers,
+    pub(super) sharers: AcceptGroup,
 }
 
 /// The threads that accept from one socket.
-pub(super) struct Sharers {
+pub(super) struct AcceptGroup {
     /// Which of them this is.
     pub(super) mine: usize,
-    pub(super) connections: Arc<[Arc<Connections>]>,
+    pub(super) connections: Arc<[Arc<ConnectionRegistry>]>,
     /// For what another of them accepted and this one is to serve.
-    pub(super) given: mpsc::UnboundedReceiver<Given>,
-    pub(super) others: Vec<mpsc::UnboundedSender<Given>>,
+    pub(super) given: mpsc::UnboundedReceiver<TransferredConnection>,
+    pub(super) others: Vec<mpsc::UnboundedSender<TransferredConnection>>,
 }
 
 /// A connection that another thread accepted.
-pub(super) struct Given {
+pub(super) struct TransferredConnection {
     stream: std::net::TcpStream,
     peer: SocketAddr,
-    slot: Slot,
+    slot: ConnectionPermit,
 }
 
-impl Sharers {
+impl AcceptGroup {
     /// Nobody but these.
-    pub(super) fn none(connections: &Arc<Connections>) -> Self {
+    pub(super) fn none(connections: &Arc<ConnectionRegistry>) -> Self {
         let (_, given) = mpsc::unbounded_channel();
         Self { mine: 0, connections: [Arc::clone(connections)].into(), given, others: Vec::new() }
     }
@@ -73,32 +73,32 @@ where
             tokio::select! {
                 () = &mut stop => break,
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, peer)) => self.take(stream, peer),
-                    Err(error) => pause_after(&error).await,
+                    Ok((stream, peer)) => self.dispatch(stream, peer),
+                    Err(error) => backoff(&error).await,
                 },
-                Some(given) = self.sharers.given.recv() => self.take_given(given),
+                Some(given) = self.sharers.given.recv() => self.adopt(given),
             }
         }
-        self.take_queued(listener);
+        self.drain_backlog(listener);
         // Each gives the others nothing from here on, and so takes what they gave it before.
         self.sharers.others.clear();
         while let Some(given) = self.sharers.given.recv().await {
-            self.take_given(given);
+            self.adopt(given);
         }
     }
 
-    fn take(&mut self, stream: TcpStream, peer: SocketAddr) {
+    fn dispatch(&mut self, stream: TcpStream, peer: SocketAddr) {
         let thread = self.sharers.next();
-        let Some(slot) = self.sharers.connections[thread].slot() else {
+        let Some(slot) = self.sharers.connections[thread].try_acquire() else {
             return refuse(stream, self.certificate.is_some());
         };
         match self.sharers.others.get(thread).filter(|_| thread != self.sharers.mine) {
-            Some(other) => hand_over(other, stream, peer, slot),
+            Some(other) => transfer(other, stream, peer, slot),
             None => self.serve(stream, peer, slot),
         }
     }
 
-    fn take_given(&self, Given { stream, peer, slot }: Given) {
+    fn adopt(&self, TransferredConnection { stream, peer, slot }: TransferredConnection) {
         match TcpStream::from_std(stream) {
             Ok(stream) => self.serve(stream, peer, slot),
             Err(error) => {
@@ -107,7 +107,7 @@ where
         }
     }
 
-    fn serve(&self, stream: TcpStream, peer: SocketAddr, slot: Slot) {
+    fn serve(&self, stream: TcpStream, peer: SocketAddr, slot: ConnectionPermit) {
         let connection = serve_connection(stream, peer, slot, self.certificate.clone(), self.service.clone());
         tokio::spawn(async move {
             if let Err(error) = connection.await {
@@ -118,7 +118,7 @@ where
 
     /// Their clients believe that they are connected. Whoever comes after this is told that nobody
     /// listens, unless another process shares the port.
-    fn take_queued(&mut self, listener: TcpListener) {
+    fn drain_backlog(&mut self, listener: TcpListener) {
         // Asks the system each time, for what tokio knows of the queue may be of a moment ago.
         let Ok(listener) = listener.into_std() else { return };
         loop {
@@ -126,7 +126,7 @@ where
                 Ok((stream, peer)) => {
                     let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
                     if let Ok(stream) = stream {
-                        self.take(stream, peer);
+                        self.dispatch(stream, peer);
                     }
                 }
                 // Of one whose client has gone meanwhile; behind it there may be others.
@@ -138,12 +138,17 @@ where
     }
 }
 
-fn hand_over(other: &mpsc::UnboundedSender<Given>, stream: TcpStream, peer: SocketAddr, slot: Slot) {
+fn transfer(
+    other: &mpsc::UnboundedSender<TransferredConnection>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    slot: ConnectionPermit,
+) {
     tracing::debug!(%peer, "handed over to a thread with fewer connections");
     metrics::counter!("sekisho_connections_handed_over_total").increment(1);
     if let Ok(stream) = stream.into_std() {
         // One that has ended has let go of its connections, too.
-        let _ = other.send(Given { stream, peer, slot });
+        let _ = other.send(TransferredConnection { stream, peer, slot });
     }
 }
 
@@ -160,7 +165,7 @@ fn refuse(mut stream: TcpStream, is_secured: bool) {
         // The client must have the answer before its request meets a closed socket: that would reset
         // the connection, and the answer be lost.
         let answer = async {
-            stream.write_all(&Refusal::Overloaded.bytes()).await?;
+            stream.write_all(&RejectReason::Overloaded.bytes()).await?;
             stream.shutdown().await?;
             let mut unread = [0; 1024];
             while stream.read(&mut unread).await? > 0 {}
@@ -172,7 +177,7 @@ fn refuse(mut stream: TcpStream, is_secured: bool) {
 }
 
 /// Out of file descriptors, most likely: accepting again at once would only spin.
-async fn pause_after(error: &io::Error) {
+async fn backoff(error: &io::Error) {
     tracing::error!(error = error as &dyn std::error::Error, "no connection could be accepted");
     tokio::time::sleep(Duration::from_millis(100)).await;
 }

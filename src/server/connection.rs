@@ -17,34 +17,34 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tower::Service;
 
-use super::activity::{Activity, Order};
-use super::keeper::{Slot, Terms};
+use super::connection_registry::{ConnectionPermit, ConnectionSettings};
+use super::connection_state::{CloseMode, ConnectionState};
+use super::http2_executor::Http2Executor;
+use super::io::{MaybeTlsStream, MonitoredIo};
 use super::limits::ServerLimits;
-use super::request::Front;
-use super::stream_task::StreamTasks;
+use super::service::ConnectionService;
 use super::tls::{Certificate, HandshakeError, speaks_http2};
-use super::wire::{Stream, Wire};
 
 /// The other end of a connection: who it is, what it does, and its place among the others.
-pub(super) struct Client {
+pub(super) struct ConnectionContext {
     pub(super) peer: SocketAddr,
     pub(super) is_secured: bool,
-    pub(super) activity: Arc<Activity>,
-    pub(super) terms: Arc<Terms>,
-    pub(super) slot: Slot,
+    pub(super) activity: Arc<ConnectionState>,
+    pub(super) terms: Arc<ConnectionSettings>,
+    pub(super) slot: ConnectionPermit,
 }
 
 /// How HTTP is spoken.
-pub(super) struct Protocols {
+pub(super) struct HttpBuilders {
     http1: http1::Builder,
     /// The same, through TLS.
     http1_secured: http1::Builder,
-    http2: http2::Builder<StreamTasks>,
+    http2: http2::Builder<Http2Executor>,
 }
 
 /// Why a connection ended in another way than by a last answer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Broken {
+pub(super) enum ConnectionError {
     #[error("HTTP was not kept to")]
     Http(#[from] hyper::Error),
     #[error("it broke between two requests")]
@@ -55,7 +55,7 @@ pub(super) enum Broken {
     Tls(#[from] HandshakeError),
 }
 
-impl Protocols {
+impl HttpBuilders {
     pub(super) fn new(limits: &ServerLimits) -> Self {
         let mut plain = http1(limits);
         // Otherwise hyper reads ahead to see whether the client leaves, into a buffer that it makes for that.
@@ -69,10 +69,10 @@ impl Protocols {
 pub(super) async fn serve_connection<S>(
     stream: TcpStream,
     peer: SocketAddr,
-    slot: Slot,
+    slot: ConnectionPermit,
     certificate: Option<Arc<Certificate>>,
     service: S,
-) -> Result<(), Broken>
+) -> Result<(), ConnectionError>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
@@ -87,32 +87,33 @@ where
     let stream = match &certificate {
         Some(certificate) => {
             let patience = terms.limits.header_timeout;
-            Stream::Tls(Box::new(Box::pin(certificate.handshake(stream, patience)).await?))
+            MaybeTlsStream::Tls(Box::new(Box::pin(certificate.handshake(stream, patience)).await?))
         }
-        None => Stream::Plain(stream),
+        None => MaybeTlsStream::Plain(stream),
     };
     let agreed = match &stream {
-        Stream::Tls(stream) => Some(speaks_http2(stream)),
-        Stream::Plain(_) => None,
+        MaybeTlsStream::Tls(stream) => Some(speaks_http2(stream)),
+        MaybeTlsStream::Plain(_) => None,
     };
-    let activity = Arc::new(Activity::default());
-    slot.connections().keep_one(&activity);
+    let activity = Arc::new(ConnectionState::default());
+    slot.connections().track(&activity);
     let is_secured = agreed.is_some();
-    let client = Arc::new(Client { peer, is_secured, activity, terms: Arc::clone(&terms), slot });
-    let mut wire = Wire::new(stream, Arc::clone(&client));
+    let client = Arc::new(ConnectionContext { peer, is_secured, activity, terms: Arc::clone(&terms), slot });
+    let mut wire = MonitoredIo::new(stream, Arc::clone(&client));
     let is_http2 = match agreed {
         Some(agreed) => agreed,
-        None => wire.begins_http2().await.map_err(Broken::Sniff)?,
+        None => wire.detect_http2_preface().await.map_err(ConnectionError::Sniff)?,
     };
     let protocols = &terms.protocols;
     if is_http2 {
-        client.activity.multiplex();
+        client.activity.set_http2();
         let activity = Arc::clone(&client.activity);
-        let http2 = protocols.http2.serve_connection(TokioIo::new(wire), Front::new(service, client));
+        let http2 =
+            protocols.http2.serve_connection(TokioIo::new(wire), ConnectionService::new(service, client));
         // In a box: it is large, and most connections are none.
-        finishing(Box::pin(http2), &activity).await?;
+        drive_http2(Box::pin(http2), &activity).await?;
     } else {
-        let front = Front::new(service, Arc::clone(&client));
+        let front = ConnectionService::new(service, Arc::clone(&client));
         let http1 = if client.is_secured { &protocols.http1_secured } else { &protocols.http1 };
         serve_http1(http1, wire, front, &client.activity).await?;
     }
@@ -123,10 +124,10 @@ where
 /// that has been so for a moment gives them back, until it begins another request.
 async fn serve_http1<S>(
     http: &http1::Builder,
-    mut wire: Wire,
-    mut front: Front<S>,
-    activity: &Activity,
-) -> Result<(), Broken>
+    mut wire: MonitoredIo,
+    mut front: ConnectionService<S>,
+    activity: &ConnectionState,
+) -> Result<(), ConnectionError>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
@@ -136,21 +137,21 @@ where
         (wire, front) = {
             let mut http1 = Box::new(http.serve_connection(TokioIo::new(wire), front));
             let next = poll_fn(|cx| match Pin::new(&mut *http1).poll(cx) {
-                Poll::Ready(ended) => Poll::Ready(ended.map(|()| Next::End)),
-                Poll::Pending if activity.is_asked_for_upgrade() => Poll::Ready(Ok(Next::Upgrade)),
-                Poll::Pending if activity.is_to_rest() => Poll::Ready(Ok(Next::Rest)),
+                Poll::Ready(ended) => Poll::Ready(ended.map(|()| Http1Outcome::End)),
+                Poll::Pending if activity.is_asked_for_upgrade() => Poll::Ready(Ok(Http1Outcome::Upgrade)),
+                Poll::Pending if activity.should_release_buffers() => Poll::Ready(Ok(Http1Outcome::Rest)),
                 Poll::Pending => Poll::Pending,
             });
             match next.await? {
-                Next::End => return Ok(()),
-                Next::Upgrade => {
+                Http1Outcome::End => return Ok(()),
+                Http1Outcome::Upgrade => {
                     activity.becomes_upgradeable();
                     return Ok(Box::pin(http1.with_upgrades()).await?);
                 }
-                Next::Rest => taken_apart(*http1),
+                Http1Outcome::Rest => into_io_and_service(*http1),
             }
         };
-        if !wire.begins_another().await.map_err(Broken::Rest)? {
+        if !wire.wait_for_next_request().await.map_err(ConnectionError::Rest)? {
             // It may be gone altogether.
             let _ = wire.shutdown().await;
             return Ok(());
@@ -159,36 +160,38 @@ where
 }
 
 /// What is left of a connection without its buffers.
-fn taken_apart<S>(http1: http1::Connection<TokioIo<Wire>, Front<S>>) -> (Wire, Front<S>)
+fn into_io_and_service<S>(
+    http1: http1::Connection<TokioIo<MonitoredIo>, ConnectionService<S>>,
+) -> (MonitoredIo, ConnectionService<S>)
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone,
 {
     let http1::Parts { io, read_buf, service, .. } = http1.into_parts();
     let mut wire = io.into_inner();
     // Of a request that was sent together with the last one, and whose rest hasn't come.
-    wire.read_again(&read_buf);
+    wire.unread(&read_buf);
     (wire, service)
 }
 
 /// What becomes of a connection of HTTP/1.1.
-enum Next {
+enum Http1Outcome {
     End,
     Rest,
     /// It may, if the answer says so.
     Upgrade,
 }
 
-type Http2<S> = http2::Connection<TokioIo<Wire>, Front<S>, StreamTasks>;
+type Http2<S> = http2::Connection<TokioIo<MonitoredIo>, ConnectionService<S>, Http2Executor>;
 
 /// HTTP/2 can tell its client that no further requests are taken, while those that are open go on.
-async fn finishing<S>(mut http2: Pin<Box<Http2<S>>>, activity: &Activity) -> Result<(), hyper::Error>
+async fn drive_http2<S>(mut http2: Pin<Box<Http2<S>>>, activity: &ConnectionState) -> Result<(), hyper::Error>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
 {
     let mut is_told = false;
     poll_fn(move |cx| {
-        if !is_told && activity.is_told(Order::Finish) {
+        if !is_told && activity.close_requested(CloseMode::Draining) {
             is_told = true;
             http2.as_mut().graceful_shutdown();
         }
@@ -197,7 +200,7 @@ where
     .await
 }
 
-/// Without timers of hyper's: see [`Activity`].
+/// Without timers of hyper's: see [`ConnectionState`].
 fn http1(limits: &ServerLimits) -> http1::Builder {
     let mut http = http1::Builder::new();
     http.header_read_timeout(None)
@@ -210,8 +213,8 @@ fn http1(limits: &ServerLimits) -> http1::Builder {
     http
 }
 
-fn http2(limits: &ServerLimits) -> http2::Builder<StreamTasks> {
-    let mut http = http2::Builder::new(StreamTasks);
+fn http2(limits: &ServerLimits) -> http2::Builder<Http2Executor> {
+    let mut http = http2::Builder::new(Http2Executor);
     http.timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams)
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))

@@ -2,14 +2,14 @@
 //!
 //! # The life of a connection
 //!
-//! 1. One of the [`ServingThreads`] accepts it, and serves it or, if it has far more than another, hands
+//! 1. One of the [`WorkerThreads`] accepts it, and serves it or, if it has far more than another, hands
 //!    it over. Where there are as many as there may be it is answered with 503 and closed.
 //! 2. TLS is agreed on where there is a [`Certificate`], and with it the protocol: HTTP/2 or HTTP/1.1.
 //!    Without TLS a client may begin with HTTP/2 at once (prior knowledge).
 //! 3. Every request is checked: for one host, the length of its target, the number of its fields. What
 //!    HTTP/2 says in its own way is said as HTTP/1.1 says it: `:authority` in `Host` (a `Host` beside it
 //!    that differs is 400), and the cookies in one field. Then the service gets it, with a [`Peer`] and,
-//!    over TLS, the [`Secured`] marker among its extensions.
+//!    over TLS, the [`TlsConnection`] marker among its extensions.
 //! 4. Where as many requests wait for an answer as may, the next one gets 503 at once, not a queue.
 //! 5. Answers over TLS tell browsers to come back over TLS only (`Strict-Transport-Security`), unless
 //!    they say something of that already.
@@ -61,16 +61,16 @@
 //! ```
 
 mod accept;
-mod activity;
 mod connection;
-mod keeper;
+mod connection_registry;
+mod connection_state;
+mod http2_executor;
+mod io;
 mod limits;
-mod refusal;
-mod request;
-mod stream_task;
-mod threads;
+mod reject;
+mod service;
 mod tls;
-mod wire;
+mod workers;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -84,11 +84,11 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tower::Service;
 
-use self::accept::{Acceptor, Sharers};
-use self::keeper::Connections;
+use self::accept::{AcceptGroup, Acceptor};
+use self::connection_registry::ConnectionRegistry;
 pub use self::limits::{ServerLimits, raise_file_limit};
-pub use self::threads::ServingThreads;
-pub use self::tls::{Certificate, CertificateFault};
+pub use self::tls::{Certificate, CertificateError};
+pub use self::workers::WorkerThreads;
 
 /// The other end of a connection, put into every request's extensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +96,7 @@ pub struct Peer(pub SocketAddr);
 
 /// Among the extensions of every request that came over TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Secured;
+pub struct TlsConnection;
 
 /// Serves on the runtime of the caller until `stop` is ready, then lets what is under way end.
 pub async fn serve<S>(listener: TcpListener, service: S, limits: ServerLimits, stop: impl Future<Output = ()>)
@@ -104,11 +104,11 @@ where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
 {
-    serve_within(listener, service, watch::channel(limits).1, stop).await;
+    serve_with_limits(listener, service, watch::channel(limits).1, stop).await;
 }
 
-/// As [`serve`], under limits that may change, as [`ServingThreads::set_limits`] has it.
-pub async fn serve_within<S>(
+/// As [`serve`], under limits that may change, as [`WorkerThreads::set_limits`] has it.
+pub async fn serve_with_limits<S>(
     listener: TcpListener,
     service: S,
     mut limits: watch::Receiver<ServerLimits>,
@@ -118,9 +118,9 @@ pub async fn serve_within<S>(
     S::Future: Send,
 {
     let first = *limits.borrow_and_update();
-    let connections = Connections::new("shared", first, 1, Arc::new(AtomicUsize::new(0)));
-    tokio::spawn(Connections::keep(Arc::downgrade(&connections)));
-    let acceptor = Acceptor { certificate: None, service, sharers: Sharers::none(&connections) };
+    let connections = ConnectionRegistry::new("shared", first, 1, Arc::new(AtomicUsize::new(0)));
+    tokio::spawn(ConnectionRegistry::run_reaper(Arc::downgrade(&connections)));
+    let acceptor = Acceptor { certificate: None, service, sharers: AcceptGroup::none(&connections) };
     let mut accepting = pin!(acceptor.run(listener, stop));
     loop {
         tokio::select! {

@@ -14,7 +14,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::{ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{CertificateError, RootCertStore, ServerConfig, version};
+use rustls::{RootCertStore, ServerConfig, version};
 use time::OffsetDateTime;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
@@ -27,22 +27,22 @@ use crate::clock::Clock;
 /// Clients may speak TLS 1.2 and 1.3, and HTTP/2 or HTTP/1.1 inside.
 pub struct Certificate {
     clock: Arc<dyn Clock>,
-    current: Arc<Current>,
+    current: Arc<ReloadableCertResolver>,
     config: Arc<ServerConfig>,
-    origin: Mutex<Origin>,
+    origin: Mutex<CertificateSource>,
 }
 
 /// Where the certificate comes from.
-struct Origin {
+struct CertificateSource {
     files: Files,
     /// What was read last, good or bad.
-    last_read: Option<Read>,
+    last_read: Option<PemPair>,
 }
 
 /// Why a certificate can't be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum CertificateFault {
+pub enum CertificateError {
     /// The certificate isn't one, or not one for a server.
     #[error("{}: the certificate can't be used", .0.display())]
     Certificate(PathBuf, #[source] rustls::Error),
@@ -94,12 +94,12 @@ struct Files {
 
 /// Both files' content.
 #[derive(PartialEq, Eq)]
-struct Read {
+struct PemPair {
     certificate: Vec<u8>,
     key: zeroize::Zeroizing<Vec<u8>>,
 }
 
-impl CertificateFault {
+impl CertificateError {
     /// Whether the key is at fault, not the certificate.
     #[must_use]
     pub fn is_of_key(&self) -> bool {
@@ -112,19 +112,19 @@ impl Certificate {
     ///
     /// # Errors
     ///
-    /// [`CertificateFault`] says which file is at fault, and why.
+    /// [`CertificateError`] says which file is at fault, and why.
     pub fn load(
         certificate: impl Into<PathBuf>,
         key: impl Into<PathBuf>,
         clock: Arc<dyn Clock>,
-    ) -> Result<Self, CertificateFault> {
+    ) -> Result<Self, CertificateError> {
         let files = Files { certificate: certificate.into(), key: key.into() };
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let read = files.read()?;
-        let certified = files.certified(&read, &provider, clock.now())?;
-        let current = Arc::new(Current(ArcSwap::from_pointee(certified)));
+        let certified = files.load_certified_key(&read, &provider, clock.now())?;
+        let current = Arc::new(ReloadableCertResolver(ArcSwap::from_pointee(certified)));
         let config = server_config(&files, provider, Arc::clone(&current))?;
-        let origin = Mutex::new(Origin { files, last_read: Some(read) });
+        let origin = Mutex::new(CertificateSource { files, last_read: Some(read) });
         Ok(Self { clock, current, config: Arc::new(config), origin })
     }
 
@@ -133,16 +133,16 @@ impl Certificate {
     ///
     /// # Errors
     ///
-    /// [`CertificateFault`], and what was there before stays in use. The same bad files are an error
+    /// [`CertificateError`], and what was there before stays in use. The same bad files are an error
     /// once.
-    pub fn reload(&self) -> Result<bool, CertificateFault> {
+    pub fn reload(&self) -> Result<bool, CertificateError> {
         let mut origin = self.origin();
-        let Origin { files, last_read } = &mut *origin;
+        let CertificateSource { files, last_read } = &mut *origin;
         let read = files.read().inspect_err(|_| *last_read = None)?;
         if last_read.as_ref() == Some(&read) {
             return Ok(false);
         }
-        let certified = files.certified(&read, self.config.crypto_provider(), self.clock.now());
+        let certified = files.load_certified_key(&read, self.config.crypto_provider(), self.clock.now());
         *last_read = Some(read);
         self.current.0.store(Arc::new(certified?));
         Ok(true)
@@ -153,25 +153,25 @@ impl Certificate {
     ///
     /// # Errors
     ///
-    /// [`CertificateFault`], and all stays as it was.
+    /// [`CertificateError`], and all stays as it was.
     pub fn reload_from(
         &self,
         certificate: impl Into<PathBuf>,
         key: impl Into<PathBuf>,
-    ) -> Result<bool, CertificateFault> {
+    ) -> Result<bool, CertificateError> {
         let files = Files { certificate: certificate.into(), key: key.into() };
         let is_same = self.origin().files == files;
         if is_same {
             return self.reload();
         }
         let read = files.read()?;
-        let certified = files.certified(&read, self.config.crypto_provider(), self.clock.now())?;
-        *self.origin() = Origin { files, last_read: Some(read) };
+        let certified = files.load_certified_key(&read, self.config.crypto_provider(), self.clock.now())?;
+        *self.origin() = CertificateSource { files, last_read: Some(read) };
         self.current.0.store(Arc::new(certified));
         Ok(true)
     }
 
-    fn origin(&self) -> MutexGuard<'_, Origin> {
+    fn origin(&self) -> MutexGuard<'_, CertificateSource> {
         self.origin.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -224,37 +224,37 @@ pub(super) fn speaks_http2(stream: &TlsStream<TcpStream>) -> bool {
 }
 
 impl Files {
-    fn read(&self) -> Result<Read, CertificateFault> {
+    fn read(&self) -> Result<PemPair, CertificateError> {
         let certificate = std::fs::read(&self.certificate)
-            .map_err(|error| CertificateFault::UnreadableCertificate(self.certificate.clone(), error))?;
+            .map_err(|error| CertificateError::UnreadableCertificate(self.certificate.clone(), error))?;
         let key = std::fs::read(&self.key)
-            .map_err(|error| CertificateFault::UnreadableKey(self.key.clone(), error))?;
-        Ok(Read { certificate, key: key.into() })
+            .map_err(|error| CertificateError::UnreadableKey(self.key.clone(), error))?;
+        Ok(PemPair { certificate, key: key.into() })
     }
 
-    fn certified(
+    fn load_certified_key(
         &self,
-        read: &Read,
+        read: &PemPair,
         provider: &CryptoProvider,
         now: OffsetDateTime,
-    ) -> Result<CertifiedKey, CertificateFault> {
-        let no_certificate = || CertificateFault::NoCertificate(self.certificate.clone());
+    ) -> Result<CertifiedKey, CertificateError> {
+        let no_certificate = || CertificateError::NoCertificate(self.certificate.clone());
         let chain = CertificateDer::pem_slice_iter(&read.certificate).collect::<Result<Vec<_>, _>>();
         let chain = chain.map_err(|_| no_certificate())?;
         let own = chain.first().ok_or_else(no_certificate)?;
         check_dates(own, &self.certificate, provider, now)?;
         let key = PrivateKeyDer::from_pem_slice(&read.key)
-            .map_err(|_| CertificateFault::NoKey(self.key.clone()))?;
+            .map_err(|_| CertificateError::NoKey(self.key.clone()))?;
         let key = provider.key_provider.load_private_key(key);
-        let key = key.map_err(|error| CertificateFault::Key(self.key.clone(), error))?;
+        let key = key.map_err(|error| CertificateError::Key(self.key.clone(), error))?;
         let certified = CertifiedKey::new(chain, key);
         match certified.keys_match() {
             Ok(()) => Ok(certified),
-            Err(rustls::Error::InconsistentKeys(_)) => Err(CertificateFault::Mismatch {
+            Err(rustls::Error::InconsistentKeys(_)) => Err(CertificateError::Mismatch {
                 certificate: self.certificate.clone(),
                 key: self.key.clone(),
             }),
-            Err(error) => Err(CertificateFault::Certificate(self.certificate.clone(), error)),
+            Err(error) => Err(CertificateError::Certificate(self.certificate.clone(), error)),
         }
     }
 }
@@ -266,8 +266,8 @@ fn check_dates(
     file: &Path,
     provider: &CryptoProvider,
     now: OffsetDateTime,
-) -> Result<(), CertificateFault> {
-    let broken = |error| CertificateFault::Certificate(file.to_owned(), error);
+) -> Result<(), CertificateError> {
+    let broken = |error| CertificateError::Certificate(file.to_owned(), error);
     let certificate = ParsedCertificate::try_from(certificate).map_err(broken)?;
     let since_1970 = Duration::from_secs(now.unix_timestamp().try_into().unwrap_or_default());
     let checked = verify_server_cert_signed_by_trust_anchor(
@@ -279,11 +279,11 @@ fn check_dates(
     );
     match checked {
         Err(rustls::Error::InvalidCertificate(
-            CertificateError::Expired | CertificateError::ExpiredContext { .. },
-        )) => Err(CertificateFault::Expired(file.to_owned())),
+            rustls::CertificateError::Expired | rustls::CertificateError::ExpiredContext { .. },
+        )) => Err(CertificateError::Expired(file.to_owned())),
         Err(rustls::Error::InvalidCertificate(
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
-        )) => Err(CertificateFault::NotYetValid(file.to_owned())),
+            rustls::CertificateError::NotValidYet | rustls::CertificateError::NotValidYetContext { .. },
+        )) => Err(CertificateError::NotYetValid(file.to_owned())),
         _ => Ok(()),
     }
 }
@@ -291,9 +291,9 @@ fn check_dates(
 fn server_config(
     files: &Files,
     provider: Arc<CryptoProvider>,
-    current: Arc<Current>,
-) -> Result<ServerConfig, CertificateFault> {
-    let broken = |error| CertificateFault::Certificate(files.certificate.clone(), error);
+    current: Arc<ReloadableCertResolver>,
+) -> Result<ServerConfig, CertificateError> {
+    let broken = |error| CertificateError::Certificate(files.certificate.clone(), error);
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&version::TLS13, &version::TLS12])
         .map_err(broken)?
@@ -307,15 +307,15 @@ fn server_config(
 }
 
 /// The certificate for the next connection.
-struct Current(ArcSwap<CertifiedKey>);
+struct ReloadableCertResolver(ArcSwap<CertifiedKey>);
 
-impl ResolvesServerCert for Current {
+impl ResolvesServerCert for ReloadableCertResolver {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.0.load_full())
     }
 }
 
-impl fmt::Debug for Current {
+impl fmt::Debug for ReloadableCertResolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Current")
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Barrier};
 
 use axum::body::Body;
 use http::{Request, Response};
-use sekisho::server::{ServerLimits, ServingThreads};
+use sekisho::server::{ServerLimits, WorkerThreads};
 use tokio::net::TcpStream;
 use tower::service_fn;
 
@@ -20,7 +20,7 @@ async fn thread_of(socket: &mut TcpStream) -> String {
 #[tokio::test]
 async fn each_thread_makes_a_service_of_its_own() {
     let made = Arc::new(AtomicUsize::new(0));
-    let threads = ServingThreads::start(3, ServerLimits::default()).unwrap();
+    let threads = WorkerThreads::start(3, ServerLimits::default()).unwrap();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let count = Arc::clone(&made);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::Request;
 use rustls::version::{TLS12, TLS13};
-use sekisho::server::{CertificateFault, ServerLimits};
+use sekisho::server::{CertificateError, ServerLimits};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -124,22 +124,22 @@ async fn certificates_that_can_not_be_used_are_named() {
     let files = Files::good();
     assert!(files.load().is_ok());
     std::fs::write(files.key(), "no key").unwrap();
-    assert!(matches!(fault(&files), CertificateFault::NoKey(path) if path == files.key()));
+    assert!(matches!(fault(&files), CertificateError::NoKey(path) if path == files.key()));
     std::fs::copy(Files::good().key(), files.key()).unwrap();
-    assert!(matches!(fault(&files), CertificateFault::Mismatch { .. }));
+    assert!(matches!(fault(&files), CertificateError::Mismatch { .. }));
     std::fs::write(files.certificate(), "no certificate").unwrap();
-    assert!(matches!(fault(&files), CertificateFault::NoCertificate(_)));
+    assert!(matches!(fault(&files), CertificateError::NoCertificate(_)));
     std::fs::remove_file(files.key()).unwrap();
     assert!(fault(&files).is_of_key());
     std::fs::remove_file(files.certificate()).unwrap();
     assert!(!fault(&files).is_of_key());
 
-    assert!(matches!(fault(&Files::until(2020)), CertificateFault::Expired(_)));
-    assert!(matches!(fault(&Files::good().renewed(2090, 2100)), CertificateFault::NotYetValid(_)));
+    assert!(matches!(fault(&Files::until(2020)), CertificateError::Expired(_)));
+    assert!(matches!(fault(&Files::good().renewed(2090, 2100)), CertificateError::NotYetValid(_)));
     let files = Files::good();
     std::fs::write(files.certificate(), "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
         .unwrap();
-    assert!(matches!(fault(&files), CertificateFault::Certificate(..)));
+    assert!(matches!(fault(&files), CertificateError::Certificate(..)));
 }
 
 #[tokio::test]

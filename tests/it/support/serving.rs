@@ -15,7 +15,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use sekisho::clock::SystemClock;
-use sekisho::server::{Certificate, Peer, Secured, ServerLimits, ServingThreads};
+use sekisho::server::{Certificate, Peer, ServerLimits, TlsConnection, WorkerThreads};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -30,7 +30,7 @@ use super::process::PATIENCE;
 /// Threads that serve [`Script`].
 pub(crate) struct Serving {
     pub(crate) address: SocketAddr,
-    pub(crate) threads: ServingThreads,
+    pub(crate) threads: WorkerThreads,
     pub(crate) script: Script,
 }
 
@@ -57,7 +57,7 @@ impl Serving {
         let script = Script { released: watch::Sender::new(false), seen, endless: Arc::default() };
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let threads = ServingThreads::start(threads, limits).unwrap();
+        let threads = WorkerThreads::start(threads, limits).unwrap();
         let service = script.clone();
         threads.serve(listener, certificate, move || service.service()).unwrap();
         (Self { address, threads, script }, seen_paths)
@@ -167,7 +167,7 @@ fn told(request: &Request<Body>) -> String {
         request.method(),
         lines("host"),
         lines("cookie"),
-        request.extensions().get::<Secured>().is_some(),
+        request.extensions().get::<TlsConnection>().is_some(),
     )
 }
 
@@ -274,7 +274,7 @@ impl Files {
         self.dir.path().join("key.pem")
     }
 
-    pub(crate) fn load(&self) -> Result<Arc<Certificate>, sekisho::server::CertificateFault> {
+    pub(crate) fn load(&self) -> Result<Arc<Certificate>, sekisho::server::CertificateError> {
         Certificate::load(self.certificate(), self.key(), Arc::new(SystemClock)).map(Arc::new)
     }
 

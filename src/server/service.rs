@@ -17,36 +17,36 @@ use pin_project_lite::pin_project;
 use tower::util::Oneshot;
 use tower::{Service, ServiceExt};
 
-use super::activity::Order;
-use super::connection::Client;
+use super::connection::ConnectionContext;
+use super::connection_state::CloseMode;
+use super::http2_executor;
 use super::limits::ServerLimits;
-use super::refusal::Refusal;
-use super::stream_task;
-use super::{Peer, Secured};
+use super::reject::RejectReason;
+use super::{Peer, TlsConnection};
 use crate::identity::ResponseAbortHandle;
 
 /// The service of one connection, behind the checks that are the same for all.
-pub(super) struct Front<S> {
+pub(super) struct ConnectionService<S> {
     service: S,
-    client: Arc<Client>,
+    client: Arc<ConnectionContext>,
 }
 
-impl<S> Front<S> {
-    pub(super) fn new(service: S, client: Arc<Client>) -> Self {
+impl<S> ConnectionService<S> {
+    pub(super) fn new(service: S, client: Arc<ConnectionContext>) -> Self {
         Self { service, client }
     }
 }
 
-impl<S> hyper::service::Service<Request<Incoming>> for Front<S>
+impl<S> hyper::service::Service<Request<Incoming>> for ConnectionService<S>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone,
 {
-    type Response = Response<AnswerBody>;
+    type Response = Response<TrackedBody>;
     type Error = Infallible;
-    type Future = Answering<S>;
+    type Future = ResponseFuture<S>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        let turn = Turn::begin(&self.client);
+        let turn = InFlightRequest::begin(&self.client);
         let limits = &self.client.terms.limits;
         // Where hyper has put that, the request asks for an upgrade.
         let activity = &self.client.activity;
@@ -54,44 +54,44 @@ where
         if upgrades {
             activity.asks_for_upgrade();
         }
-        let answer = match turn.admitted().and_then(|()| check(&mut request, limits)) {
+        let answer = match turn.check_capacity().and_then(|()| check(&mut request, limits)) {
             Ok(()) => {
                 request.extensions_mut().insert(Peer(self.client.peer));
                 if self.client.is_secured {
-                    request.extensions_mut().insert(Secured);
+                    request.extensions_mut().insert(TlsConnection);
                 }
                 // An empty body of ours needs no memory.
                 let body = |body: Incoming| match body.is_end_stream() {
                     true => Body::empty(),
                     false => Body::new(RequestBody::new(body, &self.client)),
                 };
-                Answer::of(self.service.clone(), request.map(body), upgrades)
+                ResponseState::of(self.service.clone(), request.map(body), upgrades)
             }
-            Err(refusal) => Answer::Refused { response: Some(Box::new(refusal.response())) },
+            Err(refusal) => ResponseState::Refused { response: Some(Box::new(refusal.response())) },
         };
-        Answering { answer, upgrades, turn: Some(turn) }
+        ResponseFuture { answer, upgrades, turn: Some(turn) }
     }
 }
 
 pin_project! {
     /// A request on its way to its answer.
-    pub(super) struct Answering<S>
+    pub(super) struct ResponseFuture<S>
     where
         S: Service<Request<Body>>,
     {
         #[pin]
-        answer: Answer<S>,
+        answer: ResponseState<S>,
         // Whether it asks for that.
         upgrades: bool,
-        turn: Option<Turn>,
+        turn: Option<InFlightRequest>,
     }
 }
 
-impl<S> Future for Answering<S>
+impl<S> Future for ResponseFuture<S>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
 {
-    type Output = Result<Response<AnswerBody>, Infallible>;
+    type Output = Result<Response<TrackedBody>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
@@ -101,17 +101,17 @@ where
         }
         let mut response = ready!(this.answer.poll(cx))?;
         if let Some(turn) = this.turn {
-            turn.answered(&mut response);
+            turn.on_response(&mut response);
         }
         let turn = this.turn.take();
-        Poll::Ready(Ok(response.map(|body| AnswerBody { body, turn })))
+        Poll::Ready(Ok(response.map(|body| TrackedBody { body, turn })))
     }
 }
 
 pin_project! {
     // What is rare is in a box: each request's future is moved to its place.
     #[project = AnswerProj]
-    enum Answer<S>
+    enum ResponseState<S>
     where
         S: Service<Request<Body>>,
     {
@@ -121,7 +121,7 @@ pin_project! {
     }
 }
 
-impl<S> Answer<S>
+impl<S> ResponseState<S>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
 {
@@ -135,7 +135,7 @@ where
     }
 }
 
-impl<S> Future for Answer<S>
+impl<S> Future for ResponseState<S>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
 {
@@ -154,88 +154,89 @@ where
 }
 
 /// A request's turn, from its head to the last byte of its answer.
-struct Turn {
-    client: Arc<Client>,
+struct InFlightRequest {
+    client: Arc<ConnectionContext>,
     /// Whether it counts as waiting for its answer.
     is_in_flight: bool,
     is_upgraded: bool,
 }
 
-impl Turn {
-    fn begin(client: &Arc<Client>) -> Self {
-        client.activity.begins();
+impl InFlightRequest {
+    fn begin(client: &Arc<ConnectionContext>) -> Self {
+        client.activity.request_started();
         let is_in_flight = client.slot.connections().begin_request(client.terms.limits.in_flight);
         Self { client: Arc::clone(client), is_in_flight, is_upgraded: false }
     }
 
-    fn admitted(&self) -> Result<(), Refusal> {
+    fn check_capacity(&self) -> Result<(), RejectReason> {
         if self.is_in_flight {
             return Ok(());
         }
         metrics::counter!("sekisho_requests_shed_total").increment(1);
-        Err(Refusal::Overloaded)
+        Err(RejectReason::Overloaded)
     }
 
-    fn answered(&mut self, response: &mut Response<Body>) {
-        self.leave_flight();
+    fn on_response(&mut self, response: &mut Response<Body>) {
+        self.release_in_flight();
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             self.is_upgraded = true;
             self.client.activity.upgrades();
             return;
         }
         if let Some(hang_up) = response.extensions_mut().remove() {
-            self.ends_by(&hang_up);
+            self.register_abort(&hang_up);
         }
         let headers = response.headers_mut();
         if self.client.is_secured && !headers.contains_key(STRICT_TRANSPORT_SECURITY) {
             headers.insert(STRICT_TRANSPORT_SECURITY, HSTS);
         }
         // HTTP/2 has its own way to say so.
-        if self.client.activity.is_told(Order::Finish) && !self.client.activity.is_multiplexed() {
+        if self.client.activity.close_requested(CloseMode::Draining) && !self.client.activity.is_multiplexed()
+        {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
     }
 
     /// Nobody else is on a connection of HTTP/1.1: it ends altogether.
-    fn ends_by(&self, hang_up: &ResponseAbortHandle) {
+    fn register_abort(&self, hang_up: &ResponseAbortHandle) {
         if self.client.activity.is_multiplexed() {
-            stream_task::ends_by(hang_up);
+            http2_executor::ends_by(hang_up);
         } else {
             // The keeper counts who has it.
             let activity = Arc::downgrade(&self.client.activity);
             hang_up.on_abort(move || {
                 if let Some(activity) = activity.upgrade() {
-                    activity.tell(Order::Reset);
+                    activity.request_close(CloseMode::Reset);
                 }
             });
         }
     }
 
-    fn leave_flight(&mut self) {
+    fn release_in_flight(&mut self) {
         if std::mem::take(&mut self.is_in_flight) {
             self.client.slot.connections().end_request();
         }
     }
 
     /// Only HTTP/2 can wait for a client without a write that waits.
-    fn hands_over(&self) {
+    fn chunk_queued(&self) {
         if self.client.activity.is_multiplexed() {
-            stream_task::hands_over(self.client.slot.connections().write_timeout());
+            http2_executor::hands_over(self.client.slot.connections().write_timeout());
         }
     }
 
-    fn is_taken(&self) {
+    fn chunk_consumed(&self) {
         if self.client.activity.is_multiplexed() {
-            stream_task::is_taken();
+            http2_executor::is_taken();
         }
     }
 }
 
-impl Drop for Turn {
+impl Drop for InFlightRequest {
     fn drop(&mut self) {
-        self.leave_flight();
+        self.release_in_flight();
         if !self.is_upgraded {
-            self.client.activity.ends();
+            self.client.activity.request_finished();
         }
     }
 }
@@ -245,7 +246,7 @@ pin_project! {
     struct RequestBody {
         #[pin]
         body: Incoming,
-        client: Arc<Client>,
+        client: Arc<ConnectionContext>,
     }
 
     impl PinnedDrop for RequestBody {
@@ -256,7 +257,7 @@ pin_project! {
 }
 
 impl RequestBody {
-    fn new(body: Incoming, client: &Arc<Client>) -> Self {
+    fn new(body: Incoming, client: &Arc<ConnectionContext>) -> Self {
         client.activity.has_body(true);
         Self { body, client: Arc::clone(client) }
     }
@@ -288,12 +289,12 @@ impl HttpBody for RequestBody {
 }
 
 /// An answer's body. Its turn ends with it.
-pub(super) struct AnswerBody {
+pub(super) struct TrackedBody {
     body: Body,
-    turn: Option<Turn>,
+    turn: Option<InFlightRequest>,
 }
 
-impl HttpBody for AnswerBody {
+impl HttpBody for TrackedBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -304,11 +305,11 @@ impl HttpBody for AnswerBody {
         let this = self.get_mut();
         // Who asks for more has passed on what there was.
         if let Some(turn) = &this.turn {
-            turn.is_taken();
+            turn.chunk_consumed();
         }
         let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
         if let (Some(turn), Some(Ok(_))) = (&this.turn, &frame) {
-            turn.hands_over();
+            turn.chunk_queued();
         }
         Poll::Ready(frame)
     }
@@ -323,36 +324,36 @@ impl HttpBody for AnswerBody {
 }
 
 /// What hyper leaves to us.
-fn check<B>(request: &mut Request<B>, limits: &ServerLimits) -> Result<(), Refusal> {
+fn check<B>(request: &mut Request<B>, limits: &ServerLimits) -> Result<(), RejectReason> {
     if request.uri().path_and_query().is_some_and(|target| target.as_str().len() > limits.uri_bytes) {
-        return Err(Refusal::UriTooLong);
+        return Err(RejectReason::UriTooLong);
     }
     if request.version() == Version::HTTP_2 {
         if request.headers().len() > limits.header_fields {
-            return Err(Refusal::TooManyFields);
+            return Err(RejectReason::TooManyFields);
         }
-        return as_http1(request);
+        return normalize_http2(request);
     }
-    if names_one_host(request) { Ok(()) } else { Err(Refusal::BadHost) }
+    if names_one_host(request) { Ok(()) } else { Err(RejectReason::BadHost) }
 }
 
 /// Makes a request of HTTP/2 say what it says where HTTP/1.1 says it, for all who come after: the host
 /// in `Host` (RFC 9113, section 8.3.1), and all cookies in one field (section 8.2.3).
-fn as_http1<B>(request: &mut Request<B>) -> Result<(), Refusal> {
+fn normalize_http2<B>(request: &mut Request<B>) -> Result<(), RejectReason> {
     let mut hosts = request.headers().get_all(HOST).iter();
     let host = match (request.uri().authority(), hosts.next(), hosts.next()) {
-        (Some(authority), None, _) if is_sound(authority) => {
-            Some(HeaderValue::from_str(authority.as_str()).map_err(|_| Refusal::BadHost)?)
+        (Some(authority), None, _) if has_no_userinfo(authority) => {
+            Some(HeaderValue::from_str(authority.as_str()).map_err(|_| RejectReason::BadHost)?)
         }
         (Some(authority), Some(host), None) => {
             let same = host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes());
-            if !same || !is_sound(authority) {
-                return Err(Refusal::BadHost);
+            if !same || !has_no_userinfo(authority) {
+                return Err(RejectReason::BadHost);
             }
             None
         }
         (None, Some(host), None) if is_host(host) => None,
-        _ => return Err(Refusal::BadHost),
+        _ => return Err(RejectReason::BadHost),
     };
     if let Some(host) = host {
         request.headers_mut().insert(HOST, host);
@@ -378,15 +379,15 @@ fn names_one_host<B>(request: &Request<B>) -> bool {
     let mut lines = request.headers().get_all(HOST).iter();
     let target = request.uri().authority();
     match (lines.next(), lines.next()) {
-        (Some(host), None) => is_host(host) && target.is_none_or(is_sound),
-        (None, _) => request.version() < Version::HTTP_11 && target.is_none_or(is_sound),
+        (Some(host), None) => is_host(host) && target.is_none_or(has_no_userinfo),
+        (None, _) => request.version() < Version::HTTP_11 && target.is_none_or(has_no_userinfo),
         (Some(_), Some(_)) => false,
     }
 }
 
 fn is_host(value: &HeaderValue) -> bool {
     let host = value.as_bytes();
-    is_plain_host(host) || Authority::try_from(host).is_ok_and(|host| is_sound(&host))
+    is_plain_host(host) || Authority::try_from(host).is_ok_and(|host| has_no_userinfo(&host))
 }
 
 /// Whether it is a name or an IPv4 address, perhaps with a port: as nearly all are, and surely an
@@ -398,7 +399,7 @@ fn is_plain_host(host: &[u8]) -> bool {
     end > 0 && (end == host.len() || is_port(&host[end..]))
 }
 
-fn is_sound(authority: &Authority) -> bool {
+fn has_no_userinfo(authority: &Authority) -> bool {
     !authority.as_str().contains('@')
 }
 
@@ -414,7 +415,7 @@ mod tests {
         for host in ["localhost", "a", "127.0.0.1", "app.example:8443", "APP.example.:", "a-b:0", "-.:99999"]
         {
             assert!(is_plain_host(host.as_bytes()), "{host}");
-            assert!(Authority::try_from(host).is_ok_and(|host| is_sound(&host)), "{host}");
+            assert!(Authority::try_from(host).is_ok_and(|host| has_no_userinfo(&host)), "{host}");
         }
         for other in ["", ":80", "a:b", "a:1:2", "[::1]", "[::1]:80", "u@h", "a b", "a/b", "a_b", "é", "a%20"]
         {

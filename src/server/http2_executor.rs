@@ -25,17 +25,17 @@ use crate::identity::ResponseAbortHandle;
 
 /// Spawns them.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct StreamTasks;
+pub(super) struct Http2Executor;
 
-impl<F: Future<Output: Send> + Send + 'static> Executor<F> for StreamTasks {
+impl<F: Future<Output: Send> + Send + 'static> Executor<F> for Http2Executor {
     fn execute(&self, task: F) {
-        tokio::spawn(StreamTask { task, end: None, waiting: None });
+        tokio::spawn(Http2StreamTask { task, end: None, waiting: None });
     }
 }
 
 /// Lets `hang_up` end the task in which this is called.
 pub(super) fn ends_by(hang_up: &ResponseAbortHandle) {
-    let end = Arc::<End>::default();
+    let end = Arc::<AbortFlag>::default();
     NEW_END.set(Some(Arc::clone(&end)));
     hang_up.on_abort(move || {
         end.is_now.store(true, Release);
@@ -46,36 +46,36 @@ pub(super) fn ends_by(hang_up: &ResponseAbortHandle) {
 /// The task in which this is called hands over a piece of its answer, which the client may leave for that
 /// long.
 pub(super) fn hands_over(patience: Duration) {
-    HELD.set(Some(Held::For(patience)));
+    HELD.set(Some(PendingChunk::For(patience)));
 }
 
 /// It asks for more: the last piece is taken.
 pub(super) fn is_taken() {
-    HELD.set(Some(Held::Nothing));
+    HELD.set(Some(PendingChunk::Nothing));
 }
 
 thread_local! {
-    /// From [`ends_by`] to the task that is being polled.
-    static NEW_END: Cell<Option<Arc<End>>> = const { Cell::new(None) };
+    /// From [`register_abort`] to the task that is being polled.
+    static NEW_END: Cell<Option<Arc<AbortFlag>>> = const { Cell::new(None) };
     /// What the task that is being polled has done last, if anything.
-    static HELD: Cell<Option<Held>> = const { Cell::new(None) };
+    static HELD: Cell<Option<PendingChunk>> = const { Cell::new(None) };
 }
 
 /// What a task has for its client.
 #[derive(Clone, Copy)]
-enum Held {
+enum PendingChunk {
     Nothing,
     /// A piece that may stay that long.
     For(Duration),
 }
 
 #[derive(Default)]
-struct End {
+struct AbortFlag {
     is_now: AtomicBool,
     task: AtomicWaker,
 }
 
-impl End {
+impl AbortFlag {
     fn is_now(&self, cx: &Context<'_>) -> bool {
         self.task.register(cx.waker());
         self.is_now.load(Acquire)
@@ -83,17 +83,17 @@ impl End {
 }
 
 pin_project! {
-    struct StreamTask<F> {
+    struct Http2StreamTask<F> {
         #[pin]
         task: F,
         // Once there is one.
-        end: Option<Arc<End>>,
+        end: Option<Arc<AbortFlag>>,
         // While its client takes nothing.
         waiting: Option<Pin<Box<Sleep>>>,
     }
 }
 
-impl<F: Future> Future for StreamTask<F> {
+impl<F: Future> Future for Http2StreamTask<F> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -109,8 +109,8 @@ impl<F: Future> Future for StreamTask<F> {
         }
         if polled.is_pending() {
             match HELD.take() {
-                Some(Held::For(patience)) => wait_anew(this.waiting, patience),
-                Some(Held::Nothing) => *this.waiting = None,
+                Some(PendingChunk::For(patience)) => reset_timer(this.waiting, patience),
+                Some(PendingChunk::Nothing) => *this.waiting = None,
                 None => {}
             }
             if is_over(this.waiting, cx) {
@@ -121,7 +121,7 @@ impl<F: Future> Future for StreamTask<F> {
     }
 }
 
-fn wait_anew(waiting: &mut Option<Pin<Box<Sleep>>>, patience: Duration) {
+fn reset_timer(waiting: &mut Option<Pin<Box<Sleep>>>, patience: Duration) {
     match waiting {
         Some(waiting) => waiting.as_mut().reset(Instant::now() + patience),
         None => *waiting = Some(Box::pin(sleep(patience))),

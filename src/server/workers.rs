@@ -16,8 +16,8 @@ use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot, watch};
 use tower::Service;
 
-use super::accept::{Acceptor, Sharers};
-use super::keeper::Connections;
+use super::accept::{AcceptGroup, Acceptor};
+use super::connection_registry::ConnectionRegistry;
 use super::limits::ServerLimits;
 use super::tls::Certificate;
 
@@ -44,13 +44,13 @@ use super::tls::Certificate;
 /// # tokio::runtime::Runtime::new().unwrap().block_on(example()).unwrap();
 /// ```
 #[derive(Debug)]
-pub struct ServingThreads {
+pub struct WorkerThreads {
     threads: Vec<Thread>,
     stop: watch::Sender<bool>,
 }
 
 struct Thread {
-    connections: Arc<Connections>,
+    connections: Arc<ConnectionRegistry>,
     /// What it is to do until it stops.
     jobs: mpsc::UnboundedSender<Job>,
     drained: watch::Receiver<bool>,
@@ -61,7 +61,7 @@ struct Thread {
 
 type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-impl ServingThreads {
+impl WorkerThreads {
     /// Starts `count` threads, at least one.
     ///
     /// # Errors
@@ -72,7 +72,8 @@ impl ServingThreads {
         let everywhere = Arc::new(AtomicUsize::new(0));
         let count = count.max(1);
         let start = |thread: usize| {
-            let connections = Connections::new(thread.to_string(), limits, count, Arc::clone(&everywhere));
+            let connections =
+                ConnectionRegistry::new(thread.to_string(), limits, count, Arc::clone(&everywhere));
             Thread::start(thread, connections, stopped.clone())
         };
         let threads = (0..count).map(start).collect::<io::Result<_>>()?;
@@ -104,7 +105,7 @@ impl ServingThreads {
         let (others, given): (Vec<_>, Vec<_>) = listeners.iter().map(|_| mpsc::unbounded_channel()).unzip();
         for (mine, (listener, given)) in listeners.into_iter().zip(given).enumerate() {
             let sharers =
-                Sharers { mine, connections: Arc::clone(&connections), given, others: others.clone() };
+                AcceptGroup { mine, connections: Arc::clone(&connections), given, others: others.clone() };
             let (certificate, factory) = (certificate.clone(), Arc::clone(&factory));
             let stopped = self.stopped();
             let job = async move {
@@ -165,7 +166,7 @@ impl ServingThreads {
 impl Thread {
     fn start(
         number: usize,
-        connections: Arc<Connections>,
+        connections: Arc<ConnectionRegistry>,
         mut stopped: watch::Receiver<bool>,
     ) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -174,7 +175,7 @@ impl Thread {
         let (end, mut ended) = oneshot::channel::<()>();
         let kept = Arc::clone(&connections);
         let serve = async move {
-            tokio::spawn(Connections::keep(Arc::downgrade(&kept)));
+            tokio::spawn(ConnectionRegistry::run_reaper(Arc::downgrade(&kept)));
             let mut running = tokio::task::JoinSet::new();
             loop {
                 tokio::select! {

@@ -10,44 +10,44 @@ use metrics::Gauge;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::activity::{Activity, Look, Order, Phase};
-use super::connection::Protocols;
+use super::connection::HttpBuilders;
+use super::connection_state::{CloseMode, ConnectionState, Phase, StateSnapshot};
 use super::limits::ServerLimits;
 
 /// The connections of one thread.
-pub(super) struct Connections {
+pub(super) struct ConnectionRegistry {
     /// On which new ones are taken.
-    terms: ArcSwap<Terms>,
+    terms: ArcSwap<ConnectionSettings>,
     /// How many threads share what there may be.
     threads: usize,
     open: AtomicUsize,
     /// Those of all threads.
     everywhere: Arc<AtomicUsize>,
     in_flight: AtomicUsize,
-    register: Mutex<Register>,
+    register: Mutex<RegistryInner>,
     none_left: Notify,
     gauge: Gauge,
 }
 
 /// What a connection may cost, and how it is spoken to.
-pub(super) struct Terms {
+pub(super) struct ConnectionSettings {
     pub(super) limits: ServerLimits,
-    pub(super) protocols: Protocols,
+    pub(super) protocols: HttpBuilders,
 }
 
 /// A connection's place among those that there may be. It is free again when this is dropped.
-pub(super) struct Slot(Arc<Connections>);
+pub(super) struct ConnectionPermit(Arc<ConnectionRegistry>);
 
 /// All that are kept, and what a new one is told.
-struct Register {
-    kept: Vec<Kept>,
-    order: Order,
+struct RegistryInner {
+    kept: Vec<TrackedConnection>,
+    order: CloseMode,
 }
 
 /// A connection, and what it did when it was last looked at.
-struct Kept {
-    activity: Arc<Activity>,
-    seen: Look,
+struct TrackedConnection {
+    activity: Arc<ConnectionState>,
+    seen: StateSnapshot,
     /// Since when it is in that phase without a step.
     still_since: Instant,
     /// Since when a write has waited for its client. What else a stream of HTTP/2 may wait for, it times itself.
@@ -55,7 +55,7 @@ struct Kept {
     is_counted: bool,
 }
 
-impl Connections {
+impl ConnectionRegistry {
     /// Those of a thread of this name, one of `threads`, which count the connections of all of them in
     /// `everywhere`.
     pub(super) fn new(
@@ -65,12 +65,12 @@ impl Connections {
         everywhere: Arc<AtomicUsize>,
     ) -> Arc<Self> {
         let connections = Arc::new(Self {
-            terms: ArcSwap::from_pointee(Terms::new(limits, threads)),
+            terms: ArcSwap::from_pointee(ConnectionSettings::new(limits, threads)),
             threads,
             open: AtomicUsize::new(0),
             everywhere,
             in_flight: AtomicUsize::new(0),
-            register: Mutex::new(Register { kept: Vec::new(), order: Order::GoOn }),
+            register: Mutex::new(RegistryInner { kept: Vec::new(), order: CloseMode::Open }),
             none_left: Notify::new(),
             gauge: metrics::gauge!("sekisho_connections", "thread" => thread.into()),
         });
@@ -80,17 +80,17 @@ impl Connections {
 
     /// Looks at them once in a while, until they are gone. A timer for all costs less than one for
     /// each.
-    pub(super) async fn keep(connections: Weak<Self>) {
+    pub(super) async fn run_reaper(connections: Weak<Self>) {
         loop {
             let Some(period) = connections.upgrade().map(|connections| connections.period()) else { return };
             tokio::time::sleep(period).await;
             let Some(connections) = connections.upgrade() else { return };
-            connections.look_at_all(Instant::now());
+            connections.check_timeouts(Instant::now());
         }
     }
 
     /// What a new connection may cost.
-    pub(super) fn terms(&self) -> Arc<Terms> {
+    pub(super) fn terms(&self) -> Arc<ConnectionSettings> {
         self.terms.load_full()
     }
 
@@ -100,7 +100,7 @@ impl Connections {
     }
 
     pub(super) fn set_limits(&self, limits: ServerLimits) {
-        self.terms.store(Arc::new(Terms::new(limits, self.threads)));
+        self.terms.store(Arc::new(ConnectionSettings::new(limits, self.threads)));
     }
 
     /// How many there are.
@@ -109,24 +109,24 @@ impl Connections {
     }
 
     /// A place for another one, unless there are as many as there may be.
-    pub(super) fn slot(self: &Arc<Self>) -> Option<Slot> {
+    pub(super) fn try_acquire(self: &Arc<Self>) -> Option<ConnectionPermit> {
         if self.everywhere.fetch_add(1, Relaxed) >= self.terms.load().limits.connections {
             self.everywhere.fetch_sub(1, Relaxed);
             return None;
         }
         self.open.fetch_add(1, Relaxed);
         self.gauge.increment(1.0);
-        Some(Slot(Arc::clone(self)))
+        Some(ConnectionPermit(Arc::clone(self)))
     }
 
     /// Keeps the connection with these notes from now on.
-    pub(super) fn keep_one(&self, activity: &Arc<Activity>) {
+    pub(super) fn track(&self, activity: &Arc<ConnectionState>) {
         let now = Instant::now();
         let mut register = self.register();
-        if register.order > Order::GoOn {
-            activity.tell(register.order);
+        if register.order > CloseMode::Open {
+            activity.request_close(register.order);
         }
-        register.kept.push(Kept {
+        register.kept.push(TrackedConnection {
             seen: activity.look(),
             activity: Arc::clone(activity),
             still_since: now,
@@ -156,12 +156,12 @@ impl Connections {
     pub(super) async fn drain(&self) {
         let after = self.terms.load().limits.drain;
         let deadline = Instant::now() + after;
-        self.tell_all(Order::Finish);
-        if timeout(LAST_MOMENT.min(after / 2), self.none_left()).await.is_ok() {
+        self.broadcast(CloseMode::Draining);
+        if timeout(LAST_MOMENT.min(after / 2), self.all_closed()).await.is_ok() {
             return;
         }
-        self.tell_all(Order::Close);
-        if timeout_at(deadline, self.none_left()).await.is_err() {
+        self.broadcast(CloseMode::CloseWhenIdle);
+        if timeout_at(deadline, self.all_closed()).await.is_err() {
             tracing::warn!(
                 ?after,
                 open = self.open(),
@@ -170,7 +170,7 @@ impl Connections {
         }
     }
 
-    async fn none_left(&self) {
+    async fn all_closed(&self) {
         loop {
             let told = self.none_left.notified();
             if self.open() == 0 {
@@ -180,21 +180,21 @@ impl Connections {
         }
     }
 
-    fn tell_all(&self, order: Order) {
+    fn broadcast(&self, order: CloseMode) {
         let mut register = self.register();
         register.order = order;
         for kept in &register.kept {
-            kept.activity.tell(order);
+            kept.activity.request_close(order);
         }
     }
 
-    fn look_at_all(&self, now: Instant) {
+    fn check_timeouts(&self, now: Instant) {
         let limits = self.terms.load().limits;
         self.register().kept.retain_mut(|kept| {
             // Nobody else has it: the connection is gone.
             let is_there = Arc::strong_count(&kept.activity) > 1;
             if is_there {
-                kept.look(now, &limits);
+                kept.check(now, &limits);
             }
             is_there
         });
@@ -205,27 +205,27 @@ impl Connections {
         (header_timeout.min(keep_alive).min(write_timeout) / 4).clamp(SHORTEST_PERIOD, LONGEST_PERIOD)
     }
 
-    fn register(&self) -> MutexGuard<'_, Register> {
+    fn register(&self) -> MutexGuard<'_, RegistryInner> {
         self.register.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Terms {
+impl ConnectionSettings {
     /// For one of `threads`.
     fn new(limits: ServerLimits, threads: usize) -> Self {
         let limits = ServerLimits { in_flight: limits.in_flight.div_ceil(threads), ..limits };
-        Self { protocols: Protocols::new(&limits), limits }
+        Self { protocols: HttpBuilders::new(&limits), limits }
     }
 }
 
-impl Slot {
+impl ConnectionPermit {
     /// The connections among which it is.
-    pub(super) fn connections(&self) -> &Arc<Connections> {
+    pub(super) fn connections(&self) -> &Arc<ConnectionRegistry> {
         &self.0
     }
 }
 
-impl Drop for Slot {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.0.everywhere.fetch_sub(1, Relaxed);
         self.0.gauge.decrement(1.0);
@@ -235,8 +235,8 @@ impl Drop for Slot {
     }
 }
 
-impl Kept {
-    fn look(&mut self, now: Instant, limits: &ServerLimits) {
+impl TrackedConnection {
+    fn check(&mut self, now: Instant, limits: &ServerLimits) {
         let look = self.activity.look();
         let stood_still = (look.phase, look.steps) == (self.seen.phase, self.seen.steps);
         let same_write_waits = look.is_write_waiting() && look.stalls == self.seen.stalls;
@@ -249,20 +249,20 @@ impl Kept {
         self.seen = look;
         let still = now - self.still_since;
         if now - self.stalled_since >= limits.write_timeout {
-            self.cut("reader");
+            self.abort("reader");
         } else if look.phase == Phase::Idle && still >= limits.keep_alive {
             self.end_idle(still - limits.keep_alive);
         } else if matches!(look.phase, Phase::New | Phase::Head) && still >= limits.header_timeout {
-            self.cut("head");
+            self.abort("head");
         } else if look.phase == Phase::Closing && still >= LAST_MOMENT {
-            self.activity.tell(Order::Break);
+            self.activity.request_close(CloseMode::Abort);
         } else if look.phase == Phase::Idle && still >= RESTS_AFTER && !self.activity.is_multiplexed() {
-            self.activity.may_rest(look.steps);
+            self.activity.release_buffers_if_idle(look.steps);
         }
     }
 
-    fn cut(&mut self, waiting_for: &'static str) {
-        self.activity.tell(Order::Break);
+    fn abort(&mut self, waiting_for: &'static str) {
+        self.activity.request_close(CloseMode::Abort);
         if !self.is_counted {
             self.is_counted = true;
             metrics::counter!("sekisho_connections_timed_out_total", "waiting_for" => waiting_for)
@@ -273,7 +273,11 @@ impl Kept {
     /// HTTP/2 can say so first, for a client that is about to ask.
     fn end_idle(&self, overdue: Duration) {
         let may_still_ask = self.activity.is_multiplexed() && overdue < LAST_MOMENT;
-        self.activity.tell(if may_still_ask { Order::Finish } else { Order::Close });
+        self.activity.request_close(if may_still_ask {
+            CloseMode::Draining
+        } else {
+            CloseMode::CloseWhenIdle
+        });
     }
 }
 

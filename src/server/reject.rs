@@ -6,7 +6,7 @@ use http::{Response, StatusCode};
 
 /// Why a request or a connection is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(super) enum RejectReason {
     /// `Host` is missing, there twice, no host, or another one than `:authority`.
     BadHost,
     /// As many connections or requests as there may be.
@@ -17,7 +17,7 @@ pub(super) enum Refusal {
     UriTooLong,
 }
 
-impl Refusal {
+impl RejectReason {
     fn status(self) -> StatusCode {
         match self {
             Self::BadHost => StatusCode::BAD_REQUEST,

@@ -11,7 +11,7 @@ use std::task::Waker;
 
 /// The notes of one connection.
 #[derive(Debug, Default)]
-pub(super) struct Activity {
+pub(super) struct ConnectionState {
     phase: AtomicU8,
     /// Changes with every step.
     steps: AtomicU32,
@@ -52,35 +52,35 @@ pub(super) enum Phase {
 
 /// What a connection is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Order {
+pub(super) enum CloseMode {
     /// What it does.
-    GoOn,
+    Open,
     /// Say with the next answer that it is the last.
-    Finish,
+    Draining,
     /// That, and close once there is no request, nor the beginning of one.
-    Close,
+    CloseWhenIdle,
     /// Close, whatever is under way.
-    Break,
+    Abort,
     /// That, and let nothing arrive any more that is on its way.
     Reset,
 }
 
 /// What the keeper sees when it looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Look {
+pub(super) struct StateSnapshot {
     pub(super) phase: Phase,
     pub(super) steps: u32,
     pub(super) stalls: u32,
 }
 
-impl Look {
+impl StateSnapshot {
     /// Whether a write waits for the client.
     pub(super) fn is_write_waiting(&self) -> bool {
         self.stalls % 2 == 1
     }
 }
 
-impl Activity {
+impl ConnectionState {
     /// Bytes have come in.
     pub(super) fn received(&self) {
         let between_requests = matches!(self.stored_phase(), Phase::New | Phase::Idle);
@@ -90,7 +90,7 @@ impl Activity {
     }
 
     /// From now on requests come side by side.
-    pub(super) fn multiplex(&self) {
+    pub(super) fn set_http2(&self) {
         self.multiplexed.store(true, Relaxed);
         self.enter(Phase::Idle);
     }
@@ -100,7 +100,7 @@ impl Activity {
     }
 
     /// A request's head is there.
-    pub(super) fn begins(&self) {
+    pub(super) fn request_started(&self) {
         if self.is_multiplexed() {
             self.open.fetch_add(1, Relaxed);
         }
@@ -108,7 +108,7 @@ impl Activity {
     }
 
     /// The last byte of its answer is handed over, or it was given up.
-    pub(super) fn ends(&self) {
+    pub(super) fn request_finished(&self) {
         if self.is_multiplexed() {
             self.open.fetch_sub(1, Relaxed);
         }
@@ -143,7 +143,7 @@ impl Activity {
     }
 
     /// Lets a connection rest that has been idle since this step.
-    pub(super) fn may_rest(&self, since: u32) {
+    pub(super) fn release_buffers_if_idle(&self, since: u32) {
         if self.rests_at.swap(since, Relaxed) != since {
             self.wake();
         }
@@ -155,7 +155,7 @@ impl Activity {
     }
 
     /// Whether it still is, and nothing is left to be read or written.
-    pub(super) fn is_to_rest(&self) -> bool {
+    pub(super) fn should_release_buffers(&self) -> bool {
         self.rests_at.load(Relaxed) == self.steps.load(Relaxed)
             && self.stored_phase() == Phase::Idle
             && !self.is_write_waiting()
@@ -196,22 +196,26 @@ impl Activity {
         }
     }
 
-    pub(super) fn look(&self) -> Look {
-        Look { phase: self.phase(), steps: self.steps.load(Relaxed), stalls: self.stalls.load(Relaxed) }
+    pub(super) fn look(&self) -> StateSnapshot {
+        StateSnapshot {
+            phase: self.phase(),
+            steps: self.steps.load(Relaxed),
+            stalls: self.stalls.load(Relaxed),
+        }
     }
 
     /// Tells the connection what to do, unless it was told more already.
-    pub(super) fn tell(&self, order: Order) {
+    pub(super) fn request_close(&self, order: CloseMode) {
         self.order.fetch_max(order as u8, Relaxed);
         self.wake();
     }
 
-    pub(super) fn is_told(&self, order: Order) -> bool {
+    pub(super) fn close_requested(&self, order: CloseMode) -> bool {
         self.order.load(Relaxed) >= order as u8
     }
 
     /// Whom to wake with an order, from now on: whoever waits for the socket.
-    pub(super) fn waits(&self, waker: &Waker) {
+    pub(super) fn register_waker(&self, waker: &Waker) {
         *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker.clone());
     }
 

@@ -1,4 +1,4 @@
-//! A connection's bytes, in the clear or through TLS, and where its [`Activity`] is noted and its
+//! A connection's bytes, in the clear or through TLS, and where its [`ConnectionState`] is noted and its
 //! orders are followed.
 //!
 //! hyper closes an idle connection that is told to finish although a request may already wait in the
@@ -18,13 +18,13 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use super::activity::{Activity, Order, Phase};
-use super::connection::Client;
+use super::connection::ConnectionContext;
+use super::connection_state::{CloseMode, ConnectionState, Phase};
 
 /// What a connection reads from and writes to.
-pub(super) struct Wire {
-    stream: Stream,
-    client: Arc<Client>,
+pub(super) struct MonitoredIo {
+    stream: MaybeTlsStream,
+    client: Arc<ConnectionContext>,
     /// Whom an order wakes.
     waits: Option<Waker>,
     /// What was read already, and is to be read again.
@@ -35,19 +35,19 @@ pub(super) struct Wire {
     lingers_for: usize,
 }
 
-pub(super) enum Stream {
+pub(super) enum MaybeTlsStream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-impl Wire {
-    pub(super) fn new(stream: Stream, client: Arc<Client>) -> Self {
+impl MonitoredIo {
+    pub(super) fn new(stream: MaybeTlsStream, client: Arc<ConnectionContext>) -> Self {
         Self { stream, client, waits: None, unread: Bytes::new(), rests: false, lingers_for: LINGERS_FOR }
     }
 
     /// Whether the client begins as HTTP/2 does where nothing was agreed on before (RFC 9113, section
     /// 3.3). Nothing is lost of what it said.
-    pub(super) async fn begins_http2(&mut self) -> io::Result<bool> {
+    pub(super) async fn detect_http2_preface(&mut self) -> io::Result<bool> {
         let mut sniffed = [0; PREFACE.len()];
         let mut len = 0;
         while len < PREFACE.len() && PREFACE.starts_with(&sniffed[..len]) {
@@ -61,7 +61,7 @@ impl Wire {
     }
 
     /// Whether another request begins, for which it waits. In the meantime there is no buffer.
-    pub(super) async fn begins_another(&mut self) -> io::Result<bool> {
+    pub(super) async fn wait_for_next_request(&mut self) -> io::Result<bool> {
         if !self.unread.is_empty() {
             self.rests = false;
             return Ok(true);
@@ -78,17 +78,17 @@ impl Wire {
     }
 
     /// From now on this is read before anything else.
-    pub(super) fn read_again(&mut self, unread: &[u8]) {
+    pub(super) fn unread(&mut self, unread: &[u8]) {
         self.rests = true;
         self.unread = Bytes::copy_from_slice(unread);
     }
 
-    fn activity(&self) -> &Activity {
+    fn activity(&self) -> &ConnectionState {
         &self.client.activity
     }
 
     fn check(&self) -> io::Result<()> {
-        if self.activity().is_told(Order::Break) {
+        if self.activity().close_requested(CloseMode::Abort) {
             return Err(io::ErrorKind::TimedOut.into());
         }
         Ok(())
@@ -96,9 +96,9 @@ impl Wire {
 
     /// Whether this is to end now: nothing of a request has been read, nothing of an answer is left, and
     /// nothing waits in the socket.
-    fn is_to_end(&self) -> bool {
+    fn should_close(&self) -> bool {
         let activity = self.activity();
-        activity.is_told(Order::Close)
+        activity.close_requested(CloseMode::CloseWhenIdle)
             && matches!(activity.phase(), Phase::New | Phase::Idle)
             && !activity.is_write_waiting()
             && self.stream.has_nothing_to_read()
@@ -112,10 +112,10 @@ impl Wire {
     }
 
     /// Notes whether the client takes what is written.
-    fn noted<T>(&mut self, cx: &Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn record_write<T>(&mut self, cx: &Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         self.activity().waits_to_write(written.is_pending());
         if written.is_pending() {
-            self.waits(cx);
+            self.register_waker(cx);
             // An order that came before the waker was there.
             self.check()?;
         }
@@ -130,7 +130,7 @@ impl Wire {
 
     /// Fails if the client has left: nobody waits for the answer.
     fn watch_client(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.waits(cx);
+        self.register_waker(cx);
         self.check()?;
         let socket = self.stream.socket();
         while socket.poll_read_ready(cx)?.is_ready() {
@@ -150,27 +150,27 @@ impl Wire {
     }
 
     /// Has orders wake who waits here: nearly always the task that they wake already.
-    fn waits(&mut self, cx: &Context<'_>) {
+    fn register_waker(&mut self, cx: &Context<'_>) {
         if !self.waits.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             self.waits = Some(cx.waker().clone());
-            self.activity().waits(cx.waker());
+            self.activity().register_waker(cx.waker());
         }
     }
 }
 
-impl Drop for Wire {
+impl Drop for MonitoredIo {
     /// What a client hasn't taken that is sent away, or whose tunnel breaks off, isn't kept for it by the
     /// system either: there it would cost memory for as long as the client likes.
     fn drop(&mut self) {
         let activity = self.activity();
-        let is_cut = activity.is_told(Order::Break) || activity.phase() == Phase::Tunnel;
-        if activity.is_told(Order::Reset) || is_cut && activity.is_write_waiting() {
+        let is_cut = activity.close_requested(CloseMode::Abort) || activity.phase() == Phase::Tunnel;
+        if activity.close_requested(CloseMode::Reset) || is_cut && activity.is_write_waiting() {
             let _ = self.stream.socket().set_zero_linger();
         }
     }
 }
 
-impl AsyncRead for Wire {
+impl AsyncRead for MonitoredIo {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -194,9 +194,9 @@ impl AsyncRead for Wire {
             }
             return Poll::Ready(Ok(()));
         }
-        wire.waits(cx);
+        wire.register_waker(cx);
         wire.check()?;
-        if wire.is_to_end() {
+        if wire.should_close() {
             if wire.may_be_read_ahead() {
                 // Taken apart, it shows.
                 wire.activity().may_rest_now();
@@ -209,14 +209,14 @@ impl AsyncRead for Wire {
     }
 }
 
-impl AsyncWrite for Wire {
+impl AsyncWrite for MonitoredIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let wire = self.get_mut();
         let written = match &mut wire.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            MaybeTlsStream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            MaybeTlsStream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
         };
-        wire.noted(cx, written)
+        wire.record_write(cx, written)
     }
 
     fn poll_write_vectored(
@@ -227,28 +227,28 @@ impl AsyncWrite for Wire {
         let wire = self.get_mut();
         // For the system a list costs more than it costs us to copy a little.
         let mut whole = [0; SMALL];
-        if let Some(whole) = joined(slices, &mut whole) {
+        if let Some(whole) = coalesce(slices, &mut whole) {
             return Pin::new(wire).poll_write(cx, whole);
         }
         let written = match &mut wire.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            MaybeTlsStream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            MaybeTlsStream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
         };
-        wire.noted(cx, written)
+        wire.record_write(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
         match &self.stream {
-            Stream::Plain(stream) => stream.is_write_vectored(),
-            Stream::Tls(stream) => stream.is_write_vectored(),
+            MaybeTlsStream::Plain(stream) => stream.is_write_vectored(),
+            MaybeTlsStream::Tls(stream) => stream.is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let wire = self.get_mut();
-        if let Stream::Tls(stream) = &mut wire.stream {
+        if let MaybeTlsStream::Tls(stream) = &mut wire.stream {
             let flushed = Pin::new(stream).poll_flush(cx);
-            return wire.noted(cx, flushed);
+            return wire.record_write(cx, flushed);
         }
         // There is nothing to flush: what `poll_write` has taken is the system's. But hyper comes by
         // whenever it has nothing else to do.
@@ -262,10 +262,10 @@ impl AsyncWrite for Wire {
         let wire = self.get_mut();
         wire.check()?;
         let shut = match &mut wire.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            MaybeTlsStream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            MaybeTlsStream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         };
-        ready!(wire.noted(cx, shut))?;
+        ready!(wire.record_write(cx, shut))?;
         match wire.activity().phase() {
             // The other direction may go on.
             Phase::Tunnel => Poll::Ready(Ok(())),
@@ -274,7 +274,7 @@ impl AsyncWrite for Wire {
     }
 }
 
-impl Wire {
+impl MonitoredIo {
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.activity().closes();
         let mut dropped = [0; 4096];
@@ -282,7 +282,7 @@ impl Wire {
             let mut buffer = ReadBuf::new(&mut dropped);
             let read = self.stream.poll_read(cx, &mut buffer);
             if read.is_pending() {
-                self.waits(cx);
+                self.register_waker(cx);
                 self.check()?;
                 return Poll::Pending;
             }
@@ -295,7 +295,7 @@ impl Wire {
     }
 }
 
-impl Stream {
+impl MaybeTlsStream {
     fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
@@ -319,7 +319,7 @@ impl Stream {
 }
 
 /// All slices as one, if that is small.
-fn joined<'a>(slices: &[IoSlice<'_>], whole: &'a mut [u8; SMALL]) -> Option<&'a [u8]> {
+fn coalesce<'a>(slices: &[IoSlice<'_>], whole: &'a mut [u8; SMALL]) -> Option<&'a [u8]> {
     let mut len = 0;
     for slice in slices {
         whole.get_mut(len..len + slice.len())?.copy_from_slice(slice);
