@@ -44,8 +44,8 @@ use crate::clock::Clock;
 use crate::identity::Identity;
 use crate::layer::{CookiePolicy, CookiePolicyError, OnStoreLoss, Reject401, SameSite, SilentRefreshLayer};
 use crate::proxy::{
-    Forwarded, HeaderEdits, HealthCheck, IdentityHeaders, MintBearer, Proxy, ReservedCookies, RouteError,
-    RouteSpec, Routes, Streams, UpstreamHttp, UpstreamSettings,
+    BearerTokenSource, Forwarded, HeaderEdits, HealthCheck, IdentityHeaders, LongLivedStreams, Proxy,
+    ReservedCookies, RouteError, RouteSpec, Routes, UpstreamHttp, UpstreamSettings,
 };
 use crate::routers::health::Stopping;
 pub use crate::routers::pages::Sample;
@@ -97,7 +97,7 @@ pub struct App {
     /// The users.
     pub users: Users,
     /// The long-lived connections to upstreams.
-    pub streams: Streams,
+    pub streams: LongLivedStreams,
     live: Arc<ReloadableStacks>,
     stopping: Stopping,
 }
@@ -150,7 +150,7 @@ impl App {
         let plan = stack_builder(&parts, &cookies, &session, state);
         let terms = plan.prepare(config, &Routes::default())?;
         let live = ReloadableStacks::new(plan, terms);
-        let streams = Streams::new(Arc::new(tokens.clone()));
+        let streams = LongLivedStreams::new(Arc::new(tokens.clone()));
         let reserved = ReservedCookies { names: cookies.names().map(str::to_owned).to_vec() };
         let proxied = ProxyStacks::new(session, Proxy::new(reserved, streams.clone()));
         let metrics = metrics_renderer(parts.metrics.clone(), parts.telemetry.clone());
@@ -344,11 +344,11 @@ pub fn check_routes(config: &Config) -> Result<(), AppError> {
 /// The routes that take the place of `previous` ones.
 fn routes(
     config: &Config,
-    mint: impl Fn(&str) -> Arc<dyn MintBearer>,
+    mint: impl Fn(&str) -> Arc<dyn BearerTokenSource>,
     previous: &Routes,
 ) -> Result<Routes, AppError> {
     let specs = config.routes.iter().map(|route| route_spec(route, &mint));
-    Routes::new_keeping(specs, previous).map_err(|source| {
+    Routes::rebuild_from(specs, previous).map_err(|source| {
         let at_fault = config.routes.iter().find(|route| route.path.as_str() == source.path());
         AppError::Route {
             place: at_fault.map_or(Place::BuiltIn, |route| route.place.clone()),
@@ -357,7 +357,7 @@ fn routes(
     })
 }
 
-fn route_spec(route: &config::Route, mint: impl Fn(&str) -> Arc<dyn MintBearer>) -> RouteSpec {
+fn route_spec(route: &config::Route, mint: impl Fn(&str) -> Arc<dyn BearerTokenSource>) -> RouteSpec {
     RouteSpec {
         roles: route.roles.clone(),
         methods: route.methods.clone(),

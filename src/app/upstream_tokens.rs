@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::HeaderValue;
 
 use crate::identity::Identity;
-use crate::proxy::MintBearer;
+use crate::proxy::BearerTokenSource;
 use crate::services::token::Tokens;
 
 /// Mints tokens, each for one audience.
@@ -14,7 +14,7 @@ pub(super) struct UpstreamTokenIssuer {
 }
 
 impl UpstreamTokenIssuer {
-    pub(super) fn for_audience(&self, audience: &str) -> Arc<dyn MintBearer> {
+    pub(super) fn for_audience(&self, audience: &str) -> Arc<dyn BearerTokenSource> {
         Arc::new(AudienceTokenIssuer { tokens: self.tokens.clone(), audience: audience.to_owned() })
     }
 }
@@ -24,7 +24,7 @@ struct AudienceTokenIssuer {
     audience: String,
 }
 
-impl MintBearer for AudienceTokenIssuer {
+impl BearerTokenSource for AudienceTokenIssuer {
     fn mint(&self, identity: &Identity) -> Option<HeaderValue> {
         let Some(bearer) = self.tokens.bearer_for_upstream(identity, &self.audience) else {
             let audience = self.audience.as_str();

@@ -194,7 +194,7 @@ impl Reloader<'_> {
         self.drain_delay = config.server.drain_delay;
         // Those of upstreams that are no more end with it.
         self.upstreams.abort();
-        self.upstreams = tokio::spawn(self.app.routes().watch());
+        self.upstreams = tokio::spawn(self.app.routes().run_health_checks());
     }
 
     fn note_success(&self) {

@@ -108,7 +108,7 @@ pub(super) async fn serve(
         clock: Arc::clone(&ground.clock),
         started_with: config,
         drain_delay: config.server.drain_delay,
-        upstreams: tokio::spawn(program.app.routes().watch()),
+        upstreams: tokio::spawn(program.app.routes().run_health_checks()),
         occasions,
     };
     let beside = Beside { admin, verify, limits: limited };

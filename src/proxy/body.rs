@@ -20,37 +20,37 @@ use pin_project_lite::pin_project;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, Sleep};
 
-use super::edits::HeaderEdits;
-use super::reserved::{ReservedHeaders, remove_where, same_name};
+use super::header_edits::HeaderEdits;
+use super::header_policy::RequestHeaderPolicy;
+use super::reserved_headers::{ReservedHeaders, eq_cgi_name, remove_matching};
 use super::routes::Route;
-use super::rules::RequestHeaders;
-use super::upstream::{AnswerBody, Lease};
+use super::upstream::{Lease, UpstreamBody};
 use super::{hop_by_hop, response};
 use crate::identity::SessionEvent;
 
 pin_project! {
     /// A request's body on its way to an upstream.
-    pub(super) struct Upload<B> {
+    pub(super) struct UpstreamRequestBody<B> {
         #[pin]
         body: B,
         // How much more may come, in bytes.
         left: Option<u64>,
-        idle: Idle,
-        stage: watch::Sender<Stage>,
+        idle: IdleTimer,
+        stage: watch::Sender<UploadState>,
         abandoned: oneshot::Receiver<Infallible>,
-        headers: Arc<RequestHeaders>,
+        headers: Arc<RequestHeaderPolicy>,
     }
 }
 
-impl<B> Upload<B> {
+impl<B> UpstreamRequestBody<B> {
     /// The body within the route's limits, and how far it has come.
     pub(super) fn new(body: B, route: &Route) -> (Self, UploadProgress) {
-        let (stage, watched) = watch::channel(Stage::Sending);
+        let (stage, watched) = watch::channel(UploadState::Sending);
         let (wanted, abandoned) = oneshot::channel();
-        let idle = Idle::new(route.spec.idle_timeout);
+        let idle = IdleTimer::new(route.spec.idle_timeout);
         let (left, headers) = (route.spec.max_body, Arc::clone(&route.requests));
         let upload = Self { body, left, idle, stage, abandoned, headers };
-        (upload, UploadProgress(Some(Watched { stage: watched, has_ended: false, _wanted: wanted })))
+        (upload, UploadProgress(Some(ProgressReceiver { stage: watched, has_ended: false, _wanted: wanted })))
     }
 }
 
@@ -73,16 +73,16 @@ impl UploadError {
         if causes.any(|cause| cause.is::<LengthLimitError>()) { Self::TooLarge } else { Self::Client(error) }
     }
 
-    fn fault(&self) -> Fault {
+    fn fault(&self) -> UploadErrorKind {
         match self {
-            Self::Abandoned | Self::Client(_) => Fault::Client,
-            Self::Idle => Fault::Idle,
-            Self::TooLarge => Fault::TooLarge,
+            Self::Abandoned | Self::Client(_) => UploadErrorKind::Client,
+            Self::Idle => UploadErrorKind::Idle,
+            Self::TooLarge => UploadErrorKind::TooLarge,
         }
     }
 }
 
-impl<B> Body for Upload<B>
+impl<B> Body for UpstreamRequestBody<B>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
@@ -94,9 +94,9 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
-        let frame = ready!(self.as_mut().poll_piece(cx));
+        let frame = ready!(self.as_mut().poll_data(cx));
         if let Some(Err(error)) = &frame {
-            self.stage.send_replace(Stage::Failed(error.fault()));
+            self.stage.send_replace(UploadState::Failed(error.fault()));
         }
         Poll::Ready(frame)
     }
@@ -110,39 +110,40 @@ where
     }
 }
 
-impl<B> Upload<B>
+impl<B> UpstreamRequestBody<B>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
-    fn poll_piece(
+    fn poll_data(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         let this = self.project();
         let Poll::Ready(frame) = this.body.poll_frame(cx) else {
-            this.stage
-                .send_if_modified(|stage| std::mem::replace(stage, Stage::AwaitingClient) == Stage::Sending);
+            this.stage.send_if_modified(|stage| {
+                std::mem::replace(stage, UploadState::AwaitingClient) == UploadState::Sending
+            });
             if Pin::new(this.abandoned).poll(cx).is_ready() {
                 return Poll::Ready(Some(Err(UploadError::Abandoned)));
             }
-            ready!(this.idle.poll_over(cx));
+            ready!(this.idle.poll_expired(cx));
             return Poll::Ready(Some(Err(UploadError::Idle)));
         };
         this.idle.stop();
-        this.stage.send_replace(Stage::Sending);
+        this.stage.send_replace(UploadState::Sending);
         let Some(frame) = frame else { return Poll::Ready(None) };
         let mut frame = frame.map_err(|error| UploadError::of_client(error.into()))?;
         if let Some(trailers) = frame.trailers_mut() {
             clean_trailers(trailers, &this.headers.reserved);
             this.headers.edits.remove_from(trailers);
         }
-        take(this.left, &frame)?;
+        check_limit(this.left, &frame)?;
         Poll::Ready(Some(Ok(frame)))
     }
 }
 
-fn take(left: &mut Option<u64>, frame: &Frame<Bytes>) -> Result<(), UploadError> {
+fn check_limit(left: &mut Option<u64>, frame: &Frame<Bytes>) -> Result<(), UploadError> {
     if let (Some(left), Some(data)) = (left, frame.data_ref()) {
         let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
         *left = left.checked_sub(length).ok_or(UploadError::TooLarge)?;
@@ -152,21 +153,21 @@ fn take(left: &mut Option<u64>, frame: &Frame<Bytes>) -> Result<(), UploadError>
 
 /// How far a request's body has come. Once it is dropped, with the answer's end, the upload stops:
 /// an upstream that has answered may never read the rest.
-pub(super) struct UploadProgress(Option<Watched>);
+pub(super) struct UploadProgress(Option<ProgressReceiver>);
 
-struct Watched {
-    stage: watch::Receiver<Stage>,
+struct ProgressReceiver {
+    stage: watch::Receiver<UploadState>,
     has_ended: bool,
     _wanted: oneshot::Sender<Infallible>,
 }
 
 /// Who is to make the next move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(super) enum UploadState {
     /// The client: the upstream would take more.
     AwaitingClient,
     /// Nobody: there will be no more of it.
-    Failed(Fault),
+    Failed(UploadErrorKind),
     /// The upstream: it has not asked for more yet.
     Sending,
     /// The upstream: it has all of the body, or wants no more of it.
@@ -175,7 +176,7 @@ pub(super) enum Stage {
 
 /// Why a body can't be sent on to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(super) enum UploadErrorKind {
     /// The client broke off.
     Client,
     /// The client sent nothing for too long.
@@ -194,16 +195,16 @@ impl UploadProgress {
         self.0.is_none()
     }
 
-    pub(super) fn stage(&self) -> Stage {
-        self.0.as_ref().map_or(Stage::Sent, |watched| match *watched.stage.borrow() {
-            Stage::Failed(fault) => Stage::Failed(fault),
-            _ if watched.has_ended => Stage::Sent,
+    pub(super) fn stage(&self) -> UploadState {
+        self.0.as_ref().map_or(UploadState::Sent, |watched| match *watched.stage.borrow() {
+            UploadState::Failed(fault) => UploadState::Failed(fault),
+            _ if watched.has_ended => UploadState::Sent,
             stage => stage,
         })
     }
 
-    pub(super) fn fault(&self) -> Option<Fault> {
-        if let Stage::Failed(fault) = self.stage() { Some(fault) } else { None }
+    pub(super) fn fault(&self) -> Option<UploadErrorKind> {
+        if let UploadState::Failed(fault) = self.stage() { Some(fault) } else { None }
     }
 
     /// Whether nothing more of it will be sent.
@@ -221,7 +222,7 @@ impl UploadProgress {
 
     /// Whether it has moved since it was last asked.
     fn has_moved(&mut self) -> bool {
-        let Some(Watched { stage, .. }) = &mut self.0 else { return false };
+        let Some(ProgressReceiver { stage, .. }) = &mut self.0 else { return false };
         let moved = stage.has_changed();
         stage.mark_unchanged();
         moved.unwrap_or(false)
@@ -229,22 +230,22 @@ impl UploadProgress {
 }
 
 /// A response's body on its way to the client.
-pub(super) struct Download {
+pub(super) struct DownstreamResponseBody {
     /// What is still to come of it, and what it holds on to until then.
-    coming: Option<Coming>,
-    idle: Idle,
+    coming: Option<InProgress>,
+    idle: IdleTimer,
     edits: Option<Arc<HeaderEdits>>,
     /// The upstream has broken off, which is told next.
     broken: Option<BoxError>,
 }
 
-struct Coming {
-    body: AnswerBody,
+struct InProgress {
+    body: UpstreamBody,
     lease: Lease,
     upload: UploadProgress,
 }
 
-impl Coming {
+impl InProgress {
     /// A connection that an upstream has answered on before it had read the request may hold the
     /// rest of it for the next answer: such a one is closed.
     fn finish(self) {
@@ -254,17 +255,22 @@ impl Coming {
     }
 }
 
-impl Download {
+impl DownstreamResponseBody {
     /// The body within the route's limits. It may stand still while `upload` moves: some upstreams
     /// begin to answer long before they have read it all.
-    pub(super) fn new(body: AnswerBody, route: &Route, lease: Lease, upload: UploadProgress) -> Self {
-        Self::of(Coming { body, lease, upload }, route)
+    pub(super) fn new(body: UpstreamBody, route: &Route, lease: Lease, upload: UploadProgress) -> Self {
+        Self::of(InProgress { body, lease, upload }, route)
     }
 
     /// The same, at once if it has come already: most are small.
-    pub(super) fn body(mut body: AnswerBody, route: &Route, lease: Lease, upload: UploadProgress) -> AnyBody {
-        let whole = body.take_whole();
-        let coming = Coming { body, lease, upload };
+    pub(super) fn body(
+        mut body: UpstreamBody,
+        route: &Route,
+        lease: Lease,
+        upload: UploadProgress,
+    ) -> AnyBody {
+        let whole = body.take_buffered();
+        let coming = InProgress { body, lease, upload };
         match whole {
             Some(whole) => {
                 coming.finish();
@@ -274,8 +280,8 @@ impl Download {
         }
     }
 
-    fn of(coming: Coming, route: &Route) -> Self {
-        let idle = Idle::new(route.spec.idle_timeout);
+    fn of(coming: InProgress, route: &Route) -> Self {
+        let idle = IdleTimer::new(route.spec.idle_timeout);
         let edits = route.answers.clone();
         let mut download = Self { coming: Some(coming), idle, edits, broken: None };
         if download.is_end_stream() {
@@ -285,7 +291,7 @@ impl Download {
     }
 
     fn finish(&mut self) {
-        self.coming.take().into_iter().for_each(Coming::finish);
+        self.coming.take().into_iter().for_each(InProgress::finish);
     }
 }
 
@@ -301,7 +307,7 @@ pub(super) enum DownloadError {
     Upstream(#[source] BoxError),
 }
 
-impl Body for Download {
+impl Body for DownstreamResponseBody {
     type Data = Bytes;
     type Error = DownloadError;
 
@@ -313,10 +319,10 @@ impl Body for Download {
             return Poll::Ready(Some(Err(logged(DownloadError::Upstream(error)))));
         }
         let Self { coming, idle, .. } = &mut *self;
-        let Some(Coming { body, upload, .. }) = coming else { return Poll::Ready(None) };
+        let Some(InProgress { body, upload, .. }) = coming else { return Poll::Ready(None) };
         let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) else {
             loop {
-                ready!(idle.poll_over(cx));
+                ready!(idle.poll_expired(cx));
                 if !upload.has_moved() {
                     return Poll::Ready(Some(Err(logged(DownloadError::Idle))));
                 }
@@ -370,7 +376,7 @@ fn clean_trailers(trailers: &mut HeaderMap, reserved: &ReservedHeaders) {
     hop_by_hop::remove(trailers);
     reserved.remove_from(trailers);
     response::remove_reserved(trailers);
-    remove_where(trailers, |name| NEVER_TRAILERS.iter().any(|never| same_name(never, name.as_str())));
+    remove_matching(trailers, |name| NEVER_TRAILERS.iter().any(|never| eq_cgi_name(never, name.as_str())));
 }
 
 /// What says how a message is to be read or handled comes before its body (RFC 9110, section 6.5.1), and so
@@ -411,13 +417,13 @@ const NEVER_TRAILERS: [&str; 31] = [
 
 /// Measures how long nothing comes while something is waited for. Most bodies come in one piece, and
 /// never need the timer.
-struct Idle {
+struct IdleTimer {
     limit: Duration,
     sleep: Option<Pin<Box<Sleep>>>,
     running: bool,
 }
 
-impl Idle {
+impl IdleTimer {
     fn new(limit: Duration) -> Self {
         Self { limit, sleep: None, running: false }
     }
@@ -426,7 +432,7 @@ impl Idle {
         self.running = false;
     }
 
-    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.limit)));
         if !self.running {
             sleep.as_mut().reset(Instant::now() + self.limit);

@@ -15,7 +15,7 @@ pub struct ReservedCookies {
 impl ReservedCookies {
     /// Takes ours out of a request's headers. The others stay as they are, in their order.
     pub fn remove_from_request(&self, headers: &mut HeaderMap) {
-        let kept: Vec<HeaderValue> = self.rest_of_request(headers).map(Cow::into_owned).collect();
+        let kept: Vec<HeaderValue> = self.without_reserved(headers).map(Cow::into_owned).collect();
         headers.remove(COOKIE);
         for line in kept {
             headers.append(COOKIE, line);
@@ -23,7 +23,7 @@ impl ReservedCookies {
     }
 
     /// A request's cookies without ours, line by line. Most browsers send one, with nothing but ours.
-    pub(super) fn rest_of_request<'h>(
+    pub(super) fn without_reserved<'h>(
         &self,
         headers: &'h HeaderMap,
     ) -> impl Iterator<Item = Cow<'h, HeaderValue>> {
@@ -36,7 +36,7 @@ impl ReservedCookies {
     /// Takes cookies of our names out of a response. The others stay as they are, in their order.
     pub(super) fn remove_from_response(&self, headers: &mut HeaderMap) {
         let reserved =
-            |line: &HeaderValue| pairs(line).next().is_some_and(|pair| self.has(sent_back_as(pair)));
+            |line: &HeaderValue| pairs(line).next().is_some_and(|pair| self.has(effective_name(pair)));
         if !headers.get_all(SET_COOKIE).iter().any(reserved) {
             return;
         }
@@ -79,7 +79,7 @@ fn name(pair: &[u8]) -> &[u8] {
 /// The name under which a browser will send a cookie back, given its name-value pair.
 ///
 /// One without a name (`=name=value`) comes back as `name=value`, and so would be read as ours.
-fn sent_back_as(pair: &[u8]) -> &[u8] {
+fn effective_name(pair: &[u8]) -> &[u8] {
     let start = pair.iter().position(|&byte| !matches!(byte, b'=' | b' ' | b'\t')).unwrap_or(pair.len());
     name(&pair[start..])
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use http::HeaderValue;
 use http::header::{FORWARDED, HeaderName};
 
-use super::request::FieldSink;
+use super::request::HeaderWriter;
 
 /// Where a request came from, and what it asked for, as far as that can be believed.
 ///
@@ -26,7 +26,7 @@ pub struct Forwarded {
 }
 
 impl Forwarded {
-    pub(super) fn tell(&self, to: &mut impl FieldSink) {
+    pub(super) fn write_to(&self, to: &mut impl HeaderWriter) {
         // One text for all: the element of `Forwarded` (RFC 7239, section 4) has the address in it.
         let client = self.client.to_canonical();
         let (open, close) = if client.is_ipv6() { ("for=\"[", "]\"") } else { ("for=", "") };
@@ -94,7 +94,7 @@ mod tests {
             host: HeaderValue::from_static("app.example:8443"),
             chain: chain.map(HeaderValue::from_static),
         };
-        forwarded.tell(&mut headers);
+        forwarded.write_to(&mut headers);
         headers
     }
 

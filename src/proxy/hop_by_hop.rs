@@ -3,19 +3,19 @@
 
 use http::header::{CONNECTION, HeaderMap, HeaderName, TE};
 
-use super::reserved::remove_where;
+use super::reserved_headers::remove_matching;
 
 /// Removes them, and every header that `Connection` names.
 pub(super) fn remove(headers: &mut HeaderMap) {
     for name in named_by_connection(headers) {
         headers.remove(name);
     }
-    remove_where(headers, |name| is_standing(name.as_str()));
+    remove_matching(headers, |name| is_hop_by_hop(name.as_str()));
 }
 
 /// Whether a header, in lower case, concerns the connection whether `Connection` names it or not.
-pub(super) fn is_standing(name: &str) -> bool {
-    STANDING.contains(&name)
+pub(super) fn is_hop_by_hop(name: &str) -> bool {
+    HOP_BY_HOP.contains(&name)
 }
 
 /// Whether `TE` says that trailers are welcome; its one value that may be handed on.
@@ -32,7 +32,7 @@ pub(super) fn connection_names(headers: &HeaderMap, name: &str) -> bool {
 /// The headers that `Connection` names.
 pub(super) fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     let names = connection_tokens(headers)
-        .filter(|token| !STATES.iter().any(|state| token.eq_ignore_ascii_case(state)));
+        .filter(|token| !CONNECTION_OPTIONS.iter().any(|state| token.eq_ignore_ascii_case(state)));
     names.filter_map(|token| HeaderName::from_bytes(token).ok()).collect()
 }
 
@@ -46,9 +46,9 @@ pub(super) fn tokens(list: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// Options of `Connection` that name no header.
-const STATES: [&[u8]; 2] = [b"close", b"keep-alive"];
+const CONNECTION_OPTIONS: [&[u8]; 2] = [b"close", b"keep-alive"];
 
-pub(super) const STANDING: [&str; 9] = [
+pub(super) const HOP_BY_HOP: [&str; 9] = [
     "connection",
     "keep-alive",
     "proxy-authenticate",
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn takes_the_standing_ones() {
-        let mut headers: HeaderMap = STANDING
+        let mut headers: HeaderMap = HOP_BY_HOP
             .map(|name| (HeaderName::from_static(name), HeaderValue::from_static("x")))
             .into_iter()
             .collect();

@@ -3,7 +3,7 @@
 use http::HeaderName;
 
 use super::error::ProxyError;
-use super::request::FieldSink;
+use super::request::HeaderWriter;
 use crate::identity::Identity;
 
 /// The headers by which an upstream learns who the user is. What is `None` it isn't told.
@@ -65,7 +65,7 @@ impl IdentityHeaders {
     }
 
     /// Tells who the user is, who has been [checked](Self::check).
-    pub(super) fn tell(&self, identity: &Identity, to: &mut impl FieldSink) {
+    pub(super) fn write_to(&self, identity: &Identity, to: &mut impl HeaderWriter) {
         for (name, value) in self.values(identity).filter(|(_, value)| !value.is_empty()) {
             to.add(name, value.as_bytes());
         }

@@ -48,7 +48,7 @@
 //! goes on without. A protocol that takes requests of its own (`h2c`) is never allowed, for nobody would
 //! check those. Whether a page may upgrade in the user's name is settled before, by its `Origin`.
 //!
-//! Whoever was let in by a session stays in no longer than it: [`Streams`] are told of its end, and end
+//! Whoever was let in by a session stays in no longer than it: [`LongLivedStreams`] are told of its end, and end
 //! with it, whatever end that is.
 //!
 //! - For a WebSocket `websocket.rs` follows where frames begin, and changes none. At the next such point
@@ -89,21 +89,21 @@
 //! ```
 
 mod body;
+mod content_length;
 mod cookies;
-mod edits;
 mod error;
 mod forwarded;
-mod framing;
+mod header_edits;
+mod header_policy;
 mod hop_by_hop;
 mod identity_headers;
+mod long_lived;
 mod path;
 mod request;
-mod reserved;
+mod reserved_headers;
 mod response;
 mod routes;
-mod rules;
 mod service;
-mod streams;
 mod tunnel;
 mod upgrade;
 mod upstream;
@@ -111,13 +111,13 @@ mod via;
 mod websocket;
 
 pub use cookies::ReservedCookies;
-pub use edits::HeaderEdits;
 pub use error::ProxyError;
 pub use forwarded::Forwarded;
+pub use header_edits::HeaderEdits;
 pub use identity_headers::IdentityHeaders;
+pub use long_lived::LongLivedStreams;
 pub use path::{BadPath, check as check_path};
-pub use routes::{MatchedRoute, MintBearer, RouteError, RouteSpec, Routes};
+pub use routes::{BearerTokenSource, MatchedRoute, RouteError, RouteSpec, Routes};
 pub use service::Proxy;
-pub use streams::Streams;
 pub use upgrade::asks_for_upgrade;
 pub use upstream::{HealthCheck, Resolve, UpstreamHttp, UpstreamSettings};

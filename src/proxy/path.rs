@@ -51,16 +51,16 @@ pub fn check(path: &str, encoded_slash_ok: bool) -> Result<(), BadPath> {
     if !path.starts_with('/') {
         return Err(BadPath::NotAbsolute);
     }
-    for character in Decoded::of(path) {
+    for character in PercentDecoded::of(path) {
         check_character(character, encoded_slash_ok)?;
     }
     check_segments(path)
 }
 
 /// How much of `path` the route `prefix` takes up, in bytes; `None` if the path isn't at or below
-/// it. `prefix` is a [`plain`] one.
+/// it. `prefix` is a [`normalize_byte`] one.
 pub(super) fn prefix_length(prefix: &[u8], path: &str) -> Option<usize> {
-    let mut rest = Plain::of(path);
+    let mut rest = NormalizedPath::of(path);
     let mut length = 0;
     for &wanted in prefix {
         let found = rest.next().filter(|found| found.byte == wanted)?;
@@ -75,8 +75,8 @@ pub(super) fn prefix_length(prefix: &[u8], path: &str) -> Option<usize> {
 /// Routes are compared in this form, or `/%61dmin` and `/admin;x` would escape the rules of
 /// `/admin` and be served by it all the same. (RFC 3986, section 6.2.2.2, holds the first for
 /// the same path; servlet containers hold the second so.)
-pub(super) fn plain(path: &str) -> Vec<u8> {
-    let mut bytes: Vec<u8> = Plain::of(path).map(|character| character.byte).collect();
+pub(super) fn normalize(path: &str) -> Vec<u8> {
+    let mut bytes: Vec<u8> = NormalizedPath::of(path).map(|character| character.byte).collect();
     if bytes.last() == Some(&b'/') {
         bytes.pop();
     }
@@ -97,7 +97,7 @@ fn check_character(character: Character, encoded_slash_ok: bool) -> Result<(), B
 fn check_segments(path: &str) -> Result<(), BadPath> {
     let mut name: Vec<u8> = Vec::new();
     let mut in_parameters = false;
-    for character in Decoded::of(path).skip(1) {
+    for character in PercentDecoded::of(path).skip(1) {
         match character.byte {
             b'/' if name.is_empty() && !character.encoded => return Err(BadPath::EmptySegment),
             b'/' => {
@@ -127,18 +127,18 @@ struct Character {
 }
 
 /// The bytes of a path with escapes undone. A `%` that begins none stands for itself.
-struct Decoded<'a> {
+struct PercentDecoded<'a> {
     path: &'a [u8],
     at: usize,
 }
 
-impl<'a> Decoded<'a> {
+impl<'a> PercentDecoded<'a> {
     fn of(path: &'a str) -> Self {
         Self { path: path.as_bytes(), at: 0 }
     }
 }
 
-impl Iterator for Decoded<'_> {
+impl Iterator for PercentDecoded<'_> {
     type Item = Character;
 
     fn next(&mut self) -> Option<Character> {
@@ -158,19 +158,19 @@ fn escape(high: u8, low: u8) -> Option<u8> {
     Some(digit(high)? << 4 | digit(low)?)
 }
 
-/// What [`plain`] describes, less its last rule.
-struct Plain<'a> {
-    decoded: Decoded<'a>,
+/// What [`normalize_byte`] describes, less its last rule.
+struct NormalizedPath<'a> {
+    decoded: PercentDecoded<'a>,
     last: u8,
 }
 
-impl<'a> Plain<'a> {
+impl<'a> NormalizedPath<'a> {
     fn of(path: &'a str) -> Self {
-        Self { decoded: Decoded::of(path), last: 0 }
+        Self { decoded: PercentDecoded::of(path), last: 0 }
     }
 }
 
-impl Iterator for Plain<'_> {
+impl Iterator for NormalizedPath<'_> {
     type Item = Character;
 
     fn next(&mut self) -> Option<Character> {
@@ -293,7 +293,7 @@ mod tests {
             ("/api", "/x/api", None),
             ("/api", "/%2561pi", None),
         ] {
-            assert_eq!(prefix_length(&plain(prefix), path), length, "{prefix} {path}");
+            assert_eq!(prefix_length(&normalize(prefix), path), length, "{prefix} {path}");
         }
     }
 
@@ -321,7 +321,7 @@ mod tests {
     }
 
     fn decode(segment: &str) -> String {
-        let bytes: Vec<u8> = Decoded::of(segment).map(|character| character.byte).collect();
+        let bytes: Vec<u8> = PercentDecoded::of(segment).map(|character| character.byte).collect();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
@@ -347,7 +347,7 @@ mod tests {
         #[test]
         fn no_input_panics(path in any::<String>(), prefix in any::<String>()) {
             let _ = check(&path, true);
-            if let Some(length) = prefix_length(&plain(&prefix), &path) {
+            if let Some(length) = prefix_length(&normalize(&prefix), &path) {
                 prop_assert!(path.is_char_boundary(length));
             }
         }

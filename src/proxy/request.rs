@@ -7,10 +7,10 @@ use http::{HeaderValue, Method, Version, request};
 use super::cookies::ReservedCookies;
 use super::error::ProxyError;
 use super::forwarded::Forwarded;
-use super::routes::{MintBearer, Route};
+use super::routes::{BearerTokenSource, Route};
 use super::upgrade::Upgrade;
 use super::via::Via;
-use super::{framing, hop_by_hop};
+use super::{content_length, hop_by_hop};
 use crate::identity::Identity;
 
 /// The head of a request to an upstream, for whoever writes it down in the upstream's protocol.
@@ -33,11 +33,11 @@ pub(super) trait RequestHead {
     }
 
     /// Tells all fields but those about the host, the body's length and the connection.
-    fn fields(&self, to: &mut impl FieldSink);
+    fn write_headers(&self, to: &mut impl HeaderWriter);
 }
 
 /// Where a message's fields are written.
-pub(super) trait FieldSink {
+pub(super) trait HeaderWriter {
     /// The value is legal in a field.
     fn add(&mut self, name: &HeaderName, value: &[u8]);
 
@@ -46,7 +46,7 @@ pub(super) trait FieldSink {
     }
 }
 
-impl FieldSink for HeaderMap {
+impl HeaderWriter for HeaderMap {
     fn add(&mut self, name: &HeaderName, value: &[u8]) {
         if let Ok(value) = HeaderValue::from_bytes(value) {
             self.append(name, value);
@@ -61,7 +61,7 @@ impl FieldSink for HeaderMap {
 /// Which headers are there that need a closer look: most requests have hardly any of them, and to look for
 /// each by its name takes longer than to pass all names by.
 #[derive(Default)]
-pub(super) struct Seen {
+pub(super) struct HeaderFlags {
     connection: bool,
     te: bool,
     transfer_encoding: bool,
@@ -69,8 +69,8 @@ pub(super) struct Seen {
     pub(super) via: bool,
 }
 
-impl Seen {
-    pub(super) fn among(headers: &HeaderMap) -> Self {
+impl HeaderFlags {
+    pub(super) fn scan(headers: &HeaderMap) -> Self {
         let mut seen = Self::default();
         for name in headers.keys() {
             match name.as_str() {
@@ -87,7 +87,7 @@ impl Seen {
 }
 
 /// A client's request, made ours: what the client may not say is left out, and what we say is added.
-pub(super) struct Outgoing<'r> {
+pub(super) struct UpstreamRequest<'r> {
     parts: &'r request::Parts,
     route: &'r Route,
     reserved: &'r ReservedCookies,
@@ -103,17 +103,17 @@ pub(super) struct Outgoing<'r> {
     bearer: Option<HeaderValue>,
 }
 
-impl<'r> Outgoing<'r> {
+impl<'r> UpstreamRequest<'r> {
     /// For this route, with the protocols to which it may change.
     pub(super) fn new(
         parts: &'r request::Parts,
         route: &'r Route,
         (reserved, via): (&'r ReservedCookies, &'r Via),
         identity: Option<&'r Identity>,
-        (seen, upgrade): (&Seen, Option<&Upgrade>),
+        (seen, upgrade): (&HeaderFlags, Option<&Upgrade>),
     ) -> Result<Self, ProxyError> {
         let (host, target) = (host(parts)?, route.target(&parts.uri)?);
-        if seen.transfer_encoding && framing::is_coded(&parts.headers) {
+        if seen.transfer_encoding && content_length::has_unsupported_coding(&parts.headers) {
             return Err(ProxyError::CodingUnknown);
         }
         if let Some(identity) = identity {
@@ -122,7 +122,7 @@ impl<'r> Outgoing<'r> {
         let mut named = Vec::new();
         if seen.connection {
             named = hop_by_hop::named_by_connection(&parts.headers);
-            named.retain(|name| !OUTER.contains(name));
+            named.retain(|name| !GATEWAY_HEADERS.contains(name));
         }
         Ok(Self {
             target,
@@ -140,24 +140,24 @@ impl<'r> Outgoing<'r> {
     }
 
     /// Whether a field of the client's goes on as it is.
-    fn passes(&self, name: &HeaderName) -> bool {
+    fn is_forwarded(&self, name: &HeaderName) -> bool {
         let passes = match name.as_str() {
             // Written anew, for this connection and this body.
             "content-length" | "cookie" | "host" => false,
             // Whoever reads the client's body answers this; hyper does, when we begin to.
             "expect" => false,
             "authorization" => self.route.spec.pass_authorization && self.minter().is_none(),
-            name => !hop_by_hop::is_standing(name) && !self.route.requests.reserved.has(name),
+            name => !hop_by_hop::is_hop_by_hop(name) && !self.route.requests.reserved.contains(name),
         };
-        passes && !self.route.requests.edits.concern(name) && !self.named.contains(name)
+        passes && !self.route.requests.edits.affects(name) && !self.named.contains(name)
     }
 
-    fn minter(&self) -> Option<&dyn MintBearer> {
+    fn minter(&self) -> Option<&dyn BearerTokenSource> {
         self.identity.and(self.route.spec.bearer.as_deref())
     }
 
-    fn cookies(&self, to: &mut impl FieldSink) {
-        let mut lines = self.reserved.rest_of_request(&self.parts.headers);
+    fn cookies(&self, to: &mut impl HeaderWriter) {
+        let mut lines = self.reserved.without_reserved(&self.parts.headers);
         if self.parts.version != Version::HTTP_2 {
             lines.for_each(|line| to.copy(&COOKIE, &line));
             return;
@@ -174,7 +174,7 @@ impl<'r> Outgoing<'r> {
     }
 }
 
-impl RequestHead for Outgoing<'_> {
+impl RequestHead for UpstreamRequest<'_> {
     fn method(&self) -> &Method {
         &self.parts.method
     }
@@ -195,14 +195,14 @@ impl RequestHead for Outgoing<'_> {
         self.accepts_trailers
     }
 
-    fn fields(&self, to: &mut impl FieldSink) {
+    fn write_headers(&self, to: &mut impl HeaderWriter) {
         let edits = &self.route.requests.edits;
         for (name, value) in &self.parts.headers {
-            if self.passes(name) {
+            if self.is_forwarded(name) {
                 to.copy(name, value);
             }
         }
-        if !edits.concern(&COOKIE) && !self.named.contains(&COOKIE) {
+        if !edits.affects(&COOKIE) && !self.named.contains(&COOKIE) {
             self.cookies(to);
         }
         if let Some(bearer) = &self.bearer {
@@ -212,12 +212,12 @@ impl RequestHead for Outgoing<'_> {
             to.copy(name, value);
         }
         if let Some(identity) = self.identity {
-            self.route.spec.identity.tell(identity, to);
+            self.route.spec.identity.write_to(identity, to);
         }
         if let Some(forwarded) = self.parts.extensions.get::<Forwarded>() {
-            forwarded.tell(to);
+            forwarded.write_to(to);
         }
-        self.via.tell(self.parts.version, to);
+        self.via.write_to(self.parts.version, to);
     }
 }
 
@@ -241,7 +241,7 @@ fn host(parts: &request::Parts) -> Result<Option<HeaderValue>, ProxyError> {
 }
 
 /// What an outer layer has added, as far as we know: a client can't have it removed.
-const OUTER: [HeaderName; 2] =
+const GATEWAY_HEADERS: [HeaderName; 2] =
     [HeaderName::from_static("x-request-id"), HeaderName::from_static("traceparent")];
 
 #[cfg(test)]
@@ -286,10 +286,10 @@ mod tests {
             }
             let (parts, ()) = request.body(()).unwrap().into_parts();
             let mut headers = HeaderMap::new();
-            let seen = Seen::among(&parts.headers);
+            let seen = HeaderFlags::scan(&parts.headers);
             let outgoing =
-                Outgoing::new(&parts, route.route(), (&reserved, &via), None, (&seen, None)).unwrap();
-            outgoing.fields(&mut headers);
+                UpstreamRequest::new(&parts, route.route(), (&reserved, &via), None, (&seen, None)).unwrap();
+            outgoing.write_headers(&mut headers);
             let sent: Vec<_> = headers.get_all(COOKIE).iter().map(|line| line.to_str().unwrap()).collect();
             assert_eq!(sent, Vec::from_iter(Some(joined).filter(|joined| !joined.is_empty())));
         }

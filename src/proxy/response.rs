@@ -6,10 +6,10 @@ use http::{Response, StatusCode, Version};
 use super::cookies::ReservedCookies;
 use super::routes::Route;
 use super::via::Via;
-use super::{framing, hop_by_hop};
+use super::{content_length, hop_by_hop};
 
 /// Makes the head of the upstream's answer ours, less what it may not say.
-pub(super) fn finish<B>(
+pub(super) fn prepare_response<B>(
     response: Response<B>,
     route: &Route,
     reserved: &ReservedCookies,
@@ -20,24 +20,24 @@ pub(super) fn finish<B>(
     // An answer of HTTP/1.1 has lost them where its head was read, unless it switches protocols.
     if parts.status == StatusCode::SWITCHING_PROTOCOLS || parts.version == Version::HTTP_2 {
         hop_by_hop::remove(headers);
-        framing::make_plain(headers);
+        content_length::normalize_content_length(headers);
     }
-    if headers.keys().any(|name| may_not_pass(name.as_str())) {
+    if headers.keys().any(|name| needs_filtering(name.as_str())) {
         remove_reserved(headers);
         reserved.remove_from_response(headers);
-        spare_cookies(headers);
+        filter_clear_site_data(headers);
     }
     if let Some(edits) = &route.answers {
         edits.apply(headers);
     }
-    via.tell(parts.version, headers);
+    via.write_to(parts.version, headers);
     // The version is that of each connection, not of the message.
     parts.version = Version::HTTP_11;
     Response::from_parts(parts, body)
 }
 
 /// Whether a header is one of those that are looked at: most answers have none.
-fn may_not_pass(name: &str) -> bool {
+fn needs_filtering(name: &str) -> bool {
     name == "set-cookie"
         || name == "clear-site-data"
         || RESERVED.iter().any(|reserved| reserved.as_str() == name)
@@ -52,7 +52,7 @@ pub(super) fn remove_reserved(headers: &mut HeaderMap) {
 
 /// An upstream may clear its own data, but cookies are cleared for the whole host, ours among them:
 /// that would sign the user out.
-fn spare_cookies(headers: &mut HeaderMap) {
+fn filter_clear_site_data(headers: &mut HeaderMap) {
     if !headers.contains_key(CLEAR_SITE_DATA) {
         return;
     }
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn all_that_only_we_may_send_is_looked_for() {
-        assert!(RESERVED.iter().chain([&CLEAR_SITE_DATA]).all(|name| may_not_pass(name.as_str())));
+        assert!(RESERVED.iter().chain([&CLEAR_SITE_DATA]).all(|name| needs_filtering(name.as_str())));
     }
 
     #[test]
@@ -104,7 +104,7 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(CLEAR_SITE_DATA, HeaderValue::from_static(sent));
-            spare_cookies(&mut headers);
+            filter_clear_site_data(&mut headers);
             let left = headers.get(CLEAR_SITE_DATA).map(|value| value.to_str().expect("text"));
             assert_eq!(left, kept, "{sent}");
         }

@@ -7,13 +7,13 @@ use std::time::Duration;
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, Uri};
 
-use super::edits::HeaderEdits;
+use super::header_edits::HeaderEdits;
+use super::header_policy::{self, AllowedMethods, RequestHeaderPolicy};
 use super::identity_headers::IdentityHeaders;
 use super::path::{self, BadPath};
-use super::reserved::ReservedHeaders;
-use super::rules::{self, Methods, RequestHeaders};
-use super::upgrade::takes_requests;
-use super::upstream::{self, Roots, UpstreamSettings, Upstreams};
+use super::reserved_headers::ReservedHeaders;
+use super::upgrade::is_http_protocol;
+use super::upstream::{self, LoadBalancer, Roots, UpstreamSettings};
 use crate::identity::Identity;
 
 /// What a route is built from.
@@ -56,7 +56,7 @@ pub struct RouteSpec {
     /// What changes in the headers of the upstreams' answers.
     pub response_headers: HeaderEdits,
     /// Makes the `Authorization` that this upstream gets in the user's name.
-    pub bearer: Option<Arc<dyn MintBearer>>,
+    pub bearer: Option<Arc<dyn BearerTokenSource>>,
     /// How long connecting may take, name resolution and TLS included, on all the upstreams that are
     /// tried.
     pub connect_timeout: Duration,
@@ -103,12 +103,12 @@ impl RouteSpec {
 /// Makes an `Authorization` value for an upstream that wants tokens of its own audience.
 ///
 /// Closures of the same shape are minters too.
-pub trait MintBearer: Send + Sync + 'static {
+pub trait BearerTokenSource: Send + Sync + 'static {
     /// The value for this user, `Bearer …`, marked sensitive; `None` sends the request without.
     fn mint(&self, identity: &Identity) -> Option<HeaderValue>;
 }
 
-impl<F> MintBearer for F
+impl<F> BearerTokenSource for F
 where
     F: Fn(&Identity) -> Option<HeaderValue> + Send + Sync + 'static,
 {
@@ -131,7 +131,7 @@ impl Routes {
     ///
     /// [`RouteError`] names the route at fault.
     pub fn new(specs: impl IntoIterator<Item = RouteSpec>) -> Result<Self, RouteError> {
-        Self::new_keeping(specs, &Self::default())
+        Self::rebuild_from(specs, &Self::default())
     }
 
     /// Builds the table that takes the place of `previous`. Upstreams whose settings are the same keep
@@ -140,13 +140,13 @@ impl Routes {
     /// # Errors
     ///
     /// [`RouteError`] names the route at fault.
-    pub fn new_keeping(
+    pub fn rebuild_from(
         specs: impl IntoIterator<Item = RouteSpec>,
         previous: &Self,
     ) -> Result<Self, RouteError> {
         let known: Vec<_> = previous.routes.iter().map(|route| &route.upstreams).collect();
         let specs: Vec<_> = specs.into_iter().collect();
-        let reserved = Arc::new(rules::reserved(&specs));
+        let reserved = Arc::new(header_policy::reserved(&specs));
         let mut roots = Roots::default();
         let mut routes: Vec<Arc<Route>> = Vec::new();
         for (number, spec) in specs.into_iter().enumerate() {
@@ -176,8 +176,8 @@ impl Routes {
 
     /// Checks the upstreams' health where a route asks for that, and keeps their gauges, until the last
     /// clone of this table is gone. To be run beside the requests.
-    pub fn watch(&self) -> impl Future<Output = ()> + Send + use<> {
-        upstream::watch(Arc::downgrade(&self.routes))
+    pub fn run_health_checks(&self) -> impl Future<Output = ()> + Send + use<> {
+        upstream::run(Arc::downgrade(&self.routes))
     }
 }
 
@@ -341,9 +341,9 @@ impl RouteError {
 /// A route, with its upstreams.
 pub(super) struct Route {
     pub(super) spec: RouteSpec,
-    pub(super) upstreams: Upstreams,
-    pub(super) methods: Methods,
-    pub(super) requests: Arc<RequestHeaders>,
+    pub(super) upstreams: LoadBalancer,
+    pub(super) methods: AllowedMethods,
+    pub(super) requests: Arc<RequestHeaderPolicy>,
     /// What changes in answers, if anything.
     pub(super) answers: Option<Arc<HeaderEdits>>,
     number: usize,
@@ -355,18 +355,18 @@ impl Route {
     fn new(
         spec: RouteSpec,
         reserved: &Arc<ReservedHeaders>,
-        known: &[&Upstreams],
+        known: &[&LoadBalancer],
         roots: &mut Roots,
     ) -> Result<Self, RouteError> {
         let prefix = prefix(&spec.path)?;
-        rules::check_headers(&spec, reserved)?;
-        let methods = Methods::new(&spec)?;
-        if let Some(upgrade) = spec.upgrades.iter().find(|protocol| takes_requests(protocol)) {
+        header_policy::check_headers(&spec, reserved)?;
+        let methods = AllowedMethods::new(&spec)?;
+        if let Some(upgrade) = spec.upgrades.iter().find(|protocol| is_http_protocol(protocol)) {
             return Err(RouteError::Upgrade { path: spec.path.clone(), upgrade: upgrade.clone() });
         }
-        let upstreams = Upstreams::new(&spec, known, roots)?;
+        let upstreams = LoadBalancer::new(&spec, known, roots)?;
         let edits = spec.request_headers.clone();
-        let requests = Arc::new(RequestHeaders { reserved: Arc::clone(reserved), edits });
+        let requests = Arc::new(RequestHeaderPolicy { reserved: Arc::clone(reserved), edits });
         let answers = Some(&spec.response_headers).filter(|edits| !edits.is_empty());
         let answers = answers.map(|edits| Arc::new(edits.clone()));
         Ok(Self { spec, upstreams, methods, requests, answers, number: 0, prefix })
@@ -416,7 +416,7 @@ fn prefix(path: &str) -> Result<Vec<u8>, RouteError> {
     if path.contains([';', '?', '#']) {
         return Err(RouteError::PathExtras { path: path.to_owned() });
     }
-    Ok(path::plain(path))
+    Ok(path::normalize(path))
 }
 
 #[cfg(test)]

@@ -13,14 +13,14 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode, request};
 use tower_service::Service;
 
-use super::body::{Download, Upload, UploadProgress};
+use super::body::{DownstreamResponseBody, UploadProgress, UpstreamRequestBody};
 use super::cookies::ReservedCookies;
 use super::error::ProxyError;
-use super::request::{Outgoing, Seen};
+use super::long_lived::{self, LongLivedStreams};
+use super::request::{HeaderFlags, UpstreamRequest};
 use super::routes::{MatchedRoute, Route};
-use super::streams::{self, Streams};
 use super::upgrade::Upgrade;
-use super::upstream::{AnswerBody, Lease, Pool};
+use super::upstream::{Lease, Pool, UpstreamBody};
 use super::via::Via;
 use super::{response as incoming, upstream};
 use crate::identity::{Identity, SessionId};
@@ -33,15 +33,15 @@ use crate::identity::{Identity, SessionId};
 pub struct Proxy(Arc<Inner>);
 
 struct Inner {
-    rules: Rules,
+    rules: ProxySettings,
     connections: Arc<Pool>,
 }
 
 /// What all messages are held to.
 #[derive(Clone, Debug)]
-struct Rules {
+struct ProxySettings {
     reserved: ReservedCookies,
-    streams: Streams,
+    streams: LongLivedStreams,
     via: Via,
 }
 
@@ -49,8 +49,8 @@ impl Proxy {
     /// A proxy that keeps these cookies from upstreams, and its long-lived connections among these
     /// streams.
     #[must_use]
-    pub fn new(reserved: ReservedCookies, streams: Streams) -> Self {
-        Self::of(Rules { reserved, streams, via: Via::new() })
+    pub fn new(reserved: ReservedCookies, streams: LongLivedStreams) -> Self {
+        Self::of(ProxySettings { reserved, streams, via: Via::new() })
     }
 
     /// The same proxy, with connections to upstreams of its own: for another runtime, which is to
@@ -58,10 +58,10 @@ impl Proxy {
     #[must_use]
     pub fn with_own_connections(&self) -> Self {
         // A copy of the rules too: all requests of a thread count up and down who refers to them.
-        Self::of(Rules::clone(&self.0.rules))
+        Self::of(ProxySettings::clone(&self.0.rules))
     }
 
-    fn of(rules: Rules) -> Self {
+    fn of(rules: ProxySettings) -> Self {
         Self(Arc::new(Inner { rules, connections: Arc::default() }))
     }
 }
@@ -94,7 +94,7 @@ where
                 Some(route) => proxy.forward(route.route(), &mut parts, body).await,
                 None => Err(ProxyError::NoRoute),
             };
-            Ok(answer.unwrap_or_else(|error| rescue(error, route.as_ref())))
+            Ok(answer.unwrap_or_else(|error| error_response(error, route.as_ref())))
         })
     }
 }
@@ -110,15 +110,16 @@ impl Inner {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let Rules { reserved, via, .. } = &self.rules;
-        let seen = Seen::among(&parts.headers);
+        let ProxySettings { reserved, via, .. } = &self.rules;
+        let seen = HeaderFlags::scan(&parts.headers);
         let has_body = !body.is_end_stream();
-        let upgrade = if seen.upgrade { Upgrade::asked(parts, has_body, route) } else { None };
+        let upgrade = if seen.upgrade { Upgrade::from_request(parts, has_body, route) } else { None };
         let identity = parts.extensions.get::<Identity>();
-        self.admit(route, parts, &seen, identity)?;
+        self.authorize(route, parts, &seen, identity)?;
         let session = identity.map(|identity| identity.session);
         let (body, mut progress) = upload(route, body)?;
-        let outgoing = Outgoing::new(parts, route, (reserved, via), identity, (&seen, upgrade.as_ref()))?;
+        let outgoing =
+            UpstreamRequest::new(parts, route, (reserved, via), identity, (&seen, upgrade.as_ref()))?;
         let sent = upstream::send(&self.connections, route, &outgoing, body, &mut progress);
         let (response, lease) = sent.await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -126,9 +127,9 @@ impl Inner {
         }
         // Only who was asked to may switch.
         let unasked = || ProxyError::UpstreamError("the upstream switched protocols unasked".into());
-        let granted = upgrade.ok_or_else(unasked)?.granted(response.headers())?;
-        let (parts, body) = incoming::finish(response, route, reserved, via).into_parts();
-        let upstream = body.into_switched().ok_or_else(unasked)?;
+        let granted = upgrade.ok_or_else(unasked)?.accept(response.headers())?;
+        let (parts, body) = incoming::prepare_response(response, route, reserved, via).into_parts();
+        let upstream = body.into_upgraded().ok_or_else(unasked)?;
         let response = Response::from_parts(parts, Body::empty());
         Ok(granted.begin(response, upstream, route, session, &self.rules.streams))
     }
@@ -136,31 +137,31 @@ impl Inner {
     /// The answer, whose body is on its way.
     fn stream(
         &self,
-        response: Response<AnswerBody>,
+        response: Response<UpstreamBody>,
         route: &Route,
         session: Option<SessionId>,
         lease: Lease,
         progress: UploadProgress,
     ) -> Response<Body> {
-        let Rules { reserved, streams, via } = &self.rules;
-        let response = incoming::finish(response, route, reserved, via);
-        if streams::is_event_stream(response.headers()) {
-            let response = response.map(|body| Download::new(body, route, lease, progress));
-            streams::events(response, session, streams)
+        let ProxySettings { reserved, streams, via } = &self.rules;
+        let response = incoming::prepare_response(response, route, reserved, via);
+        if long_lived::is_event_stream(response.headers()) {
+            let response = response.map(|body| DownstreamResponseBody::new(body, route, lease, progress));
+            long_lived::bind_event_stream(response, session, streams)
         } else {
-            response.map(|body| Download::body(body, route, lease, progress))
+            response.map(|body| DownstreamResponseBody::body(body, route, lease, progress))
         }
     }
 
-    fn admit(
+    fn authorize(
         &self,
         route: &Route,
         parts: &request::Parts,
-        seen: &Seen,
+        seen: &HeaderFlags,
         identity: Option<&Identity>,
     ) -> Result<(), ProxyError> {
         route.methods.check(&parts.method)?;
-        if seen.via && self.rules.via.is_in(&parts.headers) {
+        if seen.via && self.rules.via.has_looped(&parts.headers) {
             return Err(ProxyError::LoopDetected);
         }
         let roles = &route.spec.roles;
@@ -181,11 +182,11 @@ where
     if body.is_end_stream() {
         return Ok((Body::empty(), UploadProgress::without_body()));
     }
-    let (body, progress) = Upload::new(body, route);
+    let (body, progress) = UpstreamRequestBody::new(body, route);
     Ok((Body::new(body), progress))
 }
 
-fn rescue(error: ProxyError, route: Option<&MatchedRoute>) -> Response<Body> {
+fn error_response(error: ProxyError, route: Option<&MatchedRoute>) -> Response<Body> {
     let code = error.code();
     let route = route.map(MatchedRoute::path);
     let cause = std::error::Error::source(&error);

@@ -11,13 +11,13 @@ use futures_util::future::{Either, select};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::streams::Kind;
-use super::websocket::{self, Frames};
+use super::long_lived::StreamKind;
+use super::websocket::{self, FrameTracker};
 use crate::identity::SessionEvent;
 
 /// Why a tunnel ends although neither side has closed it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Over {
+pub(super) enum CloseReason {
     /// Nothing came from either side for too long.
     Idle,
     /// The session in whose name it is has ended.
@@ -26,22 +26,22 @@ pub(super) enum Over {
     Stopping,
 }
 
-/// Passes bytes both ways, at the pace of whoever takes them, until both sides have closed or `over`
+/// Passes bytes both ways, at the pace of whoever takes them, until both sides have closed or `close_signal`
 /// is ready. Says why it ended if not by them.
 ///
 /// A WebSocket that must end is closed between two frames. Any other tunnel breaks off.
 pub(super) async fn run<C, U>(
     client: C,
     upstream: U,
-    kind: Kind,
+    kind: StreamKind,
     idle: Duration,
-    over: impl Future<Output = Over>,
-) -> Option<Over>
+    over: impl Future<Output = CloseReason>,
+) -> Option<CloseReason>
 where
     C: AsyncRead + AsyncWrite,
     U: AsyncRead + AsyncWrite,
 {
-    let activity = Activity::new();
+    let activity = IdleTracker::new();
     let (from_client, to_client) = split(client);
     let (from_upstream, to_upstream) = split(upstream);
     let mut up = Direction::new(from_client, to_upstream, kind, &activity);
@@ -49,23 +49,23 @@ where
     let over = tokio::select! {
         biased;
         over = over => over,
-        () = both(up.pass(), down.pass(), kind) => return None,
-        () = activity.ceased(idle) => Over::Idle,
+        () = join_directions(up.pass(), down.pass(), kind) => return None,
+        () = activity.idle_for(idle) => CloseReason::Idle,
     };
-    if kind == Kind::WebSocket {
-        say_goodbye(&mut up, &mut down, over).await;
+    if kind == StreamKind::WebSocket {
+        close_websocket(&mut up, &mut down, over).await;
     }
     Some(over)
 }
 
 /// Waits for both directions to end. One that has ended leaves the other open, as in TCP. But where
 /// one side of a WebSocket is gone, there is nothing left to be said for long.
-async fn both(
+async fn join_directions(
     up: impl Future<Output = io::Result<()>>,
     down: impl Future<Output = io::Result<()>>,
-    kind: Kind,
+    kind: StreamKind,
 ) {
-    let patience = if kind == Kind::WebSocket { HALF_CLOSED } else { Duration::MAX };
+    let patience = if kind == StreamKind::WebSocket { HALF_CLOSED } else { Duration::MAX };
     match select(pin!(up), pin!(down)).await {
         Either::Left((Ok(()), down)) => _ = timeout(patience, down).await,
         Either::Right((Ok(()), up)) => _ = timeout(patience, up).await,
@@ -76,30 +76,33 @@ async fn both(
 
 /// Closes a WebSocket. Each side gets what is left of the frame that is under way, and a Close in
 /// place of what would follow. What it says until its own Close goes nowhere.
-async fn say_goodbye<C, U>(up: &mut Direction<'_, C, U>, down: &mut Direction<'_, U, C>, over: Over)
-where
+async fn close_websocket<C, U>(
+    up: &mut Direction<'_, C, U>,
+    down: &mut Direction<'_, U, C>,
+    over: CloseReason,
+) where
     C: AsyncRead + AsyncWrite,
     U: AsyncRead + AsyncWrite,
 {
     let to_client = match over {
-        Over::Session(event) => websocket::close(websocket::SESSION_OVER, event.as_str()),
-        Over::Idle | Over::Stopping => websocket::close(websocket::GOING_AWAY, ""),
+        CloseReason::Session(event) => websocket::close(websocket::SESSION_OVER, event.as_str()),
+        CloseReason::Idle | CloseReason::Stopping => websocket::close(websocket::GOING_AWAY, ""),
     };
     let to_upstream = websocket::masked_close(websocket::GOING_AWAY);
     let (client, upstream) = tokio::join!(
-        timeout(TAIL_WITHIN, down.end_with(&to_client)),
-        timeout(TAIL_WITHIN, up.end_with(&to_upstream)),
+        timeout(TAIL_WITHIN, down.finish_frame_and_close(&to_client)),
+        timeout(TAIL_WITHIN, up.finish_frame_and_close(&to_upstream)),
     );
     let (client, upstream) = (matches!(client, Ok(Ok(()))), matches!(upstream, Ok(Ok(()))));
     let answers = async {
         let client = async {
             if client {
-                up.hear_close().await
+                up.await_close().await
             }
         };
         let upstream = async {
             if upstream {
-                down.hear_close().await
+                down.await_close().await
             }
         };
         tokio::join!(client, upstream)
@@ -115,13 +118,13 @@ struct Direction<'a, A, B> {
     piece: Vec<u8>,
     written: usize,
     /// Of a WebSocket: how far what was written has come.
-    frames: Option<Frames>,
-    activity: &'a Activity,
+    frames: Option<FrameTracker>,
+    activity: &'a IdleTracker,
 }
 
 impl<'a, A: AsyncRead, B: AsyncWrite> Direction<'a, A, B> {
-    fn new(from: ReadHalf<A>, to: WriteHalf<B>, kind: Kind, activity: &'a Activity) -> Self {
-        let frames = (kind == Kind::WebSocket).then(Frames::default);
+    fn new(from: ReadHalf<A>, to: WriteHalf<B>, kind: StreamKind, activity: &'a IdleTracker) -> Self {
+        let frames = (kind == StreamKind::WebSocket).then(FrameTracker::default);
         Self { from, to, piece: Vec::with_capacity(PIECE), written: 0, frames, activity }
     }
 
@@ -139,7 +142,7 @@ impl<'a, A: AsyncRead, B: AsyncWrite> Direction<'a, A, B> {
     }
 
     /// Passes on the rest of the frame that is under way, and then `close`, unless a Close has passed.
-    async fn end_with(&mut self, close: &[u8]) -> io::Result<()> {
+    async fn finish_frame_and_close(&mut self, close: &[u8]) -> io::Result<()> {
         loop {
             let frames = self.frames.get_or_insert_default();
             if frames.at_boundary() {
@@ -157,11 +160,11 @@ impl<'a, A: AsyncRead, B: AsyncWrite> Direction<'a, A, B> {
     }
 
     /// Reads, and passes nothing on, until there is a Close or nothing more.
-    async fn hear_close(&mut self) {
+    async fn await_close(&mut self) {
         loop {
             let unheard = self.piece.split_off(self.written);
             let frames = self.frames.get_or_insert_default();
-            frames.pass(&unheard);
+            frames.advance(&unheard);
             if frames.closed() || !matches!(self.read().await, Ok(true)) {
                 return;
             }
@@ -189,7 +192,7 @@ impl<'a, A: AsyncRead, B: AsyncWrite> Direction<'a, A, B> {
             return Err(io::ErrorKind::WriteZero.into());
         }
         if let Some(frames) = &mut self.frames {
-            frames.pass(&part[..written]);
+            frames.advance(&part[..written]);
         }
         self.written += written;
         Ok(())
@@ -197,13 +200,13 @@ impl<'a, A: AsyncRead, B: AsyncWrite> Direction<'a, A, B> {
 }
 
 /// When something came last, from either side.
-struct Activity {
+struct IdleTracker {
     began: Instant,
     /// In milliseconds after that.
     last: AtomicU64,
 }
 
-impl Activity {
+impl IdleTracker {
     fn new() -> Self {
         Self { began: Instant::now(), last: AtomicU64::new(0) }
     }
@@ -214,7 +217,7 @@ impl Activity {
     }
 
     /// Waits until nothing has come for `limit`.
-    async fn ceased(&self, limit: Duration) {
+    async fn idle_for(&self, limit: Duration) {
         loop {
             let last = Duration::from_millis(self.last.load(Ordering::Relaxed));
             let Some(due) = self.began.checked_add(last + limit) else { return std::future::pending().await };

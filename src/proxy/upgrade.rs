@@ -16,10 +16,10 @@ use ring::digest;
 
 use super::error::ProxyError;
 use super::hop_by_hop;
+use super::long_lived::{LongLivedStreams, StreamGauge, StreamKind};
 use super::routes::Route;
-use super::streams::{Kind, Open, Streams};
-use super::tunnel::{self, Over};
-use super::upstream::Switched;
+use super::tunnel::{self, CloseReason};
+use super::upstream::UpgradedIo;
 use crate::identity::{SessionId, with_current_context};
 
 /// Whether a request asks for another protocol, in whatever way: `Connection` is a list (RFC 9110,
@@ -31,7 +31,7 @@ pub fn asks_for_upgrade(headers: &HeaderMap) -> bool {
 
 /// Whether a protocol is one that takes requests. Through a tunnel of such a one a client could ask
 /// the upstream for anything, in anybody's name.
-pub(super) fn takes_requests(protocol: &str) -> bool {
+pub(super) fn is_http_protocol(protocol: &str) -> bool {
     let protocol = protocol.to_ascii_lowercase();
     protocol == "h2c" || ["http", "tls"].iter().any(|name| protocol.split('/').next() == Some(name))
 }
@@ -48,7 +48,7 @@ pub(super) struct Upgrade {
 impl Upgrade {
     /// The upgrade that this request asks for. `None`, also where it may not be: then the request is
     /// one as any other, for nobody need understand `Upgrade`.
-    pub(super) fn asked(parts: &mut request::Parts, has_body: bool, route: &Route) -> Option<Self> {
+    pub(super) fn from_request(parts: &mut request::Parts, has_body: bool, route: &Route) -> Option<Self> {
         if parts.version != Version::HTTP_11 || has_body || !asks_for_upgrade(&parts.headers) {
             return None;
         }
@@ -72,7 +72,7 @@ impl Upgrade {
     }
 
     /// What the upstream has changed to, if it may have done so.
-    pub(super) fn granted(self, answer: &HeaderMap) -> Result<Granted, ProxyError> {
+    pub(super) fn accept(self, answer: &HeaderMap) -> Result<AcceptedUpgrade, ProxyError> {
         let refuse = |problem: &str| Err(ProxyError::UpstreamError(problem.into()));
         let mut lines = answer.get_all(UPGRADE).iter();
         let (Some(protocol), None) = (lines.next(), lines.next()) else {
@@ -83,39 +83,43 @@ impl Upgrade {
             return refuse("the upstream switched to a protocol that was not asked for");
         }
         if !is_websocket(named) {
-            return Ok(Granted { client: self.client, protocol: protocol.clone(), kind: Kind::Upgrade });
+            return Ok(AcceptedUpgrade {
+                client: self.client,
+                protocol: protocol.clone(),
+                kind: StreamKind::Upgrade,
+            });
         }
         // One that passes on what others say may answer 101 without knowing what it says.
         if answer.get(SEC_WEBSOCKET_ACCEPT) != self.key.as_ref().and_then(accept).as_ref() {
             return refuse("the upstream did not read the WebSocket handshake");
         }
-        Ok(Granted { client: self.client, protocol: protocol.clone(), kind: Kind::WebSocket })
+        Ok(AcceptedUpgrade { client: self.client, protocol: protocol.clone(), kind: StreamKind::WebSocket })
     }
 }
 
 /// An upgrade to which the upstream has agreed.
-pub(super) struct Granted {
+pub(super) struct AcceptedUpgrade {
     client: OnUpgrade,
     protocol: HeaderValue,
-    kind: Kind,
+    kind: StreamKind,
 }
 
-impl Granted {
+impl AcceptedUpgrade {
     /// Tells the client, and begins to pass bytes once it has been told.
     pub(super) fn begin(
         self,
         mut response: Response<Body>,
-        upstream: Switched,
+        upstream: UpgradedIo,
         route: &Route,
         session: Option<SessionId>,
-        streams: &Streams,
+        streams: &LongLivedStreams,
     ) -> Response<Body> {
         let headers = response.headers_mut();
         headers.remove(CONTENT_LENGTH);
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, self.protocol);
         let (idle, kind) = (route.spec.tunnel_idle_timeout, self.kind);
-        let (over, open) = (over(kind, session, streams), Open::new(kind));
+        let (over, open) = (close_signal(kind, session, streams), StreamGauge::new(kind));
         let tunnel = async move {
             match self.client.await {
                 Ok(client) => {
@@ -133,27 +137,31 @@ impl Granted {
 }
 
 /// Waits until the tunnel must end. A tunnel that can't be told that the program stops is left alone.
-fn over(kind: Kind, session: Option<SessionId>, streams: &Streams) -> impl Future<Output = Over> + use<> {
+fn close_signal(
+    kind: StreamKind,
+    session: Option<SessionId>,
+    streams: &LongLivedStreams,
+) -> impl Future<Output = CloseReason> + use<> {
     let (ended, streams) = (streams.ended(session), streams.clone());
     async move {
         let stopping = async {
             match kind {
-                Kind::WebSocket => streams.stopping().await,
-                Kind::Events | Kind::Upgrade => std::future::pending().await,
+                StreamKind::WebSocket => streams.shutdown().await,
+                StreamKind::Events | StreamKind::Upgrade => std::future::pending().await,
             }
         };
         tokio::select! {
-            event = ended => Over::Session(event),
-            () = stopping => Over::Stopping,
+            event = ended => CloseReason::Session(event),
+            () = stopping => CloseReason::Stopping,
         }
     }
 }
 
-fn ended(over: Option<Over>, open: &Open) {
+fn ended(over: Option<CloseReason>, open: &StreamGauge) {
     match over {
-        Some(Over::Session(event)) => open.closed_by(event),
-        Some(Over::Idle) => tracing::debug!("a tunnel was idle for too long"),
-        Some(Over::Stopping) | None => {}
+        Some(CloseReason::Session(event)) => open.closed_by(event),
+        Some(CloseReason::Idle) => tracing::debug!("a tunnel was idle for too long"),
+        Some(CloseReason::Stopping) | None => {}
     }
 }
 
@@ -215,10 +223,10 @@ mod tests {
     #[test]
     fn protocols_that_take_requests_are_known() {
         for protocol in ["h2c", "H2C", "HTTP/2.0", "http/1.1", "TLS/1.0", "tls"] {
-            assert!(takes_requests(protocol), "{protocol}");
+            assert!(is_http_protocol(protocol), "{protocol}");
         }
         for protocol in ["websocket", "tcp", "httpx", "x/http"] {
-            assert!(!takes_requests(protocol), "{protocol}");
+            assert!(!is_http_protocol(protocol), "{protocol}");
         }
     }
 

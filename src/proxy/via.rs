@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use http::header::{HeaderMap, VIA};
 use http::{HeaderValue, Version};
 
-use super::request::FieldSink;
+use super::request::HeaderWriter;
 
 /// The name by which this process goes in `Via`: `sekisho-` and a random number of its own, so
 /// that another gateway on the way is not taken for us.
@@ -27,14 +27,14 @@ impl Via {
     }
 
     /// Whether the message has passed through here already.
-    pub(super) fn is_in(&self, headers: &HeaderMap) -> bool {
+    pub(super) fn has_looped(&self, headers: &HeaderMap) -> bool {
         let elements =
             headers.get_all(VIA).iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
         elements.into_iter().any(|element| received_by(element) == Some(self.name.as_bytes()))
     }
 
     /// Adds us, the last in the list, as having received the message in this version.
-    pub(super) fn tell(&self, version: Version, to: &mut impl FieldSink) {
+    pub(super) fn write_to(&self, version: Version, to: &mut impl HeaderWriter) {
         let [http10, http11, http2] = &self.elements;
         let element = match version {
             Version::HTTP_09 | Version::HTTP_10 => http10,
@@ -60,21 +60,21 @@ mod tests {
         let us = Via::new();
         let mut headers = HeaderMap::new();
         headers.append(VIA, HeaderValue::from_static("1.0 fred, 1.1 p.example.net (Apache/1.1)"));
-        assert!(!us.is_in(&headers));
-        us.tell(Version::HTTP_11, &mut headers);
+        assert!(!us.has_looped(&headers));
+        us.write_to(Version::HTTP_11, &mut headers);
         headers.append(VIA, HeaderValue::from_static("1.1 last"));
-        assert!(us.is_in(&headers));
+        assert!(us.has_looped(&headers));
         let joined = headers.get_all(VIA).iter().map(|line| line.to_str().unwrap());
         let joined = joined.collect::<Vec<_>>().join(" ,  ");
         headers.insert(VIA, joined.parse().unwrap());
-        assert!(us.is_in(&headers));
+        assert!(us.has_looped(&headers));
     }
 
     #[test]
     fn another_process_is_not_us() {
         let mut headers = HeaderMap::new();
-        Via::new().tell(Version::HTTP_10, &mut headers);
+        Via::new().write_to(Version::HTTP_10, &mut headers);
         assert!(headers[VIA].to_str().unwrap().starts_with("1.0 sekisho-"));
-        assert!(!Via::new().is_in(&headers));
+        assert!(!Via::new().has_looped(&headers));
     }
 }

@@ -3,7 +3,7 @@
 
 /// The frames of one direction, as their bytes pass by.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Frames {
+pub(super) struct FrameTracker {
     header: [u8; HEADER_MAX],
     /// How much of the header has passed.
     filled: usize,
@@ -13,17 +13,17 @@ pub(super) struct Frames {
     closed: bool,
 }
 
-impl Frames {
+impl FrameTracker {
     /// Takes note of bytes that pass.
-    pub(super) fn pass(&mut self, mut bytes: &[u8]) {
+    pub(super) fn advance(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            bytes = &bytes[self.advance(bytes)..];
+            bytes = &bytes[self.advance_frame(bytes)..];
         }
     }
 
     /// How many of these bytes belong to the frame that is under way.
     pub(super) fn rest_of_frame(&self, bytes: &[u8]) -> usize {
-        if self.at_boundary() { 0 } else { self.clone().advance(bytes) }
+        if self.at_boundary() { 0 } else { self.clone().advance_frame(bytes) }
     }
 
     /// Whether no frame is under way.
@@ -37,7 +37,7 @@ impl Frames {
     }
 
     /// Takes note of bytes up to the end of a frame, and says how many those are.
-    fn advance(&mut self, bytes: &[u8]) -> usize {
+    fn advance_frame(&mut self, bytes: &[u8]) -> usize {
         let mut passed = 0;
         while passed < bytes.len() {
             if self.payload > 0 {
@@ -171,7 +171,7 @@ mod tests {
         ) {
             let bytes = frames.concat();
             let ends: Vec<usize> = frames.iter().scan(0, |end, frame| { *end += frame.len(); Some(*end) }).collect();
-            let (mut seen, mut at) = (Frames::default(), 0);
+            let (mut seen, mut at) = (FrameTracker::default(), 0);
             for piece in pieces.into_iter().cycle() {
                 if at == bytes.len() {
                     break;
@@ -180,7 +180,7 @@ mod tests {
                 let end = ends.iter().copied().find(|&end| end > at).unwrap_or(at);
                 let rest = if at == 0 || ends.contains(&at) { 0 } else { part.len().min(end - at) };
                 prop_assert_eq!(seen.rest_of_frame(part), rest);
-                seen.pass(part);
+                seen.advance(part);
                 at += part.len();
                 prop_assert_eq!(seen.at_boundary(), ends.contains(&at), "at {} of {:?}", at, ends);
                 prop_assert!(!seen.closed());
@@ -189,11 +189,11 @@ mod tests {
 
         #[test]
         fn any_bytes_are_taken(bytes in vec(any::<u8>(), 0..200), split in 0..200_usize) {
-            let (mut whole, mut parts) = (Frames::default(), Frames::default());
-            whole.pass(&bytes);
+            let (mut whole, mut parts) = (FrameTracker::default(), FrameTracker::default());
+            whole.advance(&bytes);
             let (head, tail) = bytes.split_at(split.min(bytes.len()));
-            parts.pass(head);
-            parts.pass(tail);
+            parts.advance(head);
+            parts.advance(tail);
             prop_assert_eq!((whole.at_boundary(), whole.closed()), (parts.at_boundary(), parts.closed()));
         }
     }
@@ -201,11 +201,11 @@ mod tests {
     #[test]
     fn a_close_is_known_once_it_has_passed() {
         for (end, masked) in [(close(SESSION_OVER, "revoked"), false), (masked_close(GOING_AWAY), true)] {
-            let mut frames = Frames::default();
-            frames.pass(&frame(0x82, masked, 200));
-            frames.pass(&end[..end.len() - 1]);
+            let mut frames = FrameTracker::default();
+            frames.advance(&frame(0x82, masked, 200));
+            frames.advance(&end[..end.len() - 1]);
             assert!(!frames.closed() && !frames.at_boundary());
-            frames.pass(&end[end.len() - 1..]);
+            frames.advance(&end[end.len() - 1..]);
             assert!(frames.closed() && frames.at_boundary());
         }
         assert_eq!(close(SESSION_OVER, "revoked"), *b"\x88\x09\x11\x31revoked");
@@ -222,9 +222,9 @@ mod tests {
 
     #[test]
     fn an_absurd_length_is_never_at_its_end() {
-        let mut frames = Frames::default();
-        frames.pass(&[0x82, 127, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]);
-        frames.pass(&[0; 100_000]);
+        let mut frames = FrameTracker::default();
+        frames.advance(&[0x82, 127, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]);
+        frames.advance(&[0; 100_000]);
         assert!(!frames.at_boundary());
     }
 }

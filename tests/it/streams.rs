@@ -10,7 +10,7 @@ mod unread;
 use std::sync::Arc;
 
 use sekisho::identity::{SessionEndFuture, SessionEvent, SessionId};
-use sekisho::proxy::{RouteSpec, Streams};
+use sekisho::proxy::{LongLivedStreams, RouteSpec};
 use tokio::sync::watch;
 
 use crate::support::front::Front;
@@ -29,7 +29,7 @@ impl End {
             Box::pin(async move { event.wait_for(Option::is_some).await.unwrap().unwrap() })
         };
         let front = Front::new([spec]).signed_in(&["user"]);
-        (Front { streams: Streams::new(Arc::new(watch)), ..front }, end)
+        (Front { streams: LongLivedStreams::new(Arc::new(watch)), ..front }, end)
     }
 
     fn now(&self, event: SessionEvent) {

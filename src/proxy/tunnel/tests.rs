@@ -10,13 +10,13 @@ const IDLE: Duration = Duration::from_secs(3_600);
 struct Scene {
     client: DuplexStream,
     upstream: DuplexStream,
-    end: oneshot::Sender<Over>,
-    running: JoinHandle<Option<Over>>,
+    end: oneshot::Sender<CloseReason>,
+    running: JoinHandle<Option<CloseReason>>,
     began: Instant,
 }
 
 impl Scene {
-    fn new(kind: Kind) -> Self {
+    fn new(kind: StreamKind) -> Self {
         // So small that whoever doesn't read is soon waited for.
         let ((client, outside), (upstream, inside)) = (duplex(64), duplex(64));
         let (end, ended) = oneshot::channel();
@@ -41,11 +41,11 @@ async fn rest(side: &mut DuplexStream) -> Vec<u8> {
 /// A short frame.
 const FRAME: &[u8] = b"\x82\x05hello";
 
-const REVOKED: Over = Over::Session(SessionEvent::Revoked);
+const REVOKED: CloseReason = CloseReason::Session(SessionEvent::Revoked);
 
 #[tokio::test(start_paused = true)]
 async fn bytes_pass_both_ways_until_both_sides_have_closed() {
-    for kind in [Kind::Upgrade, Kind::WebSocket] {
+    for kind in [StreamKind::Upgrade, StreamKind::WebSocket] {
         let mut scene = Scene::new(kind);
         scene.client.write_all(FRAME).await.unwrap();
         assert_eq!(read(&mut scene.upstream, 7).await, FRAME);
@@ -61,7 +61,7 @@ async fn bytes_pass_both_ways_until_both_sides_have_closed() {
 
 #[tokio::test(start_paused = true)]
 async fn a_websocket_of_which_one_side_is_gone_is_over_soon() {
-    let mut scene = Scene::new(Kind::WebSocket);
+    let mut scene = Scene::new(StreamKind::WebSocket);
     scene.client.shutdown().await.unwrap();
     assert_eq!(scene.running.await.unwrap(), None);
     assert_eq!(scene.began.elapsed(), HALF_CLOSED);
@@ -69,7 +69,7 @@ async fn a_websocket_of_which_one_side_is_gone_is_over_soon() {
 
 #[tokio::test(start_paused = true)]
 async fn a_tunnel_is_idle_only_if_neither_side_says_anything() {
-    let mut scene = Scene::new(Kind::WebSocket);
+    let mut scene = Scene::new(StreamKind::WebSocket);
     for _ in 0..3 {
         tokio::time::sleep(IDLE * 3 / 4).await;
         scene.upstream.write_all(FRAME).await.unwrap();
@@ -78,12 +78,12 @@ async fn a_tunnel_is_idle_only_if_neither_side_says_anything() {
     let last = Instant::now();
     assert_eq!(rest(&mut scene.client).await, websocket::close(1001, ""));
     assert!(last.elapsed() >= IDLE);
-    assert_eq!(scene.running.await.unwrap(), Some(Over::Idle));
+    assert_eq!(scene.running.await.unwrap(), Some(CloseReason::Idle));
 }
 
 #[tokio::test(start_paused = true)]
 async fn both_sides_of_a_websocket_are_told_and_nothing_passes_any_more() {
-    let mut scene = Scene::new(Kind::WebSocket);
+    let mut scene = Scene::new(StreamKind::WebSocket);
     scene.end.send(REVOKED).unwrap();
     assert_eq!(read(&mut scene.client, 11).await, websocket::close(4401, "revoked"));
     let close = read(&mut scene.upstream, 8).await;
@@ -100,7 +100,7 @@ async fn both_sides_of_a_websocket_are_told_and_nothing_passes_any_more() {
 
 #[tokio::test(start_paused = true)]
 async fn a_frame_that_is_under_way_comes_first_if_it_comes_soon() {
-    let mut scene = Scene::new(Kind::WebSocket);
+    let mut scene = Scene::new(StreamKind::WebSocket);
     scene.upstream.write_all(&FRAME[..3]).await.unwrap();
     read(&mut scene.client, 3).await;
     scene.end.send(REVOKED).unwrap();
@@ -113,7 +113,7 @@ async fn a_frame_that_is_under_way_comes_first_if_it_comes_soon() {
 
 #[tokio::test(start_paused = true)]
 async fn who_is_stuck_within_a_frame_is_cut_off() {
-    let mut scene = Scene::new(Kind::WebSocket);
+    let mut scene = Scene::new(StreamKind::WebSocket);
     scene.upstream.write_all(&FRAME[..3]).await.unwrap();
     scene.client.write_all(&FRAME[..3]).await.unwrap();
     for side in [&mut scene.client, &mut scene.upstream] {
@@ -127,7 +127,7 @@ async fn who_is_stuck_within_a_frame_is_cut_off() {
 
 #[tokio::test(start_paused = true)]
 async fn who_neither_reads_nor_answers_is_cut_off_within_two_seconds() {
-    let mut scene = Scene::new(Kind::WebSocket);
+    let mut scene = Scene::new(StreamKind::WebSocket);
     // More than fits on the way, so that a frame is stuck half-way.
     let much = FRAME.repeat(5_000);
     tokio::spawn(async move { scene.upstream.write_all(&much).await });
@@ -139,7 +139,7 @@ async fn who_neither_reads_nor_answers_is_cut_off_within_two_seconds() {
 
 #[tokio::test(start_paused = true)]
 async fn who_is_told_and_does_not_answer_is_cut_off_within_two_seconds() {
-    let scene = Scene::new(Kind::WebSocket);
+    let scene = Scene::new(StreamKind::WebSocket);
     scene.end.send(REVOKED).unwrap();
     assert_eq!(scene.running.await.unwrap(), Some(REVOKED));
     assert_eq!(scene.began.elapsed(), ANSWERED_WITHIN);
@@ -147,7 +147,7 @@ async fn who_is_told_and_does_not_answer_is_cut_off_within_two_seconds() {
 
 #[tokio::test(start_paused = true)]
 async fn a_close_that_has_passed_is_not_followed_by_ours() {
-    let mut scene = Scene::new(Kind::WebSocket);
+    let mut scene = Scene::new(StreamKind::WebSocket);
     scene.upstream.write_all(b"\x88\x02\x03\xe8").await.unwrap();
     assert_eq!(read(&mut scene.client, 4).await, b"\x88\x02\x03\xe8");
     scene.end.send(REVOKED).unwrap();
@@ -157,7 +157,7 @@ async fn a_close_that_has_passed_is_not_followed_by_ours() {
 
 #[tokio::test(start_paused = true)]
 async fn another_tunnel_breaks_off_at_once() {
-    let mut scene = Scene::new(Kind::Upgrade);
+    let mut scene = Scene::new(StreamKind::Upgrade);
     scene.client.write_all(FRAME).await.unwrap();
     read(&mut scene.upstream, 7).await;
     scene.end.send(REVOKED).unwrap();

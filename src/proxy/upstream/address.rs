@@ -25,7 +25,7 @@ pub trait Resolve: Send + Sync + 'static {
 }
 
 /// An upstream's addresses. A failing lookup leaves the old ones in place.
-pub(super) struct Addresses {
+pub(super) struct DnsCache {
     host: String,
     port: u16,
     resolver: Option<Arc<dyn Resolve>>,
@@ -40,7 +40,7 @@ pub(super) struct Addresses {
     turn: AtomicUsize,
 }
 
-impl Addresses {
+impl DnsCache {
     pub(super) fn new(origin: &Origin, resolver: Option<Arc<dyn Resolve>>, refresh: Duration) -> Self {
         let (host, port) = (origin.host().to_owned(), origin.port());
         let fixed: Option<IpAddr> = host.parse().ok();
@@ -60,7 +60,7 @@ impl Addresses {
 
     /// The addresses in the order in which to try them. Each call begins with another one, so that
     /// connections are spread over all of them.
-    pub(super) async fn in_turn(&self) -> io::Result<Vec<SocketAddr>> {
+    pub(super) async fn next_order(&self) -> io::Result<Vec<SocketAddr>> {
         if self.known().is_empty() {
             self.look_up().await?;
         }
@@ -72,7 +72,7 @@ impl Addresses {
 
     /// Whether it is time to look again. It says so to one who asks, and to nobody else until
     /// another while has passed.
-    pub(super) fn are_due(&self, now: Instant) -> bool {
+    pub(super) fn is_stale(&self, now: Instant) -> bool {
         let due = self.due.load(Ordering::Relaxed);
         if due == u64::MAX || self.millis(now) < due {
             return false;
@@ -82,7 +82,7 @@ impl Addresses {
     }
 
     /// They may have changed: it is time to look again soon.
-    pub(super) fn doubt(&self, now: Instant) {
+    pub(super) fn mark_stale(&self, now: Instant) {
         if self.due.load(Ordering::Relaxed) != u64::MAX {
             self.due.fetch_min(self.millis(now + SOON), Ordering::Relaxed);
         }

@@ -11,7 +11,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
 use super::connection::Connection;
-use super::http1::{Http1, Io};
+use super::http1::{Http1Connection, MaybeTlsStream};
 use super::{Upstream, UpstreamHttp};
 
 /// Why there is no connection.
@@ -44,31 +44,31 @@ pub(super) async fn connect(
     offered: UpstreamHttp,
     may_stall: Duration,
 ) -> Result<Connection, ConnectError> {
-    let addresses = upstream.addresses.in_turn().await.map_err(ConnectError::Address)?;
+    let addresses = upstream.addresses.next_order().await.map_err(ConnectError::Address)?;
     let generation = upstream.addresses.generation();
-    let (tcp, address) = dial(&addresses).await?;
-    prepare(&tcp, may_stall).map_err(|source| ConnectError::Tcp { address, source })?;
-    let peer = Peer { address, generation };
+    let (tcp, address) = connect_happy_eyeballs(&addresses).await?;
+    set_socket_options(&tcp, may_stall).map_err(|source| ConnectError::Tcp { address, source })?;
+    let peer = PeerAddr { address, generation };
     match &upstream.tls {
-        None => shake_hands(Io::Plain(tcp), offered, peer).await,
+        None => handshake(MaybeTlsStream::Plain(tcp), offered, peer).await,
         Some(tls) => {
             let connected = tls.connect(tcp, offered).await;
             let (tls, agreed) = connected.map_err(|source| ConnectError::Tls { address, source })?;
-            shake_hands(Io::Tls(Box::new(tls)), agreed, peer).await
+            handshake(MaybeTlsStream::Tls(Box::new(tls)), agreed, peer).await
         }
     }
 }
 
 /// Who is at the other end, by which state of the upstream's addresses.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Peer {
+pub(super) struct PeerAddr {
     pub(super) address: SocketAddr,
     pub(super) generation: u32,
 }
 
 /// Tries the addresses in their order, the next one when one has failed or taken its time (RFC 8305,
 /// section 5).
-async fn dial(addresses: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), ConnectError> {
+async fn connect_happy_eyeballs(addresses: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), ConnectError> {
     let mut attempts = FuturesUnordered::new();
     let mut rest = addresses.iter().copied();
     loop {
@@ -97,7 +97,7 @@ async fn attempt(address: SocketAddr) -> Result<(TcpStream, SocketAddr), Connect
     connected.map(|tcp| (tcp, address)).map_err(|source| ConnectError::Tcp { address, source })
 }
 
-fn prepare(tcp: &TcpStream, may_stall: Duration) -> io::Result<()> {
+fn set_socket_options(tcp: &TcpStream, may_stall: Duration) -> io::Result<()> {
     tcp.set_nodelay(true)?;
     // A WebSocket may be silent for long: an upstream that is gone without a word must be noticed.
     rustix::net::sockopt::set_socket_keepalive(tcp, true)?;
@@ -114,9 +114,13 @@ fn prepare(tcp: &TcpStream, may_stall: Duration) -> io::Result<()> {
     Ok(())
 }
 
-async fn shake_hands(io: Io, protocol: UpstreamHttp, peer: Peer) -> Result<Connection, ConnectError> {
+async fn handshake(
+    io: MaybeTlsStream,
+    protocol: UpstreamHttp,
+    peer: PeerAddr,
+) -> Result<Connection, ConnectError> {
     match protocol {
-        UpstreamHttp::Http1 => Ok(Connection::Http1(Box::new(Http1::new(io, peer)))),
+        UpstreamHttp::Http1 => Ok(Connection::Http1(Box::new(Http1Connection::new(io, peer)))),
         UpstreamHttp::Http2 => {
             let mut http = http2::Builder::new(TokioExecutor::new());
             http.timer(TokioTimer::new())

@@ -14,24 +14,24 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 
-use super::connect::Peer;
-use super::http1::{Http1, Http1Body, Http1Error, Sending, Switched};
-use super::load::Permit;
+use super::concurrency::Permit;
+use super::connect::PeerAddr;
+use super::deadline_timer::DeadlineTimer;
+use super::http1::{Http1Body, Http1Connection, Http1Error, RequestWriter, UpgradedIo};
 use super::origin::Origin;
-use super::patience::Patience;
 use super::pool::Pool;
-use crate::proxy::body::Fault;
-use crate::proxy::framing::BodyLength;
+use crate::proxy::body::UploadErrorKind;
+use crate::proxy::content_length::BodyLength;
 use crate::proxy::request::RequestHead;
 
 /// Sends requests to an upstream: one after the other, or side by side.
 pub(super) enum Connection {
-    Http1(Box<Http1>),
-    Http2(http2::SendRequest<Body>, Peer),
+    Http1(Box<Http1Connection>),
+    Http2(http2::SendRequest<Body>, PeerAddr),
 }
 
 /// Why a request has no answer.
-pub(super) enum Unanswered {
+pub(super) enum SendError {
     /// The connection ended before the answer began, or what began was none.
     Broken {
         error: BoxError,
@@ -43,10 +43,10 @@ pub(super) enum Unanswered {
     /// It was not sent, and what there is to send is untouched.
     Unsent,
     /// Its body could not be sent to the end.
-    Uploading(Fault),
+    Uploading(UploadErrorKind),
 }
 
-impl Unanswered {
+impl SendError {
     fn without_a_byte(error: impl Into<BoxError>) -> Self {
         Self::Broken { error: error.into(), has_answered: false }
     }
@@ -57,17 +57,19 @@ impl Connection {
     pub(super) async fn send(
         self,
         head: &impl RequestHead,
-        sending: &mut Sending,
+        sending: &mut RequestWriter,
         origin: &Origin,
-    ) -> Result<Response<AnswerBody>, Unanswered> {
+    ) -> Result<Response<UpstreamBody>, SendError> {
         match self {
-            Self::Http1(mut http1) => match http1.exchange(head, sending, origin.authority.as_str()).await {
-                Ok(answer) => Ok(answer.into_response(http1, sending).map(AnswerBody::Http1)),
-                Err(Http1Error::Unsent(_)) => Err(Unanswered::Unsent),
-                Err(error) => {
-                    Err(Unanswered::Broken { error: error.into(), has_answered: http1.has_answered() })
+            Self::Http1(mut http1) => {
+                match http1.send_request(head, sending, origin.authority.as_str()).await {
+                    Ok(answer) => Ok(answer.into_response(http1, sending).map(UpstreamBody::Http1)),
+                    Err(Http1Error::Unsent(_)) => Err(SendError::Unsent),
+                    Err(error) => {
+                        Err(SendError::Broken { error: error.into(), has_answered: http1.has_answered() })
+                    }
                 }
-            },
+            }
             // In a box: it is larger.
             Self::Http2(http2, _) => Box::pin(send_by_http2(http2, head, sending, origin)).await,
         }
@@ -81,21 +83,21 @@ impl Connection {
 async fn send_by_http2(
     mut http2: http2::SendRequest<Body>,
     head: &impl RequestHead,
-    sending: &mut Sending,
+    sending: &mut RequestWriter,
     origin: &Origin,
-) -> Result<Response<AnswerBody>, Unanswered> {
+) -> Result<Response<UpstreamBody>, SendError> {
     let Some((body, length)) = sending.take_body() else {
-        return Err(Unanswered::without_a_byte("the upstream has changed its protocol"));
+        return Err(SendError::without_a_byte("the upstream has changed its protocol"));
     };
     let answer = http2.try_send_request(http2_request(head, body, length, origin)).await;
-    answer.map(|answer| answer.map(AnswerBody::Http2)).map_err(|mut error| match error.take_message() {
+    answer.map(|answer| answer.map(UpstreamBody::Http2)).map_err(|mut error| match error.take_message() {
         Some(unsent) => {
             sending.put_back(unsent.into_body());
-            Unanswered::Unsent
+            SendError::Unsent
         }
         // Others' answers come on the same connection. Ours begins with its head, which would have been
         // no error.
-        None => Unanswered::without_a_byte(error.into_error()),
+        None => SendError::without_a_byte(error.into_error()),
     })
 }
 
@@ -108,7 +110,7 @@ fn http2_request(head: &impl RequestHead, body: Body, length: BodyLength, origin
     target.authority = Some(asked_for.unwrap_or_else(|| origin.authority.clone()));
     target.path_and_query = Some(head.target().clone());
     let mut headers = HeaderMap::new();
-    head.fields(&mut headers);
+    head.write_headers(&mut headers);
     if head.accepts_trailers() {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
@@ -124,14 +126,14 @@ fn http2_request(head: &impl RequestHead, body: Body, length: BodyLength, origin
 }
 
 /// An answer's body.
-pub(in crate::proxy) enum AnswerBody {
+pub(in crate::proxy) enum UpstreamBody {
     Http1(Http1Body),
     Http2(Incoming),
 }
 
-impl AnswerBody {
+impl UpstreamBody {
     /// All of it, if it has come already.
-    pub(in crate::proxy) fn take_whole(&mut self) -> Option<Bytes> {
+    pub(in crate::proxy) fn take_buffered(&mut self) -> Option<Bytes> {
         match self {
             Self::Http1(body) => body.take_whole(),
             Self::Http2(_) => None,
@@ -139,7 +141,7 @@ impl AnswerBody {
     }
 
     /// The connection, for the protocol that it was switched to.
-    pub(in crate::proxy) fn into_switched(self) -> Option<Switched> {
+    pub(in crate::proxy) fn into_upgraded(self) -> Option<UpgradedIo> {
         match self {
             Self::Http1(body) => Some(body.into_switched()),
             Self::Http2(_) => None,
@@ -147,7 +149,7 @@ impl AnswerBody {
     }
 }
 
-impl http_body::Body for AnswerBody {
+impl http_body::Body for UpstreamBody {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -182,20 +184,20 @@ pub(in crate::proxy) struct Lease {
     pool: Option<Arc<Pool>>,
     permit: Permit,
     /// The connection's timer.
-    patience: Patience,
+    patience: DeadlineTimer,
 }
 
 impl Lease {
-    pub(super) fn new(pool: Option<&Arc<Pool>>, permit: Permit, patience: Patience) -> Self {
+    pub(super) fn new(pool: Option<&Arc<Pool>>, permit: Permit, patience: DeadlineTimer) -> Self {
         Self { pool: pool.cloned(), permit, patience }
     }
 
     /// The answer has ended as it should, and so had the request: the next one may have the
     /// connection. Dropped in any other way it is closed.
-    pub(in crate::proxy) fn finish(self, body: AnswerBody) {
+    pub(in crate::proxy) fn finish(self, body: UpstreamBody) {
         let connection = match body {
-            AnswerBody::Http1(body) => body.into_connection(),
-            AnswerBody::Http2(_) => None,
+            UpstreamBody::Http1(body) => body.into_connection(),
+            UpstreamBody::Http2(_) => None,
         };
         if let (Some(connection), Some(pool)) = (connection, self.pool) {
             pool.put(&self.permit.upstream, connection, self.patience);

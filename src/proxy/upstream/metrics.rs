@@ -3,7 +3,7 @@
 
 use metrics::{Counter, Gauge, counter, gauge};
 
-use super::health::Change;
+use super::circuit_breaker::Transition;
 
 pub(super) struct UpstreamMetrics {
     in_flight: Gauge,
@@ -27,7 +27,7 @@ impl UpstreamMetrics {
         }
     }
 
-    pub(super) fn is(&self, in_flight: usize, healthy: bool) {
+    pub(super) fn set(&self, in_flight: usize, healthy: bool) {
         self.in_flight.set(count(in_flight));
         self.healthy.set(f64::from(u8::from(healthy)));
     }
@@ -39,8 +39,8 @@ impl UpstreamMetrics {
         }
     }
 
-    pub(super) fn changed(&self, change: Change) {
-        if change == Change::Ejected {
+    pub(super) fn changed(&self, change: Transition) {
+        if change == Transition::Ejected {
             self.ejections.increment(1);
         }
     }

@@ -36,22 +36,22 @@
 //! | the next piece of the answer's body | `idle_timeout` | the client's connection breaks off |
 
 mod address;
-mod choose;
+mod balancer;
+mod circuit_breaker;
+mod concurrency;
 mod connect;
 mod connection;
-mod health;
+mod deadline_timer;
+mod health_check;
 mod http1;
-mod load;
 mod metrics;
 mod origin;
-mod patience;
 mod pool;
 mod send;
 mod settings;
 #[cfg(test)]
 mod tests;
 mod tls;
-mod watch;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -59,19 +59,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::time::Instant;
 
 pub use self::address::Resolve;
-pub(super) use self::choose::Upstreams;
-pub(super) use self::connection::{AnswerBody, Lease};
-pub(super) use self::http1::Switched;
+pub(super) use self::balancer::LoadBalancer;
+pub(super) use self::connection::{Lease, UpstreamBody};
+pub(super) use self::health_check::run;
+pub(super) use self::http1::UpgradedIo;
 pub(super) use self::pool::Pool;
 pub(super) use self::send::send;
 pub use self::settings::{HealthCheck, UpstreamHttp, UpstreamSettings};
 pub(super) use self::tls::Roots;
-pub(super) use self::watch::watch;
 
-use self::address::Addresses;
-use self::connect::Peer;
-use self::health::{Change, Failure, Health};
-use self::load::Load;
+use self::address::DnsCache;
+use self::circuit_breaker::{CircuitBreaker, Failure, Transition};
+use self::concurrency::ConcurrencyLimit;
+use self::connect::PeerAddr;
 use self::metrics::UpstreamMetrics;
 use self::origin::Origin;
 use self::tls::Tls;
@@ -86,19 +86,22 @@ pub(super) struct Upstream {
     settings: UpstreamSettings,
     origin: Origin,
     tls: Option<Tls>,
-    addresses: Addresses,
-    health: Health,
-    load: Load,
+    addresses: DnsCache,
+    health: CircuitBreaker,
+    load: ConcurrencyLimit,
     metrics: UpstreamMetrics,
 }
 
-impl Upstreams {
+impl LoadBalancer {
     /// The upstreams of a route. One that `previous` routes have, with the same settings, is taken
     /// over with all that is known of it.
     pub(super) fn new(spec: &RouteSpec, previous: &[&Self], roots: &mut Roots) -> Result<Self, RouteError> {
         let upstreams = spec.upstreams.iter().map(|url| {
             let known = previous.iter().flat_map(|upstreams| &upstreams.0);
-            match known.into_iter().find(|upstream| upstream.is(&spec.path, url, &spec.upstream_settings)) {
+            match known
+                .into_iter()
+                .find(|upstream| upstream.matches(&spec.path, url, &spec.upstream_settings))
+            {
                 Some(same) => Ok(Arc::clone(same)),
                 None => Upstream::new(spec, url, roots).map(Arc::new),
             }
@@ -126,9 +129,9 @@ impl Upstream {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             route: spec.path.clone(),
             url: url.to_owned(),
-            addresses: Addresses::new(&origin, settings.resolver.clone(), settings.dns_refresh),
-            health: Health::new(&settings),
-            load: Load::new(settings.max_in_flight, settings.max_queued, settings.queue_timeout),
+            addresses: DnsCache::new(&origin, settings.resolver.clone(), settings.dns_refresh),
+            health: CircuitBreaker::new(&settings),
+            load: ConcurrencyLimit::new(settings.max_in_flight, settings.max_queued, settings.queue_timeout),
             metrics: UpstreamMetrics::new(&spec.path, url),
             settings,
             origin,
@@ -141,12 +144,12 @@ impl Upstream {
     }
 
     /// Whether it is what would be built from these.
-    fn is(&self, route: &str, url: &str, settings: &UpstreamSettings) -> bool {
+    fn matches(&self, route: &str, url: &str, settings: &UpstreamSettings) -> bool {
         (&*self.route, &*self.url, &self.settings) == (route, url, settings)
     }
 
     /// Whether the host still has that address.
-    fn is_at(&self, peer: &mut Peer) -> bool {
+    fn resolves_to(&self, peer: &mut PeerAddr) -> bool {
         let generation = self.addresses.generation();
         if peer.generation != generation && self.addresses.has(peer.address) {
             peer.generation = generation;
@@ -155,8 +158,8 @@ impl Upstream {
     }
 
     /// Has the host's addresses looked up again if they are old, beside the request that asks.
-    fn keep_addresses_fresh(self: &Arc<Self>, now: Instant) {
-        if self.addresses.are_due(now) {
+    fn refresh_dns_if_stale(self: &Arc<Self>, now: Instant) {
+        if self.addresses.is_stale(now) {
             let upstream = Arc::clone(self);
             tokio::spawn(async move { upstream.addresses.renew().await });
         }
@@ -169,7 +172,7 @@ impl Upstream {
     fn failed(&self, failure: Failure) {
         if failure == Failure::Connection {
             self.metrics.connect_failures.increment(1);
-            self.addresses.doubt(Instant::now());
+            self.addresses.mark_stale(Instant::now());
         }
         self.changed(self.health.fail(failure, Instant::now()));
     }
@@ -178,25 +181,25 @@ impl Upstream {
         self.changed(self.health.check(is_well, Instant::now()));
     }
 
-    fn changed(&self, change: Change) {
+    fn changed(&self, change: Transition) {
         self.metrics.changed(change);
         match change {
-            Change::Ejected => {
+            Transition::Ejected => {
                 tracing::warn!(
                     upstream = self.url(),
                     route = self.route,
                     "an upstream fails, and gets no requests"
                 );
             }
-            Change::None => {}
-            Change::Returned => {
+            Transition::None => {}
+            Transition::Returned => {
                 tracing::info!(upstream = self.url(), route = self.route, "an upstream is back");
             }
         }
     }
 }
 
-impl std::fmt::Debug for Upstreams {
+impl std::fmt::Debug for LoadBalancer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list().entries(self.0.iter().map(|upstream| upstream.url())).finish()
     }

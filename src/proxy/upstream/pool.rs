@@ -11,27 +11,27 @@ use hyper::client::conn::http2;
 use tokio::time::Instant;
 
 use super::Upstream;
-use super::connect::Peer;
+use super::connect::PeerAddr;
 use super::connection::Connection;
-use super::http1::Http1;
-use super::patience::Patience;
+use super::deadline_timer::DeadlineTimer;
+use super::http1::Http1Connection;
 
 /// Idle connections, by upstream.
 #[derive(Default)]
-pub(in crate::proxy) struct Pool(Mutex<Slots>);
+pub(in crate::proxy) struct Pool(Mutex<PoolInner>);
 
 #[derive(Default)]
-struct Slots {
-    by_upstream: BTreeMap<u64, Slot>,
+struct PoolInner {
+    by_upstream: BTreeMap<u64, UpstreamSlot>,
     is_swept: bool,
 }
 
 /// One upstream's.
-struct Slot {
+struct UpstreamSlot {
     upstream: Weak<Upstream>,
     /// The one used last is at the end, and is used next: so the others may be let go.
-    idle: Vec<Idle>,
-    shared: Option<Shared>,
+    idle: Vec<IdleConnection>,
+    shared: Option<Http2Connection>,
     /// Whether it agrees to HTTP/1.1 alone, as far as is known.
     http1_alone: bool,
     connecting: Arc<tokio::sync::Mutex<()>>,
@@ -39,35 +39,35 @@ struct Slot {
     counted: usize,
 }
 
-struct Idle {
-    connection: Box<Http1>,
-    patience: Patience,
+struct IdleConnection {
+    connection: Box<Http1Connection>,
+    patience: DeadlineTimer,
     since: Instant,
 }
 
 /// A connection of HTTP/2.
-struct Shared {
+struct Http2Connection {
     sender: http2::SendRequest<Body>,
-    peer: Peer,
+    peer: PeerAddr,
     used: Instant,
 }
 
 impl Pool {
     /// A connection that is ready for a request, if there is one.
-    pub(super) fn take(&self, upstream: &Upstream, now: Instant) -> Option<(Connection, Patience)> {
+    pub(super) fn take(&self, upstream: &Upstream, now: Instant) -> Option<(Connection, DeadlineTimer)> {
         let mut slots = self.lock();
         let slot = slots.by_upstream.get_mut(&upstream.id)?;
         if let Some(shared) = &mut slot.shared {
-            if !shared.sender.is_closed() && upstream.is_at(&mut shared.peer) {
+            if !shared.sender.is_closed() && upstream.resolves_to(&mut shared.peer) {
                 shared.used = now;
                 let connection = Connection::Http2(shared.sender.clone(), shared.peer);
-                return Some((connection, Patience::default()));
+                return Some((connection, DeadlineTimer::default()));
             }
             slot.shared = None;
         }
-        while let Some(Idle { mut connection, patience, since }) = slot.idle.pop() {
+        while let Some(IdleConnection { mut connection, patience, since }) = slot.idle.pop() {
             let in_time = now.duration_since(since) < IDLE_TIMEOUT;
-            if in_time && connection.is_usable() && upstream.is_at(&mut connection.peer) {
+            if in_time && connection.is_usable() && upstream.resolves_to(&mut connection.peer) {
                 return Some((Connection::Http1(connection), patience));
             }
         }
@@ -78,16 +78,16 @@ impl Pool {
     pub(super) fn put(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
-        mut connection: Box<Http1>,
-        patience: Patience,
+        mut connection: Box<Http1Connection>,
+        patience: DeadlineTimer,
     ) {
         connection.shrink();
         let mut slots = self.lock();
         let slot = slots.of(upstream);
         if slot.idle.len() < MOST_IDLE {
-            slot.idle.push(Idle { connection, patience, since: Instant::now() });
+            slot.idle.push(IdleConnection { connection, patience, since: Instant::now() });
         }
-        self.sweep_from_now_on(&mut slots);
+        self.ensure_reaper(&mut slots);
     }
 
     /// Shares a connection with all requests from now on.
@@ -95,17 +95,17 @@ impl Pool {
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
         sender: http2::SendRequest<Body>,
-        peer: Peer,
+        peer: PeerAddr,
     ) {
         let mut slots = self.lock();
         let slot = slots.of(upstream);
-        slot.shared = Some(Shared { sender, peer, used: Instant::now() });
+        slot.shared = Some(Http2Connection { sender, peer, used: Instant::now() });
         slot.http1_alone = false;
-        self.sweep_from_now_on(&mut slots);
+        self.ensure_reaper(&mut slots);
     }
 
     /// Notes that an upstream which was offered HTTP/2 speaks HTTP/1.1 alone.
-    pub(super) fn note_http1_alone(&self, upstream: &Arc<Upstream>) {
+    pub(super) fn mark_http1_only(&self, upstream: &Arc<Upstream>) {
         self.lock().of(upstream).http1_alone = true;
     }
 
@@ -121,7 +121,7 @@ impl Pool {
 
     /// Starts the task that lets go what nobody comes for, unless it runs. It ends when nothing is
     /// left.
-    fn sweep_from_now_on(self: &Arc<Self>, slots: &mut Slots) {
+    fn ensure_reaper(self: &Arc<Self>, slots: &mut PoolInner) {
         if std::mem::replace(&mut slots.is_swept, true) {
             return;
         }
@@ -137,14 +137,14 @@ impl Pool {
         });
     }
 
-    fn lock(&self) -> MutexGuard<'_, Slots> {
+    fn lock(&self) -> MutexGuard<'_, PoolInner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Slots {
-    fn of(&mut self, upstream: &Arc<Upstream>) -> &mut Slot {
-        self.by_upstream.entry(upstream.id).or_insert_with(|| Slot {
+impl PoolInner {
+    fn of(&mut self, upstream: &Arc<Upstream>) -> &mut UpstreamSlot {
+        self.by_upstream.entry(upstream.id).or_insert_with(|| UpstreamSlot {
             upstream: Arc::downgrade(upstream),
             idle: Vec::new(),
             shared: None,
@@ -168,17 +168,17 @@ impl Slots {
     }
 }
 
-impl Slot {
+impl UpstreamSlot {
     fn sweep(&mut self, upstream: &Upstream, now: Instant) {
         self.idle.retain_mut(|idle| {
             now.duration_since(idle.since) < IDLE_TIMEOUT
                 && idle.connection.is_usable()
-                && upstream.is_at(&mut idle.connection.peer)
+                && upstream.resolves_to(&mut idle.connection.peer)
         });
         self.shared.take_if(|shared| {
             now.duration_since(shared.used) >= SHARED_TIMEOUT
                 || shared.sender.is_closed()
-                || !upstream.is_at(&mut shared.peer)
+                || !upstream.resolves_to(&mut shared.peer)
         });
     }
 
@@ -189,7 +189,7 @@ impl Slot {
     }
 }
 
-impl Drop for Slot {
+impl Drop for UpstreamSlot {
     fn drop(&mut self) {
         if let Some(upstream) = self.upstream.upgrade() {
             upstream.metrics.idle_changed(self.counted, 0);

@@ -9,20 +9,20 @@ use axum_core::body::Body;
 use http::{Response, StatusCode};
 use tokio::time::Instant;
 
+use super::circuit_breaker::Failure;
+use super::concurrency::Permit;
 use super::connect::{ConnectError, connect};
-use super::connection::{AnswerBody, Connection, Lease, Unanswered};
-use super::health::Failure;
-use super::http1::Sending;
-use super::load::Permit;
-use super::patience::Patience;
+use super::connection::{Connection, Lease, SendError, UpstreamBody};
+use super::deadline_timer::DeadlineTimer;
+use super::http1::RequestWriter;
 use super::pool::Pool;
 use super::{Upstream, UpstreamHttp};
 use crate::identity::RequestContext;
-use crate::proxy::body::{Fault, Stage, UploadProgress};
+use crate::proxy::body::{UploadErrorKind, UploadProgress, UploadState};
 use crate::proxy::error::ProxyError;
+use crate::proxy::long_lived;
 use crate::proxy::request::RequestHead;
 use crate::proxy::routes::Route;
-use crate::proxy::streams;
 
 /// Sends a request, and waits for the head of its answer.
 ///
@@ -34,13 +34,13 @@ pub(in crate::proxy) async fn send(
     head: &impl RequestHead,
     body: Body,
     progress: &mut UploadProgress,
-) -> Result<(Response<AnswerBody>, Lease), ProxyError> {
+) -> Result<(Response<UpstreamBody>, Lease), ProxyError> {
     let upgrades = head.upgrade().is_some();
-    let mut sending = Sending::new(body);
-    let mut search = Search::new(pool, route, upgrades);
+    let mut sending = RequestWriter::new(body);
+    let mut search = Checkout::new(pool, route, upgrades);
     let mut may_repeat = head.method().is_safe() && progress.is_without_body();
     loop {
-        let Found { connection, is_kept, mut permit, mut patience, at } = search.connection().await?;
+        let CheckedOut { connection, is_kept, mut permit, mut patience, at } = search.connection().await?;
         let upstream = &permit.upstream;
         RequestContext::with_current(|scope| scope.set_upstream(&upstream.origin.authority));
         let is_http2 = connection.is_http2();
@@ -48,9 +48,9 @@ pub(in crate::proxy) async fn send(
             let answer = pin!(connection.send(head, &mut sending, &upstream.origin));
             if progress.is_without_body() {
                 let deadline = at + route.spec.first_byte_timeout;
-                patience.wait(deadline, answer).await.unwrap_or(Err(Unanswered::Late))
+                patience.timeout_at(deadline, answer).await.unwrap_or(Err(SendError::Late))
             } else {
-                Box::pin(within_patience(route, answer, progress)).await
+                Box::pin(with_upload_timeouts(route, answer, progress)).await
             }
         };
         match answer {
@@ -62,26 +62,26 @@ pub(in crate::proxy) async fn send(
                 if switches && !upgrades {
                     return Err(ProxyError::UpstreamError("the upstream switched protocols unasked".into()));
                 }
-                if switches || streams::is_event_stream(response.headers()) {
-                    permit.uncount();
+                if switches || long_lived::is_event_stream(response.headers()) {
+                    permit.release();
                 }
                 return Ok((response, Lease::new((!upgrades).then_some(pool), permit, patience)));
             }
-            Err(Unanswered::Unsent) if is_kept => {}
-            Err(Unanswered::Broken { has_answered: false, .. }) if is_kept && may_repeat => {
+            Err(SendError::Unsent) if is_kept => {}
+            Err(SendError::Broken { has_answered: false, .. }) if is_kept && may_repeat => {
                 upstream.metrics.retries.increment(1);
-                sending = Sending::new(Body::empty());
+                sending = RequestWriter::new(Body::empty());
                 may_repeat = false;
                 // Where one kept connection was closed, the others were too. One of HTTP/2 knows.
                 search.kept = is_http2;
             }
-            Err(unanswered) => return Err(unanswered.blamed(upstream, progress)),
+            Err(unanswered) => return Err(unanswered.into_proxy_error(upstream, progress)),
         }
     }
 }
 
 /// The way to a connection, over as many upstreams as it takes.
-struct Search<'a> {
+struct Checkout<'a> {
     pool: &'a Arc<Pool>,
     route: &'a Route,
     /// The upstreams that were connected to, all but the last in vain.
@@ -94,41 +94,41 @@ struct Search<'a> {
 }
 
 /// A connection, and leave to use it.
-struct Found {
+struct CheckedOut {
     connection: Connection,
     is_kept: bool,
     permit: Permit,
-    patience: Patience,
+    patience: DeadlineTimer,
     /// When it was found.
     at: Instant,
 }
 
-impl<'a> Search<'a> {
+impl<'a> Checkout<'a> {
     fn new(pool: &'a Arc<Pool>, route: &'a Route, upgrades: bool) -> Self {
         Self { pool, route, tried: Vec::new(), deadline: None, kept: !upgrades, upgrades }
     }
 
-    async fn connection(&mut self) -> Result<Found, ProxyError> {
+    async fn connection(&mut self) -> Result<CheckedOut, ProxyError> {
         loop {
-            let permit = self.route.upstreams.admit(&self.tried).await?;
+            let permit = self.route.upstreams.pick(&self.tried).await?;
             let now = Instant::now();
-            permit.upstream.keep_addresses_fresh(now);
-            if let Some((connection, patience)) = self.take_kept(&permit.upstream, now) {
-                return Ok(Found { connection, is_kept: true, permit, patience, at: now });
+            permit.upstream.refresh_dns_if_stale(now);
+            if let Some((connection, patience)) = self.take_pooled(&permit.upstream, now) {
+                return Ok(CheckedOut { connection, is_kept: true, permit, patience, at: now });
             }
             self.tried.push(permit.upstream.id);
             // In a box: it is large, and most requests need none.
             match Box::pin(self.connect(&permit.upstream)).await {
                 Ok(connection) => {
-                    let (patience, at) = (Patience::default(), Instant::now());
-                    return Ok(Found { connection, is_kept: false, permit, patience, at });
+                    let (patience, at) = (DeadlineTimer::default(), Instant::now());
+                    return Ok(CheckedOut { connection, is_kept: false, permit, patience, at });
                 }
-                Err(error) => self.pass_over(&permit.upstream, error)?,
+                Err(error) => self.on_connect_error(&permit.upstream, error)?,
             }
         }
     }
 
-    fn take_kept(&self, upstream: &Upstream, now: Instant) -> Option<(Connection, Patience)> {
+    fn take_pooled(&self, upstream: &Upstream, now: Instant) -> Option<(Connection, DeadlineTimer)> {
         if self.kept { self.pool.take(upstream, now) } else { None }
     }
 
@@ -150,25 +150,25 @@ impl<'a> Search<'a> {
         let connecting = self.pool.connecting(upstream);
         let one_at_a_time = connecting.lock().await;
         // Another request may have made one meanwhile.
-        if let Some((connection, _)) = self.take_kept(upstream, Instant::now()) {
+        if let Some((connection, _)) = self.take_pooled(upstream, Instant::now()) {
             return Ok(connection);
         }
         // What can't be shared need not be waited for.
         let _held = (!self.pool.speaks_http1_alone(upstream)).then_some(one_at_a_time);
         let connection = connect(upstream, UpstreamHttp::Http2, may_stall).await?;
         match &connection {
-            Connection::Http1(_) => self.pool.note_http1_alone(upstream),
+            Connection::Http1(_) => self.pool.mark_http1_only(upstream),
             Connection::Http2(sender, peer) => self.pool.share(upstream, sender.clone(), *peer),
         }
         Ok(connection)
     }
 
     fn has_another(&self) -> bool {
-        self.tried.len() < CONNECT_TRIES && self.route.upstreams.have_another(&self.tried)
+        self.tried.len() < CONNECT_TRIES && self.route.upstreams.has_alternative(&self.tried)
     }
 
     /// Nothing was sent, so whatever the request is, another upstream may have it.
-    fn pass_over(&mut self, upstream: &Upstream, error: ConnectError) -> Result<(), ProxyError> {
+    fn on_connect_error(&mut self, upstream: &Upstream, error: ConnectError) -> Result<(), ProxyError> {
         upstream.failed(Failure::Connection);
         if self.has_another() {
             let error = &error as &dyn StdError;
@@ -183,18 +183,18 @@ impl<'a> Search<'a> {
     }
 }
 
-impl Unanswered {
+impl SendError {
     /// Whose fault it was.
-    fn blamed(self, upstream: &Upstream, progress: &UploadProgress) -> ProxyError {
+    fn into_proxy_error(self, upstream: &Upstream, progress: &UploadProgress) -> ProxyError {
         let fault = match self {
             Self::Uploading(fault) => Some(fault),
             _ => progress.fault(),
         };
         match (fault, self) {
-            (Some(Fault::Client), Self::Broken { error, .. }) => ProxyError::BodyIncomplete(error),
-            (Some(Fault::Client), _) => ProxyError::BodyIncomplete("the client broke off".into()),
-            (Some(Fault::Idle), _) => ProxyError::BodyTimeout,
-            (Some(Fault::TooLarge), _) => ProxyError::BodyTooLarge,
+            (Some(UploadErrorKind::Client), Self::Broken { error, .. }) => ProxyError::BodyIncomplete(error),
+            (Some(UploadErrorKind::Client), _) => ProxyError::BodyIncomplete("the client broke off".into()),
+            (Some(UploadErrorKind::Idle), _) => ProxyError::BodyTimeout,
+            (Some(UploadErrorKind::TooLarge), _) => ProxyError::BodyTooLarge,
             (None, unanswered) => {
                 upstream.failed(Failure::Answer);
                 match unanswered {
@@ -209,17 +209,17 @@ impl Unanswered {
 
 /// While the body is on its way, every piece of it that the upstream takes restarts the clock.
 /// A client that keeps us waiting is the body's own concern.
-async fn within_patience(
+async fn with_upload_timeouts(
     route: &Route,
-    mut answer: Pin<&mut impl Future<Output = Result<Response<AnswerBody>, Unanswered>>>,
+    mut answer: Pin<&mut impl Future<Output = Result<Response<UpstreamBody>, SendError>>>,
     progress: &mut UploadProgress,
-) -> Result<Response<AnswerBody>, Unanswered> {
+) -> Result<Response<UpstreamBody>, SendError> {
     loop {
         let patience = match progress.stage() {
-            Stage::AwaitingClient => None,
-            Stage::Failed(fault) => return Err(Unanswered::Uploading(fault)),
-            Stage::Sending => Some(route.spec.idle_timeout),
-            Stage::Sent => Some(route.spec.first_byte_timeout),
+            UploadState::AwaitingClient => None,
+            UploadState::Failed(fault) => return Err(SendError::Uploading(fault)),
+            UploadState::Sending => Some(route.spec.idle_timeout),
+            UploadState::Sent => Some(route.spec.first_byte_timeout),
         };
         let out_of_patience = async {
             match patience {
@@ -231,7 +231,7 @@ async fn within_patience(
             biased;
             answer = &mut answer => return answer,
             () = progress.changed() => {}
-            () = out_of_patience => return Err(Unanswered::Late),
+            () = out_of_patience => return Err(SendError::Late),
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::{Pool, send};
 use crate::proxy::body::UploadProgress;
-use crate::proxy::request::{FieldSink, RequestHead};
+use crate::proxy::request::{HeaderWriter, RequestHead};
 use crate::proxy::routes::{MatchedRoute, RouteSpec, Routes};
 
 async fn read_head(socket: &mut TcpStream) {
@@ -47,7 +47,7 @@ impl RequestHead for Chat {
         self.1.as_ref()
     }
 
-    fn fields(&self, _: &mut impl FieldSink) {}
+    fn write_headers(&self, _: &mut impl HeaderWriter) {}
 }
 
 async fn upstream() -> (TcpListener, MatchedRoute) {
@@ -75,7 +75,7 @@ async fn an_upgraded_connection_is_the_requests_own() {
     assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
     // Only the request has ended: the connection goes on.
     drop(lease);
-    let mut io = response.into_body().into_switched().unwrap();
+    let mut io = response.into_body().into_upgraded().unwrap();
     io.write_all(b" and back").await.unwrap();
     let mut said = [0; 14];
     io.read_exact(&mut said).await.unwrap();

@@ -12,7 +12,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use sekisho::identity::{Identity, Roles};
 use sekisho::models::session::SessionId;
-use sekisho::proxy::{Forwarded, Proxy, ProxyError, ReservedCookies, RouteSpec, Routes, Streams};
+use sekisho::proxy::{Forwarded, LongLivedStreams, Proxy, ProxyError, ReservedCookies, RouteSpec, Routes};
 use time::macros::datetime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -27,7 +27,7 @@ pub(crate) struct Front {
     pub(crate) routes: Routes,
     pub(crate) identity: Option<Identity>,
     pub(crate) forwarded: Option<Forwarded>,
-    pub(crate) streams: Streams,
+    pub(crate) streams: LongLivedStreams,
 }
 
 /// The names of cookies that upstreams neither see nor set.

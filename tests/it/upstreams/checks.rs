@@ -49,7 +49,7 @@ async fn answering(front: std::net::SocketAddr) -> Vec<String> {
 async fn an_upstream_that_is_not_well_gets_no_requests() {
     let ((one, _), (two, status)) = (patient("one", 204).await, patient("two", 302).await);
     let routes = Routes::new([route([one.url(), two.url()], settings())]).unwrap();
-    let watching = tokio::spawn(routes.watch());
+    let watching = tokio::spawn(routes.run_health_checks());
     let front = Front { routes: routes.clone(), ..Front::default() }.start().await;
     assert_eq!(answering(front).await, ["one", "two"]);
     for bad in [500, 404] {
@@ -66,7 +66,7 @@ async fn if_none_is_well_all_are_asked_all_the_same() {
     let ((one, _), (two, _)) = (patient("one", 500).await, patient("two", 500).await);
     let mut patients = [one, two];
     let routes = Routes::new([route(patients.iter().map(Upstream::url), settings())]).unwrap();
-    tokio::spawn(routes.watch());
+    tokio::spawn(routes.run_health_checks());
     for patient in &mut patients {
         for _ in 0..4 {
             patient.seen().await;
@@ -80,7 +80,7 @@ async fn if_none_is_well_all_are_asked_all_the_same() {
 async fn checks_end_with_their_routes() {
     let (upstream, _) = patient("one", 200).await;
     let routes = Routes::new([route([upstream.url()], settings())]).unwrap();
-    let watching = tokio::spawn(routes.watch());
+    let watching = tokio::spawn(routes.run_health_checks());
     let kept = routes.clone();
     drop(routes);
     assert!(kept.find(&"/".parse().unwrap()).unwrap().is_some());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum_core::body::Body;
 use http_body_util::BodyExt;
-use sekisho::proxy::{MatchedRoute, Proxy, ReservedCookies, RouteSpec, Routes, Streams};
+use sekisho::proxy::{LongLivedStreams, MatchedRoute, Proxy, ReservedCookies, RouteSpec, Routes};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -258,7 +258,7 @@ async fn each_thread_s_proxy_has_connections_of_its_own() {
     let upstream = Upstream::start().await;
     let routes = Routes::new([RouteSpec::new("/", [upstream.url()])]).unwrap();
     let route: MatchedRoute = routes.find(&"/".parse().unwrap()).unwrap().unwrap();
-    let proxy = Proxy::new(ReservedCookies::default(), Streams::default());
+    let proxy = Proxy::new(ReservedCookies::default(), LongLivedStreams::default());
     let ask = async |proxy: &Proxy| {
         let mut question = request("GET", "/", Body::empty());
         question.extensions_mut().insert(route.clone());

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use axum_core::body::Body;
 use http::{Response, StatusCode};
 use http_body_util::BodyExt;
-use sekisho::proxy::{Proxy, ReservedCookies, Routes, Streams, UpstreamSettings};
+use sekisho::proxy::{LongLivedStreams, Proxy, ReservedCookies, Routes, UpstreamSettings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tower::ServiceExt;
@@ -27,12 +27,14 @@ async fn what_is_known_of_an_upstream_is_kept() {
     let good = Upstream::start().await;
     let settings = UpstreamSettings { eject_after: 1, ..UpstreamSettings::default() };
     let spec = |settings: &UpstreamSettings| route([mad.clone(), good.url()], settings.clone());
-    let (proxy, first) =
-        (Proxy::new(ReservedCookies::default(), Streams::default()), Routes::new([spec(&settings)]).unwrap());
+    let (proxy, first) = (
+        Proxy::new(ReservedCookies::default(), LongLivedStreams::default()),
+        Routes::new([spec(&settings)]).unwrap(),
+    );
     while asked.load(Ordering::SeqCst) == 0 {
         ask(&proxy, &first).await.into_body().collect().await.unwrap();
     }
-    let second = Routes::new_keeping([spec(&settings)], &first).unwrap();
+    let second = Routes::rebuild_from([spec(&settings)], &first).unwrap();
     drop(first);
     for _ in 0..20 {
         assert_eq!(ask(&proxy, &second).await.status(), StatusCode::OK);
@@ -41,7 +43,7 @@ async fn what_is_known_of_an_upstream_is_kept() {
     assert_eq!((asked.load(Ordering::SeqCst), connections), (1, connections.min(1)), "its connections too");
 
     let changed = UpstreamSettings { eject_after: 2, ..settings };
-    let third = Routes::new_keeping([spec(&changed)], &second).unwrap();
+    let third = Routes::rebuild_from([spec(&changed)], &second).unwrap();
     while asked.load(Ordering::SeqCst) == 1 {
         ask(&proxy, &third).await;
     }
@@ -60,7 +62,7 @@ async fn connections_to_what_is_gone_are_closed() {
     })
     .await;
     let routes = Routes::new([route([format!("http://{upstream}")], UpstreamSettings::default())]).unwrap();
-    let proxy = Proxy::new(ReservedCookies::default(), Streams::default());
+    let proxy = Proxy::new(ReservedCookies::default(), LongLivedStreams::default());
     let clock = Frozen::new();
     ask(&proxy, &routes).await.into_body().collect().await.unwrap();
     clock.advance(2).await;

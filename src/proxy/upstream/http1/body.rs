@@ -8,24 +8,24 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::task::AbortHandle;
 
-use super::framing::{Framing, Next};
-use super::io::Switched;
-use super::sending::Sending;
-use super::{Http1, Http1Error};
+use super::framing::{BodyDecoder, Decoded};
+use super::io::UpgradedIo;
+use super::request_writer::RequestWriter;
+use super::{Http1Connection, Http1Error};
 use crate::identity::with_current_context;
 
 /// Reads from its connection what belongs to the answer, and no more.
 pub(in crate::proxy) struct Http1Body {
-    connection: Box<Http1>,
-    framing: Framing,
+    connection: Box<Http1Connection>,
+    framing: BodyDecoder,
     persists: bool,
-    _uploading: Option<Uploading>,
+    _uploading: Option<UploadTask>,
 }
 
 /// The task that sends the rest of the request. Once the answer has ended nobody wants that.
-struct Uploading(AbortHandle);
+struct UploadTask(AbortHandle);
 
-impl Drop for Uploading {
+impl Drop for UploadTask {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -35,20 +35,20 @@ impl Http1Body {
     /// The body that follows a head. What is left of the request goes out at its own pace; then the
     /// connection is of no further use.
     pub(super) fn new(
-        connection: Box<Http1>,
-        framing: Framing,
+        connection: Box<Http1Connection>,
+        framing: BodyDecoder,
         persists: bool,
-        rest: Option<Sending>,
+        rest: Option<RequestWriter>,
     ) -> Self {
         let Some(mut rest) = rest else {
             return Self { connection, framing, persists, _uploading: None };
         };
-        let Http1 { io, read, peer, .. } = *connection;
+        let Http1Connection { io, read, peer, .. } = *connection;
         let (reading, mut writing) = io.split();
-        let connection = Box::new(Http1 { read, ..Http1::new(reading, peer) });
+        let connection = Box::new(Http1Connection { read, ..Http1Connection::new(reading, peer) });
         let upload = async move { _ = poll_fn(|cx| rest.poll_send(&mut writing, cx)).await };
         let uploading = tokio::spawn(with_current_context(upload)).abort_handle();
-        Self { connection, framing, persists: false, _uploading: Some(Uploading(uploading)) }
+        Self { connection, framing, persists: false, _uploading: Some(UploadTask(uploading)) }
     }
 
     /// All of the body, if it has come already.
@@ -56,21 +56,21 @@ impl Http1Body {
         let read = &mut self.connection.read;
         let length = self.framing.left().and_then(|left| usize::try_from(left).ok())?;
         let whole = (length <= read.len()).then(|| read.split_to(length).freeze())?;
-        self.framing = Framing::Length(0);
+        self.framing = BodyDecoder::Length(0);
         Some(whole)
     }
 
     /// The connection, if the body has ended as it should, with nothing behind it, and another request may
     /// follow.
-    pub(in crate::proxy) fn into_connection(self) -> Option<Box<Http1>> {
+    pub(in crate::proxy) fn into_connection(self) -> Option<Box<Http1Connection>> {
         let is_clean = self.framing.is_over() && self.connection.read.is_empty();
         (self.persists && is_clean).then_some(self.connection)
     }
 
     /// The connection, for the protocol that it was switched to.
-    pub(in crate::proxy) fn into_switched(self) -> Switched {
-        let Http1 { io, read, .. } = *self.connection;
-        Switched { unread: read, io }
+    pub(in crate::proxy) fn into_switched(self) -> UpgradedIo {
+        let Http1Connection { io, read, .. } = *self.connection;
+        UpgradedIo { unread: read, io }
     }
 }
 
@@ -85,16 +85,16 @@ impl Body for Http1Body {
         let Self { connection, framing, .. } = self.get_mut();
         loop {
             match framing.next(&mut connection.read)? {
-                Next::Data(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
-                Next::Trailers(trailers) => return Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
-                Next::End => return Poll::Ready(None),
-                Next::More => {}
+                Decoded::Data(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                Decoded::Trailers(trailers) => return Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+                Decoded::End => return Poll::Ready(None),
+                Decoded::More => {}
             }
             if !ready!(connection.poll_read(cx))? {
-                if *framing != Framing::UntilClose {
+                if *framing != BodyDecoder::UntilClose {
                     return Poll::Ready(Some(Err(Http1Error::Closed)));
                 }
-                *framing = Framing::Length(0);
+                *framing = BodyDecoder::Length(0);
             }
         }
     }

@@ -9,41 +9,41 @@ use super::Http1Error;
 
 /// How much of a body is still to come.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Framing {
-    Chunked(Chunks),
+pub(super) enum BodyDecoder {
+    Chunked(ChunkedState),
     Length(u64),
     UntilClose,
 }
 
 /// What is next in what was read.
-pub(super) enum Next {
+pub(super) enum Decoded {
     Data(Bytes),
     End,
     More,
     Trailers(HeaderMap),
 }
 
-impl Framing {
+impl BodyDecoder {
     pub(super) fn is_over(&self) -> bool {
-        matches!(self, Self::Length(0) | Self::Chunked(Chunks::Over))
+        matches!(self, Self::Length(0) | Self::Chunked(ChunkedState::Over))
     }
 
     /// How many bytes are left, if that is known.
     pub(super) fn left(&self) -> Option<u64> {
         match self {
             Self::Length(left) => Some(*left),
-            Self::Chunked(Chunks::Over) => Some(0),
+            Self::Chunked(ChunkedState::Over) => Some(0),
             Self::Chunked(_) | Self::UntilClose => None,
         }
     }
 
-    pub(super) fn next(&mut self, read: &mut BytesMut) -> Result<Next, Http1Error> {
+    pub(super) fn next(&mut self, read: &mut BytesMut) -> Result<Decoded, Http1Error> {
         match self {
             Self::Chunked(chunks) => chunks.next(read),
-            Self::Length(0) => Ok(Next::End),
-            _ if read.is_empty() => Ok(Next::More),
-            Self::Length(left) => Ok(Next::Data(take(read, left))),
-            Self::UntilClose => Ok(Next::Data(read.split().freeze())),
+            Self::Length(0) => Ok(Decoded::End),
+            _ if read.is_empty() => Ok(Decoded::More),
+            Self::Length(left) => Ok(Decoded::Data(take(read, left))),
+            Self::UntilClose => Ok(Decoded::Data(read.split().freeze())),
         }
     }
 }
@@ -56,7 +56,7 @@ fn take(read: &mut BytesMut, left: &mut u64) -> Bytes {
 
 /// How far a body in chunks has come.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) enum Chunks {
+pub(super) enum ChunkedState {
     /// A chunk's size is next.
     #[default]
     Size,
@@ -68,31 +68,31 @@ pub(super) enum Chunks {
     Over,
 }
 
-impl Chunks {
-    fn next(&mut self, read: &mut BytesMut) -> Result<Next, Http1Error> {
+impl ChunkedState {
+    fn next(&mut self, read: &mut BytesMut) -> Result<Decoded, Http1Error> {
         loop {
             match self {
                 Self::Size => {
-                    let Some(size) = take_size(read)? else { return Ok(Next::More) };
+                    let Some(size) = take_size(read)? else { return Ok(Decoded::More) };
                     *self = if size == 0 { Self::Trailers } else { Self::Data(size) };
                 }
                 Self::Data(0) => *self = Self::DataEnd,
-                Self::Data(_) if read.is_empty() => return Ok(Next::More),
-                Self::Data(left) => return Ok(Next::Data(take(read, left))),
+                Self::Data(_) if read.is_empty() => return Ok(Decoded::More),
+                Self::Data(left) => return Ok(Decoded::Data(take(read, left))),
                 Self::DataEnd => match &**read {
                     [b'\r', b'\n', ..] => {
                         drop(read.split_to(2));
                         *self = Self::Size;
                     }
-                    [] | [b'\r'] => return Ok(Next::More),
+                    [] | [b'\r'] => return Ok(Decoded::More),
                     _ => return Err(Http1Error::Chunk),
                 },
                 Self::Trailers => {
-                    let Some(trailers) = take_trailers(read)? else { return Ok(Next::More) };
+                    let Some(trailers) = take_trailers(read)? else { return Ok(Decoded::More) };
                     *self = Self::Over;
-                    return Ok(if trailers.is_empty() { Next::End } else { Next::Trailers(trailers) });
+                    return Ok(if trailers.is_empty() { Decoded::End } else { Decoded::Trailers(trailers) });
                 }
-                Self::Over => return Ok(Next::End),
+                Self::Over => return Ok(Decoded::End),
             }
         }
     }
@@ -150,14 +150,15 @@ mod tests {
 
     /// A body in chunks that is read in two pieces, its trailers, and what comes after.
     fn read(text: &[u8], split: usize) -> Result<Parts, Http1Error> {
-        let (mut chunks, mut read) = (Framing::Chunked(Chunks::default()), BytesMut::from(&text[..split]));
+        let (mut chunks, mut read) =
+            (BodyDecoder::Chunked(ChunkedState::default()), BytesMut::from(&text[..split]));
         let (mut body, mut trailers, mut rest) = (Vec::new(), None, Some(&text[split..]));
         loop {
             match chunks.next(&mut read)? {
-                Next::Data(data) => body.extend_from_slice(&data),
-                Next::Trailers(fields) => trailers = Some(fields),
-                Next::End => break,
-                Next::More => read.extend_from_slice(rest.take().ok_or(Http1Error::Closed)?),
+                Decoded::Data(data) => body.extend_from_slice(&data),
+                Decoded::Trailers(fields) => trailers = Some(fields),
+                Decoded::End => break,
+                Decoded::More => read.extend_from_slice(rest.take().ok_or(Http1Error::Closed)?),
             }
         }
         assert!(chunks.is_over());
@@ -215,13 +216,13 @@ mod tests {
 
     #[test]
     fn a_length_leaves_what_comes_after() {
-        let (mut framing, mut read) = (Framing::Length(5), BytesMut::from("hel"));
-        assert!(matches!(framing.next(&mut read), Ok(Next::Data(data)) if data == "hel"));
-        assert!(matches!(framing.next(&mut read), Ok(Next::More)));
+        let (mut framing, mut read) = (BodyDecoder::Length(5), BytesMut::from("hel"));
+        assert!(matches!(framing.next(&mut read), Ok(Decoded::Data(data)) if data == "hel"));
+        assert!(matches!(framing.next(&mut read), Ok(Decoded::More)));
         read.extend_from_slice(b"loHTTP");
         assert_eq!(framing.left(), Some(2));
-        assert!(matches!(framing.next(&mut read), Ok(Next::Data(data)) if data == "lo"));
-        assert!(matches!(framing.next(&mut read), Ok(Next::End)) && framing.is_over());
+        assert!(matches!(framing.next(&mut read), Ok(Decoded::Data(data)) if data == "lo"));
+        assert!(matches!(framing.next(&mut read), Ok(Decoded::End)) && framing.is_over());
         assert_eq!(&read[..], b"HTTP");
     }
 }

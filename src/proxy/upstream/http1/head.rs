@@ -8,12 +8,12 @@ use http::{Method, Response, StatusCode, Version};
 use httparse::{ParserConfig, Status};
 
 use super::body::Http1Body;
-use super::framing::{Chunks, Framing};
-use super::sending::Sending;
-use super::{Http1, Http1Error};
-use crate::proxy::framing::{self, BodyLength};
+use super::framing::{BodyDecoder, ChunkedState};
+use super::request_writer::RequestWriter;
+use super::{Http1Connection, Http1Error};
+use crate::proxy::content_length::{self, BodyLength};
 use crate::proxy::hop_by_hop;
-use crate::proxy::request::{FieldSink, RequestHead};
+use crate::proxy::request::{HeaderWriter, RequestHead};
 
 /// Writes a request's head. Where the request names no host it is `own_host`, the upstream's.
 pub(super) fn write(head: &impl RequestHead, length: BodyLength, own_host: &str, to: &mut Vec<u8>) {
@@ -21,7 +21,7 @@ pub(super) fn write(head: &impl RequestHead, length: BodyLength, own_host: &str,
     push(to, &[head.method().as_str().as_bytes(), b" ", target.as_bytes(), b" HTTP/1.1\r\n"]);
     let host = head.host().map_or(own_host.as_bytes(), HeaderValue::as_bytes);
     push(to, &[b"host: ", host, b"\r\n"]);
-    head.fields(&mut Lines(to));
+    head.write_headers(&mut Http1HeaderWriter(to));
     match length {
         BodyLength::Known(length) => push_length(to, length),
         BodyLength::Unknown => to.extend_from_slice(b"transfer-encoding: chunked\r\n"),
@@ -44,9 +44,9 @@ fn push_length(to: &mut Vec<u8>, length: u64) {
 }
 
 /// FieldSink, each in a line.
-pub(super) struct Lines<'a>(pub(super) &'a mut Vec<u8>);
+pub(super) struct Http1HeaderWriter<'a>(pub(super) &'a mut Vec<u8>);
 
-impl FieldSink for Lines<'_> {
+impl HeaderWriter for Http1HeaderWriter<'_> {
     fn add(&mut self, name: &HeaderName, value: &[u8]) {
         push(self.0, &[name.as_str().as_bytes(), b": ", value, b"\r\n"]);
     }
@@ -60,19 +60,19 @@ fn push(to: &mut Vec<u8>, pieces: &[&[u8]]) {
 }
 
 /// An answer's head, without what it says of the connection.
-pub(in crate::proxy::upstream) struct AnswerHead {
+pub(in crate::proxy::upstream) struct ResponseHead {
     pub(super) response: Response<()>,
-    pub(super) framing: Framing,
+    pub(super) framing: BodyDecoder,
     /// Whether another request may follow on the connection.
     pub(super) persists: bool,
 }
 
-impl AnswerHead {
+impl ResponseHead {
     /// The answer, whose body comes on this connection while the rest of the request goes out.
     pub(in crate::proxy::upstream) fn into_response(
         self,
-        connection: Box<Http1>,
-        sending: &mut Sending,
+        connection: Box<Http1Connection>,
+        sending: &mut RequestWriter,
     ) -> Response<Http1Body> {
         let Self { response, framing, persists } = self;
         response.map(|()| Http1Body::new(connection, framing, persists, sending.take_rest()))
@@ -87,7 +87,10 @@ impl AnswerHead {
 
 /// Takes the head of the answer to a request of this method off what was read. `None` if it is not all
 /// there yet.
-pub(super) fn take(read: &mut BytesMut, method: &Method) -> Result<Option<AnswerHead>, Http1Error> {
+pub(super) fn parse_response_head(
+    read: &mut BytesMut,
+    method: &Method,
+) -> Result<Option<ResponseHead>, Http1Error> {
     let mut fields = [const { MaybeUninit::uninit() }; MOST_FIELDS];
     let mut parsed = httparse::Response::new(&mut []);
     let parser = ParserConfig::default();
@@ -100,14 +103,14 @@ pub(super) fn take(read: &mut BytesMut, method: &Method) -> Result<Option<Answer
     let status = status.map_err(|_| httparse::Error::Status)?;
     let is_http10 = parsed.version == Some(0);
     let switches = status == StatusCode::SWITCHING_PROTOCOLS;
-    let mut said = ConnectionFields::default();
+    let mut said = FramingHeaders::default();
     // Where the values are, which are to share the buffer's memory.
     let start = read.as_ptr().addr();
     let mut kept = Vec::with_capacity(parsed.headers.len());
     for field in &*parsed.headers {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| httparse::Error::HeaderName)?;
         // What is switched to, and that it is, is read by who has asked for it.
-        if said.note(name.as_str(), field.value)? == Reach::EndToEnd || switches {
+        if said.note(name.as_str(), field.value)? == HeaderScope::EndToEnd || switches {
             let begin = field.value.as_ptr().addr() - start;
             kept.push((name, begin..begin + field.value.len()));
         }
@@ -119,20 +122,20 @@ pub(super) fn take(read: &mut BytesMut, method: &Method) -> Result<Option<Answer
         headers.append(name, value.map_err(|_| httparse::Error::HeaderValue)?);
     }
     let framing = said.framing(method, status, is_http10)?;
-    let persists = said.persists(is_http10) && framing != Framing::UntilClose;
+    let persists = said.persists(is_http10) && framing != BodyDecoder::UntilClose;
     if !switches {
-        said.tidy(&mut headers);
+        said.normalize(&mut headers);
     }
     let mut response = Response::new(());
     *response.status_mut() = status;
     *response.version_mut() = if is_http10 { Version::HTTP_10 } else { Version::HTTP_11 };
     *response.headers_mut() = headers;
-    Ok(Some(AnswerHead { response, framing, persists }))
+    Ok(Some(ResponseHead { response, framing, persists }))
 }
 
 /// What an answer's head says of its connection and its body.
 #[derive(Default)]
-struct ConnectionFields {
+struct FramingHeaders {
     close: bool,
     keep_alive: bool,
     /// FieldSink that concern the connection besides those that always do.
@@ -145,15 +148,15 @@ struct ConnectionFields {
 
 /// Whom a field concerns.
 #[derive(PartialEq, Eq)]
-enum Reach {
+enum HeaderScope {
     /// Whoever the answer is for.
     EndToEnd,
     /// This connection alone.
     HopByHop,
 }
 
-impl ConnectionFields {
-    fn note(&mut self, name: &str, value: &[u8]) -> Result<Reach, Http1Error> {
+impl FramingHeaders {
+    fn note(&mut self, name: &str, value: &[u8]) -> Result<HeaderScope, Http1Error> {
         match name {
             "connection" => self.connection(value),
             "content-length" => return self.content_length(value),
@@ -161,10 +164,10 @@ impl ConnectionFields {
                 self.is_chunked = true;
             }
             "transfer-encoding" => return Err(Http1Error::Coding),
-            name if hop_by_hop::is_standing(name) => {}
-            _ => return Ok(Reach::EndToEnd),
+            name if hop_by_hop::is_hop_by_hop(name) => {}
+            _ => return Ok(HeaderScope::EndToEnd),
         }
-        Ok(Reach::HopByHop)
+        Ok(HeaderScope::HopByHop)
     }
 
     fn connection(&mut self, list: &[u8]) {
@@ -180,33 +183,38 @@ impl ConnectionFields {
     }
 
     /// A list of one number, however often, is that number (RFC 9112, section 6.3).
-    fn content_length(&mut self, list: &[u8]) -> Result<Reach, Http1Error> {
+    fn content_length(&mut self, list: &[u8]) -> Result<HeaderScope, Http1Error> {
         let is_first = self.length.is_none();
         for number in hop_by_hop::tokens(list) {
-            let length = framing::length(number).ok_or(Http1Error::Length)?;
+            let length = content_length::length(number).ok_or(Http1Error::Length)?;
             if *self.length.get_or_insert(length) != length {
                 return Err(Http1Error::Length);
             }
         }
-        if is_first && framing::is_plain(list) {
-            return Ok(Reach::EndToEnd);
+        if is_first && content_length::is_canonical(list) {
+            return Ok(HeaderScope::EndToEnd);
         }
         self.length_in_disorder = true;
-        Ok(Reach::HopByHop)
+        Ok(HeaderScope::HopByHop)
     }
 
     /// RFC 9112, section 6.3.
-    fn framing(&self, method: &Method, status: StatusCode, is_http10: bool) -> Result<Framing, Http1Error> {
+    fn framing(
+        &self,
+        method: &Method,
+        status: StatusCode,
+        is_http10: bool,
+    ) -> Result<BodyDecoder, Http1Error> {
         let without_body = status.is_informational()
             || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
             || *method == Method::HEAD;
         Ok(match self.length {
             // Who speaks HTTP/1.0 can't mean it.
             _ if self.is_chunked && is_http10 => return Err(Http1Error::Coding),
-            _ if without_body => Framing::Length(0),
-            _ if self.is_chunked => Framing::Chunked(Chunks::default()),
-            Some(length) => Framing::Length(length),
-            None => Framing::UntilClose,
+            _ if without_body => BodyDecoder::Length(0),
+            _ if self.is_chunked => BodyDecoder::Chunked(ChunkedState::default()),
+            Some(length) => BodyDecoder::Length(length),
+            None => BodyDecoder::UntilClose,
         })
     }
 
@@ -218,7 +226,7 @@ impl ConnectionFields {
     }
 
     /// Leaves one thing that says how long the body is, and nothing that concerns the connection.
-    fn tidy(self, headers: &mut HeaderMap) {
+    fn normalize(self, headers: &mut HeaderMap) {
         for name in self.named {
             headers.remove(name);
         }
@@ -243,26 +251,26 @@ mod tests {
 
     use super::*;
 
-    fn parse(fields: &str) -> Result<AnswerHead, Http1Error> {
+    fn parse(fields: &str) -> Result<ResponseHead, Http1Error> {
         let mut read = BytesMut::from(&*format!("HTTP/1.1 200 OK\r\n{fields}\r\nrest"));
-        let head = take(&mut read, &Method::GET)?.expect("a whole head");
+        let head = parse_response_head(&mut read, &Method::GET)?.expect("a whole head");
         assert_eq!(&read[..], b"rest");
         Ok(head)
     }
 
-    fn to(method: Method, head: &str) -> AnswerHead {
-        take(&mut BytesMut::from(head), &method).expect("sound").expect("whole")
+    fn to(method: Method, head: &str) -> ResponseHead {
+        parse_response_head(&mut BytesMut::from(head), &method).expect("sound").expect("whole")
     }
 
     #[test]
     fn one_thing_says_how_long_the_body_is() {
-        let chunked = || Framing::Chunked(Chunks::default());
+        let chunked = || BodyDecoder::Chunked(ChunkedState::default());
         for (fields, framing, length, persists) in [
-            ("", Framing::UntilClose, None, false),
-            ("Content-Length: 7\r\n", Framing::Length(7), Some("7"), true),
-            ("Content-Length: 007\r\n", Framing::Length(7), Some("7"), true),
-            ("Content-Length: 7\r\nContent-Length: 7\r\n", Framing::Length(7), Some("7"), true),
-            ("Content-Length: 7, 07\r\n", Framing::Length(7), Some("7"), true),
+            ("", BodyDecoder::UntilClose, None, false),
+            ("Content-Length: 7\r\n", BodyDecoder::Length(7), Some("7"), true),
+            ("Content-Length: 007\r\n", BodyDecoder::Length(7), Some("7"), true),
+            ("Content-Length: 7\r\nContent-Length: 7\r\n", BodyDecoder::Length(7), Some("7"), true),
+            ("Content-Length: 7, 07\r\n", BodyDecoder::Length(7), Some("7"), true),
             ("Transfer-Encoding: Chunked\r\n", chunked(), None, true),
             ("Content-Length: 7\r\nTransfer-Encoding: chunked\r\n", chunked(), None, false),
             ("Transfer-Encoding: chunked\r\nContent-Length: 7\r\n", chunked(), None, false),
@@ -301,7 +309,10 @@ mod tests {
             assert!(matches!(parse(fields), Err(Http1Error::Coding)), "{fields}");
         }
         let old = "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
-        assert!(matches!(take(&mut BytesMut::from(old), &Method::GET), Err(Http1Error::Coding)));
+        assert!(matches!(
+            parse_response_head(&mut BytesMut::from(old), &Method::GET),
+            Err(Http1Error::Coding)
+        ));
         for fields in
             ["no field\r\n", " folded: 1\r\n", "A : 1\r\n", "A: 1\r\n b\r\n", "A: \0\r\n", ": 1\r\n"]
         {
@@ -316,7 +327,7 @@ mod tests {
             [(Method::HEAD, 200), (Method::GET, 204), (Method::GET, 304), (Method::GET, 101)]
         {
             let head = to(method, &format!("HTTP/1.1 {status} X\r\n{says}"));
-            assert_eq!(head.framing, Framing::Length(0), "{status}");
+            assert_eq!(head.framing, BodyDecoder::Length(0), "{status}");
         }
         assert!(to(Method::GET, "HTTP/1.1 103 Early Hints\r\n\r\n").is_interim());
         assert!(!to(Method::GET, "HTTP/1.1 101 Switching Protocols\r\n\r\n").is_interim());
@@ -350,12 +361,12 @@ mod tests {
         let head = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
         for end in 0..head.len() {
             let mut read = BytesMut::from(&head[..end]);
-            assert!(take(&mut read, &Method::GET).unwrap().is_none(), "{end}");
+            assert!(parse_response_head(&mut read, &Method::GET).unwrap().is_none(), "{end}");
             assert_eq!(read, head[..end]);
         }
         let mut endless = BytesMut::from("HTTP/1.1 200 OK\r\nA: ");
         endless.resize(LONGEST, b'x');
-        assert!(matches!(take(&mut endless, &Method::GET), Err(Http1Error::TooLong)));
+        assert!(matches!(parse_response_head(&mut endless, &Method::GET), Err(Http1Error::TooLong)));
         let many = "A: 1\r\n".repeat(MOST_FIELDS + 1);
         assert!(matches!(parse(&many), Err(Http1Error::Head(httparse::Error::TooManyHeaders))));
     }
@@ -384,7 +395,7 @@ mod tests {
             self.2
         }
 
-        fn fields(&self, to: &mut impl FieldSink) {
+        fn write_headers(&self, to: &mut impl HeaderWriter) {
             to.add(&HeaderName::from_static("x-one"), b"1");
         }
     }

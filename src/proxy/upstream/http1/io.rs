@@ -10,14 +10,14 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 /// The way to an upstream: as it is, or through TLS.
-pub(in crate::proxy::upstream) enum Io {
+pub(in crate::proxy::upstream) enum MaybeTlsStream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
     /// Another task writes.
-    Reading(ReadHalf<Box<Io>>),
+    Reading(ReadHalf<Box<MaybeTlsStream>>),
 }
 
-impl Io {
+impl MaybeTlsStream {
     pub(super) fn is_tls(&self) -> bool {
         matches!(self, Self::Tls(_))
     }
@@ -29,7 +29,7 @@ impl Io {
     }
 }
 
-impl AsyncRead for Io {
+impl AsyncRead for MaybeTlsStream {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -43,7 +43,7 @@ impl AsyncRead for Io {
     }
 }
 
-impl AsyncWrite for Io {
+impl AsyncWrite for MaybeTlsStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_write(cx, bytes),
@@ -90,12 +90,12 @@ impl AsyncWrite for Io {
 
 /// A connection that speaks another protocol from now on. What the upstream has said in it already is
 /// read first.
-pub(in crate::proxy) struct Switched {
+pub(in crate::proxy) struct UpgradedIo {
     pub(super) unread: BytesMut,
-    pub(super) io: Io,
+    pub(super) io: MaybeTlsStream,
 }
 
-impl AsyncRead for Switched {
+impl AsyncRead for UpgradedIo {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -111,7 +111,7 @@ impl AsyncRead for Switched {
     }
 }
 
-impl AsyncWrite for Switched {
+impl AsyncWrite for UpgradedIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, bytes)
     }

@@ -14,7 +14,7 @@ mod body;
 mod framing;
 mod head;
 mod io;
-mod sending;
+mod request_writer;
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -26,18 +26,18 @@ use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::task::unconstrained;
 
 pub(in crate::proxy) use self::body::Http1Body;
-pub(super) use self::io::Io;
-pub(in crate::proxy) use self::io::Switched;
-pub(super) use self::sending::Sending;
+pub(super) use self::io::MaybeTlsStream;
+pub(in crate::proxy) use self::io::UpgradedIo;
+pub(super) use self::request_writer::RequestWriter;
 
-use self::head::AnswerHead;
-use self::sending::SendError;
-use super::connect::Peer;
+use self::head::ResponseHead;
+use self::request_writer::SendError;
+use super::connect::PeerAddr;
 use crate::proxy::request::RequestHead;
 
 /// A connection.
-pub(in crate::proxy) struct Http1 {
-    io: Io,
+pub(in crate::proxy) struct Http1Connection {
+    io: MaybeTlsStream,
     /// What has come and is not used yet.
     read: BytesMut,
     /// How much is read at once.
@@ -46,7 +46,7 @@ pub(in crate::proxy) struct Http1 {
     head_buffer: Vec<u8>,
     /// Whether a byte has come since the last request began.
     has_answered: bool,
-    pub(super) peer: Peer,
+    pub(super) peer: PeerAddr,
 }
 
 /// What is wrong with a request's way out, or with its answer.
@@ -73,8 +73,8 @@ pub(in crate::proxy) enum Http1Error {
     Unsent(#[source] std::io::Error),
 }
 
-impl Http1 {
-    pub(super) fn new(io: Io, peer: Peer) -> Self {
+impl Http1Connection {
+    pub(super) fn new(io: MaybeTlsStream, peer: PeerAddr) -> Self {
         Self {
             io,
             read: BytesMut::new(),
@@ -88,12 +88,12 @@ impl Http1 {
     /// Sends a request, and waits for the answer's head.
     ///
     /// The answer may come before the request is sent; then the rest of it is left in `sending`.
-    pub(super) async fn exchange(
+    pub(super) async fn send_request(
         &mut self,
         head: &impl RequestHead,
-        sending: &mut Sending,
+        sending: &mut RequestWriter,
         own_host: &str,
-    ) -> Result<AnswerHead, Http1Error> {
+    ) -> Result<ResponseHead, Http1Error> {
         let mut buffer = std::mem::take(&mut self.head_buffer);
         buffer.clear();
         head::write(head, sending.length(), own_host, &mut buffer);
@@ -117,7 +117,7 @@ impl Http1 {
             Poll::Ready(match broken.take() {
                 Some(error) if !self.has_answered => Err(Http1Error::Io(error)),
                 broken => answer
-                    .map(|answer| AnswerHead { persists: answer.persists && broken.is_none(), ..answer }),
+                    .map(|answer| ResponseHead { persists: answer.persists && broken.is_none(), ..answer }),
             })
         });
         let answer = answer.await?;
@@ -129,10 +129,10 @@ impl Http1 {
 
     /// The head of the answer to a request of this method. Interim answers are passed over (RFC 9110,
     /// section 15.2).
-    fn poll_head(&mut self, method: &Method, cx: &mut Context<'_>) -> Poll<Result<AnswerHead, Http1Error>> {
+    fn poll_head(&mut self, method: &Method, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, Http1Error>> {
         loop {
             while !self.read.is_empty() {
-                match head::take(&mut self.read, method)? {
+                match head::parse_response_head(&mut self.read, method)? {
                     Some(answer) if answer.is_interim() => {}
                     Some(answer) => return Poll::Ready(Ok(answer)),
                     None => break,
@@ -206,10 +206,11 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let stream = TcpStream::connect(address).await.unwrap();
         let (upstream, _) = listener.accept().await.unwrap();
-        let mut connection = Http1::new(Io::Plain(stream), Peer { address, generation: 0 });
+        let mut connection =
+            Http1Connection::new(MaybeTlsStream::Plain(stream), PeerAddr { address, generation: 0 });
         assert!(connection.is_usable());
         drop(upstream);
-        let Io::Plain(stream) = &connection.io else { unreachable!() };
+        let MaybeTlsStream::Plain(stream) = &connection.io else { unreachable!() };
         stream.readable().await.unwrap();
         let mut cx = Context::from_waker(Waker::noop());
         while pin!(consume_budget()).poll(&mut cx).is_ready() {}

@@ -12,17 +12,17 @@ use http::uri::PathAndQuery;
 use tokio::time::Instant;
 
 use super::connect::connect;
-use super::http1::Sending;
+use super::http1::RequestWriter;
 use super::{HealthCheck, Upstream};
-use crate::proxy::request::{FieldSink, RequestHead};
+use crate::proxy::request::{HeaderWriter, RequestHead};
 use crate::proxy::routes::Route;
 
 /// Runs until the routes are no more.
-pub(in crate::proxy) fn watch(routes: Weak<[Arc<Route>]>) -> impl Future<Output = ()> + Send + 'static {
+pub(in crate::proxy) fn run(routes: Weak<[Arc<Route>]>) -> impl Future<Output = ()> + Send + 'static {
     let upstreams: Vec<_> = routes.upgrade().iter().flat_map(|routes| all(routes)).collect();
     async move {
         let checks = upstreams.iter().map(|upstream| check(Weak::clone(&routes), Weak::clone(upstream)));
-        tokio::join!(show(routes.clone(), &upstreams), join_all(checks));
+        tokio::join!(update_gauges(routes.clone(), &upstreams), join_all(checks));
     }
 }
 
@@ -32,10 +32,10 @@ fn all(routes: &[Arc<Route>]) -> Vec<Weak<Upstream>> {
 }
 
 /// Sets the gauges once a second.
-async fn show(routes: Weak<[Arc<Route>]>, upstreams: &[Weak<Upstream>]) {
+async fn update_gauges(routes: Weak<[Arc<Route>]>, upstreams: &[Weak<Upstream>]) {
     while routes.strong_count() > 0 {
         for upstream in upstreams.iter().filter_map(Weak::upgrade) {
-            upstream.metrics.is(upstream.load.in_flight(), upstream.health.is_up());
+            upstream.metrics.set(upstream.load.in_flight(), upstream.health.is_up());
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
@@ -47,8 +47,8 @@ async fn check(routes: Weak<[Arc<Route>]>, upstream: Weak<Upstream>) {
     while let (1.., Some(upstream)) = (routes.strong_count(), upstream.upgrade()) {
         let Some(check) = upstream.settings.health.clone() else { return };
         let began = Instant::now();
-        upstream.keep_addresses_fresh(began);
-        let is_well = tokio::time::timeout(check.interval, is_well(&upstream, &check)).await.unwrap_or(false);
+        upstream.refresh_dns_if_stale(began);
+        let is_well = tokio::time::timeout(check.interval, probe(&upstream, &check)).await.unwrap_or(false);
         in_a_row = if in_a_row.0 == is_well { (is_well, in_a_row.1 + 1) } else { (is_well, 1) };
         if in_a_row.1 >= IN_A_ROW {
             upstream.checked(is_well);
@@ -61,7 +61,7 @@ async fn check(routes: Weak<[Arc<Route>]>, upstream: Weak<Upstream>) {
 }
 
 /// Asks on a connection of its own: a new one must be possible too.
-async fn is_well(upstream: &Upstream, check: &HealthCheck) -> bool {
+async fn probe(upstream: &Upstream, check: &HealthCheck) -> bool {
     let connection = match connect(upstream, upstream.settings.http, check.interval).await {
         Ok(connection) => connection,
         Err(error) => {
@@ -70,7 +70,7 @@ async fn is_well(upstream: &Upstream, check: &HealthCheck) -> bool {
             return false;
         }
     };
-    match connection.send(check, &mut Sending::new(Body::empty()), &upstream.origin).await {
+    match connection.send(check, &mut RequestWriter::new(Body::empty()), &upstream.origin).await {
         Ok(answer) => answer.status().is_success() || answer.status().is_redirection(),
         Err(_) => false,
     }
@@ -89,7 +89,7 @@ impl RequestHead for HealthCheck {
         None
     }
 
-    fn fields(&self, to: &mut impl FieldSink) {
+    fn write_headers(&self, to: &mut impl HeaderWriter) {
         to.add(&USER_AGENT, b"sekisho-health-check");
     }
 }

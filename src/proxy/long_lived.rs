@@ -27,7 +27,7 @@ use crate::identity::{
 ///
 /// Cheap to clone; clones are one.
 #[derive(Clone, Default)]
-pub struct Streams(Arc<Inner>);
+pub struct LongLivedStreams(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
@@ -35,7 +35,7 @@ struct Inner {
     stopping: watch::Sender<bool>,
 }
 
-impl Streams {
+impl LongLivedStreams {
     /// Streams that end with their sessions, of which `ends` tells. (Those of the default end when
     /// either side wants it.)
     #[must_use]
@@ -61,13 +61,13 @@ impl Streams {
     }
 
     /// Waits until the program is about to stop.
-    pub(super) async fn stopping(&self) {
+    pub(super) async fn shutdown(&self) {
         // It can't fail, for the sender is here.
         let _ = self.0.stopping.subscribe().wait_for(|stop| *stop).await;
     }
 }
 
-impl fmt::Debug for Streams {
+impl fmt::Debug for LongLivedStreams {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Streams").field("bound", &self.0.ends.is_some()).finish_non_exhaustive()
     }
@@ -75,7 +75,7 @@ impl fmt::Debug for Streams {
 
 /// What kind of connection stays open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum StreamKind {
     /// An answer that goes on and on, as `text/event-stream`.
     Events,
     /// A protocol of which nothing is known.
@@ -84,7 +84,7 @@ pub(super) enum Kind {
     WebSocket,
 }
 
-impl Kind {
+impl StreamKind {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Events => "events",
@@ -103,10 +103,10 @@ impl Kind {
 }
 
 /// One that is open, and counted as such until this is dropped.
-pub(super) struct Open(Kind);
+pub(super) struct StreamGauge(StreamKind);
 
-impl Open {
-    pub(super) fn new(kind: Kind) -> Self {
+impl StreamGauge {
+    pub(super) fn new(kind: StreamKind) -> Self {
         metrics::gauge!("sekisho_streams", "kind" => kind.as_str()).increment(1.0);
         Self(kind)
     }
@@ -117,7 +117,7 @@ impl Open {
     }
 }
 
-impl Drop for Open {
+impl Drop for StreamGauge {
     fn drop(&mut self) {
         metrics::gauge!("sekisho_streams", "kind" => self.0.as_str()).decrement(1.0);
     }
@@ -144,15 +144,15 @@ pin_project! {
         ended: mpsc::Receiver<SessionEvent>,
         // What was handed over may still be on its way.
         hang_up: ResponseAbortHandle,
-        open: Open,
+        open: StreamGauge,
     }
 }
 
 /// An answer that ends no later than its session.
-pub(super) fn events<B>(
+pub(super) fn bind_event_stream<B>(
     mut response: Response<B>,
     session: Option<SessionId>,
-    streams: &Streams,
+    streams: &LongLivedStreams,
 ) -> Response<AnyBody>
 where
     B: Body<Data = Bytes, Error = DownloadError> + Send + 'static,
@@ -161,18 +161,24 @@ where
     let hang_up = ResponseAbortHandle::default();
     if let Some(end) = streams.watch(session) {
         response.extensions_mut().insert(hang_up.clone());
-        tokio::spawn(with_current_context(break_off(end, tell, hang_up.clone())));
+        tokio::spawn(with_current_context(abort_on_session_end(end, tell, hang_up.clone())));
     }
-    response.map(|body| AnyBody::new(EventStream { body, ended, hang_up, open: Open::new(Kind::Events) }))
+    response.map(|body| {
+        AnyBody::new(EventStream { body, ended, hang_up, open: StreamGauge::new(StreamKind::Events) })
+    })
 }
 
 /// Waits for the session's end or the stream's, which is when nobody hears of the other any more.
-async fn break_off(end: SessionEndFuture, tell: mpsc::Sender<SessionEvent>, hang_up: ResponseAbortHandle) {
+async fn abort_on_session_end(
+    end: SessionEndFuture,
+    tell: mpsc::Sender<SessionEvent>,
+    hang_up: ResponseAbortHandle,
+) {
     let event = tokio::select! {
         event = end => event,
         () = tell.closed() => return,
     };
-    Kind::Events.closed_by(event);
+    StreamKind::Events.closed_by(event);
     // There is room for it, for it is the only one.
     let _ = tell.try_send(event);
     if timeout(TAKEN_WITHIN, tell.closed()).await.is_err() {

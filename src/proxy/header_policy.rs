@@ -6,21 +6,21 @@ use http::header::{AUTHORIZATION, HOST, HeaderName, SET_COOKIE};
 use http::uri::Authority;
 use http::{HeaderValue, Method};
 
-use super::edits::HeaderEdits;
 use super::error::ProxyError;
-use super::reserved::{ReservedHeaders, same_name};
+use super::header_edits::HeaderEdits;
+use super::reserved_headers::{ReservedHeaders, eq_cgi_name};
 use super::routes::{RouteError, RouteSpec};
 use super::{hop_by_hop, response};
 
 /// The methods that a route lets through.
 #[derive(Debug)]
-pub(super) struct Methods {
+pub(super) struct AllowedMethods {
     /// None means all but `CONNECT` and `TRACE`, which nothing lets through.
     listed: Vec<Method>,
     allow: HeaderValue,
 }
 
-impl Methods {
+impl AllowedMethods {
     pub(super) fn new(spec: &RouteSpec) -> Result<Self, RouteError> {
         let listed = spec.methods.clone();
         if let Some(method) = listed.iter().find(|method| never_allowed(method)) {
@@ -49,7 +49,7 @@ const USUAL: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// What becomes of the headers of a route's requests, and of their trailers.
 #[derive(Debug)]
-pub(super) struct RequestHeaders {
+pub(super) struct RequestHeaderPolicy {
     /// What clients may not say.
     pub(super) reserved: Arc<ReservedHeaders>,
     /// What the operator wants changed.
@@ -60,22 +60,27 @@ pub(super) struct RequestHeaders {
 pub(super) fn reserved(specs: &[RouteSpec]) -> ReservedHeaders {
     let always = ReservedHeaders::default();
     let named = specs.iter().flat_map(|spec| spec.identity.names());
-    ReservedHeaders::with(named.filter(|name| !always.has(name.as_str())).cloned().collect())
+    ReservedHeaders::new(named.filter(|name| !always.contains(name.as_str())).cloned().collect())
 }
 
 /// Refuses names that are ours to write, or with which a message would mean something else on its way.
 pub(super) fn check_headers(spec: &RouteSpec, reserved: &ReservedHeaders) -> Result<(), RouteError> {
     let (to, back) = (&spec.request_headers, &spec.response_headers);
-    let told = spec.identity.names().map(|name| ("identity", name, told(spec, name)));
-    let removed = to.remove.iter().map(|name| ("remove_request_headers", name, asked(spec, reserved, name)));
+    let told = spec.identity.names().map(|name| ("identity", name, check_identity_header(spec, name)));
+    let removed = to
+        .remove
+        .iter()
+        .map(|name| ("remove_request_headers", name, check_request_header(spec, reserved, name)));
     let set = to.set.iter().map(|(name, value)| {
-        let fault = if *name == HOST { host(value) } else { asked(spec, reserved, name) };
-        ("set_request_headers", name, fault.or_else(|| twice(to.set_names(), name)))
+        let fault = if *name == HOST { host(value) } else { check_request_header(spec, reserved, name) };
+        ("set_request_headers", name, fault.or_else(|| check_duplicate(to.set_names(), name)))
     });
-    let cleared = back.remove.iter().map(|name| ("remove_response_headers", name, answered(name)));
+    let cleared =
+        back.remove.iter().map(|name| ("remove_response_headers", name, check_response_header(name)));
     let answers = back.set_names().map(|name| {
         let cookie = is_one_of(name, &[SET_COOKIE.as_str()]).then_some("cookies are for applications to set");
-        let fault = answered(name).or(cookie).or_else(|| twice(back.set_names(), name));
+        let fault =
+            check_response_header(name).or(cookie).or_else(|| check_duplicate(back.set_names(), name));
         ("set_response_headers", name, fault)
     });
     for (key, name, fault) in told.chain(removed).chain(set).chain(cleared).chain(answers) {
@@ -86,56 +91,56 @@ pub(super) fn check_headers(spec: &RouteSpec, reserved: &ReservedHeaders) -> Res
     Ok(())
 }
 
-type Fault = Option<&'static str>;
+type HeaderProblem = Option<&'static str>;
 
 /// What is wrong with a name by which the user is to be told.
-fn told(spec: &RouteSpec, name: &HeaderName) -> Fault {
-    let taken = is_one_of(name, &TAKEN).then_some("it tells something else");
-    on_its_way(name).or(taken).or_else(|| twice(spec.identity.names(), name))
+fn check_identity_header(spec: &RouteSpec, name: &HeaderName) -> HeaderProblem {
+    let taken = is_one_of(name, &NON_IDENTITY_HEADERS).then_some("it tells something else");
+    check_connection_header(name).or(taken).or_else(|| check_duplicate(spec.identity.names(), name))
 }
 
 /// What is wrong with a name that is changed in requests.
-fn asked(spec: &RouteSpec, reserved: &ReservedHeaders, name: &HeaderName) -> Fault {
+fn check_request_header(spec: &RouteSpec, reserved: &ReservedHeaders, name: &HeaderName) -> HeaderProblem {
     let minted = spec.bearer.is_some() && is_one_of(name, &[AUTHORIZATION.as_str()]);
-    let told = reserved.has(name.as_str()).then_some("it tells who or where the client is, which we do");
-    on_its_way(name)
+    let told = reserved.contains(name.as_str()).then_some("it tells who or where the client is, which we do");
+    check_connection_header(name)
         .or(told)
         .or_else(|| is_one_of(name, &[HOST.as_str()]).then_some("every request needs it"))
         .or_else(|| minted.then_some("the route's bearer goes there"))
 }
 
 /// What is wrong with a name that is changed in answers.
-fn answered(name: &HeaderName) -> Fault {
-    let ours = response::RESERVED.iter().any(|ours| same_name(ours.as_str(), name.as_str()));
-    on_its_way(name).or(ours.then_some(OURS))
+fn check_response_header(name: &HeaderName) -> HeaderProblem {
+    let ours = response::RESERVED.iter().any(|ours| eq_cgi_name(ours.as_str(), name.as_str()));
+    check_connection_header(name).or(ours.then_some(RESERVED_REASON))
 }
 
-fn on_its_way(name: &HeaderName) -> Fault {
-    let of_connection = hop_by_hop::STANDING.iter().any(|hop| same_name(hop, name.as_str()));
+fn check_connection_header(name: &HeaderName) -> HeaderProblem {
+    let of_connection = hop_by_hop::HOP_BY_HOP.iter().any(|hop| eq_cgi_name(hop, name.as_str()));
     (of_connection.then_some("it concerns one connection alone"))
         .or_else(|| is_one_of(name, &FRAMING).then_some("it says how a message is sent, which is our part"))
-        .or_else(|| is_one_of(name, &BY_US).then_some(OURS))
+        .or_else(|| is_one_of(name, &GATEWAY_HEADERS).then_some(RESERVED_REASON))
 }
 
-fn host(value: &HeaderValue) -> Fault {
+fn host(value: &HeaderValue) -> HeaderProblem {
     let host = Authority::try_from(value.as_bytes()).ok().filter(|host| !host.as_str().contains('@'));
     host.is_none().then_some("its value must be a host such as app.internal:8080")
 }
 
-fn twice<'a>(mut names: impl Iterator<Item = &'a HeaderName>, name: &HeaderName) -> Fault {
-    let mut same = names.by_ref().filter(|other| same_name(other.as_str(), name.as_str()));
+fn check_duplicate<'a>(mut names: impl Iterator<Item = &'a HeaderName>, name: &HeaderName) -> HeaderProblem {
+    let mut same = names.by_ref().filter(|other| eq_cgi_name(other.as_str(), name.as_str()));
     same.nth(1).map(|_| "it is there twice")
 }
 
 fn is_one_of(name: &HeaderName, names: &[&str]) -> bool {
-    names.iter().any(|other| same_name(other, name.as_str()))
+    names.iter().any(|other| eq_cgi_name(other, name.as_str()))
 }
 
-const OURS: &str = "only we may say that";
-const BY_US: [&str; 3] = ["traceparent", "via", "x-request-id"];
+const RESERVED_REASON: &str = "only we may say that";
+const GATEWAY_HEADERS: [&str; 3] = ["traceparent", "via", "x-request-id"];
 const FRAMING: [&str; 3] = ["content-length", "expect", "trailer"];
 /// What else upstreams learn by headers.
-const TAKEN: [&str; 10] = [
+const NON_IDENTITY_HEADERS: [&str; 10] = [
     "authorization",
     "cookie",
     "forwarded",
@@ -197,7 +202,7 @@ mod tests {
         }
         assert!(error(RouteSpec { request_headers: remove("host"), ..spec() }).contains("every request"));
         assert!(error(RouteSpec { request_headers: set(&["X-A", "x_a"]), ..spec() }).contains("twice"));
-        let bearer: Option<Arc<dyn crate::proxy::MintBearer>> =
+        let bearer: Option<Arc<dyn crate::proxy::BearerTokenSource>> =
             Some(Arc::new(|_: &crate::identity::Identity| None));
         let minting = RouteSpec { bearer, request_headers: set(&["Authorization"]), ..spec() };
         assert!(error(minting).contains("bearer goes there"));
@@ -266,10 +271,11 @@ mod tests {
             let error = error(RouteSpec { methods: vec![Method::GET, method.clone()], ..spec() });
             assert!(error.contains(method.as_str()), "{error}");
         }
-        let listed = Methods::new(&RouteSpec { methods: vec![Method::GET, Method::HEAD], ..spec() }).unwrap();
+        let listed =
+            AllowedMethods::new(&RouteSpec { methods: vec![Method::GET, Method::HEAD], ..spec() }).unwrap();
         assert!(listed.check(&Method::HEAD).is_ok());
         let refused = listed.check(&Method::POST).unwrap_err().into_response();
         assert_eq!(refused.headers()["allow"], "GET, HEAD");
-        assert!(Methods::new(&spec()).unwrap().check(&"PROPFIND".parse().unwrap()).is_ok());
+        assert!(AllowedMethods::new(&spec()).unwrap().check(&"PROPFIND".parse().unwrap()).is_ok());
     }
 }

@@ -10,12 +10,12 @@ use http::HeaderMap;
 use http_body::Body as _;
 use tokio::io::AsyncWrite;
 
-use super::head::Lines;
-use crate::proxy::framing::BodyLength;
-use crate::proxy::request::FieldSink;
+use super::head::Http1HeaderWriter;
+use crate::proxy::content_length::BodyLength;
+use crate::proxy::request::HeaderWriter;
 
 /// What is left of a request. It belongs to no connection: what has not begun can go out on another.
-pub(in crate::proxy::upstream) struct Sending {
+pub(in crate::proxy::upstream) struct RequestWriter {
     /// Until its end has come.
     body: Option<Body>,
     length: BodyLength,
@@ -40,7 +40,7 @@ pub(super) enum SendError {
     Io(io::Error),
 }
 
-impl Sending {
+impl RequestWriter {
     pub(in crate::proxy::upstream) fn new(body: Body) -> Self {
         let length = BodyLength::of(&body);
         Self {
@@ -161,7 +161,7 @@ impl Sending {
             BodyLength::Unknown => {
                 self.before.extend_from_slice(b"0\r\n");
                 for (name, value) in trailers.iter().flatten() {
-                    Lines(&mut self.before).copy(name, value);
+                    Http1HeaderWriter(&mut self.before).copy(name, value);
                 }
                 self.before.extend_from_slice(b"\r\n");
                 Ok(())
@@ -177,7 +177,7 @@ impl Sending {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         while self.unwritten() > 0 {
-            let written = if self.framed() == 0 {
+            let written = if self.payload_len() == 0 {
                 // Most requests are a head alone, which needs no list.
                 ready!(Pin::new(&mut *io).poll_write(cx, &self.head[self.written..]))?
             } else {
@@ -202,11 +202,11 @@ impl Sending {
     }
 
     fn unwritten(&self) -> usize {
-        self.head.len() + self.framed() - self.written
+        self.head.len() + self.payload_len() - self.written
     }
 
     /// How long what follows the head is.
-    fn framed(&self) -> usize {
+    fn payload_len(&self) -> usize {
         self.before.len() + self.data.len() + self.after.len()
     }
 }
@@ -234,7 +234,7 @@ mod tests {
     /// What arrives, through a pipe that takes `room` bytes at a time.
     async fn sent(body: Body, room: usize) -> (String, bool) {
         let (mut here, mut there) = tokio::io::duplex(room);
-        let mut sending = Sending::new(body);
+        let mut sending = RequestWriter::new(body);
         sending.begin(b"head ".to_vec());
         let sender = async move {
             let sent = std::future::poll_fn(|cx| sending.poll_send(&mut here, cx)).await.is_ok();
@@ -308,7 +308,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_held_back_is_not_sent() {
-        let (mut io, mut sending) = (Buffered::default(), Sending::new(Body::from("body")));
+        let (mut io, mut sending) = (Buffered::default(), RequestWriter::new(Body::from("body")));
         sending.begin(b"head ".to_vec());
         let mut polls = 0;
         while !sending.is_sent() {
@@ -328,7 +328,7 @@ mod tests {
             (end, "0\r\n\r\n"),
             (unknown(vec![data("one"), data("two")]), "3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"),
         ] {
-            let mut sending = Sending::new(body);
+            let mut sending = RequestWriter::new(body);
             let mut broken = Buffered { is_broken: true, ..Buffered::default() };
             for _ in 0..2 {
                 sending.begin(b"a longer head ".to_vec());
@@ -345,7 +345,7 @@ mod tests {
     #[tokio::test]
     async fn a_length_is_kept_to() {
         for (announced, body, sent) in [(3, "abc", true), (4, "abc", false), (2, "abc", false)] {
-            let mut sending = Sending::new(unknown(vec![data(body)]));
+            let mut sending = RequestWriter::new(unknown(vec![data(body)]));
             (sending.length, sending.left) = (BodyLength::Known(announced), announced);
             sending.begin(b"head ".to_vec());
             let mut io = Buffered::default();
@@ -356,7 +356,7 @@ mod tests {
 
     #[test]
     fn what_has_not_begun_can_go_another_way() {
-        let mut sending = Sending::new(Body::from("body"));
+        let mut sending = RequestWriter::new(Body::from("body"));
         sending.begin(b"head".to_vec());
         let (body, length) = sending.take_body().expect("untouched");
         assert_eq!(length, BodyLength::Known(4));

@@ -10,16 +10,16 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::Upstream;
-use super::health::Trial;
-use super::load::Permit;
+use super::circuit_breaker::ProbePermit;
+use super::concurrency::Permit;
 use crate::proxy::error::ProxyError;
 
 /// The upstreams of a route, at least one.
-pub(in crate::proxy) struct Upstreams(pub(super) Vec<Arc<Upstream>>);
+pub(in crate::proxy) struct LoadBalancer(pub(super) Vec<Arc<Upstream>>);
 
-impl Upstreams {
+impl LoadBalancer {
     /// Chooses one that isn't among `tried`, and waits for its permission if it is full.
-    pub(super) async fn admit(&self, tried: &[u64]) -> Result<Permit, ProxyError> {
+    pub(super) async fn pick(&self, tried: &[u64]) -> Result<Permit, ProxyError> {
         let (upstream, trial) = match &*self.0 {
             [only] if only.health.is_up() => (only, None),
             _ => self.choose(tried, Instant::now()).ok_or(ProxyError::UpstreamUnavailable)?,
@@ -29,37 +29,37 @@ impl Upstreams {
     }
 
     /// Whether there is one that isn't among `tried` and could take its place.
-    pub(super) fn have_another(&self, tried: &[u64]) -> bool {
+    pub(super) fn has_alternative(&self, tried: &[u64]) -> bool {
         self.0.iter().any(|upstream| !tried.contains(&upstream.id) && !upstream.health.is_open())
     }
 
-    fn choose(&self, tried: &[u64], now: Instant) -> Option<(&Arc<Upstream>, Option<Trial>)> {
+    fn choose(&self, tried: &[u64], now: Instant) -> Option<(&Arc<Upstream>, Option<ProbePermit>)> {
         let rest = || self.0.iter().filter(|upstream| !tried.contains(&upstream.id));
         let due = rest().filter(|upstream| upstream.health.is_due(now));
-        if let Some(chosen) = due.into_iter().find_map(on_trial) {
+        if let Some(chosen) = due.into_iter().find_map(try_probe) {
             return Some(chosen);
         }
         let up = || rest().filter(|upstream| upstream.health.is_up());
         let with_room = up().filter(|upstream| upstream.load.has_room());
         // If none is up, what was ejected may still be better than nothing.
         let closed = || rest().filter(|upstream| !upstream.health.is_open());
-        let chosen = lighter_of_two(with_room, now)
-            .or_else(|| lighter_of_two(up(), now))
-            .or_else(|| lighter_of_two(closed(), now));
+        let chosen = power_of_two_choices(with_room, now)
+            .or_else(|| power_of_two_choices(up(), now))
+            .or_else(|| power_of_two_choices(closed(), now));
         if let Some(chosen) = chosen {
             return Some((chosen, None));
         }
         let mut open: Vec<_> = rest().collect();
         open.sort_by_key(|upstream| upstream.health.ejected_until());
-        open.into_iter().find_map(on_trial)
+        open.into_iter().find_map(try_probe)
     }
 }
 
-fn on_trial(upstream: &Arc<Upstream>) -> Option<(&Arc<Upstream>, Option<Trial>)> {
-    Trial::of(upstream).map(|trial| (upstream, Some(trial)))
+fn try_probe(upstream: &Arc<Upstream>) -> Option<(&Arc<Upstream>, Option<ProbePermit>)> {
+    ProbePermit::of(upstream).map(|trial| (upstream, Some(trial)))
 }
 
-fn lighter_of_two<'a>(
+fn power_of_two_choices<'a>(
     mut among: impl Iterator<Item = &'a Arc<Upstream>> + Clone,
     now: Instant,
 ) -> Option<&'a Arc<Upstream>> {
@@ -70,7 +70,7 @@ fn lighter_of_two<'a>(
     let first = fastrand::usize(..count);
     let second = (first + fastrand::usize(1..count)) % count;
     let (first, second) = (among.clone().nth(first)?, among.nth(second)?);
-    Some(match (first.health.takes_part(now), second.health.takes_part(now)) {
+    Some(match (first.health.admits_slow_start(now), second.health.admits_slow_start(now)) {
         (true, false) => first,
         (false, true) => second,
         _ if second.load.in_flight() < first.load.in_flight() => second,

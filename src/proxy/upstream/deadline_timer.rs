@@ -12,11 +12,11 @@ use tokio::time::{Instant, Sleep, sleep_until};
 /// left as it is, and set anew if it goes off: a connection that is in use sets it once in a while, not
 /// once for each request.
 #[derive(Default)]
-pub(super) struct Patience(Option<Pin<Box<Sleep>>>);
+pub(super) struct DeadlineTimer(Option<Pin<Box<Sleep>>>);
 
-impl Patience {
+impl DeadlineTimer {
     /// `None` if the deadline comes first.
-    pub(super) async fn wait<F: Future>(
+    pub(super) async fn timeout_at<F: Future>(
         &mut self,
         deadline: Instant,
         mut future: Pin<&mut F>,
@@ -53,13 +53,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_ends_at_each_deadline() {
-        let (mut patience, began) = (Patience::default(), Instant::now());
+        let (mut patience, began) = (DeadlineTimer::default(), Instant::now());
         for (seconds, then) in [(10, 10), (5, 15), (20, 35), (1, 36)] {
             let deadline = Instant::now() + Duration::from_secs(seconds);
-            assert_eq!(patience.wait(deadline, pin!(pending::<()>())).await, None);
+            assert_eq!(patience.timeout_at(deadline, pin!(pending::<()>())).await, None);
             assert_eq!(began.elapsed().as_secs(), then);
         }
         let soon = pin!(tokio::time::sleep(Duration::from_secs(1)));
-        assert!(patience.wait(Instant::now() + Duration::from_secs(2), soon).await.is_some());
+        assert!(patience.timeout_at(Instant::now() + Duration::from_secs(2), soon).await.is_some());
     }
 }

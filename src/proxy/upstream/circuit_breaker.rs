@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::{Upstream, UpstreamSettings};
 
 /// Read at every request; written when something goes wrong, and when it ends.
-pub(super) struct Health {
+pub(super) struct CircuitBreaker {
     eject_after: u32,
     eject_for: Duration,
     slow_start: Duration,
@@ -50,13 +50,13 @@ pub(super) enum Failure {
 
 /// What a new failure or success has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Change {
+pub(super) enum Transition {
     Ejected,
     None,
     Returned,
 }
 
-impl Health {
+impl CircuitBreaker {
     pub(super) fn new(settings: &UpstreamSettings) -> Self {
         Self {
             eject_after: settings.eject_after.max(1),
@@ -97,7 +97,7 @@ impl Health {
     }
 
     /// Whether it takes part in this choice: less often while it is new.
-    pub(super) fn takes_part(&self, now: Instant) -> bool {
+    pub(super) fn admits_slow_start(&self, now: Instant) -> bool {
         let share = self.share(now);
         share >= 1.0 || fastrand::f64() < share
     }
@@ -117,52 +117,52 @@ impl Health {
     }
 
     /// An answer has begun.
-    pub(super) fn succeed(&self) -> Change {
+    pub(super) fn succeed(&self) -> Transition {
         // Written only where it changes something: the line stays in every core's cache.
         if self.failures.load(Ordering::Relaxed) == 0 && self.unreachable.load(Ordering::Relaxed) == 0 {
-            return Change::None;
+            return Transition::None;
         }
         self.unreachable.store(0, Ordering::Relaxed);
         let failures = self.failures.swap(0, Ordering::Relaxed);
         if failures < self.eject_after || self.is_checked_down() {
-            return Change::None;
+            return Transition::None;
         }
         self.returned(Instant::now());
-        Change::Returned
+        Transition::Returned
     }
 
-    pub(super) fn fail(&self, failure: Failure, now: Instant) -> Change {
+    pub(super) fn fail(&self, failure: Failure, now: Instant) -> Transition {
         match failure {
             Failure::Answer => self.unreachable.store(0, Ordering::Relaxed),
             Failure::Connection => _ = self.unreachable.fetch_add(1, Ordering::Relaxed),
         }
         let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
         let trial_failed = failures > self.eject_after && self.millis(now) >= self.ejected_until();
-        if failures == self.eject_after || trial_failed { self.eject(now) } else { Change::None }
+        if failures == self.eject_after || trial_failed { self.eject(now) } else { Transition::None }
     }
 
     /// What its checks have come to say, unless they said so before.
-    pub(super) fn check(&self, is_well: bool, now: Instant) -> Change {
+    pub(super) fn check(&self, is_well: bool, now: Instant) -> Transition {
         let was_down = self.checked_down.swap(!is_well, Ordering::Relaxed);
         // It is there, so what kept others from connecting is over.
         let was_open = is_well && self.is_open();
         if was_down || was_open {
             if !is_well {
-                return Change::None;
+                return Transition::None;
             }
             self.unreachable.store(0, Ordering::Relaxed);
             self.failures.store(0, Ordering::Relaxed);
             self.returned(now);
-            return Change::Returned;
+            return Transition::Returned;
         }
-        if is_well { Change::None } else { Change::Ejected }
+        if is_well { Transition::None } else { Transition::Ejected }
     }
 
     fn returned(&self, now: Instant) {
         self.returned_at.store(self.millis(now).max(1), Ordering::Relaxed);
     }
 
-    fn eject(&self, now: Instant) -> Change {
+    fn eject(&self, now: Instant) -> Transition {
         let (now, before) = (self.millis(now), self.ejected_until());
         let first = millis(self.eject_for);
         let soon = now.saturating_sub(before) < first.saturating_mul(6) && before > 0;
@@ -173,10 +173,10 @@ impl Health {
         let until = now.saturating_add(length);
         let ours = self.ejected_until.compare_exchange(before, until, Ordering::Relaxed, Ordering::Relaxed);
         if ours.is_err() {
-            return Change::None;
+            return Transition::None;
         }
         self.ejections.store(ejections, Ordering::Relaxed);
-        Change::Ejected
+        Transition::Ejected
     }
 
     fn millis(&self, instant: Instant) -> u64 {
@@ -189,16 +189,16 @@ fn millis(duration: Duration) -> u64 {
 }
 
 /// Leave to send one request to an upstream that is not up. There is one at a time.
-pub(super) struct Trial(Arc<Upstream>);
+pub(super) struct ProbePermit(Arc<Upstream>);
 
-impl Trial {
+impl ProbePermit {
     pub(super) fn of(upstream: &Arc<Upstream>) -> Option<Self> {
         let taken = upstream.health.on_trial.swap(true, Ordering::Acquire);
         (!taken).then(|| Self(Arc::clone(upstream)))
     }
 }
 
-impl Drop for Trial {
+impl Drop for ProbePermit {
     fn drop(&mut self) {
         self.0.health.on_trial.store(false, Ordering::Release);
     }
@@ -211,29 +211,29 @@ const LONGEST: Duration = Duration::from_secs(300);
 mod tests {
     use super::*;
 
-    fn health() -> (Health, Instant) {
+    fn health() -> (CircuitBreaker, Instant) {
         let settings = UpstreamSettings { eject_after: 3, ..UpstreamSettings::default() };
-        let health = Health::new(&settings);
+        let health = CircuitBreaker::new(&settings);
         let now = health.since + Duration::from_secs(1);
         (health, now)
     }
 
-    fn fail(health: &Health, times: u32, failure: Failure, now: Instant) -> Vec<Change> {
+    fn fail(health: &CircuitBreaker, times: u32, failure: Failure, now: Instant) -> Vec<Transition> {
         (0..times).map(|_| health.fail(failure, now)).collect()
     }
 
     #[tokio::test]
     async fn failures_in_a_row_eject() {
         let (health, now) = health();
-        assert_eq!(fail(&health, 2, Failure::Answer, now), [Change::None; 2]);
-        assert_eq!(health.succeed(), Change::None);
+        assert_eq!(fail(&health, 2, Failure::Answer, now), [Transition::None; 2]);
+        assert_eq!(health.succeed(), Transition::None);
         assert!(health.is_up());
         let changes = fail(&health, 4, Failure::Answer, now);
-        assert_eq!(changes, [Change::None, Change::None, Change::Ejected, Change::None]);
+        assert_eq!(changes, [Transition::None, Transition::None, Transition::Ejected, Transition::None]);
         assert!(!health.is_up() && !health.is_open() && !health.is_due(now));
         assert!(!health.is_due(now + Duration::from_secs(7)), "at least four fifths of ten seconds");
         assert!(health.is_due(now + Duration::from_secs(10)));
-        assert_eq!(health.succeed(), Change::Returned);
+        assert_eq!(health.succeed(), Transition::Returned);
         assert!(health.is_up());
     }
 
@@ -246,7 +246,7 @@ mod tests {
         for _ in 0..8 {
             lengths.push(health.ejected_until() - health.millis(now));
             now = health.since + Duration::from_millis(health.ejected_until());
-            assert_eq!(health.fail(Failure::Connection, now), Change::Ejected);
+            assert_eq!(health.fail(Failure::Connection, now), Transition::Ejected);
         }
         for (length, longest) in lengths.iter().zip([10, 20, 40, 80, 160, 300, 300, 300]) {
             assert!((longest * 800..=longest * 1000).contains(length), "{lengths:?}");
@@ -269,8 +269,8 @@ mod tests {
     async fn it_comes_back_slowly() {
         let (health, now) = health();
         assert!((health.share(now) - 1.0).abs() < 1e-9);
-        assert_eq!(health.check(false, now), Change::Ejected);
-        assert_eq!(health.check(true, now), Change::Returned);
+        assert_eq!(health.check(false, now), Transition::Ejected);
+        assert_eq!(health.check(true, now), Transition::Returned);
         let shares: Vec<_> =
             [0, 2, 5, 9, 10].iter().map(|passed| health.share(now + Duration::from_secs(*passed))).collect();
         for (share, expected) in shares.iter().zip([0.1, 0.2, 0.5, 0.9, 1.0]) {
@@ -281,20 +281,20 @@ mod tests {
     #[tokio::test]
     async fn checks_have_a_say_of_their_own() {
         let (health, now) = health();
-        assert_eq!(health.check(true, now), Change::None);
-        assert_eq!(health.check(false, now), Change::Ejected);
-        assert_eq!(health.check(false, now), Change::None);
+        assert_eq!(health.check(true, now), Transition::None);
+        assert_eq!(health.check(false, now), Transition::Ejected);
+        assert_eq!(health.check(false, now), Transition::None);
         fail(&health, 1, Failure::Answer, now);
-        assert_eq!(health.succeed(), Change::None);
+        assert_eq!(health.succeed(), Transition::None);
         assert!(!health.is_up() && !health.is_due(now + Duration::from_secs(60)));
-        assert_eq!(health.check(true, now), Change::Returned);
+        assert_eq!(health.check(true, now), Transition::Returned);
         // What can't be connected to is there after all.
         fail(&health, 3, Failure::Connection, now);
-        assert_eq!(health.check(true, now), Change::Returned);
+        assert_eq!(health.check(true, now), Transition::Returned);
         assert!(health.is_up());
         // What doesn't answer is no better for it.
         fail(&health, 3, Failure::Answer, now);
-        assert_eq!(health.check(true, now), Change::None);
+        assert_eq!(health.check(true, now), Transition::None);
         assert!(!health.is_up());
     }
 }

@@ -29,7 +29,7 @@ impl BodyLength {
 
 /// Whether the body is in a transfer coding besides chunks. hyper undoes no other, so what it hands on
 /// would be taken for what it is not.
-pub(super) fn is_coded(headers: &HeaderMap) -> bool {
+pub(super) fn has_unsupported_coding(headers: &HeaderMap) -> bool {
     let mut lines = headers.get_all(TRANSFER_ENCODING).iter().map(HeaderValue::as_bytes);
     let chunked = |line: &[u8]| line.trim_ascii().eq_ignore_ascii_case(b"chunked");
     lines.next().is_some_and(|line| !chunked(line)) || lines.next().is_some()
@@ -43,10 +43,10 @@ pub(super) fn length(value: &[u8]) -> Option<u64> {
 }
 
 /// Leaves one number, where HTTP/2 was lenient.
-pub(super) fn make_plain(headers: &mut HeaderMap) {
+pub(super) fn normalize_content_length(headers: &mut HeaderMap) {
     let mut lines = headers.get_all(CONTENT_LENGTH).iter().map(HeaderValue::as_bytes);
     let Some(first) = lines.next() else { return };
-    if lines.next().is_none() && is_plain(first) {
+    if lines.next().is_none() && is_canonical(first) {
         return;
     }
     match length(first) {
@@ -56,7 +56,7 @@ pub(super) fn make_plain(headers: &mut HeaderMap) {
 }
 
 /// Whether it is written as everybody writes it.
-pub(super) fn is_plain(length: &[u8]) -> bool {
+pub(super) fn is_canonical(length: &[u8]) -> bool {
     length == b"0" || !length.starts_with(b"0") && length.iter().all(u8::is_ascii_digit)
 }
 
@@ -73,10 +73,10 @@ mod tests {
     #[test]
     fn chunks_are_the_only_coding() {
         for plain in [&[][..], &["chunked"], &["Chunked "]] {
-            assert!(!is_coded(&lines(&TRANSFER_ENCODING, plain)), "{plain:?}");
+            assert!(!has_unsupported_coding(&lines(&TRANSFER_ENCODING, plain)), "{plain:?}");
         }
         for coded in [&["gzip, chunked"][..], &["gzip", "chunked"], &["chunked", "chunked"], &[""]] {
-            assert!(is_coded(&lines(&TRANSFER_ENCODING, coded)), "{coded:?}");
+            assert!(has_unsupported_coding(&lines(&TRANSFER_ENCODING, coded)), "{coded:?}");
         }
     }
 
@@ -88,6 +88,6 @@ mod tests {
         for value in ["", "+1", "-1", " 1", "1.0", "0x1", "1,1", "18446744073709551616"] {
             assert_eq!(length(value.as_bytes()), None, "{value}");
         }
-        assert!(is_plain(b"10") && !is_plain(b"010") && !is_plain(b"7, 7"));
+        assert!(is_canonical(b"10") && !is_canonical(b"010") && !is_canonical(b"7, 7"));
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use http::HeaderValue;
 use http::header::{HeaderMap, HeaderName};
 
-use super::reserved::{remove_where, same_name};
+use super::reserved_headers::{eq_cgi_name, remove_matching};
 
 /// What is removed from the headers of a message, and what is then set.
 ///
@@ -31,13 +31,13 @@ impl HeaderEdits {
     /// Takes off what is to go, and what is to be set elsewhere.
     pub(super) fn remove_from(&self, headers: &mut HeaderMap) {
         if !self.is_empty() {
-            remove_where(headers, |name| self.concern(name));
+            remove_matching(headers, |name| self.affects(name));
         }
     }
 
     /// Whether a header of this name is to go, or to be set.
-    pub(super) fn concern(&self, name: &HeaderName) -> bool {
-        self.names().any(|edited| same_name(edited.as_str(), name.as_str()))
+    pub(super) fn affects(&self, name: &HeaderName) -> bool {
+        self.names().any(|edited| eq_cgi_name(edited.as_str(), name.as_str()))
     }
 
     /// What a header of exactly this name is set to.

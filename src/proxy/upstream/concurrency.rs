@@ -7,10 +7,10 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::Upstream;
-use super::health::Trial;
+use super::circuit_breaker::ProbePermit;
 
 /// The requests under way to an upstream, from all threads.
-pub(super) struct Load {
+pub(super) struct ConcurrencyLimit {
     in_flight: AtomicUsize,
     limit: usize,
     queued: AtomicUsize,
@@ -21,9 +21,9 @@ pub(super) struct Load {
 
 /// The upstream has too much to do, and as many waiting as may.
 #[derive(Debug)]
-pub(super) struct Busy;
+pub(super) struct QueueFull;
 
-impl Load {
+impl ConcurrencyLimit {
     pub(super) fn new(limit: usize, max_queued: usize, queue_timeout: Duration) -> Self {
         let (in_flight, queued) = (AtomicUsize::new(0), AtomicUsize::new(0));
         Self { in_flight, limit, queued, max_queued, queue_timeout, left: Notify::new() }
@@ -38,14 +38,14 @@ impl Load {
     }
 
     /// Counts one more, if need be after a wait.
-    async fn enter(&self) -> Result<(), Busy> {
+    async fn enter(&self) -> Result<(), QueueFull> {
         // Whoever waits was here first.
         if self.queued.load(Ordering::Relaxed) == 0 && self.try_enter() {
             return Ok(());
         }
-        let _queued = Queued::new(self).ok_or(Busy)?;
+        let _queued = QueueSlot::new(self).ok_or(QueueFull)?;
         // In a box: most need not wait.
-        Box::pin(tokio::time::timeout(self.queue_timeout, self.wait())).await.map_err(|_| Busy)
+        Box::pin(tokio::time::timeout(self.queue_timeout, self.wait())).await.map_err(|_| QueueFull)
     }
 
     async fn wait(&self) {
@@ -73,17 +73,17 @@ impl Load {
 }
 
 /// A place in the queue.
-struct Queued<'a>(&'a Load);
+struct QueueSlot<'a>(&'a ConcurrencyLimit);
 
-impl<'a> Queued<'a> {
-    fn new(load: &'a Load) -> Option<Self> {
+impl<'a> QueueSlot<'a> {
+    fn new(load: &'a ConcurrencyLimit) -> Option<Self> {
         let more = |count| (count < load.max_queued).then_some(count + 1);
         let counted = load.queued.fetch_update(Ordering::SeqCst, Ordering::Relaxed, more);
         counted.is_ok().then(|| Self(load))
     }
 }
 
-impl Drop for Queued<'_> {
+impl Drop for QueueSlot<'_> {
     fn drop(&mut self) {
         self.0.queued.fetch_sub(1, Ordering::SeqCst);
         // It may have been told of a place that it didn't take.
@@ -97,18 +97,18 @@ impl Drop for Queued<'_> {
 pub(super) struct Permit {
     pub(super) upstream: Arc<Upstream>,
     /// Held where this request is to show whether the upstream is well again.
-    pub(super) trial: Option<Trial>,
+    pub(super) trial: Option<ProbePermit>,
     counted: bool,
 }
 
 impl Permit {
-    pub(super) async fn new(upstream: Arc<Upstream>, trial: Option<Trial>) -> Result<Self, Busy> {
+    pub(super) async fn new(upstream: Arc<Upstream>, trial: Option<ProbePermit>) -> Result<Self, QueueFull> {
         upstream.load.enter().await?;
         Ok(Self { upstream, trial, counted: true })
     }
 
     /// From now on it is a connection, not a request: it may stay for days.
-    pub(super) fn uncount(&mut self) {
+    pub(super) fn release(&mut self) {
         if std::mem::take(&mut self.counted) {
             self.upstream.load.leave();
         }
@@ -117,6 +117,6 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.uncount();
+        self.release();
     }
 }

@@ -20,29 +20,29 @@ pub(super) struct ReservedHeaders {
 }
 
 impl ReservedHeaders {
-    pub(super) fn with(custom: Vec<HeaderName>) -> Self {
+    pub(super) fn new(custom: Vec<HeaderName>) -> Self {
         let mut initials = [false; 256];
         let names = NAMES.into_iter().chain(PREFIXES).chain(custom.iter().map(HeaderName::as_str));
         for initial in names.filter_map(|name| name.bytes().next()) {
             // One that is no letter is as good as any other such.
-            let same = (0..=u8::MAX).filter(|&byte| plain(byte) == plain(initial));
+            let same = (0..=u8::MAX).filter(|&byte| normalize_byte(byte) == normalize_byte(initial));
             same.for_each(|byte| initials[usize::from(byte)] = true);
         }
         Self { custom, initials }
     }
 
     pub(super) fn remove_from(&self, headers: &mut HeaderMap) {
-        remove_where(headers, |name| self.has(name.as_str()));
+        remove_matching(headers, |name| self.contains(name.as_str()));
     }
 
-    pub(super) fn has(&self, name: &str) -> bool {
+    pub(super) fn contains(&self, name: &str) -> bool {
         if !name.bytes().next().is_some_and(|initial| self.initials[usize::from(initial)]) {
             return false;
         }
-        let is = |reserved: &str| same_name(reserved, name);
+        let is = |reserved: &str| eq_cgi_name(reserved, name);
         PREFIXES
             .into_iter()
-            .any(|prefix| name.get(..prefix.len()).is_some_and(|begin| same_name(prefix, begin)))
+            .any(|prefix| name.get(..prefix.len()).is_some_and(|begin| eq_cgi_name(prefix, begin)))
             || NAMES.into_iter().any(is)
             || self.custom.iter().map(HeaderName::as_str).any(is)
     }
@@ -50,22 +50,22 @@ impl ReservedHeaders {
 
 impl Default for ReservedHeaders {
     fn default() -> Self {
-        Self::with(Vec::new())
+        Self::new(Vec::new())
     }
 }
 
 /// Whether two names are one, in whatever spelling.
-pub(super) fn same_name(one: &str, other: &str) -> bool {
-    one.len() == other.len() && one.bytes().map(plain).eq(other.bytes().map(plain))
+pub(super) fn eq_cgi_name(one: &str, other: &str) -> bool {
+    one.len() == other.len() && one.bytes().map(normalize_byte).eq(other.bytes().map(normalize_byte))
 }
 
 /// What all bytes are that count as one.
-fn plain(byte: u8) -> u8 {
+fn normalize_byte(byte: u8) -> u8 {
     if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' }
 }
 
 /// Removes every header whose name `goes`. Nothing is allocated where none does, which is the rule.
-pub(super) fn remove_where(headers: &mut HeaderMap, goes: impl Fn(&HeaderName) -> bool) {
+pub(super) fn remove_matching(headers: &mut HeaderMap, goes: impl Fn(&HeaderName) -> bool) {
     while let Some(name) = headers.keys().find(|name| goes(name)).cloned() {
         headers.remove(name);
     }
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn reserved_names_are_known_in_every_spelling() {
-        let reserved = ReservedHeaders::with(vec![HeaderName::from_static("x-shop-user")]);
+        let reserved = ReservedHeaders::new(vec![HeaderName::from_static("x-shop-user")]);
         for name in [
             "x-forwarded-user",
             "x_forwarded_user",
@@ -118,7 +118,7 @@ mod tests {
             "x-shop-user",
             "x_shop.user",
         ] {
-            assert!(reserved.has(name), "{name}");
+            assert!(reserved.contains(name), "{name}");
         }
         for name in [
             "x-forwardedfor",
@@ -131,9 +131,9 @@ mod tests {
             "remote-users",
             "x-shop-users",
         ] {
-            assert!(!reserved.has(name), "{name}");
+            assert!(!reserved.contains(name), "{name}");
         }
-        assert!(!ReservedHeaders::default().has("x-shop-user"));
+        assert!(!ReservedHeaders::default().contains("x-shop-user"));
     }
 
     #[test]
