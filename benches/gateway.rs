@@ -31,7 +31,7 @@ use sekisho::backend::config::{Config, Sources};
 use sekisho::backend::db::Stores;
 use sekisho::clock::{Clock, ManualClock, SystemClock};
 use sekisho::identity::{ClientInfo, Roles, SessionEvent};
-use sekisho::layer::{CookiePolicy, RefreshRequest, Renewal, SilentRefreshLayer, TokenService};
+use sekisho::layer::{CookiePolicy, RefreshRequest, RefreshedSession, SilentRefreshLayer, TokenService};
 use sekisho::proxy::{ProxyError, Routes};
 use sekisho::server::{self, Peer, ServerLimits};
 use sekisho::services::crypto;
@@ -144,7 +144,7 @@ fn renewal(c: &mut Criterion) {
     group.finish();
 }
 
-async fn renew(tokens: &Tokens, clock: &ManualClock, jar: &mut Renewal, times: u64) -> Duration {
+async fn renew(tokens: &Tokens, clock: &ManualClock, jar: &mut RefreshedSession, times: u64) -> Duration {
     let began = Instant::now();
     for _ in 0..times {
         // Beyond the grace: every one of them rotates.
@@ -224,7 +224,7 @@ fn proxied(c: &mut Criterion) {
 }
 
 /// The whole program, but for its commands, in front of this upstream.
-async fn gateway(upstream: SocketAddr) -> (SocketAddr, Renewal) {
+async fn gateway(upstream: SocketAddr) -> (SocketAddr, RefreshedSession) {
     let route = format!("[[routes]]\npath = \"/\"\nupstreams = [\"http://{upstream}\"]\n");
     let app = app(&route, Telemetry::default());
     let issued = signed_in(&app.tokens).await;
@@ -277,7 +277,7 @@ async fn ask(connection: &mut http1::SendRequest<Body>, request: Request<Body>) 
 }
 
 /// A request with the headers that browsers send.
-fn browser_request(cookies: &CookiePolicy, issued: &Renewal) -> Request<Body> {
+fn browser_request(cookies: &CookiePolicy, issued: &RefreshedSession) -> Request<Body> {
     let [access, refresh] = cookies.names();
     let (a, r) = (&issued.access_token, &issued.refresh_token);
     let request = Request::get("/films/7?with=cast")
@@ -296,7 +296,7 @@ fn tokens(store: Arc<dyn SessionStore>, keys: SharedKeys, clock: Arc<dyn Clock>)
     Tokens::new(store, Arc::new(keys), AccessTokens::default(), settings, clock)
 }
 
-async fn signed_in(tokens: &Tokens) -> Renewal {
+async fn signed_in(tokens: &Tokens) -> RefreshedSession {
     let roles = Roles::new(["user", "editor"]).unwrap_or_default();
     let sign_in = SignIn { roles, ..SignIn::new(must(USER.parse()), "yamada.taro@example.co.jp") };
     must(tokens.sign_in(sign_in).await).renewal

@@ -176,7 +176,8 @@ impl CsrfCondition {
         if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
             return false;
         }
-        self.cookies.are_in(request.headers()) || self.always.iter().any(|path| path == request.uri().path())
+        self.cookies.present_in(request.headers())
+            || self.always.iter().any(|path| path == request.uri().path())
     }
 }
 
@@ -204,7 +205,7 @@ impl WebSocketOriginCheck {
     /// Whether a request acts in a user's name, by our cookies, for no page of a trusted origin. Every
     /// browser names the `ForwardedInfo` of an upgrade, once; `Host` says nothing about it.
     pub(super) fn is_untrusted_origin(&self, headers: &HeaderMap) -> bool {
-        if !self.cookies.are_in(headers) {
+        if !self.cookies.present_in(headers) {
             return false;
         }
         let mut origins = headers.get_all(ORIGIN).iter();

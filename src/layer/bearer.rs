@@ -4,7 +4,7 @@ use http::header::{AUTHORIZATION, HeaderMap};
 
 /// The bearer token of a request (RFC 6750 section 2.1). `None` without one: other schemes aren't
 /// looked at. `Some(None)` when what came can't be one.
-pub(super) fn read(headers: &HeaderMap) -> Option<Option<&str>> {
+pub(super) fn from_headers(headers: &HeaderMap) -> Option<Option<&str>> {
     let mut lines = headers.get_all(AUTHORIZATION).iter();
     let line = lines.next()?.as_bytes();
     if lines.next().is_some() {
@@ -32,7 +32,7 @@ mod tests {
 
     fn one(line: &[u8]) -> Option<Option<String>> {
         let line = HeaderValue::from_bytes(line).unwrap();
-        read(&[(AUTHORIZATION, line)].into_iter().collect()).map(|token| token.map(str::to_owned))
+        from_headers(&[(AUTHORIZATION, line)].into_iter().collect()).map(|token| token.map(str::to_owned))
     }
 
     #[test]
@@ -47,7 +47,7 @@ mod tests {
         for line in [b"Basic YTpi".as_slice(), b"Bearers a", b"", b"a.b"] {
             assert_eq!(one(line), None);
         }
-        assert_eq!(read(&HeaderMap::new()), None);
+        assert_eq!(from_headers(&HeaderMap::new()), None);
     }
 
     #[test]
@@ -62,6 +62,6 @@ mod tests {
     fn two_lines_are_no_token() {
         let line = |value| (AUTHORIZATION, HeaderValue::from_static(value));
         let headers = [line("Bearer a"), line("Basic YTpi")].into_iter().collect();
-        assert_eq!(read(&headers), Some(None));
+        assert_eq!(from_headers(&headers), Some(None));
     }
 }

@@ -71,7 +71,7 @@ impl CookiePolicy {
     /// [`DuplicateCookie`] if one of them came twice: nobody can tell which the server has set.
     pub fn read<'h>(&self, headers: &'h HeaderMap) -> Result<SessionCookies<'h>, DuplicateCookie> {
         let [access, refresh] = self.find(headers)?;
-        Ok(SessionCookies { access: Presented::of(access), refresh: Presented::of(refresh) })
+        Ok(SessionCookies { access: CookieValue::of(access), refresh: CookieValue::of(refresh) })
     }
 
     /// What came under the two names, whatever it is worth.
@@ -94,7 +94,7 @@ impl CookiePolicy {
 
     /// Whether one of the two is in a request, usable or not.
     #[must_use]
-    pub fn are_in(&self, headers: &HeaderMap) -> bool {
+    pub fn present_in(&self, headers: &HeaderMap) -> bool {
         self.find(headers).map_or(true, |found| found.iter().any(Option::is_some))
     }
 
@@ -105,7 +105,7 @@ impl CookiePolicy {
     /// # Errors
     ///
     /// [`IllegalToken`] when a token holds anything but cookie octets, which
-    /// [`Renewal`](super::Renewal) forbids.
+    /// [`RefreshedSession`](super::RefreshedSession) forbids.
     pub fn set(
         &self,
         access_token: &str,
@@ -116,18 +116,18 @@ impl CookiePolicy {
         if !legal(access_token) || !legal(refresh_token) {
             return Err(IllegalToken);
         }
-        Ok(self.fresh(access_token, refresh_token, max_age).each_ref().map(header_value))
+        Ok(self.build(access_token, refresh_token, max_age).each_ref().map(header_value))
     }
 
     /// Both `Set-Cookie` values that make a browser forget the tokens, in the same order.
     #[must_use]
     pub fn clear(&self) -> [HeaderValue; 2] {
-        self.gone().each_ref().map(header_value)
+        self.build_removal().each_ref().map(header_value)
     }
 
     /// What [`set`](Self::set) sets, as cookies: for handlers that use a cookie jar.
     #[must_use]
-    pub fn fresh(&self, access_token: &str, refresh_token: &str, max_age: Duration) -> [Cookie<'static>; 2] {
+    pub fn build(&self, access_token: &str, refresh_token: &str, max_age: Duration) -> [Cookie<'static>; 2] {
         let max_age = max_age.clamp(MAX_AGE_MIN, MAX_AGE_MAX).as_secs();
         let max_age = time::Duration::seconds(i64::try_from(max_age).unwrap_or(0));
         [(&self.access_name, access_token), (&self.refresh_name, refresh_token)]
@@ -136,7 +136,7 @@ impl CookiePolicy {
 
     /// What [`clear`](Self::clear) clears, as cookies: for handlers that use a cookie jar.
     #[must_use]
-    pub fn gone(&self) -> [Cookie<'static>; 2] {
+    pub fn build_removal(&self) -> [Cookie<'static>; 2] {
         self.names().map(|name| {
             let cookie = self.cookie(name, "").max_age(time::Duration::ZERO);
             cookie.expires(OffsetDateTime::UNIX_EPOCH).build().into_owned()
@@ -145,14 +145,14 @@ impl CookiePolicy {
 
     /// All values that came under one of the two names, however often, as far as they may be tokens:
     /// for a sign-out, which ends whatever it finds.
-    pub fn all<'h>(&self, headers: &'h HeaderMap) -> impl Iterator<Item = &'h str> {
+    pub fn tokens_in<'h>(&self, headers: &'h HeaderMap) -> impl Iterator<Item = &'h str> {
         pairs(headers)
             .filter_map(|pair| self.names().iter().find_map(|name| value_of(name, pair)))
-            .filter_map(|value| Presented::new(value).token())
+            .filter_map(|value| CookieValue::new(value).token())
     }
 
     /// Whether these response headers set or clear one of the two already.
-    pub(super) fn is_set_in(&self, headers: &HeaderMap) -> bool {
+    pub(super) fn sets_session_cookie(&self, headers: &HeaderMap) -> bool {
         headers.get_all(SET_COOKIE).iter().any(|line| {
             let pair = between_semicolons(line.as_bytes()).next().unwrap_or_default();
             self.names().iter().any(|name| value_of(name, pair).is_some())
@@ -234,22 +234,22 @@ pub struct DuplicateCookie;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SessionCookies<'h> {
     /// The access token.
-    pub access: Presented<'h>,
+    pub access: CookieValue<'h>,
     /// The refresh token.
-    pub refresh: Presented<'h>,
+    pub refresh: CookieValue<'h>,
 }
 
 impl SessionCookies<'_> {
     /// Whether any of the two came, usable or not.
     #[must_use]
     pub fn any(&self) -> bool {
-        self.access != Presented::Absent || self.refresh != Presented::Absent
+        self.access != CookieValue::Absent || self.refresh != CookieValue::Absent
     }
 }
 
 /// One cookie as a request brought it.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub enum Presented<'h> {
+pub enum CookieValue<'h> {
     /// It did not come.
     #[default]
     Absent,
@@ -260,7 +260,7 @@ pub enum Presented<'h> {
     Unusable,
 }
 
-impl<'h> Presented<'h> {
+impl<'h> CookieValue<'h> {
     /// The value, if it may be a token.
     #[must_use]
     pub fn token(self) -> Option<&'h str> {
@@ -283,7 +283,7 @@ impl<'h> Presented<'h> {
     }
 }
 
-impl std::fmt::Debug for Presented<'_> {
+impl std::fmt::Debug for CookieValue<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Absent => "Absent",
@@ -361,10 +361,10 @@ mod tests {
 
     fn read(lines: &[&[u8]]) -> Result<(Option<String>, Option<String>), DuplicateCookie> {
         let headers = headers(lines);
-        let owned = |value: Presented<'_>| match value {
-            Presented::Absent => None,
-            Presented::Token(token) => Some(token.to_owned()),
-            Presented::Unusable => Some("(unusable)".to_owned()),
+        let owned = |value: CookieValue<'_>| match value {
+            CookieValue::Absent => None,
+            CookieValue::Token(token) => Some(token.to_owned()),
+            CookieValue::Unusable => Some("(unusable)".to_owned()),
         };
         let cookies = CookiePolicy::insecure_for_loopback().read(&headers)?;
         Ok((owned(cookies.access), owned(cookies.refresh)))
@@ -467,7 +467,7 @@ mod tests {
     #[test]
     fn all_finds_every_copy() {
         let headers = headers(&[b"access_token=a; refresh_token=r; x=1", b"refresh_token=s; access_token="]);
-        let all: Vec<_> = CookiePolicy::insecure_for_loopback().all(&headers).collect();
+        let all: Vec<_> = CookiePolicy::insecure_for_loopback().tokens_in(&headers).collect();
         assert_eq!(all, ["a", "r", "s"]);
     }
 
@@ -492,8 +492,9 @@ mod tests {
     #[test]
     fn our_own_set_cookie_is_recognised() {
         let policy = CookiePolicy::insecure_for_loopback();
-        let set =
-            |line| policy.is_set_in(&[(SET_COOKIE, HeaderValue::from_static(line))].into_iter().collect());
+        let set = |line| {
+            policy.sets_session_cookie(&[(SET_COOKIE, HeaderValue::from_static(line))].into_iter().collect())
+        };
         assert!(set("access_token=; Max-Age=0"));
         assert!(set(" refresh_token =x"));
         assert!(!set("theme=dark; access_token=x"));

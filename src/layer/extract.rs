@@ -34,7 +34,7 @@ impl<S: Sync> FromRequestParts<S> for CurrentUser {
         let extensions = &parts.extensions;
         extensions.get::<Identity>().cloned().map(Self).ok_or_else(|| {
             let rejection = extensions.get::<Rejection>().copied();
-            NotSignedIn(rejection.unwrap_or(Rejection::of(SessionEvent::Missing)))
+            NotSignedIn(rejection.unwrap_or(Rejection::new(SessionEvent::Missing)))
         })
     }
 }

@@ -12,9 +12,9 @@ use tower_service::Service;
 
 use super::layer::Settings;
 use super::reject::{OnReject, Rejection};
-use super::response::{After, forget};
-use super::service::{Outcome, conclude};
-use super::token::{RefreshError, Renewal, StillLives, TokenService};
+use super::response::{ResponseAction, clear_cookies};
+use super::service::{RefreshOutcome, refresh_outcome};
+use super::token::{RefreshError, RefreshedSession, SessionActiveFuture, TokenService};
 use crate::identity::{Identity, RequestContext, SessionEvent};
 
 pin_project! {
@@ -39,8 +39,8 @@ pin_project! {
         T: TokenService,
     {
         Refreshing { refreshing: Pin<Box<Refreshing<S, T, R, B>>> },
-        Calling { #[pin] future: S::Future, after: Option<Box<After>> },
-        Asking { asking: Pin<Box<Asking<S::Response>>> },
+        Calling { #[pin] future: S::Future, after: Option<Box<ResponseAction>> },
+        Asking { asking: Pin<Box<CheckingSession<S::Response>>> },
         Answered { response: Option<Box<S::Response>> },
     }
 }
@@ -55,21 +55,21 @@ pin_project! {
         // Only beside a still valid access token: without one there is nothing to go on with.
         #[pin]
         patience: Option<Sleep>,
-        waiting: Option<Waiting<S, T, R, B>>,
+        waiting: Option<PendingRequest<S, T, R, B>>,
     }
 }
 
 pin_project! {
-    struct Asking<A> {
-        still_lives: StillLives,
+    struct CheckingSession<A> {
+        still_lives: SessionActiveFuture,
         #[pin]
         patience: Option<Sleep>,
-        answer: Option<(A, Box<After>)>,
+        answer: Option<(A, Box<ResponseAction>)>,
     }
 }
 
 /// What a renewal holds up.
-struct Waiting<S, T, R, B> {
+struct PendingRequest<S, T, R, B> {
     inner: S,
     request: Request<B>,
     held: Option<Identity>,
@@ -82,7 +82,7 @@ where
     T: TokenService,
     R: OnReject<RB>,
 {
-    pub(super) fn untouched(future: S::Future) -> Self {
+    pub(super) fn passthrough(future: S::Future) -> Self {
         Self { state: State::Calling { future, after: None } }
     }
 
@@ -94,7 +94,7 @@ where
         settings: Arc<Settings<T, R>>,
     ) -> Self {
         let patience = held.as_ref().map(|_| tokio::time::sleep(settings.patience));
-        let waiting = Some(Waiting { inner, request, held, settings });
+        let waiting = Some(PendingRequest { inner, request, held, settings });
         let refreshing = Box::pin(Refreshing { refresh, patience, waiting });
         Self { state: State::Refreshing { refreshing } }
     }
@@ -124,29 +124,29 @@ where
             match state.as_mut().project() {
                 StateProj::Refreshing { refreshing } => {
                     let refreshing = refreshing.as_mut().project();
-                    let answer = ready!(poll_patiently(refreshing.refresh, refreshing.patience, cx));
+                    let answer = ready!(poll_with_timeout(refreshing.refresh, refreshing.patience, cx));
                     let waiting = refreshing.waiting.take().expect("ResponseFuture polled after a panic");
-                    let next = waiting.go_on(answer);
+                    let next = waiting.resume(answer);
                     state.set(next);
                 }
                 StateProj::Calling { future, after } => {
                     let mut response = ready!(future.poll(cx))?;
                     let Some(after) = after.take() else { return Poll::Ready(Ok(response)) };
-                    let Some(still_lives) = after.question() else {
+                    let Some(still_lives) = after.session_check() else {
                         after.apply(&mut response);
                         return Poll::Ready(Ok(response));
                     };
-                    let patience = Some(tokio::time::sleep(TOLD_WITHIN));
-                    let asking = Asking { still_lives, patience, answer: Some((response, after)) };
+                    let patience = Some(tokio::time::sleep(SESSION_CHECK_TIMEOUT));
+                    let asking = CheckingSession { still_lives, patience, answer: Some((response, after)) };
                     state.set(State::Asking { asking: Box::pin(asking) });
                 }
                 StateProj::Asking { asking } => {
                     let asking = asking.as_mut().project();
-                    let lives = ready!(poll_patiently(asking.still_lives.as_mut(), asking.patience, cx));
+                    let lives = ready!(poll_with_timeout(asking.still_lives.as_mut(), asking.patience, cx));
                     let (mut response, mut after) =
                         asking.answer.take().expect("ResponseFuture polled after completion");
                     if lives != Some(true) {
-                        after.keep_cookies();
+                        after.withhold_cookies();
                     }
                     after.apply(&mut response);
                     return Poll::Ready(Ok(response));
@@ -160,7 +160,7 @@ where
     }
 }
 
-fn poll_patiently<F: Future + ?Sized>(
+fn poll_with_timeout<F: Future + ?Sized>(
     refresh: Pin<&mut F>,
     patience: Pin<&mut Option<Sleep>>,
     cx: &mut Context<'_>,
@@ -174,16 +174,16 @@ fn poll_patiently<F: Future + ?Sized>(
     }
 }
 
-impl<S, T, R, B, RB> Waiting<S, T, R, B>
+impl<S, T, R, B, RB> PendingRequest<S, T, R, B>
 where
     S: Service<Request<B>, Response = Response<RB>>,
     T: TokenService,
     R: OnReject<RB>,
 {
-    fn go_on(mut self, answer: Option<Result<Renewal, RefreshError>>) -> State<S, T, R, B> {
+    fn resume(mut self, answer: Option<Result<RefreshedSession, RefreshError>>) -> State<S, T, R, B> {
         let expired = self.held.is_none();
-        match conclude(answer, self.held.take(), self.settings.on_store_loss) {
-            Outcome::Renewed(renewal) => {
+        match refresh_outcome(answer, self.held.take(), self.settings.on_store_loss) {
+            RefreshOutcome::Renewed(renewal) => {
                 tracing::info!(
                     session_event = %renewal.event,
                     session = %renewal.identity.session,
@@ -191,24 +191,29 @@ where
                     "session renewed"
                 );
                 if expired {
-                    ask_for_a_whole_answer(&mut self.request);
+                    strip_conditional_headers(&mut self.request);
                 }
                 let settings = &self.settings;
-                let after =
-                    After::hand_out(&renewal, Arc::clone(&settings.cookies), Arc::clone(&settings.tokens));
-                self.call_as(renewal.identity, Some(after))
+                let after = ResponseAction::set_cookies(
+                    &renewal,
+                    Arc::clone(&settings.cookies),
+                    Arc::clone(&settings.tokens),
+                );
+                self.call_with_identity(renewal.identity, Some(after))
             }
-            Outcome::Kept(identity, event) => {
+            RefreshOutcome::Kept(identity, event) => {
                 if let Some(event) = event {
                     tracing::warn!(session_event = %event, session = %identity.session, "session not renewed yet");
                 }
-                self.call_as(identity, event.map(After::Note))
+                self.call_with_identity(identity, event.map(ResponseAction::Note))
             }
-            Outcome::Rejected(rejection) => reject(rejection, &mut self.inner, self.request, &self.settings),
+            RefreshOutcome::Rejected(rejection) => {
+                reject(rejection, &mut self.inner, self.request, &self.settings)
+            }
         }
     }
 
-    fn call_as(mut self, identity: Identity, after: Option<After>) -> State<S, T, R, B> {
+    fn call_with_identity(mut self, identity: Identity, after: Option<ResponseAction>) -> State<S, T, R, B> {
         RequestContext::with_current(|scope| scope.set_identity(&identity));
         self.request.extensions_mut().insert(identity);
         State::Calling { future: self.inner.call(self.request), after: after.map(Box::new) }
@@ -217,10 +222,10 @@ where
 
 /// How long an answer waits to be told whether the session still lives: as long as what has ended may
 /// take to be known everywhere.
-const TOLD_WITHIN: Duration = Duration::from_secs(1);
+const SESSION_CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Without its validators a request gets no 304, which could carry no cookies.
-fn ask_for_a_whole_answer<B>(request: &mut Request<B>) {
+fn strip_conditional_headers<B>(request: &mut Request<B>) {
     if matches!(*request.method(), Method::GET | Method::HEAD) {
         request.headers_mut().remove(IF_NONE_MATCH);
         request.headers_mut().remove(IF_MODIFIED_SINCE);
@@ -241,13 +246,13 @@ where
     report(&rejection);
     match settings.on_reject.on_reject(&rejection) {
         Some(mut response) => {
-            rejection.mark(&mut response);
-            forget(&mut response, &rejection, &settings.cookies);
+            rejection.insert_headers(&mut response);
+            clear_cookies(&mut response, &rejection, &settings.cookies);
             State::Answered { response: Some(Box::new(response)) }
         }
         None => {
             request.extensions_mut().insert(rejection);
-            let after = After::Forget { rejection, cookies: Arc::clone(&settings.cookies) };
+            let after = ResponseAction::Forget { rejection, cookies: Arc::clone(&settings.cookies) };
             State::Calling { future: inner.call(request), after: Some(Box::new(after)) }
         }
     }

@@ -21,7 +21,7 @@ impl<T> SilentRefreshLayer<T> {
     /// without a session go on as anonymous.
     pub fn new(tokens: Arc<T>, cookies: CookiePolicy) -> Self {
         let cookies = Arc::new(cookies);
-        let (patience, on_store_loss) = (PATIENCE, OnStoreLoss::Serve);
+        let (patience, on_store_loss) = (DEFAULT_REFRESH_TIMEOUT, OnStoreLoss::Serve);
         Self { settings: Settings { tokens, cookies, on_reject: ContinueAnonymous, patience, on_store_loss } }
     }
 }
@@ -37,7 +37,7 @@ impl<T, R> SilentRefreshLayer<T, R> {
 
     /// Sets how long a renewal may take while the old access token is still good: 100 ms by
     /// default. Then the request goes on, and a later one carries the fresh cookies.
-    pub fn with_patience(mut self, patience: Duration) -> Self {
+    pub fn with_refresh_timeout(mut self, patience: Duration) -> Self {
         self.settings.patience = patience;
         self
     }
@@ -105,4 +105,4 @@ impl<T, R: Clone> Clone for Settings<T, R> {
     }
 }
 
-const PATIENCE: Duration = Duration::from_millis(100);
+const DEFAULT_REFRESH_TIMEOUT: Duration = Duration::from_millis(100);

@@ -13,7 +13,7 @@
 //! - *The access token is valid*: the request goes on, at the price of checking it. Nothing is
 //!   added to the response.
 //! - *It is valid but near its expiry, with a refresh token beside it*: a renewal is tried, for at
-//!   most 100 ms ([`with_patience`]). Too slow, or the store is down: the request goes on as it is
+//!   most 100 ms ([`with_refresh_timeout`]). Too slow, or the store is down: the request goes on as it is
 //!   (in the second case unless [`OnStoreLoss::Refuse`] was asked for). The session has ended: it is
 //!   rejected.
 //! - *It is expired, absent or unusable, with a refresh token beside it*: the refresh token decides
@@ -38,7 +38,7 @@
 //!   status. They stay away from a 304, from what is marked `public`, and from a response on which
 //!   the handler set or cleared these cookies itself; from one that took too long, since by then the
 //!   browser may have others in use; and from one whose session has ended meanwhile. An answer that
-//!   took more than 50 ms waits to be told that it has not ([`TokenService::still_lives`]), for at most
+//!   took more than 50 ms waits to be told that it has not ([`TokenService::is_session_active`]), for at most
 //!   a second; untold, it goes without. Once the access token has really expired, a
 //!   `GET` goes on without `If-None-Match` and `If-Modified-Since`, so that there is an answer to carry them.
 //! - Cookies are cleared only on a 401, and only when the [`TokenService`] says that the session
@@ -206,7 +206,7 @@
 //! ```
 //!
 //! [`Identity`]: crate::identity::Identity
-//! [`with_patience`]: SilentRefreshLayer::with_patience
+//! [`with_refresh_timeout`]: SilentRefreshLayer::with_patience
 
 mod bearer;
 mod cookies;
@@ -220,7 +220,7 @@ mod service;
 mod token;
 
 pub use self::cookies::{
-    CookiePolicy, CookiePolicyError, DuplicateCookie, IllegalToken, Presented, SameSite, SessionCookies,
+    CookiePolicy, CookiePolicyError, CookieValue, DuplicateCookie, IllegalToken, SameSite, SessionCookies,
 };
 pub use self::extract::{CurrentUser, NotSignedIn};
 pub use self::future::ResponseFuture;
@@ -229,7 +229,7 @@ pub use self::reject::{ContinueAnonymous, OnReject, Reject401, Rejection, Reject
 pub use self::response::SESSION_EVENT_HEADER;
 pub use self::service::SilentRefresh;
 pub use self::token::{
-    RefreshError, RefreshRequest, Renewal, StillLives, TokenService, Verified, VerifyError,
+    RefreshError, RefreshRequest, RefreshedSession, SessionActiveFuture, TokenService, Verified, VerifyError,
 };
 
 #[cfg(test)]

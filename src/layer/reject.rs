@@ -43,16 +43,16 @@ impl RejectionKind {
 }
 
 impl Rejection {
-    pub(super) const fn of(event: SessionEvent) -> Self {
+    pub(super) const fn new(event: SessionEvent) -> Self {
         Self { event, kind: RejectionKind::Unauthenticated, clear_cookies: false, bearer: false }
     }
 
     pub(super) const fn of_bearer(event: SessionEvent) -> Self {
-        Self { bearer: true, ..Self::of(event) }
+        Self { bearer: true, ..Self::new(event) }
     }
 
     pub(super) const fn unavailable() -> Self {
-        Self { kind: RejectionKind::Unavailable, ..Self::of(SessionEvent::StoreUnavailable) }
+        Self { kind: RejectionKind::Unavailable, ..Self::new(SessionEvent::StoreUnavailable) }
     }
 
     /// An `application/problem+json` answer (RFC 9457) with the event as its `code`.
@@ -61,12 +61,12 @@ impl Rejection {
         let mut response = Response::new(B::from(self.problem_json()));
         *response.status_mut() = self.kind.status();
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        self.mark(&mut response);
+        self.insert_headers(&mut response);
         response
     }
 
     /// Adds the header fields that an answer to such a request must have.
-    pub(super) fn mark<B>(&self, response: &mut Response<B>) {
+    pub(super) fn insert_headers<B>(&self, response: &mut Response<B>) {
         let status = response.status();
         let headers = response.headers_mut();
         headers.insert(SESSION_EVENT_HEADER, HeaderValue::from_static(self.event.as_str()));

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::cookies::CookiePolicy;
 use super::reject::Rejection;
-use super::token::{Renewal, StillLives, TokenService};
+use super::token::{RefreshedSession, SessionActiveFuture, TokenService};
 use crate::identity::{SessionEvent, SessionId};
 
 /// The response header that carries the [`SessionEvent`].
@@ -20,14 +20,14 @@ pub const SESSION_EVENT_HEADER: HeaderName = HeaderName::from_static("x-session-
 const TRUSTED: Duration = Duration::from_millis(50);
 
 /// What is still to be done to the inner service's response.
-pub(super) enum After {
+pub(super) enum ResponseAction {
     /// Name the event.
     Note(SessionEvent),
     /// Name the event and hand out fresh cookies.
     HandOut {
         event: SessionEvent,
         fresh: Option<[HeaderValue; 2]>,
-        while_good: WhileGood,
+        while_good: CookieValidity,
         cookies: Arc<CookiePolicy>,
     },
     /// It went on as anonymous: name the event, and clear the cookies if it says so.
@@ -36,50 +36,50 @@ pub(super) enum After {
 
 /// How long fresh cookies may be handed out: for a while, and as long as the session has not ended.
 /// Later they would replace newer ones, or undo a sign-out.
-pub(super) struct WhileGood {
+pub(super) struct CookieValidity {
     minted: Instant,
     fresh_for: Duration,
-    session: Box<dyn Watched>,
+    session: Box<dyn SessionCheck>,
 }
 
-impl WhileGood {
+impl CookieValidity {
     fn holds(&self) -> bool {
         self.minted.elapsed() <= self.fresh_for && !self.session.ended()
     }
 }
 
 /// The session whose cookies they are.
-trait Watched: Send + Sync {
+trait SessionCheck: Send + Sync {
     fn ended(&self) -> bool;
-    fn still_lives(&self) -> StillLives;
+    fn still_lives(&self) -> SessionActiveFuture;
 }
 
-struct SessionOf<T> {
+struct BoundSession<T> {
     tokens: Arc<T>,
     session: SessionId,
 }
 
-impl<T: TokenService> Watched for SessionOf<T> {
+impl<T: TokenService> SessionCheck for BoundSession<T> {
     fn ended(&self) -> bool {
-        self.tokens.ended(self.session).is_some()
+        self.tokens.session_end(self.session).is_some()
     }
 
-    fn still_lives(&self) -> StillLives {
-        self.tokens.still_lives(self.session)
+    fn still_lives(&self) -> SessionActiveFuture {
+        self.tokens.is_session_active(self.session)
     }
 }
 
-impl After {
-    pub(super) fn hand_out<T: TokenService>(
-        renewal: &Renewal,
+impl ResponseAction {
+    pub(super) fn set_cookies<T: TokenService>(
+        renewal: &RefreshedSession,
         cookies: Arc<CookiePolicy>,
         tokens: Arc<T>,
     ) -> Self {
         match cookies.set(&renewal.access_token, &renewal.refresh_token, renewal.max_age) {
             Ok(fresh) => {
-                let session = Box::new(SessionOf { tokens, session: renewal.identity.session });
+                let session = Box::new(BoundSession { tokens, session: renewal.identity.session });
                 let (minted, fresh_for) = (Instant::now(), renewal.fresh_for);
-                let while_good = WhileGood { minted, fresh_for, session };
+                let while_good = CookieValidity { minted, fresh_for, session };
                 Self::HandOut { event: renewal.event, fresh: Some(fresh), while_good, cookies }
             }
             Err(error) => {
@@ -91,7 +91,7 @@ impl After {
 
     /// What must be asked before the response may go: whether the session still lives, if it has been
     /// so long that it may have been ended at another replica, of which this one hasn't heard.
-    pub(super) fn question(&self) -> Option<StillLives> {
+    pub(super) fn session_check(&self) -> Option<SessionActiveFuture> {
         match self {
             Self::HandOut { while_good, .. }
                 if while_good.minted.elapsed() > TRUSTED && while_good.holds() =>
@@ -103,7 +103,7 @@ impl After {
     }
 
     /// Hands out nothing.
-    pub(super) fn keep_cookies(&mut self) {
+    pub(super) fn withhold_cookies(&mut self) {
         if let Self::HandOut { fresh, .. } = self {
             *fresh = None;
         }
@@ -111,14 +111,14 @@ impl After {
 
     pub(super) fn apply<B>(self, response: &mut Response<B>) {
         match self {
-            Self::Note(event) => note(response.headers_mut(), event),
+            Self::Note(event) => insert_event_header(response.headers_mut(), event),
             Self::HandOut { event, fresh, while_good, cookies } => {
                 let fresh = fresh.filter(|_| while_good.holds());
                 hand_out(response, event, fresh, &cookies);
             }
             Self::Forget { rejection, cookies } => {
-                note(response.headers_mut(), rejection.event);
-                forget(response, &rejection, &cookies);
+                insert_event_header(response.headers_mut(), rejection.event);
+                clear_cookies(response, &rejection, &cookies);
             }
         }
     }
@@ -132,23 +132,23 @@ fn hand_out<B>(
 ) {
     let not_modified = response.status() == StatusCode::NOT_MODIFIED;
     let headers = response.headers_mut();
-    if cookies.is_set_in(headers) {
+    if cookies.sets_session_cookie(headers) {
         // A sign-out or a change of password: the handler knows better, about the event as well.
         headers.entry(SESSION_EVENT_HEADER).or_insert(HeaderValue::from_static(event.as_str()));
         make_private(headers);
         return;
     }
-    note(headers, event);
+    insert_event_header(headers, event);
     if let Some(fresh) = fresh.filter(|_| !not_modified && !is_public(headers)) {
         append_cookies(headers, fresh);
     }
 }
 
 /// Clears the cookies where `rejection` allows it and the answer is the 401 that goes with it.
-pub(super) fn forget<B>(response: &mut Response<B>, rejection: &Rejection, cookies: &CookiePolicy) {
+pub(super) fn clear_cookies<B>(response: &mut Response<B>, rejection: &Rejection, cookies: &CookiePolicy) {
     let told = response.status() == StatusCode::UNAUTHORIZED;
     let headers = response.headers_mut();
-    if rejection.clear_cookies && told && !cookies.is_set_in(headers) {
+    if rejection.clear_cookies && told && !cookies.sets_session_cookie(headers) {
         append_cookies(headers, cookies.clear());
     }
 }
@@ -172,21 +172,21 @@ pub(super) fn make_private(headers: &mut HeaderMap) {
     for name in overriding {
         headers.remove(name);
     }
-    if !lists(headers, &VARY, "cookie") && !lists(headers, &VARY, "*") {
+    if !list_contains(headers, &VARY, "cookie") && !list_contains(headers, &VARY, "*") {
         headers.append(VARY, HeaderValue::from_static("Cookie"));
     }
 }
 
 fn is_public(headers: &HeaderMap) -> bool {
-    lists(headers, &CACHE_CONTROL, "public")
+    list_contains(headers, &CACHE_CONTROL, "public")
 }
 
-fn note(headers: &mut HeaderMap, event: SessionEvent) {
+fn insert_event_header(headers: &mut HeaderMap, event: SessionEvent) {
     headers.insert(SESSION_EVENT_HEADER, HeaderValue::from_static(event.as_str()));
 }
 
 /// Whether a comma-separated field has this member, in any case and on any of its lines.
-fn lists(headers: &HeaderMap, field: &HeaderName, member: &str) -> bool {
+fn list_contains(headers: &HeaderMap, field: &HeaderName, member: &str) -> bool {
     let lines = headers.get_all(field).iter();
     let mut members = lines.flat_map(|line| line.as_bytes().split(|&b| b == b','));
     members.any(|listed| listed.trim_ascii().eq_ignore_ascii_case(member.as_bytes()))

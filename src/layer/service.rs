@@ -8,11 +8,11 @@ use http::{Method, Request, Response};
 use tower_service::Service;
 
 use super::bearer;
-use super::cookies::{CookiePolicy, DuplicateCookie, Presented};
+use super::cookies::{CookiePolicy, CookieValue, DuplicateCookie};
 use super::future::ResponseFuture;
 use super::layer::{OnStoreLoss, Settings};
 use super::reject::{ContinueAnonymous, OnReject, Rejection};
-use super::token::{RefreshError, RefreshRequest, Renewal, TokenService, Verified, VerifyError};
+use super::token::{RefreshError, RefreshRequest, RefreshedSession, TokenService, Verified, VerifyError};
 use crate::identity::{ClientInfo, Identity, RequestContext, SessionEvent};
 
 /// Middleware that puts an [`Identity`] into requests and renews their session on the way.
@@ -48,7 +48,7 @@ where
             Decision::Trust(identity) => {
                 RequestContext::with_current(|scope| scope.set_identity(&identity));
                 request.extensions_mut().insert(identity);
-                ResponseFuture::untouched(self.inner.call(request))
+                ResponseFuture::passthrough(self.inner.call(request))
             }
             Decision::Renew { refresh, held } => {
                 let clone = self.inner.clone();
@@ -91,13 +91,13 @@ enum Decision {
 
 fn decide<T: TokenService, B>(tokens: &T, policy: &CookiePolicy, request: &Request<B>) -> Decision {
     if is_preflight(request) {
-        return Decision::Reject(Rejection::of(SessionEvent::Missing));
+        return Decision::Reject(Rejection::new(SessionEvent::Missing));
     }
     let client = || ClientInfo::from_request_parts(request.extensions(), request.headers());
     let (access, refresh) = match policy.find(request.headers()) {
         Ok([None, None]) => return decide_by_bearer(tokens, request.headers(), &client),
-        Ok([access, refresh]) => (Presented::of(access), refresh),
-        Err(DuplicateCookie) => return Decision::Reject(Rejection::of(SessionEvent::Malformed)),
+        Ok([access, refresh]) => (CookieValue::of(access), refresh),
+        Err(DuplicateCookie) => return Decision::Reject(Rejection::new(SessionEvent::Malformed)),
     };
     let verified = match verify(tokens, access, &client) {
         // Most need no more than this: the other cookie isn't read.
@@ -113,15 +113,15 @@ fn decide<T: TokenService, B>(tokens: &T, policy: &CookiePolicy, request: &Reque
         },
         held,
     };
-    match (verified, Presented::of(refresh)) {
-        (Ok(verified), Presented::Token(token)) => renew(token, Some(verified.identity)),
+    match (verified, CookieValue::of(refresh)) {
+        (Ok(verified), CookieValue::Token(token)) => renew(token, Some(verified.identity)),
         (Ok(verified), _) => Decision::Trust(verified.identity),
         // Asking the store could only say the same, later.
-        (Err(VerifyError::Ended(event)), _) => Decision::Reject(Rejection::of(event)),
+        (Err(VerifyError::Ended(event)), _) => Decision::Reject(Rejection::new(event)),
         (Err(VerifyError::Unavailable), _) => Decision::Reject(Rejection::unavailable()),
-        (Err(_), Presented::Token(token)) => renew(token, None),
-        (Err(_), Presented::Unusable) => Decision::Reject(Rejection::of(SessionEvent::Malformed)),
-        (Err(error), Presented::Absent) => Decision::Reject(Rejection::of(event_of(error))),
+        (Err(_), CookieValue::Token(token)) => renew(token, None),
+        (Err(_), CookieValue::Unusable) => Decision::Reject(Rejection::new(SessionEvent::Malformed)),
+        (Err(error), CookieValue::Absent) => Decision::Reject(Rejection::new(event_of(error))),
     }
 }
 
@@ -130,9 +130,9 @@ fn decide_by_bearer<T: TokenService>(
     headers: &HeaderMap,
     client: &dyn Fn() -> ClientInfo,
 ) -> Decision {
-    let token = match bearer::read(headers) {
-        None => return Decision::Reject(Rejection::of(SessionEvent::Missing)),
-        Some(token) => token.map_or(Presented::Unusable, Presented::Token),
+    let token = match bearer::from_headers(headers) {
+        None => return Decision::Reject(Rejection::new(SessionEvent::Missing)),
+        Some(token) => token.map_or(CookieValue::Unusable, CookieValue::Token),
     };
     match verify(tokens, token, client) {
         Ok(verified) => Decision::Trust(verified.identity),
@@ -143,13 +143,13 @@ fn decide_by_bearer<T: TokenService>(
 
 fn verify<T: TokenService>(
     tokens: &T,
-    access_token: Presented<'_>,
+    access_token: CookieValue<'_>,
     client: &dyn Fn() -> ClientInfo,
 ) -> Result<Verified, VerifyError> {
     match access_token {
-        Presented::Absent => Err(VerifyError::Expired),
-        Presented::Unusable => Err(VerifyError::Malformed),
-        Presented::Token(token) => tokens.verify_from(token, client),
+        CookieValue::Absent => Err(VerifyError::Expired),
+        CookieValue::Unusable => Err(VerifyError::Malformed),
+        CookieValue::Token(token) => tokens.verify_with_client(token, client),
     }
 }
 
@@ -164,9 +164,9 @@ fn event_of(error: VerifyError) -> SessionEvent {
 }
 
 /// How a renewal came out for the request that asked for it.
-pub(super) enum Outcome {
+pub(super) enum RefreshOutcome {
     /// It goes on with fresh tokens.
-    Renewed(Renewal),
+    Renewed(RefreshedSession),
     /// It goes on with what its access token is still good for.
     Kept(Identity, Option<SessionEvent>),
     /// Its session is over, or that can't be told.
@@ -174,32 +174,33 @@ pub(super) enum Outcome {
 }
 
 /// Decides on the answer to a renewal; `None` when it did not come in time.
-pub(super) fn conclude(
-    answer: Option<Result<Renewal, RefreshError>>,
+pub(super) fn refresh_outcome(
+    answer: Option<Result<RefreshedSession, RefreshError>>,
     held: Option<Identity>,
     on_store_loss: OnStoreLoss,
-) -> Outcome {
+) -> RefreshOutcome {
     match (answer, held) {
-        (Some(Ok(renewal)), _) => Outcome::Renewed(renewal),
-        (None, Some(identity)) => Outcome::Kept(identity, None),
+        (Some(Ok(renewal)), _) => RefreshOutcome::Renewed(renewal),
+        (None, Some(identity)) => RefreshOutcome::Kept(identity, None),
         (Some(Err(RefreshError::Unavailable)), Some(identity)) if on_store_loss == OnStoreLoss::Serve => {
-            Outcome::Kept(identity, Some(SessionEvent::StoreUnavailable))
+            RefreshOutcome::Kept(identity, Some(SessionEvent::StoreUnavailable))
         }
         // Nothing is wrong with the session itself: the valid access token decides alone.
-        (Some(Err(RefreshError::Over { event, .. })), Some(identity)) if !is_end(event) => {
-            Outcome::Kept(identity, None)
+        (Some(Err(RefreshError::Over { event, .. })), Some(identity)) if !is_terminal(event) => {
+            RefreshOutcome::Kept(identity, None)
         }
-        (Some(Err(RefreshError::Over { event, clear })), _) => {
-            Outcome::Rejected(Rejection { clear_cookies: clear && is_end(event), ..Rejection::of(event) })
-        }
+        (Some(Err(RefreshError::Over { event, clear })), _) => RefreshOutcome::Rejected(Rejection {
+            clear_cookies: clear && is_terminal(event),
+            ..Rejection::new(event)
+        }),
         (Some(Err(RefreshError::Unavailable)), _) | (None, None) => {
-            Outcome::Rejected(Rejection::unavailable())
+            RefreshOutcome::Rejected(Rejection::unavailable())
         }
     }
 }
 
 /// Whether the word says that the session itself has ended.
-fn is_end(event: SessionEvent) -> bool {
+fn is_terminal(event: SessionEvent) -> bool {
     match event {
         SessionEvent::AbsoluteExpired
         | SessionEvent::Displaced

@@ -38,7 +38,7 @@ enum Later {
 }
 
 impl TokenService for Script {
-    type Refresh = BoxFuture<'static, Result<Renewal, RefreshError>>;
+    type Refresh = BoxFuture<'static, Result<RefreshedSession, RefreshError>>;
 
     fn verify(&self, access_token: &str) -> Result<Verified, VerifyError> {
         self.verified.fetch_add(1, SeqCst);
@@ -52,7 +52,7 @@ impl TokenService for Script {
         }
     }
 
-    fn still_lives(&self, session: SessionId) -> StillLives {
+    fn is_session_active(&self, session: SessionId) -> SessionActiveFuture {
         assert_eq!(session, OURS);
         self.asked_later.fetch_add(1, SeqCst);
         let later = self.later;
@@ -101,8 +101,8 @@ fn user(subject: &str) -> Identity {
     }
 }
 
-fn renewal(event: SessionEvent) -> Renewal {
-    Renewal {
+fn renewal(event: SessionEvent) -> RefreshedSession {
+    RefreshedSession {
         identity: user("new"),
         access_token: "a2".to_owned(),
         refresh_token: "r2".to_owned(),
@@ -380,7 +380,7 @@ async fn patience_ends_after_100_ms_unless_told_otherwise() {
     assert_eq!(start.elapsed(), Duration::from_millis(100));
 
     let start = tokio::time::Instant::now();
-    let layer = bench().layer().with_patience(Duration::from_secs(3));
+    let layer = bench().layer().with_refresh_timeout(Duration::from_secs(3));
     let service = ServiceBuilder::new().layer(layer).service(service_fn(echo));
     service.oneshot(stuck().body(String::new()).unwrap()).await.unwrap();
     assert_eq!(start.elapsed(), Duration::from_secs(3));

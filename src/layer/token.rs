@@ -16,7 +16,7 @@ use crate::identity::{ClientInfo, Identity, SessionEvent, SessionId};
 /// does no I/O; [`refresh`](Self::refresh) runs once an access token's lifetime and asks a store.
 pub trait TokenService: Send + Sync + 'static {
     /// The future of [`refresh`](Self::refresh).
-    type Refresh: Future<Output = Result<Renewal, RefreshError>> + Send + 'static;
+    type Refresh: Future<Output = Result<RefreshedSession, RefreshError>> + Send + 'static;
 
     /// Checks an access token.
     ///
@@ -31,7 +31,7 @@ pub trait TokenService: Send + Sync + 'static {
     /// # Errors
     ///
     /// As [`verify`](Self::verify).
-    fn verify_from(
+    fn verify_with_client(
         &self,
         access_token: &str,
         _client: &dyn Fn() -> ClientInfo,
@@ -42,16 +42,16 @@ pub trait TokenService: Send + Sync + 'static {
     /// How the session has ended, as far as that is known without I/O: asked before fresh cookies are
     /// handed out, so that an answer which was under way doesn't undo a sign-out. By default nothing
     /// is known.
-    fn ended(&self, _session: SessionId) -> Option<SessionEvent> {
+    fn session_end(&self, _session: SessionId) -> Option<SessionEvent> {
         None
     }
 
     /// Whether the session has not been ended anywhere: asked for an answer that carries fresh cookies
     /// and took so long that another replica may have ended the session meanwhile. If that can't be
     /// told within a second no cookies are handed out, and the next request is given them again. By
-    /// default as [`ended`](Self::ended) says.
-    fn still_lives(&self, session: SessionId) -> StillLives {
-        Box::pin(std::future::ready(self.ended(session).is_none()))
+    /// default as [`session_end`](Self::session_end) says.
+    fn is_session_active(&self, session: SessionId) -> SessionActiveFuture {
+        Box::pin(std::future::ready(self.session_end(session).is_none()))
     }
 
     /// Renews the session of a refresh token.
@@ -66,8 +66,8 @@ pub trait TokenService: Send + Sync + 'static {
     fn refresh(&self, request: RefreshRequest) -> Self::Refresh;
 }
 
-/// The answer to [`TokenService::still_lives`].
-pub type StillLives = Pin<Box<dyn Future<Output = bool> + Send>>;
+/// The answer to [`TokenService::is_session_active`].
+pub type SessionActiveFuture = Pin<Box<dyn Future<Output = bool> + Send>>;
 
 /// A valid access token.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,7 +121,7 @@ pub struct RefreshRequest {
 /// quotes, comma, semicolon and backslash), and with the cookie's name at most 4,096 bytes:
 /// browsers drop what is longer.
 #[derive(Clone)]
-pub struct Renewal {
+pub struct RefreshedSession {
     /// For whom the new access token speaks.
     pub identity: Identity,
     /// The new access token.
@@ -166,7 +166,7 @@ impl std::fmt::Debug for RefreshRequest {
     }
 }
 
-impl std::fmt::Debug for Renewal {
+impl std::fmt::Debug for RefreshedSession {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Renewal")
             .field("identity", &self.identity)

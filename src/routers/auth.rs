@@ -19,7 +19,9 @@ use uuid::Uuid;
 use super::form::{Form, is_form};
 use super::{ApiError, AuthState, JsonBody};
 use crate::identity::{ClientInfo, SessionEvent};
-use crate::layer::{CurrentUser, RefreshError, RefreshRequest, Renewal, SESSION_EVENT_HEADER, TokenService};
+use crate::layer::{
+    CurrentUser, RefreshError, RefreshRequest, RefreshedSession, SESSION_EVENT_HEADER, TokenService,
+};
 use crate::models::session::{Session, SessionId, SessionKind};
 use crate::models::user::Role;
 use crate::schemas::auth::{LoginIn, PasswordIn, RegisterIn, SessionListItem, SessionOut, UserOut};
@@ -132,7 +134,8 @@ async fn refresh(
         return Err(ApiError::Unauthenticated(SessionEvent::Missing));
     }
     let tokens = state.auth.tokens();
-    let valid = presented.access.token().and_then(|token| tokens.verify_from(token, &|| client.clone()).ok());
+    let valid =
+        presented.access.token().and_then(|token| tokens.verify_with_client(token, &|| client.clone()).ok());
     let request = RefreshRequest {
         // What is absent or unusable is no token of ours either.
         refresh_token: presented.refresh.token().unwrap_or_default().to_owned(),
@@ -303,22 +306,22 @@ impl AuthState {
         let tokens = self.auth.tokens();
         let mut sessions: Vec<_> = self
             .cookies
-            .all(headers)
+            .tokens_in(headers)
             .filter_map(|token| tokens.session_of(Some(token), Some(token)))
             .collect();
         sessions.dedup();
         sessions
     }
 
-    fn set(&self, cookies: &Cookies, renewal: &Renewal) {
-        let fresh = self.cookies.fresh(&renewal.access_token, &renewal.refresh_token, renewal.max_age);
+    fn set(&self, cookies: &Cookies, renewal: &RefreshedSession) {
+        let fresh = self.cookies.build(&renewal.access_token, &renewal.refresh_token, renewal.max_age);
         for cookie in fresh {
             cookies.add(cookie);
         }
     }
 
     fn clear(&self, cookies: &Cookies) {
-        for cookie in self.cookies.gone() {
+        for cookie in self.cookies.build_removal() {
             cookies.add(cookie);
         }
     }

@@ -32,7 +32,9 @@ use crate::clock::{Clock, SystemClock, micros};
 use crate::identity::{
     ClientInfo, Identity, Roles, SessionEndFuture, SessionEndWatcher, SessionEvent, with_current_context,
 };
-use crate::layer::{RefreshError, RefreshRequest, Renewal, StillLives, TokenService, Verified, VerifyError};
+use crate::layer::{
+    RefreshError, RefreshRequest, RefreshedSession, SessionActiveFuture, TokenService, Verified, VerifyError,
+};
 use crate::models::audit::{AuditEntry, AuditEvent};
 use crate::models::session::{EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId};
 use crate::models::user::UserId;
@@ -176,7 +178,7 @@ pub struct Issued {
     /// The row.
     pub session: Session,
     /// The tokens, and by which event they came; a sign-in has none.
-    pub renewal: Renewal,
+    pub renewal: RefreshedSession,
 }
 
 /// Why no session was made.
@@ -468,13 +470,13 @@ impl Tokens {
 }
 
 impl TokenService for Tokens {
-    type Refresh = Pin<Box<dyn Future<Output = Result<Renewal, RefreshError>> + Send>>;
+    type Refresh = Pin<Box<dyn Future<Output = Result<RefreshedSession, RefreshError>> + Send>>;
 
     fn verify(&self, access_token: &str) -> Result<Verified, VerifyError> {
-        self.verify_from(access_token, &ClientInfo::default)
+        self.verify_with_client(access_token, &ClientInfo::default)
     }
 
-    fn verify_from(
+    fn verify_with_client(
         &self,
         access_token: &str,
         client: &dyn Fn() -> ClientInfo,
@@ -496,11 +498,11 @@ impl TokenService for Tokens {
         Ok(Verified { renew: token.is_due(now), identity: token.identity })
     }
 
-    fn ended(&self, session: SessionId) -> Option<SessionEvent> {
+    fn session_end(&self, session: SessionId) -> Option<SessionEvent> {
         self.inner.ends.find(session).map(|end| end.reason.event())
     }
 
-    fn still_lives(&self, session: SessionId) -> StillLives {
+    fn is_session_active(&self, session: SessionId) -> SessionActiveFuture {
         let inner = Arc::clone(&self.inner);
         Box::pin(async move {
             inner.ends.known_by_now().await;
@@ -549,14 +551,14 @@ impl Inner {
         session: &Session,
         event: SessionEvent,
         now: OffsetDateTime,
-    ) -> Result<Renewal, SignInError> {
+    ) -> Result<RefreshedSession, SignInError> {
         let keys = self.keys.load();
         let signing = keys.signing(now);
         let id = TokenId(random_id()?);
         let minted = self.access.mint(signing, session, id, now);
         let (access_token, expires_at) = minted.map_err(|_| SignInError::Random)?;
         let refresh_key = keys.by_number(session.key_number).unwrap_or(signing);
-        Ok(Renewal {
+        Ok(RefreshedSession {
             identity: identity(session, expires_at),
             access_token,
             refresh_token: refresh_token::mint(refresh_key, session.id, session.generation),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::{StreamExt, stream};
 use sekisho::app::App;
 use sekisho::identity::{ClientInfo, SessionEvent};
-use sekisho::layer::{RefreshError, RefreshRequest, Renewal, TokenService, VerifyError};
+use sekisho::layer::{RefreshError, RefreshRequest, RefreshedSession, TokenService, VerifyError};
 use sekisho::models::audit::AuditEvent;
 use sekisho::models::session::{EndReason, Session, SessionId};
 use sekisho::models::user::UserId;
@@ -67,8 +67,8 @@ async fn each_theft_ends_its_session_everywhere_and_no_other(fresh: Fresh) {
 struct Held {
     nth: usize,
     session: SessionId,
-    old: Renewal,
-    current: Renewal,
+    old: RefreshedSession,
+    current: RefreshedSession,
 }
 
 /// Sessions that were renewed, at one replica or the other, and are in lasting use since.
@@ -130,7 +130,7 @@ async fn rows(app: &TestApp, held: &[&Held]) -> Vec<Session> {
     rows
 }
 
-fn request(held: &Renewal) -> RefreshRequest {
+fn request(held: &RefreshedSession) -> RefreshRequest {
     RefreshRequest {
         refresh_token: held.refresh_token.clone(),
         access_token: Some(held.access_token.clone()),
