@@ -38,7 +38,7 @@ use sekisho::services::crypto;
 use sekisho::services::jwt::AccessTokens;
 use sekisho::services::keys::{Algorithm, KeyMaterial, KeyRing, SharedKeys};
 use sekisho::services::store::SessionStore;
-use sekisho::services::token::{SessionSettings, SignIn, Tokens};
+use sekisho::services::token::{SessionRequest, SessionSettings, Tokens};
 use sekisho::telemetry::{self, Log, LogFormat, Spans, Telemetry};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
@@ -298,7 +298,8 @@ fn tokens(store: Arc<dyn SessionStore>, keys: SharedKeys, clock: Arc<dyn Clock>)
 
 async fn signed_in(tokens: &Tokens) -> RefreshedSession {
     let roles = Roles::new(["user", "editor"]).unwrap_or_default();
-    let sign_in = SignIn { roles, ..SignIn::new(must(USER.parse()), "yamada.taro@example.co.jp") };
+    let sign_in =
+        SessionRequest { roles, ..SessionRequest::new(must(USER.parse()), "yamada.taro@example.co.jp") };
     must(tokens.sign_in(sign_in).await).renewal
 }
 

@@ -19,8 +19,8 @@ use sekisho::models::session::SessionKind;
 use sekisho::models::user::UserId;
 use sekisho::services::jwt::AccessTokens;
 use sekisho::services::keys::{Algorithm, KeyMaterial, KeyRing, SharedKeys};
-use sekisho::services::purge::{Keep, Purge, Purged};
-use sekisho::services::token::{SessionSettings, SignIn, Tokens};
+use sekisho::services::purge::{Purge, PurgeStats, RetentionPolicy};
+use sekisho::services::token::{SessionRequest, SessionSettings, Tokens};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, SqliteConnection};
 use uuid::Uuid;
 
@@ -63,11 +63,11 @@ async fn migrated(url: &str) -> Stores {
 
 async fn measure(name: &str, stores: &Stores, rows: u64) {
     let (_, alone) = renewed_beside(stores, tokio::time::sleep(ALONE)).await;
-    let keep = Keep { ended: 30 * DAY, audit: Some(365 * DAY), grace: Duration::from_secs(60) };
+    let keep = RetentionPolicy { ended: 30 * DAY, audit: Some(365 * DAY), grace: Duration::from_secs(60) };
     let purge = Purge::new(Arc::clone(&stores.sessions), Arc::new(SystemClock), keep);
     let began = Instant::now();
-    let (purged, beside) = renewed_beside(stores, async { purge.once().await.unwrap() }).await;
-    assert_eq!(purged, Purged { sessions: rows, entries: rows });
+    let (purged, beside) = renewed_beside(stores, async { purge.run_once().await.unwrap() }).await;
+    assert_eq!(purged, PurgeStats { sessions: rows, entries: rows });
     println!("{name}, {CALLERS} callers that renew           p50        p99    longest  renewals");
     line("alone", alone);
     line(&format!("while {rows} + {rows} rows are purged, {:.0?}", began.elapsed()), beside);
@@ -80,7 +80,7 @@ async fn renewed_beside<T>(stores: &Stores, work: impl Future<Output = T>) -> (T
     let mut callers = Vec::new();
     for nth in 0..CALLERS {
         let (tokens, enough) = (tokens.clone(), Arc::clone(&enough));
-        let sign_in = SignIn::new(UserId(Uuid::from_u128(nth)), "someone@example.com");
+        let sign_in = SessionRequest::new(UserId(Uuid::from_u128(nth)), "someone@example.com");
         let mut refresh_token = tokens.sign_in(sign_in).await.unwrap().renewal.refresh_token;
         callers.push(tokio::spawn(async move {
             let mut took = Vec::new();

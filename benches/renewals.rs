@@ -23,7 +23,7 @@ use sekisho::models::session::SessionKind;
 use sekisho::models::user::UserId;
 use sekisho::services::jwt::AccessTokens;
 use sekisho::services::keys::{Algorithm, KeyMaterial, KeyRing, SharedKeys};
-use sekisho::services::token::{SessionSettings, SignIn, Tokens};
+use sekisho::services::token::{SessionRequest, SessionSettings, Tokens};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection};
 use uuid::Uuid;
@@ -80,7 +80,7 @@ async fn sqlite() {
     size("after 1 renewal of one session");
     renew_one(&stores, 100_000).await;
     size("after 100,000 of another");
-    let all = sekisho::services::store::Which::All;
+    let all = sekisho::services::store::SessionFilter::All;
     println!("rows: {}\n", stores.sessions.list_sessions(&all, None, 1000).await.unwrap().len());
     stores.close().await;
 }
@@ -164,7 +164,7 @@ async fn renew(tokens: &Tokens, refresh_token: String) -> String {
 }
 
 async fn sign_in(tokens: &Tokens) -> String {
-    let sign_in = SignIn {
+    let sign_in = SessionRequest {
         user: UserId(Uuid::from_u128(1)),
         email: "someone@example.com",
         roles: Roles::default(),

@@ -23,7 +23,7 @@ use axum::routing::{get, post};
 use sekisho::identity::{ClientInfo, Roles};
 use sekisho::layer::{CookiePolicy, CurrentUser, Reject401, SilentRefreshLayer};
 use sekisho::models::session::EndReason;
-use sekisho::services::token::{SignIn, Tokens};
+use sekisho::services::token::{SessionRequest, Tokens};
 
 /// Plain HTTP on one's own machine; elsewhere `CookiePolicy::default()`.
 fn cookies() -> CookiePolicy {
@@ -34,7 +34,7 @@ fn cookies() -> CookiePolicy {
 async fn sign_in(State(tokens): State<Tokens>) -> Result<Cookies, StatusCode> {
     let ann = "67e55044-10b1-426f-9247-bb680e5fe0c8".parse().map_err(failed)?;
     let roles = Roles::new(["reader"]).unwrap_or_default();
-    let ann = SignIn { roles, ..SignIn::new(ann, "ann@example.org") };
+    let ann = SessionRequest { roles, ..SessionRequest::new(ann, "ann@example.org") };
     let fresh = tokens.sign_in(ann).await.map_err(failed)?.renewal;
     let [access, refresh] =
         cookies().set(&fresh.access_token, &fresh.refresh_token, fresh.max_age).map_err(failed)?;
@@ -47,7 +47,7 @@ async fn sign_out(
     request: Request,
 ) -> Result<Cookies, StatusCode> {
     let by = ClientInfo::from_request_parts(request.extensions(), request.headers());
-    tokens.end(user.session, EndReason::LoggedOut, &by).await.map_err(failed)?;
+    tokens.terminate(user.session, EndReason::LoggedOut, &by).await.map_err(failed)?;
     let [access, refresh] = cookies().clear();
     Ok(with_cookies(access, refresh))
 }

@@ -98,7 +98,7 @@ pub mod telemetry;
 pub use crate::identity::Identity;
 pub use crate::layer::{CookiePolicy, CurrentUser, Reject401, SilentRefreshLayer, TokenService};
 pub use crate::services::memory::MemoryStore;
-pub use crate::services::token::{SessionSettings, SignIn, Tokens};
+pub use crate::services::token::{SessionRequest, SessionSettings, Tokens};
 
 /// The examples in `README.md` are compiled and run.
 #[cfg(doctest)]

@@ -57,7 +57,7 @@ use crate::services::auth::{Auth, Registration};
 use crate::services::jwt::{AccessTokens, JwtSettings};
 use crate::services::keys::SharedKeys;
 use crate::services::movies::Movies;
-use crate::services::password::{PasswordError, PasswordSettings, Passwords};
+use crate::services::password::{PasswordError, PasswordHasher, PasswordSettings};
 use crate::services::token::{SessionSettings, Tokens};
 use crate::services::users::Users;
 use crate::telemetry::Telemetry;
@@ -138,7 +138,7 @@ impl App {
         let config = parts.config;
         let cookies = Arc::new(cookie_policy(&config.cookies)?);
         let tokens = tokens(&parts);
-        let passwords = Arc::new(Passwords::new(password_settings(&config.login))?);
+        let passwords = Arc::new(PasswordHasher::new(password_settings(&config.login))?);
         let clock = Arc::clone(&parts.clock);
         let users = Users::new(Arc::clone(&parts.stores.users), Arc::clone(&passwords), Arc::clone(&clock));
         let registration = registration(config.login.registration);
@@ -467,7 +467,7 @@ mod tests {
     use crate::models::user::UserId;
     use crate::services::keys::{Algorithm, KeyMaterial, KeyRing};
     use crate::services::memory::MemoryStore;
-    use crate::services::token::SignIn;
+    use crate::services::token::SessionRequest;
 
     fn tokens(clock: &Arc<ManualClock>) -> Tokens {
         let key = KeyMaterial::generate(1, Algorithm::Hs256, clock.now()).expect("random bytes");
@@ -478,7 +478,7 @@ mod tests {
     }
 
     async fn refresh_token(tokens: &Tokens) -> String {
-        let sign_in = SignIn::new(UserId(Uuid::from_u128(1)), "taro@example.jp");
+        let sign_in = SessionRequest::new(UserId(Uuid::from_u128(1)), "taro@example.jp");
         tokens.sign_in(sign_in).await.expect("a session").renewal.refresh_token
     }
 

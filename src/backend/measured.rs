@@ -14,8 +14,8 @@ use crate::models::movie::{Movie, MovieDetails, MovieId};
 use crate::models::session::{Session, SessionEnd, SessionId};
 use crate::models::user::{Role, User, UserId};
 use crate::services::store::{
-    AuditStore, Ending, Inserted, LastingUse, MovieQuery, MovieStore, NewSession, PasswordChange, Rotation,
-    SessionStore, StoreError, UserStore, Which,
+    AuditStore, InsertOutcome, MovieQuery, MovieStore, NewSession, PasswordChange, Rotation, SessionFilter,
+    SessionStore, SessionTermination, StoreError, TokenUse, UserStore,
 };
 
 /// A store, measured.
@@ -34,25 +34,25 @@ macro_rules! measured {
 }
 
 measured!(SessionStore of SessionStore {
-    fn insert_session(new: &NewSession<'_>) -> Inserted;
+    fn insert_session(new: &NewSession<'_>) -> InsertOutcome;
     fn rotate(rotation: &Rotation<'_>) -> Option<Session>;
     fn catch_up(rotation: &Rotation<'_>) -> Option<Session>;
     fn find_session(id: SessionId) -> Option<Session>;
-    fn settle(tokens: &[LastingUse]) -> Vec<Session>;
+    fn confirm_generation(tokens: &[TokenUse]) -> Vec<Session>;
     fn count_replays(counts: &[(SessionId, u64)]) -> ();
-    fn end_session(id: SessionId, ending: &Ending) -> bool;
-    fn end_sessions(which: &Which, ending: &Ending) -> Vec<SessionId>;
+    fn end_session(id: SessionId, ending: &SessionTermination) -> bool;
+    fn end_sessions(which: &SessionFilter, ending: &SessionTermination) -> Vec<SessionId>;
     fn live_sessions(user: UserId, now: OffsetDateTime) -> Vec<Session>;
-    fn list_sessions(which: &Which, live_at: Option<OffsetDateTime>, limit: u32) -> Vec<Session>;
+    fn list_sessions(which: &SessionFilter, live_at: Option<OffsetDateTime>, limit: u32) -> Vec<Session>;
     fn ended_since(since: OffsetDateTime) -> Vec<(SessionId, SessionEnd)>;
     fn end_expired(from: SessionId, most: u32, expired_by: OffsetDateTime) -> Option<SessionId>;
     fn purge_sessions(before: OffsetDateTime, most: u32) -> u64;
-    fn store_time() -> OffsetDateTime;
+    fn database_time() -> OffsetDateTime;
 });
 
 measured!(AuditStore of SessionStore {
     fn record(entries: &[AuditEntry]) -> ();
-    fn audit_of(session: SessionId, limit: u32) -> Vec<AuditEntry>;
+    fn session_audit(session: SessionId, limit: u32) -> Vec<AuditEntry>;
     fn purge_audit(before: OffsetDateTime, most: u32) -> u64;
 });
 
@@ -64,10 +64,10 @@ measured!(UserStore of UserStore {
     fn list_users() -> Vec<User>;
     fn rehash(id: UserId, old: &SecretString, new: &SecretString) -> bool;
     fn change_password(change: &PasswordChange<'_>) -> Option<Vec<SessionId>>;
-    fn set_role(id: UserId, role: Role, ending: &Ending) -> Option<Vec<SessionId>>;
-    fn disable_user(id: UserId, ending: &Ending) -> Option<Vec<SessionId>>;
+    fn set_role(id: UserId, role: Role, ending: &SessionTermination) -> Option<Vec<SessionId>>;
+    fn disable_user(id: UserId, ending: &SessionTermination) -> Option<Vec<SessionId>>;
     fn enable_user(id: UserId) -> bool;
-    fn delete_user(id: UserId, ending: &Ending) -> Option<Vec<SessionId>>;
+    fn delete_user(id: UserId, ending: &SessionTermination) -> Option<Vec<SessionId>>;
 });
 
 measured!(MovieStore of MovieStore {

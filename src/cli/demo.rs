@@ -13,7 +13,7 @@ use crate::app::Sample;
 use crate::backend::config::{Config, Listen, Sources};
 use crate::backend::db::Stores;
 use crate::models::user::Role;
-use crate::services::films::films;
+use crate::services::sample_movies::sample_movies;
 use crate::services::store::{MovieQuery, StoreError};
 use crate::services::users::{NewUser, UserError};
 
@@ -77,7 +77,7 @@ async fn furnish(config: &Config, stores: &Stores) -> Result<(), CliError> {
     let failed = |error| CliError::failed("can't store the films", error);
     let (_, there) = stores.movies.list_movies(&MovieQuery::default()).await.map_err(failed)?;
     if there == 0 {
-        stores.movies.insert_movies(&films()).await.map_err(failed)?;
+        stores.movies.insert_movies(&sample_movies()).await.map_err(failed)?;
     }
     Ok(())
 }

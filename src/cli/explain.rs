@@ -32,7 +32,7 @@ pub(super) async fn explain(
     SessionExplain { id, json }: SessionExplain,
 ) -> Result<(), CliError> {
     let session = stores.sessions.find_session(id).await.map_err(failed)?;
-    let audit = stores.sessions.audit_of(id, MOST_ENTRIES).await.map_err(failed)?;
+    let audit = stores.sessions.session_audit(id, MOST_ENTRIES).await.map_err(failed)?;
     let story = Story::new(session.as_ref(), &audit, SystemClock.now());
     let story = story.ok_or_else(|| {
         let advice = "is it another database's, or was it purged (session.keep_ended, audit.keep)?";
@@ -300,7 +300,7 @@ mod tests {
     use crate::identity::Roles;
     use crate::models::session::SessionKind;
     use crate::models::user::UserId;
-    use crate::services::store::Ending;
+    use crate::services::store::SessionTermination;
 
     const NOW: OffsetDateTime = datetime!(2026-03-01 12:00 UTC);
     const DAY: Duration = Duration::from_secs(86_400);
@@ -333,7 +333,10 @@ mod tests {
 
     /// The session, ended by this, and what the audit has of it.
     fn ended(reason: EndReason, by: ClientInfo, presented: Option<u32>) -> (Session, Vec<AuditEntry>) {
-        let ending = Ending { presented, ..Ending::new(NOW - Duration::from_secs(60), reason, by) };
+        let ending = SessionTermination {
+            presented,
+            ..SessionTermination::new(NOW - Duration::from_secs(60), reason, by)
+        };
         let session = Session { end: Some(ending.end()), ..session() };
         let entry = ending.entry(session.id, session.user_id, 42, session.client.clone());
         let login = AuditEntry::login(&session);

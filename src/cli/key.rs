@@ -19,7 +19,7 @@ use crate::identity::ClientInfo;
 use crate::models::audit::{AuditEntry, AuditEvent};
 use crate::models::session::EndReason;
 use crate::services::keys::KeyMaterial;
-use crate::services::store::{Ending, Which};
+use crate::services::store::{SessionFilter, SessionTermination};
 
 /// What to do with keys.
 #[derive(Clone, Debug, Subcommand)]
@@ -90,8 +90,8 @@ async fn retire(dir: &Path, number: u8, config: &Config) -> Result<String, CliEr
     }
     let stores = start::stores(config).await?;
     let by = ClientInfo::command_line("key retire");
-    let ending = Ending::new(SystemClock.now(), EndReason::Revoked, by);
-    let ended = stores.sessions.end_sessions(&Which::SignedBy(number), &ending).await;
+    let ending = SessionTermination::new(SystemClock.now(), EndReason::Revoked, by);
+    let ended = stores.sessions.end_sessions(&SessionFilter::SignedBy(number), &ending).await;
     stores.close().await;
     let ended = ended.map_err(|error| CliError::failed("can't end the key's sessions", error))?;
     key_files::retire(dir, number)?;

@@ -23,7 +23,7 @@ use crate::backend::key_files;
 use crate::clock::{Clock, SystemClock};
 use crate::server::{Certificate, ServerLimits, WorkerThreads};
 use crate::services::keys::SharedKeys;
-use crate::services::purge::{Keep, Purge};
+use crate::services::purge::{Purge, RetentionPolicy};
 use crate::services::store::StoreError;
 use crate::telemetry::{self, Exporting, Log, Telemetry};
 
@@ -177,7 +177,7 @@ impl Program {
             sample,
         };
         let app = App::build(parts).map_err(CliError::misconfigured)?;
-        let loaded = app.tokens.load_ends().await;
+        let loaded = app.tokens.load_revocations().await;
         loaded
             .map_err(|error| CliError::failed("can't ask the database which sessions have ended", error))?;
         let beside = watch_over(config, ground, &app);
@@ -188,7 +188,7 @@ impl Program {
         for task in self.beside {
             task.abort();
         }
-        if let Err(error) = self.app.tokens.write_notes().await {
+        if let Err(error) = self.app.tokens.flush_deferred().await {
             tracing::warn!(error = &error as &dyn std::error::Error, "the last settlements were not written");
         }
         if let Some(exporting) = self.exporting {
@@ -226,10 +226,10 @@ fn watch_over(config: &Config, ground: &Ground, app: &App) -> Vec<JoinHandle<()>
     let mut watchers = vec![
         tokio::spawn(compare_clocks(stores.clone(), Arc::clone(clock), config.session.grace / 4)),
         tokio::spawn(purge(config, stores, clock).run()),
-        tokio::spawn(app.tokens.clone().follow_ends()),
+        tokio::spawn(app.tokens.clone().run_revocation_poller()),
     ];
     let (woken, tokens) = (stores.clone(), app.tokens.clone());
-    watchers.push(tokio::spawn(async move { woken.wake_ups(move || tokens.wake()).await }));
+    watchers.push(tokio::spawn(async move { woken.wake_ups(move || tokens.poll_now()).await }));
     if let KeySource::Dir(dir) = &config.tokens.keys {
         let watch = key_files::watch(dir.clone(), config.tokens.key_activation, Arc::clone(keys));
         watchers.push(tokio::spawn(watch));
@@ -259,7 +259,7 @@ async fn compare_clocks(stores: Stores, clock: Arc<dyn Clock>, allowed: Duration
 
 fn purge(config: &Config, stores: &Stores, clock: &Arc<dyn Clock>) -> Purge {
     let session = &config.session;
-    let keep = Keep { ended: session.keep_ended, audit: config.audit.keep, grace: session.grace };
+    let keep = RetentionPolicy { ended: session.keep_ended, audit: config.audit.keep, grace: session.grace };
     Purge::new(Arc::clone(&stores.sessions), Arc::clone(clock), keep)
 }
 
@@ -281,7 +281,7 @@ async fn check_clock(config: &Config, stores: &Stores, clock: &dyn Clock) -> Res
 
 async fn clock_offset(stores: &Stores, clock: &dyn Clock) -> Result<time::Duration, StoreError> {
     let before = clock.now();
-    let theirs = stores.sessions.store_time().await?;
+    let theirs = stores.sessions.database_time().await?;
     let ours = before + (clock.now() - before) / 2;
     Ok(ours - theirs)
 }
@@ -290,7 +290,7 @@ async fn clock_offset(stores: &Stores, clock: &dyn Clock) -> Result<time::Durati
 async fn agree(config: &Config, stores: &Stores) -> Result<(), CliError> {
     let settings = [("tokens.issuer", &config.tokens.issuer), ("tokens.audience", &config.tokens.audience)];
     for (name, ours) in settings {
-        let settled = stores.settings.settle_setting(name, ours).await;
+        let settled = stores.settings.get_or_insert_setting(name, ours).await;
         let settled = settled.map_err(|error| CliError::failed("can't ask the database", error))?;
         if settled != *ours {
             return Err(CliError::Misconfigured(

@@ -15,7 +15,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::identity::ClientInfo;
 use crate::models::session::{EndReason, Session, SessionId};
 use crate::models::user::UserId;
-use crate::services::store::{Ending, StoreError, Which};
+use crate::services::store::{SessionFilter, SessionTermination, StoreError};
 
 /// What to do with sessions.
 #[derive(Clone, Debug, Subcommand)]
@@ -78,8 +78,8 @@ pub(super) async fn run(command: SessionCommand, config: &Config) -> Result<(), 
 async fn print(stores: &Stores, list: SessionList) -> Result<(), CliError> {
     let now = SystemClock.now();
     let which = match &list.user {
-        Some(email) => Which::OfUser(user(stores, email).await?),
-        None => Which::All,
+        Some(email) => SessionFilter::OfUser(user(stores, email).await?),
+        None => SessionFilter::All,
     };
     let live_at = (!list.ended).then_some(now);
     let sessions = stores.sessions.list_sessions(&which, live_at, list.limit).await.map_err(failed)?;
@@ -89,10 +89,10 @@ async fn print(stores: &Stores, list: SessionList) -> Result<(), CliError> {
 
 async fn end(stores: &Stores, revoke: SessionRevoke) -> Result<(), CliError> {
     let by = ClientInfo::command_line("session revoke");
-    let ending = Ending::new(SystemClock.now(), EndReason::Revoked, by);
+    let ending = SessionTermination::new(SystemClock.now(), EndReason::Revoked, by);
     let which = match &revoke.user {
-        Some(email) => Some(Which::OfUser(user(stores, email).await?)),
-        None => revoke.all.then_some(Which::All),
+        Some(email) => Some(SessionFilter::OfUser(user(stores, email).await?)),
+        None => revoke.all.then_some(SessionFilter::All),
     };
     let ended = match which {
         Some(which) => stores.sessions.end_sessions(&which, &ending).await.map_err(failed)?.len(),
@@ -102,7 +102,11 @@ async fn end(stores: &Stores, revoke: SessionRevoke) -> Result<(), CliError> {
 }
 
 /// Ends these sessions; one that isn't there is an error, but the others end all the same.
-async fn end_each(stores: &Stores, ids: &[SessionId], ending: &Ending) -> Result<usize, CliError> {
+async fn end_each(
+    stores: &Stores,
+    ids: &[SessionId],
+    ending: &SessionTermination,
+) -> Result<usize, CliError> {
     let mut ended = 0;
     let mut unknown = Vec::new();
     for &id in ids {

@@ -13,7 +13,7 @@ use crate::backend::key_files::{self, KeyFileError};
 use crate::clock::Clock;
 use crate::server::{Certificate, ServerLimits, raise_file_limit};
 use crate::services::keys::{Algorithm, KeyMaterial, KeyRing};
-use crate::services::password::Passwords;
+use crate::services::password::PasswordHasher;
 use crate::services::users::Users;
 use crate::telemetry::{Exporting, Log, LogFormat, Spans};
 
@@ -95,7 +95,7 @@ pub(super) async fn open(config: &Config) -> Result<Stores, CliError> {
 
 /// The users, for commands that change them.
 pub(super) fn users(config: &Config, stores: &Stores) -> Result<Users, CliError> {
-    let passwords = Passwords::new(password_settings(&config.login)).map_err(CliError::misconfigured)?;
+    let passwords = PasswordHasher::new(password_settings(&config.login)).map_err(CliError::misconfigured)?;
     Ok(Users::new(Arc::clone(&stores.users), Arc::new(passwords), Arc::new(crate::clock::SystemClock)))
 }
 

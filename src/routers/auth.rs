@@ -157,7 +157,7 @@ async fn refresh(
             return Ok((event(SessionEvent::StoreUnavailable), unavailable).into_response());
         }
     };
-    let (user, session) = state.auth.whoami(&issued.renewal.identity).await?;
+    let (user, session) = state.auth.current_session(&issued.renewal.identity).await?;
     // A sign-out, of just now: these cookies would undo it in the browser.
     if let Some((event, _)) = session.over(state.clock.now()) {
         return Err(ApiError::Unauthenticated(event));
@@ -201,7 +201,7 @@ async fn session(
     CurrentUser(identity): CurrentUser,
     State(state): State<AuthState>,
 ) -> Result<Json<SessionOut>, ApiError> {
-    let (user, session) = state.auth.whoami(&identity).await?;
+    let (user, session) = state.auth.current_session(&identity).await?;
     Ok(Json(SessionOut::new(&user, &session, identity.expires_at)))
 }
 
@@ -265,7 +265,7 @@ async fn password(
         AuthError::Credentials => ApiError::WrongPassword,
         other => other.into(),
     })?;
-    let (user, session) = state.auth.whoami(&identity).await?;
+    let (user, session) = state.auth.current_session(&identity).await?;
     Ok(Json(SessionOut::new(&user, &session, identity.expires_at)))
 }
 
@@ -307,7 +307,7 @@ impl AuthState {
         let mut sessions: Vec<_> = self
             .cookies
             .tokens_in(headers)
-            .filter_map(|token| tokens.session_of(Some(token), Some(token)))
+            .filter_map(|token| tokens.identify_session(Some(token), Some(token)))
             .collect();
         sessions.dedup();
         sessions

@@ -62,20 +62,20 @@ async fn ready(State(health): State<Health>) -> Response {
     if health.stopping.has_begun() {
         return (StatusCode::SERVICE_UNAVAILABLE, "about to stop\n").into_response();
     }
-    if health.tokens.feed_is_lost() {
+    if health.tokens.revocations_stale() {
         let text = "for more than a second it has not been known which sessions have ended\n";
         return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
     }
-    match tokio::time::timeout(READY_WITHIN, health.store.store_time()).await {
+    match tokio::time::timeout(READY_WITHIN, health.store.database_time()).await {
         Ok(Ok(_)) => "ready\n".into_response(),
         _ => (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer\n").into_response(),
     }
 }
 
 async fn metrics_text(State(health): State<Health>) -> Response {
-    let lost = if health.tokens.feed_is_lost() { 1.0 } else { 0.0 };
+    let lost = if health.tokens.revocations_stale() { 1.0 } else { 0.0 };
     metrics::gauge!("sekisho_session_feed_lost").set(lost);
-    metrics::counter!("sekisho_notes_lost_total").absolute(health.tokens.lost_notes());
+    metrics::counter!("sekisho_notes_lost_total").absolute(health.tokens.dropped_writes());
     let text = (health.metrics)();
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

@@ -26,7 +26,7 @@ use crate::schemas::auth::{TokenOut, TokenProblem};
 use crate::services::auth::{AuthError, Credentials};
 use crate::services::password::PasswordError;
 use crate::services::store::StoreError;
-use crate::services::token::Issued;
+use crate::services::token::IssuedSession;
 
 /// The route `/token`, and its description.
 #[must_use]
@@ -81,7 +81,11 @@ async fn token(
     Ok(answer(issued, state.clock.now()))
 }
 
-async fn sign_in(state: &AuthState, form: &mut Form, client: ClientInfo) -> Result<Issued, TokenError> {
+async fn sign_in(
+    state: &AuthState,
+    form: &mut Form,
+    client: ClientInfo,
+) -> Result<IssuedSession, TokenError> {
     let credentials = Credentials {
         email: form.require("username")?,
         password: SecretString::from(form.require("password")?),
@@ -90,13 +94,17 @@ async fn sign_in(state: &AuthState, form: &mut Form, client: ClientInfo) -> Resu
     Ok(issued)
 }
 
-async fn refresh(state: &AuthState, form: &mut Form, client: ClientInfo) -> Result<Issued, TokenError> {
+async fn refresh(
+    state: &AuthState,
+    form: &mut Form,
+    client: ClientInfo,
+) -> Result<IssuedSession, TokenError> {
     let refresh_token = form.require("refresh_token")?;
     let request = RefreshRequest { refresh_token, access_token: None, of: None, client };
     Ok(state.auth.tokens().renew(request, SessionKind::Client).await?)
 }
 
-fn answer(issued: Issued, now: OffsetDateTime) -> Response {
+fn answer(issued: IssuedSession, now: OffsetDateTime) -> Response {
     let renewal = issued.renewal;
     let expires_at = renewal.identity.expires_at;
     let body = TokenOut {

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use secrecy::SecretString;
 
-use super::password::{PasswordError, Passwords};
-use super::store::{PasswordChange, StoreError, UserStore, Which};
-use super::token::{Issued, SignIn, SignInError, Tokens};
+use super::password::{PasswordError, PasswordHasher};
+use super::store::{PasswordChange, SessionFilter, StoreError, UserStore};
+use super::token::{IssuedSession, SessionRequest, SignInError, Tokens};
 use super::users::{NewUser, UserError, Users};
 use crate::identity::{ClientInfo, Identity};
 use crate::models::audit::AuditEvent;
@@ -17,7 +17,7 @@ use crate::models::user::{User, UserId};
 #[derive(Clone)]
 pub struct Auth {
     store: Arc<dyn UserStore>,
-    passwords: Arc<Passwords>,
+    passwords: Arc<PasswordHasher>,
     users: Users,
     tokens: Tokens,
     registration: Registration,
@@ -80,7 +80,7 @@ impl Auth {
     #[must_use]
     pub fn new(
         store: Arc<dyn UserStore>,
-        passwords: Arc<Passwords>,
+        passwords: Arc<PasswordHasher>,
         users: Users,
         tokens: Tokens,
         registration: Registration,
@@ -100,12 +100,12 @@ impl Auth {
         kind: SessionKind,
         client: ClientInfo,
         replaces: Option<SessionId>,
-    ) -> Result<(User, Issued), AuthError> {
+    ) -> Result<(User, IssuedSession), AuthError> {
         let by = client.clone();
         let user = self.authenticate(credentials, &by).await.inspect_err(|error| {
             tracing::info!(address = ?by.address, %error, session_event = "login_failed", "a sign-in failed");
         })?;
-        let sign_in = SignIn {
+        let sign_in = SessionRequest {
             user: user.id,
             email: &user.email,
             roles: user.role.roles(),
@@ -170,7 +170,7 @@ impl Auth {
             ending: &ending,
         };
         let ended = self.store.change_password(&change).await?.ok_or(AuthError::Credentials)?;
-        self.tokens.note_ended(&ended, ending.end());
+        self.tokens.mark_terminated(&ended, ending.end());
         tracing::info!(user = %user.id, ended = ended.len(), session_event = "password_changed", "password changed");
         Ok(user)
     }
@@ -182,7 +182,7 @@ impl Auth {
     /// If the store does not answer: then no cookie may be cleared.
     pub async fn sign_out(&self, sessions: &[SessionId], client: &ClientInfo) -> Result<(), AuthError> {
         for &session in sessions {
-            if self.tokens.end(session, EndReason::LoggedOut, client).await? {
+            if self.tokens.terminate(session, EndReason::LoggedOut, client).await? {
                 tracing::info!(%session, session_event = "logged_out", "signed out");
             }
         }
@@ -199,8 +199,8 @@ impl Auth {
         identity: &Identity,
         client: &ClientInfo,
     ) -> Result<(), AuthError> {
-        let which = Which::OfUser(user_id(identity)?);
-        let ended = self.tokens.end_all(&which, EndReason::LoggedOut, client).await?;
+        let which = SessionFilter::OfUser(user_id(identity)?);
+        let ended = self.tokens.terminate_matching(&which, EndReason::LoggedOut, client).await?;
         tracing::info!(user = %identity.subject, ended = ended.len(), session_event = "logged_out", "signed out everywhere");
         Ok(())
     }
@@ -226,7 +226,7 @@ impl Auth {
         client: &ClientInfo,
     ) -> Result<(), AuthError> {
         let own = self.sessions(identity).await?.into_iter().any(|own| own.id == session);
-        if own && self.tokens.end(session, EndReason::LoggedOut, client).await? {
+        if own && self.tokens.terminate(session, EndReason::LoggedOut, client).await? {
             return Ok(());
         }
         Err(AuthError::UnknownSession)
@@ -237,7 +237,7 @@ impl Auth {
     /// # Errors
     ///
     /// [`AuthError::UserGone`] or [`AuthError::SessionGone`] if that is so by now.
-    pub async fn whoami(&self, identity: &Identity) -> Result<(User, Session), AuthError> {
+    pub async fn current_session(&self, identity: &Identity) -> Result<(User, Session), AuthError> {
         let user = self.user_of(identity).await?;
         let session = self.tokens.find(identity.session).await?.ok_or(AuthError::SessionGone)?;
         Ok((user, session))

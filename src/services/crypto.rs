@@ -123,7 +123,7 @@ impl Verifier {
     }
 
     /// Whether the signature is the message's, in constant time for MACs.
-    pub(crate) fn holds(&self, message: &[u8], signature: &[u8]) -> bool {
+    pub(crate) fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
         match self {
             Self::Es256(key) | Self::EdDsa(key) => key.verify(message, signature).is_ok(),
             Self::Hs256(key) => hmac::verify(key, message, signature).is_ok(),
@@ -162,7 +162,7 @@ impl JwtSigner for Signer {
 
 impl jsonwebtoken::signature::Verifier<Vec<u8>> for Verifier {
     fn verify(&self, message: &[u8], signature: &Vec<u8>) -> Result<(), jsonwebtoken::signature::Error> {
-        if self.holds(message, signature) { Ok(()) } else { Err(jsonwebtoken::signature::Error::new()) }
+        if self.verify(message, signature) { Ok(()) } else { Err(jsonwebtoken::signature::Error::new()) }
     }
 }
 
@@ -252,7 +252,7 @@ mod tests {
         let key = encoding_key(Algorithm::EdDSA, &pkcs8);
         let signer = Signer::new(Algorithm::EdDSA, &key).expect("a key");
         let signature = signer.sign(b"message").expect("a signature");
-        assert!(signer.verifier().holds(b"message", signature.as_ref()));
+        assert!(signer.verifier().verify(b"message", signature.as_ref()));
         assert_eq!(signer.verifier().public_key(), Some(point.as_slice()));
     }
 

@@ -58,7 +58,7 @@ impl Algorithm {
         Self::ALL.into_iter().find(|algorithm| algorithm.as_str() == name)
     }
 
-    fn registered(self) -> jsonwebtoken::Algorithm {
+    fn as_jwt_algorithm(self) -> jsonwebtoken::Algorithm {
         match self {
             Self::Es256 => jsonwebtoken::Algorithm::ES256,
             Self::EdDsa => jsonwebtoken::Algorithm::EdDSA,
@@ -214,7 +214,7 @@ impl SigningKey {
         if refresh.expose_secret().len() != 32 {
             return Err(KeyError::RefreshKey);
         }
-        let registered = algorithm.registered();
+        let registered = algorithm.as_jwt_algorithm();
         let signer = Signer::new(registered, &crypto::encoding_key(registered, signing))
             .map_err(|_| KeyError::NotAKey(algorithm))?;
         let kid = number.to_string();

@@ -8,8 +8,8 @@ use secrecy::{ExposeSecret, SecretString};
 use time::OffsetDateTime;
 
 use super::store::{
-    AuditStore, Ending, Inserted, LastingUse, MovieQuery, MovieSort, MovieStore, NewSession, PasswordChange,
-    Rotation, SessionStore, SettingStore, StoreError, UserStore, Which,
+    AuditStore, InsertOutcome, MovieQuery, MovieSort, MovieStore, NewSession, PasswordChange, Rotation,
+    SessionFilter, SessionStore, SessionTermination, SettingStore, StoreError, TokenUse, UserStore,
 };
 use crate::clock::{Clock, SystemClock};
 use crate::identity::ClientInfo;
@@ -53,17 +53,17 @@ impl MemoryStore {
 
 #[async_trait]
 impl SessionStore for MemoryStore {
-    async fn insert_session(&self, new: &NewSession<'_>) -> Result<Inserted, StoreError> {
+    async fn insert_session(&self, new: &NewSession<'_>) -> Result<InsertOutcome, StoreError> {
         let mut tables = self.tables();
         if !tables.may_sign_in(new) {
-            return Ok(Inserted::Refused);
+            return Ok(InsertOutcome::Refused);
         }
         if tables.sessions.contains_key(&new.session.id) {
             return Err(StoreError::Conflict("id"));
         }
-        let ended = tables.make_way(new);
+        let ended = tables.evict_sessions(new);
         tables.begin(new.session);
-        Ok(Inserted::Yes { ended })
+        Ok(InsertOutcome::Yes { ended })
     }
 
     async fn rotate(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError> {
@@ -81,7 +81,7 @@ impl SessionStore for MemoryStore {
         Ok(self.tables().sessions.get(&id).cloned())
     }
 
-    async fn settle(&self, tokens: &[LastingUse]) -> Result<Vec<Session>, StoreError> {
+    async fn confirm_generation(&self, tokens: &[TokenUse]) -> Result<Vec<Session>, StoreError> {
         let mut tables = self.tables();
         let mut settled_before = BTreeMap::new();
         for token in tokens {
@@ -106,11 +106,15 @@ impl SessionStore for MemoryStore {
         Ok(())
     }
 
-    async fn end_session(&self, id: SessionId, ending: &Ending) -> Result<bool, StoreError> {
+    async fn end_session(&self, id: SessionId, ending: &SessionTermination) -> Result<bool, StoreError> {
         Ok(self.tables().end(id, ending))
     }
 
-    async fn end_sessions(&self, which: &Which, ending: &Ending) -> Result<Vec<SessionId>, StoreError> {
+    async fn end_sessions(
+        &self,
+        which: &SessionFilter,
+        ending: &SessionTermination,
+    ) -> Result<Vec<SessionId>, StoreError> {
         Ok(self.tables().end_which(which, ending))
     }
 
@@ -122,7 +126,7 @@ impl SessionStore for MemoryStore {
 
     async fn list_sessions(
         &self,
-        which: &Which,
+        which: &SessionFilter,
         live_at: Option<OffsetDateTime>,
         limit: u32,
     ) -> Result<Vec<Session>, StoreError> {
@@ -168,7 +172,7 @@ impl SessionStore for MemoryStore {
         Ok(purged.len() as u64)
     }
 
-    async fn store_time(&self) -> Result<OffsetDateTime, StoreError> {
+    async fn database_time(&self) -> Result<OffsetDateTime, StoreError> {
         Ok(SystemClock.now())
     }
 }
@@ -181,7 +185,7 @@ impl AuditStore for MemoryStore {
         Ok(())
     }
 
-    async fn audit_of(&self, session: SessionId, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
+    async fn session_audit(&self, session: SessionId, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
         let tables = self.tables();
         let named = tables.audit.iter().filter(|entry| entry.session == Some(session));
         let mut entries: Vec<_> = named.cloned().collect();
@@ -246,8 +250,8 @@ impl UserStore for MemoryStore {
             return Ok(None);
         }
         let which = match change.keep {
-            Some(kept) => Which::OfUserBut(change.user, kept),
-            None => Which::OfUser(change.user),
+            Some(kept) => SessionFilter::OfUserBut(change.user, kept),
+            None => SessionFilter::OfUser(change.user),
         };
         Ok(Some(tables.end_by_change(change.user, &which, change.ending)))
     }
@@ -256,7 +260,7 @@ impl UserStore for MemoryStore {
         &self,
         id: UserId,
         role: Role,
-        ending: &Ending,
+        ending: &SessionTermination,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
         let mut tables = self.tables();
         let Some(user) = tables.users.get_mut(&id) else { return Ok(None) };
@@ -264,14 +268,18 @@ impl UserStore for MemoryStore {
             return Ok(Some(Vec::new()));
         }
         user.role = role;
-        Ok(Some(tables.end_by_change(id, &Which::OfUser(id), ending)))
+        Ok(Some(tables.end_by_change(id, &SessionFilter::OfUser(id), ending)))
     }
 
-    async fn disable_user(&self, id: UserId, ending: &Ending) -> Result<Option<Vec<SessionId>>, StoreError> {
+    async fn disable_user(
+        &self,
+        id: UserId,
+        ending: &SessionTermination,
+    ) -> Result<Option<Vec<SessionId>>, StoreError> {
         let mut tables = self.tables();
         let Some(user) = tables.users.get_mut(&id) else { return Ok(None) };
         user.disabled_at.get_or_insert(ending.at);
-        Ok(Some(tables.end_by_change(id, &Which::OfUser(id), ending)))
+        Ok(Some(tables.end_by_change(id, &SessionFilter::OfUser(id), ending)))
     }
 
     async fn enable_user(&self, id: UserId) -> Result<bool, StoreError> {
@@ -281,12 +289,16 @@ impl UserStore for MemoryStore {
         Ok(true)
     }
 
-    async fn delete_user(&self, id: UserId, ending: &Ending) -> Result<Option<Vec<SessionId>>, StoreError> {
+    async fn delete_user(
+        &self,
+        id: UserId,
+        ending: &SessionTermination,
+    ) -> Result<Option<Vec<SessionId>>, StoreError> {
         let mut tables = self.tables();
         if tables.users.remove(&id).is_none() {
             return Ok(None);
         }
-        Ok(Some(tables.end_by_change(id, &Which::OfUser(id), ending)))
+        Ok(Some(tables.end_by_change(id, &SessionFilter::OfUser(id), ending)))
     }
 }
 
@@ -336,7 +348,7 @@ impl MovieStore for MemoryStore {
 
 #[async_trait]
 impl SettingStore for MemoryStore {
-    async fn settle_setting(&self, name: &str, value: &str) -> Result<String, StoreError> {
+    async fn get_or_insert_setting(&self, name: &str, value: &str) -> Result<String, StoreError> {
         let mut tables = self.tables();
         Ok(tables.settings.entry(name.to_owned()).or_insert_with(|| value.to_owned()).clone())
     }
@@ -353,7 +365,7 @@ impl Tables {
     }
 
     /// Ends the session that the new one replaces, and the oldest beyond the user's limit.
-    fn make_way(&mut self, new: &NewSession<'_>) -> Vec<SessionId> {
+    fn evict_sessions(&mut self, new: &NewSession<'_>) -> Vec<SessionId> {
         let at = new.session.created_at;
         let mut others = self.live(new.session.user_id, at);
         others.retain(|session| Some(session.id) != new.replaces);
@@ -364,7 +376,7 @@ impl Tables {
         let ending: Vec<_> = replaced.into_iter().chain(displaced).collect();
         let mut ended = Vec::new();
         for (id, reason) in ending {
-            if self.end(id, &Ending::new(at, reason, new.session.client.clone())) {
+            if self.end(id, &SessionTermination::new(at, reason, new.session.client.clone())) {
                 ended.push(id);
             }
         }
@@ -384,7 +396,7 @@ impl Tables {
         session.settled_by = None;
         session.rotations += 1;
         session.idle_expires_at = rotation.idle_expires_at.min(session.absolute_expires_at);
-        session.client = kept(rotation.client);
+        session.client = stored_client(rotation.client);
         Some(session.clone())
     }
 
@@ -398,11 +410,11 @@ impl Tables {
 
     fn begin(&mut self, session: &Session) {
         self.write_down(AuditEntry::login(session));
-        let session = Session { client: kept(&session.client), ..session.clone() };
+        let session = Session { client: stored_client(&session.client), ..session.clone() };
         self.sessions.insert(session.id, session);
     }
 
-    fn end(&mut self, id: SessionId, ending: &Ending) -> bool {
+    fn end(&mut self, id: SessionId, ending: &SessionTermination) -> bool {
         let Some(session) = self.sessions.get_mut(&id).filter(|session| session.end.is_none()) else {
             return false;
         };
@@ -412,7 +424,7 @@ impl Tables {
         true
     }
 
-    fn end_which(&mut self, which: &Which, ending: &Ending) -> Vec<SessionId> {
+    fn end_which(&mut self, which: &SessionFilter, ending: &SessionTermination) -> Vec<SessionId> {
         let named = self.sessions.values().filter(|session| names(which, session));
         let mut ended: Vec<_> = named.map(|session| session.id).collect();
         ended.retain(|&id| self.end(id, ending));
@@ -420,7 +432,12 @@ impl Tables {
     }
 
     /// Ends sessions because the user was changed.
-    fn end_by_change(&mut self, user: UserId, which: &Which, ending: &Ending) -> Vec<SessionId> {
+    fn end_by_change(
+        &mut self,
+        user: UserId,
+        which: &SessionFilter,
+        ending: &SessionTermination,
+    ) -> Vec<SessionId> {
         self.write_down(ending.of_user(user));
         self.end_which(which, ending)
     }
@@ -444,23 +461,23 @@ impl Tables {
 const MOST_ENTRIES: usize = 10_000;
 
 /// How a session ends that had expired by `by`.
-fn expiry(session: &Session, by: OffsetDateTime) -> Option<Ending> {
+fn expiry(session: &Session, by: OffsetDateTime) -> Option<SessionTermination> {
     let (event, at) = session.over(by)?;
     let reason = EndReason::from_word(event.as_str())?;
-    Some(Ending::new(at, reason, ClientInfo::default()))
+    Some(SessionTermination::new(at, reason, ClientInfo::default()))
 }
 
 /// What a session's row keeps of a client.
-fn kept(client: &ClientInfo) -> ClientInfo {
+fn stored_client(client: &ClientInfo) -> ClientInfo {
     ClientInfo { request_id: None, ..client.clone() }
 }
 
-fn names(which: &Which, session: &Session) -> bool {
+fn names(which: &SessionFilter, session: &Session) -> bool {
     match *which {
-        Which::All => true,
-        Which::OfUser(user) => session.user_id == user,
-        Which::OfUserBut(user, kept) => session.user_id == user && session.id != kept,
-        Which::SignedBy(key) => session.key_number == key,
+        SessionFilter::All => true,
+        SessionFilter::OfUser(user) => session.user_id == user,
+        SessionFilter::OfUserBut(user, kept) => session.user_id == user && session.id != kept,
+        SessionFilter::SignedBy(key) => session.key_number == key,
     }
 }
 

@@ -5,7 +5,7 @@
 //! | [`auth`] | signing in and out |
 //! | [`users`] | users, made and changed |
 //! | [`password`] | bcrypt on a pool of its own, and what makes a password good enough |
-//! | [`movies`], [`films`] | the reference application |
+//! | [`movies`], [`sample_movies`] | the reference application |
 //! | [`token`] | a session's tokens from sign-in to end; the layer's `TokenService` |
 //! | `renewal`, [`rotation`] | renewing: what to do, and the pure function that decides |
 //! | `flights`, `notes`, `ends` | renewals shared between requests, what is written behind their backs, and what others have ended |
@@ -19,29 +19,29 @@
 #[cfg(feature = "server")]
 pub mod auth;
 pub mod crypto;
-mod ends;
-#[cfg(feature = "server")]
-pub mod films;
-mod flights;
+mod deferred_writes;
 pub mod jwt;
 pub mod keys;
 pub mod memory;
-mod minted;
 #[cfg(feature = "server")]
 pub mod movies;
-mod notes;
 #[cfg(feature = "server")]
 pub mod password;
 pub mod purge;
+mod refresh;
 pub mod refresh_token;
-mod remembered;
-mod renewal;
+mod revocations;
 pub mod rotation;
-#[cfg(test)]
-mod scene;
+#[cfg(feature = "server")]
+pub mod sample_movies;
+mod single_flight;
 pub mod store;
+#[cfg(test)]
+mod test_support;
 pub mod token;
+mod token_cache;
+mod upstream_token_cache;
 #[cfg(feature = "server")]
 pub mod users;
-mod verified;
+mod verified_token_cache;
 mod watchers;

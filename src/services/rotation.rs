@@ -52,7 +52,7 @@ use crate::models::session::{AccessRef, Session, SessionId, SessionKind};
 
 /// A refresh token whose signature holds, and what came with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Presented {
+pub struct PresentedToken {
     /// The session that the token names.
     pub session: SessionId,
     /// The generation that the token names.
@@ -60,12 +60,12 @@ pub struct Presented {
     /// What kind of client it came from.
     pub kind: SessionKind,
     /// The access token of the same session that lay beside it, expired or not.
-    pub beside: Option<Beside>,
+    pub beside: Option<AccompanyingAccessToken>,
 }
 
 /// An access token that came with a refresh token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Beside {
+pub struct AccompanyingAccessToken {
     /// Which one it is.
     pub token: AccessRef,
     /// Its generation.
@@ -116,7 +116,7 @@ pub enum Reuse {
 #[must_use]
 pub fn decide(
     row: Option<&Session>,
-    presented: &Presented,
+    presented: &PresentedToken,
     now: OffsetDateTime,
     grace: Duration,
 ) -> Decision {
@@ -132,10 +132,10 @@ pub fn decide(
         return next_or_exhausted(generation, Decision::CatchUp { lost: generation - row.generation });
     }
     match row.generation - generation {
-        0 if now - row.rotated_at < grace || is_young(presented, now, grace) => Decision::Replay,
+        0 if now - row.rotated_at < grace || within_grace(presented, now, grace) => Decision::Replay,
         0 => next_or_exhausted(generation, Decision::Rotate),
         1 if row.settled_by.is_some() => Decision::Reuse(Reuse::Settled),
-        1 if is_second_jar(row, presented, grace) => Decision::Reuse(Reuse::TwoJars),
+        1 if is_divergent_client(row, presented, grace) => Decision::Reuse(Reuse::TwoJars),
         1 => Decision::Replay,
         _ => Decision::Reuse(Reuse::LongReplaced),
     }
@@ -144,7 +144,7 @@ pub fn decide(
 /// Whether the access token beside the refresh token shows, before any row is read, that no rotation
 /// is due: it is of the generation presented and less than `grace` old.
 #[must_use]
-pub fn is_young(presented: &Presented, now: OffsetDateTime, grace: Duration) -> bool {
+pub fn within_grace(presented: &PresentedToken, now: OffsetDateTime, grace: Duration) -> bool {
     presented.beside.is_some_and(|beside| {
         beside.generation == presented.generation && !beside.token.older_than(grace, now)
     })
@@ -153,14 +153,14 @@ pub fn is_young(presented: &Presented, now: OffsetDateTime, grace: Duration) -> 
 /// Whether a *second* access token of one generation is in lasting use: then two clients hold the
 /// session. Clients of `/token` may well keep several, so the rule is for browsers.
 #[must_use]
-pub fn is_second_in_lasting_use(row: &Session) -> bool {
+pub fn is_concurrent_use(row: &Session) -> bool {
     row.kind == SessionKind::Browser && row.end.is_none()
 }
 
 /// Two jars: the current generation was asked for with one access token, and its predecessor is now
 /// presented with another, although both were old when the rotation happened. One browser would have
 /// sent the same one. No access token counts as old, equals itself and differs from any other.
-fn is_second_jar(row: &Session, presented: &Presented, grace: Duration) -> bool {
+fn is_divergent_client(row: &Session, presented: &PresentedToken, grace: Duration) -> bool {
     let beside = presented.beside.map(|beside| beside.token);
     let old = |token: Option<AccessRef>| token.is_none_or(|token| token.older_than(grace, row.rotated_at));
     row.kind == SessionKind::Browser

@@ -42,7 +42,7 @@ use crate::models::user::{Role, User, UserId};
 pub trait SessionStore: AuditStore {
     /// Inserts a session, if its user may still sign in, and then ends those that give way to it.
     /// All of it is one transaction.
-    async fn insert_session(&self, new: &NewSession<'_>) -> Result<Inserted, StoreError>;
+    async fn insert_session(&self, new: &NewSession<'_>) -> Result<InsertOutcome, StoreError>;
 
     /// Moves a session from one generation to the next, if it lives, is of [`Rotation::kind`], is at
     /// [`Rotation::from`], and was last rotated no later than [`Rotation::last_rotated_by`].
@@ -60,17 +60,21 @@ pub trait SessionStore: AuditStore {
     /// Notes that these tokens are in lasting use: a live session at the token's generation that
     /// nothing has settled yet is settled by it. Returns the live sessions at the token's generation
     /// that *another* token had settled already.
-    async fn settle(&self, tokens: &[LastingUse]) -> Result<Vec<Session>, StoreError>;
+    async fn confirm_generation(&self, tokens: &[TokenUse]) -> Result<Vec<Session>, StoreError>;
 
     /// Adds to the sessions' counts of replays.
     async fn count_replays(&self, counts: &[(SessionId, u64)]) -> Result<(), StoreError>;
 
     /// Ends a session. `true` if this call did it: it was there and had not been ended (whether or
     /// not it had expired).
-    async fn end_session(&self, id: SessionId, ending: &Ending) -> Result<bool, StoreError>;
+    async fn end_session(&self, id: SessionId, ending: &SessionTermination) -> Result<bool, StoreError>;
 
     /// Ends all sessions that `which` names and that have not been ended. Returns their ids.
-    async fn end_sessions(&self, which: &Which, ending: &Ending) -> Result<Vec<SessionId>, StoreError>;
+    async fn end_sessions(
+        &self,
+        which: &SessionFilter,
+        ending: &SessionTermination,
+    ) -> Result<Vec<SessionId>, StoreError>;
 
     /// The user's sessions that live at `now`, the latest rotated first.
     async fn live_sessions(&self, user: UserId, now: OffsetDateTime) -> Result<Vec<Session>, StoreError>;
@@ -79,7 +83,7 @@ pub trait SessionStore: AuditStore {
     /// `live_at`, or without it ended and expired ones too.
     async fn list_sessions(
         &self,
-        which: &Which,
+        which: &SessionFilter,
         live_at: Option<OffsetDateTime>,
         limit: u32,
     ) -> Result<Vec<Session>, StoreError>;
@@ -101,7 +105,7 @@ pub trait SessionStore: AuditStore {
     async fn purge_sessions(&self, before: OffsetDateTime, most: u32) -> Result<u64, StoreError>;
 
     /// The database's own clock.
-    async fn store_time(&self) -> Result<OffsetDateTime, StoreError>;
+    async fn database_time(&self) -> Result<OffsetDateTime, StoreError>;
 }
 
 /// What happened to whose access. Entries are added and, one day, purged; none is ever changed.
@@ -111,7 +115,7 @@ pub trait AuditStore: Send + Sync + 'static {
     async fn record(&self, entries: &[AuditEntry]) -> Result<(), StoreError>;
 
     /// What happened to a session, the latest first, at most `limit` entries.
-    async fn audit_of(&self, session: SessionId, limit: u32) -> Result<Vec<AuditEntry>, StoreError>;
+    async fn session_audit(&self, session: SessionId, limit: u32) -> Result<Vec<AuditEntry>, StoreError>;
 
     /// Forgets entries from before `before`, at most `most` of them. Returns how many.
     async fn purge_audit(&self, before: OffsetDateTime, most: u32) -> Result<u64, StoreError>;
@@ -154,18 +158,26 @@ pub trait UserStore: Send + Sync + 'static {
         &self,
         id: UserId,
         role: Role,
-        ending: &Ending,
+        ending: &SessionTermination,
     ) -> Result<Option<Vec<SessionId>>, StoreError>;
 
     /// Forbids the user to sign in and ends the user's sessions, in one transaction. `None` if the
     /// user is gone.
-    async fn disable_user(&self, id: UserId, ending: &Ending) -> Result<Option<Vec<SessionId>>, StoreError>;
+    async fn disable_user(
+        &self,
+        id: UserId,
+        ending: &SessionTermination,
+    ) -> Result<Option<Vec<SessionId>>, StoreError>;
 
     /// Lets the user sign in again. `false` if the user is gone.
     async fn enable_user(&self, id: UserId) -> Result<bool, StoreError>;
 
     /// Deletes the user and ends the user's sessions, in one transaction. `None` if the user is gone.
-    async fn delete_user(&self, id: UserId, ending: &Ending) -> Result<Option<Vec<SessionId>>, StoreError>;
+    async fn delete_user(
+        &self,
+        id: UserId,
+        ending: &SessionTermination,
+    ) -> Result<Option<Vec<SessionId>>, StoreError>;
 }
 
 /// Movies of the reference application.
@@ -192,7 +204,7 @@ pub trait MovieStore: Send + Sync + 'static {
 pub trait SettingStore: Send + Sync + 'static {
     /// Keeps `value` under `name` unless a value is there already, and returns the one that is there
     /// afterwards.
-    async fn settle_setting(&self, name: &str, value: &str) -> Result<String, StoreError>;
+    async fn get_or_insert_setting(&self, name: &str, value: &str) -> Result<String, StoreError>;
 }
 
 /// A session to insert, and on which conditions.
@@ -215,7 +227,7 @@ pub struct NewSession<'a> {
 
 /// What became of [`SessionStore::insert_session`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Inserted {
+pub enum InsertOutcome {
     /// The session is there; these gave way to it.
     Yes {
         /// The sessions ended by this call, replaced and displaced ones.
@@ -227,7 +239,7 @@ pub enum Inserted {
 
 /// How sessions are ended, and by whom.
 #[derive(Clone, Debug)]
-pub struct Ending {
+pub struct SessionTermination {
     /// When.
     pub at: OffsetDateTime,
     /// Why.
@@ -238,7 +250,7 @@ pub struct Ending {
     pub presented: Option<u32>,
 }
 
-impl Ending {
+impl SessionTermination {
     /// An end that no token caused.
     #[must_use]
     pub fn new(at: OffsetDateTime, reason: EndReason, by: ClientInfo) -> Self {
@@ -300,7 +312,7 @@ pub struct Rotation<'a> {
 
 /// An access token that was seen in use long after its issue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct LastingUse {
+pub struct TokenUse {
     /// Its session.
     pub session: SessionId,
     /// Its generation.
@@ -311,7 +323,7 @@ pub struct LastingUse {
 
 /// Some sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Which {
+pub enum SessionFilter {
     /// All there are.
     All,
     /// A user's.
@@ -334,7 +346,7 @@ pub struct PasswordChange<'a> {
     /// A session that goes on.
     pub keep: Option<SessionId>,
     /// How the others end.
-    pub ending: &'a Ending,
+    pub ending: &'a SessionTermination,
 }
 
 /// Which movies, in which order.
@@ -401,7 +413,7 @@ impl StoreError {
     }
 }
 
-impl fmt::Display for Which {
+impl fmt::Display for SessionFilter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::All => f.write_str("all sessions"),

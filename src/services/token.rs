@@ -17,17 +17,19 @@ use tokio::runtime::Handle;
 use uuid::Uuid;
 
 use super::crypto;
-use super::ends::Ends;
-use super::flights::{Flights, REMEMBERED};
+use super::deferred_writes::{self, DeferredWrites, FlushNeeded};
 use super::jwt::{AccessToken, AccessTokens};
 use super::keys::{Algorithm, KeyError, KeyRing, SharedKeys};
 use super::memory::MemoryStore;
-use super::minted::MintedTokens;
-use super::notes::{self, Notes, WriterNeeded};
+use super::refresh::RefreshResult;
 use super::refresh_token;
-use super::renewal::Resolved;
-use super::store::{Ending, Inserted, LastingUse, NewSession, SessionStore, StoreError, Which};
-use super::verified::{Good, VerifiedTokens};
+use super::revocations::RevocationList;
+use super::single_flight::{REMEMBERED, SingleFlight};
+use super::store::{
+    InsertOutcome, NewSession, SessionFilter, SessionStore, SessionTermination, StoreError, TokenUse,
+};
+use super::upstream_token_cache::UpstreamTokenCache;
+use super::verified_token_cache::{CachedToken, VerifiedTokenCache};
 use crate::clock::{Clock, SystemClock, micros};
 use crate::identity::{
     ClientInfo, Identity, Roles, SessionEndFuture, SessionEndWatcher, SessionEvent, with_current_context,
@@ -117,27 +119,27 @@ impl Default for SessionSettings {
 /// ```
 #[derive(Clone)]
 pub struct Tokens {
-    pub(super) inner: Arc<Inner>,
+    pub(super) inner: Arc<TokensInner>,
 }
 
-pub(super) struct Inner {
+pub(super) struct TokensInner {
     pub(super) store: Arc<dyn SessionStore>,
     pub(super) keys: Arc<SharedKeys>,
     pub(super) access: AccessTokens,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) settings: SessionSettings,
-    pub(super) flights: Flights<Resolved>,
-    pub(super) notes: Notes,
-    pub(super) ends: Ends,
-    verified: VerifiedTokens,
-    minted: MintedTokens,
+    pub(super) flights: SingleFlight<RefreshResult>,
+    pub(super) notes: DeferredWrites,
+    pub(super) ends: RevocationList,
+    verified: VerifiedTokenCache,
+    minted: UpstreamTokenCache,
     /// Where these tokens were made, and where their work with the store is done.
     runtime: Option<Handle>,
 }
 
 /// A user who has proved who it is, and for whom a session is to be made.
 #[derive(Clone, Debug)]
-pub struct SignIn<'a> {
+pub struct SessionRequest<'a> {
     /// The user.
     pub user: UserId,
     /// The user's address.
@@ -155,9 +157,9 @@ pub struct SignIn<'a> {
     pub replaces: Option<SessionId>,
 }
 
-impl<'a> SignIn<'a> {
+impl<'a> SessionRequest<'a> {
     /// A browser's session for a user without roles, of which nothing else is known. Name what else
-    /// there is: `SignIn { roles, ..SignIn::new(user, email) }`.
+    /// there is: `SessionRequest { roles, ..SessionRequest::new(user, email) }`.
     #[must_use]
     pub fn new(user: UserId, email: &'a str) -> Self {
         Self {
@@ -174,7 +176,7 @@ impl<'a> SignIn<'a> {
 
 /// A session's row and fresh tokens for it.
 #[derive(Clone, Debug)]
-pub struct Issued {
+pub struct IssuedSession {
     /// The row.
     pub session: Session,
     /// The tokens, and by which event they came; a sign-in has none.
@@ -210,20 +212,20 @@ impl Tokens {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let leeway = access.settings().leeway;
-        let ends = Ends::new(settings.access_ttl + leeway + settings.grace, settings.grace);
+        let ends = RevocationList::new(settings.access_ttl + leeway + settings.grace, settings.grace);
         // Not beyond the grace: by then the row may say otherwise.
-        let flights = Flights::new(REMEMBERED.min(settings.grace));
-        let inner = Inner {
+        let flights = SingleFlight::new(REMEMBERED.min(settings.grace));
+        let inner = TokensInner {
             store,
             keys,
             access,
             clock,
             settings,
             flights,
-            notes: Notes::default(),
+            notes: DeferredWrites::default(),
             ends,
-            verified: VerifiedTokens::new(),
-            minted: MintedTokens::new(),
+            verified: VerifiedTokenCache::new(),
+            minted: UpstreamTokenCache::new(),
             runtime: Handle::try_current().ok(),
         };
         Self { inner: Arc::new(inner) }
@@ -251,7 +253,7 @@ impl Tokens {
     /// # Errors
     ///
     /// [`SignInError::Refused`] if the user changed since the password was checked.
-    pub async fn sign_in(&self, sign_in: SignIn<'_>) -> Result<Issued, SignInError> {
+    pub async fn sign_in(&self, sign_in: SessionRequest<'_>) -> Result<IssuedSession, SignInError> {
         let inner = &self.inner;
         let now = inner.clock.now();
         let session = inner.new_session(&sign_in, now)?;
@@ -262,15 +264,15 @@ impl Tokens {
             max_per_user: inner.settings.max_per_user,
         };
         match inner.store.insert_session(&new).await? {
-            Inserted::Refused => Err(SignInError::Refused),
-            Inserted::Yes { ended } => {
+            InsertOutcome::Refused => Err(SignInError::Refused),
+            InsertOutcome::Yes { ended } => {
                 for id in ended {
                     let replaced = sign_in.replaces == Some(id);
                     let reason = if replaced { EndReason::LoggedOut } else { EndReason::Displaced };
                     inner.note_ended(&[id], SessionEnd { at: session.created_at, reason });
                 }
                 let renewal = inner.issue(&session, SessionEvent::Rotated, now)?;
-                Ok(Issued { session, renewal })
+                Ok(IssuedSession { session, renewal })
             }
         }
     }
@@ -281,15 +283,23 @@ impl Tokens {
     /// # Errors
     ///
     /// As [`TokenService::refresh`].
-    pub async fn renew(&self, request: RefreshRequest, kind: SessionKind) -> Result<Issued, RefreshError> {
-        let renewed = self.inner.at_home(Arc::clone(&self.inner).renew(request, kind)).await;
+    pub async fn renew(
+        &self,
+        request: RefreshRequest,
+        kind: SessionKind,
+    ) -> Result<IssuedSession, RefreshError> {
+        let renewed = self.inner.on_store_runtime(Arc::clone(&self.inner).renew(request, kind)).await;
         renewed.unwrap_or(Err(RefreshError::Unavailable))
     }
 
     /// The session that these tokens name, expired and outdated ones too, as long as the signature
     /// holds. The refresh token goes first.
     #[must_use]
-    pub fn session_of(&self, refresh_token: Option<&str>, access_token: Option<&str>) -> Option<SessionId> {
+    pub fn identify_session(
+        &self,
+        refresh_token: Option<&str>,
+        access_token: Option<&str>,
+    ) -> Option<SessionId> {
         let keys = self.inner.keys.load();
         let refresh = refresh_token.and_then(|token| refresh_token::parse(&keys, token).ok());
         refresh
@@ -321,9 +331,14 @@ impl Tokens {
     /// # Errors
     ///
     /// If the store does not answer: then nothing is known to have ended.
-    pub async fn end(&self, id: SessionId, reason: EndReason, by: &ClientInfo) -> Result<bool, StoreError> {
+    pub async fn terminate(
+        &self,
+        id: SessionId,
+        reason: EndReason,
+        by: &ClientInfo,
+    ) -> Result<bool, StoreError> {
         let (inner, ending) = (Arc::clone(&self.inner), self.ending(reason, by));
-        to_its_end(async move {
+        run_detached(async move {
             let ended = inner.store.end_session(id, &ending).await?;
             if ended {
                 inner.note_ended(&[id], ending.end());
@@ -341,14 +356,14 @@ impl Tokens {
     /// # Errors
     ///
     /// If the store does not answer: then nothing is known to have ended.
-    pub async fn end_all(
+    pub async fn terminate_matching(
         &self,
-        which: &Which,
+        which: &SessionFilter,
         reason: EndReason,
         by: &ClientInfo,
     ) -> Result<Vec<SessionId>, StoreError> {
         let (inner, which, ending) = (Arc::clone(&self.inner), *which, self.ending(reason, by));
-        to_its_end(async move {
+        run_detached(async move {
             let ended = inner.store.end_sessions(&which, &ending).await?;
             inner.note_ended(&ended, ending.end());
             Ok(ended)
@@ -358,13 +373,13 @@ impl Tokens {
 
     /// An end at the present time, for the stores' transactions that end sessions along the way.
     #[must_use]
-    pub fn ending(&self, reason: EndReason, by: &ClientInfo) -> Ending {
-        Ending::new(self.inner.clock.now(), reason, by.clone())
+    pub fn ending(&self, reason: EndReason, by: &ClientInfo) -> SessionTermination {
+        SessionTermination::new(self.inner.clock.now(), reason, by.clone())
     }
 
     /// Takes note of sessions that another call has ended in the store: from now on they are refused
     /// here, access tokens included.
-    pub fn note_ended(&self, ended: &[SessionId], end: SessionEnd) {
+    pub fn mark_terminated(&self, ended: &[SessionId], end: SessionEnd) {
         self.inner.note_ended(ended, end);
     }
 
@@ -373,33 +388,33 @@ impl Tokens {
     /// # Errors
     ///
     /// If the store does not answer.
-    pub async fn load_ends(&self) -> Result<(), StoreError> {
+    pub async fn load_revocations(&self) -> Result<(), StoreError> {
         let inner = &self.inner;
         inner.ends.load(&*inner.store, &*inner.clock).await.map(drop)
     }
 
     /// Follows what others end, for ever: within a second it is refused here. Where one process has the
     /// store for itself, and ends sessions through these tokens alone, there is nothing to follow.
-    pub async fn follow_ends(self) {
+    pub async fn run_revocation_poller(self) {
         let inner = &self.inner;
         let follow =
-            inner.ends.follow(&*inner.store, &*inner.clock, |ended| inner.flights.forget_sessions(ended));
+            inner.ends.run_poller(&*inner.store, &*inner.clock, |ended| inner.flights.forget_sessions(ended));
         if inner.settings.refuse_on_store_loss {
-            tokio::join!(follow, inner.ends.tell_when_lost());
+            tokio::join!(follow, inner.ends.notify_when_stale());
         } else {
             follow.await;
         }
     }
 
-    /// Makes [`follow_ends`](Self::follow_ends) look at once.
-    pub fn wake(&self) {
+    /// Makes [`run_revocation_poller`](Self::run_revocation_poller) look at once.
+    pub fn poll_now(&self) {
         self.inner.ends.wake();
     }
 
     /// Whether what other processes end has been unknown here for longer than a second.
     #[must_use]
-    pub fn feed_is_lost(&self) -> bool {
-        self.inner.ends.is_lost()
+    pub fn revocations_stale(&self) -> bool {
+        self.inner.ends.is_stale()
     }
 
     /// Writes what was noted for the store and not written yet. Called from time to time by itself;
@@ -408,7 +423,7 @@ impl Tokens {
     /// # Errors
     ///
     /// If the store does not answer; the notes are kept.
-    pub async fn write_notes(&self) -> Result<(), StoreError> {
+    pub async fn flush_deferred(&self) -> Result<(), StoreError> {
         self.inner.write_notes().await
     }
 
@@ -427,12 +442,12 @@ impl Tokens {
     pub fn note_failed_login(&self, user: Option<UserId>, by: &ClientInfo) {
         let inner = &self.inner;
         let entry = AuditEntry::new(inner.clock.now(), AuditEvent::LoginFailed, by.clone());
-        inner.start_writer(inner.notes.entry(AuditEntry { user, ..entry }), notes::DELAY);
+        inner.schedule_flush(inner.notes.push_audit(AuditEntry { user, ..entry }), deferred_writes::DELAY);
     }
 
     /// How many notes were dropped since the start because the store had not answered for long.
     #[must_use]
-    pub fn lost_notes(&self) -> u64 {
+    pub fn dropped_writes(&self) -> u64 {
         self.inner.notes.lost()
     }
 
@@ -491,10 +506,10 @@ impl TokenService for Tokens {
         if let Some(end) = inner.ends.find(token.identity.session) {
             return Err(VerifyError::Ended(end.reason.event()));
         }
-        if inner.settings.refuse_on_store_loss && inner.ends.is_lost() {
+        if inner.settings.refuse_on_store_loss && inner.ends.is_stale() {
             return Err(VerifyError::Unavailable);
         }
-        inner.note_if_lasting(&token, now, client);
+        inner.record_confirmed_use(&token, now, client);
         Ok(Verified { renew: token.is_due(now), identity: token.identity })
     }
 
@@ -505,7 +520,7 @@ impl TokenService for Tokens {
     fn is_session_active(&self, session: SessionId) -> SessionActiveFuture {
         let inner = Arc::clone(&self.inner);
         Box::pin(async move {
-            inner.ends.known_by_now().await;
+            inner.ends.sync().await;
             inner.ends.find(session).is_none()
         })
     }
@@ -529,21 +544,21 @@ impl SessionEndWatcher for Tokens {
                 return end.reason.event();
             }
             tokio::select! {
-                event = watcher.told() => event,
-                event = inner.ends.watchers().over_by_row(session, || inner.find(session), &*inner.clock) => event,
+                event = watcher.recv() => event,
+                event = inner.ends.watchers().wait_until_expired(session, || inner.find(session), &*inner.clock) => event,
             }
         })
     }
 }
 
 /// Has work done by the process, whoever waits for it: what the store was told must be known here too.
-async fn to_its_end<T: Send + 'static>(
+async fn run_detached<T: Send + 'static>(
     work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
 ) -> Result<T, StoreError> {
     tokio::spawn(with_current_context(work)).await.map_err(StoreError::unavailable)?
 }
 
-impl Inner {
+impl TokensInner {
     /// Fresh tokens for a session: an access token of their own, and the refresh token of the
     /// current generation, which is the same however often it is computed.
     pub(super) fn issue(
@@ -572,14 +587,14 @@ impl Inner {
     }
 
     /// Checks an access token that this thread does not remember, and has it remembered.
-    fn check(&self, access_token: &str, keys: &KeyRing) -> Result<Good, VerifyError> {
+    fn check(&self, access_token: &str, keys: &KeyRing) -> Result<CachedToken, VerifyError> {
         let now = self.clock.now();
         let token = self.access.verify(keys, access_token, now).inspect_err(|error| {
             if *error == VerifyError::UnknownKey {
                 self.keys.notice_unknown();
             }
         })?;
-        let good = Good::new(token, self.settings.grace);
+        let good = CachedToken::new(token, self.settings.grace);
         self.verified.remember(access_token, keys, micros(now), &good);
         Ok(good)
     }
@@ -600,21 +615,26 @@ impl Inner {
 
     /// Notes a token that is in use longer than the grace after its issue: it settles its
     /// generation.
-    fn note_if_lasting(self: &Arc<Self>, token: &Good, now: i64, client: &dyn Fn() -> ClientInfo) {
-        if token.is_lasting(now) && notes::first_seen_here(token.id) {
+    fn record_confirmed_use(
+        self: &Arc<Self>,
+        token: &CachedToken,
+        now: i64,
+        client: &dyn Fn() -> ClientInfo,
+    ) {
+        if token.is_lasting(now) && deferred_writes::first_use_on_thread(token.id) {
             let seen =
-                LastingUse { session: token.identity.session, generation: token.generation, token: token.id };
-            self.start_writer(self.notes.lasting(seen, client()), notes::DELAY);
+                TokenUse { session: token.identity.session, generation: token.generation, token: token.id };
+            self.schedule_flush(self.notes.record_token_use(seen, client()), deferred_writes::DELAY);
         }
     }
 
     /// Starts the writer of notes after `delay`, if one is needed and there is a runtime to run it.
-    pub(super) fn start_writer(self: &Arc<Self>, needed: WriterNeeded, delay: Duration) {
+    pub(super) fn schedule_flush(self: &Arc<Self>, needed: FlushNeeded, delay: Duration) {
         if !needed.0 {
             return;
         }
         let Some(runtime) = self.runtime.clone().or_else(|| Handle::try_current().ok()) else {
-            self.notes.leave_to_the_next();
+            self.notes.defer_flush();
             return;
         };
         let inner = Arc::clone(self);
@@ -628,14 +648,14 @@ impl Inner {
 
     async fn find(&self, session: SessionId) -> Result<Option<Session>, StoreError> {
         let store = Arc::clone(&self.store);
-        let found = self.at_home(async move { store.find_session(session).await }).await;
+        let found = self.on_store_runtime(async move { store.find_session(session).await }).await;
         found.map_err(StoreError::unavailable)?
     }
 
     /// Has work with the store done in the runtime in which these tokens were made, so that the store's
     /// connections live there alone, and not with threads that serve requests. It fails if that runtime
     /// is going away.
-    async fn at_home<T: Send + 'static>(
+    async fn on_store_runtime<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, tokio::task::JoinError> {
@@ -645,7 +665,7 @@ impl Inner {
         }
     }
 
-    fn new_session(&self, sign_in: &SignIn<'_>, now: OffsetDateTime) -> Result<Session, SignInError> {
+    fn new_session(&self, sign_in: &SessionRequest<'_>, now: OffsetDateTime) -> Result<Session, SignInError> {
         let absolute_expires_at = now + self.settings.absolute_ttl;
         Ok(Session {
             id: SessionId(random_id()?),

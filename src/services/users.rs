@@ -6,8 +6,8 @@ use email_address::{EmailAddress, Options};
 use secrecy::SecretString;
 
 use super::crypto;
-use super::password::{PasswordError, Passwords};
-use super::store::{Ending, PasswordChange, StoreError, UserStore};
+use super::password::{PasswordError, PasswordHasher};
+use super::store::{PasswordChange, SessionTermination, StoreError, UserStore};
 use crate::clock::Clock;
 use crate::identity::ClientInfo;
 use crate::models::session::{EndReason, SessionId};
@@ -22,11 +22,11 @@ const PRODUCT: &str = "sekisho";
 /// The users of one store.
 ///
 /// What is changed here ends sessions in the store. Their access tokens are refused by processes that
-/// follow it ([`Tokens::follow_ends`](super::token::Tokens::follow_ends)), this one too.
+/// follow it ([`Tokens::run_revocation_poller`](super::token::Tokens::run_revocation_poller)), this one too.
 #[derive(Clone)]
 pub struct Users {
     store: Arc<dyn UserStore>,
-    passwords: Arc<Passwords>,
+    passwords: Arc<PasswordHasher>,
     clock: Arc<dyn Clock>,
 }
 
@@ -52,7 +52,7 @@ pub struct HashedUser {
     pub name: Option<String>,
     /// What the user may do.
     pub role: Role,
-    /// The hash, in a format that [`Passwords`] verifies.
+    /// The hash, in a format that [`PasswordHasher`] verifies.
     pub hashed_password: SecretString,
     /// Whether the user may not sign in.
     pub disabled: bool,
@@ -88,7 +88,7 @@ pub enum UserError {
 impl Users {
     /// The users in `store`.
     #[must_use]
-    pub fn new(store: Arc<dyn UserStore>, passwords: Arc<Passwords>, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(store: Arc<dyn UserStore>, passwords: Arc<PasswordHasher>, clock: Arc<dyn Clock>) -> Self {
         Self { store, passwords, clock }
     }
 
@@ -252,8 +252,8 @@ impl Users {
         self.passwords.check_new(password, &[email, name.unwrap_or_default(), PRODUCT]).await
     }
 
-    fn ending(&self, reason: EndReason, by: &ClientInfo) -> Ending {
-        Ending::new(self.clock.now(), reason, by.clone())
+    fn ending(&self, reason: EndReason, by: &ClientInfo) -> SessionTermination {
+        SessionTermination::new(self.clock.now(), reason, by.clone())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Who waits for the end of which session.
 //!
 //! A connection that stays open (a WebSocket, an event stream) holds no token that could be refused, so
-//! it is told. Ends come from [`Ends`](super::ends::Ends), which learns of them all within a second;
+//! it is told. Ends come from [`RevocationList`](super::revocations::RevocationList), which learns of them all within a second;
 //! expiry comes from the row, read when the watch begins and again when the session would be idle too
 //! long, for that time moves with every renewal. Nobody who doesn't watch pays for it.
 
@@ -60,7 +60,7 @@ impl Watchers {
 
     /// Waits until the session is over by what its row says: expired, or ended so long ago that
     /// nobody tells of it any more. As long as the store doesn't answer it is asked again and again.
-    pub(crate) async fn over_by_row<F>(
+    pub(crate) async fn wait_until_expired<F>(
         &self,
         session: SessionId,
         find: impl Fn() -> F,
@@ -76,13 +76,13 @@ impl Watchers {
             if let Some((event, _)) = row.over(now) {
                 return event;
             }
-            let early = *early.get_or_insert_with(|| early_by(&row, now));
+            let early = *early.get_or_insert_with(|| expiry_jitter(&row, now));
             let absolute = row.absolute_expires_at - early;
             if row.idle_expires_at >= absolute {
-                reach(absolute, clock).await;
+                sleep_until(absolute, clock).await;
                 return SessionEvent::AbsoluteExpired;
             }
-            reach(row.idle_expires_at, clock).await;
+            sleep_until(row.idle_expires_at, clock).await;
         }
     }
 
@@ -121,7 +121,7 @@ pub(crate) struct Watcher {
 
 impl Watcher {
     /// Waits until it is told of the session's end.
-    pub(crate) async fn told(&mut self) -> SessionEvent {
+    pub(crate) async fn recv(&mut self) -> SessionEvent {
         let Some(told) = &mut self.told else { return std::future::pending().await };
         let event = told.wait_for(Option::is_some).await.ok().and_then(|event| *event);
         match event {
@@ -144,14 +144,14 @@ impl Drop for Watcher {
 
 /// By how much sooner than at its absolute expiry the session counts as over: those of people who all
 /// signed in at nine need not end in the same moment. Ids are random, so they tell who goes when.
-fn early_by(row: &Session, now: OffsetDateTime) -> Duration {
+fn expiry_jitter(row: &Session, now: OffsetDateTime) -> Duration {
     let left = (row.absolute_expires_at - now).unsigned_abs();
     let most = SPREAD.min(left / 10);
     most * u32::from(row.id.0.as_bytes()[0]) / 256
 }
 
 /// Waits until it is `at`.
-async fn reach(at: OffsetDateTime, clock: &dyn Clock) {
+async fn sleep_until(at: OffsetDateTime, clock: &dyn Clock) {
     loop {
         let left = at - clock.now();
         if !left.is_positive() {

@@ -45,7 +45,7 @@ async fn there_is_one_entry_for_each_act(fresh: Fresh) {
     ann.post("/auth/logout", &json!({})).await;
     ann.post("/auth/logout", &json!({})).await;
 
-    app.app.tokens.write_notes().await.unwrap();
+    app.app.tokens.flush_deferred().await.unwrap();
     let counted = [
         ("logged_out", 1),
         ("login", 3),
@@ -107,8 +107,8 @@ async fn a_store_that_was_rolled_back_is_in_the_audit(fresh: Fresh) {
             expected.push((Some(before + lost), Some(before)));
         }
     }
-    app.app.tokens.write_notes().await.unwrap();
-    let trail = app.fresh.stores.sessions.audit_of(session, 10).await.unwrap();
+    app.app.tokens.flush_deferred().await.unwrap();
+    let trail = app.fresh.stores.sessions.session_audit(session, 10).await.unwrap();
     let caught_up = trail.into_iter().filter(|entry| entry.event == AuditEvent::CaughtUp);
     let caught_up: Vec<_> = caught_up.map(|entry| (entry.presented, entry.held)).collect();
     assert_eq!(caught_up, expected, "one lost rotation is nothing to tell of");
@@ -122,7 +122,7 @@ async fn tokens_that_name_nothing_fill_no_table(fresh: Fresh) {
         let mut jar = ann.clone();
         jar.get("/auth/session").await.problem(401, "unknown_session");
     }
-    app.app.tokens.write_notes().await.unwrap();
+    app.app.tokens.flush_deferred().await.unwrap();
     let counts = count(&app).await;
     // One in a second; a slow machine takes some of them for that.
     let unknown = counts.get("unknown_session").copied().unwrap_or_default();
@@ -147,7 +147,7 @@ async fn signed_in(fresh: Fresh) -> (TestApp, Browser, SessionId) {
 
 /// The one entry that says how the session ended.
 async fn end_of(app: &TestApp, session: SessionId, reason: EndReason) -> AuditEntry {
-    let trail = app.fresh.stores.sessions.audit_of(session, 100).await.unwrap();
+    let trail = app.fresh.stores.sessions.session_audit(session, 100).await.unwrap();
     let ends = trail.into_iter().filter(|entry| entry.event == AuditEvent::Ended(reason));
     let ends: Vec<_> = ends.collect();
     let [end] = &ends[..] else { panic!("one entry: {ends:?}") };

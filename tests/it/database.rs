@@ -7,7 +7,7 @@ use std::path::Path;
 use sekisho::backend::db::{self, DbError, Options, Pending};
 use sekisho::models::audit::AuditEntry;
 use sekisho::models::session::{EndReason, SessionEnd, SessionId};
-use sekisho::services::store::{LastingUse, StoreError, Which};
+use sekisho::services::store::{SessionFilter, StoreError, TokenUse};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
 
@@ -88,7 +88,7 @@ async fn processes_may_migrate_at_once(place: Place) {
     }
     let stores = place.open().await;
     assert_eq!(stores.pending().await.unwrap(), []);
-    assert_eq!(stores.sessions.list_sessions(&Which::All, None, 100).await.unwrap().len(), 8);
+    assert_eq!(stores.sessions.list_sessions(&SessionFilter::All, None, 100).await.unwrap().len(), 8);
 }
 
 async fn entries_of_the_audit_never_change(place: Place) {
@@ -96,7 +96,7 @@ async fn entries_of_the_audit_never_change(place: Place) {
     let session = any_session(&fresh.stores).await;
     let refused = try_change(&fresh, "UPDATE audit SET event = 'logged_out'").await.unwrap_err();
     assert!(refused.to_string().contains("rows of the audit are never changed"), "{refused}");
-    let entries = fresh.stores.sessions.audit_of(session.id, 10).await.unwrap();
+    let entries = fresh.stores.sessions.session_audit(session.id, 10).await.unwrap();
     assert_eq!(entries, [AuditEntry::login(&session)]);
 }
 
@@ -127,13 +127,13 @@ async fn what_was_kept_is_there_after_a_restart(place: Place) {
     let end = SessionEnd { at: NOW, reason: EndReason::Revoked };
     assert!(fresh.stores.sessions.end_session(ended.id, &ending(end)).await.unwrap());
     let live = known_session(&fresh.stores, session(&owner)).await;
-    fresh.stores.settings.settle_setting("tokens.issuer", "sekisho").await.unwrap();
+    fresh.stores.settings.get_or_insert_setting("tokens.issuer", "sekisho").await.unwrap();
 
     let fresh = fresh.reopen().await;
     assert_eq!(fresh.stores.users.find_user(owner.id).await.unwrap().expect("kept").email, owner.email);
     assert_eq!(found(&fresh.stores, ended.id).await.end, Some(end));
     assert_eq!(found(&fresh.stores, live.id).await, live);
-    let issuer = fresh.stores.settings.settle_setting("tokens.issuer", "other").await.unwrap();
+    let issuer = fresh.stores.settings.get_or_insert_setting("tokens.issuer", "other").await.unwrap();
     assert_eq!(issuer, "sekisho");
 }
 
@@ -238,10 +238,10 @@ async fn a_server_needs_no_right_to_change_tables() {
     let kept = known_session(&stores, session(&owner_row)).await;
     let end = SessionEnd { at: NOW, reason: EndReason::UserDeleted };
     assert_eq!(stores.users.delete_user(owner_row.id, &ending(end)).await.unwrap(), Some(vec![kept.id]));
-    assert_eq!(stores.sessions.audit_of(kept.id, 10).await.unwrap().len(), 2);
+    assert_eq!(stores.sessions.session_audit(kept.id, 10).await.unwrap().len(), 2);
     let purged = stores.sessions.purge_audit(NOW, 10).await;
     assert!(purged.is_err(), "it may only add to the audit: {purged:?}");
-    stores.settings.settle_setting("tokens.issuer", "sekisho").await.unwrap();
+    stores.settings.get_or_insert_setting("tokens.issuer", "sekisho").await.unwrap();
     let details = sekisho::models::movie::MovieDetails {
         title: "x".to_owned(),
         year: 2000,
@@ -288,7 +288,7 @@ async fn row_locks_are_taken_in_one_order() {
         rotations, replays, idle_expires_at, absolute_expires_at, ended_at, end_reason, address, \
         user_agent FROM myapi.sessions, generate_series(1, 5000); ANALYZE myapi.sessions";
     support::run(fresh.url(), copies).await;
-    let few = fresh.stores.sessions.list_sessions(&Which::All, None, 8).await.unwrap();
+    let few = fresh.stores.sessions.list_sessions(&SessionFilter::All, None, 8).await.unwrap();
     let few: Vec<SessionId> = few.into_iter().map(|session| session.id).collect();
     for round in 0..15 {
         race(10, |nth| {
@@ -297,19 +297,22 @@ async fn row_locks_are_taken_in_one_order() {
             if nth % 2 == 0 {
                 ids.reverse();
             }
-            let used: Vec<LastingUse> =
-                ids.iter().map(|id| LastingUse { session: *id, generation: 1, token: token() }).collect();
+            let used: Vec<TokenUse> =
+                ids.iter().map(|id| TokenUse { session: *id, generation: 1, token: token() }).collect();
             async move {
                 let end = SessionEnd { at: NOW, reason: EndReason::Revoked };
                 match (round % 5, nth) {
                     (4, 0) => drop(
-                        sessions.end_sessions(&Which::OfUser(model.user_id), &ending(end)).await.unwrap(),
+                        sessions
+                            .end_sessions(&SessionFilter::OfUser(model.user_id), &ending(end))
+                            .await
+                            .unwrap(),
                     ),
                     (_, 0..5) => {
                         let counts: Vec<_> = ids.iter().map(|id| (*id, 1)).collect();
                         sessions.count_replays(&counts).await.unwrap();
                     }
-                    _ => drop(sessions.settle(&used).await.unwrap()),
+                    _ => drop(sessions.confirm_generation(&used).await.unwrap()),
                 }
             }
         })

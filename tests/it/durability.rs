@@ -13,8 +13,8 @@ use sekisho::models::session::{EndReason, SessionEnd, SessionKind};
 use sekisho::models::user::{Role, UserId};
 use sekisho::services::jwt::AccessTokens;
 use sekisho::services::keys::{Algorithm, KeyMaterial, KeyRing, SharedKeys};
-use sekisho::services::store::{LastingUse, PasswordChange, Rotation, StoreError, Which};
-use sekisho::services::token::{Issued, SessionSettings, SignIn, Tokens};
+use sekisho::services::store::{PasswordChange, Rotation, SessionFilter, StoreError, TokenUse};
+use sekisho::services::token::{IssuedSession, SessionRequest, SessionSettings, Tokens};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, Executor};
 use uuid::Uuid;
@@ -75,7 +75,10 @@ async fn sessions_are_flushed_but_for_renewals(fresh: &Fresh) {
     log.expect("rotate", RELAXED).await;
     sessions.catch_up(&Rotation { from: 5, ..step }).await.unwrap().unwrap();
     log.expect("catch_up", RELAXED).await;
-    sessions.settle(&[LastingUse { session: row.id, generation: 6, token: token() }]).await.unwrap();
+    sessions
+        .confirm_generation(&[TokenUse { session: row.id, generation: 6, token: token() }])
+        .await
+        .unwrap();
     log.expect("settle", RELAXED).await;
     sessions.count_replays(&[(row.id, 1)]).await.unwrap();
     log.expect("count_replays", RELAXED).await;
@@ -84,7 +87,7 @@ async fn sessions_are_flushed_but_for_renewals(fresh: &Fresh) {
     log.expect("end_session", FLUSHED).await;
     any_session(&fresh.stores).await;
     log.clear().await;
-    assert_eq!(sessions.end_sessions(&Which::All, &ending(end())).await.unwrap().len(), 1);
+    assert_eq!(sessions.end_sessions(&SessionFilter::All, &ending(end())).await.unwrap().len(), 1);
     log.expect("end_sessions", FLUSHED).await;
 }
 
@@ -132,7 +135,7 @@ async fn films_and_settings_are_flushed(fresh: &Fresh) {
     log.expect("update_movie", FLUSHED).await;
     assert!(movies.delete_movie(id).await.unwrap());
     log.expect("delete_movie", FLUSHED).await;
-    fresh.stores.settings.settle_setting("tokens.issuer", "sekisho").await.unwrap();
+    fresh.stores.settings.get_or_insert_setting("tokens.issuer", "sekisho").await.unwrap();
     log.expect("settle_setting", FLUSHED).await;
 }
 
@@ -159,7 +162,7 @@ async fn a_restored_backup_signs_nobody_out(mut fresh: Fresh) {
     for browser in [&mut *far_behind, &mut *one_behind, &mut *left] {
         browser.expect(&tokens, SessionEvent::Rotated).await;
     }
-    assert!(tokens.end(left.session(), EndReason::LoggedOut, &ClientInfo::default()).await.unwrap());
+    assert!(tokens.terminate(left.session(), EndReason::LoggedOut, &ClientInfo::default()).await.unwrap());
 
     back_up(&mut fresh).await;
     let tokens = self::tokens(&fresh.stores, &keys, &clock);
@@ -342,14 +345,14 @@ fn server_and_name(fresh: &Fresh) -> (String, String) {
 
 /// A browser with one session, that asks for a renewal whenever its access token has expired.
 struct Browser {
-    issued: Issued,
+    issued: IssuedSession,
     clock: Arc<ManualClock>,
 }
 
 impl Browser {
     async fn sign_in(tokens: &Tokens, clock: &Arc<ManualClock>) -> Self {
         let owner = user("owner@example.com");
-        let sign_in = SignIn {
+        let sign_in = SessionRequest {
             user: UserId(Uuid::from_u128(7)),
             email: &owner.email,
             roles: owner.role.roles(),

@@ -11,8 +11,8 @@ use sekisho::models::session::EndReason;
 use sekisho::models::user::UserId;
 use sekisho::services::jwt::AccessTokens;
 use sekisho::services::keys::{Algorithm, KeyMaterial, KeyRing, SharedKeys};
-use sekisho::services::store::Which;
-use sekisho::services::token::{Issued, SessionSettings, SignIn, Tokens};
+use sekisho::services::store::SessionFilter;
+use sekisho::services::token::{IssuedSession, SessionRequest, SessionSettings, Tokens};
 use uuid::Uuid;
 
 use crate::support::db;
@@ -39,8 +39,8 @@ fn replicas_over(stores: [&Stores; 2]) -> [Tokens; 2] {
     })
 }
 
-async fn sign_in(tokens: &Tokens) -> Issued {
-    let sign_in = SignIn::new(USER, "taro@example.jp");
+async fn sign_in(tokens: &Tokens) -> IssuedSession {
+    let sign_in = SessionRequest::new(USER, "taro@example.jp");
     tokens.sign_in(sign_in).await.unwrap()
 }
 
@@ -60,13 +60,13 @@ pub(crate) async fn refusal(tokens: &Tokens, access_token: &str) -> VerifyError 
 async fn an_end_reaches_the_other_replica(stores: &Stores) {
     let [here, there] = replicas(stores);
     let (one, two) = (sign_in(&here).await, sign_in(&here).await);
-    there.load_ends().await.unwrap();
-    let feed = tokio::spawn(there.clone().follow_ends());
+    there.load_revocations().await.unwrap();
+    let feed = tokio::spawn(there.clone().run_revocation_poller());
     for issued in [&one, &two] {
         assert!(there.verify(&issued.renewal.access_token).is_ok());
     }
 
-    assert!(here.end(one.session.id, EndReason::LoggedOut, &ClientInfo::default()).await.unwrap());
+    assert!(here.terminate(one.session.id, EndReason::LoggedOut, &ClientInfo::default()).await.unwrap());
     let here_too = here.verify(&one.renewal.access_token).map(|_| ());
     assert_eq!(here_too, Err(VerifyError::Ended(SessionEvent::LoggedOut)), "here at once");
     let refused = refusal(&there, &one.renewal.access_token).await;
@@ -74,7 +74,9 @@ async fn an_end_reaches_the_other_replica(stores: &Stores) {
     assert!(there.verify(&two.renewal.access_token).is_ok(), "no other session");
 
     assert_eq!(
-        here.end_all(&Which::OfUser(USER), EndReason::Revoked, &ClientInfo::default()).await.unwrap(),
+        here.terminate_matching(&SessionFilter::OfUser(USER), EndReason::Revoked, &ClientInfo::default())
+            .await
+            .unwrap(),
         [two.session.id]
     );
     let refused = refusal(&there, &two.renewal.access_token).await;
@@ -85,8 +87,8 @@ async fn an_end_reaches_the_other_replica(stores: &Stores) {
 async fn a_replica_that_starts_knows_what_has_ended(stores: &Stores) {
     let [here, there] = replicas(stores);
     let issued = sign_in(&here).await;
-    here.end(issued.session.id, EndReason::Revoked, &ClientInfo::default()).await.unwrap();
-    there.load_ends().await.unwrap();
+    here.terminate(issued.session.id, EndReason::Revoked, &ClientInfo::default()).await.unwrap();
+    there.load_revocations().await.unwrap();
     let refused = there.verify(&issued.renewal.access_token).map(|_| ());
     assert_eq!(refused, Err(VerifyError::Ended(SessionEvent::Revoked)));
 }

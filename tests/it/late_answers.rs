@@ -188,7 +188,7 @@ impl Scene {
 }
 
 fn follow(replica: &App) {
-    tokio::spawn(replica.tokens.clone().follow_ends());
+    tokio::spawn(replica.tokens.clone().run_revocation_poller());
 }
 
 const REQUESTS: usize = 8;

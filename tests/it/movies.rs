@@ -3,7 +3,7 @@
 use axum::body::Body;
 use axum::http::Request;
 use sekisho::models::user::Role;
-use sekisho::services::films::films;
+use sekisho::services::sample_movies::sample_movies;
 use serde_json::{Value, json};
 
 use crate::support::app::{TestApp, on_each_database};
@@ -54,7 +54,7 @@ async fn create_find_replace_delete(fresh: Fresh) {
 
 async fn pages_of_the_list(fresh: Fresh) {
     let app = App::with_films(fresh).await;
-    let total = films().len();
+    let total = sample_movies().len();
 
     let first = app.list("").await;
     assert_eq!(first["items"].as_array().map(Vec::len), Some(20));
@@ -85,7 +85,11 @@ async fn filters_and_orders(fresh: Fresh) {
 
     let samurai = app.list("?title=samurai&year=1954").await;
     assert_eq!(titles(&samurai), ["Seven Samurai"]);
-    assert_eq!(app.list("?title=&director=").await["total"], films().len(), "an empty field is no filter");
+    assert_eq!(
+        app.list("?title=&director=").await["total"],
+        sample_movies().len(),
+        "an empty field is no filter"
+    );
     assert_eq!(app.list("?title=100%25").await["total"], 0, "`%` is no wildcard");
 }
 
@@ -176,7 +180,7 @@ async fn reading_needs_a_user_and_writing_an_admin(fresh: Fresh) {
             answer.problem(403, "forbidden");
         }
     }
-    assert_eq!(app.list("").await["total"], films().len(), "nothing was written");
+    assert_eq!(app.list("").await["total"], sample_movies().len(), "nothing was written");
 }
 
 async fn an_id_that_is_no_number_is_no_movie(fresh: Fresh) {
@@ -228,7 +232,7 @@ impl App {
 
     async fn with_films(fresh: Fresh) -> Self {
         let app = Self::new(fresh).await;
-        app.app.fresh.stores.movies.insert_movies(&films()).await.expect("the store is there");
+        app.app.fresh.stores.movies.insert_movies(&sample_movies()).await.expect("the store is there");
         app
     }
 

@@ -11,7 +11,7 @@ use sekisho::models::session::SessionKind;
 use sekisho::models::user::{Role, UserId};
 use sekisho::services::jwt::AccessTokens;
 use sekisho::services::keys::{Algorithm, KeyMaterial, KeyRing, SharedKeys};
-use sekisho::services::token::{SessionSettings, SignIn, Tokens};
+use sekisho::services::token::{SessionRequest, SessionSettings, Tokens};
 use sqlx::{Connection, Executor};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -80,8 +80,8 @@ async fn with_refuse_good_tokens_wait_for_the_feed() {
     let setting = "session.on_store_loss = \"refuse\"\n".to_owned();
     let gateway = far.gateway(&(setting + &route("/", &upstream.url(), ""))).await;
     let jar = gateway.signed_in(Role::User).await;
-    gateway.app.tokens.load_ends().await.unwrap();
-    let feed = tokio::spawn(gateway.app.tokens.clone().follow_ends());
+    gateway.app.tokens.load_revocations().await.unwrap();
+    let feed = tokio::spawn(gateway.app.tokens.clone().run_revocation_poller());
     assert_eq!(ask(&gateway, &jar).await.status, 200);
     far.wire.refuse();
     let refused = until("a refusal", async || {
@@ -163,7 +163,7 @@ async fn a_crowd_before_a_silent_database_is_sent_away() {
 }
 
 async fn refresh_token(tokens: &Tokens) -> String {
-    let sign_in = SignIn::new(UserId(Uuid::from_u128(7)), "taro@example.jp");
+    let sign_in = SessionRequest::new(UserId(Uuid::from_u128(7)), "taro@example.jp");
     tokens.sign_in(sign_in).await.unwrap().renewal.refresh_token
 }
 

@@ -85,7 +85,7 @@ async fn a_crashed_browser_comes_back_with_its_old_jar(fresh: Fresh) {
         assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
         app.clock.advance(Duration::from_secs(seconds));
         assert_eq!(ann.get("/auth/session").await.event(), None);
-        app.app.tokens.write_notes().await.unwrap();
+        app.app.tokens.flush_deferred().await.unwrap();
         ann.jar = on_disk;
         // It may be started again only days later.
         app.clock.advance(Duration::from_secs(3 * 86_400));

@@ -51,7 +51,7 @@ async fn rotate_again_and_again(app: &TestApp, replicas: &[&App]) {
         assert_eq!(row.end, None, "round {round}");
     }
     for replica in replicas {
-        replica.tokens.write_notes().await.unwrap();
+        replica.tokens.flush_deferred().await.unwrap();
     }
     let replays = (rounds * (REQUESTS - 1)) as u64;
     assert_eq!(app.written(session, |row| row.replays >= replays).await.replays, replays);

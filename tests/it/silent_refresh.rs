@@ -11,7 +11,7 @@ use sekisho::clock::Clock;
 use sekisho::identity::ClientInfo;
 use sekisho::models::session::EndReason;
 use sekisho::models::user::Role;
-use sekisho::services::store::Which;
+use sekisho::services::store::SessionFilter;
 use serde_json::{Value, json};
 
 use crate::support::app::{
@@ -394,9 +394,13 @@ async fn each_end_has_its_word(fresh: Fresh) {
             "user_disabled" => app.app.users.disable(&user, by).await.unwrap(),
             "user_deleted" => app.app.users.delete(&user, by).await.unwrap(),
             "role_changed" => app.app.users.set_role(&user, Role::Admin, by).await.unwrap(),
-            "revoked" => {
-                app.app.tokens.end_all(&Which::OfUser(user.id), EndReason::Revoked, by).await.unwrap().len()
-            }
+            "revoked" => app
+                .app
+                .tokens
+                .terminate_matching(&SessionFilter::OfUser(user.id), EndReason::Revoked, by)
+                .await
+                .unwrap()
+                .len(),
             _ => app.app.users.set_password(&user, &SecretString::from(NEW_PASSWORD), by).await.unwrap(),
         };
         browsers.push((browser, event));

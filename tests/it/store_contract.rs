@@ -13,7 +13,7 @@ use sekisho::backend::db::Stores;
 use sekisho::identity::ClientInfo;
 use sekisho::models::session::{AccessRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId};
 use sekisho::models::user::{Role, User, UserId};
-use sekisho::services::store::{Ending, Inserted, NewSession, Rotation};
+use sekisho::services::store::{InsertOutcome, NewSession, Rotation, SessionTermination};
 use time::OffsetDateTime;
 use time::macros::datetime;
 use uuid::Uuid;
@@ -175,7 +175,7 @@ fn new(session: &Session) -> NewSession<'_> {
 /// A session that is in the store.
 pub(crate) async fn known_session(stores: &Stores, session: Session) -> Session {
     let inserted = stores.sessions.insert_session(&new(&session)).await.unwrap();
-    assert_eq!(inserted, Inserted::Yes { ended: vec![] });
+    assert_eq!(inserted, InsertOutcome::Yes { ended: vec![] });
     session
 }
 
@@ -207,8 +207,8 @@ fn end(reason: EndReason) -> SessionEnd {
     SessionEnd { at: NOW + 2 * MINUTE, reason }
 }
 
-pub(crate) fn ending(end: SessionEnd) -> Ending {
-    Ending::new(end.at, end.reason, ClientInfo::default())
+pub(crate) fn ending(end: SessionEnd) -> SessionTermination {
+    SessionTermination::new(end.at, end.reason, ClientInfo::default())
 }
 
 /// The ids, in an order to compare by.

@@ -10,7 +10,7 @@ use sekisho::layer::{RefreshError, RefreshRequest, RefreshedSession, TokenServic
 use sekisho::models::audit::AuditEvent;
 use sekisho::models::session::{EndReason, Session, SessionId};
 use sekisho::models::user::UserId;
-use sekisho::services::token::SignIn;
+use sekisho::services::token::SessionRequest;
 use uuid::Uuid;
 
 use crate::feed::refusal;
@@ -33,8 +33,8 @@ async fn each_theft_ends_its_session_everywhere_and_no_other(fresh: Fresh) {
     let (stolen, others): (Vec<_>, Vec<_>) = sessions.iter().partition(|held| held.nth % 2 == 0);
     let before = rows(&app, &others).await;
     for replica in &replicas {
-        replica.tokens.load_ends().await.unwrap();
-        tokio::spawn(replica.tokens.clone().follow_ends());
+        replica.tokens.load_revocations().await.unwrap();
+        tokio::spawn(replica.tokens.clone().run_revocation_poller());
     }
 
     let present = stolen.iter().map(|held| present(held, &replicas));
@@ -47,7 +47,7 @@ async fn each_theft_ends_its_session_everywhere_and_no_other(fresh: Fresh) {
     let (caught, left_alone) = ([reuse, AuditEvent::Login], [AuditEvent::Login]);
     let of_stolen = stolen.iter().map(|held| (held, &caught[..]));
     for (held, expected) in of_stolen.chain(others.iter().map(|held| (held, &left_alone[..]))) {
-        let trail = app.fresh.stores.sessions.audit_of(held.session, 10).await.unwrap();
+        let trail = app.fresh.stores.sessions.session_audit(held.session, 10).await.unwrap();
         let events: Vec<_> = trail.iter().map(|entry| entry.event).collect();
         assert_eq!(events, expected, "session {}", held.nth);
     }
@@ -76,7 +76,7 @@ async fn settled_sessions(app: &TestApp, replicas: &[App; 2], count: usize) -> V
     let mut signed_in = Vec::new();
     for nth in 0..count {
         let user = UserId(Uuid::from_u128(nth as u128 / 2));
-        let issued = replicas[0].tokens.sign_in(SignIn::new(user, "ann@example.com")).await.unwrap();
+        let issued = replicas[0].tokens.sign_in(SessionRequest::new(user, "ann@example.com")).await.unwrap();
         signed_in.push(issued);
     }
     app.expire();
@@ -91,7 +91,7 @@ async fn settled_sessions(app: &TestApp, replicas: &[App; 2], count: usize) -> V
     for held in &sessions {
         assert!(replicas[held.nth / 4 % 2].tokens.verify(&held.current.access_token).is_ok());
     }
-    replicas[1].tokens.write_notes().await.unwrap();
+    replicas[1].tokens.flush_deferred().await.unwrap();
     for held in &sessions {
         app.written(held.session, |row| row.settled_by.is_some()).await;
     }

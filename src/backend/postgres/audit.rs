@@ -25,7 +25,7 @@ impl AuditStore for PostgresStore {
         Ok(())
     }
 
-    async fn audit_of(&self, session: SessionId, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
+    async fn session_audit(&self, session: SessionId, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
         let query = sqlx::query_as::<_, Row>(OF_SESSION).bind(session.0).bind(i64::from(limit));
         let rows = query.fetch_all(&self.pool).await.map_err(StoreError::unavailable)?;
         rows.into_iter().map(AuditEntry::try_from).collect()

@@ -17,22 +17,23 @@ use crate::models::audit::AuditEntry;
 use crate::models::session::{AccessRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId};
 use crate::models::user::UserId;
 use crate::services::store::{
-    Ending, Inserted, LastingUse, NewSession, Rotation, SessionStore, StoreError, Which,
+    InsertOutcome, NewSession, Rotation, SessionFilter, SessionStore, SessionTermination, StoreError,
+    TokenUse,
 };
 
 #[async_trait]
 impl SessionStore for PostgresStore {
-    async fn insert_session(&self, new: &NewSession<'_>) -> Result<Inserted, StoreError> {
+    async fn insert_session(&self, new: &NewSession<'_>) -> Result<InsertOutcome, StoreError> {
         in_time(async {
             let mut tx = self.write().await?;
             if !insert(&mut tx, new).await? {
-                return Ok(Inserted::Refused);
+                return Ok(InsertOutcome::Refused);
             }
             audit::insert(&mut tx, &AuditEntry::login(new.session)).await?;
             let ended = make_way(&mut tx, new).await?;
             commit(tx).await?;
             wake_others(&self.pool, !ended.is_empty()).await;
-            Ok(Inserted::Yes { ended })
+            Ok(InsertOutcome::Yes { ended })
         })
         .await
     }
@@ -55,7 +56,7 @@ impl SessionStore for PostgresStore {
         row.map(Session::try_from).transpose()
     }
 
-    async fn settle(&self, tokens: &[LastingUse]) -> Result<Vec<Session>, StoreError> {
+    async fn confirm_generation(&self, tokens: &[TokenUse]) -> Result<Vec<Session>, StoreError> {
         let sessions: Vec<Uuid> = tokens.iter().map(|token| token.session.0).collect();
         let generations: Vec<i64> = tokens.iter().map(|token| token.generation.into()).collect();
         let tokens: Vec<Uuid> = tokens.iter().map(|token| token.token.0).collect();
@@ -75,7 +76,7 @@ impl SessionStore for PostgresStore {
         query.execute(&self.relaxed).await.map(drop).map_err(StoreError::unavailable)
     }
 
-    async fn end_session(&self, id: SessionId, ending: &Ending) -> Result<bool, StoreError> {
+    async fn end_session(&self, id: SessionId, ending: &SessionTermination) -> Result<bool, StoreError> {
         in_time(async {
             let mut tx = self.write().await?;
             let ended = end_one(&mut tx, id, ending).await?;
@@ -86,12 +87,16 @@ impl SessionStore for PostgresStore {
         .await
     }
 
-    async fn end_sessions(&self, which: &Which, ending: &Ending) -> Result<Vec<SessionId>, StoreError> {
+    async fn end_sessions(
+        &self,
+        which: &SessionFilter,
+        ending: &SessionTermination,
+    ) -> Result<Vec<SessionId>, StoreError> {
         let (began, mut all) = (Instant::now(), Vec::new());
         loop {
             // Of the time at which it happens: others look for what ended lately.
             let at = if all.is_empty() { ending.at } else { ending.at + began.elapsed() };
-            let ended = self.end_some(which, &Ending { at, ..ending.clone() }).await?;
+            let ended = self.end_some(which, &SessionTermination { at, ..ending.clone() }).await?;
             let last = ended.len() < MOST_AT_ONCE as usize;
             all.extend(ended);
             if last {
@@ -108,7 +113,7 @@ impl SessionStore for PostgresStore {
 
     async fn list_sessions(
         &self,
-        which: &Which,
+        which: &SessionFilter,
         live_at: Option<OffsetDateTime>,
         limit: u32,
     ) -> Result<Vec<Session>, StoreError> {
@@ -149,7 +154,7 @@ impl SessionStore for PostgresStore {
         Ok(done.map_err(StoreError::unavailable)?.rows_affected())
     }
 
-    async fn store_time(&self) -> Result<OffsetDateTime, StoreError> {
+    async fn database_time(&self) -> Result<OffsetDateTime, StoreError> {
         let now = sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&self.pool).await;
         now.map_err(StoreError::unavailable)
     }
@@ -157,7 +162,11 @@ impl SessionStore for PostgresStore {
 
 impl PostgresStore {
     /// Ends the first few of the sessions that `which` names.
-    async fn end_some(&self, which: &Which, ending: &Ending) -> Result<Vec<SessionId>, StoreError> {
+    async fn end_some(
+        &self,
+        which: &SessionFilter,
+        ending: &SessionTermination,
+    ) -> Result<Vec<SessionId>, StoreError> {
         in_time(async {
             let mut tx = self.write().await?;
             let ended = end_which(&mut tx, which, ending, Some(MOST_AT_ONCE)).await?;
@@ -215,7 +224,7 @@ async fn make_way(tx: &mut PgConnection, new: &NewSession<'_>) -> Result<Vec<Ses
     ending.sort_unstable_by_key(|(id, _)| *id);
     let mut ended = Vec::new();
     for (id, reason) in ending {
-        let ending = Ending::new(at, reason, new.session.client.clone());
+        let ending = SessionTermination::new(at, reason, new.session.client.clone());
         if end_one(tx, id, &ending).await? {
             ended.push(id);
         }
@@ -244,7 +253,11 @@ fn advance<'q>(
     Some(query)
 }
 
-async fn end_one(tx: &mut PgConnection, id: SessionId, ending: &Ending) -> Result<bool, StoreError> {
+async fn end_one(
+    tx: &mut PgConnection,
+    id: SessionId,
+    ending: &SessionTermination,
+) -> Result<bool, StoreError> {
     let query = sqlx::query(END)
         .bind(ending.at)
         .bind(ending.reason.as_str())
@@ -259,8 +272,8 @@ async fn end_one(tx: &mut PgConnection, id: SessionId, ending: &Ending) -> Resul
 
 pub(super) async fn end_which(
     tx: &mut PgConnection,
-    which: &Which,
-    ending: &Ending,
+    which: &SessionFilter,
+    ending: &SessionTermination,
     most: Option<u32>,
 ) -> Result<Vec<SessionId>, StoreError> {
     let mut query =
@@ -280,14 +293,14 @@ pub(super) async fn end_which(
     Ok(ids.map_err(StoreError::unavailable)?.into_iter().map(SessionId).collect())
 }
 
-fn push_which(query: &mut QueryBuilder<Postgres>, which: &Which) {
+fn push_which(query: &mut QueryBuilder<Postgres>, which: &SessionFilter) {
     match which {
-        Which::All => query,
-        Which::OfUser(user) => query.push(" AND user_id = ").push_bind(user.0),
-        Which::OfUserBut(user, kept) => {
+        SessionFilter::All => query,
+        SessionFilter::OfUser(user) => query.push(" AND user_id = ").push_bind(user.0),
+        SessionFilter::OfUserBut(user, kept) => {
             query.push(" AND user_id = ").push_bind(user.0).push(" AND id <> ").push_bind(kept.0)
         }
-        Which::SignedBy(key) => query.push(" AND key_number = ").push_bind(i16::from(*key)),
+        SessionFilter::SignedBy(key) => query.push(" AND key_number = ").push_bind(i16::from(*key)),
     };
 }
 

@@ -7,7 +7,7 @@ use crate::services::store::{SettingStore, StoreError};
 
 #[async_trait]
 impl SettingStore for PostgresStore {
-    async fn settle_setting(&self, name: &str, value: &str) -> Result<String, StoreError> {
+    async fn get_or_insert_setting(&self, name: &str, value: &str) -> Result<String, StoreError> {
         let insert = sqlx::query(INSERT).bind(name).bind(value);
         let done = insert.execute(&self.pool).await;
         done.map_err(StoreError::unavailable)?;

@@ -13,7 +13,7 @@ use super::wake_ups::wake_others;
 use super::{PostgresStore, audit, commit, conflict, in_time, storable};
 use crate::models::session::SessionId;
 use crate::models::user::{Role, User, UserId};
-use crate::services::store::{Ending, PasswordChange, StoreError, UserStore, Which};
+use crate::services::store::{PasswordChange, SessionFilter, SessionTermination, StoreError, UserStore};
 
 #[async_trait]
 impl UserStore for PostgresStore {
@@ -62,8 +62,8 @@ impl UserStore for PostgresStore {
         change: &PasswordChange<'_>,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
         let which = match change.keep {
-            Some(kept) => Which::OfUserBut(change.user, kept),
-            None => Which::OfUser(change.user),
+            Some(kept) => SessionFilter::OfUserBut(change.user, kept),
+            None => SessionFilter::OfUser(change.user),
         };
         let set = set_password(change.user, change.old, change.new);
         self.change_and_end(set, change.user, which, change.ending).await
@@ -73,7 +73,7 @@ impl UserStore for PostgresStore {
         &self,
         id: UserId,
         role: Role,
-        ending: &Ending,
+        ending: &SessionTermination,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
         in_time(async {
             let mut tx = self.write().await?;
@@ -82,7 +82,7 @@ impl UserStore for PostgresStore {
             if done.rows_affected() == 0 {
                 return Ok(exists(&mut tx, id).await?.then(Vec::new));
             }
-            let ended = end_by_change(&mut tx, id, &Which::OfUser(id), ending).await?;
+            let ended = end_by_change(&mut tx, id, &SessionFilter::OfUser(id), ending).await?;
             commit(tx).await?;
             wake_others(&self.pool, !ended.is_empty()).await;
             Ok(Some(ended))
@@ -90,9 +90,13 @@ impl UserStore for PostgresStore {
         .await
     }
 
-    async fn disable_user(&self, id: UserId, ending: &Ending) -> Result<Option<Vec<SessionId>>, StoreError> {
+    async fn disable_user(
+        &self,
+        id: UserId,
+        ending: &SessionTermination,
+    ) -> Result<Option<Vec<SessionId>>, StoreError> {
         let query = sqlx::query(DISABLE).bind(id.0).bind(ending.at);
-        self.change_and_end(query, id, Which::OfUser(id), ending).await
+        self.change_and_end(query, id, SessionFilter::OfUser(id), ending).await
     }
 
     async fn enable_user(&self, id: UserId) -> Result<bool, StoreError> {
@@ -101,8 +105,12 @@ impl UserStore for PostgresStore {
         Ok(done.map_err(StoreError::unavailable)?.rows_affected() == 1)
     }
 
-    async fn delete_user(&self, id: UserId, ending: &Ending) -> Result<Option<Vec<SessionId>>, StoreError> {
-        self.change_and_end(sqlx::query(DELETE).bind(id.0), id, Which::OfUser(id), ending).await
+    async fn delete_user(
+        &self,
+        id: UserId,
+        ending: &SessionTermination,
+    ) -> Result<Option<Vec<SessionId>>, StoreError> {
+        self.change_and_end(sqlx::query(DELETE).bind(id.0), id, SessionFilter::OfUser(id), ending).await
     }
 }
 
@@ -112,8 +120,8 @@ impl PostgresStore {
         &self,
         change: Statement<'_>,
         user: UserId,
-        which: Which,
-        ending: &Ending,
+        which: SessionFilter,
+        ending: &SessionTermination,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
         in_time(async {
             let mut tx = self.write().await?;
@@ -137,8 +145,8 @@ type Statement<'q> = Query<'q, Postgres, PgArguments>;
 async fn end_by_change(
     tx: &mut PgConnection,
     user: UserId,
-    which: &Which,
-    ending: &Ending,
+    which: &SessionFilter,
+    ending: &SessionTermination,
 ) -> Result<Vec<SessionId>, StoreError> {
     audit::insert(tx, &ending.of_user(user)).await?;
     end_which(tx, which, ending, None).await

@@ -28,7 +28,7 @@ impl AuditStore for SqliteStore {
         .await
     }
 
-    async fn audit_of(&self, session: SessionId, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
+    async fn session_audit(&self, session: SessionId, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
         let query = sqlx::query_as::<_, Row>(OF_SESSION).bind(session.0).bind(limit);
         let rows = query.fetch_all(&self.readers).await.map_err(StoreError::unavailable)?;
         rows.into_iter().map(AuditEntry::try_from).collect()

@@ -17,12 +17,13 @@ use crate::models::audit::AuditEntry;
 use crate::models::session::{AccessRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId};
 use crate::models::user::UserId;
 use crate::services::store::{
-    Ending, Inserted, LastingUse, NewSession, Rotation, SessionStore, StoreError, Which,
+    InsertOutcome, NewSession, Rotation, SessionFilter, SessionStore, SessionTermination, StoreError,
+    TokenUse,
 };
 
 #[async_trait]
 impl SessionStore for SqliteStore {
-    async fn insert_session(&self, new: &NewSession<'_>) -> Result<Inserted, StoreError> {
+    async fn insert_session(&self, new: &NewSession<'_>) -> Result<InsertOutcome, StoreError> {
         let (session, hash) = (new.session.clone(), new.hashed_password.cloned());
         let (replaces, max_per_user) = (new.replaces, new.max_per_user);
         self.write(Durability::Flushed, move |tx| {
@@ -30,11 +31,11 @@ impl SessionStore for SqliteStore {
                 let hashed_password = hash.as_ref();
                 let new = NewSession { session: &session, hashed_password, replaces, max_per_user };
                 if !insert(tx, &new).await? {
-                    return Ok(Inserted::Refused);
+                    return Ok(InsertOutcome::Refused);
                 }
                 audit::insert(tx, &AuditEntry::login(&session)).await?;
                 let ended = make_way(tx, &new).await?;
-                Ok(Inserted::Yes { ended })
+                Ok(InsertOutcome::Yes { ended })
             })
         })
         .await
@@ -56,7 +57,7 @@ impl SessionStore for SqliteStore {
         row.map(Session::try_from).transpose()
     }
 
-    async fn settle(&self, tokens: &[LastingUse]) -> Result<Vec<Session>, StoreError> {
+    async fn confirm_generation(&self, tokens: &[TokenUse]) -> Result<Vec<Session>, StoreError> {
         let tokens = tokens.to_vec();
         let settled_before = self.write(Durability::Relaxed, |tx| {
             Box::pin(async move {
@@ -88,18 +89,22 @@ impl SessionStore for SqliteStore {
         .await
     }
 
-    async fn end_session(&self, id: SessionId, ending: &Ending) -> Result<bool, StoreError> {
+    async fn end_session(&self, id: SessionId, ending: &SessionTermination) -> Result<bool, StoreError> {
         let ending = ending.clone();
         self.write(Durability::Flushed, move |tx| Box::pin(async move { end_one(tx, id, &ending).await }))
             .await
     }
 
-    async fn end_sessions(&self, which: &Which, ending: &Ending) -> Result<Vec<SessionId>, StoreError> {
+    async fn end_sessions(
+        &self,
+        which: &SessionFilter,
+        ending: &SessionTermination,
+    ) -> Result<Vec<SessionId>, StoreError> {
         let (began, mut all) = (Instant::now(), Vec::new());
         loop {
             // Of the time at which it happens: others look for what ended lately.
             let at = if all.is_empty() { ending.at } else { ending.at + began.elapsed() };
-            let (which, ending) = (*which, Ending { at, ..ending.clone() });
+            let (which, ending) = (*which, SessionTermination { at, ..ending.clone() });
             let some = self.write(Durability::Flushed, move |tx| {
                 Box::pin(async move { end_which(tx, &which, &ending, Some(MOST_AT_ONCE)).await })
             });
@@ -120,7 +125,7 @@ impl SessionStore for SqliteStore {
 
     async fn list_sessions(
         &self,
-        which: &Which,
+        which: &SessionFilter,
         live_at: Option<OffsetDateTime>,
         limit: u32,
     ) -> Result<Vec<Session>, StoreError> {
@@ -169,7 +174,7 @@ impl SessionStore for SqliteStore {
         self.execute(Durability::Relaxed, sqlx::query(PURGE).bind(micros(before)).bind(most)).await
     }
 
-    async fn store_time(&self) -> Result<OffsetDateTime, StoreError> {
+    async fn database_time(&self) -> Result<OffsetDateTime, StoreError> {
         // An embedded database has no clock but the machine's.
         Ok(SystemClock.now())
     }
@@ -229,7 +234,7 @@ async fn make_way(tx: &mut SqliteConnection, new: &NewSession<'_>) -> Result<Vec
 
     let mut ended = Vec::new();
     for (id, reason) in replaced.into_iter().chain(displaced) {
-        let ending = Ending::new(at, reason, new.session.client.clone());
+        let ending = SessionTermination::new(at, reason, new.session.client.clone());
         if end_one(tx, id, &ending).await? {
             ended.push(id);
         }
@@ -257,7 +262,7 @@ fn advance(sql: &'static str, rotation: &Rotation<'_>) -> Option<Advance> {
     Some(query)
 }
 
-async fn settle_one(tx: &mut SqliteConnection, token: &LastingUse) -> Result<(), StoreError> {
+async fn settle_one(tx: &mut SqliteConnection, token: &TokenUse) -> Result<(), StoreError> {
     let query =
         sqlx::query(SETTLE).bind(token.session.0).bind(i64::from(token.generation)).bind(token.token.0);
     query.execute(tx).await.map(drop).map_err(StoreError::unavailable)
@@ -265,7 +270,7 @@ async fn settle_one(tx: &mut SqliteConnection, token: &LastingUse) -> Result<(),
 
 async fn settled_by_another(
     tx: &mut SqliteConnection,
-    token: &LastingUse,
+    token: &TokenUse,
 ) -> Result<Option<Session>, StoreError> {
     let query = sqlx::query_as::<_, Row>(SETTLED_BY_ANOTHER)
         .bind(token.session.0)
@@ -275,7 +280,11 @@ async fn settled_by_another(
     row.map(Session::try_from).transpose()
 }
 
-async fn end_one(tx: &mut SqliteConnection, id: SessionId, ending: &Ending) -> Result<bool, StoreError> {
+async fn end_one(
+    tx: &mut SqliteConnection,
+    id: SessionId,
+    ending: &SessionTermination,
+) -> Result<bool, StoreError> {
     let query = sqlx::query_as::<_, Ended>(END);
     let query = query.bind(id.0).bind(micros(ending.at)).bind(ending.reason.as_str());
     let row = query.fetch_optional(&mut *tx).await.map_err(StoreError::unavailable)?;
@@ -300,7 +309,7 @@ async fn end_if_expired(
         if let Some((event, at)) = over
             && let Some(reason) = EndReason::from_word(event.as_str())
         {
-            end_one(tx, session.id, &Ending::new(at, reason, ClientInfo::default())).await?;
+            end_one(tx, session.id, &SessionTermination::new(at, reason, ClientInfo::default())).await?;
         }
     }
     Ok(())
@@ -308,8 +317,8 @@ async fn end_if_expired(
 
 pub(super) async fn end_which(
     tx: &mut SqliteConnection,
-    which: &Which,
-    ending: &Ending,
+    which: &SessionFilter,
+    ending: &SessionTermination,
     most: Option<u32>,
 ) -> Result<Vec<SessionId>, StoreError> {
     let mut query = QueryBuilder::<Sqlite>::new("UPDATE sessions SET ended_at = ");
@@ -327,14 +336,14 @@ pub(super) async fn end_which(
     Ok(ended)
 }
 
-fn push_which(query: &mut QueryBuilder<Sqlite>, which: &Which) {
+fn push_which(query: &mut QueryBuilder<Sqlite>, which: &SessionFilter) {
     match which {
-        Which::All => query,
-        Which::OfUser(user) => query.push(" AND user_id = ").push_bind(user.0),
-        Which::OfUserBut(user, kept) => {
+        SessionFilter::All => query,
+        SessionFilter::OfUser(user) => query.push(" AND user_id = ").push_bind(user.0),
+        SessionFilter::OfUserBut(user, kept) => {
             query.push(" AND user_id = ").push_bind(user.0).push(" AND id <> ").push_bind(kept.0)
         }
-        Which::SignedBy(key) => query.push(" AND key_number = ").push_bind(i16::from(*key)),
+        SessionFilter::SignedBy(key) => query.push(" AND key_number = ").push_bind(i16::from(*key)),
     };
 }
 
@@ -349,7 +358,7 @@ struct Ended {
 }
 
 impl Ended {
-    fn entry(self, ending: &Ending) -> Result<AuditEntry, StoreError> {
+    fn entry(self, ending: &SessionTermination) -> Result<AuditEntry, StoreError> {
         let held = self.generation.try_into().map_err(|_| corrupt("generation"))?;
         let holder = client(self.address, self.user_agent)?;
         Ok(ending.entry(SessionId(self.id), UserId(self.user_id), held, holder))

@@ -7,7 +7,7 @@ use crate::services::store::{SettingStore, StoreError};
 
 #[async_trait]
 impl SettingStore for SqliteStore {
-    async fn settle_setting(&self, name: &str, value: &str) -> Result<String, StoreError> {
+    async fn get_or_insert_setting(&self, name: &str, value: &str) -> Result<String, StoreError> {
         let insert = sqlx::query(INSERT).bind(name).bind(value);
         let find = sqlx::query_scalar(FIND).bind(name.to_owned());
         self.write(Durability::Flushed, |tx| {

@@ -10,7 +10,7 @@ use super::sessions::end_which;
 use super::{Durability, SqliteStore, Statement, audit, conflict, from_micros, micros};
 use crate::models::session::SessionId;
 use crate::models::user::{Role, User, UserId};
-use crate::services::store::{Ending, PasswordChange, StoreError, UserStore, Which};
+use crate::services::store::{PasswordChange, SessionFilter, SessionTermination, StoreError, UserStore};
 
 #[async_trait]
 impl UserStore for SqliteStore {
@@ -57,8 +57,8 @@ impl UserStore for SqliteStore {
         change: &PasswordChange<'_>,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
         let which = match change.keep {
-            Some(kept) => Which::OfUserBut(change.user, kept),
-            None => Which::OfUser(change.user),
+            Some(kept) => SessionFilter::OfUserBut(change.user, kept),
+            None => SessionFilter::OfUser(change.user),
         };
         let set = set_password(change.user, change.old, change.new);
         self.change_and_end(set, change.user, which, change.ending).await
@@ -68,7 +68,7 @@ impl UserStore for SqliteStore {
         &self,
         id: UserId,
         role: Role,
-        ending: &Ending,
+        ending: &SessionTermination,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
         let ending = ending.clone();
         self.write(Durability::Flushed, move |tx| {
@@ -78,23 +78,31 @@ impl UserStore for SqliteStore {
                 if done.rows_affected() == 0 {
                     return Ok(exists(tx, id).await?.then(Vec::new));
                 }
-                end_by_change(tx, id, &Which::OfUser(id), &ending).await.map(Some)
+                end_by_change(tx, id, &SessionFilter::OfUser(id), &ending).await.map(Some)
             })
         })
         .await
     }
 
-    async fn disable_user(&self, id: UserId, ending: &Ending) -> Result<Option<Vec<SessionId>>, StoreError> {
+    async fn disable_user(
+        &self,
+        id: UserId,
+        ending: &SessionTermination,
+    ) -> Result<Option<Vec<SessionId>>, StoreError> {
         let query = sqlx::query(DISABLE).bind(id.0).bind(micros(ending.at));
-        self.change_and_end(query, id, Which::OfUser(id), ending).await
+        self.change_and_end(query, id, SessionFilter::OfUser(id), ending).await
     }
 
     async fn enable_user(&self, id: UserId) -> Result<bool, StoreError> {
         Ok(self.execute(Durability::Flushed, sqlx::query(ENABLE).bind(id.0)).await? == 1)
     }
 
-    async fn delete_user(&self, id: UserId, ending: &Ending) -> Result<Option<Vec<SessionId>>, StoreError> {
-        self.change_and_end(sqlx::query(DELETE).bind(id.0), id, Which::OfUser(id), ending).await
+    async fn delete_user(
+        &self,
+        id: UserId,
+        ending: &SessionTermination,
+    ) -> Result<Option<Vec<SessionId>>, StoreError> {
+        self.change_and_end(sqlx::query(DELETE).bind(id.0), id, SessionFilter::OfUser(id), ending).await
     }
 }
 
@@ -104,8 +112,8 @@ impl SqliteStore {
         &self,
         change: Statement,
         user: UserId,
-        which: Which,
-        ending: &Ending,
+        which: SessionFilter,
+        ending: &SessionTermination,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
         let ending = ending.clone();
         self.write(Durability::Flushed, move |tx| {
@@ -125,8 +133,8 @@ impl SqliteStore {
 async fn end_by_change(
     tx: &mut SqliteConnection,
     user: UserId,
-    which: &Which,
-    ending: &Ending,
+    which: &SessionFilter,
+    ending: &SessionTermination,
 ) -> Result<Vec<SessionId>, StoreError> {
     audit::insert(tx, &ending.of_user(user)).await?;
     end_which(tx, which, ending, None).await

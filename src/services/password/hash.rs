@@ -10,7 +10,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use secrecy::SecretString;
 use zeroize::Zeroizing;
 
-use super::{MAX_COST, PasswordError, Verified};
+use super::{MAX_COST, PasswordCheck, PasswordError};
 
 /// How a stored hash was made, of the formats that can be verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +100,7 @@ impl StoredHash {
         Ok(Self { format, cost, old_prefix: false, bcrypt })
     }
 
-    fn matches(&self, password: &[u8], work: &mut Work) -> bool {
+    fn matches(&self, password: &[u8], work: &mut RoundCounter) -> bool {
         match self.format {
             // A password with a NUL never matches, as in passlib: to bcrypt `a\0a` is the same as `a`.
             HashFormat::Bcrypt => work.verify(password, self.cost, &self.bcrypt) && !password.contains(&0),
@@ -119,21 +119,30 @@ impl StoredHash {
 
 /// Checks a password, with the work of `cost` whether or not there is a hash and whatever its cost,
 /// if that isn't higher.
-pub(super) fn verify(password: &[u8], stored: Option<&StoredHash>, cost: u32, work: &mut Work) -> Verified {
+pub(super) fn verify(
+    password: &[u8],
+    stored: Option<&StoredHash>,
+    cost: u32,
+    work: &mut RoundCounter,
+) -> PasswordCheck {
     let Some(stored) = stored else {
         work.idle(cost);
-        return Verified { ok: false, needs_rehash: false };
+        return PasswordCheck { ok: false, needs_rehash: false };
     };
     let ok = stored.matches(password, work);
     // 2^c + (2^c + 2^(c+1) + … + 2^(C-1)) = 2^C rounds.
     for missing in stored.cost..cost {
         work.idle(missing);
     }
-    Verified { ok, needs_rehash: ok && stored.is_outdated(password, cost) }
+    PasswordCheck { ok, needs_rehash: ok && stored.is_outdated(password, cost) }
 }
 
 /// Hashes a password, with a new salt.
-pub(super) fn hash(password: &[u8], cost: u32, work: &mut Work) -> Result<SecretString, PasswordError> {
+pub(super) fn hash(
+    password: &[u8],
+    cost: u32,
+    work: &mut RoundCounter,
+) -> Result<SecretString, PasswordError> {
     let mut salt = [0; 16];
     SystemRandom::new().fill(&mut salt).map_err(|_| PasswordError::NoRandomness)?;
     hash_with_salt(password, cost, salt, work)
@@ -144,7 +153,7 @@ pub(super) fn hash_with_salt(
     password: &[u8],
     cost: u32,
     salt: [u8; 16],
-    work: &mut Work,
+    work: &mut RoundCounter,
 ) -> Result<SecretString, PasswordError> {
     if password.len() <= BCRYPT_READS && !password.contains(&0) {
         return Ok(work.hash(password, cost, salt)?.into());
@@ -163,11 +172,11 @@ fn digest(password: &[u8], salt: &str) -> Zeroizing<String> {
 
 /// Does bcrypt, and counts its rounds, so that tests can compare work instead of time.
 #[derive(Debug, Default)]
-pub(super) struct Work {
+pub(super) struct RoundCounter {
     pub(super) rounds: u64,
 }
 
-impl Work {
+impl RoundCounter {
     /// Compares in constant time.
     fn verify(&mut self, key: &[u8], cost: u32, bcrypt: &str) -> bool {
         self.rounds += 1 << cost;

@@ -34,7 +34,7 @@ use std::thread;
 use secrecy::{ExposeSecret, SecretString};
 
 pub use self::hash::{HashFormat, HashFormatError};
-use self::hash::{StoredHash, Work};
+use self::hash::{RoundCounter, StoredHash};
 pub use self::policy::PasswordRefused;
 use self::pool::{Pool, PoolError};
 
@@ -43,7 +43,7 @@ use self::pool::{Pool, PoolError};
 /// Every call takes a place in the pool's queue and frees it when its future is dropped; bcrypt that
 /// has begun runs to its end.
 #[derive(Debug)]
-pub struct Passwords {
+pub struct PasswordHasher {
     cost: u32,
     min_length: usize,
     pool: Pool,
@@ -64,7 +64,7 @@ pub struct PasswordSettings {
 
 /// What became of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Verified {
+pub struct PasswordCheck {
     /// Whether the password is the right one.
     pub ok: bool,
     /// Whether the right password should be hashed anew: the stored hash has another cost than
@@ -73,7 +73,7 @@ pub struct Verified {
     pub needs_rehash: bool,
 }
 
-impl Passwords {
+impl PasswordHasher {
     /// Starts the threads.
     ///
     /// # Errors
@@ -101,7 +101,7 @@ impl Passwords {
         within_limit(password)?;
         let (password, cost) = (password.clone(), self.cost);
         self.pool
-            .run(move || hash::hash(password.expose_secret().as_bytes(), cost, &mut Work::default()))
+            .run(move || hash::hash(password.expose_secret().as_bytes(), cost, &mut RoundCounter::default()))
             .await?
     }
 
@@ -121,7 +121,7 @@ impl Passwords {
         &self,
         password: &SecretString,
         stored: Option<&SecretString>,
-    ) -> Result<Verified, PasswordError> {
+    ) -> Result<PasswordCheck, PasswordError> {
         within_limit(password)?;
         let (password, cost) = (password.clone(), self.cost);
         let stored = stored.and_then(readable);
@@ -129,7 +129,7 @@ impl Passwords {
             .pool
             .run(move || {
                 let password = password.expose_secret().as_bytes();
-                hash::verify(password, stored.as_ref(), cost, &mut Work::default())
+                hash::verify(password, stored.as_ref(), cost, &mut RoundCounter::default())
             })
             .await?;
         Ok(verified)

@@ -44,7 +44,7 @@ pub(super) fn check_length(password: &str, min: usize) -> Result<(), PasswordRef
 
 /// Looks at the password's first 100 characters, which is where zxcvbn stops too.
 pub(super) fn check_guessable(password: &str, words: &[String]) -> Result<(), PasswordRefused> {
-    if is_mostly(words, password) {
+    if is_dominated_by(words, password) {
         return Err(PasswordRefused::Guessable { why: Some(CONTEXT.to_owned()) });
     }
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -73,7 +73,7 @@ pub(super) fn words(context: &[&str]) -> Vec<String> {
 
 /// zxcvbn counts a word of the context as one of a few guesses, but what stands between two of them
 /// as much more than it is worth.
-fn is_mostly(words: &[String], password: &str) -> bool {
+fn is_dominated_by(words: &[String], password: &str) -> bool {
     let own = words.iter().fold(password.to_lowercase(), |rest, word| rest.replace(word.as_str(), ""));
     own.len() < password.len() && own.chars().filter(|c| c.is_alphanumeric()).count() < MIN_OWN
 }

@@ -15,17 +15,17 @@ pub(super) struct Pool {
     places: Arc<Semaphore>,
     workers: Arc<Semaphore>,
     jobs: Sender<Job>,
-    counts: Counts,
+    counts: PoolMetrics,
 }
 
 /// What `/metrics` shows of a pool.
-struct Counts {
+struct PoolMetrics {
     queued: Gauge,
     running: Gauge,
     refused: Counter,
 }
 
-impl Counts {
+impl PoolMetrics {
     fn new() -> Self {
         Self {
             queued: gauge!("sekisho_password_jobs_queued"),
@@ -36,16 +36,16 @@ impl Counts {
 }
 
 /// Counts as one until it is dropped.
-struct OneOf(Gauge);
+struct GaugeGuard(Gauge);
 
-impl OneOf {
+impl GaugeGuard {
     fn new(gauge: &Gauge) -> Self {
         gauge.increment(1.0);
         Self(gauge.clone())
     }
 }
 
-impl Drop for OneOf {
+impl Drop for GaugeGuard {
     fn drop(&mut self) {
         self.0.decrement(1.0);
     }
@@ -58,14 +58,14 @@ impl Pool {
         let todo = Arc::new(Mutex::new(todo));
         for _ in 0..workers {
             let todo = Arc::clone(&todo);
-            thread::Builder::new().name("sekisho-password".to_owned()).spawn(move || work_off(&todo))?;
+            thread::Builder::new().name("sekisho-password".to_owned()).spawn(move || worker_loop(&todo))?;
         }
         let places = workers.saturating_add(queue).min(Semaphore::MAX_PERMITS);
         Ok(Self {
             places: Arc::new(Semaphore::new(places)),
             workers: Arc::new(Semaphore::new(workers)),
             jobs,
-            counts: Counts::new(),
+            counts: PoolMetrics::new(),
         })
     }
 
@@ -79,10 +79,10 @@ impl Pool {
             self.counts.refused.increment(1);
             PoolError::Busy
         })?;
-        let queued = OneOf::new(&self.counts.queued);
+        let queued = GaugeGuard::new(&self.counts.queued);
         let worker = Arc::clone(&self.workers).acquire_owned().await.map_err(|_| PoolError::Stopped)?;
         drop(queued);
-        let running = OneOf::new(&self.counts.running);
+        let running = GaugeGuard::new(&self.counts.running);
         let (done, result) = oneshot::channel();
         let job = move || {
             let value = work();
@@ -111,7 +111,7 @@ pub(super) enum PoolError {
     Stopped,
 }
 
-fn work_off(todo: &Mutex<Receiver<Job>>) {
+fn worker_loop(todo: &Mutex<Receiver<Job>>) {
     yield_to_requests();
     loop {
         let job = todo.lock().unwrap_or_else(PoisonError::into_inner).recv();

@@ -30,19 +30,19 @@ fn stored(hash: &str) -> StoredHash {
 }
 
 /// What a check gives, and how many rounds of bcrypt it does.
-fn check(password: &str, stored: Option<&StoredHash>, cost: u32) -> (Verified, u64) {
-    let mut work = Work::default();
+fn check(password: &str, stored: Option<&StoredHash>, cost: u32) -> (PasswordCheck, u64) {
+    let mut work = RoundCounter::default();
     let verified = hash::verify(password.as_bytes(), stored, cost, &mut work);
     (verified, work.rounds)
 }
 
 fn hashed(password: &str, cost: u32) -> StoredHash {
-    let hash = hash::hash(password.as_bytes(), cost, &mut Work::default()).unwrap();
+    let hash = hash::hash(password.as_bytes(), cost, &mut RoundCounter::default()).unwrap();
     stored(hash.expose_secret())
 }
 
-fn cheap(workers: usize, queue: usize) -> Passwords {
-    Passwords::new(PasswordSettings { bcrypt_cost: 4, min_length: 15, workers, queue }).unwrap()
+fn cheap(workers: usize, queue: usize) -> PasswordHasher {
+    PasswordHasher::new(PasswordSettings { bcrypt_cost: 4, min_length: 15, workers, queue }).unwrap()
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn hashes_are_what_passlib_verified() {
             None => &hash[7..29],
         };
         let salt = hash::BASE64.decode(salt).unwrap().try_into().unwrap();
-        let again = hash::hash_with_salt(password.as_bytes(), 4, salt, &mut Work::default());
+        let again = hash::hash_with_salt(password.as_bytes(), 4, salt, &mut RoundCounter::default());
         assert_eq!(again.unwrap().expose_secret(), hash);
     }
 }
@@ -180,7 +180,7 @@ async fn unreadable_hash_is_a_wrong_password() {
     let passwords = cheap(1, 0);
     let unreadable = SecretString::from("$argon2id$v=19$m=65536,t=3,p=4$c2FsdA$aGFzaA");
     let verified = passwords.verify(&PASSWORD.into(), Some(&unreadable)).await.unwrap();
-    assert_eq!(verified, Verified { ok: false, needs_rehash: false });
+    assert_eq!(verified, PasswordCheck { ok: false, needs_rehash: false });
 }
 
 #[tokio::test]
@@ -192,7 +192,7 @@ async fn new_hash_verifies_and_no_two_are_alike() {
         let one = one.unwrap();
         assert_ne!(one.expose_secret(), other.unwrap().expose_secret());
         let verified = passwords.verify(&password, Some(&one)).await.unwrap();
-        assert_eq!(verified, Verified { ok: true, needs_rehash: false });
+        assert_eq!(verified, PasswordCheck { ok: true, needs_rehash: false });
     }
 }
 
@@ -226,7 +226,7 @@ async fn full_queue_is_busy_and_endless_passwords_are_refused_before_it() {
 #[test]
 fn impossible_settings_are_refused() {
     let new = |bcrypt_cost, workers| {
-        Passwords::new(PasswordSettings { bcrypt_cost, workers, ..Default::default() })
+        PasswordHasher::new(PasswordSettings { bcrypt_cost, workers, ..Default::default() })
     };
     assert!(matches!(new(3, 1), Err(PasswordError::Cost(3))));
     assert!(matches!(new(21, 1), Err(PasswordError::Cost(21))));

@@ -42,16 +42,16 @@ fn token(id: u128, seconds_ago: u64) -> AccessRef {
     AccessRef { id: TokenId(Uuid::from_u128(id)), issued_at: ago(seconds_ago) }
 }
 
-fn presented(generation: u32, beside: Option<(u32, AccessRef)>) -> Presented {
-    Presented {
+fn presented(generation: u32, beside: Option<(u32, AccessRef)>) -> PresentedToken {
+    PresentedToken {
         session: row().id,
         generation,
         kind: SessionKind::Browser,
-        beside: beside.map(|(generation, token)| Beside { token, generation }),
+        beside: beside.map(|(generation, token)| AccompanyingAccessToken { token, generation }),
     }
 }
 
-fn decision(row: &Session, presented: &Presented) -> Decision {
+fn decision(row: &Session, presented: &PresentedToken) -> Decision {
     decide(Some(row), presented, NOW, GRACE)
 }
 
@@ -62,7 +62,7 @@ fn no_such_row_is_unknown() {
 
 #[test]
 fn a_token_works_only_in_its_kind_and_ends_nothing_elsewhere() {
-    let client = Presented { kind: SessionKind::Client, generation: 1, ..presented(7, None) };
+    let client = PresentedToken { kind: SessionKind::Client, generation: 1, ..presented(7, None) };
     assert_eq!(decision(&row(), &client), Decision::WrongKind);
 }
 
@@ -151,9 +151,9 @@ fn two_jars_need_both_tokens_to_have_been_old_at_the_rotation() {
 #[test]
 fn two_jars_are_a_browsers_rule() {
     let row = Session { kind: SessionKind::Client, ..row() };
-    let presented = Presented { kind: SessionKind::Client, ..presented(6, None) };
+    let presented = PresentedToken { kind: SessionKind::Client, ..presented(6, None) };
     assert_eq!(decision(&row, &presented), Decision::Replay);
-    assert!(!is_second_in_lasting_use(&row));
+    assert!(!is_concurrent_use(&row));
 }
 
 #[test]
@@ -208,7 +208,7 @@ prop_compose! {
     fn any_presented()(
         generation in 0_u32..8,
         beside in proptest::option::of((0_u32..8, any_token())),
-    ) -> Presented { presented(generation, beside) }
+    ) -> PresentedToken { presented(generation, beside) }
 }
 
 proptest! {

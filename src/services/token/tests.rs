@@ -8,12 +8,14 @@ use secrecy::SecretString;
 use super::*;
 use crate::models::user::{Role, User};
 use crate::services::memory::MemoryStore;
-use crate::services::scene::{ACCESS_TTL, BEYOND_GRACE, Jar, Scene, USER, foreign_keys, sign_in};
 use crate::services::store::{PasswordChange, UserStore};
+use crate::services::test_support::{
+    ACCESS_TTL, BEYOND_GRACE, TestClient, TokensFixture, USER, foreign_keys, sign_in,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn verify(scene: &Scene, jar: &Jar) -> Result<Verified, VerifyError> {
+fn verify(scene: &TokensFixture, jar: &TestClient) -> Result<Verified, VerifyError> {
     scene.tokens.verify(jar.access.as_deref().expect("an access token"))
 }
 
@@ -21,7 +23,7 @@ fn verify(scene: &Scene, jar: &Jar) -> Result<Verified, VerifyError> {
 
 #[tokio::test]
 async fn a_sign_in_gives_tokens_that_work() {
-    let scene = Scene::new();
+    let scene = TokensFixture::new();
     let issued = scene.tokens.sign_in(sign_in(SessionKind::Browser)).await.expect("a session");
     let verified = scene.tokens.verify(&issued.renewal.access_token).expect("valid");
     assert_eq!(verified.identity, issued.renewal.identity);
@@ -35,13 +37,13 @@ async fn a_sign_in_gives_tokens_that_work() {
 
 #[tokio::test]
 async fn rule_3_a_sign_in_ends_the_session_whose_tokens_came_with_it() {
-    let scene = Scene::new();
+    let scene = TokensFixture::new();
     let before = scene.browser().await;
-    scene.pass(ACCESS_TTL);
+    scene.advance(ACCESS_TTL);
     scene.tokens.renew(before.request(), before.kind).await.expect("a rotation, remembered");
-    let replaces = scene.tokens.session_of(Some(&before.refresh), None);
+    let replaces = scene.tokens.identify_session(Some(&before.refresh), None);
     assert_eq!(replaces, Some(before.session));
-    let again = SignIn { replaces, ..sign_in(SessionKind::Browser) };
+    let again = SessionRequest { replaces, ..sign_in(SessionKind::Browser) };
     let issued = scene.tokens.sign_in(again).await.expect("a session");
     assert_ne!(issued.session.id, before.session);
     let error = scene.renew(&before).await.map(drop).expect_err("it has ended");
@@ -50,10 +52,10 @@ async fn rule_3_a_sign_in_ends_the_session_whose_tokens_came_with_it() {
 
 #[tokio::test]
 async fn the_oldest_session_gives_way() {
-    let scene = Scene::with(SessionSettings { max_per_user: 2, ..SessionSettings::default() });
+    let scene = TokensFixture::with(SessionSettings { max_per_user: 2, ..SessionSettings::default() });
     let mut jars = Vec::new();
     for _ in 0..3 {
-        scene.pass(SECOND);
+        scene.advance(SECOND);
         jars.push(scene.browser().await);
     }
     let error = scene.renew(&jars[0]).await.map(drop).expect_err("it gave way");
@@ -63,7 +65,7 @@ async fn the_oldest_session_gives_way() {
 }
 
 /// A store that knows one user, and the hash of its password.
-async fn with_a_user(scene: &Scene) -> (MemoryStore, SecretString) {
+async fn with_a_user(scene: &TokensFixture) -> (MemoryStore, SecretString) {
     let hash = SecretString::from("$2b$12$of-a-password");
     let store = scene.store.current();
     store.insert_users(&[user(USER, &hash)]).await.expect("a user");
@@ -84,9 +86,9 @@ fn user(id: UserId, hash: &SecretString) -> User {
 
 #[tokio::test]
 async fn rule_8_who_changed_since_the_password_was_checked_is_not_signed_in() {
-    let scene = Scene::new();
+    let scene = TokensFixture::new();
     let (store, hash) = with_a_user(&scene).await;
-    let checked = SignIn { hashed_password: Some(&hash), ..sign_in(SessionKind::Browser) };
+    let checked = SessionRequest { hashed_password: Some(&hash), ..sign_in(SessionKind::Browser) };
     scene.tokens.sign_in(checked.clone()).await.expect("nothing has changed");
 
     let new = SecretString::from("$2b$12$of-another");
@@ -97,25 +99,25 @@ async fn rule_8_who_changed_since_the_password_was_checked_is_not_signed_in() {
     assert!(matches!(error, SignInError::Refused));
 
     store.disable_user(USER, &ending).await.expect("an answer");
-    let checked = SignIn { hashed_password: Some(&new), ..sign_in(SessionKind::Browser) };
+    let checked = SessionRequest { hashed_password: Some(&new), ..sign_in(SessionKind::Browser) };
     assert!(matches!(scene.tokens.sign_in(checked).await, Err(SignInError::Refused)));
 }
 
 #[tokio::test]
 async fn t_12_a_new_user_of_the_same_name_is_not_the_old_one() {
-    let scene = Scene::new();
+    let scene = TokensFixture::new();
     let (store, hash) = with_a_user(&scene).await;
-    let checked = SignIn { hashed_password: Some(&hash), ..sign_in(SessionKind::Browser) };
-    let old = Jar::of(&scene.tokens.sign_in(checked.clone()).await.expect("a session"));
+    let checked = SessionRequest { hashed_password: Some(&hash), ..sign_in(SessionKind::Browser) };
+    let old = TestClient::of(&scene.tokens.sign_in(checked.clone()).await.expect("a session"));
 
     let namesake = UserId(uuid::Uuid::from_u128(8));
     let deleted = scene.tokens.ending(EndReason::UserDeleted, &ClientInfo::default());
     store.delete_user(USER, &deleted).await.expect("an answer");
     store.insert_users(&[user(namesake, &hash)]).await.expect("a user");
-    let new = SignIn { user: namesake, ..checked };
-    let new = Jar::of(&scene.tokens.sign_in(new).await.expect("a session"));
+    let new = SessionRequest { user: namesake, ..checked };
+    let new = TestClient::of(&scene.tokens.sign_in(new).await.expect("a session"));
 
-    scene.pass(ACCESS_TTL);
+    scene.advance(ACCESS_TTL);
     let error = scene.renew(&old).await.map(drop).expect_err("the user is gone");
     assert_eq!(error, RefreshError::Over { event: SessionEvent::UserDeleted, clear: true });
     let renewed = scene.renew(&new).await.expect("a renewal").renewal;
@@ -125,24 +127,31 @@ async fn t_12_a_new_user_of_the_same_name_is_not_the_old_one() {
 
 #[tokio::test]
 async fn a_failing_store_signs_nobody_in_or_out() {
-    let scene = Scene::new();
+    let scene = TokensFixture::new();
     let jar = scene.browser().await;
     scene.store.set_down(true);
     let error = scene.tokens.sign_in(sign_in(SessionKind::Browser)).await.expect_err("it is down");
     assert!(matches!(error, SignInError::Store(StoreError::Unavailable(_))));
-    assert!(scene.tokens.end(jar.session, EndReason::LoggedOut, &ClientInfo::default()).await.is_err());
+    assert!(scene.tokens.terminate(jar.session, EndReason::LoggedOut, &ClientInfo::default()).await.is_err());
     scene.store.set_down(false);
     assert!(
-        scene.tokens.end(jar.session, EndReason::LoggedOut, &ClientInfo::default()).await.expect("an answer")
+        scene
+            .tokens
+            .terminate(jar.session, EndReason::LoggedOut, &ClientInfo::default())
+            .await
+            .expect("an answer")
     );
-    let again =
-        scene.tokens.end(jar.session, EndReason::Revoked, &ClientInfo::default()).await.expect("an answer");
+    let again = scene
+        .tokens
+        .terminate(jar.session, EndReason::Revoked, &ClientInfo::default())
+        .await
+        .expect("an answer");
     assert!(!again, "it has ended already");
 }
 
 #[tokio::test]
 async fn t_15_no_two_sessions_or_tokens_share_an_id() {
-    let scene = Scene::new();
+    let scene = TokensFixture::new();
     let mut ids = HashSet::new();
     for _ in 0..1_000 {
         let jar = scene.browser().await;
@@ -156,7 +165,7 @@ async fn t_15_no_two_sessions_or_tokens_share_an_id() {
 
 #[tokio::test]
 async fn rule_5_renewal_starts_a_tenth_of_the_lifetime_before_expiry() {
-    let scene = Scene::new();
+    let scene = TokensFixture::new();
     let jar = scene.browser().await;
     let expires_at = scene.read(jar.access.as_deref()).identity.expires_at;
     let tenth = (expires_at - scene.now()) / 10;
@@ -168,7 +177,7 @@ async fn rule_5_renewal_starts_a_tenth_of_the_lifetime_before_expiry() {
 
 #[tokio::test]
 async fn an_access_token_is_good_until_its_expiry_and_the_leeway() {
-    let scene = Scene::new();
+    let scene = TokensFixture::new();
     let jar = scene.browser().await;
     let expires_at = scene.read(jar.access.as_deref()).identity.expires_at;
     scene.clock.set(expires_at + 5 * SECOND - Duration::from_micros(1));
@@ -179,7 +188,7 @@ async fn an_access_token_is_good_until_its_expiry_and_the_leeway() {
 
 #[tokio::test]
 async fn lifetimes_are_spread_so_that_tokens_do_not_expire_together() {
-    let scene = Scene::new();
+    let scene = TokensFixture::new();
     let mut lifetimes = HashSet::new();
     for _ in 0..200 {
         let jar = scene.browser().await;
@@ -193,7 +202,7 @@ async fn lifetimes_are_spread_so_that_tokens_do_not_expire_together() {
 
 #[tokio::test]
 async fn an_access_token_of_an_unknown_key_is_noticed() {
-    let scene = Scene::new();
+    let scene = TokensFixture::new();
     let jar = scene.browser().await;
     scene.tokens.keys().replace(foreign_keys(9, &scene.clock));
     assert_eq!(verify(&scene, &jar).map(drop), Err(VerifyError::UnknownKey));
@@ -203,7 +212,7 @@ async fn an_access_token_of_an_unknown_key_is_noticed() {
 
 #[tokio::test]
 async fn access_tokens_of_an_older_key_go_on_after_a_rotation() {
-    let scene = Scene::new();
+    let scene = TokensFixture::new();
     let old = scene.browser().await;
     scene.rotate_keys();
     let new = scene.browser().await;
@@ -214,45 +223,45 @@ async fn access_tokens_of_an_older_key_go_on_after_a_rotation() {
 
 #[tokio::test]
 async fn the_session_of_expired_and_outdated_tokens_is_known() {
-    let scene = Scene::new();
+    let scene = TokensFixture::new();
     let jar = scene.browser().await;
     let other = scene.browser().await;
-    scene.pass(10 * ACCESS_TTL);
+    scene.advance(10 * ACCESS_TTL);
     let (access, refresh) = (jar.access.as_deref(), Some(jar.refresh.as_str()));
-    assert_eq!(scene.tokens.session_of(refresh, None), Some(jar.session));
-    assert_eq!(scene.tokens.session_of(None, access), Some(jar.session));
-    assert_eq!(scene.tokens.session_of(Some("forged"), access), Some(jar.session));
-    assert_eq!(scene.tokens.session_of(Some(&other.refresh), access), Some(other.session));
-    assert_eq!(scene.tokens.session_of(Some("forged"), Some("forged")), None);
+    assert_eq!(scene.tokens.identify_session(refresh, None), Some(jar.session));
+    assert_eq!(scene.tokens.identify_session(None, access), Some(jar.session));
+    assert_eq!(scene.tokens.identify_session(Some("forged"), access), Some(jar.session));
+    assert_eq!(scene.tokens.identify_session(Some(&other.refresh), access), Some(other.session));
+    assert_eq!(scene.tokens.identify_session(Some("forged"), Some("forged")), None);
 }
 
 // Settling.
 
 #[tokio::test]
 async fn a_token_in_lasting_use_settles_its_generation_once() {
-    let scene = Scene::new();
+    let scene = TokensFixture::new();
     let jar = scene.browser().await;
     for _ in 0..61 {
         verify(&scene, &jar).expect("valid");
-        scene.pass(SECOND);
+        scene.advance(SECOND);
     }
     verify(&scene, &jar).expect("valid");
-    scene.tokens.write_notes().await.expect("an answer");
+    scene.tokens.flush_deferred().await.expect("an answer");
     assert!(scene.store.calls().is_empty(), "61 s by whole seconds may be 60 s");
-    scene.pass(SECOND);
+    scene.advance(SECOND);
     verify(&scene, &jar).expect("valid");
     verify(&scene, &jar).expect("valid");
-    scene.tokens.write_notes().await.expect("an answer");
-    scene.tokens.write_notes().await.expect("an answer");
+    scene.tokens.flush_deferred().await.expect("an answer");
+    scene.tokens.flush_deferred().await.expect("an answer");
     assert_eq!(scene.store.calls(), ["settle"]);
     assert_eq!(scene.row(&jar).await.settled_by, Some(scene.id(&jar)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn notes_are_written_by_themselves_within_a_second() {
-    let scene = Scene::new();
+    let scene = TokensFixture::new();
     let jar = scene.browser().await;
-    scene.pass(BEYOND_GRACE);
+    scene.advance(BEYOND_GRACE);
     verify(&scene, &jar).expect("valid");
     assert!(scene.store.calls().is_empty(), "off the request's path");
     tokio::time::sleep(SECOND).await;
@@ -261,14 +270,14 @@ async fn notes_are_written_by_themselves_within_a_second() {
 
 #[tokio::test(start_paused = true)]
 async fn notes_survive_a_failing_store() {
-    let scene = Scene::new();
+    let scene = TokensFixture::new();
     let jar = scene.browser().await;
-    scene.pass(SECOND);
+    scene.advance(SECOND);
     scene.renew(&jar).await.expect("a replay");
-    scene.pass(BEYOND_GRACE);
+    scene.advance(BEYOND_GRACE);
     verify(&scene, &jar).expect("valid");
     scene.store.set_down(true);
-    assert!(scene.tokens.write_notes().await.is_err());
+    assert!(scene.tokens.flush_deferred().await.is_err());
     tokio::time::sleep(60 * SECOND).await;
     scene.store.set_down(false);
     tokio::time::sleep(SECOND).await;
@@ -278,10 +287,10 @@ async fn notes_survive_a_failing_store() {
 
 #[test]
 fn what_was_noted_without_a_runtime_is_written_with_a_later_note() {
-    let scene = Scene::new();
+    let scene = TokensFixture::new();
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
     let (jar, other) = runtime().unwrap().block_on(async { (scene.browser().await, scene.browser().await) });
-    scene.pass(BEYOND_GRACE);
+    scene.advance(BEYOND_GRACE);
     verify(&scene, &jar).expect("valid");
     runtime().unwrap().block_on(async {
         verify(&scene, &other).expect("valid");
@@ -292,14 +301,14 @@ fn what_was_noted_without_a_runtime_is_written_with_a_later_note() {
 }
 
 /// Two access tokens of one generation in use.
-async fn in_lasting_use_twice(kind: SessionKind) -> (Scene, Jar) {
-    let scene = Scene::new();
+async fn in_lasting_use_twice(kind: SessionKind) -> (TokensFixture, TestClient) {
+    let scene = TokensFixture::new();
     let jar = scene.sign_in(kind).await;
-    let second = Jar::of(&scene.renew(&jar).await.expect("a replay"));
-    scene.pass(BEYOND_GRACE);
+    let second = TestClient::of(&scene.renew(&jar).await.expect("a replay"));
+    scene.advance(BEYOND_GRACE);
     for jar in [&jar, &second] {
         verify(&scene, jar).expect("valid");
-        scene.tokens.write_notes().await.expect("an answer");
+        scene.tokens.flush_deferred().await.expect("an answer");
     }
     (scene, jar)
 }
@@ -322,12 +331,12 @@ async fn a_client_may_keep_several_tokens_in_lasting_use() {
 /// Also without a feed, as in an application that has the store for itself.
 #[tokio::test]
 async fn sessions_that_a_sign_in_ends_are_refused_at_once() {
-    let scene = Scene::with(SessionSettings { max_per_user: 1, ..SessionSettings::default() });
+    let scene = TokensFixture::with(SessionSettings { max_per_user: 1, ..SessionSettings::default() });
     let first = scene.browser().await;
-    let anew = SignIn { replaces: Some(first.session), ..sign_in(SessionKind::Browser) };
-    let second = Jar::of(&scene.tokens.sign_in(anew).await.expect("a session"));
+    let anew = SessionRequest { replaces: Some(first.session), ..sign_in(SessionKind::Browser) };
+    let second = TestClient::of(&scene.tokens.sign_in(anew).await.expect("a session"));
     let third = scene.browser().await;
-    let verified = |jar: &Jar| scene.tokens.verify(jar.access.as_deref().expect("a token")).map(drop);
+    let verified = |jar: &TestClient| scene.tokens.verify(jar.access.as_deref().expect("a token")).map(drop);
     assert_eq!(verified(&first), Err(VerifyError::Ended(SessionEvent::LoggedOut)));
     assert_eq!(verified(&second), Err(VerifyError::Ended(SessionEvent::Displaced)));
     assert_eq!(verified(&third), Ok(()));
@@ -335,12 +344,12 @@ async fn sessions_that_a_sign_in_ends_are_refused_at_once() {
 
 #[tokio::test]
 async fn an_end_that_another_brought_about_is_known_once_it_is_asked_for() {
-    let scene = Scene::new();
+    let scene = TokensFixture::new();
     let (jar, elsewhere) = (scene.browser().await, scene.replica());
     assert!(
         elsewhere
             .tokens
-            .end(jar.session, EndReason::Revoked, &ClientInfo::default())
+            .terminate(jar.session, EndReason::Revoked, &ClientInfo::default())
             .await
             .expect("an answer")
     );
@@ -349,7 +358,7 @@ async fn an_end_that_another_brought_about_is_known_once_it_is_asked_for() {
     assert!(
         !scene
             .tokens
-            .end(jar.session, EndReason::LoggedOut, &ClientInfo::default())
+            .terminate(jar.session, EndReason::LoggedOut, &ClientInfo::default())
             .await
             .expect("an answer")
     );
@@ -359,32 +368,32 @@ async fn an_end_that_another_brought_about_is_known_once_it_is_asked_for() {
 /// A backlog for the audit neither keeps out what finds thieves, nor is too much to be written.
 #[tokio::test]
 async fn what_waits_for_the_audit_is_bounded_and_written_in_parts() {
-    let scene = Scene::new();
+    let scene = TokensFixture::new();
     let mut jar = scene.browser().await;
-    scene.pass(ACCESS_TTL);
+    scene.advance(ACCESS_TTL);
     scene.renewed(&mut jar, SessionEvent::Rotated).await;
     scene.store.set_down(true);
     for _ in 0..10_700 {
         scene.tokens.note_failed_login(None, &ClientInfo::default());
     }
-    assert_eq!(scene.tokens.lost_notes(), 700);
-    scene.pass(BEYOND_GRACE);
+    assert_eq!(scene.tokens.dropped_writes(), 700);
+    scene.advance(BEYOND_GRACE);
     scene.tokens.verify(jar.access.as_deref().expect("a token")).expect("valid");
-    assert!(scene.tokens.write_notes().await.is_err());
+    assert!(scene.tokens.flush_deferred().await.is_err());
     scene.store.set_down(false);
     scene.store.calls();
-    scene.tokens.write_notes().await.expect("an answer");
+    scene.tokens.flush_deferred().await.expect("an answer");
     assert_eq!(scene.store.calls().iter().filter(|call| **call == "record").count(), 20);
     assert!(scene.row(&jar).await.settled_by.is_some());
 }
 
 #[tokio::test]
 async fn an_end_runs_to_its_end_when_its_caller_hangs_up() {
-    let scene = Scene::new();
+    let scene = TokensFixture::new();
     let jar = scene.browser().await;
     let held = scene.store.hold().await;
     let by = ClientInfo::default();
-    let mut ending = Box::pin(scene.tokens.end(jar.session, EndReason::LoggedOut, &by));
+    let mut ending = Box::pin(scene.tokens.terminate(jar.session, EndReason::LoggedOut, &by));
     let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(ending.as_mut().poll(cx))).await;
     assert!(polled.is_pending());
     drop(ending);

@@ -3,38 +3,38 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::identity::{ClientInfo, SessionEndWatcher as _};
 use crate::models::session::{EndReason, SessionEnd};
-use crate::services::scene::{Jar, Scene};
+use crate::services::test_support::{TestClient, TokensFixture};
 use crate::services::token::SessionSettings;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// Moves both clocks, step by step, so that whoever waits is heard.
-async fn pass(scene: &Scene, time: Duration) {
+async fn pass(scene: &TokensFixture, time: Duration) {
     let step = Duration::from_secs(60);
     for _ in 0..time.as_secs() / 60 {
-        scene.pass(step);
+        scene.advance(step);
         tokio::time::sleep(step).await;
     }
 }
 
 /// What a watch comes to, and one that has begun by now.
-async fn watch(scene: &Scene, jar: &Jar) -> JoinHandle<SessionEvent> {
+async fn watch(scene: &TokensFixture, jar: &TestClient) -> JoinHandle<SessionEvent> {
     let watch = tokio::spawn(scene.tokens.watch(jar.session));
     tokio::time::sleep(Duration::from_millis(1)).await;
     watch
 }
 
-fn number_watched(scene: &Scene) -> usize {
+fn number_watched(scene: &TokensFixture) -> usize {
     scene.tokens.inner.ends.watchers().lock().len()
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_end_is_told_to_all_who_watch_the_session_and_to_nobody_else() {
-    let scene = Scene::new();
+    let scene = TokensFixture::new();
     let (jar, other) = (scene.browser().await, scene.browser().await);
     let watches = [watch(&scene, &jar).await, watch(&scene, &jar).await];
     let spared = watch(&scene, &other).await;
-    scene.tokens.end(jar.session, EndReason::Revoked, &ClientInfo::default()).await.expect("an answer");
+    scene.tokens.terminate(jar.session, EndReason::Revoked, &ClientInfo::default()).await.expect("an answer");
     for watch in watches {
         assert_eq!(watch.await.expect("told"), SessionEvent::Revoked);
     }
@@ -43,12 +43,16 @@ async fn an_end_is_told_to_all_who_watch_the_session_and_to_nobody_else() {
 
 #[tokio::test(start_paused = true)]
 async fn an_end_at_another_replica_is_told_within_a_second() {
-    let scene = Scene::new();
+    let scene = TokensFixture::new();
     let replica = scene.replica();
-    let feed = tokio::spawn(replica.tokens.clone().follow_ends());
+    let feed = tokio::spawn(replica.tokens.clone().run_revocation_poller());
     let jar = scene.browser().await;
     let watch = watch(&replica, &jar).await;
-    scene.tokens.end(jar.session, EndReason::UserDisabled, &ClientInfo::default()).await.expect("an answer");
+    scene
+        .tokens
+        .terminate(jar.session, EndReason::UserDisabled, &ClientInfo::default())
+        .await
+        .expect("an answer");
     let told = tokio::time::timeout(Duration::from_secs(1), watch).await.expect("in time");
     assert_eq!(told.expect("told"), SessionEvent::UserDisabled);
     feed.abort();
@@ -56,9 +60,13 @@ async fn an_end_at_another_replica_is_told_within_a_second() {
 
 #[tokio::test(start_paused = true)]
 async fn what_has_ended_before_is_told_at_once() {
-    let scene = Scene::new();
+    let scene = TokensFixture::new();
     let jar = scene.browser().await;
-    scene.tokens.end(jar.session, EndReason::LoggedOut, &ClientInfo::default()).await.expect("an answer");
+    scene
+        .tokens
+        .terminate(jar.session, EndReason::LoggedOut, &ClientInfo::default())
+        .await
+        .expect("an answer");
     assert_eq!(scene.tokens.watch(jar.session).await, SessionEvent::LoggedOut);
     // Where the feed begins later than that, the row tells.
     assert_eq!(scene.replica().tokens.watch(jar.session).await, SessionEvent::LoggedOut);
@@ -69,19 +77,19 @@ async fn what_has_ended_before_is_told_at_once() {
 /// Between the question of what is known and the watch there must be no gap.
 #[tokio::test(start_paused = true)]
 async fn an_end_before_the_first_poll_is_told() {
-    let scene = Scene::new();
+    let scene = TokensFixture::new();
     let jar = scene.browser().await;
     let watch = scene.tokens.watch(jar.session);
     scene.store.set_down(true);
     let end = SessionEnd { at: scene.now(), reason: EndReason::PasswordChanged };
-    scene.tokens.note_ended(&[jar.session], end);
+    scene.tokens.mark_terminated(&[jar.session], end);
     assert_eq!(watch.await, SessionEvent::PasswordChanged);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_session_is_over_at_its_absolute_expiry_or_a_little_sooner() {
     let settings = SessionSettings { idle_ttl: 2 * DAY, absolute_ttl: DAY, ..SessionSettings::default() };
-    let scene = Scene::with(settings);
+    let scene = TokensFixture::with(settings);
     let jar = scene.browser().await;
     let watch = watch(&scene, &jar).await;
     pass(&scene, DAY - Duration::from_secs(60)).await;
@@ -91,16 +99,19 @@ async fn a_session_is_over_at_its_absolute_expiry_or_a_little_sooner() {
 
     for _ in 0..20 {
         let jar = scene.browser().await;
-        let early = early_by(&scene.row(&jar).await, scene.now());
+        let early = expiry_jitter(&scene.row(&jar).await, scene.now());
         assert!(early < SPREAD);
         let late = scene.now() + DAY - Duration::from_secs(1);
-        assert!(early_by(&scene.row(&jar).await, late) < Duration::from_millis(100), "who comes late stays");
+        assert!(
+            expiry_jitter(&scene.row(&jar).await, late) < Duration::from_millis(100),
+            "who comes late stays"
+        );
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_session_that_nobody_renews_is_over_and_one_that_is_renewed_goes_on() {
-    let scene = Scene::new();
+    let scene = TokensFixture::new();
     let idle = scene.browser().await;
     let mut renewed = scene.browser().await;
     let (of_idle, of_renewed) = (watch(&scene, &idle).await, watch(&scene, &renewed).await);
@@ -115,14 +126,14 @@ async fn a_session_that_nobody_renews_is_over_and_one_that_is_renewed_goes_on() 
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_does_not_answer_is_asked_again() {
-    let scene = Scene::new();
+    let scene = TokensFixture::new();
     let jar = scene.browser().await;
     scene.store.set_down(true);
     let watch = watch(&scene, &jar).await;
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert!(!watch.is_finished(), "the stream goes on");
     assert!(scene.store.calls().len() < 40, "and the store is left in peace");
-    scene.pass(15 * DAY);
+    scene.advance(15 * DAY);
     scene.store.set_down(false);
     assert_eq!(watch.await.expect("told"), SessionEvent::IdleExpired);
 }
@@ -131,8 +142,8 @@ async fn a_store_that_does_not_answer_is_asked_again() {
 async fn who_must_refuse_while_the_feed_is_lost_is_told_so() {
     let settings =
         |refuse_on_store_loss| SessionSettings { refuse_on_store_loss, ..SessionSettings::default() };
-    for (refuses, scene) in [true, false].map(|refuse| (refuse, Scene::with(settings(refuse)))) {
-        let feed = tokio::spawn(scene.tokens.clone().follow_ends());
+    for (refuses, scene) in [true, false].map(|refuse| (refuse, TokensFixture::with(settings(refuse)))) {
+        let feed = tokio::spawn(scene.tokens.clone().run_revocation_poller());
         let jar = scene.browser().await;
         let watch = watch(&scene, &jar).await;
         tokio::time::sleep(Duration::from_secs(5)).await;
@@ -149,7 +160,7 @@ async fn who_must_refuse_while_the_feed_is_lost_is_told_so() {
 
 #[tokio::test(start_paused = true)]
 async fn watches_that_are_given_up_leave_nothing_behind() {
-    let scene = Scene::new();
+    let scene = TokensFixture::new();
     let jar = scene.browser().await;
     let (one, other) = (scene.tokens.watch(jar.session), scene.tokens.watch(jar.session));
     drop(one);
@@ -157,14 +168,14 @@ async fn watches_that_are_given_up_leave_nothing_behind() {
     drop(other);
     assert_eq!(number_watched(&scene), 0);
     let told = watch(&scene, &jar).await;
-    scene.tokens.end(jar.session, EndReason::Revoked, &ClientInfo::default()).await.expect("an answer");
+    scene.tokens.terminate(jar.session, EndReason::Revoked, &ClientInfo::default()).await.expect("an answer");
     told.await.expect("told");
     assert_eq!(number_watched(&scene), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn thousands_of_watches_of_many_sessions_are_told_at_once() {
-    let scene = Scene::new();
+    let scene = TokensFixture::new();
     let mut watches = Vec::new();
     for _ in 0..20 {
         let jar = scene.browser().await;
@@ -172,8 +183,12 @@ async fn thousands_of_watches_of_many_sessions_are_told_at_once() {
         watches.extend(of_one);
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let which = crate::services::store::Which::All;
-    scene.tokens.end_all(&which, EndReason::Revoked, &ClientInfo::default()).await.expect("an answer");
+    let which = crate::services::store::SessionFilter::All;
+    scene
+        .tokens
+        .terminate_matching(&which, EndReason::Revoked, &ClientInfo::default())
+        .await
+        .expect("an answer");
     let began = tokio::time::Instant::now();
     for watch in watches {
         assert_eq!(watch.await.expect("told"), SessionEvent::Revoked);

@@ -9,7 +9,7 @@ use sekisho::backend::db::{self, Options, Stores};
 use sekisho::identity::ClientInfo;
 use sekisho::layer::{TokenService, VerifyError};
 use sekisho::models::session::EndReason;
-use sekisho::services::store::Which;
+use sekisho::services::store::SessionFilter;
 use tokio::task::JoinSet;
 
 use crate::store_contract::races::race;
@@ -51,7 +51,12 @@ async fn a_cut_is_noticed(cut: fn(&Wire)) {
 
     cut(&there.wire);
     assert_eq!(
-        here.app.tokens.end_all(&Which::All, EndReason::Revoked, &ClientInfo::default()).await.unwrap().len(),
+        here.app
+            .tokens
+            .terminate_matching(&SessionFilter::All, EndReason::Revoked, &ClientInfo::default())
+            .await
+            .unwrap()
+            .len(),
         1
     );
     let ended = Instant::now();
@@ -63,7 +68,7 @@ async fn a_cut_is_noticed(cut: fn(&Wire)) {
     assert_eq!(
         here.app
             .tokens
-            .end_all(&Which::All, EndReason::LoggedOut, &ClientInfo::default())
+            .terminate_matching(&SessionFilter::All, EndReason::LoggedOut, &ClientInfo::default())
             .await
             .unwrap()
             .len(),
@@ -97,11 +102,11 @@ impl Replica {
         let wire = Wire::to(other.fresh.url()).await;
         let stores = db::open(&wire.url, &Options::default()).await.unwrap();
         let app = other.replica_over(&stores);
-        app.tokens.load_ends().await.unwrap();
+        app.tokens.load_revocations().await.unwrap();
         let mut following = JoinSet::new();
-        following.spawn(app.tokens.clone().follow_ends());
+        following.spawn(app.tokens.clone().run_revocation_poller());
         let (woken, tokens) = (stores.clone(), app.tokens.clone());
-        following.spawn(async move { woken.wake_ups(move || tokens.wake()).await });
+        following.spawn(async move { woken.wake_ups(move || tokens.poll_now()).await });
         Self { app, stores, wire, _following: following }
     }
 
@@ -125,7 +130,7 @@ impl Replica {
     async fn use_all_connections(&self) {
         race(20, |_| {
             let sessions = self.stores.sessions.clone();
-            async move { sessions.store_time().await.unwrap() }
+            async move { sessions.database_time().await.unwrap() }
         })
         .await;
     }

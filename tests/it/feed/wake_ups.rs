@@ -5,7 +5,7 @@ use sekisho::backend::db::{self, Options, Stores};
 use sekisho::identity::ClientInfo;
 use sekisho::models::session::{EndReason, SessionEnd};
 use sekisho::models::user::{Role, User};
-use sekisho::services::store::{Inserted, NewSession, PasswordChange, Which};
+use sekisho::services::store::{InsertOutcome, NewSession, PasswordChange, SessionFilter};
 use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgListener};
 use tokio::sync::mpsc;
@@ -30,11 +30,11 @@ async fn what_ends_a_session_tells_and_nothing_else() {
     assert!(sessions.end_session(one.id, &ending(END)).await.unwrap());
     assert_eq!(told.times().await, 1);
     assert!(!sessions.end_session(one.id, &ending(END)).await.unwrap());
-    assert!(sessions.end_sessions(&Which::All, &ending(END)).await.unwrap().is_empty());
+    assert!(sessions.end_sessions(&SessionFilter::All, &ending(END)).await.unwrap().is_empty());
     assert_eq!(told.times().await, 0, "nothing was left to end");
 
     known_session(&fresh.stores, session(&owner)).await;
-    sessions.end_sessions(&Which::OfUser(owner.id), &ending(END)).await.unwrap();
+    sessions.end_sessions(&SessionFilter::OfUser(owner.id), &ending(END)).await.unwrap();
     assert_eq!(told.times().await, 1);
 
     known_session(&fresh.stores, session(&owner)).await;
@@ -88,11 +88,11 @@ async fn without_notifications_ends_arrive_by_asking() {
     let mut woken = Woken::start(&far);
     woken.wait().await;
     let [here, there] = replicas_over([&fresh.stores, &far]);
-    there.load_ends().await.unwrap();
-    let feed = tokio::spawn(there.clone().follow_ends());
+    there.load_revocations().await.unwrap();
+    let feed = tokio::spawn(there.clone().run_revocation_poller());
     for _ in 0..3 {
         let issued = sign_in(&here).await;
-        here.end(issued.session.id, EndReason::LoggedOut, &ClientInfo::default()).await.unwrap();
+        here.terminate(issued.session.id, EndReason::LoggedOut, &ClientInfo::default()).await.unwrap();
         refusal(&there, &issued.renewal.access_token).await;
     }
     assert!(woken.0.try_recv().is_err(), "nobody told");
@@ -127,7 +127,7 @@ async fn a_database_that_can_not_tell_ends_sessions_all_the_same() {
 async fn displace(stores: &Stores, owner: &User) {
     let new = NewSession { session: &session(owner), hashed_password: None, replaces: None, max_per_user: 1 };
     let inserted = stores.sessions.insert_session(&new).await.unwrap();
-    assert!(matches!(inserted, Inserted::Yes { ended } if ended.len() == 1));
+    assert!(matches!(inserted, InsertOutcome::Yes { ended } if ended.len() == 1));
 }
 
 async fn end_one(fresh: &Fresh) {

@@ -87,7 +87,7 @@ async fn a_client_that_hangs_up_while_renewing_keeps_its_session() {
     assert_eq!(upstream.seen().await.method, "GET", "the order was never sent");
     let fresh = Jar::of(&answer).unwrap();
     // One rotation, not two: the second request shared what the first had begun.
-    let session = gateway.app.tokens.session_of(Some(&fresh.refresh), None).unwrap();
+    let session = gateway.app.tokens.identify_session(Some(&fresh.refresh), None).unwrap();
     let row = gateway.database.stores.sessions.find_session(session).await.unwrap().unwrap();
     assert_eq!((row.generation, row.rotations), (2, 1));
 }

@@ -8,7 +8,7 @@ use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use sekisho::models::session::{AccessRef, Session, SessionKind, TokenId};
-use sekisho::services::rotation::{Beside, Decision, Presented, decide};
+use sekisho::services::rotation::{AccompanyingAccessToken, Decision, PresentedToken, decide};
 use uuid::Uuid;
 
 use super::store::{Store, at, session_id};
@@ -171,11 +171,11 @@ impl State {
         template.asked_by = self.row.asked_by.map(reference);
         template.settled_by = self.row.settled_by.map(token_id);
         let generation = jar.generation.into();
-        let presented = Presented {
+        let presented = PresentedToken {
             session: session_id(0),
             generation,
             kind: SessionKind::Browser,
-            beside: Some(Beside { token: reference(jar.access), generation }),
+            beside: Some(AccompanyingAccessToken { token: reference(jar.access), generation }),
         };
         match decide(Some(template), &presented, at(i64::from(clock) * TICK), GRACE) {
             Decision::Replay => true,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sekisho::models::session::{Session, SessionKind};
-use sekisho::services::rotation::{Decision, Presented, Reuse, decide, is_second_in_lasting_use};
+use sekisho::services::rotation::{Decision, PresentedToken, Reuse, decide, is_concurrent_use};
 use time::OffsetDateTime;
 
 /// When a refresh token that was replaced is still answered, and when it is the sign of a thief.
@@ -60,7 +60,7 @@ impl Rules {
 
     /// Whether a row that another token had settled already ends.
     pub(super) fn ends_second_jar(self, row: &Session) -> bool {
-        self == Self::Ours && is_second_in_lasting_use(row)
+        self == Self::Ours && is_concurrent_use(row)
     }
 
     /// The decision, given when the row's generation was first seen in use.
@@ -68,7 +68,7 @@ impl Rules {
         self,
         row: Option<&Session>,
         first_use: Option<OffsetDateTime>,
-        presented: &Presented,
+        presented: &PresentedToken,
         now: OffsetDateTime,
         grace: Duration,
     ) -> Decision {

@@ -11,7 +11,7 @@ use sekisho::identity::{ClientInfo, Roles};
 use sekisho::models::audit::{AuditEntry, AuditEvent};
 use sekisho::models::session::{AccessRef, EndReason, Session, SessionId, SessionKind, TokenId};
 use sekisho::models::user::{Role, User, UserId};
-use sekisho::services::store::Ending;
+use sekisho::services::store::SessionTermination;
 use time::OffsetDateTime;
 use time::macros::datetime;
 use uuid::Uuid;
@@ -161,7 +161,7 @@ impl Store {
         others.sort_by_key(|&place| (self.rows[place].session.created_at, session_id(place)));
         let room = max_per_user.saturating_sub(1) as usize;
         let displaced = others.len().saturating_sub(room);
-        let ending = |reason| Ending::new(session.created_at, reason, session.client.clone());
+        let ending = |reason| SessionTermination::new(session.created_at, reason, session.client.clone());
         let mut ended = Vec::new();
         ended.extend(replaces.filter(|&replaced| self.end(t, replaced, &ending(EndReason::LoggedOut))));
         ended.extend(
@@ -249,7 +249,7 @@ impl Store {
     }
 
     /// Whether this call ended it. An end is on disk at once, and its entry in the audit with it.
-    pub(super) fn end(&mut self, t: i64, place: usize, ending: &Ending) -> bool {
+    pub(super) fn end(&mut self, t: i64, place: usize, ending: &SessionTermination) -> bool {
         let Row { session, ended, .. } = &mut self.rows[place];
         if session.end.is_some() && self.defect != Some(Defect::EndsAgain) {
             return false;
@@ -270,7 +270,7 @@ impl Store {
         t: i64,
         user: UserId,
         keep: Option<usize>,
-        ending: &Ending,
+        ending: &SessionTermination,
     ) -> Vec<usize> {
         let mut named: Vec<usize> = (0..self.rows.len())
             .filter(|&place| Some(place) != keep && self.rows[place].session.user_id == user)
@@ -287,7 +287,7 @@ impl Store {
         user: usize,
         old: Option<u32>,
         keep: Option<usize>,
-        ending: &Ending,
+        ending: &SessionTermination,
     ) -> Option<Vec<usize>> {
         if old.is_some_and(|old| old != self.passwords[user]) {
             return None;
@@ -308,7 +308,7 @@ impl Store {
             let before = self.rows[place].session.clone();
             let Some((event, at)) = before.over(by).filter(|_| before.end.is_none()) else { continue };
             let reason = EndReason::from_word(event.as_str()).expect("an end");
-            self.end(t, place, &Ending::new(at, reason, ClientInfo::default()));
+            self.end(t, place, &SessionTermination::new(at, reason, ClientInfo::default()));
             self.unflushed.push(Unflushed { at: t, place, before, entry: Some(self.audit.len() - 1) });
             ended.push(place);
         }

@@ -7,7 +7,9 @@ use sekisho::identity::ClientInfo;
 use sekisho::models::audit::AuditEntry;
 use sekisho::models::session::{AccessRef, EndReason, SessionId, SessionKind, TokenId};
 use sekisho::models::user::Role;
-use sekisho::services::store::{Ending, Inserted, LastingUse, NewSession, PasswordChange, Rotation, Which};
+use sekisho::services::store::{
+    InsertOutcome, NewSession, PasswordChange, Rotation, SessionFilter, SessionTermination, TokenUse,
+};
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use uuid::Uuid;
@@ -97,8 +99,8 @@ impl Twins {
                 let place = self.place(session);
                 let generation = self.generation(place, generation);
                 let token = TokenId(Uuid::from_u128(token));
-                let seen = LastingUse { session: session_id(place), generation, token };
-                let product = self.product.sessions.settle(&[seen]).await.unwrap();
+                let seen = TokenUse { session: session_id(place), generation, token };
+                let product = self.product.sessions.confirm_generation(&[seen]).await.unwrap();
                 prop_assert_eq!(self.model.settle(time, place, generation, token), !product.is_empty());
             }
             Op::EndExpired { ago } => {
@@ -120,8 +122,8 @@ impl Twins {
             max_per_user: new.max_per_user,
         };
         let product = match self.product.sessions.insert_session(&product).await.unwrap() {
-            Inserted::Yes { ended } => Some(sorted(ended)),
-            Inserted::Refused => None,
+            InsertOutcome::Yes { ended } => Some(sorted(ended)),
+            InsertOutcome::Refused => None,
         };
         prop_assert_eq!(self.model.insert(time, new).map(ids), product);
         Ok(())
@@ -129,20 +131,21 @@ impl Twins {
 
     /// What ends sessions, and nothing else.
     async fn end(&mut self, time: i64, op: Op) -> Result<(), TestCaseError> {
-        let because = |reason| Ending::new(at(time), reason, client(self.done));
+        let because = |reason| SessionTermination::new(at(time), reason, client(self.done));
         let (model, product) = match op {
             Op::SignOut { session } => {
                 let (place, ending) = (self.place(session), because(EndReason::LoggedOut));
                 self.end_one(time, place, &ending).await
             }
             Op::EndByReuse { session, presented } => {
-                let ending = Ending { presented: Some(presented), ..because(EndReason::ReuseDetected) };
+                let ending =
+                    SessionTermination { presented: Some(presented), ..because(EndReason::ReuseDetected) };
                 self.end_one(time, self.place(session), &ending).await
             }
             Op::SignOutEverywhere { user } => {
                 let ending = because(EndReason::LoggedOut);
                 let model = self.model.end_all_of(time, user_id(user), None, &ending);
-                let which = Which::OfUser(user_id(user));
+                let which = SessionFilter::OfUser(user_id(user));
                 (Some(model), Some(self.product.sessions.end_sessions(&which, &ending).await.unwrap()))
             }
             Op::ChangePassword { user, old, keep } => {
@@ -170,7 +173,7 @@ impl Twins {
         &mut self,
         time: i64,
         place: usize,
-        ending: &Ending,
+        ending: &SessionTermination,
     ) -> (Option<Vec<usize>>, Option<Vec<SessionId>>) {
         let ended = self.product.sessions.end_session(session_id(place), ending).await.unwrap();
         let model = self.model.end(time, place, ending);
@@ -184,7 +187,7 @@ impl Twins {
             let product = sessions.find_session(id).await.unwrap();
             prop_assert_eq!(Some(&row.session), product.as_ref());
             let model = self.model.audit.iter().filter(|entry| entry.session == Some(id));
-            let product = sessions.audit_of(id, 1_000).await.unwrap();
+            let product = sessions.session_audit(id, 1_000).await.unwrap();
             prop_assert_eq!(ordered(model.cloned().collect()), ordered(product));
         }
         Ok(())

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use futures_util::{StreamExt, stream};
 use sekisho::models::audit::{AuditEntry, AuditEvent};
-use sekisho::services::store::{PasswordChange, Which};
+use sekisho::services::store::{PasswordChange, SessionFilter};
 
 use super::*;
 
@@ -19,7 +19,7 @@ fn kept(client: &ClientInfo) -> ClientInfo {
 }
 
 async fn entries(stores: &Stores, id: SessionId) -> Vec<AuditEntry> {
-    stores.sessions.audit_of(id, 100).await.unwrap()
+    stores.sessions.session_audit(id, 100).await.unwrap()
 }
 
 /// Why the session ended, by the audit. It must be there exactly once.
@@ -61,7 +61,7 @@ pub(super) async fn a_sign_in_is_audited(stores: &Stores) {
 
     let refused = session(&owner);
     let wrong = NewSession { hashed_password: Some(&"$2b$12$other".into()), ..new(&refused) };
-    assert_eq!(stores.sessions.insert_session(&wrong).await.unwrap(), Inserted::Refused);
+    assert_eq!(stores.sessions.insert_session(&wrong).await.unwrap(), InsertOutcome::Refused);
     assert_eq!(entries(stores, refused.id).await, []);
 }
 
@@ -71,7 +71,8 @@ pub(super) async fn an_end_names_both_sides(stores: &Stores) {
     let before = known_session(stores, session(&owner)).await;
     stores.sessions.rotate(&rotation(&before, &browser)).await.unwrap().expect("rotated");
 
-    let reused = Ending { presented: Some(1), by: thief, ..ending(end(EndReason::ReuseDetected)) };
+    let reused =
+        SessionTermination { presented: Some(1), by: thief, ..ending(end(EndReason::ReuseDetected)) };
     assert!(stores.sessions.end_session(before.id, &reused).await.unwrap());
     let entry = &entries(stores, before.id).await[0];
     assert_eq!(*entry, reused.entry(before.id, owner.id, 2, kept(&browser)));
@@ -83,13 +84,13 @@ pub(super) async fn every_end_is_audited_once(stores: &Stores) {
     let first = any_session(stores).await;
     for reason in [EndReason::LoggedOut, EndReason::Revoked] {
         stores.sessions.end_session(first.id, &ending(end(reason))).await.unwrap();
-        stores.sessions.end_sessions(&Which::All, &ending(end(reason))).await.unwrap();
+        stores.sessions.end_sessions(&SessionFilter::All, &ending(end(reason))).await.unwrap();
     }
     assert_eq!(audited(stores, first.id).await, EndReason::LoggedOut);
 
     let owner = known_user(stores, "owner@example.com").await;
     let many = [known_session(stores, session(&owner)).await, known_session(stores, session(&owner)).await];
-    let which = Which::OfUser(owner.id);
+    let which = SessionFilter::OfUser(owner.id);
     stores.sessions.end_sessions(&which, &ending(end(EndReason::Revoked))).await.unwrap();
     for one in many {
         assert_eq!(audited(stores, one.id).await, EndReason::Revoked);
@@ -104,7 +105,7 @@ pub(super) async fn ever_so_many_end_and_are_audited(stores: &Stores) {
         .for_each_concurrent(16, |row| async { drop(known_session(stores, row.clone()).await) })
         .await;
     let revoked = end(EndReason::Revoked);
-    let ended = stores.sessions.end_sessions(&Which::All, &ending(revoked)).await.unwrap();
+    let ended = stores.sessions.end_sessions(&SessionFilter::All, &ending(revoked)).await.unwrap();
     assert_eq!(sorted(ended), sorted(rows.iter().map(|row| row.id).collect()));
     for row in rows.iter().step_by(50) {
         let end = found(stores, row.id).await.end.expect("ended");
@@ -184,7 +185,7 @@ pub(super) async fn an_entry_comes_back_as_it_was(stores: &Stores) {
     };
     stores.sessions.record(&[bare.clone(), full.clone()]).await.unwrap();
     assert_eq!(entries(stores, about).await, [full.clone(), bare], "the latest first");
-    assert_eq!(stores.sessions.audit_of(about, 1).await.unwrap(), [full]);
+    assert_eq!(stores.sessions.session_audit(about, 1).await.unwrap(), [full]);
 }
 
 pub(super) async fn the_audit_is_purged_in_steps(stores: &Stores) {
@@ -243,7 +244,7 @@ pub(super) async fn sessions_are_purged_in_steps(stores: &Stores) {
     }
     let purge = async |most| stores.sessions.purge_sessions(NOW + 3 * MINUTE, most).await.unwrap();
     assert_eq!((purge(2).await, purge(2).await, purge(2).await), (2, 1, 0));
-    let left = stores.sessions.list_sessions(&Which::OfUser(owner.id), None, 10).await.unwrap();
+    let left = stores.sessions.list_sessions(&SessionFilter::OfUser(owner.id), None, 10).await.unwrap();
     assert_eq!(sorted(left.iter().map(|row| row.id).collect()), sorted(vec![live.id, rows[3].id]));
     assert_eq!(entries(stores, rows[0].id).await.len(), 1, "the audit is kept for longer");
 }

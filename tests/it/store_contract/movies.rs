@@ -137,7 +137,7 @@ pub(super) async fn pages_know_the_total(stores: &Stores) {
 }
 
 pub(super) async fn the_first_setting_stays(stores: &Stores) {
-    let settle = async |name, value| stores.settings.settle_setting(name, value).await.unwrap();
+    let settle = async |name, value| stores.settings.get_or_insert_setting(name, value).await.unwrap();
     assert_eq!(settle("tokens.issuer", "first").await, "first");
     assert_eq!(settle("tokens.issuer", "second").await, "first");
     assert_eq!(settle("tokens.audience", "").await, "");

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use sekisho::services::store::{LastingUse, PasswordChange, StoreError, Which};
+use sekisho::services::store::{PasswordChange, SessionFilter, StoreError, TokenUse};
 use tokio::sync::Barrier;
 
 use super::*;
@@ -68,8 +68,8 @@ pub(super) async fn one_token_settles(stores: &Stores) {
     let before = any_session(stores).await;
     let answers = race(20, |_| {
         let sessions = stores.sessions.clone();
-        let used = LastingUse { session: before.id, generation: 1, token: token() };
-        async move { sessions.settle(&[used]).await.unwrap() }
+        let used = TokenUse { session: before.id, generation: 1, token: token() };
+        async move { sessions.confirm_generation(&[used]).await.unwrap() }
     });
     assert_eq!(answers.await.iter().filter(|conflicts| conflicts.is_empty()).count(), 1);
 }
@@ -105,7 +105,7 @@ pub(super) async fn sign_ins_keep_to_the_limit(stores: &Stores) {
         async move {
             let asked = NewSession { hashed_password: Some(&hash), max_per_user: 3, ..new(&session) };
             let answer = sessions.insert_session(&asked).await.unwrap();
-            assert!(matches!(answer, Inserted::Yes { .. }));
+            assert!(matches!(answer, InsertOutcome::Yes { .. }));
         }
     })
     .await;
@@ -125,7 +125,7 @@ pub(super) async fn no_sign_in_outruns_a_change_of_password(stores: &Stores) {
                 }
                 let asked = NewSession { hashed_password: Some(&owner.hashed_password), ..new(&session) };
                 let answer = stores.sessions.insert_session(&asked).await.unwrap();
-                (answer != Inserted::Refused).then_some(session.id)
+                (answer != InsertOutcome::Refused).then_some(session.id)
             }
         });
         for id in signed_in.await.into_iter().flatten() {
@@ -187,7 +187,7 @@ pub(super) async fn what_touches_many_rows_never_waits_in_a_circle(stores: &Stor
         async move {
             let counts: Vec<_> = ids.iter().map(|id| (*id, 1)).collect();
             let used: Vec<_> =
-                ids.iter().map(|id| LastingUse { session: *id, generation: 1, token: token() }).collect();
+                ids.iter().map(|id| TokenUse { session: *id, generation: 1, token: token() }).collect();
             let session = session(&owner);
             let hash = Some(&owner.hashed_password);
             let asked = NewSession {
@@ -197,9 +197,9 @@ pub(super) async fn what_touches_many_rows_never_waits_in_a_circle(stores: &Stor
                 ..new(&session)
             };
             stores.sessions.count_replays(&counts).await.unwrap();
-            stores.sessions.settle(&used).await.unwrap();
+            stores.sessions.confirm_generation(&used).await.unwrap();
             stores.sessions.insert_session(&asked).await.unwrap();
-            let which = if nth % 2 == 0 { Which::All } else { Which::OfUser(owner.id) };
+            let which = if nth % 2 == 0 { SessionFilter::All } else { SessionFilter::OfUser(owner.id) };
             stores.sessions.end_sessions(&which, &ending(end(EndReason::Revoked))).await.unwrap();
         }
     })
@@ -227,7 +227,7 @@ pub(super) async fn one_address_goes_to_one_user(stores: &Stores) {
 pub(super) async fn processes_agree_on_a_setting(stores: &Stores) {
     let answers = race(10, |nth| {
         let settings = stores.settings.clone();
-        async move { settings.settle_setting("tokens.issuer", &nth.to_string()).await.unwrap() }
+        async move { settings.get_or_insert_setting("tokens.issuer", &nth.to_string()).await.unwrap() }
     });
     let answers = answers.await;
     assert!(answers.iter().all(|answer| answer == &answers[0]), "{answers:?}");

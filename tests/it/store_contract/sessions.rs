@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use sekisho::clock::{Clock, SystemClock};
 use sekisho::identity::Roles;
-use sekisho::services::store::{LastingUse, StoreError, Which};
+use sekisho::services::store::{SessionFilter, StoreError, TokenUse};
 
 use super::*;
 
@@ -13,20 +13,20 @@ pub(super) async fn what_is_not_there_is_no_error(stores: &Stores) {
     let nobody = user("nobody@example.com");
     let nothing = session(&nobody);
     let client = ClientInfo::default();
-    let used = LastingUse { session: nothing.id, generation: 1, token: token() };
+    let used = TokenUse { session: nothing.id, generation: 1, token: token() };
     let revoked = end(EndReason::Revoked);
 
     assert_eq!(sessions.find_session(nothing.id).await.unwrap(), None);
     assert_eq!(sessions.rotate(&rotation(&nothing, &client)).await.unwrap(), None);
     assert_eq!(sessions.catch_up(&rotation(&nothing, &client)).await.unwrap(), None);
-    assert_eq!(sessions.settle(&[used]).await.unwrap(), []);
-    assert_eq!(sessions.settle(&[]).await.unwrap(), []);
+    assert_eq!(sessions.confirm_generation(&[used]).await.unwrap(), []);
+    assert_eq!(sessions.confirm_generation(&[]).await.unwrap(), []);
     sessions.count_replays(&[(nothing.id, 1)]).await.unwrap();
     sessions.count_replays(&[]).await.unwrap();
     assert!(!sessions.end_session(nothing.id, &ending(revoked)).await.unwrap());
-    assert_eq!(sessions.end_sessions(&Which::All, &ending(revoked)).await.unwrap(), []);
+    assert_eq!(sessions.end_sessions(&SessionFilter::All, &ending(revoked)).await.unwrap(), []);
     assert_eq!(sessions.live_sessions(nobody.id, NOW).await.unwrap(), []);
-    assert_eq!(sessions.list_sessions(&Which::All, None, 10).await.unwrap(), []);
+    assert_eq!(sessions.list_sessions(&SessionFilter::All, None, 10).await.unwrap(), []);
 
     assert!(users.find_user(nobody.id).await.unwrap().is_none());
     for email in ["nobody@example.com", "", "\0", "no\0body@example.com", "'; --"] {
@@ -93,7 +93,7 @@ pub(super) async fn only_who_may_sign_in_gets_a_session(stores: &Stores) {
         let session = session(who);
         let asked = NewSession { hashed_password: Some(hash), ..new(&session) };
         let answer = stores.sessions.insert_session(&asked).await.unwrap();
-        let expected = if may { Inserted::Yes { ended: vec![] } } else { Inserted::Refused };
+        let expected = if may { InsertOutcome::Yes { ended: vec![] } } else { InsertOutcome::Refused };
         assert_eq!(answer, expected, "{who:?}");
         assert_eq!(stores.sessions.find_session(session.id).await.unwrap().is_some(), may);
     }
@@ -116,8 +116,8 @@ pub(super) async fn a_refused_sign_in_changes_nothing(stores: &Stores) {
         max_per_user: 1,
         ..new(&session)
     };
-    assert_eq!(stores.sessions.insert_session(&asked).await.unwrap(), Inserted::Refused);
-    assert_eq!(stores.sessions.list_sessions(&Which::All, None, 10).await.unwrap(), [before]);
+    assert_eq!(stores.sessions.insert_session(&asked).await.unwrap(), InsertOutcome::Refused);
+    assert_eq!(stores.sessions.list_sessions(&SessionFilter::All, None, 10).await.unwrap(), [before]);
 }
 
 pub(super) async fn a_new_session_takes_the_place_of_another(stores: &Stores) {
@@ -125,7 +125,7 @@ pub(super) async fn a_new_session_takes_the_place_of_another(stores: &Stores) {
     let first = session(&user("first@example.com"));
     let asked = NewSession { replaces: Some(other.id), ..new(&first) };
     let answer = stores.sessions.insert_session(&asked).await.unwrap();
-    assert_eq!(answer, Inserted::Yes { ended: vec![other.id] });
+    assert_eq!(answer, InsertOutcome::Yes { ended: vec![other.id] });
     let logged_out = SessionEnd { at: first.created_at, reason: EndReason::LoggedOut };
     assert_eq!(found(stores, other.id).await.end, Some(logged_out));
     assert_eq!(found(stores, first.id).await, first);
@@ -136,7 +136,7 @@ pub(super) async fn a_new_session_takes_the_place_of_another(stores: &Stores) {
         let next = Session { created_at: later, ..session(&user("next@example.com")) };
         let asked = NewSession { replaces: Some(gone), ..new(&next) };
         let answer = stores.sessions.insert_session(&asked).await.unwrap();
-        assert_eq!(answer, Inserted::Yes { ended: vec![] });
+        assert_eq!(answer, InsertOutcome::Yes { ended: vec![] });
     }
     assert_eq!(found(stores, other.id).await.end, Some(logged_out));
 }
@@ -151,7 +151,7 @@ pub(super) async fn the_oldest_beyond_the_limit_give_way(stores: &Stores) {
     let newest = session(&owner);
     let asked = NewSession { max_per_user: 3, ..new(&newest) };
     let answer = stores.sessions.insert_session(&asked).await.unwrap();
-    let Inserted::Yes { ended } = answer else { panic!("refused") };
+    let InsertOutcome::Yes { ended } = answer else { panic!("refused") };
     let oldest = ids.iter().filter(|(age, _)| *age >= 3).map(|(_, id)| *id).collect();
     assert_eq!(sorted(ended), sorted(oldest));
     for (age, id) in ids {
@@ -177,7 +177,7 @@ pub(super) async fn only_live_sessions_count_against_the_limit(stores: &Stores) 
     let newest = session(&owner);
     let asked = NewSession { max_per_user: 2, replaces: Some(replaced.id), ..new(&newest) };
     let answer = stores.sessions.insert_session(&asked).await.unwrap();
-    assert_eq!(answer, Inserted::Yes { ended: vec![replaced.id] });
+    assert_eq!(answer, InsertOutcome::Yes { ended: vec![replaced.id] });
     assert_eq!(found(stores, live.id).await.end, None);
 }
 
@@ -327,14 +327,14 @@ pub(super) async fn the_last_generation_has_no_next(stores: &Stores) {
 
 pub(super) async fn the_first_token_in_lasting_use_settles(stores: &Stores) {
     let before = any_session(stores).await;
-    let first = LastingUse { session: before.id, generation: 1, token: token() };
-    let second = LastingUse { token: token(), ..first };
+    let first = TokenUse { session: before.id, generation: 1, token: token() };
+    let second = TokenUse { token: token(), ..first };
     let settled = Session { settled_by: Some(first.token), ..before };
 
-    assert_eq!(stores.sessions.settle(&[first]).await.unwrap(), []);
+    assert_eq!(stores.sessions.confirm_generation(&[first]).await.unwrap(), []);
     assert_eq!(found(stores, settled.id).await, settled);
-    assert_eq!(stores.sessions.settle(&[first]).await.unwrap(), []);
-    assert_eq!(stores.sessions.settle(&[second]).await.unwrap(), std::slice::from_ref(&settled));
+    assert_eq!(stores.sessions.confirm_generation(&[first]).await.unwrap(), []);
+    assert_eq!(stores.sessions.confirm_generation(&[second]).await.unwrap(), std::slice::from_ref(&settled));
     assert_eq!(found(stores, settled.id).await, settled);
 }
 
@@ -346,8 +346,8 @@ pub(super) async fn only_a_live_session_at_that_generation_settles(stores: &Stor
         for (generation, end) in [(4, None), (6, None), (5, revoked)] {
             let before = Session { generation: 5, settled_by, end, ..session(&owner) };
             let before = known_session(stores, before).await;
-            let used = LastingUse { session: before.id, generation, token: token() };
-            assert_eq!(stores.sessions.settle(&[used]).await.unwrap(), []);
+            let used = TokenUse { session: before.id, generation, token: token() };
+            assert_eq!(stores.sessions.confirm_generation(&[used]).await.unwrap(), []);
             assert_eq!(found(stores, before.id).await, before);
         }
     }
@@ -357,14 +357,14 @@ pub(super) async fn a_batch_settles_each_once(stores: &Stores) {
     let mut batch = Vec::new();
     for _ in 0..20 {
         let session = any_session(stores).await.id;
-        batch.push(LastingUse { session, generation: 1, token: token() });
+        batch.push(TokenUse { session, generation: 1, token: token() });
     }
     // Two tokens of one session: one settles it, the other was too late.
-    let twice = LastingUse { token: token(), ..batch[7] };
+    let twice = TokenUse { token: token(), ..batch[7] };
     batch.insert(3, twice);
-    batch.push(LastingUse { session: SessionId(id()), ..twice });
+    batch.push(TokenUse { session: SessionId(id()), ..twice });
 
-    let conflicts = stores.sessions.settle(&batch).await.unwrap();
+    let conflicts = stores.sessions.confirm_generation(&batch).await.unwrap();
     assert_eq!(conflicts.iter().map(|session| session.id).collect::<Vec<_>>(), [twice.session]);
     let used_twice = found(stores, twice.session).await;
     let tokens: Vec<TokenId> =
@@ -391,7 +391,7 @@ pub(super) async fn a_session_ends_once(stores: &Stores) {
     assert!(stores.sessions.end_session(before.id, &ending(first)).await.unwrap());
     let later = SessionEnd { at: first.at + MINUTE, reason: EndReason::LoggedOut };
     assert!(!stores.sessions.end_session(before.id, &ending(later)).await.unwrap());
-    assert_eq!(stores.sessions.end_sessions(&Which::All, &ending(later)).await.unwrap(), []);
+    assert_eq!(stores.sessions.end_sessions(&SessionFilter::All, &ending(later)).await.unwrap(), []);
     assert_eq!(found(stores, before.id).await, Session { end: Some(first), ..before });
 
     let expired = Session { idle_expires_at: NOW - DAY, ..session(&user("owner@example.com")) };
@@ -408,16 +408,16 @@ pub(super) async fn sessions_end_by_name(stores: &Stores) {
     let expired = known_session(stores, expired).await.id;
     let sessions = &stores.sessions;
 
-    let which = Which::OfUserBut(one.id, kept);
+    let which = SessionFilter::OfUserBut(one.id, kept);
     assert_eq!(
         sessions.end_sessions(&which, &ending(end(EndReason::PasswordChanged))).await.unwrap(),
         [of_one]
     );
-    let which = Which::OfUser(one.id);
+    let which = SessionFilter::OfUser(one.id);
     assert_eq!(sessions.end_sessions(&which, &ending(end(EndReason::LoggedOut))).await.unwrap(), [kept]);
-    let which = Which::SignedBy(9);
+    let which = SessionFilter::SignedBy(9);
     assert_eq!(sessions.end_sessions(&which, &ending(end(EndReason::Revoked))).await.unwrap(), [of_two]);
-    let ended = sessions.end_sessions(&Which::All, &ending(end(EndReason::Revoked))).await.unwrap();
+    let ended = sessions.end_sessions(&SessionFilter::All, &ending(end(EndReason::Revoked))).await.unwrap();
     assert_eq!(ended, [expired]);
 
     let reason = async |id| found(stores, id).await.end.expect("ended").reason;
@@ -451,15 +451,18 @@ pub(super) async fn lists_come_latest_created_first(stores: &Stores) {
     let d = known_session(stores, Session { idle_expires_at: NOW - DAY, ..created(&one, 4) }).await;
 
     let list = async |which, limit| stores.sessions.list_sessions(&which, None, limit).await.unwrap();
-    assert_eq!(list(Which::All, 10).await, [a.clone(), b.clone(), c.clone(), d.clone()]);
-    assert_eq!(list(Which::All, 2).await, [a.clone(), b.clone()]);
-    assert_eq!(list(Which::OfUser(one.id), 10).await, [a.clone(), b.clone(), d.clone()]);
-    assert_eq!(list(Which::OfUserBut(one.id, b.id), 10).await, [a, d]);
-    assert_eq!(list(Which::SignedBy(9), 10).await, std::slice::from_ref(&c));
+    assert_eq!(list(SessionFilter::All, 10).await, [a.clone(), b.clone(), c.clone(), d.clone()]);
+    assert_eq!(list(SessionFilter::All, 2).await, [a.clone(), b.clone()]);
+    assert_eq!(list(SessionFilter::OfUser(one.id), 10).await, [a.clone(), b.clone(), d.clone()]);
+    assert_eq!(list(SessionFilter::OfUserBut(one.id, b.id), 10).await, [a, d]);
+    assert_eq!(list(SessionFilter::SignedBy(9), 10).await, std::slice::from_ref(&c));
 
-    let live = stores.sessions.list_sessions(&Which::All, Some(NOW), 10).await.unwrap();
+    let live = stores.sessions.list_sessions(&SessionFilter::All, Some(NOW), 10).await.unwrap();
     assert_eq!(live, [b.clone(), c], "neither the ended nor the expired one");
-    assert_eq!(stores.sessions.list_sessions(&Which::OfUser(one.id), Some(NOW), 10).await.unwrap(), [b]);
+    assert_eq!(
+        stores.sessions.list_sessions(&SessionFilter::OfUser(one.id), Some(NOW), 10).await.unwrap(),
+        [b]
+    );
 }
 
 pub(super) async fn what_has_ended_lately_can_be_asked_for(stores: &Stores) {
@@ -480,6 +483,6 @@ pub(super) async fn what_has_ended_lately_can_be_asked_for(stores: &Stores) {
 }
 
 pub(super) async fn the_store_tells_the_time(stores: &Stores) {
-    let apart = stores.sessions.store_time().await.unwrap() - SystemClock.now();
+    let apart = stores.sessions.database_time().await.unwrap() - SystemClock.now();
     assert!(apart.abs() < time::Duration::MINUTE, "{apart}");
 }

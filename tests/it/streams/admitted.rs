@@ -134,9 +134,9 @@ async fn fresh_cookies_come_with_the_101_and_the_new_session_holds() {
     is_heard(&mut socket).await;
 
     let tokens = &gateway.app.tokens;
-    let session = tokens.session_of(Some(&fresh.refresh), None).unwrap();
+    let session = tokens.identify_session(Some(&fresh.refresh), None).unwrap();
     let by = sekisho::identity::ClientInfo::default();
-    tokens.end(session, sekisho::models::session::EndReason::Revoked, &by).await.unwrap();
+    tokens.terminate(session, sekisho::models::session::EndReason::Revoked, &by).await.unwrap();
     assert_eq!(until_closed(&mut socket).await, Some((4401, "revoked".to_owned())));
     let line = format!("{}={}", NAMES[0], fresh.access);
     let over = answer(refused(server, "/", &[("origin", OWN), ("cookie", &line)]).await);
@@ -155,7 +155,7 @@ async fn a_refused_upgrade_renews_nothing() {
     let answer = answer(refused(server, "/", &lines).await);
     answer.problem(403, "cross_site");
     assert_eq!((answer.event(), Jar::of(&answer)), (None, None));
-    let session = gateway.app.tokens.session_of(Some(&jar.refresh), None).unwrap();
+    let session = gateway.app.tokens.identify_session(Some(&jar.refresh), None).unwrap();
     assert_eq!(gateway.app.tokens.find(session).await.unwrap().unwrap().generation, 1);
 }
 

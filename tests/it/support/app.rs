@@ -188,7 +188,7 @@ impl TestApp {
         async move {
             // The program's own writer may have taken the notes and be writing them right now.
             for _ in 0..1_000 {
-                self.app.tokens.write_notes().await.unwrap();
+                self.app.tokens.flush_deferred().await.unwrap();
                 let row = self.row(id).await;
                 if shows(&row) {
                     return row;

@@ -10,7 +10,8 @@ use sekisho::models::session::{Session, SessionEnd, SessionId};
 use sekisho::models::user::UserId;
 use sekisho::services::memory::MemoryStore;
 use sekisho::services::store::{
-    AuditStore, Ending, Inserted, LastingUse, NewSession, Rotation, SessionStore, StoreError, Which,
+    AuditStore, InsertOutcome, NewSession, Rotation, SessionFilter, SessionStore, SessionTermination,
+    StoreError, TokenUse,
 };
 use time::OffsetDateTime;
 use tokio::sync::oneshot;
@@ -74,25 +75,29 @@ impl SessionStore for Gated {
         self.between(self.behind.find_session(id)).await
     }
 
-    async fn end_session(&self, id: SessionId, ending: &Ending) -> Result<bool, StoreError> {
+    async fn end_session(&self, id: SessionId, ending: &SessionTermination) -> Result<bool, StoreError> {
         self.between(self.behind.end_session(id, ending)).await
     }
 
-    async fn insert_session(&self, new: &NewSession<'_>) -> Result<Inserted, StoreError> {
+    async fn insert_session(&self, new: &NewSession<'_>) -> Result<InsertOutcome, StoreError> {
         self.between(self.behind.insert_session(new)).await
     }
 
     // What follows is not raced here.
 
-    async fn settle(&self, tokens: &[LastingUse]) -> Result<Vec<Session>, StoreError> {
-        self.behind.settle(tokens).await
+    async fn confirm_generation(&self, tokens: &[TokenUse]) -> Result<Vec<Session>, StoreError> {
+        self.behind.confirm_generation(tokens).await
     }
 
     async fn count_replays(&self, counts: &[(SessionId, u64)]) -> Result<(), StoreError> {
         self.behind.count_replays(counts).await
     }
 
-    async fn end_sessions(&self, which: &Which, ending: &Ending) -> Result<Vec<SessionId>, StoreError> {
+    async fn end_sessions(
+        &self,
+        which: &SessionFilter,
+        ending: &SessionTermination,
+    ) -> Result<Vec<SessionId>, StoreError> {
         self.behind.end_sessions(which, ending).await
     }
 
@@ -102,7 +107,7 @@ impl SessionStore for Gated {
 
     async fn list_sessions(
         &self,
-        which: &Which,
+        which: &SessionFilter,
         live_at: Option<OffsetDateTime>,
         limit: u32,
     ) -> Result<Vec<Session>, StoreError> {
@@ -126,8 +131,8 @@ impl SessionStore for Gated {
         self.behind.purge_sessions(before, most).await
     }
 
-    async fn store_time(&self) -> Result<OffsetDateTime, StoreError> {
-        self.behind.store_time().await
+    async fn database_time(&self) -> Result<OffsetDateTime, StoreError> {
+        self.behind.database_time().await
     }
 }
 
@@ -137,8 +142,8 @@ impl AuditStore for Gated {
         self.behind.record(entries).await
     }
 
-    async fn audit_of(&self, session: SessionId, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
-        self.behind.audit_of(session, limit).await
+    async fn session_audit(&self, session: SessionId, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
+        self.behind.session_audit(session, limit).await
     }
 
     async fn purge_audit(&self, before: OffsetDateTime, most: u32) -> Result<u64, StoreError> {

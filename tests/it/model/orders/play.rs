@@ -13,7 +13,7 @@ use sekisho::services::jwt::AccessTokens;
 use sekisho::services::keys::{Algorithm, KeyRing, SharedKeys};
 use sekisho::services::refresh_token;
 use sekisho::services::store::{AuditStore, NewSession, SessionStore};
-use sekisho::services::token::{Issued, SessionSettings, Tokens};
+use sekisho::services::token::{IssuedSession, SessionSettings, Tokens};
 use time::OffsetDateTime;
 use tokio::runtime::Builder;
 use tokio::task::{AbortHandle, JoinHandle};
@@ -107,7 +107,7 @@ struct Asking {
     too_late: bool,
     /// The store has failed while it was under way.
     excused: bool,
-    running: Option<JoinHandle<Result<Issued, RefreshError>>>,
+    running: Option<JoinHandle<Result<IssuedSession, RefreshError>>>,
 }
 
 impl Drop for Play<'_> {
@@ -122,7 +122,7 @@ impl Replica {
     /// A feed that begins looks at once; one that runs leaves the store in peace for a moment.
     fn look(&mut self) {
         self.feed.abort();
-        self.feed = tokio::spawn(self.tokens.clone().follow_ends()).abort_handle();
+        self.feed = tokio::spawn(self.tokens.clone().run_revocation_poller()).abort_handle();
     }
 }
 
@@ -138,7 +138,7 @@ impl<'a> Play<'a> {
             let (store, keys, clock) = (Arc::clone(&store), Arc::clone(&scene.keys), Arc::clone(&clock));
             let tokens =
                 Tokens::new(store, keys, AccessTokens::default(), SessionSettings::default(), clock as _);
-            let feed = tokio::spawn(tokens.clone().follow_ends()).abort_handle();
+            let feed = tokio::spawn(tokens.clone().run_revocation_poller()).abort_handle();
             Replica { tokens, feed, knows: false }
         });
         let replicas = replicas.collect();
@@ -217,7 +217,7 @@ impl<'a> Play<'a> {
                 let (tokens, session) = (self.replicas[replica].tokens.clone(), self.scene.session.id);
                 let ending = async move {
                     tokens
-                        .end(session, EndReason::LoggedOut, &ClientInfo::default())
+                        .terminate(session, EndReason::LoggedOut, &ClientInfo::default())
                         .await
                         .is_ok_and(|ended| ended)
                 };
@@ -289,7 +289,7 @@ impl<'a> Play<'a> {
     async fn check(
         &mut self,
         nth: usize,
-        answer: Result<Issued, RefreshError>,
+        answer: Result<IssuedSession, RefreshError>,
         robbed: bool,
     ) -> Result<(), String> {
         let Asking { who, replica, too_late, excused, .. } = self.requests[nth];
@@ -321,7 +321,7 @@ impl<'a> Play<'a> {
             return Err(format!("more than one successor: {row:?}"));
         }
         let reused = row.end.is_some_and(|end| end.reason == EndReason::ReuseDetected);
-        let entries = self.store.behind.audit_of(row.id, 100).await.unwrap();
+        let entries = self.store.behind.session_audit(row.id, 100).await.unwrap();
         let ends: Vec<_> = entries.iter().filter(|entry| entry.event != AuditEvent::Login).collect();
         let expected: Vec<_> = row.end.iter().map(|end| AuditEvent::Ended(end.reason)).collect();
         let told: Vec<_> = ends.iter().map(|entry| entry.event).collect();

@@ -21,8 +21,8 @@ use sekisho::models::user::{Role, User};
 use sekisho::services::jwt::{AccessTokens, JwtSettings};
 use sekisho::services::keys::{Algorithm, KeyRing, SharedKeys};
 use sekisho::services::memory::MemoryStore;
-use sekisho::services::store::{PasswordChange, SessionStore, UserStore, Which};
-use sekisho::services::token::{Issued, SessionSettings, SignIn, SignInError, Tokens};
+use sekisho::services::store::{PasswordChange, SessionFilter, SessionStore, UserStore};
+use sekisho::services::token::{IssuedSession, SessionRequest, SessionSettings, SignInError, Tokens};
 use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::AbortHandle;
@@ -125,7 +125,7 @@ impl Product {
         let store = Arc::new(self.store.clone());
         let access = AccessTokens::new(access);
         let tokens = Tokens::new(store, Arc::clone(&self.keys), access, settings, Arc::clone(&clock) as _);
-        let feed = self.runtime.spawn(tokens.clone().follow_ends()).abort_handle();
+        let feed = self.runtime.spawn(tokens.clone().run_revocation_poller()).abort_handle();
         self.wait(async {});
         Replica { tokens, clock, feed }
     }
@@ -188,17 +188,17 @@ impl Product {
         let by = ClientInfo::default();
         match *what {
             What::SignedOut { session } => {
-                self.wait(tokens.end(self.sessions[session], EndReason::LoggedOut, &by)).unwrap();
+                self.wait(tokens.terminate(self.sessions[session], EndReason::LoggedOut, &by)).unwrap();
             }
             What::SignedOutEverywhere { user } => {
-                let which = Which::OfUser(user_id(user));
-                self.wait(tokens.end_all(&which, EndReason::LoggedOut, &by)).unwrap();
+                let which = SessionFilter::OfUser(user_id(user));
+                self.wait(tokens.terminate_matching(&which, EndReason::LoggedOut, &by)).unwrap();
             }
-            What::NotesWritten => self.wait(tokens.write_notes()).unwrap(),
+            What::NotesWritten => self.wait(tokens.flush_deferred()).unwrap(),
             What::Polled => {
                 // A feed that begins looks at once; one that runs leaves the store in peace for a moment.
                 self.replicas[replica].feed.abort();
-                let feed = self.runtime.spawn(tokens.clone().follow_ends()).abort_handle();
+                let feed = self.runtime.spawn(tokens.clone().run_revocation_poller()).abort_handle();
                 self.wait(async {});
                 self.replicas[replica].feed = feed;
             }
@@ -252,14 +252,14 @@ impl Product {
         fresh: Option<Cookies>,
     ) -> bool {
         let (hash, email) = (hash(password), format!("{user}@example.com"));
-        let sign_in = SignIn {
+        let sign_in = SessionRequest {
             roles: Role::User.roles(),
             hashed_password: Some(&hash),
             replaces: replaces.map(|place| self.sessions[place]),
-            ..SignIn::new(user_id(user), &email)
+            ..SessionRequest::new(user_id(user), &email)
         };
         let made = self.wait(self.replicas[replica].tokens.sign_in(sign_in));
-        let (Ok(Issued { session, renewal }), Some(fresh)) = (&made, fresh) else {
+        let (Ok(IssuedSession { session, renewal }), Some(fresh)) = (&made, fresh) else {
             assert!(matches!(made, Ok(_) | Err(SignInError::Refused)), "{made:?}");
             return made.is_ok();
         };
@@ -298,7 +298,7 @@ impl Product {
             ending: &ending,
         };
         let ended = now(self.store.change_password(&change)).unwrap();
-        tokens.note_ended(ended.as_deref().unwrap_or_default(), ending.end());
+        tokens.mark_terminated(ended.as_deref().unwrap_or_default(), ending.end());
         ended.is_some()
     }
 }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use sekisho::identity::ClientInfo;
 use sekisho::models::audit::{AuditEntry, AuditEvent};
 use sekisho::models::session::{AccessRef, EndReason, Session, SessionEnd, SessionId, TokenId};
-use sekisho::services::store::{AuditStore, NewSession, SessionStore, Which};
+use sekisho::services::store::{AuditStore, NewSession, SessionFilter, SessionStore};
 use time::OffsetDateTime;
 
 use super::{Product, now};
@@ -54,7 +54,7 @@ impl Product {
         }
         self.unflushed.clear();
         now(async {
-            let (store, all, far) = (&self.store, Which::All, at(i64::from(u32::MAX)));
+            let (store, all, far) = (&self.store, SessionFilter::All, at(i64::from(u32::MAX)));
             let ending = self.replicas[0].tokens.ending(EndReason::Revoked, &ClientInfo::default());
             store.end_sessions(&all, &ending).await.unwrap();
             store.purge_sessions(far, u32::MAX).await.unwrap();
@@ -69,12 +69,12 @@ impl Product {
     }
 
     fn rows(&self) -> HashMap<SessionId, Session> {
-        let rows = now(self.store.list_sessions(&Which::All, None, u32::MAX)).unwrap();
+        let rows = now(self.store.list_sessions(&SessionFilter::All, None, u32::MAX)).unwrap();
         rows.into_iter().map(|row| (row.id, row)).collect()
     }
 
     fn trail(&self, id: SessionId) -> Vec<AuditEntry> {
-        now(self.store.audit_of(id, 1_000)).unwrap()
+        now(self.store.session_audit(id, 1_000)).unwrap()
     }
 
     pub(super) fn compare(&self, model: &Store) -> Result<(), Difference> {

@@ -1,17 +1,18 @@
 //! A renewal: boarding a flight, its leader's looks at the store, and what its followers make of it.
 
-use sekisho::services::rotation::{Beside, Decision, Presented, is_young};
+use sekisho::services::rotation::{AccompanyingAccessToken, Decision, PresentedToken, within_grace};
 
 use super::*;
 use crate::model::script::Fault;
 use crate::model::store::{Step, session_id};
 
 impl World<'_> {
-    fn presented(&self, ask: usize) -> Option<Presented> {
+    fn presented(&self, ask: usize) -> Option<PresentedToken> {
         let cookies = self.asking[ask].cookies?;
         let readable = self.is_readable(cookies.access, self.clock(ask));
-        let beside = Beside { token: cookies.access.reference(), generation: cookies.generation };
-        Some(Presented {
+        let beside =
+            AccompanyingAccessToken { token: cookies.access.reference(), generation: cookies.generation };
+        Some(PresentedToken {
             session: session_id(cookies.session),
             generation: cookies.generation,
             kind: self.settings.rules.kind(),
@@ -79,7 +80,7 @@ impl World<'_> {
         let young = self.settings.rules.wait_for_the_grace()
             && self
                 .presented(leader)
-                .is_some_and(|presented| is_young(&presented, now, self.settings.grace()));
+                .is_some_and(|presented| within_grace(&presented, now, self.settings.grace()));
         self.after(store, if young { Event::Read(number) } else { Event::Rotate(number) });
     }
 

@@ -2,7 +2,7 @@
 //! are in lasting use.
 
 use sekisho::models::user::UserId;
-use sekisho::services::store::Ending;
+use sekisho::services::store::SessionTermination;
 
 use super::*;
 use crate::model::script::Fault;
@@ -79,7 +79,7 @@ impl World<'_> {
     fn sign_out_everywhere(&mut self, ask: usize) {
         let (user, now) = (self.user(ask), at(self.clock(ask)));
         self.write_down(self.replica(ask), What::SignedOutEverywhere { user });
-        let ending = Ending::new(now, EndReason::LoggedOut, ClientInfo::default());
+        let ending = SessionTermination::new(now, EndReason::LoggedOut, ClientInfo::default());
         let ended = self.store.end_all_of(self.now, user_id(user), None, &ending);
         self.note_ended(self.heard_by(ask), &ended);
         self.see(Seen::SignedOutEverywhere);
@@ -88,7 +88,7 @@ impl World<'_> {
 
     fn change_password(&mut self, ask: usize, session: usize) {
         let (user, old, now) = (self.user(ask), self.asking[ask].password, at(self.clock(ask)));
-        let ending = Ending::new(now, EndReason::PasswordChanged, ClientInfo::default());
+        let ending = SessionTermination::new(now, EndReason::PasswordChanged, ClientInfo::default());
         let ended = self.store.change_password(self.now, user, Some(old), Some(session), &ending);
         let what = What::PasswordChanged { session, old, done: ended.is_some() };
         self.write_down(self.replica(ask), what);
@@ -112,7 +112,7 @@ impl World<'_> {
 
     /// Ends a session; the replica that `heard` of it refuses its tokens at once.
     fn end(&mut self, heard: Option<usize>, session: usize, reason: EndReason, now: OffsetDateTime) -> bool {
-        let ending = Ending::new(now, reason, ClientInfo::default());
+        let ending = SessionTermination::new(now, reason, ClientInfo::default());
         let ended = self.store.end(self.now, session, &ending);
         if ended {
             self.note_ended(heard, &[session]);

@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use time::OffsetDateTime;
 
-use super::flights::{Boarded, Key};
-use super::notes::{self, Batch};
+use super::deferred_writes::{self, Batch};
 use super::refresh_token::{self, RefreshTokenError};
-use super::rotation::{Beside, Decision, Presented, Reuse, decide, is_second_in_lasting_use, is_young};
-use super::store::{Ending, LastingUse, Rotation, StoreError};
-use super::token::{Inner, Issued};
+use super::rotation::{
+    AccompanyingAccessToken, Decision, PresentedToken, Reuse, decide, is_concurrent_use, within_grace,
+};
+use super::single_flight::{Key, Outcome};
+use super::store::{Rotation, SessionTermination, StoreError, TokenUse};
+use super::token::{IssuedSession, TokensInner};
 use crate::identity::{ClientInfo, SessionEvent};
 use crate::layer::{RefreshError, RefreshRequest};
 use crate::models::audit::{AuditEntry, AuditEvent};
@@ -21,7 +23,7 @@ const ATTEMPTS: usize = 4;
 
 /// What a flight found out about one generation of a session.
 #[derive(Clone, Debug)]
-pub(super) enum Resolved {
+pub(super) enum RefreshResult {
     /// The session goes on: its row, and how.
     Live(Arc<Session>, SessionEvent),
     /// The session is over, or isn't one.
@@ -29,34 +31,34 @@ pub(super) enum Resolved {
 }
 
 /// What one look at the row came to.
-enum Step {
-    Done(Resolved),
+enum AttemptResult {
+    Done(RefreshResult),
     /// Another replica was faster: look again.
     LostRace,
 }
 
-impl Inner {
+impl TokensInner {
     pub(super) async fn renew(
         self: Arc<Self>,
         request: RefreshRequest,
         kind: SessionKind,
-    ) -> Result<Issued, RefreshError> {
+    ) -> Result<IssuedSession, RefreshError> {
         let presented = self.read(&request, kind)?;
         let client = &request.client;
         for _ in 0..ATTEMPTS {
             let resolved = match self.board(presented, client).await {
                 // A store that is down is not asked again for the same request.
-                Boarded::Led(None) | Boarded::Shared(None, _) | Boarded::Refused => {
+                Outcome::Led(None) | Outcome::Shared(None, _) | Outcome::Refused => {
                     return Err(RefreshError::Unavailable);
                 }
-                Boarded::Shared(Some(Resolved::Live(row, _)), number) => {
-                    self.share(row, number, presented, client).await?
+                Outcome::Shared(Some(RefreshResult::Live(row, _)), number) => {
+                    self.follow_leader(row, number, presented, client).await?
                 }
-                Boarded::Led(resolved) | Boarded::Shared(resolved, _) => resolved,
+                Outcome::Led(resolved) | Outcome::Shared(resolved, _) => resolved,
             };
             match resolved {
-                Some(Resolved::Live(session, event)) => return self.answer(&session, event),
-                Some(Resolved::Over { event, since }) => {
+                Some(RefreshResult::Live(session, event)) => return self.answer(&session, event),
+                Some(RefreshResult::Over { event, since }) => {
                     return Err(self.refuse(presented, event, since, client));
                 }
                 None => {}
@@ -70,7 +72,7 @@ impl Inner {
         self: &Arc<Self>,
         request: &RefreshRequest,
         kind: SessionKind,
-    ) -> Result<Presented, RefreshError> {
+    ) -> Result<PresentedToken, RefreshError> {
         let refused = |event| RefreshError::Over { event, clear: false };
         let token =
             refresh_token::parse(&self.keys.load(), &request.refresh_token).map_err(|error| match error {
@@ -92,15 +94,22 @@ impl Inner {
             .as_deref()
             .and_then(|access| self.read_access(access))
             .filter(|access| access.identity.session == token.session)
-            .map(|access| Beside { token: access.reference(), generation: access.generation });
-        Ok(Presented { session: token.session, generation: token.generation, kind, beside })
+            .map(|access| AccompanyingAccessToken {
+                token: access.reference(),
+                generation: access.generation,
+            });
+        Ok(PresentedToken { session: token.session, generation: token.generation, kind, beside })
     }
 
-    async fn board(self: &Arc<Self>, presented: Presented, client: &ClientInfo) -> Boarded<Resolved> {
+    async fn board(
+        self: &Arc<Self>,
+        presented: PresentedToken,
+        client: &ClientInfo,
+    ) -> Outcome<RefreshResult> {
         let (leader, client) = (Arc::clone(self), client.clone());
         let clock = Arc::clone(&self.clock);
         self.flights
-            .board(key(presented), move || clock.now(), move || async move {
+            .join(key(presented), move || clock.now(), move || async move {
                 leader.resolve(presented, &client).await.inspect_err(log_store_error).ok()
             })
             .await
@@ -109,11 +118,11 @@ impl Inner {
     /// The leader's part: asks the store until the race is decided.
     async fn resolve(
         self: &Arc<Self>,
-        presented: Presented,
+        presented: PresentedToken,
         client: &ClientInfo,
-    ) -> Result<Resolved, StoreError> {
+    ) -> Result<RefreshResult, StoreError> {
         for _ in 0..ATTEMPTS {
-            if let Step::Done(resolved) = self.step(presented, client).await? {
+            if let AttemptResult::Done(resolved) = self.step(presented, client).await? {
                 return Ok(resolved);
             }
         }
@@ -122,38 +131,42 @@ impl Inner {
 
     /// The conditional update first, since that is what is due nearly always; the row is read only
     /// where the update did not take place.
-    async fn step(self: &Arc<Self>, presented: Presented, client: &ClientInfo) -> Result<Step, StoreError> {
+    async fn step(
+        self: &Arc<Self>,
+        presented: PresentedToken,
+        client: &ClientInfo,
+    ) -> Result<AttemptResult, StoreError> {
         let now = self.clock.now();
-        if !is_young(&presented, now, self.settings.grace) && presented.generation < u32::MAX {
+        if !within_grace(&presented, now, self.settings.grace) && presented.generation < u32::MAX {
             let rotation = self.rotation(presented, client, now);
             if let Some(row) = self.store.rotate(&rotation).await? {
-                return Ok(Step::Done(Resolved::Live(Arc::new(row), SessionEvent::Rotated)));
+                return Ok(AttemptResult::Done(RefreshResult::Live(Arc::new(row), SessionEvent::Rotated)));
             }
         }
         let row = self.store.find_session(presented.session).await?.map(Arc::new);
         let decision = decide(row.as_deref(), &presented, now, self.settings.grace);
-        self.act(decision, row, presented, client, now).await
+        self.apply_decision(decision, row, presented, client, now).await
     }
 
     /// A follower's part: the leader's row, judged with the follower's own tokens. `None` means that
     /// what is remembered no longer answers the question.
-    async fn share(
+    async fn follow_leader(
         self: &Arc<Self>,
         row: Arc<Session>,
         number: u64,
-        presented: Presented,
+        presented: PresentedToken,
         client: &ClientInfo,
-    ) -> Result<Option<Resolved>, RefreshError> {
+    ) -> Result<Option<RefreshResult>, RefreshError> {
         let now = self.clock.now();
         let decision = decide(Some(&row), &presented, now, self.settings.grace);
         if matches!(decision, Decision::Rotate | Decision::CatchUp { .. }) {
             self.flights.forget(key(presented), number);
             return Ok(None);
         }
-        let step = self.act(decision, Some(row), presented, client, now).await;
+        let step = self.apply_decision(decision, Some(row), presented, client, now).await;
         match step.inspect_err(log_store_error) {
-            Ok(Step::Done(resolved)) => Ok(Some(resolved)),
-            Ok(Step::LostRace) => {
+            Ok(AttemptResult::Done(resolved)) => Ok(Some(resolved)),
+            Ok(AttemptResult::LostRace) => {
                 // Somebody else has ended the session: what is remembered is no longer true.
                 self.flights.forget(key(presented), number);
                 Ok(None)
@@ -162,17 +175,19 @@ impl Inner {
         }
     }
 
-    async fn act(
+    async fn apply_decision(
         self: &Arc<Self>,
         decision: Decision,
         row: Option<Arc<Session>>,
-        presented: Presented,
+        presented: PresentedToken,
         client: &ClientInfo,
         now: OffsetDateTime,
-    ) -> Result<Step, StoreError> {
-        let over = |event, since| Ok(Step::Done(Resolved::Over { event, since }));
+    ) -> Result<AttemptResult, StoreError> {
+        let over = |event, since| Ok(AttemptResult::Done(RefreshResult::Over { event, since }));
         match (decision, row) {
-            (Decision::Replay, Some(row)) => Ok(Step::Done(Resolved::Live(row, SessionEvent::Replayed))),
+            (Decision::Replay, Some(row)) => {
+                Ok(AttemptResult::Done(RefreshResult::Live(row, SessionEvent::Replayed)))
+            }
             (Decision::CatchUp { lost }, _) => self.catch_up(lost, presented, client, now).await,
             (Decision::Over { event, since }, _) => over(event, Some(since)),
             (Decision::Exhausted, _) => self.end(presented, EndReason::Exhausted, client, now).await,
@@ -181,7 +196,7 @@ impl Inner {
                 self.end(presented, EndReason::ReuseDetected, client, now).await
             }
             (Decision::WrongKind, _) => over(SessionEvent::Malformed, None),
-            (Decision::Rotate, _) => Ok(Step::LostRace),
+            (Decision::Rotate, _) => Ok(AttemptResult::LostRace),
             (Decision::Unknown | Decision::Replay | Decision::Reuse(_), _) => {
                 over(SessionEvent::UnknownSession, None)
             }
@@ -193,12 +208,12 @@ impl Inner {
     async fn catch_up(
         self: &Arc<Self>,
         lost: u32,
-        presented: Presented,
+        presented: PresentedToken,
         client: &ClientInfo,
         now: OffsetDateTime,
-    ) -> Result<Step, StoreError> {
+    ) -> Result<AttemptResult, StoreError> {
         let Some(row) = self.store.catch_up(&self.rotation(presented, client, now)).await? else {
-            return Ok(Step::LostRace);
+            return Ok(AttemptResult::LostRace);
         };
         if lost > 1 {
             tracing::warn!(
@@ -213,33 +228,33 @@ impl Inner {
                 held: presented.generation.checked_sub(lost),
                 ..AuditEntry::new(now, AuditEvent::CaughtUp, client.clone())
             };
-            self.start_writer(self.notes.entry(entry), notes::DELAY);
+            self.schedule_flush(self.notes.push_audit(entry), deferred_writes::DELAY);
         }
-        Ok(Step::Done(Resolved::Live(Arc::new(row), SessionEvent::CaughtUp)))
+        Ok(AttemptResult::Done(RefreshResult::Live(Arc::new(row), SessionEvent::CaughtUp)))
     }
 
     /// Ends the session; if another request was faster, its reason stands.
     async fn end(
         &self,
-        presented: Presented,
+        presented: PresentedToken,
         reason: EndReason,
         client: &ClientInfo,
         now: OffsetDateTime,
-    ) -> Result<Step, StoreError> {
-        let ending = Ending::new(now, reason, client.clone());
-        let ending = Ending { presented: Some(presented.generation), ..ending };
+    ) -> Result<AttemptResult, StoreError> {
+        let ending = SessionTermination::new(now, reason, client.clone());
+        let ending = SessionTermination { presented: Some(presented.generation), ..ending };
         if self.store.end_session(presented.session, &ending).await? {
             self.note_ended(&[presented.session], ending.end());
-            let over = Resolved::Over { event: reason.event(), since: Some(now) };
-            Ok(Step::Done(over))
+            let over = RefreshResult::Over { event: reason.event(), since: Some(now) };
+            Ok(AttemptResult::Done(over))
         } else {
-            Ok(Step::LostRace)
+            Ok(AttemptResult::LostRace)
         }
     }
 
     fn rotation<'a>(
         &self,
-        presented: Presented,
+        presented: PresentedToken,
         client: &'a ClientInfo,
         now: OffsetDateTime,
     ) -> Rotation<'a> {
@@ -256,22 +271,26 @@ impl Inner {
         }
     }
 
-    fn answer(self: &Arc<Self>, session: &Session, event: SessionEvent) -> Result<Issued, RefreshError> {
+    fn answer(
+        self: &Arc<Self>,
+        session: &Session,
+        event: SessionEvent,
+    ) -> Result<IssuedSession, RefreshError> {
         if event == SessionEvent::Replayed {
-            self.start_writer(self.notes.replay(session.id), notes::DELAY);
+            self.schedule_flush(self.notes.replay(session.id), deferred_writes::DELAY);
         }
         let renewal = self.issue(session, event, self.clock.now()).map_err(|error| {
             tracing::error!(error = &error as &dyn std::error::Error, "no token could be issued");
             RefreshError::Unavailable
         })?;
-        Ok(Issued { session: session.clone(), renewal })
+        Ok(IssuedSession { session: session.clone(), renewal })
     }
 
     /// Cookies are cleared only when the session ended more than the grace ago: sooner, a late
     /// answer could wipe a new sign-in.
     fn refuse(
         self: &Arc<Self>,
-        presented: Presented,
+        presented: PresentedToken,
         event: SessionEvent,
         since: Option<OffsetDateTime>,
         client: &ClientInfo,
@@ -294,39 +313,46 @@ impl Inner {
         let Batch { lasting, replays } = self.notes.take();
         let settled = self.settle(&lasting).await;
         if settled.is_err() {
-            self.start_writer(self.notes.put_back(Batch { lasting, ..Batch::default() }), notes::RETRY);
+            self.schedule_flush(
+                self.notes.put_back(Batch { lasting, ..Batch::default() }),
+                deferred_writes::RETRY,
+            );
         }
         let counted = self.count(&replays).await;
         if counted.is_err() {
-            self.start_writer(self.notes.put_back(Batch { replays, ..Batch::default() }), notes::RETRY);
+            self.schedule_flush(
+                self.notes.put_back(Batch { replays, ..Batch::default() }),
+                deferred_writes::RETRY,
+            );
         }
         let recorded = self.record().await;
         settled.and(counted).and(recorded)
     }
 
-    async fn settle(&self, lasting: &HashMap<LastingUse, ClientInfo>) -> Result<(), StoreError> {
+    async fn settle(&self, lasting: &HashMap<TokenUse, ClientInfo>) -> Result<(), StoreError> {
         if lasting.is_empty() {
             return Ok(());
         }
         let tokens: Vec<_> = lasting.keys().copied().collect();
-        for row in self.store.settle(&tokens).await? {
-            if is_second_in_lasting_use(&row) {
-                let client = lasting.iter().find(|(seen, _)| is_second_of(seen, &row));
-                self.end_second_jar(&row, client.map(|(_, client)| client.clone())).await?;
+        for row in self.store.confirm_generation(&tokens).await? {
+            if is_concurrent_use(&row) {
+                let client = lasting.iter().find(|(seen, _)| is_conflicting_use(seen, &row));
+                self.terminate_on_reuse(&row, client.map(|(_, client)| client.clone())).await?;
             }
         }
         Ok(())
     }
 
-    async fn end_second_jar(&self, row: &Session, client: Option<ClientInfo>) -> Result<(), StoreError> {
+    async fn terminate_on_reuse(&self, row: &Session, client: Option<ClientInfo>) -> Result<(), StoreError> {
         tracing::warn!(
             session = %row.id, user = %row.user_id, generation = row.generation,
             used_by = ?client, held_by = ?row.client,
             session_event = %SessionEvent::ReuseDetected,
             "two access tokens of one generation are in lasting use: the session ends"
         );
-        let ending = Ending::new(self.clock.now(), EndReason::ReuseDetected, client.unwrap_or_default());
-        let ending = Ending { presented: Some(row.generation), ..ending };
+        let ending =
+            SessionTermination::new(self.clock.now(), EndReason::ReuseDetected, client.unwrap_or_default());
+        let ending = SessionTermination { presented: Some(row.generation), ..ending };
         if self.store.end_session(row.id, &ending).await? {
             self.note_ended(&[row.id], ending.end());
         }
@@ -340,7 +366,7 @@ impl Inner {
                 return Ok(());
             }
             if let Err(error) = self.store.record(&entries).await {
-                self.start_writer(self.notes.put_entries_back(entries), notes::RETRY);
+                self.schedule_flush(self.notes.put_entries_back(entries), deferred_writes::RETRY);
                 return Err(error);
             }
         }
@@ -348,7 +374,7 @@ impl Inner {
 
     /// The audit hears of tokens that name nothing here.
     fn note_unknown(self: &Arc<Self>, entry: AuditEntry) {
-        self.start_writer(self.notes.unknown(entry), notes::DELAY);
+        self.schedule_flush(self.notes.unknown(entry), deferred_writes::DELAY);
     }
 
     async fn count(&self, replays: &HashMap<SessionId, u64>) -> Result<(), StoreError> {
@@ -361,11 +387,11 @@ impl Inner {
 }
 
 /// Whether this is the use that shows a second client in the session.
-fn is_second_of(seen: &LastingUse, row: &Session) -> bool {
+fn is_conflicting_use(seen: &TokenUse, row: &Session) -> bool {
     (seen.session, seen.generation) == (row.id, row.generation) && row.settled_by != Some(seen.token)
 }
 
-fn key(presented: Presented) -> Key {
+fn key(presented: PresentedToken) -> Key {
     Key { session: presented.session, generation: presented.generation, kind: presented.kind }
 }
 
@@ -378,7 +404,7 @@ fn log_store_error(error: &StoreError) {
 }
 
 /// The log tells of both clients, so that an operator can tell the owner from the thief.
-fn warn_of_reuse(row: &Session, presented: Presented, reuse: Reuse, client: &ClientInfo) {
+fn warn_of_reuse(row: &Session, presented: PresentedToken, reuse: Reuse, client: &ClientInfo) {
     tracing::warn!(
         session = %row.id, user = %row.user_id, ?reuse,
         presented = presented.generation, held = row.generation,

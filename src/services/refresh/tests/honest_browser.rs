@@ -63,17 +63,17 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
 }
 
 struct Browser {
-    scene: Scene,
-    jar: Jar,
-    disk: Jar,
+    scene: TokensFixture,
+    jar: TestClient,
+    disk: TestClient,
     changed_at: OffsetDateTime,
-    sent: Vec<(OffsetDateTime, Jar)>,
-    under_way: Vec<(OffsetDateTime, Jar)>,
+    sent: Vec<(OffsetDateTime, TestClient)>,
+    under_way: Vec<(OffsetDateTime, TestClient)>,
 }
 
 impl Browser {
     async fn start() -> Self {
-        let scene = Scene::new();
+        let scene = TokensFixture::new();
         let jar = scene.browser().await;
         let changed_at = scene.now();
         Self { scene, disk: jar.clone(), jar, changed_at, sent: Vec::new(), under_way: Vec::new() }
@@ -100,23 +100,23 @@ impl Browser {
                     self.take(answer);
                 }
             }
-            Act::Settle => self.scene.tokens.write_notes().await.expect("an answer"),
+            Act::Settle => self.scene.tokens.flush_deferred().await.expect("an answer"),
             Act::Crash => self.crash(),
         }
         Ok(())
     }
 
-    async fn renewed(&self, jar: &Jar) -> Result<Jar, RefreshError> {
-        Ok(Jar::of(&self.scene.renew(jar).await?))
+    async fn renewed(&self, jar: &TestClient) -> Result<TestClient, RefreshError> {
+        Ok(TestClient::of(&self.scene.renew(jar).await?))
     }
 
-    fn take(&mut self, jar: Jar) {
+    fn take(&mut self, jar: TestClient) {
         (self.jar, self.changed_at) = (jar, self.scene.now());
     }
 
     /// What is too long under way is lost.
     fn wait(&mut self, seconds: u64) {
-        self.scene.pass(Duration::from_secs(seconds));
+        self.scene.advance(Duration::from_secs(seconds));
         let now = self.scene.now();
         if now - self.changed_at >= FLUSH {
             self.disk = self.jar.clone();
@@ -155,7 +155,7 @@ proptest! {
                 let done = browser.act(act).await;
                 prop_assert!(done.is_ok(), "{:?} at {}", done, at);
             }
-            browser.scene.tokens.write_notes().await.expect("an answer");
+            browser.scene.tokens.flush_deferred().await.expect("an answer");
             let row = browser.scene.row(&browser.jar).await;
             prop_assert_eq!(row.end, None);
             let generations = browser.scene.store.rotations().into_iter().map(|row| row.generation);

@@ -15,9 +15,10 @@ use super::jwt::{AccessToken, AccessTokens};
 use super::keys::{Algorithm, KeyMaterial, KeyRing, SharedKeys, SigningKey};
 use super::memory::MemoryStore;
 use super::store::{
-    AuditStore, Ending, Inserted, LastingUse, NewSession, Rotation, SessionStore, StoreError, Which,
+    AuditStore, InsertOutcome, NewSession, Rotation, SessionFilter, SessionStore, SessionTermination,
+    StoreError, TokenUse,
 };
-use super::token::{Issued, SessionSettings, SignIn, Tokens};
+use super::token::{IssuedSession, SessionRequest, SessionSettings, Tokens};
 use crate::clock::{Clock, ManualClock};
 use crate::identity::{ClientInfo, Roles, SessionEvent};
 use crate::layer::{RefreshError, RefreshRequest};
@@ -33,30 +34,30 @@ pub(super) const BEYOND_GRACE: Duration = Duration::from_secs(62);
 /// The default lifetime of an access token.
 pub(super) const ACCESS_TTL: Duration = Duration::from_secs(15 * 60);
 
-/// Tokens over a [`WatchedStore`], and the hands that move them.
-pub(super) struct Scene {
+/// Tokens over a [`InstrumentedStore`], and the hands that move them.
+pub(super) struct TokensFixture {
     pub(super) tokens: Tokens,
-    pub(super) store: Arc<WatchedStore>,
+    pub(super) store: Arc<InstrumentedStore>,
     pub(super) clock: Arc<ManualClock>,
     first_key: KeyMaterial,
 }
 
 /// What a browser or client holds.
 #[derive(Clone, Debug)]
-pub(super) struct Jar {
+pub(super) struct TestClient {
     pub(super) access: Option<String>,
     pub(super) refresh: String,
     pub(super) session: SessionId,
     pub(super) kind: SessionKind,
 }
 
-impl Scene {
+impl TokensFixture {
     pub(super) fn new() -> Self {
         Self::with(SessionSettings::default())
     }
 
     pub(super) fn with(settings: SessionSettings) -> Self {
-        let (store, clock) = (Arc::new(WatchedStore::default()), Arc::new(ManualClock::default()));
+        let (store, clock) = (Arc::new(InstrumentedStore::default()), Arc::new(ManualClock::default()));
         let first_key = key_material(1, &clock);
         let tokens = Tokens::new(
             Arc::clone(&store) as Arc<dyn SessionStore>,
@@ -87,28 +88,28 @@ impl Scene {
     }
 
     /// Signs in and forgets which calls that took.
-    pub(super) async fn sign_in(&self, kind: SessionKind) -> Jar {
+    pub(super) async fn sign_in(&self, kind: SessionKind) -> TestClient {
         let issued = self.tokens.sign_in(sign_in(kind)).await.expect("a session");
         self.store.calls();
-        Jar::of(&issued)
+        TestClient::of(&issued)
     }
 
-    pub(super) async fn browser(&self) -> Jar {
+    pub(super) async fn browser(&self) -> TestClient {
         self.sign_in(SessionKind::Browser).await
     }
 
-    pub(super) async fn renew(&self, jar: &Jar) -> Result<Issued, RefreshError> {
+    pub(super) async fn renew(&self, jar: &TestClient) -> Result<IssuedSession, RefreshError> {
         self.tokens.renew(jar.request(), jar.kind).await
     }
 
     /// Renews, expects that it comes by `event`, and puts the fresh tokens into the jar.
     #[track_caller]
-    pub(super) fn renewed(&self, jar: &mut Jar, event: SessionEvent) -> impl Future<Output = ()> {
+    pub(super) fn renewed(&self, jar: &mut TestClient, event: SessionEvent) -> impl Future<Output = ()> {
         let caller = std::panic::Location::caller();
         async move {
             let issued = self.renew(jar).await.unwrap_or_else(|error| panic!("{caller}: {error}"));
             assert_eq!(issued.renewal.event, event, "{caller}");
-            *jar = Jar::of(&issued);
+            *jar = TestClient::of(&issued);
         }
     }
 
@@ -117,11 +118,11 @@ impl Scene {
     }
 
     /// Moves the clock.
-    pub(super) fn pass(&self, time: Duration) {
+    pub(super) fn advance(&self, time: Duration) {
         self.clock.advance(time);
     }
 
-    pub(super) async fn row(&self, jar: &Jar) -> Session {
+    pub(super) async fn row(&self, jar: &TestClient) -> Session {
         self.store.current().find_session(jar.session).await.expect("an answer").expect("the row")
     }
 
@@ -137,13 +138,13 @@ impl Scene {
         self.tokens.inner.read_access(access_token.expect("an access token")).expect("one of ours")
     }
 
-    pub(super) fn id(&self, jar: &Jar) -> TokenId {
+    pub(super) fn id(&self, jar: &TestClient) -> TokenId {
         self.read(jar.access.as_deref()).id
     }
 }
 
-impl Jar {
-    pub(super) fn of(issued: &Issued) -> Self {
+impl TestClient {
+    pub(super) fn of(issued: &IssuedSession) -> Self {
         Self {
             access: Some(issued.renewal.access_token.clone()),
             refresh: issued.renewal.refresh_token.clone(),
@@ -166,8 +167,12 @@ impl Jar {
     }
 }
 
-pub(super) fn sign_in(kind: SessionKind) -> SignIn<'static> {
-    SignIn { roles: Roles::new(["user"]).expect("a role"), kind, ..SignIn::new(USER, "taro@example.jp") }
+pub(super) fn sign_in(kind: SessionKind) -> SessionRequest<'static> {
+    SessionRequest {
+        roles: Roles::new(["user"]).expect("a role"),
+        kind,
+        ..SessionRequest::new(USER, "taro@example.jp")
+    }
 }
 
 fn key_material(number: u8, clock: &ManualClock) -> KeyMaterial {
@@ -179,14 +184,14 @@ fn ring<'m>(materials: impl IntoIterator<Item = &'m KeyMaterial>) -> KeyRing {
     KeyRing::new(keys.collect(), Duration::ZERO).expect("a ring")
 }
 
-/// Keys of which no [`Scene`] knows.
+/// Keys of which no [`TokensFixture`] knows.
 pub(super) fn foreign_keys(number: u8, clock: &ManualClock) -> KeyRing {
     ring([&key_material(number, clock)])
 }
 
 /// A [`MemoryStore`] that remembers what it was asked, can be held up, and can be down.
 #[derive(Default)]
-pub(super) struct WatchedStore {
+pub(super) struct InstrumentedStore {
     current: Mutex<MemoryStore>,
     calls: Mutex<Vec<&'static str>>,
     rotations: Mutex<Vec<Session>>,
@@ -194,7 +199,7 @@ pub(super) struct WatchedStore {
     down: AtomicBool,
 }
 
-impl WatchedStore {
+impl InstrumentedStore {
     /// The calls since this was asked last.
     pub(super) fn calls(&self) -> Vec<&'static str> {
         std::mem::take(&mut *self.calls.lock().expect("no panic while it is held"))
@@ -235,8 +240,8 @@ impl WatchedStore {
 }
 
 #[async_trait]
-impl SessionStore for WatchedStore {
-    async fn insert_session(&self, new: &NewSession<'_>) -> Result<Inserted, StoreError> {
+impl SessionStore for InstrumentedStore {
+    async fn insert_session(&self, new: &NewSession<'_>) -> Result<InsertOutcome, StoreError> {
         self.asked("insert_session").await?.insert_session(new).await
     }
 
@@ -254,19 +259,23 @@ impl SessionStore for WatchedStore {
         self.asked("find_session").await?.find_session(id).await
     }
 
-    async fn settle(&self, tokens: &[LastingUse]) -> Result<Vec<Session>, StoreError> {
-        self.asked("settle").await?.settle(tokens).await
+    async fn confirm_generation(&self, tokens: &[TokenUse]) -> Result<Vec<Session>, StoreError> {
+        self.asked("settle").await?.confirm_generation(tokens).await
     }
 
     async fn count_replays(&self, counts: &[(SessionId, u64)]) -> Result<(), StoreError> {
         self.asked("count_replays").await?.count_replays(counts).await
     }
 
-    async fn end_session(&self, id: SessionId, ending: &Ending) -> Result<bool, StoreError> {
+    async fn end_session(&self, id: SessionId, ending: &SessionTermination) -> Result<bool, StoreError> {
         self.asked("end_session").await?.end_session(id, ending).await
     }
 
-    async fn end_sessions(&self, which: &Which, ending: &Ending) -> Result<Vec<SessionId>, StoreError> {
+    async fn end_sessions(
+        &self,
+        which: &SessionFilter,
+        ending: &SessionTermination,
+    ) -> Result<Vec<SessionId>, StoreError> {
         self.asked("end_sessions").await?.end_sessions(which, ending).await
     }
 
@@ -276,7 +285,7 @@ impl SessionStore for WatchedStore {
 
     async fn list_sessions(
         &self,
-        which: &Which,
+        which: &SessionFilter,
         live_at: Option<OffsetDateTime>,
         limit: u32,
     ) -> Result<Vec<Session>, StoreError> {
@@ -300,19 +309,19 @@ impl SessionStore for WatchedStore {
         self.asked("purge_sessions").await?.purge_sessions(before, most).await
     }
 
-    async fn store_time(&self) -> Result<OffsetDateTime, StoreError> {
-        self.asked("store_time").await?.store_time().await
+    async fn database_time(&self) -> Result<OffsetDateTime, StoreError> {
+        self.asked("store_time").await?.database_time().await
     }
 }
 
 #[async_trait]
-impl AuditStore for WatchedStore {
+impl AuditStore for InstrumentedStore {
     async fn record(&self, entries: &[AuditEntry]) -> Result<(), StoreError> {
         self.asked("record").await?.record(entries).await
     }
 
-    async fn audit_of(&self, session: SessionId, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
-        self.asked("audit_of").await?.audit_of(session, limit).await
+    async fn session_audit(&self, session: SessionId, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
+        self.asked("audit_of").await?.session_audit(session, limit).await
     }
 
     async fn purge_audit(&self, before: OffsetDateTime, most: u32) -> Result<u64, StoreError> {

@@ -10,19 +10,19 @@ use std::time::Duration;
 
 use super::jwt::AccessToken;
 use super::keys::KeyRing;
-use super::remembered::{Owner, Table};
+use super::token_cache::{CacheId, TokenCache};
 use crate::clock::micros;
 use crate::identity::Identity;
 use crate::models::session::TokenId;
 
 /// What one [`Tokens`](super::token::Tokens) remembers, on each thread by itself.
 #[derive(Debug)]
-pub(super) struct VerifiedTokens(Owner);
+pub(super) struct VerifiedTokenCache(CacheId);
 
 /// A token that is good, and from when on something is to be done about it: worked out once, in
 /// [`micros`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Good {
+pub(super) struct CachedToken {
     pub(super) identity: Identity,
     pub(super) id: TokenId,
     pub(super) generation: u32,
@@ -30,7 +30,7 @@ pub(super) struct Good {
     lasting_after: i64,
 }
 
-impl Good {
+impl CachedToken {
     /// A token that was found good. Renewal starts a tenth of the lifetime before expiry; in use longer
     /// than `grace` after its issue, it is in lasting use.
     pub(super) fn new(token: AccessToken, grace: Duration) -> Self {
@@ -56,33 +56,33 @@ impl Good {
 }
 
 /// What is remembered of a token.
-struct Verified {
+struct CacheEntry {
     text: Box<str>,
-    good: Good,
+    good: CachedToken,
 }
 
-impl VerifiedTokens {
+impl VerifiedTokenCache {
     pub(super) fn new() -> Self {
-        Self(Owner::new())
+        Self(CacheId::new())
     }
 
     /// The token of this text, if it was found good here with these keys, and its time has not run out.
-    pub(super) fn find(&self, text: &str, keys: &KeyRing, now: i64) -> Option<Good> {
+    pub(super) fn find(&self, text: &str, keys: &KeyRing, now: i64) -> Option<CachedToken> {
         TABLE.with_borrow(|table| {
             let fingerprint = table.fingerprint_of_random(signature_end(text)?);
             let known = table.find(self.0, fingerprint, keys, now)?;
-            same_text(&known.text, text).then(|| known.good.clone())
+            constant_time_eq(&known.text, text).then(|| known.good.clone())
         })
     }
 
     /// Remembers a token that has just been found good with these keys.
-    pub(super) fn remember(&self, text: &str, keys: &KeyRing, now: i64, good: &Good) {
+    pub(super) fn remember(&self, text: &str, keys: &KeyRing, now: i64, good: &CachedToken) {
         let Some(end) = signature_end(text) else { return };
         TABLE.with_borrow_mut(|table| {
             let fingerprint = table.fingerprint_of_random(end);
-            let verified = Verified { text: text.into(), good: good.clone() };
+            let verified = CacheEntry { text: text.into(), good: good.clone() };
             let lives = (now, micros(good.identity.expires_at));
-            table.remember(self.0, fingerprint, keys, lives, verified);
+            table.insert(self.0, fingerprint, keys, lives, verified);
         });
     }
 }
@@ -93,13 +93,13 @@ fn signature_end(text: &str) -> Option<u128> {
 }
 
 /// Takes as long wherever two texts of one length differ.
-fn same_text(one: &str, other: &str) -> bool {
+fn constant_time_eq(one: &str, other: &str) -> bool {
     let differ = one.bytes().zip(other.bytes()).fold(0, |differ, (a, b)| differ | (a ^ b));
     one.len() == other.len() && std::hint::black_box(differ) == 0
 }
 
 thread_local! {
-    static TABLE: RefCell<Table<Verified>> = RefCell::new(Table::new(SLOTS));
+    static TABLE: RefCell<TokenCache<CacheEntry>> = RefCell::new(TokenCache::new(SLOTS));
 }
 
 /// How many a thread remembers at most; each takes less than a kilobyte.
@@ -119,7 +119,7 @@ mod tests {
     const GRACE: Duration = Duration::from_secs(60);
     const TEXT: &str = "header.payload.a signature of forty-three characters";
 
-    fn good(now: OffsetDateTime) -> Good {
+    fn good(now: OffsetDateTime) -> CachedToken {
         let identity = Identity {
             subject: "67e55044".into(),
             session: SessionId(uuid::Uuid::from_u128(1)),
@@ -128,7 +128,7 @@ mod tests {
             expires_at: now + LIFETIME,
         };
         let id = TokenId(uuid::Uuid::from_u128(2));
-        Good::new(AccessToken { identity, id, generation: 1, issued_at: now }, GRACE)
+        CachedToken::new(AccessToken { identity, id, generation: 1, issued_at: now }, GRACE)
     }
 
     fn ring() -> KeyRing {
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn what_was_remembered_is_found_until_it_expires() {
-        let (verified, ring, now) = (VerifiedTokens::new(), ring(), ManualClock::default().now());
+        let (verified, ring, now) = (VerifiedTokenCache::new(), ring(), ManualClock::default().now());
         let find = |at| verified.find(TEXT, &ring, micros(at));
         assert_eq!(find(now), None);
         verified.remember(TEXT, &ring, micros(now), &good(now));
@@ -160,19 +160,19 @@ mod tests {
 
     #[test]
     fn other_texts_keys_and_owners_are_unknown() {
-        let (verified, ring, start) = (VerifiedTokens::new(), ring(), ManualClock::default().now());
+        let (verified, ring, start) = (VerifiedTokenCache::new(), ring(), ManualClock::default().now());
         let now = micros(start);
         verified.remember(TEXT, &ring, now, &good(start));
         for other in ["Header.payload.a signature of forty-three characters", &TEXT[1..], "short", ""] {
             assert!(verified.find(other, &ring, now).is_none(), "{other}");
         }
         assert!(verified.find(TEXT, &self::ring(), now).is_none());
-        assert!(VerifiedTokens::new().find(TEXT, &ring, now).is_none());
+        assert!(VerifiedTokenCache::new().find(TEXT, &ring, now).is_none());
     }
 
     #[test]
     fn each_thread_remembers_by_itself() {
-        let (verified, ring, start) = (VerifiedTokens::new(), ring(), ManualClock::default().now());
+        let (verified, ring, start) = (VerifiedTokenCache::new(), ring(), ManualClock::default().now());
         let now = micros(start);
         verified.remember(TEXT, &ring, now, &good(start));
         let elsewhere = std::thread::scope(|scope| {

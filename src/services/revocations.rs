@@ -48,7 +48,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 const LOADED_WITHIN: Duration = Duration::from_secs(8);
 
 /// The sessions that have ended lately.
-pub(crate) struct Ends {
+pub(crate) struct RevocationList {
     ended: ArcSwap<HashMap<SessionId, SessionEnd>>,
     /// Held by writers, so that none undoes another's work.
     writing: Mutex<()>,
@@ -65,7 +65,7 @@ pub(crate) struct Ends {
     overlap: Duration,
 }
 
-impl Ends {
+impl RevocationList {
     pub(crate) fn new(horizon: Duration, grace: Duration) -> Self {
         Self {
             ended: ArcSwap::default(),
@@ -114,10 +114,10 @@ impl Ends {
 
     /// As long as the feed is lost, tells all who watch that nobody can vouch for their sessions. For
     /// ever.
-    pub(crate) async fn tell_when_lost(&self) {
+    pub(crate) async fn notify_when_stale(&self) {
         loop {
             tokio::time::sleep(POLL / 2).await;
-            if self.is_lost() {
+            if self.is_stale() {
                 self.watchers.tell_all(SessionEvent::StoreUnavailable);
             }
         }
@@ -129,7 +129,7 @@ impl Ends {
     }
 
     /// Whether the feed runs and has not been complete for longer than [`LOST_AFTER`].
-    pub(crate) fn is_lost(&self) -> bool {
+    pub(crate) fn is_stale(&self) -> bool {
         match self.complete_until.load(Ordering::Relaxed) {
             0 => false,
             complete => self.started.elapsed() > Duration::from_micros(complete) + LOST_AFTER,
@@ -139,7 +139,7 @@ impl Ends {
     /// Waits until everything is known here that had ended before this was called. However many wait, it
     /// is one look; while the feed is lost nobody is told, so callers bring their own patience. Without a
     /// feed there is nothing to wait for.
-    pub(crate) async fn known_by_now(&self) {
+    pub(crate) async fn sync(&self) {
         let asked = micros(self.started.elapsed());
         loop {
             let looked = self.looked.notified();
@@ -157,13 +157,13 @@ impl Ends {
         &self,
         store: &dyn SessionStore,
         clock: &dyn Clock,
-    ) -> Result<Loaded, StoreError> {
+    ) -> Result<PollResult, StoreError> {
         let since = clock.now() - self.horizon - self.overlap;
         self.load_since(since, LOADED_WITHIN, store, clock).await
     }
 
     /// Follows the store for ever, telling `each` of sessions that have ended.
-    pub(crate) async fn follow(
+    pub(crate) async fn run_poller(
         &self,
         store: &dyn SessionStore,
         clock: &dyn Clock,
@@ -185,7 +185,7 @@ impl Ends {
                 }
             };
             match loaded {
-                Ok(Loaded { found, added }) => {
+                Ok(PollResult { found, added }) => {
                     within = if found > MANY { LOADED_WITHIN } else { LOST_AFTER };
                     last_complete = Some(began);
                     each(&added);
@@ -223,7 +223,7 @@ impl Ends {
         within: Duration,
         store: &dyn SessionStore,
         clock: &dyn Clock,
-    ) -> Result<Loaded, StoreError> {
+    ) -> Result<PollResult, StoreError> {
         let began = micros(self.started.elapsed());
         let answer = tokio::time::timeout(within, store.ended_since(since)).await;
         let ended = answer.map_err(StoreError::unavailable)??;
@@ -231,13 +231,13 @@ impl Ends {
         let added = self.add(ended, clock.now());
         self.complete_until.store(began.max(1), Ordering::Release);
         self.looked.notify_waiters();
-        Ok(Loaded { found, added })
+        Ok(PollResult { found, added })
     }
 }
 
 /// What one look at the store came to.
 #[derive(Debug)]
-pub(crate) struct Loaded {
+pub(crate) struct PollResult {
     /// How many ends it told of.
     found: usize,
     /// The sessions that were not known to have ended.
@@ -256,7 +256,7 @@ mod tests {
     use super::*;
     use crate::clock::ManualClock;
     use crate::models::session::EndReason;
-    use crate::services::scene::{Scene, WatchedStore};
+    use crate::services::test_support::{InstrumentedStore, TokensFixture};
 
     const NOW: OffsetDateTime = datetime!(2026-03-01 12:00 UTC);
     const GRACE: Duration = Duration::from_secs(60);
@@ -269,7 +269,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_added_is_found_and_told_once() {
-        let ends = Ends::new(HORIZON, GRACE);
+        let ends = RevocationList::new(HORIZON, GRACE);
         let (session, end) = ended(1, 5);
         assert_eq!(ends.find(session), None);
         assert_eq!(ends.add([(session, end)], NOW), [session]);
@@ -279,7 +279,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_first_reason_stays() {
-        let ends = Ends::new(HORIZON, GRACE);
+        let ends = RevocationList::new(HORIZON, GRACE);
         let (session, first) = ended(1, 5);
         ends.add([(session, first)], NOW);
         ends.add([(session, SessionEnd { reason: EndReason::LoggedOut, ..first })], NOW);
@@ -288,7 +288,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_end_is_forgotten_when_no_token_can_be_good_any_more() {
-        let ends = Ends::new(HORIZON, GRACE);
+        let ends = RevocationList::new(HORIZON, GRACE);
         let (old, recent) = (ended(1, 0), ended(2, 0));
         ends.add([old], NOW);
         let later = NOW + HORIZON + ends.overlap + Duration::from_secs(1);
@@ -300,11 +300,11 @@ mod tests {
     /// An end is of the time at which its transaction began, and a commit may stall.
     #[tokio::test(start_paused = true)]
     async fn an_end_that_is_committed_very_late_is_found_all_the_same() {
-        let ends = Ends::new(HORIZON, GRACE);
-        let (store, clock) = (WatchedStore::default(), ManualClock::new(NOW));
+        let ends = RevocationList::new(HORIZON, GRACE);
+        let (store, clock) = (InstrumentedStore::default(), ManualClock::new(NOW));
         let late = async {
             tokio::time::sleep(LOAD_ALL / 2).await;
-            let scene = Scene::new();
+            let scene = TokensFixture::new();
             let jar = scene.browser().await;
             let (_, end) = ended(0, 120);
             let row = crate::models::session::Session { end: Some(end), ..scene.row(&jar).await };
@@ -316,7 +316,7 @@ mod tests {
             (overlooked, ends.find(jar.session), end)
         };
         let (overlooked, found, end) = tokio::select! {
-            () = ends.follow(&store, &clock, |_| ()) => unreachable!("it follows for ever"),
+            () = ends.run_poller(&store, &clock, |_| ()) => unreachable!("it follows for ever"),
             found = late => found,
         };
         assert_eq!((overlooked, found), (None, Some(end)));
@@ -324,17 +324,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn whoever_must_know_waits_for_one_look() {
-        let ends = Ends::new(HORIZON, GRACE);
-        ends.known_by_now().await;
-        let (store, clock) = (WatchedStore::default(), ManualClock::new(NOW));
+        let ends = RevocationList::new(HORIZON, GRACE);
+        ends.sync().await;
+        let (store, clock) = (InstrumentedStore::default(), ManualClock::new(NOW));
         ends.load(&store, &clock).await.expect("an answer");
         store.calls();
-        let following = ends.follow(&store, &clock, |_| ());
+        let following = ends.run_poller(&store, &clock, |_| ());
         let waiting = async {
             // After the first look of the feed, which was asked for by nobody.
             tokio::time::sleep(PAUSE / 2).await;
             let began = Instant::now();
-            tokio::join!(ends.known_by_now(), ends.known_by_now(), ends.known_by_now());
+            tokio::join!(ends.sync(), ends.sync(), ends.sync());
             began.elapsed()
         };
         let took = tokio::select! {
@@ -349,28 +349,28 @@ mod tests {
     async fn a_feed_older_than_a_second_is_lost() {
         use crate::services::memory::MemoryStore;
 
-        let ends = Ends::new(HORIZON, GRACE);
-        assert!(!ends.is_lost(), "without a feed there is nothing to lose");
+        let ends = RevocationList::new(HORIZON, GRACE);
+        assert!(!ends.is_stale(), "without a feed there is nothing to lose");
         tokio::time::sleep(Duration::from_secs(5)).await;
         let (store, clock) = (MemoryStore::default(), ManualClock::new(NOW));
         ends.load(&store, &clock).await.expect("an answer");
         tokio::time::sleep(LOST_AFTER).await;
-        assert!(!ends.is_lost());
+        assert!(!ends.is_stale());
         tokio::time::sleep(Duration::from_millis(1)).await;
-        assert!(ends.is_lost());
+        assert!(ends.is_stale());
     }
 
     /// A feed that runs, over a store that tells when it is asked.
-    fn followed(store: &Arc<WatchedStore>) -> (Arc<Ends>, tokio::task::JoinHandle<()>) {
-        let ends = Arc::new(Ends::new(HORIZON, GRACE));
+    fn followed(store: &Arc<InstrumentedStore>) -> (Arc<RevocationList>, tokio::task::JoinHandle<()>) {
+        let ends = Arc::new(RevocationList::new(HORIZON, GRACE));
         let (feed, store) = (Arc::clone(&ends), Arc::clone(store));
-        let following = async move { feed.follow(&*store, &ManualClock::new(NOW), |_| ()).await };
+        let following = async move { feed.run_poller(&*store, &ManualClock::new(NOW), |_| ()).await };
         (ends, tokio::spawn(following))
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_feed_that_is_woken_looks_sooner() {
-        let store = Arc::new(WatchedStore::default());
+        let store = Arc::new(InstrumentedStore::default());
         let (ends, _feed) = followed(&store);
         tokio::time::sleep(POLL / 2).await;
         assert_eq!(store.calls().len(), 1, "at the start");
@@ -388,17 +388,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_look_that_is_never_answered_is_given_up() {
-        let store = Arc::new(WatchedStore::default());
+        let store = Arc::new(InstrumentedStore::default());
         let (ends, _feed) = followed(&store);
         tokio::time::sleep(POLL / 2).await;
         let held = store.hold().await;
         tokio::time::sleep(POLL / 2 + LOST_AFTER - Duration::from_millis(1)).await;
-        assert!(ends.is_lost(), "and said so");
+        assert!(ends.is_stale(), "and said so");
         assert_eq!(store.calls().len(), 2, "the second waits");
         tokio::time::sleep(Duration::from_millis(2)).await;
         assert_eq!(store.calls().len(), 1, "another one, at once");
         drop(held);
         tokio::time::sleep(Duration::from_millis(1)).await;
-        assert!(!ends.is_lost());
+        assert!(!ends.is_stale());
     }
 }

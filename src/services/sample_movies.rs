@@ -6,23 +6,23 @@ use crate::models::movie::MovieDetails;
 
 /// Some sixty well-known films. None has a rating: that is a matter of opinion.
 #[must_use]
-pub fn films() -> Vec<MovieDetails> {
+pub fn sample_movies() -> Vec<MovieDetails> {
     #[expect(clippy::expect_used, reason = "the file is part of the program, and a test reads it")]
-    let films: Vec<Film> = serde_json::from_str(FILMS).expect("films.json holds films");
+    let films: Vec<SampleMovie> = serde_json::from_str(FILMS).expect("films.json holds films");
     films.into_iter().map(MovieDetails::from).collect()
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Film {
+struct SampleMovie {
     title: String,
     year: i32,
     director: String,
     runtime_minutes: i32,
 }
 
-impl From<Film> for MovieDetails {
-    fn from(Film { title, year, director, runtime_minutes }: Film) -> Self {
+impl From<SampleMovie> for MovieDetails {
+    fn from(SampleMovie { title, year, director, runtime_minutes }: SampleMovie) -> Self {
         Self { title, year, director, runtime_minutes: Some(runtime_minutes), rating: None }
     }
 }
@@ -37,7 +37,7 @@ mod tests {
 
     #[test]
     fn films_are_plausible() {
-        let films = films();
+        let films = sample_movies();
         assert!((55..=65).contains(&films.len()), "{}", films.len());
 
         let distinct: HashSet<_> = films.iter().map(|film| (&film.title, film.year)).collect();

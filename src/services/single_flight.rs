@@ -44,12 +44,12 @@ pub(crate) struct Key {
 }
 
 /// Shared renewals with results of type `T`.
-pub(crate) struct Flights<T> {
+pub(crate) struct SingleFlight<T> {
     state: Arc<Mutex<State<T>>>,
 }
 
 /// A passenger's view of a flight.
-pub(crate) enum Boarded<T> {
+pub(crate) enum Outcome<T> {
     /// The flight was started for this request, and this is its result; `None` if it failed.
     Led(Option<T>),
     /// The flight was another request's. Its number tells it from later ones of the same key.
@@ -59,7 +59,7 @@ pub(crate) enum Boarded<T> {
 }
 
 struct State<T> {
-    flights: HashMap<Key, Flight<T>>,
+    flights: HashMap<Key, Call<T>>,
     landed: VecDeque<(OffsetDateTime, u64, Key)>,
     started: u64,
     remembered: Duration,
@@ -68,13 +68,13 @@ struct State<T> {
     got_on_at: Instant,
 }
 
-struct Flight<T> {
+struct Call<T> {
     number: u64,
     landed_at: Option<OffsetDateTime>,
     result: watch::Receiver<Option<Option<T>>>,
 }
 
-impl<T: Clone + Send + Sync + 'static> Flights<T> {
+impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
     /// Results are shared for `remembered` after their flight.
     pub(crate) fn new(remembered: Duration) -> Self {
         let state = State {
@@ -91,7 +91,7 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
     /// Boards the flight for `key`, starting one with `lead` if there is none. `lead` gives `None`
     /// for a failure, which is shared with those on board but not remembered; `now` is asked for the
     /// time at landing.
-    pub(crate) async fn board<F, N>(&self, key: Key, now: N, lead: impl FnOnce() -> F) -> Boarded<T>
+    pub(crate) async fn join<F, N>(&self, key: Key, now: N, lead: impl FnOnce() -> F) -> Outcome<T>
     where
         F: Future<Output = Option<T>> + Send + 'static,
         N: Fn() -> OffsetDateTime + Send + 'static,
@@ -101,15 +101,15 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
             state.forget_old(now());
             match state.flights.get(&key) {
                 Some(flight) => (flight.result.clone(), Some(flight.number)),
-                None if state.is_stuck() => return Boarded::Refused,
+                None if state.is_saturated() => return Outcome::Refused,
                 None => (self.start(&mut state, key, now, lead()), None),
             }
         };
         // The sender is dropped without a result only if the flight panicked.
         let found = result.wait_for(Option::is_some).await.ok().and_then(|found| found.clone()).flatten();
         match shared {
-            Some(number) => Boarded::Shared(found, number),
-            None => Boarded::Led(found),
+            Some(number) => Outcome::Shared(found, number),
+            None => Outcome::Led(found),
         }
     }
 
@@ -146,12 +146,12 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
         state.flying += 1;
         state.started += 1;
         let number = state.started;
-        state.flights.insert(key, Flight { number, landed_at: None, result: receiver.clone() });
-        let landing = Landing { state: Arc::clone(&self.state), key, number };
+        state.flights.insert(key, Call { number, landed_at: None, result: receiver.clone() });
+        let landing = FlightGuard { state: Arc::clone(&self.state), key, number };
         // What it logs names the request that began it.
         tokio::spawn(with_current_context(async move {
             let found = flight.await;
-            landing.land(found.is_some().then(now));
+            landing.complete(found.is_some().then(now));
             sender.send_replace(Some(found));
         }));
         receiver
@@ -163,7 +163,7 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
 }
 
 impl<T> State<T> {
-    fn is_stuck(&self) -> bool {
+    fn is_saturated(&self) -> bool {
         self.flying >= MOST_FLYING || self.flying >= MOST_STUCK && self.got_on_at.elapsed() > STUCK_AFTER
     }
 
@@ -188,14 +188,14 @@ impl<T> State<T> {
 }
 
 /// Marks a flight as landed; one that panics or fails is removed.
-struct Landing<T> {
+struct FlightGuard<T> {
     state: Arc<Mutex<State<T>>>,
     key: Key,
     number: u64,
 }
 
-impl<T> Landing<T> {
-    fn land(self, remembered_from: Option<OffsetDateTime>) {
+impl<T> FlightGuard<T> {
+    fn complete(self, remembered_from: Option<OffsetDateTime>) {
         let Some(landed_at) = remembered_from else { return };
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.got_on_at = Instant::now();
@@ -207,7 +207,7 @@ impl<T> Landing<T> {
     }
 }
 
-impl<T> Drop for Landing<T> {
+impl<T> Drop for FlightGuard<T> {
     fn drop(&mut self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.flying -= 1;
@@ -232,8 +232,8 @@ mod tests {
 
     const KEY: Key = Key { session: SessionId(Uuid::nil()), generation: 1, kind: SessionKind::Browser };
 
-    fn setup() -> (Arc<Flights<u32>>, Arc<ManualClock>) {
-        (Arc::new(Flights::new(REMEMBERED)), Arc::new(ManualClock::default()))
+    fn setup() -> (Arc<SingleFlight<u32>>, Arc<ManualClock>) {
+        (Arc::new(SingleFlight::new(REMEMBERED)), Arc::new(ManualClock::default()))
     }
 
     fn time(clock: &Arc<ManualClock>) -> impl Fn() -> OffsetDateTime + Send + 'static {
@@ -242,30 +242,34 @@ mod tests {
     }
 
     async fn board(
-        flights: &Flights<u32>,
+        flights: &SingleFlight<u32>,
         clock: &Arc<ManualClock>,
         result: Option<u32>,
     ) -> (bool, Option<u32>) {
-        match flights.board(KEY, time(clock), || async move { result }).await {
-            Boarded::Led(found) => (true, found),
-            Boarded::Shared(found, _) => (false, found),
-            Boarded::Refused => panic!("nothing is stuck"),
+        match flights.join(KEY, time(clock), || async move { result }).await {
+            Outcome::Led(found) => (true, found),
+            Outcome::Shared(found, _) => (false, found),
+            Outcome::Refused => panic!("nothing is stuck"),
         }
     }
 
     /// A flight of this generation that lands when it is told to, or fails when the sender is dropped.
-    fn depart(flights: &Flights<u32>, clock: &Arc<ManualClock>, generation: u32) -> oneshot::Sender<u32> {
+    fn depart(
+        flights: &SingleFlight<u32>,
+        clock: &Arc<ManualClock>,
+        generation: u32,
+    ) -> oneshot::Sender<u32> {
         let (land, landing) = oneshot::channel::<u32>();
         let key = Key { generation, ..KEY };
-        let boarding = pin!(flights.board(key, time(clock), move || async move { landing.await.ok() }));
+        let boarding = pin!(flights.join(key, time(clock), move || async move { landing.await.ok() }));
         assert!(boarding.poll(&mut Context::from_waker(Waker::noop())).is_pending());
         land
     }
 
-    async fn is_refused(flights: &Flights<u32>, clock: &Arc<ManualClock>) -> bool {
+    async fn is_refused(flights: &SingleFlight<u32>, clock: &Arc<ManualClock>) -> bool {
         let key = Key { generation: u32::MAX, ..KEY };
-        let boarded = flights.board(key, time(clock), || async { None }).await;
-        matches!(boarded, Boarded::Refused)
+        let boarded = flights.join(key, time(clock), || async { None }).await;
+        matches!(boarded, Outcome::Refused)
     }
 
     #[tokio::test(start_paused = true)]
@@ -323,7 +327,7 @@ mod tests {
         let started = Arc::new(AtomicU32::new(0));
         let (land, landing) = oneshot::channel::<u32>();
         let counter = Arc::clone(&started);
-        let leader = flights.board(KEY, time(&clock), move || {
+        let leader = flights.join(KEY, time(&clock), move || {
             counter.fetch_add(1, Ordering::SeqCst);
             async move { landing.await.ok() }
         });
@@ -331,7 +335,7 @@ mod tests {
         let (led, (follower_led, shared), ()) = tokio::join!(leader, follower, async move {
             land.send(7).expect("the flight is under way");
         });
-        assert!(matches!(led, Boarded::Led(Some(7))));
+        assert!(matches!(led, Outcome::Led(Some(7))));
         assert_eq!((follower_led, shared), (false, Some(7)));
         assert_eq!(started.load(Ordering::SeqCst), 1);
     }
@@ -340,8 +344,7 @@ mod tests {
     async fn a_flight_goes_on_when_its_first_passenger_hangs_up() {
         let (flights, clock) = setup();
         let (land, landing) = oneshot::channel::<u32>();
-        let mut leader =
-            Box::pin(flights.board(KEY, time(&clock), move || async move { landing.await.ok() }));
+        let mut leader = Box::pin(flights.join(KEY, time(&clock), move || async move { landing.await.ok() }));
         // Not futures-util's macro: it has that only with features which the layer alone doesn't ask for.
         let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(leader.as_mut().poll(cx))).await;
         assert!(polled.is_pending());
@@ -378,8 +381,8 @@ mod tests {
     #[tokio::test]
     async fn a_flight_that_panics_fails_and_is_gone() {
         let (flights, clock) = setup();
-        let crashed = flights.board(KEY, time(&clock), || async { panic!("on purpose") }).await;
-        assert!(matches!(crashed, Boarded::Led(None)));
+        let crashed = flights.join(KEY, time(&clock), || async { panic!("on purpose") }).await;
+        assert!(matches!(crashed, Outcome::Led(None)));
         assert_eq!(board(&flights, &clock, Some(2)).await, (true, Some(2)));
     }
 
@@ -396,16 +399,16 @@ mod tests {
         let (flights, clock) = setup();
         board(&flights, &clock, Some(1)).await;
         let key = Key { kind: SessionKind::Client, ..KEY };
-        let client = flights.board(key, time(&clock), || async { Some(2) }).await;
-        assert!(matches!(client, Boarded::Led(Some(2))));
+        let client = flights.join(key, time(&clock), || async { Some(2) }).await;
+        assert!(matches!(client, Outcome::Led(Some(2))));
     }
 
     #[tokio::test]
     async fn forgetting_a_flight_leaves_its_successor_alone() {
         let (flights, clock) = setup();
         board(&flights, &clock, Some(1)).await;
-        let shared = flights.board(KEY, time(&clock), || async { Some(2) }).await;
-        let Boarded::Shared(_, number) = shared else { panic!("it was there") };
+        let shared = flights.join(KEY, time(&clock), || async { Some(2) }).await;
+        let Outcome::Shared(_, number) = shared else { panic!("it was there") };
         flights.forget(KEY, number);
         assert_eq!(board(&flights, &clock, Some(3)).await, (true, Some(3)));
         flights.forget(KEY, number);
@@ -417,7 +420,7 @@ mod tests {
         let (flights, clock) = setup();
         for generation in 0..70_000 {
             let key = Key { generation, ..KEY };
-            flights.board(key, time(&clock), || async { Some(1) }).await;
+            flights.join(key, time(&clock), || async { Some(1) }).await;
         }
         assert!(flights.lock().flights.len() <= MOST_REMEMBERED + 1);
     }

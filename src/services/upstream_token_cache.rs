@@ -10,25 +10,25 @@ use bytes::Bytes;
 use time::OffsetDateTime;
 
 use super::keys::KeyRing;
-use super::remembered::{Owner, Table};
+use super::token_cache::{CacheId, TokenCache};
 use crate::clock::micros;
 use crate::identity::Identity;
 
 /// What one [`Tokens`](super::token::Tokens) remembers, on each thread by itself.
 #[derive(Debug)]
-pub(super) struct MintedTokens(Owner);
+pub(super) struct UpstreamTokenCache(CacheId);
 
 /// A token that was minted, and what for.
-struct Minted {
+struct CacheEntry {
     audience: Box<str>,
     /// All of it, with the expiry of the access token: another access token gets another one.
     identity: Identity,
     bearer: Bytes,
 }
 
-impl MintedTokens {
+impl UpstreamTokenCache {
     pub(super) fn new() -> Self {
-        Self(Owner::new())
+        Self(CacheId::new())
     }
 
     /// What was minted here for this user and audience with these keys, as long as the access token
@@ -60,15 +60,15 @@ impl MintedTokens {
         TABLE.with_borrow_mut(|table| {
             let fingerprint = table.fingerprint((identity.session.0, audience));
             let minted =
-                Minted { audience: audience.into(), identity: identity.clone(), bearer: bearer.clone() };
+                CacheEntry { audience: audience.into(), identity: identity.clone(), bearer: bearer.clone() };
             let lives = (micros(now), micros(identity.expires_at));
-            table.remember(self.0, fingerprint, keys, lives, minted);
+            table.insert(self.0, fingerprint, keys, lives, minted);
         });
     }
 }
 
 thread_local! {
-    static TABLE: RefCell<Table<Minted>> = RefCell::new(Table::new(SLOTS));
+    static TABLE: RefCell<TokenCache<CacheEntry>> = RefCell::new(TokenCache::new(SLOTS));
 }
 
 /// How many a thread remembers at most; each takes about a kilobyte.
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn what_was_minted_is_found_while_the_access_token_lives() {
-        let (minted, ring, now) = (MintedTokens::new(), ring(), ManualClock::default().now());
+        let (minted, ring, now) = (UpstreamTokenCache::new(), ring(), ManualClock::default().now());
         let token = Bytes::from_static(b"Bearer t");
         assert_eq!(minted.find(&ann(now), "films", &ring, now), None);
         minted.remember(&ann(now), "films", &ring, now, &token);
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn whatever_went_into_it_must_be_the_same() {
-        let (minted, ring, now) = (MintedTokens::new(), ring(), ManualClock::default().now());
+        let (minted, ring, now) = (UpstreamTokenCache::new(), ring(), ManualClock::default().now());
         let token = Bytes::from_static(b"Bearer t");
         minted.remember(&ann(now), "films", &ring, now, &token);
         for other in [
@@ -128,12 +128,12 @@ mod tests {
         }
         assert_eq!(minted.find(&ann(now), "books", &ring, now), None);
         assert_eq!(minted.find(&ann(now), "films", &self::ring(), now), None);
-        assert_eq!(MintedTokens::new().find(&ann(now), "films", &ring, now), None);
+        assert_eq!(UpstreamTokenCache::new().find(&ann(now), "films", &ring, now), None);
     }
 
     #[test]
     fn each_thread_remembers_by_itself() {
-        let (minted, ring, now) = (MintedTokens::new(), ring(), ManualClock::default().now());
+        let (minted, ring, now) = (UpstreamTokenCache::new(), ring(), ManualClock::default().now());
         minted.remember(&ann(now), "films", &ring, now, &Bytes::from_static(b"Bearer t"));
         let elsewhere = std::thread::scope(|scope| {
             scope.spawn(|| minted.find(&ann(now), "films", &ring, now)).join().expect("the thread ends")

@@ -8,9 +8,9 @@ use super::keys::KeyRing;
 
 /// One [`Tokens`](super::token::Tokens), whose entries in a thread's tables are its own: settings differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Owner(u64);
+pub(super) struct CacheId(u64);
 
-impl Owner {
+impl CacheId {
     pub(super) fn new() -> Self {
         static OWNERS: AtomicU64 = AtomicU64::new(0);
         Self(OWNERS.fetch_add(1, Ordering::Relaxed))
@@ -19,7 +19,7 @@ impl Owner {
 
 /// A thread's entries. One that would lie where another does takes its place, so it never grows beyond
 /// its slots.
-pub(super) struct Table<T> {
+pub(super) struct TokenCache<T> {
     hasher: RandomState,
     seeds: [u64; 2],
     slots: Vec<Option<Box<Entry<T>>>>,
@@ -27,7 +27,7 @@ pub(super) struct Table<T> {
 }
 
 struct Entry<T> {
-    owner: Owner,
+    owner: CacheId,
     ring: u64,
     fingerprint: u64,
     made_at: i64,
@@ -35,7 +35,7 @@ struct Entry<T> {
     what: T,
 }
 
-impl<T> Table<T> {
+impl<T> TokenCache<T> {
     /// With as many slots. They take no room before something is remembered.
     pub(super) fn new(most: usize) -> Self {
         let hasher = RandomState::new();
@@ -59,7 +59,7 @@ impl<T> Table<T> {
     /// What may be the entry of this key: the caller compares the rest. It was made with these keys, and
     /// its time has not run out; times are in [`micros`](crate::clock::micros). That it was made before
     /// `now` matters: clocks are set back, and then it would be of the future.
-    pub(super) fn find(&self, owner: Owner, fingerprint: u64, keys: &KeyRing, now: i64) -> Option<&T> {
+    pub(super) fn find(&self, owner: CacheId, fingerprint: u64, keys: &KeyRing, now: i64) -> Option<&T> {
         let entry = self.slots.get(self.slot(fingerprint))?.as_ref()?;
         let same = (entry.owner, entry.ring, entry.fingerprint) == (owner, keys.id(), fingerprint);
         let in_time = entry.made_at <= now && now < entry.expires_at;
@@ -67,9 +67,9 @@ impl<T> Table<T> {
     }
 
     /// Remembers what has just been made with these keys, until it expires.
-    pub(super) fn remember(
+    pub(super) fn insert(
         &mut self,
-        owner: Owner,
+        owner: CacheId,
         fingerprint: u64,
         keys: &KeyRing,
         (made_at, expires_at): (i64, i64),

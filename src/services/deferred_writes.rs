@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::identity::ClientInfo;
 use crate::models::audit::AuditEntry;
 use crate::models::session::{SessionId, TokenId};
-use crate::services::store::LastingUse;
+use crate::services::store::TokenUse;
 
 /// How long notes are gathered before they are written.
 pub(crate) const DELAY: Duration = Duration::from_millis(250);
@@ -39,13 +39,13 @@ const ENTRIES_AT_ONCE: usize = 500;
 
 /// Notes that wait to be written.
 #[derive(Debug, Default)]
-pub(crate) struct Notes {
-    waiting: Mutex<Waiting>,
+pub(crate) struct DeferredWrites {
+    waiting: Mutex<Buffer>,
     lost: AtomicU64,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct Buffer {
     batch: Batch,
     /// For the audit.
     entries: Vec<AuditEntry>,
@@ -57,29 +57,29 @@ struct Waiting {
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     /// Which tokens are in lasting use, and who was seen to use each.
-    pub(crate) lasting: HashMap<LastingUse, ClientInfo>,
+    pub(crate) lasting: HashMap<TokenUse, ClientInfo>,
     pub(crate) replays: HashMap<SessionId, u64>,
 }
 
 /// Whether a writer must be started for what was noted.
 #[must_use]
-pub(crate) struct WriterNeeded(pub(crate) bool);
+pub(crate) struct FlushNeeded(pub(crate) bool);
 
-impl Notes {
+impl DeferredWrites {
     /// Notes that a token is in lasting use.
-    pub(crate) fn lasting(&self, seen: LastingUse, client: ClientInfo) -> WriterNeeded {
+    pub(crate) fn record_token_use(&self, seen: TokenUse, client: ClientInfo) -> FlushNeeded {
         self.note(|batch| {
             batch.lasting.entry(seen).or_insert(client);
         })
     }
 
     /// Notes a replay.
-    pub(crate) fn replay(&self, session: SessionId) -> WriterNeeded {
+    pub(crate) fn replay(&self, session: SessionId) -> FlushNeeded {
         self.note(|batch| *batch.replays.entry(session).or_default() += 1)
     }
 
     /// Notes what happened, for the audit.
-    pub(crate) fn entry(&self, entry: AuditEntry) -> WriterNeeded {
+    pub(crate) fn push_audit(&self, entry: AuditEntry) -> FlushNeeded {
         self.note_entries(|entries| entries.push(entry))
     }
 
@@ -91,7 +91,7 @@ impl Notes {
     }
 
     /// Puts entries back that could not be written.
-    pub(crate) fn put_entries_back(&self, mut unwritten: Vec<AuditEntry>) -> WriterNeeded {
+    pub(crate) fn put_entries_back(&self, mut unwritten: Vec<AuditEntry>) -> FlushNeeded {
         self.note_entries(|entries| {
             unwritten.append(entries);
             *entries = unwritten;
@@ -100,15 +100,15 @@ impl Notes {
 
     /// Notes that a refresh token came which names nothing here. Anyone can send as many of them as
     /// they like, so the audit has one in a second; the log has all.
-    pub(crate) fn unknown(&self, entry: AuditEntry) -> WriterNeeded {
+    pub(crate) fn unknown(&self, entry: AuditEntry) -> FlushNeeded {
         let mut waiting = self.lock();
         let now = Instant::now();
         if waiting.unknown_at.is_some_and(|last| now - last < ONE_UNKNOWN_IN) {
-            return WriterNeeded(false);
+            return FlushNeeded(false);
         }
         waiting.unknown_at = Some(now);
         drop(waiting);
-        self.entry(entry)
+        self.push_audit(entry)
     }
 
     /// How often notes were dropped because too many waited.
@@ -124,7 +124,7 @@ impl Notes {
     }
 
     /// Puts notes back that could not be written.
-    pub(crate) fn put_back(&self, batch: Batch) -> WriterNeeded {
+    pub(crate) fn put_back(&self, batch: Batch) -> FlushNeeded {
         self.note(|waiting| {
             waiting.lasting.extend(batch.lasting);
             for (session, count) in batch.replays {
@@ -134,11 +134,11 @@ impl Notes {
     }
 
     /// No writer could be started: the next note asks for one again.
-    pub(crate) fn leave_to_the_next(&self) {
+    pub(crate) fn defer_flush(&self) {
         self.lock().writer_is_due = false;
     }
 
-    fn note(&self, add: impl FnOnce(&mut Batch)) -> WriterNeeded {
+    fn note(&self, add: impl FnOnce(&mut Batch)) -> FlushNeeded {
         let mut waiting = self.lock();
         let batch = &mut waiting.batch;
         if batch.len() < MOST {
@@ -146,21 +146,21 @@ impl Notes {
         } else {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
-        WriterNeeded(!mem::replace(&mut waiting.writer_is_due, true))
+        FlushNeeded(!mem::replace(&mut waiting.writer_is_due, true))
     }
 
     /// Entries have a quota of their own: they must not keep out what finds thieves.
-    fn note_entries(&self, add: impl FnOnce(&mut Vec<AuditEntry>)) -> WriterNeeded {
+    fn note_entries(&self, add: impl FnOnce(&mut Vec<AuditEntry>)) -> FlushNeeded {
         let mut waiting = self.lock();
         let entries = &mut waiting.entries;
         add(entries);
         let beyond = entries.len().saturating_sub(MOST_ENTRIES);
         entries.truncate(MOST_ENTRIES);
         self.lost.fetch_add(beyond as u64, Ordering::Relaxed);
-        WriterNeeded(!mem::replace(&mut waiting.writer_is_due, true))
+        FlushNeeded(!mem::replace(&mut waiting.writer_is_due, true))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Buffer> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -175,7 +175,7 @@ impl Batch {
 ///
 /// Each thread has a table of its own, so that a valid token needs no lock. The table forgets: a
 /// token noted twice is written twice, which changes nothing.
-pub(crate) fn first_seen_here(token: TokenId) -> bool {
+pub(crate) fn first_use_on_thread(token: TokenId) -> bool {
     const SLOTS: usize = 1_024;
     thread_local! {
         static SEEN: RefCell<Vec<u128>> = RefCell::new(vec![0; SLOTS]);
@@ -193,15 +193,15 @@ mod tests {
 
     const SESSION: SessionId = SessionId(Uuid::nil());
 
-    fn lasting(token: u128) -> LastingUse {
-        LastingUse { session: SESSION, generation: 1, token: TokenId(Uuid::from_u128(token)) }
+    fn lasting(token: u128) -> TokenUse {
+        TokenUse { session: SESSION, generation: 1, token: TokenId(Uuid::from_u128(token)) }
     }
 
     #[test]
     fn one_writer_is_started_for_a_batch() {
-        let notes = Notes::default();
-        assert!(notes.lasting(lasting(1), ClientInfo::default()).0);
-        assert!(!notes.lasting(lasting(2), ClientInfo::default()).0);
+        let notes = DeferredWrites::default();
+        assert!(notes.record_token_use(lasting(1), ClientInfo::default()).0);
+        assert!(!notes.record_token_use(lasting(2), ClientInfo::default()).0);
         assert!(!notes.replay(SESSION).0);
         assert_eq!(notes.take().len(), 3);
         assert!(notes.replay(SESSION).0, "the next batch needs a writer again");
@@ -209,9 +209,9 @@ mod tests {
 
     #[test]
     fn what_could_not_be_written_is_kept() {
-        let notes = Notes::default();
+        let notes = DeferredWrites::default();
         let _ = notes.replay(SESSION);
-        let _ = notes.lasting(lasting(1), ClientInfo::default());
+        let _ = notes.record_token_use(lasting(1), ClientInfo::default());
         let batch = notes.take();
         let _ = notes.replay(SESSION);
         let _ = notes.put_back(batch);
@@ -223,10 +223,10 @@ mod tests {
     #[test]
     fn a_thread_notes_a_token_once() {
         let (one, other) = (TokenId(Uuid::from_u128(77)), TokenId(Uuid::from_u128(78)));
-        assert!(first_seen_here(one));
-        assert!(first_seen_here(other));
-        assert!(!first_seen_here(one));
-        let elsewhere = std::thread::spawn(move || first_seen_here(one));
+        assert!(first_use_on_thread(one));
+        assert!(first_use_on_thread(other));
+        assert!(!first_use_on_thread(one));
+        let elsewhere = std::thread::spawn(move || first_use_on_thread(one));
         assert!(elsewhere.join().expect("the thread ends"));
     }
 }
