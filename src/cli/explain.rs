@@ -72,7 +72,7 @@ impl Story {
             AuditEvent::Ended(reason) => Some((reason, entry)),
             _ => None,
         });
-        let over = session.and_then(|session| session.over(now));
+        let over = session.and_then(|session| session.termination(now));
         let reason = over.and_then(|(event, _)| EndReason::from_word(event.as_str()));
         let reason = reason.or(ended.map(|(reason, _)| reason));
         Some(Self {

@@ -164,7 +164,7 @@ impl SessionRow {
     /// The row of `session` as it is at `now`.
     #[must_use]
     pub fn new(session: &Session, now: OffsetDateTime) -> Self {
-        let over = session.over(now);
+        let over = session.termination(now);
         Self {
             id: session.id.to_string(),
             email: session.email.clone(),

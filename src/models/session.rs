@@ -143,23 +143,23 @@ pub struct SessionEnd {
 
 /// One access token, as a row remembers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AccessRef {
+pub struct AccessTokenRef {
     /// Its `jti`.
     pub id: TokenId,
     /// Its `iat`. A JWT's times are whole seconds, so it was issued up to a second later.
     pub issued_at: OffsetDateTime,
 }
 
-impl AccessRef {
+impl AccessTokenRef {
     /// Whether the token was certainly more than `limit` old at `at`.
     #[must_use]
     pub fn older_than(&self, limit: Duration, at: OffsetDateTime) -> bool {
-        at > self.surely_older_after(limit)
+        at > self.older_than_from(limit)
     }
 
     /// The moment after which it is [`older_than`](Self::older_than) that.
     #[must_use]
-    pub fn surely_older_after(&self, limit: Duration) -> OffsetDateTime {
+    pub fn older_than_from(&self, limit: Duration) -> OffsetDateTime {
         // The time of its issue is cut to whole seconds.
         self.issued_at + Duration::from_secs(1) + limit
     }
@@ -187,7 +187,7 @@ pub struct Session {
     /// When the current generation came to be.
     pub rotated_at: OffsetDateTime,
     /// The access token that lay beside the refresh token that asked for the current generation.
-    pub asked_by: Option<AccessRef>,
+    pub asked_by: Option<AccessTokenRef>,
     /// The access token of the current generation that was seen in lasting use.
     pub settled_by: Option<TokenId>,
     /// How often it was rotated.
@@ -213,7 +213,7 @@ impl Session {
 
     /// Why and since when the session is over; `None` while it lives.
     #[must_use]
-    pub fn over(&self, now: OffsetDateTime) -> Option<(SessionEvent, OffsetDateTime)> {
+    pub fn termination(&self, now: OffsetDateTime) -> Option<(SessionEvent, OffsetDateTime)> {
         if let Some(end) = self.end {
             return Some((end.reason.event(), end.at));
         }

@@ -159,7 +159,7 @@ async fn refresh(
     };
     let (user, session) = state.auth.current_session(&issued.renewal.identity).await?;
     // A sign-out, of just now: these cookies would undo it in the browser.
-    if let Some((event, _)) = session.over(state.clock.now()) {
+    if let Some((event, _)) = session.termination(state.clock.now()) {
         return Err(ApiError::Unauthenticated(event));
     }
     state.set(&cookies, &issued.renewal);

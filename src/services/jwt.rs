@@ -22,7 +22,7 @@ use uuid::Uuid;
 use super::keys::{KeyRing, SigningKey};
 use crate::identity::{Identity, Roles};
 use crate::layer::VerifyError;
-use crate::models::session::{AccessRef, Session, SessionId, TokenId};
+use crate::models::session::{AccessTokenRef, Session, SessionId, TokenId};
 
 /// Longer ones are refused unread; ours are under 1 KiB.
 pub const MAX_LENGTH: usize = 4096;
@@ -80,8 +80,8 @@ pub struct AccessToken {
 impl AccessToken {
     /// What a session's row remembers of it.
     #[must_use]
-    pub fn reference(&self) -> AccessRef {
-        AccessRef { id: self.id, issued_at: self.issued_at }
+    pub fn reference(&self) -> AccessTokenRef {
+        AccessTokenRef { id: self.id, issued_at: self.issued_at }
     }
 }
 

@@ -131,7 +131,7 @@ impl SessionStore for MemoryStore {
         limit: u32,
     ) -> Result<Vec<Session>, StoreError> {
         let tables = self.tables();
-        let listed = |session: &&Session| live_at.is_none_or(|now| session.over(now).is_none());
+        let listed = |session: &&Session| live_at.is_none_or(|now| session.termination(now).is_none());
         let named = tables.sessions.values().filter(|session| names(which, session)).filter(listed);
         let mut sessions: Vec<Session> = named.cloned().collect();
         sessions.sort_by_key(|session| std::cmp::Reverse((session.created_at, session.id)));
@@ -386,7 +386,7 @@ impl Tables {
     fn advance(&mut self, rotation: &Rotation<'_>, due: impl Fn(&Session) -> bool) -> Option<Session> {
         let generation = rotation.from.checked_add(1)?;
         let session = self.sessions.get_mut(&rotation.id)?;
-        if session.kind != rotation.kind || session.over(rotation.now).is_some() || !due(session) {
+        if session.kind != rotation.kind || session.termination(rotation.now).is_some() || !due(session) {
             return None;
         }
         session.generation = generation;
@@ -444,7 +444,7 @@ impl Tables {
 
     fn live(&self, user: UserId, now: OffsetDateTime) -> Vec<Session> {
         let of_user = self.sessions.values().filter(|session| session.user_id == user);
-        of_user.filter(|session| session.over(now).is_none()).cloned().collect()
+        of_user.filter(|session| session.termination(now).is_none()).cloned().collect()
     }
 
     fn set_password(&mut self, id: UserId, old: Option<&SecretString>, new: &SecretString) -> bool {
@@ -462,7 +462,7 @@ const MOST_ENTRIES: usize = 10_000;
 
 /// How a session ends that had expired by `by`.
 fn expiry(session: &Session, by: OffsetDateTime) -> Option<SessionTermination> {
-    let (event, at) = session.over(by)?;
+    let (event, at) = session.termination(by)?;
     let reason = EndReason::from_word(event.as_str())?;
     Some(SessionTermination::new(at, reason, ClientInfo::default()))
 }

@@ -48,7 +48,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use crate::identity::SessionEvent;
-use crate::models::session::{AccessRef, Session, SessionId, SessionKind};
+use crate::models::session::{AccessTokenRef, Session, SessionId, SessionKind};
 
 /// A refresh token whose signature holds, and what came with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +67,7 @@ pub struct PresentedToken {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AccompanyingAccessToken {
     /// Which one it is.
-    pub token: AccessRef,
+    pub token: AccessTokenRef,
     /// Its generation.
     pub generation: u32,
 }
@@ -124,7 +124,7 @@ pub fn decide(
     if row.kind != presented.kind {
         return Decision::WrongKind;
     }
-    if let Some((event, since)) = row.over(now) {
+    if let Some((event, since)) = row.termination(now) {
         return Decision::Over { event, since };
     }
     let generation = presented.generation;
@@ -162,7 +162,8 @@ pub fn is_concurrent_use(row: &Session) -> bool {
 /// sent the same one. No access token counts as old, equals itself and differs from any other.
 fn is_divergent_client(row: &Session, presented: &PresentedToken, grace: Duration) -> bool {
     let beside = presented.beside.map(|beside| beside.token);
-    let old = |token: Option<AccessRef>| token.is_none_or(|token| token.older_than(grace, row.rotated_at));
+    let old =
+        |token: Option<AccessTokenRef>| token.is_none_or(|token| token.older_than(grace, row.rotated_at));
     row.kind == SessionKind::Browser
         && row.asked_by.map(|token| token.id) != beside.map(|token| token.id)
         && old(row.asked_by)

@@ -34,7 +34,9 @@ use time::OffsetDateTime;
 use crate::identity::ClientInfo;
 use crate::models::audit::{AuditEntry, AuditEvent};
 use crate::models::movie::{Movie, MovieDetails, MovieId};
-use crate::models::session::{AccessRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId};
+use crate::models::session::{
+    AccessTokenRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId,
+};
 use crate::models::user::{Role, User, UserId};
 
 /// Sessions.
@@ -301,7 +303,7 @@ pub struct Rotation<'a> {
     /// The latest time of the last rotation at which this one is due.
     pub last_rotated_by: OffsetDateTime,
     /// The access token that was presented too.
-    pub asked_by: Option<AccessRef>,
+    pub asked_by: Option<AccessTokenRef>,
     /// The key that signs the next refresh token.
     pub key_number: u8,
     /// When the session expires unless it is renewed again.

@@ -37,7 +37,7 @@ impl CachedToken {
         let expires_at = token.identity.expires_at;
         Self {
             due_at: micros(expires_at - (expires_at - token.issued_at) / 10),
-            lasting_after: micros(token.reference().surely_older_after(grace)),
+            lasting_after: micros(token.reference().older_than_from(grace)),
             identity: token.identity,
             id: token.id,
             generation: token.generation,

@@ -73,7 +73,7 @@ impl Watchers {
         loop {
             let Some(row) = self.read(session, &find).await else { return SessionEvent::UnknownSession };
             let now = clock.now();
-            if let Some((event, _)) = row.over(now) {
+            if let Some((event, _)) = row.termination(now) {
                 return event;
             }
             let early = *early.get_or_insert_with(|| expiry_jitter(&row, now));

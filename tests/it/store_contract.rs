@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use sekisho::backend::db::Stores;
 use sekisho::identity::ClientInfo;
-use sekisho::models::session::{AccessRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId};
+use sekisho::models::session::{
+    AccessTokenRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId,
+};
 use sekisho::models::user::{Role, User, UserId};
 use sekisho::services::store::{InsertOutcome, NewSession, Rotation, SessionTermination};
 use time::OffsetDateTime;
@@ -196,7 +198,7 @@ fn rotation<'a>(session: &Session, client: &'a ClientInfo) -> Rotation<'a> {
         from: session.generation,
         now: NOW + MINUTE,
         last_rotated_by: session.rotated_at,
-        asked_by: Some(AccessRef { id: token(), issued_at: NOW - MINUTE }),
+        asked_by: Some(AccessTokenRef { id: token(), issued_at: NOW - MINUTE }),
         key_number: 2,
         idle_expires_at: NOW + 15 * DAY,
         client,

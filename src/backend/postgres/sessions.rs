@@ -14,7 +14,9 @@ use super::wake_ups::wake_others;
 use super::{PostgresStore, audit, commit, conflict, in_time};
 use crate::identity::{ClientInfo, Roles};
 use crate::models::audit::AuditEntry;
-use crate::models::session::{AccessRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId};
+use crate::models::session::{
+    AccessTokenRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId,
+};
 use crate::models::user::UserId;
 use crate::services::store::{
     InsertOutcome, NewSession, Rotation, SessionFilter, SessionStore, SessionTermination, StoreError,
@@ -345,7 +347,7 @@ impl TryFrom<Row> for Session {
             key_number: row.key_number.try_into().map_err(|_| corrupt("key_number"))?,
             created_at: row.created_at,
             rotated_at: row.rotated_at,
-            asked_by: asked_by.map(|(id, issued_at)| AccessRef { id: TokenId(id), issued_at }),
+            asked_by: asked_by.map(|(id, issued_at)| AccessTokenRef { id: TokenId(id), issued_at }),
             settled_by: row.settled_by.map(TokenId),
             rotations: row.rotations.try_into().map_err(|_| corrupt("rotations"))?,
             replays: row.replays.try_into().map_err(|_| corrupt("replays"))?,

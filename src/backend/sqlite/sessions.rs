@@ -14,7 +14,9 @@ use super::{Durability, SqliteStore, audit, conflict, from_micros, micros};
 use crate::clock::{Clock, SystemClock};
 use crate::identity::{ClientInfo, Roles};
 use crate::models::audit::AuditEntry;
-use crate::models::session::{AccessRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId};
+use crate::models::session::{
+    AccessTokenRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId,
+};
 use crate::models::user::UserId;
 use crate::services::store::{
     InsertOutcome, NewSession, Rotation, SessionFilter, SessionStore, SessionTermination, StoreError,
@@ -305,7 +307,7 @@ async fn end_if_expired(
             continue;
         };
         let session = Session::try_from(row)?;
-        let over = session.over(by).filter(|_| session.end.is_none());
+        let over = session.termination(by).filter(|_| session.end.is_none());
         if let Some((event, at)) = over
             && let Some(reason) = EndReason::from_word(event.as_str())
         {
@@ -410,7 +412,7 @@ impl TryFrom<Row> for Session {
             key_number: row.key_number.try_into().map_err(|_| corrupt("key_number"))?,
             created_at: at(row.created_at, "created_at")?,
             rotated_at: at(row.rotated_at, "rotated_at")?,
-            asked_by: asked_by.map(|(id, issued_at)| AccessRef { id: TokenId(id), issued_at }),
+            asked_by: asked_by.map(|(id, issued_at)| AccessTokenRef { id: TokenId(id), issued_at }),
             settled_by: row.settled_by.map(TokenId),
             rotations: row.rotations.try_into().map_err(|_| corrupt("rotations"))?,
             replays: row.replays.try_into().map_err(|_| corrupt("replays"))?,

@@ -38,11 +38,11 @@ fn row() -> Session {
     }
 }
 
-fn token(id: u128, seconds_ago: u64) -> AccessRef {
-    AccessRef { id: TokenId(Uuid::from_u128(id)), issued_at: ago(seconds_ago) }
+fn token(id: u128, seconds_ago: u64) -> AccessTokenRef {
+    AccessTokenRef { id: TokenId(Uuid::from_u128(id)), issued_at: ago(seconds_ago) }
 }
 
-fn presented(generation: u32, beside: Option<(u32, AccessRef)>) -> PresentedToken {
+fn presented(generation: u32, beside: Option<(u32, AccessTokenRef)>) -> PresentedToken {
     PresentedToken {
         session: row().id,
         generation,
@@ -180,7 +180,7 @@ fn the_last_generation_ends_the_session() {
 }
 
 prop_compose! {
-    fn any_token()(id in 0_u128..4, issued in 0_u64..4_000) -> AccessRef { token(id, issued) }
+    fn any_token()(id in 0_u128..4, issued in 0_u64..4_000) -> AccessTokenRef { token(id, issued) }
 }
 
 prop_compose! {

@@ -7,7 +7,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
-use sekisho::models::session::{AccessRef, Session, SessionKind, TokenId};
+use sekisho::models::session::{AccessTokenRef, Session, SessionKind, TokenId};
 use sekisho::services::rotation::{AccompanyingAccessToken, Decision, PresentedToken, decide};
 use uuid::Uuid;
 
@@ -222,8 +222,8 @@ fn token_id(id: u8) -> TokenId {
     TokenId(Uuid::from_u128(id.into()))
 }
 
-fn reference(token: Token) -> AccessRef {
-    AccessRef { id: token_id(token.id), issued_at: at(i64::from(token.issued) * TICK) }
+fn reference(token: Token) -> AccessTokenRef {
+    AccessTokenRef { id: token_id(token.id), issued_at: at(i64::from(token.issued) * TICK) }
 }
 
 /// How many states there are, or one from which the browser is signed out by the next event.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use sekisho::identity::{ClientInfo, Roles};
 use sekisho::models::audit::{AuditEntry, AuditEvent};
-use sekisho::models::session::{AccessRef, EndReason, Session, SessionId, SessionKind, TokenId};
+use sekisho::models::session::{AccessTokenRef, EndReason, Session, SessionId, SessionKind, TokenId};
 use sekisho::models::user::{Role, User, UserId};
 use sekisho::services::store::SessionTermination;
 use time::OffsetDateTime;
@@ -104,7 +104,7 @@ pub(super) struct Step {
     pub(super) from: u32,
     pub(super) now: OffsetDateTime,
     pub(super) last_rotated_by: OffsetDateTime,
-    pub(super) asked_by: Option<AccessRef>,
+    pub(super) asked_by: Option<AccessTokenRef>,
     pub(super) idle_expires_at: OffsetDateTime,
     pub(super) client: ClientInfo,
 }
@@ -153,7 +153,7 @@ impl Store {
     fn make_way(&mut self, t: i64, new: &New) -> Vec<usize> {
         let New { session, replaces, max_per_user, .. } = new;
         let lives = |row: &Row| {
-            row.session.user_id == session.user_id && row.session.over(session.created_at).is_none()
+            row.session.user_id == session.user_id && row.session.termination(session.created_at).is_none()
         };
         let mut others: Vec<usize> = (0..self.rows.len())
             .filter(|&place| Some(place) != *replaces && lives(&self.rows[place]))
@@ -218,7 +218,7 @@ impl Store {
     fn advance(&mut self, t: i64, step: &Step, due: impl Fn(&Session) -> bool) -> Option<Session> {
         let row = self.rows.get_mut(step.place)?;
         let session = &mut row.session;
-        if session.over(step.now).is_some() || !due(session) {
+        if session.termination(step.now).is_some() || !due(session) {
             return None;
         }
         self.unflushed.push(Unflushed { at: t, place: step.place, before: session.clone(), entry: None });
@@ -306,7 +306,7 @@ impl Store {
         let mut ended = Vec::new();
         for place in 0..self.rows.len() {
             let before = self.rows[place].session.clone();
-            let Some((event, at)) = before.over(by).filter(|_| before.end.is_none()) else { continue };
+            let Some((event, at)) = before.termination(by).filter(|_| before.end.is_none()) else { continue };
             let reason = EndReason::from_word(event.as_str()).expect("an end");
             self.end(t, place, &SessionTermination::new(at, reason, ClientInfo::default()));
             self.unflushed.push(Unflushed { at: t, place, before, entry: Some(self.audit.len() - 1) });

@@ -5,7 +5,7 @@ use proptest::test_runner::{Config, TestError, TestRunner};
 use sekisho::backend::db::Stores;
 use sekisho::identity::ClientInfo;
 use sekisho::models::audit::AuditEntry;
-use sekisho::models::session::{AccessRef, EndReason, SessionId, SessionKind, TokenId};
+use sekisho::models::session::{AccessTokenRef, EndReason, SessionId, SessionKind, TokenId};
 use sekisho::models::user::Role;
 use sekisho::services::store::{
     InsertOutcome, NewSession, PasswordChange, Rotation, SessionFilter, SessionTermination, TokenUse,
@@ -216,7 +216,7 @@ impl Twins {
         New { session, password: password.map(|nth| self.password(user, nth)), replaces, max_per_user }
     }
 
-    fn step(&self, session: usize, from: u32, ms: i64, asked_by: Option<AccessRef>) -> Step {
+    fn step(&self, session: usize, from: u32, ms: i64, asked_by: Option<AccessTokenRef>) -> Step {
         let place = self.place(session);
         Step {
             place,
@@ -248,8 +248,8 @@ fn client(nth: usize) -> ClientInfo {
     ClientInfo { address: None, user_agent: Some(format!("Agent/{nth}")), request_id: Some(nth.to_string()) }
 }
 
-fn token_at(id: u128, ms: i64) -> AccessRef {
-    AccessRef { id: TokenId(Uuid::from_u128(id)), issued_at: at(ms) }
+fn token_at(id: u128, ms: i64) -> AccessTokenRef {
+    AccessTokenRef { id: TokenId(Uuid::from_u128(id)), issued_at: at(ms) }
 }
 
 fn rotation(step: &Step) -> Rotation<'_> {

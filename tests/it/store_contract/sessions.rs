@@ -48,7 +48,7 @@ pub(super) async fn a_session_comes_back_as_it_was(stores: &Stores) {
         roles: Roles::new(["user", "editor"]).unwrap(),
         generation: u32::MAX,
         key_number: u8::MAX,
-        asked_by: Some(AccessRef { id: token(), issued_at: datetime!(2026-01-01 12:00 UTC) }),
+        asked_by: Some(AccessTokenRef { id: token(), issued_at: datetime!(2026-01-01 12:00 UTC) }),
         settled_by: Some(token()),
         rotations: 1 << 40,
         replays: 1 << 41,

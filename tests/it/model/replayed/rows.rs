@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use sekisho::identity::ClientInfo;
 use sekisho::models::audit::{AuditEntry, AuditEvent};
-use sekisho::models::session::{AccessRef, EndReason, Session, SessionEnd, SessionId, TokenId};
+use sekisho::models::session::{AccessTokenRef, EndReason, Session, SessionEnd, SessionId, TokenId};
 use sekisho::services::store::{AuditStore, NewSession, SessionFilter, SessionStore};
 use time::OffsetDateTime;
 
@@ -91,7 +91,8 @@ impl Product {
     pub(super) fn compare_row(&self, model: &Session, place: usize) -> Result<(), Difference> {
         let product = now(self.store.find_session(self.sessions[place])).unwrap().unwrap();
         let named = |id: TokenId| self.ids.get(&id).copied();
-        let asked_by = product.asked_by.and_then(|token| Some(AccessRef { id: named(token.id)?, ..token }));
+        let asked_by =
+            product.asked_by.and_then(|token| Some(AccessTokenRef { id: named(token.id)?, ..token }));
         let product = Session {
             id: model.id,
             email: model.email.clone(),

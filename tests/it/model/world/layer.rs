@@ -111,7 +111,7 @@ impl World<'_> {
         let (row, now) = (&self.store.rows[cookies.session], at(self.clock(ask)));
         // A replica whose clock is behind may renew what this one saw expire.
         let expired = event == SessionEvent::IdleExpired && row.expiry_before <= now;
-        let lives = row.session.over(now).is_none() && !expired;
+        let lives = row.session.termination(now).is_none() && !expired;
         let reason = row.session.end.map(|end| end.reason.event());
         if lives && self.asking[ask].who != self.thief() {
             self.break_with(|| {

@@ -18,7 +18,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use sekisho::identity::{ClientInfo, SessionEvent};
-use sekisho::models::session::{AccessRef, EndReason, Session, TokenId};
+use sekisho::models::session::{AccessTokenRef, EndReason, Session, TokenId};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -55,8 +55,8 @@ pub(super) struct Access {
 }
 
 impl Access {
-    pub(super) fn reference(self) -> AccessRef {
-        AccessRef { id: TokenId(Uuid::from_u128(self.id)), issued_at: at(self.issued * 1_000) }
+    pub(super) fn reference(self) -> AccessTokenRef {
+        AccessTokenRef { id: TokenId(Uuid::from_u128(self.id)), issued_at: at(self.issued * 1_000) }
     }
 }
 

@@ -103,7 +103,7 @@ impl World<'_> {
         let password = |user: UserId| {
             (0..USERS).find(|&number| user_id(number) == user).map(|number| self.store.passwords[number])
         };
-        let lives = |row: &Row| row.ended.is_none() && row.session.over(at(self.now)).is_none();
+        let lives = |row: &Row| row.ended.is_none() && row.session.termination(at(self.now)).is_none();
         let stale = |row: &Row| lives(row) && Some(row.password) != password(row.session.user_id);
         if let Some(place) = self.store.rows.iter().position(stale) {
             self.break_with(|| format!("session {place} lives on a password that was changed"));
