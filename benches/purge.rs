@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use sekisho::backend::db::{self, Options, Stores};
+use sekisho::backend::db::{self, DatabaseOptions, Stores};
 use sekisho::clock::{Clock, SystemClock};
 use sekisho::identity::ClientInfo;
 use sekisho::layer::RefreshRequest;
@@ -56,7 +56,7 @@ async fn main() {
 }
 
 async fn migrated(url: &str) -> Stores {
-    let stores = db::open(url, &Options::default()).await.unwrap();
+    let stores = db::open(url, &DatabaseOptions::default()).await.unwrap();
     stores.migrate().await.unwrap();
     stores
 }

@@ -15,7 +15,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sekisho::backend::db::{self, Options, Stores};
+use sekisho::backend::db::{self, DatabaseOptions, Stores};
 use sekisho::clock::{Clock, SystemClock};
 use sekisho::identity::{ClientInfo, Roles, SessionEvent};
 use sekisho::layer::RefreshRequest;
@@ -52,7 +52,8 @@ async fn sqlite() {
     // Not in /tmp, which may be memory.
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = directory.path().join("sekisho.db");
-    let stores = db::open(&format!("sqlite://{}", path.display()), &Options::default()).await.unwrap();
+    let stores =
+        db::open(&format!("sqlite://{}", path.display()), &DatabaseOptions::default()).await.unwrap();
     stores.migrate().await.unwrap();
     let (mut ours, mut bare, mut flushed) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
@@ -69,7 +70,8 @@ async fn sqlite() {
     stores.close().await;
 
     let path = directory.path().join("one.db");
-    let stores = db::open(&format!("sqlite://{}", path.display()), &Options::default()).await.unwrap();
+    let stores =
+        db::open(&format!("sqlite://{}", path.display()), &DatabaseOptions::default()).await.unwrap();
     stores.migrate().await.unwrap();
     let size = |when: &str| {
         let bytes = ["one.db", "one.db-wal"]
@@ -87,7 +89,7 @@ async fn sqlite() {
 
 async fn postgres(server: &str) {
     let url = fresh_database(server).await;
-    let options = Options::default();
+    let options = DatabaseOptions::default();
     let relaxed = options.max_connections / 2;
     let stores = db::open(&url, &options).await.unwrap();
     stores.migrate().await.unwrap();

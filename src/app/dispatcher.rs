@@ -152,7 +152,7 @@ impl DispatcherInner {
             Ok(route) => route,
             Err(bad_path) => return Destination::Nowhere(bad_path.into()),
         };
-        if let Some((_, number)) = self.own_paths.iter().find(|(own, _)| own.covers(uri.path())) {
+        if let Some((_, number)) = self.own_paths.iter().find(|(own, _)| own.matches(uri.path())) {
             return Destination::Here(&self.own, *number);
         }
         match (route, &self.otherwise) {

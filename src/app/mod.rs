@@ -38,7 +38,7 @@ use self::request_recorder::RecorderConfig;
 use self::shared_runtime::SharedRuntime;
 use self::stack::{ReloadableConfig, StackBuilder};
 use self::upstream_tokens::UpstreamTokenIssuer;
-use crate::backend::config::{self, Builtin, Config, IdentityPreset, Place, RouteIdentity};
+use crate::backend::config::{self, BuiltinRoutes, Config, IdentityPreset, RouteIdentity, ValueSource};
 use crate::backend::db::Stores;
 use crate::clock::Clock;
 use crate::identity::Identity;
@@ -122,7 +122,7 @@ pub enum AppError {
     #[error("the route {place}: {source}")]
     Route {
         /// Where the route stands that is at fault.
-        place: Place,
+        place: ValueSource,
         /// What is wrong with it.
         source: Box<RouteError>,
     },
@@ -229,7 +229,7 @@ fn recorder_config(parts: &AppDependencies<'_>, meters: Arc<Meters>) -> Recorder
 }
 
 fn builtin_paths(server: &config::Server, meters: &Meters) -> Vec<(config::PathPrefix, u32)> {
-    let counted = |builtin: &Builtin| {
+    let counted = |builtin: &BuiltinRoutes| {
         let number = meters.route(&format!("own:{}", builtin.as_str()));
         server.paths_of(*builtin).into_iter().map(move |path| (path, number))
     };
@@ -258,19 +258,19 @@ fn builtin_router(
     let signed_in = ServiceBuilder::new().layer(session).layer(layer_fn(CatchPanic));
     let prefix = server.auth_prefix.as_str();
     let mut api = OpenApiRouter::new();
-    if server.has(Builtin::Auth) {
+    if server.has(BuiltinRoutes::Auth) {
         let auth = auth::public().merge(auth::signed_in().layer(signed_in.clone()));
         api = api.merge(OpenApiRouter::new().nest(prefix, auth.with_state(state.clone())));
         api = api.merge(jwks::router().with_state(tokens));
     }
-    if server.has(Builtin::Token) {
+    if server.has(BuiltinRoutes::Token) {
         api = api.merge(token::router().with_state(state));
     }
-    if server.has(Builtin::Movies) {
+    if server.has(BuiltinRoutes::Movies) {
         api = api.merge(movies::router().with_state(movies).layer(signed_in));
     }
     let (mut router, description) = api.split_for_parts();
-    if server.has(Builtin::Docs) {
+    if server.has(BuiltinRoutes::Docs) {
         router = router.merge(docs::router(docs::openapi(description)));
     }
     // Around the fallbacks too. Where pages say more, that stands.
@@ -351,7 +351,7 @@ fn routes(
     Routes::rebuild_from(specs, previous).map_err(|source| {
         let at_fault = config.routes.iter().find(|route| route.path.as_str() == source.path());
         AppError::Route {
-            place: at_fault.map_or(Place::BuiltIn, |route| route.place.clone()),
+            place: at_fault.map_or(ValueSource::BuiltIn, |route| route.place.clone()),
             source: source.into(),
         }
     })

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use sqlx::migrate::{AppliedMigration, MigrateError, Migrator};
 
 pub use self::file::{check_owner, sqlite_path};
-use super::measured::Measured;
+use super::instrumented::InstrumentedStore;
 use crate::services::memory::MemoryStore;
 use crate::services::store::{MovieStore, SessionStore, SettingStore, UserStore};
 
@@ -36,7 +36,7 @@ use crate::services::store::{MovieStore, SessionStore, SettingStore, UserStore};
 /// # Errors
 ///
 /// When the address is none of these, or the database can't be opened.
-pub async fn open(url: &str, options: &Options) -> Result<Stores, DbError> {
+pub async fn open(url: &str, options: &DatabaseOptions) -> Result<Stores, DbError> {
     match url.split_once(':').map(|(scheme, _)| scheme) {
         Some("sqlite") => open_sqlite(url).await,
         Some("postgres" | "postgresql") => open_postgres(url, options).await,
@@ -47,14 +47,14 @@ pub async fn open(url: &str, options: &Options) -> Result<Stores, DbError> {
 /// How to use the database.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Options {
+pub struct DatabaseOptions {
     /// How many connections to PostgreSQL at most, and at least two: half of them for what waits for
     /// the disk and for reading, half for renewals. Who follows what other replicas end has two more.
     /// (SQLite has one to write and a few to read.)
     pub max_connections: u32,
 }
 
-impl Options {
+impl DatabaseOptions {
     /// With at most so many connections to PostgreSQL.
     #[must_use]
     pub fn with_max_connections(max_connections: u32) -> Self {
@@ -62,7 +62,7 @@ impl Options {
     }
 }
 
-impl Default for Options {
+impl Default for DatabaseOptions {
     fn default() -> Self {
         Self { max_connections: 12 }
     }
@@ -79,7 +79,7 @@ pub struct Stores {
     pub movies: Arc<dyn MovieStore>,
     /// Settings.
     pub settings: Arc<dyn SettingStore>,
-    engine: Arc<dyn Engine>,
+    engine: Arc<dyn Database>,
 }
 
 impl Stores {
@@ -93,9 +93,9 @@ impl Stores {
     #[must_use]
     pub fn measured(self) -> Self {
         Self {
-            sessions: Arc::new(Measured(self.sessions)),
-            users: Arc::new(Measured(self.users)),
-            movies: Arc::new(Measured(self.movies)),
+            sessions: Arc::new(InstrumentedStore(self.sessions)),
+            users: Arc::new(InstrumentedStore(self.users)),
+            movies: Arc::new(InstrumentedStore(self.movies)),
             ..self
         }
     }
@@ -113,7 +113,7 @@ impl Stores {
     ///
     /// [`DbError::Newer`] if the database has had migrations that this program does not know,
     /// [`DbError::Changed`] if one was another then, [`DbError::Migrate`] if it does not answer.
-    pub async fn pending(&self) -> Result<Vec<Pending>, DbError> {
+    pub async fn pending(&self) -> Result<Vec<PendingMigration>, DbError> {
         let applied = self.engine.applied().await.map_err(|error| self.failed(error))?;
         compare(&self.engine.migrator(), &applied)
     }
@@ -124,7 +124,7 @@ impl Stores {
     /// # Errors
     ///
     /// As [`pending`](Self::pending), and when a migration fails.
-    pub async fn migrate(&self) -> Result<Vec<Pending>, DbError> {
+    pub async fn migrate(&self) -> Result<Vec<PendingMigration>, DbError> {
         let pending = self.pending().await?;
         if !pending.is_empty() {
             self.engine.migrate().await.map_err(|error| self.failed(error))?;
@@ -134,8 +134,8 @@ impl Stores {
 
     /// Calls `wake` when another process has ended sessions, for ever; where no database tells, it
     /// returns at once. A call may come late or never: whoever must know asks.
-    pub async fn wake_ups(&self, wake: impl Fn() + Send + Sync + 'static) {
-        self.engine.wake_ups(Box::new(wake)).await;
+    pub async fn listen_for_revocations(&self, wake: impl Fn() + Send + Sync + 'static) {
+        self.engine.listen_for_revocations(Box::new(wake)).await;
     }
 
     /// Closes the database once nothing uses it any more. The stores are of no use afterwards.
@@ -145,7 +145,7 @@ impl Stores {
 
     fn over<S>(store: S) -> Self
     where
-        S: SessionStore + UserStore + MovieStore + SettingStore + Engine,
+        S: SessionStore + UserStore + MovieStore + SettingStore + Database,
     {
         let store = Arc::new(store);
         Self {
@@ -174,14 +174,14 @@ impl fmt::Debug for Stores {
 
 /// A migration that the database has not had yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pending {
+pub struct PendingMigration {
     /// Its number.
     pub number: i64,
     /// What it is about.
     pub name: String,
 }
 
-impl fmt::Display for Pending {
+impl fmt::Display for PendingMigration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:04} {}", self.number, self.name)
     }
@@ -248,22 +248,22 @@ impl DbError {
 
 /// What [`Stores`] needs of a database beside its stores.
 #[async_trait]
-trait Engine: Send + Sync + 'static {
+trait Database: Send + Sync + 'static {
     fn is_embedded(&self) -> bool;
     fn migrator(&self) -> Migrator;
     async fn applied(&self) -> Result<Vec<AppliedMigration>, MigrateError>;
     async fn migrate(&self) -> Result<(), MigrateError>;
-    async fn wake_ups(&self, _wake: Wake) {}
+    async fn listen_for_revocations(&self, _wake: Wake) {}
     async fn close(&self);
 }
 
 type Wake = Box<dyn Fn() + Send + Sync>;
 
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
-macro_rules! engine {
+macro_rules! database {
     ($store:ty, embedded: $embedded:literal $(, $($more:tt)*)?) => {
         #[async_trait]
-        impl Engine for $store {
+        impl Database for $store {
             fn is_embedded(&self) -> bool {
                 $embedded
             }
@@ -290,15 +290,15 @@ macro_rules! engine {
 }
 
 #[cfg(feature = "sqlite")]
-engine!(super::sqlite::SqliteStore, embedded: true);
+database!(super::sqlite::SqliteStore, embedded: true);
 
 #[cfg(feature = "postgres")]
-engine!(super::postgres::PostgresStore, embedded: false, async fn wake_ups(&self, wake: Wake) {
-    self.wake_ups(wake).await;
+database!(super::postgres::PostgresStore, embedded: false, async fn listen_for_revocations(&self, wake: Wake) {
+    self.listen_for_revocations(wake).await;
 });
 
 #[async_trait]
-impl Engine for MemoryStore {
+impl Database for MemoryStore {
     fn is_embedded(&self) -> bool {
         true
     }
@@ -332,7 +332,7 @@ async fn open_sqlite(_url: &str) -> Result<Stores, DbError> {
 }
 
 #[cfg(feature = "postgres")]
-async fn open_postgres(url: &str, options: &Options) -> Result<Stores, DbError> {
+async fn open_postgres(url: &str, options: &DatabaseOptions) -> Result<Stores, DbError> {
     use sqlx::postgres::PgConnectOptions;
 
     let address: PgConnectOptions = url.parse().map_err(|_: sqlx::Error| DbError::Address)?;
@@ -347,11 +347,11 @@ async fn open_postgres(url: &str, options: &Options) -> Result<Stores, DbError> 
 }
 
 #[cfg(not(feature = "postgres"))]
-async fn open_postgres(_url: &str, _options: &Options) -> Result<Stores, DbError> {
+async fn open_postgres(_url: &str, _options: &DatabaseOptions) -> Result<Stores, DbError> {
     Err(DbError::NotBuilt("postgres"))
 }
 
-fn compare(known: &Migrator, applied: &[AppliedMigration]) -> Result<Vec<Pending>, DbError> {
+fn compare(known: &Migrator, applied: &[AppliedMigration]) -> Result<Vec<PendingMigration>, DbError> {
     for done in applied {
         let ours = known.iter().find(|migration| migration.version == done.version);
         let ours = ours.ok_or_else(|| newer(known, done.version))?;
@@ -361,7 +361,9 @@ fn compare(known: &Migrator, applied: &[AppliedMigration]) -> Result<Vec<Pending
     }
     let had = |number| applied.iter().any(|done| done.version == number);
     let pending = known.iter().filter(|migration| !had(migration.version));
-    Ok(pending.map(|step| Pending { number: step.version, name: step.description.to_string() }).collect())
+    Ok(pending
+        .map(|step| PendingMigration { number: step.version, name: step.description.to_string() })
+        .collect())
 }
 
 fn newer(known: &Migrator, found: i64) -> DbError {

@@ -175,7 +175,7 @@ pub fn list(dir: &Path) -> Result<Vec<KeyMaterial>, KeyFileError> {
 
 /// Reads the folder again every ten seconds, and sooner when a token names an unknown key. A folder
 /// that can't be read leaves the keys as they are.
-pub async fn watch(dir: PathBuf, activation: Duration, keys: Arc<SharedKeys>) {
+pub async fn watch_dir(dir: PathBuf, activation: Duration, keys: Arc<SharedKeys>) {
     loop {
         let read = Instant::now();
         tokio::select! {
@@ -470,7 +470,7 @@ mod tests {
         let (_parent, dir) = folder();
         init(&dir, Algorithm::Hs256, NOW).expect("made");
         let keys = Arc::new(SharedKeys::new(load(&dir, ACTIVATION).expect("readable")));
-        tokio::spawn(watch(dir.clone(), ACTIVATION, Arc::clone(&keys)));
+        tokio::spawn(watch_dir(dir.clone(), ACTIVATION, Arc::clone(&keys)));
         tokio::task::yield_now().await;
         rotate(&dir, Algorithm::Hs256, NOW).expect("added");
         tokio::time::sleep(REREAD + Duration::from_millis(1)).await;

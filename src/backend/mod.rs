@@ -2,8 +2,8 @@
 
 pub mod config;
 pub mod db;
+mod instrumented;
 pub mod key_files;
-mod measured;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 pub mod secret;

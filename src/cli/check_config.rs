@@ -5,11 +5,11 @@ use std::sync::Arc;
 use super::error::CliError;
 use super::{output, start};
 use crate::app;
-use crate::backend::config::Loaded;
+use crate::backend::config::LoadedConfig;
 use crate::clock::SystemClock;
 
 /// Says which configuration was read and that it is good.
-pub(super) fn run(loaded: &Loaded) -> Result<(), CliError> {
+pub(super) fn run(loaded: &LoadedConfig) -> Result<(), CliError> {
     app::check_routes(&loaded.config).map_err(CliError::misconfigured)?;
     start::certificate(&loaded.config, Arc::new(SystemClock))?;
     let mut lines = vec![match &loaded.file {

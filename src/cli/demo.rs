@@ -10,7 +10,7 @@ use super::output;
 use super::serve::serve;
 use super::start::{self, block_on};
 use crate::app::Sample;
-use crate::backend::config::{Config, Listen, Sources};
+use crate::backend::config::{Config, ListenAddr, Sources};
 use crate::backend::db::Stores;
 use crate::models::user::Role;
 use crate::services::sample_movies::sample_movies;
@@ -22,7 +22,7 @@ use crate::services::users::{NewUser, UserError};
 pub struct DemoArgs {
     /// Listen on this address
     #[arg(long, value_name = "HOST:PORT", default_value = "localhost:8080")]
-    pub listen: Listen,
+    pub listen: ListenAddr,
 }
 
 impl DemoArgs {

@@ -5,7 +5,7 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use super::error::CliError;
-use crate::backend::config::{Config, Listen};
+use crate::backend::config::{Config, ListenAddr};
 
 /// Asks `/readyz` on `admin.listen`; an error unless the answer is 200.
 pub(super) fn run(config: &Config) -> Result<(), CliError> {
@@ -24,7 +24,7 @@ pub(super) fn run(config: &Config) -> Result<(), CliError> {
 }
 
 /// The first line of the answer.
-fn ask(listen: &Listen) -> io::Result<String> {
+fn ask(listen: &ListenAddr) -> io::Result<String> {
     let mut stream = connect(listen)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
@@ -36,7 +36,7 @@ fn ask(listen: &Listen) -> io::Result<String> {
 }
 
 /// Connects to the listener from this machine: one that listens everywhere is on loopback too.
-fn connect(listen: &Listen) -> io::Result<TcpStream> {
+fn connect(listen: &ListenAddr) -> io::Result<TcpStream> {
     let host = match listen.ip() {
         Some(ip) if ip.is_unspecified() && ip.is_ipv4() => "127.0.0.1",
         Some(ip) if ip.is_unspecified() => "::1",

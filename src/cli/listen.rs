@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use tokio::net::{TcpListener, TcpSocket, lookup_host};
 
 use super::error::CliError;
-use crate::backend::config::{Config, Listen, Origin};
+use crate::backend::config::{Config, ListenAddr, Origin};
 
 /// One for each face.
 pub(super) struct Listeners {
@@ -47,7 +47,7 @@ pub(super) fn local(listener: &TcpListener) -> Result<SocketAddr, CliError> {
     listener.local_addr().map_err(|error| CliError::failed("can't tell the listener's address", error))
 }
 
-async fn bind(key: &str, listen: &Listen, reuse_port: bool) -> Result<TcpListener, CliError> {
+async fn bind(key: &str, listen: &ListenAddr, reuse_port: bool) -> Result<TcpListener, CliError> {
     let failed = |error: io::Error| {
         if error.kind() == io::ErrorKind::AddrInUse {
             return CliError::Refused(format!(

@@ -29,7 +29,7 @@ use clap::{Parser, Subcommand};
 
 pub use self::error::{CliError, Exit};
 use self::start::block_on;
-use crate::backend::config::{Config, Loaded, Sources};
+use crate::backend::config::{Config, LoadedConfig, Sources};
 
 /// A gateway that keeps browser users signed in.
 #[derive(Debug, Parser)]
@@ -98,8 +98,8 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
     }
 }
 
-fn load(file: Option<PathBuf>) -> Result<Loaded, CliError> {
-    Ok(Config::load(&Sources::of_process(file)?)?)
+fn load(file: Option<PathBuf>) -> Result<LoadedConfig, CliError> {
+    Ok(Config::load(&Sources::from_env(file)?)?)
 }
 
 const EXAMPLES: &str = "\

@@ -20,7 +20,7 @@ use super::error::{CliError, with_causes};
 use super::stop::listen_for;
 use super::{start, systemd};
 use crate::app::{App, PreparedReload};
-use crate::backend::config::{Config, Loaded, Snapshot, Sources};
+use crate::backend::config::{Config, ContentHash, LoadedConfig, Sources};
 use crate::clock::Clock;
 use crate::server::{Certificate, ServerLimits, WorkerThreads};
 use crate::services::keys::SharedKeys;
@@ -30,7 +30,7 @@ pub(super) struct Occasions {
     sources: Sources,
     hangup: Signal,
     /// What the files said when they were last read.
-    read: Snapshot,
+    read: ContentHash,
 }
 
 impl Occasions {
@@ -57,7 +57,7 @@ impl Occasions {
 
 /// Waits until the files say something else, and said so a moment ago too: a file that is being written
 /// isn't read half.
-async fn changed(sources: &Sources, read: Snapshot) {
+async fn changed(sources: &Sources, read: ContentHash) {
     let mut before = read;
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
@@ -69,7 +69,7 @@ async fn changed(sources: &Sources, read: Snapshot) {
     }
 }
 
-async fn snapshot(sources: &Sources) -> Snapshot {
+async fn snapshot(sources: &Sources) -> ContentHash {
     let sources = sources.clone();
     // A panic or a runtime that goes away: there is nothing to compare.
     spawn_blocking(move || sources.snapshot()).await.unwrap_or_default()
@@ -174,8 +174,8 @@ impl Reloader<'_> {
         renewed.map(drop).map_err(|fault| tls.invalid(fault.is_of_key(), fault.to_string()).into())
     }
 
-    fn apply(&mut self, loaded: &Loaded, change: PreparedReload) {
-        let Loaded { config, warnings, .. } = loaded;
+    fn apply(&mut self, loaded: &LoadedConfig, change: PreparedReload) {
+        let LoadedConfig { config, warnings, .. } = loaded;
         for warning in warnings {
             tracing::warn!("{warning}");
         }

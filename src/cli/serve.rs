@@ -17,7 +17,7 @@ use super::start::{self, block_on};
 use super::stop::{Beside, Told, serve_until};
 use super::systemd;
 use crate::app::{App, AppDependencies, Sample};
-use crate::backend::config::{Config, KeySource, Listen, Origin, Registration, Sources};
+use crate::backend::config::{Config, KeySource, ListenAddr, Origin, Registration, Sources};
 use crate::backend::db::Stores;
 use crate::backend::key_files;
 use crate::clock::{Clock, SystemClock};
@@ -32,7 +32,7 @@ use crate::telemetry::{self, Exporting, Log, Telemetry};
 pub struct ServeArgs {
     /// Listen on this address instead of server.listen
     #[arg(long, value_name = "HOST:PORT")]
-    pub listen: Option<Listen>,
+    pub listen: Option<ListenAddr>,
 }
 
 impl ServeArgs {
@@ -45,7 +45,7 @@ impl ServeArgs {
 
 /// Serves until the process is told to stop.
 pub(super) fn run(args: &ServeArgs, file: Option<PathBuf>) -> Result<(), CliError> {
-    let mut sources = Sources::of_process(file)?;
+    let mut sources = Sources::from_env(file)?;
     args.add_to(&mut sources);
     block_on(async {
         // Before it is read: what changes from here on is noticed.
@@ -229,9 +229,9 @@ fn watch_over(config: &Config, ground: &Ground, app: &App) -> Vec<JoinHandle<()>
         tokio::spawn(app.tokens.clone().run_revocation_poller()),
     ];
     let (woken, tokens) = (stores.clone(), app.tokens.clone());
-    watchers.push(tokio::spawn(async move { woken.wake_ups(move || tokens.poll_now()).await }));
+    watchers.push(tokio::spawn(async move { woken.listen_for_revocations(move || tokens.poll_now()).await }));
     if let KeySource::Dir(dir) = &config.tokens.keys {
-        let watch = key_files::watch(dir.clone(), config.tokens.key_activation, Arc::clone(keys));
+        let watch = key_files::watch_dir(dir.clone(), config.tokens.key_activation, Arc::clone(keys));
         watchers.push(tokio::spawn(watch));
     }
     watchers.extend(certificate.clone().map(|certificate| tokio::spawn(certificate.watch())));

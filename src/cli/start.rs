@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use super::error::CliError;
 use crate::app::password_settings;
 use crate::backend::config::{self, Config, KeySource};
-use crate::backend::db::{self, DbError, Options, Stores};
+use crate::backend::db::{self, DatabaseOptions, DbError, Stores};
 use crate::backend::key_files::{self, KeyFileError};
 use crate::clock::Clock;
 use crate::server::{Certificate, ServerLimits, raise_file_limit};
@@ -89,7 +89,7 @@ pub(super) async fn open(config: &Config) -> Result<Stores, CliError> {
     if let Some(file) = db::sqlite_path(url) {
         db::check_owner(&file)?;
     }
-    let options = Options::with_max_connections(config.database.max_connections);
+    let options = DatabaseOptions::with_max_connections(config.database.max_connections);
     Ok(db::open(url, &options).await?)
 }
 

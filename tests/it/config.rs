@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 use sekisho::backend::config::{
-    Algorithm, Builtin, Config, ConfigError, DatabaseKind, EncodedSlash, IdentityPreset, KEYS, KeySource,
-    Limits, Loaded, LogFormat, OnStoreLoss, ROUTE_KEYS, Registration, RouteAuth, RouteIdentity, SameSite,
-    Sources, UpstreamHttp, Upstreams, VerifySource,
+    Algorithm, BuiltinRoutes, Config, ConfigError, DatabaseKind, EncodedSlash, IdentityPreset, KEYS,
+    KeySource, Limits, LoadedConfig, LogFormat, OnStoreLoss, ROUTE_KEYS, Registration, RouteAuth,
+    RouteIdentity, SameSite, Sources, UpstreamHttp, Upstreams, VerifySource,
 };
 use tempfile::TempDir;
 
@@ -51,7 +51,7 @@ impl Place {
         self
     }
 
-    fn load(&self) -> Result<Loaded, ConfigError> {
+    fn load(&self) -> Result<LoadedConfig, ConfigError> {
         Config::load(&self.sources)
     }
 
@@ -73,7 +73,7 @@ fn file(text: &str) -> Place {
 /// What the table of the design says.
 #[test]
 fn the_defaults() {
-    let Loaded { config, warnings, file } = Config::load(&Sources::default()).unwrap();
+    let LoadedConfig { config, warnings, file } = Config::load(&Sources::default()).unwrap();
     assert!(warnings.is_empty() && file.is_none());
     let Config { server, admin, verify, database, tokens, session, audit, cookies, login, log, otlp, routes } =
         config;
@@ -81,7 +81,7 @@ fn the_defaults() {
     assert_eq!(server.listen.to_string(), "127.0.0.1:8080");
     assert_eq!(server.public_origin.unwrap().as_str(), "http://127.0.0.1:8080");
     assert!(server.allowed_origins.is_empty() && server.trusted_proxies.is_empty() && !server.reuse_port);
-    let all = [Builtin::Auth, Builtin::Token, Builtin::Movies, Builtin::Docs];
+    let all = [BuiltinRoutes::Auth, BuiltinRoutes::Token, BuiltinRoutes::Movies, BuiltinRoutes::Docs];
     assert_eq!(server.builtin, BTreeSet::from(all));
     assert_eq!(server.auth_prefix.as_str(), "/auth");
     assert!(server.tls.is_none() && server.threads.is_none());
@@ -225,7 +225,7 @@ fn a_route_s_defaults() {
     let seconds =
         [upstreams.health_interval, upstreams.eject_for, upstreams.slow_start, upstreams.queue_timeout];
     assert_eq!(seconds.map(|t| t.as_secs()), [5, 10, 10, 1]);
-    assert_eq!(config.server.builtin, BTreeSet::from([Builtin::Auth]), "with routes, auth alone");
+    assert_eq!(config.server.builtin, BTreeSet::from([BuiltinRoutes::Auth]), "with routes, auth alone");
 }
 
 #[test]
@@ -371,7 +371,7 @@ fn flag_environment_dot_env_file_and_default_win_in_this_order() {
 #[test]
 fn a_list_is_replaced_as_a_whole() {
     let place = file("[server]\nbuiltin = ['auth', 'docs']").env("SEKISHO_SERVER__BUILTIN", r#"["token"]"#);
-    assert_eq!(place.config().server.builtin, BTreeSet::from([Builtin::Token]));
+    assert_eq!(place.config().server.builtin, BTreeSet::from([BuiltinRoutes::Token]));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use sekisho::backend::db::{self, DbError, Options, Pending};
+use sekisho::backend::db::{self, DatabaseOptions, DbError, PendingMigration};
 use sekisho::models::audit::AuditEntry;
 use sekisho::models::session::{EndReason, SessionEnd, SessionId};
 use sekisho::services::store::{SessionFilter, StoreError, TokenUse};
@@ -53,7 +53,7 @@ async fn a_new_database_is_brought_up_to_date(place: Place) {
     let stores = place.open().await;
     assert_eq!(stores.is_embedded(), place.url.starts_with("sqlite"));
     let pending = stores.pending().await.unwrap();
-    let words: Vec<String> = pending.iter().map(Pending::to_string).collect();
+    let words: Vec<String> = pending.iter().map(PendingMigration::to_string).collect();
     assert_eq!(words, ["0001 users", "0002 sessions", "0003 movies", "0004 settings", "0005 audit"]);
     assert_eq!(stores.pending().await.unwrap(), pending, "looking changes nothing");
 
@@ -76,7 +76,7 @@ async fn processes_may_migrate_at_once(place: Place) {
         .map(|_| {
             let url = place.url.clone();
             tokio::spawn(async move {
-                let stores = db::open(&url, &Options::default()).await.unwrap();
+                let stores = db::open(&url, &DatabaseOptions::default()).await.unwrap();
                 stores.migrate().await.unwrap();
                 any_session(&stores).await;
                 stores.close().await;
@@ -189,7 +189,7 @@ async fn a_server_that_is_down_is_named() {
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let port = socket.local_addr().unwrap().port();
     let url = format!("postgres://someone:hunter2@127.0.0.1:{port}/sekisho");
-    let error = db::open(&url, &Options::default()).await.unwrap_err().to_string();
+    let error = db::open(&url, &DatabaseOptions::default()).await.unwrap_err().to_string();
     assert!(error.contains(&format!("127.0.0.1:{port}/sekisho")), "{error}");
     assert!(error.contains("refused"), "{error}");
     assert!(!error.contains("hunter2"), "{error}");
@@ -200,13 +200,13 @@ async fn what_the_server_refuses_is_said_in_its_words() {
     let Some(place) = support::postgres_place().await else { return };
     let url: PgConnectOptions = place.url.parse().unwrap();
     let url = url.database("no_such_database").to_url_lossy();
-    let error = db::open(url.as_str(), &Options::default()).await.unwrap_err().to_string();
+    let error = db::open(url.as_str(), &DatabaseOptions::default()).await.unwrap_err().to_string();
     assert!(error.ends_with(r#"/no_such_database: database "no_such_database" does not exist"#), "{error}");
 }
 
 #[tokio::test]
 async fn an_address_of_another_kind_is_refused() {
-    let open = async |url: &str| db::open(url, &Options::default()).await.unwrap_err();
+    let open = async |url: &str| db::open(url, &DatabaseOptions::default()).await.unwrap_err();
     for url in ["", "mysql://localhost/x", "data/sekisho.db", "SQLITE"] {
         assert!(matches!(open(url).await, DbError::Scheme), "{url}");
     }
@@ -231,7 +231,7 @@ async fn a_server_needs_no_right_to_change_tables() {
         GRANT SELECT ON myapi._sqlx_migrations TO {role}";
     support::run(owner, &grants.replace("{role}", &role)).await;
 
-    let stores = db::open(&url, &Options::default()).await.unwrap();
+    let stores = db::open(&url, &DatabaseOptions::default()).await.unwrap();
     assert_eq!(stores.pending().await.unwrap(), []);
     assert_eq!(stores.migrate().await.unwrap(), [], "with nothing to do it asks for nothing");
     let owner_row = known_user(&stores, "owner@example.com").await;
@@ -272,7 +272,7 @@ async fn a_schema_made_beforehand_is_enough() {
     );
     support::run(&place.url, &prepare).await;
     let url = url_of(&role, &place.url);
-    let stores = db::open(&url, &Options::default()).await.unwrap();
+    let stores = db::open(&url, &DatabaseOptions::default()).await.unwrap();
     assert_eq!(stores.migrate().await.unwrap().len(), 5);
     stores.close().await;
     support::run(&place.url, &format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
@@ -342,7 +342,7 @@ async fn the_file_is_its_owners_alone() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("not/there/sekisho.db");
     let url = format!("sqlite://{}", path.display());
-    let stores = db::open(&url, &Options::default()).await.unwrap();
+    let stores = db::open(&url, &DatabaseOptions::default()).await.unwrap();
     stores.migrate().await.unwrap();
     any_session(&stores).await;
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
@@ -367,7 +367,7 @@ async fn a_file_that_is_no_database_is_named() {
         [(path.clone(), "not a database"), (path.join("sekisho.db"), "can't make the directory")]
     {
         let url = format!("sqlite://{}", path.display());
-        let error = db::open(&url, &Options::default()).await.unwrap_err().to_string();
+        let error = db::open(&url, &DatabaseOptions::default()).await.unwrap_err().to_string();
         assert!(error.contains(path.to_str().unwrap()) && error.contains(cause), "{error}");
     }
 }
@@ -396,7 +396,7 @@ fn only_the_owner_of_the_file_goes_on() {
 #[tokio::test]
 async fn a_second_process_may_write_too() {
     let Some(fresh) = support::sqlite().await else { return };
-    let other = db::open(fresh.url(), &Options::default()).await.unwrap();
+    let other = db::open(fresh.url(), &DatabaseOptions::default()).await.unwrap();
     for nth in 0..10 {
         let owner = known_user(&fresh.stores, &format!("{nth}@example.com")).await;
         assert!(other.users.find_user(owner.id).await.unwrap().is_some(), "read what was just written");

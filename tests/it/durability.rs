@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sekisho::backend::db::{self, Options, Stores, sqlite_path};
+use sekisho::backend::db::{self, DatabaseOptions, Stores, sqlite_path};
 use sekisho::clock::{Clock, ManualClock};
 use sekisho::identity::{ClientInfo, SessionEvent};
 use sekisho::layer::{RefreshError, RefreshRequest};
@@ -43,7 +43,7 @@ async fn a_server_that_flushes_nothing_is_told_to_where_it_matters() {
     fresh.stores.close().await;
     let (_, name) = server_and_name(&fresh);
     support::run(fresh.url(), &format!("ALTER DATABASE {name} SET synchronous_commit = off")).await;
-    fresh.stores = db::open(fresh.url(), &Options::default()).await.unwrap();
+    fresh.stores = db::open(fresh.url(), &DatabaseOptions::default()).await.unwrap();
     only_what_heals_itself_is_not_flushed(&fresh).await;
 }
 
@@ -322,7 +322,7 @@ async fn back_up(fresh: &mut Fresh) {
     fresh.stores.close().await;
     let (server, name) = server_and_name(fresh);
     support::run(&server, &format!("CREATE DATABASE {name}_copy TEMPLATE {name}")).await;
-    fresh.stores = db::open(fresh.url(), &Options::default()).await.unwrap();
+    fresh.stores = db::open(fresh.url(), &DatabaseOptions::default()).await.unwrap();
 }
 
 /// Puts the copy in the database's place.
@@ -335,7 +335,7 @@ async fn restore(fresh: &mut Fresh) {
         support::run(&server, &format!("DROP DATABASE {name} WITH (FORCE)")).await;
         support::run(&server, &format!("ALTER DATABASE {name}_copy RENAME TO {name}")).await;
     }
-    fresh.stores = db::open(fresh.url(), &Options::default()).await.unwrap();
+    fresh.stores = db::open(fresh.url(), &DatabaseOptions::default()).await.unwrap();
 }
 
 fn server_and_name(fresh: &Fresh) -> (String, String) {

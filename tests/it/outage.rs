@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sekisho::backend::db::{self, Options, Stores};
+use sekisho::backend::db::{self, DatabaseOptions, Stores};
 use sekisho::clock::{Clock, SystemClock};
 use sekisho::layer::{RefreshError, RefreshRequest};
 use sekisho::models::session::SessionKind;
@@ -183,7 +183,7 @@ impl Far {
     async fn open() -> Option<Self> {
         let fresh = postgres().await?;
         let wire = Wire::to(fresh.url()).await;
-        let stores = db::open(&wire.url, &Options::default()).await.unwrap();
+        let stores = db::open(&wire.url, &DatabaseOptions::default()).await.unwrap();
         Some(Self { fresh, wire, stores })
     }
 

@@ -32,7 +32,7 @@ impl Cookies {
     pub(super) fn read(settings: &Settings, server: &Server) -> Result<Self, ConfigError> {
         let secure = settings.required(SECURE, settings.boolean(SECURE))?;
         let words = [("lax", SameSite::Lax), ("strict", SameSite::Strict), ("none", SameSite::None)];
-        let same_site = settings.required(SAME_SITE, settings.word(SAME_SITE, &words))?;
+        let same_site = settings.required(SAME_SITE, settings.one_of(SAME_SITE, &words))?;
         check_secure(settings, secure, server)?;
         if same_site == SameSite::None && !secure {
             let problem = "browsers refuse that without Secure: set cookies.secure = true, or use lax";

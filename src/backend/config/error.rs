@@ -16,9 +16,9 @@ pub enum ConfigError {
         /// The key.
         key: String,
         /// Where first.
-        first: Place,
+        first: ValueSource,
         /// Where again.
-        second: Place,
+        second: ValueSource,
     },
     /// A value that can't be understood, or that doesn't go with another one.
     #[error("{key}{} {place}: {problem}", shown(value.as_deref()))]
@@ -28,7 +28,7 @@ pub enum ConfigError {
         /// What was said; `None` for secrets.
         value: Option<String>,
         /// Where.
-        place: Place,
+        place: ValueSource,
         /// What is wrong with it and what is expected.
         problem: String,
     },
@@ -52,7 +52,7 @@ pub enum ConfigError {
         /// The key.
         key: String,
         /// Where.
-        place: Place,
+        place: ValueSource,
     },
     /// A file that isn't TOML, or a `.env` that isn't one.
     #[error("{path}, line {line}: {problem}", path = path.display())]
@@ -70,7 +70,7 @@ pub enum ConfigError {
         /// The key.
         key: String,
         /// Where.
-        place: Place,
+        place: ValueSource,
         /// The key that was probably meant.
         nearest: Option<String>,
     },
@@ -89,7 +89,7 @@ pub enum ConfigError {
 /// Where a value was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Place {
+pub enum ValueSource {
     /// Nowhere: it is the default.
     BuiltIn,
     /// In a `.env` file.
@@ -112,7 +112,7 @@ pub enum Place {
     Flag,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for ValueSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::BuiltIn => f.write_str("(the default)"),
@@ -124,7 +124,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// The candidate that `word` was probably meant to be, if one is near enough. Of a dotted candidate
+/// The candidate that `one_of` was probably meant to be, if one is near enough. Of a dotted candidate
 /// the last part counts too.
 pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let distance = |candidate: &str| {

@@ -6,19 +6,19 @@ use std::path::PathBuf;
 
 use toml::de::{DeTable, DeValue};
 
-use super::error::{ConfigError, Place};
-use super::settings::{Given, Raw};
+use super::error::{ConfigError, ValueSource};
+use super::settings::{RawValue, SourcedValue};
 use super::{KEYS, TABLE_KEYS};
 
 /// What a file says: values by dotted key, and one table for each route.
 #[derive(Default)]
 pub(super) struct Parsed {
-    pub(super) settings: BTreeMap<String, Given>,
-    pub(super) routes: Vec<BTreeMap<String, Given>>,
+    pub(super) settings: BTreeMap<String, SourcedValue>,
+    pub(super) routes: Vec<BTreeMap<String, SourcedValue>>,
 }
 
 /// Parses `text`; `place` makes a place of a line.
-pub(super) fn parse(text: &str, place: impl Fn(usize) -> Place) -> Result<Parsed, ConfigError> {
+pub(super) fn parse(text: &str, place: impl Fn(usize) -> ValueSource) -> Result<Parsed, ConfigError> {
     let at = |span: Range<usize>| place(line_of(text, span.start));
     let root = DeTable::parse(text).map_err(|error| ConfigError::Syntax {
         path: PathBuf::new(),
@@ -43,7 +43,9 @@ pub(super) fn parse(text: &str, place: impl Fn(usize) -> Place) -> Result<Parsed
                 flatten(section, table, &at, &mut parsed.settings);
             }
             (name, value) => {
-                parsed.settings.insert(name.to_owned(), Given { value: raw(value), place: at(key.span()) });
+                parsed
+                    .settings
+                    .insert(name.to_owned(), SourcedValue { value: raw(value), place: at(key.span()) });
             }
         }
     }
@@ -51,12 +53,12 @@ pub(super) fn parse(text: &str, place: impl Fn(usize) -> Place) -> Result<Parsed
 }
 
 /// The strings of a TOML array, as an environment variable holds it.
-pub(super) fn parse_list(text: &str) -> Option<Vec<Raw>> {
+pub(super) fn parse_list(text: &str) -> Option<Vec<RawValue>> {
     let document = format!("list = {text}");
     let root = DeTable::parse(&document).ok()?;
     let (_, list) = root.get_ref().iter().next().filter(|_| root.get_ref().len() == 1)?;
     match raw(list.get_ref()) {
-        Raw::List(items) => Some(items),
+        RawValue::List(items) => Some(items),
         _ => None,
     }
 }
@@ -66,8 +68,8 @@ pub(super) fn parse_list(text: &str) -> Option<Vec<Raw>> {
 fn flatten(
     prefix: &str,
     table: &DeTable<'_>,
-    at: &impl Fn(Range<usize>) -> Place,
-    into: &mut BTreeMap<String, Given>,
+    at: &impl Fn(Range<usize>) -> ValueSource,
+    into: &mut BTreeMap<String, SourcedValue>,
 ) {
     for (key, value) in table {
         let name = format!("{prefix}.{}", key.get_ref());
@@ -78,27 +80,27 @@ fn flatten(
                 flatten(&name, inner, at, into);
             }
             value => {
-                into.insert(name, Given { value: raw(value), place: at(key.span()) });
+                into.insert(name, SourcedValue { value: raw(value), place: at(key.span()) });
             }
         }
     }
 }
 
-fn raw(value: &DeValue<'_>) -> Raw {
+fn raw(value: &DeValue<'_>) -> RawValue {
     match value {
-        DeValue::String(text) => Raw::Text(text.to_string()),
+        DeValue::String(text) => RawValue::Text(text.to_string()),
         DeValue::Integer(number) => {
             // As decimal digits, whatever it was; one beyond 128 bits stays as it is, and is refused.
             let decimal = i128::from_str_radix(number.as_str(), number.radix());
-            Raw::Integer(decimal.map_or_else(|_| number.to_string(), |number| number.to_string()))
+            RawValue::Integer(decimal.map_or_else(|_| number.to_string(), |number| number.to_string()))
         }
-        DeValue::Float(number) => Raw::Other(number.to_string()),
-        DeValue::Boolean(value) => Raw::Boolean(*value),
-        DeValue::Datetime(time) => Raw::Other(time.to_string()),
-        DeValue::Array(items) => Raw::List(items.iter().map(|item| raw(item.get_ref())).collect()),
+        DeValue::Float(number) => RawValue::Other(number.to_string()),
+        DeValue::Boolean(value) => RawValue::Boolean(*value),
+        DeValue::Datetime(time) => RawValue::Other(time.to_string()),
+        DeValue::Array(items) => RawValue::List(items.iter().map(|item| raw(item.get_ref())).collect()),
         DeValue::Table(table) => {
             let pairs = table.iter().map(|(key, value)| (key.get_ref().to_string(), raw(value.get_ref())));
-            Raw::Table(pairs.collect())
+            RawValue::Table(pairs.collect())
         }
     }
 }
@@ -107,7 +109,7 @@ fn is_section(name: &str) -> bool {
     KEYS.iter().any(|key| key.split_once('.').is_some_and(|(section, _)| section == name))
 }
 
-fn not_routes(place: Place) -> ConfigError {
+fn not_routes(place: ValueSource) -> ConfigError {
     ConfigError::Invalid {
         key: "routes".to_owned(),
         value: None,

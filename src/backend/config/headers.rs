@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::error::ConfigError;
-use super::settings::{Raw, Settings, choose};
+use super::settings::{RawValue, Settings, parse_choice};
 use crate::backend::secret;
 
 /// What changes in the headers of messages in one direction.
@@ -60,8 +60,8 @@ impl RouteIdentity {
         let Some(given) = table.raw(key) else { return Ok(Self::Preset(IdentityPreset::XForwarded)) };
         let fault = |problem: String| table.invalid(key, problem);
         let pairs = match given {
-            Raw::Text(word) => return choose(word, &PRESETS).map(Self::Preset).map_err(fault),
-            Raw::Table(pairs) => pairs,
+            RawValue::Text(word) => return parse_choice(word, &PRESETS).map(Self::Preset).map_err(fault),
+            RawValue::Table(pairs) => pairs,
             _ => return Err(fault(EXPECTED_IDENTITY.to_owned())),
         };
         if let Some(unknown) = pairs.keys().find(|key| !["user", "email", "groups"].contains(&key.as_str())) {
@@ -69,7 +69,7 @@ impl RouteIdentity {
         }
         let named = |what: &str| match pairs.get(what) {
             None => Ok(None),
-            Some(Raw::Text(text)) => {
+            Some(RawValue::Text(text)) => {
                 name(text).map(Some).map_err(|problem| fault(format!("{what}: {problem}")))
             }
             Some(_) => Err(fault(EXPECTED_IDENTITY.to_owned())),
@@ -81,14 +81,14 @@ impl RouteIdentity {
 fn pairs(table: &Settings, key: &str) -> Result<Vec<(HeaderName, HeaderValue)>, ConfigError> {
     let pairs = match table.raw(key) {
         None => return Ok(Vec::new()),
-        Some(Raw::Table(pairs)) => pairs,
+        Some(RawValue::Table(pairs)) => pairs,
         Some(_) => return Err(table.invalid(key, EXPECTED_PAIRS)),
     };
-    let read = |(text, raw): (&String, &Raw)| {
+    let read = |(text, raw): (&String, &RawValue)| {
         let header = name(text).map_err(|problem| table.invalid(key, format!("{text}: {problem}")))?;
         let given = match raw {
-            Raw::Text(text) => SecretString::from(text.as_str()),
-            Raw::Table(from) => from_file(table, key, text, from)?,
+            RawValue::Text(text) => SecretString::from(text.as_str()),
+            RawValue::Table(from) => from_file(table, key, text, from)?,
             _ => return Err(table.invalid(key, EXPECTED_PAIRS)),
         };
         let value = HeaderValue::from_str(given.expose_secret()).ok().filter(|value| value.to_str().is_ok());
@@ -107,9 +107,9 @@ fn from_file(
     table: &Settings,
     key: &str,
     header: &str,
-    from: &BTreeMap<String, Raw>,
+    from: &BTreeMap<String, RawValue>,
 ) -> Result<SecretString, ConfigError> {
-    let (Some(Raw::Text(path)), 1) = (from.get("file"), from.len()) else {
+    let (Some(RawValue::Text(path)), 1) = (from.get("file"), from.len()) else {
         return Err(table.invalid(key, format!("{header}: {EXPECTED_PAIRS}")));
     };
     let secret = secret::read_file(Path::new(path)).map_err(|source| ConfigError::Unreadable {

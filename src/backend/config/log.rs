@@ -25,7 +25,7 @@ impl Log {
     pub(super) fn read(settings: &Settings) -> Result<Self, ConfigError> {
         let words = [("text", LogFormat::Text), ("json", LogFormat::Json)];
         Ok(Self {
-            format: settings.required("log.format", settings.word("log.format", &words))?,
+            format: settings.required("log.format", settings.one_of("log.format", &words))?,
             access: settings.required("log.access", settings.boolean("log.access"))?,
         })
     }

@@ -40,7 +40,7 @@ impl Login {
         Ok(Self {
             bcrypt_cost,
             registration: settings
-                .required("login.registration", settings.word("login.registration", &words))?,
+                .required("login.registration", settings.one_of("login.registration", &words))?,
             password_min_length: settings.required(
                 "login.password_min_length",
                 settings.integer("login.password_min_length", 8..=256),

@@ -27,19 +27,19 @@ mod database;
 mod error;
 mod file;
 mod headers;
+mod limits;
 mod log;
 mod login;
 mod otlp;
 mod reload;
 mod routes;
 mod server;
-mod serving;
 mod session;
 mod settings;
 mod sources;
 mod tokens;
+mod types;
 mod upstreams;
-mod values;
 
 use std::path::PathBuf;
 
@@ -47,20 +47,20 @@ pub use self::audit::Audit;
 pub use self::cookies::{Cookies, SameSite};
 pub use self::database::{Database, DatabaseKind};
 pub(crate) use self::error::nearest;
-pub use self::error::{ConfigError, Place};
+pub use self::error::{ConfigError, ValueSource};
 pub use self::headers::{HeaderEdits, IdentityPreset, RouteIdentity};
+pub use self::limits::{Limits, Tls};
 pub use self::log::{Log, LogFormat};
 pub use self::login::{Login, Registration};
 pub use self::otlp::Otlp;
 pub use self::reload::RELOADED;
 pub use self::routes::{EncodedSlash, Route, RouteAuth};
-pub use self::server::{Admin, Builtin, Server, Verify, VerifySource};
-pub use self::serving::{Limits, Tls};
+pub use self::server::{Admin, BuiltinRoutes, Server, Verify, VerifySource};
 pub use self::session::{OnStoreLoss, Session};
-pub use self::sources::{Snapshot, Sources};
+pub use self::sources::{ContentHash, Sources};
 pub use self::tokens::{Algorithm, KeySource, Tokens};
+pub use self::types::{ListenAddr, Origin, ParseError, PathPrefix};
 pub use self::upstreams::{UpstreamHttp, Upstreams};
-pub use self::values::{Listen, Origin, ParseError, PathPrefix};
 
 /// All settings, each of them good by itself and beside the others.
 #[derive(Clone, Debug)]
@@ -93,7 +93,7 @@ pub struct Config {
 
 /// A configuration and what there is to say about it.
 #[derive(Clone, Debug)]
-pub struct Loaded {
+pub struct LoadedConfig {
     /// The configuration.
     pub config: Config,
     /// What is allowed but probably not meant, one line each, with the key at fault.
@@ -109,14 +109,14 @@ impl Config {
     ///
     /// The first thing that is wrong, in one line that names the key, its value (unless that is
     /// secret), where it was given, and what is expected.
-    pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
-        let sources::Read { settings, routes: tables, file } = sources.read()?;
-        settings.refuse_unknown(KEYS)?;
+    pub fn load(sources: &Sources) -> Result<LoadedConfig, ConfigError> {
+        let sources::RawConfig { settings, routes: tables, file } = sources.read()?;
+        settings.deny_unknown(KEYS)?;
         for table in &tables {
-            table.refuse_unknown(ROUTE_KEYS)?;
+            table.deny_unknown(ROUTE_KEYS)?;
         }
         let mut warnings = Vec::new();
-        for (name, meant) in sources.overlooked(KEYS) {
+        for (name, meant) in sources.misnamed_variables(KEYS) {
             warnings.push(format!("{name} is not read: the variable is called {meant}"));
         }
         let server = Server::read(&settings, !tables.is_empty(), &mut warnings)?;
@@ -145,7 +145,7 @@ impl Config {
             otlp,
             routes,
         };
-        Ok(Loaded { config, warnings, file })
+        Ok(LoadedConfig { config, warnings, file })
     }
 }
 

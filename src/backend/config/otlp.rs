@@ -2,7 +2,7 @@
 
 use super::error::ConfigError;
 use super::settings::Settings;
-use super::values::Origin;
+use super::types::Origin;
 
 /// Where traces go: `[otlp]`.
 #[derive(Clone, Debug)]

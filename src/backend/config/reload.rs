@@ -27,16 +27,16 @@ impl Config {
     /// other files, but not begin or cease to be there.
     #[must_use]
     pub fn needs_restart_for(&self, next: &Self) -> Vec<&'static str> {
-        KEPT.iter().filter(|(_, is_same)| !is_same(self, next)).map(|(key, _)| *key).collect()
+        RESTART_KEYS.iter().filter(|(_, is_same)| !is_same(self, next)).map(|(key, _)| *key).collect()
     }
 }
 
 /// A key, and whether two configurations say the same for it.
-type Kept = (&'static str, fn(&Config, &Config) -> bool);
+type RestartKey = (&'static str, fn(&Config, &Config) -> bool);
 
 /// Compares what the keys come to, not how it is written: a default that follows another key changes
 /// with it.
-const KEPT: &[Kept] = &[
+const RESTART_KEYS: &[RestartKey] = &[
     ("server.listen", |one, other| one.server.listen == other.server.listen),
     ("server.public_origin", |one, other| one.server.public_origin == other.server.public_origin),
     ("server.builtin", |one, other| one.server.builtin == other.server.builtin),
@@ -111,7 +111,7 @@ mod tests {
         for key in KEYS {
             let is_reloaded = RELOADED.contains(key);
             let plain = key.strip_suffix("_file").unwrap_or(key);
-            let is_kept = KEPT.iter().any(|(kept, _)| *kept == plain);
+            let is_kept = RESTART_KEYS.iter().any(|(kept, _)| *kept == plain);
             assert!(is_reloaded != is_kept, "{key}: reloaded {is_reloaded}, kept {is_kept}");
         }
     }

@@ -4,19 +4,19 @@ use std::time::Duration;
 
 use http::Method;
 
-use super::error::{ConfigError, Place};
+use super::error::{ConfigError, ValueSource};
 use super::headers::{HeaderEdits, RouteIdentity};
 use super::server::Server;
 use super::settings::Settings;
 use super::tokens::{Algorithm, EXPECTED_NAME, Tokens, is_name};
+use super::types::PathPrefix;
 use super::upstreams::{self, Upstreams};
-use super::values::PathPrefix;
 
 /// One route: a table of `[[routes]]`.
 #[derive(Clone, Debug)]
 pub struct Route {
     /// Where it stands in the file.
-    pub place: Place,
+    pub place: ValueSource,
     /// What it matches, at segment boundaries; the longest route wins.
     pub path: PathPrefix,
     /// Where it goes.
@@ -104,13 +104,13 @@ impl Route {
         };
         let edits = |remove, set| HeaderEdits::read(table, remove, set);
         Ok(Self {
-            place: table.any_place().cloned().unwrap_or(Place::BuiltIn),
+            place: table.any_place().cloned().unwrap_or(ValueSource::BuiltIn),
             path: required(table, "routes.path", table.parsed("routes.path"))?,
             upstreams: Upstreams::read(
                 table,
                 required(table, "routes.upstreams", upstreams::origins(table))?,
             )?,
-            auth: table.word("routes.auth", &AUTH)?.unwrap_or(RouteAuth::Required),
+            auth: table.one_of("routes.auth", &AUTH)?.unwrap_or(RouteAuth::Required),
             roles: table.list("routes.roles", role)?.unwrap_or_default(),
             methods: methods(table)?,
             identity: RouteIdentity::read(table)?,
@@ -119,7 +119,7 @@ impl Route {
             strip_prefix: table.boolean("routes.strip_prefix")?.unwrap_or(false),
             bearer: table.text("routes.bearer")?.map(str::to_owned),
             pass_authorization: table.boolean("routes.pass_authorization")?.unwrap_or(false),
-            encoded_slash: table.word("routes.encoded_slash", &SLASH)?.unwrap_or(EncodedSlash::Refuse),
+            encoded_slash: table.one_of("routes.encoded_slash", &SLASH)?.unwrap_or(EncodedSlash::Refuse),
             connect_timeout: timeout("routes.connect_timeout", 5)?,
             first_byte_timeout: timeout("routes.first_byte_timeout", 60)?,
             idle_timeout: timeout("routes.idle_timeout", 60)?,
@@ -133,7 +133,7 @@ impl Route {
         if others.iter().any(|other| other.path == self.path) {
             return Err(table.invalid("routes.path", "another route has that path: keep one of them"));
         }
-        let covers = |own: &PathPrefix| own.covers(self.path.as_str());
+        let covers = |own: &PathPrefix| own.matches(self.path.as_str());
         let Some(own) = server.builtin_paths().into_iter().find(covers) else { return Ok(()) };
         let remedy = if own == server.auth_prefix {
             "choose another path, or move ours with server.auth_prefix"

@@ -7,15 +7,15 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::error::ConfigError;
-use super::serving::{Limits, Tls};
-use super::settings::{Settings, choose};
-use super::values::{Listen, Origin, PathPrefix};
+use super::limits::{Limits, Tls};
+use super::settings::{Settings, parse_choice};
+use super::types::{ListenAddr, Origin, PathPrefix};
 
 /// The public listener: `[server]`.
 #[derive(Clone, Debug)]
 pub struct Server {
     /// Where to listen.
-    pub listen: Listen,
+    pub listen: ListenAddr,
     /// What browsers see. `None` on a loopback listener whose port the system picks: see
     /// [`public_origin_at`](Self::public_origin_at).
     pub public_origin: Option<Origin>,
@@ -24,7 +24,7 @@ pub struct Server {
     /// The proxies whose `Forwarded` and `X-Forwarded-*` are believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Which of our own paths are on this listener.
-    pub builtin: BTreeSet<Builtin>,
+    pub builtin: BTreeSet<BuiltinRoutes>,
     /// Where the paths for signing in and out begin.
     pub auth_prefix: PathPrefix,
     /// Whether two processes may share the port.
@@ -41,7 +41,7 @@ pub struct Server {
 
 /// A group of our own paths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Builtin {
+pub enum BuiltinRoutes {
     /// Everything below `auth_prefix`, and `/.well-known/jwks.json`.
     Auth,
     /// `/docs` and `/openapi.json`.
@@ -52,7 +52,7 @@ pub enum Builtin {
     Token,
 }
 
-impl Builtin {
+impl BuiltinRoutes {
     /// What the configuration calls it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -69,14 +69,14 @@ impl Builtin {
 #[derive(Clone, Debug)]
 pub struct Admin {
     /// Where to listen.
-    pub listen: Listen,
+    pub listen: ListenAddr,
 }
 
 /// The listener for other proxies: `[verify]`.
 #[derive(Clone, Debug)]
 pub struct Verify {
     /// Where to listen. Only [`Server::trusted_proxies`] may connect.
-    pub listen: Listen,
+    pub listen: ListenAddr,
     /// Which headers tell of the original request.
     pub source: VerifySource,
 }
@@ -102,7 +102,7 @@ impl Server {
 
     /// Whether this group of paths is on the listener.
     #[must_use]
-    pub fn has(&self, builtin: Builtin) -> bool {
+    pub fn has(&self, builtin: BuiltinRoutes) -> bool {
         self.builtin.contains(&builtin)
     }
 
@@ -114,13 +114,13 @@ impl Server {
 
     /// The paths at or below which this group answers.
     #[must_use]
-    pub fn paths_of(&self, builtin: Builtin) -> Vec<PathPrefix> {
-        let path = PathPrefix::known;
+    pub fn paths_of(&self, builtin: BuiltinRoutes) -> Vec<PathPrefix> {
+        let path = PathPrefix::from_static;
         match builtin {
-            Builtin::Auth => vec![self.auth_prefix.clone(), path("/.well-known/jwks.json")],
-            Builtin::Docs => vec![path("/docs"), path("/openapi.json")],
-            Builtin::Movies => vec![path("/movies")],
-            Builtin::Token => vec![path("/token")],
+            BuiltinRoutes::Auth => vec![self.auth_prefix.clone(), path("/.well-known/jwks.json")],
+            BuiltinRoutes::Docs => vec![path("/docs"), path("/openapi.json")],
+            BuiltinRoutes::Movies => vec![path("/movies")],
+            BuiltinRoutes::Token => vec![path("/token")],
         }
     }
 
@@ -130,7 +130,7 @@ impl Server {
         warnings: &mut Vec<String>,
     ) -> Result<Self, ConfigError> {
         let listen = settings.required("server.listen", settings.parsed("server.listen"))?;
-        let builtin = settings.list("server.builtin", |word| choose(word, &BUILTINS))?;
+        let builtin = settings.list("server.builtin", |word| parse_choice(word, &BUILTINS))?;
         let default = if has_routes { &BUILTINS[..1] } else { &BUILTINS[..] };
         let builtin = builtin.unwrap_or_else(|| default.iter().map(|(_, builtin)| *builtin).collect());
         let tls = Tls::read(settings)?;
@@ -166,8 +166,8 @@ impl Server {
         }
         let others = ["/.well-known/jwks.json", "/docs", "/openapi.json", "/movies", "/token"];
         let taken = others.into_iter().find(|path| {
-            let path_covers = path.parse::<PathPrefix>().is_ok_and(|path| path.covers(prefix));
-            path_covers || self.auth_prefix.covers(path)
+            let path_covers = path.parse::<PathPrefix>().is_ok_and(|path| path.matches(prefix));
+            path_covers || self.auth_prefix.matches(path)
         });
         match taken {
             Some(path) => {
@@ -180,8 +180,8 @@ impl Server {
 
 impl Admin {
     pub(super) fn read(settings: &Settings, server: &Server) -> Result<Self, ConfigError> {
-        let listen: Listen = settings.required("admin.listen", settings.parsed("admin.listen"))?;
-        if listen.clashes_with(&server.listen) {
+        let listen: ListenAddr = settings.required("admin.listen", settings.parsed("admin.listen"))?;
+        if listen.conflicts_with(&server.listen) {
             return Err(settings.invalid("admin.listen", clash("server.listen", &server.listen)));
         }
         Ok(Self { listen })
@@ -194,13 +194,13 @@ impl Verify {
         server: &Server,
         admin: &Admin,
     ) -> Result<Option<Self>, ConfigError> {
-        let source = settings.word("verify.source", &SOURCES)?;
+        let source = settings.one_of("verify.source", &SOURCES)?;
         if matches!(settings.text("verify.listen")?, None | Some("off")) {
             return Ok(None);
         }
-        let listen: Listen = settings.required("verify.listen", settings.parsed("verify.listen"))?;
+        let listen: ListenAddr = settings.required("verify.listen", settings.parsed("verify.listen"))?;
         for (key, other) in [("server.listen", &server.listen), ("admin.listen", &admin.listen)] {
-            if listen.clashes_with(other) {
+            if listen.conflicts_with(other) {
                 return Err(settings.invalid("verify.listen", clash(key, other)));
             }
         }
@@ -219,7 +219,11 @@ impl Verify {
     }
 }
 
-fn public_origin(settings: &Settings, listen: &Listen, secured: bool) -> Result<Option<Origin>, ConfigError> {
+fn public_origin(
+    settings: &Settings,
+    listen: &ListenAddr,
+    secured: bool,
+) -> Result<Option<Origin>, ConfigError> {
     if let Some(origin) = settings.parsed::<Origin>("server.public_origin")? {
         if secured && !origin.is_https() {
             let problem = "with server.tls_certificate browsers come over TLS: say https://";
@@ -244,16 +248,16 @@ fn network(text: &str) -> Result<IpNet, String> {
     network.ok_or_else(|| "expected a network such as 10.0.0.0/8, or an address".to_owned())
 }
 
-fn clash(key: &str, other: &Listen) -> String {
+fn clash(key: &str, other: &ListenAddr) -> String {
     format!("{key} = {other} listens there already: choose another port")
 }
 
 /// The first one stays when there are routes.
-const BUILTINS: [(&str, Builtin); 4] = [
-    (Builtin::Auth.as_str(), Builtin::Auth),
-    (Builtin::Token.as_str(), Builtin::Token),
-    (Builtin::Movies.as_str(), Builtin::Movies),
-    (Builtin::Docs.as_str(), Builtin::Docs),
+const BUILTINS: [(&str, BuiltinRoutes); 4] = [
+    (BuiltinRoutes::Auth.as_str(), BuiltinRoutes::Auth),
+    (BuiltinRoutes::Token.as_str(), BuiltinRoutes::Token),
+    (BuiltinRoutes::Movies.as_str(), BuiltinRoutes::Movies),
+    (BuiltinRoutes::Docs.as_str(), BuiltinRoutes::Docs),
 ];
 
 const SOURCES: [(&str, VerifySource); 3] = [

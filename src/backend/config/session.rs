@@ -48,7 +48,7 @@ impl Session {
             max_per_user: settings
                 .required("session.max_per_user", settings.integer("session.max_per_user", 1..=1_000_000))?,
             on_store_loss: settings
-                .required("session.on_store_loss", settings.word("session.on_store_loss", &words))?,
+                .required("session.on_store_loss", settings.one_of("session.on_store_loss", &words))?,
             keep_ended: duration("session.keep_ended")?,
         };
         session.check(settings, tokens.access_ttl)?;

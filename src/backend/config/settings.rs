@@ -10,41 +10,41 @@ use bytesize::ByteSize;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::TABLE_KEYS;
-use super::error::{ConfigError, Place, nearest};
+use super::error::{ConfigError, ValueSource, nearest};
 use super::file;
 use crate::backend::secret;
 
 /// A value, not yet understood.
 #[derive(Clone)]
-pub(super) enum Raw {
+pub(super) enum RawValue {
     /// From the environment or a flag: whatever its key wants.
     Untyped(String),
     Text(String),
     Integer(String),
     Boolean(bool),
-    List(Vec<Raw>),
-    Table(BTreeMap<String, Raw>),
+    List(Vec<RawValue>),
+    Table(BTreeMap<String, RawValue>),
     /// A float or a date.
     Other(String),
 }
 
 /// A value and where it came from.
 #[derive(Clone)]
-pub(super) struct Given {
-    pub(super) value: Raw,
-    pub(super) place: Place,
+pub(super) struct SourcedValue {
+    pub(super) value: RawValue,
+    pub(super) place: ValueSource,
 }
 
 /// Everything that was given: by key, the value that wins.
-pub(super) struct Settings(BTreeMap<String, Given>);
+pub(super) struct Settings(BTreeMap<String, SourcedValue>);
 
 impl Settings {
-    pub(super) fn new(given: BTreeMap<String, Given>) -> Self {
+    pub(super) fn new(given: BTreeMap<String, SourcedValue>) -> Self {
         Self(given)
     }
 
-    /// Refuses keys that aren't among `known`.
-    pub(super) fn refuse_unknown(&self, known: &[&str]) -> Result<(), ConfigError> {
+    /// Refuses keys that aren't among `from_static`.
+    pub(super) fn deny_unknown(&self, known: &[&str]) -> Result<(), ConfigError> {
         let unknown = self.0.iter().find(|(key, _)| !known.contains(&key.as_str()));
         let Some((key, given)) = unknown else { return Ok(()) };
         // A key without a section may be a mistyped section.
@@ -59,18 +59,18 @@ impl Settings {
 
     /// Whether somebody said it: it isn't just the default.
     pub(super) fn is_explicit(&self, key: &str) -> bool {
-        self.0.get(key).is_some_and(|given| given.place != Place::BuiltIn)
+        self.0.get(key).is_some_and(|given| given.place != ValueSource::BuiltIn)
     }
 
     /// Where the value of `key` came from.
-    pub(super) fn place(&self, key: &str) -> Place {
-        self.0.get(key).map_or(Place::BuiltIn, |given| given.place.clone())
+    pub(super) fn place(&self, key: &str) -> ValueSource {
+        self.0.get(key).map_or(ValueSource::BuiltIn, |given| given.place.clone())
     }
 
     /// Where the first of all values stands.
-    pub(super) fn any_place(&self) -> Option<&Place> {
+    pub(super) fn any_place(&self) -> Option<&ValueSource> {
         self.0.values().map(|given| &given.place).min_by_key(|place| match place {
-            Place::File { line, .. } => *line,
+            ValueSource::File { line, .. } => *line,
             _ => usize::MAX,
         })
     }
@@ -79,7 +79,7 @@ impl Settings {
     pub(super) fn invalid(&self, key: &str, problem: impl Into<String>) -> ConfigError {
         ConfigError::Invalid {
             key: key.to_owned(),
-            value: self.0.get(key).and_then(|given| shown(key, &given.value)),
+            value: self.0.get(key).and_then(|given| display_value(key, &given.value)),
             place: self.place(key),
             problem: problem.into(),
         }
@@ -98,7 +98,7 @@ impl Settings {
     }
 
     /// A value that may be of more than one kind.
-    pub(super) fn raw(&self, key: &str) -> Option<&Raw> {
+    pub(super) fn raw(&self, key: &str) -> Option<&RawValue> {
         self.0.get(key).map(|given| &given.value)
     }
 
@@ -106,7 +106,7 @@ impl Settings {
     pub(super) fn text(&self, key: &str) -> Result<Option<&str>, ConfigError> {
         match self.0.get(key).map(|given| &given.value) {
             None => Ok(None),
-            Some(Raw::Untyped(text) | Raw::Text(text)) => Ok(Some(text)),
+            Some(RawValue::Untyped(text) | RawValue::Text(text)) => Ok(Some(text)),
             Some(_) => Err(self.invalid(key, "expected text, in quotes")),
         }
     }
@@ -121,8 +121,8 @@ impl Settings {
     }
 
     /// One of a few words.
-    pub(super) fn word<T: Copy>(&self, key: &str, words: &[(&str, T)]) -> Result<Option<T>, ConfigError> {
-        let choose = |text: &str| choose(text, words).map_err(|problem| self.invalid(key, problem));
+    pub(super) fn one_of<T: Copy>(&self, key: &str, words: &[(&str, T)]) -> Result<Option<T>, ConfigError> {
+        let choose = |text: &str| parse_choice(text, words).map_err(|problem| self.invalid(key, problem));
         self.text(key)?.map(choose).transpose()
     }
 
@@ -130,9 +130,9 @@ impl Settings {
     pub(super) fn boolean(&self, key: &str) -> Result<Option<bool>, ConfigError> {
         match self.0.get(key).map(|given| &given.value) {
             None => Ok(None),
-            Some(Raw::Boolean(value)) => Ok(Some(*value)),
-            Some(Raw::Untyped(text)) if text == "true" => Ok(Some(true)),
-            Some(Raw::Untyped(text)) if text == "false" => Ok(Some(false)),
+            Some(RawValue::Boolean(value)) => Ok(Some(*value)),
+            Some(RawValue::Untyped(text)) if text == "true" => Ok(Some(true)),
+            Some(RawValue::Untyped(text)) if text == "false" => Ok(Some(false)),
             Some(_) => Err(self.invalid(key, "expected true or false, without quotes")),
         }
     }
@@ -141,7 +141,7 @@ impl Settings {
     pub(super) fn integer(&self, key: &str, range: RangeInclusive<u32>) -> Result<Option<u32>, ConfigError> {
         let number = match self.0.get(key).map(|given| &given.value) {
             None => return Ok(None),
-            Some(Raw::Integer(digits) | Raw::Untyped(digits)) => digits.parse().ok(),
+            Some(RawValue::Integer(digits) | RawValue::Untyped(digits)) => digits.parse().ok(),
             Some(_) => None,
         };
         let problem = || format!("expected a whole number from {} to {}", range.start(), range.end());
@@ -155,7 +155,9 @@ impl Settings {
     pub(super) fn fraction(&self, key: &str, range: RangeInclusive<f64>) -> Result<Option<f64>, ConfigError> {
         let number = match self.0.get(key).map(|given| &given.value) {
             None => return Ok(None),
-            Some(Raw::Integer(digits) | Raw::Untyped(digits) | Raw::Other(digits)) => digits.parse().ok(),
+            Some(RawValue::Integer(digits) | RawValue::Untyped(digits) | RawValue::Other(digits)) => {
+                digits.parse().ok()
+            }
             Some(_) => None,
         };
         match number.filter(|number| range.contains(number)) {
@@ -174,7 +176,7 @@ impl Settings {
         };
         let text = match self.0.get(key).map(|given| &given.value) {
             None => return Ok(None),
-            Some(Raw::Untyped(text) | Raw::Text(text)) => text,
+            Some(RawValue::Untyped(text) | RawValue::Text(text)) => text,
             Some(_) => return Err(self.invalid(key, expected())),
         };
         match humantime::parse_duration(text).ok().filter(|value| (min..=LONGEST).contains(value)) {
@@ -187,7 +189,9 @@ impl Settings {
     pub(super) fn size(&self, key: &str) -> Result<Option<u64>, ConfigError> {
         let size = match self.0.get(key).map(|given| &given.value) {
             None => return Ok(None),
-            Some(Raw::Untyped(text) | Raw::Text(text) | Raw::Integer(text)) => text.parse::<ByteSize>().ok(),
+            Some(RawValue::Untyped(text) | RawValue::Text(text) | RawValue::Integer(text)) => {
+                text.parse::<ByteSize>().ok()
+            }
             Some(_) => None,
         };
         // Beyond what 63 bits hold, `bytesize` saturates.
@@ -208,12 +212,12 @@ impl Settings {
         let not_a_list = || self.invalid(key, r#"expected a list of texts such as ["one", "two"]"#);
         let items = match self.0.get(key).map(|given| &given.value) {
             None => return Ok(None),
-            Some(Raw::List(items)) => items.clone(),
-            Some(Raw::Untyped(text)) => file::parse_list(text).ok_or_else(not_a_list)?,
+            Some(RawValue::List(items)) => items.clone(),
+            Some(RawValue::Untyped(text)) => file::parse_list(text).ok_or_else(not_a_list)?,
             Some(_) => return Err(not_a_list()),
         };
-        let parse = |raw: &Raw| match raw {
-            Raw::Text(text) => {
+        let parse = |raw: &RawValue| match raw {
+            RawValue::Text(text) => {
                 item(text).map_err(|problem| self.invalid(key, format!("{}: {problem}", quoted(text))))
             }
             _ => Err(not_a_list()),
@@ -253,7 +257,7 @@ impl Settings {
 }
 
 /// The value of this word, or what is expected instead.
-pub(super) fn choose<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
+pub(super) fn parse_choice<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
     let chosen = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
     chosen.ok_or_else(|| {
         let list: Vec<_> = words.iter().map(|(word, _)| *word).collect();
@@ -262,16 +266,16 @@ pub(super) fn choose<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, Stri
     })
 }
 
-fn shown(key: &str, value: &Raw) -> Option<String> {
+fn display_value(key: &str, value: &RawValue) -> Option<String> {
     if SECRETS.contains(&key) {
         return None;
     }
     match value {
-        Raw::Untyped(text) | Raw::Text(text) => Some(quoted(text)),
-        Raw::Integer(text) | Raw::Other(text) => Some(text.clone()),
-        Raw::Boolean(value) => Some(value.to_string()),
-        Raw::Table(_) if !TABLE_KEYS.contains(&key) => Some("a table".to_owned()),
-        Raw::List(_) | Raw::Table(_) => None,
+        RawValue::Untyped(text) | RawValue::Text(text) => Some(quoted(text)),
+        RawValue::Integer(text) | RawValue::Other(text) => Some(text.clone()),
+        RawValue::Boolean(value) => Some(value.to_string()),
+        RawValue::Table(_) if !TABLE_KEYS.contains(&key) => Some("a table".to_owned()),
+        RawValue::List(_) | RawValue::Table(_) => None,
     }
 }
 

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use ring::digest::{Context, SHA256};
 
-use super::error::{ConfigError, Place};
+use super::error::{ConfigError, ValueSource};
 use super::file::{self, Parsed};
-use super::settings::{Given, Raw, Settings};
+use super::settings::{RawValue, Settings, SourcedValue};
 
 /// Where a configuration is read from. The default reads nothing but the built-in defaults, so
 /// tests say exactly what they mean.
@@ -43,7 +43,7 @@ impl Sources {
     /// # Errors
     ///
     /// If one of our variables isn't text.
-    pub fn of_process(file: Option<PathBuf>) -> Result<Self, ConfigError> {
+    pub fn from_env(file: Option<PathBuf>) -> Result<Self, ConfigError> {
         let mut env = Vec::new();
         for (name, value) in std::env::vars_os() {
             let Some(name) = name.to_str().filter(|name| name.starts_with(ENV_PREFIX)) else { continue };
@@ -60,25 +60,28 @@ impl Sources {
     }
 
     /// Reads them all; later layers replace what earlier ones said.
-    pub(super) fn read(&self) -> Result<Read, ConfigError> {
-        let mut settings = file::parse(DEFAULTS, |_| Place::BuiltIn)?.settings;
+    pub(super) fn read(&self) -> Result<RawConfig, ConfigError> {
+        let mut settings = file::parse(DEFAULTS, |_| ValueSource::BuiltIn)?.settings;
         let mut routes = Vec::new();
         let file = self.find_file()?;
         if let Some((path, text)) = &file {
             let place: Arc<Path> = path.as_path().into();
-            let parsed = file::parse(text, |line| Place::File { path: place.clone(), line });
+            let parsed = file::parse(text, |line| ValueSource::File { path: place.clone(), line });
             let Parsed { settings: given, routes: tables } = parsed.map_err(|error| in_file(error, path))?;
             settings.extend(given);
             routes = tables;
         }
         settings.extend(self.dot_env()?);
         let environment = self.env.iter().map(|(name, value)| (name.clone(), value.clone()));
-        settings.extend(variables(environment, Place::Environment)?);
+        settings.extend(variables(environment, ValueSource::Environment)?);
         for (key, value) in &self.flags {
-            refuse_route(key, &Place::Flag)?;
-            settings.insert(key.clone(), Given { value: Raw::Untyped(value.clone()), place: Place::Flag });
+            refuse_route(key, &ValueSource::Flag)?;
+            settings.insert(
+                key.clone(),
+                SourcedValue { value: RawValue::Untyped(value.clone()), place: ValueSource::Flag },
+            );
         }
-        Ok(Read {
+        Ok(RawConfig {
             settings: Settings::new(settings),
             routes: routes.into_iter().map(Settings::new).collect(),
             file: file.map(|(path, _)| path),
@@ -88,7 +91,7 @@ impl Sources {
     /// What the files say now, to see whether that has changed: the configuration file, wherever the path
     /// leads by now, and `.env`.
     #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
+    pub fn snapshot(&self) -> ContentHash {
         let dot_env = self.dir.as_ref().map(|dir| read_if_there(&dir.join(".env")));
         let mut hash = Context::new(&SHA256);
         let (path, text) = self.find_file().ok().flatten().unwrap_or_default();
@@ -100,11 +103,14 @@ impl Sources {
         let digest = hash.finish();
         let mut snapshot = [0; 32];
         snapshot.copy_from_slice(digest.as_ref());
-        Snapshot(snapshot)
+        ContentHash(snapshot)
     }
 
     /// The names of variables that look as if they were meant for us, and aren't read.
-    pub(super) fn overlooked<'a>(&'a self, keys: &'a [&str]) -> impl Iterator<Item = (&'a str, String)> {
+    pub(super) fn misnamed_variables<'a>(
+        &'a self,
+        keys: &'a [&str],
+    ) -> impl Iterator<Item = (&'a str, String)> {
         let names = self.env.iter().map(|(name, _)| name.as_str());
         names.filter_map(move |name| {
             let key = keys
@@ -128,7 +134,7 @@ impl Sources {
         Ok(None)
     }
 
-    fn dot_env(&self) -> Result<BTreeMap<String, Given>, ConfigError> {
+    fn dot_env(&self) -> Result<BTreeMap<String, SourcedValue>, ConfigError> {
         let Some(path) = self.dir.as_ref().map(|dir| dir.join(".env")) else { return Ok(BTreeMap::new()) };
         // Python's virtual environments are often a directory of that name.
         if path.is_dir() {
@@ -139,16 +145,16 @@ impl Sources {
         let pairs: Result<Vec<_>, _> = lines.collect();
         let pairs = pairs.map_err(|error| bad_dot_env(&path, &text, &error))?;
         let path: Arc<Path> = path.into();
-        variables(pairs.into_iter(), |name| Place::DotEnv { path: path.clone(), name: name.into() })
+        variables(pairs.into_iter(), |name| ValueSource::DotEnv { path: path.clone(), name: name.into() })
     }
 }
 
 /// What the files of [`Sources`] said at a time: a hash, for they may hold secrets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Snapshot([u8; 32]);
+pub struct ContentHash([u8; 32]);
 
 /// All that was given, by key.
-pub(super) struct Read {
+pub(super) struct RawConfig {
     pub(super) settings: Settings,
     pub(super) routes: Vec<Settings>,
     pub(super) file: Option<PathBuf>,
@@ -158,15 +164,15 @@ pub(super) struct Read {
 /// of our name, which is why only names with `__` count.
 fn variables(
     pairs: impl Iterator<Item = (String, String)>,
-    place: impl Fn(String) -> Place,
-) -> Result<BTreeMap<String, Given>, ConfigError> {
-    let mut settings = BTreeMap::<String, Given>::new();
+    place: impl Fn(String) -> ValueSource,
+) -> Result<BTreeMap<String, SourcedValue>, ConfigError> {
+    let mut settings = BTreeMap::<String, SourcedValue>::new();
     for (name, value) in pairs {
         let Some(rest) = name.strip_prefix(ENV_PREFIX).filter(|rest| rest.contains("__")) else { continue };
         let key = rest.to_lowercase().replace("__", ".");
         let place = place(name);
         refuse_route(&key, &place)?;
-        let given = Given { value: Raw::Untyped(value), place };
+        let given = SourcedValue { value: RawValue::Untyped(value), place };
         // The same variable twice, as `.env` may have it, is no contradiction: the last one counts.
         match settings.insert(key.clone(), given.clone()) {
             Some(other) if other.place != given.place => {
@@ -178,7 +184,7 @@ fn variables(
     Ok(settings)
 }
 
-fn refuse_route(key: &str, place: &Place) -> Result<(), ConfigError> {
+fn refuse_route(key: &str, place: &ValueSource) -> Result<(), ConfigError> {
     if key.starts_with("routes.") {
         return Err(ConfigError::RoutesOutsideFile { key: key.to_owned(), place: place.clone() });
     }

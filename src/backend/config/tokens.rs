@@ -64,7 +64,7 @@ impl Algorithm {
 impl Tokens {
     pub(super) fn read(settings: &Settings, warnings: &mut Vec<String>) -> Result<Self, ConfigError> {
         let algorithm =
-            settings.required("tokens.algorithm", settings.word("tokens.algorithm", &ALGORITHMS))?;
+            settings.required("tokens.algorithm", settings.one_of("tokens.algorithm", &ALGORITHMS))?;
         let tokens = Self {
             algorithm,
             issuer: name(settings, "tokens.issuer")?,

@@ -9,7 +9,7 @@ use rustls_pki_types::pem::{self, PemObject};
 
 use super::error::ConfigError;
 use super::settings::Settings;
-use super::values::Origin;
+use super::types::Origin;
 
 /// What a route says of its upstreams.
 #[derive(Clone, Debug)]
@@ -55,7 +55,7 @@ impl Upstreams {
         };
         let upstreams = Self {
             origins,
-            http: table.word("routes.upstream_http", &HTTP)?.unwrap_or(UpstreamHttp::Http1),
+            http: table.one_of("routes.upstream_http", &HTTP)?.unwrap_or(UpstreamHttp::Http1),
             ca: authorities(table)?,
             health_path: health_path(table)?,
             health_interval: duration("routes.health_interval", 5)?,

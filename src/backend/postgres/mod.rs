@@ -18,11 +18,11 @@
 
 mod audit;
 mod movies;
+mod notify;
 mod pool;
 mod sessions;
 mod settings;
 mod users;
-mod wake_ups;
 
 use std::time::Duration;
 
@@ -113,8 +113,8 @@ impl PostgresStore {
 
     /// Calls `wake` when another process has ended sessions, for ever. It may come late or not at
     /// all: whoever must know asks.
-    pub async fn wake_ups(&self, wake: impl Fn() + Send + Sync) {
-        wake_ups::follow(self.pool.options(), wake).await;
+    pub async fn listen_for_revocations(&self, wake: impl Fn() + Send + Sync) {
+        notify::run_listener(self.pool.options(), wake).await;
     }
 
     /// Closes all connections, once they are idle.
@@ -137,7 +137,9 @@ async fn commit(tx: Transaction) -> Result<(), StoreError> {
 /// Gives up on a transaction of a few rows that takes too long: the statements within have no limit
 /// but the server's, which a connection that was cut silently never hears of. It is undone, unless
 /// only the answer to its commit was missing.
-async fn in_time<T>(transaction: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+async fn with_write_timeout<T>(
+    transaction: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
     timeout(TRANSACTION_TIMEOUT, transaction).await.map_err(StoreError::unavailable)?
 }
 
@@ -154,7 +156,7 @@ fn conflict(error: sqlx::Error, unique: &'static str) -> StoreError {
 }
 
 /// Whether PostgreSQL could hold `text` at all.
-fn storable(text: &str) -> bool {
+fn is_valid_text(text: &str) -> bool {
     !text.contains('\0')
 }
 

@@ -4,14 +4,14 @@ use async_trait::async_trait;
 use sqlx::postgres::PgConnection;
 use sqlx::{FromRow, Postgres, QueryBuilder};
 
-use super::{PostgresStore, commit, in_time, storable};
+use super::{PostgresStore, commit, is_valid_text, with_write_timeout};
 use crate::models::movie::{Movie, MovieDetails, MovieId};
 use crate::services::store::{MovieQuery, MovieSort, MovieStore, StoreError};
 
 #[async_trait]
 impl MovieStore for PostgresStore {
     async fn list_movies(&self, query: &MovieQuery) -> Result<(Vec<Movie>, u64), StoreError> {
-        if !query.title.iter().chain(&query.director).all(|part| storable(part)) {
+        if !query.title.iter().chain(&query.director).all(|part| is_valid_text(part)) {
             return Ok((Vec::new(), 0));
         }
         let mut count = QueryBuilder::<Postgres>::new("SELECT count(*)");
@@ -36,7 +36,7 @@ impl MovieStore for PostgresStore {
     }
 
     async fn insert_movies(&self, movies: &[MovieDetails]) -> Result<Vec<Movie>, StoreError> {
-        in_time(async {
+        with_write_timeout(async {
             let mut tx = self.write().await?;
             let mut inserted = Vec::with_capacity(movies.len());
             for details in movies {

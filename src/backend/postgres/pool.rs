@@ -45,27 +45,27 @@ struct Shared {
 
 #[derive(Debug)]
 struct Idle {
-    connection: Made,
+    connection: AgedConnection,
     since: Instant,
 }
 
 #[derive(Debug)]
-struct Made {
+struct AgedConnection {
     raw: PgConnection,
     at: Instant,
 }
 
 /// A connection in use. Dropped, it is closed.
 #[derive(Debug)]
-struct Lane {
-    connection: Made,
+struct PooledConnection {
+    connection: AgedConnection,
     _permit: OwnedSemaphorePermit,
 }
 
 /// A transaction. Dropped, it is undone, for its connection is closed.
 #[derive(Debug)]
 pub(super) struct Transaction {
-    lane: Lane,
+    lane: PooledConnection,
     pool: Pool,
 }
 
@@ -92,9 +92,9 @@ impl Pool {
     /// Begins a transaction.
     pub(super) async fn begin(&self) -> Result<Transaction, sqlx::Error> {
         let mut lane = self.acquire().await?;
-        match within(ANSWER_TIMEOUT, lane.connection.raw.execute("BEGIN")).await {
+        match with_timeout(ANSWER_TIMEOUT, lane.connection.raw.execute("BEGIN")).await {
             Ok(_) => Ok(Transaction { lane, pool: self.clone() }),
-            Err(error) => self.take_back(lane, Err(error)),
+            Err(error) => self.release(lane, Err(error)),
         }
     }
 
@@ -108,19 +108,19 @@ impl Pool {
         }
     }
 
-    async fn acquire(&self) -> Result<Lane, sqlx::Error> {
-        within(ACQUIRE_TIMEOUT, async {
+    async fn acquire(&self) -> Result<PooledConnection, sqlx::Error> {
+        with_timeout(ACQUIRE_TIMEOUT, async {
             let permits = Arc::clone(&self.shared.permits);
             let permit = permits.acquire_owned().await.map_err(|_| sqlx::Error::PoolClosed)?;
-            Ok(Lane { connection: self.connection().await?, _permit: permit })
+            Ok(PooledConnection { connection: self.connection().await?, _permit: permit })
         })
         .await
     }
 
-    async fn connection(&self) -> Result<Made, sqlx::Error> {
-        if let Some(mut idle) = self.latest() {
+    async fn connection(&self) -> Result<AgedConnection, sqlx::Error> {
+        if let Some(mut idle) = self.pop_idle() {
             let lives = idle.since.elapsed() < self.shared.trusted
-                || within(PING_TIMEOUT, idle.connection.raw.ping()).await.is_ok();
+                || with_timeout(PING_TIMEOUT, idle.connection.raw.ping()).await.is_ok();
             if lives {
                 return Ok(idle.connection);
             }
@@ -132,17 +132,17 @@ impl Pool {
         for statement in self.shared.settings {
             raw.execute(*statement).await?;
         }
-        Ok(Made { raw, at: Instant::now() })
+        Ok(AgedConnection { raw, at: Instant::now() })
     }
 
-    fn take_back<T>(&self, lane: Lane, answer: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
+    fn release<T>(&self, lane: PooledConnection, answer: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
         match &answer {
             Ok(_) if lane.connection.at.elapsed() < LIFETIME => {
                 self.idle().push(Idle { connection: lane.connection, since: Instant::now() });
             }
             Ok(_) => {}
             // The server is there, and only this statement is refused.
-            Err(sqlx::Error::Database(error)) if !tells_of_the_server(error.code().as_deref()) => {}
+            Err(sqlx::Error::Database(error)) if !is_connection_error(error.code().as_deref()) => {}
             // Perhaps the server went away, or is the primary no more: then the others are of as
             // little use.
             Err(_) => drop(self.take_idle()),
@@ -150,7 +150,7 @@ impl Pool {
         answer
     }
 
-    fn latest(&self) -> Option<Idle> {
+    fn pop_idle(&self) -> Option<Idle> {
         self.idle().pop()
     }
 
@@ -178,8 +178,8 @@ impl<'p> Executor<'p> for &Pool {
         let answer = async move {
             let mut lane = pool.acquire().await?;
             let steps = lane.connection.raw.fetch_many(query).try_collect::<Vec<_>>();
-            let steps = within(ANSWER_TIMEOUT, steps).await;
-            let steps = pool.take_back(lane, steps)?;
+            let steps = with_timeout(ANSWER_TIMEOUT, steps).await;
+            let steps = pool.release(lane, steps)?;
             Ok::<_, sqlx::Error>(stream::iter(steps.into_iter().map(Ok)))
         };
         stream::once(answer).try_flatten().boxed()
@@ -193,8 +193,8 @@ impl<'p> Executor<'p> for &Pool {
         let pool = self.clone();
         Box::pin(async move {
             let mut lane = pool.acquire().await?;
-            let row = within(ANSWER_TIMEOUT, lane.connection.raw.fetch_optional(query)).await;
-            pool.take_back(lane, row)
+            let row = with_timeout(ANSWER_TIMEOUT, lane.connection.raw.fetch_optional(query)).await;
+            pool.release(lane, row)
         })
     }
 
@@ -209,8 +209,9 @@ impl<'p> Executor<'p> for &Pool {
         let pool = self.clone();
         Box::pin(async move {
             let mut lane = pool.acquire().await?;
-            let statement = within(ANSWER_TIMEOUT, lane.connection.raw.prepare_with(sql, parameters)).await;
-            pool.take_back(lane, statement)
+            let statement =
+                with_timeout(ANSWER_TIMEOUT, lane.connection.raw.prepare_with(sql, parameters)).await;
+            pool.release(lane, statement)
         })
     }
 
@@ -221,8 +222,8 @@ impl<'p> Executor<'p> for &Pool {
         let pool = self.clone();
         Box::pin(async move {
             let mut lane = pool.acquire().await?;
-            let described = within(ANSWER_TIMEOUT, lane.connection.raw.describe(sql)).await;
-            pool.take_back(lane, described)
+            let described = with_timeout(ANSWER_TIMEOUT, lane.connection.raw.describe(sql)).await;
+            pool.release(lane, described)
         })
     }
 }
@@ -230,8 +231,8 @@ impl<'p> Executor<'p> for &Pool {
 impl Transaction {
     /// Commits. After an error it is not known whether it was committed.
     pub(super) async fn commit(mut self) -> Result<(), sqlx::Error> {
-        let done = within(ANSWER_TIMEOUT, self.lane.connection.raw.execute("COMMIT")).await;
-        self.pool.take_back(self.lane, done.map(drop))
+        let done = with_timeout(ANSWER_TIMEOUT, self.lane.connection.raw.execute("COMMIT")).await;
+        self.pool.release(self.lane, done.map(drop))
     }
 }
 
@@ -251,11 +252,11 @@ impl DerefMut for Transaction {
 
 /// Whether an error is about the server and not the statement: it shuts down, the connection is broken,
 /// or it may only be read from. <https://www.postgresql.org/docs/current/errcodes-appendix.html>
-fn tells_of_the_server(code: Option<&str>) -> bool {
+fn is_connection_error(code: Option<&str>) -> bool {
     code.is_none_or(|code| code.starts_with("57P") || code.starts_with("08") || code == "25006")
 }
 
-async fn within<T>(
+async fn with_timeout<T>(
     limit: Duration,
     work: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, sqlx::Error> {

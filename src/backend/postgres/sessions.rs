@@ -10,8 +10,8 @@ use sqlx::{FromRow, Postgres, QueryBuilder};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::wake_ups::wake_others;
-use super::{PostgresStore, audit, commit, conflict, in_time};
+use super::notify::notify_replicas;
+use super::{PostgresStore, audit, commit, conflict, with_write_timeout};
 use crate::identity::{ClientInfo, Roles};
 use crate::models::audit::AuditEntry;
 use crate::models::session::{
@@ -26,7 +26,7 @@ use crate::services::store::{
 #[async_trait]
 impl SessionStore for PostgresStore {
     async fn insert_session(&self, new: &NewSession<'_>) -> Result<InsertOutcome, StoreError> {
-        in_time(async {
+        with_write_timeout(async {
             let mut tx = self.write().await?;
             if !insert(&mut tx, new).await? {
                 return Ok(InsertOutcome::Refused);
@@ -34,7 +34,7 @@ impl SessionStore for PostgresStore {
             audit::insert(&mut tx, &AuditEntry::login(new.session)).await?;
             let ended = make_way(&mut tx, new).await?;
             commit(tx).await?;
-            wake_others(&self.pool, !ended.is_empty()).await;
+            notify_replicas(&self.pool, !ended.is_empty()).await;
             Ok(InsertOutcome::Yes { ended })
         })
         .await
@@ -79,11 +79,11 @@ impl SessionStore for PostgresStore {
     }
 
     async fn end_session(&self, id: SessionId, ending: &SessionTermination) -> Result<bool, StoreError> {
-        in_time(async {
+        with_write_timeout(async {
             let mut tx = self.write().await?;
             let ended = end_one(&mut tx, id, ending).await?;
             commit(tx).await?;
-            wake_others(&self.pool, ended).await;
+            notify_replicas(&self.pool, ended).await;
             Ok(ended)
         })
         .await
@@ -169,11 +169,11 @@ impl PostgresStore {
         which: &SessionFilter,
         ending: &SessionTermination,
     ) -> Result<Vec<SessionId>, StoreError> {
-        in_time(async {
+        with_write_timeout(async {
             let mut tx = self.write().await?;
             let ended = end_which(&mut tx, which, ending, Some(MOST_AT_ONCE)).await?;
             commit(tx).await?;
-            wake_others(&self.pool, !ended.is_empty()).await;
+            notify_replicas(&self.pool, !ended.is_empty()).await;
             Ok(ended)
         })
         .await

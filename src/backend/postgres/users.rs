@@ -8,9 +8,9 @@ use sqlx::{FromRow, Postgres};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::notify::notify_replicas;
 use super::sessions::end_which;
-use super::wake_ups::wake_others;
-use super::{PostgresStore, audit, commit, conflict, in_time, storable};
+use super::{PostgresStore, audit, commit, conflict, is_valid_text, with_write_timeout};
 use crate::models::session::SessionId;
 use crate::models::user::{Role, User, UserId};
 use crate::services::store::{PasswordChange, SessionFilter, SessionTermination, StoreError, UserStore};
@@ -29,7 +29,7 @@ impl UserStore for PostgresStore {
     }
 
     async fn find_user_by_email(&self, email: &str) -> Result<Option<User>, StoreError> {
-        if !storable(email) {
+        if !is_valid_text(email) {
             return Ok(None);
         }
         let query = sqlx::query_as::<_, Row>(FIND_BY_EMAIL).bind(email);
@@ -75,7 +75,7 @@ impl UserStore for PostgresStore {
         role: Role,
         ending: &SessionTermination,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
-        in_time(async {
+        with_write_timeout(async {
             let mut tx = self.write().await?;
             let query = sqlx::query(SET_ROLE).bind(id.0).bind(role.as_str());
             let done = query.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
@@ -84,7 +84,7 @@ impl UserStore for PostgresStore {
             }
             let ended = end_by_change(&mut tx, id, &SessionFilter::OfUser(id), ending).await?;
             commit(tx).await?;
-            wake_others(&self.pool, !ended.is_empty()).await;
+            notify_replicas(&self.pool, !ended.is_empty()).await;
             Ok(Some(ended))
         })
         .await
@@ -123,7 +123,7 @@ impl PostgresStore {
         which: SessionFilter,
         ending: &SessionTermination,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
-        in_time(async {
+        with_write_timeout(async {
             let mut tx = self.write().await?;
             let done = change.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
             if done.rows_affected() == 0 {
@@ -131,7 +131,7 @@ impl PostgresStore {
             }
             let ended = end_by_change(&mut tx, user, &which, ending).await?;
             commit(tx).await?;
-            wake_others(&self.pool, !ended.is_empty()).await;
+            notify_replicas(&self.pool, !ended.is_empty()).await;
             Ok(Some(ended))
         })
         .await

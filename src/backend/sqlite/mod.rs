@@ -23,14 +23,14 @@ use sqlx::sqlite::{
 use sqlx::{ConnectOptions, Connection, Sqlite, SqlitePool};
 use time::OffsetDateTime;
 
-use self::writer::{Work, Writer};
+use self::writer::{WriteFn, WriteQueue};
 use crate::services::store::{ACQUIRE_TIMEOUT, StoreError};
 
 /// The stores over one SQLite file.
 #[derive(Clone, Debug)]
 pub struct SqliteStore {
     options: SqliteConnectOptions,
-    writer: Writer,
+    writer: WriteQueue,
     readers: SqlitePool,
 }
 
@@ -48,7 +48,7 @@ impl SqliteStore {
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(ACQUIRE_TIMEOUT);
         enter_wal(&options).await?;
-        let writer = Writer::start(options.clone(), options.connect().await?);
+        let writer = WriteQueue::start(options.clone(), options.connect().await?);
         let readers = pool(READERS).connect_lazy_with(options.clone().read_only(true));
         Ok(Self { options, writer, readers })
     }
@@ -98,7 +98,7 @@ impl SqliteStore {
     async fn write<T, F>(&self, durability: Durability, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        F: Work<T>,
+        F: WriteFn<T>,
     {
         self.writer.write(durability, work).await
     }

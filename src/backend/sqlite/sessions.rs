@@ -36,7 +36,7 @@ impl SessionStore for SqliteStore {
                     return Ok(InsertOutcome::Refused);
                 }
                 audit::insert(tx, &AuditEntry::login(&session)).await?;
-                let ended = make_way(tx, &new).await?;
+                let ended = evict_sessions(tx, &new).await?;
                 Ok(InsertOutcome::Yes { ended })
             })
         })
@@ -222,7 +222,10 @@ async fn insert(tx: &mut SqliteConnection, new: &NewSession<'_>) -> Result<bool,
 }
 
 /// Ends the session that the new one replaces, and the oldest beyond the user's limit.
-async fn make_way(tx: &mut SqliteConnection, new: &NewSession<'_>) -> Result<Vec<SessionId>, StoreError> {
+async fn evict_sessions(
+    tx: &mut SqliteConnection,
+    new: &NewSession<'_>,
+) -> Result<Vec<SessionId>, StoreError> {
     let at = new.session.created_at;
     let displaced = sqlx::query_scalar::<_, Uuid>(BEYOND_LIMIT)
         .bind(new.session.user_id.0)

@@ -29,7 +29,7 @@ use crate::services::store::{ACQUIRE_TIMEOUT, StoreError};
 
 /// Where writes are handed in. Clones share one queue.
 #[derive(Clone, Debug)]
-pub(super) struct Writer {
+pub(super) struct WriteQueue {
     running: Arc<Mutex<Option<Running>>>,
 }
 
@@ -39,13 +39,13 @@ struct Running {
     task: JoinHandle<()>,
 }
 
-impl Writer {
+impl WriteQueue {
     /// Starts the task. It writes over `connection`, or over another one made by `options` should
     /// that one fail.
     pub(super) fn start(options: SqliteConnectOptions, connection: SqliteConnection) -> Self {
         let (queue, jobs) = mpsc::channel(LONGEST_QUEUE);
-        let open = Open { connection, commits: Durability::Flushed };
-        let task = tokio::spawn(Task { options, open: Some(open) }.run(jobs));
+        let open = WriterConnection { connection, commits: Durability::Flushed };
+        let task = tokio::spawn(WriterTask { options, open: Some(open) }.run(jobs));
         Self { running: Arc::new(Mutex::new(Some(Running { queue, task }))) }
     }
 
@@ -54,24 +54,29 @@ impl Writer {
     pub(super) async fn write<T, F>(&self, durability: Durability, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        F: Work<T>,
+        F: WriteFn<T>,
     {
-        self.queue_up(durability, Extent::Statements, work).await
+        self.enqueue(durability, WriteScope::Statements, work).await
     }
 
     /// As [`write`](Self::write), for work that is one statement.
     pub(super) async fn write_one<T, F>(&self, durability: Durability, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        F: Work<T>,
+        F: WriteFn<T>,
     {
-        self.queue_up(durability, Extent::Statement, work).await
+        self.enqueue(durability, WriteScope::Statement, work).await
     }
 
-    async fn queue_up<T, F>(&self, durability: Durability, extent: Extent, work: F) -> Result<T, StoreError>
+    async fn enqueue<T, F>(
+        &self,
+        durability: Durability,
+        extent: WriteScope,
+        work: F,
+    ) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        F: Work<T>,
+        F: WriteFn<T>,
     {
         let queue = self.queue().ok_or(WriteError::Closed)?;
         let (begun, mut has_begun) = oneshot::channel();
@@ -108,18 +113,18 @@ impl Writer {
 
 /// How much a write is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Extent {
+enum WriteScope {
     Statement,
     Statements,
 }
 
 /// What a caller wants written.
-pub(super) trait Work<T>:
+pub(super) trait WriteFn<T>:
     for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, StoreError>> + Send + 'static
 {
 }
 
-impl<T, F> Work<T> for F where
+impl<T, F> WriteFn<T> for F where
     F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, StoreError>> + Send + 'static
 {
 }
@@ -146,7 +151,7 @@ impl From<WriteError> for StoreError {
 trait Job: Send {
     fn durability(&self) -> Durability;
 
-    fn extent(&self) -> Extent;
+    fn extent(&self) -> WriteScope;
 
     /// Whether its caller still waits for it. From here on the caller waits for the answer.
     fn begin(&mut self) -> bool;
@@ -166,7 +171,7 @@ impl std::fmt::Debug for dyn Job {
 
 struct Write<T, F> {
     durability: Durability,
-    extent: Extent,
+    extent: WriteScope,
     begun: Option<oneshot::Sender<()>>,
     work: Option<F>,
     result: Option<Result<T, StoreError>>,
@@ -174,12 +179,12 @@ struct Write<T, F> {
 }
 
 #[async_trait]
-impl<T: Send, F: Work<T>> Job for Write<T, F> {
+impl<T: Send, F: WriteFn<T>> Job for Write<T, F> {
     fn durability(&self) -> Durability {
         self.durability
     }
 
-    fn extent(&self) -> Extent {
+    fn extent(&self) -> WriteScope {
         self.extent
     }
 
@@ -207,18 +212,18 @@ impl<T: Send, F: Work<T>> Job for Write<T, F> {
 }
 
 /// The task.
-struct Task {
+struct WriterTask {
     options: SqliteConnectOptions,
-    open: Option<Open>,
+    open: Option<WriterConnection>,
 }
 
-struct Open {
+struct WriterConnection {
     connection: SqliteConnection,
     /// What its `synchronous` says.
     commits: Durability,
 }
 
-impl Task {
+impl WriterTask {
     async fn run(mut self, mut queue: mpsc::Receiver<Box<dyn Job>>) {
         let mut jobs = Vec::with_capacity(MOST_TOGETHER);
         while queue.recv_many(&mut jobs, MOST_TOGETHER).await > 0 {
@@ -249,7 +254,7 @@ impl Task {
         let durability = jobs.iter().map(|job| job.durability()).max().unwrap_or(Durability::Flushed);
         let open = match &mut self.open {
             Some(open) => open,
-            none => none.insert(Open::new(&self.options).await?),
+            none => none.insert(WriterConnection::new(&self.options).await?),
         };
         open.commit_as(durability).await?;
         // The write lock from the beginning: else it could fail half-way, because another process
@@ -259,7 +264,7 @@ impl Task {
             if !job.begin() {
                 continue;
             }
-            if job.extent() == Extent::Statement {
+            if job.extent() == WriteScope::Statement {
                 job.run(&mut tx).await;
                 continue;
             }
@@ -275,14 +280,14 @@ impl Task {
     }
 
     async fn close(self) {
-        let Some(Open { mut connection, .. }) = self.open else { return };
+        let Some(WriterConnection { mut connection, .. }) = self.open else { return };
         // Fails harmlessly while another process reads: the log is then emptied by the last to leave.
         let _ = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut connection).await;
         let _ = connection.close().await;
     }
 }
 
-impl Open {
+impl WriterConnection {
     async fn new(options: &SqliteConnectOptions) -> Result<Self, sqlx::Error> {
         Ok(Self { connection: options.connect().await?, commits: Durability::Flushed })
     }

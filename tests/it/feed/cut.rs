@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use sekisho::app::App;
-use sekisho::backend::db::{self, Options, Stores};
+use sekisho::backend::db::{self, DatabaseOptions, Stores};
 use sekisho::identity::ClientInfo;
 use sekisho::layer::{TokenService, VerifyError};
 use sekisho::models::session::EndReason;
@@ -100,13 +100,13 @@ struct Replica {
 impl Replica {
     async fn start(other: &TestApp) -> Self {
         let wire = Wire::to(other.fresh.url()).await;
-        let stores = db::open(&wire.url, &Options::default()).await.unwrap();
+        let stores = db::open(&wire.url, &DatabaseOptions::default()).await.unwrap();
         let app = other.replica_over(&stores);
         app.tokens.load_revocations().await.unwrap();
         let mut following = JoinSet::new();
         following.spawn(app.tokens.clone().run_revocation_poller());
         let (woken, tokens) = (stores.clone(), app.tokens.clone());
-        following.spawn(async move { woken.wake_ups(move || tokens.poll_now()).await });
+        following.spawn(async move { woken.listen_for_revocations(move || tokens.poll_now()).await });
         Self { app, stores, wire, _following: following }
     }
 

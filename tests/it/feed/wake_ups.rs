@@ -1,7 +1,7 @@
 //! PostgreSQL tells the other replicas when sessions have ended; and where it doesn't, they find out
 //! all the same.
 
-use sekisho::backend::db::{self, Options, Stores};
+use sekisho::backend::db::{self, DatabaseOptions, Stores};
 use sekisho::identity::ClientInfo;
 use sekisho::models::session::{EndReason, SessionEnd};
 use sekisho::models::user::{Role, User};
@@ -84,7 +84,7 @@ async fn without_notifications_ends_arrive_by_asking() {
     let Some(fresh) = postgres().await else { return };
     let wire = Wire::to(fresh.url()).await;
     wire.drop_listen();
-    let far = db::open(&wire.url, &Options::default()).await.unwrap();
+    let far = db::open(&wire.url, &DatabaseOptions::default()).await.unwrap();
     let mut woken = Woken::start(&far);
     woken.wait().await;
     let [here, there] = replicas_over([&fresh.stores, &far]);
@@ -109,7 +109,7 @@ async fn a_database_that_can_not_tell_ends_sessions_all_the_same() {
     run(fresh.url(), &prepare.replace("{role}", &role)).await;
     let url: PgConnectOptions = fresh.url().parse().unwrap();
     let url = url.username(&role).password("lantern").to_url_lossy().to_string();
-    let stores = db::open(&url, &Options::default()).await.unwrap();
+    let stores = db::open(&url, &DatabaseOptions::default()).await.unwrap();
 
     let owner = known_user(&stores, "owner@example.com").await;
     let one = known_session(&stores, session(&owner)).await;
@@ -166,7 +166,8 @@ impl Woken {
     fn start(stores: &Stores) -> Self {
         let (wake, woken) = mpsc::unbounded_channel();
         let stores = stores.clone();
-        let following = async move { stores.wake_ups(move || wake.send(()).unwrap_or_default()).await };
+        let following =
+            async move { stores.listen_for_revocations(move || wake.send(()).unwrap_or_default()).await };
         Self(woken, tokio::spawn(following))
     }
 

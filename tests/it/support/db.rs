@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use sekisho::backend::db::{self, Options, Stores};
+use sekisho::backend::db::{self, DatabaseOptions, Stores};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
 use tempfile::TempDir;
@@ -47,7 +47,7 @@ impl Place {
 
     /// Opens the database as it is, without making its tables.
     pub(crate) async fn open(&self) -> Stores {
-        db::open(&self.url, &Options::default()).await.unwrap()
+        db::open(&self.url, &DatabaseOptions::default()).await.unwrap()
     }
 
     /// Opens the database and makes its tables.

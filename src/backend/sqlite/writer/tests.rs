@@ -11,7 +11,7 @@ const FULL: i64 = 2;
 const NORMAL: i64 = 1;
 
 struct Fixture {
-    writer: Writer,
+    writer: WriteQueue,
     options: SqliteConnectOptions,
     _directory: TempDir,
 }
@@ -26,7 +26,7 @@ impl Fixture {
             .busy_timeout(Duration::from_millis(1));
         let mut connection = options.clone().journal_mode(SqliteJournalMode::Wal).connect().await.unwrap();
         sqlx::query("CREATE TABLE done (n INTEGER)").execute(&mut connection).await.unwrap();
-        let writer = Writer::start(options.clone(), connection);
+        let writer = WriteQueue::start(options.clone(), connection);
         Self { writer, options, _directory: directory }
     }
 
@@ -60,7 +60,7 @@ impl Fixture {
         &self,
         waiting: usize,
         durability: Durability,
-        work: impl Work<T>,
+        work: impl WriteFn<T>,
     ) -> JoinHandle<Result<T, StoreError>> {
         let writer = self.writer.clone();
         let task = tokio::spawn(async move { writer.write(durability, work).await });

@@ -19,7 +19,7 @@ use crate::services::store::ACQUIRE_TIMEOUT;
 ///
 /// Not in that transaction: there NOTIFY takes a lock that all share until the commit is done, and
 /// where its queue is full the commit fails.
-pub(super) async fn wake_others(pool: &Pool, ended: bool) {
+pub(super) async fn notify_replicas(pool: &Pool, ended: bool) {
     if !ended {
         return;
     }
@@ -34,12 +34,12 @@ pub(super) async fn wake_others(pool: &Pool, ended: bool) {
 }
 
 /// Calls `wake` at every NOTIFY, and whenever some may have been missed; for ever.
-pub(super) async fn follow(options: &PgConnectOptions, wake: impl Fn() + Send + Sync) {
+pub(super) async fn run_listener(options: &PgConnectOptions, wake: impl Fn() + Send + Sync) {
     let mut pause = SHORTEST_PAUSE;
     loop {
         let began = Instant::now();
         let failed = match listen(options).await {
-            Ok(listener) => hear(listener, &wake).await,
+            Ok(listener) => recv_notifications(listener, &wake).await,
             Err(error) => error,
         };
         if began.elapsed() > LONGEST_PAUSE {
@@ -67,7 +67,7 @@ async fn listen(options: &PgConnectOptions) -> Result<PgListener, sqlx::Error> {
 }
 
 /// Hears until the connection is of no more use, and why.
-async fn hear(mut listener: PgListener, wake: impl Fn()) -> sqlx::Error {
+async fn recv_notifications(mut listener: PgListener, wake: impl Fn()) -> sqlx::Error {
     wake();
     loop {
         let heard = match timeout(SILENCE, listener.try_recv()).await {

@@ -19,13 +19,13 @@ use crate::services::store::{
 };
 
 /// A store, measured.
-pub(super) struct Measured<T: ?Sized>(pub(super) Arc<T>);
+pub(super) struct InstrumentedStore<T: ?Sized>(pub(super) Arc<T>);
 
 /// Calls the store within, by the name of the operation.
-macro_rules! measured {
+macro_rules! instrumented {
     ($store:ident of $within:ident { $(fn $name:ident($($arg:ident: $kind:ty),*) -> $answer:ty;)* }) => {
         #[async_trait]
-        impl $store for Measured<dyn $within> {
+        impl $store for InstrumentedStore<dyn $within> {
             $(async fn $name(&self, $($arg: $kind),*) -> Result<$answer, StoreError> {
                 measure(stringify!($name), self.0.$name($($arg),*)).await
             })*
@@ -33,7 +33,7 @@ macro_rules! measured {
     };
 }
 
-measured!(SessionStore of SessionStore {
+instrumented!(SessionStore of SessionStore {
     fn insert_session(new: &NewSession<'_>) -> InsertOutcome;
     fn rotate(rotation: &Rotation<'_>) -> Option<Session>;
     fn catch_up(rotation: &Rotation<'_>) -> Option<Session>;
@@ -50,13 +50,13 @@ measured!(SessionStore of SessionStore {
     fn database_time() -> OffsetDateTime;
 });
 
-measured!(AuditStore of SessionStore {
+instrumented!(AuditStore of SessionStore {
     fn record(entries: &[AuditEntry]) -> ();
     fn session_audit(session: SessionId, limit: u32) -> Vec<AuditEntry>;
     fn purge_audit(before: OffsetDateTime, most: u32) -> u64;
 });
 
-measured!(UserStore of UserStore {
+instrumented!(UserStore of UserStore {
     fn insert_users(users: &[User]) -> ();
     fn find_user_by_email(email: &str) -> Option<User>;
     fn find_user(id: UserId) -> Option<User>;
@@ -70,7 +70,7 @@ measured!(UserStore of UserStore {
     fn delete_user(id: UserId, ending: &SessionTermination) -> Option<Vec<SessionId>>;
 });
 
-measured!(MovieStore of MovieStore {
+instrumented!(MovieStore of MovieStore {
     fn list_movies(query: &MovieQuery) -> (Vec<Movie>, u64);
     fn find_movie(id: MovieId) -> Option<Movie>;
     fn insert_movies(movies: &[MovieDetails]) -> Vec<Movie>;

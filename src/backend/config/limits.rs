@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::error::{ConfigError, Place};
+use super::error::{ConfigError, ValueSource};
 use super::settings::Settings;
 
 /// The files of `server.tls_certificate` and `server.tls_key`.
@@ -13,7 +13,7 @@ pub struct Tls {
     pub certificate: PathBuf,
     /// Its private key, in PEM.
     pub key: PathBuf,
-    places: [Place; 2],
+    places: [ValueSource; 2],
 }
 
 /// What clients of the public listener may cost.

@@ -18,12 +18,12 @@ use url::{Host, Url};
 /// # Ok::<(), sekisho::backend::config::ParseError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listen {
+pub struct ListenAddr {
     host: String,
     port: u16,
 }
 
-impl Listen {
+impl ListenAddr {
     /// The host, without the brackets of an IPv6 address: what
     /// [`ToSocketAddrs`](std::net::ToSocketAddrs) takes in a pair with the port.
     #[must_use]
@@ -61,7 +61,7 @@ impl Listen {
     }
 
     /// Whether the two can't both be listened on.
-    pub(super) fn clashes_with(&self, other: &Self) -> bool {
+    pub(super) fn conflicts_with(&self, other: &Self) -> bool {
         let everywhere = |listen: &Self| listen.ip().is_some_and(|ip| ip.is_unspecified());
         let same_host =
             self.host == other.host || (self.is_loopback() && other.is_loopback() && self.named_or(other));
@@ -74,7 +74,7 @@ impl Listen {
     }
 }
 
-impl FromStr for Listen {
+impl FromStr for ListenAddr {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
@@ -90,7 +90,7 @@ impl FromStr for Listen {
     }
 }
 
-impl fmt::Display for Listen {
+impl fmt::Display for ListenAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.host.contains(':') {
             write!(f, "[{}]:{}", self.host, self.port)
@@ -188,7 +188,7 @@ pub struct PathPrefix(String);
 
 impl PathPrefix {
     /// One of the program's own paths.
-    pub(super) fn known(path: &str) -> Self {
+    pub(super) fn from_static(path: &str) -> Self {
         Self(path.to_owned())
     }
 
@@ -200,7 +200,7 @@ impl PathPrefix {
 
     /// Whether `path` is this one or below it.
     #[must_use]
-    pub fn covers(&self, path: &str) -> bool {
+    pub fn matches(&self, path: &str) -> bool {
         let rest = path.strip_prefix(self.0.trim_end_matches('/'));
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
@@ -271,7 +271,7 @@ fn hex(digit: u8) -> Option<u8> {
 mod tests {
     use super::*;
 
-    fn listen(text: &str) -> Listen {
+    fn listen(text: &str) -> ListenAddr {
         text.parse().unwrap()
     }
 
@@ -283,10 +283,10 @@ mod tests {
         for bad in
             ["", "8080", ":8080", "host", "host:", "host:65536", "host:-1", "host:+1", "::1:80", "[x]:80"]
         {
-            assert!(bad.parse::<Listen>().is_err(), "{bad}");
+            assert!(bad.parse::<ListenAddr>().is_err(), "{bad}");
         }
-        assert!("127.0.0.256:80".parse::<Listen>().is_err());
-        assert!("a b:80".parse::<Listen>().is_err());
+        assert!("127.0.0.256:80".parse::<ListenAddr>().is_err());
+        assert!("a b:80".parse::<ListenAddr>().is_err());
         assert!(listen("127.1.2.3:1").is_loopback() && listen("LOCALHOST:1").is_loopback());
         assert!(!listen("0.0.0.0:1").is_loopback() && !listen("localhost.example:1").is_loopback());
     }
@@ -299,8 +299,8 @@ mod tests {
             ("localhost:1", "127.0.0.1:1"),
             ("[::]:1", "10.0.0.1:1"),
         ] {
-            assert!(listen(one).clashes_with(&listen(other)), "{one} {other}");
-            assert!(listen(other).clashes_with(&listen(one)), "{other} {one}");
+            assert!(listen(one).conflicts_with(&listen(other)), "{one} {other}");
+            assert!(listen(other).conflicts_with(&listen(one)), "{other} {one}");
         }
         for (one, other) in [
             ("127.0.0.1:1", "127.0.0.1:2"),
@@ -308,7 +308,7 @@ mod tests {
             ("127.0.0.1:1", "127.0.0.2:1"),
             ("127.0.0.1:1", "[::1]:1"),
         ] {
-            assert!(!listen(one).clashes_with(&listen(other)), "{one} {other}");
+            assert!(!listen(one).conflicts_with(&listen(other)), "{one} {other}");
         }
     }
 
@@ -368,13 +368,13 @@ mod tests {
         }
         let prefix: PathPrefix = "/api".parse().unwrap();
         assert!(
-            prefix.covers("/api")
-                && prefix.covers("/api/v1")
-                && !prefix.covers("/apis")
-                && !prefix.covers("/")
+            prefix.matches("/api")
+                && prefix.matches("/api/v1")
+                && !prefix.matches("/apis")
+                && !prefix.matches("/")
         );
         let root: PathPrefix = "/".parse().unwrap();
-        assert!(root.covers("/") && root.covers("/api"));
+        assert!(root.matches("/") && root.matches("/api"));
     }
 
     #[test]
