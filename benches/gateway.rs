@@ -39,7 +39,7 @@ use sekisho::services::jwt::AccessTokens;
 use sekisho::services::keys::{Algorithm, KeyMaterial, KeyRing, SharedKeys};
 use sekisho::services::store::SessionStore;
 use sekisho::services::token::{SessionRequest, SessionSettings, Tokens};
-use sekisho::telemetry::{self, Log, LogFormat, Spans, Telemetry};
+use sekisho::telemetry::{self, LogFormat, LogGuard, SpanSender, Telemetry};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tower::{Layer, Service, service_fn};
@@ -179,10 +179,10 @@ fn entrance(c: &mut Criterion) {
         };
         b.iter(|| answer(request()));
     });
-    let json = Log::to(std::io::sink(), LogFormat::Json);
-    let text = Log::to(std::io::sink(), LogFormat::Text);
-    let (spans, exporting) = must(Spans::start("http://127.0.0.1:1", 1.0));
-    let log = |log: &Log| Telemetry { access: Some(log.access()), ..Telemetry::default() };
+    let json = LogGuard::to(std::io::sink(), LogFormat::Json);
+    let text = LogGuard::to(std::io::sink(), LogFormat::Text);
+    let (spans, exporting) = must(SpanSender::start("http://127.0.0.1:1", 1.0));
+    let log = |log: &LogGuard| Telemetry { access: Some(log.access()), ..Telemetry::default() };
     let mut through = |name: &str, telemetry: Telemetry| {
         let mut public = app("", telemetry).public;
         group.bench_function(name, |b| {

@@ -61,7 +61,7 @@ use crate::services::password::{PasswordError, PasswordHasher, PasswordSettings}
 use crate::services::token::{SessionSettings, Tokens};
 use crate::services::users::Users;
 use crate::telemetry::Telemetry;
-use crate::telemetry::metrics::Meters;
+use crate::telemetry::metrics::HttpMetrics;
 
 /// What the program is made of.
 pub struct AppDependencies<'a> {
@@ -201,7 +201,7 @@ fn stack_builder(
     session: &SilentRefreshLayer<Tokens>,
     state: AuthState,
 ) -> StackBuilder {
-    let (meters, prefix) = (Arc::new(Meters::new()), parts.config.server.auth_prefix.as_str());
+    let (meters, prefix) = (Arc::new(HttpMetrics::new()), parts.config.server.auth_prefix.as_str());
     let pages = parts.sample.clone().map(|sample| with_fallbacks(pages::router(Some(sample))));
     StackBuilder {
         home: SharedRuntime::current(),
@@ -217,7 +217,7 @@ fn stack_builder(
     }
 }
 
-fn recorder_config(parts: &AppDependencies<'_>, meters: Arc<Meters>) -> RecorderConfig {
+fn recorder_config(parts: &AppDependencies<'_>, meters: Arc<HttpMetrics>) -> RecorderConfig {
     RecorderConfig {
         trusted: TrustedProxies::default(),
         public_host: public_host(&parts.public_origin),
@@ -228,7 +228,7 @@ fn recorder_config(parts: &AppDependencies<'_>, meters: Arc<Meters>) -> Recorder
     }
 }
 
-fn builtin_paths(server: &config::Server, meters: &Meters) -> Vec<(config::PathPrefix, u32)> {
+fn builtin_paths(server: &config::Server, meters: &HttpMetrics) -> Vec<(config::PathPrefix, u32)> {
     let counted = |builtin: &BuiltinRoutes| {
         let number = meters.route(&format!("own:{}", builtin.as_str()));
         server.paths_of(*builtin).into_iter().map(move |path| (path, number))

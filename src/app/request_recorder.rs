@@ -24,8 +24,8 @@ use super::resolve_client;
 use crate::clock::Clock;
 use crate::identity::{RequestContext, Scoped, SessionEvent};
 use crate::layer::SESSION_EVENT_HEADER;
-use crate::telemetry::metrics::{Meters, NumberedMeters};
-use crate::telemetry::{CLIENT_GONE, Ended, Telemetry, TraceContext, ids};
+use crate::telemetry::metrics::{HttpMetrics, RouteMetricsTable};
+use crate::telemetry::{AccessLogEntry, CLIENT_CLOSED_REQUEST, Telemetry, TraceContext, ids};
 
 /// Lets requests in, and sees their answers out.
 #[derive(Clone)]
@@ -46,7 +46,7 @@ pub(super) struct RecorderConfig {
     /// The time, for the access log.
     pub(super) clock: Arc<dyn Clock>,
     /// The counts.
-    pub(super) meters: Arc<Meters>,
+    pub(super) meters: Arc<HttpMetrics>,
     /// Where lines and spans go.
     pub(super) telemetry: Telemetry,
 }
@@ -54,7 +54,7 @@ pub(super) struct RecorderConfig {
 /// What the visits of one entrance share.
 struct RecorderInner {
     desk: RecorderConfig,
-    routes: NumberedMeters,
+    routes: RouteMetricsTable,
 }
 
 impl<S> RequestRecorder<S> {
@@ -162,7 +162,7 @@ impl RequestRecord {
         let mut context = assign_ids(request.headers_mut(), &scope);
         let sampled = desk.telemetry.spans.as_ref().is_some_and(|spans| spans.samples(context.span));
         context.sampled |= sampled;
-        context.write_to(request.headers_mut());
+        context.inject(request.headers_mut());
         let version = request.version();
         Self { hall: Arc::clone(hall), scope, began, version, context, sampled, answer: None }
     }
@@ -198,7 +198,7 @@ impl RequestRecord {
         }
         // What is sent to its announced length ends there; nobody looks at what HEAD would bring.
         let whole = answer.whole || answer.length == Some(answer.sent) || self.scope.method() == Method::HEAD;
-        let ended = Ended {
+        let ended = AccessLogEntry {
             at: clock.now(),
             scope: &self.scope,
             status: answer.status,
@@ -213,7 +213,7 @@ impl RequestRecord {
         self.emit(telemetry, &ended);
     }
 
-    fn emit(&self, telemetry: &Telemetry, ended: &Ended<'_>) {
+    fn emit(&self, telemetry: &Telemetry, ended: &AccessLogEntry<'_>) {
         if let Some(access) = &telemetry.access {
             access.write(ended);
         }
@@ -228,7 +228,7 @@ impl Drop for RequestRecord {
         match &self.answer {
             Some(answer) => self.on_complete(answer),
             None => {
-                let status = StatusCode::from_u16(CLIENT_GONE).unwrap_or_default();
+                let status = StatusCode::from_u16(CLIENT_CLOSED_REQUEST).unwrap_or_default();
                 self.count(status, None);
                 self.on_complete(&ResponseProgress {
                     status,
@@ -284,9 +284,9 @@ impl HttpBody for RecordedBody {
 fn assign_ids(headers: &mut HeaderMap, scope: &RequestContext) -> TraceContext {
     let context = if headers.keys().any(is_request_id_or_trace_header) {
         remove_ids(headers);
-        TraceContext::of(headers, scope.id())
+        TraceContext::extract(headers, scope.id())
     } else {
-        TraceContext::begun_with(scope.id())
+        TraceContext::new_root(scope.id())
     };
     headers.insert(X_REQUEST_ID, request_id_header(scope));
     context

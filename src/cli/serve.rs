@@ -25,7 +25,7 @@ use crate::server::{Certificate, ServerLimits, WorkerThreads};
 use crate::services::keys::SharedKeys;
 use crate::services::purge::{Purge, RetentionPolicy};
 use crate::services::store::StoreError;
-use crate::telemetry::{self, Exporting, Log, Telemetry};
+use crate::telemetry::{self, ExporterHandle, LogGuard, Telemetry};
 
 /// Arguments of `sekisho serve`.
 #[derive(Args, Clone, Debug)]
@@ -80,7 +80,7 @@ pub(super) async fn serve(
     config: &Config,
     occasions: Option<Occasions>,
     stores: Stores,
-    log: &Log,
+    log: &LogGuard,
     sample: Option<Sample>,
     ready: impl FnOnce(&str) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
@@ -154,7 +154,7 @@ impl Ground {
 struct Program {
     app: App,
     beside: Vec<JoinHandle<()>>,
-    exporting: Option<Exporting>,
+    exporting: Option<ExporterHandle>,
 }
 
 impl Program {
@@ -162,7 +162,7 @@ impl Program {
         config: &Config,
         ground: &Ground,
         origin: &Origin,
-        log: &Log,
+        log: &LogGuard,
         sample: Option<Sample>,
     ) -> Result<Self, CliError> {
         let (spans, exporting) = start::spans(config)?.unzip();

@@ -15,7 +15,7 @@ use crate::server::{Certificate, ServerLimits, raise_file_limit};
 use crate::services::keys::{Algorithm, KeyMaterial, KeyRing};
 use crate::services::password::PasswordHasher;
 use crate::services::users::Users;
-use crate::telemetry::{Exporting, Log, LogFormat, Spans};
+use crate::telemetry::{ExporterHandle, LogFormat, LogGuard, SpanSender};
 
 /// Runs a command that waits for things.
 pub(super) fn block_on<T>(command: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
@@ -63,16 +63,16 @@ pub(super) fn check_file_limit(config: &Config) {
 }
 
 /// Begins to log. What waits is written when the log is dropped.
-pub(super) fn log(config: &Config) -> Log {
-    Log::to_stderr(match config.log.format {
+pub(super) fn log(config: &Config) -> LogGuard {
+    LogGuard::to_stderr(match config.log.format {
         config::LogFormat::Json => LogFormat::Json,
         config::LogFormat::Text => LogFormat::Text,
     })
 }
 
 /// Begins to export spans, where that is configured.
-pub(super) fn spans(config: &Config) -> Result<Option<(Spans, Exporting)>, CliError> {
-    let start = |otlp: &config::Otlp| Spans::start(otlp.endpoint.as_str(), otlp.sample);
+pub(super) fn spans(config: &Config) -> Result<Option<(SpanSender, ExporterHandle)>, CliError> {
+    let start = |otlp: &config::Otlp| SpanSender::start(otlp.endpoint.as_str(), otlp.sample);
     config.otlp.as_ref().map(start).transpose().map_err(CliError::misconfigured)
 }
 

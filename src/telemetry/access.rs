@@ -19,12 +19,12 @@ pub struct AccessLog {
 }
 
 /// What became of a request.
-pub(crate) struct Ended<'a> {
+pub(crate) struct AccessLogEntry<'a> {
     /// When its answer ended.
     pub(crate) at: OffsetDateTime,
     /// The request itself.
     pub(crate) scope: &'a RequestContext,
-    /// What it was answered with; [`CLIENT_GONE`] if the client did not wait for it.
+    /// What it was answered with; [`CLIENT_CLOSED_REQUEST`] if the client did not wait for it.
     pub(crate) status: StatusCode,
     /// How many bytes of the answer's body were sent.
     pub(crate) bytes: u64,
@@ -43,10 +43,10 @@ pub(crate) struct Ended<'a> {
 }
 
 /// Stands for the status of an answer that nobody waited for. It is never sent.
-pub(crate) const CLIENT_GONE: u16 = 499;
+pub(crate) const CLIENT_CLOSED_REQUEST: u16 = 499;
 
 impl AccessLog {
-    pub(crate) fn write(&self, ended: &Ended<'_>) {
+    pub(crate) fn write(&self, ended: &AccessLogEntry<'_>) {
         let line = match self.format {
             LogFormat::Text => ended.line(Text::begin(ended)),
             LogFormat::Json => ended.line(Json::begin(ended)),
@@ -56,9 +56,9 @@ impl AccessLog {
     }
 }
 
-impl Ended<'_> {
+impl AccessLogEntry<'_> {
     /// In the order in which one reads. What isn't known is left out.
-    fn line(&self, mut line: impl Line) -> String {
+    fn line(&self, mut line: impl LineFormatter) -> String {
         let scope = self.scope;
         line.text("method", scope.method().as_str());
         line.text("path", scope.path());
@@ -90,8 +90,8 @@ impl Ended<'_> {
 }
 
 /// A line that is being written.
-trait Line {
-    fn begin(ended: &Ended<'_>) -> Self;
+trait LineFormatter {
+    fn begin(ended: &AccessLogEntry<'_>) -> Self;
     fn text(&mut self, name: &str, value: &str);
     fn number(&mut self, name: &str, value: u64);
     fn duration(&mut self, name: &str, value: Duration);
@@ -101,8 +101,8 @@ trait Line {
 
 struct Text(String);
 
-impl Line for Text {
-    fn begin(ended: &Ended<'_>) -> Self {
+impl LineFormatter for Text {
+    fn begin(ended: &AccessLogEntry<'_>) -> Self {
         let mut line = String::with_capacity(ORDINARY);
         push_time(&mut line, ended.at);
         line.push_str("  INFO ");
@@ -134,8 +134,8 @@ impl Line for Text {
 
 struct Json(String);
 
-impl Line for Json {
-    fn begin(ended: &Ended<'_>) -> Self {
+impl LineFormatter for Json {
+    fn begin(ended: &AccessLogEntry<'_>) -> Self {
         let mut line = String::with_capacity(ORDINARY);
         line.push_str("{\"time\":\"");
         push_time(&mut line, ended.at);

@@ -8,7 +8,7 @@ pub(super) fn push_json(line: &mut String, text: &str) {
     line.push('"');
     let mut plain = 0;
     for (at, character) in text.char_indices() {
-        if is_harmless(character) && !matches!(character, '"' | '\\') {
+        if is_printable(character) && !matches!(character, '"' | '\\') {
             continue;
         }
         line.push_str(&text[plain..at]);
@@ -43,9 +43,9 @@ pub(super) fn push_value(line: &mut String, text: &str) {
 }
 
 /// Adds `text` as prose: as it is, but for what is not harmless.
-pub(super) fn push_prose(line: &mut String, text: &str) {
+pub(super) fn push_message(line: &mut String, text: &str) {
     for character in text.chars() {
-        if is_harmless(character) {
+        if is_printable(character) {
             line.push(character);
         } else {
             line.extend(character.escape_default());
@@ -55,7 +55,7 @@ pub(super) fn push_prose(line: &mut String, text: &str) {
 
 /// Whether a character only shows itself: no control, no other end of a line (U+2028, U+2029), and
 /// none that hides or reorders what stands around it.
-fn is_harmless(character: char) -> bool {
+fn is_printable(character: char) -> bool {
     match character {
         ' '..='~' => true,
         '\u{0}'..='\u{9f}' | '\u{ad}' | '\u{61c}' | '\u{feff}' => false,
@@ -109,14 +109,14 @@ mod tests {
         fn json_reads_back_as_it_was(text in any::<String>()) {
             let written = json(&text);
             prop_assert_eq!(serde_json::from_str::<String>(&written).unwrap(), text);
-            prop_assert!(written.chars().all(is_harmless));
+            prop_assert!(written.chars().all(is_printable));
         }
 
         #[test]
         fn prose_is_one_line(text in any::<String>()) {
             let mut line = String::new();
-            push_prose(&mut line, &text);
-            prop_assert!(line.chars().all(is_harmless));
+            push_message(&mut line, &text);
+            prop_assert!(line.chars().all(is_printable));
         }
     }
 }

@@ -10,7 +10,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-use super::escape::{push_json, push_prose, push_value};
+use super::escape::{push_json, push_message, push_value};
 use crate::clock::{Clock, SystemClock};
 use crate::identity::RequestContext;
 
@@ -25,9 +25,9 @@ pub enum LogFormat {
 }
 
 /// Writes events, each with the id, method and path of the request that it belongs to.
-pub(super) struct Lines(pub(super) LogFormat);
+pub(super) struct EventFormatter(pub(super) LogFormat);
 
-impl<S, N> FormatEvent<S, N> for Lines
+impl<S, N> FormatEvent<S, N> for EventFormatter
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -38,7 +38,7 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let mut fields = Fields::default();
+        let mut fields = FieldVisitor::default();
         event.record(&mut fields);
         let line = match self.0 {
             LogFormat::Text => text(event.metadata(), &fields, writer.has_ansi_escapes()),
@@ -48,13 +48,13 @@ where
     }
 }
 
-fn text(metadata: &Metadata<'_>, fields: &Fields, colours: bool) -> String {
+fn text(metadata: &Metadata<'_>, fields: &FieldVisitor, colours: bool) -> String {
     let mut line = String::with_capacity(ORDINARY);
     push_time(&mut line, SystemClock.now());
     line.push(' ');
     push_level(&mut line, *metadata.level(), colours);
     line.push(' ');
-    push_prose(&mut line, &fields.message);
+    push_message(&mut line, &fields.message);
     for (name, value) in &fields.others {
         push_field(&mut line, name, value.text());
     }
@@ -68,7 +68,7 @@ fn text(metadata: &Metadata<'_>, fields: &Fields, colours: bool) -> String {
 }
 
 /// The event's own fields are apart from the others, so that no name is there twice.
-fn json(metadata: &Metadata<'_>, fields: &Fields) -> String {
+fn json(metadata: &Metadata<'_>, fields: &FieldVisitor) -> String {
     let mut line = String::with_capacity(ORDINARY);
     line.push_str("{\"time\":\"");
     push_time(&mut line, SystemClock.now());
@@ -136,7 +136,7 @@ fn push_level(line: &mut String, level: Level, colours: bool) {
 
 /// What an event says.
 #[derive(Default)]
-struct Fields {
+struct FieldVisitor {
     message: String,
     others: Vec<(&'static str, Value)>,
 }
@@ -155,7 +155,7 @@ impl Value {
     }
 }
 
-impl Fields {
+impl FieldVisitor {
     fn add(&mut self, field: &Field, value: Value) {
         match (field.name(), value) {
             ("message", value) => self.message.push_str(value.text()),
@@ -164,7 +164,7 @@ impl Fields {
     }
 }
 
-impl Visit for Fields {
+impl Visit for FieldVisitor {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         self.add(field, Value::Text(format!("{value:?}")));
     }

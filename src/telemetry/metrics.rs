@@ -16,40 +16,40 @@ use crate::identity::SessionEvent;
 
 /// Every metric of the program.
 pub const METRICS: &[Metric] = &[
-    counts("sekisho_requests_total", "Requests answered, by route, status and session event"),
-    seconds("sekisho_request_duration_seconds", "From a request's arrival to its answer's end, by route"),
-    level("sekisho_requests_in_flight", "Requests whose answer has not ended yet"),
-    counts("sekisho_session_events_total", "What the session machinery did, by event"),
-    level("sekisho_session_feed_lost", "1 while it is not known which sessions have ended"),
-    counts("sekisho_notes_lost_total", "Settlements and replay counts that were never written"),
-    level("sekisho_clock_offset_seconds", "How far this machine's clock is ahead of the database's"),
-    seconds("sekisho_store_duration_seconds", "Calls to the database, by operation and outcome"),
-    level("sekisho_password_jobs_queued", "Password checks that wait for a thread"),
-    level("sekisho_password_jobs_running", "Password checks under way"),
-    counts("sekisho_password_jobs_refused_total", "Password checks refused because the queue was full"),
-    counts("sekisho_reloads_total", "Times that the configuration was read again, by outcome"),
-    level("sekisho_reload_last_success_timestamp_seconds", "When the configuration in force was read"),
-    counts("sekisho_log_lines_lost_total", "Log lines that were not written"),
-    counts("sekisho_spans_lost_total", "Spans that were not exported"),
-    level("sekisho_connections", "Open connections of clients"),
-    counts("sekisho_connections_refused_total", "Connections closed at once because there were too many"),
-    counts(
+    counter("sekisho_requests_total", "Requests answered, by route, status and session event"),
+    histogram("sekisho_request_duration_seconds", "From a request's arrival to its answer's end, by route"),
+    gauge("sekisho_requests_in_flight", "Requests whose answer has not ended yet"),
+    counter("sekisho_session_events_total", "What the session machinery did, by event"),
+    gauge("sekisho_session_feed_lost", "1 while it is not known which sessions have ended"),
+    counter("sekisho_notes_lost_total", "Settlements and replay counts that were never written"),
+    gauge("sekisho_clock_offset_seconds", "How far this machine's clock is ahead of the database's"),
+    histogram("sekisho_store_duration_seconds", "Calls to the database, by operation and outcome"),
+    gauge("sekisho_password_jobs_queued", "Password checks that wait for a thread"),
+    gauge("sekisho_password_jobs_running", "Password checks under way"),
+    counter("sekisho_password_jobs_refused_total", "Password checks refused because the queue was full"),
+    counter("sekisho_reloads_total", "Times that the configuration was read again, by outcome"),
+    gauge("sekisho_reload_last_success_timestamp_seconds", "When the configuration in force was read"),
+    counter("sekisho_log_lines_lost_total", "Log lines that were not written"),
+    counter("sekisho_spans_lost_total", "Spans that were not exported"),
+    gauge("sekisho_connections", "Open connections of clients"),
+    counter("sekisho_connections_refused_total", "Connections closed at once because there were too many"),
+    counter(
         "sekisho_connections_timed_out_total",
         "Connections, and streams of HTTP/2, closed because the client was too slow, by what for",
     ),
-    counts("sekisho_connections_handed_over_total", "Connections handed to a serving thread with fewer"),
-    counts("sekisho_requests_shed_total", "Requests answered with 503 because there were too many"),
-    level("sekisho_streams", "Open WebSockets, other upgraded connections and event streams"),
-    counts(
+    counter("sekisho_connections_handed_over_total", "Connections handed to a serving thread with fewer"),
+    counter("sekisho_requests_shed_total", "Requests answered with 503 because there were too many"),
+    gauge("sekisho_streams", "Open WebSockets, other upgraded connections and event streams"),
+    counter(
         "sekisho_streams_closed_total",
         "Streams closed because their session had ended, by kind and event",
     ),
-    level("sekisho_upstream_in_flight", "Requests under way at an upstream"),
-    level("sekisho_upstream_idle_connections", "Connections to an upstream that wait for a request"),
-    level("sekisho_upstream_healthy", "1 while an upstream takes requests"),
-    counts("sekisho_upstream_retries_total", "Requests sent to another upstream, or once more"),
-    counts("sekisho_upstream_ejections_total", "Times that an upstream was taken out"),
-    counts("sekisho_upstream_connect_failures_total", "Connections to an upstream that were not made"),
+    gauge("sekisho_upstream_in_flight", "Requests under way at an upstream"),
+    gauge("sekisho_upstream_idle_connections", "Connections to an upstream that wait for a request"),
+    gauge("sekisho_upstream_healthy", "1 while an upstream takes requests"),
+    counter("sekisho_upstream_retries_total", "Requests sent to another upstream, or once more"),
+    counter("sekisho_upstream_ejections_total", "Times that an upstream was taken out"),
+    counter("sekisho_upstream_connect_failures_total", "Connections to an upstream that were not made"),
 ];
 
 /// A metric's name and what it means.
@@ -69,15 +69,15 @@ enum Kind {
     Histogram,
 }
 
-const fn counts(name: &'static str, help: &'static str) -> Metric {
+const fn counter(name: &'static str, help: &'static str) -> Metric {
     Metric { name, help, kind: Kind::Counter }
 }
 
-const fn level(name: &'static str, help: &'static str) -> Metric {
+const fn gauge(name: &'static str, help: &'static str) -> Metric {
     Metric { name, help, kind: Kind::Gauge }
 }
 
-const fn seconds(name: &'static str, help: &'static str) -> Metric {
+const fn histogram(name: &'static str, help: &'static str) -> Metric {
     Metric { name, help, kind: Kind::Histogram }
 }
 
@@ -116,19 +116,19 @@ pub async fn upkeep(handle: PrometheusHandle) {
 }
 
 /// The counts of requests.
-pub(crate) struct Meters {
+pub(crate) struct HttpMetrics {
     pub(crate) in_flight: Gauge,
     events: [OnceLock<Counter>; EVENTS],
     /// By the number that [`route`](Self::route) has given. It only grows.
-    routes: ArcSwap<Vec<Arc<RouteMeters>>>,
+    routes: ArcSwap<Vec<Arc<RouteMetrics>>>,
 }
 
-impl Meters {
+impl HttpMetrics {
     pub(crate) fn new() -> Self {
         Self {
             in_flight: gauge!("sekisho_requests_in_flight"),
             events: [const { OnceLock::new() }; EVENTS],
-            routes: ArcSwap::from_pointee(vec![Arc::new(RouteMeters::new(NO_ROUTE))]),
+            routes: ArcSwap::from_pointee(vec![Arc::new(RouteMetrics::new(NO_ROUTE))]),
         }
     }
 
@@ -138,7 +138,7 @@ impl Meters {
         self.routes.rcu(|routes| {
             let mut routes = Vec::clone(routes);
             if !routes.iter().any(|route| route.name == name) {
-                routes.push(Arc::new(RouteMeters::new(name)));
+                routes.push(Arc::new(RouteMetrics::new(name)));
             }
             routes
         });
@@ -147,8 +147,8 @@ impl Meters {
     }
 
     /// The counts of the routes that have a number by now.
-    pub(crate) fn numbered(&self) -> NumberedMeters {
-        NumberedMeters(self.routes.load_full())
+    pub(crate) fn numbered(&self) -> RouteMetricsTable {
+        RouteMetricsTable(self.routes.load_full())
     }
 
     pub(crate) fn count_event(&self, event: SessionEvent) {
@@ -159,18 +159,18 @@ impl Meters {
 
 /// The counts of routes by their numbers, taken once for many requests.
 #[derive(Clone)]
-pub(crate) struct NumberedMeters(Arc<Vec<Arc<RouteMeters>>>);
+pub(crate) struct RouteMetricsTable(Arc<Vec<Arc<RouteMetrics>>>);
 
-impl NumberedMeters {
+impl RouteMetricsTable {
     /// Those of a request's route; one without a route counts as [`NO_ROUTE`].
-    pub(crate) fn of(&self, route: Option<u32>) -> &RouteMeters {
+    pub(crate) fn of(&self, route: Option<u32>) -> &RouteMetrics {
         let known = route.and_then(|number| self.0.get(number as usize));
         known.unwrap_or(&self.0[0])
     }
 }
 
 /// The counts of a route's requests.
-pub(crate) struct RouteMeters {
+pub(crate) struct RouteMetrics {
     /// What the metrics and the log call it.
     pub(crate) name: String,
     pub(crate) duration: Histogram,
@@ -181,7 +181,7 @@ pub(crate) struct RouteMeters {
 /// By the status's last two digits.
 type Hundred = [OnceLock<Counter>; 100];
 
-impl RouteMeters {
+impl RouteMetrics {
     fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -229,7 +229,7 @@ mod tests {
     fn requests_are_counted_by_route_status_and_event() {
         let recorder = PrometheusBuilder::new().build_recorder();
         metrics::with_local_recorder(&recorder, || {
-            let meters = Meters::new();
+            let meters = HttpMetrics::new();
             let films = meters.route("/films");
             assert_eq!((films, meters.route("/"), meters.route("/films")), (1, 2, 1));
             let numbered = meters.numbered();

@@ -28,11 +28,11 @@ use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
 
 pub use self::access::AccessLog;
-pub(crate) use self::access::{CLIENT_GONE, Ended};
+pub(crate) use self::access::{AccessLogEntry, CLIENT_CLOSED_REQUEST};
 pub use self::format::LogFormat;
-pub use self::otlp::{Exporting, OtlpError, Spans};
+pub use self::otlp::{ExporterHandle, OtlpError, SpanSender};
 pub(crate) use self::trace_context::TraceContext;
-pub use self::writer::LostLines;
+pub use self::writer::DroppedLines;
 
 /// Where what the program tells goes. Nowhere by default.
 #[derive(Clone, Debug, Default)]
@@ -40,20 +40,20 @@ pub struct Telemetry {
     /// The line of each request.
     pub access: Option<AccessLog>,
     /// The spans of requests.
-    pub spans: Option<Spans>,
+    pub spans: Option<SpanSender>,
     /// The lines that were not written.
-    pub lost_lines: Option<LostLines>,
+    pub lost_lines: Option<DroppedLines>,
 }
 
 /// The log, which is written to its end when this is dropped.
 #[derive(Debug)]
-pub struct Log {
+pub struct LogGuard {
     access: AccessLog,
-    lost: LostLines,
+    lost: DroppedLines,
     _guard: WorkerGuard,
 }
 
-impl Log {
+impl LogGuard {
     /// Sends the log to standard error, levels coloured on a terminal only.
     ///
     /// `RUST_LOG` chooses what is logged, as in `RUST_LOG=sekisho=debug`; without it, `info` and
@@ -66,7 +66,7 @@ impl Log {
             .with_env_filter(filter)
             .with_writer(log.access.writer.clone())
             .with_ansi(format == LogFormat::Text && std::io::stderr().is_terminal())
-            .event_format(format::Lines(format));
+            .event_format(format::EventFormatter(format));
         let _ = lines.try_init();
         log
     }
@@ -74,7 +74,7 @@ impl Log {
     /// A log of requests alone, written to `sink`.
     #[must_use]
     pub fn to(sink: impl Write + Send + 'static, format: LogFormat) -> Self {
-        let (writer, lost, guard) = writer::off_the_path(sink);
+        let (writer, lost, guard) = writer::non_blocking(sink);
         Self { access: AccessLog { writer, format }, lost, _guard: guard }
     }
 
@@ -86,7 +86,7 @@ impl Log {
 
     /// The lines that were not written.
     #[must_use]
-    pub fn lost(&self) -> LostLines {
+    pub fn lost(&self) -> DroppedLines {
         self.lost.clone()
     }
 }

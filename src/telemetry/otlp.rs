@@ -12,12 +12,12 @@ use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanExporter as _, SpanLink
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::sync::oneshot;
 
-use super::access::Ended;
+use super::access::AccessLogEntry;
 use super::trace_context::TraceContext;
 
 /// Takes the spans of sampled requests. Cheap to clone; it never waits.
 #[derive(Clone, Debug)]
-pub struct Spans {
+pub struct SpanSender {
     queue: Sender<SpanData>,
     /// Of 2^64 span ids those below this are sampled.
     below: u64,
@@ -33,19 +33,19 @@ pub struct OtlpError(#[source] opentelemetry_otlp::ExporterBuildError);
 
 /// The task that sends spans.
 #[derive(Debug)]
-pub struct Exporting {
+pub struct ExporterHandle {
     stop: oneshot::Sender<()>,
     task: tokio::task::JoinHandle<()>,
 }
 
-impl Spans {
+impl SpanSender {
     /// Starts to export to the collector at `endpoint`, `http://host:port`, the part `sample` of all
     /// requests. Runs on the runtime that it is called on.
     ///
     /// # Errors
     ///
     /// [`OtlpError`] if the address is none.
-    pub fn start(endpoint: &str, sample: f64) -> Result<(Self, Exporting), OtlpError> {
+    pub fn start(endpoint: &str, sample: f64) -> Result<(Self, ExporterHandle), OtlpError> {
         let mut exporter = SpanExporter::builder()
             .with_http()
             .with_protocol(Protocol::HttpBinary)
@@ -62,7 +62,7 @@ impl Spans {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a part of the range")]
         let below = (sample.clamp(0.0, 1.0) * u64::MAX as f64) as u64;
         let all = sample >= 1.0;
-        Ok((Self { queue, below, all, scope, lost }, Exporting { stop, task }))
+        Ok((Self { queue, below, all, scope, lost }, ExporterHandle { stop, task }))
     }
 
     /// Whether the request with this span is to be exported. Our own number decides, so that no client
@@ -72,7 +72,7 @@ impl Spans {
     }
 
     /// Hands over the span of a request that has ended.
-    pub(crate) fn send(&self, ended: &Ended<'_>, context: TraceContext, server: &str) {
+    pub(crate) fn send(&self, ended: &AccessLogEntry<'_>, context: TraceContext, server: &str) {
         if self.queue.try_send(self.span(ended, context, server)).is_err() {
             self.lost.increment(1);
         }
@@ -80,7 +80,7 @@ impl Spans {
 
     /// By OpenTelemetry's semantic conventions for HTTP servers. Headers and queries are left out: they
     /// may hold anything.
-    fn span(&self, ended: &Ended<'_>, context: TraceContext, server: &str) -> SpanData {
+    fn span(&self, ended: &AccessLogEntry<'_>, context: TraceContext, server: &str) -> SpanData {
         let scope = ended.scope;
         let (method, route) = (known_method(scope.method()), ended.route.to_owned());
         let mut attributes = vec![
@@ -121,7 +121,7 @@ impl Spans {
     }
 }
 
-impl Exporting {
+impl ExporterHandle {
     /// Sends what waits, and ends.
     pub async fn stop(self) {
         let _ = self.stop.send(());
@@ -142,7 +142,7 @@ async fn export(
         let stopping = tokio::select! {
             _ = &mut stopped => true,
             () = tokio::time::sleep(EXPORT_EVERY) => false,
-            () = until_many(&spans) => false,
+            () = batch_full(&spans) => false,
         };
         while !spans.is_empty() {
             let mut batch = Vec::new();
@@ -163,7 +163,7 @@ async fn export(
 }
 
 /// Waits until a batch is full.
-async fn until_many(spans: &Receiver<SpanData>) {
+async fn batch_full(spans: &Receiver<SpanData>) {
     while spans.len() < AT_ONCE {
         tokio::time::sleep(LOOK_EVERY).await;
     }

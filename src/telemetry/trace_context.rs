@@ -26,25 +26,25 @@ impl TraceContext {
     /// Of a request with these headers.
     ///
     /// A `tracestate` stays only beside a `traceparent` that could be read (section 3.3).
-    pub(crate) fn of(headers: &mut HeaderMap, id: RequestId) -> Self {
-        match only(headers).and_then(parse) {
+    pub(crate) fn extract(headers: &mut HeaderMap, id: RequestId) -> Self {
+        match single_value(headers).and_then(parse) {
             Some((trace, parent, sampled)) => {
                 Self { trace, parent: Some(parent), span: ids::span(), sampled }
             }
             None => {
                 headers.remove(TRACESTATE);
-                Self::begun_with(id)
+                Self::new_root(id)
             }
         }
     }
 
     /// Of a request that says nothing of any trace.
-    pub(crate) fn begun_with(id: RequestId) -> Self {
+    pub(crate) fn new_root(id: RequestId) -> Self {
         Self { trace: id.as_u128(), parent: None, span: ids::span(), sampled: false }
     }
 
     /// Tells the upstream.
-    pub(crate) fn write_to(self, headers: &mut HeaderMap) {
+    pub(crate) fn inject(self, headers: &mut HeaderMap) {
         if let Ok(value) = HeaderValue::from_bytes(&self.traceparent()) {
             headers.insert(TRACEPARENT, value);
         }
@@ -65,7 +65,7 @@ impl TraceContext {
 }
 
 /// The header's value; none if it is there twice.
-fn only(headers: &HeaderMap) -> Option<&[u8]> {
+fn single_value(headers: &HeaderMap) -> Option<&[u8]> {
     let mut lines = headers.get_all(TRACEPARENT).iter();
     let line = lines.next()?;
     lines.next().is_none().then_some(line.as_bytes())
@@ -138,7 +138,7 @@ mod tests {
 
     fn passed_on(lines: &[&str]) -> (String, Option<String>) {
         let mut headers = headers(lines);
-        TraceContext::of(&mut headers, RequestId::from_u128(7)).write_to(&mut headers);
+        TraceContext::extract(&mut headers, RequestId::from_u128(7)).inject(&mut headers);
         assert_eq!(headers.get_all(TRACEPARENT).iter().count(), 1);
         let text = |name| headers.get(name).map(|value| value.to_str().unwrap().to_owned());
         (text(TRACEPARENT).unwrap(), text(TRACESTATE))

@@ -18,23 +18,23 @@ const AT_ONCE: usize = 64 * 1024;
 
 /// A writer that never blocks, and what has been lost on the way. The lines that wait are written
 /// when the guard is dropped, if that takes no longer than a second.
-pub(super) fn off_the_path(sink: impl Write + Send + 'static) -> (NonBlocking, LostLines, WorkerGuard) {
+pub(super) fn non_blocking(sink: impl Write + Send + 'static) -> (NonBlocking, DroppedLines, WorkerGuard) {
     let unwritten = Arc::new(AtomicU64::new(0));
-    let sink = Batched { sink, waiting: Vec::new(), lines: 0, unwritten: Arc::clone(&unwritten) };
+    let sink = BatchWriter { sink, waiting: Vec::new(), lines: 0, unwritten: Arc::clone(&unwritten) };
     let builder = NonBlockingBuilder::default().buffered_lines_limit(MOST_WAITING).thread_name("sekisho-log");
     let (writer, guard) = builder.finish(sink);
-    let lost = LostLines { refused: writer.error_counter(), unwritten };
+    let lost = DroppedLines { refused: writer.error_counter(), unwritten };
     (writer, lost, guard)
 }
 
 /// Counts the lines that were not written.
 #[derive(Clone, Debug)]
-pub struct LostLines {
+pub struct DroppedLines {
     refused: ErrorCounter,
     unwritten: Arc<AtomicU64>,
 }
 
-impl LostLines {
+impl DroppedLines {
     /// How many so far.
     #[must_use]
     pub fn count(&self) -> u64 {
@@ -44,14 +44,14 @@ impl LostLines {
 }
 
 /// Collects the lines of a batch, and writes them at its end.
-struct Batched<W> {
+struct BatchWriter<W> {
     sink: W,
     waiting: Vec<u8>,
     lines: u64,
     unwritten: Arc<AtomicU64>,
 }
 
-impl<W: Write> Write for Batched<W> {
+impl<W: Write> Write for BatchWriter<W> {
     /// Takes one line.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if self.waiting.len() + line.len() > AT_ONCE {
@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn a_sink_that_stands_still_stops_nobody() {
         let (tell, taken) = mpsc::sync_channel(0);
-        let (mut writer, lost, guard) = off_the_path(Stalled { tell });
+        let (mut writer, lost, guard) = non_blocking(Stalled { tell });
         // More than the queue and a batch hold together, whatever the thread takes in between.
         let sent = (MOST_WAITING + AT_ONCE) as u64;
         for nth in 0..sent {
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn lines_that_a_full_disk_refuses_are_counted() {
-        let (mut writer, lost, guard) = off_the_path(Full);
+        let (mut writer, lost, guard) = non_blocking(Full);
         for _ in 0..100 {
             writer.write_all(b"a line\n").unwrap();
         }
