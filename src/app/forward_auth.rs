@@ -25,7 +25,7 @@ use crate::identity::RequestContext;
 use crate::layer::{CookiePolicy, Reject401, SilentRefreshLayer};
 use crate::proxy::{ProxyError, ReservedCookies, check_path};
 use crate::routers::ApiError;
-use crate::routers::verify::{self, Source};
+use crate::routers::forward_auth::{self, OriginalRequestSource};
 use crate::server::Peer;
 use crate::services::token::Tokens;
 
@@ -61,7 +61,7 @@ impl Service<Request> for ForwardAuthService {
 /// How other proxies ask.
 pub(super) struct ForwardAuthStack {
     path: Arc<str>,
-    source: Source,
+    source: OriginalRequestSource,
     session: SilentRefreshLayer<Tokens>,
 }
 
@@ -98,7 +98,7 @@ impl ForwardAuthStack {
             .map_request(move |request| record_route(route, request))
             .layer(from_fn_with_state(upgrades, reject_cross_origin_websocket))
             .layer(cors_csrf::csrf_layer(&origins, Arc::clone(cookies))?)
-            .map_response(move |response| verify::spell_out(&spelled, response))
+            .map_response(move |response| forward_auth::expose_cookies_as_headers(&spelled, response))
             .layer(self.session.clone().with_on_reject(Reject401))
             .layer(layer_fn(CatchPanic))
             // No router: one would leave the body off what answers the browser's HEAD.
@@ -120,7 +120,7 @@ fn record_route(route: u32, request: Request) -> Request {
 #[derive(Clone)]
 struct ForwardAuthState {
     path: Arc<str>,
-    source: Source,
+    source: OriginalRequestSource,
     trusted: Arc<TrustedProxies>,
 }
 
@@ -136,7 +136,7 @@ async fn restore_original_request(
         return ApiError::Forbidden("Only the proxies of server.trusted_proxies may ask here.")
             .into_response();
     }
-    let request = match verify::original(asked.source, &asked.path, request) {
+    let request = match forward_auth::restore_original_request(asked.source, &asked.path, request) {
         Ok(request) => request,
         Err(error) => {
             tracing::info!(%error, "a question that can't be answered");
@@ -175,14 +175,14 @@ fn opens_websocket(headers: &HeaderMap) -> bool {
 
 fn respond(reserved: &ReservedCookies, mut request: Request) -> Response {
     reserved.remove_from_request(request.headers_mut());
-    verify::answer(&request).into_response()
+    forward_auth::respond(&request).into_response()
 }
 
-fn source(source: VerifySource) -> Source {
+fn source(source: VerifySource) -> OriginalRequestSource {
     match source {
-        VerifySource::Envoy => Source::Envoy,
-        VerifySource::XForwarded => Source::XForwarded,
-        VerifySource::XOriginal => Source::XOriginal,
+        VerifySource::Envoy => OriginalRequestSource::Envoy,
+        VerifySource::XForwarded => OriginalRequestSource::XForwarded,
+        VerifySource::XOriginal => OriginalRequestSource::XOriginal,
     }
 }
 

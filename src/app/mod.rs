@@ -47,8 +47,8 @@ use crate::proxy::{
     BearerTokenSource, Forwarded, HeaderEdits, HealthCheck, IdentityHeaders, LongLivedStreams, Proxy,
     ReservedCookies, RouteError, RouteSpec, Routes, UpstreamHttp, UpstreamSettings,
 };
-use crate::routers::health::Stopping;
-pub use crate::routers::pages::Sample;
+use crate::routers::health::ShutdownFlag;
+pub use crate::routers::pages::DemoCredentials;
 use crate::routers::{
     AuthState, auth, docs, health, jwks, movies, pages, security_headers, token, with_fallbacks,
 };
@@ -80,7 +80,7 @@ pub struct AppDependencies<'a> {
     /// Where the lines and spans of requests go. Whether there are lines the configuration decides.
     pub telemetry: Telemetry,
     /// The sample sign-in of the demo page, which is served only with one.
-    pub sample: Option<Sample>,
+    pub sample: Option<DemoCredentials>,
 }
 
 /// The program, ready to be served.
@@ -99,7 +99,7 @@ pub struct App {
     /// The long-lived connections to upstreams.
     pub streams: LongLivedStreams,
     live: Arc<ReloadableStacks>,
-    stopping: Stopping,
+    stopping: ShutdownFlag,
 }
 
 /// What is to change: see [`App::prepare`].
@@ -154,7 +154,7 @@ impl App {
         let reserved = ReservedCookies { names: cookies.names().map(str::to_owned).to_vec() };
         let proxied = ProxyStacks::new(session, Proxy::new(reserved, streams.clone()));
         let metrics = metrics_renderer(parts.metrics.clone(), parts.telemetry.clone());
-        let stopping = Stopping::default();
+        let stopping = ShutdownFlag::default();
         Ok(Self {
             public: PublicService(live.new_thread_stack(proxied)),
             verify: live.verify(),
@@ -237,7 +237,7 @@ fn builtin_paths(server: &config::Server, meters: &HttpMetrics) -> Vec<(config::
 }
 
 /// What `/metrics` shows, at the time that it is asked.
-fn metrics_renderer(recorded: Option<PrometheusHandle>, telemetry: Telemetry) -> health::MetricsText {
+fn metrics_renderer(recorded: Option<PrometheusHandle>, telemetry: Telemetry) -> health::MetricsRenderer {
     Arc::new(move || {
         if let Some(lost) = &telemetry.lost_lines {
             metrics::counter!("sekisho_log_lines_lost_total").absolute(lost.count());

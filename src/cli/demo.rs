@@ -9,7 +9,7 @@ use super::error::CliError;
 use super::output;
 use super::serve::serve;
 use super::start::{self, block_on};
-use crate::app::Sample;
+use crate::app::DemoCredentials;
 use crate::backend::config::{Config, ListenAddr, Sources};
 use crate::backend::db::Stores;
 use crate::models::user::Role;
@@ -56,7 +56,7 @@ pub(super) fn run(args: &DemoArgs, file: Option<PathBuf>) -> Result<(), CliError
     block_on(async {
         let stores = start::stores(&config).await?;
         furnish(&config, &stores).await?;
-        let sample = Sample { email: EMAIL.to_owned(), password: PASSWORD.to_owned() };
+        let sample = DemoCredentials { email: EMAIL.to_owned(), password: PASSWORD.to_owned() };
         serve(&config, None, stores, &log, Some(sample), |origin| output::print_lines(&welcome(origin))).await
     })
 }

@@ -16,7 +16,7 @@ use super::reload::{Occasions, Reloader};
 use super::start::{self, block_on};
 use super::stop::{Beside, Told, serve_until};
 use super::systemd;
-use crate::app::{App, AppDependencies, Sample};
+use crate::app::{App, AppDependencies, DemoCredentials};
 use crate::backend::config::{Config, KeySource, ListenAddr, Origin, Registration, Sources};
 use crate::backend::db::Stores;
 use crate::backend::key_files;
@@ -81,7 +81,7 @@ pub(super) async fn serve(
     occasions: Option<Occasions>,
     stores: Stores,
     log: &LogGuard,
-    sample: Option<Sample>,
+    sample: Option<DemoCredentials>,
     ready: impl FnOnce(&str) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
     let ground = Ground::of(config, stores).await?;
@@ -163,7 +163,7 @@ impl Program {
         ground: &Ground,
         origin: &Origin,
         log: &LogGuard,
-        sample: Option<Sample>,
+        sample: Option<DemoCredentials>,
     ) -> Result<Self, CliError> {
         let (spans, exporting) = start::spans(config)?.unzip();
         let parts = AppDependencies {

@@ -24,8 +24,8 @@ use crate::layer::{
 };
 use crate::models::session::{Session, SessionId, SessionKind};
 use crate::models::user::Role;
-use crate::schemas::auth::{LoginIn, PasswordIn, RegisterIn, SessionListItem, SessionOut, UserOut};
-use crate::schemas::problem::{Problem, ReadProblems, WriteProblems};
+use crate::schemas::auth::{LoginRequest, PasswordIn, RegisterIn, SessionListItem, SessionResponse, UserOut};
+use crate::schemas::problem::{Problem, ReadErrorResponses, WriteErrorResponses};
 use crate::services::auth::{AuthError, Credentials};
 use crate::services::users::NewUser;
 
@@ -68,14 +68,14 @@ fn with_cookies(router: OpenApiRouter<AuthState>) -> OpenApiRouter<AuthState> {
 #[utoipa::path(
     post, path = "/login", tag = "auth",
     request_body(content(
-        (LoginIn = "application/json"),
-        (LoginIn = "application/x-www-form-urlencoded"),
+        (LoginRequest = "application/json"),
+        (LoginRequest = "application/x-www-form-urlencoded"),
     )),
     responses(
-        (status = 200, description = "Signed in. Never a token: those are in the cookies.", body = SessionOut),
+        (status = 200, description = "Signed in. Never a token: those are in the cookies.", body = SessionResponse),
         (status = 401, description = "Wrong address or password.", body = Problem,
             content_type = Problem::CONTENT_TYPE),
-        WriteProblems,
+        WriteErrorResponses,
     ),
 )]
 async fn login(
@@ -84,13 +84,13 @@ async fn login(
     headers: HeaderMap,
     client: ClientInfo,
     LoginBody(login): LoginBody,
-) -> Result<Json<SessionOut>, ApiError> {
+) -> Result<Json<SessionResponse>, ApiError> {
     let credentials = Credentials { password: login.password(), email: login.email };
     let replaces = state.sessions_of(&headers).first().copied();
     let signed_in = state.auth.sign_in(&credentials, SessionKind::Browser, client, replaces).await;
     let (user, issued) = signed_in?;
     state.set(&cookies, &issued.renewal);
-    Ok(Json(SessionOut::new(&user, &issued.session, issued.renewal.identity.expires_at)))
+    Ok(Json(SessionResponse::new(&user, &issued.session, issued.renewal.identity.expires_at)))
 }
 
 /// Signs out: ends this session and clears both cookies, whatever state they are in.
@@ -117,9 +117,9 @@ async fn logout(
 #[utoipa::path(
     post, path = "/refresh", tag = "auth", security(("session" = [])),
     responses(
-        (status = 200, description = "Renewed.", body = SessionOut,
+        (status = 200, description = "Renewed.", body = SessionResponse,
             headers(("X-Session-Event" = String, description = "`rotated`, `replayed` or `caught_up`."))),
-        ReadProblems,
+        ReadErrorResponses,
     ),
 )]
 async fn refresh(
@@ -163,7 +163,7 @@ async fn refresh(
         return Err(ApiError::Unauthenticated(event));
     }
     state.set(&cookies, &issued.renewal);
-    let body = Json(SessionOut::new(&user, &session, issued.renewal.identity.expires_at));
+    let body = Json(SessionResponse::new(&user, &session, issued.renewal.identity.expires_at));
     Ok((event(issued.renewal.event), body).into_response())
 }
 
@@ -174,7 +174,7 @@ async fn refresh(
         (status = 201, description = "The account is there; sign in with it.", body = UserOut),
         (status = 409, description = "The address is taken.", body = Problem,
             content_type = Problem::CONTENT_TYPE),
-        WriteProblems,
+        WriteErrorResponses,
     ),
 )]
 async fn register(
@@ -195,21 +195,21 @@ async fn register(
 /// Who is signed in, and until when.
 #[utoipa::path(
     get, path = "/session", tag = "auth", security(("session" = []), ("bearer" = [])),
-    responses((status = 200, description = "The session.", body = SessionOut), ReadProblems),
+    responses((status = 200, description = "The session.", body = SessionResponse), ReadErrorResponses),
 )]
 async fn session(
     CurrentUser(identity): CurrentUser,
     State(state): State<AuthState>,
-) -> Result<Json<SessionOut>, ApiError> {
+) -> Result<Json<SessionResponse>, ApiError> {
     let (user, session) = state.auth.current_session(&identity).await?;
-    Ok(Json(SessionOut::new(&user, &session, identity.expires_at)))
+    Ok(Json(SessionResponse::new(&user, &session, identity.expires_at)))
 }
 
 /// The user's own sessions.
 #[utoipa::path(
     get, path = "/sessions", tag = "auth", security(("session" = []), ("bearer" = [])),
     responses((status = 200, description = "Those that live, the latest renewed first.",
-        body = Vec<SessionListItem>), ReadProblems),
+        body = Vec<SessionListItem>), ReadErrorResponses),
 )]
 async fn sessions(
     CurrentUser(identity): CurrentUser,
@@ -228,7 +228,7 @@ async fn sessions(
         (status = 204, description = "It has ended."),
         (status = 404, description = "The user has no such session.", body = Problem,
             content_type = Problem::CONTENT_TYPE),
-        ReadProblems,
+        ReadErrorResponses,
     ),
 )]
 async fn end_session(
@@ -247,10 +247,10 @@ async fn end_session(
     post, path = "/password", tag = "auth", request_body = PasswordIn,
     security(("session" = []), ("bearer" = [])),
     responses(
-        (status = 200, description = "Changed.", body = SessionOut),
+        (status = 200, description = "Changed.", body = SessionResponse),
         (status = 403, description = "The current password is wrong.", body = Problem,
             content_type = Problem::CONTENT_TYPE),
-        WriteProblems,
+        WriteErrorResponses,
     ),
 )]
 async fn password(
@@ -258,7 +258,7 @@ async fn password(
     State(state): State<AuthState>,
     client: ClientInfo,
     JsonBody(change): JsonBody<PasswordIn>,
-) -> Result<Json<SessionOut>, ApiError> {
+) -> Result<Json<SessionResponse>, ApiError> {
     let current = SecretString::from(change.current_password);
     let new = SecretString::from(change.new_password);
     state.auth.change_password(&identity, &current, &new, &client).await.map_err(|error| match error {
@@ -266,13 +266,13 @@ async fn password(
         other => other.into(),
     })?;
     let (user, session) = state.auth.current_session(&identity).await?;
-    Ok(Json(SessionOut::new(&user, &session, identity.expires_at)))
+    Ok(Json(SessionResponse::new(&user, &session, identity.expires_at)))
 }
 
 /// Signs out everywhere: ends all of the user's sessions and clears both cookies.
 #[utoipa::path(
     post, path = "/logout-all", tag = "auth", security(("session" = []), ("bearer" = [])),
-    responses((status = 204, description = "Signed out everywhere."), ReadProblems),
+    responses((status = 204, description = "Signed out everywhere."), ReadErrorResponses),
 )]
 async fn logout_all(
     CurrentUser(identity): CurrentUser,
@@ -286,7 +286,7 @@ async fn logout_all(
 }
 
 /// Credentials as JSON or as a form.
-struct LoginBody(LoginIn);
+struct LoginBody(LoginRequest);
 
 impl<S: Send + Sync> FromRequest<S> for LoginBody {
     type Rejection = ApiError;
@@ -296,7 +296,7 @@ impl<S: Send + Sync> FromRequest<S> for LoginBody {
             return JsonBody::from_request(request, state).await.map(|JsonBody(login)| Self(login));
         }
         let mut form = Form::read(request).await?;
-        Ok(Self(LoginIn { email: form.require("email")?, password: form.require("password")? }))
+        Ok(Self(LoginRequest { email: form.require("email")?, password: form.require("password")? }))
     }
 }
 

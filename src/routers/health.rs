@@ -21,15 +21,15 @@ const READY_WITHIN: Duration = Duration::from_secs(1);
 struct Health {
     store: Arc<dyn SessionStore>,
     tokens: Tokens,
-    metrics: MetricsText,
-    stopping: Stopping,
+    metrics: MetricsRenderer,
+    stopping: ShutdownFlag,
 }
 
 /// Whether the process is about to stop. A clone tells the same.
 #[derive(Clone, Debug, Default)]
-pub struct Stopping(Arc<AtomicBool>);
+pub struct ShutdownFlag(Arc<AtomicBool>);
 
-impl Stopping {
+impl ShutdownFlag {
     /// From now on it is.
     pub fn begin(&self) {
         self.0.store(true, Ordering::Relaxed);
@@ -41,14 +41,14 @@ impl Stopping {
 }
 
 /// Gives what `/metrics` shows.
-pub type MetricsText = Arc<dyn Fn() -> String + Send + Sync>;
+pub type MetricsRenderer = Arc<dyn Fn() -> String + Send + Sync>;
 
 /// The routes of the admin listener.
 pub fn router(
     store: Arc<dyn SessionStore>,
     tokens: Tokens,
-    metrics: MetricsText,
-    stopping: Stopping,
+    metrics: MetricsRenderer,
+    stopping: ShutdownFlag,
 ) -> Router {
     Router::new()
         .route("/healthz", get(async || "alive\n"))

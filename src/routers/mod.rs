@@ -20,13 +20,13 @@ pub mod docs;
 mod error;
 mod extract;
 mod form;
+pub mod forward_auth;
 pub mod health;
 pub mod jwks;
 pub mod movies;
 pub mod pages;
 pub mod security_headers;
 pub mod token;
-pub mod verify;
 
 use std::sync::Arc;
 

@@ -13,7 +13,7 @@ use utoipa_axum::routes;
 use super::{ApiError, JsonBody, QueryParams};
 use crate::identity::{Identity, SessionEvent};
 use crate::schemas::movie::{MovieIn, MovieListParams, MovieOut, MoviePage, MoviePath};
-use crate::schemas::problem::{Problem, ReadProblems, WriteProblems};
+use crate::schemas::problem::{Problem, ReadErrorResponses, WriteErrorResponses};
 use crate::services::movies::{MovieOrder, Movies};
 use crate::services::store::MovieQuery;
 
@@ -35,11 +35,11 @@ pub fn router() -> OpenApiRouter<Movies> {
         (status = 200, description = "One page of the movies that match.", body = MoviePage),
         (status = 400, description = "A parameter is wrong.", body = Problem,
             content_type = Problem::CONTENT_TYPE),
-        ReadProblems,
+        ReadErrorResponses,
     ),
 )]
 async fn list(
-    _: Reader,
+    _: RequireUser,
     State(movies): State<Movies>,
     QueryParams(params): QueryParams<MovieListParams>,
 ) -> Result<Json<MoviePage>, ApiError> {
@@ -58,11 +58,11 @@ async fn list(
             headers(("Location" = String, description = "The movie's address."))),
         (status = 400, description = "A field is wrong.", body = Problem,
             content_type = Problem::CONTENT_TYPE),
-        WriteProblems,
+        WriteErrorResponses,
     ),
 )]
 async fn create(
-    _: Writer,
+    _: RequireAdmin,
     State(movies): State<Movies>,
     JsonBody(movie): JsonBody<MovieIn>,
 ) -> Result<impl IntoResponse, ApiError> {
@@ -79,11 +79,11 @@ async fn create(
         (status = 200, description = "The movie.", body = MovieOut),
         (status = 404, description = "There is no such movie.", body = Problem,
             content_type = Problem::CONTENT_TYPE),
-        ReadProblems,
+        ReadErrorResponses,
     ),
 )]
 async fn find(
-    _: Reader,
+    _: RequireUser,
     State(movies): State<Movies>,
     path: Result<Path<MoviePath>, PathRejection>,
 ) -> Result<Json<MovieOut>, ApiError> {
@@ -101,11 +101,11 @@ async fn find(
             content_type = Problem::CONTENT_TYPE),
         (status = 404, description = "There is no such movie.", body = Problem,
             content_type = Problem::CONTENT_TYPE),
-        WriteProblems,
+        WriteErrorResponses,
     ),
 )]
 async fn replace(
-    _: Writer,
+    _: RequireAdmin,
     State(movies): State<Movies>,
     path: Result<Path<MoviePath>, PathRejection>,
     JsonBody(movie): JsonBody<MovieIn>,
@@ -122,11 +122,11 @@ async fn replace(
         (status = 204, description = "It is gone."),
         (status = 404, description = "There is no such movie.", body = Problem,
             content_type = Problem::CONTENT_TYPE),
-        WriteProblems,
+        WriteErrorResponses,
     ),
 )]
 async fn delete(
-    _: Writer,
+    _: RequireAdmin,
     State(movies): State<Movies>,
     path: Result<Path<MoviePath>, PathRejection>,
 ) -> Result<StatusCode, ApiError> {
@@ -135,12 +135,12 @@ async fn delete(
 }
 
 /// Somebody who is signed in.
-struct Reader;
+struct RequireUser;
 
 /// Somebody who is signed in and may write.
-struct Writer;
+struct RequireAdmin;
 
-impl<S: Send + Sync> FromRequestParts<S> for Reader {
+impl<S: Send + Sync> FromRequestParts<S> for RequireUser {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Self::Rejection> {
@@ -148,7 +148,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Reader {
     }
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for Writer {
+impl<S: Send + Sync> FromRequestParts<S> for RequireAdmin {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Self::Rejection> {

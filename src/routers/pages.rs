@@ -9,7 +9,7 @@ use super::security_headers;
 
 /// The sample sign-in that the demo page offers. Everybody can read it.
 #[derive(Clone, Debug, Serialize)]
-pub struct Sample {
+pub struct DemoCredentials {
     /// The address.
     pub email: String,
     /// The password.
@@ -17,7 +17,7 @@ pub struct Sample {
 }
 
 /// The page at `/`, its files, and `/demo/sample.json` if there is a sample sign-in.
-pub fn router(sample: Option<Sample>) -> Router {
+pub fn router(sample: Option<DemoCredentials>) -> Router {
     let files = FILES
         .into_iter()
         .fold(Router::new(), |router, (path, name, content)| Asset::new(name, content).route(router, path));

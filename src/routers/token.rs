@@ -22,7 +22,7 @@ use super::form::{Form, FormError};
 use crate::identity::{ClientInfo, SessionEvent};
 use crate::layer::{RefreshError, RefreshRequest, SESSION_EVENT_HEADER};
 use crate::models::session::SessionKind;
-use crate::schemas::auth::{TokenOut, TokenProblem};
+use crate::schemas::auth::{TokenErrorResponse, TokenOut};
 use crate::services::auth::{AuthError, Credentials};
 use crate::services::password::PasswordError;
 use crate::services::store::StoreError;
@@ -58,9 +58,9 @@ struct TokenForm {
     request_body(content = TokenForm, content_type = "application/x-www-form-urlencoded"),
     responses(
         (status = 200, description = "The tokens.", body = TokenOut),
-        (status = 400, description = "A field is missing, repeated or not supported.", body = TokenProblem),
-        (status = 401, description = "Wrong credentials or refresh token.", body = TokenProblem),
-        (status = 503, description = "Too busy, or the database can't be reached.", body = TokenProblem),
+        (status = 400, description = "A field is missing, repeated or not supported.", body = TokenErrorResponse),
+        (status = 401, description = "Wrong credentials or refresh token.", body = TokenErrorResponse),
+        (status = 503, description = "Too busy, or the database can't be reached.", body = TokenErrorResponse),
     ),
 )]
 async fn token(
@@ -177,7 +177,7 @@ impl IntoResponse for TokenError {
         log_cause(&self, self.code());
         let status = self.status();
         let detail = self.to_string();
-        let body = TokenProblem { error_description: detail.clone(), error: self.code(), detail };
+        let body = TokenErrorResponse { error_description: detail.clone(), error: self.code(), detail };
         let mut response = (status, Json(body)).into_response();
         let headers = response.headers_mut();
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -12,7 +12,7 @@ use crate::models::user::User;
 /// What a user signs in with.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct LoginIn {
+pub struct LoginRequest {
     /// The address, in any case.
     #[schema(example = "taro@example.jp")]
     pub email: String,
@@ -63,7 +63,7 @@ pub struct UserOut {
 
 /// Who is signed in, and until when. Never a token.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct SessionOut {
+pub struct SessionResponse {
     /// The user.
     pub user: UserOut,
     /// The session.
@@ -117,7 +117,7 @@ pub struct TokenOut {
 
 /// Why no token was given: for FastAPI's clients (`detail`) and OAuth's (`error`) alike.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct TokenProblem {
+pub struct TokenErrorResponse {
     /// What went wrong.
     #[schema(example = "Incorrect username or password")]
     pub detail: String,
@@ -139,7 +139,7 @@ impl From<&User> for UserOut {
     }
 }
 
-impl SessionOut {
+impl SessionResponse {
     /// Who is signed in with this session.
     #[must_use]
     pub fn new(user: &User, session: &Session, access_expires_at: OffsetDateTime) -> Self {
@@ -167,7 +167,7 @@ impl SessionListItem {
     }
 }
 
-impl LoginIn {
+impl LoginRequest {
     /// The password, kept secret from here on.
     #[must_use]
     pub fn password(&self) -> SecretString {

@@ -40,7 +40,7 @@ impl Problem {
 
 /// How every read may be refused: for the description of a route.
 #[derive(Clone, Debug, IntoResponses)]
-pub enum ReadProblems {
+pub enum ReadErrorResponses {
     /// Nobody is signed in (`unauthenticated`).
     #[response(status = 401, content_type = "application/problem+json")]
     Unauthenticated(Problem),
@@ -51,7 +51,7 @@ pub enum ReadProblems {
 
 /// How every write may be refused: for the description of a route.
 #[derive(Clone, Debug, IntoResponses)]
-pub enum WriteProblems {
+pub enum WriteErrorResponses {
     /// A field is missing, unknown or wrong; `detail` names it (`invalid_request`).
     #[response(status = 400, content_type = "application/problem+json")]
     InvalidRequest(Problem),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, Response};
 use secrecy::SecretString;
-use sekisho::app::{App, AppDependencies, Sample};
+use sekisho::app::{App, AppDependencies, DemoCredentials};
 use sekisho::backend::config::{Config, KeySource, Sources};
 use sekisho::backend::db::Stores;
 use sekisho::clock::{Clock, ManualClock};
@@ -54,7 +54,7 @@ pub(crate) struct TestApp {
 struct Setup {
     config: Config,
     keys: Arc<SharedKeys>,
-    sample: Option<Sample>,
+    sample: Option<DemoCredentials>,
 }
 
 impl TestApp {
@@ -85,11 +85,12 @@ impl TestApp {
     /// The program as the demo has it.
     pub(crate) async fn demo() -> Self {
         let fresh = db::sqlite().await.expect("SQLite needs no server");
-        let sample = Sample { email: "otama@example.com".to_owned(), password: "let me through".to_owned() };
+        let sample =
+            DemoCredentials { email: "otama@example.com".to_owned(), password: "let me through".to_owned() };
         Self::build(fresh, config(&[], None), Some(sample))
     }
 
-    fn build(fresh: Fresh, config: Config, sample: Option<Sample>) -> Self {
+    fn build(fresh: Fresh, config: Config, sample: Option<DemoCredentials>) -> Self {
         let clock = Arc::new(ManualClock::default());
         let KeySource::Secret(secret) = &config.tokens.keys else { panic!("no tokens.secret") };
         let ring = KeyMaterial::from_secret(secret).and_then(|key| KeyRing::of_one(&key)).unwrap();

@@ -3,13 +3,13 @@
 //! nginx, Caddy, Traefik, Envoy or HAProxy holds a request back, asks here about it, and passes it on
 //! after a 200. A question goes through here as follows; the application puts the parts together.
 //!
-//! 1. [`original`] makes it the request that the browser sent: its method, its URI, the host it asked
-//!    for. One family of headers tells them ([`Source`]), which the front proxy writes itself; others
+//! 1. [`restore_original_request`] makes it the request that the browser sent: its method, its URI, the host it asked
+//!    for. One family of headers tells them ([`OriginalRequestSource`]), which the front proxy writes itself; others
 //!    the browser may have written.
 //! 2. What guards the public listener guards that request: against other sites' pages, and by its
 //!    session, which is renewed on the way.
-//! 3. [`answer`] names the user, for the front proxy to tell its application.
-//! 4. [`spell_out`] repeats each cookie in a header of its own, for nginx, which reads but the first of
+//! 3. [`respond`] names the user, for the front proxy to tell its application.
+//! 4. [`expose_cookies_as_headers`] repeats each cookie in a header of its own, for nginx, which reads but the first of
 //!    several `Set-Cookie`. A script could read such headers, so browsers must never reach this.
 
 use axum::body::Body;
@@ -25,7 +25,7 @@ use crate::layer::CookiePolicy;
 
 /// Who tells of the original request, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum OriginalRequestSource {
     /// Envoy: the question has the request's own method, its path below ours, and its `Host`.
     Envoy,
     /// Caddy and Traefik: `X-Forwarded-Method`, `-Uri` and `-Host`.
@@ -36,7 +36,7 @@ pub enum Source {
 
 /// The roles of which the user must have one; any user will do if there are none.
 #[derive(Clone, Debug, Default)]
-struct Demanded(Option<Roles>);
+struct RequiredRoles(Option<Roles>);
 
 /// Makes a question that was asked at `path`, or below it, the request that it is about.
 ///
@@ -45,23 +45,27 @@ struct Demanded(Option<Roles>);
 /// [`ApiError::NotFound`] for another path, [`ApiError::InvalidRequest`] where method or URI are
 /// missing or repeated, and for a query that isn't `roles=` once. (Envoy's query is the browser's, so
 /// there the roles come in `X-Sekisho-Roles`, and the query isn't looked at.)
-pub fn original<B>(source: Source, path: &str, mut request: Request<B>) -> Result<Request<B>, ApiError> {
+pub fn restore_original_request<B>(
+    source: OriginalRequestSource,
+    path: &str,
+    mut request: Request<B>,
+) -> Result<Request<B>, ApiError> {
     let headers = request.headers();
     let below = below(path, request.uri())?;
     let (method, target, demanded) = match source {
-        Source::Envoy => (request.method().clone(), below, roles_of_header(headers)?),
-        Source::XForwarded => (
+        OriginalRequestSource::Envoy => (request.method().clone(), below, roles_of_header(headers)?),
+        OriginalRequestSource::XForwarded => (
             method(headers, &X_FORWARDED_METHOD)?,
             target(headers, &X_FORWARDED_URI)?,
             roles_of_query(request.uri())?,
         ),
-        Source::XOriginal => (
+        OriginalRequestSource::XOriginal => (
             method(headers, &X_ORIGINAL_METHOD)?,
             target(headers, &X_ORIGINAL_URI)?,
             roles_of_query(request.uri())?,
         ),
     };
-    if source == Source::XForwarded {
+    if source == OriginalRequestSource::XForwarded {
         let host = at_most_one(headers, &X_FORWARDED_HOST)?.cloned();
         request.headers_mut().remove(HOST);
         request.headers_mut().extend(host.map(|host| (HOST, host)));
@@ -80,10 +84,11 @@ pub fn original<B>(source: Source, path: &str, mut request: Request<B>) -> Resul
 /// # Errors
 ///
 /// [`ApiError::Forbidden`] for a user with none of the roles that the question names.
-pub fn answer<B>(request: &Request<B>) -> Result<Response<Body>, ApiError> {
+pub fn respond<B>(request: &Request<B>) -> Result<Response<Body>, ApiError> {
     let extensions = request.extensions();
-    let (Some(identity), Some(Demanded(roles))) = (extensions.get::<Identity>(), extensions.get()) else {
-        return Err(ApiError::internal(Unprepared));
+    let (Some(identity), Some(RequiredRoles(roles))) = (extensions.get::<Identity>(), extensions.get())
+    else {
+        return Err(ApiError::internal(MissingExtensions));
     };
     if roles.as_ref().is_some_and(|roles| !roles.iter().any(|role| identity.roles.contains(role))) {
         return Err(ApiError::Forbidden("Your account may not use this path."));
@@ -104,7 +109,7 @@ pub fn answer<B>(request: &Request<B>) -> Result<Response<Body>, ApiError> {
 }
 
 /// Repeats the cookies that an answer sets or clears, each in a header of its own.
-pub fn spell_out<B>(cookies: &CookiePolicy, mut response: Response<B>) -> Response<B> {
+pub fn expose_cookies_as_headers<B>(cookies: &CookiePolicy, mut response: Response<B>) -> Response<B> {
     let headers = response.headers_mut();
     for (cookie, name) in cookies.names().into_iter().zip([X_SET_ACCESS_COOKIE, X_SET_REFRESH_COOKIE]) {
         let sets = |line: &&HeaderValue| {
@@ -158,7 +163,7 @@ fn at_most_one<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&
 }
 
 /// Nothing else may stand in the query: it would be the browser's, which a proxy has passed on.
-fn roles_of_query(uri: &Uri) -> Result<Demanded, ApiError> {
+fn roles_of_query(uri: &Uri) -> Result<RequiredRoles, ApiError> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Asked {
@@ -169,26 +174,26 @@ fn roles_of_query(uri: &Uri) -> Result<Demanded, ApiError> {
         let expected = "The query of this address may hold `roles`, once, and nothing else.";
         ApiError::InvalidRequest(expected.to_owned())
     })?;
-    demanded(asked.0.roles.as_deref())
+    parse_roles(asked.0.roles.as_deref())
 }
 
-fn roles_of_header(headers: &HeaderMap) -> Result<Demanded, ApiError> {
+fn roles_of_header(headers: &HeaderMap) -> Result<RequiredRoles, ApiError> {
     let value = at_most_one(headers, &X_SEKISHO_ROLES)?;
-    demanded(value.map(|value| value.to_str().unwrap_or_default()))
+    parse_roles(value.map(|value| value.to_str().unwrap_or_default()))
 }
 
 /// An empty list is a mistake, and must not let everybody through.
-fn demanded(list: Option<&str>) -> Result<Demanded, ApiError> {
-    let Some(list) = list else { return Ok(Demanded(None)) };
+fn parse_roles(list: Option<&str>) -> Result<RequiredRoles, ApiError> {
+    let Some(list) = list else { return Ok(RequiredRoles(None)) };
     let roles = Roles::from_list(list).filter(|roles| !roles.as_str().is_empty());
     let expected = || ApiError::InvalidRequest("The roles must be names with commas between.".to_owned());
-    roles.map(|roles| Demanded(Some(roles))).ok_or_else(expected)
+    roles.map(|roles| RequiredRoles(Some(roles))).ok_or_else(expected)
 }
 
-/// A request got to [`answer`] past [`original`] or past the session layer.
+/// A request got to [`respond`] past [`restore_original_request`] or past the session layer.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("a question was answered without having been prepared")]
-struct Unprepared;
+struct MissingExtensions;
 
 const X_FORWARDED_USER: HeaderName = HeaderName::from_static("x-forwarded-user");
 const X_FORWARDED_EMAIL: HeaderName = HeaderName::from_static("x-forwarded-email");
