@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::error::CliError;
-use super::{output, start};
+use super::{bootstrap, output};
 use crate::app;
 use crate::backend::config::LoadedConfig;
 use crate::clock::SystemClock;
@@ -11,7 +11,7 @@ use crate::clock::SystemClock;
 /// Says which configuration was read and that it is good.
 pub(super) fn run(loaded: &LoadedConfig) -> Result<(), CliError> {
     app::check_routes(&loaded.config).map_err(CliError::misconfigured)?;
-    start::certificate(&loaded.config, Arc::new(SystemClock))?;
+    bootstrap::certificate(&loaded.config, Arc::new(SystemClock))?;
     let mut lines = vec![match &loaded.file {
         Some(file) => format!("configuration file: {}", file.display()),
         None => "configuration file: none, only the defaults and the environment".to_owned(),

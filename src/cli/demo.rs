@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use secrecy::SecretString;
 
+use super::bootstrap::{self, block_on};
 use super::error::CliError;
 use super::output;
 use super::serve::serve;
-use super::start::{self, block_on};
 use crate::app::DemoCredentials;
 use crate::backend::config::{Config, ListenAddr, Sources};
 use crate::backend::db::Stores;
@@ -52,18 +52,18 @@ impl DemoArgs {
 /// Starts everything, with a sample user and films, and says where.
 pub(super) fn run(args: &DemoArgs, file: Option<PathBuf>) -> Result<(), CliError> {
     let config = Config::load(&args.sources(Path::new(DIR), file))?.config;
-    let log = start::log(&config);
+    let log = bootstrap::log(&config);
     block_on(async {
-        let stores = start::stores(&config).await?;
-        furnish(&config, &stores).await?;
+        let stores = bootstrap::stores(&config).await?;
+        seed(&config, &stores).await?;
         let sample = DemoCredentials { email: EMAIL.to_owned(), password: PASSWORD.to_owned() };
-        serve(&config, None, stores, &log, Some(sample), |origin| output::print_lines(&welcome(origin))).await
+        serve(&config, None, stores, &log, Some(sample), |origin| output::print_lines(&banner(origin))).await
     })
 }
 
 /// Puts the sample user and the films there, unless an earlier demo did.
-async fn furnish(config: &Config, stores: &Stores) -> Result<(), CliError> {
-    let users = start::users(config, stores)?;
+async fn seed(config: &Config, stores: &Stores) -> Result<(), CliError> {
+    let users = bootstrap::users(config, stores)?;
     let sample = NewUser {
         email: EMAIL.to_owned(),
         name: Some("Taro".to_owned()),
@@ -82,7 +82,7 @@ async fn furnish(config: &Config, stores: &Stores) -> Result<(), CliError> {
     Ok(())
 }
 
-fn welcome(origin: &str) -> [String; 5] {
+fn banner(origin: &str) -> [String; 5] {
     [
         "Sekisho demo".to_owned(),
         format!("  open      {origin}"),

@@ -7,13 +7,13 @@ use std::process::{ExitCode, Termination};
 
 use clap::error::ErrorKind;
 
-use super::import::BadLine;
+use super::import::ImportError;
 use crate::backend::config::ConfigError;
 use crate::backend::db::DbError;
 
 /// How the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exit {
+pub enum ExitStatus {
     /// Done: 0.
     Done,
     /// Failed while running: 1.
@@ -24,7 +24,7 @@ pub enum Exit {
     Config,
 }
 
-impl Exit {
+impl ExitStatus {
     /// The process's exit code.
     #[must_use]
     pub const fn code(self) -> u8 {
@@ -37,7 +37,7 @@ impl Exit {
     }
 }
 
-impl Termination for Exit {
+impl Termination for ExitStatus {
     fn report(self) -> ExitCode {
         self.code().into()
     }
@@ -53,7 +53,7 @@ pub enum CliError {
         /// The file.
         file: PathBuf,
         /// Each bad line.
-        lines: Vec<BadLine>,
+        lines: Vec<ImportError>,
     },
     /// The configuration is bad.
     #[error(transparent)]
@@ -96,21 +96,21 @@ impl CliError {
 
     /// How the program ends with it.
     #[must_use]
-    pub fn exit(&self) -> Exit {
+    pub fn exit(&self) -> ExitStatus {
         match self {
-            Self::Config(_) | Self::Misconfigured(_) => Exit::Config,
-            Self::Usage(_) => Exit::Usage,
+            Self::Config(_) | Self::Misconfigured(_) => ExitStatus::Config,
+            Self::Usage(_) => ExitStatus::Usage,
             // Whoever read our output has seen enough, as `head` does.
-            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
-            _ => Exit::Failed,
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitStatus::Done,
+            _ => ExitStatus::Failed,
         }
     }
 }
 
 /// Prints an error of a command.
-pub(super) fn report(error: &CliError) -> Exit {
+pub(super) fn report(error: &CliError) -> ExitStatus {
     let exit = error.exit();
-    if exit == Exit::Done {
+    if exit == ExitStatus::Done {
         return exit;
     }
     if let CliError::BadImport { file, lines } = error {
@@ -118,31 +118,31 @@ pub(super) fn report(error: &CliError) -> Exit {
             print_line(&format!("{}, line {}: {}", file.display(), bad.line, bad.reason));
         }
     }
-    print_line(&with_causes(error));
+    print_line(&display_chain(error));
     exit
 }
 
 /// Prints an error of the command line itself; or what was asked for, if that was help.
-pub(super) fn report_usage(error: &clap::Error) -> Exit {
+pub(super) fn report_usage(error: &clap::Error) -> ExitStatus {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             // Into a closed pipe, as with `--help | head`, is no failure.
             let _ = error.print();
-            Exit::Done
+            ExitStatus::Done
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             let _ = error.print();
-            Exit::Usage
+            ExitStatus::Usage
         }
         _ => {
             print_line(&usage_line(&error.render().to_string()));
-            Exit::Usage
+            ExitStatus::Usage
         }
     }
 }
 
 /// The error and its causes, each after a colon.
-pub(super) fn with_causes(error: &dyn Error) -> String {
+pub(super) fn display_chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn an_error_comes_with_its_causes() {
         let error = CliError::failed("can't open the database", io::Error::other("disk on fire"));
-        assert_eq!(with_causes(&error), "can't open the database: disk on fire");
+        assert_eq!(display_chain(&error), "can't open the database: disk on fire");
     }
 
     #[test]

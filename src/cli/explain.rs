@@ -7,7 +7,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::error::CliError;
-use super::output::{self, Row};
+use super::output::{self, TableRow};
 use super::session::{SessionRow, failed, parse_id};
 use crate::backend::db::Stores;
 use crate::clock::{Clock, SystemClock};
@@ -33,7 +33,7 @@ pub(super) async fn explain(
 ) -> Result<(), CliError> {
     let session = stores.sessions.find_session(id).await.map_err(failed)?;
     let audit = stores.sessions.session_audit(id, MOST_ENTRIES).await.map_err(failed)?;
-    let story = Story::new(session.as_ref(), &audit, SystemClock.now());
+    let story = SessionReport::new(session.as_ref(), &audit, SystemClock.now());
     let story = story.ok_or_else(|| {
         let advice = "is it another database's, or was it purged (session.keep_ended, audit.keep)?";
         CliError::Refused(format!("there is no session {id}, and nothing is known of one: {advice}"))
@@ -41,13 +41,13 @@ pub(super) async fn explain(
     if json {
         return output::print_json(&story);
     }
-    output::print_text(&story.told(id))?;
+    output::print_text(&story.render(id))?;
     output::print_list(&story.audit, false)
 }
 
 /// What is known of a session.
 #[derive(Debug, Serialize)]
-struct Story {
+struct SessionReport {
     /// Its row; `null` once that was purged.
     session: Option<SessionRow>,
     /// How often it was renewed.
@@ -59,10 +59,10 @@ struct Story {
     /// What to do about it, if anything.
     advice: Option<String>,
     /// What the audit has of it, the earliest first.
-    audit: Vec<EntryRow>,
+    audit: Vec<AuditRow>,
 }
 
-impl Story {
+impl SessionReport {
     /// `None` if nothing is known at all.
     fn new(session: Option<&Session>, audit: &[AuditEntry], now: OffsetDateTime) -> Option<Self> {
         if session.is_none() && audit.is_empty() {
@@ -80,19 +80,19 @@ impl Story {
             renewals: session.map(|session| session.rotations),
             replays: session.map(|session| session.replays),
             explanation: match (reason, session) {
-                (Some(reason), _) => because(reason, ended.map(|(_, entry)| entry)),
-                (None, Some(session)) => lives(session),
+                (Some(reason), _) => explain_end(reason, ended.map(|(_, entry)| entry)),
+                (None, Some(session)) => explain_active(session),
                 (None, None) => {
                     "Its row is not in this database: tokens of it came, and nothing else is known."
                         .to_owned()
                 }
             },
             advice: reason.and_then(|reason| advice(reason, session)),
-            audit: audit.iter().rev().map(EntryRow::new).collect(),
+            audit: audit.iter().rev().map(AuditRow::new).collect(),
         })
     }
 
-    fn told(&self, id: SessionId) -> String {
+    fn render(&self, id: SessionId) -> String {
         let mut text = format!("session    {id}\n");
         if let Some(session) = &self.session {
             let seen = agent(session.address.as_deref(), session.user_agent.as_deref());
@@ -118,7 +118,7 @@ impl Story {
 }
 
 /// What a session's state means, for people.
-pub(super) fn in_words(event: SessionEvent) -> &'static str {
+pub(super) fn describe_event(event: SessionEvent) -> &'static str {
     match event {
         SessionEvent::AbsoluteExpired => "at its longest lifetime",
         SessionEvent::Displaced => "too many sessions",
@@ -142,12 +142,12 @@ fn state_in_words(session: &SessionRow) -> String {
     }
 }
 
-fn lives(session: &Session) -> String {
+fn explain_active(session: &Session) -> String {
     format!("It lives. Each renewal puts its end off, but not beyond {}.", utc(session.absolute_expires_at))
 }
 
 /// Why it is over. The entry tells by whom, if it is still there.
-fn because(reason: EndReason, entry: Option<&AuditEntry>) -> String {
+fn explain_end(reason: EndReason, entry: Option<&AuditEntry>) -> String {
     let by = entry.map_or_else(|| "an unknown place".to_owned(), |entry| client(&entry.by));
     match reason {
         EndReason::AbsoluteExpired => {
@@ -231,7 +231,7 @@ fn utc(time: OffsetDateTime) -> String {
 
 /// An entry of the audit, as it is listed.
 #[derive(Clone, Debug, Serialize)]
-struct EntryRow {
+struct AuditRow {
     #[serde(with = "time::serde::rfc3339")]
     at: OffsetDateTime,
     event: &'static str,
@@ -244,7 +244,7 @@ struct EntryRow {
     request_id: Option<String>,
 }
 
-impl EntryRow {
+impl AuditRow {
     fn new(entry: &AuditEntry) -> Self {
         Self {
             at: entry.at,
@@ -260,7 +260,7 @@ impl EntryRow {
     }
 }
 
-impl Row for EntryRow {
+impl TableRow for AuditRow {
     const HEAD: &'static [&'static str] = &["TIME (UTC)", "EVENT", "GENERATION", "REQUEST", "BY"];
 
     fn cells(&self) -> Vec<String> {
@@ -344,7 +344,9 @@ mod tests {
     }
 
     fn told(session: Option<&Session>, audit: &[AuditEntry]) -> String {
-        Story::new(session, audit, NOW).expect("something is known").told(SessionId(Uuid::from_u128(1)))
+        SessionReport::new(session, audit, NOW)
+            .expect("something is known")
+            .render(SessionId(Uuid::from_u128(1)))
     }
 
     #[test]
@@ -382,12 +384,12 @@ mod tests {
             let (session, audit) = ended(reason, from("203.0.113.9", "curl/8"), None);
             let rows = [(Some(&session), &audit[..]), (Some(&session), &[]), (None, &audit[..])];
             for (row, audit) in rows {
-                let story = Story::new(row, audit, NOW).expect("something is known");
+                let story = SessionReport::new(row, audit, NOW).expect("something is known");
                 assert!(story.explanation.ends_with('.'), "{reason:?}: {}", story.explanation);
             }
-            assert!(!in_words(reason.event()).contains('_'), "{reason:?}");
+            assert!(!describe_event(reason.event()).contains('_'), "{reason:?}");
         }
-        assert!(Story::new(None, &[], NOW).is_none());
+        assert!(SessionReport::new(None, &[], NOW).is_none());
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub(super) fn run(config: &Config) -> Result<(), CliError> {
             "admin.listen has port 0, so nobody knows where to ask: set one".to_owned(),
         ));
     }
-    let status = ask(listen)
+    let status = request_status(listen)
         .map_err(|error| CliError::failed(format!("no answer from admin.listen = {listen}"), error))?;
     if status.starts_with("HTTP/1.1 200") {
         return Ok(());
@@ -24,7 +24,7 @@ pub(super) fn run(config: &Config) -> Result<(), CliError> {
 }
 
 /// The first line of the answer.
-fn ask(listen: &ListenAddr) -> io::Result<String> {
+fn request_status(listen: &ListenAddr) -> io::Result<String> {
     let mut stream = connect(listen)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;

@@ -37,14 +37,14 @@ pub struct ImportedUser {
 
 /// A line that can't be imported.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BadLine {
+pub struct ImportError {
     /// The line, from 1.
     pub line: u64,
     /// What is wrong with it.
     pub reason: String,
 }
 
-impl fmt::Display for BadLine {
+impl fmt::Display for ImportError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "line {}: {}", self.line, self.reason)
     }
@@ -85,7 +85,7 @@ pub fn parse(
     reader: impl Read,
     format: Format,
     progress: impl FnMut(u64),
-) -> Result<Vec<ImportedUser>, Vec<BadLine>> {
+) -> Result<Vec<ImportedUser>, Vec<ImportError>> {
     let mut import = Import::default();
     match format {
         Format::Csv => import.read_csv(reader, progress),
@@ -97,7 +97,7 @@ pub fn parse(
 /// A line's values, not yet looked at.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Draft {
+struct ImportRecord {
     email: String,
     hashed_password: String,
     name: Option<String>,
@@ -108,7 +108,7 @@ struct Draft {
 #[derive(Default)]
 struct Import {
     users: Vec<ImportedUser>,
-    bad: Vec<BadLine>,
+    bad: Vec<ImportError>,
     lines: HashMap<String, u64>,
 }
 
@@ -135,14 +135,14 @@ impl Import {
         }
     }
 
-    fn add(&mut self, line: u64, draft: Draft) {
+    fn add(&mut self, line: u64, draft: ImportRecord) {
         match self.check(line, draft) {
             Ok(user) => self.users.push(user),
             Err(reason) => self.refuse(line, reason),
         }
     }
 
-    fn check(&mut self, line: u64, draft: Draft) -> Result<ImportedUser, String> {
+    fn check(&mut self, line: u64, draft: ImportRecord) -> Result<ImportedUser, String> {
         let email = parse_email(draft.email.trim()).map_err(|problem| format!("email: {problem}"))?;
         if let Some(first) = self.lines.insert(email.clone(), line) {
             self.lines.insert(email.clone(), first);
@@ -169,7 +169,7 @@ impl Import {
     }
 
     fn refuse(&mut self, line: u64, reason: String) {
-        self.bad.push(BadLine { line, reason });
+        self.bad.push(ImportError { line, reason });
     }
 }
 

@@ -7,9 +7,9 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use time::OffsetDateTime;
 
+use super::bootstrap;
 use super::error::CliError;
-use super::output::{self, Row};
-use super::start;
+use super::output::{self, TableRow};
 use super::user::sessions_ended;
 use crate::backend::config::Config;
 use crate::backend::db;
@@ -56,10 +56,10 @@ pub struct KeyRetire {
 
 /// Does what is to be done with keys.
 pub(super) async fn run(command: KeyCommand, config: &Config) -> Result<(), CliError> {
-    let dir = start::key_dir(config)?;
+    let dir = bootstrap::key_dir(config)?;
     // Files of another user's would be of no use to the server.
     db::check_owner(dir)?;
-    let (algorithm, now) = (start::algorithm(config), SystemClock.now());
+    let (algorithm, now) = (bootstrap::algorithm(config), SystemClock.now());
     let said = match command {
         KeyCommand::Init => {
             let number = key_files::init(dir, algorithm, now)?;
@@ -68,7 +68,7 @@ pub(super) async fn run(command: KeyCommand, config: &Config) -> Result<(), CliE
         KeyCommand::List(KeyList { json }) => return print(dir, config, now, json),
         KeyCommand::Rotate => {
             let number = key_files::rotate(dir, algorithm, now)?;
-            write_down(config, AuditEvent::KeyRotated, number, "key rotate").await;
+            record_audit(config, AuditEvent::KeyRotated, number, "key rotate").await;
             let activation = humantime::format_duration(config.tokens.key_activation);
             format!(
                 "added key {number} ({}); it signs in {activation}, and nobody is signed out",
@@ -88,22 +88,22 @@ async fn retire(dir: &Path, number: u8, config: &Config) -> Result<String, CliEr
     if key_files::list(dir)?.len() == 1 {
         return Err(KeyFileError::LastKey(number).into());
     }
-    let stores = start::stores(config).await?;
+    let stores = bootstrap::stores(config).await?;
     let by = ClientInfo::command_line("key retire");
     let ending = SessionTermination::new(SystemClock.now(), EndReason::Revoked, by);
     let ended = stores.sessions.end_sessions(&SessionFilter::SignedBy(number), &ending).await;
     stores.close().await;
     let ended = ended.map_err(|error| CliError::failed("can't end the key's sessions", error))?;
     key_files::retire(dir, number)?;
-    write_down(config, AuditEvent::KeyRetired, number, "key retire").await;
+    record_audit(config, AuditEvent::KeyRetired, number, "key retire").await;
     Ok(format!("retired key {number}; {}", sessions_ended(ended.len())))
 }
 
 /// Tells the audit. What was done to the keys is done, also where no database is at hand.
-async fn write_down(config: &Config, event: AuditEvent, number: u8, command: &str) {
+async fn record_audit(config: &Config, event: AuditEvent, number: u8, command: &str) {
     let entry = AuditEntry::new(SystemClock.now(), event, ClientInfo::command_line(command));
     let entry = AuditEntry { key_number: Some(number), ..entry };
-    let written = match start::stores(config).await {
+    let written = match bootstrap::stores(config).await {
         Ok(stores) => {
             let written = stores.sessions.record(&[entry]).await;
             stores.close().await;
@@ -147,7 +147,7 @@ impl KeyRow {
     }
 }
 
-impl Row for KeyRow {
+impl TableRow for KeyRow {
     const HEAD: &'static [&'static str] = &["NUMBER", "ALGORITHM", "STATE", "CREATED"];
 
     fn cells(&self) -> Vec<String> {
@@ -162,7 +162,7 @@ impl From<KeyFileError> for CliError {
             KeyFileError::Mode { .. } | KeyFileError::NotAKey { .. } | KeyFileError::Key { .. } => {
                 Self::misconfigured(error)
             }
-            other => Self::Refused(super::error::with_causes(&other)),
+            other => Self::Refused(super::error::display_chain(&other)),
         }
     }
 }

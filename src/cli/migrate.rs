@@ -1,7 +1,7 @@
 //! `sekisho migrate`.
 
 use super::error::CliError;
-use super::{output, start};
+use super::{bootstrap, output};
 use crate::backend::config::Config;
 
 pub(super) const EXAMPLES: &str = "\
@@ -13,7 +13,7 @@ database user who may change tables. It can be repeated, and several at once are
 
 /// Brings the tables up to date, and says what that took.
 pub(super) async fn run(config: &Config) -> Result<(), CliError> {
-    let stores = start::open(config).await?;
+    let stores = bootstrap::open(config).await?;
     let applied = stores.migrate().await;
     stores.close().await;
     let applied: Vec<_> = applied?.iter().map(|migration| format!("applied {migration}")).collect();

@@ -3,6 +3,7 @@
 //! One file for each noun. A command gets its parsed arguments and the loaded configuration; what it
 //! can't do comes back as a [`CliError`], which is printed here, in one line, and nowhere else.
 
+mod bootstrap;
 mod check_config;
 pub mod demo;
 mod error;
@@ -10,15 +11,14 @@ mod explain;
 mod healthcheck;
 pub mod import;
 pub mod key;
-mod listen;
+mod listeners;
 mod migrate;
 pub mod output;
 pub mod password;
 mod reload;
 pub mod serve;
 pub mod session;
-mod start;
-mod stop;
+mod shutdown;
 mod systemd;
 pub mod user;
 
@@ -27,8 +27,8 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-pub use self::error::{CliError, Exit};
-use self::start::block_on;
+use self::bootstrap::block_on;
+pub use self::error::{CliError, ExitStatus};
 use crate::backend::config::{Config, LoadedConfig, Sources};
 
 /// A gateway that keeps browser users signed in.
@@ -74,13 +74,13 @@ pub enum Command {
 
 /// Parses `args` (the program's name first), does what they say, and tells how it went. Can be called
 /// any number of times.
-pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Exit {
+pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitStatus {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => return error::report_usage(&error),
     };
     match dispatch(cli) {
-        Ok(()) => Exit::Done,
+        Ok(()) => ExitStatus::Done,
         Err(error) => error::report(&error),
     }
 }

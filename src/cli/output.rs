@@ -9,7 +9,7 @@ use time::format_description::well_known::Rfc3339;
 use super::error::CliError;
 
 /// One line of a list. Its JSON is that of `Serialize`.
-pub trait Row: Serialize {
+pub trait TableRow: Serialize {
     /// The columns' names.
     const HEAD: &'static [&'static str];
 
@@ -22,7 +22,7 @@ pub trait Row: Serialize {
 /// # Errors
 ///
 /// If standard output can't be written to.
-pub fn print_list<R: Row>(rows: &[R], json: bool) -> Result<(), CliError> {
+pub fn print_list<R: TableRow>(rows: &[R], json: bool) -> Result<(), CliError> {
     let mut out = io::stdout().lock();
     let written = if json { write_json(&mut out, rows) } else { write_table(&mut out, rows) };
     written.and_then(|()| out.flush()).map_err(CliError::Output)
@@ -45,7 +45,7 @@ pub fn print_json(value: &impl Serialize) -> Result<(), CliError> {
 ///
 /// If standard output can't be written to.
 pub fn print_text(text: &str) -> Result<(), CliError> {
-    let lines: Vec<_> = text.lines().map(harmless).collect();
+    let lines: Vec<_> = text.lines().map(sanitize).collect();
     print_lines(&lines)
 }
 
@@ -83,12 +83,12 @@ fn first(characters: usize, time: OffsetDateTime) -> String {
     text.get(..characters).map(|part| part.replace('T', " ")).unwrap_or_default()
 }
 
-fn write_json<R: Row>(out: &mut impl Write, rows: &[R]) -> io::Result<()> {
+fn write_json<R: TableRow>(out: &mut impl Write, rows: &[R]) -> io::Result<()> {
     serde_json::to_writer_pretty(&mut *out, rows).map_err(io::Error::from)?;
     writeln!(out)
 }
 
-fn write_table<R: Row>(out: &mut impl Write, rows: &[R]) -> io::Result<()> {
+fn write_table<R: TableRow>(out: &mut impl Write, rows: &[R]) -> io::Result<()> {
     let head = R::HEAD.iter().map(ToString::to_string).collect();
     let lines: Vec<Vec<String>> = std::iter::once(head).chain(rows.iter().map(plain_cells)).collect();
     let width = |column: usize| {
@@ -104,11 +104,11 @@ fn write_table<R: Row>(out: &mut impl Write, rows: &[R]) -> io::Result<()> {
 }
 
 /// Users choose their names and agents, which must not command a terminal.
-fn plain_cells(row: &impl Row) -> Vec<String> {
-    row.cells().iter().map(|cell| harmless(cell)).collect()
+fn plain_cells(row: &impl TableRow) -> Vec<String> {
+    row.cells().iter().map(|cell| sanitize(cell)).collect()
 }
 
-fn harmless(text: &str) -> String {
+fn sanitize(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
@@ -122,7 +122,7 @@ mod tests {
         age: u8,
     }
 
-    impl Row for Dog {
+    impl TableRow for Dog {
         const HEAD: &'static [&'static str] = &["NAME", "AGE"];
 
         fn cells(&self) -> Vec<String> {

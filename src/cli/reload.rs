@@ -16,9 +16,9 @@ use tokio::signal::unix::{Signal, SignalKind};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use super::error::{CliError, with_causes};
-use super::stop::listen_for;
-use super::{start, systemd};
+use super::error::{CliError, display_chain};
+use super::shutdown::signal_stream;
+use super::{bootstrap, systemd};
 use crate::app::{App, PreparedReload};
 use crate::backend::config::{Config, ContentHash, LoadedConfig, Sources};
 use crate::clock::Clock;
@@ -26,17 +26,17 @@ use crate::server::{Certificate, ServerLimits, WorkerThreads};
 use crate::services::keys::SharedKeys;
 
 /// What the configuration is read from, and when to read it again.
-pub(super) struct Occasions {
+pub(super) struct ReloadTrigger {
     sources: Sources,
     hangup: Signal,
     /// What the files said when they were last read.
     read: ContentHash,
 }
 
-impl Occasions {
+impl ReloadTrigger {
     /// From now on. SIGHUP no longer ends the process; one that comes before anybody waits is kept.
-    pub(super) fn since_now(sources: Sources) -> Result<Self, CliError> {
-        let hangup = listen_for(SignalKind::hangup())?;
+    pub(super) fn install(sources: Sources) -> Result<Self, CliError> {
+        let hangup = signal_stream(SignalKind::hangup())?;
         Ok(Self { read: sources.snapshot(), sources, hangup })
     }
 
@@ -60,7 +60,7 @@ impl Occasions {
 async fn changed(sources: &Sources, read: ContentHash) {
     let mut before = read;
     loop {
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
         let now = snapshot(sources).await;
         if now != read && now == before {
             return;
@@ -91,7 +91,7 @@ pub(super) struct Reloader<'a> {
     /// What is done beside the requests for the upstreams of the routes.
     pub(super) upstreams: JoinHandle<()>,
     /// `None` if the configuration is never read again.
-    pub(super) occasions: Option<Occasions>,
+    pub(super) occasions: Option<ReloadTrigger>,
 }
 
 impl Reloader<'_> {
@@ -125,7 +125,7 @@ impl Reloader<'_> {
             }
             Err(error) => {
                 metrics::counter!("sekisho_reloads_total", "outcome" => "refused").increment(1);
-                let error = with_causes(&error);
+                let error = display_chain(&error);
                 tracing::error!(
                     error,
                     "the configuration can't be used; the one that there was stays in force"
@@ -153,7 +153,7 @@ impl Reloader<'_> {
 
     /// What is checked at the start, against what is in force since then.
     fn check(&self, config: &Config) -> Result<(), CliError> {
-        start::check_bearer(config, &self.keys.load(), self.clock.now())?;
+        bootstrap::check_bearer_algorithm(config, &self.keys.load(), self.clock.now())?;
         let ours = &self.started_with.tokens.audience;
         match config.routes.iter().find(|route| route.bearer.as_ref() == Some(ours)) {
             None => Ok(()),
@@ -186,8 +186,8 @@ impl Reloader<'_> {
                 "these keys have changed and need a restart: they stay as they were"
             );
         }
-        let limits = start::limits(&config.server.limits);
-        start::check_file_limit(config);
+        let limits = bootstrap::limits(&config.server.limits);
+        bootstrap::check_file_limit(config);
         self.app.apply(change);
         self.threads.set_limits(limits);
         self.limits.send_replace(limits);
@@ -204,4 +204,4 @@ impl Reloader<'_> {
 }
 
 /// How often the files are looked at. What has changed is in force after two looks.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);

@@ -10,11 +10,11 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::bootstrap::{self, block_on};
 use super::error::CliError;
-use super::listen::{Listeners, local};
-use super::reload::{Occasions, Reloader};
-use super::start::{self, block_on};
-use super::stop::{Beside, Told, serve_until};
+use super::listeners::{Listeners, local_addr};
+use super::reload::{ReloadTrigger, Reloader};
+use super::shutdown::{AuxiliaryListeners, ShutdownSignal, serve_until_shutdown};
 use super::systemd;
 use crate::app::{App, AppDependencies, DemoCredentials};
 use crate::backend::config::{Config, KeySource, ListenAddr, Origin, Registration, Sources};
@@ -49,20 +49,20 @@ pub(super) fn run(args: &ServeArgs, file: Option<PathBuf>) -> Result<(), CliErro
     args.add_to(&mut sources);
     block_on(async {
         // Before it is read: what changes from here on is noticed.
-        let occasions = Occasions::since_now(sources)?;
+        let occasions = ReloadTrigger::install(sources)?;
         let loaded = Config::load(occasions.sources())?;
-        let log = start::log(&loaded.config);
+        let log = bootstrap::log(&loaded.config);
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
         }
-        let stores = start::stores(&loaded.config).await?;
-        say_what_is_missing(&loaded.config, &stores).await?;
+        let stores = bootstrap::stores(&loaded.config).await?;
+        warn_about_incomplete_setup(&loaded.config, &stores).await?;
         serve(&loaded.config, Some(occasions), stores, &log, None, |_| Ok(())).await
     })
 }
 
 /// What somebody who starts for the first time would wonder about next.
-async fn say_what_is_missing(config: &Config, stores: &Stores) -> Result<(), CliError> {
+async fn warn_about_incomplete_setup(config: &Config, stores: &Stores) -> Result<(), CliError> {
     if config.routes.is_empty() && config.verify.is_none() {
         tracing::info!("there are no [[routes]], so only the gateway's own paths answer");
     }
@@ -78,26 +78,26 @@ async fn say_what_is_missing(config: &Config, stores: &Stores) -> Result<(), Cli
 /// when to read the configuration again.
 pub(super) async fn serve(
     config: &Config,
-    occasions: Option<Occasions>,
+    occasions: Option<ReloadTrigger>,
     stores: Stores,
     log: &LogGuard,
     sample: Option<DemoCredentials>,
     ready: impl FnOnce(&str) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
-    let ground = Ground::of(config, stores).await?;
+    let ground = ServerResources::of(config, stores).await?;
     // Before anyone can learn that it serves: from then on it may be told to stop.
-    let told = Told::listen()?;
+    let told = ShutdownSignal::listen()?;
     let listeners = Listeners::bind(config).await?;
-    let origin = config.server.public_origin_at(local(&listeners.public)?);
-    let program = Program::build(config, &ground, &origin, log, sample).await?;
-    start::check_file_limit(config);
-    let limits = start::limits(&config.server.limits);
+    let origin = config.server.public_origin_at(local_addr(&listeners.public)?);
+    let program = RunningServer::build(config, &ground, &origin, log, sample).await?;
+    bootstrap::check_file_limit(config);
+    let limits = bootstrap::limits(&config.server.limits);
     let threads = serving_threads(config, limits)?;
-    listeners.say_where(&origin)?;
+    listeners.log_addresses(&origin)?;
     ready(origin.as_str())?;
     let Listeners { public, admin, verify } = listeners;
     serve_public(&threads, public, ground.certificate.clone(), &program.app)?;
-    systemd::serving();
+    systemd::notify_ready();
     let (limits, limited) = watch::channel(limits);
     let mut reloader = Reloader {
         app: &program.app,
@@ -111,10 +111,10 @@ pub(super) async fn serve(
         upstreams: tokio::spawn(program.app.routes().run_health_checks()),
         occasions,
     };
-    let beside = Beside { admin, verify, limits: limited };
+    let beside = AuxiliaryListeners { admin, verify, limits: limited };
     let stopped = tokio::select! {
-        () = serve_until(&told, &threads, beside, &program.app, &mut reloader) => Ok(()),
-        () = told.times(2) => Err(CliError::Refused(
+        () = serve_until_shutdown(&told, &threads, beside, &program.app, &mut reloader) => Ok(()),
+        () = told.received(2) => Err(CliError::Refused(
             "told to stop a second time: what was under way was cut".to_owned(),
         )),
     };
@@ -128,7 +128,7 @@ pub(super) async fn serve(
 }
 
 /// What the program stands on, checked.
-struct Ground {
+struct ServerResources {
     stores: Stores,
     keys: Arc<SharedKeys>,
     clock: Arc<dyn Clock>,
@@ -136,36 +136,36 @@ struct Ground {
     metrics: Option<PrometheusHandle>,
 }
 
-impl Ground {
+impl ServerResources {
     async fn of(config: &Config, stores: Stores) -> Result<Self, CliError> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let certificate = start::certificate(config, Arc::clone(&clock))?;
+        let certificate = bootstrap::certificate(config, Arc::clone(&clock))?;
         // Before anything is counted: what is counted earlier counts for nobody.
         let metrics = telemetry::metrics::install();
         let stores = stores.measured();
-        agree(config, &stores).await?;
+        check_cluster_settings(config, &stores).await?;
         check_clock(config, &stores, &*clock).await?;
-        let keys = start::keys(config, stores.is_embedded(), clock.now())?;
+        let keys = bootstrap::keys(config, stores.is_embedded(), clock.now())?;
         Ok(Self { stores, keys: Arc::new(SharedKeys::new(keys)), clock, certificate, metrics })
     }
 }
 
 /// The program, and what goes on beside its requests.
-struct Program {
+struct RunningServer {
     app: App,
     beside: Vec<JoinHandle<()>>,
     exporting: Option<ExporterHandle>,
 }
 
-impl Program {
+impl RunningServer {
     async fn build(
         config: &Config,
-        ground: &Ground,
+        ground: &ServerResources,
         origin: &Origin,
         log: &LogGuard,
         sample: Option<DemoCredentials>,
     ) -> Result<Self, CliError> {
-        let (spans, exporting) = start::spans(config)?.unzip();
+        let (spans, exporting) = bootstrap::spans(config)?.unzip();
         let parts = AppDependencies {
             config,
             public_origin: origin.clone(),
@@ -180,7 +180,7 @@ impl Program {
         let loaded = app.tokens.load_revocations().await;
         loaded
             .map_err(|error| CliError::failed("can't ask the database which sessions have ended", error))?;
-        let beside = watch_over(config, ground, &app);
+        let beside = spawn_background_tasks(config, ground, &app);
         Ok(Self { app, beside, exporting })
     }
 
@@ -221,10 +221,10 @@ fn serve_public(
 }
 
 /// What goes on beside the requests, whatever the routes are.
-fn watch_over(config: &Config, ground: &Ground, app: &App) -> Vec<JoinHandle<()>> {
-    let Ground { stores, keys, clock, certificate, metrics } = ground;
+fn spawn_background_tasks(config: &Config, ground: &ServerResources, app: &App) -> Vec<JoinHandle<()>> {
+    let ServerResources { stores, keys, clock, certificate, metrics } = ground;
     let mut watchers = vec![
-        tokio::spawn(compare_clocks(stores.clone(), Arc::clone(clock), config.session.grace / 4)),
+        tokio::spawn(monitor_clock_skew(stores.clone(), Arc::clone(clock), config.session.grace / 4)),
         tokio::spawn(purge(config, stores, clock).run()),
         tokio::spawn(app.tokens.clone().run_revocation_poller()),
     ];
@@ -236,11 +236,11 @@ fn watch_over(config: &Config, ground: &Ground, app: &App) -> Vec<JoinHandle<()>
     }
     watchers.extend(certificate.clone().map(|certificate| tokio::spawn(certificate.watch())));
     watchers.extend(metrics.clone().map(|metrics| tokio::spawn(telemetry::metrics::upkeep(metrics))));
-    watchers.extend(systemd::alive().map(tokio::spawn));
+    watchers.extend(systemd::watchdog().map(tokio::spawn));
     watchers
 }
 
-async fn compare_clocks(stores: Stores, clock: Arc<dyn Clock>, allowed: Duration) {
+async fn monitor_clock_skew(stores: Stores, clock: Arc<dyn Clock>, allowed: Duration) {
     loop {
         tokio::time::sleep(Duration::from_secs(60)).await;
         match clock_offset(&stores, &*clock).await {
@@ -287,7 +287,7 @@ async fn clock_offset(stores: &Stores, clock: &dyn Clock) -> Result<time::Durati
 }
 
 /// Every replica must issue the same tokens for the same audience.
-async fn agree(config: &Config, stores: &Stores) -> Result<(), CliError> {
+async fn check_cluster_settings(config: &Config, stores: &Stores) -> Result<(), CliError> {
     let settings = [("tokens.issuer", &config.tokens.issuer), ("tokens.audience", &config.tokens.audience)];
     for (name, ours) in settings {
         let settled = stores.settings.get_or_insert_setting(name, ours).await;

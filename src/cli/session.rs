@@ -4,10 +4,10 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use time::OffsetDateTime;
 
+use super::bootstrap;
 use super::error::CliError;
 use super::explain::{self, SessionExplain};
-use super::output::{self, Row};
-use super::start;
+use super::output::{self, TableRow};
 use super::user::{parse_email, sessions_ended};
 use crate::backend::config::Config;
 use crate::backend::db::Stores;
@@ -65,7 +65,7 @@ pub struct SessionRevoke {
 
 /// Does what is to be done with sessions.
 pub(super) async fn run(command: SessionCommand, config: &Config) -> Result<(), CliError> {
-    let stores = start::stores(config).await?;
+    let stores = bootstrap::stores(config).await?;
     let done = match command {
         SessionCommand::List(list) => print(&stores, list).await,
         SessionCommand::Explain(which) => explain::explain(&stores, which).await,
@@ -170,7 +170,7 @@ impl SessionRow {
             email: session.email.clone(),
             kind: session.kind.as_str(),
             state: over.map_or("live", |(event, _)| event.as_str()),
-            state_in_words: over.map_or("live", |(event, _)| explain::in_words(event)),
+            state_in_words: over.map_or("live", |(event, _)| explain::describe_event(event)),
             created_at: session.created_at,
             last_seen_at: session.rotated_at,
             expires_at: over.map_or_else(|| session.expires_at(), |(_, since)| since),
@@ -180,7 +180,7 @@ impl SessionRow {
     }
 }
 
-impl Row for SessionRow {
+impl TableRow for SessionRow {
     const HEAD: &'static [&'static str] =
         &["ID", "EMAIL", "KIND", "STATE", "CREATED", "LAST SEEN", "UNTIL", "ADDRESS", "USER AGENT"];
 

@@ -12,8 +12,8 @@ use time::OffsetDateTime;
 
 use super::error::CliError;
 use super::import::{self, Format, ImportedUser};
-use super::output::{self, Row};
-use super::{password, start};
+use super::output::{self, TableRow};
+use super::{bootstrap, password};
 use crate::backend::config::Config;
 use crate::identity::ClientInfo;
 use crate::models::user::{Role, User};
@@ -125,8 +125,8 @@ pub(super) async fn run(command: UserCommand, config: &Config) -> Result<(), Cli
         UserCommand::Import(UserImport { file }) => (None, read_import(file)?),
         _ => (None, Vec::new()),
     };
-    let stores = start::stores(config).await?;
-    let users = start::users(config, &stores)?;
+    let stores = bootstrap::stores(config).await?;
+    let users = bootstrap::users(config, &stores)?;
     let done = perform(command, &users, password, imported).await;
     stores.close().await;
     done
@@ -198,7 +198,7 @@ impl From<UserError> for CliError {
             UserError::Store(StoreError::Conflict(_)) => {
                 Self::Refused("a user with this address is there already; nothing was changed".to_owned())
             }
-            other => Self::Refused(super::error::with_causes(&other)),
+            other => Self::Refused(super::error::display_chain(&other)),
         }
     }
 }
@@ -234,7 +234,7 @@ impl From<&User> for UserRow {
     }
 }
 
-impl Row for UserRow {
+impl TableRow for UserRow {
     const HEAD: &'static [&'static str] = &["EMAIL", "NAME", "ROLE", "DISABLED", "CREATED", "ID"];
 
     fn cells(&self) -> Vec<String> {

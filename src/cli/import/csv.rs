@@ -4,7 +4,7 @@ use std::io::Read;
 
 use csv::{ByteRecord, ReaderBuilder, Terminator};
 
-use super::{Draft, Import, without_bom};
+use super::{Import, ImportRecord, without_bom};
 use crate::backend::config::nearest;
 
 impl Import {
@@ -72,7 +72,7 @@ impl Columns {
         }
     }
 
-    fn draft(&self, fields: &[&str]) -> Result<Draft, String> {
+    fn draft(&self, fields: &[&str]) -> Result<ImportRecord, String> {
         if fields.len() != self.0.len() {
             return Err(format!(
                 "expected {} fields, found {}: values with commas need quotes",
@@ -80,7 +80,7 @@ impl Columns {
                 fields.len()
             ));
         }
-        let mut draft = Draft::default();
+        let mut draft = ImportRecord::default();
         for (column, value) in self.0.iter().zip(fields) {
             let text = || (*value).to_owned();
             match *column {

@@ -7,15 +7,15 @@ const HASH: &str = "$2b$12$EixZaYVK1fsbw1ZfbX3OXePaWxn96p36WQoeG6Lruj3vjPGga31lW
 const SHA256_HASH: &str =
     "$bcrypt-sha256$v=2,t=2b,r=12$n79VH.0Q2TMWmt3Oqt9uku$Kq4Noyk3094Y2QlB8NdRT8SvGiI4ft2";
 
-fn csv(text: &str) -> Result<Vec<ImportedUser>, Vec<BadLine>> {
+fn csv(text: &str) -> Result<Vec<ImportedUser>, Vec<ImportError>> {
     parse(text.as_bytes(), Format::Csv, |_| {})
 }
 
-fn json(text: &str) -> Result<Vec<ImportedUser>, Vec<BadLine>> {
+fn json(text: &str) -> Result<Vec<ImportedUser>, Vec<ImportError>> {
     parse(text.as_bytes(), Format::JsonLines, |_| {})
 }
 
-fn reasons(result: Result<Vec<ImportedUser>, Vec<BadLine>>) -> Vec<String> {
+fn reasons(result: Result<Vec<ImportedUser>, Vec<ImportError>>) -> Vec<String> {
     result.expect_err("bad lines").iter().map(ToString::to_string).collect()
 }
 

@@ -116,7 +116,7 @@ pub(super) fn keys(config: &Config, embedded: bool, now: OffsetDateTime) -> Resu
             loaded => loaded.map_err(CliError::misconfigured)?,
         },
     };
-    check_bearer(config, &ring, now)?;
+    check_bearer_algorithm(config, &ring, now)?;
     Ok(ring)
 }
 
@@ -154,7 +154,11 @@ fn make_keys(config: &Config, now: OffsetDateTime) -> Result<(), CliError> {
 }
 
 /// An upstream that checks HS256 holds the key itself, and could make sessions with it.
-pub(super) fn check_bearer(config: &Config, ring: &KeyRing, now: OffsetDateTime) -> Result<(), CliError> {
+pub(super) fn check_bearer_algorithm(
+    config: &Config,
+    ring: &KeyRing,
+    now: OffsetDateTime,
+) -> Result<(), CliError> {
     let Some(route) = config.routes.iter().find(|route| route.bearer.is_some()) else { return Ok(()) };
     if ring.signing(now).algorithm() != Algorithm::Hs256 {
         return Ok(());

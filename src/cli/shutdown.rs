@@ -23,13 +23,13 @@ use crate::app::App;
 use crate::server::{self, ServerLimits, WorkerThreads};
 
 /// How often it was asked to stop: by SIGTERM, or SIGINT, which is Ctrl-C.
-pub(super) struct Told(watch::Receiver<u32>);
+pub(super) struct ShutdownSignal(watch::Receiver<u32>);
 
-impl Told {
+impl ShutdownSignal {
     /// Listens from now on, not only once this is waited for.
     pub(super) fn listen() -> Result<Self, CliError> {
-        let interrupt = listen_for(SignalKind::interrupt())?;
-        let terminate = listen_for(SignalKind::terminate())?;
+        let interrupt = signal_stream(SignalKind::interrupt())?;
+        let terminate = signal_stream(SignalKind::terminate())?;
         let (count, counted) = watch::channel(0);
         tokio::spawn(async move {
             let (mut interrupt, mut terminate) = (interrupt, terminate);
@@ -45,7 +45,7 @@ impl Told {
     }
 
     /// Waits until it was asked so many times.
-    pub(super) async fn times(&self, times: u32) {
+    pub(super) async fn received(&self, times: u32) {
         let mut counted = self.0.clone();
         // An error means that nobody counts any longer: the runtime is going away.
         let _ = counted.wait_for(|count| *count >= times).await;
@@ -53,7 +53,7 @@ impl Told {
 }
 
 /// What is served beside the public listener, which the threads have already.
-pub(super) struct Beside {
+pub(super) struct AuxiliaryListeners {
     pub(super) admin: TcpListener,
     pub(super) verify: Option<TcpListener>,
     /// What those who ask on `verify` may cost.
@@ -61,10 +61,10 @@ pub(super) struct Beside {
 }
 
 /// Serves until it is asked to stop, then ends in steps.
-pub(super) async fn serve_until(
-    told: &Told,
+pub(super) async fn serve_until_shutdown(
+    told: &ShutdownSignal,
     threads: &WorkerThreads,
-    beside: Beside,
+    beside: AuxiliaryListeners,
     app: &App,
     reloader: &mut Reloader<'_>,
 ) {
@@ -78,7 +78,7 @@ pub(super) async fn serve_until(
     });
     let public = async {
         tokio::select! {
-            () = told.times(1) => {}
+            () = told.received(1) => {}
             never = reloader.run() => match never {},
         }
         let delay = reloader.drain_delay();
@@ -101,7 +101,7 @@ pub(super) async fn serve_until(
 }
 
 /// A signal that no longer ends the process, from now on.
-pub(super) fn listen_for(kind: SignalKind) -> Result<Signal, CliError> {
+pub(super) fn signal_stream(kind: SignalKind) -> Result<Signal, CliError> {
     signal(kind).map_err(|error| CliError::failed("can't listen for signals", error))
 }
 

@@ -32,18 +32,18 @@ impl Listeners {
     }
 
     /// Says in the log where they are: the system may have picked the ports.
-    pub(super) fn say_where(&self, origin: &Origin) -> Result<(), CliError> {
+    pub(super) fn log_addresses(&self, origin: &Origin) -> Result<(), CliError> {
         if let Some(verify) = &self.verify {
-            tracing::info!(verify = %local(verify)?, "listening for other proxies");
+            tracing::info!(verify = %local_addr(verify)?, "listening for other proxies");
         }
-        let (public, admin) = (local(&self.public)?, local(&self.admin)?);
+        let (public, admin) = (local_addr(&self.public)?, local_addr(&self.admin)?);
         tracing::info!(%public, %admin, origin = origin.as_str(), "serving");
         Ok(())
     }
 }
 
 /// Where that is.
-pub(super) fn local(listener: &TcpListener) -> Result<SocketAddr, CliError> {
+pub(super) fn local_addr(listener: &TcpListener) -> Result<SocketAddr, CliError> {
     listener.local_addr().map_err(|error| CliError::failed("can't tell the listener's address", error))
 }
 
