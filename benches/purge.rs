@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use sekisho::backend::db::{self, DatabaseOptions, Stores};
+use sekisho::client_info::ClientInfo;
 use sekisho::clock::{Clock, SystemClock};
-use sekisho::identity::ClientInfo;
 use sekisho::layer::RefreshRequest;
 use sekisho::models::session::SessionKind;
 use sekisho::models::user::UserId;

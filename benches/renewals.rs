@@ -16,14 +16,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sekisho::backend::db::{self, DatabaseOptions, Stores};
+use sekisho::client_info::ClientInfo;
 use sekisho::clock::{Clock, SystemClock};
-use sekisho::identity::{ClientInfo, Roles, SessionEvent};
+use sekisho::identity::Roles;
 use sekisho::layer::RefreshRequest;
 use sekisho::models::session::SessionKind;
 use sekisho::models::user::UserId;
 use sekisho::services::jwt::AccessTokens;
 use sekisho::services::keys::{Algorithm, KeyMaterial, KeyRing, SharedKeys};
 use sekisho::services::token::{SessionRequest, SessionSettings, Tokens};
+use sekisho::session_event::SessionEvent;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection};
 use uuid::Uuid;

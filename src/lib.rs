@@ -12,7 +12,7 @@
 //! 1. One of the threads of [`server`] accepts the connection, agrees on TLS and HTTP, and bounds what
 //!    the client may cost.
 //! 2. [`app`] lets it in: the request gets its id, its place in a trace, and the
-//!    [`RequestContext`](identity::RequestContext) that marks its log lines and knows where it comes from.
+//!    [`RequestContext`](crate::request_context::RequestContext) that marks its log lines and knows where it comes from.
 //!    Past CORS and the refusal of cross-site requests the path alone says which face answers: a route of
 //!    our own or the proxy.
 //! 3. [`SilentRefreshLayer`] reads the two cookies and asks a [`TokenService`]
@@ -27,7 +27,7 @@
 //!    to a handler of [`routers`], which takes it with [`CurrentUser`], or
 //! 6. to the [`proxy`], which removes what only we may say, adds who the user is, sends it once, and
 //!    streams the answer back. What stays open after that, a WebSocket or an event stream, ends with its
-//!    session, of which it is told ([`SessionEndWatcher`](identity::SessionEndWatcher)).
+//!    session, of which it is told ([`SessionEndWatcher`](crate::session_event::SessionEndWatcher)).
 //! 7. On the way out the layer adds the fresh cookies, unless the session has ended meanwhile, with
 //!    `Cache-Control: private, no-store`, and
 //!    [`X-Session-Event`](layer::SESSION_EVENT_HEADER), which says in one word what it did. When the
@@ -72,11 +72,15 @@
 // it. With all features every link is checked.
 #![cfg_attr(not(feature = "server"), allow(rustdoc::broken_intra_doc_links))]
 
+pub mod client_info;
 pub mod clock;
 pub mod identity;
 pub mod layer;
 pub mod models;
+pub mod request_context;
+pub mod response_abort;
 pub mod services;
+pub mod session_event;
 
 #[cfg(feature = "server")]
 pub mod app;

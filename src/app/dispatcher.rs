@@ -16,9 +16,9 @@ use super::catch_panic::CatchPanic;
 use super::cors_csrf::{WebSocketOriginCheck, cross_site_upgrade_response};
 use super::shared_runtime::SharedRuntime;
 use crate::backend::config::{PathPrefix, RouteAuth};
-use crate::identity::RequestContext;
 use crate::layer::{Reject401, Rejection, RejectionKind, SilentRefresh, SilentRefreshLayer};
 use crate::proxy::{MatchedRoute, Proxy, ProxyError, Routes};
+use crate::request_context::RequestContext;
 use crate::services::token::Tokens;
 
 /// The proxy behind the session layer. A panic becomes an answer inside of it, so that fresh cookies

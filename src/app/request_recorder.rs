@@ -22,8 +22,9 @@ use super::catch_panic::{CatchPanicFuture, catch_panic};
 use super::client_address::TrustedProxies;
 use super::resolve_client;
 use crate::clock::Clock;
-use crate::identity::{RequestContext, Scoped, SessionEvent};
 use crate::layer::SESSION_EVENT_HEADER;
+use crate::request_context::{RequestContext, Scoped};
+use crate::session_event::SessionEvent;
 use crate::telemetry::metrics::{HttpMetrics, RouteMetricsTable};
 use crate::telemetry::{AccessLogEntry, CLIENT_CLOSED_REQUEST, Telemetry, TraceContext, ids};
 

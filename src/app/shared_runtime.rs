@@ -13,7 +13,7 @@ use http::Response;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
-use crate::identity::with_current_context;
+use crate::request_context::with_current_context;
 use crate::routers::ApiError;
 
 /// Where the program was built.

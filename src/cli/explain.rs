@@ -10,10 +10,11 @@ use super::error::CliError;
 use super::output::{self, TableRow};
 use super::session::{SessionRow, failed, parse_id};
 use crate::backend::db::Stores;
+use crate::client_info::ClientInfo;
 use crate::clock::{Clock, SystemClock};
-use crate::identity::{ClientInfo, SessionEvent};
 use crate::models::audit::{AuditEntry, AuditEvent};
 use crate::models::session::{EndReason, Session, SessionId};
+use crate::session_event::SessionEvent;
 
 /// Arguments of `sekisho session explain`.
 #[derive(Args, Clone, Debug)]

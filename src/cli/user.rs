@@ -15,7 +15,7 @@ use super::import::{self, Format, ImportedUser};
 use super::output::{self, TableRow};
 use super::{bootstrap, password};
 use crate::backend::config::Config;
-use crate::identity::ClientInfo;
+use crate::client_info::ClientInfo;
 use crate::models::user::{Role, User};
 use crate::services::store::StoreError;
 use crate::services::users::{self, HashedUser, NewUser, UserError, Users};

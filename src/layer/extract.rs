@@ -7,7 +7,8 @@ use axum_core::response::{IntoResponse, Response};
 use http::request::Parts;
 
 use super::reject::Rejection;
-use crate::identity::{Identity, SessionEvent};
+use crate::identity::Identity;
+use crate::session_event::SessionEvent;
 
 /// Extractor for the signed-in user.
 ///

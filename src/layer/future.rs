@@ -15,7 +15,9 @@ use super::reject::{OnReject, Rejection};
 use super::response::{ResponseAction, clear_cookies};
 use super::service::{RefreshOutcome, refresh_outcome};
 use super::token::{RefreshError, RefreshedSession, SessionActiveFuture, TokenService};
-use crate::identity::{Identity, RequestContext, SessionEvent};
+use crate::identity::Identity;
+use crate::request_context::RequestContext;
+use crate::session_event::SessionEvent;
 
 pin_project! {
     /// Response future of [`SilentRefresh`](super::SilentRefresh).

@@ -33,7 +33,7 @@
 //! On the response:
 //!
 //! - Whenever the layer did more than let a valid token through, [`X-Session-Event`](SESSION_EVENT_HEADER)
-//!   says what, in one word of [`SessionEvent`](crate::identity::SessionEvent).
+//!   says what, in one word of [`SessionEvent`](crate::session_event::SessionEvent).
 //! - Fresh cookies come with `Cache-Control: private, no-store` and `Vary: Cookie`, whatever the
 //!   status. They stay away from a 304, from what is marked `public`, and from a response on which
 //!   the handler set or cleared these cookies itself; from one that took too long, since by then the
@@ -68,7 +68,8 @@
 //! use std::time::Duration;
 //!
 //! use http::{Request, Response};
-//! use sekisho::identity::{Identity, Roles, SessionEvent};
+//! use sekisho::identity::{Identity, Roles};
+//! use sekisho::session_event::SessionEvent;
 //! use sekisho::layer::{
 //!     CookiePolicy, RefreshError, RefreshRequest, Renewal, SilentRefreshLayer, TokenService, Verified,
 //!     VerifyError,

@@ -10,7 +10,8 @@ use tokio::time::Instant;
 use super::cookies::CookiePolicy;
 use super::reject::Rejection;
 use super::token::{RefreshedSession, SessionActiveFuture, TokenService};
-use crate::identity::{SessionEvent, SessionId};
+use crate::identity::SessionId;
+use crate::session_event::SessionEvent;
 
 /// The response header that carries the [`SessionEvent`].
 pub const SESSION_EVENT_HEADER: HeaderName = HeaderName::from_static("x-session-event");

@@ -13,7 +13,10 @@ use super::future::ResponseFuture;
 use super::layer::{OnStoreLoss, Settings};
 use super::reject::{ContinueAnonymous, OnReject, Rejection};
 use super::token::{RefreshError, RefreshRequest, RefreshedSession, TokenService, Verified, VerifyError};
-use crate::identity::{ClientInfo, Identity, RequestContext, SessionEvent};
+use crate::client_info::ClientInfo;
+use crate::identity::Identity;
+use crate::request_context::RequestContext;
+use crate::session_event::SessionEvent;
 
 /// Middleware that puts an [`Identity`] into requests and renews their session on the way.
 ///

@@ -15,7 +15,9 @@ use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 use uuid::Uuid;
 
 use super::*;
-use crate::identity::{ClientAddress, ClientInfo, Identity, Roles, SessionEvent, SessionId};
+use crate::client_info::{ClientAddress, ClientInfo};
+use crate::identity::{Identity, Roles, SessionId};
+use crate::session_event::SessionEvent;
 
 const OURS: SessionId = SessionId(Uuid::from_u128(1));
 

@@ -4,7 +4,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-use crate::identity::{ClientInfo, Identity, SessionEvent, SessionId};
+use crate::client_info::ClientInfo;
+use crate::identity::{Identity, SessionId};
+use crate::session_event::SessionEvent;
 
 /// Checks access tokens and renews them.
 ///

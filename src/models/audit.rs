@@ -5,7 +5,8 @@ use time::OffsetDateTime;
 
 use super::session::{EndReason, Session, SessionId};
 use super::user::UserId;
-use crate::identity::{ClientInfo, SessionEvent};
+use crate::client_info::ClientInfo;
+use crate::session_event::SessionEvent;
 
 /// What happened, when, and by whom.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,9 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::user::UserId;
-use crate::identity::{ClientInfo, Roles, SessionEvent};
+use crate::client_info::ClientInfo;
+use crate::identity::Roles;
+use crate::session_event::SessionEvent;
 
 /// A session's id: 16 random bytes, written as a UUID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

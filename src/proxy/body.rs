@@ -26,7 +26,7 @@ use super::reserved_headers::{ReservedHeaders, eq_cgi_name, remove_matching};
 use super::routes::Route;
 use super::upstream::{Lease, UpstreamBody};
 use super::{hop_by_hop, response};
-use crate::identity::SessionEvent;
+use crate::session_event::SessionEvent;
 
 pin_project! {
     /// A request's body on its way to an upstream.

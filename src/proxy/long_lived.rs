@@ -19,9 +19,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use super::body::DownloadError;
-use crate::identity::{
-    ResponseAbortHandle, SessionEndFuture, SessionEndWatcher, SessionEvent, SessionId, with_current_context,
-};
+use crate::identity::SessionId;
+use crate::request_context::with_current_context;
+use crate::response_abort::ResponseAbortHandle;
+use crate::session_event::{SessionEndFuture, SessionEndWatcher, SessionEvent};
 
 /// The long-lived connections through a proxy: WebSockets, other upgrades, and event streams.
 ///

@@ -58,7 +58,7 @@
 //! - Any other tunnel breaks off.
 //! - An event stream (`text/event-stream`) breaks off, so that nobody takes it for complete; an
 //!   `EventSource` comes back by itself, and is then answered with 401. A client that reads nothing of it
-//!   doesn't keep it open: the server hangs up ([`HangUp`](crate::identity::HangUp)).
+//!   doesn't keep it open: the server hangs up ([`HangUp`](crate::response_abort::ResponseAbortHandle)).
 //!
 //! Of other answers the session is not asked again, however long they take.
 //!

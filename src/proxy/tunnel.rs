@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::long_lived::StreamKind;
 use super::websocket::{self, FrameTracker};
-use crate::identity::SessionEvent;
+use crate::session_event::SessionEvent;
 
 /// Why a tunnel ends although neither side has closed it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

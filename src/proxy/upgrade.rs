@@ -20,7 +20,8 @@ use super::long_lived::{LongLivedStreams, StreamGauge, StreamKind};
 use super::routes::Route;
 use super::tunnel::{self, CloseReason};
 use super::upstream::UpgradedIo;
-use crate::identity::{SessionId, with_current_context};
+use crate::identity::SessionId;
+use crate::request_context::with_current_context;
 
 /// Whether a request asks for another protocol, in whatever way: `Connection` is a list (RFC 9110,
 /// section 7.6.1), over any number of lines.

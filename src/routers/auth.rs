@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::form::{Form, is_form};
 use super::{ApiError, AuthState, JsonBody};
-use crate::identity::{ClientInfo, SessionEvent};
+use crate::client_info::ClientInfo;
 use crate::layer::{
     CurrentUser, RefreshError, RefreshRequest, RefreshedSession, SESSION_EVENT_HEADER, TokenService,
 };
@@ -28,6 +28,7 @@ use crate::schemas::auth::{LoginRequest, PasswordIn, RegisterIn, SessionListItem
 use crate::schemas::problem::{Problem, ReadErrorResponses, WriteErrorResponses};
 use crate::services::auth::{AuthError, Credentials};
 use crate::services::users::NewUser;
+use crate::session_event::SessionEvent;
 
 /// How large the bodies of these routes may be, in bytes.
 pub(super) const BODY_LIMIT: usize = 16 * 1024;

@@ -9,7 +9,6 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 
 use super::form::FormError;
-use crate::identity::SessionEvent;
 use crate::layer::SESSION_EVENT_HEADER;
 use crate::schemas::movie::InvalidField;
 use crate::schemas::problem::Problem;
@@ -18,6 +17,7 @@ use crate::services::movies::{MovieError, UnknownOrder};
 use crate::services::password::PasswordError;
 use crate::services::store::StoreError;
 use crate::services::users::UserError;
+use crate::session_event::SessionEvent;
 
 /// Why a request failed.
 ///

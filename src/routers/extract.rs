@@ -15,7 +15,7 @@ use http::{HeaderMap, StatusCode};
 use serde::de::DeserializeOwned;
 
 use super::ApiError;
-use crate::identity::ClientInfo;
+use crate::client_info::ClientInfo;
 
 /// A JSON body.
 #[derive(Clone, Copy, Debug)]

@@ -11,11 +11,12 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{ApiError, JsonBody, QueryParams};
-use crate::identity::{Identity, SessionEvent};
+use crate::identity::Identity;
 use crate::schemas::movie::{MovieIn, MovieListParams, MovieOut, MoviePage, MoviePath};
 use crate::schemas::problem::{Problem, ReadErrorResponses, WriteErrorResponses};
 use crate::services::movies::{MovieOrder, Movies};
 use crate::services::store::MovieQuery;
+use crate::session_event::SessionEvent;
 
 /// The routes below `/movies`, and their description. They take the user from the request's
 /// extensions: put the session layer around them.

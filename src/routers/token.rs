@@ -19,7 +19,7 @@ use super::AuthState;
 use super::auth::BODY_LIMIT;
 use super::error::log_cause;
 use super::form::{Form, FormError};
-use crate::identity::{ClientInfo, SessionEvent};
+use crate::client_info::ClientInfo;
 use crate::layer::{RefreshError, RefreshRequest, SESSION_EVENT_HEADER};
 use crate::models::session::SessionKind;
 use crate::schemas::auth::{TokenErrorResponse, TokenOut};
@@ -27,6 +27,7 @@ use crate::services::auth::{AuthError, Credentials};
 use crate::services::password::PasswordError;
 use crate::services::store::StoreError;
 use crate::services::token::IssuedSession;
+use crate::session_event::SessionEvent;
 
 /// The route `/token`, and its description.
 #[must_use]

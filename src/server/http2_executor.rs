@@ -21,7 +21,7 @@ use hyper::rt::Executor;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::identity::ResponseAbortHandle;
+use crate::response_abort::ResponseAbortHandle;
 
 /// Spawns them.
 #[derive(Clone, Copy, Debug)]

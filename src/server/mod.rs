@@ -18,7 +18,7 @@
 //! A client that leaves before its answer is noticed, and nobody works for it any longer: through TLS by
 //! hyper's reading ahead, otherwise by a look at the socket (`wire.rs`).
 //! An answer that must end although its client takes nothing of it ends by its
-//! [`HangUp`](crate::identity::HangUp): the connection of HTTP/1.1, the stream of HTTP/2.
+//! [`HangUp`](crate::response_abort::ResponseAbortHandle): the connection of HTTP/1.1, the stream of HTTP/2.
 //!
 //! A connection has no timers of its own (but for the pings of HTTP/2, and a stream of HTTP/2 of which nothing
 //! is taken, which is reset when that has lasted [`ServerLimits::write_timeout`]): it notes what it does, and once

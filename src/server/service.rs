@@ -23,7 +23,7 @@ use super::http2_executor;
 use super::limits::ServerLimits;
 use super::reject::RejectReason;
 use super::{Peer, TlsConnection};
-use crate::identity::ResponseAbortHandle;
+use crate::response_abort::ResponseAbortHandle;
 
 /// The service of one connection, behind the checks that are the same for all.
 pub(super) struct ConnectionService<S> {

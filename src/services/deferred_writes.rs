@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::identity::ClientInfo;
+use crate::client_info::ClientInfo;
 use crate::models::audit::AuditEntry;
 use crate::models::session::{SessionId, TokenId};
 use crate::services::store::TokenUse;

@@ -11,8 +11,8 @@ use super::store::{
     AuditStore, InsertOutcome, MovieQuery, MovieSort, MovieStore, NewSession, PasswordChange, Rotation,
     SessionFilter, SessionStore, SessionTermination, SettingStore, StoreError, TokenUse, UserStore,
 };
+use crate::client_info::ClientInfo;
 use crate::clock::{Clock, SystemClock};
-use crate::identity::ClientInfo;
 use crate::models::audit::AuditEntry;
 use crate::models::movie::{Movie, MovieDetails, MovieId};
 use crate::models::session::{EndReason, Session, SessionEnd, SessionId};

@@ -131,12 +131,12 @@ const AT_ONCE: u32 = 100;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::SessionEvent;
     use crate::layer::RefreshError;
     use crate::models::audit::AuditEvent;
     use crate::models::session::EndReason;
     use crate::services::store::AuditStore as _;
     use crate::services::test_support::TokensFixture;
+    use crate::session_event::SessionEvent;
 
     const DAY: Duration = Duration::from_secs(86_400);
 

@@ -13,10 +13,11 @@ use super::rotation::{
 use super::single_flight::{Key, Outcome};
 use super::store::{Rotation, SessionTermination, StoreError, TokenUse};
 use super::token::{IssuedSession, TokensInner};
-use crate::identity::{ClientInfo, SessionEvent};
+use crate::client_info::ClientInfo;
 use crate::layer::{RefreshError, RefreshRequest};
 use crate::models::audit::{AuditEntry, AuditEvent};
 use crate::models::session::{EndReason, Session, SessionId, SessionKind};
+use crate::session_event::SessionEvent;
 
 /// How often a lost race is looked at again before the store counts as not answering.
 const ATTEMPTS: usize = 4;

@@ -21,8 +21,8 @@ use tokio::time::Instant;
 use super::store::{SessionStore, StoreError};
 use super::watchers::Watchers;
 use crate::clock::Clock;
-use crate::identity::SessionEvent;
 use crate::models::session::{SessionEnd, SessionId};
+use crate::session_event::SessionEvent;
 
 /// How often the store is asked what has ended.
 pub(crate) const POLL: Duration = Duration::from_millis(400);

@@ -47,8 +47,8 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use crate::identity::SessionEvent;
 use crate::models::session::{AccessTokenRef, Session, SessionId, SessionKind};
+use crate::session_event::SessionEvent;
 
 /// A refresh token whose signature holds, and what came with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,8 +17,8 @@ use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::identity::with_current_context;
 use crate::models::session::{SessionId, SessionKind};
+use crate::request_context::with_current_context;
 
 /// How long a result is shared after the flight, at most.
 pub(crate) const REMEMBERED: Duration = Duration::from_secs(5);

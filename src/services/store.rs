@@ -31,7 +31,7 @@ use async_trait::async_trait;
 use secrecy::SecretString;
 use time::OffsetDateTime;
 
-use crate::identity::ClientInfo;
+use crate::client_info::ClientInfo;
 use crate::models::audit::{AuditEntry, AuditEvent};
 use crate::models::movie::{Movie, MovieDetails, MovieId};
 use crate::models::session::{
@@ -220,10 +220,10 @@ pub struct NewSession<'a> {
     pub hashed_password: Option<&'a SecretString>,
     /// A session that this one takes the place of: it ends as [`logged_out`].
     ///
-    /// [`logged_out`]: crate::identity::SessionEvent::LoggedOut
+    /// [`logged_out`]: crate::session_event::SessionEvent::LoggedOut
     pub replaces: Option<SessionId>,
     /// How many live sessions the user may have, this one included; the oldest beyond end as
-    /// [`displaced`](crate::identity::SessionEvent::Displaced).
+    /// [`displaced`](crate::session_event::SessionEvent::Displaced).
     pub max_per_user: u32,
 }
 

@@ -19,12 +19,14 @@ use super::store::{
     StoreError, TokenUse,
 };
 use super::token::{IssuedSession, SessionRequest, SessionSettings, Tokens};
+use crate::client_info::ClientInfo;
 use crate::clock::{Clock, ManualClock};
-use crate::identity::{ClientInfo, Roles, SessionEvent};
+use crate::identity::Roles;
 use crate::layer::{RefreshError, RefreshRequest};
 use crate::models::audit::AuditEntry;
 use crate::models::session::{Session, SessionEnd, SessionId, SessionKind, TokenId};
 use crate::models::user::UserId;
+use crate::session_event::SessionEvent;
 
 pub(super) const USER: UserId = UserId(Uuid::from_u128(7));
 

@@ -30,16 +30,17 @@ use super::store::{
 };
 use super::upstream_token_cache::UpstreamTokenCache;
 use super::verified_token_cache::{CachedToken, VerifiedTokenCache};
+use crate::client_info::ClientInfo;
 use crate::clock::{Clock, SystemClock, micros};
-use crate::identity::{
-    ClientInfo, Identity, Roles, SessionEndFuture, SessionEndWatcher, SessionEvent, with_current_context,
-};
+use crate::identity::{Identity, Roles};
 use crate::layer::{
     RefreshError, RefreshRequest, RefreshedSession, SessionActiveFuture, TokenService, Verified, VerifyError,
 };
 use crate::models::audit::{AuditEntry, AuditEvent};
 use crate::models::session::{EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId};
 use crate::models::user::UserId;
+use crate::request_context::with_current_context;
+use crate::session_event::{SessionEndFuture, SessionEndWatcher, SessionEvent};
 
 /// How long sessions and their tokens live.
 #[derive(Clone, Debug)]
@@ -78,7 +79,8 @@ impl Default for SessionSettings {
 /// use std::sync::Arc;
 ///
 /// use sekisho::clock::{Clock, ManualClock};
-/// use sekisho::identity::{Client, SessionEvent};
+/// use sekisho::client_info::ClientInfo;
+/// use sekisho::session_event::SessionEvent;
 /// use sekisho::layer::{RefreshRequest, TokenService, VerifyError};
 /// use sekisho::services::jwt::AccessTokens;
 /// use sekisho::services::keys::{Algorithm, KeyRing, SharedKeys};

@@ -8,8 +8,8 @@ use secrecy::SecretString;
 use super::crypto;
 use super::password::{PasswordError, PasswordHasher};
 use super::store::{PasswordChange, SessionTermination, StoreError, UserStore};
+use crate::client_info::ClientInfo;
 use crate::clock::Clock;
-use crate::identity::ClientInfo;
 use crate::models::session::{EndReason, SessionId};
 use crate::models::user::{Role, User, UserId};
 

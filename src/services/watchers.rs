@@ -14,8 +14,8 @@ use tokio::sync::{Semaphore, watch};
 
 use super::store::StoreError;
 use crate::clock::Clock;
-use crate::identity::SessionEvent;
 use crate::models::session::{Session, SessionEnd, SessionId};
+use crate::session_event::SessionEvent;
 
 /// The sessions that are watched.
 pub(crate) struct Watchers {

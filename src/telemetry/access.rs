@@ -9,7 +9,8 @@ use time::OffsetDateTime;
 use tracing_appender::non_blocking::NonBlocking;
 
 use super::format::{LogFormat, push_field, push_member, push_time};
-use crate::identity::{RequestContext, SessionEvent};
+use crate::request_context::RequestContext;
+use crate::session_event::SessionEvent;
 
 /// Writes the access log, among the other lines and in their format.
 #[derive(Clone, Debug)]

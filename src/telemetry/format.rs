@@ -12,7 +12,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::escape::{push_json, push_message, push_value};
 use crate::clock::{Clock, SystemClock};
-use crate::identity::RequestContext;
+use crate::request_context::RequestContext;
 
 /// What lines look like.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use crate::identity::RequestId;
+use crate::request_context::RequestId;
 
 thread_local! {
     /// What tells this thread's ids from those of all other threads, of all processes.

@@ -12,7 +12,7 @@ use http::StatusCode;
 use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
-use crate::identity::SessionEvent;
+use crate::session_event::SessionEvent;
 
 /// Every metric of the program.
 pub const METRICS: &[Metric] = &[

@@ -10,7 +10,7 @@
 //! | `ids.rs` | the numbers of requests and spans |
 //!
 //! A message reads alone; the fields carry the rest. Lines of a request name it: see
-//! [`RequestContext`](crate::identity::RequestContext). Never logged at any level: passwords, tokens,
+//! [`RequestContext`](crate::request_context::RequestContext). Never logged at any level: passwords, tokens,
 //! cookies, `Authorization`, keys, query strings.
 
 mod access;

@@ -3,7 +3,7 @@
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::ids;
-use crate::identity::RequestId;
+use crate::request_context::RequestId;
 
 /// Our place in a trace.
 ///

@@ -154,7 +154,7 @@ async fn end_of(app: &TestApp, session: SessionId, reason: EndReason) -> AuditEn
     end.clone()
 }
 
-fn side(client: &sekisho::identity::ClientInfo) -> (String, String) {
+fn side(client: &sekisho::client_info::ClientInfo) -> (String, String) {
     (client.address.unwrap().to_string(), client.user_agent.clone().unwrap())
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sekisho::backend::db::{self, DatabaseOptions, Stores, sqlite_path};
+use sekisho::client_info::ClientInfo;
 use sekisho::clock::{Clock, ManualClock};
-use sekisho::identity::{ClientInfo, SessionEvent};
 use sekisho::layer::{RefreshError, RefreshRequest};
 use sekisho::models::movie::{Movie, MovieDetails};
 use sekisho::models::session::{EndReason, SessionEnd, SessionKind};
@@ -15,6 +15,7 @@ use sekisho::services::jwt::AccessTokens;
 use sekisho::services::keys::{Algorithm, KeyMaterial, KeyRing, SharedKeys};
 use sekisho::services::store::{PasswordChange, Rotation, SessionFilter, StoreError, TokenUse};
 use sekisho::services::token::{IssuedSession, SessionRequest, SessionSettings, Tokens};
+use sekisho::session_event::SessionEvent;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, Executor};
 use uuid::Uuid;

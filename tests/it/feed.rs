@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sekisho::backend::db::Stores;
+use sekisho::client_info::ClientInfo;
 use sekisho::clock::SystemClock;
-use sekisho::identity::{ClientInfo, SessionEvent};
 use sekisho::layer::{TokenService, VerifyError};
 use sekisho::models::session::EndReason;
 use sekisho::models::user::UserId;
@@ -13,6 +13,7 @@ use sekisho::services::jwt::AccessTokens;
 use sekisho::services::keys::{Algorithm, KeyMaterial, KeyRing, SharedKeys};
 use sekisho::services::store::SessionFilter;
 use sekisho::services::token::{IssuedSession, SessionRequest, SessionSettings, Tokens};
+use sekisho::session_event::SessionEvent;
 use uuid::Uuid;
 
 use crate::support::db;

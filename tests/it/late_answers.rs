@@ -4,9 +4,10 @@
 use std::time::{Duration, Instant};
 
 use sekisho::app::App;
-use sekisho::identity::{ClientInfo, SessionEvent};
+use sekisho::client_info::ClientInfo;
 use sekisho::layer::{RefreshError, RefreshRequest, TokenService, VerifyError};
 use sekisho::models::session::{EndReason, SessionId};
+use sekisho::session_event::SessionEvent;
 use serde_json::Value;
 use sqlx::{Connection, Executor, PgConnection};
 use tokio::task::JoinSet;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::Request;
 use secrecy::ExposeSecret;
-use sekisho::identity::ClientInfo;
+use sekisho::client_info::ClientInfo;
 use sekisho::models::session::EndReason;
 use serde_json::{Value, json};
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sekisho::backend::db::Stores;
-use sekisho::identity::ClientInfo;
+use sekisho::client_info::ClientInfo;
 use sekisho::models::session::{
     AccessTokenRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId,
 };

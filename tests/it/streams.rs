@@ -9,8 +9,9 @@ mod unread;
 
 use std::sync::Arc;
 
-use sekisho::identity::{SessionEndFuture, SessionEvent, SessionId};
+use sekisho::identity::SessionId;
 use sekisho::proxy::{LongLivedStreams, RouteSpec};
+use sekisho::session_event::{SessionEndFuture, SessionEvent};
 use tokio::sync::watch;
 
 use crate::support::front::Front;

@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
 use sekisho::app::App;
-use sekisho::identity::{ClientInfo, SessionEvent};
+use sekisho::client_info::ClientInfo;
 use sekisho::layer::{RefreshError, RefreshRequest, RefreshedSession, TokenService, VerifyError};
 use sekisho::models::audit::AuditEvent;
 use sekisho::models::session::{EndReason, Session, SessionId};
 use sekisho::models::user::UserId;
 use sekisho::services::token::SessionRequest;
+use sekisho::session_event::SessionEvent;
 use uuid::Uuid;
 
 use crate::feed::refusal;

@@ -12,7 +12,8 @@ use uuid::Uuid;
 
 use super::notify::notify_replicas;
 use super::{PostgresStore, audit, commit, conflict, with_write_timeout};
-use crate::identity::{ClientInfo, Roles};
+use crate::client_info::ClientInfo;
+use crate::identity::Roles;
 use crate::models::audit::AuditEntry;
 use crate::models::session::{
     AccessTokenRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId,

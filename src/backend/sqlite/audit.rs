@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{Durability, SqliteStore, from_micros, micros};
-use crate::identity::ClientInfo;
+use crate::client_info::ClientInfo;
 use crate::models::audit::{AuditEntry, AuditEvent};
 use crate::models::session::SessionId;
 use crate::models::user::UserId;

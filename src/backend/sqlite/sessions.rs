@@ -11,8 +11,9 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{Durability, SqliteStore, audit, conflict, from_micros, micros};
+use crate::client_info::ClientInfo;
 use crate::clock::{Clock, SystemClock};
-use crate::identity::{ClientInfo, Roles};
+use crate::identity::Roles;
 use crate::models::audit::AuditEntry;
 use crate::models::session::{
     AccessTokenRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId,

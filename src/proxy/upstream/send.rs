@@ -17,12 +17,12 @@ use super::deadline_timer::DeadlineTimer;
 use super::http1::RequestWriter;
 use super::pool::Pool;
 use super::{Upstream, UpstreamHttp};
-use crate::identity::RequestContext;
 use crate::proxy::body::{UploadErrorKind, UploadProgress, UploadState};
 use crate::proxy::error::ProxyError;
 use crate::proxy::long_lived;
 use crate::proxy::request::RequestHead;
 use crate::proxy::routes::Route;
+use crate::request_context::RequestContext;
 
 /// Sends a request, and waits for the head of its answer.
 ///

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use time::macros::datetime;
 
 use super::*;
-use crate::identity::ClientInfo;
+use crate::client_info::ClientInfo;
 use crate::models::session::SessionKind;
 use crate::models::user::UserId;
 use crate::services::keys::{Algorithm, KeyMaterial};

@@ -5,7 +5,8 @@ use time::macros::datetime;
 use uuid::Uuid;
 
 use super::*;
-use crate::identity::{ClientInfo, Roles};
+use crate::client_info::ClientInfo;
+use crate::identity::Roles;
 use crate::models::session::{EndReason, SessionEnd, TokenId};
 use crate::models::user::UserId;
 

@@ -1,10 +1,11 @@
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::identity::{ClientInfo, SessionEndWatcher as _};
+use crate::client_info::ClientInfo;
 use crate::models::session::{EndReason, SessionEnd};
 use crate::services::test_support::{TestClient, TokensFixture};
 use crate::services::token::SessionSettings;
+use crate::session_event::SessionEndWatcher as _;
 
 const DAY: Duration = Duration::from_secs(86_400);
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use axum::http::StatusCode;
 use sekisho::app::App;
 use sekisho::backend::db::{self, DatabaseOptions, Stores};
-use sekisho::identity::ClientInfo;
+use sekisho::client_info::ClientInfo;
 use sekisho::layer::{TokenService, VerifyError};
 use sekisho::models::session::EndReason;
 use sekisho::services::store::SessionFilter;

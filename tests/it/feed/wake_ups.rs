@@ -2,7 +2,7 @@
 //! all the same.
 
 use sekisho::backend::db::{self, DatabaseOptions, Stores};
-use sekisho::identity::ClientInfo;
+use sekisho::client_info::ClientInfo;
 use sekisho::models::session::{EndReason, SessionEnd};
 use sekisho::models::user::{Role, User};
 use sekisho::services::store::{InsertOutcome, NewSession, PasswordChange, SessionFilter};

@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use secrecy::SecretString;
-use sekisho::identity::{ClientInfo, Roles};
+use sekisho::client_info::ClientInfo;
+use sekisho::identity::Roles;
 use sekisho::models::audit::{AuditEntry, AuditEvent};
 use sekisho::models::session::{AccessTokenRef, EndReason, Session, SessionId, SessionKind, TokenId};
 use sekisho::models::user::{Role, User, UserId};

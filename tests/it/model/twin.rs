@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestError, TestRunner};
 use sekisho::backend::db::Stores;
-use sekisho::identity::ClientInfo;
+use sekisho::client_info::ClientInfo;
 use sekisho::models::audit::AuditEntry;
 use sekisho::models::session::{AccessTokenRef, EndReason, SessionId, SessionKind, TokenId};
 use sekisho::models::user::Role;

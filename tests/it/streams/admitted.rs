@@ -135,7 +135,7 @@ async fn fresh_cookies_come_with_the_101_and_the_new_session_holds() {
 
     let tokens = &gateway.app.tokens;
     let session = tokens.identify_session(Some(&fresh.refresh), None).unwrap();
-    let by = sekisho::identity::ClientInfo::default();
+    let by = sekisho::client_info::ClientInfo::default();
     tokens.terminate(session, sekisho::models::session::EndReason::Revoked, &by).await.unwrap();
     assert_eq!(until_closed(&mut socket).await, Some((4401, "revoked".to_owned())));
     let line = format!("{}={}", NAMES[0], fresh.access);

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use sekisho::identity::SessionEvent;
 use sekisho::proxy::RouteSpec;
+use sekisho::session_event::SessionEvent;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;

@@ -12,7 +12,7 @@ use super::framing::{BodyDecoder, Decoded};
 use super::io::UpgradedIo;
 use super::request_writer::RequestWriter;
 use super::{Http1Connection, Http1Error};
-use crate::identity::with_current_context;
+use crate::request_context::with_current_context;
 
 /// Reads from its connection what belongs to the answer, and no more.
 pub(in crate::proxy) struct Http1Body {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use sekisho::client_info::ClientInfo;
 use sekisho::clock::ManualClock;
-use sekisho::identity::{ClientInfo, SessionEvent};
 use sekisho::layer::{RefreshError, RefreshRequest};
 use sekisho::models::audit::AuditEvent;
 use sekisho::models::session::{EndReason, Session, SessionKind, TokenId};
@@ -14,6 +14,7 @@ use sekisho::services::keys::{Algorithm, KeyRing, SharedKeys};
 use sekisho::services::refresh_token;
 use sekisho::services::store::{AuditStore, NewSession, SessionStore};
 use sekisho::services::token::{IssuedSession, SessionSettings, Tokens};
+use sekisho::session_event::SessionEvent;
 use time::OffsetDateTime;
 use tokio::runtime::Builder;
 use tokio::task::{AbortHandle, JoinHandle};

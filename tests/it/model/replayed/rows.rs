@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use sekisho::identity::ClientInfo;
+use sekisho::client_info::ClientInfo;
 use sekisho::models::audit::{AuditEntry, AuditEvent};
 use sekisho::models::session::{AccessTokenRef, EndReason, Session, SessionEnd, SessionId, TokenId};
 use sekisho::services::store::{AuditStore, NewSession, SessionFilter, SessionStore};

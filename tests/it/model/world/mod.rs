@@ -17,8 +17,9 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::rc::Rc;
 use std::time::Duration;
 
-use sekisho::identity::{ClientInfo, SessionEvent};
+use sekisho::client_info::ClientInfo;
 use sekisho::models::session::{AccessTokenRef, EndReason, Session, TokenId};
+use sekisho::session_event::SessionEvent;
 use time::OffsetDateTime;
 use uuid::Uuid;
 

@@ -1,7 +1,7 @@
 //! What happened in a run, in its order, for those who do the same elsewhere.
 
-use sekisho::identity::SessionEvent;
 use sekisho::models::session::Session;
+use sekisho::session_event::SessionEvent;
 
 use super::{Cookies, World};
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 /// and says [`on_abort`](Self::on_abort) it hangs up. Other servers don't, and nothing happens then.
 ///
 /// ```
-/// use sekisho::identity::HangUp;
+/// use sekisho::response_abort::ResponseAbortHandle;
 ///
 /// let hang_up = HangUp::default();
 /// let mut response = http::Response::new(());

@@ -10,7 +10,7 @@ use futures_util::future::Either;
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, Uri};
 
-use super::{Identity, SessionId};
+use crate::identity::{Identity, SessionId};
 
 tokio::task_local! {
     static CURRENT_REQUEST: RequestContext;
@@ -25,7 +25,7 @@ tokio::task_local! {
 ///
 /// ```
 /// use http::{Method, Uri};
-/// use sekisho::identity::{RequestId, RequestScope};
+/// use sekisho::request_context::{RequestId, RequestContext};
 ///
 /// let id = RequestId::from_u128(7);
 /// let scope = RequestScope::new(id, Method::GET, &Uri::from_static("/films?page=2"), None);
