@@ -54,7 +54,7 @@
 //! | [`proxy`] | the life of a proxied request |
 //! | [`app`] | how the program is put together: the one place that knows all parts |
 //! | [`telemetry`] | log, metrics and traces |
-//! | [`backend::config`] | every setting, read and checked |
+//! | [`config`] | every setting, read and checked |
 //! | [`cli`] | the commands, one file for each noun |
 //!
 //! Who may import whom is a table in `tests/it/layering.rs`, and a test.
@@ -89,11 +89,17 @@ pub mod backend;
 #[cfg(feature = "server")]
 pub mod cli;
 #[cfg(feature = "server")]
+pub mod config;
+#[cfg(feature = "server")]
+pub mod key_store;
+#[cfg(feature = "server")]
 pub mod proxy;
 #[cfg(feature = "server")]
 pub mod routers;
 #[cfg(feature = "server")]
 pub mod schemas;
+#[cfg(feature = "server")]
+pub mod secret;
 #[cfg(feature = "server")]
 pub mod server;
 #[cfg(feature = "server")]

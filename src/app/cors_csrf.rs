@@ -20,7 +20,7 @@ use tower_http::csrf::{ConfigError, CsrfLayer, ProtectionError};
 
 use super::conditional::ConditionalLayer;
 use super::dispatcher::{DispatchFuture, Dispatcher};
-use crate::backend::config::Origin;
+use crate::config::Origin;
 use crate::layer::{CookiePolicy, SESSION_EVENT_HEADER};
 use crate::proxy::asks_for_upgrade;
 use crate::routers::ApiError;

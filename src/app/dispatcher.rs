@@ -15,7 +15,7 @@ use tower::{Layer, Service};
 use super::catch_panic::CatchPanic;
 use super::cors_csrf::{WebSocketOriginCheck, cross_site_upgrade_response};
 use super::shared_runtime::SharedRuntime;
-use crate::backend::config::{PathPrefix, RouteAuth};
+use crate::config::{PathPrefix, RouteAuth};
 use crate::layer::{Reject401, Rejection, RejectionKind, SilentRefresh, SilentRefreshLayer};
 use crate::proxy::{MatchedRoute, Proxy, ProxyError, Routes};
 use crate::request_context::RequestContext;

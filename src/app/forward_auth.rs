@@ -20,7 +20,7 @@ use super::client_address::TrustedProxies;
 use super::cors_csrf::{WebSocketOriginCheck, cross_site_upgrade_response};
 use super::request_recorder::{RecorderConfig, RequestRecorder};
 use super::{AppError, cors_csrf};
-use crate::backend::config::{Config, Origin, VerifySource};
+use crate::config::{Config, Origin, VerifySource};
 use crate::layer::{CookiePolicy, Reject401, SilentRefreshLayer};
 use crate::proxy::{ProxyError, ReservedCookies, check_path};
 use crate::request_context::RequestContext;

@@ -38,9 +38,9 @@ use self::request_recorder::RecorderConfig;
 use self::shared_runtime::SharedRuntime;
 use self::stack::{ReloadableConfig, StackBuilder};
 use self::upstream_tokens::UpstreamTokenIssuer;
-use crate::backend::config::{self, BuiltinRoutes, Config, IdentityPreset, RouteIdentity, ValueSource};
 use crate::backend::db::Stores;
 use crate::clock::Clock;
+use crate::config::{self, BuiltinRoutes, Config, IdentityPreset, RouteIdentity, ValueSource};
 use crate::identity::Identity;
 use crate::layer::{CookiePolicy, CookiePolicyError, OnStoreLoss, Reject401, SameSite, SilentRefreshLayer};
 use crate::proxy::{

@@ -14,7 +14,7 @@ use super::request_recorder::{RecorderConfig, RequestRecorder};
 use super::shared_runtime::SharedRuntime;
 use super::upstream_tokens::UpstreamTokenIssuer;
 use super::{AppError, routes};
-use crate::backend::config::{Config, Origin, PathPrefix, Route, RouteAuth};
+use crate::config::{Config, Origin, PathPrefix, Route, RouteAuth};
 use crate::layer::CookiePolicy;
 use crate::proxy::Routes;
 

@@ -7,10 +7,10 @@ use time::OffsetDateTime;
 
 use super::error::CliError;
 use crate::app::password_settings;
-use crate::backend::config::{self, Config, KeySource};
 use crate::backend::db::{self, DatabaseOptions, DbError, Stores};
-use crate::backend::key_files::{self, KeyFileError};
 use crate::clock::Clock;
+use crate::config::{self, Config, KeySource};
+use crate::key_store::{self, KeyFileError};
 use crate::server::{Certificate, ServerLimits, raise_file_limit};
 use crate::services::keys::{Algorithm, KeyMaterial, KeyRing};
 use crate::services::password::PasswordHasher;
@@ -108,10 +108,10 @@ pub(super) fn keys(config: &Config, embedded: bool, now: OffsetDateTime) -> Resu
             let key = KeyMaterial::from_secret(secret).and_then(|key| KeyRing::of_one(&key));
             key.map_err(CliError::misconfigured)?
         }
-        KeySource::Dir(dir) => match key_files::load(dir, tokens.key_activation) {
+        KeySource::Dir(dir) => match key_store::load(dir, tokens.key_activation) {
             Err(KeyFileError::Empty(_)) if embedded => {
                 make_keys(config, now)?;
-                key_files::load(dir, tokens.key_activation).map_err(CliError::misconfigured)?
+                key_store::load(dir, tokens.key_activation).map_err(CliError::misconfigured)?
             }
             loaded => loaded.map_err(CliError::misconfigured)?,
         },
@@ -142,7 +142,7 @@ pub(super) fn algorithm(config: &Config) -> Algorithm {
 
 fn make_keys(config: &Config, now: OffsetDateTime) -> Result<(), CliError> {
     let dir = key_dir(config)?;
-    match key_files::init(dir, algorithm(config), now) {
+    match key_store::init(dir, algorithm(config), now) {
         Ok(_) => {
             tracing::info!(dir = %dir.display(), "made the first signing key");
             Ok(())

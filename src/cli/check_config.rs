@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::error::CliError;
 use super::{bootstrap, output};
 use crate::app;
-use crate::backend::config::LoadedConfig;
 use crate::clock::SystemClock;
+use crate::config::LoadedConfig;
 
 /// Says which configuration was read and that it is good.
 pub(super) fn run(loaded: &LoadedConfig) -> Result<(), CliError> {

@@ -10,8 +10,8 @@ use super::error::CliError;
 use super::output;
 use super::serve::serve;
 use crate::app::DemoCredentials;
-use crate::backend::config::{Config, ListenAddr, Sources};
 use crate::backend::db::Stores;
+use crate::config::{Config, ListenAddr, Sources};
 use crate::models::user::Role;
 use crate::services::sample_movies::sample_movies;
 use crate::services::store::{MovieQuery, StoreError};
@@ -109,7 +109,7 @@ configuration but the file that --config names, if any.";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::config::Config;
+    use crate::config::Config;
 
     #[test]
     fn its_configuration_is_good() {

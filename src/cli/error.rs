@@ -8,8 +8,8 @@ use std::process::{ExitCode, Termination};
 use clap::error::ErrorKind;
 
 use super::import::ImportError;
-use crate::backend::config::ConfigError;
 use crate::backend::db::DbError;
+use crate::config::ConfigError;
 
 /// How the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use super::error::CliError;
-use crate::backend::config::{Config, ListenAddr};
+use crate::config::{Config, ListenAddr};
 
 /// Asks `/readyz` on `admin.listen`; an error unless the answer is 200.
 pub(super) fn run(config: &Config) -> Result<(), CliError> {

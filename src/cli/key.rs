@@ -11,11 +11,11 @@ use super::bootstrap;
 use super::error::CliError;
 use super::output::{self, TableRow};
 use super::user::sessions_ended;
-use crate::backend::config::Config;
 use crate::backend::db;
-use crate::backend::key_files::{self, KeyFileError};
 use crate::client_info::ClientInfo;
 use crate::clock::{Clock, SystemClock};
+use crate::config::Config;
+use crate::key_store::{self, KeyFileError};
 use crate::models::audit::{AuditEntry, AuditEvent};
 use crate::models::session::EndReason;
 use crate::services::keys::KeyMaterial;
@@ -62,12 +62,12 @@ pub(super) async fn run(command: KeyCommand, config: &Config) -> Result<(), CliE
     let (algorithm, now) = (bootstrap::algorithm(config), SystemClock.now());
     let said = match command {
         KeyCommand::Init => {
-            let number = key_files::init(dir, algorithm, now)?;
+            let number = key_store::init(dir, algorithm, now)?;
             format!("made key {number} ({}) in {}", algorithm.as_str(), dir.display())
         }
         KeyCommand::List(KeyList { json }) => return print(dir, config, now, json),
         KeyCommand::Rotate => {
-            let number = key_files::rotate(dir, algorithm, now)?;
+            let number = key_store::rotate(dir, algorithm, now)?;
             record_audit(config, AuditEvent::KeyRotated, number, "key rotate").await;
             let activation = humantime::format_duration(config.tokens.key_activation);
             format!(
@@ -82,10 +82,10 @@ pub(super) async fn run(command: KeyCommand, config: &Config) -> Result<(), CliE
 
 /// First the sessions, then the key: if the database does not answer, nothing has happened.
 async fn retire(dir: &Path, number: u8, config: &Config) -> Result<String, CliError> {
-    if !key_files::list(dir)?.iter().any(|key| key.number == number) {
+    if !key_store::list(dir)?.iter().any(|key| key.number == number) {
         return Err(KeyFileError::Unknown(number).into());
     }
-    if key_files::list(dir)?.len() == 1 {
+    if key_store::list(dir)?.len() == 1 {
         return Err(KeyFileError::LastKey(number).into());
     }
     let stores = bootstrap::stores(config).await?;
@@ -94,7 +94,7 @@ async fn retire(dir: &Path, number: u8, config: &Config) -> Result<String, CliEr
     let ended = stores.sessions.end_sessions(&SessionFilter::SignedBy(number), &ending).await;
     stores.close().await;
     let ended = ended.map_err(|error| CliError::failed("can't end the key's sessions", error))?;
-    key_files::retire(dir, number)?;
+    key_store::retire(dir, number)?;
     record_audit(config, AuditEvent::KeyRetired, number, "key retire").await;
     Ok(format!("retired key {number}; {}", sessions_ended(ended.len())))
 }
@@ -117,11 +117,11 @@ async fn record_audit(config: &Config, event: AuditEvent, number: u8, command: &
 }
 
 fn print(dir: &Path, config: &Config, now: OffsetDateTime, json: bool) -> Result<(), CliError> {
-    let keys = key_files::list(dir)?;
+    let keys = key_store::list(dir)?;
     if keys.is_empty() {
         return Err(KeyFileError::Empty(dir.to_owned()).into());
     }
-    let signing = key_files::load(dir, config.tokens.key_activation)?.signing(now).number();
+    let signing = key_store::load(dir, config.tokens.key_activation)?.signing(now).number();
     let rows: Vec<_> = keys.iter().map(|key| KeyRow::new(key, signing)).collect();
     output::print_list(&rows, json)
 }

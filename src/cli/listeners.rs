@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use tokio::net::{TcpListener, TcpSocket, lookup_host};
 
 use super::error::CliError;
-use crate::backend::config::{Config, ListenAddr, Origin};
+use crate::config::{Config, ListenAddr, Origin};
 
 /// One for each face.
 pub(super) struct Listeners {

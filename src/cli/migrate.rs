@@ -2,7 +2,7 @@
 
 use super::error::CliError;
 use super::{bootstrap, output};
-use crate::backend::config::Config;
+use crate::config::Config;
 
 pub(super) const EXAMPLES: &str = "\
 Example:

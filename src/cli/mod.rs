@@ -29,7 +29,7 @@ use clap::{Parser, Subcommand};
 
 use self::bootstrap::block_on;
 pub use self::error::{CliError, ExitStatus};
-use crate::backend::config::{Config, LoadedConfig, Sources};
+use crate::config::{Config, LoadedConfig, Sources};
 
 /// A gateway that keeps browser users signed in.
 #[derive(Debug, Parser)]

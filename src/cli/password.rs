@@ -6,7 +6,7 @@ use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroize;
 
 use super::error::CliError;
-use crate::backend::secret::without_line_end;
+use crate::secret::without_line_end;
 
 /// Reads a new password: all of standard input if `from_stdin`, else by asking twice on the terminal,
 /// without echo. The question tells of `min_length`; how good it is, is for others to judge.

@@ -20,8 +20,8 @@ use super::error::{CliError, display_chain};
 use super::shutdown::signal_stream;
 use super::{bootstrap, systemd};
 use crate::app::{App, PreparedReload};
-use crate::backend::config::{Config, ContentHash, LoadedConfig, Sources};
 use crate::clock::Clock;
+use crate::config::{Config, ContentHash, LoadedConfig, Sources};
 use crate::server::{Certificate, ServerLimits, WorkerThreads};
 use crate::services::keys::SharedKeys;
 

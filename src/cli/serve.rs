@@ -17,10 +17,10 @@ use super::reload::{ReloadTrigger, Reloader};
 use super::shutdown::{AuxiliaryListeners, ShutdownSignal, serve_until_shutdown};
 use super::systemd;
 use crate::app::{App, AppDependencies, DemoCredentials};
-use crate::backend::config::{Config, KeySource, ListenAddr, Origin, Registration, Sources};
 use crate::backend::db::Stores;
-use crate::backend::key_files;
 use crate::clock::{Clock, SystemClock};
+use crate::config::{Config, KeySource, ListenAddr, Origin, Registration, Sources};
+use crate::key_store;
 use crate::server::{Certificate, ServerLimits, WorkerThreads};
 use crate::services::keys::SharedKeys;
 use crate::services::purge::{Purge, RetentionPolicy};
@@ -231,7 +231,7 @@ fn spawn_background_tasks(config: &Config, ground: &ServerResources, app: &App) 
     let (woken, tokens) = (stores.clone(), app.tokens.clone());
     watchers.push(tokio::spawn(async move { woken.listen_for_revocations(move || tokens.poll_now()).await }));
     if let KeySource::Dir(dir) = &config.tokens.keys {
-        let watch = key_files::watch_dir(dir.clone(), config.tokens.key_activation, Arc::clone(keys));
+        let watch = key_store::watch_dir(dir.clone(), config.tokens.key_activation, Arc::clone(keys));
         watchers.push(tokio::spawn(watch));
     }
     watchers.extend(certificate.clone().map(|certificate| tokio::spawn(certificate.watch())));

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
-use sekisho::backend::config::{
+use sekisho::config::{
     Algorithm, BuiltinRoutes, Config, ConfigError, DatabaseKind, EncodedSlash, IdentityPreset, KEYS,
     KeySource, Limits, LoadedConfig, LogFormat, OnStoreLoss, ROUTE_KEYS, Registration, RouteAuth,
     RouteIdentity, SameSite, Sources, UpstreamHttp, Upstreams, VerifySource,

@@ -29,30 +29,49 @@ const fn rule(
 
 /// The deepest module that matches has the say. A new top-level module needs a row.
 const TABLE: &[Rule] = &[
-    rule("clock", &["identity", "models"], WEB),
+    rule("clock", &["models"], WEB),
     rule("identity", &["clock", "models"], WEB),
-    rule("models", &["clock", "identity"], WEB),
-    rule("layer", &["identity"], &["axum", "jsonwebtoken", "sqlx"]),
-    rule("proxy", &["identity"], &["jsonwebtoken", "sqlx", "tower_cookies"]),
+    rule("client_info", &[], WEB),
+    rule("session_event", &[], WEB),
+    rule("request_context", &[], WEB),
+    rule("response_abort", &[], WEB),
+    rule("models", &["clock"], WEB),
+    rule("layer", &[], &["axum", "jsonwebtoken", "sqlx"]),
+    rule("proxy", &[], &["jsonwebtoken", "sqlx", "tower_cookies"]),
     rule("services", SERVICES, &["axum", "axum_core", "http", "hyper", "hyper_util", "sqlx", "tower_http"]),
-    rule("schemas", &["identity", "models"], &["sqlx"]),
-    rule("routers", &["clock", "identity", "layer", "models", "schemas", "services"], &["sqlx"]),
-    rule("backend", &["clock", "identity", "models", "services"], &["axum"]),
-    rule("backend::config", &["backend::secret"], &["axum", "sqlx"]),
-    rule("backend::secret", &[], &["axum", "sqlx"]),
+    rule("schemas", &["models"], &["sqlx"]),
+    rule("routers", &["clock", "layer", "models", "schemas", "services"], &["sqlx"]),
+    rule("backend", &["clock", "models", "services"], &["axum"]),
     rule("backend::sqlite", STORE, &["axum"]),
     rule("backend::postgres", STORE, &["axum"]),
-    rule("server", &["clock", "identity"], &["sqlx"]),
-    rule("telemetry", &["clock", "identity"], &["sqlx"]),
+    rule("config", &["secret"], &["axum", "sqlx"]),
+    rule("key_store", &["clock", "secret", "services"], &["axum", "sqlx"]),
+    rule("secret", &[], &["axum", "sqlx"]),
+    rule("server", &["clock"], &["sqlx"]),
+    rule("telemetry", &["clock"], &["sqlx"]),
     rule("app", ALL, &[]),
     rule(
         "cli",
-        &["app", "backend", "clock", "identity", "models", "server", "services", "telemetry"],
+        &[
+            "app",
+            "backend",
+            "clock",
+            "config",
+            "key_store",
+            "models",
+            "secret",
+            "server",
+            "services",
+            "telemetry",
+        ],
         &["axum", "sqlx"],
     ),
     rule("main", &["cli"], &["axum", "sqlx"]),
     rule("lib", ALL, &[]),
 ];
+
+/// What a request speaks for and what happens to it: every module may name these.
+const CORE: &[&str] = &["client_info", "identity", "request_context", "response_abort", "session_event"];
 
 /// No HTTP, and no SQL.
 const WEB: &[&str] = &["axum", "axum_core", "hyper", "hyper_util", "sqlx", "tower", "tower_http"];
@@ -60,19 +79,18 @@ const WEB: &[&str] = &["axum", "axum_core", "hyper", "hyper_util", "sqlx", "towe
 /// The trait that services implement, and its words, which `layer` exports.
 const SERVICES: &[&str] = &[
     "clock",
-    "identity",
     "models",
     "layer::token",
     "layer::RefreshError",
     "layer::RefreshRequest",
-    "layer::Renewal",
-    "layer::StillLives",
+    "layer::RefreshedSession",
+    "layer::SessionActiveFuture",
     "layer::TokenService",
     "layer::Verified",
     "layer::VerifyError",
 ];
 
-const STORE: &[&str] = &["clock", "identity", "models", "services::store"];
+const STORE: &[&str] = &["clock", "models", "services::store"];
 
 const ALL: &[&str] = &[""];
 
@@ -154,7 +172,7 @@ fn rule_for(module: &str) -> Option<&'static Rule> {
 
 impl Rule {
     fn allows(&self, path: &str) -> bool {
-        is_within(path, self.module) || self.may_use.iter().any(|module| is_within(path, module))
+        is_within(path, self.module) || CORE.iter().chain(self.may_use).any(|module| is_within(path, module))
     }
 
     fn forbids(&self, path: &str) -> bool {
@@ -186,7 +204,7 @@ fn call<'a>(text: &'a str) -> char {
     let _ = (r#"crate::cli " axum::"#, b"crate::cli", '"', "\" crate::cli");
     /* crate::cli /* nested */ axum::Router */
     sqlx::query("x");
-    crate::layer::Renewal::default();
+    crate::layer::RefreshedSession::default();
     crate::layer::CookiePolicy::default();
     pin::http::nothing(text.http);
     '\''
@@ -232,8 +250,8 @@ fn deepest_row_decides() {
     assert!(offends("backend::sqlite", "use super::postgres::Store;"));
     assert!(!offends("backend::sqlite", "use crate::services::store::StoreError;"));
     assert!(offends("backend::sqlite", "use crate::services::rotation::Decision;"));
-    assert!(offends("backend::config::file", "use crate::models::user::User;"));
-    assert!(!offends("backend::config::file", "use crate::backend::secret::Secret; use super::Settings;"));
+    assert!(offends("config::file", "use crate::models::user::User;"));
+    assert!(!offends("config::file", "use crate::secret::Secret; use super::Settings;"));
     assert!(!offends("app", "use crate::{backend, cli, layer, proxy, routers}; use sqlx::query;"));
     assert!(!offends("main", "fn main() { sekisho::cli::run() }"));
     assert!(offends("main", "fn main() { sekisho::app::run() }"));

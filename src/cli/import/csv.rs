@@ -5,7 +5,7 @@ use std::io::Read;
 use csv::{ByteRecord, ReaderBuilder, Terminator};
 
 use super::{Import, ImportRecord, without_bom};
-use crate::backend::config::nearest;
+use crate::config::nearest;
 
 impl Import {
     pub(super) fn read_csv(&mut self, reader: impl Read, mut progress: impl FnMut(u64)) {

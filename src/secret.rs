@@ -20,7 +20,7 @@ use zeroize::Zeroize;
 /// # let dir = tempfile::tempdir()?;
 /// # let path = dir.path().join("secret");
 /// std::fs::write(&path, "correct horse\n")?;
-/// assert_eq!(sekisho::backend::secret::read_file(&path)?.expose_secret(), "correct horse");
+/// assert_eq!(sekisho::secret::read_file(&path)?.expose_secret(), "correct horse");
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub fn read_file(path: &Path) -> io::Result<SecretString> {

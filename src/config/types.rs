@@ -9,13 +9,13 @@ use url::{Host, Url};
 /// An address to listen on: an IP address or host name, and a port.
 ///
 /// ```
-/// use sekisho::backend::config::Listen;
+/// use sekisho::config::Listen;
 ///
 /// let listen: Listen = "[::1]:8080".parse()?;
 /// assert_eq!((listen.host(), listen.port()), ("::1", 8080));
 /// assert!(listen.is_loopback());
 /// assert!("8080".parse::<Listen>().is_err());
-/// # Ok::<(), sekisho::backend::config::ParseError>(())
+/// # Ok::<(), sekisho::config::ParseError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenAddr {
@@ -104,12 +104,12 @@ impl fmt::Display for ListenAddr {
 /// without the scheme's own port and without a path.
 ///
 /// ```
-/// use sekisho::backend::config::Origin;
+/// use sekisho::config::Origin;
 ///
 /// let origin: Origin = "HTTPS://App.Example.com:443".parse()?;
 /// assert_eq!(origin.as_str(), "https://app.example.com");
 /// assert!("https://app.example.com/path".parse::<Origin>().is_err());
-/// # Ok::<(), sekisho::backend::config::ParseError>(())
+/// # Ok::<(), sekisho::config::ParseError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Origin {

@@ -12,7 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::TABLE_KEYS;
 use super::error::{ConfigError, ValueSource, nearest};
 use super::file;
-use crate::backend::secret;
+use crate::secret;
 
 /// A value, not yet understood.
 #[derive(Clone)]

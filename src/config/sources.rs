@@ -16,11 +16,11 @@ use super::settings::{RawValue, Settings, SourcedValue};
 /// tests say exactly what they mean.
 ///
 /// ```
-/// use sekisho::backend::config::{Config, Sources};
+/// use sekisho::config::{Config, Sources};
 ///
 /// let sources = Sources { flags: vec![("server.listen".into(), "127.0.0.1:0".into())], ..Sources::default() };
 /// assert_eq!(Config::load(&sources)?.config.server.listen.port(), 0);
-/// # Ok::<(), sekisho::backend::config::ConfigError>(())
+/// # Ok::<(), sekisho::config::ConfigError>(())
 /// ```
 #[derive(Clone, Default)]
 pub struct Sources {
@@ -229,4 +229,4 @@ fn bad_dot_env(path: &Path, text: &str, error: &dotenvy::Error) -> ConfigError {
 const ENV_PREFIX: &str = "SEKISHO_";
 
 /// The built-in defaults, which list and explain every key.
-pub(super) const DEFAULTS: &str = include_str!("../../../config/default.toml");
+pub(super) const DEFAULTS: &str = include_str!("../../config/default.toml");

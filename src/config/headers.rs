@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::error::ConfigError;
 use super::settings::{RawValue, Settings, parse_choice};
-use crate::backend::secret;
+use crate::secret;
 
 /// What changes in the headers of messages in one direction.
 #[derive(Clone, Debug, Default)]

@@ -8,7 +8,7 @@
 //! an error that names the one that was probably meant.
 //!
 //! ```
-//! use sekisho::backend::config::{Config, Sources};
+//! use sekisho::config::{Config, Sources};
 //!
 //! let mut sources = Sources::default();
 //! sources.env.push(("SEKISHO_SERVER__LISEN".into(), "127.0.0.1:80".into()));
