@@ -51,6 +51,7 @@ const TABLE: &[Rule] = &[
         &["axum", "sqlx"],
     ),
     rule("main", &["cli"], &["axum", "sqlx"]),
+    rule("test_seed", &[], &[]),
     rule("lib", ALL, &[]),
 ];
 
@@ -70,6 +71,7 @@ const SERVICES: &[&str] = &[
     "layer::TokenService",
     "layer::Verified",
     "layer::VerifyError",
+    "test_seed",
 ];
 
 const STORE: &[&str] = &["clock", "identity", "models", "services::store"];
