@@ -140,12 +140,13 @@ async fn take_nothing(socket: TcpStream) {
         answers.push(answer);
     }
     // It reads what comes, but gives back no window: until every one of them is reset.
-    join_all(join_all(answers).await.into_iter().flatten().map(async |answer| {
-        let mut body = answer.into_body();
-        while let Some(Ok(_)) = body.data().await {}
-    }))
-    .await;
+    let answers = join_all(answers).await.into_iter().flatten();
+    join_all(answers.map(|answer| read_to_end(answer.into_body()))).await;
     connection.abort();
+}
+
+async fn read_to_end(mut body: h2::RecvStream) {
+    while let Some(Ok(_)) = body.data().await {}
 }
 
 /// What an honest browser has seen.
