@@ -110,6 +110,9 @@ pub use crate::layer::{CookiePolicy, CurrentUser, Reject401, SilentRefreshLayer,
 pub use crate::services::memory::MemoryStore;
 pub use crate::services::token::{SessionRequest, SessionSettings, Tokens};
 
+#[cfg(test)]
+mod test_seed;
+
 /// The examples in `README.md` are compiled and run.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -270,6 +270,7 @@ fn hex(digit: u8) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::test_seed::proptest_config;
 
     fn listen(text: &str) -> ListenAddr {
         text.parse().unwrap()
@@ -347,6 +348,8 @@ mod tests {
     }
 
     proptest::proptest! {
+        #![proptest_config(proptest_config())]
+
         #[test]
         fn an_origin_reads_back_as_itself(text in "https?://[a-zA-Z0-9.:_-]{1,24}|http://\\[[0-9a-f:]{2,12}\\](:[0-9]{1,5})?") {
             if let Ok(origin) = text.parse::<Origin>() {

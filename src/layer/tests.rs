@@ -18,6 +18,7 @@ use super::*;
 use crate::client_info::{ClientAddress, ClientInfo};
 use crate::identity::{Identity, Roles, SessionId};
 use crate::session_event::SessionEvent;
+use crate::test_seed::proptest_config;
 
 const OURS: SessionId = SessionId(Uuid::from_u128(1));
 
@@ -807,6 +808,8 @@ async fn the_extractor_never_takes_a_failing_store_for_the_end() {
 // --- Anything at all.
 
 proptest! {
+    #![proptest_config(proptest_config())]
+
     #[test]
     fn no_cookie_header_breaks_it(lines in proptest::collection::vec(cookie_line(), 0..4)) {
         let mut request = Request::new(String::new());

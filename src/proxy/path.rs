@@ -191,6 +191,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::test_seed::proptest_config;
 
     #[test]
     fn normal_paths_pass() {
@@ -327,7 +328,7 @@ mod tests {
 
     proptest! {
         // Four of five are refused.
-        #![proptest_config(ProptestConfig::with_cases(2_000))]
+        #![proptest_config(ProptestConfig { cases: 2_000, ..proptest_config() })]
 
         #[test]
         fn what_passes_has_no_second_reading(path in path(), encoded_slash in any::<bool>()) {

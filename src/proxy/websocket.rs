@@ -127,6 +127,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::test_seed::proptest_config;
 
     /// A frame as anyone may send it.
     fn frame(first: u8, masked: bool, length: usize) -> Vec<u8> {
@@ -162,7 +163,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
+        #![proptest_config(ProptestConfig { cases: 64, ..proptest_config() })]
 
         #[test]
         fn boundaries_are_where_frames_end_however_the_bytes_are_split(

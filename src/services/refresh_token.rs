@@ -99,6 +99,7 @@ mod tests {
 
     use super::*;
     use crate::services::keys::{Algorithm, KeyMaterial};
+    use crate::test_seed::proptest_config;
 
     const SESSION: SessionId = SessionId(Uuid::from_u128(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef));
 
@@ -191,6 +192,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(proptest_config())]
+
         #[test]
         fn any_text_is_answered(text in "\\PC{0,80}|[A-Za-z0-9_-]{72}") {
             prop_assert!(parse(&ring(), &text).is_err());

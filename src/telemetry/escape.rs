@@ -70,6 +70,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::test_seed::proptest_config;
 
     fn json(text: &str) -> String {
         let mut line = String::new();
@@ -105,6 +106,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(proptest_config())]
+
         #[test]
         fn json_reads_back_as_it_was(text in any::<String>()) {
             let written = json(&text);

@@ -1071,6 +1071,8 @@ fn upstreams_by_tls_may_have_authorities_of_their_own() {
 }
 
 proptest::proptest! {
+    #![proptest_config(crate::test_seed::proptest_config())]
+
     #[test]
     fn no_text_panics_and_every_error_is_one_line(
         key in proptest::sample::select(KEYS),

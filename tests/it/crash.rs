@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use crate::support::db::Place;
 use crate::support::process::on_both;
 use crate::support::process::{PATIENCE, Site};
-use crate::support::rounds::{any_below, rounds};
+use crate::support::rounds::{random_for, rounds};
 use crate::support::wire_browser::Browser;
 
 on_both! { a_killed_server_has_forgotten_nobody; }
@@ -21,6 +21,7 @@ on_both! { a_killed_server_has_forgotten_nobody; }
 /// (`SEKISHO_TEST_CRASHES`), the more moments are tried.
 async fn a_killed_server_has_forgotten_nobody(place: Place) {
     let rounds = rounds("SEKISHO_TEST_CRASHES", 3);
+    let mut random = random_for("crashes");
     let site = Site::new(place).await;
     site.user("ann@example.com", "user").await;
     let mut server = site.serve().await;
@@ -36,7 +37,7 @@ async fn a_killed_server_has_forgotten_nobody(place: Place) {
         let first = timeout(PATIENCE, renewals.recv()).await;
         first.expect("a rotation").unwrap();
         // Within the second, the grace, after which the forgetful ones rotate again.
-        let moment = Duration::from_micros(any_below(1_000_000) as u64);
+        let moment = Duration::from_micros(random.u64(..1_000_000));
         // By the clock, for the program must not know when.
         tokio::time::sleep(moment).await;
         server.kill().await;

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use crate::support::app::{PASSWORD, PAST_GRACE, TestApp, on_each_database};
 use crate::support::db::Fresh;
 use crate::support::process::PATIENCE;
-use crate::support::rounds::{any_below, rounds};
+use crate::support::rounds::{random_for, rounds};
 use crate::support::upstream::Held;
 use crate::support::wire_browser::Browser;
 
@@ -22,6 +22,7 @@ on_each_database! {
 
 async fn an_answer_that_is_cut_off_signs_nobody_out(fresh: Fresh) {
     let cuts = rounds("SEKISHO_TEST_CUTS", 30);
+    let mut random = random_for("cuts");
     let mut upstream = Held::start().await;
     let app = TestApp::in_front_of(&upstream.url(), fresh).await;
     app.user("ann@example.com").await;
@@ -34,9 +35,9 @@ async fn an_answer_that_is_cut_off_signs_nobody_out(fresh: Fresh) {
         match cut % 3 {
             0 => cut_before_there_is_an_answer(&ann, server, &mut upstream).await,
             1 => cut_once_it_is_committed(&ann, server, &app, session).await,
-            _ => cut_within_the_head(&ann, server).await,
+            _ => cut_within_the_head(&ann, server, &mut random).await,
         }
-        let later = [0, 2, 62, 20 * 60, 60 * 60][any_below(5)];
+        let later = [0, 2, 62, 20 * 60, 60 * 60][random.usize(..5)];
         app.clock.advance(Duration::from_secs(later));
         let answer = ann.get(server, "/auth/session").await;
         let told = (answer.status.as_u16(), answer.event(), answer.set_cookies().len());
@@ -44,7 +45,7 @@ async fn an_answer_that_is_cut_off_signs_nobody_out(fresh: Fresh) {
         let row = app.row(session).await;
         assert_eq!((row.generation as usize, row.rotations as usize), (cut + 1, cut));
         assert_eq!(row.end, None, "cut {cut}");
-        if any_below(2) == 0 {
+        if random.bool() {
             app.clock.advance(PAST_GRACE);
             assert_eq!(ann.get(server, "/auth/session").await.event(), None, "cut {cut}");
             app.written(session, |row| row.settled_by.is_some()).await;
@@ -74,9 +75,9 @@ async fn cut_once_it_is_committed(browser: &Browser, server: SocketAddr, app: &T
 }
 
 /// After some bytes of the head, which is longer than that.
-async fn cut_within_the_head(browser: &Browser, server: SocketAddr) {
+async fn cut_within_the_head(browser: &Browser, server: SocketAddr, random: &mut fastrand::Rng) {
     let mut asked = ask(browser, server, "/auth/session").await;
-    let mut bytes = vec![0; 1 + any_below(800)];
+    let mut bytes = vec![0; 1 + random.usize(..800)];
     asked.read_exact(&mut bytes).await.unwrap();
     assert!(!String::from_utf8_lossy(&bytes).contains("\r\n\r\n"), "the head ends there");
 }

@@ -67,6 +67,7 @@ const TABLE: &[Rule] = &[
         &["axum", "sqlx"],
     ),
     rule("main", &["cli"], &["axum", "sqlx"]),
+    rule("test_seed", &[], &[]),
     rule("lib", ALL, &[]),
 ];
 
@@ -88,6 +89,7 @@ const SERVICES: &[&str] = &[
     "layer::TokenService",
     "layer::Verified",
     "layer::VerifyError",
+    "test_seed",
 ];
 
 const STORE: &[&str] = &["clock", "models", "services::store"];

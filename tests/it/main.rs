@@ -1,4 +1,6 @@
 //! All integration tests, in one binary.
+//!
+//! Random tests take their seed from [`test_seed`]. `scripts/explore` runs them with other seeds.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
@@ -37,6 +39,8 @@ mod store_contract;
 mod streams;
 mod support;
 mod telemetry;
+#[path = "../../src/test_seed.rs"]
+mod test_seed;
 mod thefts;
 mod token;
 mod two_servers;

@@ -11,7 +11,7 @@ use crate::support::app::{PAST_GRACE, TestApp, on_each_database};
 use crate::support::browser::{ACCESS, Browser, REFRESH};
 use crate::support::db::Fresh;
 use crate::support::http::Answer;
-use crate::support::rounds::{any_below, rounds};
+use crate::support::rounds::{random_for, rounds};
 
 on_each_database! {
     requests_at_once_are_one_rotation
@@ -33,6 +33,7 @@ async fn requests_at_two_replicas_are_one_rotation(fresh: Fresh) {
 /// back with them. In every other round they come into lasting use before.
 async fn rotate_again_and_again(app: &TestApp, replicas: &[&App]) {
     let rounds = rounds("SEKISHO_TEST_ROUNDS", 3);
+    let mut random = random_for("rotation rounds");
     app.user("ann@example.com").await;
     let mut ann = app.browser();
     let session = ann.sign_in("ann@example.com").await;
@@ -40,7 +41,7 @@ async fn rotate_again_and_again(app: &TestApp, replicas: &[&App]) {
         app.expire();
         let answers = ask_at_once(&ann, replicas).await;
         assert_one_rotation(&answers, replicas, round);
-        ann.keep(&answers[any_below(answers.len())]);
+        ann.keep(&answers[random.usize(..answers.len())]);
         if round % 2 == 0 {
             app.clock.advance(PAST_GRACE);
             assert_eq!(ann.get("/auth/session").await.event(), None, "round {round}");

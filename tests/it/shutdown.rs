@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use crate::lifecycle::{self, open_route};
 use crate::support::db;
+use crate::support::fair_clock::FairInstant;
 use crate::support::process::{PATIENCE, Site, signal, until};
 use crate::support::upstream::{Held, Upstream};
 use crate::support::wire_browser::Browser;
@@ -52,7 +53,7 @@ async fn a_request_under_way_ends_and_new_ones_are_refused() {
 async fn before_the_end_probes_are_told_and_new_requests_served() {
     let upstream = Upstream::answering(|_| Response::new("well".into())).await;
     let site = Site::without_keys(db::sqlite_place().await.unwrap());
-    site.write("sekisho.toml", &lifecycle::config("drain_delay = '1s'", &open_route("/", &upstream.url())));
+    site.write("sekisho.toml", &lifecycle::config("drain_delay = '3s'", &open_route("/", &upstream.url())));
     let server = site.serve().await;
     let (public, admin) = (server.public, server.admin);
     let mut browser = Browser::default();
@@ -74,7 +75,7 @@ async fn before_the_end_probes_are_told_and_new_requests_served() {
         None
     })
     .await;
-    assert!(served > 0 && told_at.elapsed() >= Duration::from_secs(1), "{served} {:?}", told_at.elapsed());
+    assert!(served > 0 && told_at.elapsed() >= Duration::from_secs(3), "{served} {:?}", told_at.elapsed());
     assert_eq!(server.ended().await.code(), Some(0));
 }
 
@@ -93,7 +94,7 @@ async fn a_second_signal_ends_it_at_once() {
     server.says("stopping", 1).await;
     // Not by this, whatever it asks for.
     server.hang_up();
-    let told_at = Instant::now();
+    let told_at = FairInstant::now();
     server.terminate();
     let (status, log) = server.ended_saying().await;
     assert_eq!(status.code(), Some(1), "{log}");

@@ -1,7 +1,7 @@
 //! Stolen tokens that come back after their successors have settled, many of them
 //! (`SEKISHO_TEST_THEFTS`): each ends its session, on every replica within a second, and no other.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use sekisho::app::App;
@@ -18,6 +18,7 @@ use crate::feed::refusal;
 use crate::support::app::{PAST_GRACE, TestApp, on_each_database, send};
 use crate::support::browser::{ACCESS, REFRESH};
 use crate::support::db::Fresh;
+use crate::support::fair_clock::FairInstant;
 use crate::support::http::{get, with};
 use crate::support::rounds::rounds;
 
@@ -107,7 +108,7 @@ async fn present(held: &Held, replicas: &[App; 2]) -> Duration {
     let access = if nth % 3 == 0 { "" } else { &access };
     let cookies = format!("{access}{REFRESH}={}", old.refresh_token);
     let answer = send(&replicas[nth / 8 % 2], with(get("/auth/session"), "cookie", &cookies)).await;
-    let answered = Instant::now();
+    let answered = FairInstant::now();
     answer.problem(401, "reuse_detected");
     for replica in replicas {
         let refused = refusal(&replica.tokens, &current.access_token).await;

@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 
 use crate::support::db::Place;
 use crate::support::process::{Site, on_both, until};
-use crate::support::rounds::any_below;
+use crate::support::rounds::random_for;
 use crate::support::wire_browser::Browser;
 
 on_both! {
@@ -21,17 +21,18 @@ async fn two_servers_rotate_replay_and_refuse_as_one(place: Place) {
     site.user("ann@example.com", "user").await;
     let (one, other) = tokio::join!(site.serve(), site.serve());
     let servers = [one.public, other.public];
+    let mut random = random_for("two servers");
 
     let mut ann = Browser::signed_in(servers[0], "ann@example.com").await;
     let thief = ann.clone();
     for _ in 0..2 {
-        rotate(&mut ann, servers).await;
+        rotate(&mut ann, servers, &mut random).await;
     }
     assert_refused(&thief, servers[1], "reuse_detected").await;
     assert_refused_everywhere(&ann, servers, "reuse_detected").await;
 
     ann = Browser::signed_in(servers[1], "ann@example.com").await;
-    rotate(&mut ann, servers).await;
+    rotate(&mut ann, servers, &mut random).await;
     let copy = ann.clone();
     let request = Request::post("/auth/logout").body(Body::empty()).unwrap();
     assert_eq!(ann.send(servers[0], request).await.unwrap().status, 204);
@@ -43,7 +44,7 @@ async fn two_servers_rotate_replay_and_refuse_as_one(place: Place) {
 
 /// Asks both servers, with the refresh token alone, until one of them has rotated. Whatever the
 /// others are answered, any one of the answers will do for the next request.
-async fn rotate(browser: &mut Browser, servers: [SocketAddr; 2]) {
+async fn rotate(browser: &mut Browser, servers: [SocketAddr; 2], random: &mut fastrand::Rng) {
     until("a rotation", async || {
         browser.cookies.remove(ACCESS);
         let asked = servers.iter().cycle().take(8).map(|&server| {
@@ -59,7 +60,7 @@ async fn rotate(browser: &mut Browser, servers: [SocketAddr; 2]) {
         }
         let rotations = answered.iter().filter(|(_, answer)| answer.event() == Some("rotated")).count();
         assert!(rotations <= 1, "{rotations} at once");
-        *browser = answered.swap_remove(any_below(answered.len())).0;
+        *browser = answered.swap_remove(random.usize(..answered.len())).0;
         (rotations == 1).then_some(())
     })
     .await;

@@ -11,6 +11,7 @@ use crate::client_info::ClientInfo;
 use crate::models::session::SessionKind;
 use crate::models::user::UserId;
 use crate::services::keys::{Algorithm, KeyMaterial};
+use crate::test_seed::proptest_config;
 
 const NOW: OffsetDateTime = datetime!(2026-03-01 12:00 UTC);
 const IAT: i64 = NOW.unix_timestamp();
@@ -412,6 +413,8 @@ fn a_token_expires_with_its_session_at_the_latest_and_jitters() {
 }
 
 proptest! {
+    #![proptest_config(proptest_config())]
+
     #[test]
     fn any_text_is_answered(text in "\\PC{0,200}|([A-Za-z0-9_-]{0,40}\\.){0,4}[A-Za-z0-9_-]{0,60}") {
         prop_assert!(forge(Algorithm::Hs256).verify(&text).is_err());

@@ -102,6 +102,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::test_seed::proptest_config;
 
     const CONTEXT: [&str; 3] = ["ada.lovelace@example.org", "Ada Lovelace", "Sekisho"];
 
@@ -190,7 +191,8 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
+        #![proptest_config(ProptestConfig { cases: 64, ..proptest_config() })]
+
         #[test]
         fn nothing_makes_the_estimator_panic(password in "\\PC{0,60}", name in "\\PC{0,20}") {
             let _ = check_guessable(&password, &words(&[&name, "ada@example.org"]));

@@ -9,6 +9,7 @@ use crate::client_info::ClientInfo;
 use crate::identity::Roles;
 use crate::models::session::{EndReason, SessionEnd, TokenId};
 use crate::models::user::UserId;
+use crate::test_seed::proptest_config;
 
 const GRACE: Duration = Duration::from_secs(60);
 const NOW: OffsetDateTime = datetime!(2026-03-01 12:00 UTC);
@@ -213,6 +214,8 @@ prop_compose! {
 }
 
 proptest! {
+    #![proptest_config(proptest_config())]
+
     /// Only a live session is renewed, replayed or taken over.
     #[test]
     fn an_ended_session_gives_nothing(row in any_row(), presented in any_presented()) {

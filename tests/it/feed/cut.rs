@@ -16,6 +16,7 @@ use crate::store_contract::races::race;
 use crate::support::app::{TestApp, send_from};
 use crate::support::browser::ACCESS;
 use crate::support::db::postgres;
+use crate::support::fair_clock::FairInstant;
 use crate::support::http::get;
 use crate::support::process::until;
 use crate::support::wire::Wire;
@@ -76,7 +77,7 @@ async fn a_cut_is_noticed(cut: fn(&Wire)) {
     );
 
     there.wire.heal();
-    let healed = Instant::now();
+    let healed = FairInstant::now();
     until("a replica that is ready again and knows it all", async || {
         there.refuses_or_says_so(&ann, ended).await;
         let is_refused = |token: &&str| matches!(there.app.tokens.verify(token), Err(VerifyError::Ended(_)));

@@ -19,7 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_rustls::TlsConnector;
 
 use crate::support::process::{PATIENCE, until};
-use crate::support::rounds::any_below;
+use crate::support::rounds::random_for;
 use crate::support::serving::get1;
 use crate::support::upstream::{listen, serve};
 
@@ -209,7 +209,7 @@ impl Echoing {
                 let (seen, path) = (seen.clone(), request.uri().path().to_owned());
                 async move {
                     seen.0.lock().unwrap().insert(path.clone());
-                    tokio::time::sleep(Duration::from_millis(any_below(20) as u64)).await;
+                    tokio::time::sleep(Duration::from_millis(random_for(&path).u64(..20))).await;
                     Response::new(Body::from(path))
                 }
             })

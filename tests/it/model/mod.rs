@@ -15,20 +15,24 @@
 //!   product's own shared renewals
 //! - [`rules`] are ours and those of others; [`compared`] prints the table of both
 //!
-//! A run that fails is told with its seed, from which [`chance`] makes it again, and shrunk. Its seed
-//! stays in `regressions.txt` and is tried first; the shrunk script belongs into [`regressions`], where
-//! no change of the generators can lose it. What the scripts hold is counted ([`tally`]), and each
+//! The seed of all scripts is fixed; `scripts/explore` runs these tests with other seeds. A script that
+//! fails is shrunk and printed with its seed, from which [`chance`] makes it again. The seed stays in
+//! `regressions.txt` and is tried first; the shrunk script belongs into [`regressions`], where no change
+//! of the generators can lose it. What the scripts hold is counted ([`tally`]), and each
 //! invariant is shown to fail where the product makes a mistake ([`script::Defect`]).
 //! `PROPTEST_CASES=100000` searches for longer.
 
 use std::cell::{Cell, RefCell};
 
-use proptest::test_runner::{Config, FileFailurePersistence, TestCaseError, TestError, TestRunner};
+use proptest::test_runner::{
+    Config, FailurePersistence, FileFailurePersistence, TestCaseError, TestError, TestRunner,
+};
 
 use self::rules::Rules;
 use self::script::{Defect, Script, Scripts};
 use self::tally::Seen;
 use self::world::{Outcome, World};
+use crate::test_seed::proptest_config;
 
 mod chance;
 mod compared;
@@ -47,7 +51,9 @@ mod world;
 /// Runs so many scripts; the first that fails is shrunk and told.
 fn run(make: fn(u64) -> Script, cases: u32, check: impl Fn(&Script) -> Result<Outcome, String>) -> Outcome {
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(cases);
-    let kept = FileFailurePersistence::Direct("tests/it/model/regressions.txt");
+    // `PROPTEST_DISABLE_FAILURE_PERSISTENCE` counts here too.
+    let keeps = proptest_config().failure_persistence.is_some();
+    let kept = keeps.then_some(FileFailurePersistence::Direct("tests/it/model/regressions.txt"));
     let all = RefCell::new(Outcome::default());
     let result = search(make, cases, kept, |script| {
         all.borrow_mut().add(&check(script)?);
@@ -69,15 +75,15 @@ fn in_the_model(script: &Script) -> Result<Outcome, String> {
 fn search(
     make: fn(u64) -> Script,
     cases: u32,
-    kept: FileFailurePersistence,
+    kept: Option<FileFailurePersistence>,
     check: impl Fn(&Script) -> Result<(), String>,
 ) -> Result<(), Box<(String, Script)>> {
     let mut runner = TestRunner::new(Config {
         cases,
         max_shrink_iters: 20_000,
-        failure_persistence: Some(Box::new(kept)),
+        failure_persistence: kept.map(|kept| Box::new(kept) as Box<dyn FailurePersistence>),
         source_file: Some(file!()),
-        ..Config::default()
+        ..proptest_config()
     });
     match runner.run(&Scripts(make), |script| check(&script).map_err(TestCaseError::fail)) {
         Ok(()) => Ok(()),
@@ -158,7 +164,7 @@ fn a_failure_is_kept() {
     let folder = tempfile::tempdir().unwrap();
     let kept = || {
         let path = folder.path().join("regressions.txt").to_str().unwrap().to_owned();
-        FileFailurePersistence::Direct(Box::leak(path.into_boxed_str()))
+        Some(FileFailurePersistence::Direct(Box::leak(path.into_boxed_str())))
     };
     let tried = Cell::new(0);
     let check = |script: &Script| {

@@ -1,8 +1,11 @@
 //! Scripts that once broke an invariant, as they were shrunk.
 
+use sekisho::session_event::SessionEvent;
+
+use super::replayed::replay;
 use super::rules::Rules;
 use super::script::{Action, Fault, Purpose, Request, Script, Settings};
-use super::world::World;
+use super::world::{Told, What, World};
 
 /// A sign-in has taken a session's place, its answer is lost, and before every replica has heard of the
 /// end a renewal of the old session waits three seconds for the store.
@@ -77,6 +80,56 @@ fn the_end_of_an_expired_session_is_undone_after_a_change_of_password() {
     };
     let script = Script { seed: 9_358_915_405_418_960_594, settings, browsers: 3, actions };
     assert_eq!(World::run(&script).broken, None);
+}
+
+/// The first end that is still in the store counts. A replica shares the response `idle_expired` when a
+/// crash of the store undoes that end, and the user signs out: the next response is `logged_out`.
+#[test]
+fn sign_out_after_lost_expiry_is_reported_as_logged_out() {
+    let settings =
+        Settings { access_ttl: 20_000, jitter: 0, grace: 5_000, idle_ttl: 40_000, ..settings(0, vec![0]) };
+    let page = || burst(vec![Request::default()]);
+    let sign_out = Action::Ask { browser: 0, purpose: Purpose::SignOut, request: lost(Request::default()) };
+    let actions = vec![
+        (0, sign_in(Request::default())),
+        (120_000, Action::EndExpired { replica: 0 }),
+        // Later than the replica's next poll.
+        (120_500, page()),
+        (121_000, Action::CrashStore { lost: 2_000 }),
+        (121_500, sign_out),
+        (122_000, page()),
+    ];
+    let script = Script { seed: 0, settings, browsers: 1, actions };
+    assert_eq!(refusals(&script), [SessionEvent::IdleExpired, SessionEvent::LoggedOut]);
+    replay(&script).unwrap();
+}
+
+/// The session has ended at another replica. The second sign-out ends nothing, but reads that end: its
+/// replica refuses the access token before it polls.
+#[test]
+fn second_sign_out_makes_its_replica_refuse_access_tokens() {
+    let settings = Settings { access_ttl: 20_000, jitter: 0, grace: 5_000, ..settings(0, vec![0, 0]) };
+    let at_replica = |replica| lost(Request { replica, ..Request::default() });
+    let sign_out = |request| Action::Ask { browser: 0, purpose: Purpose::SignOut, request };
+    let actions = vec![
+        (0, sign_in(Request::default())),
+        (10_000, sign_out(at_replica(0))),
+        (10_050, sign_out(at_replica(1))),
+        (10_100, burst(vec![at_replica(1)])),
+    ];
+    let script = Script { seed: 0, settings, browsers: 1, actions };
+    assert_eq!(refusals(&script), [SessionEvent::LoggedOut]);
+    replay(&script).unwrap();
+}
+
+/// Returns the events with which the model refuses requests, in order.
+fn refusals(script: &Script) -> Vec<SessionEvent> {
+    let (_, trace, _) = World::trace(script);
+    let refused = trace.into_iter().filter_map(|traced| match traced.what {
+        What::Asked { told: Told::Refused(event), .. } => Some(event),
+        _ => None,
+    });
+    refused.collect()
 }
 
 fn settings(leeway: i64, clocks: Vec<i64>) -> Settings {

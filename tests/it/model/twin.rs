@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::script::Defect;
 use super::store::{New, Step, Store, USERS, at, hash, session_id, user, user_id};
 use crate::support::db::{self, Fresh};
+use crate::test_seed::proptest_config;
 
 const GRACE: i64 = 60_000;
 
@@ -293,7 +294,7 @@ fn compare(
     }
     let cases =
         std::env::var("SEKISHO_TEST_TWINS").ok().and_then(|cases| cases.parse().ok()).unwrap_or(cases);
-    let mut runner = TestRunner::new(Config { cases, max_shrink_iters: 500, ..Config::default() });
+    let mut runner = TestRunner::new(Config { cases, max_shrink_iters: 500, ..proptest_config() });
     runner.run(&proptest::collection::vec((0..3 * GRACE, op()), 1..60), |ops| {
         runtime.block_on(async {
             let Some(fresh) = fresh().await else { return Ok(()) };

@@ -10,13 +10,14 @@ use tokio::task::JoinSet;
 use crate::support::db::Place;
 use crate::support::postgres::{Server, Stop};
 use crate::support::process::{Site, until};
-use crate::support::rounds::{any_below, rounds};
+use crate::support::rounds::{random_for, rounds};
 use crate::support::wire_browser::Browser;
 
 /// Two replicas. How often the server is restarted says `SEKISHO_TEST_RESTARTS`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restarted_database_signs_nobody_out() {
     let restarts = rounds("SEKISHO_TEST_RESTARTS", 2);
+    let mut random = random_for("database restarts");
     let Some(server) = tokio::task::spawn_blocking(Server::start).await.unwrap() else { return };
     let server = Arc::new(server);
     let site = Site::new(Place::at(&server.url)).await;
@@ -33,7 +34,7 @@ async fn a_restarted_database_signs_nobody_out() {
     for round in 0..restarts {
         let how = if round % 2 == 0 { Stop::Immediate } else { Stop::Fast };
         until_all_are_answered(&counts, &mut pages).await;
-        tokio::time::sleep(Duration::from_micros(any_below(1_000_000) as u64)).await;
+        tokio::time::sleep(Duration::from_micros(random.u64(..1_000_000))).await;
         let stopped = Instant::now();
         let restarting = Arc::clone(&server);
         tokio::task::spawn_blocking(move || restarting.restart(how)).await.unwrap();

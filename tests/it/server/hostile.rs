@@ -67,8 +67,8 @@ async fn site() -> (Site, Server) {
         "[[routes]]\npath = \"/open\"\nupstreams = [\"http://{upstream}\"]\nauth = \"none\"\nidle_timeout = \"5s\"\n"
     );
     site.write("sekisho.toml", &format!("{config}{open}"));
-    site.set("server.header_timeout", "2s");
-    site.set("server.write_timeout", "2s");
+    site.set("server.header_timeout", "5s");
+    site.set("server.write_timeout", "5s");
     site.user("ann@example.com", "user").await;
     let server = site.serve().await;
     (site, server)
@@ -140,12 +140,13 @@ async fn take_nothing(socket: TcpStream) {
         answers.push(answer);
     }
     // It reads what comes, but gives back no window: until every one of them is reset.
-    join_all(join_all(answers).await.into_iter().flatten().map(async |answer| {
-        let mut body = answer.into_body();
-        while let Some(Ok(_)) = body.data().await {}
-    }))
-    .await;
+    let answers = join_all(answers).await.into_iter().flatten();
+    join_all(answers.map(|answer| read_to_end(answer.into_body()))).await;
     connection.abort();
+}
+
+async fn read_to_end(mut body: h2::RecvStream) {
+    while let Some(Ok(_)) = body.data().await {}
 }
 
 /// What an honest browser has seen.
@@ -175,9 +176,9 @@ impl Seen {
     }
 }
 
-/// Browsers ask until the time is over.
+/// Has browsers send requests for so long, from their sign-ins on.
 async fn browse(server: SocketAddr, duration: Duration) -> Seen {
-    let browsing = (0..BROWSERS).map(|_| tokio::spawn(browse_alone(server, Instant::now() + duration)));
+    let browsing = (0..BROWSERS).map(|_| tokio::spawn(browse_alone(server, duration)));
     let mut all = Seen::default();
     for seen in join_all(browsing).await {
         let seen = seen.unwrap();
@@ -188,12 +189,13 @@ async fn browse(server: SocketAddr, duration: Duration) -> Seen {
     all
 }
 
-async fn browse_alone(server: SocketAddr, until: Instant) -> Seen {
+async fn browse_alone(server: SocketAddr, duration: Duration) -> Seen {
     let mut browser = Browser::signed_in(server, "ann@example.com").await;
     let mut seen = Seen::default();
     let socket = TcpStream::connect(server).await.unwrap();
     let (mut kept, connection) = http1::handshake(TokioIo::new(socket)).await.unwrap();
     tokio::spawn(connection);
+    let until = Instant::now() + duration;
     while Instant::now() < until {
         let request = || Request::get("/page").body(Body::empty()).unwrap();
         let began = Instant::now();

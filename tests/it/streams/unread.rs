@@ -6,9 +6,10 @@ use std::time::Duration;
 use http::Request;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::support::db::sqlite_place;
+use crate::support::fair_clock::FairInstant;
 use crate::support::process::{PATIENCE, Server, Site, until};
 use crate::support::upstream::{listen, read_head};
 use crate::support::wire_browser::Browser;
@@ -52,8 +53,8 @@ async fn streams(server: &Server) -> (usize, usize) {
 }
 
 /// Ends the session, and says how long ago that was given and how long the command took.
-async fn revoke(site: &Site) -> (Instant, Duration) {
-    let began = Instant::now();
+async fn revoke(site: &Site) -> (FairInstant, Duration) {
+    let began = FairInstant::now();
     site.run(&["session", "revoke", "--user", "ann@example.com"]).await.done();
     (began, began.elapsed())
 }

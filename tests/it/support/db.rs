@@ -106,10 +106,11 @@ pub(crate) fn left_out(needs: &str) {
 ///
 /// In CI, where leaving these tests out would go unnoticed.
 pub(crate) async fn postgres_place() -> Option<Place> {
-    let Ok(server) = std::env::var("SEKISHO_TEST_POSTGRES") else {
+    let server = std::env::var("SEKISHO_TEST_POSTGRES").unwrap_or_default();
+    if server.is_empty() {
         left_out("a server that SEKISHO_TEST_POSTGRES names");
         return None;
-    };
+    }
     static MADE: AtomicU32 = AtomicU32::new(0);
     let nth = MADE.fetch_add(1, Ordering::Relaxed);
     let name = format!("sekisho_test_{}_{nth}", std::process::id());

@@ -4,6 +4,7 @@ pub(crate) mod app;
 pub(crate) mod authority;
 pub(crate) mod browser;
 pub(crate) mod db;
+pub(crate) mod fair_clock;
 pub(crate) mod front;
 pub(crate) mod frozen;
 pub(crate) mod gateway;

@@ -1,7 +1,6 @@
 //! A PostgreSQL server of the test's own, which it may stop.
 
 use std::ffi::OsStr;
-use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -10,6 +9,7 @@ use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 
 use super::db::left_out;
+use super::recipe::free_address;
 
 /// A server that runs. It is gone with this.
 pub(crate) struct Server {
@@ -53,7 +53,7 @@ impl Server {
         server.run("initdb", made).expect("initdb");
         // Another program may be faster to take the port.
         let started = (0..10).any(|_| {
-            server.port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            server.port = free_address().port();
             server.try_start().is_ok()
         });
         assert!(started, "PostgreSQL does not start: {}", server.log());

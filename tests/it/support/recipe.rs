@@ -104,7 +104,7 @@ impl Recipe {
         let upstream = Upstream::answering(echo).await;
         let listeners = [listener().await, listener().await];
         let [public, verify] = listeners.each_ref().map(|listener| listener.local_addr().unwrap());
-        let address = free();
+        let address = free_address();
         let (folder, files, args) = front.parts();
         let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(folder);
         let origin = format!("http://{address}");
@@ -194,9 +194,9 @@ async fn listener() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").await.unwrap()
 }
 
-/// A port below those that the system gives to connections, so that none takes it before the front
-/// proxy does.
-fn free() -> SocketAddr {
+/// Returns a free address whose port is below the ephemeral range, so that no outgoing connection takes
+/// the port while the server is not listening.
+pub(crate) fn free_address() -> SocketAddr {
     static TRIED: AtomicU32 = AtomicU32::new(0);
     loop {
         let nth = std::process::id().wrapping_mul(97).wrapping_add(TRIED.fetch_add(1, Ordering::Relaxed));

@@ -1,14 +1,19 @@
-//! How often a test does what must never go wrong, and the chance in it.
+//! How many rounds a test runs, and its random numbers.
 
-use ring::rand::{SystemRandom, generate};
+use crate::test_seed::seed;
 
-/// As often as this environment variable says, or else `usual`, which takes seconds.
+/// Returns the value of this environment variable, or `usual`, which takes seconds.
 pub(crate) fn rounds(variable: &str, usual: usize) -> usize {
     std::env::var(variable).map_or(usual, |rounds| rounds.parse().unwrap())
 }
 
-/// Any number below `limit`.
-pub(crate) fn any_below(limit: usize) -> usize {
-    let random: [u8; 4] = generate(&SystemRandom::new()).unwrap().expose();
-    usize::try_from(u32::from_be_bytes(random)).unwrap() % limit
+/// Returns random numbers that are the same in every run with the same seed.
+///
+/// Each purpose has numbers of its own, so that none depends on the order in which threads run.
+pub(crate) fn random_for(purpose: &str) -> fastrand::Rng {
+    // FNV-1a.
+    let hash = purpose.bytes().fold(seed() ^ 0xCBF2_9CE4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)
+    });
+    fastrand::Rng::with_seed(hash)
 }

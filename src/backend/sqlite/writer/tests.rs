@@ -18,12 +18,17 @@ struct Fixture {
 
 impl Fixture {
     async fn new() -> Self {
+        // A connection that is dropped gives its lock back a moment later.
+        Self::with_busy_timeout(ACQUIRE_TIMEOUT).await
+    }
+
+    async fn with_busy_timeout(busy_timeout: Duration) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let options = SqliteConnectOptions::new()
             .filename(directory.path().join("test.db"))
             .create_if_missing(true)
             .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(Duration::from_millis(1));
+            .busy_timeout(busy_timeout);
         let mut connection = options.clone().journal_mode(SqliteJournalMode::Wal).connect().await.unwrap();
         sqlx::query("CREATE TABLE done (n INTEGER)").execute(&mut connection).await.unwrap();
         let writer = WriteQueue::start(options.clone(), connection);
@@ -201,7 +206,7 @@ async fn waiting_has_an_end() {
 
 #[tokio::test]
 async fn a_locked_database_is_unavailable_until_it_is_free() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::with_busy_timeout(Duration::from_millis(1)).await;
     let mut other = fixture.options.connect().await.unwrap();
     let lock = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
     let answer = fixture.writer.write(Durability::Relaxed, |tx| Box::pin(insert(tx, 1))).await;

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::layer::TokenService;
+use crate::test_seed::proptest_config;
 
 /// Chromium writes its cookies to disk this long after a change.
 const FLUSH: Duration = Duration::from_secs(30);
@@ -143,6 +144,8 @@ impl Browser {
 }
 
 proptest! {
+    #![proptest_config(proptest_config())]
+
     #[test]
     fn is_never_signed_out_and_no_generation_has_two_successors(acts in acts()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

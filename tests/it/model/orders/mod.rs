@@ -11,6 +11,7 @@ mod play;
 use proptest::prelude::*;
 
 use self::play::{Scene, play};
+use crate::test_seed::proptest_config;
 
 /// What takes part, and how often what goes wrong.
 #[derive(Clone, Debug, Default)]
@@ -91,7 +92,7 @@ fn all_at_once_in_orders_by_chance() {
     let turns = proptest::collection::vec(0..60_usize, 120);
     let cases =
         std::env::var("SEKISHO_TEST_ORDERS").ok().and_then(|cases| cases.parse().ok()).unwrap_or(2_000);
-    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
+    let config = ProptestConfig { cases, failure_persistence: None, ..proptest_config() };
     proptest!(config, |(turns in turns)| {
         let mut turns = turns.into_iter();
         let played = play(&scene, &cast, |moves| turns.next().unwrap_or_default() % moves);

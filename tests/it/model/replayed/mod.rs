@@ -31,19 +31,15 @@ use tower::{Layer, Service, service_fn};
 use uuid::Uuid;
 
 use self::rows::{Difference, Unflushed, differ};
-use super::script::Settings;
+use super::script::{Script, Settings};
 use super::store::{Store, USERS, at, hash, user, user_id};
 use super::tally::Seen;
-use super::world::{Access, Cookies, Told, Traced, What, World};
+use super::world::{Access, Cookies, Outcome, Told, Traced, What, World};
 use super::{chance, run};
 
 #[test]
 fn the_product_says_what_the_model_says() {
-    let all = run(chance::in_turn, 1_000, |script| {
-        let (outcome, trace, model) = World::trace(script);
-        Product::new(&script.settings).replay(&trace, &model)?;
-        outcome.broken.clone().map_or(Ok(outcome), Err)
-    });
+    let all = run(chance::in_turn, 1_000, replay);
     all.tally.assert_at_least(&[
         (Seen::BackWithOldCookies, 150),
         (Seen::StoreCrashed, 20),
@@ -60,6 +56,13 @@ fn the_product_says_what_the_model_says() {
         (Seen::ReuseAtSettling, 10),
         (Seen::EndTooLate, 20),
     ]);
+}
+
+/// Plays a script in the model and replays it with the product. Fails at the first difference.
+pub(super) fn replay(script: &Script) -> Result<Outcome, String> {
+    let (outcome, trace, model) = World::trace(script);
+    Product::new(&script.settings).replay(&trace, &model)?;
+    outcome.broken.clone().map_or(Ok(outcome), Err)
 }
 
 /// The product's store and replicas, and what its tokens are called in the model.

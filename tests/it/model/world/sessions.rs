@@ -72,6 +72,9 @@ impl World<'_> {
         let (heard_by, now) = (self.heard_by(ask), at(self.clock(ask)));
         if self.end(heard_by, session, EndReason::LoggedOut, now) {
             self.see(Seen::SignedOut);
+        } else if let Some(replica) = heard_by {
+            // The replica reads the end that the row already has.
+            self.hear(replica, session);
         }
         self.asking[ask].reply = Reply::Clear;
     }
@@ -182,21 +185,24 @@ impl World<'_> {
         self.hear_all(replica);
     }
 
+    /// Adds the ends that the replica has not heard of.
     pub(super) fn hear_all(&mut self, replica: usize) {
         for place in 0..self.store.rows.len() {
-            if self.store.rows[place].session.end.is_some() {
+            let has_ended = self.store.rows[place].session.end.is_some();
+            if has_ended && !self.replicas[replica].ended.contains_key(&place) {
                 self.hear(replica, place);
             }
         }
     }
 
+    /// Adds an end that the replica wrote or read itself.
+    ///
+    /// The first reason stays, for access tokens that are still valid. What is shared of the session's
+    /// renewals is forgotten each time: a crash of the store may have undone the end that it names.
     fn hear(&mut self, replica: usize, session: usize) {
         let Some(end) = self.store.rows[session].session.end else { return };
         let Replica { ended, flights, .. } = &mut self.replicas[replica];
-        if ended.contains_key(&session) {
-            return;
-        }
-        ended.insert(session, end.reason.event());
+        ended.entry(session).or_insert(end.reason.event());
         for &mut number in flights {
             let flight = &mut self.flights[number];
             flight.listed &= flight.cookies.session != session;

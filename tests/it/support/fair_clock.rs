@@ -1,0 +1,71 @@
+//! A clock for upper bounds on the time that the product takes.
+//!
+//! A loaded machine delays test and product alike. This clock stops while it does: a thread of its own
+//! sleeps for short times, and a sleep that ends late does not count. A bound is as strict as ever on a
+//! machine that keeps up.
+
+use std::ops::Sub;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Length of a sleep.
+const TICK: Duration = Duration::from_millis(5);
+
+/// Length of a sleep that still counts.
+const MAX_TICK: Duration = Duration::from_millis(25);
+
+/// An instant on the fair clock.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FairInstant(Duration);
+
+impl FairInstant {
+    pub(crate) fn now() -> Self {
+        let clock = clock();
+        Self(clock.counted + clock.since_last_tick())
+    }
+
+    pub(crate) fn elapsed(self) -> Duration {
+        Self::now() - self
+    }
+}
+
+impl Sub for FairInstant {
+    type Output = Duration;
+
+    fn sub(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+struct Clock {
+    last_tick: Instant,
+    counted: Duration,
+}
+
+impl Clock {
+    /// Returns the time since the last tick, or zero if the next one is late.
+    fn since_last_tick(&self) -> Duration {
+        Some(self.last_tick.elapsed()).filter(|tick| *tick <= MAX_TICK).unwrap_or_default()
+    }
+
+    fn tick(&mut self) {
+        self.counted += self.since_last_tick();
+        self.last_tick = Instant::now();
+    }
+}
+
+/// Starts the clock on first use.
+fn clock() -> MutexGuard<'static, Clock> {
+    static CLOCK: OnceLock<Mutex<Clock>> = OnceLock::new();
+    let clock = CLOCK.get_or_init(|| {
+        thread::spawn(|| {
+            loop {
+                thread::sleep(TICK);
+                clock().tick();
+            }
+        });
+        Mutex::new(Clock { last_tick: Instant::now(), counted: Duration::ZERO })
+    });
+    clock.lock().unwrap_or_else(PoisonError::into_inner)
+}
