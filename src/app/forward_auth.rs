@@ -91,7 +91,7 @@ impl ForwardAuthStack {
             source: self.source,
             trusted: desk.trusted.clone().into(),
         };
-        let route = desk.meters.route("own:verify");
+        let route = desk.meters.route("builtin:verify");
         let (reserved, spelled) =
             (ReservedCookies { names: cookies.names().map(str::to_owned).to_vec() }, Arc::clone(cookies));
         let checked = ServiceBuilder::new()

@@ -206,7 +206,7 @@ fn stack_builder(
     StackBuilder {
         home: SharedRuntime::current(),
         own_paths: builtin_paths(&parts.config.server, &meters),
-        otherwise: pages.map(|pages| (pages, meters.route("own:pages"))),
+        otherwise: pages.map(|pages| (pages, meters.route("builtin:pages"))),
         minter: UpstreamTokenIssuer { tokens: state.auth.tokens().clone() },
         own: builtin_router(parts, session, state),
         cookies: Arc::clone(cookies),
@@ -230,7 +230,7 @@ fn recorder_config(parts: &AppDependencies<'_>, meters: Arc<HttpMetrics>) -> Rec
 
 fn builtin_paths(server: &config::Server, meters: &HttpMetrics) -> Vec<(config::PathPrefix, u32)> {
     let counted = |builtin: &BuiltinRoutes| {
-        let number = meters.route(&format!("own:{}", builtin.as_str()));
+        let number = meters.route(&format!("builtin:{}", builtin.as_str()));
         server.paths_of(*builtin).into_iter().map(move |path| (path, number))
     };
     server.builtin.iter().flat_map(counted).collect()

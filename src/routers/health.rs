@@ -74,8 +74,8 @@ async fn ready(State(health): State<Health>) -> Response {
 
 async fn metrics_text(State(health): State<Health>) -> Response {
     let lost = if health.tokens.revocations_stale() { 1.0 } else { 0.0 };
-    metrics::gauge!("sekisho_session_feed_lost").set(lost);
-    metrics::counter!("sekisho_notes_lost_total").absolute(health.tokens.dropped_writes());
+    metrics::gauge!("sekisho_revocations_stale").set(lost);
+    metrics::counter!("sekisho_deferred_writes_dropped_total").absolute(health.tokens.dropped_writes());
     let text = (health.metrics)();
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

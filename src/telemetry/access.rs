@@ -67,7 +67,7 @@ impl AccessLogEntry<'_> {
         line.number("bytes", self.bytes);
         line.duration("duration", self.duration);
         if !self.whole {
-            line.text("broken_off", "true");
+            line.text("incomplete", "true");
         }
         if let Some(client) = scope.client() {
             line.shown("client", client);
@@ -180,7 +180,7 @@ fn protocol(version: Version) -> &'static str {
 }
 
 /// What the line of a request is called.
-const MESSAGE: &str = "answered";
+const MESSAGE: &str = "request completed";
 
 /// Room for most lines, in bytes.
 const ORDINARY: usize = 512;

@@ -6,7 +6,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::{TARO, answered, line_of, site};
+use super::{TARO, completed_requests, line_of, site};
 use crate::support::process::until;
 use crate::support::upstream::{Held, Upstream, saying};
 use crate::support::wire_browser::Browser;
@@ -35,14 +35,14 @@ async fn a_line_says_who_asked_for_what_and_how_it_went() {
         line.remove(varies);
     }
     let expected = json!({
-        "level": "INFO", "message": "answered", "method": "GET", "path": "/films", "status": 200, "bytes": 11,
+        "level": "INFO", "message": "request completed", "method": "GET", "path": "/films", "status": 200, "bytes": 11,
         "client": "127.0.0.1", "route": "/", "upstream": upstream.address().to_string(),
         "user": who["user"]["id"], "session": who["session_id"], "protocol": "HTTP/1.1",
     });
     assert_eq!(json!(line), expected);
 
     for (path, route, status, event) in
-        [("/auth/session", "own:auth", 401, json!("missing")), ("/a/../b", "none", 400, json!(null))]
+        [("/auth/session", "builtin:auth", 401, json!("missing")), ("/a/../b", "none", 400, json!(null))]
     {
         let answer = Browser::default().get(server.public, path).await;
         let line = line_of(&server, answer.header("x-request-id").unwrap()).await;
@@ -79,17 +79,17 @@ async fn there_are_as_many_lines_as_requests() {
     cut.write_all(b"GET /cut HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
     let _ = cut.read_to_end(&mut Vec::new()).await;
 
-    let lines = until("all lines", async || Some(answered(&server)).filter(|lines| lines.len() >= 22)).await;
+    let lines = until("all lines", async || Some(completed_requests(&server)).filter(|lines| lines.len() >= 22)).await;
     let of = |path: &str| lines.iter().filter(|line| line["path"] == path).collect::<Vec<_>>();
     assert_eq!(of("/auth/session").len(), 20);
     let [gone] = of("/held")[..] else { panic!("{lines:?}") };
     assert_eq!(
-        (&gone["status"], &gone["bytes"], &gone["broken_off"]),
+        (&gone["status"], &gone["bytes"], &gone["incomplete"]),
         (&json!(499), &json!(0), &json!("true"))
     );
     let [broken] = of("/cut")[..] else { panic!("{lines:?}") };
     assert_eq!((&broken["status"], &broken["bytes"]), (&json!(200), &json!(5)));
-    assert_eq!(broken["broken_off"], "true");
+    assert_eq!(broken["incomplete"], "true");
     // What is said meanwhile is said of that request.
     let log = server.log();
     let said = log.lines().find(|line| line.contains("answer broken off")).unwrap();
@@ -133,7 +133,7 @@ async fn whatever_a_request_holds_each_line_is_one_of_json() {
         }
     }
     assert!(answers >= 4 * agents.len(), "{answers}");
-    until("all lines", async || Some(answered(&server)).filter(|lines| lines.len() == answers)).await;
+    until("all lines", async || Some(completed_requests(&server)).filter(|lines| lines.len() == answers)).await;
     let harmless =
         |character: char| !character.is_control() && !"\u{2028}\u{2029}\u{202e}\u{feff}".contains(character);
     for line in server.log().lines() {
@@ -154,7 +154,7 @@ async fn a_text_line_is_for_people() {
     let _ = socket.read_to_end(&mut Vec::new()).await;
     let line = until("the line", async || {
         let log = server.log();
-        log.lines().find(|line| line.contains("  INFO answered ")).map(str::to_owned)
+        log.lines().find(|line| line.contains("  INFO request completed ")).map(str::to_owned)
     })
     .await;
     assert!(line.contains(r#" method=GET path="/\u2028x" status=4"#), "{line}");
@@ -171,5 +171,5 @@ async fn without_an_access_log_there_are_no_such_lines() {
     server.terminate();
     let stopped = || server.log().contains("\"message\":\"stopped\"").then_some(());
     until("the last line", async || stopped()).await;
-    assert!(answered(&server).is_empty());
+    assert!(completed_requests(&server).is_empty());
 }

@@ -39,11 +39,11 @@ async fn requests_renewals_passwords_and_the_store_are_counted() {
     for line in [
         r#"sekisho_requests_total{route="/",status="200",event=""} 3"#,
         r#"sekisho_requests_total{route="/",status="401",event="missing"} 1"#,
-        r#"sekisho_requests_total{route="own:auth",status="200",event=""} 1"#,
+        r#"sekisho_requests_total{route="builtin:auth",status="200",event=""} 1"#,
         r#"sekisho_requests_total{route="none",status="400",event=""} 1"#,
         r#"sekisho_session_events_total{event="missing"} 1"#,
         r#"sekisho_request_duration_seconds_bucket{route="/",le="+Inf"} 4"#,
-        r#"sekisho_request_duration_seconds_count{route="own:auth"} 1"#,
+        r#"sekisho_request_duration_seconds_count{route="builtin:auth"} 1"#,
         r#"sekisho_store_duration_seconds_bucket{operation="insert_session",outcome="ok",le="+Inf"} 1"#,
         "sekisho_password_jobs_queued 0",
         "sekisho_password_jobs_running 0",

@@ -24,15 +24,15 @@ async fn site() -> Site {
 }
 
 /// The lines of all requests so far.
-fn answered(server: &Server) -> Vec<Value> {
+fn completed_requests(server: &Server) -> Vec<Value> {
     let lines = server.log().lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>();
-    lines.into_iter().filter(|line| line["message"] == "answered").collect()
+    lines.into_iter().filter(|line| line["message"] == "request completed").collect()
 }
 
 /// The line of the request that was given this id.
 async fn line_of(server: &Server, id: &str) -> Value {
     until("the line of a request", async || {
-        answered(server).into_iter().find(|line| line["request_id"] == id)
+        completed_requests(server).into_iter().find(|line| line["request_id"] == id)
     })
     .await
 }

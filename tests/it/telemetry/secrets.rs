@@ -49,7 +49,7 @@ async fn no_secret_is_told_at_any_level() {
 
     let told = format!("{}{metrics}{spans:?}{:?}", server.log(), collector.all());
     for expected in
-        ["\"level\":\"TRACE\"", "\"level\":\"DEBUG\"", "answered", "sekisho_requests_total", "http.route"]
+        ["\"level\":\"TRACE\"", "\"level\":\"DEBUG\"", "request completed", "sekisho_requests_total", "http.route"]
     {
         assert!(told.contains(expected), "it was not read: {expected}");
     }

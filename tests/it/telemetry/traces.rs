@@ -51,7 +51,7 @@ async fn a_collector_gets_the_span_of_a_request() {
     site.set("otlp.sample", "1");
     let server = site.serve().await;
     let mut browser = Browser::signed_in(server.public, TARO).await;
-    assert_eq!(collector.span().await.name, "POST own:auth");
+    assert_eq!(collector.span().await.name, "POST builtin:auth");
 
     let request = Request::get("/films?of=1954").header("traceparent", format!("00-{TRACE}-{PARENT}-00"));
     let answer = browser.send(server.public, request.body(Body::empty()).unwrap()).await.unwrap();
