@@ -21,7 +21,10 @@ pub const METRICS: &[Metric] = &[
     gauge("sekisho_requests_in_flight", "Requests whose answer has not ended yet"),
     counter("sekisho_session_events_total", "What the session machinery did, by event"),
     gauge("sekisho_revocations_stale", "1 while the revocation list may be out of date"),
-    counter("sekisho_deferred_writes_dropped_total", "Deferred writes (confirmed uses, replay counts) dropped while the store was down"),
+    counter(
+        "sekisho_deferred_writes_dropped_total",
+        "Deferred writes (confirmed uses, replay counts) dropped while the store was down",
+    ),
     gauge("sekisho_clock_offset_seconds", "How far this machine's clock is ahead of the database's"),
     histogram("sekisho_store_duration_seconds", "Calls to the database, by operation and outcome"),
     gauge("sekisho_password_jobs_queued", "Password checks that wait for a thread"),

@@ -79,7 +79,9 @@ async fn there_are_as_many_lines_as_requests() {
     cut.write_all(b"GET /cut HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
     let _ = cut.read_to_end(&mut Vec::new()).await;
 
-    let lines = until("all lines", async || Some(completed_requests(&server)).filter(|lines| lines.len() >= 22)).await;
+    let lines =
+        until("all lines", async || Some(completed_requests(&server)).filter(|lines| lines.len() >= 22))
+            .await;
     let of = |path: &str| lines.iter().filter(|line| line["path"] == path).collect::<Vec<_>>();
     assert_eq!(of("/auth/session").len(), 20);
     let [gone] = of("/held")[..] else { panic!("{lines:?}") };
@@ -133,7 +135,8 @@ async fn whatever_a_request_holds_each_line_is_one_of_json() {
         }
     }
     assert!(answers >= 4 * agents.len(), "{answers}");
-    until("all lines", async || Some(completed_requests(&server)).filter(|lines| lines.len() == answers)).await;
+    until("all lines", async || Some(completed_requests(&server)).filter(|lines| lines.len() == answers))
+        .await;
     let harmless =
         |character: char| !character.is_control() && !"\u{2028}\u{2029}\u{202e}\u{feff}".contains(character);
     for line in server.log().lines() {

@@ -48,9 +48,13 @@ async fn no_secret_is_told_at_any_level() {
     until("the last line", async || server.log().contains("\"message\":\"stopped\"").then_some(())).await;
 
     let told = format!("{}{metrics}{spans:?}{:?}", server.log(), collector.all());
-    for expected in
-        ["\"level\":\"TRACE\"", "\"level\":\"DEBUG\"", "request completed", "sekisho_requests_total", "http.route"]
-    {
+    for expected in [
+        "\"level\":\"TRACE\"",
+        "\"level\":\"DEBUG\"",
+        "request completed",
+        "sekisho_requests_total",
+        "http.route",
+    ] {
         assert!(told.contains(expected), "it was not read: {expected}");
     }
     for secret in secrets {
