@@ -6,10 +6,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use sqlx::migrate::{AppliedMigration, MigrateError, Migrator};
 
 pub use self::file::{check_owner, sqlite_path};
+use super::database::Database;
 use super::instrumented::InstrumentedStore;
 use crate::services::memory::MemoryStore;
 use crate::services::store::{MovieStore, SessionStore, SettingStore, UserStore};
@@ -79,7 +79,7 @@ pub struct Stores {
     pub movies: Arc<dyn MovieStore>,
     /// Settings.
     pub settings: Arc<dyn SettingStore>,
-    engine: Arc<dyn Database>,
+    database: Arc<dyn Database>,
 }
 
 impl Stores {
@@ -103,7 +103,7 @@ impl Stores {
     /// Whether the database is part of this process, so that no other replica shares it.
     #[must_use]
     pub fn is_embedded(&self) -> bool {
-        self.engine.is_embedded()
+        self.database.is_embedded()
     }
 
     /// The migrations that the database has not had yet. Reads only, so it needs no right to change
@@ -114,8 +114,8 @@ impl Stores {
     /// [`DbError::Newer`] if the database has had migrations that this program does not know,
     /// [`DbError::Changed`] if one was another then, [`DbError::Migrate`] if it does not answer.
     pub async fn pending(&self) -> Result<Vec<PendingMigration>, DbError> {
-        let applied = self.engine.applied().await.map_err(|error| self.failed(error))?;
-        compare(&self.engine.migrator(), &applied)
+        let applied = self.database.applied().await.map_err(|error| self.failed(error))?;
+        compare(&self.database.migrator(), &applied)
     }
 
     /// Applies the migrations that the database has not had yet, and returns them. Harmless when
@@ -127,7 +127,7 @@ impl Stores {
     pub async fn migrate(&self) -> Result<Vec<PendingMigration>, DbError> {
         let pending = self.pending().await?;
         if !pending.is_empty() {
-            self.engine.migrate().await.map_err(|error| self.failed(error))?;
+            self.database.migrate().await.map_err(|error| self.failed(error))?;
         }
         Ok(pending)
     }
@@ -135,12 +135,12 @@ impl Stores {
     /// Calls `wake` when another process has ended sessions, for ever; where no database tells, it
     /// returns at once. A call may come late or never: whoever must know asks.
     pub async fn listen_for_revocations(&self, wake: impl Fn() + Send + Sync + 'static) {
-        self.engine.listen_for_revocations(Box::new(wake)).await;
+        self.database.listen_for_revocations(Box::new(wake)).await;
     }
 
     /// Closes the database once nothing uses it any more. The stores are of no use afterwards.
     pub async fn close(&self) {
-        self.engine.close().await;
+        self.database.close().await;
     }
 
     fn over<S>(store: S) -> Self
@@ -153,14 +153,14 @@ impl Stores {
             users: store.clone(),
             movies: store.clone(),
             settings: store.clone(),
-            engine: store,
+            database: store,
         }
     }
 
     fn failed(&self, error: MigrateError) -> DbError {
         match error {
             // Another process, of a newer program, was here since we looked.
-            MigrateError::VersionMissing(found) => newer(&self.engine.migrator(), found),
+            MigrateError::VersionMissing(found) => newer(&self.database.migrator(), found),
             error => DbError::Migrate(error),
         }
     }
@@ -244,78 +244,6 @@ impl DbError {
     fn open(place: impl AsRef<Path>, source: impl std::error::Error + Send + Sync + 'static) -> Self {
         Self::Open { place: place.as_ref().display().to_string(), source: Box::new(source) }
     }
-}
-
-/// What [`Stores`] needs of a database beside its stores.
-#[async_trait]
-trait Database: Send + Sync + 'static {
-    fn is_embedded(&self) -> bool;
-    fn migrator(&self) -> Migrator;
-    async fn applied(&self) -> Result<Vec<AppliedMigration>, MigrateError>;
-    async fn migrate(&self) -> Result<(), MigrateError>;
-    async fn listen_for_revocations(&self, _wake: Wake) {}
-    async fn close(&self);
-}
-
-type Wake = Box<dyn Fn() + Send + Sync>;
-
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
-macro_rules! database {
-    ($store:ty, embedded: $embedded:literal $(, $($more:tt)*)?) => {
-        #[async_trait]
-        impl Database for $store {
-            fn is_embedded(&self) -> bool {
-                $embedded
-            }
-
-            fn migrator(&self) -> Migrator {
-                Self::migrator()
-            }
-
-            async fn applied(&self) -> Result<Vec<AppliedMigration>, MigrateError> {
-                self.applied().await
-            }
-
-            async fn migrate(&self) -> Result<(), MigrateError> {
-                self.migrate().await
-            }
-
-            async fn close(&self) {
-                self.close().await;
-            }
-
-            $($($more)*)?
-        }
-    };
-}
-
-#[cfg(feature = "sqlite")]
-database!(super::sqlite::SqliteStore, embedded: true);
-
-#[cfg(feature = "postgres")]
-database!(super::postgres::PostgresStore, embedded: false, async fn listen_for_revocations(&self, wake: Wake) {
-    self.listen_for_revocations(wake).await;
-});
-
-#[async_trait]
-impl Database for MemoryStore {
-    fn is_embedded(&self) -> bool {
-        true
-    }
-
-    fn migrator(&self) -> Migrator {
-        Migrator::DEFAULT
-    }
-
-    async fn applied(&self) -> Result<Vec<AppliedMigration>, MigrateError> {
-        Ok(Vec::new())
-    }
-
-    async fn migrate(&self) -> Result<(), MigrateError> {
-        Ok(())
-    }
-
-    async fn close(&self) {}
 }
 
 #[cfg(feature = "sqlite")]

@@ -1,5 +1,6 @@
 //! What the program stands on: its configuration, its secrets, its keys and its databases.
 
+mod database;
 pub mod db;
 mod instrumented;
 #[cfg(feature = "postgres")]

@@ -92,7 +92,7 @@ const SERVICES: &[&str] = &[
     "test_seed",
 ];
 
-const STORE: &[&str] = &["clock", "models", "services::store"];
+const STORE: &[&str] = &["backend::database", "clock", "models", "services::store"];
 
 const ALL: &[&str] = &[""];
 

@@ -26,12 +26,14 @@ mod users;
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use sqlx::migrate::{AppliedMigration, Migrate, MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection};
 use tokio::time::timeout;
 
-use self::pool::{Pool, Transaction};
+use self::pool::{ASYNC_COMMIT, Pool, SESSION_SETTINGS, Transaction};
+use super::database::{Database, WakeFn};
 use crate::services::store::StoreError;
 
 /// The stores over one PostgreSQL database.
@@ -59,74 +61,66 @@ impl PostgresStore {
         let renewing = (max_connections / 2).max(1);
         let others = max_connections.saturating_sub(renewing).max(1);
         Ok(Self {
-            pool: Pool::new(options.clone(), others, &[LIMITS], Duration::ZERO),
-            relaxed: Pool::new(options.clone(), renewing, &[LIMITS, RELAXED], TRUSTED),
-            feed: Pool::new(options, 1, &[LIMITS], Duration::ZERO),
+            pool: Pool::new(options.clone(), others, &[SESSION_SETTINGS], Duration::ZERO),
+            relaxed: Pool::new(options.clone(), renewing, &[SESSION_SETTINGS, ASYNC_COMMIT], TRUSTED),
+            feed: Pool::new(options, 1, &[SESSION_SETTINGS], Duration::ZERO),
         })
-    }
-
-    /// The migrations that this program knows.
-    #[must_use]
-    pub fn migrator() -> Migrator {
-        let mut migrator = sqlx::migrate!("migrations/postgres");
-        migrator.dangerous_set_table_name(MIGRATIONS);
-        migrator
-    }
-
-    /// The migrations that the database has had. Reads only.
-    ///
-    /// # Errors
-    ///
-    /// When the database does not answer.
-    pub async fn applied(&self) -> Result<Vec<AppliedMigration>, MigrateError> {
-        let table = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL").bind(MIGRATIONS);
-        if !table.fetch_one(&self.pool).await? {
-            return Ok(Vec::new());
-        }
-        let mut tx = self.pool.begin().await?;
-        let applied = tx.list_applied_migrations(MIGRATIONS).await?;
-        tx.commit().await?;
-        Ok(applied)
-    }
-
-    /// Applies the migrations that the database has not had. Of several processes that migrate at
-    /// once one does it, while the others wait.
-    ///
-    /// # Errors
-    ///
-    /// When one fails, or the database has had one that this program does not know.
-    pub async fn migrate(&self) -> Result<(), MigrateError> {
-        let mut migrator = Self::migrator();
-        let schema = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = 'myapi')";
-        if !sqlx::query_scalar(schema).fetch_one(&self.pool).await? {
-            // Asked for only if need be, because even IF NOT EXISTS needs the right to create one.
-            migrator.create_schema("myapi");
-        }
-        // A connection of its own: without limits, because waiting for sqlx's advisory lock, or for
-        // an index, may take its time; and closing it gives that lock back also after a failure.
-        let options = self.pool.options().clone();
-        let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(options);
-        let migrated = migrator.run(&pool).await;
-        pool.close().await;
-        migrated
-    }
-
-    /// Calls `wake` when another process has ended sessions, for ever. It may come late or not at
-    /// all: whoever must know asks.
-    pub async fn listen_for_revocations(&self, wake: impl Fn() + Send + Sync) {
-        notify::run_listener(self.pool.options(), wake).await;
-    }
-
-    /// Closes all connections, once they are idle.
-    pub async fn close(&self) {
-        self.feed.close().await;
-        self.relaxed.close().await;
-        self.pool.close().await;
     }
 
     /// A transaction of several statements. Dropped without [`commit`], it is undone.
     async fn write(&self) -> Result<Transaction, StoreError> {
         self.pool.begin().await.map_err(StoreError::unavailable)
+    }
+}
+
+#[async_trait]
+impl Database for PostgresStore {
+    fn is_embedded(&self) -> bool {
+        false
+    }
+
+    fn migrator(&self) -> Migrator {
+        let mut migrator = sqlx::migrate!("migrations/postgres");
+        migrator.dangerous_set_table_name(MIGRATIONS_TABLE);
+        migrator
+    }
+
+    async fn applied(&self) -> Result<Vec<AppliedMigration>, MigrateError> {
+        let table = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL").bind(MIGRATIONS_TABLE);
+        if !table.fetch_one(&self.pool).await? {
+            return Ok(Vec::new());
+        }
+        let mut tx = self.pool.begin().await?;
+        let applied = tx.list_applied_migrations(MIGRATIONS_TABLE).await?;
+        tx.commit().await?;
+        Ok(applied)
+    }
+
+    async fn migrate(&self) -> Result<(), MigrateError> {
+        let mut migrator = self.migrator();
+        let schema = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = 'myapi')";
+        if !sqlx::query_scalar(schema).fetch_one(&self.pool).await? {
+            // Only if the schema is missing: CREATE SCHEMA IF NOT EXISTS requires the privilege to
+            // create one even when it exists.
+            migrator.create_schema("myapi");
+        }
+        // A separate connection without `statement_timeout`, because sqlx's advisory lock and the
+        // creation of an index may take long. Closing it releases the lock even after a failure.
+        let options = self.pool.options().clone();
+        let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(options);
+        let result = migrator.run(&pool).await;
+        pool.close().await;
+        result
+    }
+
+    async fn listen_for_revocations(&self, wake: WakeFn) {
+        notify::run_listener(self.pool.options(), wake).await;
+    }
+
+    async fn close(&self) {
+        self.feed.close().await;
+        self.relaxed.close().await;
+        self.pool.close().await;
     }
 }
 
@@ -160,23 +154,12 @@ fn is_valid_text(text: &str) -> bool {
     !text.contains('\0')
 }
 
-/// With `SET` and not as start-up parameters, which poolers refuse. `synchronous_commit` is as the
-/// server has it, as long as a commit waits for the disk at all.
-const LIMITS: &str = "SET statement_timeout = '5s'; \
-    SET idle_in_transaction_session_timeout = '10s'; \
-    SET default_transaction_isolation = 'read committed'; \
-    SELECT set_config('synchronous_commit', 'on', false) \
-    WHERE current_setting('synchronous_commit') = 'off'";
-
-/// For what a crash may undo.
-const RELAXED: &str = "SET synchronous_commit = off";
-
 /// How long an idle connection for renewals is taken to be alive, since asking would be half of what
 /// a renewal costs. A server that goes away costs one of them.
 const TRUSTED: Duration = Duration::from_secs(1);
 
 /// sqlx's own table, beside ours.
-const MIGRATIONS: &str = "myapi._sqlx_migrations";
+const MIGRATIONS_TABLE: &str = "myapi._sqlx_migrations";
 
 /// How long a transaction of a few rows may take: longer than the server gives one statement.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(8);

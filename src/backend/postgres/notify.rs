@@ -11,8 +11,7 @@ use sqlx::Executor;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use tokio::time::{Instant, timeout};
 
-use super::LIMITS;
-use super::pool::Pool;
+use super::pool::{Pool, SESSION_SETTINGS};
 use crate::services::store::ACQUIRE_TIMEOUT;
 
 /// Has the other replicas woken, after a commit that has ended sessions.
@@ -58,7 +57,9 @@ async fn listen(options: &PgConnectOptions) -> Result<PgListener, sqlx::Error> {
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .idle_timeout(None)
         .max_lifetime(None)
-        .after_connect(|connection, _| Box::pin(async { connection.execute(LIMITS).await.map(drop) }))
+        .after_connect(|connection, _| {
+            Box::pin(async { connection.execute(SESSION_SETTINGS).await.map(drop) })
+        })
         .connect_lazy_with(options.clone());
     let mut listener = PgListener::connect_with(&pool).await?;
     answer(listener.listen(CHANNEL)).await?;

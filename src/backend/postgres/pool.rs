@@ -263,6 +263,19 @@ async fn with_timeout<T>(
     timeout(limit, work).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
 }
 
+/// Session settings of every connection.
+///
+/// They are set by `SET`, because connection poolers refuse start-up parameters. `synchronous_commit` is
+/// left as the server has it unless it is `off`.
+pub(super) const SESSION_SETTINGS: &str = "SET statement_timeout = '5s'; \
+    SET idle_in_transaction_session_timeout = '10s'; \
+    SET default_transaction_isolation = 'read committed'; \
+    SELECT set_config('synchronous_commit', 'on', false) \
+    WHERE current_setting('synchronous_commit') = 'off'";
+
+/// Additional setting of connections whose writes a crash may undo.
+pub(super) const ASYNC_COMMIT: &str = "SET synchronous_commit = off";
+
 /// How long an idle connection has to show that it is alive: so long that the caller's patience is
 /// enough for making another one.
 const PING_TIMEOUT: Duration = Duration::from_millis(500);

@@ -14,6 +14,7 @@ mod writer;
 use std::path::Path;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use sqlx::migrate::{AppliedMigration, Migrate, MigrateError, Migrator};
 use sqlx::pool::PoolOptions;
 use sqlx::query::Query;
@@ -23,7 +24,8 @@ use sqlx::sqlite::{
 use sqlx::{ConnectOptions, Connection, Sqlite, SqlitePool};
 use time::OffsetDateTime;
 
-use self::writer::{WriteFn, WriteQueue};
+use self::writer::{Durability, WriteFn, WriteQueue};
+use super::database::Database;
 use crate::services::store::{ACQUIRE_TIMEOUT, StoreError};
 
 /// The stores over one SQLite file.
@@ -53,47 +55,6 @@ impl SqliteStore {
         Ok(Self { options, writer, readers })
     }
 
-    /// The migrations that this program knows.
-    #[must_use]
-    pub fn migrator() -> Migrator {
-        sqlx::migrate!("migrations/sqlite")
-    }
-
-    /// The migrations that the database has had. Reads only.
-    ///
-    /// # Errors
-    ///
-    /// When the database does not answer.
-    pub async fn applied(&self) -> Result<Vec<AppliedMigration>, MigrateError> {
-        let table = "SELECT count(*) FROM sqlite_schema WHERE name = '_sqlx_migrations'";
-        let mut reader = self.readers.acquire().await?;
-        if sqlx::query_scalar::<_, i64>(table).fetch_one(&mut *reader).await? == 0 {
-            return Ok(Vec::new());
-        }
-        reader.list_applied_migrations(&Self::migrator().table_name).await
-    }
-
-    /// Applies the migrations that the database has not had, all or none.
-    ///
-    /// # Errors
-    ///
-    /// When one fails, or the database has had one that this program does not know.
-    pub async fn migrate(&self) -> Result<(), MigrateError> {
-        let mut connection = self.options.clone().busy_timeout(PATIENCE).connect().await?;
-        // sqlx takes no lock on SQLite: of two processes that migrate at once, this one lets the
-        // second wait until the first is done, and then find nothing to do.
-        let mut tx = connection.begin_with("BEGIN IMMEDIATE").await?;
-        apply(&mut tx, &Self::migrator()).await?;
-        tx.commit().await?;
-        Ok(connection.close().await?)
-    }
-
-    /// Lets queued writes end, empties the write-ahead log into the file and closes all connections.
-    pub async fn close(&self) {
-        self.readers.close().await;
-        self.writer.close().await;
-    }
-
     /// Does `work` in a transaction. An `Err` undoes it.
     async fn write<T, F>(&self, durability: Durability, work: F) -> Result<T, StoreError>
     where
@@ -112,17 +73,45 @@ impl SqliteStore {
     }
 }
 
+#[async_trait]
+impl Database for SqliteStore {
+    fn is_embedded(&self) -> bool {
+        true
+    }
+
+    fn migrator(&self) -> Migrator {
+        sqlx::migrate!("migrations/sqlite")
+    }
+
+    async fn applied(&self) -> Result<Vec<AppliedMigration>, MigrateError> {
+        let table = "SELECT count(*) FROM sqlite_schema WHERE name = '_sqlx_migrations'";
+        let mut reader = self.readers.acquire().await?;
+        if sqlx::query_scalar::<_, i64>(table).fetch_one(&mut *reader).await? == 0 {
+            return Ok(Vec::new());
+        }
+        reader.list_applied_migrations(&self.migrator().table_name).await
+    }
+
+    /// Applies all pending migrations in one transaction.
+    async fn migrate(&self) -> Result<(), MigrateError> {
+        let mut connection = self.options.clone().busy_timeout(SETUP_TIMEOUT).connect().await?;
+        // sqlx takes no migration lock on SQLite. The immediate transaction serializes processes that
+        // migrate at the same time; the second one then finds nothing to do.
+        let mut tx = connection.begin_with("BEGIN IMMEDIATE").await?;
+        apply(&mut tx, &self.migrator()).await?;
+        tx.commit().await?;
+        Ok(connection.close().await?)
+    }
+
+    /// Finishes the queued writes, checkpoints the write-ahead log and closes all connections.
+    async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+}
+
 /// A statement with its values.
 type Statement = Query<'static, Sqlite, SqliteArguments>;
-
-/// What must hold when a write returns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Durability {
-    /// A crash may undo it: [`catch_up`](crate::services::store::SessionStore::catch_up) heals that, or it is done again.
-    Relaxed,
-    /// It is on disk: it grants or ends access, or nothing could replace it.
-    Flushed,
-}
 
 async fn apply(tx: &mut SqliteConnection, migrator: &Migrator) -> Result<(), MigrateError> {
     tx.ensure_migrations_table(&migrator.table_name).await?;
@@ -141,7 +130,7 @@ async fn apply(tx: &mut SqliteConnection, migrator: &Migrator) -> Result<(), Mig
 /// Makes the file a write-ahead-log database, which it then stays.
 async fn enter_wal(options: &SqliteConnectOptions) -> Result<(), sqlx::Error> {
     let options = options.clone().journal_mode(SqliteJournalMode::Wal);
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let deadline = tokio::time::Instant::now() + SETUP_TIMEOUT;
     loop {
         match options.connect().await {
             Ok(connection) => return connection.close().await,
@@ -195,7 +184,7 @@ fn pool(connections: u32) -> PoolOptions<Sqlite> {
 const READERS: u32 = 4;
 
 /// How long opening and migrating wait for another process that is doing the same.
-const PATIENCE: Duration = Duration::from_secs(30);
+const SETUP_TIMEOUT: Duration = Duration::from_secs(30);
 
 // <https://sqlite.org/rescode.html#extrc>
 const SQLITE_CONSTRAINT_PRIMARYKEY: u32 = 1555;

@@ -24,7 +24,6 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::Durability;
 use crate::services::store::{ACQUIRE_TIMEOUT, StoreError};
 
 /// Where writes are handed in. Clones share one queue.
@@ -109,6 +108,16 @@ impl WriteQueue {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.as_ref().map(|running| running.queue.clone())
     }
+}
+
+/// Durability of a write at the time it returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Durability {
+    /// A crash may undo the write. It is repaired by
+    /// [`catch_up`](crate::services::store::SessionStore::catch_up) or repeated.
+    Relaxed,
+    /// The write is on disk. Used for writes that create or terminate access, or that cannot be repeated.
+    Flushed,
 }
 
 /// How much a write is.

@@ -10,7 +10,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use secrecy::SecretString;
 use zeroize::Zeroizing;
 
-use super::{MAX_COST, PasswordCheck, PasswordError};
+use super::error::{MAX_COST, MIN_COST, PasswordError};
 
 /// How a stored hash was made, of the formats that can be verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +115,16 @@ impl StoredHash {
         let cut = self.format == HashFormat::Bcrypt && password.len() > BCRYPT_READS;
         self.cost != cost || self.old_prefix || cut
     }
+}
+
+/// Result of a password check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PasswordCheck {
+    /// `true` if the password matches.
+    pub ok: bool,
+    /// `true` if the password matches but should be hashed anew: the stored hash has another cost than
+    /// configured, an older prefix, or covers only the password's first 72 bytes.
+    pub needs_rehash: bool,
 }
 
 /// Checks a password, with the work of `cost` whether or not there is a hash and whatever its cost,
@@ -260,9 +270,6 @@ const OTHERS: [(&str, &str); 27] = [
     ("{SHA", "an LDAP SHA hash"),
     ("{SSHA", "an LDAP SHA hash"),
 ];
-
-/// The lowest cost that bcrypt knows.
-pub(super) const MIN_COST: u32 = 4;
 
 /// How many bytes of a password bcrypt reads.
 const BCRYPT_READS: usize = 72;

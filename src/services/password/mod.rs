@@ -25,6 +25,7 @@
 //! # }).unwrap();
 //! ```
 
+mod error;
 mod hash;
 mod policy;
 mod pool;
@@ -33,10 +34,12 @@ use std::thread;
 
 use secrecy::{ExposeSecret, SecretString};
 
-pub use self::hash::{HashFormat, HashFormatError};
+use self::error::MIN_COST;
+pub use self::error::{MAX_COST, PasswordError};
+pub use self::hash::{HashFormat, HashFormatError, PasswordCheck};
 use self::hash::{RoundCounter, StoredHash};
-pub use self::policy::PasswordRefused;
-use self::pool::{Pool, PoolError};
+pub use self::policy::{MAX_BYTES, PasswordRefused};
+use self::pool::Pool;
 
 /// Hashes and checks passwords.
 ///
@@ -62,17 +65,6 @@ pub struct PasswordSettings {
     pub queue: usize,
 }
 
-/// What became of a check.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PasswordCheck {
-    /// Whether the password is the right one.
-    pub ok: bool,
-    /// Whether the right password should be hashed anew: the stored hash has another cost than
-    /// configured, an older prefix, or covers but the password's first 72 bytes. Never set unless
-    /// [`ok`](Self::ok) is.
-    pub needs_rehash: bool,
-}
-
 impl PasswordHasher {
     /// Starts the threads.
     ///
@@ -82,7 +74,7 @@ impl PasswordHasher {
     /// [`PasswordError::Threads`] if the system gives no threads.
     pub fn new(settings: PasswordSettings) -> Result<Self, PasswordError> {
         let PasswordSettings { bcrypt_cost: cost, min_length, workers, queue } = settings;
-        if !(hash::MIN_COST..=MAX_COST).contains(&cost) {
+        if !(MIN_COST..=MAX_COST).contains(&cost) {
             return Err(PasswordError::Cost(cost));
         }
         if workers == 0 {
@@ -158,51 +150,6 @@ impl Default for PasswordSettings {
         Self { bcrypt_cost: 12, min_length: 15, workers: (cores - 1).max(1), queue: 64 }
     }
 }
-
-/// Why there is no answer about a password.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PasswordError {
-    /// More sign-ins at once than the queue holds. Worth another try in a second.
-    #[error("too many sign-ins at once")]
-    Busy,
-    /// A cost that bcrypt doesn't know, or that would take minutes.
-    #[error("login.bcrypt_cost is {0}: choose from {min} to {MAX_COST}", min = hash::MIN_COST)]
-    Cost(u32),
-    /// The system's source of randomness failed.
-    #[error("the system gives no random bytes")]
-    NoRandomness,
-    /// A pool without threads.
-    #[error("passwords need at least one worker")]
-    NoWorkers,
-    /// A new password is not good enough.
-    #[error(transparent)]
-    Refused(#[from] PasswordRefused),
-    /// The work panicked.
-    #[error("the work on a password did not end")]
-    Stopped,
-    /// The threads could not be started.
-    #[error("no threads for the work on passwords")]
-    Threads(#[source] std::io::Error),
-    /// Nobody has a password as long as that.
-    #[error("the password is longer than {MAX_BYTES} bytes")]
-    TooLong,
-}
-
-impl From<PoolError> for PasswordError {
-    fn from(error: PoolError) -> Self {
-        match error {
-            PoolError::Busy => Self::Busy,
-            PoolError::Stopped => Self::Stopped,
-        }
-    }
-}
-
-/// The most bytes a password may have.
-pub const MAX_BYTES: usize = 1024;
-
-/// The highest bcrypt cost that is accepted, configured or imported: about a minute for each check.
-pub const MAX_COST: u32 = 20;
 
 fn within_limit(password: &SecretString) -> Result<(), PasswordError> {
     if password.expose_secret().len() > MAX_BYTES {

@@ -5,7 +5,8 @@ use std::cmp::Reverse;
 
 use zxcvbn::{Score, zxcvbn};
 
-use super::MAX_BYTES;
+/// Maximum length of a password in bytes.
+pub const MAX_BYTES: usize = 1024;
 
 /// Why a new password is not good enough, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -231,5 +231,5 @@ fn impossible_settings_are_refused() {
     assert!(matches!(new(3, 1), Err(PasswordError::Cost(3))));
     assert!(matches!(new(21, 1), Err(PasswordError::Cost(21))));
     assert!(matches!(new(12, 0), Err(PasswordError::NoWorkers)));
-    assert_eq!(new(3, 1).unwrap_err().to_string(), "login.bcrypt_cost is 3: choose from 4 to 20");
+    assert_eq!(new(3, 1).unwrap_err().to_string(), "login.bcrypt_cost is 3: expected 4 to 20");
 }
