@@ -20,7 +20,7 @@ use super::client_address::TrustedProxies;
 use super::cors_csrf::{WebSocketOriginCheck, cross_site_upgrade_response};
 use super::request_recorder::{RecorderConfig, RequestRecorder};
 use super::{AppError, cors_csrf};
-use crate::config::{Config, Origin, VerifySource};
+use crate::config::{Config, Origin};
 use crate::layer::{CookiePolicy, Reject401, SilentRefreshLayer};
 use crate::proxy::{ProxyError, ReservedCookies, check_path};
 use crate::request_context::RequestContext;
@@ -71,7 +71,7 @@ impl ForwardAuthStack {
         let verify = config.verify.as_ref()?;
         Some(Self {
             path: format!("{}/verify", config.server.auth_prefix.as_str()).into(),
-            source: source(verify.source),
+            source: verify.source,
             session: session.clone(),
         })
     }
@@ -176,14 +176,6 @@ fn opens_websocket(headers: &HeaderMap) -> bool {
 fn respond(reserved: &ReservedCookies, mut request: Request) -> Response {
     reserved.remove_from_request(request.headers_mut());
     forward_auth::respond(&request).into_response()
-}
-
-fn source(source: VerifySource) -> OriginalRequestSource {
-    match source {
-        VerifySource::Envoy => OriginalRequestSource::Envoy,
-        VerifySource::XForwarded => OriginalRequestSource::XForwarded,
-        VerifySource::XOriginal => OriginalRequestSource::XOriginal,
-    }
 }
 
 const SEC_WEBSOCKET_KEY: HeaderName = HeaderName::from_static("sec-websocket-key");

@@ -42,7 +42,7 @@ use crate::backend::db::Stores;
 use crate::clock::Clock;
 use crate::config::{self, BuiltinRoutes, Config, IdentityPreset, RouteIdentity, ValueSource};
 use crate::identity::Identity;
-use crate::layer::{CookiePolicy, CookiePolicyError, OnStoreLoss, Reject401, SameSite, SilentRefreshLayer};
+use crate::layer::{CookiePolicy, CookiePolicyError, OnStoreLoss, Reject401, SilentRefreshLayer};
 use crate::proxy::{
     BearerTokenSource, Forwarded, HeaderEdits, HealthCheck, IdentityHeaders, LongLivedStreams, Proxy,
     ReservedCookies, RouteError, RouteSpec, Routes, UpstreamHttp, UpstreamSettings,
@@ -53,7 +53,7 @@ use crate::routers::{
     AuthState, auth, docs, health, jwks, movies, pages, security_headers, token, with_fallbacks,
 };
 use crate::server::{Peer, TlsConnection};
-use crate::services::auth::{Auth, Registration};
+use crate::services::auth::Auth;
 use crate::services::jwt::{AccessTokens, JwtSettings};
 use crate::services::keys::SharedKeys;
 use crate::services::movies::Movies;
@@ -141,12 +141,11 @@ impl App {
         let passwords = Arc::new(PasswordHasher::new(password_settings(&config.login))?);
         let clock = Arc::clone(&parts.clock);
         let users = Users::new(Arc::clone(&parts.stores.users), Arc::clone(&passwords), Arc::clone(&clock));
-        let registration = registration(config.login.registration);
         let store = Arc::clone(&parts.stores.users);
-        let auth = Auth::new(store, passwords, users.clone(), tokens.clone(), registration);
+        let auth = Auth::new(store, passwords, users.clone(), tokens.clone(), config.login.registration);
         let state = AuthState { auth, cookies: Arc::clone(&cookies), clock };
         let session = SilentRefreshLayer::new(Arc::new(tokens.clone()), CookiePolicy::clone(&cookies))
-            .with_on_store_loss(on_store_loss(config.session.on_store_loss));
+            .with_on_store_loss(config.session.on_store_loss);
         let plan = stack_builder(&parts, &cookies, &session, state);
         let terms = plan.prepare(config, &Routes::default())?;
         let live = ReloadableStacks::new(plan, terms);
@@ -295,26 +294,14 @@ fn tokens(parts: &AppDependencies<'_>) -> Tokens {
         absolute_ttl: session.absolute_ttl,
         grace: session.grace,
         max_per_user: session.max_per_user,
-        refuse_on_store_loss: session.on_store_loss == config::OnStoreLoss::Refuse,
+        refuse_on_store_loss: session.on_store_loss == OnStoreLoss::Refuse,
     };
     let store = Arc::clone(&parts.stores.sessions);
     Tokens::new(store, Arc::clone(&parts.keys), access, settings, Arc::clone(&parts.clock))
 }
 
-fn on_store_loss(on_store_loss: config::OnStoreLoss) -> OnStoreLoss {
-    match on_store_loss {
-        config::OnStoreLoss::Refuse => OnStoreLoss::Refuse,
-        config::OnStoreLoss::Serve => OnStoreLoss::Serve,
-    }
-}
-
 fn cookie_policy(cookies: &config::Cookies) -> Result<CookiePolicy, CookiePolicyError> {
-    let same_site = match cookies.same_site {
-        config::SameSite::Lax => SameSite::Lax,
-        config::SameSite::None => SameSite::None,
-        config::SameSite::Strict => SameSite::Strict,
-    };
-    CookiePolicy::new(&*cookies.access_name, &*cookies.refresh_name, same_site, cookies.secure)
+    CookiePolicy::new(&*cookies.access_name, &*cookies.refresh_name, cookies.same_site, cookies.secure)
 }
 
 pub(crate) fn password_settings(login: &config::Login) -> PasswordSettings {
@@ -322,13 +309,6 @@ pub(crate) fn password_settings(login: &config::Login) -> PasswordSettings {
         bcrypt_cost: login.bcrypt_cost,
         min_length: login.password_min_length as usize,
         ..PasswordSettings::default()
-    }
-}
-
-fn registration(registration: config::Registration) -> Registration {
-    match registration {
-        config::Registration::Closed => Registration::Closed,
-        config::Registration::Open => Registration::Open,
     }
 }
 

@@ -15,7 +15,7 @@ use crate::server::{Certificate, ServerLimits, raise_file_limit};
 use crate::services::keys::{Algorithm, KeyMaterial, KeyRing};
 use crate::services::password::PasswordHasher;
 use crate::services::users::Users;
-use crate::telemetry::{ExporterHandle, LogFormat, LogGuard, SpanSender};
+use crate::telemetry::{ExporterHandle, LogGuard, SpanSender};
 
 /// Runs a command that waits for things.
 pub(super) fn block_on<T>(command: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
@@ -64,10 +64,7 @@ pub(super) fn check_file_limit(config: &Config) {
 
 /// Begins to log. What waits is written when the log is dropped.
 pub(super) fn log(config: &Config) -> LogGuard {
-    LogGuard::to_stderr(match config.log.format {
-        config::LogFormat::Json => LogFormat::Json,
-        config::LogFormat::Text => LogFormat::Text,
-    })
+    LogGuard::to_stderr(config.log.format)
 }
 
 /// Begins to export spans, where that is configured.
@@ -131,18 +128,9 @@ pub(super) fn key_dir(config: &Config) -> Result<&std::path::Path, CliError> {
     }
 }
 
-/// The algorithm for new keys.
-pub(super) fn algorithm(config: &Config) -> Algorithm {
-    match config.tokens.algorithm {
-        config::Algorithm::EdDsa => Algorithm::EdDsa,
-        config::Algorithm::Es256 => Algorithm::Es256,
-        config::Algorithm::Hs256 => Algorithm::Hs256,
-    }
-}
-
 fn make_keys(config: &Config, now: OffsetDateTime) -> Result<(), CliError> {
     let dir = key_dir(config)?;
-    match key_store::init(dir, algorithm(config), now) {
+    match key_store::init(dir, config.tokens.algorithm, now) {
         Ok(_) => {
             tracing::info!(dir = %dir.display(), "made the first signing key");
             Ok(())

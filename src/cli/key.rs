@@ -59,7 +59,8 @@ pub(super) async fn run(command: KeyCommand, config: &Config) -> Result<(), CliE
     let dir = bootstrap::key_dir(config)?;
     // Files of another user's would be of no use to the server.
     db::check_owner(dir)?;
-    let (algorithm, now) = (bootstrap::algorithm(config), SystemClock.now());
+    let algorithm = config.tokens.algorithm;
+    let now = SystemClock.now();
     let said = match command {
         KeyCommand::Init => {
             let number = key_store::init(dir, algorithm, now)?;

@@ -3,6 +3,7 @@
 use super::error::ConfigError;
 use super::server::Server;
 use super::settings::Settings;
+use crate::layer::SameSite;
 
 /// The two cookies: `[cookies]`. Always `HttpOnly`, with `Path=/` and without `Domain`.
 #[derive(Clone, Debug)]
@@ -15,17 +16,6 @@ pub struct Cookies {
     pub same_site: SameSite,
     /// `Secure`; without it both listener and public origin are on loopback.
     pub secure: bool,
-}
-
-/// Which requests from other sites carry the cookies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SameSite {
-    /// Top-level navigation alone.
-    Lax,
-    /// All. Only with `secure`.
-    None,
-    /// None.
-    Strict,
 }
 
 impl Cookies {

@@ -2,6 +2,7 @@
 
 use super::error::ConfigError;
 use super::settings::Settings;
+use crate::telemetry::LogFormat;
 
 /// The log: `[log]`.
 #[derive(Clone, Copy, Debug)]
@@ -10,15 +11,6 @@ pub struct Log {
     pub format: LogFormat,
     /// Whether it has a line for each request.
     pub access: bool,
-}
-
-/// What the log's lines look like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// One JSON object each.
-    Json,
-    /// For people.
-    Text,
 }
 
 impl Log {

@@ -3,6 +3,7 @@
 use super::error::ConfigError;
 use super::server::Server;
 use super::settings::Settings;
+use crate::services::auth::Registration;
 
 /// Signing in and registering: `[login]`.
 #[derive(Clone, Debug)]
@@ -13,15 +14,6 @@ pub struct Login {
     pub registration: Registration,
     /// How long a new password must be, in code points.
     pub password_min_length: u32,
-}
-
-/// Who may register.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Registration {
-    /// Nobody: operators create users.
-    Closed,
-    /// Anybody.
-    Open,
 }
 
 impl Login {

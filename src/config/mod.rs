@@ -44,21 +44,21 @@ mod upstreams;
 use std::path::PathBuf;
 
 pub use self::audit::Audit;
-pub use self::cookies::{Cookies, SameSite};
+pub use self::cookies::Cookies;
 pub use self::database::{Database, DatabaseKind};
 pub(crate) use self::error::nearest;
 pub use self::error::{ConfigError, ValueSource};
 pub use self::headers::{HeaderEdits, IdentityPreset, RouteIdentity};
 pub use self::limits::{Limits, Tls};
-pub use self::log::{Log, LogFormat};
-pub use self::login::{Login, Registration};
+pub use self::log::Log;
+pub use self::login::Login;
 pub use self::otlp::Otlp;
 pub use self::reload::RELOADED;
 pub use self::routes::{EncodedSlash, Route, RouteAuth};
-pub use self::server::{Admin, BuiltinRoutes, Server, Verify, VerifySource};
-pub use self::session::{OnStoreLoss, Session};
+pub use self::server::{Admin, BuiltinRoutes, Server, Verify};
+pub use self::session::Session;
 pub use self::sources::{ContentHash, Sources};
-pub use self::tokens::{Algorithm, KeySource, Tokens};
+pub use self::tokens::{KeySource, Tokens};
 pub use self::types::{ListenAddr, Origin, ParseError, PathPrefix};
 pub use self::upstreams::{UpstreamHttp, Upstreams};
 

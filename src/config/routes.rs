@@ -8,9 +8,10 @@ use super::error::{ConfigError, ValueSource};
 use super::headers::{HeaderEdits, RouteIdentity};
 use super::server::Server;
 use super::settings::Settings;
-use super::tokens::{Algorithm, EXPECTED_NAME, Tokens, is_name};
+use super::tokens::{EXPECTED_NAME, Tokens, is_name};
 use super::types::PathPrefix;
 use super::upstreams::{self, Upstreams};
+use crate::services::keys::Algorithm;
 
 /// One route: a table of `[[routes]]`.
 #[derive(Clone, Debug)]

@@ -10,6 +10,7 @@ use super::error::ConfigError;
 use super::limits::{Limits, Tls};
 use super::settings::{Settings, parse_choice};
 use super::types::{ListenAddr, Origin, PathPrefix};
+use crate::routers::forward_auth::OriginalRequestSource;
 
 /// The public listener: `[server]`.
 #[derive(Clone, Debug)]
@@ -78,18 +79,7 @@ pub struct Verify {
     /// Where to listen. Only [`Server::trusted_proxies`] may connect.
     pub listen: ListenAddr,
     /// Which headers tell of the original request.
-    pub source: VerifySource,
-}
-
-/// The one family of headers from which the original request is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum VerifySource {
-    /// Envoy's: the request's own method, path and `Host`.
-    Envoy,
-    /// `X-Forwarded-Method`, `-Host`, `-Uri`: Caddy and Traefik.
-    XForwarded,
-    /// `X-Original-Method`, `X-Original-URI`: nginx.
-    XOriginal,
+    pub source: OriginalRequestSource,
 }
 
 impl Server {
@@ -260,10 +250,10 @@ const BUILTINS: [(&str, BuiltinRoutes); 4] = [
     (BuiltinRoutes::Docs.as_str(), BuiltinRoutes::Docs),
 ];
 
-const SOURCES: [(&str, VerifySource); 3] = [
-    ("x-original", VerifySource::XOriginal),
-    ("x-forwarded", VerifySource::XForwarded),
-    ("envoy", VerifySource::Envoy),
+const SOURCES: [(&str, OriginalRequestSource); 3] = [
+    ("x-original", OriginalRequestSource::XOriginal),
+    ("x-forwarded", OriginalRequestSource::XForwarded),
+    ("envoy", OriginalRequestSource::Envoy),
 ];
 
 const DRAIN_DELAY: &str = "server.drain_delay";

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::error::ConfigError;
 use super::settings::Settings;
 use super::tokens::Tokens;
+use crate::layer::OnStoreLoss;
 
 /// How long sessions live: `[session]`.
 #[derive(Clone, Debug)]
@@ -22,15 +23,6 @@ pub struct Session {
     pub on_store_loss: OnStoreLoss,
     /// How long the row of a session is kept after its end.
     pub keep_ended: Duration,
-}
-
-/// What a valid access token is worth when the store can't be asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnStoreLoss {
-    /// Nothing: 503.
-    Refuse,
-    /// It goes on until it expires.
-    Serve,
 }
 
 impl Session {

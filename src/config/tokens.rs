@@ -7,6 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::error::ConfigError;
 use super::settings::Settings;
+use crate::services::keys::Algorithm;
 
 /// Tokens and their keys: `[tokens]`.
 #[derive(Clone, Debug)]
@@ -29,17 +30,6 @@ pub struct Tokens {
     pub leeway: Duration,
 }
 
-/// How access tokens are signed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Algorithm {
-    /// Ed25519.
-    EdDsa,
-    /// ECDSA on P-256.
-    Es256,
-    /// HMAC with SHA-256: whoever checks can also sign.
-    Hs256,
-}
-
 /// Where keys come from.
 #[derive(Clone, Debug)]
 pub enum KeySource {
@@ -47,18 +37,6 @@ pub enum KeySource {
     Dir(PathBuf),
     /// A single secret, for HS256, from which all keys are derived. At least 32 bytes.
     Secret(SecretString),
-}
-
-impl Algorithm {
-    /// The name, as it stands in a token's header.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::EdDsa => "EdDSA",
-            Self::Es256 => "ES256",
-            Self::Hs256 => "HS256",
-        }
-    }
 }
 
 impl Tokens {

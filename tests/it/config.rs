@@ -9,10 +9,14 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 use sekisho::config::{
-    Algorithm, BuiltinRoutes, Config, ConfigError, DatabaseKind, EncodedSlash, IdentityPreset, KEYS,
-    KeySource, Limits, LoadedConfig, LogFormat, OnStoreLoss, ROUTE_KEYS, Registration, RouteAuth,
-    RouteIdentity, SameSite, Sources, UpstreamHttp, Upstreams, VerifySource,
+    BuiltinRoutes, Config, ConfigError, DatabaseKind, EncodedSlash, IdentityPreset, KEYS, KeySource, Limits,
+    LoadedConfig, ROUTE_KEYS, RouteAuth, RouteIdentity, Sources, UpstreamHttp, Upstreams,
 };
+use sekisho::layer::{OnStoreLoss, SameSite};
+use sekisho::routers::forward_auth::OriginalRequestSource;
+use sekisho::services::auth::Registration;
+use sekisho::services::keys::Algorithm;
+use sekisho::telemetry::LogFormat;
 use tempfile::TempDir;
 
 /// A directory with a `sekisho.toml`, a `.env` and an environment.
@@ -1026,7 +1030,7 @@ fn a_listener_for_other_proxies() {
     let verify = config.verify.unwrap();
     assert_eq!(
         (verify.listen.to_string().as_str(), verify.source),
-        ("10.0.0.1:9091", VerifySource::XOriginal)
+        ("10.0.0.1:9091", OriginalRequestSource::XOriginal)
     );
     let proxies: Vec<_> = config.server.trusted_proxies.iter().map(ToString::to_string).collect();
     assert_eq!(proxies, ["10.1.2.3/32", "::1/128"]);

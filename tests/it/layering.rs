@@ -44,7 +44,11 @@ const TABLE: &[Rule] = &[
     rule("backend", &["clock", "models", "services"], &["axum"]),
     rule("backend::sqlite", STORE, &["axum"]),
     rule("backend::postgres", STORE, &["axum"]),
-    rule("config", &["secret"], &["axum", "sqlx"]),
+    rule(
+        "config",
+        &["layer", "proxy", "routers", "secret", "server", "services", "telemetry"],
+        &["axum", "axum_core", "sqlx"],
+    ),
     rule("key_store", &["clock", "secret", "services"], &["axum", "sqlx"]),
     rule("secret", &[], &["axum", "sqlx"]),
     rule("server", &["clock"], &["sqlx"]),
