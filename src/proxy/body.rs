@@ -3,7 +3,6 @@
 //! Neither holds anything back: a piece is asked for when the other side can take it.
 
 use std::convert::Infallible;
-use std::error::Error as StdError;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,7 +14,6 @@ use axum_core::body::Body as AnyBody;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::LengthLimitError;
 use pin_project_lite::pin_project;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, Sleep};
@@ -24,9 +22,10 @@ use super::header_edits::HeaderEdits;
 use super::header_policy::RequestHeaderPolicy;
 use super::reserved_headers::{ReservedHeaders, eq_cgi_name, remove_matching};
 use super::routes::Route;
+use super::stream_error::{DownloadError, UploadError};
+use super::upload_progress::{UploadProgress, UploadState};
 use super::upstream::{Lease, UpstreamBody};
 use super::{hop_by_hop, response};
-use crate::session_event::SessionEvent;
 
 pin_project! {
     /// A request's body on its way to an upstream.
@@ -45,40 +44,12 @@ pin_project! {
 impl<B> UpstreamRequestBody<B> {
     /// The body within the route's limits, and how far it has come.
     pub(super) fn new(body: B, route: &Route) -> (Self, UploadProgress) {
-        let (stage, watched) = watch::channel(UploadState::Sending);
+        let (stage, progress) = watch::channel(UploadState::Sending);
         let (wanted, abandoned) = oneshot::channel();
         let idle = IdleTimer::new(route.spec.idle_timeout);
         let (left, headers) = (route.spec.max_body, Arc::clone(&route.requests));
         let upload = Self { body, left, idle, stage, abandoned, headers };
-        (upload, UploadProgress(Some(ProgressReceiver { stage: watched, has_ended: false, _wanted: wanted })))
-    }
-}
-
-/// Why a request's body can't be sent on.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum UploadError {
-    #[error("the answer ended before the body")]
-    Abandoned,
-    #[error("the client broke off")]
-    Client(#[source] BoxError),
-    #[error("the client sent nothing for too long")]
-    Idle,
-    #[error("the body is larger than the route allows")]
-    TooLarge,
-}
-
-impl UploadError {
-    fn of_client(error: BoxError) -> Self {
-        let mut causes = std::iter::successors(Some(&*error as &dyn StdError), |&error| error.source());
-        if causes.any(|cause| cause.is::<LengthLimitError>()) { Self::TooLarge } else { Self::Client(error) }
-    }
-
-    fn fault(&self) -> UploadErrorKind {
-        match self {
-            Self::Abandoned | Self::Client(_) => UploadErrorKind::Client,
-            Self::Idle => UploadErrorKind::Idle,
-            Self::TooLarge => UploadErrorKind::TooLarge,
-        }
+        (upload, UploadProgress::new(progress, wanted))
     }
 }
 
@@ -96,7 +67,7 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         let frame = ready!(self.as_mut().poll_data(cx));
         if let Some(Err(error)) = &frame {
-            self.stage.send_replace(UploadState::Failed(error.fault()));
+            self.stage.send_replace(UploadState::Failed(error.kind()));
         }
         Poll::Ready(frame)
     }
@@ -133,7 +104,7 @@ where
         this.idle.stop();
         this.stage.send_replace(UploadState::Sending);
         let Some(frame) = frame else { return Poll::Ready(None) };
-        let mut frame = frame.map_err(|error| UploadError::of_client(error.into()))?;
+        let mut frame = frame.map_err(|error| UploadError::from_client(error.into()))?;
         if let Some(trailers) = frame.trailers_mut() {
             clean_trailers(trailers, &this.headers.reserved);
             this.headers.edits.remove_from(trailers);
@@ -149,84 +120,6 @@ fn check_limit(left: &mut Option<u64>, frame: &Frame<Bytes>) -> Result<(), Uploa
         *left = left.checked_sub(length).ok_or(UploadError::TooLarge)?;
     }
     Ok(())
-}
-
-/// How far a request's body has come. Once it is dropped, with the answer's end, the upload stops:
-/// an upstream that has answered may never read the rest.
-pub(super) struct UploadProgress(Option<ProgressReceiver>);
-
-struct ProgressReceiver {
-    stage: watch::Receiver<UploadState>,
-    has_ended: bool,
-    _wanted: oneshot::Sender<Infallible>,
-}
-
-/// Who is to make the next move.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum UploadState {
-    /// The client: the upstream would take more.
-    AwaitingClient,
-    /// Nobody: there will be no more of it.
-    Failed(UploadErrorKind),
-    /// The upstream: it has not asked for more yet.
-    Sending,
-    /// The upstream: it has all of the body, or wants no more of it.
-    Sent,
-}
-
-/// Why a body can't be sent on to its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum UploadErrorKind {
-    /// The client broke off.
-    Client,
-    /// The client sent nothing for too long.
-    Idle,
-    /// It is larger than the route allows.
-    TooLarge,
-}
-
-impl UploadProgress {
-    /// Of a request without a body.
-    pub(super) fn without_body() -> Self {
-        Self(None)
-    }
-
-    pub(super) fn is_without_body(&self) -> bool {
-        self.0.is_none()
-    }
-
-    pub(super) fn stage(&self) -> UploadState {
-        self.0.as_ref().map_or(UploadState::Sent, |watched| match *watched.stage.borrow() {
-            UploadState::Failed(fault) => UploadState::Failed(fault),
-            _ if watched.has_ended => UploadState::Sent,
-            stage => stage,
-        })
-    }
-
-    pub(super) fn fault(&self) -> Option<UploadErrorKind> {
-        if let UploadState::Failed(fault) = self.stage() { Some(fault) } else { None }
-    }
-
-    /// Whether nothing more of it will be sent.
-    fn is_over(&self) -> bool {
-        self.0.as_ref().is_none_or(|watched| watched.stage.has_changed().is_err())
-    }
-
-    /// Waits for the body to move. Dropping it, as whoever sends it does at its end, is its last move.
-    pub(super) async fn changed(&mut self) {
-        let Some(watched) = self.0.as_mut().filter(|watched| !watched.has_ended) else {
-            return std::future::pending().await;
-        };
-        watched.has_ended = watched.stage.changed().await.is_err();
-    }
-
-    /// Whether it has moved since it was last asked.
-    fn has_moved(&mut self) -> bool {
-        let Some(ProgressReceiver { stage, .. }) = &mut self.0 else { return false };
-        let moved = stage.has_changed();
-        stage.mark_unchanged();
-        moved.unwrap_or(false)
-    }
 }
 
 /// A response's body on its way to the client.
@@ -249,7 +142,7 @@ impl InProgress {
     /// A connection that an upstream has answered on before it had read the request may hold the
     /// rest of it for the next answer: such a one is closed.
     fn finish(self) {
-        if self.upload.is_over() {
+        if self.upload.is_finished() {
             self.lease.finish(self.body);
         }
     }
@@ -295,18 +188,6 @@ impl DownstreamResponseBody {
     }
 }
 
-/// Why a response's body ends too early. The client sees its connection close in the middle of
-/// the message, not a message that looks whole.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum DownloadError {
-    #[error("the upstream sent nothing for too long")]
-    Idle,
-    #[error("the session has ended: {0}")]
-    SessionEnded(SessionEvent),
-    #[error("the upstream broke off")]
-    Upstream(#[source] BoxError),
-}
-
 impl Body for DownstreamResponseBody {
     type Data = Bytes;
     type Error = DownloadError;
@@ -323,7 +204,7 @@ impl Body for DownstreamResponseBody {
         let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) else {
             loop {
                 ready!(idle.poll_expired(cx));
-                if !upload.has_moved() {
+                if !upload.has_advanced() {
                     return Poll::Ready(Some(Err(logged(DownloadError::Idle))));
                 }
                 idle.stop();

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use http::HeaderValue;
 use http::header::{FORWARDED, HeaderName};
 
-use super::request::HeaderWriter;
+use super::header_writer::HeaderWriter;
 
 /// Where a request came from, and what it asked for, as far as that can be believed.
 ///

@@ -3,7 +3,7 @@
 use http::HeaderName;
 
 use super::error::ProxyError;
-use super::request::HeaderWriter;
+use super::header_writer::HeaderWriter;
 use crate::identity::Identity;
 
 /// The headers by which an upstream learns who the user is. What is `None` it isn't told.

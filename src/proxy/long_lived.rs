@@ -18,7 +18,7 @@ use pin_project_lite::pin_project;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
-use super::body::DownloadError;
+use super::stream_error::DownloadError;
 use crate::identity::SessionId;
 use crate::request_context::with_current_context;
 use crate::response_abort::ResponseAbortHandle;

@@ -7,56 +7,13 @@ use http::{HeaderValue, Method, Version, request};
 use super::cookies::ReservedCookies;
 use super::error::ProxyError;
 use super::forwarded::Forwarded;
+use super::header_writer::HeaderWriter;
+use super::request_head::RequestHead;
 use super::routes::{BearerTokenSource, Route};
 use super::upgrade::Upgrade;
 use super::via::Via;
 use super::{content_length, hop_by_hop};
 use crate::identity::Identity;
-
-/// The head of a request to an upstream, for whoever writes it down in the upstream's protocol.
-pub(super) trait RequestHead {
-    fn method(&self) -> &Method;
-
-    fn target(&self) -> &PathAndQuery;
-
-    /// The host that is asked for. `None` is the upstream's own.
-    fn host(&self) -> Option<&HeaderValue>;
-
-    /// The protocols to change to, if the upstream likes.
-    fn upgrade(&self) -> Option<&HeaderValue> {
-        None
-    }
-
-    /// Whether trailers are welcome after the answer.
-    fn accepts_trailers(&self) -> bool {
-        false
-    }
-
-    /// Tells all fields but those about the host, the body's length and the connection.
-    fn write_headers(&self, to: &mut impl HeaderWriter);
-}
-
-/// Where a message's fields are written.
-pub(super) trait HeaderWriter {
-    /// The value is legal in a field.
-    fn add(&mut self, name: &HeaderName, value: &[u8]);
-
-    fn copy(&mut self, name: &HeaderName, value: &HeaderValue) {
-        self.add(name, value.as_bytes());
-    }
-}
-
-impl HeaderWriter for HeaderMap {
-    fn add(&mut self, name: &HeaderName, value: &[u8]) {
-        if let Ok(value) = HeaderValue::from_bytes(value) {
-            self.append(name, value);
-        }
-    }
-
-    fn copy(&mut self, name: &HeaderName, value: &HeaderValue) {
-        self.append(name, value.clone());
-    }
-}
 
 /// Which headers are there that need a closer look: most requests have hardly any of them, and to look for
 /// each by its name takes longer than to pass all names by.

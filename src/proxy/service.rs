@@ -13,13 +13,14 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode, request};
 use tower_service::Service;
 
-use super::body::{DownstreamResponseBody, UploadProgress, UpstreamRequestBody};
+use super::body::{DownstreamResponseBody, UpstreamRequestBody};
 use super::cookies::ReservedCookies;
 use super::error::ProxyError;
 use super::long_lived::{self, LongLivedStreams};
 use super::request::{HeaderFlags, UpstreamRequest};
 use super::routes::{MatchedRoute, Route};
 use super::upgrade::Upgrade;
+use super::upload_progress::UploadProgress;
 use super::upstream::{Lease, Pool, UpstreamBody};
 use super::via::Via;
 use super::{response as incoming, upstream};

@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use http::header::{HeaderMap, VIA};
 use http::{HeaderValue, Version};
 
-use super::request::HeaderWriter;
+use super::header_writer::HeaderWriter;
 
 /// The name by which this process goes in `Via`: `sekisho-` and a random number of its own, so
 /// that another gateway on the way is not taken for us.

@@ -20,9 +20,9 @@ use super::deadline_timer::DeadlineTimer;
 use super::http1::{Http1Body, Http1Connection, Http1Error, RequestWriter, UpgradedIo};
 use super::origin::Origin;
 use super::pool::Pool;
-use crate::proxy::body::UploadErrorKind;
 use crate::proxy::content_length::BodyLength;
-use crate::proxy::request::RequestHead;
+use crate::proxy::request_head::RequestHead;
+use crate::proxy::stream_error::UploadErrorKind;
 
 /// Sends requests to an upstream: one after the other, or side by side.
 pub(super) enum Connection {

@@ -14,7 +14,8 @@ use tokio::time::Instant;
 use super::connect::connect;
 use super::http1::RequestWriter;
 use super::{HealthCheck, Upstream};
-use crate::proxy::request::{HeaderWriter, RequestHead};
+use crate::proxy::header_writer::HeaderWriter;
+use crate::proxy::request_head::RequestHead;
 use crate::proxy::routes::Route;
 
 /// Runs until the routes are no more.

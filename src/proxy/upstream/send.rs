@@ -17,11 +17,12 @@ use super::deadline_timer::DeadlineTimer;
 use super::http1::RequestWriter;
 use super::pool::Pool;
 use super::{Upstream, UpstreamHttp};
-use crate::proxy::body::{UploadErrorKind, UploadProgress, UploadState};
 use crate::proxy::error::ProxyError;
 use crate::proxy::long_lived;
-use crate::proxy::request::RequestHead;
+use crate::proxy::request_head::RequestHead;
 use crate::proxy::routes::Route;
+use crate::proxy::stream_error::UploadErrorKind;
+use crate::proxy::upload_progress::{UploadProgress, UploadState};
 use crate::request_context::RequestContext;
 
 /// Sends a request, and waits for the head of its answer.
@@ -188,7 +189,7 @@ impl SendError {
     fn into_proxy_error(self, upstream: &Upstream, progress: &UploadProgress) -> ProxyError {
         let fault = match self {
             Self::Uploading(fault) => Some(fault),
-            _ => progress.fault(),
+            _ => progress.error(),
         };
         match (fault, self) {
             (Some(UploadErrorKind::Client), Self::Broken { error, .. }) => ProxyError::BodyIncomplete(error),
@@ -215,7 +216,7 @@ async fn with_upload_timeouts(
     progress: &mut UploadProgress,
 ) -> Result<Response<UpstreamBody>, SendError> {
     loop {
-        let patience = match progress.stage() {
+        let patience = match progress.state() {
             UploadState::AwaitingClient => None,
             UploadState::Failed(fault) => return Err(SendError::Uploading(fault)),
             UploadState::Sending => Some(route.spec.idle_timeout),

@@ -9,9 +9,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{Pool, send};
-use crate::proxy::body::UploadProgress;
-use crate::proxy::request::{HeaderWriter, RequestHead};
+use crate::proxy::header_writer::HeaderWriter;
+use crate::proxy::request_head::RequestHead;
 use crate::proxy::routes::{MatchedRoute, RouteSpec, Routes};
+use crate::proxy::upload_progress::UploadProgress;
 
 async fn read_head(socket: &mut TcpStream) {
     let mut head = Vec::new();

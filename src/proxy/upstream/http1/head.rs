@@ -12,8 +12,9 @@ use super::framing::{BodyDecoder, ChunkedState};
 use super::request_writer::RequestWriter;
 use super::{Http1Connection, Http1Error};
 use crate::proxy::content_length::{self, BodyLength};
+use crate::proxy::header_writer::HeaderWriter;
 use crate::proxy::hop_by_hop;
-use crate::proxy::request::{HeaderWriter, RequestHead};
+use crate::proxy::request_head::RequestHead;
 
 /// Writes a request's head. Where the request names no host it is `own_host`, the upstream's.
 pub(super) fn write(head: &impl RequestHead, length: BodyLength, own_host: &str, to: &mut Vec<u8>) {

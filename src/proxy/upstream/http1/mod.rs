@@ -33,7 +33,7 @@ pub(super) use self::request_writer::RequestWriter;
 use self::head::ResponseHead;
 use self::request_writer::SendError;
 use super::connect::PeerAddr;
-use crate::proxy::request::RequestHead;
+use crate::proxy::request_head::RequestHead;
 
 /// A connection.
 pub(in crate::proxy) struct Http1Connection {

@@ -12,7 +12,7 @@ use tokio::io::AsyncWrite;
 
 use super::head::Http1HeaderWriter;
 use crate::proxy::content_length::BodyLength;
-use crate::proxy::request::HeaderWriter;
+use crate::proxy::header_writer::HeaderWriter;
 
 /// What is left of a request. It belongs to no connection: what has not begun can go out on another.
 pub(in crate::proxy::upstream) struct RequestWriter {
