@@ -302,7 +302,7 @@ async fn signed_in(tokens: &Tokens) -> RefreshedSession {
     let roles = Roles::new(["user", "editor"]).unwrap_or_default();
     let sign_in =
         SessionRequest { roles, ..SessionRequest::new(must(USER.parse()), "yamada.taro@example.co.jp") };
-    must(tokens.sign_in(sign_in).await).renewal
+    must(tokens.sign_in(sign_in).await).tokens
 }
 
 fn runtime() -> Runtime {

@@ -81,7 +81,7 @@ async fn renewed_beside<T>(stores: &Stores, work: impl Future<Output = T>) -> (T
     for nth in 0..CALLERS {
         let (tokens, enough) = (tokens.clone(), Arc::clone(&enough));
         let sign_in = SessionRequest::new(UserId(Uuid::from_u128(nth)), "someone@example.com");
-        let mut refresh_token = tokens.sign_in(sign_in).await.unwrap().renewal.refresh_token;
+        let mut refresh_token = tokens.sign_in(sign_in).await.unwrap().tokens.refresh_token;
         callers.push(tokio::spawn(async move {
             let mut took = Vec::new();
             while !enough.load(Ordering::Relaxed) {
@@ -93,7 +93,7 @@ async fn renewed_beside<T>(stores: &Stores, work: impl Future<Output = T>) -> (T
                     client: ClientInfo::default(),
                 };
                 refresh_token =
-                    tokens.renew(request, SessionKind::Browser).await.unwrap().renewal.refresh_token;
+                    tokens.refresh_session(request, SessionKind::Browser).await.unwrap().tokens.refresh_token;
                 took.push(began.elapsed());
                 // A server has other things to do.
                 tokio::time::sleep(Duration::from_millis(1)).await;

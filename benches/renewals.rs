@@ -3,7 +3,7 @@
 //! `cargo bench --bench renewals` measures over SQLite; with `SEKISHO_TEST_POSTGRES` set, over a new
 //! database on that server too, beside pgbench with the same statement, prepared, at the same
 //! `synchronous_commit`. No HTTP: 64 callers, each with a session of its own, renew it one time after
-//! another through `Tokens::renew`, tokens and all. Every figure is the median of three rounds, taken in
+//! another through `Tokens::refresh_session`, tokens and all. Every figure is the median of three rounds, taken in
 //! turn, so that a busy machine is busy for all. `-- sqlite` or `-- postgres` measures one of them.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a measurement that can't go on has failed")]
@@ -67,7 +67,7 @@ async fn sqlite() {
     println!("SQLite, {CALLERS} callers                            per second");
     line("one connection, one flushed commit each", flushed, "");
     line("one connection, one relaxed commit each", bare, times(bare, flushed));
-    line("Tokens::renew", ours, times(ours, flushed));
+    line("Tokens::refresh_session", ours, times(ours, flushed));
     println!("a flush (4 KiB appended, fdatasync): {:?}", flush(directory.path()));
     stores.close().await;
 
@@ -106,7 +106,11 @@ async fn postgres(server: &str) {
     println!("PostgreSQL, {CALLERS} callers, {relaxed} connections        per second");
     line(format_args!("pgbench -c {CALLERS}"), many, "");
     line(format_args!("pgbench -c {relaxed}"), few, times(few, many));
-    line("Tokens::renew", ours, format!("{}, {} of -c {relaxed}", times(ours, many), times(ours, few)));
+    line(
+        "Tokens::refresh_session",
+        ours,
+        format!("{}, {} of -c {relaxed}", times(ours, many), times(ours, few)),
+    );
     run(&url, "DELETE FROM myapi.sessions; VACUUM FULL myapi.sessions").await;
     renew_one(&stores, 100_000).await;
     stores.close().await;
@@ -162,7 +166,7 @@ async fn renew_one(stores: &Stores, times: usize) {
 async fn renew(tokens: &Tokens, refresh_token: String) -> String {
     let request =
         RefreshRequest { refresh_token, access_token: None, of: None, client: ClientInfo::default() };
-    let renewal = tokens.renew(request, SessionKind::Browser).await.unwrap().renewal;
+    let renewal = tokens.refresh_session(request, SessionKind::Browser).await.unwrap().tokens;
     assert_eq!(renewal.event, SessionEvent::Rotated);
     renewal.refresh_token
 }
@@ -177,7 +181,7 @@ async fn sign_in(tokens: &Tokens) -> String {
         hashed_password: None,
         replaces: None,
     };
-    tokens.sign_in(sign_in).await.unwrap().renewal.refresh_token
+    tokens.sign_in(sign_in).await.unwrap().tokens.refresh_token
 }
 
 fn tokens(stores: &Stores) -> Tokens {

@@ -36,7 +36,7 @@ async fn sign_in(State(tokens): State<Tokens>) -> Result<Cookies, StatusCode> {
     let ann = "67e55044-10b1-426f-9247-bb680e5fe0c8".parse().map_err(failed)?;
     let roles = Roles::new(["reader"]).unwrap_or_default();
     let ann = SessionRequest { roles, ..SessionRequest::new(ann, "ann@example.org") };
-    let fresh = tokens.sign_in(ann).await.map_err(failed)?.renewal;
+    let fresh = tokens.sign_in(ann).await.map_err(failed)?.tokens;
     let [access, refresh] =
         cookies().set(&fresh.access_token, &fresh.refresh_token, fresh.max_age).map_err(failed)?;
     Ok(with_cookies(access, refresh))

@@ -459,7 +459,7 @@ mod tests {
 
     async fn refresh_token(tokens: &Tokens) -> String {
         let sign_in = SessionRequest::new(UserId(Uuid::from_u128(1)), "taro@example.jp");
-        tokens.sign_in(sign_in).await.expect("a session").renewal.refresh_token
+        tokens.sign_in(sign_in).await.expect("a session").tokens.refresh_token
     }
 
     #[tokio::test]

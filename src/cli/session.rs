@@ -78,7 +78,7 @@ pub(super) async fn run(command: SessionCommand, config: &Config) -> Result<(), 
 async fn print(stores: &Stores, list: SessionList) -> Result<(), CliError> {
     let now = SystemClock.now();
     let which = match &list.user {
-        Some(email) => SessionFilter::OfUser(user(stores, email).await?),
+        Some(email) => SessionFilter::User(user(stores, email).await?),
         None => SessionFilter::All,
     };
     let live_at = (!list.ended).then_some(now);
@@ -91,7 +91,7 @@ async fn end(stores: &Stores, revoke: SessionRevoke) -> Result<(), CliError> {
     let by = ClientInfo::command_line("session revoke");
     let ending = SessionTermination::new(SystemClock.now(), EndReason::Revoked, by);
     let which = match &revoke.user {
-        Some(email) => Some(SessionFilter::OfUser(user(stores, email).await?)),
+        Some(email) => Some(SessionFilter::User(user(stores, email).await?)),
         None => revoke.all.then_some(SessionFilter::All),
     };
     let ended = match which {

@@ -90,8 +90,8 @@ async fn login(
     let replaces = state.sessions_of(&headers).first().copied();
     let signed_in = state.auth.sign_in(&credentials, SessionKind::Browser, client, replaces).await;
     let (user, issued) = signed_in?;
-    state.set(&cookies, &issued.renewal);
-    Ok(Json(SessionResponse::new(&user, &issued.session, issued.renewal.identity.expires_at)))
+    state.set(&cookies, &issued.tokens);
+    Ok(Json(SessionResponse::new(&user, &issued.session, issued.tokens.identity.expires_at)))
 }
 
 /// Signs out: ends this session and clears both cookies, whatever state they are in.
@@ -145,7 +145,7 @@ async fn refresh(
         of: valid.map(|verified| verified.identity.session),
         client,
     };
-    let issued = match tokens.renew(request, SessionKind::Browser).await {
+    let issued = match tokens.refresh_session(request, SessionKind::Browser).await {
         Ok(issued) => issued,
         Err(RefreshError::Over { event, clear }) => {
             if clear {
@@ -158,14 +158,14 @@ async fn refresh(
             return Ok((event(SessionEvent::StoreUnavailable), unavailable).into_response());
         }
     };
-    let (user, session) = state.auth.current_session(&issued.renewal.identity).await?;
+    let (user, session) = state.auth.current_session(&issued.tokens.identity).await?;
     // A sign-out, of just now: these cookies would undo it in the browser.
     if let Some((event, _)) = session.termination(state.clock.now()) {
         return Err(ApiError::Unauthenticated(event));
     }
-    state.set(&cookies, &issued.renewal);
-    let body = Json(SessionResponse::new(&user, &session, issued.renewal.identity.expires_at));
-    Ok((event(issued.renewal.event), body).into_response())
+    state.set(&cookies, &issued.tokens);
+    let body = Json(SessionResponse::new(&user, &session, issued.tokens.identity.expires_at));
+    Ok((event(issued.tokens.event), body).into_response())
 }
 
 /// Makes an account, where registration is open.

@@ -102,11 +102,11 @@ async fn refresh(
 ) -> Result<IssuedSession, TokenError> {
     let refresh_token = form.require("refresh_token")?;
     let request = RefreshRequest { refresh_token, access_token: None, of: None, client };
-    Ok(state.auth.tokens().renew(request, SessionKind::Client).await?)
+    Ok(state.auth.tokens().refresh_session(request, SessionKind::Client).await?)
 }
 
 fn answer(issued: IssuedSession, now: OffsetDateTime) -> Response {
-    let renewal = issued.renewal;
+    let renewal = issued.tokens;
     let expires_at = renewal.identity.expires_at;
     let body = TokenOut {
         access_token: renewal.access_token,

@@ -162,7 +162,7 @@ impl Auth {
         self.users.check_password(new, &user.email, user.name.as_deref()).await?;
         let new = self.passwords.hash(new).await?;
         // Not before: the hash may have had to wait for its turn.
-        let ending = self.tokens.ending(EndReason::PasswordChanged, client);
+        let ending = self.tokens.termination(EndReason::PasswordChanged, client);
         let change = PasswordChange {
             user: user.id,
             old: Some(&user.hashed_password),
@@ -200,7 +200,7 @@ impl Auth {
         identity: &Identity,
         client: &ClientInfo,
     ) -> Result<(), AuthError> {
-        let which = SessionFilter::OfUser(user_id(identity)?);
+        let which = SessionFilter::User(user_id(identity)?);
         let ended = self.tokens.terminate_matching(&which, EndReason::LoggedOut, client).await?;
         tracing::info!(user = %identity.subject, ended = ended.len(), session_event = "logged_out", "signed out everywhere");
         Ok(())

@@ -63,18 +63,18 @@ impl SessionStore for MemoryStore {
         }
         let ended = tables.evict_sessions(new);
         tables.begin(new.session);
-        Ok(InsertOutcome::Yes { ended })
+        Ok(InsertOutcome::Inserted { terminated: ended })
     }
 
     async fn rotate(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError> {
         let due = |session: &Session| {
-            session.generation == rotation.from && session.rotated_at <= rotation.last_rotated_by
+            session.generation == rotation.from_generation && session.rotated_at <= rotation.max_rotated_at
         };
         Ok(self.tables().advance(rotation, due))
     }
 
     async fn catch_up(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError> {
-        Ok(self.tables().advance(rotation, |session| session.generation < rotation.from))
+        Ok(self.tables().advance(rotation, |session| session.generation < rotation.from_generation))
     }
 
     async fn find_session(&self, id: SessionId) -> Result<Option<Session>, StoreError> {
@@ -250,8 +250,8 @@ impl UserStore for MemoryStore {
             return Ok(None);
         }
         let which = match change.keep {
-            Some(kept) => SessionFilter::OfUserBut(change.user, kept),
-            None => SessionFilter::OfUser(change.user),
+            Some(kept) => SessionFilter::UserExcept(change.user, kept),
+            None => SessionFilter::User(change.user),
         };
         Ok(Some(tables.end_by_change(change.user, &which, change.ending)))
     }
@@ -268,7 +268,7 @@ impl UserStore for MemoryStore {
             return Ok(Some(Vec::new()));
         }
         user.role = role;
-        Ok(Some(tables.end_by_change(id, &SessionFilter::OfUser(id), ending)))
+        Ok(Some(tables.end_by_change(id, &SessionFilter::User(id), ending)))
     }
 
     async fn disable_user(
@@ -279,7 +279,7 @@ impl UserStore for MemoryStore {
         let mut tables = self.tables();
         let Some(user) = tables.users.get_mut(&id) else { return Ok(None) };
         user.disabled_at.get_or_insert(ending.at);
-        Ok(Some(tables.end_by_change(id, &SessionFilter::OfUser(id), ending)))
+        Ok(Some(tables.end_by_change(id, &SessionFilter::User(id), ending)))
     }
 
     async fn enable_user(&self, id: UserId) -> Result<bool, StoreError> {
@@ -298,7 +298,7 @@ impl UserStore for MemoryStore {
         if tables.users.remove(&id).is_none() {
             return Ok(None);
         }
-        Ok(Some(tables.end_by_change(id, &SessionFilter::OfUser(id), ending)))
+        Ok(Some(tables.end_by_change(id, &SessionFilter::User(id), ending)))
     }
 }
 
@@ -384,7 +384,7 @@ impl Tables {
     }
 
     fn advance(&mut self, rotation: &Rotation<'_>, due: impl Fn(&Session) -> bool) -> Option<Session> {
-        let generation = rotation.from.checked_add(1)?;
+        let generation = rotation.from_generation.checked_add(1)?;
         let session = self.sessions.get_mut(&rotation.id)?;
         if session.kind != rotation.kind || session.termination(rotation.now).is_some() || !due(session) {
             return None;
@@ -419,7 +419,7 @@ impl Tables {
             return false;
         };
         session.end = Some(ending.end());
-        let entry = ending.entry(id, session.user_id, session.generation, session.client.clone());
+        let entry = ending.audit_entry(id, session.user_id, session.generation, session.client.clone());
         self.write_down(entry);
         true
     }
@@ -438,7 +438,7 @@ impl Tables {
         which: &SessionFilter,
         ending: &SessionTermination,
     ) -> Vec<SessionId> {
-        self.write_down(ending.of_user(user));
+        self.write_down(ending.user_audit_entry(user));
         self.end_which(which, ending)
     }
 
@@ -475,8 +475,8 @@ fn stored_client(client: &ClientInfo) -> ClientInfo {
 fn names(which: &SessionFilter, session: &Session) -> bool {
     match *which {
         SessionFilter::All => true,
-        SessionFilter::OfUser(user) => session.user_id == user,
-        SessionFilter::OfUserBut(user, kept) => session.user_id == user && session.id != kept,
+        SessionFilter::User(user) => session.user_id == user,
+        SessionFilter::UserExcept(user, kept) => session.user_id == user && session.id != kept,
         SessionFilter::SignedBy(key) => session.key_number == key,
     }
 }

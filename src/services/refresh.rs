@@ -99,7 +99,12 @@ impl TokensInner {
                 token: access.reference(),
                 generation: access.generation,
             });
-        Ok(PresentedToken { session: token.session, generation: token.generation, kind, beside })
+        Ok(PresentedToken {
+            session: token.session,
+            generation: token.generation,
+            kind,
+            access_token: beside,
+        })
     }
 
     async fn board(
@@ -190,7 +195,7 @@ impl TokensInner {
                 Ok(AttemptResult::Done(RefreshResult::Live(row, SessionEvent::Replayed)))
             }
             (Decision::CatchUp { lost }, _) => self.catch_up(lost, presented, client, now).await,
-            (Decision::Over { event, since }, _) => over(event, Some(since)),
+            (Decision::Ended { event, since }, _) => over(event, Some(since)),
             (Decision::Exhausted, _) => self.end(presented, EndReason::Exhausted, client, now).await,
             (Decision::Reuse(reuse), Some(row)) => {
                 warn_of_reuse(&row, presented, reuse, client);
@@ -262,10 +267,10 @@ impl TokensInner {
         Rotation {
             id: presented.session,
             kind: presented.kind,
-            from: presented.generation,
+            from_generation: presented.generation,
             now,
-            last_rotated_by: now - self.settings.grace,
-            asked_by: presented.beside.map(|beside| beside.token),
+            max_rotated_at: now - self.settings.grace,
+            asked_by: presented.access_token.map(|beside| beside.token),
             key_number: self.keys.load().signing(now).number(),
             idle_expires_at: self.idle_expiry(now),
             client,
@@ -284,7 +289,7 @@ impl TokensInner {
             tracing::error!(error = &error as &dyn std::error::Error, "no token could be issued");
             RefreshError::Unavailable
         })?;
-        Ok(IssuedSession { session: session.clone(), renewal })
+        Ok(IssuedSession { session: session.clone(), tokens: renewal })
     }
 
     /// Cookies are cleared only when the session ended more than the grace ago: sooner, a late

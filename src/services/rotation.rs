@@ -8,7 +8,7 @@
 //! |---|---|
 //! | no such row | [`Unknown`](Decision::Unknown) |
 //! | made for the other kind of client | [`WrongKind`](Decision::WrongKind) |
-//! | ended or expired | [`Over`](Decision::Over) |
+//! | ended or expired | [`Over`](Decision::Ended) |
 //! | equal, and young: rotated, or its access token issued, less than the grace ago | [`Replay`](Decision::Replay) |
 //! | equal | [`Rotate`](Decision::Rotate) |
 //! | one behind, not settled, two jars | [`Reuse`](Decision::Reuse) |
@@ -60,7 +60,7 @@ pub struct PresentedToken {
     /// What kind of client it came from.
     pub kind: SessionKind,
     /// The access token of the same session that lay beside it, expired or not.
-    pub beside: Option<AccompanyingAccessToken>,
+    pub access_token: Option<AccompanyingAccessToken>,
 }
 
 /// An access token that came with a refresh token.
@@ -83,7 +83,7 @@ pub enum Decision {
     /// No generation is left: end the session.
     Exhausted,
     /// Refuse: the session is over.
-    Over {
+    Ended {
         /// Why.
         event: SessionEvent,
         /// Since when.
@@ -105,11 +105,11 @@ pub enum Decision {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reuse {
     /// The token is older than the one before the current one.
-    LongReplaced,
+    Superseded,
     /// The token's successor is in lasting use.
-    Settled,
+    SuccessorConfirmed,
     /// The token's successor was asked for with another access token, and both were old.
-    TwoJars,
+    DivergentClient,
 }
 
 /// Decides what to do with a refresh token, given the session's row as it was read at `now`.
@@ -125,7 +125,7 @@ pub fn decide(
         return Decision::WrongKind;
     }
     if let Some((event, since)) = row.termination(now) {
-        return Decision::Over { event, since };
+        return Decision::Ended { event, since };
     }
     let generation = presented.generation;
     if generation > row.generation {
@@ -134,10 +134,10 @@ pub fn decide(
     match row.generation - generation {
         0 if now - row.rotated_at < grace || within_grace(presented, now, grace) => Decision::Replay,
         0 => next_or_exhausted(generation, Decision::Rotate),
-        1 if row.settled_by.is_some() => Decision::Reuse(Reuse::Settled),
-        1 if is_divergent_client(row, presented, grace) => Decision::Reuse(Reuse::TwoJars),
+        1 if row.settled_by.is_some() => Decision::Reuse(Reuse::SuccessorConfirmed),
+        1 if is_divergent_client(row, presented, grace) => Decision::Reuse(Reuse::DivergentClient),
         1 => Decision::Replay,
-        _ => Decision::Reuse(Reuse::LongReplaced),
+        _ => Decision::Reuse(Reuse::Superseded),
     }
 }
 
@@ -145,7 +145,7 @@ pub fn decide(
 /// is due: it is of the generation presented and less than `grace` old.
 #[must_use]
 pub fn within_grace(presented: &PresentedToken, now: OffsetDateTime, grace: Duration) -> bool {
-    presented.beside.is_some_and(|beside| {
+    presented.access_token.is_some_and(|beside| {
         beside.generation == presented.generation && !beside.token.older_than(grace, now)
     })
 }
@@ -161,7 +161,7 @@ pub fn is_concurrent_use(row: &Session) -> bool {
 /// presented with another, although both were old when the rotation happened. One browser would have
 /// sent the same one. No access token counts as old, equals itself and differs from any other.
 fn is_divergent_client(row: &Session, presented: &PresentedToken, grace: Duration) -> bool {
-    let beside = presented.beside.map(|beside| beside.token);
+    let beside = presented.access_token.map(|beside| beside.token);
     let old =
         |token: Option<AccessTokenRef>| token.is_none_or(|token| token.older_than(grace, row.rotated_at));
     row.kind == SessionKind::Browser

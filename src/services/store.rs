@@ -47,12 +47,12 @@ pub trait SessionStore: AuditStore {
     async fn insert_session(&self, new: &NewSession<'_>) -> Result<InsertOutcome, StoreError>;
 
     /// Moves a session from one generation to the next, if it lives, is of [`Rotation::kind`], is at
-    /// [`Rotation::from`], and was last rotated no later than [`Rotation::last_rotated_by`].
+    /// [`Rotation::from_generation`], and was last rotated no later than [`Rotation::max_rotated_at`].
     /// Returns the row as it is afterwards, or `None` if the condition did not hold.
     async fn rotate(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError>;
 
-    /// Moves a session that is *behind* [`Rotation::from`] (the database has lost its last writes)
-    /// to the generation after it, if it lives and is of that kind. `last_rotated_by` is not looked at. Returns the row
+    /// Moves a session that is *behind* [`Rotation::from_generation`] (the database has lost its last writes)
+    /// to the generation after it, if it lives and is of that kind. `max_rotated_at` is not looked at. Returns the row
     /// as it is afterwards, or `None` if the condition did not hold.
     async fn catch_up(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError>;
 
@@ -231,9 +231,9 @@ pub struct NewSession<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InsertOutcome {
     /// The session is there; these gave way to it.
-    Yes {
+    Inserted {
         /// The sessions ended by this call, replaced and displaced ones.
-        ended: Vec<SessionId>,
+        terminated: Vec<SessionId>,
     },
     /// The user is gone, disabled, or has another password or role by now. Nothing was changed.
     Refused,
@@ -247,7 +247,7 @@ pub struct SessionTermination {
     /// Why.
     pub reason: EndReason,
     /// By whom, and in which request.
-    pub by: ClientInfo,
+    pub client: ClientInfo,
     /// The generation of the token that was presented, if that was the cause.
     pub presented: Option<u32>,
 }
@@ -255,8 +255,8 @@ pub struct SessionTermination {
 impl SessionTermination {
     /// An end that no token caused.
     #[must_use]
-    pub fn new(at: OffsetDateTime, reason: EndReason, by: ClientInfo) -> Self {
-        Self { at, reason, by, presented: None }
+    pub fn new(at: OffsetDateTime, reason: EndReason, client: ClientInfo) -> Self {
+        Self { at, reason, client, presented: None }
     }
 
     /// What the session's row keeps of it.
@@ -268,23 +268,23 @@ impl SessionTermination {
     /// What the audit keeps of a change to a user that ends the user's sessions, whether or not there
     /// are any.
     #[must_use]
-    pub fn of_user(&self, user: UserId) -> AuditEntry {
+    pub fn user_audit_entry(&self, user: UserId) -> AuditEntry {
         AuditEntry {
             user: Some(user),
-            ..AuditEntry::new(self.at, AuditEvent::Ended(self.reason), self.by.clone())
+            ..AuditEntry::new(self.at, AuditEvent::Ended(self.reason), self.client.clone())
         }
     }
 
     /// What the audit keeps of it, for a session at the generation `held` that `holder` had asked for.
     #[must_use]
-    pub fn entry(&self, session: SessionId, user: UserId, held: u32, holder: ClientInfo) -> AuditEntry {
+    pub fn audit_entry(&self, session: SessionId, user: UserId, held: u32, holder: ClientInfo) -> AuditEntry {
         AuditEntry {
             user: Some(user),
             session: Some(session),
             presented: self.presented,
             held: Some(held),
             holder,
-            ..AuditEntry::new(self.at, AuditEvent::Ended(self.reason), self.by.clone())
+            ..AuditEntry::new(self.at, AuditEvent::Ended(self.reason), self.client.clone())
         }
     }
 }
@@ -297,11 +297,11 @@ pub struct Rotation<'a> {
     /// What it must have been made for.
     pub kind: SessionKind,
     /// The generation that was presented; the next one is `from + 1`.
-    pub from: u32,
+    pub from_generation: u32,
     /// The time.
     pub now: OffsetDateTime,
     /// The latest time of the last rotation at which this one is due.
-    pub last_rotated_by: OffsetDateTime,
+    pub max_rotated_at: OffsetDateTime,
     /// The access token that was presented too.
     pub asked_by: Option<AccessTokenRef>,
     /// The key that signs the next refresh token.
@@ -329,9 +329,9 @@ pub enum SessionFilter {
     /// All there are.
     All,
     /// A user's.
-    OfUser(UserId),
+    User(UserId),
     /// A user's but one.
-    OfUserBut(UserId, SessionId),
+    UserExcept(UserId, SessionId),
     /// Those whose current refresh token this key signs.
     SignedBy(u8),
 }
@@ -419,8 +419,8 @@ impl fmt::Display for SessionFilter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::All => f.write_str("all sessions"),
-            Self::OfUser(user) => write!(f, "the sessions of {user}"),
-            Self::OfUserBut(user, kept) => write!(f, "the sessions of {user} but {kept}"),
+            Self::User(user) => write!(f, "the sessions of {user}"),
+            Self::UserExcept(user, kept) => write!(f, "the sessions of {user} but {kept}"),
             Self::SignedBy(key) => write!(f, "the sessions signed by key {key}"),
         }
     }

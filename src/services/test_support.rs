@@ -101,7 +101,7 @@ impl TokensFixture {
     }
 
     pub(super) async fn renew(&self, jar: &TestClient) -> Result<IssuedSession, RefreshError> {
-        self.tokens.renew(jar.request(), jar.kind).await
+        self.tokens.refresh_session(jar.request(), jar.kind).await
     }
 
     /// Renews, expects that it comes by `event`, and puts the fresh tokens into the jar.
@@ -110,7 +110,7 @@ impl TokensFixture {
         let caller = std::panic::Location::caller();
         async move {
             let issued = self.renew(jar).await.unwrap_or_else(|error| panic!("{caller}: {error}"));
-            assert_eq!(issued.renewal.event, event, "{caller}");
+            assert_eq!(issued.tokens.event, event, "{caller}");
             *jar = TestClient::of(&issued);
         }
     }
@@ -148,8 +148,8 @@ impl TokensFixture {
 impl TestClient {
     pub(super) fn of(issued: &IssuedSession) -> Self {
         Self {
-            access: Some(issued.renewal.access_token.clone()),
-            refresh: issued.renewal.refresh_token.clone(),
+            access: Some(issued.tokens.access_token.clone()),
+            refresh: issued.tokens.refresh_token.clone(),
             session: issued.session.id,
             kind: issued.session.kind,
         }

@@ -182,7 +182,7 @@ pub struct IssuedSession {
     /// The row.
     pub session: Session,
     /// The tokens, and by which event they came; a sign-in has none.
-    pub renewal: RefreshedSession,
+    pub tokens: RefreshedSession,
 }
 
 /// Why no session was made.
@@ -267,14 +267,14 @@ impl Tokens {
         };
         match inner.store.insert_session(&new).await? {
             InsertOutcome::Refused => Err(SignInError::Refused),
-            InsertOutcome::Yes { ended } => {
+            InsertOutcome::Inserted { terminated: ended } => {
                 for id in ended {
                     let replaced = sign_in.replaces == Some(id);
                     let reason = if replaced { EndReason::LoggedOut } else { EndReason::Displaced };
                     inner.note_ended(&[id], SessionEnd { at: session.created_at, reason });
                 }
                 let renewal = inner.issue(&session, SessionEvent::Rotated, now)?;
-                Ok(IssuedSession { session, renewal })
+                Ok(IssuedSession { session, tokens: renewal })
             }
         }
     }
@@ -285,7 +285,7 @@ impl Tokens {
     /// # Errors
     ///
     /// As [`TokenService::refresh`].
-    pub async fn renew(
+    pub async fn refresh_session(
         &self,
         request: RefreshRequest,
         kind: SessionKind,
@@ -339,7 +339,7 @@ impl Tokens {
         reason: EndReason,
         by: &ClientInfo,
     ) -> Result<bool, StoreError> {
-        let (inner, ending) = (Arc::clone(&self.inner), self.ending(reason, by));
+        let (inner, ending) = (Arc::clone(&self.inner), self.termination(reason, by));
         run_detached(async move {
             let ended = inner.store.end_session(id, &ending).await?;
             if ended {
@@ -364,7 +364,7 @@ impl Tokens {
         reason: EndReason,
         by: &ClientInfo,
     ) -> Result<Vec<SessionId>, StoreError> {
-        let (inner, which, ending) = (Arc::clone(&self.inner), *which, self.ending(reason, by));
+        let (inner, which, ending) = (Arc::clone(&self.inner), *which, self.termination(reason, by));
         run_detached(async move {
             let ended = inner.store.end_sessions(&which, &ending).await?;
             inner.note_ended(&ended, ending.end());
@@ -375,7 +375,7 @@ impl Tokens {
 
     /// An end at the present time, for the stores' transactions that end sessions along the way.
     #[must_use]
-    pub fn ending(&self, reason: EndReason, by: &ClientInfo) -> SessionTermination {
+    pub fn termination(&self, reason: EndReason, by: &ClientInfo) -> SessionTermination {
         SessionTermination::new(self.inner.clock.now(), reason, by.clone())
     }
 
@@ -530,8 +530,8 @@ impl TokenService for Tokens {
     fn refresh(&self, request: RefreshRequest) -> Self::Refresh {
         let tokens = self.clone();
         Box::pin(async move {
-            let issued = tokens.renew(request, SessionKind::Browser).await?;
-            Ok(issued.renewal)
+            let issued = tokens.refresh_session(request, SessionKind::Browser).await?;
+            Ok(issued.tokens)
         })
     }
 }

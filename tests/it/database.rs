@@ -304,7 +304,7 @@ async fn row_locks_are_taken_in_one_order() {
                 match (round % 5, nth) {
                     (4, 0) => drop(
                         sessions
-                            .end_sessions(&SessionFilter::OfUser(model.user_id), &ending(end))
+                            .end_sessions(&SessionFilter::User(model.user_id), &ending(end))
                             .await
                             .unwrap(),
                     ),

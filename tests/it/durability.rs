@@ -64,9 +64,9 @@ async fn sessions_are_flushed_but_for_renewals(fresh: &Fresh) {
     let step = Rotation {
         id: row.id,
         kind: row.kind,
-        from: 1,
+        from_generation: 1,
         now: NOW,
-        last_rotated_by: NOW,
+        max_rotated_at: NOW,
         asked_by: None,
         key_number: 1,
         idle_expires_at: row.idle_expires_at,
@@ -74,7 +74,7 @@ async fn sessions_are_flushed_but_for_renewals(fresh: &Fresh) {
     };
     sessions.rotate(&step).await.unwrap().unwrap();
     log.expect("rotate", RELAXED).await;
-    sessions.catch_up(&Rotation { from: 5, ..step }).await.unwrap().unwrap();
+    sessions.catch_up(&Rotation { from_generation: 5, ..step }).await.unwrap().unwrap();
     log.expect("catch_up", RELAXED).await;
     sessions
         .confirm_generation(&[TokenUse { session: row.id, generation: 6, token: token() }])
@@ -368,13 +368,13 @@ impl Browser {
     async fn renew(&mut self, tokens: &Tokens) -> Result<SessionEvent, RefreshError> {
         self.clock.advance(Duration::from_secs(16 * 60));
         let request = RefreshRequest {
-            refresh_token: self.issued.renewal.refresh_token.clone(),
-            access_token: Some(self.issued.renewal.access_token.clone()),
+            refresh_token: self.issued.tokens.refresh_token.clone(),
+            access_token: Some(self.issued.tokens.access_token.clone()),
             of: None,
             client: ClientInfo::default(),
         };
-        self.issued = tokens.renew(request, SessionKind::Browser).await?;
-        Ok(self.issued.renewal.event)
+        self.issued = tokens.refresh_session(request, SessionKind::Browser).await?;
+        Ok(self.issued.tokens.event)
     }
 
     async fn expect(&mut self, tokens: &Tokens, event: SessionEvent) {

@@ -64,23 +64,23 @@ async fn an_end_reaches_the_other_replica(stores: &Stores) {
     there.load_revocations().await.unwrap();
     let feed = tokio::spawn(there.clone().run_revocation_poller());
     for issued in [&one, &two] {
-        assert!(there.verify(&issued.renewal.access_token).is_ok());
+        assert!(there.verify(&issued.tokens.access_token).is_ok());
     }
 
     assert!(here.terminate(one.session.id, EndReason::LoggedOut, &ClientInfo::default()).await.unwrap());
-    let here_too = here.verify(&one.renewal.access_token).map(|_| ());
+    let here_too = here.verify(&one.tokens.access_token).map(|_| ());
     assert_eq!(here_too, Err(VerifyError::Ended(SessionEvent::LoggedOut)), "here at once");
-    let refused = refusal(&there, &one.renewal.access_token).await;
+    let refused = refusal(&there, &one.tokens.access_token).await;
     assert_eq!(refused, VerifyError::Ended(SessionEvent::LoggedOut));
-    assert!(there.verify(&two.renewal.access_token).is_ok(), "no other session");
+    assert!(there.verify(&two.tokens.access_token).is_ok(), "no other session");
 
     assert_eq!(
-        here.terminate_matching(&SessionFilter::OfUser(USER), EndReason::Revoked, &ClientInfo::default())
+        here.terminate_matching(&SessionFilter::User(USER), EndReason::Revoked, &ClientInfo::default())
             .await
             .unwrap(),
         [two.session.id]
     );
-    let refused = refusal(&there, &two.renewal.access_token).await;
+    let refused = refusal(&there, &two.tokens.access_token).await;
     assert_eq!(refused, VerifyError::Ended(SessionEvent::Revoked));
     feed.abort();
 }
@@ -90,7 +90,7 @@ async fn a_replica_that_starts_knows_what_has_ended(stores: &Stores) {
     let issued = sign_in(&here).await;
     here.terminate(issued.session.id, EndReason::Revoked, &ClientInfo::default()).await.unwrap();
     there.load_revocations().await.unwrap();
-    let refused = there.verify(&issued.renewal.access_token).map(|_| ());
+    let refused = there.verify(&issued.tokens.access_token).map(|_| ());
     assert_eq!(refused, Err(VerifyError::Ended(SessionEvent::Revoked)));
 }
 

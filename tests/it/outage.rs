@@ -165,12 +165,12 @@ async fn a_crowd_before_a_silent_database_is_sent_away() {
 
 async fn refresh_token(tokens: &Tokens) -> String {
     let sign_in = SessionRequest::new(UserId(Uuid::from_u128(7)), "taro@example.jp");
-    tokens.sign_in(sign_in).await.unwrap().renewal.refresh_token
+    tokens.sign_in(sign_in).await.unwrap().tokens.refresh_token
 }
 
 async fn renew(tokens: &Tokens, refresh_token: String) -> Result<(), RefreshError> {
     let request = RefreshRequest { refresh_token, access_token: None, of: None, client: Default::default() };
-    tokens.renew(request, SessionKind::Browser).await.map(drop)
+    tokens.refresh_session(request, SessionKind::Browser).await.map(drop)
 }
 
 /// A database at the other end of a wire.

@@ -397,7 +397,7 @@ async fn each_end_has_its_word(fresh: Fresh) {
             "revoked" => app
                 .app
                 .tokens
-                .terminate_matching(&SessionFilter::OfUser(user.id), EndReason::Revoked, by)
+                .terminate_matching(&SessionFilter::User(user.id), EndReason::Revoked, by)
                 .await
                 .unwrap()
                 .len(),

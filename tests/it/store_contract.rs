@@ -177,7 +177,7 @@ fn new(session: &Session) -> NewSession<'_> {
 /// A session that is in the store.
 pub(crate) async fn known_session(stores: &Stores, session: Session) -> Session {
     let inserted = stores.sessions.insert_session(&new(&session)).await.unwrap();
-    assert_eq!(inserted, InsertOutcome::Yes { ended: vec![] });
+    assert_eq!(inserted, InsertOutcome::Inserted { terminated: vec![] });
     session
 }
 
@@ -195,9 +195,9 @@ fn rotation<'a>(session: &Session, client: &'a ClientInfo) -> Rotation<'a> {
     Rotation {
         id: session.id,
         kind: session.kind,
-        from: session.generation,
+        from_generation: session.generation,
         now: NOW + MINUTE,
-        last_rotated_by: session.rotated_at,
+        max_rotated_at: session.rotated_at,
         asked_by: Some(AccessTokenRef { id: token(), issued_at: NOW - MINUTE }),
         key_number: 2,
         idle_expires_at: NOW + 15 * DAY,

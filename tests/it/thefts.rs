@@ -84,7 +84,7 @@ async fn settled_sessions(app: &TestApp, replicas: &[App; 2], count: usize) -> V
     app.expire();
     let mut sessions = Vec::new();
     for (nth, issued) in signed_in.into_iter().enumerate() {
-        let (session, old) = (issued.session.id, issued.renewal);
+        let (session, old) = (issued.session.id, issued.tokens);
         let current = replicas[nth / 2 % 2].tokens.refresh(request(&old)).await.unwrap();
         assert_eq!(current.event, SessionEvent::Rotated);
         sessions.push(Held { nth, session, old, current });

@@ -36,14 +36,14 @@ impl SessionStore for PostgresStore {
             let ended = make_way(&mut tx, new).await?;
             commit(tx).await?;
             notify_replicas(&self.pool, !ended.is_empty()).await;
-            Ok(InsertOutcome::Yes { ended })
+            Ok(InsertOutcome::Inserted { terminated: ended })
         })
         .await
     }
 
     async fn rotate(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError> {
         let Some(query) = advance(ROTATE, rotation) else { return Ok(None) };
-        let row = query.bind(rotation.last_rotated_by).fetch_optional(&self.relaxed).await;
+        let row = query.bind(rotation.max_rotated_at).fetch_optional(&self.relaxed).await;
         row.map_err(StoreError::unavailable)?.map(Session::try_from).transpose()
     }
 
@@ -240,11 +240,11 @@ fn advance<'q>(
     sql: &'static str,
     rotation: &'q Rotation<'_>,
 ) -> Option<QueryAs<'q, Postgres, Row, PgArguments>> {
-    let next = rotation.from.checked_add(1)?;
+    let next = rotation.from_generation.checked_add(1)?;
     let query = sqlx::query_as(sql)
         .bind(rotation.id.0)
         .bind(rotation.kind.as_str())
-        .bind(i64::from(rotation.from))
+        .bind(i64::from(rotation.from_generation))
         .bind(rotation.now)
         .bind(i64::from(next))
         .bind(rotation.asked_by.map(|token| token.id.0))
@@ -265,9 +265,9 @@ async fn end_one(
         .bind(ending.at)
         .bind(ending.reason.as_str())
         .bind(ending.presented.map(i64::from))
-        .bind(ending.by.address.map(|address| address.to_string()))
-        .bind(&ending.by.user_agent)
-        .bind(&ending.by.request_id)
+        .bind(ending.client.address.map(|address| address.to_string()))
+        .bind(&ending.client.user_agent)
+        .bind(&ending.client.request_id)
         .bind(id.0);
     let done = query.execute(tx).await.map_err(StoreError::unavailable)?;
     Ok(done.rows_affected() == 1)
@@ -289,8 +289,8 @@ pub(super) async fn end_which(
     query.push("INSERT INTO myapi.audit (").push(ENDED).push(") SELECT ");
     query.push_bind(ending.at).push(", ").push_bind(ending.reason.as_str());
     query.push(", user_id, id, ").push_bind(ending.presented.map(i64::from)).push(", generation, ");
-    query.push_bind(ending.by.address.map(|address| address.to_string())).push(", ");
-    query.push_bind(&ending.by.user_agent).push(", ").push_bind(&ending.by.request_id);
+    query.push_bind(ending.client.address.map(|address| address.to_string())).push(", ");
+    query.push_bind(&ending.client.user_agent).push(", ").push_bind(&ending.client.request_id);
     query.push(", address, user_agent FROM ended RETURNING session_id");
     let ids = query.build_query_scalar::<Uuid>().fetch_all(tx).await;
     Ok(ids.map_err(StoreError::unavailable)?.into_iter().map(SessionId).collect())
@@ -299,8 +299,8 @@ pub(super) async fn end_which(
 fn push_which(query: &mut QueryBuilder<Postgres>, which: &SessionFilter) {
     match which {
         SessionFilter::All => query,
-        SessionFilter::OfUser(user) => query.push(" AND user_id = ").push_bind(user.0),
-        SessionFilter::OfUserBut(user, kept) => {
+        SessionFilter::User(user) => query.push(" AND user_id = ").push_bind(user.0),
+        SessionFilter::UserExcept(user, kept) => {
             query.push(" AND user_id = ").push_bind(user.0).push(" AND id <> ").push_bind(kept.0)
         }
         SessionFilter::SignedBy(key) => query.push(" AND key_number = ").push_bind(i16::from(*key)),

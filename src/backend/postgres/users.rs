@@ -62,8 +62,8 @@ impl UserStore for PostgresStore {
         change: &PasswordChange<'_>,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
         let which = match change.keep {
-            Some(kept) => SessionFilter::OfUserBut(change.user, kept),
-            None => SessionFilter::OfUser(change.user),
+            Some(kept) => SessionFilter::UserExcept(change.user, kept),
+            None => SessionFilter::User(change.user),
         };
         let set = set_password(change.user, change.old, change.new);
         self.change_and_end(set, change.user, which, change.ending).await
@@ -82,7 +82,7 @@ impl UserStore for PostgresStore {
             if done.rows_affected() == 0 {
                 return Ok(exists(&mut tx, id).await?.then(Vec::new));
             }
-            let ended = end_by_change(&mut tx, id, &SessionFilter::OfUser(id), ending).await?;
+            let ended = end_by_change(&mut tx, id, &SessionFilter::User(id), ending).await?;
             commit(tx).await?;
             notify_replicas(&self.pool, !ended.is_empty()).await;
             Ok(Some(ended))
@@ -96,7 +96,7 @@ impl UserStore for PostgresStore {
         ending: &SessionTermination,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
         let query = sqlx::query(DISABLE).bind(id.0).bind(ending.at);
-        self.change_and_end(query, id, SessionFilter::OfUser(id), ending).await
+        self.change_and_end(query, id, SessionFilter::User(id), ending).await
     }
 
     async fn enable_user(&self, id: UserId) -> Result<bool, StoreError> {
@@ -110,7 +110,7 @@ impl UserStore for PostgresStore {
         id: UserId,
         ending: &SessionTermination,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
-        self.change_and_end(sqlx::query(DELETE).bind(id.0), id, SessionFilter::OfUser(id), ending).await
+        self.change_and_end(sqlx::query(DELETE).bind(id.0), id, SessionFilter::User(id), ending).await
     }
 }
 
@@ -148,7 +148,7 @@ async fn end_by_change(
     which: &SessionFilter,
     ending: &SessionTermination,
 ) -> Result<Vec<SessionId>, StoreError> {
-    audit::insert(tx, &ending.of_user(user)).await?;
+    audit::insert(tx, &ending.user_audit_entry(user)).await?;
     end_which(tx, which, ending, None).await
 }
 

@@ -38,7 +38,7 @@ impl SessionStore for SqliteStore {
                 }
                 audit::insert(tx, &AuditEntry::login(&session)).await?;
                 let ended = evict_sessions(tx, &new).await?;
-                Ok(InsertOutcome::Yes { ended })
+                Ok(InsertOutcome::Inserted { terminated: ended })
             })
         })
         .await
@@ -46,7 +46,7 @@ impl SessionStore for SqliteStore {
 
     async fn rotate(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError> {
         let Some(query) = advance(ROTATE, rotation) else { return Ok(None) };
-        self.fetch(query.bind(micros(rotation.last_rotated_by))).await
+        self.fetch(query.bind(micros(rotation.max_rotated_at))).await
     }
 
     async fn catch_up(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError> {
@@ -252,11 +252,11 @@ type Advance = QueryAs<'static, Sqlite, Row, SqliteArguments>;
 
 /// The step to the generation after `from`; `None` if there is none.
 fn advance(sql: &'static str, rotation: &Rotation<'_>) -> Option<Advance> {
-    let next = rotation.from.checked_add(1)?;
+    let next = rotation.from_generation.checked_add(1)?;
     let query = sqlx::query_as(sql)
         .bind(rotation.id.0)
         .bind(rotation.kind.as_str())
-        .bind(i64::from(rotation.from))
+        .bind(i64::from(rotation.from_generation))
         .bind(micros(rotation.now))
         .bind(i64::from(next))
         .bind(rotation.asked_by.map(|token| token.id.0))
@@ -345,8 +345,8 @@ pub(super) async fn end_which(
 fn push_which(query: &mut QueryBuilder<Sqlite>, which: &SessionFilter) {
     match which {
         SessionFilter::All => query,
-        SessionFilter::OfUser(user) => query.push(" AND user_id = ").push_bind(user.0),
-        SessionFilter::OfUserBut(user, kept) => {
+        SessionFilter::User(user) => query.push(" AND user_id = ").push_bind(user.0),
+        SessionFilter::UserExcept(user, kept) => {
             query.push(" AND user_id = ").push_bind(user.0).push(" AND id <> ").push_bind(kept.0)
         }
         SessionFilter::SignedBy(key) => query.push(" AND key_number = ").push_bind(i16::from(*key)),
@@ -367,7 +367,7 @@ impl Ended {
     fn entry(self, ending: &SessionTermination) -> Result<AuditEntry, StoreError> {
         let held = self.generation.try_into().map_err(|_| corrupt("generation"))?;
         let holder = client(self.address, self.user_agent)?;
-        Ok(ending.entry(SessionId(self.id), UserId(self.user_id), held, holder))
+        Ok(ending.audit_entry(SessionId(self.id), UserId(self.user_id), held, holder))
     }
 }
 

@@ -57,8 +57,8 @@ impl UserStore for SqliteStore {
         change: &PasswordChange<'_>,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
         let which = match change.keep {
-            Some(kept) => SessionFilter::OfUserBut(change.user, kept),
-            None => SessionFilter::OfUser(change.user),
+            Some(kept) => SessionFilter::UserExcept(change.user, kept),
+            None => SessionFilter::User(change.user),
         };
         let set = set_password(change.user, change.old, change.new);
         self.change_and_end(set, change.user, which, change.ending).await
@@ -78,7 +78,7 @@ impl UserStore for SqliteStore {
                 if done.rows_affected() == 0 {
                     return Ok(exists(tx, id).await?.then(Vec::new));
                 }
-                end_by_change(tx, id, &SessionFilter::OfUser(id), &ending).await.map(Some)
+                end_by_change(tx, id, &SessionFilter::User(id), &ending).await.map(Some)
             })
         })
         .await
@@ -90,7 +90,7 @@ impl UserStore for SqliteStore {
         ending: &SessionTermination,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
         let query = sqlx::query(DISABLE).bind(id.0).bind(micros(ending.at));
-        self.change_and_end(query, id, SessionFilter::OfUser(id), ending).await
+        self.change_and_end(query, id, SessionFilter::User(id), ending).await
     }
 
     async fn enable_user(&self, id: UserId) -> Result<bool, StoreError> {
@@ -102,7 +102,7 @@ impl UserStore for SqliteStore {
         id: UserId,
         ending: &SessionTermination,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
-        self.change_and_end(sqlx::query(DELETE).bind(id.0), id, SessionFilter::OfUser(id), ending).await
+        self.change_and_end(sqlx::query(DELETE).bind(id.0), id, SessionFilter::User(id), ending).await
     }
 }
 
@@ -136,7 +136,7 @@ async fn end_by_change(
     which: &SessionFilter,
     ending: &SessionTermination,
 ) -> Result<Vec<SessionId>, StoreError> {
-    audit::insert(tx, &ending.of_user(user)).await?;
+    audit::insert(tx, &ending.user_audit_entry(user)).await?;
     end_which(tx, which, ending, None).await
 }
 

@@ -29,7 +29,7 @@ fn over_long_ago(event: SessionEvent) -> RefreshError {
 }
 
 async fn refused(scene: &TokensFixture, jar: &TestClient) -> RefreshError {
-    scene.renew(jar).await.map(|issued| issued.renewal.event).expect_err("the session is not renewed")
+    scene.renew(jar).await.map(|issued| issued.tokens.event).expect_err("the session is not renewed")
 }
 
 fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
@@ -102,8 +102,8 @@ async fn no_renewal_moves_the_absolute_end() {
     }
     scene.clock.set(end - 2 * MINUTE);
     let last = scene.renew(&jar).await.expect("it still lives");
-    assert_eq!(last.renewal.identity.expires_at, end, "no access token outlives its session");
-    assert_eq!(last.renewal.max_age, 2 * MINUTE);
+    assert_eq!(last.tokens.identity.expires_at, end, "no access token outlives its session");
+    assert_eq!(last.tokens.max_age, 2 * MINUTE);
     scene.clock.set(end);
     assert_eq!(refused(&scene, &TestClient::of(&last)).await, over(SessionEvent::AbsoluteExpired));
 }
@@ -151,9 +151,9 @@ async fn a_lost_answer_is_given_again_whenever_it_is_asked_for() {
     for wait in [SECOND, MINUTE, 1_440 * MINUTE] {
         scene.advance(wait);
         let again = scene.renew(&jar).await.expect("a replay");
-        assert_eq!(again.renewal.event, SessionEvent::Replayed);
-        assert_eq!(again.renewal.refresh_token, lost.renewal.refresh_token);
-        assert_ne!(again.renewal.access_token, lost.renewal.access_token);
+        assert_eq!(again.tokens.event, SessionEvent::Replayed);
+        assert_eq!(again.tokens.refresh_token, lost.tokens.refresh_token);
+        assert_ne!(again.tokens.access_token, lost.tokens.access_token);
     }
     scene.renewed(&mut jar, SessionEvent::Replayed).await;
     scene.advance(ACCESS_TTL);
@@ -203,7 +203,7 @@ async fn an_unreadable_access_token_counts_as_absent() {
     scene.advance(MINUTE);
     let unreadable = TestClient { access: Some("not.a.token".into()), ..jar.clone() };
     let again = scene.renew(&unreadable).await.expect("absent equals absent");
-    assert_eq!(again.renewal.refresh_token, asked.renewal.refresh_token);
+    assert_eq!(again.tokens.refresh_token, asked.tokens.refresh_token);
 
     let of_another_session = TestClient { access: scene.browser().await.access, ..jar };
     scene.renew(&of_another_session).await.expect("another session's counts as absent too");
@@ -217,7 +217,7 @@ async fn two_jars_are_no_matter_for_clients() {
     scene.renew(&jar).await.expect("a rotation");
     scene.advance(10 * SECOND);
     let again = scene.renew(&jar.without_access()).await.expect("a replay");
-    assert_eq!(again.renewal.event, SessionEvent::Replayed);
+    assert_eq!(again.tokens.event, SessionEvent::Replayed);
 }
 
 #[tokio::test]
@@ -291,7 +291,7 @@ async fn a_session_that_a_restored_store_shows_as_ended_is_not_caught_up_with() 
     let scene = TokensFixture::new();
     let mut jar = scene.browser().await;
     let mut backup = scene.row(&jar).await;
-    backup.end = Some(scene.tokens.ending(EndReason::Revoked, &ClientInfo::default()).end());
+    backup.end = Some(scene.tokens.termination(EndReason::Revoked, &ClientInfo::default()).end());
     scene.advance(ACCESS_TTL);
     scene.renewed(&mut jar, SessionEvent::Rotated).await;
     scene.restore(&backup).await;
@@ -310,7 +310,7 @@ async fn racers_of_two_replicas_catch_up_once() {
     scene.advance(ACCESS_TTL);
     let other = scene.replica();
     let (one, two) = tokio::join!(scene.renew(&jar), other.renew(&jar));
-    let (one, two) = (one.expect("a renewal").renewal, two.expect("a renewal").renewal);
+    let (one, two) = (one.expect("a renewal").tokens, two.expect("a renewal").tokens);
     assert_eq!(one.refresh_token, two.refresh_token);
     let events = HashSet::from([one.event.as_str(), two.event.as_str()]);
     assert_eq!(events, HashSet::from(["caught_up", "replayed"]));
@@ -354,7 +354,7 @@ async fn another_session_than_that_of_the_valid_access_token_is_left_alone() {
     let (one, other) = (scene.browser().await, scene.browser().await);
     scene.advance(ACCESS_TTL);
     let request = RefreshRequest { of: Some(one.session), ..other.request() };
-    let error = scene.tokens.renew(request, SessionKind::Browser).await.expect_err("refused");
+    let error = scene.tokens.refresh_session(request, SessionKind::Browser).await.expect_err("refused");
     assert_eq!(error, over(SessionEvent::Malformed));
     assert!(scene.store.calls().is_empty());
     assert_eq!(scene.row(&other).await.generation, 1);
@@ -398,7 +398,7 @@ async fn rule_2_requests_sent_together_share_one_store_call() {
     scene.advance(ACCESS_TTL);
     let answers = join_all((0..200).map(|_| scene.renew(&jar))).await;
     assert_eq!(scene.store.calls(), ["rotate"]);
-    let answers: Vec<_> = answers.into_iter().map(|answer| answer.expect("a renewal").renewal).collect();
+    let answers: Vec<_> = answers.into_iter().map(|answer| answer.expect("a renewal").tokens).collect();
     let rotated = answers.iter().filter(|answer| answer.event == SessionEvent::Rotated).count();
     assert_eq!(rotated, 1);
     let refresh: HashSet<_> = answers.iter().map(|answer| &answer.refresh_token).collect();
@@ -421,8 +421,8 @@ async fn rule_2_a_renewal_is_shared_for_five_seconds() {
     let asked = scene.renew(&jar).await.expect("a replay");
     assert_eq!(scene.store.calls(), ["rotate", "find_session"]);
     for replay in [shared, asked] {
-        assert_eq!(replay.renewal.event, SessionEvent::Replayed);
-        assert_eq!(replay.renewal.refresh_token, first.renewal.refresh_token);
+        assert_eq!(replay.tokens.event, SessionEvent::Replayed);
+        assert_eq!(replay.tokens.refresh_token, first.tokens.refresh_token);
     }
 }
 
@@ -459,7 +459,7 @@ async fn one_that_is_due_is_not_held_back_by_one_that_was_not() {
     scene.advance(ACCESS_TTL);
     // A tab that renewed a moment ago, its answer lost on the way to the others.
     let held =
-        TestClient { access: scene.renew(&jar).await.ok().map(|issued| issued.renewal.access_token), ..jar };
+        TestClient { access: scene.renew(&jar).await.ok().map(|issued| issued.tokens.access_token), ..jar };
     let mut row = scene.row(&held).await;
     row.rotated_at -= ACCESS_TTL;
     scene.restore(&row).await;
@@ -499,7 +499,7 @@ async fn an_ended_session_is_not_served_from_memory() {
     scene.advance(ACCESS_TTL);
     scene.renew(&one).await.expect("a rotation");
     scene.renew(&two).await.expect("a rotation");
-    let all = SessionFilter::OfUser(crate::services::test_support::USER);
+    let all = SessionFilter::User(crate::services::test_support::USER);
     assert_eq!(
         scene
             .tokens
@@ -523,7 +523,7 @@ async fn replicas_behave_as_one() {
         scene.advance(ACCESS_TTL);
         let answers = join_all(replicas.iter().chain([&scene]).map(|replica| replica.renew(&jar))).await;
         let answers: Vec<_> = answers.into_iter().map(|answer| answer.expect("a renewal")).collect();
-        let refresh: HashSet<_> = answers.iter().map(|answer| &answer.renewal.refresh_token).collect();
+        let refresh: HashSet<_> = answers.iter().map(|answer| &answer.tokens.refresh_token).collect();
         assert_eq!(refresh.len(), 1);
         assert_eq!(scene.row(&jar).await.generation, generation);
         jar = TestClient::of(&answers[generation as usize % 4]);
@@ -568,7 +568,7 @@ async fn a_key_rotation_signs_nobody_out() {
     assert_eq!(refresh_token::parse(&keys, &jar.refresh).map(|token| token.key_number), Ok(2));
     assert_eq!(scene.row(&jar).await.key_number, 2);
     let again = scene.renew(&of_the_old_key).await.expect("the old one is replayed");
-    assert_eq!(again.renewal.refresh_token, jar.refresh);
+    assert_eq!(again.tokens.refresh_token, jar.refresh);
     scene.advance(ACCESS_TTL);
     scene.renewed(&mut jar, SessionEvent::Rotated).await;
 }
@@ -582,7 +582,7 @@ async fn a_replay_is_signed_with_the_key_of_its_generation() {
     scene.rotate_keys();
     scene.advance(10 * SECOND);
     let again = scene.renew(&jar).await.expect("a replay");
-    assert_eq!(again.renewal.refresh_token, first.renewal.refresh_token);
+    assert_eq!(again.tokens.refresh_token, first.tokens.refresh_token);
 }
 
 #[tokio::test]
@@ -605,6 +605,6 @@ async fn the_idle_end_is_never_beyond_the_absolute_one() {
     let jar = scene.browser().await;
     scene.advance(ACCESS_TTL);
     let issued = scene.renew(&jar).await.expect("a rotation");
-    assert_eq!(issued.renewal.max_age, 45 * MINUTE);
+    assert_eq!(issued.tokens.max_age, 45 * MINUTE);
     assert_eq!(issued.session.idle_expires_at, issued.session.absolute_expires_at);
 }

@@ -49,7 +49,7 @@ fn presented(generation: u32, beside: Option<(u32, AccessTokenRef)>) -> Presente
         session: row().id,
         generation,
         kind: SessionKind::Browser,
-        beside: beside.map(|(generation, token)| AccompanyingAccessToken { token, generation }),
+        access_token: beside.map(|(generation, token)| AccompanyingAccessToken { token, generation }),
     }
 }
 
@@ -73,7 +73,7 @@ fn an_ended_session_says_why_whatever_is_presented() {
     let end = SessionEnd { at: ago(10), reason: EndReason::PasswordChanged };
     let row = Session { end: Some(end), ..row() };
     for generation in [1, 6, 7, 8] {
-        let over = Decision::Over { event: SessionEvent::PasswordChanged, since: ago(10) };
+        let over = Decision::Ended { event: SessionEvent::PasswordChanged, since: ago(10) };
         assert_eq!(decision(&row, &presented(generation, None)), over);
     }
 }
@@ -81,11 +81,11 @@ fn an_ended_session_says_why_whatever_is_presented() {
 #[test]
 fn an_expired_session_says_which_limit_it_met() {
     let idle = Session { idle_expires_at: ago(0), ..row() };
-    let over = Decision::Over { event: SessionEvent::IdleExpired, since: ago(0) };
+    let over = Decision::Ended { event: SessionEvent::IdleExpired, since: ago(0) };
     assert_eq!(decision(&idle, &presented(7, None)), over);
 
     let absolute = Session { absolute_expires_at: ago(5), idle_expires_at: ago(5), ..row() };
-    let over = Decision::Over { event: SessionEvent::AbsoluteExpired, since: ago(5) };
+    let over = Decision::Ended { event: SessionEvent::AbsoluteExpired, since: ago(5) };
     assert_eq!(decision(&absolute, &presented(7, None)), over);
 }
 
@@ -122,20 +122,24 @@ fn one_behind_is_replayed_until_the_successor_settles() {
     assert_eq!(decision(&row(), &presented(6, Some(asker))), Decision::Replay);
 
     let settled = Session { settled_by: Some(TokenId(Uuid::from_u128(5))), ..row() };
-    assert_eq!(decision(&settled, &presented(6, Some(asker))), Decision::Reuse(Reuse::Settled));
+    assert_eq!(decision(&settled, &presented(6, Some(asker))), Decision::Reuse(Reuse::SuccessorConfirmed));
 }
 
 #[test]
 fn one_behind_with_another_old_access_token_is_a_second_jar() {
     let other = presented(6, Some((6, token(2, 2_000))));
-    assert_eq!(decision(&row(), &other), Decision::Reuse(Reuse::TwoJars));
+    assert_eq!(decision(&row(), &other), Decision::Reuse(Reuse::DivergentClient));
 
     let none = presented(6, None);
-    assert_eq!(decision(&row(), &none), Decision::Reuse(Reuse::TwoJars), "absent differs from any other");
+    assert_eq!(
+        decision(&row(), &none),
+        Decision::Reuse(Reuse::DivergentClient),
+        "absent differs from any other"
+    );
 
     let asked_with_none = Session { asked_by: None, ..row() };
     assert_eq!(decision(&asked_with_none, &none), Decision::Replay, "absent equals absent");
-    assert_eq!(decision(&asked_with_none, &other), Decision::Reuse(Reuse::TwoJars));
+    assert_eq!(decision(&asked_with_none, &other), Decision::Reuse(Reuse::DivergentClient));
 }
 
 #[test]
@@ -144,7 +148,7 @@ fn two_jars_need_both_tokens_to_have_been_old_at_the_rotation() {
     let young_then = presented(6, Some((6, token(2, 961))));
     assert_eq!(decision(&row(), &young_then), Decision::Replay);
     let old_then = presented(6, Some((6, token(2, 962))));
-    assert_eq!(decision(&row(), &old_then), Decision::Reuse(Reuse::TwoJars));
+    assert_eq!(decision(&row(), &old_then), Decision::Reuse(Reuse::DivergentClient));
 
     let asked_by_young = Session { asked_by: Some(token(1, 961)), ..row() };
     assert_eq!(decision(&asked_by_young, &old_then), Decision::Replay);
@@ -162,7 +166,7 @@ fn two_jars_are_a_browsers_rule() {
 fn further_behind_is_reuse_whatever_came_beside() {
     for generation in [0, 1, 5] {
         let presented = presented(generation, Some((generation, token(1, 1_900))));
-        assert_eq!(decision(&row(), &presented), Decision::Reuse(Reuse::LongReplaced));
+        assert_eq!(decision(&row(), &presented), Decision::Reuse(Reuse::Superseded));
     }
 }
 
@@ -250,7 +254,7 @@ proptest! {
             let after = Session {
                 generation: before.generation + 1,
                 rotated_at: NOW,
-                asked_by: presented.beside.map(|beside| beside.token),
+                asked_by: presented.access_token.map(|beside| beside.token),
                 settled_by: None,
                 ..before
             };

@@ -25,14 +25,14 @@ fn verify(scene: &TokensFixture, jar: &TestClient) -> Result<Verified, VerifyErr
 async fn a_sign_in_gives_tokens_that_work() {
     let scene = TokensFixture::new();
     let issued = scene.tokens.sign_in(sign_in(SessionKind::Browser)).await.expect("a session");
-    let verified = scene.tokens.verify(&issued.renewal.access_token).expect("valid");
-    assert_eq!(verified.identity, issued.renewal.identity);
+    let verified = scene.tokens.verify(&issued.tokens.access_token).expect("valid");
+    assert_eq!(verified.identity, issued.tokens.identity);
     assert_eq!(&*verified.identity.subject, USER.to_string());
     assert_eq!(verified.identity.session, issued.session.id);
     assert!(!verified.renew);
     let expires_at = issued.session.expires_at();
-    assert_eq!(expires_at - scene.now(), issued.renewal.max_age);
-    assert_eq!(issued.renewal.max_age, ACCESS_TTL + scene.tokens.settings().idle_ttl);
+    assert_eq!(expires_at - scene.now(), issued.tokens.max_age);
+    assert_eq!(issued.tokens.max_age, ACCESS_TTL + scene.tokens.settings().idle_ttl);
 }
 
 #[tokio::test]
@@ -40,7 +40,7 @@ async fn rule_3_a_sign_in_ends_the_session_whose_tokens_came_with_it() {
     let scene = TokensFixture::new();
     let before = scene.browser().await;
     scene.advance(ACCESS_TTL);
-    scene.tokens.renew(before.request(), before.kind).await.expect("a rotation, remembered");
+    scene.tokens.refresh_session(before.request(), before.kind).await.expect("a rotation, remembered");
     let replaces = scene.tokens.identify_session(Some(&before.refresh), None);
     assert_eq!(replaces, Some(before.session));
     let again = SessionRequest { replaces, ..sign_in(SessionKind::Browser) };
@@ -92,7 +92,7 @@ async fn rule_8_who_changed_since_the_password_was_checked_is_not_signed_in() {
     scene.tokens.sign_in(checked.clone()).await.expect("nothing has changed");
 
     let new = SecretString::from("$2b$12$of-another");
-    let ending = scene.tokens.ending(EndReason::PasswordChanged, &ClientInfo::default());
+    let ending = scene.tokens.termination(EndReason::PasswordChanged, &ClientInfo::default());
     let change = PasswordChange { user: USER, old: None, new: &new, keep: None, ending: &ending };
     store.change_password(&change).await.expect("an answer");
     let error = scene.tokens.sign_in(checked).await.expect_err("another password by now");
@@ -111,7 +111,7 @@ async fn t_12_a_new_user_of_the_same_name_is_not_the_old_one() {
     let old = TestClient::of(&scene.tokens.sign_in(checked.clone()).await.expect("a session"));
 
     let namesake = UserId(uuid::Uuid::from_u128(8));
-    let deleted = scene.tokens.ending(EndReason::UserDeleted, &ClientInfo::default());
+    let deleted = scene.tokens.termination(EndReason::UserDeleted, &ClientInfo::default());
     store.delete_user(USER, &deleted).await.expect("an answer");
     store.insert_users(&[user(namesake, &hash)]).await.expect("a user");
     let new = SessionRequest { user: namesake, ..checked };
@@ -120,7 +120,7 @@ async fn t_12_a_new_user_of_the_same_name_is_not_the_old_one() {
     scene.advance(ACCESS_TTL);
     let error = scene.renew(&old).await.map(drop).expect_err("the user is gone");
     assert_eq!(error, RefreshError::Over { event: SessionEvent::UserDeleted, clear: true });
-    let renewed = scene.renew(&new).await.expect("a renewal").renewal;
+    let renewed = scene.renew(&new).await.expect("a renewal").tokens;
     assert_eq!(&*renewed.identity.subject, namesake.to_string());
     assert_eq!(&*scene.read(old.access.as_deref()).identity.subject, USER.to_string());
 }

@@ -34,7 +34,7 @@ async fn what_ends_a_session_tells_and_nothing_else() {
     assert_eq!(told.times().await, 0, "nothing was left to end");
 
     known_session(&fresh.stores, session(&owner)).await;
-    sessions.end_sessions(&SessionFilter::OfUser(owner.id), &ending(END)).await.unwrap();
+    sessions.end_sessions(&SessionFilter::User(owner.id), &ending(END)).await.unwrap();
     assert_eq!(told.times().await, 1);
 
     known_session(&fresh.stores, session(&owner)).await;
@@ -93,7 +93,7 @@ async fn without_notifications_ends_arrive_by_asking() {
     for _ in 0..3 {
         let issued = sign_in(&here).await;
         here.terminate(issued.session.id, EndReason::LoggedOut, &ClientInfo::default()).await.unwrap();
-        refusal(&there, &issued.renewal.access_token).await;
+        refusal(&there, &issued.tokens.access_token).await;
     }
     assert!(woken.0.try_recv().is_err(), "nobody told");
     feed.abort();
@@ -127,7 +127,7 @@ async fn a_database_that_can_not_tell_ends_sessions_all_the_same() {
 async fn displace(stores: &Stores, owner: &User) {
     let new = NewSession { session: &session(owner), hashed_password: None, replaces: None, max_per_user: 1 };
     let inserted = stores.sessions.insert_session(&new).await.unwrap();
-    assert!(matches!(inserted, InsertOutcome::Yes { ended } if ended.len() == 1));
+    assert!(matches!(inserted, InsertOutcome::Inserted { terminated: ended } if ended.len() == 1));
 }
 
 async fn end_one(fresh: &Fresh) {

@@ -175,7 +175,7 @@ impl State {
             session: session_id(0),
             generation,
             kind: SessionKind::Browser,
-            beside: Some(AccompanyingAccessToken { token: reference(jar.access), generation }),
+            access_token: Some(AccompanyingAccessToken { token: reference(jar.access), generation }),
         };
         match decide(Some(template), &presented, at(i64::from(clock) * TICK), GRACE) {
             Decision::Replay => true,

@@ -81,7 +81,7 @@ impl Rules {
         };
         match (decision, row.generation.checked_sub(presented.generation)) {
             (Decision::Replay, Some(0)) => Decision::Rotate,
-            (Decision::Replay, _) if !tolerated => Decision::Reuse(Reuse::Settled),
+            (Decision::Replay, _) if !tolerated => Decision::Reuse(Reuse::SuccessorConfirmed),
             (decision, _) => decision,
         }
     }

@@ -104,7 +104,7 @@ pub(super) struct Step {
     pub(super) place: usize,
     pub(super) from: u32,
     pub(super) now: OffsetDateTime,
-    pub(super) last_rotated_by: OffsetDateTime,
+    pub(super) max_rotated_at: OffsetDateTime,
     pub(super) asked_by: Option<AccessTokenRef>,
     pub(super) idle_expires_at: OffsetDateTime,
     pub(super) client: ClientInfo,
@@ -207,7 +207,7 @@ impl Store {
     pub(super) fn rotate(&mut self, t: i64, step: &Step, wait: bool) -> Option<Session> {
         let careless = self.defect == Some(Defect::RotationUnconditional);
         let due = |row: &Session| {
-            careless || row.generation == step.from && (!wait || row.rotated_at <= step.last_rotated_by)
+            careless || row.generation == step.from && (!wait || row.rotated_at <= step.max_rotated_at)
         };
         self.advance(t, step, due)
     }
@@ -260,7 +260,7 @@ impl Store {
         let silent = self.defect == Some(Defect::SilentReuse) && ending.reason == EndReason::ReuseDetected;
         if !silent {
             let (held, holder) = (session.generation, session.client.clone());
-            self.audit.push(ending.entry(session.id, session.user_id, held, holder));
+            self.audit.push(ending.audit_entry(session.id, session.user_id, held, holder));
         }
         true
     }
@@ -298,7 +298,7 @@ impl Store {
         if let Some(kept) = kept.filter(|kept| kept.session.user_id == user_id(user)) {
             kept.password = self.passwords[user];
         }
-        self.audit.push(ending.of_user(user_id(user)));
+        self.audit.push(ending.user_audit_entry(user_id(user)));
         Some(self.end_all_of(t, user_id(user), keep, ending))
     }
 

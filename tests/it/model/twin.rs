@@ -123,7 +123,7 @@ impl Twins {
             max_per_user: new.max_per_user,
         };
         let product = match self.product.sessions.insert_session(&product).await.unwrap() {
-            InsertOutcome::Yes { ended } => Some(sorted(ended)),
+            InsertOutcome::Inserted { terminated: ended } => Some(sorted(ended)),
             InsertOutcome::Refused => None,
         };
         prop_assert_eq!(self.model.insert(time, new).map(ids), product);
@@ -146,7 +146,7 @@ impl Twins {
             Op::SignOutEverywhere { user } => {
                 let ending = because(EndReason::LoggedOut);
                 let model = self.model.end_all_of(time, user_id(user), None, &ending);
-                let which = SessionFilter::OfUser(user_id(user));
+                let which = SessionFilter::User(user_id(user));
                 (Some(model), Some(self.product.sessions.end_sessions(&which, &ending).await.unwrap()))
             }
             Op::ChangePassword { user, old, keep } => {
@@ -223,7 +223,7 @@ impl Twins {
             place,
             from: self.generation(place, from),
             now: at(ms),
-            last_rotated_by: at(ms - GRACE),
+            max_rotated_at: at(ms - GRACE),
             asked_by,
             idle_expires_at: at(ms + 900_000),
             client: client(self.done),
@@ -257,9 +257,9 @@ fn rotation(step: &Step) -> Rotation<'_> {
     Rotation {
         id: session_id(step.place),
         kind: SessionKind::Browser,
-        from: step.from,
+        from_generation: step.from,
         now: step.now,
-        last_rotated_by: step.last_rotated_by,
+        max_rotated_at: step.max_rotated_at,
         asked_by: step.asked_by,
         key_number: 1,
         idle_expires_at: step.idle_expires_at,

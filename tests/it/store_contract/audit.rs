@@ -72,10 +72,10 @@ pub(super) async fn an_end_names_both_sides(stores: &Stores) {
     stores.sessions.rotate(&rotation(&before, &browser)).await.unwrap().expect("rotated");
 
     let reused =
-        SessionTermination { presented: Some(1), by: thief, ..ending(end(EndReason::ReuseDetected)) };
+        SessionTermination { presented: Some(1), client: thief, ..ending(end(EndReason::ReuseDetected)) };
     assert!(stores.sessions.end_session(before.id, &reused).await.unwrap());
     let entry = &entries(stores, before.id).await[0];
-    assert_eq!(*entry, reused.entry(before.id, owner.id, 2, kept(&browser)));
+    assert_eq!(*entry, reused.audit_entry(before.id, owner.id, 2, kept(&browser)));
     assert_eq!((entry.presented, entry.held), (Some(1), Some(2)));
     assert_eq!(entry.by.request_id.as_deref(), Some("second"));
 }
@@ -90,7 +90,7 @@ pub(super) async fn every_end_is_audited_once(stores: &Stores) {
 
     let owner = known_user(stores, "owner@example.com").await;
     let many = [known_session(stores, session(&owner)).await, known_session(stores, session(&owner)).await];
-    let which = SessionFilter::OfUser(owner.id);
+    let which = SessionFilter::User(owner.id);
     stores.sessions.end_sessions(&which, &ending(end(EndReason::Revoked))).await.unwrap();
     for one in many {
         assert_eq!(audited(stores, one.id).await, EndReason::Revoked);
@@ -244,7 +244,7 @@ pub(super) async fn sessions_are_purged_in_steps(stores: &Stores) {
     }
     let purge = async |most| stores.sessions.purge_sessions(NOW + 3 * MINUTE, most).await.unwrap();
     assert_eq!((purge(2).await, purge(2).await, purge(2).await), (2, 1, 0));
-    let left = stores.sessions.list_sessions(&SessionFilter::OfUser(owner.id), None, 10).await.unwrap();
+    let left = stores.sessions.list_sessions(&SessionFilter::User(owner.id), None, 10).await.unwrap();
     assert_eq!(sorted(left.iter().map(|row| row.id).collect()), sorted(vec![live.id, rows[3].id]));
     assert_eq!(entries(stores, rows[0].id).await.len(), 1, "the audit is kept for longer");
 }

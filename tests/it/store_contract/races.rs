@@ -38,8 +38,11 @@ pub(super) async fn one_rotation_wins(stores: &Stores) {
             let (sessions, before) = (stores.sessions.clone(), before.clone());
             async move {
                 let client = ClientInfo::default();
-                let step =
-                    Rotation { from: generation, last_rotated_by: NOW + DAY, ..rotation(&before, &client) };
+                let step = Rotation {
+                    from_generation: generation,
+                    max_rotated_at: NOW + DAY,
+                    ..rotation(&before, &client)
+                };
                 sessions.rotate(&step).await.unwrap()
             }
         });
@@ -57,7 +60,7 @@ pub(super) async fn one_catching_up_wins(stores: &Stores) {
         let (sessions, before) = (stores.sessions.clone(), before.clone());
         async move {
             let client = ClientInfo::default();
-            sessions.catch_up(&Rotation { from: 5, ..rotation(&before, &client) }).await.unwrap()
+            sessions.catch_up(&Rotation { from_generation: 5, ..rotation(&before, &client) }).await.unwrap()
         }
     });
     assert_eq!(answers.await.iter().flatten().count(), 1);
@@ -105,7 +108,7 @@ pub(super) async fn sign_ins_keep_to_the_limit(stores: &Stores) {
         async move {
             let asked = NewSession { hashed_password: Some(&hash), max_per_user: 3, ..new(&session) };
             let answer = sessions.insert_session(&asked).await.unwrap();
-            assert!(matches!(answer, InsertOutcome::Yes { .. }));
+            assert!(matches!(answer, InsertOutcome::Inserted { .. }));
         }
     })
     .await;
@@ -199,7 +202,7 @@ pub(super) async fn what_touches_many_rows_never_waits_in_a_circle(stores: &Stor
             stores.sessions.count_replays(&counts).await.unwrap();
             stores.sessions.confirm_generation(&used).await.unwrap();
             stores.sessions.insert_session(&asked).await.unwrap();
-            let which = if nth % 2 == 0 { SessionFilter::All } else { SessionFilter::OfUser(owner.id) };
+            let which = if nth % 2 == 0 { SessionFilter::All } else { SessionFilter::User(owner.id) };
             stores.sessions.end_sessions(&which, &ending(end(EndReason::Revoked))).await.unwrap();
         }
     })

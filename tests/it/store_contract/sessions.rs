@@ -93,7 +93,8 @@ pub(super) async fn only_who_may_sign_in_gets_a_session(stores: &Stores) {
         let session = session(who);
         let asked = NewSession { hashed_password: Some(hash), ..new(&session) };
         let answer = stores.sessions.insert_session(&asked).await.unwrap();
-        let expected = if may { InsertOutcome::Yes { ended: vec![] } } else { InsertOutcome::Refused };
+        let expected =
+            if may { InsertOutcome::Inserted { terminated: vec![] } } else { InsertOutcome::Refused };
         assert_eq!(answer, expected, "{who:?}");
         assert_eq!(stores.sessions.find_session(session.id).await.unwrap().is_some(), may);
     }
@@ -125,7 +126,7 @@ pub(super) async fn a_new_session_takes_the_place_of_another(stores: &Stores) {
     let first = session(&user("first@example.com"));
     let asked = NewSession { replaces: Some(other.id), ..new(&first) };
     let answer = stores.sessions.insert_session(&asked).await.unwrap();
-    assert_eq!(answer, InsertOutcome::Yes { ended: vec![other.id] });
+    assert_eq!(answer, InsertOutcome::Inserted { terminated: vec![other.id] });
     let logged_out = SessionEnd { at: first.created_at, reason: EndReason::LoggedOut };
     assert_eq!(found(stores, other.id).await.end, Some(logged_out));
     assert_eq!(found(stores, first.id).await, first);
@@ -136,7 +137,7 @@ pub(super) async fn a_new_session_takes_the_place_of_another(stores: &Stores) {
         let next = Session { created_at: later, ..session(&user("next@example.com")) };
         let asked = NewSession { replaces: Some(gone), ..new(&next) };
         let answer = stores.sessions.insert_session(&asked).await.unwrap();
-        assert_eq!(answer, InsertOutcome::Yes { ended: vec![] });
+        assert_eq!(answer, InsertOutcome::Inserted { terminated: vec![] });
     }
     assert_eq!(found(stores, other.id).await.end, Some(logged_out));
 }
@@ -151,7 +152,7 @@ pub(super) async fn the_oldest_beyond_the_limit_give_way(stores: &Stores) {
     let newest = session(&owner);
     let asked = NewSession { max_per_user: 3, ..new(&newest) };
     let answer = stores.sessions.insert_session(&asked).await.unwrap();
-    let InsertOutcome::Yes { ended } = answer else { panic!("refused") };
+    let InsertOutcome::Inserted { terminated: ended } = answer else { panic!("refused") };
     let oldest = ids.iter().filter(|(age, _)| *age >= 3).map(|(_, id)| *id).collect();
     assert_eq!(sorted(ended), sorted(oldest));
     for (age, id) in ids {
@@ -177,7 +178,7 @@ pub(super) async fn only_live_sessions_count_against_the_limit(stores: &Stores) 
     let newest = session(&owner);
     let asked = NewSession { max_per_user: 2, replaces: Some(replaced.id), ..new(&newest) };
     let answer = stores.sessions.insert_session(&asked).await.unwrap();
-    assert_eq!(answer, InsertOutcome::Yes { ended: vec![replaced.id] });
+    assert_eq!(answer, InsertOutcome::Inserted { terminated: vec![replaced.id] });
     assert_eq!(found(stores, live.id).await.end, None);
 }
 
@@ -235,12 +236,12 @@ pub(super) async fn a_rotation_that_is_not_due_changes_nothing(stores: &Stores) 
     let of = |session: &Session| rotation(session, &client);
     type Case<'a> = (&'static str, Session, Box<dyn Fn(&Session) -> Rotation<'a> + Send + Sync + 'a>);
     let refused: [Case<'_>; 8] = [
-        ("behind", live(), Box::new(move |s| Rotation { from: 4, ..of(s) })),
-        ("ahead", live(), Box::new(move |s| Rotation { from: 6, ..of(s) })),
+        ("behind", live(), Box::new(move |s| Rotation { from_generation: 4, ..of(s) })),
+        ("ahead", live(), Box::new(move |s| Rotation { from_generation: 6, ..of(s) })),
         (
             "rotated since",
             live(),
-            Box::new(move |s| Rotation { last_rotated_by: s.rotated_at - microsecond, ..of(s) }),
+            Box::new(move |s| Rotation { max_rotated_at: s.rotated_at - microsecond, ..of(s) }),
         ),
         ("of the other kind", live(), Box::new(move |s| Rotation { kind: SessionKind::Client, ..of(s) })),
         ("ended", Session { end: revoked, ..live() }, Box::new(of)),
@@ -267,8 +268,8 @@ pub(super) async fn a_session_behind_catches_up(stores: &Stores) {
         let before = known_session(stores, before).await;
         // However lately it was rotated.
         let step = Rotation {
-            from: before.generation + behind,
-            last_rotated_by: NOW - DAY,
+            from_generation: before.generation + behind,
+            max_rotated_at: NOW - DAY,
             ..rotation(&before, &client)
         };
         let after = Session {
@@ -303,7 +304,7 @@ pub(super) async fn what_is_not_behind_does_not_catch_up(stores: &Stores) {
         ("absolute-expired", Session { absolute_expires_at: at, ..live() }, 6, browser),
     ] {
         let before = known_session(stores, before).await;
-        let step = Rotation { from, kind, ..rotation(&before, &client) };
+        let step = Rotation { from_generation: from, kind, ..rotation(&before, &client) };
         assert_eq!(stores.sessions.catch_up(&step).await.unwrap(), None, "{why}");
         assert_eq!(found(stores, before.id).await, before, "{why}");
     }
@@ -315,12 +316,12 @@ pub(super) async fn the_last_generation_has_no_next(stores: &Stores) {
     let last = known_session(stores, Session { generation: u32::MAX, ..session(&owner) }).await;
     assert_eq!(stores.sessions.rotate(&rotation(&last, &client)).await.unwrap(), None);
     let behind = known_session(stores, session(&owner)).await;
-    let step = Rotation { from: u32::MAX, ..rotation(&behind, &client) };
+    let step = Rotation { from_generation: u32::MAX, ..rotation(&behind, &client) };
     assert_eq!(stores.sessions.catch_up(&step).await.unwrap(), None);
     assert_eq!(found(stores, last.id).await, last);
     assert_eq!(found(stores, behind.id).await, behind);
 
-    let step = Rotation { from: u32::MAX - 1, ..step };
+    let step = Rotation { from_generation: u32::MAX - 1, ..step };
     let caught_up = stores.sessions.catch_up(&step).await.unwrap().expect("one is left");
     assert_eq!(caught_up.generation, u32::MAX);
 }
@@ -408,12 +409,12 @@ pub(super) async fn sessions_end_by_name(stores: &Stores) {
     let expired = known_session(stores, expired).await.id;
     let sessions = &stores.sessions;
 
-    let which = SessionFilter::OfUserBut(one.id, kept);
+    let which = SessionFilter::UserExcept(one.id, kept);
     assert_eq!(
         sessions.end_sessions(&which, &ending(end(EndReason::PasswordChanged))).await.unwrap(),
         [of_one]
     );
-    let which = SessionFilter::OfUser(one.id);
+    let which = SessionFilter::User(one.id);
     assert_eq!(sessions.end_sessions(&which, &ending(end(EndReason::LoggedOut))).await.unwrap(), [kept]);
     let which = SessionFilter::SignedBy(9);
     assert_eq!(sessions.end_sessions(&which, &ending(end(EndReason::Revoked))).await.unwrap(), [of_two]);
@@ -453,14 +454,14 @@ pub(super) async fn lists_come_latest_created_first(stores: &Stores) {
     let list = async |which, limit| stores.sessions.list_sessions(&which, None, limit).await.unwrap();
     assert_eq!(list(SessionFilter::All, 10).await, [a.clone(), b.clone(), c.clone(), d.clone()]);
     assert_eq!(list(SessionFilter::All, 2).await, [a.clone(), b.clone()]);
-    assert_eq!(list(SessionFilter::OfUser(one.id), 10).await, [a.clone(), b.clone(), d.clone()]);
-    assert_eq!(list(SessionFilter::OfUserBut(one.id, b.id), 10).await, [a, d]);
+    assert_eq!(list(SessionFilter::User(one.id), 10).await, [a.clone(), b.clone(), d.clone()]);
+    assert_eq!(list(SessionFilter::UserExcept(one.id, b.id), 10).await, [a, d]);
     assert_eq!(list(SessionFilter::SignedBy(9), 10).await, std::slice::from_ref(&c));
 
     let live = stores.sessions.list_sessions(&SessionFilter::All, Some(NOW), 10).await.unwrap();
     assert_eq!(live, [b.clone(), c], "neither the ended nor the expired one");
     assert_eq!(
-        stores.sessions.list_sessions(&SessionFilter::OfUser(one.id), Some(NOW), 10).await.unwrap(),
+        stores.sessions.list_sessions(&SessionFilter::User(one.id), Some(NOW), 10).await.unwrap(),
         [b]
     );
 }

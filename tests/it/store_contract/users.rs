@@ -156,7 +156,7 @@ pub(super) async fn a_disabled_user_may_not_sign_in(stores: &Stores) {
     assert!(stores.users.enable_user(owner.id).await.unwrap());
     assert_eq!(stores.users.find_user(owner.id).await.unwrap().expect("there").disabled_at, None);
     let answer = stores.sessions.insert_session(&asked).await.unwrap();
-    assert_eq!(answer, InsertOutcome::Yes { ended: vec![] });
+    assert_eq!(answer, InsertOutcome::Inserted { terminated: vec![] });
     assert!(found(stores, before.id).await.end.is_some(), "what has ended stays so");
 }
 
@@ -172,11 +172,11 @@ pub(super) async fn sessions_outlive_their_user(stores: &Stores) {
     assert_eq!(found(stores, live.id).await, Session { end: Some(deleted), ..live });
     assert_eq!(found(stores, ended.id).await.end, Some(end(EndReason::LoggedOut)));
     assert_eq!(
-        stores.sessions.list_sessions(&SessionFilter::OfUser(owner.id), None, 10).await.unwrap().len(),
+        stores.sessions.list_sessions(&SessionFilter::User(owner.id), None, 10).await.unwrap().len(),
         2
     );
 
     let successor = known_user(stores, &owner.email).await;
-    let theirs = stores.sessions.list_sessions(&SessionFilter::OfUser(successor.id), None, 10).await.unwrap();
+    let theirs = stores.sessions.list_sessions(&SessionFilter::User(successor.id), None, 10).await.unwrap();
     assert_eq!(theirs, [], "an address may come again, an id never does");
 }

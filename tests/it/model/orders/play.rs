@@ -255,7 +255,7 @@ impl<'a> Play<'a> {
         };
         let Replica { tokens, knows, .. } = &self.replicas[replica];
         let (tokens, too_late) = (tokens.clone(), *knows);
-        let renewal = async move { tokens.renew(request, SessionKind::Browser).await };
+        let renewal = async move { tokens.refresh_session(request, SessionKind::Browser).await };
         let running = Some(tokio::spawn(renewal));
         self.requests.push(Asking { who, replica, too_late, excused: false, running });
     }

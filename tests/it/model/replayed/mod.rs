@@ -195,7 +195,7 @@ impl Product {
                 self.wait(tokens.terminate(self.sessions[session], EndReason::LoggedOut, &by)).unwrap();
             }
             What::SignedOutEverywhere { user } => {
-                let which = SessionFilter::OfUser(user_id(user));
+                let which = SessionFilter::User(user_id(user));
                 self.wait(tokens.terminate_matching(&which, EndReason::LoggedOut, &by)).unwrap();
             }
             What::NotesWritten => self.wait(tokens.flush_deferred()).unwrap(),
@@ -263,7 +263,7 @@ impl Product {
             ..SessionRequest::new(user_id(user), &email)
         };
         let made = self.wait(self.replicas[replica].tokens.sign_in(sign_in));
-        let (Ok(IssuedSession { session, renewal }), Some(fresh)) = (&made, fresh) else {
+        let (Ok(IssuedSession { session, tokens: renewal }), Some(fresh)) = (&made, fresh) else {
             assert!(matches!(made, Ok(_) | Err(SignInError::Refused)), "{made:?}");
             return made.is_ok();
         };
@@ -293,7 +293,7 @@ impl Product {
     fn change_password(&mut self, replica: usize, session: usize, old: u32) -> bool {
         let tokens = &self.replicas[replica].tokens;
         let session = now(self.store.find_session(self.sessions[session])).unwrap().unwrap();
-        let ending = tokens.ending(EndReason::PasswordChanged, &ClientInfo::default());
+        let ending = tokens.termination(EndReason::PasswordChanged, &ClientInfo::default());
         let change = PasswordChange {
             user: session.user_id,
             old: Some(&hash(old)),

@@ -55,7 +55,7 @@ impl Product {
         self.unflushed.clear();
         now(async {
             let (store, all, far) = (&self.store, SessionFilter::All, at(i64::from(u32::MAX)));
-            let ending = self.replicas[0].tokens.ending(EndReason::Revoked, &ClientInfo::default());
+            let ending = self.replicas[0].tokens.termination(EndReason::Revoked, &ClientInfo::default());
             store.end_sessions(&all, &ending).await.unwrap();
             store.purge_sessions(far, u32::MAX).await.unwrap();
             for session in rows.values() {

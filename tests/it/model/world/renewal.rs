@@ -16,7 +16,7 @@ impl World<'_> {
             session: session_id(cookies.session),
             generation: cookies.generation,
             kind: self.settings.rules.kind(),
-            beside: readable.then_some(beside),
+            access_token: readable.then_some(beside),
         })
     }
 
@@ -103,10 +103,10 @@ impl World<'_> {
             place: cookies.session,
             from: cookies.generation,
             now: began,
-            last_rotated_by: began - self.settings.grace(),
+            max_rotated_at: began - self.settings.grace(),
             asked_by: self
                 .presented(leader)
-                .and_then(|presented| presented.beside)
+                .and_then(|presented| presented.access_token)
                 .map(|beside| beside.token),
             idle_expires_at: began + ms(self.settings.access_ttl + self.settings.idle_ttl),
             client: ClientInfo::default(),
@@ -152,7 +152,7 @@ impl World<'_> {
             }
             Some(Decision::CatchUp { .. }) => self.after(store, Event::CatchUp(number)),
             Some(Decision::Reuse(_)) => self.after(store, Event::EndByReuse(number)),
-            Some(Decision::Over { event, .. }) => self.land(number, Some(Resolved::Over(event))),
+            Some(Decision::Ended { event, .. }) => self.land(number, Some(Resolved::Over(event))),
             Some(Decision::Rotate) => self.step(number),
             other => self.break_with(|| format!("decided {other:?}")),
         }
@@ -238,7 +238,7 @@ impl World<'_> {
                 self.flights[number].listed = false;
                 self.board(ask);
             }
-            Some(Decision::Over { event, .. }) => self.refuse(ask, event),
+            Some(Decision::Ended { event, .. }) => self.refuse(ask, event),
             Some(Decision::Reuse(_)) => self.end_by_follower(number, ask, now),
             other => self.break_with(|| format!("a follower was decided {other:?}")),
         }
