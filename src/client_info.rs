@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use http::header::USER_AGENT;
 use http::{Extensions, HeaderMap};
 
+use crate::http_headers::X_REQUEST_ID;
 use crate::request_context::RequestContext;
 
 /// The address that a request really comes from.
@@ -57,9 +58,6 @@ impl ClientInfo {
         Self { request_id, ..Self::new(address, user_agent) }
     }
 }
-
-/// What the log calls a request by.
-const X_REQUEST_ID: &str = "x-request-id";
 
 /// How long an id may be to be kept, in bytes.
 const REQUEST_ID_MAX: usize = 64;

@@ -74,6 +74,7 @@
 
 pub mod client_info;
 pub mod clock;
+mod http_headers;
 pub mod identity;
 pub mod layer;
 pub mod models;

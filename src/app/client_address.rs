@@ -6,6 +6,8 @@ use http::header::FORWARDED;
 use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 
+use crate::http_headers::{X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, split_list};
+
 /// The proxies whose `Forwarded` and `X-Forwarded-*` headers are believed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TrustedProxies(Vec<IpNet>);
@@ -88,13 +90,10 @@ impl TrustedProxies {
 
 /// The elements of a list header, the last first: each proxy appends its own.
 fn list_elements_rev(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
-    let lines: Vec<_> = headers.get_all(name).iter().collect();
+    let lines = headers.get_all(name).iter().rev().filter_map(|line| line.to_str().ok());
     lines
-        .into_iter()
-        .rev()
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.rsplit(','))
-        .map(str::trim)
+        .flat_map(|line| split_list(line.as_bytes()).rev())
+        .filter_map(|element| str::from_utf8(element).ok())
         .filter(|element| !element.is_empty())
 }
 
@@ -118,10 +117,6 @@ fn node_address(node: &str) -> Option<IpAddr> {
 fn is_https(proto: &str) -> Option<bool> {
     ["http", "https"].iter().position(|known| proto.eq_ignore_ascii_case(known)).map(|at| at == 1)
 }
-
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 #[cfg(test)]
 mod tests {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::response::IntoResponse;
 use futures_util::future::Either;
-use http::header::{HeaderMap, HeaderName, ORIGIN, UPGRADE, VARY};
+use http::header::{HeaderMap, ORIGIN, UPGRADE, VARY};
 use http::{HeaderValue, Method, Request, Response};
 use pin_project_lite::pin_project;
 use tower::util::{BoxCloneSyncService, Oneshot};
@@ -21,6 +21,7 @@ use tower_http::csrf::{ConfigError, CsrfLayer, ProtectionError};
 use super::conditional::ConditionalLayer;
 use super::dispatcher::{DispatchFuture, Dispatcher};
 use crate::config::Origin;
+use crate::http_headers::{X_REQUEST_ID, list_contains};
 use crate::layer::{CookiePolicy, SESSION_EVENT_HEADER};
 use crate::proxy::asks_for_upgrade;
 use crate::routers::ApiError;
@@ -121,10 +122,7 @@ impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for VaryOrig
 }
 
 fn varies_by_origin(headers: &HeaderMap) -> bool {
-    let lines = headers.get_all(VARY).iter().filter_map(|line| line.to_str().ok());
-    lines
-        .flat_map(|line| line.split(','))
-        .any(|name| ["*", "origin"].iter().any(|by| name.trim().eq_ignore_ascii_case(by)))
+    list_contains(headers, &VARY, "*") || list_contains(headers, &VARY, "origin")
 }
 
 /// CORS with credentials, for requests of pages that may call. `OPTIONS` is a preflight only for those,
@@ -135,7 +133,7 @@ fn cors(allowed: &[HeaderValue]) -> CorsLayer {
         .allow_credentials(true)
         .allow_methods(AllowMethods::mirror_request())
         .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers([SESSION_EVENT_HEADER, HeaderName::from_static("x-request-id")])
+        .expose_headers([SESSION_EVENT_HEADER, X_REQUEST_ID])
         .max_age(PREFLIGHT_LASTS)
 }
 

@@ -11,7 +11,7 @@ use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::future::RouteFuture;
-use http::header::{HeaderMap, HeaderName, UPGRADE};
+use http::header::{HeaderMap, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
 use tower::layer::layer_fn;
 use tower::{Service, ServiceBuilder, service_fn};
 
@@ -21,6 +21,7 @@ use super::cors_csrf::{WebSocketOriginCheck, cross_site_upgrade_response};
 use super::request_recorder::{RecorderConfig, RequestRecorder};
 use super::{AppError, cors_csrf};
 use crate::config::{Config, Origin};
+use crate::http_headers::list_elements;
 use crate::layer::{CookiePolicy, Reject401, SilentRefreshLayer};
 use crate::proxy::{ProxyError, ReservedCookies, check_path};
 use crate::request_context::RequestContext;
@@ -165,18 +166,13 @@ async fn reject_cross_origin_websocket(
 
 /// Traefik keeps `Upgrade` to itself, so any header of a handshake will do. (RFC 6455, section 4.1.)
 fn opens_websocket(headers: &HeaderMap) -> bool {
-    let websocket = |name: &[u8]| name.trim_ascii().to_ascii_lowercase().starts_with(b"websocket");
-    let mut upgrades =
-        headers.get_all(UPGRADE).iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
+    let websocket = |name: &[u8]| name.to_ascii_lowercase().starts_with(b"websocket");
     headers.contains_key(SEC_WEBSOCKET_KEY)
         || headers.contains_key(SEC_WEBSOCKET_VERSION)
-        || upgrades.any(websocket)
+        || list_elements(headers, &UPGRADE).any(websocket)
 }
 
 fn respond(reserved: &ReservedCookies, mut request: Request) -> Response {
     reserved.remove_from_request(request.headers_mut());
     forward_auth::respond(&request).into_response()
 }
-
-const SEC_WEBSOCKET_KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
-const SEC_WEBSOCKET_VERSION: HeaderName = HeaderName::from_static("sec-websocket-version");

@@ -22,7 +22,7 @@ use super::catch_panic::{CatchPanicFuture, catch_panic};
 use super::client_address::TrustedProxies;
 use super::resolve_client;
 use crate::clock::Clock;
-use crate::layer::SESSION_EVENT_HEADER;
+use crate::http_headers::{SESSION_EVENT_HEADER, X_REQUEST_ID};
 use crate::request_context::{RequestContext, Scoped};
 use crate::session_event::SessionEvent;
 use crate::telemetry::metrics::{HttpMetrics, RouteMetricsTable};
@@ -326,5 +326,3 @@ fn session_event_from_headers(headers: &HeaderMap) -> Option<SessionEvent> {
     let (_, event) = headers.iter().find(|(name, _)| **name == named)?;
     SessionEvent::parse(event.as_bytes())
 }
-
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

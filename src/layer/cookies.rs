@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use cookie::Cookie;
 pub use cookie::SameSite;
-use http::header::{COOKIE, HeaderMap, HeaderValue, SET_COOKIE};
+use http::header::{HeaderMap, HeaderValue, SET_COOKIE};
 use time::OffsetDateTime;
+
+use crate::http_headers::{cookie_pairs, cookie_value, split_pairs};
 
 /// What the two session cookies are called, and with which attributes they are set.
 ///
@@ -77,10 +79,10 @@ impl CookiePolicy {
     /// What came under the two names, whatever it is worth.
     pub(super) fn find<'h>(&self, headers: &'h HeaderMap) -> Result<[Option<&'h [u8]>; 2], DuplicateCookie> {
         let [mut access, mut refresh] = [None; 2];
-        for pair in pairs(headers) {
-            let (slot, value) = if let Some(value) = value_of(&self.access_name, pair) {
+        for pair in cookie_pairs(headers) {
+            let (slot, value) = if let Some(value) = cookie_value(pair, &self.access_name) {
                 (&mut access, value)
-            } else if let Some(value) = value_of(&self.refresh_name, pair) {
+            } else if let Some(value) = cookie_value(pair, &self.refresh_name) {
                 (&mut refresh, value)
             } else {
                 continue;
@@ -146,16 +148,16 @@ impl CookiePolicy {
     /// All values that came under one of the two names, however often, as far as they may be tokens:
     /// for a sign-out, which ends whatever it finds.
     pub fn tokens_in<'h>(&self, headers: &'h HeaderMap) -> impl Iterator<Item = &'h str> {
-        pairs(headers)
-            .filter_map(|pair| self.names().iter().find_map(|name| value_of(name, pair)))
+        cookie_pairs(headers)
+            .filter_map(|pair| self.names().iter().find_map(|name| cookie_value(pair, name)))
             .filter_map(|value| CookieValue::new(value).token())
     }
 
     /// Whether these response headers set or clear one of the two already.
     pub(super) fn sets_session_cookie(&self, headers: &HeaderMap) -> bool {
         headers.get_all(SET_COOKIE).iter().any(|line| {
-            let pair = between_semicolons(line.as_bytes()).next().unwrap_or_default();
-            self.names().iter().any(|name| value_of(name, pair).is_some())
+            let pair = split_pairs(line.as_bytes()).next().unwrap_or_default();
+            self.names().iter().any(|name| cookie_value(pair, name).is_some())
         })
     }
 
@@ -291,29 +293,6 @@ impl std::fmt::Debug for CookieValue<'_> {
             Self::Unusable => "Unusable",
         })
     }
-}
-
-/// The name-value pairs of all `Cookie` lines.
-fn pairs(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
-    headers.get_all(COOKIE).iter().flat_map(|line| between_semicolons(line.as_bytes()))
-}
-
-/// As `split` would, but many bytes at once: a line is mostly one long token.
-fn between_semicolons(line: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut rest = Some(line);
-    std::iter::from_fn(move || {
-        let line = rest?;
-        let end = memchr::memchr(b';', line);
-        rest = end.map(|end| &line[end + 1..]);
-        Some(&line[..end.unwrap_or(line.len())])
-    })
-}
-
-/// The value of a pair of this name. RFC 6265bis section 5.6: up to the first `=` is the name, of which
-/// ours have none; white space around either is not part of it.
-fn value_of<'h>(name: &str, pair: &'h [u8]) -> Option<&'h [u8]> {
-    let rest = pair.trim_ascii_start().strip_prefix(name.as_bytes())?;
-    Some(rest.trim_ascii_start().strip_prefix(b"=")?.trim_ascii())
 }
 
 /// Whether it is one or more cookie octets (RFC 6265 section 4.1.1).

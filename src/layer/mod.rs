@@ -227,11 +227,12 @@ pub use self::extract::{CurrentUser, NotSignedIn};
 pub use self::future::ResponseFuture;
 pub use self::layer::{OnStoreLoss, SilentRefreshLayer};
 pub use self::reject::{ContinueAnonymous, OnReject, Reject401, Rejection, RejectionKind};
-pub use self::response::SESSION_EVENT_HEADER;
 pub use self::service::SilentRefresh;
 pub use self::token::{
     RefreshError, RefreshRequest, RefreshedSession, SessionActiveFuture, TokenService, Verified, VerifyError,
 };
+
+pub use crate::http_headers::SESSION_EVENT_HEADER;
 
 #[cfg(test)]
 mod tests;

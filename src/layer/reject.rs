@@ -3,7 +3,8 @@
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
 
-use super::response::{SESSION_EVENT_HEADER, make_private};
+use super::response::make_private;
+use crate::http_headers::SESSION_EVENT_HEADER;
 use crate::session_event::SessionEvent;
 
 /// Why a request has no [`Identity`](crate::identity::Identity).

@@ -10,11 +10,9 @@ use tokio::time::Instant;
 use super::cookies::CookiePolicy;
 use super::reject::Rejection;
 use super::token::{RefreshedSession, SessionActiveFuture, TokenService};
+use crate::http_headers::{PRIVATE_NO_STORE, SESSION_EVENT_HEADER, list_contains};
 use crate::identity::SessionId;
 use crate::session_event::SessionEvent;
-
-/// The response header that carries the [`SessionEvent`].
-pub const SESSION_EVENT_HEADER: HeaderName = HeaderName::from_static("x-session-event");
 
 /// How long after a renewal nobody doubts that the session lives. A sign-out that overlaps with an
 /// answer as quick as that could have been overtaken by it on the way just as well.
@@ -163,7 +161,7 @@ fn append_cookies(headers: &mut HeaderMap, cookies: [HeaderValue; 2]) {
 
 /// Keeps the response out of every shared cache.
 pub(super) fn make_private(headers: &mut HeaderMap) {
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
+    headers.insert(CACHE_CONTROL, PRIVATE_NO_STORE);
     // Caches that know these let them override Cache-Control (RFC 9213 section 2.2; nginx).
     let overriding = |name: &&HeaderName| {
         let name = name.as_str();
@@ -184,11 +182,4 @@ fn is_public(headers: &HeaderMap) -> bool {
 
 fn insert_event_header(headers: &mut HeaderMap, event: SessionEvent) {
     headers.insert(SESSION_EVENT_HEADER, HeaderValue::from_static(event.as_str()));
-}
-
-/// Whether a comma-separated field has this member, in any case and on any of its lines.
-fn list_contains(headers: &HeaderMap, field: &HeaderName, member: &str) -> bool {
-    let lines = headers.get_all(field).iter();
-    let mut members = lines.flat_map(|line| line.as_bytes().split(|&b| b == b','));
-    members.any(|listed| listed.trim_ascii().eq_ignore_ascii_case(member.as_bytes()))
 }

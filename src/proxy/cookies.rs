@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use http::HeaderValue;
 use http::header::{COOKIE, HeaderMap, SET_COOKIE};
 
+use crate::http_headers::{cookie_name, split_pairs};
+
 /// The cookie names that upstreams neither see nor set.
 #[derive(Clone, Debug, Default)]
 pub struct ReservedCookies {
@@ -28,15 +30,16 @@ impl ReservedCookies {
         headers: &'h HeaderMap,
     ) -> impl Iterator<Item = Cow<'h, HeaderValue>> {
         headers.get_all(COOKIE).iter().filter_map(|line| {
-            let ours = pairs(line).any(|pair| self.has(name(pair)));
+            let ours = split_pairs(line.as_bytes()).any(|pair| self.has(cookie_name(pair)));
             if ours { self.rest_of(line).map(Cow::Owned) } else { Some(Cow::Borrowed(line)) }
         })
     }
 
     /// Takes cookies of our names out of a response. The others stay as they are, in their order.
     pub(super) fn remove_from_response(&self, headers: &mut HeaderMap) {
-        let reserved =
-            |line: &HeaderValue| pairs(line).next().is_some_and(|pair| self.has(effective_name(pair)));
+        let reserved = |line: &HeaderValue| {
+            split_pairs(line.as_bytes()).next().is_some_and(|pair| self.has(effective_name(pair)))
+        };
         if !headers.get_all(SET_COOKIE).iter().any(reserved) {
             return;
         }
@@ -50,7 +53,8 @@ impl ReservedCookies {
 
     /// A `Cookie` line without ours; `None` if nothing is left.
     fn rest_of(&self, line: &HeaderValue) -> Option<HeaderValue> {
-        let kept: Vec<&[u8]> = pairs(line).filter(|pair| !self.has(name(pair))).collect();
+        let kept: Vec<&[u8]> =
+            split_pairs(line.as_bytes()).filter(|pair| !self.has(cookie_name(pair))).collect();
         if kept.is_empty() {
             return None;
         }
@@ -65,23 +69,12 @@ impl ReservedCookies {
     }
 }
 
-fn pairs(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
-    let line = line.as_bytes();
-    let ends = memchr::memchr_iter(b';', line).chain([line.len()]);
-    ends.scan(0, |start, end| Some(&line[std::mem::replace(start, end + 1)..end]))
-}
-
-fn name(pair: &[u8]) -> &[u8] {
-    let end = memchr::memchr(b'=', pair).unwrap_or(pair.len());
-    pair[..end].trim_ascii()
-}
-
 /// The name under which a browser will send a cookie back, given its name-value pair.
 ///
 /// One without a name (`=name=value`) comes back as `name=value`, and so would be read as ours.
 fn effective_name(pair: &[u8]) -> &[u8] {
     let start = pair.iter().position(|&byte| !matches!(byte, b'=' | b' ' | b'\t')).unwrap_or(pair.len());
-    name(&pair[start..])
+    cookie_name(&pair[start..])
 }
 
 #[cfg(test)]

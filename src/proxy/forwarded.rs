@@ -7,6 +7,7 @@ use http::HeaderValue;
 use http::header::{FORWARDED, HeaderName};
 
 use super::header_writer::HeaderWriter;
+use crate::http_headers::{X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
 
 /// Where a request came from, and what it asked for, as far as that can be believed.
 ///
@@ -75,9 +76,6 @@ fn push_address(to: &mut String, address: IpAddr) {
 /// Room for most elements, in bytes.
 const LONG: usize = 128;
 
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 #[cfg(test)]

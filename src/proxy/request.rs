@@ -13,6 +13,7 @@ use super::routes::{BearerTokenSource, Route};
 use super::upgrade::Upgrade;
 use super::via::Via;
 use super::{content_length, hop_by_hop};
+use crate::http_headers::{TRACEPARENT, X_REQUEST_ID};
 use crate::identity::Identity;
 
 /// Which headers are there that need a closer look: most requests have hardly any of them, and to look for
@@ -198,8 +199,7 @@ fn host(parts: &request::Parts) -> Result<Option<HeaderValue>, ProxyError> {
 }
 
 /// What an outer layer has added, as far as we know: a client can't have it removed.
-const GATEWAY_HEADERS: [HeaderName; 2] =
-    [HeaderName::from_static("x-request-id"), HeaderName::from_static("traceparent")];
+const GATEWAY_HEADERS: [HeaderName; 2] = [X_REQUEST_ID, TRACEPARENT];
 
 #[cfg(test)]
 mod tests {

@@ -7,6 +7,7 @@ use super::cookies::ReservedCookies;
 use super::routes::Route;
 use super::via::Via;
 use super::{content_length, hop_by_hop};
+use crate::http_headers::{SESSION_EVENT_HEADER, X_SET_ACCESS_COOKIE, X_SET_REFRESH_COOKIE};
 
 /// Makes the head of the upstream's answer ours, less what it may not say.
 pub(super) fn prepare_response<B>(
@@ -79,11 +80,8 @@ const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
 const ALL_BUT_COOKIES: [&str; 4] =
     [r#""cache""#, r#""clientHints""#, r#""executionContexts""#, r#""storage""#];
 
-pub(super) const RESERVED: [HeaderName; 3] = [
-    HeaderName::from_static("x-session-event"),
-    HeaderName::from_static("x-set-access-cookie"),
-    HeaderName::from_static("x-set-refresh-cookie"),
-];
+pub(super) const RESERVED: [HeaderName; 3] =
+    [SESSION_EVENT_HEADER, X_SET_ACCESS_COOKIE, X_SET_REFRESH_COOKIE];
 
 #[cfg(test)]
 mod tests {

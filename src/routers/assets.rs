@@ -10,6 +10,8 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use ring::digest;
 
+use crate::http_headers::list_elements;
+
 /// One file. A browser keeps it and asks each time whether it is still the same, so that an update
 /// of the program is seen at once.
 #[derive(Clone)]
@@ -47,10 +49,9 @@ impl Asset {
 
 // RFC 9110, section 13.1.2: any of the listed tags, compared weakly.
 fn holds(headers: &HeaderMap, etag: &HeaderValue) -> bool {
-    let lists = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    lists.flat_map(|list| list.split(',')).map(str::trim).any(|tag| {
-        let tag = tag.strip_prefix("W/").unwrap_or(tag);
-        tag == "*" || tag.as_bytes() == etag.as_bytes()
+    list_elements(headers, &IF_NONE_MATCH).any(|tag| {
+        let tag = tag.strip_prefix(b"W/").unwrap_or(tag);
+        tag == b"*" || tag == etag.as_bytes()
     })
 }
 

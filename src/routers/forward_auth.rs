@@ -20,6 +20,7 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, Uri};
 use serde::Deserialize;
 
 use super::ApiError;
+use crate::http_headers::{PRIVATE_NO_STORE, X_FORWARDED_HOST, X_SET_ACCESS_COOKIE, X_SET_REFRESH_COOKIE};
 use crate::identity::{Identity, Roles};
 use crate::layer::CookiePolicy;
 
@@ -104,7 +105,7 @@ pub fn respond<B>(request: &Request<B>) -> Result<Response<Body>, ApiError> {
     ] {
         headers.insert(name, HeaderValue::from_bytes(value).map_err(ApiError::internal)?);
     }
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
+    headers.insert(CACHE_CONTROL, PRIVATE_NO_STORE);
     Ok(response)
 }
 
@@ -199,12 +200,8 @@ const X_FORWARDED_USER: HeaderName = HeaderName::from_static("x-forwarded-user")
 const X_FORWARDED_EMAIL: HeaderName = HeaderName::from_static("x-forwarded-email");
 const X_FORWARDED_GROUPS: HeaderName = HeaderName::from_static("x-forwarded-groups");
 
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
 const X_FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
 const X_ORIGINAL_METHOD: HeaderName = HeaderName::from_static("x-original-method");
 const X_ORIGINAL_URI: HeaderName = HeaderName::from_static("x-original-uri");
 const X_SEKISHO_ROLES: HeaderName = HeaderName::from_static("x-sekisho-roles");
-
-const X_SET_ACCESS_COOKIE: HeaderName = HeaderName::from_static("x-set-access-cookie");
-const X_SET_REFRESH_COOKIE: HeaderName = HeaderName::from_static("x-set-refresh-cookie");

@@ -3,6 +3,7 @@
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::ids;
+use crate::http_headers::TRACEPARENT;
 use crate::request_context::RequestId;
 
 /// Our place in a trace.
@@ -118,7 +119,6 @@ const PARENT: std::ops::Range<usize> = 36..52;
 const FLAGS: std::ops::Range<usize> = 53..55;
 const SAMPLED: u128 = 1;
 
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 #[cfg(test)]

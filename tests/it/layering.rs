@@ -32,6 +32,7 @@ const TABLE: &[Rule] = &[
     rule("clock", &["models"], WEB),
     rule("identity", &["clock", "models"], WEB),
     rule("client_info", &[], WEB),
+    rule("http_headers", &[], WEB),
     rule("session_event", &[], WEB),
     rule("request_context", &[], WEB),
     rule("response_abort", &[], WEB),
@@ -76,7 +77,14 @@ const TABLE: &[Rule] = &[
 ];
 
 /// What a request speaks for and what happens to it: every module may name these.
-const CORE: &[&str] = &["client_info", "identity", "request_context", "response_abort", "session_event"];
+const CORE: &[&str] = &[
+    "client_info",
+    "http_headers",
+    "identity",
+    "request_context",
+    "response_abort",
+    "session_event",
+];
 
 /// No HTTP, and no SQL.
 const WEB: &[&str] = &["axum", "axum_core", "hyper", "hyper_util", "sqlx", "tower", "tower_http"];
