@@ -78,6 +78,7 @@ mod http_headers;
 pub mod identity;
 pub mod layer;
 pub mod models;
+pub mod problem;
 pub mod request_context;
 pub mod response_abort;
 pub mod services;

@@ -331,6 +331,8 @@ const VALUE_MAX: usize = 4096;
 
 #[cfg(test)]
 mod tests {
+    use http::header::COOKIE;
+
     use super::*;
 
     fn headers(lines: &[&[u8]]) -> HeaderMap {

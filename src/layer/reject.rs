@@ -1,10 +1,11 @@
 //! Requests that bring no good session.
 
-use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
 
 use super::response::make_private;
 use crate::http_headers::SESSION_EVENT_HEADER;
+use crate::problem::Problem;
 use crate::session_event::SessionEvent;
 
 /// Why a request has no [`Identity`](crate::identity::Identity).
@@ -59,9 +60,8 @@ impl Rejection {
     /// An `application/problem+json` answer (RFC 9457) with the event as its `code`.
     #[must_use]
     pub fn problem<B: From<String>>(&self) -> Response<B> {
-        let mut response = Response::new(B::from(self.problem_json()));
-        *response.status_mut() = self.kind.status();
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        let problem = Problem::new(self.kind.status(), self.event.as_str(), self.detail());
+        let mut response = problem.into_response();
         self.insert_headers(&mut response);
         response
     }
@@ -82,16 +82,6 @@ impl Rejection {
     /// RFC 6750 section 3.1: no error code for a request that presented no token there.
     const fn challenge(&self) -> &'static str {
         if self.bearer { r#"Bearer error="invalid_token""# } else { "Bearer" }
-    }
-
-    fn problem_json(&self) -> String {
-        let status = self.kind.status();
-        let title = status.canonical_reason().unwrap_or_default();
-        let (status, detail, code) = (status.as_u16(), self.detail(), self.event);
-        // Nothing in here needs escaping.
-        format!(
-            r#"{{"type":"about:blank","title":"{title}","status":{status},"detail":"{detail}","code":"{code}"}}"#
-        )
     }
 
     const fn detail(&self) -> &'static str {

@@ -2,10 +2,11 @@
 
 use axum_core::BoxError;
 use axum_core::body::Body;
-use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ALLOW, CONNECTION};
 use http::{HeaderValue, Response, StatusCode};
 
 use super::path::BadPath;
+use crate::problem::Problem;
 
 /// Why a request got no answer from an upstream.
 ///
@@ -117,22 +118,8 @@ impl ProxyError {
     /// The answer.
     #[must_use]
     pub fn into_response(self) -> Response<Body> {
-        let status = self.status();
-        let problem = serde_json::json!({
-            "type": "about:blank",
-            "title": status.canonical_reason().unwrap_or_default(),
-            "status": status.as_u16(),
-            "detail": self.to_string(),
-            "code": self.code(),
-        });
-        let mut response = Response::new(Body::from(problem.to_string()));
-        *response.status_mut() = status;
+        let mut response = Problem::new(self.status(), self.code(), self.to_string()).into_response();
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
-        }
         if matches!(self, Self::CodingUnknown) {
             // Where that body ends, somebody before us may see in another way.
             headers.insert(CONNECTION, HeaderValue::from_static("close"));

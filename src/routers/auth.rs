@@ -24,8 +24,9 @@ use crate::layer::{
 };
 use crate::models::session::{Session, SessionId, SessionKind};
 use crate::models::user::Role;
+use crate::problem::Problem;
 use crate::schemas::auth::{LoginRequest, PasswordIn, RegisterIn, SessionListItem, SessionResponse, UserOut};
-use crate::schemas::problem::{Problem, ReadErrorResponses, WriteErrorResponses};
+use crate::schemas::problem::{ReadErrorResponses, WriteErrorResponses};
 use crate::services::auth::{AuthError, Credentials};
 use crate::services::users::NewUser;
 use crate::session_event::SessionEvent;

@@ -5,13 +5,13 @@ use std::fmt::Write as _;
 
 use axum::Router;
 use axum::response::{IntoResponse, Response};
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{CACHE_CONTROL, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 
 use super::form::FormError;
-use crate::layer::SESSION_EVENT_HEADER;
+use crate::http_headers::{PRIVATE_NO_STORE, SESSION_EVENT_HEADER};
+use crate::problem::Problem;
 use crate::schemas::movie::InvalidField;
-use crate::schemas::problem::Problem;
 use crate::services::auth::AuthError;
 use crate::services::movies::{MovieError, UnknownOrder};
 use crate::services::password::PasswordError;
@@ -127,9 +127,7 @@ impl ApiError {
     /// The body of the answer.
     #[must_use]
     pub fn problem(&self) -> Problem {
-        let status = self.status();
-        let title = status.canonical_reason().unwrap_or_default();
-        Problem::new(status.as_u16(), title, self.code(), self.to_string())
+        Problem::new(self.status(), self.code(), self.to_string())
     }
 }
 
@@ -143,11 +141,9 @@ pub(super) fn log_cause(error: &dyn Error, code: &str) {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         log_cause(&self, self.code());
-        let body = serde_json::to_vec(&self.problem()).unwrap_or_default();
-        let mut response = (self.status(), body).into_response();
+        let mut response = self.problem().into_response();
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(Problem::CONTENT_TYPE));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
+        headers.insert(CACHE_CONTROL, PRIVATE_NO_STORE);
         match self {
             // RFC 9110, section 15.5.2: a 401 names a way to authenticate.
             Self::InvalidCredentials => {
@@ -325,7 +321,7 @@ mod tests {
         let corrupt = StoreError::Corrupt { table: "movies", column: "year" };
         assert_eq!(ApiError::from(corrupt).status(), StatusCode::INTERNAL_SERVER_ERROR);
         let problem = ApiError::from(StoreError::Conflict("address")).problem();
-        assert_eq!((problem.status, problem.detail.as_str()), (409, "The address is taken already."));
+        assert_eq!((problem.status, &*problem.detail), (409, "The address is taken already."));
     }
 
     #[test]
@@ -334,7 +330,7 @@ mod tests {
         assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
         assert_eq!(response.headers()[WWW_AUTHENTICATE], "Bearer");
         assert_eq!(response.headers()[SESSION_EVENT_HEADER], "idle_expired");
-        assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+        assert_eq!(response.headers()["content-type"], "application/problem+json");
     }
 
     const CAUSE: &str = "connection refused by the database";

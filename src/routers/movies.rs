@@ -12,8 +12,9 @@ use utoipa_axum::routes;
 
 use super::{ApiError, JsonBody, QueryParams};
 use crate::identity::Identity;
+use crate::problem::Problem;
 use crate::schemas::movie::{MovieIn, MovieListParams, MovieOut, MoviePage, MoviePath};
-use crate::schemas::problem::{Problem, ReadErrorResponses, WriteErrorResponses};
+use crate::schemas::problem::{ReadErrorResponses, WriteErrorResponses};
 use crate::services::movies::{MovieOrder, Movies};
 use crate::services::store::MovieQuery;
 use crate::session_event::SessionEvent;

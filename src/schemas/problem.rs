@@ -1,42 +1,8 @@
 //! The body of every error: problem details (RFC 9457).
 
-use serde::Serialize;
-use utoipa::{IntoResponses, ToSchema};
+use utoipa::IntoResponses;
 
-/// Why a request failed.
-///
-/// `type` is always `about:blank`, so `title` is the status code's own phrase (RFC 9457, section
-/// 4.2.1). Programs look at `code`, people at `detail`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Problem {
-    /// Always `about:blank`.
-    #[serde(rename = "type")]
-    #[schema(example = "about:blank")]
-    pub kind: &'static str,
-    /// The status code's phrase.
-    #[schema(example = "Not Found")]
-    pub title: &'static str,
-    /// The status code.
-    #[schema(example = 404)]
-    pub status: u16,
-    /// What went wrong and what to do about it.
-    #[schema(example = "There is no such movie.")]
-    pub detail: String,
-    /// A word for the error that stays the same from release to release.
-    #[schema(example = "not_found")]
-    pub code: &'static str,
-}
-
-impl Problem {
-    /// The media type of a problem.
-    pub const CONTENT_TYPE: &'static str = "application/problem+json";
-
-    /// A problem without a `type` of its own.
-    #[must_use]
-    pub fn new(status: u16, title: &'static str, code: &'static str, detail: String) -> Self {
-        Self { kind: "about:blank", title, status, detail, code }
-    }
-}
+use crate::problem::Problem;
 
 /// How every read may be refused: for the description of a route.
 #[derive(Clone, Debug, IntoResponses)]

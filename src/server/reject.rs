@@ -1,8 +1,9 @@
 //! What is refused before anybody else sees it.
 
 use axum::body::Body;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
+
+use crate::problem::Problem;
 
 /// Why a request or a connection is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,40 +28,25 @@ impl RejectReason {
         }
     }
 
-    /// As RFC 9457 has it.
-    fn problem(self) -> &'static str {
-        match self {
-            Self::BadHost => {
-                r#"{"type":"about:blank","title":"Bad Request","status":400,"detail":"The Host header is missing, repeated or malformed.","code":"bad_host"}"#
-            }
-            Self::Overloaded => {
-                r#"{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"The server has too much to do right now.","code":"overloaded"}"#
-            }
-            Self::TooManyFields => {
-                r#"{"type":"about:blank","title":"Request Header Fields Too Large","status":431,"detail":"The request has too many header fields.","code":"too_many_header_fields"}"#
-            }
-            Self::UriTooLong => {
-                r#"{"type":"about:blank","title":"URI Too Long","status":414,"detail":"The request's path and query are too long.","code":"uri_too_long"}"#
-            }
-        }
+    fn problem(self) -> Problem {
+        let (code, detail) = match self {
+            Self::BadHost => ("bad_host", "The Host header is missing, repeated or malformed."),
+            Self::Overloaded => ("overloaded", "The server has too much to do right now."),
+            Self::TooManyFields => ("too_many_header_fields", "The request has too many header fields."),
+            Self::UriTooLong => ("uri_too_long", "The request's path and query are too long."),
+        };
+        Problem::new(self.status(), code, detail)
     }
 
     /// The answer to a request.
     pub(super) fn response(self) -> Response<Body> {
-        let mut response = Response::new(Body::from(self.problem()));
-        *response.status_mut() = self.status();
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if self == Self::Overloaded {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
-        }
-        response
+        self.problem().into_response()
     }
 
     /// The answer to a connection, whatever it was going to ask.
     pub(super) fn bytes(self) -> Vec<u8> {
-        let (status, problem) = (self.status(), self.problem());
+        let status = self.status();
+        let problem = self.problem().to_json();
         let length = problem.len();
         format!(
             "HTTP/1.1 {status}\r\nContent-Type: application/problem+json\r\nContent-Length: {length}\r\n\

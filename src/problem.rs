@@ -1,0 +1,92 @@
+//! Error responses as problem details (RFC 9457).
+
+use std::borrow::Cow;
+
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::{Response, StatusCode};
+use serde::Serialize;
+
+use crate::http_headers::NO_STORE;
+
+/// Why a request failed.
+///
+/// `type` is always `about:blank`, so `title` is the status code's own phrase (RFC 9457, section
+/// 4.2.1). Programs look at `code`, people at `detail`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct Problem {
+    /// Always `about:blank`.
+    #[serde(rename = "type")]
+    #[cfg_attr(feature = "server", schema(example = "about:blank"))]
+    pub kind: &'static str,
+    /// The status code's phrase.
+    #[cfg_attr(feature = "server", schema(example = "Not Found"))]
+    pub title: &'static str,
+    /// The status code.
+    #[cfg_attr(feature = "server", schema(example = 404))]
+    pub status: u16,
+    /// What went wrong and what to do about it.
+    #[cfg_attr(feature = "server", schema(value_type = String, example = "There is no such movie."))]
+    pub detail: Cow<'static, str>,
+    /// A word for the error that stays the same from release to release.
+    #[cfg_attr(feature = "server", schema(example = "not_found"))]
+    pub code: &'static str,
+}
+
+impl Problem {
+    /// The media type of a problem.
+    pub const CONTENT_TYPE: &'static str = "application/problem+json";
+
+    /// Creates a problem without a `type` of its own.
+    #[must_use]
+    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            kind: "about:blank",
+            title: status.canonical_reason().unwrap_or_default(),
+            status: status.as_u16(),
+            detail: detail.into(),
+            code,
+        }
+    }
+
+    /// Returns the JSON text of the problem.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Converts the problem into a response with `Cache-Control: no-store`, and with `Retry-After: 1` if
+    /// its status is 503.
+    #[must_use]
+    pub fn into_response<B: From<String>>(self) -> Response<B> {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = Response::new(B::from(self.to_json()));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(Self::CONTENT_TYPE));
+        headers.insert(CACHE_CONTROL, NO_STORE);
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unavailable_problem_has_retry_after_and_escaped_detail() {
+        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "a \"b\"");
+        let response: Response<String> = problem.into_response();
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+        assert_eq!(response.headers()[CACHE_CONTROL], "no-store");
+        assert_eq!(response.headers()[RETRY_AFTER], "1");
+        assert_eq!(
+            response.body(),
+            r#"{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"a \"b\"","code":"busy"}"#
+        );
+    }
+}
