@@ -28,7 +28,7 @@
 //! that crashes within seconds of a rotation; then a thief with a copy of its cookies, who comes now
 //! and then, who asks whenever the browser does, a few seconds before it, or along with it but with
 //! each token only briefly. Measured: honest sessions signed out, thieves caught, and the median time
-//! until then (by `cargo test --test it model::compared::table -- --ignored --nocapture`):
+//! until then (by `cargo test --test it model::rule_comparison::table -- --ignored --nocapture`):
 //!
 //! | rule | signed out | now and then | along | ahead | brief |
 //! |---|---|---|---|---|---|

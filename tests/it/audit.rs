@@ -10,7 +10,7 @@ use sqlx::Connection;
 
 use crate::support::app::{PASSWORD, PAST_GRACE, TestApp, on_each_database};
 use crate::support::browser::Browser;
-use crate::support::db::Fresh;
+use crate::support::db::TestDatabase;
 
 on_each_database! {
     there_is_one_entry_for_each_act
@@ -22,7 +22,7 @@ on_each_database! {
 }
 
 /// whoever counts the entries has counted the acts.
-async fn there_is_one_entry_for_each_act(fresh: Fresh) {
+async fn there_is_one_entry_for_each_act(fresh: TestDatabase) {
     let app = TestApp::with(fresh, &[("login.registration", "open")]).await;
     let mut ann = app.browser();
     let account = json!({"email": "ann@example.com", "password": PASSWORD});
@@ -57,14 +57,14 @@ async fn there_is_one_entry_for_each_act(fresh: Fresh) {
     assert_eq!(count(&app).await, counted.map(|(event, count)| (event.to_owned(), count)).into());
 }
 
-async fn a_stolen_refresh_token_shows_both_sides(fresh: Fresh) {
+async fn a_stolen_refresh_token_shows_both_sides(fresh: TestDatabase) {
     let (app, mut ann, session) = signed_in(fresh).await;
-    let mut thief = ann.clone().at([203, 0, 113, 9], "curl/8");
+    let mut thief = ann.clone().with_client([203, 0, 113, 9], "curl/8");
     app.expire();
     ann.get("/auth/session").await;
     app.clock.advance(PAST_GRACE);
     ann.get("/auth/session").await;
-    app.written(session, |row| row.settled_by.is_some()).await;
+    app.flush_until(session, |row| row.settled_by.is_some()).await;
     thief.get("/auth/session").await.problem(401, "reuse_detected");
 
     let entry = end_of(&app, session, EndReason::ReuseDetected).await;
@@ -73,17 +73,17 @@ async fn a_stolen_refresh_token_shows_both_sides(fresh: Fresh) {
     assert_eq!(side(&entry.holder), ("192.0.2.7".to_owned(), "Browser/1.0".to_owned()));
 }
 
-async fn two_jars_in_lasting_use_show_both_sides(fresh: Fresh) {
+async fn two_jars_in_lasting_use_show_both_sides(fresh: TestDatabase) {
     let (app, mut ann, session) = signed_in(fresh).await;
-    let mut thief = ann.clone().at([203, 0, 113, 9], "curl/8");
+    let mut thief = ann.clone().with_client([203, 0, 113, 9], "curl/8");
     app.expire();
     assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
     assert_eq!(thief.get("/auth/session").await.event(), Some("replayed"));
     app.clock.advance(PAST_GRACE);
     ann.get("/auth/session").await;
-    app.written(session, |row| row.settled_by.is_some()).await;
+    app.flush_until(session, |row| row.settled_by.is_some()).await;
     thief.get("/auth/session").await;
-    app.written(session, |row| row.end.is_some()).await;
+    app.flush_until(session, |row| row.end.is_some()).await;
 
     let entry = end_of(&app, session, EndReason::ReuseDetected).await;
     assert_eq!((entry.presented, entry.held), (Some(2), Some(2)));
@@ -91,7 +91,7 @@ async fn two_jars_in_lasting_use_show_both_sides(fresh: Fresh) {
     assert_eq!(side(&entry.holder), ("192.0.2.7".to_owned(), "Browser/1.0".to_owned()));
 }
 
-async fn a_store_that_was_rolled_back_is_in_the_audit(fresh: Fresh) {
+async fn a_store_that_was_rolled_back_is_in_the_audit(fresh: TestDatabase) {
     let (app, mut ann, session) = signed_in(fresh).await;
     let mut expected = Vec::new();
     for lost in [1, 3] {
@@ -114,7 +114,7 @@ async fn a_store_that_was_rolled_back_is_in_the_audit(fresh: Fresh) {
     assert_eq!(caught_up, expected, "one lost rotation is nothing to tell of");
 }
 
-async fn tokens_that_name_nothing_fill_no_table(fresh: Fresh) {
+async fn tokens_that_name_nothing_fill_no_table(fresh: TestDatabase) {
     let (app, ann, _) = signed_in(fresh).await;
     app.sql("DELETE FROM {sessions}").await;
     app.expire();
@@ -129,7 +129,7 @@ async fn tokens_that_name_nothing_fill_no_table(fresh: Fresh) {
     assert!((1..=5).contains(&unknown), "{counts:?}");
 }
 
-async fn an_entry_names_the_request(fresh: Fresh) {
+async fn an_entry_names_the_request(fresh: TestDatabase) {
     let (app, mut ann, session) = signed_in(fresh).await;
     let answer = ann.post("/auth/logout", &json!({})).await;
     let entry = end_of(&app, session, EndReason::LoggedOut).await;
@@ -137,8 +137,8 @@ async fn an_entry_names_the_request(fresh: Fresh) {
     assert!(ann.jar.is_empty());
 }
 
-async fn signed_in(fresh: Fresh) -> (TestApp, Browser, SessionId) {
-    let app = TestApp::over(fresh).await;
+async fn signed_in(fresh: TestDatabase) -> (TestApp, Browser, SessionId) {
+    let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let mut ann = app.browser();
     let session = ann.sign_in("ann@example.com").await;

@@ -10,18 +10,18 @@ use std::thread;
 use tempfile::TempDir;
 
 /// The program, in an empty directory and an empty environment.
-struct Shell {
+struct CliFixture {
     dir: TempDir,
     env: Vec<(&'static str, String)>,
 }
 
-struct Ran {
+struct CommandOutput {
     code: Option<i32>,
     out: String,
     err: String,
 }
 
-impl Shell {
+impl CliFixture {
     fn new() -> Self {
         Self { dir: tempfile::tempdir().unwrap(), env: Vec::new() }
     }
@@ -43,14 +43,14 @@ impl Shell {
         command
     }
 
-    fn run(&self, args: &[&str]) -> Ran {
+    fn run(&self, args: &[&str]) -> CommandOutput {
         let Output { status, stdout, stderr } = self.command(args).output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
-        Ran { code: status.code(), out: text(stdout), err: text(stderr) }
+        CommandOutput { code: status.code(), out: text(stdout), err: text(stderr) }
     }
 }
 
-impl Ran {
+impl CommandOutput {
     /// It failed with `code`, and said so in one line of standard error, which this returns.
     fn fails(&self, code: i32) -> &str {
         assert_eq!(self.code, Some(code), "{}{}", self.out, self.err);
@@ -64,7 +64,7 @@ impl Ran {
 
 #[test]
 fn help_lists_every_command() {
-    let help = Shell::new().run(&["--help"]);
+    let help = CliFixture::new().run(&["--help"]);
     assert_eq!((help.code, help.err.as_str()), (Some(0), ""));
     insta::assert_snapshot!(help.out, @r"
     A gateway that keeps browser users signed in
@@ -123,7 +123,7 @@ fn every_command_has_help() {
         "key retire",
     ] {
         let words: Vec<_> = command.split(' ').chain(["--help"]).collect();
-        let help = Shell::new().run(&words);
+        let help = CliFixture::new().run(&words);
         assert_eq!(help.code, Some(0), "{command}: {}", help.err);
         assert!(help.out.contains(&format!("Usage: sekisho {command}")), "{command}: {}", help.out);
         assert!(help.out.contains("--config <FILE>"), "{command}");
@@ -135,7 +135,7 @@ fn every_command_has_help() {
 
 #[test]
 fn the_version() {
-    let version = Shell::new().run(&["--version"]);
+    let version = CliFixture::new().run(&["--version"]);
     assert_eq!(
         (version.code, version.out.as_str()),
         (Some(0), concat!("sekisho ", env!("CARGO_PKG_VERSION"), "\n"))
@@ -168,25 +168,25 @@ fn wrong_usage_is_2_and_one_line() {
         (&["key", "retire", "256"], "invalid value '256'"),
         (&["user", "create", "--email", "a@b.c", "--password", "x"], "unexpected argument '--password'"),
     ] {
-        let ran = Shell::new().run(args);
+        let ran = CliFixture::new().run(args);
         let line = ran.fails(2);
         assert!(line.contains(part), "{args:?}: {line}");
     }
-    let ran = Shell::new().run(&[]);
+    let ran = CliFixture::new().run(&[]);
     assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""));
     assert!(ran.err.contains("Usage: sekisho"), "{}", ran.err);
 }
 
 #[test]
 fn a_good_configuration() {
-    let ran = Shell::new().run(&["check-config"]);
+    let ran = CliFixture::new().run(&["check-config"]);
     assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
     insta::assert_snapshot!(ran.out, @r"
     configuration file: none, only the defaults and the environment
     configuration is good
     ");
 
-    let shell = Shell::new().file("sekisho.toml", "[session]\ngrace = '30s'");
+    let shell = CliFixture::new().file("sekisho.toml", "[session]\ngrace = '30s'");
     let ran = shell.run(&["check-config"]);
     assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
     insta::assert_snapshot!(ran.out, @r"
@@ -198,7 +198,7 @@ fn a_good_configuration() {
 
 #[test]
 fn a_bad_configuration_is_78_and_one_line() {
-    let shell = Shell::new().file("sekisho.toml", "[server]\nlisen = '127.0.0.1:80'");
+    let shell = CliFixture::new().file("sekisho.toml", "[server]\nlisen = '127.0.0.1:80'");
     for args in [&["check-config"][..], &["healthcheck"], &["check-config", "--config", "./sekisho.toml"]] {
         let ran = shell.run(args);
         assert_eq!(
@@ -206,10 +206,10 @@ fn a_bad_configuration_is_78_and_one_line() {
             "unknown key server.lisen in ./sekisho.toml, line 2: did you mean server.listen?"
         );
     }
-    let ran = Shell::new().run(&["--config", "nowhere.toml", "check-config"]);
+    let ran = CliFixture::new().run(&["--config", "nowhere.toml", "check-config"]);
     assert_eq!(ran.fails(78), "can't read nowhere.toml: No such file or directory (os error 2)");
     // Line ends and escape sequences in a value stay in the line.
-    let shell = Shell::new().file("sekisho.toml", "[server]\nlisten = \"a\\n\\u001b[2J\"");
+    let shell = CliFixture::new().file("sekisho.toml", "[server]\nlisten = \"a\\n\\u001b[2J\"");
     assert!(shell.run(&["check-config"]).fails(78).contains("server.listen = \"a\\n\\u{1b}[2J\""));
 }
 
@@ -220,14 +220,14 @@ fn what_only_the_proxy_can_tell_of_a_route_is_checked_too() {
         "{route}\n[[routes]]\npath = '/b'\nupstreams = ['http://h']\nremove_request_headers = ['Host']"
     );
     assert_eq!(
-        Shell::new().file("sekisho.toml", &file).run(&["check-config"]).fails(78),
+        CliFixture::new().file("sekisho.toml", &file).run(&["check-config"]).fails(78),
         "the route in ./sekisho.toml, line 6: route `/b`: remove_request_headers can't name `host`: every \
          request needs it"
     );
 }
 
 /// What `serve` says until it serves.
-fn beginning(shell: &Shell) -> Vec<String> {
+fn beginning(shell: &CliFixture) -> Vec<String> {
     let mut serving = shell.command(&["serve"]).stderr(Stdio::piped()).spawn().unwrap();
     let mut said = Vec::new();
     for line in BufReader::new(serving.stderr.take().unwrap()).lines().map(Result::unwrap) {
@@ -244,7 +244,7 @@ fn beginning(shell: &Shell) -> Vec<String> {
 
 #[test]
 fn a_first_start_says_what_to_do_next() {
-    let shell = Shell::new()
+    let shell = CliFixture::new()
         .env("SEKISHO_SERVER__LISTEN", "127.0.0.1:0")
         .env("SEKISHO_ADMIN__LISTEN", "127.0.0.1:0")
         .env("SEKISHO_LOGIN__BCRYPT_COST", "4");
@@ -263,7 +263,7 @@ fn a_first_start_says_what_to_do_next() {
 
 #[test]
 fn the_real_environment_and_dot_env() {
-    let shell = Shell::new()
+    let shell = CliFixture::new()
         .file(".env", "SEKISHO_SESSION__GRACE=1h\nSEKISHO_PORT=tcp://10.0.0.1:80\n")
         .env("SEKISHO_SERVICE_HOST", "10.0.0.1");
     let ran = shell.run(&["check-config"]);
@@ -288,7 +288,7 @@ fn a_variable_of_ours_that_is_no_text() {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
 
-    let shell = Shell::new();
+    let shell = CliFixture::new();
     let value = OsStr::from_bytes(b"\xff");
     let output =
         shell.command(&["check-config"]).env("SEKISHO_TOKENS__ISSUER", value).env("OTHER", value).output();
@@ -299,7 +299,7 @@ fn a_variable_of_ours_that_is_no_text() {
 
 #[test]
 fn a_closed_pipe_is_no_failure() {
-    let shell = Shell::new();
+    let shell = CliFixture::new();
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let output = shell.command(&["check-config"]).stdout(writer).output().unwrap();
@@ -323,7 +323,7 @@ fn admin(answer: &'static str) -> (String, thread::JoinHandle<Vec<String>>) {
 #[test]
 fn healthcheck_asks_whether_we_are_ready() {
     let (address, served) = admin("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
-    let ran = Shell::new().env("SEKISHO_ADMIN__LISTEN", &address).run(&["healthcheck"]);
+    let ran = CliFixture::new().env("SEKISHO_ADMIN__LISTEN", &address).run(&["healthcheck"]);
     assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (Some(0), "", ""));
     let lines = served.join().unwrap();
     assert_eq!(lines[0], "GET /readyz HTTP/1.1");
@@ -331,7 +331,7 @@ fn healthcheck_asks_whether_we_are_ready() {
 
     let (address, served) = admin("HTTP/1.1 503 Service Unavailable\r\n\r\n");
     let port = address.rsplit(':').next().unwrap();
-    let ran = Shell::new().env("SEKISHO_ADMIN__LISTEN", format!("0.0.0.0:{port}")).run(&["healthcheck"]);
+    let ran = CliFixture::new().env("SEKISHO_ADMIN__LISTEN", format!("0.0.0.0:{port}")).run(&["healthcheck"]);
     let line = ran.fails(1);
     assert!(line.contains("answered \"HTTP/1.1 503 Service Unavailable\""), "{line}");
     served.join().unwrap();
@@ -340,9 +340,9 @@ fn healthcheck_asks_whether_we_are_ready() {
 #[test]
 fn healthcheck_with_nobody_there() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let ran = Shell::new().env("SEKISHO_ADMIN__LISTEN", &free).run(&["healthcheck"]);
+    let ran = CliFixture::new().env("SEKISHO_ADMIN__LISTEN", &free).run(&["healthcheck"]);
     let line = ran.fails(1);
     assert!(line.starts_with(&format!("no answer from admin.listen = {free}: ")), "{line}");
-    let ran = Shell::new().env("SEKISHO_ADMIN__LISTEN", "127.0.0.1:0").run(&["healthcheck"]);
+    let ran = CliFixture::new().env("SEKISHO_ADMIN__LISTEN", "127.0.0.1:0").run(&["healthcheck"]);
     assert!(ran.fails(1).contains("port 0"));
 }

@@ -7,10 +7,10 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use futures_util::future::join_all;
 
-use crate::support::db::Place;
+use crate::support::db::DatabaseLocation;
 use crate::support::process::on_both;
-use crate::support::process::{PASSWORD, Server, Site, until};
-use crate::support::wire_browser::Browser;
+use crate::support::process::{PASSWORD, ServerProcess, TestDeployment, until};
+use crate::support::socket_browser::SocketBrowser;
 
 on_both! {
     users_are_created_listed_and_deleted;
@@ -26,15 +26,15 @@ on_both! {
 const ANN: &str = "ann@example.com";
 const BOB: &str = "bob@example.com";
 
-async fn running(place: Place) -> (Site, Server) {
-    let site = Site::new(place).await;
+async fn running(place: DatabaseLocation) -> (TestDeployment, ServerProcess) {
+    let site = TestDeployment::new(place).await;
     site.user(ANN, "user").await;
     let server = site.serve().await;
     (site, server)
 }
 
 /// Waits until this browser is signed out, which a running server learns within a moment.
-async fn signed_out(browser: &mut Browser, server: SocketAddr) -> String {
+async fn signed_out(browser: &mut SocketBrowser, server: SocketAddr) -> String {
     until("the session to be over", async || {
         let answer = browser.get(server, "/auth/session").await;
         let over = answer.status == StatusCode::UNAUTHORIZED;
@@ -43,7 +43,7 @@ async fn signed_out(browser: &mut Browser, server: SocketAddr) -> String {
     .await
 }
 
-async fn users_are_created_listed_and_deleted(place: Place) {
+async fn users_are_created_listed_and_deleted(place: DatabaseLocation) {
     let (site, server) = running(place).await;
     let create = ["user", "create", "--email", "Bob@Example.com", "--name", "Bob", "--password-stdin"];
     assert!(site.run_with(&create, PASSWORD).await.done().starts_with("created bob@example.com (user), id "));
@@ -52,7 +52,7 @@ async fn users_are_created_listed_and_deleted(place: Place) {
     let short = ["user", "create", "--email", "cid@example.com", "--password-stdin"];
     assert!(site.run_with(&short, "hunter2\n").await.fails(1).contains("15 characters"));
 
-    let mut bob = Browser::signed_in(server.public, BOB).await;
+    let mut bob = SocketBrowser::signed_in(server.public, BOB).await;
     let users = site.run(&["user", "list", "--json"]).await.rows();
     let listed: Vec<_> = users.iter().map(|user| [&user["email"], &user["name"], &user["role"]]).collect();
     assert_eq!(listed.len(), 2, "{users:?}");
@@ -65,9 +65,9 @@ async fn users_are_created_listed_and_deleted(place: Place) {
     server.stop().await;
 }
 
-async fn a_new_password_ends_the_sessions(place: Place) {
+async fn a_new_password_ends_the_sessions(place: DatabaseLocation) {
     let (site, server) = running(place).await;
-    let mut ann = Browser::signed_in(server.public, ANN).await;
+    let mut ann = SocketBrowser::signed_in(server.public, ANN).await;
     let new = "lantern-over-the-mountain-pass";
     let said = site.run_with(&["user", "passwd", ANN, "--password-stdin"], new).await.done();
     assert_eq!(said, "set the password of ann@example.com; 1 session ended\n");
@@ -77,9 +77,9 @@ async fn a_new_password_ends_the_sessions(place: Place) {
     server.stop().await;
 }
 
-async fn a_new_role_counts_after_signing_in_again(place: Place) {
+async fn a_new_role_counts_after_signing_in_again(place: DatabaseLocation) {
     let (site, server) = running(place).await;
-    let mut ann = Browser::signed_in(server.public, ANN).await;
+    let mut ann = SocketBrowser::signed_in(server.public, ANN).await;
     let said = site.run(&["user", "role", ANN, "admin"]).await.done();
     assert_eq!(said, "ann@example.com is admin now; 1 session ended\n");
     assert_eq!(signed_out(&mut ann, server.public).await, "role_changed");
@@ -88,9 +88,9 @@ async fn a_new_role_counts_after_signing_in_again(place: Place) {
     server.stop().await;
 }
 
-async fn a_disabled_user_is_out_until_enabled(place: Place) {
+async fn a_disabled_user_is_out_until_enabled(place: DatabaseLocation) {
     let (site, server) = running(place).await;
-    let mut ann = Browser::signed_in(server.public, ANN).await;
+    let mut ann = SocketBrowser::signed_in(server.public, ANN).await;
     assert_eq!(
         site.run(&["user", "disable", ANN]).await.done(),
         "disabled ann@example.com; 1 session ended\n"
@@ -106,7 +106,7 @@ async fn a_disabled_user_is_out_until_enabled(place: Place) {
 }
 
 /// Hashes as passlib writes them.
-async fn imported_users_sign_in(place: Place) {
+async fn imported_users_sign_in(place: DatabaseLocation) {
     let (site, server) = running(place).await;
     let csv = format!("email,hashed_password,name,role\n{BOB},{BCRYPT},Bob,admin\n");
     let file = site.write("users.csv", &csv);
@@ -115,7 +115,7 @@ async fn imported_users_sign_in(place: Place) {
     let file = site.write("users.jsonl", &format!("{cid}\n"));
     assert_eq!(site.run(&["user", "import", file.to_str().unwrap()]).await.done(), "imported 1 users\n");
     for email in [BOB, "cid@example.com"] {
-        let mut browser = Browser::default();
+        let mut browser = SocketBrowser::default();
         assert_eq!(browser.sign_in(server.public, email, IMPORTED_PASSWORD).await.status, 200, "{email}");
         assert_eq!(browser.sign_in(server.public, email, "another password").await.status, 401, "{email}");
     }
@@ -129,12 +129,14 @@ async fn imported_users_sign_in(place: Place) {
     server.stop().await;
 }
 
-async fn sessions_are_listed_and_revoked(place: Place) {
+async fn sessions_are_listed_and_revoked(place: DatabaseLocation) {
     let (site, server) = running(place).await;
     site.user(BOB, "user").await;
-    let mut anns =
-        [Browser::signed_in(server.public, ANN).await, Browser::signed_in(server.public, ANN).await];
-    let mut bob = Browser::signed_in(server.public, BOB).await;
+    let mut anns = [
+        SocketBrowser::signed_in(server.public, ANN).await,
+        SocketBrowser::signed_in(server.public, ANN).await,
+    ];
+    let mut bob = SocketBrowser::signed_in(server.public, BOB).await;
     assert_eq!(site.run(&["session", "list", "--json"]).await.rows().len(), 3);
     let of_bob = site.run(&["session", "list", "--user", BOB, "--json"]).await.rows();
     assert_eq!(of_bob.len(), 1);
@@ -174,17 +176,17 @@ async fn sessions_are_listed_and_revoked(place: Place) {
 
 /// Two replicas share the keys. The one that was there before learns of the new key when the other's
 /// tokens come to it.
-async fn a_key_rotation_under_load_signs_nobody_out(place: Place) {
-    let mut site = Site::new(place).await;
+async fn a_key_rotation_under_load_signs_nobody_out(place: DatabaseLocation) {
+    let mut site = TestDeployment::new(place).await;
     site.set("tokens.key_activation", "0s");
     // With 2 s, pages that poll would be renewed within the grace, and so only replayed.
     site.set("tokens.access_ttl", "3s");
     site.user(ANN, "user").await;
     let old = site.serve().await;
-    let mut idle = Browser::signed_in(old.public, ANN).await;
+    let mut idle = SocketBrowser::signed_in(old.public, ANN).await;
     let mut browsers = Vec::new();
     for _ in 0..4 {
-        browsers.push(Browser::signed_in(old.public, ANN).await);
+        browsers.push(SocketBrowser::signed_in(old.public, ANN).await);
     }
     let polling = join_all(browsers.into_iter().map(|browser| poll_until_key_2(browser, old.public)));
     let (browsers, new) = tokio::join!(polling, rotate_and_start_another(&site, &old));
@@ -202,13 +204,13 @@ async fn a_key_rotation_under_load_signs_nobody_out(place: Place) {
 }
 
 /// The new key's first token reaches the replica that does not know it yet.
-async fn rotate_and_start_another(site: &Site, old: &Server) -> Server {
+async fn rotate_and_start_another(site: &TestDeployment, old: &ServerProcess) -> ServerProcess {
     let said = site.run(&["key", "rotate"]).await.done();
     assert_eq!(said, "added key 2 (HS256); it signs in 0s, and nobody is signed out\n");
     let keys = site.run(&["key", "list", "--json"]).await.rows();
     assert_eq!((&keys[0]["state"], &keys[1]["state"]), (&"verifies".into(), &"signs".into()));
     let new = site.serve().await;
-    let mut traveller = Browser::signed_in(new.public, ANN).await;
+    let mut traveller = SocketBrowser::signed_in(new.public, ANN).await;
     assert_eq!(traveller.key_number(), 2);
     until("the old replica to know the new key", async || {
         (traveller.status(old.public, "/auth/session").await == 200).then_some(())
@@ -218,7 +220,7 @@ async fn rotate_and_start_another(site: &Site, old: &Server) -> Server {
 }
 
 /// Asks again and again, always successfully, until its refresh token is signed by the new key.
-async fn poll_until_key_2(mut browser: Browser, server: SocketAddr) -> Browser {
+async fn poll_until_key_2(mut browser: SocketBrowser, server: SocketAddr) -> SocketBrowser {
     until("a refresh token of the new key", async || {
         let answer = browser.get(server, "/auth/session").await;
         assert_eq!(answer.status, 200, "{:?}", answer.header("x-session-event"));
@@ -228,23 +230,27 @@ async fn poll_until_key_2(mut browser: Browser, server: SocketAddr) -> Browser {
     browser
 }
 
-impl Browser {
+impl SocketBrowser {
     /// The number of the key that signed its refresh token.
     fn key_number(&self) -> u8 {
         BASE64_URL_SAFE_NO_PAD.decode(&self.cookies["__Host-refresh_token"]).unwrap()[1]
     }
 }
 
-async fn healthcheck_tells_whether_it_is_ready(place: Place) {
-    let mut site = Site::new(place).await;
+async fn healthcheck_tells_whether_it_is_ready(place: DatabaseLocation) {
+    let mut site = TestDeployment::new(place).await;
     let server = site.serve().await;
     let admin = server.admin.to_string();
     site.set("admin.listen", &admin);
     assert_eq!(site.run(&["healthcheck"]).await.done(), "");
     for (path, text) in [("/healthz", "alive\n"), ("/readyz", "ready\n")] {
-        let answer = Browser::default().get(server.admin, path).await;
+        let answer = SocketBrowser::default().get(server.admin, path).await;
         assert_eq!((answer.status.as_u16(), answer.body.as_slice()), (200, text.as_bytes()));
-        assert_eq!(Browser::default().status(server.public, path).await, 404, "never on the public listener");
+        assert_eq!(
+            SocketBrowser::default().status(server.public, path).await,
+            404,
+            "never on the public listener"
+        );
     }
     server.stop().await;
     assert!(

@@ -20,12 +20,12 @@ use sekisho::telemetry::LogFormat;
 use tempfile::TempDir;
 
 /// A directory with a `sekisho.toml`, a `.env` and an environment.
-struct Place {
+struct ConfigFixture {
     dir: TempDir,
     sources: Sources,
 }
 
-impl Place {
+impl ConfigFixture {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let sources = Sources { dir: Some(dir.path().to_owned()), ..Sources::default() };
@@ -70,8 +70,8 @@ impl Place {
     }
 }
 
-fn file(text: &str) -> Place {
-    Place::new().file(text)
+fn file(text: &str) -> ConfigFixture {
+    ConfigFixture::new().file(text)
 }
 
 /// What the table of the design says.
@@ -128,7 +128,7 @@ fn traces_go_where_the_collector_is() {
 #[test]
 fn what_clients_may_cost_by_default() {
     let seconds = Duration::from_secs;
-    let server = Place::new().config().server;
+    let server = ConfigFixture::new().config().server;
     assert_eq!(server.drain_delay, Duration::ZERO);
     let limits = server.limits;
     let expected = Limits {
@@ -339,7 +339,7 @@ fn the_readme_s_table_has_every_key_and_its_default() {
 fn every_key_is_read() {
     for key in KEYS {
         // No text, number, list, path or file is called that.
-        let error = Place::new().flag(key, "\u{1}").error();
+        let error = ConfigFixture::new().flag(key, "\u{1}").error();
         assert!(error.contains(key), "{key}: {error}");
     }
     for key in ROUTE_KEYS {
@@ -356,8 +356,8 @@ fn every_key_is_read() {
 
 #[test]
 fn flag_environment_dot_env_file_and_default_win_in_this_order() {
-    let issuer = |place: &Place| place.config().tokens.issuer;
-    let place = Place::new();
+    let issuer = |place: &ConfigFixture| place.config().tokens.issuer;
+    let place = ConfigFixture::new();
     assert_eq!(issuer(&place), "sekisho");
     let place = place.file("[tokens]\nissuer = 'file'");
     assert_eq!(issuer(&place), "file");
@@ -411,7 +411,7 @@ fn the_files_that_come_along_are_good() {
 
 #[test]
 fn text_from_the_environment_needs_no_quotes_and_stays_text() {
-    let place = Place::new()
+    let place = ConfigFixture::new()
         .env("SEKISHO_DATABASE__URL", "postgres://u:p$w@db/x?a=b")
         .env("SEKISHO_TOKENS__ISSUER", "12345")
         .env("SEKISHO_TOKENS__AUDIENCE", "true")
@@ -432,15 +432,17 @@ fn text_from_the_environment_needs_no_quotes_and_stays_text() {
 #[test]
 fn a_numeric_secret_stays_a_secret() {
     let digits = "31415926535897932384626433832795028841971";
-    let place = Place::new().env("SEKISHO_TOKENS__SECRET", digits);
+    let place = ConfigFixture::new().env("SEKISHO_TOKENS__SECRET", digits);
     assert!(matches!(place.config().tokens.keys, KeySource::Secret(s) if s.expose_secret() == digits));
     // Too short, but for no other reason.
-    assert!(Place::new().env("SEKISHO_TOKENS__SECRET", "true").error().contains("shorter than 32 bytes"));
+    assert!(
+        ConfigFixture::new().env("SEKISHO_TOKENS__SECRET", "true").error().contains("shorter than 32 bytes")
+    );
 }
 
 #[test]
 fn what_others_put_into_the_environment_is_ignored() {
-    let place = Place::new()
+    let place = ConfigFixture::new()
         .env("SEKISHO_PORT", "tcp://10.96.0.1:80")
         .env("SEKISHO_SERVICE_HOST", "10.96.0.1")
         .env("SEKISHO_PORT_80_TCP_ADDR", "10.96.0.1")
@@ -452,7 +454,7 @@ fn what_others_put_into_the_environment_is_ignored() {
 
 #[test]
 fn a_variable_with_one_underscore_too_few_is_pointed_out() {
-    let warnings = Place::new().env("SEKISHO_SERVER_LISTEN", "0.0.0.0:80").load().unwrap().warnings;
+    let warnings = ConfigFixture::new().env("SEKISHO_SERVER_LISTEN", "0.0.0.0:80").load().unwrap().warnings;
     assert_eq!(
         warnings,
         ["SEKISHO_SERVER_LISTEN is not read: the variable is called SEKISHO_SERVER__LISTEN"]
@@ -463,14 +465,14 @@ fn a_variable_with_one_underscore_too_few_is_pointed_out() {
 fn dot_env_is_read_without_touching_the_process() {
     let text =
         "# comment\nexport SEKISHO_TOKENS__ISSUER=\"a-b\"\n\nSEKISHO_TOKENS__AUDIENCE='x$y'\nOTHER=1\n";
-    let config = Place::new().write(".env", text).config();
+    let config = ConfigFixture::new().write(".env", text).config();
     assert_eq!((config.tokens.issuer.as_str(), config.tokens.audience.as_str()), ("a-b", "x$y"));
     assert!(std::env::var_os("SEKISHO_TOKENS__ISSUER").is_none());
 
-    let error = Place::new().write(".env", "A=1\nSEKISHO_TOKENS__SECRET='hunter2 x\n").error();
+    let error = ConfigFixture::new().write(".env", "A=1\nSEKISHO_TOKENS__SECRET='hunter2 x\n").error();
     assert_eq!(error, "./.env, line 2: expected NAME=value; values with spaces or # in them need quotes");
 
-    let place = Place::new();
+    let place = ConfigFixture::new();
     fs::create_dir(place.path(".env")).unwrap();
     assert_eq!(place.config().tokens.issuer, "sekisho", "a Python environment is no .env file");
 }
@@ -478,8 +480,9 @@ fn dot_env_is_read_without_touching_the_process() {
 #[test]
 fn secrets_come_from_files_too() {
     let secret = "kq2V8mYb0Zr4n7PxWc1sTgH5uJdLfA9eXo3iRvBzQ6E=";
-    let place = Place::new().write("secret", &format!("{secret}\n")).write("url", "postgres://u:p@h/db\r\n");
-    let place = Place {
+    let place =
+        ConfigFixture::new().write("secret", &format!("{secret}\n")).write("url", "postgres://u:p@h/db\r\n");
+    let place = ConfigFixture {
         sources: Sources {
             env: vec![
                 ("SEKISHO_TOKENS__SECRET_FILE".into(), place.path("secret").display().to_string()),
@@ -515,7 +518,7 @@ fn errors_never_show_a_secret() {
         ("SEKISHO_SERVER__ALLOWED_ORIGINS", r#"["https://me:hunter2@h"]"#),
         ("SEKISHO_TOKENS__SECRE", "hunter2"),
     ] {
-        let error = Place::new().env(name, value).load().expect_err(name);
+        let error = ConfigFixture::new().env(name, value).load().expect_err(name);
         assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
     }
     for text in
@@ -565,19 +568,19 @@ fn unknown_keys_are_named_with_the_nearest() {
         assert_eq!(file(text).error(), message);
     }
     assert_eq!(
-        Place::new().env("SEKISHO_SESSION__GRASE", "1s").error(),
+        ConfigFixture::new().env("SEKISHO_SESSION__GRASE", "1s").error(),
         "unknown key session.grase from SEKISHO_SESSION__GRASE: did you mean session.grace?"
     );
     assert_eq!(
-        Place::new().env("SEKISHO_SERVER__LISTEN__PORT", "1").error(),
+        ConfigFixture::new().env("SEKISHO_SERVER__LISTEN__PORT", "1").error(),
         "unknown key server.listen.port from SEKISHO_SERVER__LISTEN__PORT: did you mean server.listen?"
     );
     assert_eq!(
-        Place::new().write(".env", "SEKISHO_COOKIES__SECUR=1").error(),
+        ConfigFixture::new().write(".env", "SEKISHO_COOKIES__SECUR=1").error(),
         "unknown key cookies.secur from SEKISHO_COOKIES__SECUR in ./.env: did you mean cookies.secure?"
     );
     assert_eq!(
-        Place::new().flag("server.lissten", "x").error(),
+        ConfigFixture::new().flag("server.lissten", "x").error(),
         "unknown key server.lissten on the command line: did you mean server.listen?"
     );
 }
@@ -585,13 +588,15 @@ fn unknown_keys_are_named_with_the_nearest() {
 #[test]
 fn routes_come_from_the_file_alone() {
     for name in ["SEKISHO_ROUTES__0__PATH", "SEKISHO_ROUTES__PATH"] {
-        let error = Place::new().env(name, "/").error();
+        let error = ConfigFixture::new().env(name, "/").error();
         assert!(
             error.ends_with(&format!("from {name}: routes come from the file alone, as [[routes]]")),
             "{error}"
         );
     }
-    assert!(Place::new().flag("routes.path", "/").error().contains("routes come from the file alone"));
+    assert!(
+        ConfigFixture::new().flag("routes.path", "/").error().contains("routes come from the file alone")
+    );
     assert!(file("routes = '/'").error().contains("expected one table for each route, headed [[routes]]"));
     assert!(file("[routes]\npath = '/'").error().contains("headed [[routes]]"));
     assert!(file("routes = []").load().is_ok());
@@ -603,14 +608,15 @@ fn files_that_are_no_toml_are_refused_by_line() {
     assert!(error.starts_with("./sekisho.toml, line 2: ") && !error.contains('\n'), "{error}");
     let error = file("[server]\nlisten = 'a:1'\nlisten = 'a:2'\n").error();
     assert!(error.starts_with("./sekisho.toml, line 3: "), "{error}");
-    let place = Place::new();
+    let place = ConfigFixture::new();
     fs::write(place.path("sekisho.toml"), b"\xff\xfe").unwrap();
     assert_eq!(place.error(), "can't read ./sekisho.toml");
 }
 
 #[test]
 fn a_key_in_two_spellings_is_refused() {
-    let error = Place::new().env("SEKISHO_TOKENS__ISSUER", "a").env("SEKISHO_tokens__issuer", "b").error();
+    let error =
+        ConfigFixture::new().env("SEKISHO_TOKENS__ISSUER", "a").env("SEKISHO_tokens__issuer", "b").error();
     assert_eq!(
         error,
         "tokens.issuer is given twice, from SEKISHO_TOKENS__ISSUER and from SEKISHO_tokens__issuer: keep one of them"
@@ -1005,7 +1011,7 @@ fn the_public_origin_of_a_loopback_listener() {
         ("[::1]:8080", Some("http://[::1]:8080")),
         ("127.0.0.1:0", None),
     ] {
-        let server = Place::new().flag("server.listen", listen).config().server;
+        let server = ConfigFixture::new().flag("server.listen", listen).config().server;
         assert_eq!(server.public_origin.as_ref().map(|origin| origin.as_str()), origin, "{listen}");
         let bound = "127.0.0.1:5000".parse().unwrap();
         assert_eq!(server.public_origin_at(bound).as_str(), origin.unwrap_or("http://127.0.0.1:5000"));
@@ -1058,7 +1064,7 @@ fn a_full_route() {
 fn upstreams_by_tls_may_have_authorities_of_their_own() {
     let made = rcgen::generate_simple_self_signed(["h".to_owned()]).unwrap();
     let upstreams = |urls: &str| {
-        let place = Place::new().write("ca.pem", &made.cert.pem());
+        let place = ConfigFixture::new().write("ca.pem", &made.cert.pem());
         let ca = place.path("ca.pem");
         let route = format!(
             "[[routes]]\npath = '/api'\nupstream_ca = '{}'\nupstream_http = '2'\nhealth_path = '/h?q'",
@@ -1083,7 +1089,7 @@ proptest::proptest! {
         value in proptest::prop_oneof!["\\PC{0,40}", "[0-9]{1,25}[smhdKMGTi]{0,3}", "[\\[\\]\"',a-z0-9./:-]{0,30}"],
         text in "\\[\\[?[a-z]{0,7}\\]?\\]\n([a-z_.]{0,9} ?= ?[\\[\\]'\"a-z0-9:/.-]{0,12}\n){0,3}",
     ) {
-        for place in [Place::new().flag(key, &value), file(&text)] {
+        for place in [ConfigFixture::new().flag(key, &value), file(&text)] {
             if let Err(error) = place.load() {
                 proptest::prop_assert!(!error.to_string().contains('\n'), "{}", error);
             }

@@ -9,26 +9,26 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::support::db::Place;
+use crate::support::db::DatabaseLocation;
+use crate::support::iterations::{random_for, rounds};
 use crate::support::process::on_both;
-use crate::support::process::{PATIENCE, Site};
-use crate::support::rounds::{random_for, rounds};
-use crate::support::wire_browser::Browser;
+use crate::support::process::{PATIENCE, TestDeployment};
+use crate::support::socket_browser::SocketBrowser;
 
 on_both! { a_killed_server_has_forgotten_nobody; }
 
 /// The server is killed somewhere in the second that follows a renewal. The more rounds
 /// (`SEKISHO_TEST_CRASHES`), the more moments are tried.
-async fn a_killed_server_has_forgotten_nobody(place: Place) {
+async fn a_killed_server_has_forgotten_nobody(place: DatabaseLocation) {
     let rounds = rounds("SEKISHO_TEST_CRASHES", 3);
     let mut random = random_for("crashes");
-    let site = Site::new(place).await;
+    let site = TestDeployment::new(place).await;
     site.user("ann@example.com", "user").await;
     let mut server = site.serve().await;
     let mut pages = Vec::new();
     for nth in 0..PAGES {
-        let browser = Browser::signed_in(server.public, "ann@example.com").await;
-        pages.push(Page { browser, forgetful: nth % 2 == 0 });
+        let browser = SocketBrowser::signed_in(server.public, "ann@example.com").await;
+        pages.push(PollingPage { browser, forgetful: nth % 2 == 0 });
     }
     for round in 1..=rounds {
         let (renewed, mut renewals) = mpsc::unbounded_channel();
@@ -55,14 +55,14 @@ async fn a_killed_server_has_forgotten_nobody(place: Place) {
 }
 
 /// A page that asks again and again.
-struct Page {
-    browser: Browser,
+struct PollingPage {
+    browser: SocketBrowser,
     /// Whether it comes with its refresh token alone, as after a night: so each request is a renewal,
     /// and a rotation as soon as one may be.
     forgetful: bool,
 }
 
-impl Page {
+impl PollingPage {
     /// Asks until the server is gone, and tells of every rotation. Returns with its cookies.
     async fn poll(mut self, server: SocketAddr, rotated: mpsc::UnboundedSender<()>) -> Self {
         let mut ticks = tokio::time::interval(Duration::from_millis(25));

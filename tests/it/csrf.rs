@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::support::app::{ORIGIN, PASSWORD, TestApp, on_each_database, send_from};
 use crate::support::browser::Browser;
-use crate::support::db::Fresh;
+use crate::support::db::TestDatabase;
 use crate::support::http::{Answer, bare, get, post, with};
 
 on_each_database! {
@@ -24,7 +24,7 @@ const PAGE: &str = "https://page.example.com";
 const SIBLING: &str = "https://evil.example.com";
 const OTHER: &str = "https://evil.example";
 
-/// `Origin`, `Sec-Fetch-Site`, and whether such a request may act.
+/// `Origin`, `Sec-Fetch-TestDeployment`, and whether such a request may act.
 const FROM: [(Option<&str>, Option<&str>, bool); 24] = [
     (Some(ORIGIN), Some("same-origin"), true),
     (Some(ORIGIN), None, true),
@@ -53,7 +53,7 @@ const FROM: [(Option<&str>, Option<&str>, bool); 24] = [
     (Some("file://"), None, false),
 ];
 
-async fn only_pages_of_trusted_origins_may_act(fresh: Fresh) {
+async fn only_pages_of_trusted_origins_may_act(fresh: TestDatabase) {
     let app = start(fresh).await;
     let mut ann = app.browser();
     for (origin, site, allowed) in FROM {
@@ -66,7 +66,7 @@ async fn only_pages_of_trusted_origins_may_act(fresh: Fresh) {
     }
 }
 
-async fn without_cookies_only_signing_in_is_guarded(fresh: Fresh) {
+async fn without_cookies_only_signing_in_is_guarded(fresh: TestDatabase) {
     let app = start(fresh).await;
     for (origin, site, allowed) in FROM {
         let answer = send(&app, None, login(), origin, site).await;
@@ -80,7 +80,7 @@ async fn without_cookies_only_signing_in_is_guarded(fresh: Fresh) {
     }
 }
 
-async fn reading_is_never_refused_for_where_it_comes_from(fresh: Fresh) {
+async fn reading_is_never_refused_for_where_it_comes_from(fresh: TestDatabase) {
     let app = start(fresh).await;
     let mut ann = app.browser();
     ann.sign_in("ann@example.com").await;
@@ -90,7 +90,7 @@ async fn reading_is_never_refused_for_where_it_comes_from(fresh: Fresh) {
     }
 }
 
-async fn a_refusal_changes_nothing(fresh: Fresh) {
+async fn a_refusal_changes_nothing(fresh: TestDatabase) {
     let app = start(fresh).await;
     let mut ann = app.browser();
     let session = ann.sign_in("ann@example.com").await;
@@ -106,7 +106,7 @@ async fn a_refusal_changes_nothing(fresh: Fresh) {
     assert_eq!(ann.get("/movies").await.json()["total"], 0);
 }
 
-async fn allowed_origins_may_read_every_answer(fresh: Fresh) {
+async fn allowed_origins_may_read_every_answer(fresh: TestDatabase) {
     let app = start(fresh).await;
     let mut ann = app.browser();
     ann.sign_in("ann@example.com").await;
@@ -139,7 +139,7 @@ async fn allowed_origins_may_read_every_answer(fresh: Fresh) {
     assert!(answer.headers.get_all("vary").iter().any(|line| line == "Cookie"));
 }
 
-async fn preflights_are_answered_for_allowed_origins_alone(fresh: Fresh) {
+async fn preflights_are_answered_for_allowed_origins_alone(fresh: TestDatabase) {
     let app = start(fresh).await;
     for (origin, allowed) in [(PAGE, true), (SIBLING, false), (OTHER, false), ("null", false)] {
         let preflight = with(bare("OPTIONS", "/movies"), "access-control-request-method", "DELETE");
@@ -152,7 +152,7 @@ async fn preflights_are_answered_for_allowed_origins_alone(fresh: Fresh) {
     }
 }
 
-async fn look_alikes_may_neither_act_nor_read(fresh: Fresh) {
+async fn look_alikes_may_neither_act_nor_read(fresh: TestDatabase) {
     let app = start(fresh).await;
     let mut ann = app.browser();
     ann.sign_in("ann@example.com").await;
@@ -194,7 +194,7 @@ async fn look_alikes_may_neither_act_nor_read(fresh: Fresh) {
     }
 }
 
-async fn start(fresh: Fresh) -> TestApp {
+async fn start(fresh: TestDatabase) -> TestApp {
     let app = TestApp::with(fresh, &[("server.allowed_origins", &format!("[\"{PAGE}\"]"))]).await;
     app.user_as("ann@example.com", Role::Admin).await;
     app

@@ -15,7 +15,7 @@ use crate::store_contract::races::race;
 use crate::store_contract::{
     NOW, any_session, ending, found, known_session, known_user, session, token, user,
 };
-use crate::support::db::{self as support, Fresh, Place};
+use crate::support::db::{self as support, DatabaseLocation, TestDatabase};
 
 /// Makes one test of each for each database.
 macro_rules! each_database {
@@ -49,7 +49,7 @@ each_database! {
     a_closed_database_is_unavailable;
 }
 
-async fn a_new_database_is_brought_up_to_date(place: Place) {
+async fn a_new_database_is_brought_up_to_date(place: DatabaseLocation) {
     let stores = place.open().await;
     assert_eq!(stores.is_embedded(), place.url.starts_with("sqlite"));
     let pending = stores.pending().await.unwrap();
@@ -62,7 +62,7 @@ async fn a_new_database_is_brought_up_to_date(place: Place) {
     assert!(stores.users.list_users().await.unwrap().is_empty());
 }
 
-async fn migrating_twice_is_harmless(place: Place) {
+async fn migrating_twice_is_harmless(place: DatabaseLocation) {
     let fresh = place.fresh().await;
     let kept = any_session(&fresh.stores).await;
     assert_eq!(fresh.stores.migrate().await.unwrap(), []);
@@ -71,7 +71,7 @@ async fn migrating_twice_is_harmless(place: Place) {
     assert_eq!(found(&fresh.stores, kept.id).await, kept);
 }
 
-async fn processes_may_migrate_at_once(place: Place) {
+async fn processes_may_migrate_at_once(place: DatabaseLocation) {
     let processes: Vec<_> = (0..8)
         .map(|_| {
             let url = place.url.clone();
@@ -91,7 +91,7 @@ async fn processes_may_migrate_at_once(place: Place) {
     assert_eq!(stores.sessions.list_sessions(&SessionFilter::All, None, 100).await.unwrap().len(), 8);
 }
 
-async fn entries_of_the_audit_never_change(place: Place) {
+async fn entries_of_the_audit_never_change(place: DatabaseLocation) {
     let fresh = place.fresh().await;
     let session = any_session(&fresh.stores).await;
     let refused = try_change(&fresh, "UPDATE audit SET event = 'logged_out'").await.unwrap_err();
@@ -100,7 +100,7 @@ async fn entries_of_the_audit_never_change(place: Place) {
     assert_eq!(entries, [AuditEntry::login(&session)]);
 }
 
-async fn a_newer_database_is_refused(place: Place) {
+async fn a_newer_database_is_refused(place: DatabaseLocation) {
     let fresh = place.fresh().await;
     change(&fresh, "INSERT INTO _sqlx_migrations VALUES (9999, 'later', '2030-01-01', true, 'x', 0)").await;
     for answer in [fresh.stores.pending().await, fresh.stores.migrate().await] {
@@ -113,14 +113,14 @@ async fn a_newer_database_is_refused(place: Place) {
     }
 }
 
-async fn a_changed_migration_is_refused(place: Place) {
+async fn a_changed_migration_is_refused(place: DatabaseLocation) {
     let fresh = place.fresh().await;
     change(&fresh, "UPDATE _sqlx_migrations SET checksum = 'x' WHERE version = 2").await;
     let error = fresh.stores.migrate().await.unwrap_err();
     assert!(matches!(error, DbError::Changed(2)), "{error:?}");
 }
 
-async fn what_was_kept_is_there_after_a_restart(place: Place) {
+async fn what_was_kept_is_there_after_a_restart(place: DatabaseLocation) {
     let fresh = place.fresh().await;
     let owner = known_user(&fresh.stores, "owner@example.com").await;
     let ended = known_session(&fresh.stores, session(&owner)).await;
@@ -137,7 +137,7 @@ async fn what_was_kept_is_there_after_a_restart(place: Place) {
     assert_eq!(issuer, "sekisho");
 }
 
-async fn impossible_values_are_named(place: Place) {
+async fn impossible_values_are_named(place: DatabaseLocation) {
     let fresh = place.fresh().await;
     let owner = known_user(&fresh.stores, "owner@example.com").await;
     let kept = known_session(&fresh.stores, session(&owner)).await;
@@ -172,7 +172,7 @@ async fn impossible_values_are_named(place: Place) {
     assert!(matches!(error, StoreError::Corrupt { table: "users", column: "role" }), "{error:?}");
 }
 
-async fn a_closed_database_is_unavailable(place: Place) {
+async fn a_closed_database_is_unavailable(place: DatabaseLocation) {
     let fresh = place.fresh().await;
     let kept = any_session(&fresh.stores).await;
     fresh.stores.close().await;
@@ -422,11 +422,11 @@ fn migrations_come_in_pairs() {
 }
 
 /// Changes rows behind the store's back, in a statement that names tables as SQLite has them.
-async fn change(fresh: &Fresh, sql: &str) {
+async fn change(fresh: &TestDatabase, sql: &str) {
     try_change(fresh, sql).await.unwrap();
 }
 
-async fn try_change(fresh: &Fresh, sql: &str) -> Result<(), sqlx::Error> {
+async fn try_change(fresh: &TestDatabase, sql: &str) -> Result<(), sqlx::Error> {
     if let Some(path) = db::sqlite_path(fresh.url()) {
         let url = format!("sqlite://{}", path.display());
         let mut connection = sqlx::SqliteConnection::connect(&url).await?;

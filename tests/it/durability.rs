@@ -24,7 +24,7 @@ use crate::store_contract::races::race;
 use crate::store_contract::{
     NOW, any_session, ending, found, known_session, known_user, session, token, user,
 };
-use crate::support::db::{self as support, Fresh};
+use crate::support::db::{self as support, TestDatabase};
 use crate::support::log::Log;
 
 #[tokio::test]
@@ -48,13 +48,13 @@ async fn a_server_that_flushes_nothing_is_told_to_where_it_matters() {
     only_what_heals_itself_is_not_flushed(&fresh).await;
 }
 
-async fn only_what_heals_itself_is_not_flushed(fresh: &Fresh) {
+async fn only_what_heals_itself_is_not_flushed(fresh: &TestDatabase) {
     sessions_are_flushed_but_for_renewals(fresh).await;
     users_are_flushed(fresh).await;
     films_and_settings_are_flushed(fresh).await;
 }
 
-async fn sessions_are_flushed_but_for_renewals(fresh: &Fresh) {
+async fn sessions_are_flushed_but_for_renewals(fresh: &TestDatabase) {
     let sessions = &fresh.stores.sessions;
     let log = CommitLog::start(fresh).await;
     let row = any_session(&fresh.stores).await;
@@ -92,7 +92,7 @@ async fn sessions_are_flushed_but_for_renewals(fresh: &Fresh) {
     log.expect("end_sessions", FLUSHED).await;
 }
 
-async fn users_are_flushed(fresh: &Fresh) {
+async fn users_are_flushed(fresh: &TestDatabase) {
     let users = &fresh.stores.users;
     let log = CommitLog::start(fresh).await;
     let owner = known_user(&fresh.stores, "owner@example.com").await;
@@ -120,7 +120,7 @@ async fn users_are_flushed(fresh: &Fresh) {
     log.expect("delete_user", FLUSHED).await;
 }
 
-async fn films_and_settings_are_flushed(fresh: &Fresh) {
+async fn films_and_settings_are_flushed(fresh: &TestDatabase) {
     let movies = &fresh.stores.movies;
     let log = CommitLog::start(fresh).await;
     let details = MovieDetails {
@@ -151,7 +151,7 @@ async fn a_restored_backup_signs_nobody_out_on_postgres() {
     a_restored_backup_signs_nobody_out(fresh).await;
 }
 
-async fn a_restored_backup_signs_nobody_out(mut fresh: Fresh) {
+async fn a_restored_backup_signs_nobody_out(mut fresh: TestDatabase) {
     let keys = keys();
     let clock = Arc::new(ManualClock::new(NOW));
     let tokens = tokens(&fresh.stores, &keys, &clock);
@@ -211,7 +211,7 @@ async fn a_server_that_went_away_costs_one_answer_at_most() {
     }
 }
 
-async fn use_all_connections(fresh: &Fresh) {
+async fn use_all_connections(fresh: &TestDatabase) {
     race(20, |_| {
         let sessions = fresh.stores.sessions.clone();
         async move { sessions.count_replays(&[]).await.unwrap() }
@@ -233,14 +233,14 @@ async fn a_statement_that_fails_is_unavailable_and_the_next_one_works() {
 
 /// A table in which triggers note how each write is going to be committed.
 struct CommitLog<'a> {
-    fresh: &'a Fresh,
+    fresh: &'a TestDatabase,
 }
 
 const FLUSHED: &str = "flushed";
 const RELAXED: &str = "relaxed";
 
 impl<'a> CommitLog<'a> {
-    async fn start(fresh: &'a Fresh) -> Self {
+    async fn start(fresh: &'a TestDatabase) -> Self {
         let log = Self { fresh };
         if sqlite_path(fresh.url()).is_some() {
             log.run("CREATE TABLE IF NOT EXISTS commits (how TEXT)").await;
@@ -301,7 +301,7 @@ const NOTE_ON_POSTGRES: &str = "CREATE TABLE IF NOT EXISTS commits (how TEXT); \
     (CASE current_setting('synchronous_commit') WHEN 'off' THEN 'relaxed' WHEN 'on' THEN 'flushed' END); \
     RETURN NULL; END $$";
 
-async fn run(fresh: &Fresh, sql: &str) {
+async fn run(fresh: &TestDatabase, sql: &str) {
     if let Some(path) = sqlite_path(fresh.url()) {
         let url = format!("sqlite://{}", path.display());
         let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
@@ -313,7 +313,7 @@ async fn run(fresh: &Fresh, sql: &str) {
 }
 
 /// Copies the database beside itself: SQLite's while it is in use, as one would back it up.
-async fn back_up(fresh: &mut Fresh) {
+async fn back_up(fresh: &mut TestDatabase) {
     if let Some(path) = sqlite_path(fresh.url()) {
         let copy = path.with_extension("copy");
         run(fresh, &format!("VACUUM INTO '{}'", copy.display())).await;
@@ -327,7 +327,7 @@ async fn back_up(fresh: &mut Fresh) {
 }
 
 /// Puts the copy in the database's place.
-async fn restore(fresh: &mut Fresh) {
+async fn restore(fresh: &mut TestDatabase) {
     fresh.stores.close().await;
     if let Some(path) = sqlite_path(fresh.url()) {
         std::fs::rename(path.with_extension("copy"), path).unwrap();
@@ -339,7 +339,7 @@ async fn restore(fresh: &mut Fresh) {
     fresh.stores = db::open(fresh.url(), &DatabaseOptions::default()).await.unwrap();
 }
 
-fn server_and_name(fresh: &Fresh) -> (String, String) {
+fn server_and_name(fresh: &TestDatabase) -> (String, String) {
     let options: PgConnectOptions = fresh.url().parse().unwrap();
     (std::env::var("SEKISHO_TEST_POSTGRES").unwrap(), options.get_database().unwrap().to_owned())
 }

@@ -11,11 +11,11 @@ use axum::body::Body;
 use http::Response;
 use sekisho::models::user::Role;
 
-use crate::support::gateway::{Jar, Setup, get, post, route};
-use crate::support::upstream::{Seen, Upstream};
+use crate::support::gateway::{SessionCookies, TestGatewayBuilder, get, post, route};
+use crate::support::upstream::{RecordedRequest, Upstream};
 
 /// Nothing that tells of a user or a session.
-fn assert_anonymous(seen: &Seen) {
+fn assert_anonymous(seen: &RecordedRequest) {
     for name in ["x-forwarded-user", "x-forwarded-email", "x-forwarded-groups", "authorization", "cookie"] {
         assert!(seen.all(name).is_empty(), "{name}: {:?}", seen.all(name));
     }
@@ -24,7 +24,7 @@ fn assert_anonymous(seen: &Seen) {
 #[tokio::test]
 async fn a_required_route_answers_401_itself() {
     let mut upstream = Upstream::start().await;
-    let gateway = Setup::new(route("/", &upstream.url(), "")).start().await;
+    let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), "")).start().await;
     for (cookies, event) in [
         ("", "missing"),
         ("__Host-access_token=x", "malformed"),
@@ -36,7 +36,7 @@ async fn a_required_route_answers_401_itself() {
         assert_eq!(answer.header("x-session-event"), Some(event));
         assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
         assert_eq!(answer.header("cache-control"), Some("private, no-store"));
-        assert_eq!(Jar::of(&answer), None);
+        assert_eq!(SessionCookies::of(&answer), None);
     }
     let answer = gateway.ask(get("/").header("authorization", "Bearer x.y.z")).await;
     answer.problem(401, "malformed");
@@ -46,7 +46,7 @@ async fn a_required_route_answers_401_itself() {
 #[tokio::test]
 async fn a_signed_in_user_is_introduced_whatever_the_client_says() {
     let mut upstream = Upstream::start().await;
-    let gateway = Setup::new(route("/", &upstream.url(), "")).start().await;
+    let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), "")).start().await;
     let jar = gateway.signed_in(Role::Admin).await;
     let mut request = get("/films?page=2").header("cookie", jar.line());
     for name in ["X-Forwarded-User", "X_Forwarded_User", "x-forwarded_user", "X.Forwarded.User"] {
@@ -71,7 +71,7 @@ async fn a_signed_in_user_is_introduced_whatever_the_client_says() {
 #[tokio::test]
 async fn an_optional_route_goes_on_as_anonymous_with_its_event() {
     let mut upstream = Upstream::start().await;
-    let gateway = Setup::new(route("/", &upstream.url(), "auth = \"optional\"")).start().await;
+    let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), "auth = \"optional\"")).start().await;
     for (cookies, authorization, event) in [
         ("theirs=1", "Basic YTpi", "missing"),
         ("theirs=1", "Bearer x", "malformed"),
@@ -95,14 +95,14 @@ async fn an_optional_route_goes_on_as_anonymous_with_its_event() {
 #[tokio::test]
 async fn an_open_route_looks_at_no_session() {
     let mut upstream = Upstream::start().await;
-    let gateway = Setup::new(route("/", &upstream.url(), "auth = \"none\"")).start().await;
+    let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), "auth = \"none\"")).start().await;
     let jar = gateway.signed_in(Role::Admin).await;
     gateway.expire();
     for cookies in [jar.line(), "__Host-refresh_token=x; __Host-refresh_token=y".to_owned()] {
         let bearer = format!("Bearer {}", jar.access);
         let answer = gateway.ask(get("/").header("cookie", cookies).header("authorization", bearer)).await;
         assert_eq!((answer.status.as_u16(), answer.header("x-session-event")), (200, None));
-        assert_eq!(Jar::of(&answer), None);
+        assert_eq!(SessionCookies::of(&answer), None);
         assert_anonymous(&upstream.seen().await);
     }
 }
@@ -112,7 +112,7 @@ async fn a_lost_database_is_503_and_no_end_of_any_session() {
     let mut upstream = Upstream::start().await;
     let routes = [("/must", ""), ("/may", "auth = \"optional\""), ("/open", "auth = \"none\"")];
     let routes: String = routes.iter().map(|(path, more)| route(path, &upstream.url(), more)).collect();
-    let gateway = Setup::new(routes).start().await;
+    let gateway = TestGatewayBuilder::new(routes).start().await;
     let jar = gateway.signed_in(Role::User).await;
     gateway.database.stores.close().await;
 
@@ -126,7 +126,7 @@ async fn a_lost_database_is_503_and_no_end_of_any_session() {
         answer.problem(503, "store_unavailable");
         assert_eq!(answer.header("x-session-event"), Some("store_unavailable"));
         assert!(answer.header("retry-after").is_some());
-        assert_eq!(Jar::of(&answer), None);
+        assert_eq!(SessionCookies::of(&answer), None);
     }
     assert!(upstream.has_seen_no_more());
     assert_eq!(gateway.ask(get("/open").header("cookie", jar.line())).await.status, 200);
@@ -137,7 +137,7 @@ async fn a_lost_database_and_a_good_token_are_what_the_setting_says() {
     for (setting, status) in [("serve", 200), ("refuse", 503)] {
         let mut upstream = Upstream::start().await;
         let setting = format!("session.on_store_loss = \"{setting}\"\n");
-        let gateway = Setup::new(setting + &route("/", &upstream.url(), "")).start().await;
+        let gateway = TestGatewayBuilder::new(setting + &route("/", &upstream.url(), "")).start().await;
         let jar = gateway.signed_in(Role::User).await;
         gateway.database.stores.close().await;
         // Within the last tenth of the token's life, jitter or not.
@@ -152,13 +152,13 @@ async fn a_lost_database_and_a_good_token_are_what_the_setting_says() {
 #[tokio::test]
 async fn a_role_that_is_missing_is_403_with_the_fresh_cookies() {
     let mut upstream = Upstream::start().await;
-    let gateway = Setup::new(route("/", &upstream.url(), "roles = [\"admin\"]")).start().await;
+    let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), "roles = [\"admin\"]")).start().await;
     let jar = gateway.signed_in(Role::User).await;
     gateway.expire();
     let answer = gateway.ask(get("/").header("cookie", jar.line())).await;
     answer.problem(403, "forbidden");
     assert_eq!(answer.header("x-session-event"), Some("rotated"));
-    let fresh = Jar::of(&answer).unwrap();
+    let fresh = SessionCookies::of(&answer).unwrap();
     assert_ne!(fresh, jar);
     gateway.ask(get("/").header("cookie", fresh.line())).await.problem(403, "forbidden");
     gateway.ask(get("/")).await.problem(401, "missing");
@@ -168,7 +168,7 @@ async fn a_role_that_is_missing_is_403_with_the_fresh_cookies() {
 #[tokio::test]
 async fn a_post_is_renewed_first_and_forwarded_once() {
     let mut upstream = Upstream::start().await;
-    let gateway = Setup::new(route("/", &upstream.url(), "")).start().await;
+    let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), "")).start().await;
     let jar = gateway.signed_in(Role::User).await;
     gateway.expire();
     let request = post("/orders").header("cookie", jar.line());
@@ -181,24 +181,24 @@ async fn a_post_is_renewed_first_and_forwarded_once() {
     assert_eq!(seen.all("x-forwarded-email"), ["taro@example.jp"]);
     assert!(upstream.has_seen_no_more());
 
-    let fresh = Jar::of(&answer).unwrap();
+    let fresh = SessionCookies::of(&answer).unwrap();
     let answer = gateway.ask(get("/").header("cookie", fresh.line())).await;
     assert_eq!((answer.status.as_u16(), answer.header("x-session-event")), (200, None));
 }
 
 #[tokio::test]
 async fn fresh_cookies_leave_also_when_the_upstream_fails() {
-    let gateway = Setup::new(route("/", "http://127.0.0.1:1", "")).start().await;
+    let gateway = TestGatewayBuilder::new(route("/", "http://127.0.0.1:1", "")).start().await;
     let jar = gateway.signed_in(Role::User).await;
     gateway.expire();
     let answer = gateway.ask(get("/").header("cookie", jar.line())).await;
     answer.problem(502, "upstream_unreachable");
-    assert!(Jar::of(&answer).is_some());
+    assert!(SessionCookies::of(&answer).is_some());
 }
 
 #[tokio::test]
 async fn a_body_that_stands_still_holds_no_handler_of_ours() {
-    let gateway = Setup::new("").start().await;
+    let gateway = TestGatewayBuilder::new("").start().await;
     tokio::time::pause();
     for (path, kind) in [("/auth/login", "application/json"), ("/token", "application/x-www-form-urlencoded")]
     {
@@ -222,7 +222,7 @@ async fn cookies_of_ours_and_theirs_never_mix() {
         answer.body(Body::empty()).unwrap()
     })
     .await;
-    let gateway = Setup::new(route("/", &upstream.url(), "")).start().await;
+    let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), "")).start().await;
     let jar = gateway.signed_in(Role::User).await;
     let request = get("/").header("cookie", format!("a=1;b = 2 ; {};; c", jar.line()));
     let answer = gateway.ask(request.header("cookie", "d=\"4\"; e").header("cookie", &*jar.line())).await;
@@ -239,7 +239,7 @@ async fn cookies_of_ours_and_theirs_never_mix() {
     let answer = gateway.ask(get("/").header("cookie", jar.line())).await;
     assert_eq!(answer.header("x-session-event"), Some("rotated"));
     assert_eq!(answer.headers.get_all("set-cookie").iter().count(), 4);
-    assert!(Jar::of(&answer).is_some());
+    assert!(SessionCookies::of(&answer).is_some());
 }
 
 #[tokio::test]
@@ -255,26 +255,29 @@ async fn what_may_be_shared_or_not_be_there_carries_no_cookies() {
         answer.body(Body::empty()).unwrap()
     })
     .await;
-    let gateway = Setup::new(route("/", &upstream.url(), "")).start().await;
+    let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), "")).start().await;
     let jar = gateway.signed_in(Role::User).await;
-    let ask = async |path: &str, jar: &Jar| {
+    let ask = async |path: &str, jar: &SessionCookies| {
         gateway.ask(get(path).header("cookie", jar.line()).header("if-none-match", "\"1\"")).await
     };
     // Due, not expired: the validator goes on, and the 304 comes back bare.
     gateway.clock.advance(std::time::Duration::from_secs(840));
     let answer = ask("/", &jar).await;
     assert_eq!((answer.status.as_u16(), answer.header("x-session-event")), (304, Some("rotated")));
-    assert_eq!(Jar::of(&answer), None);
+    assert_eq!(SessionCookies::of(&answer), None);
     assert_eq!(answer.header("cache-control"), None);
     upstream.seen().await;
     // Expired: an answer that can carry cookies is asked for. The same generation is replayed.
     gateway.expire();
     let answer = ask("/public", &jar).await;
     assert_eq!((answer.status.as_u16(), answer.header("x-session-event")), (200, Some("replayed")));
-    assert_eq!((Jar::of(&answer), answer.header("cache-control")), (None, Some("public, max-age=60")));
+    assert_eq!(
+        (SessionCookies::of(&answer), answer.header("cache-control")),
+        (None, Some("public, max-age=60"))
+    );
     assert!(upstream.seen().await.all("if-none-match").is_empty());
     let answer = ask("/cdn", &jar).await;
-    assert!(Jar::of(&answer).is_some());
+    assert!(SessionCookies::of(&answer).is_some());
     assert_eq!((answer.header("cdn-cache-control"), answer.header("x-accel-expires")), (None, None));
     assert_eq!(answer.header("cache-control"), Some("private, no-store"));
 }

@@ -153,32 +153,31 @@ fn module_of(file: &Path) -> String {
 }
 
 /// Something named that the table doesn't allow.
-struct Offence {
+struct Violation {
     line: usize,
     what: String,
 }
 
-impl fmt::Display for Offence {
+impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.line, self.what)
     }
 }
 
 /// What the source of `module` names against the table.
-fn check(module: &str, source: &str) -> Vec<Offence> {
+fn check(module: &str, source: &str) -> Vec<Violation> {
     let Some(rule) = rule_for(module) else {
         let what = format!("no row for `{module}` in the table of tests/it/layering.rs");
-        return vec![Offence { line: 1, what }];
+        return vec![Violation { line: 1, what }];
     };
     let tokens = without_tests(&lex(source));
-    let ours = paths_of_this_crate(module, &tokens)
-        .into_iter()
-        .filter(|(_, path)| !rule.allows(path))
-        .map(|(line, path)| Offence { line, what: format!("`{}` may not use `crate::{path}`", rule.module) });
+    let ours = paths_of_this_crate(module, &tokens).into_iter().filter(|(_, path)| !rule.allows(path)).map(
+        |(line, path)| Violation { line, what: format!("`{}` may not use `crate::{path}`", rule.module) },
+    );
     let others = paths_of_other_crates(&tokens)
         .into_iter()
         .filter(|(_, path)| rule.forbids(path))
-        .map(|(line, path)| Offence { line, what: format!("`{}` may not name `{path}`", rule.module) });
+        .map(|(line, path)| Violation { line, what: format!("`{}` may not name `{path}`", rule.module) });
     ours.chain(others).collect()
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::support::app::{ACCESS_TTL, IDLE_TTL, PASSWORD, TestApp, on_each_database};
 use crate::support::browser::{ACCESS, REFRESH};
-use crate::support::db::Fresh;
+use crate::support::db::TestDatabase;
 use crate::support::http::{Answer, bare, form, get, post, with, with_body};
 
 on_each_database! {
@@ -36,8 +36,8 @@ on_each_database! {
 
 const NEW_PASSWORD: &str = "seven quiet ferries cross the strait";
 
-async fn signing_in_sets_two_cookies_and_tells_no_token(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn signing_in_sets_two_cookies_and_tells_no_token(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     let user = app.user("ann@example.com").await;
     for request in [login("Ann@Example.com", PASSWORD), login_form("ann@example.com", PASSWORD)] {
         let answer = app.send(request).await;
@@ -62,8 +62,8 @@ async fn signing_in_sets_two_cookies_and_tells_no_token(fresh: Fresh) {
     }
 }
 
-async fn who_may_not_sign_in_is_not_told_why(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn who_may_not_sign_in_is_not_told_why(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let bob = app.user("bob@example.com").await;
     app.app.users.disable(&bob, &ClientInfo::default()).await.unwrap();
@@ -85,8 +85,8 @@ async fn who_may_not_sign_in_is_not_told_why(fresh: Fresh) {
     assert!(answers.windows(2).all(|pair| pair[0] == pair[1]), "{answers:?}");
 }
 
-async fn a_field_that_is_wrong_is_named(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn a_field_that_is_wrong_is_named(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     for (body, field) in [
         (r#"{"email":"a@b.jp"}"#, "password"),
         (r#"{"password":"x"}"#, "email"),
@@ -114,8 +114,8 @@ async fn a_field_that_is_wrong_is_named(fresh: Fresh) {
     }
 }
 
-async fn only_json_and_forms_are_read(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn only_json_and_forms_are_read(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let body = json!({"email": "ann@example.com", "password": PASSWORD}).to_string();
     for content_type in ["text/plain", "multipart/form-data; boundary=x", "application/jsonp", ""] {
@@ -132,8 +132,8 @@ async fn only_json_and_forms_are_read(fresh: Fresh) {
     assert_eq!(answer.header("allow"), Some("POST"));
 }
 
-async fn a_long_password_is_refused_and_a_large_body_unread(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn a_long_password_is_refused_and_a_large_body_unread(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let longest = "x".repeat(1_024);
     app.send(login("ann@example.com", &longest)).await.problem(401, "invalid_credentials");
@@ -147,8 +147,8 @@ async fn a_long_password_is_refused_and_a_large_body_unread(fresh: Fresh) {
     app.send(large).await.problem(413, "too_large");
 }
 
-async fn ids_are_always_new(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn ids_are_always_new(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     let mut ann = app.signed_in("ann@example.com").await;
     let mut known = Vec::new();
     for _ in 0..3 {
@@ -164,8 +164,8 @@ async fn ids_are_always_new(fresh: Fresh) {
     assert!(answer.set_cookies().iter().all(|cookie| cookie.value != "planted"));
 }
 
-async fn signing_in_ends_the_session_whose_cookies_came_with_it(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn signing_in_ends_the_session_whose_cookies_came_with_it(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     app.user("bob@example.com").await;
     let mut browser = app.browser();
@@ -186,7 +186,7 @@ async fn signing_in_ends_the_session_whose_cookies_came_with_it(fresh: Fresh) {
     assert_eq!(app.row(third).await.end, None);
 }
 
-async fn beyond_the_maximum_the_oldest_session_ends(fresh: Fresh) {
+async fn beyond_the_maximum_the_oldest_session_ends(fresh: TestDatabase) {
     let app = TestApp::with(fresh, &[("session.max_per_user", "2")]).await;
     let mut oldest = app.signed_in("ann@example.com").await;
     let mut others = Vec::new();
@@ -205,13 +205,13 @@ async fn beyond_the_maximum_the_oldest_session_ends(fresh: Fresh) {
     }
 }
 
-async fn registration_is_closed_unless_it_is_opened(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn registration_is_closed_unless_it_is_opened(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     app.send(register("ann@example.com", PASSWORD)).await.problem(403, "registration_closed");
     assert!(app.app.users.list().await.unwrap().is_empty());
 }
 
-async fn an_open_registration_makes_a_user(fresh: Fresh) {
+async fn an_open_registration_makes_a_user(fresh: TestDatabase) {
     let app = TestApp::with(fresh, &[("login.registration", "open")]).await;
     let answer = app.send(register("Ann@Example.com", PASSWORD)).await;
     assert_eq!(answer.status, 201);
@@ -231,8 +231,8 @@ async fn an_open_registration_makes_a_user(fresh: Fresh) {
     assert_eq!(app.app.users.list().await.unwrap().len(), 1);
 }
 
-async fn a_new_password_ends_the_other_sessions_alone(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn a_new_password_ends_the_other_sessions_alone(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     let mut here = app.signed_in("ann@example.com").await;
     let (mut there, mut bob) = (app.browser(), app.signed_in("bob@example.com").await);
     let other = there.sign_in("ann@example.com").await;
@@ -250,8 +250,8 @@ async fn a_new_password_ends_the_other_sessions_alone(fresh: Fresh) {
     assert_eq!(app.send(login("ann@example.com", NEW_PASSWORD)).await.status, 200);
 }
 
-async fn a_new_password_must_be_good_and_the_current_one_right(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn a_new_password_must_be_good_and_the_current_one_right(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     let mut ann = app.signed_in("ann@example.com").await;
     let answer = ann.post("/auth/password", &change("not her password at all", NEW_PASSWORD)).await;
     answer.problem(403, "wrong_password");
@@ -262,8 +262,8 @@ async fn a_new_password_must_be_good_and_the_current_one_right(fresh: Fresh) {
     assert_eq!(app.send(login("ann@example.com", PASSWORD)).await.status, 200, "nothing was changed");
 }
 
-async fn an_imported_password_signs_in_and_is_stored_anew(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn an_imported_password_signs_in_and_is_stored_anew(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     let long = format!("{}tail", "y".repeat(72));
     // What passlib wrote for that password.
     let cut = "$2b$04$Q/zmKapvDl588sbDXd7XF.5PE8KjyRD4TuUnehC4F30yZ5ns22WIW";
@@ -286,8 +286,8 @@ async fn an_imported_password_signs_in_and_is_stored_anew(fresh: Fresh) {
     app.send(login("cut@example.com", &other_tail)).await.problem(401, "invalid_credentials");
 }
 
-async fn the_session_tells_who_and_until_when(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn the_session_tells_who_and_until_when(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let mut ann = app.browser();
     let signed_in = ann.send(login("ann@example.com", PASSWORD)).await.json();
@@ -301,10 +301,10 @@ async fn the_session_tells_who_and_until_when(fresh: Fresh) {
     assert!(answer.set_cookies().is_empty());
 }
 
-async fn the_list_has_the_users_own_sessions(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn the_list_has_the_users_own_sessions(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
-    let (mut desk, mut phone) = (app.browser(), app.browser().at([198, 51, 100, 3], "Phone/2.0"));
+    let (mut desk, mut phone) = (app.browser(), app.browser().with_client([198, 51, 100, 3], "Phone/2.0"));
     let first = desk.sign_in("ann@example.com").await;
     app.clock.advance(Duration::from_secs(90));
     let second = phone.sign_in("ann@example.com").await;
@@ -325,7 +325,7 @@ async fn the_list_has_the_users_own_sessions(fresh: Fresh) {
 
     app.expire();
     phone.get("/auth/session").await;
-    let sessions = desk.at([203, 0, 113, 9], "Browser/1.1").get("/auth/sessions").await.json();
+    let sessions = desk.with_client([203, 0, 113, 9], "Browser/1.1").get("/auth/sessions").await.json();
     let of = |id: &str| sessions.as_array().unwrap().iter().find(|one| one["id"] == id).unwrap().clone();
     let moved = of(&first.to_string());
     assert_eq!((&moved["address"], &moved["user_agent"]), (&json!("203.0.113.9"), &json!("Browser/1.1")));
@@ -333,8 +333,8 @@ async fn the_list_has_the_users_own_sessions(fresh: Fresh) {
     assert_eq!(moved["created_at"], "2026-01-01T00:00:00Z");
 }
 
-async fn only_ones_own_sessions_can_be_ended(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn only_ones_own_sessions_can_be_ended(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     app.user("bob@example.com").await;
     let (mut ann, mut phone, mut bob) = (app.browser(), app.browser(), app.browser());
@@ -356,15 +356,15 @@ async fn only_ones_own_sessions_can_be_ended(fresh: Fresh) {
     assert_eq!(ids[0]["id"], own.to_string());
 }
 
-async fn a_failing_store_is_no_wrong_password(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn a_failing_store_is_no_wrong_password(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
-    app.lose_store().await;
+    app.break_store().await;
     let answer = app.send(login("ann@example.com", PASSWORD)).await;
     answer.problem(503, "store_unavailable");
     assert!(answer.header("retry-after").is_some());
     assert!(answer.set_cookies().is_empty());
-    app.find_store().await;
+    app.repair_store().await;
     assert_eq!(app.send(login("ann@example.com", PASSWORD)).await.status, 200);
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::app::{PAST_GRACE, TestApp, on_each_database};
 use crate::support::browser::{ACCESS, Browser, REFRESH};
-use crate::support::db::Fresh;
+use crate::support::db::TestDatabase;
 use crate::support::http::{Answer, bare, form, get, post, with};
 
 on_each_database! {
@@ -22,8 +22,8 @@ on_each_database! {
     reading_never_signs_out
 }
 
-async fn signing_out_ends_the_session_and_clears_the_cookies(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn signing_out_ends_the_session_and_clears_the_cookies(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let mut ann = app.browser();
     let session = ann.sign_in("ann@example.com").await;
@@ -44,12 +44,12 @@ async fn signing_out_ends_the_session_and_clears_the_cookies(fresh: Fresh) {
     assert_clears(&refresh_alone.get("/auth/session").await);
     refresh_alone.jar = copy.jar.clone();
     app.expire();
-    copy.lose(get("/auth/session")).await.problem(401, "logged_out");
+    copy.send_and_drop(get("/auth/session")).await.problem(401, "logged_out");
     refresh_alone.post("/auth/refresh", &Value::Null).await.problem(401, "logged_out");
 }
 
-async fn signing_out_works_whatever_state_the_cookies_are_in(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn signing_out_works_whatever_state_the_cookies_are_in(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     let bob = app.signed_in("bob@example.com").await;
     for cookies in [
         String::new(),
@@ -72,11 +72,11 @@ async fn signing_out_works_whatever_state_the_cookies_are_in(fresh: Fresh) {
         "an expired session isn't renewed to be ended"
     );
     assert_clears(&answer);
-    assert_eq!(bob.lose(get("/auth/session")).await.status, 200, "nobody else was signed out");
+    assert_eq!(bob.send_and_drop(get("/auth/session")).await.status, 200, "nobody else was signed out");
 }
 
-async fn every_session_that_the_cookies_name_ends(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn every_session_that_the_cookies_name_ends(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let (mut one, mut other) = (app.browser(), app.browser());
     let sessions = [one.sign_in("ann@example.com").await, other.sign_in("ann@example.com").await];
@@ -89,23 +89,23 @@ async fn every_session_that_the_cookies_name_ends(fresh: Fresh) {
     }
 }
 
-async fn without_a_store_nobody_is_signed_out(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn without_a_store_nobody_is_signed_out(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     let mut ann = app.signed_in("ann@example.com").await;
-    app.lose_store().await;
+    app.break_store().await;
     for path in ["/auth/logout", "/auth/logout-all"] {
         let answer = ann.post(path, &Value::Null).await;
         answer.problem(503, "store_unavailable");
         assert!(answer.set_cookies().is_empty(), "{path}");
         assert!(answer.header("retry-after").is_some());
     }
-    app.find_store().await;
+    app.repair_store().await;
     assert_eq!(ann.get("/auth/session").await.status, 200);
     assert_eq!(ann.post("/auth/logout", &Value::Null).await.status, 204);
 }
 
-async fn signing_out_everywhere_ends_all_of_the_users_sessions(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn signing_out_everywhere_ends_all_of_the_users_sessions(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let (mut here, mut there) = (app.browser(), app.browser());
     let sessions = [here.sign_in("ann@example.com").await, there.sign_in("ann@example.com").await];
@@ -127,16 +127,16 @@ async fn signing_out_everywhere_ends_all_of_the_users_sessions(fresh: Fresh) {
     assert_eq!(bob.get("/auth/session").await.status, 200);
 }
 
-async fn signing_out_everywhere_needs_a_user(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn signing_out_everywhere_needs_a_user(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     let answer = app.send(bare("POST", "/auth/logout-all")).await;
     answer.problem(401, "missing");
     assert!(answer.set_cookies().is_empty());
 }
 
 /// On the way to these handlers the session is renewed, and they clear or replace the cookies.
-async fn no_answer_both_sets_and_clears(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn no_answer_both_sets_and_clears(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     let mut ann = app.signed_in("ann@example.com").await;
     app.expire();
     let answer = ann.post("/auth/logout-all", &Value::Null).await;
@@ -160,21 +160,21 @@ async fn no_answer_both_sets_and_clears(fresh: Fresh) {
         ann.sign_in("ann@example.com").await;
         app.expire();
         for over in [false, true] {
-            let answer = ann.lose(request(&ann)).await;
+            let answer = ann.send_and_drop(request(&ann)).await;
             let cleared = answer.set_cookies().iter().filter(|cookie| cookie.clears()).count();
             let names: Vec<_> = answer.set_cookies().into_iter().map(|cookie| cookie.name).collect();
             assert!(names.is_empty() || names.len() == 2, "{names:?}");
             assert!(cleared == 0 || cleared == names.len(), "{answer:?}");
             if !over {
-                ann.lose(bare("POST", "/auth/logout")).await;
+                ann.send_and_drop(bare("POST", "/auth/logout")).await;
                 app.clock.advance(PAST_GRACE);
             }
         }
     }
 }
 
-async fn a_late_answer_cannot_wipe_a_new_sign_in(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn a_late_answer_cannot_wipe_a_new_sign_in(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     let mut ann = app.signed_in("ann@example.com").await;
     app.expire();
     let mut slow_tab = ann.clone();
@@ -182,12 +182,12 @@ async fn a_late_answer_cannot_wipe_a_new_sign_in(fresh: Fresh) {
     ann.sign_in("ann@example.com").await;
     let late = slow_tab.get("/auth/session").await;
     late.problem(401, "logged_out");
-    ann.keep(&late);
+    ann.store_cookies(&late);
     assert_eq!(ann.get("/auth/session").await.status, 200);
 }
 
-async fn reading_never_signs_out(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn reading_never_signs_out(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     let mut ann = app.signed_in("ann@example.com").await;
     for path in ["/auth/logout", "/auth/logout-all", "/auth/refresh", "/auth/login", "/auth/password"] {
         for method in ["GET", "HEAD", "PUT", "DELETE"] {

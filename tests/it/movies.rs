@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::app::{TestApp, on_each_database};
 use crate::support::browser::Browser;
-use crate::support::db::Fresh;
+use crate::support::db::TestDatabase;
 use crate::support::http::Answer;
 
 on_each_database! {
@@ -24,7 +24,7 @@ on_each_database! {
     answers_are_not_kept_or_guessed_at
 }
 
-async fn create_find_replace_delete(fresh: Fresh) {
+async fn create_find_replace_delete(fresh: TestDatabase) {
     let app = App::new(fresh).await;
     let ran = json!({"title": "Ran", "year": 1985, "director": "Akira Kurosawa", "rating": 8.25});
 
@@ -52,7 +52,7 @@ async fn create_find_replace_delete(fresh: Fresh) {
     app.send("DELETE", &path, Some(Role::Admin), None, "").await.problem(404, "not_found");
 }
 
-async fn pages_of_the_list(fresh: Fresh) {
+async fn pages_of_the_list(fresh: TestDatabase) {
     let app = App::with_films(fresh).await;
     let total = sample_movies().len();
 
@@ -74,7 +74,7 @@ async fn pages_of_the_list(fresh: Fresh) {
     assert_eq!((&beyond["items"], &beyond["total"]), (&json!([]), &json!(total)));
 }
 
-async fn filters_and_orders(fresh: Fresh) {
+async fn filters_and_orders(fresh: TestDatabase) {
     let app = App::with_films(fresh).await;
 
     let kurosawa = app.list("?director=kuroSAWA&sort=-year&limit=100").await;
@@ -93,7 +93,7 @@ async fn filters_and_orders(fresh: Fresh) {
     assert_eq!(app.list("?title=100%25").await["total"], 0, "`%` is no wildcard");
 }
 
-async fn a_wrong_parameter_is_named(fresh: Fresh) {
+async fn a_wrong_parameter_is_named(fresh: TestDatabase) {
     let app = App::new(fresh).await;
     for (query, parameter) in [
         ("limit=0", "limit"),
@@ -116,7 +116,7 @@ async fn a_wrong_parameter_is_named(fresh: Fresh) {
     }
 }
 
-async fn a_wrong_field_is_named(fresh: Fresh) {
+async fn a_wrong_field_is_named(fresh: TestDatabase) {
     let app = App::new(fresh).await;
     for (field, value) in [
         ("title", json!("")),
@@ -141,7 +141,7 @@ async fn a_wrong_field_is_named(fresh: Fresh) {
     assert_eq!(app.list("").await["total"], 0);
 }
 
-async fn a_body_must_be_json_and_small(fresh: Fresh) {
+async fn a_body_must_be_json_and_small(fresh: TestDatabase) {
     let app = App::new(fresh).await;
     let post = async |content_type, body: &str| {
         app.send("POST", "/movies", Some(Role::Admin), content_type, body).await
@@ -159,7 +159,7 @@ async fn a_body_must_be_json_and_small(fresh: Fresh) {
     assert_eq!(post(Some("Application/JSON; charset=utf-8"), movie).await.status, 201);
 }
 
-async fn reading_needs_a_user_and_writing_an_admin(fresh: Fresh) {
+async fn reading_needs_a_user_and_writing_an_admin(fresh: TestDatabase) {
     let app = App::with_films(fresh).await;
     for (method, path) in [
         ("GET", "/movies"),
@@ -183,14 +183,14 @@ async fn reading_needs_a_user_and_writing_an_admin(fresh: Fresh) {
     assert_eq!(app.list("").await["total"], sample_movies().len(), "nothing was written");
 }
 
-async fn an_id_that_is_no_number_is_no_movie(fresh: Fresh) {
+async fn an_id_that_is_no_number_is_no_movie(fresh: TestDatabase) {
     let app = App::with_films(fresh).await;
     for id in ["0", "-1", "99999999999999999999", "x", "1.0", "%31%78"] {
         app.read(&format!("/movies/{id}")).await.problem(404, "not_found");
     }
 }
 
-async fn unknown_paths_and_methods_are_problems_too(fresh: Fresh) {
+async fn unknown_paths_and_methods_are_problems_too(fresh: TestDatabase) {
     let app = App::new(fresh).await;
     app.read("/films").await.problem(404, "no_route");
     app.read("/movies/1/cast").await.problem(404, "not_found");
@@ -203,7 +203,7 @@ async fn unknown_paths_and_methods_are_problems_too(fresh: Fresh) {
     }
 }
 
-async fn answers_are_not_kept_or_guessed_at(fresh: Fresh) {
+async fn answers_are_not_kept_or_guessed_at(fresh: TestDatabase) {
     let app = App::with_films(fresh).await;
     for (path, content_type) in [("/movies", "application/json"), ("/movies/0", "application/problem+json")] {
         let answer = app.read(path).await;
@@ -222,15 +222,15 @@ struct App {
 }
 
 impl App {
-    async fn new(fresh: Fresh) -> Self {
-        let app = TestApp::over(fresh).await;
+    async fn new(fresh: TestDatabase) -> Self {
+        let app = TestApp::with_database(fresh).await;
         app.user_as("admin@example.com", Role::Admin).await;
         let mut admin = app.browser();
         admin.sign_in("admin@example.com").await;
         Self { user: app.signed_in("user@example.com").await, admin, app }
     }
 
-    async fn with_films(fresh: Fresh) -> Self {
+    async fn with_films(fresh: TestDatabase) -> Self {
         let app = Self::new(fresh).await;
         app.app.fresh.stores.movies.insert_movies(&sample_movies()).await.expect("the store is there");
         app
@@ -264,9 +264,9 @@ impl App {
         }
         let request = request.body(Body::from(body.to_owned())).expect("a request");
         match role {
-            Some(Role::Admin) => self.admin.lose(request).await,
-            Some(Role::User) => self.user.lose(request).await,
-            None => self.app.browser().lose(request).await,
+            Some(Role::Admin) => self.admin.send_and_drop(request).await,
+            Some(Role::User) => self.user.send_and_drop(request).await,
+            None => self.app.browser().send_and_drop(request).await,
         }
     }
 }

@@ -8,18 +8,18 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::process::Command;
 
-use crate::support::db::Place;
+use crate::support::db::DatabaseLocation;
 use crate::support::process::on_both;
-use crate::support::process::{Nginx, PASSWORD, Site, program};
+use crate::support::process::{Nginx, PASSWORD, TestDeployment, program};
 
 on_both! { curl_and_nginx_notice_nothing_of_expiry; }
 
-async fn curl_and_nginx_notice_nothing_of_expiry(place: Place) {
+async fn curl_and_nginx_notice_nothing_of_expiry(place: DatabaseLocation) {
     let (Some(nginx), Some(curl)) = (Nginx::start().await, program("SEKISHO_TEST_CURL", "/usr/bin/curl"))
     else {
         return;
     };
-    let site = Site::new(place).await;
+    let site = TestDeployment::new(place).await;
     site.forward_to(format_args!("http://{}", nginx.address));
     site.user("ann@example.com", "admin").await;
     let server = site.serve().await;

@@ -17,28 +17,28 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::store_contract::{any_session, found};
-use crate::support::db::{Fresh, postgres};
+use crate::support::chaos_proxy::TcpChaosProxy;
+use crate::support::db::{TestDatabase, postgres};
 use crate::support::fair_clock::FairInstant;
-use crate::support::gateway::{Gateway, Jar, Setup, get, route};
+use crate::support::gateway::{SessionCookies, TestGateway, TestGatewayBuilder, get, route};
 use crate::support::http::Answer;
 use crate::support::process::until;
 use crate::support::upstream::Upstream;
-use crate::support::wire::Wire;
 
 mod restarts;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_refuses_is_waited_for() {
-    lost_and_found(Wire::refuse).await;
+    lost_and_found(TcpChaosProxy::refuse).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_says_nothing_is_waited_for() {
-    lost_and_found(Wire::silence).await;
+    lost_and_found(TcpChaosProxy::silence).await;
 }
 
-async fn lost_and_found(lose: fn(&Wire)) {
-    let Some(far) = Far::open().await else { return };
+async fn lost_and_found(lose: fn(&TcpChaosProxy)) {
+    let Some(far) = RemoteDatabase::open().await else { return };
     let upstream = Upstream::start().await;
     let gateway = far.gateway(&route("/", &upstream.url(), "")).await;
     let jar = gateway.signed_in(Role::User).await;
@@ -70,12 +70,12 @@ async fn lost_and_found(lose: fn(&Wire)) {
     println!("renewed {:?} after the database was back", healed.elapsed());
     assert!(healed.elapsed() < Duration::from_secs(8), "{:?}", healed.elapsed());
     assert_eq!(renewed.event(), Some("rotated"));
-    assert!(Jar::of(&renewed).is_some());
+    assert!(SessionCookies::of(&renewed).is_some());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_refuse_good_tokens_wait_for_the_feed() {
-    let Some(far) = Far::open().await else { return };
+    let Some(far) = RemoteDatabase::open().await else { return };
     let upstream = Upstream::start().await;
     let setting = "session.on_store_loss = \"refuse\"\n".to_owned();
     let gateway = far.gateway(&(setting + &route("/", &upstream.url(), ""))).await;
@@ -98,7 +98,7 @@ async fn with_refuse_good_tokens_wait_for_the_feed() {
 /// Whoever is cut in the middle of a statement gives the place back when its caller goes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_cut_in_use_is_no_place_lost() {
-    let Some(far) = Far::open().await else { return };
+    let Some(far) = RemoteDatabase::open().await else { return };
     let row = any_session(&far.stores).await;
     let mut locking = sqlx::PgConnection::connect(far.fresh.url()).await.unwrap();
     locking.execute("BEGIN; LOCK TABLE myapi.sessions").await.unwrap();
@@ -124,7 +124,7 @@ async fn a_connection_cut_in_use_is_no_place_lost() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crowd_before_a_silent_database_is_sent_away() {
-    let Some(far) = Far::open().await else { return };
+    let Some(far) = RemoteDatabase::open().await else { return };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let key = KeyMaterial::generate(1, Algorithm::Hs256, clock.now()).unwrap();
     let over = |stores: &Stores| {
@@ -174,27 +174,27 @@ async fn renew(tokens: &Tokens, refresh_token: String) -> Result<(), RefreshErro
 }
 
 /// A database at the other end of a wire.
-struct Far {
-    fresh: Fresh,
-    wire: Wire,
+struct RemoteDatabase {
+    fresh: TestDatabase,
+    wire: TcpChaosProxy,
     stores: Stores,
 }
 
-impl Far {
+impl RemoteDatabase {
     async fn open() -> Option<Self> {
         let fresh = postgres().await?;
-        let wire = Wire::to(fresh.url()).await;
+        let wire = TcpChaosProxy::to(fresh.url()).await;
         let stores = db::open(&wire.url, &DatabaseOptions::default()).await.unwrap();
         Some(Self { fresh, wire, stores })
     }
 
-    async fn gateway(&self, toml: &str) -> Gateway {
+    async fn gateway(&self, toml: &str) -> TestGateway {
         let stores = self.stores.clone();
-        Setup::new(toml).with_stores(|_| stores).start().await
+        TestGatewayBuilder::new(toml).with_stores(|_| stores).start().await
     }
 }
 
-async fn ask(gateway: &Gateway, jar: &Jar) -> Answer {
+async fn ask(gateway: &TestGateway, jar: &SessionCookies) -> Answer {
     gateway.ask(get("/").header("cookie", jar.line())).await
 }
 

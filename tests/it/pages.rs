@@ -91,7 +91,7 @@ async fn only_a_demo_tells_its_sample() {
     assert_eq!(answer.json(), json!({"email": "otama@example.com", "password": "let me through"}));
     assert_eq!(answer.header("cache-control"), Some("private, no-store"));
 
-    let plain = TestApp::over(db::sqlite().await.expect("SQLite needs no server")).await;
+    let plain = TestApp::with_database(db::sqlite().await.expect("SQLite needs no server")).await;
     for path in ["/demo/sample.json", "/", "/assets/app.js"] {
         plain.send(get(path)).await.problem(404, "no_route");
     }

@@ -13,8 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-use crate::support::front::{Front, code, connect, exchange, fed, get, request, text};
-use crate::support::frozen::Frozen;
+use crate::support::paused_clock::PausedClock;
+use crate::support::proxy_server::{ProxyServer, code, connect, exchange, fed, get, request, text};
 use crate::support::upstream::{Upstream, listen, nobody, read_head, saying, serve};
 
 #[tokio::test]
@@ -24,7 +24,7 @@ async fn a_request_and_its_answer_pass_through() {
         answer.body(Body::from("tea")).unwrap()
     })
     .await;
-    let front = Front::to(upstream.url()).start().await;
+    let front = ProxyServer::to(upstream.url()).start().await;
 
     let mut question = request("PATCH", "/pot/%7E?a=b&&c", Body::from("milk"));
     question.headers_mut().append("x-two", "1".parse().unwrap());
@@ -52,7 +52,7 @@ async fn paths_and_queries_arrive_byte_for_byte() {
         socket.write_all(&[answer.as_bytes(), &target].concat()).await.unwrap();
     })
     .await;
-    let front = Front::to(format!("http://{upstream}")).start().await;
+    let front = ProxyServer::to(format!("http://{upstream}")).start().await;
 
     let mut targets: Vec<String> = (0..=255).map(|byte| format!("/q?x=%{byte:02x}&y=%{byte:02X}")).collect();
     let refused = |byte: u8| byte.is_ascii_control() || matches!(byte, b'/' | b'\\' | b'.' | b';');
@@ -95,7 +95,7 @@ async fn large_bodies_pass_both_ways() {
     let mut upstream =
         Upstream::answering(move |_| Response::new(Body::from_stream(futures_util::stream::iter(pieces()))))
             .await;
-    let front = Front::to(upstream.url()).start().await;
+    let front = ProxyServer::to(upstream.url()).start().await;
     let whole: Vec<u8> = pieces().flat_map(|piece| piece.unwrap()).collect();
     let hash = digest::digest(&digest::SHA256, &whole);
 
@@ -116,7 +116,7 @@ async fn nothing_waits_for_the_end_of_a_body() {
         })
     })
     .await;
-    let front = Front::to(format!("http://{upstream}")).start().await;
+    let front = ProxyServer::to(format!("http://{upstream}")).start().await;
 
     let (feed, body) = fed();
     let answer = connect(front).await.send_request(request("POST", "/", body)).await.unwrap();
@@ -138,7 +138,7 @@ async fn events_arrive_before_the_stream_ends() {
         Response::builder().header("content-type", "text/event-stream").body(events).unwrap()
     })
     .await;
-    let front = Front::to(upstream.url()).start().await;
+    let front = ProxyServer::to(upstream.url()).start().await;
 
     let answer = connect(front).await.send_request(request("GET", "/", Body::empty())).await.unwrap();
     assert_eq!(answer.headers()["content-type"], "text/event-stream");
@@ -152,7 +152,7 @@ async fn events_arrive_before_the_stream_ends() {
 #[tokio::test]
 async fn connections_are_kept() {
     let upstream = Upstream::start().await;
-    let front = Front::to(upstream.url()).start().await;
+    let front = ProxyServer::to(upstream.url()).start().await;
     for _ in 0..3 {
         assert!(get(front, "/", "").await.starts_with("HTTP/1.1 200 OK\r\n"));
     }
@@ -164,7 +164,7 @@ async fn a_kept_connection_that_was_closed_costs_no_request() {
     const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
     const POST: &[u8] = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody";
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let front = Front::to(format!("http://{}", listener.local_addr().unwrap())).start().await;
+    let front = ProxyServer::to(format!("http://{}", listener.local_addr().unwrap())).start().await;
     let mut client = TcpStream::connect(front).await.unwrap();
     client.write_all(POST).await.unwrap();
     let (mut kept, _) = listener.accept().await.unwrap();
@@ -203,7 +203,7 @@ async fn what_an_upstream_has_read_is_not_sent_again() {
         }
     })
     .await;
-    let front = Front::to(format!("http://{upstream}")).start().await;
+    let front = ProxyServer::to(format!("http://{upstream}")).start().await;
     for (method, body) in [("PUT", ""), ("DELETE", ""), ("POST", ""), ("GET", "body")] {
         assert!(get(front, "/first", "").await.starts_with("HTTP/1.1 200"));
         let mut client = connect(front).await;
@@ -218,7 +218,7 @@ async fn what_an_upstream_has_read_is_not_sent_again() {
 async fn a_connection_with_bytes_left_over_is_not_used_again() {
     let upstream =
         saying(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nX-Evil: 1\r\n\r\n").await;
-    let front = Front::to(upstream).start().await;
+    let front = ProxyServer::to(upstream).start().await;
     for _ in 0..3 {
         let answer = get(front, "/", "").await;
         assert!(answer.ends_with("\r\n\r\nok") && !answer.contains("x-evil"), "{answer}");
@@ -238,7 +238,7 @@ async fn an_answer_may_come_before_the_body_is_read() {
         }
     })
     .await;
-    let front = Front::to(format!("http://{upstream}")).start().await;
+    let front = ProxyServer::to(format!("http://{upstream}")).start().await;
     let (feed, body) = fed();
     feed.send("begun").unwrap();
     let mut client = connect(front).await;
@@ -252,7 +252,7 @@ async fn an_answer_may_come_before_the_body_is_read() {
 
 #[tokio::test]
 async fn a_dead_upstream_is_told() {
-    let front = Front::to(format!("http://{}", nobody())).start().await;
+    let front = ProxyServer::to(format!("http://{}", nobody())).start().await;
     let answer = connect(front).await.send_request(request("POST", "/", Body::from("x"))).await.unwrap();
     assert_eq!(code(answer).await, (StatusCode::BAD_GATEWAY, "upstream_unreachable".to_owned()));
 }
@@ -270,7 +270,7 @@ async fn an_answer_that_is_no_http_is_told() {
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nX-A: b",
     ] {
-        let front = Front::to(saying(nonsense).await).start().await;
+        let front = ProxyServer::to(saying(nonsense).await).start().await;
         let answer = connect(front).await.send_request(request("GET", "/", Body::empty())).await.unwrap();
         let shown = String::from_utf8_lossy(nonsense);
         assert_eq!(code(answer).await, (StatusCode::BAD_GATEWAY, "upstream_error".to_owned()), "{shown}");
@@ -285,7 +285,7 @@ async fn half_an_answer_does_not_look_whole() {
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n8\r\nhalf",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\nzz\r\n",
     ] {
-        let front = Front::to(saying(half).await).start().await;
+        let front = ProxyServer::to(saying(half).await).start().await;
         let answer = connect(front).await.send_request(request("GET", "/", Body::empty())).await.unwrap();
         assert_eq!(answer.status(), 200);
         assert!(answer.into_body().collect().await.is_err(), "{}", String::from_utf8_lossy(half));
@@ -305,8 +305,8 @@ async fn a_silent_upstream_is_given_up() {
         }
     })
     .await;
-    let front = Front::to(format!("http://{upstream}")).start().await;
-    let clock = Frozen::new();
+    let front = ProxyServer::to(format!("http://{upstream}")).start().await;
+    let clock = PausedClock::new();
     let mut client = connect(front).await;
     let answer = tokio::spawn(client.send_request(request("GET", "/", Body::empty())));
     assert_ne!(steps.recv().await, Some(0));
@@ -352,10 +352,10 @@ async fn reporting(early: bool) -> (String, mpsc::UnboundedReceiver<Bytes>) {
 
 #[tokio::test]
 async fn a_slow_upload_is_no_slow_answer() {
-    let clock = Frozen::new();
+    let clock = PausedClock::new();
     for early in [false, true] {
         let (upstream, mut pieces) = reporting(early).await;
-        let front = Front::to(upstream).start().await;
+        let front = ProxyServer::to(upstream).start().await;
         let (feed, body) = fed();
         let mut client = connect(front).await;
         let answer = tokio::spawn(client.send_request(request("POST", "/", body)));
@@ -372,8 +372,8 @@ async fn a_slow_upload_is_no_slow_answer() {
 #[tokio::test]
 async fn a_client_that_stops_sending_is_given_up() {
     let (upstream, mut pieces) = reporting(false).await;
-    let front = Front::to(upstream).start().await;
-    let clock = Frozen::new();
+    let front = ProxyServer::to(upstream).start().await;
+    let clock = PausedClock::new();
     let (feed, body) = fed();
     let mut client = connect(front).await;
     let answer = tokio::spawn(client.send_request(request("POST", "/", body)));
@@ -391,8 +391,8 @@ async fn an_upstream_that_stops_reading_is_given_up() {
         std::future::pending::<()>().await;
     })
     .await;
-    let front = Front::to(format!("http://{upstream}")).start().await;
-    let clock = Frozen::new();
+    let front = ProxyServer::to(format!("http://{upstream}")).start().await;
+    let clock = PausedClock::new();
     let endless = futures_util::stream::repeat_with(|| Ok::<_, Infallible>(Bytes::from_static(&[0; 65_536])));
     let mut client = connect(front).await;
     let answer = tokio::spawn(client.send_request(request("POST", "/", Body::from_stream(endless))));
@@ -408,8 +408,8 @@ async fn an_answer_that_stands_still_is_broken_off() {
     let (feed, body) = fed();
     let body = std::sync::Mutex::new(Some(body));
     let upstream = Upstream::answering(move |_| Response::new(body.lock().unwrap().take().unwrap())).await;
-    let front = Front::to(upstream.url()).start().await;
-    let clock = Frozen::new();
+    let front = ProxyServer::to(upstream.url()).start().await;
+    let clock = PausedClock::new();
     let answer = connect(front).await.send_request(request("GET", "/", Body::empty())).await.unwrap();
     let mut answer = answer.into_body().into_data_stream();
     for _ in 0..3 {
@@ -425,7 +425,7 @@ async fn an_answer_that_stands_still_is_broken_off() {
 async fn a_body_beyond_the_limit_is_refused() {
     let mut upstream = Upstream::start().await;
     let route = RouteSpec { max_body: Some(8), ..RouteSpec::new("/", [upstream.url()]) };
-    let front = Front::new([route]).start().await;
+    let front = ProxyServer::new([route]).start().await;
     let ask =
         |body| async move { connect(front).await.send_request(request("POST", "/", body)).await.unwrap() };
 
@@ -455,7 +455,7 @@ async fn a_client_that_hangs_up_ends_the_upstream_request() {
         }
     })
     .await;
-    let front = Front::to(format!("http://{upstream}")).start().await;
+    let front = ProxyServer::to(format!("http://{upstream}")).start().await;
     let mut client = TcpStream::connect(front).await.unwrap();
     client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     assert_eq!(steps.recv().await, Some(1));
@@ -466,7 +466,7 @@ async fn a_client_that_hangs_up_ends_the_upstream_request() {
 #[tokio::test]
 async fn a_client_that_waits_for_100_gets_it() {
     let mut upstream = Upstream::start().await;
-    let front = Front::to(upstream.url()).start().await;
+    let front = ProxyServer::to(upstream.url()).start().await;
     let mut client = TcpStream::connect(front).await.unwrap();
     let head = b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n";
     client.write_all(head).await.unwrap();
@@ -480,7 +480,7 @@ async fn a_client_that_waits_for_100_gets_it() {
 async fn a_refused_request_is_not_told_to_continue() {
     let upstream = Upstream::start().await;
     let route = RouteSpec { max_body: Some(1), ..RouteSpec::new("/", [upstream.url()]) };
-    let front = Front::new([route]).start().await;
+    let front = ProxyServer::new([route]).start().await;
     let head = "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n";
     assert!(exchange(front, head).await.starts_with("HTTP/1.1 413 "));
 }
@@ -497,7 +497,7 @@ async fn answers_without_a_body_stay_so() {
         answer.body(Body::empty()).unwrap()
     })
     .await;
-    let front = Front::to(upstream.url()).start().await;
+    let front = ProxyServer::to(upstream.url()).start().await;
     let ask = |method: &str, target: &str| {
         exchange(front, format!("{method} {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"))
     };
@@ -514,7 +514,7 @@ async fn redirects_are_the_clients_to_follow() {
         Response::builder().status(302).header("location", "http://127.0.0.1:1/").body(Body::empty()).unwrap()
     })
     .await;
-    let front = Front::to(upstream.url()).start().await;
+    let front = ProxyServer::to(upstream.url()).start().await;
     let answer = get(front, "/", "").await;
     assert!(answer.starts_with("HTTP/1.1 302 ") && answer.contains("location: http://127.0.0.1:1/\r\n"));
     upstream.seen().await;
@@ -524,12 +524,12 @@ async fn redirects_are_the_clients_to_follow() {
 #[tokio::test]
 async fn old_clients_and_upstreams_are_served() {
     let mut upstream = Upstream::answering(|_| Response::new(Body::from("body"))).await;
-    let front = Front::to(upstream.url()).start().await;
+    let front = ProxyServer::to(upstream.url()).start().await;
     let answer = exchange(front, "GET / HTTP/1.0\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.0 200 OK\r\n") && answer.ends_with("\r\n\r\nbody"), "{answer}");
     assert_eq!(upstream.seen().await.all("host"), [upstream.address().to_string()]);
 
-    let front = Front::to(saying(b"HTTP/1.0 200 OK\r\n\r\nuntil the end").await).start().await;
+    let front = ProxyServer::to(saying(b"HTTP/1.0 200 OK\r\n\r\nuntil the end").await).start().await;
     let answer = get(front, "/", "").await;
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains("until the end"), "{answer}");
 }

@@ -8,11 +8,11 @@ use sekisho::identity::Identity;
 use sekisho::proxy::{RouteSpec, Routes};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::front::{Front, exchange, forwarded, get};
-use crate::support::upstream::{Seen, Upstream, listen, read_head, saying};
+use crate::support::proxy_server::{ProxyServer, exchange, forwarded, get};
+use crate::support::upstream::{RecordedRequest, Upstream, listen, read_head, saying};
 
 /// What the upstream sees of a request with these header lines.
-async fn sees(front: Front, upstream: &mut Upstream, headers: &str) -> Seen {
+async fn sees(front: ProxyServer, upstream: &mut Upstream, headers: &str) -> RecordedRequest {
     let answer = get(front.start().await, "/", headers).await;
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     upstream.seen().await
@@ -21,7 +21,7 @@ async fn sees(front: Front, upstream: &mut Upstream, headers: &str) -> Seen {
 /// What the client sees of an upstream's header lines.
 async fn answers(headers: &'static str) -> String {
     let answer = Box::leak(format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{headers}\r\n").into_boxed_str());
-    let front = Front::to(saying(answer.as_bytes()).await).start().await;
+    let front = ProxyServer::to(saying(answer.as_bytes()).await).start().await;
     get(front, "/", "").await
 }
 
@@ -35,7 +35,7 @@ fn names(headers: &HeaderMap) -> Vec<&str> {
 async fn hop_by_hop_headers_stop_at_each_hop() {
     let mut upstream = Upstream::start().await;
     let seen = sees(
-        Front::to(upstream.url()),
+        ProxyServer::to(upstream.url()),
         &mut upstream,
         "Connection: X-One, keep-alive\r\nX-One: 1\r\nX-Two: 2\r\nKeep-Alive: timeout=5\r\nProxy-Connection: close\r\n\
          TE: gzip\r\nUpgrade: websocket\r\nProxy-Authorization: Basic x\r\n",
@@ -57,7 +57,7 @@ async fn hop_by_hop_headers_stop_at_each_hop() {
 #[tokio::test]
 async fn a_chunked_body_is_framed_anew() {
     let mut upstream = Upstream::start().await;
-    let front = Front::to(upstream.url()).start().await;
+    let front = ProxyServer::to(upstream.url()).start().await;
     let chunked = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close, content-length\r\nTransfer-Encoding: chunked\r\n\r\n\
                    3\r\nabc\r\n0\r\n\r\n";
     exchange(front, chunked).await;
@@ -77,10 +77,10 @@ async fn only_we_say_who_the_user_is() {
                   X-Forwarded-Groups: admin\r\nX-Forwarded-Access-Token: t\r\nX-Forwarded-Preferred-Username: root\r\n\
                   X.Forwarded.User: root\r\n";
     let mut upstream = Upstream::start().await;
-    let seen = sees(Front::to(upstream.url()), &mut upstream, forged).await;
+    let seen = sees(ProxyServer::to(upstream.url()), &mut upstream, forged).await;
     assert_eq!(names(&seen.headers), ["host", "via"]);
 
-    let front = Front::to(upstream.url()).signed_in(&["user", "editor"]);
+    let front = ProxyServer::to(upstream.url()).signed_in(&["user", "editor"]);
     let seen = sees(front, &mut upstream, forged).await;
     assert_eq!(seen.all("x-forwarded-user"), ["user-1"]);
     assert_eq!(seen.all("x-forwarded-email"), ["ann@example.com"]);
@@ -93,7 +93,8 @@ async fn a_client_cannot_have_our_headers_removed() {
     let mut upstream = Upstream::start().await;
     let minter = |_: &Identity| Some(HeaderValue::from_static("Bearer ours"));
     let route = RouteSpec { bearer: Some(Arc::new(minter)), ..RouteSpec::new("/", [upstream.url()]) };
-    let front = Front { forwarded: Some(forwarded()), ..Front::new([route]).signed_in(&["user"]) };
+    let front =
+        ProxyServer { forwarded: Some(forwarded()), ..ProxyServer::new([route]).signed_in(&["user"]) };
     let seen = sees(
         front,
         &mut upstream,
@@ -110,7 +111,7 @@ async fn a_client_cannot_have_our_headers_removed() {
 #[tokio::test]
 async fn a_user_that_no_header_can_hold_is_not_taken_for_nobody() {
     let mut upstream = Upstream::start().await;
-    let mut front = Front::to(upstream.url()).signed_in(&[]);
+    let mut front = ProxyServer::to(upstream.url()).signed_in(&[]);
     if let Some(identity) = &mut front.identity {
         identity.email = "ann@example.com\r\nX-Forwarded-Groups: admin".into();
     }
@@ -118,7 +119,7 @@ async fn a_user_that_no_header_can_hold_is_not_taken_for_nobody() {
     assert!(answer.starts_with("HTTP/1.1 500 ") && answer.contains("identity_unusable"), "{answer}");
     assert!(upstream.has_seen_no_more());
 
-    let mut front = Front::to(upstream.url()).signed_in(&[]);
+    let mut front = ProxyServer::to(upstream.url()).signed_in(&[]);
     if let Some(identity) = &mut front.identity {
         identity.email = "j\u{f6}rg@example.com".into();
     }
@@ -150,7 +151,7 @@ async fn authorization_passes_only_where_the_route_says_so() {
         if mint {
             route.bearer = Some(Arc::new(minter));
         }
-        let front = Front::new([route]);
+        let front = ProxyServer::new([route]);
         let front = if let Some(role) = signed_in { front.signed_in(&[role]) } else { front };
         let seen = sees(front, &mut upstream, theirs).await;
         assert_eq!(seen.all("authorization"), Vec::from_iter(expected), "{pass} {mint} {signed_in:?}");
@@ -161,13 +162,14 @@ async fn authorization_passes_only_where_the_route_says_so() {
 async fn our_cookies_stay_here() {
     let mut upstream = Upstream::start().await;
     let seen = sees(
-        Front::to(upstream.url()),
+        ProxyServer::to(upstream.url()),
         &mut upstream,
         "Cookie: a=1; __Host-access_token=t; b=2\r\nCookie: __Host-refresh_token=t\r\nCookie: c=\"3\";d\r\n",
     )
     .await;
     assert_eq!(seen.all("cookie"), ["a=1; b=2", "c=\"3\";d"]);
-    let seen = sees(Front::to(upstream.url()), &mut upstream, "Cookie: __Host-access_token=t\r\n").await;
+    let seen =
+        sees(ProxyServer::to(upstream.url()), &mut upstream, "Cookie: __Host-access_token=t\r\n").await;
     assert_eq!(names(&seen.headers), ["host", "via"]);
 }
 
@@ -192,10 +194,10 @@ async fn forwarding_headers_are_ours_alone() {
                   X-Forwarded-Port: 1\r\nX-Forwarded-Uri: /\r\nForwarded: for=6.6.6.6\r\nX-Real-IP: 6.6.6.6\r\n\
                   X-Original-URL: /admin\r\nX-Rewrite-URL: /admin\r\n";
     let mut upstream = Upstream::start().await;
-    let seen = sees(Front::to(upstream.url()), &mut upstream, forged).await;
+    let seen = sees(ProxyServer::to(upstream.url()), &mut upstream, forged).await;
     assert_eq!(names(&seen.headers), ["host", "via"]);
 
-    let front = Front { forwarded: Some(forwarded()), ..Front::to(upstream.url()) };
+    let front = ProxyServer { forwarded: Some(forwarded()), ..ProxyServer::to(upstream.url()) };
     let seen = sees(front, &mut upstream, forged).await;
     for (name, value) in [
         ("x-forwarded-for", "192.0.2.7"),
@@ -212,7 +214,7 @@ async fn forwarding_headers_are_ours_alone() {
 #[tokio::test]
 async fn the_request_never_chooses_the_upstream() {
     let mut upstream = Upstream::start().await;
-    let front = Front::to(upstream.url()).start().await;
+    let front = ProxyServer::to(upstream.url()).start().await;
     for (target, host, forwarded) in [
         ("/x", "evil.example", "evil.example"),
         ("http://evil.example/x", "app.example", "evil.example"),
@@ -235,7 +237,7 @@ async fn the_request_never_chooses_the_upstream() {
 #[tokio::test]
 async fn a_doubtful_host_is_refused() {
     let mut upstream = Upstream::start().await;
-    let front = Front::to(upstream.url()).start().await;
+    let front = ProxyServer::to(upstream.url()).start().await;
     for hosts in [
         "",
         "Host: a\r\nHost: b\r\n",
@@ -253,7 +255,7 @@ async fn a_doubtful_host_is_refused() {
 #[tokio::test]
 async fn doubtful_paths_are_refused() {
     let mut upstream = Upstream::start().await;
-    let front = Front::new([RouteSpec::new("/public", [upstream.url()])]).start().await;
+    let front = ProxyServer::new([RouteSpec::new("/public", [upstream.url()])]).start().await;
     for path in [
         "/public/../admin",
         "/public/..%2fadmin",
@@ -282,7 +284,7 @@ async fn doubtful_paths_are_refused() {
 #[tokio::test]
 async fn some_methods_are_refused() {
     let mut upstream = Upstream::start().await;
-    let front = Front::to(upstream.url()).start().await;
+    let front = ProxyServer::to(upstream.url()).start().await;
     for request in [
         "TRACE / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
         "CONNECT / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
@@ -303,7 +305,7 @@ async fn a_route_asks_for_one_of_its_roles() {
     let mut upstream = Upstream::start().await;
     let roles = ["admin", "editor"].map(str::to_owned).to_vec();
     let routes = Routes::new([RouteSpec { roles, ..RouteSpec::new("/", [upstream.url()]) }]).unwrap();
-    let front = Front { routes, ..Front::default() };
+    let front = ProxyServer { routes, ..ProxyServer::default() };
     for refused in [front.clone(), front.clone().signed_in(&[]), front.clone().signed_in(&["user", "edit"])] {
         let answer = get(refused.start().await, "/", "").await;
         assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("\"code\":\"forbidden\""), "{answer}");
@@ -315,7 +317,7 @@ async fn a_route_asks_for_one_of_its_roles() {
 #[tokio::test]
 async fn via_is_added_and_loops_are_noticed() {
     let mut upstream = Upstream::start().await;
-    let seen = sees(Front::to(upstream.url()), &mut upstream, "Via: 1.0 first\r\n").await;
+    let seen = sees(ProxyServer::to(upstream.url()), &mut upstream, "Via: 1.0 first\r\n").await;
     let via = seen.all("via");
     assert!(via[0] == "1.0 first" && via[1].starts_with("1.1 sekisho-"), "{via:?}");
     assert!(answers("").await.contains("via: 1.1 sekisho-"));
@@ -331,7 +333,7 @@ async fn via_is_added_and_loops_are_noticed() {
         }
     })
     .await;
-    let front = Front::to(format!("http://{relay}")).start().await;
+    let front = ProxyServer::to(format!("http://{relay}")).start().await;
     port.send(Some(front)).unwrap();
     let answer = get(front, "/", "").await;
     assert!(answer.starts_with("HTTP/1.1 508 ") && answer.contains("loop_detected"), "{answer}");
@@ -340,7 +342,7 @@ async fn via_is_added_and_loops_are_noticed() {
 #[tokio::test]
 async fn trailers_bring_in_nothing_that_was_kept_out() {
     let mut upstream = Upstream::start().await;
-    let front = Front::to(upstream.url()).start().await;
+    let front = ProxyServer::to(upstream.url()).start().await;
     let request = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close, te\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n\
                    Trailer: x-sum, x-forwarded-user, cookie\r\n\r\n\
                    1\r\nx\r\n0\r\nX-Sum: 7\r\nX-Forwarded-User: root\r\nCookie: __Host-access_token=t\r\n\r\n";
@@ -354,7 +356,7 @@ async fn trailers_bring_in_nothing_that_was_kept_out() {
           1\r\nx\r\n0\r\nX-Sum: 7\r\nX-Session-Event: rotated\r\nSet-Cookie: __Host-access_token=t\r\n\r\n",
     )
     .await;
-    let answer = get(Front::to(upstream).start().await, "/", "TE: trailers\r\n").await;
+    let answer = get(ProxyServer::to(upstream).start().await, "/", "TE: trailers\r\n").await;
     assert!(answer.ends_with("0\r\nx-sum: 7\r\n\r\n"), "{answer}");
 }
 
@@ -374,7 +376,7 @@ async fn nothing_is_answered_twice_to_a_smuggled_request() {
         }
     })
     .await;
-    let front = Front::to(format!("http://{upstream}")).start().await;
+    let front = ProxyServer::to(format!("http://{upstream}")).start().await;
     let both = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 30\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n\
                 1\r\nx\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
     let answer = exchange(front, both).await;
@@ -387,7 +389,7 @@ async fn nothing_is_answered_twice_to_a_smuggled_request() {
 
 #[tokio::test]
 async fn problems_name_themselves() {
-    let front = Front::default().start().await;
+    let front = ProxyServer::default().start().await;
     let answer = get(front, "/", "").await;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     assert!(
@@ -413,7 +415,7 @@ async fn an_upstreams_own_problems_pass_untouched() {
         answer.body(Body::from("theirs")).unwrap()
     })
     .await;
-    let answer = get(Front::to(upstream.url()).start().await, "/", "").await;
+    let answer = get(ProxyServer::to(upstream.url()).start().await, "/", "").await;
     assert!(answer.starts_with("HTTP/1.1 401 ") && answer.ends_with("\r\n\r\ntheirs"), "{answer}");
     assert!(answer.contains("www-authenticate: Digest realm=\"x\"\r\n"), "{answer}");
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::support::app::{ACCESS_TTL, PAST_GRACE, TestApp, on_each_database};
 use crate::support::browser::{ACCESS, Browser, REFRESH};
-use crate::support::db::Fresh;
+use crate::support::db::TestDatabase;
 use crate::support::http::{Answer, get};
 
 on_each_database! {
@@ -30,7 +30,7 @@ on_each_database! {
     an_unknown_session_keeps_its_cookies
 }
 
-async fn tabs_may_keep_their_answers_in_any_order(fresh: Fresh) {
+async fn tabs_may_keep_their_answers_in_any_order(fresh: TestDatabase) {
     let (app, mut ann, session) = signed_in(fresh).await;
     for round in 0..12 {
         app.expire();
@@ -39,20 +39,20 @@ async fn tabs_may_keep_their_answers_in_any_order(fresh: Fresh) {
         // Each cookie is kept as it comes: the jar may end with an access token of one answer and a
         // refresh token of another.
         for answer in &answers {
-            ann.keep(answer);
+            ann.store_cookies(answer);
         }
         app.clock.advance(PAST_GRACE);
         assert_eq!(ann.get("/auth/session").await.event(), None, "round {round}");
     }
-    let row = app.written(session, |row| row.settled_by.is_some()).await;
+    let row = app.flush_until(session, |row| row.settled_by.is_some()).await;
     assert_eq!((row.rotations, row.end), (12, None));
 }
 
-async fn a_rotation_outlives_the_request_that_asked_for_it(fresh: Fresh) {
+async fn a_rotation_outlives_the_request_that_asked_for_it(fresh: TestDatabase) {
     let (app, mut ann, session) = signed_in(fresh).await;
     app.expire();
     for _ in 0..20 {
-        let mut request = Box::pin(ann.lose(get("/auth/session")));
+        let mut request = Box::pin(ann.send_and_drop(get("/auth/session")));
         let _ = futures_util::poll!(&mut request);
         drop(request);
     }
@@ -61,12 +61,12 @@ async fn a_rotation_outlives_the_request_that_asked_for_it(fresh: Fresh) {
     assert_eq!((row.generation, row.rotations), (2, 1));
 }
 
-async fn answers_may_be_lost_at_any_point(fresh: Fresh) {
+async fn answers_may_be_lost_at_any_point(fresh: TestDatabase) {
     let (app, mut ann, session) = signed_in(fresh).await;
     for lost in [0, 1, 2, 5, 0, 3, 1, 0, 8] {
         app.expire();
         for nth in 0..lost {
-            let answer = ann.lose(get("/auth/session")).await;
+            let answer = ann.send_and_drop(get("/auth/session")).await;
             assert_eq!(answer.status, 200, "answer {nth} of {lost} to be lost");
             app.clock.advance(Duration::from_secs(if nth % 2 == 0 { 2 } else { 400 }));
         }
@@ -77,7 +77,7 @@ async fn answers_may_be_lost_at_any_point(fresh: Fresh) {
     assert_eq!(app.row(session).await.rotations, 9, "one for each renewal, whatever was lost");
 }
 
-async fn a_crashed_browser_comes_back_with_its_old_jar(fresh: Fresh) {
+async fn a_crashed_browser_comes_back_with_its_old_jar(fresh: TestDatabase) {
     let (app, mut ann, session) = signed_in(fresh).await;
     for seconds in [0, 1, 29, 45] {
         app.expire();
@@ -92,12 +92,12 @@ async fn a_crashed_browser_comes_back_with_its_old_jar(fresh: Fresh) {
         assert_eq!(ann.get("/auth/session").await.event(), Some("replayed"), "after {seconds} s");
         app.clock.advance(PAST_GRACE);
         assert_eq!(ann.get("/auth/session").await.event(), None);
-        app.written(session, |row| row.settled_by.is_some()).await;
+        app.flush_until(session, |row| row.settled_by.is_some()).await;
     }
     assert_eq!(app.row(session).await.end, None);
 }
 
-async fn a_replay_never_changes_the_generation(fresh: Fresh) {
+async fn a_replay_never_changes_the_generation(fresh: TestDatabase) {
     let (app, ann, session) = signed_in(fresh).await;
     app.expire();
     let tokens = async || {
@@ -113,27 +113,27 @@ async fn a_replay_never_changes_the_generation(fresh: Fresh) {
     assert_eq!(app.row(session).await.generation, 2);
 }
 
-async fn replays_count(fresh: Fresh) {
+async fn replays_count(fresh: TestDatabase) {
     let (app, ann, session) = signed_in(fresh).await;
     app.expire();
     for _ in 0..8 {
-        assert_eq!(ann.lose(get("/auth/session")).await.status, 200);
+        assert_eq!(ann.send_and_drop(get("/auth/session")).await.status, 200);
     }
-    let row = app.written(session, |row| row.replays >= 7).await;
+    let row = app.flush_until(session, |row| row.replays >= 7).await;
     assert_eq!((row.rotations, row.replays), (1, 7));
 }
 
-async fn an_old_token_is_reuse_once_its_successor_has_settled(fresh: Fresh) {
+async fn an_old_token_is_reuse_once_its_successor_has_settled(fresh: TestDatabase) {
     let (app, mut ann, session) = signed_in(fresh).await;
     let mut bob = app.signed_in("bob@example.com").await;
-    let thief = ann.clone().at([203, 0, 113, 66], "Thief/0.1");
+    let thief = ann.clone().with_client([203, 0, 113, 66], "Thief/0.1");
     app.expire();
     assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
     app.clock.advance(PAST_GRACE);
     assert_eq!(ann.get("/auth/session").await.event(), None);
-    app.written(session, |row| row.settled_by.is_some()).await;
+    app.flush_until(session, |row| row.settled_by.is_some()).await;
 
-    let answer = thief.lose(get("/auth/session")).await;
+    let answer = thief.send_and_drop(get("/auth/session")).await;
     answer.problem(401, "reuse_detected");
     assert_eq!(answer.event(), Some("reuse_detected"));
     assert!(answer.set_cookies().is_empty(), "it has only just ended");
@@ -147,7 +147,7 @@ async fn an_old_token_is_reuse_once_its_successor_has_settled(fresh: Fresh) {
     assert_eq!(ann.get("/auth/session").await.status, 200);
 }
 
-async fn a_token_two_generations_old_is_reuse(fresh: Fresh) {
+async fn a_token_two_generations_old_is_reuse(fresh: TestDatabase) {
     let (app, mut ann, session) = signed_in(fresh).await;
     let old = ann.clone();
     for _ in 0..2 {
@@ -155,12 +155,12 @@ async fn a_token_two_generations_old_is_reuse(fresh: Fresh) {
         assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
     }
     assert_eq!(app.row(session).await.settled_by, None, "nothing has settled");
-    old.lose(get("/auth/session")).await.problem(401, "reuse_detected");
+    old.send_and_drop(get("/auth/session")).await.problem(401, "reuse_detected");
     assert_eq!(app.row(session).await.end.map(|end| end.reason), Some(EndReason::ReuseDetected));
 }
 
 /// A thief who travels along: as long as all keep to the tokens' lifetime, nothing settles.
-async fn two_jars_show_at_the_next_renewal(fresh: Fresh) {
+async fn two_jars_show_at_the_next_renewal(fresh: TestDatabase) {
     let (app, mut ann, session) = signed_in(fresh).await;
     let mut thief = ann.clone();
     app.expire();
@@ -173,7 +173,7 @@ async fn two_jars_show_at_the_next_renewal(fresh: Fresh) {
     assert_eq!(app.row(session).await.end.map(|end| end.reason), Some(EndReason::ReuseDetected));
 }
 
-async fn two_jars_show_when_both_are_in_lasting_use(fresh: Fresh) {
+async fn two_jars_show_when_both_are_in_lasting_use(fresh: TestDatabase) {
     let (app, mut ann, session) = signed_in(fresh).await;
     let mut thief = ann.clone();
     app.expire();
@@ -181,30 +181,30 @@ async fn two_jars_show_when_both_are_in_lasting_use(fresh: Fresh) {
     assert_eq!(thief.get("/auth/session").await.event(), Some("replayed"));
     app.clock.advance(PAST_GRACE);
     assert_eq!(ann.get("/auth/session").await.event(), None);
-    app.written(session, |row| row.settled_by.is_some()).await;
+    app.flush_until(session, |row| row.settled_by.is_some()).await;
     assert_eq!(thief.get("/auth/session").await.status, 200, "its token is valid until that is written");
-    let row = app.written(session, |row| row.end.is_some()).await;
+    let row = app.flush_until(session, |row| row.end.is_some()).await;
     assert_eq!(row.end.map(|end| end.reason), Some(EndReason::ReuseDetected));
     app.expire();
     ann.get("/auth/session").await.problem(401, "reuse_detected");
     thief.get("/auth/session").await.problem(401, "reuse_detected");
 }
 
-async fn a_thief_who_renews_first_is_no_different(fresh: Fresh) {
+async fn a_thief_who_renews_first_is_no_different(fresh: TestDatabase) {
     let (app, mut ann, session) = signed_in(fresh).await;
     let mut thief = ann.clone();
     app.expire();
     assert_eq!(thief.get("/auth/session").await.event(), Some("rotated"));
     app.clock.advance(PAST_GRACE);
     assert_eq!(thief.get("/auth/session").await.event(), None);
-    app.written(session, |row| row.settled_by.is_some()).await;
+    app.flush_until(session, |row| row.settled_by.is_some()).await;
     ann.get("/auth/session").await.problem(401, "reuse_detected");
     app.expire();
     thief.get("/auth/session").await.problem(401, "reuse_detected");
 }
 
 /// Also while the owner's renewal is remembered, and shared with whoever asks.
-async fn a_refresh_token_alone_is_another_jar(fresh: Fresh) {
+async fn a_refresh_token_alone_is_another_jar(fresh: TestDatabase) {
     let (app, mut ann, session) = signed_in(fresh).await;
     let mut thief = ann.clone();
     thief.jar.remove(ACCESS);
@@ -214,19 +214,19 @@ async fn a_refresh_token_alone_is_another_jar(fresh: Fresh) {
     assert_eq!(app.row(session).await.end.map(|end| end.reason), Some(EndReason::ReuseDetected));
 }
 
-async fn a_jar_without_an_access_token_is_one_jar(fresh: Fresh) {
+async fn a_jar_without_an_access_token_is_one_jar(fresh: TestDatabase) {
     let (app, mut ann, session) = signed_in(fresh).await;
     app.expire();
     ann.jar.remove(ACCESS);
     for event in ["rotated", "replayed", "replayed"] {
-        let answer = ann.lose(get("/auth/session")).await;
+        let answer = ann.send_and_drop(get("/auth/session")).await;
         assert_eq!((answer.status.as_u16(), answer.event()), (200, Some(event)));
         app.clock.advance(ACCESS_TTL);
     }
     assert_eq!(app.row(session).await.rotations, 1);
 }
 
-async fn no_rotation_is_due_while_the_access_token_is_young(fresh: Fresh) {
+async fn no_rotation_is_due_while_the_access_token_is_young(fresh: TestDatabase) {
     let (app, mut ann, session) = signed_in(fresh).await;
     for (seconds, event) in [(62, "rotated"), (50, "replayed"), (20, "replayed"), (62, "rotated")] {
         app.clock.advance(Duration::from_secs(seconds));
@@ -236,7 +236,7 @@ async fn no_rotation_is_due_while_the_access_token_is_young(fresh: Fresh) {
     assert_eq!(app.row(session).await.rotations, 2);
 }
 
-async fn a_store_that_lost_its_last_writes_is_caught_up(fresh: Fresh) {
+async fn a_store_that_lost_its_last_writes_is_caught_up(fresh: TestDatabase) {
     let (app, mut ann, session) = signed_in(fresh).await;
     app.expire();
     assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
@@ -250,7 +250,7 @@ async fn a_store_that_lost_its_last_writes_is_caught_up(fresh: Fresh) {
     assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
 }
 
-async fn a_store_restored_from_a_backup_is_caught_up(fresh: Fresh) {
+async fn a_store_restored_from_a_backup_is_caught_up(fresh: TestDatabase) {
     let (app, mut ann, session) = signed_in(fresh).await;
     app.sql("CREATE TABLE backup AS SELECT * FROM {sessions}").await;
     for _ in 0..5 {
@@ -258,14 +258,14 @@ async fn a_store_restored_from_a_backup_is_caught_up(fresh: Fresh) {
         assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
         app.clock.advance(PAST_GRACE);
         ann.get("/auth/session").await;
-        app.written(session, |row| row.settled_by.is_some()).await;
+        app.flush_until(session, |row| row.settled_by.is_some()).await;
     }
     app.sql("DELETE FROM {sessions}").await;
     app.sql("INSERT INTO {sessions} SELECT * FROM backup").await;
     assert_eq!(app.row(session).await.generation, 1);
 
     let app = app.restart().await;
-    let mut ann = ann.before(app.app.public.clone());
+    let mut ann = ann.with_service(app.app.public.clone());
     assert_eq!(ann.get("/auth/session").await.event(), None);
     app.expire();
     let (before, answers) = (ann.clone(), ann.ask_at_once(&["/auth/session"; 20]).await);
@@ -273,13 +273,13 @@ async fn a_store_restored_from_a_backup_is_caught_up(fresh: Fresh) {
     assert_eq!(events(&answers, "caught_up"), 1);
     assert_eq!(events(&answers, "replayed"), 19);
     assert_eq!(app.row(session).await.generation, 7);
-    ann.keep(&answers[0]);
-    assert_eq!(before.lose(get("/auth/session")).await.event(), Some("replayed"));
+    ann.store_cookies(&answers[0]);
+    assert_eq!(before.send_and_drop(get("/auth/session")).await.event(), Some("replayed"));
     app.expire();
     assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
 }
 
-async fn an_unknown_session_keeps_its_cookies(fresh: Fresh) {
+async fn an_unknown_session_keeps_its_cookies(fresh: TestDatabase) {
     let (app, mut ann, _) = signed_in(fresh).await;
     app.sql("CREATE TABLE backup AS SELECT * FROM {sessions}").await;
     app.sql("DELETE FROM {sessions}").await;
@@ -295,8 +295,8 @@ async fn an_unknown_session_keeps_its_cookies(fresh: Fresh) {
     assert_eq!(ann.get("/movies").await.event(), Some("rotated"), "it was");
 }
 
-async fn signed_in(fresh: Fresh) -> (TestApp, Browser, SessionId) {
-    let app = TestApp::over(fresh).await;
+async fn signed_in(fresh: TestDatabase) -> (TestApp, Browser, SessionId) {
+    let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let mut ann = app.browser();
     let session = ann.sign_in("ann@example.com").await;

@@ -13,9 +13,9 @@ use tokio::time::timeout;
 use crate::lifecycle::{self, open_route};
 use crate::support::db;
 use crate::support::fair_clock::FairInstant;
-use crate::support::process::{PATIENCE, Site, signal, until};
-use crate::support::upstream::{Held, Upstream};
-use crate::support::wire_browser::Browser;
+use crate::support::process::{PATIENCE, TestDeployment, signal, until};
+use crate::support::socket_browser::SocketBrowser;
+use crate::support::upstream::{GatedUpstream, Upstream};
 
 async fn is_closed(address: SocketAddr) -> bool {
     let refused = TcpStream::connect(address).await.err().map(|error| error.kind());
@@ -24,26 +24,26 @@ async fn is_closed(address: SocketAddr) -> bool {
 
 #[tokio::test]
 async fn a_request_under_way_ends_and_new_ones_are_refused() {
-    let mut upstream = Held::start().await;
-    let site = Site::new(db::sqlite_place().await.unwrap()).await;
+    let mut upstream = GatedUpstream::start().await;
+    let site = TestDeployment::new(db::sqlite_place().await.unwrap()).await;
     site.forward_to(upstream.url());
     site.user("ann@example.com", "user").await;
     let server = site.serve().await;
     let (public, admin) = (server.public, server.admin);
-    let mut browser = Browser::signed_in(public, "ann@example.com").await;
+    let mut browser = SocketBrowser::signed_in(public, "ann@example.com").await;
 
     let under_way = tokio::spawn(async move { browser.get(public, "/slow").await });
     upstream.arrived(1).await;
     server.terminate();
     until("the public port to be closed", async || is_closed(public).await.then_some(())).await;
     // Probes are told the truth to the end.
-    let answer = Browser::default().get(admin, "/readyz").await;
+    let answer = SocketBrowser::default().get(admin, "/readyz").await;
     assert_eq!((answer.status.as_u16(), answer.body.as_slice()), (503, &b"about to stop\n"[..]));
     assert!(!under_way.is_finished());
     upstream.release(1);
 
     let answer = under_way.await.unwrap();
-    assert_eq!((answer.status.as_u16(), answer.body.as_slice()), (200, Held::ANSWER.as_bytes()));
+    assert_eq!((answer.status.as_u16(), answer.body.as_slice()), (200, GatedUpstream::ANSWER.as_bytes()));
     assert_eq!(server.ended().await.code(), Some(0));
     assert!(is_closed(admin).await);
 }
@@ -52,11 +52,11 @@ async fn a_request_under_way_ends_and_new_ones_are_refused() {
 #[tokio::test]
 async fn before_the_end_probes_are_told_and_new_requests_served() {
     let upstream = Upstream::answering(|_| Response::new("well".into())).await;
-    let site = Site::without_keys(db::sqlite_place().await.unwrap());
+    let site = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
     site.write("sekisho.toml", &lifecycle::config("drain_delay = '3s'", &open_route("/", &upstream.url())));
     let server = site.serve().await;
     let (public, admin) = (server.public, server.admin);
-    let mut browser = Browser::default();
+    let mut browser = SocketBrowser::default();
     assert_eq!(browser.status(admin, "/readyz").await, 200);
     let told_at = Instant::now();
     server.terminate();
@@ -81,13 +81,13 @@ async fn before_the_end_probes_are_told_and_new_requests_served() {
 
 #[tokio::test]
 async fn a_second_signal_ends_it_at_once() {
-    let mut upstream = Held::start().await;
-    let site = Site::without_keys(db::sqlite_place().await.unwrap());
+    let mut upstream = GatedUpstream::start().await;
+    let site = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
     site.write("sekisho.toml", &lifecycle::config("", &open_route("/", &upstream.url())));
     let server = site.serve().await;
     let public = server.public;
     let under_way = tokio::spawn(async move {
-        Browser::default().send(public, Request::get("/").body(Body::empty()).unwrap()).await.is_err()
+        SocketBrowser::default().send(public, Request::get("/").body(Body::empty()).unwrap()).await.is_err()
     });
     upstream.arrived(1).await;
     server.terminate();
@@ -107,7 +107,7 @@ async fn a_second_signal_ends_it_at_once() {
 async fn sighup_ends_neither_the_start_nor_the_end() {
     // A database that can be connected to, and says nothing.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let mut site = Site::without_keys(db::sqlite_place().await.unwrap());
+    let mut site = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
     site.set("database.url", &format!("postgres://nobody@{}/none", silent.local_addr().unwrap()));
     let mut starting = site.command(&["serve"]).spawn().unwrap();
     let (connection, _) = timeout(PATIENCE, silent.accept()).await.unwrap().unwrap();
@@ -116,12 +116,12 @@ async fn sighup_ends_neither_the_start_nor_the_end() {
     let status = timeout(PATIENCE, starting.wait()).await.unwrap().unwrap();
     assert_eq!(status.code(), Some(1), "for want of a database: {status}");
 
-    let mut upstream = Held::start().await;
-    let site = Site::without_keys(db::sqlite_place().await.unwrap());
+    let mut upstream = GatedUpstream::start().await;
+    let site = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
     site.write("sekisho.toml", &lifecycle::config("", &open_route("/", &upstream.url())));
     let server = site.serve().await;
     let public = server.public;
-    let under_way = tokio::spawn(async move { Browser::default().status(public, "/").await });
+    let under_way = tokio::spawn(async move { SocketBrowser::default().status(public, "/").await });
     upstream.arrived(1).await;
     server.terminate();
     server.says("stopping", 1).await;
@@ -133,10 +133,10 @@ async fn sighup_ends_neither_the_start_nor_the_end() {
 
 #[tokio::test]
 async fn a_connection_without_a_request_does_not_hold_it_up() {
-    let site = Site::new(db::sqlite_place().await.unwrap()).await;
+    let site = TestDeployment::new(db::sqlite_place().await.unwrap()).await;
     let server = site.serve().await;
     let idle = TcpStream::connect(server.public).await.unwrap();
-    let mut browser = Browser::default();
+    let mut browser = SocketBrowser::default();
     // One that was answered, so that the idle one has been accepted too.
     assert_eq!(browser.status(server.public, "/auth/session").await, 401);
     server.stop().await;
@@ -145,10 +145,10 @@ async fn a_connection_without_a_request_does_not_hold_it_up() {
 
 #[tokio::test]
 async fn who_was_signed_in_before_is_signed_in_after() {
-    let site = Site::new(db::sqlite_place().await.unwrap()).await;
+    let site = TestDeployment::new(db::sqlite_place().await.unwrap()).await;
     site.user("ann@example.com", "user").await;
     let server = site.serve().await;
-    let mut browser = Browser::signed_in(server.public, "ann@example.com").await;
+    let mut browser = SocketBrowser::signed_in(server.public, "ann@example.com").await;
     server.stop().await;
     let server = site.serve().await;
     assert_eq!(browser.status(server.public, "/auth/session").await, 200);

@@ -18,7 +18,7 @@ use crate::support::app::{
     ABSOLUTE_TTL, ACCESS_TTL, GRACE, IDLE_TTL, PASSWORD, PAST_GRACE, TestApp, on_each_database,
 };
 use crate::support::browser::{ACCESS, Jar, REFRESH};
-use crate::support::db::{self, Fresh};
+use crate::support::db::{self, TestDatabase};
 use crate::support::http::{Answer, bare, form, get, with};
 
 on_each_database! {
@@ -45,8 +45,8 @@ on_each_database! {
 
 const NEW_PASSWORD: &str = "seven quiet ferries cross the strait";
 
-async fn an_expired_token_is_renewed_in_the_same_answer(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn an_expired_token_is_renewed_in_the_same_answer(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     let mut ann = app.signed_in("ann@example.com").await;
     let before = [ann.token(ACCESS), ann.token(REFRESH)];
     app.expire();
@@ -63,8 +63,8 @@ async fn an_expired_token_is_renewed_in_the_same_answer(fresh: Fresh) {
     assert!(answer.set_cookies().is_empty());
 }
 
-async fn a_body_reaches_the_handler_once(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn a_body_reaches_the_handler_once(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     app.user_as("ann@example.com", Role::Admin).await;
     let mut ann = app.browser();
     ann.sign_in("ann@example.com").await;
@@ -77,8 +77,8 @@ async fn a_body_reaches_the_handler_once(fresh: Fresh) {
     assert_eq!((&movies["total"], &movies["items"][0]["title"]), (&json!(1), &json!("Ran")));
 }
 
-async fn renewal_starts_a_tenth_before_expiry(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn renewal_starts_a_tenth_before_expiry(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     let mut ann = app.browser();
     app.user("ann@example.com").await;
     let session = ann.sign_in("ann@example.com").await;
@@ -91,10 +91,10 @@ async fn renewal_starts_a_tenth_before_expiry(fresh: Fresh) {
     assert_sets_both(&answer, (ACCESS_TTL + IDLE_TTL).as_secs());
 }
 
-async fn a_valid_token_asks_no_store(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn a_valid_token_asks_no_store(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     let mut ann = app.signed_in("ann@example.com").await;
-    app.lose_store().await;
+    app.break_store().await;
     for _ in 0..3 {
         app.clock.advance(PAST_GRACE);
         let answer = ann.get("/movies").await;
@@ -108,8 +108,8 @@ async fn a_valid_token_asks_no_store(fresh: Fresh) {
     assert_eq!(answer.event(), None);
 }
 
-async fn any_answer_of_the_handler_carries_the_cookies(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn any_answer_of_the_handler_carries_the_cookies(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     let mut ann = app.signed_in("ann@example.com").await;
     for (method, path, status) in [
         ("GET", "/movies/7", 404),
@@ -125,16 +125,16 @@ async fn any_answer_of_the_handler_carries_the_cookies(fresh: Fresh) {
     }
 }
 
-async fn conditions_of_an_expired_request_are_left_out(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn conditions_of_an_expired_request_are_left_out(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     let mut ann = app.signed_in("ann@example.com").await;
     app.expire();
     let answer = ann.send(with(get("/auth/session"), "if-none-match", "*")).await;
     assert_eq!((answer.status.as_u16(), answer.event()), (200, Some("rotated")));
 }
 
-async fn explicit_renewal_is_the_same(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn explicit_renewal_is_the_same(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     let mut ann = app.signed_in("ann@example.com").await;
     for (advance, event) in [(PAST_GRACE, "rotated"), (Duration::from_secs(1), "replayed")] {
         app.clock.advance(advance);
@@ -147,15 +147,15 @@ async fn explicit_renewal_is_the_same(fresh: Fresh) {
     }
     app.browser().post("/auth/refresh", &Value::Null).await.problem(401, "missing");
     app.expire();
-    app.lose_store().await;
+    app.break_store().await;
     let answer = ann.post("/auth/refresh", &Value::Null).await;
     answer.problem(503, "store_unavailable");
     assert_eq!(answer.event(), Some("store_unavailable"));
     assert!(answer.set_cookies().is_empty() && answer.header("retry-after").is_some());
 }
 
-async fn an_idle_session_expires(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn an_idle_session_expires(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     let ann = app.signed_in("ann@example.com").await;
     let cookies = ann.cookies();
     app.clock.advance(ACCESS_TTL + IDLE_TTL);
@@ -168,7 +168,7 @@ async fn an_idle_session_expires(fresh: Fresh) {
     assert_over(&ask().await, "idle_expired", true);
 }
 
-async fn no_session_outlives_its_absolute_expiry(fresh: Fresh) {
+async fn no_session_outlives_its_absolute_expiry(fresh: TestDatabase) {
     let flags = [("session.idle_ttl", "1h"), ("session.absolute_ttl", "100m")];
     let app = TestApp::with(fresh, &flags).await;
     let mut ann = app.signed_in("ann@example.com").await;
@@ -187,7 +187,7 @@ async fn no_session_outlives_its_absolute_expiry(fresh: Fresh) {
         app.clock.advance(Duration::from_secs(70));
     }
     assert!(renewals > 6, "{renewals}");
-    let cookies = ann.lose(get("/")).await;
+    let cookies = ann.send_and_drop(get("/")).await;
     assert!(cookies.set_cookies().is_empty());
     let jar = format!("{ACCESS}={}; {REFRESH}={}", ann.token(ACCESS), ann.token(REFRESH));
     app.clock.advance(Duration::from_secs(6));
@@ -196,8 +196,8 @@ async fn no_session_outlives_its_absolute_expiry(fresh: Fresh) {
     assert_over(&app.send(with(get("/auth/session"), "cookie", &jar)).await, "absolute_expired", true);
 }
 
-async fn clients_hold_their_tokens_themselves(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn clients_hold_their_tokens_themselves(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let tokens = client(&app, "ann@example.com").await;
     let bearer = format!("bearer {}", tokens["access_token"].as_str().unwrap());
@@ -222,8 +222,8 @@ async fn clients_hold_their_tokens_themselves(fresh: Fresh) {
     query.problem(401, "missing");
 }
 
-async fn a_refresh_token_works_in_its_kind_alone(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn a_refresh_token_works_in_its_kind_alone(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     let mut ann = app.signed_in("ann@example.com").await;
     let tokens = client(&app, "ann@example.com").await;
     app.expire();
@@ -240,8 +240,8 @@ async fn a_refresh_token_works_in_its_kind_alone(fresh: Fresh) {
     assert_eq!(app.send(refresh_grant(of_client)).await.status, 200, "nothing had ended");
 }
 
-async fn what_is_no_token_of_ours_ends_nothing(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn what_is_no_token_of_ours_ends_nothing(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     let mut ann = app.signed_in("ann@example.com").await;
     app.expire();
     let (access, refresh) = (ann.token(ACCESS), ann.token(REFRESH));
@@ -282,8 +282,8 @@ async fn what_is_no_token_of_ours_ends_nothing(fresh: Fresh) {
     assert_eq!(answer.event(), Some("rotated"), "one cookie a line is as good, as HTTP/2 has it");
 }
 
-async fn a_valid_access_token_decides_alone(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn a_valid_access_token_decides_alone(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     app.user("bob@example.com").await;
     let (mut ann, mut bob) = (app.browser(), app.browser());
@@ -306,8 +306,8 @@ async fn a_valid_access_token_decides_alone(fresh: Fresh) {
     assert_eq!(ann.send(both).await.status, 200);
 }
 
-async fn a_refresh_token_decides_alone_without_one(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn a_refresh_token_decides_alone_without_one(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let bob = app.signed_in("bob@example.com").await;
     let mut ann = app.browser();
@@ -326,10 +326,10 @@ async fn a_refresh_token_decides_alone_without_one(fresh: Fresh) {
     assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
 }
 
-async fn without_a_store_nothing_is_decided(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn without_a_store_nothing_is_decided(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     let mut ann = app.signed_in("ann@example.com").await;
-    app.lose_store().await;
+    app.break_store().await;
     assert_eq!(ann.get("/movies").await.status, 200);
     app.clock.advance(ACCESS_TTL - Duration::from_secs(1));
     let due = ann.get("/movies").await;
@@ -344,22 +344,22 @@ async fn without_a_store_nothing_is_decided(fresh: Fresh) {
         assert!(answer.header("retry-after").is_some_and(|seconds| seconds.parse::<u32>().is_ok()));
         assert!(answer.set_cookies().is_empty(), "{path}");
     }
-    app.find_store().await;
+    app.repair_store().await;
     let answer = ann.get("/movies").await;
     assert_eq!((answer.status.as_u16(), answer.event()), (200, Some("rotated")));
 }
 
-async fn a_session_outlives_a_restart(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn a_session_outlives_a_restart(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     let ann = app.signed_in("ann@example.com").await;
     let app = app.restart().await;
-    let mut ann = ann.before(app.app.public.clone());
+    let mut ann = ann.with_service(app.app.public.clone());
     assert_eq!(ann.get("/auth/session").await.event(), None);
     app.expire();
     assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
 }
 
-async fn a_preflight_renews_nothing(fresh: Fresh) {
+async fn a_preflight_renews_nothing(fresh: TestDatabase) {
     let page = "https://page.example.com";
     let allowed = format!("[\"{page}\"]");
     let app = TestApp::with(fresh, &[("server.allowed_origins", &allowed)]).await;
@@ -382,8 +382,8 @@ async fn a_preflight_renews_nothing(fresh: Fresh) {
     assert_eq!(app.row(session).await.generation, 1);
 }
 
-async fn each_end_has_its_word(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn each_end_has_its_word(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     let mut browsers = Vec::new();
     for event in ["user_disabled", "user_deleted", "role_changed", "revoked", "password_changed"] {
         let email = format!("{event}@example.com");
@@ -415,11 +415,11 @@ async fn each_end_has_its_word(fresh: Fresh) {
     assert_eq!(ann.get("/auth/session").await.status, 200);
 }
 
-async fn tokens_of_another_key_end_nothing(fresh: Fresh) {
+async fn tokens_of_another_key_end_nothing(fresh: TestDatabase) {
     let elsewhere = db::sqlite().await.expect("SQLite needs no server");
     let secret = ("tokens.secret", "another one of more than 32 bytes, for another program");
     let elsewhere = TestApp::with(elsewhere, &[secret]).await;
-    let (foreign, app) = (elsewhere.signed_in("ann@example.com").await, TestApp::over(fresh).await);
+    let (foreign, app) = (elsewhere.signed_in("ann@example.com").await, TestApp::with_database(fresh).await);
     let mut ann = app.signed_in("ann@example.com").await;
     let mut mixed = ann.clone();
     for event in [None, Some("rotated")] {

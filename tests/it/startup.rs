@@ -4,10 +4,10 @@ use std::fs::{self, Permissions};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 
-use crate::support::db::{self, Place};
+use crate::support::db::{self, DatabaseLocation};
 use crate::support::process::on_both;
-use crate::support::process::{Ran, Site};
-use crate::support::wire_browser::Browser;
+use crate::support::process::{CommandOutput, TestDeployment};
+use crate::support::socket_browser::SocketBrowser;
 
 on_both! {
     another_issuer_than_the_database_s_is_refused;
@@ -16,15 +16,15 @@ on_both! {
     a_bad_key_file_is_named;
 }
 
-async fn refused(site: &Site) -> Ran {
+async fn refused(site: &TestDeployment) -> CommandOutput {
     match site.start().await {
         Ok(server) => panic!("it serves: {}", server.log()),
         Err(ran) => ran,
     }
 }
 
-async fn sqlite_site() -> Site {
-    Site::new(db::sqlite_place().await.unwrap()).await
+async fn sqlite_site() -> TestDeployment {
+    TestDeployment::new(db::sqlite_place().await.unwrap()).await
 }
 
 #[tokio::test]
@@ -52,24 +52,24 @@ async fn other_proxies_ask_on_a_listener_of_their_own() {
     let verify = verify.split_whitespace().next().unwrap().parse().unwrap();
     assert!(!log.contains("only the gateway's own paths answer"), "{log}");
 
-    let mut ann = Browser::signed_in(server.public, "ann@example.com").await;
+    let mut ann = SocketBrowser::signed_in(server.public, "ann@example.com").await;
     let answer = ann.get(verify, "/auth/verify/app").await;
     assert_eq!((answer.status.as_u16(), answer.header("x-forwarded-email")), (200, Some("ann@example.com")));
-    Browser::default().get(verify, "/auth/verify/app").await.problem(401, "missing");
+    SocketBrowser::default().get(verify, "/auth/verify/app").await.problem(401, "missing");
     for elsewhere in [server.public, server.admin] {
         assert_eq!(ann.status(elsewhere, "/auth/verify/app").await, 404);
     }
     server.stop().await;
 }
 
-fn answering_other_proxies(site: &mut Site) {
+fn answering_other_proxies(site: &mut TestDeployment) {
     site.set("server.trusted_proxies", "[\"127.0.0.1\"]");
     site.set("verify.listen", "127.0.0.1:0");
     site.set("verify.source", "envoy");
 }
 
-async fn a_bad_key_file_is_named(place: Place) {
-    let site = Site::new(place).await;
+async fn a_bad_key_file_is_named(place: DatabaseLocation) {
+    let site = TestDeployment::new(place).await;
     if site.is_embedded() {
         site.serve().await.stop().await;
     }
@@ -99,7 +99,7 @@ async fn a_bad_key_file_is_named(place: Place) {
 #[tokio::test]
 async fn with_postgres_keys_are_never_made_silently() {
     let Some(place) = db::postgres_place().await else { return };
-    let site = Site::without_keys(place);
+    let site = TestDeployment::without_keys(place);
     let ran = refused(&site).await;
     let line = ran.fails(78);
     assert!(line.contains("`sekisho key init`"), "{line}");
@@ -108,8 +108,8 @@ async fn with_postgres_keys_are_never_made_silently() {
     site.serve().await.stop().await;
 }
 
-async fn another_issuer_than_the_database_s_is_refused(place: Place) {
-    let mut site = Site::new(place).await;
+async fn another_issuer_than_the_database_s_is_refused(place: DatabaseLocation) {
+    let mut site = TestDeployment::new(place).await;
     site.serve().await.stop().await;
     for key in ["tokens.issuer", "tokens.audience"] {
         site.set(key, "another");
@@ -124,9 +124,9 @@ async fn another_issuer_than_the_database_s_is_refused(place: Place) {
     site.serve().await.stop().await;
 }
 
-async fn a_database_of_a_newer_program_is_refused(place: Place) {
+async fn a_database_of_a_newer_program_is_refused(place: DatabaseLocation) {
     let newer = "(9999, 'later', '2030-01-01', true, 'x', 0)";
-    let site = Site::new(place).await;
+    let site = TestDeployment::new(place).await;
     site.serve().await.stop().await;
     if site.is_embedded() {
         let pool = sqlx::SqlitePool::connect(site.database()).await.unwrap();
@@ -163,11 +163,11 @@ async fn a_database_that_can_t_be_opened_is_named() {
 }
 
 /// On a new database, both make its tables, and on SQLite the keys.
-async fn two_that_start_at_once_both_serve(place: Place) {
-    let site = Site::new(place).await;
+async fn two_that_start_at_once_both_serve(place: DatabaseLocation) {
+    let site = TestDeployment::new(place).await;
     let (one, other) = tokio::join!(site.serve(), site.serve());
     site.user("ann@example.com", "user").await;
-    let mut browser = Browser::signed_in(one.public, "ann@example.com").await;
+    let mut browser = SocketBrowser::signed_in(one.public, "ann@example.com").await;
     assert_eq!(browser.status(other.public, "/auth/session").await, 200, "{}", other.log());
     one.stop().await;
     other.stop().await;

@@ -1,11 +1,11 @@
 //! Connections that stay open: WebSockets, other upgrades and event streams.
 
-mod admitted;
 mod events;
-mod passed;
+mod forwarding;
+mod origin_check;
 mod processes;
-mod told;
-mod unread;
+mod session_end;
+mod slow_reader;
 
 use std::sync::Arc;
 
@@ -14,23 +14,23 @@ use sekisho::proxy::{LongLivedStreams, RouteSpec};
 use sekisho::session_event::{SessionEndFuture, SessionEvent};
 use tokio::sync::watch;
 
-use crate::support::front::Front;
+use crate::support::proxy_server::ProxyServer;
 
 /// Ends all sessions, of which streams are told.
 #[derive(Clone)]
-struct End(Arc<watch::Sender<Option<SessionEvent>>>);
+struct SessionEndTrigger(Arc<watch::Sender<Option<SessionEvent>>>);
 
-impl End {
+impl SessionEndTrigger {
     /// A front to this upstream, for a user whose session is still to end.
-    fn of(spec: RouteSpec) -> (Front, Self) {
+    fn of(spec: RouteSpec) -> (ProxyServer, Self) {
         let end = Self(Arc::new(watch::Sender::new(None)));
         let ended = end.clone();
         let watch = move |_: SessionId| -> SessionEndFuture {
             let mut event = ended.0.subscribe();
             Box::pin(async move { event.wait_for(Option::is_some).await.unwrap().unwrap() })
         };
-        let front = Front::new([spec]).signed_in(&["user"]);
-        (Front { streams: LongLivedStreams::new(Arc::new(watch)), ..front }, end)
+        let front = ProxyServer::new([spec]).signed_in(&["user"]);
+        (ProxyServer { streams: LongLivedStreams::new(Arc::new(watch)), ..front }, end)
     }
 
     fn now(&self, event: SessionEvent) {

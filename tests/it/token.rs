@@ -11,7 +11,7 @@ use sekisho::models::session::{EndReason, SessionKind};
 use serde_json::{Value, json};
 
 use crate::support::app::{PASSWORD, PAST_GRACE, TestApp, on_each_database};
-use crate::support::db::Fresh;
+use crate::support::db::TestDatabase;
 use crate::support::http::{Answer, bare, form, get, with, with_body};
 
 on_each_database! {
@@ -30,8 +30,8 @@ on_each_database! {
     without_a_store_a_client_is_told_to_come_back
 }
 
-async fn the_password_grant_gives_both_tokens(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn the_password_grant_gives_both_tokens(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     let user = app.user("ann@example.com").await;
     let answer = app.send(sign_in("Ann@Example.com", PASSWORD)).await;
     assert_eq!(answer.status, 200);
@@ -59,8 +59,8 @@ async fn the_password_grant_gives_both_tokens(fresh: Fresh) {
     assert_eq!(app.row(session).await.kind, SessionKind::Client);
 }
 
-async fn the_grant_type_may_be_left_out(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn the_grant_type_may_be_left_out(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let user = [("username", "ann@example.com"), ("password", PASSWORD)];
     for more in [
@@ -79,8 +79,8 @@ async fn the_grant_type_may_be_left_out(fresh: Fresh) {
     assert_eq!(app.send(basic).await.status, 200);
 }
 
-async fn wrong_credentials_are_understood_by_both_kinds_of_client(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn wrong_credentials_are_understood_by_both_kinds_of_client(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let bob = app.user("bob@example.com").await;
     app.app.users.disable(&bob, &ClientInfo::default()).await.unwrap();
@@ -112,8 +112,8 @@ async fn wrong_credentials_are_understood_by_both_kinds_of_client(fresh: Fresh) 
     }
 }
 
-async fn other_grants_and_scopes_are_refused(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn other_grants_and_scopes_are_refused(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let user = [("username", "ann@example.com"), ("password", PASSWORD)];
     for grant in ["client_credentials", "authorization_code", "Password", "password ", "refresh"] {
@@ -127,8 +127,8 @@ async fn other_grants_and_scopes_are_refused(fresh: Fresh) {
     assert_eq!(app.app.users.list().await.unwrap().len(), 1);
 }
 
-async fn a_missing_or_repeated_field_is_refused(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn a_missing_or_repeated_field_is_refused(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let (name, password) = (("username", "ann@example.com"), ("password", PASSWORD));
     let refresh = ("grant_type", "refresh_token");
@@ -155,8 +155,8 @@ async fn a_missing_or_repeated_field_is_refused(fresh: Fresh) {
     assert_error(&app.send(sign_in("ann@example.com", &long)).await, 400, "invalid_request");
 }
 
-async fn only_forms_are_read(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn only_forms_are_read(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let fields = json!({"username": "ann@example.com", "password": PASSWORD}).to_string();
     let encoded = "username=ann%40example.com&password=tall+umbrellas+sing+at+noon";
@@ -180,8 +180,8 @@ async fn only_forms_are_read(fresh: Fresh) {
     assert_eq!(app.send(good).await.status, 200);
 }
 
-async fn other_methods_are_refused(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn other_methods_are_refused(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     for method in ["GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS"] {
         let answer = app.send(bare(method, "/token")).await;
         assert_eq!(answer.status, 405, "{method}");
@@ -190,8 +190,8 @@ async fn other_methods_are_refused(fresh: Fresh) {
     app.send(bare("POST", "/token/")).await.problem(404, "not_found");
 }
 
-async fn the_refresh_grant_rotates(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn the_refresh_grant_rotates(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let mut tokens = app.send(sign_in("ann@example.com", PASSWORD)).await.json();
     let session = parts(tokens["access_token"].as_str().unwrap()).1["sid"].clone();
@@ -212,8 +212,8 @@ async fn the_refresh_grant_rotates(fresh: Fresh) {
     assert_eq!(app.send(with(get("/movies"), "authorization", &bearer)).await.status, 200);
 }
 
-async fn a_refresh_token_that_is_over_is_an_invalid_grant(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn a_refresh_token_that_is_over_is_an_invalid_grant(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     let user = app.user("ann@example.com").await;
     let tokens = app.send(sign_in("ann@example.com", PASSWORD)).await.json();
     for nonsense in ["nonsense", &"A".repeat(72), tokens["access_token"].as_str().unwrap()] {
@@ -230,8 +230,8 @@ async fn a_refresh_token_that_is_over_is_an_invalid_grant(fresh: Fresh) {
 }
 
 /// The two-jars rules are for browsers.
-async fn a_client_may_keep_several_access_tokens(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn a_client_may_keep_several_access_tokens(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let first = app.send(sign_in("ann@example.com", PASSWORD)).await.json();
     app.expire();
@@ -244,13 +244,13 @@ async fn a_client_may_keep_several_access_tokens(fresh: Fresh) {
     for tokens in [&one, &other] {
         let bearer = format!("Bearer {}", tokens["access_token"].as_str().unwrap());
         assert_eq!(app.send(with(get("/movies"), "authorization", &bearer)).await.status, 200);
-        app.written(session, |row| row.settled_by.is_some()).await;
+        app.flush_until(session, |row| row.settled_by.is_some()).await;
     }
     assert_eq!(app.row(session).await.end, None);
 }
 
-async fn a_replaced_refresh_token_is_reuse_for_clients_too(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn a_replaced_refresh_token_is_reuse_for_clients_too(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let first = app.send(sign_in("ann@example.com", PASSWORD)).await.json();
     app.expire();
@@ -259,7 +259,7 @@ async fn a_replaced_refresh_token_is_reuse_for_clients_too(fresh: Fresh) {
     let bearer = format!("Bearer {}", second["access_token"].as_str().unwrap());
     assert_eq!(app.send(with(get("/movies"), "authorization", &bearer)).await.status, 200);
     let session = parts(&bearer).1["sid"].as_str().unwrap().parse().unwrap();
-    app.written(session, |row| row.settled_by.is_some()).await;
+    app.flush_until(session, |row| row.settled_by.is_some()).await;
     let answer = app.send(refresh(&first)).await;
     assert_error(&answer, 401, "invalid_grant");
     assert_eq!(answer.event(), Some("reuse_detected"));
@@ -268,8 +268,8 @@ async fn a_replaced_refresh_token_is_reuse_for_clients_too(fresh: Fresh) {
     assert_error(&app.send(refresh(&second)).await, 401, "invalid_grant");
 }
 
-async fn cookies_are_neither_read_nor_set(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn cookies_are_neither_read_nor_set(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let mut browser = app.browser();
     let session = browser.sign_in("ann@example.com").await;
@@ -279,19 +279,19 @@ async fn cookies_are_neither_read_nor_set(fresh: Fresh) {
     assert_eq!(app.row(session).await.end, None, "the browser's session goes on");
 }
 
-async fn without_a_store_a_client_is_told_to_come_back(fresh: Fresh) {
-    let app = TestApp::over(fresh).await;
+async fn without_a_store_a_client_is_told_to_come_back(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let tokens = app.send(sign_in("ann@example.com", PASSWORD)).await.json();
     app.expire();
-    app.lose_store().await;
+    app.break_store().await;
     for request in [sign_in("ann@example.com", PASSWORD), refresh(&tokens)] {
         let answer = app.send(request).await;
         assert_error(&answer, 503, "temporarily_unavailable");
         assert!(answer.header("retry-after").is_some());
         assert_eq!(answer.event(), Some("store_unavailable"));
     }
-    app.find_store().await;
+    app.repair_store().await;
     assert_eq!(app.send(refresh(&tokens)).await.status, 200);
 }
 

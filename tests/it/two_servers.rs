@@ -7,23 +7,23 @@ use axum::body::Body;
 use axum::http::Request;
 use futures_util::future::join_all;
 
-use crate::support::db::Place;
-use crate::support::process::{Site, on_both, until};
-use crate::support::rounds::random_for;
-use crate::support::wire_browser::Browser;
+use crate::support::db::DatabaseLocation;
+use crate::support::iterations::random_for;
+use crate::support::process::{TestDeployment, on_both, until};
+use crate::support::socket_browser::SocketBrowser;
 
 on_both! {
     two_servers_rotate_replay_and_refuse_as_one;
 }
 
-async fn two_servers_rotate_replay_and_refuse_as_one(place: Place) {
-    let site = Site::new(place).await;
+async fn two_servers_rotate_replay_and_refuse_as_one(place: DatabaseLocation) {
+    let site = TestDeployment::new(place).await;
     site.user("ann@example.com", "user").await;
     let (one, other) = tokio::join!(site.serve(), site.serve());
     let servers = [one.public, other.public];
     let mut random = random_for("two servers");
 
-    let mut ann = Browser::signed_in(servers[0], "ann@example.com").await;
+    let mut ann = SocketBrowser::signed_in(servers[0], "ann@example.com").await;
     let thief = ann.clone();
     for _ in 0..2 {
         rotate(&mut ann, servers, &mut random).await;
@@ -31,7 +31,7 @@ async fn two_servers_rotate_replay_and_refuse_as_one(place: Place) {
     assert_refused(&thief, servers[1], "reuse_detected").await;
     assert_refused_everywhere(&ann, servers, "reuse_detected").await;
 
-    ann = Browser::signed_in(servers[1], "ann@example.com").await;
+    ann = SocketBrowser::signed_in(servers[1], "ann@example.com").await;
     rotate(&mut ann, servers, &mut random).await;
     let copy = ann.clone();
     let request = Request::post("/auth/logout").body(Body::empty()).unwrap();
@@ -44,7 +44,7 @@ async fn two_servers_rotate_replay_and_refuse_as_one(place: Place) {
 
 /// Asks both servers, with the refresh token alone, until one of them has rotated. Whatever the
 /// others are answered, any one of the answers will do for the next request.
-async fn rotate(browser: &mut Browser, servers: [SocketAddr; 2], random: &mut fastrand::Rng) {
+async fn rotate(browser: &mut SocketBrowser, servers: [SocketAddr; 2], random: &mut fastrand::Rng) {
     until("a rotation", async || {
         browser.cookies.remove(ACCESS);
         let asked = servers.iter().cycle().take(8).map(|&server| {
@@ -68,7 +68,7 @@ async fn rotate(browser: &mut Browser, servers: [SocketAddr; 2], random: &mut fa
 
 /// Asks until it is refused: a server may share for a moment what it has just found out about a
 /// refresh token, and learns of an end at the next look of its feed.
-async fn assert_refused(browser: &Browser, server: SocketAddr, event: &str) {
+async fn assert_refused(browser: &SocketBrowser, server: SocketAddr, event: &str) {
     let refused = until("a refusal", async || {
         Some(browser.clone().get(server, "/auth/session").await).filter(|answer| answer.status != 200)
     });
@@ -76,7 +76,7 @@ async fn assert_refused(browser: &Browser, server: SocketAddr, event: &str) {
 }
 
 /// With both tokens, and with the refresh token alone.
-async fn assert_refused_everywhere(browser: &Browser, servers: [SocketAddr; 2], event: &str) {
+async fn assert_refused_everywhere(browser: &SocketBrowser, servers: [SocketAddr; 2], event: &str) {
     let mut forgetful = browser.clone();
     forgetful.cookies.remove(ACCESS);
     for server in servers {

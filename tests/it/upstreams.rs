@@ -11,7 +11,7 @@ use sekisho::proxy::{RouteSpec, UpstreamSettings};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use crate::support::front::{connect, request};
+use crate::support::proxy_server::{connect, request};
 use crate::support::upstream::{listen, nobody, read_head};
 
 mod addresses;
@@ -67,12 +67,12 @@ fn dead() -> String {
 }
 
 /// An upstream that neither accepts nor refuses: its queue is full.
-struct Blackhole {
+struct UnresponsiveUpstream {
     listener: TcpListener,
     waiting: Vec<TcpStream>,
 }
 
-impl Blackhole {
+impl UnresponsiveUpstream {
     async fn new() -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();

@@ -6,25 +6,30 @@ use sekisho::clock::Clock;
 use sekisho::models::user::Role;
 use sekisho::services::keys::{Algorithm, KeyMaterial, KeyRing, SigningKey};
 
-use crate::support::gateway::{Gateway, Jar, Setup, get, route};
+use crate::support::gateway::{SessionCookies, TestGateway, TestGatewayBuilder, get, route};
 use crate::support::upstream::Upstream;
 
-async fn minting(upstreams: &[&Upstream]) -> Gateway {
+async fn minting(upstreams: &[&Upstream]) -> TestGateway {
     let mut toml = "[tokens]\nalgorithm = \"ES256\"\n".to_owned();
     for (number, upstream) in upstreams.iter().enumerate() {
         toml += &route(&format!("/{number}"), &upstream.url(), &format!("bearer = \"audience-{number}\""));
     }
-    Setup::new(toml).signing(Algorithm::Es256).start().await
+    TestGatewayBuilder::new(toml).signing(Algorithm::Es256).start().await
 }
 
 /// The bearer that the upstream of `path` gets when this jar's user comes, and the jar afterwards.
-async fn bearer(gateway: &Gateway, upstream: &mut Upstream, path: &str, jar: &Jar) -> (String, Option<Jar>) {
+async fn bearer(
+    gateway: &TestGateway,
+    upstream: &mut Upstream,
+    path: &str,
+    jar: &SessionCookies,
+) -> (String, Option<SessionCookies>) {
     let answer = gateway.ask(get(path).header("cookie", jar.line())).await;
     assert_eq!(answer.status, 200);
     let seen = upstream.seen().await;
     let [bearer] = seen.all("authorization")[..] else { panic!("{:?}", seen.headers) };
     assert!(bearer.starts_with("Bearer ey"), "{bearer}");
-    (bearer.to_owned(), Jar::of(&answer))
+    (bearer.to_owned(), SessionCookies::of(&answer))
 }
 
 #[tokio::test]
@@ -71,7 +76,7 @@ async fn two_sessions_never_share_one() {
     let request = crate::support::gateway::post("/auth/login");
     let request = request.header("content-type", "application/x-www-form-urlencoded");
     let second = gateway.send(request.body(axum::body::Body::from(form)).unwrap()).await;
-    let second = Jar::of(&second).unwrap();
+    let second = SessionCookies::of(&second).unwrap();
     let (one, _) = bearer(&gateway, &mut upstream, "/0", &first).await;
     let (other, _) = bearer(&gateway, &mut upstream, "/0", &second).await;
     assert_ne!(one, other);

@@ -3,13 +3,13 @@
 use http::Request;
 use sekisho::models::user::Role;
 
-use crate::support::gateway::{Setup, get, route};
+use crate::support::gateway::{TestGatewayBuilder, get, route};
 use crate::support::upstream::Upstream;
 
 #[tokio::test]
 async fn our_own_paths_win_over_a_route_above_them() {
     let mut upstream = Upstream::start().await;
-    let gateway = Setup::new(route("/", &upstream.url(), "auth = \"none\"")).start().await;
+    let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), "auth = \"none\"")).start().await;
     gateway.ask(get("/auth/unknown")).await.problem(404, "not_found");
     gateway.ask(get("/auth")).await.problem(404, "not_found");
     for refused in ["/auth/unknown", "/auth/login"] {
@@ -32,8 +32,9 @@ async fn our_own_paths_win_over_a_route_above_them() {
 async fn the_builtin_list_says_what_is_ours() {
     let mut upstream = Upstream::start().await;
     let setup = "[server]\nbuiltin = [\"token\", \"movies\"]\nauth_prefix = \"/members\"\n";
-    let gateway =
-        Setup::new(setup.to_owned() + &route("/", &upstream.url(), "auth = \"none\"")).start().await;
+    let gateway = TestGatewayBuilder::new(setup.to_owned() + &route("/", &upstream.url(), "auth = \"none\""))
+        .start()
+        .await;
     gateway.ask(get("/movies")).await.problem(401, "missing");
     assert_eq!(gateway.ask(get("/token")).await.status, 405);
     assert!(upstream.has_seen_no_more());
@@ -42,8 +43,9 @@ async fn the_builtin_list_says_what_is_ours() {
         assert_eq!(upstream.seen().await.target, path);
     }
     let setup = "[server]\nauth_prefix = \"/members\"\n";
-    let gateway =
-        Setup::new(setup.to_owned() + &route("/", &upstream.url(), "auth = \"none\"")).start().await;
+    let gateway = TestGatewayBuilder::new(setup.to_owned() + &route("/", &upstream.url(), "auth = \"none\""))
+        .start()
+        .await;
     gateway.ask(get("/members/session")).await.problem(401, "missing");
     assert_eq!(gateway.ask(get("/auth/session")).await.status, 200);
 }
@@ -51,7 +53,7 @@ async fn the_builtin_list_says_what_is_ours() {
 #[tokio::test]
 async fn a_path_that_no_route_has_is_404() {
     let upstream = Upstream::start().await;
-    let gateway = Setup::new(route("/api", &upstream.url(), "")).start().await;
+    let gateway = TestGatewayBuilder::new(route("/api", &upstream.url(), "")).start().await;
     for path in ["/", "/apis", "/API", "/favicon.svg"] {
         gateway.ask(get(path)).await.problem(404, "no_route");
     }
@@ -63,7 +65,7 @@ async fn each_spelling_of_a_path_has_the_rules_of_its_route() {
     let mut upstream = Upstream::start().await;
     let routes = route("/", &upstream.url(), "auth = \"none\"\nencoded_slash = \"pass\"")
         + &route("/admin", &upstream.url(), "");
-    let gateway = Setup::new(routes).start().await;
+    let gateway = TestGatewayBuilder::new(routes).start().await;
     for path in [
         "/admin",
         "/admin/",
@@ -105,7 +107,7 @@ async fn each_spelling_of_a_path_has_the_rules_of_its_route() {
 #[tokio::test]
 async fn a_bad_path_is_400_on_every_face() {
     let upstream = Upstream::start().await;
-    let gateway = Setup::new(route("/api", &upstream.url(), "auth = \"none\"")).start().await;
+    let gateway = TestGatewayBuilder::new(route("/api", &upstream.url(), "auth = \"none\"")).start().await;
     let jar = gateway.signed_in(Role::User).await;
     for path in [
         "/auth/%2e%2e/api",
@@ -128,7 +130,7 @@ async fn a_bad_path_is_400_on_every_face() {
 async fn a_stripped_prefix_and_an_encoded_slash_are_as_the_route_says() {
     let mut upstream = Upstream::start().await;
     let strip = "auth = \"none\"\nstrip_prefix = true\nencoded_slash = \"pass\"";
-    let gateway = Setup::new(route("/git", &upstream.url(), strip)).start().await;
+    let gateway = TestGatewayBuilder::new(route("/git", &upstream.url(), strip)).start().await;
     for (path, target) in [
         ("/git", "/"),
         ("/git?x=%2F", "/?x=%2F"),
@@ -146,7 +148,7 @@ async fn a_stripped_prefix_and_an_encoded_slash_are_as_the_route_says() {
 async fn the_path_of_an_absolute_target_decides_and_its_host_is_told() {
     let mut upstream = Upstream::start().await;
     let routes = route("/", &upstream.url(), "") + &route("/open", &upstream.url(), "auth = \"none\"");
-    let gateway = Setup::new(routes).start().await;
+    let gateway = TestGatewayBuilder::new(routes).start().await;
     gateway.ask(get("http://evil.example/admin")).await.problem(401, "missing");
     gateway.ask(get("http://evil.example/auth/unknown")).await.problem(404, "not_found");
     assert!(upstream.has_seen_no_more());

@@ -4,11 +4,11 @@ use axum::body::Body;
 use http::{Request, Response};
 use sekisho::models::user::Role;
 
-use crate::support::gateway::{EMAIL, Gateway, Setup, get, route};
+use crate::support::gateway::{EMAIL, TestGateway, TestGatewayBuilder, get, route};
 use crate::support::http::Answer;
-use crate::support::upstream::{Seen, Upstream};
+use crate::support::upstream::{RecordedRequest, Upstream};
 
-async fn ask(gateway: &Gateway, method: &str, path: &str) -> Answer {
+async fn ask(gateway: &TestGateway, method: &str, path: &str) -> Answer {
     gateway.ask(get(path).method(method)).await
 }
 
@@ -19,7 +19,7 @@ async fn a_route_lets_its_methods_through_and_no_others() {
     let routes = route("/", &upstream.url(), "auth = \"none\"")
         + &route("/read", &upstream.url(), "auth = \"none\"\nmethods = [\"GET\", \"HEAD\"]")
         + &route("/read/dav", &upstream.url(), "auth = \"none\"\nmethods = [\"PROPFIND\", \"OPTIONS\"]");
-    let gateway = Setup::new(routes).start().await;
+    let gateway = TestGatewayBuilder::new(routes).start().await;
     for (method, path) in [
         ("GET", "/read"),
         ("HEAD", "/read/x"),
@@ -53,7 +53,7 @@ async fn a_preflight_of_a_page_that_may_call_is_answered_before_the_methods() {
     let mut upstream = Upstream::start().await;
     let toml = "[server]\nallowed_origins = [\"https://pages.example\"]\n".to_owned()
         + &route("/", &upstream.url(), "methods = [\"GET\"]");
-    let gateway = Setup::new(toml).start().await;
+    let gateway = TestGatewayBuilder::new(toml).start().await;
     let preflight = |origin: &str| {
         let request = Request::options("/").header("host", "app.example").header("origin", origin);
         request.header("access-control-request-method", "GET")
@@ -87,7 +87,7 @@ async fn headers_are_removed_in_every_spelling_and_then_set() {
          remove_response_headers = [\"Server\", \"X-Powered-By\", \"Set-Cookie\"]\n",
         key.display()
     );
-    let gateway = Setup::new(route("/", &upstream.url(), &more)).start().await;
+    let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), &more)).start().await;
     let request = get("/").header("x-api-key", "theirs").header("X_Api_Key", "theirs").header("x-debug", "1");
     let request = request.header("X_DEBUG", "1").header("x.debug", "1").header("user-agent", "curl");
     let answer = gateway.ask(request.header("connection", "x-api-key").header("x-debugger", "1")).await;
@@ -112,12 +112,12 @@ async fn cookies_of_ours_leave_where_the_upstreams_are_removed() {
     })
     .await;
     let more = "remove_response_headers = [\"Set-Cookie\", \"Cache-Control\"]";
-    let gateway = Setup::new(route("/", &upstream.url(), more)).start().await;
+    let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), more)).start().await;
     let jar = gateway.signed_in(Role::User).await;
     gateway.expire();
     let answer = gateway.ask(get("/").header("cookie", jar.line())).await;
     assert_eq!(answer.headers.get_all("set-cookie").iter().count(), 2);
-    assert!(crate::support::gateway::Jar::of(&answer).is_some());
+    assert!(crate::support::gateway::SessionCookies::of(&answer).is_some());
     assert_eq!(answer.header("cache-control"), Some("private, no-store"));
 }
 
@@ -137,7 +137,7 @@ const TOLD: [&str; 12] = [
     "authorization",
 ];
 
-fn told(seen: &Seen) -> Vec<(&'static str, String)> {
+fn told(seen: &RecordedRequest) -> Vec<(&'static str, String)> {
     let told = |name: &'static str| seen.all(name).into_iter().map(move |value| (name, value.to_owned()));
     TOLD.into_iter().flat_map(told).collect()
 }
@@ -147,7 +147,7 @@ fn told(seen: &Seen) -> Vec<(&'static str, String)> {
 async fn each_route_tells_the_user_in_its_own_way_and_clients_in_none() {
     let mut upstream = Upstream::start().await;
     let custom = "identity = { user = \"X-Shop-User\", groups = \"X-Shop-Roles\" }";
-    let gateway = Setup::new(
+    let gateway = TestGatewayBuilder::new(
         [
             ("/default", ""),
             ("/forwarded", "identity = \"x-forwarded\""),
@@ -211,7 +211,8 @@ async fn what_a_route_cannot_say_is_refused_at_start_with_its_place() {
         ("set_response_headers = { Set-Cookie = \"a=1\" }", "cookies are for applications"),
         ("identity = { user = \"Authorization\" }", "identity can't name `authorization`"),
     ] {
-        let Err(error) = Setup::new(good.clone() + &route("/a", "http://h", more)).build().await else {
+        let Err(error) = TestGatewayBuilder::new(good.clone() + &route("/a", "http://h", more)).build().await
+        else {
             panic!("{more}")
         };
         let error = error.to_string();
@@ -220,6 +221,8 @@ async fn what_a_route_cannot_say_is_refused_at_start_with_its_place() {
         assert!(error.contains(part), "{more}: {error}");
     }
     let twice = route("/a", "http://h", "") + &route("/%61", "http://h", "");
-    let Err(error) = Setup::new(twice).build().await else { panic!("one path in two spellings") };
+    let Err(error) = TestGatewayBuilder::new(twice).build().await else {
+        panic!("one path in two spellings")
+    };
     assert!(error.to_string().contains("route `/%61` is there twice"), "{error}");
 }

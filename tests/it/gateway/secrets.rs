@@ -13,7 +13,9 @@ use sekisho::services::keys::Algorithm;
 use sekisho::services::store::{MovieQuery, MovieStore, StoreError};
 use tracing::Level;
 
-use crate::support::gateway::{EMAIL, Gateway, Jar, PASSWORD, Setup, get, post, route};
+use crate::support::gateway::{
+    EMAIL, PASSWORD, SessionCookies, TestGateway, TestGatewayBuilder, get, post, route,
+};
 use crate::support::http::Answer;
 use crate::support::upstream::Upstream;
 
@@ -72,17 +74,17 @@ impl MovieStore for Panics {
     }
 }
 
-fn panicking_movies() -> Setup {
+fn panicking_movies() -> TestGatewayBuilder {
     setup("").with_stores(|mut stores| {
         stores.movies = Arc::new(Panics);
         stores
     })
 }
 
-fn setup(routes: &str) -> Setup {
+fn setup(routes: &str) -> TestGatewayBuilder {
     let server = "[server]\nbuiltin = [\"auth\", \"token\", \"movies\", \"docs\"]\n";
     let tokens = "[tokens]\nalgorithm = \"ES256\"\n";
-    Setup::new(format!("{server}{tokens}{routes}")).signing(Algorithm::Es256)
+    TestGatewayBuilder::new(format!("{server}{tokens}{routes}")).signing(Algorithm::Es256)
 }
 
 /// What a test has let slip on purpose.
@@ -98,7 +100,7 @@ impl Secrets {
     }
 
     /// Both tokens. A part of one is no better than the whole.
-    fn jar(&mut self, jar: &Jar) {
+    fn jar(&mut self, jar: &SessionCookies) {
         self.0.extend(jar.access.split('.').skip(1).map(str::to_owned));
         self.0.push(jar.refresh.clone());
     }
@@ -141,7 +143,7 @@ async fn no_secret_is_logged_at_any_level() {
 }
 
 /// Every header and query that might be repeated, on every face.
-async fn requests(gateway: &Gateway, jar: &Jar, secrets: &mut Secrets) {
+async fn requests(gateway: &TestGateway, jar: &SessionCookies, secrets: &mut Secrets) {
     for path in
         ["/x", "/open", "/bearer", "/gone", "/auth/session", "/auth/unknown", "/movies", "/docs", "/a/../b"]
     {
@@ -165,7 +167,7 @@ async fn requests(gateway: &Gateway, jar: &Jar, secrets: &mut Secrets) {
 }
 
 /// Every place that takes a password or a token in its body.
-async fn credentials(gateway: &Gateway, secrets: &mut Secrets) {
+async fn credentials(gateway: &TestGateway, secrets: &mut Secrets) {
     let form = "application/x-www-form-urlencoded";
     let json = "application/json";
     for (path, kind, before, after) in [
@@ -190,19 +192,19 @@ async fn credentials(gateway: &Gateway, secrets: &mut Secrets) {
     let request = post("/token").header("content-type", "application/x-www-form-urlencoded");
     let tokens = gateway.send(request.body(Body::from(form)).unwrap()).await.json();
     let token = |name: &str| tokens[name].as_str().unwrap().to_owned();
-    secrets.jar(&Jar { access: token("access_token"), refresh: token("refresh_token") });
+    secrets.jar(&SessionCookies { access: token("access_token"), refresh: token("refresh_token") });
     let form = format!("grant_type=refresh_token&refresh_token={}", token("refresh_token"));
     let request = post("/token").header("content-type", "application/x-www-form-urlencoded");
     assert_eq!(gateway.send(request.body(Body::from(form)).unwrap()).await.status, 200);
 }
 
 /// A session renewed, its password changed, stolen, ended; and the database lost at last.
-async fn life(gateway: &Gateway, first: Jar, secrets: &mut Secrets) {
+async fn life(gateway: &TestGateway, first: SessionCookies, secrets: &mut Secrets) {
     let mut jar = first.clone();
     for _ in 0..2 {
         gateway.expire();
         let answer = gateway.ask(get("/bearer?x=1").header("cookie", jar.line())).await;
-        jar = Jar::of(&answer).unwrap();
+        jar = SessionCookies::of(&answer).unwrap();
         secrets.jar(&jar);
     }
     let new = secrets.made("password");
@@ -217,7 +219,7 @@ async fn life(gateway: &Gateway, first: Jar, secrets: &mut Secrets) {
     let form = format!("email={EMAIL}&password={new}");
     let request = post("/auth/login").header("content-type", "application/x-www-form-urlencoded");
     let answer: Answer = gateway.send(request.body(Body::from(form)).unwrap()).await;
-    let jar = Jar::of(&answer).unwrap();
+    let jar = SessionCookies::of(&answer).unwrap();
     secrets.jar(&jar);
     gateway.expire();
     gateway.database.stores.close().await;
@@ -235,7 +237,7 @@ async fn panic_in_a_handler(secrets: &mut Secrets) {
     let request = get(&format!("/movies?title={query}")).header("cookie", jar.line());
     let answer = gateway.ask(request).await;
     answer.problem(500, "internal");
-    secrets.jar(&Jar::of(&answer).unwrap());
+    secrets.jar(&SessionCookies::of(&answer).unwrap());
 }
 
 #[tokio::test]
@@ -246,6 +248,6 @@ async fn a_panic_is_500_with_the_fresh_cookies() {
     let answer = gateway.ask(get("/movies").header("cookie", jar.line())).await;
     answer.problem(500, "internal");
     assert_eq!(answer.header("x-session-event"), Some("rotated"));
-    let fresh = Jar::of(&answer).unwrap();
+    let fresh = SessionCookies::of(&answer).unwrap();
     assert_eq!(gateway.ask(get("/auth/session").header("cookie", fresh.line())).await.status, 200);
 }

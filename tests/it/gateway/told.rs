@@ -8,7 +8,7 @@ use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use sekisho::models::user::Role;
 use sekisho::services::keys::Algorithm;
 
-use crate::support::gateway::{EMAIL, Setup, get, route};
+use crate::support::gateway::{EMAIL, TestGatewayBuilder, get, route};
 use crate::support::upstream::Upstream;
 
 #[tokio::test]
@@ -16,7 +16,7 @@ async fn a_token_is_minted_for_the_routes_audience() {
     let mut upstream = Upstream::start().await;
     let toml =
         "[tokens]\nalgorithm = \"ES256\"\n".to_owned() + &route("/", &upstream.url(), "bearer = \"films\"");
-    let gateway = Setup::new(toml).signing(Algorithm::Es256).start().await;
+    let gateway = TestGatewayBuilder::new(toml).signing(Algorithm::Es256).start().await;
     let jar = gateway.signed_in(Role::User).await;
     gateway.ask(get("/").header("cookie", jar.line()).header("authorization", "Basic YTpi")).await;
     let seen = upstream.seen().await;
@@ -58,7 +58,7 @@ async fn a_shared_key_mints_nothing_for_upstreams() {
     let toml =
         "[tokens]\nalgorithm = \"ES256\"\n".to_owned() + &route("/", &upstream.url(), "bearer = \"films\"");
     // The key folder's last key may be older than the setting.
-    let gateway = Setup::new(toml).signing(Algorithm::Hs256).start().await;
+    let gateway = TestGatewayBuilder::new(toml).signing(Algorithm::Hs256).start().await;
     let jar = gateway.signed_in(Role::User).await;
     gateway.ask(get("/").header("cookie", jar.line()).header("authorization", "Bearer x")).await;
     let seen = upstream.seen().await;
@@ -71,7 +71,7 @@ async fn the_clients_authorization_passes_only_where_the_route_says_so() {
     let mut upstream = Upstream::start().await;
     let routes = route("/kept", &upstream.url(), "auth = \"none\"\npass_authorization = true")
         + &route("/", &upstream.url(), "auth = \"none\"");
-    let gateway = Setup::new(routes).start().await;
+    let gateway = TestGatewayBuilder::new(routes).start().await;
     for (path, expected) in [("/kept", &["Basic YTpi"][..]), ("/other", &[])] {
         gateway.ask(get(path).header("authorization", "Basic YTpi")).await;
         assert_eq!(upstream.seen().await.all("authorization"), expected);
@@ -90,7 +90,8 @@ const LIES: [(&str, &str); 6] = [
 async fn told(trusted: &str, more: &[(&str, &str)]) -> Vec<String> {
     let mut upstream = Upstream::start().await;
     let toml = format!("[server]\ntrusted_proxies = [{trusted}]\n");
-    let gateway = Setup::new(toml + &route("/", &upstream.url(), "auth = \"none\"")).start().await;
+    let gateway =
+        TestGatewayBuilder::new(toml + &route("/", &upstream.url(), "auth = \"none\"")).start().await;
     let request = more.iter().fold(get("/"), |request, (name, value)| request.header(*name, *value));
     gateway.ask(request).await;
     let seen = upstream.seen().await;
@@ -124,7 +125,7 @@ async fn where_a_request_comes_from_is_told_by_those_who_know() {
 #[tokio::test]
 async fn a_request_without_host_hides_no_address() {
     let mut upstream = Upstream::start().await;
-    let gateway = Setup::new(route("/", &upstream.url(), "auth = \"none\"")).start().await;
+    let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), "auth = \"none\"")).start().await;
     let request = Request::get("/").version(Version::HTTP_10);
     assert_eq!(gateway.ask(request).await.status, 200);
     let seen = upstream.seen().await;
@@ -138,7 +139,7 @@ async fn the_request_id_is_ours_in_all_directions() {
         Response::builder().header("x-request-id", "theirs").body(Body::empty()).unwrap()
     })
     .await;
-    let gateway = Setup::new(route("/", &upstream.url(), "auth = \"none\"")).start().await;
+    let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), "auth = \"none\"")).start().await;
     let request = get("/").header("x-request-id", "forged").header("X_Request_Id", "forged");
     let answer = gateway.ask(request.header("connection", "x-request-id")).await;
     let seen = upstream.seen().await;

@@ -18,13 +18,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-use crate::support::front::exchange;
-use crate::support::gateway::{Gateway, Jar, Setup, get, post, route};
+use crate::support::gateway::{SessionCookies, TestGateway, TestGatewayBuilder, get, post, route};
+use crate::support::proxy_server::exchange;
 use crate::support::upstream::{Upstream, listen, read_head};
 
 /// The program in front of this upstream, open to anyone.
-async fn open(upstream: &str) -> (Gateway, SocketAddr) {
-    let gateway = Setup::new(route("/", upstream, "auth = \"none\"")).start().await;
+async fn open(upstream: &str) -> (TestGateway, SocketAddr) {
+    let gateway = TestGatewayBuilder::new(route("/", upstream, "auth = \"none\"")).start().await;
     let address = gateway.listen(ServerLimits::default()).await;
     (gateway, address)
 }
@@ -50,7 +50,7 @@ async fn an_event_stream_passes_piece_by_piece_behind_a_renewal() {
             .unwrap()
     })
     .await;
-    let gateway = Setup::new(route("/", &upstream.url(), "")).start().await;
+    let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), "")).start().await;
     let jar = gateway.signed_in(Role::User).await;
     gateway.expire();
 
@@ -68,7 +68,7 @@ async fn an_event_stream_passes_piece_by_piece_behind_a_renewal() {
 #[tokio::test]
 async fn a_client_that_hangs_up_while_renewing_keeps_its_session() {
     let mut upstream = Upstream::start().await;
-    let gateway = Setup::new(route("/", &upstream.url(), "")).start().await;
+    let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), "")).start().await;
     let jar = gateway.signed_in(Role::User).await;
     gateway.expire();
     // Somebody else writes: the rotation has to wait.
@@ -85,7 +85,7 @@ async fn a_client_that_hangs_up_while_renewing_keeps_its_session() {
     let answer = gateway.ask(get("/").header("cookie", jar.line())).await;
     assert_eq!((answer.status.as_u16(), answer.header("x-session-event")), (200, Some("replayed")));
     assert_eq!(upstream.seen().await.method, "GET", "the order was never sent");
-    let fresh = Jar::of(&answer).unwrap();
+    let fresh = SessionCookies::of(&answer).unwrap();
     // One rotation, not two: the second request shared what the first had begun.
     let session = gateway.app.tokens.identify_session(Some(&fresh.refresh), None).unwrap();
     let row = gateway.database.stores.sessions.find_session(session).await.unwrap().unwrap();
@@ -230,7 +230,7 @@ async fn tunnels_and_stars_reach_nobody() {
 #[tokio::test]
 async fn a_connection_has_no_user_of_its_own() {
     let mut upstream = Upstream::start().await;
-    let gateway = Setup::new(route("/", &upstream.url(), "auth = \"optional\"")).start().await;
+    let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), "auth = \"optional\"")).start().await;
     let jar = gateway.signed_in(Role::Admin).await;
     let server = gateway.listen(ServerLimits::default()).await;
     let mut socket = TcpStream::connect(server).await.unwrap();

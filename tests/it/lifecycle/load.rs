@@ -18,14 +18,14 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_rustls::TlsConnector;
 
+use crate::support::iterations::random_for;
 use crate::support::process::{PATIENCE, until};
-use crate::support::rounds::random_for;
-use crate::support::serving::get1;
+use crate::support::test_server::get1;
 use crate::support::upstream::{listen, serve};
 
 /// 50 clients that ask 500 times a second together: half of them on one connection for as long as it is
 /// kept, half on a new one each time.
-pub(super) struct Load {
+pub(super) struct LoadGenerator {
     clients: JoinSet<Tally>,
     stop: watch::Sender<bool>,
     answered: Arc<AtomicUsize>,
@@ -48,7 +48,7 @@ pub(super) struct Tally {
     pub(super) refused: usize,
 }
 
-impl Load {
+impl LoadGenerator {
     pub(super) fn start(server: SocketAddr, tls: Option<ClientConfig>) -> Self {
         let (stop, answered) = (watch::Sender::new(false), Arc::new(AtomicUsize::new(0)));
         let tls = tls.map(|config| TlsConnector::from(Arc::new(config)));
@@ -106,7 +106,7 @@ trait Socket: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Socket for T {}
 
 /// What came back.
-enum Came {
+enum RequestOutcome {
     Answer { is_last: bool },
     Nothing,
     Else(String),
@@ -143,15 +143,15 @@ impl Client {
                 },
             };
             match timeout(PATIENCE, ask(&mut socket, &path)).await {
-                Ok(Came::Answer { is_last }) => {
+                Ok(RequestOutcome::Answer { is_last }) => {
                     self.tally.answered += 1;
                     self.answered.fetch_add(1, Ordering::Relaxed);
                     self.tally.told_to_close += usize::from(is_last);
                     self.socket = (self.keeps && !is_last).then_some(socket);
                     return Ok(());
                 }
-                Ok(Came::Nothing) => self.tally.unanswered.push(path),
-                Ok(Came::Else(said)) => {
+                Ok(RequestOutcome::Nothing) => self.tally.unanswered.push(path),
+                Ok(RequestOutcome::Else(said)) => {
                     self.tally.cut.push(format!("{path}: {said:?}"));
                     return Ok(());
                 }
@@ -172,7 +172,7 @@ impl Client {
     }
 }
 
-async fn ask(socket: &mut Box<dyn Socket>, path: &str) -> Came {
+async fn ask(socket: &mut Box<dyn Socket>, path: &str) -> RequestOutcome {
     // The connection may have ended: then nothing comes.
     let _ = socket.write_all(get1(path).as_bytes()).await;
     let _ = socket.flush().await;
@@ -180,17 +180,17 @@ async fn ask(socket: &mut Box<dyn Socket>, path: &str) -> Came {
     loop {
         let mut piece = [0; 1024];
         match socket.read(&mut piece).await {
-            Ok(0) | Err(_) if said.is_empty() => return Came::Nothing,
-            Ok(0) | Err(_) => return Came::Else(String::from_utf8_lossy(&said).into_owned()),
+            Ok(0) | Err(_) if said.is_empty() => return RequestOutcome::Nothing,
+            Ok(0) | Err(_) => return RequestOutcome::Else(String::from_utf8_lossy(&said).into_owned()),
             Ok(read) => said.extend_from_slice(&piece[..read]),
         }
         let text = String::from_utf8_lossy(&said);
         let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
         if !head.starts_with("HTTP/1.1 200 ") {
-            return Came::Else(text.into_owned());
+            return RequestOutcome::Else(text.into_owned());
         }
         if body == path {
-            return Came::Answer { is_last: head.contains("\r\nconnection: close") };
+            return RequestOutcome::Answer { is_last: head.contains("\r\nconnection: close") };
         }
     }
 }

@@ -5,7 +5,7 @@ use tokio::time::timeout;
 
 use super::config;
 use crate::support::db;
-use crate::support::process::{PATIENCE, Site};
+use crate::support::process::{PATIENCE, TestDeployment};
 
 /// The next datagram, but those of the watchdog.
 async fn told(socket: &UnixDatagram) -> String {
@@ -21,7 +21,7 @@ async fn told(socket: &UnixDatagram) -> String {
 
 #[tokio::test]
 async fn the_service_manager_is_told_what_happens() {
-    let mut site = Site::without_keys(db::sqlite_place().await.unwrap());
+    let mut site = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
     let path = site.path("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
     site.set_env("NOTIFY_SOCKET", path.to_str().unwrap());

@@ -12,13 +12,13 @@ use tokio::net::TcpStream;
 use super::{config, open_route};
 use crate::support::db;
 use crate::support::http::{Answer, with};
-use crate::support::process::{PATIENCE, Server, Site, until};
-use crate::support::serving::{Files, get1, talk};
+use crate::support::process::{PATIENCE, ServerProcess, TestDeployment, until};
+use crate::support::socket_browser::SocketBrowser;
+use crate::support::test_server::{Files, get1, talk};
 use crate::support::upstream::Upstream;
-use crate::support::wire_browser::Browser;
 
-async fn site(text: &str) -> Site {
-    let site = Site::without_keys(db::sqlite_place().await.unwrap());
+async fn site(text: &str) -> TestDeployment {
+    let site = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
     site.write("sekisho.toml", text);
     site
 }
@@ -29,7 +29,7 @@ async fn named(name: &'static str) -> Upstream {
 }
 
 async fn get(address: SocketAddr, path: &str) -> Answer {
-    Browser::default().get(address, path).await
+    SocketBrowser::default().get(address, path).await
 }
 
 async fn body(address: SocketAddr, path: &str) -> String {
@@ -39,7 +39,7 @@ async fn body(address: SocketAddr, path: &str) -> String {
 const IN_FORCE: &str = "the configuration is in force";
 const REFUSED: &str = "the configuration can't be used";
 
-async fn metric(server: &Server, line: &str) -> f64 {
+async fn metric(server: &ServerProcess, line: &str) -> f64 {
     let text = body(server.admin, "/metrics").await;
     let value = text.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(' '));
     value.unwrap_or_else(|| panic!("{line}\n{text}")).parse().unwrap()
@@ -74,13 +74,13 @@ async fn sighup_puts_what_has_changed_in_force() {
     assert!(talk(&mut socket, &many).await.starts_with("HTTP/1.1 431"), "the environment's 20");
     // Whose pages may call.
     let request = with(crate::support::http::get("/"), "origin", "https://a.example");
-    let answer = Browser::default().send(server.public, request).await.unwrap();
+    let answer = SocketBrowser::default().send(server.public, request).await.unwrap();
     assert_eq!(answer.header("access-control-allow-origin"), Some("https://a.example"));
     // Who is believed.
     let mut other = other;
     while other.seen_already().is_some() {}
     let request = with(crate::support::http::get("/"), "x-forwarded-for", "192.0.2.7");
-    Browser::default().send(server.public, request).await.unwrap();
+    SocketBrowser::default().send(server.public, request).await.unwrap();
     assert!(other.seen().await.all("x-forwarded-for")[0].starts_with("192.0.2.7"));
 
     assert_eq!(metric(&server, "sekisho_reloads_total{outcome=\"done\"}").await, 1.0);
@@ -166,11 +166,11 @@ async fn the_listener_for_other_proxies_changes_too() {
         let question = with(crate::support::http::get("/auth/verify"), "x-original-method", "GET");
         with(question, "x-original-uri", "/")
     };
-    assert_eq!(Browser::default().send(verify, question()).await.unwrap().status, 403);
+    assert_eq!(SocketBrowser::default().send(verify, question()).await.unwrap().status, 403);
     site.write("sekisho.toml", &text("127.0.0.1", "300B"));
     server.hang_up();
     server.says(IN_FORCE, 1).await;
-    assert_eq!(Browser::default().send(verify, question()).await.unwrap().status, 401);
+    assert_eq!(SocketBrowser::default().send(verify, question()).await.unwrap().status, 401);
     assert_eq!(get(verify, &format!("/auth/verify?{}", "x".repeat(300))).await.status, 414);
     server.stop().await;
 }
@@ -258,18 +258,18 @@ async fn upstreams_that_stay_keep_what_is_known_of_them() {
 /// It goes on by what it began with: here it may take longer than anything may that begins later.
 #[tokio::test]
 async fn a_request_under_way_ends_by_what_it_began_with() {
-    let mut held = crate::support::upstream::Held::start().await;
+    let mut held = crate::support::upstream::GatedUpstream::start().await;
     let site = site(&config("", &open_route("/", &held.url()))).await;
     let server = site.serve().await;
     let public = server.public;
-    let under_way = tokio::spawn(async move { Browser::default().status(public, "/").await });
+    let under_way = tokio::spawn(async move { SocketBrowser::default().status(public, "/").await });
     held.arrived(1).await;
     let hasty = format!("{}first_byte_timeout = '100ms'\n", open_route("/", &held.url()));
     site.write("sekisho.toml", &config("", &hasty));
     server.hang_up();
     server.says(IN_FORCE, 1).await;
     let request = Request::get("/").body(Body::empty()).unwrap();
-    let answer = Browser::default().send(public, request).await.unwrap();
+    let answer = SocketBrowser::default().send(public, request).await.unwrap();
     answer.problem(504, "upstream_timeout");
     held.release(2);
     assert_eq!(under_way.await.unwrap(), 200);

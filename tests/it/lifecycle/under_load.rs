@@ -6,13 +6,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-use super::load::{Echoing, Load, Tally};
+use super::load::{Echoing, LoadGenerator, Tally};
 use super::{config, open_route};
 use crate::support::db;
-use crate::support::process::Site;
-use crate::support::rounds::rounds;
-use crate::support::serving::{Files, get1, trusting};
-use crate::support::websocket::{Echo, is_heard};
+use crate::support::iterations::rounds;
+use crate::support::process::TestDeployment;
+use crate::support::test_server::{Files, get1, trusting};
+use crate::support::websocket::{EchoUpstream, is_heard};
 
 /// Nothing is cut of what the server has read.
 ///
@@ -24,12 +24,12 @@ use crate::support::websocket::{Echo, is_heard};
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_stops_cuts_nothing_that_it_has_read() {
     let (upstream, url) = Echoing::start().await;
-    let site = Site::without_keys(db::sqlite_place().await.unwrap());
+    let site = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
     site.write("sekisho.toml", &config("drain_delay = '50ms'", &open_route("/", &url)));
     let mut all = Tally::default();
     for _ in 0..rounds("SEKISHO_TEST_STOPS", 3) {
         let server = site.serve().await;
-        let load = Load::start(server.public, None);
+        let load = LoadGenerator::start(server.public, None);
         load.answers(200).await;
         server.terminate();
         let (status, log) = server.ended_saying().await;
@@ -48,12 +48,12 @@ async fn a_process_that_stops_cuts_nothing_that_it_has_read() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_takes_over_from_another() {
     let (upstream, url) = Echoing::start().await;
-    let mut site = Site::without_keys(db::sqlite_place().await.unwrap());
+    let mut site = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
     site.write("sekisho.toml", &config("reuse_port = true", &open_route("/", &url)));
     let mut server = site.serve().await;
     site.set("server.listen", &server.public.to_string());
     site.set("admin.listen", &server.admin.to_string());
-    let load = Load::start(server.public, None);
+    let load = LoadGenerator::start(server.public, None);
     let mut logs = String::new();
     for _ in 0..rounds("SEKISHO_TEST_STOPS", 2) {
         load.answers(100).await;
@@ -78,8 +78,8 @@ async fn a_process_takes_over_from_another() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_notices_a_reload() {
     let (upstream, url) = Echoing::start().await;
-    let (echo, files) = (Echo::start().await, [Files::good(), Files::good()]);
-    let site = Site::without_keys(db::sqlite_place().await.unwrap());
+    let (echo, files) = (EchoUpstream::start().await, [Files::good(), Files::good()]);
+    let site = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
     let version = |round: usize| {
         let (limit, files) = (100 + round % 3, &files[round / 2 % 2]);
         let (certificate, key) = (files.certificate(), files.key());
@@ -101,7 +101,7 @@ async fn nobody_notices_a_reload() {
     let (mut socket, _) = tokio_tungstenite::client_async("wss://app.example/live/ws", socket).await.unwrap();
     is_heard(&mut socket).await;
 
-    let load = Load::start(server.public, Some(trusting(&[&files[0], &files[1]], &[&TLS13])));
+    let load = LoadGenerator::start(server.public, Some(trusting(&[&files[0], &files[1]], &[&TLS13])));
     let (mut good, mut bad) = (0, 0);
     for round in 1..=rounds("SEKISHO_TEST_RELOADS", 5) {
         if round % 3 == 0 {

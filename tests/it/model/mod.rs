@@ -19,7 +19,7 @@
 //! fails is shrunk and printed with its seed, from which [`chance`] makes it again. The seed stays in
 //! `regressions.txt` and is tried first; the shrunk script belongs into [`regressions`], where no change
 //! of the generators can lose it. What the scripts hold is counted ([`tally`]), and each
-//! invariant is shown to fail where the product makes a mistake ([`script::Defect`]).
+//! invariant is shown to fail where the product makes a mistake ([`script::Mutation`]).
 //! `PROPTEST_CASES=100000` searches for longer.
 
 use std::cell::{Cell, RefCell};
@@ -28,24 +28,24 @@ use proptest::test_runner::{
     Config, FailurePersistence, FileFailurePersistence, TestCaseError, TestError, TestRunner,
 };
 
+use self::coverage::Seen;
 use self::rules::Rules;
-use self::script::{Defect, Script, Scripts};
-use self::tally::Seen;
+use self::script::{Mutation, Script, Scripts};
 use self::world::{Outcome, World};
 use crate::test_seed::proptest_config;
 
-mod chance;
-mod compared;
-mod explore;
-mod orders;
+mod coverage;
+mod differential_replay;
+mod differential_store;
+mod generators;
+mod interleavings;
 mod regressions;
-mod replayed;
+mod rule_comparison;
 mod rules;
 mod script;
+mod state_space;
 mod store;
-mod tally;
 mod thief;
-mod twin;
 mod world;
 
 /// Runs so many scripts; the first that fails is shrunk and told.
@@ -101,7 +101,7 @@ impl Outcome {
 
 #[test]
 fn an_honest_browser_is_never_signed_out() {
-    let all = run(chance::honest, 2_000, in_the_model);
+    let all = run(generators::honest, 2_000, in_the_model);
     assert!(all.steps > 1_000_000, "{all:?}");
     all.tally.assert_at_least(&[
         (Seen::AnswerLost, 5_000),
@@ -141,7 +141,7 @@ fn an_honest_browser_is_never_signed_out() {
 
 #[test]
 fn what_a_thief_does_harms_no_other_session() {
-    let all = run(chance::robbed, 1_000, in_the_model);
+    let all = run(generators::robbed, 1_000, in_the_model);
     assert!(all.steps > 400_000, "{all:?}");
     all.tally.assert_at_least(&[
         (Seen::ThiefNowAndThen, 1_000),
@@ -171,9 +171,9 @@ fn a_failure_is_kept() {
         tried.set(tried.get() + 1);
         in_the_model(script).map(drop)
     };
-    let careless = |seed| chance::defective(seed, Defect::SignInOutrunsPassword);
+    let careless = |seed| generators::defective(seed, Mutation::SignInOutrunsPassword);
     let (reason, shrunk) = *search(careless, 10_000, kept(), check).unwrap_err();
-    assert!(reason.contains(Defect::SignInOutrunsPassword.breaks()), "{reason}");
+    assert!(reason.contains(Mutation::SignInOutrunsPassword.breaks()), "{reason}");
     // Two sign-ins and what changes the password meanwhile.
     assert!(shrunk.actions.len() <= 6, "{shrunk:#?}");
     tried.set(0);
@@ -189,8 +189,8 @@ fn a_failure_is_kept() {
 /// Each of the invariants can fail.
 #[test]
 fn the_model_notices_what_the_product_must_not_do() {
-    for defect in Defect::ALL {
-        let broken = (0..300).filter_map(|seed| World::run(&chance::defective(seed, defect)).broken);
+    for defect in Mutation::ALL {
+        let broken = (0..300).filter_map(|seed| World::run(&generators::defective(seed, defect)).broken);
         let told: Vec<_> = broken.collect();
         let right = told.iter().filter(|told| told.contains(defect.breaks())).count();
         assert!(right > 10, "{defect:?} broke {told:?}");
@@ -212,6 +212,6 @@ fn the_model_notices_rules_that_sign_browsers_out() {
 /// leaves, its way, and the clocks.
 #[test]
 fn the_model_notices_ways_and_clocks_that_the_grace_has_no_room_for() {
-    let signed_out = (0..60).filter(|&seed| World::run(&chance::strained(seed)).broken.is_some());
+    let signed_out = (0..60).filter(|&seed| World::run(&generators::strained(seed)).broken.is_some());
     assert!(signed_out.count() > 3);
 }

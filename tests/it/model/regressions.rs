@@ -2,10 +2,10 @@
 
 use sekisho::session_event::SessionEvent;
 
-use super::replayed::replay;
+use super::differential_replay::replay;
 use super::rules::Rules;
 use super::script::{Action, Fault, Purpose, Request, Script, Settings};
-use super::world::{Told, What, World};
+use super::world::{SessionResponse, TraceEvent, World};
 
 /// A sign-in has taken a session's place, its answer is lost, and before every replica has heard of the
 /// end a renewal of the old session waits three seconds for the store.
@@ -126,7 +126,7 @@ fn second_sign_out_makes_its_replica_refuse_access_tokens() {
 fn refusals(script: &Script) -> Vec<SessionEvent> {
     let (_, trace, _) = World::trace(script);
     let refused = trace.into_iter().filter_map(|traced| match traced.what {
-        What::Asked { told: Told::Refused(event), .. } => Some(event),
+        TraceEvent::Asked { told: SessionResponse::Refused(event), .. } => Some(event),
         _ => None,
     });
     refused.collect()

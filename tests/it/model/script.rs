@@ -60,13 +60,13 @@ pub(super) struct Settings {
     /// How far each replica's clock is ahead of the true time.
     pub(super) clocks: Vec<i64>,
     /// What the store or a replica does wrong.
-    pub(super) defect: Option<Defect>,
+    pub(super) defect: Option<Mutation>,
 }
 
 /// A mistake that the product could have made. Each breaks one invariant, which shows that the
 /// invariant is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Defect {
+pub(super) enum Mutation {
     /// A crash of the store takes entries of the audit with it whose ends it keeps.
     AuditUnflushed,
     /// A session that has ended is ended again, with another reason.
@@ -81,7 +81,7 @@ pub(super) enum Defect {
     SilentReuse,
 }
 
-impl Defect {
+impl Mutation {
     pub(super) const ALL: [Self; 6] = [
         Self::AuditUnflushed,
         Self::EndsAgain,

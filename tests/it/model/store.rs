@@ -1,7 +1,7 @@
 //! The store of the model: rows, what is not on disk yet, the users' passwords, and the audit.
 //!
 //! It does what the product's stores do (a test in [`twin`](super::twin) holds them together), and
-//! forgets its last rotations when it crashes. With a [`Defect`] it does not.
+//! forgets its last rotations when it crashes. With a [`Mutation`] it does not.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 use time::macros::datetime;
 use uuid::Uuid;
 
-use super::script::Defect;
+use super::script::Mutation;
 
 /// The model's first millisecond.
 const EPOCH: OffsetDateTime = datetime!(2026-03-01 12:00 UTC);
@@ -116,12 +116,12 @@ pub(super) struct Store {
     /// How often each user has changed it.
     pub(super) passwords: [u32; USERS],
     pub(super) audit: Vec<AuditEntry>,
-    defect: Option<Defect>,
+    defect: Option<Mutation>,
     unflushed: Vec<Unflushed>,
 }
 
 impl Store {
-    pub(super) fn with(defect: Option<Defect>) -> Self {
+    pub(super) fn with(defect: Option<Mutation>) -> Self {
         Self { defect, ..Self::default() }
     }
 
@@ -130,7 +130,7 @@ impl Store {
     pub(super) fn insert(&mut self, t: i64, new: New) -> Option<Vec<usize>> {
         let password = self.password_of(new.session.user_id);
         let refused = new.password.is_some_and(|password_then| password_then != password);
-        if refused && self.defect != Some(Defect::SignInOutrunsPassword) {
+        if refused && self.defect != Some(Mutation::SignInOutrunsPassword) {
             return None;
         }
         let ended = self.make_way(t, &new);
@@ -205,7 +205,7 @@ impl Store {
     }
 
     pub(super) fn rotate(&mut self, t: i64, step: &Step, wait: bool) -> Option<Session> {
-        let careless = self.defect == Some(Defect::RotationUnconditional);
+        let careless = self.defect == Some(Mutation::RotationUnconditional);
         let due = |row: &Session| {
             careless || row.generation == step.from && (!wait || row.rotated_at <= step.max_rotated_at)
         };
@@ -252,12 +252,12 @@ impl Store {
     /// Whether this call ended it. An end is on disk at once, and its entry in the audit with it.
     pub(super) fn end(&mut self, t: i64, place: usize, ending: &SessionTermination) -> bool {
         let Row { session, ended, .. } = &mut self.rows[place];
-        if session.end.is_some() && self.defect != Some(Defect::EndsAgain) {
+        if session.end.is_some() && self.defect != Some(Mutation::EndsAgain) {
             return false;
         }
         session.end = Some(ending.end());
         *ended = Some(t);
-        let silent = self.defect == Some(Defect::SilentReuse) && ending.reason == EndReason::ReuseDetected;
+        let silent = self.defect == Some(Mutation::SilentReuse) && ending.reason == EndReason::ReuseDetected;
         if !silent {
             let (held, holder) = (session.generation, session.client.clone());
             self.audit.push(ending.audit_entry(session.id, session.user_id, held, holder));
@@ -265,7 +265,7 @@ impl Store {
         true
     }
 
-    /// Ends all of a user's sessions but `keep`. Returns which.
+    /// Ends all of a user's sessions but `store_cookies`. Returns which.
     pub(super) fn end_all_of(
         &mut self,
         t: i64,
@@ -281,7 +281,7 @@ impl Store {
     }
 
     /// Sets the user's next password if `old` is still the present one, and ends all of the user's
-    /// sessions but `keep`. Returns which.
+    /// sessions but `store_cookies`. Returns which.
     pub(super) fn change_password(
         &mut self,
         t: i64,
@@ -336,7 +336,7 @@ impl Store {
             row.session = Session { end, ..last.before };
             forgotten += 1;
         }
-        if self.defect == Some(Defect::AuditUnflushed) {
+        if self.defect == Some(Mutation::AuditUnflushed) {
             self.audit.retain(|entry| entry.at <= at(t - lost));
         }
         self.unflushed.clear();

@@ -1,9 +1,9 @@
 //! Thieves, and whole days of one user with and without one, for the comparison.
 
-use super::chance::{HOUR, MINUTE, SECOND};
+use super::coverage::Seen;
+use super::generators::{HOUR, MINUTE, SECOND};
 use super::rules::Rules;
 use super::script::{Action, Purpose, Random, Request, Script, Settings};
-use super::tally::Seen;
 
 /// How a thief uses a copied jar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

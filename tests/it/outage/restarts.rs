@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
-use crate::support::db::Place;
+use crate::support::db::DatabaseLocation;
+use crate::support::iterations::{random_for, rounds};
 use crate::support::postgres::{Server, Stop};
-use crate::support::process::{Site, until};
-use crate::support::rounds::{random_for, rounds};
-use crate::support::wire_browser::Browser;
+use crate::support::process::{TestDeployment, until};
+use crate::support::socket_browser::SocketBrowser;
 
 /// Two replicas. How often the server is restarted says `SEKISHO_TEST_RESTARTS`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -20,14 +20,14 @@ async fn a_restarted_database_signs_nobody_out() {
     let mut random = random_for("database restarts");
     let Some(server) = tokio::task::spawn_blocking(Server::start).await.unwrap() else { return };
     let server = Arc::new(server);
-    let site = Site::new(Place::at(&server.url)).await;
+    let site = TestDeployment::new(DatabaseLocation::at(&server.url)).await;
     site.user("ann@example.com", "user").await;
     let replicas = [site.serve().await, site.serve().await];
     let addresses = [replicas[0].public, replicas[1].public];
     let counts = Arc::new(Counts::default());
     let mut pages = JoinSet::new();
     for nth in 0..PAGES {
-        let browser = Browser::signed_in(addresses[nth % 2], "ann@example.com").await;
+        let browser = SocketBrowser::signed_in(addresses[nth % 2], "ann@example.com").await;
         let page = Page { nth, browser, counts: Arc::clone(&counts) };
         pages.spawn(page.poll(addresses));
     }
@@ -53,7 +53,7 @@ async fn a_restarted_database_signs_nobody_out() {
 /// A page that asks again and again, now one replica and now the other.
 struct Page {
     nth: usize,
-    browser: Browser,
+    browser: SocketBrowser,
     counts: Arc<Counts>,
 }
 

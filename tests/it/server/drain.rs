@@ -8,8 +8,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::db;
-use crate::support::process::{PATIENCE, Site, until};
-use crate::support::serving::{GET, Serving, answer, ask, get1, get2, hasty, talk, to_the_end};
+use crate::support::process::{PATIENCE, TestDeployment, until};
+use crate::support::test_server::{GET, TestServer, answer, ask, get1, get2, hasty, talk, to_the_end};
 
 #[tokio::test]
 async fn connections_in_the_queue_are_served() {
@@ -21,7 +21,7 @@ async fn connections_in_the_queue_are_served() {
         socket.write_all(GET.as_bytes()).await.unwrap();
         sockets.push(socket);
     }
-    let (server, _seen) = Serving::start(1, hasty());
+    let (server, _seen) = TestServer::start(1, hasty());
     // Told to stop before it has accepted any.
     let serving = tokio::spawn(serve(listener, server.script.service(), hasty(), ready(())));
     for socket in &mut sockets {
@@ -38,7 +38,7 @@ async fn connections_in_the_queue_are_served() {
 
 #[tokio::test]
 async fn what_is_under_way_ends_and_says_that_it_was_the_last() {
-    let (server, mut seen) = Serving::start(2, hasty());
+    let (server, mut seen) = TestServer::start(2, hasty());
     let mut socket = server.connect().await;
     socket.write_all(get1("/slow").as_bytes()).await.unwrap();
     let mut client = server.http2().await;
@@ -66,7 +66,7 @@ async fn what_is_under_way_ends_and_says_that_it_was_the_last() {
 
 #[tokio::test]
 async fn an_idle_connection_gets_a_last_chance() {
-    let (server, _seen) = Serving::start(1, hasty());
+    let (server, _seen) = TestServer::start(1, hasty());
     let mut idle = server.connect().await;
     let mut other = server.connect().await;
     assert!(talk(&mut idle, GET).await.contains("200 OK"));
@@ -85,7 +85,7 @@ async fn an_idle_connection_gets_a_last_chance() {
 /// hyper would close both: one is idle as far as it knows, of the other it has read something.
 #[tokio::test]
 async fn a_request_of_which_a_byte_has_come_is_answered() {
-    let (server, _seen) = Serving::start(1, hasty());
+    let (server, _seen) = TestServer::start(1, hasty());
     let (mut begun, mut first, mut idle) =
         (server.connect().await, server.connect().await, server.connect().await);
     assert!(talk(&mut begun, GET).await.contains("200 OK"));
@@ -109,7 +109,7 @@ async fn a_request_of_which_a_byte_has_come_is_answered() {
 /// What has come of it is in hyper's buffer then, and the socket is empty.
 #[tokio::test]
 async fn so_is_one_whose_beginning_came_together_with_another() {
-    let (server, mut seen) = Serving::start(1, hasty());
+    let (server, mut seen) = TestServer::start(1, hasty());
     let mut socket = server.connect().await;
     assert!(talk(&mut socket, &format!("{GET}{}", &GET[..8])).await.contains("200 OK"));
     let mut idle = server.connect().await;
@@ -127,7 +127,7 @@ async fn so_is_one_whose_beginning_came_together_with_another() {
 #[tokio::test]
 async fn what_does_not_end_is_left_at_the_deadline() {
     let limits = ServerLimits { drain: Duration::from_millis(300), ..ServerLimits::default() };
-    let (server, mut seen) = Serving::start(2, limits);
+    let (server, mut seen) = TestServer::start(2, limits);
     let mut socket = server.connect().await;
     socket.write_all(get1("/slow").as_bytes()).await.unwrap();
     seen.recv().await;
@@ -142,7 +142,7 @@ async fn what_does_not_end_is_left_at_the_deadline() {
 /// the last answer was the last, and none of their requests is cut.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_request_is_cut_when_the_process_stops_under_load() {
-    let site = Site::new(db::sqlite_place().await.unwrap()).await;
+    let site = TestDeployment::new(db::sqlite_place().await.unwrap()).await;
     for _ in 0..3 {
         let server = site.serve().await;
         let public = server.public;
@@ -176,7 +176,7 @@ async fn no_request_is_cut_when_the_process_stops_under_load() {
 
 #[tokio::test]
 async fn two_processes_may_share_the_ports() {
-    let mut site = Site::new(db::sqlite_place().await.unwrap()).await;
+    let mut site = TestDeployment::new(db::sqlite_place().await.unwrap()).await;
     let first = site.serve().await;
     site.set("server.listen", &first.public.to_string());
     site.set("admin.listen", &first.admin.to_string());

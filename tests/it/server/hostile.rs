@@ -18,9 +18,9 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::support::db::sqlite_place;
 use crate::support::http::Answer;
-use crate::support::process::{PATIENCE, Server, Site, until};
+use crate::support::process::{PATIENCE, ServerProcess, TestDeployment, until};
+use crate::support::socket_browser::SocketBrowser;
 use crate::support::upstream::{listen, serve};
-use crate::support::wire_browser::Browser;
 
 const ATTACKERS: usize = 1_000;
 
@@ -41,7 +41,7 @@ fn duration() -> Duration {
 }
 
 /// Short patience with everything, so that attackers come back again and again.
-async fn site() -> (Site, Server) {
+async fn site() -> (TestDeployment, ServerProcess) {
     let large = Bytes::from(vec![b'x'; 8 * 1024 * 1024]);
     let upstream = listen(move |socket| {
         let large = large.clone();
@@ -60,7 +60,7 @@ async fn site() -> (Site, Server) {
         })
     })
     .await;
-    let mut site = Site::new(sqlite_place().await.unwrap()).await;
+    let mut site = TestDeployment::new(sqlite_place().await.unwrap()).await;
     site.forward_to(format!("http://{upstream}"));
     let config = std::fs::read_to_string(site.path("sekisho.toml")).unwrap();
     let open = format!(
@@ -151,13 +151,13 @@ async fn read_to_end(mut body: h2::RecvStream) {
 
 /// What an honest browser has seen.
 #[derive(Default)]
-struct Seen {
+struct ClientStats {
     took: Vec<Duration>,
     renewals: usize,
     failures: Vec<String>,
 }
 
-impl Seen {
+impl ClientStats {
     fn note(&mut self, began: Instant, answer: Result<Answer, Box<dyn std::error::Error + Send + Sync>>) {
         self.took.push(began.elapsed());
         match answer {
@@ -177,9 +177,9 @@ impl Seen {
 }
 
 /// Has browsers send requests for so long, from their sign-ins on.
-async fn browse(server: SocketAddr, duration: Duration) -> Seen {
+async fn browse(server: SocketAddr, duration: Duration) -> ClientStats {
     let browsing = (0..BROWSERS).map(|_| tokio::spawn(browse_alone(server, duration)));
-    let mut all = Seen::default();
+    let mut all = ClientStats::default();
     for seen in join_all(browsing).await {
         let seen = seen.unwrap();
         all.took.extend(seen.took);
@@ -189,9 +189,9 @@ async fn browse(server: SocketAddr, duration: Duration) -> Seen {
     all
 }
 
-async fn browse_alone(server: SocketAddr, duration: Duration) -> Seen {
-    let mut browser = Browser::signed_in(server, "ann@example.com").await;
-    let mut seen = Seen::default();
+async fn browse_alone(server: SocketAddr, duration: Duration) -> ClientStats {
+    let mut browser = SocketBrowser::signed_in(server, "ann@example.com").await;
+    let mut seen = ClientStats::default();
     let socket = TcpStream::connect(server).await.unwrap();
     let (mut kept, connection) = http1::handshake(TokioIo::new(socket)).await.unwrap();
     tokio::spawn(connection);
@@ -254,8 +254,8 @@ fn attacks_memory(attacks: &[Attack]) -> usize {
     if attacks.iter().any(|attack| matches!(attack, Attack::Streams)) { 50 * MEMORY } else { MEMORY }
 }
 
-async fn connections(server: &Server) -> usize {
-    let answer = Browser::default().get(server.admin, "/metrics").await;
+async fn connections(server: &ServerProcess) -> usize {
+    let answer = SocketBrowser::default().get(server.admin, "/metrics").await;
     let text = String::from_utf8(answer.body).unwrap();
     let of = |line: &str| line.rsplit_once(' ').map(|(_, number)| number.parse::<usize>().unwrap());
     text.lines()

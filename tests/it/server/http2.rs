@@ -5,8 +5,10 @@ use http::Request;
 use sekisho::server::ServerLimits;
 use tokio::io::AsyncWriteExt;
 
-use super::raw::{DATA, END_STREAM, Outcome, PREFACE, RST_STREAM, Raw, SETTINGS, frame, headers};
-use crate::support::serving::{Serving, ask, get2, talk, to_the_end};
+use super::raw_http2::{
+    DATA, END_STREAM, Outcome, PREFACE, RST_STREAM, RawHttp2Client, SETTINGS, frame, headers,
+};
+use crate::support::test_server::{TestServer, ask, get2, talk, to_the_end};
 
 const PROTOCOL_ERROR: u32 = 1;
 const ENHANCE_YOUR_CALM: u32 = 0xb;
@@ -15,7 +17,7 @@ const GET: [(&str, &str); 4] =
 
 #[tokio::test]
 async fn both_protocols_are_understood_however_their_first_bytes_come() {
-    let (server, _seen) = Serving::start(1, ServerLimits::default());
+    let (server, _seen) = TestServer::start(1, ServerLimits::default());
     for split in [0, 1, 3, 23] {
         let mut socket = server.connect().await;
         socket.set_nodelay(true).unwrap();
@@ -40,7 +42,7 @@ async fn both_protocols_are_understood_however_their_first_bytes_come() {
 
 #[tokio::test]
 async fn the_authority_is_the_host() {
-    let (server, mut seen) = Serving::start(1, ServerLimits::default());
+    let (server, mut seen) = TestServer::start(1, ServerLimits::default());
     let mut client = server.http2().await;
     let (status, headers, body) = ask(&mut client, get2("/")).await.unwrap();
     assert_eq!(status, 200);
@@ -65,7 +67,7 @@ async fn the_authority_is_the_host() {
     let user = [GET[0], GET[1], GET[2], (":authority", "user@app.example")];
     let bad_host = [GET[0], GET[1], GET[2], ("host", "a b")];
     for fields in [&without[..], &user, &bad_host] {
-        let mut raw = Raw::connect(server.address).await;
+        let mut raw = RawHttp2Client::connect(server.address).await;
         raw.send(&headers_of(fields)).await;
         let outcome = raw.outcome().await;
         let refused = matches!(outcome, Outcome::Answered(0x8c) | Outcome::Reset(PROTOCOL_ERROR));
@@ -73,14 +75,14 @@ async fn the_authority_is_the_host() {
     }
     assert!(seen.try_recv().is_err());
     // RFC 9113, section 8.3.1: `Host` alone will do.
-    let mut raw = Raw::connect(server.address).await;
+    let mut raw = RawHttp2Client::connect(server.address).await;
     raw.send(&headers_of(&[GET[0], GET[1], GET[2], ("host", "app.example")])).await;
     assert_eq!(raw.outcome().await, Outcome::Answered(0x88));
 }
 
 #[tokio::test]
 async fn c_7_cookies_in_fields_of_their_own_become_one() {
-    let (server, _seen) = Serving::start(1, ServerLimits::default());
+    let (server, _seen) = TestServer::start(1, ServerLimits::default());
     let mut client = server.http2().await;
     let mut request = get2("/");
     for crumb in ["a=1", "b=2; c=3", "d=4"] {
@@ -92,7 +94,7 @@ async fn c_7_cookies_in_fields_of_their_own_become_one() {
 
 #[tokio::test]
 async fn p_17_what_http1_could_not_say_is_refused() {
-    let (server, mut seen) = Serving::start(1, ServerLimits::default());
+    let (server, mut seen) = TestServer::start(1, ServerLimits::default());
     let with = |field: (&'static str, &'static str)| [GET.to_vec(), vec![field]].concat();
     let without = |name: &str| GET.iter().copied().filter(|(n, _)| *n != name).collect::<Vec<_>>();
     let mut cases = vec![
@@ -135,7 +137,7 @@ async fn p_17_what_http1_could_not_say_is_refused() {
     ];
     cases.push([GET.to_vec(), vec![("content-length", "0"), ("content-length", "1")]].concat());
     for fields in cases {
-        let mut raw = Raw::connect(server.address).await;
+        let mut raw = RawHttp2Client::connect(server.address).await;
         raw.send(&headers_of(&fields)).await;
         let outcome = raw.outcome().await;
         let refused = matches!(outcome, Outcome::Reset(_) | Outcome::SentAway(_) | Outcome::Answered(0x8c));
@@ -143,7 +145,7 @@ async fn p_17_what_http1_could_not_say_is_refused() {
         assert!(seen.try_recv().is_err(), "{fields:?}");
     }
     for field in [("te", "trailers"), ("content-length", "0"), ("x", "a b\tc")] {
-        let mut raw = Raw::connect(server.address).await;
+        let mut raw = RawHttp2Client::connect(server.address).await;
         raw.send(&headers_of(&with(field))).await;
         assert_eq!(raw.outcome().await, Outcome::Answered(0x88), "{field:?}");
     }
@@ -152,9 +154,9 @@ async fn p_17_what_http1_could_not_say_is_refused() {
 /// The head is good and is passed on; the body shows that it lied.
 #[tokio::test]
 async fn p_17_a_body_of_another_length_than_was_said_is_an_error() {
-    let (server, _seen) = Serving::start(1, ServerLimits::default());
+    let (server, _seen) = TestServer::start(1, ServerLimits::default());
     for (said, sent) in [("4", "12345"), ("6", "12345"), ("0", "12345")] {
-        let mut raw = Raw::connect(server.address).await;
+        let mut raw = RawHttp2Client::connect(server.address).await;
         let post = [
             (":method", "POST"),
             (":scheme", "http"),
@@ -177,7 +179,7 @@ async fn p_17_a_body_of_another_length_than_was_said_is_an_error() {
 #[tokio::test]
 async fn tunnels_are_not_offered_and_streams_are_limited() {
     let limits = ServerLimits { streams: 7, ..ServerLimits::default() };
-    let (server, _seen) = Serving::start(1, limits);
+    let (server, _seen) = TestServer::start(1, limits);
     let (client, connection) = h2::client::handshake(server.connect().await).await.unwrap();
     let mut client: h2::client::SendRequest<Bytes> = client;
     let driven = tokio::spawn(connection);
@@ -186,7 +188,7 @@ async fn tunnels_are_not_offered_and_streams_are_limited() {
     assert_eq!(client.current_max_send_streams(), 7);
     driven.abort();
     // One more than it may: that one is refused, and the others go on.
-    let mut raw = Raw::connect(server.address).await;
+    let mut raw = RawHttp2Client::connect(server.address).await;
     let slow = [GET[0], GET[1], (":path", "/slow"), GET[3]];
     for number in 0..8 {
         raw.send(&headers(2 * number + 1, END_STREAM, &slow)).await;
@@ -199,8 +201,8 @@ async fn tunnels_are_not_offered_and_streams_are_limited() {
 /// CVE-2023-44487: requests that are taken back at once cost the client nothing.
 #[tokio::test]
 async fn who_takes_back_request_after_request_is_sent_away() {
-    let (server, _seen) = Serving::start(1, ServerLimits::default());
-    let mut raw = Raw::connect(server.address).await;
+    let (server, _seen) = TestServer::start(1, ServerLimits::default());
+    let mut raw = RawHttp2Client::connect(server.address).await;
     let mut flood = Vec::new();
     for number in 0..500 {
         let stream = 2 * number + 1;

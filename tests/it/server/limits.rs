@@ -7,14 +7,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::fair_clock::FairInstant;
 use crate::support::process::until;
-use crate::support::serving::{GET, Serving, answer, ask, get1, get2, talk, to_the_end};
+use crate::support::test_server::{GET, TestServer, answer, ask, get1, get2, talk, to_the_end};
 
 const SHORT: Duration = Duration::from_millis(200);
 
 #[tokio::test]
 async fn p_18_a_head_that_does_not_come_is_cut_off_at_its_time() {
     let limits = ServerLimits { header_timeout: SHORT, ..ServerLimits::default() };
-    let (server, mut seen) = Serving::start(1, limits);
+    let (server, mut seen) = TestServer::start(1, limits);
     for sent in ["", "P", "GET / HTTP/1.1\r\nHost: a\r\nX-"] {
         let begun = Instant::now();
         let mut socket = server.connect().await;
@@ -45,7 +45,7 @@ async fn p_18_a_head_that_does_not_come_is_cut_off_at_its_time() {
 async fn an_idle_connection_stays_longer_than_a_head_may_take_and_ends_at_its_own_time() {
     let keep_alive = SHORT * 15;
     let limits = ServerLimits { header_timeout: SHORT, keep_alive, ..ServerLimits::default() };
-    let (server, _seen) = Serving::start(1, limits);
+    let (server, _seen) = TestServer::start(1, limits);
     let mut socket = server.connect().await;
     assert!(talk(&mut socket, GET).await.starts_with("HTTP/1.1 200 OK"));
     let idle = Instant::now();
@@ -65,7 +65,7 @@ async fn an_idle_connection_stays_longer_than_a_head_may_take_and_ends_at_its_ow
 #[tokio::test]
 async fn an_idle_connection_of_http2_is_told_before_it_ends() {
     let limits = ServerLimits { keep_alive: SHORT, ..ServerLimits::default() };
-    let (server, _seen) = Serving::start(1, limits);
+    let (server, _seen) = TestServer::start(1, limits);
     let (mut client, connection) = h2::client::handshake(server.connect().await).await.unwrap();
     let ended = tokio::spawn(connection);
     assert_eq!(ask(&mut client, get2("/")).await.unwrap().0, 200);
@@ -81,7 +81,7 @@ async fn a_request_that_takes_its_time_is_not_cut_off() {
         write_timeout: SHORT / 4,
         ..ServerLimits::default()
     };
-    let (server, mut seen) = Serving::start(1, limits);
+    let (server, mut seen) = TestServer::start(1, limits);
     let mut socket = server.connect().await;
     let mut client = server.http2().await;
     socket.write_all(get1("/slow").as_bytes()).await.unwrap();
@@ -102,7 +102,7 @@ async fn what_a_connection_was_upgraded_to_may_be_silent_and_end_one_way_first()
         write_timeout: SHORT / 4,
         ..ServerLimits::default()
     };
-    let (server, _seen) = Serving::start(1, limits);
+    let (server, _seen) = TestServer::start(1, limits);
     let mut socket = server.connect().await;
     let upgrade = "GET /echo HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
     socket.write_all(upgrade.as_bytes()).await.unwrap();
@@ -120,7 +120,7 @@ async fn what_a_connection_was_upgraded_to_may_be_silent_and_end_one_way_first()
 #[tokio::test]
 async fn who_takes_nothing_of_an_answer_is_cut_off() {
     let limits = ServerLimits { write_timeout: SHORT, ..ServerLimits::default() };
-    let (server, mut seen) = Serving::start(1, limits);
+    let (server, mut seen) = TestServer::start(1, limits);
     let mut socket = server.connect().await;
     socket.write_all(get1("/endless").as_bytes()).await.unwrap();
     // Reads its connection, but gives the stream no window.
@@ -136,7 +136,7 @@ async fn who_takes_nothing_of_an_answer_is_cut_off() {
 #[tokio::test]
 async fn a_stream_of_which_nothing_is_taken_ends_beside_a_busy_one() {
     let limits = ServerLimits { write_timeout: SHORT * 2, ..ServerLimits::default() };
-    let (server, _seen) = Serving::start(1, limits);
+    let (server, _seen) = TestServer::start(1, limits);
     let handshake = h2::client::Builder::new().initial_window_size(0).handshake(server.connect().await);
     let (mut client, mut connection) = handshake.await.unwrap();
     let mut pings = connection.ping_pong().unwrap();
@@ -163,7 +163,7 @@ async fn a_stream_of_which_nothing_is_taken_ends_beside_a_busy_one() {
 #[tokio::test]
 async fn an_answer_that_pauses_is_not_given_up() {
     let limits = ServerLimits { write_timeout: SHORT / 4, ..ServerLimits::default() };
-    let (server, _seen) = Serving::start(1, limits);
+    let (server, _seen) = TestServer::start(1, limits);
     let mut client = server.http2().await;
     let (answer, _) = client.send_request(get2("/stream"), true).unwrap();
     let mut body = answer.await.unwrap().into_body();
@@ -174,7 +174,7 @@ async fn an_answer_that_pauses_is_not_given_up() {
 #[tokio::test]
 async fn who_reads_slowly_but_reads_is_served() {
     let limits = ServerLimits { write_timeout: SHORT * 5, ..ServerLimits::default() };
-    let (server, _seen) = Serving::start(1, limits);
+    let (server, _seen) = TestServer::start(1, limits);
     let mut client = server.http2().await;
     let (stream, _) = client.send_request(get2("/endless"), true).unwrap();
     let mut body = stream.await.unwrap().into_body();
@@ -190,7 +190,7 @@ async fn who_reads_slowly_but_reads_is_served() {
 #[tokio::test]
 async fn connections_beyond_the_limit_are_told_so_at_once() {
     let limits = ServerLimits { connections: 2, ..ServerLimits::default() };
-    let (server, _seen) = Serving::start(1, limits);
+    let (server, _seen) = TestServer::start(1, limits);
     let mut first = server.connect().await;
     let mut second = server.connect().await;
     assert!(talk(&mut first, GET).await.contains("200 OK"));
@@ -213,7 +213,7 @@ async fn connections_beyond_the_limit_are_told_so_at_once() {
 #[tokio::test]
 async fn requests_beyond_the_limit_are_told_so_at_once() {
     let limits = ServerLimits { in_flight: 1, ..ServerLimits::default() };
-    let (server, mut seen) = Serving::start(1, limits);
+    let (server, mut seen) = TestServer::start(1, limits);
     let mut waiting = server.connect().await;
     waiting.write_all(get1("/slow").as_bytes()).await.unwrap();
     assert_eq!(seen.recv().await.as_deref(), Some("/slow"));
@@ -237,7 +237,7 @@ async fn requests_beyond_the_limit_are_told_so_at_once() {
 #[tokio::test]
 async fn p_18_targets_and_headers_have_a_longest_length() {
     let limits = ServerLimits { header_bytes: 16 * 1024, uri_bytes: 1024, ..ServerLimits::default() };
-    let (server, mut seen) = Serving::start(1, limits);
+    let (server, mut seen) = TestServer::start(1, limits);
     let path = |length: usize| format!("/{}", "x".repeat(length - 1));
     let fields = |count: usize| (0..count).map(|i| format!("X-{i}: 1\r\n")).collect::<String>();
     let head = |more: &str| format!("GET / HTTP/1.1\r\nHost: a\r\n{more}\r\n");
@@ -281,7 +281,7 @@ async fn p_18_targets_and_headers_have_a_longest_length() {
 /// find that error, not the answer.
 #[tokio::test]
 async fn why_a_body_was_refused_arrives_although_nobody_read_it() {
-    let (server, _seen) = Serving::start(1, ServerLimits::default());
+    let (server, _seen) = TestServer::start(1, ServerLimits::default());
     let mut socket = server.connect().await;
     let head = "POST /refused HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n";
     let refusal = talk(&mut socket, head).await;

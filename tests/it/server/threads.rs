@@ -10,7 +10,7 @@ use sekisho::server::{ServerLimits, WorkerThreads};
 use tokio::net::TcpStream;
 use tower::service_fn;
 
-use crate::support::serving::{GET, Serving, get1, talk};
+use crate::support::test_server::{GET, TestServer, get1, talk};
 
 async fn thread_of(socket: &mut TcpStream) -> String {
     let answer = talk(socket, &get1("/thread")).await;
@@ -41,7 +41,7 @@ async fn each_thread_makes_a_service_of_its_own() {
 
 #[tokio::test]
 async fn limits_can_be_changed_while_it_serves() {
-    let (server, _seen) = Serving::start(2, ServerLimits::default());
+    let (server, _seen) = TestServer::start(2, ServerLimits::default());
     let mut before = server.connect().await;
     assert!(talk(&mut before, GET).await.starts_with("HTTP/1.1 200"));
     let limits = ServerLimits { connections: 2, uri_bytes: 256, ..ServerLimits::default() };
@@ -59,7 +59,7 @@ async fn limits_can_be_changed_while_it_serves() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thread_with_far_more_connections_hands_over() {
     let (busy, go_on) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
-    let (server, _seen) = Serving::start(2, ServerLimits::default());
+    let (server, _seen) = TestServer::start(2, ServerLimits::default());
     let blocking = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let blocked_at = blocking.local_addr().unwrap();
     let (reached, released) = (Arc::clone(&busy), Arc::clone(&go_on));

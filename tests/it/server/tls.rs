@@ -10,12 +10,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::db;
-use crate::support::process::{Server, Site, until};
-use crate::support::serving::{Files, GET, Serving, ask, get1, talk, to_the_end};
+use crate::support::process::{ServerProcess, TestDeployment, until};
+use crate::support::test_server::{Files, GET, TestServer, ask, get1, talk, to_the_end};
 use crate::support::upstream::Upstream;
 
-fn serving(files: &Files, limits: ServerLimits) -> Serving {
-    Serving::with(1, limits, Some(files.load().unwrap())).0
+fn serving(files: &Files, limits: ServerLimits) -> TestServer {
+    TestServer::with(1, limits, Some(files.load().unwrap())).0
 }
 
 fn get_secured(path: &str) -> Request<()> {
@@ -81,7 +81,7 @@ async fn b_7_browsers_are_told_to_come_back_over_tls() {
     let own = talk(&mut socket, &get1("/hsts")).await;
     assert!(own.contains("strict-transport-security: max-age=1\r\n"), "{own}");
     assert_eq!(own.matches("strict-transport-security").count(), 1);
-    let (plain, _seen) = Serving::start(1, ServerLimits::default());
+    let (plain, _seen) = TestServer::start(1, ServerLimits::default());
     assert!(!talk(&mut plain.connect().await, GET).await.contains("strict-transport-security"));
 }
 
@@ -146,7 +146,7 @@ async fn certificates_that_can_not_be_used_are_named() {
 async fn a_renewed_certificate_is_used_and_a_bad_one_is_not() {
     let files = Files::good();
     let certificate = files.load().unwrap();
-    let server = Serving::with(1, ServerLimits::default(), Some(certificate.clone())).0;
+    let server = TestServer::with(1, ServerLimits::default(), Some(certificate.clone())).0;
     let mut before = files.connect(server.address, &[], &[&TLS13]).await.unwrap();
     assert!(!certificate.reload().unwrap());
 
@@ -176,8 +176,8 @@ async fn files_that_change_are_read_again() {
     assert!(!certificate.reload().unwrap());
 }
 
-async fn site(files: &Files) -> Site {
-    let mut site = Site::new(db::sqlite_place().await.unwrap()).await;
+async fn site(files: &Files) -> TestDeployment {
+    let mut site = TestDeployment::new(db::sqlite_place().await.unwrap()).await;
     site.set("server.tls_certificate", files.certificate().to_str().unwrap());
     site.set("server.tls_key", files.key().to_str().unwrap());
     site
@@ -191,7 +191,7 @@ async fn the_program_speaks_tls_and_tells_upstreams() {
     let toml = std::fs::read_to_string(site.path("sekisho.toml")).unwrap();
     let route = format!("[[routes]]\npath = \"/\"\nupstreams = [\"{}\"]\nauth = \"none\"\n", upstream.url());
     site.write("sekisho.toml", &format!("{toml}\n{route}"));
-    let server: Server = site.serve().await;
+    let server: ServerProcess = site.serve().await;
     assert!(server.log().contains("origin=https://127.0.0.1:"), "{}", server.log());
     let socket = files.connect(server.public, &["h2"], &[&TLS13]).await.unwrap();
     let (mut client, connection) = h2::client::handshake::<_>(socket).await.unwrap();
@@ -227,7 +227,7 @@ async fn bad_files_are_a_configuration_error_that_names_the_key() {
         assert!(said.contains("is not that of the certificate"), "{said}");
     }
     let expired = Files::until(2020);
-    let place = Site::new(db::sqlite_place().await.unwrap()).await;
+    let place = TestDeployment::new(db::sqlite_place().await.unwrap()).await;
     let (certificate, key) = (expired.certificate(), expired.key());
     let toml = std::fs::read_to_string(place.path("sekisho.toml")).unwrap();
     let tls =

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use super::End;
+use super::SessionEndTrigger;
 use crate::support::fair_clock::FairInstant;
 use crate::support::process::PATIENCE;
 use crate::support::upstream::{listen, read_head};
@@ -37,8 +37,8 @@ async fn read_events(socket: &mut TcpStream, time: Duration) {
     }
 }
 
-async fn ask(spec: RouteSpec) -> (TcpStream, End) {
-    let (front, end) = End::of(spec);
+async fn ask(spec: RouteSpec) -> (TcpStream, SessionEndTrigger) {
+    let (front, end) = SessionEndTrigger::of(spec);
     let mut socket = TcpStream::connect(front.start().await).await.unwrap();
     socket.write_all(b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     read_head(&mut socket).await;

@@ -8,11 +8,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use crate::support::db::{self, Place};
+use crate::support::db::{self, DatabaseLocation};
 use crate::support::fair_clock::FairInstant;
-use crate::support::process::{PATIENCE, Server, Site, on_both, until};
-use crate::support::websocket::{Closed, Echo, Socket, is_heard, open, until_closed};
-use crate::support::wire_browser::Browser;
+use crate::support::process::{PATIENCE, ServerProcess, TestDeployment, on_both, until};
+use crate::support::socket_browser::SocketBrowser;
+use crate::support::websocket::{Closed, EchoUpstream, Socket, is_heard, open, until_closed};
 
 on_both! {
     all_connections_of_a_user_close_within_two_seconds_of_the_command;
@@ -25,8 +25,8 @@ const MANY: usize = 200;
 /// What browsers send of where a page is from; every server is told to trust it.
 const ORIGIN: &str = "http://app.localhost:8080";
 
-async fn site(place: Place, upstream: &Echo) -> Site {
-    let mut site = Site::new(place).await;
+async fn site(place: DatabaseLocation, upstream: &EchoUpstream) -> TestDeployment {
+    let mut site = TestDeployment::new(place).await;
     site.set("server.public_origin", ORIGIN);
     // So that no access token runs out before the end.
     site.set("tokens.access_ttl", "10m");
@@ -35,14 +35,14 @@ async fn site(place: Place, upstream: &Echo) -> Site {
     site
 }
 
-async fn websocket(server: SocketAddr, browser: &Browser) -> Socket {
+async fn websocket(server: SocketAddr, browser: &SocketBrowser) -> Socket {
     let cookies = browser.cookie_header();
     let (mut socket, _) = open(server, "/", &[("origin", ORIGIN), ("cookie", &cookies)]).await.unwrap();
     is_heard(&mut socket).await;
     socket
 }
 
-async fn events(server: SocketAddr, browser: &Browser) -> TcpStream {
+async fn events(server: SocketAddr, browser: &SocketBrowser) -> TcpStream {
     let mut socket = TcpStream::connect(server).await.unwrap();
     let cookies = browser.cookie_header();
     let request = format!("GET /events HTTP/1.1\r\nHost: {server}\r\nCookie: {cookies}\r\n\r\n");
@@ -54,8 +54,8 @@ async fn events(server: SocketAddr, browser: &Browser) -> TcpStream {
     socket
 }
 
-async fn metrics(server: &Server) -> String {
-    let answer = Browser::default().get(server.admin, "/metrics").await;
+async fn metrics(server: &ServerProcess) -> String {
+    let answer = SocketBrowser::default().get(server.admin, "/metrics").await;
     String::from_utf8(answer.body).unwrap()
 }
 
@@ -69,8 +69,8 @@ async fn until_broken_off(mut socket: TcpStream) -> (FairInstant, FairInstant) {
     (last, FairInstant::now())
 }
 
-async fn all_connections_of_a_user_close_within_two_seconds_of_the_command(place: Place) {
-    let upstream = Echo::start().await;
+async fn all_connections_of_a_user_close_within_two_seconds_of_the_command(place: DatabaseLocation) {
+    let upstream = EchoUpstream::start().await;
     let site = site(place, &upstream).await;
     // One alone has a database of its own.
     let servers = if site.is_embedded() {
@@ -78,7 +78,7 @@ async fn all_connections_of_a_user_close_within_two_seconds_of_the_command(place
     } else {
         vec![site.serve().await, site.serve().await]
     };
-    let ann = Browser::signed_in(servers[0].public, "ann@example.com").await;
+    let ann = SocketBrowser::signed_in(servers[0].public, "ann@example.com").await;
     let address = |n: usize| servers[n % servers.len()].public;
     let sockets = join_all((0..MANY).map(|n| websocket(address(n), &ann))).await;
     let streams = join_all((0..MANY).map(|n| events(address(n), &ann))).await;
@@ -134,12 +134,12 @@ async fn all_connections_of_a_user_close_within_two_seconds_of_the_command(place
     }
 }
 
-async fn a_sign_out_closes_what_is_open(place: Place) {
-    let upstream = Echo::start().await;
+async fn a_sign_out_closes_what_is_open(place: DatabaseLocation) {
+    let upstream = EchoUpstream::start().await;
     let site = site(place, &upstream).await;
     let server = site.serve().await;
-    let mut ann = Browser::signed_in(server.public, "ann@example.com").await;
-    let other = Browser::signed_in(server.public, "ann@example.com").await;
+    let mut ann = SocketBrowser::signed_in(server.public, "ann@example.com").await;
+    let other = SocketBrowser::signed_in(server.public, "ann@example.com").await;
     let mut spared = websocket(server.public, &other).await;
     let (mut socket, stream) = (websocket(server.public, &ann).await, events(server.public, &ann).await);
     let began = FairInstant::now();
@@ -158,13 +158,13 @@ async fn a_sign_out_closes_what_is_open(place: Place) {
 /// No later than its absolute expiry, and not much sooner.
 #[tokio::test]
 async fn a_connection_ends_at_the_absolute_expiry_of_its_session() {
-    let upstream = Echo::start().await;
+    let upstream = EchoUpstream::start().await;
     let mut site = site(db::sqlite_place().await.unwrap(), &upstream).await;
     site.set("tokens.access_ttl", "2s");
     site.set("session.absolute_ttl", "6s");
     let server = site.serve().await;
     let began = Instant::now();
-    let ann = Browser::signed_in(server.public, "ann@example.com").await;
+    let ann = SocketBrowser::signed_in(server.public, "ann@example.com").await;
     let signed_in = FairInstant::now();
     let (mut socket, stream) = (websocket(server.public, &ann).await, events(server.public, &ann).await);
     let (closed, broken) = tokio::join!(until_closed(&mut socket), until_broken_off(stream));
@@ -176,10 +176,10 @@ async fn a_connection_ends_at_the_absolute_expiry_of_its_session() {
 
 #[tokio::test]
 async fn a_server_that_stops_closes_websockets_first() {
-    let mut upstream = Echo::start().await;
+    let mut upstream = EchoUpstream::start().await;
     let site = site(db::sqlite_place().await.unwrap(), &upstream).await;
     let server = site.serve().await;
-    let ann = Browser::signed_in(server.public, "ann@example.com").await;
+    let ann = SocketBrowser::signed_in(server.public, "ann@example.com").await;
     let mut socket = websocket(server.public, &ann).await;
     let mut stuck = websocket(server.public, &ann).await;
     let began = FairInstant::now();

@@ -23,7 +23,7 @@ use tokio::net::TcpListener;
 use tower::{Service, ServiceExt};
 
 use super::browser::Browser;
-use super::db::{self, Fresh};
+use super::db::{self, TestDatabase};
 use super::http::Answer;
 
 /// What browsers call the program.
@@ -46,7 +46,7 @@ pub(crate) const PAST_GRACE: Duration = Duration::from_secs(62);
 pub(crate) struct TestApp {
     pub(crate) app: App,
     pub(crate) clock: Arc<ManualClock>,
-    pub(crate) fresh: Fresh,
+    pub(crate) fresh: TestDatabase,
     setup: Setup,
 }
 
@@ -59,17 +59,17 @@ struct Setup {
 
 impl TestApp {
     /// The program as the defaults have it, over this database.
-    pub(crate) async fn over(fresh: Fresh) -> Self {
+    pub(crate) async fn with_database(fresh: TestDatabase) -> Self {
         Self::with(fresh, &[]).await
     }
 
     /// The program with these settings besides, over this database.
-    pub(crate) async fn with(fresh: Fresh, flags: &[(&str, &str)]) -> Self {
+    pub(crate) async fn with(fresh: TestDatabase, flags: &[(&str, &str)]) -> Self {
         Self::build(fresh, config(flags, None), None)
     }
 
     /// The program in front of this upstream, for signed-in users.
-    pub(crate) async fn in_front_of(upstream: &str, fresh: Fresh) -> Self {
+    pub(crate) async fn in_front_of(upstream: &str, fresh: TestDatabase) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("sekisho.toml");
         std::fs::write(&file, format!("[[routes]]\npath = \"/\"\nupstreams = [\"{upstream}\"]\n")).unwrap();
@@ -90,7 +90,7 @@ impl TestApp {
         Self::build(fresh, config(&[], None), Some(sample))
     }
 
-    fn build(fresh: Fresh, config: Config, sample: Option<DemoCredentials>) -> Self {
+    fn build(fresh: TestDatabase, config: Config, sample: Option<DemoCredentials>) -> Self {
         let clock = Arc::new(ManualClock::default());
         let KeySource::Secret(secret) = &config.tokens.keys else { panic!("no tokens.secret") };
         let ring = KeyMaterial::from_secret(secret).and_then(|key| KeyRing::of_one(&key)).unwrap();
@@ -180,7 +180,7 @@ impl TestApp {
 
     /// Has what was noted off the requests' path written, until the row shows it.
     #[track_caller]
-    pub(crate) fn written(
+    pub(crate) fn flush_until(
         &self,
         id: SessionId,
         shows: impl Fn(&Session) -> bool,
@@ -210,14 +210,14 @@ impl TestApp {
     }
 
     /// From now on no session or user can be read or written.
-    pub(crate) async fn lose_store(&self) {
+    pub(crate) async fn break_store(&self) {
         for table in ["sessions", "users"] {
             self.sql(&format!("ALTER TABLE {{{table}}} RENAME TO {table}_away")).await;
         }
     }
 
-    /// Undoes [`lose_store`](Self::lose_store).
-    pub(crate) async fn find_store(&self) {
+    /// Undoes [`break_store`](Self::break_store).
+    pub(crate) async fn repair_store(&self) {
         for table in ["sessions", "users"] {
             self.sql(&format!("ALTER TABLE {{{table}_away}} RENAME TO {table}")).await;
         }

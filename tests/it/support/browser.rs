@@ -37,13 +37,13 @@ impl Browser {
     }
 
     /// The same jar at another address.
-    pub(crate) fn at(mut self, address: [u8; 4], agent: &'static str) -> Self {
+    pub(crate) fn with_client(mut self, address: [u8; 4], agent: &'static str) -> Self {
         (self.address, self.agent) = (address, agent);
         self
     }
 
     /// The same jar, before another replica.
-    pub(crate) fn before(mut self, public: PublicService) -> Self {
+    pub(crate) fn with_service(mut self, public: PublicService) -> Self {
         self.public = public;
         self
     }
@@ -70,14 +70,14 @@ impl Browser {
 
     /// Sends a request of a page of ours, and keeps the cookies of the answer.
     pub(crate) async fn send(&mut self, request: Request<Body>) -> Answer {
-        let answer = self.lose(request).await;
-        self.keep(&answer);
+        let answer = self.send_and_drop(request).await;
+        self.store_cookies(&answer);
         answer
     }
 
     /// Sends a request whose answer is lost on its way here. (The test sees it all the same.)
-    pub(crate) async fn lose(&self, request: Request<Body>) -> Answer {
-        send_from(self.address, self.public.clone(), self.dressed(request)).await
+    pub(crate) async fn send_and_drop(&self, request: Request<Body>) -> Answer {
+        send_from(self.address, self.public.clone(), self.with_browser_headers(request)).await
     }
 
     /// Asks for all of these at once, as several tabs do: with the cookies of now. The answers'
@@ -88,11 +88,11 @@ impl Browser {
     }
 
     async fn asked(self, request: Request<Body>) -> Answer {
-        self.lose(request).await
+        self.send_and_drop(request).await
     }
 
     /// Keeps the cookies of an answer.
-    pub(crate) fn keep(&mut self, answer: &Answer) {
+    pub(crate) fn store_cookies(&mut self, answer: &Answer) {
         for cookie in answer.set_cookies() {
             self.jar.keep(&cookie, self.clock.now());
         }
@@ -110,7 +110,7 @@ impl Browser {
     }
 
     /// Adds what a browser adds, where the test has not done so.
-    fn dressed(&self, mut request: Request<Body>) -> Request<Body> {
+    fn with_browser_headers(&self, mut request: Request<Body>) -> Request<Body> {
         let safe = matches!(*request.method(), Method::GET | Method::HEAD);
         let cookies = self.cookies();
         let mut add = |name: &'static str, value: &str| {

@@ -9,12 +9,12 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
 use tempfile::TempDir;
 
 /// A fresh database, its tables made. It is dropped with this.
-pub(crate) struct Fresh {
+pub(crate) struct TestDatabase {
     pub(crate) stores: Stores,
-    place: Place,
+    place: DatabaseLocation,
 }
 
-impl Fresh {
+impl TestDatabase {
     /// What `database.url` would say; none for the store in memory.
     pub(crate) fn url(&self) -> &str {
         &self.place.url
@@ -34,12 +34,12 @@ impl Fresh {
 }
 
 /// Where a database is, or will be. It is dropped with this.
-pub(crate) struct Place {
+pub(crate) struct DatabaseLocation {
     pub(crate) url: String,
     _guard: Option<Guard>,
 }
 
-impl Place {
+impl DatabaseLocation {
     /// A database that somebody else takes care of.
     pub(crate) fn at(url: &str) -> Self {
         Self { url: url.to_owned(), _guard: None }
@@ -51,10 +51,10 @@ impl Place {
     }
 
     /// Opens the database and makes its tables.
-    pub(crate) async fn fresh(self) -> Fresh {
+    pub(crate) async fn fresh(self) -> TestDatabase {
         let stores = self.open().await;
         stores.migrate().await.unwrap();
-        Fresh { stores, place: self }
+        TestDatabase { stores, place: self }
     }
 }
 
@@ -65,26 +65,26 @@ enum Guard {
 }
 
 /// Stores in memory.
-pub(crate) async fn memory() -> Option<Fresh> {
-    let place = Place { url: String::new(), _guard: None };
-    Some(Fresh { stores: Stores::in_memory(), place })
+pub(crate) async fn memory() -> Option<TestDatabase> {
+    let place = DatabaseLocation { url: String::new(), _guard: None };
+    Some(TestDatabase { stores: Stores::in_memory(), place })
 }
 
 /// A SQLite file in a directory of its own.
-pub(crate) async fn sqlite() -> Option<Fresh> {
+pub(crate) async fn sqlite() -> Option<TestDatabase> {
     Some(sqlite_place().await?.fresh().await)
 }
 
 /// A PostgreSQL database on the server that `SEKISHO_TEST_POSTGRES` names; `None` if it names none.
-pub(crate) async fn postgres() -> Option<Fresh> {
+pub(crate) async fn postgres() -> Option<TestDatabase> {
     Some(postgres_place().await?.fresh().await)
 }
 
 /// Where a SQLite file may be made.
-pub(crate) async fn sqlite_place() -> Option<Place> {
+pub(crate) async fn sqlite_place() -> Option<DatabaseLocation> {
     let directory = tempfile::tempdir().unwrap();
     let url = format!("sqlite://{}/sekisho.db", directory.path().display());
-    Some(Place { url, _guard: Some(Guard::Directory(directory)) })
+    Some(DatabaseLocation { url, _guard: Some(Guard::Directory(directory)) })
 }
 
 /// Says that this test is left out for want of something.
@@ -92,7 +92,7 @@ pub(crate) async fn sqlite_place() -> Option<Place> {
 /// # Panics
 ///
 /// In CI, where leaving it out would go unnoticed.
-pub(crate) fn left_out(needs: &str) {
+pub(crate) fn skip_test(needs: &str) {
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     assert!(std::env::var_os("CI").is_none(), "{test} needs {needs}");
     // Not by `eprintln!`, which is shown for failing tests alone.
@@ -105,10 +105,10 @@ pub(crate) fn left_out(needs: &str) {
 /// # Panics
 ///
 /// In CI, where leaving these tests out would go unnoticed.
-pub(crate) async fn postgres_place() -> Option<Place> {
+pub(crate) async fn postgres_place() -> Option<DatabaseLocation> {
     let server = std::env::var("SEKISHO_TEST_POSTGRES").unwrap_or_default();
     if server.is_empty() {
-        left_out("a server that SEKISHO_TEST_POSTGRES names");
+        skip_test("a server that SEKISHO_TEST_POSTGRES names");
         return None;
     }
     static MADE: AtomicU32 = AtomicU32::new(0);
@@ -118,7 +118,7 @@ pub(crate) async fn postgres_place() -> Option<Place> {
     run(&server, &format!("CREATE DATABASE {name} TEMPLATE template0")).await;
     let options: PgConnectOptions = server.parse().unwrap();
     let url = options.database(&name).to_url_lossy().to_string();
-    Some(Place { url, _guard: Some(Guard::Database(DropDatabase { server, name })) })
+    Some(DatabaseLocation { url, _guard: Some(Guard::Database(DropDatabase { server, name })) })
 }
 
 struct DropDatabase {

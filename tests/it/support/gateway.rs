@@ -19,26 +19,26 @@ use sekisho::telemetry::Telemetry;
 use tokio::net::TcpListener;
 use tower::ServiceExt;
 
-use super::db::{self, Fresh};
+use super::db::{self, TestDatabase};
 use super::http::Answer;
 
 /// The program, its database and its time. Everything ends with this.
-pub(crate) struct Gateway {
+pub(crate) struct TestGateway {
     pub(crate) app: App,
     pub(crate) clock: Arc<ManualClock>,
-    pub(crate) database: Fresh,
+    pub(crate) database: TestDatabase,
     /// The key that signed first.
     pub(crate) key: KeyMaterial,
 }
 
 /// What the program is to be built from.
-pub(crate) struct Setup {
+pub(crate) struct TestGatewayBuilder {
     toml: String,
     algorithm: Algorithm,
     prepare: Box<dyn FnOnce(Stores) -> Stores + Send>,
 }
 
-impl Setup {
+impl TestGatewayBuilder {
     /// With this configuration, in TOML.
     pub(crate) fn new(toml: impl AsRef<str>) -> Self {
         let toml = format!("{}\n[login]\nbcrypt_cost = 4\n", toml.as_ref());
@@ -55,7 +55,7 @@ impl Setup {
         Self { prepare: Box::new(prepare), ..self }
     }
 
-    pub(crate) async fn build(self) -> Result<Gateway, AppError> {
+    pub(crate) async fn build(self) -> Result<TestGateway, AppError> {
         let database = db::sqlite().await.unwrap();
         let clock = Arc::new(ManualClock::default());
         let key = KeyMaterial::generate(1, self.algorithm, clock.now()).unwrap();
@@ -70,10 +70,10 @@ impl Setup {
             telemetry: Telemetry::default(),
             sample: None,
         })?;
-        Ok(Gateway { app, clock, database, key })
+        Ok(TestGateway { app, clock, database, key })
     }
 
-    pub(crate) async fn start(self) -> Gateway {
+    pub(crate) async fn start(self) -> TestGateway {
         self.build().await.unwrap()
     }
 }
@@ -90,7 +90,7 @@ pub(crate) fn route(path: &str, upstream: &str, more: &str) -> String {
     format!("[[routes]]\npath = \"{path}\"\nupstreams = [\"{upstream}\"]\n{more}\n")
 }
 
-impl Gateway {
+impl TestGateway {
     /// Sends a request from [`PEER`] and reads the answer.
     pub(crate) async fn ask(&self, request: http::request::Builder) -> Answer {
         self.send(request.body(Body::empty()).unwrap()).await
@@ -109,7 +109,7 @@ impl Gateway {
     }
 
     /// Makes a user of that role and signs in.
-    pub(crate) async fn signed_in(&self, role: Role) -> Jar {
+    pub(crate) async fn signed_in(&self, role: Role) -> SessionCookies {
         let user = NewUser {
             email: EMAIL.to_owned(),
             name: None,
@@ -121,7 +121,7 @@ impl Gateway {
         let request = post("/auth/login").header("content-type", "application/x-www-form-urlencoded");
         let answer = self.send(request.body(Body::from(form)).unwrap()).await;
         assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
-        Jar::of(&answer).unwrap()
+        SessionCookies::of(&answer).unwrap()
     }
 
     /// Moves the clock past the access token's expiry.
@@ -140,12 +140,12 @@ impl Gateway {
 
 /// The two cookies, as a browser keeps them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Jar {
+pub(crate) struct SessionCookies {
     pub(crate) access: String,
     pub(crate) refresh: String,
 }
 
-impl Jar {
+impl SessionCookies {
     /// Both cookies that an answer sets, which must be no others; none if it sets none.
     pub(crate) fn of(answer: &Answer) -> Option<Self> {
         let lines = answer.headers.get_all("set-cookie").iter().map(|line| line.to_str().unwrap());

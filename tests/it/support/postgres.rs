@@ -8,8 +8,8 @@ use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
-use super::db::left_out;
-use super::recipe::free_address;
+use super::db::skip_test;
+use super::front_proxy::free_address;
 
 /// A server that runs. It is gone with this.
 pub(crate) struct Server {
@@ -39,7 +39,7 @@ impl Server {
     /// In CI, where leaving these tests out would go unnoticed.
     pub(crate) fn start() -> Option<Self> {
         let Some(programs) = programs() else {
-            left_out("PostgreSQL's initdb and pg_ctl");
+            skip_test("PostgreSQL's initdb and pg_ctl");
             return None;
         };
         let dir = tempfile::tempdir().unwrap();

@@ -14,9 +14,9 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::db::{Place, left_out};
+use super::db::{DatabaseLocation, skip_test};
 
-/// Runs each test, a function of a [`Place`](super::db::Place), on SQLite and on PostgreSQL.
+/// Runs each test, a function of a [`DatabaseLocation`](super::db::DatabaseLocation), on SQLite and on PostgreSQL.
 macro_rules! on_both {
     ($($test:ident;)*) => {
         mod sqlite { $(
@@ -39,23 +39,23 @@ pub(crate) use on_both;
 
 /// Where the program runs: a directory with its configuration and keys, and a database. It is all
 /// gone with this.
-pub(crate) struct Site {
+pub(crate) struct TestDeployment {
     dir: TempDir,
     env: Vec<(String, String)>,
-    place: Place,
+    place: DatabaseLocation,
 }
 
 /// What a command did.
-pub(crate) struct Ran {
+pub(crate) struct CommandOutput {
     pub(crate) code: Option<i32>,
     pub(crate) out: String,
     pub(crate) err: String,
 }
 
-impl Site {
+impl TestDeployment {
     /// With the shortest lifetimes that the configuration allows, and keys unless the first start
     /// makes them.
-    pub(crate) async fn new(place: Place) -> Self {
+    pub(crate) async fn new(place: DatabaseLocation) -> Self {
         let site = Self::without_keys(place);
         if !site.is_embedded() {
             site.run(&["key", "init"]).await.done();
@@ -63,7 +63,7 @@ impl Site {
         site
     }
 
-    pub(crate) fn without_keys(place: Place) -> Self {
+    pub(crate) fn without_keys(place: DatabaseLocation) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("sekisho.toml"), CONFIG).unwrap();
         let env = vec![("SEKISHO_DATABASE__URL".to_owned(), place.url.clone())];
@@ -113,19 +113,19 @@ impl Site {
     }
 
     /// Runs a command to its end.
-    pub(crate) async fn run(&self, args: &[&str]) -> Ran {
+    pub(crate) async fn run(&self, args: &[&str]) -> CommandOutput {
         self.run_with(args, "").await
     }
 
     /// Runs a command to its end, with this on standard input.
-    pub(crate) async fn run_with(&self, args: &[&str], input: &str) -> Ran {
+    pub(crate) async fn run_with(&self, args: &[&str], input: &str) -> CommandOutput {
         let mut child = self.command(args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
         // A command that does not read is gone before it is written to.
         let _ = stdin.write_all(input.as_bytes()).await;
         drop(stdin);
         let ended = timeout(PATIENCE, child.wait_with_output()).await;
-        Ran::of(ended.unwrap_or_else(|_| panic!("{args:?} did not end")).unwrap())
+        CommandOutput::of(ended.unwrap_or_else(|_| panic!("{args:?} did not end")).unwrap())
     }
 
     /// Creates a user who signs in with [`PASSWORD`].
@@ -135,13 +135,13 @@ impl Site {
     }
 
     /// Starts the server, and waits until it serves.
-    pub(crate) async fn serve(&self) -> Server {
+    pub(crate) async fn serve(&self) -> ServerProcess {
         self.start().await.unwrap_or_else(|ran| panic!("it did not start: {}", ran.err))
     }
 
     /// Starts the server, and waits until it serves or has failed.
-    pub(crate) async fn start(&self) -> Result<Server, Ran> {
-        Server::start(self.command(&["serve"])).await
+    pub(crate) async fn start(&self) -> Result<ServerProcess, CommandOutput> {
+        ServerProcess::start(self.command(&["serve"])).await
     }
 
     /// A command of the program, not started yet.
@@ -154,7 +154,7 @@ impl Site {
     }
 }
 
-impl Ran {
+impl CommandOutput {
     fn of(output: Output) -> Self {
         let text = |bytes| String::from_utf8(bytes).unwrap();
         Self { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
@@ -183,7 +183,7 @@ impl Ran {
 }
 
 /// A server that serves. It is killed with this.
-pub(crate) struct Server {
+pub(crate) struct ServerProcess {
     pub(crate) public: SocketAddr,
     pub(crate) admin: SocketAddr,
     child: Child,
@@ -192,8 +192,8 @@ pub(crate) struct Server {
     reading: JoinHandle<()>,
 }
 
-impl Server {
-    async fn start(mut command: Command) -> Result<Self, Ran> {
+impl ServerProcess {
+    async fn start(mut command: Command) -> Result<Self, CommandOutput> {
         let mut child = command.stdout(Stdio::null()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut log = String::new();
@@ -210,7 +210,7 @@ impl Server {
         let read = timeout(PATIENCE, reading).await.expect("the server neither serves nor fails");
         let Some((public, admin)) = read else {
             let code = child.wait().await.unwrap().code();
-            return Err(Ran { code, out: String::new(), err: log });
+            return Err(CommandOutput { code, out: String::new(), err: log });
         };
         let log = Arc::new(Mutex::new(log));
         let kept = Arc::clone(&log);
@@ -406,7 +406,7 @@ pub(crate) fn program(variable: &str, usual: &str) -> Option<PathBuf> {
     if program.exists() {
         return Some(program);
     }
-    left_out(&program.display().to_string());
+    skip_test(&program.display().to_string());
     None
 }
 

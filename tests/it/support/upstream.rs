@@ -23,7 +23,7 @@ use tokio_rustls::TlsAcceptor;
 
 /// What an upstream was sent.
 #[derive(Debug)]
-pub(crate) struct Seen {
+pub(crate) struct RecordedRequest {
     pub(crate) method: Method,
     pub(crate) version: Version,
     /// The request target, as it stood on the wire.
@@ -36,7 +36,7 @@ pub(crate) struct Seen {
     pub(crate) trailers: HeaderMap,
 }
 
-impl Seen {
+impl RecordedRequest {
     /// All values of a header, in their order.
     pub(crate) fn all(&self, name: &str) -> Vec<&str> {
         self.headers.get_all(name).iter().map(|value| value.to_str().unwrap()).collect()
@@ -71,7 +71,7 @@ impl Seen {
 /// An upstream that reads each request to its end, records it, and answers.
 pub(crate) struct Upstream {
     address: SocketAddr,
-    seen: mpsc::UnboundedReceiver<Seen>,
+    seen: mpsc::UnboundedReceiver<RecordedRequest>,
     connections: Arc<AtomicUsize>,
 }
 
@@ -81,7 +81,9 @@ impl Upstream {
         Self::answering(|_| Response::new(Body::empty())).await
     }
 
-    pub(crate) async fn answering(answer: impl Fn(&Seen) -> Response<Body> + Send + Sync + 'static) -> Self {
+    pub(crate) async fn answering(
+        answer: impl Fn(&RecordedRequest) -> Response<Body> + Send + Sync + 'static,
+    ) -> Self {
         Self::listening(None, answer).await
     }
 
@@ -92,7 +94,7 @@ impl Upstream {
 
     async fn listening(
         tls: Option<TlsAcceptor>,
-        answer: impl Fn(&Seen) -> Response<Body> + Send + Sync + 'static,
+        answer: impl Fn(&RecordedRequest) -> Response<Body> + Send + Sync + 'static,
     ) -> Self {
         let (record, seen) = mpsc::unbounded_channel();
         let connections = Arc::new(AtomicUsize::new(0));
@@ -103,7 +105,7 @@ impl Upstream {
             let answer = move |request| {
                 let (answer, record) = (Arc::clone(&answer), record.clone());
                 async move {
-                    let seen = Seen::read(request).await;
+                    let seen = RecordedRequest::read(request).await;
                     let response = answer(&seen);
                     let _ = record.send(seen);
                     response
@@ -134,12 +136,12 @@ impl Upstream {
     }
 
     /// The next request recorded.
-    pub(crate) async fn seen(&mut self) -> Seen {
+    pub(crate) async fn seen(&mut self) -> RecordedRequest {
         self.seen.recv().await.unwrap()
     }
 
     /// The next request recorded, if there is one already.
-    pub(crate) fn seen_already(&mut self) -> Option<Seen> {
+    pub(crate) fn seen_already(&mut self) -> Option<RecordedRequest> {
         self.seen.try_recv().ok()
     }
 
@@ -155,14 +157,14 @@ impl Upstream {
 }
 
 /// An upstream that says when a request has arrived, and answers when it may.
-pub(crate) struct Held {
+pub(crate) struct GatedUpstream {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
     arrivals: mpsc::UnboundedReceiver<()>,
     may_answer: Arc<Semaphore>,
 }
 
-impl Held {
+impl GatedUpstream {
     /// What it answers.
     pub(crate) const ANSWER: &str = "late but whole";
 

@@ -23,13 +23,13 @@ pub(crate) type Closed = Option<(u16, String)>;
 
 /// An upstream that says everything back, to `/quiet` nothing. To anything but a WebSocket it tells
 /// events without end.
-pub(crate) struct Echo {
+pub(crate) struct EchoUpstream {
     address: SocketAddr,
     heads: mpsc::UnboundedReceiver<String>,
     closed: mpsc::UnboundedReceiver<Closed>,
 }
 
-impl Echo {
+impl EchoUpstream {
     pub(crate) async fn start() -> Self {
         let (tell_head, heads) = mpsc::unbounded_channel();
         let (tell_closed, closed) = mpsc::unbounded_channel();

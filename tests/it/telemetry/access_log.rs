@@ -8,8 +8,8 @@ use tokio::net::TcpStream;
 
 use super::{TARO, completed_requests, line_of, site};
 use crate::support::process::until;
-use crate::support::upstream::{Held, Upstream, saying};
-use crate::support::wire_browser::Browser;
+use crate::support::socket_browser::SocketBrowser;
+use crate::support::upstream::{GatedUpstream, Upstream, saying};
 
 #[tokio::test]
 async fn a_line_says_who_asked_for_what_and_how_it_went() {
@@ -17,7 +17,7 @@ async fn a_line_says_who_asked_for_what_and_how_it_went() {
     let site = site().await;
     site.forward_to(upstream.url());
     let server = site.serve().await;
-    let mut browser = Browser::signed_in(server.public, TARO).await;
+    let mut browser = SocketBrowser::signed_in(server.public, TARO).await;
     let asked = browser.get(server.public, "/auth/session").await;
     let who = asked.json();
     let own = line_of(&server, asked.header("x-request-id").unwrap()).await;
@@ -44,7 +44,7 @@ async fn a_line_says_who_asked_for_what_and_how_it_went() {
     for (path, route, status, event) in
         [("/auth/session", "builtin:auth", 401, json!("missing")), ("/a/../b", "none", 400, json!(null))]
     {
-        let answer = Browser::default().get(server.public, path).await;
+        let answer = SocketBrowser::default().get(server.public, path).await;
         let line = line_of(&server, answer.header("x-request-id").unwrap()).await;
         assert_eq!(
             (&line["route"], &line["status"], &line["session_event"]),
@@ -58,7 +58,7 @@ async fn a_line_says_who_asked_for_what_and_how_it_went() {
 
 #[tokio::test]
 async fn there_are_as_many_lines_as_requests() {
-    let mut held = Held::start().await;
+    let mut held = GatedUpstream::start().await;
     let site = site().await;
     let cut = saying(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nfirst").await;
     let route = |path: &str, upstream: &str| {
@@ -68,7 +68,7 @@ async fn there_are_as_many_lines_as_requests() {
     site.write("sekisho.toml", &(config + &route("/held", &held.url()) + &route("/cut", &cut)));
     let server = site.serve().await;
     for _ in 0..20 {
-        Browser::default().get(server.public, "/auth/session").await;
+        SocketBrowser::default().get(server.public, "/auth/session").await;
     }
     // One whose client doesn't wait, and one whose upstream breaks off.
     let mut impatient = TcpStream::connect(server.public).await.unwrap();
@@ -170,7 +170,7 @@ async fn without_an_access_log_there_are_no_such_lines() {
     let mut site = site().await;
     site.set("log.access", "false");
     let server = site.serve().await;
-    Browser::default().get(server.public, "/auth/session").await;
+    SocketBrowser::default().get(server.public, "/auth/session").await;
     server.terminate();
     let stopped = || server.log().contains("\"message\":\"stopped\"").then_some(());
     until("the last line", async || stopped()).await;

@@ -9,23 +9,23 @@ use sekisho::telemetry::metrics::METRICS;
 use serde_json::Value;
 
 use super::{TARO, metrics_of, site};
-use crate::support::process::{Server, until};
+use crate::support::process::{ServerProcess, until};
+use crate::support::socket_browser::SocketBrowser;
 use crate::support::upstream::Upstream;
-use crate::support::wire_browser::Browser;
 
 /// A server that has had some of everything.
-async fn served() -> (crate::support::process::Site, Upstream, Server) {
+async fn served() -> (crate::support::process::TestDeployment, Upstream, ServerProcess) {
     let upstream = Upstream::start().await;
     let site = site().await;
     site.forward_to(upstream.url());
     let server = site.serve().await;
-    let mut browser = Browser::signed_in(server.public, TARO).await;
+    let mut browser = SocketBrowser::signed_in(server.public, TARO).await;
     for _ in 0..3 {
         assert_eq!(browser.status(server.public, "/films").await, 200);
     }
-    assert_eq!(Browser::default().status(server.public, "/films").await, 401);
+    assert_eq!(SocketBrowser::default().status(server.public, "/films").await, 401);
     let made_up = Request::builder().method("BREW").uri("/..").body(Body::empty()).unwrap();
-    assert_eq!(Browser::default().send(server.public, made_up).await.unwrap().status, 400);
+    assert_eq!(SocketBrowser::default().send(server.public, made_up).await.unwrap().status, 400);
     (site, upstream, server)
 }
 

@@ -10,33 +10,33 @@ mod traces;
 use serde_json::Value;
 
 use crate::support::db;
-use crate::support::process::{PASSWORD, Server, Site, until};
-use crate::support::wire_browser::Browser;
+use crate::support::process::{PASSWORD, ServerProcess, TestDeployment, until};
+use crate::support::socket_browser::SocketBrowser;
 
 const TARO: &str = "taro@example.jp";
 
 /// A site with a user, which logs in JSON.
-async fn site() -> Site {
-    let mut site = Site::new(db::sqlite_place().await.unwrap()).await;
+async fn site() -> TestDeployment {
+    let mut site = TestDeployment::new(db::sqlite_place().await.unwrap()).await;
     site.set("log.format", "json");
     site.run_with(&["user", "create", "--email", TARO, "--password-stdin"], PASSWORD).await.done();
     site
 }
 
 /// The lines of all requests so far.
-fn completed_requests(server: &Server) -> Vec<Value> {
+fn completed_requests(server: &ServerProcess) -> Vec<Value> {
     let lines = server.log().lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>();
     lines.into_iter().filter(|line| line["message"] == "request completed").collect()
 }
 
 /// The line of the request that was given this id.
-async fn line_of(server: &Server, id: &str) -> Value {
+async fn line_of(server: &ServerProcess, id: &str) -> Value {
     until("the line of a request", async || {
         completed_requests(server).into_iter().find(|line| line["request_id"] == id)
     })
     .await
 }
 
-async fn metrics_of(server: &Server) -> String {
-    String::from_utf8(Browser::default().get(server.admin, "/metrics").await.body).unwrap()
+async fn metrics_of(server: &ServerProcess) -> String {
+    String::from_utf8(SocketBrowser::default().get(server.admin, "/metrics").await.body).unwrap()
 }

@@ -6,8 +6,8 @@ use http::{Request, Response};
 use super::collector::Collector;
 use super::{TARO, metrics_of, site};
 use crate::support::process::{PASSWORD, until};
+use crate::support::socket_browser::SocketBrowser;
 use crate::support::upstream::Upstream;
-use crate::support::wire_browser::Browser;
 
 #[tokio::test]
 async fn no_secret_is_told_at_any_level() {
@@ -24,7 +24,7 @@ async fn no_secret_is_told_at_any_level() {
     site.set_env("RUST_LOG", "trace");
     let server = site.serve().await;
 
-    let mut browser = Browser::signed_in(server.public, TARO).await;
+    let mut browser = SocketBrowser::signed_in(server.public, TARO).await;
     let mut secrets: Vec<String> = browser.cookies.values().cloned().collect();
     assert_eq!(secrets.len(), 2);
     // A JWT's head is no secret, and a part of it is no better than the whole.
@@ -41,7 +41,7 @@ async fn no_secret_is_told_at_any_level() {
             .header("tracestate", "canary-tracestate=1");
         browser.send(server.public, request.body(Body::from("canary-body")).unwrap()).await.unwrap();
     }
-    Browser::default().sign_in(server.public, TARO, "canary-password").await;
+    SocketBrowser::default().sign_in(server.public, TARO, "canary-password").await;
     let spans = until("the spans", async || Some(collector.all()).filter(|spans| !spans.is_empty())).await;
     let metrics = metrics_of(&server).await;
     server.terminate();

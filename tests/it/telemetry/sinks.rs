@@ -9,18 +9,18 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Child;
 
 use super::site;
-use crate::support::process::{PATIENCE, Site, until};
-use crate::support::wire_browser::Browser;
+use crate::support::process::{PATIENCE, TestDeployment, until};
+use crate::support::socket_browser::SocketBrowser;
 
 /// A server on ports that are free a moment before, for what it says can't be read.
-async fn serve_into(site: &mut Site, stderr: impl Into<Stdio>) -> (SocketAddr, SocketAddr, Child) {
+async fn serve_into(site: &mut TestDeployment, stderr: impl Into<Stdio>) -> (SocketAddr, SocketAddr, Child) {
     let [public, admin] = free_ports();
     site.set("server.listen", &public.to_string());
     site.set("admin.listen", &admin.to_string());
     let child = site.command(&["serve"]).stderr(stderr).stdout(Stdio::null()).spawn().unwrap();
     until("a server that is ready", async || {
         tokio::net::TcpStream::connect(admin).await.ok()?;
-        (Browser::default().status(admin, "/readyz").await == 200).then_some(())
+        (SocketBrowser::default().status(admin, "/readyz").await == 200).then_some(())
     })
     .await;
     (public, admin, child)
@@ -33,7 +33,7 @@ fn free_ports() -> [SocketAddr; 2] {
 }
 
 async fn lost_lines(admin: SocketAddr) -> u64 {
-    let metrics = String::from_utf8(Browser::default().get(admin, "/metrics").await.body).unwrap();
+    let metrics = String::from_utf8(SocketBrowser::default().get(admin, "/metrics").await.body).unwrap();
     let line = metrics.lines().find_map(|line| line.strip_prefix("sekisho_log_lines_lost_total "));
     line.map_or(0, |count| count.parse().unwrap())
 }
@@ -52,7 +52,7 @@ async fn a_full_disk_stops_nobody() {
     let (public, admin, child) = serve_into(&mut site, full).await;
     let before = lost_lines(admin).await;
     for _ in 0..20 {
-        assert_eq!(Browser::default().status(public, "/auth/session").await, 401);
+        assert_eq!(SocketBrowser::default().status(public, "/auth/session").await, 401);
     }
     until("the lost lines", async || (lost_lines(admin).await >= before + 20).then_some(())).await;
     stops(child).await;
@@ -66,12 +66,12 @@ async fn a_reader_that_stops_reading_stops_nobody() {
     let (public, admin, mut child) = serve_into(&mut site, Stdio::piped()).await;
     until("the first lost line", async || {
         for _ in 0..20 {
-            assert_eq!(Browser::default().status(public, "/auth/session").await, 401);
+            assert_eq!(SocketBrowser::default().status(public, "/auth/session").await, 401);
         }
         (lost_lines(admin).await > 0).then_some(())
     })
     .await;
-    assert_eq!(Browser::default().status(public, "/auth/session").await, 401);
+    assert_eq!(SocketBrowser::default().status(public, "/auth/session").await, 401);
     // Once somebody reads again, whole lines come.
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let reading = tokio::spawn(async move {
@@ -87,7 +87,7 @@ async fn a_reader_that_stops_reading_stops_nobody() {
 async fn the_last_line_is_written_before_the_end() {
     let site = site().await;
     let server = site.serve().await;
-    let answer = Browser::default().get(server.public, "/auth/session").await;
+    let answer = SocketBrowser::default().get(server.public, "/auth/session").await;
     let id = answer.header("x-request-id").unwrap().to_owned();
     server.terminate();
     until("the last line", async || server.log().contains("\"message\":\"stopped\"").then_some(())).await;

@@ -5,10 +5,10 @@ use http::{Request, Response};
 
 use super::collector::{Collector, attribute, hexadecimal};
 use super::{TARO, line_of, metrics_of, site};
-use crate::support::gateway::{Setup, get, route};
+use crate::support::gateway::{TestGatewayBuilder, get, route};
 use crate::support::process::until;
+use crate::support::socket_browser::SocketBrowser;
 use crate::support::upstream::Upstream;
-use crate::support::wire_browser::Browser;
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
@@ -16,7 +16,7 @@ const PARENT: &str = "00f067aa0ba902b7";
 #[tokio::test]
 async fn an_upstream_is_told_its_trace_and_that_we_are_its_parent() {
     let mut upstream = Upstream::start().await;
-    let gateway = Setup::new(route("/", &upstream.url(), "auth = \"none\"")).start().await;
+    let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), "auth = \"none\"")).start().await;
     let theirs = format!("00-{TRACE}-{PARENT}-01");
     let request =
         get("/").header("traceparent", &theirs).header("tracestate", "a=1,b=2").header("tracestate", "c=3");
@@ -50,7 +50,7 @@ async fn a_collector_gets_the_span_of_a_request() {
     site.set("otlp.endpoint", &collector.url);
     site.set("otlp.sample", "1");
     let server = site.serve().await;
-    let mut browser = Browser::signed_in(server.public, TARO).await;
+    let mut browser = SocketBrowser::signed_in(server.public, TARO).await;
     assert_eq!(collector.span().await.name, "POST builtin:auth");
 
     let request = Request::get("/films?of=1954").header("traceparent", format!("00-{TRACE}-{PARENT}-00"));
@@ -86,7 +86,7 @@ async fn what_waits_is_sent_at_the_end_and_a_lost_collector_stops_nobody() {
     site.set("otlp.sample", "1");
     let server = site.serve().await;
     for _ in 0..50 {
-        Browser::default().get(server.public, "/auth/session").await;
+        SocketBrowser::default().get(server.public, "/auth/session").await;
     }
     server.stop().await;
     assert_eq!(collector.all().len(), 50);
@@ -94,7 +94,7 @@ async fn what_waits_is_sent_at_the_end_and_a_lost_collector_stops_nobody() {
     site.set("otlp.endpoint", "http://127.0.0.1:1");
     let server = site.serve().await;
     for _ in 0..5 {
-        assert_eq!(Browser::default().status(server.public, "/auth/session").await, 401);
+        assert_eq!(SocketBrowser::default().status(server.public, "/auth/session").await, 401);
     }
     let lost = async || metrics_of(&server).await.contains("sekisho_spans_lost_total 5").then_some(());
     until("the lost spans", lost).await;
@@ -110,7 +110,7 @@ async fn no_client_can_ask_for_a_span() {
     let server = site.serve().await;
     for _ in 0..20 {
         let request = Request::get("/auth/session").header("traceparent", format!("00-{TRACE}-{PARENT}-01"));
-        Browser::default().send(server.public, request.body(Body::empty()).unwrap()).await.unwrap();
+        SocketBrowser::default().send(server.public, request.body(Body::empty()).unwrap()).await.unwrap();
     }
     server.stop().await;
     assert!(collector.all().is_empty());

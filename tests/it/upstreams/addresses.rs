@@ -10,10 +10,10 @@ use axum_core::body::Body;
 use http::Response;
 use sekisho::proxy::{Resolve, RouteSpec, UpstreamSettings};
 
-use super::{Blackhole, dead, get, problem, route};
+use super::{UnresponsiveUpstream, dead, get, problem, route};
 use crate::support::fair_clock::FairInstant;
-use crate::support::front::{Front, code, text};
-use crate::support::frozen::Frozen;
+use crate::support::paused_clock::PausedClock;
+use crate::support::proxy_server::{ProxyServer, code, text};
 use crate::support::upstream::Upstream;
 
 /// Says what it is told to say.
@@ -39,7 +39,7 @@ impl Resolve for Names {
 async fn front(names: &Arc<Names>) -> SocketAddr {
     let resolver: Arc<dyn Resolve> = names.clone();
     let settings = UpstreamSettings { resolver: Some(resolver), ..UpstreamSettings::default() };
-    Front::new([route(["http://app.internal"], settings)]).start().await
+    ProxyServer::new([route(["http://app.internal"], settings)]).start().await
 }
 
 async fn named(name: &'static str) -> Upstream {
@@ -49,7 +49,7 @@ async fn named(name: &'static str) -> Upstream {
 #[tokio::test]
 async fn the_system_knows_names_too() {
     let upstream = named("local").await;
-    let front = Front::to(format!("http://localhost:{}", upstream.address().port())).start().await;
+    let front = ProxyServer::to(format!("http://localhost:{}", upstream.address().port())).start().await;
     assert_eq!(text(get(front).await).await, "local");
 }
 
@@ -66,7 +66,7 @@ async fn every_address_is_tried_and_all_are_used() {
 
 #[tokio::test]
 async fn an_address_that_does_not_accept_holds_nobody_up() {
-    let (hole, one) = (Blackhole::new().await, named("one").await);
+    let (hole, one) = (UnresponsiveUpstream::new().await, named("one").await);
     let names = Arc::<Names>::default();
     names.say(Some(&[&hole.url(), &one.url()]));
     let front = front(&names).await;
@@ -81,7 +81,7 @@ async fn addresses_that_change_are_followed() {
     let names = Arc::<Names>::default();
     names.say(Some(&[&old.url()]));
     let front = front(&names).await;
-    let clock = Frozen::new();
+    let clock = PausedClock::new();
     assert_eq!(text(get(front).await).await, "old");
     names.say(Some(&[&new.url()]));
     clock.advance(9).await;
@@ -112,7 +112,7 @@ async fn one_that_fails_is_asked_for_again_soon() {
     let names = Arc::<Names>::default();
     names.say(Some(&[&dead()]));
     let front = front(&names).await;
-    let clock = Frozen::new();
+    let clock = PausedClock::new();
     assert_eq!(get(front).await.status(), 502);
     names.say(Some(&[&upstream.url()]));
     clock.advance_millis(1100).await;
@@ -139,7 +139,7 @@ async fn the_host_that_was_asked_for_stays() {
     let front = front(&names).await;
     get(front).await;
     assert_eq!(upstream.seen().await.all("host"), ["app.example"]);
-    let old = crate::support::front::exchange(front, "GET / HTTP/1.0\r\n\r\n").await;
+    let old = crate::support::proxy_server::exchange(front, "GET / HTTP/1.0\r\n\r\n").await;
     assert!(old.starts_with("HTTP/1.0 200 "), "{old}");
     assert_eq!(upstream.seen().await.all("host"), ["app.internal"]);
 }
@@ -155,6 +155,6 @@ async fn an_address_of_version_6_will_do() {
             }));
         }
     });
-    let front = Front::new([RouteSpec::new("/", [format!("http://[::1]:{port}")])]).start().await;
+    let front = ProxyServer::new([RouteSpec::new("/", [format!("http://[::1]:{port}")])]).start().await;
     assert_eq!(text(get(front).await).await, "six");
 }

@@ -9,7 +9,7 @@ use http::Response;
 use sekisho::proxy::{HealthCheck, Routes, UpstreamSettings};
 
 use super::{get, route};
-use crate::support::front::{Front, text};
+use crate::support::proxy_server::{ProxyServer, text};
 use crate::support::upstream::Upstream;
 
 /// An upstream that says its name, and answers `/well` with this status.
@@ -50,7 +50,7 @@ async fn an_upstream_that_is_not_well_gets_no_requests() {
     let ((one, _), (two, status)) = (patient("one", 204).await, patient("two", 302).await);
     let routes = Routes::new([route([one.url(), two.url()], settings())]).unwrap();
     let watching = tokio::spawn(routes.run_health_checks());
-    let front = Front { routes: routes.clone(), ..Front::default() }.start().await;
+    let front = ProxyServer { routes: routes.clone(), ..ProxyServer::default() }.start().await;
     // A check that takes longer than its interval has failed.
     while answering(front).await != ["one", "two"] {}
     for bad in [500, 404] {
@@ -73,7 +73,7 @@ async fn if_none_is_well_all_are_asked_all_the_same() {
             patient.seen().await;
         }
     }
-    let front = Front { routes: routes.clone(), ..Front::default() }.start().await;
+    let front = ProxyServer { routes: routes.clone(), ..ProxyServer::default() }.start().await;
     assert_eq!(answering(front).await, ["one", "two"]);
 }
 

@@ -11,8 +11,8 @@ use tokio::sync::mpsc;
 use tower::ServiceExt;
 
 use super::{get, problem, send};
-use crate::support::front::{Front, code, connect, fed, request, text};
-use crate::support::frozen::Frozen;
+use crate::support::paused_clock::PausedClock;
+use crate::support::proxy_server::{ProxyServer, code, connect, fed, request, text};
 use crate::support::upstream::{Upstream, listen, read_head, saying};
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -20,7 +20,7 @@ const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 /// A front, and the connections that it makes.
 async fn front() -> (std::net::SocketAddr, TcpListener) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let front = Front::to(format!("http://{}", listener.local_addr().unwrap())).start().await;
+    let front = ProxyServer::to(format!("http://{}", listener.local_addr().unwrap())).start().await;
     (front, listener)
 }
 
@@ -129,11 +129,11 @@ async fn only_answers_with_an_end_of_their_own_leave_a_connection() {
             }
         })
         .await;
-        let front = Front::to(format!("http://{upstream}")).start().await;
+        let front = ProxyServer::to(format!("http://{upstream}")).start().await;
         for _ in 0..2 {
             assert!(get(front).await.into_body().collect().await.is_ok());
         }
-        let clock = Frozen::new();
+        let clock = PausedClock::new();
         clock.advance(5).await;
         let requests = counted.recv().await.unwrap();
         assert_eq!(requests, if reused { 2 } else { 1 }, "{}", String::from_utf8_lossy(answer));
@@ -150,7 +150,7 @@ async fn an_idle_connection_is_let_go() {
         first
     });
     assert_eq!(text(answer).await, "ok");
-    let clock = Frozen::new();
+    let clock = PausedClock::new();
     clock.advance(3).await;
     assert!(idle.try_read(&mut [0]).is_err(), "not yet");
     clock.advance(2).await;
@@ -176,7 +176,7 @@ async fn a_read_that_got_no_byte_is_sent_once_more() {
         }
     })
     .await;
-    let front = Front::to(format!("http://{upstream}")).start().await;
+    let front = ProxyServer::to(format!("http://{upstream}")).start().await;
     assert_eq!(text(get(front).await).await, "ok");
     assert_eq!(text(get(front).await).await, "ok");
     assert!(seen.recv().await.unwrap().starts_with("GET / "));
@@ -205,7 +205,7 @@ async fn a_read_is_not_sent_a_third_time_nor_after_a_byte() {
             }
         })
         .await;
-        let front = Front::to(format!("http://{second}")).start().await;
+        let front = ProxyServer::to(format!("http://{second}")).start().await;
         assert_eq!(text(get(front).await).await, "ok");
         counted.recv().await.unwrap();
         let answer = get(front).await;
@@ -222,7 +222,7 @@ async fn a_read_is_not_sent_a_third_time_nor_after_a_byte() {
 #[tokio::test]
 async fn what_a_new_connection_loses_is_lost() {
     for last_words in [&b""[..], b"HTTP/1.1 2"] {
-        let front = Front::to(saying(last_words).await).start().await;
+        let front = ProxyServer::to(saying(last_words).await).start().await;
         assert_eq!(code(get(front).await).await, problem(502, "upstream_error"));
     }
 }
@@ -246,7 +246,7 @@ async fn a_slow_reader_holds_no_more_than_buffers() {
         }
     })
     .await;
-    let front = Front::to(format!("http://{upstream}")).start().await;
+    let front = ProxyServer::to(format!("http://{upstream}")).start().await;
     let answer = get(front).await;
     let total: u64 = written.recv().await.unwrap();
     assert!(total < 32 * 1024 * 1024, "{total}");
@@ -275,7 +275,7 @@ async fn each_thread_s_proxy_has_connections_of_its_own() {
 #[tokio::test]
 async fn many_at_once_share_few_connections_after() {
     let upstream = Upstream::start().await;
-    let front = Front::to(upstream.url()).start().await;
+    let front = ProxyServer::to(upstream.url()).start().await;
     for _ in 0..3 {
         let mut clients = Vec::new();
         for _ in 0..8 {

@@ -13,16 +13,16 @@ use sekisho::proxy::{RouteSpec, UpstreamHttp, UpstreamSettings};
 use tokio::sync::mpsc;
 
 use super::{get, problem, route, send};
-use crate::support::front::{Front, code, connect, exchange, fed, request, text};
-use crate::support::frozen::Frozen;
-use crate::support::upstream::{Held, Upstream, listen, serve_any};
+use crate::support::paused_clock::PausedClock;
+use crate::support::proxy_server::{ProxyServer, code, connect, exchange, fed, request, text};
+use crate::support::upstream::{GatedUpstream, Upstream, listen, serve_any};
 
 fn http2() -> UpstreamSettings {
     UpstreamSettings { http: UpstreamHttp::Http2, ..UpstreamSettings::default() }
 }
 
 async fn front(upstream: impl Into<String>) -> SocketAddr {
-    Front::new([route([upstream.into()], http2())]).start().await
+    ProxyServer::new([route([upstream.into()], http2())]).start().await
 }
 
 #[tokio::test]
@@ -45,7 +45,7 @@ async fn a_request_is_put_into_its_words() {
 
 #[tokio::test]
 async fn requests_go_side_by_side_on_one_connection() {
-    let mut upstream = Held::start().await;
+    let mut upstream = GatedUpstream::start().await;
     let front = front(upstream.url()).await;
     let mut waiting = Vec::new();
     for _ in 0..20 {
@@ -55,7 +55,7 @@ async fn requests_go_side_by_side_on_one_connection() {
     upstream.arrived(20).await;
     upstream.release(20);
     for answer in waiting {
-        assert_eq!(text(answer.await.unwrap().unwrap()).await, Held::ANSWER);
+        assert_eq!(text(answer.await.unwrap().unwrap()).await, GatedUpstream::ANSWER);
     }
     assert_eq!(upstream.connections(), 1);
 }
@@ -232,13 +232,13 @@ async fn a_body_s_own_faults_are_told() {
     })
     .await;
     let limited = RouteSpec { max_body: Some(8), ..route([format!("http://{upstream}")], http2()) };
-    let front = Front::new([limited]).start().await;
+    let front = ProxyServer::new([limited]).start().await;
     let (feed, body) = fed();
     feed.send("12345678").unwrap();
     feed.send("9").unwrap();
     assert_eq!(code(send(front, "POST", body).await).await, problem(413, "body_too_large"));
 
-    let clock = Frozen::new();
+    let clock = PausedClock::new();
     let (feed, body) = fed();
     feed.send("begun").unwrap();
     let answer = tokio::spawn(send(front, "POST", body));
@@ -283,7 +283,7 @@ async fn a_silent_upstream_is_given_up() {
     })
     .await;
     let front = front(upstream).await;
-    let clock = Frozen::new();
+    let clock = PausedClock::new();
     let answer = tokio::spawn(get(front));
     asked.recv().await.unwrap();
     clock.advance(61).await;

@@ -5,10 +5,10 @@ use http::Response;
 use sekisho::proxy::{RouteSpec, UpstreamSettings};
 use tokio::io::AsyncWriteExt;
 
-use super::{Blackhole, dead, get, problem, route};
-use crate::support::front::{Front, code, connect, fed, request, text};
-use crate::support::frozen::Frozen;
-use crate::support::upstream::{Held, Upstream, read_head};
+use super::{UnresponsiveUpstream, dead, get, problem, route};
+use crate::support::paused_clock::PausedClock;
+use crate::support::proxy_server::{ProxyServer, code, connect, fed, request, text};
+use crate::support::upstream::{GatedUpstream, Upstream, read_head};
 
 /// One request at a time, and one more that waits.
 fn narrow() -> UpstreamSettings {
@@ -17,9 +17,9 @@ fn narrow() -> UpstreamSettings {
 
 #[tokio::test]
 async fn a_full_upstream_has_a_short_queue() {
-    let mut upstream = Held::start().await;
-    let front = Front::new([route([upstream.url()], narrow())]).start().await;
-    let _clock = Frozen::new();
+    let mut upstream = GatedUpstream::start().await;
+    let front = ProxyServer::new([route([upstream.url()], narrow())]).start().await;
+    let _clock = PausedClock::new();
     let first = tokio::spawn(get(front));
     upstream.arrived(1).await;
     // One of the two waits, and the other is told at once.
@@ -31,16 +31,16 @@ async fn a_full_upstream_has_a_short_queue() {
     assert_eq!(told.headers()["retry-after"], "1");
     assert_eq!(code(told).await, problem(503, "upstream_busy"));
     upstream.release(1);
-    assert_eq!(text(first.await.unwrap()).await, Held::ANSWER);
+    assert_eq!(text(first.await.unwrap()).await, GatedUpstream::ANSWER);
     upstream.arrived(1).await;
     upstream.release(1);
-    assert_eq!(text(waits.await.unwrap()).await, Held::ANSWER);
+    assert_eq!(text(waits.await.unwrap()).await, GatedUpstream::ANSWER);
 }
 
 #[tokio::test]
 async fn nobody_waits_in_it_for_long() {
-    let mut upstream = Held::start().await;
-    let front = Front::new([route([upstream.url()], narrow())]).start().await;
+    let mut upstream = GatedUpstream::start().await;
+    let front = ProxyServer::new([route([upstream.url()], narrow())]).start().await;
     let first = tokio::spawn(get(front));
     upstream.arrived(1).await;
     assert_eq!(code(get(front).await).await, problem(503, "upstream_busy"));
@@ -50,9 +50,9 @@ async fn nobody_waits_in_it_for_long() {
 
 #[tokio::test]
 async fn who_hangs_up_makes_room() {
-    let mut upstream = Held::start().await;
-    let front = Front::new([route([upstream.url()], narrow())]).start().await;
-    let _clock = Frozen::new();
+    let mut upstream = GatedUpstream::start().await;
+    let front = ProxyServer::new([route([upstream.url()], narrow())]).start().await;
+    let _clock = PausedClock::new();
     for _ in 0..3 {
         let mut client = tokio::net::TcpStream::connect(front).await.unwrap();
         client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
@@ -72,7 +72,7 @@ async fn an_event_stream_does_not_count_for_ever() {
         None => Response::new(Body::from("next")),
     })
     .await;
-    let front = Front::new([route([upstream.url()], narrow())]).start().await;
+    let front = ProxyServer::new([route([upstream.url()], narrow())]).start().await;
     let _events = get(front).await;
     for _ in 0..3 {
         assert_eq!(text(get(front).await).await, "next");
@@ -81,9 +81,9 @@ async fn an_event_stream_does_not_count_for_ever() {
 
 #[tokio::test]
 async fn a_full_upstream_s_requests_go_to_another() {
-    let (mut first, mut second) = (Held::start().await, Held::start().await);
-    let front = Front::new([route([first.url(), second.url()], narrow())]).start().await;
-    let _clock = Frozen::new();
+    let (mut first, mut second) = (GatedUpstream::start().await, GatedUpstream::start().await);
+    let front = ProxyServer::new([route([first.url(), second.url()], narrow())]).start().await;
+    let _clock = PausedClock::new();
     let answers = [tokio::spawn(get(front)), tokio::spawn(get(front))];
     first.arrived(1).await;
     second.arrived(1).await;
@@ -96,9 +96,9 @@ async fn a_full_upstream_s_requests_go_to_another() {
 
 #[tokio::test]
 async fn what_does_not_accept_is_given_up_in_time() {
-    let hole = Blackhole::new().await;
-    let front = Front::to(hole.url()).start().await;
-    let clock = Frozen::new();
+    let hole = UnresponsiveUpstream::new().await;
+    let front = ProxyServer::to(hole.url()).start().await;
+    let clock = PausedClock::new();
     let answer = tokio::spawn(get(front));
     while !answer.is_finished() {
         clock.advance(1).await;
@@ -108,10 +108,10 @@ async fn what_does_not_accept_is_given_up_in_time() {
 
 #[tokio::test]
 async fn nobody_queues_for_what_can_t_be_reached() {
-    let hole = Blackhole::new().await;
+    let hole = UnresponsiveUpstream::new().await;
     let settings = UpstreamSettings { eject_after: 2, ..UpstreamSettings::default() };
-    let front = Front::new([route([hole.url()], settings)]).start().await;
-    let clock = Frozen::new();
+    let front = ProxyServer::new([route([hole.url()], settings)]).start().await;
+    let clock = PausedClock::new();
     let both = [tokio::spawn(get(front)), tokio::spawn(get(front))];
     while !both.iter().all(tokio::task::JoinHandle::is_finished) {
         clock.advance(1).await;
@@ -130,7 +130,7 @@ async fn nobody_queues_for_what_can_t_be_reached() {
     assert_eq!(code(tries.await.unwrap()).await, problem(504, "upstream_connect_timeout"));
 
     // The first that gets through opens the way for all.
-    let Blackhole { listener, waiting } = hole;
+    let UnresponsiveUpstream { listener, waiting } = hole;
     drop(waiting);
     tokio::spawn(async move {
         while let Ok((mut socket, _)) = listener.accept().await {
@@ -149,7 +149,7 @@ async fn nobody_queues_for_what_can_t_be_reached() {
 #[tokio::test]
 async fn a_refusal_is_told_as_it_is() {
     // Each request is a trial of its own, for none takes long.
-    let front = Front::new([RouteSpec::new("/", [dead()])]).start().await;
+    let front = ProxyServer::new([RouteSpec::new("/", [dead()])]).start().await;
     for _ in 0..20 {
         let mut client = connect(front).await;
         let answer = client.send_request(request("GET", "/", Body::empty())).await.unwrap();

@@ -7,8 +7,8 @@ use http::Response;
 use http_body_util::{BodyDataStream, BodyExt};
 
 use crate::support::db::sqlite_place;
-use crate::support::front::{connect, request};
-use crate::support::process::Site;
+use crate::support::process::TestDeployment;
+use crate::support::proxy_server::{connect, request};
 use crate::support::upstream::{listen, serve_any};
 
 #[tokio::test]
@@ -26,7 +26,7 @@ async fn large_bodies_take_no_memory() {
         })
     })
     .await;
-    let site = Site::new(sqlite_place().await.unwrap()).await;
+    let site = TestDeployment::new(sqlite_place().await.unwrap()).await;
     site.forward_to_openly(format_args!("http://{upstream}"));
     let server = site.serve().await;
     let mut client = connect(server.public).await;

@@ -4,12 +4,12 @@ use axum_core::body::Body;
 
 use super::{dead, problem, send};
 use crate::support::db::sqlite_place;
-use crate::support::front::{code, exchange};
-use crate::support::process::{Site, until};
+use crate::support::process::{TestDeployment, until};
+use crate::support::proxy_server::{code, exchange};
 
 #[tokio::test]
 async fn failures_and_health_are_shown() {
-    let (site, dead) = (Site::new(sqlite_place().await.unwrap()).await, dead());
+    let (site, dead) = (TestDeployment::new(sqlite_place().await.unwrap()).await, dead());
     site.forward_to_openly(&dead);
     let server = site.serve().await;
     for _ in 0..5 {

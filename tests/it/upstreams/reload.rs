@@ -11,8 +11,8 @@ use tokio::sync::mpsc;
 use tower::ServiceExt;
 
 use super::{mad, route};
-use crate::support::front::request;
-use crate::support::frozen::Frozen;
+use crate::support::paused_clock::PausedClock;
+use crate::support::proxy_server::request;
 use crate::support::upstream::{Upstream, listen, read_head};
 
 async fn ask(proxy: &Proxy, routes: &Routes) -> Response<Body> {
@@ -63,7 +63,7 @@ async fn connections_to_what_is_gone_are_closed() {
     .await;
     let routes = Routes::new([route([format!("http://{upstream}")], UpstreamSettings::default())]).unwrap();
     let proxy = Proxy::new(ReservedCookies::default(), LongLivedStreams::default());
-    let clock = Frozen::new();
+    let clock = PausedClock::new();
     ask(&proxy, &routes).await.into_body().collect().await.unwrap();
     clock.advance(2).await;
     assert!(closed.try_recv().is_err(), "it is good for more");

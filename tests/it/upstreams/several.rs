@@ -4,15 +4,15 @@ use axum_core::body::Body;
 use sekisho::proxy::{RouteSpec, UpstreamSettings};
 use std::sync::atomic::Ordering;
 
-use super::{Blackhole, dead, get, mad, problem, route, send};
-use crate::support::front::{Front, code, connect, request, text};
-use crate::support::frozen::Frozen;
-use crate::support::upstream::{Held, Upstream};
+use super::{UnresponsiveUpstream, dead, get, mad, problem, route, send};
+use crate::support::paused_clock::PausedClock;
+use crate::support::proxy_server::{ProxyServer, code, connect, request, text};
+use crate::support::upstream::{GatedUpstream, Upstream};
 
 #[tokio::test]
 async fn a_request_goes_where_less_is_to_do() {
-    let (mut first, mut second) = (Held::start().await, Held::start().await);
-    let front = Front::new([RouteSpec::new("/", [first.url(), second.url()])]).start().await;
+    let (mut first, mut second) = (GatedUpstream::start().await, GatedUpstream::start().await);
+    let front = ProxyServer::new([RouteSpec::new("/", [first.url(), second.url()])]).start().await;
     let mut waiting = Vec::new();
     let mut at = [0, 0];
     for _ in 0..10 {
@@ -27,14 +27,15 @@ async fn a_request_goes_where_less_is_to_do() {
     first.release(5);
     second.release(5);
     for answer in waiting {
-        assert_eq!(text(answer.await.unwrap().unwrap()).await, Held::ANSWER);
+        assert_eq!(text(answer.await.unwrap().unwrap()).await, GatedUpstream::ANSWER);
     }
 }
 
 #[tokio::test]
 async fn idle_upstreams_share_by_chance() {
     let (first, second, third) = (Upstream::start().await, Upstream::start().await, Upstream::start().await);
-    let front = Front::new([RouteSpec::new("/", [first.url(), second.url(), third.url()])]).start().await;
+    let front =
+        ProxyServer::new([RouteSpec::new("/", [first.url(), second.url(), third.url()])]).start().await;
     for _ in 0..64 {
         assert_eq!(get(front).await.status(), 200);
     }
@@ -46,7 +47,7 @@ async fn idle_upstreams_share_by_chance() {
 #[tokio::test]
 async fn a_request_that_can_t_be_delivered_goes_to_another() {
     let mut upstream = Upstream::start().await;
-    let front = Front::new([RouteSpec::new("/", [dead(), upstream.url()])]).start().await;
+    let front = ProxyServer::new([RouteSpec::new("/", [dead(), upstream.url()])]).start().await;
     // Whatever it is: nothing of it was sent.
     for _ in 0..20 {
         assert_eq!(send(front, "POST", Body::from("body")).await.status(), 200);
@@ -57,16 +58,16 @@ async fn a_request_that_can_t_be_delivered_goes_to_another() {
 
 #[tokio::test]
 async fn when_none_can_be_reached_that_is_told() {
-    let front = Front::new([RouteSpec::new("/", [dead(), dead()])]).start().await;
+    let front = ProxyServer::new([RouteSpec::new("/", [dead(), dead()])]).start().await;
     assert_eq!(code(get(front).await).await, problem(502, "upstream_unreachable"));
 }
 
 #[tokio::test]
 async fn one_that_does_not_accept_leaves_time_for_another() {
-    let (hole, upstream) = (Blackhole::new().await, Upstream::start().await);
+    let (hole, upstream) = (UnresponsiveUpstream::new().await, Upstream::start().await);
     let settings = UpstreamSettings { eject_after: 1, ..UpstreamSettings::default() };
-    let front = Front::new([route([hole.url(), upstream.url()], settings)]).start().await;
-    let clock = Frozen::new();
+    let front = ProxyServer::new([route([hole.url(), upstream.url()], settings)]).start().await;
+    let clock = PausedClock::new();
     // By chance it takes some until the hole is asked; from then on it isn't any more.
     let mut slow = 0;
     for _ in 0..30 {
@@ -89,8 +90,8 @@ async fn what_fails_is_left_alone_for_a_while() {
     let (mad, asked) = mad().await;
     let upstream = Upstream::start().await;
     let settings = UpstreamSettings { eject_after: 3, ..UpstreamSettings::default() };
-    let front = Front::new([route([mad, upstream.url()], settings)]).start().await;
-    let clock = Frozen::new();
+    let front = ProxyServer::new([route([mad, upstream.url()], settings)]).start().await;
+    let clock = PausedClock::new();
     while asked.load(Ordering::SeqCst) < 3 {
         get(front).await;
     }
@@ -116,7 +117,7 @@ async fn what_fails_is_left_alone_for_a_while() {
 async fn never_are_all_left_alone() {
     let ((first, asked_first), (second, asked_second)) = (mad().await, mad().await);
     let settings = UpstreamSettings { eject_after: 1, ..UpstreamSettings::default() };
-    let front = Front::new([route([first, second], settings)]).start().await;
+    let front = ProxyServer::new([route([first, second], settings)]).start().await;
     for _ in 0..20 {
         assert_eq!(code(get(front).await).await, problem(502, "upstream_error"));
     }

@@ -12,9 +12,9 @@ use tokio::time::timeout;
 
 use super::{get, problem, route};
 use crate::support::authority::Authority;
-use crate::support::front::{Front, code, connect, request};
 use crate::support::log::Log;
 use crate::support::process::PATIENCE;
+use crate::support::proxy_server::{ProxyServer, code, connect, request};
 use crate::support::upstream::{Upstream, listen};
 
 fn trusting(authority: &Authority) -> UpstreamSettings {
@@ -30,7 +30,7 @@ async fn a_certificate_is_checked_by_name_and_by_address() {
     let authority = Authority::new();
     for (name, host) in [("localhost", "localhost"), ("127.0.0.1", "127.0.0.1")] {
         let mut upstream = Upstream::by_tls(authority.server(name, &[])).await;
-        let front = Front::new([route([url(&upstream, host)], trusting(&authority))]).start().await;
+        let front = ProxyServer::new([route([url(&upstream, host)], trusting(&authority))]).start().await;
         assert_eq!(get(front).await.status(), 200);
         assert_eq!(upstream.seen().await.all("host"), ["app.example"]);
         assert_eq!(get(front).await.status(), 200);
@@ -52,7 +52,7 @@ async fn a_certificate_that_is_not_good_is_not_taken() {
         let log = Log::default();
         let _captured = log.capture();
         let mut upstream = Upstream::by_tls(server).await;
-        let front = Front::new([route([url(&upstream, "localhost")], settings)]).start().await;
+        let front = ProxyServer::new([route([url(&upstream, "localhost")], settings)]).start().await;
         assert_eq!(code(get(front).await).await, problem(502, "upstream_unreachable"));
         assert!(upstream.has_seen_no_more());
         let lines = log.lines();
@@ -66,7 +66,8 @@ async fn what_speaks_no_tls_is_told() {
         let _ = socket.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
     })
     .await;
-    let front = Front::new([route([format!("https://{plain}")], trusting(&Authority::new()))]).start().await;
+    let front =
+        ProxyServer::new([route([format!("https://{plain}")], trusting(&Authority::new()))]).start().await;
     assert_eq!(code(get(front).await).await, problem(502, "upstream_unreachable"));
 }
 
@@ -82,7 +83,7 @@ async fn the_version_is_agreed_upon() {
     ] {
         let mut upstream = Upstream::by_tls(authority.server("localhost", theirs)).await;
         let settings = UpstreamSettings { http: ours, ..trusting(&authority) };
-        let front = Front::new([route([url(&upstream, "localhost")], settings)]).start().await;
+        let front = ProxyServer::new([route([url(&upstream, "localhost")], settings)]).start().await;
         for _ in 0..3 {
             assert_eq!(get(front).await.status(), 200);
             assert_eq!(upstream.seen().await.version, version, "{ours:?} {theirs:?}");
@@ -90,7 +91,7 @@ async fn the_version_is_agreed_upon() {
         assert_eq!(upstream.connections(), 1);
     }
     let upstream = Upstream::by_tls(authority.server("localhost", &["h2"])).await;
-    let front = Front::new([route([url(&upstream, "localhost")], trusting(&authority))]).start().await;
+    let front = ProxyServer::new([route([url(&upstream, "localhost")], trusting(&authority))]).start().await;
     assert_eq!(code(get(front).await).await, problem(502, "upstream_unreachable"), "HTTP/1.1 alone");
 }
 
@@ -116,7 +117,7 @@ async fn upstreams_without_http2_are_connected_to_side_by_side() {
     .await;
     let settings = UpstreamSettings { http: UpstreamHttp::Http2, ..trusting(&authority) };
     let url = format!("https://localhost:{}", upstream.port());
-    let front = Front::new([route([url], settings)]).start().await;
+    let front = ProxyServer::new([route([url], settings)]).start().await;
     assert_eq!(get(front).await.status(), 204);
     for answer in join_all((0..AT_ONCE).map(|_| get(front))).await {
         assert_eq!(answer.status(), 204);
@@ -161,7 +162,7 @@ async fn an_upload_to_one_that_reads_late_comes_to_its_end() {
     })
     .await;
     let url = format!("https://localhost:{}", late.port());
-    let front = Front::new([route([url], trusting(&authority))]).start().await;
+    let front = ProxyServer::new([route([url], trusting(&authority))]).start().await;
     for size in (100_000..6_000_000).step_by(50_000) {
         let mut body = vec![b'x'; size];
         body.extend_from_slice(b"end");

@@ -39,7 +39,7 @@ impl World<'_> {
     }
 
     fn ask(&mut self, who: usize, purpose: Purpose, thief: Option<Thief>, plan: Request) {
-        self.asking.push(Asking {
+        self.asking.push(InFlightRequest {
             who,
             life: self.holders[who].life,
             purpose,
@@ -87,7 +87,7 @@ impl World<'_> {
             return;
         }
         let (jar, disk) = (holder.jar, holder.disk);
-        *holder = Holder { jar: disk, disk, life: life + 1, ..Holder::default() };
+        *holder = CookieHolder { jar: disk, disk, life: life + 1, ..CookieHolder::default() };
         if jar != disk {
             self.see(Seen::BrowserCrashed);
         }
@@ -104,7 +104,7 @@ impl World<'_> {
         let lost = flights.iter().any(|&number| self.flights[number].landed.is_none());
         self.replicas[replica] = Replica { clock, life: life + 1, ..Replica::default() };
         self.hear_all(replica); // Before it is ready again.
-        self.write_down(replica, What::ReplicaCrashed);
+        self.write_down(replica, TraceEvent::ReplicaCrashed);
         if lost {
             self.see(Seen::ReplicaCrashed);
         }
@@ -114,7 +114,7 @@ impl World<'_> {
         if self.store.crash(self.now, lost) > 0 {
             self.see(Seen::StoreCrashed);
         }
-        self.write_down(0, What::StoreCrashed { lost });
+        self.write_down(0, TraceEvent::StoreCrashed { lost });
         self.check_audit();
     }
 

@@ -8,7 +8,7 @@ impl World<'_> {
             return;
         }
         self.keep_back(ask);
-        let Asking { plan, sent, reply, .. } = self.asking[ask];
+        let InFlightRequest { plan, sent, reply, .. } = self.asking[ask];
         if reply == Reply::Nothing {
             return;
         }
@@ -24,7 +24,7 @@ impl World<'_> {
     /// Cookies stay behind if their session has ended, or if they are too old by now.
     fn keep_back(&mut self, ask: usize) {
         let replica = self.replica(ask);
-        let Asking { minted, reply: Reply::Set(cookies), .. } = self.asking[ask] else { return };
+        let InFlightRequest { minted, reply: Reply::Set(cookies), .. } = self.asking[ask] else { return };
         let late = self.now > minted + self.settings.fresh_for();
         if late {
             self.see(Seen::AnswerTooLate);
@@ -35,7 +35,7 @@ impl World<'_> {
     }
 
     pub(super) fn deliver(&mut self, ask: usize) {
-        let Asking { who, life, reply, minted, plan, .. } = self.asking[ask];
+        let InFlightRequest { who, life, reply, minted, plan, .. } = self.asking[ask];
         if self.holders[who].life != life {
             return;
         }

@@ -56,7 +56,7 @@ impl World<'_> {
 
     /// It goes on with its access token.
     fn pass(&mut self, ask: usize) {
-        self.tell(ask, Told::Passed, None);
+        self.tell(ask, SessionResponse::Passed, None);
         self.accept(ask, true);
     }
 
@@ -106,7 +106,7 @@ impl World<'_> {
         if std::mem::replace(&mut self.asking[ask].done, true) {
             return;
         }
-        self.tell(ask, Told::Refused(event), None);
+        self.tell(ask, SessionResponse::Refused(event), None);
         let Some(cookies) = self.asking[ask].cookies else { return };
         let (row, now) = (&self.store.rows[cookies.session], at(self.clock(ask)));
         // A replica whose clock is behind may renew what this one saw expire.
@@ -130,7 +130,7 @@ impl World<'_> {
             self.pass(ask);
         }
         self.asking[ask].done = true;
-        self.tell(ask, Told::Unavailable, None);
+        self.tell(ask, SessionResponse::Unavailable, None);
     }
 }
 

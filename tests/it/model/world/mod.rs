@@ -23,12 +23,12 @@ use sekisho::session_event::SessionEvent;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::script::{Action, Defect, Purpose, Request, Script, Settings};
+use super::coverage::{CoverageCounters, Seen};
+use super::script::{Action, Mutation, Purpose, Request, Script, Settings};
 use super::store::{Row, Store, USERS, at};
-use super::tally::{Seen, Tally};
 use super::thief::Thief;
 
-pub(super) use self::trace::{Told, Traced, What};
+pub(super) use self::trace::{SessionResponse, TraceEvent, TraceRecord};
 
 /// How long a flight's result is shared.
 const REMEMBERED: i64 = 5_000;
@@ -71,7 +71,7 @@ pub(super) struct Cookies {
 
 /// Who holds cookies: a browser, or the thief.
 #[derive(Clone, Debug, Default)]
-struct Holder {
+struct CookieHolder {
     jar: Option<Cookies>,
     disk: Option<Cookies>,
     to_disk: bool,
@@ -84,7 +84,7 @@ struct Holder {
 
 /// A request under way.
 #[derive(Clone, Debug)]
-struct Asking {
+struct InFlightRequest {
     who: usize,
     life: u32,
     purpose: Purpose,
@@ -101,7 +101,7 @@ struct Asking {
     done: bool,
     reply: Reply,
     minted: i64,
-    told: Option<Told>,
+    told: Option<SessionResponse>,
     /// The user's password when it was checked.
     password: u32,
 }
@@ -182,7 +182,7 @@ pub(super) struct Outcome {
     pub(super) caught: Option<i64>,
     /// Whether there was a session to steal.
     pub(super) stolen: bool,
-    pub(super) tally: Tally,
+    pub(super) tally: CoverageCounters,
 }
 
 /// See the [module](self).
@@ -197,13 +197,13 @@ pub(super) struct World<'a> {
     down: (i64, i64),
     replicas: Vec<Replica>,
     /// The browsers, and the thief last.
-    holders: Vec<Holder>,
-    asking: Vec<Asking>,
+    holders: Vec<CookieHolder>,
+    asking: Vec<InFlightRequest>,
     flights: Vec<Flight>,
     tokens: u128,
     theft: Option<(usize, i64)>,
     outcome: Outcome,
-    trace: Option<Vec<Traced>>,
+    trace: Option<Vec<TraceRecord>>,
 }
 
 impl<'a> World<'a> {
@@ -213,7 +213,7 @@ impl<'a> World<'a> {
     }
 
     /// Runs a script, and tells what happened in which order, and how the rows were in the end.
-    pub(super) fn trace(script: &'a Script) -> (Outcome, Vec<Traced>, Store) {
+    pub(super) fn trace(script: &'a Script) -> (Outcome, Vec<TraceRecord>, Store) {
         let world = Self::play(script, true);
         (world.outcome, world.trace.unwrap_or_default(), world.store)
     }
@@ -245,7 +245,7 @@ impl<'a> World<'a> {
             store: Store::with(settings.defect),
             down: (0, 0),
             replicas: clocks.map(|&clock| Replica { clock, ..Replica::default() }).collect(),
-            holders: vec![Holder::default(); script.browsers + 1],
+            holders: vec![CookieHolder::default(); script.browsers + 1],
             asking: Vec::new(),
             flights: Vec::new(),
             tokens: 0,

@@ -286,7 +286,7 @@ impl World<'_> {
         let cookies = self.mint(ask, session, row);
         self.asking[ask].reply = Reply::Set(cookies);
         self.asking[ask].minted = self.now;
-        self.tell(ask, Told::Renewed(event), Some(cookies));
+        self.tell(ask, SessionResponse::Renewed(event), Some(cookies));
         self.accept(ask, true);
     }
 }

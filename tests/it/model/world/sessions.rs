@@ -15,7 +15,7 @@ impl World<'_> {
     }
 
     pub(super) fn handle(&mut self, ask: usize) {
-        let Asking { purpose, cookies, plan, .. } = self.asking[ask];
+        let InFlightRequest { purpose, cookies, plan, .. } = self.asking[ask];
         if self.is_down() || plan.fault == Some(Fault::Refused) || self.is_dead(ask) {
             return;
         }
@@ -46,7 +46,7 @@ impl World<'_> {
         let new = New { session, password: Some(password), replaces, max_per_user };
         let Some(ended) = self.store.insert(self.now, new) else {
             self.see(Seen::SignInRefused);
-            let what = What::SignedIn { user, password, replaces, fresh: None };
+            let what = TraceEvent::SignedIn { user, password, replaces, fresh: None };
             return self.write_down(self.replica(ask), what);
         };
         self.see(Seen::SignedIn);
@@ -55,7 +55,7 @@ impl World<'_> {
         let cookies = self.mint(ask, place, &row);
         self.asking[ask].reply = Reply::Set(cookies);
         self.asking[ask].minted = self.now;
-        let what = What::SignedIn { user, password, replaces, fresh: Some(cookies) };
+        let what = TraceEvent::SignedIn { user, password, replaces, fresh: Some(cookies) };
         self.write_down(self.replica(ask), what);
         for &place in &ended {
             let replaced = replaces == Some(place);
@@ -68,7 +68,7 @@ impl World<'_> {
     }
 
     fn sign_out(&mut self, ask: usize, session: usize) {
-        self.write_down(self.replica(ask), What::SignedOut { session });
+        self.write_down(self.replica(ask), TraceEvent::SignedOut { session });
         let (heard_by, now) = (self.heard_by(ask), at(self.clock(ask)));
         if self.end(heard_by, session, EndReason::LoggedOut, now) {
             self.see(Seen::SignedOut);
@@ -81,7 +81,7 @@ impl World<'_> {
 
     fn sign_out_everywhere(&mut self, ask: usize) {
         let (user, now) = (self.user(ask), at(self.clock(ask)));
-        self.write_down(self.replica(ask), What::SignedOutEverywhere { user });
+        self.write_down(self.replica(ask), TraceEvent::SignedOutEverywhere { user });
         let ending = SessionTermination::new(now, EndReason::LoggedOut, ClientInfo::default());
         let ended = self.store.end_all_of(self.now, user_id(user), None, &ending);
         self.note_ended(self.heard_by(ask), &ended);
@@ -93,7 +93,7 @@ impl World<'_> {
         let (user, old, now) = (self.user(ask), self.asking[ask].password, at(self.clock(ask)));
         let ending = SessionTermination::new(now, EndReason::PasswordChanged, ClientInfo::default());
         let ended = self.store.change_password(self.now, user, Some(old), Some(session), &ending);
-        let what = What::PasswordChanged { session, old, done: ended.is_some() };
+        let what = TraceEvent::PasswordChanged { session, old, done: ended.is_some() };
         self.write_down(self.replica(ask), what);
         let Some(ended) = ended else { return self.see(Seen::PasswordChangeRefused) };
         self.see(Seen::PasswordChanged);
@@ -174,14 +174,14 @@ impl World<'_> {
 
     /// A replica asks what has ended.
     pub(super) fn poll(&mut self, replica: usize) {
-        if self.settings.defect == Some(Defect::FeedStops) {
+        if self.settings.defect == Some(Mutation::FeedStops) {
             return;
         }
         if self.is_down() {
             let delay = self.down.1 - self.now + 1 + (self.now * 11) % (POLL - 1);
             return self.after(delay, Event::Poll(replica));
         }
-        self.write_down(replica, What::Polled);
+        self.write_down(replica, TraceEvent::Polled);
         self.hear_all(replica);
     }
 
@@ -215,7 +215,7 @@ impl World<'_> {
             return;
         }
         let now = at(self.now + self.replicas[replica].clock);
-        self.write_down(replica, What::ExpiredEnded);
+        self.write_down(replica, TraceEvent::ExpiredEnded);
         for place in self.store.end_expired(self.now, now - self.settings.grace()) {
             self.see(Seen::EndedByExpiry);
             self.spread(place);
@@ -258,7 +258,7 @@ impl World<'_> {
         if self.replicas[replica].writing.take().is_some_and(|since| self.now - since > 900) {
             self.see(Seen::SettledLate);
         }
-        self.write_down(replica, What::NotesWritten);
+        self.write_down(replica, TraceEvent::NotesWritten);
         let now = at(self.now + self.replicas[replica].clock);
         let notes = std::mem::take(&mut self.replicas[replica].notes);
         let settled: Vec<_> = notes

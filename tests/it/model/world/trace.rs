@@ -7,21 +7,21 @@ use super::{Cookies, World};
 
 /// What happened, where and when.
 #[derive(Clone, Debug)]
-pub(in super::super) struct Traced {
+pub(in super::super) struct TraceRecord {
     /// The true time.
     pub(in super::super) at: i64,
     pub(in super::super) replica: usize,
     /// What the replica's clock shows.
     pub(in super::super) clock: i64,
-    pub(in super::super) what: What,
+    pub(in super::super) what: TraceEvent,
 }
 
 #[derive(Clone, Debug)]
-pub(in super::super) enum What {
+pub(in super::super) enum TraceEvent {
     /// A request with these cookies was told this, and the row was like that then.
     Asked {
         cookies: Cookies,
-        told: Told,
+        told: SessionResponse,
         fresh: Option<Cookies>,
         row: Box<Session>,
     },
@@ -56,7 +56,7 @@ pub(in super::super) enum What {
 
 /// What a request learns of its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in super::super) enum Told {
+pub(in super::super) enum SessionResponse {
     /// Its access token is good.
     Passed,
     Renewed(SessionEvent),
@@ -66,19 +66,19 @@ pub(in super::super) enum Told {
 }
 
 impl World<'_> {
-    pub(super) fn write_down(&mut self, replica: usize, what: What) {
+    pub(super) fn write_down(&mut self, replica: usize, what: TraceEvent) {
         let clock = self.now + self.replicas[replica].clock;
         if let Some(trace) = &mut self.trace {
-            trace.push(Traced { at: self.now, replica, clock, what });
+            trace.push(TraceRecord { at: self.now, replica, clock, what });
         }
     }
 
     /// The first word counts.
-    pub(super) fn tell(&mut self, ask: usize, told: Told, fresh: Option<Cookies>) {
+    pub(super) fn tell(&mut self, ask: usize, told: SessionResponse, fresh: Option<Cookies>) {
         let first = self.asking[ask].told.replace(told).is_none();
         if let (true, true, Some(cookies)) = (first, self.trace.is_some(), self.asking[ask].cookies) {
             let row = Box::new(self.store.rows[cookies.session].session.clone());
-            self.write_down(self.replica(ask), What::Asked { cookies, told, fresh, row });
+            self.write_down(self.replica(ask), TraceEvent::Asked { cookies, told, fresh, row });
         }
     }
 }

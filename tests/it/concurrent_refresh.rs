@@ -1,0 +1,91 @@
+//! Many requests at once on a session whose access token has expired, round after round
+//! (`SEKISHO_TEST_ROUNDS`): each is answered, and each round is one rotation.
+
+use std::collections::HashSet;
+
+use futures_util::future::join_all;
+use sekisho::app::App;
+use sekisho::layer::TokenService;
+
+use crate::support::app::{PAST_GRACE, TestApp, on_each_database};
+use crate::support::browser::{ACCESS, Browser, REFRESH};
+use crate::support::db::TestDatabase;
+use crate::support::http::Answer;
+use crate::support::iterations::{random_for, rounds};
+
+on_each_database! {
+    requests_at_once_are_one_rotation
+    requests_at_two_replicas_are_one_rotation
+}
+
+async fn requests_at_once_are_one_rotation(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
+    rotate_again_and_again(&app, &[&app.app]).await;
+}
+
+async fn requests_at_two_replicas_are_one_rotation(fresh: TestDatabase) {
+    let app = TestApp::with_database(fresh).await;
+    let replica = app.replica().await;
+    rotate_again_and_again(&app, &[&app.app, &replica]).await;
+}
+
+/// The browser keeps the cookies of any one answer, as if all the others had been lost, and comes
+/// back with them. In every other round they come into lasting use before.
+async fn rotate_again_and_again(app: &TestApp, replicas: &[&App]) {
+    let rounds = rounds("SEKISHO_TEST_ROUNDS", 3);
+    let mut random = random_for("rotation rounds");
+    app.user("ann@example.com").await;
+    let mut ann = app.browser();
+    let session = ann.sign_in("ann@example.com").await;
+    for round in 1..=rounds {
+        app.expire();
+        let answers = ask_at_once(&ann, replicas).await;
+        assert_one_rotation(&answers, replicas, round);
+        ann.store_cookies(&answers[random.usize(..answers.len())]);
+        if round % 2 == 0 {
+            app.clock.advance(PAST_GRACE);
+            assert_eq!(ann.get("/auth/session").await.event(), None, "round {round}");
+            app.flush_until(session, |row| row.settled_by.is_some()).await;
+        }
+        let row = app.row(session).await;
+        assert_eq!((row.generation as usize, row.rotations as usize), (round + 1, round));
+        assert_eq!(row.end, None, "round {round}");
+    }
+    for replica in replicas {
+        replica.tokens.flush_deferred().await.unwrap();
+    }
+    let replays = (rounds * (REQUESTS - 1)) as u64;
+    assert_eq!(app.flush_until(session, |row| row.replays >= replays).await.replays, replays);
+    println!("{rounds} rounds of {REQUESTS} requests; replicas: {}", replicas.len());
+}
+
+async fn ask_at_once(browser: &Browser, replicas: &[&App]) -> Vec<Answer> {
+    let tabs: Vec<_> =
+        replicas.iter().map(|replica| browser.clone().with_service(replica.public.clone())).collect();
+    let paths = vec!["/auth/session"; REQUESTS / replicas.len()];
+    join_all(tabs.iter().map(|tab| tab.ask_at_once(&paths))).await.into_iter().flatten().collect()
+}
+
+/// All went well, by one rotation, and with access tokens of their own that are good everywhere.
+fn assert_one_rotation(answers: &[Answer], replicas: &[&App], round: usize) {
+    assert_eq!(answers.len(), REQUESTS);
+    for answer in answers {
+        assert_eq!(answer.status, 200, "round {round}: {answer:?}");
+    }
+    let events = |event| answers.iter().filter(|answer| answer.event() == Some(event)).count();
+    assert_eq!((events("rotated"), events("replayed")), (1, REQUESTS - 1), "round {round}");
+    let [access, refresh] = [ACCESS, REFRESH].map(|name| values(answers, name));
+    assert_eq!((access.len(), refresh.len()), (REQUESTS, 1), "round {round}");
+    for (token, replica) in access.iter().flat_map(|token| replicas.iter().map(move |one| (token, one))) {
+        let verified = replica.tokens.verify(token);
+        assert!(verified.is_ok_and(|verified| !verified.renew), "round {round}");
+    }
+}
+
+/// The different values that these answers give a cookie.
+fn values(answers: &[Answer], name: &str) -> HashSet<String> {
+    let cookies = answers.iter().flat_map(Answer::set_cookies);
+    cookies.filter(|cookie| cookie.name == name).map(|cookie| cookie.value).collect()
+}
+
+const REQUESTS: usize = 200;

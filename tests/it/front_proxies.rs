@@ -1,0 +1,465 @@
+//! The front proxies of `deploy/`, with curl before them: nobody notices that tokens expire, and no script
+//! can read one (P-27).
+
+use std::collections::BTreeSet;
+
+use sekisho::models::user::Role;
+
+use crate::support::app::{ACCESS_TTL, PASSWORD, PAST_GRACE};
+use crate::support::front_proxy::{Curl, FrontProxyHarness, FrontProxyKind};
+use crate::support::http::{Answer, generously};
+use crate::support::process::until;
+use crate::support::upstream::RecordedRequest;
+
+/// What a WebSocket says besides `Connection`, `Upgrade` and `Origin`.
+const WEBSOCKET: [&str; 4] =
+    ["-H", "Sec-WebSocket-Version: 13", "-H", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="];
+
+/// Runs each test, a function of a [`FrontProxyHarness`], with each front proxy.
+macro_rules! with_each_front {
+    ($($test:ident)*) => {
+        with_each_front!(@with caddy Caddy: $($test)*);
+        with_each_front!(@with envoy Envoy: $($test)*);
+        with_each_front!(@with haproxy Haproxy: $($test)*);
+        with_each_front!(@with nginx Nginx: $($test)*);
+        with_each_front!(@with traefik Traefik: $($test)*);
+    };
+    (@with $name:ident $front:ident: $($test:ident)*) => {
+        mod $name {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $test() {
+                    if let Some(recipe) = crate::support::front_proxy::FrontProxyHarness::start(super::FrontProxyKind::$front).await {
+                        super::$test(recipe).await;
+                    }
+                }
+            )*
+        }
+    };
+}
+
+with_each_front! {
+    curl_stays_signed_in
+    no_script_can_read_a_token
+    what_the_browser_says_of_itself_is_not_believed
+    nobody_takes_away_what_we_say
+    roles_hold_however_the_path_is_spelled
+    only_websockets_are_upgraded
+    only_our_pages_may_act
+    what_goes_wrong_is_told
+}
+
+/// HAProxy goes on after an action that has failed, as if there had been none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broken_action_lets_nobody_through() {
+    let broken = |text: &str| {
+        text.replace("local function ask(txn, url)", "local function ask(txn, url) error('broken')")
+    };
+    let Some(mut recipe) = FrontProxyHarness::start_with(FrontProxyKind::Haproxy, broken).await else {
+        return;
+    };
+    let curl = recipe.curl("ann");
+    for target in ["/", "/admin/"] {
+        assert_eq!(curl.get(target).await.status, 503, "{target}");
+    }
+    sign_in(&recipe, &curl, "ann@example.com", Role::Admin).await;
+    assert_eq!(curl.get("/").await.status, 503);
+    assert!(recipe.upstream.has_seen_no_more());
+}
+
+async fn curl_stays_signed_in(mut recipe: FrontProxyHarness) {
+    let curl = recipe.curl("ann");
+    let answer = curl.get("/early").await;
+    answer.problem(401, "missing");
+    assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
+    assert_eq!((answer.header("location"), answer.header("retry-after")), (None, None));
+    assert_eq!(curl.ask("/early", &["-I"]).await.status, 401);
+    assert!(recipe.upstream.has_seen_no_more(), "held back");
+
+    let user = sign_in(&recipe, &curl, "ann@example.com", Role::User).await;
+    for nth in 1..=5 {
+        let before = curl.tokens().unwrap();
+        recipe.app.expire();
+        let target = format!("/read?nth={nth}&x=%20");
+        let answer = curl.get(&target).await;
+        assert_eq!((answer.status.as_u16(), answer.event()), (200, recipe.told("rotated")));
+        assert_fresh(&answer, &curl, &before);
+        assert_seen(&recipe.upstream.seen().await, &target, &user);
+
+        // Nothing happens to a good token.
+        let answer = curl.get("/again").await;
+        assert_eq!((answer.status.as_u16(), answer.event(), ours(&answer).len()), (200, None, 0));
+        assert_seen(&recipe.upstream.seen().await, "/again", &user);
+    }
+
+    // A body arrives once, and whole; the application's failure keeps no cookies back.
+    let before = curl.tokens().unwrap();
+    recipe.app.expire();
+    std::fs::write(recipe.path("upload"), "x".repeat(3_000_000)).unwrap();
+    let upload = format!("@{}", recipe.path("upload").display());
+    let answer = curl.ask("/broken", &["--data-binary", &upload]).await;
+    assert_eq!((answer.status.as_u16(), answer.event()), (500, recipe.told("rotated")));
+    assert_fresh(&answer, &curl, &before);
+    let seen = recipe.upstream.seen().await;
+    assert_eq!((seen.method.as_str(), seen.length), ("POST", 3_000_000));
+    assert_seen(&seen, "/broken", &user);
+
+    let copy = recipe.curl("copy");
+    copy.copy(&curl);
+    assert_eq!(curl.ask("/auth/logout", &["-X", "POST"]).await.status, 204);
+    assert_eq!(curl.tokens(), None);
+    assert_eq!(curl.get("/late").await.status, 401);
+    copy.get("/late").await.problem(401, "logged_out");
+    recipe.app.clock.advance(ACCESS_TTL + PAST_GRACE);
+    let answer = copy.get("/late").await;
+    answer.problem(401, "logged_out");
+    assert_eq!((ours(&answer).len(), copy.tokens()), (2, None), "cleared: {answer:?}");
+    assert!(recipe.upstream.has_seen_no_more(), "each request arrived once");
+}
+
+/// P-27: not by any path, method or header that a page of ours could send.
+async fn no_script_can_read_a_token(recipe: FrontProxyHarness) {
+    let curl = recipe.curl("ann");
+    sign_in(&recipe, &curl, "ann@example.com", Role::User).await;
+    let mut tokens: Vec<String> = curl.tokens().unwrap().into();
+    let targets = [
+        "/",
+        "/echo",
+        "/broken",
+        "/nowhere",
+        "/admin/",
+        "/auth/session",
+        "/auth/sessions",
+        "/auth/verify",
+        "/auth/verify/",
+        "/auth/verify/echo",
+        "/auth/verify?roles=user",
+        "/AUTH/VERIFY",
+        "/auth//verify",
+        "/auth/%76erify",
+        "/echo/../auth/verify",
+        "/_sekisho",
+        "/_sekisho/admin",
+        "/sekisho_verify",
+    ];
+    let ways = [
+        &["-X", "HEAD", "-I"][..],
+        &["-X", "POST", "-d", "x=y"],
+        &["-X", "OPTIONS"],
+        &["-X", "TRACE"],
+        &["-H", "X-Original-Method: GET", "-H", "X-Original-URI: /"],
+        &["-H", "X-Forwarded-Method: GET", "-H", "X-Forwarded-Uri: /", "-H", "X-Forwarded-For: 127.0.0.1"],
+        &["-H", "If-None-Match: *", "-H", "Range: bytes=0-10"],
+        &["-H", "Connection: cookie, set-cookie"],
+    ];
+    let plainly = targets.iter().map(|target| (*target, &[][..]));
+    let otherwise =
+        ["/echo", "/admin/", "/auth/verify"].iter().flat_map(|target| ways.map(|way| (*target, way)));
+    for (target, args) in plainly.chain(otherwise) {
+        recipe.app.expire();
+        curl.ask(target, args).await;
+        tokens.extend(curl.tokens().unwrap_or_else(|| panic!("{target} {args:?} signed it out")));
+    }
+    assert_eq!(curl.ask("/auth/refresh", &["-X", "POST"]).await.status, 200);
+    tokens.extend(curl.tokens().unwrap());
+    let renewed: BTreeSet<_> = tokens.iter().collect();
+    assert!(renewed.len() > targets.len(), "they were renewed");
+    let readable = curl.readable();
+    for token in tokens {
+        assert!(!readable.contains(&token), "{readable}");
+    }
+    assert!(!readable.contains("x-set-") && !readable.contains("__Host-"), "{readable}");
+}
+
+async fn what_the_browser_says_of_itself_is_not_believed(mut recipe: FrontProxyHarness) {
+    let curl = recipe.curl("ann");
+    let spelled = spellings();
+    let mut lies = vec![
+        "x-forwarded-user: liar",
+        "X_FORWARDED_USER: liar",
+        "X-Original-URI: /liar",
+        "X-Original-Method: LIAR",
+        "X-Forwarded-Uri: /liar",
+        "X-Forwarded-Method: LIAR",
+        "X-Sekisho-Roles: liar",
+        "Forwarded: for=liar",
+        "Authorization: Bearer liar",
+        "X-Set-Access-Cookie: liar",
+    ];
+    lies.extend(spelled.iter().map(String::as_str));
+    // HAProxy takes no more than a hundred at a time.
+    let lies: Vec<Vec<&str>> =
+        lies.chunks(60).map(|some| some.iter().flat_map(|lie| ["-H", *lie]).collect()).collect();
+    curl.ask("/liar", &lies[0]).await.problem(401, "malformed");
+    assert!(recipe.upstream.has_seen_no_more());
+
+    let user = sign_in(&recipe, &curl, "ann@example.com", Role::User).await;
+    let identity =
+        ["x-forwarded-user", "x-forwarded-email", "x-forwarded-groups", "authorization", "forwarded"];
+    for args in lies {
+        assert_eq!(curl.ask("/true", &args).await.status, 200);
+        let seen = recipe.upstream.seen().await;
+        assert_seen(&seen, "/true", &user);
+        for (name, value) in &seen.headers {
+            let plain = name.as_str().replace(|letter: char| !letter.is_ascii_alphanumeric(), "-");
+            let believed = identity.contains(&&*plain) && value.to_str().unwrap().contains("liar");
+            assert!(!believed, "{name}: {value:?}");
+        }
+    }
+    // Neither for the method, which decides about pages of other sites, nor for the host.
+    for lie in ["X-Original-Method: GET", "X-Forwarded-Method: GET", "X-Forwarded-Host: evil.example"] {
+        let answer = curl.ask("/", &["-X", "POST", "-H", lie, "-H", "Origin: http://evil.example"]).await;
+        assert_eq!(answer.status, 403, "{lie}");
+    }
+    assert!(recipe.upstream.has_seen_no_more());
+}
+
+/// The names of the user with other signs between their words, which CGI and its heirs take for the same.
+fn spellings() -> Vec<String> {
+    let signs = "-_.~!|";
+    let mut spellings = Vec::new();
+    for name in ["User", "Email", "Groups"] {
+        let pairs = signs.chars().flat_map(|one| signs.chars().map(move |other| (one, other)));
+        spellings.extend(pairs.map(|(one, other)| format!("X{one}Forwarded{other}{name}: liar")));
+    }
+    spellings
+}
+
+/// A proxy that does as it is told takes off what `Connection` names.
+async fn nobody_takes_away_what_we_say(mut recipe: FrontProxyHarness) {
+    let curl = recipe.curl("ann");
+    let user = sign_in(&recipe, &curl, "ann@example.com", Role::User).await;
+    let origin = format!("Origin: http://{}", recipe.address);
+    let from = [&WEBSOCKET[..], &["-H", &origin]].concat();
+    for connection in [
+        "Connection: x-forwarded-user, x-forwarded-email, x-forwarded-groups",
+        "Connection: close, X-Forwarded-User, X-Forwarded-Groups",
+        "Connection: Upgrade, x-forwarded-user, x-forwarded-groups",
+    ] {
+        for upgrade in ["X-None: 0", "Upgrade: websocket"] {
+            let answer = curl.ask("/taken", &[&from[..], &["-H", connection, "-H", upgrade]].concat()).await;
+            assert_eq!(answer.status, 200, "{connection}, {upgrade}");
+            let seen = recipe.upstream.seen().await;
+            assert_seen(&seen, "/taken", &user);
+            let left = seen.all("connection").join(", ").to_lowercase();
+            assert!(!left.contains("forwarded"), "{connection}, {upgrade}: {left}");
+        }
+    }
+}
+
+/// After any other upgrade the bytes of the browser would be the application's, with whatever they say
+/// of the user.
+async fn only_websockets_are_upgraded(mut recipe: FrontProxyHarness) {
+    let curl = recipe.curl("ann");
+    sign_in(&recipe, &curl, "ann@example.com", Role::Admin).await;
+    let origin = format!("Origin: http://{}", recipe.address);
+    let from = [&WEBSOCKET[..], &["-H", &origin]].concat();
+    let settings =
+        ["-H", "Connection: Upgrade, HTTP2-Settings", "-H", "HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA"];
+    for target in ["/chat", "/admin/chat"] {
+        for lines in [
+            ["Upgrade: h2c", "X-None: 1"],
+            ["Upgrade: H2C", "X-None: 1"],
+            ["Upgrade: xproto", "X-None: 1"],
+            ["Upgrade: websocketx", "X-None: 1"],
+            ["Upgrade: websocket, h2c", "X-None: 1"],
+            ["Upgrade: h2c, websocket", "X-None: 1"],
+            ["Upgrade: websocket", "Upgrade: h2c"],
+            ["Upgrade: h2c", "Upgrade: websocket"],
+        ] {
+            let upgrade = lines.map(|line| ["-H", line]).concat();
+            curl.ask(target, &[&from[..], &settings, &upgrade].concat()).await;
+            while let Some(seen) = recipe.upstream.seen_already() {
+                let upgrade = seen.all("upgrade");
+                assert!(upgrade.is_empty() || upgrade == ["websocket"], "{target} {lines:?}: {upgrade:?}");
+                assert!(seen.all("http2-settings").is_empty(), "{target} {lines:?}");
+            }
+        }
+        for upgrade in ["Upgrade: websocket", "Upgrade: WebSocket"] {
+            let asked = ["-H", "Connection: keep-alive, Upgrade", "-H", upgrade];
+            let answer = curl.ask(target, &[&from[..], &asked].concat()).await;
+            assert_eq!(answer.status, 200, "{target} {upgrade}");
+            let seen = recipe.upstream.seen().await;
+            assert!(seen.all("upgrade").concat().eq_ignore_ascii_case("websocket"), "{:?}", seen.headers);
+            assert!(seen.all("connection").concat().eq_ignore_ascii_case("upgrade"), "{:?}", seen.headers);
+        }
+    }
+}
+
+async fn roles_hold_however_the_path_is_spelled(mut recipe: FrontProxyHarness) {
+    let [ann, bob] = ["ann", "bob"].map(|name| recipe.curl(name));
+    sign_in(&recipe, &ann, "ann@example.com", Role::Admin).await;
+    sign_in(&recipe, &bob, "bob@example.com", Role::User).await;
+    for target in ["/admin/", "/admin", "/admin/x?roles=user"] {
+        assert_eq!(ann.get(target).await.status, 200, "{target}");
+        assert_eq!(recipe.upstream.seen().await.all("x-forwarded-groups"), ["admin"]);
+        recipe.app.expire();
+        let before = bob.tokens().unwrap();
+        let answer = bob.get(target).await;
+        answer.problem(403, "forbidden");
+        assert_fresh(&answer, &bob, &before);
+        assert!(recipe.upstream.has_seen_no_more(), "{target}");
+    }
+    for target in [
+        "/%61dmin/x",
+        "/ADMIN/x",
+        "/%41dmin/x",
+        "/admin%2fx",
+        "/admin%2Fx",
+        "/%61dmin%2Fx",
+        "/admin%3b",
+        "/admin%3bx",
+        "/admin%3B",
+        "/admin%3Bv=1/x",
+        "/admin%3Bv=1%2Fx",
+        "/admin;v=1",
+        "/admin;v=1/x",
+        "/x/../admin/x",
+        "/x/%2e%2e/admin/x",
+        "//admin/x",
+        "/./admin/x",
+        "/x%2f..%2fadmin/x",
+        "/x/..%2fadmin/x",
+        "/x/%2E%2E%2Fadmin/x",
+        "/%2Fadmin/x",
+        "/%2e%2Fadmin/x",
+        "/%5Cadmin/x",
+        "/%3b/admin/x",
+        "/admin%5cx",
+        "/admin%00",
+        "/\\admin/x",
+        "/x/..;/admin/x",
+        "/admin/../admin/x",
+        "/%2561dmin/x",
+    ] {
+        bob.get(target).await;
+        // What was let through must not be read as a path below `/admin` by any application.
+        while let Some(seen) = recipe.upstream.seen_already() {
+            assert!(!leads_to_admin(&seen.target), "{target} got through as {}", seen.target);
+        }
+    }
+    // A query is the application's.
+    for target in ["/?roles=admin", "/x?roles=", "/x?roles=user&roles=admin", "/x?y=%zz"] {
+        assert_eq!(bob.get(target).await.status, 200, "{target}");
+        assert_eq!(recipe.upstream.seen().await.target, target);
+    }
+}
+
+/// Whether any reading of it, decoded once and its dot segments gone, is at or below `/admin`.
+fn leads_to_admin(target: &str) -> bool {
+    let path = generously(target.split('?').next().unwrap());
+    path.split('/').nth(1).is_some_and(|first| first.eq_ignore_ascii_case("admin"))
+}
+
+async fn only_our_pages_may_act(mut recipe: FrontProxyHarness) {
+    let curl = recipe.curl("ann");
+    sign_in(&recipe, &curl, "ann@example.com", Role::User).await;
+    let ours = format!("Origin: http://{}", recipe.address);
+    let websocket = [&WEBSOCKET[..], &["-H", "Connection: Upgrade", "-H", "Upgrade: websocket"]].concat();
+    for (origin, site, allowed) in [
+        (&*ours, "Sec-Fetch-Site: same-origin", true),
+        (&*ours, "X-None: 0", true),
+        ("Origin: http://evil.example", "Sec-Fetch-Site: cross-site", false),
+        ("Origin: http://evil.example", "X-None: 0", false),
+        ("Origin: null", "Sec-Fetch-Site: cross-site", false),
+    ] {
+        let from = ["-H", origin, "-H", site];
+        let posted = curl.ask("/form", &[&from[..], &["-d", "x=y"]].concat()).await;
+        let opened = curl.ask("/chat", &[&from[..], &websocket[..]].concat()).await;
+        for answer in [posted, opened] {
+            if allowed {
+                assert_eq!(answer.status, 200, "{origin} {site}");
+                recipe.upstream.seen().await;
+            } else {
+                assert_eq!(answer.status, 403, "{origin} {site}");
+            }
+        }
+        assert_eq!(curl.ask("/read", &from).await.status, 200);
+        assert_eq!(recipe.upstream.seen().await.target, "/read");
+        assert!(recipe.upstream.has_seen_no_more(), "{origin} {site}");
+    }
+    // Preflights are nobody's.
+    let preflight = ["-X", "OPTIONS", "-H", &ours, "-H", "Access-Control-Request-Method: PUT"];
+    curl.ask("/form", &preflight).await.problem(401, "missing");
+}
+
+async fn what_goes_wrong_is_told(mut recipe: FrontProxyHarness) {
+    let curl = recipe.curl("ann");
+    sign_in(&recipe, &curl, "ann@example.com", Role::User).await;
+    let cookies = curl.tokens();
+    for target in ["/x/%2e%2e/y", "/x%00", "/x\\y"] {
+        let status = curl.get(target).await.status.as_u16();
+        assert!(matches!(status, 200 | 400 | 404), "{target} {status}");
+        while let Some(seen) = recipe.upstream.seen_already() {
+            assert!(!seen.target.contains("..") && !seen.target.contains('\\'), "{}", seen.target);
+        }
+    }
+    recipe.app.break_store().await;
+    recipe.app.expire();
+    let answer = curl.get("/").await;
+    assert_eq!((answer.status.as_u16(), curl.tokens()), (503, cookies.clone()));
+    // Envoy takes a 503 for a failure of ours, and says nothing but 503.
+    if recipe.front != FrontProxyKind::Envoy {
+        answer.problem(503, "store_unavailable");
+        assert_eq!(answer.header("retry-after"), Some("1"));
+    }
+    recipe.app.repair_store().await;
+    assert_eq!(curl.get("/").await.status, 200);
+    recipe.upstream.seen().await;
+
+    // Where nobody answers, nobody gets through.
+    recipe.lose_verify();
+    let cookies = curl.tokens();
+    let status = until("the end of its connections", async || {
+        let status = curl.get("/").await.status.as_u16();
+        while recipe.upstream.seen_already().is_some() {}
+        (status != 200).then_some(status)
+    })
+    .await;
+    assert!(matches!(status, 500 | 502 | 503), "{status}");
+    assert_eq!(curl.get("/").await.status, status);
+    assert_eq!(curl.tokens(), cookies);
+    assert!(recipe.upstream.has_seen_no_more());
+}
+
+/// Makes a user and signs in; returns the user's id.
+async fn sign_in(recipe: &FrontProxyHarness, curl: &Curl, email: &str, role: Role) -> String {
+    let user = recipe.app.user_as(email, role).await;
+    let (email, password) = (format!("email={email}"), format!("password={PASSWORD}"));
+    let answer = curl.ask("/auth/login", &["--data-urlencode", &email, "--data-urlencode", &password]).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(curl.tokens().is_some());
+    user.id.to_string()
+}
+
+/// Both cookies are new in the jar, no cache may keep the answer, and the application's cookie is there
+/// unless the answer is a refusal.
+fn assert_fresh(answer: &Answer, curl: &Curl, before: &[String; 2]) {
+    let after = curl.tokens().unwrap();
+    assert!(before[0] != after[0] && before[1] != after[1], "{before:?} {after:?}");
+    let cookies = answer.set_cookies();
+    let ours: Vec<_> = cookies.iter().filter(|cookie| cookie.name.starts_with("__Host-")).collect();
+    assert_eq!(ours.len(), 2);
+    for cookie in ours {
+        assert_eq!(cookie.attributes, ["httponly", "path=/", "samesite=lax", "secure"]);
+    }
+    assert_eq!(cookies.iter().any(|cookie| cookie.name == "theme"), answer.status != 403, "{cookies:?}");
+    let caching: Vec<_> = answer.headers.get_all("cache-control").iter().collect();
+    assert!(caching.iter().any(|line| *line == "private, no-store"), "{caching:?}");
+}
+
+/// The cookies of ours that it sets or clears.
+fn ours(answer: &Answer) -> Vec<String> {
+    let names = answer.set_cookies().into_iter().map(|cookie| cookie.name);
+    names.filter(|name| name.starts_with("__Host-")).collect()
+}
+
+/// The application was told who is asking, and none of our cookies.
+fn assert_seen(seen: &RecordedRequest, target: &str, user: &str) {
+    assert_eq!(seen.target, target);
+    assert_eq!(seen.all("x-forwarded-user"), [user]);
+    assert_eq!(seen.all("x-forwarded-email"), ["ann@example.com"]);
+    assert_eq!(seen.all("x-forwarded-groups"), ["user"]);
+    let cookies = seen.all("cookie").join("; ");
+    assert!(!cookies.contains("__Host-"), "{cookies}");
+}

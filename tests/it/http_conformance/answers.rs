@@ -1,0 +1,268 @@
+//! What an upstream may say: one answer, in one framing, and nothing in our name.
+
+use sekisho::models::user::Role;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::{RawResponse, RawServer, StrictUpstream};
+use crate::support::gateway::route;
+use crate::support::upstream::saying;
+
+/// What the client gets when the upstream says this and closes.
+async fn heard(answer: impl Into<Vec<u8>>) -> RawResponse {
+    heard_by("GET", answer).await
+}
+
+async fn heard_by(method: &str, answer: impl Into<Vec<u8>>) -> RawResponse {
+    let program = RawServer::open(&saying(answer.into().leak()).await).await;
+    program.say(format!("{method} / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")).await
+}
+
+/// What says how long the answer is: a length, chunks, or nothing.
+fn framing(said: &RawResponse) -> Vec<String> {
+    let lengths = said.all("content-length").into_iter().map(|length| format!("length {length}"));
+    lengths.chain(said.all("transfer-encoding").into_iter().map(str::to_owned)).collect()
+}
+
+// P-7
+#[tokio::test]
+async fn an_answer_that_can_be_read_in_two_ways_is_502() {
+    for lines in [
+        "X : y",
+        " X: y",
+        "X: y\r\n folded",
+        "X: y\r\n\tfolded",
+        "X: y\rz",
+        "X: y\0z",
+        "X: y\x7fz",
+        "X\0: y",
+        "X y: z",
+        "X",
+        ": y",
+        "Content-Length: 2\r\nContent-Length: 3",
+        "Content-Length: 2, 3",
+        "Content-Length: -2",
+        "Content-Length: +2",
+        "Content-Length: 0x2",
+        "Content-Length:",
+        "Content-Length: 18446744073709551618",
+        "Content-Length : 2",
+        "Transfer-Encoding : chunked",
+        "Transfer-Encoding: xchunked",
+        "Transfer-Encoding: chunked, identity",
+        "Transfer-Encoding: gzip, chunked",
+        "Transfer-Encoding: chunked, chunked",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: identity",
+        "Transfer-Encoding: \x0bchunked",
+    ] {
+        let said = heard(format!("HTTP/1.1 200 OK\r\n{lines}\r\n\r\nok")).await;
+        assert_eq!(said.status(), 502, "{lines:?}: {said:?}");
+        assert!(said.body().contains("\"code\":\"upstream_error\""), "{said:?}");
+    }
+    for answer in [
+        "HTTP/1.1 200 OK\rX: y\r\n\r\n",
+        "HTTP/1.1 2000 OK\r\n\r\n",
+        "HTTP/1.1 20 OK\r\n\r\n",
+        "HTTP/1.1 099 No\r\n\r\n",
+        "HTTP/2.0 200 OK\r\n\r\n",
+        "HTTP/1.1  200 OK\r\n\r\n",
+        "ICY 200 OK\r\n\r\n",
+        "<html>ok</html>",
+        "HTTP/1.1 200 OK\r\nX: y",
+        "",
+    ] {
+        let said = heard(answer).await;
+        assert_eq!(said.status(), 502, "{answer:?}: {said:?}");
+    }
+}
+
+// P-5, P-7
+#[tokio::test]
+async fn an_answer_has_one_framing_whatever_came() {
+    for (lines, body, framed, expected) in [
+        ("Content-Length: 2", "ok", "length 2", "ok"),
+        ("Content-Length: 002", "ok", "length 2", "ok"),
+        ("Content-Length: 2\r\nContent-Length: 2", "ok", "length 2", "ok"),
+        ("Content-Length: 2, 2", "ok", "length 2", "ok"),
+        ("Transfer-Encoding: chunked", "2\r\nok\r\n0\r\n\r\n", "chunked", "2\r\nok\r\n0\r\n\r\n"),
+        (
+            "Content-Length: 9\r\nTransfer-Encoding: chunked",
+            "2\r\nok\r\n0\r\n\r\n",
+            "chunked",
+            "2\r\nok\r\n0\r\n\r\n",
+        ),
+        (
+            "Transfer-Encoding: chunked\r\nContent-Length: 1",
+            "2;x\r\nok\r\n0\r\n\r\n",
+            "chunked",
+            "2\r\nok\r\n0\r\n\r\n",
+        ),
+        ("X: y", "until the end", "chunked", "D\r\nuntil the end\r\n0\r\n\r\n"),
+    ] {
+        let said = heard(format!("HTTP/1.1 200 OK\r\n{lines}\r\n\r\n{body}")).await;
+        assert_eq!(said.status(), 200, "{lines}");
+        assert_eq!((framing(&said), said.body()), (vec![framed.to_owned()], expected), "{lines}");
+    }
+    // A line feed alone ends a line (RFC 9112, section 2.2); what goes on has the right ends.
+    let said = heard("HTTP/1.1 200 OK\nX: y\nContent-Length: 2\n\nok").await;
+    assert_eq!((said.status(), said.all("x"), said.body()), (200, vec!["y"], "ok"));
+    assert!(said.head().lines().count() == said.head().matches("\r\n").count() + 1, "{said:?}");
+}
+
+// P-15
+#[tokio::test]
+async fn no_value_becomes_a_line_of_its_own() {
+    let stolen = "__Host-access_token=stolen; Path=/; Secure";
+    for value in ["x\rSet-Cookie: ", "x\0\r\nX : y\r\nSet-Cookie: ", "x\r\n Set-Cookie: "] {
+        let said = heard(format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX: {value}{stolen}\r\n\r\n")).await;
+        assert_eq!(said.status(), 502, "{value:?}");
+        assert!(!said.0.contains("stolen"), "{value:?}");
+    }
+    // With a line feed it is a line of its own by what is read, and is judged as one.
+    let said =
+        heard(format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX: x\nSet-Cookie: {stolen}\r\n\r\n")).await;
+    assert_eq!((said.status(), said.all("x")), (200, vec!["x"]));
+    assert!(!said.0.contains("stolen"), "{said:?}");
+    // Nor does what a client sends come back to it in a header, or reach the upstream as one.
+    let mut upstream = StrictUpstream::start().await;
+    let program = RawServer::open(&upstream.url()).await;
+    let said =
+        program.get("/x?a=%0d%0aSet-Cookie:%20b=1", "X: %0d%0aY: z\r\nOrigin: http://a%0d%0ab\r\n").await;
+    assert_eq!(said.status(), 200);
+    assert!(said.all("set-cookie").is_empty(), "{said:?}");
+    let seen = upstream.seen();
+    assert_eq!((seen[0].asked(), seen[0].all("x")), ("GET /x?a=%0d%0aSet-Cookie:%20b=1", vec!["%0d%0aY: z"]));
+}
+
+// P-16
+#[tokio::test]
+async fn half_an_answer_is_no_whole_one() {
+    for (answer, whole_length) in [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", Some(10)),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n", None),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n8\r\nhalf", None),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\nzz\r\n", None),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n0\r\n", None),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n0\r\nX-Sum: 7\r\n", None),
+    ] {
+        let said = heard(answer).await;
+        assert_eq!(said.status(), 200, "{answer:?}");
+        match whole_length {
+            Some(length) => {
+                assert_eq!(said.all("content-length"), [length.to_string()]);
+                assert!(said.body().len() < length, "{said:?}");
+            }
+            None => assert!(!said.0.ends_with("0\r\n\r\n") && framing(&said) == ["chunked"], "{said:?}"),
+        }
+    }
+}
+
+// P-14, P-23
+#[tokio::test]
+async fn answers_without_a_body_have_no_framing() {
+    for (method, answer, expected, framed) in [
+        ("GET", "204 No Content\r\nX: y", 204, &[][..]),
+        ("GET", "204 No Content\r\nContent-Length: 5\r\n\r\nhello", 204, &[]),
+        ("GET", "204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0", 204, &[]),
+        ("DELETE", "204 No Content\r\nContent-Length: 0", 204, &[]),
+        ("GET", "304 Not Modified\r\nETag: \"1\"", 304, &[]),
+        ("GET", "304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0", 304, &[]),
+        ("HEAD", "200 OK\r\nContent-Length: 5", 200, &["length 5"]),
+        ("HEAD", "200 OK\r\nContent-Length: 5\r\n\r\nhello", 200, &["length 5"]),
+        ("HEAD", "404 Not Found\r\nContent-Length: 0", 404, &["length 0"]),
+    ] {
+        let said = heard_by(method, format!("HTTP/1.1 {answer}\r\n\r\n")).await;
+        assert_eq!(said.status(), expected, "{method} {answer:?}: {said:?}");
+        assert_eq!(
+            (framing(&said), said.body()),
+            (framed.iter().map(ToString::to_string).collect(), ""),
+            "{answer:?}"
+        );
+    }
+    // What an upstream sends all the same answers nobody.
+    let poisoned =
+        "HTTP/1.1 204 No Content\r\nContent-Length: 36\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    let upstream = StrictUpstream::answering(poisoned).await;
+    let program = RawServer::open(&upstream.url()).await;
+    let mut socket = TcpStream::connect(program.address).await.unwrap();
+    for _ in 0..3 {
+        socket.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let head = crate::support::upstream::read_head(&mut socket).await;
+        assert!(head.starts_with(b"HTTP/1.1 204 "), "{}", String::from_utf8_lossy(&head));
+    }
+    drop(socket.shutdown().await);
+    let mut rest = Vec::new();
+    let _ = socket.read_to_end(&mut rest).await;
+    assert!(rest.is_empty(), "{}", String::from_utf8_lossy(&rest));
+}
+
+/// None but 100 is handed on, which hyper says to the client when a body is asked for.
+// P-23
+#[tokio::test]
+async fn early_hints_are_left_out() {
+    let last = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    for early in [
+        "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nSet-Cookie: __Host-access_token=x\r\n\r\n",
+        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n",
+    ] {
+        let said = heard(format!("{early}{last}")).await;
+        assert_eq!((said.status(), said.body()), (200, "ok"));
+        assert!(!said.0.contains("Link") && !said.0.contains("__Host"), "{said:?}");
+    }
+}
+
+// C-6
+#[tokio::test]
+async fn no_spelling_sets_a_cookie_of_ours() {
+    let names = crate::support::gateway::NAMES;
+    let mut lines = String::new();
+    for name in names {
+        for cookie in [
+            format!("{name}=x"),
+            format!("{name}=x; Path=/; Secure; HttpOnly"),
+            format!(" \t{name} \t= x"),
+            name.to_owned(),
+            format!("={name}=x"),
+            format!("= {name}=x"),
+            format!("=={name}=x"),
+            format!("={name}"),
+            format!("{name}=;Max-Age=0"),
+            format!("{name}=x=y"),
+        ] {
+            lines += &format!("Set-Cookie: {cookie}\r\nset-cookie:{cookie}\r\n");
+        }
+    }
+    // These are other cookies, and pass as they are, in their order.
+    let others = [
+        "a=1; Expires=Thu, 01 Jan 2099 00:00:00 GMT",
+        "b=__Host-access_token=x",
+        "a=2, __Host-access_token=x",
+        "__Host-access_token2=x",
+        "__host-access_token=x",
+        "c=\"q; r\"",
+        "a=1; Expires=Thu, 01 Jan 2099 00:00:00 GMT",
+        "d",
+        "=e",
+    ];
+    for other in others {
+        lines += &format!("Set-Cookie: {other}\r\n");
+    }
+    lines += "Set-Cookie2: __Host-access_token=x\r\nClear-Site-Data: \"*\"\r\nX-Session-Event: rotated\r\n";
+    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{lines}\r\n").into_bytes();
+    let upstream = saying(answer.leak()).await;
+    let said = RawServer::open(&upstream).await.get("/", "").await;
+    assert_eq!(said.all("set-cookie"), others);
+    assert!(said.all("x-session-event").is_empty());
+    assert!(!said.all("clear-site-data").concat().contains('*'));
+
+    // Beside ours, which come once each and last.
+    let program = RawServer::start(route("/", &upstream, "")).await;
+    let jar = program.gateway.signed_in(Role::User).await;
+    program.gateway.expire();
+    let said = program.get("/", &format!("Cookie: {}\r\n", jar.line())).await;
+    let ours = |line: &&str| names.iter().any(|name| line.starts_with(&format!("{name}=")));
+    let set = said.all("set-cookie");
+    assert_eq!((set.iter().filter(|line| ours(line)).count(), set.len()), (2, others.len() + 2));
+    assert_eq!(said.all("x-session-event"), ["rotated"]);
+}

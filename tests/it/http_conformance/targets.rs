@@ -1,0 +1,251 @@
+//! What is asked for, and of whom: the path alone decides, and it is what goes on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::recorder::Recorded;
+use super::{RawServer, StrictUpstream};
+use crate::support::gateway::route;
+use crate::support::http::generously;
+use crate::support::iterations::random_for;
+use crate::support::upstream::listen;
+
+// P-1
+#[tokio::test]
+async fn a_request_chooses_no_upstream() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let evil = listen(move |_| {
+        count.fetch_add(1, Ordering::SeqCst);
+        async {}
+    })
+    .await;
+    let mut upstream = StrictUpstream::start().await;
+    let program = RawServer::open(&upstream.url()).await;
+    for (target, host, seen) in [
+        ("/x", format!("{evil}"), Some("/x")),
+        (&*format!("http://{evil}/x"), "app.example".to_owned(), Some("/x")),
+        (&*format!("https://{evil}/x"), "app.example".to_owned(), Some("/x")),
+        (&*format!("http://{evil}"), "app.example".to_owned(), Some("/")),
+        (&*format!("http://u:p@{evil}/x"), "app.example".to_owned(), None),
+        (&*format!("http://app.example@{evil}/x"), "app.example".to_owned(), None),
+        (&*format!("//{evil}/x"), "app.example".to_owned(), None),
+        (&*format!("/http://{evil}/x"), "app.example".to_owned(), None),
+        (&*format!("@{evil}/x"), "app.example".to_owned(), None),
+        (&*format!("{evil}"), "app.example".to_owned(), None),
+        (&*format!("/@{evil}/x"), "app.example".to_owned(), Some("*")),
+        (&*format!("/x?url=http://{evil}/"), "app.example".to_owned(), Some("*")),
+        ("/x", format!("app.example@{evil}"), None),
+        ("/x", format!("{evil}/x"), None),
+    ] {
+        let lies = format!(
+            "X-Forwarded-Host: {evil}\r\nForwarded: host={evil}\r\nX-Host: {evil}\r\nX-Original-Host: {evil}"
+        );
+        let request = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{lies}\r\n\r\n");
+        let said = program.say(request).await;
+        let expected = seen.map(|seen| format!("GET {}", if seen == "*" { target } else { seen }));
+        assert_eq!(said.status(), if expected.is_some() { 200 } else { 400 }, "{target} {host}: {said:?}");
+        let seen = upstream.seen();
+        assert_eq!(seen.iter().map(Recorded::asked).collect::<Vec<_>>(), Vec::from_iter(expected.as_deref()));
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 0, "it was asked");
+}
+
+// P-8
+#[tokio::test]
+async fn one_host_is_named_and_the_absolute_target_s_wins() {
+    let mut upstream = StrictUpstream::start().await;
+    let program = RawServer::open(&upstream.url()).await;
+    for (target, hosts, told) in [
+        ("/", "Host: a\r\n", Some("a")),
+        ("/", "Host: [::1]:80\r\n", Some("[::1]:80")),
+        ("http://b/", "Host: a\r\n", Some("b")),
+        ("http://b:81/", "Host: a\r\n", Some("b:81")),
+        ("http://b/", "Host: a\r\nHost: b\r\n", None),
+        ("/", "", None),
+        ("/", "Host:\r\n", None),
+        ("/", "Host: a\r\nHost: a\r\n", None),
+        ("/", "Host: a\r\nhost: b\r\n", None),
+        ("/", "Host: a, b\r\n", None),
+        ("/", "Host: a b\r\n", None),
+        ("/", "Host: a\tb\r\n", None),
+        ("/", "Host: a/b\r\n", None),
+        ("/", "Host: a?b\r\n", None),
+        ("/", "Host: a#b\r\n", None),
+        ("/", "Host: http://a\r\n", None),
+        ("/", "Host: u@a\r\n", None),
+        ("/", "Host: a:80:80\r\n", None),
+        ("/", "Host: \"a\"\r\n", None),
+        ("/", "Host: a\\b\r\n", None),
+        ("/", "Host: \u{e9}\r\n", None),
+    ] {
+        let said = program.say(format!("GET {target} HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n")).await;
+        assert_eq!(said.status(), if told.is_some() { 200 } else { 400 }, "{target} {hosts}: {said:?}");
+        let seen = upstream.seen();
+        assert_eq!(seen.len(), usize::from(told.is_some()), "{target} {hosts}");
+        for request in seen {
+            assert_eq!(request.all("host"), Vec::from_iter(told), "{target} {hosts}");
+            assert_eq!(request.all("x-forwarded-host"), Vec::from_iter(told), "{target} {hosts}");
+        }
+    }
+}
+
+/// Anyone may see what is at and below `/`, but for `/admin`.
+async fn guarded(upstream: &StrictUpstream) -> RawServer {
+    let routes = route("/", &upstream.url(), "auth = \"none\"") + &route("/admin", &upstream.url(), "");
+    RawServer::start(routes).await
+}
+
+// P-11
+#[tokio::test]
+async fn nothing_but_the_path_decides() {
+    let mut upstream = StrictUpstream::start().await;
+    let program = guarded(&upstream).await;
+    for lie in [
+        "X-Original-URL: /public",
+        "X-Rewrite-URL: /public",
+        "X-Forwarded-Uri: /public",
+        "X-Forwarded-Path: /public",
+        "X-Forwarded-Prefix: /public",
+        "X-Original-Uri: /public",
+        "X-HTTP-Method-Override: OPTIONS",
+        "X-Forwarded-Method: OPTIONS",
+        "User-Agent: kube-probe/1.30",
+        "User-Agent: GoogleHC/1.0",
+        "User-Agent: ELB-HealthChecker/2.0",
+        "Referer: http://app.example/public",
+        "Origin: null",
+        "X-Forwarded-For: 127.0.0.1",
+        "X-Forwarded-User: root",
+        "X_Forwarded_User: root",
+        "X-Auth-Request-User: root",
+        "Remote-User: root",
+        "Authorization: Basic cm9vdDpyb290",
+        "Authorization: Bearer",
+        "Cookie: __Host-access_token=",
+        "Cookie: access_token=x; Path=/",
+        "Upgrade: websocket\r\nSec-WebSocket-Version: 13",
+        "Sec-Fetch-Mode: cors",
+    ] {
+        for target in ["/admin", "/admin/x?/public", "/admin?x=/public/", "/admin?"] {
+            let said = program.get(target, &format!("{lie}\r\n")).await;
+            assert_eq!(said.status(), 401, "{target} {lie}: {said:?}");
+        }
+    }
+    assert!(upstream.seen().is_empty());
+    // The other way round: nobody behind us hears of another path.
+    for lie in [
+        "X-Original-URL",
+        "X_Original_URL",
+        "X-Rewrite-Url",
+        "X-Forwarded-Uri",
+        "X-Forwarded-Path",
+        "x.forwarded.prefix",
+    ] {
+        assert_eq!(program.get("/public", &format!("{lie}: /admin\r\n")).await.status(), 200);
+        let seen = upstream.seen();
+        assert_eq!(seen[0].asked(), "GET /public");
+        assert!(!seen[0].names().contains(&lie.to_lowercase()), "{lie}: {:?}", seen[0]);
+    }
+}
+
+// P-11
+#[tokio::test]
+async fn a_path_with_two_readings_is_refused() {
+    let mut upstream = StrictUpstream::start().await;
+    let program = guarded(&upstream).await;
+    let slashes =
+        ["/", "//", "/./", "%2f", "%2F", "%5c", "\\", "/;/", "/;x/", "/%2e/", "/%00/", ";/", "%3b/"];
+    let ups =
+        ["..", "%2e%2e", "%2E.", ".%2e", "..;", "..;x=1", "%2e%2e;", "..%00", "..%0d", "..\\", ".%252e"];
+    let names = [
+        "admin",
+        "%61dmin",
+        "adm%69n;x",
+        "admin%00",
+        "admin%2f",
+        "admin;/x",
+        "admin..",
+        "admin%3f",
+        "%2561dmin",
+    ];
+    let mut targets: Vec<String> = Vec::new();
+    for slash in slashes {
+        targets.extend(names.map(|name| format!("{slash}{name}")));
+        targets.extend(names.map(|name| format!("/public{slash}{name}")));
+        for up in ups {
+            targets.extend(names.map(|name| format!("/public{slash}{up}/{name}")));
+            targets.push(format!("/public/{up}{slash}admin"));
+        }
+    }
+    let (mut refused, mut passed) = (0, 0);
+    for target in targets {
+        let said = program.get(&target, "").await;
+        let seen = upstream.seen();
+        match said.status() {
+            200 => {
+                let path = seen[0].asked().strip_prefix("GET ").unwrap();
+                assert_eq!(path, target, "forwarded byte for byte");
+                let read = generously(path);
+                let admin = read == "/admin" || read.starts_with("/admin/");
+                assert!(!admin, "{target} is read as {read}");
+                passed += 1;
+            }
+            status => {
+                assert!(matches!(status, 400 | 401), "{target}: {said:?}");
+                assert!(seen.is_empty(), "{target}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 1_000 && passed > 10, "{refused} refused, {passed} passed");
+}
+
+// P-12
+#[tokio::test]
+async fn five_hundred_odd_targets_pass_byte_for_byte() {
+    let mut upstream = StrictUpstream::start().await;
+    let routes = route("/", &upstream.url(), "auth = \"none\"")
+        + &route("/cut", &upstream.url(), "auth = \"none\"\nstrip_prefix = true");
+    let program = RawServer::start(routes).await;
+    let in_path = [
+        "a", "Z", "0", "-", ".x", "_", "~", "!", "$", "&", "'", "(", ")", "*", "+", ",", ";", "=", ":", "@",
+        "%20", "%41", "%7E", "%7e", "%25", "%252F", "%C3%A9", "%c3%a9", "%ff", "%26", "%3B", "%3D", "%3F",
+        "%23", "\u{e9}", "{", "}", "|", "\"", "/a",
+    ];
+    let in_query = [
+        "?",
+        "/",
+        "//",
+        "..",
+        "%2e%2e",
+        "\\",
+        "%",
+        "%zz",
+        "%00",
+        "&&",
+        "=",
+        "+",
+        "[",
+        "]",
+        "^",
+        "`",
+        "http://x/",
+        ";",
+        "%0D%0A",
+    ];
+    let mut chance = random_for("targets");
+    let mut odd = |pieces: &[&str], most| {
+        let count = chance.usize(0..=most);
+        (0..count).map(|_| pieces[chance.usize(..pieces.len())]).collect::<String>()
+    };
+    for number in 0..500 {
+        let (path, query) = (format!("/x{}", odd(&in_path, 8)), odd(&in_query, 6));
+        let query = if number % 3 == 0 { String::new() } else { format!("?{query}") };
+        let prefix = if number % 5 == 0 { "/cut" } else { "" };
+        let said = program.get(&format!("{prefix}{path}{query}"), "").await;
+        assert_eq!(said.status(), 200, "{prefix}{path}{query}: {said:?}");
+        let seen = upstream.seen();
+        assert_eq!(seen[0].asked(), format!("GET {path}{query}"), "{prefix}");
+    }
+}

@@ -1,0 +1,198 @@
+//! Signing out while other requests of the session are under way: their answers don't undo it, on
+//! any replica.
+
+use std::time::{Duration, Instant};
+
+use sekisho::app::App;
+use sekisho::client_info::ClientInfo;
+use sekisho::layer::{RefreshError, RefreshRequest, TokenService, VerifyError};
+use sekisho::models::session::{EndReason, SessionId};
+use sekisho::session_event::SessionEvent;
+use serde_json::Value;
+use sqlx::{Connection, Executor, PgConnection};
+use tokio::task::JoinSet;
+
+use crate::revocations::refusal;
+use crate::support::app::{PAST_GRACE, TestApp, on_each_database};
+use crate::support::browser::{ACCESS, Browser, REFRESH};
+use crate::support::db::{self, TestDatabase};
+use crate::support::http::{Answer, get, post};
+use crate::support::process::until;
+use crate::support::upstream::GatedUpstream;
+
+on_each_database! {
+    slow_answers_bring_no_cookies_after_a_sign_out
+    a_replica_that_has_not_heard_of_it_makes_sure
+}
+
+async fn slow_answers_bring_no_cookies_after_a_sign_out(fresh: TestDatabase) {
+    let mut scene = LateResponseFixture::set(fresh).await;
+    scene.replicas.iter().for_each(follow);
+    let held = scene.answered_copy(1).await;
+    scene.sign_out().await;
+    for replica in &scene.replicas {
+        let refused = refusal(&replica.tokens, &held.token(ACCESS)).await;
+        assert_eq!(refused, VerifyError::Ended(SessionEvent::LoggedOut));
+        scene.assert_refuses_renewal(replica, &held).await;
+    }
+
+    for (replica, answer) in scene.late_answers().await {
+        assert!(answer.set_cookies().is_empty(), "at {replica}: {answer:?}");
+        scene.ann.store_cookies(&answer);
+    }
+    assert!(scene.ann.jar.is_empty());
+    for replica in &scene.replicas {
+        let mut ann = scene.ann.clone().with_service(replica.public.clone());
+        ann.get("/auth/session").await.problem(401, "missing");
+    }
+    scene.assert_stays_ended().await;
+}
+
+/// Also where a replica has not heard of the end: before it hands out cookies after a while, it makes
+/// sure of what has ended.
+async fn a_replica_that_has_not_heard_of_it_makes_sure(fresh: TestDatabase) {
+    let mut scene = LateResponseFixture::set(fresh).await;
+    scene.replicas.iter().for_each(follow);
+    let held = scene.answered_copy(1).await;
+    scene.sign_out().await;
+    // A new sign-in in the same browser is not undone either.
+    let mut ann = scene.ann.clone();
+    ann.sign_in("ann@example.com").await;
+    // In real time, as the program takes it.
+    let began = Instant::now();
+    until("a while", async || (began.elapsed() > Duration::from_millis(100)).then_some(())).await;
+    for (replica, answer) in scene.late_answers().await {
+        assert!(answer.set_cookies().is_empty(), "at {replica}: {answer:?}");
+        ann.store_cookies(&answer);
+    }
+    for replica in &scene.replicas {
+        assert_eq!(ann.clone().with_service(replica.public.clone()).get("/auth/session").await.status, 200);
+    }
+
+    let [here, there] = &scene.replicas;
+    let refused = here.tokens.verify(&held.token(ACCESS)).map(|_| ());
+    assert_eq!(refused, Err(VerifyError::Ended(SessionEvent::LoggedOut)), "here at once");
+    scene.assert_refuses_renewal(here, &held).await;
+    scene.assert_refuses_renewal(there, &held).await;
+    let refused = refusal(&there.tokens, &held.token(ACCESS)).await;
+    assert_eq!(refused, VerifyError::Ended(SessionEvent::LoggedOut));
+    scene.assert_stays_ended().await;
+
+    // A browser that kept such cookies loses them with the first answer past the grace.
+    scene.app.clock.advance(PAST_GRACE);
+    for replica in &scene.replicas {
+        let mut ann = held.clone().with_service(replica.public.clone());
+        ann.jar.remove(ACCESS);
+        ann.get("/auth/session").await.problem(401, "logged_out");
+        assert!(ann.jar.is_empty());
+    }
+}
+
+/// `/auth/refresh` stands outside the session layer, and sets its cookies itself. Whoever else has
+/// the users' table holds its answer up, once the renewal is done.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_explicit_renewal_brings_no_cookies_after_a_sign_out() {
+    let Some(fresh) = db::postgres().await else { return };
+    let app = TestApp::with_database(fresh).await;
+    let replicas = [app.app.clone(), app.replica().await];
+    app.user("ann@example.com").await;
+    for replica in &replicas {
+        let mut ann = app.browser();
+        let session = ann.sign_in("ann@example.com").await;
+        app.expire();
+        let mut busy = PgConnection::connect(app.fresh.url()).await.unwrap();
+        busy.execute("BEGIN; LOCK TABLE myapi.users IN ACCESS EXCLUSIVE MODE").await.unwrap();
+        let tab = ann.clone().with_service(replica.public.clone());
+        let slow = tokio::spawn(async move { tab.send_and_drop(post("/auth/refresh", &Value::Null)).await });
+        until("the renewal", async || (app.row(session).await.generation == 2).then_some(())).await;
+        assert_eq!(ann.post("/auth/logout", &Value::Null).await.status, 204);
+        busy.execute("COMMIT").await.unwrap();
+        busy.close().await.unwrap();
+
+        let answer = slow.await.unwrap();
+        answer.problem(401, "logged_out");
+        assert!(answer.set_cookies().is_empty(), "{answer:?}");
+    }
+}
+
+/// Two replicas in front of a slow upstream, and a browser whose access token has expired. Eight of
+/// its requests, half of them at each replica, have renewed the session and wait for the upstream.
+struct LateResponseFixture {
+    app: TestApp,
+    replicas: [App; 2],
+    upstream: GatedUpstream,
+    ann: Browser,
+    session: SessionId,
+    under_way: JoinSet<(usize, Answer)>,
+}
+
+impl LateResponseFixture {
+    async fn set(fresh: TestDatabase) -> Self {
+        let mut upstream = GatedUpstream::start().await;
+        let app = TestApp::in_front_of(&upstream.url(), fresh).await;
+        let replicas = [app.app.clone(), app.replica().await];
+        app.user("ann@example.com").await;
+        let mut ann = app.browser();
+        let session = ann.sign_in("ann@example.com").await;
+        app.expire();
+        let mut under_way = JoinSet::new();
+        for nth in 0..REQUESTS {
+            let tab = ann.clone().with_service(replicas[nth % 2].public.clone());
+            under_way.spawn(async move { (nth % 2, tab.send_and_drop(get("/slow")).await) });
+        }
+        upstream.arrived(REQUESTS).await;
+        assert_eq!(app.row(session).await.generation, 2);
+        Self { app, replicas, upstream, ann, session, under_way }
+    }
+
+    /// The jar as it would be if a quick request had been answered by this replica meanwhile.
+    async fn answered_copy(&self, replica: usize) -> Browser {
+        let mut copy = self.ann.clone().with_service(self.replicas[replica].public.clone());
+        assert_eq!(copy.get("/auth/session").await.event(), Some("replayed"));
+        copy
+    }
+
+    /// Signs out, at the first replica.
+    async fn sign_out(&mut self) {
+        assert_eq!(self.ann.post("/auth/logout", &Value::Null).await.status, 204);
+        assert!(self.ann.jar.is_empty());
+    }
+
+    /// Lets the upstream answer. Each answer comes with the replica that it came through.
+    async fn late_answers(&mut self) -> Vec<(usize, Answer)> {
+        self.upstream.release(REQUESTS);
+        let under_way = std::mem::take(&mut self.under_way);
+        let answers = under_way.join_all().await;
+        for (_, answer) in &answers {
+            assert_eq!(
+                (answer.status.as_u16(), answer.body.as_slice()),
+                (200, GatedUpstream::ANSWER.as_bytes())
+            );
+        }
+        answers
+    }
+
+    /// With both cookies, and with the refresh token alone.
+    async fn assert_refuses_renewal(&self, replica: &App, held: &Browser) {
+        for access_token in [Some(held.token(ACCESS)), None] {
+            let refresh_token = held.token(REFRESH);
+            let request =
+                RefreshRequest { refresh_token, access_token, of: None, client: ClientInfo::default() };
+            let refused = replica.tokens.refresh(request).await.map(|_| ());
+            let logged_out = RefreshError::Over { event: SessionEvent::LoggedOut, clear: false };
+            assert_eq!(refused, Err(logged_out));
+        }
+    }
+
+    async fn assert_stays_ended(&self) {
+        let row = self.app.row(self.session).await;
+        assert_eq!((row.generation, row.rotations), (2, 1));
+        assert_eq!(row.end.map(|end| end.reason), Some(EndReason::LoggedOut));
+    }
+}
+
+fn follow(replica: &App) {
+    tokio::spawn(replica.tokens.clone().run_revocation_poller());
+}
+
+const REQUESTS: usize = 8;

@@ -1,0 +1,101 @@
+//! Answers that never arrive, many of them (`SEKISHO_TEST_CUTS`): the connection is cut when the
+//! rotation has been committed, and the browser comes back with the cookies that it still has.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use sekisho::models::session::SessionId;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::support::app::{PASSWORD, PAST_GRACE, TestApp, on_each_database};
+use crate::support::db::TestDatabase;
+use crate::support::iterations::{random_for, rounds};
+use crate::support::process::PATIENCE;
+use crate::support::socket_browser::SocketBrowser;
+use crate::support::upstream::GatedUpstream;
+
+on_each_database! {
+    an_answer_that_is_cut_off_signs_nobody_out
+}
+
+async fn an_answer_that_is_cut_off_signs_nobody_out(fresh: TestDatabase) {
+    let cuts = rounds("SEKISHO_TEST_CUTS", 30);
+    let mut random = random_for("cuts");
+    let mut upstream = GatedUpstream::start().await;
+    let app = TestApp::in_front_of(&upstream.url(), fresh).await;
+    app.user("ann@example.com").await;
+    let server = app.listen().await;
+    let mut ann = SocketBrowser::default();
+    let answer = ann.sign_in(server, "ann@example.com", PASSWORD).await;
+    let session = answer.json()["session_id"].as_str().unwrap().parse().unwrap();
+    for cut in 1..=cuts {
+        app.expire();
+        match cut % 3 {
+            0 => cut_before_there_is_an_answer(&ann, server, &mut upstream).await,
+            1 => cut_once_it_is_committed(&ann, server, &app, session).await,
+            _ => cut_within_the_head(&ann, server, &mut random).await,
+        }
+        let later = [0, 2, 62, 20 * 60, 60 * 60][random.usize(..5)];
+        app.clock.advance(Duration::from_secs(later));
+        let answer = ann.get(server, "/auth/session").await;
+        let told = (answer.status.as_u16(), answer.event(), answer.set_cookies().len());
+        assert_eq!(told, (200, Some("replayed"), 2), "cut {cut}, {later} s later");
+        let row = app.row(session).await;
+        assert_eq!((row.generation as usize, row.rotations as usize), (cut + 1, cut));
+        assert_eq!(row.end, None, "cut {cut}");
+        if random.bool() {
+            app.clock.advance(PAST_GRACE);
+            assert_eq!(ann.get(server, "/auth/session").await.event(), None, "cut {cut}");
+            app.flush_until(session, |row| row.settled_by.is_some()).await;
+        }
+    }
+    println!("{cuts} answers cut off, and nobody signed out");
+}
+
+/// The upstream has the request, so the rotation is done; the answer waits for the upstream.
+async fn cut_before_there_is_an_answer(
+    browser: &SocketBrowser,
+    server: SocketAddr,
+    upstream: &mut GatedUpstream,
+) {
+    let asked = ask(browser, server, "/orders").await;
+    upstream.arrived(1).await;
+    drop(asked);
+}
+
+/// As soon as the row shows it, whether the answer is under way or not.
+async fn cut_once_it_is_committed(
+    browser: &SocketBrowser,
+    server: SocketAddr,
+    app: &TestApp,
+    session: SessionId,
+) {
+    let before = app.row(session).await.generation;
+    let asked = ask(browser, server, "/auth/session").await;
+    let committed = async {
+        while app.row(session).await.generation == before {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, committed).await.expect("a rotation");
+    drop(asked);
+}
+
+/// After some bytes of the head, which is longer than that.
+async fn cut_within_the_head(browser: &SocketBrowser, server: SocketAddr, random: &mut fastrand::Rng) {
+    let mut asked = ask(browser, server, "/auth/session").await;
+    let mut bytes = vec![0; 1 + random.usize(..800)];
+    asked.read_exact(&mut bytes).await.unwrap();
+    assert!(!String::from_utf8_lossy(&bytes).contains("\r\n\r\n"), "the head ends there");
+}
+
+/// Sends a request with this browser's cookies. The answer is on the socket, or will be.
+async fn ask(browser: &SocketBrowser, server: SocketAddr, path: &str) -> TcpStream {
+    let cookies: Vec<_> = browser.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {server}\r\nCookie: {}\r\n\r\n", cookies.join("; "));
+    let mut socket = TcpStream::connect(server).await.unwrap();
+    socket.write_all(request.as_bytes()).await.unwrap();
+    socket
+}

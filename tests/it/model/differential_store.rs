@@ -1,0 +1,340 @@
+//! The model's store and the product's do the same: rows, answers, and the audit.
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestError, TestRunner};
+use sekisho::backend::db::Stores;
+use sekisho::client_info::ClientInfo;
+use sekisho::models::audit::AuditEntry;
+use sekisho::models::session::{AccessTokenRef, EndReason, SessionId, SessionKind, TokenId};
+use sekisho::models::user::Role;
+use sekisho::services::store::{
+    InsertOutcome, NewSession, PasswordChange, Rotation, SessionFilter, SessionTermination, TokenUse,
+};
+use std::time::Duration;
+use tokio::runtime::Runtime;
+use uuid::Uuid;
+
+use super::script::Mutation;
+use super::store::{New, Step, Store, USERS, at, hash, session_id, user, user_id};
+use crate::support::db::{self, TestDatabase};
+use crate::test_seed::proptest_config;
+
+const GRACE: i64 = 60_000;
+
+/// Something to do at both stores. Sessions are named by a number that is taken modulo how many there
+/// are, generations and passwords relative to the present ones.
+#[derive(Clone, Copy, Debug)]
+enum Op {
+    SignIn { user: usize, password: Option<u32>, replaces: Option<usize>, max_per_user: u32 },
+    Rotate { session: usize, from: u32, ahead: i64, token: Option<u128> },
+    CatchUp { session: usize, from: u32, ahead: i64 },
+    Settle { session: usize, generation: u32, token: u128 },
+    SignOut { session: usize },
+    EndByReuse { session: usize, presented: u32 },
+    SignOutEverywhere { user: usize },
+    ChangePassword { user: usize, old: Option<u32>, keep: Option<usize> },
+    EndExpired { ago: i64 },
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let (user, session, maybe) = (0..USERS, 0..64_usize, proptest::option::of(0..64_usize));
+    let ahead = -GRACE..GRACE;
+    let sign_in = (user.clone(), proptest::option::weighted(0.8, 0..4_u32), maybe.clone(), 1..5_u32);
+    prop_oneof![
+        5 => sign_in.prop_map(|(user, password, replaces, max_per_user)| {
+            Op::SignIn { user, password, replaces, max_per_user }
+        }),
+        16 => (session.clone(), 0..4_u32, ahead.clone(), proptest::option::of(0..3_u128))
+            .prop_map(|(session, from, ahead, token)| Op::Rotate { session, from, ahead, token }),
+        6 => (session.clone(), 0..4_u32, ahead)
+            .prop_map(|(session, from, ahead)| Op::CatchUp { session, from, ahead }),
+        8 => (session.clone(), 0..4_u32, 0..3_u128)
+            .prop_map(|(session, generation, token)| Op::Settle { session, generation, token }),
+        1 => session.clone().prop_map(|session| Op::SignOut { session }),
+        1 => (session, 0..4_u32).prop_map(|(session, presented)| Op::EndByReuse { session, presented }),
+        1 => user.clone().prop_map(|user| Op::SignOutEverywhere { user }),
+        2 => (user, proptest::option::weighted(0.8, 0..4_u32), maybe)
+            .prop_map(|(user, old, keep)| Op::ChangePassword { user, old, keep }),
+        1 => (-GRACE..20 * GRACE).prop_map(|ago| Op::EndExpired { ago }),
+    ]
+}
+
+/// Both stores.
+struct StorePair {
+    model: Store,
+    product: Stores,
+    /// How many things were done: each by a client of its own.
+    done: usize,
+}
+
+impl StorePair {
+    /// With the users, and a session each.
+    async fn new(product: Stores, defect: Option<Mutation>) -> Result<Self, TestCaseError> {
+        product.users.insert_users(&[0, 1].map(user)).await.unwrap();
+        let mut twins = Self { model: Store::with(defect), product, done: 0 };
+        for user in 0..USERS {
+            twins.both(0, Op::SignIn { user, password: None, replaces: None, max_per_user: 9 }).await?;
+        }
+        Ok(twins)
+    }
+
+    /// Does the same to both, and compares the answers, the rows and the audit.
+    async fn both(&mut self, time: i64, op: Op) -> Result<(), TestCaseError> {
+        self.done += 1;
+        match op {
+            Op::SignIn { user, password, replaces, max_per_user } => {
+                let new = self.new_session(time, user, password, replaces, max_per_user);
+                self.sign_in(time, new).await?;
+            }
+            Op::Rotate { session, from, ahead, token } => {
+                let step = self.step(session, from, time + ahead, token.map(|id| token_at(id, time)));
+                let product = self.product.sessions.rotate(&rotation(&step)).await.unwrap();
+                prop_assert_eq!(self.model.rotate(time, &step, true), product);
+            }
+            Op::CatchUp { session, from, ahead } => {
+                let step = self.step(session, from, time + ahead, None);
+                let product = self.product.sessions.catch_up(&rotation(&step)).await.unwrap();
+                prop_assert_eq!(self.model.catch_up(time, &step), product);
+            }
+            Op::Settle { session, generation, token } => {
+                let place = self.place(session);
+                let generation = self.generation(place, generation);
+                let token = TokenId(Uuid::from_u128(token));
+                let seen = TokenUse { session: session_id(place), generation, token };
+                let product = self.product.sessions.confirm_generation(&[seen]).await.unwrap();
+                prop_assert_eq!(self.model.settle(time, place, generation, token), !product.is_empty());
+            }
+            Op::EndExpired { ago } => {
+                self.model.end_expired(time, at(time - ago));
+                let from = SessionId(Uuid::nil());
+                self.product.sessions.end_expired(from, 1_000, at(time - ago)).await.unwrap();
+            }
+            other => self.end(time, other).await?,
+        }
+        self.compare().await
+    }
+
+    async fn sign_in(&mut self, time: i64, new: New) -> Result<(), TestCaseError> {
+        let hash = new.password.map(hash);
+        let product = NewSession {
+            session: &new.session,
+            hashed_password: hash.as_ref(),
+            replaces: new.replaces.map(session_id),
+            max_per_user: new.max_per_user,
+        };
+        let product = match self.product.sessions.insert_session(&product).await.unwrap() {
+            InsertOutcome::Inserted { terminated: ended } => Some(sorted(ended)),
+            InsertOutcome::Refused => None,
+        };
+        prop_assert_eq!(self.model.insert(time, new).map(ids), product);
+        Ok(())
+    }
+
+    /// What ends sessions, and nothing else.
+    async fn end(&mut self, time: i64, op: Op) -> Result<(), TestCaseError> {
+        let because = |reason| SessionTermination::new(at(time), reason, client(self.done));
+        let (model, product) = match op {
+            Op::SignOut { session } => {
+                let (place, ending) = (self.place(session), because(EndReason::LoggedOut));
+                self.end_one(time, place, &ending).await
+            }
+            Op::EndByReuse { session, presented } => {
+                let ending =
+                    SessionTermination { presented: Some(presented), ..because(EndReason::ReuseDetected) };
+                self.end_one(time, self.place(session), &ending).await
+            }
+            Op::SignOutEverywhere { user } => {
+                let ending = because(EndReason::LoggedOut);
+                let model = self.model.end_all_of(time, user_id(user), None, &ending);
+                let which = SessionFilter::User(user_id(user));
+                (Some(model), Some(self.product.sessions.end_sessions(&which, &ending).await.unwrap()))
+            }
+            Op::ChangePassword { user, old, keep } => {
+                let (old, keep) =
+                    (old.map(|old| self.password(user, old)), keep.map(|keep| self.place(keep)));
+                let ending = because(EndReason::PasswordChanged);
+                let (old_hash, new_hash) = (old.map(hash), hash(self.model.passwords[user] + 1));
+                let change = PasswordChange {
+                    user: user_id(user),
+                    old: old_hash.as_ref(),
+                    new: &new_hash,
+                    keep: keep.map(session_id),
+                    ending: &ending,
+                };
+                let product = self.product.users.change_password(&change).await.unwrap();
+                (self.model.change_password(time, user, old, keep, &ending), product)
+            }
+            other => unreachable!("{other:?} ends nothing"),
+        };
+        prop_assert_eq!(model.map(ids), product.map(sorted));
+        Ok(())
+    }
+
+    async fn end_one(
+        &mut self,
+        time: i64,
+        place: usize,
+        ending: &SessionTermination,
+    ) -> (Option<Vec<usize>>, Option<Vec<SessionId>>) {
+        let ended = self.product.sessions.end_session(session_id(place), ending).await.unwrap();
+        let model = self.model.end(time, place, ending);
+        (model.then(|| vec![place]), ended.then(|| vec![session_id(place)]))
+    }
+
+    async fn compare(&self) -> Result<(), TestCaseError> {
+        let sessions = &self.product.sessions;
+        for (place, row) in self.model.rows.iter().enumerate() {
+            let id = session_id(place);
+            let product = sessions.find_session(id).await.unwrap();
+            prop_assert_eq!(Some(&row.session), product.as_ref());
+            let model = self.model.audit.iter().filter(|entry| entry.session == Some(id));
+            let product = sessions.session_audit(id, 1_000).await.unwrap();
+            prop_assert_eq!(ordered(model.cloned().collect()), ordered(product));
+        }
+        Ok(())
+    }
+
+    /// Also those entries that name no session: nothing but deleting counts them.
+    async fn compare_all_entries(&self) -> Result<(), TestCaseError> {
+        let purged = self.product.sessions.purge_audit(at(i64::from(u32::MAX)), 1_000_000).await.unwrap();
+        prop_assert_eq!(self.model.audit.len() as u64, purged);
+        Ok(())
+    }
+
+    fn new_session(
+        &self,
+        time: i64,
+        user: usize,
+        password: Option<u32>,
+        replaces: Option<usize>,
+        max_per_user: u32,
+    ) -> New {
+        let (idle, absolute) = (Duration::from_secs(900), Duration::from_secs(3_600));
+        let mut session = self.model.new_session(user, SessionKind::Browser, at(time), idle, absolute);
+        session.roles = Role::User.roles();
+        session.client = client(self.done);
+        let replaces = replaces.map(|replaced| self.place(replaced));
+        New { session, password: password.map(|nth| self.password(user, nth)), replaces, max_per_user }
+    }
+
+    fn step(&self, session: usize, from: u32, ms: i64, asked_by: Option<AccessTokenRef>) -> Step {
+        let place = self.place(session);
+        Step {
+            place,
+            from: self.generation(place, from),
+            now: at(ms),
+            max_rotated_at: at(ms - GRACE),
+            asked_by,
+            idle_expires_at: at(ms + 900_000),
+            client: client(self.done),
+        }
+    }
+
+    fn place(&self, session: usize) -> usize {
+        session % self.model.rows.len().max(1)
+    }
+
+    /// Up to two behind, or one ahead.
+    fn generation(&self, place: usize, relative: u32) -> u32 {
+        (self.model.rows[place].session.generation + relative).saturating_sub(2)
+    }
+
+    /// Mostly the present one, else the one before.
+    fn password(&self, user: usize, nth: u32) -> u32 {
+        self.model.passwords[user].saturating_sub(u32::from(nth == 0))
+    }
+}
+
+fn client(nth: usize) -> ClientInfo {
+    ClientInfo { address: None, user_agent: Some(format!("Agent/{nth}")), request_id: Some(nth.to_string()) }
+}
+
+fn token_at(id: u128, ms: i64) -> AccessTokenRef {
+    AccessTokenRef { id: TokenId(Uuid::from_u128(id)), issued_at: at(ms) }
+}
+
+fn rotation(step: &Step) -> Rotation<'_> {
+    Rotation {
+        id: session_id(step.place),
+        kind: SessionKind::Browser,
+        from_generation: step.from,
+        now: step.now,
+        max_rotated_at: step.max_rotated_at,
+        asked_by: step.asked_by,
+        key_number: 1,
+        idle_expires_at: step.idle_expires_at,
+        client: &step.client,
+    }
+}
+
+fn ids(places: Vec<usize>) -> Vec<SessionId> {
+    sorted(places.into_iter().map(session_id).collect())
+}
+
+fn sorted(mut ids: Vec<SessionId>) -> Vec<SessionId> {
+    ids.sort_unstable();
+    ids
+}
+
+/// Entries of the same time may come in any order.
+fn ordered(mut entries: Vec<AuditEntry>) -> Vec<AuditEntry> {
+    entries.sort_by_key(|entry| (entry.at, entry.event.as_str(), entry.by.request_id.clone()));
+    entries
+}
+
+/// The same operations at the model's store and at a fresh one of the product's, so many times.
+fn compare(
+    cases: u32,
+    defect: Option<Mutation>,
+    fresh: impl AsyncFn() -> Option<TestDatabase>,
+) -> Result<(), TestError<Vec<(i64, Op)>>> {
+    let runtime = Runtime::new().unwrap();
+    if runtime.block_on(fresh()).is_none() {
+        return Ok(());
+    }
+    let cases =
+        std::env::var("SEKISHO_TEST_TWINS").ok().and_then(|cases| cases.parse().ok()).unwrap_or(cases);
+    let mut runner = TestRunner::new(Config { cases, max_shrink_iters: 500, ..proptest_config() });
+    runner.run(&proptest::collection::vec((0..3 * GRACE, op()), 1..60), |ops| {
+        runtime.block_on(async {
+            let Some(fresh) = fresh().await else { return Ok(()) };
+            let mut twins = StorePair::new(fresh.stores.clone(), defect).await?;
+            let mut time = 0;
+            for (pause, op) in ops {
+                time += pause;
+                twins.both(time, op).await?;
+            }
+            let compared = twins.compare_all_entries().await;
+            fresh.stores.close().await;
+            compared
+        })
+    })
+}
+
+#[test]
+fn the_model_does_as_the_store_in_memory() {
+    compare(256, None, db::memory).unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn the_model_does_as_sqlite() {
+    compare(10, None, db::sqlite).unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn the_model_does_as_postgresql() {
+    compare(5, None, db::postgres).unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn what_one_of_them_does_wrong_is_noticed() {
+    let defects = [
+        Mutation::EndsAgain,
+        Mutation::RotationUnconditional,
+        Mutation::SignInOutrunsPassword,
+        Mutation::SilentReuse,
+    ];
+    for defect in defects {
+        assert!(compare(200, Some(defect), db::memory).is_err(), "{defect:?}");
+    }
+}

@@ -1,0 +1,140 @@
+//! A replica whose way to the database is cut. What others end is refused here within a second, or
+//! `/readyz` says that it isn't known; and once there is a way again, everything is known again.
+
+use std::time::{Duration, Instant};
+
+use axum::http::StatusCode;
+use sekisho::app::App;
+use sekisho::backend::db::{self, DatabaseOptions, Stores};
+use sekisho::client_info::ClientInfo;
+use sekisho::layer::{TokenService, VerifyError};
+use sekisho::models::session::EndReason;
+use sekisho::services::store::SessionFilter;
+use tokio::task::JoinSet;
+
+use crate::store_contract::races::race;
+use crate::support::app::{TestApp, send_from};
+use crate::support::browser::ACCESS;
+use crate::support::chaos_proxy::TcpChaosProxy;
+use crate::support::db::postgres;
+use crate::support::fair_clock::FairInstant;
+use crate::support::http::get;
+use crate::support::process::until;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_cut_without_a_word_are_replaced() {
+    a_cut_is_noticed(TcpChaosProxy::silence_existing).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_that_says_nothing_is_noticed() {
+    a_cut_is_noticed(TcpChaosProxy::silence).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_are_reset_are_replaced() {
+    a_cut_is_noticed(TcpChaosProxy::reset_existing).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_refuses_is_noticed() {
+    a_cut_is_noticed(TcpChaosProxy::refuse).await;
+}
+
+async fn a_cut_is_noticed(cut: fn(&TcpChaosProxy)) {
+    let Some(fresh) = postgres().await else { return };
+    let here = TestApp::with_database(fresh).await;
+    let there = RemoteReplica::start(&here).await;
+    let ann = here.signed_in("ann@example.com").await.token(ACCESS);
+    assert!(there.app.tokens.verify(&ann).is_ok());
+    assert_eq!(there.readiness().await, StatusCode::OK);
+    there.use_all_connections().await;
+
+    cut(&there.wire);
+    assert_eq!(
+        here.app
+            .tokens
+            .terminate_matching(&SessionFilter::All, EndReason::Revoked, &ClientInfo::default())
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
+    let ended = Instant::now();
+    while ended.elapsed() < 2 * WITHIN {
+        there.refuses_or_says_so(&ann, ended).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let bob = here.signed_in("bob@example.com").await.token(ACCESS);
+    assert_eq!(
+        here.app
+            .tokens
+            .terminate_matching(&SessionFilter::All, EndReason::LoggedOut, &ClientInfo::default())
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
+
+    there.wire.heal();
+    let healed = FairInstant::now();
+    until("a replica that is ready again and knows it all", async || {
+        there.refuses_or_says_so(&ann, ended).await;
+        let is_refused = |token: &&str| matches!(there.app.tokens.verify(token), Err(VerifyError::Ended(_)));
+        let knows = [&*ann, &*bob].iter().all(is_refused);
+        (knows && there.readiness().await == StatusCode::OK).then_some(())
+    })
+    .await;
+    let took = healed.elapsed();
+    println!("ready {took:?} after there was a way again");
+    assert!(took < Duration::from_secs(8), "{took:?}");
+}
+
+/// Another replica, at the other end of a wire.
+struct RemoteReplica {
+    app: App,
+    stores: Stores,
+    wire: TcpChaosProxy,
+    _following: JoinSet<()>,
+}
+
+impl RemoteReplica {
+    async fn start(other: &TestApp) -> Self {
+        let wire = TcpChaosProxy::to(other.fresh.url()).await;
+        let stores = db::open(&wire.url, &DatabaseOptions::default()).await.unwrap();
+        let app = other.replica_over(&stores);
+        app.tokens.load_revocations().await.unwrap();
+        let mut following = JoinSet::new();
+        following.spawn(app.tokens.clone().run_revocation_poller());
+        let (woken, tokens) = (stores.clone(), app.tokens.clone());
+        following.spawn(async move { woken.listen_for_revocations(move || tokens.poll_now()).await });
+        Self { app, stores, wire, _following: following }
+    }
+
+    async fn readiness(&self) -> StatusCode {
+        send_from([127, 0, 0, 1], self.app.admin.clone(), get("/readyz")).await.status
+    }
+
+    /// A replica that is ready later than a second after a session has `ended` refuses its tokens.
+    async fn refuses_or_says_so(&self, token: &str, ended: Instant) {
+        let must_know = ended.elapsed() > WITHIN;
+        let readiness = self.readiness().await;
+        let refused = self.app.tokens.verify(token);
+        assert!(
+            !must_know || readiness == StatusCode::SERVICE_UNAVAILABLE || refused.is_err(),
+            "{:?} after the end it is {readiness} and {refused:?}",
+            ended.elapsed()
+        );
+    }
+
+    /// So that there are many that may be cut.
+    async fn use_all_connections(&self) {
+        race(20, |_| {
+            let sessions = self.stores.sessions.clone();
+            async move { sessions.database_time().await.unwrap() }
+        })
+        .await;
+    }
+}
+
+const WITHIN: Duration = Duration::from_secs(1);

@@ -1,0 +1,185 @@
+//! PostgreSQL tells the other replicas when sessions have ended; and where it doesn't, they find out
+//! all the same.
+
+use sekisho::backend::db::{self, DatabaseOptions, Stores};
+use sekisho::client_info::ClientInfo;
+use sekisho::models::session::{EndReason, SessionEnd};
+use sekisho::models::user::{Role, User};
+use sekisho::services::store::{InsertOutcome, NewSession, PasswordChange, SessionFilter};
+use sqlx::ConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgListener};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::{refusal, replicas_over, sign_in};
+use crate::store_contract::{NOW, ending, known_session, known_user, session};
+use crate::support::chaos_proxy::TcpChaosProxy;
+use crate::support::db::{TestDatabase, postgres, run};
+use crate::support::process::PATIENCE;
+
+#[tokio::test]
+async fn what_ends_a_session_tells_and_nothing_else() {
+    let Some(fresh) = postgres().await else { return };
+    let mut told = NotificationCounter::on(&fresh).await;
+    let (sessions, users) = (&fresh.stores.sessions, &fresh.stores.users);
+    let owner = known_user(&fresh.stores, "owner@example.com").await;
+    let one = known_session(&fresh.stores, session(&owner)).await;
+    assert_eq!(told.times().await, 0, "a sign-in ends nothing");
+
+    assert!(sessions.end_session(one.id, &ending(END)).await.unwrap());
+    assert_eq!(told.times().await, 1);
+    assert!(!sessions.end_session(one.id, &ending(END)).await.unwrap());
+    assert!(sessions.end_sessions(&SessionFilter::All, &ending(END)).await.unwrap().is_empty());
+    assert_eq!(told.times().await, 0, "nothing was left to end");
+
+    known_session(&fresh.stores, session(&owner)).await;
+    sessions.end_sessions(&SessionFilter::User(owner.id), &ending(END)).await.unwrap();
+    assert_eq!(told.times().await, 1);
+
+    known_session(&fresh.stores, session(&owner)).await;
+    displace(&fresh.stores, &owner).await;
+    assert_eq!(told.times().await, 1, "one gave way");
+
+    let change = PasswordChange {
+        user: owner.id,
+        old: None,
+        new: &"$2b$12$new".into(),
+        keep: None,
+        ending: &ending(END),
+    };
+    users.change_password(&change).await.unwrap().unwrap();
+    assert_eq!(told.times().await, 1);
+    known_session(&fresh.stores, session(&owner)).await;
+    users.set_role(owner.id, Role::Admin, &ending(END)).await.unwrap().unwrap();
+    assert_eq!(told.times().await, 1);
+    users.disable_user(owner.id, &ending(END)).await.unwrap().unwrap();
+    assert_eq!(told.times().await, 0);
+    known_session(&fresh.stores, session(&owner)).await;
+    users.delete_user(owner.id, &ending(END)).await.unwrap().unwrap();
+    assert_eq!(told.times().await, 1);
+}
+
+#[tokio::test]
+async fn a_listener_that_was_cut_off_listens_again() {
+    let Some(fresh) = postgres().await else { return };
+    let mut woken = WakeCounter::start(&fresh.stores);
+    woken.wait().await;
+    for _ in 0..2 {
+        end_one(&fresh).await;
+        woken.wait().await;
+    }
+    for _ in 0..2 {
+        let listeners = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+            WHERE datname = current_database() AND query LIKE 'LISTEN%'";
+        run(fresh.url(), listeners).await;
+        woken.wait().await;
+        end_one(&fresh).await;
+        woken.wait().await;
+    }
+}
+
+#[tokio::test]
+async fn without_notifications_ends_arrive_by_asking() {
+    let Some(fresh) = postgres().await else { return };
+    let wire = TcpChaosProxy::to(fresh.url()).await;
+    wire.drop_listen();
+    let far = db::open(&wire.url, &DatabaseOptions::default()).await.unwrap();
+    let mut woken = WakeCounter::start(&far);
+    woken.wait().await;
+    let [here, there] = replicas_over([&fresh.stores, &far]);
+    there.load_revocations().await.unwrap();
+    let feed = tokio::spawn(there.clone().run_revocation_poller());
+    for _ in 0..3 {
+        let issued = sign_in(&here).await;
+        here.terminate(issued.session.id, EndReason::LoggedOut, &ClientInfo::default()).await.unwrap();
+        refusal(&there, &issued.tokens.access_token).await;
+    }
+    assert!(woken.0.try_recv().is_err(), "nobody told");
+    feed.abort();
+}
+
+#[tokio::test]
+async fn a_database_that_can_not_tell_ends_sessions_all_the_same() {
+    let Some(fresh) = postgres().await else { return };
+    let role = format!("sekisho_silent_{}", std::process::id());
+    let prepare = "DROP ROLE IF EXISTS {role}; CREATE ROLE {role} LOGIN PASSWORD 'lantern'; \
+        GRANT USAGE ON SCHEMA myapi TO {role}; GRANT ALL ON ALL TABLES IN SCHEMA myapi TO {role}; \
+        REVOKE EXECUTE ON FUNCTION pg_catalog.pg_notify(text, text) FROM PUBLIC";
+    run(fresh.url(), &prepare.replace("{role}", &role)).await;
+    let url: PgConnectOptions = fresh.url().parse().unwrap();
+    let url = url.username(&role).password("lantern").to_url_lossy().to_string();
+    let stores = db::open(&url, &DatabaseOptions::default()).await.unwrap();
+
+    let owner = known_user(&stores, "owner@example.com").await;
+    let one = known_session(&stores, session(&owner)).await;
+    assert!(stores.sessions.end_session(one.id, &ending(END)).await.unwrap());
+    let two = known_session(&stores, session(&owner)).await;
+    assert_eq!(stores.users.delete_user(owner.id, &ending(END)).await.unwrap(), Some(vec![two.id]));
+    for id in [one.id, two.id] {
+        assert_eq!(stores.sessions.find_session(id).await.unwrap().unwrap().end, Some(END));
+    }
+    stores.close().await;
+    run(fresh.url(), &format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+}
+
+/// A sign-in for which the user's other sessions give way.
+async fn displace(stores: &Stores, owner: &User) {
+    let new = NewSession { session: &session(owner), hashed_password: None, replaces: None, max_per_user: 1 };
+    let inserted = stores.sessions.insert_session(&new).await.unwrap();
+    assert!(matches!(inserted, InsertOutcome::Inserted { terminated: ended } if ended.len() == 1));
+}
+
+async fn end_one(fresh: &TestDatabase) {
+    let row = crate::store_contract::any_session(&fresh.stores).await;
+    assert!(fresh.stores.sessions.end_session(row.id, &ending(END)).await.unwrap());
+}
+
+/// Counts what the database tells, by listening itself.
+struct NotificationCounter {
+    listener: PgListener,
+    url: String,
+}
+
+impl NotificationCounter {
+    async fn on(fresh: &TestDatabase) -> Self {
+        let mut listener = PgListener::connect(fresh.url()).await.unwrap();
+        listener.listen("sekisho_session_ended").await.unwrap();
+        Self { listener, url: fresh.url().to_owned() }
+    }
+
+    /// How often since the last call. They come in the order in which they were sent.
+    async fn times(&mut self) -> usize {
+        run(&self.url, "NOTIFY sekisho_session_ended, 'enough'").await;
+        let mut times = 0;
+        while self.listener.recv().await.unwrap().payload() != "enough" {
+            times += 1;
+        }
+        times
+    }
+}
+
+/// What follows the database's word, and how often it was woken.
+struct WakeCounter(mpsc::UnboundedReceiver<()>, JoinHandle<()>);
+
+impl WakeCounter {
+    fn start(stores: &Stores) -> Self {
+        let (wake, woken) = mpsc::unbounded_channel();
+        let stores = stores.clone();
+        let following =
+            async move { stores.listen_for_revocations(move || wake.send(()).unwrap_or_default()).await };
+        Self(woken, tokio::spawn(following))
+    }
+
+    async fn wait(&mut self) {
+        timeout(PATIENCE, self.0.recv()).await.expect("woken").unwrap();
+    }
+}
+
+impl Drop for WakeCounter {
+    fn drop(&mut self) {
+        self.1.abort();
+    }
+}
+
+const END: SessionEnd = SessionEnd { at: NOW, reason: EndReason::Revoked };

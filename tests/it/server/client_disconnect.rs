@@ -1,0 +1,50 @@
+//! Clients that leave before their answer: nobody works for them any longer.
+
+use rustls::version::TLS13;
+use sekisho::server::ServerLimits;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+
+use crate::support::process::until;
+use crate::support::test_server::{Files, GET, TestServer, answer, get1, talk};
+
+/// Room for one request at a time, so that another is served as soon as nobody works for the first.
+fn one_at_a_time() -> ServerLimits {
+    ServerLimits { in_flight: 1, ..ServerLimits::default() }
+}
+
+async fn is_noticed<S: AsyncRead + AsyncWrite + Unpin>(connect: impl AsyncFn() -> S) {
+    let served = async || talk(&mut connect().await, GET).await.starts_with("HTTP/1.1 200");
+    let mut client = connect().await;
+    client.write_all(get1("/slow").as_bytes()).await.unwrap();
+    until("the request to be there", async || (!served().await).then_some(())).await;
+    drop(client);
+    until("nobody to work for it", async || served().await.then_some(())).await;
+}
+
+#[tokio::test]
+async fn who_leaves_is_noticed() {
+    let (server, _seen) = TestServer::start(1, one_at_a_time());
+    is_noticed(async || server.connect().await).await;
+}
+
+#[tokio::test]
+async fn who_leaves_is_noticed_through_tls() {
+    let files = Files::good();
+    let (server, _seen) = TestServer::with(1, one_at_a_time(), Some(files.load().unwrap()));
+    is_noticed(async || files.connect(server.address, &["http/1.1"], &[&TLS13]).await.unwrap()).await;
+}
+
+/// What waits in the socket is no sign of it.
+#[tokio::test]
+async fn who_has_sent_the_next_request_is_still_there() {
+    let (server, mut seen) = TestServer::start(1, ServerLimits::default());
+    let mut client = server.connect().await;
+    client.write_all(get1("/slow").as_bytes()).await.unwrap();
+    assert_eq!(seen.recv().await.as_deref(), Some("/slow"));
+    client.write_all(get1("/next").as_bytes()).await.unwrap();
+    // Whoever looks at sockets has looked by then.
+    assert!(talk(&mut server.connect().await, GET).await.starts_with("HTTP/1.1 200"));
+    server.script.release();
+    assert!(answer(&mut client).await.ends_with("at last"));
+    assert!(answer(&mut client).await.starts_with("HTTP/1.1 200"));
+}

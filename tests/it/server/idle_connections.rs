@@ -1,0 +1,72 @@
+//! Connections that are idle, and cost next to nothing then.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::support::db::sqlite_place;
+use crate::support::process::{PATIENCE, TestDeployment, until};
+use crate::support::upstream::Upstream;
+
+/// How many come at a time.
+const MANY: usize = 400;
+
+/// What each of them may cost once others rest, in KiB. (The buffers alone are 16.)
+const EACH: usize = 4;
+
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+async fn ask(socket: &mut TcpStream, request: &[u8]) {
+    socket.write_all(request).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        let read = timeout(PATIENCE, socket.read_buf(&mut answer)).await.unwrap().unwrap();
+        assert!(read > 0, "{}", String::from_utf8_lossy(&answer));
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&answer));
+}
+
+/// What they give back may stay the program's, for those that come next: so these cost next to nothing.
+#[tokio::test]
+async fn an_idle_connection_gives_its_buffers_back() {
+    let upstream = Upstream::start().await;
+    let site = TestDeployment::new(sqlite_place().await.unwrap()).await;
+    site.forward_to_openly(upstream.url());
+    let server = site.serve().await;
+    let mut sockets = Vec::new();
+    let cost = until("connections that rest", async || {
+        let before = server.memory();
+        for _ in 0..MANY {
+            let mut socket = TcpStream::connect(server.public).await.unwrap();
+            ask(&mut socket, REQUEST).await;
+            sockets.push(socket);
+        }
+        let cost = server.memory().saturating_sub(before);
+        println!("{MANY} more connections: {cost} KiB, {} bytes each", cost * 1024 / MANY);
+        (cost < MANY * EACH).then_some(cost)
+    });
+    cost.await;
+    // None of them has lost anything by that.
+    for socket in &mut sockets {
+        ask(socket, REQUEST).await;
+    }
+    server.stop().await;
+}
+
+/// It begins again in the middle of what it had read.
+#[tokio::test]
+async fn what_was_read_of_the_next_request_is_kept() {
+    let upstream = Upstream::start().await;
+    let mut site = TestDeployment::new(sqlite_place().await.unwrap()).await;
+    site.forward_to_openly(upstream.url());
+    site.set("server.header_timeout", "10s");
+    let server = site.serve().await;
+    let mut socket = TcpStream::connect(server.public).await.unwrap();
+    ask(&mut socket, b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHo").await;
+    // Nothing tells when it rests.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    ask(&mut socket, b"st: a\r\n\r\n").await;
+    server.stop().await;
+}

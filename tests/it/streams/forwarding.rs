@@ -1,0 +1,235 @@
+//! What passes of an upgrade, and what of the bytes after it.
+
+use futures_util::{SinkExt, StreamExt};
+use sekisho::proxy::RouteSpec;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+
+use crate::support::proxy_server::{ProxyServer, connect, exchange, get, request};
+use crate::support::upstream::{Upstream, listen, read_head, saying};
+use crate::support::websocket::{EchoUpstream, agree, is_heard, line, open, refused, until_closed};
+
+#[tokio::test]
+async fn messages_pass_both_ways() {
+    let upstream = EchoUpstream::start().await;
+    let front = ProxyServer::to(upstream.url()).start().await;
+    let (mut socket, answer) = open(front, "/chat?room=1", &[]).await.unwrap();
+    assert_eq!(answer.headers()["x-answer"], "yes");
+    let large = Message::binary(vec![7; 1 << 20]);
+    for message in [Message::text("hello"), Message::binary(Vec::new()), large] {
+        socket.send(message.clone()).await.unwrap();
+        assert_eq!(socket.next().await.unwrap().unwrap(), message);
+    }
+    let parts =
+        [(Data::Text, "in ", false), (Data::Continue, "three ", false), (Data::Continue, "parts", true)];
+    for (kind, text, last) in parts {
+        let frame = Frame::message(text.as_bytes().to_vec(), OpCode::Data(kind), last);
+        socket.send(Message::Frame(frame)).await.unwrap();
+        if !last {
+            socket.send(Message::Ping("between".into())).await.unwrap();
+            assert_eq!(socket.next().await.unwrap().unwrap(), Message::Pong("between".into()));
+        }
+    }
+    assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("in three parts"));
+}
+
+/// P-21: the codes are those of the ends, whichever of them closes.
+#[tokio::test]
+async fn close_codes_are_kept() {
+    let mut upstream = EchoUpstream::start().await;
+    let front = ProxyServer::to(upstream.url()).start().await;
+    for code in [1000, 1001, 1011, 3000, 4123] {
+        let (mut socket, _) = open(front, "/", &[]).await.unwrap();
+        let frame = CloseFrame { code: code.into(), reason: "that is all".into() };
+        socket.close(Some(frame)).await.unwrap();
+        until_closed(&mut socket).await;
+        assert_eq!(upstream.closed().await, Some((code, "that is all".to_owned())));
+
+        let (mut socket, _) = open(front, "/", &[]).await.unwrap();
+        socket.send(Message::text(format!("close {code} and out"))).await.unwrap();
+        assert_eq!(until_closed(&mut socket).await, Some((code, "and out".to_owned())));
+        assert_eq!(upstream.closed().await, Some((code, "and out".to_owned())), "the client's answer");
+    }
+    let (socket, _) = open(front, "/", &[]).await.unwrap();
+    drop(socket);
+    assert_eq!(upstream.closed().await, None, "broken off");
+}
+
+/// P-21: whatever the bytes are, they are the same on the other side.
+#[tokio::test]
+async fn no_byte_is_changed() {
+    let upstream = listen(|mut socket| async move {
+        let head = String::from_utf8(read_head(&mut socket).await).unwrap();
+        agree(&mut socket, line(&head, "sec-websocket-key").unwrap()).await;
+        let (mut from, mut to) = socket.split();
+        let _ = tokio::io::copy(&mut from, &mut to).await;
+        let _ = to.shutdown().await;
+    })
+    .await;
+    let front = ProxyServer::to(format!("http://{upstream}")).start().await;
+    let mut socket = TcpStream::connect(front).await.unwrap();
+    // The first of it comes with the handshake, before anyone has agreed.
+    let bytes: Vec<u8> = (0..200_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    socket.write_all(&[HANDSHAKE.as_bytes(), &bytes[..100]].concat()).await.unwrap();
+    let head = String::from_utf8(read_head(&mut socket).await).unwrap();
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    assert_eq!(line(&head, "upgrade"), Some("websocket"));
+    assert_eq!(line(&head, "connection"), Some("upgrade"));
+    assert_eq!(line(&head, "content-length"), None);
+    let (mut from, mut to) = socket.into_split();
+    let rest = bytes[100..].to_vec();
+    tokio::spawn(async move {
+        for piece in rest.chunks(1_237) {
+            to.write_all(piece).await.unwrap();
+        }
+        to.shutdown().await.unwrap();
+    });
+    let mut back = Vec::new();
+    from.read_to_end(&mut back).await.unwrap();
+    assert!(back == bytes, "{} of {}", back.len(), bytes.len());
+}
+
+const HANDSHAKE: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+#[tokio::test]
+async fn connection_is_read_as_a_list() {
+    let mut upstream = EchoUpstream::start().await;
+    let front = ProxyServer::to(upstream.url()).start().await;
+    for lines in [
+        &[("connection", "keep-alive, Upgrade")][..],
+        &[("connection", "UPGRADE")],
+        &[("connection", "x-one ,\tupgrade,"), ("x-one", "1")],
+    ] {
+        let (mut socket, _) = open(front, "/", lines).await.unwrap();
+        is_heard(&mut socket).await;
+        let head = upstream.head().await;
+        assert_eq!(line(&head, "connection"), Some("upgrade"), "{head}");
+        assert_eq!(line(&head, "upgrade"), Some("websocket"));
+        assert_eq!(line(&head, "x-one"), None);
+    }
+    let split = HANDSHAKE.replace("Connection: Upgrade", "Connection: keep-alive\r\nConnection: upgrade");
+    let mut socket = TcpStream::connect(front).await.unwrap();
+    socket.write_all(split.as_bytes()).await.unwrap();
+    assert!(read_head(&mut socket).await.starts_with(b"HTTP/1.1 101 "));
+}
+
+#[tokio::test]
+async fn an_upstream_may_refuse_and_the_connection_goes_on() {
+    let upstream = saying(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 7\r\nX-Why: no\r\n\r\nnot you").await;
+    let front = ProxyServer::to(upstream).start().await;
+    let answer = refused(front, "/", &[]).await;
+    assert_eq!((answer.status().as_u16(), &answer.headers()["x-why"]), (403, &"no".parse().unwrap()));
+    assert_eq!(answer.body().as_deref(), Some(&b"not you"[..]));
+
+    let mut socket = TcpStream::connect(front).await.unwrap();
+    for _ in 0..2 {
+        socket.write_all(HANDSHAKE.as_bytes()).await.unwrap();
+        assert!(read_head(&mut socket).await.starts_with(b"HTTP/1.1 403 "));
+        let mut body = [0; 7];
+        socket.read_exact(&mut body).await.unwrap();
+    }
+}
+
+/// What was not asked for, or not read, is no upgrade.
+#[tokio::test]
+async fn an_upstream_that_switches_to_something_else_is_answered_with_502() {
+    for lines in [
+        "Upgrade: h2c\r\n",
+        "",
+        "Upgrade: websocket\r\n",
+        "Upgrade: websocket\r\nUpgrade: websocket\r\n",
+        "Upgrade: websocket\r\nSec-WebSocket-Accept: bm90IHRoZSBvbmUgdGhhdCBpcyBkdWU=\r\n",
+    ] {
+        let answer = format!("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n{lines}\r\n");
+        let front =
+            ProxyServer::to(saying(Box::leak(answer.into_boxed_str()).as_bytes()).await).start().await;
+        let answer =
+            exchange(front, HANDSHAKE.replace("Upgrade\r\nUpgrade", "Upgrade, close\r\nUpgrade")).await;
+        assert!(answer.starts_with("HTTP/1.1 502 "), "{lines}: {answer}");
+        assert!(answer.contains("\"upstream_error\""), "{answer}");
+    }
+    let upstream = saying(
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+          Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
+    );
+    let answer = get(ProxyServer::to(upstream.await).start().await, "/", "").await;
+    assert!(answer.starts_with("HTTP/1.1 502 "), "unasked: {answer}");
+}
+
+/// Only what the route allows, which is never a protocol that takes requests: a client could ask the
+/// upstream for anything, in anybody's name.
+#[tokio::test]
+async fn other_protocols_are_not_asked_for() {
+    let mut upstream = Upstream::start().await;
+    let front = ProxyServer::to(upstream.url()).start().await;
+    for lines in [
+        "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n",
+        "Connection: Upgrade\r\nUpgrade: tcp\r\n",
+        "Connection: keep-alive\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+        // No handshake: it has no key.
+        "Connection: Upgrade\r\nUpgrade: websocket\r\n",
+    ] {
+        let answer =
+            exchange(front, format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{lines}\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{lines}: {answer}");
+        let seen = upstream.seen().await;
+        for name in ["connection", "upgrade", "http2-settings"] {
+            assert!(seen.all(name).is_empty(), "{lines}: {seen:?}");
+        }
+    }
+    let old = HANDSHAKE.replace("HTTP/1.1", "HTTP/1.0");
+    assert!(exchange(front, old).await.contains(" 200 OK"));
+    assert!(upstream.seen().await.all("upgrade").is_empty());
+}
+
+#[tokio::test]
+async fn a_protocol_that_the_route_allows_passes_as_it_is() {
+    let upstream = listen(|mut socket| async move {
+        let head = String::from_utf8(read_head(&mut socket).await).unwrap();
+        assert_eq!(line(&head, "upgrade"), Some("shout"), "{head}");
+        let agreed =
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: Shout\r\n\r\nHELLO";
+        socket.write_all(agreed).await.unwrap();
+        let mut heard = Vec::new();
+        socket.read_to_end(&mut heard).await.unwrap();
+        heard.make_ascii_uppercase();
+        socket.write_all(&heard).await.unwrap();
+    })
+    .await;
+    let spec = RouteSpec {
+        upgrades: vec!["shout".to_owned()],
+        ..RouteSpec::new("/", [format!("http://{upstream}")])
+    };
+    let front = ProxyServer::new([spec]).start().await;
+    let mut socket = TcpStream::connect(front).await.unwrap();
+    socket
+        .write_all(b"POST / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket, shout\r\n\r\n")
+        .await
+        .unwrap();
+    assert!(read_head(&mut socket).await.starts_with(b"HTTP/1.1 101 "));
+    socket.write_all(b"anyone there?").await.unwrap();
+    // The upstream answers once it has heard all: the other way stays open.
+    socket.shutdown().await.unwrap();
+    let mut said = String::new();
+    socket.read_to_string(&mut said).await.unwrap();
+    assert_eq!(said, "HELLOANYONE THERE?");
+}
+
+#[tokio::test]
+async fn an_upgrade_takes_its_own_connection_to_the_upstream() {
+    let upstream = EchoUpstream::start().await;
+    let front = ProxyServer::to(upstream.url()).start().await;
+    let (mut one, _) = open(front, "/", &[]).await.unwrap();
+    let (mut other, _) = open(front, "/", &[]).await.unwrap();
+    is_heard(&mut one).await;
+    is_heard(&mut other).await;
+    let mut events = connect(front).await;
+    let answer = events.send_request(request("GET", "/", axum_core::body::Body::empty())).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    is_heard(&mut one).await;
+}

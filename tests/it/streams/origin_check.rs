@@ -1,0 +1,171 @@
+//! Who may open a WebSocket: through the whole program.
+
+use sekisho::models::user::Role;
+use sekisho::server::ServerLimits;
+
+use crate::support::gateway::{NAMES, SessionCookies, TestGateway, TestGatewayBuilder, route};
+use crate::support::http::Answer;
+use crate::support::websocket::{EchoUpstream, is_heard, line, open, refused, until_closed};
+
+const OWN: &str = "http://127.0.0.1:8080";
+const PAGE: &str = "https://page.example.com";
+
+async fn gateway(upstream: &EchoUpstream, more: &str) -> TestGateway {
+    let routes = route("/", &upstream.url(), more);
+    TestGatewayBuilder::new(format!("[server]\nallowed_origins = [\"{PAGE}\"]\n{routes}")).start().await
+}
+
+fn answer(refused: http::Response<Option<Vec<u8>>>) -> Answer {
+    let (parts, body) = refused.into_parts();
+    Answer { status: parts.status, headers: parts.headers, body: body.unwrap_or_default() }
+}
+
+/// B-6.
+#[tokio::test]
+async fn without_a_session_it_is_401_before_anything_reaches_the_upstream() {
+    let mut upstream = EchoUpstream::start().await;
+    let server = gateway(&upstream, "").await.listen(ServerLimits::default()).await;
+    for (lines, event) in [
+        (vec![("origin", OWN)], "missing"),
+        (vec![("origin", OWN), ("cookie", "__Host-access_token=x")], "malformed"),
+        (vec![("authorization", "Bearer x.y.z")], "malformed"),
+    ] {
+        let answer = answer(refused(server, "/chat", &lines).await);
+        answer.problem(401, event);
+        assert!(answer.set_cookies().is_empty());
+    }
+    assert!(upstream.has_seen_no_more());
+}
+
+/// B-6: by the cookies alone, so any page that the browser has open could be asking.
+#[tokio::test]
+async fn with_our_cookies_the_origin_decides() {
+    let mut upstream = EchoUpstream::start().await;
+    let gateway = gateway(&upstream, "").await;
+    let server = gateway.listen(ServerLimits::default()).await;
+    let cookies = gateway.signed_in(Role::User).await.line();
+    let host = format!("http://{server}");
+    for origins in [
+        &[][..],
+        &["null"],
+        &["https://evil.example"],
+        &["https://evil.example.com"],
+        &["https://page.example.com.evil.example"],
+        &["http://page.example.com"],
+        &["https://page.example.com:8443"],
+        &["https://page.example.com/"],
+        &["http://127.0.0.1:8080.evil.example"],
+        &["nonsense"],
+        &[""],
+        // What the request itself says of where it goes.
+        &[host.as_str()],
+        &[OWN, "https://evil.example"],
+        &["https://evil.example", OWN],
+    ] {
+        let mut lines: Vec<_> = origins.iter().map(|origin| ("origin", *origin)).collect();
+        lines.push(("cookie", &cookies));
+        let answer = answer(refused(server, "/chat", &lines).await);
+        answer.problem(403, "cross_site");
+    }
+    assert!(upstream.has_seen_no_more());
+    for origin in [OWN, PAGE] {
+        let (mut socket, _) =
+            open(server, "/chat", &[("origin", origin), ("cookie", &cookies)]).await.unwrap();
+        is_heard(&mut socket).await;
+        let head = upstream.head().await;
+        assert_eq!(line(&head, "x-forwarded-email"), Some("taro@example.jp"));
+        assert_eq!((line(&head, "cookie"), line(&head, "origin")), (None, Some(origin)));
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_is_no_browser_needs_no_origin() {
+    let upstream = EchoUpstream::start().await;
+    let gateway = gateway(&upstream, "").await;
+    let server = gateway.listen(ServerLimits::default()).await;
+    let bearer = format!("Bearer {}", gateway.signed_in(Role::User).await.access);
+    for lines in
+        [&[("authorization", bearer.as_str())][..], &[("authorization", &bearer), ("origin", "app://x")]]
+    {
+        let (mut socket, _) = open(server, "/chat", lines).await.unwrap();
+        is_heard(&mut socket).await;
+    }
+}
+
+#[tokio::test]
+async fn where_no_session_is_looked_at_no_origin_is() {
+    let mut upstream = EchoUpstream::start().await;
+    let gateway = gateway(&upstream, "auth = \"none\"").await;
+    let server = gateway.listen(ServerLimits::default()).await;
+    let cookies = gateway.signed_in(Role::User).await.line();
+    let (mut socket, _) =
+        open(server, "/", &[("cookie", &cookies), ("origin", "https://evil.example")]).await.unwrap();
+    is_heard(&mut socket).await;
+    let head = upstream.head().await;
+    assert_eq!((line(&head, "cookie"), line(&head, "x-forwarded-user")), (None, None));
+}
+
+#[tokio::test]
+async fn an_optional_route_lets_pages_in_that_bring_no_cookies() {
+    let mut upstream = EchoUpstream::start().await;
+    let gateway = gateway(&upstream, "auth = \"optional\"").await;
+    let server = gateway.listen(ServerLimits::default()).await;
+    let cookies = gateway.signed_in(Role::User).await.line();
+    let foreign = ("origin", "https://evil.example");
+    let (mut socket, _) = open(server, "/", &[foreign]).await.unwrap();
+    is_heard(&mut socket).await;
+    assert_eq!(line(&upstream.head().await, "x-forwarded-user"), None);
+    answer(refused(server, "/", &[foreign, ("cookie", &cookies)]).await).problem(403, "cross_site");
+}
+
+#[tokio::test]
+async fn fresh_cookies_come_with_the_101_and_the_new_session_holds() {
+    let upstream = EchoUpstream::start().await;
+    let gateway = gateway(&upstream, "").await;
+    let server = gateway.listen(ServerLimits::default()).await;
+    let jar = gateway.signed_in(Role::User).await;
+    gateway.expire();
+    let (mut socket, response) =
+        open(server, "/", &[("origin", OWN), ("cookie", &jar.line())]).await.unwrap();
+    let renewed = answer(response);
+    assert_eq!((renewed.status.as_u16(), renewed.event()), (101, Some("rotated")));
+    let fresh = SessionCookies::of(&renewed).unwrap();
+    assert_ne!(fresh.refresh, jar.refresh);
+    is_heard(&mut socket).await;
+
+    let tokens = &gateway.app.tokens;
+    let session = tokens.identify_session(Some(&fresh.refresh), None).unwrap();
+    let by = sekisho::client_info::ClientInfo::default();
+    tokens.terminate(session, sekisho::models::session::EndReason::Revoked, &by).await.unwrap();
+    assert_eq!(until_closed(&mut socket).await, Some((4401, "revoked".to_owned())));
+    let line = format!("{}={}", NAMES[0], fresh.access);
+    let over = answer(refused(server, "/", &[("origin", OWN), ("cookie", &line)]).await);
+    over.problem(401, "revoked");
+}
+
+/// nothing is renewed for a page that may not ask.
+#[tokio::test]
+async fn a_refused_upgrade_renews_nothing() {
+    let upstream = EchoUpstream::start().await;
+    let gateway = gateway(&upstream, "").await;
+    let server = gateway.listen(ServerLimits::default()).await;
+    let jar = gateway.signed_in(Role::User).await;
+    gateway.expire();
+    let lines = [("origin", "https://evil.example"), ("cookie", &jar.line())];
+    let answer = answer(refused(server, "/", &lines).await);
+    answer.problem(403, "cross_site");
+    assert_eq!((answer.event(), SessionCookies::of(&answer)), (None, None));
+    let session = gateway.app.tokens.identify_session(Some(&jar.refresh), None).unwrap();
+    assert_eq!(gateway.app.tokens.find(session).await.unwrap().unwrap().generation, 1);
+}
+
+#[tokio::test]
+async fn the_role_is_asked_for_before_the_upgrade() {
+    let mut upstream = EchoUpstream::start().await;
+    let gateway = gateway(&upstream, "roles = [\"admin\"]").await;
+    let server = gateway.listen(ServerLimits::default()).await;
+    let cookies = gateway.signed_in(Role::User).await.line();
+    let answer = answer(refused(server, "/", &[("origin", OWN), ("cookie", &cookies)]).await);
+    answer.problem(403, "forbidden");
+    assert!(upstream.has_seen_no_more());
+}

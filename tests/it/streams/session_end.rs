@@ -1,0 +1,197 @@
+//! What happens to a connection whose session ends.
+
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use sekisho::proxy::RouteSpec;
+use sekisho::session_event::SessionEvent;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+use tokio_tungstenite::tungstenite::Message;
+
+use super::SessionEndTrigger;
+use crate::support::fair_clock::FairInstant;
+use crate::support::process::PATIENCE;
+use crate::support::proxy_server::ProxyServer;
+use crate::support::upstream::{listen, read_head};
+use crate::support::websocket::{EchoUpstream, agree, is_heard, line, open, until_closed};
+
+#[tokio::test]
+async fn both_sides_of_a_websocket_are_told() {
+    let mut upstream = EchoUpstream::start().await;
+    let (front, end) = SessionEndTrigger::of(RouteSpec::new("/", [upstream.url()]));
+    let front = front.start().await;
+    let (mut socket, _) = open(front, "/", &[]).await.unwrap();
+    is_heard(&mut socket).await;
+    let began = FairInstant::now();
+    end.now(SessionEvent::LoggedOut);
+    assert_eq!(until_closed(&mut socket).await, Some((4401, "logged_out".to_owned())));
+    assert_eq!(upstream.closed().await, Some((1001, String::new())));
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+
+    // Also one that was opened in the last moment.
+    let (mut socket, _) = open(front, "/", &[]).await.unwrap();
+    assert_eq!(until_closed(&mut socket).await, Some((4401, "logged_out".to_owned())));
+    assert_eq!(upstream.closed().await, Some((1001, String::new())));
+}
+
+#[tokio::test]
+async fn without_a_session_nothing_ends() {
+    let upstream = EchoUpstream::start().await;
+    let (front, end) = SessionEndTrigger::of(RouteSpec::new("/", [upstream.url()]));
+    let front = ProxyServer { identity: None, ..front }.start().await;
+    let (mut socket, _) = open(front, "/", &[]).await.unwrap();
+    end.now(SessionEvent::LoggedOut);
+    let (mut later, _) = open(front, "/", &[]).await.unwrap();
+    is_heard(&mut later).await;
+    is_heard(&mut socket).await;
+}
+
+/// An upstream that agrees to be a WebSocket, and then writes `first` once and `bytes` for ever.
+async fn flooding(first: &'static [u8], bytes: &'static [u8]) -> String {
+    let upstream = listen(move |mut socket| async move {
+        let head = String::from_utf8(read_head(&mut socket).await).unwrap();
+        agree(&mut socket, line(&head, "sec-websocket-key").unwrap()).await;
+        socket.write_all(first).await.unwrap();
+        while socket.write_all(bytes).await.is_ok() {}
+    })
+    .await;
+    format!("http://{upstream}")
+}
+
+#[tokio::test]
+async fn no_byte_passes_after_the_close_however_much_the_upstream_writes() {
+    // Some frames of many sizes.
+    let frames: &'static [u8] =
+        Vec::leak([&b"\x82\x05hello\x82\x00\x82\x7e\x03\xe8"[..], &[7; 1_000]].concat());
+    let (front, end) = SessionEndTrigger::of(RouteSpec::new("/", [flooding(b"", frames).await]));
+    let (mut socket, _) = open(front.start().await, "/", &[]).await.unwrap();
+    for _ in 0..1_000 {
+        socket.next().await.unwrap().unwrap();
+    }
+    let began = FairInstant::now();
+    end.now(SessionEvent::Revoked);
+    assert_eq!(until_closed(&mut socket).await, Some((4401, "revoked".to_owned())), "all frames were whole");
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+}
+
+/// The upstream is in the middle of one endless frame.
+#[tokio::test]
+async fn within_a_frame_the_connection_closes_without_a_close() {
+    let endless = flooding(b"\x82\x7f\x00\x00\x00\xff\xff\xff\xff\xff", &[7; 16 * 1024]).await;
+    let (front, end) = SessionEndTrigger::of(RouteSpec::new("/", [endless]));
+    let mut socket = TcpStream::connect(front.start().await).await.unwrap();
+    let handshake = "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    socket.write_all(handshake.as_bytes()).await.unwrap();
+    read_head(&mut socket).await;
+    let mut buffer = vec![0; 64 * 1024];
+    socket.read_exact(&mut buffer).await.unwrap();
+    let began = FairInstant::now();
+    end.now(SessionEvent::Revoked);
+    let mut tail = Vec::new();
+    while let Ok(read @ 1..) = socket.read(&mut buffer).await {
+        tail = buffer[..read].to_vec();
+    }
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(!tail.windows(7).any(|part| part == b"revoked"));
+}
+
+/// A client that reads nothing, while the upstream waits for it to do so.
+#[tokio::test]
+async fn a_client_that_does_not_read_is_cut_off_and_the_upstream_hears_of_it() {
+    let (tell, mut gone) = mpsc::unbounded_channel();
+    let upstream = listen(move |mut socket| {
+        let tell = tell.clone();
+        async move {
+            let head = String::from_utf8(read_head(&mut socket).await).unwrap();
+            agree(&mut socket, line(&head, "sec-websocket-key").unwrap()).await;
+            let (mut from, mut to) = socket.into_split();
+            let writing = async { while to.write_all(&b"\x82\x05hello".repeat(1_000)).await.is_ok() {} };
+            let reading = async {
+                let mut said = Vec::new();
+                let _ = from.read_to_end(&mut said).await;
+                said
+            };
+            let ((), said) = tokio::join!(writing, reading);
+            let _ = tell.send(said);
+        }
+    })
+    .await;
+    let (front, end) = SessionEndTrigger::of(RouteSpec::new("/", [format!("http://{upstream}")]));
+    let (socket, _) = open(front.start().await, "/", &[]).await.unwrap();
+    // All that fits on the way is there by now, most likely; if not, the outcome is the same.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let began = FairInstant::now();
+    end.now(SessionEvent::Revoked);
+    let said = timeout(PATIENCE, gone.recv()).await.unwrap().unwrap();
+    assert_eq!(said[..2], [0x88, 0x82], "a Close");
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    drop(socket);
+}
+
+#[tokio::test]
+async fn another_tunnel_breaks_off() {
+    let upstream = listen(|mut socket| async move {
+        read_head(&mut socket).await;
+        let agreed = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: shout\r\n\r\n";
+        socket.write_all(agreed).await.unwrap();
+        while socket.write_all(b"hello").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let spec = RouteSpec {
+        upgrades: vec!["shout".to_owned()],
+        ..RouteSpec::new("/", [format!("http://{upstream}")])
+    };
+    let (front, end) = SessionEndTrigger::of(spec);
+    let mut socket = TcpStream::connect(front.start().await).await.unwrap();
+    socket
+        .write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: shout\r\n\r\n")
+        .await
+        .unwrap();
+    read_head(&mut socket).await;
+    let began = FairInstant::now();
+    end.now(SessionEvent::UserDeleted);
+    let mut said = Vec::new();
+    let _ = socket.read_to_end(&mut said).await;
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn when_the_program_stops_websockets_are_told() {
+    let mut upstream = EchoUpstream::start().await;
+    let front = ProxyServer::to(upstream.url());
+    let streams = front.streams.clone();
+    let front = front.start().await;
+    let (mut socket, _) = open(front, "/", &[]).await.unwrap();
+    is_heard(&mut socket).await;
+    streams.close_all();
+    assert_eq!(until_closed(&mut socket).await, Some((1001, String::new())));
+    assert_eq!(upstream.closed().await, Some((1001, String::new())));
+
+    let (mut late, _) = open(front, "/", &[]).await.unwrap();
+    assert_eq!(until_closed(&mut late).await, Some((1001, String::new())));
+}
+
+#[tokio::test]
+async fn a_silent_websocket_outlives_the_time_outs_of_bodies() {
+    let upstream = EchoUpstream::start().await;
+    let spec = RouteSpec {
+        idle_timeout: Duration::from_millis(50),
+        first_byte_timeout: Duration::from_millis(500),
+        tunnel_idle_timeout: Duration::from_secs(4),
+        ..RouteSpec::new("/", [upstream.url()])
+    };
+    let (mut socket, _) = open(ProxyServer::new([spec]).start().await, "/", &[]).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    is_heard(&mut socket).await;
+    let last = Instant::now();
+    socket.flush().await.unwrap();
+    assert_eq!(until_closed(&mut socket).await, Some((1001, String::new())));
+    assert!(last.elapsed() >= Duration::from_millis(3_900), "{:?}", last.elapsed());
+    assert!(socket.send(Message::text("too late")).await.is_err());
+}

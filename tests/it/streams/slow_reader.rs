@@ -1,0 +1,121 @@
+//! Event streams whose clients take nothing of them: nobody asks their bodies whether there is more.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http::Request;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
+
+use crate::support::db::sqlite_place;
+use crate::support::fair_clock::FairInstant;
+use crate::support::process::{PATIENCE, ServerProcess, TestDeployment, until};
+use crate::support::socket_browser::SocketBrowser;
+use crate::support::upstream::{listen, read_head};
+
+/// An upstream that writes as much as anybody takes.
+async fn gushing() -> SocketAddr {
+    listen(|mut socket| async move {
+        read_head(&mut socket).await;
+        let head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
+        let mut written = socket.write_all(head).await;
+        let events = b"data: tick\n\n".repeat(1_000);
+        while written.is_ok() {
+            written = socket.write_all(&events).await;
+        }
+    })
+    .await
+}
+
+async fn site() -> (TestDeployment, ServerProcess, SocketBrowser) {
+    let mut site = TestDeployment::new(sqlite_place().await.unwrap()).await;
+    site.set("tokens.access_ttl", "10m");
+    site.forward_to(format!("http://{}", gushing().await));
+    site.user("ann@example.com", "user").await;
+    let server = site.serve().await;
+    let ann = SocketBrowser::signed_in(server.public, "ann@example.com").await;
+    (site, server, ann)
+}
+
+/// How many event streams are open, and how many were closed.
+async fn streams(server: &ServerProcess) -> (usize, usize) {
+    let answer = SocketBrowser::default().get(server.admin, "/metrics").await;
+    let text = String::from_utf8(answer.body).unwrap();
+    let number = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.map_or(0, |number| number.trim().parse().unwrap())
+    };
+    (
+        number("sekisho_streams{kind=\"events\"}"),
+        number("sekisho_streams_closed_total{kind=\"events\",event=\"revoked\"}"),
+    )
+}
+
+/// Ends the session, and says how long ago that was given and how long the command took.
+async fn revoke(site: &TestDeployment) -> (FairInstant, Duration) {
+    let began = FairInstant::now();
+    site.run(&["session", "revoke", "--user", "ann@example.com"]).await.done();
+    (began, began.elapsed())
+}
+
+/// Asks for events, and doesn't read.
+async fn unread(server: SocketAddr, browser: &SocketBrowser) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(1).unwrap();
+    let mut socket = socket.connect(server).await.unwrap();
+    let request = format!("GET /events HTTP/1.1\r\nHost: a\r\nCookie: {}\r\n\r\n", browser.cookie_header());
+    socket.write_all(request.as_bytes()).await.unwrap();
+    socket
+}
+
+#[tokio::test]
+async fn an_event_stream_that_nobody_reads_closes_with_its_session() {
+    const MANY: usize = 20;
+    let (site, server, ann) = site().await;
+    let mut sockets = Vec::new();
+    for _ in 0..MANY {
+        sockets.push(unread(server.public, &ann).await);
+    }
+    until("the streams", async || (streams(&server).await.0 == MANY).then_some(())).await;
+    let (began, command) = revoke(&site).await;
+    for socket in sockets {
+        // It is reset: what was on its way isn't to be read any more either.
+        until("the end", async || socket.take_error().unwrap()).await;
+    }
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(2) + command, "{took:?}, and {command:?} the command");
+    until("all to be counted", async || (streams(&server).await == (0, MANY)).then_some(())).await;
+    server.stop().await;
+}
+
+/// Others may be on the same connection, behind a proxy that speaks HTTP/2 to us.
+#[tokio::test]
+async fn of_http2_only_the_stream_that_nobody_reads_ends() {
+    let (site, server, ann) = site().await;
+    let socket = TcpStream::connect(server.public).await.unwrap();
+    let (mut client, connection) = h2::client::handshake(socket).await.unwrap();
+    tokio::spawn(connection);
+    let request = |path: &str| {
+        let request = Request::get(format!("http://{}{path}", server.public));
+        request.header("cookie", ann.cookie_header()).body(()).unwrap()
+    };
+    let (answer, _) = client.send_request(request("/events"), true).unwrap();
+    let answer = answer.await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let (began, command) = revoke(&site).await;
+    until("the stream to end", async || (streams(&server).await == (0, 1)).then_some(())).await;
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(2) + command, "{took:?}, and {command:?} the command");
+    let mut body = answer.into_body();
+    let end = loop {
+        match timeout(PATIENCE, body.data()).await.unwrap() {
+            Some(Ok(_)) => {}
+            end => break end,
+        }
+    };
+    assert_eq!(end.unwrap().unwrap_err().reason(), Some(h2::Reason::CANCEL));
+    let (answer, _) = client.send_request(request("/healthy"), true).unwrap();
+    assert_eq!(answer.await.unwrap().status(), 401);
+    server.stop().await;
+}

@@ -1,0 +1,152 @@
+//! The proxy on a port of its own, with as much of an application around it as it needs.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+
+use axum_core::body::Body;
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use sekisho::identity::{Identity, Roles};
+use sekisho::models::session::SessionId;
+use sekisho::proxy::{Forwarded, LongLivedStreams, Proxy, ProxyError, ReservedCookies, RouteSpec, Routes};
+use time::macros::datetime;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tower::ServiceExt;
+
+use super::upstream::{listen, serve};
+
+/// A server that finds the route, says who the user is, and leaves the rest to the proxy.
+#[derive(Clone, Default)]
+pub(crate) struct ProxyServer {
+    pub(crate) routes: Routes,
+    pub(crate) identity: Option<Identity>,
+    pub(crate) forwarded: Option<Forwarded>,
+    pub(crate) streams: LongLivedStreams,
+}
+
+/// The names of cookies that upstreams neither see nor set.
+pub(crate) const RESERVED: [&str; 2] = ["__Host-access_token", "__Host-refresh_token"];
+
+impl ProxyServer {
+    pub(crate) fn new(routes: impl IntoIterator<Item = RouteSpec>) -> Self {
+        Self { routes: Routes::new(routes).unwrap(), ..Self::default() }
+    }
+
+    /// Everything goes to this upstream.
+    pub(crate) fn to(upstream: impl Into<String>) -> Self {
+        Self::new([RouteSpec::new("/", [upstream])])
+    }
+
+    pub(crate) fn signed_in(self, roles: &[&str]) -> Self {
+        Self { identity: Some(identity(roles)), ..self }
+    }
+
+    pub(crate) async fn start(self) -> SocketAddr {
+        let names = RESERVED.map(str::to_owned).to_vec();
+        let proxy = Proxy::new(ReservedCookies { names }, self.streams.clone());
+        listen(move |socket| {
+            let (front, proxy) = (self.clone(), proxy.clone());
+            serve(socket, move |request| front.clone().answer(proxy.clone(), request))
+        })
+        .await
+    }
+
+    async fn answer(self, proxy: Proxy, mut request: Request<Incoming>) -> Response<Body> {
+        match self.routes.find(request.uri()) {
+            Ok(Some(route)) => _ = request.extensions_mut().insert(route),
+            Ok(None) => {}
+            Err(bad_path) => return ProxyError::from(bad_path).into_response(),
+        }
+        if let Some(identity) = self.identity {
+            request.extensions_mut().insert(identity);
+        }
+        if let Some(forwarded) = self.forwarded {
+            request.extensions_mut().insert(forwarded);
+        }
+        proxy.oneshot(request).await.unwrap()
+    }
+}
+
+pub(crate) fn identity(roles: &[&str]) -> Identity {
+    Identity {
+        subject: "user-1".into(),
+        session: SessionId("00000000-0000-0000-0000-000000000001".parse().unwrap()),
+        email: "ann@example.com".into(),
+        roles: Roles::new(roles).unwrap(),
+        expires_at: datetime!(2026-01-01 00:15 UTC),
+    }
+}
+
+pub(crate) fn forwarded() -> Forwarded {
+    Forwarded {
+        client: [192, 0, 2, 7].into(),
+        proto: "https",
+        host: HeaderValue::from_static("app.example"),
+        chain: None,
+    }
+}
+
+/// Writes these bytes, and reads until the server closes. `Connection: close` makes it do so.
+pub(crate) async fn exchange(server: SocketAddr, request: impl AsRef<[u8]>) -> String {
+    let mut socket = TcpStream::connect(server).await.unwrap();
+    socket.write_all(request.as_ref()).await.unwrap();
+    let mut answer = Vec::new();
+    // A server that breaks off may reset the connection.
+    let _ = socket.read_to_end(&mut answer).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// Asks for `target` with these header lines, each ending in `\r\n`, and reads the whole answer.
+pub(crate) async fn get(server: SocketAddr, target: &str, headers: &str) -> String {
+    exchange(
+        server,
+        format!("GET {target} HTTP/1.1\r\nHost: app.example\r\nConnection: close\r\n{headers}\r\n"),
+    )
+    .await
+}
+
+/// A connection on which to send requests.
+pub(crate) async fn connect(server: SocketAddr) -> http1::SendRequest<Body> {
+    let socket = TcpStream::connect(server).await.unwrap();
+    let (sender, connection) = http1::handshake(TokioIo::new(socket)).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+/// A request as a browser would make it.
+pub(crate) fn request(method: &str, target: &str, body: Body) -> Request<Body> {
+    Request::builder().method(method).uri(target).header("host", "app.example").body(body).unwrap()
+}
+
+/// A body that is fed piece by piece.
+pub(crate) fn fed() -> (mpsc::UnboundedSender<&'static str>, Body) {
+    let (feed, pieces) = mpsc::unbounded_channel();
+    let pieces = futures_util::stream::unfold(pieces, |mut pieces| async {
+        let piece: &'static str = pieces.recv().await?;
+        Some((Ok::<_, Infallible>(Bytes::from_static(piece.as_bytes())), pieces))
+    });
+    (feed, Body::from_stream(pieces))
+}
+
+/// An answer's body.
+pub(crate) async fn text(
+    response: Response<impl http_body::Body<Data = Bytes, Error: std::fmt::Debug>>,
+) -> String {
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// The status and the code of a problem.
+pub(crate) async fn code(response: Response<hyper::body::Incoming>) -> (StatusCode, String) {
+    let status = response.status();
+    assert_eq!(response.headers()["content-type"], "application/problem+json");
+    let problem: serde_json::Value = serde_json::from_str(&text(response).await).unwrap();
+    assert_eq!(problem["status"], status.as_u16());
+    (status, problem["code"].as_str().unwrap().to_owned())
+}
