@@ -14,7 +14,7 @@
 //! | P-7 | lines of headers are clean | `framing::lines_that_are_none_are_refused`, `framing::bare_line_feeds_are_made_whole`, `answers::an_answer_that_can_be_read_in_two_ways_is_502` |
 //! | P-8 | one host | `targets::one_host_is_named_and_the_absolute_target_s_wins` |
 //! | P-9 | loops end | `hops::a_gateway_in_front_of_itself_notices` |
-//! | P-10 | where a request comes from, we say | `gateway::session_end::where_a_request_comes_from_is_told_by_those_who_know` |
+//! | P-10 | where a request comes from, we say | `gateway::told::where_a_request_comes_from_is_told_by_those_who_know` |
 //! | P-11 | the path that decides is the path that is forwarded | `targets::nothing_but_the_path_decides`, `targets::a_path_with_two_readings_is_refused` |
 //! | P-12 | paths and queries pass byte for byte | `targets::five_hundred_odd_targets_pass_byte_for_byte` |
 //! | P-13 | nothing is done twice | `proxy::what_an_upstream_has_read_is_not_sent_again`, `upstreams::connections::what_a_new_connection_loses_is_lost` |
@@ -26,7 +26,7 @@
 //! | P-19 | bodies stream | `upstreams::memory::large_bodies_take_no_memory`, `proxy::events_arrive_before_the_stream_ends` |
 //! | P-20 | 100 is said once the session is good | `hops::the_session_is_checked_before_a_body_is_asked_for` |
 //! | P-21 | WebSockets pass as they are | `streams::forwarding::messages_pass_both_ways`, `streams::forwarding::close_codes_are_kept`, `streams::forwarding::no_byte_is_changed` |
-//! | P-22 | methods | `gateway::rules::a_route_lets_its_methods_through_and_no_others`, `gateway::chaos_proxy::tunnels_and_stars_reach_nobody` |
+//! | P-22 | methods | `gateway::rules::a_route_lets_its_methods_through_and_no_others`, `gateway::wire::tunnels_and_stars_reach_nobody` |
 //! | P-23 | answers without a body have none, nor a framing | `answers::answers_without_a_body_have_no_framing`, `answers::early_hints_are_left_out` |
 //! | P-24 | every 401 says what it wants | `hops::every_401_says_what_it_wants` |
 //! | P-25 | redirects are the client's | `proxy::redirects_are_the_clients_to_follow` |
