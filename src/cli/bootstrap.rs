@@ -11,7 +11,7 @@ use crate::backend::db::{self, DatabaseOptions, DbError, Stores};
 use crate::clock::Clock;
 use crate::config::{self, Config, KeySource};
 use crate::key_store::{self, KeyFileError};
-use crate::server::{Certificate, ServerLimits, raise_file_limit};
+use crate::server::{Certificate, raise_file_limit};
 use crate::services::keys::{Algorithm, KeyMaterial, KeyRing};
 use crate::services::password::PasswordHasher;
 use crate::services::users::Users;
@@ -34,25 +34,9 @@ pub(super) fn certificate(
     Ok(Some(Arc::new(certificate)))
 }
 
-/// What clients of the public listener may cost.
-pub(super) fn limits(config: &config::Limits) -> ServerLimits {
-    ServerLimits {
-        connections: config.max_connections as usize,
-        streams: config.max_streams,
-        in_flight: config.max_in_flight as usize,
-        header_timeout: config.header_timeout,
-        keep_alive: config.keep_alive,
-        write_timeout: config.write_timeout,
-        header_bytes: config.max_header_bytes as usize,
-        header_fields: config.max_header_fields as usize,
-        uri_bytes: config.max_uri as usize,
-        drain: config.drain,
-    }
-}
-
 /// Every connection needs a descriptor, and what is forwarded another one.
 pub(super) fn check_file_limit(config: &Config) {
-    let needed = 2 * u64::from(config.server.limits.max_connections) + OTHER_FILES;
+    let needed = 2 * config.server.limits.connections as u64 + OTHER_FILES;
     if let Some(limit) = raise_file_limit().filter(|limit| *limit < needed) {
         tracing::warn!(
             limit,

@@ -186,11 +186,10 @@ impl Reloader<'_> {
                 "these keys have changed and need a restart: they stay as they were"
             );
         }
-        let limits = bootstrap::limits(&config.server.limits);
         bootstrap::check_file_limit(config);
         self.app.apply(change);
         self.threads.set_limits(limits);
-        self.limits.send_replace(limits);
+        self.limits.send_replace(config.server.limits);
         self.drain_delay = config.server.drain_delay;
         // Those of upstreams that are no more end with it.
         self.upstreams.abort();

@@ -92,7 +92,7 @@ pub(super) async fn serve(
     let origin = config.server.public_origin_at(local_addr(&listeners.public)?);
     let program = RunningServer::build(config, &ground, &origin, log, sample).await?;
     bootstrap::check_file_limit(config);
-    let limits = bootstrap::limits(&config.server.limits);
+    let limits = config.server.limits;
     let threads = serving_threads(config, limits)?;
     listeners.log_addresses(&origin)?;
     ready(origin.as_str())?;

@@ -49,7 +49,7 @@ pub use self::database::{Database, DatabaseKind};
 pub(crate) use self::error::nearest;
 pub use self::error::{ConfigError, ValueSource};
 pub use self::headers::{HeaderEdits, IdentityPreset, RouteIdentity};
-pub use self::limits::{Limits, Tls};
+pub use self::limits::Tls;
 pub use self::log::Log;
 pub use self::login::Login;
 pub use self::otlp::Otlp;

@@ -7,10 +7,11 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::error::ConfigError;
-use super::limits::{Limits, Tls};
+use super::limits::{self, Tls};
 use super::settings::{Settings, parse_choice};
 use super::types::{ListenAddr, Origin, PathPrefix};
 use crate::routers::forward_auth::OriginalRequestSource;
+use crate::server::ServerLimits;
 
 /// The public listener: `[server]`.
 #[derive(Clone, Debug)]
@@ -35,7 +36,7 @@ pub struct Server {
     /// How many threads serve; `None` for one on each core.
     pub threads: Option<usize>,
     /// What clients may cost.
-    pub limits: Limits,
+    pub limits: ServerLimits,
     /// How long everything is still served once it was told to stop, while `/readyz` says so.
     pub drain_delay: Duration,
 }
@@ -128,7 +129,7 @@ impl Server {
             public_origin: public_origin(settings, &listen, tls.is_some())?,
             tls,
             threads: settings.integer("server.threads", 1..=1024)?.map(|threads| threads as usize),
-            limits: Limits::read(settings, warnings)?,
+            limits: limits::read(settings, warnings)?,
             drain_delay: settings.required(DRAIN_DELAY, settings.duration(DRAIN_DELAY, Duration::ZERO))?,
             listen,
             allowed_origins: settings.parsed_list("server.allowed_origins")?.unwrap_or_default(),

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 use sekisho::config::{
-    BuiltinRoutes, Config, ConfigError, DatabaseKind, EncodedSlash, IdentityPreset, KEYS, KeySource, Limits,
+    BuiltinRoutes, Config, ConfigError, DatabaseKind, EncodedSlash, IdentityPreset, KEYS, KeySource,
     LoadedConfig, ROUTE_KEYS, RouteAuth, RouteIdentity, Sources, UpstreamHttp, Upstreams,
 };
 use sekisho::layer::{OnStoreLoss, SameSite};
 use sekisho::routers::forward_auth::OriginalRequestSource;
+use sekisho::server::ServerLimits;
 use sekisho::services::auth::Registration;
 use sekisho::services::keys::Algorithm;
 use sekisho::telemetry::LogFormat;
@@ -131,13 +132,13 @@ fn what_clients_may_cost_by_default() {
     let server = ConfigFixture::new().config().server;
     assert_eq!(server.drain_delay, Duration::ZERO);
     let limits = server.limits;
-    let expected = Limits {
-        max_connections: 10_000,
-        max_streams: 100,
-        max_in_flight: 2_000,
-        max_header_bytes: 65_536,
-        max_header_fields: 100,
-        max_uri: 8_192,
+    let expected = ServerLimits {
+        connections: 10_000,
+        streams: 100,
+        in_flight: 2_000,
+        header_bytes: 65_536,
+        header_fields: 100,
+        uri_bytes: 8_192,
         header_timeout: seconds(15),
         keep_alive: seconds(75),
         write_timeout: seconds(60),
