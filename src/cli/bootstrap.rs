@@ -30,7 +30,7 @@ pub(super) fn certificate(
 ) -> Result<Option<Arc<Certificate>>, CliError> {
     let Some(tls) = &config.server.tls else { return Ok(None) };
     let loaded = Certificate::load(&tls.certificate, &tls.key, clock);
-    let certificate = loaded.map_err(|fault| tls.invalid(fault.is_of_key(), fault.to_string()))?;
+    let certificate = loaded.map_err(|fault| tls.invalid(fault.is_key_error(), fault.to_string()))?;
     Ok(Some(Arc::new(certificate)))
 }
 

@@ -171,7 +171,7 @@ impl Reloader<'_> {
     fn renew_certificate(&self, config: &Config) -> Result<(), CliError> {
         let (Some(certificate), Some(tls)) = (&self.certificate, &config.server.tls) else { return Ok(()) };
         let renewed = certificate.reload_from(&tls.certificate, &tls.key);
-        renewed.map(drop).map_err(|fault| tls.invalid(fault.is_of_key(), fault.to_string()).into())
+        renewed.map(drop).map_err(|fault| tls.invalid(fault.is_key_error(), fault.to_string()).into())
     }
 
     fn apply(&mut self, loaded: &LoadedConfig, change: PreparedReload) {

@@ -1,4 +1,4 @@
-//! Taking connections from a listening socket.
+//! Accepting connections from a listening socket.
 
 use std::convert::Infallible;
 use std::io::{self, ErrorKind};
@@ -21,43 +21,44 @@ use super::connection_registry::{ConnectionPermit, ConnectionRegistry};
 use super::reject::RejectReason;
 use super::tls::Certificate;
 
-/// What one thread takes from a listening socket, which it may share with others.
+/// Accept loop of one worker thread.
 pub(super) struct Acceptor<S> {
     pub(super) certificate: Option<Arc<Certificate>>,
     pub(super) service: S,
-    pub(super) sharers: AcceptGroup,
+    pub(super) group: AcceptGroup,
 }
 
-/// The threads that accept from one socket.
+/// One worker thread's view of the threads that accept from the same socket.
 pub(super) struct AcceptGroup {
-    /// Which of them this is.
-    pub(super) mine: usize,
-    pub(super) connections: Arc<[Arc<ConnectionRegistry>]>,
-    /// For what another of them accepted and this one is to serve.
-    pub(super) given: mpsc::UnboundedReceiver<TransferredConnection>,
-    pub(super) others: Vec<mpsc::UnboundedSender<TransferredConnection>>,
+    /// This thread's position in `registries` and `senders`.
+    pub(super) index: usize,
+    pub(super) registries: Arc<[Arc<ConnectionRegistry>]>,
+    /// Connections that other threads accepted and transferred to this one.
+    pub(super) transferred: mpsc::UnboundedReceiver<TransferredConnection>,
+    pub(super) senders: Vec<mpsc::UnboundedSender<TransferredConnection>>,
 }
 
-/// A connection that another thread accepted.
+/// Connection that another worker thread accepted.
 pub(super) struct TransferredConnection {
     stream: std::net::TcpStream,
     peer: SocketAddr,
-    slot: ConnectionPermit,
+    permit: ConnectionPermit,
 }
 
 impl AcceptGroup {
-    /// Nobody but these.
-    pub(super) fn none(connections: &Arc<ConnectionRegistry>) -> Self {
-        let (_, given) = mpsc::unbounded_channel();
-        Self { mine: 0, connections: [Arc::clone(connections)].into(), given, others: Vec::new() }
+    /// Creates a group of one thread.
+    pub(super) fn single(registry: &Arc<ConnectionRegistry>) -> Self {
+        let (_, transferred) = mpsc::unbounded_channel();
+        Self { index: 0, registries: [Arc::clone(registry)].into(), transferred, senders: Vec::new() }
     }
 
-    /// Who is to serve the next connection: this thread, unless it has more than twice as many as the
-    /// one with the fewest.
-    fn next(&self) -> usize {
-        let open = |thread: usize| self.connections[thread].open();
-        let fewest = (0..self.connections.len()).min_by_key(|thread| open(*thread)).unwrap_or(self.mine);
-        if open(self.mine) > 2 * open(fewest) + 1 { fewest } else { self.mine }
+    /// Selects the thread for the next connection.
+    ///
+    /// This is the current thread, unless it has more than twice as many connections as the least loaded one.
+    fn select_thread(&self) -> usize {
+        let open = |index: usize| self.registries[index].open();
+        let least_loaded = (0..self.registries.len()).min_by_key(|index| open(*index)).unwrap_or(self.index);
+        if open(self.index) > 2 * open(least_loaded) + 1 { least_loaded } else { self.index }
     }
 }
 
@@ -66,7 +67,7 @@ where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
 {
-    /// Accepts until `stop` is ready, and then whoever is in the queue already.
+    /// Accepts connections until `stop` completes, then those left in the backlog.
     pub(super) async fn run(mut self, listener: TcpListener, stop: impl Future<Output = ()>) {
         let mut stop = pin!(stop);
         loop {
@@ -76,50 +77,52 @@ where
                     Ok((stream, peer)) => self.dispatch(stream, peer),
                     Err(error) => backoff(&error).await,
                 },
-                Some(given) = self.sharers.given.recv() => self.adopt(given),
+                Some(connection) = self.group.transferred.recv() => self.adopt(connection),
             }
         }
         self.drain_backlog(listener);
-        // Each gives the others nothing from here on, and so takes what they gave it before.
-        self.sharers.others.clear();
-        while let Some(given) = self.sharers.given.recv().await {
-            self.adopt(given);
+        // The channel closes once every thread of the group has dropped its senders.
+        self.group.senders.clear();
+        while let Some(connection) = self.group.transferred.recv().await {
+            self.adopt(connection);
         }
     }
 
     fn dispatch(&mut self, stream: TcpStream, peer: SocketAddr) {
-        let thread = self.sharers.next();
-        let Some(slot) = self.sharers.connections[thread].try_acquire() else {
-            return refuse(stream, self.certificate.is_some());
+        let thread = self.group.select_thread();
+        let Some(permit) = self.group.registries[thread].try_acquire() else {
+            return reject(stream, self.certificate.is_some());
         };
-        match self.sharers.others.get(thread).filter(|_| thread != self.sharers.mine) {
-            Some(other) => transfer(other, stream, peer, slot),
-            None => self.serve(stream, peer, slot),
+        match self.group.senders.get(thread).filter(|_| thread != self.group.index) {
+            Some(sender) => transfer(sender, stream, peer, permit),
+            None => self.serve(stream, peer, permit),
         }
     }
 
-    fn adopt(&self, TransferredConnection { stream, peer, slot }: TransferredConnection) {
+    fn adopt(&self, TransferredConnection { stream, peer, permit }: TransferredConnection) {
         match TcpStream::from_std(stream) {
-            Ok(stream) => self.serve(stream, peer, slot),
+            Ok(stream) => self.serve(stream, peer, permit),
             Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "a connection was lost");
+                tracing::error!(%peer, error = &error as &dyn std::error::Error, "cannot adopt connection");
             }
         }
     }
 
-    fn serve(&self, stream: TcpStream, peer: SocketAddr, slot: ConnectionPermit) {
-        let connection = serve_connection(stream, peer, slot, self.certificate.clone(), self.service.clone());
+    fn serve(&self, stream: TcpStream, peer: SocketAddr, permit: ConnectionPermit) {
+        let connection =
+            serve_connection(stream, peer, permit, self.certificate.clone(), self.service.clone());
         tokio::spawn(async move {
             if let Err(error) = connection.await {
-                tracing::debug!(%peer, error = &error as &dyn std::error::Error, "a connection broke");
+                tracing::debug!(%peer, error = &error as &dyn std::error::Error, "connection failed");
             }
         });
     }
 
-    /// Their clients believe that they are connected. Whoever comes after this is told that nobody
-    /// listens, unless another process shares the port.
+    /// Accepts the connections that the kernel has already established for the listener.
+    ///
+    /// Later ones are refused by the kernel, unless another process shares the port.
     fn drain_backlog(&mut self, listener: TcpListener) {
-        // Asks the system each time, for what tokio knows of the queue may be of a moment ago.
+        // Calls `accept` directly, because tokio's readiness may be out of date.
         let Ok(listener) = listener.into_std() else { return };
         loop {
             match listener.accept() {
@@ -129,7 +132,7 @@ where
                         self.dispatch(stream, peer);
                     }
                 }
-                // Of one whose client has gone meanwhile; behind it there may be others.
+                // The client closed this connection; others may follow in the backlog.
                 Err(error)
                     if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => {}
                 Err(_) => return,
@@ -139,50 +142,57 @@ where
 }
 
 fn transfer(
-    other: &mpsc::UnboundedSender<TransferredConnection>,
+    sender: &mpsc::UnboundedSender<TransferredConnection>,
     stream: TcpStream,
     peer: SocketAddr,
-    slot: ConnectionPermit,
+    permit: ConnectionPermit,
 ) {
-    tracing::debug!(%peer, "handed over to a thread with fewer connections");
+    tracing::debug!(%peer, "connection transferred to a less loaded thread");
     metrics::counter!("sekisho_connections_handed_over_total").increment(1);
     if let Ok(stream) = stream.into_std() {
-        // One that has ended has let go of its connections, too.
-        let _ = other.send(TransferredConnection { stream, peer, slot });
+        // Fails if the other thread has stopped, which has dropped its other connections as well.
+        let _ = sender.send(TransferredConnection { stream, peer, permit });
     }
 }
 
-/// At once, and whatever it was going to ask. Behind TLS there is no way to say so that is cheap.
-fn refuse(mut stream: TcpStream, is_secured: bool) {
+/// Rejects a connection over the limit: with a 503 response, or over TLS by closing it.
+///
+/// A response over TLS would need a handshake, which is too expensive under overload.
+fn reject(mut stream: TcpStream, is_tls: bool) {
     metrics::counter!("sekisho_connections_refused_total").increment(1);
-    if is_secured || BEING_REFUSED.fetch_add(1, Relaxed) >= BEING_REFUSED_MOST {
-        if !is_secured {
-            BEING_REFUSED.fetch_sub(1, Relaxed);
-        }
+    if is_tls {
+        return;
+    }
+    if REJECTING.fetch_add(1, Relaxed) >= MAX_REJECTING {
+        REJECTING.fetch_sub(1, Relaxed);
         return;
     }
     tokio::spawn(async move {
-        // The client must have the answer before its request meets a closed socket: that would reset
-        // the connection, and the answer be lost.
-        let answer = async {
+        let respond = async {
             stream.write_all(&RejectReason::Overloaded.bytes()).await?;
             stream.shutdown().await?;
-            let mut unread = [0; 1024];
-            while stream.read(&mut unread).await? > 0 {}
+            // Closing the socket before the request arrives would reset the connection, and the client
+            // might lose the response.
+            let mut discarded = [0; 1024];
+            while stream.read(&mut discarded).await? > 0 {}
             io::Result::Ok(())
         };
-        let _ = tokio::time::timeout(REFUSAL_TIMEOUT, answer).await;
-        BEING_REFUSED.fetch_sub(1, Relaxed);
+        let _ = tokio::time::timeout(REJECT_TIMEOUT, respond).await;
+        REJECTING.fetch_sub(1, Relaxed);
     });
 }
 
-/// Out of file descriptors, most likely: accepting again at once would only spin.
+/// Waits after a failed `accept`. The usual cause is a lack of file descriptors, which an immediate retry
+/// would only hit again.
 async fn backoff(error: &io::Error) {
-    tracing::error!(error = error as &dyn std::error::Error, "no connection could be accepted");
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    tracing::error!(error = error as &dyn std::error::Error, "accept failed");
+    tokio::time::sleep(ACCEPT_BACKOFF).await;
 }
 
-/// How many are told why they are refused; the others are just closed.
-const BEING_REFUSED_MOST: usize = 256;
-static BEING_REFUSED: AtomicUsize = AtomicUsize::new(0);
-const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+/// Number of connections that are being rejected with a response.
+static REJECTING: AtomicUsize = AtomicUsize::new(0);
+/// Limit on concurrent rejections; further connections are closed without a response.
+const MAX_REJECTING: usize = 256;
+const REJECT_TIMEOUT: Duration = Duration::from_secs(1);

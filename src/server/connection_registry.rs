@@ -1,4 +1,4 @@
-//! The connections of a thread: how many there are, and that none of them stays for ever.
+//! The connections of one worker thread: their number, their timeouts, and their shutdown.
 
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
@@ -10,108 +10,116 @@ use metrics::Gauge;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::connection::HttpBuilders;
 use super::connection_state::{CloseMode, ConnectionState, Phase, StateSnapshot};
+use super::http_builders::HttpBuilders;
 use super::limits::ServerLimits;
 
-/// The connections of one thread.
+/// Registry of the open connections of one worker thread.
 pub(super) struct ConnectionRegistry {
-    /// On which new ones are taken.
-    terms: ArcSwap<ConnectionSettings>,
-    /// How many threads share what there may be.
+    /// Settings for new connections.
+    settings: ArcSwap<ConnectionSettings>,
+    /// Number of worker threads that share the limits.
     threads: usize,
     open: AtomicUsize,
-    /// Those of all threads.
-    everywhere: Arc<AtomicUsize>,
+    /// Number of open connections of all worker threads.
+    total_open: Arc<AtomicUsize>,
     in_flight: AtomicUsize,
-    register: Mutex<RegistryInner>,
-    none_left: Notify,
+    tracked: Mutex<TrackedConnections>,
+    all_closed: Notify,
     gauge: Gauge,
 }
 
-/// What a connection may cost, and how it is spoken to.
+/// Limits and HTTP builders of a connection.
 pub(super) struct ConnectionSettings {
+    /// Limits, with the thread's share of `in_flight`.
     pub(super) limits: ServerLimits,
-    pub(super) protocols: HttpBuilders,
+    pub(super) builders: HttpBuilders,
 }
 
-/// A connection's place among those that there may be. It is free again when this is dropped.
+/// Permit for one open connection, released on drop.
 pub(super) struct ConnectionPermit(Arc<ConnectionRegistry>);
 
-/// All that are kept, and what a new one is told.
-struct RegistryInner {
-    kept: Vec<TrackedConnection>,
-    order: CloseMode,
+struct TrackedConnections {
+    connections: Vec<TrackedConnection>,
+    /// Close mode that connections registered from now on get, too.
+    close_mode: CloseMode,
 }
 
-/// A connection, and what it did when it was last looked at.
+/// A connection and its state at the previous check.
 struct TrackedConnection {
-    activity: Arc<ConnectionState>,
-    seen: StateSnapshot,
-    /// Since when it is in that phase without a step.
-    still_since: Instant,
-    /// Since when a write has waited for its client. What else a stream of HTTP/2 may wait for, it times itself.
-    stalled_since: Instant,
-    is_counted: bool,
+    state: Arc<ConnectionState>,
+    snapshot: StateSnapshot,
+    /// Time of the last phase change that a check has seen.
+    unchanged_since: Instant,
+    /// Time of the last check that saw no blocked write, or a different one.
+    ///
+    /// A blocked HTTP/2 stream is not covered: its task has a timer of its own.
+    blocked_since: Instant,
+    is_timeout_counted: bool,
 }
 
 impl ConnectionRegistry {
-    /// Those of a thread of this name, one of `threads`, which count the connections of all of them in
-    /// `everywhere`.
+    /// Creates the registry of one of `threads` worker threads.
+    ///
+    /// `name` labels the thread's gauge; `total_open` counts the connections of all threads.
     pub(super) fn new(
-        thread: impl Into<String>,
+        name: impl Into<String>,
         limits: ServerLimits,
         threads: usize,
-        everywhere: Arc<AtomicUsize>,
+        total_open: Arc<AtomicUsize>,
     ) -> Arc<Self> {
-        let connections = Arc::new(Self {
-            terms: ArcSwap::from_pointee(ConnectionSettings::new(limits, threads)),
+        let gauge = metrics::gauge!("sekisho_connections", "thread" => name.into());
+        gauge.set(0.0);
+        Arc::new(Self {
+            settings: ArcSwap::from_pointee(ConnectionSettings::new(limits, threads)),
             threads,
             open: AtomicUsize::new(0),
-            everywhere,
+            total_open,
             in_flight: AtomicUsize::new(0),
-            register: Mutex::new(RegistryInner { kept: Vec::new(), order: CloseMode::Open }),
-            none_left: Notify::new(),
-            gauge: metrics::gauge!("sekisho_connections", "thread" => thread.into()),
-        });
-        connections.gauge.set(0.0);
-        connections
+            tracked: Mutex::new(TrackedConnections {
+                connections: Vec::new(),
+                close_mode: CloseMode::KeepOpen,
+            }),
+            all_closed: Notify::new(),
+            gauge,
+        })
     }
 
-    /// Looks at them once in a while, until they are gone. A timer for all costs less than one for
-    /// each.
-    pub(super) async fn run_reaper(connections: Weak<Self>) {
+    /// Enforces timeouts until the registry is dropped.
+    ///
+    /// One timer for all connections is cheaper than a timer for each.
+    pub(super) async fn run_reaper(registry: Weak<Self>) {
         loop {
-            let Some(period) = connections.upgrade().map(|connections| connections.period()) else { return };
-            tokio::time::sleep(period).await;
-            let Some(connections) = connections.upgrade() else { return };
-            connections.check_timeouts(Instant::now());
+            let Some(interval) = registry.upgrade().map(|registry| registry.check_interval()) else { return };
+            tokio::time::sleep(interval).await;
+            let Some(registry) = registry.upgrade() else { return };
+            registry.check_timeouts(Instant::now());
         }
     }
 
-    /// What a new connection may cost.
-    pub(super) fn terms(&self) -> Arc<ConnectionSettings> {
-        self.terms.load_full()
+    /// Returns the settings for a new connection.
+    pub(super) fn settings(&self) -> Arc<ConnectionSettings> {
+        self.settings.load_full()
     }
 
-    /// How long a client may take nothing of an answer, by now.
+    /// Returns the current timeout for a blocked response write.
     pub(super) fn write_timeout(&self) -> Duration {
-        self.terms.load().limits.write_timeout
+        self.settings.load().limits.write_timeout
     }
 
     pub(super) fn set_limits(&self, limits: ServerLimits) {
-        self.terms.store(Arc::new(ConnectionSettings::new(limits, self.threads)));
+        self.settings.store(Arc::new(ConnectionSettings::new(limits, self.threads)));
     }
 
-    /// How many there are.
+    /// Returns the number of open connections.
     pub(super) fn open(&self) -> usize {
         self.open.load(Relaxed)
     }
 
-    /// A place for another one, unless there are as many as there may be.
+    /// Acquires a permit for a new connection, or returns `None` at the connection limit.
     pub(super) fn try_acquire(self: &Arc<Self>) -> Option<ConnectionPermit> {
-        if self.everywhere.fetch_add(1, Relaxed) >= self.terms.load().limits.connections {
-            self.everywhere.fetch_sub(1, Relaxed);
+        if self.total_open.fetch_add(1, Relaxed) >= self.settings.load().limits.connections {
+            self.total_open.fetch_sub(1, Relaxed);
             return None;
         }
         self.open.fetch_add(1, Relaxed);
@@ -119,175 +127,170 @@ impl ConnectionRegistry {
         Some(ConnectionPermit(Arc::clone(self)))
     }
 
-    /// Keeps the connection with these notes from now on.
-    pub(super) fn track(&self, activity: &Arc<ConnectionState>) {
+    /// Starts enforcing the timeouts of a connection.
+    pub(super) fn track(&self, state: &Arc<ConnectionState>) {
         let now = Instant::now();
-        let mut register = self.register();
-        if register.order > CloseMode::Open {
-            activity.request_close(register.order);
+        let mut tracked = self.tracked();
+        if tracked.close_mode > CloseMode::KeepOpen {
+            state.request_close(tracked.close_mode);
         }
-        register.kept.push(TrackedConnection {
-            seen: activity.look(),
-            activity: Arc::clone(activity),
-            still_since: now,
-            stalled_since: now,
-            is_counted: false,
+        tracked.connections.push(TrackedConnection {
+            snapshot: state.snapshot(),
+            state: Arc::clone(state),
+            unchanged_since: now,
+            blocked_since: now,
+            is_timeout_counted: false,
         });
     }
 
-    /// Counts a request that waits for its answer, unless there are `most` already.
-    pub(super) fn begin_request(&self, most: usize) -> bool {
-        if self.in_flight.fetch_add(1, Relaxed) < most {
+    /// Counts a request that waits for its response; returns `false` if there are `limit` already.
+    pub(super) fn try_begin_request(&self, limit: usize) -> bool {
+        if self.in_flight.fetch_add(1, Relaxed) < limit {
             return true;
         }
         self.end_request();
         false
     }
 
-    /// Its answer has begun, or nobody waits for it any longer.
+    /// Ends the count of a request whose response has started, or which was dropped.
     pub(super) fn end_request(&self) {
         self.in_flight.fetch_sub(1, Relaxed);
     }
 
-    /// Lets what is under way end, for as long as it may take.
+    /// Closes all connections gracefully, within [`ServerLimits::drain`].
     ///
-    /// A connection without a request isn't closed at once: its client may be sending one right now, and
-    /// would find it cut. Most ask again within a moment, and are told then that this was the last.
+    /// Idle connections stay open for a moment, because the next request may already be on its way and
+    /// would be lost. Most clients send one within that time and learn from its response that it is the last.
     pub(super) async fn drain(&self) {
-        let after = self.terms.load().limits.drain;
-        let deadline = Instant::now() + after;
-        self.broadcast(CloseMode::Draining);
-        if timeout(LAST_MOMENT.min(after / 2), self.all_closed()).await.is_ok() {
+        let drain_timeout = self.settings.load().limits.drain;
+        let deadline = Instant::now() + drain_timeout;
+        self.request_close(CloseMode::Drain);
+        if timeout(CLOSE_GRACE.min(drain_timeout / 2), self.closed()).await.is_ok() {
             return;
         }
-        self.broadcast(CloseMode::CloseWhenIdle);
-        if timeout_at(deadline, self.all_closed()).await.is_err() {
-            tracing::warn!(
-                ?after,
-                open = self.open(),
-                "requests were still under way when the server stopped"
-            );
+        self.request_close(CloseMode::CloseWhenIdle);
+        if timeout_at(deadline, self.closed()).await.is_err() {
+            tracing::warn!(timeout = ?drain_timeout, open = self.open(), "drain timed out with requests in flight");
         }
     }
 
-    async fn all_closed(&self) {
+    /// Completes when no connection is open.
+    async fn closed(&self) {
         loop {
-            let told = self.none_left.notified();
+            let all_closed = self.all_closed.notified();
             if self.open() == 0 {
                 return;
             }
-            told.await;
+            all_closed.await;
         }
     }
 
-    fn broadcast(&self, order: CloseMode) {
-        let mut register = self.register();
-        register.order = order;
-        for kept in &register.kept {
-            kept.activity.request_close(order);
+    fn request_close(&self, mode: CloseMode) {
+        let mut tracked = self.tracked();
+        tracked.close_mode = mode;
+        for connection in &tracked.connections {
+            connection.state.request_close(mode);
         }
     }
 
     fn check_timeouts(&self, now: Instant) {
-        let limits = self.terms.load().limits;
-        self.register().kept.retain_mut(|kept| {
-            // Nobody else has it: the connection is gone.
-            let is_there = Arc::strong_count(&kept.activity) > 1;
-            if is_there {
-                kept.check(now, &limits);
+        let limits = self.settings.load().limits;
+        self.tracked().connections.retain_mut(|connection| {
+            // The connection holds the other references.
+            let is_open = Arc::strong_count(&connection.state) > 1;
+            if is_open {
+                connection.check(now, &limits);
             }
-            is_there
+            is_open
         });
     }
 
-    fn period(&self) -> Duration {
-        let ServerLimits { header_timeout, keep_alive, write_timeout, .. } = self.terms.load().limits;
-        (header_timeout.min(keep_alive).min(write_timeout) / 4).clamp(SHORTEST_PERIOD, LONGEST_PERIOD)
+    fn check_interval(&self) -> Duration {
+        let ServerLimits { header_timeout, keep_alive, write_timeout, .. } = self.settings.load().limits;
+        let shortest = header_timeout.min(keep_alive).min(write_timeout);
+        (shortest / 4).clamp(MIN_CHECK_INTERVAL, MAX_CHECK_INTERVAL)
     }
 
-    fn register(&self) -> MutexGuard<'_, RegistryInner> {
-        self.register.lock().unwrap_or_else(PoisonError::into_inner)
+    fn tracked(&self) -> MutexGuard<'_, TrackedConnections> {
+        self.tracked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl ConnectionSettings {
-    /// For one of `threads`.
     fn new(limits: ServerLimits, threads: usize) -> Self {
         let limits = ServerLimits { in_flight: limits.in_flight.div_ceil(threads), ..limits };
-        Self { protocols: HttpBuilders::new(&limits), limits }
+        Self { builders: HttpBuilders::new(&limits), limits }
     }
 }
 
 impl ConnectionPermit {
-    /// The connections among which it is.
-    pub(super) fn connections(&self) -> &Arc<ConnectionRegistry> {
+    /// Returns the registry that issued the permit.
+    pub(super) fn registry(&self) -> &Arc<ConnectionRegistry> {
         &self.0
     }
 }
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        self.0.everywhere.fetch_sub(1, Relaxed);
+        self.0.total_open.fetch_sub(1, Relaxed);
         self.0.gauge.decrement(1.0);
         if self.0.open.fetch_sub(1, Relaxed) == 1 {
-            self.0.none_left.notify_waiters();
+            self.0.all_closed.notify_waiters();
         }
     }
 }
 
 impl TrackedConnection {
     fn check(&mut self, now: Instant, limits: &ServerLimits) {
-        let look = self.activity.look();
-        let stood_still = (look.phase, look.steps) == (self.seen.phase, self.seen.steps);
-        let same_write_waits = look.is_write_waiting() && look.stalls == self.seen.stalls;
-        if !stood_still {
-            self.still_since = now;
+        let snapshot = self.state.snapshot();
+        let phase = snapshot.phase;
+        if phase != self.snapshot.phase || snapshot.transitions != self.snapshot.transitions {
+            self.unchanged_since = now;
         }
-        if !same_write_waits {
-            self.stalled_since = now;
+        if !snapshot.is_write_blocked() || snapshot.write_stalls != self.snapshot.write_stalls {
+            self.blocked_since = now;
         }
-        self.seen = look;
-        let still = now - self.still_since;
-        if now - self.stalled_since >= limits.write_timeout {
+        self.snapshot = snapshot;
+        let unchanged = now - self.unchanged_since;
+        if now - self.blocked_since >= limits.write_timeout {
             self.abort("reader");
-        } else if look.phase == Phase::Idle && still >= limits.keep_alive {
-            self.end_idle(still - limits.keep_alive);
-        } else if matches!(look.phase, Phase::New | Phase::Head) && still >= limits.header_timeout {
+        } else if phase == Phase::Idle && unchanged >= limits.keep_alive {
+            self.close_idle(unchanged - limits.keep_alive);
+        } else if matches!(phase, Phase::New | Phase::Head) && unchanged >= limits.header_timeout {
             self.abort("head");
-        } else if look.phase == Phase::Closing && still >= LAST_MOMENT {
-            self.activity.request_close(CloseMode::Abort);
-        } else if look.phase == Phase::Idle && still >= RESTS_AFTER && !self.activity.is_multiplexed() {
-            self.activity.release_buffers_if_idle(look.steps);
+        } else if phase == Phase::Closing && unchanged >= CLOSE_GRACE {
+            self.state.request_close(CloseMode::Abort);
+        } else if phase == Phase::Idle && unchanged >= BUFFER_RELEASE_DELAY && !self.state.is_http2() {
+            self.state.release_buffers_if_idle(snapshot.transitions);
         }
     }
 
     fn abort(&mut self, waiting_for: &'static str) {
-        self.activity.request_close(CloseMode::Abort);
-        if !self.is_counted {
-            self.is_counted = true;
+        self.state.request_close(CloseMode::Abort);
+        if !self.is_timeout_counted {
+            self.is_timeout_counted = true;
             metrics::counter!("sekisho_connections_timed_out_total", "waiting_for" => waiting_for)
                 .increment(1);
         }
     }
 
-    /// HTTP/2 can say so first, for a client that is about to ask.
-    fn end_idle(&self, overdue: Duration) {
-        let may_still_ask = self.activity.is_multiplexed() && overdue < LAST_MOMENT;
-        self.activity.request_close(if may_still_ask {
-            CloseMode::Draining
+    /// Closes an idle connection. HTTP/2 clients first get a GOAWAY, in case a request is on its way.
+    fn close_idle(&self, overdue: Duration) {
+        if self.state.is_http2() && overdue < CLOSE_GRACE {
+            self.state.request_close(CloseMode::Drain);
         } else {
-            CloseMode::CloseWhenIdle
-        });
+            self.state.request_close(CloseMode::CloseWhenIdle);
+        }
     }
 }
 
-/// How long a connection without a request stays open once the server stops, and how long a client may
-/// go on sending after our last word.
-const LAST_MOMENT: Duration = Duration::from_secs(1);
+/// Time for which idle connections stay open at shutdown, and for which a client may send after the
+/// server has shut down its side.
+const CLOSE_GRACE: Duration = Duration::from_secs(1);
 
-/// Most clients that ask for more do so within a moment.
-const RESTS_AFTER: Duration = Duration::from_secs(1);
+/// Idle time after which an HTTP/1.1 connection releases its buffers. Most follow-up requests come sooner.
+const BUFFER_RELEASE_DELAY: Duration = Duration::from_secs(1);
 
-/// Timeouts are kept to about this.
-const LONGEST_PERIOD: Duration = Duration::from_secs(1);
-const SHORTEST_PERIOD: Duration = Duration::from_millis(10);
+/// Timeouts are accurate to about this interval.
+const MAX_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+const MIN_CHECK_INTERVAL: Duration = Duration::from_millis(10);

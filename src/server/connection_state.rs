@@ -1,220 +1,216 @@
-//! What a connection is doing, as far as its timeouts need to know.
+//! State of one connection, as its timeouts need it.
 //!
-//! The connection notes its steps here, which costs a few plain stores per request and no timer. Once
-//! in a while the [keeper](super::keeper) compares what it finds with what it found before: a connection
-//! that hasn't moved for too long is told to close.
+//! A connection records its progress here, at the cost of a few relaxed stores per request and without a
+//! timer. The reaper of the [connection registry](super::connection_registry) periodically compares the
+//! state with its previous snapshot, and closes a connection that has made no progress for too long.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32};
 use std::sync::{Mutex, PoisonError};
 use std::task::Waker;
 
-/// The notes of one connection.
+/// Progress of one connection, and the close requests made to it.
 #[derive(Debug, Default)]
 pub(super) struct ConnectionState {
     phase: AtomicU8,
-    /// Changes with every step.
-    steps: AtomicU32,
-    /// Odd while a write waits for the client; changes with each stall.
-    stalls: AtomicU32,
-    /// Whether requests come side by side, as in HTTP/2.
-    multiplexed: AtomicBool,
-    /// How many of those are open.
-    open: AtomicU32,
-    /// Whether somebody may still read a request's body.
-    has_body: AtomicBool,
-    /// Whether a request asks for another protocol, and whether it may.
-    upgrading: AtomicBool,
-    upgradeable: AtomicBool,
-    /// At which step it is that long idle.
-    rests_at: AtomicU32,
-    order: AtomicU8,
-    /// Not an `AtomicWaker`: waking takes that one's waker out, so that each wait would have to put it in.
+    /// Incremented whenever a phase is entered.
+    transitions: AtomicU32,
+    /// Incremented when a write blocks and when it continues; odd while a write is blocked.
+    write_stalls: AtomicU32,
+    is_http2: AtomicBool,
+    /// Number of open HTTP/2 streams.
+    open_streams: AtomicU32,
+    is_body_pending: AtomicBool,
+    is_upgrade_requested: AtomicBool,
+    is_upgrade_enabled: AtomicBool,
+    /// Value of `transitions` at which an idle connection may release its buffers.
+    release_at: AtomicU32,
+    close_mode: AtomicU8,
+    /// Not an `AtomicWaker`: waking one removes its waker, so that every wait would have to register again.
     waker: Mutex<Option<Waker>>,
 }
 
-/// What a connection waits for.
+/// Event that a connection is waiting for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// A request's first byte, for the first time.
+    /// The first byte of the first request.
     New,
-    /// The rest of a request's head.
+    /// The rest of a request head.
     Head,
-    /// A request's body, or its answer.
+    /// The request body or the response.
     Request,
-    /// The next request's first byte.
+    /// The first byte of the next request.
     Idle,
-    /// Whatever passes after an upgrade, for as long as it does.
+    /// The end of the tunnel that follows an upgrade.
     Tunnel,
-    /// The client's last word, after ours.
+    /// The client's end of stream; the server has already shut down its own side.
     Closing,
 }
 
-/// What a connection is to do.
+/// Requested end of a connection. Each mode includes the ones before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum CloseMode {
-    /// What it does.
-    Open,
-    /// Say with the next answer that it is the last.
-    Draining,
-    /// That, and close once there is no request, nor the beginning of one.
+    /// Keep the connection open.
+    KeepOpen,
+    /// Announce with the next response (HTTP/2: with a GOAWAY) that no further requests are accepted.
+    Drain,
+    /// Close once there is no request, not even part of one.
     CloseWhenIdle,
-    /// Close, whatever is under way.
+    /// Close now, even during a request.
     Abort,
-    /// That, and let nothing arrive any more that is on its way.
+    /// Close now and discard bytes that were sent but not yet delivered.
     Reset,
 }
 
-/// What the keeper sees when it looks.
+/// Values that the reaper compares between two checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct StateSnapshot {
     pub(super) phase: Phase,
-    pub(super) steps: u32,
-    pub(super) stalls: u32,
+    pub(super) transitions: u32,
+    pub(super) write_stalls: u32,
 }
 
 impl StateSnapshot {
-    /// Whether a write waits for the client.
-    pub(super) fn is_write_waiting(&self) -> bool {
-        self.stalls % 2 == 1
+    /// Returns `true` if a write was blocked on the client.
+    pub(super) fn is_write_blocked(&self) -> bool {
+        self.write_stalls % 2 == 1
     }
 }
 
 impl ConnectionState {
-    /// Bytes have come in.
-    pub(super) fn received(&self) {
-        let between_requests = matches!(self.stored_phase(), Phase::New | Phase::Idle);
-        if between_requests && !self.is_multiplexed() {
+    /// Records that bytes were read.
+    pub(super) fn bytes_received(&self) {
+        let is_between_requests = matches!(self.stored_phase(), Phase::New | Phase::Idle);
+        if is_between_requests && !self.is_http2() {
             self.enter(Phase::Head);
         }
     }
 
-    /// From now on requests come side by side.
+    /// Switches to HTTP/2, where requests are concurrent streams.
     pub(super) fn set_http2(&self) {
-        self.multiplexed.store(true, Relaxed);
+        self.is_http2.store(true, Relaxed);
         self.enter(Phase::Idle);
     }
 
-    pub(super) fn is_multiplexed(&self) -> bool {
-        self.multiplexed.load(Relaxed)
+    pub(super) fn is_http2(&self) -> bool {
+        self.is_http2.load(Relaxed)
     }
 
-    /// A request's head is there.
+    /// Records that a request head was read.
     pub(super) fn request_started(&self) {
-        if self.is_multiplexed() {
-            self.open.fetch_add(1, Relaxed);
+        if self.is_http2() {
+            self.open_streams.fetch_add(1, Relaxed);
         }
         self.enter(Phase::Request);
     }
 
-    /// The last byte of its answer is handed over, or it was given up.
+    /// Records that the response body was handed to hyper completely, or dropped.
     pub(super) fn request_finished(&self) {
-        if self.is_multiplexed() {
-            self.open.fetch_sub(1, Relaxed);
+        if self.is_http2() {
+            self.open_streams.fetch_sub(1, Relaxed);
         }
         self.enter(Phase::Idle);
     }
 
-    /// A request's body is there to be read, or not any longer.
-    pub(super) fn has_body(&self, has: bool) {
-        self.has_body.store(has, Relaxed);
+    /// Records that a request body may still be read by the service.
+    pub(super) fn set_body_pending(&self, is_pending: bool) {
+        self.is_body_pending.store(is_pending, Relaxed);
     }
 
-    pub(super) fn has_a_body(&self) -> bool {
-        self.has_body.load(Relaxed)
+    pub(super) fn is_body_pending(&self) -> bool {
+        self.is_body_pending.load(Relaxed)
     }
 
-    /// The request asks for another protocol.
-    pub(super) fn asks_for_upgrade(&self) {
-        self.upgrading.store(true, Relaxed);
+    /// Records that a request asks for a protocol upgrade.
+    pub(super) fn request_upgrade(&self) {
+        self.is_upgrade_requested.store(true, Relaxed);
     }
 
-    pub(super) fn is_asked_for_upgrade(&self) -> bool {
-        self.upgrading.load(Relaxed)
+    pub(super) fn is_upgrade_requested(&self) -> bool {
+        self.is_upgrade_requested.load(Relaxed)
     }
 
-    /// From now on the connection is one that can be upgraded.
-    pub(super) fn becomes_upgradeable(&self) {
-        self.upgradeable.store(true, Relaxed);
+    /// Records that hyper's connection was switched to the variant that supports upgrades.
+    pub(super) fn enable_upgrade(&self) {
+        self.is_upgrade_enabled.store(true, Relaxed);
     }
 
-    pub(super) fn is_upgradeable(&self) -> bool {
-        self.upgradeable.load(Relaxed)
+    pub(super) fn is_upgrade_enabled(&self) -> bool {
+        self.is_upgrade_enabled.load(Relaxed)
     }
 
-    /// Lets a connection rest that has been idle since this step.
-    pub(super) fn release_buffers_if_idle(&self, since: u32) {
-        if self.rests_at.swap(since, Relaxed) != since {
+    /// Requests the release of the buffers if the connection is still idle since `transition`.
+    pub(super) fn release_buffers_if_idle(&self, transition: u32) {
+        if self.release_at.swap(transition, Relaxed) != transition {
             self.wake();
         }
     }
 
-    /// Lets one rest that is idle right now, for whoever looks next.
-    pub(super) fn may_rest_now(&self) {
-        self.rests_at.store(self.steps.load(Relaxed), Relaxed);
+    /// Requests the release of the buffers of a connection that is idle now, without waking its task.
+    pub(super) fn release_buffers(&self) {
+        self.release_at.store(self.transitions.load(Relaxed), Relaxed);
     }
 
-    /// Whether it still is, and nothing is left to be read or written.
+    /// Returns `true` if the release was requested and nothing is left to read or write.
     pub(super) fn should_release_buffers(&self) -> bool {
-        self.rests_at.load(Relaxed) == self.steps.load(Relaxed)
+        self.release_at.load(Relaxed) == self.transitions.load(Relaxed)
             && self.stored_phase() == Phase::Idle
-            && !self.is_write_waiting()
-            && !self.has_a_body()
+            && !self.is_write_blocked()
+            && !self.is_body_pending()
     }
 
-    /// The connection is no longer for requests.
-    pub(super) fn upgrades(&self) {
+    /// Records that the connection has become a tunnel.
+    pub(super) fn tunnel_started(&self) {
         self.enter(Phase::Tunnel);
     }
 
-    /// Our last word is said.
-    pub(super) fn closes(&self) {
+    /// Records that the server's side was shut down.
+    pub(super) fn shutdown_started(&self) {
         if self.stored_phase() != Phase::Closing {
             self.enter(Phase::Closing);
         }
     }
 
-    /// A write has to wait, or not any longer.
-    pub(super) fn waits_to_write(&self, waits: bool) {
-        let stalls = self.stalls.load(Relaxed);
-        if (stalls % 2 == 1) != waits {
-            self.stalls.store(stalls.wrapping_add(1), Relaxed);
+    /// Records whether a write is blocked on the client.
+    pub(super) fn set_write_blocked(&self, is_blocked: bool) {
+        if self.is_write_blocked() != is_blocked {
+            increment(&self.write_stalls);
         }
     }
 
-    /// Whether a write waits for the client.
-    pub(super) fn is_write_waiting(&self) -> bool {
-        self.stalls.load(Relaxed) % 2 == 1
+    pub(super) fn is_write_blocked(&self) -> bool {
+        self.write_stalls.load(Relaxed) % 2 == 1
     }
 
     pub(super) fn phase(&self) -> Phase {
         match self.stored_phase() {
             Phase::Closing => Phase::Closing,
-            _ if self.is_multiplexed() && self.open.load(Relaxed) == 0 => Phase::Idle,
-            _ if self.is_multiplexed() => Phase::Request,
+            _ if self.is_http2() && self.open_streams.load(Relaxed) == 0 => Phase::Idle,
+            _ if self.is_http2() => Phase::Request,
             phase => phase,
         }
     }
 
-    pub(super) fn look(&self) -> StateSnapshot {
+    pub(super) fn snapshot(&self) -> StateSnapshot {
         StateSnapshot {
             phase: self.phase(),
-            steps: self.steps.load(Relaxed),
-            stalls: self.stalls.load(Relaxed),
+            transitions: self.transitions.load(Relaxed),
+            write_stalls: self.write_stalls.load(Relaxed),
         }
     }
 
-    /// Tells the connection what to do, unless it was told more already.
-    pub(super) fn request_close(&self, order: CloseMode) {
-        self.order.fetch_max(order as u8, Relaxed);
+    /// Requests the end of the connection, unless a stronger mode was requested before.
+    pub(super) fn request_close(&self, mode: CloseMode) {
+        self.close_mode.fetch_max(mode as u8, Relaxed);
         self.wake();
     }
 
-    pub(super) fn close_requested(&self, order: CloseMode) -> bool {
-        self.order.load(Relaxed) >= order as u8
+    /// Returns `true` if `mode` or a stronger one was requested.
+    pub(super) fn is_close_requested(&self, mode: CloseMode) -> bool {
+        self.close_mode.load(Relaxed) >= mode as u8
     }
 
-    /// Whom to wake with an order, from now on: whoever waits for the socket.
+    /// Registers the task that waits for the socket, to be woken by close requests.
     pub(super) fn register_waker(&self, waker: &Waker) {
         *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker.clone());
     }
@@ -226,17 +222,19 @@ impl ConnectionState {
     }
 
     fn stored_phase(&self) -> Phase {
-        let all = [Phase::New, Phase::Head, Phase::Request, Phase::Idle, Phase::Tunnel, Phase::Closing];
-        all[usize::from(self.phase.load(Relaxed)) % all.len()]
+        let phases = [Phase::New, Phase::Head, Phase::Request, Phase::Idle, Phase::Tunnel, Phase::Closing];
+        phases[usize::from(self.phase.load(Relaxed)) % phases.len()]
     }
 
     fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Relaxed);
-        self.step();
+        increment(&self.transitions);
     }
+}
 
-    /// Two steps at a time may count as one: that there was one is enough.
-    fn step(&self) {
-        self.steps.store(self.steps.load(Relaxed).wrapping_add(1), Relaxed);
-    }
+/// Increments a counter without a read-modify-write instruction.
+///
+/// Concurrent increments may count as one, which is enough to detect that the value has changed.
+fn increment(counter: &AtomicU32) {
+    counter.store(counter.load(Relaxed).wrapping_add(1), Relaxed);
 }

@@ -1,14 +1,13 @@
-//! The requests of HTTP/2, which hyper runs as tasks of their own.
+//! Executor for the tasks that hyper spawns for HTTP/2 streams.
 //!
-//! A task that waits until its client takes more can be ended from outside only by dropping it, and that
-//! resets its stream. The others of its connection may be someone else's, behind a proxy that speaks
-//! HTTP/2 to us, and go on.
+//! hyper does not poll a response body while the client's flow-control window is closed, so the body can
+//! neither end the stream in that state nor time out. The task that wraps hyper's own does both: it completes,
+//! which drops the stream and resets it, when its response is aborted or when a queued chunk is not consumed
+//! in time. Other streams of the connection continue; behind a proxy they may belong to other clients.
 //!
-//! A client that gives one stream no window while others of its connection move holds what the answer
-//! holds, up to its upstream. Nothing is written then that could wait, so such a stream has a timer, as long as
-//! it waits; most never do.
+//! A stream has a timer only while it is blocked, which most never are.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -23,62 +22,74 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use crate::response_abort::ResponseAbortHandle;
 
-/// Spawns them.
+/// Spawns each stream's task with an abort flag and a write timeout.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Http2Executor;
 
 impl<F: Future<Output: Send> + Send + 'static> Executor<F> for Http2Executor {
     fn execute(&self, task: F) {
-        tokio::spawn(Http2StreamTask { task, end: None, waiting: None });
+        let task = Http2StreamTask { task, write_timer: None };
+        tokio::spawn(CURRENT_STREAM.scope(StreamSignals::default(), task));
     }
 }
 
-/// Lets `hang_up` end the task in which this is called.
-pub(super) fn ends_by(hang_up: &ResponseAbortHandle) {
-    let end = Arc::<AbortFlag>::default();
-    NEW_END.set(Some(Arc::clone(&end)));
-    hang_up.on_abort(move || {
-        end.is_now.store(true, Release);
-        end.task.wake();
-    });
+/// Resets the current stream when `handle` aborts its response.
+pub(super) fn register_abort(handle: &ResponseAbortHandle) {
+    let flag = Arc::<AbortFlag>::default();
+    let _ = CURRENT_STREAM.try_with(|signals| signals.abort.set(Arc::clone(&flag)));
+    handle.on_abort(move || flag.set());
 }
 
-/// The task in which this is called hands over a piece of its answer, which the client may leave for that
-/// long.
-pub(super) fn hands_over(patience: Duration) {
-    HELD.set(Some(PendingChunk::For(patience)));
+/// Records that the current stream's body has produced a chunk, to be consumed within `timeout`.
+pub(super) fn chunk_queued(timeout: Duration) {
+    let _ = CURRENT_STREAM.try_with(|signals| signals.chunk.set(Some(Chunk::Queued { timeout })));
 }
 
-/// It asks for more: the last piece is taken.
-pub(super) fn is_taken() {
-    HELD.set(Some(PendingChunk::Nothing));
+/// Records that hyper has polled the current stream's body again: the previous chunk is consumed.
+pub(super) fn chunk_consumed() {
+    let _ = CURRENT_STREAM.try_with(|signals| signals.chunk.set(Some(Chunk::Consumed)));
 }
 
-thread_local! {
-    /// From [`register_abort`] to the task that is being polled.
-    static NEW_END: Cell<Option<Arc<AbortFlag>>> = const { Cell::new(None) };
-    /// What the task that is being polled has done last, if anything.
-    static HELD: Cell<Option<PendingChunk>> = const { Cell::new(None) };
+tokio::task_local! {
+    /// Signals to the stream task that is being polled.
+    static CURRENT_STREAM: StreamSignals;
 }
 
-/// What a task has for its client.
+/// Signals from a response and its body to the task that sends them.
+#[derive(Default)]
+struct StreamSignals {
+    abort: OnceCell<Arc<AbortFlag>>,
+    /// Last event of the current poll.
+    chunk: Cell<Option<Chunk>>,
+}
+
 #[derive(Clone, Copy)]
-enum PendingChunk {
-    Nothing,
-    /// A piece that may stay that long.
-    For(Duration),
+enum Chunk {
+    Queued { timeout: Duration },
+    Consumed,
+}
+
+impl StreamSignals {
+    fn is_aborted(&self, cx: &Context<'_>) -> bool {
+        self.abort.get().is_some_and(|flag| flag.is_set(cx))
+    }
 }
 
 #[derive(Default)]
 struct AbortFlag {
-    is_now: AtomicBool,
+    is_set: AtomicBool,
     task: AtomicWaker,
 }
 
 impl AbortFlag {
-    fn is_now(&self, cx: &Context<'_>) -> bool {
+    fn set(&self) {
+        self.is_set.store(true, Release);
+        self.task.wake();
+    }
+
+    fn is_set(&self, cx: &Context<'_>) -> bool {
         self.task.register(cx.waker());
-        self.is_now.load(Acquire)
+        self.is_set.load(Acquire)
     }
 }
 
@@ -86,10 +97,8 @@ pin_project! {
     struct Http2StreamTask<F> {
         #[pin]
         task: F,
-        // Once there is one.
-        end: Option<Arc<AbortFlag>>,
-        // While its client takes nothing.
-        waiting: Option<Pin<Box<Sleep>>>,
+        // Set while a chunk is queued.
+        write_timer: Option<Pin<Box<Sleep>>>,
     }
 }
 
@@ -98,40 +107,33 @@ impl<F: Future> Future for Http2StreamTask<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
-        if this.end.as_ref().is_some_and(|end| end.is_now(cx)) {
+        if CURRENT_STREAM.with(|signals| signals.is_aborted(cx)) || this.task.poll(cx).is_ready() {
             return Poll::Ready(());
         }
-        HELD.set(None);
-        let polled = this.task.poll(cx).map(|_| ());
-        if let Some(end) = NEW_END.take() {
-            end.task.register(cx.waker());
-            *this.end = Some(end);
+        match CURRENT_STREAM.with(|signals| signals.chunk.take()) {
+            Some(Chunk::Queued { timeout }) => reset_timer(this.write_timer, timeout),
+            Some(Chunk::Consumed) => *this.write_timer = None,
+            None => {}
         }
-        if polled.is_pending() {
-            match HELD.take() {
-                Some(PendingChunk::For(patience)) => reset_timer(this.waiting, patience),
-                Some(PendingChunk::Nothing) => *this.waiting = None,
-                None => {}
-            }
-            if is_over(this.waiting, cx) {
-                return Poll::Ready(());
-            }
+        // Checks the flag again, because this poll may have registered it.
+        if is_elapsed(this.write_timer, cx) || CURRENT_STREAM.with(|signals| signals.is_aborted(cx)) {
+            return Poll::Ready(());
         }
-        polled
+        Poll::Pending
     }
 }
 
-fn reset_timer(waiting: &mut Option<Pin<Box<Sleep>>>, patience: Duration) {
-    match waiting {
-        Some(waiting) => waiting.as_mut().reset(Instant::now() + patience),
-        None => *waiting = Some(Box::pin(sleep(patience))),
+fn reset_timer(timer: &mut Option<Pin<Box<Sleep>>>, timeout: Duration) {
+    match timer {
+        Some(timer) => timer.as_mut().reset(Instant::now() + timeout),
+        None => *timer = Some(Box::pin(sleep(timeout))),
     }
 }
 
-fn is_over(waiting: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>) -> bool {
-    let is_over = waiting.as_mut().is_some_and(|waiting| waiting.as_mut().poll(cx).is_ready());
-    if is_over {
+fn is_elapsed(timer: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>) -> bool {
+    let is_elapsed = timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready());
+    if is_elapsed {
         metrics::counter!("sekisho_connections_timed_out_total", "waiting_for" => "stream").increment(1);
     }
-    is_over
+    is_elapsed
 }

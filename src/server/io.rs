@@ -1,10 +1,11 @@
-//! A connection's bytes, in the clear or through TLS, and where its [`ConnectionState`] is noted and its
-//! orders are followed.
+//! Socket IO of a connection, plain or over TLS.
 //!
-//! hyper closes an idle connection that is told to finish although a request may already wait in the
-//! socket, or be read in part. So it isn't told: instead this end of the connection says that the client
-//! has closed, and only after a last look at the socket and, by taking HTTP/1.1 apart, at hyper's buffer, when
-//! nothing of a request has come.
+//! [`MonitoredIo`] records progress in the [`ConnectionState`] and carries out close requests.
+//!
+//! hyper's own graceful shutdown closes an idle connection even if a request is already waiting in the
+//! socket or has been read in part. An idle HTTP/1.1 connection is therefore closed from below: the read
+//! side reports end of stream, but only after a last look at the socket and, by taking hyper's
+//! connection apart, at its read buffer.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -18,21 +19,21 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use super::connection::ConnectionContext;
+use super::connection_context::ConnectionContext;
 use super::connection_state::{CloseMode, ConnectionState, Phase};
 
-/// What a connection reads from and writes to.
+/// Stream of a connection that records its progress and carries out close requests.
 pub(super) struct MonitoredIo {
     stream: MaybeTlsStream,
-    client: Arc<ConnectionContext>,
-    /// Whom an order wakes.
-    waits: Option<Waker>,
-    /// What was read already, and is to be read again.
+    context: Arc<ConnectionContext>,
+    /// Waker registered for close requests.
+    waker: Option<Waker>,
+    /// Bytes that were read before, to be returned by the next reads.
     unread: Bytes,
-    /// Whether nobody above has a buffer in which the beginning of a request may be.
-    rests: bool,
-    /// How much may come after our last word.
-    lingers_for: usize,
+    /// True while no hyper connection uses the stream, so that no buffer above can hold part of a request.
+    is_detached: bool,
+    /// Number of bytes that may still be read and discarded before the socket is closed.
+    linger_budget: usize,
 }
 
 pub(super) enum MaybeTlsStream {
@@ -41,130 +42,160 @@ pub(super) enum MaybeTlsStream {
 }
 
 impl MonitoredIo {
-    pub(super) fn new(stream: MaybeTlsStream, client: Arc<ConnectionContext>) -> Self {
-        Self { stream, client, waits: None, unread: Bytes::new(), rests: false, lingers_for: LINGERS_FOR }
+    pub(super) fn new(stream: MaybeTlsStream, context: Arc<ConnectionContext>) -> Self {
+        Self {
+            stream,
+            context,
+            waker: None,
+            unread: Bytes::new(),
+            is_detached: false,
+            linger_budget: MAX_LINGER_BYTES,
+        }
     }
 
-    /// Whether the client begins as HTTP/2 does where nothing was agreed on before (RFC 9113, section
-    /// 3.3). Nothing is lost of what it said.
+    /// Returns `true` if the client starts with the HTTP/2 preface (prior knowledge, RFC 9113 section 3.3).
+    ///
+    /// The bytes read for that purpose are returned again by the next read.
     pub(super) async fn detect_http2_preface(&mut self) -> io::Result<bool> {
-        let mut sniffed = [0; PREFACE.len()];
+        let mut start = [0; HTTP2_PREFACE.len()];
         let mut len = 0;
-        while len < PREFACE.len() && PREFACE.starts_with(&sniffed[..len]) {
-            match self.read(&mut sniffed[len..]).await? {
+        while len < HTTP2_PREFACE.len() && HTTP2_PREFACE.starts_with(&start[..len]) {
+            match self.read(&mut start[len..]).await? {
                 0 => break,
                 read => len += read,
             }
         }
-        self.unread = Bytes::copy_from_slice(&sniffed[..len]);
-        Ok(sniffed == PREFACE)
+        self.unread = Bytes::copy_from_slice(&start[..len]);
+        Ok(start == HTTP2_PREFACE)
     }
 
-    /// Whether another request begins, for which it waits. In the meantime there is no buffer.
+    /// Waits for the first bytes of another request, without holding a buffer.
+    ///
+    /// Returns `false` if the connection ends first.
     pub(super) async fn wait_for_next_request(&mut self) -> io::Result<bool> {
-        if !self.unread.is_empty() {
-            self.rests = false;
-            return Ok(true);
+        if self.unread.is_empty() {
+            self.unread = poll_fn(|cx| self.poll_first_bytes(cx)).await?;
         }
-        let begun = poll_fn(|cx| {
-            let mut begin = [0; BEGIN];
-            let mut buffer = ReadBuf::new(&mut begin);
-            ready!(Pin::new(&mut *self).poll_read(cx, &mut buffer))?;
-            Poll::Ready(io::Result::Ok(Bytes::copy_from_slice(buffer.filled())))
-        });
-        self.unread = begun.await?;
-        self.rests = false;
+        self.is_detached = false;
         Ok(!self.unread.is_empty())
     }
 
-    /// From now on this is read before anything else.
+    fn poll_first_bytes(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        let mut bytes = [0; FIRST_READ_SIZE];
+        let mut buffer = ReadBuf::new(&mut bytes);
+        ready!(Pin::new(self).poll_read(cx, &mut buffer))?;
+        Poll::Ready(Ok(Bytes::copy_from_slice(buffer.filled())))
+    }
+
+    /// Detaches the stream from a hyper connection whose read buffer held `unread`.
     pub(super) fn unread(&mut self, unread: &[u8]) {
-        self.rests = true;
+        self.is_detached = true;
         self.unread = Bytes::copy_from_slice(unread);
     }
 
-    fn activity(&self) -> &ConnectionState {
-        &self.client.activity
+    fn state(&self) -> &ConnectionState {
+        &self.context.state
     }
 
-    fn check(&self) -> io::Result<()> {
-        if self.activity().close_requested(CloseMode::Abort) {
+    /// Fails if the connection is to be aborted.
+    fn check_abort(&self) -> io::Result<()> {
+        if self.state().is_close_requested(CloseMode::Abort) {
             return Err(io::ErrorKind::TimedOut.into());
         }
         Ok(())
     }
 
-    /// Whether this is to end now: nothing of a request has been read, nothing of an answer is left, and
-    /// nothing waits in the socket.
+    /// Returns `true` if the connection is to be closed when idle, and is: no part of a request has been
+    /// read or waits in the socket, and no part of a response is left to write.
     fn should_close(&self) -> bool {
-        let activity = self.activity();
-        activity.close_requested(CloseMode::CloseWhenIdle)
-            && matches!(activity.phase(), Phase::New | Phase::Idle)
-            && !activity.is_write_waiting()
-            && self.stream.has_nothing_to_read()
+        let state = self.state();
+        state.is_close_requested(CloseMode::CloseWhenIdle)
+            && matches!(state.phase(), Phase::New | Phase::Idle)
+            && !state.is_write_blocked()
+            && self.stream.is_socket_empty()
     }
 
-    /// Whether hyper may have read the beginning of another request together with the last one.
-    fn may_be_read_ahead(&self) -> bool {
-        let activity = self.activity();
-        let can_rest = !activity.is_multiplexed() && !activity.is_upgradeable() && !activity.has_a_body();
-        can_rest && !self.rests && activity.phase() == Phase::Idle
+    /// Returns `true` if hyper's read buffer may hold the start of a pipelined request.
+    fn may_be_pipelined(&self) -> bool {
+        let state = self.state();
+        let can_detach = !state.is_http2() && !state.is_upgrade_enabled() && !state.is_body_pending();
+        can_detach && !self.is_detached && state.phase() == Phase::Idle
     }
 
-    /// Notes whether the client takes what is written.
-    fn record_write<T>(&mut self, cx: &Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        self.activity().waits_to_write(written.is_pending());
-        if written.is_pending() {
+    /// Records whether a write is blocked on the client.
+    fn record_write<T>(&mut self, cx: &Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        self.state().set_write_blocked(result.is_pending());
+        if result.is_pending() {
             self.register_waker(cx);
-            // An order that came before the waker was there.
-            self.check()?;
+            // A request to abort may have come before the waker was registered.
+            self.check_abort()?;
         }
-        written
+        result
     }
 
-    /// Whether a request of HTTP/1.1 has been read to its end, and nothing more is read before its answer.
-    fn waits_for_answer(&self) -> bool {
-        let activity = self.activity();
-        activity.phase() == Phase::Request && !activity.has_a_body() && !activity.is_multiplexed()
+    /// Returns `true` if an HTTP/1.1 request was read completely and its response has not been sent.
+    fn is_awaiting_response(&self) -> bool {
+        let state = self.state();
+        state.phase() == Phase::Request && !state.is_body_pending() && !state.is_http2()
     }
 
-    /// Fails if the client has left: nobody waits for the answer.
-    fn watch_client(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Fails if the client has closed the connection, so that the request is cancelled.
+    fn check_client(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         self.register_waker(cx);
-        self.check()?;
+        self.check_abort()?;
         let socket = self.stream.socket();
         while socket.poll_read_ready(cx)?.is_ready() {
-            let looked = socket.try_io(Interest::READABLE, || {
-                let (_, read) = recv(socket, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT)?;
-                Ok(read)
+            let peeked = socket.try_io(Interest::READABLE, || {
+                let (_, len) = recv(socket, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT)?;
+                Ok(len)
             });
-            match looked {
-                Ok(0) => return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
-                // The next request.
+            match peeked {
+                Ok(0) => return Err(io::ErrorKind::ConnectionAborted.into()),
+                // A pipelined request.
                 Ok(_) => break,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
+                Err(error) => return Err(error),
             }
         }
-        Poll::Ready(Ok(()))
+        Ok(())
     }
 
-    /// Has orders wake who waits here: nearly always the task that they wake already.
+    /// Registers the current task to be woken by close requests. Usually it is registered already.
     fn register_waker(&mut self, cx: &Context<'_>) {
-        if !self.waits.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            self.waits = Some(cx.waker().clone());
-            self.activity().register_waker(cx.waker());
+        if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            self.waker = Some(cx.waker().clone());
+            self.state().register_waker(cx.waker());
         }
+    }
+
+    /// Reads and discards what the client still sends, until its end of stream or the limit.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.state().shutdown_started();
+        let mut discarded = [0; 4096];
+        while self.linger_budget > 0 {
+            let mut buffer = ReadBuf::new(&mut discarded);
+            let result = self.stream.poll_read(cx, &mut buffer);
+            if result.is_pending() {
+                self.register_waker(cx);
+                self.check_abort()?;
+                return Poll::Pending;
+            }
+            let len = buffer.filled().len();
+            let is_end = matches!(result, Poll::Ready(Err(_))) || len == 0;
+            self.linger_budget = if is_end { 0 } else { self.linger_budget.saturating_sub(len) };
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
 impl Drop for MonitoredIo {
-    /// What a client hasn't taken that is sent away, or whose tunnel breaks off, isn't kept for it by the
-    /// system either: there it would cost memory for as long as the client likes.
+    /// Discards unsent data with `SO_LINGER` 0 when the connection is reset, or is aborted during a write.
+    ///
+    /// Otherwise the kernel would keep buffering it for a client that never reads.
     fn drop(&mut self) {
-        let activity = self.activity();
-        let is_cut = activity.close_requested(CloseMode::Abort) || activity.phase() == Phase::Tunnel;
-        if activity.close_requested(CloseMode::Reset) || is_cut && activity.is_write_waiting() {
+        let state = self.state();
+        let is_cut = state.is_close_requested(CloseMode::Abort) || state.phase() == Phase::Tunnel;
+        if state.is_close_requested(CloseMode::Reset) || is_cut && state.is_write_blocked() {
             let _ = self.stream.socket().set_zero_linger();
         }
     }
@@ -176,47 +207,47 @@ impl AsyncRead for MonitoredIo {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let wire = self.get_mut();
-        wire.check()?;
-        if !wire.unread.is_empty() {
-            let len = wire.unread.len().min(buffer.remaining());
-            buffer.put_slice(&wire.unread.split_to(len));
-            wire.activity().received();
+        let this = self.get_mut();
+        this.check_abort()?;
+        if !this.unread.is_empty() {
+            let len = this.unread.len().min(buffer.remaining());
+            buffer.put_slice(&this.unread.split_to(len));
+            this.state().bytes_received();
             return Poll::Ready(Ok(()));
         }
-        let before = buffer.filled().len();
-        if wire.stream.poll_read(cx, buffer)?.is_ready() {
-            if buffer.filled().len() > before {
-                wire.activity().received();
+        let len_before = buffer.filled().len();
+        if this.stream.poll_read(cx, buffer)?.is_ready() {
+            if buffer.filled().len() > len_before {
+                this.state().bytes_received();
             } else {
-                // The client has said its last word, too.
-                wire.lingers_for = 0;
+                // End of stream: there is nothing to discard before the close.
+                this.linger_budget = 0;
             }
             return Poll::Ready(Ok(()));
         }
-        wire.register_waker(cx);
-        wire.check()?;
-        if wire.should_close() {
-            if wire.may_be_read_ahead() {
-                // Taken apart, it shows.
-                wire.activity().may_rest_now();
-                return Poll::Pending;
-            }
-            wire.lingers_for = 0;
-            return Poll::Ready(Ok(()));
+        this.register_waker(cx);
+        this.check_abort()?;
+        if !this.should_close() {
+            return Poll::Pending;
         }
-        Poll::Pending
+        if this.may_be_pipelined() {
+            // `serve_http1` takes hyper's connection apart and polls again with the rest of its buffer.
+            this.state().release_buffers();
+            return Poll::Pending;
+        }
+        this.linger_budget = 0;
+        Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for MonitoredIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let wire = self.get_mut();
-        let written = match &mut wire.stream {
+        let this = self.get_mut();
+        let result = match &mut this.stream {
             MaybeTlsStream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             MaybeTlsStream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
         };
-        wire.record_write(cx, written)
+        this.record_write(cx, result)
     }
 
     fn poll_write_vectored(
@@ -224,17 +255,17 @@ impl AsyncWrite for MonitoredIo {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let wire = self.get_mut();
-        // For the system a list costs more than it costs us to copy a little.
-        let mut whole = [0; SMALL];
-        if let Some(whole) = coalesce(slices, &mut whole) {
-            return Pin::new(wire).poll_write(cx, whole);
+        let this = self.get_mut();
+        // A vectored system call costs more than a copy of this size.
+        let mut buffer = [0; COALESCE_LIMIT];
+        if let Some(bytes) = coalesce(slices, &mut buffer) {
+            return Pin::new(this).poll_write(cx, bytes);
         }
-        let written = match &mut wire.stream {
+        let result = match &mut this.stream {
             MaybeTlsStream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             MaybeTlsStream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
         };
-        wire.record_write(cx, written)
+        this.record_write(cx, result)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -245,53 +276,32 @@ impl AsyncWrite for MonitoredIo {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let wire = self.get_mut();
-        if let MaybeTlsStream::Tls(stream) = &mut wire.stream {
-            let flushed = Pin::new(stream).poll_flush(cx);
-            return wire.record_write(cx, flushed);
+        let this = self.get_mut();
+        if let MaybeTlsStream::Tls(stream) = &mut this.stream {
+            let result = Pin::new(stream).poll_flush(cx);
+            return this.record_write(cx, result);
         }
-        // There is nothing to flush: what `poll_write` has taken is the system's. But hyper comes by
-        // whenever it has nothing else to do.
-        if wire.waits_for_answer() { wire.watch_client(cx) } else { Poll::Ready(wire.check()) }
+        // A TCP socket has nothing to flush, but hyper flushes on every poll while it waits for the response.
+        Poll::Ready(if this.is_awaiting_response() { this.check_client(cx) } else { this.check_abort() })
     }
 
-    /// Closing a socket with something unread in it resets the connection, and the client may lose an
-    /// answer that it hasn't read yet, such as why its body was refused. So that is read and dropped
-    /// first, within reason.
+    /// Shuts down the server's side, then discards what the client still sends, up to a limit.
+    ///
+    /// Closing a socket with unread data resets the connection, and the reset can make the client lose a
+    /// response that it has not read yet, such as the rejection of its body.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let wire = self.get_mut();
-        wire.check()?;
-        let shut = match &mut wire.stream {
+        let this = self.get_mut();
+        this.check_abort()?;
+        let result = match &mut this.stream {
             MaybeTlsStream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             MaybeTlsStream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         };
-        ready!(wire.record_write(cx, shut))?;
-        match wire.activity().phase() {
-            // The other direction may go on.
+        ready!(this.record_write(cx, result))?;
+        match this.state().phase() {
+            // The client's direction of the tunnel stays open.
             Phase::Tunnel => Poll::Ready(Ok(())),
-            _ => wire.poll_linger(cx),
+            _ => this.poll_linger(cx),
         }
-    }
-}
-
-impl MonitoredIo {
-    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.activity().closes();
-        let mut dropped = [0; 4096];
-        while self.lingers_for > 0 {
-            let mut buffer = ReadBuf::new(&mut dropped);
-            let read = self.stream.poll_read(cx, &mut buffer);
-            if read.is_pending() {
-                self.register_waker(cx);
-                self.check()?;
-                return Poll::Pending;
-            }
-            self.lingers_for = match (read, buffer.filled().len()) {
-                (Poll::Ready(Ok(())), read) if read > 0 => self.lingers_for.saturating_sub(read),
-                _ => 0,
-            };
-        }
-        Poll::Ready(Ok(()))
     }
 }
 
@@ -310,32 +320,34 @@ impl MaybeTlsStream {
         }
     }
 
-    /// Asks the system, not what it told us last: bytes may have come in since.
-    fn has_nothing_to_read(&self) -> bool {
+    /// Returns `true` if no byte waits in the socket's receive buffer.
+    ///
+    /// Peeks instead of using tokio's readiness, which may be out of date.
+    fn is_socket_empty(&self) -> bool {
         let mut byte = [0];
-        let read = recv(self.socket(), &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT);
-        !matches!(read, Ok((_, read)) if read > 0)
+        let peeked = recv(self.socket(), &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        !matches!(peeked, Ok((_, len)) if len > 0)
     }
 }
 
-/// All slices as one, if that is small.
-fn coalesce<'a>(slices: &[IoSlice<'_>], whole: &'a mut [u8; SMALL]) -> Option<&'a [u8]> {
+/// Copies all slices into `buffer`, or returns `None` if they do not fit.
+fn coalesce<'a>(slices: &[IoSlice<'_>], buffer: &'a mut [u8; COALESCE_LIMIT]) -> Option<&'a [u8]> {
     let mut len = 0;
     for slice in slices {
-        whole.get_mut(len..len + slice.len())?.copy_from_slice(slice);
+        buffer.get_mut(len..len + slice.len())?.copy_from_slice(slice);
         len += slice.len();
     }
-    Some(&whole[..len])
+    Some(&buffer[..len])
 }
 
-/// What is written at once without a list, in bytes: most small answers with their heads.
-const SMALL: usize = 1024;
+/// Largest vectored write that is copied into one buffer, in bytes: most small responses with their heads.
+const COALESCE_LIMIT: usize = 1024;
 
-/// RFC 9113, section 3.4.
-const PREFACE: [u8; 24] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Connection preface of an HTTP/2 client (RFC 9113 section 3.4).
+const HTTP2_PREFACE: [u8; 24] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// How much of a request is read first of a connection that has rested, in bytes: all of most.
-const BEGIN: usize = 2048;
+/// Size of the first read after a connection was idle, in bytes. Most requests fit.
+const FIRST_READ_SIZE: usize = 2048;
 
-/// How many bytes are read and dropped at the end of a connection.
-const LINGERS_FOR: usize = 1024 * 1024;
+/// Largest number of bytes that are read and discarded before a socket is closed.
+const MAX_LINGER_BYTES: usize = 1024 * 1024;

@@ -1,35 +1,39 @@
-//! What clients may cost.
+//! Limits on connections and requests.
 
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// What connections and requests may cost. Whoever asks for more is refused, and whoever is too slow is
-/// cut off; a limit is for all threads together unless it says otherwise.
+/// Limits on the resources that clients can use.
+///
+/// A limit applies to all worker threads together unless its documentation says otherwise.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerLimits {
-    /// How many connections there may be. Beyond that a new one is answered with 503 and
-    /// closed, or over TLS just closed.
+    /// Maximum number of open connections.
+    ///
+    /// Further connections get a 503 response and are closed; over TLS they are closed without a response.
     pub connections: usize,
-    /// How many requests an HTTP/2 connection may have open.
+    /// Maximum number of open streams on an HTTP/2 connection.
     pub streams: u32,
-    /// How many requests may wait for the beginning of their answer. Each thread may have its share of
-    /// that; beyond it a request is answered with 503 at once.
+    /// Maximum number of requests that wait for the start of their response.
+    ///
+    /// Each thread has an equal share. Further requests get a 503 response immediately.
     pub in_flight: usize,
-    /// How long a client may take over a TLS handshake, and over a request's headers from their first
-    /// byte (on a new connection: from its beginning).
+    /// Timeout for the TLS handshake, and for the head of a request.
+    ///
+    /// The time for a head starts with its first byte, and on a new connection when it is opened.
     pub header_timeout: Duration,
-    /// How long a connection may be without a request.
+    /// Idle timeout of a connection without a request.
     pub keep_alive: Duration,
-    /// How long a client may take nothing of an answer that is there for it.
+    /// Timeout for a blocked response write.
     pub write_timeout: Duration,
-    /// How large a request's line and headers may be together, in bytes.
+    /// Maximum size of a request line and its header fields, in bytes.
     pub header_bytes: usize,
-    /// How many header fields a request may have.
+    /// Maximum number of header fields in a request.
     pub header_fields: usize,
-    /// How long a request's path and query may be, in bytes.
+    /// Maximum length of the path and query of a request, in bytes.
     pub uri_bytes: usize,
-    /// How long requests may go on after the server was told to stop.
+    /// Timeout for requests in flight when the server stops.
     pub drain: Duration,
 }
 
@@ -50,10 +54,10 @@ impl Default for ServerLimits {
     }
 }
 
-/// Lets this process have as many files and sockets open as it is allowed to ask for, and returns how
-/// many; `None` if there is no limit.
+/// Raises the process's limit on open files to the hard limit.
 ///
-/// Most systems start with 1024 for the sake of programs that use `select`.
+/// Returns the limit in force, or `None` if there is none. The usual soft limit of 1024 exists for programs
+/// that use `select`.
 pub fn raise_file_limit() -> Option<u64> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: maximum, maximum };

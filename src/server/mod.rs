@@ -1,48 +1,58 @@
-//! Accepting connections, speaking HTTP, and ending with grace.
+//! HTTP server: accepts connections, enforces limits and timeouts, and shuts down gracefully.
 //!
-//! # The life of a connection
+//! # Life of a connection
 //!
-//! 1. One of the [`WorkerThreads`] accepts it, and serves it or, if it has far more than another, hands
-//!    it over. Where there are as many as there may be it is answered with 503 and closed.
-//! 2. TLS is agreed on where there is a [`Certificate`], and with it the protocol: HTTP/2 or HTTP/1.1.
-//!    Without TLS a client may begin with HTTP/2 at once (prior knowledge).
-//! 3. Every request is checked: for one host, the length of its target, the number of its fields. What
-//!    HTTP/2 says in its own way is said as HTTP/1.1 says it: `:authority` in `Host` (a `Host` beside it
-//!    that differs is 400), and the cookies in one field. Then the service gets it, with a [`Peer`] and,
-//!    over TLS, the [`TlsConnection`] marker among its extensions.
-//! 4. Where as many requests wait for an answer as may, the next one gets 503 at once, not a queue.
-//! 5. Answers over TLS tell browsers to come back over TLS only (`Strict-Transport-Security`), unless
-//!    they say something of that already.
+//! 1. One of the [`WorkerThreads`] accepts the connection. It serves the connection itself, or transfers it
+//!    to a thread with far fewer connections. Over the connection limit the response is 503.
+//! 2. If there is a [`Certificate`], the TLS handshake negotiates HTTP/2 or HTTP/1.1. Without TLS, a client
+//!    may start with HTTP/2 by prior knowledge.
+//! 3. Each request is checked: exactly one valid host, the length of the target, the number of header
+//!    fields. HTTP/2 requests are normalized to the form of HTTP/1.1: `:authority` becomes `Host` (a
+//!    different `Host` beside it is rejected with 400), and cookies are joined into one field.
+//! 4. The service gets the request, with [`Peer`] and, over TLS, [`TlsConnection`] in its extensions.
+//!    Over the limit of requests in flight the response is 503; requests are not queued.
+//! 5. Responses over TLS get a `Strict-Transport-Security` field, unless they have one.
 //!
-//! A connection of HTTP/1.1 that has been idle for a second gives its buffers back until its next request.
-//! A client that leaves before its answer is noticed, and nobody works for it any longer: through TLS by
-//! hyper's reading ahead, otherwise by a look at the socket (`wire.rs`).
-//! An answer that must end although its client takes nothing of it ends by its
-//! [`HangUp`](crate::response_abort::ResponseAbortHandle): the connection of HTTP/1.1, the stream of HTTP/2.
+//! An HTTP/1.1 connection that is idle for a second releases its buffers until the next request. A client
+//! that closes its connection before the response cancels its request: over TLS hyper reads ahead to detect
+//! the close, otherwise `io.rs` peeks at the socket.
 //!
-//! A connection has no timers of its own (but for the pings of HTTP/2, and a stream of HTTP/2 of which nothing
-//! is taken, which is reset when that has lasted [`ServerLimits::write_timeout`]): it notes what it does, and once
-//! in a while somebody looks whether it has
-//! moved. So timeouts are kept to about a second.
+//! A response can be ended while its client is not reading, with a
+//! [`ResponseAbortHandle`](crate::response_abort::ResponseAbortHandle): HTTP/1.1 resets the connection,
+//! HTTP/2 the stream.
 //!
-//! # The end
+//! # Timeouts
 //!
-//! When the server is told to stop, connections in the queue of the listening socket are still accepted.
-//! Then HTTP/1.1 answers carry `Connection: close`, and HTTP/2 clients are sent a GOAWAY. A connection
-//! without a request stays open for another second, for a client that is about to ask, and is closed
-//! once a last look finds nothing in its socket. A request of which a byte has come is answered, within
-//! [`ServerLimits::drain`]. What can still be cut: a request that is on its way when its idle connection
-//! closes, which HTTP/1.1 clients must expect (RFC 9112, section 9.6); one behind another that it was
-//! sent together with, after `Connection: close`; one of which no more than a part of a TLS record has
-//! come; and a connection that comes between the last look at the queue and the closing of the socket,
-//! unless another process shares the port.
+//! Connections record their progress, and one task per thread checks them about once a second. Timeouts are
+//! accurate to that interval. Only HTTP/2 pings have timers, and HTTP/2 streams whose client does not open
+//! its window, which are reset after [`ServerLimits::write_timeout`].
 //!
-//! # What hyper decides
+//! # Shutdown
 //!
-//! A header timeout closes the connection without an answer. A bare LF ends a line. `Content-Length`
-//! beside `Transfer-Encoding` is dropped. A head that is refused before it is understood (400, 431) gets an
-//! answer without a body; so does a target that is longer than all headers may be, as 431. Interim answers but 100 don't exist. None of these
-//! lets anything go on to an upstream in more than one meaning.
+//! A stopping server still accepts the connections in the backlog of the listening socket. HTTP/1.1 responses
+//! then carry `Connection: close`, and HTTP/2 clients get a GOAWAY. An idle connection stays open for
+//! another second, in case a request is on its way, and is closed after a last look at its socket. A request
+//! of which at least one byte has arrived is completed, within [`ServerLimits::drain`].
+//!
+//! Requests can still be lost in four cases:
+//!
+//! - The request is on its way when its idle connection closes, which HTTP/1.1 clients must expect (RFC 9112
+//!   section 9.6).
+//! - The request is pipelined behind one whose response carries `Connection: close`.
+//! - Only part of its first TLS record has arrived.
+//! - Its connection is established between the last look at the backlog and the close of the listening
+//!   socket, unless another process shares the port.
+//!
+//! # Behavior of hyper
+//!
+//! - A header timeout closes the connection without a response.
+//! - A bare LF ends a line.
+//! - `Content-Length` beside `Transfer-Encoding` is dropped.
+//! - A head that cannot be parsed (400, 431) gets a response without a body. A target longer than the limit
+//!   for all header fields gets 431.
+//! - 100 is the only interim response.
+//!
+//! In all of these cases an upstream sees the same request as the gateway.
 //!
 //! ```
 //! # async fn example() -> std::io::Result<()> {
@@ -52,9 +62,9 @@
 //! let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
 //! let service = Router::new().route("/", get("welcome"));
 //! let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-//! let serving = serve(listener, service, ServerLimits::default(), async { _ = stopped.await });
+//! let server = serve(listener, service, ServerLimits::default(), async { _ = stopped.await });
 //! # stop.send(()).unwrap();
-//! serving.await;
+//! server.await;
 //! # Ok(())
 //! # }
 //! # tokio::runtime::Runtime::new().unwrap().block_on(example()).unwrap();
@@ -62,71 +72,23 @@
 
 mod accept;
 mod connection;
+mod connection_context;
 mod connection_registry;
 mod connection_state;
+mod extensions;
 mod http2_executor;
+mod http_builders;
 mod io;
 mod limits;
 mod reject;
+mod request_head;
+mod serve;
 mod service;
 mod tls;
 mod workers;
 
-use std::convert::Infallible;
-use std::net::SocketAddr;
-use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-
-use axum::body::Body;
-use http::{Request, Response};
-use tokio::net::TcpListener;
-use tokio::sync::watch;
-use tower::Service;
-
-use self::accept::{AcceptGroup, Acceptor};
-use self::connection_registry::ConnectionRegistry;
+pub use self::extensions::{Peer, TlsConnection};
 pub use self::limits::{ServerLimits, raise_file_limit};
+pub use self::serve::{serve, serve_with_limits};
 pub use self::tls::{Certificate, CertificateError};
 pub use self::workers::WorkerThreads;
-
-/// The other end of a connection, put into every request's extensions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peer(pub SocketAddr);
-
-/// Among the extensions of every request that came over TLS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TlsConnection;
-
-/// Serves on the runtime of the caller until `stop` is ready, then lets what is under way end.
-pub async fn serve<S>(listener: TcpListener, service: S, limits: ServerLimits, stop: impl Future<Output = ()>)
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send,
-{
-    serve_with_limits(listener, service, watch::channel(limits).1, stop).await;
-}
-
-/// As [`serve`], under limits that may change, as [`WorkerThreads::set_limits`] has it.
-pub async fn serve_with_limits<S>(
-    listener: TcpListener,
-    service: S,
-    mut limits: watch::Receiver<ServerLimits>,
-    stop: impl Future<Output = ()>,
-) where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send,
-{
-    let first = *limits.borrow_and_update();
-    let connections = ConnectionRegistry::new("shared", first, 1, Arc::new(AtomicUsize::new(0)));
-    tokio::spawn(ConnectionRegistry::run_reaper(Arc::downgrade(&connections)));
-    let acceptor = Acceptor { certificate: None, service, sharers: AcceptGroup::none(&connections) };
-    let mut accepting = pin!(acceptor.run(listener, stop));
-    loop {
-        tokio::select! {
-            () = &mut accepting => break,
-            Ok(()) = limits.changed() => connections.set_limits(*limits.borrow_and_update()),
-        }
-    }
-    connections.drain().await;
-}

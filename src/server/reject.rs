@@ -1,20 +1,20 @@
-//! What is refused before anybody else sees it.
+//! Rejection of requests and connections before they reach the service.
 
 use axum::body::Body;
 use http::{Response, StatusCode};
 
 use crate::problem::Problem;
 
-/// Why a request or a connection is refused.
+/// Reason for a rejection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RejectReason {
-    /// `Host` is missing, there twice, no host, or another one than `:authority`.
+    /// `Host` is missing, repeated or invalid, or differs from `:authority`.
     BadHost,
-    /// As many connections or requests as there may be.
+    /// The limit on connections or on requests in flight is reached.
     Overloaded,
-    /// More header fields than there may be.
+    /// Too many header fields.
     TooManyFields,
-    /// A path and query longer than they may be.
+    /// The path and query are too long.
     UriTooLong,
 }
 
@@ -31,19 +31,19 @@ impl RejectReason {
     fn problem(self) -> Problem {
         let (code, detail) = match self {
             Self::BadHost => ("bad_host", "The Host header is missing, repeated or malformed."),
-            Self::Overloaded => ("overloaded", "The server has too much to do right now."),
+            Self::Overloaded => ("overloaded", "The server is overloaded."),
             Self::TooManyFields => ("too_many_header_fields", "The request has too many header fields."),
             Self::UriTooLong => ("uri_too_long", "The request's path and query are too long."),
         };
         Problem::new(self.status(), code, detail)
     }
 
-    /// The answer to a request.
+    /// Returns the response to a rejected request.
     pub(super) fn response(self) -> Response<Body> {
         self.problem().into_response()
     }
 
-    /// The answer to a connection, whatever it was going to ask.
+    /// Returns an HTTP/1.1 response to a rejected connection, without reading a request.
     pub(super) fn bytes(self) -> Vec<u8> {
         let status = self.status();
         let problem = self.problem().to_json();

@@ -1,4 +1,4 @@
-//! TLS: the certificate, and how it is renewed while the server runs.
+//! TLS certificate, and its reload while the server runs.
 
 use std::fmt;
 use std::io;
@@ -22,77 +22,77 @@ use tokio_rustls::server::TlsStream;
 
 use crate::clock::Clock;
 
-/// A certificate and its key, as they are in their files.
+/// TLS certificate chain and private key, loaded from PEM files that can be reloaded.
 ///
-/// Clients may speak TLS 1.2 and 1.3, and HTTP/2 or HTTP/1.1 inside.
+/// Connections use TLS 1.2 or 1.3, with HTTP/2 or HTTP/1.1 negotiated by ALPN.
 pub struct Certificate {
     clock: Arc<dyn Clock>,
-    current: Arc<ReloadableCertResolver>,
+    resolver: Arc<ReloadableCertResolver>,
     config: Arc<ServerConfig>,
-    origin: Mutex<CertificateSource>,
+    source: Mutex<CertificateSource>,
 }
 
-/// Where the certificate comes from.
+/// Files of the certificate, and their content when it was last read.
 struct CertificateSource {
-    files: Files,
-    /// What was read last, good or bad.
+    files: CertificateFiles,
+    /// Content of the last read, valid or not; `None` if it failed.
     last_read: Option<PemPair>,
 }
 
-/// Why a certificate can't be used.
+/// Reason why a certificate cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CertificateError {
-    /// The certificate isn't one, or not one for a server.
-    #[error("{}: the certificate can't be used", .0.display())]
+    /// The certificate is malformed or not usable for a server.
+    #[error("{}: invalid certificate", .0.display())]
     Certificate(PathBuf, #[source] rustls::Error),
-    /// It is of no use any longer.
-    #[error("{}: the certificate has expired: renew it", .0.display())]
+    /// The certificate has expired.
+    #[error("{}: the certificate has expired", .0.display())]
     Expired(PathBuf),
-    /// The key isn't one, or not one for TLS.
-    #[error("{}: the private key can't be used", .0.display())]
+    /// The key is malformed or not usable for TLS.
+    #[error("{}: invalid private key", .0.display())]
     Key(PathBuf, #[source] rustls::Error),
-    /// The two don't belong together.
-    #[error("{}: the private key is not that of the certificate in {}", .key.display(), .certificate.display())]
+    /// The key does not belong to the certificate.
+    #[error("{}: the private key does not match the certificate in {}", .key.display(), .certificate.display())]
     Mismatch {
-        /// The certificate's file.
+        /// Certificate file.
         certificate: PathBuf,
-        /// The key's file.
+        /// Key file.
         key: PathBuf,
     },
-    /// No certificate in its file.
+    /// The certificate file contains no certificate.
     #[error("{}: expected a certificate in PEM (BEGIN CERTIFICATE)", .0.display())]
     NoCertificate(PathBuf),
-    /// No key in its file, or one that asks for a password.
-    #[error("{}: expected a private key in PEM (BEGIN PRIVATE KEY), without a password", .0.display())]
+    /// The key file contains no private key, or an encrypted one.
+    #[error("{}: expected an unencrypted private key in PEM (BEGIN PRIVATE KEY)", .0.display())]
     NoKey(PathBuf),
-    /// It is of no use yet.
-    #[error("{}: the certificate is not valid yet: look at its dates, and at the clock", .0.display())]
+    /// The validity period of the certificate has not started.
+    #[error("{}: the certificate is not valid yet", .0.display())]
     NotYetValid(PathBuf),
-    /// A certificate's file can't be read.
-    #[error("{}: can't be read", .0.display())]
+    /// The certificate file cannot be read.
+    #[error("cannot read {}", .0.display())]
     UnreadableCertificate(PathBuf, #[source] io::Error),
-    /// A key's file can't be read.
-    #[error("{}: can't be read", .0.display())]
+    /// The key file cannot be read.
+    #[error("cannot read {}", .0.display())]
     UnreadableKey(PathBuf, #[source] io::Error),
 }
 
-/// Why a connection came to nothing.
+/// Reason why a TLS handshake failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HandshakeError {
-    #[error("the handshake failed")]
+    #[error("handshake failed")]
     Failed(#[from] io::Error),
-    #[error("the handshake took too long")]
+    #[error("handshake timed out")]
     TimedOut(#[from] tokio::time::error::Elapsed),
 }
 
 #[derive(PartialEq, Eq)]
-struct Files {
+struct CertificateFiles {
     certificate: PathBuf,
     key: PathBuf,
 }
 
-/// Both files' content.
+/// Content of both files.
 #[derive(PartialEq, Eq)]
 struct PemPair {
     certificate: Vec<u8>,
@@ -100,130 +100,127 @@ struct PemPair {
 }
 
 impl CertificateError {
-    /// Whether the key is at fault, not the certificate.
+    /// Returns `true` if the key file is the cause, and `false` if the certificate file is.
     #[must_use]
-    pub fn is_of_key(&self) -> bool {
+    pub fn is_key_error(&self) -> bool {
         matches!(self, Self::Key(..) | Self::Mismatch { .. } | Self::NoKey(_) | Self::UnreadableKey(..))
     }
 }
 
 impl Certificate {
-    /// Reads the files, and checks that a server can begin with them.
+    /// Loads a certificate and its private key from PEM files.
     ///
     /// # Errors
     ///
-    /// [`CertificateError`] says which file is at fault, and why.
+    /// Returns an error if a file cannot be read or does not hold what is expected, if the certificate is
+    /// outside its validity period, or if the key does not match it.
     pub fn load(
         certificate: impl Into<PathBuf>,
         key: impl Into<PathBuf>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, CertificateError> {
-        let files = Files { certificate: certificate.into(), key: key.into() };
+        let files = CertificateFiles { certificate: certificate.into(), key: key.into() };
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let read = files.read()?;
-        let certified = files.load_certified_key(&read, &provider, clock.now())?;
-        let current = Arc::new(ReloadableCertResolver(ArcSwap::from_pointee(certified)));
-        let config = server_config(&files, provider, Arc::clone(&current))?;
-        let origin = Mutex::new(CertificateSource { files, last_read: Some(read) });
-        Ok(Self { clock, current, config: Arc::new(config), origin })
+        let pem = files.read()?;
+        let certified_key = files.certified_key(&pem, &provider, clock.now())?;
+        let resolver = Arc::new(ReloadableCertResolver(ArcSwap::from_pointee(certified_key)));
+        let config = Arc::new(server_config(&files, provider, Arc::clone(&resolver))?);
+        let source = Mutex::new(CertificateSource { files, last_read: Some(pem) });
+        Ok(Self { clock, resolver, config, source })
     }
 
-    /// Reads the files again. New connections get what is in them now; `false` if that is what was there
-    /// before.
+    /// Reads the files again and uses their content for new connections.
+    ///
+    /// Returns `false` if the content has not changed since the last read.
     ///
     /// # Errors
     ///
-    /// [`CertificateError`], and what was there before stays in use. The same bad files are an error
-    /// once.
+    /// Fails like [`load`](Self::load), and keeps the previous certificate. Invalid content is reported only
+    /// once: a later call returns `false` until the files change.
     pub fn reload(&self) -> Result<bool, CertificateError> {
-        let mut origin = self.origin();
-        let CertificateSource { files, last_read } = &mut *origin;
-        let read = files.read().inspect_err(|_| *last_read = None)?;
-        if last_read.as_ref() == Some(&read) {
+        let mut source = self.source();
+        let CertificateSource { files, last_read } = &mut *source;
+        let pem = files.read().inspect_err(|_| *last_read = None)?;
+        if last_read.as_ref() == Some(&pem) {
             return Ok(false);
         }
-        let certified = files.load_certified_key(&read, self.config.crypto_provider(), self.clock.now());
-        *last_read = Some(read);
-        self.current.0.store(Arc::new(certified?));
+        let certified_key = files.certified_key(&pem, self.config.crypto_provider(), self.clock.now());
+        *last_read = Some(pem);
+        self.resolver.0.store(Arc::new(certified_key?));
         Ok(true)
     }
 
-    /// Takes the certificate from these files from now on. If it came from them before, this is
-    /// [`reload`](Self::reload).
+    /// Switches to other files, or [reloads](Self::reload) if they are the current ones.
     ///
     /// # Errors
     ///
-    /// [`CertificateError`], and all stays as it was.
+    /// Fails like [`load`](Self::load), and keeps the previous certificate and files.
     pub fn reload_from(
         &self,
         certificate: impl Into<PathBuf>,
         key: impl Into<PathBuf>,
     ) -> Result<bool, CertificateError> {
-        let files = Files { certificate: certificate.into(), key: key.into() };
-        let is_same = self.origin().files == files;
+        let files = CertificateFiles { certificate: certificate.into(), key: key.into() };
+        let is_same = self.source().files == files;
         if is_same {
             return self.reload();
         }
-        let read = files.read()?;
-        let certified = files.load_certified_key(&read, self.config.crypto_provider(), self.clock.now())?;
-        *self.origin() = CertificateSource { files, last_read: Some(read) };
-        self.current.0.store(Arc::new(certified));
+        let pem = files.read()?;
+        let certified_key = files.certified_key(&pem, self.config.crypto_provider(), self.clock.now())?;
+        *self.source() = CertificateSource { files, last_read: Some(pem) };
+        self.resolver.0.store(Arc::new(certified_key));
         Ok(true)
     }
 
-    fn origin(&self) -> MutexGuard<'_, CertificateSource> {
-        self.origin.lock().unwrap_or_else(PoisonError::into_inner)
+    fn source(&self) -> MutexGuard<'_, CertificateSource> {
+        self.source.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads the files again every few seconds, for as long as the server runs. What is wrong with them
-    /// goes to the log.
+    /// Reloads the files at a regular interval, and logs changes and errors. Never completes.
     pub async fn watch(self: Arc<Self>) {
-        let mut last_fault = None;
+        let mut last_error = None;
         loop {
-            tokio::time::sleep(REREAD).await;
+            tokio::time::sleep(RELOAD_INTERVAL).await;
             let certificate = Arc::clone(&self);
-            let fault = match tokio::task::spawn_blocking(move || certificate.reload()).await {
+            let error = match tokio::task::spawn_blocking(move || certificate.reload()).await {
                 Ok(Ok(true)) => {
-                    let file = self.origin().files.certificate.clone();
-                    tracing::info!(certificate = %file.display(), "the certificate has changed");
+                    let file = self.source().files.certificate.clone();
+                    tracing::info!(certificate = %file.display(), "certificate reloaded");
                     None
                 }
-                // Nothing new, of bad files either.
+                // Unchanged, including unchanged invalid content.
                 Ok(Ok(false)) | Err(_) => continue,
-                Ok(Err(fault)) => Some(fault.to_string()),
+                Ok(Err(error)) => Some(error.to_string()),
             };
-            if fault.is_some() && fault != last_fault {
-                tracing::error!(
-                    error = fault,
-                    "the certificate can't be renewed; the one that there was stays in use"
-                );
+            if error.is_some() && error != last_error {
+                tracing::error!(error, "certificate reload failed; the previous certificate stays in use");
             }
-            last_fault = fault;
+            last_error = error;
         }
     }
 
     pub(super) async fn handshake(
         &self,
         stream: TcpStream,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<TlsStream<TcpStream>, HandshakeError> {
         let acceptor = TlsAcceptor::from(Arc::clone(&self.config));
-        Ok(tokio::time::timeout(patience, acceptor.accept(stream)).await??)
+        Ok(tokio::time::timeout(timeout, acceptor.accept(stream)).await??)
     }
 }
 
 impl fmt::Debug for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Certificate").field("file", &self.origin().files.certificate).finish_non_exhaustive()
+        f.debug_struct("Certificate").field("file", &self.source().files.certificate).finish_non_exhaustive()
     }
 }
 
-/// Whether HTTP/2 was agreed on.
-pub(super) fn speaks_http2(stream: &TlsStream<TcpStream>) -> bool {
+/// Returns `true` if ALPN selected HTTP/2.
+pub(super) fn negotiated_http2(stream: &TlsStream<TcpStream>) -> bool {
     stream.get_ref().1.alpn_protocol() == Some(HTTP2)
 }
 
-impl Files {
+impl CertificateFiles {
     fn read(&self) -> Result<PemPair, CertificateError> {
         let certificate = std::fs::read(&self.certificate)
             .map_err(|error| CertificateError::UnreadableCertificate(self.certificate.clone(), error))?;
@@ -232,24 +229,25 @@ impl Files {
         Ok(PemPair { certificate, key: key.into() })
     }
 
-    fn load_certified_key(
+    /// Parses and checks the certificate and key.
+    fn certified_key(
         &self,
-        read: &PemPair,
+        pem: &PemPair,
         provider: &CryptoProvider,
         now: OffsetDateTime,
     ) -> Result<CertifiedKey, CertificateError> {
         let no_certificate = || CertificateError::NoCertificate(self.certificate.clone());
-        let chain = CertificateDer::pem_slice_iter(&read.certificate).collect::<Result<Vec<_>, _>>();
+        let chain = CertificateDer::pem_slice_iter(&pem.certificate).collect::<Result<Vec<_>, _>>();
         let chain = chain.map_err(|_| no_certificate())?;
-        let own = chain.first().ok_or_else(no_certificate)?;
-        check_dates(own, &self.certificate, provider, now)?;
-        let key = PrivateKeyDer::from_pem_slice(&read.key)
-            .map_err(|_| CertificateError::NoKey(self.key.clone()))?;
+        let leaf = chain.first().ok_or_else(no_certificate)?;
+        check_validity_period(leaf, &self.certificate, provider, now)?;
+        let key =
+            PrivateKeyDer::from_pem_slice(&pem.key).map_err(|_| CertificateError::NoKey(self.key.clone()))?;
         let key = provider.key_provider.load_private_key(key);
         let key = key.map_err(|error| CertificateError::Key(self.key.clone(), error))?;
-        let certified = CertifiedKey::new(chain, key);
-        match certified.keys_match() {
-            Ok(()) => Ok(certified),
+        let certified_key = CertifiedKey::new(chain, key);
+        match certified_key.keys_match() {
+            Ok(()) => Ok(certified_key),
             Err(rustls::Error::InconsistentKeys(_)) => Err(CertificateError::Mismatch {
                 certificate: self.certificate.clone(),
                 key: self.key.clone(),
@@ -259,25 +257,27 @@ impl Files {
     }
 }
 
-/// Who signed it is the clients' business. So nobody is trusted here, and of what the check finds only
-/// the dates count, which it looks at first.
-fn check_dates(
+/// Checks the validity period of a certificate.
+///
+/// The verification uses an empty root store, because the issuer only matters to clients. It checks the
+/// validity period first, so that any other error means that the period is valid.
+fn check_validity_period(
     certificate: &CertificateDer<'_>,
     file: &Path,
     provider: &CryptoProvider,
     now: OffsetDateTime,
 ) -> Result<(), CertificateError> {
-    let broken = |error| CertificateError::Certificate(file.to_owned(), error);
-    let certificate = ParsedCertificate::try_from(certificate).map_err(broken)?;
-    let since_1970 = Duration::from_secs(now.unix_timestamp().try_into().unwrap_or_default());
-    let checked = verify_server_cert_signed_by_trust_anchor(
+    let invalid = |error| CertificateError::Certificate(file.to_owned(), error);
+    let certificate = ParsedCertificate::try_from(certificate).map_err(invalid)?;
+    let since_epoch = Duration::from_secs(now.unix_timestamp().try_into().unwrap_or_default());
+    let verified = verify_server_cert_signed_by_trust_anchor(
         &certificate,
         &RootCertStore::empty(),
         &[],
-        UnixTime::since_unix_epoch(since_1970),
+        UnixTime::since_unix_epoch(since_epoch),
         provider.signature_verification_algorithms.all,
     );
-    match checked {
+    match verified {
         Err(rustls::Error::InvalidCertificate(
             rustls::CertificateError::Expired | rustls::CertificateError::ExpiredContext { .. },
         )) => Err(CertificateError::Expired(file.to_owned())),
@@ -289,24 +289,24 @@ fn check_dates(
 }
 
 fn server_config(
-    files: &Files,
+    files: &CertificateFiles,
     provider: Arc<CryptoProvider>,
-    current: Arc<ReloadableCertResolver>,
+    resolver: Arc<ReloadableCertResolver>,
 ) -> Result<ServerConfig, CertificateError> {
-    let broken = |error| CertificateError::Certificate(files.certificate.clone(), error);
+    let invalid = |error| CertificateError::Certificate(files.certificate.clone(), error);
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&version::TLS13, &version::TLS12])
-        .map_err(broken)?
+        .map_err(invalid)?
         .with_no_client_auth()
-        .with_cert_resolver(current);
+        .with_cert_resolver(resolver);
     config.alpn_protocols = vec![HTTP2.to_vec(), b"http/1.1".to_vec()];
-    // A session goes on with what its client keeps: nothing is kept here, where threads would share it.
+    // Sessions are resumed by tickets, which the client stores. A server-side cache would be shared by threads.
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.ticketer = Ticketer::new().map_err(broken)?;
+    config.ticketer = Ticketer::new().map_err(invalid)?;
     Ok(config)
 }
 
-/// The certificate for the next connection.
+/// Resolver that returns the current certificate.
 struct ReloadableCertResolver(ArcSwap<CertifiedKey>);
 
 impl ResolvesServerCert for ReloadableCertResolver {
@@ -317,11 +317,11 @@ impl ResolvesServerCert for ReloadableCertResolver {
 
 impl fmt::Debug for ReloadableCertResolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Current")
+        f.write_str("ReloadableCertResolver")
     }
 }
 
+/// ALPN protocol name of HTTP/2.
 const HTTP2: &[u8] = b"h2";
 
-/// How often the files are read again.
-const REREAD: Duration = Duration::from_secs(5);
+const RELOAD_INTERVAL: Duration = Duration::from_secs(5);

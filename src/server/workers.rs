@@ -1,5 +1,6 @@
-//! The serving threads: each has a runtime, connections and a service of its own, so that a request
-//! needs no other core.
+//! Worker threads, each with a single-threaded runtime, its own connections and its own service.
+//!
+//! A request is handled on one core and needs no synchronization with others.
 
 use std::convert::Infallible;
 use std::io;
@@ -14,6 +15,7 @@ use futures_util::future::join_all;
 use http::{Request, Response};
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tower::Service;
 
 use super::accept::{AcceptGroup, Acceptor};
@@ -21,70 +23,69 @@ use super::connection_registry::ConnectionRegistry;
 use super::limits::ServerLimits;
 use super::tls::Certificate;
 
-/// Threads that serve, beside those of the runtime that they are started on.
+/// Pool of worker threads that serve requests beside the runtime that starts them.
 ///
-/// All accept from the same listening sockets, and each serves what it accepts, unless it has more than
-/// twice as many connections as another: then that one gets it. Of a service each thread has one of its
-/// own, which the factory makes.
+/// All threads accept from the same listening sockets. A thread serves the connections that it accepts,
+/// unless it has more than twice as many as the least loaded thread, which then gets the connection. Each
+/// thread has its own instance of a service, created by a factory.
 ///
 /// ```
 /// # async fn example() -> std::io::Result<()> {
-/// use sekisho::server::{ServerLimits, ServingThreads};
+/// use sekisho::server::{ServerLimits, WorkerThreads};
 /// use axum::{Router, routing::get};
 ///
-/// let threads = ServingThreads::start(2, ServerLimits::default())?;
+/// let workers = WorkerThreads::start(2, ServerLimits::default())?;
 /// let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
-/// threads.serve(listener, None, || Router::new().route("/", get("welcome")))?;
-/// // Requests are served, until:
-/// threads.drain().await;
-/// // What is under way has ended; what it has begun in the background goes on until the threads end.
-/// threads.join().await;
+/// workers.serve(listener, None, || Router::new().route("/", get("welcome")))?;
+///
+/// // Stops accepting, and waits for the requests in flight.
+/// workers.drain().await;
+/// // Stops the threads, and with them any background tasks that the requests have spawned.
+/// workers.join().await;
 /// # Ok(())
 /// # }
 /// # tokio::runtime::Runtime::new().unwrap().block_on(example()).unwrap();
 /// ```
 #[derive(Debug)]
 pub struct WorkerThreads {
-    threads: Vec<Thread>,
+    threads: Vec<Worker>,
     stop: watch::Sender<bool>,
 }
 
-struct Thread {
-    connections: Arc<ConnectionRegistry>,
-    /// What it is to do until it stops.
-    jobs: mpsc::UnboundedSender<Job>,
-    drained: watch::Receiver<bool>,
-    /// Dropped, the thread ends.
-    _end: oneshot::Sender<()>,
+struct Worker {
+    registry: Arc<ConnectionRegistry>,
+    accept_loops: mpsc::UnboundedSender<AcceptLoop>,
+    is_drained: watch::Receiver<bool>,
+    /// Dropping the sender ends the thread.
+    _shutdown: oneshot::Sender<()>,
     handle: JoinHandle<()>,
 }
 
-type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
+type AcceptLoop = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl WorkerThreads {
     /// Starts `count` threads, at least one.
     ///
     /// # Errors
     ///
-    /// If the system has none to give.
+    /// Returns an error if a thread or its runtime cannot be created.
     pub fn start(count: usize, limits: ServerLimits) -> io::Result<Self> {
-        let (stop, stopped) = watch::channel(false);
-        let everywhere = Arc::new(AtomicUsize::new(0));
         let count = count.max(1);
-        let start = |thread: usize| {
-            let connections =
-                ConnectionRegistry::new(thread.to_string(), limits, count, Arc::clone(&everywhere));
-            Thread::start(thread, connections, stopped.clone())
+        let stop = watch::Sender::new(false);
+        let total_open = Arc::new(AtomicUsize::new(0));
+        let start = |index: usize| {
+            let registry = ConnectionRegistry::new(index.to_string(), limits, count, Arc::clone(&total_open));
+            Worker::start(index, registry, stop.subscribe())
         };
         let threads = (0..count).map(start).collect::<io::Result<_>>()?;
         Ok(Self { threads, stop })
     }
 
-    /// Serves `listener`, over TLS if there is a certificate.
+    /// Serves `listener` on all threads, over TLS if there is a certificate.
     ///
     /// # Errors
     ///
-    /// If the listening socket can't be shared.
+    /// Returns an error if the listening socket cannot be shared between the threads.
     pub fn serve<F, S>(
         &self,
         listener: TcpListener,
@@ -100,56 +101,67 @@ impl WorkerThreads {
         let listeners: Vec<_> =
             self.threads.iter().map(|_| listener.try_clone()).collect::<io::Result<_>>()?;
         let factory = Arc::new(factory);
-        let connections: Arc<[_]> =
-            self.threads.iter().map(|thread| Arc::clone(&thread.connections)).collect();
-        let (others, given): (Vec<_>, Vec<_>) = listeners.iter().map(|_| mpsc::unbounded_channel()).unzip();
-        for (mine, (listener, given)) in listeners.into_iter().zip(given).enumerate() {
-            let sharers =
-                AcceptGroup { mine, connections: Arc::clone(&connections), given, others: others.clone() };
-            let (certificate, factory) = (certificate.clone(), Arc::clone(&factory));
+        let registries: Arc<[_]> = self.threads.iter().map(|thread| Arc::clone(&thread.registry)).collect();
+        let (senders, receivers): (Vec<_>, Vec<_>) =
+            listeners.iter().map(|_| mpsc::unbounded_channel()).unzip();
+        for (index, (listener, transferred)) in listeners.into_iter().zip(receivers).enumerate() {
+            let group = AcceptGroup {
+                index,
+                registries: Arc::clone(&registries),
+                transferred,
+                senders: senders.clone(),
+            };
+            let certificate = certificate.clone();
+            let factory = Arc::clone(&factory);
             let stopped = self.stopped();
-            let job = async move {
-                let acceptor = Acceptor { certificate, service: factory(), sharers };
+            let accept_loop = async move {
+                let acceptor = Acceptor { certificate, service: factory(), group };
                 match tokio::net::TcpListener::from_std(listener) {
                     Ok(listener) => acceptor.run(listener, stopped).await,
                     Err(error) => {
-                        tracing::error!(error = &error as &dyn std::error::Error, "a thread can't listen");
+                        tracing::error!(
+                            thread = index,
+                            error = &error as &dyn std::error::Error,
+                            "cannot register listener"
+                        );
                     }
                 }
             };
-            // A thread that has ended serves nobody.
-            let _ = self.threads[mine].jobs.send(Box::pin(job));
+            // Fails if the thread has ended.
+            let _ = self.threads[index].accept_loops.send(Box::pin(accept_loop));
         }
         Ok(())
     }
 
-    /// From now on these are the limits: for connections that there are as far as time and numbers go, for
-    /// new ones altogether.
+    /// Replaces the limits.
+    ///
+    /// New connections use all of the new limits. For existing connections only the idle, header and write
+    /// timeouts and the drain timeout change.
     pub fn set_limits(&self, limits: ServerLimits) {
         for thread in &self.threads {
-            thread.connections.set_limits(limits);
+            thread.registry.set_limits(limits);
         }
     }
 
-    /// Stops listening, and lets what is under way end, for as long as the limits have it.
+    /// Stops accepting, and waits until all connections are closed or the drain timeout expires.
     pub async fn drain(&self) {
         self.stop.send_replace(true);
         let drained = self.threads.iter().map(|thread| {
-            let mut drained = thread.drained.clone();
-            // An error means that the thread is gone.
-            async move { _ = drained.wait_for(|drained| *drained).await }
+            let mut is_drained = thread.is_drained.clone();
+            // An error means that the thread has ended.
+            async move { _ = is_drained.wait_for(|is_drained| *is_drained).await }
         });
         join_all(drained).await;
     }
 
-    /// Ends the threads, and with them whatever still runs on them.
+    /// Ends the threads and everything that still runs on them.
     pub async fn join(self) {
-        // For those that were never told to stop.
+        // Stops the threads that were not drained.
         drop(self.stop);
         let handles: Vec<_> = self.threads.into_iter().map(|thread| thread.handle).collect();
         let joined = tokio::task::spawn_blocking(|| {
             for handle in handles {
-                // Its panic was reported where it happened.
+                // The panic hook has already reported a panic.
                 let _ = handle.join();
             }
         });
@@ -157,52 +169,60 @@ impl WorkerThreads {
     }
 
     fn stopped(&self) -> impl Future<Output = ()> + use<> {
-        let mut stopped = self.stop.subscribe();
-        // An error means that nobody can say so any longer, which is a reason to stop too.
-        async move { _ = stopped.wait_for(|stopped| *stopped).await }
+        let mut stop = self.stop.subscribe();
+        // An error means that `WorkerThreads` was dropped, which stops the threads as well.
+        async move { _ = stop.wait_for(|stop| *stop).await }
     }
 }
 
-impl Thread {
+impl Worker {
     fn start(
-        number: usize,
-        connections: Arc<ConnectionRegistry>,
-        mut stopped: watch::Receiver<bool>,
+        index: usize,
+        registry: Arc<ConnectionRegistry>,
+        stop: watch::Receiver<bool>,
     ) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let (jobs, mut new_jobs) = mpsc::unbounded_channel::<Job>();
-        let (tell_drained, drained) = watch::channel(false);
-        let (end, mut ended) = oneshot::channel::<()>();
-        let kept = Arc::clone(&connections);
-        let serve = async move {
-            tokio::spawn(ConnectionRegistry::run_reaper(Arc::downgrade(&kept)));
-            let mut running = tokio::task::JoinSet::new();
-            loop {
-                tokio::select! {
-                    Some(job) = new_jobs.recv() => { running.spawn(job); }
-                    _ = stopped.wait_for(|stopped| *stopped) => break,
-                }
-            }
-            while let Ok(job) = new_jobs.try_recv() {
-                running.spawn(job);
-            }
-            running.join_all().await;
+        let (accept_loops, new_loops) = mpsc::unbounded_channel();
+        let (drained_sender, is_drained) = watch::channel(false);
+        let (shutdown_sender, mut shutdown) = oneshot::channel::<()>();
+        let thread_registry = Arc::clone(&registry);
+        let run = async move {
+            tokio::spawn(ConnectionRegistry::run_reaper(Arc::downgrade(&thread_registry)));
+            run_accept_loops(new_loops, stop).await;
             tokio::select! {
-                () = kept.drain() => {}
-                // Nobody waits for that.
-                _ = &mut ended => return,
+                () = thread_registry.drain() => {}
+                // `join` without `drain`.
+                _ = &mut shutdown => return,
             }
-            tell_drained.send_replace(true);
-            let _ = ended.await;
+            drained_sender.send_replace(true);
+            let _ = shutdown.await;
         };
-        let name = format!("serving-{number}");
-        let thread = std::thread::Builder::new().name(name).spawn(move || runtime.block_on(serve))?;
-        Ok(Self { connections, jobs, drained, _end: end, handle: thread })
+        let name = format!("worker-{index}");
+        let handle = std::thread::Builder::new().name(name).spawn(move || runtime.block_on(run))?;
+        Ok(Self { registry, accept_loops, is_drained, _shutdown: shutdown_sender, handle })
     }
 }
 
-impl std::fmt::Debug for Thread {
+/// Runs accept loops until `stop` is set and all of them have ended.
+async fn run_accept_loops(
+    mut new_loops: mpsc::UnboundedReceiver<AcceptLoop>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut running = JoinSet::new();
+    loop {
+        tokio::select! {
+            Some(accept_loop) = new_loops.recv() => { running.spawn(accept_loop); }
+            _ = stop.wait_for(|stop| *stop) => break,
+        }
+    }
+    while let Ok(accept_loop) = new_loops.try_recv() {
+        running.spawn(accept_loop);
+    }
+    running.join_all().await;
+}
+
+impl std::fmt::Debug for Worker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Thread").field("open", &self.connections.open()).finish_non_exhaustive()
+        f.debug_struct("Worker").field("open", &self.registry.open()).finish_non_exhaustive()
     }
 }

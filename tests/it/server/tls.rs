@@ -130,9 +130,9 @@ async fn certificates_that_can_not_be_used_are_named() {
     std::fs::write(files.certificate(), "no certificate").unwrap();
     assert!(matches!(fault(&files), CertificateError::NoCertificate(_)));
     std::fs::remove_file(files.key()).unwrap();
-    assert!(fault(&files).is_of_key());
+    assert!(fault(&files).is_key_error());
     std::fs::remove_file(files.certificate()).unwrap();
-    assert!(!fault(&files).is_of_key());
+    assert!(!fault(&files).is_key_error());
 
     assert!(matches!(fault(&Files::until(2020)), CertificateError::Expired(_)));
     assert!(matches!(fault(&Files::good().renewed(2090, 2100)), CertificateError::NotYetValid(_)));
@@ -224,7 +224,7 @@ async fn bad_files_are_a_configuration_error_that_names_the_key() {
             said.starts_with("server.tls_key = \"") && said.contains("from SEKISHO_SERVER__TLS_KEY"),
             "{said}"
         );
-        assert!(said.contains("is not that of the certificate"), "{said}");
+        assert!(said.contains("does not match the certificate"), "{said}");
     }
     let expired = Files::until(2020);
     let place = TestDeployment::new(db::sqlite_place().await.unwrap()).await;
