@@ -188,7 +188,7 @@ impl Reloader<'_> {
         }
         bootstrap::check_file_limit(config);
         self.app.apply(change);
-        self.threads.set_limits(limits);
+        self.threads.set_limits(config.server.limits);
         self.limits.send_replace(config.server.limits);
         self.drain_delay = config.server.drain_delay;
         // Those of upstreams that are no more end with it.
