@@ -73,7 +73,10 @@ impl CookiePolicy {
     /// [`DuplicateCookie`] if one of them came twice: nobody can tell which the server has set.
     pub fn read<'h>(&self, headers: &'h HeaderMap) -> Result<SessionCookies<'h>, DuplicateCookie> {
         let [access, refresh] = self.find(headers)?;
-        Ok(SessionCookies { access: CookieValue::of(access), refresh: CookieValue::of(refresh) })
+        Ok(SessionCookies {
+            access: CookieValue::from_bytes(access),
+            refresh: CookieValue::from_bytes(refresh),
+        })
     }
 
     /// What came under the two names, whatever it is worth.
@@ -273,7 +276,7 @@ impl<'h> CookieValue<'h> {
     }
 
     /// The cookie of this value, if it came.
-    pub(super) fn of(value: Option<&'h [u8]>) -> Self {
+    pub(super) fn from_bytes(value: Option<&'h [u8]>) -> Self {
         value.map_or(Self::Absent, Self::new)
     }
 

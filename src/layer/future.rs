@@ -10,10 +10,10 @@ use pin_project_lite::pin_project;
 use tokio::time::Sleep;
 use tower_service::Service;
 
-use super::layer::Settings;
+use super::decision::{RefreshOutcome, refresh_outcome};
 use super::reject::{OnReject, Rejection};
 use super::response::{ResponseAction, clear_cookies};
-use super::service::{RefreshOutcome, refresh_outcome};
+use super::settings::Settings;
 use super::token::{RefreshError, RefreshedSession, SessionActiveFuture, TokenService};
 use crate::identity::Identity;
 use crate::request_context::RequestContext;
@@ -33,7 +33,7 @@ pin_project! {
 }
 
 pin_project! {
-    // All but a call is rare, and in a box: the future is no larger than the inner one, and moved as fast.
+    // All states but `Calling` are rare and boxed, which keeps the future as small as the inner one.
     #[project = StateProj]
     enum State<S, T, R, B>
     where
@@ -41,9 +41,9 @@ pin_project! {
         T: TokenService,
     {
         Refreshing { refreshing: Pin<Box<Refreshing<S, T, R, B>>> },
-        Calling { #[pin] future: S::Future, after: Option<Box<ResponseAction>> },
-        Asking { asking: Pin<Box<CheckingSession<S::Response>>> },
-        Answered { response: Option<Box<S::Response>> },
+        Calling { #[pin] future: S::Future, action: Option<Box<ResponseAction<T>>> },
+        CheckingSession { checking: Pin<Box<CheckingSession<S::Response, T>>> },
+        Ready { response: Option<Box<S::Response>> },
     }
 }
 
@@ -54,27 +54,27 @@ pin_project! {
     {
         #[pin]
         refresh: T::Refresh,
-        // Only beside a still valid access token: without one there is nothing to go on with.
+        // Only with a still valid access token: without one the request cannot continue.
         #[pin]
-        patience: Option<Sleep>,
-        waiting: Option<PendingRequest<S, T, R, B>>,
+        timeout: Option<Sleep>,
+        pending: Option<PendingRequest<S, T, R, B>>,
     }
 }
 
 pin_project! {
-    struct CheckingSession<A> {
-        still_lives: SessionActiveFuture,
+    struct CheckingSession<A, T> {
+        is_active: SessionActiveFuture,
         #[pin]
-        patience: Option<Sleep>,
-        answer: Option<(A, Box<ResponseAction>)>,
+        timeout: Option<Sleep>,
+        response: Option<(A, Box<ResponseAction<T>>)>,
     }
 }
 
-/// What a renewal holds up.
+/// A request that waits for the refresh of its session.
 struct PendingRequest<S, T, R, B> {
     inner: S,
     request: Request<B>,
-    held: Option<Identity>,
+    current: Option<Identity>,
     settings: Arc<Settings<T, R>>,
 }
 
@@ -85,19 +85,19 @@ where
     R: OnReject<RB>,
 {
     pub(super) fn passthrough(future: S::Future) -> Self {
-        Self { state: State::Calling { future, after: None } }
+        Self { state: State::Calling { future, action: None } }
     }
 
     pub(super) fn refreshing(
         refresh: T::Refresh,
-        held: Option<Identity>,
+        current: Option<Identity>,
         inner: S,
         request: Request<B>,
         settings: Arc<Settings<T, R>>,
     ) -> Self {
-        let patience = held.as_ref().map(|_| tokio::time::sleep(settings.patience));
-        let waiting = Some(PendingRequest { inner, request, held, settings });
-        let refreshing = Box::pin(Refreshing { refresh, patience, waiting });
+        let timeout = current.as_ref().map(|_| tokio::time::sleep(settings.refresh_timeout));
+        let pending = Some(PendingRequest { inner, request, current, settings });
+        let refreshing = Box::pin(Refreshing { refresh, timeout, pending });
         Self { state: State::Refreshing { refreshing } }
     }
 
@@ -126,34 +126,36 @@ where
             match state.as_mut().project() {
                 StateProj::Refreshing { refreshing } => {
                     let refreshing = refreshing.as_mut().project();
-                    let answer = ready!(poll_with_timeout(refreshing.refresh, refreshing.patience, cx));
-                    let waiting = refreshing.waiting.take().expect("ResponseFuture polled after a panic");
-                    let next = waiting.resume(answer);
+                    let result = ready!(poll_with_timeout(refreshing.refresh, refreshing.timeout, cx));
+                    let pending = refreshing.pending.take().expect("ResponseFuture polled after a panic");
+                    let next = pending.resume(result);
                     state.set(next);
                 }
-                StateProj::Calling { future, after } => {
+                StateProj::Calling { future, action } => {
                     let mut response = ready!(future.poll(cx))?;
-                    let Some(after) = after.take() else { return Poll::Ready(Ok(response)) };
-                    let Some(still_lives) = after.session_check() else {
-                        after.apply(&mut response);
+                    let Some(action) = action.take() else { return Poll::Ready(Ok(response)) };
+                    let Some(is_active) = action.session_check() else {
+                        action.apply(&mut response);
                         return Poll::Ready(Ok(response));
                     };
-                    let patience = Some(tokio::time::sleep(SESSION_CHECK_TIMEOUT));
-                    let asking = CheckingSession { still_lives, patience, answer: Some((response, after)) };
-                    state.set(State::Asking { asking: Box::pin(asking) });
+                    let timeout = Some(tokio::time::sleep(SESSION_CHECK_TIMEOUT));
+                    let response = Some((response, action));
+                    let checking = Box::pin(CheckingSession { is_active, timeout, response });
+                    state.set(State::CheckingSession { checking });
                 }
-                StateProj::Asking { asking } => {
-                    let asking = asking.as_mut().project();
-                    let lives = ready!(poll_with_timeout(asking.still_lives.as_mut(), asking.patience, cx));
-                    let (mut response, mut after) =
-                        asking.answer.take().expect("ResponseFuture polled after completion");
-                    if lives != Some(true) {
-                        after.withhold_cookies();
+                StateProj::CheckingSession { checking } => {
+                    let checking = checking.as_mut().project();
+                    let is_active =
+                        ready!(poll_with_timeout(checking.is_active.as_mut(), checking.timeout, cx));
+                    let (mut response, mut action) =
+                        checking.response.take().expect("ResponseFuture polled after completion");
+                    if is_active != Some(true) {
+                        action.withhold_cookies();
                     }
-                    after.apply(&mut response);
+                    action.apply(&mut response);
                     return Poll::Ready(Ok(response));
                 }
-                StateProj::Answered { response } => {
+                StateProj::Ready { response } => {
                     let response = response.take().expect("ResponseFuture polled after completion");
                     return Poll::Ready(Ok(*response));
                 }
@@ -162,16 +164,17 @@ where
     }
 }
 
+/// Polls `future`. Returns `None` once `timeout` has elapsed.
 fn poll_with_timeout<F: Future + ?Sized>(
-    refresh: Pin<&mut F>,
-    patience: Pin<&mut Option<Sleep>>,
+    future: Pin<&mut F>,
+    timeout: Pin<&mut Option<Sleep>>,
     cx: &mut Context<'_>,
 ) -> Poll<Option<F::Output>> {
-    if let Poll::Ready(answer) = refresh.poll(cx) {
-        return Poll::Ready(Some(answer));
+    if let Poll::Ready(output) = future.poll(cx) {
+        return Poll::Ready(Some(output));
     }
-    match patience.as_pin_mut() {
-        Some(patience) => patience.poll(cx).map(|()| None),
+    match timeout.as_pin_mut() {
+        Some(timeout) => timeout.poll(cx).map(|()| None),
         None => Poll::Pending,
     }
 }
@@ -182,32 +185,30 @@ where
     T: TokenService,
     R: OnReject<RB>,
 {
-    fn resume(mut self, answer: Option<Result<RefreshedSession, RefreshError>>) -> State<S, T, R, B> {
-        let expired = self.held.is_none();
-        match refresh_outcome(answer, self.held.take(), self.settings.on_store_loss) {
-            RefreshOutcome::Renewed(renewal) => {
+    fn resume(mut self, result: Option<Result<RefreshedSession, RefreshError>>) -> State<S, T, R, B> {
+        let had_expired = self.current.is_none();
+        match refresh_outcome(result, self.current.take(), self.settings.on_store_loss) {
+            RefreshOutcome::Refreshed(refreshed) => {
                 tracing::info!(
-                    session_event = %renewal.event,
-                    session = %renewal.identity.session,
-                    user = %renewal.identity.subject,
-                    "session renewed"
+                    session_event = %refreshed.event,
+                    session = %refreshed.identity.session,
+                    user = %refreshed.identity.subject,
+                    "session refreshed"
                 );
-                if expired {
+                if had_expired {
                     strip_conditional_headers(&mut self.request);
                 }
-                let settings = &self.settings;
-                let after = ResponseAction::set_cookies(
-                    &renewal,
-                    Arc::clone(&settings.cookies),
-                    Arc::clone(&settings.tokens),
-                );
-                self.call_with_identity(renewal.identity, Some(after))
+                let cookies = Arc::clone(&self.settings.cookies);
+                let tokens = Arc::clone(&self.settings.tokens);
+                let action = ResponseAction::set_cookies(&refreshed, cookies, tokens);
+                self.call_with_identity(refreshed.identity, Some(action))
             }
             RefreshOutcome::Kept(identity, event) => {
                 if let Some(event) = event {
-                    tracing::warn!(session_event = %event, session = %identity.session, "session not renewed yet");
+                    let session = identity.session;
+                    tracing::warn!(session_event = %event, %session, "session refresh postponed");
                 }
-                self.call_with_identity(identity, event.map(ResponseAction::Note))
+                self.call_with_identity(identity, event.map(ResponseAction::Report))
             }
             RefreshOutcome::Rejected(rejection) => {
                 reject(rejection, &mut self.inner, self.request, &self.settings)
@@ -215,18 +216,23 @@ where
         }
     }
 
-    fn call_with_identity(mut self, identity: Identity, after: Option<ResponseAction>) -> State<S, T, R, B> {
-        RequestContext::with_current(|scope| scope.set_identity(&identity));
+    fn call_with_identity(
+        mut self,
+        identity: Identity,
+        action: Option<ResponseAction<T>>,
+    ) -> State<S, T, R, B> {
+        RequestContext::with_current(|context| context.set_identity(&identity));
         self.request.extensions_mut().insert(identity);
-        State::Calling { future: self.inner.call(self.request), after: after.map(Box::new) }
+        State::Calling { future: self.inner.call(self.request), action: action.map(Box::new) }
     }
 }
 
-/// How long an answer waits to be told whether the session still lives: as long as what has ended may
-/// take to be known everywhere.
+/// Timeout of the check that a session is still active: the time that a termination may take to reach
+/// all replicas.
 const SESSION_CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Without its validators a request gets no 304, which could carry no cookies.
+/// Removes the validators of a `GET` or `HEAD`, so that the response is not a 304, which cannot set
+/// cookies.
 fn strip_conditional_headers<B>(request: &mut Request<B>) {
     if matches!(*request.method(), Method::GET | Method::HEAD) {
         request.headers_mut().remove(IF_NONE_MATCH);
@@ -245,31 +251,32 @@ where
     T: TokenService,
     R: OnReject<RB>,
 {
-    report(&rejection);
+    log_rejection(&rejection);
     match settings.on_reject.on_reject(&rejection) {
         Some(mut response) => {
             rejection.insert_headers(&mut response);
             clear_cookies(&mut response, &rejection, &settings.cookies);
-            State::Answered { response: Some(Box::new(response)) }
+            State::Ready { response: Some(Box::new(response)) }
         }
         None => {
             request.extensions_mut().insert(rejection);
-            let after = ResponseAction::Forget { rejection, cookies: Arc::clone(&settings.cookies) };
-            State::Calling { future: inner.call(request), after: Some(Box::new(after)) }
+            let action = ResponseAction::Anonymous { rejection, policy: Arc::clone(&settings.cookies) };
+            State::Calling { future: inner.call(request), action: Some(Box::new(action)) }
         }
     }
 }
 
-fn report(rejection: &Rejection) {
-    let (event, bearer) = (rejection.event, rejection.bearer);
+fn log_rejection(rejection: &Rejection) {
+    let event = rejection.event;
+    let bearer = rejection.bearer;
     match event {
-        // Anybody can cause these, as often as they like.
+        // Any client can cause these at will.
         SessionEvent::Missing | SessionEvent::Malformed => {
             tracing::debug!(session_event = %event, bearer, "no session");
         }
         SessionEvent::StoreUnavailable => {
-            tracing::warn!(session_event = %event, bearer, "session can't be checked");
+            tracing::warn!(session_event = %event, bearer, "session check failed");
         }
-        _ => tracing::info!(session_event = %event, bearer, "session refused"),
+        _ => tracing::info!(session_event = %event, bearer, "session rejected"),
     }
 }

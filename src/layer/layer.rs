@@ -7,6 +7,7 @@ use tower_layer::Layer;
 use super::cookies::CookiePolicy;
 use super::reject::ContinueAnonymous;
 use super::service::SilentRefresh;
+use super::settings::{OnStoreLoss, Settings};
 
 /// Layer that applies [`SilentRefresh`].
 ///
@@ -17,47 +18,43 @@ pub struct SilentRefreshLayer<T, R = ContinueAnonymous> {
 }
 
 impl<T> SilentRefreshLayer<T> {
-    /// A layer that lets `tokens` decide and keeps them in the cookies of `cookies`. Requests
-    /// without a session go on as anonymous.
+    /// Creates a layer that checks and refreshes sessions with `tokens` and carries them in the cookies
+    /// of `cookies`. Requests without a session continue as anonymous.
     pub fn new(tokens: Arc<T>, cookies: CookiePolicy) -> Self {
-        let cookies = Arc::new(cookies);
-        let (patience, on_store_loss) = (DEFAULT_REFRESH_TIMEOUT, OnStoreLoss::Serve);
-        Self { settings: Settings { tokens, cookies, on_reject: ContinueAnonymous, patience, on_store_loss } }
+        let settings = Settings {
+            tokens,
+            cookies: Arc::new(cookies),
+            on_reject: ContinueAnonymous,
+            refresh_timeout: DEFAULT_REFRESH_TIMEOUT,
+            on_store_loss: OnStoreLoss::Serve,
+        };
+        Self { settings }
     }
 }
 
 impl<T, R> SilentRefreshLayer<T, R> {
-    /// Says what becomes of requests that bring no good session, instead of
-    /// [`ContinueAnonymous`]: any [`OnReject`](super::OnReject), such as
-    /// [`Reject401`](super::Reject401) or a closure.
+    /// Sets the handling of requests without a valid session: any [`OnReject`](super::OnReject), such as
+    /// [`Reject401`](super::Reject401) or a closure. The default is [`ContinueAnonymous`].
     pub fn with_on_reject<R2>(self, on_reject: R2) -> SilentRefreshLayer<T, R2> {
-        let Settings { tokens, cookies, patience, on_store_loss, .. } = self.settings;
-        SilentRefreshLayer { settings: Settings { tokens, cookies, on_reject, patience, on_store_loss } }
+        let Settings { tokens, cookies, refresh_timeout, on_store_loss, .. } = self.settings;
+        let settings = Settings { tokens, cookies, on_reject, refresh_timeout, on_store_loss };
+        SilentRefreshLayer { settings }
     }
 
-    /// Sets how long a renewal may take while the old access token is still good: 100 ms by
-    /// default. Then the request goes on, and a later one carries the fresh cookies.
-    pub fn with_refresh_timeout(mut self, patience: Duration) -> Self {
-        self.settings.patience = patience;
+    /// Sets the timeout of a refresh while the access token is still valid: 100 ms by default.
+    ///
+    /// After the timeout the request continues, and a later one carries the new cookies.
+    pub fn with_refresh_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.refresh_timeout = timeout;
         self
     }
 
-    /// Says what a valid access token is worth where a renewal finds the store unavailable, instead
-    /// of [`OnStoreLoss::Serve`].
+    /// Sets the handling of a valid access token when a refresh finds the store unavailable. The default
+    /// is [`OnStoreLoss::Serve`].
     pub fn with_on_store_loss(mut self, on_store_loss: OnStoreLoss) -> Self {
         self.settings.on_store_loss = on_store_loss;
         self
     }
-}
-
-/// What a valid access token is worth when an early renewal finds the store unavailable.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnStoreLoss {
-    /// The request goes on; until the token expires, its session can't be ended.
-    #[default]
-    Serve,
-    /// Nothing: the request is rejected as [`Unavailable`](super::RejectionKind::Unavailable).
-    Refuse,
 }
 
 impl<S, T, R: Clone> Layer<S> for SilentRefreshLayer<T, R> {
@@ -78,30 +75,9 @@ impl<T, R> fmt::Debug for SilentRefreshLayer<T, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SilentRefreshLayer")
             .field("cookies", &self.settings.cookies)
-            .field("patience", &self.settings.patience)
+            .field("refresh_timeout", &self.settings.refresh_timeout)
             .field("on_store_loss", &self.settings.on_store_loss)
             .finish_non_exhaustive()
-    }
-}
-
-pub(super) struct Settings<T, R> {
-    pub(super) tokens: Arc<T>,
-    pub(super) cookies: Arc<CookiePolicy>,
-    pub(super) on_reject: R,
-    pub(super) patience: Duration,
-    pub(super) on_store_loss: OnStoreLoss,
-}
-
-// Not derived: that would ask for `T: Clone`.
-impl<T, R: Clone> Clone for Settings<T, R> {
-    fn clone(&self) -> Self {
-        Self {
-            tokens: Arc::clone(&self.tokens),
-            cookies: Arc::clone(&self.cookies),
-            on_reject: self.on_reject.clone(),
-            patience: self.patience,
-            on_store_loss: self.on_store_loss,
-        }
     }
 }
 

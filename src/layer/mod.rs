@@ -211,13 +211,16 @@
 
 mod bearer;
 mod cookies;
+mod decision;
 mod extract;
 mod future;
+mod headers;
 #[expect(clippy::module_inception, reason = "named for its role, as its siblings are")]
 mod layer;
 mod reject;
 mod response;
 mod service;
+mod settings;
 mod token;
 
 pub use self::cookies::{
@@ -225,13 +228,13 @@ pub use self::cookies::{
 };
 pub use self::extract::{CurrentUser, NotSignedIn};
 pub use self::future::ResponseFuture;
-pub use self::layer::{OnStoreLoss, SilentRefreshLayer};
+pub use self::layer::SilentRefreshLayer;
 pub use self::reject::{ContinueAnonymous, OnReject, Reject401, Rejection, RejectionKind};
 pub use self::service::SilentRefresh;
+pub use self::settings::OnStoreLoss;
 pub use self::token::{
     RefreshError, RefreshRequest, RefreshedSession, SessionActiveFuture, TokenService, Verified, VerifyError,
 };
-
 pub use crate::http_headers::SESSION_EVENT_HEADER;
 
 #[cfg(test)]

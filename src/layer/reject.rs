@@ -1,40 +1,41 @@
-//! Requests that bring no good session.
+//! Requests without a valid session.
 
 use http::header::{HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
 
-use super::response::make_private;
-use crate::http_headers::SESSION_EVENT_HEADER;
+use super::headers::{insert_event, make_private};
 use crate::problem::Problem;
 use crate::session_event::SessionEvent;
 
 /// Why a request has no [`Identity`](crate::identity::Identity).
 ///
-/// When such a request goes on as anonymous, the layer puts this into its extensions.
+/// When such a request continues as anonymous, the layer adds this to its extensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Rejection {
-    /// The word for it.
+    /// The reason.
     pub event: SessionEvent,
-    /// Whether there is no session, or nobody can tell.
+    /// The kind of the rejection, which determines its status.
     pub kind: RejectionKind,
-    /// Whether the layer clears the cookies, should the answer be a 401.
+    /// True if the layer clears the cookies, provided that the response is a 401.
     pub clear_cookies: bool,
-    /// Whether it was an `Authorization: Bearer` that failed, and not the cookies.
+    /// True if the token came in `Authorization: Bearer` instead of the cookies.
     pub bearer: bool,
 }
 
-/// The two ways to have no session.
+/// Kind of a [`Rejection`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RejectionKind {
-    /// There is none, or it is over: 401.
+    /// There is no session, or it has ended: 401.
     Unauthenticated,
-    /// It can't be told now, and must not be taken for the end: 503.
+    /// The session cannot be checked at the moment: 503.
+    ///
+    /// Clients must not treat this as the end of the session.
     Unavailable,
 }
 
 impl RejectionKind {
-    /// 401 or 503.
+    /// Returns the status code of the response: 401 or 503.
     #[must_use]
     pub const fn status(self) -> StatusCode {
         match self {
@@ -49,7 +50,7 @@ impl Rejection {
         Self { event, kind: RejectionKind::Unauthenticated, clear_cookies: false, bearer: false }
     }
 
-    pub(super) const fn of_bearer(event: SessionEvent) -> Self {
+    pub(super) const fn for_bearer(event: SessionEvent) -> Self {
         Self { bearer: true, ..Self::new(event) }
     }
 
@@ -57,7 +58,7 @@ impl Rejection {
         Self { kind: RejectionKind::Unavailable, ..Self::new(SessionEvent::StoreUnavailable) }
     }
 
-    /// An `application/problem+json` answer (RFC 9457) with the event as its `code`.
+    /// Returns an `application/problem+json` response (RFC 9457) with the event as its `code`.
     #[must_use]
     pub fn problem<B: From<String>>(&self) -> Response<B> {
         let problem = Problem::new(self.kind.status(), self.event.as_str(), self.detail());
@@ -66,11 +67,11 @@ impl Rejection {
         response
     }
 
-    /// Adds the header fields that an answer to such a request must have.
+    /// Adds the header fields that every response to a rejected request has.
     pub(super) fn insert_headers<B>(&self, response: &mut Response<B>) {
         let status = response.status();
         let headers = response.headers_mut();
-        headers.insert(SESSION_EVENT_HEADER, HeaderValue::from_static(self.event.as_str()));
+        insert_event(headers, self.event);
         make_private(headers);
         if status == StatusCode::UNAUTHORIZED {
             headers.entry(WWW_AUTHENTICATE).or_insert(HeaderValue::from_static(self.challenge()));
@@ -79,26 +80,29 @@ impl Rejection {
         }
     }
 
-    /// RFC 6750 section 3.1: no error code for a request that presented no token there.
+    /// Returns the value of `WWW-Authenticate`: without an error code for a request without a bearer token
+    /// (RFC 6750 section 3.1).
     const fn challenge(&self) -> &'static str {
         if self.bearer { r#"Bearer error="invalid_token""# } else { "Bearer" }
     }
 
     const fn detail(&self) -> &'static str {
         match (self.kind, self.event) {
-            (RejectionKind::Unavailable, _) => "The session can't be checked now. Try again in a moment.",
-            (_, SessionEvent::Missing) => "This needs a signed-in user.",
+            (RejectionKind::Unavailable, _) => {
+                "The session cannot be checked at the moment. Try again shortly."
+            }
+            (_, SessionEvent::Missing) => "Sign in to access this resource.",
             (_, SessionEvent::Malformed | SessionEvent::UnknownKey | SessionEvent::UnknownSession) => {
-                "The session is not known here. Sign in."
+                "The session is unknown. Sign in."
             }
             _ => "The session has ended. Sign in again.",
         }
     }
 }
 
-/// Says what becomes of a request that brings no good session.
+/// Handles requests without a valid session.
 ///
-/// Closures `Fn(&Rejection) -> Option<Response<B>>` do:
+/// Implemented for closures `Fn(&Rejection) -> Option<Response<B>>`:
 ///
 /// ```
 /// use std::sync::Arc;
@@ -118,10 +122,11 @@ impl Rejection {
 /// # }
 /// ```
 pub trait OnReject<B> {
-    /// The answer, or `None` to let the request go on as anonymous.
+    /// Returns the response, or `None` to let the request continue as anonymous.
     ///
-    /// The layer adds the header fields that such an answer must have, and clears the cookies
-    /// where it may.
+    /// The layer adds `X-Session-Event`, `Cache-Control`, `Vary` and, depending on the status,
+    /// `WWW-Authenticate` or `Retry-After`. On a 401 it also clears the cookies if
+    /// [`Rejection::clear_cookies`] is set.
     fn on_reject(&self, rejection: &Rejection) -> Option<Response<B>>;
 }
 
@@ -134,7 +139,8 @@ where
     }
 }
 
-/// Lets requests without a session go on as anonymous; an empty 503 where it can't be told whether there is one.
+/// Lets requests without a session continue as anonymous. Responds with an empty 503 if the session cannot be
+/// checked.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ContinueAnonymous;
 
@@ -149,7 +155,7 @@ impl<B: Default> OnReject<B> for ContinueAnonymous {
     }
 }
 
-/// Answers 401 or 503, with the [problem](Rejection::problem) as its body.
+/// Responds with 401 or 503 and a [problem](Rejection::problem) as the body.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Reject401;
 

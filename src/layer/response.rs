@@ -1,154 +1,137 @@
-//! What the layer leaves on a response.
+//! Changes that the layer makes to the inner service's response.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue, SET_COOKIE, VARY};
+use http::header::{HeaderMap, HeaderValue, SET_COOKIE};
 use http::{Response, StatusCode};
 use tokio::time::Instant;
 
 use super::cookies::CookiePolicy;
+use super::headers::{insert_event, is_public, make_private};
 use super::reject::Rejection;
 use super::token::{RefreshedSession, SessionActiveFuture, TokenService};
-use crate::http_headers::{PRIVATE_NO_STORE, SESSION_EVENT_HEADER, list_contains};
+use crate::http_headers::SESSION_EVENT_HEADER;
 use crate::identity::SessionId;
 use crate::session_event::SessionEvent;
 
-/// How long after a renewal nobody doubts that the session lives. A sign-out that overlaps with an
-/// answer as quick as that could have been overtaken by it on the way just as well.
-const TRUSTED: Duration = Duration::from_millis(50);
+/// Time after a refresh during which the session is assumed to be active.
+///
+/// A sign-out that overlaps with so quick a response could have arrived after it just as well.
+const ACTIVE_ASSUMED: Duration = Duration::from_millis(50);
 
-/// What is still to be done to the inner service's response.
-pub(super) enum ResponseAction {
-    /// Name the event.
-    Note(SessionEvent),
-    /// Name the event and hand out fresh cookies.
-    HandOut {
-        event: SessionEvent,
-        fresh: Option<[HeaderValue; 2]>,
-        while_good: CookieValidity,
-        cookies: Arc<CookiePolicy>,
-    },
-    /// It went on as anonymous: name the event, and clear the cookies if it says so.
-    Forget { rejection: Rejection, cookies: Arc<CookiePolicy> },
+/// A change to be made to the response.
+pub(super) enum ResponseAction<T> {
+    /// Report the event.
+    Report(SessionEvent),
+    /// Report the event and set the new cookies.
+    SetCookies(NewCookies<T>),
+    /// Report the event of a request that continued as anonymous, and clear the cookies if the rejection
+    /// says so.
+    Anonymous { rejection: Rejection, policy: Arc<CookiePolicy> },
 }
 
-/// How long fresh cookies may be handed out: for a while, and as long as the session has not ended.
-/// Later they would replace newer ones, or undo a sign-out.
-pub(super) struct CookieValidity {
-    minted: Instant,
-    fresh_for: Duration,
-    session: Box<dyn SessionCheck>,
-}
-
-impl CookieValidity {
-    fn holds(&self) -> bool {
-        self.minted.elapsed() <= self.fresh_for && !self.session.ended()
-    }
-}
-
-/// The session whose cookies they are.
-trait SessionCheck: Send + Sync {
-    fn ended(&self) -> bool;
-    fn still_lives(&self) -> SessionActiveFuture;
-}
-
-struct BoundSession<T> {
+/// Cookies of a refreshed session, and the conditions for setting them.
+pub(super) struct NewCookies<T> {
+    event: SessionEvent,
+    /// `None` if the session has ended or may have ended.
+    values: Option<[HeaderValue; 2]>,
+    policy: Arc<CookiePolicy>,
     tokens: Arc<T>,
     session: SessionId,
+    refreshed_at: Instant,
+    delivery_timeout: Duration,
 }
 
-impl<T: TokenService> SessionCheck for BoundSession<T> {
-    fn ended(&self) -> bool {
-        self.tokens.session_end(self.session).is_some()
+impl<T: TokenService> NewCookies<T> {
+    /// Returns `true` if the cookies may be set: for a limited time, and while the session has not ended.
+    ///
+    /// Later they would replace newer ones, or undo a sign-out.
+    fn is_deliverable(&self) -> bool {
+        let in_time = self.refreshed_at.elapsed() <= self.delivery_timeout;
+        in_time && self.tokens.session_end(self.session).is_none()
     }
 
-    fn still_lives(&self) -> SessionActiveFuture {
-        self.tokens.is_session_active(self.session)
+    fn apply<B>(mut self, response: &mut Response<B>) {
+        let values = self.values.take().filter(|_| self.is_deliverable());
+        let not_modified = response.status() == StatusCode::NOT_MODIFIED;
+        let headers = response.headers_mut();
+        if self.policy.sets_session_cookie(headers) {
+            // After a sign-out or password change, the handler's cookies and event take precedence.
+            headers.entry(SESSION_EVENT_HEADER).or_insert(HeaderValue::from_static(self.event.as_str()));
+            make_private(headers);
+            return;
+        }
+        insert_event(headers, self.event);
+        if let Some(values) = values.filter(|_| !not_modified && !is_public(headers)) {
+            append_cookies(headers, values);
+        }
     }
 }
 
-impl ResponseAction {
-    pub(super) fn set_cookies<T: TokenService>(
-        renewal: &RefreshedSession,
-        cookies: Arc<CookiePolicy>,
+impl<T: TokenService> ResponseAction<T> {
+    pub(super) fn set_cookies(
+        refreshed: &RefreshedSession,
+        policy: Arc<CookiePolicy>,
         tokens: Arc<T>,
     ) -> Self {
-        match cookies.set(&renewal.access_token, &renewal.refresh_token, renewal.max_age) {
-            Ok(fresh) => {
-                let session = Box::new(BoundSession { tokens, session: renewal.identity.session });
-                let (minted, fresh_for) = (Instant::now(), renewal.fresh_for);
-                let while_good = CookieValidity { minted, fresh_for, session };
-                Self::HandOut { event: renewal.event, fresh: Some(fresh), while_good, cookies }
-            }
+        match policy.set(&refreshed.access_token, &refreshed.refresh_token, refreshed.max_age) {
+            Ok(values) => Self::SetCookies(NewCookies {
+                event: refreshed.event,
+                values: Some(values),
+                policy,
+                tokens,
+                session: refreshed.identity.session,
+                refreshed_at: Instant::now(),
+                delivery_timeout: refreshed.fresh_for,
+            }),
             Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "the fresh tokens fit no cookie");
-                Self::Note(renewal.event)
+                tracing::error!(error = &error as &dyn std::error::Error, "invalid token for a cookie");
+                Self::Report(refreshed.event)
             }
         }
     }
 
-    /// What must be asked before the response may go: whether the session still lives, if it has been
-    /// so long that it may have been ended at another replica, of which this one hasn't heard.
+    /// Returns the check to be made before the response is sent, if there is one.
+    ///
+    /// After [`ACTIVE_ASSUMED`] another replica may have terminated the session without this one having
+    /// learned of it.
     pub(super) fn session_check(&self) -> Option<SessionActiveFuture> {
         match self {
-            Self::HandOut { while_good, .. }
-                if while_good.minted.elapsed() > TRUSTED && while_good.holds() =>
+            Self::SetCookies(cookies)
+                if cookies.refreshed_at.elapsed() > ACTIVE_ASSUMED && cookies.is_deliverable() =>
             {
-                Some(while_good.session.still_lives())
+                Some(cookies.tokens.is_session_active(cookies.session))
             }
             _ => None,
         }
     }
 
-    /// Hands out nothing.
+    /// Drops the new cookies.
     pub(super) fn withhold_cookies(&mut self) {
-        if let Self::HandOut { fresh, .. } = self {
-            *fresh = None;
+        if let Self::SetCookies(cookies) = self {
+            cookies.values = None;
         }
     }
 
     pub(super) fn apply<B>(self, response: &mut Response<B>) {
         match self {
-            Self::Note(event) => insert_event_header(response.headers_mut(), event),
-            Self::HandOut { event, fresh, while_good, cookies } => {
-                let fresh = fresh.filter(|_| while_good.holds());
-                hand_out(response, event, fresh, &cookies);
-            }
-            Self::Forget { rejection, cookies } => {
-                insert_event_header(response.headers_mut(), rejection.event);
-                clear_cookies(response, &rejection, &cookies);
+            Self::Report(event) => insert_event(response.headers_mut(), event),
+            Self::SetCookies(cookies) => cookies.apply(response),
+            Self::Anonymous { rejection, policy } => {
+                insert_event(response.headers_mut(), rejection.event);
+                clear_cookies(response, &rejection, &policy);
             }
         }
     }
 }
 
-fn hand_out<B>(
-    response: &mut Response<B>,
-    event: SessionEvent,
-    fresh: Option<[HeaderValue; 2]>,
-    cookies: &CookiePolicy,
-) {
-    let not_modified = response.status() == StatusCode::NOT_MODIFIED;
+/// Clears the cookies if the rejection allows it and the response is a 401.
+pub(super) fn clear_cookies<B>(response: &mut Response<B>, rejection: &Rejection, policy: &CookiePolicy) {
+    let is_unauthorized = response.status() == StatusCode::UNAUTHORIZED;
     let headers = response.headers_mut();
-    if cookies.sets_session_cookie(headers) {
-        // A sign-out or a change of password: the handler knows better, about the event as well.
-        headers.entry(SESSION_EVENT_HEADER).or_insert(HeaderValue::from_static(event.as_str()));
-        make_private(headers);
-        return;
-    }
-    insert_event_header(headers, event);
-    if let Some(fresh) = fresh.filter(|_| !not_modified && !is_public(headers)) {
-        append_cookies(headers, fresh);
-    }
-}
-
-/// Clears the cookies where `rejection` allows it and the answer is the 401 that goes with it.
-pub(super) fn clear_cookies<B>(response: &mut Response<B>, rejection: &Rejection, cookies: &CookiePolicy) {
-    let told = response.status() == StatusCode::UNAUTHORIZED;
-    let headers = response.headers_mut();
-    if rejection.clear_cookies && told && !cookies.sets_session_cookie(headers) {
-        append_cookies(headers, cookies.clear());
+    if rejection.clear_cookies && is_unauthorized && !policy.sets_session_cookie(headers) {
+        append_cookies(headers, policy.clear());
     }
 }
 
@@ -157,29 +140,4 @@ fn append_cookies(headers: &mut HeaderMap, cookies: [HeaderValue; 2]) {
         headers.append(SET_COOKIE, cookie);
     }
     make_private(headers);
-}
-
-/// Keeps the response out of every shared cache.
-pub(super) fn make_private(headers: &mut HeaderMap) {
-    headers.insert(CACHE_CONTROL, PRIVATE_NO_STORE);
-    // Caches that know these let them override Cache-Control (RFC 9213 section 2.2; nginx).
-    let overriding = |name: &&HeaderName| {
-        let name = name.as_str();
-        name.ends_with("cdn-cache-control") || matches!(name, "surrogate-control" | "x-accel-expires")
-    };
-    let overriding: Vec<_> = headers.keys().filter(overriding).cloned().collect();
-    for name in overriding {
-        headers.remove(name);
-    }
-    if !list_contains(headers, &VARY, "cookie") && !list_contains(headers, &VARY, "*") {
-        headers.append(VARY, HeaderValue::from_static("Cookie"));
-    }
-}
-
-fn is_public(headers: &HeaderMap) -> bool {
-    list_contains(headers, &CACHE_CONTROL, "public")
-}
-
-fn insert_event_header(headers: &mut HeaderMap, event: SessionEvent) {
-    headers.insert(SESSION_EVENT_HEADER, HeaderValue::from_static(event.as_str()));
 }

@@ -673,7 +673,7 @@ async fn rejections_to_the_letter() {
     vary: Cookie
     x-session-event: store_unavailable
 
-    {"type":"about:blank","title":"Service Unavailable","status":503,"detail":"The session can't be checked now. Try again in a moment.","code":"store_unavailable"}
+    {"type":"about:blank","title":"Service Unavailable","status":503,"detail":"The session cannot be checked at the moment. Try again shortly.","code":"store_unavailable"}
     "#);
 }
 
@@ -756,10 +756,10 @@ async fn one_line_tells_each_renewal_and_each_refusal() {
         bench().cookies(cookies).await;
     }
     insta::assert_snapshot!(lines.lock().unwrap().join("\n"), @"
-    INFO message=session renewed session_event=rotated session=00000000-0000-0000-0000-000000000001 user=new
-    WARN message=session not renewed yet session_event=store_unavailable session=00000000-0000-0000-0000-000000000001
-    INFO message=session refused session_event=logged_out bearer=false
-    WARN message=session can't be checked session_event=store_unavailable bearer=false
+    INFO message=session refreshed session_event=rotated session=00000000-0000-0000-0000-000000000001 user=new
+    WARN message=session refresh postponed session_event=store_unavailable session=00000000-0000-0000-0000-000000000001
+    INFO message=session rejected session_event=logged_out bearer=false
+    WARN message=session check failed session_event=store_unavailable bearer=false
     DEBUG message=no session session_event=malformed bearer=false
     DEBUG message=no session session_event=missing bearer=false
     ");

@@ -1,0 +1,35 @@
+//! Response headers that the layer sets.
+
+use http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue, VARY};
+
+use crate::http_headers::{PRIVATE_NO_STORE, SESSION_EVENT_HEADER, list_contains};
+use crate::session_event::SessionEvent;
+
+/// Sets `X-Session-Event`.
+pub(super) fn insert_event(headers: &mut HeaderMap, event: SessionEvent) {
+    headers.insert(SESSION_EVENT_HEADER, HeaderValue::from_static(event.as_str()));
+}
+
+/// Keeps the response out of shared caches.
+pub(super) fn make_private(headers: &mut HeaderMap) {
+    headers.insert(CACHE_CONTROL, PRIVATE_NO_STORE);
+    let overriding: Vec<_> = headers.keys().filter(|name| overrides_cache_control(name)).cloned().collect();
+    for name in overriding {
+        headers.remove(name);
+    }
+    if !list_contains(headers, &VARY, "cookie") && !list_contains(headers, &VARY, "*") {
+        headers.append(VARY, HeaderValue::from_static("Cookie"));
+    }
+}
+
+/// Returns `true` if caches that support the header prefer it to `Cache-Control` (RFC 9213 section 2.2;
+/// nginx).
+fn overrides_cache_control(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name.ends_with("cdn-cache-control") || matches!(name, "surrogate-control" | "x-accel-expires")
+}
+
+/// Returns `true` if `Cache-Control` allows shared caches to store the response.
+pub(super) fn is_public(headers: &HeaderMap) -> bool {
+    list_contains(headers, &CACHE_CONTROL, "public")
+}
