@@ -1,4 +1,4 @@
-//! The two cookies: read, set, cleared. Pure functions over headers.
+//! Reading, setting and clearing the two session cookies.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use time::OffsetDateTime;
 
 use crate::http_headers::{cookie_pairs, cookie_value, split_pairs};
 
-/// What the two session cookies are called, and with which attributes they are set.
+/// Names and attributes of the two session cookies.
 ///
-/// They are always `HttpOnly`, with `Path=/` and no `Domain`. The default is what a browser guards
-/// best: the prefix `__Host-`, `Secure`, `SameSite=Lax`.
+/// They are always `HttpOnly`, with `Path=/` and no `Domain`. The default is the safest choice: the name
+/// prefix `__Host-`, `Secure` and `SameSite=Lax`.
 ///
 /// ```
 /// use std::time::Duration;
@@ -31,11 +31,11 @@ pub struct CookiePolicy {
 }
 
 impl CookiePolicy {
-    /// A policy with these names and attributes.
+    /// Creates a policy with these names and attributes.
     ///
     /// # Errors
     ///
-    /// [`CookiePolicyError`], when browsers would refuse such cookies or confuse the two.
+    /// Returns a [`CookiePolicyError`] if browsers would reject such cookies or confuse the two.
     pub fn new(
         access_name: impl Into<String>,
         refresh_name: impl Into<String>,
@@ -48,8 +48,8 @@ impl CookiePolicy {
         Ok(policy)
     }
 
-    /// For plain HTTP on the developer's own machine: `access_token` and `refresh_token`, without
-    /// `Secure`.
+    /// Creates a policy for plain HTTP on the developer's own machine: `access_token` and `refresh_token`,
+    /// without `Secure`.
     #[must_use]
     pub fn insecure_for_loopback() -> Self {
         Self {
@@ -60,17 +60,17 @@ impl CookiePolicy {
         }
     }
 
-    /// The names, that of the access token first.
+    /// Returns the names of the cookies, the access token's first.
     #[must_use]
     pub fn names(&self) -> [&str; 2] {
         [&self.access_name, &self.refresh_name]
     }
 
-    /// Reads both cookies from all `Cookie` lines (HTTP/2 may send one for each cookie).
+    /// Reads both cookies from all `Cookie` lines. HTTP/2 clients may send one line for each cookie.
     ///
     /// # Errors
     ///
-    /// [`DuplicateCookie`] if one of them came twice: nobody can tell which the server has set.
+    /// Returns [`DuplicateCookie`] if one of them occurs twice, because it is unclear which one is genuine.
     pub fn read<'h>(&self, headers: &'h HeaderMap) -> Result<SessionCookies<'h>, DuplicateCookie> {
         let [access, refresh] = self.find(headers)?;
         Ok(SessionCookies {
@@ -79,37 +79,38 @@ impl CookiePolicy {
         })
     }
 
-    /// What came under the two names, whatever it is worth.
+    /// Returns the raw values of both cookies.
     pub(super) fn find<'h>(&self, headers: &'h HeaderMap) -> Result<[Option<&'h [u8]>; 2], DuplicateCookie> {
-        let [mut access, mut refresh] = [None; 2];
+        let mut access = None;
+        let mut refresh = None;
         for pair in cookie_pairs(headers) {
-            let (slot, value) = if let Some(value) = cookie_value(pair, &self.access_name) {
-                (&mut access, value)
+            let previous = if let Some(value) = cookie_value(pair, &self.access_name) {
+                access.replace(value)
             } else if let Some(value) = cookie_value(pair, &self.refresh_name) {
-                (&mut refresh, value)
+                refresh.replace(value)
             } else {
-                continue;
+                None
             };
-            if slot.replace(value).is_some() {
+            if previous.is_some() {
                 return Err(DuplicateCookie);
             }
         }
         Ok([access, refresh])
     }
 
-    /// Whether one of the two is in a request, usable or not.
+    /// Returns `true` if a request has one of the cookies, usable or not.
     #[must_use]
     pub fn present_in(&self, headers: &HeaderMap) -> bool {
         self.find(headers).map_or(true, |found| found.iter().any(Option::is_some))
     }
 
-    /// Both `Set-Cookie` values for fresh tokens, the access token's first.
+    /// Returns both `Set-Cookie` values for new tokens, the access token's first.
     ///
-    /// They live for `max_age`, at least a second and at most 400 days (RFC 6265bis section 5.5).
+    /// The cookies expire after `max_age`, clamped to between a second and 400 days (RFC 6265bis section 5.5).
     ///
     /// # Errors
     ///
-    /// [`IllegalToken`] when a token holds anything but cookie octets, which
+    /// Returns [`IllegalToken`] if a token contains anything but cookie octets, which
     /// [`RefreshedSession`](super::RefreshedSession) forbids.
     pub fn set(
         &self,
@@ -117,29 +118,28 @@ impl CookiePolicy {
         refresh_token: &str,
         max_age: Duration,
     ) -> Result<[HeaderValue; 2], IllegalToken> {
-        let legal = |token: &str| is_token(token.as_bytes());
-        if !legal(access_token) || !legal(refresh_token) {
+        if !is_token(access_token.as_bytes()) || !is_token(refresh_token.as_bytes()) {
             return Err(IllegalToken);
         }
         Ok(self.build(access_token, refresh_token, max_age).each_ref().map(header_value))
     }
 
-    /// Both `Set-Cookie` values that make a browser forget the tokens, in the same order.
+    /// Returns both `Set-Cookie` values that clear the cookies, in the same order.
     #[must_use]
     pub fn clear(&self) -> [HeaderValue; 2] {
         self.build_removal().each_ref().map(header_value)
     }
 
-    /// What [`set`](Self::set) sets, as cookies: for handlers that use a cookie jar.
+    /// Returns the cookies that [`set`](Self::set) sets, for handlers that use a cookie jar.
     #[must_use]
     pub fn build(&self, access_token: &str, refresh_token: &str, max_age: Duration) -> [Cookie<'static>; 2] {
-        let max_age = max_age.clamp(MAX_AGE_MIN, MAX_AGE_MAX).as_secs();
+        let max_age = max_age.clamp(MIN_MAX_AGE, MAX_MAX_AGE).as_secs();
         let max_age = time::Duration::seconds(i64::try_from(max_age).unwrap_or(0));
         [(&self.access_name, access_token), (&self.refresh_name, refresh_token)]
             .map(|(name, token)| self.cookie(name, token).max_age(max_age).build().into_owned())
     }
 
-    /// What [`clear`](Self::clear) clears, as cookies: for handlers that use a cookie jar.
+    /// Returns the removal cookies of [`clear`](Self::clear), for handlers that use a cookie jar.
     #[must_use]
     pub fn build_removal(&self) -> [Cookie<'static>; 2] {
         self.names().map(|name| {
@@ -148,15 +148,16 @@ impl CookiePolicy {
         })
     }
 
-    /// All values that came under one of the two names, however often, as far as they may be tokens:
-    /// for a sign-out, which ends whatever it finds.
+    /// Returns all usable values of both cookies, including duplicates.
+    ///
+    /// Used by sign-out, which terminates all sessions that the request names.
     pub fn tokens_in<'h>(&self, headers: &'h HeaderMap) -> impl Iterator<Item = &'h str> {
         cookie_pairs(headers)
             .filter_map(|pair| self.names().iter().find_map(|name| cookie_value(pair, name)))
             .filter_map(|value| CookieValue::new(value).token())
     }
 
-    /// Whether these response headers set or clear one of the two already.
+    /// Returns `true` if response headers set or clear one of the cookies.
     pub(super) fn sets_session_cookie(&self, headers: &HeaderMap) -> bool {
         headers.get_all(SET_COOKIE).iter().any(|line| {
             let pair = split_pairs(line.as_bytes()).next().unwrap_or_default();
@@ -198,44 +199,44 @@ impl Default for CookiePolicy {
     }
 }
 
-/// Why a [`CookiePolicy`] can't be.
+/// Reason why a [`CookiePolicy`] is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CookiePolicyError {
-    /// The name isn't a token as RFC 6265 section 4.1.1 wants it.
+    /// The name is not a token (RFC 6265 section 4.1.1).
     #[error("{name:?} is not a legal cookie name: use letters, digits, `-` and `_`")]
     IllegalName {
         /// The name.
         name: String,
     },
-    /// Browsers take the prefixes `__Host-`, `__Secure-` and `__Http-` only with `Secure`.
+    /// Browsers accept the prefixes `__Host-`, `__Secure-` and `__Http-` only with `Secure`.
     #[error("the cookie name {name:?} has a prefix that needs Secure: turn Secure on, or drop the prefix")]
     PrefixNeedsSecure {
         /// The name.
         name: String,
     },
-    /// Both cookies have one name, or differ only in case, which not every server tells apart.
+    /// Both cookies have the same name, or differ only in case, which some servers ignore.
     #[error("both cookies are called {name:?}: give them different names")]
     SameName {
         /// The name.
         name: String,
     },
-    /// Browsers take `SameSite=None` only with `Secure`.
+    /// Browsers accept `SameSite=None` only with `Secure`.
     #[error("SameSite=None needs Secure: turn Secure on, or choose Lax or Strict")]
     SameSiteNoneNeedsSecure,
 }
 
-/// A token that no cookie can hold.
+/// A token contains octets that are not allowed in a cookie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a token holds octets that no cookie may hold")]
+#[error("the token contains octets that are not allowed in a cookie")]
 pub struct IllegalToken;
 
-/// One of the session cookies came more than once.
+/// A session cookie occurs more than once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a session cookie came more than once")]
+#[error("a session cookie occurs more than once")]
 pub struct DuplicateCookie;
 
-/// Both cookies as a request brought them.
+/// Both cookies of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SessionCookies<'h> {
     /// The access token.
@@ -245,28 +246,28 @@ pub struct SessionCookies<'h> {
 }
 
 impl SessionCookies<'_> {
-    /// Whether any of the two came, usable or not.
+    /// Returns `true` if one of the cookies is present, usable or not.
     #[must_use]
     pub fn any(&self) -> bool {
         self.access != CookieValue::Absent || self.refresh != CookieValue::Absent
     }
 }
 
-/// One cookie as a request brought it.
+/// One cookie of a request.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub enum CookieValue<'h> {
-    /// It did not come.
+    /// The cookie is missing.
     #[default]
     Absent,
-    /// Its value, as it came.
+    /// The value of the cookie.
     Token(&'h str),
-    /// It came, but no server of ours can have set this value: it is empty, too long, quoted, or
-    /// holds octets that no cookie may hold.
+    /// The value cannot be a token: it is empty, too long or quoted, or contains octets that are not allowed
+    /// in a cookie.
     Unusable,
 }
 
 impl<'h> CookieValue<'h> {
-    /// The value, if it may be a token.
+    /// Returns the value if it may be a token.
     #[must_use]
     pub fn token(self) -> Option<&'h str> {
         match self {
@@ -275,13 +276,12 @@ impl<'h> CookieValue<'h> {
         }
     }
 
-    /// The cookie of this value, if it came.
     pub(super) fn from_bytes(value: Option<&'h [u8]>) -> Self {
         value.map_or(Self::Absent, Self::new)
     }
 
     fn new(value: &'h [u8]) -> Self {
-        if value.len() > VALUE_MAX || !is_token(value) {
+        if value.len() > MAX_VALUE_LEN || !is_token(value) {
             return Self::Unusable;
         }
         str::from_utf8(value).map_or(Self::Unusable, Self::Token)
@@ -298,20 +298,20 @@ impl std::fmt::Debug for CookieValue<'_> {
     }
 }
 
-/// Whether it is one or more cookie octets (RFC 6265 section 4.1.1).
+/// Returns `true` if the value consists of one or more cookie octets (RFC 6265 section 4.1.1).
 fn is_token(value: &[u8]) -> bool {
-    // All of it, without an early end: so many octets are looked at at once.
+    // No early exit, so that the loop is vectorised.
     let visible = |octet: u8| octet.is_ascii_graphic() & (octet != b';');
     let all_visible = value.iter().fold(true, |all, &octet| all & visible(octet));
     !value.is_empty() && all_visible && memchr::memchr3(b'"', b',', b'\\', value).is_none()
 }
 
-/// A `tchar` of RFC 9110 section 5.6.2.
+/// Returns `true` for a `tchar` (RFC 9110 section 5.6.2).
 fn is_name_octet(octet: u8) -> bool {
     octet.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&octet)
 }
 
-/// Browsers compare these without regard to case (RFC 6265bis section 5.4).
+/// Returns `true` if browsers require `Secure` for the name. They ignore case (RFC 6265bis section 5.4).
 fn has_secure_prefix(name: &str) -> bool {
     ["__Host-", "__Secure-", "__Http-"]
         .iter()
@@ -321,16 +321,16 @@ fn has_secure_prefix(name: &str) -> bool {
 #[expect(clippy::expect_used, reason = "names and values are checked to be visible ASCII")]
 fn header_value(cookie: &Cookie<'_>) -> HeaderValue {
     let mut value = HeaderValue::try_from(cookie.to_string()).expect("a cookie of visible ASCII");
-    // Keeps the token out of every Debug of the headers.
+    // Hides the token in Debug output of the headers.
     value.set_sensitive(true);
     value
 }
 
-const MAX_AGE_MIN: Duration = Duration::from_secs(1);
-const MAX_AGE_MAX: Duration = Duration::from_secs(400 * 24 * 60 * 60);
+const MIN_MAX_AGE: Duration = Duration::from_secs(1);
+const MAX_MAX_AGE: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 
-/// What browsers keep at most of name and value together (RFC 6265bis section 5.6).
-const VALUE_MAX: usize = 4096;
+/// Maximum length of a cookie's name and value that browsers store (RFC 6265bis section 5.6).
+const MAX_VALUE_LEN: usize = 4096;
 
 #[cfg(test)]
 mod tests {
@@ -354,7 +354,7 @@ mod tests {
         Ok((owned(cookies.access), owned(cookies.refresh)))
     }
 
-    fn one(line: &[u8]) -> Option<String> {
+    fn read_access(line: &[u8]) -> Option<String> {
         read(&[line]).unwrap().0
     }
 
@@ -369,37 +369,37 @@ mod tests {
 
     #[test]
     fn names_are_compared_as_they_are() {
-        assert_eq!(one(b"Access_Token=a; xaccess_token=b; access_token_=c; access_token"), None);
+        assert_eq!(read_access(b"Access_Token=a; xaccess_token=b; access_token_=c; access_token"), None);
     }
 
     #[test]
     fn a_quoted_neighbour_hides_nothing() {
-        assert_eq!(one(br#"x="1; access_token=a; y="2"#), Some("a".to_owned()));
+        assert_eq!(read_access(br#"x="1; access_token=a; y="2"#), Some("a".to_owned()));
     }
 
     #[test]
-    fn the_value_goes_to_the_semicolon() {
-        assert_eq!(one(b"access_token=a=b=="), Some("a=b==".to_owned()));
+    fn value_extends_to_the_semicolon() {
+        assert_eq!(read_access(b"access_token=a=b=="), Some("a=b==".to_owned()));
     }
 
     #[test]
-    fn duplicates_are_noticed_on_one_line_and_across() {
+    fn duplicates_are_rejected_on_one_line_and_across_lines() {
         assert_eq!(read(&[b"access_token=a; access_token=a"]), Err(DuplicateCookie));
         assert_eq!(read(&[b"refresh_token=a", b"x=1; refresh_token="]), Err(DuplicateCookie));
     }
 
     #[test]
     fn illegal_values_are_unusable() {
-        let long = [b"access_token=".as_slice(), &[b'a'; VALUE_MAX + 1]].concat();
+        let long = [b"access_token=".as_slice(), &[b'a'; MAX_VALUE_LEN + 1]].concat();
         for line in [b"access_token=".as_slice(), br#"access_token="a""#, b"access_token=a b", &long] {
-            assert_eq!(one(line).as_deref(), Some("(unusable)"), "{}", line.escape_ascii());
+            assert_eq!(read_access(line).as_deref(), Some("(unusable)"), "{}", line.escape_ascii());
         }
         for line in
             [b"access_token=a,b".as_slice(), br"access_token=a\b", b"access_token=\xff", b"access_token=a\tb"]
         {
-            assert_eq!(one(line).as_deref(), Some("(unusable)"), "{}", line.escape_ascii());
+            assert_eq!(read_access(line).as_deref(), Some("(unusable)"), "{}", line.escape_ascii());
         }
-        assert!(one(&long[..long.len() - 1]).is_some_and(|value| value.len() == VALUE_MAX));
+        assert!(read_access(&long[..long.len() - 1]).is_some_and(|value| value.len() == MAX_VALUE_LEN));
     }
 
     #[test]
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn set_cookie_to_the_letter() {
+    fn set_cookie_has_all_attributes() {
         let set = CookiePolicy::default().set("a.b", "r", Duration::from_secs(1209)).unwrap();
         insta::assert_snapshot!(lines(&set), @"
         __Host-access_token=a.b; HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age=1209
@@ -440,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_can_smuggle_no_attribute() {
+    fn illegal_token_is_rejected() {
         let policy = CookiePolicy::default();
         for illegal in ["a; Domain=example.org", "", "a\r\nSet-Cookie: x=y", "é"] {
             assert_eq!(policy.set(illegal, "r", Duration::from_secs(1)), Err(IllegalToken));
@@ -449,14 +449,14 @@ mod tests {
     }
 
     #[test]
-    fn all_finds_every_copy() {
+    fn tokens_in_includes_duplicates() {
         let headers = headers(&[b"access_token=a; refresh_token=r; x=1", b"refresh_token=s; access_token="]);
         let all: Vec<_> = CookiePolicy::insecure_for_loopback().tokens_in(&headers).collect();
         assert_eq!(all, ["a", "r", "s"]);
     }
 
     #[test]
-    fn impossible_policies_are_refused() {
+    fn invalid_policies_are_rejected() {
         let error = |access, refresh, same_site, secure| {
             CookiePolicy::new(access, refresh, same_site, secure).unwrap_err().to_string()
         };
@@ -474,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn our_own_set_cookie_is_recognised() {
+    fn session_set_cookie_is_recognised() {
         let policy = CookiePolicy::insecure_for_loopback();
         let set = |line| {
             policy.sets_session_cookie(&[(SET_COOKIE, HeaderValue::from_static(line))].into_iter().collect())

@@ -12,11 +12,11 @@ use crate::session_event::SessionEvent;
 
 /// Extractor for the signed-in user.
 ///
-/// Without one it answers 401 with a problem that names the [`SessionEvent`]. Take
-/// `Option<CurrentUser>` where anonymous requests are welcome.
+/// Rejects anonymous requests with a 401 and a problem that names the [`SessionEvent`]. Use
+/// `Option<CurrentUser>` to allow anonymous requests.
 ///
-/// It needs [`SilentRefreshLayer`](super::SilentRefreshLayer) around the handler; without it
-/// nobody is signed in. See the [module docs](crate::layer) for an example.
+/// Requires [`SilentRefreshLayer`](super::SilentRefreshLayer) around the handler. Without it all requests
+/// are anonymous. See the [module docs](crate::layer) for an example.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CurrentUser(pub Identity);
 
@@ -48,11 +48,11 @@ impl<S: Sync> OptionalFromRequestParts<S> for CurrentUser {
     }
 }
 
-/// [`CurrentUser`]'s answer when nobody is signed in.
+/// Rejection of [`CurrentUser`] for anonymous requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no signed-in user: {}", .0.event)]
 pub struct NotSignedIn(
-    /// Why.
+    /// The reason.
     pub Rejection,
 );
 

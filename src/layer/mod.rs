@@ -1,65 +1,69 @@
-//! The tower [`Layer`](tower_layer::Layer) that keeps a browser's session going.
+//! A tower [`Layer`](tower_layer::Layer) that keeps browser users signed in.
 //!
-//! Two `HttpOnly` cookies carry a short-lived access token and a rotating refresh token. Around an
-//! application, the layer checks the access token, puts the [`Identity`] into the request's
-//! extensions, and renews the session when it is time: before the request goes on, with the fresh
-//! cookies on the same response. Page scripts never see a token and never handle expiry. What the
-//! tokens are is up to a [`TokenService`].
+//! Two `HttpOnly` cookies carry a short-lived access token and a rotating refresh token. For each request
+//! the layer verifies the access token, adds the user's [`Identity`] to the request's extensions, and
+//! refreshes the session when necessary: before the inner service is called, with the new cookies on the
+//! same response. Scripts never see a token and need no code for expiry. The form of the tokens is up to
+//! a [`TokenService`].
 //!
-//! # Rules
+//! # Rules for requests
 //!
-//! Where one of the two cookies is present, they decide and `Authorization` is not looked at.
+//! If a session cookie is present, the cookies decide and `Authorization` is ignored.
 //!
-//! - *The access token is valid*: the request goes on, at the price of checking it. Nothing is
-//!   added to the response.
-//! - *It is valid but near its expiry, with a refresh token beside it*: a renewal is tried, for at
-//!   most 100 ms ([`with_refresh_timeout`]). Too slow, or the store is down: the request goes on as it is
-//!   (in the second case unless [`OnStoreLoss::Refuse`] was asked for). The session has ended: it is
-//!   rejected.
-//! - *It is expired, absent or unusable, with a refresh token beside it*: the refresh token decides
-//!   alone. Renewed: the request goes on, once, body and all. Over: it is rejected. The store is
-//!   down: 503, cookies untouched.
-//! - *It says that its session was ended*, or it is of no use and *no refresh token* came, or *one of
-//!   the two came twice*: it is rejected.
-//! - *Without cookies* an `Authorization: Bearer` token is checked, and never renewed.
-//! - *A CORS preflight* is anonymous by nature and never renews anything. Where other origins may
-//!   call, answer it outside of this layer (tower-http's `cors`).
+//! - *Valid access token*: the request continues. The response is not changed.
+//! - *Valid access token that expires soon, and a refresh token*: the session is refreshed, for at most
+//!   100 ms ([`with_refresh_timeout`]). After the timeout the request continues with its access token. The
+//!   same holds if the store is unavailable, unless [`OnStoreLoss::Refuse`] is set. If the session has
+//!   ended, the request is rejected.
+//! - *Expired, missing or unusable access token, and a refresh token*: the refresh token alone decides.
+//!   After a refresh the request continues, once, with its body. If the session has ended, the request is
+//!   rejected. If the store is unavailable, the response is a 503 and the cookies stay.
+//! - *Access token of a session known to have ended*, *unusable access token without a refresh token*, or
+//!   *duplicate session cookie*: the request is rejected.
+//! - *No session cookie*: an `Authorization: Bearer` token is verified. It is never refreshed.
+//! - *CORS preflight*: always anonymous, never refreshed. Handle CORS outside this layer, for example with
+//!   tower-http's `cors`.
 //!
-//! What becomes of a rejected request is for [`OnReject`] to say: it goes on as anonymous
-//! ([`ContinueAnonymous`], the default, with a 503 where nobody can tell), is answered with 401
-//! ([`Reject401`]), or whatever a closure makes of it. In handlers, [`CurrentUser`] asks for an
-//! identity and `Option<CurrentUser>` looks for one.
+//! [`OnReject`] handles rejected requests: [`ContinueAnonymous`] (the default) lets them continue without
+//! an identity and responds with 503 if the session cannot be checked, [`Reject401`] responds with 401 or
+//! 503, and a closure can do anything else. Handlers take the user with [`CurrentUser`], or with
+//! `Option<CurrentUser>` if anonymous requests are allowed.
 //!
-//! On the response:
+//! # Rules for responses
 //!
-//! - Whenever the layer did more than let a valid token through, [`X-Session-Event`](SESSION_EVENT_HEADER)
-//!   says what, in one word of [`SessionEvent`](crate::session_event::SessionEvent).
-//! - Fresh cookies come with `Cache-Control: private, no-store` and `Vary: Cookie`, whatever the
-//!   status. They stay away from a 304, from what is marked `public`, and from a response on which
-//!   the handler set or cleared these cookies itself; from one that took too long, since by then the
-//!   browser may have others in use; and from one whose session has ended meanwhile. An answer that
-//!   took more than 50 ms waits to be told that it has not ([`TokenService::is_session_active`]), for at most
-//!   a second; untold, it goes without. Once the access token has really expired, a
-//!   `GET` goes on without `If-None-Match` and `If-Modified-Since`, so that there is an answer to carry them.
-//! - Cookies are cleared only on a 401, and only when the [`TokenService`] says that the session
-//!   ended long enough ago.
+//! - [`X-Session-Event`](SESSION_EVENT_HEADER) names the [`SessionEvent`](crate::session_event::SessionEvent)
+//!   whenever the layer did more than accept a valid access token.
+//! - New cookies are sent with any status, together with `Cache-Control: private, no-store` and
+//!   `Vary: Cookie`. They are withheld from
+//!   - a 304 and a response marked `public`;
+//!   - a response on which the handler sets or clears a session cookie itself;
+//!   - a response that took so long that the browser may already have newer cookies
+//!     ([`RefreshedSession`]);
+//!   - a response whose session has ended meanwhile. If the response took more than 50 ms, the layer first
+//!     checks the session ([`TokenService::is_session_active`]) and withholds the cookies if there is no
+//!     result within a second.
+//! - Conditional headers (`If-None-Match`, `If-Modified-Since`) are removed from a `GET` whose access token
+//!   has expired, because a 304 could not carry the new cookies.
+//! - Cookies are cleared only on a 401, and only if the [`TokenService`] reports that the session ended
+//!   long enough ago.
 //!
 //! # Deployment
 //!
-//! - Keep timeouts and anything else that may drop a response *inside* this layer. An inner error
-//!   is passed on as it is and carries no cookies, so the inner service should be infallible, as
-//!   axum's is. Cookies lost all the same are handed out again by the next request, if the
-//!   [`TokenService`] forgives that (ours does).
-//! - It is no defence against cross-site requests: put one outside of it (tower-http's `csrf`).
-//! - Compression, caches and proxies in front must leave `Set-Cookie` and `Cache-Control` alone.
-//! - The refresh token is sent with every request. Strip both cookies ([`CookiePolicy::names`])
-//!   from what is handed to other servers.
-//! - An early renewal sets a timer, and so does an answer that took a while: the layer wants a tokio
-//!   runtime with time enabled.
+//! - Place timeouts, and everything else that may drop a response, *inside* this layer. Errors of the inner
+//!   service are passed on unchanged and carry no cookies, so the inner service should be infallible, as
+//!   axum's is. If new cookies are lost all the same, the next request gets them again, provided that the
+//!   [`TokenService`] accepts the old refresh token for a grace period, as
+//!   [`Tokens`](crate::services::token::Tokens) does.
+//! - The layer does not protect against cross-site requests. Add such protection outside it, for example
+//!   tower-http's `csrf`.
+//! - Compression, caches and proxies in front must not change `Set-Cookie` and `Cache-Control`.
+//! - Browsers send the refresh token with every request. Remove both cookies ([`CookiePolicy::names`]) from
+//!   requests that are forwarded to other servers.
+//! - Timeouts use tokio timers, so a tokio runtime with time enabled is required.
 //!
-//! # Example
+//! # Examples
 //!
-//! Around any service, with a [`TokenService`] of your own:
+//! Around any service, with a custom [`TokenService`]:
 //!
 //! ```
 //! use std::convert::Infallible;
@@ -71,16 +75,16 @@
 //! use sekisho::identity::{Identity, Roles};
 //! use sekisho::session_event::SessionEvent;
 //! use sekisho::layer::{
-//!     CookiePolicy, RefreshError, RefreshRequest, Renewal, SilentRefreshLayer, TokenService, Verified,
-//!     VerifyError,
+//!     CookiePolicy, RefreshError, RefreshRequest, RefreshedSession, SilentRefreshLayer, TokenService,
+//!     Verified, VerifyError,
 //! };
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
 //!
-//! /// Knows one user, and every token by heart.
-//! struct ByHeart;
+//! /// A service with one user and fixed tokens.
+//! struct FixedTokens;
 //!
-//! impl TokenService for ByHeart {
-//!     type Refresh = Ready<Result<Renewal, RefreshError>>;
+//! impl TokenService for FixedTokens {
+//!     type Refresh = Ready<Result<RefreshedSession, RefreshError>>;
 //!
 //!     fn verify(&self, access_token: &str) -> Result<Verified, VerifyError> {
 //!         match access_token {
@@ -91,7 +95,7 @@
 //!
 //!     fn refresh(&self, request: RefreshRequest) -> Self::Refresh {
 //!         ready(match request.refresh_token.as_str() {
-//!             "r1" => Ok(Renewal {
+//!             "r1" => Ok(RefreshedSession {
 //!                 identity: ann(),
 //!                 access_token: "a2".to_owned(),
 //!                 refresh_token: "r2".to_owned(),
@@ -123,10 +127,10 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let service = ServiceBuilder::new()
-//!     .layer(SilentRefreshLayer::new(Arc::new(ByHeart), CookiePolicy::default()))
+//!     .layer(SilentRefreshLayer::new(Arc::new(FixedTokens), CookiePolicy::default()))
 //!     .service(service_fn(greet));
 //!
-//! // The access token has expired; the session goes on within the same request.
+//! // The access token has expired. The session is refreshed within the same request.
 //! let cookies = "__Host-access_token=a1; __Host-refresh_token=r1";
 //! let request = Request::get("/").header("cookie", cookies).body(String::new())?;
 //! let response = service.clone().oneshot(request).await?;
@@ -137,7 +141,7 @@
 //! );
 //! assert_eq!(response.body(), "Hello, ann@example.org.");
 //!
-//! // Without a session it goes on as anonymous.
+//! // A request without a session continues as anonymous.
 //! let response = service.oneshot(Request::new(String::new())).await?;
 //! assert_eq!(response.headers()["x-session-event"], "missing");
 //! assert_eq!(response.body(), "Hello, stranger.");
@@ -145,7 +149,7 @@
 //! # }
 //! ```
 //!
-//! In an axum application, for signed-in users alone on some routes:
+//! In an axum application that requires a signed-in user on some routes:
 //!
 //! ```
 //! # use std::future::{Ready, ready};
@@ -155,11 +159,11 @@
 //! use http::{Request, StatusCode};
 //! # use sekisho::identity::{Identity, Roles};
 //! use sekisho::layer::{CookiePolicy, CurrentUser, Reject401, SilentRefreshLayer, TokenService};
-//! # use sekisho::layer::{RefreshError, RefreshRequest, Renewal, Verified, VerifyError};
+//! # use sekisho::layer::{RefreshError, RefreshRequest, RefreshedSession, Verified, VerifyError};
 //! use tower::ServiceExt;
-//! # struct ByHeart;
-//! # impl TokenService for ByHeart {
-//! #     type Refresh = Ready<Result<Renewal, RefreshError>>;
+//! # struct FixedTokens;
+//! # impl TokenService for FixedTokens {
+//! #     type Refresh = Ready<Result<RefreshedSession, RefreshError>>;
 //! #     fn verify(&self, access_token: &str) -> Result<Verified, VerifyError> {
 //! #         if access_token != "a2" {
 //! #             return Err(VerifyError::Malformed);
@@ -184,11 +188,11 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let layer = SilentRefreshLayer::new(Arc::new(ByHeart), CookiePolicy::insecure_for_loopback());
+//! let layer = SilentRefreshLayer::new(Arc::new(FixedTokens), CookiePolicy::insecure_for_loopback());
 //! let app = Router::new()
 //!     .route("/account", get(account))
 //!     .layer(layer.with_on_reject(Reject401))
-//!     // Outside the layer: it looks at no session.
+//!     // Added after the layer, so it needs no session.
 //!     .route("/", get(|| async { "Welcome." }));
 //!
 //! let request = Request::get("/account").header("cookie", "access_token=a2").body(Body::empty())?;
@@ -207,7 +211,7 @@
 //! ```
 //!
 //! [`Identity`]: crate::identity::Identity
-//! [`with_refresh_timeout`]: SilentRefreshLayer::with_patience
+//! [`with_refresh_timeout`]: SilentRefreshLayer::with_refresh_timeout
 
 mod bearer;
 mod cookies;

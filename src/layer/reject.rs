@@ -7,7 +7,7 @@ use super::headers::{insert_event, make_private};
 use crate::problem::Problem;
 use crate::session_event::SessionEvent;
 
-/// Why a request has no [`Identity`](crate::identity::Identity).
+/// Reason why a request has no [`Identity`](crate::identity::Identity).
 ///
 /// When such a request continues as anonymous, the layer adds this to its extensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

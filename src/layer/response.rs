@@ -27,7 +27,7 @@ pub(super) enum ResponseAction<T> {
     /// Report the event and set the new cookies.
     SetCookies(NewCookies<T>),
     /// Report the event of a request that continued as anonymous, and clear the cookies if the rejection
-    /// says so.
+    /// allows it.
     Anonymous { rejection: Rejection, policy: Arc<CookiePolicy> },
 }
 

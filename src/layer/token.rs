@@ -1,4 +1,4 @@
-//! What the layer asks of whoever issues the tokens.
+//! The interface between the layer and the issuer of tokens.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -8,27 +8,30 @@ use crate::client_info::ClientInfo;
 use crate::identity::{Identity, SessionId};
 use crate::session_event::SessionEvent;
 
-/// Checks access tokens and renews them.
+/// Verifies access tokens and refreshes sessions.
 ///
-/// [`Tokens`](crate::services::token::Tokens) is ours, over any
-/// [`SessionStore`](crate::services::store::SessionStore); implement the trait yourself to put the
-/// layer over tokens of another kind.
+/// [`Tokens`](crate::services::token::Tokens) implements it over any
+/// [`SessionStore`](crate::services::store::SessionStore). Implement it yourself to use the layer with
+/// another kind of token.
 ///
-/// The two halves differ in what they may cost: [`verify`](Self::verify) runs on every request and
-/// does no I/O; [`refresh`](Self::refresh) runs once an access token's lifetime and asks a store.
+/// [`verify`](Self::verify) runs on every request and must not do I/O. [`refresh`](Self::refresh) runs once
+/// per access token lifetime and may access a store.
 pub trait TokenService: Send + Sync + 'static {
-    /// The future of [`refresh`](Self::refresh).
+    /// Future of [`refresh`](Self::refresh).
     type Refresh: Future<Output = Result<RefreshedSession, RefreshError>> + Send + 'static;
 
-    /// Checks an access token.
+    /// Verifies an access token.
     ///
     /// # Errors
     ///
-    /// [`VerifyError`] says why the token is of no use.
+    /// Returns a [`VerifyError`] if the token is not valid.
     fn verify(&self, access_token: &str) -> Result<Verified, VerifyError>;
 
-    /// Checks an access token as [`verify`](Self::verify) does, for a request that comes from `client`,
-    /// which is asked only by who wants to know. By default nobody does.
+    /// Verifies an access token of a request from `client`, which is of use for an audit log.
+    ///
+    /// The layer calls this method. `client` is evaluated lazily because it copies headers, which would cost
+    /// every request two allocations. The default implementation ignores it and calls
+    /// [`verify`](Self::verify).
     ///
     /// # Errors
     ///
@@ -41,120 +44,123 @@ pub trait TokenService: Send + Sync + 'static {
         self.verify(access_token)
     }
 
-    /// How the session has ended, as far as that is known without I/O: asked before fresh cookies are
-    /// handed out, so that an answer which was under way doesn't undo a sign-out. By default nothing
-    /// is known.
+    /// Returns how the session has ended, as far as that is known without I/O.
+    ///
+    /// The layer calls this before it sets new cookies, so that a response in flight does not undo a
+    /// sign-out. The default implementation returns `None`.
     fn session_end(&self, _session: SessionId) -> Option<SessionEvent> {
         None
     }
 
-    /// Whether the session has not been ended anywhere: asked for an answer that carries fresh cookies
-    /// and took so long that another replica may have ended the session meanwhile. If that can't be
-    /// told within a second no cookies are handed out, and the next request is given them again. By
-    /// default as [`session_end`](Self::session_end) says.
+    /// Resolves to `true` if the session has not ended at any replica.
+    ///
+    /// The layer calls this before it sets new cookies on a response that took so long that another replica
+    /// may have terminated the session. If there is no result within a second, the cookies are withheld and
+    /// the next request gets them. The default implementation uses [`session_end`](Self::session_end).
     fn is_session_active(&self, session: SessionId) -> SessionActiveFuture {
         Box::pin(std::future::ready(self.session_end(session).is_none()))
     }
 
-    /// Renews the session of a refresh token.
+    /// Refreshes the session of a refresh token.
     ///
-    /// The layer may drop the future before it is done (a client hangs up, or the old access token
-    /// is still good and the store slow): what was begun must run to its end all the same.
+    /// The layer may drop the future before it completes: when the client disconnects, or when the store is
+    /// slow and the access token still valid. A rotation that has started must complete all the same.
     ///
     /// # Errors
     ///
-    /// [`RefreshError::Over`] when the session can't go on, [`RefreshError::Unavailable`] when that
-    /// can't be told now.
+    /// Returns [`RefreshError::Over`] if the session has ended, and [`RefreshError::Unavailable`] if its
+    /// state cannot be determined at the moment.
     fn refresh(&self, request: RefreshRequest) -> Self::Refresh;
 }
 
-/// The answer to [`TokenService::is_session_active`].
+/// Future of [`TokenService::is_session_active`].
 pub type SessionActiveFuture = Pin<Box<dyn Future<Output = bool> + Send>>;
 
 /// A valid access token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
-    /// For whom it speaks.
+    /// The user and session of the token.
     pub identity: Identity,
-    /// Whether it is so near its expiry that it should be renewed now.
+    /// True if the token expires so soon that the session should be refreshed.
     pub renew: bool,
 }
 
-/// Why an access token is of no use.
+/// Reason why an access token is not valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum VerifyError {
-    /// Its session has ended, although the token has not expired.
+    /// The session has ended, although the token has not expired.
     #[error("the token's session has ended: {0}")]
     Ended(SessionEvent),
-    /// It was one of ours.
+    /// The token was valid and has expired.
     #[error("the token has expired")]
     Expired,
-    /// It can't be told whether its session has ended.
-    #[error("whether the token's session has ended can't be told")]
+    /// The token is valid, but it is unknown whether its session has ended.
+    #[error("cannot check whether the token's session has ended")]
     Unavailable,
-    /// It isn't one of ours, or was changed.
+    /// The token was not issued by this service, or was modified.
     #[error("not a token of this service")]
     Malformed,
-    /// Its key isn't known here, or not any more.
-    #[error("the token's key is not known")]
+    /// The token's key is unknown or no longer accepted.
+    #[error("unknown token key")]
     UnknownKey,
 }
 
-/// A wish to have a session renewed.
+/// A request to refresh a session.
 #[derive(Clone)]
 pub struct RefreshRequest {
-    /// The refresh token presented.
+    /// The refresh token.
     pub refresh_token: String,
-    /// The access token presented with it, whatever it is worth.
+    /// The access token sent with it, valid or not.
     pub access_token: Option<String>,
-    /// The session of the still valid access token beside it. Only this session may be renewed: a
-    /// refresh token of another one is left alone and answered with
-    /// [`Malformed`](SessionEvent::Malformed), before any rotation. `None`: the refresh token
-    /// decides alone.
+    /// The session of the access token, if that is still valid.
+    ///
+    /// A refresh token of another session must then be left untouched and rejected as
+    /// [`Malformed`](SessionEvent::Malformed). With `None` the refresh token alone decides.
     pub of: Option<SessionId>,
-    /// Who asks.
+    /// The client that sent the request.
     pub client: ClientInfo,
 }
 
-/// Fresh tokens.
+/// New tokens of a session.
 ///
-/// As cookie values they may hold only what RFC 6265 calls cookie octets (visible ASCII but for
-/// quotes, comma, semicolon and backslash), and with the cookie's name at most 4,096 bytes:
-/// browsers drop what is longer.
+/// Tokens are cookie values, so they may contain only cookie octets (RFC 6265 section 4.1.1: visible ASCII
+/// except quotes, comma, semicolon and backslash). Together with the cookie's name they may have at most
+/// 4,096 bytes, because browsers drop longer cookies.
 #[derive(Clone)]
 pub struct RefreshedSession {
-    /// For whom the new access token speaks.
+    /// The user and session of the new access token.
     pub identity: Identity,
     /// The new access token.
     pub access_token: String,
-    /// The refresh token to use from now on.
+    /// The new refresh token.
     pub refresh_token: String,
-    /// How long the cookies should live: until the session expires if it is not renewed again.
+    /// Lifetime of the cookies: the time until the session expires if it is not refreshed again.
     pub max_age: Duration,
-    /// How long after this answer the tokens may still be handed to the client. A response that takes
-    /// longer carries none, and the next request is given them again: cookies that arrive late would
-    /// replace others that are in use by then.
+    /// Time during which the tokens may be sent to the client.
+    ///
+    /// A response that takes longer carries no cookies, because they could replace newer ones. The next
+    /// request gets the tokens again.
     pub fresh_for: Duration,
-    /// How it came about: [`Rotated`](SessionEvent::Rotated),
-    /// [`Replayed`](SessionEvent::Replayed) or [`CaughtUp`](SessionEvent::CaughtUp).
+    /// The kind of refresh: [`Rotated`](SessionEvent::Rotated), [`Replayed`](SessionEvent::Replayed) or
+    /// [`CaughtUp`](SessionEvent::CaughtUp).
     pub event: SessionEvent,
 }
 
-/// Why a session was not renewed.
+/// Reason why a session was not refreshed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RefreshError {
-    /// The session can't go on, or isn't one.
-    #[error("the session is over: {event}")]
+    /// The session has ended or does not exist.
+    #[error("the session has ended: {event}")]
     Over {
-        /// Why.
+        /// The reason.
         event: SessionEvent,
-        /// Whether the cookies should be cleared: only when the session ended so long ago that
-        /// no answer that is still under way can carry newer ones.
+        /// True if the cookies should be cleared: only if the session ended so long ago that no response in
+        /// flight can carry newer ones.
         clear: bool,
     },
-    /// It can't be told now whether the session can go on.
+    /// The state of the session cannot be determined at the moment.
     #[error("the session store is not available")]
     Unavailable,
 }
@@ -170,7 +176,7 @@ impl std::fmt::Debug for RefreshRequest {
 
 impl std::fmt::Debug for RefreshedSession {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Renewal")
+        f.debug_struct("RefreshedSession")
             .field("identity", &self.identity)
             .field("max_age", &self.max_age)
             .field("event", &self.event)
