@@ -6,9 +6,9 @@
 //! curl -i -b jar -c jar http://127.0.0.1:3000/account
 //! ```
 //!
-//! To see a renewal, delete the line with `access_token` from `jar`: the next answer carries fresh
-//! cookies, and says so in `X-Session-Event`. Requests that other sites forge are kept out by
-//! `SameSite=Lax` alone here: put tower-http's `csrf` layer outside as well.
+//! To see a refresh, delete the line with `access_token` from `jar`: the next response has new cookies and
+//! `X-Session-Event: rotated`. The only protection against cross-site requests in this example is
+//! `SameSite=Lax`: an application should add tower-http's `csrf` layer outside.
 
 use std::error::Error;
 use std::net::Ipv4Addr;
@@ -26,12 +26,12 @@ use sekisho::layer::{CookiePolicy, CurrentUser, Reject401, SilentRefreshLayer};
 use sekisho::models::session::EndReason;
 use sekisho::services::token::{SessionRequest, Tokens};
 
-/// Plain HTTP on one's own machine; elsewhere `CookiePolicy::default()`.
+/// For plain HTTP on the local machine. Use `CookiePolicy::default()` elsewhere.
 fn cookies() -> CookiePolicy {
     CookiePolicy::insecure_for_loopback()
 }
 
-/// A real application checks a password here, or what another provider says of the user.
+/// A real application verifies a password here, or an identity provider's token.
 async fn sign_in(State(tokens): State<Tokens>) -> Result<Cookies, StatusCode> {
     let ann = "67e55044-10b1-426f-9247-bb680e5fe0c8".parse().map_err(failed)?;
     let roles = Roles::new(["reader"]).unwrap_or_default();
@@ -47,8 +47,8 @@ async fn sign_out(
     user: CurrentUser,
     request: Request,
 ) -> Result<Cookies, StatusCode> {
-    let by = ClientInfo::from_request_parts(request.extensions(), request.headers());
-    tokens.terminate(user.session, EndReason::LoggedOut, &by).await.map_err(failed)?;
+    let client = ClientInfo::from_request_parts(request.extensions(), request.headers());
+    tokens.terminate(user.session, EndReason::LoggedOut, &client).await.map_err(failed)?;
     let [access, refresh] = cookies().clear();
     Ok(with_cookies(access, refresh))
 }
@@ -58,14 +58,14 @@ async fn account(user: CurrentUser) -> String {
 }
 
 async fn home(user: Option<CurrentUser>) -> String {
-    user.map_or("Welcome, whoever you are.\n".to_owned(), |user| format!("Welcome, {}.\n", user.email))
+    user.map_or("Welcome.\n".to_owned(), |user| format!("Welcome, {}.\n", user.email))
 }
 
 type Cookies = AppendHeaders<[(HeaderName, HeaderValue); 3]>;
 
 fn with_cookies(access: HeaderValue, refresh: HeaderValue) -> Cookies {
-    let private = HeaderValue::from_static("no-store");
-    AppendHeaders([(SET_COOKIE, access), (SET_COOKIE, refresh), (CACHE_CONTROL, private)])
+    let cache_control = HeaderValue::from_static("no-store");
+    AppendHeaders([(SET_COOKIE, access), (SET_COOKIE, refresh), (CACHE_CONTROL, cache_control)])
 }
 
 fn failed(error: impl Error) -> StatusCode {
@@ -83,7 +83,7 @@ fn app(tokens: Tokens) -> Router {
         .route("/", get(home))
         .layer(session)
         .merge(for_users)
-        // Signing in looks at no session.
+        // Added after the layer: sign-in needs no session.
         .route("/sign-in", post(sign_in))
         .with_state(tokens)
 }

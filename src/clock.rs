@@ -1,32 +1,33 @@
-//! The time, injected.
+//! An injected source of time.
 //!
-//! Every decision about a session asks a [`Clock`], so tests move time by hand instead of
-//! sleeping. Times are UTC and cut to whole microseconds, which is what both databases keep.
+//! Every decision about a session uses a [`Clock`], so that tests advance time instead of sleeping. Times
+//! are UTC, truncated to whole microseconds, which is the precision of both databases.
 
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
 use time::OffsetDateTime;
 
-/// Tells what time it is.
+/// A source of the current time.
 pub trait Clock: Send + Sync + 'static {
-    /// The present time, in UTC, cut to whole microseconds.
+    /// Returns the current time in UTC, truncated to whole microseconds.
     fn now(&self) -> OffsetDateTime;
 
-    /// [`now`](Self::now) in [`micros`], for what every request asks: to make a date costs more than to read
-    /// the clock. Before 1970 it may be 0.
+    /// Returns [`now`](Self::now) in [`micros`]. Before 1970 the result may be 0.
+    ///
+    /// For use on every request: building a date costs more than reading the clock.
     fn now_micros(&self) -> i64 {
         micros(self.now())
     }
 }
 
-/// Microseconds since 1970.
+/// Returns the microseconds since 1970.
 #[must_use]
 pub fn micros(at: OffsetDateTime) -> i64 {
     at.unix_timestamp() * 1_000_000 + i64::from(at.microsecond())
 }
 
-/// The machine's own clock.
+/// The system clock.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
@@ -34,18 +35,18 @@ impl Clock for SystemClock {
     fn now(&self) -> OffsetDateTime {
         #[expect(clippy::disallowed_methods, reason = "the one place that reads the system's clock")]
         let now = OffsetDateTime::now_utc();
-        whole_microseconds(now)
+        truncate_to_micros(now)
     }
 
     fn now_micros(&self) -> i64 {
         #[expect(clippy::disallowed_methods, reason = "the same clock")]
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        // A machine that believes to be in another age has the wrong time either way.
-        since.map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+        let elapsed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        // Out of range only if the system clock is badly wrong.
+        elapsed.map_or(0, |elapsed| i64::try_from(elapsed.as_micros()).unwrap_or(i64::MAX))
     }
 }
 
-/// A clock that stands still until it is told to move, for tests.
+/// A clock that is advanced by hand, for tests.
 ///
 /// ```
 /// use std::time::Duration;
@@ -60,29 +61,29 @@ impl Clock for SystemClock {
 pub struct ManualClock(Mutex<OffsetDateTime>);
 
 impl ManualClock {
-    /// A clock that shows `start`.
+    /// Creates a clock that shows `start`.
     #[must_use]
     pub fn new(start: OffsetDateTime) -> Self {
-        Self(Mutex::new(whole_microseconds(start)))
+        Self(Mutex::new(truncate_to_micros(start)))
     }
 
-    /// Moves the clock forward by `by`.
-    pub fn advance(&self, by: Duration) {
-        *self.shown() += by;
+    /// Advances the clock by `duration`.
+    pub fn advance(&self, duration: Duration) {
+        *self.lock() += duration;
     }
 
-    /// Sets the clock to `now`, forward or back.
+    /// Sets the clock to `now`, which may be in its past.
     pub fn set(&self, now: OffsetDateTime) {
-        *self.shown() = whole_microseconds(now);
+        *self.lock() = truncate_to_micros(now);
     }
 
-    fn shown(&self) -> std::sync::MutexGuard<'_, OffsetDateTime> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, OffsetDateTime> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
 impl Default for ManualClock {
-    /// Starts at an arbitrary fixed time, 2026-01-01 00:00:00 UTC.
+    /// Creates a clock that shows an arbitrary fixed time, 2026-01-01 00:00:00 UTC.
     fn default() -> Self {
         Self::new(time::macros::datetime!(2026-01-01 00:00 UTC))
     }
@@ -90,11 +91,11 @@ impl Default for ManualClock {
 
 impl Clock for ManualClock {
     fn now(&self) -> OffsetDateTime {
-        *self.shown()
+        *self.lock()
     }
 }
 
-fn whole_microseconds(at: OffsetDateTime) -> OffsetDateTime {
+fn truncate_to_micros(at: OffsetDateTime) -> OffsetDateTime {
     at.replace_nanosecond(at.microsecond() * 1_000).unwrap_or(at)
 }
 
@@ -103,9 +104,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_ways_to_ask_say_the_same() {
-        let (before, number, after) = (SystemClock.now(), SystemClock.now_micros(), SystemClock.now());
-        assert!((micros(before)..=micros(after)).contains(&number));
+    fn now_and_now_micros_agree() {
+        let before = SystemClock.now();
+        let now = SystemClock.now_micros();
+        let after = SystemClock.now();
+        assert!((micros(before)..=micros(after)).contains(&now));
         let clock = ManualClock::new(time::macros::datetime!(1969-12-31 23:59:59.999_999 UTC));
         assert_eq!(clock.now_micros(), -1);
     }

@@ -1,4 +1,4 @@
-//! Who is asking: the only words that layer, proxy and handlers share.
+//! User, session and roles of a request.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,28 +8,28 @@ use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-/// Part of an [`Identity`], so the layer can name it without knowing the rows.
+/// The id of a session.
 pub use crate::models::session::SessionId;
 
-/// The user and session that a valid access token speaks for.
+/// The user and session of a valid access token.
 ///
-/// The layer puts it into a request's extensions; handlers take it with
-/// [`CurrentUser`](crate::layer::CurrentUser), the proxy turns it into identity headers.
+/// The layer adds it to a request's extensions. Handlers take it with
+/// [`CurrentUser`](crate::layer::CurrentUser), and the proxy converts it into identity headers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// The user's id, immutable and never used again (`sub`).
+    /// The user's id (`sub`). It never changes and is never reused.
     pub subject: Arc<str>,
-    /// The session the token belongs to (`sid`).
+    /// The session of the token (`sid`).
     pub session: SessionId,
-    /// The user's address, in lower case.
+    /// The user's email address, in lower case.
     pub email: Arc<str>,
-    /// What the user may do.
+    /// The user's roles.
     pub roles: Roles,
-    /// When the access token expires (`exp`). The session goes on after it.
+    /// The expiry of the access token (`exp`). The session continues after it.
     pub expires_at: OffsetDateTime,
 }
 
-/// A set of role names, kept as the comma-separated list in which proxies hand them on.
+/// A list of role names, stored as the comma-separated text that the proxy sends to upstreams.
 ///
 /// ```
 /// use sekisho::identity::Roles;
@@ -43,8 +43,10 @@ pub struct Identity {
 pub struct Roles(Arc<str>);
 
 impl Roles {
-    /// The roles of these names; `None` if a name is empty or holds anything but visible ASCII, a
-    /// comma, a quote or a backslash (which JSON would escape).
+    /// Creates roles from their names.
+    ///
+    /// Returns `None` if a name is empty or contains a comma, a quote, a backslash (which JSON would
+    /// escape), or anything but visible ASCII.
     #[must_use]
     pub fn new<N: AsRef<str>>(names: impl IntoIterator<Item = N>) -> Option<Self> {
         let mut list = String::new();
@@ -54,7 +56,9 @@ impl Roles {
         Some(Self(list.into()))
     }
 
-    /// The roles in a comma-separated list, as [`as_str`](Self::as_str) gives it.
+    /// Parses a comma-separated list, as returned by [`as_str`](Self::as_str).
+    ///
+    /// Returns `None` as [`new`](Self::new) does. The empty list has no roles.
     #[must_use]
     pub fn from_list(list: &str) -> Option<Self> {
         if list.is_empty() {
@@ -63,18 +67,18 @@ impl Roles {
         Self::new(list.split(','))
     }
 
-    /// Whether `role` is among them.
+    /// Returns `true` if `role` is one of the roles.
     #[must_use]
     pub fn contains(&self, role: &str) -> bool {
         self.iter().any(|name| name == role)
     }
 
-    /// The names, in their order.
+    /// Returns the names in order.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         self.0.split(',').filter(|name| !name.is_empty())
     }
 
-    /// The comma-separated list.
+    /// Returns the comma-separated list.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -82,8 +86,8 @@ impl Roles {
 }
 
 fn push_role(list: &mut String, name: &str) -> Option<()> {
-    let legal = !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic() && !br#",\""#.contains(&b));
-    if !legal {
+    let is_legal = |byte: u8| byte.is_ascii_graphic() && !br#",\""#.contains(&byte);
+    if name.is_empty() || !name.bytes().all(is_legal) {
         return None;
     }
     if !list.is_empty() {
@@ -111,7 +115,7 @@ impl<'de> Deserialize<'de> for Roles {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut names: A) -> Result<Roles, A::Error> {
-                let mut list = String::with_capacity(ORDINARY);
+                let mut list = String::with_capacity(TYPICAL_LEN);
                 while let Some(name) = names.next_element::<&str>()? {
                     push_role(&mut list, name).ok_or_else(|| serde::de::Error::custom("not a role name"))?;
                 }
@@ -119,8 +123,8 @@ impl<'de> Deserialize<'de> for Roles {
             }
         }
 
-        /// Room for a few names.
-        const ORDINARY: usize = 64;
+        /// Length of a list of a few names, in bytes.
+        const TYPICAL_LEN: usize = 64;
 
         deserializer.deserialize_seq(Names)
     }

@@ -8,10 +8,10 @@ use serde::Serialize;
 
 use crate::http_headers::NO_STORE;
 
-/// Why a request failed.
+/// Problem details of a failed request (RFC 9457).
 ///
-/// `type` is always `about:blank`, so `title` is the status code's own phrase (RFC 9457, section
-/// 4.2.1). Programs look at `code`, people at `detail`.
+/// `type` is always `about:blank`, so `title` is the reason phrase of the status code (RFC 9457 section
+/// 4.2.1). `code` is for programs, `detail` for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Problem {
@@ -19,16 +19,16 @@ pub struct Problem {
     #[serde(rename = "type")]
     #[cfg_attr(feature = "server", schema(example = "about:blank"))]
     pub kind: &'static str,
-    /// The status code's phrase.
+    /// The reason phrase of the status code.
     #[cfg_attr(feature = "server", schema(example = "Not Found"))]
     pub title: &'static str,
     /// The status code.
     #[cfg_attr(feature = "server", schema(example = 404))]
     pub status: u16,
-    /// What went wrong and what to do about it.
+    /// Description of the error and its remedy.
     #[cfg_attr(feature = "server", schema(value_type = String, example = "There is no such movie."))]
     pub detail: Cow<'static, str>,
-    /// A word for the error that stays the same from release to release.
+    /// Stable code of the error.
     #[cfg_attr(feature = "server", schema(example = "not_found"))]
     pub code: &'static str,
 }

@@ -1,48 +1,50 @@
-//! Ending an answer whose client takes nothing of it.
+//! Abortion of a response whose client has stopped reading.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-/// A way to end an answer that is under way, for one who has nobody else to tell: a body isn't asked for
-/// more, and so can't say that there is none, while its client takes nothing.
+/// Aborts a response while its client is not reading.
 ///
-/// Whoever answers puts it among the response's extensions. The server that sends the answer takes it out
-/// and says [`on_abort`](Self::on_abort) it hangs up. Other servers don't, and nothing happens then.
+/// A body is not polled in that state, so it cannot end the stream itself.
+///
+/// The service adds a handle to the response's extensions. The server removes it and registers the action
+/// with [`on_abort`](Self::on_abort). With a server that does not support handles, [`abort`](Self::abort)
+/// has no effect.
 ///
 /// ```
 /// use sekisho::response_abort::ResponseAbortHandle;
 ///
-/// let hang_up = HangUp::default();
+/// let handle = ResponseAbortHandle::default();
 /// let mut response = http::Response::new(());
-/// response.extensions_mut().insert(hang_up.clone());
+/// response.extensions_mut().insert(handle.clone());
 ///
-/// // The server:
-/// let (tell, told) = std::sync::mpsc::channel();
-/// let taken: Option<HangUp> = response.extensions_mut().remove();
-/// taken.expect("one").how(move || _ = tell.send("hung up"));
+/// // In the server:
+/// let (sender, receiver) = std::sync::mpsc::channel();
+/// let registered: Option<ResponseAbortHandle> = response.extensions_mut().remove();
+/// registered.expect("a handle").on_abort(move || _ = sender.send("aborted"));
 ///
-/// hang_up.now();
-/// assert_eq!(told.try_recv(), Ok("hung up"));
+/// handle.abort();
+/// assert_eq!(receiver.try_recv(), Ok("aborted"));
 /// ```
 #[derive(Clone, Default)]
 pub struct ResponseAbortHandle(Arc<OnceLock<Box<dyn Fn() + Send + Sync>>>);
 
 impl ResponseAbortHandle {
-    /// Says what is done. Only the first who says so counts.
-    pub fn on_abort(&self, hang_up: impl Fn() + Send + Sync + 'static) {
-        let _ = self.0.set(Box::new(hang_up));
+    /// Registers the action. Only the first call has an effect.
+    pub fn on_abort(&self, action: impl Fn() + Send + Sync + 'static) {
+        let _ = self.0.set(Box::new(action));
     }
 
-    /// Ends the answer, however far it has come. What was sent of it may not arrive either.
+    /// Aborts the response. Data that was already sent may be lost too.
     pub fn abort(&self) {
-        if let Some(hang_up) = self.0.get() {
-            hang_up();
+        if let Some(action) = self.0.get() {
+            action();
         }
     }
 }
 
 impl fmt::Debug for ResponseAbortHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HangUp").field("is_served", &self.0.get().is_some()).finish()
+        f.debug_struct("ResponseAbortHandle").field("has_action", &self.0.get().is_some()).finish()
     }
 }

@@ -1,57 +1,58 @@
-//! What happened to a session, in one word, and who watches for its end.
+//! Events of a session, and notification of its end.
 
 use std::fmt;
 use std::pin::Pin;
 
 use crate::identity::SessionId;
 
-/// What the session machinery did, or why it refused: one word for the answer's
-/// `X-Session-Event`, the log field, the metric label and the audit row.
+/// An event of a session: what was done to it, or why a request was rejected.
+///
+/// The same word is the value of `X-Session-Event`, the log field, the metric label and the audit entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SessionEvent {
-    /// Beyond its absolute lifetime.
+    /// The session has reached its absolute lifetime.
     AbsoluteExpired,
-    /// The database had lost its last writes; the token presented proved it, and was taken over.
+    /// The token proved that the database had lost its last writes, and its generation was adopted.
     CaughtUp,
-    /// Ended because the user had too many sessions.
+    /// The session was terminated because the user had too many.
     Displaced,
-    /// Ended at the last generation that a refresh token can hold.
+    /// The session has reached the last generation that a refresh token can represent.
     Exhausted,
-    /// Not renewed for too long.
+    /// The session was not refreshed within its idle lifetime.
     IdleExpired,
-    /// Ended by the user.
+    /// The user signed out.
     LoggedOut,
-    /// A cookie or token that isn't one of ours, or came twice.
+    /// A cookie or token was not issued by this service, or occurs twice.
     Malformed,
-    /// No usable token came with the request.
+    /// The request has no usable token.
     Missing,
-    /// Ended because the password was changed.
+    /// The session was terminated by a change of the password.
     PasswordChanged,
-    /// The refresh token had been rotated already, which is not held against it.
+    /// The refresh token had already been rotated, within the grace period. The new tokens were sent again.
     Replayed,
-    /// A refresh token was presented that its owner has replaced: two clients hold the session.
+    /// A refresh token was used after its replacement: two clients have the session.
     ReuseDetected,
-    /// Ended by an operator.
+    /// An operator terminated the session.
     Revoked,
-    /// Ended because the user's role was changed.
+    /// The session was terminated by a change of the user's role.
     RoleChanged,
-    /// Renewed.
+    /// The session was refreshed with new tokens.
     Rotated,
-    /// The store can't be asked; nothing was decided.
+    /// The session store is not available, and nothing was changed.
     StoreUnavailable,
-    /// Signed with a key that we don't hold.
+    /// The token is signed with an unknown key.
     UnknownKey,
-    /// No such session in this database.
+    /// The session is not in this database.
     UnknownSession,
     /// The user no longer exists.
     UserDeleted,
-    /// The user may not sign in.
+    /// The user is disabled.
     UserDisabled,
 }
 
 impl SessionEvent {
-    /// All of them, in the order of their words.
+    /// All events, in alphabetical order.
     pub const ALL: [Self; 19] = [
         Self::AbsoluteExpired,
         Self::CaughtUp,
@@ -74,13 +75,13 @@ impl SessionEvent {
         Self::UserDisabled,
     ];
 
-    /// The event of this word.
+    /// Parses the word of an event.
     #[must_use]
     pub fn parse(word: &[u8]) -> Option<Self> {
         Self::ALL.into_iter().find(|event| event.as_str().as_bytes() == word)
     }
 
-    /// The word.
+    /// Returns the word of the event.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -113,19 +114,20 @@ impl fmt::Display for SessionEvent {
     }
 }
 
-/// Tells when a session ends, to those who keep a connection open in its name.
+/// Notifies of the end of a session, for connections that stay open on its behalf.
 ///
-/// Closures of the same shape do so too.
+/// Implemented for closures of the same signature.
 pub trait SessionEndWatcher: Send + Sync + 'static {
-    /// Waits for the session's end, anywhere, and says how it came about. One that has ended already
-    /// is told of at once. Dropping the future ends the watch.
+    /// Waits for the end of a session at any replica and returns its cause.
     ///
-    /// The end may also be that the session can't be vouched for any more
-    /// ([`StoreUnavailable`](SessionEvent::StoreUnavailable)), if so it is set up.
+    /// The future is ready at once if the session has already ended. Dropping it stops the watch.
+    ///
+    /// Depending on the configuration, the cause may be
+    /// [`StoreUnavailable`](SessionEvent::StoreUnavailable): the session can no longer be checked.
     fn watch(&self, session: SessionId) -> SessionEndFuture;
 }
 
-/// The answer to [`SessionEndWatcher::watch`].
+/// Future of [`SessionEndWatcher::watch`].
 pub type SessionEndFuture = Pin<Box<dyn Future<Output = SessionEvent> + Send>>;
 
 impl<F> SessionEndWatcher for F
@@ -142,12 +144,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_event_has_its_word() {
-        for (nth, event) in SessionEvent::ALL.into_iter().enumerate() {
+    fn words_round_trip_in_order() {
+        for (index, event) in SessionEvent::ALL.into_iter().enumerate() {
             assert_eq!(SessionEvent::parse(event.as_str().as_bytes()), Some(event));
-            assert_eq!(event as usize, nth, "{event}");
+            assert_eq!(event as usize, index, "{event}");
         }
-        assert_eq!(SessionEvent::ALL.last(), Some(&SessionEvent::UserDisabled), "none is left out");
+        assert_eq!(SessionEvent::ALL.last(), Some(&SessionEvent::UserDisabled), "ALL lacks an event");
         assert_eq!(SessionEvent::parse(b"rotatedd"), None);
     }
 }

@@ -18,7 +18,8 @@ pub(super) fn from_headers(headers: &HeaderMap) -> Option<Option<&str>> {
 }
 
 fn parse_token(credentials: &[u8]) -> Option<&str> {
-    let is_legal = (1..=MAX_TOKEN_LEN).contains(&credentials.len()) && credentials.iter().all(u8::is_ascii_graphic);
+    let is_legal =
+        (1..=MAX_TOKEN_LEN).contains(&credentials.len()) && credentials.iter().all(u8::is_ascii_graphic);
     str::from_utf8(credentials).ok().filter(|_| is_legal)
 }
 
