@@ -124,4 +124,4 @@ pub use path::{BadPath, check as check_path};
 pub use routes::{BearerTokenSource, MatchedRoute, RouteError, RouteSpec, Routes};
 pub use service::Proxy;
 pub use upgrade::asks_for_upgrade;
-pub use upstream::{HealthCheck, Resolve, UpstreamHttp, UpstreamSettings};
+pub use upstream::{HealthCheck, Resolve, UpstreamConfigError, UpstreamHttp, UpstreamSettings};

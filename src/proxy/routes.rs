@@ -13,7 +13,9 @@ use super::identity_headers::IdentityHeaders;
 use super::path::{self, BadPath};
 use super::reserved_headers::ReservedHeaders;
 use super::upgrade::is_http_protocol;
-use super::upstream::{self, LoadBalancer, Roots, UpstreamSettings};
+use super::upstream::{
+    LoadBalancer, TrustAnchors, UpstreamConfigError, UpstreamSettings, UpstreamTimeouts, run_health_checks,
+};
 use crate::identity::Identity;
 
 /// What a route is built from.
@@ -147,10 +149,10 @@ impl Routes {
         let known: Vec<_> = previous.routes.iter().map(|route| &route.upstreams).collect();
         let specs: Vec<_> = specs.into_iter().collect();
         let reserved = Arc::new(header_policy::reserved(&specs));
-        let mut roots = Roots::default();
+        let mut trust_anchors = TrustAnchors::default();
         let mut routes: Vec<Arc<Route>> = Vec::new();
         for (number, spec) in specs.into_iter().enumerate() {
-            let mut route = Route::new(spec, &reserved, &known, &mut roots)?;
+            let mut route = Route::new(spec, &reserved, &known, &mut trust_anchors)?;
             route.number = number;
             if routes.iter().any(|other| other.prefix == route.prefix) {
                 return Err(RouteError::Twice { path: route.spec.path });
@@ -177,7 +179,8 @@ impl Routes {
     /// Checks the upstreams' health where a route asks for that, and keeps their gauges, until the last
     /// clone of this table is gone. To be run beside the requests.
     pub fn run_health_checks(&self) -> impl Future<Output = ()> + Send + use<> {
-        upstream::run(Arc::downgrade(&self.routes))
+        let balancers: Vec<_> = self.routes.iter().map(|route| &route.upstreams).collect();
+        run_health_checks(Arc::downgrade(&self.routes), &balancers)
     }
 }
 
@@ -227,31 +230,6 @@ pub enum RouteError {
         /// The method.
         method: Method,
     },
-    /// An upstream's URL holds more than where to connect to.
-    #[error(
-        "route `{path}`: upstream `{upstream}` must be `http://host:port` or `https://host:port` alone, without path or query"
-    )]
-    NotAnOrigin {
-        /// The route.
-        path: String,
-        /// The upstream.
-        upstream: String,
-    },
-    /// A route without an upstream.
-    #[error("route `{path}`: `upstreams` is empty; name at least one, such as `http://127.0.0.1:3000`")]
-    NoUpstream {
-        /// The route.
-        path: String,
-    },
-    /// There is nothing to check an `https` upstream's certificate against.
-    #[error(
-        "route `{path}`: this system has no certificate authorities; install them (ca-certificates), or name \
-         the upstream's own"
-    )]
-    NoSystemRoots {
-        /// The route.
-        path: String,
-    },
     /// A path that no request can have.
     #[error("route `{path}`: not a path that can be matched: {reason}")]
     Path {
@@ -282,37 +260,13 @@ pub enum RouteError {
         /// The protocol.
         upgrade: String,
     },
-    /// An upstream's URL is none.
-    #[error("route `{path}`: upstream `{upstream}` is no URL; write `http://host:port`")]
-    UpstreamUrl {
+    /// The upstreams are misconfigured.
+    #[error("route `{path}`: {source}")]
+    Upstream {
         /// The route.
         path: String,
-        /// The upstream, without what stands before an `@`.
-        upstream: String,
-        /// What is wrong.
-        source: http::uri::InvalidUri,
-    },
-    /// An upstream that isn't reached by HTTP.
-    #[error("route `{path}`: upstream `{upstream}` must begin with `http://` or `https://`")]
-    UpstreamScheme {
-        /// The route.
-        path: String,
-        /// The upstream.
-        upstream: String,
-    },
-    /// An `https` upstream that can't be spoken to safely.
-    #[error("route `{path}`: an upstream can't be reached by TLS as configured: {source}")]
-    UpstreamTls {
-        /// The route.
-        path: String,
-        /// What is wrong.
-        source: rustls::Error,
-    },
-    /// An upstream's URL holds a user name or password.
-    #[error("route `{path}`: an upstream's URL holds a user name or password; take it out")]
-    UpstreamUserInfo {
-        /// The route.
-        path: String,
+        /// The error in their configuration.
+        source: UpstreamConfigError,
     },
 }
 
@@ -323,17 +277,11 @@ impl RouteError {
         match self {
             Self::Header { path, .. }
             | Self::Method { path, .. }
-            | Self::NotAnOrigin { path, .. }
-            | Self::NoUpstream { path }
-            | Self::NoSystemRoots { path }
             | Self::Path { path, .. }
             | Self::PathExtras { path }
             | Self::Twice { path }
             | Self::Upgrade { path, .. }
-            | Self::UpstreamUrl { path, .. }
-            | Self::UpstreamScheme { path, .. }
-            | Self::UpstreamTls { path, .. }
-            | Self::UpstreamUserInfo { path } => path,
+            | Self::Upstream { path, .. } => path,
         }
     }
 }
@@ -342,6 +290,7 @@ impl RouteError {
 pub(super) struct Route {
     pub(super) spec: RouteSpec,
     pub(super) upstreams: LoadBalancer,
+    pub(super) timeouts: UpstreamTimeouts,
     pub(super) methods: AllowedMethods,
     pub(super) requests: Arc<RequestHeaderPolicy>,
     /// What changes in answers, if anything.
@@ -356,7 +305,7 @@ impl Route {
         spec: RouteSpec,
         reserved: &Arc<ReservedHeaders>,
         known: &[&LoadBalancer],
-        roots: &mut Roots,
+        trust_anchors: &mut TrustAnchors,
     ) -> Result<Self, RouteError> {
         let prefix = prefix(&spec.path)?;
         header_policy::check_headers(&spec, reserved)?;
@@ -364,12 +313,19 @@ impl Route {
         if let Some(upgrade) = spec.upgrades.iter().find(|protocol| is_http_protocol(protocol)) {
             return Err(RouteError::Upgrade { path: spec.path.clone(), upgrade: upgrade.clone() });
         }
-        let upstreams = LoadBalancer::new(&spec, known, roots)?;
+        let upstreams =
+            LoadBalancer::new(&spec.path, &spec.upstreams, &spec.upstream_settings, known, trust_anchors)
+                .map_err(|source| RouteError::Upstream { path: spec.path.clone(), source })?;
+        let timeouts = UpstreamTimeouts {
+            connect: spec.connect_timeout,
+            first_byte: spec.first_byte_timeout,
+            idle: spec.idle_timeout,
+        };
         let edits = spec.request_headers.clone();
         let requests = Arc::new(RequestHeaderPolicy { reserved: Arc::clone(reserved), edits });
         let answers = Some(&spec.response_headers).filter(|edits| !edits.is_empty());
         let answers = answers.map(|edits| Arc::new(edits.clone()));
-        Ok(Self { spec, upstreams, methods, requests, answers, number: 0, prefix })
+        Ok(Self { spec, upstreams, timeouts, methods, requests, answers, number: 0, prefix })
     }
 
     /// The path and query to ask an upstream for: the request's own bytes, less the prefix if it
@@ -436,7 +392,7 @@ mod tests {
     }
 
     fn target(spec: RouteSpec, uri: &str) -> Result<String, BadPath> {
-        let route = Route::new(spec, &Arc::default(), &[], &mut Roots::default()).unwrap();
+        let route = Route::new(spec, &Arc::default(), &[], &mut TrustAnchors::default()).unwrap();
         route.target(&uri.parse().unwrap()).map(|target| target.to_string())
     }
 

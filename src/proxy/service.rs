@@ -121,8 +121,18 @@ impl Inner {
         let (body, mut progress) = upload(route, body)?;
         let outgoing =
             UpstreamRequest::new(parts, route, (reserved, via), identity, (&seen, upgrade.as_ref()))?;
-        let sent = upstream::send(&self.connections, route, &outgoing, body, &mut progress);
-        let (response, lease) = sent.await?;
+        let sent = upstream::send(
+            &self.connections,
+            &route.upstreams,
+            route.timeouts,
+            &outgoing,
+            body,
+            &mut progress,
+        );
+        let (response, mut lease) = sent.await?;
+        if long_lived::is_event_stream(response.headers()) {
+            lease.release_permit();
+        }
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Ok(self.stream(response, route, session, lease, progress));
         }

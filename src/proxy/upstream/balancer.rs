@@ -1,79 +1,117 @@
-//! Which of a route's upstreams gets a request.
+//! Load balancing over the upstreams of a route.
 //!
-//! Of two that are chosen by chance the one with fewer requests under way ("the power of two random
-//! choices"), among those that are up and not full. tower's `Balance` does the same, but owns its
-//! services and is asked through `&mut`: shared by requests it needs a channel and a task in
-//! between. Here a choice is two reads of counters that are kept anyway.
+//! The algorithm is the power of two choices: of two upstreams picked at random, the one with fewer requests
+//! in flight gets the request. Only upstreams that are up and below their limit take part.
+//!
+//! tower's `Balance` implements the same algorithm, but owns its services and is called through `&mut`.
+//! Shared by concurrent requests it would need a channel and a task. Here a choice reads two counters that
+//! exist anyway.
 
+use std::fmt;
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::Upstream;
-use super::circuit_breaker::ProbePermit;
-use super::concurrency::Permit;
+use super::error::UpstreamConfigError;
+use super::permit::Permit;
+use super::settings::UpstreamSettings;
+use super::tls::TrustAnchors;
+use super::upstream::Upstream;
 use crate::proxy::error::ProxyError;
 
-/// The upstreams of a route, at least one.
-pub(in crate::proxy) struct LoadBalancer(pub(super) Vec<Arc<Upstream>>);
+/// The upstreams of a route. There is at least one.
+pub(in crate::proxy) struct LoadBalancer(Vec<Arc<Upstream>>);
 
 impl LoadBalancer {
-    /// Chooses one that isn't among `tried`, and waits for its permission if it is full.
+    /// Builds the upstreams of a route.
+    ///
+    /// An upstream that one of `previous` has with the same settings is shared with it, including its
+    /// health, addresses and connections.
+    pub(in crate::proxy) fn new(
+        route: &str,
+        urls: &[String],
+        settings: &UpstreamSettings,
+        previous: &[&Self],
+        trust_anchors: &mut TrustAnchors,
+    ) -> Result<Self, UpstreamConfigError> {
+        if urls.is_empty() {
+            return Err(UpstreamConfigError::NoUpstream);
+        }
+        let mut upstreams = Vec::with_capacity(urls.len());
+        for url in urls {
+            let mut existing = previous.iter().flat_map(|balancer| &balancer.0);
+            upstreams.push(match existing.find(|upstream| upstream.matches(route, url, settings)) {
+                Some(upstream) => Arc::clone(upstream),
+                None => Arc::new(Upstream::new(route, url, settings, trust_anchors)?),
+            });
+        }
+        Ok(Self(upstreams))
+    }
+
+    pub(super) fn upstreams(&self) -> &[Arc<Upstream>] {
+        &self.0
+    }
+
+    /// Picks an upstream that is not in `tried`. Waits in its queue if it is at its limit.
     pub(super) async fn pick(&self, tried: &[u64]) -> Result<Permit, ProxyError> {
-        let (upstream, trial) = match &*self.0 {
-            [only] if only.health.is_up() => (only, None),
+        let permit = match &*self.0 {
+            [upstream] if upstream.circuit_breaker.is_up() => Permit::new(upstream),
             _ => self.choose(tried, Instant::now()).ok_or(ProxyError::UpstreamUnavailable)?,
         };
-        let permit = Permit::new(Arc::clone(upstream), trial).await;
-        permit.map_err(|_| ProxyError::UpstreamBusy)
+        permit.acquire().await.map_err(|_| ProxyError::UpstreamBusy)
     }
 
-    /// Whether there is one that isn't among `tried` and could take its place.
+    /// Returns `true` if another upstream, not in `tried`, could be connected to.
     pub(super) fn has_alternative(&self, tried: &[u64]) -> bool {
-        self.0.iter().any(|upstream| !tried.contains(&upstream.id) && !upstream.health.is_open())
+        self.0.iter().any(|upstream| !tried.contains(&upstream.id) && !upstream.circuit_breaker.is_open())
     }
 
-    fn choose(&self, tried: &[u64], now: Instant) -> Option<(&Arc<Upstream>, Option<ProbePermit>)> {
-        let rest = || self.0.iter().filter(|upstream| !tried.contains(&upstream.id));
-        let due = rest().filter(|upstream| upstream.health.is_due(now));
-        if let Some(chosen) = due.into_iter().find_map(try_probe) {
-            return Some(chosen);
+    fn choose(&self, tried: &[u64], now: Instant) -> Option<Permit> {
+        let untried = || self.0.iter().filter(|upstream| !tried.contains(&upstream.id));
+        let mut due = untried().filter(|upstream| upstream.circuit_breaker.is_probe_due(now));
+        if let Some(permit) = due.find_map(Permit::try_probe) {
+            return Some(permit);
         }
-        let up = || rest().filter(|upstream| upstream.health.is_up());
-        let with_room = up().filter(|upstream| upstream.load.has_room());
-        // If none is up, what was ejected may still be better than nothing.
-        let closed = || rest().filter(|upstream| !upstream.health.is_open());
-        let chosen = power_of_two_choices(with_room, now)
+        let up = || untried().filter(|upstream| upstream.circuit_breaker.is_up());
+        let with_capacity = up().filter(|upstream| upstream.concurrency.has_capacity());
+        // If no upstream is up, an ejected one whose circuit is closed may still respond.
+        let closed = || untried().filter(|upstream| !upstream.circuit_breaker.is_open());
+        let chosen = power_of_two_choices(with_capacity, now)
             .or_else(|| power_of_two_choices(up(), now))
             .or_else(|| power_of_two_choices(closed(), now));
-        if let Some(chosen) = chosen {
-            return Some((chosen, None));
+        if let Some(upstream) = chosen {
+            return Some(Permit::new(upstream));
         }
-        let mut open: Vec<_> = rest().collect();
-        open.sort_by_key(|upstream| upstream.health.ejected_until());
-        open.into_iter().find_map(try_probe)
+        let mut open: Vec<_> = untried().collect();
+        open.sort_by_key(|upstream| upstream.circuit_breaker.ejected_until());
+        open.into_iter().find_map(Permit::try_probe)
     }
-}
-
-fn try_probe(upstream: &Arc<Upstream>) -> Option<(&Arc<Upstream>, Option<ProbePermit>)> {
-    ProbePermit::of(upstream).map(|trial| (upstream, Some(trial)))
 }
 
 fn power_of_two_choices<'a>(
-    mut among: impl Iterator<Item = &'a Arc<Upstream>> + Clone,
+    mut candidates: impl Iterator<Item = &'a Arc<Upstream>> + Clone,
     now: Instant,
 ) -> Option<&'a Arc<Upstream>> {
-    let count = among.clone().count();
+    let count = candidates.clone().count();
     if count < 2 {
-        return among.next();
+        return candidates.next();
     }
     let first = fastrand::usize(..count);
     let second = (first + fastrand::usize(1..count)) % count;
-    let (first, second) = (among.clone().nth(first)?, among.nth(second)?);
-    Some(match (first.health.admits_slow_start(now), second.health.admits_slow_start(now)) {
+    let first = candidates.clone().nth(first)?;
+    let second = candidates.nth(second)?;
+    let first_admits = first.circuit_breaker.admits_slow_start(now);
+    let second_admits = second.circuit_breaker.admits_slow_start(now);
+    Some(match (first_admits, second_admits) {
         (true, false) => first,
         (false, true) => second,
-        _ if second.load.in_flight() < first.load.in_flight() => second,
+        _ if second.concurrency.in_flight() < first.concurrency.in_flight() => second,
         _ => first,
     })
+}
+
+impl fmt::Debug for LoadBalancer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|upstream| upstream.url())).finish()
+    }
 }

@@ -1,122 +1,100 @@
-//! How much an upstream has to do, and who waits until it has less.
+//! The limit on concurrent requests to one upstream, with a bounded queue.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::Upstream;
-use super::circuit_breaker::ProbePermit;
-
-/// The requests under way to an upstream, from all threads.
+/// Counts the requests in flight to an upstream and limits them.
+///
+/// The counter serves the load balancer too, so the limit is not a [`tokio::sync::Semaphore`].
 pub(super) struct ConcurrencyLimit {
     in_flight: AtomicUsize,
-    limit: usize,
+    max_in_flight: usize,
     queued: AtomicUsize,
     max_queued: usize,
     queue_timeout: Duration,
-    left: Notify,
+    released: Notify,
 }
 
-/// The upstream has too much to do, and as many waiting as may.
+/// The error when the queue of an upstream is full, or when a request has waited in it for too long.
 #[derive(Debug)]
 pub(super) struct QueueFull;
 
 impl ConcurrencyLimit {
-    pub(super) fn new(limit: usize, max_queued: usize, queue_timeout: Duration) -> Self {
-        let (in_flight, queued) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Self { in_flight, limit, queued, max_queued, queue_timeout, left: Notify::new() }
+    pub(super) fn new(max_in_flight: usize, max_queued: usize, queue_timeout: Duration) -> Self {
+        Self {
+            in_flight: AtomicUsize::new(0),
+            max_in_flight,
+            queued: AtomicUsize::new(0),
+            max_queued,
+            queue_timeout,
+            released: Notify::new(),
+        }
     }
 
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    pub(super) fn has_room(&self) -> bool {
-        self.in_flight() < self.limit
+    pub(super) fn has_capacity(&self) -> bool {
+        self.in_flight() < self.max_in_flight
     }
 
-    /// Counts one more, if need be after a wait.
-    async fn enter(&self) -> Result<(), QueueFull> {
-        // Whoever waits was here first.
-        if self.queued.load(Ordering::Relaxed) == 0 && self.try_enter() {
+    /// Counts one more request in flight. Waits in the queue while the limit is reached.
+    ///
+    /// The caller must call [`release`](Self::release) when the request ends.
+    pub(super) async fn acquire(&self) -> Result<(), QueueFull> {
+        // A new request does not overtake the queued ones.
+        if self.queued.load(Ordering::Relaxed) == 0 && self.try_acquire() {
             return Ok(());
         }
-        let _queued = QueueSlot::new(self).ok_or(QueueFull)?;
-        // In a box: most need not wait.
+        let _slot = QueueSlot::new(self).ok_or(QueueFull)?;
+        // Boxed to keep the future of the usual case, which does not wait, small.
         Box::pin(tokio::time::timeout(self.queue_timeout, self.wait())).await.map_err(|_| QueueFull)
     }
 
     async fn wait(&self) {
         loop {
-            // Made before the look at the count, so that nobody leaves unnoticed in between.
-            let left = self.left.notified();
-            if self.try_enter() {
+            // Created before the check, so that a release in between is not missed.
+            let released = self.released.notified();
+            if self.try_acquire() {
                 return;
             }
-            left.await;
+            released.await;
         }
     }
 
-    fn try_enter(&self) -> bool {
-        let more = |count| (count < self.limit).then_some(count + 1);
-        self.in_flight.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok()
+    fn try_acquire(&self) -> bool {
+        let increment = |count| (count < self.max_in_flight).then_some(count + 1);
+        self.in_flight.fetch_update(Ordering::SeqCst, Ordering::SeqCst, increment).is_ok()
     }
 
-    fn leave(&self) {
+    pub(super) fn release(&self) {
         self.in_flight.fetch_sub(1, Ordering::SeqCst);
         if self.queued.load(Ordering::SeqCst) > 0 {
-            self.left.notify_one();
+            self.released.notify_one();
         }
     }
 }
 
-/// A place in the queue.
+/// A place in the queue, held until drop.
 struct QueueSlot<'a>(&'a ConcurrencyLimit);
 
 impl<'a> QueueSlot<'a> {
-    fn new(load: &'a ConcurrencyLimit) -> Option<Self> {
-        let more = |count| (count < load.max_queued).then_some(count + 1);
-        let counted = load.queued.fetch_update(Ordering::SeqCst, Ordering::Relaxed, more);
-        counted.is_ok().then(|| Self(load))
+    fn new(limit: &'a ConcurrencyLimit) -> Option<Self> {
+        let increment = |count| (count < limit.max_queued).then_some(count + 1);
+        let counted = limit.queued.fetch_update(Ordering::SeqCst, Ordering::Relaxed, increment);
+        counted.is_ok().then(|| Self(limit))
     }
 }
 
 impl Drop for QueueSlot<'_> {
     fn drop(&mut self) {
         self.0.queued.fetch_sub(1, Ordering::SeqCst);
-        // It may have been told of a place that it didn't take.
-        if self.0.queued.load(Ordering::SeqCst) > 0 && self.0.has_room() {
-            self.0.left.notify_one();
+        // A waiter that is cancelled may have consumed a notification: pass it on.
+        if self.0.queued.load(Ordering::SeqCst) > 0 && self.0.has_capacity() {
+            self.0.released.notify_one();
         }
-    }
-}
-
-/// A request that is under way, counted until this is dropped.
-pub(super) struct Permit {
-    pub(super) upstream: Arc<Upstream>,
-    /// Held where this request is to show whether the upstream is well again.
-    pub(super) trial: Option<ProbePermit>,
-    counted: bool,
-}
-
-impl Permit {
-    pub(super) async fn new(upstream: Arc<Upstream>, trial: Option<ProbePermit>) -> Result<Self, QueueFull> {
-        upstream.load.enter().await?;
-        Ok(Self { upstream, trial, counted: true })
-    }
-
-    /// From now on it is a connection, not a request: it may stay for days.
-    pub(super) fn release(&mut self) {
-        if std::mem::take(&mut self.counted) {
-            self.upstream.load.leave();
-        }
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.release();
     }
 }

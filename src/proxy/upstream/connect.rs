@@ -1,4 +1,4 @@
-//! Making a connection to an upstream.
+//! Connecting to an upstream: DNS, happy eyeballs, TLS and the HTTP handshake.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,25 +11,29 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
 use super::connection::Connection;
+use super::dns::{DnsCache, PeerAddr};
+use super::error::UpstreamConfigError;
 use super::http1::{Http1Connection, MaybeTlsStream};
-use super::{Upstream, UpstreamHttp};
+use super::origin::Origin;
+use super::settings::{UpstreamHttp, UpstreamSettings};
+use super::tls::{TlsClient, TrustAnchors};
 
-/// Why there is no connection.
+/// The reason why a connection could not be made.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectError {
-    #[error("the host's addresses could not be looked up")]
-    Address(#[source] io::Error),
-    #[error("the handshake failed")]
+    #[error("cannot resolve the upstream's host name")]
+    Dns(#[source] io::Error),
+    #[error("HTTP/2 handshake failed")]
     Http(#[source] hyper::Error),
-    #[error("{address} did not accept a connection")]
+    #[error("cannot connect to {address}")]
     Tcp {
         address: SocketAddr,
         #[source]
         source: io::Error,
     },
-    #[error("not connected in time")]
+    #[error("timeout while connecting")]
     Timeout,
-    #[error("no TLS with {address}")]
+    #[error("TLS handshake with {address} failed")]
     Tls {
         address: SocketAddr,
         #[source]
@@ -37,80 +41,99 @@ pub(super) enum ConnectError {
     },
 }
 
-/// Connects. One of HTTP/2 is in the care of a task of this runtime from then on. `may_stall` is how
-/// long the other end may fail to acknowledge what it was sent.
-pub(super) async fn connect(
-    upstream: &Upstream,
-    offered: UpstreamHttp,
-    may_stall: Duration,
-) -> Result<Connection, ConnectError> {
-    let addresses = upstream.addresses.next_order().await.map_err(ConnectError::Address)?;
-    let generation = upstream.addresses.generation();
-    let (tcp, address) = connect_happy_eyeballs(&addresses).await?;
-    set_socket_options(&tcp, may_stall).map_err(|source| ConnectError::Tcp { address, source })?;
-    let peer = PeerAddr { address, generation };
-    match &upstream.tls {
-        None => handshake(MaybeTlsStream::Plain(tcp), offered, peer).await,
-        Some(tls) => {
-            let connected = tls.connect(tcp, offered).await;
-            let (tls, agreed) = connected.map_err(|source| ConnectError::Tls { address, source })?;
-            handshake(MaybeTlsStream::Tls(Box::new(tls)), agreed, peer).await
+/// Makes connections to one upstream.
+pub(super) struct Connector {
+    pub(super) addresses: DnsCache,
+    tls: Option<TlsClient>,
+}
+
+impl Connector {
+    pub(super) fn new(
+        origin: &Origin,
+        settings: &UpstreamSettings,
+        trust_anchors: &mut TrustAnchors,
+    ) -> Result<Self, UpstreamConfigError> {
+        let tls = if origin.is_https() {
+            let roots = trust_anchors.get(settings.ca.as_deref())?;
+            Some(TlsClient::new(origin, roots)?)
+        } else {
+            None
+        };
+        let addresses = DnsCache::new(origin, settings.resolver.clone(), settings.dns_refresh);
+        Ok(Self { addresses, tls })
+    }
+
+    /// Connects to one of the upstream's addresses.
+    ///
+    /// An HTTP/2 connection is driven by a task of the current runtime. `stall_timeout` limits how long the
+    /// upstream may leave sent data unacknowledged.
+    pub(super) async fn connect(
+        &self,
+        offered: UpstreamHttp,
+        stall_timeout: Duration,
+    ) -> Result<Connection, ConnectError> {
+        let addresses = self.addresses.connect_order().await.map_err(ConnectError::Dns)?;
+        let generation = self.addresses.generation();
+        let (tcp, address) = connect_happy_eyeballs(&addresses).await?;
+        set_socket_options(&tcp, stall_timeout).map_err(|source| ConnectError::Tcp { address, source })?;
+        let peer = PeerAddr { address, generation };
+        match &self.tls {
+            None => handshake(MaybeTlsStream::Plain(tcp), offered, peer).await,
+            Some(tls) => {
+                let connected = tls.connect(tcp, offered).await;
+                let (tls, negotiated) = connected.map_err(|source| ConnectError::Tls { address, source })?;
+                handshake(MaybeTlsStream::Tls(Box::new(tls)), negotiated, peer).await
+            }
         }
     }
 }
 
-/// Who is at the other end, by which state of the upstream's addresses.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct PeerAddr {
-    pub(super) address: SocketAddr,
-    pub(super) generation: u32,
-}
-
-/// Tries the addresses in their order, the next one when one has failed or taken its time (RFC 8305,
-/// section 5).
+/// Tries the addresses in order, as in "happy eyeballs" (RFC 8305, section 5): the next attempt starts when
+/// one has failed, or when [`ATTEMPT_DELAY`] has passed.
 async fn connect_happy_eyeballs(addresses: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), ConnectError> {
     let mut attempts = FuturesUnordered::new();
     let mut rest = addresses.iter().copied();
     loop {
-        attempts.extend(rest.next().map(attempt));
+        attempts.extend(rest.next().map(connect_tcp));
         let is_last = rest.len() == 0;
-        let head_start = async {
+        let delay = async {
             if is_last {
                 std::future::pending().await
             } else {
-                tokio::time::sleep(HEAD_START).await;
+                tokio::time::sleep(ATTEMPT_DELAY).await;
             }
         };
         tokio::select! {
             biased;
-            Some(done) = attempts.next() => match done {
+            Some(result) = attempts.next() => match result {
                 Err(_) if !(is_last && attempts.is_empty()) => {}
-                done => return done,
+                result => return result,
             },
-            () = head_start => {}
+            () = delay => {}
         }
     }
 }
 
-async fn attempt(address: SocketAddr) -> Result<(TcpStream, SocketAddr), ConnectError> {
+async fn connect_tcp(address: SocketAddr) -> Result<(TcpStream, SocketAddr), ConnectError> {
     let connected = TcpStream::connect(address).await;
     connected.map(|tcp| (tcp, address)).map_err(|source| ConnectError::Tcp { address, source })
 }
 
-fn set_socket_options(tcp: &TcpStream, may_stall: Duration) -> io::Result<()> {
+fn set_socket_options(tcp: &TcpStream, stall_timeout: Duration) -> io::Result<()> {
     tcp.set_nodelay(true)?;
-    // A WebSocket may be silent for long: an upstream that is gone without a word must be noticed.
+    // Detects an upstream that has vanished while a WebSocket is silent.
     rustix::net::sockopt::set_socket_keepalive(tcp, true)?;
     #[cfg(target_os = "linux")]
-    rustix::net::sockopt::set_tcp_keepidle(tcp, KEEP_ALIVE)?;
-    // For an upstream that has answered, and reads neither the rest of the body nor hangs up.
+    rustix::net::sockopt::set_tcp_keepidle(tcp, KEEPALIVE_IDLE)?;
+    // Detects an upstream that has sent its response, but neither reads the rest of the request body nor
+    // closes.
     #[cfg(target_os = "linux")]
     rustix::net::sockopt::set_tcp_user_timeout(
         tcp,
-        u32::try_from(may_stall.as_millis()).unwrap_or(u32::MAX),
+        u32::try_from(stall_timeout.as_millis()).unwrap_or(u32::MAX),
     )?;
     #[cfg(not(target_os = "linux"))]
-    let _ = may_stall;
+    let _ = stall_timeout;
     Ok(())
 }
 
@@ -120,43 +143,43 @@ async fn handshake(
     peer: PeerAddr,
 ) -> Result<Connection, ConnectError> {
     match protocol {
-        UpstreamHttp::Http1 => Ok(Connection::Http1(Box::new(Http1Connection::new(io, peer)))),
+        UpstreamHttp::Http1 => Ok(Connection::Http1(Box::new(Http1Connection::new(io)), peer)),
         UpstreamHttp::Http2 => {
             let mut http = http2::Builder::new(TokioExecutor::new());
             http.timer(TokioTimer::new())
-                .initial_stream_window_size(STREAM_WINDOW)
-                .initial_connection_window_size(CONNECTION_WINDOW)
-                .max_send_buf_size(SEND_BUFFER)
-                .max_header_list_size(HEADER_LIST)
-                .keep_alive_interval(PING_INTERVAL)
-                .keep_alive_timeout(PING_INTERVAL);
+                .initial_stream_window_size(HTTP2_STREAM_WINDOW)
+                .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
+                .max_send_buf_size(HTTP2_SEND_BUFFER)
+                .max_header_list_size(HTTP2_MAX_HEADER_LIST)
+                .keep_alive_interval(HTTP2_PING_INTERVAL)
+                .keep_alive_timeout(HTTP2_PING_INTERVAL);
             let (sender, connection) = http.handshake(TokioIo::new(io)).await.map_err(ConnectError::Http)?;
-            tokio::spawn(async move { ended(peer.address, connection.await) });
+            tokio::spawn(async move { log_close(peer.address, connection.await) });
             Ok(Connection::Http2(sender, peer))
         }
     }
 }
 
-/// Of HTTP/2. Whoever waits for an answer is told by hyper.
-fn ended(address: SocketAddr, end: hyper::Result<()>) {
-    if let Err(error) = end {
+/// Logs the end of an HTTP/2 connection. hyper reports it to the requests in flight.
+fn log_close(address: SocketAddr, result: hyper::Result<()>) {
+    if let Err(error) = result {
         let error = &error as &dyn std::error::Error;
-        tracing::debug!(%address, error, "a connection to an upstream broke");
+        tracing::debug!(%address, error, "upstream connection failed");
     }
 }
 
-/// RFC 8305, section 8.
-const HEAD_START: Duration = Duration::from_millis(250);
+/// The Connection Attempt Delay of RFC 8305, section 8.
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// What an upstream may send ahead, for one answer and for all of a connection: enough for a gigabit
-/// at 8 ms, and what a slow reader makes us hold.
-const STREAM_WINDOW: u32 = 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
-const SEND_BUFFER: usize = 256 * 1024;
-const HEADER_LIST: u32 = 64 * 1024;
-/// While something is under way.
-const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// Receive windows of HTTP/2, in bytes. They suffice for 1 Gbit/s at a round trip of 8 ms, and bound the
+/// memory that a slow client can make the gateway hold.
+const HTTP2_STREAM_WINDOW: u32 = 1024 * 1024;
+const HTTP2_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+const HTTP2_SEND_BUFFER: usize = 256 * 1024;
+const HTTP2_MAX_HEADER_LIST: u32 = 64 * 1024;
+/// Interval of pings while a stream is open, and the timeout for their acknowledgement.
+const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(20);
 
-/// After how much silence of a connection the upstream is asked whether it is there.
+/// Silence after which TCP keep-alive probes are sent.
 #[cfg(target_os = "linux")]
-const KEEP_ALIVE: Duration = Duration::from_secs(60);
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);

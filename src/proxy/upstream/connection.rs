@@ -1,7 +1,6 @@
-//! A connection to an upstream, and what becomes of it when an answer has ended.
+//! A connection to an upstream, of either HTTP version.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum_core::BoxError;
@@ -14,100 +13,106 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 
-use super::concurrency::Permit;
-use super::connect::PeerAddr;
-use super::deadline_timer::DeadlineTimer;
+use super::dns::PeerAddr;
 use super::http1::{Http1Body, Http1Connection, Http1Error, RequestWriter, UpgradedIo};
 use super::origin::Origin;
-use super::pool::Pool;
 use crate::proxy::content_length::BodyLength;
 use crate::proxy::request_head::RequestHead;
 use crate::proxy::stream_error::UploadErrorKind;
 
-/// Sends requests to an upstream: one after the other, or side by side.
+/// A connection that can carry one HTTP/1.1 request, or one stream of a shared HTTP/2 connection.
 pub(super) enum Connection {
-    Http1(Box<Http1Connection>),
+    Http1(Box<Http1Connection>, PeerAddr),
     Http2(http2::SendRequest<Body>, PeerAddr),
 }
 
-/// Why a request has no answer.
+/// The reason why a request got no response.
 pub(super) enum SendError {
-    /// The connection ended before the answer began, or what began was none.
-    Broken {
+    /// The connection failed before the response head was complete, or the head is malformed.
+    Connection {
         error: BoxError,
-        /// Whether a byte of an answer may have come.
-        has_answered: bool,
+        /// True if a byte of the response may have been received.
+        has_response_bytes: bool,
     },
-    /// It took too long.
-    Late,
-    /// It was not sent, and what there is to send is untouched.
-    Unsent,
-    /// Its body could not be sent to the end.
-    Uploading(UploadErrorKind),
+    /// The request was not sent. It can be sent again on another connection.
+    NotSent,
+    /// The response, or the upstream's reading of the request body, took too long.
+    Timeout,
+    /// The request body could not be sent to its end.
+    Upload(UploadErrorKind),
 }
 
 impl SendError {
-    fn without_a_byte(error: impl Into<BoxError>) -> Self {
-        Self::Broken { error: error.into(), has_answered: false }
+    fn without_response_bytes(error: impl Into<BoxError>) -> Self {
+        Self::Connection { error: error.into(), has_response_bytes: false }
     }
 }
 
 impl Connection {
-    /// Sends a request, and waits for the head of its answer.
+    /// Sends a request and waits for the response head.
     pub(super) async fn send(
         self,
         head: &impl RequestHead,
-        sending: &mut RequestWriter,
+        writer: &mut RequestWriter,
         origin: &Origin,
     ) -> Result<Response<UpstreamBody>, SendError> {
         match self {
-            Self::Http1(mut http1) => {
-                match http1.send_request(head, sending, origin.authority.as_str()).await {
-                    Ok(answer) => Ok(answer.into_response(http1, sending).map(UpstreamBody::Http1)),
-                    Err(Http1Error::Unsent(_)) => Err(SendError::Unsent),
+            Self::Http1(mut http1, _) => {
+                match http1.send_request(head, writer, origin.authority.as_str()).await {
+                    Ok(head) => Ok(Http1Body::response(head, http1, writer).map(UpstreamBody::Http1)),
+                    Err(Http1Error::NotSent(_)) => Err(SendError::NotSent),
                     Err(error) => {
-                        Err(SendError::Broken { error: error.into(), has_answered: http1.has_answered() })
+                        let has_response_bytes = http1.has_response_bytes();
+                        Err(SendError::Connection { error: error.into(), has_response_bytes })
                     }
                 }
             }
-            // In a box: it is larger.
-            Self::Http2(http2, _) => Box::pin(send_by_http2(http2, head, sending, origin)).await,
+            // Boxed: the future is larger than that of HTTP/1.1.
+            Self::Http2(http2, _) => Box::pin(send_http2(http2, head, writer, origin)).await,
         }
     }
 
     pub(super) fn is_http2(&self) -> bool {
         matches!(self, Self::Http2(..))
     }
+
+    pub(super) fn peer(&self) -> PeerAddr {
+        match self {
+            Self::Http1(_, peer) | Self::Http2(_, peer) => *peer,
+        }
+    }
 }
 
-async fn send_by_http2(
+async fn send_http2(
     mut http2: http2::SendRequest<Body>,
     head: &impl RequestHead,
-    sending: &mut RequestWriter,
+    writer: &mut RequestWriter,
     origin: &Origin,
 ) -> Result<Response<UpstreamBody>, SendError> {
-    let Some((body, length)) = sending.take_body() else {
-        return Err(SendError::without_a_byte("the upstream has changed its protocol"));
+    let Some((body, length)) = writer.take_body() else {
+        return Err(SendError::without_response_bytes("the upstream has switched from HTTP/1.1 to HTTP/2"));
     };
-    let answer = http2.try_send_request(http2_request(head, body, length, origin)).await;
-    answer.map(|answer| answer.map(UpstreamBody::Http2)).map_err(|mut error| match error.take_message() {
-        Some(unsent) => {
-            sending.put_back(unsent.into_body());
-            SendError::Unsent
-        }
-        // Others' answers come on the same connection. Ours begins with its head, which would have been
-        // no error.
-        None => SendError::without_a_byte(error.into_error()),
-    })
+    match http2.try_send_request(http2_request(head, body, length, origin)).await {
+        Ok(response) => Ok(response.map(UpstreamBody::Http2)),
+        Err(mut error) => Err(match error.take_message() {
+            Some(request) => {
+                writer.restore_body(request.into_body());
+                SendError::NotSent
+            }
+            // A stream's response begins with its head, which would not be an error. Other bytes on the
+            // connection belong to other streams.
+            None => SendError::without_response_bytes(error.into_error()),
+        }),
+    }
 }
 
-/// RFC 9113, sections 8.2.2 and 8.3.1: `:authority` takes the place of `Host`, and no header
-/// concerns the connection.
+/// Builds an HTTP/2 request (RFC 9113, sections 8.2.2 and 8.3.1): `:authority` replaces `Host`, and there are
+/// no connection-specific fields.
 fn http2_request(head: &impl RequestHead, body: Body, length: BodyLength, origin: &Origin) -> Request<Body> {
-    let asked_for = head.host().and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let host = head.host().and_then(|host| Authority::try_from(host.as_bytes()).ok());
     let mut target = Parts::default();
     target.scheme = Some(origin.scheme.clone());
-    target.authority = Some(asked_for.unwrap_or_else(|| origin.authority.clone()));
+    target.authority = Some(host.unwrap_or_else(|| origin.authority.clone()));
     target.path_and_query = Some(head.target().clone());
     let mut headers = HeaderMap::new();
     head.write_headers(&mut headers);
@@ -125,25 +130,25 @@ fn http2_request(head: &impl RequestHead, body: Body, length: BodyLength, origin
     request
 }
 
-/// An answer's body.
+/// The body of an upstream's response.
 pub(in crate::proxy) enum UpstreamBody {
     Http1(Http1Body),
     Http2(Incoming),
 }
 
 impl UpstreamBody {
-    /// All of it, if it has come already.
+    /// Returns the whole body if it has been received already.
     pub(in crate::proxy) fn take_buffered(&mut self) -> Option<Bytes> {
         match self {
-            Self::Http1(body) => body.take_whole(),
+            Self::Http1(body) => body.take_buffered(),
             Self::Http2(_) => None,
         }
     }
 
-    /// The connection, for the protocol that it was switched to.
+    /// Returns the connection after a 101 response.
     pub(in crate::proxy) fn into_upgraded(self) -> Option<UpgradedIo> {
         match self {
-            Self::Http1(body) => Some(body.into_switched()),
+            Self::Http1(body) => Some(body.into_upgraded()),
             Self::Http2(_) => None,
         }
     }
@@ -174,33 +179,6 @@ impl http_body::Body for UpstreamBody {
         match self {
             Self::Http1(body) => body.size_hint(),
             Self::Http2(body) => body.size_hint(),
-        }
-    }
-}
-
-/// What an answer holds on to until it has ended: its place among the requests under way, and where its
-/// connection goes.
-pub(in crate::proxy) struct Lease {
-    pool: Option<Arc<Pool>>,
-    permit: Permit,
-    /// The connection's timer.
-    patience: DeadlineTimer,
-}
-
-impl Lease {
-    pub(super) fn new(pool: Option<&Arc<Pool>>, permit: Permit, patience: DeadlineTimer) -> Self {
-        Self { pool: pool.cloned(), permit, patience }
-    }
-
-    /// The answer has ended as it should, and so had the request: the next one may have the
-    /// connection. Dropped in any other way it is closed.
-    pub(in crate::proxy) fn finish(self, body: UpstreamBody) {
-        let connection = match body {
-            UpstreamBody::Http1(body) => body.into_connection(),
-            UpstreamBody::Http2(_) => None,
-        };
-        if let (Some(connection), Some(pool)) = (connection, self.pool) {
-            pool.put(&self.permit.upstream, connection, self.patience);
         }
     }
 }

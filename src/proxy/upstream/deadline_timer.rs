@@ -1,4 +1,4 @@
-//! A timer that is used again and again.
+//! A reusable timer for deadlines.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -6,16 +6,16 @@ use std::task::{Context, Poll, ready};
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// Waits for something, but not for ever.
+/// A timer that belongs to a connection and serves the deadlines of its requests.
 ///
-/// To set a timer costs more than to ask whether it has gone off. So one that is set for too early is
-/// left as it is, and set anew if it goes off: a connection that is in use sets it once in a while, not
-/// once for each request.
+/// Resetting a tokio timer costs more than polling it. A timer set for an earlier instant is therefore left
+/// in place and reset when it fires, so that a busy connection resets it once per timeout, not once per
+/// request.
 #[derive(Default)]
 pub(super) struct DeadlineTimer(Option<Pin<Box<Sleep>>>);
 
 impl DeadlineTimer {
-    /// `None` if the deadline comes first.
+    /// Returns the output of `future`, or `None` if the deadline passes first.
     pub(super) async fn timeout_at<F: Future>(
         &mut self,
         deadline: Instant,
@@ -23,22 +23,22 @@ impl DeadlineTimer {
     ) -> Option<F::Output> {
         poll_fn(|cx| match future.as_mut().poll(cx) {
             Poll::Ready(output) => Poll::Ready(Some(output)),
-            Poll::Pending => self.poll_over(deadline, cx).map(|()| None),
+            Poll::Pending => self.poll_elapsed(deadline, cx).map(|()| None),
         })
         .await
     }
 
-    fn poll_over(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
-        let timer = self.0.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        if timer.deadline() > deadline {
-            timer.as_mut().reset(deadline);
+    fn poll_elapsed(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if sleep.deadline() > deadline {
+            sleep.as_mut().reset(deadline);
         }
         loop {
-            ready!(timer.as_mut().poll(cx));
-            if timer.deadline() >= deadline {
+            ready!(sleep.as_mut().poll(cx));
+            if sleep.deadline() >= deadline {
                 return Poll::Ready(());
             }
-            timer.as_mut().reset(deadline);
+            sleep.as_mut().reset(deadline);
         }
     }
 }
@@ -52,14 +52,15 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn it_ends_at_each_deadline() {
-        let (mut patience, began) = (DeadlineTimer::default(), Instant::now());
-        for (seconds, then) in [(10, 10), (5, 15), (20, 35), (1, 36)] {
+    async fn timer_is_reused_for_earlier_and_later_deadlines() {
+        let mut timer = DeadlineTimer::default();
+        let started = Instant::now();
+        for (seconds, elapsed) in [(10, 10), (5, 15), (20, 35), (1, 36)] {
             let deadline = Instant::now() + Duration::from_secs(seconds);
-            assert_eq!(patience.timeout_at(deadline, pin!(pending::<()>())).await, None);
-            assert_eq!(began.elapsed().as_secs(), then);
+            assert_eq!(timer.timeout_at(deadline, pin!(pending::<()>())).await, None);
+            assert_eq!(started.elapsed().as_secs(), elapsed);
         }
-        let soon = pin!(tokio::time::sleep(Duration::from_secs(1)));
-        assert!(patience.timeout_at(Instant::now() + Duration::from_secs(2), soon).await.is_some());
+        let future = pin!(tokio::time::sleep(Duration::from_secs(1)));
+        assert!(timer.timeout_at(Instant::now() + Duration::from_secs(2), future).await.is_some());
     }
 }

@@ -1,4 +1,4 @@
-//! What goes on beside the requests: checks of the upstreams' health, and their gauges.
+//! Background tasks for upstreams: active health checks and gauges.
 
 use std::future::Future;
 use std::sync::{Arc, Weak};
@@ -11,68 +11,73 @@ use http::header::{HeaderValue, USER_AGENT};
 use http::uri::PathAndQuery;
 use tokio::time::Instant;
 
-use super::connect::connect;
+use super::balancer::LoadBalancer;
 use super::http1::RequestWriter;
-use super::{HealthCheck, Upstream};
+use super::settings::HealthCheck;
+use super::upstream::Upstream;
 use crate::proxy::header_writer::HeaderWriter;
 use crate::proxy::request_head::RequestHead;
-use crate::proxy::routes::Route;
 
-/// Runs until the routes are no more.
-pub(in crate::proxy) fn run(routes: Weak<[Arc<Route>]>) -> impl Future<Output = ()> + Send + 'static {
-    let upstreams: Vec<_> = routes.upgrade().iter().flat_map(|routes| all(routes)).collect();
+/// Checks the upstreams' health and updates their gauges until `owner` is dropped.
+///
+/// The upstreams may outlive `owner`, since a reloaded route table shares them.
+pub(in crate::proxy) fn run_health_checks<T: ?Sized + Send + Sync + 'static>(
+    owner: Weak<T>,
+    balancers: &[&LoadBalancer],
+) -> impl Future<Output = ()> + Send + use<T> {
+    let upstreams: Vec<_> =
+        balancers.iter().flat_map(|balancer| balancer.upstreams()).map(Arc::downgrade).collect();
     async move {
-        let checks = upstreams.iter().map(|upstream| check(Weak::clone(&routes), Weak::clone(upstream)));
-        tokio::join!(update_gauges(routes.clone(), &upstreams), join_all(checks));
+        let checks = upstreams.iter().map(|upstream| check(&owner, upstream));
+        tokio::join!(update_gauges(&owner, &upstreams), join_all(checks));
     }
 }
 
-fn all(routes: &[Arc<Route>]) -> Vec<Weak<Upstream>> {
-    let upstreams = routes.iter().flat_map(|route| &route.upstreams.0);
-    upstreams.map(Arc::downgrade).collect()
-}
-
-/// Sets the gauges once a second.
-async fn update_gauges(routes: Weak<[Arc<Route>]>, upstreams: &[Weak<Upstream>]) {
-    while routes.strong_count() > 0 {
+/// Updates the gauges once a second.
+async fn update_gauges<T: ?Sized>(owner: &Weak<T>, upstreams: &[Weak<Upstream>]) {
+    while owner.strong_count() > 0 {
         for upstream in upstreams.iter().filter_map(Weak::upgrade) {
-            upstream.metrics.set(upstream.load.in_flight(), upstream.health.is_up());
+            upstream.metrics.set(upstream.concurrency.in_flight(), upstream.circuit_breaker.is_up());
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 
-/// Asks one upstream for as long as its routes are there.
-async fn check(routes: Weak<[Arc<Route>]>, upstream: Weak<Upstream>) {
-    let mut in_a_row = (true, 0);
-    while let (1.., Some(upstream)) = (routes.strong_count(), upstream.upgrade()) {
+/// Checks one upstream at its interval. Returns at once if the route has no health check.
+async fn check<T: ?Sized>(owner: &Weak<T>, upstream: &Weak<Upstream>) {
+    let mut was_healthy = true;
+    let mut consecutive = 0;
+    while owner.strong_count() > 0 {
+        let Some(upstream) = upstream.upgrade() else { return };
         let Some(check) = upstream.settings.health.clone() else { return };
-        let began = Instant::now();
-        upstream.refresh_dns_if_stale(began);
-        let is_well = tokio::time::timeout(check.interval, probe(&upstream, &check)).await.unwrap_or(false);
-        in_a_row = if in_a_row.0 == is_well { (is_well, in_a_row.1 + 1) } else { (is_well, 1) };
-        if in_a_row.1 >= IN_A_ROW {
-            upstream.checked(is_well);
+        let started = Instant::now();
+        upstream.refresh_dns_if_stale(started);
+        let probed = tokio::time::timeout(check.interval, probe(&upstream, &check)).await;
+        let is_healthy = probed.unwrap_or(false);
+        consecutive = if is_healthy == was_healthy { consecutive + 1 } else { 1 };
+        was_healthy = is_healthy;
+        if consecutive >= CHECK_THRESHOLD {
+            upstream.record_health_check(is_healthy);
         }
         drop(upstream);
-        // Spread, so that replicas don't all ask at once.
+        // Jitter, so that replicas do not check at the same time.
         let pause = check.interval.mul_f64(0.9 + 0.2 * fastrand::f64());
-        tokio::time::sleep_until(began + pause).await;
+        tokio::time::sleep_until(started + pause).await;
     }
 }
 
-/// Asks on a connection of its own: a new one must be possible too.
+/// Sends a request on a new connection, so that the check covers connecting.
 async fn probe(upstream: &Upstream, check: &HealthCheck) -> bool {
-    let connection = match connect(upstream, upstream.settings.http, check.interval).await {
+    let connection = match upstream.connector.connect(upstream.settings.http, check.interval).await {
         Ok(connection) => connection,
         Err(error) => {
             let error = &error as &dyn std::error::Error;
-            tracing::debug!(upstream = upstream.url(), error, "a check could not connect");
+            tracing::debug!(upstream = upstream.url(), error, "health check failed to connect");
             return false;
         }
     };
     match connection.send(check, &mut RequestWriter::new(Body::empty()), &upstream.origin).await {
-        Ok(answer) => answer.status().is_success() || answer.status().is_redirection(),
+        Ok(response) => response.status().is_success() || response.status().is_redirection(),
         Err(_) => false,
     }
 }
@@ -95,5 +100,5 @@ impl RequestHead for HealthCheck {
     }
 }
 
-/// How many checks in a row change our mind.
-const IN_A_ROW: u32 = 2;
+/// Number of consecutive checks with the same result that change the upstream's state.
+const CHECK_THRESHOLD: u32 = 2;

@@ -1,9 +1,8 @@
-//! What `/metrics` shows of an upstream. The handles are looked up once; gauges are set by the second,
-//! not by the request.
+//! Metrics of one upstream.
+//!
+//! The handles are resolved once. Gauges are set once a second, not per request.
 
 use metrics::{Counter, Gauge, counter, gauge};
-
-use super::circuit_breaker::Transition;
 
 pub(super) struct UpstreamMetrics {
     in_flight: Gauge,
@@ -11,7 +10,7 @@ pub(super) struct UpstreamMetrics {
     healthy: Gauge,
     pub(super) connect_failures: Counter,
     pub(super) retries: Counter,
-    ejections: Counter,
+    pub(super) ejections: Counter,
 }
 
 impl UpstreamMetrics {
@@ -27,26 +26,20 @@ impl UpstreamMetrics {
         }
     }
 
-    pub(super) fn set(&self, in_flight: usize, healthy: bool) {
-        self.in_flight.set(count(in_flight));
-        self.healthy.set(f64::from(u8::from(healthy)));
+    pub(super) fn set(&self, in_flight: usize, is_healthy: bool) {
+        self.in_flight.set(to_f64(in_flight));
+        self.healthy.set(f64::from(u8::from(is_healthy)));
     }
 
-    /// Each thread's pool adds what has changed in it.
-    pub(super) fn idle_changed(&self, before: usize, now: usize) {
-        if before != now {
-            self.idle.increment(count(now) - count(before));
-        }
-    }
-
-    pub(super) fn changed(&self, change: Transition) {
-        if change == Transition::Ejected {
-            self.ejections.increment(1);
+    /// Adds the change of one pool, of which each worker thread has its own, to the gauge.
+    pub(super) fn adjust_idle(&self, before: usize, after: usize) {
+        if before != after {
+            self.idle.increment(to_f64(after) - to_f64(before));
         }
     }
 }
 
-/// An upstream that is no more has nothing.
+/// Resets the gauges of an upstream that has been removed.
 impl Drop for UpstreamMetrics {
     fn drop(&mut self) {
         for gauge in [&self.in_flight, &self.idle, &self.healthy] {
@@ -55,6 +48,6 @@ impl Drop for UpstreamMetrics {
     }
 }
 
-fn count(number: usize) -> f64 {
+fn to_f64(number: usize) -> f64 {
     u32::try_from(number).unwrap_or(u32::MAX).into()
 }

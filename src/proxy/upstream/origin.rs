@@ -1,39 +1,35 @@
-//! Where an upstream is: scheme, host and port.
+//! The origin of an upstream: scheme, host and port.
 
 use http::Uri;
 use http::uri::{Authority, Scheme};
 
-use crate::proxy::routes::RouteError;
+use super::error::UpstreamConfigError;
 
-/// An upstream's URL, which is an origin: nothing in it but where to connect to.
+/// An upstream's URL, restricted to its origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Origin {
     pub(super) scheme: Scheme,
-    /// As configured; what is asked for where the client named no host.
+    /// The authority as configured. It is sent as `Host` when the client's request has none.
     pub(super) authority: Authority,
 }
 
 impl Origin {
-    /// The origin of this URL, for the route at `path`.
-    pub(super) fn parse(path: &str, url: &str) -> Result<Self, RouteError> {
-        let path = path.to_owned();
-        // Whatever stands before an `@` may be a password, and is not to be repeated.
+    pub(super) fn parse(url: &str) -> Result<Self, UpstreamConfigError> {
+        // The part before `@` may be a password, so errors do not repeat it.
         let upstream = url.rsplit_once('@').map_or(url, |(_, host)| host).to_owned();
         let parts = match Uri::try_from(url) {
             Ok(uri) => uri.into_parts(),
-            Err(source) => return Err(RouteError::UpstreamUrl { path, upstream, source }),
+            Err(source) => return Err(UpstreamConfigError::Url { upstream, source }),
         };
         match (parts.scheme, parts.authority) {
-            (_, Some(authority)) if authority.as_str().contains('@') => {
-                Err(RouteError::UpstreamUserInfo { path })
-            }
+            (_, Some(authority)) if authority.as_str().contains('@') => Err(UpstreamConfigError::UserInfo),
             (Some(scheme), Some(authority)) if [Scheme::HTTP, Scheme::HTTPS].contains(&scheme) => {
                 match parts.path_and_query {
-                    Some(rest) if rest != "/" => Err(RouteError::NotAnOrigin { path, upstream }),
+                    Some(rest) if rest != "/" => Err(UpstreamConfigError::NotAnOrigin { upstream }),
                     _ => Ok(Self { scheme, authority }),
                 }
             }
-            _ => Err(RouteError::UpstreamScheme { path, upstream }),
+            _ => Err(UpstreamConfigError::Scheme { upstream }),
         }
     }
 
@@ -41,7 +37,7 @@ impl Origin {
         self.scheme == Scheme::HTTPS
     }
 
-    /// The host, an IPv6 address without its brackets.
+    /// The host, without the brackets of an IPv6 address.
     pub(super) fn host(&self) -> &str {
         self.authority.host().trim_start_matches('[').trim_end_matches(']')
     }

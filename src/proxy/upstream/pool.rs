@@ -1,6 +1,6 @@
-//! The connections that wait for their next request.
+//! The connection pool: connections that wait for their next request.
 //!
-//! Each serving thread has a pool of its own, so its lock is never waited for.
+//! Each worker thread has its own pool, so its lock is never contended.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -10,127 +10,128 @@ use axum_core::body::Body;
 use hyper::client::conn::http2;
 use tokio::time::Instant;
 
-use super::Upstream;
-use super::connect::PeerAddr;
 use super::connection::Connection;
 use super::deadline_timer::DeadlineTimer;
+use super::dns::PeerAddr;
 use super::http1::Http1Connection;
+use super::upstream::Upstream;
 
-/// Idle connections, by upstream.
+/// Reusable connections, by upstream.
 #[derive(Default)]
 pub(in crate::proxy) struct Pool(Mutex<PoolInner>);
 
 #[derive(Default)]
 struct PoolInner {
     by_upstream: BTreeMap<u64, UpstreamSlot>,
-    is_swept: bool,
+    has_reaper: bool,
 }
 
-/// One upstream's.
+/// The connections to one upstream.
 struct UpstreamSlot {
     upstream: Weak<Upstream>,
-    /// The one used last is at the end, and is used next: so the others may be let go.
+    /// A stack: the last used connection is used next, so that the others reach the idle timeout.
     idle: Vec<IdleConnection>,
-    shared: Option<Http2Connection>,
-    /// Whether it agrees to HTTP/1.1 alone, as far as is known.
-    http1_alone: bool,
-    connecting: Arc<tokio::sync::Mutex<()>>,
-    /// How many were last added to the gauge.
-    counted: usize,
+    http2: Option<Http2Connection>,
+    /// True if the upstream chose HTTP/1.1 when HTTP/2 was last offered.
+    is_http1_only: bool,
+    connect_lock: Arc<tokio::sync::Mutex<()>>,
+    /// Number of connections last added to the gauge.
+    reported: usize,
 }
 
+/// An HTTP/1.1 connection without a request.
 struct IdleConnection {
     connection: Box<Http1Connection>,
-    patience: DeadlineTimer,
-    since: Instant,
+    peer: PeerAddr,
+    timer: DeadlineTimer,
+    idle_since: Instant,
 }
 
-/// A connection of HTTP/2.
+/// An HTTP/2 connection, shared by concurrent requests.
 struct Http2Connection {
     sender: http2::SendRequest<Body>,
     peer: PeerAddr,
-    used: Instant,
+    last_used: Instant,
 }
 
 impl Pool {
-    /// A connection that is ready for a request, if there is one.
+    /// Takes a connection that can carry a request now, if there is one.
     pub(super) fn take(&self, upstream: &Upstream, now: Instant) -> Option<(Connection, DeadlineTimer)> {
-        let mut slots = self.lock();
-        let slot = slots.by_upstream.get_mut(&upstream.id)?;
-        if let Some(shared) = &mut slot.shared {
-            if !shared.sender.is_closed() && upstream.resolves_to(&mut shared.peer) {
-                shared.used = now;
-                let connection = Connection::Http2(shared.sender.clone(), shared.peer);
+        let mut pool = self.lock();
+        let slot = pool.by_upstream.get_mut(&upstream.id)?;
+        if let Some(http2) = &mut slot.http2 {
+            if http2.is_usable(upstream) {
+                http2.last_used = now;
+                let connection = Connection::Http2(http2.sender.clone(), http2.peer);
                 return Some((connection, DeadlineTimer::default()));
             }
-            slot.shared = None;
+            slot.http2 = None;
         }
-        while let Some(IdleConnection { mut connection, patience, since }) = slot.idle.pop() {
-            let in_time = now.duration_since(since) < IDLE_TIMEOUT;
-            if in_time && connection.is_usable() && upstream.resolves_to(&mut connection.peer) {
-                return Some((Connection::Http1(connection), patience));
+        while let Some(mut idle) = slot.idle.pop() {
+            if idle.is_usable(upstream, now) {
+                return Some((Connection::Http1(idle.connection, idle.peer), idle.timer));
             }
         }
         None
     }
 
-    /// Keeps a connection for the next request.
+    /// Keeps an HTTP/1.1 connection for another request.
     pub(super) fn put(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
         mut connection: Box<Http1Connection>,
-        patience: DeadlineTimer,
+        peer: PeerAddr,
+        timer: DeadlineTimer,
     ) {
         connection.shrink();
-        let mut slots = self.lock();
-        let slot = slots.of(upstream);
-        if slot.idle.len() < MOST_IDLE {
-            slot.idle.push(IdleConnection { connection, patience, since: Instant::now() });
+        let mut pool = self.lock();
+        let slot = pool.slot(upstream);
+        if slot.idle.len() < MAX_IDLE {
+            slot.idle.push(IdleConnection { connection, peer, timer, idle_since: Instant::now() });
         }
-        self.ensure_reaper(&mut slots);
+        self.ensure_reaper(&mut pool);
     }
 
-    /// Shares a connection with all requests from now on.
+    /// Shares an HTTP/2 connection with subsequent requests.
     pub(super) fn share(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
         sender: http2::SendRequest<Body>,
         peer: PeerAddr,
     ) {
-        let mut slots = self.lock();
-        let slot = slots.of(upstream);
-        slot.shared = Some(Http2Connection { sender, peer, used: Instant::now() });
-        slot.http1_alone = false;
-        self.ensure_reaper(&mut slots);
+        let mut pool = self.lock();
+        let slot = pool.slot(upstream);
+        slot.http2 = Some(Http2Connection { sender, peer, last_used: Instant::now() });
+        slot.is_http1_only = false;
+        self.ensure_reaper(&mut pool);
     }
 
-    /// Notes that an upstream which was offered HTTP/2 speaks HTTP/1.1 alone.
+    /// Records that the upstream chose HTTP/1.1 although HTTP/2 was offered.
     pub(super) fn mark_http1_only(&self, upstream: &Arc<Upstream>) {
-        self.lock().of(upstream).http1_alone = true;
+        self.lock().slot(upstream).is_http1_only = true;
     }
 
-    /// Whether it did so when it was last connected to.
-    pub(super) fn speaks_http1_alone(&self, upstream: &Arc<Upstream>) -> bool {
-        self.lock().of(upstream).http1_alone
+    /// Returns `true` if the upstream chose HTTP/1.1 when it was last connected to.
+    pub(super) fn is_http1_only(&self, upstream: &Arc<Upstream>) -> bool {
+        self.lock().slot(upstream).is_http1_only
     }
 
-    /// Held while a connection to share is made, so that there is one.
-    pub(super) fn connecting(&self, upstream: &Arc<Upstream>) -> Arc<tokio::sync::Mutex<()>> {
-        Arc::clone(&self.lock().of(upstream).connecting)
+    /// A lock held while an HTTP/2 connection is made, so that concurrent requests share one.
+    pub(super) fn connect_lock(&self, upstream: &Arc<Upstream>) -> Arc<tokio::sync::Mutex<()>> {
+        Arc::clone(&self.lock().slot(upstream).connect_lock)
     }
 
-    /// Starts the task that lets go what nobody comes for, unless it runs. It ends when nothing is
-    /// left.
-    fn ensure_reaper(self: &Arc<Self>, slots: &mut PoolInner) {
-        if std::mem::replace(&mut slots.is_swept, true) {
+    /// Starts the task that closes idle connections, unless it runs. The task ends when the pool is empty.
+    fn ensure_reaper(self: &Arc<Self>, inner: &mut PoolInner) {
+        if std::mem::replace(&mut inner.has_reaper, true) {
             return;
         }
         let pool = Arc::downgrade(self);
         tokio::spawn(async move {
             loop {
-                tokio::time::sleep(SWEEP_INTERVAL).await;
+                tokio::time::sleep(REAP_INTERVAL).await;
                 let Some(pool) = pool.upgrade() else { return };
-                if !pool.lock().sweep(Instant::now()) {
+                if !pool.lock().reap(Instant::now()) {
                     return;
                 }
             }
@@ -143,65 +144,73 @@ impl Pool {
 }
 
 impl PoolInner {
-    fn of(&mut self, upstream: &Arc<Upstream>) -> &mut UpstreamSlot {
+    fn slot(&mut self, upstream: &Arc<Upstream>) -> &mut UpstreamSlot {
         self.by_upstream.entry(upstream.id).or_insert_with(|| UpstreamSlot {
             upstream: Arc::downgrade(upstream),
             idle: Vec::new(),
-            shared: None,
-            http1_alone: false,
-            connecting: Arc::default(),
-            counted: 0,
+            http2: None,
+            is_http1_only: false,
+            connect_lock: Arc::default(),
+            reported: 0,
         })
     }
 
-    /// Lets go what has been idle for too long, what was closed, and what belongs to an upstream that
-    /// is no more. Whether anything is left.
-    fn sweep(&mut self, now: Instant) -> bool {
+    /// Drops connections that are closed, have been idle for too long, or belong to a removed upstream.
+    /// Returns `true` if any are left.
+    fn reap(&mut self, now: Instant) -> bool {
         self.by_upstream.retain(|_, slot| {
             let Some(upstream) = slot.upstream.upgrade() else { return false };
-            slot.sweep(&upstream, now);
-            slot.count(&upstream);
-            slot.counted > 0
+            slot.reap(&upstream, now);
+            slot.report(&upstream);
+            slot.reported > 0
         });
-        self.is_swept = !self.by_upstream.is_empty();
-        self.is_swept
+        self.has_reaper = !self.by_upstream.is_empty();
+        self.has_reaper
     }
 }
 
 impl UpstreamSlot {
-    fn sweep(&mut self, upstream: &Upstream, now: Instant) {
-        self.idle.retain_mut(|idle| {
-            now.duration_since(idle.since) < IDLE_TIMEOUT
-                && idle.connection.is_usable()
-                && upstream.resolves_to(&mut idle.connection.peer)
-        });
-        self.shared.take_if(|shared| {
-            now.duration_since(shared.used) >= SHARED_TIMEOUT
-                || shared.sender.is_closed()
-                || !upstream.resolves_to(&mut shared.peer)
+    fn reap(&mut self, upstream: &Upstream, now: Instant) {
+        self.idle.retain_mut(|idle| idle.is_usable(upstream, now));
+        self.http2.take_if(|http2| {
+            now.duration_since(http2.last_used) >= HTTP2_IDLE_TIMEOUT || !http2.is_usable(upstream)
         });
     }
 
-    fn count(&mut self, upstream: &Upstream) {
-        let count = self.idle.len() + usize::from(self.shared.is_some());
-        upstream.metrics.idle_changed(self.counted, count);
-        self.counted = count;
+    fn report(&mut self, upstream: &Upstream) {
+        let count = self.idle.len() + usize::from(self.http2.is_some());
+        upstream.metrics.adjust_idle(self.reported, count);
+        self.reported = count;
+    }
+}
+
+impl IdleConnection {
+    fn is_usable(&mut self, upstream: &Upstream, now: Instant) -> bool {
+        now.duration_since(self.idle_since) < IDLE_TIMEOUT
+            && self.connection.is_usable()
+            && upstream.connector.addresses.is_current(&mut self.peer)
+    }
+}
+
+impl Http2Connection {
+    fn is_usable(&mut self, upstream: &Upstream) -> bool {
+        !self.sender.is_closed() && upstream.connector.addresses.is_current(&mut self.peer)
     }
 }
 
 impl Drop for UpstreamSlot {
     fn drop(&mut self) {
         if let Some(upstream) = self.upstream.upgrade() {
-            upstream.metrics.idle_changed(self.counted, 0);
+            upstream.metrics.adjust_idle(self.reported, 0);
         }
     }
 }
 
-/// Shorter than what common servers allow (uvicorn and Node: 5 s), so that we seldom send a
-/// request down a connection that is being closed.
+/// Idle timeout for HTTP/1.1. Shorter than that of common servers (uvicorn and Node.js: 5 s), so that
+/// requests seldom meet a connection that the upstream is closing.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
-/// Servers of HTTP/2 say goodbye before they close.
-const SHARED_TIMEOUT: Duration = Duration::from_secs(60);
-/// For one upstream and thread.
-const MOST_IDLE: usize = 128;
-const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// Idle timeout for HTTP/2, whose servers announce with GOAWAY that they close.
+const HTTP2_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Maximum number of idle HTTP/1.1 connections per upstream and worker thread.
+const MAX_IDLE: usize = 128;
+const REAP_INTERVAL: Duration = Duration::from_secs(1);

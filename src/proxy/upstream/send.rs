@@ -1,6 +1,5 @@
-//! One request to an upstream, and its answer's head.
+//! Sending one request to an upstream and receiving its response head.
 
-use std::error::Error as StdError;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -9,120 +8,144 @@ use axum_core::body::Body;
 use http::{Response, StatusCode};
 use tokio::time::Instant;
 
+use super::balancer::LoadBalancer;
 use super::circuit_breaker::Failure;
-use super::concurrency::Permit;
-use super::connect::{ConnectError, connect};
-use super::connection::{Connection, Lease, SendError, UpstreamBody};
+use super::connect::ConnectError;
+use super::connection::{Connection, SendError, UpstreamBody};
 use super::deadline_timer::DeadlineTimer;
 use super::http1::RequestWriter;
+use super::lease::Lease;
+use super::permit::Permit;
 use super::pool::Pool;
-use super::{Upstream, UpstreamHttp};
+use super::settings::{UpstreamHttp, UpstreamTimeouts};
+use super::upstream::Upstream;
 use crate::proxy::error::ProxyError;
-use crate::proxy::long_lived;
 use crate::proxy::request_head::RequestHead;
-use crate::proxy::routes::Route;
 use crate::proxy::stream_error::UploadErrorKind;
 use crate::proxy::upload_progress::{UploadProgress, UploadState};
 use crate::request_context::RequestContext;
 
-/// Sends a request, and waits for the head of its answer.
+/// Sends a request to one of the upstreams and waits for the response head.
 ///
-/// A request with [`upgrade`](RequestHead::upgrade) gets a connection of HTTP/1.1 of its own, which is never used again. For
-/// such a request alone the answer may be 101.
+/// A request with [`upgrade`](RequestHead::upgrade) gets a new HTTP/1.1 connection, which is not reused.
+/// Only such a request may get a 101 response.
 pub(in crate::proxy) async fn send(
     pool: &Arc<Pool>,
-    route: &Route,
+    upstreams: &LoadBalancer,
+    timeouts: UpstreamTimeouts,
     head: &impl RequestHead,
     body: Body,
     progress: &mut UploadProgress,
 ) -> Result<(Response<UpstreamBody>, Lease), ProxyError> {
-    let upgrades = head.upgrade().is_some();
-    let mut sending = RequestWriter::new(body);
-    let mut search = Checkout::new(pool, route, upgrades);
-    let mut may_repeat = head.method().is_safe() && progress.is_without_body();
+    let is_upgrade = head.upgrade().is_some();
+    let mut writer = RequestWriter::new(body);
+    let mut checkout = Checkout::new(pool, upstreams, timeouts, is_upgrade);
+    let mut may_retry = head.method().is_safe() && progress.is_without_body();
     loop {
-        let CheckedOut { connection, is_kept, mut permit, mut patience, at } = search.connection().await?;
+        let CheckedOut { connection, is_reused, mut permit, mut timer, obtained_at } =
+            checkout.connection().await?;
         let upstream = &permit.upstream;
-        RequestContext::with_current(|scope| scope.set_upstream(&upstream.origin.authority));
+        RequestContext::with_current(|context| context.set_upstream(&upstream.origin.authority));
         let is_http2 = connection.is_http2();
-        let answer = {
-            let answer = pin!(connection.send(head, &mut sending, &upstream.origin));
+        let peer = connection.peer();
+        let result = {
+            let response = pin!(connection.send(head, &mut writer, &upstream.origin));
             if progress.is_without_body() {
-                let deadline = at + route.spec.first_byte_timeout;
-                patience.timeout_at(deadline, answer).await.unwrap_or(Err(SendError::Late))
+                let deadline = obtained_at + timeouts.first_byte;
+                timer.timeout_at(deadline, response).await.unwrap_or(Err(SendError::Timeout))
             } else {
-                Box::pin(with_upload_timeouts(route, answer, progress)).await
+                Box::pin(with_upload_timeouts(timeouts, response, progress)).await
             }
         };
-        match answer {
+        match result {
             Ok(response) => {
-                upstream.succeeded();
-                permit.trial = None;
-                let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-                // An upstream that switches unasked is confused.
-                if switches && !upgrades {
-                    return Err(ProxyError::UpstreamError("the upstream switched protocols unasked".into()));
-                }
-                if switches || long_lived::is_event_stream(response.headers()) {
+                upstream.record_success();
+                permit.end_probe();
+                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    if !is_upgrade {
+                        return Err(ProxyError::UpstreamError(
+                            "101 response to a request without upgrade".into(),
+                        ));
+                    }
                     permit.release();
                 }
-                return Ok((response, Lease::new((!upgrades).then_some(pool), permit, patience)));
+                let pool = (!is_upgrade).then_some(pool);
+                return Ok((response, Lease::new(pool, permit, peer, timer)));
             }
-            Err(SendError::Unsent) if is_kept => {}
-            Err(SendError::Broken { has_answered: false, .. }) if is_kept && may_repeat => {
+            Err(SendError::NotSent) if is_reused => {}
+            Err(SendError::Connection { has_response_bytes: false, .. }) if is_reused && may_retry => {
                 upstream.metrics.retries.increment(1);
-                sending = RequestWriter::new(Body::empty());
-                may_repeat = false;
-                // Where one kept connection was closed, the others were too. One of HTTP/2 knows.
-                search.kept = is_http2;
+                writer = RequestWriter::new(Body::empty());
+                may_retry = false;
+                // After one idle HTTP/1.1 connection was closed, the others probably were too. A closed
+                // HTTP/2 connection leaves the pool by itself.
+                checkout.may_reuse = is_http2;
             }
-            Err(unanswered) => return Err(unanswered.into_proxy_error(upstream, progress)),
+            Err(error) => return Err(error.into_proxy_error(upstream, progress)),
         }
     }
 }
 
-/// The way to a connection, over as many upstreams as it takes.
+/// Finds a connection for a request, on as many upstreams as necessary.
 struct Checkout<'a> {
     pool: &'a Arc<Pool>,
-    route: &'a Route,
-    /// The upstreams that were connected to, all but the last in vain.
+    upstreams: &'a LoadBalancer,
+    timeouts: UpstreamTimeouts,
+    /// The upstreams to which a connection was attempted.
     tried: Vec<u64>,
-    /// When connecting must have succeeded; known once it has begun.
+    /// Deadline of all attempts to connect. It starts with the first.
     deadline: Option<Instant>,
-    /// Whether a kept connection will do.
-    kept: bool,
-    upgrades: bool,
+    /// True if a pooled connection may be used.
+    may_reuse: bool,
+    is_upgrade: bool,
 }
 
-/// A connection, and leave to use it.
+/// A connection for one request.
 struct CheckedOut {
     connection: Connection,
-    is_kept: bool,
+    is_reused: bool,
     permit: Permit,
-    patience: DeadlineTimer,
-    /// When it was found.
-    at: Instant,
+    timer: DeadlineTimer,
+    obtained_at: Instant,
 }
 
 impl<'a> Checkout<'a> {
-    fn new(pool: &'a Arc<Pool>, route: &'a Route, upgrades: bool) -> Self {
-        Self { pool, route, tried: Vec::new(), deadline: None, kept: !upgrades, upgrades }
+    fn new(
+        pool: &'a Arc<Pool>,
+        upstreams: &'a LoadBalancer,
+        timeouts: UpstreamTimeouts,
+        is_upgrade: bool,
+    ) -> Self {
+        Self {
+            pool,
+            upstreams,
+            timeouts,
+            tried: Vec::new(),
+            deadline: None,
+            may_reuse: !is_upgrade,
+            is_upgrade,
+        }
     }
 
     async fn connection(&mut self) -> Result<CheckedOut, ProxyError> {
         loop {
-            let permit = self.route.upstreams.pick(&self.tried).await?;
+            let permit = self.upstreams.pick(&self.tried).await?;
             let now = Instant::now();
             permit.upstream.refresh_dns_if_stale(now);
-            if let Some((connection, patience)) = self.take_pooled(&permit.upstream, now) {
-                return Ok(CheckedOut { connection, is_kept: true, permit, patience, at: now });
+            if let Some((connection, timer)) = self.take_pooled(&permit.upstream, now) {
+                return Ok(CheckedOut { connection, is_reused: true, permit, timer, obtained_at: now });
             }
             self.tried.push(permit.upstream.id);
-            // In a box: it is large, and most requests need none.
+            // Boxed: the future is large, and most requests do not need it.
             match Box::pin(self.connect(&permit.upstream)).await {
                 Ok(connection) => {
-                    let (patience, at) = (DeadlineTimer::default(), Instant::now());
-                    return Ok(CheckedOut { connection, is_kept: false, permit, patience, at });
+                    return Ok(CheckedOut {
+                        connection,
+                        is_reused: false,
+                        permit,
+                        timer: DeadlineTimer::default(),
+                        obtained_at: Instant::now(),
+                    });
                 }
                 Err(error) => self.on_connect_error(&permit.upstream, error)?,
             }
@@ -130,50 +153,50 @@ impl<'a> Checkout<'a> {
     }
 
     fn take_pooled(&self, upstream: &Upstream, now: Instant) -> Option<(Connection, DeadlineTimer)> {
-        if self.kept { self.pool.take(upstream, now) } else { None }
+        if self.may_reuse { self.pool.take(upstream, now) } else { None }
     }
 
-    /// Connects in the time that is left; in half of it, if there is another upstream to try.
+    /// Connects within the remaining time, or within half of it if another upstream could be tried.
     async fn connect(&mut self, upstream: &Arc<Upstream>) -> Result<Connection, ConnectError> {
         let now = Instant::now();
-        let deadline = *self.deadline.get_or_insert(now + self.route.spec.connect_timeout);
-        let left = deadline.saturating_duration_since(now);
-        let deadline = if self.has_another() { now + left / 2 } else { deadline };
-        let connected = tokio::time::timeout_at(deadline, self.connect_or_share(upstream)).await;
-        connected.map_err(|_| ConnectError::Timeout)?
+        let deadline = *self.deadline.get_or_insert(now + self.timeouts.connect);
+        let remaining = deadline.saturating_duration_since(now);
+        let deadline = if self.has_alternative() { now + remaining / 2 } else { deadline };
+        let result = tokio::time::timeout_at(deadline, self.connect_or_share(upstream)).await;
+        result.map_err(|_| ConnectError::Timeout)?
     }
 
     async fn connect_or_share(&self, upstream: &Arc<Upstream>) -> Result<Connection, ConnectError> {
-        let may_stall = self.route.spec.idle_timeout;
-        if self.upgrades || upstream.settings.http == UpstreamHttp::Http1 {
-            return connect(upstream, UpstreamHttp::Http1, may_stall).await;
+        let stall_timeout = self.timeouts.idle;
+        if self.is_upgrade || upstream.settings.http == UpstreamHttp::Http1 {
+            return upstream.connector.connect(UpstreamHttp::Http1, stall_timeout).await;
         }
-        let connecting = self.pool.connecting(upstream);
-        let one_at_a_time = connecting.lock().await;
-        // Another request may have made one meanwhile.
+        let connect_lock = self.pool.connect_lock(upstream);
+        let guard = connect_lock.lock().await;
+        // Another request may have connected while this one waited for the lock.
         if let Some((connection, _)) = self.take_pooled(upstream, Instant::now()) {
             return Ok(connection);
         }
-        // What can't be shared need not be waited for.
-        let _held = (!self.pool.speaks_http1_alone(upstream)).then_some(one_at_a_time);
-        let connection = connect(upstream, UpstreamHttp::Http2, may_stall).await?;
+        // HTTP/1.1 connections cannot be shared, so they are made concurrently.
+        let _guard = (!self.pool.is_http1_only(upstream)).then_some(guard);
+        let connection = upstream.connector.connect(UpstreamHttp::Http2, stall_timeout).await?;
         match &connection {
-            Connection::Http1(_) => self.pool.mark_http1_only(upstream),
+            Connection::Http1(..) => self.pool.mark_http1_only(upstream),
             Connection::Http2(sender, peer) => self.pool.share(upstream, sender.clone(), *peer),
         }
         Ok(connection)
     }
 
-    fn has_another(&self) -> bool {
-        self.tried.len() < CONNECT_TRIES && self.route.upstreams.has_alternative(&self.tried)
+    fn has_alternative(&self) -> bool {
+        self.tried.len() < MAX_CONNECT_ATTEMPTS && self.upstreams.has_alternative(&self.tried)
     }
 
-    /// Nothing was sent, so whatever the request is, another upstream may have it.
+    /// Continues with another upstream if there is one. Nothing has been sent, so any request may be.
     fn on_connect_error(&mut self, upstream: &Upstream, error: ConnectError) -> Result<(), ProxyError> {
-        upstream.failed(Failure::Connection);
-        if self.has_another() {
-            let error = &error as &dyn StdError;
-            tracing::warn!(upstream = upstream.url(), error, "an upstream can't be reached; trying another");
+        upstream.record_failure(Failure::Connection);
+        if self.has_alternative() {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(upstream = upstream.url(), error, "cannot connect to upstream, trying another");
             upstream.metrics.retries.increment(1);
             return Ok(());
         }
@@ -185,57 +208,65 @@ impl<'a> Checkout<'a> {
 }
 
 impl SendError {
-    /// Whose fault it was.
+    /// Attributes the error to the client or to the upstream, and records it in the latter's health.
     fn into_proxy_error(self, upstream: &Upstream, progress: &UploadProgress) -> ProxyError {
-        let fault = match self {
-            Self::Uploading(fault) => Some(fault),
+        let upload_error = match self {
+            Self::Upload(kind) => Some(kind),
             _ => progress.error(),
         };
-        match (fault, self) {
-            (Some(UploadErrorKind::Client), Self::Broken { error, .. }) => ProxyError::BodyIncomplete(error),
-            (Some(UploadErrorKind::Client), _) => ProxyError::BodyIncomplete("the client broke off".into()),
+        match (upload_error, self) {
+            (Some(UploadErrorKind::Client), Self::Connection { error, .. }) => {
+                ProxyError::BodyIncomplete(error)
+            }
+            (Some(UploadErrorKind::Client), _) => {
+                ProxyError::BodyIncomplete("client aborted the request body".into())
+            }
             (Some(UploadErrorKind::Idle), _) => ProxyError::BodyTimeout,
             (Some(UploadErrorKind::TooLarge), _) => ProxyError::BodyTooLarge,
-            (None, unanswered) => {
-                upstream.failed(Failure::Answer);
-                match unanswered {
-                    Self::Broken { error, .. } => ProxyError::UpstreamError(error),
-                    Self::Late => ProxyError::UpstreamTimeout,
-                    _ => ProxyError::UpstreamError("the connection was closed at once".into()),
+            (None, error) => {
+                upstream.record_failure(Failure::Response);
+                match error {
+                    Self::Connection { error, .. } => ProxyError::UpstreamError(error),
+                    Self::Timeout => ProxyError::UpstreamTimeout,
+                    Self::NotSent | Self::Upload(_) => {
+                        ProxyError::UpstreamError("connection closed before the request was sent".into())
+                    }
                 }
             }
         }
     }
 }
 
-/// While the body is on its way, every piece of it that the upstream takes restarts the clock.
-/// A client that keeps us waiting is the body's own concern.
+/// Waits for the response head while the request body is sent.
+///
+/// The timeout restarts with each part of the body that the upstream takes. It does not run while the body
+/// waits for the client, which has a timeout of its own.
 async fn with_upload_timeouts(
-    route: &Route,
-    mut answer: Pin<&mut impl Future<Output = Result<Response<UpstreamBody>, SendError>>>,
+    timeouts: UpstreamTimeouts,
+    mut response: Pin<&mut impl Future<Output = Result<Response<UpstreamBody>, SendError>>>,
     progress: &mut UploadProgress,
 ) -> Result<Response<UpstreamBody>, SendError> {
     loop {
-        let patience = match progress.state() {
+        let timeout = match progress.state() {
             UploadState::AwaitingClient => None,
-            UploadState::Failed(fault) => return Err(SendError::Uploading(fault)),
-            UploadState::Sending => Some(route.spec.idle_timeout),
-            UploadState::Sent => Some(route.spec.first_byte_timeout),
+            UploadState::Failed(kind) => return Err(SendError::Upload(kind)),
+            UploadState::Sending => Some(timeouts.idle),
+            UploadState::Sent => Some(timeouts.first_byte),
         };
-        let out_of_patience = async {
-            match patience {
-                Some(patience) => tokio::time::sleep(patience).await,
+        let elapsed = async {
+            match timeout {
+                Some(timeout) => tokio::time::sleep(timeout).await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             biased;
-            answer = &mut answer => return answer,
+            result = &mut response => return result,
             () = progress.changed() => {}
-            () = out_of_patience => return Err(SendError::Late),
+            () = elapsed => return Err(SendError::Timeout),
         }
     }
 }
 
-/// How many upstreams a request is tried on.
-const CONNECT_TRIES: usize = 3;
+/// Maximum number of upstreams that one request tries to connect to.
+const MAX_CONNECT_ATTEMPTS: usize = 3;

@@ -1,4 +1,4 @@
-//! What an operator may say of a route's upstreams.
+//! Settings of a route's upstreams.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,57 +7,69 @@ use std::time::Duration;
 use http::uri::PathAndQuery;
 use rustls_pki_types::CertificateDer;
 
-use super::Resolve;
+use super::dns::Resolve;
 
-/// How a route's upstreams are spoken to, watched and spared.
+/// Settings for all upstreams of a route.
 #[derive(Clone)]
 pub struct UpstreamSettings {
-    /// The version of HTTP.
+    /// HTTP version of the connections.
     pub http: UpstreamHttp,
-    /// The certificate authorities that an `https` upstream's certificate is checked against;
-    /// `None` takes the system's. There is no way not to check it.
+    /// Certificate authorities that verify an `https` upstream's certificate. `None` uses the system's.
+    /// Verification cannot be disabled.
     pub ca: Option<Vec<CertificateDer<'static>>>,
-    /// How an upstream is asked whether it is well; `None` doesn't ask.
+    /// Active health check. `None` disables it.
     pub health: Option<HealthCheck>,
-    /// After how many failures in a row an upstream gets no more requests for a while. At least 1.
+    /// Number of consecutive failures after which an upstream is ejected. At least 1.
     pub eject_after: u32,
-    /// How long the first such while is. Each one that follows at once is twice as long, up to
-    /// five minutes; all are spread by a fifth.
+    /// Duration of the first ejection. Each subsequent one doubles it, up to five minutes, with a jitter of
+    /// a fifth.
     pub eject_for: Duration,
-    /// How long an upstream that comes back takes to get its full share of requests again.
+    /// Slow start: the time in which a recovered upstream regains its full share of requests.
     pub slow_start: Duration,
-    /// How many requests may be under way to one upstream. Event streams and upgraded connections
-    /// count only until they begin.
+    /// Maximum number of requests in flight to one upstream. Event streams and upgraded connections are not
+    /// counted once they have begun.
     pub max_in_flight: usize,
-    /// How many requests may wait for one upstream to become free.
+    /// Maximum number of requests that wait for a busy upstream.
     pub max_queued: usize,
-    /// How long they may wait.
+    /// Timeout for a request in that queue.
     pub queue_timeout: Duration,
-    /// How long the addresses of a host name are good for.
+    /// Interval between DNS lookups of the host.
     pub dns_refresh: Duration,
-    /// What knows the addresses of host names; `None` is the system.
+    /// Resolver of host names. `None` uses the system's.
     pub resolver: Option<Arc<dyn Resolve>>,
 }
 
-/// The version of HTTP that an upstream is spoken to in.
+/// HTTP version of connections to an upstream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UpstreamHttp {
     /// HTTP/1.1.
     #[default]
     Http1,
-    /// HTTP/2. For `http` upstreams that is by prior knowledge (RFC 9113, section 3.3); with `https`
-    /// it is offered in the handshake, beside HTTP/1.1.
+    /// HTTP/2: by prior knowledge (RFC 9113, section 3.3) with `http`, and negotiated by ALPN with `https`,
+    /// with HTTP/1.1 as the alternative.
     Http2,
 }
 
-/// A `GET` that a healthy upstream answers with 2xx or 3xx. Two failures in a row take it out, two
-/// successes bring it back.
+/// An active health check: a `GET` request that a healthy upstream answers with 2xx or 3xx.
+///
+/// Two consecutive failures take the upstream out, two successes bring it back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthCheck {
-    /// What to ask for.
+    /// Path and query of the request.
     pub path: PathAndQuery,
-    /// How often, and how long it may take.
+    /// Interval between checks, and the timeout of each.
     pub interval: Duration,
+}
+
+/// Timeouts of a request to an upstream.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::proxy) struct UpstreamTimeouts {
+    /// Timeout for DNS, TCP and TLS, over all the upstreams that are tried.
+    pub(in crate::proxy) connect: Duration,
+    /// Timeout for the response head, from the end of the request.
+    pub(in crate::proxy) first_byte: Duration,
+    /// Timeout for the next part of a body, in either direction.
+    pub(in crate::proxy) idle: Duration,
 }
 
 impl Default for UpstreamSettings {
@@ -78,12 +90,13 @@ impl Default for UpstreamSettings {
     }
 }
 
-/// Whether an upstream built from one would be the same, built from the other.
+/// Compares all fields. Two resolvers are equal if they are the same object.
 impl PartialEq for UpstreamSettings {
     fn eq(&self, other: &Self) -> bool {
         let same_resolver = match (&self.resolver, &other.resolver) {
-            (Some(ours), Some(theirs)) => Arc::ptr_eq(ours, theirs),
-            (ours, theirs) => ours.is_none() && theirs.is_none(),
+            (Some(resolver), Some(other)) => Arc::ptr_eq(resolver, other),
+            (None, None) => true,
+            _ => false,
         };
         same_resolver
             && (self.http, &self.ca, &self.health) == (other.http, &other.ca, &other.health)

@@ -1,6 +1,7 @@
-//! Connections of requests that ask for an upgrade: whose they are, and that none is used again.
+//! Upgrade requests: ownership of the connection, and that it is not reused.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum_core::body::Body;
 use http::uri::PathAndQuery;
@@ -8,10 +9,9 @@ use http::{HeaderValue, Method, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{Pool, send};
+use super::{LoadBalancer, Pool, TrustAnchors, UpstreamSettings, UpstreamTimeouts, send};
 use crate::proxy::header_writer::HeaderWriter;
 use crate::proxy::request_head::RequestHead;
-use crate::proxy::routes::{MatchedRoute, RouteSpec, Routes};
 use crate::proxy::upload_progress::UploadProgress;
 
 async fn read_head(socket: &mut TcpStream) {
@@ -21,12 +21,12 @@ async fn read_head(socket: &mut TcpStream) {
     }
 }
 
-/// A request for `/chat`, perhaps with an upgrade.
+/// A request for `/chat`, with or without an upgrade.
 struct Chat(PathAndQuery, Option<HeaderValue>);
 
 impl Chat {
-    fn new(upgrades: bool) -> Self {
-        let protocol = upgrades.then_some(HeaderValue::from_static("echo"));
+    fn new(is_upgrade: bool) -> Self {
+        let protocol = is_upgrade.then_some(HeaderValue::from_static("echo"));
         Self(PathAndQuery::from_static("/chat"), protocol)
     }
 }
@@ -51,44 +51,53 @@ impl RequestHead for Chat {
     fn write_headers(&self, _: &mut impl HeaderWriter) {}
 }
 
-async fn upstream() -> (TcpListener, MatchedRoute) {
+const TIMEOUTS: UpstreamTimeouts = UpstreamTimeouts {
+    connect: Duration::from_secs(5),
+    first_byte: Duration::from_secs(60),
+    idle: Duration::from_secs(60),
+};
+
+async fn bind_upstream() -> (TcpListener, LoadBalancer) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let routes = Routes::new([RouteSpec::new("/", [url])]).unwrap();
-    (listener, routes.find(&"/".parse().unwrap()).unwrap().unwrap())
+    let urls = [format!("http://{}", listener.local_addr().unwrap())];
+    let settings = UpstreamSettings::default();
+    let balancer = LoadBalancer::new("/", &urls, &settings, &[], &mut TrustAnchors::default()).unwrap();
+    (listener, balancer)
 }
 
 #[tokio::test]
-async fn an_upgraded_connection_is_the_requests_own() {
-    let (listener, route) = upstream().await;
-    let serving = tokio::spawn(async move {
+async fn upgraded_connection_belongs_to_the_request() {
+    let (listener, balancer) = bind_upstream().await;
+    let server = tokio::spawn(async move {
         let (mut socket, _) = listener.accept().await.unwrap();
         read_head(&mut socket).await;
-        let switches =
+        let switching =
             b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\nahead";
-        socket.write_all(switches).await.unwrap();
+        socket.write_all(switching).await.unwrap();
         let (mut from, mut to) = socket.split();
         tokio::io::copy(&mut from, &mut to).await.unwrap();
     });
-    let (pool, mut progress) = (Arc::<Pool>::default(), UploadProgress::without_body());
+    let pool = Arc::<Pool>::default();
+    let mut progress = UploadProgress::without_body();
     let chat = Chat::new(true);
-    let (response, lease) = send(&pool, route.route(), &chat, Body::empty(), &mut progress).await.unwrap();
+    let (response, lease) =
+        send(&pool, &balancer, TIMEOUTS, &chat, Body::empty(), &mut progress).await.unwrap();
     assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
-    // Only the request has ended: the connection goes on.
+    // The lease ends with the request; the connection does not.
     drop(lease);
     let mut io = response.into_body().into_upgraded().unwrap();
     io.write_all(b" and back").await.unwrap();
-    let mut said = [0; 14];
-    io.read_exact(&mut said).await.unwrap();
-    assert_eq!(&said, b"ahead and back");
+    let mut echoed = [0; 14];
+    io.read_exact(&mut echoed).await.unwrap();
+    assert_eq!(&echoed, b"ahead and back");
     drop(io);
-    serving.await.unwrap();
+    server.await.unwrap();
 }
 
 #[tokio::test]
-async fn a_refused_upgrade_leaves_no_connection() {
-    let (listener, route) = upstream().await;
-    let serving = tokio::spawn(async move {
+async fn rejected_upgrade_leaves_no_connection_in_the_pool() {
+    let (listener, balancer) = bind_upstream().await;
+    let server = tokio::spawn(async move {
         for _ in 0..2 {
             let (mut socket, _) = listener.accept().await.unwrap();
             read_head(&mut socket).await;
@@ -97,13 +106,13 @@ async fn a_refused_upgrade_leaves_no_connection() {
         }
     });
     let pool = Arc::<Pool>::default();
-    for upgrades in [true, false] {
+    for is_upgrade in [true, false] {
         let mut progress = UploadProgress::without_body();
-        let chat = Chat::new(upgrades);
+        let chat = Chat::new(is_upgrade);
         let (response, lease) =
-            send(&pool, route.route(), &chat, Body::empty(), &mut progress).await.unwrap();
+            send(&pool, &balancer, TIMEOUTS, &chat, Body::empty(), &mut progress).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
         lease.finish(response.into_body());
     }
-    serving.await.unwrap();
+    server.await.unwrap();
 }

@@ -1,4 +1,6 @@
-//! TLS to upstreams, with their certificates verified. There is no switch that turns that off.
+//! TLS connections to upstreams.
+//!
+//! Certificates are always verified; no setting disables that.
 
 use std::io;
 use std::sync::Arc;
@@ -10,38 +12,35 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::UpstreamHttp;
+use super::error::UpstreamConfigError;
 use super::origin::Origin;
-use crate::proxy::routes::RouteError;
+use super::settings::UpstreamHttp;
 
-/// How an upstream is spoken to by TLS, and by which name its certificate must know it.
-pub(super) struct Tls {
-    name: ServerName<'static>,
+/// TLS client configuration of one upstream.
+pub(super) struct TlsClient {
+    /// The name that the upstream's certificate must be valid for.
+    server_name: ServerName<'static>,
     http1: TlsConnector,
-    /// Offers HTTP/2 before HTTP/1.1.
+    /// Offers HTTP/2 before HTTP/1.1 in ALPN.
     http2: TlsConnector,
 }
 
-impl Tls {
-    /// For the `https` upstream of the route at `path`.
-    pub(super) fn new(path: &str, origin: &Origin, roots: Arc<RootCertStore>) -> Result<Self, RouteError> {
-        let refused = |source: rustls::Error| RouteError::UpstreamTls { path: path.to_owned(), source };
-        let host = origin.host().to_owned();
-        let name = ServerName::try_from(host).map_err(|_| {
-            refused(rustls::Error::General("the host is no name that a certificate can have".into()))
-        })?;
+impl TlsClient {
+    pub(super) fn new(origin: &Origin, roots: Arc<RootCertStore>) -> Result<Self, UpstreamConfigError> {
+        let server_name = ServerName::try_from(origin.host().to_owned())
+            .map_err(|_| rustls::Error::General("the host is not a valid server name".into()))?;
         let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(refused)?
+            .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let http1 = TlsConnector::from(Arc::new(config.clone()));
         config.alpn_protocols.insert(0, b"h2".to_vec());
-        Ok(Self { name, http1, http2: TlsConnector::from(Arc::new(config)) })
+        let http2 = TlsConnector::from(Arc::new(config));
+        Ok(Self { server_name, http1, http2 })
     }
 
-    /// Shakes hands, and tells what was agreed upon.
+    /// Performs the handshake. Returns the stream and the negotiated HTTP version.
     pub(super) async fn connect(
         &self,
         tcp: TcpStream,
@@ -51,59 +50,53 @@ impl Tls {
             UpstreamHttp::Http1 => &self.http1,
             UpstreamHttp::Http2 => &self.http2,
         };
-        let stream = connector.connect(self.name.clone(), tcp).await?;
-        let agreed = match stream.get_ref().1.alpn_protocol() {
+        let stream = connector.connect(self.server_name.clone(), tcp).await?;
+        let negotiated = match stream.get_ref().1.alpn_protocol() {
             Some(b"h2") => UpstreamHttp::Http2,
             _ => UpstreamHttp::Http1,
         };
-        Ok((stream, agreed))
+        Ok((stream, negotiated))
     }
 }
 
-/// The authorities that certificates are checked against, loaded once for all routes that are built
-/// together.
+/// Trust anchors for the upstreams' certificates.
+///
+/// The system's are loaded once for all routes of a table.
 #[derive(Default)]
-pub(in crate::proxy) struct Roots {
+pub(in crate::proxy) struct TrustAnchors {
     system: Option<Arc<RootCertStore>>,
 }
 
-impl Roots {
-    pub(super) fn of(
+impl TrustAnchors {
+    /// Returns the anchors for an upstream: its own CA certificates, or the system's if there are none.
+    pub(super) fn get(
         &mut self,
-        path: &str,
         ca: Option<&[CertificateDer<'static>]>,
-    ) -> Result<Arc<RootCertStore>, RouteError> {
+    ) -> Result<Arc<RootCertStore>, UpstreamConfigError> {
         match (ca, &self.system) {
-            (Some(ca), _) => given(path, ca),
+            (Some(ca), _) => root_store(ca),
             (None, Some(system)) => Ok(Arc::clone(system)),
-            (None, None) => {
-                let system = Arc::new(system(path)?);
-                Ok(Arc::clone(self.system.insert(system)))
-            }
+            (None, None) => Ok(Arc::clone(self.system.insert(system_roots()?))),
         }
     }
 }
 
-fn given(path: &str, ca: &[CertificateDer<'static>]) -> Result<Arc<RootCertStore>, RouteError> {
+fn root_store(certificates: &[CertificateDer<'static>]) -> Result<Arc<RootCertStore>, UpstreamConfigError> {
     let mut roots = RootCertStore::empty();
-    for certificate in ca {
-        roots
-            .add(certificate.clone())
-            .map_err(|source| RouteError::UpstreamTls { path: path.to_owned(), source })?;
+    for certificate in certificates {
+        roots.add(certificate.clone())?;
     }
     Ok(Arc::new(roots))
 }
 
-fn system(path: &str) -> Result<RootCertStore, RouteError> {
+fn system_roots() -> Result<Arc<RootCertStore>, UpstreamConfigError> {
     let mut roots = RootCertStore::empty();
-    let found = rustls_native_certs::load_native_certs();
-    // Systems carry some that are too old to be read.
-    let (usable, _) = roots.add_parsable_certificates(found.certs);
-    for error in found.errors {
-        tracing::warn!(
-            error = &error as &dyn std::error::Error,
-            "some of the system's authorities can't be read"
-        );
+    let loaded = rustls_native_certs::load_native_certs();
+    // Some systems carry certificates in obsolete encodings. They are skipped.
+    let (added, _) = roots.add_parsable_certificates(loaded.certs);
+    for error in loaded.errors {
+        let error = &error as &dyn std::error::Error;
+        tracing::warn!(error, "cannot load some of the system's certificate authorities");
     }
-    if usable == 0 { Err(RouteError::NoSystemRoots { path: path.to_owned() }) } else { Ok(roots) }
+    if added == 0 { Err(UpstreamConfigError::NoSystemRoots) } else { Ok(Arc::new(roots)) }
 }

@@ -1,28 +1,31 @@
-//! An answer's body.
+//! The body of a response, read from its connection.
 
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use tokio::task::AbortHandle;
 
+use super::connection::Http1Connection;
+use super::error::Http1Error;
 use super::framing::{BodyDecoder, Decoded};
 use super::io::UpgradedIo;
 use super::request_writer::RequestWriter;
-use super::{Http1Connection, Http1Error};
+use super::response_head::ResponseHead;
 use crate::request_context::with_current_context;
 
-/// Reads from its connection what belongs to the answer, and no more.
-pub(in crate::proxy) struct Http1Body {
+/// A response body, which owns its connection.
+pub(crate) struct Http1Body {
     connection: Box<Http1Connection>,
-    framing: BodyDecoder,
-    persists: bool,
-    _uploading: Option<UploadTask>,
+    decoder: BodyDecoder,
+    keep_alive: bool,
+    _upload: Option<UploadTask>,
 }
 
-/// The task that sends the rest of the request. Once the answer has ended nobody wants that.
+/// The task that sends the rest of the request. Aborted when the response ends.
 struct UploadTask(AbortHandle);
 
 impl Drop for UploadTask {
@@ -32,45 +35,56 @@ impl Drop for UploadTask {
 }
 
 impl Http1Body {
-    /// The body that follows a head. What is left of the request goes out at its own pace; then the
-    /// connection is of no further use.
-    pub(super) fn new(
+    /// Builds the response whose body follows `head` on `connection`.
+    ///
+    /// If the request is not sent completely, a task sends the rest, and the connection cannot be reused.
+    pub(crate) fn response(
+        head: ResponseHead,
         connection: Box<Http1Connection>,
-        framing: BodyDecoder,
-        persists: bool,
-        rest: Option<RequestWriter>,
-    ) -> Self {
-        let Some(mut rest) = rest else {
-            return Self { connection, framing, persists, _uploading: None };
+        writer: &mut RequestWriter,
+    ) -> Response<Self> {
+        let ResponseHead { response, decoder, keep_alive } = head;
+        let body = match writer.take_unsent() {
+            None => Self { connection, decoder, keep_alive, _upload: None },
+            Some(unsent) => Self::with_upload(connection, decoder, unsent),
         };
-        let Http1Connection { io, read, peer, .. } = *connection;
-        let (reading, mut writing) = io.split();
-        let connection = Box::new(Http1Connection { read, ..Http1Connection::new(reading, peer) });
-        let upload = async move { _ = poll_fn(|cx| rest.poll_send(&mut writing, cx)).await };
-        let uploading = tokio::spawn(with_current_context(upload)).abort_handle();
-        Self { connection, framing, persists: false, _uploading: Some(UploadTask(uploading)) }
+        response.map(|()| body)
     }
 
-    /// All of the body, if it has come already.
-    pub(in crate::proxy) fn take_whole(&mut self) -> Option<Bytes> {
-        let read = &mut self.connection.read;
-        let length = self.framing.left().and_then(|left| usize::try_from(left).ok())?;
-        let whole = (length <= read.len()).then(|| read.split_to(length).freeze())?;
-        self.framing = BodyDecoder::Length(0);
-        Some(whole)
+    fn with_upload(
+        connection: Box<Http1Connection>,
+        decoder: BodyDecoder,
+        mut unsent: RequestWriter,
+    ) -> Self {
+        let (connection, mut write_half) = connection.split();
+        let upload = async move { _ = poll_fn(|cx| unsent.poll_send(&mut write_half, cx)).await };
+        let task = UploadTask(tokio::spawn(with_current_context(upload)).abort_handle());
+        Self { connection: Box::new(connection), decoder, keep_alive: false, _upload: Some(task) }
     }
 
-    /// The connection, if the body has ended as it should, with nothing behind it, and another request may
-    /// follow.
-    pub(in crate::proxy) fn into_connection(self) -> Option<Box<Http1Connection>> {
-        let is_clean = self.framing.is_over() && self.connection.read.is_empty();
-        (self.persists && is_clean).then_some(self.connection)
+    /// Returns the whole body if it has been received already.
+    pub(crate) fn take_buffered(&mut self) -> Option<Bytes> {
+        let buffer = self.connection.buffer();
+        let length = usize::try_from(self.decoder.remaining()?).ok()?;
+        if length > buffer.len() {
+            return None;
+        }
+        let data = buffer.split_to(length).freeze();
+        self.decoder = BodyDecoder::Length(0);
+        Some(data)
     }
 
-    /// The connection, for the protocol that it was switched to.
-    pub(in crate::proxy) fn into_switched(self) -> UpgradedIo {
-        let Http1Connection { io, read, .. } = *self.connection;
-        UpgradedIo { unread: read, io }
+    /// Returns the connection if it can carry another request.
+    ///
+    /// The body must have ended, and no byte may follow it.
+    pub(crate) fn into_connection(mut self) -> Option<Box<Http1Connection>> {
+        let is_clean = self.decoder.is_finished() && self.connection.buffer().is_empty();
+        (self.keep_alive && is_clean).then_some(self.connection)
+    }
+
+    /// Returns the connection after a 101 response.
+    pub(crate) fn into_upgraded(self) -> UpgradedIo {
+        self.connection.into_upgraded()
     }
 }
 
@@ -82,28 +96,28 @@ impl Body for Http1Body {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Http1Error>>> {
-        let Self { connection, framing, .. } = self.get_mut();
+        let Self { connection, decoder, .. } = self.get_mut();
         loop {
-            match framing.next(&mut connection.read)? {
+            match decoder.decode(connection.buffer())? {
                 Decoded::Data(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
                 Decoded::Trailers(trailers) => return Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
                 Decoded::End => return Poll::Ready(None),
-                Decoded::More => {}
+                Decoded::Incomplete => {}
             }
             if !ready!(connection.poll_read(cx))? {
-                if *framing != BodyDecoder::UntilClose {
+                if *decoder != BodyDecoder::UntilClose {
                     return Poll::Ready(Some(Err(Http1Error::Closed)));
                 }
-                *framing = BodyDecoder::Length(0);
+                *decoder = BodyDecoder::Length(0);
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.framing.is_over()
+        self.decoder.is_finished()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.framing.left().map_or_else(SizeHint::default, SizeHint::with_exact)
+        self.decoder.remaining().map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }

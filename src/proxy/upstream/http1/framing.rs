@@ -1,130 +1,134 @@
-//! Where an answer's body ends (RFC 9112, sections 6 and 7).
+//! Framing of response bodies (RFC 9112, sections 6 and 7).
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
 use httparse::Status;
 
-use super::Http1Error;
+use super::error::Http1Error;
 
-/// How much of a body is still to come.
+/// Decodes a response body. The variant is its framing, and holds what remains.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum BodyDecoder {
     Chunked(ChunkedState),
+    /// Number of remaining bytes.
     Length(u64),
     UntilClose,
 }
 
-/// What is next in what was read.
+/// The next part of a body.
 pub(super) enum Decoded {
     Data(Bytes),
     End,
-    More,
+    /// The buffer does not hold a complete part.
+    Incomplete,
     Trailers(HeaderMap),
 }
 
 impl BodyDecoder {
-    pub(super) fn is_over(&self) -> bool {
-        matches!(self, Self::Length(0) | Self::Chunked(ChunkedState::Over))
+    pub(super) fn is_finished(&self) -> bool {
+        matches!(self, Self::Length(0) | Self::Chunked(ChunkedState::End))
     }
 
-    /// How many bytes are left, if that is known.
-    pub(super) fn left(&self) -> Option<u64> {
+    /// Number of remaining bytes, if known.
+    pub(super) fn remaining(&self) -> Option<u64> {
         match self {
-            Self::Length(left) => Some(*left),
-            Self::Chunked(ChunkedState::Over) => Some(0),
+            Self::Length(remaining) => Some(*remaining),
+            Self::Chunked(ChunkedState::End) => Some(0),
             Self::Chunked(_) | Self::UntilClose => None,
         }
     }
 
-    pub(super) fn next(&mut self, read: &mut BytesMut) -> Result<Decoded, Http1Error> {
+    /// Takes the next part off the buffer.
+    pub(super) fn decode(&mut self, buffer: &mut BytesMut) -> Result<Decoded, Http1Error> {
         match self {
-            Self::Chunked(chunks) => chunks.next(read),
+            Self::Chunked(state) => state.decode(buffer),
             Self::Length(0) => Ok(Decoded::End),
-            _ if read.is_empty() => Ok(Decoded::More),
-            Self::Length(left) => Ok(Decoded::Data(take(read, left))),
-            Self::UntilClose => Ok(Decoded::Data(read.split().freeze())),
+            _ if buffer.is_empty() => Ok(Decoded::Incomplete),
+            Self::Length(remaining) => Ok(Decoded::Data(take_data(buffer, remaining))),
+            Self::UntilClose => Ok(Decoded::Data(buffer.split().freeze())),
         }
     }
 }
 
-fn take(read: &mut BytesMut, left: &mut u64) -> Bytes {
-    let length = usize::try_from(*left).map_or(read.len(), |left| left.min(read.len()));
-    *left -= length as u64;
-    read.split_to(length).freeze()
+fn take_data(buffer: &mut BytesMut, remaining: &mut u64) -> Bytes {
+    let length = usize::try_from(*remaining).map_or(buffer.len(), |remaining| remaining.min(buffer.len()));
+    *remaining -= length as u64;
+    buffer.split_to(length).freeze()
 }
 
-/// How far a body in chunks has come.
+/// Position within a chunked body.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) enum ChunkedState {
-    /// A chunk's size is next.
+    /// Before the size of a chunk.
     #[default]
     Size,
-    /// So much is left of a chunk.
+    /// Within a chunk, with the number of its remaining bytes.
     Data(u64),
-    /// The line that ends a chunk.
+    /// Before the line end that follows a chunk.
     DataEnd,
     Trailers,
-    Over,
+    End,
 }
 
 impl ChunkedState {
-    fn next(&mut self, read: &mut BytesMut) -> Result<Decoded, Http1Error> {
+    fn decode(&mut self, buffer: &mut BytesMut) -> Result<Decoded, Http1Error> {
         loop {
             match self {
                 Self::Size => {
-                    let Some(size) = take_size(read)? else { return Ok(Decoded::More) };
+                    let Some(size) = take_chunk_size(buffer)? else { return Ok(Decoded::Incomplete) };
                     *self = if size == 0 { Self::Trailers } else { Self::Data(size) };
                 }
                 Self::Data(0) => *self = Self::DataEnd,
-                Self::Data(_) if read.is_empty() => return Ok(Decoded::More),
-                Self::Data(left) => return Ok(Decoded::Data(take(read, left))),
-                Self::DataEnd => match &**read {
+                Self::Data(_) if buffer.is_empty() => return Ok(Decoded::Incomplete),
+                Self::Data(remaining) => return Ok(Decoded::Data(take_data(buffer, remaining))),
+                Self::DataEnd => match &**buffer {
                     [b'\r', b'\n', ..] => {
-                        drop(read.split_to(2));
+                        drop(buffer.split_to(2));
                         *self = Self::Size;
                     }
-                    [] | [b'\r'] => return Ok(Decoded::More),
+                    [] | [b'\r'] => return Ok(Decoded::Incomplete),
                     _ => return Err(Http1Error::Chunk),
                 },
                 Self::Trailers => {
-                    let Some(trailers) = take_trailers(read)? else { return Ok(Decoded::More) };
-                    *self = Self::Over;
+                    let Some(trailers) = take_trailers(buffer)? else { return Ok(Decoded::Incomplete) };
+                    *self = Self::End;
                     return Ok(if trailers.is_empty() { Decoded::End } else { Decoded::Trailers(trailers) });
                 }
-                Self::Over => return Ok(Decoded::End),
+                Self::End => return Ok(Decoded::End),
             }
         }
     }
 }
 
-fn take_size(read: &mut BytesMut) -> Result<Option<u64>, Http1Error> {
-    let Some(end) = memchr::memchr(b'\n', read) else {
-        return if read.len() > LONGEST_LINE { Err(Http1Error::Chunk) } else { Ok(None) };
+fn take_chunk_size(buffer: &mut BytesMut) -> Result<Option<u64>, Http1Error> {
+    let Some(end) = memchr::memchr(b'\n', buffer) else {
+        return if buffer.len() > MAX_CHUNK_SIZE_LINE { Err(Http1Error::Chunk) } else { Ok(None) };
     };
-    size(&read.split_to(end + 1)).ok_or(Http1Error::Chunk).map(Some)
+    parse_chunk_size(&buffer.split_to(end + 1)).ok_or(Http1Error::Chunk).map(Some)
 }
 
-/// A chunk's size. Extensions are dropped (RFC 9112, section 7.1.1). httparse takes a line without any
-/// digits for the last chunk.
-fn size(line: &[u8]) -> Option<u64> {
+/// Parses the size of a chunk and drops its extensions (RFC 9112, section 7.1.1).
+///
+/// httparse's parser is not used because it accepts a line without digits as the last chunk.
+fn parse_chunk_size(line: &[u8]) -> Option<u64> {
     let line = line.strip_suffix(b"\r\n")?;
     let end = line.iter().position(|byte| !byte.is_ascii_hexdigit()).unwrap_or(line.len());
     let (digits, rest) = line.split_at(end);
     let is_extension = matches!(rest.trim_ascii_start(), [] | [b';', ..]) && !rest.contains(&b'\r');
-    // Neither empty nor too large.
+    // Fails if there are no digits, or more than 64 bits.
     let size = u64::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()?;
     is_extension.then_some(size)
 }
 
-fn take_trailers(read: &mut BytesMut) -> Result<Option<HeaderMap>, Http1Error> {
-    let mut fields = [httparse::EMPTY_HEADER; MOST_TRAILERS];
-    let Status::Complete((length, fields)) = httparse::parse_headers(read, &mut fields)? else {
-        return if read.len() > LONGEST_TRAILERS { Err(Http1Error::TooLong) } else { Ok(None) };
+fn take_trailers(buffer: &mut BytesMut) -> Result<Option<HeaderMap>, Http1Error> {
+    let mut fields = [httparse::EMPTY_HEADER; MAX_TRAILER_FIELDS];
+    let Status::Complete((length, fields)) = httparse::parse_headers(buffer, &mut fields)? else {
+        return if buffer.len() > MAX_TRAILERS_SIZE { Err(Http1Error::TooLarge) } else { Ok(None) };
     };
-    // A line feed alone ends a line for the parser.
-    let mut line_feeds = memchr::memchr_iter(b'\n', &read[..length]);
-    if line_feeds.any(|at| at == 0 || read[at - 1] != b'\r') {
+    // httparse accepts a bare LF as a line end.
+    let mut line_feeds = memchr::memchr_iter(b'\n', &buffer[..length]);
+    if line_feeds.any(|at| at == 0 || buffer[at - 1] != b'\r') {
         return Err(Http1Error::Chunk);
     }
     let mut trailers = HeaderMap::with_capacity(fields.len());
@@ -133,53 +137,62 @@ fn take_trailers(read: &mut BytesMut) -> Result<Option<HeaderMap>, Http1Error> {
         let value = HeaderValue::from_bytes(field.value).map_err(|_| httparse::Error::HeaderValue)?;
         trailers.append(name, value);
     }
-    drop(read.split_to(length));
+    drop(buffer.split_to(length));
     Ok(Some(trailers))
 }
 
-/// Of a chunk's size with its extensions, in bytes.
-const LONGEST_LINE: usize = 4 * 1024;
-const LONGEST_TRAILERS: usize = 16 * 1024;
-const MOST_TRAILERS: usize = 100;
+/// Maximum length of a chunk's size with its extensions, in bytes.
+const MAX_CHUNK_SIZE_LINE: usize = 4 * 1024;
+/// Maximum size of all trailers, in bytes.
+const MAX_TRAILERS_SIZE: usize = 16 * 1024;
+const MAX_TRAILER_FIELDS: usize = 100;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    type Parts = (Vec<u8>, Option<HeaderMap>, Vec<u8>);
+    struct DecodedBody {
+        data: Vec<u8>,
+        trailers: Option<HeaderMap>,
+        rest: Vec<u8>,
+    }
 
-    /// A body in chunks that is read in two pieces, its trailers, and what comes after.
-    fn read(text: &[u8], split: usize) -> Result<Parts, Http1Error> {
-        let (mut chunks, mut read) =
-            (BodyDecoder::Chunked(ChunkedState::default()), BytesMut::from(&text[..split]));
-        let (mut body, mut trailers, mut rest) = (Vec::new(), None, Some(&text[split..]));
+    /// Decodes a chunked body that is received in two parts.
+    fn decode(text: &[u8], split: usize) -> Result<DecodedBody, Http1Error> {
+        let mut decoder = BodyDecoder::Chunked(ChunkedState::default());
+        let mut buffer = BytesMut::from(&text[..split]);
+        let mut second_part = Some(&text[split..]);
+        let mut body = DecodedBody { data: Vec::new(), trailers: None, rest: Vec::new() };
         loop {
-            match chunks.next(&mut read)? {
-                Decoded::Data(data) => body.extend_from_slice(&data),
-                Decoded::Trailers(fields) => trailers = Some(fields),
+            match decoder.decode(&mut buffer)? {
+                Decoded::Data(data) => body.data.extend_from_slice(&data),
+                Decoded::Trailers(trailers) => body.trailers = Some(trailers),
                 Decoded::End => break,
-                Decoded::More => read.extend_from_slice(rest.take().ok_or(Http1Error::Closed)?),
+                Decoded::Incomplete => {
+                    buffer.extend_from_slice(second_part.take().ok_or(Http1Error::Closed)?);
+                }
             }
         }
-        assert!(chunks.is_over());
-        Ok((body, trailers, [&read, rest.unwrap_or_default()].concat()))
+        assert!(decoder.is_finished());
+        body.rest = [&buffer, second_part.unwrap_or_default()].concat();
+        Ok(body)
     }
 
     #[test]
-    fn chunks_are_read_however_they_are_split() {
+    fn chunks_are_decoded_at_any_split() {
         let text = b"4;name=\"v\"\r\nwiki\r\n0A\r\npedia in \n\r\n00\r\nX-Sum: 7\r\nX-Sum: 8\r\n\r\nHTTP/1.1";
         for split in 0..=text.len() {
-            let (body, trailers, rest) = read(text, split).unwrap();
-            assert_eq!(body, b"wikipedia in \n", "{split}");
-            let sums: Vec<_> = trailers.iter().flatten().map(|(_, value)| value.as_bytes()).collect();
+            let body = decode(text, split).unwrap();
+            assert_eq!(body.data, b"wikipedia in \n", "{split}");
+            let sums: Vec<_> = body.trailers.iter().flatten().map(|(_, value)| value.as_bytes()).collect();
             assert_eq!(sums, [b"7", b"8"], "{split}");
-            assert_eq!(rest, b"HTTP/1.1", "{split}");
+            assert_eq!(body.rest, b"HTTP/1.1", "{split}");
         }
-        assert!(read(b"0\r\n\r\n", 3).unwrap().1.is_none());
+        assert!(decode(b"0\r\n\r\n", 3).unwrap().trailers.is_none());
     }
 
     #[test]
-    fn what_is_no_chunk_is_an_error() {
+    fn malformed_chunk_is_an_error() {
         for text in [
             "\r\n",
             "zz\r\n",
@@ -203,26 +216,28 @@ mod tests {
             "0\r\n folded: 1\r\n\r\n",
         ] {
             for split in 0..=text.len() {
-                let error = read(text.as_bytes(), split).expect_err(text);
+                let result = decode(text.as_bytes(), split);
+                let error = result.err().unwrap_or_else(|| panic!("{text:?} at {split}"));
                 assert!(!matches!(error, Http1Error::Closed), "{text:?}: {error}");
             }
         }
-        for half in ["", "1", "1\r\n", "1\r\nx", "1\r\nx\r\n", "0\r\n", "0\r\nX-Sum: 7\r\n"] {
-            assert!(matches!(read(half.as_bytes(), 0), Err(Http1Error::Closed)), "{half:?}");
+        for truncated in ["", "1", "1\r\n", "1\r\nx", "1\r\nx\r\n", "0\r\n", "0\r\nX-Sum: 7\r\n"] {
+            assert!(matches!(decode(truncated.as_bytes(), 0), Err(Http1Error::Closed)), "{truncated:?}");
         }
-        let endless = [b"1;".as_slice(), &[b'x'; LONGEST_LINE]].concat();
-        assert!(matches!(read(&endless, 1), Err(Http1Error::Chunk)));
+        let endless = [b"1;".as_slice(), &[b'x'; MAX_CHUNK_SIZE_LINE]].concat();
+        assert!(matches!(decode(&endless, 1), Err(Http1Error::Chunk)));
     }
 
     #[test]
-    fn a_length_leaves_what_comes_after() {
-        let (mut framing, mut read) = (BodyDecoder::Length(5), BytesMut::from("hel"));
-        assert!(matches!(framing.next(&mut read), Ok(Decoded::Data(data)) if data == "hel"));
-        assert!(matches!(framing.next(&mut read), Ok(Decoded::More)));
-        read.extend_from_slice(b"loHTTP");
-        assert_eq!(framing.left(), Some(2));
-        assert!(matches!(framing.next(&mut read), Ok(Decoded::Data(data)) if data == "lo"));
-        assert!(matches!(framing.next(&mut read), Ok(Decoded::End)) && framing.is_over());
-        assert_eq!(&read[..], b"HTTP");
+    fn length_leaves_the_following_bytes() {
+        let mut decoder = BodyDecoder::Length(5);
+        let mut buffer = BytesMut::from("hel");
+        assert!(matches!(decoder.decode(&mut buffer), Ok(Decoded::Data(data)) if data == "hel"));
+        assert!(matches!(decoder.decode(&mut buffer), Ok(Decoded::Incomplete)));
+        buffer.extend_from_slice(b"loHTTP");
+        assert_eq!(decoder.remaining(), Some(2));
+        assert!(matches!(decoder.decode(&mut buffer), Ok(Decoded::Data(data)) if data == "lo"));
+        assert!(matches!(decoder.decode(&mut buffer), Ok(Decoded::End)) && decoder.is_finished());
+        assert_eq!(&buffer[..], b"HTTP");
     }
 }

@@ -1,4 +1,4 @@
-//! What a connection's bytes go through.
+//! The byte streams of a connection.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -9,12 +9,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-/// The way to an upstream: as it is, or through TLS.
-pub(in crate::proxy::upstream) enum MaybeTlsStream {
+/// A connection to an upstream, with or without TLS.
+pub(crate) enum MaybeTlsStream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
-    /// Another task writes.
-    Reading(ReadHalf<Box<MaybeTlsStream>>),
+    /// The reading half, while another task writes.
+    ReadHalf(ReadHalf<Box<MaybeTlsStream>>),
 }
 
 impl MaybeTlsStream {
@@ -22,10 +22,10 @@ impl MaybeTlsStream {
         matches!(self, Self::Tls(_))
     }
 
-    /// For two tasks, the second of which writes.
+    /// Splits the stream for two tasks, one that reads and one that writes.
     pub(super) fn split(self) -> (Self, WriteHalf<Box<Self>>) {
-        let (reading, writing) = tokio::io::split(Box::new(self));
-        (Self::Reading(reading), writing)
+        let (read_half, write_half) = tokio::io::split(Box::new(self));
+        (Self::ReadHalf(read_half), write_half)
     }
 }
 
@@ -38,7 +38,7 @@ impl AsyncRead for MaybeTlsStream {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_read(cx, buffer),
             Self::Tls(io) => Pin::new(io).poll_read(cx, buffer),
-            Self::Reading(io) => Pin::new(io).poll_read(cx, buffer),
+            Self::ReadHalf(io) => Pin::new(io).poll_read(cx, buffer),
         }
     }
 }
@@ -48,7 +48,7 @@ impl AsyncWrite for MaybeTlsStream {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_write(cx, bytes),
             Self::Tls(io) => Pin::new(io).poll_write(cx, bytes),
-            Self::Reading(_) => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            Self::ReadHalf(_) => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         }
     }
 
@@ -60,7 +60,7 @@ impl AsyncWrite for MaybeTlsStream {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_write_vectored(cx, slices),
             Self::Tls(io) => Pin::new(io).poll_write_vectored(cx, slices),
-            Self::Reading(_) => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            Self::ReadHalf(_) => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         }
     }
 
@@ -68,13 +68,13 @@ impl AsyncWrite for MaybeTlsStream {
         match self {
             Self::Plain(io) => io.is_write_vectored(),
             Self::Tls(io) => io.is_write_vectored(),
-            Self::Reading(_) => false,
+            Self::ReadHalf(_) => false,
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(_) | Self::Reading(_) => Poll::Ready(Ok(())),
+            Self::Plain(_) | Self::ReadHalf(_) => Poll::Ready(Ok(())),
             Self::Tls(io) => Pin::new(io).poll_flush(cx),
         }
     }
@@ -83,14 +83,15 @@ impl AsyncWrite for MaybeTlsStream {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_shutdown(cx),
             Self::Tls(io) => Pin::new(io).poll_shutdown(cx),
-            Self::Reading(_) => Poll::Ready(Ok(())),
+            Self::ReadHalf(_) => Poll::Ready(Ok(())),
         }
     }
 }
 
-/// A connection that speaks another protocol from now on. What the upstream has said in it already is
-/// read first.
-pub(in crate::proxy) struct UpgradedIo {
+/// A connection after a 101 response.
+///
+/// Bytes that the upstream has sent after the response head are read first.
+pub(crate) struct UpgradedIo {
     pub(super) unread: BytesMut,
     pub(super) io: MaybeTlsStream,
 }

@@ -1,4 +1,4 @@
-//! A request on its way out: the head, and the body in the framing that the head announces.
+//! Sending a request: the head, then the body in the framing that the head announces.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -10,138 +10,143 @@ use http::HeaderMap;
 use http_body::Body as _;
 use tokio::io::AsyncWrite;
 
-use super::head::Http1HeaderWriter;
+use super::request_head::Http1HeaderWriter;
 use crate::proxy::content_length::BodyLength;
 use crate::proxy::header_writer::HeaderWriter;
 
-/// What is left of a request. It belongs to no connection: what has not begun can go out on another.
-pub(in crate::proxy::upstream) struct RequestWriter {
-    /// Until its end has come.
+/// The unsent part of a request.
+///
+/// It is independent of the connection: until the first byte is written, the request can be sent on another
+/// one.
+pub(crate) struct RequestWriter {
+    /// `None` after the end of the body.
     body: Option<Body>,
     length: BodyLength,
-    /// How much of the announced length is still to come.
-    left: u64,
+    /// Remaining bytes of the announced length.
+    remaining: u64,
     head: Vec<u8>,
-    /// What goes before the data: the size of a chunk, or all that ends the body.
-    before: Vec<u8>,
+    /// Written before `data`: the size of a chunk, or the last chunk with the trailers.
+    prefix: Vec<u8>,
     data: Bytes,
-    after: &'static [u8],
-    /// How much of the four has been written.
+    /// Written after `data`: the line end of a chunk.
+    suffix: &'static [u8],
+    /// Number of bytes written of `head`, `prefix`, `data` and `suffix` together.
     written: usize,
     has_begun: bool,
-    /// Whether what was written may wait in a buffer, as with TLS.
-    is_to_be_flushed: bool,
+    /// True if written bytes may still be in a buffer, as with TLS.
+    needs_flush: bool,
 }
 
-/// Why a request can't be sent to its end.
-pub(super) enum SendError {
-    /// Its body broke off, or was not as long as announced.
+/// The reason why a request cannot be sent to its end.
+pub(super) enum WriteError {
+    /// The body ended early, or its length is not as announced.
     Body,
     Io(io::Error),
 }
 
 impl RequestWriter {
-    pub(in crate::proxy::upstream) fn new(body: Body) -> Self {
+    pub(crate) fn new(body: Body) -> Self {
         let length = BodyLength::of(&body);
         Self {
             body: (length != BodyLength::NoBody).then_some(body),
-            left: if let BodyLength::Known(length) = length { length } else { 0 },
+            remaining: if let BodyLength::Known(length) = length { length } else { 0 },
             length,
             head: Vec::new(),
-            before: Vec::new(),
+            prefix: Vec::new(),
             data: Bytes::new(),
-            after: b"",
+            suffix: b"",
             written: 0,
             has_begun: false,
-            is_to_be_flushed: false,
+            needs_flush: false,
         }
     }
 
-    /// How long the whole body is.
+    /// Length of the whole body.
     pub(super) fn length(&self) -> BodyLength {
         self.length
     }
 
-    /// The body, to be sent in another way. `None` if it has been begun.
-    pub(in crate::proxy::upstream) fn take_body(&mut self) -> Option<(Body, BodyLength)> {
-        let is_untouched = !self.has_begun && self.before.is_empty() && self.data.is_empty();
-        is_untouched.then(|| (self.body.take().unwrap_or_default(), self.length))
+    /// Takes the body, to send it over HTTP/2. Returns `None` if a part of it has been read.
+    pub(crate) fn take_body(&mut self) -> Option<(Body, BodyLength)> {
+        let is_unread = !self.has_begun && self.prefix.is_empty() && self.data.is_empty();
+        is_unread.then(|| (self.body.take().unwrap_or_default(), self.length))
     }
 
-    /// Takes back a body of which nothing was sent.
-    pub(in crate::proxy::upstream) fn put_back(&mut self, body: Body) {
+    /// Restores a body of which nothing has been sent.
+    pub(crate) fn restore_body(&mut self, body: Body) {
         self.body = (self.length != BodyLength::NoBody).then_some(body);
     }
 
-    /// Whether any of it has been written.
+    /// Returns `true` if a byte has been written.
     pub(super) fn has_begun(&self) -> bool {
         self.has_begun
     }
 
     pub(super) fn is_sent(&self) -> bool {
-        self.body.is_none() && self.unwritten() == 0 && !self.is_to_be_flushed
+        self.body.is_none() && self.unwritten() == 0 && !self.needs_flush
     }
 
-    /// Begins with this head, perhaps after a connection that took nothing.
-    pub(super) fn begin(&mut self, head: Vec<u8>) {
+    /// Starts with this head. May be called again if a connection failed before a byte was written.
+    pub(super) fn start(&mut self, head: Vec<u8>) {
         self.head = head;
         self.written = 0;
     }
 
-    /// What has not been sent, if anything.
-    pub(super) fn take_rest(&mut self) -> Option<Self> {
+    /// Takes the unsent part of the request, if there is one.
+    pub(super) fn take_unsent(&mut self) -> Option<Self> {
         (!self.is_sent()).then(|| std::mem::replace(self, Self::new(Body::empty())))
     }
 
-    /// The head's buffer, once it is sent.
+    /// Takes the buffer of the head, for the next request.
     pub(super) fn take_head_buffer(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.head)
     }
 
-    /// Sends as much as the upstream takes and the body has.
+    /// Sends as much as the body provides and the connection accepts.
     pub(super) fn poll_send<W: AsyncWrite + Unpin>(
         &mut self,
         io: &mut W,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<(), SendError>> {
+    ) -> Poll<Result<(), WriteError>> {
         loop {
-            // The first piece goes out together with the head.
-            let waits_for_body = self.poll_more(cx)?.is_pending();
-            ready!(self.poll_write(io, cx)).map_err(SendError::Io)?;
-            if waits_for_body || self.body.is_none() {
-                ready!(Pin::new(&mut *io).poll_flush(cx)).map_err(SendError::Io)?;
-                self.is_to_be_flushed = false;
-                return if waits_for_body { Poll::Pending } else { Poll::Ready(Ok(())) };
+            // The first part of the body is written together with the head.
+            let awaits_body = self.poll_body(cx)?.is_pending();
+            ready!(self.poll_write(io, cx)).map_err(WriteError::Io)?;
+            if awaits_body || self.body.is_none() {
+                ready!(Pin::new(&mut *io).poll_flush(cx)).map_err(WriteError::Io)?;
+                self.needs_flush = false;
+                return if awaits_body { Poll::Pending } else { Poll::Ready(Ok(())) };
             }
         }
     }
 
-    /// Takes the next piece of the body, if there is room for it.
-    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
-        while let (Some(body), true) = (&mut self.body, self.data.is_empty()) {
+    /// Reads the next part of the body, unless one is waiting to be written.
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WriteError>> {
+        while self.data.is_empty() {
+            let Some(body) = &mut self.body else { break };
             match ready!(Pin::new(body).poll_frame(cx)) {
                 Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => self.add(data)?,
+                    Ok(data) => self.add_data(data)?,
                     Err(frame) => self.end(frame.into_trailers().ok())?,
                 },
-                Some(Err(_)) => return Poll::Ready(Err(SendError::Body)),
+                Some(Err(_)) => return Poll::Ready(Err(WriteError::Body)),
                 None => self.end(None)?,
             }
         }
         Poll::Ready(Ok(()))
     }
 
-    fn add(&mut self, data: Bytes) -> Result<(), SendError> {
+    fn add_data(&mut self, data: Bytes) -> Result<(), WriteError> {
         if let BodyLength::Known(_) = self.length {
-            self.left = self.left.checked_sub(data.len() as u64).ok_or(SendError::Body)?;
+            self.remaining = self.remaining.checked_sub(data.len() as u64).ok_or(WriteError::Body)?;
         }
-        // An empty chunk would be the last.
+        // An empty chunk would end the body.
         if !data.is_empty() {
             self.data = data;
             self.add_chunk_size();
         }
-        // Of a known length the end is known, too.
-        if self.length != BodyLength::Unknown && self.left == 0 {
+        // A known length also determines the end.
+        if self.length != BodyLength::Unknown && self.remaining == 0 {
             self.body = None;
         }
         Ok(())
@@ -149,24 +154,24 @@ impl RequestWriter {
 
     fn add_chunk_size(&mut self) {
         if self.length == BodyLength::Unknown {
-            self.before.extend_from_slice(format!("{:x}\r\n", self.data.len()).as_bytes());
-            self.after = b"\r\n";
+            self.prefix.extend_from_slice(format!("{:x}\r\n", self.data.len()).as_bytes());
+            self.suffix = b"\r\n";
         }
     }
 
-    /// Dropping the body tells who watches its progress.
-    fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), SendError> {
+    /// Ends the body. Dropping it notifies the observer of its progress.
+    fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), WriteError> {
         self.body = None;
         match self.length {
             BodyLength::Unknown => {
-                self.before.extend_from_slice(b"0\r\n");
+                self.prefix.extend_from_slice(b"0\r\n");
                 for (name, value) in trailers.iter().flatten() {
-                    Http1HeaderWriter(&mut self.before).copy(name, value);
+                    Http1HeaderWriter(&mut self.prefix).copy(name, value);
                 }
-                self.before.extend_from_slice(b"\r\n");
+                self.prefix.extend_from_slice(b"\r\n");
                 Ok(())
             }
-            _ if self.left > 0 => Err(SendError::Body),
+            _ if self.remaining > 0 => Err(WriteError::Body),
             _ => Ok(()),
         }
     }
@@ -178,10 +183,10 @@ impl RequestWriter {
     ) -> Poll<io::Result<()>> {
         while self.unwritten() > 0 {
             let written = if self.payload_len() == 0 {
-                // Most requests are a head alone, which needs no list.
+                // Most requests have no body and need no vectored write.
                 ready!(Pin::new(&mut *io).poll_write(cx, &self.head[self.written..]))?
             } else {
-                let pieces = [&*self.head, &*self.before, &*self.data, self.after];
+                let pieces = [&*self.head, &*self.prefix, &*self.data, self.suffix];
                 let mut slices = &mut pieces.map(IoSlice::new)[..];
                 IoSlice::advance_slices(&mut slices, self.written);
                 ready!(Pin::new(&mut *io).poll_write_vectored(cx, slices))?
@@ -190,13 +195,13 @@ impl RequestWriter {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.has_begun = true;
-            self.is_to_be_flushed = true;
+            self.needs_flush = true;
             self.written += written;
         }
         self.head.clear();
-        self.before.clear();
+        self.prefix.clear();
         self.data = Bytes::new();
-        self.after = b"";
+        self.suffix = b"";
         self.written = 0;
         Poll::Ready(Ok(()))
     }
@@ -205,9 +210,9 @@ impl RequestWriter {
         self.head.len() + self.payload_len() - self.written
     }
 
-    /// How long what follows the head is.
+    /// Number of buffered bytes after the head.
     fn payload_len(&self) -> usize {
-        self.before.len() + self.data.len() + self.after.len()
+        self.prefix.len() + self.data.len() + self.suffix.len()
     }
 }
 
@@ -221,58 +226,58 @@ mod tests {
 
     use super::*;
 
-    type Piece = Result<Frame<Bytes>, std::io::Error>;
+    type FrameResult = Result<Frame<Bytes>, std::io::Error>;
 
-    fn data(text: &'static str) -> Piece {
+    fn data(text: &'static str) -> FrameResult {
         Ok(Frame::data(Bytes::from_static(text.as_bytes())))
     }
 
-    fn unknown(pieces: Vec<Piece>) -> Body {
-        Body::new(StreamBody::new(futures_util::stream::iter(pieces)))
+    fn streamed(frames: Vec<FrameResult>) -> Body {
+        Body::new(StreamBody::new(futures_util::stream::iter(frames)))
     }
 
-    /// What arrives, through a pipe that takes `room` bytes at a time.
-    async fn sent(body: Body, room: usize) -> (String, bool) {
-        let (mut here, mut there) = tokio::io::duplex(room);
-        let mut sending = RequestWriter::new(body);
-        sending.begin(b"head ".to_vec());
+    /// Sends a request through a pipe of `capacity` bytes. Returns what was received, and whether all was sent.
+    async fn send(body: Body, capacity: usize) -> (String, bool) {
+        let (mut client, mut server) = tokio::io::duplex(capacity);
+        let mut writer = RequestWriter::new(body);
+        writer.start(b"head ".to_vec());
         let sender = async move {
-            let sent = std::future::poll_fn(|cx| sending.poll_send(&mut here, cx)).await.is_ok();
-            assert_eq!(sent, sending.is_sent() && sending.take_rest().is_none());
+            let sent = std::future::poll_fn(|cx| writer.poll_send(&mut client, cx)).await.is_ok();
+            assert_eq!(sent, writer.is_sent() && writer.take_unsent().is_none());
             sent
         };
-        let mut said = String::new();
-        let (sent, read) = tokio::join!(sender, there.read_to_string(&mut said));
+        let mut received = String::new();
+        let (sent, read) = tokio::join!(sender, server.read_to_string(&mut received));
         read.expect("text");
-        (said, sent)
+        (received, sent)
     }
 
     #[tokio::test]
-    async fn bodies_are_framed_however_little_is_taken_at_once() {
+    async fn bodies_are_framed_with_any_pipe_capacity() {
         let trailers = HeaderMap::from_iter([(http::header::ETAG, HeaderValue::from_static("7"))]);
-        for room in [1, 3, 4096] {
-            assert_eq!(sent(Body::empty(), room).await, ("head ".to_owned(), true));
-            assert_eq!(sent(Body::from("body"), room).await, ("head body".to_owned(), true));
-            let pieces = vec![data("one"), data(""), data("and a second one")];
+        for capacity in [1, 3, 4096] {
+            assert_eq!(send(Body::empty(), capacity).await, ("head ".to_owned(), true));
+            assert_eq!(send(Body::from("body"), capacity).await, ("head body".to_owned(), true));
+            let frames = vec![data("one"), data(""), data("and a second one")];
             let framed = "head 3\r\none\r\n10\r\nand a second one\r\n0\r\n\r\n".to_owned();
-            assert_eq!(sent(unknown(pieces), room).await, (framed, true));
-            let pieces = vec![data("one"), Ok(Frame::trailers(trailers.clone()))];
+            assert_eq!(send(streamed(frames), capacity).await, (framed, true));
+            let frames = vec![data("one"), Ok(Frame::trailers(trailers.clone()))];
             let framed = "head 3\r\none\r\n0\r\netag: 7\r\n\r\n".to_owned();
-            assert_eq!(sent(unknown(pieces), room).await, (framed, true));
+            assert_eq!(send(streamed(frames), capacity).await, (framed, true));
         }
     }
 
     #[tokio::test]
-    async fn a_body_that_breaks_off_does_not_look_whole() {
-        let pieces = vec![data("one"), Err(std::io::ErrorKind::BrokenPipe.into())];
-        assert_eq!(sent(unknown(pieces), 4096).await, ("head 3\r\none\r\n".to_owned(), false));
+    async fn aborted_chunked_body_has_no_last_chunk() {
+        let frames = vec![data("one"), Err(std::io::ErrorKind::BrokenPipe.into())];
+        assert_eq!(send(streamed(frames), 4096).await, ("head 3\r\none\r\n".to_owned(), false));
     }
 
-    /// Takes nothing, or all at once, and holds it back until it is flushed, which takes a while.
+    /// A sink that fails, or buffers all data until the second poll of a flush.
     #[derive(Default)]
     struct Buffered {
         is_broken: bool,
-        held: Vec<u8>,
+        buffered: Vec<u8>,
         flushes: usize,
         sent: Vec<u8>,
     }
@@ -286,7 +291,7 @@ mod tests {
             if self.is_broken {
                 return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
             }
-            self.held.extend_from_slice(bytes);
+            self.buffered.extend_from_slice(bytes);
             Poll::Ready(Ok(bytes.len()))
         }
 
@@ -296,8 +301,8 @@ mod tests {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            let held = std::mem::take(&mut self.held);
-            self.sent.extend(held);
+            let buffered = std::mem::take(&mut self.buffered);
+            self.sent.extend(buffered);
             Poll::Ready(Ok(()))
         }
 
@@ -307,60 +312,62 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_held_back_is_not_sent() {
-        let (mut io, mut sending) = (Buffered::default(), RequestWriter::new(Body::from("body")));
-        sending.begin(b"head ".to_vec());
+    async fn request_is_not_sent_until_flushed() {
+        let mut io = Buffered::default();
+        let mut writer = RequestWriter::new(Body::from("body"));
+        writer.start(b"head ".to_vec());
         let mut polls = 0;
-        while !sending.is_sent() {
+        while !writer.is_sent() {
             polls += 1;
             let mut cx = Context::from_waker(std::task::Waker::noop());
-            let _ = sending.poll_send(&mut io, &mut cx);
+            let _ = writer.poll_send(&mut io, &mut cx);
         }
         assert_eq!((polls, &*io.sent), (2, &b"head body"[..]));
     }
 
     #[tokio::test]
-    async fn a_connection_that_takes_nothing_costs_no_byte() {
-        let end = unknown(vec![]);
+    async fn request_is_resent_after_a_connection_accepts_nothing() {
+        let end = streamed(vec![]);
         for (body, framed) in [
             (Body::empty(), ""),
             (Body::from("body"), "body"),
             (end, "0\r\n\r\n"),
-            (unknown(vec![data("one"), data("two")]), "3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"),
+            (streamed(vec![data("one"), data("two")]), "3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"),
         ] {
-            let mut sending = RequestWriter::new(body);
+            let mut writer = RequestWriter::new(body);
             let mut broken = Buffered { is_broken: true, ..Buffered::default() };
             for _ in 0..2 {
-                sending.begin(b"a longer head ".to_vec());
-                let sent = std::future::poll_fn(|cx| sending.poll_send(&mut broken, cx)).await;
-                assert!(sent.is_err() && !sending.has_begun());
+                writer.start(b"a longer head ".to_vec());
+                let sent = std::future::poll_fn(|cx| writer.poll_send(&mut broken, cx)).await;
+                assert!(sent.is_err() && !writer.has_begun());
             }
             let mut io = Buffered::default();
-            sending.begin(b"head ".to_vec());
-            assert!(std::future::poll_fn(|cx| sending.poll_send(&mut io, cx)).await.is_ok());
+            writer.start(b"head ".to_vec());
+            assert!(std::future::poll_fn(|cx| writer.poll_send(&mut io, cx)).await.is_ok());
             assert_eq!(io.sent, format!("head {framed}").as_bytes());
         }
     }
 
     #[tokio::test]
-    async fn a_length_is_kept_to() {
-        for (announced, body, sent) in [(3, "abc", true), (4, "abc", false), (2, "abc", false)] {
-            let mut sending = RequestWriter::new(unknown(vec![data(body)]));
-            (sending.length, sending.left) = (BodyLength::Known(announced), announced);
-            sending.begin(b"head ".to_vec());
+    async fn body_length_must_be_as_announced() {
+        for (announced, body, is_complete) in [(3, "abc", true), (4, "abc", false), (2, "abc", false)] {
+            let mut writer = RequestWriter::new(streamed(vec![data(body)]));
+            writer.length = BodyLength::Known(announced);
+            writer.remaining = announced;
+            writer.start(b"head ".to_vec());
             let mut io = Buffered::default();
-            let whole = std::future::poll_fn(|cx| sending.poll_send(&mut io, cx)).await.is_ok();
-            assert_eq!(whole, sent, "{announced}");
+            let sent = std::future::poll_fn(|cx| writer.poll_send(&mut io, cx)).await.is_ok();
+            assert_eq!(sent, is_complete, "{announced}");
         }
     }
 
     #[test]
-    fn what_has_not_begun_can_go_another_way() {
-        let mut sending = RequestWriter::new(Body::from("body"));
-        sending.begin(b"head".to_vec());
-        let (body, length) = sending.take_body().expect("untouched");
+    fn unsent_body_can_be_taken_and_restored() {
+        let mut writer = RequestWriter::new(Body::from("body"));
+        writer.start(b"head".to_vec());
+        let (body, length) = writer.take_body().expect("unread");
         assert_eq!(length, BodyLength::Known(4));
-        sending.put_back(body);
-        assert!(!sending.is_sent() && !sending.has_begun());
+        writer.restore_body(body);
+        assert!(!writer.is_sent() && !writer.has_begun());
     }
 }

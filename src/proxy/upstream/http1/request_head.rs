@@ -1,0 +1,123 @@
+//! Writing request heads (RFC 9112, sections 3 and 5).
+
+use http::Method;
+use http::header::{HeaderName, HeaderValue};
+
+use crate::proxy::content_length::BodyLength;
+use crate::proxy::header_writer::HeaderWriter;
+use crate::proxy::request_head::RequestHead;
+
+/// Writes a request head. `default_host` is used if the request names no host.
+pub(super) fn write_request_head(
+    head: &impl RequestHead,
+    length: BodyLength,
+    default_host: &str,
+    to: &mut Vec<u8>,
+) {
+    let target = head.target().as_str();
+    push(to, &[head.method().as_str().as_bytes(), b" ", target.as_bytes(), b" HTTP/1.1\r\n"]);
+    let host = head.host().map_or(default_host.as_bytes(), HeaderValue::as_bytes);
+    push(to, &[b"host: ", host, b"\r\n"]);
+    head.write_headers(&mut Http1HeaderWriter(to));
+    match length {
+        BodyLength::Known(length) => push_length(to, length),
+        BodyLength::Unknown => to.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        // RFC 9110, section 8.6: methods that anticipate a body announce its absence.
+        BodyLength::NoBody if matches!(*head.method(), Method::POST | Method::PUT | Method::PATCH) => {
+            push_length(to, 0);
+        }
+        BodyLength::NoBody => {}
+    }
+    if let Some(protocols) = head.upgrade() {
+        push(to, &[b"connection: upgrade\r\nupgrade: ", protocols.as_bytes(), b"\r\n"]);
+    } else if head.accepts_trailers() {
+        to.extend_from_slice(b"connection: te\r\nte: trailers\r\n");
+    }
+    to.extend_from_slice(b"\r\n");
+}
+
+fn push_length(to: &mut Vec<u8>, length: u64) {
+    push(to, &[b"content-length: ", length.to_string().as_bytes(), b"\r\n"]);
+}
+
+/// Writes header fields as HTTP/1.1 field lines.
+pub(super) struct Http1HeaderWriter<'a>(pub(super) &'a mut Vec<u8>);
+
+impl HeaderWriter for Http1HeaderWriter<'_> {
+    fn add(&mut self, name: &HeaderName, value: &[u8]) {
+        push(self.0, &[name.as_str().as_bytes(), b": ", value, b"\r\n"]);
+    }
+}
+
+fn push(to: &mut Vec<u8>, pieces: &[&[u8]]) {
+    to.reserve(pieces.iter().map(|piece| piece.len()).sum());
+    for piece in pieces {
+        to.extend_from_slice(piece);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::uri::PathAndQuery;
+
+    use super::*;
+
+    struct TestHead {
+        method: Method,
+        upgrade: Option<HeaderValue>,
+        accepts_trailers: bool,
+    }
+
+    impl RequestHead for TestHead {
+        fn method(&self) -> &Method {
+            &self.method
+        }
+
+        fn target(&self) -> &PathAndQuery {
+            static TARGET: PathAndQuery = PathAndQuery::from_static("/a?b");
+            &TARGET
+        }
+
+        fn host(&self) -> Option<&HeaderValue> {
+            None
+        }
+
+        fn upgrade(&self) -> Option<&HeaderValue> {
+            self.upgrade.as_ref()
+        }
+
+        fn accepts_trailers(&self) -> bool {
+            self.accepts_trailers
+        }
+
+        fn write_headers(&self, to: &mut impl HeaderWriter) {
+            to.add(&HeaderName::from_static("x-one"), b"1");
+        }
+    }
+
+    #[test]
+    fn request_head_announces_body_length_upgrade_and_trailers() {
+        let written = |head: &TestHead, length| {
+            let mut bytes = Vec::new();
+            write_request_head(head, length, "a.example:80", &mut bytes);
+            String::from_utf8(bytes).expect("text")
+        };
+        let get = |upgrade: Option<&'static str>, accepts_trailers| TestHead {
+            method: Method::GET,
+            upgrade: upgrade.map(HeaderValue::from_static),
+            accepts_trailers,
+        };
+        let start = "GET /a?b HTTP/1.1\r\nhost: a.example:80\r\nx-one: 1\r\n";
+        for (head, length, end) in [
+            (get(None, false), BodyLength::NoBody, "\r\n"),
+            (get(None, false), BodyLength::Known(12), "content-length: 12\r\n\r\n"),
+            (get(None, false), BodyLength::Unknown, "transfer-encoding: chunked\r\n\r\n"),
+            (get(None, true), BodyLength::NoBody, "connection: te\r\nte: trailers\r\n\r\n"),
+            (get(Some("echo"), true), BodyLength::NoBody, "connection: upgrade\r\nupgrade: echo\r\n\r\n"),
+        ] {
+            assert_eq!(written(&head, length), format!("{start}{end}"));
+        }
+        let post = TestHead { method: Method::POST, ..get(None, false) };
+        assert!(written(&post, BodyLength::NoBody).ends_with("\r\ncontent-length: 0\r\n\r\n"));
+    }
+}

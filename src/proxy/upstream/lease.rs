@@ -1,0 +1,49 @@
+//! Ownership of a connection while its response is in flight.
+
+use std::sync::Arc;
+
+use super::connection::UpstreamBody;
+use super::deadline_timer::DeadlineTimer;
+use super::dns::PeerAddr;
+use super::permit::Permit;
+use super::pool::Pool;
+
+/// Held until the response ends: the request's permit, and the pool that the connection returns to.
+pub(in crate::proxy) struct Lease {
+    pool: Option<Arc<Pool>>,
+    permit: Permit,
+    peer: PeerAddr,
+    /// The connection's timer.
+    timer: DeadlineTimer,
+}
+
+impl Lease {
+    /// Without a pool the connection is closed when the response ends.
+    pub(super) fn new(
+        pool: Option<&Arc<Pool>>,
+        permit: Permit,
+        peer: PeerAddr,
+        timer: DeadlineTimer,
+    ) -> Self {
+        Self { pool: pool.cloned(), permit, peer, timer }
+    }
+
+    /// Stops counting the request as in flight, because the response is a long-lived stream.
+    pub(in crate::proxy) fn release_permit(&mut self) {
+        self.permit.release();
+    }
+
+    /// Returns the connection to the pool.
+    ///
+    /// To be called when both the request and the response are complete. If the lease is dropped instead,
+    /// the connection is closed.
+    pub(in crate::proxy) fn finish(self, body: UpstreamBody) {
+        let connection = match body {
+            UpstreamBody::Http1(body) => body.into_connection(),
+            UpstreamBody::Http2(_) => None,
+        };
+        if let (Some(connection), Some(pool)) = (connection, self.pool) {
+            pool.put(&self.permit.upstream, connection, self.peer, self.timer);
+        }
+    }
+}

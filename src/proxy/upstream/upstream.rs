@@ -1,0 +1,104 @@
+//! One upstream of a route, shared by all worker threads.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::time::Instant;
+
+use super::circuit_breaker::{CircuitBreaker, Failure, Transition};
+use super::concurrency::ConcurrencyLimit;
+use super::connect::Connector;
+use super::error::UpstreamConfigError;
+use super::metrics::UpstreamMetrics;
+use super::origin::Origin;
+use super::settings::UpstreamSettings;
+use super::tls::TrustAnchors;
+
+/// One upstream of a route: its address, health, load and metrics.
+pub(super) struct Upstream {
+    /// Unique in this process. Pools use it as their key.
+    pub(super) id: u64,
+    route: String,
+    url: String,
+    pub(super) settings: UpstreamSettings,
+    pub(super) origin: Origin,
+    pub(super) connector: Connector,
+    pub(super) circuit_breaker: CircuitBreaker,
+    pub(super) concurrency: ConcurrencyLimit,
+    pub(super) metrics: UpstreamMetrics,
+}
+
+impl Upstream {
+    pub(super) fn new(
+        route: &str,
+        url: &str,
+        settings: &UpstreamSettings,
+        trust_anchors: &mut TrustAnchors,
+    ) -> Result<Self, UpstreamConfigError> {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+        let origin = Origin::parse(url)?;
+        Ok(Self {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            route: route.to_owned(),
+            url: url.to_owned(),
+            connector: Connector::new(&origin, settings, trust_anchors)?,
+            circuit_breaker: CircuitBreaker::new(settings),
+            concurrency: ConcurrencyLimit::new(
+                settings.max_in_flight,
+                settings.max_queued,
+                settings.queue_timeout,
+            ),
+            metrics: UpstreamMetrics::new(route, url),
+            settings: settings.clone(),
+            origin,
+        })
+    }
+
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Returns `true` if [`new`](Self::new) with these arguments would build an equal upstream.
+    pub(super) fn matches(&self, route: &str, url: &str, settings: &UpstreamSettings) -> bool {
+        self.route == route && self.url == url && self.settings == *settings
+    }
+
+    /// Refreshes the host's addresses in a background task if they are stale.
+    pub(super) fn refresh_dns_if_stale(self: &Arc<Self>, now: Instant) {
+        if self.connector.addresses.take_refresh(now) {
+            let upstream = Arc::clone(self);
+            tokio::spawn(async move { upstream.connector.addresses.refresh().await });
+        }
+    }
+
+    /// Records that a response head has been received.
+    pub(super) fn record_success(&self) {
+        self.report(self.circuit_breaker.record_success());
+    }
+
+    pub(super) fn record_failure(&self, failure: Failure) {
+        if failure == Failure::Connection {
+            self.metrics.connect_failures.increment(1);
+            self.connector.addresses.mark_stale(Instant::now());
+        }
+        self.report(self.circuit_breaker.record_failure(failure, Instant::now()));
+    }
+
+    /// Records the state that consecutive health checks agree on.
+    pub(super) fn record_health_check(&self, is_healthy: bool) {
+        self.report(self.circuit_breaker.record_health_check(is_healthy, Instant::now()));
+    }
+
+    fn report(&self, transition: Transition) {
+        match transition {
+            Transition::Ejected => {
+                self.metrics.ejections.increment(1);
+                tracing::warn!(upstream = self.url, route = self.route, "upstream ejected");
+            }
+            Transition::None => {}
+            Transition::Recovered => {
+                tracing::info!(upstream = self.url, route = self.route, "upstream recovered");
+            }
+        }
+    }
+}
