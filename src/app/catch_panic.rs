@@ -1,4 +1,4 @@
-//! A panic costs the request in which it happens, and no other.
+//! Converts panics of the inner service into 500 responses.
 
 use std::any::Any;
 use std::convert::Infallible;
@@ -15,15 +15,15 @@ use tower::Service;
 
 use crate::routers::ApiError;
 
-/// Calls a service, and answers 500 where it panics, now or later.
+/// Calls a service. A panic of `call` or of the returned future becomes a 500 response.
 pub(super) fn catch_panic<F>(call: impl FnOnce() -> F) -> CatchPanicFuture<F> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(future) => CatchPanicFuture::Running { future },
-        Err(cause) => CatchPanicFuture::Panicked { answer: Some(Box::new(panic_response(&*cause))) },
+        Err(cause) => CatchPanicFuture::Panicked { response: Some(Box::new(panic_response(&*cause))) },
     }
 }
 
-/// Answers 500 where the service below panics.
+/// Converts panics of the inner service into 500 responses.
 #[derive(Clone)]
 pub(super) struct CatchPanic<S>(pub(super) S);
 
@@ -46,31 +46,33 @@ where
 
 pin_project! {
     /// Response future of [`CatchPanic`] and [`catch_panic`].
-    #[project = CaughtProj]
-    pub(super) enum CatchPanicFuture<F> {
+    #[project = CatchPanicFutureProj]
+    pub enum CatchPanicFuture<F> {
         Running { #[pin] future: F },
-        Panicked { answer: Option<Box<Response<Body>>> },
+        Panicked { response: Option<Box<Response<Body>>> },
     }
 }
 
 impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for CatchPanicFuture<F> {
     type Output = Result<Response<Body>, Infallible>;
 
-    #[expect(clippy::expect_used, reason = "polling again is the caller's mistake")]
+    #[expect(clippy::expect_used, reason = "polling after completion is a bug of the caller")]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project() {
-            CaughtProj::Running { future } => catch_unwind(AssertUnwindSafe(|| future.poll(cx)))
+            CatchPanicFutureProj::Running { future } => catch_unwind(AssertUnwindSafe(|| future.poll(cx)))
                 .unwrap_or_else(|cause| Poll::Ready(Ok(panic_response(&*cause)))),
-            CaughtProj::Panicked { answer } => {
-                Poll::Ready(Ok(*answer.take().expect("Caught polled after completion")))
+            CatchPanicFutureProj::Panicked { response } => {
+                Poll::Ready(Ok(*response.take().expect("CatchPanicFuture polled after completion")))
             }
         }
     }
 }
 
 fn panic_response(cause: &(dyn Any + Send)) -> Response<Body> {
-    let text =
-        cause.downcast_ref::<&str>().copied().or_else(|| cause.downcast_ref::<String>().map(String::as_str));
-    tracing::error!(panic = text.unwrap_or("of unknown kind"), "a request panicked");
+    let message = match cause.downcast_ref::<&str>() {
+        Some(message) => Some(*message),
+        None => cause.downcast_ref::<String>().map(String::as_str),
+    };
+    tracing::error!(panic = message.unwrap_or("unknown payload"), "request handler panicked");
     ApiError::Panicked.into_response()
 }

@@ -1,25 +1,56 @@
-//! Where a request really comes from, believing trusted proxies alone.
+//! The client's address, scheme and host, as far as trusted proxies report them.
 
 use std::net::IpAddr;
 
-use http::header::FORWARDED;
-use http::{HeaderMap, HeaderName};
+use http::header::{FORWARDED, HOST};
+use http::uri::Authority;
+use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use ipnet::IpNet;
 
 use crate::http_headers::{X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, split_list};
+use crate::proxy::Forwarded;
+use crate::server::{Peer, TlsConnection};
 
-/// The proxies whose `Forwarded` and `X-Forwarded-*` headers are believed.
+/// Returns the client's address, and inserts [`Forwarded`] into the request for upstreams.
+///
+/// `default_host` is used for an HTTP/1.0 request without `Host`. Returns `None` if the request did not
+/// arrive through a listener.
+pub(crate) fn resolve_client<B>(
+    trusted: &TrustedProxies,
+    default_host: Option<&HeaderValue>,
+    request: &mut Request<B>,
+) -> Option<IpAddr> {
+    // Removed, because nothing reads them later and smaller extensions take fewer allocations.
+    let Peer(peer) = request.extensions_mut().remove()?;
+    let is_tls = request.extensions_mut().remove::<TlsConnection>().is_some();
+    let info = trusted.resolve(peer.ip(), request.headers());
+    let client = info.client;
+    let proto = if info.https.unwrap_or(is_tls) { "https" } else { "http" };
+    // RFC 9112, section 3.2.2: the authority of an absolute target overrides `Host`.
+    let authority = info.host.or_else(|| request.uri().authority().map(Authority::as_str));
+    let host = authority
+        .and_then(|host| HeaderValue::try_from(host).ok())
+        // A scan is cheaper than hashing: `Host` is nearly always the first header.
+        .or_else(|| request.headers().iter().find_map(|(name, host)| (name == HOST).then(|| host.clone())))
+        .or_else(|| default_host.cloned());
+    if let Some(host) = host {
+        request.extensions_mut().insert(Forwarded { client, proto, host, chain: None });
+    }
+    Some(client)
+}
+
+/// The proxies whose `Forwarded` and `X-Forwarded-*` headers are trusted.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TrustedProxies(Vec<IpNet>);
 
-/// What is known of where a request comes from.
+/// The origin of a request, as the connection and trusted proxies report it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ForwardedInfo<'h> {
-    /// The client's address: the nearest one that no trusted proxy stands at.
+    /// Address of the client: the last one in the chain that is not a trusted proxy's.
     pub(crate) client: IpAddr,
-    /// Whether the client used https, if a trusted proxy says so.
+    /// `true` for https, `false` for http, `None` if no trusted proxy reports the scheme.
     pub(crate) https: Option<bool>,
-    /// The host that the client asked for, if a trusted proxy says so.
+    /// Host that the client requested, if a trusted proxy reports it.
     pub(crate) host: Option<&'h str>,
 }
 
@@ -33,62 +64,62 @@ impl TrustedProxies {
         self.0.iter().any(|network| network.contains(&address))
     }
 
-    /// Where the request of `peer` comes from.
+    /// Resolves the origin of a request that `peer` sent.
     ///
-    /// Which of the two families a proxy writes isn't known here, and it may pass on the other one as
-    /// the client sent it. So where both are there, they are believed only if they agree.
+    /// A proxy sets either `Forwarded` or `X-Forwarded-*` and may pass the other through as the client
+    /// sent it. If both are present, they are used only if they agree on the client.
     pub(crate) fn resolve<'h>(&self, peer: IpAddr, headers: &'h HeaderMap) -> ForwardedInfo<'h> {
         let peer = peer.to_canonical();
-        let nobody_says = ForwardedInfo { client: peer, https: None, host: None };
+        let direct = ForwardedInfo { client: peer, https: None, host: None };
         if !self.contains(peer) {
-            return nobody_says;
+            return direct;
         }
-        match (self.by_x_forwarded(peer, headers), self.by_forwarded(peer, headers)) {
-            (Some(one), Some(other)) if one.client != other.client => nobody_says,
-            (one, other) => one.or(other).unwrap_or(nobody_says),
+        match (self.from_x_forwarded(peer, headers), self.from_forwarded(peer, headers)) {
+            (Some(x_forwarded), Some(forwarded)) if x_forwarded.client != forwarded.client => direct,
+            (x_forwarded, forwarded) => x_forwarded.or(forwarded).unwrap_or(direct),
         }
     }
 
-    fn by_x_forwarded<'h>(&self, peer: IpAddr, headers: &'h HeaderMap) -> Option<ForwardedInfo<'h>> {
+    /// Reads the `X-Forwarded-*` headers.
+    fn from_x_forwarded<'h>(&self, peer: IpAddr, headers: &'h HeaderMap) -> Option<ForwardedInfo<'h>> {
+        if !headers.contains_key(X_FORWARDED_FOR) {
+            return None;
+        }
         let addresses = list_elements_rev(headers, X_FORWARDED_FOR).map(node_address);
         let proto = list_elements_rev(headers, X_FORWARDED_PROTO).next();
-        let host = list_elements_rev(headers, X_FORWARDED_HOST).next();
-        headers.contains_key(X_FORWARDED_FOR).then(|| ForwardedInfo {
+        Some(ForwardedInfo {
             client: self.rightmost_untrusted(peer, addresses),
             https: proto.and_then(is_https),
-            host,
+            host: list_elements_rev(headers, X_FORWARDED_HOST).next(),
         })
     }
 
-    fn by_forwarded<'h>(&self, peer: IpAddr, headers: &'h HeaderMap) -> Option<ForwardedInfo<'h>> {
-        let element = list_elements_rev(headers, FORWARDED).next()?;
+    /// Reads `Forwarded` (RFC 7239).
+    fn from_forwarded<'h>(&self, peer: IpAddr, headers: &'h HeaderMap) -> Option<ForwardedInfo<'h>> {
+        let last = list_elements_rev(headers, FORWARDED).next()?;
         let addresses = list_elements_rev(headers, FORWARDED)
             .map(|element| parameter(element, "for").and_then(node_address));
         Some(ForwardedInfo {
             client: self.rightmost_untrusted(peer, addresses),
-            https: parameter(element, "proto").and_then(is_https),
-            host: parameter(element, "host"),
+            https: parameter(last, "proto").and_then(is_https),
+            host: parameter(last, "host"),
         })
     }
 
-    /// Walks back from the peer while the addresses are those of trusted proxies. What can't be
-    /// read ends the walk: nobody vouches for what stands before it.
+    /// Walks the chain back from the peer until the first address that is not a trusted proxy's.
+    ///
+    /// An unreadable address ends the walk, because no trusted proxy vouches for the ones before it.
     fn rightmost_untrusted(&self, peer: IpAddr, addresses: impl Iterator<Item = Option<IpAddr>>) -> IpAddr {
         let mut client = peer;
         for address in addresses {
-            if !self.contains(client) {
-                break;
-            }
-            match address {
-                Some(address) => client = address.to_canonical(),
-                None => break,
-            }
+            let Some(address) = address.filter(|_| self.contains(client)) else { break };
+            client = address.to_canonical();
         }
         client
     }
 }
 
-/// The elements of a list header, the last first: each proxy appends its own.
+/// Iterates over the elements of a list header in reverse: each proxy appends its own.
 fn list_elements_rev(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
     let lines = headers.get_all(name).iter().rev().filter_map(|line| line.to_str().ok());
     lines
@@ -97,7 +128,7 @@ fn list_elements_rev(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Ite
         .filter(|element| !element.is_empty())
 }
 
-/// A parameter of a `Forwarded` element (RFC 7239, section 4).
+/// Returns a parameter of a `Forwarded` element (RFC 7239, section 4).
 fn parameter<'h>(element: &'h str, name: &str) -> Option<&'h str> {
     element.split(';').find_map(|pair| {
         let (key, value) = pair.split_once('=')?;
@@ -105,8 +136,8 @@ fn parameter<'h>(element: &'h str, name: &str) -> Option<&'h str> {
     })
 }
 
-/// A node of RFC 7239, section 6, or what proxies write into `X-Forwarded-For`: an address, perhaps
-/// with a port, IPv6 then in brackets.
+/// Parses a node (RFC 7239, section 6) or an element of `X-Forwarded-For`: an address with an optional port,
+/// IPv6 with a port in brackets.
 fn node_address(node: &str) -> Option<IpAddr> {
     if let Some(bracketed) = node.strip_prefix('[') {
         return bracketed.split_once(']')?.0.parse().ok();
@@ -115,7 +146,13 @@ fn node_address(node: &str) -> Option<IpAddr> {
 }
 
 fn is_https(proto: &str) -> Option<bool> {
-    ["http", "https"].iter().position(|known| proto.eq_ignore_ascii_case(known)).map(|at| at == 1)
+    if proto.eq_ignore_ascii_case("https") {
+        Some(true)
+    } else if proto.eq_ignore_ascii_case("http") {
+        Some(false)
+    } else {
+        None
+    }
 }
 
 #[cfg(test)]
@@ -144,21 +181,21 @@ mod tests {
     }
 
     #[test]
-    fn an_untrusted_peer_is_believed_nothing() {
-        let lies = headers(&[
+    fn headers_of_an_untrusted_peer_are_ignored() {
+        let spoofed = headers(&[
             ("x-forwarded-for", "1.1.1.1"),
             ("x-forwarded-proto", "https"),
             ("x-forwarded-host", "evil.example"),
             ("forwarded", "for=1.1.1.1;proto=https"),
         ]);
-        let origin = trusted().resolve("192.0.2.7".parse().expect("an address"), &lies);
-        let truth =
+        let info = trusted().resolve("192.0.2.7".parse().expect("an address"), &spoofed);
+        let expected =
             ForwardedInfo { client: "192.0.2.7".parse().expect("an address"), https: None, host: None };
-        assert_eq!(origin, truth);
+        assert_eq!(info, expected);
     }
 
     #[test]
-    fn the_client_is_the_last_address_that_no_trusted_proxy_has() {
+    fn client_is_the_rightmost_untrusted_address() {
         for (list, expected) in [
             ("192.0.2.7", "192.0.2.7"),
             ("1.1.1.1, 192.0.2.7", "192.0.2.7"),
@@ -175,30 +212,30 @@ mod tests {
     }
 
     #[test]
-    fn several_lines_are_one_list() {
+    fn header_lines_form_one_list() {
         let lines = [("x-forwarded-for", "1.1.1.1"), ("x-forwarded-for", "192.0.2.7, 10.0.0.2")];
         assert_eq!(client("10.0.0.1", &lines), "192.0.2.7");
     }
 
     #[test]
-    fn forwarded_is_read_where_the_other_is_absent() {
+    fn forwarded_is_used_without_x_forwarded_for() {
         let value = r#"for=1.1.1.1, for="[2001:db8::7]:4711";proto=https;host=app.example"#;
         let headers = headers(&[("forwarded", value)]);
-        let origin = trusted().resolve("::1".parse().expect("an address"), &headers);
-        assert_eq!(origin.client.to_string(), "2001:db8::7");
-        assert_eq!((origin.https, origin.host), (Some(true), Some("app.example")));
+        let info = trusted().resolve("::1".parse().expect("an address"), &headers);
+        assert_eq!(info.client.to_string(), "2001:db8::7");
+        assert_eq!((info.https, info.host), (Some(true), Some("app.example")));
     }
 
     #[test]
-    fn families_that_contradict_each_other_are_not_believed() {
-        let lie = [("x-forwarded-for", "1.1.1.1"), ("forwarded", "for=192.0.2.7")];
-        assert_eq!(client("10.0.0.1", &lie), "10.0.0.1");
-        let both = [("x-forwarded-for", "192.0.2.7"), ("forwarded", "for=192.0.2.7;proto=https")];
-        assert_eq!(client("10.0.0.1", &both), "192.0.2.7");
+    fn conflicting_headers_are_ignored() {
+        let conflicting = [("x-forwarded-for", "1.1.1.1"), ("forwarded", "for=192.0.2.7")];
+        assert_eq!(client("10.0.0.1", &conflicting), "10.0.0.1");
+        let agreeing = [("x-forwarded-for", "192.0.2.7"), ("forwarded", "for=192.0.2.7;proto=https")];
+        assert_eq!(client("10.0.0.1", &agreeing), "192.0.2.7");
     }
 
     #[test]
-    fn an_ipv4_peer_on_an_ipv6_socket_is_the_same_peer() {
+    fn ipv4_mapped_peer_matches_ipv4_network() {
         assert_eq!(client("::ffff:10.0.0.1", &[("x-forwarded-for", "192.0.2.7")]), "192.0.2.7");
     }
 }

@@ -1,4 +1,4 @@
-//! A layer for some requests only.
+//! A layer that applies to some requests only.
 
 use std::task::{Context, Poll, ready};
 
@@ -6,16 +6,16 @@ use futures_util::future::Either;
 use http::Request;
 use tower::{Layer, Service};
 
-/// Applies a layer to the requests for which `when` says so; the others pass as if it weren't there.
+/// Applies a layer to the requests for which `condition` returns `true`. Others bypass it.
 #[derive(Clone)]
 pub(super) struct ConditionalLayer<L, P> {
     layer: L,
-    when: P,
+    condition: P,
 }
 
 impl<L, P> ConditionalLayer<L, P> {
-    pub(super) fn new(layer: L, when: P) -> Self {
-        Self { layer, when }
+    pub(super) fn new(layer: L, condition: P) -> Self {
+        Self { layer, condition }
     }
 }
 
@@ -23,38 +23,42 @@ impl<S: Clone, L: Layer<S>, P: Clone> Layer<S> for ConditionalLayer<L, P> {
     type Service = Conditional<L::Service, S, P>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Conditional { layered: self.layer.layer(inner.clone()), plain: inner, when: self.when.clone() }
+        Conditional {
+            layered: self.layer.layer(inner.clone()),
+            bypass: inner,
+            condition: self.condition.clone(),
+        }
     }
 }
 
 /// Service of [`ConditionalLayer`].
 #[derive(Clone)]
-pub(super) struct Conditional<A, S, P> {
-    layered: A,
-    plain: S,
-    when: P,
+pub(super) struct Conditional<L, S, P> {
+    layered: L,
+    bypass: S,
+    condition: P,
 }
 
-impl<A, S, P, B> Service<Request<B>> for Conditional<A, S, P>
+impl<L, S, P, B> Service<Request<B>> for Conditional<L, S, P>
 where
-    A: Service<Request<B>>,
-    S: Service<Request<B>, Response = A::Response, Error = A::Error>,
+    L: Service<Request<B>>,
+    S: Service<Request<B>, Response = L::Response, Error = L::Error>,
     P: Fn(&Request<B>) -> bool,
 {
-    type Response = A::Response;
-    type Error = A::Error;
-    type Future = Either<A::Future, S::Future>;
+    type Response = L::Response;
+    type Error = L::Error;
+    type Future = Either<L::Future, S::Future>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), A::Error>> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), L::Error>> {
         ready!(self.layered.poll_ready(cx))?;
-        self.plain.poll_ready(cx)
+        self.bypass.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        if (self.when)(&request) {
+        if (self.condition)(&request) {
             Either::Left(self.layered.call(request))
         } else {
-            Either::Right(self.plain.call(request))
+            Either::Right(self.bypass.call(request))
         }
     }
 }

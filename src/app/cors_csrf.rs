@@ -1,4 +1,4 @@
-//! Pages of other origins: which may call, and that all others do no harm.
+//! CORS for allowed origins and CSRF protection for all others.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -10,105 +10,131 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::response::IntoResponse;
 use futures_util::future::Either;
-use http::header::{HeaderMap, ORIGIN, UPGRADE, VARY};
+use http::header::{HeaderMap, ORIGIN, VARY};
 use http::{HeaderValue, Method, Request, Response};
 use pin_project_lite::pin_project;
 use tower::util::{BoxCloneSyncService, Oneshot};
-use tower::{ServiceBuilder, ServiceExt};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 use tower_http::csrf::{ConfigError, CsrfLayer, ProtectionError};
 
 use super::conditional::ConditionalLayer;
-use super::dispatcher::{DispatchFuture, Dispatcher};
 use crate::config::Origin;
 use crate::http_headers::{X_REQUEST_ID, list_contains};
 use crate::layer::{CookiePolicy, SESSION_EVENT_HEADER};
-use crate::proxy::asks_for_upgrade;
 use crate::routers::ApiError;
 
-/// Lets pages of other origins call where they may, and do no harm where they may not.
-///
-/// Most requests can do none and pass as if it weren't there.
-pub(super) struct CorsCsrf {
-    plain: Dispatcher,
-    rules: CorsCsrfPolicy,
-    /// The service behind both layers, each for those requests alone that concern it.
-    checked: CheckedService,
+/// Layer of [`CorsCsrf`].
+#[derive(Clone)]
+pub(super) struct CorsCsrfLayer {
+    allowed_origins: Arc<[HeaderValue]>,
+    condition: CsrfCondition,
+    csrf: CsrfLayer<RejectionFn>,
 }
 
-/// Who may do what.
+impl CorsCsrfLayer {
+    /// Enables CORS for `allowed_origins`, and rejects unsafe cross-site requests of all origins but
+    /// `trusted_origins`, if they carry session `cookies` or are for one of `login_paths`.
+    pub(super) fn new(
+        allowed_origins: &[Origin],
+        trusted_origins: &[&Origin],
+        cookies: Arc<CookiePolicy>,
+        login_paths: &[String],
+    ) -> Result<Self, ConfigError> {
+        let allowed_origins =
+            allowed_origins.iter().filter_map(|origin| HeaderValue::try_from(origin.as_str()).ok());
+        Ok(Self {
+            allowed_origins: allowed_origins.collect(),
+            condition: CsrfCondition { cookies, login_paths: login_paths.into() },
+            csrf: csrf(trusted_origins)?,
+        })
+    }
+}
+
+impl<S> Layer<S> for CorsCsrfLayer
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+{
+    type Service = CorsCsrf<S>;
+
+    fn layer(&self, inner: S) -> CorsCsrf<S> {
+        let allowed_origins = Arc::clone(&self.allowed_origins);
+        let condition = self.condition.clone();
+        let checked = ServiceBuilder::new()
+            // Outermost, so that pages of allowed origins can read rejections.
+            .layer(ConditionalLayer::new(cors(&allowed_origins), move |request: &Request<Body>| {
+                has_allowed_origin(&allowed_origins, request)
+            }))
+            .layer(ConditionalLayer::new(self.csrf.clone(), move |request: &Request<Body>| {
+                condition.applies_to(request)
+            }))
+            .service(inner.clone());
+        let checks = Checks {
+            allowed_origins: Arc::clone(&self.allowed_origins),
+            condition: self.condition.clone(),
+            checked: BoxCloneSyncService::new(checked),
+        };
+        CorsCsrf { inner, checks: Arc::new(checks) }
+    }
+}
+
+/// Applies CORS and CSRF protection to the requests that need them.
+///
+/// Most requests need neither. They go to the inner service directly, without an allocation.
 #[derive(Clone)]
-pub(super) struct CorsCsrfPolicy {
-    allowed: Arc<[HeaderValue]>,
-    could_harm: CsrfCondition,
-    csrf: CsrfLayer<RejectionFn>,
+pub(super) struct CorsCsrf<S> {
+    inner: S,
+    checks: Arc<Checks>,
+}
+
+struct Checks {
+    allowed_origins: Arc<[HeaderValue]>,
+    condition: CsrfCondition,
+    /// The inner service behind both layers.
+    checked: CheckedService,
 }
 
 type CheckedService = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
 
-impl CorsCsrfPolicy {
-    /// Pages of the origins `allowed` may call, `resolve` is our own. Requests that carry `cookies` act for
-    /// a user, and those for the paths `sign_in` could sign a victim in as somebody else.
-    pub(super) fn new(
-        allowed: &[Origin],
-        origin: &Origin,
-        cookies: Arc<CookiePolicy>,
-        sign_in: &[String],
-    ) -> Result<Self, ConfigError> {
-        let trusted: Vec<_> = allowed.iter().chain([origin]).map(Origin::as_str).collect();
-        let values = allowed.iter().filter_map(|origin| HeaderValue::try_from(origin.as_str()).ok());
-        let allowed: Arc<[HeaderValue]> = values.collect();
-        let could_harm = CsrfCondition { cookies, always: sign_in.into() };
-        Ok(Self { allowed, could_harm, csrf: csrf(&trusted)? })
-    }
-}
+impl<S> Service<Request<Body>> for CorsCsrf<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = CorsCsrfFuture<S::Future>;
 
-impl CorsCsrf {
-    /// Holds requests for `plain` to these rules.
-    pub(super) fn new(rules: CorsCsrfPolicy, plain: Dispatcher) -> Self {
-        let (pages, harm) = (Arc::clone(&rules.allowed), rules.could_harm.clone());
-        let checked = ServiceBuilder::new()
-            // Also refusals must be readable for pages of other origins that may call.
-            .layer(ConditionalLayer::new(cors(&pages), move |request: &Request<Body>| {
-                has_allowed_origin(&pages, request)
-            }))
-            // Before any session is looked at.
-            .layer(ConditionalLayer::new(rules.csrf.clone(), move |request: &Request<Body>| {
-                harm.applies_to(request)
-            }))
-            .service(plain.clone());
-        let checked = BoxCloneSyncService::new(checked);
-        Self { plain, rules, checked }
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
     }
 
-    /// Lets a request pass, checked if need be.
-    pub(super) fn call(&self, request: Request<Body>) -> CorsCsrfFuture {
-        let rules = &self.rules;
-        let future = if has_allowed_origin(&rules.allowed, &request) || rules.could_harm.applies_to(&request)
-        {
-            Either::Left(Box::pin(self.checked.clone().oneshot(request)))
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let checks = &*self.checks;
+        let needs_checks =
+            has_allowed_origin(&checks.allowed_origins, &request) || checks.condition.applies_to(&request);
+        let future = if needs_checks {
+            Either::Left(Box::pin(checks.checked.clone().oneshot(request)))
         } else {
-            Either::Right(self.plain.dispatch(request))
+            Either::Right(self.inner.call(request))
         };
-        VaryOriginFuture { future, varies: !rules.allowed.is_empty() }
+        CorsCsrfFuture { future, varies: !checks.allowed_origins.is_empty() }
     }
 }
-
-/// Response future of [`CorsCsrf`].
-pub(super) type CorsCsrfFuture =
-    VaryOriginFuture<Either<Pin<Box<Oneshot<CheckedService, Request<Body>>>>, DispatchFuture>>;
 
 pin_project! {
-    /// Where pages of other origins may call, says so to caches in every answer: one that was made for
-    /// another page lacks the headers by which those may read it.
-    pub(super) struct VaryOriginFuture<F> {
+    /// Response future of [`CorsCsrf`].
+    ///
+    /// Adds `Vary: Origin` to every response if there are allowed origins. Without it, a cache could serve
+    /// a page of an allowed origin a response that lacks the CORS headers.
+    pub struct CorsCsrfFuture<F> {
         #[pin]
-        future: F,
+        future: Either<Pin<Box<Oneshot<CheckedService, Request<Body>>>>, F>,
         varies: bool,
     }
 }
 
-impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for VaryOriginFuture<F> {
+impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for CorsCsrfFuture<F> {
     type Output = Result<Response<Body>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -125,105 +151,71 @@ fn varies_by_origin(headers: &HeaderMap) -> bool {
     list_contains(headers, &VARY, "*") || list_contains(headers, &VARY, "origin")
 }
 
-/// CORS with credentials, for requests of pages that may call. `OPTIONS` is a preflight only for those,
-/// and the upstream's business otherwise.
-fn cors(allowed: &[HeaderValue]) -> CorsLayer {
+/// CORS with credentials. Applied to requests of allowed origins alone, so that other `OPTIONS` requests
+/// reach the upstream.
+fn cors(allowed_origins: &[HeaderValue]) -> CorsLayer {
     CorsLayer::new()
-        .allow_origin(AllowOrigin::list(allowed.iter().cloned()))
+        .allow_origin(AllowOrigin::list(allowed_origins.iter().cloned()))
         .allow_credentials(true)
         .allow_methods(AllowMethods::mirror_request())
         .allow_headers(AllowHeaders::mirror_request())
         .expose_headers([SESSION_EVENT_HEADER, X_REQUEST_ID])
-        .max_age(PREFLIGHT_LASTS)
+        .max_age(PREFLIGHT_MAX_AGE)
 }
 
-fn has_allowed_origin(pages: &[HeaderValue], request: &Request<Body>) -> bool {
-    !pages.is_empty() && request.headers().get(ORIGIN).is_some_and(|origin| pages.contains(origin))
+fn has_allowed_origin(allowed_origins: &[HeaderValue], request: &Request<Body>) -> bool {
+    let is_allowed = |origin| allowed_origins.contains(origin);
+    !allowed_origins.is_empty() && request.headers().get(ORIGIN).is_some_and(is_allowed)
 }
 
-/// Refuses what a page of another origin than those `trusted` could do with our `cookies`. It answers no
-/// preflights.
+/// CSRF protection without CORS: rejects unsafe cross-site requests with session `cookies` of all origins
+/// but `trusted_origins`. Does not respond to preflights.
 pub(super) fn csrf_layer(
-    trusted: &[&str],
+    trusted_origins: &[&Origin],
     cookies: Arc<CookiePolicy>,
 ) -> Result<CsrfGuardLayer<impl Fn(&Request<Body>) -> bool + Clone + Send + Sync + use<>>, ConfigError> {
-    let could_harm = CsrfCondition { cookies, always: Arc::new([]) };
-    Ok(ConditionalLayer::new(csrf(trusted)?, move |request: &Request<Body>| could_harm.applies_to(request)))
+    let condition = CsrfCondition { cookies, login_paths: Arc::new([]) };
+    let applies = move |request: &Request<Body>| condition.applies_to(request);
+    Ok(ConditionalLayer::new(csrf(trusted_origins)?, applies))
 }
 
-/// See [`csrf_layer`].
+/// Layer of [`csrf_layer`].
 pub(super) type CsrfGuardLayer<P> = ConditionalLayer<CsrfLayer<RejectionFn>, P>;
 
-/// Refuses cross-site requests but those of the origins `trusted`.
-fn csrf(trusted: &[&str]) -> Result<CsrfLayer<RejectionFn>, ConfigError> {
-    let csrf = trusted.iter().try_fold(CsrfLayer::new(), CsrfLayer::add_trusted_origin)?;
+fn csrf(trusted_origins: &[&Origin]) -> Result<CsrfLayer<RejectionFn>, ConfigError> {
+    let mut csrf = CsrfLayer::new();
+    for origin in trusted_origins {
+        csrf = csrf.add_trusted_origin(origin.as_str())?;
+    }
     Ok(csrf.with_rejection_response(reject_cross_site as RejectionFn))
 }
 
-/// Which requests [`csrf`] is asked about: those that carry our cookies, and all for the paths
-/// `always`. All other requests act for nobody.
+/// The requests that need CSRF protection: unsafe ones that carry session cookies, and all unsafe ones for the
+/// login paths. Any other request has no user to act for.
 #[derive(Clone)]
 struct CsrfCondition {
     cookies: Arc<CookiePolicy>,
-    always: Arc<[String]>,
+    login_paths: Arc<[String]>,
 }
 
 impl CsrfCondition {
     fn applies_to(&self, request: &Request<Body>) -> bool {
-        // These pass it whatever they carry.
+        // The CSRF layer accepts safe methods in any case.
         if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
             return false;
         }
         self.cookies.present_in(request.headers())
-            || self.always.iter().any(|path| path == request.uri().path())
+            || self.login_paths.iter().any(|path| path == request.uri().path())
     }
 }
 
-/// Tells which pages may have the protocol changed, to WebSocket as a rule. Browsers ask nobody before
-/// they do so, and let pages of any origin read what comes.
-pub(super) struct WebSocketOriginCheck {
-    cookies: Arc<CookiePolicy>,
-    trusted: Vec<String>,
-}
-
-impl WebSocketOriginCheck {
-    /// Pages of the origins `allowed` may, and of `resolve`, our own.
-    pub(super) fn new(cookies: Arc<CookiePolicy>, allowed: &[Origin], origin: &Origin) -> Self {
-        let trusted = allowed.iter().chain([origin]).map(|origin| origin.as_str().to_owned()).collect();
-        Self { cookies, trusted }
-    }
-
-    /// Whether this is an upgrade in a user's name that no page of a trusted origin asks for.
-    pub(super) fn rejects(&self, headers: &HeaderMap) -> bool {
-        // To pass a few names by costs less than to look for one of them.
-        let may_ask = headers.keys().any(|name| name == UPGRADE);
-        may_ask && asks_for_upgrade(headers) && self.is_untrusted_origin(headers)
-    }
-
-    /// Whether a request acts in a user's name, by our cookies, for no page of a trusted origin. Every
-    /// browser names the `ForwardedInfo` of an upgrade, once; `Host` says nothing about it.
-    pub(super) fn is_untrusted_origin(&self, headers: &HeaderMap) -> bool {
-        if !self.cookies.present_in(headers) {
-            return false;
-        }
-        let mut origins = headers.get_all(ORIGIN).iter();
-        let (Some(origin), None) = (origins.next(), origins.next()) else { return true };
-        !self.trusted.iter().any(|trusted| trusted.as_bytes() == origin.as_bytes())
-    }
-}
-
-/// The answer to an upgrade that is refused.
-pub(super) fn cross_site_upgrade_response() -> Response<Body> {
-    tracing::info!("a cross-site upgrade was refused");
-    ApiError::CrossSite.into_response()
-}
-
-/// How a cross-site request is answered.
+/// Builds the response to a cross-site request.
 pub(super) type RejectionFn = fn(ProtectionError) -> Response<Body>;
 
 fn reject_cross_site(error: ProtectionError) -> Response<Body> {
-    tracing::info!(%error, "a cross-site request was refused");
+    tracing::info!(%error, "cross-site request rejected");
     ApiError::CrossSite.into_response()
 }
 
-const PREFLIGHT_LASTS: Duration = Duration::from_secs(600);
+/// Time that a browser may cache a preflight response.
+const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(600);

@@ -1,4 +1,5 @@
-//! `/auth/verify`, put together: what guards the public listener, around the questions of other proxies.
+//! The service of `verify.listen`: the layers of the public stack around
+//! [`routers::forward_auth`](crate::routers::forward_auth).
 
 use std::convert::Infallible;
 use std::future::ready;
@@ -11,17 +12,16 @@ use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::future::RouteFuture;
-use http::header::{HeaderMap, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
 use tower::layer::layer_fn;
 use tower::{Service, ServiceBuilder, service_fn};
 
 use super::catch_panic::CatchPanic;
 use super::client_address::TrustedProxies;
-use super::cors_csrf::{WebSocketOriginCheck, cross_site_upgrade_response};
+use super::cors_csrf::csrf_layer;
+use super::error::AppError;
 use super::request_recorder::{RecorderConfig, RequestRecorder};
-use super::{AppError, cors_csrf};
+use super::upgrade_origin::{WebSocketOriginCheck, cross_site_upgrade_response};
 use crate::config::{Config, Origin};
-use crate::http_headers::list_elements;
 use crate::layer::{CookiePolicy, Reject401, SilentRefreshLayer};
 use crate::proxy::{ProxyError, ReservedCookies, check_path};
 use crate::request_context::RequestContext;
@@ -30,7 +30,9 @@ use crate::routers::forward_auth::{self, OriginalRequestSource};
 use crate::server::Peer;
 use crate::services::token::Tokens;
 
-/// The answers to other proxies, by a name. Cheap to clone.
+/// The service of the listener for forward auth requests. Cheap to clone.
+///
+/// A reload replaces the router. Requests in flight keep the one they started on.
 #[derive(Clone)]
 pub struct ForwardAuthService(Arc<ArcSwap<Router>>);
 
@@ -59,120 +61,122 @@ impl Service<Request> for ForwardAuthService {
     }
 }
 
-/// How other proxies ask.
+/// The parts of the forward auth stack that last as long as the process.
 pub(super) struct ForwardAuthStack {
     path: Arc<str>,
     source: OriginalRequestSource,
     session: SilentRefreshLayer<Tokens>,
+    cookies: Arc<CookiePolicy>,
+    reserved_cookies: ReservedCookies,
 }
 
 impl ForwardAuthStack {
-    /// `None` if nobody may.
-    pub(super) fn new(config: &Config, session: &SilentRefreshLayer<Tokens>) -> Option<Self> {
+    /// Returns `None` without `verify.listen`.
+    pub(super) fn new(
+        config: &Config,
+        session: &SilentRefreshLayer<Tokens>,
+        cookies: &Arc<CookiePolicy>,
+    ) -> Option<Self> {
         let verify = config.verify.as_ref()?;
         Some(Self {
             path: format!("{}/verify", config.server.auth_prefix.as_str()).into(),
             source: verify.source,
             session: session.clone(),
+            cookies: Arc::clone(cookies),
+            reserved_cookies: ReservedCookies { names: cookies.names().map(str::to_owned).to_vec() },
         })
     }
 
-    /// The stack, outermost first, in the order in which a question passes it. Pages of the `origins` may
-    /// do what ours may.
-    pub(super) fn router(
+    /// Builds the stack, outermost layer first.
+    pub(super) fn build(
         &self,
-        origins: &[&Origin],
-        cookies: &Arc<CookiePolicy>,
-        upgrades: Arc<WebSocketOriginCheck>,
-        desk: &RecorderConfig,
+        trusted_origins: &[&Origin],
+        upgrade_origin: Arc<WebSocketOriginCheck>,
+        recorder: &RecorderConfig,
     ) -> Result<Router, AppError> {
-        let origins: Vec<_> = origins.iter().map(|origin| origin.as_str()).collect();
-        let asked = ForwardAuthState {
+        let original_request = OriginalRequestState {
             path: Arc::clone(&self.path),
             source: self.source,
-            trusted: desk.trusted.clone().into(),
+            trusted_proxies: recorder.trusted_proxies.clone().into(),
         };
-        let route = desk.meters.route("builtin:verify");
-        let (reserved, spelled) =
-            (ReservedCookies { names: cookies.names().map(str::to_owned).to_vec() }, Arc::clone(cookies));
-        let checked = ServiceBuilder::new()
+        let route = recorder.metrics.route("builtin:verify");
+        let recorder = recorder.clone();
+        let cookies = Arc::clone(&self.cookies);
+        let reserved_cookies = self.reserved_cookies.clone();
+        let stack = ServiceBuilder::new()
+            // Outermost, so that all layers below, and the access log, see the original request.
+            .layer(from_fn_with_state(original_request, restore_original_request))
+            // From here to the session layer: the layers of the public stack, without CORS.
+            .layer(layer_fn(move |inner| RequestRecorder::new(inner, recorder.clone())))
             .map_request(move |request| record_route(route, request))
-            .layer(from_fn_with_state(upgrades, reject_cross_origin_websocket))
-            .layer(cors_csrf::csrf_layer(&origins, Arc::clone(cookies))?)
-            .map_response(move |response| forward_auth::expose_cookies_as_headers(&spelled, response))
+            .layer(from_fn_with_state(upgrade_origin, reject_cross_origin_websocket))
+            .layer(csrf_layer(trusted_origins, Arc::clone(&self.cookies))?)
+            // Outside the session layer, which sets the cookies.
+            .map_response(move |response| forward_auth::expose_cookies_as_headers(&cookies, response))
             .layer(self.session.clone().with_on_reject(Reject401))
+            // Inside the session layer, so that a panic does not lose the new cookies.
             .layer(layer_fn(CatchPanic))
-            // No router: one would leave the body off what answers the browser's HEAD.
-            .service(service_fn(move |request| ready(Ok::<_, Infallible>(respond(&reserved, request)))));
-        // From the entrance on it is the original request, also in the log.
-        let entrance = RequestRecorder::new(checked, desk.clone());
-        Ok(Router::new()
-            .fallback_service(entrance)
-            .layer(from_fn_with_state(asked, restore_original_request)))
+            // No `Router`, which would drop the body of a response to HEAD: the original method.
+            .service(service_fn(move |request| {
+                ready(Ok::<_, Infallible>(respond(&reserved_cookies, request)))
+            }));
+        Ok(Router::new().fallback_service(stack))
     }
 }
 
-fn record_route(route: u32, request: Request) -> Request {
-    RequestContext::with_current(|scope| scope.set_route(route));
-    request
-}
-
-/// Where questions are asked, by whom, and how they tell of the original request.
 #[derive(Clone)]
-struct ForwardAuthState {
+struct OriginalRequestState {
     path: Arc<str>,
     source: OriginalRequestSource,
-    trusted: Arc<TrustedProxies>,
+    trusted_proxies: Arc<TrustedProxies>,
 }
 
-/// Makes a trusted proxy's question the request that it is about.
+/// Replaces a trusted proxy's forward auth request by the request that it is about.
 async fn restore_original_request(
-    State(asked): State<ForwardAuthState>,
+    State(state): State<OriginalRequestState>,
     request: Request,
     next: Next,
 ) -> Response {
     let peer = request.extensions().get::<Peer>().map(|Peer(peer)| peer.ip());
-    if !peer.is_some_and(|peer| asked.trusted.contains(peer)) {
-        tracing::info!(?peer, "a question of somebody who is not among server.trusted_proxies");
-        return ApiError::Forbidden("Only the proxies of server.trusted_proxies may ask here.")
-            .into_response();
+    if !peer.is_some_and(|peer| state.trusted_proxies.contains(peer)) {
+        tracing::info!(?peer, "forward auth request from untrusted peer");
+        return ApiError::Forbidden(
+            "Only the proxies of server.trusted_proxies may send forward auth requests.",
+        )
+        .into_response();
     }
-    let request = match forward_auth::restore_original_request(asked.source, &asked.path, request) {
+    let request = match forward_auth::restore_original_request(state.source, &state.path, request) {
         Ok(request) => request,
         Err(error) => {
-            tracing::info!(%error, "a question that can't be answered");
+            tracing::info!(%error, "invalid forward auth request");
             return error.into_response();
         }
     };
-    // An encoded slash is for the proxy in front to judge: no route of ours says what it means there.
+    // Encoded slashes are allowed: only the proxy in front knows how the application reads them.
     match check_path(request.uri().path(), true) {
         Ok(()) => next.run(request).await,
         Err(bad_path) => ProxyError::from(bad_path).into_response(),
     }
 }
 
-/// Refuses WebSockets of pages whose origin isn't trusted: they are opened by a `GET`, which the guard
-/// against cross-site requests lets through.
+fn record_route(number: u32, request: Request) -> Request {
+    RequestContext::with_current(|context| context.set_route(number));
+    request
+}
+
+/// Rejects WebSocket handshakes of untrusted origins.
 async fn reject_cross_origin_websocket(
-    State(upgrades): State<Arc<WebSocketOriginCheck>>,
+    State(upgrade_origin): State<Arc<WebSocketOriginCheck>>,
     request: Request,
     next: Next,
 ) -> Response {
-    if opens_websocket(request.headers()) && upgrades.is_untrusted_origin(request.headers()) {
+    if upgrade_origin.rejects_handshake(request.headers()) {
         return cross_site_upgrade_response();
     }
     next.run(request).await
 }
 
-/// Traefik keeps `Upgrade` to itself, so any header of a handshake will do. (RFC 6455, section 4.1.)
-fn opens_websocket(headers: &HeaderMap) -> bool {
-    let websocket = |name: &[u8]| name.to_ascii_lowercase().starts_with(b"websocket");
-    headers.contains_key(SEC_WEBSOCKET_KEY)
-        || headers.contains_key(SEC_WEBSOCKET_VERSION)
-        || list_elements(headers, &UPGRADE).any(websocket)
-}
-
-fn respond(reserved: &ReservedCookies, mut request: Request) -> Response {
-    reserved.remove_from_request(request.headers_mut());
+fn respond(reserved_cookies: &ReservedCookies, mut request: Request) -> Response {
+    reserved_cookies.remove_from_request(request.headers_mut());
     forward_auth::respond(&request).into_response()
 }

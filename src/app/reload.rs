@@ -1,102 +1,123 @@
-//! What changes while the program runs: the stacks, one for each serving thread, and the terms by which
-//! they are built.
+//! Replaces the stacks when the configuration changes.
 //!
-//! A request takes its thread's stack as it stands, without a lock and without touching what other
-//! threads touch. New [`ReloadableConfig`] put a new stack in the place of each; whoever is under way keeps the one
-//! that he began with. A thread's connections to upstreams stay, for they aren't part of the terms.
+//! Every worker thread has its own stack. A request loads its thread's stack without a lock and without
+//! writing to memory that other threads use. A reload replaces the stack of every thread. Requests in flight
+//! keep the stack they started on, and the threads keep their connections to upstreams.
 
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
 use axum::body::Body;
-use http::Request;
+use http::{Request, Response};
+use tower::Service;
 
-use super::cors_csrf::{CorsCsrf, CorsCsrfFuture};
-use super::dispatcher::ProxyStacks;
+use super::cors_csrf::CorsCsrfFuture;
+use super::dispatcher::DispatchFuture;
+use super::error::AppError;
 use super::forward_auth::ForwardAuthService;
-use super::public::PublicStack;
+use super::proxy_stacks::ProxyStacks;
 use super::request_recorder::RecorderFuture;
-use super::stack::{ReloadableConfig, StackBuilder};
+use super::stack::{PublicStack, ReloadableConfig, StackBuilder};
+use crate::config::Config;
 use crate::proxy::Routes;
 
-/// The program's public side, as it is now.
+/// The service of the public listener. Cheap to clone.
+///
+/// Every request is handled by the stack in force when it arrives. See [`App::apply`](super::App::apply).
+#[derive(Clone)]
+pub struct PublicService(Arc<ThreadStack>);
+
+/// The stack of one worker thread.
+struct ThreadStack {
+    stack: ArcSwap<PublicStack>,
+    proxies: ProxyStacks,
+    stacks: Arc<ReloadableStacks>,
+}
+
+/// The stacks of all worker threads, and the configuration in force.
 pub(super) struct ReloadableStacks {
-    plan: StackBuilder,
-    verify: Option<ForwardAuthService>,
-    now: Mutex<Current>,
+    builder: StackBuilder,
+    forward_auth: Option<ForwardAuthService>,
+    current: Mutex<Current>,
 }
 
 struct Current {
-    terms: ReloadableConfig,
-    faces: Vec<Weak<ThreadStack>>,
+    config: ReloadableConfig,
+    threads: Vec<Weak<ThreadStack>>,
 }
 
-/// What one thread shows to clients.
-pub(super) struct ThreadStack {
-    stack: ArcSwap<PublicStack>,
-    proxied: ProxyStacks,
-    live: Arc<ReloadableStacks>,
+impl PublicService {
+    /// Returns a service for another thread, with its own stack and its own connections to upstreams.
+    #[must_use]
+    pub fn for_thread(&self) -> Self {
+        self.0.stacks.new_thread_stack(self.0.proxies.for_thread())
+    }
+}
+
+impl Service<Request<Body>> for PublicService {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = RecorderFuture<CorsCsrfFuture<DispatchFuture>>;
+
+    /// The stack is always ready.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        // Cloning counts references that only this thread touches.
+        PublicStack::clone(&self.0.stack.load()).call(request)
+    }
 }
 
 impl ReloadableStacks {
-    pub(super) fn new(plan: StackBuilder, terms: ReloadableConfig) -> Arc<Self> {
-        let verify = terms.verify.clone().map(ForwardAuthService::new);
-        Arc::new(Self { plan, verify, now: Mutex::new(Current { terms, faces: Vec::new() }) })
+    pub(super) fn new(builder: StackBuilder, config: ReloadableConfig) -> Arc<Self> {
+        let forward_auth = config.forward_auth.clone().map(ForwardAuthService::new);
+        let current = Mutex::new(Current { config, threads: Vec::new() });
+        Arc::new(Self { builder, forward_auth, current })
     }
 
-    /// How terms are made of a configuration.
-    pub(super) fn plan(&self) -> &StackBuilder {
-        &self.plan
+    /// Returns the service of `verify.listen`, if that is configured.
+    pub(super) fn forward_auth(&self) -> Option<ForwardAuthService> {
+        self.forward_auth.clone()
     }
 
-    /// The answers to other proxies, if they may ask.
-    pub(super) fn verify(&self) -> Option<ForwardAuthService> {
-        self.verify.clone()
-    }
-
-    /// The routes that are in force.
+    /// Returns the routes in force.
     pub(super) fn routes(&self) -> Routes {
-        self.now().terms.routes.clone()
+        self.current().config.routes.clone()
     }
 
-    /// A face with this way to upstreams.
-    pub(super) fn new_thread_stack(self: &Arc<Self>, proxied: ProxyStacks) -> Arc<ThreadStack> {
-        let mut now = self.now();
-        let stack = ArcSwap::from_pointee(self.plan.build_stack(&now.terms, proxied.clone()));
-        let face = Arc::new(ThreadStack { stack, proxied, live: Arc::clone(self) });
-        now.faces.push(Arc::downgrade(&face));
-        face
+    /// Builds the stack of another thread.
+    pub(super) fn new_thread_stack(self: &Arc<Self>, proxies: ProxyStacks) -> PublicService {
+        let mut current = self.current();
+        let stack = ArcSwap::from_pointee(self.builder.build_stack(&current.config, proxies.clone()));
+        let thread = Arc::new(ThreadStack { stack, proxies, stacks: Arc::clone(self) });
+        current.threads.push(Arc::downgrade(&thread));
+        PublicService(thread)
     }
 
-    /// From now on requests meet these terms.
-    pub(super) fn apply(&self, terms: ReloadableConfig) {
-        let mut now = self.now();
-        if let (Some(verify), Some(router)) = (&self.verify, &terms.verify) {
-            verify.replace(router.clone());
+    /// Checks the reloadable settings of `config`.
+    pub(super) fn prepare(&self, config: &Config) -> Result<ReloadableConfig, AppError> {
+        self.builder.prepare(config, &self.routes())
+    }
+
+    /// Puts `config` into force for all requests that arrive later.
+    pub(super) fn apply(&self, config: ReloadableConfig) {
+        let mut current = self.current();
+        if let (Some(service), Some(router)) = (&self.forward_auth, &config.forward_auth) {
+            service.replace(router.clone());
         }
-        now.terms = terms;
-        let Current { terms, faces } = &mut *now;
-        faces.retain(|face| {
-            let Some(face) = face.upgrade() else { return false };
-            face.stack.store(Arc::new(self.plan.build_stack(terms, face.proxied.clone())));
+        current.threads.retain(|thread| {
+            let Some(thread) = thread.upgrade() else { return false };
+            thread.stack.store(Arc::new(self.builder.build_stack(&config, thread.proxies.clone())));
             true
         });
+        current.config = config;
     }
 
-    fn now(&self) -> MutexGuard<'_, Current> {
-        self.now.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl ThreadStack {
-    /// Lets a request in that arrives now. It meets the stack as it stands, which is borrowed, not
-    /// cloned: nothing that requests share is counted up and down.
-    pub(super) fn let_in(&self, request: Request<Body>) -> RecorderFuture<CorsCsrfFuture> {
-        self.stack.load().call_with(request, CorsCsrf::call)
-    }
-
-    /// One for another thread.
-    pub(super) fn for_thread(&self) -> Arc<Self> {
-        self.live.new_thread_stack(self.proxied.for_thread())
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

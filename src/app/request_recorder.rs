@@ -1,8 +1,13 @@
-//! Where requests come in: the one service around everything that browsers reach.
+//! The outermost service of the stacks: records every request.
 //!
-//! It gives each request its id and its place in a trace, notes where it comes from, catches what
-//! panics below, and sees the answer out: counts it, and writes its line when the last byte has gone.
-//! It is written by hand because every request passes it: what isn't asked for costs nothing.
+//! - Assigns the request id, and continues the trace of `traceparent` or starts one.
+//! - Resolves the client's address, and runs the request in its [`RequestContext`].
+//! - Converts a panic of the inner service into a 500 response.
+//! - Records metrics when the response starts and ends, and writes the access log entry and the span once the
+//!   response body has been sent.
+//!
+//! Written by hand rather than of several layers, because every request passes it: a feature that is switched
+//! off costs nothing.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -19,8 +24,7 @@ use pin_project_lite::pin_project;
 use tower::Service;
 
 use super::catch_panic::{CatchPanicFuture, catch_panic};
-use super::client_address::TrustedProxies;
-use super::resolve_client;
+use super::client_address::{TrustedProxies, resolve_client};
 use crate::clock::Clock;
 use crate::http_headers::{SESSION_EVENT_HEADER, X_REQUEST_ID};
 use crate::request_context::{RequestContext, Scoped};
@@ -28,68 +32,41 @@ use crate::session_event::SessionEvent;
 use crate::telemetry::metrics::{HttpMetrics, RouteMetricsTable};
 use crate::telemetry::{AccessLogEntry, CLIENT_CLOSED_REQUEST, Telemetry, TraceContext, ids};
 
-/// Lets requests in, and sees their answers out.
+/// Records every request of its inner service.
 #[derive(Clone)]
 pub(super) struct RequestRecorder<S> {
     inner: S,
-    hall: Arc<RecorderInner>,
+    shared: Arc<Shared>,
 }
 
-/// What the entrance needs to know.
+/// Settings of a [`RequestRecorder`].
 #[derive(Clone)]
 pub(super) struct RecorderConfig {
-    /// Who is believed about where a request comes from.
-    pub(super) trusted: TrustedProxies,
-    /// Stands in for a host that an old client doesn't name.
-    pub(super) public_host: Option<HeaderValue>,
-    /// What browsers call this server, without a port.
-    pub(super) name: Arc<str>,
-    /// The time, for the access log.
+    /// The proxies whose headers about the client are trusted.
+    pub(super) trusted_proxies: TrustedProxies,
+    /// The host of HTTP/1.0 requests without `Host`.
+    pub(super) default_host: Option<HeaderValue>,
+    /// The host name of the gateway, for spans.
+    pub(super) server_name: Arc<str>,
+    /// The clock of the access log.
     pub(super) clock: Arc<dyn Clock>,
-    /// The counts.
-    pub(super) meters: Arc<HttpMetrics>,
-    /// Where lines and spans go.
+    pub(super) metrics: Arc<HttpMetrics>,
+    /// The access log and the span exporter.
     pub(super) telemetry: Telemetry,
 }
 
-/// What the visits of one entrance share.
-struct RecorderInner {
-    desk: RecorderConfig,
+/// State that the requests of one recorder share.
+struct Shared {
+    config: RecorderConfig,
     routes: RouteMetricsTable,
 }
 
 impl<S> RequestRecorder<S> {
-    pub(super) fn new(inner: S, desk: RecorderConfig) -> Self {
-        // By now all routes that requests can meet here have their numbers.
-        let routes = desk.meters.numbered();
-        Self { inner, hall: Arc::new(RecorderInner { desk, routes }) }
+    /// The routes that requests can match must have their route numbers before.
+    pub(super) fn new(inner: S, config: RecorderConfig) -> Self {
+        let routes = config.metrics.numbered();
+        Self { inner, shared: Arc::new(Shared { config, routes }) }
     }
-
-    /// Lets a request in, to what `call` makes of it behind the entrance.
-    pub(super) fn call_with<F>(
-        &self,
-        request: Request<Body>,
-        call: impl FnOnce(&S, Request<Body>) -> F,
-    ) -> RecorderFuture<F>
-    where
-        F: Future<Output = Result<Response<Body>, Infallible>>,
-    {
-        let_in(&self.hall, request, |request| call(&self.inner, request))
-    }
-}
-
-fn let_in<F>(
-    hall: &Arc<RecorderInner>,
-    mut request: Request<Body>,
-    call: impl FnOnce(Request<Body>) -> F,
-) -> RecorderFuture<F>
-where
-    F: Future<Output = Result<Response<Body>, Infallible>>,
-{
-    let visit = RequestRecord::begin(hall, &mut request);
-    let scope = visit.scope.clone();
-    let future = scope.enter(|| catch_panic(|| call(request)));
-    RecorderFuture { future: scope.scope(future), visit: Some(visit) }
 }
 
 impl<S> Service<Request<Body>> for RequestRecorder<S>
@@ -104,151 +81,157 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let_in(&self.hall, request, |request| self.inner.call(request))
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let record = RequestRecord::begin(&self.shared, &mut request);
+        let context = record.context.clone();
+        let future = context.enter(|| catch_panic(|| self.inner.call(request)));
+        RecorderFuture { future: context.scope(future), record: Some(record) }
     }
 }
 
 pin_project! {
     /// Response future of [`RequestRecorder`].
-    pub(super) struct RecorderFuture<F> {
-        // Before the visit: what the request's end says is said of it.
+    pub struct RecorderFuture<F> {
+        // Dropped before the record, so that the drop is still part of the recorded request.
         #[pin]
         future: Scoped<CatchPanicFuture<F>>,
-        visit: Option<RequestRecord>,
+        record: Option<RequestRecord>,
     }
 }
 
 impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for RecorderFuture<F> {
     type Output = Result<Response<Body>, Infallible>;
 
-    #[expect(clippy::expect_used, reason = "polling again is the caller's mistake")]
+    #[expect(clippy::expect_used, reason = "polling after completion is a bug of the caller")]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let Ok(response) = ready!(this.future.poll(cx));
-        let visit = this.visit.take().expect("Entered polled after completion");
-        Poll::Ready(Ok(visit.on_response(response)))
+        let record = this.record.take().expect("RecorderFuture polled after completion");
+        Poll::Ready(Ok(record.on_response(response)))
     }
 }
 
-/// A request from its arrival to its answer's end, which is when this is dropped.
+/// The record of a request, from its arrival to the end of its response.
+///
+/// Written on drop. A record without a response belongs to a client that closed the connection.
 struct RequestRecord {
-    hall: Arc<RecorderInner>,
-    scope: RequestContext,
-    began: Instant,
+    shared: Arc<Shared>,
+    context: RequestContext,
+    started: Instant,
     version: Version,
-    context: TraceContext,
-    /// Whether its span is exported.
+    trace: TraceContext,
+    /// True if the span is exported.
     sampled: bool,
-    answer: Option<ResponseProgress>,
+    response: Option<ResponseProgress>,
 }
 
-/// How far an answer has come.
+/// The part of a response that has been sent.
 struct ResponseProgress {
     status: StatusCode,
     event: Option<SessionEvent>,
-    /// How long its body is, if that is known from the start.
+    /// Length of the body in bytes, if known in advance.
     length: Option<u64>,
+    /// Bytes of the body sent.
     sent: u64,
-    whole: bool,
+    /// True once the body has ended.
+    ended: bool,
 }
 
 impl RequestRecord {
-    fn begin(hall: &Arc<RecorderInner>, request: &mut Request<Body>) -> Self {
-        let desk = &hall.desk;
-        let began = Instant::now();
-        desk.meters.in_flight.increment(1.0);
-        let client = resolve_client(&desk.trusted, desk.public_host.as_ref(), request);
-        let scope = RequestContext::new(ids::request(), request.method().clone(), request.uri(), client);
-        let mut context = assign_ids(request.headers_mut(), &scope);
-        let sampled = desk.telemetry.spans.as_ref().is_some_and(|spans| spans.samples(context.span));
-        context.sampled |= sampled;
-        context.inject(request.headers_mut());
+    fn begin(shared: &Arc<Shared>, request: &mut Request<Body>) -> Self {
+        let config = &shared.config;
+        let started = Instant::now();
+        config.metrics.in_flight.increment(1.0);
+        let client = resolve_client(&config.trusted_proxies, config.default_host.as_ref(), request);
+        let context = RequestContext::new(ids::request(), request.method().clone(), request.uri(), client);
+        let mut trace = assign_ids(request.headers_mut(), &context);
+        let sampled = config.telemetry.spans.as_ref().is_some_and(|spans| spans.samples(trace.span));
+        trace.sampled |= sampled;
+        trace.inject(request.headers_mut());
         let version = request.version();
-        Self { hall: Arc::clone(hall), scope, began, version, context, sampled, answer: None }
+        Self { shared: Arc::clone(shared), context, started, version, trace, sampled, response: None }
     }
 
-    /// The head goes out now, and the body as it comes.
+    /// Records the response head, and wraps the body to record its end.
     fn on_response(mut self, mut response: Response<Body>) -> Response<Body> {
-        // In place of an upstream's own, which would not be found in our log.
-        response.headers_mut().insert(X_REQUEST_ID, request_id_header(&self.scope));
+        // Replaces an upstream's request id, which is not in the gateway's log.
+        response.headers_mut().insert(X_REQUEST_ID, request_id_header(&self.context));
+        let status = response.status();
         let event = session_event_from_headers(response.headers());
-        let (status, length) = (response.status(), response.body().size_hint().exact());
+        let length = response.body().size_hint().exact();
         let ended = response.body().is_end_stream();
         self.count(status, event);
-        self.answer = Some(ResponseProgress { status, event, length, sent: 0, whole: ended });
-        if ended { response } else { response.map(|body| Body::new(RecordedBody { body, visit: self })) }
+        self.response = Some(ResponseProgress { status, event, length, sent: 0, ended });
+        if ended {
+            return response;
+        }
+        response.map(|body| Body::new(RecordedBody { body, record: self }))
     }
 
+    /// Counts the request in the metrics.
     fn count(&self, status: StatusCode, event: Option<SessionEvent>) {
-        self.hall.routes.of(self.scope.route()).count(status, event);
+        self.shared.routes.of(self.context.route()).count(status, event);
         if let Some(event) = event {
-            self.hall.desk.meters.count_event(event);
+            self.shared.config.metrics.count_event(event);
         }
     }
 
-    /// Writes down how it ended.
-    fn on_complete(&self, answer: &ResponseProgress) {
-        let RecorderInner { desk: RecorderConfig { telemetry, meters, clock, .. }, routes } = &*self.hall;
-        let duration = self.began.elapsed();
-        meters.in_flight.decrement(1.0);
-        let route = routes.of(self.scope.route());
+    /// Records the duration, and emits the access log entry and the span.
+    fn on_complete(&self, response: &ResponseProgress) {
+        let Shared { config, routes } = &*self.shared;
+        let duration = self.started.elapsed();
+        config.metrics.in_flight.decrement(1.0);
+        let route = routes.of(self.context.route());
         route.duration.record(duration);
-        if telemetry.access.is_none() && !self.sampled {
+        if config.telemetry.access.is_none() && !self.sampled {
             return;
         }
-        // What is sent to its announced length ends there; nobody looks at what HEAD would bring.
-        let whole = answer.whole || answer.length == Some(answer.sent) || self.scope.method() == Method::HEAD;
-        let ended = AccessLogEntry {
-            at: clock.now(),
-            scope: &self.scope,
-            status: answer.status,
-            bytes: answer.sent,
+        // hyper does not poll a body again after its announced length, and never for HEAD.
+        let whole =
+            response.ended || response.length == Some(response.sent) || self.context.method() == Method::HEAD;
+        self.emit(&AccessLogEntry {
+            at: config.clock.now(),
+            scope: &self.context,
+            status: response.status,
+            bytes: response.sent,
             whole,
             duration,
             route: &route.name,
-            event: answer.event,
+            event: response.event,
             version: self.version,
-            trace: &self.context.trace_id(),
-        };
-        self.emit(telemetry, &ended);
+            trace: &self.trace.trace_id(),
+        });
     }
 
-    fn emit(&self, telemetry: &Telemetry, ended: &AccessLogEntry<'_>) {
-        if let Some(access) = &telemetry.access {
-            access.write(ended);
+    fn emit(&self, entry: &AccessLogEntry<'_>) {
+        let config = &self.shared.config;
+        if let Some(access) = &config.telemetry.access {
+            access.write(entry);
         }
-        if let Some(spans) = telemetry.spans.as_ref().filter(|_| self.sampled) {
-            spans.send(ended, self.context, &self.hall.desk.name);
+        if let Some(spans) = config.telemetry.spans.as_ref().filter(|_| self.sampled) {
+            spans.send(entry, self.trace, &config.server_name);
         }
     }
 }
 
 impl Drop for RequestRecord {
     fn drop(&mut self) {
-        match &self.answer {
-            Some(answer) => self.on_complete(answer),
-            None => {
-                let status = StatusCode::from_u16(CLIENT_CLOSED_REQUEST).unwrap_or_default();
-                self.count(status, None);
-                self.on_complete(&ResponseProgress {
-                    status,
-                    event: None,
-                    length: None,
-                    sent: 0,
-                    whole: false,
-                });
-            }
+        if let Some(response) = &self.response {
+            self.on_complete(response);
+            return;
         }
+        let status = StatusCode::from_u16(CLIENT_CLOSED_REQUEST).unwrap_or_default();
+        self.count(status, None);
+        self.on_complete(&ResponseProgress { status, event: None, length: None, sent: 0, ended: false });
     }
 }
 
 pin_project! {
-    /// An answer's body on its way out.
+    /// A response body that records the bytes sent and its end.
     struct RecordedBody {
         #[pin]
         body: Body,
-        visit: RequestRecord,
+        record: RequestRecord,
     }
 }
 
@@ -261,12 +244,12 @@ impl HttpBody for RecordedBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let this = self.project();
-        let frame = ready!(this.visit.scope.enter(|| this.body.poll_frame(cx)));
-        if let Some(answer) = &mut this.visit.answer {
+        let frame = ready!(this.record.context.enter(|| this.body.poll_frame(cx)));
+        if let Some(response) = &mut this.record.response {
             match &frame {
-                Some(Ok(frame)) => answer.sent += frame.data_ref().map_or(0, |data| data.len() as u64),
+                Some(Ok(frame)) => response.sent += frame.data_ref().map_or(0, |data| data.len() as u64),
                 Some(Err(_)) => {}
-                None => answer.whole = true,
+                None => response.ended = true,
             }
         }
         Poll::Ready(frame)
@@ -281,48 +264,52 @@ impl HttpBody for RecordedBody {
     }
 }
 
-/// Names the request to whoever comes after us, and finds its place in a trace.
-fn assign_ids(headers: &mut HeaderMap, scope: &RequestContext) -> TraceContext {
-    let context = if headers.keys().any(is_request_id_or_trace_header) {
-        remove_ids(headers);
-        TraceContext::extract(headers, scope.id())
+/// Replaces the request id, and returns the place of the request in a trace.
+fn assign_ids(headers: &mut HeaderMap, context: &RequestContext) -> TraceContext {
+    let trace = if headers.keys().any(is_request_id_or_trace_header) {
+        remove_request_ids(headers);
+        TraceContext::extract(headers, context.id())
     } else {
-        TraceContext::new_root(scope.id())
+        TraceContext::new_root(context.id())
     };
-    headers.insert(X_REQUEST_ID, request_id_header(scope));
-    context
+    headers.insert(X_REQUEST_ID, request_id_header(context));
+    trace
 }
 
-/// Whether a client's header may be an id or belong to a trace. Most send none, and one look at all names
-/// costs less than to ask for each.
+/// Returns `true` for a header that may hold a request id or a trace context.
+///
+/// Most clients send none. One scan of all names is cheaper than a look-up of each of these.
 fn is_request_id_or_trace_header(name: &HeaderName) -> bool {
     let name = name.as_str();
     is_request_id_spelling(name) || name.starts_with("trace")
 }
 
-/// A request's id is ours: what a client sends could be another request's. None is left in any spelling
-/// that an application may take for the same name.
-fn remove_ids(headers: &mut HeaderMap) {
-    while let Some(foreign) = headers.keys().find(|name| is_request_id_spelling(name.as_str())).cloned() {
-        headers.remove(foreign);
+/// Removes the client's request ids, which could be those of other requests.
+///
+/// Includes spellings with `_` or `.`, which CGI and PHP applications read as the same name.
+fn remove_request_ids(headers: &mut HeaderMap) {
+    while let Some(name) = headers.keys().find(|name| is_request_id_spelling(name.as_str())).cloned() {
+        headers.remove(name);
     }
 }
 
 fn is_request_id_spelling(name: &str) -> bool {
-    let ours = "x-request-id";
-    let same = |(theirs, ours): (u8, u8)| theirs == ours || ours == b'-' && matches!(theirs, b'_' | b'.');
-    name.len() == ours.len() && name.bytes().zip(ours.bytes()).all(same)
+    let canonical = "x-request-id";
+    let matches =
+        |(byte, canonical): (u8, u8)| byte == canonical || canonical == b'-' && matches!(byte, b'_' | b'.');
+    name.len() == canonical.len() && name.bytes().zip(canonical.bytes()).all(matches)
 }
 
-fn request_id_header(scope: &RequestContext) -> HeaderValue {
-    // A UUID is always a legal value.
-    HeaderValue::from_bytes(scope.id().as_bytes()).unwrap_or(HeaderValue::from_static(""))
+fn request_id_header(context: &RequestContext) -> HeaderValue {
+    // A UUID is always a valid header value.
+    HeaderValue::from_bytes(context.id().as_bytes()).unwrap_or(HeaderValue::from_static(""))
 }
 
-/// What the session machinery did, as the answer has it. Answers have few headers: to look at all names
-/// costs less than a hash of this one.
+/// Returns the session event that the session layer set on the response.
+///
+/// A scan is cheaper than a hash of the name: responses have few headers.
 fn session_event_from_headers(headers: &HeaderMap) -> Option<SessionEvent> {
-    let named = SESSION_EVENT_HEADER;
-    let (_, event) = headers.iter().find(|(name, _)| **name == named)?;
+    let session_event = SESSION_EVENT_HEADER;
+    let (_, event) = headers.iter().find(|(name, _)| **name == session_event)?;
     SessionEvent::parse(event.as_bytes())
 }

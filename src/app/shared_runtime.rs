@@ -1,8 +1,8 @@
-//! The runtime of the shared work: the database, passwords, the feed.
+//! The runtime for work that worker threads share: database, passwords, the revocation poller.
 //!
-//! Requests are served by threads of their own, each with a runtime for itself. What they pass on to an
-//! upstream stays with its thread; what the program answers itself is done here, so that the threads
-//! wait for nothing but sockets, and the database's connections live in one runtime alone.
+//! Each worker thread has its own single-threaded runtime, which also proxies requests. The built-in router
+//! runs on the shared runtime instead, so that worker threads wait for sockets alone and database connections
+//! belong to one runtime.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -16,30 +16,32 @@ use tokio::task::JoinSet;
 use crate::request_context::with_current_context;
 use crate::routers::ApiError;
 
-/// Where the program was built.
+/// Handle of the runtime that the application was built on. Outside of a runtime there is none, and work
+/// runs where it is called.
 #[derive(Clone)]
 pub(super) struct SharedRuntime(Option<Handle>);
 
 impl SharedRuntime {
-    /// This runtime.
+    /// Returns the current runtime.
     pub(super) fn current() -> Self {
         Self(Handle::try_current().ok())
     }
 
-    /// Makes an answer at home, wherever it is asked for. A request that is dropped drops its answer.
-    pub(super) async fn run_on<F>(self, answer: F) -> Result<Response<Body>, Infallible>
+    /// Runs `response` on the shared runtime. Dropping the returned future cancels it.
+    pub(super) async fn run_on<F>(self, response: F) -> Result<Response<Body>, Infallible>
     where
         F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
     {
         match self.0 {
-            Some(home) if Handle::current().id() != home.id() => {
+            Some(runtime) if Handle::current().id() != runtime.id() => {
+                // A `JoinSet` aborts its tasks on drop.
                 let mut task = JoinSet::new();
-                task.spawn_on(with_current_context(answer), &home);
-                // Panics are answered inside; so this is a runtime that is going away.
-                let answered = task.join_next().await.and_then(Result::ok);
-                answered.unwrap_or_else(|| Ok(ApiError::Busy.into_response()))
+                task.spawn_on(with_current_context(response), &runtime);
+                // Panics become responses inside the task, so a failed task means that the runtime shuts down.
+                let result = task.join_next().await.and_then(Result::ok);
+                result.unwrap_or_else(|| Ok(ApiError::Busy.into_response()))
             }
-            _ => answer.await,
+            _ => response.await,
         }
     }
 }
@@ -52,32 +54,34 @@ mod tests {
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().expect("a runtime")
     }
 
-    /// Says in which runtime it was made.
-    async fn told() -> Result<Response<Body>, Infallible> {
+    /// Returns the id of the runtime that it runs on.
+    async fn runtime_id() -> Result<Response<Body>, Infallible> {
         Ok(Response::new(Body::from(Handle::current().id().to_string())))
     }
 
     #[test]
-    fn answers_are_made_at_home() {
-        let (home, elsewhere) = (runtime(), runtime());
-        let here = {
-            let _home = home.enter();
+    fn responses_are_built_on_the_shared_runtime() {
+        let shared = runtime();
+        let other = runtime();
+        let handle = {
+            let _entered = shared.enter();
             SharedRuntime::current()
         };
-        let response = elsewhere.block_on(here.run_on(told())).expect("infallible");
-        let body = elsewhere.block_on(axum::body::to_bytes(response.into_body(), 100)).expect("a body");
-        assert_eq!(body, home.handle().id().to_string());
+        let response = other.block_on(handle.run_on(runtime_id())).expect("infallible");
+        let body = other.block_on(axum::body::to_bytes(response.into_body(), 100)).expect("a body");
+        assert_eq!(body, shared.handle().id().to_string());
     }
 
     #[test]
-    fn a_home_that_is_gone_is_no_panic() {
-        let (home, elsewhere) = (runtime(), runtime());
-        let here = {
-            let _home = home.enter();
+    fn response_is_503_after_runtime_shutdown() {
+        let shared = runtime();
+        let other = runtime();
+        let handle = {
+            let _entered = shared.enter();
             SharedRuntime::current()
         };
-        drop(home);
-        let response = elsewhere.block_on(here.run_on(told())).expect("infallible");
+        drop(shared);
+        let response = other.block_on(handle.run_on(runtime_id())).expect("infallible");
         assert_eq!(response.status(), http::StatusCode::SERVICE_UNAVAILABLE);
     }
 }

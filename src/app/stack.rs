@@ -1,97 +1,119 @@
-//! How the public side is put together: of what stays as long as the process runs, and of what a
-//! configuration says at a time.
+//! The public stack as one list, and the parts that it is built from.
 
 use std::sync::Arc;
 
 use axum::Router;
+use tower::ServiceBuilder;
+use tower::layer::layer_fn;
 
 use super::client_address::TrustedProxies;
-use super::cors_csrf::{self, CorsCsrf, WebSocketOriginCheck};
-use super::dispatcher::{Dispatcher, DispatcherInner, ProxyStacks};
+use super::cors_csrf::{CorsCsrf, CorsCsrfLayer};
+use super::dispatcher::{Dispatcher, DispatcherInner};
+use super::error::AppError;
 use super::forward_auth::ForwardAuthStack;
-use super::public::PublicStack;
+use super::proxy_stacks::ProxyStacks;
 use super::request_recorder::{RecorderConfig, RequestRecorder};
+use super::routes::build_routes;
 use super::shared_runtime::SharedRuntime;
+use super::upgrade_origin::WebSocketOriginCheck;
 use super::upstream_tokens::UpstreamTokenIssuer;
-use super::{AppError, routes};
-use crate::config::{Config, Origin, PathPrefix, Route, RouteAuth};
+use crate::config::{Config, Origin, PathPrefix, RouteAuth};
 use crate::layer::CookiePolicy;
 use crate::proxy::Routes;
 
-/// What stays.
+/// The service behind `server.listen`: see [`StackBuilder::build_stack`].
+pub(super) type PublicStack = RequestRecorder<CorsCsrf<Dispatcher>>;
+
+/// The parts of the stacks that last as long as the process.
 pub(super) struct StackBuilder {
-    /// Where the program's own answers are made.
-    pub(super) home: SharedRuntime,
-    /// The paths that the program answers itself, and by which number they are counted.
-    pub(super) own_paths: Vec<(PathPrefix, u32)>,
-    /// The program's own answers.
-    pub(super) own: Router,
-    /// What answers where no route does, if anything.
-    pub(super) otherwise: Option<(Router, u32)>,
-    /// Signs tokens for upstreams.
-    pub(super) minter: UpstreamTokenIssuer,
+    /// Runs the built-in router.
+    pub(super) shared_runtime: SharedRuntime,
+    /// The path prefixes of the built-in router, each with its route number in the metrics.
+    pub(super) builtin_paths: Vec<(PathPrefix, u32)>,
+    /// The built-in router.
+    pub(super) builtin: Router,
+    /// The router for paths without a route, if there is one, and its route number.
+    pub(super) fallback: Option<(Router, u32)>,
+    /// Issues access tokens for upstreams.
+    pub(super) upstream_tokens: UpstreamTokenIssuer,
     pub(super) cookies: Arc<CookiePolicy>,
     pub(super) public_origin: Origin,
-    /// The paths that a page of another origin could sign a victim in at.
-    pub(super) sign_in: Vec<String>,
-    /// How other proxies ask, if they may.
-    pub(super) asking: Option<ForwardAuthStack>,
-    /// What the entrance needs to know, but for what [`ReloadableConfig`] say.
-    pub(super) desk: RecorderConfig,
+    /// Paths that a cross-site request can misuse without cookies.
+    pub(super) login_paths: Vec<String>,
+    /// The stack behind `verify.listen`, if that is configured.
+    pub(super) forward_auth: Option<ForwardAuthStack>,
+    /// The recorder's settings, without those of [`ReloadableConfig`].
+    pub(super) recorder: RecorderConfig,
 }
 
-/// What a configuration says, checked.
+/// The parts of the stacks that a reload replaces, checked.
 pub(super) struct ReloadableConfig {
     pub(super) routes: Routes,
-    /// Whom each route lets through, and by which number it is counted, in the configuration's order.
-    rules: Vec<(RouteAuth, u32)>,
-    cross_origin: cors_csrf::CorsCsrfPolicy,
-    upgrades: Arc<WebSocketOriginCheck>,
-    desk: RecorderConfig,
-    pub(super) verify: Option<Router>,
+    /// The required authentication and the route number of each route, in the order of the configuration.
+    route_auth: Vec<(RouteAuth, u32)>,
+    cors_csrf: CorsCsrfLayer,
+    upgrade_origin: Arc<WebSocketOriginCheck>,
+    recorder: RecorderConfig,
+    pub(super) forward_auth: Option<Router>,
 }
 
 impl StackBuilder {
-    /// The terms of `config`, with all that is known of the upstreams of `previous` routes.
+    /// Builds the public stack of one worker thread, outermost layer first.
+    pub(super) fn build_stack(&self, config: &ReloadableConfig, proxies: ProxyStacks) -> PublicStack {
+        let recorder = config.recorder.clone();
+        ServiceBuilder::new()
+            // Outermost, so that every response is recorded, also those of the layers below: request id,
+            // trace context, client address, metrics, access log, and a 500 response for a panic.
+            .layer(layer_fn(move |inner| RequestRecorder::new(inner, recorder.clone())))
+            // Before any session is looked up: CORS for the allowed origins, CSRF protection for all others.
+            .layer(config.cors_csrf.clone())
+            // By path: the built-in router on the shared runtime, or the proxy on this thread. The session
+            // layer is inside, because routes differ in whether they require a session: see `ProxyStacks`.
+            .service(Dispatcher::new(DispatcherInner {
+                shared_runtime: self.shared_runtime.clone(),
+                builtin_paths: self.builtin_paths.clone(),
+                builtin: self.builtin.clone(),
+                routes: config.routes.clone(),
+                route_auth: config.route_auth.clone(),
+                proxies,
+                fallback: self.fallback.clone(),
+                upgrade_origin: Arc::clone(&config.upgrade_origin),
+            }))
+    }
+
+    /// Checks the reloadable settings of `config`. Upstreams that are also in `previous` keep their state.
     pub(super) fn prepare(&self, config: &Config, previous: &Routes) -> Result<ReloadableConfig, AppError> {
-        let (server, cookies) = (&config.server, &self.cookies);
-        let rule = |route: &Route| (route.auth, self.desk.meters.route(route.path.as_str()));
-        let (allowed, ours) = (&server.allowed_origins, &self.public_origin);
-        let upgrades = Arc::new(WebSocketOriginCheck::new(Arc::clone(cookies), allowed, ours));
-        let desk = self.recorder_config(config);
-        let verify = self.asking.as_ref().map(|asking| {
-            let origins: Vec<_> = allowed.iter().chain([ours]).collect();
-            asking.router(&origins, cookies, Arc::clone(&upgrades), &desk)
+        let allowed = &config.server.allowed_origins;
+        let trusted_origins: Vec<_> = allowed.iter().chain([&self.public_origin]).collect();
+        let upgrade_origin = Arc::new(WebSocketOriginCheck::new(Arc::clone(&self.cookies), &trusted_origins));
+        let recorder = self.recorder_config(config);
+        let forward_auth = match &self.forward_auth {
+            Some(stack) => Some(stack.build(&trusted_origins, Arc::clone(&upgrade_origin), &recorder)?),
+            None => None,
+        };
+        let route_auth = config.routes.iter().map(|route| {
+            let number = self.recorder.metrics.route(route.path.as_str());
+            (route.auth, number)
         });
         Ok(ReloadableConfig {
-            routes: routes(config, |audience| self.minter.for_audience(audience), previous)?,
-            rules: config.routes.iter().map(rule).collect(),
-            cross_origin: cors_csrf::CorsCsrfPolicy::new(allowed, ours, Arc::clone(cookies), &self.sign_in)?,
-            upgrades,
-            verify: verify.transpose()?,
-            desk,
+            routes: build_routes(config, |audience| self.upstream_tokens.for_audience(audience), previous)?,
+            route_auth: route_auth.collect(),
+            cors_csrf: CorsCsrfLayer::new(
+                allowed,
+                &trusted_origins,
+                Arc::clone(&self.cookies),
+                &self.login_paths,
+            )?,
+            upgrade_origin,
+            recorder,
+            forward_auth,
         })
     }
 
-    /// The stack of a thread that has this way to upstreams.
-    pub(super) fn build_stack(&self, terms: &ReloadableConfig, proxied: ProxyStacks) -> PublicStack {
-        let gateway = Dispatcher::new(DispatcherInner {
-            home: self.home.clone(),
-            own_paths: self.own_paths.clone(),
-            own: self.own.clone(),
-            routes: terms.routes.clone(),
-            rules: terms.rules.clone(),
-            proxied,
-            otherwise: self.otherwise.clone(),
-            upgrades: Arc::clone(&terms.upgrades),
-        });
-        RequestRecorder::new(CorsCsrf::new(terms.cross_origin.clone(), gateway), terms.desk.clone())
-    }
-
     fn recorder_config(&self, config: &Config) -> RecorderConfig {
-        let mut desk = self.desk.clone();
-        desk.trusted = TrustedProxies::new(config.server.trusted_proxies.clone());
-        desk.telemetry.access.take_if(|_| !config.log.access);
-        desk
+        let mut recorder = self.recorder.clone();
+        recorder.trusted_proxies = TrustedProxies::new(config.server.trusted_proxies.clone());
+        recorder.telemetry.access.take_if(|_| !config.log.access);
+        recorder
     }
 }

@@ -73,7 +73,7 @@ pub(super) async fn serve_until_shutdown(
     // Dropping the sender is how they are told.
     let limits = ServerLimits { drain: ADMIN_DRAIN, ..ServerLimits::default() };
     let admin = server::serve(beside.admin, app.admin.clone(), limits, async { _ = admin_closed.await });
-    let verify = beside.verify.zip(app.verify.clone()).map(|(listener, service)| {
+    let verify = beside.verify.zip(app.forward_auth.clone()).map(|(listener, service)| {
         server::serve_with_limits(listener, service, beside.limits, async { _ = verify_closed.await })
     });
     let public = async {

@@ -119,7 +119,7 @@ async fn only_trusted_proxies_may_ask() {
     for (address, trusted) in [(FRONT, true), ([192, 0, 2, 7], false), ([127, 0, 0, 1], false)] {
         // What a stranger says about himself changes nothing.
         let question = with(of(&ann, x_original("GET", "/")), "x-forwarded-for", "10.0.0.1");
-        let answer = send_from(address, app.app.verify.clone().unwrap(), question).await;
+        let answer = send_from(address, app.app.forward_auth.clone().unwrap(), question).await;
         if trusted {
             assert_eq!(answer.status, 200);
         } else {
@@ -127,12 +127,12 @@ async fn only_trusted_proxies_may_ask() {
             assert_eq!((answer.header("x-forwarded-user"), cookies(&answer).len()), (None, 0));
         }
     }
-    let nobody = app.app.verify.clone().unwrap().oneshot(of(&ann, x_original("GET", "/"))).await.unwrap();
+    let nobody = app.app.forward_auth.clone().unwrap().oneshot(of(&ann, x_original("GET", "/"))).await.unwrap();
     assert_eq!(nobody.status(), 403, "a connection that nobody vouches for");
     let mapped: SocketAddr = "[::ffff:10.0.0.1]:1".parse().unwrap();
     let mut question = of(&ann, x_original("GET", "/"));
     question.extensions_mut().insert(Peer(mapped));
-    let answer = app.app.verify.clone().unwrap().oneshot(question).await.unwrap();
+    let answer = app.app.forward_auth.clone().unwrap().oneshot(question).await.unwrap();
     assert_eq!(answer.status(), 200, "an IPv4 peer of an IPv6 listener");
 }
 
@@ -398,7 +398,7 @@ async fn it_is_on_its_own_listener_alone() {
         ask(&app, of(&ann, question)).await.problem(404, "not_found");
     }
     // As it is set off, it is nowhere.
-    assert!(TestApp::with_database(db::sqlite().await.unwrap()).await.app.verify.is_none());
+    assert!(TestApp::with_database(db::sqlite().await.unwrap()).await.app.forward_auth.is_none());
 }
 
 #[tokio::test]
@@ -456,7 +456,7 @@ fn of(browser: &Browser, question: Request<Body>) -> Request<Body> {
 }
 
 async fn ask(app: &TestApp, question: Request<Body>) -> Answer {
-    send_from(FRONT, app.app.verify.clone().unwrap(), question).await
+    send_from(FRONT, app.app.forward_auth.clone().unwrap(), question).await
 }
 
 fn cookies(answer: &Answer) -> Vec<&HeaderValue> {

@@ -113,7 +113,7 @@ impl FrontProxyHarness {
         let [public_listener, verify_listener] = listeners;
         let limits = ServerLimits::default();
         tokio::spawn(serve(public_listener, app.app.public.clone(), limits, std::future::pending()));
-        tokio::spawn(serve(verify_listener, app.app.verify.clone().unwrap(), limits, async {
+        tokio::spawn(serve(verify_listener, app.app.forward_auth.clone().unwrap(), limits, async {
             let _ = stopped.await;
         }));
 

@@ -1,0 +1,70 @@
+//! The built-in router: the endpoints that `server.builtin` selects.
+
+use std::time::Duration;
+
+use axum::Router;
+use tower::ServiceBuilder;
+use tower::layer::layer_fn;
+use tower_http::timeout::RequestBodyTimeoutLayer;
+use utoipa_axum::router::OpenApiRouter;
+
+use super::catch_panic::CatchPanic;
+use crate::config::{self, BuiltinRoutes, PathPrefix};
+use crate::layer::{Reject401, SilentRefreshLayer};
+use crate::routers::{AuthState, auth, docs, jwks, movies, security_headers, token, with_fallbacks};
+use crate::services::movies::Movies;
+use crate::services::token::Tokens;
+use crate::telemetry::metrics::HttpMetrics;
+
+/// Returns the path prefixes of the built-in router, each with its route number in the metrics.
+pub(super) fn paths(server: &config::Server, metrics: &HttpMetrics) -> Vec<(PathPrefix, u32)> {
+    let mut paths = Vec::new();
+    for builtin in &server.builtin {
+        let number = metrics.route(&format!("builtin:{}", builtin.as_str()));
+        paths.extend(server.paths_of(*builtin).into_iter().map(|path| (path, number)));
+    }
+    paths
+}
+
+/// Returns the login and registration paths. A cross-site request to them needs no cookies to do harm: it
+/// could sign the victim in to another account.
+pub(super) fn login_paths(server: &config::Server) -> Vec<String> {
+    let prefix = server.auth_prefix.as_str();
+    vec![format!("{prefix}/login"), format!("{prefix}/register")]
+}
+
+/// Builds the built-in router.
+pub(super) fn router(
+    server: &config::Server,
+    session: &SilentRefreshLayer<Tokens>,
+    state: AuthState,
+    movies: Movies,
+) -> Router {
+    let session_required = ServiceBuilder::new()
+        .layer(session.clone().with_on_reject(Reject401))
+        // Inside the session layer, so that a panicking handler does not lose the new cookies.
+        .layer(layer_fn(CatchPanic));
+    let mut api = OpenApiRouter::new();
+    if server.has(BuiltinRoutes::Auth) {
+        let auth = auth::public().merge(auth::signed_in().layer(session_required.clone()));
+        api =
+            api.merge(OpenApiRouter::new().nest(server.auth_prefix.as_str(), auth.with_state(state.clone())));
+        api = api.merge(jwks::router().with_state(state.auth.tokens().clone()));
+    }
+    if server.has(BuiltinRoutes::Token) {
+        api = api.merge(token::router().with_state(state));
+    }
+    if server.has(BuiltinRoutes::Movies) {
+        api = api.merge(movies::router().with_state(movies).layer(session_required));
+    }
+    let (mut router, openapi) = api.split_for_parts();
+    if server.has(BuiltinRoutes::Docs) {
+        router = router.merge(docs::router(docs::openapi(openapi)));
+    }
+    // Applied to the fallbacks too. Headers that a page sets itself take precedence.
+    security_headers::for_api(with_fallbacks(router))
+        // Frees a handler whose client stops sending in the middle of a body.
+        .layer(RequestBodyTimeoutLayer::new(BODY_READ_TIMEOUT))
+}
+
+const BODY_READ_TIMEOUT: Duration = Duration::from_secs(30);
