@@ -127,7 +127,8 @@ async fn only_trusted_proxies_may_ask() {
             assert_eq!((answer.header("x-forwarded-user"), cookies(&answer).len()), (None, 0));
         }
     }
-    let nobody = app.app.forward_auth.clone().unwrap().oneshot(of(&ann, x_original("GET", "/"))).await.unwrap();
+    let nobody =
+        app.app.forward_auth.clone().unwrap().oneshot(of(&ann, x_original("GET", "/"))).await.unwrap();
     assert_eq!(nobody.status(), 403, "a connection that nobody vouches for");
     let mapped: SocketAddr = "[::ffff:10.0.0.1]:1".parse().unwrap();
     let mut question = of(&ann, x_original("GET", "/"));
