@@ -1,105 +1,111 @@
-// Signing in and out, and which of the two views is shown.
+// Sign-in and sign-out, and the switch between the two views.
 
-import * as films from "./films.js";
-import { forgetPass, showPass } from "./pass.js";
-import { RENEWALS, requests, send, sessionChanged } from "./requests.js";
-import * as watch from "./watch.js";
+import * as movies from "./movies.js";
+import { clearLog, stopPolling } from "./request-log.js";
+import { REFRESH_EVENTS, requests, send, sessionChanged } from "./requests.js";
+import { resetExpiry, showExpiry } from "./token-timer.js";
 
 const status = document.getElementById("status");
-const who = document.getElementById("who");
-const whoName = document.getElementById("who-name");
-const signOut = document.getElementById("sign-out");
-const signIn = document.getElementById("sign-in");
+const user = document.getElementById("user");
+const userName = document.getElementById("user-name");
+const signOutButton = document.getElementById("sign-out");
+const signInView = document.getElementById("sign-in");
 const form = document.getElementById("sign-in-form");
-const button = document.getElementById("sign-in-button");
+const signInButton = document.getElementById("sign-in-button");
 const error = document.getElementById("sign-in-error");
-const desk = document.getElementById("desk");
+const sessionView = document.getElementById("session-view");
 
-let sample = null;
+let demoCredentials = null;
 
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
   error.textContent = "";
-  const missing = [form.elements.email, form.elements.password].find((input) => input.value === "");
+  const { email, password } = form.elements;
+  const missing = [email, password].find((input) => input.value === "");
   if (missing) {
-    error.textContent = missing === form.elements.email ? "Enter your email address." : "Enter your password.";
+    error.textContent = missing === email ? "Enter your email address." : "Enter your password.";
     missing.focus();
     return;
   }
-  button.disabled = true;
-  const answer = await send("POST", "/auth/login", { email: form.elements.email.value, password: form.elements.password.value });
-  button.disabled = false;
-  if (answer.ok) {
-    enter(answer);
+  signInButton.disabled = true;
+  const response = await send("POST", "/auth/login", { email: email.value, password: password.value });
+  signInButton.disabled = false;
+  if (response.ok) {
+    showSession(response);
   } else {
-    error.textContent = answer.detail;
-    form.elements.password.focus();
+    error.textContent = response.detail;
+    password.focus();
   }
 });
 
-signOut.addEventListener("click", async () => {
-  watch.stop();
-  signOut.disabled = true;
-  const answer = await send("POST", "/auth/logout");
-  signOut.disabled = false;
-  if (answer.ok) leave("You have signed out.");
-  else say(answer.detail, true);
+signOutButton.addEventListener("click", async () => {
+  stopPolling();
+  signOutButton.disabled = true;
+  const response = await send("POST", "/auth/logout");
+  signOutButton.disabled = false;
+  if (response.ok) showSignIn("You have signed out.");
+  else showStatus(response.detail, true);
 });
 
-requests.addEventListener("over", ({ detail: answer }) => {
-  // Without cookies: whoever comes for the first time has no session that could be over, and whoever
-  // was signed in here has signed out elsewhere.
-  const missing = desk.hidden ? "" : "You have signed out, in another tab or window.";
-  leave(answer.event === "missing" ? missing : answer.detail, answer.event !== "missing");
+requests.addEventListener("signed-out", ({ detail: response }) => {
+  if (response.event !== "missing") {
+    showSignIn(response.detail, true);
+  } else {
+    // There are no cookies: either this is the first visit, or the user has signed out elsewhere.
+    showSignIn(sessionView.hidden ? "" : "You have signed out in another tab or window.");
+  }
 });
 
-requests.addEventListener("answer", ({ detail: answer }) => {
-  if (RENEWALS.has(answer.event)) say(`Renewed at ${answer.at.toLocaleTimeString(undefined, { hourCycle: "h23" })}.`);
+requests.addEventListener("response", ({ detail: response }) => {
+  if (REFRESH_EVENTS.has(response.event)) {
+    showStatus(`Session refreshed at ${response.at.toLocaleTimeString(undefined, { hourCycle: "h23" })}.`);
+  }
 });
 
-const first = await send("GET", "/auth/session");
-if (first.ok) enter(first);
-else if (first.status !== 401) leave(first.detail, true);
+const current = await send("GET", "/auth/session");
+if (current.ok) showSession(current);
+else if (current.status !== 401) showSignIn(current.detail, true);
 
-function enter(answer) {
+function showSession(response) {
   sessionChanged();
-  const { user } = answer.data;
-  whoName.textContent = user.name ?? user.email;
-  who.hidden = false;
-  signIn.hidden = true;
-  desk.hidden = false;
+  userName.textContent = response.data.user.name ?? response.data.user.email;
+  user.hidden = false;
+  signInView.hidden = true;
+  sessionView.hidden = false;
   form.elements.password.value = "";
-  watch.clear();
-  showPass(answer);
-  say("");
-  films.begin();
-  document.getElementById("gate-title").focus();
+  clearLog();
+  showExpiry(response);
+  showStatus("");
+  movies.reset();
+  document.getElementById("session-title").focus();
 }
 
-async function leave(reason, isError = false) {
+async function showSignIn(reason, isError = false) {
   sessionChanged();
-  watch.stop();
-  forgetPass();
-  who.hidden = true;
-  desk.hidden = true;
-  signIn.hidden = false;
+  stopPolling();
+  resetExpiry();
+  user.hidden = true;
+  sessionView.hidden = true;
+  signInView.hidden = false;
   error.textContent = "";
-  say(reason, isError);
-  await offerSample();
+  showStatus(reason, isError);
+  await fillDemoCredentials();
   form.elements.email.focus();
 }
 
-async function offerSample() {
-  sample ??= await fetch("/demo/sample.json").then((answer) => (answer.ok ? answer.json() : null)).catch(() => null);
-  if (!sample) return;
-  form.elements.email.value ||= sample.email;
-  form.elements.password.value ||= sample.password;
-  document.getElementById("sample-email").textContent = sample.email;
-  document.getElementById("sample-password").textContent = sample.password;
-  document.getElementById("sample").hidden = false;
+async function fillDemoCredentials() {
+  demoCredentials ??= await fetch("/demo/sample.json")
+    .then((response) => (response.ok ? response.json() : null))
+    .catch(() => null);
+  if (!demoCredentials) return;
+  form.elements.email.value ||= demoCredentials.email;
+  form.elements.password.value ||= demoCredentials.password;
+  document.getElementById("demo-email").textContent = demoCredentials.email;
+  document.getElementById("demo-password").textContent = demoCredentials.password;
+  document.getElementById("demo-credentials").hidden = false;
 }
 
-function say(text, isError = false) {
+function showStatus(text, isError = false) {
   status.textContent = text;
   status.classList.toggle("is-error", isError && text !== "");
 }

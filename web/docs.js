@@ -1,4 +1,5 @@
-// No validator: it would ask another host. No filter or other options from the address.
+// `validatorUrl` is off because the validator is on another host. `queryConfigEnabled` is off so that a
+// link cannot change the options.
 SwaggerUIBundle({
   dom_id: "#api",
   url: "/openapi.json",

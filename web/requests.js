@@ -1,61 +1,61 @@
-// The one place that sends requests. Cookies are the browser's business, and renewing them the
-// gateway's: there is nothing about tokens here.
+// Sends all requests of the page. The browser stores the session cookies and the gateway refreshes
+// them, so that no script handles a token.
 
-/** Tells of every answer ("answer") and of a session that is over ("over"). */
+/** Dispatches "response" for every response, and "signed-out" when the session is no longer valid. */
 export const requests = new EventTarget();
 
-/** The events with which an answer carried a fresh pass. */
-export const RENEWALS = new Set(["rotated", "replayed", "caught_up"]);
+/** Session events of responses that set new cookies. */
+export const REFRESH_EVENTS = new Set(["rotated", "replayed", "caught_up"]);
 
-// Counts sign-ins and sign-outs: a late 401 of an earlier session says nothing about this one.
+// Number of the current session. A late 401 for a previous session is ignored.
 let session = 0;
 
-/** Says that a session began or ended. */
+/** Records that a session began or ended. */
 export function sessionChanged() {
   session += 1;
 }
 
 /**
- * Sends a request and reads its answer.
+ * Sends a request and reads its response.
  *
- * `status` is 0 if no answer came. `detail` says what went wrong, for people.
+ * `status` is 0 if there was no response. `detail` describes an error for the user.
  */
 export async function send(method, path, body) {
   const sentIn = session;
   const at = new Date();
   const started = performance.now();
-  const answer = { at, method, path, status: 0, event: null, data: null, detail: null };
+  const result = { at, method, path, status: 0, event: null, data: null, detail: null };
   try {
-    const response = await fetch(path, asked(method, body));
-    answer.status = response.status;
-    answer.event = response.headers.get("X-Session-Event");
-    answer.date = response.headers.get("Date");
-    answer.data = await json(response);
+    const response = await fetch(path, options(method, body));
+    result.status = response.status;
+    result.event = response.headers.get("X-Session-Event");
+    result.date = response.headers.get("Date");
+    result.data = await readJson(response);
   } catch {
-    answer.status = 0;
+    result.status = 0;
   }
-  answer.ms = performance.now() - started;
-  answer.ok = answer.status >= 200 && answer.status < 300;
-  answer.detail = answer.ok ? null : answer.data?.detail ?? fallback(answer.status);
-  requests.dispatchEvent(new CustomEvent("answer", { detail: answer }));
-  if (answer.status === 401 && sentIn === session && path !== "/auth/login") {
-    requests.dispatchEvent(new CustomEvent("over", { detail: answer }));
+  result.ms = performance.now() - started;
+  result.ok = result.status >= 200 && result.status < 300;
+  result.detail = result.ok ? null : result.data?.detail ?? defaultDetail(result.status);
+  requests.dispatchEvent(new CustomEvent("response", { detail: result }));
+  if (result.status === 401 && sentIn === session && path !== "/auth/login") {
+    requests.dispatchEvent(new CustomEvent("signed-out", { detail: result }));
   }
-  return answer;
+  return result;
 }
 
-function asked(method, body) {
+function options(method, body) {
   const headers = { Accept: "application/json" };
   if (body === undefined) return { method, headers };
   headers["Content-Type"] = "application/json";
   return { method, headers, body: JSON.stringify(body) };
 }
 
-async function json(response) {
+async function readJson(response) {
   const type = response.headers.get("Content-Type") ?? "";
   return /^application\/(problem\+)?json\b/.test(type) ? response.json() : null;
 }
 
-function fallback(status) {
-  return status === 0 ? "The server did not answer." : `The server answered with status ${status}.`;
+function defaultDetail(status) {
+  return status === 0 ? "The server did not respond." : `The server responded with status ${status}.`;
 }

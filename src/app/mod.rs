@@ -164,7 +164,7 @@ impl App {
 
     /// Makes `/readyz` report the shutdown. Requests are still served.
     pub fn begin_shutdown(&self) {
-        self.shutdown.begin();
+        self.shutdown.set();
     }
 }
 

@@ -1,4 +1,4 @@
-//! Files that are part of the program.
+//! Static files embedded in the binary.
 
 use std::fmt::Write as _;
 
@@ -12,8 +12,9 @@ use ring::digest;
 
 use crate::http_headers::list_elements;
 
-/// One file. A browser keeps it and asks each time whether it is still the same, so that an update
-/// of the program is seen at once.
+/// Embedded file, served with an `ETag`.
+///
+/// Browsers revalidate it on every use (`no-cache`), so that an update of the program takes effect at once.
 #[derive(Clone)]
 pub(super) struct Asset {
     content: Bytes,
@@ -22,11 +23,11 @@ pub(super) struct Asset {
 }
 
 impl Asset {
-    /// A file of this content, its type told by the name's ending.
+    /// Creates a file; the extension of `name` determines its content type.
     pub(super) fn new(name: &str, content: impl Into<Bytes>) -> Self {
         let content = content.into();
-        let etag = etag_of(&content);
-        Self { content, content_type: HeaderValue::from_static(content_type_of(name)), etag }
+        let etag = compute_etag(&content);
+        Self { content, content_type: HeaderValue::from_static(content_type(name)), etag }
     }
 
     /// Serves the file at `path`.
@@ -34,12 +35,12 @@ impl Asset {
     where
         S: Clone + Send + Sync + 'static,
     {
-        router.route(path, get(async move |headers: HeaderMap| self.answer(&headers)))
+        router.route(path, get(async move |headers: HeaderMap| self.respond(&headers)))
     }
 
-    fn answer(&self, headers: &HeaderMap) -> Response {
+    fn respond(&self, headers: &HeaderMap) -> Response {
         let validators = [(CACHE_CONTROL, HeaderValue::from_static("no-cache")), (ETAG, self.etag.clone())];
-        if holds(headers, &self.etag) {
+        if matches_etag(headers, &self.etag) {
             return (StatusCode::NOT_MODIFIED, validators).into_response();
         }
         let content_type = [(CONTENT_TYPE, self.content_type.clone())];
@@ -47,15 +48,15 @@ impl Asset {
     }
 }
 
-// RFC 9110, section 13.1.2: any of the listed tags, compared weakly.
-fn holds(headers: &HeaderMap, etag: &HeaderValue) -> bool {
+/// Returns `true` if `If-None-Match` lists the tag (RFC 9110 section 13.1.2, weak comparison).
+fn matches_etag(headers: &HeaderMap, etag: &HeaderValue) -> bool {
     list_elements(headers, &IF_NONE_MATCH).any(|tag| {
         let tag = tag.strip_prefix(b"W/").unwrap_or(tag);
         tag == b"*" || tag == etag.as_bytes()
     })
 }
 
-fn etag_of(content: &[u8]) -> HeaderValue {
+fn compute_etag(content: &[u8]) -> HeaderValue {
     let hash = digest::digest(&digest::SHA256, content);
     let mut tag = String::from("\"");
     for byte in &hash.as_ref()[..16] {
@@ -65,8 +66,8 @@ fn etag_of(content: &[u8]) -> HeaderValue {
     HeaderValue::try_from(tag).unwrap_or(HeaderValue::from_static("\"\""))
 }
 
-fn content_type_of(name: &str) -> &'static str {
-    match name.rsplit_once('.').map(|(_, ending)| ending) {
+fn content_type(name: &str) -> &'static str {
+    match name.rsplit_once('.').map(|(_, extension)| extension) {
         Some("css") => "text/css; charset=utf-8",
         Some("html") => "text/html; charset=utf-8",
         Some("js") => "text/javascript; charset=utf-8",

@@ -1,7 +1,7 @@
-//! `/auth/…`: signing in and out with cookies, the user's password and sessions.
+//! `/auth/…`: sign-in and sign-out with cookies, the user's password and sessions.
 //!
-//! Sign-in, sign-out, registration and `/auth/refresh` stand outside the session layer and look at
-//! the cookies themselves; [`signed_in`] has what stands behind it.
+//! The [`public`] routes are outside the session layer and read the cookies themselves. The [`signed_in`]
+//! routes are behind it.
 
 use axum::Json;
 use axum::extract::rejection::PathRejection;
@@ -25,16 +25,18 @@ use crate::layer::{
 use crate::models::session::{Session, SessionId, SessionKind};
 use crate::models::user::Role;
 use crate::problem::Problem;
-use crate::schemas::auth::{LoginRequest, PasswordIn, RegisterIn, SessionListItem, SessionResponse, UserOut};
+use crate::schemas::auth::{
+    ChangePasswordRequest, LoginRequest, RegisterRequest, SessionListItem, SessionResponse, UserResponse,
+};
 use crate::schemas::problem::{ReadErrorResponses, WriteErrorResponses};
 use crate::services::auth::{AuthError, Credentials};
 use crate::services::users::NewUser;
 use crate::session_event::SessionEvent;
 
-/// How large the bodies of these routes may be, in bytes.
-pub(super) const BODY_LIMIT: usize = 16 * 1024;
+/// Maximum size of request bodies, in bytes.
+pub(super) const MAX_BODY_BYTES: usize = 16 * 1024;
 
-/// The routes that look at no session, or at the cookies themselves.
+/// Creates the routes that work without a session, or read the cookies themselves.
 #[must_use]
 pub fn public() -> OpenApiRouter<AuthState> {
     let router = OpenApiRouter::default()
@@ -45,7 +47,7 @@ pub fn public() -> OpenApiRouter<AuthState> {
     with_cookies(router)
 }
 
-/// The routes that need a signed-in user: put the session layer around them.
+/// Creates the routes that need a signed-in user, to be wrapped in the session layer.
 #[must_use]
 pub fn signed_in() -> OpenApiRouter<AuthState> {
     let router = OpenApiRouter::default()
@@ -57,16 +59,18 @@ pub fn signed_in() -> OpenApiRouter<AuthState> {
     with_cookies(router)
 }
 
-/// The jar is inside the session layer, which so sees what a handler sets or clears, and adds no
-/// cookies of its own to that.
+/// Adds the body limit and the cookie manager.
+///
+/// The cookie manager is inside the session layer, which adds no cookies of its own to a response that
+/// already sets or clears them.
 fn with_cookies(router: OpenApiRouter<AuthState>) -> OpenApiRouter<AuthState> {
     router
-        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(CookieManagerLayer::new())
         .layer(SetResponseHeaderLayer::appending(VARY, HeaderValue::from_static("Cookie")))
 }
 
-/// Signs in and sets both cookies.
+/// Sign in and set both cookies.
 #[utoipa::path(
     post, path = "/login", tag = "auth",
     request_body(content(
@@ -74,8 +78,8 @@ fn with_cookies(router: OpenApiRouter<AuthState>) -> OpenApiRouter<AuthState> {
         (LoginRequest = "application/x-www-form-urlencoded"),
     )),
     responses(
-        (status = 200, description = "Signed in. Never a token: those are in the cookies.", body = SessionResponse),
-        (status = 401, description = "Wrong address or password.", body = Problem,
+        (status = 200, description = "Signed in. The tokens are only in the cookies.", body = SessionResponse),
+        (status = 401, description = "Wrong email address or password.", body = Problem,
             content_type = Problem::CONTENT_TYPE),
         WriteErrorResponses,
     ),
@@ -88,19 +92,19 @@ async fn login(
     LoginBody(login): LoginBody,
 ) -> Result<Json<SessionResponse>, ApiError> {
     let credentials = Credentials { password: login.password(), email: login.email };
-    let replaces = state.sessions_of(&headers).first().copied();
-    let signed_in = state.auth.sign_in(&credentials, SessionKind::Browser, client, replaces).await;
+    let replaced = state.sessions_in(&headers).first().copied();
+    let signed_in = state.auth.sign_in(&credentials, SessionKind::Browser, client, replaced).await;
     let (user, issued) = signed_in?;
-    state.set(&cookies, &issued.tokens);
+    state.set_cookies(&cookies, &issued.tokens);
     Ok(Json(SessionResponse::new(&user, &issued.session, issued.tokens.identity.expires_at)))
 }
 
-/// Signs out: ends this session and clears both cookies, whatever state they are in.
+/// Sign out: end this session and clear both cookies, valid or not.
 #[utoipa::path(
     post, path = "/logout", tag = "auth",
     responses(
         (status = 204, description = "Signed out."),
-        (status = 503, description = "The database can't be reached; nothing was cleared.", body = Problem,
+        (status = 503, description = "The database is unavailable. No cookie was cleared.", body = Problem,
             content_type = Problem::CONTENT_TYPE),
     ),
 )]
@@ -110,16 +114,18 @@ async fn logout(
     headers: HeaderMap,
     client: ClientInfo,
 ) -> Result<impl IntoResponse, ApiError> {
-    state.auth.sign_out(&state.sessions_of(&headers), &client).await?;
-    state.clear(&cookies);
-    Ok((StatusCode::NO_CONTENT, event(SessionEvent::LoggedOut)))
+    state.auth.sign_out(&state.sessions_in(&headers), &client).await?;
+    state.clear_cookies(&cookies);
+    Ok((StatusCode::NO_CONTENT, event_header(SessionEvent::LoggedOut)))
 }
 
-/// Renews now. The gateway does so by itself: this is for tests, and for pages left idle for long.
+/// Refresh the session now.
+///
+/// The gateway refreshes sessions by itself. This is for tests, and for pages that were idle for long.
 #[utoipa::path(
     post, path = "/refresh", tag = "auth", security(("session" = [])),
     responses(
-        (status = 200, description = "Renewed.", body = SessionResponse,
+        (status = 200, description = "Refreshed.", body = SessionResponse,
             headers(("X-Session-Event" = String, description = "`rotated`, `replayed` or `caught_up`."))),
         ReadErrorResponses,
     ),
@@ -139,10 +145,10 @@ async fn refresh(
     let valid =
         presented.access.token().and_then(|token| tokens.verify_with_client(token, &|| client.clone()).ok());
     let request = RefreshRequest {
-        // What is absent or unusable is no token of ours either.
+        // An absent or malformed cookie is treated as an invalid token.
         refresh_token: presented.refresh.token().unwrap_or_default().to_owned(),
         access_token: presented.access.token().map(str::to_owned),
-        // A valid access token decides whose session it is.
+        // A valid access token determines the session.
         of: valid.map(|verified| verified.identity.session),
         client,
     };
@@ -150,31 +156,31 @@ async fn refresh(
         Ok(issued) => issued,
         Err(RefreshError::Over { event, clear }) => {
             if clear {
-                state.clear(&cookies);
+                state.clear_cookies(&cookies);
             }
             return Err(ApiError::Unauthenticated(event));
         }
         Err(error) => {
             let unavailable = ApiError::StoreUnavailable(Box::new(error));
-            return Ok((event(SessionEvent::StoreUnavailable), unavailable).into_response());
+            return Ok((event_header(SessionEvent::StoreUnavailable), unavailable).into_response());
         }
     };
     let (user, session) = state.auth.current_session(&issued.tokens.identity).await?;
-    // A sign-out, of just now: these cookies would undo it in the browser.
+    // The session was terminated during the refresh: setting its cookies would undo a sign-out.
     if let Some((event, _)) = session.termination(state.clock.now()) {
         return Err(ApiError::Unauthenticated(event));
     }
-    state.set(&cookies, &issued.tokens);
+    state.set_cookies(&cookies, &issued.tokens);
     let body = Json(SessionResponse::new(&user, &session, issued.tokens.identity.expires_at));
-    Ok((event(issued.tokens.event), body).into_response())
+    Ok((event_header(issued.tokens.event), body).into_response())
 }
 
-/// Makes an account, where registration is open.
+/// Create an account, if registration is open.
 #[utoipa::path(
-    post, path = "/register", tag = "auth", request_body = RegisterIn,
+    post, path = "/register", tag = "auth", request_body = RegisterRequest,
     responses(
-        (status = 201, description = "The account is there; sign in with it.", body = UserOut),
-        (status = 409, description = "The address is taken.", body = Problem,
+        (status = 201, description = "The account was created.", body = UserResponse),
+        (status = 409, description = "The email address is already in use.", body = Problem,
             content_type = Problem::CONTENT_TYPE),
         WriteErrorResponses,
     ),
@@ -182,19 +188,19 @@ async fn refresh(
 async fn register(
     State(state): State<AuthState>,
     client: ClientInfo,
-    JsonBody(new): JsonBody<RegisterIn>,
-) -> Result<(StatusCode, Json<UserOut>), ApiError> {
+    JsonBody(registration): JsonBody<RegisterRequest>,
+) -> Result<(StatusCode, Json<UserResponse>), ApiError> {
     let new = NewUser {
-        password: SecretString::from(new.password),
-        email: new.email,
-        name: new.name,
+        password: SecretString::from(registration.password),
+        email: registration.email,
+        name: registration.name,
         role: Role::User,
     };
     let user = state.auth.register(new, &client).await?;
-    Ok((StatusCode::CREATED, Json(UserOut::from(&user))))
+    Ok((StatusCode::CREATED, Json(UserResponse::from(&user))))
 }
 
-/// Who is signed in, and until when.
+/// Get the current user and the times at which the session expires.
 #[utoipa::path(
     get, path = "/session", tag = "auth", security(("session" = []), ("bearer" = [])),
     responses((status = 200, description = "The session.", body = SessionResponse), ReadErrorResponses),
@@ -207,10 +213,10 @@ async fn session(
     Ok(Json(SessionResponse::new(&user, &session, identity.expires_at)))
 }
 
-/// The user's own sessions.
+/// List the user's active sessions.
 #[utoipa::path(
     get, path = "/sessions", tag = "auth", security(("session" = []), ("bearer" = [])),
-    responses((status = 200, description = "Those that live, the latest renewed first.",
+    responses((status = 200, description = "The active sessions, most recently refreshed first.",
         body = Vec<SessionListItem>), ReadErrorResponses),
 )]
 async fn sessions(
@@ -222,12 +228,12 @@ async fn sessions(
     Ok(Json(sessions.iter().map(item).collect()))
 }
 
-/// Ends one of the user's own sessions.
+/// End one of the user's sessions.
 #[utoipa::path(
     delete, path = "/sessions/{id}", tag = "auth", security(("session" = []), ("bearer" = [])),
-    params(("id" = Uuid, Path, description = "The session.")),
+    params(("id" = Uuid, Path, description = "Id of the session.")),
     responses(
-        (status = 204, description = "It has ended."),
+        (status = 204, description = "The session has ended."),
         (status = 404, description = "The user has no such session.", body = Problem,
             content_type = Problem::CONTENT_TYPE),
         ReadErrorResponses,
@@ -244,12 +250,12 @@ async fn end_session(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Changes the password. The user's other sessions end; this one goes on.
+/// Change the password and end the user's other sessions.
 #[utoipa::path(
-    post, path = "/password", tag = "auth", request_body = PasswordIn,
+    post, path = "/password", tag = "auth", request_body = ChangePasswordRequest,
     security(("session" = []), ("bearer" = [])),
     responses(
-        (status = 200, description = "Changed.", body = SessionResponse),
+        (status = 200, description = "The password was changed.", body = SessionResponse),
         (status = 403, description = "The current password is wrong.", body = Problem,
             content_type = Problem::CONTENT_TYPE),
         WriteErrorResponses,
@@ -259,7 +265,7 @@ async fn password(
     CurrentUser(identity): CurrentUser,
     State(state): State<AuthState>,
     client: ClientInfo,
-    JsonBody(change): JsonBody<PasswordIn>,
+    JsonBody(change): JsonBody<ChangePasswordRequest>,
 ) -> Result<Json<SessionResponse>, ApiError> {
     let current = SecretString::from(change.current_password);
     let new = SecretString::from(change.new_password);
@@ -271,7 +277,7 @@ async fn password(
     Ok(Json(SessionResponse::new(&user, &session, identity.expires_at)))
 }
 
-/// Signs out everywhere: ends all of the user's sessions and clears both cookies.
+/// Sign out everywhere: end all of the user's sessions and clear both cookies.
 #[utoipa::path(
     post, path = "/logout-all", tag = "auth", security(("session" = []), ("bearer" = [])),
     responses((status = 204, description = "Signed out everywhere."), ReadErrorResponses),
@@ -283,8 +289,8 @@ async fn logout_all(
     client: ClientInfo,
 ) -> Result<impl IntoResponse, ApiError> {
     state.auth.sign_out_everywhere(&identity, &client).await?;
-    state.clear(&cookies);
-    Ok((StatusCode::NO_CONTENT, event(SessionEvent::LoggedOut)))
+    state.clear_cookies(&cookies);
+    Ok((StatusCode::NO_CONTENT, event_header(SessionEvent::LoggedOut)))
 }
 
 /// Credentials as JSON or as a form.
@@ -303,8 +309,8 @@ impl<S: Send + Sync> FromRequest<S> for LoginBody {
 }
 
 impl AuthState {
-    /// The sessions that the request's cookies name, all that came.
-    fn sessions_of(&self, headers: &HeaderMap) -> Vec<SessionId> {
+    /// Returns the sessions identified by the session cookies of a request, including repeated cookies.
+    fn sessions_in(&self, headers: &HeaderMap) -> Vec<SessionId> {
         let tokens = self.auth.tokens();
         let mut sessions: Vec<_> = self
             .cookies
@@ -315,20 +321,19 @@ impl AuthState {
         sessions
     }
 
-    fn set(&self, cookies: &Cookies, renewal: &RefreshedSession) {
-        let fresh = self.cookies.build(&renewal.access_token, &renewal.refresh_token, renewal.max_age);
-        for cookie in fresh {
+    fn set_cookies(&self, cookies: &Cookies, session: &RefreshedSession) {
+        for cookie in self.cookies.build(&session.access_token, &session.refresh_token, session.max_age) {
             cookies.add(cookie);
         }
     }
 
-    fn clear(&self, cookies: &Cookies) {
+    fn clear_cookies(&self, cookies: &Cookies) {
         for cookie in self.cookies.build_removal() {
             cookies.add(cookie);
         }
     }
 }
 
-fn event(event: SessionEvent) -> [(HeaderName, HeaderValue); 1] {
+fn event_header(event: SessionEvent) -> [(HeaderName, HeaderValue); 1] {
     [(SESSION_EVENT_HEADER, HeaderValue::from_static(event.as_str()))]
 }

@@ -1,7 +1,7 @@
-//! The API's description: `/openapi.json`, and `/docs` to browse it and try it out.
+//! API documentation: the OpenAPI document at `/openapi.json`, and Swagger UI at `/docs`.
 //!
-//! `/docs` is Swagger UI without its top bar, started by a file of ours: so it runs under the pages'
-//! content security policy, with no inline script and nothing from another host.
+//! Swagger UI is started by an embedded script instead of its usual inline one, and loads nothing from
+//! another host. It therefore works under the content security policy of all pages.
 
 use std::sync::Arc;
 
@@ -16,14 +16,14 @@ use utoipa_swagger_ui::Config;
 use super::assets::Asset;
 use super::security_headers;
 
-/// Completes the description (OpenAPI 3.1) of these routes with what they share.
+/// Completes the OpenAPI document of `routes` with its title, tags and security schemes.
 #[must_use]
 pub fn openapi(routes: OpenApi) -> OpenApi {
     let mut info = Info::new("Sekisho", env!("CARGO_PKG_VERSION"));
     info.description = Some(DESCRIPTION.to_owned());
     info.license = Some(License::new("MIT"));
 
-    // Those that a newcomer wants first come first.
+    // Swagger UI shows the tags in this order.
     let tags = ["auth", "movies", "token", "keys"].map(Tag::new);
     let openapi = OpenApiBuilder::new().info(info).tags(Some(tags)).components(Some(security_schemes()));
     let mut openapi = openapi.build();
@@ -31,20 +31,20 @@ pub fn openapi(routes: OpenApi) -> OpenApi {
     openapi
 }
 
-/// `/openapi.json` with this description, and `/docs`.
+/// Creates the routes for `/openapi.json` and `/docs`.
 pub fn router(openapi: OpenApi) -> Router {
-    let description = Router::new().route("/openapi.json", get(async move || Json(openapi)));
-    security_headers::for_api(description).merge(pages())
+    let document = Router::new().route("/openapi.json", get(async move || Json(openapi)));
+    security_headers::for_api(document).merge(pages())
 }
 
 fn pages() -> Router {
-    let ours = [
+    let files = [
         ("/docs/favicon.svg", "favicon.svg", include_str!("../../web/favicon.svg")),
         ("/docs", "docs.html", include_str!("../../web/docs.html")),
         ("/docs/start.js", "docs.js", include_str!("../../web/docs.js")),
     ];
     let mut router = Router::new().route("/docs/", get(async || Redirect::permanent("/docs")));
-    for (path, name, content) in ours {
+    for (path, name, content) in files {
         router = Asset::new(name, content).route(router, path);
     }
     for name in ["swagger-ui.css", "swagger-ui-bundle.js"] {
@@ -53,19 +53,20 @@ fn pages() -> Router {
     security_headers::for_pages(router)
 }
 
-#[expect(clippy::expect_used, reason = "the files are part of the program, and a test asks for them")]
+#[expect(clippy::expect_used, reason = "the files are embedded, and covered by a test")]
 fn swagger_ui(name: &str) -> Vec<u8> {
     let file = utoipa_swagger_ui::serve(name, Arc::new(Config::default()));
     file.ok().flatten().expect("Swagger UI has this file").bytes.into_owned()
 }
 
 fn security_schemes() -> Components {
-    let cookie = ApiKeyValue::with_description("__Host-access_token", "The session that sign-in begins.");
+    let cookie =
+        ApiKeyValue::with_description("__Host-access_token", "Session cookie, set by `POST /auth/login`.");
     let mut components = Components::new();
     components.add_security_scheme("session", SecurityScheme::ApiKey(ApiKey::Cookie(cookie)));
     components.add_security_scheme("bearer", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
     components
 }
 
-const DESCRIPTION: &str = "A gateway that keeps browser users signed in. In a browser the session's cookies go with every \
-     request, and are renewed on the way; other clients send the access token of `POST /token`.";
+const DESCRIPTION: &str = "A gateway that keeps browser users signed in. Browsers send the session cookies with every request, \
+     and the gateway refreshes them as needed. Other clients send the access token of `POST /token`.";

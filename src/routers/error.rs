@@ -1,4 +1,4 @@
-//! Errors as answers: problem details (RFC 9457) with a stable `code`.
+//! Errors of the built-in routes, as problem details (RFC 9457) with a stable `code`.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -19,71 +19,72 @@ use crate::services::store::StoreError;
 use crate::services::users::UserError;
 use crate::session_event::SessionEvent;
 
-/// Why a request failed.
+/// Error of a request to a built-in route.
 ///
-/// `Display` is the answer's `detail`. What lies behind an error of ours (its source) is logged
-/// once, when the answer is made, and never shown.
+/// The `Display` text is the `detail` of the response. The source of an internal error is logged once, when
+/// the response is created, and never sent.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ApiError {
-    /// Too much to do at the moment.
-    #[error("Too many requests of this kind are waiting. Try again in a moment.")]
+    /// The password hashing queue is full.
+    #[error("Too many requests are waiting. Try again in a moment.")]
     Busy,
-    /// The request contradicts what is there; the text says how.
+    /// The request conflicts with existing data; the text names the conflict.
     #[error("{0}")]
     Conflict(String),
-    /// A page of another origin sent this, which may not.
-    #[error("This request came from a page of another site, which may not send it.")]
+    /// The request was sent by a page of an origin that is not allowed.
+    #[error("Requests from pages of this origin are not allowed.")]
     CrossSite,
-    /// The user may not do this; the text says what it takes.
+    /// The user lacks a permission; the text names it.
     #[error("{0}")]
     Forbidden(&'static str),
-    /// Something of ours failed that should not.
+    /// An unexpected error in the gateway.
     #[error("Something went wrong on the server.")]
     Internal(#[source] Box<dyn Error + Send + Sync>),
-    /// Address and password don't match a user who may sign in.
+    /// The email address and password do not match an enabled user.
     #[error("Incorrect email address or password.")]
     InvalidCredentials,
-    /// The request itself is wrong; the text names the part at fault.
+    /// The request is invalid; the text names the part.
     #[error("{0}")]
     InvalidRequest(String),
-    /// There is nothing that answers to this method here.
-    #[error("This address does not answer to that method. See the Allow header.")]
+    /// The path exists, but not with this method.
+    #[error("This method is not allowed here. The Allow header lists the methods that are.")]
     MethodNotAllowed,
-    /// There is no such thing; the text says what.
+    /// The path or object does not exist; the text names it.
     #[error("{0}")]
     NotFound(&'static str),
-    /// A panic was caught; the log has it already.
+    /// A panic was caught and logged.
     #[error("Something went wrong on the server.")]
     Panicked,
-    /// Accounts are made by the operator.
-    #[error("Accounts are made by the operator of this server.")]
+    /// Registration is closed.
+    #[error("Registration is closed. Accounts are created by the operator.")]
     RegistrationClosed,
-    /// The store can't be asked.
-    #[error("The server can't reach its database at the moment. Try again shortly.")]
+    /// The store is unavailable.
+    #[error("The database is unavailable. Try again in a moment.")]
     StoreUnavailable(#[source] Box<dyn Error + Send + Sync>),
-    /// The body is larger than we read.
-    #[error("The request's body is too large.")]
+    /// The body exceeds the limit.
+    #[error("The request body is too large.")]
     TooLarge,
-    /// Nobody is signed in.
-    #[error("{}", sign_in_again(*.0))]
+    /// There is no valid session.
+    #[error("{}", unauthenticated_detail(*.0))]
     Unauthenticated(SessionEvent),
-    /// The body is not of a type that we read.
+    /// The media type of the body is not supported.
     #[error("The body must be JSON, with `Content-Type: application/json`.")]
     UnsupportedMediaType,
-    /// The current password, which a change asks for, is another one. Not 401: the session is good,
-    /// and a client may take a 401 for its end.
+    /// The current password in a password change is wrong.
+    ///
+    /// Not 401, because the session is valid and a client may treat a 401 as its end.
     #[error("The current password is wrong.")]
     WrongPassword,
 }
 
 impl ApiError {
-    /// An error of ours, whose `cause` goes to the log alone.
+    /// Creates an internal error, whose `cause` is only logged.
     pub fn internal(cause: impl Error + Send + Sync + 'static) -> Self {
         Self::Internal(Box::new(cause))
     }
 
-    /// The answer's status.
+    /// Returns the status of the response.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
@@ -102,7 +103,7 @@ impl ApiError {
         }
     }
 
-    /// The answer's `code`.
+    /// Returns the `code` of the response.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -124,17 +125,17 @@ impl ApiError {
         }
     }
 
-    /// The body of the answer.
+    /// Returns the problem details of the response.
     #[must_use]
     pub fn problem(&self) -> Problem {
         Problem::new(self.status(), self.code(), self.to_string())
     }
 }
 
-/// Logs what lies behind an error that is answered with `code`, if anything does.
+/// Logs the source of an error, if it has one.
 pub(super) fn log_cause(error: &dyn Error, code: &str) {
     if let Some(cause) = error.source() {
-        tracing::error!(code, error = chain(cause), "the request failed");
+        tracing::error!(code, error = display_chain(cause), "request failed");
     }
 }
 
@@ -145,7 +146,7 @@ impl IntoResponse for ApiError {
         let headers = response.headers_mut();
         headers.insert(CACHE_CONTROL, PRIVATE_NO_STORE);
         match self {
-            // RFC 9110, section 15.5.2: a 401 names a way to authenticate.
+            // RFC 9110 section 15.5.2 requires a challenge in a 401 response.
             Self::InvalidCredentials => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
@@ -165,7 +166,7 @@ impl IntoResponse for ApiError {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Conflict(what) => Self::Conflict(format!("The {what} is taken already.")),
+            StoreError::Conflict(field) => Self::Conflict(format!("The {field} is already in use.")),
             StoreError::Unavailable(_) => Self::StoreUnavailable(Box::new(error)),
             StoreError::Corrupt { .. } => Self::internal(error),
         }
@@ -240,10 +241,9 @@ impl From<UnknownOrder> for ApiError {
     }
 }
 
-/// Gives `router` answers for a path that it doesn't know (404) and for a method that the path
-/// doesn't answer to (405, with `Allow`).
+/// Adds fallbacks for unknown paths (404) and for methods that a path does not support (405 with `Allow`).
 ///
-/// The second applies to the routes that are there already: call it last.
+/// The latter only applies to routes that already exist: call this after adding them.
 pub fn with_fallbacks<S>(router: Router<S>) -> Router<S>
 where
     S: Clone + Send + Sync + 'static,
@@ -253,25 +253,25 @@ where
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
 }
 
-fn sign_in_again(event: SessionEvent) -> &'static str {
+fn unauthenticated_detail(event: SessionEvent) -> &'static str {
     match event {
         SessionEvent::AbsoluteExpired | SessionEvent::IdleExpired => {
             "Your session has expired. Sign in again."
         }
-        SessionEvent::Displaced => "This session gave way to newer ones. Sign in again.",
+        SessionEvent::Displaced => "This session was replaced by newer ones. Sign in again.",
         SessionEvent::LoggedOut => "You have signed out. Sign in again.",
         SessionEvent::PasswordChanged => "Your password was changed. Sign in again.",
         SessionEvent::ReuseDetected => {
-            "This session was used from two places and has been ended for safety. Sign in again."
+            "This session was used by two clients and was ended for your security. Sign in again."
         }
         SessionEvent::Revoked => "This session was ended by an administrator. Sign in again.",
-        SessionEvent::RoleChanged => "What you may do has changed. Sign in again.",
-        SessionEvent::UserDeleted | SessionEvent::UserDisabled => "This account can't be used any more.",
+        SessionEvent::RoleChanged => "Your permissions have changed. Sign in again.",
+        SessionEvent::UserDeleted | SessionEvent::UserDisabled => "This account is no longer available.",
         _ => "Sign in first.",
     }
 }
 
-/// An error's text as a sentence.
+/// Returns an error's text as a sentence.
 fn sentence(error: &dyn Error) -> String {
     let text = error.to_string();
     let mut letters = text.chars();
@@ -279,7 +279,7 @@ fn sentence(error: &dyn Error) -> String {
     first.chain(letters).chain(['.']).collect()
 }
 
-fn chain(error: &dyn Error) -> String {
+fn display_chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
@@ -299,7 +299,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failing_store_asks_to_come_back() {
+    fn unavailable_store_sends_retry_after() {
         let response = ApiError::from(unavailable()).into_response();
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert!(response.headers().contains_key(RETRY_AFTER));
@@ -307,25 +307,25 @@ mod tests {
     }
 
     #[test]
-    fn a_cause_is_logged_once_and_never_shown() {
+    fn cause_is_logged_once_and_not_sent() {
         for error in [ApiError::from(unavailable()), ApiError::internal(io::Error::other(CAUSE))] {
-            let shown = serde_json::to_string(&error.problem()).expect("JSON");
-            assert!(!shown.contains(CAUSE), "{shown}");
+            let body = serde_json::to_string(&error.problem()).expect("JSON");
+            assert!(!body.contains(CAUSE), "{body}");
             assert_eq!(logged_by(error).matches(CAUSE).count(), 1);
         }
         assert_eq!(logged_by(ApiError::Busy), "");
     }
 
     #[test]
-    fn an_impossible_row_is_our_fault_and_a_taken_name_is_not() {
+    fn corrupt_row_is_internal_and_conflict_is_409() {
         let corrupt = StoreError::Corrupt { table: "movies", column: "year" };
         assert_eq!(ApiError::from(corrupt).status(), StatusCode::INTERNAL_SERVER_ERROR);
         let problem = ApiError::from(StoreError::Conflict("address")).problem();
-        assert_eq!((problem.status, &*problem.detail), (409, "The address is taken already."));
+        assert_eq!((problem.status, &*problem.detail), (409, "The address is already in use."));
     }
 
     #[test]
-    fn nobody_signed_in_hears_why() {
+    fn unauthenticated_response_carries_event() {
         let response = ApiError::Unauthenticated(SessionEvent::IdleExpired).into_response();
         assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
         assert_eq!(response.headers()[WWW_AUTHENTICATE], "Bearer");

@@ -1,7 +1,7 @@
-//! Extractors whose refusals are [`ApiError`]s.
+//! Extractors whose rejections are [`ApiError`]s.
 //!
-//! They say which field is at fault and what was expected, but never repeat a value: it may be a
-//! password.
+//! Their messages name the invalid field and the expected value. They never repeat the received value, which
+//! may be a password.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -9,18 +9,18 @@ use std::fmt::Display;
 
 use axum::extract::{FromRequest, FromRequestParts, Query, Request};
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::StatusCode;
 use http::request::Parts;
-use http::{HeaderMap, StatusCode};
 use serde::de::DeserializeOwned;
 
 use super::ApiError;
+use super::content_type::has_media_type;
 use crate::client_info::ClientInfo;
 
-/// A JSON body.
+/// JSON request body.
 #[derive(Clone, Copy, Debug)]
 pub struct JsonBody<T>(
-    /// What it holds.
+    /// The deserialized value.
     pub T,
 );
 
@@ -32,22 +32,24 @@ where
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
-        if !is_of_type(request.headers(), "application/json") {
+        if !has_media_type(request.headers(), "application/json") {
             return Err(ApiError::UnsupportedMediaType);
         }
-        let body = Bytes::from_request(request, state).await.map_err(|refusal| match refusal.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => ApiError::TooLarge,
-            _ => ApiError::InvalidRequest("The body could not be read to its end.".to_owned()),
-        })?;
+        let body =
+            Bytes::from_request(request, state).await.map_err(|rejection| match rejection.status() {
+                StatusCode::PAYLOAD_TOO_LARGE => ApiError::TooLarge,
+                _ => ApiError::InvalidRequest("The body is incomplete.".to_owned()),
+            })?;
         from_json(&body).map(Self)
     }
 }
 
-/// The query, each parameter once and none that is unknown: for types that say
-/// `#[serde(deny_unknown_fields)]`.
+/// Query parameters.
+///
+/// Repeated parameters are rejected, and so are unknown ones if the type has `#[serde(deny_unknown_fields)]`.
 #[derive(Clone, Copy, Debug)]
 pub struct QueryParams<T>(
-    /// What it holds.
+    /// The deserialized value.
     pub T,
 );
 
@@ -59,12 +61,11 @@ where
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Self::Rejection> {
-        let refused = |refusal| ApiError::InvalidRequest(query_problem(&refusal));
-        Query::try_from_uri(&parts.uri).map(|Query(params)| Self(params)).map_err(refused)
+        let query = Query::try_from_uri(&parts.uri);
+        query.map(|Query(params)| Self(params)).map_err(|error| ApiError::InvalidRequest(query_error(&error)))
     }
 }
 
-/// Where the request comes from.
 impl<S: Sync> FromRequestParts<S> for ClientInfo {
     type Rejection = Infallible;
 
@@ -73,60 +74,54 @@ impl<S: Sync> FromRequestParts<S> for ClientInfo {
     }
 }
 
-/// Whether the body says that it is of this media type, whatever its parameters.
-pub(super) fn is_of_type(headers: &HeaderMap, media_type: &str) -> bool {
-    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let essence = content_type.and_then(|value| value.split(';').next()).unwrap_or_default();
-    essence.trim().eq_ignore_ascii_case(media_type)
-}
-
 fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
-    // serde would also read a struct from an array, by position.
+    // serde would also deserialize a struct from an array, by position.
     if body.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
         return Err(ApiError::InvalidRequest("The body must be a JSON object.".to_owned()));
     }
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();
-        json_problem(&path, error.inner())
+        json_error(&path, error.inner())
     })?;
-    deserializer.end().map_err(|error| json_problem(".", &error))?;
+    deserializer.end().map_err(|error| json_error(".", &error))?;
     Ok(value)
 }
 
-fn json_problem(path: &str, error: &serde_json::Error) -> ApiError {
+fn json_error(path: &str, error: &serde_json::Error) -> ApiError {
     ApiError::InvalidRequest(if error.is_data() {
-        field_problem(path, error)
+        field_error(path, error)
     } else {
         format!("The body is not JSON (line {}, column {}).", error.line(), error.column())
     })
 }
 
-fn query_problem(refusal: &(dyn Error + 'static)) -> String {
-    let mut cause = Some(refusal);
+fn query_error(rejection: &(dyn Error + 'static)) -> String {
+    let mut cause = Some(rejection);
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<serde_path_to_error::Error<serde::de::value::Error>>() {
-            return field_problem(&error.path().to_string(), error.inner());
+            return field_error(&error.path().to_string(), error.inner());
         }
         cause = error.source();
     }
-    "The query can't be read.".to_owned()
+    "The query is malformed.".to_owned()
 }
 
-// serde tells its errors apart by their text alone. The last `, expected` is its own, whatever the
-// value before it holds.
-fn field_problem(path: &str, error: &dyn Display) -> String {
+/// Translates an error of serde, whose kind is only visible in its text.
+///
+/// A received value may itself contain `, expected`, so that only the last occurrence is serde's.
+fn field_error(path: &str, error: &dyn Display) -> String {
     let text = error.to_string();
     let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text);
     let expected = text.rsplit_once(", expected ").map(|(_, expected)| expected);
-    let field = &path[..path.floor_char_boundary(NAME_SHOWN)];
+    let field = &path[..path.floor_char_boundary(MAX_NAME_LENGTH)];
 
     if let Some(name) = quoted(text, "missing field `") {
         format!("`{name}` is missing.")
     } else if let Some(name) = quoted(text, "duplicate field `") {
-        format!("`{name}` comes twice.")
+        format!("`{name}` is repeated.")
     } else if text.starts_with("unknown field `") {
-        format!("`{field}` is unknown here; known is {}.", expected.unwrap_or("none"))
+        format!("`{field}` is unknown; expected {}.", expected.unwrap_or("none"))
     } else {
         format!("`{field}` must be {}.", expected.map_or("a number in range", plain_type))
     }
@@ -144,7 +139,7 @@ fn plain_type(expected: &str) -> &str {
     }
 }
 
-const NAME_SHOWN: usize = 64;
+const MAX_NAME_LENGTH: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -152,7 +147,7 @@ mod tests {
 
     #[derive(Debug, serde::Deserialize)]
     #[serde(deny_unknown_fields)]
-    #[expect(dead_code, reason = "only the refusals are looked at")]
+    #[expect(dead_code, reason = "only the rejections are checked")]
     struct Example {
         count: u32,
         share: Option<f64>,
@@ -160,11 +155,11 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_refused_by_field() {
+    fn body_errors_name_field() {
         for (body, detail) in [
             (r#"{"count":1}"#, "`text` is missing."),
-            (r#"{"count":1,"count":1}"#, "`count` comes twice."),
-            (r#"{"cuont":1}"#, "`cuont` is unknown here; known is one of `count`, `share`, `text`."),
+            (r#"{"count":1,"count":1}"#, "`count` is repeated."),
+            (r#"{"cuont":1}"#, "`cuont` is unknown; expected one of `count`, `share`, `text`."),
             (r#"{"count":-1}"#, "`count` must be a whole number in range."),
             (r#"{"count":1.5}"#, "`count` must be a whole number in range."),
             (r#"{"share":"much"}"#, "`share` must be a number."),
@@ -173,31 +168,31 @@ mod tests {
             ("", "The body is not JSON (line 1, column 0)."),
             (r#"{"count":1,"text":""} x"#, "The body is not JSON (line 1, column 23)."),
         ] {
-            let error = from_json::<Example>(body.as_bytes()).expect_err("must be refused");
+            let error = from_json::<Example>(body.as_bytes()).expect_err("must be rejected");
             assert_eq!(error.to_string(), detail, "{body}");
             assert_eq!(error.code(), "invalid_request");
         }
     }
 
     #[test]
-    fn a_value_is_never_repeated() {
+    fn errors_do_not_repeat_value() {
         let body = r#"{"count":"correct horse, expected battery at line staple"}"#;
-        let error = from_json::<Example>(body.as_bytes()).expect_err("must be refused");
+        let error = from_json::<Example>(body.as_bytes()).expect_err("must be rejected");
         assert_eq!(error.to_string(), "`count` must be a whole number in range.");
     }
 
     #[test]
-    fn a_query_is_refused_by_parameter() {
+    fn query_errors_name_parameter() {
         for (query, detail) in [
             ("count=1", "`text` is missing."),
-            ("count=1&count=2", "`count` comes twice."),
-            ("x=1", "`x` is unknown here; known is one of `count`, `share`, `text`."),
+            ("count=1&count=2", "`count` is repeated."),
+            ("x=1", "`x` is unknown; expected one of `count`, `share`, `text`."),
             ("count=", "`count` must be a number in range."),
             ("count=99999999999", "`count` must be a number in range."),
         ] {
             let uri = format!("/?{query}").parse().expect("a URI");
-            let refusal = Query::<Example>::try_from_uri(&uri).expect_err("must be refused");
-            assert_eq!(query_problem(&refusal), detail, "{query}");
+            let rejection = Query::<Example>::try_from_uri(&uri).expect_err("must be rejected");
+            assert_eq!(query_error(&rejection), detail, "{query}");
         }
     }
 }

@@ -1,55 +1,55 @@
-//! HTML forms, read strictly: one content type, and no parameter twice (RFC 6749, section 3.2).
+//! Strict parser of HTML forms: one content type, and no repeated parameters (RFC 6749 section 3.2).
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use http::{HeaderMap, StatusCode};
 use url::form_urlencoded;
 
-use super::extract::is_of_type;
+use super::content_type::has_media_type;
 
-/// The fields of a form.
+/// Fields of a form.
 pub(super) struct Form(Vec<(String, String)>);
 
-/// Why a form can't be read.
+/// Reason why a form is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum FormError {
-    /// Not a form.
+    /// The media type is not that of a form.
     #[error("The body must be a form, with `Content-Type: application/x-www-form-urlencoded`.")]
     ContentType,
-    /// A field is not there, or empty.
+    /// A required field is absent or empty.
     #[error("`{0}` is missing.")]
     Missing(&'static str),
-    /// A field comes twice.
-    #[error("`{0}` comes twice.")]
+    /// A field is repeated.
+    #[error("`{0}` is repeated.")]
     Repeated(String),
-    /// The body is larger than we read.
+    /// The body exceeds the limit.
     #[error("The body is too large.")]
     TooLarge,
-    /// The body broke off.
-    #[error("The body could not be read to its end.")]
-    Unreadable,
+    /// The connection failed before the end of the body.
+    #[error("The body is incomplete.")]
+    Incomplete,
 }
 
 impl Form {
-    /// Reads the form in a request's body.
+    /// Reads the body of a request as a form.
     pub(super) async fn read(request: Request) -> Result<Self, FormError> {
         if !is_form(request.headers()) {
             return Err(FormError::ContentType);
         }
-        let body = Bytes::from_request(request, &()).await.map_err(|refusal| match refusal.status() {
+        let body = Bytes::from_request(request, &()).await.map_err(|rejection| match rejection.status() {
             StatusCode::PAYLOAD_TOO_LARGE => FormError::TooLarge,
-            _ => FormError::Unreadable,
+            _ => FormError::Incomplete,
         })?;
         Self::parse(&body)
     }
 
-    /// Takes a field out.
+    /// Removes a field and returns its value.
     pub(super) fn take(&mut self, name: &str) -> Option<String> {
-        let at = self.0.iter().position(|(field, _)| field == name)?;
-        Some(self.0.swap_remove(at).1)
+        let index = self.0.iter().position(|(field, _)| field == name)?;
+        Some(self.0.swap_remove(index).1)
     }
 
-    /// Takes a field out that must be there and not be empty.
+    /// Removes a required field, which must not be empty, and returns its value.
     pub(super) fn require(&mut self, name: &'static str) -> Result<String, FormError> {
         self.take(name).filter(|value| !value.is_empty()).ok_or(FormError::Missing(name))
     }
@@ -58,7 +58,7 @@ impl Form {
         let mut fields: Vec<(String, String)> = Vec::new();
         for (name, value) in form_urlencoded::parse(body) {
             if fields.iter().any(|(field, _)| *field == name) {
-                return Err(FormError::Repeated(name.chars().take(64).collect()));
+                return Err(FormError::Repeated(name.chars().take(MAX_NAME_LENGTH).collect()));
             }
             fields.push((name.into_owned(), value.into_owned()));
         }
@@ -66,17 +66,20 @@ impl Form {
     }
 }
 
-/// Whether the body says that it is a form.
+/// Returns `true` if `Content-Type` is that of a form.
 pub(super) fn is_form(headers: &HeaderMap) -> bool {
-    is_of_type(headers, "application/x-www-form-urlencoded")
+    has_media_type(headers, "application/x-www-form-urlencoded")
 }
+
+/// Maximum length of a field name in an error message, in characters.
+const MAX_NAME_LENGTH: usize = 64;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn fields_are_decoded_and_taken_once() {
+    fn fields_are_decoded_and_removed_once_taken() {
         let mut form = Form::parse(b"username=a%40b.jp&password=x+y%2B&empty=").unwrap_or(Form(Vec::new()));
         assert_eq!(form.take("username").as_deref(), Some("a@b.jp"));
         assert_eq!(form.take("username"), None);
@@ -85,14 +88,14 @@ mod tests {
     }
 
     #[test]
-    fn a_repeated_field_is_refused_whatever_it_is() {
+    fn repeated_fields_are_rejected() {
         for body in ["a=1&a=2", "password=x&username=u&password=x", "a=1&%61=2", "=1&=2"] {
             assert!(matches!(Form::parse(body.as_bytes()), Err(FormError::Repeated(_))), "{body}");
         }
     }
 
     #[test]
-    fn odd_bodies_do_no_harm() {
+    fn unusual_bodies_are_accepted() {
         for body in [&b""[..], b"&&&", b"%", b"%zz=%f0%28", b"\xff\xfe=\x00", b"==="] {
             assert!(Form::parse(body).is_ok(), "{}", body.escape_ascii());
         }

@@ -1,16 +1,18 @@
-//! `/auth/verify`: who is asking, for another proxy in front of an application.
+//! `/auth/verify`: forward auth for another proxy in front of an application.
 //!
-//! nginx, Caddy, Traefik, Envoy or HAProxy holds a request back, asks here about it, and passes it on
-//! after a 200. A question goes through here as follows; the application puts the parts together.
+//! nginx, Caddy, Traefik, Envoy or HAProxy sends an auth request here for each request, and forwards the
+//! original request after a 200 response. An auth request takes these steps, which `app/forward_auth.rs`
+//! puts together:
 //!
-//! 1. [`restore_original_request`] makes it the request that the browser sent: its method, its URI, the host it asked
-//!    for. One family of headers tells them ([`OriginalRequestSource`]), which the front proxy writes itself; others
-//!    the browser may have written.
-//! 2. What guards the public listener guards that request: against other sites' pages, and by its
-//!    session, which is renewed on the way.
-//! 3. [`respond`] names the user, for the front proxy to tell its application.
-//! 4. [`expose_cookies_as_headers`] repeats each cookie in a header of its own, for nginx, which reads but the first of
-//!    several `Set-Cookie`. A script could read such headers, so browsers must never reach this.
+//! 1. [`restore_original_request`] turns it into the browser's request: method, URI and host. They are only
+//!    read from the headers that the front proxy is known to set ([`OriginalRequestSource`]); a browser can
+//!    send the others itself.
+//! 2. The layers of the public listener check the restored request for CSRF and for a session, and refresh
+//!    the session if needed.
+//! 3. [`respond`] names the user in headers that the front proxy copies to the application.
+//! 4. [`expose_cookies_as_headers`] copies each cookie to a header of its own, because nginx reads only the
+//!    first of several `Set-Cookie` fields. Scripts could read these headers, so browsers must not be able
+//!    to reach this listener directly.
 
 use axum::body::Body;
 use axum::extract::Query;
@@ -24,46 +26,47 @@ use crate::http_headers::{PRIVATE_NO_STORE, X_FORWARDED_HOST, X_SET_ACCESS_COOKI
 use crate::identity::{Identity, Roles};
 use crate::layer::CookiePolicy;
 
-/// Who tells of the original request, and how.
+/// Headers that describe the original request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OriginalRequestSource {
-    /// Envoy: the question has the request's own method, its path below ours, and its `Host`.
+    /// Envoy: the auth request has the original method and `Host`, and the original path below its own.
     Envoy,
-    /// Caddy and Traefik: `X-Forwarded-Method`, `-Uri` and `-Host`.
+    /// Caddy and Traefik: `X-Forwarded-Method`, `X-Forwarded-Uri` and `X-Forwarded-Host`.
     XForwarded,
-    /// nginx and HAProxy: `X-Original-Method` and `X-Original-URI`, and the request's `Host`.
+    /// nginx and HAProxy: `X-Original-Method`, `X-Original-URI` and the original `Host`.
     XOriginal,
 }
 
-/// The roles of which the user must have one; any user will do if there are none.
+/// Roles of which the user must have at least one; `None` allows all users.
 #[derive(Clone, Debug, Default)]
 struct RequiredRoles(Option<Roles>);
 
-/// Makes a question that was asked at `path`, or below it, the request that it is about.
+/// Turns an auth request at or below `path` into the original request.
 ///
 /// # Errors
 ///
-/// [`ApiError::NotFound`] for another path, [`ApiError::InvalidRequest`] where method or URI are
-/// missing or repeated, and for a query that isn't `roles=` once. (Envoy's query is the browser's, so
-/// there the roles come in `X-Sekisho-Roles`, and the query isn't looked at.)
+/// - [`ApiError::NotFound`] for another path.
+/// - [`ApiError::InvalidRequest`] if the method or URI is missing or repeated, or if the query is anything but
+///   one `roles` parameter. With Envoy the query belongs to the original request, and the roles are in
+///   `X-Sekisho-Roles`.
 pub fn restore_original_request<B>(
     source: OriginalRequestSource,
     path: &str,
     mut request: Request<B>,
 ) -> Result<Request<B>, ApiError> {
     let headers = request.headers();
-    let below = below(path, request.uri())?;
-    let (method, target, demanded) = match source {
-        OriginalRequestSource::Envoy => (request.method().clone(), below, roles_of_header(headers)?),
+    let suffix = strip_path(path, request.uri())?;
+    let (method, target, required_roles) = match source {
+        OriginalRequestSource::Envoy => (request.method().clone(), suffix, roles_from_header(headers)?),
         OriginalRequestSource::XForwarded => (
-            method(headers, &X_FORWARDED_METHOD)?,
-            target(headers, &X_FORWARDED_URI)?,
-            roles_of_query(request.uri())?,
+            method_header(headers, &X_FORWARDED_METHOD)?,
+            target_header(headers, &X_FORWARDED_URI)?,
+            roles_from_query(request.uri())?,
         ),
         OriginalRequestSource::XOriginal => (
-            method(headers, &X_ORIGINAL_METHOD)?,
-            target(headers, &X_ORIGINAL_URI)?,
-            roles_of_query(request.uri())?,
+            method_header(headers, &X_ORIGINAL_METHOD)?,
+            target_header(headers, &X_ORIGINAL_URI)?,
+            roles_from_query(request.uri())?,
         ),
     };
     if source == OriginalRequestSource::XForwarded {
@@ -73,18 +76,18 @@ pub fn restore_original_request<B>(
     }
     *request.method_mut() = method;
     *request.uri_mut() = target.into();
-    request.extensions_mut().insert(demanded);
+    request.extensions_mut().insert(required_roles);
     Ok(request)
 }
 
-/// Names the user of a request that has passed the session layer, if he may make it.
+/// Responds to a request that has passed the session layer, with the user in headers.
 ///
-/// What the request's `Cookie` still holds is in the answer's: the front proxy puts it in place of the
-/// browser's. Each header is there even if it is empty, and replaces what the browser sent by that name.
+/// The `Cookie` of the response holds the cookies without the session's, to replace those of the original
+/// request. Every header is present even if it is empty, because it must also replace one sent by the browser.
 ///
 /// # Errors
 ///
-/// [`ApiError::Forbidden`] for a user with none of the roles that the question names.
+/// [`ApiError::Forbidden`] if the user has none of the required roles.
 pub fn respond<B>(request: &Request<B>) -> Result<Response<Body>, ApiError> {
     let extensions = request.extensions();
     let (Some(identity), Some(RequiredRoles(roles))) = (extensions.get::<Identity>(), extensions.get())
@@ -92,7 +95,7 @@ pub fn respond<B>(request: &Request<B>) -> Result<Response<Body>, ApiError> {
         return Err(ApiError::internal(MissingExtensions));
     };
     if roles.as_ref().is_some_and(|roles| !roles.iter().any(|role| identity.roles.contains(role))) {
-        return Err(ApiError::Forbidden("Your account may not use this path."));
+        return Err(ApiError::Forbidden("Your account does not have access to this path."));
     }
     let cookies: Vec<&[u8]> = request.headers().get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
     let mut response = Response::new(Body::empty());
@@ -109,49 +112,50 @@ pub fn respond<B>(request: &Request<B>) -> Result<Response<Body>, ApiError> {
     Ok(response)
 }
 
-/// Repeats the cookies that an answer sets or clears, each in a header of its own.
+/// Copies each session cookie that a response sets or clears to a header of its own.
 pub fn expose_cookies_as_headers<B>(cookies: &CookiePolicy, mut response: Response<B>) -> Response<B> {
     let headers = response.headers_mut();
     for (cookie, name) in cookies.names().into_iter().zip([X_SET_ACCESS_COOKIE, X_SET_REFRESH_COOKIE]) {
-        let sets = |line: &&HeaderValue| {
+        let sets_cookie = |line: &&HeaderValue| {
             line.as_bytes().strip_prefix(cookie.as_bytes()).is_some_and(|rest| rest.starts_with(b"="))
         };
-        if let Some(line) = headers.get_all(SET_COOKIE).iter().find(sets).cloned() {
+        if let Some(line) = headers.get_all(SET_COOKIE).iter().find(sets_cookie).cloned() {
             headers.insert(name, line);
         }
     }
     response
 }
 
-/// What a question's URI has below `path`, with its query.
-fn below(path: &str, uri: &Uri) -> Result<PathAndQuery, ApiError> {
-    let nothing = || ApiError::NotFound("There is nothing at this address.");
-    let asked = uri.path_and_query().map_or("", PathAndQuery::as_str);
-    match asked.strip_prefix(path).ok_or_else(nothing)? {
+/// Returns the path and query of `uri` after the prefix `path`.
+fn strip_path(path: &str, uri: &Uri) -> Result<PathAndQuery, ApiError> {
+    let not_found = || ApiError::NotFound("There is nothing at this address.");
+    let target = uri.path_and_query().map_or("", PathAndQuery::as_str);
+    match target.strip_prefix(path).ok_or_else(not_found)? {
         "" => Ok(PathAndQuery::from_static("/")),
-        rest if rest.starts_with('/') => rest.parse().map_err(|_| nothing()),
-        rest if rest.starts_with('?') => format!("/{rest}").parse().map_err(|_| nothing()),
-        _ => Err(nothing()),
+        rest if rest.starts_with('/') => rest.parse().map_err(|_| not_found()),
+        rest if rest.starts_with('?') => format!("/{rest}").parse().map_err(|_| not_found()),
+        _ => Err(not_found()),
     }
 }
 
-fn method(headers: &HeaderMap, name: &HeaderName) -> Result<Method, ApiError> {
+fn method_header(headers: &HeaderMap, name: &HeaderName) -> Result<Method, ApiError> {
     let value = exactly_one(headers, name)?;
     Method::from_bytes(value.as_bytes())
         .map_err(|_| ApiError::InvalidRequest(format!("{name} is not a method.")))
 }
 
-fn target(headers: &HeaderMap, name: &HeaderName) -> Result<PathAndQuery, ApiError> {
+fn target_header(headers: &HeaderMap, name: &HeaderName) -> Result<PathAndQuery, ApiError> {
     let value = exactly_one(headers, name)?;
     let target = Some(value.as_bytes()).filter(|target| target.starts_with(b"/"));
     let target = target.and_then(|target| PathAndQuery::try_from(target).ok());
-    target.ok_or_else(|| ApiError::InvalidRequest(format!("{name} is not a path with its query.")))
+    target.ok_or_else(|| ApiError::InvalidRequest(format!("{name} is not a path with an optional query.")))
 }
 
 fn exactly_one<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<&'h HeaderValue, ApiError> {
     at_most_one(headers, name)?.ok_or_else(|| {
-        let remedy = "let the proxy in front set it, or see verify.source";
-        ApiError::InvalidRequest(format!("{name} is missing: {remedy}."))
+        ApiError::InvalidRequest(format!(
+            "{name} is missing. The front proxy must set it; see verify.source."
+        ))
     })
 }
 
@@ -159,41 +163,43 @@ fn at_most_one<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&
     let mut lines = headers.get_all(name).iter();
     match (lines.next(), lines.next()) {
         (line, None) => Ok(line),
-        _ => Err(ApiError::InvalidRequest(format!("{name} comes twice."))),
+        _ => Err(ApiError::InvalidRequest(format!("{name} is repeated."))),
     }
 }
 
-/// Nothing else may stand in the query: it would be the browser's, which a proxy has passed on.
-fn roles_of_query(uri: &Uri) -> Result<RequiredRoles, ApiError> {
+/// Rejects all other parameters, which would be those of the original request, forwarded by mistake.
+fn roles_from_query(uri: &Uri) -> Result<RequiredRoles, ApiError> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
-    struct Asked {
+    struct AuthRequestQuery {
         roles: Option<String>,
     }
 
-    let asked = Query::<Asked>::try_from_uri(uri).map_err(|_| {
-        let expected = "The query of this address may hold `roles`, once, and nothing else.";
-        ApiError::InvalidRequest(expected.to_owned())
+    let query = Query::<AuthRequestQuery>::try_from_uri(uri).map_err(|_| {
+        ApiError::InvalidRequest(
+            "The only query parameter is `roles`, which must not be repeated.".to_owned(),
+        )
     })?;
-    parse_roles(asked.0.roles.as_deref())
+    parse_roles(query.0.roles.as_deref())
 }
 
-fn roles_of_header(headers: &HeaderMap) -> Result<RequiredRoles, ApiError> {
+fn roles_from_header(headers: &HeaderMap) -> Result<RequiredRoles, ApiError> {
     let value = at_most_one(headers, &X_SEKISHO_ROLES)?;
     parse_roles(value.map(|value| value.to_str().unwrap_or_default()))
 }
 
-/// An empty list is a mistake, and must not let everybody through.
+/// Parses a list of roles. An empty list is rejected, because it would not restrict access.
 fn parse_roles(list: Option<&str>) -> Result<RequiredRoles, ApiError> {
     let Some(list) = list else { return Ok(RequiredRoles(None)) };
     let roles = Roles::from_list(list).filter(|roles| !roles.as_str().is_empty());
-    let expected = || ApiError::InvalidRequest("The roles must be names with commas between.".to_owned());
-    roles.map(|roles| RequiredRoles(Some(roles))).ok_or_else(expected)
+    let invalid =
+        || ApiError::InvalidRequest("The roles must be a comma-separated list of names.".to_owned());
+    roles.map(|roles| RequiredRoles(Some(roles))).ok_or_else(invalid)
 }
 
-/// A request got to [`respond`] past [`restore_original_request`] or past the session layer.
+/// Error of [`respond`] for a request that has not passed [`restore_original_request`] or the session layer.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("a question was answered without having been prepared")]
+#[error("missing request extensions")]
 struct MissingExtensions;
 
 const X_FORWARDED_USER: HeaderName = HeaderName::from_static("x-forwarded-user");

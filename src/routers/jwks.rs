@@ -1,4 +1,4 @@
-//! `/.well-known/jwks.json`: the public keys, for upstreams that check tokens (RFC 7517).
+//! `/.well-known/jwks.json`: the public keys, for upstreams that verify tokens (RFC 7517).
 
 use axum::Json;
 use axum::extract::State;
@@ -9,18 +9,18 @@ use utoipa_axum::routes;
 
 use crate::services::token::Tokens;
 
-/// The route, and its description.
+/// Creates the route.
 #[must_use]
 pub fn router() -> OpenApiRouter<Tokens> {
     OpenApiRouter::default().routes(routes!(jwks))
 }
 
-/// The public keys. Shared keys (HS256) never appear.
+/// Get the public signing keys. Symmetric keys (HS256) are not included.
 #[utoipa::path(
     get, path = "/.well-known/jwks.json", tag = "keys",
     responses((status = 200, description = "A JSON Web Key Set.", body = serde_json::Value)),
 )]
 async fn jwks(State(tokens): State<Tokens>) -> impl IntoResponse {
-    // Shorter than tokens.key_activation, so that a new key is known before it signs.
+    // Shorter than tokens.key_activation, so that verifiers have a new key before it is used.
     ([(CACHE_CONTROL, "public, max-age=60")], Json(tokens.keys().load().jwks()))
 }

@@ -1,4 +1,4 @@
-//! The program's own answers over HTTP.
+//! Built-in HTTP routes.
 //!
 //! | path | module |
 //! |---|---|
@@ -7,15 +7,15 @@
 //! | `/.well-known/jwks.json` | [`jwks`] |
 //! | `/movies`, `/movies/{id}` | [`movies`] |
 //! | `/docs`, `/docs/{file}`, `/openapi.json` | [`docs`] |
-//! | `/`, `/assets/{file}`, `/favicon.svg`, `/demo/sample.json` | [`pages`], in the demo |
-//! | `/auth/verify` and all below it | [`verify`], on the listener of other proxies |
+//! | `/`, `/assets/{file}`, `/favicon.svg`, `/demo/sample.json` | [`pages`], only in the demo |
+//! | `/auth/verify` and below | [`forward_auth`], on its own listener |
 //! | `/healthz`, `/readyz`, `/metrics` | [`health`], on the admin listener |
 //!
-//! Every error is an [`ApiError`], the only place that turns one into an answer, but for `/token`,
-//! whose errors are OAuth's.
+//! Errors are [`ApiError`]s, except those of `/token`, which are OAuth's.
 
 mod assets;
 pub mod auth;
+mod content_type;
 pub mod docs;
 mod error;
 mod extract;
@@ -36,13 +36,13 @@ use crate::clock::Clock;
 use crate::layer::CookiePolicy;
 use crate::services::auth::Auth;
 
-/// What the routes of `/auth` and `/token` work with.
+/// State of the routes of `/auth` and `/token`.
 #[derive(Clone)]
 pub struct AuthState {
-    /// Signs users in and out.
+    /// Authentication service.
     pub auth: Auth,
-    /// The cookies, the same as the session layer's.
+    /// Cookie policy, shared with the session layer.
     pub cookies: Arc<CookiePolicy>,
-    /// The time.
+    /// Clock.
     pub clock: Arc<dyn Clock>,
 }

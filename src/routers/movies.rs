@@ -13,29 +13,28 @@ use utoipa_axum::routes;
 use super::{ApiError, JsonBody, QueryParams};
 use crate::identity::Identity;
 use crate::problem::Problem;
-use crate::schemas::movie::{MovieIn, MovieListParams, MovieOut, MoviePage, MoviePath};
+use crate::schemas::movie::{MovieListParams, MoviePage, MoviePath, MovieRequest, MovieResponse};
 use crate::schemas::problem::{ReadErrorResponses, WriteErrorResponses};
 use crate::services::movies::{MovieOrder, Movies};
 use crate::services::store::MovieQuery;
 use crate::session_event::SessionEvent;
 
-/// The routes below `/movies`, and their description. They take the user from the request's
-/// extensions: put the session layer around them.
+/// Creates the routes, to be wrapped in the session layer, which inserts the user into the request.
 #[must_use]
 pub fn router() -> OpenApiRouter<Movies> {
     OpenApiRouter::default()
         .routes(routes!(list, create))
         .routes(routes!(find, replace, delete))
-        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
 }
 
-/// Lists movies, a page at a time.
+/// List movies, one page at a time.
 #[utoipa::path(
     get, path = "/movies", tag = "movies", operation_id = "list_movies", params(MovieListParams),
     security(("session" = []), ("bearer" = [])),
     responses(
-        (status = 200, description = "One page of the movies that match.", body = MoviePage),
-        (status = 400, description = "A parameter is wrong.", body = Problem,
+        (status = 200, description = "One page of the matching movies.", body = MoviePage),
+        (status = 400, description = "A parameter is invalid.", body = Problem,
             content_type = Problem::CONTENT_TYPE),
         ReadErrorResponses,
     ),
@@ -47,18 +46,18 @@ async fn list(
 ) -> Result<Json<MoviePage>, ApiError> {
     let query = movie_query(params)?;
     let (items, total) = movies.list(&query).await?;
-    let items = items.into_iter().map(MovieOut::from).collect();
+    let items = items.into_iter().map(MovieResponse::from).collect();
     Ok(Json(MoviePage { items, total, limit: query.limit, offset: query.offset }))
 }
 
-/// Adds a movie.
+/// Create a movie.
 #[utoipa::path(
-    post, path = "/movies", tag = "movies", operation_id = "create_movie", request_body = MovieIn,
+    post, path = "/movies", tag = "movies", operation_id = "create_movie", request_body = MovieRequest,
     security(("session" = []), ("bearer" = [])),
     responses(
-        (status = 201, description = "The movie, with its id.", body = MovieOut,
-            headers(("Location" = String, description = "The movie's address."))),
-        (status = 400, description = "A field is wrong.", body = Problem,
+        (status = 201, description = "The movie, with its id.", body = MovieResponse,
+            headers(("Location" = String, description = "The movie's URL."))),
+        (status = 400, description = "A field is invalid.", body = Problem,
             content_type = Problem::CONTENT_TYPE),
         WriteErrorResponses,
     ),
@@ -66,19 +65,19 @@ async fn list(
 async fn create(
     _: RequireAdmin,
     State(movies): State<Movies>,
-    JsonBody(movie): JsonBody<MovieIn>,
+    JsonBody(movie): JsonBody<MovieRequest>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let movie = MovieOut::from(movies.create(movie.check()?).await?);
+    let movie = MovieResponse::from(movies.create(movie.check()?).await?);
     let location = format!("/movies/{}", movie.id);
     Ok((StatusCode::CREATED, [(LOCATION, location)], Json(movie)))
 }
 
-/// One movie.
+/// Get a movie.
 #[utoipa::path(
     get, path = "/movies/{id}", tag = "movies", operation_id = "find_movie", params(MoviePath),
     security(("session" = []), ("bearer" = [])),
     responses(
-        (status = 200, description = "The movie.", body = MovieOut),
+        (status = 200, description = "The movie.", body = MovieResponse),
         (status = 404, description = "There is no such movie.", body = Problem,
             content_type = Problem::CONTENT_TYPE),
         ReadErrorResponses,
@@ -88,18 +87,18 @@ async fn find(
     _: RequireUser,
     State(movies): State<Movies>,
     path: Result<Path<MoviePath>, PathRejection>,
-) -> Result<Json<MovieOut>, ApiError> {
+) -> Result<Json<MovieResponse>, ApiError> {
     let movie = movies.find(movie_path(path)?.into()).await?;
     Ok(Json(movie.into()))
 }
 
-/// Replaces all that is known of a movie.
+/// Replace a movie.
 #[utoipa::path(
-    put, path = "/movies/{id}", tag = "movies", operation_id = "replace_movie", params(MoviePath), request_body = MovieIn,
+    put, path = "/movies/{id}", tag = "movies", operation_id = "replace_movie", params(MoviePath), request_body = MovieRequest,
     security(("session" = []), ("bearer" = [])),
     responses(
-        (status = 200, description = "The movie as it is now.", body = MovieOut),
-        (status = 400, description = "A field is wrong.", body = Problem,
+        (status = 200, description = "The updated movie.", body = MovieResponse),
+        (status = 400, description = "A field is invalid.", body = Problem,
             content_type = Problem::CONTENT_TYPE),
         (status = 404, description = "There is no such movie.", body = Problem,
             content_type = Problem::CONTENT_TYPE),
@@ -110,18 +109,18 @@ async fn replace(
     _: RequireAdmin,
     State(movies): State<Movies>,
     path: Result<Path<MoviePath>, PathRejection>,
-    JsonBody(movie): JsonBody<MovieIn>,
-) -> Result<Json<MovieOut>, ApiError> {
+    JsonBody(movie): JsonBody<MovieRequest>,
+) -> Result<Json<MovieResponse>, ApiError> {
     let movie = movies.replace(movie_path(path)?.into(), movie.check()?).await?;
     Ok(Json(movie.into()))
 }
 
-/// Deletes a movie.
+/// Delete a movie.
 #[utoipa::path(
     delete, path = "/movies/{id}", tag = "movies", operation_id = "delete_movie", params(MoviePath),
     security(("session" = []), ("bearer" = [])),
     responses(
-        (status = 204, description = "It is gone."),
+        (status = 204, description = "The movie was deleted."),
         (status = 404, description = "There is no such movie.", body = Problem,
             content_type = Problem::CONTENT_TYPE),
         WriteErrorResponses,
@@ -136,17 +135,17 @@ async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Somebody who is signed in.
+/// Extractor that requires a signed-in user.
 struct RequireUser;
 
-/// Somebody who is signed in and may write.
+/// Extractor that requires a signed-in user with the role `admin`.
 struct RequireAdmin;
 
 impl<S: Send + Sync> FromRequestParts<S> for RequireUser {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Self::Rejection> {
-        signed_in(parts).map(|_| Self)
+        signed_in_user(parts).map(|_| Self)
     }
 }
 
@@ -154,14 +153,14 @@ impl<S: Send + Sync> FromRequestParts<S> for RequireAdmin {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Self::Rejection> {
-        if signed_in(parts)?.roles.contains(WRITER_ROLE) {
+        if signed_in_user(parts)?.roles.contains(ADMIN_ROLE) {
             return Ok(Self);
         }
-        Err(ApiError::Forbidden("Changing movies takes the role `admin`."))
+        Err(ApiError::Forbidden("Changing movies requires the role `admin`."))
     }
 }
 
-fn signed_in(parts: &Parts) -> Result<&Identity, ApiError> {
+fn signed_in_user(parts: &Parts) -> Result<&Identity, ApiError> {
     parts.extensions.get::<Identity>().ok_or(ApiError::Unauthenticated(SessionEvent::Missing))
 }
 
@@ -171,11 +170,12 @@ fn movie_query(params: MovieListParams) -> Result<MovieQuery, ApiError> {
     Ok(MovieQuery { title, director, year, sort, descending, limit, offset })
 }
 
-// No movie's id is anything but a number.
+/// Returns 404 for an id that is not a number.
 fn movie_path(path: Result<Path<MoviePath>, PathRejection>) -> Result<MoviePath, ApiError> {
     let Path(path) = path.map_err(|_| ApiError::NotFound("There is no such movie."))?;
     Ok(path)
 }
 
-const WRITER_ROLE: &str = "admin";
-const BODY_LIMIT: usize = 64 * 1024;
+const ADMIN_ROLE: &str = "admin";
+/// Maximum size of request bodies, in bytes.
+const MAX_BODY_BYTES: usize = 64 * 1024;

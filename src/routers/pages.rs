@@ -1,4 +1,4 @@
-//! The demo page and the files it is made of, all from `web/`.
+//! Demo page and its files, embedded from `web/`.
 
 use axum::routing::get;
 use axum::{Json, Router};
@@ -7,16 +7,16 @@ use serde::Serialize;
 use super::assets::Asset;
 use super::security_headers;
 
-/// The sample sign-in that the demo page offers. Everybody can read it.
+/// Credentials that the demo page fills in. They are public.
 #[derive(Clone, Debug, Serialize)]
 pub struct DemoCredentials {
-    /// The address.
+    /// Email address.
     pub email: String,
-    /// The password.
+    /// Password.
     pub password: String,
 }
 
-/// The page at `/`, its files, and `/demo/sample.json` if there is a sample sign-in.
+/// Creates the routes of the demo page, and `/demo/sample.json` if there are demo credentials.
 pub fn router(sample: Option<DemoCredentials>) -> Router {
     let files = FILES
         .into_iter()
@@ -40,8 +40,8 @@ const FILES: [(&str, &str, &[u8]); 8] = [
     file!("/favicon.svg", "favicon.svg"),
     file!("/assets/style.css", "style.css"),
     file!("/assets/app.js", "app.js"),
-    file!("/assets/films.js", "films.js"),
-    file!("/assets/pass.js", "pass.js"),
+    file!("/assets/movies.js", "movies.js"),
+    file!("/assets/token-timer.js", "token-timer.js"),
     file!("/assets/requests.js", "requests.js"),
-    file!("/assets/watch.js", "watch.js"),
+    file!("/assets/request-log.js", "request-log.js"),
 ];

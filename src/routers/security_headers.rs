@@ -1,6 +1,6 @@
-//! The headers that keep a browser from doing more with an answer than it should.
+//! Security headers of pages and API responses.
 //!
-//! Each is set only where the answer has none of its own, so that a page may be stricter.
+//! A header is only added if the response does not have it, so that a page can set a stricter value.
 
 use axum::Router;
 use http::header::{
@@ -9,7 +9,7 @@ use http::header::{
 use http::{HeaderName, HeaderValue};
 use tower_http::set_header::SetResponseHeaderLayer;
 
-/// For our own pages: everything comes from this server, nothing is inline, nobody frames them.
+/// Adds the headers of pages: same-origin resources only, no inline scripts or styles, no framing.
 pub fn for_pages<S>(router: Router<S>) -> Router<S>
 where
     S: Clone + Send + Sync + 'static,
@@ -17,7 +17,7 @@ where
     with_headers(router, &PAGES)
 }
 
-/// For answers that are data: not to be guessed at, embedded or kept.
+/// Adds the headers of API responses: no content sniffing, embedding or caching.
 pub fn for_api<S>(router: Router<S>) -> Router<S>
 where
     S: Clone + Send + Sync + 'static,

@@ -1,9 +1,8 @@
-//! `POST /token`: OAuth 2.0's password and refresh grants, as FastAPI's `OAuth2PasswordRequestForm`
-//! knows the first.
+//! `POST /token`: the password and refresh token grants of OAuth 2.0.
 //!
-//! For first-party clients that hold their tokens themselves. One error body serves both worlds:
-//! FastAPI's clients read `detail`, OAuth's read `error` (RFC 6749, section 5.2), and a wrong password
-//! is 401 as the former expect.
+//! It is meant for first-party clients that store their tokens themselves. The password grant has the form
+//! of FastAPI's `OAuth2PasswordRequestForm`. The error body serves both kinds of clients: FastAPI's read
+//! `detail`, OAuth's read `error` (RFC 6749 section 5.2). A wrong password is 401, as FastAPI's expect.
 
 use axum::Json;
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -16,52 +15,52 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::AuthState;
-use super::auth::BODY_LIMIT;
+use super::auth::MAX_BODY_BYTES;
 use super::error::log_cause;
 use super::form::{Form, FormError};
 use crate::client_info::ClientInfo;
 use crate::layer::{RefreshError, RefreshRequest, SESSION_EVENT_HEADER};
 use crate::models::session::SessionKind;
-use crate::schemas::auth::{TokenErrorResponse, TokenOut};
+use crate::schemas::auth::{TokenErrorResponse, TokenResponse};
 use crate::services::auth::{AuthError, Credentials};
 use crate::services::password::PasswordError;
 use crate::services::store::StoreError;
 use crate::services::token::IssuedSession;
 use crate::session_event::SessionEvent;
 
-/// The route `/token`, and its description.
+/// Creates the route `/token`.
 #[must_use]
 pub fn router() -> OpenApiRouter<AuthState> {
-    OpenApiRouter::default().routes(routes!(token)).layer(DefaultBodyLimit::max(BODY_LIMIT))
+    OpenApiRouter::default().routes(routes!(token)).layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
 }
 
-/// The form, for the description alone: it is read field by field.
+/// Schema of the form, only for the OpenAPI document: the handler reads it field by field.
 #[derive(utoipa::ToSchema)]
 #[expect(dead_code, reason = "describes the form")]
-struct TokenForm {
-    /// `password` (also if absent or empty) or `refresh_token`.
+struct TokenRequest {
+    /// `password` (the default) or `refresh_token`.
     #[schema(example = "password")]
     grant_type: Option<String>,
-    /// The address, for `password`.
+    /// Email address, for `password`.
     username: Option<String>,
-    /// The password, for `password`.
+    /// Password, for `password`.
     #[schema(format = Password)]
     password: Option<String>,
-    /// The refresh token, for `refresh_token`.
+    /// Refresh token, for `refresh_token`.
     refresh_token: Option<String>,
-    /// No scopes are defined: absent or empty.
+    /// Must be absent or empty: no scopes are defined.
     scope: Option<String>,
 }
 
-/// Signs a client in, or renews its tokens.
+/// Sign in, or refresh the tokens.
 #[utoipa::path(
     post, path = "/token", tag = "token",
-    request_body(content = TokenForm, content_type = "application/x-www-form-urlencoded"),
+    request_body(content = TokenRequest, content_type = "application/x-www-form-urlencoded"),
     responses(
-        (status = 200, description = "The tokens.", body = TokenOut),
-        (status = 400, description = "A field is missing, repeated or not supported.", body = TokenErrorResponse),
+        (status = 200, description = "The tokens.", body = TokenResponse),
+        (status = 400, description = "A field is missing, repeated or unsupported.", body = TokenErrorResponse),
         (status = 401, description = "Wrong credentials or refresh token.", body = TokenErrorResponse),
-        (status = 503, description = "Too busy, or the database can't be reached.", body = TokenErrorResponse),
+        (status = 503, description = "The server is busy, or the database is unavailable.", body = TokenErrorResponse),
     ),
 )]
 async fn token(
@@ -79,7 +78,7 @@ async fn token(
         "refresh_token" => refresh(&state, &mut form, client).await?,
         _ => return Err(TokenError::GrantType),
     };
-    Ok(answer(issued, state.clock.now()))
+    Ok(token_response(issued, state.clock.now()))
 }
 
 async fn sign_in(
@@ -105,21 +104,21 @@ async fn refresh(
     Ok(state.auth.tokens().refresh_session(request, SessionKind::Client).await?)
 }
 
-fn answer(issued: IssuedSession, now: OffsetDateTime) -> Response {
-    let renewal = issued.tokens;
-    let expires_at = renewal.identity.expires_at;
-    let body = TokenOut {
-        access_token: renewal.access_token,
+fn token_response(issued: IssuedSession, now: OffsetDateTime) -> Response {
+    let tokens = issued.tokens;
+    let expires_at = tokens.identity.expires_at;
+    let body = TokenResponse {
+        access_token: tokens.access_token,
         token_type: "bearer",
         expires_in: (expires_at - now).whole_seconds().try_into().unwrap_or(0),
         expires_at: expires_at.unix_timestamp(),
-        refresh_token: renewal.refresh_token,
+        refresh_token: tokens.refresh_token,
         scope: "",
     };
     ([(CACHE_CONTROL, "no-store"), (PRAGMA, "no-cache")], Json(body)).into_response()
 }
 
-/// Why no token was given.
+/// Error of the token endpoint.
 #[derive(Debug, thiserror::Error)]
 enum TokenError {
     #[error("Too many sign-ins are waiting. Try again in a moment.")]
@@ -128,17 +127,17 @@ enum TokenError {
     Credentials,
     #[error("{0}")]
     Form(#[from] FormError),
-    #[error("Only the grants `password` and `refresh_token` are supported.")]
+    #[error("The supported grant types are `password` and `refresh_token`.")]
     GrantType,
     #[error("Something went wrong on the server.")]
     Internal(#[source] AuthError),
     #[error("The password is longer than 1,024 bytes.")]
     PasswordTooLong,
-    #[error("The refresh token is not valid any more.")]
+    #[error("The refresh token is no longer valid.")]
     Refresh(SessionEvent),
-    #[error("No scopes are defined: leave `scope` out.")]
+    #[error("No scopes are defined. Omit `scope`.")]
     Scope,
-    #[error("The server can't reach its database at the moment. Try again shortly.")]
+    #[error("The database is unavailable. Try again in a moment.")]
     Unavailable(#[source] Option<StoreError>),
 }
 
@@ -152,7 +151,7 @@ impl TokenError {
         }
     }
 
-    /// RFC 6749, section 5.2; the last two are those of section 4.1.2.1.
+    /// Returns the error code of RFC 6749 section 5.2, or for the last two that of section 4.1.2.1.
     fn code(&self) -> &'static str {
         match self {
             Self::Form(_) | Self::PasswordTooLong => "invalid_request",

@@ -1,4 +1,4 @@
-//! Signing in, sessions and tokens on the wire.
+//! Bodies of the authentication routes.
 
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
@@ -9,126 +9,126 @@ use uuid::Uuid;
 use crate::models::session::Session;
 use crate::models::user::User;
 
-/// What a user signs in with.
+/// Credentials.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LoginRequest {
-    /// The address, in any case.
+    /// Email address, compared without regard to case.
     #[schema(example = "taro@example.jp")]
     pub email: String,
-    /// The password.
+    /// Password.
     #[schema(value_type = String, format = Password)]
     pub password: String,
 }
 
-/// A new account.
+/// New account.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct RegisterIn {
-    /// The address.
+pub struct RegisterRequest {
+    /// Email address.
     #[schema(example = "taro@example.jp")]
     pub email: String,
-    /// The password.
+    /// Password.
     #[schema(format = Password)]
     pub password: String,
-    /// What to call the user.
+    /// Display name.
     pub name: Option<String>,
 }
 
-/// A new password.
+/// Password change.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct PasswordIn {
-    /// The password until now.
+pub struct ChangePasswordRequest {
+    /// Current password.
     #[schema(format = Password)]
     pub current_password: String,
-    /// The new one.
+    /// New password.
     #[schema(format = Password)]
     pub new_password: String,
 }
 
-/// A user.
+/// User.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct UserOut {
-    /// The id, immutable and never used again.
+pub struct UserResponse {
+    /// Id of the user, which is immutable and never reused.
     pub id: Uuid,
-    /// The address.
+    /// Email address.
     pub email: String,
-    /// What to call the user.
+    /// Display name.
     pub name: Option<String>,
-    /// What the user may do.
+    /// Roles.
     #[schema(example = json!(["user"]))]
     pub roles: Vec<String>,
 }
 
-/// Who is signed in, and until when. Never a token.
+/// Current user and session. It never contains a token.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct SessionResponse {
-    /// The user.
-    pub user: UserOut,
-    /// The session.
+    /// Current user.
+    pub user: UserResponse,
+    /// Id of the session.
     pub session_id: Uuid,
-    /// When the access token expires; the gateway renews it by itself.
+    /// Time at which the access token expires. The gateway refreshes it automatically.
     #[serde(with = "time::serde::rfc3339")]
     pub access_expires_at: OffsetDateTime,
-    /// When the session expires unless it is renewed.
+    /// Time at which the session expires unless it is refreshed.
     #[serde(with = "time::serde::rfc3339")]
     pub session_expires_at: OffsetDateTime,
 }
 
-/// One of the user's sessions.
+/// Session in a list.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct SessionListItem {
-    /// Its id.
+    /// Id of the session.
     pub id: Uuid,
-    /// Whether it is the one that asks.
+    /// True for the session that sent the request.
     pub current: bool,
-    /// When the user signed in.
+    /// Time of the sign-in.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
-    /// When it was last renewed.
+    /// Time of the last refresh.
     #[serde(with = "time::serde::rfc3339")]
     pub last_seen_at: OffsetDateTime,
-    /// Where it was last renewed from.
+    /// Client address of the last refresh.
     pub address: Option<String>,
-    /// By which program.
+    /// User agent of the last refresh.
     pub user_agent: Option<String>,
 }
 
-/// Tokens for a client of `POST /token` (RFC 6749, section 5.1).
+/// Response of `POST /token` (RFC 6749 section 5.1).
 #[derive(Serialize, ToSchema)]
-pub struct TokenOut {
-    /// The access token.
+pub struct TokenResponse {
+    /// Access token.
     pub access_token: String,
     /// Always `bearer`.
     #[schema(example = "bearer")]
     pub token_type: &'static str,
-    /// For how many seconds the access token is valid.
+    /// Remaining lifetime of the access token, in seconds.
     #[schema(example = 900)]
     pub expires_in: u64,
-    /// When it expires, in Unix seconds, as its claim `exp`.
+    /// Time at which the access token expires (claim `exp`), in Unix seconds.
     pub expires_at: i64,
-    /// The refresh token, for `grant_type=refresh_token`.
+    /// Refresh token, for `grant_type=refresh_token`.
     pub refresh_token: String,
-    /// No scopes are defined: always empty.
+    /// Always empty: no scopes are defined.
     #[schema(example = "")]
     pub scope: &'static str,
 }
 
-/// Why no token was given: for FastAPI's clients (`detail`) and OAuth's (`error`) alike.
+/// Error of `POST /token`, with fields for FastAPI's clients (`detail`) and OAuth's (`error`).
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct TokenErrorResponse {
-    /// What went wrong.
+    /// Description of the error.
     #[schema(example = "Incorrect username or password")]
     pub detail: String,
-    /// The code (RFC 6749, section 5.2).
+    /// Error code (RFC 6749 section 5.2).
     #[schema(example = "invalid_grant")]
     pub error: &'static str,
-    /// What went wrong, again.
+    /// Same text as `detail`.
     pub error_description: String,
 }
 
-impl From<&User> for UserOut {
+impl From<&User> for UserResponse {
     fn from(user: &User) -> Self {
         Self {
             id: user.id.0,
@@ -140,7 +140,7 @@ impl From<&User> for UserOut {
 }
 
 impl SessionResponse {
-    /// Who is signed in with this session.
+    /// Creates the response for a user and session.
     #[must_use]
     pub fn new(user: &User, session: &Session, access_expires_at: OffsetDateTime) -> Self {
         Self {
@@ -153,7 +153,7 @@ impl SessionResponse {
 }
 
 impl SessionListItem {
-    /// A session as its owner sees it.
+    /// Creates the list item of a session.
     #[must_use]
     pub fn new(session: &Session, current: bool) -> Self {
         Self {
@@ -168,7 +168,7 @@ impl SessionListItem {
 }
 
 impl LoginRequest {
-    /// The password, kept secret from here on.
+    /// Returns the password as a secret.
     #[must_use]
     pub fn password(&self) -> SecretString {
         SecretString::from(self.password.as_str())

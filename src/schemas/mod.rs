@@ -1,4 +1,6 @@
-//! What crosses the wire. Rows never do: each schema is made from its model, or checked into one.
+//! Request and response bodies.
+//!
+//! Models are never serialized directly: a schema is created from its model, or validated into one.
 
 pub mod auth;
 pub mod movie;

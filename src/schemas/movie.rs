@@ -1,4 +1,4 @@
-//! Movies on the wire.
+//! Bodies and parameters of the movie routes.
 
 use std::ops::RangeInclusive;
 
@@ -7,35 +7,35 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::models::movie::{Movie, MovieDetails, MovieId};
 
-/// A movie to create, or to put in another's place.
+/// Movie to create, or to replace another with.
 ///
-/// Text is kept exactly as sent.
+/// Text is stored exactly as sent.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct MovieIn {
-    /// The title: 1 to 200 characters.
+pub struct MovieRequest {
+    /// Title, 1 to 200 characters.
     #[schema(min_length = 1, max_length = 200, example = "Seven Samurai")]
     pub title: String,
-    /// The year it came out.
+    /// Release year.
     #[schema(minimum = 1870, maximum = 2200, example = 1954)]
     pub year: i32,
-    /// Who directed it: 1 to 200 characters.
+    /// Director, 1 to 200 characters.
     #[schema(min_length = 1, max_length = 200, example = "Akira Kurosawa")]
     pub director: String,
-    /// How long it runs, in minutes.
+    /// Running time in minutes.
     #[schema(minimum = 1, maximum = 10_000, example = 207)]
     pub runtime_minutes: Option<i32>,
-    /// How it is rated, from 0 to 10.
+    /// Rating from 0 to 10.
     #[schema(minimum = 0, maximum = 10)]
     pub rating: Option<f64>,
 }
 
-impl MovieIn {
-    /// Checks every field.
+impl MovieRequest {
+    /// Validates every field.
     ///
     /// # Errors
     ///
-    /// The first field that is not as it must be, with the rule it breaks.
+    /// Returns the first invalid field and the rule that it violates.
     pub fn check(self) -> Result<MovieDetails, InvalidField> {
         check_text("title", &self.title)?;
         check_range("year", self.year, YEARS)?;
@@ -52,29 +52,29 @@ impl MovieIn {
     }
 }
 
-/// A movie.
+/// Movie.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct MovieOut {
-    /// Its id.
+pub struct MovieResponse {
+    /// Id of the movie.
     #[schema(example = 7)]
     pub id: i64,
-    /// The title.
+    /// Title.
     #[schema(example = "Seven Samurai")]
     pub title: String,
-    /// The year it came out.
+    /// Release year.
     #[schema(example = 1954)]
     pub year: i32,
-    /// Who directed it.
+    /// Director.
     #[schema(example = "Akira Kurosawa")]
     pub director: String,
-    /// How long it runs, in minutes, if known.
+    /// Running time in minutes, if known.
     #[schema(example = 207)]
     pub runtime_minutes: Option<i32>,
-    /// How it is rated, from 0 to 10, if it is.
+    /// Rating from 0 to 10, if there is one.
     pub rating: Option<f64>,
 }
 
-impl From<Movie> for MovieOut {
+impl From<Movie> for MovieResponse {
     fn from(Movie { id: MovieId(id), details }: Movie) -> Self {
         let MovieDetails { title, year, director, runtime_minutes, rating } = details;
         Self { id, title, year, director, runtime_minutes, rating }
@@ -84,51 +84,51 @@ impl From<Movie> for MovieOut {
 /// One page of a list of movies.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct MoviePage {
-    /// The movies on this page.
-    pub items: Vec<MovieOut>,
-    /// How many match on all pages.
+    /// Movies on this page.
+    pub items: Vec<MovieResponse>,
+    /// Number of matching movies on all pages.
     pub total: u64,
-    /// How many a page holds at most.
+    /// Maximum number of movies on a page.
     pub limit: u32,
-    /// How many come before this page.
+    /// Number of movies before this page.
     pub offset: u32,
 }
 
-/// Which movies to list, and in which order.
+/// Filter, order and page of a list of movies.
 #[derive(Clone, Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct MovieListParams {
-    /// How many at most.
+    /// Maximum number of movies to return.
     #[serde(default = "MovieListParams::default_limit")]
     #[param(minimum = 1, maximum = 100, default = 20)]
     pub limit: u32,
-    /// How many to pass over.
+    /// Number of movies to skip.
     #[serde(default)]
     #[param(minimum = 0, default = 0)]
     pub offset: u32,
-    /// `id`, `title`, `year`, `director`, `runtime_minutes` or `rating`; with `-` in front, the
-    /// other way round.
+    /// Field to sort by: `id`, `title`, `year`, `director`, `runtime_minutes` or `rating`. A leading `-`
+    /// sorts in descending order.
     #[serde(default = "MovieListParams::default_sort")]
     #[param(default = "id", example = "-year")]
     pub sort: String,
-    /// Part of the title, in any case.
+    /// Part of the title, compared without regard to case.
     #[param(max_length = 200)]
     pub title: Option<String>,
-    /// Part of the director's name, in any case.
+    /// Part of the director's name, compared without regard to case.
     #[param(max_length = 200)]
     pub director: Option<String>,
-    /// The year.
+    /// Release year.
     pub year: Option<i32>,
 }
 
 impl MovieListParams {
-    /// Checks what the types leave open. An empty `title` or `director` counts as absent, as an
-    /// HTML form sends it.
+    /// Validates the parameters. An empty `title` or `director` counts as absent, because HTML forms send
+    /// empty fields.
     ///
     /// # Errors
     ///
-    /// The first parameter that is not as it must be, with the rule it breaks.
+    /// Returns the first invalid parameter and the rule that it violates.
     pub fn check(mut self) -> Result<Self, InvalidField> {
         check_range("limit", self.limit, LIMITS)?;
         self.title = self.title.filter(|part| !part.is_empty());
@@ -148,11 +148,11 @@ impl MovieListParams {
     }
 }
 
-/// The movie that a path names.
+/// Path of a movie.
 #[derive(Clone, Copy, Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct MoviePath {
-    /// The movie's id.
+    /// Id of the movie.
     #[param(example = 7)]
     pub id: i64,
 }
@@ -163,13 +163,13 @@ impl From<MoviePath> for MovieId {
     }
 }
 
-/// A field that is not as it must be.
+/// Invalid field or parameter.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{field}` must be {rule}")]
 pub struct InvalidField {
-    /// Its name, as on the wire.
+    /// Name of the field.
     pub field: &'static str,
-    /// What it must be.
+    /// Rule that the value violates.
     pub rule: String,
 }
 
@@ -183,8 +183,7 @@ where
     Err(InvalidField { field, rule: format!("from {} to {}", range.start(), range.end()) })
 }
 
-// Control characters are refused because PostgreSQL can't keep NUL, and none of them belongs in a
-// name.
+/// Control characters are rejected: PostgreSQL cannot store NUL, and none of the others belongs in a name.
 fn check_text(field: &'static str, text: &str) -> Result<(), InvalidField> {
     let rule = if !TEXT_LENGTHS.contains(&text.chars().count()) {
         format!("{} to {} characters long", TEXT_LENGTHS.start(), TEXT_LENGTHS.end())
@@ -208,8 +207,8 @@ const LIMITS: RangeInclusive<u32> = 1..=100;
 mod tests {
     use super::*;
 
-    fn movie() -> MovieIn {
-        MovieIn {
+    fn movie() -> MovieRequest {
+        MovieRequest {
             title: "Ran".to_owned(),
             year: 1985,
             director: "Akira Kurosawa".to_owned(),
@@ -218,12 +217,12 @@ mod tests {
         }
     }
 
-    fn refused(movie: MovieIn) -> &'static str {
-        movie.check().expect_err("must be refused").field
+    fn invalid_field(movie: MovieRequest) -> &'static str {
+        movie.check().expect_err("must be rejected").field
     }
 
     #[test]
-    fn keeps_text_exactly_as_sent() {
+    fn text_is_stored_unchanged() {
         let title = " 乱 ".to_owned();
         let details = movie_with(|movie| movie.title.clone_from(&title)).check().expect("legal");
         assert_eq!(details.title, title);
@@ -243,30 +242,30 @@ mod tests {
     }
 
     #[test]
-    fn names_the_field_at_fault() {
+    fn error_names_field() {
         for text in ["", "  ", "a\0b", "a\nb", &"x".repeat(201)] {
-            assert_eq!(refused(movie_with(|movie| movie.title = text.to_owned())), "title");
-            assert_eq!(refused(movie_with(|movie| movie.director = text.to_owned())), "director");
+            assert_eq!(invalid_field(movie_with(|movie| movie.title = text.to_owned())), "title");
+            assert_eq!(invalid_field(movie_with(|movie| movie.director = text.to_owned())), "director");
         }
         for year in [i32::MIN, 1869, 2201] {
-            assert_eq!(refused(movie_with(|movie| movie.year = year)), "year");
+            assert_eq!(invalid_field(movie_with(|movie| movie.year = year)), "year");
         }
         for minutes in [-1, 0, 10_001] {
             let movie = movie_with(|movie| movie.runtime_minutes = Some(minutes));
-            assert_eq!(refused(movie), "runtime_minutes");
+            assert_eq!(invalid_field(movie), "runtime_minutes");
         }
         for rating in [-0.1, 10.1, f64::NAN, f64::INFINITY] {
-            assert_eq!(refused(movie_with(|movie| movie.rating = Some(rating))), "rating");
+            assert_eq!(invalid_field(movie_with(|movie| movie.rating = Some(rating))), "rating");
         }
     }
 
     #[test]
-    fn says_the_rule() {
+    fn error_names_rule() {
         let error = movie_with(|movie| movie.rating = Some(11.0)).check().expect_err("too high");
         assert_eq!(error.to_string(), "`rating` must be from 0 to 10");
     }
 
-    fn movie_with(change: impl FnOnce(&mut MovieIn)) -> MovieIn {
+    fn movie_with(change: impl FnOnce(&mut MovieRequest)) -> MovieRequest {
         let mut movie = movie();
         change(&mut movie);
         movie

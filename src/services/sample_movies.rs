@@ -8,7 +8,7 @@ use crate::models::movie::MovieDetails;
 #[must_use]
 pub fn sample_movies() -> Vec<MovieDetails> {
     #[expect(clippy::expect_used, reason = "the file is part of the program, and a test reads it")]
-    let films: Vec<SampleMovie> = serde_json::from_str(FILMS).expect("films.json holds films");
+    let films: Vec<SampleMovie> = serde_json::from_str(FILMS).expect("movies.json holds movies");
     films.into_iter().map(MovieDetails::from).collect()
 }
 
@@ -27,7 +27,7 @@ impl From<SampleMovie> for MovieDetails {
     }
 }
 
-const FILMS: &str = include_str!("../../web/films.json");
+const FILMS: &str = include_str!("../../web/movies.json");
 
 #[cfg(test)]
 mod tests {

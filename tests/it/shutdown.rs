@@ -38,7 +38,7 @@ async fn a_request_under_way_ends_and_new_ones_are_refused() {
     until("the public port to be closed", async || is_closed(public).await.then_some(())).await;
     // Probes are told the truth to the end.
     let answer = SocketBrowser::default().get(admin, "/readyz").await;
-    assert_eq!((answer.status.as_u16(), answer.body.as_slice()), (503, &b"about to stop\n"[..]));
+    assert_eq!((answer.status.as_u16(), answer.body.as_slice()), (503, &b"shutting down\n"[..]));
     assert!(!under_way.is_finished());
     upstream.release(1);
 
