@@ -4,6 +4,7 @@
 
 use http::HeaderValue;
 use http::header::{COOKIE, HeaderMap, HeaderName};
+use http::uri::Authority;
 
 /// The response header that carries the [`SessionEvent`](crate::session_event::SessionEvent).
 pub const SESSION_EVENT_HEADER: HeaderName = HeaderName::from_static("x-session-event");
@@ -81,6 +82,11 @@ pub(crate) fn cookie_name(pair: &[u8]) -> &[u8] {
 pub(crate) fn cookie_value<'h>(pair: &'h [u8], name: &str) -> Option<&'h [u8]> {
     let rest = pair.trim_ascii_start().strip_prefix(name.as_bytes())?;
     Some(rest.trim_ascii_start().strip_prefix(b"=")?.trim_ascii())
+}
+
+/// Returns `true` if an authority contains userinfo, which HTTP does not allow (RFC 9110 section 4.2.4).
+pub(crate) fn has_userinfo(authority: &Authority) -> bool {
+    authority.as_str().contains('@')
 }
 
 #[cfg(test)]

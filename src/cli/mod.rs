@@ -49,7 +49,7 @@ pub enum Command {
     /// Run the gateway
     #[command(after_help = serve::EXAMPLES)]
     Serve(serve::ServeArgs),
-    /// Run a gateway to try out, with a sample user and films
+    /// Run a gateway to try out, with a sample user and movies
     #[command(after_help = demo::EXAMPLES)]
     Demo(demo::DemoArgs),
     /// Bring the database's tables up to date

@@ -13,7 +13,7 @@ use super::routes::{BearerTokenSource, Route};
 use super::upgrade::Upgrade;
 use super::via::Via;
 use super::{content_length, hop_by_hop};
-use crate::http_headers::{TRACEPARENT, X_REQUEST_ID};
+use crate::http_headers::{TRACEPARENT, X_REQUEST_ID, has_userinfo};
 use crate::identity::Identity;
 
 /// Which headers are there that need a closer look: most requests have hardly any of them, and to look for
@@ -183,7 +183,7 @@ impl RequestHead for UpstreamRequest<'_> {
 /// header says (RFC 9112, section 3.2.2). It never says where the request goes.
 fn host(parts: &request::Parts) -> Result<Option<HeaderValue>, ProxyError> {
     let mut lines = parts.headers.get_all(HOST).iter();
-    let is_sound = |authority: &Authority| !authority.as_str().contains('@');
+    let is_sound = |authority: &Authority| !has_userinfo(authority);
     match (parts.uri.authority(), lines.next(), lines.next()) {
         (Some(authority), _, None) if is_sound(authority) => {
             HeaderValue::from_str(authority.as_str()).map(Some).map_err(|_| ProxyError::BadHost)

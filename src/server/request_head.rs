@@ -6,6 +6,7 @@ use http::{HeaderMap, Request, Version};
 
 use super::limits::ServerLimits;
 use super::reject::RejectReason;
+use crate::http_headers::has_userinfo;
 
 /// Checks the target length, the number of HTTP/2 header fields, and the host; normalizes HTTP/2 heads.
 pub(super) fn check_and_normalize<B>(
@@ -29,12 +30,12 @@ pub(super) fn check_and_normalize<B>(
 fn normalize_http2<B>(request: &mut Request<B>) -> Result<(), RejectReason> {
     let mut hosts = request.headers().get_all(HOST).iter();
     match (request.uri().authority(), hosts.next(), hosts.next()) {
-        (Some(authority), None, _) if has_no_userinfo(authority) => {
+        (Some(authority), None, _) if !has_userinfo(authority) => {
             let host = HeaderValue::from_str(authority.as_str()).map_err(|_| RejectReason::BadHost)?;
             request.headers_mut().insert(HOST, host);
         }
         (Some(authority), Some(host), None)
-            if has_no_userinfo(authority)
+            if !has_userinfo(authority)
                 && host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) => {}
         (None, Some(host), None) if is_host(host) => {}
         _ => return Err(RejectReason::BadHost),
@@ -58,7 +59,7 @@ fn join_cookies(headers: &mut HeaderMap) {
 ///
 /// HTTP/1.0 requests may omit it.
 fn has_valid_host<B>(request: &Request<B>) -> bool {
-    if request.uri().authority().is_some_and(|authority| !has_no_userinfo(authority)) {
+    if request.uri().authority().is_some_and(has_userinfo) {
         return false;
     }
     let mut hosts = request.headers().get_all(HOST).iter();
@@ -71,7 +72,7 @@ fn has_valid_host<B>(request: &Request<B>) -> bool {
 
 fn is_host(value: &HeaderValue) -> bool {
     let host = value.as_bytes();
-    is_plain_host(host) || Authority::try_from(host).is_ok_and(|host| has_no_userinfo(&host))
+    is_plain_host(host) || Authority::try_from(host).is_ok_and(|host| !has_userinfo(&host))
 }
 
 /// Returns `true` for a host name or IPv4 address with an optional port.
@@ -84,10 +85,6 @@ fn is_plain_host(host: &[u8]) -> bool {
     name_end > 0 && (name_end == host.len() || is_port(&host[name_end..]))
 }
 
-fn has_no_userinfo(authority: &Authority) -> bool {
-    !authority.as_str().contains('@')
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,7 +94,7 @@ mod tests {
         for host in ["localhost", "a", "127.0.0.1", "app.example:8443", "APP.example.:", "a-b:0", "-.:99999"]
         {
             assert!(is_plain_host(host.as_bytes()), "{host}");
-            assert!(Authority::try_from(host).is_ok_and(|host| has_no_userinfo(&host)), "{host}");
+            assert!(Authority::try_from(host).is_ok_and(|host| !has_userinfo(&host)), "{host}");
         }
         for other in ["", ":80", "a:b", "a:1:2", "[::1]", "[::1]:80", "u@h", "a b", "a/b", "a_b", "é", "a%20"]
         {

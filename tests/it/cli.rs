@@ -73,7 +73,7 @@ fn help_lists_every_command() {
 
     Commands:
       serve         Run the gateway
-      demo          Run a gateway to try out, with a sample user and films
+      demo          Run a gateway to try out, with a sample user and movies
       migrate       Bring the database's tables up to date
       check-config  Check the configuration and name what is wrong with it
       user          Manage users
