@@ -27,6 +27,7 @@ use super::catch_panic::{CatchPanicFuture, catch_panic};
 use super::client_address::{TrustedProxies, resolve_client};
 use crate::clock::Clock;
 use crate::http_headers::{SESSION_EVENT_HEADER, X_REQUEST_ID};
+use crate::identity::Identity;
 use crate::request_context::{RequestContext, Scoped};
 use crate::session_event::SessionEvent;
 use crate::telemetry::metrics::{HttpMetrics, RouteMetricsTable};
@@ -262,6 +263,16 @@ impl HttpBody for RecordedBody {
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
+}
+
+/// Records the user of a request in its context, for log lines and the access log entry.
+///
+/// Applied inside the session layer, which adds the [`Identity`] to the request's extensions.
+pub(super) fn record_identity(request: Request<Body>) -> Request<Body> {
+    if let Some(identity) = request.extensions().get::<Identity>() {
+        RequestContext::with_current(|context| context.set_identity(identity));
+    }
+    request
 }
 
 /// Replaces the request id, and returns the place of the request in a trace.

@@ -16,7 +16,6 @@ use super::response::{ResponseAction, clear_cookies};
 use super::settings::Settings;
 use super::token::{RefreshError, RefreshedSession, SessionActiveFuture, TokenService};
 use crate::identity::Identity;
-use crate::request_context::RequestContext;
 use crate::session_event::SessionEvent;
 
 pin_project! {
@@ -221,7 +220,6 @@ where
         identity: Identity,
         action: Option<ResponseAction<T>>,
     ) -> State<S, T, R, B> {
-        RequestContext::with_current(|context| context.set_identity(&identity));
         self.request.extensions_mut().insert(identity);
         State::Calling { future: self.inner.call(self.request), action: action.map(Box::new) }
     }

@@ -11,7 +11,6 @@ use super::future::ResponseFuture;
 use super::reject::{ContinueAnonymous, OnReject};
 use super::settings::Settings;
 use super::token::TokenService;
-use crate::request_context::RequestContext;
 
 /// Middleware that adds an [`Identity`](crate::identity::Identity) to requests and refreshes their
 /// session.
@@ -45,7 +44,6 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         match decide(&*self.settings.tokens, &self.settings.cookies, &request) {
             Decision::Accept(identity) => {
-                RequestContext::with_current(|context| context.set_identity(&identity));
                 request.extensions_mut().insert(identity);
                 ResponseFuture::passthrough(self.inner.call(request))
             }
