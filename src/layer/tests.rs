@@ -20,27 +20,27 @@ use crate::identity::{Identity, Roles, SessionId};
 use crate::session_event::SessionEvent;
 use crate::test_seed::proptest_config;
 
-const OURS: SessionId = SessionId(Uuid::from_u128(1));
+const SESSION: SessionId = SessionId(Uuid::from_u128(1));
 
-/// A token service whose tokens say what becomes of them.
+/// A token service whose tokens name their result.
 #[derive(Default)]
-struct Script {
+struct ScriptedTokens {
     verified: AtomicUsize,
     refreshed: Mutex<Vec<RefreshRequest>>,
-    /// What the store says of the session when it is asked later.
-    later: Later,
-    asked_later: AtomicUsize,
+    /// Result of `is_session_active`.
+    session_check: SessionCheck,
+    session_checks: AtomicUsize,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-enum Later {
+enum SessionCheck {
     #[default]
-    Lives,
+    Active,
     Ended,
-    Silent,
+    Pending,
 }
 
-impl TokenService for Script {
+impl TokenService for ScriptedTokens {
     type Refresh = BoxFuture<'static, Result<RefreshedSession, RefreshError>>;
 
     fn verify(&self, access_token: &str) -> Result<Verified, VerifyError> {
@@ -56,14 +56,14 @@ impl TokenService for Script {
     }
 
     fn is_session_active(&self, session: SessionId) -> SessionActiveFuture {
-        assert_eq!(session, OURS);
-        self.asked_later.fetch_add(1, SeqCst);
-        let later = self.later;
+        assert_eq!(session, SESSION);
+        self.session_checks.fetch_add(1, SeqCst);
+        let session_check = self.session_check;
         Box::pin(async move {
-            match later {
-                Later::Lives => true,
-                Later::Ended => false,
-                Later::Silent => std::future::pending().await,
+            match session_check {
+                SessionCheck::Active => true,
+                SessionCheck::Ended => false,
+                SessionCheck::Pending => std::future::pending().await,
             }
         })
     }
@@ -74,10 +74,10 @@ impl TokenService for Script {
         Box::pin(async move {
             let over = |event, clear| Err(RefreshError::Over { event, clear });
             match token.as_str() {
-                "good" => Ok(renewal(SessionEvent::Rotated)),
-                "replayed" => Ok(renewal(SessionEvent::Replayed)),
+                "good" => Ok(refreshed_session(SessionEvent::Rotated)),
+                "replayed" => Ok(refreshed_session(SessionEvent::Replayed)),
                 "of-another-session" if of.is_some() => over(SessionEvent::Malformed, false),
-                "of-another-session" => Ok(renewal(SessionEvent::Rotated)),
+                "of-another-session" => Ok(refreshed_session(SessionEvent::Rotated)),
                 "logged-out-now" => over(SessionEvent::LoggedOut, false),
                 "logged-out" => over(SessionEvent::LoggedOut, true),
                 "unknown-key" => over(SessionEvent::UnknownKey, true),
@@ -85,7 +85,7 @@ impl TokenService for Script {
                 "store-down" => Err(RefreshError::Unavailable),
                 "slow" => {
                     tokio::time::sleep(Duration::from_millis(99)).await;
-                    Ok(renewal(SessionEvent::Rotated))
+                    Ok(refreshed_session(SessionEvent::Rotated))
                 }
                 "stuck" => std::future::pending().await,
                 _ => over(SessionEvent::Malformed, true),
@@ -97,14 +97,14 @@ impl TokenService for Script {
 fn user(subject: &str) -> Identity {
     Identity {
         subject: subject.into(),
-        session: OURS,
+        session: SESSION,
         email: "ann@example.org".into(),
         roles: Roles::default(),
         expires_at: time::macros::datetime!(2026-01-01 00:15 UTC),
     }
 }
 
-fn renewal(event: SessionEvent) -> RefreshedSession {
+fn refreshed_session(event: SessionEvent) -> RefreshedSession {
     RefreshedSession {
         identity: user("new"),
         access_token: "a2".to_owned(),
@@ -124,18 +124,18 @@ const CLEARED: [&str; 2] = [
     "refresh_token=; HttpOnly; SameSite=Lax; Path=/; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT",
 ];
 
-/// Answers with the user's id, or with why there is none, and with the headers asked for.
+/// Responds with the user's id or the rejection, and with the headers named by `want-*` headers.
 async fn echo(request: Request<String>) -> Result<Response<String>, Infallible> {
     let extensions = request.extensions();
     let user = extensions.get::<Identity>().map(|user| user.subject.to_string());
-    let why = extensions.get::<Rejection>().map(|rejection| format!("anonymous: {}", rejection.event));
-    let mut response = Response::new(user.or(why).unwrap_or_else(|| "unasked".to_owned()));
-    let asked = |name: String| request.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
-    if let Some(status) = asked("want-status".to_owned()) {
+    let reason = extensions.get::<Rejection>().map(|rejection| format!("anonymous: {}", rejection.event));
+    let mut response = Response::new(user.or(reason).unwrap_or_else(|| "no layer".to_owned()));
+    let wanted = |name: String| request.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+    if let Some(status) = wanted("want-status".to_owned()) {
         *response.status_mut() = status.parse().unwrap();
     }
     for field in [CACHE_CONTROL.as_str(), "vary", "set-cookie", "x-session-event", "cdn-cache-control"] {
-        if let Some(value) = asked(format!("want-{field}")) {
+        if let Some(value) = wanted(format!("want-{field}")) {
             let name = http::HeaderName::from_bytes(field.as_bytes()).unwrap();
             response.headers_mut().append(name, value.parse().unwrap());
         }
@@ -143,21 +143,21 @@ async fn echo(request: Request<String>) -> Result<Response<String>, Infallible> 
     Ok(response)
 }
 
-struct Bench<R = ContinueAnonymous> {
-    tokens: Arc<Script>,
+struct Fixture<R = ContinueAnonymous> {
+    tokens: Arc<ScriptedTokens>,
     on_reject: R,
 }
 
-fn bench() -> Bench {
-    Bench { tokens: Arc::default(), on_reject: ContinueAnonymous }
+fn fixture() -> Fixture {
+    Fixture { tokens: Arc::default(), on_reject: ContinueAnonymous }
 }
 
-fn rejecting() -> Bench<Reject401> {
-    Bench { tokens: Arc::default(), on_reject: Reject401 }
+fn rejecting_fixture() -> Fixture<Reject401> {
+    Fixture { tokens: Arc::default(), on_reject: Reject401 }
 }
 
-impl<R: OnReject<String> + Clone> Bench<R> {
-    fn layer(&self) -> SilentRefreshLayer<Script, R> {
+impl<R: OnReject<String> + Clone> Fixture<R> {
+    fn layer(&self) -> SilentRefreshLayer<ScriptedTokens, R> {
         SilentRefreshLayer::new(Arc::clone(&self.tokens), CookiePolicy::insecure_for_loopback())
             .with_on_reject(self.on_reject.clone())
     }
@@ -165,10 +165,10 @@ impl<R: OnReject<String> + Clone> Bench<R> {
     async fn send(&self, fields: &[(&str, &str)]) -> Response<String> {
         let request =
             fields.iter().fold(Request::builder(), |request, (name, value)| request.header(*name, *value));
-        self.ask(request.body(String::new()).unwrap()).await
+        self.call(request.body(String::new()).unwrap()).await
     }
 
-    async fn ask(&self, request: Request<String>) -> Response<String> {
+    async fn call(&self, request: Request<String>) -> Response<String> {
         let service = ServiceBuilder::new().layer(self.layer()).service(service_fn(echo));
         service.oneshot(request).await.unwrap()
     }
@@ -194,13 +194,13 @@ fn set_cookies<B>(response: &Response<B>) -> Vec<&str> {
     all(response.headers(), &SET_COOKIE)
 }
 
-/// The answer in one line: status, body, event, and how many cookies were set or cleared.
-fn gist(response: &Response<String>) -> String {
+/// Summarises a response: status, body, event, and whether cookies were set or cleared.
+fn summary(response: &Response<String>) -> String {
     let cookies = match set_cookies(response).as_slice() {
         [] => "untouched",
         cookies if *cookies == SET => "set",
         cookies if *cookies == CLEARED => "cleared",
-        other => panic!("odd cookies: {other:?}"),
+        other => panic!("unexpected cookies: {other:?}"),
     };
     let body = if response.body().starts_with('{') { "problem" } else { response.body() };
     format!("{} {body:?} {} {cookies}", response.status().as_u16(), event(response).unwrap_or("-"))
@@ -209,7 +209,7 @@ fn gist(response: &Response<String>) -> String {
 // --- The decision table.
 
 #[tokio::test(start_paused = true)]
-async fn rows_that_go_on() {
+async fn decision_table_accepts() {
     for (cookies, expected) in [
         // A valid access token decides alone.
         ("access_token=valid", r#"200 "old" - untouched"#),
@@ -235,13 +235,13 @@ async fn rows_that_go_on() {
         ("refresh_token=good", r#"200 "new" rotated set"#),
         ("refresh_token=of-another-session", r#"200 "new" rotated set"#),
     ] {
-        assert_eq!(gist(&bench().cookies(cookies).await), expected, "{cookies}");
-        assert_eq!(gist(&rejecting().cookies(cookies).await), expected, "{cookies}");
+        assert_eq!(summary(&fixture().cookies(cookies).await), expected, "{cookies}");
+        assert_eq!(summary(&rejecting_fixture().cookies(cookies).await), expected, "{cookies}");
     }
 }
 
 #[tokio::test]
-async fn rows_that_are_rejected() {
+async fn decision_table_rejects() {
     for (cookies, expected) in [
         ("", "401 \"problem\" missing untouched"),
         ("theme=dark", "401 \"problem\" missing untouched"),
@@ -254,7 +254,7 @@ async fn rows_that_are_rejected() {
         ("access_token=due; refresh_token=logged-out-now", "401 \"problem\" logged_out untouched"),
         ("access_token=expired; refresh_token=logged-out", "401 \"problem\" logged_out cleared"),
         ("access_token=expired; refresh_token=logged-out-now", "401 \"problem\" logged_out untouched"),
-        // Never cleared, whatever the service says: rule 3.
+        // Not the end of a session: never cleared, even if the service sets `clear`.
         ("access_token=expired; refresh_token=garbage", "401 \"problem\" malformed untouched"),
         ("access_token=expired; refresh_token=unknown-key", "401 \"problem\" unknown_key untouched"),
         ("access_token=expired; refresh_token=unknown-session", "401 \"problem\" unknown_session untouched"),
@@ -264,12 +264,12 @@ async fn rows_that_are_rejected() {
         ("access_token=valid; access_token=valid", "401 \"problem\" malformed untouched"),
         ("access_token=valid; refresh_token=good; refresh_token=good", "401 \"problem\" malformed untouched"),
     ] {
-        assert_eq!(gist(&rejecting().cookies(cookies).await), expected, "{cookies}");
+        assert_eq!(summary(&rejecting_fixture().cookies(cookies).await), expected, "{cookies}");
     }
 }
 
 #[tokio::test]
-async fn rejected_requests_go_on_as_anonymous_by_default() {
+async fn rejected_request_continues_as_anonymous_by_default() {
     for (cookies, expected) in [
         ("", r#"200 "anonymous: missing" missing untouched"#),
         ("access_token=revoked", r#"200 "anonymous: revoked" revoked untouched"#),
@@ -277,28 +277,28 @@ async fn rejected_requests_go_on_as_anonymous_by_default() {
         ("refresh_token=logged-out", r#"200 "anonymous: logged_out" logged_out untouched"#),
         ("refresh_token=store-down", r#"503 "" store_unavailable untouched"#),
     ] {
-        assert_eq!(gist(&bench().cookies(cookies).await), expected, "{cookies}");
+        assert_eq!(summary(&fixture().cookies(cookies).await), expected, "{cookies}");
     }
 }
 
 #[tokio::test]
-async fn an_anonymous_401_clears_the_cookies_too() {
+async fn anonymous_401_clears_cookies() {
     let anonymous_401 = [("cookie", "refresh_token=logged-out"), ("want-status", "401")];
-    let response = bench().send(&anonymous_401).await;
-    assert_eq!(gist(&response), r#"401 "anonymous: logged_out" logged_out cleared"#);
+    let response = fixture().send(&anonymous_401).await;
+    assert_eq!(summary(&response), r#"401 "anonymous: logged_out" logged_out cleared"#);
     assert_eq!(response.headers()[CACHE_CONTROL], "private, no-store");
 }
 
 #[tokio::test]
-async fn cookies_may_come_on_several_lines() {
+async fn cookies_are_read_from_all_lines() {
     let split = [("cookie", "refresh_token=good; x=1"), ("cookie", "access_token=expired")];
-    assert_eq!(gist(&bench().send(&split).await), r#"200 "new" rotated set"#);
+    assert_eq!(summary(&fixture().send(&split).await), r#"200 "new" rotated set"#);
     let twice = [("cookie", "access_token=valid"), ("cookie", "access_token=valid")];
-    assert_eq!(event(&bench().send(&twice).await), Some("malformed"));
+    assert_eq!(event(&fixture().send(&twice).await), Some("malformed"));
 }
 
 #[tokio::test]
-async fn bearer_tokens_are_checked_and_never_renewed() {
+async fn bearer_token_is_verified_and_never_refreshed() {
     for (authorization, expected) in [
         ("Bearer valid", r#"200 "old" - untouched"#),
         ("bEARER due", r#"200 "old" - untouched"#),
@@ -308,120 +308,120 @@ async fn bearer_tokens_are_checked_and_never_renewed() {
         ("Bearer", r#"401 "problem" malformed untouched"#),
         ("Basic dmFsaWQ=", r#"401 "problem" missing untouched"#),
     ] {
-        let bench = rejecting();
-        let response = bench.send(&[("authorization", authorization)]).await;
-        assert_eq!(gist(&response), expected, "{authorization}");
+        let fixture = rejecting_fixture();
+        let response = fixture.send(&[("authorization", authorization)]).await;
+        assert_eq!(summary(&response), expected, "{authorization}");
         if response.status() == StatusCode::UNAUTHORIZED && authorization.starts_with("Bearer") {
             assert_eq!(response.headers()["www-authenticate"], r#"Bearer error="invalid_token""#);
         }
-        assert_eq!(bench.refreshes(), 0);
+        assert_eq!(fixture.refreshes(), 0);
     }
 }
 
 #[tokio::test]
-async fn beside_our_cookies_authorization_is_not_looked_at() {
+async fn session_cookie_takes_precedence_over_authorization() {
     let both = [("cookie", "access_token=garbage"), ("authorization", "Bearer valid")];
-    let response = rejecting().send(&both).await;
-    assert_eq!(gist(&response), r#"401 "problem" malformed untouched"#);
+    let response = rejecting_fixture().send(&both).await;
+    assert_eq!(summary(&response), r#"401 "problem" malformed untouched"#);
     assert_eq!(response.headers()["www-authenticate"], "Bearer");
 }
 
 #[tokio::test]
-async fn preflights_are_anonymous_and_renew_nothing() {
-    let bench = rejecting();
+async fn preflight_is_anonymous_and_not_refreshed() {
+    let fixture = rejecting_fixture();
     let preflight = Request::options("/")
         .header("origin", "https://example.org")
         .header("access-control-request-method", "PUT")
         .header("cookie", "access_token=expired; refresh_token=good");
-    let response = bench.ask(preflight.body(String::new()).unwrap()).await;
+    let response = fixture.call(preflight.body(String::new()).unwrap()).await;
     assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
     assert!(!response.headers().contains_key(SET_COOKIE));
-    assert_eq!((bench.refreshes(), bench.tokens.verified.load(SeqCst)), (0, 0));
+    assert_eq!((fixture.refreshes(), fixture.tokens.verified.load(SeqCst)), (0, 0));
 
-    // Any other OPTIONS is a request like all others.
+    // Any other OPTIONS request is handled as usual.
     let plain = Request::options("/").header("cookie", "access_token=expired; refresh_token=good");
-    assert_eq!(gist(&bench.ask(plain.body(String::new()).unwrap()).await), r#"200 "new" rotated set"#);
+    assert_eq!(summary(&fixture.call(plain.body(String::new()).unwrap()).await), r#"200 "new" rotated set"#);
 }
 
-// --- What the token service is asked.
+// --- Calls of the token service.
 
 #[tokio::test]
-async fn a_valid_token_costs_one_check_and_leaves_no_trace() {
-    let bench = bench();
-    let response = bench.cookies("access_token=valid; refresh_token=good").await;
+async fn valid_token_is_verified_once_and_leaves_response_unchanged() {
+    let fixture = fixture();
+    let response = fixture.cookies("access_token=valid; refresh_token=good").await;
     assert!(response.headers().is_empty());
-    assert_eq!((bench.tokens.verified.load(SeqCst), bench.refreshes()), (1, 0));
+    assert_eq!((fixture.tokens.verified.load(SeqCst), fixture.refreshes()), (1, 0));
 }
 
 #[tokio::test]
-async fn the_refresh_is_told_all_there_is_to_know() {
-    let bench = bench();
-    bench.send(&[("cookie", "access_token=due; refresh_token=good"), ("user-agent", "Browser/1")]).await;
-    bench.cookies("access_token=\"expired\"; refresh_token=good").await;
+async fn refresh_request_has_tokens_session_and_client() {
+    let fixture = fixture();
+    fixture.send(&[("cookie", "access_token=due; refresh_token=good"), ("user-agent", "Browser/1")]).await;
+    fixture.cookies("access_token=\"expired\"; refresh_token=good").await;
     let address = ClientAddress([192, 0, 2, 1].into());
     let request = Request::get("/").header(COOKIE, "access_token=expired; refresh_token=good");
-    bench.ask(request.extension(address).body(String::new()).unwrap()).await;
+    fixture.call(request.extension(address).body(String::new()).unwrap()).await;
 
-    let asked = bench.tokens.refreshed.lock().unwrap();
-    let early = &asked[0];
-    assert_eq!((early.access_token.as_deref(), early.of), (Some("due"), Some(OURS)));
+    let requests = fixture.tokens.refreshed.lock().unwrap();
+    let early = &requests[0];
+    assert_eq!((early.access_token.as_deref(), early.of), (Some("due"), Some(SESSION)));
     assert_eq!(early.client, ClientInfo::new(None, Some("Browser/1")));
-    assert_eq!((asked[1].access_token.as_deref(), asked[1].of), (None, None));
-    assert_eq!(asked[1].client, ClientInfo::default());
+    assert_eq!((requests[1].access_token.as_deref(), requests[1].of), (None, None));
+    assert_eq!(requests[1].client, ClientInfo::default());
     assert_eq!(
-        (asked[2].access_token.as_deref(), &asked[2].client),
+        (requests[2].access_token.as_deref(), &requests[2].client),
         (Some("expired"), &ClientInfo::new(Some(address.0), None))
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn patience_ends_after_100_ms_unless_told_otherwise() {
+async fn early_refresh_times_out_after_100_ms_by_default() {
     let start = tokio::time::Instant::now();
     let stuck = || Request::get("/").header(COOKIE, "access_token=due; refresh_token=stuck");
-    let response = bench().ask(stuck().body(String::new()).unwrap()).await;
-    assert_eq!(gist(&response), r#"200 "old" - untouched"#);
+    let response = fixture().call(stuck().body(String::new()).unwrap()).await;
+    assert_eq!(summary(&response), r#"200 "old" - untouched"#);
     assert_eq!(start.elapsed(), Duration::from_millis(100));
 
     let start = tokio::time::Instant::now();
-    let layer = bench().layer().with_refresh_timeout(Duration::from_secs(3));
+    let layer = fixture().layer().with_refresh_timeout(Duration::from_secs(3));
     let service = ServiceBuilder::new().layer(layer).service(service_fn(echo));
     service.oneshot(stuck().body(String::new()).unwrap()).await.unwrap();
     assert_eq!(start.elapsed(), Duration::from_secs(3));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_store_refuses_early_renewals_where_asked_to() {
+async fn on_store_loss_refuse_rejects_valid_token() {
     let ask = async |refresh_token: &str| {
-        let layer = rejecting().layer().with_on_store_loss(OnStoreLoss::Refuse);
+        let layer = rejecting_fixture().layer().with_on_store_loss(OnStoreLoss::Refuse);
         let service = ServiceBuilder::new().layer(layer).service(service_fn(echo));
         let cookies = format!("access_token=due; refresh_token={refresh_token}");
         let request = Request::get("/").header(COOKIE, cookies).body(String::new()).unwrap();
-        gist(&service.oneshot(request).await.unwrap())
+        summary(&service.oneshot(request).await.unwrap())
     };
     assert_eq!(ask("store-down").await, "503 \"problem\" store_unavailable untouched");
-    // A slow store is no lost one: nothing is decided by a timeout.
+    // A timeout does not count as an unavailable store.
     assert_eq!(ask("stuck").await, r#"200 "old" - untouched"#);
     assert_eq!(ask("garbage").await, r#"200 "old" - untouched"#);
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_valid_token_nothing_is_decided_by_a_timeout() {
-    let answer = tokio::time::timeout(Duration::from_secs(3600), async {
-        rejecting().cookies("access_token=expired; refresh_token=stuck").await
+async fn refresh_without_valid_token_has_no_timeout() {
+    let response = tokio::time::timeout(Duration::from_secs(3600), async {
+        rejecting_fixture().cookies("access_token=expired; refresh_token=stuck").await
     });
-    assert!(answer.await.is_err());
+    assert!(response.await.is_err());
 }
 
-/// By then the browser may have other cookies of this generation in lasting use, which these would
-/// replace: that would look like a second jar.
+/// The browser may already have confirmed newer cookies. Late ones would replace them, and their use would
+/// look like token reuse.
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_takes_too_long_carries_no_cookies() {
+async fn late_response_has_no_cookies() {
     for (seconds, cookies) in [(0, 2), (15, 2), (16, 0)] {
         let slow = service_fn(move |_: Request<String>| async move {
             tokio::time::sleep(Duration::from_secs(seconds)).await;
             Ok::<_, Infallible>(Response::new(String::new()))
         });
-        let service = ServiceBuilder::new().layer(bench().layer()).service(slow);
+        let service = ServiceBuilder::new().layer(fixture().layer()).service(slow);
         let request = Request::get("/").header(COOKIE, "access_token=expired; refresh_token=good");
         let response = service.oneshot(request.body(String::new()).unwrap()).await.unwrap();
         assert_eq!(response.headers().get_all(SET_COOKIE).iter().count(), cookies, "after {seconds} s");
@@ -429,50 +429,53 @@ async fn an_answer_that_takes_too_long_carries_no_cookies() {
     }
 }
 
-/// It may have been ended at another replica meanwhile, of which this one has not heard.
+/// Another replica may have terminated the session without this one having learned of it.
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_takes_a_while_carries_cookies_only_if_the_session_still_lives() {
-    for (millis, later, asked, cookies, took) in [
-        (0, Later::Ended, 0, 2, 0),
-        (50, Later::Ended, 0, 2, 50),
-        (51, Later::Ended, 1, 0, 51),
-        (51, Later::Lives, 1, 2, 51),
-        (51, Later::Silent, 1, 0, 1_051),
-        (20_000, Later::Lives, 0, 0, 20_000),
+async fn slow_response_has_cookies_only_if_session_is_active() {
+    for (millis, session_check, checks, cookies, elapsed) in [
+        (0, SessionCheck::Ended, 0, 2, 0),
+        (50, SessionCheck::Ended, 0, 2, 50),
+        (51, SessionCheck::Ended, 1, 0, 51),
+        (51, SessionCheck::Active, 1, 2, 51),
+        (51, SessionCheck::Pending, 1, 0, 1_051),
+        (20_000, SessionCheck::Active, 0, 0, 20_000),
     ] {
-        let bench = Bench { tokens: Arc::new(Script { later, ..Script::default() }), ..bench() };
+        let fixture = Fixture {
+            tokens: Arc::new(ScriptedTokens { session_check, ..ScriptedTokens::default() }),
+            ..fixture()
+        };
         let slow = service_fn(move |_: Request<String>| async move {
             tokio::time::sleep(Duration::from_millis(millis)).await;
             Ok::<_, Infallible>(Response::new(String::new()))
         });
-        let service = ServiceBuilder::new().layer(bench.layer()).service(slow);
+        let service = ServiceBuilder::new().layer(fixture.layer()).service(slow);
         let request = Request::get("/").header(COOKIE, "access_token=expired; refresh_token=good");
         let began = tokio::time::Instant::now();
         let response = service.oneshot(request.body(String::new()).unwrap()).await.unwrap();
-        let case = format!("{millis} ms, {later:?}");
-        assert_eq!(began.elapsed(), Duration::from_millis(took), "{case}");
+        let case = format!("{millis} ms, {session_check:?}");
+        assert_eq!(began.elapsed(), Duration::from_millis(elapsed), "{case}");
         assert_eq!(response.headers().get_all(SET_COOKIE).iter().count(), cookies, "{case}");
-        assert_eq!(bench.tokens.asked_later.load(SeqCst), asked, "{case}");
+        assert_eq!(fixture.tokens.session_checks.load(SeqCst), checks, "{case}");
         assert_eq!(response.headers()[SESSION_EVENT_HEADER], "rotated");
     }
 }
 
 // --- The inner service.
 
-/// Panics when it is called without having been asked whether it is ready.
+/// Panics if it is called without having been polled for readiness.
 #[derive(Default)]
-struct Strict {
+struct ReadinessCheckedService {
     ready: bool,
     calls: Arc<AtomicUsize>,
 }
 
-impl Clone for Strict {
+impl Clone for ReadinessCheckedService {
     fn clone(&self) -> Self {
         Self { ready: false, calls: Arc::clone(&self.calls) }
     }
 }
 
-impl Service<Request<String>> for Strict {
+impl Service<Request<String>> for ReadinessCheckedService {
     type Response = Response<String>;
     type Error = &'static str;
     type Future = std::future::Ready<Result<Response<String>, &'static str>>;
@@ -493,9 +496,9 @@ impl Service<Request<String>> for Strict {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_service_called_is_the_one_that_was_ready() {
-    let strict = Strict::default();
-    let mut service = ServiceBuilder::new().layer(bench().layer()).service(strict.clone());
+async fn called_service_is_the_ready_one() {
+    let inner = ReadinessCheckedService::default();
+    let mut service = ServiceBuilder::new().layer(fixture().layer()).service(inner.clone());
     for cookies in [
         "",
         "access_token=valid",
@@ -508,24 +511,25 @@ async fn the_service_called_is_the_one_that_was_ready() {
         let response = service.ready().await.unwrap().call(request).await.unwrap();
         assert_eq!(response.body(), "once", "{cookies}");
     }
-    assert_eq!(strict.calls.load(SeqCst), 6);
+    assert_eq!(inner.calls.load(SeqCst), 6);
 }
 
 #[tokio::test]
-async fn a_rejected_request_never_reaches_the_inner_service() {
-    let strict = Strict::default();
-    let service = ServiceBuilder::new().layer(rejecting().layer()).service(strict.clone());
+async fn rejected_request_does_not_reach_inner_service() {
+    let inner = ReadinessCheckedService::default();
+    let service = ServiceBuilder::new().layer(rejecting_fixture().layer()).service(inner.clone());
     for cookies in ["", "refresh_token=logged-out", "refresh_token=store-down"] {
         let request = Request::get("/").header(COOKIE, cookies).body(String::new()).unwrap();
         assert!(service.clone().oneshot(request).await.is_ok());
     }
-    assert_eq!(strict.calls.load(SeqCst), 0);
+    assert_eq!(inner.calls.load(SeqCst), 0);
 }
 
 #[tokio::test]
-async fn inner_errors_pass() {
+async fn inner_error_is_returned() {
     for cookies in ["access_token=valid", "refresh_token=good", ""] {
-        let service = ServiceBuilder::new().layer(bench().layer()).service(Strict::default());
+        let service =
+            ServiceBuilder::new().layer(fixture().layer()).service(ReadinessCheckedService::default());
         let request = Request::get("/").header(COOKIE, cookies).header("want-error", "");
         let result = service.oneshot(request.body(String::new()).unwrap()).await;
         assert_eq!(result.err(), Some("inner"), "{cookies}");
@@ -533,7 +537,7 @@ async fn inner_errors_pass() {
 }
 
 #[tokio::test]
-async fn a_streamed_body_is_handed_on_frame_by_frame() {
+async fn streamed_body_is_not_buffered() {
     let (frames, body) = tokio::sync::mpsc::channel::<Result<&'static str, Infallible>>(1);
     let stream = futures_util::stream::unfold(body, |mut body| async { Some((body.recv().await?, body)) });
     let stream = Arc::new(Mutex::new(Some(Body::from_stream(stream))));
@@ -541,9 +545,10 @@ async fn a_streamed_body_is_handed_on_frame_by_frame() {
         let body = stream.lock().unwrap().take().unwrap();
         async { Ok::<_, Infallible>(Response::new(body)) }
     });
-    let layer = SilentRefreshLayer::new(Arc::<Script>::default(), CookiePolicy::insecure_for_loopback());
+    let layer =
+        SilentRefreshLayer::new(Arc::<ScriptedTokens>::default(), CookiePolicy::insecure_for_loopback());
     let request = Request::get("/").header(COOKIE, "refresh_token=good").body(Body::empty()).unwrap();
-    // The response is there before the first frame is.
+    // The response arrives before the first frame.
     let mut response = ServiceBuilder::new().layer(layer).service(inner).oneshot(request).await.unwrap();
     assert_eq!(set_cookies(&response), SET);
     for frame in ["one", "two"] {
@@ -555,14 +560,14 @@ async fn a_streamed_body_is_handed_on_frame_by_frame() {
     assert!(response.body_mut().frame().await.is_none());
 }
 
-// --- What is left on the response.
+// --- The response.
 
 const EXPIRED: (&str, &str) = ("cookie", "access_token=expired; refresh_token=good");
 const DUE: (&str, &str) = ("cookie", "access_token=due; refresh_token=good");
 
 #[tokio::test]
-async fn fresh_cookies_come_after_the_handlers_own_and_make_the_answer_private() {
-    let response = bench()
+async fn new_cookies_follow_handler_cookies_and_make_response_private() {
+    let response = fixture()
         .send(&[
             EXPIRED,
             ("want-set-cookie", "theme=dark"),
@@ -581,25 +586,25 @@ async fn fresh_cookies_come_after_the_handlers_own_and_make_the_answer_private()
 }
 
 #[tokio::test]
-async fn vary_says_cookie_once() {
+async fn vary_has_cookie_once() {
     for vary in ["accept, COOKIE", "*"] {
-        let response = bench().send(&[EXPIRED, ("want-vary", vary)]).await;
+        let response = fixture().send(&[EXPIRED, ("want-vary", vary)]).await;
         assert_eq!(all(response.headers(), &VARY), [vary]);
     }
 }
 
 #[tokio::test]
-async fn fresh_cookies_leave_with_errors_too() {
+async fn error_responses_have_new_cookies() {
     for status in ["301", "401", "404", "500", "503"] {
-        let response = bench().send(&[EXPIRED, ("want-status", status)]).await;
-        assert_eq!(gist(&response), format!(r#"{status} "new" rotated set"#));
+        let response = fixture().send(&[EXPIRED, ("want-status", status)]).await;
+        assert_eq!(summary(&response), format!(r#"{status} "new" rotated set"#));
     }
 }
 
 #[tokio::test]
-async fn not_modified_and_public_answers_get_none() {
+async fn not_modified_and_public_responses_have_no_cookies() {
     for want in [("want-status", "304"), ("want-cache-control", "max-age=60, Public")] {
-        let response = bench().send(&[DUE, want]).await;
+        let response = fixture().send(&[DUE, want]).await;
         assert_eq!((set_cookies(&response), event(&response)), (vec![], Some("rotated")), "{want:?}");
         assert!(!response.headers().contains_key(VARY));
         let caching = response.headers().get(CACHE_CONTROL).map(HeaderValue::as_bytes);
@@ -608,30 +613,30 @@ async fn not_modified_and_public_answers_get_none() {
 }
 
 #[tokio::test]
-async fn the_handlers_own_session_cookies_stand_alone() {
+async fn handler_session_cookies_take_precedence() {
     let cleared = "refresh_token=; Max-Age=0";
-    let response = bench().send(&[EXPIRED, ("want-set-cookie", cleared)]).await;
+    let response = fixture().send(&[EXPIRED, ("want-set-cookie", cleared)]).await;
     assert_eq!((set_cookies(&response), event(&response)), (vec![cleared], Some("rotated")));
     assert_eq!(response.headers()[CACHE_CONTROL], "private, no-store");
 
     let named = [EXPIRED, ("want-set-cookie", cleared), ("want-x-session-event", "logged_out")];
-    assert_eq!(event(&bench().send(&named).await), Some("logged_out"));
+    assert_eq!(event(&fixture().send(&named).await), Some("logged_out"));
 
     let set = "access_token=mine";
     let fields = [("cookie", "refresh_token=logged-out"), ("want-status", "401"), ("want-set-cookie", set)];
-    assert_eq!(set_cookies(&bench().send(&fields).await), [set]);
+    assert_eq!(set_cookies(&fixture().send(&fields).await), [set]);
 }
 
 #[tokio::test]
-async fn validators_go_only_when_an_expired_get_was_renewed() {
-    async fn left(method: Method, cookies: &str) -> Vec<String> {
+async fn conditional_headers_are_removed_only_from_expired_get() {
+    async fn remaining_headers(method: Method, cookies: &str) -> Vec<String> {
         let inner = service_fn(|request: Request<String>| async move {
             let names = request.headers().keys().filter(|name| name.as_str().starts_with("if-"));
             Ok::<_, Infallible>(Response::new(
                 names.map(|name| name.to_string()).collect::<Vec<_>>().join(" "),
             ))
         });
-        let service = ServiceBuilder::new().layer(bench().layer()).service(inner);
+        let service = ServiceBuilder::new().layer(fixture().layer()).service(inner);
         let request = Request::builder().method(method).header(COOKIE, cookies);
         let request = request
             .header("if-none-match", "\"1\"")
@@ -643,18 +648,18 @@ async fn validators_go_only_when_an_expired_get_was_renewed() {
         names
     }
     let whole = ["if-modified-since", "if-none-match", "if-range"];
-    assert_eq!(left(Method::GET, EXPIRED.1).await, ["if-range"]);
-    assert_eq!(left(Method::HEAD, "refresh_token=replayed").await, ["if-range"]);
-    assert_eq!(left(Method::PUT, EXPIRED.1).await, whole);
-    assert_eq!(left(Method::GET, DUE.1).await, whole);
-    assert_eq!(left(Method::GET, "access_token=valid; refresh_token=good").await, whole);
-    assert_eq!(left(Method::GET, "refresh_token=logged-out").await, whole);
+    assert_eq!(remaining_headers(Method::GET, EXPIRED.1).await, ["if-range"]);
+    assert_eq!(remaining_headers(Method::HEAD, "refresh_token=replayed").await, ["if-range"]);
+    assert_eq!(remaining_headers(Method::PUT, EXPIRED.1).await, whole);
+    assert_eq!(remaining_headers(Method::GET, DUE.1).await, whole);
+    assert_eq!(remaining_headers(Method::GET, "access_token=valid; refresh_token=good").await, whole);
+    assert_eq!(remaining_headers(Method::GET, "refresh_token=logged-out").await, whole);
 }
 
 #[tokio::test]
-async fn rejections_to_the_letter() {
-    let response = rejecting().cookies("refresh_token=logged-out-now").await;
-    insta::assert_snapshot!(letter(&response), @r#"
+async fn rejection_responses_have_all_headers() {
+    let response = rejecting_fixture().cookies("refresh_token=logged-out-now").await;
+    insta::assert_snapshot!(render(&response), @r#"
     401 Unauthorized
     cache-control: private, no-store
     content-type: application/problem+json
@@ -664,8 +669,8 @@ async fn rejections_to_the_letter() {
 
     {"type":"about:blank","title":"Unauthorized","status":401,"detail":"The session has ended. Sign in again.","code":"logged_out"}
     "#);
-    let response = rejecting().cookies("refresh_token=store-down").await;
-    insta::assert_snapshot!(letter(&response), @r#"
+    let response = rejecting_fixture().cookies("refresh_token=store-down").await;
+    insta::assert_snapshot!(render(&response), @r#"
     503 Service Unavailable
     cache-control: private, no-store
     content-type: application/problem+json
@@ -677,7 +682,7 @@ async fn rejections_to_the_letter() {
     "#);
 }
 
-fn letter(response: &Response<String>) -> String {
+fn render(response: &Response<String>) -> String {
     let mut lines: Vec<_> = response
         .headers()
         .iter()
@@ -688,30 +693,30 @@ fn letter(response: &Response<String>) -> String {
 }
 
 #[tokio::test]
-async fn a_closure_may_answer_as_it_likes() {
+async fn closure_response_gets_session_headers() {
     let redirect = |rejection: &Rejection| {
         assert!(rejection.clear_cookies);
         let mut response = Response::new("elsewhere".to_owned());
         *response.status_mut() = StatusCode::SEE_OTHER;
         Some(response)
     };
-    let bench = Bench { tokens: Arc::default(), on_reject: redirect };
-    let response = bench.cookies("refresh_token=logged-out").await;
-    assert_eq!(gist(&response), r#"303 "elsewhere" logged_out untouched"#);
+    let fixture = Fixture { tokens: Arc::default(), on_reject: redirect };
+    let response = fixture.cookies("refresh_token=logged-out").await;
+    assert_eq!(summary(&response), r#"303 "elsewhere" logged_out untouched"#);
     assert!(!response.headers().contains_key("www-authenticate"));
 
     let own_challenge = |_: &Rejection| {
         let response = Response::builder().status(401).header("www-authenticate", "Own");
         Some(response.body(String::new()).unwrap())
     };
-    let bench = Bench { tokens: Arc::default(), on_reject: own_challenge };
-    let response = bench.cookies("").await;
+    let fixture = Fixture { tokens: Arc::default(), on_reject: own_challenge };
+    let response = fixture.cookies("").await;
     assert_eq!(all(response.headers(), &http::header::WWW_AUTHENTICATE), ["Own"]);
 }
 
 // --- The log.
 
-/// Keeps what this module logs, one line for each event.
+/// Records the log events of this module, one line each.
 struct Log(Arc<Mutex<Vec<String>>>);
 
 impl tracing::Subscriber for Log {
@@ -738,9 +743,9 @@ impl tracing::Subscriber for Log {
 }
 
 #[tokio::test]
-async fn one_line_tells_each_renewal_and_each_refusal() {
-    // While there is but one subscriber, tracing asks that of whichever thread first reaches a line
-    // that logs, and remembers its answer: another test's thread has none. With two it asks both.
+async fn refreshes_and_rejections_are_logged_once() {
+    // With a single subscriber, tracing caches the interest of the thread that reaches a callsite first,
+    // which may be one of another test without subscriber. A second subscriber prevents that.
     let _second = tracing::Dispatch::new(Log(Arc::default()));
     let lines = Arc::default();
     let _guard = tracing::subscriber::set_default(Log(Arc::clone(&lines)));
@@ -753,7 +758,7 @@ async fn one_line_tells_each_renewal_and_each_refusal() {
         "access_token=hush",
         "",
     ] {
-        bench().cookies(cookies).await;
+        fixture().cookies(cookies).await;
     }
     insta::assert_snapshot!(lines.lock().unwrap().join("\n"), @"
     INFO message=session refreshed session_event=rotated session=00000000-0000-0000-0000-000000000001 user=new
@@ -776,10 +781,11 @@ where
         .route(
             "/may",
             get(|user: Option<CurrentUser>| async move {
-                user.map_or("nobody".to_owned(), |user| user.subject.to_string())
+                user.map_or("anonymous".to_owned(), |user| user.subject.to_string())
             }),
         );
-    let layer = SilentRefreshLayer::new(Arc::<Script>::default(), CookiePolicy::insecure_for_loopback());
+    let layer =
+        SilentRefreshLayer::new(Arc::<ScriptedTokens>::default(), CookiePolicy::insecure_for_loopback());
     let request = Request::get(path).header(COOKIE, cookies).body(Body::empty()).unwrap();
     let response = app.layer(layer.with_on_reject(on_reject)).oneshot(request).await.unwrap();
     let (parts, body) = response.into_parts();
@@ -788,42 +794,43 @@ where
 }
 
 #[tokio::test]
-async fn the_extractor_gives_the_user_or_says_why_not() {
-    let ask = async |path, cookies| gist(&extracted(path, cookies, ContinueAnonymous).await).replace('"', "");
+async fn extractor_returns_user_or_rejection() {
+    let ask =
+        async |path, cookies| summary(&extracted(path, cookies, ContinueAnonymous).await).replace('"', "");
     assert_eq!(ask("/must", "access_token=valid").await, "200 old - untouched");
     assert_eq!(ask("/must", "refresh_token=good").await, "200 new rotated set");
     assert_eq!(ask("/must", "").await, "401 problem missing untouched");
     assert_eq!(ask("/must", "refresh_token=logged-out").await, "401 problem logged_out cleared");
     assert_eq!(ask("/may", "access_token=valid").await, "200 old - untouched");
-    assert_eq!(ask("/may", "refresh_token=logged-out").await, "200 nobody logged_out untouched");
+    assert_eq!(ask("/may", "refresh_token=logged-out").await, "200 anonymous logged_out untouched");
 }
 
 #[tokio::test]
-async fn the_extractor_never_takes_a_failing_store_for_the_end() {
+async fn extractor_responds_503_if_store_is_unavailable() {
     let response = extracted("/must", "refresh_token=store-down", |_: &Rejection| None).await;
-    assert_eq!(gist(&response), r#"503 "problem" store_unavailable untouched"#);
+    assert_eq!(summary(&response), r#"503 "problem" store_unavailable untouched"#);
     assert_eq!(response.headers()["retry-after"], "1");
 }
 
-// --- Anything at all.
+// --- Arbitrary input.
 
 proptest! {
     #![proptest_config(proptest_config())]
 
     #[test]
-    fn no_cookie_header_breaks_it(lines in proptest::collection::vec(cookie_line(), 0..4)) {
+    fn arbitrary_cookie_headers_are_rejected(lines in proptest::collection::vec(cookie_line(), 0..4)) {
         let mut request = Request::new(String::new());
         for line in lines {
             request.headers_mut().append(COOKIE, line);
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let response = runtime.block_on(rejecting().ask(request));
+        let response = runtime.block_on(rejecting_fixture().call(request));
         prop_assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
         prop_assert!(set_cookies(&response).is_empty());
     }
 }
 
-/// Lines that come close to our cookies, without the lower-case words that the script knows.
+/// Cookie lines similar to session cookies, without the token names of `ScriptedTokens`.
 fn cookie_line() -> impl Strategy<Value = HeaderValue> {
     let name = prop_oneof!["access_token", "refresh_token", "[a-z_]{0,8}"];
     let octet = prop_oneof![Just(b'\t'), b' '..b'a', b'{'..=b'~', 0x80..=0xff_u8];
