@@ -40,7 +40,6 @@ use self::request_recorder::RecorderConfig;
 pub use self::routes::check_routes;
 use self::shared_runtime::SharedRuntime;
 use self::stack::{ReloadableConfig, StackBuilder};
-use self::upstream_tokens::UpstreamTokenIssuer;
 use crate::backend::db::Stores;
 use crate::clock::Clock;
 use crate::config::{self, Config};
@@ -120,7 +119,8 @@ impl App {
             .with_on_store_loss(config.session.on_store_loss);
         let streams = LongLivedStreams::new(Arc::new(tokens.clone()));
         let reserved = ReservedCookies { names: cookies.names().map(str::to_owned).to_vec() };
-        let proxies = ProxyStacks::new(session.clone(), Proxy::new(reserved, streams.clone()));
+        let proxy = Proxy::new(reserved, streams.clone()).with_upstream_tokens(Arc::new(tokens.clone()));
+        let proxies = ProxyStacks::new(session.clone(), proxy);
         let state = AuthState { auth, cookies, clock };
         let builder = stack_builder(&dependencies, &session, state);
         let reloadable = builder.prepare(config, &Routes::default())?;
@@ -186,7 +186,6 @@ fn stack_builder(
         shared_runtime: SharedRuntime::current(),
         builtin_paths: builtin::paths(&config.server, &metrics),
         fallback,
-        upstream_tokens: UpstreamTokenIssuer { tokens: state.auth.tokens().clone() },
         cookies: Arc::clone(&state.cookies),
         login_paths: builtin::login_paths(&config.server),
         forward_auth: ForwardAuthStack::new(config, session, &state.cookies),

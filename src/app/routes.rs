@@ -1,13 +1,9 @@
 //! Builds the proxy's routes from the configuration.
 
-use std::sync::Arc;
-
 use super::error::AppError;
 use crate::config::{self, Config, IdentityPreset, RouteIdentity, ValueSource};
-use crate::identity::Identity;
 use crate::proxy::{
-    BearerTokenSource, HeaderEdits, HealthCheck, IdentityHeaders, RouteSpec, Routes, UpstreamHttp,
-    UpstreamSettings,
+    HeaderEdits, HealthCheck, IdentityHeaders, RouteSpec, Routes, UpstreamHttp, UpstreamSettings,
 };
 
 /// Checks the rules for routes that only the proxy knows, such as which headers are reserved.
@@ -16,16 +12,12 @@ use crate::proxy::{
 ///
 /// Returns [`AppError::Route`] for the first invalid route.
 pub fn check_routes(config: &Config) -> Result<(), AppError> {
-    build_routes(config, |_| Arc::new(|_: &Identity| None), &Routes::default()).map(drop)
+    build_routes(config, &Routes::default()).map(drop)
 }
 
 /// Builds the routes of `config`. Upstreams that are also in `previous` keep their state.
-pub(super) fn build_routes(
-    config: &Config,
-    mint: impl Fn(&str) -> Arc<dyn BearerTokenSource>,
-    previous: &Routes,
-) -> Result<Routes, AppError> {
-    let specs = config.routes.iter().map(|route| route_spec(route, &mint));
+pub(super) fn build_routes(config: &Config, previous: &Routes) -> Result<Routes, AppError> {
+    let specs = config.routes.iter().map(route_spec);
     Routes::rebuild_from(specs, previous).map_err(|source| {
         let invalid = config.routes.iter().find(|route| route.path.as_str() == source.path());
         AppError::Route {
@@ -35,7 +27,7 @@ pub(super) fn build_routes(
     })
 }
 
-fn route_spec(route: &config::Route, mint: impl Fn(&str) -> Arc<dyn BearerTokenSource>) -> RouteSpec {
+fn route_spec(route: &config::Route) -> RouteSpec {
     RouteSpec {
         roles: route.roles.clone(),
         methods: route.methods.clone(),
@@ -43,7 +35,7 @@ fn route_spec(route: &config::Route, mint: impl Fn(&str) -> Arc<dyn BearerTokenS
         request_headers: header_edits(&route.request_headers),
         response_headers: header_edits(&route.response_headers),
         strip_prefix: route.strip_prefix,
-        bearer: route.bearer.as_deref().map(mint),
+        token_audience: route.bearer.clone(),
         pass_authorization: route.pass_authorization,
         encoded_slash: route.encoded_slash == config::EncodedSlash::Pass,
         connect_timeout: route.connect_timeout,

@@ -16,7 +16,6 @@ use super::request_recorder::{RecorderConfig, RequestRecorder};
 use super::routes::build_routes;
 use super::shared_runtime::SharedRuntime;
 use super::upgrade_origin::WebSocketOriginCheck;
-use super::upstream_tokens::UpstreamTokenIssuer;
 use crate::config::{Config, Origin, PathPrefix, RouteAuth};
 use crate::layer::CookiePolicy;
 use crate::proxy::Routes;
@@ -34,8 +33,6 @@ pub(super) struct StackBuilder {
     pub(super) builtin: Router,
     /// The router for paths without a route, if there is one, and its route number.
     pub(super) fallback: Option<(Router, u32)>,
-    /// Issues access tokens for upstreams.
-    pub(super) upstream_tokens: UpstreamTokenIssuer,
     pub(super) cookies: Arc<CookiePolicy>,
     pub(super) public_origin: Origin,
     /// Paths that a cross-site request can misuse without cookies.
@@ -96,7 +93,7 @@ impl StackBuilder {
             (route.auth, number)
         });
         Ok(ReloadableConfig {
-            routes: build_routes(config, |audience| self.upstream_tokens.for_audience(audience), previous)?,
+            routes: build_routes(config, previous)?,
             route_auth: route_auth.collect(),
             cors_csrf: CorsCsrfLayer::new(
                 allowed,

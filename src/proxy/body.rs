@@ -20,12 +20,14 @@ use tokio::time::{Instant, Sleep};
 
 use super::header_edits::HeaderEdits;
 use super::header_policy::RequestHeaderPolicy;
-use super::reserved_headers::{ReservedHeaders, eq_cgi_name, remove_matching};
+use super::hop_by_hop;
+use super::reserved_headers::{
+    ReservedHeaders, eq_cgi_name, remove_matching, remove_reserved_response_headers,
+};
 use super::routes::Route;
 use super::stream_error::{DownloadError, UploadError};
 use super::upload_progress::{UploadProgress, UploadState};
 use super::upstream::{Lease, UpstreamBody};
-use super::{hop_by_hop, response};
 
 pin_project! {
     /// A request's body on its way to an upstream.
@@ -256,7 +258,7 @@ fn logged(error: DownloadError) -> DownloadError {
 fn clean_trailers(trailers: &mut HeaderMap, reserved: &ReservedHeaders) {
     hop_by_hop::remove(trailers);
     reserved.remove_from(trailers);
-    response::remove_reserved(trailers);
+    remove_reserved_response_headers(trailers);
     remove_matching(trailers, |name| NEVER_TRAILERS.iter().any(|never| eq_cgi_name(never, name.as_str())));
 }
 

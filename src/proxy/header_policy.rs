@@ -8,9 +8,10 @@ use http::{HeaderValue, Method};
 
 use super::error::ProxyError;
 use super::header_edits::HeaderEdits;
-use super::reserved_headers::{ReservedHeaders, eq_cgi_name};
-use super::routes::{RouteError, RouteSpec};
-use super::{hop_by_hop, response};
+use super::hop_by_hop;
+use super::reserved_headers::{RESERVED_RESPONSE_HEADERS, ReservedHeaders, eq_cgi_name};
+use super::route_error::RouteError;
+use super::route_spec::RouteSpec;
 
 /// The methods that a route lets through.
 #[derive(Debug)]
@@ -101,7 +102,7 @@ fn check_identity_header(spec: &RouteSpec, name: &HeaderName) -> HeaderProblem {
 
 /// What is wrong with a name that is changed in requests.
 fn check_request_header(spec: &RouteSpec, reserved: &ReservedHeaders, name: &HeaderName) -> HeaderProblem {
-    let minted = spec.bearer.is_some() && is_one_of(name, &[AUTHORIZATION.as_str()]);
+    let minted = spec.token_audience.is_some() && is_one_of(name, &[AUTHORIZATION.as_str()]);
     let told = reserved.contains(name.as_str()).then_some("it tells who or where the client is, which we do");
     check_connection_header(name)
         .or(told)
@@ -111,7 +112,7 @@ fn check_request_header(spec: &RouteSpec, reserved: &ReservedHeaders, name: &Hea
 
 /// What is wrong with a name that is changed in answers.
 fn check_response_header(name: &HeaderName) -> HeaderProblem {
-    let ours = response::RESERVED.iter().any(|ours| eq_cgi_name(ours.as_str(), name.as_str()));
+    let ours = RESERVED_RESPONSE_HEADERS.iter().any(|ours| eq_cgi_name(ours.as_str(), name.as_str()));
     check_connection_header(name).or(ours.then_some(RESERVED_REASON))
 }
 
@@ -202,9 +203,8 @@ mod tests {
         }
         assert!(error(RouteSpec { request_headers: remove("host"), ..spec() }).contains("every request"));
         assert!(error(RouteSpec { request_headers: set(&["X-A", "x_a"]), ..spec() }).contains("twice"));
-        let bearer: Option<Arc<dyn crate::proxy::BearerTokenSource>> =
-            Some(Arc::new(|_: &crate::identity::Identity| None));
-        let minting = RouteSpec { bearer, request_headers: set(&["Authorization"]), ..spec() };
+        let token_audience = Some("films".to_owned());
+        let minting = RouteSpec { token_audience, request_headers: set(&["Authorization"]), ..spec() };
         assert!(error(minting).contains("bearer goes there"));
         for allowed in ["Authorization", "X-Api-Key", "Accept", "Cookie"] {
             Routes::new([RouteSpec { request_headers: set(&[allowed]), ..spec() }]).unwrap();

@@ -4,14 +4,13 @@ use http::header::{AUTHORIZATION, COOKIE, HOST, HeaderMap, HeaderName};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderValue, Method, Version, request};
 
-use super::cookies::ReservedCookies;
 use super::error::ProxyError;
 use super::forwarded::Forwarded;
 use super::header_writer::HeaderWriter;
 use super::request_head::RequestHead;
-use super::routes::{BearerTokenSource, Route};
+use super::routes::Route;
+use super::settings::ProxySettings;
 use super::upgrade::Upgrade;
-use super::via::Via;
 use super::{content_length, hop_by_hop};
 use crate::http_headers::{TRACEPARENT, X_REQUEST_ID, has_userinfo};
 use crate::identity::Identity;
@@ -48,8 +47,7 @@ impl HeaderFlags {
 pub(super) struct UpstreamRequest<'r> {
     parts: &'r request::Parts,
     route: &'r Route,
-    reserved: &'r ReservedCookies,
-    via: &'r Via,
+    settings: &'r ProxySettings,
     target: PathAndQuery,
     host: Option<HeaderValue>,
     /// What `Connection` names, besides what an outer layer has added.
@@ -58,7 +56,7 @@ pub(super) struct UpstreamRequest<'r> {
     upgrade: Option<HeaderValue>,
     identity: Option<&'r Identity>,
     /// In the user's name, for this upstream.
-    bearer: Option<HeaderValue>,
+    authorization: Option<HeaderValue>,
 }
 
 impl<'r> UpstreamRequest<'r> {
@@ -66,7 +64,7 @@ impl<'r> UpstreamRequest<'r> {
     pub(super) fn new(
         parts: &'r request::Parts,
         route: &'r Route,
-        (reserved, via): (&'r ReservedCookies, &'r Via),
+        settings: &'r ProxySettings,
         identity: Option<&'r Identity>,
         (seen, upgrade): (&HeaderFlags, Option<&Upgrade>),
     ) -> Result<Self, ProxyError> {
@@ -89,11 +87,10 @@ impl<'r> UpstreamRequest<'r> {
             accepts_trailers: seen.te && hop_by_hop::accepts_trailers(&parts.headers),
             upgrade: upgrade.and_then(Upgrade::protocols),
             identity,
-            bearer: route.spec.bearer.as_ref().zip(identity).and_then(|(bearer, user)| bearer.mint(user)),
+            authorization: authorization(route, settings, identity),
             parts,
             route,
-            reserved,
-            via,
+            settings,
         })
     }
 
@@ -104,18 +101,18 @@ impl<'r> UpstreamRequest<'r> {
             "content-length" | "cookie" | "host" => false,
             // Whoever reads the client's body answers this; hyper does, when we begin to.
             "expect" => false,
-            "authorization" => self.route.spec.pass_authorization && self.minter().is_none(),
+            "authorization" => self.route.spec.pass_authorization && !self.replaces_authorization(),
             name => !hop_by_hop::is_hop_by_hop(name) && !self.route.requests.reserved.contains(name),
         };
         passes && !self.route.requests.edits.affects(name) && !self.named.contains(name)
     }
 
-    fn minter(&self) -> Option<&dyn BearerTokenSource> {
-        self.identity.and(self.route.spec.bearer.as_deref())
+    fn replaces_authorization(&self) -> bool {
+        self.identity.is_some() && self.route.spec.token_audience.is_some()
     }
 
     fn cookies(&self, to: &mut impl HeaderWriter) {
-        let mut lines = self.reserved.without_reserved(&self.parts.headers);
+        let mut lines = self.settings.reserved_cookies.without_reserved(&self.parts.headers);
         if self.parts.version != Version::HTTP_2 {
             lines.for_each(|line| to.copy(&COOKIE, &line));
             return;
@@ -163,8 +160,8 @@ impl RequestHead for UpstreamRequest<'_> {
         if !edits.affects(&COOKIE) && !self.named.contains(&COOKIE) {
             self.cookies(to);
         }
-        if let Some(bearer) = &self.bearer {
-            to.copy(&AUTHORIZATION, bearer);
+        if let Some(authorization) = &self.authorization {
+            to.copy(&AUTHORIZATION, authorization);
         }
         for (name, value) in edits.set.iter().filter(|(name, _)| *name != HOST) {
             to.copy(name, value);
@@ -175,8 +172,17 @@ impl RequestHead for UpstreamRequest<'_> {
         if let Some(forwarded) = self.parts.extensions.get::<Forwarded>() {
             forwarded.write_to(to);
         }
-        self.via.write_to(self.parts.version, to);
+        self.settings.via.write_to(self.parts.version, to);
     }
+}
+
+fn authorization(
+    route: &Route,
+    settings: &ProxySettings,
+    identity: Option<&Identity>,
+) -> Option<HeaderValue> {
+    let audience = route.spec.token_audience.as_deref()?;
+    settings.upstream_tokens.as_ref()?.authorization(identity?, audience)
 }
 
 /// The host that was asked for: in a target of absolute form that is its authority, whatever the
@@ -204,6 +210,9 @@ const GATEWAY_HEADERS: [HeaderName; 2] = [X_REQUEST_ID, TRACEPARENT];
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::cookies::ReservedCookies;
+    use crate::proxy::long_lived::LongLivedStreams;
+    use crate::proxy::via::Via;
 
     fn host_of(uri: &str, version: Version, hosts: &[&'static str]) -> Option<Option<String>> {
         let mut request = http::Request::builder().uri(uri).version(version);
@@ -234,7 +243,12 @@ mod tests {
     fn cookies_that_http2_has_split_are_joined() {
         let routes = crate::proxy::Routes::new([crate::proxy::RouteSpec::new("/", ["http://a"])]).unwrap();
         let route = routes.find(&"/".parse().unwrap()).unwrap().unwrap();
-        let (reserved, via) = (ReservedCookies { names: vec!["b".to_owned()] }, Via::new());
+        let settings = ProxySettings {
+            reserved_cookies: ReservedCookies { names: vec!["b".to_owned()] },
+            streams: LongLivedStreams::default(),
+            upstream_tokens: None,
+            via: Via::new(),
+        };
         for (lines, joined) in [(&["a=1", "b=2; c", "d"][..], "a=1; c; d"), (&["a=1"], "a=1"), (&["b=1"], "")]
         {
             let mut request = http::Request::get("/").version(Version::HTTP_2).header(HOST, "a");
@@ -245,7 +259,7 @@ mod tests {
             let mut headers = HeaderMap::new();
             let seen = HeaderFlags::scan(&parts.headers);
             let outgoing =
-                UpstreamRequest::new(&parts, route.route(), (&reserved, &via), None, (&seen, None)).unwrap();
+                UpstreamRequest::new(&parts, route.route(), &settings, None, (&seen, None)).unwrap();
             outgoing.write_headers(&mut headers);
             let sent: Vec<_> = headers.get_all(COOKIE).iter().map(|line| line.to_str().unwrap()).collect();
             assert_eq!(sent, Vec::from_iter(Some(joined).filter(|joined| !joined.is_empty())));

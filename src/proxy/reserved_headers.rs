@@ -7,6 +7,8 @@
 use http::HeaderName;
 use http::header::HeaderMap;
 
+use crate::http_headers::{SESSION_EVENT_HEADER, X_SET_ACCESS_COOKIE, X_SET_REFRESH_COOKIE};
+
 /// The names that are taken off what any client sends on any route.
 ///
 /// A name that one route gives its upstream is taken off on all: the upstream of another may be the same
@@ -70,6 +72,17 @@ pub(super) fn remove_matching(headers: &mut HeaderMap, goes: impl Fn(&HeaderName
         headers.remove(name);
     }
 }
+
+/// Removes the response headers that only the gateway may send.
+pub(super) fn remove_reserved_response_headers(headers: &mut HeaderMap) {
+    for name in RESERVED_RESPONSE_HEADERS {
+        headers.remove(name);
+    }
+}
+
+/// Response headers that only the gateway may send.
+pub(super) const RESERVED_RESPONSE_HEADERS: [HeaderName; 3] =
+    [SESSION_EVENT_HEADER, X_SET_ACCESS_COOKIE, X_SET_REFRESH_COOKIE];
 
 const PREFIXES: [&str; 2] = ["x-forwarded-", "x-auth-request-"];
 

@@ -3,18 +3,16 @@
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode, Version};
 
-use super::cookies::ReservedCookies;
+use super::reserved_headers::{RESERVED_RESPONSE_HEADERS, remove_reserved_response_headers};
 use super::routes::Route;
-use super::via::Via;
+use super::settings::ProxySettings;
 use super::{content_length, hop_by_hop};
-use crate::http_headers::{SESSION_EVENT_HEADER, X_SET_ACCESS_COOKIE, X_SET_REFRESH_COOKIE};
 
 /// Makes the head of the upstream's answer ours, less what it may not say.
 pub(super) fn prepare_response<B>(
     response: Response<B>,
     route: &Route,
-    reserved: &ReservedCookies,
-    via: &Via,
+    settings: &ProxySettings,
 ) -> Response<B> {
     let (mut parts, body) = response.into_parts();
     let headers = &mut parts.headers;
@@ -24,14 +22,14 @@ pub(super) fn prepare_response<B>(
         content_length::normalize_content_length(headers);
     }
     if headers.keys().any(|name| needs_filtering(name.as_str())) {
-        remove_reserved(headers);
-        reserved.remove_from_response(headers);
+        remove_reserved_response_headers(headers);
+        settings.reserved_cookies.remove_from_response(headers);
         filter_clear_site_data(headers);
     }
     if let Some(edits) = &route.answers {
         edits.apply(headers);
     }
-    via.write_to(parts.version, headers);
+    settings.via.write_to(parts.version, headers);
     // The version is that of each connection, not of the message.
     parts.version = Version::HTTP_11;
     Response::from_parts(parts, body)
@@ -41,14 +39,7 @@ pub(super) fn prepare_response<B>(
 fn needs_filtering(name: &str) -> bool {
     name == "set-cookie"
         || name == "clear-site-data"
-        || RESERVED.iter().any(|reserved| reserved.as_str() == name)
-}
-
-/// Removes the headers that only we may send.
-pub(super) fn remove_reserved(headers: &mut HeaderMap) {
-    for name in RESERVED {
-        headers.remove(name);
-    }
+        || RESERVED_RESPONSE_HEADERS.iter().any(|reserved| reserved.as_str() == name)
 }
 
 /// An upstream may clear its own data, but cookies are cleared for the whole host, ours among them:
@@ -80,16 +71,18 @@ const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
 const ALL_BUT_COOKIES: [&str; 4] =
     [r#""cache""#, r#""clientHints""#, r#""executionContexts""#, r#""storage""#];
 
-pub(super) const RESERVED: [HeaderName; 3] =
-    [SESSION_EVENT_HEADER, X_SET_ACCESS_COOKIE, X_SET_REFRESH_COOKIE];
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn all_that_only_we_may_send_is_looked_for() {
-        assert!(RESERVED.iter().chain([&CLEAR_SITE_DATA]).all(|name| needs_filtering(name.as_str())));
+        assert!(
+            RESERVED_RESPONSE_HEADERS
+                .iter()
+                .chain([&CLEAR_SITE_DATA])
+                .all(|name| needs_filtering(name.as_str()))
+        );
     }
 
     #[test]

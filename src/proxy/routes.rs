@@ -2,122 +2,17 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
+use http::Uri;
 use http::uri::PathAndQuery;
-use http::{HeaderName, HeaderValue, Method, Uri};
 
 use super::header_edits::HeaderEdits;
 use super::header_policy::{self, AllowedMethods, RequestHeaderPolicy};
-use super::identity_headers::IdentityHeaders;
 use super::path::{self, BadPath};
 use super::reserved_headers::ReservedHeaders;
-use super::upgrade::is_http_protocol;
-use super::upstream::{
-    LoadBalancer, TrustAnchors, UpstreamConfigError, UpstreamSettings, UpstreamTimeouts, run_health_checks,
-};
-use crate::identity::Identity;
-
-/// What a route is built from.
-///
-/// ```
-/// use sekisho::proxy::{RouteSpec, Routes};
-///
-/// let api = RouteSpec { strip_prefix: true, ..RouteSpec::new("/api", ["http://127.0.0.1:3000"]) };
-/// let routes = Routes::new([api])?;
-/// let found = routes.find(&"/api/films?page=2".parse()?)?;
-/// assert_eq!(found.as_ref().map(|route| route.path()), Some("/api"));
-/// assert!(routes.find(&"/apis".parse()?)?.is_none());
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Clone)]
-pub struct RouteSpec {
-    /// The path prefix, such as `/api`. It covers the path itself and all below it.
-    pub path: String,
-    /// Where to, `http://host:port` or `https://host:port` each. Of two that are up, a request goes to
-    /// the one that has less to do.
-    pub upstreams: Vec<String>,
-    /// How the upstreams are spoken to, watched and spared.
-    pub upstream_settings: UpstreamSettings,
-    /// The roles of which the user needs one; empty lets anyone through.
-    pub roles: Vec<String>,
-    /// The methods that are let through, and no others (not even `OPTIONS`); empty lets all but
-    /// `CONNECT` and `TRACE` through.
-    pub methods: Vec<Method>,
-    /// Whether `path` is taken off what is forwarded.
-    pub strip_prefix: bool,
-    /// Whether the client's own `Authorization` is forwarded.
-    pub pass_authorization: bool,
-    /// Whether a `%2f` in the path is let through.
-    pub encoded_slash: bool,
-    /// By which headers the upstreams learn who the user is. What any route names here is taken off
-    /// what clients send on all.
-    pub identity: IdentityHeaders,
-    /// What changes in the headers of requests, before we add what we say ourselves.
-    pub request_headers: HeaderEdits,
-    /// What changes in the headers of the upstreams' answers.
-    pub response_headers: HeaderEdits,
-    /// Makes the `Authorization` that this upstream gets in the user's name.
-    pub bearer: Option<Arc<dyn BearerTokenSource>>,
-    /// How long connecting may take, name resolution and TLS included, on all the upstreams that are
-    /// tried.
-    pub connect_timeout: Duration,
-    /// How long the answer may take to begin, from when the request has been sent.
-    pub first_byte_timeout: Duration,
-    /// How long a body may stand still, in either direction.
-    pub idle_timeout: Duration,
-    /// How large a request's body may be, in bytes.
-    pub max_body: Option<u64>,
-    /// The protocols to which a request may be upgraded, in any case; none of those that take requests
-    /// themselves, such as `h2c`.
-    pub upgrades: Vec<String>,
-    /// How long a connection of another protocol may be silent in both directions.
-    pub tunnel_idle_timeout: Duration,
-}
-
-impl RouteSpec {
-    /// A route with the default limits, open to anyone.
-    #[must_use]
-    pub fn new<U: Into<String>>(path: impl Into<String>, upstreams: impl IntoIterator<Item = U>) -> Self {
-        Self {
-            path: path.into(),
-            upstreams: upstreams.into_iter().map(Into::into).collect(),
-            upstream_settings: UpstreamSettings::default(),
-            roles: Vec::new(),
-            methods: Vec::new(),
-            strip_prefix: false,
-            pass_authorization: false,
-            encoded_slash: false,
-            identity: IdentityHeaders::default(),
-            request_headers: HeaderEdits::default(),
-            response_headers: HeaderEdits::default(),
-            bearer: None,
-            connect_timeout: Duration::from_secs(5),
-            first_byte_timeout: Duration::from_secs(60),
-            idle_timeout: Duration::from_secs(60),
-            max_body: None,
-            upgrades: vec!["websocket".to_owned()],
-            tunnel_idle_timeout: Duration::from_secs(3_600),
-        }
-    }
-}
-
-/// Makes an `Authorization` value for an upstream that wants tokens of its own audience.
-///
-/// Closures of the same shape are minters too.
-pub trait BearerTokenSource: Send + Sync + 'static {
-    /// The value for this user, `Bearer …`, marked sensitive; `None` sends the request without.
-    fn mint(&self, identity: &Identity) -> Option<HeaderValue>;
-}
-
-impl<F> BearerTokenSource for F
-where
-    F: Fn(&Identity) -> Option<HeaderValue> + Send + Sync + 'static,
-{
-    fn mint(&self, identity: &Identity) -> Option<HeaderValue> {
-        self(identity)
-    }
-}
+use super::route_error::RouteError;
+use super::route_spec::RouteSpec;
+use super::upstream::{LoadBalancer, TrustAnchors, UpstreamTimeouts, run_health_checks};
 
 /// All routes, checked.
 #[derive(Clone, Debug, Default)]
@@ -203,86 +98,6 @@ impl MatchedRoute {
 
     pub(super) fn route(&self) -> &Route {
         &self.0
-    }
-}
-
-/// A route table that makes no sense.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum RouteError {
-    /// A header that no route may change, or by which none may tell the user.
-    #[error("route `{path}`: {key} can't name `{name}`: {reason}")]
-    Header {
-        /// The route.
-        path: String,
-        /// Which of its settings.
-        key: &'static str,
-        /// The header.
-        name: HeaderName,
-        /// Why not.
-        reason: &'static str,
-    },
-    /// A method that no route lets through.
-    #[error("route `{path}`: methods can't name {method}: it is never forwarded")]
-    Method {
-        /// The route.
-        path: String,
-        /// The method.
-        method: Method,
-    },
-    /// A path that no request can have.
-    #[error("route `{path}`: not a path that can be matched: {reason}")]
-    Path {
-        /// The route.
-        path: String,
-        /// What is wrong.
-        reason: BadPath,
-    },
-    /// A path with `;`, `?` or `#`.
-    #[error("route `{path}`: a route's path has no `;` parameters, query or fragment")]
-    PathExtras {
-        /// The route.
-        path: String,
-    },
-    /// Two routes of one path.
-    #[error("route `{path}` is there twice; put all its upstreams in one")]
-    Twice {
-        /// The route.
-        path: String,
-    },
-    /// An upgrade to a protocol by which a client could ask the upstream for anything.
-    #[error(
-        "route `{path}`: `{upgrade}` takes requests, which nobody would check: leave it out of `upgrades`"
-    )]
-    Upgrade {
-        /// The route.
-        path: String,
-        /// The protocol.
-        upgrade: String,
-    },
-    /// The upstreams are misconfigured.
-    #[error("route `{path}`: {source}")]
-    Upstream {
-        /// The route.
-        path: String,
-        /// The error in their configuration.
-        source: UpstreamConfigError,
-    },
-}
-
-impl RouteError {
-    /// The path of the route at fault, as it was given.
-    #[must_use]
-    pub fn path(&self) -> &str {
-        match self {
-            Self::Header { path, .. }
-            | Self::Method { path, .. }
-            | Self::Path { path, .. }
-            | Self::PathExtras { path }
-            | Self::Twice { path }
-            | Self::Upgrade { path, .. }
-            | Self::Upstream { path, .. } => path,
-        }
     }
 }
 
@@ -373,6 +188,15 @@ fn prefix(path: &str) -> Result<Vec<u8>, RouteError> {
         return Err(RouteError::PathExtras { path: path.to_owned() });
     }
     Ok(path::normalize(path))
+}
+
+/// Returns `true` for HTTP itself and its tunnels.
+///
+/// Through such a protocol a client could send requests that no route has checked.
+fn is_http_protocol(protocol: &str) -> bool {
+    let protocol = protocol.to_ascii_lowercase();
+    let name = protocol.split('/').next().unwrap_or_default();
+    matches!(name, "http" | "tls") || protocol == "h2c"
 }
 
 #[cfg(test)]
@@ -495,5 +319,15 @@ mod tests {
         }
         let twice = Routes::new(["/a", "/a/"].map(spec)).unwrap_err().to_string();
         assert!(twice.contains("twice"));
+    }
+
+    #[test]
+    fn http_protocols_are_recognized() {
+        for protocol in ["h2c", "H2C", "HTTP/2.0", "http/1.1", "TLS/1.0", "tls"] {
+            assert!(is_http_protocol(protocol), "{protocol}");
+        }
+        for protocol in ["websocket", "tcp", "httpx", "x/http"] {
+            assert!(!is_http_protocol(protocol), "{protocol}");
+        }
     }
 }

@@ -19,9 +19,11 @@ use super::error::ProxyError;
 use super::long_lived::{self, LongLivedStreams};
 use super::request::{HeaderFlags, UpstreamRequest};
 use super::routes::{MatchedRoute, Route};
+use super::settings::ProxySettings;
 use super::upgrade::Upgrade;
 use super::upload_progress::UploadProgress;
 use super::upstream::{Lease, Pool, UpstreamBody};
+use super::upstream_tokens::UpstreamTokens;
 use super::via::Via;
 use super::{response as incoming, upstream};
 use crate::identity::{Identity, SessionId};
@@ -34,42 +36,48 @@ use crate::identity::{Identity, SessionId};
 pub struct Proxy(Arc<Inner>);
 
 struct Inner {
-    rules: ProxySettings,
-    connections: Arc<Pool>,
-}
-
-/// What all messages are held to.
-#[derive(Clone, Debug)]
-struct ProxySettings {
-    reserved: ReservedCookies,
-    streams: LongLivedStreams,
-    via: Via,
+    settings: ProxySettings,
+    pool: Arc<Pool>,
 }
 
 impl Proxy {
-    /// A proxy that keeps these cookies from upstreams, and its long-lived connections among these
-    /// streams.
+    /// Creates a proxy that hides `reserved_cookies` from upstreams and registers long-lived connections
+    /// with `streams`.
     #[must_use]
-    pub fn new(reserved: ReservedCookies, streams: LongLivedStreams) -> Self {
-        Self::of(ProxySettings { reserved, streams, via: Via::new() })
+    pub fn new(reserved_cookies: ReservedCookies, streams: LongLivedStreams) -> Self {
+        Self::from_settings(ProxySettings {
+            reserved_cookies,
+            streams,
+            upstream_tokens: None,
+            via: Via::new(),
+        })
     }
 
-    /// The same proxy, with connections to upstreams of its own: for another runtime, which is to
-    /// drive them.
+    /// Sets the issuer of the tokens for routes with a [`token_audience`](super::RouteSpec::token_audience).
+    #[must_use]
+    pub fn with_upstream_tokens(self, tokens: Arc<dyn UpstreamTokens>) -> Self {
+        let settings = ProxySettings { upstream_tokens: Some(tokens), ..self.0.settings.clone() };
+        Self(Arc::new(Inner { settings, pool: Arc::clone(&self.0.pool) }))
+    }
+
+    /// Returns a proxy with the same settings and a connection pool of its own.
+    ///
+    /// Connections are driven by the runtime that opened them, so each runtime needs its own pool.
     #[must_use]
     pub fn with_own_connections(&self) -> Self {
-        // A copy of the rules too: all requests of a thread count up and down who refers to them.
-        Self::of(ProxySettings::clone(&self.0.rules))
+        // The settings are copied rather than shared: every request of a thread changes the reference
+        // count of the proxy, and threads must not contend for it.
+        Self::from_settings(self.0.settings.clone())
     }
 
-    fn of(rules: ProxySettings) -> Self {
-        Self(Arc::new(Inner { rules, connections: Arc::default() }))
+    fn from_settings(settings: ProxySettings) -> Self {
+        Self(Arc::new(Inner { settings, pool: Arc::default() }))
     }
 }
 
 impl fmt::Debug for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Proxy").field("rules", &self.0.rules).finish_non_exhaustive()
+        f.debug_struct("Proxy").field("settings", &self.0.settings).finish_non_exhaustive()
     }
 }
 
@@ -111,7 +119,6 @@ impl Inner {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let ProxySettings { reserved, via, .. } = &self.rules;
         let seen = HeaderFlags::scan(&parts.headers);
         let has_body = !body.is_end_stream();
         let upgrade = if seen.upgrade { Upgrade::from_request(parts, has_body, route) } else { None };
@@ -120,15 +127,9 @@ impl Inner {
         let session = identity.map(|identity| identity.session);
         let (body, mut progress) = upload(route, body)?;
         let outgoing =
-            UpstreamRequest::new(parts, route, (reserved, via), identity, (&seen, upgrade.as_ref()))?;
-        let sent = upstream::send(
-            &self.connections,
-            &route.upstreams,
-            route.timeouts,
-            &outgoing,
-            body,
-            &mut progress,
-        );
+            UpstreamRequest::new(parts, route, &self.settings, identity, (&seen, upgrade.as_ref()))?;
+        let sent =
+            upstream::send(&self.pool, &route.upstreams, route.timeouts, &outgoing, body, &mut progress);
         let (response, mut lease) = sent.await?;
         if long_lived::is_event_stream(response.headers()) {
             lease.release_permit();
@@ -139,10 +140,10 @@ impl Inner {
         // Only who was asked to may switch.
         let unasked = || ProxyError::UpstreamError("the upstream switched protocols unasked".into());
         let granted = upgrade.ok_or_else(unasked)?.accept(response.headers())?;
-        let (parts, body) = incoming::prepare_response(response, route, reserved, via).into_parts();
+        let (parts, body) = incoming::prepare_response(response, route, &self.settings).into_parts();
         let upstream = body.into_upgraded().ok_or_else(unasked)?;
         let response = Response::from_parts(parts, Body::empty());
-        Ok(granted.begin(response, upstream, route, session, &self.rules.streams))
+        Ok(granted.begin(response, upstream, route, session, &self.settings.streams))
     }
 
     /// The answer, whose body is on its way.
@@ -154,11 +155,10 @@ impl Inner {
         lease: Lease,
         progress: UploadProgress,
     ) -> Response<Body> {
-        let ProxySettings { reserved, streams, via } = &self.rules;
-        let response = incoming::prepare_response(response, route, reserved, via);
+        let response = incoming::prepare_response(response, route, &self.settings);
         if long_lived::is_event_stream(response.headers()) {
             let response = response.map(|body| DownstreamResponseBody::new(body, route, lease, progress));
-            long_lived::bind_event_stream(response, session, streams)
+            long_lived::bind_event_stream(response, session, &self.settings.streams)
         } else {
             response.map(|body| DownstreamResponseBody::body(body, route, lease, progress))
         }
@@ -172,7 +172,7 @@ impl Inner {
         identity: Option<&Identity>,
     ) -> Result<(), ProxyError> {
         route.methods.check(&parts.method)?;
-        if seen.via && self.rules.via.has_looped(&parts.headers) {
+        if seen.via && self.settings.via.has_looped(&parts.headers) {
             return Err(ProxyError::LoopDetected);
         }
         let roles = &route.spec.roles;

@@ -30,13 +30,6 @@ pub fn asks_for_upgrade(headers: &HeaderMap) -> bool {
     headers.contains_key(UPGRADE) && hop_by_hop::connection_names(headers, "upgrade")
 }
 
-/// Whether a protocol is one that takes requests. Through a tunnel of such a one a client could ask
-/// the upstream for anything, in anybody's name.
-pub(super) fn is_http_protocol(protocol: &str) -> bool {
-    let protocol = protocol.to_ascii_lowercase();
-    protocol == "h2c" || ["http", "tls"].iter().any(|name| protocol.split('/').next() == Some(name))
-}
-
 /// An upgrade that was asked for and may be.
 pub(super) struct Upgrade {
     client: OnUpgrade,
@@ -219,16 +212,6 @@ mod tests {
             assert!(!asks(connection), "{connection:?}");
         }
         assert!(!asks_for_upgrade(&headers(&[("connection", "upgrade")])));
-    }
-
-    #[test]
-    fn protocols_that_take_requests_are_known() {
-        for protocol in ["h2c", "H2C", "HTTP/2.0", "http/1.1", "TLS/1.0", "tls"] {
-            assert!(is_http_protocol(protocol), "{protocol}");
-        }
-        for protocol in ["websocket", "tcp", "httpx", "x/http"] {
-            assert!(!is_http_protocol(protocol), "{protocol}");
-        }
     }
 
     #[test]

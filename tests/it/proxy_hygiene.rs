@@ -5,11 +5,21 @@ use std::sync::Arc;
 use axum_core::body::Body;
 use http::{HeaderMap, HeaderValue, Response};
 use sekisho::identity::Identity;
-use sekisho::proxy::{RouteSpec, Routes};
+use sekisho::proxy::{RouteSpec, Routes, UpstreamTokens};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::proxy_server::{ProxyServer, exchange, forwarded, get};
 use crate::support::upstream::{RecordedRequest, Upstream, listen, read_head, saying};
+
+/// Issues a readable token to every user of the role `user`.
+struct SubjectTokens;
+
+impl UpstreamTokens for SubjectTokens {
+    fn authorization(&self, identity: &Identity, audience: &str) -> Option<HeaderValue> {
+        let value = format!("Bearer {audience}-{}", identity.subject);
+        identity.roles.contains("user").then(|| value.parse().unwrap())
+    }
+}
 
 /// What the upstream sees of a request with these header lines.
 async fn sees(front: ProxyServer, upstream: &mut Upstream, headers: &str) -> RecordedRequest {
@@ -91,10 +101,13 @@ async fn only_we_say_who_the_user_is() {
 #[tokio::test]
 async fn a_client_cannot_have_our_headers_removed() {
     let mut upstream = Upstream::start().await;
-    let minter = |_: &Identity| Some(HeaderValue::from_static("Bearer ours"));
-    let route = RouteSpec { bearer: Some(Arc::new(minter)), ..RouteSpec::new("/", [upstream.url()]) };
-    let front =
-        ProxyServer { forwarded: Some(forwarded()), ..ProxyServer::new([route]).signed_in(&["user"]) };
+    let token_audience = Some("films".to_owned());
+    let route = RouteSpec { token_audience, ..RouteSpec::new("/", [upstream.url()]) };
+    let front = ProxyServer {
+        forwarded: Some(forwarded()),
+        upstream_tokens: Some(Arc::new(SubjectTokens)),
+        ..ProxyServer::new([route]).signed_in(&["user"])
+    };
     let seen = sees(
         front,
         &mut upstream,
@@ -103,7 +116,7 @@ async fn a_client_cannot_have_our_headers_removed() {
     .await;
     assert_eq!(seen.all("x-forwarded-user"), ["user-1"]);
     assert_eq!(seen.all("x-forwarded-for"), ["192.0.2.7"]);
-    assert_eq!(seen.all("authorization"), ["Bearer ours"]);
+    assert_eq!(seen.all("authorization"), ["Bearer films-user-1"]);
     assert_eq!(seen.all("host"), ["app.example"]);
     assert_eq!(seen.all("via").len(), 1);
 }
@@ -131,27 +144,24 @@ async fn a_user_that_no_header_can_hold_is_not_taken_for_nobody() {
 #[tokio::test]
 async fn authorization_passes_only_where_the_route_says_so() {
     let theirs = "Authorization: Bearer theirs\r\n";
-    let minter = |identity: &Identity| {
-        let value = format!("Bearer for-{}", identity.subject);
-        identity.roles.contains("user").then(|| value.parse().unwrap())
-    };
     let mut upstream = Upstream::start().await;
     for (pass, mint, signed_in, expected) in [
         (false, false, None, None),
         (true, false, None, Some("Bearer theirs")),
         (true, false, Some("user"), Some("Bearer theirs")),
-        (false, true, Some("user"), Some("Bearer for-user-1")),
-        (true, true, Some("user"), Some("Bearer for-user-1")),
+        (false, true, Some("user"), Some("Bearer films-user-1")),
+        (true, true, Some("user"), Some("Bearer films-user-1")),
         (false, true, None, None),
         (true, true, None, Some("Bearer theirs")),
-        // The minter has nothing for this user.
+        // No token is issued for this user.
         (true, true, Some("guest"), None),
     ] {
         let mut route = RouteSpec { pass_authorization: pass, ..RouteSpec::new("/", [upstream.url()]) };
         if mint {
-            route.bearer = Some(Arc::new(minter));
+            route.token_audience = Some("films".to_owned());
         }
-        let front = ProxyServer::new([route]);
+        let front =
+            ProxyServer { upstream_tokens: Some(Arc::new(SubjectTokens)), ..ProxyServer::new([route]) };
         let front = if let Some(role) = signed_in { front.signed_in(&[role]) } else { front };
         let seen = sees(front, &mut upstream, theirs).await;
         assert_eq!(seen.all("authorization"), Vec::from_iter(expected), "{pass} {mint} {signed_in:?}");

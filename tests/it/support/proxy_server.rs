@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use axum_core::body::Body;
 use bytes::Bytes;
@@ -12,7 +13,9 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use sekisho::identity::{Identity, Roles};
 use sekisho::models::session::SessionId;
-use sekisho::proxy::{Forwarded, LongLivedStreams, Proxy, ProxyError, ReservedCookies, RouteSpec, Routes};
+use sekisho::proxy::{
+    Forwarded, LongLivedStreams, Proxy, ProxyError, ReservedCookies, RouteSpec, Routes, UpstreamTokens,
+};
 use time::macros::datetime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -28,6 +31,7 @@ pub(crate) struct ProxyServer {
     pub(crate) identity: Option<Identity>,
     pub(crate) forwarded: Option<Forwarded>,
     pub(crate) streams: LongLivedStreams,
+    pub(crate) upstream_tokens: Option<Arc<dyn UpstreamTokens>>,
 }
 
 /// The names of cookies that upstreams neither see nor set.
@@ -49,7 +53,10 @@ impl ProxyServer {
 
     pub(crate) async fn start(self) -> SocketAddr {
         let names = RESERVED.map(str::to_owned).to_vec();
-        let proxy = Proxy::new(ReservedCookies { names }, self.streams.clone());
+        let mut proxy = Proxy::new(ReservedCookies { names }, self.streams.clone());
+        if let Some(tokens) = &self.upstream_tokens {
+            proxy = proxy.with_upstream_tokens(Arc::clone(tokens));
+        }
         listen(move |socket| {
             let (front, proxy) = (self.clone(), proxy.clone());
             serve(socket, move |request| front.clone().answer(proxy.clone(), request))

@@ -1,0 +1,16 @@
+//! The tokens that the gateway issues to its own upstreams.
+
+use http::HeaderValue;
+
+use crate::identity::Identity;
+
+/// Issues the tokens that upstreams receive in the user's name.
+///
+/// A route selects its token by [`token_audience`](super::RouteSpec::token_audience).
+pub trait UpstreamTokens: Send + Sync + 'static {
+    /// Returns the `Authorization` value, `Bearer …`, of `identity` for the upstreams of `audience`.
+    ///
+    /// The value must be marked [sensitive](HeaderValue::set_sensitive). With `None` the request is
+    /// forwarded without an `Authorization` header.
+    fn authorization(&self, identity: &Identity, audience: &str) -> Option<HeaderValue>;
+}
