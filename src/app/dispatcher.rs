@@ -107,7 +107,7 @@ impl DispatcherInner {
         match (route, &self.fallback) {
             (Some(route), _) => {
                 // Fail closed: a route without an entry requires a session.
-                let route_auth = self.route_auth.get(route.number()).copied();
+                let route_auth = self.route_auth.get(route.index()).copied();
                 let (auth, number) = route_auth.unwrap_or((RouteAuth::Required, 0));
                 if auth != RouteAuth::None && self.upgrade_origin.rejects(headers) {
                     return Destination::CrossSiteUpgrade(number);

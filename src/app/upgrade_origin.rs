@@ -13,7 +13,7 @@ use http::header::{HeaderMap, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, 
 use crate::config::Origin;
 use crate::http_headers::list_elements;
 use crate::layer::CookiePolicy;
-use crate::proxy::asks_for_upgrade;
+use crate::proxy::is_upgrade_request;
 use crate::routers::ApiError;
 
 /// Rejects upgrades that carry session cookies and do not come from a page of a trusted origin.
@@ -32,7 +32,7 @@ impl WebSocketOriginCheck {
     pub(super) fn rejects(&self, headers: &HeaderMap) -> bool {
         // A scan is cheaper than a hash of the name: requests have few headers.
         let has_upgrade = headers.keys().any(|name| name == UPGRADE);
-        has_upgrade && asks_for_upgrade(headers) && self.is_untrusted_origin(headers)
+        has_upgrade && is_upgrade_request(headers) && self.is_untrusted_origin(headers)
     }
 
     /// Returns `true` for a WebSocket handshake with session cookies from an untrusted origin.

@@ -1,4 +1,4 @@
-//! Keeping our cookies from upstreams, and upstreams from our cookies.
+//! Separation of the gateway's cookies from those of the upstreams.
 
 use std::borrow::Cow;
 
@@ -7,15 +7,15 @@ use http::header::{COOKIE, HeaderMap, SET_COOKIE};
 
 use crate::http_headers::{cookie_name, split_pairs};
 
-/// The cookie names that upstreams neither see nor set.
+/// Names of the cookies that upstreams neither receive nor set.
 #[derive(Clone, Debug, Default)]
 pub struct ReservedCookies {
-    /// The names, compared exactly: cookie names are case-sensitive.
+    /// The names. They are compared exactly, since cookie names are case-sensitive.
     pub names: Vec<String>,
 }
 
 impl ReservedCookies {
-    /// Takes ours out of a request's headers. The others stay as they are, in their order.
+    /// Removes the reserved cookies from request headers. Other cookies keep their bytes and order.
     pub fn remove_from_request(&self, headers: &mut HeaderMap) {
         let kept: Vec<HeaderValue> = self.without_reserved(headers).map(Cow::into_owned).collect();
         headers.remove(COOKIE);
@@ -24,54 +24,60 @@ impl ReservedCookies {
         }
     }
 
-    /// A request's cookies without ours, line by line. Most browsers send one, with nothing but ours.
+    /// Returns the `Cookie` lines without the reserved cookies. Lines with nothing else are left out.
+    ///
+    /// Most browsers send a single line.
     pub(super) fn without_reserved<'h>(
         &self,
         headers: &'h HeaderMap,
     ) -> impl Iterator<Item = Cow<'h, HeaderValue>> {
         headers.get_all(COOKIE).iter().filter_map(|line| {
-            let ours = split_pairs(line.as_bytes()).any(|pair| self.has(cookie_name(pair)));
-            if ours { self.rest_of(line).map(Cow::Owned) } else { Some(Cow::Borrowed(line)) }
+            if split_pairs(line.as_bytes()).any(|pair| self.contains(cookie_name(pair))) {
+                self.strip_line(line).map(Cow::Owned)
+            } else {
+                Some(Cow::Borrowed(line))
+            }
         })
     }
 
-    /// Takes cookies of our names out of a response. The others stay as they are, in their order.
+    /// Removes `Set-Cookie` lines of reserved cookies from response headers. Other lines keep their order.
     pub(super) fn remove_from_response(&self, headers: &mut HeaderMap) {
-        let reserved = |line: &HeaderValue| {
-            split_pairs(line.as_bytes()).next().is_some_and(|pair| self.has(effective_name(pair)))
+        let is_reserved = |line: &HeaderValue| {
+            split_pairs(line.as_bytes()).next().is_some_and(|pair| self.contains(effective_name(pair)))
         };
-        if !headers.get_all(SET_COOKIE).iter().any(reserved) {
+        if !headers.get_all(SET_COOKIE).iter().any(is_reserved) {
             return;
         }
         let kept: Vec<HeaderValue> =
-            headers.get_all(SET_COOKIE).iter().filter(|line| !reserved(line)).cloned().collect();
+            headers.get_all(SET_COOKIE).iter().filter(|line| !is_reserved(line)).cloned().collect();
         headers.remove(SET_COOKIE);
         for line in kept {
             headers.append(SET_COOKIE, line);
         }
     }
 
-    /// A `Cookie` line without ours; `None` if nothing is left.
-    fn rest_of(&self, line: &HeaderValue) -> Option<HeaderValue> {
+    /// Returns a `Cookie` line without the reserved cookies, or `None` if no cookie remains.
+    fn strip_line(&self, line: &HeaderValue) -> Option<HeaderValue> {
         let kept: Vec<&[u8]> =
-            split_pairs(line.as_bytes()).filter(|pair| !self.has(cookie_name(pair))).collect();
+            split_pairs(line.as_bytes()).filter(|pair| !self.contains(cookie_name(pair))).collect();
         if kept.is_empty() {
             return None;
         }
-        let rest = kept.join(&b';');
-        let rest = rest.trim_ascii();
-        let nothing = rest.iter().all(|byte| matches!(byte, b';' | b' ' | b'\t'));
-        if nothing { None } else { HeaderValue::from_bytes(rest).ok() }
+        let joined = kept.join(&b';');
+        let rest = joined.trim_ascii();
+        let is_empty = rest.iter().all(|byte| matches!(byte, b';' | b' ' | b'\t'));
+        if is_empty { None } else { HeaderValue::from_bytes(rest).ok() }
     }
 
-    fn has(&self, name: &[u8]) -> bool {
+    fn contains(&self, name: &[u8]) -> bool {
         self.names.iter().any(|reserved| reserved.as_bytes() == name)
     }
 }
 
-/// The name under which a browser will send a cookie back, given its name-value pair.
+/// Returns the name under which a browser sends a cookie back, given its name-value pair.
 ///
-/// One without a name (`=name=value`) comes back as `name=value`, and so would be read as ours.
+/// A browser returns a nameless cookie (`=name=value`) as `name=value`, which would be read as a reserved
+/// cookie.
 fn effective_name(pair: &[u8]) -> &[u8] {
     let start = pair.iter().position(|&byte| !matches!(byte, b'=' | b' ' | b'\t')).unwrap_or(pair.len());
     cookie_name(&pair[start..])
@@ -81,7 +87,7 @@ fn effective_name(pair: &[u8]) -> &[u8] {
 mod tests {
     use super::*;
 
-    fn ours() -> ReservedCookies {
+    fn reserved_cookies() -> ReservedCookies {
         ReservedCookies { names: vec!["__Host-a".to_owned(), "r".to_owned()] }
     }
 
@@ -89,12 +95,12 @@ mod tests {
         lines.iter().map(|line| (name.clone(), HeaderValue::from_static(line))).collect()
     }
 
-    fn left(headers: &HeaderMap) -> Vec<&str> {
+    fn values(headers: &HeaderMap) -> Vec<&str> {
         headers.values().map(|value| value.to_str().unwrap()).collect()
     }
 
     #[test]
-    fn requests_lose_ours_and_nothing_else() {
+    fn reserved_cookies_are_removed_from_requests() {
         for (sent, forwarded) in [
             (&["__Host-a=1"][..], &[][..]),
             (&["__Host-a=1; r=2"], &[]),
@@ -111,13 +117,13 @@ mod tests {
             (&[" x = 1 ;; y "], &[" x = 1 ;; y "]),
         ] {
             let mut headers = lines(COOKIE, sent);
-            ours().remove_from_request(&mut headers);
-            assert_eq!(left(&headers), forwarded, "{sent:?}");
+            reserved_cookies().remove_from_request(&mut headers);
+            assert_eq!(values(&headers), forwarded, "{sent:?}");
         }
     }
 
     #[test]
-    fn responses_lose_what_would_come_back_as_ours() {
+    fn set_cookie_lines_with_a_reserved_effective_name_are_removed() {
         for line in [
             "__Host-a=1; Path=/; Secure",
             "r=",
@@ -130,16 +136,16 @@ mod tests {
             " =\tr =1; Path=/",
         ] {
             let mut headers = lines(SET_COOKIE, &["x=1", line, "y=r=2; Path=/"]);
-            ours().remove_from_response(&mut headers);
-            assert_eq!(left(&headers), ["x=1", "y=r=2; Path=/"], "{line}");
+            reserved_cookies().remove_from_response(&mut headers);
+            assert_eq!(values(&headers), ["x=1", "y=r=2; Path=/"], "{line}");
         }
     }
 
     #[test]
-    fn bytes_beyond_ascii_are_kept() {
+    fn non_ascii_cookie_bytes_are_preserved() {
         let mut headers = HeaderMap::new();
         headers.append(COOKIE, HeaderValue::from_bytes(b"x=\xff\xfe; r=1").unwrap());
-        ours().remove_from_request(&mut headers);
+        reserved_cookies().remove_from_request(&mut headers);
         assert_eq!(headers[COOKIE].as_bytes(), b"x=\xff\xfe");
     }
 }

@@ -1,4 +1,4 @@
-//! What goes wrong between the client and an upstream, and what the client is told.
+//! Errors of the proxy and their responses.
 
 use axum_core::BoxError;
 use axum_core::body::Body;
@@ -8,71 +8,71 @@ use http::{HeaderValue, Response, StatusCode};
 use super::path::BadPath;
 use crate::problem::Problem;
 
-/// Why a request got no answer from an upstream.
+/// Reason for which a request received no response from an upstream.
 ///
-/// [`into_response`](Self::into_response) makes it `application/problem+json` (RFC 9457) with a
-/// stable [`code`](Self::code). Causes go to the log alone.
+/// [`into_response`](Self::into_response) converts it to `application/problem+json` (RFC 9457) with a stable
+/// [`code`](Self::code). Causes are logged, but not sent to the client.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProxyError {
-    /// `Host` is missing, there twice, or no host.
+    /// `Host` is missing, repeated or malformed.
     #[error("The Host header is missing, repeated or malformed.")]
     BadHost,
-    /// The path isn't in normal form.
+    /// The path is not in normal form.
     #[error("The path is not in normal form: {0}.")]
     BadPath(#[from] BadPath),
-    /// The client went away in the middle of the body, or broke its framing.
+    /// The client disconnected within the body, or its framing is invalid.
     #[error("The request's body ended too early.")]
     BodyIncomplete(#[source] BoxError),
-    /// The client stopped sending in the middle of the body.
+    /// The client sent no data of the body within the idle timeout.
     #[error("The request's body did not arrive in time.")]
     BodyTimeout,
     /// The body is larger than the route allows.
     #[error("The request's body is larger than this path allows.")]
     BodyTooLarge,
-    /// The body is in a transfer coding besides chunks (RFC 9112, section 6.1).
-    #[error("The request's body is in a transfer coding that is not known here.")]
+    /// The body has a transfer coding other than `chunked` (RFC 9112, section 6.1).
+    #[error("The transfer coding of the request's body is not supported.")]
     CodingUnknown,
-    /// The user has none of the roles that the route asks for.
+    /// The user has none of the roles that the route requires.
     #[error("Your account may not use this path.")]
     Forbidden,
-    /// The user's id or address can't be written into a header.
-    #[error("The request could not be passed on.")]
+    /// The user's id or e-mail address is not a valid header value.
+    #[error("The request could not be forwarded.")]
     IdentityUnusable,
-    /// The request has been here before.
-    #[error("The request came back to where it was forwarded from.")]
+    /// This process has already forwarded the request.
+    #[error("The request was forwarded in a loop.")]
     LoopDetected,
-    /// `CONNECT` or `TRACE`, or a method that the route doesn't list.
+    /// The method is `CONNECT` or `TRACE`, or the route does not allow it.
     #[error("This method is not allowed here.")]
     MethodNotAllowed {
-        /// The methods that are, as `Allow` lists them.
+        /// Value of the `Allow` header.
         allow: HeaderValue,
     },
-    /// No route for this path.
+    /// No route matches the path.
     #[error("Nothing is served at this path.")]
     NoRoute,
-    /// The upstream has as much to do as it may have, and as much waiting as may wait.
+    /// The upstream has reached its limits of concurrent and queued requests.
     #[error("The upstream server is busy.")]
     UpstreamBusy,
-    /// No connection to the upstream in time.
-    #[error("The upstream server can't be reached in time.")]
+    /// The connection to the upstream timed out.
+    #[error("The upstream server could not be reached in time.")]
     UpstreamConnectTimeout,
-    /// The upstream's answer was no HTTP, or ended before it began.
-    #[error("The upstream server gave no valid answer.")]
+    /// The upstream closed the connection or sent an invalid response.
+    #[error("The upstream server sent no valid response.")]
     UpstreamError(#[source] BoxError),
-    /// The upstream's answer did not begin in time, or it stopped reading the body.
-    #[error("The upstream server did not answer in time.")]
+    /// The upstream sent no response head in time, or stopped reading the body.
+    #[error("The upstream server did not respond in time.")]
     UpstreamTimeout,
-    /// The upstream could not be reached lately, and another request is finding out whether it can.
+    /// The upstream is ejected (circuit open).
     #[error("The upstream server is not available.")]
     UpstreamUnavailable,
-    /// No connection to the upstream.
-    #[error("The upstream server can't be reached.")]
+    /// The connection to the upstream failed.
+    #[error("The upstream server could not be reached.")]
     UpstreamUnreachable(#[source] BoxError),
 }
 
 impl ProxyError {
-    /// The answer's status.
+    /// Returns the status of the response.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
@@ -91,7 +91,7 @@ impl ProxyError {
         }
     }
 
-    /// The stable word for programs.
+    /// Returns the stable, machine-readable code of the problem.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -115,13 +115,13 @@ impl ProxyError {
         }
     }
 
-    /// The answer.
+    /// Returns the response for the client.
     #[must_use]
     pub fn into_response(self) -> Response<Body> {
         let mut response = Problem::new(self.status(), self.code(), self.to_string()).into_response();
         let headers = response.headers_mut();
         if matches!(self, Self::CodingUnknown) {
-            // Where that body ends, somebody before us may see in another way.
+            // A proxy in front of the gateway may delimit this body differently (request smuggling).
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if let Self::MethodNotAllowed { allow } = self {

@@ -1,4 +1,4 @@
-//! Telling upstreams where a request came from.
+//! The client address, scheme and host for upstreams: `X-Forwarded-*`, `X-Real-IP` and `Forwarded`.
 
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -9,72 +9,71 @@ use http::header::{FORWARDED, HeaderName};
 use super::header_writer::HeaderWriter;
 use crate::http_headers::{X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
 
-/// Where a request came from, and what it asked for, as far as that can be believed.
+/// Verified origin of a request: the client's address, scheme and host.
 ///
-/// Outer layers that know which proxies to trust put one into the request's extensions; without
-/// it upstreams are told nothing, for what the client itself said is always taken off.
+/// An outer layer with the list of trusted proxies inserts it into the request's extensions. Without it the
+/// upstream receives none of these headers, since those sent by the client are always removed.
 #[derive(Clone, Debug)]
 pub struct Forwarded {
     /// The client's address.
     pub client: IpAddr,
-    /// `http` or `https`: what the client spoke.
+    /// Scheme of the client's request, `http` or `https`.
     pub proto: &'static str,
-    /// The `Host` that the client asked for.
+    /// The `Host` of the client's request.
     pub host: HeaderValue,
-    /// The whole `X-Forwarded-For` to send, if trusted proxies stand before us; otherwise it is
-    /// the client's address alone.
+    /// The whole `X-Forwarded-For` value if the request came through trusted proxies. `None` sends the
+    /// client's address alone.
     pub chain: Option<HeaderValue>,
 }
 
 impl Forwarded {
-    pub(super) fn write_to(&self, to: &mut impl HeaderWriter) {
-        // One text for all: the element of `Forwarded` (RFC 7239, section 4) has the address in it.
+    pub(super) fn write_to(&self, writer: &mut impl HeaderWriter) {
+        // The address is sliced out of the `Forwarded` element (RFC 7239, section 4), to allocate once.
         let client = self.client.to_canonical();
         let (open, close) = if client.is_ipv6() { ("for=\"[", "]\"") } else { ("for=", "") };
-        let mut element = String::with_capacity(LONG);
+        let mut element = String::with_capacity(ELEMENT_CAPACITY);
         element.push_str(open);
         push_address(&mut element, client);
-        let address = open.len()..element.len();
+        let address_range = open.len()..element.len();
         element.push_str(close);
-        // One that can't be quoted without escapes is left out.
-        let host =
-            self.host.to_str().ok().filter(|host| !host.bytes().any(|byte| matches!(byte, b'"' | b'\\')));
+        // A host that would need escapes within the quotes is left out.
+        let host = self.host.to_str().ok().filter(|host| !host.contains(['"', '\\']));
         for piece in [";host=\"", host.unwrap_or_default(), "\";proto=", self.proto] {
             element.push_str(piece);
         }
-        let address = &element.as_bytes()[address];
-        to.add(&X_FORWARDED_FOR, self.chain.as_ref().map_or(address, HeaderValue::as_bytes));
-        to.copy(&X_FORWARDED_HOST, &self.host);
-        to.add(&X_FORWARDED_PROTO, self.proto.as_bytes());
+        let address = &element.as_bytes()[address_range];
+        writer.add(&X_FORWARDED_FOR, self.chain.as_ref().map_or(address, HeaderValue::as_bytes));
+        writer.copy(&X_FORWARDED_HOST, &self.host);
+        writer.add(&X_FORWARDED_PROTO, self.proto.as_bytes());
         if host.is_some() {
-            to.add(&FORWARDED, element.as_bytes());
+            writer.add(&FORWARDED, element.as_bytes());
         }
-        to.add(&X_REAL_IP, address);
+        writer.add(&X_REAL_IP, address);
     }
 }
 
-/// What `Display` writes. Most are of version 4, and come with every request.
-fn push_address(to: &mut String, address: IpAddr) {
+/// Appends an address as `Display` formats it, but faster for IPv4: this runs on every request.
+fn push_address(text: &mut String, address: IpAddr) {
     match address {
         IpAddr::V4(address) => {
-            for (at, octet) in address.octets().into_iter().enumerate() {
-                if at > 0 {
-                    to.push('.');
+            for (index, octet) in address.octets().into_iter().enumerate() {
+                if index > 0 {
+                    text.push('.');
                 }
-                for (least, unit) in [(100, 100), (10, 10), (0, 1)] {
-                    if octet >= least {
-                        to.push(char::from(b'0' + octet / unit % 10));
+                for (minimum, unit) in [(100, 100), (10, 10), (0, 1)] {
+                    if octet >= minimum {
+                        text.push(char::from(b'0' + octet / unit % 10));
                     }
                 }
             }
         }
-        // Writing to a string doesn't fail.
-        IpAddr::V6(address) => _ = write!(to, "{address}"),
+        // Writing to a string never fails.
+        IpAddr::V6(address) => _ = write!(text, "{address}"),
     }
 }
 
-/// Room for most elements, in bytes.
-const LONG: usize = 128;
+/// Initial capacity of a `Forwarded` element, in bytes. Most elements fit.
+const ELEMENT_CAPACITY: usize = 128;
 
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
@@ -84,7 +83,7 @@ mod tests {
 
     use super::*;
 
-    fn sent(client: &str, chain: Option<&'static str>) -> HeaderMap {
+    fn written(client: &str, chain: Option<&'static str>) -> HeaderMap {
         let mut headers = HeaderMap::new();
         let forwarded = Forwarded {
             client: client.parse().unwrap(),
@@ -97,8 +96,8 @@ mod tests {
     }
 
     #[test]
-    fn a_direct_client_is_the_whole_chain() {
-        let headers = sent("192.0.2.7", None);
+    fn direct_client_is_the_only_hop() {
+        let headers = written("192.0.2.7", None);
         assert_eq!(headers["x-forwarded-for"], "192.0.2.7");
         assert_eq!(headers["x-real-ip"], "192.0.2.7");
         assert_eq!(headers["x-forwarded-proto"], "https");
@@ -107,22 +106,22 @@ mod tests {
     }
 
     #[test]
-    fn trusted_proxies_stay_in_the_chain() {
-        let headers = sent("::ffff:192.0.2.7", Some("192.0.2.7, 10.0.0.1"));
+    fn trusted_proxies_stay_in_x_forwarded_for() {
+        let headers = written("::ffff:192.0.2.7", Some("192.0.2.7, 10.0.0.1"));
         assert_eq!(headers["x-forwarded-for"], "192.0.2.7, 10.0.0.1");
         assert_eq!(headers["x-real-ip"], "192.0.2.7");
     }
 
     #[test]
-    fn addresses_are_written_as_usual() {
+    fn addresses_are_formatted_like_display() {
         for address in ["0.0.0.0", "1.10.100.255", "9.99.199.200", "203.0.113.7", "::1", "2001:db8::7"] {
-            assert_eq!(sent(address, None)["x-real-ip"], address);
+            assert_eq!(written(address, None)["x-real-ip"], address);
         }
     }
 
     #[test]
-    fn version_6_is_quoted() {
-        let headers = sent("2001:db8::1", None);
+    fn ipv6_address_is_quoted_in_forwarded() {
+        let headers = written("2001:db8::1", None);
         assert_eq!(headers["x-forwarded-for"], "2001:db8::1");
         assert!(headers["forwarded"].to_str().unwrap().starts_with("for=\"[2001:db8::1]\";"));
     }

@@ -1,4 +1,4 @@
-//! Headers that an operator wants taken off messages, or set in them.
+//! Header changes configured by the operator.
 
 use std::fmt;
 
@@ -7,20 +7,22 @@ use http::header::{HeaderMap, HeaderName};
 
 use super::reserved_headers::{eq_cgi_name, remove_matching};
 
-/// What is removed from the headers of a message, and what is then set.
+/// Headers to remove from a message and headers to set afterwards.
 ///
-/// Names are removed in every spelling that an application may take for the same (any case, `_` for
-/// `-`), also those that are set: a client can't add a value of its own beside ours.
+/// A name matches every spelling that a CGI-like application reads as the same header: any case, `_` for
+/// `-`. Names in [`set`](Self::set) are removed first too, so that a client cannot add a second value.
 #[derive(Clone, Default)]
 pub struct HeaderEdits {
-    /// What goes.
+    /// Headers to remove.
     pub remove: Vec<HeaderName>,
-    /// What takes the place of all that came under that name. A value that is secret, such as the key
-    /// of an API, should be marked [sensitive](HeaderValue::set_sensitive).
+    /// Headers to set, replacing all values of that name.
+    ///
+    /// Secret values such as API keys should be marked [sensitive](HeaderValue::set_sensitive).
     pub set: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl HeaderEdits {
+    /// Removes and sets the headers.
     pub(super) fn apply(&self, headers: &mut HeaderMap) {
         self.remove_from(headers);
         for (name, value) in &self.set {
@@ -28,19 +30,19 @@ impl HeaderEdits {
         }
     }
 
-    /// Takes off what is to go, and what is to be set elsewhere.
+    /// Removes every affected header without setting any.
     pub(super) fn remove_from(&self, headers: &mut HeaderMap) {
         if !self.is_empty() {
             remove_matching(headers, |name| self.affects(name));
         }
     }
 
-    /// Whether a header of this name is to go, or to be set.
+    /// Returns `true` if a header of this name is removed or replaced.
     pub(super) fn affects(&self, name: &HeaderName) -> bool {
-        self.names().any(|edited| eq_cgi_name(edited.as_str(), name.as_str()))
+        self.names().any(|affected| eq_cgi_name(affected.as_str(), name.as_str()))
     }
 
-    /// What a header of exactly this name is set to.
+    /// Returns the value that is set for exactly this name.
     pub(super) fn value(&self, name: &HeaderName) -> Option<&HeaderValue> {
         self.set.iter().find(|(set, _)| set == name).map(|(_, value)| value)
     }
@@ -49,7 +51,7 @@ impl HeaderEdits {
         self.remove.is_empty() && self.set.is_empty()
     }
 
-    /// All names that are removed or set.
+    /// Returns all names that are removed or set.
     pub(super) fn names(&self) -> impl Iterator<Item = &HeaderName> {
         self.remove.iter().chain(self.set_names())
     }
@@ -59,7 +61,7 @@ impl HeaderEdits {
     }
 }
 
-/// Without the values, which may be secret.
+/// Omits the values, which may be secret.
 impl fmt::Debug for HeaderEdits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let set: Vec<_> = self.set_names().collect();
@@ -72,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn removal_is_first_and_in_every_spelling() {
+    fn edits_remove_every_spelling_before_setting() {
         let edits = HeaderEdits {
             remove: vec![HeaderName::from_static("x-debug")],
             set: vec![(HeaderName::from_static("x-api-key"), HeaderValue::from_static("hunter2"))],

@@ -1,53 +1,40 @@
-//! The headers that concern one connection alone (RFC 9110, section 7.6.1): which they are, and removing
-//! them.
+//! Hop-by-hop headers, which apply to a single connection (RFC 9110, section 7.6.1).
 
 use http::header::{CONNECTION, HeaderMap, HeaderName, TE};
 
 use super::reserved_headers::remove_matching;
+use crate::http_headers;
 
-/// Removes them, and every header that `Connection` names.
+/// Removes the hop-by-hop headers and every header that `Connection` nominates.
 pub(super) fn remove(headers: &mut HeaderMap) {
-    for name in named_by_connection(headers) {
+    for name in connection_headers(headers) {
         headers.remove(name);
     }
     remove_matching(headers, |name| is_hop_by_hop(name.as_str()));
 }
 
-/// Whether a header, in lower case, concerns the connection whether `Connection` names it or not.
+/// Returns `true` for a lower-case name that is hop-by-hop even if `Connection` does not nominate it.
 pub(super) fn is_hop_by_hop(name: &str) -> bool {
     HOP_BY_HOP.contains(&name)
 }
 
-/// Whether `TE` says that trailers are welcome; its one value that may be handed on.
+/// Returns `true` if `TE` accepts trailers. No other `TE` member applies beyond this hop.
 pub(super) fn accepts_trailers(headers: &HeaderMap) -> bool {
-    let mut tokens = headers.get_all(TE).iter().flat_map(|line| tokens(line.as_bytes()));
-    tokens.any(|token| token.eq_ignore_ascii_case(b"trailers"))
+    http_headers::list_contains(headers, &TE, "trailers")
 }
 
-/// Whether `Connection` names this.
-pub(super) fn connection_names(headers: &HeaderMap, name: &str) -> bool {
-    connection_tokens(headers).any(|token| token.eq_ignore_ascii_case(name.as_bytes()))
+/// Returns the headers that `Connection` nominates.
+pub(super) fn connection_headers(headers: &HeaderMap) -> Vec<HeaderName> {
+    http_headers::list_elements(headers, &CONNECTION)
+        .filter(|token| !CONNECTION_OPTIONS.iter().any(|option| token.eq_ignore_ascii_case(option)))
+        .filter_map(|token| HeaderName::from_bytes(token).ok())
+        .collect()
 }
 
-/// The headers that `Connection` names.
-pub(super) fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
-    let names = connection_tokens(headers)
-        .filter(|token| !CONNECTION_OPTIONS.iter().any(|state| token.eq_ignore_ascii_case(state)));
-    names.filter_map(|token| HeaderName::from_bytes(token).ok()).collect()
-}
-
-fn connection_tokens(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
-    headers.get_all(CONNECTION).iter().flat_map(|line| tokens(line.as_bytes()))
-}
-
-/// The elements of a list (RFC 9110, section 5.6.1), empty ones too.
-pub(super) fn tokens(list: &[u8]) -> impl Iterator<Item = &[u8]> {
-    list.split(|&byte| byte == b',').map(<[u8]>::trim_ascii)
-}
-
-/// Options of `Connection` that name no header.
+/// `Connection` options that are not header names.
 const CONNECTION_OPTIONS: [&[u8]; 2] = [b"close", b"keep-alive"];
 
+/// Names of the hop-by-hop headers.
 pub(super) const HOP_BY_HOP: [&str; 9] = [
     "connection",
     "keep-alive",
@@ -75,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_what_connection_names_in_any_line_and_case() {
+    fn nominated_headers_are_removed_in_any_line_and_case() {
         let mut headers = headers(&[
             ("connection", "close, X-One ,,"),
             ("connection", "x-TWO,not a name"),
@@ -89,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_the_standing_ones() {
+    fn standard_hop_by_hop_headers_are_removed() {
         let mut headers: HeaderMap = HOP_BY_HOP
             .map(|name| (HeaderName::from_static(name), HeaderValue::from_static("x")))
             .into_iter()
@@ -100,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_trailers_among_other_codings() {
+    fn te_trailers_is_found_among_codings() {
         assert!(accepts_trailers(&headers(&[("te", "gzip;q=0.5"), ("te", "deflate , Trailers")])));
         assert!(!accepts_trailers(&headers(&[("te", "gzip")])));
     }

@@ -1,4 +1,4 @@
-//! How an upstream is told who the user is.
+//! Identity headers: the signed-in user, for upstreams.
 
 use http::HeaderName;
 
@@ -6,7 +6,7 @@ use super::error::ProxyError;
 use super::header_writer::HeaderWriter;
 use crate::identity::Identity;
 
-/// The headers by which an upstream learns who the user is. What is `None` it isn't told.
+/// Names of the headers that carry the user's identity to an upstream. `None` omits that header.
 ///
 /// ```
 /// use http::HeaderName;
@@ -19,30 +19,32 @@ use crate::identity::Identity;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdentityHeaders {
-    /// For the user's id.
+    /// Header for the user's id.
     pub user: Option<HeaderName>,
-    /// For the user's address.
+    /// Header for the user's e-mail address.
     pub email: Option<HeaderName>,
-    /// For the user's roles, separated by commas.
+    /// Header for the user's roles, separated by commas.
     pub groups: Option<HeaderName>,
 }
 
 impl IdentityHeaders {
     /// `X-Forwarded-User`, `X-Forwarded-Email` and `X-Forwarded-Groups`.
-    pub const X_FORWARDED: Self = Self::of("x-forwarded-user", "x-forwarded-email", "x-forwarded-groups");
+    pub const X_FORWARDED: Self =
+        Self::from_static("x-forwarded-user", "x-forwarded-email", "x-forwarded-groups");
 
-    /// `X-Auth-Request-User`, `X-Auth-Request-Email` and `X-Auth-Request-Groups`, as behind
-    /// oauth2-proxy.
+    /// `X-Auth-Request-User`, `X-Auth-Request-Email` and `X-Auth-Request-Groups`, as oauth2-proxy sends
+    /// them.
     pub const X_AUTH_REQUEST: Self =
-        Self::of("x-auth-request-user", "x-auth-request-email", "x-auth-request-groups");
+        Self::from_static("x-auth-request-user", "x-auth-request-email", "x-auth-request-groups");
 
-    /// `Remote-User`, `Remote-Email` and `Remote-Groups`, as behind Authelia.
-    pub const REMOTE: Self = Self::of("remote-user", "remote-email", "remote-groups");
+    /// `Remote-User`, `Remote-Email` and `Remote-Groups`, as Authelia sends
+    /// them.
+    pub const REMOTE: Self = Self::from_static("remote-user", "remote-email", "remote-groups");
 
-    /// None at all.
+    /// No identity headers.
     pub const NONE: Self = Self { user: None, email: None, groups: None };
 
-    const fn of(user: &'static str, email: &'static str, groups: &'static str) -> Self {
+    const fn from_static(user: &'static str, email: &'static str, groups: &'static str) -> Self {
         Self {
             user: Some(HeaderName::from_static(user)),
             email: Some(HeaderName::from_static(email)),
@@ -50,34 +52,40 @@ impl IdentityHeaders {
         }
     }
 
+    /// Returns the configured names.
     pub(super) fn names(&self) -> impl Iterator<Item = &HeaderName> {
         [&self.user, &self.email, &self.groups].into_iter().flatten()
     }
 
-    /// An upstream that sees no user takes the request for anonymous, so one that can't be written is an
-    /// error, not left out.
+    /// Checks that the identity can be written into headers.
+    ///
+    /// An illegal value is an error. If the header were left out, the upstream would treat the request as
+    /// anonymous.
     pub(super) fn check(&self, identity: &Identity) -> Result<(), ProxyError> {
-        // RFC 9110, section 5.5. All of it, without an early end: so many bytes are looked at at once.
+        // RFC 9110, section 5.5. The fold has no early exit, so that the compiler vectorizes it.
         let is_legal = |byte: u8| (byte >= b' ' && byte != 0x7f) || byte == b'\t';
-        let all_legal = |value: &str| value.bytes().fold(true, |all, byte| all & is_legal(byte));
-        let legal = self.values(identity).all(|(_, value)| all_legal(value));
-        if legal { Ok(()) } else { Err(ProxyError::IdentityUnusable) }
+        let is_legal_value = |value: &str| value.bytes().fold(true, |legal, byte| legal & is_legal(byte));
+        if self.values(identity).all(|(_, value)| is_legal_value(value)) {
+            Ok(())
+        } else {
+            Err(ProxyError::IdentityUnusable)
+        }
     }
 
-    /// Tells who the user is, who has been [checked](Self::check).
-    pub(super) fn write_to(&self, identity: &Identity, to: &mut impl HeaderWriter) {
+    /// Writes the headers of an identity that passed [`check`](Self::check). Empty values are omitted.
+    pub(super) fn write_to(&self, identity: &Identity, writer: &mut impl HeaderWriter) {
         for (name, value) in self.values(identity).filter(|(_, value)| !value.is_empty()) {
-            to.add(name, value.as_bytes());
+            writer.add(name, value.as_bytes());
         }
     }
 
     fn values<'a>(&'a self, identity: &'a Identity) -> impl Iterator<Item = (&'a HeaderName, &'a str)> {
-        let all = [
+        let values = [
             (&self.user, &*identity.subject),
             (&self.email, &*identity.email),
             (&self.groups, identity.roles.as_str()),
         ];
-        all.into_iter().filter_map(|(name, value)| Some((name.as_ref()?, value)))
+        values.into_iter().filter_map(|(name, value)| Some((name.as_ref()?, value)))
     }
 }
 

@@ -1,7 +1,6 @@
-//! Connections that outlive their request: counted, and bound to the session in whose name they are.
+//! Long-lived streams: tunnels and event streams that outlive the check of their session.
 //!
-//! The session was checked when the request came. What stays open after that, a tunnel or an event
-//! stream, ends with the session: [`SessionEndWatcher`] tells when.
+//! They are counted, and end when their session ends ([`SessionEndWatcher`]).
 
 use std::fmt;
 use std::pin::Pin;
@@ -9,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum_core::body::Body as AnyBody;
+use axum_core::body::Body as AxumBody;
 use bytes::Bytes;
 use http::Response;
 use http::header::{CONTENT_TYPE, HeaderMap};
@@ -24,62 +23,65 @@ use crate::request_context::with_current_context;
 use crate::response_abort::ResponseAbortHandle;
 use crate::session_event::{SessionEndFuture, SessionEndWatcher, SessionEvent};
 
-/// The long-lived connections through a proxy: WebSockets, other upgrades, and event streams.
+/// Registry of the long-lived streams of a proxy: WebSockets, other upgrades and event streams.
 ///
-/// Cheap to clone; clones are one.
+/// Clones are cheap and refer to the same registry.
 #[derive(Clone, Default)]
 pub struct LongLivedStreams(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    ends: Option<Arc<dyn SessionEndWatcher>>,
-    stopping: watch::Sender<bool>,
+    session_ends: Option<Arc<dyn SessionEndWatcher>>,
+    shutdown: watch::Sender<bool>,
 }
 
 impl LongLivedStreams {
-    /// Streams that end with their sessions, of which `ends` tells. (Those of the default end when
-    /// either side wants it.)
+    /// Creates a registry whose streams end with their session.
+    ///
+    /// The streams of a default registry end only when one of their sides closes them.
     #[must_use]
-    pub fn new(ends: Arc<dyn SessionEndWatcher>) -> Self {
-        Self(Arc::new(Inner { ends: Some(ends), ..Inner::default() }))
+    pub fn new(session_ends: Arc<dyn SessionEndWatcher>) -> Self {
+        Self(Arc::new(Inner { session_ends: Some(session_ends), ..Inner::default() }))
     }
 
-    /// Closes every WebSocket, now and from now on, for the program is about to stop: both sides are
-    /// told that it goes away (1001). Other tunnels and event streams may go on as requests may: they
-    /// can't be told.
+    /// Closes every present and future WebSocket with code 1001 (going away), for a graceful shutdown.
+    ///
+    /// Other tunnels and event streams have no such message. They are drained like requests.
     pub fn close_all(&self) {
-        self.0.stopping.send_replace(true);
+        self.0.shutdown.send_replace(true);
     }
 
-    /// Waits for the end of the session; for ever without one.
-    pub(super) fn ended(&self, session: Option<SessionId>) -> SessionEndFuture {
+    /// Waits for the end of the session. Without a session the future is never ready.
+    pub(super) fn session_ended(&self, session: Option<SessionId>) -> SessionEndFuture {
         self.watch(session).unwrap_or_else(|| Box::pin(std::future::pending()))
     }
 
-    /// The end of the session, if there is anything to wait for.
+    /// Returns the end of the session, or `None` if the stream is not bound to a session.
     fn watch(&self, session: Option<SessionId>) -> Option<SessionEndFuture> {
-        self.0.ends.as_ref().zip(session).map(|(ends, session)| ends.watch(session))
+        self.0.session_ends.as_ref().zip(session).map(|(watcher, session)| watcher.watch(session))
     }
 
-    /// Waits until the program is about to stop.
+    /// Waits for [`close_all`](Self::close_all).
     pub(super) async fn shutdown(&self) {
-        // It can't fail, for the sender is here.
-        let _ = self.0.stopping.subscribe().wait_for(|stop| *stop).await;
+        // This cannot fail while `self` holds the sender.
+        let _ = self.0.shutdown.subscribe().wait_for(|requested| *requested).await;
     }
 }
 
 impl fmt::Debug for LongLivedStreams {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Streams").field("bound", &self.0.ends.is_some()).finish_non_exhaustive()
+        f.debug_struct("LongLivedStreams")
+            .field("watches_sessions", &self.0.session_ends.is_some())
+            .finish_non_exhaustive()
     }
 }
 
-/// What kind of connection stays open.
+/// Kind of a long-lived stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StreamKind {
-    /// An answer that goes on and on, as `text/event-stream`.
+    /// A `text/event-stream` response.
     Events,
-    /// A protocol of which nothing is known.
+    /// A tunnel of another protocol.
     Upgrade,
     /// A WebSocket.
     WebSocket,
@@ -94,16 +96,16 @@ impl StreamKind {
         }
     }
 
-    /// Notes that one closes because of its session.
-    fn closed_by(self, event: SessionEvent) {
+    /// Records that a stream is closed because of its session.
+    fn record_close(self, event: SessionEvent) {
         let kind = self.as_str();
         metrics::counter!("sekisho_streams_closed_total", "kind" => kind, "event" => event.as_str())
             .increment(1);
-        tracing::info!(session_event = %event, kind, "a connection was closed with its session");
+        tracing::info!(session_event = %event, kind, "stream closed with its session");
     }
 }
 
-/// One that is open, and counted as such until this is dropped.
+/// Counts a stream as open until it is dropped.
 pub(super) struct StreamGauge(StreamKind);
 
 impl StreamGauge {
@@ -112,9 +114,9 @@ impl StreamGauge {
         Self(kind)
     }
 
-    /// Notes that it closes because of its session.
-    pub(super) fn closed_by(&self, event: SessionEvent) {
-        self.0.closed_by(event);
+    /// Records that the stream is closed because of its session.
+    pub(super) fn record_close(&self, event: SessionEvent) {
+        self.0.record_close(event);
     }
 }
 
@@ -124,71 +126,69 @@ impl Drop for StreamGauge {
     }
 }
 
-/// Whether an answer's body is an event stream (HTML, section 9.2).
+/// Returns `true` for the headers of an event stream (HTML, section 9.2).
 pub(super) fn is_event_stream(headers: &HeaderMap) -> bool {
-    let Some(kind) = headers.get(CONTENT_TYPE) else { return false };
-    let essence = kind.as_bytes().split(|&byte| byte == b';').next().unwrap_or_default();
+    let Some(content_type) = headers.get(CONTENT_TYPE) else { return false };
+    let essence = content_type.as_bytes().split(|&byte| byte == b';').next().unwrap_or_default();
     essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
 }
 
 pin_project! {
-    /// The body of an event stream.
+    /// Body of an event stream.
     ///
-    /// When the session ends it breaks off, as if the upstream had done so: a clean end would say
-    /// that all has been told. A browser's `EventSource` comes back by itself either way, and is then
-    /// answered with 401, which it takes for the end.
+    /// It fails when the session ends. A clean end would mark the stream as complete. A browser's
+    /// `EventSource` reconnects in either case and stops at the 401 response.
     ///
-    /// A body is asked only when the client takes something. Under one that doesn't, the server hangs up.
+    /// A body is not polled while the client does not read. In that state the abort handle makes the server
+    /// close the connection.
     pub(super) struct EventStream<B> {
         #[pin]
         body: B,
-        ended: mpsc::Receiver<SessionEvent>,
-        // What was handed over may still be on its way.
-        hang_up: ResponseAbortHandle,
-        open: StreamGauge,
+        session_end: mpsc::Receiver<SessionEvent>,
+        abort_handle: ResponseAbortHandle,
+        gauge: StreamGauge,
     }
 }
 
-/// An answer that ends no later than its session.
+/// Makes an event stream end with its session.
 pub(super) fn bind_event_stream<B>(
     mut response: Response<B>,
     session: Option<SessionId>,
     streams: &LongLivedStreams,
-) -> Response<AnyBody>
+) -> Response<AxumBody>
 where
     B: Body<Data = Bytes, Error = DownloadError> + Send + 'static,
 {
-    let (tell, ended) = mpsc::channel(1);
-    let hang_up = ResponseAbortHandle::default();
+    let (sender, session_end) = mpsc::channel(1);
+    let abort_handle = ResponseAbortHandle::default();
     if let Some(end) = streams.watch(session) {
-        response.extensions_mut().insert(hang_up.clone());
-        tokio::spawn(with_current_context(abort_on_session_end(end, tell, hang_up.clone())));
+        response.extensions_mut().insert(abort_handle.clone());
+        tokio::spawn(with_current_context(abort_on_session_end(end, sender, abort_handle.clone())));
     }
-    response.map(|body| {
-        AnyBody::new(EventStream { body, ended, hang_up, open: StreamGauge::new(StreamKind::Events) })
-    })
+    let gauge = StreamGauge::new(StreamKind::Events);
+    response.map(|body| AxumBody::new(EventStream { body, session_end, abort_handle, gauge }))
 }
 
-/// Waits for the session's end or the stream's, which is when nobody hears of the other any more.
+/// Ends the stream when the session ends. Returns early when the stream ends first.
 async fn abort_on_session_end(
-    end: SessionEndFuture,
-    tell: mpsc::Sender<SessionEvent>,
-    hang_up: ResponseAbortHandle,
+    session_end: SessionEndFuture,
+    sender: mpsc::Sender<SessionEvent>,
+    abort_handle: ResponseAbortHandle,
 ) {
     let event = tokio::select! {
-        event = end => event,
-        () = tell.closed() => return,
+        event = session_end => event,
+        () = sender.closed() => return,
     };
-    StreamKind::Events.closed_by(event);
-    // There is room for it, for it is the only one.
-    let _ = tell.try_send(event);
-    if timeout(TAKEN_WITHIN, tell.closed()).await.is_err() {
-        hang_up.abort();
+    StreamKind::Events.record_close(event);
+    // The channel has room: this is its only message.
+    let _ = sender.try_send(event);
+    if timeout(END_TIMEOUT, sender.closed()).await.is_err() {
+        abort_handle.abort();
     }
 }
 
-/// How long a client may take to hear that its event stream is over.
-const TAKEN_WITHIN: Duration = Duration::from_millis(500);
+/// Timeout for a client to read the end of its event stream.
+const END_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl<B: Body<Data = Bytes, Error = DownloadError>> Body for EventStream<B> {
     type Data = Bytes;
@@ -199,9 +199,10 @@ impl<B: Body<Data = Bytes, Error = DownloadError>> Body for EventStream<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, DownloadError>>> {
         let this = self.project();
-        // Nothing will be said of the end of a stream that is nobody's.
-        if let Poll::Ready(Some(event)) = this.ended.poll_recv(cx) {
-            this.hang_up.abort();
+        // The channel of a stream without a session is closed and yields `None`.
+        if let Poll::Ready(Some(event)) = this.session_end.poll_recv(cx) {
+            // Data already passed to the server may still be unsent.
+            this.abort_handle.abort();
             return Poll::Ready(Some(Err(DownloadError::SessionEnded(event))));
         }
         this.body.poll_frame(cx)
@@ -223,16 +224,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn event_streams_are_known_by_their_content_type() {
-        for (kind, is) in [
+    fn event_streams_are_detected_by_content_type() {
+        for (content_type, expected) in [
             ("text/event-stream", true),
             ("Text/Event-Stream; charset=utf-8", true),
             (" text/event-stream ;x", true),
             ("text/event-streams", false),
             ("application/json", false),
         ] {
-            let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(kind))]);
-            assert_eq!(is_event_stream(&headers), is, "{kind}");
+            let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(content_type))]);
+            assert_eq!(is_event_stream(&headers), expected, "{content_type}");
         }
         assert!(!is_event_stream(&HeaderMap::new()));
     }

@@ -1,72 +1,72 @@
-//! The reverse proxy: sends requests to upstreams and their answers back, streaming both ways.
+//! The reverse proxy: forwards requests to upstreams and streams the responses back.
 //!
-//! It knows `http` and [`Identity`](crate::identity::Identity), and nothing of tokens, cookies or
-//! sessions: who the user is has been settled before a request gets here.
+//! It depends on `http` and [`Identity`](crate::identity::Identity) only. Sessions, tokens and cookies are
+//! handled by outer layers before a request reaches the [`Proxy`].
 //!
 //! # The life of a proxied request
 //!
-//! 1. The application finds the route by the path alone ([`Routes::find`], `path.rs`) and puts it
-//!    among the request's extensions; a path with more than one reading is refused there.
-//! 2. `service.rs` admits it: one of the route's methods (never `CONNECT` or `TRACE`), not forwarded by
-//!    us before, one of the route's roles, a body within the limit.
-//! 3. `request.rs` makes the request ours, and tells its fields one after the other to whoever writes them
-//!    down in the upstream's protocol. What the client may not say is passed over (`hop_by_hop.rs`,
-//!    `reserved.rs`, `cookies.rs`), and what the operator's [`HeaderEdits`] change; then comes what they
-//!    set, and last what we say: who the user is ([`IdentityHeaders`]), [`Forwarded`],
-//!    `Via`. The upstream sees the `Host` that the client asked for, unless the route sets another, and
-//!    the client's path and query byte for byte. What a route may change is checked once (`rules.rs`).
-//! 4. `upstream/` chooses one of the route's upstreams, takes a connection to it, sends the request and
-//!    waits for the answer. `body.rs` streams the body, as fast as the upstream takes it, and watches
-//!    that it doesn't stand still.
-//! 5. `response.rs` makes the answer ours: hop-by-hop headers go (of HTTP/1.1 where its head is read), and cookies and headers that
-//!    only we may set; then the operator's edits are made.
-//! 6. The answer's body is streamed as it comes. One that breaks off breaks the client's
-//!    connection, so that nobody takes half an answer for the whole. Before that point
-//!    `error.rs` answers for what went wrong.
+//! 1. [`Routes::find`] selects the route by path. An outer layer inserts the [`MatchedRoute`] into the
+//!    request's extensions. A path with more than one reading is rejected ([`BadPath`]).
+//! 2. [`Proxy::call`](service) checks the method, forwarding loops ([`via`]), the user's roles and the
+//!    declared length of the body. [`Upgrade::from_request`](upgrade) extracts a protocol upgrade.
+//! 3. [`UpstreamRequest`](request) selects the headers to forward. It leaves out hop-by-hop headers
+//!    ([`hop_by_hop`]), [`reserved_headers`], the gateway's [`cookies`] and everything that the route's
+//!    [`HeaderEdits`] change.
+//! 4. [`UpstreamRequest`](request) then adds the configured headers, the token of [`UpstreamTokens`], the
+//!    user ([`IdentityHeaders`]), the client ([`Forwarded`]) and `Via`. The `Host`, path and query of the
+//!    client are preserved unless the route changes them.
+//! 5. [`upstream::send`] selects an upstream and a connection, sends the request and awaits the response
+//!    head. [`request_body`] streams the body at the upstream's pace within limits of size and idle time.
+//! 6. [`response::prepare_response`] removes hop-by-hop headers, reserved headers and reserved cookies from
+//!    the response, and applies the route's edits.
+//! 7. [`response_body`] streams the body. If the upstream aborts it, the client's connection is aborted too,
+//!    so that a partial response is never taken for a complete one.
 //!
-//! # One framing
+//! A failure before step 7 becomes a response in [`error`].
 //!
-//! Requests and answers that can be read in two ways end here: 400 and the connection closes, or 502.
-//! hyper reads the requests, and in some things leaves no choice; answers of HTTP/1.1 are read by
-//! `upstream/http1/`, in the same way where RFC 9112 leaves it to the recipient. What goes on is plain all
-//! the same:
+//! The headers that a route may change are checked once, when the table is built ([`header_policy`]).
 //!
-//! - A line feed alone ends a line, too. It goes on as CR LF.
-//! - Beside `Transfer-Encoding: chunked` a `Content-Length` is dropped, and so is what extends a chunk.
-//!   Any other transfer coding is 501, or 502 from an upstream: nobody here would undo it. An upstream's
-//!   connection isn't used again after an answer that said both.
-//! - A `Content-Length` that is repeated, or has zeros before it, goes on as one plain number.
-//! - Of interim answers none is handed on. 100 the client gets from us, once somebody reads its body.
-//! - A head that doesn't come in time closes the connection without an answer.
+//! # Message framing
 //!
-//! # What stays open
+//! An ambiguous request is rejected with 400 and its connection is closed; an ambiguous response becomes 502.
+//! hyper parses the requests, [`upstream`] the HTTP/1.1 responses. Where RFC 9112 leaves a choice to the
+//! recipient, both choose alike, and the forwarded message is canonical:
 //!
-//! A request may ask for another protocol (RFC 9110, section 7.8): `Connection`, which is read as a list,
-//! names `upgrade`, and `Upgrade` a protocol that the route allows, by default `websocket` alone. The
-//! request goes through the same steps, and where the upstream agrees, the answer is its `101`; from
-//! then on `tunnel.rs` passes bytes. What may not be is no error: `Upgrade` stops here, and the request
-//! goes on without. A protocol that takes requests of its own (`h2c`) is never allowed, for nobody would
-//! check those. Whether a page may upgrade in the user's name is settled before, by its `Origin`.
+//! - A bare line feed ends a line. It is forwarded as CR LF.
+//! - Next to `Transfer-Encoding: chunked`, `Content-Length` is removed. So are chunk extensions. An upstream
+//!   connection that sent both headers is not reused.
+//! - Any other transfer coding is rejected with 501, or 502 in a response, since hyper does not decode it.
+//! - A `Content-Length` that is repeated or has leading zeros is forwarded as one canonical number.
+//! - Interim responses are not forwarded. The gateway sends `100 Continue` itself when the body is read.
+//! - A request head that does not arrive in time closes the connection without a response.
 //!
-//! Whoever was let in by a session stays in no longer than it: [`LongLivedStreams`] are told of its end, and end
-//! with it, whatever end that is.
+//! # Upgrades and event streams
 //!
-//! - For a WebSocket `websocket.rs` follows where frames begin, and changes none. At the next such point
-//!   the client gets a Close 4401 whose reason is the event (`logged_out`), and the upstream a Close
-//!   1001; nothing else passes any more, and both have a second to answer. Where that point doesn't
-//!   come soon, the connection closes as it is.
-//! - Any other tunnel breaks off.
-//! - An event stream (`text/event-stream`) breaks off, so that nobody takes it for complete; an
-//!   `EventSource` comes back by itself, and is then answered with 401. A client that reads nothing of it
-//!   doesn't keep it open: the server hangs up ([`HangUp`](crate::response_abort::ResponseAbortHandle)).
+//! A request may ask for another protocol (RFC 9110, section 7.8): `Connection` contains `upgrade`, and
+//! `Upgrade` a protocol that the route allows, by default only `websocket`. The request passes the same
+//! steps. If the upstream sends `101`, [`tunnel`] copies bytes both ways from then on.
 //!
-//! Of other answers the session is not asked again, however long they take.
+//! - An upgrade that is not allowed is no error: the request is forwarded without `Upgrade`.
+//! - Upgrades to HTTP (`h2c`) are never allowed, since the requests inside would bypass all checks.
+//! - The `Origin` of a WebSocket handshake is checked by an outer layer.
+//!
+//! A stream that was opened in a session ends with the session, for any reason ([`LongLivedStreams`]):
+//!
+//! - [`websocket`] tracks the frame boundaries. At the next boundary the client receives a Close frame with
+//!   code 4401 and the event (`logged_out`) as its reason, and the upstream one with code 1001. Both have a
+//!   second to reply. If there is no boundary within 0.4 seconds, the connection is closed as it is.
+//! - Any other tunnel is closed at once.
+//! - An event stream (`text/event-stream`) is aborted, so that it is not taken for complete. A browser's
+//!   `EventSource` reconnects and receives 401. If the client does not read, the server closes the
+//!   connection ([`ResponseAbortHandle`](crate::response_abort::ResponseAbortHandle)).
+//!
+//! The session is not checked again during any other response, however long it takes.
 //!
 //! ```no_run
 //! use axum::extract::Request;
 //! use axum::middleware::{Next, from_fn_with_state};
 //! use axum::response::Response;
-//! use sekisho::proxy::{Proxy, ProxyError, ReservedCookies, RouteSpec, Routes, Streams};
+//! use sekisho::proxy::{LongLivedStreams, Proxy, ProxyError, ReservedCookies, RouteSpec, Routes};
 //!
 //! async fn find_route(
 //!     axum::extract::State(routes): axum::extract::State<Routes>,
@@ -82,13 +82,14 @@
 //! }
 //!
 //! let routes = Routes::new([RouteSpec::new("/", ["http://127.0.0.1:3000"])])?;
-//! let proxy = Proxy::new(ReservedCookies::default(), Streams::default());
+//! let proxy = Proxy::new(ReservedCookies::default(), LongLivedStreams::default());
 //! let app: axum::Router =
 //!     axum::Router::new().fallback_service(proxy).layer(from_fn_with_state(routes, find_route));
 //! # Ok::<(), sekisho::proxy::RouteError>(())
 //! ```
 
-mod body;
+#![allow(rustdoc::private_intra_doc_links, reason = "the list above leads through private modules")]
+
 mod content_length;
 mod cookies;
 mod error;
@@ -98,18 +99,22 @@ mod header_policy;
 mod header_writer;
 mod hop_by_hop;
 mod identity_headers;
+mod idle_timer;
 mod long_lived;
 mod path;
 mod request;
+mod request_body;
 mod request_head;
 mod reserved_headers;
 mod response;
+mod response_body;
 mod route_error;
 mod route_spec;
 mod routes;
 mod service;
 mod settings;
 mod stream_error;
+mod trailers;
 mod tunnel;
 mod upgrade;
 mod upload_progress;
@@ -129,6 +134,6 @@ pub use route_error::RouteError;
 pub use route_spec::RouteSpec;
 pub use routes::{MatchedRoute, Routes};
 pub use service::Proxy;
-pub use upgrade::asks_for_upgrade;
+pub use upgrade::is_upgrade_request;
 pub use upstream::{HealthCheck, Resolve, UpstreamConfigError, UpstreamHttp, UpstreamSettings};
 pub use upstream_tokens::UpstreamTokens;

@@ -1,39 +1,39 @@
-//! Which paths are let in, and how a path is compared with a route's.
+//! Path validation, and path comparison with route prefixes.
 //!
-//! A path that applications read in different ways can pass one route's rules and reach what
-//! another protects. So paths that are not in normal form are refused, and what is left is
+//! Applications read an ambiguous path in different ways, so it could pass the rules of one route and reach
+//! what another route protects. Paths that are not in normal form are therefore rejected. All others are
 //! forwarded byte for byte.
 
-/// Why a path is refused.
+/// Reason for which a path is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BadPath {
-    /// A backslash, plain or encoded: some servers read it as a slash.
-    #[error("the path holds a backslash")]
+    /// A backslash, plain or encoded. Some servers read it as a slash.
+    #[error("the path contains a backslash")]
     Backslash,
     /// A `%` without two hexadecimal digits after it.
-    #[error("the path holds a `%` that begins no valid escape")]
+    #[error("the path contains an invalid percent-encoding")]
     BadEscape,
     /// A control character, plain or encoded.
-    #[error("the path holds a control character")]
+    #[error("the path contains a control character")]
     Control,
     /// A `.` or `..` segment, plain or encoded, with or without `;` parameters.
-    #[error("the path holds a `.` or `..` segment")]
+    #[error("the path contains a `.` or `..` segment")]
     DotSegment,
     /// Two slashes with nothing, or only `;` parameters, between them.
-    #[error("the path holds an empty segment")]
+    #[error("the path contains an empty segment")]
     EmptySegment,
-    /// An encoded slash, where the route doesn't let it pass.
-    #[error("the path holds an encoded slash")]
+    /// An encoded slash, on a route that does not allow it.
+    #[error("the path contains an encoded slash")]
     EncodedSlash,
-    /// It doesn't begin with a slash.
+    /// The path does not begin with a slash.
     #[error("the path does not begin with `/`")]
     NotAbsolute,
 }
 
 /// Checks that a path, without its query, is in normal form.
 ///
-/// Encoding twice is no disguise: `%252e` stands for the characters `%2e`, and is forwarded so.
+/// Double encoding is in normal form: `%252e` stands for the characters `%2e` and is forwarded unchanged.
 ///
 /// ```
 /// use sekisho::proxy::{BadPath, check_path};
@@ -46,58 +46,60 @@ pub enum BadPath {
 ///
 /// # Errors
 ///
-/// [`BadPath`] names the first fault found.
-pub fn check(path: &str, encoded_slash_ok: bool) -> Result<(), BadPath> {
+/// [`BadPath`] is the first problem found.
+pub fn check(path: &str, allow_encoded_slash: bool) -> Result<(), BadPath> {
     if !path.starts_with('/') {
         return Err(BadPath::NotAbsolute);
     }
-    for character in PercentDecoded::of(path) {
-        check_character(character, encoded_slash_ok)?;
+    for character in PercentDecoded::new(path) {
+        check_character(character, allow_encoded_slash)?;
     }
     check_segments(path)
 }
 
-/// How much of `path` the route `prefix` takes up, in bytes; `None` if the path isn't at or below
-/// it. `prefix` is a [`normalize_byte`] one.
+/// Returns the length in bytes of the part of `path` that matches `prefix`, or `None` if the path is not at
+/// or below the prefix. `prefix` must be [normalized](normalize).
 pub(super) fn prefix_length(prefix: &[u8], path: &str) -> Option<usize> {
-    let mut rest = NormalizedPath::of(path);
+    let mut rest = NormalizedPath::new(path);
     let mut length = 0;
-    for &wanted in prefix {
-        let found = rest.next().filter(|found| found.byte == wanted)?;
-        length = found.end;
+    for &expected in prefix {
+        let character = rest.next().filter(|character| character.byte == expected)?;
+        length = character.end;
     }
     rest.next().is_none_or(|next| next.byte == b'/').then_some(length)
 }
 
-/// The path as the most lenient application would read it: escapes undone, `;` parameters left
-/// out, runs of slashes made one, no slash at the end.
+/// Normalizes a path as the most lenient application reads it.
 ///
-/// Routes are compared in this form, or `/%61dmin` and `/admin;x` would escape the rules of
-/// `/admin` and be served by it all the same. (RFC 3986, section 6.2.2.2, holds the first for
-/// the same path; servlet containers hold the second so.)
+/// Percent-encodings are decoded, `;` parameters and a trailing slash are removed, and repeated slashes are
+/// merged. Routes are compared in this form. Otherwise `/%61dmin` (equivalent by RFC 3986, section 6.2.2.2)
+/// and `/admin;x` (equivalent in servlet containers) would bypass the rules of `/admin` and still be served
+/// by its application.
 pub(super) fn normalize(path: &str) -> Vec<u8> {
-    let mut bytes: Vec<u8> = NormalizedPath::of(path).map(|character| character.byte).collect();
+    let mut bytes: Vec<u8> = NormalizedPath::new(path).map(|character| character.byte).collect();
     if bytes.last() == Some(&b'/') {
         bytes.pop();
     }
     bytes
 }
 
-fn check_character(character: Character, encoded_slash_ok: bool) -> Result<(), BadPath> {
+fn check_character(character: Character, allow_encoded_slash: bool) -> Result<(), BadPath> {
     match character {
         Character { byte: b'%', encoded: false, .. } => Err(BadPath::BadEscape),
-        Character { byte: b'/', encoded: true, .. } if !encoded_slash_ok => Err(BadPath::EncodedSlash),
+        Character { byte: b'/', encoded: true, .. } if !allow_encoded_slash => Err(BadPath::EncodedSlash),
         Character { byte: b'\\', .. } => Err(BadPath::Backslash),
         Character { byte, .. } if byte.is_ascii_control() => Err(BadPath::Control),
         _ => Ok(()),
     }
 }
 
-/// An encoded slash ends a segment here too, or `%2f..%2f` would pass where it is let through.
+/// Rejects empty and dot segments.
+///
+/// An encoded slash ends a segment too. Otherwise `%2f..%2f` would pass on routes that allow it.
 fn check_segments(path: &str) -> Result<(), BadPath> {
     let mut name: Vec<u8> = Vec::new();
     let mut in_parameters = false;
-    for character in PercentDecoded::of(path).skip(1) {
+    for character in PercentDecoded::new(path).skip(1) {
         match character.byte {
             b'/' if name.is_empty() && !character.encoded => return Err(BadPath::EmptySegment),
             b'/' => {
@@ -117,24 +119,24 @@ fn check_name(name: &[u8]) -> Result<(), BadPath> {
     if matches!(name, b"." | b"..") { Err(BadPath::DotSegment) } else { Ok(()) }
 }
 
-/// A byte of a path, its escape undone.
+/// A percent-decoded byte of a path.
 #[derive(Clone, Copy)]
 struct Character {
     byte: u8,
     encoded: bool,
-    /// Where it ends in the path as sent.
+    /// Offset of its end in the path as received.
     end: usize,
 }
 
-/// The bytes of a path with escapes undone. A `%` that begins none stands for itself.
+/// Iterator over the percent-decoded bytes of a path. An invalid `%` stands for itself.
 struct PercentDecoded<'a> {
     path: &'a [u8],
-    at: usize,
+    position: usize,
 }
 
 impl<'a> PercentDecoded<'a> {
-    fn of(path: &'a str) -> Self {
-        Self { path: path.as_bytes(), at: 0 }
+    fn new(path: &'a str) -> Self {
+        Self { path: path.as_bytes(), position: 0 }
     }
 }
 
@@ -142,31 +144,31 @@ impl Iterator for PercentDecoded<'_> {
     type Item = Character;
 
     fn next(&mut self) -> Option<Character> {
-        let rest = self.path.get(self.at..)?;
+        let rest = self.path.get(self.position..)?;
         let (byte, encoded) = match *rest {
-            [b'%', high, low, ..] => escape(high, low).map_or((b'%', false), |byte| (byte, true)),
+            [b'%', high, low, ..] => decode_hex(high, low).map_or((b'%', false), |byte| (byte, true)),
             [byte, ..] => (byte, false),
             [] => return None,
         };
-        self.at += if encoded { 3 } else { 1 };
-        Some(Character { byte, encoded, end: self.at })
+        self.position += if encoded { 3 } else { 1 };
+        Some(Character { byte, encoded, end: self.position })
     }
 }
 
-fn escape(high: u8, low: u8) -> Option<u8> {
+fn decode_hex(high: u8, low: u8) -> Option<u8> {
     let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     Some(digit(high)? << 4 | digit(low)?)
 }
 
-/// What [`normalize_byte`] describes, less its last rule.
+/// Iterator over the bytes of a [normalized](normalize) path, except that a trailing slash is kept.
 struct NormalizedPath<'a> {
     decoded: PercentDecoded<'a>,
-    last: u8,
+    previous: u8,
 }
 
 impl<'a> NormalizedPath<'a> {
-    fn of(path: &'a str) -> Self {
-        Self { decoded: PercentDecoded::of(path), last: 0 }
+    fn new(path: &'a str) -> Self {
+        Self { decoded: PercentDecoded::new(path), previous: 0 }
     }
 }
 
@@ -175,13 +177,13 @@ impl Iterator for NormalizedPath<'_> {
 
     fn next(&mut self) -> Option<Character> {
         let mut next = self.decoded.next()?;
-        while next.byte == b';' || (next.byte == b'/' && self.last == b'/') {
+        while next.byte == b';' || (next.byte == b'/' && self.previous == b'/') {
             next = match next.byte {
                 b';' => self.decoded.find(|character| character.byte == b'/')?,
                 _ => self.decoded.next()?,
             };
         }
-        self.last = next.byte;
+        self.previous = next.byte;
         Some(next)
     }
 }
@@ -194,7 +196,7 @@ mod tests {
     use crate::test_seed::proptest_config;
 
     #[test]
-    fn normal_paths_pass() {
+    fn normal_paths_are_accepted() {
         for path in [
             "/",
             "/a",
@@ -222,10 +224,10 @@ mod tests {
     }
 
     #[test]
-    fn other_paths_are_refused() {
+    fn ambiguous_paths_are_rejected() {
         use BadPath::*;
 
-        for (path, fault) in [
+        for (path, reason) in [
             ("", NotAbsolute),
             ("*", NotAbsolute),
             ("a", NotAbsolute),
@@ -262,12 +264,12 @@ mod tests {
             ("/a%2fb", EncodedSlash),
             ("/a%2F", EncodedSlash),
         ] {
-            assert_eq!(check(path, false), Err(fault), "{path}");
+            assert_eq!(check(path, false), Err(reason), "{path}");
         }
     }
 
     #[test]
-    fn an_encoded_slash_hides_no_dot_segment() {
+    fn encoded_slash_does_not_hide_a_dot_segment() {
         assert_eq!(check("/group%2Fproject/http%3A%2F%2Fhost", true), Ok(()));
         for path in ["/a%2F..%2Fb", "/a%2f%2e%2e", "/..%2Fb", "/a/.%2Fb"] {
             assert_eq!(check(path, true), Err(BadPath::DotSegment), "{path}");
@@ -275,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_ends_at_a_segment_boundary_however_it_is_spelt() {
+    fn prefix_matches_at_segment_boundaries_in_any_spelling() {
         for (prefix, path, length) in [
             ("/api", "/api", Some(4)),
             ("/api", "/api/x", Some(4)),
@@ -298,7 +300,7 @@ mod tests {
         }
     }
 
-    /// Pieces that make trouble, so that random paths are seldom harmless.
+    /// Paths of ambiguous pieces, so that few random paths are harmless.
     fn path() -> impl Strategy<Value = String> {
         let piece = prop_oneof![
             Just("/"),
@@ -322,22 +324,22 @@ mod tests {
     }
 
     fn decode(segment: &str) -> String {
-        let bytes: Vec<u8> = PercentDecoded::of(segment).map(|character| character.byte).collect();
+        let bytes: Vec<u8> = PercentDecoded::new(segment).map(|character| character.byte).collect();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
     proptest! {
-        // Four of five are refused.
+        // About four of five random paths are rejected.
         #![proptest_config(ProptestConfig { cases: 2_000, ..proptest_config() })]
 
         #[test]
-        fn what_passes_has_no_second_reading(path in path(), encoded_slash in any::<bool>()) {
+        fn accepted_paths_are_unambiguous(path in path(), encoded_slash in any::<bool>()) {
             if check(&path, encoded_slash).is_err() {
                 return Ok(());
             }
             prop_assert!(!path.contains("//") && !path.contains('\\'));
-            let read = if encoded_slash { path.replace("%2f", "/").replace("%2F", "/") } else { path };
-            for segment in read.split('/') {
+            let decoded_slashes = if encoded_slash { path.replace("%2f", "/").replace("%2F", "/") } else { path };
+            for segment in decoded_slashes.split('/') {
                 let decoded = decode(segment);
                 let name = decoded.split(';').next().unwrap();
                 prop_assert!(name != "." && name != "..", "{segment}");

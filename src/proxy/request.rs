@@ -1,4 +1,4 @@
-//! What an upstream gets of a request.
+//! The request as it is sent to an upstream.
 
 use http::header::{AUTHORIZATION, COOKIE, HOST, HeaderMap, HeaderName};
 use http::uri::{Authority, PathAndQuery};
@@ -15,8 +15,9 @@ use super::{content_length, hop_by_hop};
 use crate::http_headers::{TRACEPARENT, X_REQUEST_ID, has_userinfo};
 use crate::identity::Identity;
 
-/// Which headers are there that need a closer look: most requests have hardly any of them, and to look for
-/// each by its name takes longer than to pass all names by.
+/// The headers that need special handling and are present in a request.
+///
+/// Most requests have hardly any of them, and one pass over all names is faster than a lookup of each.
 #[derive(Default)]
 pub(super) struct HeaderFlags {
     connection: bool,
@@ -28,64 +29,66 @@ pub(super) struct HeaderFlags {
 
 impl HeaderFlags {
     pub(super) fn scan(headers: &HeaderMap) -> Self {
-        let mut seen = Self::default();
+        let mut flags = Self::default();
         for name in headers.keys() {
             match name.as_str() {
-                "connection" => seen.connection = true,
-                "te" => seen.te = true,
-                "transfer-encoding" => seen.transfer_encoding = true,
-                "upgrade" => seen.upgrade = true,
-                "via" => seen.via = true,
+                "connection" => flags.connection = true,
+                "te" => flags.te = true,
+                "transfer-encoding" => flags.transfer_encoding = true,
+                "upgrade" => flags.upgrade = true,
+                "via" => flags.via = true,
                 _ => {}
             }
         }
-        seen
+        flags
     }
 }
 
-/// A client's request, made ours: what the client may not say is left out, and what we say is added.
+/// A client's request, without what the client may not send and with what the gateway adds.
 pub(super) struct UpstreamRequest<'r> {
     parts: &'r request::Parts,
     route: &'r Route,
     settings: &'r ProxySettings,
     target: PathAndQuery,
     host: Option<HeaderValue>,
-    /// What `Connection` names, besides what an outer layer has added.
-    named: Vec<HeaderName>,
+    /// Headers that `Connection` nominates, except those that the gateway itself has added.
+    connection_headers: Vec<HeaderName>,
     accepts_trailers: bool,
     upgrade: Option<HeaderValue>,
     identity: Option<&'r Identity>,
-    /// In the user's name, for this upstream.
+    /// Token in the user's name for this upstream.
     authorization: Option<HeaderValue>,
 }
 
 impl<'r> UpstreamRequest<'r> {
-    /// For this route, with the protocols to which it may change.
+    /// Prepares a request for the upstreams of `route`.
     pub(super) fn new(
         parts: &'r request::Parts,
         route: &'r Route,
         settings: &'r ProxySettings,
         identity: Option<&'r Identity>,
-        (seen, upgrade): (&HeaderFlags, Option<&Upgrade>),
+        flags: &HeaderFlags,
+        upgrade: Option<&Upgrade>,
     ) -> Result<Self, ProxyError> {
-        let (host, target) = (host(parts)?, route.target(&parts.uri)?);
-        if seen.transfer_encoding && content_length::has_unsupported_coding(&parts.headers) {
+        let client_host = client_host(parts)?;
+        let target = route.target(&parts.uri)?;
+        if flags.transfer_encoding && content_length::has_unsupported_coding(&parts.headers) {
             return Err(ProxyError::CodingUnknown);
         }
         if let Some(identity) = identity {
             route.spec.identity.check(identity)?;
         }
-        let mut named = Vec::new();
-        if seen.connection {
-            named = hop_by_hop::named_by_connection(&parts.headers);
-            named.retain(|name| !GATEWAY_HEADERS.contains(name));
+        let mut connection_headers = Vec::new();
+        if flags.connection {
+            connection_headers = hop_by_hop::connection_headers(&parts.headers);
+            connection_headers.retain(|name| !GATEWAY_HEADERS.contains(name));
         }
         Ok(Self {
             target,
-            host: route.requests.edits.value(&HOST).cloned().or(host),
-            named,
-            accepts_trailers: seen.te && hop_by_hop::accepts_trailers(&parts.headers),
-            upgrade: upgrade.and_then(Upgrade::protocols),
+            host: route.request_headers.edits.value(&HOST).cloned().or(client_host),
+            connection_headers,
+            accepts_trailers: flags.te && hop_by_hop::accepts_trailers(&parts.headers),
+            upgrade: upgrade.and_then(Upgrade::header_value),
             identity,
             authorization: authorization(route, settings, identity),
             parts,
@@ -94,38 +97,40 @@ impl<'r> UpstreamRequest<'r> {
         })
     }
 
-    /// Whether a field of the client's goes on as it is.
+    /// Returns `true` if a header of the client is forwarded unchanged.
     fn is_forwarded(&self, name: &HeaderName) -> bool {
-        let passes = match name.as_str() {
-            // Written anew, for this connection and this body.
+        let is_end_to_end = match name.as_str() {
+            // Generated for the upstream connection.
             "content-length" | "cookie" | "host" => false,
-            // Whoever reads the client's body answers this; hyper does, when we begin to.
+            // hyper sends `100 Continue` itself when the body is read.
             "expect" => false,
             "authorization" => self.route.spec.pass_authorization && !self.replaces_authorization(),
-            name => !hop_by_hop::is_hop_by_hop(name) && !self.route.requests.reserved.contains(name),
+            name => !hop_by_hop::is_hop_by_hop(name) && !self.route.request_headers.reserved.contains(name),
         };
-        passes && !self.route.requests.edits.affects(name) && !self.named.contains(name)
+        is_end_to_end
+            && !self.route.request_headers.edits.affects(name)
+            && !self.connection_headers.contains(name)
     }
 
     fn replaces_authorization(&self) -> bool {
         self.identity.is_some() && self.route.spec.token_audience.is_some()
     }
 
-    fn cookies(&self, to: &mut impl HeaderWriter) {
+    fn write_cookies(&self, writer: &mut impl HeaderWriter) {
         let mut lines = self.settings.reserved_cookies.without_reserved(&self.parts.headers);
         if self.parts.version != Version::HTTP_2 {
-            lines.for_each(|line| to.copy(&COOKIE, &line));
+            lines.for_each(|line| writer.copy(&COOKIE, &line));
             return;
         }
-        // HTTP/2 splits them for compression's sake; nobody else knows what to make of two (RFC 9113,
-        // section 8.2.3).
+        // HTTP/2 clients split `Cookie` for better compression. Outside of HTTP/2 it must be a single line
+        // (RFC 9113, section 8.2.3).
         let Some(first) = lines.next() else { return };
         let mut joined = first.as_bytes().to_owned();
         for line in lines {
             joined.extend_from_slice(b"; ");
             joined.extend_from_slice(line.as_bytes());
         }
-        to.add(&COOKIE, &joined);
+        writer.add(&COOKIE, &joined);
     }
 }
 
@@ -150,32 +155,33 @@ impl RequestHead for UpstreamRequest<'_> {
         self.accepts_trailers
     }
 
-    fn write_headers(&self, to: &mut impl HeaderWriter) {
-        let edits = &self.route.requests.edits;
+    fn write_headers(&self, writer: &mut impl HeaderWriter) {
+        let edits = &self.route.request_headers.edits;
         for (name, value) in &self.parts.headers {
             if self.is_forwarded(name) {
-                to.copy(name, value);
+                writer.copy(name, value);
             }
         }
-        if !edits.affects(&COOKIE) && !self.named.contains(&COOKIE) {
-            self.cookies(to);
+        if !edits.affects(&COOKIE) && !self.connection_headers.contains(&COOKIE) {
+            self.write_cookies(writer);
         }
         if let Some(authorization) = &self.authorization {
-            to.copy(&AUTHORIZATION, authorization);
+            writer.copy(&AUTHORIZATION, authorization);
         }
         for (name, value) in edits.set.iter().filter(|(name, _)| *name != HOST) {
-            to.copy(name, value);
+            writer.copy(name, value);
         }
         if let Some(identity) = self.identity {
-            self.route.spec.identity.write_to(identity, to);
+            self.route.spec.identity.write_to(identity, writer);
         }
         if let Some(forwarded) = self.parts.extensions.get::<Forwarded>() {
-            forwarded.write_to(to);
+            forwarded.write_to(writer);
         }
-        self.settings.via.write_to(self.parts.version, to);
+        self.settings.via.write_to(self.parts.version, writer);
     }
 }
 
+/// Issues the token of the route's audience, if the route has one and the user is signed in.
 fn authorization(
     route: &Route,
     settings: &ProxySettings,
@@ -185,17 +191,18 @@ fn authorization(
     settings.upstream_tokens.as_ref()?.authorization(identity?, audience)
 }
 
-/// The host that was asked for: in a target of absolute form that is its authority, whatever the
-/// header says (RFC 9112, section 3.2.2). It never says where the request goes.
-fn host(parts: &request::Parts) -> Result<Option<HeaderValue>, ProxyError> {
+/// Returns the host of the client's request. It does not select the upstream.
+///
+/// The authority of an absolute-form target takes precedence over `Host` (RFC 9112, section 3.2.2).
+fn client_host(parts: &request::Parts) -> Result<Option<HeaderValue>, ProxyError> {
     let mut lines = parts.headers.get_all(HOST).iter();
-    let is_sound = |authority: &Authority| !has_userinfo(authority);
+    let is_valid = |authority: &Authority| !has_userinfo(authority);
     match (parts.uri.authority(), lines.next(), lines.next()) {
-        (Some(authority), _, None) if is_sound(authority) => {
+        (Some(authority), _, None) if is_valid(authority) => {
             HeaderValue::from_str(authority.as_str()).map(Some).map_err(|_| ProxyError::BadHost)
         }
         (None, Some(host), None)
-            if Authority::try_from(host.as_bytes()).is_ok_and(|host| is_sound(&host)) =>
+            if Authority::try_from(host.as_bytes()).is_ok_and(|host| is_valid(&host)) =>
         {
             Ok(Some(host.clone()))
         }
@@ -204,7 +211,7 @@ fn host(parts: &request::Parts) -> Result<Option<HeaderValue>, ProxyError> {
     }
 }
 
-/// What an outer layer has added, as far as we know: a client can't have it removed.
+/// Headers that outer layers add to the request. A client cannot have them removed by `Connection`.
 const GATEWAY_HEADERS: [HeaderName; 2] = [X_REQUEST_ID, TRACEPARENT];
 
 #[cfg(test)]
@@ -220,12 +227,12 @@ mod tests {
             request = request.header(HOST, *host);
         }
         let (parts, ()) = request.body(()).unwrap().into_parts();
-        let host = host(&parts).ok()?;
+        let host = client_host(&parts).ok()?;
         Some(host.map(|host| host.to_str().unwrap().to_owned()))
     }
 
     #[test]
-    fn one_valid_host_is_forwarded() {
+    fn single_valid_host_is_forwarded() {
         let http11 = |uri, hosts: &[&'static str]| host_of(uri, Version::HTTP_11, hosts);
         assert_eq!(http11("/", &["a.example:80"]), Some(Some("a.example:80".to_owned())));
         assert_eq!(http11("http://b.example/", &["a.example"]), Some(Some("b.example".to_owned())));
@@ -240,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn cookies_that_http2_has_split_are_joined() {
+    fn http2_cookie_lines_are_joined() {
         let routes = crate::proxy::Routes::new([crate::proxy::RouteSpec::new("/", ["http://a"])]).unwrap();
         let route = routes.find(&"/".parse().unwrap()).unwrap().unwrap();
         let settings = ProxySettings {
@@ -257,9 +264,9 @@ mod tests {
             }
             let (parts, ()) = request.body(()).unwrap().into_parts();
             let mut headers = HeaderMap::new();
-            let seen = HeaderFlags::scan(&parts.headers);
+            let flags = HeaderFlags::scan(&parts.headers);
             let outgoing =
-                UpstreamRequest::new(&parts, route.route(), &settings, None, (&seen, None)).unwrap();
+                UpstreamRequest::new(&parts, route.route(), &settings, None, &flags, None).unwrap();
             outgoing.write_headers(&mut headers);
             let sent: Vec<_> = headers.get_all(COOKIE).iter().map(|line| line.to_str().unwrap()).collect();
             assert_eq!(sent, Vec::from_iter(Some(joined).filter(|joined| !joined.is_empty())));

@@ -1,34 +1,37 @@
-//! The names of headers that only we may send to upstreams: those that tell who and where the client
-//! is, and which path was asked for.
+//! Reserved headers, which only the gateway may send.
 //!
-//! Names are compared as CGI and its heirs do, which turn whatever is no letter or digit into one
-//! character, so `X_Forwarded_User` is `X-Forwarded-User`.
+//! In requests these are the headers for the user's identity, the client's address and the original path;
+//! in responses, the session event and the cookies of a forward auth response.
+//!
+//! Names are compared as CGI and its successors (WSGI, Rack, PHP) do: every character that is not a letter
+//! or digit is the same character, so `X_Forwarded_User` equals `X-Forwarded-User`.
 
 use http::HeaderName;
 use http::header::HeaderMap;
 
 use crate::http_headers::{SESSION_EVENT_HEADER, X_SET_ACCESS_COOKIE, X_SET_REFRESH_COOKIE};
 
-/// The names that are taken off what any client sends on any route.
+/// Request headers that are removed from every client request, on all routes.
 ///
-/// A name that one route gives its upstream is taken off on all: the upstream of another may be the same
-/// program.
+/// The identity headers of one route are reserved on all routes, since two routes may lead to the same
+/// application.
 #[derive(Debug)]
 pub(super) struct ReservedHeaders {
-    /// Besides those that always are.
+    /// Reserved names besides the built-in ones.
     custom: Vec<HeaderName>,
-    /// The bytes with which reserved names begin: what begins otherwise, most headers, is none.
+    /// Lookup table of the first bytes of reserved names. It rules out most headers at once.
     initials: [bool; 256],
 }
 
 impl ReservedHeaders {
+    /// Reserves the built-in names and `custom`.
     pub(super) fn new(custom: Vec<HeaderName>) -> Self {
         let mut initials = [false; 256];
         let names = NAMES.into_iter().chain(PREFIXES).chain(custom.iter().map(HeaderName::as_str));
         for initial in names.filter_map(|name| name.bytes().next()) {
-            // One that is no letter is as good as any other such.
-            let same = (0..=u8::MAX).filter(|&byte| normalize_byte(byte) == normalize_byte(initial));
-            same.for_each(|byte| initials[usize::from(byte)] = true);
+            for byte in 0..=u8::MAX {
+                initials[usize::from(byte)] |= normalize_byte(byte) == normalize_byte(initial);
+            }
         }
         Self { custom, initials }
     }
@@ -37,16 +40,17 @@ impl ReservedHeaders {
         remove_matching(headers, |name| self.contains(name.as_str()));
     }
 
+    /// Returns `true` if `name`, in any spelling, is reserved.
     pub(super) fn contains(&self, name: &str) -> bool {
         if !name.bytes().next().is_some_and(|initial| self.initials[usize::from(initial)]) {
             return false;
         }
-        let is = |reserved: &str| eq_cgi_name(reserved, name);
-        PREFIXES
-            .into_iter()
-            .any(|prefix| name.get(..prefix.len()).is_some_and(|begin| eq_cgi_name(prefix, begin)))
-            || NAMES.into_iter().any(is)
-            || self.custom.iter().map(HeaderName::as_str).any(is)
+        let has_prefix =
+            |prefix: &str| name.get(..prefix.len()).is_some_and(|start| eq_cgi_name(prefix, start));
+        let is_name = |reserved: &str| eq_cgi_name(reserved, name);
+        PREFIXES.into_iter().any(has_prefix)
+            || NAMES.into_iter().any(is_name)
+            || self.custom.iter().map(HeaderName::as_str).any(is_name)
     }
 }
 
@@ -56,19 +60,19 @@ impl Default for ReservedHeaders {
     }
 }
 
-/// Whether two names are one, in whatever spelling.
-pub(super) fn eq_cgi_name(one: &str, other: &str) -> bool {
-    one.len() == other.len() && one.bytes().map(normalize_byte).eq(other.bytes().map(normalize_byte))
+/// Returns `true` if two header names are equal to a CGI-like application.
+pub(super) fn eq_cgi_name(left: &str, right: &str) -> bool {
+    left.len() == right.len() && left.bytes().map(normalize_byte).eq(right.bytes().map(normalize_byte))
 }
 
-/// What all bytes are that count as one.
+/// Lower-cases letters and maps every other byte that is not a digit to `-`.
 fn normalize_byte(byte: u8) -> u8 {
     if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' }
 }
 
-/// Removes every header whose name `goes`. Nothing is allocated where none does, which is the rule.
-pub(super) fn remove_matching(headers: &mut HeaderMap, goes: impl Fn(&HeaderName) -> bool) {
-    while let Some(name) = headers.keys().find(|name| goes(name)).cloned() {
+/// Removes every header whose name matches. Allocates nothing in the common case of no match.
+pub(super) fn remove_matching(headers: &mut HeaderMap, matches: impl Fn(&HeaderName) -> bool) {
+    while let Some(name) = headers.keys().find(|name| matches(name)).cloned() {
         headers.remove(name);
     }
 }
@@ -84,11 +88,14 @@ pub(super) fn remove_reserved_response_headers(headers: &mut HeaderMap) {
 pub(super) const RESERVED_RESPONSE_HEADERS: [HeaderName; 3] =
     [SESSION_EVENT_HEADER, X_SET_ACCESS_COOKIE, X_SET_REFRESH_COOKIE];
 
+/// Prefixes of reserved request headers.
 const PREFIXES: [&str; 2] = ["x-forwarded-", "x-auth-request-"];
 
-/// CGI takes `Proxy` for the variable that names a proxy for its own requests. The two after
-/// `X-Real-IP` let a client choose the path in some frameworks, after it has been checked here. The
-/// last four are what other gateways call the user.
+/// Names of reserved request headers.
+///
+/// CGI turns `Proxy` into `HTTP_PROXY`, the proxy for the application's own requests (httpoxy).
+/// `X-Original-URL` and `X-Rewrite-URL` override the request path in some frameworks, which would bypass the
+/// route's checks. `Remote-*` are the identity headers of other gateways.
 const NAMES: [&str; 10] = [
     "forwarded",
     "proxy",
@@ -109,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reserved_names_are_known_in_every_spelling() {
+    fn reserved_names_match_in_every_spelling() {
         let reserved = ReservedHeaders::new(vec![HeaderName::from_static("x-shop-user")]);
         for name in [
             "x-forwarded-user",
@@ -150,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn all_lines_of_a_name_go_and_no_other() {
+    fn removal_takes_all_lines_of_a_name_and_no_other() {
         let mut headers = HeaderMap::new();
         for name in ["x_forwarded_user", "x-forwarded-user", "x-forwarded-user", "accept", "accept"] {
             headers.append(name, HeaderValue::from_static("x"));

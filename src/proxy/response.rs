@@ -1,4 +1,4 @@
-//! What the client gets of an upstream's answer.
+//! The response as it is sent to the client.
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode, Version};
@@ -7,8 +7,12 @@ use super::reserved_headers::{RESERVED_RESPONSE_HEADERS, remove_reserved_respons
 use super::routes::Route;
 use super::settings::ProxySettings;
 use super::{content_length, hop_by_hop};
+use crate::http_headers;
 
-/// Makes the head of the upstream's answer ours, less what it may not say.
+/// Rewrites the head of an upstream's response.
+///
+/// Removes hop-by-hop headers, reserved headers and reserved cookies, applies the route's edits and adds
+/// `Via`.
 pub(super) fn prepare_response<B>(
     response: Response<B>,
     route: &Route,
@@ -16,7 +20,7 @@ pub(super) fn prepare_response<B>(
 ) -> Response<B> {
     let (mut parts, body) = response.into_parts();
     let headers = &mut parts.headers;
-    // An answer of HTTP/1.1 has lost them where its head was read, unless it switches protocols.
+    // `http1` has done this already, except for a protocol switch.
     if parts.status == StatusCode::SWITCHING_PROTOCOLS || parts.version == Version::HTTP_2 {
         hop_by_hop::remove(headers);
         content_length::normalize_content_length(headers);
@@ -26,39 +30,39 @@ pub(super) fn prepare_response<B>(
         settings.reserved_cookies.remove_from_response(headers);
         filter_clear_site_data(headers);
     }
-    if let Some(edits) = &route.answers {
+    if let Some(edits) = &route.response_edits {
         edits.apply(headers);
     }
     settings.via.write_to(parts.version, headers);
-    // The version is that of each connection, not of the message.
+    // The version belongs to the connection, not to the message.
     parts.version = Version::HTTP_11;
     Response::from_parts(parts, body)
 }
 
-/// Whether a header is one of those that are looked at: most answers have none.
+/// Returns `true` for a header that the filters below may remove. Most responses have none.
 fn needs_filtering(name: &str) -> bool {
     name == "set-cookie"
         || name == "clear-site-data"
         || RESERVED_RESPONSE_HEADERS.iter().any(|reserved| reserved.as_str() == name)
 }
 
-/// An upstream may clear its own data, but cookies are cleared for the whole host, ours among them:
-/// that would sign the user out.
+/// Removes `"cookies"` from `Clear-Site-Data`.
+///
+/// Cookies are cleared for the whole host, including those of the gateway. That would sign the user out.
 fn filter_clear_site_data(headers: &mut HeaderMap) {
     if !headers.contains_key(CLEAR_SITE_DATA) {
         return;
     }
     let mut kept = Vec::new();
-    for line in headers.get_all(CLEAR_SITE_DATA) {
-        for kind in line.to_str().unwrap_or_default().split(',').map(str::trim) {
-            match kind {
-                r#""*""# => kept.extend(ALL_BUT_COOKIES),
-                r#""cookies""# | "" => {}
-                other => kept.push(other),
-            }
+    for directive in http_headers::list_elements(headers, &CLEAR_SITE_DATA) {
+        match directive {
+            br#""*""# => kept.extend(ALL_EXCEPT_COOKIES),
+            br#""cookies""# | b"" => {}
+            other if other.is_ascii() => kept.push(other),
+            _ => {}
         }
     }
-    let kept = HeaderValue::try_from(kept.join(", ")).ok().filter(|kept| !kept.is_empty());
+    let kept = HeaderValue::try_from(kept.join(&b", "[..])).ok().filter(|kept| !kept.is_empty());
     headers.remove(CLEAR_SITE_DATA);
     if let Some(kept) = kept {
         headers.insert(CLEAR_SITE_DATA, kept);
@@ -67,16 +71,16 @@ fn filter_clear_site_data(headers: &mut HeaderMap) {
 
 const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
 
-/// What else `"*"` stands for (Clear Site Data, section 3.1).
-const ALL_BUT_COOKIES: [&str; 4] =
-    [r#""cache""#, r#""clientHints""#, r#""executionContexts""#, r#""storage""#];
+/// The other directives that `"*"` includes (Clear Site Data, section 3.1).
+const ALL_EXCEPT_COOKIES: [&[u8]; 4] =
+    [br#""cache""#, br#""clientHints""#, br#""executionContexts""#, br#""storage""#];
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn all_that_only_we_may_send_is_looked_for() {
+    fn all_filtered_headers_trigger_the_filter() {
         assert!(
             RESERVED_RESPONSE_HEADERS
                 .iter()
@@ -86,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn an_upstream_clears_its_own_data_but_no_cookies() {
+    fn clear_site_data_loses_cookies_only() {
         for (sent, kept) in [
             (r#""cookies""#, None),
             (r#""cache", "cookies" , "storage""#, Some(r#""cache", "storage""#)),
@@ -96,8 +100,8 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(CLEAR_SITE_DATA, HeaderValue::from_static(sent));
             filter_clear_site_data(&mut headers);
-            let left = headers.get(CLEAR_SITE_DATA).map(|value| value.to_str().expect("text"));
-            assert_eq!(left, kept, "{sent}");
+            let value = headers.get(CLEAR_SITE_DATA).map(|value| value.to_str().expect("text"));
+            assert_eq!(value, kept, "{sent}");
         }
     }
 }

@@ -5,56 +5,54 @@ use http::{HeaderName, Method};
 use super::path::BadPath;
 use super::upstream::UpstreamConfigError;
 
-/// A route table that makes no sense.
+/// Error in the settings of a route.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RouteError {
-    /// A header that no route may change, or by which none may tell the user.
-    #[error("route `{path}`: {key} can't name `{name}`: {reason}")]
+    /// A header that no route may change, or use as an identity header.
+    #[error("route `{path}`: {key} cannot contain `{name}`: {reason}")]
     Header {
-        /// The route.
+        /// Path of the route.
         path: String,
-        /// Which of its settings.
+        /// The setting that contains the header.
         key: &'static str,
         /// The header.
         name: HeaderName,
-        /// Why not.
+        /// Reason for which the header is rejected.
         reason: &'static str,
     },
-    /// A method that no route lets through.
-    #[error("route `{path}`: methods can't name {method}: it is never forwarded")]
+    /// `CONNECT` or `TRACE`, which no route may allow.
+    #[error("route `{path}`: methods cannot contain {method}: it is never forwarded")]
     Method {
-        /// The route.
+        /// Path of the route.
         path: String,
         /// The method.
         method: Method,
     },
-    /// A path that no request can have.
-    #[error("route `{path}`: not a path that can be matched: {reason}")]
+    /// A path that matches no request, since such requests are rejected.
+    #[error("route `{path}`: invalid path: {reason}")]
     Path {
-        /// The route.
+        /// Path of the route.
         path: String,
-        /// What is wrong.
+        /// Problem of the path.
         reason: BadPath,
     },
     /// A path with `;`, `?` or `#`.
-    #[error("route `{path}`: a route's path has no `;` parameters, query or fragment")]
+    #[error("route `{path}`: the path cannot contain `;` parameters, a query or a fragment")]
     PathExtras {
-        /// The route.
+        /// Path of the route.
         path: String,
     },
-    /// Two routes of one path.
-    #[error("route `{path}` is there twice; put all its upstreams in one")]
-    Twice {
-        /// The route.
+    /// Two routes with the same path.
+    #[error("route `{path}` is defined twice; list all its upstreams in one route")]
+    Duplicate {
+        /// Path of the route.
         path: String,
     },
-    /// An upgrade to a protocol by which a client could ask the upstream for anything.
-    #[error(
-        "route `{path}`: `{upgrade}` takes requests, which nobody would check: leave it out of `upgrades`"
-    )]
+    /// An upgrade to HTTP, whose requests no route would check.
+    #[error("route `{path}`: upgrades cannot contain `{upgrade}`: its requests would bypass all checks")]
     Upgrade {
-        /// The route.
+        /// Path of the route.
         path: String,
         /// The protocol.
         upgrade: String,
@@ -62,7 +60,7 @@ pub enum RouteError {
     /// The upstreams are misconfigured.
     #[error("route `{path}`: {source}")]
     Upstream {
-        /// The route.
+        /// Path of the route.
         path: String,
         /// The error in their configuration.
         source: UpstreamConfigError,
@@ -70,7 +68,7 @@ pub enum RouteError {
 }
 
 impl RouteError {
-    /// The path of the route at fault, as it was given.
+    /// Returns the configured path of the route.
     #[must_use]
     pub fn path(&self) -> &str {
         match self {
@@ -78,7 +76,7 @@ impl RouteError {
             | Self::Method { path, .. }
             | Self::Path { path, .. }
             | Self::PathExtras { path }
-            | Self::Twice { path }
+            | Self::Duplicate { path }
             | Self::Upgrade { path, .. }
             | Self::Upstream { path, .. } => path,
         }

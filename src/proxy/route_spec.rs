@@ -1,4 +1,4 @@
-//! The settings of one route.
+//! The settings of a route.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::header_edits::HeaderEdits;
 use super::identity_headers::IdentityHeaders;
 use super::upstream::UpstreamSettings;
 
-/// What a route is built from.
+/// Settings of a route.
 ///
 /// ```
 /// use sekisho::proxy::{RouteSpec, Routes};
@@ -22,52 +22,50 @@ use super::upstream::UpstreamSettings;
 /// ```
 #[derive(Clone)]
 pub struct RouteSpec {
-    /// The path prefix, such as `/api`. It covers the path itself and all below it.
+    /// Path prefix, such as `/api`. It matches the path itself and all paths below it.
     pub path: String,
-    /// Where to, `http://host:port` or `https://host:port` each. Of two that are up, a request goes to
-    /// the one that has less to do.
+    /// Upstream URLs, `http://host:port` or `https://host:port`. Requests are balanced by load (power of
+    /// two choices).
     pub upstreams: Vec<String>,
-    /// How the upstreams are spoken to, watched and spared.
+    /// Protocol, health checks and limits of the upstreams.
     pub upstream_settings: UpstreamSettings,
-    /// The roles of which the user needs one; empty lets anyone through.
+    /// Roles with access. The user needs one of them; empty allows every request.
     pub roles: Vec<String>,
-    /// The methods that are let through, and no others (not even `OPTIONS`); empty lets all but
-    /// `CONNECT` and `TRACE` through.
+    /// Allowed methods. Empty allows all except `CONNECT` and `TRACE`. `OPTIONS` must be listed too.
     pub methods: Vec<Method>,
-    /// Whether `path` is taken off what is forwarded.
+    /// True if `path` is removed from the forwarded path.
     pub strip_prefix: bool,
-    /// Whether the client's own `Authorization` is forwarded.
+    /// True if the client's `Authorization` header is forwarded.
     pub pass_authorization: bool,
-    /// Whether a `%2f` in the path is let through.
+    /// True if paths may contain an encoded slash (`%2f`).
     pub encoded_slash: bool,
-    /// By which headers the upstreams learn who the user is. What any route names here is taken off
-    /// what clients send on all.
+    /// Headers that carry the user's identity to the upstreams. Those of any route are removed from client
+    /// requests on all routes.
     pub identity: IdentityHeaders,
-    /// What changes in the headers of requests, before we add what we say ourselves.
+    /// Changes to request headers, made before the gateway adds its own.
     pub request_headers: HeaderEdits,
-    /// What changes in the headers of the upstreams' answers.
+    /// Changes to response headers.
     pub response_headers: HeaderEdits,
-    /// The audience of the token that upstreams receive in the user's name, instead of the client's own
-    /// `Authorization`. See [`UpstreamTokens`](super::UpstreamTokens).
+    /// Audience of the token that the upstreams receive as the user's `Authorization` header, in place of
+    /// the client's. See [`UpstreamTokens`](super::UpstreamTokens).
     pub token_audience: Option<String>,
-    /// How long connecting may take, name resolution and TLS included, on all the upstreams that are
-    /// tried.
+    /// Timeout for a connection, including name resolution and TLS. It covers all the upstreams that a
+    /// request tries.
     pub connect_timeout: Duration,
-    /// How long the answer may take to begin, from when the request has been sent.
+    /// Timeout for the response head, counted from the end of the request.
     pub first_byte_timeout: Duration,
-    /// How long a body may stand still, in either direction.
+    /// Timeout for the next data of a body, in either direction.
     pub idle_timeout: Duration,
-    /// How large a request's body may be, in bytes.
+    /// Maximum size of a request body, in bytes. `None` means no limit.
     pub max_body: Option<u64>,
-    /// The protocols to which a request may be upgraded, in any case; none of those that take requests
-    /// themselves, such as `h2c`.
+    /// Protocols to which a request may be upgraded, case-insensitive. HTTP itself (`h2c`) is rejected.
     pub upgrades: Vec<String>,
-    /// How long a connection of another protocol may be silent in both directions.
+    /// Timeout for an upgraded connection on which neither side sends data.
     pub tunnel_idle_timeout: Duration,
 }
 
 impl RouteSpec {
-    /// A route with the default limits, open to anyone.
+    /// Creates a route with default limits that is open to everyone.
     #[must_use]
     pub fn new<U: Into<String>>(path: impl Into<String>, upstreams: impl IntoIterator<Item = U>) -> Self {
         Self {

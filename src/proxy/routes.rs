@@ -1,4 +1,4 @@
-//! The route table: which path goes where, and how patiently.
+//! The route table, which maps request paths to upstreams.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -14,86 +14,88 @@ use super::route_error::RouteError;
 use super::route_spec::RouteSpec;
 use super::upstream::{LoadBalancer, TrustAnchors, UpstreamTimeouts, run_health_checks};
 
-/// All routes, checked.
+/// A validated route table.
 #[derive(Clone, Debug, Default)]
 pub struct Routes {
-    /// The longest first.
+    /// Sorted by prefix length, longest first.
     routes: Arc<[Arc<Route>]>,
 }
 
 impl Routes {
-    /// Builds the table.
+    /// Builds the route table.
     ///
     /// # Errors
     ///
-    /// [`RouteError`] names the route at fault.
+    /// [`RouteError`] if the settings of a route are invalid.
     pub fn new(specs: impl IntoIterator<Item = RouteSpec>) -> Result<Self, RouteError> {
         Self::rebuild_from(specs, &Self::default())
     }
 
-    /// Builds the table that takes the place of `previous`. Upstreams whose settings are the same keep
-    /// their health, their addresses and their connections.
+    /// Builds the table that replaces `previous`.
+    ///
+    /// Upstreams with unchanged settings keep their health, addresses and connections.
     ///
     /// # Errors
     ///
-    /// [`RouteError`] names the route at fault.
+    /// [`RouteError`] if the settings of a route are invalid.
     pub fn rebuild_from(
         specs: impl IntoIterator<Item = RouteSpec>,
         previous: &Self,
     ) -> Result<Self, RouteError> {
         let known: Vec<_> = previous.routes.iter().map(|route| &route.upstreams).collect();
         let specs: Vec<_> = specs.into_iter().collect();
-        let reserved = Arc::new(header_policy::reserved(&specs));
+        let reserved = Arc::new(header_policy::reserved_headers(&specs));
         let mut trust_anchors = TrustAnchors::default();
         let mut routes: Vec<Arc<Route>> = Vec::new();
-        for (number, spec) in specs.into_iter().enumerate() {
+        for (index, spec) in specs.into_iter().enumerate() {
             let mut route = Route::new(spec, &reserved, &known, &mut trust_anchors)?;
-            route.number = number;
-            if routes.iter().any(|other| other.prefix == route.prefix) {
-                return Err(RouteError::Twice { path: route.spec.path });
+            route.index = index;
+            if routes.iter().any(|other| other.normalized_path == route.normalized_path) {
+                return Err(RouteError::Duplicate { path: route.spec.path });
             }
             routes.push(Arc::new(route));
         }
-        routes.sort_by_key(|route| std::cmp::Reverse(route.prefix.len()));
+        routes.sort_by_key(|route| std::cmp::Reverse(route.normalized_path.len()));
         Ok(Self { routes: routes.into() })
     }
 
-    /// The route for a request's path, if there is one. Nothing else in the URI is looked at.
+    /// Returns the route for the path of a request, if there is one. The rest of the URI is ignored.
     ///
     /// # Errors
     ///
-    /// [`BadPath`] if the path isn't in normal form. So every path on a listener can be checked
-    /// by looking for its route, also those that have none.
+    /// [`BadPath`] if the path is not in normal form. Paths without a route are checked too.
     pub fn find(&self, uri: &Uri) -> Result<Option<MatchedRoute>, BadPath> {
         let path = uri.path();
-        let found = self.routes.iter().find(|route| path::prefix_length(&route.prefix, path).is_some());
+        let found =
+            self.routes.iter().find(|route| path::prefix_length(&route.normalized_path, path).is_some());
         path::check(path, found.is_some_and(|route| route.spec.encoded_slash))?;
         Ok(found.map(|route| MatchedRoute(Arc::clone(route))))
     }
 
-    /// Checks the upstreams' health where a route asks for that, and keeps their gauges, until the last
-    /// clone of this table is gone. To be run beside the requests.
+    /// Runs the configured health checks and updates the upstreams' gauges.
+    ///
+    /// The future is to be spawned. It ends once the last clone of this table is dropped.
     pub fn run_health_checks(&self) -> impl Future<Output = ()> + Send + use<> {
         let balancers: Vec<_> = self.routes.iter().map(|route| &route.upstreams).collect();
         run_health_checks(Arc::downgrade(&self.routes), &balancers)
     }
 }
 
-/// The route of a request: [`Proxy`](super::Proxy) wants it among the request's extensions.
+/// The route of a request. [`Proxy`](super::Proxy) expects it in the request's extensions.
 #[derive(Clone, Debug)]
 pub struct MatchedRoute(Arc<Route>);
 
 impl MatchedRoute {
-    /// The route's path, as configured: good as a log field or a metric's label.
+    /// Returns the configured path of the route, for log fields and metric labels.
     #[must_use]
     pub fn path(&self) -> &str {
         &self.0.spec.path
     }
 
-    /// Which of the table's specs it was made of, from 0, in their order.
+    /// Returns the position of the route's settings in the input of [`Routes::new`], from 0.
     #[must_use]
-    pub fn number(&self) -> usize {
-        self.0.number
+    pub fn index(&self) -> usize {
+        self.0.index
     }
 
     pub(super) fn route(&self) -> &Route {
@@ -101,18 +103,18 @@ impl MatchedRoute {
     }
 }
 
-/// A route, with its upstreams.
+/// A validated route and its upstreams.
 pub(super) struct Route {
     pub(super) spec: RouteSpec,
     pub(super) upstreams: LoadBalancer,
     pub(super) timeouts: UpstreamTimeouts,
     pub(super) methods: AllowedMethods,
-    pub(super) requests: Arc<RequestHeaderPolicy>,
-    /// What changes in answers, if anything.
-    pub(super) answers: Option<Arc<HeaderEdits>>,
-    number: usize,
-    /// The path in the form that is compared.
-    prefix: Vec<u8>,
+    pub(super) request_headers: Arc<RequestHeaderPolicy>,
+    /// Changes to response headers; `None` if there are none.
+    pub(super) response_edits: Option<Arc<HeaderEdits>>,
+    index: usize,
+    /// [Normalized](path::normalize) form of the path, for comparison.
+    normalized_path: Vec<u8>,
 }
 
 impl Route {
@@ -122,7 +124,7 @@ impl Route {
         known: &[&LoadBalancer],
         trust_anchors: &mut TrustAnchors,
     ) -> Result<Self, RouteError> {
-        let prefix = prefix(&spec.path)?;
+        let normalized_path = normalize_path(&spec.path)?;
         header_policy::check_headers(&spec, reserved)?;
         let methods = AllowedMethods::new(&spec)?;
         if let Some(upgrade) = spec.upgrades.iter().find(|protocol| is_http_protocol(protocol)) {
@@ -136,23 +138,36 @@ impl Route {
             first_byte: spec.first_byte_timeout,
             idle: spec.idle_timeout,
         };
-        let edits = spec.request_headers.clone();
-        let requests = Arc::new(RequestHeaderPolicy { reserved: Arc::clone(reserved), edits });
-        let answers = Some(&spec.response_headers).filter(|edits| !edits.is_empty());
-        let answers = answers.map(|edits| Arc::new(edits.clone()));
-        Ok(Self { spec, upstreams, timeouts, methods, requests, answers, number: 0, prefix })
+        let request_headers = Arc::new(RequestHeaderPolicy {
+            reserved: Arc::clone(reserved),
+            edits: spec.request_headers.clone(),
+        });
+        let response_edits =
+            (!spec.response_headers.is_empty()).then(|| Arc::new(spec.response_headers.clone()));
+        Ok(Self {
+            spec,
+            upstreams,
+            timeouts,
+            methods,
+            request_headers,
+            response_edits,
+            index: 0,
+            normalized_path,
+        })
     }
 
-    /// The path and query to ask an upstream for: the request's own bytes, less the prefix if it
-    /// is to be stripped.
+    /// Returns the path and query for the upstream: the bytes of the request, without the prefix if the
+    /// route strips it.
     pub(super) fn target(&self, uri: &Uri) -> Result<PathAndQuery, BadPath> {
         let path = uri.path();
         path::check(path, self.spec.encoded_slash)?;
-        let whole = uri.path_and_query().filter(|target| target.as_str().starts_with('/'));
-        if let (false, Some(target)) = (self.spec.strip_prefix, whole) {
+        let path = if self.spec.strip_prefix {
+            self.strip_prefix(path)?
+        } else if let Some(target) = uri.path_and_query().filter(|target| target.as_str().starts_with('/')) {
             return Ok(target.clone());
-        }
-        let path = if self.spec.strip_prefix { self.stripped(path)? } else { path.to_owned() };
+        } else {
+            path.to_owned()
+        };
         let target = match uri.query() {
             Some(query) => format!("{path}?{query}"),
             None => path,
@@ -160,11 +175,11 @@ impl Route {
         PathAndQuery::try_from(target).map_err(|_| BadPath::NotAbsolute)
     }
 
-    fn stripped(&self, path: &str) -> Result<String, BadPath> {
-        let length = path::prefix_length(&self.prefix, path).unwrap_or(0);
+    fn strip_prefix(&self, path: &str) -> Result<String, BadPath> {
+        let length = path::prefix_length(&self.normalized_path, path).unwrap_or(0);
         let rest = match &path[length..] {
             rest if rest.starts_with('/') => rest.to_owned(),
-            // `/api` itself, or `/api;v=1`. An encoded slash would leave `/%2f…`.
+            // `/api` itself or `/api;v=1`. An encoded slash would leave `/%2f…`, which is rejected.
             rest if rest.is_empty() || rest.starts_with(';') => format!("/{rest}"),
             _ => return Err(BadPath::EncodedSlash),
         };
@@ -182,7 +197,8 @@ impl std::fmt::Debug for Route {
     }
 }
 
-fn prefix(path: &str) -> Result<Vec<u8>, RouteError> {
+/// Validates and normalizes the path of a route.
+fn normalize_path(path: &str) -> Result<Vec<u8>, RouteError> {
     path::check(path, false).map_err(|reason| RouteError::Path { path: path.to_owned(), reason })?;
     if path.contains([';', '?', '#']) {
         return Err(RouteError::PathExtras { path: path.to_owned() });
@@ -211,7 +227,7 @@ mod tests {
         Routes::new(specs).unwrap()
     }
 
-    fn found(routes: &Routes, uri: &str) -> Option<String> {
+    fn find(routes: &Routes, uri: &str) -> Option<String> {
         routes.find(&uri.parse().unwrap()).unwrap().map(|route| route.path().to_owned())
     }
 
@@ -221,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_route_wins_at_segment_boundaries() {
+    fn longest_prefix_wins_at_segment_boundaries() {
         let routes = routes(["/api", "/", "/api/v2", "/files/"].map(spec));
         for (uri, route) in [
             ("/", "/"),
@@ -240,45 +256,45 @@ mod tests {
             ("/?/api", "/"),
             ("http://other.example/api/x", "/api"),
         ] {
-            assert_eq!(found(&routes, uri).as_deref(), Some(route), "{uri}");
+            assert_eq!(find(&routes, uri).as_deref(), Some(route), "{uri}");
         }
     }
 
     #[test]
-    fn a_protected_route_is_not_escaped_by_another_spelling() {
+    fn protected_route_matches_every_spelling() {
         let routes = routes(["/", "/admin", "/a/b"].map(spec));
         for uri in ["/%61dmin", "/admin;x", "/admin;x/y", "/%61%64min/x", "/admin%3bx"] {
-            assert_eq!(found(&routes, uri).as_deref(), Some("/admin"), "{uri}");
+            assert_eq!(find(&routes, uri).as_deref(), Some("/admin"), "{uri}");
         }
-        assert_eq!(found(&routes, "/a;x/b").as_deref(), Some("/a/b"));
+        assert_eq!(find(&routes, "/a;x/b").as_deref(), Some("/a/b"));
     }
 
     #[test]
-    fn an_encoded_slash_passes_only_where_the_route_says_so() {
+    fn encoded_slash_requires_permission_of_the_route() {
         let open = RouteSpec { encoded_slash: true, ..spec("/open") };
         let routes = routes([open, spec("/"), spec("/open/closed")]);
-        assert_eq!(found(&routes, "/open/a%2Fb").as_deref(), Some("/open"));
+        assert_eq!(find(&routes, "/open/a%2Fb").as_deref(), Some("/open"));
         for uri in ["/a%2Fb", "/open%2Fclosed", "/open/closed/a%2Fb", "/open/%2Fclosed"] {
             assert_eq!(routes.find(&uri.parse().unwrap()).err(), Some(BadPath::EncodedSlash), "{uri}");
         }
     }
 
     #[test]
-    fn paths_without_a_route_are_checked_too() {
+    fn paths_without_a_route_are_validated() {
         let routes = Routes::default();
         assert!(routes.find(&"/a".parse().unwrap()).unwrap().is_none());
         assert_eq!(routes.find(&"/a/../b".parse().unwrap()).err(), Some(BadPath::DotSegment));
     }
 
     #[test]
-    fn targets_keep_every_byte() {
+    fn target_preserves_every_byte() {
         for uri in ["/api", "/api/", "/api/x%7Ey?a=b&c=%2f../..//", "/api?", "/api/?x=/../?y"] {
             assert_eq!(target(spec("/api"), uri).as_deref(), Ok(uri));
         }
     }
 
     #[test]
-    fn a_stripped_prefix_leaves_a_path() {
+    fn stripping_the_prefix_leaves_a_valid_path() {
         let strip = |path| RouteSpec { strip_prefix: true, encoded_slash: true, ..spec(path) };
         for (path, uri, forwarded) in [
             ("/api", "/api", Ok("/")),
@@ -297,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named() {
+    fn errors_describe_the_problem() {
         let error = |path: &str, upstreams: &[&str]| {
             let spec = RouteSpec::new(path, upstreams.iter().copied());
             Routes::new([spec]).unwrap_err().to_string()
@@ -312,7 +328,7 @@ mod tests {
         assert!(error("/a", &["ftp://b"]).contains("https://"));
         assert!(error("/a", &["b:80"]).contains("http://"));
         let h2c = RouteSpec { upgrades: vec!["H2C".to_owned()], ..spec("/a") };
-        assert!(Routes::new([h2c]).unwrap_err().to_string().contains("`H2C` takes requests"));
+        assert!(Routes::new([h2c]).unwrap_err().to_string().contains("cannot contain `H2C`"));
         assert!(error("/a", &["http://b c"]).contains("no URL"));
         for url in ["http://user:hunter2@b", "https://user:hunter2@b", "http://user:hunter2 @b"] {
             assert!(!error("/a", &[url]).contains("hunter2"), "{url}");

@@ -1,4 +1,4 @@
-//! The proxy as a service.
+//! The proxy service.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -13,25 +13,26 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode, request};
 use tower_service::Service;
 
-use super::body::{DownstreamResponseBody, UpstreamRequestBody};
 use super::cookies::ReservedCookies;
 use super::error::ProxyError;
-use super::long_lived::{self, LongLivedStreams};
+use super::long_lived::{LongLivedStreams, bind_event_stream, is_event_stream};
 use super::request::{HeaderFlags, UpstreamRequest};
+use super::request_body::UpstreamRequestBody;
+use super::response::prepare_response;
+use super::response_body::DownstreamResponseBody;
 use super::routes::{MatchedRoute, Route};
 use super::settings::ProxySettings;
 use super::upgrade::Upgrade;
 use super::upload_progress::UploadProgress;
-use super::upstream::{Lease, Pool, UpstreamBody};
+use super::upstream::{self, Lease, Pool, UpstreamBody};
 use super::upstream_tokens::UpstreamTokens;
 use super::via::Via;
-use super::{response as incoming, upstream};
 use crate::identity::{Identity, SessionId};
 
 /// Forwards requests to the upstreams of their routes; see the [module](super).
 ///
-/// Cheap to clone; a clone uses the same connections. It never fails: what goes wrong becomes an
-/// answer.
+/// Clones are cheap and share their connections. The service never returns an error: every failure becomes
+/// a response.
 #[derive(Clone)]
 pub struct Proxy(Arc<Inner>);
 
@@ -99,11 +100,11 @@ where
         let (mut parts, body) = request.into_parts();
         Box::pin(async move {
             let route = parts.extensions.remove::<MatchedRoute>();
-            let answer = match &route {
+            let result = match &route {
                 Some(route) => proxy.forward(route.route(), &mut parts, body).await,
                 None => Err(ProxyError::NoRoute),
             };
-            Ok(answer.unwrap_or_else(|error| error_response(error, route.as_ref())))
+            Ok(result.unwrap_or_else(|error| error_response(error, route.as_ref())))
         })
     }
 }
@@ -119,70 +120,82 @@ impl Inner {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let seen = HeaderFlags::scan(&parts.headers);
+        let flags = HeaderFlags::scan(&parts.headers);
         let has_body = !body.is_end_stream();
-        let upgrade = if seen.upgrade { Upgrade::from_request(parts, has_body, route) } else { None };
+        let upgrade =
+            if flags.upgrade { Upgrade::from_request(parts, has_body, &route.spec.upgrades) } else { None };
         let identity = parts.extensions.get::<Identity>();
-        self.authorize(route, parts, &seen, identity)?;
+        self.authorize(route, parts, &flags, identity)?;
         let session = identity.map(|identity| identity.session);
-        let (body, mut progress) = upload(route, body)?;
+        let (body, mut progress) = wrap_body(route, body)?;
         let outgoing =
-            UpstreamRequest::new(parts, route, &self.settings, identity, (&seen, upgrade.as_ref()))?;
+            UpstreamRequest::new(parts, route, &self.settings, identity, &flags, upgrade.as_ref())?;
         let sent =
             upstream::send(&self.pool, &route.upstreams, route.timeouts, &outgoing, body, &mut progress);
-        let (response, mut lease) = sent.await?;
-        if long_lived::is_event_stream(response.headers()) {
-            lease.release_permit();
+        let (response, lease) = sent.await?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            self.start_tunnel(response, route, session, upgrade)
+        } else {
+            Ok(self.stream(response, route, session, lease, progress))
         }
-        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(self.stream(response, route, session, lease, progress));
-        }
-        // Only who was asked to may switch.
-        let unasked = || ProxyError::UpstreamError("the upstream switched protocols unasked".into());
-        let granted = upgrade.ok_or_else(unasked)?.accept(response.headers())?;
-        let (parts, body) = incoming::prepare_response(response, route, &self.settings).into_parts();
-        let upstream = body.into_upgraded().ok_or_else(unasked)?;
-        let response = Response::from_parts(parts, Body::empty());
-        Ok(granted.begin(response, upstream, route, session, &self.settings.streams))
     }
 
-    /// The answer, whose body is on its way.
+    /// Rewrites a response and streams its body.
     fn stream(
         &self,
         response: Response<UpstreamBody>,
         route: &Route,
         session: Option<SessionId>,
-        lease: Lease,
+        mut lease: Lease,
         progress: UploadProgress,
     ) -> Response<Body> {
-        let response = incoming::prepare_response(response, route, &self.settings);
-        if long_lived::is_event_stream(response.headers()) {
+        let response = prepare_response(response, route, &self.settings);
+        if is_event_stream(response.headers()) {
+            lease.release_permit();
             let response = response.map(|body| DownstreamResponseBody::new(body, route, lease, progress));
-            long_lived::bind_event_stream(response, session, &self.settings.streams)
+            bind_event_stream(response, session, &self.settings.streams)
         } else {
-            response.map(|body| DownstreamResponseBody::body(body, route, lease, progress))
+            response.map(|body| DownstreamResponseBody::new_or_buffered(body, route, lease, progress))
         }
     }
 
+    /// Accepts a `101` response and starts its tunnel.
+    fn start_tunnel(
+        &self,
+        response: Response<UpstreamBody>,
+        route: &Route,
+        session: Option<SessionId>,
+        upgrade: Option<Upgrade>,
+    ) -> Result<Response<Body>, ProxyError> {
+        let unexpected = || ProxyError::UpstreamError("the upstream switched protocols unasked".into());
+        let accepted = upgrade.ok_or_else(unexpected)?.accept(response.headers())?;
+        let (parts, body) = prepare_response(response, route, &self.settings).into_parts();
+        let upstream = body.into_upgraded().ok_or_else(unexpected)?;
+        let response = Response::from_parts(parts, Body::empty());
+        let idle_timeout = route.spec.tunnel_idle_timeout;
+        Ok(accepted.start(response, upstream, idle_timeout, session, &self.settings.streams))
+    }
+
+    /// Checks the method, forwarding loops and the user's roles.
     fn authorize(
         &self,
         route: &Route,
         parts: &request::Parts,
-        seen: &HeaderFlags,
+        flags: &HeaderFlags,
         identity: Option<&Identity>,
     ) -> Result<(), ProxyError> {
         route.methods.check(&parts.method)?;
-        if seen.via && self.settings.via.has_looped(&parts.headers) {
+        if flags.via && self.settings.via.has_looped(&parts.headers) {
             return Err(ProxyError::LoopDetected);
         }
         let roles = &route.spec.roles;
-        let has_one = |identity: &Identity| roles.iter().any(|role| identity.roles.contains(role));
-        if roles.is_empty() || identity.is_some_and(has_one) { Ok(()) } else { Err(ProxyError::Forbidden) }
+        let has_role = |identity: &Identity| roles.iter().any(|role| identity.roles.contains(role));
+        if roles.is_empty() || identity.is_some_and(has_role) { Ok(()) } else { Err(ProxyError::Forbidden) }
     }
 }
 
-/// A body whose length says that it is too large is refused before anyone reads it.
-fn upload<B>(route: &Route, body: B) -> Result<(Body, UploadProgress), ProxyError>
+/// Wraps a request body. Rejects a body whose declared length exceeds the route's limit.
+fn wrap_body<B>(route: &Route, body: B) -> Result<(Body, UploadProgress), ProxyError>
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,

@@ -1,5 +1,4 @@
-//! Passing bytes both ways once the protocol has changed, until either side closes, nothing has come
-//! for long, or the tunnel must end.
+//! Bidirectional byte copying after a protocol upgrade.
 
 use std::future::Future;
 use std::io;
@@ -15,27 +14,27 @@ use super::long_lived::StreamKind;
 use super::websocket::{self, FrameTracker};
 use crate::session_event::SessionEvent;
 
-/// Why a tunnel ends although neither side has closed it.
+/// Reason for which the gateway closes a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CloseReason {
-    /// Nothing came from either side for too long.
+    /// Neither side sent anything within the idle timeout.
     Idle,
-    /// The session in whose name it is has ended.
+    /// The session that opened the tunnel has ended.
     Session(SessionEvent),
-    /// The program is about to stop.
-    Stopping,
+    /// The gateway is shutting down.
+    Shutdown,
 }
 
-/// Passes bytes both ways, at the pace of whoever takes them, until both sides have closed or `close_signal`
-/// is ready. Says why it ended if not by them.
+/// Copies bytes both ways until both sides have closed, the tunnel is idle, or `close_signal` is ready.
 ///
-/// A WebSocket that must end is closed between two frames. Any other tunnel breaks off.
+/// Each direction reads only what the other side accepts. A WebSocket is closed between two frames, any
+/// other tunnel at once. Returns the reason, or `None` if both sides have closed.
 pub(super) async fn run<C, U>(
     client: C,
     upstream: U,
     kind: StreamKind,
-    idle: Duration,
-    over: impl Future<Output = CloseReason>,
+    idle_timeout: Duration,
+    close_signal: impl Future<Output = CloseReason>,
 ) -> Option<CloseReason>
 where
     C: AsyncRead + AsyncWrite,
@@ -46,125 +45,130 @@ where
     let (from_upstream, to_upstream) = split(upstream);
     let mut up = Direction::new(from_client, to_upstream, kind, &activity);
     let mut down = Direction::new(from_upstream, to_client, kind, &activity);
-    let over = tokio::select! {
+    let reason = tokio::select! {
         biased;
-        over = over => over,
-        () = join_directions(up.pass(), down.pass(), kind) => return None,
-        () = activity.idle_for(idle) => CloseReason::Idle,
+        reason = close_signal => reason,
+        () = join_directions(up.copy(), down.copy(), kind) => return None,
+        () = activity.idle_for(idle_timeout) => CloseReason::Idle,
     };
     if kind == StreamKind::WebSocket {
-        close_websocket(&mut up, &mut down, over).await;
+        close_websocket(&mut up, &mut down, reason).await;
     }
-    Some(over)
+    Some(reason)
 }
 
-/// Waits for both directions to end. One that has ended leaves the other open, as in TCP. But where
-/// one side of a WebSocket is gone, there is nothing left to be said for long.
+/// Waits for both directions to end.
+///
+/// As in TCP, the end of one direction leaves the other open. A WebSocket has no half-closed state, so its
+/// other direction ends after [`HALF_CLOSED_TIMEOUT`].
 async fn join_directions(
     up: impl Future<Output = io::Result<()>>,
     down: impl Future<Output = io::Result<()>>,
     kind: StreamKind,
 ) {
-    let patience = if kind == StreamKind::WebSocket { HALF_CLOSED } else { Duration::MAX };
+    let limit = if kind == StreamKind::WebSocket { HALF_CLOSED_TIMEOUT } else { Duration::MAX };
     match select(pin!(up), pin!(down)).await {
-        Either::Left((Ok(()), down)) => _ = timeout(patience, down).await,
-        Either::Right((Ok(()), up)) => _ = timeout(patience, up).await,
-        // Broken: the side that is left must hear of it.
+        Either::Left((Ok(()), down)) => _ = timeout(limit, down).await,
+        Either::Right((Ok(()), up)) => _ = timeout(limit, up).await,
+        // After an error, returning closes the other side.
         Either::Left((Err(_), _)) | Either::Right((Err(_), _)) => {}
     }
 }
 
-/// Closes a WebSocket. Each side gets what is left of the frame that is under way, and a Close in
-/// place of what would follow. What it says until its own Close goes nowhere.
+/// Closes a WebSocket (RFC 6455, section 7.1.2).
+///
+/// Each side receives the rest of the current frame and a Close. What it sends before its own Close is
+/// discarded.
 async fn close_websocket<C, U>(
     up: &mut Direction<'_, C, U>,
     down: &mut Direction<'_, U, C>,
-    over: CloseReason,
+    reason: CloseReason,
 ) where
     C: AsyncRead + AsyncWrite,
     U: AsyncRead + AsyncWrite,
 {
-    let to_client = match over {
-        CloseReason::Session(event) => websocket::close(websocket::SESSION_OVER, event.as_str()),
-        CloseReason::Idle | CloseReason::Stopping => websocket::close(websocket::GOING_AWAY, ""),
+    let client_close = match reason {
+        CloseReason::Session(event) => websocket::close(websocket::SESSION_ENDED, event.as_str()),
+        CloseReason::Idle | CloseReason::Shutdown => websocket::close(websocket::GOING_AWAY, ""),
     };
-    let to_upstream = websocket::masked_close(websocket::GOING_AWAY);
-    let (client, upstream) = tokio::join!(
-        timeout(TAIL_WITHIN, down.finish_frame_and_close(&to_client)),
-        timeout(TAIL_WITHIN, up.finish_frame_and_close(&to_upstream)),
+    let upstream_close = websocket::masked_close(websocket::GOING_AWAY);
+    let (client_sent, upstream_sent) = tokio::join!(
+        timeout(FRAME_END_TIMEOUT, down.finish_frame_and_close(&client_close)),
+        timeout(FRAME_END_TIMEOUT, up.finish_frame_and_close(&upstream_close)),
     );
-    let (client, upstream) = (matches!(client, Ok(Ok(()))), matches!(upstream, Ok(Ok(()))));
-    let answers = async {
-        let client = async {
-            if client {
-                up.await_close().await
+    let replies = async {
+        let client_reply = async {
+            if matches!(client_sent, Ok(Ok(()))) {
+                up.await_close().await;
             }
         };
-        let upstream = async {
-            if upstream {
-                down.await_close().await
+        let upstream_reply = async {
+            if matches!(upstream_sent, Ok(Ok(()))) {
+                down.await_close().await;
             }
         };
-        tokio::join!(client, upstream)
+        tokio::join!(client_reply, upstream_reply)
     };
-    let _ = timeout(ANSWERED_WITHIN, answers).await;
+    let _ = timeout(CLOSE_REPLY_TIMEOUT, replies).await;
 }
 
-/// One direction of a tunnel. Its work can be dropped at any point and taken up again: what was read
-/// and is not written yet is kept here.
-struct Direction<'a, A, B> {
-    from: ReadHalf<A>,
-    to: WriteHalf<B>,
-    piece: Vec<u8>,
+/// One direction of a tunnel.
+///
+/// Its futures are cancel safe: bytes that were read but not written stay in the buffer.
+struct Direction<'a, R, W> {
+    reader: ReadHalf<R>,
+    writer: WriteHalf<W>,
+    buffer: Vec<u8>,
+    /// Number of bytes of the buffer that were written.
     written: usize,
-    /// Of a WebSocket: how far what was written has come.
+    /// Frame boundaries of the written bytes; `None` if this is no WebSocket.
     frames: Option<FrameTracker>,
     activity: &'a IdleTracker,
 }
 
-impl<'a, A: AsyncRead, B: AsyncWrite> Direction<'a, A, B> {
-    fn new(from: ReadHalf<A>, to: WriteHalf<B>, kind: StreamKind, activity: &'a IdleTracker) -> Self {
+impl<'a, R: AsyncRead, W: AsyncWrite> Direction<'a, R, W> {
+    fn new(reader: ReadHalf<R>, writer: WriteHalf<W>, kind: StreamKind, activity: &'a IdleTracker) -> Self {
         let frames = (kind == StreamKind::WebSocket).then(FrameTracker::default);
-        Self { from, to, piece: Vec::with_capacity(PIECE), written: 0, frames, activity }
+        Self { reader, writer, buffer: Vec::with_capacity(BUFFER_CAPACITY), written: 0, frames, activity }
     }
 
-    /// Passes on whatever comes, and last that no more comes.
-    async fn pass(&mut self) -> io::Result<()> {
+    /// Copies until the reader ends, then shuts the writer down.
+    async fn copy(&mut self) -> io::Result<()> {
         loop {
             while !self.unwritten().is_empty() {
                 self.write(self.unwritten().len()).await?;
             }
-            self.to.flush().await?;
+            self.writer.flush().await?;
             if !self.read().await? {
-                return self.to.shutdown().await;
+                return self.writer.shutdown().await;
             }
         }
     }
 
-    /// Passes on the rest of the frame that is under way, and then `close`, unless a Close has passed.
+    /// Copies the rest of the current frame, then writes `close` unless a Close has passed already.
     async fn finish_frame_and_close(&mut self, close: &[u8]) -> io::Result<()> {
         loop {
             let frames = self.frames.get_or_insert_default();
             if frames.at_boundary() {
                 if !frames.closed() {
-                    self.to.write_all(close).await?;
+                    self.writer.write_all(close).await?;
                 }
-                return self.to.flush().await;
+                return self.writer.flush().await;
             }
             if self.unwritten().is_empty() && !self.read().await? {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            let rest = self.frames.get_or_insert_default().rest_of_frame(&self.piece[self.written..]);
+            let rest = self.frames.get_or_insert_default().rest_of_frame(&self.buffer[self.written..]);
             self.write(rest).await?;
         }
     }
 
-    /// Reads, and passes nothing on, until there is a Close or nothing more.
+    /// Reads and discards until a Close frame or the end.
     async fn await_close(&mut self) {
         loop {
-            let unheard = self.piece.split_off(self.written);
+            let unread = self.buffer.split_off(self.written);
             let frames = self.frames.get_or_insert_default();
-            frames.advance(&unheard);
+            frames.advance(&unread);
             if frames.closed() || !matches!(self.read().await, Ok(true)) {
                 return;
             }
@@ -172,22 +176,22 @@ impl<'a, A: AsyncRead, B: AsyncWrite> Direction<'a, A, B> {
     }
 
     fn unwritten(&self) -> &[u8] {
-        &self.piece[self.written..]
+        &self.buffer[self.written..]
     }
 
-    /// Reads the next piece; `false` if there is none.
+    /// Fills the buffer. Returns `false` at the end.
     async fn read(&mut self) -> io::Result<bool> {
-        self.piece.clear();
+        self.buffer.clear();
         self.written = 0;
-        let read = self.from.read_buf(&mut self.piece).await?;
-        self.activity.note();
+        let read = self.reader.read_buf(&mut self.buffer).await?;
+        self.activity.record();
         Ok(read > 0)
     }
 
-    /// Writes some of the next so many bytes.
-    async fn write(&mut self, at_most: usize) -> io::Result<()> {
-        let part = &self.piece[self.written..][..at_most];
-        let written = self.to.write(part).await?;
+    /// Writes at least one, and at most `limit`, of the unwritten bytes.
+    async fn write(&mut self, limit: usize) -> io::Result<()> {
+        let part = &self.buffer[self.written..][..limit];
+        let written = self.writer.write(part).await?;
         if written == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
@@ -199,48 +203,51 @@ impl<'a, A: AsyncRead, B: AsyncWrite> Direction<'a, A, B> {
     }
 }
 
-/// When something came last, from either side.
+/// Time of the last read, of either direction.
 struct IdleTracker {
-    began: Instant,
-    /// In milliseconds after that.
-    last: AtomicU64,
+    start: Instant,
+    /// Last read, in milliseconds after `start`.
+    last_read: AtomicU64,
 }
 
 impl IdleTracker {
     fn new() -> Self {
-        Self { began: Instant::now(), last: AtomicU64::new(0) }
+        Self { start: Instant::now(), last_read: AtomicU64::new(0) }
     }
 
-    fn note(&self) {
-        let last = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last.store(last, Ordering::Relaxed);
+    fn record(&self) {
+        let elapsed = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_read.store(elapsed, Ordering::Relaxed);
     }
 
-    /// Waits until nothing has come for `limit`.
+    /// Waits until there was no read for `limit`.
     async fn idle_for(&self, limit: Duration) {
         loop {
-            let last = Duration::from_millis(self.last.load(Ordering::Relaxed));
-            let Some(due) = self.began.checked_add(last + limit) else { return std::future::pending().await };
-            if due <= Instant::now() {
+            let last_read = Duration::from_millis(self.last_read.load(Ordering::Relaxed));
+            let Some(deadline) = self.start.checked_add(last_read + limit) else {
+                return std::future::pending().await;
+            };
+            if deadline <= Instant::now() {
                 return;
             }
-            sleep_until(due).await;
+            sleep_until(deadline).await;
         }
     }
 }
 
-/// How long the rest of a frame may take. The news of a session's end takes up to half a second, and
-/// a second after it no byte may pass.
-const TAIL_WITHIN: Duration = Duration::from_millis(400);
+/// Timeout for the rest of the current frame.
+///
+/// The gateway learns of a session's end within half a second, and no byte may pass a second after the end.
+const FRAME_END_TIMEOUT: Duration = Duration::from_millis(400);
 
-/// How long a side may take to answer a Close.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
+/// Timeout for the Close that replies to the gateway's.
+const CLOSE_REPLY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long a WebSocket of which one side is gone may go on.
-const HALF_CLOSED: Duration = Duration::from_secs(10);
+/// Timeout for a WebSocket after one side has closed its connection.
+const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How much is read at a time, in bytes.
-const PIECE: usize = 8 * 1024;
+/// Read buffer of each direction, in bytes.
+const BUFFER_CAPACITY: usize = 8 * 1024;
 
 #[cfg(test)]
 mod tests;

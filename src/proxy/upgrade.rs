@@ -1,7 +1,10 @@
-//! Changing the protocol (RFC 9110, section 7.8): `Upgrade` is passed on where the route allows it, and
-//! a `101` only for what was asked.
+//! Protocol upgrades (RFC 9110, section 7.8).
+//!
+//! A request keeps its `Upgrade` header if the route allows the protocol. A `101` response is accepted only
+//! for a protocol that the request offered.
 
 use std::future::Future;
+use std::time::Duration;
 
 use axum_core::body::Body;
 use base64::Engine as _;
@@ -15,83 +18,84 @@ use hyper_util::rt::TokioIo;
 use ring::digest;
 
 use super::error::ProxyError;
-use super::hop_by_hop;
 use super::long_lived::{LongLivedStreams, StreamGauge, StreamKind};
-use super::routes::Route;
 use super::tunnel::{self, CloseReason};
 use super::upstream::UpgradedIo;
+use crate::http_headers;
 use crate::identity::SessionId;
 use crate::request_context::with_current_context;
 
-/// Whether a request asks for another protocol, in whatever way: `Connection` is a list (RFC 9110,
-/// section 7.6.1), over any number of lines.
+/// Returns `true` for a request with a protocol upgrade.
+///
+/// `Connection` is a list over any number of lines (RFC 9110, section 7.6.1).
 #[must_use]
-pub fn asks_for_upgrade(headers: &HeaderMap) -> bool {
-    headers.contains_key(UPGRADE) && hop_by_hop::connection_names(headers, "upgrade")
+pub fn is_upgrade_request(headers: &HeaderMap) -> bool {
+    headers.contains_key(UPGRADE) && http_headers::list_contains(headers, &CONNECTION, "upgrade")
 }
 
-/// An upgrade that was asked for and may be.
+/// An upgrade that the client offers and the route allows.
 pub(super) struct Upgrade {
     client: OnUpgrade,
-    /// What the client offers and the route allows, in the client's order.
+    /// Offered protocols that the route allows, in the client's order.
     protocols: Vec<String>,
-    /// What the upstream must prove to have read, for a WebSocket.
+    /// `Sec-WebSocket-Key` of a WebSocket handshake.
     key: Option<HeaderValue>,
 }
 
 impl Upgrade {
-    /// The upgrade that this request asks for. `None`, also where it may not be: then the request is
-    /// one as any other, for nobody need understand `Upgrade`.
-    pub(super) fn from_request(parts: &mut request::Parts, has_body: bool, route: &Route) -> Option<Self> {
-        if parts.version != Version::HTTP_11 || has_body || !asks_for_upgrade(&parts.headers) {
+    /// Returns the upgrade of a request, or `None` if there is none that `allowed` contains.
+    ///
+    /// A server may ignore `Upgrade`, so such a request is forwarded without the header.
+    pub(super) fn from_request(
+        parts: &mut request::Parts,
+        has_body: bool,
+        allowed: &[String],
+    ) -> Option<Self> {
+        if parts.version != Version::HTTP_11 || has_body || !is_upgrade_request(&parts.headers) {
             return None;
         }
         let key = handshake_key(parts);
-        let lines = parts.headers.get_all(UPGRADE).iter().filter_map(|line| line.to_str().ok());
-        let offered = lines.flat_map(|line| line.split(',')).map(str::trim);
-        let may_be = |protocol: &&str| {
-            let allowed = route.spec.upgrades.iter().any(|name| name.eq_ignore_ascii_case(protocol));
-            allowed && (key.is_some() || !is_websocket(protocol))
+        let offered = http_headers::list_elements(&parts.headers, &UPGRADE)
+            .filter_map(|protocol| str::from_utf8(protocol).ok());
+        let is_allowed = |protocol: &&str| {
+            allowed.iter().any(|name| name.eq_ignore_ascii_case(protocol))
+                && (key.is_some() || !is_websocket(protocol))
         };
-        let protocols: Vec<_> = offered.filter(may_be).map(str::to_owned).collect();
+        let protocols: Vec<_> = offered.filter(is_allowed).map(str::to_owned).collect();
         if protocols.is_empty() {
             return None;
         }
         Some(Self { client: parts.extensions.remove()?, protocols, key })
     }
 
-    /// What the upstream is asked to change to.
-    pub(super) fn protocols(&self) -> Option<HeaderValue> {
+    /// Returns the `Upgrade` header for the upstream.
+    pub(super) fn header_value(&self) -> Option<HeaderValue> {
         HeaderValue::try_from(self.protocols.join(", ")).ok()
     }
 
-    /// What the upstream has changed to, if it may have done so.
-    pub(super) fn accept(self, answer: &HeaderMap) -> Result<AcceptedUpgrade, ProxyError> {
-        let refuse = |problem: &str| Err(ProxyError::UpstreamError(problem.into()));
-        let mut lines = answer.get_all(UPGRADE).iter();
+    /// Checks the headers of the upstream's `101` response.
+    pub(super) fn accept(self, headers: &HeaderMap) -> Result<AcceptedUpgrade, ProxyError> {
+        let reject = |problem: &str| Err(ProxyError::UpstreamError(problem.into()));
+        let mut lines = headers.get_all(UPGRADE).iter();
         let (Some(protocol), None) = (lines.next(), lines.next()) else {
-            return refuse("the upstream switched to no protocol");
+            return reject("expected one Upgrade header in the 101 response");
         };
-        let named = protocol.to_str().unwrap_or_default();
-        if !self.protocols.iter().any(|asked| asked.eq_ignore_ascii_case(named)) {
-            return refuse("the upstream switched to a protocol that was not asked for");
+        let name = protocol.to_str().unwrap_or_default();
+        if !self.protocols.iter().any(|offered| offered.eq_ignore_ascii_case(name)) {
+            return reject("the upstream switched to a protocol that was not offered");
         }
-        if !is_websocket(named) {
-            return Ok(AcceptedUpgrade {
-                client: self.client,
-                protocol: protocol.clone(),
-                kind: StreamKind::Upgrade,
-            });
+        let kind = if is_websocket(name) { StreamKind::WebSocket } else { StreamKind::Upgrade };
+        // An intermediary may relay a 101 without having processed the handshake (RFC 6455, section 4.1).
+        if kind == StreamKind::WebSocket
+            && headers.get(SEC_WEBSOCKET_ACCEPT) != self.key.as_ref().and_then(accept_key).as_ref()
+        {
+            return reject("the upstream did not process the WebSocket handshake");
         }
-        // One that passes on what others say may answer 101 without knowing what it says.
-        if answer.get(SEC_WEBSOCKET_ACCEPT) != self.key.as_ref().and_then(accept).as_ref() {
-            return refuse("the upstream did not read the WebSocket handshake");
-        }
-        Ok(AcceptedUpgrade { client: self.client, protocol: protocol.clone(), kind: StreamKind::WebSocket })
+        Ok(AcceptedUpgrade { client: self.client, protocol: protocol.clone(), kind })
     }
 }
 
-/// An upgrade to which the upstream has agreed.
+/// An upgrade that the upstream has accepted.
 pub(super) struct AcceptedUpgrade {
     client: OnUpgrade,
     protocol: HeaderValue,
@@ -99,12 +103,12 @@ pub(super) struct AcceptedUpgrade {
 }
 
 impl AcceptedUpgrade {
-    /// Tells the client, and begins to pass bytes once it has been told.
-    pub(super) fn begin(
+    /// Completes the `101` response and spawns the tunnel, which starts once the response has been sent.
+    pub(super) fn start(
         self,
         mut response: Response<Body>,
         upstream: UpgradedIo,
-        route: &Route,
+        idle_timeout: Duration,
         session: Option<SessionId>,
         streams: &LongLivedStreams,
     ) -> Response<Body> {
@@ -112,16 +116,18 @@ impl AcceptedUpgrade {
         headers.remove(CONTENT_LENGTH);
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, self.protocol);
-        let (idle, kind) = (route.spec.tunnel_idle_timeout, self.kind);
-        let (over, open) = (close_signal(kind, session, streams), StreamGauge::new(kind));
+        let kind = self.kind;
+        let close_signal = close_signal(kind, session, streams);
+        let gauge = StreamGauge::new(kind);
         let tunnel = async move {
             match self.client.await {
                 Ok(client) => {
-                    let over = tunnel::run(TokioIo::new(client), upstream, kind, idle, over).await;
-                    ended(over, &open);
+                    let client = TokioIo::new(client);
+                    let reason = tunnel::run(client, upstream, kind, idle_timeout, close_signal).await;
+                    record_close(reason, &gauge);
                 }
                 Err(error) => {
-                    tracing::debug!(error = &error as &dyn std::error::Error, "an upgrade came to nothing");
+                    tracing::debug!(error = &error as &dyn std::error::Error, "upgrade failed");
                 }
             }
         };
@@ -130,32 +136,35 @@ impl AcceptedUpgrade {
     }
 }
 
-/// Waits until the tunnel must end. A tunnel that can't be told that the program stops is left alone.
+/// Waits for the end of the session or, for a WebSocket, for the shutdown of the gateway.
+///
+/// Other protocols have no message for a shutdown, so their tunnels stay open.
 fn close_signal(
     kind: StreamKind,
     session: Option<SessionId>,
     streams: &LongLivedStreams,
 ) -> impl Future<Output = CloseReason> + use<> {
-    let (ended, streams) = (streams.ended(session), streams.clone());
+    let session_ended = streams.session_ended(session);
+    let streams = streams.clone();
     async move {
-        let stopping = async {
+        let shutdown = async {
             match kind {
                 StreamKind::WebSocket => streams.shutdown().await,
                 StreamKind::Events | StreamKind::Upgrade => std::future::pending().await,
             }
         };
         tokio::select! {
-            event = ended => CloseReason::Session(event),
-            () = stopping => CloseReason::Stopping,
+            event = session_ended => CloseReason::Session(event),
+            () = shutdown => CloseReason::Shutdown,
         }
     }
 }
 
-fn ended(over: Option<CloseReason>, open: &StreamGauge) {
-    match over {
-        Some(CloseReason::Session(event)) => open.closed_by(event),
-        Some(CloseReason::Idle) => tracing::debug!("a tunnel was idle for too long"),
-        Some(CloseReason::Stopping) | None => {}
+fn record_close(reason: Option<CloseReason>, gauge: &StreamGauge) {
+    match reason {
+        Some(CloseReason::Session(event)) => gauge.record_close(event),
+        Some(CloseReason::Idle) => tracing::debug!("tunnel idle timeout"),
+        Some(CloseReason::Shutdown) | None => {}
     }
 }
 
@@ -163,7 +172,7 @@ fn is_websocket(protocol: &str) -> bool {
     protocol.eq_ignore_ascii_case("websocket")
 }
 
-/// The key of a WebSocket's handshake, if the request is one (RFC 6455, section 4.1).
+/// Returns the `Sec-WebSocket-Key` of a WebSocket handshake (RFC 6455, section 4.1).
 fn handshake_key(parts: &request::Parts) -> Option<HeaderValue> {
     let mut keys = parts.headers.get_all(SEC_WEBSOCKET_KEY).iter();
     match (keys.next(), keys.next()) {
@@ -172,8 +181,8 @@ fn handshake_key(parts: &request::Parts) -> Option<HeaderValue> {
     }
 }
 
-/// What proves that a handshake of this key was read (RFC 6455, section 4.2.2).
-fn accept(key: &HeaderValue) -> Option<HeaderValue> {
+/// Computes `Sec-WebSocket-Accept`, which proves that the handshake was processed (RFC 6455, section 4.2.2).
+fn accept_key(key: &HeaderValue) -> Option<HeaderValue> {
     let mut hash = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
     hash.update(key.as_bytes().trim_ascii());
     hash.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
@@ -193,11 +202,11 @@ mod tests {
     }
 
     #[test]
-    fn an_upgrade_is_asked_for_anywhere_in_the_list() {
-        let asks = |connection: &[&'static str]| {
+    fn upgrade_option_is_found_anywhere_in_connection() {
+        let is_upgrade = |connection: &[&'static str]| {
             let lines = connection.iter().map(|line| ("connection", *line));
             let lines: Vec<_> = lines.chain([("upgrade", "websocket")]).collect();
-            asks_for_upgrade(&headers(&lines))
+            is_upgrade_request(&headers(&lines))
         };
         for connection in [
             &["upgrade"][..],
@@ -206,17 +215,17 @@ mod tests {
             &["keep-alive", "x ,\tUPGRADE,"],
             &["upgrade", "close"],
         ] {
-            assert!(asks(connection), "{connection:?}");
+            assert!(is_upgrade(connection), "{connection:?}");
         }
         for connection in [&[][..], &["keep-alive"], &["upgrades"], &["up grade"], &["\"upgrade\""]] {
-            assert!(!asks(connection), "{connection:?}");
+            assert!(!is_upgrade(connection), "{connection:?}");
         }
-        assert!(!asks_for_upgrade(&headers(&[("connection", "upgrade")])));
+        assert!(!is_upgrade_request(&headers(&[("connection", "upgrade")])));
     }
 
     #[test]
-    fn the_proof_is_that_of_the_rfc() {
+    fn accept_key_matches_the_example_of_the_rfc() {
         let key = HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==");
-        assert_eq!(accept(&key).expect("a value"), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(accept_key(&key).expect("a value"), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 }

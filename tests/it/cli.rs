@@ -221,7 +221,7 @@ fn what_only_the_proxy_can_tell_of_a_route_is_checked_too() {
     );
     assert_eq!(
         CliFixture::new().file("sekisho.toml", &file).run(&["check-config"]).fails(78),
-        "the route in ./sekisho.toml, line 6: route `/b`: remove_request_headers can't name `host`: every \
+        "the route in ./sekisho.toml, line 6: route `/b`: remove_request_headers cannot contain `host`: every \
          request needs it"
     );
 }

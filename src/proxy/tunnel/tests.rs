@@ -4,164 +4,168 @@ use tokio::task::JoinHandle;
 
 use super::*;
 
-const IDLE: Duration = Duration::from_secs(3_600);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3_600);
 
-/// A tunnel and its three ends.
-struct Scene {
+/// A running tunnel, its two peers and its close signal.
+struct TestTunnel {
     client: DuplexStream,
     upstream: DuplexStream,
-    end: oneshot::Sender<CloseReason>,
-    running: JoinHandle<Option<CloseReason>>,
-    began: Instant,
+    close: oneshot::Sender<CloseReason>,
+    task: JoinHandle<Option<CloseReason>>,
+    started_at: Instant,
 }
 
-impl Scene {
+impl TestTunnel {
     fn new(kind: StreamKind) -> Self {
-        // So small that whoever doesn't read is soon waited for.
-        let ((client, outside), (upstream, inside)) = (duplex(64), duplex(64));
-        let (end, ended) = oneshot::channel();
-        let over = async { ended.await.expect("told") };
-        let running = tokio::spawn(run(outside, inside, kind, IDLE, over));
-        Self { client, upstream, end, running, began: Instant::now() }
+        // The buffers are small, so that a peer that does not read soon blocks the tunnel.
+        let (client, client_side) = duplex(64);
+        let (upstream, upstream_side) = duplex(64);
+        let (close, closed) = oneshot::channel();
+        let close_signal = async { closed.await.expect("close reason") };
+        let task = tokio::spawn(run(client_side, upstream_side, kind, IDLE_TIMEOUT, close_signal));
+        Self { client, upstream, close, task, started_at: Instant::now() }
     }
 }
 
 async fn read(side: &mut DuplexStream, length: usize) -> Vec<u8> {
     let mut read = vec![0; length];
-    side.read_exact(&mut read).await.expect("so many bytes");
+    side.read_exact(&mut read).await.expect("enough bytes");
     read
 }
 
-async fn rest(side: &mut DuplexStream) -> Vec<u8> {
-    let mut rest = Vec::new();
-    side.read_to_end(&mut rest).await.expect("the end");
-    rest
+async fn read_to_end(side: &mut DuplexStream) -> Vec<u8> {
+    let mut read = Vec::new();
+    side.read_to_end(&mut read).await.expect("end of stream");
+    read
 }
 
-/// A short frame.
+/// A short binary frame.
 const FRAME: &[u8] = b"\x82\x05hello";
 
 const REVOKED: CloseReason = CloseReason::Session(SessionEvent::Revoked);
 
 #[tokio::test(start_paused = true)]
-async fn bytes_pass_both_ways_until_both_sides_have_closed() {
+async fn bytes_are_copied_both_ways_until_both_sides_close() {
     for kind in [StreamKind::Upgrade, StreamKind::WebSocket] {
-        let mut scene = Scene::new(kind);
-        scene.client.write_all(FRAME).await.unwrap();
-        assert_eq!(read(&mut scene.upstream, 7).await, FRAME);
-        scene.client.shutdown().await.unwrap();
-        assert_eq!(rest(&mut scene.upstream).await, b"", "told of the end");
-        scene.upstream.write_all(FRAME).await.unwrap();
-        assert_eq!(read(&mut scene.client, 7).await, FRAME, "the other way is open");
-        drop(scene.upstream);
-        assert_eq!(rest(&mut scene.client).await, b"");
-        assert_eq!(scene.running.await.unwrap(), None);
+        let mut tunnel = TestTunnel::new(kind);
+        tunnel.client.write_all(FRAME).await.unwrap();
+        assert_eq!(read(&mut tunnel.upstream, 7).await, FRAME);
+        tunnel.client.shutdown().await.unwrap();
+        assert_eq!(read_to_end(&mut tunnel.upstream).await, b"", "end of stream");
+        tunnel.upstream.write_all(FRAME).await.unwrap();
+        assert_eq!(read(&mut tunnel.client, 7).await, FRAME, "the other way is open");
+        drop(tunnel.upstream);
+        assert_eq!(read_to_end(&mut tunnel.client).await, b"");
+        assert_eq!(tunnel.task.await.unwrap(), None);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_websocket_of_which_one_side_is_gone_is_over_soon() {
-    let mut scene = Scene::new(StreamKind::WebSocket);
-    scene.client.shutdown().await.unwrap();
-    assert_eq!(scene.running.await.unwrap(), None);
-    assert_eq!(scene.began.elapsed(), HALF_CLOSED);
+async fn half_closed_websocket_ends_after_its_timeout() {
+    let mut tunnel = TestTunnel::new(StreamKind::WebSocket);
+    tunnel.client.shutdown().await.unwrap();
+    assert_eq!(tunnel.task.await.unwrap(), None);
+    assert_eq!(tunnel.started_at.elapsed(), HALF_CLOSED_TIMEOUT);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tunnel_is_idle_only_if_neither_side_says_anything() {
-    let mut scene = Scene::new(StreamKind::WebSocket);
+async fn idle_timeout_requires_silence_of_both_sides() {
+    let mut tunnel = TestTunnel::new(StreamKind::WebSocket);
     for _ in 0..3 {
-        tokio::time::sleep(IDLE * 3 / 4).await;
-        scene.upstream.write_all(FRAME).await.unwrap();
-        read(&mut scene.client, 7).await;
+        tokio::time::sleep(IDLE_TIMEOUT * 3 / 4).await;
+        tunnel.upstream.write_all(FRAME).await.unwrap();
+        read(&mut tunnel.client, 7).await;
     }
     let last = Instant::now();
-    assert_eq!(rest(&mut scene.client).await, websocket::close(1001, ""));
-    assert!(last.elapsed() >= IDLE);
-    assert_eq!(scene.running.await.unwrap(), Some(CloseReason::Idle));
+    assert_eq!(read_to_end(&mut tunnel.client).await, websocket::close(1001, ""));
+    assert!(last.elapsed() >= IDLE_TIMEOUT);
+    assert_eq!(tunnel.task.await.unwrap(), Some(CloseReason::Idle));
 }
 
 #[tokio::test(start_paused = true)]
-async fn both_sides_of_a_websocket_are_told_and_nothing_passes_any_more() {
-    let mut scene = Scene::new(StreamKind::WebSocket);
-    scene.end.send(REVOKED).unwrap();
-    assert_eq!(read(&mut scene.client, 11).await, websocket::close(4401, "revoked"));
-    let close = read(&mut scene.upstream, 8).await;
+async fn session_end_closes_both_sides_of_a_websocket() {
+    let mut tunnel = TestTunnel::new(StreamKind::WebSocket);
+    tunnel.close.send(REVOKED).unwrap();
+    assert_eq!(read(&mut tunnel.client, 11).await, websocket::close(4401, "revoked"));
+    let close = read(&mut tunnel.upstream, 8).await;
     assert_eq!(close[..2], [0x88, 0x82]);
-    // Until their own Close, for which they have their time.
-    for side in [&mut scene.client, &mut scene.upstream] {
+    // Frames before the replying Close are discarded.
+    for side in [&mut tunnel.client, &mut tunnel.upstream] {
         side.write_all(FRAME).await.unwrap();
         side.write_all(b"\x88\x00").await.unwrap();
     }
-    assert_eq!((rest(&mut scene.client).await, rest(&mut scene.upstream).await), (vec![], vec![]));
-    assert_eq!(scene.running.await.unwrap(), Some(REVOKED));
-    assert!(scene.began.elapsed() < TAIL_WITHIN);
+    assert_eq!(
+        (read_to_end(&mut tunnel.client).await, read_to_end(&mut tunnel.upstream).await),
+        (vec![], vec![])
+    );
+    assert_eq!(tunnel.task.await.unwrap(), Some(REVOKED));
+    assert!(tunnel.started_at.elapsed() < FRAME_END_TIMEOUT);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_frame_that_is_under_way_comes_first_if_it_comes_soon() {
-    let mut scene = Scene::new(StreamKind::WebSocket);
-    scene.upstream.write_all(&FRAME[..3]).await.unwrap();
-    read(&mut scene.client, 3).await;
-    scene.end.send(REVOKED).unwrap();
-    tokio::time::sleep(TAIL_WITHIN / 2).await;
-    let (tail, next) = (&FRAME[3..], FRAME);
-    scene.upstream.write_all(&[tail, next].concat()).await.unwrap();
+async fn current_frame_is_finished_before_close() {
+    let mut tunnel = TestTunnel::new(StreamKind::WebSocket);
+    tunnel.upstream.write_all(&FRAME[..3]).await.unwrap();
+    read(&mut tunnel.client, 3).await;
+    tunnel.close.send(REVOKED).unwrap();
+    tokio::time::sleep(FRAME_END_TIMEOUT / 2).await;
+    let tail = &FRAME[3..];
+    tunnel.upstream.write_all(&[tail, FRAME].concat()).await.unwrap();
     let expected = [tail, &websocket::close(4401, "revoked")].concat();
-    assert_eq!(read(&mut scene.client, expected.len()).await, expected, "and not the frame after it");
+    assert_eq!(read(&mut tunnel.client, expected.len()).await, expected, "the next frame is discarded");
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_stuck_within_a_frame_is_cut_off() {
-    let mut scene = Scene::new(StreamKind::WebSocket);
-    scene.upstream.write_all(&FRAME[..3]).await.unwrap();
-    scene.client.write_all(&FRAME[..3]).await.unwrap();
-    for side in [&mut scene.client, &mut scene.upstream] {
+async fn unfinished_frame_ends_without_close_after_timeout() {
+    let mut tunnel = TestTunnel::new(StreamKind::WebSocket);
+    tunnel.upstream.write_all(&FRAME[..3]).await.unwrap();
+    tunnel.client.write_all(&FRAME[..3]).await.unwrap();
+    for side in [&mut tunnel.client, &mut tunnel.upstream] {
         assert_eq!(read(side, 3).await, FRAME[..3]);
     }
-    scene.end.send(REVOKED).unwrap();
-    assert_eq!(rest(&mut scene.client).await, b"", "no Close");
-    assert_eq!(rest(&mut scene.upstream).await, b"");
-    assert!(scene.began.elapsed() <= TAIL_WITHIN + Duration::from_millis(1));
+    tunnel.close.send(REVOKED).unwrap();
+    assert_eq!(read_to_end(&mut tunnel.client).await, b"", "no Close");
+    assert_eq!(read_to_end(&mut tunnel.upstream).await, b"");
+    assert!(tunnel.started_at.elapsed() <= FRAME_END_TIMEOUT + Duration::from_millis(1));
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_neither_reads_nor_answers_is_cut_off_within_two_seconds() {
-    let mut scene = Scene::new(StreamKind::WebSocket);
-    // More than fits on the way, so that a frame is stuck half-way.
-    let much = FRAME.repeat(5_000);
-    tokio::spawn(async move { scene.upstream.write_all(&much).await });
+async fn peer_that_neither_reads_nor_replies_is_closed_within_two_seconds() {
+    let mut tunnel = TestTunnel::new(StreamKind::WebSocket);
+    // More than the buffers hold, so that a frame is stuck midway.
+    let frames = FRAME.repeat(5_000);
+    tokio::spawn(async move { tunnel.upstream.write_all(&frames).await });
     tokio::time::sleep(Duration::from_millis(100)).await;
-    scene.end.send(REVOKED).unwrap();
-    assert_eq!(scene.running.await.unwrap(), Some(REVOKED));
-    assert!(scene.began.elapsed() < Duration::from_millis(1_600));
+    tunnel.close.send(REVOKED).unwrap();
+    assert_eq!(tunnel.task.await.unwrap(), Some(REVOKED));
+    assert!(tunnel.started_at.elapsed() < Duration::from_millis(1_600));
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_told_and_does_not_answer_is_cut_off_within_two_seconds() {
-    let scene = Scene::new(StreamKind::WebSocket);
-    scene.end.send(REVOKED).unwrap();
-    assert_eq!(scene.running.await.unwrap(), Some(REVOKED));
-    assert_eq!(scene.began.elapsed(), ANSWERED_WITHIN);
+async fn missing_close_reply_ends_the_tunnel_after_timeout() {
+    let tunnel = TestTunnel::new(StreamKind::WebSocket);
+    tunnel.close.send(REVOKED).unwrap();
+    assert_eq!(tunnel.task.await.unwrap(), Some(REVOKED));
+    assert_eq!(tunnel.started_at.elapsed(), CLOSE_REPLY_TIMEOUT);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_that_has_passed_is_not_followed_by_ours() {
-    let mut scene = Scene::new(StreamKind::WebSocket);
-    scene.upstream.write_all(b"\x88\x02\x03\xe8").await.unwrap();
-    assert_eq!(read(&mut scene.client, 4).await, b"\x88\x02\x03\xe8");
-    scene.end.send(REVOKED).unwrap();
-    scene.client.write_all(b"\x88\x00").await.unwrap();
-    assert_eq!(rest(&mut scene.client).await, b"");
+async fn no_second_close_follows_a_close_that_has_passed() {
+    let mut tunnel = TestTunnel::new(StreamKind::WebSocket);
+    tunnel.upstream.write_all(b"\x88\x02\x03\xe8").await.unwrap();
+    assert_eq!(read(&mut tunnel.client, 4).await, b"\x88\x02\x03\xe8");
+    tunnel.close.send(REVOKED).unwrap();
+    tunnel.client.write_all(b"\x88\x00").await.unwrap();
+    assert_eq!(read_to_end(&mut tunnel.client).await, b"");
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_tunnel_breaks_off_at_once() {
-    let mut scene = Scene::new(StreamKind::Upgrade);
-    scene.client.write_all(FRAME).await.unwrap();
-    read(&mut scene.upstream, 7).await;
-    scene.end.send(REVOKED).unwrap();
-    assert_eq!(rest(&mut scene.client).await, b"");
-    assert_eq!(rest(&mut scene.upstream).await, b"");
-    assert_eq!(scene.began.elapsed(), Duration::ZERO);
+async fn session_end_closes_other_tunnels_at_once() {
+    let mut tunnel = TestTunnel::new(StreamKind::Upgrade);
+    tunnel.client.write_all(FRAME).await.unwrap();
+    read(&mut tunnel.upstream, 7).await;
+    tunnel.close.send(REVOKED).unwrap();
+    assert_eq!(read_to_end(&mut tunnel.client).await, b"");
+    assert_eq!(read_to_end(&mut tunnel.upstream).await, b"");
+    assert_eq!(tunnel.started_at.elapsed(), Duration::ZERO);
 }

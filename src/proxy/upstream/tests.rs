@@ -13,7 +13,6 @@ use super::{LoadBalancer, Pool, TrustAnchors, UpstreamSettings, UpstreamTimeouts
 use crate::proxy::header_writer::HeaderWriter;
 use crate::proxy::request_head::RequestHead;
 use crate::proxy::upload_progress::UploadProgress;
-use crate::proxy::{MatchedRoute, RouteSpec, Routes};
 
 async fn read_head(socket: &mut TcpStream) {
     let mut head = Vec::new();

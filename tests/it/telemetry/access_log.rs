@@ -94,7 +94,7 @@ async fn there_are_as_many_lines_as_requests() {
     assert_eq!(broken["incomplete"], "true");
     // What is said meanwhile is said of that request.
     let log = server.log();
-    let said = log.lines().find(|line| line.contains("answer broken off")).unwrap();
+    let said = log.lines().find(|line| line.contains("response aborted")).unwrap();
     assert_eq!(serde_json::from_str::<serde_json::Value>(said).unwrap()["request_id"], broken["request_id"]);
     server.stop().await;
 }

@@ -23,10 +23,10 @@ pub(super) fn write_request_head(
         BodyLength::Known(length) => push_length(to, length),
         BodyLength::Unknown => to.extend_from_slice(b"transfer-encoding: chunked\r\n"),
         // RFC 9110, section 8.6: methods that anticipate a body announce its absence.
-        BodyLength::NoBody if matches!(*head.method(), Method::POST | Method::PUT | Method::PATCH) => {
+        BodyLength::Empty if matches!(*head.method(), Method::POST | Method::PUT | Method::PATCH) => {
             push_length(to, 0);
         }
-        BodyLength::NoBody => {}
+        BodyLength::Empty => {}
     }
     if let Some(protocols) = head.upgrade() {
         push(to, &[b"connection: upgrade\r\nupgrade: ", protocols.as_bytes(), b"\r\n"]);
@@ -109,15 +109,15 @@ mod tests {
         };
         let start = "GET /a?b HTTP/1.1\r\nhost: a.example:80\r\nx-one: 1\r\n";
         for (head, length, end) in [
-            (get(None, false), BodyLength::NoBody, "\r\n"),
+            (get(None, false), BodyLength::Empty, "\r\n"),
             (get(None, false), BodyLength::Known(12), "content-length: 12\r\n\r\n"),
             (get(None, false), BodyLength::Unknown, "transfer-encoding: chunked\r\n\r\n"),
-            (get(None, true), BodyLength::NoBody, "connection: te\r\nte: trailers\r\n\r\n"),
-            (get(Some("echo"), true), BodyLength::NoBody, "connection: upgrade\r\nupgrade: echo\r\n\r\n"),
+            (get(None, true), BodyLength::Empty, "connection: te\r\nte: trailers\r\n\r\n"),
+            (get(Some("echo"), true), BodyLength::Empty, "connection: upgrade\r\nupgrade: echo\r\n\r\n"),
         ] {
             assert_eq!(written(&head, length), format!("{start}{end}"));
         }
         let post = TestHead { method: Method::POST, ..get(None, false) };
-        assert!(written(&post, BodyLength::NoBody).ends_with("\r\ncontent-length: 0\r\n\r\n"));
+        assert!(written(&post, BodyLength::Empty).ends_with("\r\ncontent-length: 0\r\n\r\n"));
     }
 }

@@ -46,9 +46,9 @@ pub(super) enum WriteError {
 
 impl RequestWriter {
     pub(crate) fn new(body: Body) -> Self {
-        let length = BodyLength::of(&body);
+        let length = BodyLength::from_body(&body);
         Self {
-            body: (length != BodyLength::NoBody).then_some(body),
+            body: (length != BodyLength::Empty).then_some(body),
             remaining: if let BodyLength::Known(length) = length { length } else { 0 },
             length,
             head: Vec::new(),
@@ -74,7 +74,7 @@ impl RequestWriter {
 
     /// Restores a body of which nothing has been sent.
     pub(crate) fn restore_body(&mut self, body: Body) {
-        self.body = (self.length != BodyLength::NoBody).then_some(body);
+        self.body = (self.length != BodyLength::Empty).then_some(body);
     }
 
     /// Returns `true` if a byte has been written.

@@ -129,7 +129,7 @@ impl FramingHeaders {
     fn add_content_length(&mut self, list: &[u8]) -> Result<HeaderScope, Http1Error> {
         let is_first = self.content_length.is_none();
         for number in split_list(list) {
-            let length = content_length::length(number).ok_or(Http1Error::Length)?;
+            let length = content_length::parse_length(number).ok_or(Http1Error::Length)?;
             if *self.content_length.get_or_insert(length) != length {
                 return Err(Http1Error::Length);
             }
