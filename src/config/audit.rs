@@ -1,34 +1,33 @@
-//! `[audit]`: how long it is kept what happened to whose access.
+//! `[audit]`.
 
 use std::time::Duration;
 
 use super::error::ConfigError;
-use super::settings::Settings;
+use super::raw::RawSettings;
 
-/// The audit: `[audit]`.
+/// The audit log: `[audit]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Audit {
-    /// How long an entry is kept. `None`: for ever.
+    /// Retention of entries; `None` keeps them indefinitely.
     pub keep: Option<Duration>,
 }
 
 impl Audit {
-    pub(super) fn read(settings: &Settings) -> Result<Self, ConfigError> {
+    pub(super) fn read(settings: &RawSettings) -> Result<Self, ConfigError> {
         if settings.text(KEEP).ok().flatten() == Some("forever") {
             return Ok(Self { keep: None });
         }
-        let keep =
-            settings.required(KEEP, settings.duration(KEEP, SHORTEST)).map_err(|error| match error {
-                ConfigError::Invalid { key, value, place, problem } => {
-                    ConfigError::Invalid { key, value, place, problem: format!("{problem}, or \"forever\"") }
-                }
-                other => other,
-            })?;
+        let keep = settings.required(KEEP, settings.duration(KEEP, MIN_KEEP)).map_err(|mut error| {
+            if let ConfigError::Invalid { problem, .. } = &mut error {
+                problem.push_str(", or \"forever\"");
+            }
+            error
+        })?;
         Ok(Self { keep: Some(keep) })
     }
 }
 
 const KEEP: &str = "audit.keep";
 
-/// What a support person asks about has happened lately.
-const SHORTEST: Duration = Duration::from_secs(86_400);
+/// One day, so that support can answer questions about recent events.
+const MIN_KEEP: Duration = Duration::from_secs(86_400);

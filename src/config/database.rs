@@ -4,36 +4,36 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::error::ConfigError;
-use super::settings::Settings;
+use super::raw::RawSettings;
 
 /// The database: `[database]`.
 #[derive(Clone, Debug)]
 pub struct Database {
-    /// Where it is; it may hold a password.
+    /// The URL, which may contain a password.
     pub url: SecretString,
-    /// Which one it is, by the URL's scheme.
+    /// The kind of database, by the scheme of the URL.
     pub kind: DatabaseKind,
-    /// How many connections to PostgreSQL at most.
+    /// Maximum number of connections to PostgreSQL.
     pub max_connections: u32,
 }
 
-/// The databases that there are.
+/// The supported databases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DatabaseKind {
-    /// PostgreSQL, for any number of replicas.
+    /// PostgreSQL, shared by any number of replicas.
     Postgres,
-    /// SQLite, for one machine.
+    /// SQLite, on one machine.
     Sqlite,
 }
 
 impl Database {
-    pub(super) fn read(settings: &Settings) -> Result<Self, ConfigError> {
+    pub(super) fn read(settings: &RawSettings) -> Result<Self, ConfigError> {
         let url = settings.required(URL, settings.secret(URL))?;
         let kind = kind(url.expose_secret()).ok_or_else(|| {
             let expected = "expected sqlite://PATH or postgres://USER:PASSWORD@HOST/DATABASE, with # and @ in a \
-                            password written %23 and %40 (the value isn't shown)";
-            let in_file = settings.is_explicit("database.url_file");
-            settings.invalid(if in_file { "database.url_file" } else { URL }, expected)
+                            password written as %23 and %40 (the value is not shown)";
+            let key = if settings.is_explicit(URL_FILE) { URL_FILE } else { URL };
+            settings.invalid(key, expected)
         })?;
         let max_connections =
             settings.required(MAX_CONNECTIONS, settings.integer(MAX_CONNECTIONS, 2..=10_000))?;
@@ -48,14 +48,15 @@ fn kind(url: &str) -> Option<DatabaseKind> {
             (!path.is_empty()).then_some(DatabaseKind::Sqlite)
         }
         ("postgres" | "postgresql", rest) => {
-            let legal = rest.starts_with("//") && Url::parse(url).is_ok();
-            legal.then_some(DatabaseKind::Postgres)
+            let is_valid = rest.starts_with("//") && Url::parse(url).is_ok();
+            is_valid.then_some(DatabaseKind::Postgres)
         }
         _ => None,
     }
 }
 
 const URL: &str = "database.url";
+const URL_FILE: &str = "database.url_file";
 const MAX_CONNECTIONS: &str = "database.max_connections";
 
 #[cfg(test)]
@@ -63,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_scheme_decides() {
+    fn kind_follows_the_url_scheme() {
         for url in
             ["sqlite://data/sekisho.db", "sqlite:data.db", "sqlite:///abs.db?mode=ro", "sqlite::memory:"]
         {

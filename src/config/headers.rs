@@ -1,4 +1,4 @@
-//! `[[routes]]`: the headers that a route changes, and those by which it tells who the user is.
+//! `[[routes]]`: header edits and identity headers.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,7 +7,8 @@ use http::{HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::error::ConfigError;
-use super::settings::{RawValue, Settings, parse_choice};
+use super::raw::{RawSettings, parse_choice};
+use super::value::RawValue;
 use crate::secret;
 
 /// What changes in the headers of messages in one direction.
@@ -20,8 +21,8 @@ pub struct HeaderEdits {
 }
 
 impl HeaderEdits {
-    pub(super) fn read(table: &Settings, remove: &str, set: &str) -> Result<Self, ConfigError> {
-        Ok(Self { remove: table.list(remove, name)?.unwrap_or_default(), set: pairs(table, set)? })
+    pub(super) fn read(table: &RawSettings, remove: &str, set: &str) -> Result<Self, ConfigError> {
+        Ok(Self { remove: table.list(remove, header_name)?.unwrap_or_default(), set: pairs(table, set)? })
     }
 }
 
@@ -55,61 +56,61 @@ pub enum IdentityPreset {
 }
 
 impl RouteIdentity {
-    pub(super) fn read(table: &Settings) -> Result<Self, ConfigError> {
+    pub(super) fn read(table: &RawSettings) -> Result<Self, ConfigError> {
         let key = "routes.identity";
-        let Some(given) = table.raw(key) else { return Ok(Self::Preset(IdentityPreset::XForwarded)) };
-        let fault = |problem: String| table.invalid(key, problem);
-        let pairs = match given {
-            RawValue::Text(word) => return parse_choice(word, &PRESETS).map(Self::Preset).map_err(fault),
+        let Some(value) = table.raw(key) else { return Ok(Self::Preset(IdentityPreset::XForwarded)) };
+        let invalid = |problem: String| table.invalid(key, problem);
+        let pairs = match value {
+            RawValue::Text(word) => return parse_choice(word, &PRESETS).map(Self::Preset).map_err(invalid),
             RawValue::Table(pairs) => pairs,
-            _ => return Err(fault(EXPECTED_IDENTITY.to_owned())),
+            _ => return Err(invalid(EXPECTED_IDENTITY.to_owned())),
         };
         if let Some(unknown) = pairs.keys().find(|key| !["user", "email", "groups"].contains(&key.as_str())) {
-            return Err(fault(format!("{unknown}: {EXPECTED_IDENTITY}")));
+            return Err(invalid(format!("{unknown}: {EXPECTED_IDENTITY}")));
         }
-        let named = |what: &str| match pairs.get(what) {
+        let header = |field: &str| match pairs.get(field) {
             None => Ok(None),
             Some(RawValue::Text(text)) => {
-                name(text).map(Some).map_err(|problem| fault(format!("{what}: {problem}")))
+                header_name(text).map(Some).map_err(|problem| invalid(format!("{field}: {problem}")))
             }
-            Some(_) => Err(fault(EXPECTED_IDENTITY.to_owned())),
+            Some(_) => Err(invalid(EXPECTED_IDENTITY.to_owned())),
         };
-        Ok(Self::Custom { user: named("user")?, email: named("email")?, groups: named("groups")? })
+        Ok(Self::Custom { user: header("user")?, email: header("email")?, groups: header("groups")? })
     }
 }
 
-fn pairs(table: &Settings, key: &str) -> Result<Vec<(HeaderName, HeaderValue)>, ConfigError> {
+fn pairs(table: &RawSettings, key: &str) -> Result<Vec<(HeaderName, HeaderValue)>, ConfigError> {
     let pairs = match table.raw(key) {
         None => return Ok(Vec::new()),
         Some(RawValue::Table(pairs)) => pairs,
         Some(_) => return Err(table.invalid(key, EXPECTED_PAIRS)),
     };
-    let read = |(text, raw): (&String, &RawValue)| {
-        let header = name(text).map_err(|problem| table.invalid(key, format!("{text}: {problem}")))?;
-        let given = match raw {
+    let parse = |(text, raw): (&String, &RawValue)| {
+        let name = header_name(text).map_err(|problem| table.invalid(key, format!("{text}: {problem}")))?;
+        let secret = match raw {
             RawValue::Text(text) => SecretString::from(text.as_str()),
-            RawValue::Table(from) => from_file(table, key, text, from)?,
+            RawValue::Table(file) => read_value(table, key, text, file)?,
             _ => return Err(table.invalid(key, EXPECTED_PAIRS)),
         };
-        let value = HeaderValue::from_str(given.expose_secret()).ok().filter(|value| value.to_str().is_ok());
+        let value = HeaderValue::from_str(secret.expose_secret()).ok().filter(|value| value.to_str().is_ok());
         let Some(mut value) = value else {
-            let problem = "a header's value is of visible ASCII characters and spaces, on one line";
+            let problem = "expected visible ASCII characters and spaces, on one line";
             return Err(table.invalid(key, format!("{text}: {problem}")));
         };
         value.set_sensitive(true);
-        Ok((header, value))
+        Ok((name, value))
     };
-    pairs.iter().map(read).collect()
+    pairs.iter().map(parse).collect()
 }
 
-/// The value in the file that `{ file = "PATH" }` names.
-fn from_file(
-    table: &Settings,
+/// Reads the value from the file of `{ file = "PATH" }`.
+fn read_value(
+    table: &RawSettings,
     key: &str,
     header: &str,
-    from: &BTreeMap<String, RawValue>,
+    file: &BTreeMap<String, RawValue>,
 ) -> Result<SecretString, ConfigError> {
-    let (Some(RawValue::Text(path)), 1) = (from.get("file"), from.len()) else {
+    let (Some(RawValue::Text(path)), 1) = (file.get("file"), file.len()) else {
         return Err(table.invalid(key, format!("{header}: {EXPECTED_PAIRS}")));
     };
     let secret = secret::read_file(Path::new(path)).map_err(|source| ConfigError::Unreadable {
@@ -123,13 +124,13 @@ fn from_file(
     Ok(secret)
 }
 
-fn name(text: &str) -> Result<HeaderName, String> {
-    HeaderName::try_from(text).map_err(|_| "expected a header's name such as X-Api-Key".to_owned())
+fn header_name(text: &str) -> Result<HeaderName, String> {
+    HeaderName::try_from(text).map_err(|_| "expected a header name such as X-Api-Key".to_owned())
 }
 
 const EXPECTED_PAIRS: &str =
-    r#"expected headers and their values, { "X-Name" = "value", "X-Key" = { file = "PATH" } }"#;
-const EXPECTED_IDENTITY: &str = r#"expected x-forwarded, x-auth-request, remote or none, or names of your own for user, email and groups, such as { user = "X-User", groups = "X-Roles" }"#;
+    r#"expected headers and values, { "X-Name" = "value", "X-Key" = { file = "PATH" } }"#;
+const EXPECTED_IDENTITY: &str = r#"expected x-forwarded, x-auth-request, remote or none, or header names for user, email and groups, such as { user = "X-User", groups = "X-Roles" }"#;
 
 const PRESETS: [(&str, IdentityPreset); 4] = [
     ("x-forwarded", IdentityPreset::XForwarded),

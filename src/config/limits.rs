@@ -1,26 +1,26 @@
-//! How `[server]` serves: TLS, and what clients may cost.
+//! TLS and resource limits of `[server]`.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::error::{ConfigError, ValueSource};
-use super::settings::Settings;
+use super::raw::RawSettings;
 use crate::server::ServerLimits;
 
-/// The files of `server.tls_certificate` and `server.tls_key`.
+/// TLS of the public listener: `server.tls_certificate` and `server.tls_key`.
 #[derive(Clone, Debug)]
 pub struct Tls {
-    /// The certificate, in PEM, followed by those that it was signed with.
+    /// The file of the certificate chain, in PEM, leaf first.
     pub certificate: PathBuf,
-    /// Its private key, in PEM.
+    /// The file of the private key, in PEM.
     pub key: PathBuf,
     places: [ValueSource; 2],
 }
 
 impl Tls {
-    pub(super) fn read(settings: &Settings) -> Result<Option<Self>, ConfigError> {
-        let file = |key| Ok(settings.text(key)?.map(PathBuf::from));
-        let (given, missing) = match (file(CERTIFICATE)?, file(KEY)?) {
+    pub(super) fn read(settings: &RawSettings) -> Result<Option<Self>, ConfigError> {
+        let path = |key| Ok(settings.text(key)?.map(PathBuf::from));
+        let (present, missing) = match (path(CERTIFICATE)?, path(KEY)?) {
             (None, None) => return Ok(None),
             (Some(certificate), Some(key)) => {
                 let places = [CERTIFICATE, KEY].map(|key| settings.place(key));
@@ -29,18 +29,21 @@ impl Tls {
             (Some(_), None) => (CERTIFICATE, KEY),
             (None, Some(_)) => (KEY, CERTIFICATE),
         };
-        Err(settings.invalid(given, format!("{missing} is missing: TLS needs both")))
+        Err(settings.invalid(present, format!("{missing} is missing: TLS needs both")))
     }
 
-    /// The error that says what is wrong with one of the files: the key's, or the certificate's.
+    /// Returns the error for an invalid key file (`is_key`) or certificate file.
     #[must_use]
-    pub fn invalid(&self, is_of_key: bool, problem: impl Into<String>) -> ConfigError {
-        let [certificate, key] = &self.places;
-        let (name, file, place) =
-            if is_of_key { (KEY, &self.key, key) } else { (CERTIFICATE, &self.certificate, certificate) };
+    pub fn invalid(&self, is_key: bool, problem: impl Into<String>) -> ConfigError {
+        let [certificate_place, key_place] = &self.places;
+        let (key, path, place) = if is_key {
+            (KEY, &self.key, key_place)
+        } else {
+            (CERTIFICATE, &self.certificate, certificate_place)
+        };
         ConfigError::Invalid {
-            key: name.to_owned(),
-            value: Some(format!("\"{}\"", file.display())),
+            key: key.to_owned(),
+            value: Some(format!("\"{}\"", path.display())),
             place: place.clone(),
             problem: problem.into(),
         }
@@ -48,7 +51,7 @@ impl Tls {
 }
 
 /// Reads the limits on what clients of the public listener may use.
-pub(super) fn read(settings: &Settings, warnings: &mut Vec<String>) -> Result<ServerLimits, ConfigError> {
+pub(super) fn read(settings: &RawSettings, warnings: &mut Vec<String>) -> Result<ServerLimits, ConfigError> {
     let count = |key: &str, range| settings.required(key, settings.integer(key, range));
     let duration = |key: &str| settings.required(key, settings.duration(key, Duration::from_millis(100)));
     let limits = ServerLimits {
@@ -64,19 +67,19 @@ pub(super) fn read(settings: &Settings, warnings: &mut Vec<String>) -> Result<Se
         drain: duration("server.drain")?,
     };
     if limits.uri_bytes > limits.header_bytes {
-        let problem = "no more than server.max_header_bytes fits: the headers are counted with it";
+        let problem = "expected at most server.max_header_bytes, which includes it";
         return Err(settings.invalid("server.max_uri", problem));
     }
     if limits.uri_bytes > MAX_URI_BYTES {
-        warnings.push("server.max_uri: beyond 64KiB requests are refused all the same".to_owned());
+        warnings.push("server.max_uri: URIs over 64KiB are rejected regardless".to_owned());
     }
     Ok(limits)
 }
 
-fn size(settings: &Settings, key: &str, min: u64) -> Result<usize, ConfigError> {
-    let size = settings.size(key).ok().flatten().filter(|size| (min..=MAX_HEADER_BYTES).contains(size));
-    let bytes = size.and_then(|size| usize::try_from(size).ok());
-    bytes.ok_or_else(|| settings.invalid(key, format!("expected a size from {min} bytes to 1MiB")))
+fn size(settings: &RawSettings, key: &str, min: u64) -> Result<usize, ConfigError> {
+    let expected = format!("expected a size from {min} bytes to 1MiB");
+    let size = settings.required(key, settings.size(key, min..=MAX_HEADER_BYTES, &expected))?;
+    usize::try_from(size).map_err(|_| settings.invalid(key, expected))
 }
 
 const CERTIFICATE: &str = "server.tls_certificate";

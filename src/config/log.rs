@@ -1,23 +1,23 @@
-//! `[log]`: what the program says on standard error.
+//! `[log]`.
 
 use super::error::ConfigError;
-use super::settings::Settings;
+use super::raw::RawSettings;
 use crate::telemetry::LogFormat;
 
-/// The log: `[log]`.
+/// The log on standard error: `[log]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Log {
-    /// What its lines look like.
+    /// The format of log lines.
     pub format: LogFormat,
-    /// Whether it has a line for each request.
+    /// Whether each request is logged.
     pub access: bool,
 }
 
 impl Log {
-    pub(super) fn read(settings: &Settings) -> Result<Self, ConfigError> {
-        let words = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    pub(super) fn read(settings: &RawSettings) -> Result<Self, ConfigError> {
+        let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
         Ok(Self {
-            format: settings.required("log.format", settings.one_of("log.format", &words))?,
+            format: settings.required("log.format", settings.one_of("log.format", &formats))?,
             access: settings.required("log.access", settings.boolean("log.access"))?,
         })
     }

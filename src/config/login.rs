@@ -1,45 +1,45 @@
-//! `[login]`: signing in and registering.
+//! `[login]`.
 
 use super::error::ConfigError;
+use super::raw::RawSettings;
 use super::server::Server;
-use super::settings::Settings;
 use crate::services::auth::Registration;
 
-/// Signing in and registering: `[login]`.
+/// Sign-in and registration: `[login]`.
 #[derive(Clone, Debug)]
 pub struct Login {
-    /// bcrypt's cost: each one more doubles the work.
+    /// The bcrypt cost. Each increment doubles the work.
     pub bcrypt_cost: u32,
-    /// Who may register.
+    /// Whether users can register themselves.
     pub registration: Registration,
-    /// How long a new password must be, in code points.
+    /// Minimum length of new passwords, in code points.
     pub password_min_length: u32,
 }
 
 impl Login {
     pub(super) fn read(
-        settings: &Settings,
+        settings: &RawSettings,
         server: &Server,
         warnings: &mut Vec<String>,
     ) -> Result<Self, ConfigError> {
-        let words = [("closed", Registration::Closed), ("open", Registration::Open)];
-        // For tests and trials on one's own machine, cheaper ones will do.
-        let cheapest = if server.listen.is_loopback() { 4 } else { SAFE_COST };
-        let bcrypt_cost = settings.required(COST, settings.integer(COST, cheapest..=16))?;
-        if bcrypt_cost < SAFE_COST {
-            warnings.push(format!("{COST} is below {SAFE_COST}: fit for trials alone"));
+        // Lower costs are allowed for tests and trials on one machine.
+        let min_cost = if server.listen.is_loopback() { 4 } else { RECOMMENDED_MIN_COST };
+        let bcrypt_cost = settings.required(BCRYPT_COST, settings.integer(BCRYPT_COST, min_cost..=16))?;
+        if bcrypt_cost < RECOMMENDED_MIN_COST {
+            warnings.push(format!("{BCRYPT_COST} is below {RECOMMENDED_MIN_COST}: use it for trials only"));
         }
+        let choices = [("closed", Registration::Closed), ("open", Registration::Open)];
+        let registration = settings.one_of(REGISTRATION, &choices);
+        let password_min_length = settings.integer(PASSWORD_MIN_LENGTH, 8..=256);
         Ok(Self {
             bcrypt_cost,
-            registration: settings
-                .required("login.registration", settings.one_of("login.registration", &words))?,
-            password_min_length: settings.required(
-                "login.password_min_length",
-                settings.integer("login.password_min_length", 8..=256),
-            )?,
+            registration: settings.required(REGISTRATION, registration)?,
+            password_min_length: settings.required(PASSWORD_MIN_LENGTH, password_min_length)?,
         })
     }
 }
 
-const COST: &str = "login.bcrypt_cost";
-const SAFE_COST: u32 = 10;
+const BCRYPT_COST: &str = "login.bcrypt_cost";
+const REGISTRATION: &str = "login.registration";
+const PASSWORD_MIN_LENGTH: &str = "login.password_min_length";
+const RECOMMENDED_MIN_COST: u32 = 10;

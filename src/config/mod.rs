@@ -1,11 +1,14 @@
-//! The configuration: read from flags, the environment, `.env`, a file and the built-in defaults
-//! (`config/default.toml`, which lists and explains every key), checked, and parsed into values
-//! that are known to be good.
+//! The configuration.
 //!
-//! Of two values for a key the earlier in that list wins. In the environment a key such as
-//! `server.listen` is called `SEKISHO_SERVER__LISTEN`; names without `__` are not ours. Lists are
-//! TOML arrays in the value, `[[routes]]` comes from the file alone, and a key that doesn't exist is
-//! an error that names the one that was probably meant.
+//! Settings come from these sources, of which an earlier one overrides the later ones:
+//!
+//! 1. the command line,
+//! 2. the environment, where `server.listen` is `SEKISHO_SERVER__LISTEN`,
+//! 3. a `.env` file in the current directory,
+//! 4. the configuration file, which alone can hold `[[routes]]`,
+//! 5. the built-in defaults, `config/default.toml`, which documents every key.
+//!
+//! All values are checked when they are loaded, also against each other. An unknown key is an error:
 //!
 //! ```
 //! use sekisho::config::{Config, Sources};
@@ -18,87 +21,100 @@
 //! );
 //! ```
 //!
-//! This is plain data: the composition root turns it into what the other parts take. To add a key:
-//! name it in [`KEYS`], explain it in `config/default.toml`, read and check it in its section.
+//! To add a key:
+//!
+//! 1. name it in [`KEYS`] or [`ROUTE_KEYS`] (`keys.rs`),
+//! 2. document it in `config/default.toml` and in the table of `README.md`,
+//! 3. read and check it in the file of its section,
+//! 4. list it in `reload.rs`, as reloadable or as needing a restart.
 
 mod audit;
 mod cookies;
 mod database;
 mod error;
-mod file;
 mod headers;
+mod keys;
 mod limits;
+mod listen_addr;
 mod log;
 mod login;
+mod origin;
 mod otlp;
+mod path_prefix;
+mod raw;
 mod reload;
 mod routes;
 mod server;
 mod session;
-mod settings;
 mod sources;
+mod suggest;
 mod tokens;
-mod types;
+mod toml;
 mod upstreams;
+mod value;
 
 use std::path::PathBuf;
 
 pub use self::audit::Audit;
 pub use self::cookies::Cookies;
 pub use self::database::{Database, DatabaseKind};
-pub(crate) use self::error::nearest;
-pub use self::error::{ConfigError, ValueSource};
+pub use self::error::{ConfigError, ParseError, ValueSource};
 pub use self::headers::{HeaderEdits, IdentityPreset, RouteIdentity};
+pub use self::keys::{KEYS, ROUTE_KEYS};
 pub use self::limits::Tls;
+pub use self::listen_addr::ListenAddr;
 pub use self::log::Log;
 pub use self::login::Login;
+pub use self::origin::Origin;
 pub use self::otlp::Otlp;
+pub use self::path_prefix::PathPrefix;
 pub use self::reload::RELOADED;
 pub use self::routes::{EncodedSlash, Route, RouteAuth};
 pub use self::server::{Admin, BuiltinRoutes, Server, Verify};
 pub use self::session::Session;
+use self::sources::RawConfig;
 pub use self::sources::{ContentHash, Sources};
+pub(crate) use self::suggest::nearest;
 pub use self::tokens::{KeySource, Tokens};
-pub use self::types::{ListenAddr, Origin, ParseError, PathPrefix};
 pub use self::upstreams::{UpstreamHttp, Upstreams};
 
-/// All settings, each of them good by itself and beside the others.
+/// The checked configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The public listener.
     pub server: Server,
-    /// The operators' listener.
+    /// The listener for health checks and metrics.
     pub admin: Admin,
-    /// The listener for other proxies, if there is one.
+    /// The listener for forward auth requests, if enabled.
     pub verify: Option<Verify>,
     /// The database.
     pub database: Database,
-    /// Tokens and their keys.
+    /// Access tokens and signing keys.
     pub tokens: Tokens,
-    /// How long sessions live.
+    /// Lifetime and limits of sessions.
     pub session: Session,
-    /// What is kept of what happened.
+    /// The audit log.
     pub audit: Audit,
-    /// The two cookies.
+    /// The session cookies.
     pub cookies: Cookies,
-    /// Signing in.
+    /// Sign-in and registration.
     pub login: Login,
-    /// The log.
+    /// The log on standard error.
     pub log: Log,
-    /// Where traces go, if anywhere.
+    /// Export of traces, if enabled.
     pub otlp: Option<Otlp>,
-    /// What is forwarded where, in the file's order.
+    /// The routes of the proxy, in the order of the file.
     pub routes: Vec<Route>,
 }
 
-/// A configuration and what there is to say about it.
+/// A configuration and the warnings about it.
 #[derive(Clone, Debug)]
 pub struct LoadedConfig {
     /// The configuration.
     pub config: Config,
-    /// What is allowed but probably not meant, one line each, with the key at fault.
+    /// One line for each setting that is valid but probably unintended.
     pub warnings: Vec<String>,
-    /// The file that was read, if any.
+    /// The configuration file, if one was read.
     pub file: Option<PathBuf>,
 }
 
@@ -107,17 +123,17 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// The first thing that is wrong, in one line that names the key, its value (unless that is
-    /// secret), where it was given, and what is expected.
+    /// Returns the first error, with the key, its value unless that is secret, its source, and what is
+    /// expected.
     pub fn load(sources: &Sources) -> Result<LoadedConfig, ConfigError> {
-        let sources::RawConfig { settings, routes: tables, file } = sources.read()?;
+        let RawConfig { settings, routes: tables, file } = sources.read()?;
         settings.deny_unknown(KEYS)?;
         for table in &tables {
             table.deny_unknown(ROUTE_KEYS)?;
         }
         let mut warnings = Vec::new();
-        for (name, meant) in sources.misnamed_variables(KEYS) {
-            warnings.push(format!("{name} is not read: the variable is called {meant}"));
+        for (name, correct_name) in sources.misnamed_variables(KEYS) {
+            warnings.push(format!("{name} is ignored: did you mean {correct_name}?"));
         }
         let server = Server::read(&settings, !tables.is_empty(), &mut warnings)?;
         let admin = Admin::read(&settings, &server)?;
@@ -148,99 +164,3 @@ impl Config {
         Ok(LoadedConfig { config, warnings, file })
     }
 }
-
-/// Every key but those of routes.
-pub const KEYS: &[&str] = &[
-    "server.listen",
-    "server.public_origin",
-    "server.allowed_origins",
-    "server.trusted_proxies",
-    "server.builtin",
-    "server.auth_prefix",
-    "server.reuse_port",
-    "server.tls_certificate",
-    "server.tls_key",
-    "server.threads",
-    "server.max_connections",
-    "server.max_streams",
-    "server.max_in_flight",
-    "server.max_header_bytes",
-    "server.max_header_fields",
-    "server.max_uri",
-    "server.header_timeout",
-    "server.keep_alive",
-    "server.write_timeout",
-    "server.drain_delay",
-    "server.drain",
-    "admin.listen",
-    "verify.listen",
-    "verify.source",
-    "database.url",
-    "database.url_file",
-    "database.max_connections",
-    "tokens.algorithm",
-    "tokens.issuer",
-    "tokens.audience",
-    "tokens.key_dir",
-    "tokens.secret",
-    "tokens.secret_file",
-    "tokens.key_activation",
-    "tokens.access_ttl",
-    "tokens.access_ttl_jitter",
-    "tokens.leeway",
-    "session.idle_ttl",
-    "session.absolute_ttl",
-    "session.grace",
-    "session.max_per_user",
-    "session.on_store_loss",
-    "session.keep_ended",
-    "audit.keep",
-    "cookies.access_name",
-    "cookies.refresh_name",
-    "cookies.same_site",
-    "cookies.secure",
-    "login.bcrypt_cost",
-    "login.registration",
-    "login.password_min_length",
-    "log.format",
-    "log.access",
-    "otlp.endpoint",
-    "otlp.sample",
-];
-
-/// Every key of a route.
-pub const ROUTE_KEYS: &[&str] = &[
-    "routes.path",
-    "routes.upstreams",
-    "routes.auth",
-    "routes.roles",
-    "routes.methods",
-    "routes.strip_prefix",
-    "routes.identity",
-    "routes.set_request_headers",
-    "routes.remove_request_headers",
-    "routes.set_response_headers",
-    "routes.remove_response_headers",
-    "routes.bearer",
-    "routes.pass_authorization",
-    "routes.encoded_slash",
-    "routes.connect_timeout",
-    "routes.first_byte_timeout",
-    "routes.idle_timeout",
-    "routes.max_body",
-    "routes.upgrades",
-    "routes.tunnel_idle_timeout",
-    "routes.upstream_http",
-    "routes.upstream_ca",
-    "routes.health_path",
-    "routes.health_interval",
-    "routes.eject_after",
-    "routes.eject_for",
-    "routes.slow_start",
-    "routes.max_in_flight",
-    "routes.max_queued",
-    "routes.queue_timeout",
-];
-
-/// The keys of a route whose values are tables, or may be.
-const TABLE_KEYS: &[&str] = &["routes.identity", "routes.set_request_headers", "routes.set_response_headers"];

@@ -1,10 +1,10 @@
-//! What of a configuration takes effect while the program runs, and what with its next start alone.
+//! The keys that a running process can reload, and those that need a restart.
 
 use secrecy::ExposeSecret;
 
 use super::{Config, KeySource};
 
-/// The keys outside of routes that can change while the program runs. All of a route's can.
+/// Keys that take effect on reload, besides all keys of routes.
 pub const RELOADED: &[&str] = &[
     "server.allowed_origins",
     "server.trusted_proxies",
@@ -23,96 +23,94 @@ pub const RELOADED: &[&str] = &[
 ];
 
 impl Config {
-    /// The keys that `next` has other values for, and that need a restart. A certificate may come from
-    /// other files, but not begin or cease to be there.
+    /// Returns the keys that differ in `next` and take effect only after a restart. The certificate can be
+    /// reloaded from other files, but TLS cannot be turned on or off.
     #[must_use]
     pub fn needs_restart_for(&self, next: &Self) -> Vec<&'static str> {
-        RESTART_KEYS.iter().filter(|(_, is_same)| !is_same(self, next)).map(|(key, _)| *key).collect()
+        RESTART_KEYS.iter().filter(|(_, is_equal)| !is_equal(self, next)).map(|(key, _)| *key).collect()
     }
 }
 
-/// A key, and whether two configurations say the same for it.
+/// A key, and the comparison of two configurations for it.
 type RestartKey = (&'static str, fn(&Config, &Config) -> bool);
 
-/// Compares what the keys come to, not how it is written: a default that follows another key changes
-/// with it.
+/// Keys that need a restart. Parsed values are compared, so a default that depends on another key changes
+/// with that key.
 const RESTART_KEYS: &[RestartKey] = &[
-    ("server.listen", |one, other| one.server.listen == other.server.listen),
-    ("server.public_origin", |one, other| one.server.public_origin == other.server.public_origin),
-    ("server.builtin", |one, other| one.server.builtin == other.server.builtin),
-    ("server.auth_prefix", |one, other| one.server.auth_prefix == other.server.auth_prefix),
-    ("server.reuse_port", |one, other| one.server.reuse_port == other.server.reuse_port),
-    ("server.tls_certificate", |one, other| one.server.tls.is_some() == other.server.tls.is_some()),
-    ("server.tls_key", |one, other| one.server.tls.is_some() == other.server.tls.is_some()),
-    ("server.threads", |one, other| one.server.threads == other.server.threads),
-    ("admin.listen", |one, other| one.admin.listen == other.admin.listen),
-    ("verify.listen", |one, other| {
+    ("server.listen", |a, b| a.server.listen == b.server.listen),
+    ("server.public_origin", |a, b| a.server.public_origin == b.server.public_origin),
+    ("server.builtin", |a, b| a.server.builtin == b.server.builtin),
+    ("server.auth_prefix", |a, b| a.server.auth_prefix == b.server.auth_prefix),
+    ("server.reuse_port", |a, b| a.server.reuse_port == b.server.reuse_port),
+    ("server.tls_certificate", |a, b| a.server.tls.is_some() == b.server.tls.is_some()),
+    ("server.tls_key", |a, b| a.server.tls.is_some() == b.server.tls.is_some()),
+    ("server.threads", |a, b| a.server.threads == b.server.threads),
+    ("admin.listen", |a, b| a.admin.listen == b.admin.listen),
+    ("verify.listen", |a, b| {
         let listen = |config: &Config| config.verify.as_ref().map(|verify| verify.listen.clone());
-        listen(one) == listen(other)
+        listen(a) == listen(b)
     }),
-    ("verify.source", |one, other| match (&one.verify, &other.verify) {
-        (Some(one), Some(other)) => one.source == other.source,
+    ("verify.source", |a, b| match (&a.verify, &b.verify) {
+        (Some(a), Some(b)) => a.source == b.source,
         _ => true,
     }),
-    ("database.url", |one, other| one.database.url.expose_secret() == other.database.url.expose_secret()),
-    ("database.max_connections", |one, other| one.database.max_connections == other.database.max_connections),
-    ("tokens.algorithm", |one, other| one.tokens.algorithm == other.tokens.algorithm),
-    ("tokens.issuer", |one, other| one.tokens.issuer == other.tokens.issuer),
-    ("tokens.audience", |one, other| one.tokens.audience == other.tokens.audience),
-    ("tokens.key_dir", |one, other| match (&one.tokens.keys, &other.tokens.keys) {
-        (KeySource::Dir(one), KeySource::Dir(other)) => one == other,
+    ("database.url", |a, b| a.database.url.expose_secret() == b.database.url.expose_secret()),
+    ("database.max_connections", |a, b| a.database.max_connections == b.database.max_connections),
+    ("tokens.algorithm", |a, b| a.tokens.algorithm == b.tokens.algorithm),
+    ("tokens.issuer", |a, b| a.tokens.issuer == b.tokens.issuer),
+    ("tokens.audience", |a, b| a.tokens.audience == b.tokens.audience),
+    ("tokens.key_dir", |a, b| match (&a.tokens.keys, &b.tokens.keys) {
+        (KeySource::Dir(a), KeySource::Dir(b)) => a == b,
         _ => true,
     }),
-    ("tokens.secret", |one, other| match (&one.tokens.keys, &other.tokens.keys) {
-        (KeySource::Secret(one), KeySource::Secret(other)) => one.expose_secret() == other.expose_secret(),
+    ("tokens.secret", |a, b| match (&a.tokens.keys, &b.tokens.keys) {
+        (KeySource::Secret(a), KeySource::Secret(b)) => a.expose_secret() == b.expose_secret(),
         (KeySource::Dir(_), KeySource::Dir(_)) => true,
         _ => false,
     }),
-    ("tokens.key_activation", |one, other| one.tokens.key_activation == other.tokens.key_activation),
-    ("tokens.access_ttl", |one, other| one.tokens.access_ttl == other.tokens.access_ttl),
-    ("tokens.access_ttl_jitter", |one, other| {
-        one.tokens.access_ttl_jitter.to_bits() == other.tokens.access_ttl_jitter.to_bits()
+    ("tokens.key_activation", |a, b| a.tokens.key_activation == b.tokens.key_activation),
+    ("tokens.access_ttl", |a, b| a.tokens.access_ttl == b.tokens.access_ttl),
+    ("tokens.access_ttl_jitter", |a, b| {
+        a.tokens.access_ttl_jitter.to_bits() == b.tokens.access_ttl_jitter.to_bits()
     }),
-    ("tokens.leeway", |one, other| one.tokens.leeway == other.tokens.leeway),
-    ("session.idle_ttl", |one, other| one.session.idle_ttl == other.session.idle_ttl),
-    ("session.absolute_ttl", |one, other| one.session.absolute_ttl == other.session.absolute_ttl),
-    ("session.grace", |one, other| one.session.grace == other.session.grace),
-    ("session.max_per_user", |one, other| one.session.max_per_user == other.session.max_per_user),
-    ("session.on_store_loss", |one, other| one.session.on_store_loss == other.session.on_store_loss),
-    ("session.keep_ended", |one, other| one.session.keep_ended == other.session.keep_ended),
-    ("audit.keep", |one, other| one.audit.keep == other.audit.keep),
-    ("cookies.access_name", |one, other| one.cookies.access_name == other.cookies.access_name),
-    ("cookies.refresh_name", |one, other| one.cookies.refresh_name == other.cookies.refresh_name),
-    ("cookies.same_site", |one, other| one.cookies.same_site == other.cookies.same_site),
-    ("cookies.secure", |one, other| one.cookies.secure == other.cookies.secure),
-    ("login.bcrypt_cost", |one, other| one.login.bcrypt_cost == other.login.bcrypt_cost),
-    ("login.registration", |one, other| one.login.registration == other.login.registration),
-    ("login.password_min_length", |one, other| {
-        one.login.password_min_length == other.login.password_min_length
-    }),
-    ("log.format", |one, other| one.log.format == other.log.format),
-    ("otlp.endpoint", |one, other| {
+    ("tokens.leeway", |a, b| a.tokens.leeway == b.tokens.leeway),
+    ("session.idle_ttl", |a, b| a.session.idle_ttl == b.session.idle_ttl),
+    ("session.absolute_ttl", |a, b| a.session.absolute_ttl == b.session.absolute_ttl),
+    ("session.grace", |a, b| a.session.grace == b.session.grace),
+    ("session.max_per_user", |a, b| a.session.max_per_user == b.session.max_per_user),
+    ("session.on_store_loss", |a, b| a.session.on_store_loss == b.session.on_store_loss),
+    ("session.keep_ended", |a, b| a.session.keep_ended == b.session.keep_ended),
+    ("audit.keep", |a, b| a.audit.keep == b.audit.keep),
+    ("cookies.access_name", |a, b| a.cookies.access_name == b.cookies.access_name),
+    ("cookies.refresh_name", |a, b| a.cookies.refresh_name == b.cookies.refresh_name),
+    ("cookies.same_site", |a, b| a.cookies.same_site == b.cookies.same_site),
+    ("cookies.secure", |a, b| a.cookies.secure == b.cookies.secure),
+    ("login.bcrypt_cost", |a, b| a.login.bcrypt_cost == b.login.bcrypt_cost),
+    ("login.registration", |a, b| a.login.registration == b.login.registration),
+    ("login.password_min_length", |a, b| a.login.password_min_length == b.login.password_min_length),
+    ("log.format", |a, b| a.log.format == b.log.format),
+    ("otlp.endpoint", |a, b| {
         let endpoint = |config: &Config| config.otlp.as_ref().map(|otlp| otlp.endpoint.clone());
-        endpoint(one) == endpoint(other)
+        endpoint(a) == endpoint(b)
     }),
-    ("otlp.sample", |one, other| match (&one.otlp, &other.otlp) {
-        (Some(one), Some(other)) => one.sample.to_bits() == other.sample.to_bits(),
+    ("otlp.sample", |a, b| match (&a.otlp, &b.otlp) {
+        (Some(a), Some(b)) => a.sample.to_bits() == b.sample.to_bits(),
         _ => true,
     }),
 ];
 
 #[cfg(test)]
 mod tests {
-    use super::super::KEYS;
+    use super::super::keys::KEYS;
     use super::*;
 
     #[test]
-    fn every_key_is_reloaded_or_kept() {
+    fn every_key_is_either_reloaded_or_needs_a_restart() {
         for key in KEYS {
             let is_reloaded = RELOADED.contains(key);
-            let plain = key.strip_suffix("_file").unwrap_or(key);
-            let is_kept = RESTART_KEYS.iter().any(|(kept, _)| *kept == plain);
-            assert!(is_reloaded != is_kept, "{key}: reloaded {is_reloaded}, kept {is_kept}");
+            let without_file = key.strip_suffix("_file").unwrap_or(key);
+            let needs_restart = RESTART_KEYS.iter().any(|(restart_key, _)| *restart_key == without_file);
+            assert!(is_reloaded != needs_restart, "{key}: reloaded {is_reloaded}, restart {needs_restart}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `[[routes]]`: what is forwarded where.
+//! `[[routes]]`.
 
 use std::time::Duration;
 
@@ -6,79 +6,79 @@ use http::Method;
 
 use super::error::{ConfigError, ValueSource};
 use super::headers::{HeaderEdits, RouteIdentity};
+use super::path_prefix::PathPrefix;
+use super::raw::{RawSettings, first_duplicate};
 use super::server::Server;
-use super::settings::Settings;
 use super::tokens::{EXPECTED_NAME, Tokens, is_name};
-use super::types::PathPrefix;
 use super::upstreams::{self, Upstreams};
 use crate::services::keys::Algorithm;
 
-/// One route: a table of `[[routes]]`.
+/// A route of the proxy: a table of `[[routes]]`.
 #[derive(Clone, Debug)]
 pub struct Route {
-    /// Where it stands in the file.
+    /// The position in the file.
     pub place: ValueSource,
-    /// What it matches, at segment boundaries; the longest route wins.
+    /// The path prefix. The longest matching prefix wins.
     pub path: PathPrefix,
-    /// Where it goes.
+    /// The upstreams and their settings.
     pub upstreams: Upstreams,
-    /// Whether a session is asked for.
+    /// Whether a session is required.
     pub auth: RouteAuth,
-    /// The roles of which a user must have one; empty means any user.
+    /// Roles of which the user needs one; empty accepts any user.
     pub roles: Vec<String>,
-    /// The methods that it lets through; empty means all but `CONNECT` and `TRACE`.
+    /// Allowed methods; empty allows all except `CONNECT` and `TRACE`.
     pub methods: Vec<Method>,
-    /// By which headers upstreams learn who the user is.
+    /// Headers that carry the identity of the user to the upstream.
     pub identity: RouteIdentity,
-    /// What changes in requests.
+    /// Header edits of requests.
     pub request_headers: HeaderEdits,
-    /// What changes in answers.
+    /// Header edits of responses.
     pub response_headers: HeaderEdits,
-    /// Whether `path` is taken off before forwarding.
+    /// Whether `path` is removed before forwarding.
     pub strip_prefix: bool,
-    /// The audience of the token that is minted for the upstream, if it wants one.
+    /// Audience of the access token issued for the upstream; `None` sends none.
     pub bearer: Option<String>,
-    /// Whether the client's own `Authorization` goes on.
+    /// Whether the client's `Authorization` header is forwarded.
     pub pass_authorization: bool,
-    /// What becomes of `%2f` in paths.
+    /// Handling of `%2f` in paths.
     pub encoded_slash: EncodedSlash,
-    /// How long connecting to the upstream may take.
+    /// Timeout for connecting to an upstream.
     pub connect_timeout: Duration,
-    /// How long the upstream may take to begin its answer.
+    /// Timeout for the response head.
     pub first_byte_timeout: Duration,
-    /// How long either side may be silent within a body.
+    /// Idle timeout of a body, in either direction.
     pub idle_timeout: Duration,
-    /// How long a request's body may be, in bytes; `None` for no limit.
+    /// Maximum length of a request body in bytes; `None` is unlimited.
     pub max_body: Option<u64>,
-    /// To which protocols a request may be upgraded, in lower case.
+    /// Protocols accepted in `Upgrade`, in lower case.
     pub upgrades: Vec<String>,
-    /// How long both sides of a connection of another protocol may be silent.
+    /// Idle timeout of an upgraded connection.
     pub tunnel_idle_timeout: Duration,
 }
 
-/// Whether a route asks for a session.
+/// Whether a route requires a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RouteAuth {
-    /// It doesn't look.
+    /// The session is not checked.
     None,
-    /// It looks, and goes on without.
+    /// A request without a session is forwarded as anonymous.
     Optional,
-    /// It answers 401 without one.
+    /// A request without a session gets a 401 response.
     Required,
 }
 
-/// What becomes of an encoded slash in a path.
+/// Handling of an encoded slash in a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EncodedSlash {
-    /// It is forwarded as it is.
+    /// It is forwarded unchanged.
     Pass,
-    /// It is answered with 400.
+    /// The request gets a 400 response.
     Refuse,
 }
 
-/// Reads all routes, and checks them against each other and the rest.
+/// Reads all routes and checks them against each other and the other sections.
 pub(super) fn read_all(
-    tables: &[Settings],
+    tables: &[RawSettings],
     server: &Server,
     tokens: &Tokens,
     warnings: &mut Vec<String>,
@@ -90,7 +90,10 @@ pub(super) fn read_all(
         route.check_session(table)?;
         route.check_bearer(table, tokens)?;
         for role in route.roles.iter().filter(|role| !ROLES.contains(&role.as_str())) {
-            warnings.push(format!("routes.roles of {} names {role}, a role that no user has", route.path));
+            warnings.push(format!(
+                "routes.roles of {} contains {role}, a role that no user can have",
+                route.path
+            ));
         }
         routes.push(route);
     }
@@ -98,18 +101,18 @@ pub(super) fn read_all(
 }
 
 impl Route {
-    fn read(table: &Settings) -> Result<Self, ConfigError> {
+    fn read(table: &RawSettings) -> Result<Self, ConfigError> {
         let timeout = |key, default| {
-            let given = table.duration(key, Duration::from_millis(1))?;
-            Ok(given.unwrap_or(Duration::from_secs(default)))
+            let timeout = table.duration(key, Duration::from_millis(1))?;
+            Ok(timeout.unwrap_or(Duration::from_secs(default)))
         };
         let edits = |remove, set| HeaderEdits::read(table, remove, set);
         Ok(Self {
-            place: table.any_place().cloned().unwrap_or(ValueSource::BuiltIn),
-            path: required(table, "routes.path", table.parsed("routes.path"))?,
+            place: table.first_place().cloned().unwrap_or(ValueSource::BuiltIn),
+            path: table.required("routes.path", table.parsed("routes.path"))?,
             upstreams: Upstreams::read(
                 table,
-                required(table, "routes.upstreams", upstreams::origins(table))?,
+                table.required("routes.upstreams", upstreams::origins(table))?,
             )?,
             auth: table.one_of("routes.auth", &AUTH)?.unwrap_or(RouteAuth::Required),
             roles: table.list("routes.roles", role)?.unwrap_or_default(),
@@ -124,55 +127,52 @@ impl Route {
             connect_timeout: timeout("routes.connect_timeout", 5)?,
             first_byte_timeout: timeout("routes.first_byte_timeout", 60)?,
             idle_timeout: timeout("routes.idle_timeout", 60)?,
-            max_body: table.size("routes.max_body")?,
+            max_body: table.size("routes.max_body", 1..=MAX_BODY, EXPECTED_SIZE)?,
             upgrades: table.list("routes.upgrades", upgrade)?.unwrap_or_else(|| vec!["websocket".to_owned()]),
             tunnel_idle_timeout: timeout("routes.tunnel_idle_timeout", 3_600)?,
         })
     }
 
-    fn check_path(&self, table: &Settings, others: &[Self], server: &Server) -> Result<(), ConfigError> {
+    fn check_path(&self, table: &RawSettings, others: &[Self], server: &Server) -> Result<(), ConfigError> {
         if others.iter().any(|other| other.path == self.path) {
-            return Err(table.invalid("routes.path", "another route has that path: keep one of them"));
+            return Err(table.invalid("routes.path", "another route has the same path: keep one of them"));
         }
-        let covers = |own: &PathPrefix| own.matches(self.path.as_str());
-        let Some(own) = server.builtin_paths().into_iter().find(covers) else { return Ok(()) };
-        let remedy = if own == server.auth_prefix {
-            "choose another path, or move ours with server.auth_prefix"
+        let covers = |builtin: &PathPrefix| builtin.matches(self.path.as_str());
+        let Some(builtin) = server.builtin_paths().into_iter().find(covers) else { return Ok(()) };
+        let remedy = if builtin == server.auth_prefix {
+            "choose another path, or change server.auth_prefix"
         } else {
-            "choose another path, or take ours out of server.builtin"
+            "choose another path, or disable the built-in one in server.builtin"
         };
-        Err(table.invalid(
-            "routes.path",
-            format!("{} is ours, so the route would never be reached: {remedy}", own.as_str()),
-        ))
+        Err(table.invalid("routes.path", format!("the built-in {builtin} hides this route: {remedy}")))
     }
 
-    fn check_session(&self, table: &Settings) -> Result<(), ConfigError> {
+    fn check_session(&self, table: &RawSettings) -> Result<(), ConfigError> {
         if !self.roles.is_empty() && self.auth != RouteAuth::Required {
-            return Err(table.invalid("routes.roles", r#"roles need a user: set auth = "required""#));
+            return Err(table.invalid("routes.roles", r#"roles require a user: set auth = "required""#));
         }
         if self.bearer.is_some() && self.auth == RouteAuth::None {
-            let problem = r#"with auth = "none" there is no user to make a token for"#;
+            let problem = r#"with auth = "none" there is no user to issue a token for"#;
             return Err(table.invalid("routes.bearer", problem));
         }
         if self.bearer.is_some() && self.pass_authorization {
-            let problem = "bearer takes the place of the client's own Authorization: keep one of them";
+            let problem = "bearer replaces the client's Authorization: keep one of them";
             return Err(table.invalid("routes.pass_authorization", problem));
         }
         Ok(())
     }
 
-    fn check_bearer(&self, table: &Settings, tokens: &Tokens) -> Result<(), ConfigError> {
+    fn check_bearer(&self, table: &RawSettings, tokens: &Tokens) -> Result<(), ConfigError> {
         let Some(audience) = &self.bearer else { return Ok(()) };
         if !is_name(audience) {
             return Err(table.invalid("routes.bearer", EXPECTED_NAME));
         }
         if *audience == tokens.audience {
-            let problem = "that is tokens.audience: an upstream could use its token as a session with us";
-            return Err(table.invalid("routes.bearer", format!("{problem}; name another audience")));
+            let problem = "it equals tokens.audience, so an upstream could use its token as a session";
+            return Err(table.invalid("routes.bearer", format!("{problem}: choose another audience")));
         }
         if tokens.algorithm == Algorithm::Hs256 {
-            let problem = "an upstream that held our HS256 key could mint sessions";
+            let problem = "an upstream that holds the HS256 key could issue sessions";
             let remedy = "set tokens.algorithm to ES256 or EdDSA";
             return Err(table.invalid("routes.bearer", format!("{problem}: {remedy}")));
         }
@@ -180,49 +180,42 @@ impl Route {
     }
 }
 
-fn required<T>(table: &Settings, key: &str, value: Result<Option<T>, ConfigError>) -> Result<T, ConfigError> {
-    value?.ok_or_else(|| {
-        let remedy = match table.any_place() {
-            Some(place) => format!("the route {place} has none"),
-            None => "a route is empty".to_owned(),
-        };
-        ConfigError::Missing { key: key.to_owned(), remedy }
-    })
-}
-
-/// A name that fits into a comma-separated header.
+/// Parses a role, which must fit into a comma-separated header.
 fn role(text: &str) -> Result<String, String> {
-    let legal = !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && b != b',');
-    if legal { Ok(text.to_owned()) } else { Err("expected a role such as admin".to_owned()) }
+    let is_valid = !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && b != b',');
+    if is_valid { Ok(text.to_owned()) } else { Err("expected a role such as admin".to_owned()) }
 }
 
-fn methods(table: &Settings) -> Result<Vec<Method>, ConfigError> {
+fn methods(table: &RawSettings) -> Result<Vec<Method>, ConfigError> {
     let key = "routes.methods";
     let method = |text: &str| match text.parse::<Method>() {
-        Ok(Method::CONNECT | Method::TRACE) => Err("is never forwarded".to_owned()),
+        Ok(Method::CONNECT | Method::TRACE) => Err("this method is never forwarded".to_owned()),
         Ok(method) if !text.bytes().any(|byte| byte.is_ascii_lowercase()) => Ok(method),
-        _ => Err("expected a method, in capitals, such as GET".to_owned()),
+        _ => Err("expected a method in capitals, such as GET".to_owned()),
     };
     let Some(methods) = table.list(key, method)? else { return Ok(Vec::new()) };
-    let twice = methods.iter().enumerate().find(|(index, method)| methods[..*index].contains(method));
-    match twice {
-        Some((_, method)) => Err(table.invalid(key, format!("{method} comes twice"))),
-        None if methods.is_empty() => Err(table.invalid(key, "name at least one, or leave it out for all")),
-        None => Ok(methods),
+    if methods.is_empty() {
+        return Err(table.invalid(key, "expected at least one method; remove the key to allow all"));
     }
+    if let Some(method) = first_duplicate(&methods) {
+        return Err(table.invalid(key, format!("{method} is listed twice")));
+    }
+    Ok(methods)
 }
 
-/// A protocol that `Upgrade` may name (RFC 9110, section 7.8). One that takes requests would let a client
-/// ask the upstream for anything, in anybody's name.
+/// Parses a protocol for `Upgrade` (RFC 9110 section 7.8).
+///
+/// Protocols that carry requests are refused: requests inside the upgraded connection would bypass all
+/// checks.
 fn upgrade(text: &str) -> Result<String, String> {
     let protocol = text.to_ascii_lowercase();
     let name = protocol.split('/').next().unwrap_or_default();
     if ["h2c", "http", "tls"].contains(&name) {
-        return Err("takes requests, which nobody would check: leave it out".to_owned());
+        return Err("requests inside this protocol would bypass all checks: remove it".to_owned());
     }
-    let legal =
+    let is_valid =
         !name.is_empty() && protocol.bytes().all(|b| b.is_ascii_graphic() && !br#",;"()"#.contains(&b));
-    if legal { Ok(protocol) } else { Err("expected a protocol such as websocket".to_owned()) }
+    if is_valid { Ok(protocol) } else { Err("expected a protocol such as websocket".to_owned()) }
 }
 
 const AUTH: [(&str, RouteAuth); 3] =
@@ -230,5 +223,10 @@ const AUTH: [(&str, RouteAuth); 3] =
 
 const SLASH: [(&str, EncodedSlash); 2] = [("pass", EncodedSlash::Pass), ("refuse", EncodedSlash::Refuse)];
 
-/// The roles that users have.
+const EXPECTED_SIZE: &str = "expected a size such as 512KiB or 2MiB; remove the key for no limit";
+
+/// `bytesize` saturates beyond 63 bits.
+const MAX_BODY: u64 = i64::MAX.unsigned_abs();
+
+/// The roles that users can have.
 const ROLES: [&str; 2] = ["admin", "user"];

@@ -1,4 +1,4 @@
-//! `[server]`, `[admin]` and `[verify]`: the three listeners.
+//! The listeners: `[server]`, `[admin]` and `[verify]`.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -8,40 +8,42 @@ use ipnet::IpNet;
 
 use super::error::ConfigError;
 use super::limits::{self, Tls};
-use super::settings::{Settings, parse_choice};
-use super::types::{ListenAddr, Origin, PathPrefix};
+use super::listen_addr::ListenAddr;
+use super::origin::Origin;
+use super::path_prefix::PathPrefix;
+use super::raw::{RawSettings, parse_choice};
 use crate::routers::forward_auth::OriginalRequestSource;
 use crate::server::ServerLimits;
 
 /// The public listener: `[server]`.
 #[derive(Clone, Debug)]
 pub struct Server {
-    /// Where to listen.
+    /// The address of the listener.
     pub listen: ListenAddr,
-    /// What browsers see. `None` on a loopback listener whose port the system picks: see
+    /// The origin that browsers use. `None` on a loopback listener with port 0, see
     /// [`public_origin_at`](Self::public_origin_at).
     pub public_origin: Option<Origin>,
-    /// Further origins whose pages may call.
+    /// Other origins whose pages may send requests.
     pub allowed_origins: Vec<Origin>,
-    /// The proxies whose `Forwarded` and `X-Forwarded-*` are believed.
+    /// Proxies whose `Forwarded` and `X-Forwarded-*` headers are trusted.
     pub trusted_proxies: Vec<IpNet>,
-    /// Which of our own paths are on this listener.
+    /// The groups of built-in routes on this listener.
     pub builtin: BTreeSet<BuiltinRoutes>,
-    /// Where the paths for signing in and out begin.
+    /// The prefix of the routes for sign-in and sign-out.
     pub auth_prefix: PathPrefix,
-    /// Whether two processes may share the port.
+    /// Whether `SO_REUSEPORT` is set, so that two processes can share the port.
     pub reuse_port: bool,
-    /// The certificate, if this listener speaks TLS itself.
+    /// The certificate files, if this listener terminates TLS.
     pub tls: Option<Tls>,
-    /// How many threads serve; `None` for one on each core.
+    /// Number of worker threads; `None` for one per core.
     pub threads: Option<usize>,
-    /// What clients may cost.
+    /// Resource limits and timeouts for clients.
     pub limits: ServerLimits,
-    /// How long everything is still served once it was told to stop, while `/readyz` says so.
+    /// Time between the shutdown signal and the start of the drain. `/readyz` returns 503 in it.
     pub drain_delay: Duration,
 }
 
-/// A group of our own paths.
+/// A group of built-in routes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum BuiltinRoutes {
     /// Everything below `auth_prefix`, and `/.well-known/jwks.json`.
@@ -55,7 +57,7 @@ pub enum BuiltinRoutes {
 }
 
 impl BuiltinRoutes {
-    /// What the configuration calls it.
+    /// Returns the name in the configuration.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -67,56 +69,56 @@ impl BuiltinRoutes {
     }
 }
 
-/// The operators' listener: `[admin]`.
+/// The listener for health checks and metrics: `[admin]`.
 #[derive(Clone, Debug)]
 pub struct Admin {
-    /// Where to listen.
+    /// The address of the listener.
     pub listen: ListenAddr,
 }
 
-/// The listener for other proxies: `[verify]`.
+/// The listener for forward auth requests: `[verify]`.
 #[derive(Clone, Debug)]
 pub struct Verify {
-    /// Where to listen. Only [`Server::trusted_proxies`] may connect.
+    /// The address of the listener. Only [`Server::trusted_proxies`] may connect.
     pub listen: ListenAddr,
-    /// Which headers tell of the original request.
+    /// The headers that describe the original request.
     pub source: OriginalRequestSource,
 }
 
 impl Server {
-    /// The public origin, once the listener's address is known.
+    /// Returns the public origin for a listener bound to `bound`.
     #[must_use]
     pub fn public_origin_at(&self, bound: SocketAddr) -> Origin {
-        let known = self.public_origin.clone();
-        known.unwrap_or_else(|| self.listen.origin_at(bound.port(), self.tls.is_some()))
+        let configured = self.public_origin.clone();
+        configured.unwrap_or_else(|| self.listen.origin_at(bound.port(), self.tls.is_some()))
     }
 
-    /// Whether this group of paths is on the listener.
+    /// Returns `true` if this group of routes is enabled.
     #[must_use]
     pub fn has(&self, builtin: BuiltinRoutes) -> bool {
         self.builtin.contains(&builtin)
     }
 
-    /// The paths at or below which the enabled groups answer.
+    /// Returns the path prefixes of all enabled groups.
     #[must_use]
     pub fn builtin_paths(&self) -> Vec<PathPrefix> {
         self.builtin.iter().flat_map(|builtin| self.paths_of(*builtin)).collect()
     }
 
-    /// The paths at or below which this group answers.
+    /// Returns the path prefixes of a group.
     #[must_use]
     pub fn paths_of(&self, builtin: BuiltinRoutes) -> Vec<PathPrefix> {
-        let path = PathPrefix::from_static;
+        let prefix = PathPrefix::from_static;
         match builtin {
-            BuiltinRoutes::Auth => vec![self.auth_prefix.clone(), path("/.well-known/jwks.json")],
-            BuiltinRoutes::Docs => vec![path("/docs"), path("/openapi.json")],
-            BuiltinRoutes::Movies => vec![path("/movies")],
-            BuiltinRoutes::Token => vec![path("/token")],
+            BuiltinRoutes::Auth => vec![self.auth_prefix.clone(), prefix("/.well-known/jwks.json")],
+            BuiltinRoutes::Docs => vec![prefix("/docs"), prefix("/openapi.json")],
+            BuiltinRoutes::Movies => vec![prefix("/movies")],
+            BuiltinRoutes::Token => vec![prefix("/token")],
         }
     }
 
     pub(super) fn read(
-        settings: &Settings,
+        settings: &RawSettings,
         has_routes: bool,
         warnings: &mut Vec<String>,
     ) -> Result<Self, ConfigError> {
@@ -140,40 +142,37 @@ impl Server {
         };
         server.check_auth_prefix(settings)?;
         if server.trusted_proxies.iter().any(|network| network.prefix_len() == 0) {
-            let advice = "anybody may then say which address they come from: name your proxies";
-            warnings.push(format!("server.trusted_proxies holds every address: {advice}"));
+            let effect = "any client can then forge its address";
+            warnings.push(format!("server.trusted_proxies contains every address: {effect}"));
         }
         Ok(server)
     }
 
-    fn check_auth_prefix(&self, settings: &Settings) -> Result<(), ConfigError> {
+    fn check_auth_prefix(&self, settings: &RawSettings) -> Result<(), ConfigError> {
         let prefix = self.auth_prefix.as_str();
         if prefix == "/" {
-            return Err(settings.invalid("server.auth_prefix", "expected a path of its own, such as /auth"));
+            return Err(settings.invalid("server.auth_prefix", "expected a path below /, such as /auth"));
         }
-        // The router would take such a segment for a pattern.
+        // The router reads such segments as patterns.
         if prefix.contains("/:") || prefix.contains("/*") {
-            return Err(settings.invalid("server.auth_prefix", "expected no segment that begins with : or *"));
+            return Err(settings.invalid("server.auth_prefix", "a segment cannot begin with : or *"));
         }
-        let others = ["/.well-known/jwks.json", "/docs", "/openapi.json", "/movies", "/token"];
-        let taken = others.into_iter().find(|path| {
-            let path_covers = path.parse::<PathPrefix>().is_ok_and(|path| path.matches(prefix));
-            path_covers || self.auth_prefix.matches(path)
-        });
-        match taken {
-            Some(path) => {
-                Err(settings.invalid("server.auth_prefix", format!("{path} is another of our paths")))
+        for path in ["/.well-known/jwks.json", "/docs", "/openapi.json", "/movies", "/token"] {
+            if PathPrefix::from_static(path).matches(prefix) || self.auth_prefix.matches(path) {
+                return Err(
+                    settings.invalid("server.auth_prefix", format!("it overlaps with the built-in {path}"))
+                );
             }
-            None => Ok(()),
         }
+        Ok(())
     }
 }
 
 impl Admin {
-    pub(super) fn read(settings: &Settings, server: &Server) -> Result<Self, ConfigError> {
+    pub(super) fn read(settings: &RawSettings, server: &Server) -> Result<Self, ConfigError> {
         let listen: ListenAddr = settings.required("admin.listen", settings.parsed("admin.listen"))?;
         if listen.conflicts_with(&server.listen) {
-            return Err(settings.invalid("admin.listen", clash("server.listen", &server.listen)));
+            return Err(settings.invalid("admin.listen", conflict("server.listen", &server.listen)));
         }
         Ok(Self { listen })
     }
@@ -181,43 +180,40 @@ impl Admin {
 
 impl Verify {
     pub(super) fn read(
-        settings: &Settings,
+        settings: &RawSettings,
         server: &Server,
         admin: &Admin,
     ) -> Result<Option<Self>, ConfigError> {
-        let source = settings.one_of("verify.source", &SOURCES)?;
+        let source = settings.one_of("verify.source", &VERIFY_SOURCES)?;
         if matches!(settings.text("verify.listen")?, None | Some("off")) {
             return Ok(None);
         }
         let listen: ListenAddr = settings.required("verify.listen", settings.parsed("verify.listen"))?;
         for (key, other) in [("server.listen", &server.listen), ("admin.listen", &admin.listen)] {
             if listen.conflicts_with(other) {
-                return Err(settings.invalid("verify.listen", clash(key, other)));
+                return Err(settings.invalid("verify.listen", conflict(key, other)));
             }
         }
         if server.trusted_proxies.is_empty() {
-            let problem =
-                "only server.trusted_proxies may connect, and there are none: name your proxy there";
+            let problem = "only server.trusted_proxies may connect, and the list is empty: add your proxy";
             return Err(settings.invalid("verify.listen", problem));
         }
         let source = source.ok_or_else(|| ConfigError::Missing {
             key: "verify.source".to_owned(),
-            remedy: "say whose headers tell of the original request: x-original (nginx), x-forwarded \
-                     (Caddy, Traefik) or envoy"
-                .to_owned(),
+            remedy: "set it to x-original (nginx, HAProxy), x-forwarded (Caddy, Traefik) or envoy".to_owned(),
         })?;
         Ok(Some(Self { listen, source }))
     }
 }
 
 fn public_origin(
-    settings: &Settings,
+    settings: &RawSettings,
     listen: &ListenAddr,
-    secured: bool,
+    is_tls: bool,
 ) -> Result<Option<Origin>, ConfigError> {
     if let Some(origin) = settings.parsed::<Origin>("server.public_origin")? {
-        if secured && !origin.is_https() {
-            let problem = "with server.tls_certificate browsers come over TLS: say https://";
+        if is_tls && !origin.is_https() {
+            let problem = "server.tls_certificate is set: expected an https:// origin";
             return Err(settings.invalid("server.public_origin", problem));
         }
         return Ok(Some(origin));
@@ -226,24 +222,24 @@ fn public_origin(
         return Err(ConfigError::Missing {
             key: "server.public_origin".to_owned(),
             remedy: format!(
-                "server.listen = {listen} isn't a loopback address, so say what browsers see, such as \
-                 https://app.example.com"
+                "server.listen = {listen} is not a loopback address: set it to the origin that browsers use, such \
+                 as https://app.example.com"
             ),
         });
     }
-    Ok((listen.port() != 0).then(|| listen.origin_at(listen.port(), secured)))
+    Ok((listen.port() != 0).then(|| listen.origin_at(listen.port(), is_tls)))
 }
 
 fn network(text: &str) -> Result<IpNet, String> {
     let network = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
-    network.ok_or_else(|| "expected a network such as 10.0.0.0/8, or an address".to_owned())
+    network.ok_or_else(|| "expected a network such as 10.0.0.0/8 or an IP address".to_owned())
 }
 
-fn clash(key: &str, other: &ListenAddr) -> String {
-    format!("{key} = {other} listens there already: choose another port")
+fn conflict(key: &str, other: &ListenAddr) -> String {
+    format!("conflicts with {key} = {other}: choose another port")
 }
 
-/// The first one stays when there are routes.
+/// The first one is the default if there are routes.
 const BUILTINS: [(&str, BuiltinRoutes); 4] = [
     (BuiltinRoutes::Auth.as_str(), BuiltinRoutes::Auth),
     (BuiltinRoutes::Token.as_str(), BuiltinRoutes::Token),
@@ -251,7 +247,7 @@ const BUILTINS: [(&str, BuiltinRoutes); 4] = [
     (BuiltinRoutes::Docs.as_str(), BuiltinRoutes::Docs),
 ];
 
-const SOURCES: [(&str, OriginalRequestSource); 3] = [
+const VERIFY_SOURCES: [(&str, OriginalRequestSource); 3] = [
     ("x-original", OriginalRequestSource::XOriginal),
     ("x-forwarded", OriginalRequestSource::XForwarded),
     ("envoy", OriginalRequestSource::Envoy),

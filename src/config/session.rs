@@ -1,55 +1,54 @@
-//! `[session]`: how long sessions live.
+//! `[session]`.
 
 use std::time::Duration;
 
 use super::error::ConfigError;
-use super::settings::Settings;
+use super::raw::RawSettings;
 use super::tokens::Tokens;
 use crate::layer::OnStoreLoss;
 
-/// How long sessions live: `[session]`.
+/// Lifetime and limits of sessions: `[session]`.
 #[derive(Clone, Debug)]
 pub struct Session {
-    /// How long after the last access token expired a session can still be renewed.
+    /// Time after the expiry of the last access token in which the session can be refreshed.
     pub idle_ttl: Duration,
-    /// How long after signing in a session ends, whatever happens.
+    /// Maximum age of a session.
     pub absolute_ttl: Duration,
-    /// How long a rotated refresh token is replayed rather than rotated again. From a second to half
-    /// of `tokens.access_ttl`.
+    /// Time in which a rotated refresh token is replayed instead of rotated again, from one second to
+    /// half of `tokens.access_ttl`.
     pub grace: Duration,
-    /// How many sessions a user may have.
+    /// Maximum number of sessions per user.
     pub max_per_user: u32,
-    /// What a valid access token is worth when the store can't be asked.
+    /// Whether a valid access token is accepted while the store is unavailable.
     pub on_store_loss: OnStoreLoss,
-    /// How long the row of a session is kept after its end.
+    /// Retention of ended sessions.
     pub keep_ended: Duration,
 }
 
 impl Session {
     pub(super) fn read(
-        settings: &Settings,
+        settings: &RawSettings,
         tokens: &Tokens,
         warnings: &mut Vec<String>,
     ) -> Result<Self, ConfigError> {
         let duration = |key| settings.required(key, settings.duration(key, Duration::from_secs(1)));
-        let words = [("serve", OnStoreLoss::Serve), ("refuse", OnStoreLoss::Refuse)];
+        let choices = [("serve", OnStoreLoss::Serve), ("refuse", OnStoreLoss::Refuse)];
+        let max_per_user = settings.integer(MAX_PER_USER, 1..=1_000_000);
         let session = Self {
             idle_ttl: duration("session.idle_ttl")?,
             absolute_ttl: duration("session.absolute_ttl")?,
             grace: duration("session.grace")?,
-            max_per_user: settings
-                .required("session.max_per_user", settings.integer("session.max_per_user", 1..=1_000_000))?,
-            on_store_loss: settings
-                .required("session.on_store_loss", settings.one_of("session.on_store_loss", &words))?,
+            max_per_user: settings.required(MAX_PER_USER, max_per_user)?,
+            on_store_loss: settings.required(ON_STORE_LOSS, settings.one_of(ON_STORE_LOSS, &choices))?,
             keep_ended: duration("session.keep_ended")?,
         };
-        session.check(settings, tokens.access_ttl)?;
-        session.check_keep(settings, tokens)?;
+        session.check_lifetimes(settings, tokens.access_ttl)?;
+        session.check_keep_ended(settings, tokens)?;
         session.warn(tokens, warnings);
         Ok(session)
     }
 
-    fn check(&self, settings: &Settings, access_ttl: Duration) -> Result<(), ConfigError> {
+    fn check_lifetimes(&self, settings: &RawSettings, access_ttl: Duration) -> Result<(), ConfigError> {
         let access = humantime::format_duration(access_ttl);
         if self.grace > access_ttl / 2 {
             let half = humantime::format_duration(access_ttl / 2);
@@ -66,41 +65,44 @@ impl Session {
         Ok(())
     }
 
-    /// What other replicas must refuse they read from the rows.
-    fn check_keep(&self, settings: &Settings, tokens: &Tokens) -> Result<(), ConfigError> {
-        let least = tokens.access_ttl + tokens.leeway + 2 * self.grace + MARGIN;
-        if self.keep_ended >= least {
+    /// The row of an ended session must outlive its access tokens: replicas learn from it which tokens to
+    /// reject.
+    fn check_keep_ended(&self, settings: &RawSettings, tokens: &Tokens) -> Result<(), ConfigError> {
+        let min = tokens.access_ttl + tokens.leeway + 2 * self.grace + MARGIN;
+        if self.keep_ended >= min {
             return Ok(());
         }
-        let least = humantime::format_duration(least);
-        let problem = format!("expected at least {least}: until then its access tokens must be refused");
+        let min = humantime::format_duration(min);
+        let problem = format!("expected at least {min}, so that the row outlives its access tokens");
         Err(settings.invalid("session.keep_ended", problem))
     }
 
     fn warn(&self, tokens: &Tokens, warnings: &mut Vec<String>) {
-        // A JWT's times are whole seconds: at either end up to one is lost.
-        let shortest = tokens.access_ttl.mul_f64(0.9 * (1.0 - tokens.access_ttl_jitter));
-        if shortest <= self.grace + Duration::from_secs(2) {
-            let advice =
-                "a page that asks all the time may be given fresh access tokens without ever being rotated";
-            warnings.push(format!("tokens.access_ttl is very short for session.grace: {advice}"));
+        // The times of a JWT are whole seconds, so up to one second is lost at either end.
+        let min_access_ttl = tokens.access_ttl.mul_f64(0.9 * (1.0 - tokens.access_ttl_jitter));
+        if min_access_ttl <= self.grace + Duration::from_secs(2) {
+            let effect = "a client that sends requests continuously may refresh without rotation";
+            warnings.push(format!("tokens.access_ttl is very short for session.grace: {effect}"));
         }
-        if self.grace < SAFE_GRACE {
+        if self.grace < RECOMMENDED_MIN_GRACE {
             warnings.push(format!(
-                "session.grace is below {}: browsers write cookies to disk every 30 s, so one that crashes may \
-                 come back with cookies that count as stolen",
-                humantime::format_duration(SAFE_GRACE)
+                "session.grace is below {}: browsers write cookies to disk every 30 s, so after a crash a browser \
+                 may present an old token that counts as stolen",
+                humantime::format_duration(RECOMMENDED_MIN_GRACE)
             ));
         }
         if self.absolute_ttl < self.idle_ttl {
-            let advice = "sessions end before they can be idle for that long";
-            warnings.push(format!("session.absolute_ttl is shorter than session.idle_ttl: {advice}"));
+            let effect = "sessions end before the idle lifetime has passed";
+            warnings.push(format!("session.absolute_ttl is shorter than session.idle_ttl: {effect}"));
         }
     }
 }
 
-/// For statements and purges that take their time.
+const MAX_PER_USER: &str = "session.max_per_user";
+const ON_STORE_LOSS: &str = "session.on_store_loss";
+
+/// Allowance for slow statements and purges.
 const MARGIN: Duration = Duration::from_secs(60);
 
-/// Half a minute to reach the disk, and a quarter for clocks.
-const SAFE_GRACE: Duration = Duration::from_secs(45);
+/// Thirty seconds until a browser has written its cookies to disk, and fifteen for clock skew.
+const RECOMMENDED_MIN_GRACE: Duration = Duration::from_secs(45);

@@ -1,4 +1,4 @@
-//! Where settings come from, and in which order they win.
+//! Sources of settings and their precedence.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,11 +9,12 @@ use std::sync::Arc;
 use ring::digest::{Context, SHA256};
 
 use super::error::{ConfigError, ValueSource};
-use super::file::{self, Parsed};
-use super::settings::{RawValue, Settings, SourcedValue};
+use super::raw::RawSettings;
+use super::toml;
+use super::value::{RawValue, SourcedValue};
 
-/// Where a configuration is read from. The default reads nothing but the built-in defaults, so
-/// tests say exactly what they mean.
+/// Sources of the configuration. By default only the built-in defaults are read, which keeps tests
+/// independent of their environment.
 ///
 /// ```
 /// use sekisho::config::{Config, Sources};
@@ -24,30 +25,30 @@ use super::settings::{RawValue, Settings, SourcedValue};
 /// ```
 #[derive(Clone, Default)]
 pub struct Sources {
-    /// The file that `--config` names. It must be there.
+    /// The file of `--config`. It must exist.
     pub file: Option<PathBuf>,
-    /// Keys and values from the command line; they win over all else.
+    /// Keys and values from the command line. They override all other sources.
     pub flags: Vec<(String, String)>,
-    /// The environment. Only names such as `SEKISHO_SECTION__KEY` are looked at.
+    /// Environment variables. Only names of the form `SEKISHO_SECTION__KEY` are read.
     pub env: Vec<(String, String)>,
-    /// The directory that may hold `.env` and `sekisho.toml`.
+    /// The directory of `.env` and `sekisho.toml`, both optional.
     pub dir: Option<PathBuf>,
-    /// The file that is read when neither `file` nor `dir` has one.
+    /// The configuration file if neither `file` nor `dir` has one.
     pub fallback_file: Option<PathBuf>,
 }
 
 impl Sources {
-    /// Those of this process: its environment, its current directory, and
+    /// Returns the sources of this process: its environment, its current directory, and
     /// `/etc/sekisho/sekisho.toml`.
     ///
     /// # Errors
     ///
-    /// If one of our variables isn't text.
+    /// Returns [`ConfigError::NotUtf8`] if a variable with the prefix `SEKISHO_` is not UTF-8.
     pub fn from_env(file: Option<PathBuf>) -> Result<Self, ConfigError> {
         let mut env = Vec::new();
         for (name, value) in std::env::vars_os() {
             let Some(name) = name.to_str().filter(|name| name.starts_with(ENV_PREFIX)) else { continue };
-            let value = value.into_string().map_err(|_| ConfigError::NotText { name: name.to_owned() })?;
+            let value = value.into_string().map_err(|_| ConfigError::NotUtf8 { name: name.to_owned() })?;
             env.push((name.to_owned(), value));
         }
         Ok(Self {
@@ -59,40 +60,38 @@ impl Sources {
         })
     }
 
-    /// Reads them all; later layers replace what earlier ones said.
+    /// Reads all sources, in ascending precedence.
     pub(super) fn read(&self) -> Result<RawConfig, ConfigError> {
-        let mut settings = file::parse(DEFAULTS, |_| ValueSource::BuiltIn)?.settings;
+        let mut settings = toml::parse(DEFAULTS, |_| ValueSource::BuiltIn)?.settings;
         let mut routes = Vec::new();
         let file = self.find_file()?;
         if let Some((path, text)) = &file {
             let place: Arc<Path> = path.as_path().into();
-            let parsed = file::parse(text, |line| ValueSource::File { path: place.clone(), line });
-            let Parsed { settings: given, routes: tables } = parsed.map_err(|error| in_file(error, path))?;
-            settings.extend(given);
-            routes = tables;
+            let parsed = toml::parse(text, |line| ValueSource::File { path: place.clone(), line });
+            let parsed = parsed.map_err(|error| with_path(error, path))?;
+            settings.extend(parsed.settings);
+            routes = parsed.routes;
         }
         settings.extend(self.dot_env()?);
         let environment = self.env.iter().map(|(name, value)| (name.clone(), value.clone()));
         settings.extend(variables(environment, ValueSource::Environment)?);
         for (key, value) in &self.flags {
-            refuse_route(key, &ValueSource::Flag)?;
-            settings.insert(
-                key.clone(),
-                SourcedValue { value: RawValue::Untyped(value.clone()), place: ValueSource::Flag },
-            );
+            deny_route(key, &ValueSource::Flag)?;
+            let value = RawValue::Untyped(value.clone());
+            settings.insert(key.clone(), SourcedValue { value, place: ValueSource::Flag });
         }
         Ok(RawConfig {
-            settings: Settings::new(settings),
-            routes: routes.into_iter().map(Settings::new).collect(),
+            settings: RawSettings::new(settings),
+            routes: routes.into_iter().map(RawSettings::new).collect(),
             file: file.map(|(path, _)| path),
         })
     }
 
-    /// What the files say now, to see whether that has changed: the configuration file, wherever the path
-    /// leads by now, and `.env`.
+    /// Returns a hash of the configuration file, its path, and `.env`, to detect changes. The search for
+    /// the file is repeated on each call.
     #[must_use]
     pub fn snapshot(&self) -> ContentHash {
-        let dot_env = self.dir.as_ref().map(|dir| read_if_there(&dir.join(".env")));
+        let dot_env = self.dir.as_ref().map(|dir| read_if_exists(&dir.join(".env")));
         let mut hash = Context::new(&SHA256);
         let (path, text) = self.find_file().ok().flatten().unwrap_or_default();
         for part in [path.as_os_str().as_encoded_bytes(), text.as_bytes()] {
@@ -100,13 +99,12 @@ impl Sources {
             hash.update(part);
         }
         hash.update(dot_env.and_then(Result::ok).flatten().unwrap_or_default().as_bytes());
-        let digest = hash.finish();
-        let mut snapshot = [0; 32];
-        snapshot.copy_from_slice(digest.as_ref());
-        ContentHash(snapshot)
+        let mut digest = [0; 32];
+        digest.copy_from_slice(hash.finish().as_ref());
+        ContentHash(digest)
     }
 
-    /// The names of variables that look as if they were meant for us, and aren't read.
+    /// Returns variables with one underscore where two are needed, each with its correct name.
     pub(super) fn misnamed_variables<'a>(
         &'a self,
         keys: &'a [&str],
@@ -127,7 +125,7 @@ impl Sources {
         }
         let local = self.dir.as_ref().map(|dir| dir.join("sekisho.toml"));
         for path in local.into_iter().chain(self.fallback_file.clone()) {
-            if let Some(text) = read_if_there(&path)? {
+            if let Some(text) = read_if_exists(&path)? {
                 return Ok(Some((path, text)));
             }
         }
@@ -136,32 +134,33 @@ impl Sources {
 
     fn dot_env(&self) -> Result<BTreeMap<String, SourcedValue>, ConfigError> {
         let Some(path) = self.dir.as_ref().map(|dir| dir.join(".env")) else { return Ok(BTreeMap::new()) };
-        // Python's virtual environments are often a directory of that name.
+        // Python virtual environments are often a directory called `.env`.
         if path.is_dir() {
             return Ok(BTreeMap::new());
         }
-        let Some(text) = read_if_there(&path)? else { return Ok(BTreeMap::new()) };
-        let lines = dotenvy::from_read_iter(text.as_bytes());
-        let pairs: Result<Vec<_>, _> = lines.collect();
-        let pairs = pairs.map_err(|error| bad_dot_env(&path, &text, &error))?;
+        let Some(text) = read_if_exists(&path)? else { return Ok(BTreeMap::new()) };
+        let pairs: Result<Vec<_>, _> = dotenvy::from_read_iter(text.as_bytes()).collect();
+        let pairs = pairs.map_err(|error| dot_env_error(&path, &text, &error))?;
         let path: Arc<Path> = path.into();
         variables(pairs.into_iter(), |name| ValueSource::DotEnv { path: path.clone(), name: name.into() })
     }
 }
 
-/// What the files of [`Sources`] said at a time: a hash, for they may hold secrets.
+/// SHA-256 of the files of [`Sources`]. Their contents are not kept, for they may be secret.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ContentHash([u8; 32]);
 
-/// All that was given, by key.
+/// The settings of all sources, not yet parsed.
 pub(super) struct RawConfig {
-    pub(super) settings: Settings,
-    pub(super) routes: Vec<Settings>,
+    pub(super) settings: RawSettings,
+    pub(super) routes: Vec<RawSettings>,
     pub(super) file: Option<PathBuf>,
 }
 
-/// The settings among these variables. Kubernetes injects `SEKISHO_PORT` and the like for a service
-/// of our name, which is why only names with `__` count.
+/// Returns the settings among environment variables.
+///
+/// Names without `__` are ignored: Kubernetes injects variables such as `SEKISHO_PORT` for a service
+/// called `sekisho`.
 fn variables(
     pairs: impl Iterator<Item = (String, String)>,
     place: impl Fn(String) -> ValueSource,
@@ -171,12 +170,12 @@ fn variables(
         let Some(rest) = name.strip_prefix(ENV_PREFIX).filter(|rest| rest.contains("__")) else { continue };
         let key = rest.to_lowercase().replace("__", ".");
         let place = place(name);
-        refuse_route(&key, &place)?;
-        let given = SourcedValue { value: RawValue::Untyped(value), place };
-        // The same variable twice, as `.env` may have it, is no contradiction: the last one counts.
-        match settings.insert(key.clone(), given.clone()) {
-            Some(other) if other.place != given.place => {
-                return Err(ConfigError::GivenTwice { key, first: other.place, second: given.place });
+        deny_route(&key, &place)?;
+        let value = SourcedValue { value: RawValue::Untyped(value), place: place.clone() };
+        // A variable may stand twice in `.env`; the last one counts. Two spellings are an error.
+        match settings.insert(key.clone(), value) {
+            Some(previous) if previous.place != place => {
+                return Err(ConfigError::Duplicate { key, first: previous.place, second: place });
             }
             _ => {}
         }
@@ -184,14 +183,14 @@ fn variables(
     Ok(settings)
 }
 
-fn refuse_route(key: &str, place: &ValueSource) -> Result<(), ConfigError> {
+fn deny_route(key: &str, place: &ValueSource) -> Result<(), ConfigError> {
     if key.starts_with("routes.") {
         return Err(ConfigError::RoutesOutsideFile { key: key.to_owned(), place: place.clone() });
     }
     Ok(())
 }
 
-fn read_if_there(path: &Path) -> Result<Option<String>, ConfigError> {
+fn read_if_exists(path: &Path) -> Result<Option<String>, ConfigError> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
@@ -205,7 +204,7 @@ fn unreadable(path: &Path, source: io::Error) -> ConfigError {
     ConfigError::Unreadable { path: path.to_owned(), key: None, source }
 }
 
-fn in_file(error: ConfigError, file: &Path) -> ConfigError {
+fn with_path(error: ConfigError, file: &Path) -> ConfigError {
     match error {
         ConfigError::Syntax { line, problem, .. } => {
             ConfigError::Syntax { path: file.to_owned(), line, problem }
@@ -214,19 +213,18 @@ fn in_file(error: ConfigError, file: &Path) -> ConfigError {
     }
 }
 
-/// The error's own text would show the line, and with it a secret.
-fn bad_dot_env(path: &Path, text: &str, error: &dotenvy::Error) -> ConfigError {
-    let bad = match error {
-        dotenvy::Error::LineParse(bad, _) => bad.as_str(),
+/// Returns the error for a line of `.env`, without its text, which may be a secret.
+fn dot_env_error(path: &Path, text: &str, error: &dotenvy::Error) -> ConfigError {
+    let invalid = match error {
+        dotenvy::Error::LineParse(invalid, _) => invalid.lines().next().unwrap_or_default(),
         _ => "",
     };
-    let first = bad.lines().next().unwrap_or_default();
-    let line = text.lines().position(|line| line.trim() == first.trim()).unwrap_or_default() + 1;
+    let line = text.lines().position(|line| line.trim() == invalid.trim()).unwrap_or_default() + 1;
     let problem = "expected NAME=value; values with spaces or # in them need quotes".to_owned();
     ConfigError::Syntax { path: path.to_owned(), line, problem }
 }
 
 const ENV_PREFIX: &str = "SEKISHO_";
 
-/// The built-in defaults, which list and explain every key.
+/// The built-in defaults, with every key and its documentation.
 pub(super) const DEFAULTS: &str = include_str!("../../config/default.toml");

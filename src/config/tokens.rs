@@ -1,4 +1,4 @@
-//! `[tokens]`: who issues them, with which keys, and how long they live.
+//! `[tokens]`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,41 +6,41 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::error::ConfigError;
-use super::settings::Settings;
+use super::raw::RawSettings;
 use crate::services::keys::Algorithm;
 
-/// Tokens and their keys: `[tokens]`.
+/// Access tokens and signing keys: `[tokens]`.
 #[derive(Clone, Debug)]
 pub struct Tokens {
-    /// How access tokens are signed.
+    /// The signing algorithm.
     pub algorithm: Algorithm,
-    /// Who issues them (`iss`).
+    /// The issuer (`iss`).
     pub issuer: String,
-    /// Whom they are for (`aud`).
+    /// The audience (`aud`).
     pub audience: String,
-    /// Where the keys come from.
+    /// The source of the keys.
     pub keys: KeySource,
-    /// How long a new key is only accepted before it signs.
+    /// Time in which a new key only verifies before it signs.
     pub key_activation: Duration,
-    /// How long an access token lives.
+    /// Lifetime of access tokens.
     pub access_ttl: Duration,
-    /// The part of `access_ttl` by which lifetimes differ, from 0 to 0.25.
+    /// Random reduction of `access_ttl`, as a fraction from 0 to 0.25.
     pub access_ttl_jitter: f64,
-    /// By how much clocks may be wrong where `exp` and `nbf` are checked.
+    /// Tolerated clock skew for `exp` and `nbf`.
     pub leeway: Duration,
 }
 
-/// Where keys come from.
+/// The source of the keys.
 #[derive(Clone, Debug)]
 pub enum KeySource {
-    /// A folder with one file for each key.
+    /// A directory with one file for each key.
     Dir(PathBuf),
-    /// A single secret, for HS256, from which all keys are derived. At least 32 bytes.
+    /// A secret of at least 32 bytes from which the HS256 key is derived.
     Secret(SecretString),
 }
 
 impl Tokens {
-    pub(super) fn read(settings: &Settings, warnings: &mut Vec<String>) -> Result<Self, ConfigError> {
+    pub(super) fn read(settings: &RawSettings, warnings: &mut Vec<String>) -> Result<Self, ConfigError> {
         let algorithm =
             settings.required("tokens.algorithm", settings.one_of("tokens.algorithm", &ALGORITHMS))?;
         let tokens = Self {
@@ -49,7 +49,7 @@ impl Tokens {
             audience: name(settings, "tokens.audience")?,
             keys: keys(settings, algorithm)?,
             key_activation: duration(settings, "tokens.key_activation", Duration::ZERO)?,
-            access_ttl: duration(settings, "tokens.access_ttl", SHORTEST_ACCESS)?,
+            access_ttl: duration(settings, "tokens.access_ttl", MIN_ACCESS_TTL)?,
             access_ttl_jitter: settings.required(
                 "tokens.access_ttl_jitter",
                 settings.fraction("tokens.access_ttl_jitter", 0.0..=0.25),
@@ -59,73 +59,72 @@ impl Tokens {
         if tokens.leeway >= tokens.access_ttl {
             return Err(settings.invalid("tokens.leeway", "expected less than tokens.access_ttl"));
         }
-        if tokens.key_activation < SAFE_ACTIVATION {
+        if tokens.key_activation < RECOMMENDED_MIN_ACTIVATION {
             warnings.push(format!(
-                "tokens.key_activation is below {}: replicas that haven't read a new key yet will refuse its tokens",
-                humantime::format_duration(SAFE_ACTIVATION)
+                "tokens.key_activation is below {}: replicas that have not read a new key yet reject its tokens",
+                humantime::format_duration(RECOMMENDED_MIN_ACTIVATION)
             ));
         }
         Ok(tokens)
     }
 }
 
-fn duration(settings: &Settings, key: &str, min: Duration) -> Result<Duration, ConfigError> {
+fn duration(settings: &RawSettings, key: &str, min: Duration) -> Result<Duration, ConfigError> {
     settings.required(key, settings.duration(key, min))
 }
 
-fn name(settings: &Settings, key: &str) -> Result<String, ConfigError> {
+fn name(settings: &RawSettings, key: &str) -> Result<String, ConfigError> {
     let name = settings.required(key, settings.text(key))?;
     if is_name(name) { Ok(name.to_owned()) } else { Err(settings.invalid(key, EXPECTED_NAME)) }
 }
 
-/// Whether `text` can be an issuer or an audience.
+/// Returns `true` if `text` is a valid issuer or audience.
 pub(super) fn is_name(text: &str) -> bool {
     !text.is_empty() && text.len() <= 255 && text.bytes().all(|b| b.is_ascii_graphic())
 }
 
-fn keys(settings: &Settings, algorithm: Algorithm) -> Result<KeySource, ConfigError> {
+fn keys(settings: &RawSettings, algorithm: Algorithm) -> Result<KeySource, ConfigError> {
     let Some(secret) = settings.secret("tokens.secret")? else {
         let dir = settings.required("tokens.key_dir", settings.text("tokens.key_dir"))?;
         if dir.is_empty() || dir.contains(char::is_control) {
-            return Err(settings.invalid("tokens.key_dir", "expected the path of a folder"));
+            return Err(settings.invalid("tokens.key_dir", "expected the path of a directory"));
         }
         return Ok(KeySource::Dir(dir.into()));
     };
-    let in_file = settings.is_explicit("tokens.secret_file");
-    let key = if in_file { "tokens.secret_file" } else { "tokens.secret" };
+    let is_file = settings.is_explicit("tokens.secret_file");
+    let key = if is_file { "tokens.secret_file" } else { "tokens.secret" };
     if algorithm != Algorithm::Hs256 {
         let name = algorithm.as_str();
         let problem =
-            format!("a secret signs HS256 only, and tokens.algorithm is {name}: use tokens.key_dir");
+            format!("a secret can only sign HS256, but tokens.algorithm is {name}: use tokens.key_dir");
         return Err(settings.invalid(key, problem));
     }
     if settings.is_explicit("tokens.key_dir") {
         let problem =
-            format!("tokens.key_dir is given too, {}: keep one of them", settings.place("tokens.key_dir"));
+            format!("tokens.key_dir is set too, {}: keep one of them", settings.place("tokens.key_dir"));
         return Err(settings.invalid(key, problem));
     }
-    match weakness(secret.expose_secret()) {
-        Some(weakness) => {
-            Err(settings.invalid(key, format!("{weakness}: make one with `openssl rand -base64 32`")))
-        }
-        None => Ok(KeySource::Secret(secret)),
+    if let Some(problem) = find_weakness(secret.expose_secret()) {
+        let remedy = "generate one with `openssl rand -base64 32`";
+        return Err(settings.invalid(key, format!("{problem}: {remedy}")));
     }
+    Ok(KeySource::Secret(secret))
 }
 
-/// Why `secret` must not sign anything, if so.
-fn weakness(secret: &str) -> Option<&'static str> {
+/// Returns the problem with a secret that is too weak to sign with.
+fn find_weakness(secret: &str) -> Option<&'static str> {
     if secret.len() < 32 {
         return Some("the secret is shorter than 32 bytes");
     }
     let bytes = secret.as_bytes();
-    let repeats = (1..=bytes.len() / 2).any(|period| bytes[period..] == bytes[..bytes.len() - period]);
-    if repeats {
+    let is_periodic = |period: usize| bytes[period..] == bytes[..bytes.len() - period];
+    if (1..=bytes.len() / 2).any(is_periodic) {
         return Some("the secret repeats itself");
     }
     let letters: String =
         secret.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase();
-    let known = PUBLISHED.contains(&secret) || PLACEHOLDERS.iter().any(|word| letters.contains(word));
-    known.then_some("the secret is a well-known example")
+    let is_known = PUBLISHED.contains(&secret) || PLACEHOLDERS.iter().any(|word| letters.contains(word));
+    is_known.then_some("the secret is a well-known example")
 }
 
 const ALGORITHMS: [(&str, Algorithm); 3] =
@@ -133,23 +132,23 @@ const ALGORITHMS: [(&str, Algorithm); 3] =
 
 pub(super) const EXPECTED_NAME: &str = "expected 1 to 255 visible ASCII characters";
 
-/// Grace is at least a second and at most half of it.
-const SHORTEST_ACCESS: Duration = Duration::from_secs(2);
+/// Twice the minimum of `session.grace`, which is at most half of the lifetime.
+const MIN_ACCESS_TTL: Duration = Duration::from_secs(2);
 
-/// Twice the time after which replicas reread the folder.
-const SAFE_ACTIVATION: Duration = Duration::from_secs(20);
+/// Twice the interval at which replicas reread the key directory.
+const RECOMMENDED_MIN_ACTIVATION: Duration = Duration::from_secs(20);
 
-/// Keys that tutorials and standards print, and that are found in production.
+/// Keys printed in tutorials and standards.
 const PUBLISHED: [&str; 3] = [
-    // FastAPI's tutorial on OAuth2 with JWT.
+    // FastAPI tutorial, "OAuth2 with Password (and hashing), Bearer with JWT tokens".
     "09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7",
-    // RFC 7515, appendix A.1.
+    // RFC 7515 appendix A.1.
     "AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow",
-    // RFC 7520, section 3.5.
+    // RFC 7520 section 3.5.
     "hJtXIZ2uSN5kbQfbtTNWbpdmhkV8FJG-Onbc6mxCcYg",
 ];
 
-/// What stands in examples, in lower case and without punctuation.
+/// Parts of placeholder secrets, in lower case and without punctuation.
 const PLACEHOLDERS: [&str; 16] = [
     "0123456789",
     "1234567890",
@@ -174,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn weak_secrets_are_found() {
+    fn find_weakness_rejects_short_periodic_and_published_secrets() {
         for weak in [
             "",
             "secret",
@@ -190,10 +189,10 @@ mod tests {
             "abcdefghijklmnopqrstuvwxyz0123456789",
             "your-secret-key-that-nobody-can-guess-1",
         ] {
-            assert!(weakness(weak).is_some(), "{weak}");
+            assert!(find_weakness(weak).is_some(), "{weak}");
         }
         for good in ["kq2V8mYb0Zr4n7PxWc1sTgH5uJdLfA9eXo3iRvBzQ6E=", "5f1d7c0b9e2a4836f7d0c1b2a3948576"] {
-            assert_eq!(weakness(good), None, "{good}");
+            assert_eq!(find_weakness(good), None, "{good}");
         }
     }
 }

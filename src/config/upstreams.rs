@@ -1,4 +1,4 @@
-//! `[[routes]]`: how a route's upstreams are spoken to, watched and spared.
+//! `[[routes]]`: upstreams, their health checks and limits.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,8 +8,8 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::{self, PemObject};
 
 use super::error::ConfigError;
-use super::settings::Settings;
-use super::types::Origin;
+use super::origin::Origin;
+use super::raw::{RawSettings, first_duplicate};
 
 /// What a route says of its upstreams.
 #[derive(Clone, Debug)]
@@ -48,10 +48,10 @@ pub enum UpstreamHttp {
 }
 
 impl Upstreams {
-    pub(super) fn read(table: &Settings, origins: Vec<Origin>) -> Result<Self, ConfigError> {
+    pub(super) fn read(table: &RawSettings, origins: Vec<Origin>) -> Result<Self, ConfigError> {
         let duration = |key, default| {
-            let given = table.duration(key, Duration::from_millis(1))?;
-            Ok(given.unwrap_or(Duration::from_secs(default)))
+            let duration = table.duration(key, Duration::from_millis(1))?;
+            Ok(duration.unwrap_or(Duration::from_secs(default)))
         };
         let upstreams = Self {
             origins,
@@ -70,20 +70,20 @@ impl Upstreams {
         Ok(upstreams)
     }
 
-    fn check(&self, table: &Settings) -> Result<(), ConfigError> {
+    fn check(&self, table: &RawSettings) -> Result<(), ConfigError> {
         if self.ca.is_some() && !self.origins.iter().any(Origin::is_https) {
-            let problem = "none of the route's upstreams is https: leave it out, or change them";
+            let problem = "no upstream of the route is https: remove the key or change the upstreams";
             return Err(table.invalid("routes.upstream_ca", problem));
         }
         if table.is_explicit("routes.health_interval") && self.health_path.is_none() {
-            return Err(table.invalid("routes.health_interval", "nothing is asked without health_path"));
+            return Err(table.invalid("routes.health_interval", "it has no effect without health_path"));
         }
         Ok(())
     }
 }
 
-/// The route's `upstreams`, if it has them.
-pub(super) fn origins(table: &Settings) -> Result<Option<Vec<Origin>>, ConfigError> {
+/// Parses `upstreams`.
+pub(super) fn origins(table: &RawSettings) -> Result<Option<Vec<Origin>>, ConfigError> {
     let key = "routes.upstreams";
     let expected = "expected http://HOST:PORT or https://HOST:PORT, without a path";
     let parse = |text: &str| text.parse::<Origin>().map_err(|_| expected.to_owned());
@@ -91,14 +91,13 @@ pub(super) fn origins(table: &Settings) -> Result<Option<Vec<Origin>>, ConfigErr
     if upstreams.is_empty() {
         return Err(table.invalid(key, "expected at least one, such as [\"http://127.0.0.1:3000\"]"));
     }
-    let twice = upstreams.iter().enumerate().find(|(index, upstream)| upstreams[..*index].contains(upstream));
-    match twice {
-        Some((_, upstream)) => Err(table.invalid(key, format!("{upstream} comes twice"))),
-        None => Ok(Some(upstreams)),
+    if let Some(upstream) = first_duplicate(&upstreams) {
+        return Err(table.invalid(key, format!("{upstream} is listed twice")));
     }
+    Ok(Some(upstreams))
 }
 
-fn authorities(table: &Settings) -> Result<Option<Vec<CertificateDer<'static>>>, ConfigError> {
+fn authorities(table: &RawSettings) -> Result<Option<Vec<CertificateDer<'static>>>, ConfigError> {
     let key = "routes.upstream_ca";
     let Some(path) = table.text(key)?.map(PathBuf::from) else { return Ok(None) };
     let read = CertificateDer::pem_file_iter(&path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
@@ -107,14 +106,11 @@ fn authorities(table: &Settings) -> Result<Option<Vec<CertificateDer<'static>>>,
         Err(pem::Error::Io(source)) => {
             Err(ConfigError::Unreadable { path, key: Some(key.to_owned()), source })
         }
-        _ => {
-            Err(table
-                .invalid(key, "expected a file of certificates in PEM form, -----BEGIN CERTIFICATE-----"))
-        }
+        _ => Err(table.invalid(key, "expected a file of PEM certificates (-----BEGIN CERTIFICATE-----)")),
     }
 }
 
-fn health_path(table: &Settings) -> Result<Option<PathAndQuery>, ConfigError> {
+fn health_path(table: &RawSettings) -> Result<Option<PathAndQuery>, ConfigError> {
     let key = "routes.health_path";
     let Some(text) = table.text(key)? else { return Ok(None) };
     let path = text.parse::<PathAndQuery>().ok().filter(|_| text.starts_with('/'));

@@ -272,12 +272,12 @@ fn a_route_s_headers_and_methods() {
 #[test]
 fn values_of_headers_are_never_shown() {
     for (line, part) in [
-        ("set_request_headers = { X-Key = \"hunter2\\n\" }", "X-Key: a header's value is of visible"),
-        ("set_request_headers = { X-Key = 'hunter2\u{e9}' }", "X-Key: a header's value is of visible"),
-        ("set_request_headers = { 'X Key' = 'hunter2' }", "X Key: expected a header's name"),
-        ("set_request_headers = { X-Key = ['hunter2'] }", "expected headers and their values"),
-        ("set_request_headers = 'X-Key: hunter2'", "expected headers and their values"),
-        ("set_response_headers = ['hunter2']", "expected headers and their values"),
+        ("set_request_headers = { X-Key = \"hunter2\\n\" }", "X-Key: expected visible ASCII characters"),
+        ("set_request_headers = { X-Key = 'hunter2\u{e9}' }", "X-Key: expected visible ASCII characters"),
+        ("set_request_headers = { 'X Key' = 'hunter2' }", "X Key: expected a header name"),
+        ("set_request_headers = { X-Key = ['hunter2'] }", "expected headers and values"),
+        ("set_request_headers = 'X-Key: hunter2'", "expected headers and values"),
+        ("set_response_headers = ['hunter2']", "expected headers and values"),
     ] {
         let error = file(&format!("[[routes]]\npath = '/'\nupstreams = ['http://h']\n{line}")).error();
         assert!(error.starts_with("routes.set_re") && error.contains("line 4: "), "{error}");
@@ -397,7 +397,7 @@ fn which_file_is_read() {
     assert_eq!(place.config().tokens.issuer, "fallback");
 
     place.sources.file = Some(place.path("missing.toml"));
-    assert_eq!(place.error(), "can't read ./missing.toml");
+    assert_eq!(place.error(), "cannot read ./missing.toml");
 }
 
 #[test]
@@ -456,10 +456,7 @@ fn what_others_put_into_the_environment_is_ignored() {
 #[test]
 fn a_variable_with_one_underscore_too_few_is_pointed_out() {
     let warnings = ConfigFixture::new().env("SEKISHO_SERVER_LISTEN", "0.0.0.0:80").load().unwrap().warnings;
-    assert_eq!(
-        warnings,
-        ["SEKISHO_SERVER_LISTEN is not read: the variable is called SEKISHO_SERVER__LISTEN"]
-    );
+    assert_eq!(warnings, ["SEKISHO_SERVER_LISTEN is ignored: did you mean SEKISHO_SERVER__LISTEN?"]);
 }
 
 #[test]
@@ -506,7 +503,7 @@ fn secrets_come_from_files_too() {
     let error = place.error();
     assert!(error.starts_with("database.url_file = ") && !error.contains("hunter2"), "{error}");
     fs::remove_file(place.path("url")).unwrap();
-    assert_eq!(place.error(), "can't read ./url, which database.url_file names");
+    assert_eq!(place.error(), "cannot read ./url (database.url_file)");
 }
 
 #[test]
@@ -591,12 +588,17 @@ fn routes_come_from_the_file_alone() {
     for name in ["SEKISHO_ROUTES__0__PATH", "SEKISHO_ROUTES__PATH"] {
         let error = ConfigFixture::new().env(name, "/").error();
         assert!(
-            error.ends_with(&format!("from {name}: routes come from the file alone, as [[routes]]")),
+            error.ends_with(&format!(
+                "from {name}: routes can only be set in the configuration file, as [[routes]]"
+            )),
             "{error}"
         );
     }
     assert!(
-        ConfigFixture::new().flag("routes.path", "/").error().contains("routes come from the file alone")
+        ConfigFixture::new()
+            .flag("routes.path", "/")
+            .error()
+            .contains("routes can only be set in the configuration file")
     );
     assert!(file("routes = '/'").error().contains("expected one table for each route, headed [[routes]]"));
     assert!(file("[routes]\npath = '/'").error().contains("headed [[routes]]"));
@@ -611,7 +613,7 @@ fn files_that_are_no_toml_are_refused_by_line() {
     assert!(error.starts_with("./sekisho.toml, line 3: "), "{error}");
     let place = ConfigFixture::new();
     fs::write(place.path("sekisho.toml"), b"\xff\xfe").unwrap();
-    assert_eq!(place.error(), "can't read ./sekisho.toml");
+    assert_eq!(place.error(), "cannot read ./sekisho.toml");
 }
 
 #[test]
@@ -620,7 +622,7 @@ fn a_key_in_two_spellings_is_refused() {
         ConfigFixture::new().env("SEKISHO_TOKENS__ISSUER", "a").env("SEKISHO_tokens__issuer", "b").error();
     assert_eq!(
         error,
-        "tokens.issuer is given twice, from SEKISHO_TOKENS__ISSUER and from SEKISHO_tokens__issuer: keep one of them"
+        "tokens.issuer is set twice, from SEKISHO_TOKENS__ISSUER and from SEKISHO_tokens__issuer: keep one of them"
     );
 }
 
@@ -634,7 +636,7 @@ const BAD: &[(&str, &str)] = &[
     ("[server]\nmax_header_bytes = '2MiB'", "expected a size from 8192 bytes to 1MiB"),
     ("[server]\nmax_uri = '100B'", "expected a size from 256 bytes to 1MiB"),
     ("[server]\nmax_uri = 'long'", "expected a size from 256 bytes to 1MiB"),
-    ("[server]\nmax_uri = '65KiB'", "no more than server.max_header_bytes fits"),
+    ("[server]\nmax_uri = '65KiB'", "expected at most server.max_header_bytes"),
     ("[server]\nheader_timeout = '0s'", "server.header_timeout = \"0s\""),
     ("[server]\ndrain_delay = 5", "server.drain_delay = 5 in ./sekisho.toml, line 2: expected a duration"),
     // server
@@ -645,11 +647,11 @@ const BAD: &[(&str, &str)] = &[
     ("[server]\nlisten = '127.0.0.1:65536'", "expected HOST:PORT"),
     (
         "[server]\nlisten = '0.0.0.0:80'",
-        "server.public_origin is required: server.listen = 0.0.0.0:80 isn't a loopback",
+        "server.public_origin is required: server.listen = 0.0.0.0:80 is not a loopback",
     ),
     ("[server]\npublic_origin = 'app.example.com'", "server.public_origin = \"app.example.com\""),
     ("[server]\npublic_origin = 'https://a.example/app'", "without a path"),
-    ("[server]\npublic_origin = 'http://app.example.com'", "browsers refuse Secure cookies over plain http"),
+    ("[server]\npublic_origin = 'http://app.example.com'", "browsers reject Secure cookies over http"),
     (
         "[server]\nallowed_origins = 'https://a.example'",
         "server.allowed_origins = \"https://a.example\" in ./sekisho.toml, line 2: expected a list",
@@ -667,13 +669,13 @@ const BAD: &[(&str, &str)] = &[
         "[server]\nauth_prefix = 'auth'",
         "server.auth_prefix = \"auth\" in ./sekisho.toml, line 2: expected a path",
     ),
-    ("[server]\nauth_prefix = '/auth/'", "doesn't end with one"),
-    ("[server]\nauth_prefix = '/'", "expected a path of its own"),
-    ("[server]\nauth_prefix = '/a/../b'", "is normal"),
-    ("[server]\nauth_prefix = '/:auth'", "begins with : or *"),
-    ("[server]\nauth_prefix = '/a/*b'", "begins with : or *"),
-    ("[server]\nauth_prefix = '/movies/auth'", "/movies is another of our paths"),
-    ("[server]\nauth_prefix = '/.well-known'", "/.well-known/jwks.json is another of our paths"),
+    ("[server]\nauth_prefix = '/auth/'", "without a trailing slash"),
+    ("[server]\nauth_prefix = '/'", "expected a path below /"),
+    ("[server]\nauth_prefix = '/a/../b'", "dot segments"),
+    ("[server]\nauth_prefix = '/:auth'", "cannot begin with : or *"),
+    ("[server]\nauth_prefix = '/a/*b'", "cannot begin with : or *"),
+    ("[server]\nauth_prefix = '/movies/auth'", "it overlaps with the built-in /movies"),
+    ("[server]\nauth_prefix = '/.well-known'", "it overlaps with the built-in /.well-known/jwks.json"),
     (
         "[server]\nreuse_port = 'yes'",
         "server.reuse_port = \"yes\" in ./sekisho.toml, line 2: expected true or false",
@@ -681,16 +683,13 @@ const BAD: &[(&str, &str)] = &[
     // admin, verify
     (
         "[admin]\nlisten = '127.0.0.1:8080'",
-        "admin.listen = \"127.0.0.1:8080\" in ./sekisho.toml, line 2: server.listen",
+        "admin.listen = \"127.0.0.1:8080\" in ./sekisho.toml, line 2: conflicts with server.listen",
     ),
-    ("[admin]\nlisten = '0.0.0.0:8080'", "server.listen = 127.0.0.1:8080 listens there already"),
-    (
-        "[verify]\nlisten = '127.0.0.1:9090'\nsource = 'envoy'",
-        "admin.listen = 127.0.0.1:9090 listens there already",
-    ),
+    ("[admin]\nlisten = '0.0.0.0:8080'", "conflicts with server.listen = 127.0.0.1:8080"),
+    ("[verify]\nlisten = '127.0.0.1:9090'\nsource = 'envoy'", "conflicts with admin.listen = 127.0.0.1:9090"),
     (
         "[verify]\nlisten = 'localhost:8080'\nsource = 'envoy'",
-        "server.listen = 127.0.0.1:8080 listens there already",
+        "conflicts with server.listen = 127.0.0.1:8080",
     ),
     ("[verify]\nlisten = '127.0.0.1:9091'\nsource = 'envoy'", "only server.trusted_proxies may connect"),
     (
@@ -708,12 +707,9 @@ const BAD: &[(&str, &str)] = &[
     ("[database]\nurl = 5", "database.url in ./sekisho.toml, line 2: expected text"),
     (
         "[database]\nurl = 'sqlite://a'\nurl_file = 'b'",
-        "database.url_file = \"b\" in ./sekisho.toml, line 3: database.url is given too, in ./sekisho.toml, line 2",
+        "database.url_file = \"b\" in ./sekisho.toml, line 3: database.url is set too, in ./sekisho.toml, line 2",
     ),
-    (
-        "[database]\nurl_file = '/nonexistent/url'",
-        "can't read /nonexistent/url, which database.url_file names",
-    ),
+    ("[database]\nurl_file = '/nonexistent/url'", "cannot read /nonexistent/url (database.url_file)"),
     ("[database]\nurl_file = '/dev/null'", "the file is empty"),
     // tokens
     (
@@ -723,7 +719,7 @@ const BAD: &[(&str, &str)] = &[
     ("[tokens]\nalgorithm = 'HS265'", "(did you mean HS256?)"),
     ("[tokens]\nissuer = ''", "tokens.issuer = \"\""),
     ("[tokens]\naudience = 'a b'", "expected 1 to 255 visible ASCII characters"),
-    ("[tokens]\nkey_dir = ''", "expected the path of a folder"),
+    ("[tokens]\nkey_dir = ''", "expected the path of a directory"),
     (
         "[tokens]\nsecret = 'secret'",
         "tokens.secret in ./sekisho.toml, line 2: the secret is shorter than 32 bytes",
@@ -737,15 +733,15 @@ const BAD: &[(&str, &str)] = &[
     ("[tokens]\nsecret = '0000000000000000000000000000000000000000'", "repeats itself"),
     (
         "[tokens]\nsecret = 'kq2V8mYb0Zr4n7PxWc1sTgH5uJdLfA9eXo3iRvBzQ6E='\nkey_dir = 'k'",
-        "tokens.key_dir is given too, in ./sekisho.toml, line 3",
+        "tokens.key_dir is set too, in ./sekisho.toml, line 3",
     ),
     (
         "[tokens]\nsecret = 'kq2V8mYb0Zr4n7PxWc1sTgH5uJdLfA9eXo3iRvBzQ6E='\nalgorithm = 'EdDSA'",
-        "a secret signs HS256 only",
+        "a secret can only sign HS256",
     ),
     (
         "[tokens]\nsecret = 'a'\nsecret_file = 'b'",
-        "tokens.secret_file = \"b\" in ./sekisho.toml, line 3: tokens.secret is given too",
+        "tokens.secret_file = \"b\" in ./sekisho.toml, line 3: tokens.secret is set too",
     ),
     (
         "[tokens]\naccess_ttl = '15'",
@@ -797,23 +793,23 @@ const BAD: &[(&str, &str)] = &[
     ("[audit]\nkeep = true", "or \"forever\""),
     // cookies
     ("[cookies]\nsame_site = 'Lax'", "expected one of lax, strict, none (did you mean lax?)"),
-    ("[cookies]\nsame_site = 'none'\nsecure = false", "browsers refuse that without Secure"),
+    ("[cookies]\nsame_site = 'none'\nsecure = false", "browsers reject it without Secure"),
     (
         "[cookies]\nsecure = false\naccess_name = '__Host-a'",
-        "cookies.access_name = \"__Host-a\" in ./sekisho.toml, line 3: the prefix needs Secure",
+        "cookies.access_name = \"__Host-a\" in ./sekisho.toml, line 3: the prefix requires Secure",
     ),
-    ("[cookies]\nsecure = false\nrefresh_name = '__secure-a'", "the prefix needs Secure"),
+    ("[cookies]\nsecure = false\nrefresh_name = '__secure-a'", "the prefix requires Secure"),
     ("[cookies]\naccess_name = 'a b'", "cookies.access_name = \"a b\""),
     ("[cookies]\naccess_name = ''", "cookies.access_name = \"\""),
-    ("[cookies]\naccess_name = 'a=b'", "as a cookie's name may have"),
+    ("[cookies]\naccess_name = 'a=b'", "expected a cookie name"),
     ("[cookies]\naccess_name = 'a'\nrefresh_name = 'a'", "expected another name than cookies.access_name"),
     (
         "[cookies]\nsecure = false\n[server]\nlisten = '0.0.0.0:80'\npublic_origin = 'http://localhost'",
-        "cookies.secure = false in ./sekisho.toml, line 2: server.listen = 0.0.0.0:80 isn't a loopback address",
+        "cookies.secure = false in ./sekisho.toml, line 2: server.listen = 0.0.0.0:80 is not a loopback address",
     ),
     (
         "[cookies]\nsecure = false\n[server]\npublic_origin = 'https://a.example'",
-        "server.public_origin isn't on loopback",
+        "server.public_origin is not a loopback address",
     ),
     // login
     (
@@ -839,11 +835,11 @@ const BAD: &[(&str, &str)] = &[
 /// The same, of one route; `path` and `upstreams` are given unless the case gives them.
 const BAD_ROUTES: &[(&str, &str)] = &[
     ("path = 'api'", "routes.path = \"api\" in ./sekisho.toml, line 2: expected a path such as /api"),
-    ("path = '/api/'", "doesn't end with one"),
+    ("path = '/api/'", "without a trailing slash"),
     ("path = '/a%2fb'", "encoded slashes"),
-    ("path = '/auth'", "/auth is ours, so the route would never be reached"),
-    ("path = '/auth/sessions'", "/auth is ours"),
-    ("path = '/.well-known/jwks.json'", "take ours out of server.builtin"),
+    ("path = '/auth'", "the built-in /auth hides this route"),
+    ("path = '/auth/sessions'", "the built-in /auth hides this route"),
+    ("path = '/.well-known/jwks.json'", "disable the built-in one in server.builtin"),
     ("upstreams = []", "expected at least one"),
     ("upstreams = 'http://h:1'", "expected a list of texts"),
     ("upstreams = ['h:1']", "\"h:1\": expected http://HOST:PORT or https://HOST:PORT"),
@@ -857,11 +853,11 @@ const BAD_ROUTES: &[(&str, &str)] = &[
     ("upstreams = ['https://u:hunter2@h:1']", "line 2: (not shown: it may hold a password)"),
     ("upstreams = ['unix:/run/app.sock']", "expected http://HOST:PORT"),
     ("upstream_http = '3'", "expected one of 1.1, 2"),
-    ("upstream_ca = '/nonexistent.pem'", "can't read /nonexistent.pem"),
-    ("upstream_ca = 'Cargo.toml'", "expected a file of certificates in PEM form"),
+    ("upstream_ca = '/nonexistent.pem'", "cannot read /nonexistent.pem"),
+    ("upstream_ca = 'Cargo.toml'", "expected a file of PEM certificates"),
     ("health_path = 'healthz'", "expected a path such as /healthz"),
     ("health_path = '/a b'", "expected a path"),
-    ("health_interval = '5s'", "nothing is asked without health_path"),
+    ("health_interval = '5s'", "it has no effect without health_path"),
     ("health_interval = '0s'\nhealth_path = '/'", "expected a duration"),
     ("eject_after = 0", "expected a whole number from 1 to 1000"),
     ("eject_for = 10", "expected a duration"),
@@ -869,55 +865,55 @@ const BAD_ROUTES: &[(&str, &str)] = &[
     ("max_in_flight = 0", "expected a whole number from 1"),
     ("max_queued = -1", "expected a whole number from 0"),
     ("queue_timeout = '0s'", "expected a duration"),
-    ("upstreams = ['http://h:1', 'http://H:1']", "http://h:1 comes twice"),
+    ("upstreams = ['http://h:1', 'http://H:1']", "http://h:1 is listed twice"),
     ("auth = 'yes'", "expected one of required, optional, none"),
     ("roles = ['a,b']", "\"a,b\": expected a role"),
-    ("roles = ['admin']\nauth = 'optional'", "roles need a user"),
-    ("methods = []", "name at least one, or leave it out"),
-    ("methods = ['get']", "\"get\": expected a method, in capitals"),
-    ("methods = ['GET POST']", "\"GET POST\": expected a method, in capitals"),
-    ("methods = ['']", "\"\": expected a method, in capitals"),
-    ("methods = ['TRACE']", "\"TRACE\": is never forwarded"),
-    ("methods = ['GET', 'CONNECT']", "\"CONNECT\": is never forwarded"),
-    ("methods = ['GET', 'GET']", "GET comes twice"),
+    ("roles = ['admin']\nauth = 'optional'", "roles require a user"),
+    ("methods = []", "expected at least one method; remove the key"),
+    ("methods = ['get']", "\"get\": expected a method in capitals"),
+    ("methods = ['GET POST']", "\"GET POST\": expected a method in capitals"),
+    ("methods = ['']", "\"\": expected a method in capitals"),
+    ("methods = ['TRACE']", "\"TRACE\": this method is never forwarded"),
+    ("methods = ['GET', 'CONNECT']", "\"CONNECT\": this method is never forwarded"),
+    ("methods = ['GET', 'GET']", "GET is listed twice"),
     ("methods = 'GET'", "expected a list of texts"),
     ("strip_prefix = '/api'", "expected true or false"),
     (
         "identity = 'x-forward'",
         "routes.identity = \"x-forward\" in ./sekisho.toml, line 2: expected one of x-forwarded, x-auth-request, remote, none (did you mean x-forwarded?)",
     ),
-    ("identity = true", "or names of your own for user, email and groups"),
+    ("identity = true", "or header names for user, email and groups"),
     (
         "identity = { name = 'X-Name' }",
-        "name: expected x-forwarded, x-auth-request, remote or none, or names",
+        "name: expected x-forwarded, x-auth-request, remote or none, or header names",
     ),
-    ("identity = { user = 'X User' }", "user: expected a header's name such as X-Api-Key"),
-    ("identity = { user = 7 }", "or names of your own"),
-    ("remove_request_headers = ['X:Y']", "\"X:Y\": expected a header's name"),
+    ("identity = { user = 'X User' }", "user: expected a header name such as X-Api-Key"),
+    ("identity = { user = 7 }", "or header names for user"),
+    ("remove_request_headers = ['X:Y']", "\"X:Y\": expected a header name"),
     ("remove_response_headers = 'Server'", "expected a list of texts"),
     ("set_request_headers = { X-Key = { file = '/dev/null' } }", "X-Key: the file is empty"),
     (
         "set_request_headers = { X-Key = { file = '/nonexistent' } }",
-        "can't read /nonexistent, which routes.set_request_headers.X-Key names",
+        "cannot read /nonexistent (routes.set_request_headers.X-Key)",
     ),
-    ("set_request_headers = { X-Key = { path = '/dev/null' } }", "X-Key: expected headers and their values"),
-    ("bearer = 'reports'", "could mint sessions: set tokens.algorithm to ES256 or EdDSA"),
-    ("bearer = 'sekisho'", "name another audience"),
+    ("set_request_headers = { X-Key = { path = '/dev/null' } }", "X-Key: expected headers and values"),
+    ("bearer = 'reports'", "could issue sessions: set tokens.algorithm to ES256 or EdDSA"),
+    ("bearer = 'sekisho'", "choose another audience"),
     ("bearer = ''", "expected 1 to 255"),
-    ("bearer = 'reports'\nauth = 'none'", "there is no user to make a token for"),
+    ("bearer = 'reports'\nauth = 'none'", "there is no user to issue a token for"),
     ("bearer = 'reports'\npass_authorization = true", "keep one of them"),
     ("encoded_slash = 'decode'", "expected one of pass, refuse"),
     ("connect_timeout = '0s'", "routes.connect_timeout = \"0s\" in ./sekisho.toml"),
     ("first_byte_timeout = 60", "expected a duration"),
     ("idle_timeout = 'never'", "expected a duration"),
-    ("max_body = 0", "leave it out for no limit"),
+    ("max_body = 0", "remove the key for no limit"),
     ("max_body = '2 lots'", "expected a size such as"),
     ("max_body = '-1MiB'", "expected a size such as"),
     ("max_body = '99999EiB'", "expected a size such as"),
     ("upgrades = 'websocket'", "expected"),
-    ("upgrades = ['websocket', 'H2C']", "\"H2C\": takes requests, which nobody would check"),
-    ("upgrades = ['HTTP/2.0']", "takes requests"),
-    ("upgrades = ['TLS/1.0']", "takes requests"),
+    ("upgrades = ['websocket', 'H2C']", "\"H2C\": requests inside this protocol would bypass all checks"),
+    ("upgrades = ['HTTP/2.0']", "requests inside this protocol"),
+    ("upgrades = ['TLS/1.0']", "requests inside this protocol"),
     ("upgrades = ['a b']", "expected a protocol such as websocket"),
     ("upgrades = ['']", "expected a protocol such as websocket"),
     ("tunnel_idle_timeout = '0s'", "routes.tunnel_idle_timeout"),
@@ -963,7 +959,7 @@ fn a_route_needs_path_and_upstreams_and_a_path_of_its_own() {
     let route = "[[routes]]\npath = '/a'\nupstreams = ['http://h']\n";
     let error = file(&format!("{route}{route}")).error();
     assert!(
-        error.starts_with("routes.path = \"/a\" in ./sekisho.toml, line 5: another route has that path"),
+        error.starts_with("routes.path = \"/a\" in ./sekisho.toml, line 5: another route has the same path"),
         "{error}"
     );
 }
@@ -973,7 +969,7 @@ fn built_in_paths_that_are_off_may_be_routes() {
     let route = "[[routes]]\npath = '/movies/x'\nupstreams = ['http://h']\n";
     assert!(file(route).load().is_ok(), "with routes, auth alone is built in");
     let error = file(&format!("[server]\nbuiltin = ['movies']\n{route}")).error();
-    assert!(error.contains("/movies is ours"), "{error}");
+    assert!(error.contains("the built-in /movies hides this route"), "{error}");
     for path in ["/", "/movie", "/moviesx", "/authx"] {
         let text = format!(
             "[server]\nbuiltin = ['auth', 'token', 'movies', 'docs']\n[[routes]]\npath = '{path}'\nupstreams = ['http://h']"
@@ -991,11 +987,11 @@ fn what_is_allowed_but_hardly_meant_is_said() {
         ("[session]\nabsolute_ttl = '1d'", "session.absolute_ttl is shorter than session.idle_ttl"),
         ("[login]\nbcrypt_cost = 4", "login.bcrypt_cost is below 10"),
         ("[tokens]\nkey_activation = '5s'", "tokens.key_activation is below 20s"),
-        ("[server]\ntrusted_proxies = ['0.0.0.0/0']", "server.trusted_proxies holds every address"),
-        ("[server]\nmax_header_bytes = '1MiB'\nmax_uri = '64KiB'", "server.max_uri: beyond 64KiB"),
+        ("[server]\ntrusted_proxies = ['0.0.0.0/0']", "server.trusted_proxies contains every address"),
+        ("[server]\nmax_header_bytes = '1MiB'\nmax_uri = '64KiB'", "server.max_uri: URIs over 64KiB"),
         (
             "[[routes]]\npath = '/'\nupstreams = ['http://h']\nroles = ['amdin']",
-            "names amdin, a role that no user has",
+            "contains amdin, a role that no user can have",
         ),
     ] {
         let warnings = file(text).load().unwrap().warnings;
@@ -1078,7 +1074,7 @@ fn upstreams_by_tls_may_have_authorities_of_their_own() {
     assert_eq!((ca.as_deref(), *http), (Some(&[made.cert.der().clone()][..]), UpstreamHttp::Http2));
     assert_eq!(health_path.as_ref().unwrap(), "/h?q");
     let error = upstreams("'http://h'").error();
-    assert!(error.contains("line 3: none of the route's upstreams is https"), "{error}");
+    assert!(error.contains("line 3: no upstream of the route is https"), "{error}");
 }
 
 proptest::proptest! {

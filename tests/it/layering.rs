@@ -265,8 +265,8 @@ fn deepest_row_decides() {
     assert!(offends("backend::sqlite", "use super::postgres::Store;"));
     assert!(!offends("backend::sqlite", "use crate::services::store::StoreError;"));
     assert!(offends("backend::sqlite", "use crate::services::rotation::Decision;"));
-    assert!(offends("config::file", "use crate::models::user::User;"));
-    assert!(!offends("config::file", "use crate::secret::Secret; use super::Settings;"));
+    assert!(offends("config::toml", "use crate::models::user::User;"));
+    assert!(!offends("config::toml", "use crate::secret::Secret; use super::RawSettings;"));
     assert!(!offends("app", "use crate::{backend, cli, layer, proxy, routers}; use sqlx::query;"));
     assert!(!offends("main", "fn main() { sekisho::cli::run() }"));
     assert!(offends("main", "fn main() { sekisho::app::run() }"));

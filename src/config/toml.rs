@@ -1,4 +1,4 @@
-//! Reads TOML, remembering the line of every key.
+//! TOML parsing that keeps the line of every key.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -7,100 +7,102 @@ use std::path::PathBuf;
 use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, ValueSource};
-use super::settings::{RawValue, SourcedValue};
-use super::{KEYS, TABLE_KEYS};
+use super::keys::{KEYS, TABLE_KEYS};
+use super::value::{RawValue, SourcedValue};
 
-/// What a file says: values by dotted key, and one table for each route.
+/// The contents of a file: values by dotted key, and one map for each `[[routes]]` table.
 #[derive(Default)]
-pub(super) struct Parsed {
+pub(super) struct ParsedFile {
     pub(super) settings: BTreeMap<String, SourcedValue>,
     pub(super) routes: Vec<BTreeMap<String, SourcedValue>>,
 }
 
-/// Parses `text`; `place` makes a place of a line.
-pub(super) fn parse(text: &str, place: impl Fn(usize) -> ValueSource) -> Result<Parsed, ConfigError> {
-    let at = |span: Range<usize>| place(line_of(text, span.start));
+/// Parses `text`; `place_of_line` makes the source of a value from its line.
+pub(super) fn parse(
+    text: &str,
+    place_of_line: impl Fn(usize) -> ValueSource,
+) -> Result<ParsedFile, ConfigError> {
+    let place = |span: Range<usize>| place_of_line(line_of(text, span.start));
     let root = DeTable::parse(text).map_err(|error| ConfigError::Syntax {
         path: PathBuf::new(),
         line: error.span().map_or(1, |span| line_of(text, span.start)),
         problem: error.message().to_owned(),
     })?;
-    let mut parsed = Parsed::default();
+    let mut file = ParsedFile::default();
     for (key, value) in root.get_ref() {
         match (key.get_ref().as_ref(), value.get_ref()) {
             ("routes", DeValue::Array(tables)) => {
                 for table in tables {
                     let DeValue::Table(table) = table.get_ref() else {
-                        return Err(not_routes(at(key.span())));
+                        return Err(not_routes(place(key.span())));
                     };
                     let mut route = BTreeMap::new();
-                    flatten("routes", table, &at, &mut route);
-                    parsed.routes.push(route);
+                    flatten("routes", table, &place, &mut route);
+                    file.routes.push(route);
                 }
             }
-            ("routes", _) => return Err(not_routes(at(key.span()))),
+            ("routes", _) => return Err(not_routes(place(key.span()))),
             (section, DeValue::Table(table)) if is_section(section) || !table.is_empty() => {
-                flatten(section, table, &at, &mut parsed.settings);
+                flatten(section, table, &place, &mut file.settings);
             }
             (name, value) => {
-                parsed
-                    .settings
-                    .insert(name.to_owned(), SourcedValue { value: raw(value), place: at(key.span()) });
+                let value = SourcedValue { value: raw_value(value), place: place(key.span()) };
+                file.settings.insert(name.to_owned(), value);
             }
         }
     }
-    Ok(parsed)
+    Ok(file)
 }
 
-/// The strings of a TOML array, as an environment variable holds it.
+/// Parses the items of a TOML array that stands in an environment variable.
 pub(super) fn parse_list(text: &str) -> Option<Vec<RawValue>> {
     let document = format!("list = {text}");
     let root = DeTable::parse(&document).ok()?;
     let (_, list) = root.get_ref().iter().next().filter(|_| root.get_ref().len() == 1)?;
-    match raw(list.get_ref()) {
+    match raw_value(list.get_ref()) {
         RawValue::List(items) => Some(items),
         _ => None,
     }
 }
 
-/// Tables within a section are no keys of ours, but for a few; the others' own keys are named, so that
-/// they can be found.
+/// Inserts the values of `table` under dotted keys. A nested table is flattened too, unless its key
+/// accepts a table, so that an unknown key is reported by its full name.
 fn flatten(
     prefix: &str,
     table: &DeTable<'_>,
-    at: &impl Fn(Range<usize>) -> ValueSource,
-    into: &mut BTreeMap<String, SourcedValue>,
+    place: &impl Fn(Range<usize>) -> ValueSource,
+    values: &mut BTreeMap<String, SourcedValue>,
 ) {
     for (key, value) in table {
         let name = format!("{prefix}.{}", key.get_ref());
+        let is_key = KEYS.contains(&name.as_str()) || TABLE_KEYS.contains(&name.as_str());
         match value.get_ref() {
-            DeValue::Table(inner)
-                if !inner.is_empty() && ![KEYS, TABLE_KEYS].concat().contains(&name.as_str()) =>
-            {
-                flatten(&name, inner, at, into);
-            }
+            DeValue::Table(inner) if !inner.is_empty() && !is_key => flatten(&name, inner, place, values),
             value => {
-                into.insert(name, SourcedValue { value: raw(value), place: at(key.span()) });
+                values.insert(name, SourcedValue { value: raw_value(value), place: place(key.span()) });
             }
         }
     }
 }
 
-fn raw(value: &DeValue<'_>) -> RawValue {
+fn raw_value(value: &DeValue<'_>) -> RawValue {
     match value {
         DeValue::String(text) => RawValue::Text(text.to_string()),
         DeValue::Integer(number) => {
-            // As decimal digits, whatever it was; one beyond 128 bits stays as it is, and is refused.
+            // Converts other radixes to decimal. A number beyond 128 bits stays as written, and no key
+            // accepts it.
             let decimal = i128::from_str_radix(number.as_str(), number.radix());
             RawValue::Integer(decimal.map_or_else(|_| number.to_string(), |number| number.to_string()))
         }
         DeValue::Float(number) => RawValue::Other(number.to_string()),
         DeValue::Boolean(value) => RawValue::Boolean(*value),
         DeValue::Datetime(time) => RawValue::Other(time.to_string()),
-        DeValue::Array(items) => RawValue::List(items.iter().map(|item| raw(item.get_ref())).collect()),
+        DeValue::Array(items) => RawValue::List(items.iter().map(|item| raw_value(item.get_ref())).collect()),
         DeValue::Table(table) => {
-            let pairs = table.iter().map(|(key, value)| (key.get_ref().to_string(), raw(value.get_ref())));
-            RawValue::Table(pairs.collect())
+            let pairs = table.iter();
+            RawValue::Table(
+                pairs.map(|(key, value)| (key.get_ref().to_string(), raw_value(value.get_ref()))).collect(),
+            )
         }
     }
 }

@@ -1,0 +1,100 @@
+//! Path prefixes.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::error::ParseError;
+
+/// A path prefix in normal form. It has no trailing slash, except `/` itself.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PathPrefix(String);
+
+impl PathPrefix {
+    /// Returns the prefix of a built-in route.
+    pub(super) fn from_static(path: &str) -> Self {
+        Self(path.to_owned())
+    }
+
+    /// Returns the path.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Returns `true` if `path` is this path or below it. Segments are compared as a whole.
+    #[must_use]
+    pub fn matches(&self, path: &str) -> bool {
+        let rest = path.strip_prefix(self.0.trim_end_matches('/'));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+}
+
+impl FromStr for PathPrefix {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let expected = ParseError(
+            "expected a path such as /api, without a trailing slash, //, dot segments, encoded slashes, a query, or \
+             characters that are invalid in a URL",
+        );
+        let rest = text.strip_prefix('/').ok_or(expected)?;
+        let is_normal = rest.is_empty() || rest.split('/').all(is_normal_segment);
+        is_normal.then(|| Self(text.to_owned())).ok_or(expected)
+    }
+}
+
+impl fmt::Display for PathPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Returns `true` if `segment` holds only `pchar`s (RFC 3986 section 3.3), is not empty and no dot segment.
+/// Encoded slashes, backslashes, dots and control characters are refused: servers disagree about them.
+fn is_normal_segment(segment: &str) -> bool {
+    let mut bytes = segment.bytes();
+    while let Some(byte) = bytes.next() {
+        let is_valid = match byte {
+            b'%' => match (bytes.next().and_then(hex), bytes.next().and_then(hex)) {
+                (Some(high), Some(low)) => !matches!(high << 4 | low, b'/' | b'\\' | b'.' | 0..0x20 | 0x7f),
+                _ => false,
+            },
+            _ => byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&byte),
+        };
+        if !is_valid {
+            return false;
+        }
+    }
+    !matches!(segment, "" | "." | "..")
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn path_prefix_accepts_only_normal_paths() {
+        for good in ["/", "/api", "/api/v1", "/a%20b", "/~u/@x", "/a.b", "/.well-known"] {
+            assert_eq!(good.parse::<PathPrefix>().unwrap().as_str(), good);
+        }
+        for bad in [
+            "", "api", "/api/", "//", "/a//b", "/.", "/a/../b", "/a%2fb", "/a%5Cb", "/%2e", "/%00", "/a%",
+            "/a%2", "/a%zz", "/a?b", "/a#b", "/a b", "/a\\b", "/{a}", "/ä", "/a\n",
+        ] {
+            assert!(bad.parse::<PathPrefix>().is_err(), "{bad}");
+        }
+        let prefix: PathPrefix = "/api".parse().unwrap();
+        assert!(
+            prefix.matches("/api")
+                && prefix.matches("/api/v1")
+                && !prefix.matches("/apis")
+                && !prefix.matches("/")
+        );
+        let root: PathPrefix = "/".parse().unwrap();
+        assert!(root.matches("/") && root.matches("/api"));
+    }
+}
