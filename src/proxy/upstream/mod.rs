@@ -2,7 +2,7 @@
 //!
 //! # Path of a request
 //!
-//! 1. [`send`] sends one request, over as many connections and upstreams as necessary.
+//! 1. [`send()`] sends one request, over as many connections and upstreams as necessary.
 //! 2. `balancer.rs` picks an [`upstream`](upstream::Upstream) of the route by the power of two choices.
 //! 3. `circuit_breaker.rs` excludes ejected upstreams, and admits half-open probes and slow starts.
 //! 4. `concurrency.rs` limits the requests in flight to an upstream, with a bounded queue. `permit.rs` is

@@ -34,8 +34,13 @@ impl Permit {
         Ok(self)
     }
 
-    /// Ends the probe, if this is one: the upstream has responded.
-    pub(super) fn end_probe(&mut self) {
+    /// Records that the upstream has responded, which ends a probe.
+    pub(super) fn record_success(&mut self) {
+        self.upstream.record_success();
+        self.end_probe();
+    }
+
+    fn end_probe(&mut self) {
         if std::mem::take(&mut self.is_probe) {
             self.upstream.circuit_breaker.end_probe();
         }

@@ -42,7 +42,7 @@ pub(in crate::proxy) async fn send(
     let mut checkout = Checkout::new(pool, upstreams, timeouts, is_upgrade);
     let mut may_retry = head.method().is_safe() && progress.is_without_body();
     loop {
-        let CheckedOut { connection, is_reused, mut permit, mut timer, obtained_at } =
+        let CheckedOut { connection, is_reused, mut permit, mut timer, start } =
             checkout.connection().await?;
         let upstream = &permit.upstream;
         RequestContext::with_current(|context| context.set_upstream(&upstream.origin.authority));
@@ -51,7 +51,7 @@ pub(in crate::proxy) async fn send(
         let result = {
             let response = pin!(connection.send(head, &mut writer, &upstream.origin));
             if progress.is_without_body() {
-                let deadline = obtained_at + timeouts.first_byte;
+                let deadline = start + timeouts.first_byte;
                 timer.timeout_at(deadline, response).await.unwrap_or(Err(SendError::Timeout))
             } else {
                 Box::pin(with_upload_timeouts(timeouts, response, progress)).await
@@ -59,18 +59,14 @@ pub(in crate::proxy) async fn send(
         };
         match result {
             Ok(response) => {
-                upstream.record_success();
-                permit.end_probe();
+                permit.record_success();
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     if !is_upgrade {
-                        return Err(ProxyError::UpstreamError(
-                            "101 response to a request without upgrade".into(),
-                        ));
+                        return Err(ProxyError::UpstreamError("unexpected 101 response".into()));
                     }
                     permit.release();
                 }
-                let pool = (!is_upgrade).then_some(pool);
-                return Ok((response, Lease::new(pool, permit, peer, timer)));
+                return Ok((response, Lease::new((!is_upgrade).then_some(pool), permit, peer, timer)));
             }
             Err(SendError::NotSent) if is_reused => {}
             Err(SendError::Connection { has_response_bytes: false, .. }) if is_reused && may_retry => {
@@ -106,7 +102,8 @@ struct CheckedOut {
     is_reused: bool,
     permit: Permit,
     timer: DeadlineTimer,
-    obtained_at: Instant,
+    /// Start of the response timeout.
+    start: Instant,
 }
 
 impl<'a> Checkout<'a> {
@@ -133,7 +130,7 @@ impl<'a> Checkout<'a> {
             let now = Instant::now();
             permit.upstream.refresh_dns_if_stale(now);
             if let Some((connection, timer)) = self.take_pooled(&permit.upstream, now) {
-                return Ok(CheckedOut { connection, is_reused: true, permit, timer, obtained_at: now });
+                return Ok(CheckedOut { connection, is_reused: true, permit, timer, start: now });
             }
             self.tried.push(permit.upstream.id);
             // Boxed: the future is large, and most requests do not need it.
@@ -144,7 +141,7 @@ impl<'a> Checkout<'a> {
                         is_reused: false,
                         permit,
                         timer: DeadlineTimer::default(),
-                        obtained_at: Instant::now(),
+                        start: Instant::now(),
                     });
                 }
                 Err(error) => self.on_connect_error(&permit.upstream, error)?,

@@ -50,7 +50,7 @@ pub enum UpstreamHttp {
     Http2,
 }
 
-/// An active health check: a `GET` request that a healthy upstream answers with 2xx or 3xx.
+/// An active health check: a `GET` request that succeeds if the status is 2xx or 3xx.
 ///
 /// Two consecutive failures take the upstream out, two successes bring it back.
 #[derive(Clone, Debug, PartialEq, Eq)]

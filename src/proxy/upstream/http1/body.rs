@@ -46,16 +46,12 @@ impl Http1Body {
         let ResponseHead { response, decoder, keep_alive } = head;
         let body = match writer.take_unsent() {
             None => Self { connection, decoder, keep_alive, _upload: None },
-            Some(unsent) => Self::with_upload(connection, decoder, unsent),
+            Some(unsent) => Self::with_upload(*connection, decoder, unsent),
         };
         response.map(|()| body)
     }
 
-    fn with_upload(
-        connection: Box<Http1Connection>,
-        decoder: BodyDecoder,
-        mut unsent: RequestWriter,
-    ) -> Self {
+    fn with_upload(connection: Http1Connection, decoder: BodyDecoder, mut unsent: RequestWriter) -> Self {
         let (connection, mut write_half) = connection.split();
         let upload = async move { _ = poll_fn(|cx| unsent.poll_send(&mut write_half, cx)).await };
         let task = UploadTask(tokio::spawn(with_current_context(upload)).abort_handle());
