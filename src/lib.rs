@@ -1,75 +1,87 @@
 //! Sekisho keeps browser users signed in.
 //!
-//! Two `HttpOnly` cookies carry a short-lived access token and a rotating refresh token. When the
-//! access token has expired, the session is renewed inside the same request: the request goes on, and
-//! the fresh cookies are on its response. `README.md` says what that is good for and how to run it;
-//! this page is for reading the code.
+//! Two `HttpOnly` cookies carry a short-lived access token (a JWT) and a rotating refresh token. When the
+//! access token has expired, the session is refreshed within the request, and the response sets the new
+//! cookies. `README.md` explains how to use and operate the gateway. This page is for readers of the code.
 //!
-//! # The life of a request
+//! # Life of a request
 //!
-//! In order, for a request to the program with a session that is due for renewal:
+//! A request to an upstream, with a session whose access token has expired:
 //!
-//! 1. One of the threads of [`server`] accepts the connection, agrees on TLS and HTTP, and bounds what
-//!    the client may cost.
-//! 2. [`app`] lets it in: the request gets its id, its place in a trace, and the
-//!    [`RequestContext`](crate::request_context::RequestContext) that marks its log lines and knows where it comes from.
-//!    Past CORS and the refusal of cross-site requests the path alone says which face answers: a route of
-//!    our own or the proxy.
-//! 3. [`SilentRefreshLayer`] reads the two cookies and asks a [`TokenService`]
-//!    about the access token: [`verify`](layer::TokenService::verify), without I/O. One that was found
-//!    good on this thread is known again. A valid one skips the next step.
-//! 4. [`refresh`](layer::TokenService::refresh) of [`Tokens`] checks the refresh token's MAC, joins
-//!    the requests that present the same one, and tries one conditional update
-//!    ([`SessionStore::rotate`](services::store::SessionStore::rotate)). Where nothing was updated,
-//!    [`rotation::decide`](services::rotation::decide) reads the row and says why: replay, reuse, over
-//!    or caught up. SQL is in [`backend::sqlite`] and [`backend::postgres`], twins in all but how they connect.
-//! 5. The [`Identity`] goes into the request's extensions, and the request goes on, body and all:
-//!    to a handler of [`routers`], which takes it with [`CurrentUser`], or
-//! 6. to the [`proxy`], which removes what only we may say, adds who the user is, sends it once, and
-//!    streams the answer back. What stays open after that, a WebSocket or an event stream, ends with its
-//!    session, of which it is told ([`SessionEndWatcher`](crate::session_event::SessionEndWatcher)).
-//! 7. On the way out the layer adds the fresh cookies, unless the session has ended meanwhile, with
-//!    `Cache-Control: private, no-store`, and
-//!    [`X-Session-Event`](layer::SESSION_EVENT_HEADER), which says in one word what it did. When the
-//!    last byte has gone, the request is counted and has its line in the log.
+//! 1. [`WorkerThreads::serve`](server::WorkerThreads::serve): a worker thread accepts the connection, reads
+//!    the request and enforces [`ServerLimits`](server::ServerLimits).
+//! 2. [`PublicService`](app::PublicService): loads the thread's stack, as `app/stack.rs` lists it. The outermost
+//!    layer assigns the request id and the [`RequestContext`](request_context::RequestContext), the next
+//!    one applies CORS and CSRF protection.
+//! 3. [`Routes::find`](proxy::Routes::find): finds the route by path. The paths of the built-in [`routers`] take
+//!    precedence.
+//! 4. [`SilentRefreshLayer`]: reads the cookies and [verifies](layer::TokenService::verify) the access token,
+//!    without I/O. Only an expired token takes the next three steps.
+//! 5. [`TokenService::refresh`](layer::TokenService::refresh) of [`Tokens`]: checks the MAC of the refresh token,
+//!    and joins concurrent requests with the same token (single flight).
+//! 6. [`SessionStore::rotate`](services::store::SessionStore::rotate): rotates the token with one conditional
+//!    `UPDATE`, in [`backend::sqlite`] or [`backend::postgres`].
+//! 7. [`rotation::decide`](services::rotation::decide): if no row was updated, decides from the row why:
+//!    replay, token reuse, a terminated or expired session, or a database that lost its last writes.
+//! 8. [`Proxy`](proxy::Proxy): receives the request with the [`Identity`] in its extensions, removes reserved
+//!    headers, adds the user's, sends the request once, and streams the response. A built-in handler receives
+//!    [`CurrentUser`] instead.
+//! 9. [`SilentRefresh`](layer::SilentRefresh), on the response: sets the new cookies, unless the session has
+//!    been terminated meanwhile, and [`X-Session-Event`](layer::SESSION_EVENT_HEADER).
+//! 10. [`AccessLog`](telemetry::AccessLog): gets an entry once the response body has been sent.
 //!
-//! # Two halves
+//! WebSockets and event streams are [closed](proxy::LongLivedStreams) when their session ends.
 //!
-//! Requests are served by [`WorkerThreads`](server::WorkerThreads), one on each core. Each has its own
-//! connections with clients and to upstreams, and remembers by itself which tokens it has found good: a
-//! request that needs no renewal wakes no other core. All that waits for something shared (the database,
-//! passwords, the feed of ended sessions, health checks, reloads) is on the runtime that [`cli`] starts;
-//! our own answers and renewals are sent there.
+//! # Threads
 //!
-//! # Where to read
+//! Each [worker thread](server::WorkerThreads) has its own runtime, its own connections to clients and
+//! upstreams, and its own cache of verified tokens. A request without a refresh involves no other thread.
+//! Work on shared resources (databases, password hashing, the revocation poller, health checks, reloads) runs
+//! on the shared runtime that [`cli`] starts. So do the built-in handlers and refreshes.
 //!
-//! | first | for |
+//! # Layout
+//!
+//! | module | contents |
 //! |---|---|
-//! | [`identity`], [`models::session`] | the words that everything else uses |
-//! | [`services::rotation`] | how a renewal is decided: one pure function |
-//! | [`services::token`] | a session's tokens from sign-in to end |
-//! | [`services::store`] | what is asked of a database, written as a contract |
-//! | [`models::audit`], [`services::purge`] | what is written down of ends, and what is forgotten |
-//! | [`layer`] | the rules of the layer, with two examples that run |
-//! | [`proxy`] | the life of a proxied request |
-//! | [`app`] | how the program is put together: the one place that knows all parts |
-//! | [`telemetry`] | log, metrics and traces |
-//! | [`config`] | every setting, read and checked |
-//! | [`cli`] | the commands, one file for each noun |
+//! | [`identity`], [`session_event`], [`request_context`], [`client_info`] | the terms that all modules share |
+//! | [`models`] | sessions, users, audit entries, movies |
+//! | [`layer`] | the tower layer: cookies, verification, refresh |
+//! | [`services`] | tokens, rotation, sign-in, users, and the traits of the stores |
+//! | [`backend`] | the stores on SQLite and PostgreSQL |
+//! | [`proxy`] | the reverse proxy: routes, headers, upstreams, WebSockets |
+//! | [`routers`], [`schemas`] | the built-in HTTP endpoints and their JSON types |
+//! | [`server`] | the HTTP server: worker threads, connections, TLS |
+//! | [`config`], [`key_store`], [`secret`] | settings, signing keys, secrets in files |
+//! | [`telemetry`] | log, metrics, traces |
+//! | [`app`] | the composition root: builds the stacks from the configuration |
+//! | [`cli`] | the commands, one file for each |
 //!
-//! Who may import whom is a table in `tests/it/layering.rs`, and a test.
+//! `tests/it/layering.rs` defines, and tests, which module may import which.
+//!
+//! # Where to start
+//!
+//! [`services::rotation`] decides every refresh, in one pure function. [`services::store`] is the contract of the
+//! database. [`layer`] has the rules for cookies and responses, with examples.
+//!
+//! | to change | look at |
+//! |---|---|
+//! | the headers of proxied requests | `write_headers` in `proxy/request.rs`; `proxy/reserved_headers.rs` so that clients cannot send the same header |
+//! | the reasons for the end of a session | [`EndReason`](models::session::EndReason), [`SessionEvent`](session_event::SessionEvent), and its text for users in `routers/error.rs`; the compiler finds the other places |
+//! | the configuration keys | [`config::KEYS`], the file of the section in `config/`, and `config/default.toml`; tests compare all three |
+//! | the layers around all requests | `app/stack.rs` |
+//! | the built-in endpoints | [`routers`]; `app/builtin.rs` mounts them |
+//! | the metrics | [`telemetry::metrics::METRICS`] |
 //!
 //! # Features
 //!
-//! - `server`: the program, with proxy, routes, configuration and commands.
-//! - `sqlite`, `postgres`: its databases. Each includes `server`.
+//! - `server`: the gateway, with proxy, built-in endpoints, configuration and commands.
+//! - `sqlite`, `postgres`: the databases. Each enables `server`.
 //!
-//! All three are on by default. Without them (`default-features = false`) the crate is the layer with
-//! our [`Tokens`] and a [`MemoryStore`]: no SQL, no axum server, no passwords. Features add; none
-//! changes what another does.
+//! All three are enabled by default. With `default-features = false` the crate is the layer, [`Tokens`] and
+//! [`MemoryStore`], without SQL, axum's server and password hashing. Features are additive.
 
-// The page above and that of `services` link to modules of the program, which aren't there without
-// it. With all features every link is checked.
+// This page and that of `services` link to modules that need the feature `server`. Links are checked with all
+// features.
 #![cfg_attr(not(feature = "server"), allow(rustdoc::broken_intra_doc_links))]
 
 pub mod client_info;
@@ -115,7 +127,7 @@ pub use crate::services::token::{SessionRequest, SessionSettings, Tokens};
 #[cfg(test)]
 mod test_seed;
 
-/// The examples in `README.md` are compiled and run.
+/// Compiles and runs the examples of `README.md`.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

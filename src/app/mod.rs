@@ -1,10 +1,13 @@
 //! The composition root: builds the application from the configuration. The only module that may use all others.
 //!
-//! - [`stack`]: the public stack, outermost layer first.
-//! - [`dispatcher`]: chooses the built-in router or the proxy for a request.
-//! - [`builtin`], [`routes`]: the endpoints of `server.builtin`, and the routes to upstreams.
-//! - [`forward_auth`]: the stack behind the listener for forward auth requests.
-//! - [`reload`]: replaces the stacks when the configuration changes.
+//! | file | contents |
+//! |---|---|
+//! | `stack.rs` | the public stack, outermost layer first |
+//! | `dispatcher.rs` | the choice between built-in router and proxy |
+//! | `proxy_stacks.rs` | the proxy behind the session layer |
+//! | `builtin.rs`, `routes.rs` | the endpoints of `server.builtin`, and the routes to upstreams |
+//! | `forward_auth.rs` | the stack behind `verify.listen` |
+//! | `reload.rs` | replaces the stacks when the configuration changes |
 
 mod builtin;
 mod catch_panic;
