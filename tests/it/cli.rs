@@ -134,7 +134,7 @@ fn every_command_has_help() {
 }
 
 #[test]
-fn the_version() {
+fn version_is_printed() {
     let version = CliFixture::new().run(&["--version"]);
     assert_eq!(
         (version.code, version.out.as_str()),
@@ -143,7 +143,7 @@ fn the_version() {
 }
 
 #[test]
-fn wrong_usage_is_2_and_one_line() {
+fn wrong_usage_exits_with_2_and_one_line() {
     for (args, part) in [
         (&["--colour"][..], "unexpected argument '--colour' found"),
         (
@@ -178,7 +178,7 @@ fn wrong_usage_is_2_and_one_line() {
 }
 
 #[test]
-fn a_good_configuration() {
+fn check_config_accepts_a_valid_file() {
     let ran = CliFixture::new().run(&["check-config"]);
     assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
     insta::assert_snapshot!(ran.out, @r"
@@ -197,7 +197,7 @@ fn a_good_configuration() {
 }
 
 #[test]
-fn a_bad_configuration_is_78_and_one_line() {
+fn invalid_configuration_exits_with_78_and_one_line() {
     let shell = CliFixture::new().file("sekisho.toml", "[server]\nlisen = '127.0.0.1:80'");
     for args in [&["check-config"][..], &["healthcheck"], &["check-config", "--config", "./sekisho.toml"]] {
         let ran = shell.run(args);
@@ -214,7 +214,7 @@ fn a_bad_configuration_is_78_and_one_line() {
 }
 
 #[test]
-fn what_only_the_proxy_can_tell_of_a_route_is_checked_too() {
+fn check_config_validates_routes_as_the_proxy_does() {
     let route = "[[routes]]\npath = '/a'\nupstreams = ['http://h']\n";
     let file = format!(
         "{route}\n[[routes]]\npath = '/b'\nupstreams = ['http://h']\nremove_request_headers = ['Host']"
@@ -243,7 +243,7 @@ fn beginning(shell: &CliFixture) -> Vec<String> {
 }
 
 #[test]
-fn a_first_start_says_what_to_do_next() {
+fn first_start_prints_next_steps() {
     let shell = CliFixture::new()
         .env("SEKISHO_SERVER__LISTEN", "127.0.0.1:0")
         .env("SEKISHO_ADMIN__LISTEN", "127.0.0.1:0")
@@ -262,7 +262,7 @@ fn a_first_start_says_what_to_do_next() {
 }
 
 #[test]
-fn the_real_environment_and_dot_env() {
+fn process_environment_wins_over_dot_env() {
     let shell = CliFixture::new()
         .file(".env", "SEKISHO_SESSION__GRACE=1h\nSEKISHO_PORT=tcp://10.0.0.1:80\n")
         .env("SEKISHO_SERVICE_HOST", "10.0.0.1");
@@ -284,7 +284,7 @@ fn the_real_environment_and_dot_env() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_variable_of_ours_that_is_no_text() {
+fn non_utf8_variable_is_rejected() {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
 
@@ -298,7 +298,7 @@ fn a_variable_of_ours_that_is_no_text() {
 }
 
 #[test]
-fn a_closed_pipe_is_no_failure() {
+fn closed_output_pipe_is_not_an_error() {
     let shell = CliFixture::new();
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
@@ -321,7 +321,7 @@ fn admin(answer: &'static str) -> (String, thread::JoinHandle<Vec<String>>) {
 }
 
 #[test]
-fn healthcheck_asks_whether_we_are_ready() {
+fn healthcheck_requests_readyz() {
     let (address, served) = admin("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
     let ran = CliFixture::new().env("SEKISHO_ADMIN__LISTEN", &address).run(&["healthcheck"]);
     assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (Some(0), "", ""));
@@ -338,7 +338,7 @@ fn healthcheck_asks_whether_we_are_ready() {
 }
 
 #[test]
-fn healthcheck_with_nobody_there() {
+fn healthcheck_fails_without_a_server() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let ran = CliFixture::new().env("SEKISHO_ADMIN__LISTEN", &free).run(&["healthcheck"]);
     let line = ran.fails(1);

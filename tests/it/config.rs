@@ -77,7 +77,7 @@ fn file(text: &str) -> ConfigFixture {
 
 /// What the table of the design says.
 #[test]
-fn the_defaults() {
+fn defaults_are_as_documented() {
     let LoadedConfig { config, warnings, file } = Config::load(&Sources::default()).unwrap();
     assert!(warnings.is_empty() && file.is_none());
     let Config { server, admin, verify, database, tokens, session, audit, cookies, login, log, otlp, routes } =
@@ -117,7 +117,7 @@ fn the_defaults() {
 }
 
 #[test]
-fn traces_go_where_the_collector_is() {
+fn otlp_endpoint_is_validated() {
     let otlp =
         |text: &str| file(text).config().otlp.map(|otlp| (otlp.endpoint.as_str().to_owned(), otlp.sample));
     assert_eq!(otlp("[otlp]\nsample = 1"), None);
@@ -127,7 +127,7 @@ fn traces_go_where_the_collector_is() {
 }
 
 #[test]
-fn what_clients_may_cost_by_default() {
+fn default_server_limits() {
     let seconds = Duration::from_secs;
     let server = ConfigFixture::new().config().server;
     assert_eq!(server.drain_delay, Duration::ZERO);
@@ -148,7 +148,7 @@ fn what_clients_may_cost_by_default() {
 }
 
 #[test]
-fn what_needs_a_restart_is_named() {
+fn keys_that_need_a_restart_are_listed() {
     let of = |text: &str| file(text).config();
     let before = of("");
     assert!(before.needs_restart_for(&of("")).is_empty());
@@ -166,7 +166,7 @@ fn what_needs_a_restart_is_named() {
 }
 
 #[test]
-fn a_snapshot_tells_when_a_file_says_something_else() {
+fn content_hash_changes_with_the_file() {
     let place = file("[log]\naccess = false");
     let before = place.sources.snapshot();
     assert_eq!(before, place.sources.snapshot());
@@ -186,7 +186,7 @@ fn a_snapshot_tells_when_a_file_says_something_else() {
 }
 
 #[test]
-fn with_a_certificate_the_origin_is_https() {
+fn certificate_makes_the_default_origin_https() {
     let tls = "[server]\ntls_certificate = '/c'\ntls_key = '/k'\n";
     let server = file(&format!("{tls}threads = 3")).config().server;
     assert_eq!(server.public_origin.unwrap().as_str(), "https://127.0.0.1:8080");
@@ -204,7 +204,7 @@ fn with_a_certificate_the_origin_is_https() {
 }
 
 #[test]
-fn a_route_s_defaults() {
+fn route_defaults() {
     let place = file("[[routes]]\npath = '/api'\nupstreams = ['http://10.0.0.1:3000']");
     let config = place.config();
     let [route] = &config.routes[..] else { panic!("one route") };
@@ -234,7 +234,7 @@ fn a_route_s_defaults() {
 }
 
 #[test]
-fn a_route_s_headers_and_methods() {
+fn route_headers_and_methods() {
     let place = file(
         "[[routes]]\npath = '/'\nupstreams = ['http://h']\nmethods = ['GET', 'PROPFIND']\n\
          remove_request_headers = ['X-Debug']\nremove_response_headers = ['Server']\n\
@@ -270,7 +270,7 @@ fn a_route_s_headers_and_methods() {
 
 /// A value may be a key: it is in no message, whatever is wrong with it.
 #[test]
-fn values_of_headers_are_never_shown() {
+fn header_values_are_never_displayed() {
     for (line, part) in [
         ("set_request_headers = { X-Key = \"hunter2\\n\" }", "X-Key: expected visible ASCII characters"),
         ("set_request_headers = { X-Key = 'hunter2\u{e9}' }", "X-Key: expected visible ASCII characters"),
@@ -286,7 +286,7 @@ fn values_of_headers_are_never_shown() {
 }
 
 #[test]
-fn the_built_in_file_lists_every_key_and_no_other() {
+fn default_file_lists_exactly_the_known_keys() {
     let text = include_str!("../../config/default.toml");
     // Commented keys have no space after the hash; prose has one.
     let commented = text.lines().map(|line| match line.strip_prefix('#') {
@@ -305,7 +305,7 @@ fn the_built_in_file_lists_every_key_and_no_other() {
 }
 
 #[test]
-fn the_readme_s_table_has_every_key_and_its_default() {
+fn readme_table_lists_every_key_with_its_default() {
     let table: toml::Table = include_str!("../../config/default.toml").parse().unwrap();
     let routes = include_str!("../../config/default.toml").split("#[[routes]]").nth(1).unwrap();
     // A key that is an example alone has no default; the comment above it says so.
@@ -356,7 +356,7 @@ fn every_key_is_read() {
 }
 
 #[test]
-fn flag_environment_dot_env_file_and_default_win_in_this_order() {
+fn sources_have_documented_precedence() {
     let issuer = |place: &ConfigFixture| place.config().tokens.issuer;
     let place = ConfigFixture::new();
     assert_eq!(issuer(&place), "sekisho");
@@ -374,13 +374,13 @@ fn flag_environment_dot_env_file_and_default_win_in_this_order() {
 }
 
 #[test]
-fn a_list_is_replaced_as_a_whole() {
+fn lists_are_replaced_not_merged() {
     let place = file("[server]\nbuiltin = ['auth', 'docs']").env("SEKISHO_SERVER__BUILTIN", r#"["token"]"#);
     assert_eq!(place.config().server.builtin, BTreeSet::from([BuiltinRoutes::Token]));
 }
 
 #[test]
-fn which_file_is_read() {
+fn config_file_lookup_order() {
     let mut place = file("[tokens]\nissuer = 'local'")
         .write("other.toml", "[tokens]\nissuer = 'other'")
         .write("fallback.toml", "[tokens]\nissuer = 'fallback'");
@@ -401,7 +401,7 @@ fn which_file_is_read() {
 }
 
 #[test]
-fn the_files_that_come_along_are_good() {
+fn shipped_config_files_are_valid() {
     for (name, warnings) in [("development", 0), ("production.example", 0), ("default", 0)] {
         let file = format!("{}/config/{name}.toml", env!("CARGO_MANIFEST_DIR"));
         let sources = Sources { file: Some(file.into()), ..Sources::default() };
@@ -411,7 +411,7 @@ fn the_files_that_come_along_are_good() {
 }
 
 #[test]
-fn text_from_the_environment_needs_no_quotes_and_stays_text() {
+fn environment_text_needs_no_quotes() {
     let place = ConfigFixture::new()
         .env("SEKISHO_DATABASE__URL", "postgres://u:p$w@db/x?a=b")
         .env("SEKISHO_TOKENS__ISSUER", "12345")
@@ -431,7 +431,7 @@ fn text_from_the_environment_needs_no_quotes_and_stays_text() {
 }
 
 #[test]
-fn a_numeric_secret_stays_a_secret() {
+fn numeric_secret_is_read_as_text() {
     let digits = "31415926535897932384626433832795028841971";
     let place = ConfigFixture::new().env("SEKISHO_TOKENS__SECRET", digits);
     assert!(matches!(place.config().tokens.keys, KeySource::Secret(s) if s.expose_secret() == digits));
@@ -442,7 +442,7 @@ fn a_numeric_secret_stays_a_secret() {
 }
 
 #[test]
-fn what_others_put_into_the_environment_is_ignored() {
+fn unrelated_environment_variables_are_ignored() {
     let place = ConfigFixture::new()
         .env("SEKISHO_PORT", "tcp://10.96.0.1:80")
         .env("SEKISHO_SERVICE_HOST", "10.96.0.1")
@@ -454,13 +454,13 @@ fn what_others_put_into_the_environment_is_ignored() {
 }
 
 #[test]
-fn a_variable_with_one_underscore_too_few_is_pointed_out() {
+fn single_underscore_variable_is_reported() {
     let warnings = ConfigFixture::new().env("SEKISHO_SERVER_LISTEN", "0.0.0.0:80").load().unwrap().warnings;
     assert_eq!(warnings, ["SEKISHO_SERVER_LISTEN is ignored: did you mean SEKISHO_SERVER__LISTEN?"]);
 }
 
 #[test]
-fn dot_env_is_read_without_touching_the_process() {
+fn dot_env_does_not_change_the_process_environment() {
     let text =
         "# comment\nexport SEKISHO_TOKENS__ISSUER=\"a-b\"\n\nSEKISHO_TOKENS__AUDIENCE='x$y'\nOTHER=1\n";
     let config = ConfigFixture::new().write(".env", text).config();
@@ -476,7 +476,7 @@ fn dot_env_is_read_without_touching_the_process() {
 }
 
 #[test]
-fn secrets_come_from_files_too() {
+fn secrets_are_read_from_files() {
     let secret = "kq2V8mYb0Zr4n7PxWc1sTgH5uJdLfA9eXo3iRvBzQ6E=";
     let place =
         ConfigFixture::new().write("secret", &format!("{secret}\n")).write("url", "postgres://u:p@h/db\r\n");
@@ -507,7 +507,7 @@ fn secrets_come_from_files_too() {
 }
 
 #[test]
-fn errors_never_show_a_secret() {
+fn errors_do_not_contain_secrets() {
     for (name, value) in [
         ("SEKISHO_TOKENS__SECRET", "hunter2"),
         ("SEKISHO_DATABASE__URL", "mysql://root:hunter2@h/db"),
@@ -528,7 +528,7 @@ fn errors_never_show_a_secret() {
 }
 
 #[test]
-fn unknown_keys_are_named_with_the_nearest() {
+fn unknown_key_error_suggests_the_nearest_key() {
     for (text, message) in [
         (
             "[server]\nlisen = 'x'",
@@ -584,7 +584,7 @@ fn unknown_keys_are_named_with_the_nearest() {
 }
 
 #[test]
-fn routes_come_from_the_file_alone() {
+fn routes_are_only_read_from_the_file() {
     for name in ["SEKISHO_ROUTES__0__PATH", "SEKISHO_ROUTES__PATH"] {
         let error = ConfigFixture::new().env(name, "/").error();
         assert!(
@@ -606,7 +606,7 @@ fn routes_come_from_the_file_alone() {
 }
 
 #[test]
-fn files_that_are_no_toml_are_refused_by_line() {
+fn invalid_toml_is_rejected_with_its_line() {
     let error = file("[server]\nlisten = 127.0.0.1:80\n").error();
     assert!(error.starts_with("./sekisho.toml, line 2: ") && !error.contains('\n'), "{error}");
     let error = file("[server]\nlisten = 'a:1'\nlisten = 'a:2'\n").error();
@@ -617,7 +617,7 @@ fn files_that_are_no_toml_are_refused_by_line() {
 }
 
 #[test]
-fn a_key_in_two_spellings_is_refused() {
+fn duplicate_key_spellings_are_rejected() {
     let error =
         ConfigFixture::new().env("SEKISHO_TOKENS__ISSUER", "a").env("SEKISHO_tokens__issuer", "b").error();
     assert_eq!(
@@ -920,7 +920,7 @@ const BAD_ROUTES: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn bad_values_are_refused() {
+fn invalid_values_are_rejected() {
     for (text, part) in BAD {
         let place = file(text);
         if part == &"is not" {
@@ -934,7 +934,7 @@ fn bad_values_are_refused() {
 }
 
 #[test]
-fn bad_routes_are_refused() {
+fn invalid_routes_are_rejected() {
     for (text, part) in BAD_ROUTES {
         let mut table = format!("[[routes]]\n{text}");
         for (key, line) in [("path", "\npath = '/api'"), ("upstreams", "\nupstreams = ['http://h:1']")] {
@@ -948,7 +948,7 @@ fn bad_routes_are_refused() {
 }
 
 #[test]
-fn a_route_needs_path_and_upstreams_and_a_path_of_its_own() {
+fn route_requires_unique_path_and_upstreams() {
     assert!(
         file("[[routes]]\npath = '/'")
             .error()
@@ -965,7 +965,7 @@ fn a_route_needs_path_and_upstreams_and_a_path_of_its_own() {
 }
 
 #[test]
-fn built_in_paths_that_are_off_may_be_routes() {
+fn disabled_builtin_paths_may_be_routes() {
     let route = "[[routes]]\npath = '/movies/x'\nupstreams = ['http://h']\n";
     assert!(file(route).load().is_ok(), "with routes, auth alone is built in");
     let error = file(&format!("[server]\nbuiltin = ['movies']\n{route}")).error();
@@ -981,7 +981,7 @@ fn built_in_paths_that_are_off_may_be_routes() {
 }
 
 #[test]
-fn what_is_allowed_but_hardly_meant_is_said() {
+fn suspicious_settings_cause_warnings() {
     for (text, part) in [
         ("[session]\ngrace = '44s'", "session.grace is below 45s"),
         ("[session]\nabsolute_ttl = '1d'", "session.absolute_ttl is shorter than session.idle_ttl"),
@@ -1001,7 +1001,7 @@ fn what_is_allowed_but_hardly_meant_is_said() {
 }
 
 #[test]
-fn the_public_origin_of_a_loopback_listener() {
+fn loopback_listener_has_a_default_public_origin() {
     for (listen, origin) in [
         ("localhost:8080", Some("http://localhost:8080")),
         ("127.0.0.1:80", Some("http://127.0.0.1")),
@@ -1016,7 +1016,7 @@ fn the_public_origin_of_a_loopback_listener() {
 }
 
 #[test]
-fn cookies_without_secure_have_plain_names() {
+fn insecure_cookies_have_unprefixed_names() {
     let cookies = file("[cookies]\nsecure = false").config().cookies;
     assert_eq!(
         (cookies.access_name.as_str(), cookies.refresh_name.as_str()),
@@ -1027,7 +1027,7 @@ fn cookies_without_secure_have_plain_names() {
 }
 
 #[test]
-fn a_listener_for_other_proxies() {
+fn verify_listener_settings() {
     let text = "[server]\ntrusted_proxies = ['10.1.2.3', '::1/128']\n[verify]\nlisten = '10.0.0.1:9091'\nsource = 'x-original'";
     let config = file(text).config();
     let verify = config.verify.unwrap();
@@ -1041,7 +1041,7 @@ fn a_listener_for_other_proxies() {
 }
 
 #[test]
-fn a_full_route() {
+fn route_with_every_key() {
     let text = "[tokens]\nalgorithm = 'EdDSA'\n[[routes]]\npath = '/api'\nupstreams = ['http://a:1', 'http://b:1']\n\
                 auth = 'optional'\nstrip_prefix = true\nbearer = 'reports'\nencoded_slash = 'pass'\n\
                 connect_timeout = '250ms'\nmax_body = '2MiB'\nupgrades = ['WebSocket', 'shout']";
@@ -1058,7 +1058,7 @@ fn a_full_route() {
 }
 
 #[test]
-fn upstreams_by_tls_may_have_authorities_of_their_own() {
+fn https_upstreams_may_have_their_own_ca() {
     let made = rcgen::generate_simple_self_signed(["h".to_owned()]).unwrap();
     let upstreams = |urls: &str| {
         let place = ConfigFixture::new().write("ca.pem", &made.cert.pem());
@@ -1081,7 +1081,7 @@ proptest::proptest! {
     #![proptest_config(crate::test_seed::proptest_config())]
 
     #[test]
-    fn no_text_panics_and_every_error_is_one_line(
+    fn arbitrary_text_never_panics_and_errors_are_one_line(
         key in proptest::sample::select(KEYS),
         value in proptest::prop_oneof!["\\PC{0,40}", "[0-9]{1,25}[smhdKMGTi]{0,3}", "[\\[\\]\"',a-z0-9./:-]{0,30}"],
         text in "\\[\\[?[a-z]{0,7}\\]?\\]\n([a-z_.]{0,9} ?= ?[\\[\\]'\"a-z0-9:/.-]{0,12}\n){0,3}",

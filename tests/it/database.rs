@@ -38,7 +38,7 @@ macro_rules! each_database {
 }
 
 each_database! {
-    a_new_database_is_brought_up_to_date;
+    new_database_is_migrated;
     migrating_twice_is_harmless;
     processes_may_migrate_at_once;
     a_newer_database_is_refused;
@@ -49,7 +49,7 @@ each_database! {
     a_closed_database_is_unavailable;
 }
 
-async fn a_new_database_is_brought_up_to_date(place: DatabaseLocation) {
+async fn new_database_is_migrated(place: DatabaseLocation) {
     let stores = place.open().await;
     assert_eq!(stores.is_embedded(), place.url.starts_with("sqlite"));
     let pending = stores.pending().await.unwrap();
@@ -184,7 +184,7 @@ async fn a_closed_database_is_unavailable(place: DatabaseLocation) {
 }
 
 #[tokio::test]
-async fn a_server_that_is_down_is_named() {
+async fn unreachable_server_is_named() {
     // A port that nothing listens at, since we hold it without listening.
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let port = socket.local_addr().unwrap().port();
@@ -196,7 +196,7 @@ async fn a_server_that_is_down_is_named() {
 }
 
 #[tokio::test]
-async fn what_the_server_refuses_is_said_in_its_words() {
+async fn server_errors_are_reported_verbatim() {
     let Some(place) = support::postgres_place().await else { return };
     let url: PgConnectOptions = place.url.parse().unwrap();
     let url = url.database("no_such_database").to_url_lossy();
@@ -205,7 +205,7 @@ async fn what_the_server_refuses_is_said_in_its_words() {
 }
 
 #[tokio::test]
-async fn an_address_of_another_kind_is_refused() {
+async fn unsupported_database_url_is_rejected() {
     let open = async |url: &str| db::open(url, &DatabaseOptions::default()).await.unwrap_err();
     for url in ["", "mysql://localhost/x", "data/sekisho.db", "SQLITE"] {
         assert!(matches!(open(url).await, DbError::Scheme), "{url}");
@@ -219,7 +219,7 @@ async fn an_address_of_another_kind_is_refused() {
 }
 
 #[tokio::test]
-async fn a_server_needs_no_right_to_change_tables() {
+async fn server_role_needs_no_ddl_rights() {
     let Some(fresh) = support::postgres().await else { return };
     let role = format!("sekisho_server_{}", std::process::id());
     let (owner, url) = (fresh.url(), url_of(&role, fresh.url()));
@@ -263,7 +263,7 @@ fn url_of(role: &str, url: &str) -> String {
 const ROLE_PASSWORD: &str = "lantern";
 
 #[tokio::test]
-async fn a_schema_made_beforehand_is_enough() {
+async fn existing_schema_is_used() {
     let Some(place) = support::postgres_place().await else { return };
     let role = format!("sekisho_migrator_{}", std::process::id());
     support::run(&place.url, &format!("DROP ROLE IF EXISTS {role}")).await;
@@ -279,7 +279,7 @@ async fn a_schema_made_beforehand_is_enough() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn row_locks_are_taken_in_one_order() {
+async fn row_locks_are_taken_in_a_fixed_order() {
     let Some(fresh) = support::postgres().await else { return };
     // So many rows that PostgreSQL looks up those of a batch in the order of the batch.
     let model = any_session(&fresh.stores).await;
@@ -324,7 +324,7 @@ async fn row_locks_are_taken_in_one_order() {
 }
 
 #[tokio::test]
-async fn all_tables_are_in_our_schema() {
+async fn all_tables_are_in_the_schema() {
     let Some(fresh) = support::postgres().await else { return };
     let mut connection = sqlx::PgConnection::connect(fresh.url()).await.unwrap();
     let elsewhere: Vec<String> = sqlx::query_scalar(
@@ -338,7 +338,7 @@ async fn all_tables_are_in_our_schema() {
 }
 
 #[tokio::test]
-async fn the_file_is_its_owners_alone() {
+async fn database_file_is_private_to_its_owner() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("not/there/sekisho.db");
     let url = format!("sqlite://{}", path.display());
@@ -359,7 +359,7 @@ async fn the_file_is_its_owners_alone() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_no_database_is_named() {
+async fn non_database_file_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("notes.txt");
     std::fs::write(&path, "not a database, but long enough to be looked at as one. ".repeat(100)).unwrap();
@@ -373,7 +373,7 @@ async fn a_file_that_is_no_database_is_named() {
 }
 
 #[test]
-fn only_the_owner_of_the_file_goes_on() {
+fn only_the_file_owner_may_open_the_database() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("sekisho.db");
     db::check_owner(&path).expect("nobody owns it yet");
@@ -394,7 +394,7 @@ fn only_the_owner_of_the_file_goes_on() {
 }
 
 #[tokio::test]
-async fn a_second_process_may_write_too() {
+async fn second_process_can_write() {
     let Some(fresh) = support::sqlite().await else { return };
     let other = db::open(fresh.url(), &DatabaseOptions::default()).await.unwrap();
     for nth in 0..10 {
@@ -412,7 +412,7 @@ async fn a_second_process_may_write_too() {
 }
 
 #[test]
-fn migrations_come_in_pairs() {
+fn migrations_exist_for_both_databases() {
     let names = |folder: &str| -> BTreeSet<String> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations").join(folder);
         let files = std::fs::read_dir(folder).unwrap();

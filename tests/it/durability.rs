@@ -28,18 +28,18 @@ use crate::support::db::{self as support, TestDatabase};
 use crate::support::log::Log;
 
 #[tokio::test]
-async fn only_what_heals_itself_is_not_flushed_on_sqlite() {
+async fn only_self_healing_writes_are_unflushed_on_sqlite() {
     only_what_heals_itself_is_not_flushed(&support::sqlite().await.unwrap()).await;
 }
 
 #[tokio::test]
-async fn only_what_heals_itself_is_not_flushed_on_postgres() {
+async fn only_self_healing_writes_are_unflushed_on_postgres() {
     let Some(fresh) = support::postgres().await else { return };
     only_what_heals_itself_is_not_flushed(&fresh).await;
 }
 
 #[tokio::test]
-async fn a_server_that_flushes_nothing_is_told_to_where_it_matters() {
+async fn synchronous_commit_is_forced_where_it_matters() {
     let Some(mut fresh) = support::postgres().await else { return };
     fresh.stores.close().await;
     let (_, name) = server_and_name(&fresh);
@@ -141,12 +141,12 @@ async fn films_and_settings_are_flushed(fresh: &TestDatabase) {
 }
 
 #[tokio::test]
-async fn a_restored_backup_signs_nobody_out_on_sqlite() {
+async fn restored_backup_causes_no_sign_out_on_sqlite() {
     a_restored_backup_signs_nobody_out(support::sqlite().await.unwrap()).await;
 }
 
 #[tokio::test]
-async fn a_restored_backup_signs_nobody_out_on_postgres() {
+async fn restored_backup_causes_no_sign_out_on_postgres() {
     let Some(fresh) = support::postgres().await else { return };
     a_restored_backup_signs_nobody_out(fresh).await;
 }
@@ -195,7 +195,7 @@ async fn a_restored_backup_signs_nobody_out(mut fresh: TestDatabase) {
 }
 
 #[tokio::test]
-async fn a_server_that_went_away_costs_one_answer_at_most() {
+async fn lost_connection_fails_at_most_one_request() {
     let Some(fresh) = support::postgres().await else { return };
     let row = any_session(&fresh.stores).await;
     for round in 1..=3 {
@@ -220,7 +220,7 @@ async fn use_all_connections(fresh: &TestDatabase) {
 }
 
 #[tokio::test]
-async fn a_statement_that_fails_is_unavailable_and_the_next_one_works() {
+async fn failed_statement_is_unavailable_and_the_next_succeeds() {
     let Some(fresh) = support::postgres().await else { return };
     let row = any_session(&fresh.stores).await;
     support::run(fresh.url(), "ALTER TABLE myapi.sessions RENAME TO hidden").await;

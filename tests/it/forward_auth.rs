@@ -22,7 +22,7 @@ const FRONTS: [(&str, AuthRequestFn); 3] =
 type AuthRequestFn = fn(&str, &str) -> Request<Body>;
 
 #[tokio::test]
-async fn a_user_is_named() {
+async fn user_is_identified() {
     for (source, about) in FRONTS {
         let app = app(source).await;
         let mut ann = app.signed_in("ann@example.com").await;
@@ -50,7 +50,7 @@ async fn a_user_is_named() {
 
 /// P-27: one of them each for a front that reads but one `Set-Cookie`.
 #[tokio::test]
-async fn a_renewal_sends_each_cookie_in_a_header_of_its_own_too() {
+async fn refresh_sends_each_cookie_in_its_own_header() {
     for (source, about) in FRONTS {
         let app = app(source).await;
         let mut ann = app.signed_in("ann@example.com").await;
@@ -68,7 +68,7 @@ async fn a_renewal_sends_each_cookie_in_a_header_of_its_own_too() {
 }
 
 #[tokio::test]
-async fn the_cookies_of_an_ended_session_are_cleared() {
+async fn cookies_of_an_ended_session_are_cleared() {
     for (source, about) in FRONTS {
         let app = app(source).await;
         let mut ann = app.signed_in("ann@example.com").await;
@@ -86,7 +86,7 @@ async fn the_cookies_of_an_ended_session_are_cleared() {
 }
 
 #[tokio::test]
-async fn a_lost_store_decides_nothing() {
+async fn unavailable_store_is_503() {
     let app = app("x-original").await;
     let ann = app.signed_in("ann@example.com").await;
     app.break_store().await;
@@ -101,7 +101,7 @@ async fn a_lost_store_decides_nothing() {
 
 /// The question's own method says whether its answer has a body.
 #[tokio::test]
-async fn a_refusal_of_a_head_has_its_body() {
+async fn rejected_head_request_has_its_body() {
     for (source, about) in FRONTS {
         let app = app(source).await;
         let answer = ask(&app, about("HEAD", "/")).await;
@@ -113,7 +113,7 @@ async fn a_refusal_of_a_head_has_its_body() {
 }
 
 #[tokio::test]
-async fn only_trusted_proxies_may_ask() {
+async fn only_trusted_proxies_may_send_auth_requests() {
     let app = app("x-original").await;
     let ann = app.signed_in("ann@example.com").await;
     for (address, trusted) in [(FRONT, true), ([192, 0, 2, 7], false), ([127, 0, 0, 1], false)] {
@@ -138,7 +138,7 @@ async fn only_trusted_proxies_may_ask() {
 }
 
 #[tokio::test]
-async fn the_client_is_the_browser_and_not_the_proxy() {
+async fn client_address_is_the_browser() {
     let app = app("x-forwarded").await;
     app.user("ann@example.com").await;
     let mut ann = app.browser();
@@ -151,7 +151,7 @@ async fn the_client_is_the_browser_and_not_the_proxy() {
 }
 
 #[tokio::test]
-async fn the_request_must_be_told_once_and_by_the_one_family() {
+async fn original_request_must_be_given_once_by_the_configured_headers() {
     let (original, forwarded) =
         (["x-original-method", "x-original-uri"], ["x-forwarded-method", "x-forwarded-uri"]);
     for (source, ours, others) in [("x-original", original, forwarded), ("x-forwarded", forwarded, original)]
@@ -193,7 +193,7 @@ async fn the_request_must_be_told_once_and_by_the_one_family() {
 }
 
 #[tokio::test]
-async fn envoy_s_question_is_the_request_itself() {
+async fn envoy_auth_request_is_the_original_request() {
     let app = app("envoy").await;
     let ann = app.signed_in("ann@example.com").await;
     let asked =
@@ -214,7 +214,7 @@ async fn envoy_s_question_is_the_request_itself() {
 }
 
 #[tokio::test]
-async fn roles_are_the_front_s_to_name() {
+async fn roles_come_from_the_front_proxy() {
     for (source, about) in FRONTS {
         let app = app(source).await;
         app.user_as("ann@example.com", Role::Admin).await;
@@ -248,7 +248,7 @@ async fn roles_are_the_front_s_to_name() {
 
 /// Caddy hands on the browser's query unless it is told otherwise, and Envoy always does.
 #[tokio::test]
-async fn the_browser_names_no_roles() {
+async fn browser_query_does_not_set_roles() {
     for (source, about) in FRONTS {
         let app = app(source).await;
         let ann = app.signed_in("ann@example.com").await;
@@ -273,7 +273,7 @@ async fn the_browser_names_no_roles() {
 }
 
 #[tokio::test]
-async fn other_sites_pages_may_not_act() {
+async fn cross_site_requests_are_rejected() {
     for (source, about) in FRONTS {
         let app = app(source).await;
         let ann = app.signed_in("ann@example.com").await;
@@ -314,7 +314,7 @@ async fn other_sites_pages_may_not_act() {
 
 /// Old browsers send no `Sec-Fetch-TestDeployment`, and are known by the host that they ask for.
 #[tokio::test]
-async fn the_host_is_the_one_that_the_family_tells() {
+async fn host_comes_from_the_configured_headers() {
     let same = "https://other.example.com";
     for (source, host, forwarded, allowed) in [
         ("x-original", "other.example.com", None, true),
@@ -345,7 +345,7 @@ async fn the_host_is_the_one_that_the_family_tells() {
 
 /// B-6: a WebSocket is opened by a `GET`, and never by the host alone.
 #[tokio::test]
-async fn only_trusted_pages_may_open_a_websocket() {
+async fn websocket_requires_a_trusted_origin() {
     for (source, about) in FRONTS {
         let app = app(source).await;
         let ann = app.signed_in("ann@example.com").await;
@@ -374,7 +374,7 @@ async fn only_trusted_pages_may_open_a_websocket() {
 }
 
 #[tokio::test]
-async fn a_preflight_is_nobody_s_and_renews_nothing() {
+async fn preflight_is_anonymous_and_not_refreshed() {
     for (source, about) in FRONTS {
         let app = app(source).await;
         let ann = app.signed_in("ann@example.com").await;
@@ -387,7 +387,7 @@ async fn a_preflight_is_nobody_s_and_renews_nothing() {
 }
 
 #[tokio::test]
-async fn it_is_on_its_own_listener_alone() {
+async fn verify_is_only_on_its_own_listener() {
     let app = app("x-original").await;
     let mut ann = app.signed_in("ann@example.com").await;
     for path in ["/auth/verify", "/auth/verify/", "/auth/verify/app"] {
@@ -403,7 +403,7 @@ async fn it_is_on_its_own_listener_alone() {
 }
 
 #[tokio::test]
-async fn it_follows_the_auth_prefix() {
+async fn verify_path_follows_the_auth_prefix() {
     let settings = settings("envoy");
     let mut flags: Vec<_> = settings.iter().map(|(key, value)| (*key, &**value)).collect();
     flags.push(("server.auth_prefix", "/account/auth"));

@@ -51,7 +51,7 @@ with_each_front! {
 
 /// HAProxy goes on after an action that has failed, as if there had been none.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broken_action_lets_nobody_through() {
+async fn failing_lua_action_rejects_requests() {
     let broken = |text: &str| {
         text.replace("local function ask(txn, url)", "local function ask(txn, url) error('broken')")
     };

@@ -22,7 +22,7 @@ fn assert_anonymous(seen: &RecordedRequest) {
 }
 
 #[tokio::test]
-async fn a_required_route_answers_401_itself() {
+async fn required_route_responds_401_without_upstream() {
     let mut upstream = Upstream::start().await;
     let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), "")).start().await;
     for (cookies, event) in [
@@ -44,7 +44,7 @@ async fn a_required_route_answers_401_itself() {
 }
 
 #[tokio::test]
-async fn a_signed_in_user_is_introduced_whatever_the_client_says() {
+async fn identity_headers_override_the_client() {
     let mut upstream = Upstream::start().await;
     let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), "")).start().await;
     let jar = gateway.signed_in(Role::Admin).await;
@@ -69,7 +69,7 @@ async fn a_signed_in_user_is_introduced_whatever_the_client_says() {
 }
 
 #[tokio::test]
-async fn an_optional_route_goes_on_as_anonymous_with_its_event() {
+async fn optional_route_continues_anonymously_with_event() {
     let mut upstream = Upstream::start().await;
     let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), "auth = \"optional\"")).start().await;
     for (cookies, authorization, event) in [
@@ -93,7 +93,7 @@ async fn an_optional_route_goes_on_as_anonymous_with_its_event() {
 }
 
 #[tokio::test]
-async fn an_open_route_looks_at_no_session() {
+async fn open_route_ignores_the_session() {
     let mut upstream = Upstream::start().await;
     let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), "auth = \"none\"")).start().await;
     let jar = gateway.signed_in(Role::Admin).await;
@@ -108,7 +108,7 @@ async fn an_open_route_looks_at_no_session() {
 }
 
 #[tokio::test]
-async fn a_lost_database_is_503_and_no_end_of_any_session() {
+async fn unavailable_database_is_503_and_keeps_sessions() {
     let mut upstream = Upstream::start().await;
     let routes = [("/must", ""), ("/may", "auth = \"optional\""), ("/open", "auth = \"none\"")];
     let routes: String = routes.iter().map(|(path, more)| route(path, &upstream.url(), more)).collect();
@@ -133,7 +133,7 @@ async fn a_lost_database_is_503_and_no_end_of_any_session() {
 }
 
 #[tokio::test]
-async fn a_lost_database_and_a_good_token_are_what_the_setting_says() {
+async fn valid_token_without_database_follows_on_store_loss() {
     for (setting, status) in [("serve", 200), ("refuse", 503)] {
         let mut upstream = Upstream::start().await;
         let setting = format!("session.on_store_loss = \"{setting}\"\n");
@@ -150,7 +150,7 @@ async fn a_lost_database_and_a_good_token_are_what_the_setting_says() {
 }
 
 #[tokio::test]
-async fn a_role_that_is_missing_is_403_with_the_fresh_cookies() {
+async fn missing_role_is_403_with_fresh_cookies() {
     let mut upstream = Upstream::start().await;
     let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), "roles = [\"admin\"]")).start().await;
     let jar = gateway.signed_in(Role::User).await;
@@ -166,7 +166,7 @@ async fn a_role_that_is_missing_is_403_with_the_fresh_cookies() {
 }
 
 #[tokio::test]
-async fn a_post_is_renewed_first_and_forwarded_once() {
+async fn post_is_refreshed_first_and_forwarded_once() {
     let mut upstream = Upstream::start().await;
     let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), "")).start().await;
     let jar = gateway.signed_in(Role::User).await;
@@ -187,7 +187,7 @@ async fn a_post_is_renewed_first_and_forwarded_once() {
 }
 
 #[tokio::test]
-async fn fresh_cookies_leave_also_when_the_upstream_fails() {
+async fn fresh_cookies_are_sent_when_the_upstream_fails() {
     let gateway = TestGatewayBuilder::new(route("/", "http://127.0.0.1:1", "")).start().await;
     let jar = gateway.signed_in(Role::User).await;
     gateway.expire();
@@ -197,7 +197,7 @@ async fn fresh_cookies_leave_also_when_the_upstream_fails() {
 }
 
 #[tokio::test]
-async fn a_body_that_stands_still_holds_no_handler_of_ours() {
+async fn stalled_body_does_not_hold_a_handler() {
     let gateway = TestGatewayBuilder::new("").start().await;
     tokio::time::pause();
     for (path, kind) in [("/auth/login", "application/json"), ("/token", "application/x-www-form-urlencoded")]
@@ -210,7 +210,7 @@ async fn a_body_that_stands_still_holds_no_handler_of_ours() {
 }
 
 #[tokio::test]
-async fn cookies_of_ours_and_theirs_never_mix() {
+async fn session_and_upstream_cookies_never_mix() {
     let mut upstream = Upstream::answering(|_| {
         let answer = Response::builder()
             .header("set-cookie", "theirs=1; Path=/")
@@ -243,7 +243,7 @@ async fn cookies_of_ours_and_theirs_never_mix() {
 }
 
 #[tokio::test]
-async fn what_may_be_shared_or_not_be_there_carries_no_cookies() {
+async fn cacheable_and_not_modified_responses_carry_no_cookies() {
     let mut upstream = Upstream::answering(|seen| {
         let answer = Response::builder().header("etag", "\"1\"");
         let answer = match seen.target.as_str() {

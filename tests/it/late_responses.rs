@@ -91,7 +91,7 @@ async fn a_replica_that_has_not_heard_of_it_makes_sure(fresh: TestDatabase) {
 /// `/auth/refresh` stands outside the session layer, and sets its cookies itself. Whoever else has
 /// the users' table holds its answer up, once the renewal is done.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_explicit_renewal_brings_no_cookies_after_a_sign_out() {
+async fn late_explicit_refresh_sets_no_cookies_after_sign_out() {
     let Some(fresh) = db::postgres().await else { return };
     let app = TestApp::with_database(fresh).await;
     let replicas = [app.app.clone(), app.replica().await];

@@ -28,12 +28,12 @@ use crate::support::upstream::Upstream;
 mod restarts;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_that_refuses_is_waited_for() {
+async fn refused_connections_are_retried() {
     lost_and_found(TcpChaosProxy::refuse).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_that_says_nothing_is_waited_for() {
+async fn silent_database_is_retried() {
     lost_and_found(TcpChaosProxy::silence).await;
 }
 
@@ -74,7 +74,7 @@ async fn lost_and_found(lose: fn(&TcpChaosProxy)) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn with_refuse_good_tokens_wait_for_the_feed() {
+async fn on_store_loss_refuse_rejects_tokens_while_revocations_are_stale() {
     let Some(far) = RemoteDatabase::open().await else { return };
     let upstream = Upstream::start().await;
     let setting = "session.on_store_loss = \"refuse\"\n".to_owned();
@@ -97,7 +97,7 @@ async fn with_refuse_good_tokens_wait_for_the_feed() {
 
 /// Whoever is cut in the middle of a statement gives the place back when its caller goes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_cut_in_use_is_no_place_lost() {
+async fn connection_cut_in_use_is_replaced_in_the_pool() {
     let Some(far) = RemoteDatabase::open().await else { return };
     let row = any_session(&far.stores).await;
     let mut locking = sqlx::PgConnection::connect(far.fresh.url()).await.unwrap();
@@ -123,7 +123,7 @@ async fn a_connection_cut_in_use_is_no_place_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_crowd_before_a_silent_database_is_sent_away() {
+async fn requests_beyond_the_limit_fail_fast_while_the_database_is_silent() {
     let Some(far) = RemoteDatabase::open().await else { return };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let key = KeyMaterial::generate(1, Algorithm::Hs256, clock.now()).unwrap();

@@ -9,7 +9,7 @@ use crate::support::db;
 use crate::support::http::{Answer, bare, get, with};
 
 #[tokio::test]
-async fn every_file_that_the_page_names_is_there() {
+async fn every_referenced_file_is_served() {
     let app = TestApp::demo().await;
     let mut asked = BTreeSet::new();
     let mut named = vec!["/".to_owned()];
@@ -29,7 +29,7 @@ async fn every_file_that_the_page_names_is_there() {
 }
 
 #[tokio::test]
-async fn pages_run_under_their_policy() {
+async fn pages_comply_with_their_csp() {
     let app = TestApp::demo().await;
     for path in ["/", "/docs"] {
         let answer = app.send(get(path)).await;
@@ -56,7 +56,7 @@ async fn pages_run_under_their_policy() {
 }
 
 #[tokio::test]
-async fn files_are_asked_for_again_but_sent_once() {
+async fn assets_are_revalidated_by_etag() {
     let app = TestApp::demo().await;
     for (path, content_type) in [
         ("/assets/app.js", "text/javascript; charset=utf-8"),
@@ -86,7 +86,7 @@ async fn files_are_asked_for_again_but_sent_once() {
 }
 
 #[tokio::test]
-async fn only_a_demo_tells_its_sample() {
+async fn only_the_demo_shows_sample_credentials() {
     let answer = TestApp::demo().await.send(get("/demo/sample.json")).await;
     assert_eq!(answer.json(), json!({"email": "otama@example.com", "password": "let me through"}));
     assert_eq!(answer.header("cache-control"), Some("private, no-store"));
@@ -98,7 +98,7 @@ async fn only_a_demo_tells_its_sample() {
 }
 
 #[tokio::test]
-async fn the_description_is_whole() {
+async fn openapi_description_is_complete() {
     let openapi = TestApp::demo().await.send(get("/openapi.json")).await.json();
     assert!(openapi["openapi"].as_str().is_some_and(|version| version.starts_with("3.1.")));
 
@@ -121,7 +121,7 @@ async fn the_description_is_whole() {
 }
 
 #[tokio::test]
-async fn docs_live_at_one_address() {
+async fn docs_have_one_address() {
     let answer = TestApp::demo().await.send(get("/docs/")).await;
     assert_eq!((answer.status.as_u16(), answer.header("location")), (308, Some("/docs")));
 }

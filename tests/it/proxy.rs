@@ -18,7 +18,7 @@ use crate::support::proxy_server::{ProxyServer, code, connect, exchange, fed, ge
 use crate::support::upstream::{Upstream, listen, nobody, read_head, saying, serve};
 
 #[tokio::test]
-async fn a_request_and_its_answer_pass_through() {
+async fn request_and_response_are_forwarded() {
     let mut upstream = Upstream::answering(|_| {
         let answer = Response::builder().status(418).header("x-answer", "yes").header("x-answer", "and no");
         answer.body(Body::from("tea")).unwrap()
@@ -90,7 +90,7 @@ async fn paths_and_queries_arrive_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn large_bodies_pass_both_ways() {
+async fn large_bodies_are_forwarded_both_ways() {
     let pieces = || (0..160_u8).map(|piece| Ok::<_, Infallible>(Bytes::from(vec![piece; 65_536])));
     let mut upstream =
         Upstream::answering(move |_| Response::new(Body::from_stream(futures_util::stream::iter(pieces()))))
@@ -108,7 +108,7 @@ async fn large_bodies_pass_both_ways() {
 }
 
 #[tokio::test]
-async fn nothing_waits_for_the_end_of_a_body() {
+async fn bodies_are_streamed() {
     // It answers before it has read anything, and says back what it reads.
     let upstream = listen(|socket| {
         serve(socket, |request| async {
@@ -150,7 +150,7 @@ async fn events_arrive_before_the_stream_ends() {
 }
 
 #[tokio::test]
-async fn connections_are_kept() {
+async fn connections_are_reused() {
     let upstream = Upstream::start().await;
     let front = ProxyServer::to(upstream.url()).start().await;
     for _ in 0..3 {
@@ -160,7 +160,7 @@ async fn connections_are_kept() {
 }
 
 #[tokio::test]
-async fn a_kept_connection_that_was_closed_costs_no_request() {
+async fn closed_idle_connection_fails_no_request() {
     const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
     const POST: &[u8] = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody";
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -190,7 +190,7 @@ async fn a_kept_connection_that_was_closed_costs_no_request() {
 }
 
 #[tokio::test]
-async fn what_an_upstream_has_read_is_not_sent_again() {
+async fn request_read_by_an_upstream_is_not_retried() {
     // P-13: it answers the first request of a connection, and hangs up on the second.
     let (record, mut read) = mpsc::unbounded_channel();
     let upstream = listen(move |mut socket| {
@@ -215,7 +215,7 @@ async fn what_an_upstream_has_read_is_not_sent_again() {
 }
 
 #[tokio::test]
-async fn a_connection_with_bytes_left_over_is_not_used_again() {
+async fn connection_with_leftover_bytes_is_not_reused() {
     let upstream =
         saying(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nX-Evil: 1\r\n\r\n").await;
     let front = ProxyServer::to(upstream).start().await;
@@ -226,7 +226,7 @@ async fn a_connection_with_bytes_left_over_is_not_used_again() {
 }
 
 #[tokio::test]
-async fn an_answer_may_come_before_the_body_is_read() {
+async fn early_response_is_forwarded() {
     let (closed, mut is_closed) = mpsc::unbounded_channel();
     let upstream = listen(move |mut socket| {
         let closed = closed.clone();
@@ -251,14 +251,14 @@ async fn an_answer_may_come_before_the_body_is_read() {
 }
 
 #[tokio::test]
-async fn a_dead_upstream_is_told() {
+async fn unreachable_upstream_is_502() {
     let front = ProxyServer::to(format!("http://{}", nobody())).start().await;
     let answer = connect(front).await.send_request(request("POST", "/", Body::from("x"))).await.unwrap();
     assert_eq!(code(answer).await, (StatusCode::BAD_GATEWAY, "upstream_unreachable".to_owned()));
 }
 
 #[tokio::test]
-async fn an_answer_that_is_no_http_is_told() {
+async fn non_http_response_is_502() {
     for nonsense in [
         &b""[..],
         b"hello\r\n\r\n",
@@ -278,7 +278,7 @@ async fn an_answer_that_is_no_http_is_told() {
 }
 
 #[tokio::test]
-async fn half_an_answer_does_not_look_whole() {
+async fn truncated_response_does_not_look_complete() {
     for half in [
         &b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf"[..],
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
@@ -295,7 +295,7 @@ async fn half_an_answer_does_not_look_whole() {
 }
 
 #[tokio::test]
-async fn a_silent_upstream_is_given_up() {
+async fn silent_upstream_times_out() {
     let (progress, mut steps) = mpsc::unbounded_channel();
     let upstream = listen(move |mut socket| {
         let progress = progress.clone();
@@ -351,7 +351,7 @@ async fn reporting(early: bool) -> (String, mpsc::UnboundedReceiver<Bytes>) {
 }
 
 #[tokio::test]
-async fn a_slow_upload_is_no_slow_answer() {
+async fn slow_upload_does_not_count_as_a_slow_response() {
     let clock = PausedClock::new();
     for early in [false, true] {
         let (upstream, mut pieces) = reporting(early).await;
@@ -370,7 +370,7 @@ async fn a_slow_upload_is_no_slow_answer() {
 }
 
 #[tokio::test]
-async fn a_client_that_stops_sending_is_given_up() {
+async fn stalled_upload_times_out() {
     let (upstream, mut pieces) = reporting(false).await;
     let front = ProxyServer::to(upstream).start().await;
     let clock = PausedClock::new();
@@ -385,7 +385,7 @@ async fn a_client_that_stops_sending_is_given_up() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_stops_reading_is_given_up() {
+async fn upstream_that_stops_reading_times_out() {
     let upstream = listen(|mut socket| async move {
         read_head(&mut socket).await;
         std::future::pending::<()>().await;
@@ -404,7 +404,7 @@ async fn an_upstream_that_stops_reading_is_given_up() {
 }
 
 #[tokio::test]
-async fn an_answer_that_stands_still_is_broken_off() {
+async fn stalled_response_is_aborted() {
     let (feed, body) = fed();
     let body = std::sync::Mutex::new(Some(body));
     let upstream = Upstream::answering(move |_| Response::new(body.lock().unwrap().take().unwrap())).await;
@@ -422,7 +422,7 @@ async fn an_answer_that_stands_still_is_broken_off() {
 }
 
 #[tokio::test]
-async fn a_body_beyond_the_limit_is_refused() {
+async fn body_beyond_the_limit_is_413() {
     let mut upstream = Upstream::start().await;
     let route = RouteSpec { max_body: Some(8), ..RouteSpec::new("/", [upstream.url()]) };
     let front = ProxyServer::new([route]).start().await;
@@ -444,7 +444,7 @@ async fn a_body_beyond_the_limit_is_refused() {
 }
 
 #[tokio::test]
-async fn a_client_that_hangs_up_ends_the_upstream_request() {
+async fn client_disconnect_aborts_the_upstream_request() {
     let (progress, mut steps) = mpsc::unbounded_channel();
     let upstream = listen(move |mut socket| {
         let progress = progress.clone();
@@ -464,7 +464,7 @@ async fn a_client_that_hangs_up_ends_the_upstream_request() {
 }
 
 #[tokio::test]
-async fn a_client_that_waits_for_100_gets_it() {
+async fn expect_continue_is_answered() {
     let mut upstream = Upstream::start().await;
     let front = ProxyServer::to(upstream.url()).start().await;
     let mut client = TcpStream::connect(front).await.unwrap();
@@ -477,7 +477,7 @@ async fn a_client_that_waits_for_100_gets_it() {
 }
 
 #[tokio::test]
-async fn a_refused_request_is_not_told_to_continue() {
+async fn rejected_request_gets_no_100_continue() {
     let upstream = Upstream::start().await;
     let route = RouteSpec { max_body: Some(1), ..RouteSpec::new("/", [upstream.url()]) };
     let front = ProxyServer::new([route]).start().await;
@@ -486,7 +486,7 @@ async fn a_refused_request_is_not_told_to_continue() {
 }
 
 #[tokio::test]
-async fn answers_without_a_body_stay_so() {
+async fn bodiless_responses_stay_bodiless() {
     let upstream = Upstream::answering(|seen| {
         let status: u16 = seen.target[1..].parse().unwrap();
         let length = if status == 200 { "5" } else { "0" };
@@ -509,7 +509,7 @@ async fn answers_without_a_body_stay_so() {
 }
 
 #[tokio::test]
-async fn redirects_are_the_clients_to_follow() {
+async fn redirects_are_forwarded_to_the_client() {
     let mut upstream = Upstream::answering(|_| {
         Response::builder().status(302).header("location", "http://127.0.0.1:1/").body(Body::empty()).unwrap()
     })
@@ -522,7 +522,7 @@ async fn redirects_are_the_clients_to_follow() {
 }
 
 #[tokio::test]
-async fn old_clients_and_upstreams_are_served() {
+async fn http10_clients_and_upstreams_are_supported() {
     let mut upstream = Upstream::answering(|_| Response::new(Body::from("body"))).await;
     let front = ProxyServer::to(upstream.url()).start().await;
     let answer = exchange(front, "GET / HTTP/1.0\r\n\r\n").await;

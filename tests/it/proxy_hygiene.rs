@@ -42,7 +42,7 @@ fn names(headers: &HeaderMap) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn hop_by_hop_headers_stop_at_each_hop() {
+async fn hop_by_hop_headers_are_removed() {
     let mut upstream = Upstream::start().await;
     let seen = sees(
         ProxyServer::to(upstream.url()),
@@ -65,7 +65,7 @@ async fn hop_by_hop_headers_stop_at_each_hop() {
 }
 
 #[tokio::test]
-async fn a_chunked_body_is_framed_anew() {
+async fn chunked_body_is_reframed() {
     let mut upstream = Upstream::start().await;
     let front = ProxyServer::to(upstream.url()).start().await;
     let chunked = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close, content-length\r\nTransfer-Encoding: chunked\r\n\r\n\
@@ -82,7 +82,7 @@ async fn a_chunked_body_is_framed_anew() {
 }
 
 #[tokio::test]
-async fn only_we_say_who_the_user_is() {
+async fn identity_headers_of_the_client_are_removed() {
     let forged = "X-Forwarded-User: root\r\nx_forwarded_user: root\r\nX-Forwarded_Email: root@x\r\nX-FORWARDED-GROUPS: admin\r\n\
                   X-Forwarded-Groups: admin\r\nX-Forwarded-Access-Token: t\r\nX-Forwarded-Preferred-Username: root\r\n\
                   X.Forwarded.User: root\r\n";
@@ -99,7 +99,7 @@ async fn only_we_say_who_the_user_is() {
 }
 
 #[tokio::test]
-async fn a_client_cannot_have_our_headers_removed() {
+async fn client_cannot_remove_gateway_headers() {
     let mut upstream = Upstream::start().await;
     let token_audience = Some("films".to_owned());
     let route = RouteSpec { token_audience, ..RouteSpec::new("/", [upstream.url()]) };
@@ -122,7 +122,7 @@ async fn a_client_cannot_have_our_headers_removed() {
 }
 
 #[tokio::test]
-async fn a_user_that_no_header_can_hold_is_not_taken_for_nobody() {
+async fn unrepresentable_user_is_not_anonymous() {
     let mut upstream = Upstream::start().await;
     let mut front = ProxyServer::to(upstream.url()).signed_in(&[]);
     if let Some(identity) = &mut front.identity {
@@ -142,7 +142,7 @@ async fn a_user_that_no_header_can_hold_is_not_taken_for_nobody() {
 }
 
 #[tokio::test]
-async fn authorization_passes_only_where_the_route_says_so() {
+async fn authorization_is_forwarded_only_if_configured() {
     let theirs = "Authorization: Bearer theirs\r\n";
     let mut upstream = Upstream::start().await;
     for (pass, mint, signed_in, expected) in [
@@ -169,7 +169,7 @@ async fn authorization_passes_only_where_the_route_says_so() {
 }
 
 #[tokio::test]
-async fn our_cookies_stay_here() {
+async fn session_cookies_are_not_forwarded() {
     let mut upstream = Upstream::start().await;
     let seen = sees(
         ProxyServer::to(upstream.url()),
@@ -184,7 +184,7 @@ async fn our_cookies_stay_here() {
 }
 
 #[tokio::test]
-async fn upstreams_cannot_set_our_cookies_or_speak_for_us() {
+async fn upstreams_cannot_set_session_cookies_or_event_headers() {
     let answer = answers(
         "Set-Cookie: a=1; Expires=Thu, 01 Jan 2026 00:00:00 GMT\r\nSet-Cookie: __Host-access_token=x; Path=/\r\n\
          Set-Cookie: =__Host-refresh_token=x\r\nSet-Cookie:  __Host-access_token =x\r\nSet-Cookie: b=__Host-access_token=2\r\n\
@@ -199,7 +199,7 @@ async fn upstreams_cannot_set_our_cookies_or_speak_for_us() {
 }
 
 #[tokio::test]
-async fn forwarding_headers_are_ours_alone() {
+async fn forwarding_headers_are_set_by_the_gateway() {
     let forged = "X-Forwarded-For: 6.6.6.6\r\nx_forwarded_for: 6.6.6.6\r\nX-Forwarded-Proto: gopher\r\nX-Forwarded-Host: evil\r\n\
                   X-Forwarded-Port: 1\r\nX-Forwarded-Uri: /\r\nForwarded: for=6.6.6.6\r\nX-Real-IP: 6.6.6.6\r\n\
                   X-Original-URL: /admin\r\nX-Rewrite-URL: /admin\r\n";
@@ -222,7 +222,7 @@ async fn forwarding_headers_are_ours_alone() {
 }
 
 #[tokio::test]
-async fn the_request_never_chooses_the_upstream() {
+async fn request_headers_cannot_choose_the_upstream() {
     let mut upstream = Upstream::start().await;
     let front = ProxyServer::to(upstream.url()).start().await;
     for (target, host, forwarded) in [
@@ -245,7 +245,7 @@ async fn the_request_never_chooses_the_upstream() {
 }
 
 #[tokio::test]
-async fn a_doubtful_host_is_refused() {
+async fn ambiguous_host_is_rejected() {
     let mut upstream = Upstream::start().await;
     let front = ProxyServer::to(upstream.url()).start().await;
     for hosts in [
@@ -263,7 +263,7 @@ async fn a_doubtful_host_is_refused() {
 }
 
 #[tokio::test]
-async fn doubtful_paths_are_refused() {
+async fn ambiguous_paths_are_rejected() {
     let mut upstream = Upstream::start().await;
     let front = ProxyServer::new([RouteSpec::new("/public", [upstream.url()])]).start().await;
     for path in [
@@ -292,7 +292,7 @@ async fn doubtful_paths_are_refused() {
 }
 
 #[tokio::test]
-async fn some_methods_are_refused() {
+async fn connect_and_trace_are_rejected() {
     let mut upstream = Upstream::start().await;
     let front = ProxyServer::to(upstream.url()).start().await;
     for request in [
@@ -311,7 +311,7 @@ async fn some_methods_are_refused() {
 }
 
 #[tokio::test]
-async fn a_route_asks_for_one_of_its_roles() {
+async fn route_requires_one_of_its_roles() {
     let mut upstream = Upstream::start().await;
     let roles = ["admin", "editor"].map(str::to_owned).to_vec();
     let routes = Routes::new([RouteSpec { roles, ..RouteSpec::new("/", [upstream.url()]) }]).unwrap();
@@ -325,7 +325,7 @@ async fn a_route_asks_for_one_of_its_roles() {
 }
 
 #[tokio::test]
-async fn via_is_added_and_loops_are_noticed() {
+async fn via_is_added_and_loops_are_detected() {
     let mut upstream = Upstream::start().await;
     let seen = sees(ProxyServer::to(upstream.url()), &mut upstream, "Via: 1.0 first\r\n").await;
     let via = seen.all("via");
@@ -350,7 +350,7 @@ async fn via_is_added_and_loops_are_noticed() {
 }
 
 #[tokio::test]
-async fn trailers_bring_in_nothing_that_was_kept_out() {
+async fn trailers_are_filtered_like_headers() {
     let mut upstream = Upstream::start().await;
     let front = ProxyServer::to(upstream.url()).start().await;
     let request = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close, te\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n\
@@ -371,7 +371,7 @@ async fn trailers_bring_in_nothing_that_was_kept_out() {
 }
 
 #[tokio::test]
-async fn nothing_is_answered_twice_to_a_smuggled_request() {
+async fn smuggled_request_gets_no_second_response() {
     let (record, mut heads) = tokio::sync::mpsc::unbounded_channel();
     let upstream = listen(move |mut socket| {
         let record = record.clone();
@@ -398,7 +398,7 @@ async fn nothing_is_answered_twice_to_a_smuggled_request() {
 }
 
 #[tokio::test]
-async fn problems_name_themselves() {
+async fn problem_details_have_codes() {
     let front = ProxyServer::default().start().await;
     let answer = get(front, "/", "").await;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -419,7 +419,7 @@ async fn problems_name_themselves() {
 }
 
 #[tokio::test]
-async fn an_upstreams_own_problems_pass_untouched() {
+async fn upstream_problem_details_are_forwarded_unchanged() {
     let upstream = Upstream::answering(|_| {
         let answer = Response::builder().status(401).header("www-authenticate", "Digest realm=\"x\"");
         answer.body(Body::from("theirs")).unwrap()

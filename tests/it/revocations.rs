@@ -95,14 +95,14 @@ async fn a_replica_that_starts_knows_what_has_ended(stores: &Stores) {
 }
 
 #[tokio::test]
-async fn ends_are_followed_on_sqlite() {
+async fn revocations_are_followed_on_sqlite() {
     let Some(fresh) = db::sqlite().await else { return };
     an_end_reaches_the_other_replica(&fresh.stores).await;
     a_replica_that_starts_knows_what_has_ended(&fresh.stores).await;
 }
 
 #[tokio::test]
-async fn ends_are_followed_on_postgresql() {
+async fn revocations_are_followed_on_postgresql() {
     let Some(fresh) = db::postgres().await else { return };
     an_end_reaches_the_other_replica(&fresh.stores).await;
     a_replica_that_starts_knows_what_has_ended(&fresh.stores).await;

@@ -23,7 +23,7 @@ async fn is_closed(address: SocketAddr) -> bool {
 }
 
 #[tokio::test]
-async fn a_request_under_way_ends_and_new_ones_are_refused() {
+async fn shutdown_finishes_requests_and_refuses_new_ones() {
     let mut upstream = GatedUpstream::start().await;
     let site = TestDeployment::new(db::sqlite_place().await.unwrap()).await;
     site.forward_to(upstream.url());
@@ -50,7 +50,7 @@ async fn a_request_under_way_ends_and_new_ones_are_refused() {
 
 /// All is served while `/readyz` says already that it won't be for long.
 #[tokio::test]
-async fn before_the_end_probes_are_told_and_new_requests_served() {
+async fn drain_delay_serves_requests_while_readyz_is_503() {
     let upstream = Upstream::answering(|_| Response::new("well".into())).await;
     let site = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
     site.write("sekisho.toml", &lifecycle::config("drain_delay = '3s'", &open_route("/", &upstream.url())));
@@ -80,7 +80,7 @@ async fn before_the_end_probes_are_told_and_new_requests_served() {
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_it_at_once() {
+async fn second_signal_stops_at_once() {
     let mut upstream = GatedUpstream::start().await;
     let site = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
     site.write("sekisho.toml", &lifecycle::config("", &open_route("/", &upstream.url())));
@@ -104,7 +104,7 @@ async fn a_second_signal_ends_it_at_once() {
 }
 
 #[tokio::test]
-async fn sighup_ends_neither_the_start_nor_the_end() {
+async fn sighup_interrupts_neither_start_nor_shutdown() {
     // A database that can be connected to, and says nothing.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut site = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
@@ -132,7 +132,7 @@ async fn sighup_ends_neither_the_start_nor_the_end() {
 }
 
 #[tokio::test]
-async fn a_connection_without_a_request_does_not_hold_it_up() {
+async fn idle_connection_does_not_delay_shutdown() {
     let site = TestDeployment::new(db::sqlite_place().await.unwrap()).await;
     let server = site.serve().await;
     let idle = TcpStream::connect(server.public).await.unwrap();
@@ -144,7 +144,7 @@ async fn a_connection_without_a_request_does_not_hold_it_up() {
 }
 
 #[tokio::test]
-async fn who_was_signed_in_before_is_signed_in_after() {
+async fn sessions_survive_a_restart() {
     let site = TestDeployment::new(db::sqlite_place().await.unwrap()).await;
     site.user("ann@example.com", "user").await;
     let server = site.serve().await;

@@ -28,7 +28,7 @@ async fn sqlite_site() -> TestDeployment {
 }
 
 #[tokio::test]
-async fn a_port_in_use_is_1_and_names_the_key() {
+async fn port_in_use_exits_with_1_and_names_the_key() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     for key in ["server.listen", "admin.listen", "verify.listen"] {
@@ -42,7 +42,7 @@ async fn a_port_in_use_is_1_and_names_the_key() {
 }
 
 #[tokio::test]
-async fn other_proxies_ask_on_a_listener_of_their_own() {
+async fn verify_has_its_own_listener() {
     let mut site = sqlite_site().await;
     answering_other_proxies(&mut site);
     site.user("ann@example.com", "user").await;
@@ -97,7 +97,7 @@ async fn a_bad_key_file_is_named(place: DatabaseLocation) {
 }
 
 #[tokio::test]
-async fn with_postgres_keys_are_never_made_silently() {
+async fn postgres_requires_existing_keys() {
     let Some(place) = db::postgres_place().await else { return };
     let site = TestDeployment::without_keys(place);
     let ran = refused(&site).await;
@@ -146,7 +146,7 @@ async fn a_database_of_a_newer_program_is_refused(place: DatabaseLocation) {
 }
 
 #[tokio::test]
-async fn a_database_that_can_t_be_opened_is_named() {
+async fn unopenable_database_is_named() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     for (url, named) in [
         ("sqlite://sekisho.toml/sekisho.db".to_owned(), "sekisho.toml/sekisho.db".to_owned()),

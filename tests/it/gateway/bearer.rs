@@ -33,7 +33,7 @@ async fn bearer(
 }
 
 #[tokio::test]
-async fn one_access_token_is_one_bearer_and_another_another() {
+async fn upstream_token_is_cached_per_access_token() {
     let (mut films, mut books) = (Upstream::start().await, Upstream::start().await);
     let gateway = minting(&[&films, &books]).await;
     let jar = gateway.signed_in(Role::User).await;
@@ -50,7 +50,7 @@ async fn one_access_token_is_one_bearer_and_another_another() {
 }
 
 #[tokio::test]
-async fn keys_that_change_mint_anew() {
+async fn key_change_issues_a_new_upstream_token() {
     let mut upstream = Upstream::start().await;
     let gateway = minting(&[&upstream]).await;
     let jar = gateway.signed_in(Role::User).await;
@@ -66,7 +66,7 @@ async fn keys_that_change_mint_anew() {
 }
 
 #[tokio::test]
-async fn two_sessions_never_share_one() {
+async fn sessions_do_not_share_upstream_tokens() {
     let mut upstream = Upstream::start().await;
     let gateway = minting(&[&upstream]).await;
     let first = gateway.signed_in(Role::User).await;

@@ -7,7 +7,7 @@ use crate::support::gateway::{TestGatewayBuilder, get, route};
 use crate::support::upstream::Upstream;
 
 #[tokio::test]
-async fn our_own_paths_win_over_a_route_above_them() {
+async fn builtin_paths_win_over_a_parent_route() {
     let mut upstream = Upstream::start().await;
     let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), "auth = \"none\"")).start().await;
     gateway.ask(get("/auth/unknown")).await.problem(404, "not_found");
@@ -29,7 +29,7 @@ async fn our_own_paths_win_over_a_route_above_them() {
 }
 
 #[tokio::test]
-async fn the_builtin_list_says_what_is_ours() {
+async fn builtin_list_selects_builtin_paths() {
     let mut upstream = Upstream::start().await;
     let setup = "[server]\nbuiltin = [\"token\", \"movies\"]\nauth_prefix = \"/members\"\n";
     let gateway = TestGatewayBuilder::new(setup.to_owned() + &route("/", &upstream.url(), "auth = \"none\""))
@@ -51,7 +51,7 @@ async fn the_builtin_list_says_what_is_ours() {
 }
 
 #[tokio::test]
-async fn a_path_that_no_route_has_is_404() {
+async fn path_without_route_is_404() {
     let upstream = Upstream::start().await;
     let gateway = TestGatewayBuilder::new(route("/api", &upstream.url(), "")).start().await;
     for path in ["/", "/apis", "/API", "/favicon.svg"] {
@@ -61,7 +61,7 @@ async fn a_path_that_no_route_has_is_404() {
 }
 
 #[tokio::test]
-async fn each_spelling_of_a_path_has_the_rules_of_its_route() {
+async fn path_spellings_follow_the_rules_of_their_route() {
     let mut upstream = Upstream::start().await;
     let routes = route("/", &upstream.url(), "auth = \"none\"\nencoded_slash = \"pass\"")
         + &route("/admin", &upstream.url(), "");
@@ -105,7 +105,7 @@ async fn each_spelling_of_a_path_has_the_rules_of_its_route() {
 }
 
 #[tokio::test]
-async fn a_bad_path_is_400_on_every_face() {
+async fn bad_path_is_400_everywhere() {
     let upstream = Upstream::start().await;
     let gateway = TestGatewayBuilder::new(route("/api", &upstream.url(), "auth = \"none\"")).start().await;
     let jar = gateway.signed_in(Role::User).await;
@@ -127,7 +127,7 @@ async fn a_bad_path_is_400_on_every_face() {
 }
 
 #[tokio::test]
-async fn a_stripped_prefix_and_an_encoded_slash_are_as_the_route_says() {
+async fn strip_prefix_and_encoded_slash_follow_the_route() {
     let mut upstream = Upstream::start().await;
     let strip = "auth = \"none\"\nstrip_prefix = true\nencoded_slash = \"pass\"";
     let gateway = TestGatewayBuilder::new(route("/git", &upstream.url(), strip)).start().await;
@@ -145,7 +145,7 @@ async fn a_stripped_prefix_and_an_encoded_slash_are_as_the_route_says() {
 }
 
 #[tokio::test]
-async fn the_path_of_an_absolute_target_decides_and_its_host_is_told() {
+async fn absolute_target_path_decides_and_its_host_is_forwarded() {
     let mut upstream = Upstream::start().await;
     let routes = route("/", &upstream.url(), "") + &route("/open", &upstream.url(), "auth = \"none\"");
     let gateway = TestGatewayBuilder::new(routes).start().await;

@@ -14,7 +14,7 @@ async fn ask(gateway: &TestGateway, method: &str, path: &str) -> Answer {
 
 // P-22
 #[tokio::test]
-async fn a_route_lets_its_methods_through_and_no_others() {
+async fn route_allows_only_its_methods() {
     let mut upstream = Upstream::start().await;
     let routes = route("/", &upstream.url(), "auth = \"none\"")
         + &route("/read", &upstream.url(), "auth = \"none\"\nmethods = [\"GET\", \"HEAD\"]")
@@ -49,7 +49,7 @@ async fn a_route_lets_its_methods_through_and_no_others() {
 }
 
 #[tokio::test]
-async fn a_preflight_of_a_page_that_may_call_is_answered_before_the_methods() {
+async fn allowed_preflight_is_answered_before_the_method_check() {
     let mut upstream = Upstream::start().await;
     let toml = "[server]\nallowed_origins = [\"https://pages.example\"]\n".to_owned()
         + &route("/", &upstream.url(), "methods = [\"GET\"]");
@@ -71,7 +71,7 @@ async fn a_preflight_of_a_page_that_may_call_is_answered_before_the_methods() {
 
 // P-4
 #[tokio::test]
-async fn headers_are_removed_in_every_spelling_and_then_set() {
+async fn headers_are_removed_in_every_spelling_before_set() {
     let directory = tempfile::tempdir().unwrap();
     let key = directory.path().join("key");
     std::fs::write(&key, "hunter2\n").unwrap();
@@ -106,7 +106,7 @@ async fn headers_are_removed_in_every_spelling_and_then_set() {
 }
 
 #[tokio::test]
-async fn cookies_of_ours_leave_where_the_upstreams_are_removed() {
+async fn session_cookies_survive_removal_of_set_cookie() {
     let upstream = Upstream::answering(|_| {
         Response::builder().header("set-cookie", "theirs=1").body(Body::empty()).unwrap()
     })
@@ -144,7 +144,7 @@ fn told(seen: &RecordedRequest) -> Vec<(&'static str, String)> {
 
 // P-4
 #[tokio::test]
-async fn each_route_tells_the_user_in_its_own_way_and_clients_in_none() {
+async fn identity_headers_follow_the_route_and_never_the_client() {
     let mut upstream = Upstream::start().await;
     let custom = "identity = { user = \"X-Shop-User\", groups = \"X-Shop-Roles\" }";
     let gateway = TestGatewayBuilder::new(
@@ -200,7 +200,7 @@ async fn each_route_tells_the_user_in_its_own_way_and_clients_in_none() {
 }
 
 #[tokio::test]
-async fn what_a_route_cannot_say_is_refused_at_start_with_its_place() {
+async fn invalid_route_headers_are_rejected_at_start() {
     let good = route("/", "http://h", "");
     for (more, part) in [
         (

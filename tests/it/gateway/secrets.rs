@@ -114,7 +114,7 @@ impl Secrets {
 }
 
 #[tokio::test]
-async fn no_secret_is_logged_at_any_level() {
+async fn secrets_are_not_logged_at_any_level() {
     let log = Log::start();
     let mut secrets = Secrets(vec![PASSWORD.to_owned()]);
     let upstream = Upstream::answering(|_| {
@@ -241,7 +241,7 @@ async fn panic_in_a_handler(secrets: &mut Secrets) {
 }
 
 #[tokio::test]
-async fn a_panic_is_500_with_the_fresh_cookies() {
+async fn panic_is_500_with_fresh_cookies() {
     let gateway = panicking_movies().start().await;
     let jar = gateway.signed_in(Role::Admin).await;
     gateway.expire();

@@ -12,7 +12,7 @@ use crate::support::gateway::{EMAIL, TestGatewayBuilder, get, route};
 use crate::support::upstream::Upstream;
 
 #[tokio::test]
-async fn a_token_is_minted_for_the_routes_audience() {
+async fn upstream_token_has_the_audience_of_the_route() {
     let mut upstream = Upstream::start().await;
     let toml =
         "[tokens]\nalgorithm = \"ES256\"\n".to_owned() + &route("/", &upstream.url(), "bearer = \"films\"");
@@ -53,7 +53,7 @@ fn verified(token: &str, key: &serde_json::Value) -> serde_json::Value {
 }
 
 #[tokio::test]
-async fn a_shared_key_mints_nothing_for_upstreams() {
+async fn shared_key_issues_no_upstream_tokens() {
     let mut upstream = Upstream::start().await;
     let toml =
         "[tokens]\nalgorithm = \"ES256\"\n".to_owned() + &route("/", &upstream.url(), "bearer = \"films\"");
@@ -67,7 +67,7 @@ async fn a_shared_key_mints_nothing_for_upstreams() {
 }
 
 #[tokio::test]
-async fn the_clients_authorization_passes_only_where_the_route_says_so() {
+async fn client_authorization_is_forwarded_only_if_configured() {
     let mut upstream = Upstream::start().await;
     let routes = route("/kept", &upstream.url(), "auth = \"none\"\npass_authorization = true")
         + &route("/", &upstream.url(), "auth = \"none\"");
@@ -101,7 +101,7 @@ async fn told(trusted: &str, more: &[(&str, &str)]) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn where_a_request_comes_from_is_told_by_those_who_know() {
+async fn forwarded_headers_are_set_by_trusted_proxies_only() {
     let direct =
         ["192.0.2.7", "http", "app.example", "192.0.2.7", "for=192.0.2.7;host=\"app.example\";proto=http"];
     assert_eq!(told("", &[]).await, direct);
@@ -123,7 +123,7 @@ async fn where_a_request_comes_from_is_told_by_those_who_know() {
 }
 
 #[tokio::test]
-async fn a_request_without_host_hides_no_address() {
+async fn request_without_host_is_forwarded_with_its_address() {
     let mut upstream = Upstream::start().await;
     let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), "auth = \"none\"")).start().await;
     let request = Request::get("/").version(Version::HTTP_10);
@@ -134,7 +134,7 @@ async fn a_request_without_host_hides_no_address() {
 }
 
 #[tokio::test]
-async fn the_request_id_is_ours_in_all_directions() {
+async fn request_id_is_set_by_the_gateway() {
     let mut upstream = Upstream::answering(|_| {
         Response::builder().header("x-request-id", "theirs").body(Body::empty()).unwrap()
     })

@@ -34,7 +34,7 @@ fn status(answer: &str) -> &str {
 }
 
 #[tokio::test]
-async fn an_event_stream_passes_piece_by_piece_behind_a_renewal() {
+async fn event_stream_is_forwarded_incrementally_after_a_refresh() {
     let (feed, pieces) = mpsc::unbounded_channel::<&'static str>();
     let pieces = Mutex::new(Some(pieces));
     let upstream = Upstream::answering(move |_| {
@@ -66,7 +66,7 @@ async fn an_event_stream_passes_piece_by_piece_behind_a_renewal() {
 }
 
 #[tokio::test]
-async fn a_client_that_hangs_up_while_renewing_keeps_its_session() {
+async fn disconnect_during_refresh_keeps_the_session() {
     let mut upstream = Upstream::start().await;
     let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), "")).start().await;
     let jar = gateway.signed_in(Role::User).await;
@@ -93,7 +93,7 @@ async fn a_client_that_hangs_up_while_renewing_keeps_its_session() {
 }
 
 #[tokio::test]
-async fn a_slow_header_is_cut_off() {
+async fn slow_header_times_out() {
     let (gateway, _) = open("http://127.0.0.1:1").await;
     let limits = ServerLimits { header_timeout: Duration::from_millis(50), ..ServerLimits::default() };
     let server = gateway.listen(limits).await;
@@ -104,7 +104,7 @@ async fn a_slow_header_is_cut_off() {
 }
 
 #[tokio::test]
-async fn too_much_of_a_header_is_431() {
+async fn oversized_header_is_431() {
     let mut upstream = Upstream::start().await;
     let (_gateway, server) = open(&upstream.url()).await;
     let large =
@@ -122,7 +122,7 @@ async fn too_much_of_a_header_is_431() {
 }
 
 #[tokio::test]
-async fn a_doubtful_host_is_400_on_every_face() {
+async fn ambiguous_host_is_400_everywhere() {
     let mut upstream = Upstream::start().await;
     let (_gateway, server) = open(&upstream.url()).await;
     for target in ["/x", "/auth/session", "/auth/unknown"] {
@@ -159,7 +159,7 @@ async fn a_doubtful_host_is_400_on_every_face() {
 /// What hyper makes of requests whose end can be told in two ways. None of it may reach an upstream
 /// as anything but one request with one length.
 #[tokio::test]
-async fn doubtful_framing_is_refused_or_made_plain() {
+async fn ambiguous_framing_is_rejected_or_normalized() {
     let (record, mut heads) = mpsc::unbounded_channel();
     let upstream = listen(move |mut socket| {
         let record = record.clone();
@@ -206,7 +206,7 @@ async fn doubtful_framing_is_refused_or_made_plain() {
 }
 
 #[tokio::test]
-async fn tunnels_and_stars_reach_nobody() {
+async fn connect_and_asterisk_targets_are_rejected() {
     let mut upstream = Upstream::start().await;
     let (_gateway, server) = open(&upstream.url()).await;
     for (line, expected) in [
@@ -228,7 +228,7 @@ async fn tunnels_and_stars_reach_nobody() {
 
 /// One connection, several requests: whose cookies came first must not matter to the second.
 #[tokio::test]
-async fn a_connection_has_no_user_of_its_own() {
+async fn connection_has_no_user() {
     let mut upstream = Upstream::start().await;
     let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), "auth = \"optional\"")).start().await;
     let jar = gateway.signed_in(Role::Admin).await;

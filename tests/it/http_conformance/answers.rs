@@ -26,7 +26,7 @@ fn framing(said: &RawResponse) -> Vec<String> {
 
 // P-7
 #[tokio::test]
-async fn an_answer_that_can_be_read_in_two_ways_is_502() {
+async fn ambiguous_response_is_502() {
     for lines in [
         "X : y",
         " X: y",
@@ -79,7 +79,7 @@ async fn an_answer_that_can_be_read_in_two_ways_is_502() {
 
 // P-5, P-7
 #[tokio::test]
-async fn an_answer_has_one_framing_whatever_came() {
+async fn response_has_one_framing() {
     for (lines, body, framed, expected) in [
         ("Content-Length: 2", "ok", "length 2", "ok"),
         ("Content-Length: 002", "ok", "length 2", "ok"),
@@ -112,7 +112,7 @@ async fn an_answer_has_one_framing_whatever_came() {
 
 // P-15
 #[tokio::test]
-async fn no_value_becomes_a_line_of_its_own() {
+async fn header_values_cannot_inject_lines() {
     let stolen = "__Host-access_token=stolen; Path=/; Secure";
     for value in ["x\rSet-Cookie: ", "x\0\r\nX : y\r\nSet-Cookie: ", "x\r\n Set-Cookie: "] {
         let said = heard(format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX: {value}{stolen}\r\n\r\n")).await;
@@ -137,7 +137,7 @@ async fn no_value_becomes_a_line_of_its_own() {
 
 // P-16
 #[tokio::test]
-async fn half_an_answer_is_no_whole_one() {
+async fn truncated_response_is_not_complete() {
     for (answer, whole_length) in [
         ("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", Some(10)),
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n", None),
@@ -160,7 +160,7 @@ async fn half_an_answer_is_no_whole_one() {
 
 // P-14, P-23
 #[tokio::test]
-async fn answers_without_a_body_have_no_framing() {
+async fn bodiless_responses_have_no_framing() {
     for (method, answer, expected, framed) in [
         ("GET", "204 No Content\r\nX: y", 204, &[][..]),
         ("GET", "204 No Content\r\nContent-Length: 5\r\n\r\nhello", 204, &[]),
@@ -200,7 +200,7 @@ async fn answers_without_a_body_have_no_framing() {
 /// None but 100 is handed on, which hyper says to the client when a body is asked for.
 // P-23
 #[tokio::test]
-async fn early_hints_are_left_out() {
+async fn early_hints_are_dropped() {
     let last = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
     for early in [
         "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nSet-Cookie: __Host-access_token=x\r\n\r\n",
@@ -214,7 +214,7 @@ async fn early_hints_are_left_out() {
 
 // C-6
 #[tokio::test]
-async fn no_spelling_sets_a_cookie_of_ours() {
+async fn upstream_cannot_set_session_cookies_in_any_spelling() {
     let names = crate::support::gateway::NAMES;
     let mut lines = String::new();
     for name in names {

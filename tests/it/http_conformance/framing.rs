@@ -48,7 +48,7 @@ async fn judge_all(cases: &[(&str, &str, Expected)]) {
 
 // P-5
 #[tokio::test]
-async fn a_request_has_one_framing_or_none() {
+async fn request_has_at_most_one_framing() {
     judge_all(&[
         ("Transfer-Encoding: chunked", "3\r\nabc\r\n0\r\n\r\n", Passes("abc", "chunked")),
         ("Transfer-Encoding: CHUNKED", "3\r\nabc\r\n0\r\n\r\n", Passes("abc", "chunked")),
@@ -96,7 +96,7 @@ async fn a_request_has_one_framing_or_none() {
 
 // P-5
 #[tokio::test]
-async fn an_old_client_s_chunks_are_refused() {
+async fn http10_chunked_request_is_rejected() {
     let mut upstream = StrictUpstream::start().await;
     let program = RawServer::open(&upstream.url()).await;
     for lines in [
@@ -116,7 +116,7 @@ async fn an_old_client_s_chunks_are_refused() {
 
 // P-6
 #[tokio::test]
-async fn a_length_that_is_none_is_refused() {
+async fn invalid_content_length_is_rejected() {
     judge_all(&[
         ("Content-Length: 3", "abc", Passes("abc", "length 3")),
         ("content-length: 003", "abc", Passes("abc", "length 3")),
@@ -150,7 +150,7 @@ async fn a_length_that_is_none_is_refused() {
 
 // P-5
 #[tokio::test]
-async fn chunks_that_are_none_go_no_further() {
+async fn malformed_chunks_are_not_forwarded() {
     let mut upstream = StrictUpstream::start().await;
     let program = RawServer::open(&upstream.url()).await;
     let head = "POST /first HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -184,7 +184,7 @@ async fn chunks_that_are_none_go_no_further() {
 
 // P-7
 #[tokio::test]
-async fn lines_that_are_none_are_refused() {
+async fn malformed_header_lines_are_rejected() {
     judge_all(&[
         ("X : y\r\nContent-Length: 0", "", Refused),
         ("X\t: y\r\nContent-Length: 0", "", Refused),
@@ -209,7 +209,7 @@ async fn lines_that_are_none_are_refused() {
 /// reads no others).
 // P-7
 #[tokio::test]
-async fn bare_line_feeds_are_made_whole() {
+async fn bare_line_feeds_are_normalized() {
     let mut upstream = StrictUpstream::start().await;
     let program = RawServer::open(&upstream.url()).await;
     let request = "POST /first HTTP/1.1\nHost: a\nContent-Length: 3\nX: y\n\nabc";

@@ -21,7 +21,7 @@ const HOP_BY_HOP: &str = "Connection: X-One, keep-alive\r\nconnection:,,x-TWO ,\
 
 // P-2
 #[tokio::test]
-async fn what_concerns_one_connection_stays_there() {
+async fn hop_by_hop_headers_are_not_forwarded() {
     let mut upstream = StrictUpstream::start().await;
     let program = RawServer::open(&upstream.url()).await;
     program.get("/", HOP_BY_HOP).await;
@@ -55,7 +55,7 @@ async fn what_concerns_one_connection_stays_there() {
 
 // P-3
 #[tokio::test]
-async fn connection_takes_nothing_of_ours_off() {
+async fn connection_header_cannot_remove_gateway_headers() {
     let mut upstream = StrictUpstream::start().await;
     let more = "set_request_headers = { X-Api-Key = \"k\" }";
     let program = RawServer::start(route("/", &upstream.url(), more)).await;
@@ -92,7 +92,7 @@ async fn connection_takes_nothing_of_ours_off() {
 
 // P-4
 #[tokio::test]
-async fn trailers_tell_nothing_of_the_user() {
+async fn trailers_cannot_set_identity_headers() {
     let mut upstream = crate::support::upstream::Upstream::start().await;
     let more = "auth = \"none\"\nset_request_headers = { X-Api-Key = \"k\" }\nremove_request_headers = [\"X-Debug\"]\n\
                 identity = { user = \"X-Shop-User\" }";
@@ -136,7 +136,7 @@ async fn relay() -> (SocketAddr, watch::Sender<Option<SocketAddr>>, Arc<AtomicUs
 
 // P-9
 #[tokio::test]
-async fn a_gateway_in_front_of_itself_notices() {
+async fn proxy_loop_is_detected() {
     let (way, onward, laps) = relay().await;
     let program = RawServer::open(&format!("http://{way}")).await;
     onward.send(Some(program.address)).unwrap();
@@ -158,7 +158,7 @@ async fn a_gateway_in_front_of_itself_notices() {
 
 // P-20
 #[tokio::test]
-async fn the_session_is_checked_before_a_body_is_asked_for() {
+async fn session_is_checked_before_100_continue() {
     let mut upstream = StrictUpstream::start().await;
     let program = RawServer::start(route("/", &upstream.url(), "max_body = \"4KiB\"")).await;
     let jar = program.gateway.signed_in(Role::User).await;
@@ -187,7 +187,7 @@ async fn the_session_is_checked_before_a_body_is_asked_for() {
 
 // P-24
 #[tokio::test]
-async fn every_401_says_what_it_wants() {
+async fn every_401_has_www_authenticate() {
     let upstream = saying(
         b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nWWW-Authenticate: Digest realm=\"x\"\r\n\
                             WWW-Authenticate: Basic realm=\"y\"\r\n\r\n",

@@ -5,34 +5,34 @@
 //!
 //! | id | what | tests |
 //! |---|---|---|
-//! | P-1 | a request chooses no upstream | `targets::a_request_chooses_no_upstream` |
-//! | P-2 | hop-by-hop headers stop at each hop | `hops::what_concerns_one_connection_stays_there` |
-//! | P-3 | `Connection` takes nothing of ours off | `hops::connection_takes_nothing_of_ours_off` |
-//! | P-4 | who the user is, only we say | `gateway::rules::each_route_tells_the_user_in_its_own_way_and_clients_in_none`, `hops::trailers_tell_nothing_of_the_user` |
-//! | P-5 | one framing of a body | `framing::a_request_has_one_framing_or_none`, `framing::an_old_client_s_chunks_are_refused`, `framing::chunks_that_are_none_go_no_further` |
-//! | P-6 | a length is a number, once | `framing::a_length_that_is_none_is_refused` |
-//! | P-7 | lines of headers are clean | `framing::lines_that_are_none_are_refused`, `framing::bare_line_feeds_are_made_whole`, `answers::an_answer_that_can_be_read_in_two_ways_is_502` |
-//! | P-8 | one host | `targets::one_host_is_named_and_the_absolute_target_s_wins` |
-//! | P-9 | loops end | `hops::a_gateway_in_front_of_itself_notices` |
-//! | P-10 | where a request comes from, we say | `gateway::told::where_a_request_comes_from_is_told_by_those_who_know` |
-//! | P-11 | the path that decides is the path that is forwarded | `targets::nothing_but_the_path_decides`, `targets::a_path_with_two_readings_is_refused` |
-//! | P-12 | paths and queries pass byte for byte | `targets::five_hundred_odd_targets_pass_byte_for_byte` |
-//! | P-13 | nothing is done twice | `proxy::what_an_upstream_has_read_is_not_sent_again`, `upstreams::connections::what_a_new_connection_loses_is_lost` |
-//! | P-14 | a poisoned connection is not used again | `proxy::a_connection_with_bytes_left_over_is_not_used_again`, `upstreams::connections::bytes_that_come_between_two_requests_answer_none`, `upstreams::connections::an_answer_before_the_body_s_end_costs_the_connection`, `answers::answers_without_a_body_have_no_framing` |
-//! | P-15 | no value becomes a line of its own | `answers::no_value_becomes_a_line_of_its_own` |
-//! | P-16 | half an answer looks like half | `answers::half_an_answer_is_no_whole_one` |
-//! | P-17 | HTTP/2 says nothing that HTTP/1.1 could not | `server::http2::p_17_what_http1_could_not_say_is_refused`, `server::http2::p_17_a_body_of_another_length_than_was_said_is_an_error` |
-//! | P-18 | everything has a limit | `server::limits::p_18_a_head_that_does_not_come_is_cut_off_at_its_time`, `server::limits::p_18_targets_and_headers_have_a_longest_length`, `server::hostile::a_thousand_slow_clients_are_not_noticed`, `proxy::a_body_beyond_the_limit_is_refused` |
-//! | P-19 | bodies stream | `upstreams::memory::large_bodies_take_no_memory`, `proxy::events_arrive_before_the_stream_ends` |
-//! | P-20 | 100 is said once the session is good | `hops::the_session_is_checked_before_a_body_is_asked_for` |
-//! | P-21 | WebSockets pass as they are | `streams::forwarding::messages_pass_both_ways`, `streams::forwarding::close_codes_are_kept`, `streams::forwarding::no_byte_is_changed` |
-//! | P-22 | methods | `gateway::rules::a_route_lets_its_methods_through_and_no_others`, `gateway::wire::tunnels_and_stars_reach_nobody` |
-//! | P-23 | answers without a body have none, nor a framing | `answers::answers_without_a_body_have_no_framing`, `answers::early_hints_are_left_out` |
-//! | P-24 | every 401 says what it wants | `hops::every_401_says_what_it_wants` |
-//! | P-25 | redirects are the client's | `proxy::redirects_are_the_clients_to_follow` |
-//! | P-26 | certificates of upstreams are verified | `upstreams::tls::a_certificate_that_is_not_good_is_not_taken` |
+//! | P-1 | a request chooses no upstream | `targets::request_cannot_choose_the_upstream` |
+//! | P-2 | hop-by-hop headers stop at each hop | `hops::hop_by_hop_headers_are_not_forwarded` |
+//! | P-3 | `Connection` takes nothing of ours off | `hops::connection_header_cannot_remove_gateway_headers` |
+//! | P-4 | who the user is, only we say | `gateway::rules::identity_headers_follow_the_route_and_never_the_client`, `hops::trailers_cannot_set_identity_headers` |
+//! | P-5 | one framing of a body | `framing::request_has_at_most_one_framing`, `framing::http10_chunked_request_is_rejected`, `framing::malformed_chunks_are_not_forwarded` |
+//! | P-6 | a length is a number, once | `framing::invalid_content_length_is_rejected` |
+//! | P-7 | lines of headers are clean | `framing::malformed_header_lines_are_rejected`, `framing::bare_line_feeds_are_normalized`, `answers::ambiguous_response_is_502` |
+//! | P-8 | one host | `targets::absolute_target_host_wins_over_host_header` |
+//! | P-9 | loops end | `hops::proxy_loop_is_detected` |
+//! | P-10 | where a request comes from, we say | `gateway::told::forwarded_headers_are_set_by_trusted_proxies_only` |
+//! | P-11 | the path that decides is the path that is forwarded | `targets::only_the_path_selects_the_route`, `targets::ambiguous_path_is_rejected` |
+//! | P-12 | paths and queries pass byte for byte | `targets::five_hundred_targets_are_forwarded_byte_for_byte` |
+//! | P-13 | nothing is done twice | `proxy::request_read_by_an_upstream_is_not_retried`, `upstreams::connections::failure_on_a_new_connection_is_not_retried` |
+//! | P-14 | a poisoned connection is not used again | `proxy::connection_with_leftover_bytes_is_not_reused`, `upstreams::connections::unsolicited_bytes_answer_no_request`, `upstreams::connections::early_response_closes_the_connection`, `answers::bodiless_responses_have_no_framing` |
+//! | P-15 | no value becomes a line of its own | `answers::header_values_cannot_inject_lines` |
+//! | P-16 | half an answer looks like half | `answers::truncated_response_is_not_complete` |
+//! | P-17 | HTTP/2 says nothing that HTTP/1.1 could not | `server::http2::http2_headers_invalid_in_http1_are_rejected`, `server::http2::http2_content_length_mismatch_is_an_error` |
+//! | P-18 | everything has a limit | `server::limits::header_timeout_closes_the_connection`, `server::limits::oversized_targets_and_headers_are_rejected`, `server::hostile::thousand_slow_clients_do_not_affect_others`, `proxy::body_beyond_the_limit_is_413` |
+//! | P-19 | bodies stream | `upstreams::memory::large_bodies_are_not_buffered`, `proxy::events_arrive_before_the_stream_ends` |
+//! | P-20 | 100 is said once the session is good | `hops::session_is_checked_before_100_continue` |
+//! | P-21 | WebSockets pass as they are | `streams::forwarding::websocket_messages_are_forwarded_both_ways`, `streams::forwarding::websocket_close_codes_are_forwarded`, `streams::forwarding::websocket_bytes_are_unchanged` |
+//! | P-22 | methods | `gateway::rules::route_allows_only_its_methods`, `gateway::wire::connect_and_asterisk_targets_are_rejected` |
+//! | P-23 | answers without a body have none, nor a framing | `answers::bodiless_responses_have_no_framing`, `answers::early_hints_are_dropped` |
+//! | P-24 | every 401 says what it wants | `hops::every_401_has_www_authenticate` |
+//! | P-25 | redirects are the client's | `proxy::redirects_are_forwarded_to_the_client` |
+//! | P-26 | certificates of upstreams are verified | `upstreams::tls::invalid_certificate_is_rejected` |
 //! | P-27 | both cookies arrive behind another proxy, and no script reads them | `front_proxies::curl_stays_signed_in`, `front_proxies::no_script_can_read_a_token` |
-//! | C-6 | no cookie of ours comes from an upstream | `answers::no_spelling_sets_a_cookie_of_ours` |
+//! | C-6 | no cookie of ours comes from an upstream | `answers::upstream_cannot_set_session_cookies_in_any_spelling` |
 
 mod answers;
 mod framing;
@@ -122,7 +122,7 @@ const LAST: &str = "GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 
 /// The table above is read by people who trust it.
 #[test]
-fn the_table_names_tests_that_exist() {
+fn requirements_table_names_existing_tests() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
     let rows = include_str!("mod.rs")
         .lines()

@@ -12,7 +12,7 @@ use crate::support::upstream::listen;
 
 // P-1
 #[tokio::test]
-async fn a_request_chooses_no_upstream() {
+async fn request_cannot_choose_the_upstream() {
     let asked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&asked);
     let evil = listen(move |_| {
@@ -53,7 +53,7 @@ async fn a_request_chooses_no_upstream() {
 
 // P-8
 #[tokio::test]
-async fn one_host_is_named_and_the_absolute_target_s_wins() {
+async fn absolute_target_host_wins_over_host_header() {
     let mut upstream = StrictUpstream::start().await;
     let program = RawServer::open(&upstream.url()).await;
     for (target, hosts, told) in [
@@ -98,7 +98,7 @@ async fn guarded(upstream: &StrictUpstream) -> RawServer {
 
 // P-11
 #[tokio::test]
-async fn nothing_but_the_path_decides() {
+async fn only_the_path_selects_the_route() {
     let mut upstream = StrictUpstream::start().await;
     let program = guarded(&upstream).await;
     for lie in [
@@ -151,7 +151,7 @@ async fn nothing_but_the_path_decides() {
 
 // P-11
 #[tokio::test]
-async fn a_path_with_two_readings_is_refused() {
+async fn ambiguous_path_is_rejected() {
     let mut upstream = StrictUpstream::start().await;
     let program = guarded(&upstream).await;
     let slashes =
@@ -203,7 +203,7 @@ async fn a_path_with_two_readings_is_refused() {
 
 // P-12
 #[tokio::test]
-async fn five_hundred_odd_targets_pass_byte_for_byte() {
+async fn five_hundred_targets_are_forwarded_byte_for_byte() {
     let mut upstream = StrictUpstream::start().await;
     let routes = route("/", &upstream.url(), "auth = \"none\"")
         + &route("/cut", &upstream.url(), "auth = \"none\"\nstrip_prefix = true");

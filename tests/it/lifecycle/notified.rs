@@ -20,7 +20,7 @@ async fn told(socket: &UnixDatagram) -> String {
 }
 
 #[tokio::test]
-async fn the_service_manager_is_told_what_happens() {
+async fn service_manager_is_notified() {
     let mut site = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
     let path = site.path("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
@@ -55,7 +55,7 @@ async fn the_service_manager_is_told_what_happens() {
 
 /// What systemd makes of the unit, where it is there; an older one doesn't know how it is reloaded.
 #[tokio::test]
-async fn the_unit_is_well_formed() {
+async fn systemd_unit_is_well_formed() {
     let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/systemd/sekisho.service");
     let text = std::fs::read_to_string(unit).unwrap();
     for line in ["Type=notify-reload", "LimitNOFILE=65536", "RestartPreventExitStatus=78"] {

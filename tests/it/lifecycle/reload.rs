@@ -46,7 +46,7 @@ async fn metric(server: &ServerProcess, line: &str) -> f64 {
 }
 
 #[tokio::test]
-async fn sighup_puts_what_has_changed_in_force() {
+async fn sighup_applies_changes() {
     let (one, other) = (named("one").await, named("other").await);
     let mut site = site(&config("", &open_route("/", &one.url()))).await;
     // The environment wins, then as now.
@@ -91,7 +91,7 @@ async fn sighup_puts_what_has_changed_in_force() {
 }
 
 #[tokio::test]
-async fn a_bad_file_changes_nothing_and_the_log_says_why() {
+async fn invalid_file_changes_nothing_and_is_logged() {
     let upstream = named("one").await;
     let good = config("", &open_route("/", &upstream.url()));
     let site = site(&good).await;
@@ -119,7 +119,7 @@ async fn a_bad_file_changes_nothing_and_the_log_says_why() {
 }
 
 #[tokio::test]
-async fn keys_that_need_a_restart_are_named_and_the_rest_is_applied() {
+async fn restart_keys_are_named_and_the_rest_is_applied() {
     let (one, other) = (named("one").await, named("other").await);
     let site = site(&config("", &open_route("/", &one.url()))).await;
     let server = site.serve().await;
@@ -137,7 +137,7 @@ async fn keys_that_need_a_restart_are_named_and_the_rest_is_applied() {
 
 /// Else it would be given tokens that we take for our own.
 #[tokio::test]
-async fn a_bearer_for_what_is_still_our_audience_is_refused() {
+async fn bearer_for_the_gateway_audience_is_rejected() {
     let upstream = named("one").await;
     let keys = "[tokens]\nalgorithm = 'EdDSA'\n";
     let site = site(&config("", &format!("{keys}{}", open_route("/", &upstream.url())))).await;
@@ -152,7 +152,7 @@ async fn a_bearer_for_what_is_still_our_audience_is_refused() {
 
 /// Whom other proxies' listener believes, and what they may cost there.
 #[tokio::test]
-async fn the_listener_for_other_proxies_changes_too() {
+async fn verify_listener_is_reloaded() {
     let text = |proxy: &str, limit: &str| {
         let verify = "[verify]\nlisten = '127.0.0.1:0'\nsource = 'x-original'\n";
         config(&format!("trusted_proxies = ['{proxy}']\nmax_uri = '{limit}'"), verify)
@@ -177,7 +177,7 @@ async fn the_listener_for_other_proxies_changes_too() {
 
 /// As Kubernetes changes a mounted file: a link to a folder is replaced. Nobody sends a signal.
 #[tokio::test]
-async fn a_change_of_the_file_is_noticed_by_itself() {
+async fn file_change_triggers_reload() {
     let (one, other) = (named("one").await, named("other").await);
     let site = site("").await;
     for (folder, upstream) in [("first", &one), ("second", &other)] {
@@ -199,7 +199,7 @@ async fn a_change_of_the_file_is_noticed_by_itself() {
 }
 
 #[tokio::test]
-async fn the_certificate_may_come_from_other_files() {
+async fn certificate_files_may_change() {
     let (before, after) = (Files::good(), Files::good());
     let text = |files: &Files| {
         let (certificate, key) = (files.certificate(), files.key());
@@ -229,7 +229,7 @@ async fn the_certificate_may_come_from_other_files() {
 
 /// An upstream that stays keeps its connections; one that went is asked no more how it is.
 #[tokio::test]
-async fn upstreams_that_stay_keep_what_is_known_of_them() {
+async fn remaining_upstreams_keep_their_state() {
     let (stays, mut goes, mut comes) = (named("stays").await, named("goes").await, named("comes").await);
     let checked = |path: &str, upstream: &Upstream| {
         format!("{}health_path = '/well'\nhealth_interval = '20ms'\n", open_route(path, &upstream.url()))
@@ -257,7 +257,7 @@ async fn upstreams_that_stay_keep_what_is_known_of_them() {
 
 /// It goes on by what it began with: here it may take longer than anything may that begins later.
 #[tokio::test]
-async fn a_request_under_way_ends_by_what_it_began_with() {
+async fn requests_in_flight_keep_the_old_configuration() {
     let mut held = crate::support::upstream::GatedUpstream::start().await;
     let site = site(&config("", &open_route("/", &held.url()))).await;
     let server = site.serve().await;

@@ -22,7 +22,7 @@ use crate::support::websocket::{EchoUpstream, is_heard};
 /// requests on their way to a connection that closed in that moment, which the server has never read.
 /// They are sent again, and counted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_process_that_stops_cuts_nothing_that_it_has_read() {
+async fn shutdown_completes_every_request_read() {
     let (upstream, url) = Echoing::start().await;
     let site = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
     site.write("sekisho.toml", &config("drain_delay = '50ms'", &open_route("/", &url)));
@@ -46,7 +46,7 @@ async fn a_process_that_stops_cuts_nothing_that_it_has_read() {
 
 /// Another process on the same ports, before the first is told to stop.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_process_takes_over_from_another() {
+async fn handover_loses_no_request() {
     let (upstream, url) = Echoing::start().await;
     let mut site = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
     site.write("sekisho.toml", &config("reuse_port = true", &open_route("/", &url)));
@@ -76,7 +76,7 @@ async fn a_process_takes_over_from_another() {
 
 /// Routes, limits and certificates that change, and files that are no good in between: nobody notices.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_notices_a_reload() {
+async fn reload_interrupts_no_request() {
     let (upstream, url) = Echoing::start().await;
     let (echo, files) = (EchoUpstream::start().await, [Files::good(), Files::good()]);
     let site = TestDeployment::without_keys(db::sqlite_place().await.unwrap());

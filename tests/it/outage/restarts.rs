@@ -15,7 +15,7 @@ use crate::support::socket_browser::SocketBrowser;
 
 /// Two replicas. How often the server is restarted says `SEKISHO_TEST_RESTARTS`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restarted_database_signs_nobody_out() {
+async fn database_restart_causes_no_sign_out() {
     let restarts = rounds("SEKISHO_TEST_RESTARTS", 2);
     let mut random = random_for("database restarts");
     let Some(server) = tokio::task::spawn_blocking(Server::start).await.unwrap() else { return };

@@ -22,22 +22,22 @@ use crate::support::http::get;
 use crate::support::process::until;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_cut_without_a_word_are_replaced() {
+async fn silently_cut_connections_are_replaced() {
     a_cut_is_noticed(TcpChaosProxy::silence_existing).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_network_that_says_nothing_is_noticed() {
+async fn silent_network_is_detected() {
     a_cut_is_noticed(TcpChaosProxy::silence).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_that_are_reset_are_replaced() {
+async fn reset_connections_are_replaced() {
     a_cut_is_noticed(TcpChaosProxy::reset_existing).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_refuses_is_noticed() {
+async fn refusing_server_is_detected() {
     a_cut_is_noticed(TcpChaosProxy::refuse).await;
 }
 

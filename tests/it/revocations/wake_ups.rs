@@ -19,7 +19,7 @@ use crate::support::db::{TestDatabase, postgres, run};
 use crate::support::process::PATIENCE;
 
 #[tokio::test]
-async fn what_ends_a_session_tells_and_nothing_else() {
+async fn only_session_ends_send_notifications() {
     let Some(fresh) = postgres().await else { return };
     let mut told = NotificationCounter::on(&fresh).await;
     let (sessions, users) = (&fresh.stores.sessions, &fresh.stores.users);
@@ -61,7 +61,7 @@ async fn what_ends_a_session_tells_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_listener_that_was_cut_off_listens_again() {
+async fn disconnected_listener_reconnects() {
     let Some(fresh) = postgres().await else { return };
     let mut woken = WakeCounter::start(&fresh.stores);
     woken.wait().await;
@@ -80,7 +80,7 @@ async fn a_listener_that_was_cut_off_listens_again() {
 }
 
 #[tokio::test]
-async fn without_notifications_ends_arrive_by_asking() {
+async fn revocations_arrive_by_polling_without_notifications() {
     let Some(fresh) = postgres().await else { return };
     let wire = TcpChaosProxy::to(fresh.url()).await;
     wire.drop_listen();
@@ -100,7 +100,7 @@ async fn without_notifications_ends_arrive_by_asking() {
 }
 
 #[tokio::test]
-async fn a_database_that_can_not_tell_ends_sessions_all_the_same() {
+async fn sessions_end_without_notification_support() {
     let Some(fresh) = postgres().await else { return };
     let role = format!("sekisho_silent_{}", std::process::id());
     let prepare = "DROP ROLE IF EXISTS {role}; CREATE ROLE {role} LOGIN PASSWORD 'lantern'; \

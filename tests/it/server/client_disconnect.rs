@@ -22,13 +22,13 @@ async fn is_noticed<S: AsyncRead + AsyncWrite + Unpin>(connect: impl AsyncFn() -
 }
 
 #[tokio::test]
-async fn who_leaves_is_noticed() {
+async fn client_disconnect_is_detected() {
     let (server, _seen) = TestServer::start(1, one_at_a_time());
     is_noticed(async || server.connect().await).await;
 }
 
 #[tokio::test]
-async fn who_leaves_is_noticed_through_tls() {
+async fn client_disconnect_is_detected_through_tls() {
     let files = Files::good();
     let (server, _seen) = TestServer::with(1, one_at_a_time(), Some(files.load().unwrap()));
     is_noticed(async || files.connect(server.address, &["http/1.1"], &[&TLS13]).await.unwrap()).await;
@@ -36,7 +36,7 @@ async fn who_leaves_is_noticed_through_tls() {
 
 /// What waits in the socket is no sign of it.
 #[tokio::test]
-async fn who_has_sent_the_next_request_is_still_there() {
+async fn pipelined_request_is_not_a_disconnect() {
     let (server, mut seen) = TestServer::start(1, ServerLimits::default());
     let mut client = server.connect().await;
     client.write_all(get1("/slow").as_bytes()).await.unwrap();

@@ -12,7 +12,7 @@ use crate::support::process::{PATIENCE, TestDeployment, until};
 use crate::support::test_server::{GET, TestServer, answer, ask, get1, get2, hasty, talk, to_the_end};
 
 #[tokio::test]
-async fn connections_in_the_queue_are_served() {
+async fn queued_connections_are_served_on_shutdown() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let mut sockets = Vec::new();
@@ -37,7 +37,7 @@ async fn connections_in_the_queue_are_served() {
 }
 
 #[tokio::test]
-async fn what_is_under_way_ends_and_says_that_it_was_the_last() {
+async fn requests_in_flight_finish_with_connection_close() {
     let (server, mut seen) = TestServer::start(2, hasty());
     let mut socket = server.connect().await;
     socket.write_all(get1("/slow").as_bytes()).await.unwrap();
@@ -65,7 +65,7 @@ async fn what_is_under_way_ends_and_says_that_it_was_the_last() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_gets_a_last_chance() {
+async fn idle_connection_gets_a_grace_period_on_shutdown() {
     let (server, _seen) = TestServer::start(1, hasty());
     let mut idle = server.connect().await;
     let mut other = server.connect().await;
@@ -84,7 +84,7 @@ async fn an_idle_connection_gets_a_last_chance() {
 
 /// hyper would close both: one is idle as far as it knows, of the other it has read something.
 #[tokio::test]
-async fn a_request_of_which_a_byte_has_come_is_answered() {
+async fn partially_received_request_is_answered_on_shutdown() {
     let (server, _seen) = TestServer::start(1, hasty());
     let (mut begun, mut first, mut idle) =
         (server.connect().await, server.connect().await, server.connect().await);
@@ -108,7 +108,7 @@ async fn a_request_of_which_a_byte_has_come_is_answered() {
 
 /// What has come of it is in hyper's buffer then, and the socket is empty.
 #[tokio::test]
-async fn so_is_one_whose_beginning_came_together_with_another() {
+async fn partially_pipelined_request_is_answered_on_shutdown() {
     let (server, mut seen) = TestServer::start(1, hasty());
     let mut socket = server.connect().await;
     assert!(talk(&mut socket, &format!("{GET}{}", &GET[..8])).await.contains("200 OK"));
@@ -125,7 +125,7 @@ async fn so_is_one_whose_beginning_came_together_with_another() {
 }
 
 #[tokio::test]
-async fn what_does_not_end_is_left_at_the_deadline() {
+async fn shutdown_deadline_aborts_remaining_requests() {
     let limits = ServerLimits { drain: Duration::from_millis(300), ..ServerLimits::default() };
     let (server, mut seen) = TestServer::start(2, limits);
     let mut socket = server.connect().await;
@@ -141,7 +141,7 @@ async fn what_does_not_end_is_left_at_the_deadline() {
 /// Clients that ask one thing after another, each on a connection of its own: all of them are told that
 /// the last answer was the last, and none of their requests is cut.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_request_is_cut_when_the_process_stops_under_load() {
+async fn shutdown_under_load_cuts_no_request() {
     let site = TestDeployment::new(db::sqlite_place().await.unwrap()).await;
     for _ in 0..3 {
         let server = site.serve().await;

@@ -265,13 +265,13 @@ async fn connections(server: &ServerProcess) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_slow_clients_are_not_noticed() {
+async fn thousand_slow_clients_do_not_affect_others() {
     let attacks = [Attack::Headers, Attack::Body, Attack::Reading];
     honest_browsers_notice_nothing(ATTACKERS, &attacks).await;
 }
 
 /// Ten of them hold as many answers as five hundred connections.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nor_are_streams_of_which_nothing_is_taken() {
+async fn http2_streams_without_window_do_not_affect_others() {
     honest_browsers_notice_nothing(10, &[Attack::Streams]).await;
 }

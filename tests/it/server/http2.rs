@@ -16,7 +16,7 @@ const GET: [(&str, &str); 4] =
     [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "app.example")];
 
 #[tokio::test]
-async fn both_protocols_are_understood_however_their_first_bytes_come() {
+async fn protocol_is_detected_for_any_split_of_the_first_bytes() {
     let (server, _seen) = TestServer::start(1, ServerLimits::default());
     for split in [0, 1, 3, 23] {
         let mut socket = server.connect().await;
@@ -41,7 +41,7 @@ async fn both_protocols_are_understood_however_their_first_bytes_come() {
 }
 
 #[tokio::test]
-async fn the_authority_is_the_host() {
+async fn http2_authority_becomes_host() {
     let (server, mut seen) = TestServer::start(1, ServerLimits::default());
     let mut client = server.http2().await;
     let (status, headers, body) = ask(&mut client, get2("/")).await.unwrap();
@@ -81,7 +81,7 @@ async fn the_authority_is_the_host() {
 }
 
 #[tokio::test]
-async fn c_7_cookies_in_fields_of_their_own_become_one() {
+async fn http2_cookie_fields_are_joined() {
     let (server, _seen) = TestServer::start(1, ServerLimits::default());
     let mut client = server.http2().await;
     let mut request = get2("/");
@@ -93,7 +93,7 @@ async fn c_7_cookies_in_fields_of_their_own_become_one() {
 }
 
 #[tokio::test]
-async fn p_17_what_http1_could_not_say_is_refused() {
+async fn http2_headers_invalid_in_http1_are_rejected() {
     let (server, mut seen) = TestServer::start(1, ServerLimits::default());
     let with = |field: (&'static str, &'static str)| [GET.to_vec(), vec![field]].concat();
     let without = |name: &str| GET.iter().copied().filter(|(n, _)| *n != name).collect::<Vec<_>>();
@@ -153,7 +153,7 @@ async fn p_17_what_http1_could_not_say_is_refused() {
 
 /// The head is good and is passed on; the body shows that it lied.
 #[tokio::test]
-async fn p_17_a_body_of_another_length_than_was_said_is_an_error() {
+async fn http2_content_length_mismatch_is_an_error() {
     let (server, _seen) = TestServer::start(1, ServerLimits::default());
     for (said, sent) in [("4", "12345"), ("6", "12345"), ("0", "12345")] {
         let mut raw = RawHttp2Client::connect(server.address).await;
@@ -177,7 +177,7 @@ async fn p_17_a_body_of_another_length_than_was_said_is_an_error() {
 }
 
 #[tokio::test]
-async fn tunnels_are_not_offered_and_streams_are_limited() {
+async fn http2_offers_no_connect_protocol_and_limits_streams() {
     let limits = ServerLimits { streams: 7, ..ServerLimits::default() };
     let (server, _seen) = TestServer::start(1, limits);
     let (client, connection) = h2::client::handshake(server.connect().await).await.unwrap();
@@ -200,7 +200,7 @@ async fn tunnels_are_not_offered_and_streams_are_limited() {
 
 /// CVE-2023-44487: requests that are taken back at once cost the client nothing.
 #[tokio::test]
-async fn who_takes_back_request_after_request_is_sent_away() {
+async fn rapid_reset_closes_the_connection() {
     let (server, _seen) = TestServer::start(1, ServerLimits::default());
     let mut raw = RawHttp2Client::connect(server.address).await;
     let mut flood = Vec::new();

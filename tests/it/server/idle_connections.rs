@@ -30,7 +30,7 @@ async fn ask(socket: &mut TcpStream, request: &[u8]) {
 
 /// What they give back may stay the program's, for those that come next: so these cost next to nothing.
 #[tokio::test]
-async fn an_idle_connection_gives_its_buffers_back() {
+async fn idle_connection_releases_its_buffers() {
     let upstream = Upstream::start().await;
     let site = TestDeployment::new(sqlite_place().await.unwrap()).await;
     site.forward_to_openly(upstream.url());
@@ -57,7 +57,7 @@ async fn an_idle_connection_gives_its_buffers_back() {
 
 /// It begins again in the middle of what it had read.
 #[tokio::test]
-async fn what_was_read_of_the_next_request_is_kept() {
+async fn buffered_bytes_of_the_next_request_are_kept() {
     let upstream = Upstream::start().await;
     let mut site = TestDeployment::new(sqlite_place().await.unwrap()).await;
     site.forward_to_openly(upstream.url());

@@ -12,7 +12,7 @@ use crate::support::test_server::{GET, TestServer, answer, ask, get1, get2, talk
 const SHORT: Duration = Duration::from_millis(200);
 
 #[tokio::test]
-async fn p_18_a_head_that_does_not_come_is_cut_off_at_its_time() {
+async fn header_timeout_closes_the_connection() {
     let limits = ServerLimits { header_timeout: SHORT, ..ServerLimits::default() };
     let (server, mut seen) = TestServer::start(1, limits);
     for sent in ["", "P", "GET / HTTP/1.1\r\nHost: a\r\nX-"] {
@@ -42,7 +42,7 @@ async fn p_18_a_head_that_does_not_come_is_cut_off_at_its_time() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_stays_longer_than_a_head_may_take_and_ends_at_its_own_time() {
+async fn keep_alive_timeout_is_independent_of_header_timeout() {
     let keep_alive = SHORT * 15;
     let limits = ServerLimits { header_timeout: SHORT, keep_alive, ..ServerLimits::default() };
     let (server, _seen) = TestServer::start(1, limits);
@@ -63,7 +63,7 @@ async fn an_idle_connection_stays_longer_than_a_head_may_take_and_ends_at_its_ow
 }
 
 #[tokio::test]
-async fn an_idle_connection_of_http2_is_told_before_it_ends() {
+async fn idle_http2_connection_gets_goaway() {
     let limits = ServerLimits { keep_alive: SHORT, ..ServerLimits::default() };
     let (server, _seen) = TestServer::start(1, limits);
     let (mut client, connection) = h2::client::handshake(server.connect().await).await.unwrap();
@@ -74,7 +74,7 @@ async fn an_idle_connection_of_http2_is_told_before_it_ends() {
 }
 
 #[tokio::test]
-async fn a_request_that_takes_its_time_is_not_cut_off() {
+async fn slow_handler_is_not_interrupted() {
     let limits = ServerLimits {
         header_timeout: SHORT / 4,
         keep_alive: SHORT / 4,
@@ -95,7 +95,7 @@ async fn a_request_that_takes_its_time_is_not_cut_off() {
 }
 
 #[tokio::test]
-async fn what_a_connection_was_upgraded_to_may_be_silent_and_end_one_way_first() {
+async fn upgraded_connection_may_be_silent_and_half_closed() {
     let limits = ServerLimits {
         header_timeout: SHORT / 4,
         keep_alive: SHORT / 4,
@@ -118,7 +118,7 @@ async fn what_a_connection_was_upgraded_to_may_be_silent_and_end_one_way_first()
 }
 
 #[tokio::test]
-async fn who_takes_nothing_of_an_answer_is_cut_off() {
+async fn write_timeout_closes_connection_when_client_stops_reading() {
     let limits = ServerLimits { write_timeout: SHORT, ..ServerLimits::default() };
     let (server, mut seen) = TestServer::start(1, limits);
     let mut socket = server.connect().await;
@@ -134,7 +134,7 @@ async fn who_takes_nothing_of_an_answer_is_cut_off() {
 
 /// Flow control of HTTP/2: nothing is written that could wait, and the connection moves all the time.
 #[tokio::test]
-async fn a_stream_of_which_nothing_is_taken_ends_beside_a_busy_one() {
+async fn stalled_http2_stream_ends_beside_a_busy_one() {
     let limits = ServerLimits { write_timeout: SHORT * 2, ..ServerLimits::default() };
     let (server, _seen) = TestServer::start(1, limits);
     let handshake = h2::client::Builder::new().initial_window_size(0).handshake(server.connect().await);
@@ -161,7 +161,7 @@ async fn a_stream_of_which_nothing_is_taken_ends_beside_a_busy_one() {
 
 /// The time is for what isn't taken, not for what isn't there yet.
 #[tokio::test]
-async fn an_answer_that_pauses_is_not_given_up() {
+async fn pausing_response_is_not_aborted() {
     let limits = ServerLimits { write_timeout: SHORT / 4, ..ServerLimits::default() };
     let (server, _seen) = TestServer::start(1, limits);
     let mut client = server.http2().await;
@@ -172,7 +172,7 @@ async fn an_answer_that_pauses_is_not_given_up() {
 }
 
 #[tokio::test]
-async fn who_reads_slowly_but_reads_is_served() {
+async fn slow_but_steady_reader_is_served() {
     let limits = ServerLimits { write_timeout: SHORT * 5, ..ServerLimits::default() };
     let (server, _seen) = TestServer::start(1, limits);
     let mut client = server.http2().await;
@@ -188,7 +188,7 @@ async fn who_reads_slowly_but_reads_is_served() {
 }
 
 #[tokio::test]
-async fn connections_beyond_the_limit_are_told_so_at_once() {
+async fn connections_beyond_the_limit_get_503_at_once() {
     let limits = ServerLimits { connections: 2, ..ServerLimits::default() };
     let (server, _seen) = TestServer::start(1, limits);
     let mut first = server.connect().await;
@@ -211,7 +211,7 @@ async fn connections_beyond_the_limit_are_told_so_at_once() {
 }
 
 #[tokio::test]
-async fn requests_beyond_the_limit_are_told_so_at_once() {
+async fn requests_beyond_the_limit_get_503_at_once() {
     let limits = ServerLimits { in_flight: 1, ..ServerLimits::default() };
     let (server, mut seen) = TestServer::start(1, limits);
     let mut waiting = server.connect().await;
@@ -235,7 +235,7 @@ async fn requests_beyond_the_limit_are_told_so_at_once() {
 }
 
 #[tokio::test]
-async fn p_18_targets_and_headers_have_a_longest_length() {
+async fn oversized_targets_and_headers_are_rejected() {
     let limits = ServerLimits { header_bytes: 16 * 1024, uri_bytes: 1024, ..ServerLimits::default() };
     let (server, mut seen) = TestServer::start(1, limits);
     let path = |length: usize| format!("/{}", "x".repeat(length - 1));
@@ -280,7 +280,7 @@ async fn p_18_targets_and_headers_have_a_longest_length() {
 /// Closing with something unread would reset the connection, and a client that is still sending would
 /// find that error, not the answer.
 #[tokio::test]
-async fn why_a_body_was_refused_arrives_although_nobody_read_it() {
+async fn rejection_arrives_before_the_body_is_read() {
     let (server, _seen) = TestServer::start(1, ServerLimits::default());
     let mut socket = server.connect().await;
     let head = "POST /refused HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n";

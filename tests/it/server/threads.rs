@@ -18,7 +18,7 @@ async fn thread_of(socket: &mut TcpStream) -> String {
 }
 
 #[tokio::test]
-async fn each_thread_makes_a_service_of_its_own() {
+async fn each_worker_thread_builds_its_own_service() {
     let made = Arc::new(AtomicUsize::new(0));
     let threads = WorkerThreads::start(3, ServerLimits::default()).unwrap();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -40,7 +40,7 @@ async fn each_thread_makes_a_service_of_its_own() {
 }
 
 #[tokio::test]
-async fn limits_can_be_changed_while_it_serves() {
+async fn limits_change_at_run_time() {
     let (server, _seen) = TestServer::start(2, ServerLimits::default());
     let mut before = server.connect().await;
     assert!(talk(&mut before, GET).await.starts_with("HTTP/1.1 200"));
@@ -57,7 +57,7 @@ async fn limits_can_be_changed_while_it_serves() {
 /// A thread that is busy accepts nothing, so the others get all that comes. It gets its share all the
 /// same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thread_with_far_more_connections_hands_over() {
+async fn overloaded_worker_transfers_connections() {
     let (busy, go_on) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
     let (server, _seen) = TestServer::start(2, ServerLimits::default());
     let blocking = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -23,7 +23,7 @@ fn get_secured(path: &str) -> Request<()> {
 }
 
 #[tokio::test]
-async fn k_7_tls_1_2_and_1_3_speak_the_protocol_that_was_agreed_on() {
+async fn tls_1_2_and_1_3_use_the_negotiated_protocol() {
     let files = Files::good();
     let server = serving(&files, ServerLimits::default());
     for version in [&TLS12, &TLS13] {
@@ -47,7 +47,7 @@ async fn k_7_tls_1_2_and_1_3_speak_the_protocol_that_was_agreed_on() {
 
 /// A hello of TLS 1.1, with the extensions and ciphers of its time.
 #[tokio::test]
-async fn k_7_older_versions_are_refused() {
+async fn tls_versions_below_1_2_are_rejected() {
     let files = Files::good();
     let server = serving(&files, ServerLimits::default());
     for minor in [1, 2] {
@@ -72,7 +72,7 @@ async fn k_7_older_versions_are_refused() {
 }
 
 #[tokio::test]
-async fn b_7_browsers_are_told_to_come_back_over_tls() {
+async fn https_responses_carry_hsts() {
     let files = Files::good();
     let server = serving(&files, ServerLimits::default());
     let mut socket = files.connect(server.address, &[], &[&TLS13]).await.unwrap();
@@ -86,7 +86,7 @@ async fn b_7_browsers_are_told_to_come_back_over_tls() {
 }
 
 #[tokio::test]
-async fn a_handshake_has_its_time_and_counts_as_a_connection() {
+async fn tls_handshake_times_out_and_counts_as_a_connection() {
     let header_timeout = Duration::from_secs(3);
     let files = Files::good();
     let server = serving(&files, ServerLimits { header_timeout, connections: 1, ..ServerLimits::default() });
@@ -104,7 +104,7 @@ async fn a_handshake_has_its_time_and_counts_as_a_connection() {
 }
 
 #[tokio::test]
-async fn a_request_over_tls_is_answered_when_the_server_stops() {
+async fn tls_request_is_answered_during_shutdown() {
     let files = Files::good();
     let server = serving(&files, ServerLimits::default());
     let mut idle = files.connect(server.address, &[], &[&TLS13]).await.unwrap();
@@ -119,7 +119,7 @@ async fn a_request_over_tls_is_answered_when_the_server_stops() {
 }
 
 #[tokio::test]
-async fn certificates_that_can_not_be_used_are_named() {
+async fn unusable_certificates_are_named() {
     let fault = |files: &Files| files.load().unwrap_err();
     let files = Files::good();
     assert!(files.load().is_ok());
@@ -143,7 +143,7 @@ async fn certificates_that_can_not_be_used_are_named() {
 }
 
 #[tokio::test]
-async fn a_renewed_certificate_is_used_and_a_bad_one_is_not() {
+async fn renewed_certificate_is_loaded_and_an_invalid_one_is_not() {
     let files = Files::good();
     let certificate = files.load().unwrap();
     let server = TestServer::with(1, ServerLimits::default(), Some(certificate.clone())).0;
@@ -165,7 +165,7 @@ async fn a_renewed_certificate_is_used_and_a_bad_one_is_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn files_that_change_are_read_again() {
+async fn changed_certificate_files_are_reloaded() {
     let files = Files::good();
     let certificate = files.load().unwrap();
     let watching = tokio::spawn(certificate.clone().watch());
@@ -184,7 +184,7 @@ async fn site(files: &Files) -> TestDeployment {
 }
 
 #[tokio::test]
-async fn the_program_speaks_tls_and_tells_upstreams() {
+async fn server_uses_tls_and_forwards_the_scheme() {
     let mut upstream = Upstream::start().await;
     let files = Files::good();
     let site = site(&files).await;
@@ -213,7 +213,7 @@ async fn the_program_speaks_tls_and_tells_upstreams() {
 }
 
 #[tokio::test]
-async fn bad_files_are_a_configuration_error_that_names_the_key() {
+async fn invalid_certificate_files_are_configuration_errors() {
     let files = Files::good();
     let site = site(&files).await;
     std::fs::copy(Files::good().key(), files.key()).unwrap();

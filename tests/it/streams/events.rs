@@ -46,7 +46,7 @@ async fn ask(spec: RouteSpec) -> (TcpStream, SessionEndTrigger) {
 }
 
 #[tokio::test]
-async fn an_event_stream_breaks_off_with_its_session() {
+async fn event_stream_is_aborted_when_its_session_ends() {
     for content_type in ["text/event-stream", "Text/Event-Stream; charset=utf-8"] {
         let (mut socket, end) = ask(RouteSpec::new("/", [endless(content_type).await])).await;
         read_events(&mut socket, Duration::from_millis(200)).await;
@@ -61,7 +61,7 @@ async fn an_event_stream_breaks_off_with_its_session() {
 }
 
 #[tokio::test]
-async fn another_answer_goes_on() {
+async fn other_responses_outlive_the_session() {
     let (mut socket, end) = ask(RouteSpec::new("/", [endless("application/octet-stream").await])).await;
     end.now(SessionEvent::Revoked);
     read_events(&mut socket, Duration::from_millis(300)).await;
@@ -69,7 +69,7 @@ async fn another_answer_goes_on() {
 
 /// P-19: nothing is held back until there is more.
 #[tokio::test]
-async fn an_event_arrives_at_once() {
+async fn events_arrive_at_once() {
     let (tell, told) = tokio::sync::watch::channel(0_u32);
     let upstream = listen(move |mut socket| {
         let mut told = told.clone();

@@ -14,7 +14,7 @@ use crate::support::upstream::{Upstream, listen, read_head, saying};
 use crate::support::websocket::{EchoUpstream, agree, is_heard, line, open, refused, until_closed};
 
 #[tokio::test]
-async fn messages_pass_both_ways() {
+async fn websocket_messages_are_forwarded_both_ways() {
     let upstream = EchoUpstream::start().await;
     let front = ProxyServer::to(upstream.url()).start().await;
     let (mut socket, answer) = open(front, "/chat?room=1", &[]).await.unwrap();
@@ -39,7 +39,7 @@ async fn messages_pass_both_ways() {
 
 /// P-21: the codes are those of the ends, whichever of them closes.
 #[tokio::test]
-async fn close_codes_are_kept() {
+async fn websocket_close_codes_are_forwarded() {
     let mut upstream = EchoUpstream::start().await;
     let front = ProxyServer::to(upstream.url()).start().await;
     for code in [1000, 1001, 1011, 3000, 4123] {
@@ -61,7 +61,7 @@ async fn close_codes_are_kept() {
 
 /// P-21: whatever the bytes are, they are the same on the other side.
 #[tokio::test]
-async fn no_byte_is_changed() {
+async fn websocket_bytes_are_unchanged() {
     let upstream = listen(|mut socket| async move {
         let head = String::from_utf8(read_head(&mut socket).await).unwrap();
         agree(&mut socket, line(&head, "sec-websocket-key").unwrap()).await;
@@ -97,7 +97,7 @@ const HANDSHAKE: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpg
                          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 #[tokio::test]
-async fn connection_is_read_as_a_list() {
+async fn connection_header_is_parsed_as_a_list() {
     let mut upstream = EchoUpstream::start().await;
     let front = ProxyServer::to(upstream.url()).start().await;
     for lines in [
@@ -119,7 +119,7 @@ async fn connection_is_read_as_a_list() {
 }
 
 #[tokio::test]
-async fn an_upstream_may_refuse_and_the_connection_goes_on() {
+async fn refused_upgrade_keeps_the_connection() {
     let upstream = saying(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 7\r\nX-Why: no\r\n\r\nnot you").await;
     let front = ProxyServer::to(upstream).start().await;
     let answer = refused(front, "/", &[]).await;
@@ -137,7 +137,7 @@ async fn an_upstream_may_refuse_and_the_connection_goes_on() {
 
 /// What was not asked for, or not read, is no upgrade.
 #[tokio::test]
-async fn an_upstream_that_switches_to_something_else_is_answered_with_502() {
+async fn wrong_upgrade_protocol_is_502() {
     for lines in [
         "Upgrade: h2c\r\n",
         "",
@@ -164,7 +164,7 @@ async fn an_upstream_that_switches_to_something_else_is_answered_with_502() {
 /// Only what the route allows, which is never a protocol that takes requests: a client could ask the
 /// upstream for anything, in anybody's name.
 #[tokio::test]
-async fn other_protocols_are_not_asked_for() {
+async fn unlisted_upgrade_protocols_are_not_forwarded() {
     let mut upstream = Upstream::start().await;
     let front = ProxyServer::to(upstream.url()).start().await;
     for lines in [
@@ -188,7 +188,7 @@ async fn other_protocols_are_not_asked_for() {
 }
 
 #[tokio::test]
-async fn a_protocol_that_the_route_allows_passes_as_it_is() {
+async fn listed_upgrade_protocol_is_forwarded() {
     let upstream = listen(|mut socket| async move {
         let head = String::from_utf8(read_head(&mut socket).await).unwrap();
         assert_eq!(line(&head, "upgrade"), Some("shout"), "{head}");
@@ -221,7 +221,7 @@ async fn a_protocol_that_the_route_allows_passes_as_it_is() {
 }
 
 #[tokio::test]
-async fn an_upgrade_takes_its_own_connection_to_the_upstream() {
+async fn upgrade_uses_its_own_upstream_connection() {
     let upstream = EchoUpstream::start().await;
     let front = ProxyServer::to(upstream.url()).start().await;
     let (mut one, _) = open(front, "/", &[]).await.unwrap();

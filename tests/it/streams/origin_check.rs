@@ -22,7 +22,7 @@ fn answer(refused: http::Response<Option<Vec<u8>>>) -> Answer {
 
 /// B-6.
 #[tokio::test]
-async fn without_a_session_it_is_401_before_anything_reaches_the_upstream() {
+async fn upgrade_without_session_is_401() {
     let mut upstream = EchoUpstream::start().await;
     let server = gateway(&upstream, "").await.listen(ServerLimits::default()).await;
     for (lines, event) in [
@@ -39,7 +39,7 @@ async fn without_a_session_it_is_401_before_anything_reaches_the_upstream() {
 
 /// B-6: by the cookies alone, so any page that the browser has open could be asking.
 #[tokio::test]
-async fn with_our_cookies_the_origin_decides() {
+async fn upgrade_with_cookies_requires_a_trusted_origin() {
     let mut upstream = EchoUpstream::start().await;
     let gateway = gateway(&upstream, "").await;
     let server = gateway.listen(ServerLimits::default()).await;
@@ -79,7 +79,7 @@ async fn with_our_cookies_the_origin_decides() {
 }
 
 #[tokio::test]
-async fn a_client_that_is_no_browser_needs_no_origin() {
+async fn upgrade_without_cookies_needs_no_origin() {
     let upstream = EchoUpstream::start().await;
     let gateway = gateway(&upstream, "").await;
     let server = gateway.listen(ServerLimits::default()).await;
@@ -93,7 +93,7 @@ async fn a_client_that_is_no_browser_needs_no_origin() {
 }
 
 #[tokio::test]
-async fn where_no_session_is_looked_at_no_origin_is() {
+async fn open_route_ignores_the_origin() {
     let mut upstream = EchoUpstream::start().await;
     let gateway = gateway(&upstream, "auth = \"none\"").await;
     let server = gateway.listen(ServerLimits::default()).await;
@@ -106,7 +106,7 @@ async fn where_no_session_is_looked_at_no_origin_is() {
 }
 
 #[tokio::test]
-async fn an_optional_route_lets_pages_in_that_bring_no_cookies() {
+async fn optional_route_allows_cookieless_upgrades() {
     let mut upstream = EchoUpstream::start().await;
     let gateway = gateway(&upstream, "auth = \"optional\"").await;
     let server = gateway.listen(ServerLimits::default()).await;
@@ -119,7 +119,7 @@ async fn an_optional_route_lets_pages_in_that_bring_no_cookies() {
 }
 
 #[tokio::test]
-async fn fresh_cookies_come_with_the_101_and_the_new_session_holds() {
+async fn refresh_during_upgrade_sets_cookies_with_101() {
     let upstream = EchoUpstream::start().await;
     let gateway = gateway(&upstream, "").await;
     let server = gateway.listen(ServerLimits::default()).await;
@@ -145,7 +145,7 @@ async fn fresh_cookies_come_with_the_101_and_the_new_session_holds() {
 
 /// nothing is renewed for a page that may not ask.
 #[tokio::test]
-async fn a_refused_upgrade_renews_nothing() {
+async fn rejected_upgrade_is_not_refreshed() {
     let upstream = EchoUpstream::start().await;
     let gateway = gateway(&upstream, "").await;
     let server = gateway.listen(ServerLimits::default()).await;
@@ -160,7 +160,7 @@ async fn a_refused_upgrade_renews_nothing() {
 }
 
 #[tokio::test]
-async fn the_role_is_asked_for_before_the_upgrade() {
+async fn role_is_checked_before_the_upgrade() {
     let mut upstream = EchoUpstream::start().await;
     let gateway = gateway(&upstream, "roles = [\"admin\"]").await;
     let server = gateway.listen(ServerLimits::default()).await;

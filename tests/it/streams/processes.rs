@@ -157,7 +157,7 @@ async fn a_sign_out_closes_what_is_open(place: DatabaseLocation) {
 
 /// No later than its absolute expiry, and not much sooner.
 #[tokio::test]
-async fn a_connection_ends_at_the_absolute_expiry_of_its_session() {
+async fn connection_ends_at_the_absolute_expiry() {
     let upstream = EchoUpstream::start().await;
     let mut site = site(db::sqlite_place().await.unwrap(), &upstream).await;
     site.set("tokens.access_ttl", "2s");
@@ -175,7 +175,7 @@ async fn a_connection_ends_at_the_absolute_expiry_of_its_session() {
 }
 
 #[tokio::test]
-async fn a_server_that_stops_closes_websockets_first() {
+async fn shutdown_closes_websockets_first() {
     let mut upstream = EchoUpstream::start().await;
     let site = site(db::sqlite_place().await.unwrap(), &upstream).await;
     let server = site.serve().await;

@@ -19,7 +19,7 @@ use crate::support::upstream::{listen, read_head};
 use crate::support::websocket::{EchoUpstream, agree, is_heard, line, open, until_closed};
 
 #[tokio::test]
-async fn both_sides_of_a_websocket_are_told() {
+async fn session_end_closes_both_sides_of_a_websocket() {
     let mut upstream = EchoUpstream::start().await;
     let (front, end) = SessionEndTrigger::of(RouteSpec::new("/", [upstream.url()]));
     let front = front.start().await;
@@ -38,7 +38,7 @@ async fn both_sides_of_a_websocket_are_told() {
 }
 
 #[tokio::test]
-async fn without_a_session_nothing_ends() {
+async fn sessionless_websocket_outlives_session_ends() {
     let upstream = EchoUpstream::start().await;
     let (front, end) = SessionEndTrigger::of(RouteSpec::new("/", [upstream.url()]));
     let front = ProxyServer { identity: None, ..front }.start().await;
@@ -62,7 +62,7 @@ async fn flooding(first: &'static [u8], bytes: &'static [u8]) -> String {
 }
 
 #[tokio::test]
-async fn no_byte_passes_after_the_close_however_much_the_upstream_writes() {
+async fn no_data_follows_the_close_frame() {
     // Some frames of many sizes.
     let frames: &'static [u8] =
         Vec::leak([&b"\x82\x05hello\x82\x00\x82\x7e\x03\xe8"[..], &[7; 1_000]].concat());
@@ -79,7 +79,7 @@ async fn no_byte_passes_after_the_close_however_much_the_upstream_writes() {
 
 /// The upstream is in the middle of one endless frame.
 #[tokio::test]
-async fn within_a_frame_the_connection_closes_without_a_close() {
+async fn incomplete_frame_closes_without_close_frame() {
     let endless = flooding(b"\x82\x7f\x00\x00\x00\xff\xff\xff\xff\xff", &[7; 16 * 1024]).await;
     let (front, end) = SessionEndTrigger::of(RouteSpec::new("/", [endless]));
     let mut socket = TcpStream::connect(front.start().await).await.unwrap();
@@ -101,7 +101,7 @@ async fn within_a_frame_the_connection_closes_without_a_close() {
 
 /// A client that reads nothing, while the upstream waits for it to do so.
 #[tokio::test]
-async fn a_client_that_does_not_read_is_cut_off_and_the_upstream_hears_of_it() {
+async fn unread_websocket_is_aborted_and_the_upstream_closed() {
     let (tell, mut gone) = mpsc::unbounded_channel();
     let upstream = listen(move |mut socket| {
         let tell = tell.clone();
@@ -133,7 +133,7 @@ async fn a_client_that_does_not_read_is_cut_off_and_the_upstream_hears_of_it() {
 }
 
 #[tokio::test]
-async fn another_tunnel_breaks_off() {
+async fn session_end_aborts_other_tunnels() {
     let upstream = listen(|mut socket| async move {
         read_head(&mut socket).await;
         let agreed = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: shout\r\n\r\n";
@@ -162,7 +162,7 @@ async fn another_tunnel_breaks_off() {
 }
 
 #[tokio::test]
-async fn when_the_program_stops_websockets_are_told() {
+async fn shutdown_closes_websockets_with_1001() {
     let mut upstream = EchoUpstream::start().await;
     let front = ProxyServer::to(upstream.url());
     let streams = front.streams.clone();
@@ -178,7 +178,7 @@ async fn when_the_program_stops_websockets_are_told() {
 }
 
 #[tokio::test]
-async fn a_silent_websocket_outlives_the_time_outs_of_bodies() {
+async fn idle_websocket_outlives_body_timeouts() {
     let upstream = EchoUpstream::start().await;
     let spec = RouteSpec {
         idle_timeout: Duration::from_millis(50),

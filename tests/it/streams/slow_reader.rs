@@ -70,7 +70,7 @@ async fn unread(server: SocketAddr, browser: &SocketBrowser) -> TcpStream {
 }
 
 #[tokio::test]
-async fn an_event_stream_that_nobody_reads_closes_with_its_session() {
+async fn unread_event_stream_is_reset_when_its_session_ends() {
     const MANY: usize = 20;
     let (site, server, ann) = site().await;
     let mut sockets = Vec::new();
@@ -91,7 +91,7 @@ async fn an_event_stream_that_nobody_reads_closes_with_its_session() {
 
 /// Others may be on the same connection, behind a proxy that speaks HTTP/2 to us.
 #[tokio::test]
-async fn of_http2_only_the_stream_that_nobody_reads_ends() {
+async fn only_the_unread_http2_stream_is_reset() {
     let (site, server, ann) = site().await;
     let socket = TcpStream::connect(server.public).await.unwrap();
     let (mut client, connection) = h2::client::handshake(socket).await.unwrap();

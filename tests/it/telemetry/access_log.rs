@@ -12,7 +12,7 @@ use crate::support::socket_browser::SocketBrowser;
 use crate::support::upstream::{GatedUpstream, Upstream, saying};
 
 #[tokio::test]
-async fn a_line_says_who_asked_for_what_and_how_it_went() {
+async fn access_log_entry_describes_the_request() {
     let upstream = Upstream::answering(|_| Response::new(Body::from("seven films"))).await;
     let site = site().await;
     site.forward_to(upstream.url());
@@ -57,7 +57,7 @@ async fn a_line_says_who_asked_for_what_and_how_it_went() {
 }
 
 #[tokio::test]
-async fn there_are_as_many_lines_as_requests() {
+async fn each_request_has_one_access_log_entry() {
     let mut held = GatedUpstream::start().await;
     let site = site().await;
     let cut = saying(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nfirst").await;
@@ -100,7 +100,7 @@ async fn there_are_as_many_lines_as_requests() {
 }
 
 #[tokio::test]
-async fn whatever_a_request_holds_each_line_is_one_of_json() {
+async fn every_access_log_line_is_valid_json() {
     let mut site = site().await;
     site.set_env("RUST_LOG", "trace");
     let server = site.serve().await;
@@ -147,7 +147,7 @@ async fn whatever_a_request_holds_each_line_is_one_of_json() {
 }
 
 #[tokio::test]
-async fn a_text_line_is_for_people() {
+async fn text_format_is_readable() {
     let mut site = site().await;
     site.set("log.format", "text");
     let server = site.serve().await;
@@ -166,7 +166,7 @@ async fn a_text_line_is_for_people() {
 }
 
 #[tokio::test]
-async fn without_an_access_log_there_are_no_such_lines() {
+async fn disabled_access_log_writes_no_entries() {
     let mut site = site().await;
     site.set("log.access", "false");
     let server = site.serve().await;

@@ -30,7 +30,7 @@ async fn served() -> (crate::support::process::TestDeployment, Upstream, ServerP
 }
 
 #[tokio::test]
-async fn requests_renewals_passwords_and_the_store_are_counted() {
+async fn requests_refreshes_passwords_and_store_calls_are_counted() {
     let (_site, _upstream, server) = served().await;
     let text = until("all counts", async || {
         Some(metrics_of(&server).await).filter(|text| text.contains("sekisho_requests_in_flight 0"))
@@ -59,7 +59,7 @@ async fn requests_renewals_passwords_and_the_store_are_counted() {
 }
 
 #[tokio::test]
-async fn the_dashboard_shows_what_there_is() {
+async fn dashboard_queries_existing_metrics() {
     let dashboard: Value =
         serde_json::from_str(include_str!("../../../deploy/grafana/sekisho.json")).unwrap();
     let expressions = expressions(&dashboard);
@@ -90,7 +90,7 @@ async fn every_metric_is_declared() {
 
 /// Also what nothing in these tests brings about.
 #[test]
-fn every_name_in_the_source_is_declared() {
+fn every_metric_name_in_the_source_is_declared() {
     let declared: BTreeSet<_> = METRICS.iter().map(|metric| metric.name.to_owned()).collect();
     let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
     let mut found = BTreeSet::new();

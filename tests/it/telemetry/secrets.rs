@@ -10,7 +10,7 @@ use crate::support::socket_browser::SocketBrowser;
 use crate::support::upstream::Upstream;
 
 #[tokio::test]
-async fn no_secret_is_told_at_any_level() {
+async fn secrets_are_never_logged() {
     let upstream = Upstream::answering(|_| {
         let answer = Response::builder().header("set-cookie", "theirs=canary-set-cookie; Path=/");
         answer.header("x-theirs", "canary-header").body(Body::from("canary-answer")).unwrap()

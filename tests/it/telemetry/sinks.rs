@@ -46,7 +46,7 @@ async fn stops(mut child: Child) {
 }
 
 #[tokio::test]
-async fn a_full_disk_stops_nobody() {
+async fn full_disk_does_not_block_requests() {
     let mut site = site().await;
     let full = File::options().write(true).open("/dev/full").unwrap();
     let (public, admin, child) = serve_into(&mut site, full).await;
@@ -59,7 +59,7 @@ async fn a_full_disk_stops_nobody() {
 }
 
 #[tokio::test]
-async fn a_reader_that_stops_reading_stops_nobody() {
+async fn stalled_log_reader_does_not_block_requests() {
     let mut site = site().await;
     // So many lines for each request that the queue is soon full.
     site.set_env("RUST_LOG", "trace");
@@ -84,7 +84,7 @@ async fn a_reader_that_stops_reading_stops_nobody() {
 }
 
 #[tokio::test]
-async fn the_last_line_is_written_before_the_end() {
+async fn last_log_line_is_written_before_exit() {
     let site = site().await;
     let server = site.serve().await;
     let answer = SocketBrowser::default().get(server.public, "/auth/session").await;

@@ -14,7 +14,7 @@ const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
 
 #[tokio::test]
-async fn an_upstream_is_told_its_trace_and_that_we_are_its_parent() {
+async fn upstream_receives_traceparent_with_the_gateway_as_parent() {
     let mut upstream = Upstream::start().await;
     let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), "auth = \"none\"")).start().await;
     let theirs = format!("00-{TRACE}-{PARENT}-01");
@@ -41,7 +41,7 @@ async fn an_upstream_is_told_its_trace_and_that_we_are_its_parent() {
 }
 
 #[tokio::test]
-async fn a_collector_gets_the_span_of_a_request() {
+async fn collector_receives_request_spans() {
     let mut upstream =
         Upstream::answering(|_| Response::builder().status(503).body(Body::empty()).unwrap()).await;
     let mut collector = Collector::start().await;
@@ -79,7 +79,7 @@ async fn a_collector_gets_the_span_of_a_request() {
 }
 
 #[tokio::test]
-async fn what_waits_is_sent_at_the_end_and_a_lost_collector_stops_nobody() {
+async fn queued_spans_are_flushed_on_shutdown() {
     let mut collector = Collector::start().await;
     let mut site = site().await;
     site.set("otlp.endpoint", &collector.url);
@@ -102,7 +102,7 @@ async fn what_waits_is_sent_at_the_end_and_a_lost_collector_stops_nobody() {
 }
 
 #[tokio::test]
-async fn no_client_can_ask_for_a_span() {
+async fn client_cannot_force_sampling() {
     let mut collector = Collector::start().await;
     let mut site = site().await;
     site.set("otlp.endpoint", &collector.url);

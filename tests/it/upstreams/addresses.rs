@@ -47,14 +47,14 @@ async fn named(name: &'static str) -> Upstream {
 }
 
 #[tokio::test]
-async fn the_system_knows_names_too() {
+async fn system_resolver_is_used() {
     let upstream = named("local").await;
     let front = ProxyServer::to(format!("http://localhost:{}", upstream.address().port())).start().await;
     assert_eq!(text(get(front).await).await, "local");
 }
 
 #[tokio::test]
-async fn every_address_is_tried_and_all_are_used() {
+async fn every_address_is_tried_and_used() {
     let (one, two) = (named("one").await, named("two").await);
     let names = Arc::<Names>::default();
     names.say(Some(&[&dead(), &one.url(), &dead(), &two.url()]));
@@ -65,7 +65,7 @@ async fn every_address_is_tried_and_all_are_used() {
 }
 
 #[tokio::test]
-async fn an_address_that_does_not_accept_holds_nobody_up() {
+async fn unresponsive_address_does_not_delay_requests() {
     let (hole, one) = (UnresponsiveUpstream::new().await, named("one").await);
     let names = Arc::<Names>::default();
     names.say(Some(&[&hole.url(), &one.url()]));
@@ -76,7 +76,7 @@ async fn an_address_that_does_not_accept_holds_nobody_up() {
 }
 
 #[tokio::test]
-async fn addresses_that_change_are_followed() {
+async fn changed_addresses_are_followed() {
     let (old, new) = (named("old").await, named("new").await);
     let names = Arc::<Names>::default();
     names.say(Some(&[&old.url()]));
@@ -107,7 +107,7 @@ async fn addresses_that_change_are_followed() {
 }
 
 #[tokio::test]
-async fn one_that_fails_is_asked_for_again_soon() {
+async fn failing_name_is_resolved_again_soon() {
     let upstream = named("moved").await;
     let names = Arc::<Names>::default();
     names.say(Some(&[&dead()]));
@@ -120,7 +120,7 @@ async fn one_that_fails_is_asked_for_again_soon() {
 }
 
 #[tokio::test]
-async fn a_name_without_addresses_is_told_and_asked_for_again() {
+async fn name_without_addresses_is_reported_and_retried() {
     let upstream = named("there").await;
     let names = Arc::<Names>::default();
     let front = front(&names).await;
@@ -132,7 +132,7 @@ async fn a_name_without_addresses_is_told_and_asked_for_again() {
 }
 
 #[tokio::test]
-async fn the_host_that_was_asked_for_stays() {
+async fn host_header_is_kept() {
     let mut upstream = named("one").await;
     let names = Arc::<Names>::default();
     names.say(Some(&[&upstream.url()]));
@@ -145,7 +145,7 @@ async fn the_host_that_was_asked_for_stays() {
 }
 
 #[tokio::test]
-async fn an_address_of_version_6_will_do() {
+async fn ipv6_addresses_are_used() {
     let Ok(listener) = tokio::net::TcpListener::bind("[::1]:0").await else { return };
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {

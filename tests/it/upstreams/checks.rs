@@ -46,7 +46,7 @@ async fn answering(front: std::net::SocketAddr) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn an_upstream_that_is_not_well_gets_no_requests() {
+async fn unhealthy_upstream_receives_no_requests() {
     let ((one, _), (two, status)) = (patient("one", 204).await, patient("two", 302).await);
     let routes = Routes::new([route([one.url(), two.url()], settings())]).unwrap();
     let watching = tokio::spawn(routes.run_health_checks());
@@ -63,7 +63,7 @@ async fn an_upstream_that_is_not_well_gets_no_requests() {
 }
 
 #[tokio::test]
-async fn if_none_is_well_all_are_asked_all_the_same() {
+async fn all_unhealthy_upstreams_still_receive_requests() {
     let ((one, _), (two, _)) = (patient("one", 500).await, patient("two", 500).await);
     let mut patients = [one, two];
     let routes = Routes::new([route(patients.iter().map(Upstream::url), settings())]).unwrap();
@@ -78,7 +78,7 @@ async fn if_none_is_well_all_are_asked_all_the_same() {
 }
 
 #[tokio::test]
-async fn checks_end_with_their_routes() {
+async fn health_checks_end_with_their_routes() {
     let (upstream, _) = patient("one", 200).await;
     let routes = Routes::new([route([upstream.url()], settings())]).unwrap();
     let watching = tokio::spawn(routes.run_health_checks());

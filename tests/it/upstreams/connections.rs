@@ -39,7 +39,7 @@ async fn rest(socket: &mut TcpStream) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn an_answer_before_the_body_s_end_costs_the_connection() {
+async fn early_response_closes_the_connection() {
     let (front, listener) = front().await;
     let (feed, body) = fed();
     feed.send("begun").unwrap();
@@ -61,7 +61,7 @@ async fn an_answer_before_the_body_s_end_costs_the_connection() {
 }
 
 #[tokio::test]
-async fn an_answer_without_a_body_before_the_request_s_end_does_so_too() {
+async fn early_bodiless_response_closes_the_connection() {
     let (front, listener) = front().await;
     let (feed, body) = fed();
     feed.send("begun").unwrap();
@@ -76,7 +76,7 @@ async fn an_answer_without_a_body_before_the_request_s_end_does_so_too() {
 }
 
 #[tokio::test]
-async fn bytes_that_come_between_two_requests_answer_none() {
+async fn unsolicited_bytes_answer_no_request() {
     let (front, listener) = front().await;
     let (answer, mut first) = tokio::join!(get(front), async {
         let mut first = accept(&listener).await;
@@ -93,7 +93,7 @@ async fn bytes_that_come_between_two_requests_answer_none() {
 }
 
 #[tokio::test]
-async fn only_answers_with_an_end_of_their_own_leave_a_connection() {
+async fn only_self_delimited_responses_keep_the_connection() {
     let large = |after: &str| {
         let body = "x".repeat(100_000);
         format!("HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n{body}{after}").leak().as_bytes()
@@ -142,7 +142,7 @@ async fn only_answers_with_an_end_of_their_own_leave_a_connection() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_is_let_go() {
+async fn idle_connection_is_closed() {
     let (front, listener) = front().await;
     let (answer, mut idle) = tokio::join!(get(front), async {
         let mut first = accept(&listener).await;
@@ -158,7 +158,7 @@ async fn an_idle_connection_is_let_go() {
 }
 
 #[tokio::test]
-async fn a_read_that_got_no_byte_is_sent_once_more() {
+async fn safe_request_without_response_byte_is_retried_once() {
     // It answers the first request of the first connection alone.
     let (record, mut seen) = mpsc::unbounded_channel();
     let first = std::sync::atomic::AtomicBool::new(true);
@@ -184,7 +184,7 @@ async fn a_read_that_got_no_byte_is_sent_once_more() {
 }
 
 #[tokio::test]
-async fn a_read_is_not_sent_a_third_time_nor_after_a_byte() {
+async fn safe_request_is_retried_only_once_and_never_after_a_byte() {
     for last_words in [&b""[..], b"H", b"HTTP/1.1 200 OK\r\nX: "] {
         let upstream = listen(move |mut socket| async move {
             read_head(&mut socket).await;
@@ -220,7 +220,7 @@ async fn a_read_is_not_sent_a_third_time_nor_after_a_byte() {
 }
 
 #[tokio::test]
-async fn what_a_new_connection_loses_is_lost() {
+async fn failure_on_a_new_connection_is_not_retried() {
     for last_words in [&b""[..], b"HTTP/1.1 2"] {
         let front = ProxyServer::to(saying(last_words).await).start().await;
         assert_eq!(code(get(front).await).await, problem(502, "upstream_error"));
@@ -228,7 +228,7 @@ async fn what_a_new_connection_loses_is_lost() {
 }
 
 #[tokio::test]
-async fn a_slow_reader_holds_no_more_than_buffers() {
+async fn slow_reader_holds_only_buffers() {
     // P-19, back-pressure: an upstream that would send for ever is not read for ever.
     let (report, mut written) = mpsc::unbounded_channel();
     let upstream = listen(move |mut socket| {
@@ -254,7 +254,7 @@ async fn a_slow_reader_holds_no_more_than_buffers() {
 }
 
 #[tokio::test]
-async fn each_thread_s_proxy_has_connections_of_its_own() {
+async fn each_worker_thread_has_its_own_upstream_connections() {
     let upstream = Upstream::start().await;
     let routes = Routes::new([RouteSpec::new("/", [upstream.url()])]).unwrap();
     let route: MatchedRoute = routes.find(&"/".parse().unwrap()).unwrap().unwrap();
@@ -273,7 +273,7 @@ async fn each_thread_s_proxy_has_connections_of_its_own() {
 }
 
 #[tokio::test]
-async fn many_at_once_share_few_connections_after() {
+async fn burst_leaves_few_idle_connections() {
     let upstream = Upstream::start().await;
     let front = ProxyServer::to(upstream.url()).start().await;
     for _ in 0..3 {

@@ -26,7 +26,7 @@ async fn front(upstream: impl Into<String>) -> SocketAddr {
 }
 
 #[tokio::test]
-async fn a_request_is_put_into_its_words() {
+async fn http2_request_uses_pseudo_headers() {
     let mut upstream = Upstream::answering(|_| Response::new(Body::from("answer"))).await;
     let front = front(upstream.url()).await;
     let asked = "POST /a%2e?b HTTP/1.1\r\nHost: app.example\r\nConnection: close, TE\r\nTE: trailers\r\nCookie: a=1\r\n\
@@ -44,7 +44,7 @@ async fn a_request_is_put_into_its_words() {
 }
 
 #[tokio::test]
-async fn requests_go_side_by_side_on_one_connection() {
+async fn requests_are_multiplexed_on_one_connection() {
     let mut upstream = GatedUpstream::start().await;
     let front = front(upstream.url()).await;
     let mut waiting = Vec::new();
@@ -61,7 +61,7 @@ async fn requests_go_side_by_side_on_one_connection() {
 }
 
 #[tokio::test]
-async fn trailers_pass_both_ways() {
+async fn trailers_are_forwarded_both_ways() {
     let upstream = listen(|socket| {
         serve_any(socket, |request| async {
             let sent = request.into_body().collect().await.unwrap();
@@ -85,7 +85,7 @@ async fn trailers_pass_both_ways() {
 }
 
 #[tokio::test]
-async fn large_bodies_pass_both_ways() {
+async fn large_bodies_are_forwarded_both_ways() {
     let upstream = listen(|socket| {
         serve_any(socket, |request| async {
             Response::new(Body::from_stream(http_body_util::BodyDataStream::new(request.into_body())))
@@ -99,7 +99,7 @@ async fn large_bodies_pass_both_ways() {
 }
 
 #[tokio::test]
-async fn answers_without_a_body_stay_so() {
+async fn bodiless_responses_stay_bodiless() {
     let upstream = Upstream::answering(|seen| {
         let status: u16 = seen.target.rsplit('/').next().unwrap().parse().unwrap();
         let length = if status == 200 { Some("5") } else { None };
@@ -159,7 +159,7 @@ fn ok(mut respond: SendResponse<Bytes>) {
 }
 
 #[tokio::test]
-async fn a_connection_that_says_goodbye_is_replaced() {
+async fn goaway_replaces_the_connection() {
     let (record, mut seen) = mpsc::unbounded_channel();
     let upstream = scripted(move |connection, number, _, respond| {
         record.send((connection, number)).unwrap();
@@ -176,7 +176,7 @@ async fn a_connection_that_says_goodbye_is_replaced() {
 }
 
 #[tokio::test]
-async fn what_is_refused_is_sent_once_more_if_it_only_reads() {
+async fn refused_safe_stream_is_retried_once() {
     let (record, mut seen) = mpsc::unbounded_channel();
     let upstream = scripted(move |connection, number, request, mut respond| {
         record.send((connection, number)).unwrap();
@@ -202,7 +202,7 @@ async fn what_is_refused_is_sent_once_more_if_it_only_reads() {
 }
 
 #[tokio::test]
-async fn half_an_answer_does_not_look_whole() {
+async fn truncated_response_does_not_look_complete() {
     let (cut, may_cut) = tokio::sync::watch::channel(false);
     let upstream = scripted(move |_, _, _, mut respond| {
         let mut may_cut = may_cut.clone();
@@ -223,7 +223,7 @@ async fn half_an_answer_does_not_look_whole() {
 }
 
 #[tokio::test]
-async fn a_body_s_own_faults_are_told() {
+async fn body_errors_are_reported() {
     let upstream = listen(|socket| {
         serve_any(socket, |request| async {
             let _ = request.into_body().collect().await;
@@ -251,7 +251,7 @@ async fn a_body_s_own_faults_are_told() {
 }
 
 #[tokio::test]
-async fn an_early_answer_ends_the_upload() {
+async fn early_response_ends_the_upload() {
     let (tell, mut ended) = mpsc::unbounded_channel();
     let upstream = scripted(move |_, _, request, respond| {
         ok(respond);
@@ -273,7 +273,7 @@ async fn an_early_answer_ends_the_upload() {
 }
 
 #[tokio::test]
-async fn a_silent_upstream_is_given_up() {
+async fn silent_upstream_times_out() {
     let (tell, mut asked) = mpsc::unbounded_channel();
     let held = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let upstream = scripted(move |_, _, _, respond| {
@@ -291,7 +291,7 @@ async fn a_silent_upstream_is_given_up() {
 }
 
 #[tokio::test]
-async fn what_speaks_http_1_alone_is_told() {
+async fn http1_only_upstream_is_reported() {
     let upstream = crate::support::upstream::saying(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
     assert_eq!(code(get(front(upstream).await).await).await, problem(502, "upstream_error"));
 }

@@ -16,7 +16,7 @@ fn narrow() -> UpstreamSettings {
 }
 
 #[tokio::test]
-async fn a_full_upstream_has_a_short_queue() {
+async fn full_upstream_queues_briefly() {
     let mut upstream = GatedUpstream::start().await;
     let front = ProxyServer::new([route([upstream.url()], narrow())]).start().await;
     let _clock = PausedClock::new();
@@ -38,7 +38,7 @@ async fn a_full_upstream_has_a_short_queue() {
 }
 
 #[tokio::test]
-async fn nobody_waits_in_it_for_long() {
+async fn queue_timeout_is_short() {
     let mut upstream = GatedUpstream::start().await;
     let front = ProxyServer::new([route([upstream.url()], narrow())]).start().await;
     let first = tokio::spawn(get(front));
@@ -49,7 +49,7 @@ async fn nobody_waits_in_it_for_long() {
 }
 
 #[tokio::test]
-async fn who_hangs_up_makes_room() {
+async fn disconnected_client_frees_its_queue_slot() {
     let mut upstream = GatedUpstream::start().await;
     let front = ProxyServer::new([route([upstream.url()], narrow())]).start().await;
     let _clock = PausedClock::new();
@@ -61,7 +61,7 @@ async fn who_hangs_up_makes_room() {
 }
 
 #[tokio::test]
-async fn an_event_stream_does_not_count_for_ever() {
+async fn event_stream_releases_its_concurrency_slot() {
     let (_feed, body) = fed();
     let body = std::sync::Mutex::new(Some(body));
     let upstream = Upstream::answering(move |_| match body.lock().unwrap().take() {
@@ -80,7 +80,7 @@ async fn an_event_stream_does_not_count_for_ever() {
 }
 
 #[tokio::test]
-async fn a_full_upstream_s_requests_go_to_another() {
+async fn requests_of_a_full_upstream_go_to_another() {
     let (mut first, mut second) = (GatedUpstream::start().await, GatedUpstream::start().await);
     let front = ProxyServer::new([route([first.url(), second.url()], narrow())]).start().await;
     let _clock = PausedClock::new();
@@ -95,7 +95,7 @@ async fn a_full_upstream_s_requests_go_to_another() {
 }
 
 #[tokio::test]
-async fn what_does_not_accept_is_given_up_in_time() {
+async fn unresponsive_upstream_times_out() {
     let hole = UnresponsiveUpstream::new().await;
     let front = ProxyServer::to(hole.url()).start().await;
     let clock = PausedClock::new();
@@ -107,7 +107,7 @@ async fn what_does_not_accept_is_given_up_in_time() {
 }
 
 #[tokio::test]
-async fn nobody_queues_for_what_can_t_be_reached() {
+async fn unreachable_upstream_has_no_queue() {
     let hole = UnresponsiveUpstream::new().await;
     let settings = UpstreamSettings { eject_after: 2, ..UpstreamSettings::default() };
     let front = ProxyServer::new([route([hole.url()], settings)]).start().await;
@@ -147,7 +147,7 @@ async fn nobody_queues_for_what_can_t_be_reached() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_told_as_it_is() {
+async fn refused_connection_is_reported() {
     // Each request is a trial of its own, for none takes long.
     let front = ProxyServer::new([RouteSpec::new("/", [dead()])]).start().await;
     for _ in 0..20 {

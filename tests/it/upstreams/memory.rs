@@ -12,7 +12,7 @@ use crate::support::proxy_server::{connect, request};
 use crate::support::upstream::{listen, serve_any};
 
 #[tokio::test]
-async fn large_bodies_take_no_memory() {
+async fn large_bodies_are_not_buffered() {
     let pieces = || futures_util::stream::iter((0..PIECES).map(|_| Ok::<_, std::io::Error>(PIECE)));
     let upstream = listen(move |socket| {
         serve_any(socket, move |request| async move {

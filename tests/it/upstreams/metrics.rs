@@ -8,7 +8,7 @@ use crate::support::process::{TestDeployment, until};
 use crate::support::proxy_server::{code, exchange};
 
 #[tokio::test]
-async fn failures_and_health_are_shown() {
+async fn failures_and_health_are_exported() {
     let (site, dead) = (TestDeployment::new(sqlite_place().await.unwrap()).await, dead());
     site.forward_to_openly(&dead);
     let server = site.serve().await;

@@ -22,7 +22,7 @@ async fn ask(proxy: &Proxy, routes: &Routes) -> Response<Body> {
 }
 
 #[tokio::test]
-async fn what_is_known_of_an_upstream_is_kept() {
+async fn upstream_state_survives_a_reload() {
     let (mad, asked) = mad().await;
     let good = Upstream::start().await;
     let settings = UpstreamSettings { eject_after: 1, ..UpstreamSettings::default() };
@@ -50,7 +50,7 @@ async fn what_is_known_of_an_upstream_is_kept() {
 }
 
 #[tokio::test]
-async fn connections_to_what_is_gone_are_closed() {
+async fn connections_to_removed_upstreams_are_closed() {
     let (tell, mut closed) = mpsc::unbounded_channel();
     let upstream = listen(move |mut socket| {
         let tell = tell.clone();

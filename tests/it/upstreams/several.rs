@@ -10,7 +10,7 @@ use crate::support::proxy_server::{ProxyServer, code, connect, request, text};
 use crate::support::upstream::{GatedUpstream, Upstream};
 
 #[tokio::test]
-async fn a_request_goes_where_less_is_to_do() {
+async fn request_goes_to_the_less_loaded_upstream() {
     let (mut first, mut second) = (GatedUpstream::start().await, GatedUpstream::start().await);
     let front = ProxyServer::new([RouteSpec::new("/", [first.url(), second.url()])]).start().await;
     let mut waiting = Vec::new();
@@ -32,7 +32,7 @@ async fn a_request_goes_where_less_is_to_do() {
 }
 
 #[tokio::test]
-async fn idle_upstreams_share_by_chance() {
+async fn idle_upstreams_share_requests_at_random() {
     let (first, second, third) = (Upstream::start().await, Upstream::start().await, Upstream::start().await);
     let front =
         ProxyServer::new([RouteSpec::new("/", [first.url(), second.url(), third.url()])]).start().await;
@@ -45,7 +45,7 @@ async fn idle_upstreams_share_by_chance() {
 }
 
 #[tokio::test]
-async fn a_request_that_can_t_be_delivered_goes_to_another() {
+async fn undeliverable_request_goes_to_another_upstream() {
     let mut upstream = Upstream::start().await;
     let front = ProxyServer::new([RouteSpec::new("/", [dead(), upstream.url()])]).start().await;
     // Whatever it is: nothing of it was sent.
@@ -57,13 +57,13 @@ async fn a_request_that_can_t_be_delivered_goes_to_another() {
 }
 
 #[tokio::test]
-async fn when_none_can_be_reached_that_is_told() {
+async fn no_reachable_upstream_is_reported() {
     let front = ProxyServer::new([RouteSpec::new("/", [dead(), dead()])]).start().await;
     assert_eq!(code(get(front).await).await, problem(502, "upstream_unreachable"));
 }
 
 #[tokio::test]
-async fn one_that_does_not_accept_leaves_time_for_another() {
+async fn unresponsive_upstream_leaves_time_for_another() {
     let (hole, upstream) = (UnresponsiveUpstream::new().await, Upstream::start().await);
     let settings = UpstreamSettings { eject_after: 1, ..UpstreamSettings::default() };
     let front = ProxyServer::new([route([hole.url(), upstream.url()], settings)]).start().await;
@@ -86,7 +86,7 @@ async fn one_that_does_not_accept_leaves_time_for_another() {
 }
 
 #[tokio::test]
-async fn what_fails_is_left_alone_for_a_while() {
+async fn failing_upstream_is_ejected_temporarily() {
     let (mad, asked) = mad().await;
     let upstream = Upstream::start().await;
     let settings = UpstreamSettings { eject_after: 3, ..UpstreamSettings::default() };
@@ -114,7 +114,7 @@ async fn what_fails_is_left_alone_for_a_while() {
 }
 
 #[tokio::test]
-async fn never_are_all_left_alone() {
+async fn never_all_upstreams_are_ejected() {
     let ((first, asked_first), (second, asked_second)) = (mad().await, mad().await);
     let settings = UpstreamSettings { eject_after: 1, ..UpstreamSettings::default() };
     let front = ProxyServer::new([route([first, second], settings)]).start().await;

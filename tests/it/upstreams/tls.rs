@@ -26,7 +26,7 @@ fn url(upstream: &Upstream, host: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_certificate_is_checked_by_name_and_by_address() {
+async fn certificate_is_verified_by_name_and_address() {
     let authority = Authority::new();
     for (name, host) in [("localhost", "localhost"), ("127.0.0.1", "127.0.0.1")] {
         let mut upstream = Upstream::by_tls(authority.server(name, &[])).await;
@@ -39,7 +39,7 @@ async fn a_certificate_is_checked_by_name_and_by_address() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_is_not_good_is_not_taken() {
+async fn invalid_certificate_is_rejected() {
     let (authority, other) = (Authority::new(), Authority::new());
     let systems = UpstreamSettings::default();
     for (server, settings, cause) in [
@@ -61,7 +61,7 @@ async fn a_certificate_that_is_not_good_is_not_taken() {
 }
 
 #[tokio::test]
-async fn what_speaks_no_tls_is_told() {
+async fn non_tls_upstream_is_reported() {
     let plain = listen(|mut socket| async move {
         let _ = socket.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
     })
@@ -72,7 +72,7 @@ async fn what_speaks_no_tls_is_told() {
 }
 
 #[tokio::test]
-async fn the_version_is_agreed_upon() {
+async fn http_version_is_negotiated() {
     let authority = Authority::new();
     for (ours, theirs, version) in [
         (UpstreamHttp::Http1, &["h2", "http/1.1"][..], http::Version::HTTP_11),
@@ -98,7 +98,7 @@ async fn the_version_is_agreed_upon() {
 /// A connection of HTTP/2 is waited for, since it can be shared; those of HTTP/1.1 must not be made one
 /// after the other.
 #[tokio::test]
-async fn upstreams_without_http2_are_connected_to_side_by_side() {
+async fn http1_upstreams_are_connected_concurrently() {
     const AT_ONCE: usize = 4;
     let authority = Authority::new();
     let tls = authority.server("localhost", &["http/1.1"]);
@@ -125,7 +125,7 @@ async fn upstreams_without_http2_are_connected_to_side_by_side() {
 }
 
 #[test]
-fn authorities_and_names_that_make_no_sense_are_refused_at_start() {
+fn invalid_ca_and_server_names_are_rejected_at_start() {
     let junk = UpstreamSettings { ca: Some(vec![b"junk".to_vec().into()]), ..UpstreamSettings::default() };
     let error = |spec: RouteSpec| Routes::new([spec]).unwrap_err().to_string();
     assert!(error(route(["https://h"], junk.clone())).contains("route `/`"));
@@ -136,7 +136,7 @@ fn authorities_and_names_that_make_no_sense_are_refused_at_start() {
 
 /// TLS holds back what the upstream doesn't take. For some of these sizes that is the end of the upload.
 #[tokio::test]
-async fn an_upload_to_one_that_reads_late_comes_to_its_end() {
+async fn upload_to_a_late_reader_completes() {
     let authority = Authority::new();
     let tls = authority.server("localhost", &[]);
     let late = listen(move |socket| {
