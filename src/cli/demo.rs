@@ -49,7 +49,7 @@ impl DemoArgs {
     }
 }
 
-/// Starts everything, with a sample user and films, and says where.
+/// Starts everything, with a sample user and movies, and says where.
 pub(super) fn run(args: &DemoArgs, file: Option<PathBuf>) -> Result<(), CliError> {
     let config = Config::load(&args.sources(Path::new(DIR), file))?.config;
     let log = bootstrap::log(&config);
@@ -61,7 +61,7 @@ pub(super) fn run(args: &DemoArgs, file: Option<PathBuf>) -> Result<(), CliError
     })
 }
 
-/// Puts the sample user and the films there, unless an earlier demo did.
+/// Puts the sample user and the movies there, unless an earlier demo did.
 async fn seed(config: &Config, stores: &Stores) -> Result<(), CliError> {
     let users = bootstrap::users(config, stores)?;
     let sample = NewUser {
@@ -74,7 +74,7 @@ async fn seed(config: &Config, stores: &Stores) -> Result<(), CliError> {
         Ok(_) | Err(UserError::Store(StoreError::Conflict(_))) => {}
         Err(error) => return Err(error.into()),
     }
-    let failed = |error| CliError::failed("can't store the films", error);
+    let failed = |error| CliError::failed("can't store the movies", error);
     let (_, there) = stores.movies.list_movies(&MovieQuery::default()).await.map_err(failed)?;
     if there == 0 {
         stores.movies.insert_movies(&sample_movies()).await.map_err(failed)?;

@@ -1,15 +1,15 @@
-//! The films that the demo begins with.
+//! The movies that the demo begins with.
 
 use serde::Deserialize;
 
 use crate::models::movie::MovieDetails;
 
-/// Some sixty well-known films. None has a rating: that is a matter of opinion.
+/// Some sixty well-known movies. None has a rating: that is a matter of opinion.
 #[must_use]
 pub fn sample_movies() -> Vec<MovieDetails> {
     #[expect(clippy::expect_used, reason = "the file is part of the program, and a test reads it")]
-    let films: Vec<SampleMovie> = serde_json::from_str(FILMS).expect("movies.json holds movies");
-    films.into_iter().map(MovieDetails::from).collect()
+    let movies: Vec<SampleMovie> = serde_json::from_str(MOVIES).expect("movies.json holds movies");
+    movies.into_iter().map(MovieDetails::from).collect()
 }
 
 #[derive(Deserialize)]
@@ -27,7 +27,7 @@ impl From<SampleMovie> for MovieDetails {
     }
 }
 
-const FILMS: &str = include_str!("../../web/movies.json");
+const MOVIES: &str = include_str!("../../web/movies.json");
 
 #[cfg(test)]
 mod tests {
@@ -36,19 +36,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn films_are_plausible() {
-        let films = sample_movies();
-        assert!((55..=65).contains(&films.len()), "{}", films.len());
+    fn sample_movies_are_plausible() {
+        let movies = sample_movies();
+        assert!((55..=65).contains(&movies.len()), "{}", movies.len());
 
-        let distinct: HashSet<_> = films.iter().map(|film| (&film.title, film.year)).collect();
-        assert_eq!(distinct.len(), films.len());
+        let distinct: HashSet<_> = movies.iter().map(|movie| (&movie.title, movie.year)).collect();
+        assert_eq!(distinct.len(), movies.len());
 
-        for film in &films {
-            let minutes = film.runtime_minutes.expect("a running time");
-            assert!((1895..=2025).contains(&film.year), "{film:?}");
-            assert!((40..=330).contains(&minutes), "{film:?}");
-            for text in [&film.title, &film.director] {
-                assert!(!text.is_empty() && text.trim() == text, "{film:?}");
+        for movie in &movies {
+            let minutes = movie.runtime_minutes.expect("a running time");
+            assert!((1895..=2025).contains(&movie.year), "{movie:?}");
+            assert!((40..=330).contains(&minutes), "{movie:?}");
+            for text in [&movie.title, &movie.director] {
+                assert!(!text.is_empty() && text.trim() == text, "{movie:?}");
             }
         }
     }
