@@ -70,7 +70,7 @@ impl<'r> UpstreamRequest<'r> {
         flags: &HeaderFlags,
         upgrade: Option<&Upgrade>,
     ) -> Result<Self, ProxyError> {
-        let client_host = client_host(parts)?;
+        let host = client_host(parts)?;
         let target = route.target(&parts.uri)?;
         if flags.transfer_encoding && content_length::has_unsupported_coding(&parts.headers) {
             return Err(ProxyError::CodingUnknown);
@@ -85,7 +85,7 @@ impl<'r> UpstreamRequest<'r> {
         }
         Ok(Self {
             target,
-            host: route.request_headers.edits.value(&HOST).cloned().or(client_host),
+            host: route.request_headers.edits.value(&HOST).cloned().or(host),
             connection_headers,
             accepts_trailers: flags.te && hop_by_hop::accepts_trailers(&parts.headers),
             upgrade: upgrade.and_then(Upgrade::header_value),

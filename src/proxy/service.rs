@@ -149,9 +149,12 @@ impl Inner {
         mut lease: Lease,
         progress: UploadProgress,
     ) -> Response<Body> {
-        let response = prepare_response(response, route, &self.settings);
+        // Checked before the route's edits, which may change `Content-Type`.
         if is_event_stream(response.headers()) {
             lease.release_permit();
+        }
+        let response = prepare_response(response, route, &self.settings);
+        if is_event_stream(response.headers()) {
             let response = response.map(|body| DownstreamResponseBody::new(body, route, lease, progress));
             bind_event_stream(response, session, &self.settings.streams)
         } else {
@@ -167,7 +170,7 @@ impl Inner {
         session: Option<SessionId>,
         upgrade: Option<Upgrade>,
     ) -> Result<Response<Body>, ProxyError> {
-        let unexpected = || ProxyError::UpstreamError("the upstream switched protocols unasked".into());
+        let unexpected = || ProxyError::UpstreamError("unexpected 101 response of the upstream".into());
         let accepted = upgrade.ok_or_else(unexpected)?.accept(response.headers())?;
         let (parts, body) = prepare_response(response, route, &self.settings).into_parts();
         let upstream = body.into_upgraded().ok_or_else(unexpected)?;

@@ -117,13 +117,13 @@ impl AcceptedUpgrade {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, self.protocol);
         let kind = self.kind;
-        let close_signal = close_signal(kind, session, streams);
+        let signal = close_signal(kind, session, streams);
         let gauge = StreamGauge::new(kind);
         let tunnel = async move {
             match self.client.await {
                 Ok(client) => {
                     let client = TokioIo::new(client);
-                    let reason = tunnel::run(client, upstream, kind, idle_timeout, close_signal).await;
+                    let reason = tunnel::run(client, upstream, kind, idle_timeout, signal).await;
                     record_close(reason, &gauge);
                 }
                 Err(error) => {
