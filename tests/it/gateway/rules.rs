@@ -211,7 +211,7 @@ async fn invalid_route_headers_are_rejected_at_start() {
         ("set_request_headers = { X-A = \"1\", x_a = \"2\" }", "it is repeated"),
         ("remove_request_headers = [\"Host\"]", "every request needs it"),
         ("remove_response_headers = [\"X-Session-Event\"]", "only the gateway may set it"),
-        ("set_response_headers = { Set-Cookie = \"a=1\" }", "cookies are for applications"),
+        ("set_response_headers = { Set-Cookie = \"a=1\" }", "cookies are set by applications"),
         ("identity = { user = \"Authorization\" }", "identity cannot contain `authorization`"),
     ] {
         let Err(error) = TestGatewayBuilder::new(good.clone() + &route("/a", "http://h", more)).build().await
