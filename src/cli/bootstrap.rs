@@ -131,7 +131,9 @@ pub(super) fn check_bearer_algorithm(
     ring: &KeyRing,
     now: OffsetDateTime,
 ) -> Result<(), CliError> {
-    let Some(route) = config.routes.iter().find(|route| route.bearer.is_some()) else { return Ok(()) };
+    let Some(route) = config.routes.iter().find(|route| route.spec.token_audience.is_some()) else {
+        return Ok(());
+    };
     if ring.signing(now).algorithm() != Algorithm::Hs256 {
         return Ok(());
     }

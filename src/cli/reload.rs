@@ -155,7 +155,7 @@ impl Reloader<'_> {
     fn check(&self, config: &Config) -> Result<(), CliError> {
         bootstrap::check_bearer_algorithm(config, &self.keys.load(), self.clock.now())?;
         let ours = &self.started_with.tokens.audience;
-        match config.routes.iter().find(|route| route.bearer.as_ref() == Some(ours)) {
+        match config.routes.iter().find(|route| route.spec.token_audience.as_ref() == Some(ours)) {
             None => Ok(()),
             Some(route) => Err(CliError::Misconfigured(
                 format!(

@@ -9,74 +9,44 @@ use secrecy::{ExposeSecret, SecretString};
 use super::error::ConfigError;
 use super::raw::{RawSettings, parse_choice};
 use super::value::RawValue;
+use crate::proxy::{HeaderEdits, IdentityHeaders};
 use crate::secret;
 
-/// What changes in the headers of messages in one direction.
-#[derive(Clone, Debug, Default)]
-pub struct HeaderEdits {
-    /// What goes, in every spelling.
-    pub remove: Vec<HeaderName>,
-    /// What is set, each value marked sensitive: it may be a key.
-    pub set: Vec<(HeaderName, HeaderValue)>,
+/// Reads the header edits of one direction from the keys `remove` and `set`. The values are marked
+/// sensitive, for they may be API keys.
+pub(super) fn read_edits(table: &RawSettings, remove: &str, set: &str) -> Result<HeaderEdits, ConfigError> {
+    Ok(HeaderEdits { remove: table.list(remove, header_name)?.unwrap_or_default(), set: pairs(table, set)? })
 }
 
-impl HeaderEdits {
-    pub(super) fn read(table: &RawSettings, remove: &str, set: &str) -> Result<Self, ConfigError> {
-        Ok(Self { remove: table.list(remove, header_name)?.unwrap_or_default(), set: pairs(table, set)? })
-    }
-}
-
-/// By which headers upstreams learn who the user is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RouteIdentity {
-    /// By these; what is `None` they don't learn.
-    Custom {
-        /// For the user's id.
-        user: Option<HeaderName>,
-        /// For the user's address.
-        email: Option<HeaderName>,
-        /// For the user's roles.
-        groups: Option<HeaderName>,
-    },
-    /// By those that upstreams of another gateway know.
-    Preset(IdentityPreset),
-}
-
-/// Headers that upstreams may know already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IdentityPreset {
-    /// None at all.
-    None,
-    /// `Remote-User` and its like.
-    Remote,
-    /// `X-Auth-Request-User` and its like.
-    XAuthRequest,
-    /// `X-Forwarded-User` and its like.
-    XForwarded,
-}
-
-impl RouteIdentity {
-    pub(super) fn read(table: &RawSettings) -> Result<Self, ConfigError> {
-        let key = "routes.identity";
-        let Some(value) = table.raw(key) else { return Ok(Self::Preset(IdentityPreset::XForwarded)) };
-        let invalid = |problem: String| table.invalid(key, problem);
-        let pairs = match value {
-            RawValue::Text(word) => return parse_choice(word, &PRESETS).map(Self::Preset).map_err(invalid),
-            RawValue::Table(pairs) => pairs,
-            _ => return Err(invalid(EXPECTED_IDENTITY.to_owned())),
-        };
-        if let Some(unknown) = pairs.keys().find(|key| !["user", "email", "groups"].contains(&key.as_str())) {
-            return Err(invalid(format!("{unknown}: {EXPECTED_IDENTITY}")));
+/// Reads `identity`: a preset, or a table of header names.
+pub(super) fn read_identity(table: &RawSettings) -> Result<IdentityHeaders, ConfigError> {
+    let key = "routes.identity";
+    let Some(value) = table.raw(key) else { return Ok(IdentityHeaders::default()) };
+    let invalid = |problem: String| table.invalid(key, problem);
+    let presets = [
+        ("x-forwarded", IdentityHeaders::X_FORWARDED),
+        ("x-auth-request", IdentityHeaders::X_AUTH_REQUEST),
+        ("remote", IdentityHeaders::REMOTE),
+        ("none", IdentityHeaders::NONE),
+    ];
+    let pairs = match value {
+        RawValue::Text(word) => {
+            return parse_choice(word, &presets).map_err(invalid);
         }
-        let header = |field: &str| match pairs.get(field) {
-            None => Ok(None),
-            Some(RawValue::Text(text)) => {
-                header_name(text).map(Some).map_err(|problem| invalid(format!("{field}: {problem}")))
-            }
-            Some(_) => Err(invalid(EXPECTED_IDENTITY.to_owned())),
-        };
-        Ok(Self::Custom { user: header("user")?, email: header("email")?, groups: header("groups")? })
+        RawValue::Table(pairs) => pairs,
+        _ => return Err(invalid(EXPECTED_IDENTITY.to_owned())),
+    };
+    if let Some(unknown) = pairs.keys().find(|key| !["user", "email", "groups"].contains(&key.as_str())) {
+        return Err(invalid(format!("{unknown}: {EXPECTED_IDENTITY}")));
     }
+    let header = |field: &str| match pairs.get(field) {
+        None => Ok(None),
+        Some(RawValue::Text(text)) => {
+            header_name(text).map(Some).map_err(|problem| invalid(format!("{field}: {problem}")))
+        }
+        Some(_) => Err(invalid(EXPECTED_IDENTITY.to_owned())),
+    };
+    Ok(IdentityHeaders { user: header("user")?, email: header("email")?, groups: header("groups")? })
 }
 
 fn pairs(table: &RawSettings, key: &str) -> Result<Vec<(HeaderName, HeaderValue)>, ConfigError> {
@@ -131,10 +101,3 @@ fn header_name(text: &str) -> Result<HeaderName, String> {
 const EXPECTED_PAIRS: &str =
     r#"expected headers and values, { "X-Name" = "value", "X-Key" = { file = "PATH" } }"#;
 const EXPECTED_IDENTITY: &str = r#"expected x-forwarded, x-auth-request, remote or none, or header names for user, email and groups, such as { user = "X-User", groups = "X-Roles" }"#;
-
-const PRESETS: [(&str, IdentityPreset); 4] = [
-    ("x-forwarded", IdentityPreset::XForwarded),
-    ("x-auth-request", IdentityPreset::XAuthRequest),
-    ("remote", IdentityPreset::Remote),
-    ("none", IdentityPreset::None),
-];

@@ -59,7 +59,6 @@ pub use self::audit::Audit;
 pub use self::cookies::Cookies;
 pub use self::database::{Database, DatabaseKind};
 pub use self::error::{ConfigError, ParseError, ValueSource};
-pub use self::headers::{HeaderEdits, IdentityPreset, RouteIdentity};
 pub use self::keys::{KEYS, ROUTE_KEYS};
 pub use self::limits::Tls;
 pub use self::listen_addr::ListenAddr;
@@ -69,14 +68,13 @@ pub use self::origin::Origin;
 pub use self::otlp::Otlp;
 pub use self::path_prefix::PathPrefix;
 pub use self::reload::RELOADED;
-pub use self::routes::{EncodedSlash, Route, RouteAuth};
+pub use self::routes::{Route, RouteAuth};
 pub use self::server::{Admin, BuiltinRoutes, Server, Verify};
 pub use self::session::Session;
 use self::sources::RawConfig;
 pub use self::sources::{ContentHash, Sources};
 pub(crate) use self::suggest::nearest;
 pub use self::tokens::{KeySource, Tokens};
-pub use self::upstreams::{UpstreamHttp, Upstreams};
 
 /// The checked configuration.
 #[derive(Clone, Debug)]

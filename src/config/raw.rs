@@ -99,7 +99,7 @@ impl RawSettings {
     }
 
     /// Parses one of `words`.
-    pub(super) fn one_of<T: Copy>(&self, key: &str, words: &[(&str, T)]) -> Result<Option<T>, ConfigError> {
+    pub(super) fn one_of<T: Clone>(&self, key: &str, words: &[(&str, T)]) -> Result<Option<T>, ConfigError> {
         let choose = |text: &str| parse_choice(text, words).map_err(|problem| self.invalid(key, problem));
         self.text(key)?.map(choose).transpose()
     }
@@ -233,9 +233,9 @@ impl RawSettings {
 }
 
 /// Returns the value of the word `text`; the error lists the words and suggests the nearest.
-pub(super) fn parse_choice<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
+pub(super) fn parse_choice<T: Clone>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
     if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
-        return Ok(*value);
+        return Ok(value.clone());
     }
     let words: Vec<_> = words.iter().map(|(word, _)| *word).collect();
     let hint = nearest(text, words.iter().copied()).map(|word| format!(" (did you mean {word}?)"));

@@ -5,12 +5,14 @@ use std::time::Duration;
 use http::Method;
 
 use super::error::{ConfigError, ValueSource};
-use super::headers::{HeaderEdits, RouteIdentity};
+use super::headers;
+use super::origin::Origin;
 use super::path_prefix::PathPrefix;
 use super::raw::{RawSettings, first_duplicate};
 use super::server::Server;
 use super::tokens::{EXPECTED_NAME, Tokens, is_name};
-use super::upstreams::{self, Upstreams};
+use super::upstreams;
+use crate::proxy::RouteSpec;
 use crate::services::keys::Algorithm;
 
 /// A route of the proxy: a table of `[[routes]]`.
@@ -20,40 +22,10 @@ pub struct Route {
     pub place: ValueSource,
     /// The path prefix. The longest matching prefix wins.
     pub path: PathPrefix,
-    /// The upstreams and their settings.
-    pub upstreams: Upstreams,
     /// Whether a session is required.
     pub auth: RouteAuth,
-    /// Roles of which the user needs one; empty accepts any user.
-    pub roles: Vec<String>,
-    /// Allowed methods; empty allows all except `CONNECT` and `TRACE`.
-    pub methods: Vec<Method>,
-    /// Headers that carry the identity of the user to the upstream.
-    pub identity: RouteIdentity,
-    /// Header edits of requests.
-    pub request_headers: HeaderEdits,
-    /// Header edits of responses.
-    pub response_headers: HeaderEdits,
-    /// Whether `path` is removed before forwarding.
-    pub strip_prefix: bool,
-    /// Audience of the access token issued for the upstream; `None` sends none.
-    pub bearer: Option<String>,
-    /// Whether the client's `Authorization` header is forwarded.
-    pub pass_authorization: bool,
-    /// Handling of `%2f` in paths.
-    pub encoded_slash: EncodedSlash,
-    /// Timeout for connecting to an upstream.
-    pub connect_timeout: Duration,
-    /// Timeout for the response head.
-    pub first_byte_timeout: Duration,
-    /// Idle timeout of a body, in either direction.
-    pub idle_timeout: Duration,
-    /// Maximum length of a request body in bytes; `None` is unlimited.
-    pub max_body: Option<u64>,
-    /// Protocols accepted in `Upgrade`, in lower case.
-    pub upgrades: Vec<String>,
-    /// Idle timeout of an upgraded connection.
-    pub tunnel_idle_timeout: Duration,
+    /// The settings of the proxy.
+    pub spec: RouteSpec,
 }
 
 /// Whether a route requires a session.
@@ -65,15 +37,6 @@ pub enum RouteAuth {
     Optional,
     /// A request without a session gets a 401 response.
     Required,
-}
-
-/// Handling of an encoded slash in a path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EncodedSlash {
-    /// It is forwarded unchanged.
-    Pass,
-    /// The request gets a 400 response.
-    Refuse,
 }
 
 /// Reads all routes and checks them against each other and the other sections.
@@ -89,7 +52,7 @@ pub(super) fn read_all(
         route.check_path(table, &routes, server)?;
         route.check_session(table)?;
         route.check_bearer(table, tokens)?;
-        for role in route.roles.iter().filter(|role| !ROLES.contains(&role.as_str())) {
+        for role in route.spec.roles.iter().filter(|role| !ROLES.contains(&role.as_str())) {
             warnings.push(format!(
                 "routes.roles of {} contains {role}, a role that no user can have",
                 route.path
@@ -102,35 +65,39 @@ pub(super) fn read_all(
 
 impl Route {
     fn read(table: &RawSettings) -> Result<Self, ConfigError> {
+        let path: PathPrefix = table.required("routes.path", table.parsed("routes.path"))?;
+        let upstreams = table.required("routes.upstreams", upstreams::origins(table))?;
+        let auth = table.one_of("routes.auth", &AUTH)?.unwrap_or(RouteAuth::Required);
+        let spec = RouteSpec::new(path.as_str(), upstreams.iter().map(Origin::as_str));
         let timeout = |key, default| {
-            let timeout = table.duration(key, Duration::from_millis(1))?;
-            Ok(timeout.unwrap_or(Duration::from_secs(default)))
+            Ok::<_, ConfigError>(table.duration(key, Duration::from_millis(1))?.unwrap_or(default))
         };
-        let edits = |remove, set| HeaderEdits::read(table, remove, set);
-        Ok(Self {
-            place: table.first_place().cloned().unwrap_or(ValueSource::BuiltIn),
-            path: table.required("routes.path", table.parsed("routes.path"))?,
-            upstreams: Upstreams::read(
-                table,
-                table.required("routes.upstreams", upstreams::origins(table))?,
-            )?,
-            auth: table.one_of("routes.auth", &AUTH)?.unwrap_or(RouteAuth::Required),
+        let edits = |remove, set| headers::read_edits(table, remove, set);
+        let spec = RouteSpec {
+            upstream_settings: upstreams::read_settings(table, &upstreams)?,
             roles: table.list("routes.roles", role)?.unwrap_or_default(),
             methods: methods(table)?,
-            identity: RouteIdentity::read(table)?,
+            identity: headers::read_identity(table)?,
             request_headers: edits("routes.remove_request_headers", "routes.set_request_headers")?,
             response_headers: edits("routes.remove_response_headers", "routes.set_response_headers")?,
-            strip_prefix: table.boolean("routes.strip_prefix")?.unwrap_or(false),
-            bearer: table.text("routes.bearer")?.map(str::to_owned),
-            pass_authorization: table.boolean("routes.pass_authorization")?.unwrap_or(false),
-            encoded_slash: table.one_of("routes.encoded_slash", &SLASH)?.unwrap_or(EncodedSlash::Refuse),
-            connect_timeout: timeout("routes.connect_timeout", 5)?,
-            first_byte_timeout: timeout("routes.first_byte_timeout", 60)?,
-            idle_timeout: timeout("routes.idle_timeout", 60)?,
+            strip_prefix: table.boolean("routes.strip_prefix")?.unwrap_or(spec.strip_prefix),
+            token_audience: table.text("routes.bearer")?.map(str::to_owned),
+            pass_authorization: table
+                .boolean("routes.pass_authorization")?
+                .unwrap_or(spec.pass_authorization),
+            encoded_slash: table
+                .one_of("routes.encoded_slash", &ENCODED_SLASH)?
+                .unwrap_or(spec.encoded_slash),
+            connect_timeout: timeout("routes.connect_timeout", spec.connect_timeout)?,
+            first_byte_timeout: timeout("routes.first_byte_timeout", spec.first_byte_timeout)?,
+            idle_timeout: timeout("routes.idle_timeout", spec.idle_timeout)?,
             max_body: table.size("routes.max_body", 1..=MAX_BODY, EXPECTED_SIZE)?,
-            upgrades: table.list("routes.upgrades", upgrade)?.unwrap_or_else(|| vec!["websocket".to_owned()]),
-            tunnel_idle_timeout: timeout("routes.tunnel_idle_timeout", 3_600)?,
-        })
+            upgrades: table.list("routes.upgrades", upgrade)?.unwrap_or_else(|| spec.upgrades.clone()),
+            tunnel_idle_timeout: timeout("routes.tunnel_idle_timeout", spec.tunnel_idle_timeout)?,
+            ..spec
+        };
+        let place = table.first_place().cloned().unwrap_or(ValueSource::BuiltIn);
+        Ok(Self { place, path, auth, spec })
     }
 
     fn check_path(&self, table: &RawSettings, others: &[Self], server: &Server) -> Result<(), ConfigError> {
@@ -148,14 +115,14 @@ impl Route {
     }
 
     fn check_session(&self, table: &RawSettings) -> Result<(), ConfigError> {
-        if !self.roles.is_empty() && self.auth != RouteAuth::Required {
+        if !self.spec.roles.is_empty() && self.auth != RouteAuth::Required {
             return Err(table.invalid("routes.roles", r#"roles require a user: set auth = "required""#));
         }
-        if self.bearer.is_some() && self.auth == RouteAuth::None {
+        if self.spec.token_audience.is_some() && self.auth == RouteAuth::None {
             let problem = r#"with auth = "none" there is no user to issue a token for"#;
             return Err(table.invalid("routes.bearer", problem));
         }
-        if self.bearer.is_some() && self.pass_authorization {
+        if self.spec.token_audience.is_some() && self.spec.pass_authorization {
             let problem = "bearer replaces the client's Authorization: keep one of them";
             return Err(table.invalid("routes.pass_authorization", problem));
         }
@@ -163,7 +130,7 @@ impl Route {
     }
 
     fn check_bearer(&self, table: &RawSettings, tokens: &Tokens) -> Result<(), ConfigError> {
-        let Some(audience) = &self.bearer else { return Ok(()) };
+        let Some(audience) = &self.spec.token_audience else { return Ok(()) };
         if !is_name(audience) {
             return Err(table.invalid("routes.bearer", EXPECTED_NAME));
         }
@@ -221,7 +188,8 @@ fn upgrade(text: &str) -> Result<String, String> {
 const AUTH: [(&str, RouteAuth); 3] =
     [("required", RouteAuth::Required), ("optional", RouteAuth::Optional), ("none", RouteAuth::None)];
 
-const SLASH: [(&str, EncodedSlash); 2] = [("pass", EncodedSlash::Pass), ("refuse", EncodedSlash::Refuse)];
+/// Whether `%2f` in a path is forwarded.
+const ENCODED_SLASH: [(&str, bool); 2] = [("pass", true), ("refuse", false)];
 
 const EXPECTED_SIZE: &str = "expected a size such as 512KiB or 2MiB; remove the key for no limit";
 

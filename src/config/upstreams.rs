@@ -10,76 +10,31 @@ use rustls_pki_types::pem::{self, PemObject};
 use super::error::ConfigError;
 use super::origin::Origin;
 use super::raw::{RawSettings, first_duplicate};
+use crate::proxy::{HealthCheck, UpstreamHttp, UpstreamSettings};
 
-/// What a route says of its upstreams.
-#[derive(Clone, Debug)]
-pub struct Upstreams {
-    /// Where they are: at least one.
-    pub origins: Vec<Origin>,
-    /// Which HTTP they speak.
-    pub http: UpstreamHttp,
-    /// The authorities that their certificates are checked against; `None` takes the system's.
-    pub ca: Option<Vec<CertificateDer<'static>>>,
-    /// What they are asked for, to see whether they are well, if they are.
-    pub health_path: Option<PathAndQuery>,
-    /// How often they are asked.
-    pub health_interval: Duration,
-    /// After how many failures in a row one gets no more requests for a while.
-    pub eject_after: u32,
-    /// How long the first such while is.
-    pub eject_for: Duration,
-    /// How long one that is back takes to get its full share again.
-    pub slow_start: Duration,
-    /// How many requests may be under way to one of them.
-    pub max_in_flight: u32,
-    /// How many requests may wait for one of them.
-    pub max_queued: u32,
-    /// How long they may wait.
-    pub queue_timeout: Duration,
-}
-
-/// Which HTTP a route's upstreams speak.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UpstreamHttp {
-    /// HTTP/1.1.
-    Http1,
-    /// HTTP/2.
-    Http2,
-}
-
-impl Upstreams {
-    pub(super) fn read(table: &RawSettings, origins: Vec<Origin>) -> Result<Self, ConfigError> {
-        let duration = |key, default| {
-            let duration = table.duration(key, Duration::from_millis(1))?;
-            Ok(duration.unwrap_or(Duration::from_secs(default)))
-        };
-        let upstreams = Self {
-            origins,
-            http: table.one_of("routes.upstream_http", &HTTP)?.unwrap_or(UpstreamHttp::Http1),
-            ca: authorities(table)?,
-            health_path: health_path(table)?,
-            health_interval: duration("routes.health_interval", 5)?,
-            eject_after: table.integer("routes.eject_after", 1..=1000)?.unwrap_or(5),
-            eject_for: duration("routes.eject_for", 10)?,
-            slow_start: duration("routes.slow_start", 10)?,
-            max_in_flight: table.integer("routes.max_in_flight", 1..=1_000_000)?.unwrap_or(1024),
-            max_queued: table.integer("routes.max_queued", 0..=1_000_000)?.unwrap_or(256),
-            queue_timeout: duration("routes.queue_timeout", 1)?,
-        };
-        upstreams.check(table)?;
-        Ok(upstreams)
-    }
-
-    fn check(&self, table: &RawSettings) -> Result<(), ConfigError> {
-        if self.ca.is_some() && !self.origins.iter().any(Origin::is_https) {
-            let problem = "no upstream of the route is https: remove the key or change the upstreams";
-            return Err(table.invalid("routes.upstream_ca", problem));
-        }
-        if table.is_explicit("routes.health_interval") && self.health_path.is_none() {
-            return Err(table.invalid("routes.health_interval", "it has no effect without health_path"));
-        }
-        Ok(())
-    }
+/// Reads the settings of a route's upstreams.
+pub(super) fn read_settings(
+    table: &RawSettings,
+    origins: &[Origin],
+) -> Result<UpstreamSettings, ConfigError> {
+    let defaults = UpstreamSettings::default();
+    let duration = |key, default| {
+        Ok::<_, ConfigError>(table.duration(key, Duration::from_millis(1))?.unwrap_or(default))
+    };
+    let max_in_flight = table.integer("routes.max_in_flight", 1..=1_000_000)?;
+    let max_queued = table.integer("routes.max_queued", 0..=1_000_000)?;
+    Ok(UpstreamSettings {
+        http: table.one_of("routes.upstream_http", &HTTP)?.unwrap_or(defaults.http),
+        ca: authorities(table, origins)?,
+        health: health_check(table)?,
+        eject_after: table.integer("routes.eject_after", 1..=1000)?.unwrap_or(defaults.eject_after),
+        eject_for: duration("routes.eject_for", defaults.eject_for)?,
+        slow_start: duration("routes.slow_start", defaults.slow_start)?,
+        max_in_flight: max_in_flight.map_or(defaults.max_in_flight, |max| max as usize),
+        max_queued: max_queued.map_or(defaults.max_queued, |max| max as usize),
+        queue_timeout: duration("routes.queue_timeout", defaults.queue_timeout)?,
+        ..defaults
+    })
 }
 
 /// Parses `upstreams`.
@@ -97,12 +52,21 @@ pub(super) fn origins(table: &RawSettings) -> Result<Option<Vec<Origin>>, Config
     Ok(Some(upstreams))
 }
 
-fn authorities(table: &RawSettings) -> Result<Option<Vec<CertificateDer<'static>>>, ConfigError> {
+fn authorities(
+    table: &RawSettings,
+    origins: &[Origin],
+) -> Result<Option<Vec<CertificateDer<'static>>>, ConfigError> {
     let key = "routes.upstream_ca";
     let Some(path) = table.text(key)?.map(PathBuf::from) else { return Ok(None) };
     let read = CertificateDer::pem_file_iter(&path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     match read {
-        Ok(certificates) if !certificates.is_empty() => Ok(Some(certificates)),
+        Ok(certificates) if !certificates.is_empty() => {
+            if origins.iter().any(Origin::is_https) {
+                return Ok(Some(certificates));
+            }
+            let problem = "no upstream of the route is https: remove the key or change the upstreams";
+            Err(table.invalid(key, problem))
+        }
         Err(pem::Error::Io(source)) => {
             Err(ConfigError::Unreadable { path, key: Some(key.to_owned()), source })
         }
@@ -110,11 +74,20 @@ fn authorities(table: &RawSettings) -> Result<Option<Vec<CertificateDer<'static>
     }
 }
 
-fn health_path(table: &RawSettings) -> Result<Option<PathAndQuery>, ConfigError> {
+fn health_check(table: &RawSettings) -> Result<Option<HealthCheck>, ConfigError> {
     let key = "routes.health_path";
-    let Some(text) = table.text(key)? else { return Ok(None) };
+    let interval = table.duration("routes.health_interval", Duration::from_millis(1))?;
+    let Some(text) = table.text(key)? else {
+        if interval.is_some() {
+            return Err(table.invalid("routes.health_interval", "it has no effect without health_path"));
+        }
+        return Ok(None);
+    };
     let path = text.parse::<PathAndQuery>().ok().filter(|_| text.starts_with('/'));
-    path.map(Some).ok_or_else(|| table.invalid(key, "expected a path such as /healthz"))
+    let path = path.ok_or_else(|| table.invalid(key, "expected a path such as /healthz"))?;
+    Ok(Some(HealthCheck { path, interval: interval.unwrap_or(HEALTH_INTERVAL) }))
 }
+
+const HEALTH_INTERVAL: Duration = Duration::from_secs(5);
 
 const HTTP: [(&str, UpstreamHttp); 2] = [("1.1", UpstreamHttp::Http1), ("2", UpstreamHttp::Http2)];

@@ -20,7 +20,7 @@ use super::upstream::UpstreamSettings;
 /// assert!(routes.find(&"/apis".parse()?)?.is_none());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct RouteSpec {
     /// Path prefix, such as `/api`. It matches the path itself and all paths below it.
     pub path: String,

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 use sekisho::config::{
-    BuiltinRoutes, Config, ConfigError, DatabaseKind, EncodedSlash, IdentityPreset, KEYS, KeySource,
-    LoadedConfig, ROUTE_KEYS, RouteAuth, RouteIdentity, Sources, UpstreamHttp, Upstreams,
+    BuiltinRoutes, Config, ConfigError, DatabaseKind, KEYS, KeySource, LoadedConfig, ROUTE_KEYS, RouteAuth,
+    Sources,
 };
 use sekisho::layer::{OnStoreLoss, SameSite};
+use sekisho::proxy::{HealthCheck, IdentityHeaders, UpstreamHttp, UpstreamSettings};
 use sekisho::routers::forward_auth::OriginalRequestSource;
 use sekisho::server::ServerLimits;
 use sekisho::services::auth::Registration;
@@ -208,28 +209,25 @@ fn route_defaults() {
     let place = file("[[routes]]\npath = '/api'\nupstreams = ['http://10.0.0.1:3000']");
     let config = place.config();
     let [route] = &config.routes[..] else { panic!("one route") };
-    assert_eq!((route.path.as_str(), route.upstreams.origins[0].as_str()), ("/api", "http://10.0.0.1:3000"));
-    assert_eq!((route.auth, route.encoded_slash), (RouteAuth::Required, EncodedSlash::Refuse));
-    assert!(route.roles.is_empty() && route.bearer.is_none() && route.max_body.is_none());
-    assert!(!route.strip_prefix && !route.pass_authorization && route.methods.is_empty());
-    assert_eq!(route.identity, RouteIdentity::Preset(IdentityPreset::XForwarded));
-    for edits in [&route.request_headers, &route.response_headers] {
+    assert_eq!((route.path.as_str(), route.auth), ("/api", RouteAuth::Required));
+    let spec = &route.spec;
+    assert_eq!((spec.path.as_str(), &spec.upstreams[..]), ("/api", &["http://10.0.0.1:3000".to_owned()][..]));
+    assert!(!spec.encoded_slash);
+    assert!(spec.roles.is_empty() && spec.token_audience.is_none() && spec.max_body.is_none());
+    assert!(!spec.strip_prefix && !spec.pass_authorization && spec.methods.is_empty());
+    assert_eq!(spec.identity, IdentityHeaders::X_FORWARDED);
+    for edits in [&spec.request_headers, &spec.response_headers] {
         assert!(edits.set.is_empty() && edits.remove.is_empty());
     }
-    let seconds = [route.connect_timeout, route.first_byte_timeout, route.idle_timeout].map(|t| t.as_secs());
+    let seconds = [spec.connect_timeout, spec.first_byte_timeout, spec.idle_timeout].map(|t| t.as_secs());
     assert_eq!(seconds, [5, 60, 60]);
-    assert_eq!(
-        (&*route.upgrades, route.tunnel_idle_timeout.as_secs()),
-        (&["websocket".to_owned()][..], 3_600)
-    );
-    let upstreams = &route.upstreams;
+    assert_eq!((&*spec.upgrades, spec.tunnel_idle_timeout.as_secs()), (&["websocket".to_owned()][..], 3_600));
+    let upstreams = &spec.upstream_settings;
     assert_eq!(upstreams.http, UpstreamHttp::Http1);
-    assert!(upstreams.ca.is_none() && upstreams.health_path.is_none());
-    let numbers = [upstreams.eject_after, upstreams.max_in_flight, upstreams.max_queued];
-    assert_eq!(numbers, [5, 1024, 256]);
-    let seconds =
-        [upstreams.health_interval, upstreams.eject_for, upstreams.slow_start, upstreams.queue_timeout];
-    assert_eq!(seconds.map(|t| t.as_secs()), [5, 10, 10, 1]);
+    assert!(upstreams.ca.is_none() && upstreams.health.is_none());
+    assert_eq!((upstreams.eject_after, upstreams.max_in_flight, upstreams.max_queued), (5, 1024, 256));
+    let seconds = [upstreams.eject_for, upstreams.slow_start, upstreams.queue_timeout].map(|t| t.as_secs());
+    assert_eq!(seconds, [10, 10, 1]);
     assert_eq!(config.server.builtin, BTreeSet::from([BuiltinRoutes::Auth]), "with routes, auth alone");
 }
 
@@ -246,10 +244,10 @@ fn route_headers_and_methods() {
     let text = fs::read_to_string(place.path("sekisho.toml")).unwrap();
     let key = place.path("key").display().to_string();
     let place = place.file(&text.replace("PATH", &key));
-    let route = &place.config().routes[0];
+    let route = &place.config().routes[0].spec;
     assert_eq!(route.methods.iter().map(http::Method::as_str).collect::<Vec<_>>(), ["GET", "PROPFIND"]);
     let name = |name: &str| Some(name.parse().unwrap());
-    let identity = RouteIdentity::Custom { user: name("x-user"), email: None, groups: name("x-roles") };
+    let identity = IdentityHeaders { user: name("x-user"), email: None, groups: name("x-roles") };
     assert_eq!(route.identity, identity);
     let (to, back) = (&route.request_headers, &route.response_headers);
     let set: Vec<_> = to.set.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
@@ -258,13 +256,13 @@ fn route_headers_and_methods() {
     assert_eq!(back.set[0].0, "x-frame-options");
     assert!(!format!("{route:?}").contains("hunter2"), "values may be secret");
     for (word, preset) in [
-        ("x-forwarded", IdentityPreset::XForwarded),
-        ("x-auth-request", IdentityPreset::XAuthRequest),
-        ("remote", IdentityPreset::Remote),
-        ("none", IdentityPreset::None),
+        ("x-forwarded", IdentityHeaders::X_FORWARDED),
+        ("x-auth-request", IdentityHeaders::X_AUTH_REQUEST),
+        ("remote", IdentityHeaders::REMOTE),
+        ("none", IdentityHeaders::NONE),
     ] {
         let place = file(&format!("[[routes]]\npath = '/'\nupstreams = ['http://h']\nidentity = '{word}'"));
-        assert_eq!(place.config().routes[0].identity, RouteIdentity::Preset(preset));
+        assert_eq!(place.config().routes[0].spec.identity, preset);
     }
 }
 
@@ -1046,15 +1044,13 @@ fn route_with_every_key() {
                 auth = 'optional'\nstrip_prefix = true\nbearer = 'reports'\nencoded_slash = 'pass'\n\
                 connect_timeout = '250ms'\nmax_body = '2MiB'\nupgrades = ['WebSocket', 'shout']";
     let config = file(text).config();
-    let route = &config.routes[0];
-    assert_eq!(
-        (route.auth, route.encoded_slash, route.strip_prefix),
-        (RouteAuth::Optional, EncodedSlash::Pass, true)
-    );
-    assert_eq!((route.bearer.as_deref(), route.max_body), (Some("reports"), Some(2 * 1024 * 1024)));
+    let route = &config.routes[0].spec;
+    assert_eq!(config.routes[0].auth, RouteAuth::Optional);
+    assert!(route.encoded_slash && route.strip_prefix);
+    assert_eq!((route.token_audience.as_deref(), route.max_body), (Some("reports"), Some(2 * 1024 * 1024)));
     assert_eq!(route.connect_timeout, Duration::from_millis(250));
     assert_eq!(route.upgrades, ["websocket", "shout"]);
-    assert_eq!(route.upstreams.origins.len(), 2);
+    assert_eq!(route.upstreams.len(), 2);
 }
 
 #[test]
@@ -1070,9 +1066,10 @@ fn https_upstreams_may_have_their_own_ca() {
         place.file(&format!("{route}\nupstreams = [{urls}]"))
     };
     let config = upstreams("'https://h'").config();
-    let Upstreams { ca, http, health_path, .. } = &config.routes[0].upstreams;
+    let UpstreamSettings { ca, http, health, .. } = &config.routes[0].spec.upstream_settings;
     assert_eq!((ca.as_deref(), *http), (Some(&[made.cert.der().clone()][..]), UpstreamHttp::Http2));
-    assert_eq!(health_path.as_ref().unwrap(), "/h?q");
+    let expected = HealthCheck { path: "/h?q".parse().unwrap(), interval: Duration::from_secs(5) };
+    assert_eq!(health.as_ref(), Some(&expected));
     let error = upstreams("'http://h'").error();
     assert!(error.contains("line 3: no upstream of the route is https"), "{error}");
 }
