@@ -8,7 +8,7 @@ use crate::services::token::Tokens;
 
 impl UpstreamTokens for Tokens {
     fn authorization(&self, identity: &Identity, audience: &str) -> Option<HeaderValue> {
-        let Some(bearer) = self.bearer_for_upstream(identity, audience) else {
+        let Some(bearer) = self.upstream().bearer(identity, audience) else {
             tracing::error!(audience, "cannot issue upstream token: signing key is symmetric (HS256)");
             return None;
         };

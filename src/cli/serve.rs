@@ -178,7 +178,7 @@ impl RunningServer {
             sample,
         };
         let app = App::build(parts).map_err(CliError::misconfigured)?;
-        let loaded = app.tokens.load_revocations().await;
+        let loaded = app.tokens.revocations().load().await;
         loaded
             .map_err(|error| CliError::failed("can't ask the database which sessions have ended", error))?;
         let beside = spawn_background_tasks(config, ground, &app);
@@ -227,10 +227,12 @@ fn spawn_background_tasks(config: &Config, ground: &ServerResources, app: &App) 
     let mut watchers = vec![
         tokio::spawn(monitor_clock_skew(stores.clone(), Arc::clone(clock), config.session.grace / 4)),
         tokio::spawn(purge(config, stores, clock).run()),
-        tokio::spawn(app.tokens.clone().run_revocation_poller()),
+        tokio::spawn(app.tokens.revocations().clone().run_poller()),
     ];
     let (woken, tokens) = (stores.clone(), app.tokens.clone());
-    watchers.push(tokio::spawn(async move { woken.listen_for_revocations(move || tokens.poll_now()).await }));
+    watchers.push(tokio::spawn(async move {
+        woken.listen_for_revocations(move || tokens.revocations().poll_now()).await
+    }));
     if let KeySource::Dir(dir) = &config.tokens.keys {
         let watch = key_store::watch_dir(dir.clone(), config.tokens.key_activation, Arc::clone(keys));
         watchers.push(tokio::spawn(watch));

@@ -62,7 +62,7 @@ async fn ready(State(health): State<Health>) -> Response {
     if health.shutdown.is_set() {
         return (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n").into_response();
     }
-    if health.tokens.revocations_stale() {
+    if health.tokens.revocations().is_stale() {
         return (StatusCode::SERVICE_UNAVAILABLE, "revocation list is stale\n").into_response();
     }
     match tokio::time::timeout(STORE_TIMEOUT, health.store.database_time()).await {
@@ -72,7 +72,7 @@ async fn ready(State(health): State<Health>) -> Response {
 }
 
 async fn metrics_text(State(health): State<Health>) -> Response {
-    let stale = if health.tokens.revocations_stale() { 1.0 } else { 0.0 };
+    let stale = if health.tokens.revocations().is_stale() { 1.0 } else { 0.0 };
     metrics::gauge!("sekisho_revocations_stale").set(stale);
     metrics::counter!("sekisho_deferred_writes_dropped_total").absolute(health.tokens.dropped_writes());
     let text = (health.metrics)();

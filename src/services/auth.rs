@@ -117,7 +117,7 @@ impl Auth {
         };
         let issued = self.tokens.sign_in(sign_in).await.inspect_err(|error| {
             if matches!(error, SignInError::Refused) {
-                self.tokens.note_failed_login(Some(user.id), &by);
+                self.tokens.audit().record_failed_login(Some(user.id), &by);
             }
         })?;
         tracing::info!(user = %user.id, session = %issued.session.id, address = ?by.address, session_event = "login", "signed in");
@@ -135,7 +135,7 @@ impl Auth {
         }
         let user = self.users.create(new).await?;
         tracing::info!(user = %user.id, session_event = "registered", "registered");
-        if let Err(error) = self.tokens.record(AuditEvent::Registered, user.id, client).await {
+        if let Err(error) = self.tokens.audit().record(AuditEvent::Registered, user.id, client).await {
             // The account is there all the same.
             tracing::error!(error = &error as &dyn std::error::Error, user = %user.id, "the audit lacks a registration");
         }
@@ -171,7 +171,7 @@ impl Auth {
             ending: &ending,
         };
         let ended = self.store.change_password(&change).await?.ok_or(AuthError::Credentials)?;
-        self.tokens.mark_terminated(&ended, ending.end());
+        self.tokens.revocations().mark_terminated(&ended, ending.end());
         tracing::info!(user = %user.id, ended = ended.len(), session_event = "password_changed", "password changed");
         Ok(user)
     }
@@ -258,7 +258,7 @@ impl Auth {
         let verified = self.passwords.verify(&credentials.password, stored).await?;
         let known = found.as_ref().map(|user| user.id);
         let Some(user) = found.filter(|user| verified.ok && user.disabled_at.is_none()) else {
-            self.tokens.note_failed_login(known, client);
+            self.tokens.audit().record_failed_login(known, client);
             return Err(AuthError::Credentials);
         };
         if verified.needs_rehash { self.rehash(user, &credentials.password).await } else { Ok(user) }

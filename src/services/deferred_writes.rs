@@ -1,232 +1,180 @@
-//! What is written to the store off the requests' path: which access tokens are in lasting use, how
-//! often refresh tokens were replayed, and what the audit should know that changed no session.
+//! Deferred (write-behind) writes: store writes that no request waits for.
 //!
-//! Notes are gathered for [`DELAY`] and written in one batch. A crash loses those that wait: a later token
-//! settles its own generation, but counts of replays and entries of the audit (failed sign-ins, tokens
-//! that name nothing, a store that was rolled back) are gone.
+//! | write | use |
+//! |---|---|
+//! | confirmed uses of access tokens | reuse detection; see [`rotation`](super::rotation) |
+//! | replay counts | `sessions.replays` |
+//! | audit entries that belong to no session's start or end | failed sign-ins, unknown tokens, rollbacks |
+//!
+//! Writes are buffered for [`FLUSH_DELAY`] and written in batches. A crash loses the buffer. A later
+//! use confirms its generation again, but replay counts and audit entries are lost.
 
-use std::cell::RefCell;
+mod buffer;
+
 use std::collections::HashMap;
-use std::mem;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
+use self::buffer::{Batch, Buffer, FlushNeeded, first_use_on_thread};
+use super::revocations::Revocations;
+use super::rotation::is_concurrent_use;
+use super::store::{SessionStore, SessionTermination, StoreError, TokenUse};
+use super::store_runtime::StoreRuntime;
 use crate::client_info::ClientInfo;
+use crate::clock::Clock;
 use crate::models::audit::AuditEntry;
-use crate::models::session::{SessionId, TokenId};
-use crate::services::store::TokenUse;
+use crate::models::session::{EndReason, Session, SessionId};
+use crate::session_event::SessionEvent;
 
-/// How long notes are gathered before they are written.
-pub(crate) const DELAY: Duration = Duration::from_millis(250);
+/// Time that writes are collected before a flush.
+const FLUSH_DELAY: Duration = Duration::from_millis(250);
 
-/// How long a writer waits after the store did not answer.
-pub(crate) const RETRY: Duration = Duration::from_secs(2);
+/// Time between a failed flush and the next one.
+const RETRY_DELAY: Duration = Duration::from_secs(2);
 
-/// The audit has at most one entry in this time about tokens that name nothing.
-const ONE_UNKNOWN_IN: Duration = Duration::from_secs(1);
+/// The write-behind buffer and its flush. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct DeferredWrites(Arc<Inner>);
 
-/// How many notes are kept while the store does not answer; beyond, new ones are dropped.
-const MOST: usize = 100_000;
-
-/// How many of the notes may be for the audit.
-const MOST_ENTRIES: usize = 10_000;
-
-/// How many entries of the audit are written at once.
-const ENTRIES_AT_ONCE: usize = 500;
-
-/// Notes that wait to be written.
-#[derive(Debug, Default)]
-pub(crate) struct DeferredWrites {
-    waiting: Mutex<Buffer>,
-    lost: AtomicU64,
+struct Inner {
+    buffer: Buffer,
+    store: Arc<dyn SessionStore>,
+    clock: Arc<dyn Clock>,
+    revocations: Arc<Revocations>,
+    runtime: StoreRuntime,
 }
-
-#[derive(Debug, Default)]
-struct Buffer {
-    batch: Batch,
-    /// For the audit.
-    entries: Vec<AuditEntry>,
-    writer_is_due: bool,
-    unknown_at: Option<Instant>,
-}
-
-/// Notes to be written together.
-#[derive(Debug, Default)]
-pub(crate) struct Batch {
-    /// Which tokens are in lasting use, and who was seen to use each.
-    pub(crate) lasting: HashMap<TokenUse, ClientInfo>,
-    pub(crate) replays: HashMap<SessionId, u64>,
-}
-
-/// Whether a writer must be started for what was noted.
-#[must_use]
-pub(crate) struct FlushNeeded(pub(crate) bool);
 
 impl DeferredWrites {
-    /// Notes that a token is in lasting use.
-    pub(crate) fn record_token_use(&self, seen: TokenUse, client: ClientInfo) -> FlushNeeded {
-        self.note(|batch| {
-            batch.lasting.entry(seen).or_insert(client);
-        })
+    pub(super) fn new(
+        store: Arc<dyn SessionStore>,
+        clock: Arc<dyn Clock>,
+        revocations: Arc<Revocations>,
+        runtime: StoreRuntime,
+    ) -> Self {
+        Self(Arc::new(Inner { buffer: Buffer::default(), store, clock, revocations, runtime }))
     }
 
-    /// Notes a replay.
-    pub(crate) fn replay(&self, session: SessionId) -> FlushNeeded {
-        self.note(|batch| *batch.replays.entry(session).or_default() += 1)
-    }
-
-    /// Notes what happened, for the audit.
-    pub(crate) fn push_audit(&self, entry: AuditEntry) -> FlushNeeded {
-        self.note_entries(|entries| entries.push(entry))
-    }
-
-    /// Takes some entries of the audit, no more than are written at once.
-    pub(crate) fn take_entries(&self) -> Vec<AuditEntry> {
-        let entries = &mut self.lock().entries;
-        let some = entries.len().min(ENTRIES_AT_ONCE);
-        entries.drain(..some).collect()
-    }
-
-    /// Puts entries back that could not be written.
-    pub(crate) fn put_entries_back(&self, mut unwritten: Vec<AuditEntry>) -> FlushNeeded {
-        self.note_entries(|entries| {
-            unwritten.append(entries);
-            *entries = unwritten;
-        })
-    }
-
-    /// Notes that a refresh token came which names nothing here. Anyone can send as many of them as
-    /// they like, so the audit has one in a second; the log has all.
-    pub(crate) fn unknown(&self, entry: AuditEntry) -> FlushNeeded {
-        let mut waiting = self.lock();
-        let now = Instant::now();
-        if waiting.unknown_at.is_some_and(|last| now - last < ONE_UNKNOWN_IN) {
-            return FlushNeeded(false);
+    /// Records a confirmed use, once per thread. `client` is evaluated only if it is recorded.
+    pub(super) fn record_token_use(&self, token: TokenUse, client: &dyn Fn() -> ClientInfo) {
+        if first_use_on_thread(token.token) {
+            self.schedule_flush(self.0.buffer.record_token_use(token, client()), FLUSH_DELAY);
         }
-        waiting.unknown_at = Some(now);
-        drop(waiting);
-        self.push_audit(entry)
     }
 
-    /// How often notes were dropped because too many waited.
-    pub(crate) fn lost(&self) -> u64 {
-        self.lost.load(Ordering::Relaxed)
+    /// Counts a replay.
+    pub(super) fn record_replay(&self, session: SessionId) {
+        self.schedule_flush(self.0.buffer.record_replay(session), FLUSH_DELAY);
     }
 
-    /// Takes all notes but the entries of the audit.
-    pub(crate) fn take(&self) -> Batch {
-        let mut waiting = self.lock();
-        waiting.writer_is_due = false;
-        mem::take(&mut waiting.batch)
+    /// Records an audit entry.
+    pub(super) fn push_audit(&self, entry: AuditEntry) {
+        self.schedule_flush(self.0.buffer.push_audit(entry), FLUSH_DELAY);
     }
 
-    /// Puts notes back that could not be written.
-    pub(crate) fn put_back(&self, batch: Batch) -> FlushNeeded {
-        self.note(|waiting| {
-            waiting.lasting.extend(batch.lasting);
-            for (session, count) in batch.replays {
-                *waiting.replays.entry(session).or_default() += count;
+    /// Records an audit entry about a refresh token of an unknown key or session. Such entries are
+    /// rate-limited.
+    pub(super) fn push_unknown_token(&self, entry: AuditEntry) {
+        self.schedule_flush(self.0.buffer.push_unknown_token(entry), FLUSH_DELAY);
+    }
+
+    /// Number of writes dropped since the start because the buffer was full.
+    pub(super) fn dropped(&self) -> u64 {
+        self.0.buffer.dropped()
+    }
+
+    /// Writes the buffer to the store, and terminates sessions in which it finds token reuse.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails. What could not be written stays in the buffer, and a retry is scheduled.
+    pub(super) async fn flush(&self) -> Result<(), StoreError> {
+        let buffer = &self.0.buffer;
+        let Batch { token_uses, replays } = buffer.take_batch();
+        let confirmed = self.confirm(&token_uses).await;
+        if confirmed.is_err() {
+            let unwritten = Batch { token_uses, ..Batch::default() };
+            self.schedule_flush(buffer.restore_batch(unwritten), RETRY_DELAY);
+        }
+        let counted = self.count_replays(&replays).await;
+        if counted.is_err() {
+            let unwritten = Batch { replays, ..Batch::default() };
+            self.schedule_flush(buffer.restore_batch(unwritten), RETRY_DELAY);
+        }
+        let audited = self.write_audit().await;
+        confirmed.and(counted).and(audited)
+    }
+
+    /// Schedules a flush after `delay`, if one is needed and there is a runtime to run it.
+    fn schedule_flush(&self, needed: FlushNeeded, delay: Duration) {
+        if !needed.0 {
+            return;
+        }
+        let Some(runtime) = self.0.runtime.handle() else {
+            self.0.buffer.defer_flush();
+            return;
+        };
+        let writes = self.clone();
+        runtime.spawn(async move {
+            tokio::time::sleep(delay).await;
+            if let Err(error) = writes.flush().await {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "deferred writes failed, will retry");
             }
-        })
+        });
     }
 
-    /// No writer could be started: the next note asks for one again.
-    pub(crate) fn defer_flush(&self) {
-        self.lock().writer_is_due = false;
-    }
-
-    fn note(&self, add: impl FnOnce(&mut Batch)) -> FlushNeeded {
-        let mut waiting = self.lock();
-        let batch = &mut waiting.batch;
-        if batch.len() < MOST {
-            add(batch);
-        } else {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+    async fn confirm(&self, token_uses: &HashMap<TokenUse, ClientInfo>) -> Result<(), StoreError> {
+        if token_uses.is_empty() {
+            return Ok(());
         }
-        FlushNeeded(!mem::replace(&mut waiting.writer_is_due, true))
+        let tokens: Vec<_> = token_uses.keys().copied().collect();
+        for row in self.0.store.confirm_generation(&tokens).await? {
+            if is_concurrent_use(&row) {
+                let conflicting = token_uses.iter().find(|(token, _)| is_conflicting_use(token, &row));
+                self.terminate_on_reuse(&row, conflicting.map(|(_, client)| client.clone())).await?;
+            }
+        }
+        Ok(())
     }
 
-    /// Entries have a quota of their own: they must not keep out what finds thieves.
-    fn note_entries(&self, add: impl FnOnce(&mut Vec<AuditEntry>)) -> FlushNeeded {
-        let mut waiting = self.lock();
-        let entries = &mut waiting.entries;
-        add(entries);
-        let beyond = entries.len().saturating_sub(MOST_ENTRIES);
-        entries.truncate(MOST_ENTRIES);
-        self.lost.fetch_add(beyond as u64, Ordering::Relaxed);
-        FlushNeeded(!mem::replace(&mut waiting.writer_is_due, true))
+    async fn terminate_on_reuse(&self, row: &Session, client: Option<ClientInfo>) -> Result<(), StoreError> {
+        tracing::warn!(
+            session = %row.id, user = %row.user_id, generation = row.generation,
+            used_by = ?client, held_by = ?row.client,
+            session_event = %SessionEvent::ReuseDetected,
+            "session terminated: two access tokens of one generation are in use"
+        );
+        let now = self.0.clock.now();
+        let termination = SessionTermination {
+            presented: Some(row.generation),
+            ..SessionTermination::new(now, EndReason::ReuseDetected, client.unwrap_or_default())
+        };
+        self.0.revocations.terminate(row.id, &termination).await.map(drop)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Buffer> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    async fn count_replays(&self, replays: &HashMap<SessionId, u64>) -> Result<(), StoreError> {
+        if replays.is_empty() {
+            return Ok(());
+        }
+        let counts: Vec<_> = replays.iter().map(|(&session, &count)| (session, count)).collect();
+        self.0.store.count_replays(&counts).await
+    }
+
+    async fn write_audit(&self) -> Result<(), StoreError> {
+        loop {
+            let entries = self.0.buffer.take_audit();
+            if entries.is_empty() {
+                return Ok(());
+            }
+            if let Err(error) = self.0.store.record(&entries).await {
+                self.schedule_flush(self.0.buffer.restore_audit(entries), RETRY_DELAY);
+                return Err(error);
+            }
+        }
     }
 }
 
-impl Batch {
-    fn len(&self) -> usize {
-        self.lasting.len() + self.replays.len()
-    }
-}
-
-/// Whether this thread sees the token in lasting use for the first time, as far as it remembers.
-///
-/// Each thread has a table of its own, so that a valid token needs no lock. The table forgets: a
-/// token noted twice is written twice, which changes nothing.
-pub(crate) fn first_use_on_thread(token: TokenId) -> bool {
-    const SLOTS: usize = 1_024;
-    thread_local! {
-        static SEEN: RefCell<Vec<u128>> = RefCell::new(vec![0; SLOTS]);
-    }
-    let token = token.0.as_u128();
-    let slot = (token % SLOTS as u128) as usize;
-    SEEN.with_borrow_mut(|seen| mem::replace(&mut seen[slot], token) != token)
-}
-
-#[cfg(test)]
-mod tests {
-    use uuid::Uuid;
-
-    use super::*;
-
-    const SESSION: SessionId = SessionId(Uuid::nil());
-
-    fn lasting(token: u128) -> TokenUse {
-        TokenUse { session: SESSION, generation: 1, token: TokenId(Uuid::from_u128(token)) }
-    }
-
-    #[test]
-    fn one_writer_is_started_for_a_batch() {
-        let notes = DeferredWrites::default();
-        assert!(notes.record_token_use(lasting(1), ClientInfo::default()).0);
-        assert!(!notes.record_token_use(lasting(2), ClientInfo::default()).0);
-        assert!(!notes.replay(SESSION).0);
-        assert_eq!(notes.take().len(), 3);
-        assert!(notes.replay(SESSION).0, "the next batch needs a writer again");
-    }
-
-    #[test]
-    fn what_could_not_be_written_is_kept() {
-        let notes = DeferredWrites::default();
-        let _ = notes.replay(SESSION);
-        let _ = notes.record_token_use(lasting(1), ClientInfo::default());
-        let batch = notes.take();
-        let _ = notes.replay(SESSION);
-        let _ = notes.put_back(batch);
-        let batch = notes.take();
-        assert_eq!(batch.replays[&SESSION], 2);
-        assert_eq!(batch.lasting.len(), 1);
-    }
-
-    #[test]
-    fn a_thread_notes_a_token_once() {
-        let (one, other) = (TokenId(Uuid::from_u128(77)), TokenId(Uuid::from_u128(78)));
-        assert!(first_use_on_thread(one));
-        assert!(first_use_on_thread(other));
-        assert!(!first_use_on_thread(one));
-        let elsewhere = std::thread::spawn(move || first_use_on_thread(one));
-        assert!(elsewhere.join().expect("the thread ends"));
-    }
+/// Returns `true` if `token` is a token of the row's generation other than the one that confirmed it.
+fn is_conflicting_use(token: &TokenUse, row: &Session) -> bool {
+    (token.session, token.generation) == (row.id, row.generation) && row.settled_by != Some(token.token)
 }

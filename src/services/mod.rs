@@ -1,21 +1,23 @@
-//! The rules: no SQL, no HTTP.
+//! The domain logic, without SQL or HTTP.
 //!
 //! | module | |
 //! |---|---|
-//! | [`auth`] | signing in and out |
-//! | [`users`] | users, made and changed |
-//! | [`password`] | bcrypt on a pool of its own, and what makes a password good enough |
+//! | [`auth`] | sign-in, registration, sign-out |
+//! | [`users`] | user accounts |
+//! | [`password`] | password policy, and bcrypt on a thread pool of its own |
 //! | [`movies`], [`sample_movies`] | the reference application |
-//! | [`token`] | a session's tokens from sign-in to end; the layer's `TokenService` |
-//! | `renewal`, [`rotation`] | renewing: what to do, and the pure function that decides |
-//! | `flights`, `notes`, `ends` | renewals shared between requests, what is written behind their backs, and what others have ended |
-//! | `watchers` | who keeps a connection open in a session's name, and is told of its end |
-//! | `verified`, `minted`, `remembered` | tokens that a thread has found good, or minted for upstreams, a moment ago; the table for both |
-//! | [`purge`] | what is over is forgotten, after a while |
-//! | [`jwt`], [`refresh_token`], [`keys`], [`crypto`] | tokens and what signs them |
-//! | [`store`] | what all this needs of a database |
-//! | [`memory`] | a store without one |
+//! | [`token`] | [`Tokens`](token::Tokens): sessions and their tokens; the layer's `TokenService` |
+//! | `token_issuer`, `session_settings` | creates sessions and issues their tokens |
+//! | `refresh`, [`rotation`], `single_flight` | refreshes sessions: the procedure, the decision, and request coalescing |
+//! | [`revocations`], `watchers` | terminated sessions, and notification of long-lived connections |
+//! | `deferred_writes`, [`audit_log`] | write-behind buffer, and audit entries outside of sessions |
+//! | [`upstream_tokens`], `token_cache` | tokens for upstreams, and per-thread caches |
+//! | [`purge`] | deletes old sessions and audit entries |
+//! | [`jwt`], [`refresh_token`], [`keys`], [`crypto`] | token formats and signing keys |
+//! | [`store`] | the contract of a database |
+//! | [`memory`] | an in-memory store |
 
+pub mod audit_log;
 #[cfg(feature = "server")]
 pub mod auth;
 pub mod crypto;
@@ -30,18 +32,20 @@ pub mod password;
 pub mod purge;
 mod refresh;
 pub mod refresh_token;
-mod revocations;
+pub mod revocations;
 pub mod rotation;
 #[cfg(feature = "server")]
 pub mod sample_movies;
+mod session_settings;
 mod single_flight;
 pub mod store;
+mod store_runtime;
 #[cfg(test)]
 mod test_support;
 pub mod token;
 mod token_cache;
-mod upstream_token_cache;
+mod token_issuer;
+pub mod upstream_tokens;
 #[cfg(feature = "server")]
 pub mod users;
-mod verified_token_cache;
 mod watchers;

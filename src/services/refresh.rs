@@ -1,66 +1,79 @@
-//! Renewing a session: read the tokens, board the flight, do what [`decide`] says.
+//! Refreshes a session: parses the tokens, joins the single flight, applies the [`Decision`].
 
-use std::collections::HashMap;
+pub(super) mod outcome;
+
 use std::sync::Arc;
 
 use time::OffsetDateTime;
 
-use super::deferred_writes::{self, Batch};
+use self::outcome::RefreshOutcome;
+use super::deferred_writes::DeferredWrites;
 use super::refresh_token::{self, RefreshTokenError};
-use super::rotation::{
-    AccompanyingAccessToken, Decision, PresentedToken, Reuse, decide, is_concurrent_use, within_grace,
-};
-use super::single_flight::{Key, Outcome};
-use super::store::{Rotation, SessionTermination, StoreError, TokenUse};
-use super::token::{IssuedSession, TokensInner};
+use super::revocations::Revocations;
+use super::rotation::{AccompanyingAccessToken, Decision, PresentedToken, Reuse, decide, within_grace};
+use super::single_flight::{Key, Outcome, SingleFlight};
+use super::store::{Rotation, SessionStore, SessionTermination, StoreError};
+use super::store_runtime::StoreRuntime;
+use super::token_issuer::{IssuedSession, TokenIssuer};
 use crate::client_info::ClientInfo;
 use crate::layer::{RefreshError, RefreshRequest};
 use crate::models::audit::{AuditEntry, AuditEvent};
-use crate::models::session::{EndReason, Session, SessionId, SessionKind};
+use crate::models::session::{EndReason, Session, SessionKind};
 use crate::session_event::SessionEvent;
 
-/// How often a lost race is looked at again before the store counts as not answering.
-const ATTEMPTS: usize = 4;
+/// Number of attempts before a refresh whose row keeps changing fails.
+const MAX_ATTEMPTS: usize = 4;
 
-/// What a flight found out about one generation of a session.
-#[derive(Clone, Debug)]
-pub(super) enum RefreshResult {
-    /// The session goes on: its row, and how.
-    Live(Arc<Session>, SessionEvent),
-    /// The session is over, or isn't one.
-    Over { event: SessionEvent, since: Option<OffsetDateTime> },
+/// Refreshes sessions.
+pub(super) struct Refresher {
+    pub(super) issuer: Arc<TokenIssuer>,
+    pub(super) store: Arc<dyn SessionStore>,
+    pub(super) flights: SingleFlight<RefreshOutcome>,
+    pub(super) revocations: Arc<Revocations>,
+    pub(super) deferred: DeferredWrites,
+    pub(super) runtime: StoreRuntime,
 }
 
-/// What one look at the row came to.
-enum AttemptResult {
-    Done(RefreshResult),
-    /// Another replica was faster: look again.
+/// Result of one attempt to change a row.
+enum Attempt {
+    Done(RefreshOutcome),
+    /// Another replica changed the row first.
     LostRace,
 }
 
-impl TokensInner {
-    pub(super) async fn renew(
+impl Refresher {
+    /// Refreshes the session of a refresh token on the store's runtime.
+    pub(super) async fn refresh(
+        self: &Arc<Self>,
+        request: RefreshRequest,
+        kind: SessionKind,
+    ) -> Result<IssuedSession, RefreshError> {
+        let refreshed = self.runtime.run(Arc::clone(self).refresh_here(request, kind)).await;
+        refreshed.unwrap_or(Err(RefreshError::Unavailable))
+    }
+
+    async fn refresh_here(
         self: Arc<Self>,
         request: RefreshRequest,
         kind: SessionKind,
     ) -> Result<IssuedSession, RefreshError> {
-        let presented = self.read(&request, kind)?;
+        let presented = self.parse(&request, kind)?;
         let client = &request.client;
-        for _ in 0..ATTEMPTS {
-            let resolved = match self.board(presented, client).await {
-                // A store that is down is not asked again for the same request.
-                Outcome::Led(None) | Outcome::Shared(None, _) | Outcome::Refused => {
+        for _ in 0..MAX_ATTEMPTS {
+            let outcome = match self.join_flight(presented, client).await {
+                // A failed call is not repeated for the same request.
+                Outcome::Leader(None) | Outcome::Follower(None, _) | Outcome::Rejected => {
                     return Err(RefreshError::Unavailable);
                 }
-                Outcome::Shared(Some(RefreshResult::Live(row, _)), number) => {
+                Outcome::Follower(Some(RefreshOutcome::Live(row, _)), number) => {
                     self.follow_leader(row, number, presented, client).await?
                 }
-                Outcome::Led(resolved) | Outcome::Shared(resolved, _) => resolved,
+                Outcome::Leader(outcome) | Outcome::Follower(outcome, _) => outcome,
             };
-            match resolved {
-                Some(RefreshResult::Live(session, event)) => return self.answer(&session, event),
-                Some(RefreshResult::Over { event, since }) => {
-                    return Err(self.refuse(presented, event, since, client));
+            match outcome {
+                Some(RefreshOutcome::Live(session, event)) => return self.issue(&session, event),
+                Some(RefreshOutcome::Ended { event, since }) => {
+                    return Err(self.reject(presented, event, since, client));
                 }
                 None => {}
             }
@@ -68,112 +81,100 @@ impl TokensInner {
         Err(RefreshError::Unavailable)
     }
 
-    /// Reads both tokens, before any database work.
-    fn read(
-        self: &Arc<Self>,
-        request: &RefreshRequest,
-        kind: SessionKind,
-    ) -> Result<PresentedToken, RefreshError> {
-        let refused = |event| RefreshError::Over { event, clear: false };
-        let token =
-            refresh_token::parse(&self.keys.load(), &request.refresh_token).map_err(|error| match error {
-                RefreshTokenError::UnknownKey(number) => {
-                    self.keys.notice_unknown();
-                    self.note_unknown(AuditEntry {
-                        key_number: Some(number),
-                        ..AuditEntry::new(self.clock.now(), AuditEvent::UnknownKey, request.client.clone())
-                    });
-                    refused(SessionEvent::UnknownKey)
-                }
-                _ => refused(SessionEvent::Malformed),
-            })?;
+    /// Parses both tokens, without any I/O.
+    fn parse(&self, request: &RefreshRequest, kind: SessionKind) -> Result<PresentedToken, RefreshError> {
+        let rejected = |event| RefreshError::Over { event, clear: false };
+        let keys = self.issuer.keys.load();
+        let token = refresh_token::parse(&keys, &request.refresh_token).map_err(|error| match error {
+            RefreshTokenError::UnknownKey(number) => {
+                self.issuer.keys.notice_unknown();
+                let now = self.issuer.clock.now();
+                self.deferred.push_unknown_token(AuditEntry {
+                    key_number: Some(number),
+                    ..AuditEntry::new(now, AuditEvent::UnknownKey, request.client.clone())
+                });
+                rejected(SessionEvent::UnknownKey)
+            }
+            RefreshTokenError::Malformed => rejected(SessionEvent::Malformed),
+        })?;
         if request.of.is_some_and(|session| session != token.session) {
-            return Err(refused(SessionEvent::Malformed));
+            return Err(rejected(SessionEvent::Malformed));
         }
-        let beside = request
+        let access_token = request
             .access_token
             .as_deref()
-            .and_then(|access| self.read_access(access))
+            .and_then(|access| self.issuer.read_access(access))
             .filter(|access| access.identity.session == token.session)
             .map(|access| AccompanyingAccessToken {
                 token: access.reference(),
                 generation: access.generation,
             });
-        Ok(PresentedToken {
-            session: token.session,
-            generation: token.generation,
-            kind,
-            access_token: beside,
-        })
+        Ok(PresentedToken { session: token.session, generation: token.generation, kind, access_token })
     }
 
-    async fn board(
+    async fn join_flight(
         self: &Arc<Self>,
         presented: PresentedToken,
         client: &ClientInfo,
-    ) -> Outcome<RefreshResult> {
-        let (leader, client) = (Arc::clone(self), client.clone());
-        let clock = Arc::clone(&self.clock);
-        self.flights
-            .join(key(presented), move || clock.now(), move || async move {
-                leader.resolve(presented, &client).await.inspect_err(log_store_error).ok()
-            })
-            .await
+    ) -> Outcome<RefreshOutcome> {
+        let leader = Arc::clone(self);
+        let client = client.clone();
+        let clock = Arc::clone(&self.issuer.clock);
+        let lead =
+            move || async move { leader.lead(presented, &client).await.inspect_err(log_store_error).ok() };
+        self.flights.join(key(presented), move || clock.now(), lead).await
     }
 
-    /// The leader's part: asks the store until the race is decided.
-    async fn resolve(
-        self: &Arc<Self>,
+    /// The leader's part: retries until an attempt wins or loses for good.
+    async fn lead(
+        &self,
         presented: PresentedToken,
         client: &ClientInfo,
-    ) -> Result<RefreshResult, StoreError> {
-        for _ in 0..ATTEMPTS {
-            if let AttemptResult::Done(resolved) = self.step(presented, client).await? {
-                return Ok(resolved);
+    ) -> Result<RefreshOutcome, StoreError> {
+        for _ in 0..MAX_ATTEMPTS {
+            if let Attempt::Done(outcome) = self.attempt(presented, client).await? {
+                return Ok(outcome);
             }
         }
-        Err(StoreError::unavailable(std::io::Error::other("the row kept changing under a renewal")))
+        Err(StoreError::unavailable(std::io::Error::other("the row changed during every attempt")))
     }
 
-    /// The conditional update first, since that is what is due nearly always; the row is read only
-    /// where the update did not take place.
-    async fn step(
-        self: &Arc<Self>,
-        presented: PresentedToken,
-        client: &ClientInfo,
-    ) -> Result<AttemptResult, StoreError> {
-        let now = self.clock.now();
-        if !within_grace(&presented, now, self.settings.grace) && presented.generation < u32::MAX {
+    /// Tries the conditional update first, since it nearly always succeeds. The row is read only if it
+    /// does not.
+    async fn attempt(&self, presented: PresentedToken, client: &ClientInfo) -> Result<Attempt, StoreError> {
+        let now = self.issuer.clock.now();
+        let grace = self.issuer.settings.grace;
+        if !within_grace(&presented, now, grace) && presented.generation < u32::MAX {
             let rotation = self.rotation(presented, client, now);
             if let Some(row) = self.store.rotate(&rotation).await? {
-                return Ok(AttemptResult::Done(RefreshResult::Live(Arc::new(row), SessionEvent::Rotated)));
+                return Ok(Attempt::Done(RefreshOutcome::Live(Arc::new(row), SessionEvent::Rotated)));
             }
         }
         let row = self.store.find_session(presented.session).await?.map(Arc::new);
-        let decision = decide(row.as_deref(), &presented, now, self.settings.grace);
-        self.apply_decision(decision, row, presented, client, now).await
+        let decision = decide(row.as_deref(), &presented, now, grace);
+        self.apply(decision, row, presented, client, now).await
     }
 
-    /// A follower's part: the leader's row, judged with the follower's own tokens. `None` means that
-    /// what is remembered no longer answers the question.
+    /// A follower's part: decides on the leader's row with the follower's own tokens. Returns `None`
+    /// if the shared result is outdated.
     async fn follow_leader(
-        self: &Arc<Self>,
+        &self,
         row: Arc<Session>,
         number: u64,
         presented: PresentedToken,
         client: &ClientInfo,
-    ) -> Result<Option<RefreshResult>, RefreshError> {
-        let now = self.clock.now();
-        let decision = decide(Some(&row), &presented, now, self.settings.grace);
+    ) -> Result<Option<RefreshOutcome>, RefreshError> {
+        let now = self.issuer.clock.now();
+        let decision = decide(Some(&row), &presented, now, self.issuer.settings.grace);
         if matches!(decision, Decision::Rotate | Decision::CatchUp { .. }) {
             self.flights.forget(key(presented), number);
             return Ok(None);
         }
-        let step = self.apply_decision(decision, Some(row), presented, client, now).await;
-        match step.inspect_err(log_store_error) {
-            Ok(AttemptResult::Done(resolved)) => Ok(Some(resolved)),
-            Ok(AttemptResult::LostRace) => {
-                // Somebody else has ended the session: what is remembered is no longer true.
+        let attempt = self.apply(decision, Some(row), presented, client, now).await;
+        match attempt.inspect_err(log_store_error) {
+            Ok(Attempt::Done(outcome)) => Ok(Some(outcome)),
+            Ok(Attempt::LostRace) => {
+                // Another replica terminated the session after the leader read its row.
                 self.flights.forget(key(presented), number);
                 Ok(None)
             }
@@ -181,80 +182,81 @@ impl TokensInner {
         }
     }
 
-    async fn apply_decision(
-        self: &Arc<Self>,
+    async fn apply(
+        &self,
         decision: Decision,
         row: Option<Arc<Session>>,
         presented: PresentedToken,
         client: &ClientInfo,
         now: OffsetDateTime,
-    ) -> Result<AttemptResult, StoreError> {
-        let over = |event, since| Ok(AttemptResult::Done(RefreshResult::Over { event, since }));
+    ) -> Result<Attempt, StoreError> {
+        let ended = |event, since| Ok(Attempt::Done(RefreshOutcome::Ended { event, since }));
         match (decision, row) {
             (Decision::Replay, Some(row)) => {
-                Ok(AttemptResult::Done(RefreshResult::Live(row, SessionEvent::Replayed)))
+                Ok(Attempt::Done(RefreshOutcome::Live(row, SessionEvent::Replayed)))
             }
             (Decision::CatchUp { lost }, _) => self.catch_up(lost, presented, client, now).await,
-            (Decision::Ended { event, since }, _) => over(event, Some(since)),
-            (Decision::Exhausted, _) => self.end(presented, EndReason::Exhausted, client, now).await,
+            (Decision::Ended { event, since }, _) => ended(event, Some(since)),
+            (Decision::Exhausted, _) => self.terminate(presented, EndReason::Exhausted, client, now).await,
             (Decision::Reuse(reuse), Some(row)) => {
                 warn_of_reuse(&row, presented, reuse, client);
-                self.end(presented, EndReason::ReuseDetected, client, now).await
+                self.terminate(presented, EndReason::ReuseDetected, client, now).await
             }
-            (Decision::WrongKind, _) => over(SessionEvent::Malformed, None),
-            (Decision::Rotate, _) => Ok(AttemptResult::LostRace),
+            (Decision::WrongKind, _) => ended(SessionEvent::Malformed, None),
+            (Decision::Rotate, _) => Ok(Attempt::LostRace),
             (Decision::Unknown | Decision::Replay | Decision::Reuse(_), _) => {
-                over(SessionEvent::UnknownSession, None)
+                ended(SessionEvent::UnknownSession, None)
             }
         }
     }
 
-    /// The MAC proves that we issued the token, so the database has lost its last writes: after a
-    /// failover, or from a restored backup.
+    /// Moves a row that is behind the presented token to the generation after it.
+    ///
+    /// The MAC proves that this service issued the token, so the database has lost its last writes: in
+    /// a failover, or because a backup was restored.
     async fn catch_up(
-        self: &Arc<Self>,
+        &self,
         lost: u32,
         presented: PresentedToken,
         client: &ClientInfo,
         now: OffsetDateTime,
-    ) -> Result<AttemptResult, StoreError> {
+    ) -> Result<Attempt, StoreError> {
         let Some(row) = self.store.catch_up(&self.rotation(presented, client, now)).await? else {
-            return Ok(AttemptResult::LostRace);
+            return Ok(Attempt::LostRace);
         };
         if lost > 1 {
             tracing::warn!(
                 session = %presented.session, presented = presented.generation, lost,
                 session_event = %SessionEvent::CaughtUp,
-                "the database has lost more than one rotation of this session: was it restored from a backup?"
+                "database rolled back: it has lost more than one rotation of this session"
             );
-            let entry = AuditEntry {
+            self.deferred.push_audit(AuditEntry {
                 user: Some(row.user_id),
                 session: Some(row.id),
                 presented: Some(presented.generation),
                 held: presented.generation.checked_sub(lost),
                 ..AuditEntry::new(now, AuditEvent::CaughtUp, client.clone())
-            };
-            self.schedule_flush(self.notes.push_audit(entry), deferred_writes::DELAY);
+            });
         }
-        Ok(AttemptResult::Done(RefreshResult::Live(Arc::new(row), SessionEvent::CaughtUp)))
+        Ok(Attempt::Done(RefreshOutcome::Live(Arc::new(row), SessionEvent::CaughtUp)))
     }
 
-    /// Ends the session; if another request was faster, its reason stands.
-    async fn end(
+    /// Terminates the session, unless another request has done so first.
+    async fn terminate(
         &self,
         presented: PresentedToken,
         reason: EndReason,
         client: &ClientInfo,
         now: OffsetDateTime,
-    ) -> Result<AttemptResult, StoreError> {
-        let ending = SessionTermination::new(now, reason, client.clone());
-        let ending = SessionTermination { presented: Some(presented.generation), ..ending };
-        if self.store.end_session(presented.session, &ending).await? {
-            self.note_ended(&[presented.session], ending.end());
-            let over = RefreshResult::Over { event: reason.event(), since: Some(now) };
-            Ok(AttemptResult::Done(over))
+    ) -> Result<Attempt, StoreError> {
+        let termination = SessionTermination {
+            presented: Some(presented.generation),
+            ..SessionTermination::new(now, reason, client.clone())
+        };
+        if self.revocations.terminate(presented.session, &termination).await? {
+            Ok(Attempt::Done(RefreshOutcome::Ended { event: reason.event(), since: Some(now) }))
         } else {
-            Ok(AttemptResult::LostRace)
+            Ok(Attempt::LostRace)
         }
     }
 
@@ -269,132 +271,48 @@ impl TokensInner {
             kind: presented.kind,
             from_generation: presented.generation,
             now,
-            max_rotated_at: now - self.settings.grace,
-            asked_by: presented.access_token.map(|beside| beside.token),
-            key_number: self.keys.load().signing(now).number(),
-            idle_expires_at: self.idle_expiry(now),
+            max_rotated_at: now - self.issuer.settings.grace,
+            asked_by: presented.access_token.map(|access| access.token),
+            key_number: self.issuer.keys.load().signing(now).number(),
+            idle_expires_at: self.issuer.idle_expiry(now),
             client,
         }
     }
 
-    fn answer(
-        self: &Arc<Self>,
-        session: &Session,
-        event: SessionEvent,
-    ) -> Result<IssuedSession, RefreshError> {
+    fn issue(&self, session: &Session, event: SessionEvent) -> Result<IssuedSession, RefreshError> {
         if event == SessionEvent::Replayed {
-            self.schedule_flush(self.notes.replay(session.id), deferred_writes::DELAY);
+            self.deferred.record_replay(session.id);
         }
-        let renewal = self.issue(session, event, self.clock.now()).map_err(|error| {
-            tracing::error!(error = &error as &dyn std::error::Error, "no token could be issued");
+        let tokens = self.issuer.issue(session, event, self.issuer.clock.now()).map_err(|error| {
+            tracing::error!(error = &error as &dyn std::error::Error, "cannot issue tokens");
             RefreshError::Unavailable
         })?;
-        Ok(IssuedSession { session: session.clone(), tokens: renewal })
+        Ok(IssuedSession { session: session.clone(), tokens })
     }
 
-    /// Cookies are cleared only when the session ended more than the grace ago: sooner, a late
-    /// answer could wipe a new sign-in.
-    fn refuse(
-        self: &Arc<Self>,
+    /// Returns the error of an ended session.
+    ///
+    /// Cookies are cleared only if the session ended longer ago than the grace period. Before that, a
+    /// late response could delete the cookies of a new sign-in.
+    fn reject(
+        &self,
         presented: PresentedToken,
         event: SessionEvent,
         since: Option<OffsetDateTime>,
         client: &ClientInfo,
     ) -> RefreshError {
+        let now = self.issuer.clock.now();
         if event == SessionEvent::UnknownSession {
-            self.note_unknown(AuditEntry {
+            self.deferred.push_unknown_token(AuditEntry {
                 session: Some(presented.session),
                 presented: Some(presented.generation),
-                ..AuditEntry::new(self.clock.now(), AuditEvent::UnknownSession, client.clone())
+                ..AuditEntry::new(now, AuditEvent::UnknownSession, client.clone())
             });
         }
-        let clear = since.is_some_and(|since| self.clock.now() - since > self.settings.grace);
-        tracing::info!(session = %presented.session, session_event = %event, "a session was not renewed");
+        let clear = since.is_some_and(|since| now - since > self.issuer.settings.grace);
+        tracing::info!(session = %presented.session, session_event = %event, "session refresh rejected");
         RefreshError::Over { event, clear }
     }
-
-    /// Writes the notes, and ends the sessions in which two clients show. What could not be written
-    /// is noted again.
-    pub(super) async fn write_notes(self: &Arc<Self>) -> Result<(), StoreError> {
-        let Batch { lasting, replays } = self.notes.take();
-        let settled = self.settle(&lasting).await;
-        if settled.is_err() {
-            self.schedule_flush(
-                self.notes.put_back(Batch { lasting, ..Batch::default() }),
-                deferred_writes::RETRY,
-            );
-        }
-        let counted = self.count(&replays).await;
-        if counted.is_err() {
-            self.schedule_flush(
-                self.notes.put_back(Batch { replays, ..Batch::default() }),
-                deferred_writes::RETRY,
-            );
-        }
-        let recorded = self.record().await;
-        settled.and(counted).and(recorded)
-    }
-
-    async fn settle(&self, lasting: &HashMap<TokenUse, ClientInfo>) -> Result<(), StoreError> {
-        if lasting.is_empty() {
-            return Ok(());
-        }
-        let tokens: Vec<_> = lasting.keys().copied().collect();
-        for row in self.store.confirm_generation(&tokens).await? {
-            if is_concurrent_use(&row) {
-                let client = lasting.iter().find(|(seen, _)| is_conflicting_use(seen, &row));
-                self.terminate_on_reuse(&row, client.map(|(_, client)| client.clone())).await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn terminate_on_reuse(&self, row: &Session, client: Option<ClientInfo>) -> Result<(), StoreError> {
-        tracing::warn!(
-            session = %row.id, user = %row.user_id, generation = row.generation,
-            used_by = ?client, held_by = ?row.client,
-            session_event = %SessionEvent::ReuseDetected,
-            "two access tokens of one generation are in lasting use: the session ends"
-        );
-        let ending =
-            SessionTermination::new(self.clock.now(), EndReason::ReuseDetected, client.unwrap_or_default());
-        let ending = SessionTermination { presented: Some(row.generation), ..ending };
-        if self.store.end_session(row.id, &ending).await? {
-            self.note_ended(&[row.id], ending.end());
-        }
-        Ok(())
-    }
-
-    async fn record(self: &Arc<Self>) -> Result<(), StoreError> {
-        loop {
-            let entries = self.notes.take_entries();
-            if entries.is_empty() {
-                return Ok(());
-            }
-            if let Err(error) = self.store.record(&entries).await {
-                self.schedule_flush(self.notes.put_entries_back(entries), deferred_writes::RETRY);
-                return Err(error);
-            }
-        }
-    }
-
-    /// The audit hears of tokens that name nothing here.
-    fn note_unknown(self: &Arc<Self>, entry: AuditEntry) {
-        self.schedule_flush(self.notes.unknown(entry), deferred_writes::DELAY);
-    }
-
-    async fn count(&self, replays: &HashMap<SessionId, u64>) -> Result<(), StoreError> {
-        if replays.is_empty() {
-            return Ok(());
-        }
-        let counts: Vec<_> = replays.iter().map(|(&session, &count)| (session, count)).collect();
-        self.store.count_replays(&counts).await
-    }
-}
-
-/// Whether this is the use that shows a second client in the session.
-fn is_conflicting_use(seen: &TokenUse, row: &Session) -> bool {
-    (seen.session, seen.generation) == (row.id, row.generation) && row.settled_by != Some(seen.token)
 }
 
 fn key(presented: PresentedToken) -> Key {
@@ -405,18 +323,18 @@ fn log_store_error(error: &StoreError) {
     tracing::error!(
         error = error as &dyn std::error::Error,
         session_event = %SessionEvent::StoreUnavailable,
-        "the store did not answer a renewal"
+        "session refresh failed: the store is unavailable"
     );
 }
 
-/// The log tells of both clients, so that an operator can tell the owner from the thief.
+/// Logs both clients, so that an operator can distinguish the owner from the thief.
 fn warn_of_reuse(row: &Session, presented: PresentedToken, reuse: Reuse, client: &ClientInfo) {
     tracing::warn!(
         session = %row.id, user = %row.user_id, ?reuse,
         presented = presented.generation, held = row.generation,
         presented_by = ?client, held_by = ?row.client,
         session_event = %SessionEvent::ReuseDetected,
-        "a replaced refresh token came back: the session ends"
+        "session terminated: a replaced refresh token was presented"
     );
 }
 

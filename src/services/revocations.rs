@@ -1,12 +1,14 @@
-//! Sessions that have ended, known to every replica within a second, so that their access tokens are
-//! refused although they have not expired.
+//! The revocation list: sessions terminated recently, here or by another replica.
 //!
-//! Polling is the authority: every [`POLL`], for what has ended since the last look, overlapping by
-//! half the grace and a transaction's time-outs, since clocks differ and commits come late. A NOTIFY
-//! only wakes the poller sooner. At the start, after any gap, and now and then, all is loaded that
-//! ended so recently that an access token of it may still be good.
+//! An access token stays valid until it expires. So that a terminated session's access tokens are
+//! rejected before that, every process keeps the list in memory, at most a second behind the store.
 //!
-//! Reading takes no lock: the list is replaced as a whole.
+//! The poller queries the store every [`POLL_INTERVAL`] for sessions terminated since its last query.
+//! Queries overlap by half the grace period and [`MAX_COMMIT_DELAY`], since clocks differ and commits
+//! arrive late. PostgreSQL's NOTIFY only makes it poll sooner. On startup, after a failed query and
+//! every [`FULL_LOAD_INTERVAL`], it loads all sessions whose access tokens may still be valid.
+//!
+//! Lookups take no lock: writers replace the whole map.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,229 +20,306 @@ use time::OffsetDateTime;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::store::{SessionStore, StoreError};
+use super::refresh::outcome::RefreshOutcome;
+use super::session_settings::SessionSettings;
+use super::single_flight::SingleFlight;
+use super::store::{SessionStore, SessionTermination, StoreError};
+use super::store_runtime::StoreRuntime;
 use super::watchers::Watchers;
 use crate::clock::Clock;
-use crate::models::session::{SessionEnd, SessionId};
-use crate::session_event::SessionEvent;
+use crate::models::session::{Session, SessionEnd, SessionId};
+use crate::session_event::{SessionEndFuture, SessionEvent};
 
-/// How often the store is asked what has ended.
-pub(crate) const POLL: Duration = Duration::from_millis(400);
+/// Time between two polls.
+const POLL_INTERVAL: Duration = Duration::from_millis(400);
 
-/// A feed that is older than this is lost.
-pub(crate) const LOST_AFTER: Duration = Duration::from_secs(1);
+/// Age beyond which the list is stale. It is also the timeout of a poll: one that takes longer has
+/// probably lost its connection silently, and the next uses another.
+const STALE_AFTER: Duration = Duration::from_secs(1);
 
-/// How long after the time that it names an end may be committed: what a store gives a transaction, and
-/// the wait before it.
-const COMMITTED_WITHIN: Duration = Duration::from_secs(15);
+/// Maximum time between a termination's timestamp and its commit: the store's transaction timeout and
+/// the wait for a connection.
+const MAX_COMMIT_DELAY: Duration = Duration::from_secs(15);
 
-/// How often all is loaded anew. A commit may stall for longer than any time-out says, as on a standby
-/// that must confirm it.
-const LOAD_ALL: Duration = Duration::from_secs(30);
+/// Time between two full loads. Commits can stall longer than any timeout, for example while a
+/// synchronous standby is unavailable.
+const FULL_LOAD_INTERVAL: Duration = Duration::from_secs(30);
 
-/// A look that brought more than this may be followed by another such one, which has its time.
-const MANY: usize = 10_000;
+/// Number of rows beyond which the next poll gets [`FULL_LOAD_TIMEOUT`], since it may return as many.
+const LARGE_POLL: usize = 10_000;
 
-/// How long the store is left in peace after a look, however often the feed is woken.
-const PAUSE: Duration = Duration::from_millis(50);
+/// Minimum time between two polls, however often [`Revocations::poll_now`] is called.
+const MIN_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How long loading all may take. After a mass revocation it may be much.
-const LOADED_WITHIN: Duration = Duration::from_secs(8);
+/// Timeout of a full load. After a mass revocation there are many rows.
+const FULL_LOAD_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// The sessions that have ended lately.
-pub(crate) struct RevocationList {
-    ended: ArcSwap<HashMap<SessionId, SessionEnd>>,
-    /// Held by writers, so that none undoes another's work.
-    writing: Mutex<()>,
+/// Terminates sessions, and lists those terminated recently.
+pub struct Revocations {
+    store: Arc<dyn SessionStore>,
+    clock: Arc<dyn Clock>,
+    runtime: StoreRuntime,
+    /// Refresh results that must not be shared after a termination.
+    flights: SingleFlight<RefreshOutcome>,
+    list: ArcSwap<HashMap<SessionId, SessionEnd>>,
+    /// Serializes writers of `list`.
+    write_lock: Mutex<()>,
     watchers: Arc<Watchers>,
-    wake: Notify,
-    /// Tells those who wait for it of each look.
-    looked: Notify,
+    poll_requested: Notify,
+    polled: Notify,
     started: Instant,
-    /// Until when the feed was complete, in microseconds after `started`; 0 without a feed, as in an
-    /// application of one process.
+    /// Time up to which the list is complete, in microseconds since `started`. 0 if nothing was
+    /// polled, as in an application of a single process.
     complete_until: AtomicU64,
-    /// How long after its end an access token of a session may still be good.
+    /// Time after a termination for which an access token of the session may still be valid.
     horizon: Duration,
     overlap: Duration,
+    refuse_on_store_loss: bool,
 }
 
-impl RevocationList {
-    pub(crate) fn new(horizon: Duration, grace: Duration) -> Self {
+impl Revocations {
+    /// Creates an empty list. `leeway` is the clock skew that access tokens are verified with.
+    pub(super) fn new(
+        store: Arc<dyn SessionStore>,
+        clock: Arc<dyn Clock>,
+        flights: SingleFlight<RefreshOutcome>,
+        settings: &SessionSettings,
+        leeway: Duration,
+    ) -> Self {
         Self {
-            ended: ArcSwap::default(),
-            writing: Mutex::default(),
+            store,
+            clock,
+            runtime: StoreRuntime::current(),
+            flights,
+            list: ArcSwap::default(),
+            write_lock: Mutex::default(),
             watchers: Arc::default(),
-            wake: Notify::new(),
-            looked: Notify::new(),
+            poll_requested: Notify::new(),
+            polled: Notify::new(),
             started: Instant::now(),
             complete_until: AtomicU64::new(0),
-            horizon,
-            overlap: grace / 2 + COMMITTED_WITHIN,
+            horizon: settings.access_ttl + leeway + settings.grace,
+            overlap: settings.grace / 2 + MAX_COMMIT_DELAY,
+            refuse_on_store_loss: settings.refuse_on_store_loss,
         }
     }
 
-    /// How the session ended, if it did so lately.
-    pub(crate) fn find(&self, session: SessionId) -> Option<SessionEnd> {
-        self.ended.load().get(&session).copied()
+    /// Loads all sessions whose access tokens may still be valid. A replica does so before it is
+    /// ready.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub async fn load(&self) -> Result<(), StoreError> {
+        self.load_all().await.map(drop)
     }
 
-    /// Adds sessions that are known to have ended; the first end of each stays. Returns the new ones.
-    pub(crate) fn add(
+    /// Polls the store until the future is dropped. Sessions terminated by other replicas are rejected
+    /// here within a second.
+    ///
+    /// A single process that terminates sessions only through its own
+    /// [`Tokens`](super::token::Tokens) needs no poller.
+    pub async fn run_poller(self: Arc<Self>) {
+        if self.refuse_on_store_loss {
+            tokio::join!(self.poll(), self.notify_when_stale());
+        } else {
+            self.poll().await;
+        }
+    }
+
+    /// Makes the poller poll without waiting for its interval.
+    pub fn poll_now(&self) {
+        self.poll_requested.notify_one();
+    }
+
+    /// Returns `true` if the poller runs and its last complete poll began more than a second ago.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        match self.complete_until.load(Ordering::Relaxed) {
+            0 => false,
+            complete => self.started.elapsed() > Duration::from_micros(complete) + STALE_AFTER,
+        }
+    }
+
+    /// Adds sessions that the caller has terminated in the store. From here on their tokens are
+    /// rejected, and their watchers notified.
+    pub fn mark_terminated(&self, sessions: &[SessionId], end: SessionEnd) {
+        self.add(sessions.iter().map(|&session| (session, end)), self.clock.now());
+        self.flights.forget_sessions(sessions);
+    }
+
+    /// Terminates a session in the store and adds it to the list. Returns `false` if there is none, or
+    /// it was terminated before.
+    pub(super) async fn terminate(
         &self,
-        ended: impl IntoIterator<Item = (SessionId, SessionEnd)>,
+        session: SessionId,
+        termination: &SessionTermination,
+    ) -> Result<bool, StoreError> {
+        let terminated = self.store.end_session(session, termination).await?;
+        if terminated {
+            self.mark_terminated(&[session], termination.end());
+        }
+        Ok(terminated)
+    }
+
+    /// Returns the end of a session that was terminated recently.
+    pub(super) fn find(&self, session: SessionId) -> Option<SessionEnd> {
+        self.list.load().get(&session).copied()
+    }
+
+    /// Waits until the list includes all terminations that were committed before the call.
+    ///
+    /// Concurrent callers share one poll. The call does not return while the store fails, so callers
+    /// need a timeout. Without a poller it returns at once.
+    pub(super) async fn sync(&self) {
+        let called_at = micros(self.started.elapsed());
+        loop {
+            let polled = self.polled.notified();
+            let complete = self.complete_until.load(Ordering::Acquire);
+            if complete == 0 || complete > called_at {
+                return;
+            }
+            self.poll_now();
+            polled.await;
+        }
+    }
+
+    /// Waits for the end of a session; see
+    /// [`SessionEndWatcher`](crate::session_event::SessionEndWatcher).
+    pub(super) fn watch(self: &Arc<Self>, session: SessionId) -> SessionEndFuture {
+        let revocations = Arc::clone(self);
+        // Subscribe before the lookup, so that no termination in between is missed.
+        let mut watcher = self.watchers.subscribe(session);
+        Box::pin(async move {
+            if let Some(end) = revocations.find(session) {
+                return end.reason.event();
+            }
+            let find = || revocations.find_row(session);
+            tokio::select! {
+                event = watcher.recv() => event,
+                event = revocations.watchers.wait_until_expired(session, find, &*revocations.clock) => event,
+            }
+        })
+    }
+
+    async fn find_row(&self, session: SessionId) -> Result<Option<Session>, StoreError> {
+        let store = Arc::clone(&self.store);
+        let found = self.runtime.run(async move { store.find_session(session).await }).await;
+        found.map_err(StoreError::unavailable)?
+    }
+
+    /// Adds terminations, and drops those beyond the horizon. The first end of a session stays.
+    /// Returns the sessions that were not listed before.
+    fn add(
+        &self,
+        terminated: impl IntoIterator<Item = (SessionId, SessionEnd)>,
         now: OffsetDateTime,
     ) -> Vec<SessionId> {
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = self.ended.load();
+        let _guard = self.write_lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let list = self.list.load();
         let new: HashMap<_, _> =
-            ended.into_iter().filter(|(session, _)| !known.contains_key(session)).collect();
-        let forgotten = |end: &SessionEnd| now - end.at > self.horizon + self.overlap;
-        if new.is_empty() && !known.values().any(forgotten) {
+            terminated.into_iter().filter(|(session, _)| !list.contains_key(session)).collect();
+        let outdated = |end: &SessionEnd| now - end.at > self.horizon + self.overlap;
+        if new.is_empty() && !list.values().any(outdated) {
             return Vec::new();
         }
         let added = new.keys().copied().collect();
-        let kept = known.iter().filter(|(_, end)| !forgotten(end)).map(|(session, end)| (*session, *end));
-        let told = new.clone();
-        self.ended.store(Arc::new(kept.chain(new).collect()));
-        self.watchers.tell(&told);
+        let kept = list.iter().filter(|(_, end)| !outdated(end)).map(|(session, end)| (*session, *end));
+        self.list.store(Arc::new(kept.chain(new.clone()).collect()));
+        self.watchers.notify(&new);
         added
     }
 
-    /// Those who are told of each end.
-    pub(crate) fn watchers(&self) -> &Arc<Watchers> {
-        &self.watchers
-    }
-
-    /// As long as the feed is lost, tells all who watch that nobody can vouch for their sessions. For
-    /// ever.
-    pub(crate) async fn notify_when_stale(&self) {
+    /// While the list is stale, notifies all watchers that their sessions can't be checked.
+    async fn notify_when_stale(&self) {
         loop {
-            tokio::time::sleep(POLL / 2).await;
+            tokio::time::sleep(POLL_INTERVAL / 2).await;
             if self.is_stale() {
-                self.watchers.tell_all(SessionEvent::StoreUnavailable);
+                self.watchers.notify_all(SessionEvent::StoreUnavailable);
             }
         }
     }
 
-    /// Makes the feed look at once.
-    pub(crate) fn wake(&self) {
-        self.wake.notify_one();
-    }
-
-    /// Whether the feed runs and has not been complete for longer than [`LOST_AFTER`].
-    pub(crate) fn is_stale(&self) -> bool {
-        match self.complete_until.load(Ordering::Relaxed) {
-            0 => false,
-            complete => self.started.elapsed() > Duration::from_micros(complete) + LOST_AFTER,
-        }
-    }
-
-    /// Waits until everything is known here that had ended before this was called. However many wait, it
-    /// is one look; while the feed is lost nobody is told, so callers bring their own patience. Without a
-    /// feed there is nothing to wait for.
-    pub(crate) async fn sync(&self) {
-        let asked = micros(self.started.elapsed());
-        loop {
-            let looked = self.looked.notified();
-            let complete = self.complete_until.load(Ordering::Acquire);
-            if complete == 0 || complete > asked {
-                return;
-            }
-            self.wake();
-            looked.await;
-        }
-    }
-
-    /// Loads all that ended within the horizon.
-    pub(crate) async fn load(
-        &self,
-        store: &dyn SessionStore,
-        clock: &dyn Clock,
-    ) -> Result<PollResult, StoreError> {
-        let since = clock.now() - self.horizon - self.overlap;
-        self.load_since(since, LOADED_WITHIN, store, clock).await
-    }
-
-    /// Follows the store for ever, telling `each` of sessions that have ended.
-    pub(crate) async fn run_poller(
-        &self,
-        store: &dyn SessionStore,
-        clock: &dyn Clock,
-        each: impl Fn(&[SessionId]),
-    ) {
+    async fn poll(&self) {
         let mut last_complete: Option<OffsetDateTime> = None;
-        let (mut within, mut all_at) = (LOST_AFTER, Instant::now());
+        let mut last_full_load = Instant::now();
+        let mut timeout = STALE_AFTER;
         loop {
-            let began = clock.now();
-            let loaded = match last_complete {
-                // One that takes longer has lost the feed: a connection that was cut silently would
-                // never answer, and another one may.
-                Some(complete) if all_at.elapsed() < LOAD_ALL => {
-                    self.load_since(complete - self.overlap, within, store, clock).await
+            let began = self.clock.now();
+            let polled = match last_complete {
+                Some(complete) if last_full_load.elapsed() < FULL_LOAD_INTERVAL => {
+                    self.load_since(complete - self.overlap, timeout).await
                 }
                 _ => {
-                    all_at = Instant::now();
-                    self.load(store, clock).await
+                    last_full_load = Instant::now();
+                    self.load_all().await
                 }
             };
-            match loaded {
-                Ok(PollResult { found, added }) => {
-                    within = if found > MANY { LOADED_WITHIN } else { LOST_AFTER };
+            match polled {
+                Ok(PollResult { rows, added }) => {
+                    timeout = if rows > LARGE_POLL { FULL_LOAD_TIMEOUT } else { STALE_AFTER };
                     last_complete = Some(began);
-                    each(&added);
+                    self.flights.forget_sessions(&added);
                 }
                 Err(error) => {
-                    // What ended meanwhile may be older than the overlap: load all when it answers.
-                    if last_complete.take().is_some() {
-                        tracing::error!(
-                            error = &error as &dyn std::error::Error,
-                            "the feed of ended sessions is interrupted"
-                        );
+                    // Terminations committed during an outage may be older than the overlap, so the
+                    // next poll is a full load. After the first failure it follows at once.
+                    let is_first_failure = last_complete.take().is_some();
+                    if is_first_failure {
+                        let error = &error as &dyn std::error::Error;
+                        tracing::error!(error, "revocation poll failed");
                         continue;
                     }
                 }
             }
-            self.wait().await;
+            self.wait_for_next_poll().await;
         }
     }
 
-    /// Until it is time to look again.
-    async fn wait(&self) {
-        let woken = async {
-            tokio::time::sleep(PAUSE).await;
-            self.wake.notified().await;
+    async fn wait_for_next_poll(&self) {
+        let requested = async {
+            tokio::time::sleep(MIN_POLL_INTERVAL).await;
+            self.poll_requested.notified().await;
         };
         tokio::select! {
-            () = tokio::time::sleep(POLL) => {}
-            () = woken => {}
+            () = tokio::time::sleep(POLL_INTERVAL) => {}
+            () = requested => {}
         }
     }
 
-    async fn load_since(
-        &self,
-        since: OffsetDateTime,
-        within: Duration,
-        store: &dyn SessionStore,
-        clock: &dyn Clock,
-    ) -> Result<PollResult, StoreError> {
+    async fn load_all(&self) -> Result<PollResult, StoreError> {
+        let since = self.clock.now() - self.horizon - self.overlap;
+        self.load_since(since, FULL_LOAD_TIMEOUT).await
+    }
+
+    async fn load_since(&self, since: OffsetDateTime, timeout: Duration) -> Result<PollResult, StoreError> {
         let began = micros(self.started.elapsed());
-        let answer = tokio::time::timeout(within, store.ended_since(since)).await;
-        let ended = answer.map_err(StoreError::unavailable)??;
-        let found = ended.len();
-        let added = self.add(ended, clock.now());
+        let ended = tokio::time::timeout(timeout, self.store.ended_since(since)).await;
+        let ended = ended.map_err(StoreError::unavailable)??;
+        let rows = ended.len();
+        let added = self.add(ended, self.clock.now());
         self.complete_until.store(began.max(1), Ordering::Release);
-        self.looked.notify_waiters();
-        Ok(PollResult { found, added })
+        self.polled.notify_waiters();
+        Ok(PollResult { rows, added })
+    }
+
+    #[cfg(test)]
+    pub(super) fn watchers(&self) -> &Arc<Watchers> {
+        &self.watchers
     }
 }
 
-/// What one look at the store came to.
-#[derive(Debug)]
-pub(crate) struct PollResult {
-    /// How many ends it told of.
-    found: usize,
-    /// The sessions that were not known to have ended.
+impl std::fmt::Debug for Revocations {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Revocations").field("stale", &self.is_stale()).finish_non_exhaustive()
+    }
+}
+
+/// Result of one query of the store.
+struct PollResult {
+    /// Number of rows returned.
+    rows: usize,
+    /// Sessions that were not listed before.
     added: Vec<SessionId>,
 }
 
@@ -259,8 +338,15 @@ mod tests {
     use crate::services::test_support::{InstrumentedStore, TokensFixture};
 
     const NOW: OffsetDateTime = datetime!(2026-03-01 12:00 UTC);
-    const GRACE: Duration = Duration::from_secs(60);
-    const HORIZON: Duration = Duration::from_secs(965);
+
+    fn new_revocations(store: &Arc<InstrumentedStore>) -> Arc<Revocations> {
+        let settings = SessionSettings::default();
+        let flights = SingleFlight::new(Duration::ZERO);
+        let clock = Arc::new(ManualClock::new(NOW));
+        let leeway = Duration::from_secs(5);
+        let store = Arc::clone(store) as Arc<dyn SessionStore>;
+        Arc::new(Revocations::new(store, clock, flights, &settings, leeway))
+    }
 
     fn ended(id: u128, seconds_ago: u64) -> (SessionId, SessionEnd) {
         let end = SessionEnd { at: NOW - Duration::from_secs(seconds_ago), reason: EndReason::Revoked };
@@ -268,137 +354,132 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_added_is_found_and_told_once() {
-        let ends = RevocationList::new(HORIZON, GRACE);
+    async fn added_session_is_found_and_returned_once() {
+        let revocations = new_revocations(&Arc::default());
         let (session, end) = ended(1, 5);
-        assert_eq!(ends.find(session), None);
-        assert_eq!(ends.add([(session, end)], NOW), [session]);
-        assert_eq!(ends.add([(session, end)], NOW), []);
-        assert_eq!(ends.find(session), Some(end));
+        assert_eq!(revocations.find(session), None);
+        assert_eq!(revocations.add([(session, end)], NOW), [session]);
+        assert_eq!(revocations.add([(session, end)], NOW), []);
+        assert_eq!(revocations.find(session), Some(end));
     }
 
     #[tokio::test]
-    async fn the_first_reason_stays() {
-        let ends = RevocationList::new(HORIZON, GRACE);
+    async fn first_end_of_a_session_stays() {
+        let revocations = new_revocations(&Arc::default());
         let (session, first) = ended(1, 5);
-        ends.add([(session, first)], NOW);
-        ends.add([(session, SessionEnd { reason: EndReason::LoggedOut, ..first })], NOW);
-        assert_eq!(ends.find(session), Some(first));
+        revocations.add([(session, first)], NOW);
+        revocations.add([(session, SessionEnd { reason: EndReason::LoggedOut, ..first })], NOW);
+        assert_eq!(revocations.find(session), Some(first));
     }
 
     #[tokio::test]
-    async fn an_end_is_forgotten_when_no_token_can_be_good_any_more() {
-        let ends = RevocationList::new(HORIZON, GRACE);
+    async fn entry_is_dropped_beyond_the_horizon() {
+        let revocations = new_revocations(&Arc::default());
         let (old, recent) = (ended(1, 0), ended(2, 0));
-        ends.add([old], NOW);
-        let later = NOW + HORIZON + ends.overlap + Duration::from_secs(1);
-        ends.add([(recent.0, SessionEnd { at: later, ..recent.1 })], later);
-        assert_eq!(ends.find(old.0), None);
-        assert!(ends.find(recent.0).is_some());
+        revocations.add([old], NOW);
+        let later = NOW + revocations.horizon + revocations.overlap + Duration::from_secs(1);
+        revocations.add([(recent.0, SessionEnd { at: later, ..recent.1 })], later);
+        assert_eq!(revocations.find(old.0), None);
+        assert!(revocations.find(recent.0).is_some());
     }
 
-    /// An end is of the time at which its transaction began, and a commit may stall.
+    /// The timestamp is taken when the transaction begins, and its commit may stall.
     #[tokio::test(start_paused = true)]
-    async fn an_end_that_is_committed_very_late_is_found_all_the_same() {
-        let ends = RevocationList::new(HORIZON, GRACE);
-        let (store, clock) = (InstrumentedStore::default(), ManualClock::new(NOW));
+    async fn late_commit_is_found_by_a_full_load() {
+        let store = Arc::default();
+        let revocations = new_revocations(&store);
         let late = async {
-            tokio::time::sleep(LOAD_ALL / 2).await;
-            let scene = TokensFixture::new();
-            let jar = scene.browser().await;
+            tokio::time::sleep(FULL_LOAD_INTERVAL / 2).await;
+            let fixture = TokensFixture::new();
+            let client = fixture.browser().await;
             let (_, end) = ended(0, 120);
-            let row = crate::models::session::Session { end: Some(end), ..scene.row(&jar).await };
-            scene.restore(&row).await;
-            store.replace(scene.store.current());
-            tokio::time::sleep(LOAD_ALL / 4).await;
-            let overlooked = ends.find(jar.session);
-            tokio::time::sleep(LOAD_ALL / 2).await;
-            (overlooked, ends.find(jar.session), end)
+            let row = crate::models::session::Session { end: Some(end), ..fixture.row(&client).await };
+            fixture.restore(&row).await;
+            store.replace(fixture.store.current());
+            tokio::time::sleep(FULL_LOAD_INTERVAL / 4).await;
+            let missed = revocations.find(client.session);
+            tokio::time::sleep(FULL_LOAD_INTERVAL / 2).await;
+            (missed, revocations.find(client.session), end)
         };
-        let (overlooked, found, end) = tokio::select! {
-            () = ends.run_poller(&store, &clock, |_| ()) => unreachable!("it follows for ever"),
+        let (missed, found, end) = tokio::select! {
+            () = Arc::clone(&revocations).run_poller() => unreachable!("the poller does not return"),
             found = late => found,
         };
-        assert_eq!((overlooked, found), (None, Some(end)));
+        assert_eq!((missed, found), (None, Some(end)));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_must_know_waits_for_one_look() {
-        let ends = RevocationList::new(HORIZON, GRACE);
-        ends.sync().await;
-        let (store, clock) = (InstrumentedStore::default(), ManualClock::new(NOW));
-        ends.load(&store, &clock).await.expect("an answer");
+    async fn concurrent_syncs_share_one_poll() {
+        let store = Arc::default();
+        let revocations = new_revocations(&store);
+        revocations.sync().await;
+        revocations.load().await.expect("loaded");
         store.calls();
-        let following = ends.run_poller(&store, &clock, |_| ());
+        let polling = Arc::clone(&revocations).run_poller();
         let waiting = async {
-            // After the first look of the feed, which was asked for by nobody.
-            tokio::time::sleep(PAUSE / 2).await;
+            // After the first poll, which no call requested.
+            tokio::time::sleep(MIN_POLL_INTERVAL / 2).await;
             let began = Instant::now();
-            tokio::join!(ends.sync(), ends.sync(), ends.sync());
+            tokio::join!(revocations.sync(), revocations.sync(), revocations.sync());
             began.elapsed()
         };
         let took = tokio::select! {
-            () = following => unreachable!("it follows for ever"),
+            () = polling => unreachable!("the poller does not return"),
             took = waiting => took,
         };
-        assert_eq!(took, PAUSE / 2, "sooner than the next poll");
+        assert_eq!(took, MIN_POLL_INTERVAL / 2, "sooner than the poll interval");
         assert_eq!(store.calls(), ["ended_since"; 2]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_feed_older_than_a_second_is_lost() {
-        use crate::services::memory::MemoryStore;
-
-        let ends = RevocationList::new(HORIZON, GRACE);
-        assert!(!ends.is_stale(), "without a feed there is nothing to lose");
+    async fn list_is_stale_a_second_after_its_last_poll() {
+        let revocations = new_revocations(&Arc::default());
+        assert!(!revocations.is_stale(), "nothing was polled");
         tokio::time::sleep(Duration::from_secs(5)).await;
-        let (store, clock) = (MemoryStore::default(), ManualClock::new(NOW));
-        ends.load(&store, &clock).await.expect("an answer");
-        tokio::time::sleep(LOST_AFTER).await;
-        assert!(!ends.is_stale());
+        revocations.load().await.expect("loaded");
+        tokio::time::sleep(STALE_AFTER).await;
+        assert!(!revocations.is_stale());
         tokio::time::sleep(Duration::from_millis(1)).await;
-        assert!(ends.is_stale());
+        assert!(revocations.is_stale());
     }
 
-    /// A feed that runs, over a store that tells when it is asked.
-    fn followed(store: &Arc<InstrumentedStore>) -> (Arc<RevocationList>, tokio::task::JoinHandle<()>) {
-        let ends = Arc::new(RevocationList::new(HORIZON, GRACE));
-        let (feed, store) = (Arc::clone(&ends), Arc::clone(store));
-        let following = async move { feed.run_poller(&*store, &ManualClock::new(NOW), |_| ()).await };
-        (ends, tokio::spawn(following))
+    fn spawn_poller(store: &Arc<InstrumentedStore>) -> (Arc<Revocations>, tokio::task::JoinHandle<()>) {
+        let revocations = new_revocations(store);
+        let poller = tokio::spawn(Arc::clone(&revocations).run_poller());
+        (revocations, poller)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_feed_that_is_woken_looks_sooner() {
+    async fn requested_poll_does_not_wait_for_the_interval() {
         let store = Arc::new(InstrumentedStore::default());
-        let (ends, _feed) = followed(&store);
-        tokio::time::sleep(POLL / 2).await;
+        let (revocations, _poller) = spawn_poller(&store);
+        tokio::time::sleep(POLL_INTERVAL / 2).await;
         assert_eq!(store.calls().len(), 1, "at the start");
-        ends.wake();
+        revocations.poll_now();
         tokio::time::sleep(Duration::from_millis(1)).await;
-        assert_eq!(store.calls().len(), 1, "at once");
+        assert_eq!(store.calls().len(), 1, "requested");
         for _ in 0..1_000 {
-            ends.wake();
+            revocations.poll_now();
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        assert!(store.calls().len() <= 20, "and no more often than the store can bear");
-        tokio::time::sleep(10 * POLL).await;
-        assert_eq!(store.calls().len(), 10, "by itself");
+        assert!(store.calls().len() <= 20, "at most once per minimum interval");
+        tokio::time::sleep(10 * POLL_INTERVAL).await;
+        assert_eq!(store.calls().len(), 10, "once per interval");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_look_that_is_never_answered_is_given_up() {
+    async fn poll_without_response_times_out() {
         let store = Arc::new(InstrumentedStore::default());
-        let (ends, _feed) = followed(&store);
-        tokio::time::sleep(POLL / 2).await;
+        let (revocations, _poller) = spawn_poller(&store);
+        tokio::time::sleep(POLL_INTERVAL / 2).await;
         let held = store.hold().await;
-        tokio::time::sleep(POLL / 2 + LOST_AFTER - Duration::from_millis(1)).await;
-        assert!(ends.is_stale(), "and said so");
+        tokio::time::sleep(POLL_INTERVAL / 2 + STALE_AFTER - Duration::from_millis(1)).await;
+        assert!(revocations.is_stale(), "reported");
         assert_eq!(store.calls().len(), 2, "the second waits");
         tokio::time::sleep(Duration::from_millis(2)).await;
-        assert_eq!(store.calls().len(), 1, "another one, at once");
+        assert_eq!(store.calls().len(), 1, "another one follows");
         drop(held);
         tokio::time::sleep(Duration::from_millis(1)).await;
-        assert!(!ends.is_stale());
+        assert!(!revocations.is_stale());
     }
 }

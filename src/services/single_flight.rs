@@ -1,16 +1,15 @@
-//! One renewal per session and process at a time, and its result shared with those that ask
-//! meanwhile or shortly after.
+//! Single flight: concurrent refreshes of one token share one call to the store.
 //!
-//! A flight belongs to the process, not to the request that started it: it runs to its end when that
-//! client hangs up. What it found stays for [`REMEMBERED`], because a request sent with the old
-//! cookies arrives after the renewal as often as during it.
+//! The first request for a key is the leader: its call runs in a task of its own, which completes even
+//! if the client disconnects. Later requests are followers and receive the leader's result. A result
+//! is kept for [`RESULT_TTL`], because requests with the old cookies also arrive after the refresh.
 //!
-//! While the store answers nobody, no crowd gathers before it: few may wait, and the others are told
-//! at once.
+//! While the store does not respond, calls are rejected beyond [`MAX_STALLED_CALLS`], so that no
+//! backlog builds up in front of it.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use time::OffsetDateTime;
@@ -20,22 +19,22 @@ use tokio::time::Instant;
 use crate::models::session::{SessionId, SessionKind};
 use crate::request_context::with_current_context;
 
-/// How long a result is shared after the flight, at most.
-pub(crate) const REMEMBERED: Duration = Duration::from_secs(5);
+/// Maximum time that a result is shared after its call.
+pub(crate) const RESULT_TTL: Duration = Duration::from_secs(5);
 
-/// How many results are remembered at most; beyond, the oldest are forgotten early.
-const MOST_REMEMBERED: usize = 65_536;
+/// Maximum number of results kept. Beyond it, the oldest are dropped early.
+const MAX_RESULTS: usize = 65_536;
 
-/// How many flights there are at once at most.
-const MOST_FLYING: usize = 4_096;
+/// Maximum number of calls in flight.
+const MAX_CALLS: usize = 4_096;
 
-/// How many there are at most while none finds anything out: enough to notice that the store is back.
-const MOST_STUCK: usize = 32;
+/// Maximum number of calls in flight while the store is stalled: enough to notice its recovery.
+const MAX_STALLED_CALLS: usize = 32;
 
-/// After how long without a result flights count as stuck.
-const STUCK_AFTER: Duration = Duration::from_secs(1);
+/// Time without any successful call after which the store counts as stalled.
+const STALL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What is being found out: the fate of one generation of a session, for one kind of client.
+/// Identifies a call: one generation of a session, refreshed by one kind of client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
     pub(crate) session: SessionId,
@@ -43,89 +42,92 @@ pub(crate) struct Key {
     pub(crate) kind: SessionKind,
 }
 
-/// Shared renewals with results of type `T`.
+/// Calls in flight and recent results of type `T`. Cheap to clone.
 pub(crate) struct SingleFlight<T> {
     state: Arc<Mutex<State<T>>>,
 }
 
-/// A passenger's view of a flight.
+/// Result of [`SingleFlight::join`]. The inner value is `None` if the call failed.
 pub(crate) enum Outcome<T> {
-    /// The flight was started for this request, and this is its result; `None` if it failed.
-    Led(Option<T>),
-    /// The flight was another request's. Its number tells it from later ones of the same key.
-    Shared(Option<T>, u64),
-    /// Too many are under way already, or none of them gets on.
-    Refused,
+    /// This request started the call.
+    Leader(Option<T>),
+    /// Another request started the call. The number distinguishes it from later calls of its key.
+    Follower(Option<T>, u64),
+    /// Too many calls are in flight.
+    Rejected,
 }
 
 struct State<T> {
-    flights: HashMap<Key, Call<T>>,
-    landed: VecDeque<(OffsetDateTime, u64, Key)>,
-    started: u64,
-    remembered: Duration,
-    flying: usize,
-    /// When a flight last found something out, or the first of those under way began.
-    got_on_at: Instant,
+    calls: HashMap<Key, Call<T>>,
+    /// Completed calls, oldest first.
+    completed: VecDeque<(OffsetDateTime, u64, Key)>,
+    last_number: u64,
+    result_ttl: Duration,
+    in_flight: usize,
+    /// Time of the last successful call, or of the start of the first one in flight.
+    last_progress: Instant,
 }
 
 struct Call<T> {
     number: u64,
-    landed_at: Option<OffsetDateTime>,
+    completed_at: Option<OffsetDateTime>,
     result: watch::Receiver<Option<Option<T>>>,
 }
 
 impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
-    /// Results are shared for `remembered` after their flight.
-    pub(crate) fn new(remembered: Duration) -> Self {
+    /// Creates an empty set of calls whose results are kept for `result_ttl`.
+    pub(crate) fn new(result_ttl: Duration) -> Self {
         let state = State {
-            flights: HashMap::new(),
-            landed: VecDeque::new(),
-            started: 0,
-            remembered,
-            flying: 0,
-            got_on_at: Instant::now(),
+            calls: HashMap::new(),
+            completed: VecDeque::new(),
+            last_number: 0,
+            result_ttl,
+            in_flight: 0,
+            last_progress: Instant::now(),
         };
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
-    /// Boards the flight for `key`, starting one with `lead` if there is none. `lead` gives `None`
-    /// for a failure, which is shared with those on board but not remembered; `now` is asked for the
-    /// time at landing.
+    /// Joins the call of `key`, or starts one with `lead`.
+    ///
+    /// `lead` returns `None` on failure, which is shared with the current followers but not kept.
+    /// `now` is also called when the call completes.
     pub(crate) async fn join<F, N>(&self, key: Key, now: N, lead: impl FnOnce() -> F) -> Outcome<T>
     where
         F: Future<Output = Option<T>> + Send + 'static,
         N: Fn() -> OffsetDateTime + Send + 'static,
     {
-        let (mut result, shared) = {
+        let (mut receiver, followed) = {
             let mut state = self.lock();
-            state.forget_old(now());
-            match state.flights.get(&key) {
-                Some(flight) => (flight.result.clone(), Some(flight.number)),
-                None if state.is_saturated() => return Outcome::Refused,
+            state.drop_expired(now());
+            match state.calls.get(&key) {
+                Some(call) => (call.result.clone(), Some(call.number)),
+                None if state.is_saturated() => return Outcome::Rejected,
                 None => (self.start(&mut state, key, now, lead()), None),
             }
         };
-        // The sender is dropped without a result only if the flight panicked.
-        let found = result.wait_for(Option::is_some).await.ok().and_then(|found| found.clone()).flatten();
-        match shared {
-            Some(number) => Outcome::Shared(found, number),
-            None => Outcome::Led(found),
+        // The sender is dropped without a result only if the call panicked.
+        let result =
+            receiver.wait_for(Option::is_some).await.ok().and_then(|result| result.clone()).flatten();
+        match followed {
+            Some(number) => Outcome::Follower(result, number),
+            None => Outcome::Leader(result),
         }
     }
 
-    /// Forgets one flight's result, so that the next request finds out anew.
+    /// Drops the result of a call, so that the next request starts another one.
     pub(crate) fn forget(&self, key: Key, number: u64) {
         self.lock().remove(key, number);
     }
 
-    /// Forgets all that is remembered of these sessions: they have ended.
-    pub(crate) fn forget_sessions(&self, ended: &[SessionId]) {
-        if ended.is_empty() {
+    /// Drops all calls and results of terminated sessions.
+    pub(crate) fn forget_sessions(&self, terminated: &[SessionId]) {
+        if terminated.is_empty() {
             return;
         }
-        // All sessions may have ended at once.
-        let ended: HashSet<_> = ended.iter().collect();
-        self.lock().flights.retain(|key, _| !ended.contains(&key.session));
+        // A set, since a mass revocation terminates many sessions at once.
+        let terminated: HashSet<_> = terminated.iter().collect();
+        self.lock().calls.retain(|key, _| !terminated.contains(&key.session));
     }
 
     fn start<F, N>(
@@ -133,86 +135,102 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
         state: &mut State<T>,
         key: Key,
         now: N,
-        flight: F,
+        call: F,
     ) -> watch::Receiver<Option<Option<T>>>
     where
         F: Future<Output = Option<T>> + Send + 'static,
         N: Fn() -> OffsetDateTime + Send + 'static,
     {
         let (sender, receiver) = watch::channel(None);
-        if state.flying == 0 {
-            state.got_on_at = Instant::now();
+        if state.in_flight == 0 {
+            state.last_progress = Instant::now();
         }
-        state.flying += 1;
-        state.started += 1;
-        let number = state.started;
-        state.flights.insert(key, Call { number, landed_at: None, result: receiver.clone() });
-        let landing = FlightGuard { state: Arc::clone(&self.state), key, number };
-        // What it logs names the request that began it.
+        state.in_flight += 1;
+        state.last_number += 1;
+        let number = state.last_number;
+        state.calls.insert(key, Call { number, completed_at: None, result: receiver.clone() });
+        let guard = CallGuard { state: Arc::clone(&self.state), key, number };
+        // Log lines of the task carry the leader's request id.
         tokio::spawn(with_current_context(async move {
-            let found = flight.await;
-            landing.complete(found.is_some().then(now));
-            sender.send_replace(Some(found));
+            let result = call.await;
+            if result.is_some() {
+                guard.complete(now());
+            } else {
+                drop(guard);
+            }
+            sender.send_replace(Some(result));
         }));
         receiver
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State<T>> {
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<T> State<T> {
     fn is_saturated(&self) -> bool {
-        self.flying >= MOST_FLYING || self.flying >= MOST_STUCK && self.got_on_at.elapsed() > STUCK_AFTER
+        let is_stalled = || self.last_progress.elapsed() > STALL_TIMEOUT;
+        self.in_flight >= MAX_CALLS || self.in_flight >= MAX_STALLED_CALLS && is_stalled()
     }
 
-    /// Drops what landed too long ago, or, after a jump of the clock, too far in the future.
-    fn forget_old(&mut self, now: OffsetDateTime) {
-        while let Some(&(landed_at, number, key)) = self.landed.front() {
-            let age = (now - landed_at).unsigned_abs();
-            if age <= self.remembered && self.landed.len() <= MOST_REMEMBERED {
+    /// Drops results older than the TTL. After a jump of the clock, results of the future count as
+    /// old too.
+    fn drop_expired(&mut self, now: OffsetDateTime) {
+        while let Some(&(completed_at, number, key)) = self.completed.front() {
+            let age = (now - completed_at).unsigned_abs();
+            if age <= self.result_ttl && self.completed.len() <= MAX_RESULTS {
                 return;
             }
-            self.landed.pop_front();
+            self.completed.pop_front();
             self.remove(key, number);
         }
     }
 
-    /// Removes this flight, unless another one has taken its place.
+    /// Removes a call, unless a later one has replaced it.
     fn remove(&mut self, key: Key, number: u64) {
-        if self.flights.get(&key).is_some_and(|flight| flight.number == number) {
-            self.flights.remove(&key);
+        if self.calls.get(&key).is_some_and(|call| call.number == number) {
+            self.calls.remove(&key);
         }
     }
 }
 
-/// Marks a flight as landed; one that panics or fails is removed.
-struct FlightGuard<T> {
+impl<T> Clone for SingleFlight<T> {
+    fn clone(&self) -> Self {
+        Self { state: Arc::clone(&self.state) }
+    }
+}
+
+/// Ends a call. Unless it was completed, dropping the guard removes it: it failed or panicked.
+struct CallGuard<T> {
     state: Arc<Mutex<State<T>>>,
     key: Key,
     number: u64,
 }
 
-impl<T> FlightGuard<T> {
-    fn complete(self, remembered_from: Option<OffsetDateTime>) {
-        let Some(landed_at) = remembered_from else { return };
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.got_on_at = Instant::now();
+impl<T> CallGuard<T> {
+    /// Keeps the call's result from `completed_at` on.
+    fn complete(self, completed_at: OffsetDateTime) {
+        let mut state = self.lock();
+        state.last_progress = Instant::now();
         let number = self.number;
-        if let Some(flight) = state.flights.get_mut(&self.key).filter(|flight| flight.number == number) {
-            flight.landed_at = Some(landed_at);
-            state.landed.push_back((landed_at, number, self.key));
+        if let Some(call) = state.calls.get_mut(&self.key).filter(|call| call.number == number) {
+            call.completed_at = Some(completed_at);
+            state.completed.push_back((completed_at, number, self.key));
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<T> Drop for FlightGuard<T> {
+impl<T> Drop for CallGuard<T> {
     fn drop(&mut self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.flying -= 1;
-        let landed = state.flights.get(&self.key).is_some_and(|flight| flight.landed_at.is_some());
-        if !landed {
+        let mut state = self.lock();
+        state.in_flight -= 1;
+        let completed = state.calls.get(&self.key).is_some_and(|call| call.completed_at.is_some());
+        if !completed {
             state.remove(self.key, self.number);
         }
     }
@@ -233,7 +251,7 @@ mod tests {
     const KEY: Key = Key { session: SessionId(Uuid::nil()), generation: 1, kind: SessionKind::Browser };
 
     fn setup() -> (Arc<SingleFlight<u32>>, Arc<ManualClock>) {
-        (Arc::new(SingleFlight::new(REMEMBERED)), Arc::new(ManualClock::default()))
+        (Arc::new(SingleFlight::new(RESULT_TTL)), Arc::new(ManualClock::default()))
     }
 
     fn time(clock: &Arc<ManualClock>) -> impl Fn() -> OffsetDateTime + Send + 'static {
@@ -241,187 +259,187 @@ mod tests {
         move || clock.now()
     }
 
-    async fn board(
-        flights: &SingleFlight<u32>,
+    async fn join(
+        calls: &SingleFlight<u32>,
         clock: &Arc<ManualClock>,
         result: Option<u32>,
     ) -> (bool, Option<u32>) {
-        match flights.join(KEY, time(clock), || async move { result }).await {
-            Outcome::Led(found) => (true, found),
-            Outcome::Shared(found, _) => (false, found),
-            Outcome::Refused => panic!("nothing is stuck"),
+        match calls.join(KEY, time(clock), || async move { result }).await {
+            Outcome::Leader(found) => (true, found),
+            Outcome::Follower(found, _) => (false, found),
+            Outcome::Rejected => panic!("the call is rejected"),
         }
     }
 
-    /// A flight of this generation that lands when it is told to, or fails when the sender is dropped.
-    fn depart(
-        flights: &SingleFlight<u32>,
+    /// Starts a call of this generation. It returns the value sent, or fails when the sender is dropped.
+    fn start_call(
+        calls: &SingleFlight<u32>,
         clock: &Arc<ManualClock>,
         generation: u32,
     ) -> oneshot::Sender<u32> {
-        let (land, landing) = oneshot::channel::<u32>();
+        let (sender, receiver) = oneshot::channel::<u32>();
         let key = Key { generation, ..KEY };
-        let boarding = pin!(flights.join(key, time(clock), move || async move { landing.await.ok() }));
-        assert!(boarding.poll(&mut Context::from_waker(Waker::noop())).is_pending());
-        land
+        let joining = pin!(calls.join(key, time(clock), move || async move { receiver.await.ok() }));
+        assert!(joining.poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        sender
     }
 
-    async fn is_refused(flights: &SingleFlight<u32>, clock: &Arc<ManualClock>) -> bool {
+    async fn is_rejected(calls: &SingleFlight<u32>, clock: &Arc<ManualClock>) -> bool {
         let key = Key { generation: u32::MAX, ..KEY };
-        let boarded = flights.join(key, time(clock), || async { None }).await;
-        matches!(boarded, Outcome::Refused)
+        let outcome = calls.join(key, time(clock), || async { None }).await;
+        matches!(outcome, Outcome::Rejected)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_crowd_waits_for_a_store_that_answers_nobody() {
-        let (flights, clock) = setup();
-        let departed: Vec<_> = (0..2_000).map(|nth| depart(&flights, &clock, nth)).collect();
-        assert!(!is_refused(&flights, &clock).await, "it may be no more than a rush");
-        tokio::time::sleep(STUCK_AFTER + Duration::from_millis(1)).await;
-        assert!(is_refused(&flights, &clock).await);
-        // They give up, all but a few.
-        let mut few = departed.into_iter().skip(2_000 - MOST_STUCK + 1);
-        let first = few.next().expect("a flight");
+    async fn stalled_store_limits_calls_in_flight() {
+        let (calls, clock) = setup();
+        let senders: Vec<_> = (0..2_000).map(|nth| start_call(&calls, &clock, nth)).collect();
+        assert!(!is_rejected(&calls, &clock).await, "not yet stalled");
+        tokio::time::sleep(STALL_TIMEOUT + Duration::from_millis(1)).await;
+        assert!(is_rejected(&calls, &clock).await);
+        // All but a few calls fail.
+        let mut few = senders.into_iter().skip(2_000 - MAX_STALLED_CALLS + 1);
+        let first = few.next().expect("a sender");
         let rest: Vec<_> = few.collect();
-        until_all_have_run().await;
-        assert!(!is_refused(&flights, &clock).await, "so many may find out whether it is back");
-        let another = depart(&flights, &clock, 10_000);
-        assert!(is_refused(&flights, &clock).await, "but no more");
-        first.send(1).expect("it is awaited");
-        until_all_have_run().await;
-        let more: Vec<_> = (20_000..20_100).map(|nth| depart(&flights, &clock, nth)).collect();
-        assert!(!is_refused(&flights, &clock).await, "it is back");
+        run_other_tasks().await;
+        assert!(!is_rejected(&calls, &clock).await, "below the limit");
+        let another = start_call(&calls, &clock, 10_000);
+        assert!(is_rejected(&calls, &clock).await, "at the limit");
+        first.send(1).expect("the call is in flight");
+        run_other_tasks().await;
+        let more: Vec<_> = (20_000..20_100).map(|nth| start_call(&calls, &clock, nth)).collect();
+        assert!(!is_rejected(&calls, &clock).await, "the store has recovered");
         drop((rest, another, more));
     }
 
-    /// Paused time goes on only then.
-    async fn until_all_have_run() {
+    /// Paused time advances only once all other tasks are idle.
+    async fn run_other_tasks() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_store_that_gets_on_is_not_stuck() {
-        let (flights, clock) = setup();
-        let mut departed: VecDeque<_> = (0..200).map(|nth| depart(&flights, &clock, nth)).collect();
+    async fn slow_store_is_not_stalled() {
+        let (calls, clock) = setup();
+        let mut senders: VecDeque<_> = (0..200).map(|nth| start_call(&calls, &clock, nth)).collect();
         for nth in 200..300 {
-            tokio::time::sleep(STUCK_AFTER / 2).await;
-            departed.pop_front().expect("a flight").send(1).expect("it is awaited");
-            until_all_have_run().await;
-            departed.push_back(depart(&flights, &clock, nth));
+            tokio::time::sleep(STALL_TIMEOUT / 2).await;
+            senders.pop_front().expect("a sender").send(1).expect("the call is in flight");
+            run_other_tasks().await;
+            senders.push_back(start_call(&calls, &clock, nth));
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn there_are_never_too_many_flights() {
-        let (flights, clock) = setup();
-        let departed: Vec<_> = (0..MOST_FLYING as u32).map(|nth| depart(&flights, &clock, nth)).collect();
-        assert!(is_refused(&flights, &clock).await);
-        drop(departed);
-        until_all_have_run().await;
-        assert!(!is_refused(&flights, &clock).await);
+    async fn calls_in_flight_are_limited() {
+        let (calls, clock) = setup();
+        let senders: Vec<_> = (0..MAX_CALLS as u32).map(|nth| start_call(&calls, &clock, nth)).collect();
+        assert!(is_rejected(&calls, &clock).await);
+        drop(senders);
+        run_other_tasks().await;
+        assert!(!is_rejected(&calls, &clock).await);
     }
 
     #[tokio::test]
-    async fn those_who_ask_meanwhile_share_one_flight() {
-        let (flights, clock) = setup();
+    async fn concurrent_requests_share_one_call() {
+        let (calls, clock) = setup();
         let started = Arc::new(AtomicU32::new(0));
-        let (land, landing) = oneshot::channel::<u32>();
+        let (sender, receiver) = oneshot::channel::<u32>();
         let counter = Arc::clone(&started);
-        let leader = flights.join(KEY, time(&clock), move || {
+        let leader = calls.join(KEY, time(&clock), move || {
             counter.fetch_add(1, Ordering::SeqCst);
-            async move { landing.await.ok() }
+            async move { receiver.await.ok() }
         });
-        let follower = board(&flights, &clock, Some(99));
-        let (led, (follower_led, shared), ()) = tokio::join!(leader, follower, async move {
-            land.send(7).expect("the flight is under way");
+        let follower = join(&calls, &clock, Some(99));
+        let (led, (follower_leads, shared), ()) = tokio::join!(leader, follower, async move {
+            sender.send(7).expect("the call is in flight");
         });
-        assert!(matches!(led, Outcome::Led(Some(7))));
-        assert_eq!((follower_led, shared), (false, Some(7)));
+        assert!(matches!(led, Outcome::Leader(Some(7))));
+        assert_eq!((follower_leads, shared), (false, Some(7)));
         assert_eq!(started.load(Ordering::SeqCst), 1);
     }
 
     #[tokio::test]
-    async fn a_flight_goes_on_when_its_first_passenger_hangs_up() {
-        let (flights, clock) = setup();
-        let (land, landing) = oneshot::channel::<u32>();
-        let mut leader = Box::pin(flights.join(KEY, time(&clock), move || async move { landing.await.ok() }));
-        // Not futures-util's macro: it has that only with features which the layer alone doesn't ask for.
+    async fn call_completes_when_the_leader_is_dropped() {
+        let (calls, clock) = setup();
+        let (sender, receiver) = oneshot::channel::<u32>();
+        let mut leader = Box::pin(calls.join(KEY, time(&clock), move || async move { receiver.await.ok() }));
+        // futures-util's `poll!` needs a feature that the `layer` feature does not enable.
         let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(leader.as_mut().poll(cx))).await;
         assert!(polled.is_pending());
         drop(leader);
-        land.send(7).expect("the flight did not hang up");
-        assert_eq!(board(&flights, &clock, Some(99)).await, (false, Some(7)));
+        sender.send(7).expect("the call is in flight");
+        assert_eq!(join(&calls, &clock, Some(99)).await, (false, Some(7)));
     }
 
     #[tokio::test]
-    async fn a_result_is_shared_for_five_seconds() {
-        let (flights, clock) = setup();
-        assert_eq!(board(&flights, &clock, Some(1)).await, (true, Some(1)));
-        clock.advance(REMEMBERED);
-        assert_eq!(board(&flights, &clock, Some(2)).await, (false, Some(1)));
+    async fn result_is_shared_for_five_seconds() {
+        let (calls, clock) = setup();
+        assert_eq!(join(&calls, &clock, Some(1)).await, (true, Some(1)));
+        clock.advance(RESULT_TTL);
+        assert_eq!(join(&calls, &clock, Some(2)).await, (false, Some(1)));
         clock.advance(Duration::from_millis(1));
-        assert_eq!(board(&flights, &clock, Some(3)).await, (true, Some(3)));
+        assert_eq!(join(&calls, &clock, Some(3)).await, (true, Some(3)));
     }
 
     #[tokio::test]
-    async fn a_clock_that_jumps_back_does_not_keep_results_for_ever() {
-        let (flights, clock) = setup();
-        board(&flights, &clock, Some(1)).await;
+    async fn clock_set_back_drops_results() {
+        let (calls, clock) = setup();
+        join(&calls, &clock, Some(1)).await;
         clock.set(clock.now() - Duration::from_secs(3_600));
-        assert_eq!(board(&flights, &clock, Some(2)).await, (true, Some(2)));
+        assert_eq!(join(&calls, &clock, Some(2)).await, (true, Some(2)));
     }
 
     #[tokio::test]
-    async fn a_failure_is_not_remembered() {
-        let (flights, clock) = setup();
-        assert_eq!(board(&flights, &clock, None).await, (true, None));
-        assert_eq!(board(&flights, &clock, Some(2)).await, (true, Some(2)));
+    async fn failure_is_not_kept() {
+        let (calls, clock) = setup();
+        assert_eq!(join(&calls, &clock, None).await, (true, None));
+        assert_eq!(join(&calls, &clock, Some(2)).await, (true, Some(2)));
     }
 
     #[tokio::test]
-    async fn a_flight_that_panics_fails_and_is_gone() {
-        let (flights, clock) = setup();
-        let crashed = flights.join(KEY, time(&clock), || async { panic!("on purpose") }).await;
-        assert!(matches!(crashed, Outcome::Led(None)));
-        assert_eq!(board(&flights, &clock, Some(2)).await, (true, Some(2)));
+    async fn panicking_call_fails_and_is_removed() {
+        let (calls, clock) = setup();
+        let crashed = calls.join(KEY, time(&clock), || async { panic!("on purpose") }).await;
+        assert!(matches!(crashed, Outcome::Leader(None)));
+        assert_eq!(join(&calls, &clock, Some(2)).await, (true, Some(2)));
     }
 
     #[tokio::test]
-    async fn an_ended_session_is_forgotten() {
-        let (flights, clock) = setup();
-        board(&flights, &clock, Some(1)).await;
-        flights.forget_sessions(&[KEY.session]);
-        assert_eq!(board(&flights, &clock, Some(2)).await, (true, Some(2)));
+    async fn results_of_terminated_session_are_dropped() {
+        let (calls, clock) = setup();
+        join(&calls, &clock, Some(1)).await;
+        calls.forget_sessions(&[KEY.session]);
+        assert_eq!(join(&calls, &clock, Some(2)).await, (true, Some(2)));
     }
 
     #[tokio::test]
-    async fn what_one_kind_of_client_was_told_is_not_told_the_other() {
-        let (flights, clock) = setup();
-        board(&flights, &clock, Some(1)).await;
+    async fn session_kinds_do_not_share_results() {
+        let (calls, clock) = setup();
+        join(&calls, &clock, Some(1)).await;
         let key = Key { kind: SessionKind::Client, ..KEY };
-        let client = flights.join(key, time(&clock), || async { Some(2) }).await;
-        assert!(matches!(client, Outcome::Led(Some(2))));
+        let client = calls.join(key, time(&clock), || async { Some(2) }).await;
+        assert!(matches!(client, Outcome::Leader(Some(2))));
     }
 
     #[tokio::test]
-    async fn forgetting_a_flight_leaves_its_successor_alone() {
-        let (flights, clock) = setup();
-        board(&flights, &clock, Some(1)).await;
-        let shared = flights.join(KEY, time(&clock), || async { Some(2) }).await;
-        let Outcome::Shared(_, number) = shared else { panic!("it was there") };
-        flights.forget(KEY, number);
-        assert_eq!(board(&flights, &clock, Some(3)).await, (true, Some(3)));
-        flights.forget(KEY, number);
-        assert_eq!(board(&flights, &clock, Some(4)).await, (false, Some(3)));
+    async fn forgetting_a_call_keeps_its_successor() {
+        let (calls, clock) = setup();
+        join(&calls, &clock, Some(1)).await;
+        let shared = calls.join(KEY, time(&clock), || async { Some(2) }).await;
+        let Outcome::Follower(_, number) = shared else { panic!("no result was kept") };
+        calls.forget(KEY, number);
+        assert_eq!(join(&calls, &clock, Some(3)).await, (true, Some(3)));
+        calls.forget(KEY, number);
+        assert_eq!(join(&calls, &clock, Some(4)).await, (false, Some(3)));
     }
 
     #[tokio::test]
-    async fn memory_is_bounded() {
-        let (flights, clock) = setup();
+    async fn kept_results_are_limited() {
+        let (calls, clock) = setup();
         for generation in 0..70_000 {
             let key = Key { generation, ..KEY };
-            flights.join(key, time(&clock), || async { Some(1) }).await;
+            calls.join(key, time(&clock), || async { Some(1) }).await;
         }
-        assert!(flights.lock().flights.len() <= MOST_REMEMBERED + 1);
+        assert!(calls.lock().calls.len() <= MAX_RESULTS + 1);
     }
 }

@@ -137,7 +137,7 @@ impl TokensFixture {
     }
 
     pub(super) fn read(&self, access_token: Option<&str>) -> AccessToken {
-        self.tokens.inner.read_access(access_token.expect("an access token")).expect("one of ours")
+        self.tokens.inner.issuer.read_access(access_token.expect("an access token")).expect("one of ours")
     }
 
     pub(super) fn id(&self, jar: &TestClient) -> TokenId {

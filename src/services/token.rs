@@ -1,102 +1,72 @@
-//! The tokens of a session, from sign-in to its end.
+//! [`Tokens`]: the tokens of sessions, from sign-in to termination.
 //!
-//! [`Tokens`] joins the parts: [`jwt`](super::jwt) signs and checks access tokens,
-//! [`refresh_token`] computes refresh tokens, [`rotation`](super::rotation)
-//! decides, a [`SessionStore`] keeps the one row. It is the layer's
-//! [`TokenService`].
+//! | part | module |
+//! |---|---|
+//! | access tokens, refresh tokens | [`jwt`](super::jwt), [`refresh_token`] |
+//! | refresh: when to rotate, replay or terminate | `refresh`, [`rotation`](super::rotation) |
+//! | terminated sessions | [`Revocations`] |
+//! | the database | [`SessionStore`] |
+//! | audit entries outside of sessions | [`AuditLog`] |
+//! | tokens for upstreams | [`UpstreamTokens`] |
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
-use secrecy::SecretString;
-use time::OffsetDateTime;
-use tokio::runtime::Handle;
-use uuid::Uuid;
-
-use super::crypto;
-use super::deferred_writes::{self, DeferredWrites, FlushNeeded};
-use super::jwt::{AccessToken, AccessTokens};
+use super::audit_log::AuditLog;
+use super::deferred_writes::DeferredWrites;
+use super::jwt::AccessTokens;
 use super::keys::{Algorithm, KeyError, KeyRing, SharedKeys};
 use super::memory::MemoryStore;
-use super::refresh::RefreshResult;
+use super::refresh::Refresher;
 use super::refresh_token;
-use super::revocations::RevocationList;
-use super::single_flight::{REMEMBERED, SingleFlight};
+use super::revocations::Revocations;
+pub use super::session_settings::SessionSettings;
+use super::single_flight::{RESULT_TTL, SingleFlight};
 use super::store::{
     InsertOutcome, NewSession, SessionFilter, SessionStore, SessionTermination, StoreError, TokenUse,
 };
-use super::upstream_token_cache::UpstreamTokenCache;
-use super::verified_token_cache::{CachedToken, VerifiedTokenCache};
+use super::store_runtime::{StoreRuntime, run_detached};
+use super::token_cache::verified::{CachedToken, VerifiedTokenCache};
+use super::token_issuer::TokenIssuer;
+pub use super::token_issuer::{IssuedSession, SessionRequest, SignInError};
+use super::upstream_tokens::UpstreamTokens;
 use crate::client_info::ClientInfo;
 use crate::clock::{Clock, SystemClock, micros};
-use crate::identity::{Identity, Roles};
 use crate::layer::{
     RefreshError, RefreshRequest, RefreshedSession, SessionActiveFuture, TokenService, Verified, VerifyError,
 };
-use crate::models::audit::{AuditEntry, AuditEvent};
-use crate::models::session::{EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId};
+use crate::models::session::{EndReason, Session, SessionEnd, SessionId, SessionKind};
 use crate::models::user::UserId;
-use crate::request_context::with_current_context;
 use crate::session_event::{SessionEndFuture, SessionEndWatcher, SessionEvent};
 
-/// How long sessions and their tokens live.
-#[derive(Clone, Debug)]
-pub struct SessionSettings {
-    /// How long an access token lives.
-    pub access_ttl: Duration,
-    /// How long a session lives after its last access token.
-    pub idle_ttl: Duration,
-    /// How long a session lives at most.
-    pub absolute_ttl: Duration,
-    /// How long old tokens count as still under way; see [`rotation`](super::rotation).
-    pub grace: Duration,
-    /// How many sessions a user may have; the oldest ends.
-    pub max_per_user: u32,
-    /// Whether valid access tokens are refused while it is unknown which sessions have ended.
-    pub refuse_on_store_loss: bool,
-}
-
-impl Default for SessionSettings {
-    fn default() -> Self {
-        const DAY: Duration = Duration::from_secs(86_400);
-        Self {
-            access_ttl: Duration::from_secs(15 * 60),
-            idle_ttl: 14 * DAY,
-            absolute_ttl: 90 * DAY,
-            grace: Duration::from_secs(60),
-            max_per_user: 50,
-            refuse_on_store_loss: false,
-        }
-    }
-}
-
-/// Issues, checks, renews and ends. Cheap to clone.
+/// Issues, verifies, refreshes and terminates sessions and their tokens. Cheap to clone.
+///
+/// It implements the layer's [`TokenService`].
 ///
 /// ```
 /// use std::sync::Arc;
 ///
-/// use sekisho::clock::{Clock, ManualClock};
 /// use sekisho::client_info::ClientInfo;
-/// use sekisho::session_event::SessionEvent;
+/// use sekisho::clock::{Clock, ManualClock};
 /// use sekisho::layer::{RefreshRequest, TokenService, VerifyError};
 /// use sekisho::services::jwt::AccessTokens;
 /// use sekisho::services::keys::{Algorithm, KeyRing, SharedKeys};
 /// use sekisho::services::memory::MemoryStore;
-/// use sekisho::services::token::{SessionSettings, SignIn, Tokens};
+/// use sekisho::services::token::{SessionRequest, SessionSettings, Tokens};
+/// use sekisho::session_event::SessionEvent;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let clock = Arc::new(ManualClock::default());
 /// let keys = Arc::new(SharedKeys::new(KeyRing::generate(Algorithm::Hs256, clock.now())?));
-/// let (store, settings) = (Arc::new(MemoryStore::default()), SessionSettings::default());
+/// let store = Arc::new(MemoryStore::default());
+/// let settings = SessionSettings::default();
 /// let lifetime = settings.access_ttl;
 /// let tokens = Tokens::new(store, keys, AccessTokens::default(), settings, clock.clone());
 ///
 /// let ann = "67e55044-10b1-426f-9247-bb680e5fe0c8".parse()?;
-/// let issued = tokens.sign_in(SignIn::new(ann, "ann@example.org")).await?.renewal;
+/// let issued = tokens.sign_in(SessionRequest::new(ann, "ann@example.org")).await?.tokens;
 /// let verified = tokens.verify(&issued.access_token)?;
 /// assert_eq!(&*verified.identity.email, "ann@example.org");
 ///
@@ -106,105 +76,40 @@ impl Default for SessionSettings {
 ///     refresh_token: issued.refresh_token,
 ///     access_token: Some(issued.access_token),
 ///     of: None,
-///     client: Client::default(),
+///     client: ClientInfo::default(),
 /// };
-/// let renewed = tokens.refresh(request.clone()).await?;
-/// assert_eq!(renewed.event, SessionEvent::Rotated);
-/// assert!(tokens.verify(&renewed.access_token).is_ok());
+/// let refreshed = tokens.refresh(request.clone()).await?;
+/// assert_eq!(refreshed.event, SessionEvent::Rotated);
+/// assert!(tokens.verify(&refreshed.access_token).is_ok());
 ///
-/// // The answer was lost: asking again gives the same refresh token.
+/// // If the response is lost, another refresh yields the same refresh token.
 /// let again = tokens.refresh(request).await?;
 /// assert_eq!(again.event, SessionEvent::Replayed);
-/// assert_eq!(again.refresh_token, renewed.refresh_token);
+/// assert_eq!(again.refresh_token, refreshed.refresh_token);
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Clone)]
 pub struct Tokens {
-    pub(super) inner: Arc<TokensInner>,
+    pub(super) inner: Arc<Inner>,
 }
 
-pub(super) struct TokensInner {
-    pub(super) store: Arc<dyn SessionStore>,
-    pub(super) keys: Arc<SharedKeys>,
-    pub(super) access: AccessTokens,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) settings: SessionSettings,
-    pub(super) flights: SingleFlight<RefreshResult>,
-    pub(super) notes: DeferredWrites,
-    pub(super) ends: RevocationList,
+pub(super) struct Inner {
+    store: Arc<dyn SessionStore>,
+    pub(super) issuer: Arc<TokenIssuer>,
+    refresher: Arc<Refresher>,
+    revocations: Arc<Revocations>,
+    deferred: DeferredWrites,
+    audit: AuditLog,
+    upstream: Arc<UpstreamTokens>,
     verified: VerifiedTokenCache,
-    minted: UpstreamTokenCache,
-    /// Where these tokens were made, and where their work with the store is done.
-    runtime: Option<Handle>,
-}
-
-/// A user who has proved who it is, and for whom a session is to be made.
-#[derive(Clone, Debug)]
-pub struct SessionRequest<'a> {
-    /// The user.
-    pub user: UserId,
-    /// The user's address.
-    pub email: &'a str,
-    /// What the user may do.
-    pub roles: Roles,
-    /// What the session is for.
-    pub kind: SessionKind,
-    /// Where the sign-in comes from.
-    pub client: ClientInfo,
-    /// The hash that the password was checked against. If given, the user must still have it, and
-    /// be enabled, when the session is made; applications that bring their own users give none.
-    pub hashed_password: Option<&'a SecretString>,
-    /// The session whose tokens came with the sign-in: it ends.
-    pub replaces: Option<SessionId>,
-}
-
-impl<'a> SessionRequest<'a> {
-    /// A browser's session for a user without roles, of which nothing else is known. Name what else
-    /// there is: `SessionRequest { roles, ..SessionRequest::new(user, email) }`.
-    #[must_use]
-    pub fn new(user: UserId, email: &'a str) -> Self {
-        Self {
-            user,
-            email,
-            roles: Roles::default(),
-            kind: SessionKind::Browser,
-            client: ClientInfo::default(),
-            hashed_password: None,
-            replaces: None,
-        }
-    }
-}
-
-/// A session's row and fresh tokens for it.
-#[derive(Clone, Debug)]
-pub struct IssuedSession {
-    /// The row.
-    pub session: Session,
-    /// The tokens, and by which event they came; a sign-in has none.
-    pub tokens: RefreshedSession,
-}
-
-/// Why no session was made.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SignInError {
-    /// The user is gone, disabled, or has another password by now.
-    #[error("the user may not sign in any more")]
-    Refused,
-    /// The operating system gave no random bytes.
-    #[error("no random bytes")]
-    Random,
-    /// The store did not answer.
-    #[error(transparent)]
-    Store(#[from] StoreError),
 }
 
 impl Tokens {
-    /// Tokens signed with `keys`, for sessions kept in `store`.
+    /// Creates the tokens of sessions in `store`, signed with `keys`.
     ///
-    /// They may be used in any runtime. Work with the store is done in the one in which they were
-    /// made, if any.
+    /// They may be used on any runtime. Store calls run on the runtime that is current here, if there
+    /// is one.
     #[must_use]
     pub fn new(
         store: Arc<dyn SessionStore>,
@@ -213,32 +118,45 @@ impl Tokens {
         settings: SessionSettings,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let leeway = access.settings().leeway;
-        let ends = RevocationList::new(settings.access_ttl + leeway + settings.grace, settings.grace);
-        // Not beyond the grace: by then the row may say otherwise.
-        let flights = SingleFlight::new(REMEMBERED.min(settings.grace));
-        let inner = TokensInner {
-            store,
-            keys,
-            access,
-            clock,
-            settings,
+        let runtime = StoreRuntime::current();
+        // Beyond the grace period a shared result could contradict the row.
+        let flights = SingleFlight::new(RESULT_TTL.min(settings.grace));
+        let revocations = Arc::new(Revocations::new(
+            Arc::clone(&store),
+            Arc::clone(&clock),
+            flights.clone(),
+            &settings,
+            access.settings().leeway,
+        ));
+        let deferred = DeferredWrites::new(
+            Arc::clone(&store),
+            Arc::clone(&clock),
+            Arc::clone(&revocations),
+            runtime.clone(),
+        );
+        let audit = AuditLog::new(Arc::clone(&store), Arc::clone(&clock), deferred.clone());
+        let issuer = Arc::new(TokenIssuer { keys, access, clock, settings });
+        let refresher = Arc::new(Refresher {
+            issuer: Arc::clone(&issuer),
+            store: Arc::clone(&store),
             flights,
-            notes: DeferredWrites::default(),
-            ends,
-            verified: VerifiedTokenCache::new(),
-            minted: UpstreamTokenCache::new(),
-            runtime: Handle::try_current().ok(),
-        };
+            revocations: Arc::clone(&revocations),
+            deferred: deferred.clone(),
+            runtime,
+        });
+        let upstream = Arc::new(UpstreamTokens::new(Arc::clone(&issuer)));
+        let verified = VerifiedTokenCache::new();
+        let inner = Inner { store, issuer, refresher, revocations, deferred, audit, upstream, verified };
         Self { inner: Arc::new(inner) }
     }
 
-    /// Tokens for examples and trials: all settings at their defaults, the sessions and a new key
-    /// for HS256 in memory. When the process ends, everybody is signed out.
+    /// Creates tokens for examples and tests, with default settings and a new HS256 key.
+    ///
+    /// Sessions and key are kept in memory: all sessions are lost when the process exits.
     ///
     /// # Errors
     ///
-    /// If the system gives no random bytes.
+    /// If the operating system returns no random bytes.
     pub fn in_memory() -> Result<Self, KeyError> {
         let keys = KeyRing::generate(Algorithm::Hs256, SystemClock.now())?;
         Ok(Self::new(
@@ -250,37 +168,39 @@ impl Tokens {
         ))
     }
 
-    /// Makes a session. Only this inserts one.
+    /// Creates a session and issues its tokens.
+    ///
+    /// No other method inserts a session. The session that it replaces is terminated, and so are the
+    /// user's oldest sessions beyond [`SessionSettings::max_per_user`].
     ///
     /// # Errors
     ///
-    /// [`SignInError::Refused`] if the user changed since the password was checked.
-    pub async fn sign_in(&self, sign_in: SessionRequest<'_>) -> Result<IssuedSession, SignInError> {
-        let inner = &self.inner;
-        let now = inner.clock.now();
-        let session = inner.new_session(&sign_in, now)?;
+    /// [`SignInError::Refused`] if the user has changed since the password was checked.
+    pub async fn sign_in(&self, request: SessionRequest<'_>) -> Result<IssuedSession, SignInError> {
+        let Inner { store, issuer, .. } = &*self.inner;
+        let now = issuer.clock.now();
+        let session = issuer.new_session(&request, now)?;
         let new = NewSession {
             session: &session,
-            hashed_password: sign_in.hashed_password,
-            replaces: sign_in.replaces,
-            max_per_user: inner.settings.max_per_user,
+            hashed_password: request.hashed_password,
+            replaces: request.replaces,
+            max_per_user: issuer.settings.max_per_user,
         };
-        match inner.store.insert_session(&new).await? {
-            InsertOutcome::Refused => Err(SignInError::Refused),
-            InsertOutcome::Inserted { terminated: ended } => {
-                for id in ended {
-                    let replaced = sign_in.replaces == Some(id);
-                    let reason = if replaced { EndReason::LoggedOut } else { EndReason::Displaced };
-                    inner.note_ended(&[id], SessionEnd { at: session.created_at, reason });
-                }
-                let renewal = inner.issue(&session, SessionEvent::Rotated, now)?;
-                Ok(IssuedSession { session, tokens: renewal })
-            }
+        let InsertOutcome::Inserted { terminated } = store.insert_session(&new).await? else {
+            return Err(SignInError::Refused);
+        };
+        for id in terminated {
+            let is_replaced = request.replaces == Some(id);
+            let reason = if is_replaced { EndReason::LoggedOut } else { EndReason::Displaced };
+            self.inner.revocations.mark_terminated(&[id], SessionEnd { at: session.created_at, reason });
         }
+        let tokens = issuer.issue(&session, SessionEvent::Rotated, now)?;
+        Ok(IssuedSession { session, tokens })
     }
 
-    /// Renews the session of a refresh token of this kind. What is begun runs to its end, also when
-    /// the future is dropped.
+    /// Refreshes the session of a refresh token of this kind.
+    ///
+    /// A refresh that has begun runs to completion, also if the future is dropped.
     ///
     /// # Errors
     ///
@@ -290,199 +210,160 @@ impl Tokens {
         request: RefreshRequest,
         kind: SessionKind,
     ) -> Result<IssuedSession, RefreshError> {
-        let renewed = self.inner.on_store_runtime(Arc::clone(&self.inner).renew(request, kind)).await;
-        renewed.unwrap_or(Err(RefreshError::Unavailable))
+        self.inner.refresher.refresh(request, kind).await
     }
 
-    /// The session that these tokens name, expired and outdated ones too, as long as the signature
-    /// holds. The refresh token goes first.
+    /// Returns the session of these tokens if their signature is valid, even if they have expired or
+    /// were replaced. The refresh token takes precedence.
     #[must_use]
     pub fn identify_session(
         &self,
         refresh_token: Option<&str>,
         access_token: Option<&str>,
     ) -> Option<SessionId> {
-        let keys = self.inner.keys.load();
+        let issuer = &self.inner.issuer;
+        let keys = issuer.keys.load();
         let refresh = refresh_token.and_then(|token| refresh_token::parse(&keys, token).ok());
         refresh
             .map(|token| token.session)
-            .or_else(|| self.inner.read_access(access_token?).map(|token| token.identity.session))
+            .or_else(|| issuer.read_access(access_token?).map(|token| token.identity.session))
     }
 
-    /// The row of a session.
+    /// Returns the row of a session.
     ///
     /// # Errors
     ///
-    /// If the store does not answer.
+    /// If the store fails.
     pub async fn find(&self, id: SessionId) -> Result<Option<Session>, StoreError> {
         self.inner.store.find_session(id).await
     }
 
-    /// The user's sessions that are neither ended nor expired.
+    /// Returns the user's sessions that were neither terminated nor have expired.
     ///
     /// # Errors
     ///
-    /// If the store does not answer.
+    /// If the store fails.
     pub async fn live_sessions(&self, user: UserId) -> Result<Vec<Session>, StoreError> {
-        self.inner.store.live_sessions(user, self.inner.clock.now()).await
+        self.inner.store.live_sessions(user, self.inner.issuer.clock.now()).await
     }
 
-    /// Ends a session, at the wish of `by`; `false` if there is none or it has ended already. What is
-    /// begun runs to its end, also when the future is dropped.
+    /// Terminates a session on behalf of `client`. Returns `false` if there is none, or it was
+    /// terminated before.
+    ///
+    /// The termination runs to completion, also if the future is dropped.
     ///
     /// # Errors
     ///
-    /// If the store does not answer: then nothing is known to have ended.
+    /// If the store fails. The session may then have been terminated or not.
     pub async fn terminate(
         &self,
         id: SessionId,
         reason: EndReason,
-        by: &ClientInfo,
+        client: &ClientInfo,
     ) -> Result<bool, StoreError> {
-        let (inner, ending) = (Arc::clone(&self.inner), self.termination(reason, by));
+        let inner = Arc::clone(&self.inner);
+        let termination = self.termination(reason, client);
         run_detached(async move {
-            let ended = inner.store.end_session(id, &ending).await?;
-            if ended {
-                inner.note_ended(&[id], ending.end());
-            } else if let Some(end) = inner.store.find_session(id).await?.and_then(|session| session.end) {
-                // By another replica, or by a call of which nobody heard how it ended.
-                inner.note_ended(&[id], end);
+            let terminated = inner.revocations.terminate(id, &termination).await?;
+            if !terminated {
+                // Another replica may have terminated it, or an earlier call whose result was lost.
+                let row = inner.store.find_session(id).await?;
+                if let Some(end) = row.and_then(|session| session.end) {
+                    inner.revocations.mark_terminated(&[id], end);
+                }
             }
-            Ok(ended)
+            Ok(terminated)
         })
         .await
     }
 
-    /// Ends some sessions, at the wish of `by`, and returns which. What is begun runs to its end.
+    /// Terminates all sessions that match `filter` on behalf of `client`, and returns their ids.
+    ///
+    /// The termination runs to completion, also if the future is dropped.
     ///
     /// # Errors
     ///
-    /// If the store does not answer: then nothing is known to have ended.
+    /// If the store fails. The sessions may then have been terminated or not.
     pub async fn terminate_matching(
         &self,
-        which: &SessionFilter,
+        filter: &SessionFilter,
         reason: EndReason,
-        by: &ClientInfo,
+        client: &ClientInfo,
     ) -> Result<Vec<SessionId>, StoreError> {
-        let (inner, which, ending) = (Arc::clone(&self.inner), *which, self.termination(reason, by));
+        let inner = Arc::clone(&self.inner);
+        let termination = self.termination(reason, client);
+        let filter = *filter;
         run_detached(async move {
-            let ended = inner.store.end_sessions(&which, &ending).await?;
-            inner.note_ended(&ended, ending.end());
-            Ok(ended)
+            let terminated = inner.store.end_sessions(&filter, &termination).await?;
+            inner.revocations.mark_terminated(&terminated, termination.end());
+            Ok(terminated)
         })
         .await
     }
 
-    /// An end at the present time, for the stores' transactions that end sessions along the way.
+    /// Returns a termination at the present time, for store transactions that also terminate sessions.
     #[must_use]
-    pub fn termination(&self, reason: EndReason, by: &ClientInfo) -> SessionTermination {
-        SessionTermination::new(self.inner.clock.now(), reason, by.clone())
+    pub fn termination(&self, reason: EndReason, client: &ClientInfo) -> SessionTermination {
+        SessionTermination::new(self.inner.issuer.clock.now(), reason, client.clone())
     }
 
-    /// Takes note of sessions that another call has ended in the store: from now on they are refused
-    /// here, access tokens included.
-    pub fn mark_terminated(&self, ended: &[SessionId], end: SessionEnd) {
-        self.inner.note_ended(ended, end);
-    }
-
-    /// Loads what has ended lately. A replica does so before it is ready.
+    /// Writes the deferred writes to the store now. Call it before the program exits.
     ///
     /// # Errors
     ///
-    /// If the store does not answer.
-    pub async fn load_revocations(&self) -> Result<(), StoreError> {
-        let inner = &self.inner;
-        inner.ends.load(&*inner.store, &*inner.clock).await.map(drop)
-    }
-
-    /// Follows what others end, for ever: within a second it is refused here. Where one process has the
-    /// store for itself, and ends sessions through these tokens alone, there is nothing to follow.
-    pub async fn run_revocation_poller(self) {
-        let inner = &self.inner;
-        let follow =
-            inner.ends.run_poller(&*inner.store, &*inner.clock, |ended| inner.flights.forget_sessions(ended));
-        if inner.settings.refuse_on_store_loss {
-            tokio::join!(follow, inner.ends.notify_when_stale());
-        } else {
-            follow.await;
-        }
-    }
-
-    /// Makes [`run_revocation_poller`](Self::run_revocation_poller) look at once.
-    pub fn poll_now(&self) {
-        self.inner.ends.wake();
-    }
-
-    /// Whether what other processes end has been unknown here for longer than a second.
-    #[must_use]
-    pub fn revocations_stale(&self) -> bool {
-        self.inner.ends.is_stale()
-    }
-
-    /// Writes what was noted for the store and not written yet. Called from time to time by itself;
-    /// call it before the program ends.
-    ///
-    /// # Errors
-    ///
-    /// If the store does not answer; the notes are kept.
+    /// If the store fails. The writes stay in the buffer.
     pub async fn flush_deferred(&self) -> Result<(), StoreError> {
-        self.inner.write_notes().await
+        self.inner.deferred.flush().await
     }
 
-    /// Writes into the audit that `event` happened to a user, outside of any session.
-    ///
-    /// # Errors
-    ///
-    /// If the store does not answer: then it is in no audit.
-    pub async fn record(&self, event: AuditEvent, user: UserId, by: &ClientInfo) -> Result<(), StoreError> {
-        let entry = AuditEntry::new(self.inner.clock.now(), event, by.clone());
-        self.inner.store.record(&[AuditEntry { user: Some(user), ..entry }]).await
-    }
-
-    /// Has it written into the audit soon that somebody failed to sign in, as `user` if there is such
-    /// a user.
-    pub fn note_failed_login(&self, user: Option<UserId>, by: &ClientInfo) {
-        let inner = &self.inner;
-        let entry = AuditEntry::new(inner.clock.now(), AuditEvent::LoginFailed, by.clone());
-        inner.schedule_flush(inner.notes.push_audit(AuditEntry { user, ..entry }), deferred_writes::DELAY);
-    }
-
-    /// How many notes were dropped since the start because the store had not answered for long.
+    /// Number of deferred writes dropped since the start because the buffer was full.
     #[must_use]
     pub fn dropped_writes(&self) -> u64 {
-        self.inner.notes.lost()
+        self.inner.deferred.dropped()
     }
 
-    /// `Bearer` and a token in the user's name, for an upstream that checks tokens of its own
-    /// `audience`: the same one as long as the user comes with the same access token. `None` if the key
-    /// that signs is for HS256, since an upstream that holds it could make sessions, or if the system
-    /// gives no random bytes.
+    /// The sessions terminated recently, and their poller.
     #[must_use]
-    pub fn bearer_for_upstream(&self, identity: &Identity, audience: &str) -> Option<Bytes> {
-        let inner = &self.inner;
-        let now = inner.clock.now();
-        let keys = inner.keys.load();
-        if let Some(bearer) = inner.minted.find(identity, audience, &keys, now) {
-            return Some(bearer);
-        }
-        let key = Some(keys.signing(now)).filter(|key| key.algorithm() != Algorithm::Hs256)?;
-        let id = TokenId(random_id().ok()?);
-        let token = inner.access.mint_for_upstream(key, identity, audience, id, now).ok()?;
-        let bearer = Bytes::from(format!("Bearer {token}"));
-        inner.minted.remember(identity, audience, &keys, now, &bearer);
-        Some(bearer)
+    pub fn revocations(&self) -> &Arc<Revocations> {
+        &self.inner.revocations
     }
 
-    /// The keys in use.
+    /// The audit log.
+    #[must_use]
+    pub fn audit(&self) -> &AuditLog {
+        &self.inner.audit
+    }
+
+    /// The tokens for upstreams.
+    #[must_use]
+    pub fn upstream(&self) -> &Arc<UpstreamTokens> {
+        &self.inner.upstream
+    }
+
+    /// The signing keys.
     #[must_use]
     pub fn keys(&self) -> &Arc<SharedKeys> {
-        &self.inner.keys
+        &self.inner.issuer.keys
     }
 
-    /// The lifetimes in use.
+    /// The settings.
     #[must_use]
     pub fn settings(&self) -> &SessionSettings {
-        &self.inner.settings
+        &self.inner.issuer.settings
+    }
+
+    /// Verifies an access token that is not in this thread's cache, and caches it.
+    fn verify_uncached(&self, access_token: &str, keys: &KeyRing) -> Result<CachedToken, VerifyError> {
+        let Inner { issuer, verified, .. } = &*self.inner;
+        let now = issuer.clock.now();
+        let token = issuer.access.verify(keys, access_token, now).inspect_err(|error| {
+            if *error == VerifyError::UnknownKey {
+                issuer.keys.notice_unknown();
+            }
+        })?;
+        let cached = CachedToken::new(token, issuer.settings.grace);
+        verified.insert(access_token, keys, micros(now), &cached);
+        Ok(cached)
     }
 }
 
@@ -498,39 +379,43 @@ impl TokenService for Tokens {
         access_token: &str,
         client: &dyn Fn() -> ClientInfo,
     ) -> Result<Verified, VerifyError> {
-        let inner = &self.inner;
-        let now = inner.clock.now_micros();
-        let keys = inner.keys.load();
-        let token = match inner.verified.find(access_token, &keys, now) {
+        let Inner { issuer, revocations, deferred, verified, .. } = &*self.inner;
+        let now = issuer.clock.now_micros();
+        let keys = issuer.keys.load();
+        let token = match verified.find(access_token, &keys, now) {
             Some(token) => token,
-            None => inner.check(access_token, &keys)?,
+            None => self.verify_uncached(access_token, &keys)?,
         };
-        if let Some(end) = inner.ends.find(token.identity.session) {
+        let session = token.identity.session;
+        if let Some(end) = revocations.find(session) {
             return Err(VerifyError::Ended(end.reason.event()));
         }
-        if inner.settings.refuse_on_store_loss && inner.ends.is_stale() {
+        if issuer.settings.refuse_on_store_loss && revocations.is_stale() {
             return Err(VerifyError::Unavailable);
         }
-        inner.record_confirmed_use(&token, now, client);
+        if token.confirms_generation(now) {
+            let confirmed = TokenUse { session, generation: token.generation, token: token.id };
+            deferred.record_token_use(confirmed, client);
+        }
         Ok(Verified { renew: token.is_due(now), identity: token.identity })
     }
 
     fn session_end(&self, session: SessionId) -> Option<SessionEvent> {
-        self.inner.ends.find(session).map(|end| end.reason.event())
+        self.inner.revocations.find(session).map(|end| end.reason.event())
     }
 
     fn is_session_active(&self, session: SessionId) -> SessionActiveFuture {
-        let inner = Arc::clone(&self.inner);
+        let revocations = Arc::clone(&self.inner.revocations);
         Box::pin(async move {
-            inner.ends.sync().await;
-            inner.ends.find(session).is_none()
+            revocations.sync().await;
+            revocations.find(session).is_none()
         })
     }
 
     fn refresh(&self, request: RefreshRequest) -> Self::Refresh {
-        let tokens = self.clone();
+        let refresher = Arc::clone(&self.inner.refresher);
         Box::pin(async move {
-            let issued = tokens.refresh_session(request, SessionKind::Browser).await?;
+            let issued = refresher.refresh(request, SessionKind::Browser).await?;
             Ok(issued.tokens)
         })
     }
@@ -538,176 +423,13 @@ impl TokenService for Tokens {
 
 impl SessionEndWatcher for Tokens {
     fn watch(&self, session: SessionId) -> SessionEndFuture {
-        let inner = Arc::clone(&self.inner);
-        // Before it is asked what is known: an end that comes in between is told.
-        let mut watcher = inner.ends.watchers().add(session);
-        Box::pin(async move {
-            if let Some(end) = inner.ends.find(session) {
-                return end.reason.event();
-            }
-            tokio::select! {
-                event = watcher.recv() => event,
-                event = inner.ends.watchers().wait_until_expired(session, || inner.find(session), &*inner.clock) => event,
-            }
-        })
+        self.inner.revocations.watch(session)
     }
-}
-
-/// Has work done by the process, whoever waits for it: what the store was told must be known here too.
-async fn run_detached<T: Send + 'static>(
-    work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
-) -> Result<T, StoreError> {
-    tokio::spawn(with_current_context(work)).await.map_err(StoreError::unavailable)?
-}
-
-impl TokensInner {
-    /// Fresh tokens for a session: an access token of their own, and the refresh token of the
-    /// current generation, which is the same however often it is computed.
-    pub(super) fn issue(
-        &self,
-        session: &Session,
-        event: SessionEvent,
-        now: OffsetDateTime,
-    ) -> Result<RefreshedSession, SignInError> {
-        let keys = self.keys.load();
-        let signing = keys.signing(now);
-        let id = TokenId(random_id()?);
-        let minted = self.access.mint(signing, session, id, now);
-        let (access_token, expires_at) = minted.map_err(|_| SignInError::Random)?;
-        let refresh_key = keys.by_number(session.key_number).unwrap_or(signing);
-        Ok(RefreshedSession {
-            identity: identity(session, expires_at),
-            access_token,
-            refresh_token: refresh_token::mint(refresh_key, session.id, session.generation),
-            max_age: (session.expires_at() - now).try_into().unwrap_or_default(),
-            // Before the generation can settle, the cookies must have travelled, and half a minute must
-            // have passed for the disk and a quarter of the grace for clocks. Handed out after a
-            // quarter of the grace, they would have no time left for the way: the model shows it.
-            fresh_for: self.settings.grace / 6,
-            event,
-        })
-    }
-
-    /// Checks an access token that this thread does not remember, and has it remembered.
-    fn check(&self, access_token: &str, keys: &KeyRing) -> Result<CachedToken, VerifyError> {
-        let now = self.clock.now();
-        let token = self.access.verify(keys, access_token, now).inspect_err(|error| {
-            if *error == VerifyError::UnknownKey {
-                self.keys.notice_unknown();
-            }
-        })?;
-        let good = CachedToken::new(token, self.settings.grace);
-        self.verified.remember(access_token, keys, micros(now), &good);
-        Ok(good)
-    }
-
-    /// The access token if it is one of ours, expired or not.
-    pub(super) fn read_access(&self, access_token: &str) -> Option<AccessToken> {
-        self.access.read(&self.keys.load(), access_token, self.clock.now())
-    }
-
-    pub(super) fn note_ended(&self, ended: &[SessionId], end: SessionEnd) {
-        self.ends.add(ended.iter().map(|&session| (session, end)), self.clock.now());
-        self.flights.forget_sessions(ended);
-    }
-
-    pub(super) fn idle_expiry(&self, now: OffsetDateTime) -> OffsetDateTime {
-        now + self.settings.access_ttl + self.settings.idle_ttl
-    }
-
-    /// Notes a token that is in use longer than the grace after its issue: it settles its
-    /// generation.
-    fn record_confirmed_use(
-        self: &Arc<Self>,
-        token: &CachedToken,
-        now: i64,
-        client: &dyn Fn() -> ClientInfo,
-    ) {
-        if token.is_lasting(now) && deferred_writes::first_use_on_thread(token.id) {
-            let seen =
-                TokenUse { session: token.identity.session, generation: token.generation, token: token.id };
-            self.schedule_flush(self.notes.record_token_use(seen, client()), deferred_writes::DELAY);
-        }
-    }
-
-    /// Starts the writer of notes after `delay`, if one is needed and there is a runtime to run it.
-    pub(super) fn schedule_flush(self: &Arc<Self>, needed: FlushNeeded, delay: Duration) {
-        if !needed.0 {
-            return;
-        }
-        let Some(runtime) = self.runtime.clone().or_else(|| Handle::try_current().ok()) else {
-            self.notes.defer_flush();
-            return;
-        };
-        let inner = Arc::clone(self);
-        runtime.spawn(async move {
-            tokio::time::sleep(delay).await;
-            if let Err(error) = inner.write_notes().await {
-                tracing::warn!(error = &error as &dyn std::error::Error, "notes wait for the store");
-            }
-        });
-    }
-
-    async fn find(&self, session: SessionId) -> Result<Option<Session>, StoreError> {
-        let store = Arc::clone(&self.store);
-        let found = self.on_store_runtime(async move { store.find_session(session).await }).await;
-        found.map_err(StoreError::unavailable)?
-    }
-
-    /// Has work with the store done in the runtime in which these tokens were made, so that the store's
-    /// connections live there alone, and not with threads that serve requests. It fails if that runtime
-    /// is going away.
-    async fn on_store_runtime<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = T> + Send + 'static,
-    ) -> Result<T, tokio::task::JoinError> {
-        match &self.runtime {
-            Some(home) if Handle::current().id() != home.id() => home.spawn(with_current_context(work)).await,
-            _ => Ok(work.await),
-        }
-    }
-
-    fn new_session(&self, sign_in: &SessionRequest<'_>, now: OffsetDateTime) -> Result<Session, SignInError> {
-        let absolute_expires_at = now + self.settings.absolute_ttl;
-        Ok(Session {
-            id: SessionId(random_id()?),
-            user_id: sign_in.user,
-            kind: sign_in.kind,
-            email: sign_in.email.to_owned(),
-            roles: sign_in.roles.clone(),
-            generation: 1,
-            key_number: self.keys.load().signing(now).number(),
-            created_at: now,
-            rotated_at: now,
-            asked_by: None,
-            settled_by: None,
-            rotations: 0,
-            replays: 0,
-            idle_expires_at: self.idle_expiry(now).min(absolute_expires_at),
-            absolute_expires_at,
-            end: None,
-            client: sign_in.client.clone(),
-        })
-    }
-}
-
-fn identity(session: &Session, expires_at: OffsetDateTime) -> Identity {
-    Identity {
-        subject: session.user_id.to_string().into(),
-        session: session.id,
-        email: session.email.as_str().into(),
-        roles: session.roles.clone(),
-        expires_at,
-    }
-}
-
-fn random_id() -> Result<Uuid, SignInError> {
-    crypto::random_id().map_err(|_| SignInError::Random)
 }
 
 impl std::fmt::Debug for Tokens {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tokens").field("settings", &self.inner.settings).finish_non_exhaustive()
+        f.debug_struct("Tokens").field("settings", self.settings()).finish_non_exhaustive()
     }
 }
 

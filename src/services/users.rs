@@ -22,7 +22,7 @@ const PRODUCT: &str = "sekisho";
 /// The users of one store.
 ///
 /// What is changed here ends sessions in the store. Their access tokens are refused by processes that
-/// follow it ([`Tokens::run_revocation_poller`](super::token::Tokens::run_revocation_poller)), this one too.
+/// follow it ([`Revocations::run_poller`](super::revocations::Revocations::run_poller)), this one too.
 #[derive(Clone)]
 pub struct Users {
     store: Arc<dyn UserStore>,

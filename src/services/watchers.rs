@@ -1,9 +1,9 @@
-//! Who waits for the end of which session.
+//! Notifies long-lived connections of the end of their session.
 //!
-//! A connection that stays open (a WebSocket, an event stream) holds no token that could be refused, so
-//! it is told. Ends come from [`RevocationList`](super::revocations::RevocationList), which learns of them all within a second;
-//! expiry comes from the row, read when the watch begins and again when the session would be idle too
-//! long, for that time moves with every renewal. Nobody who doesn't watch pays for it.
+//! A WebSocket or an event stream presents no token again after it was opened, so it subscribes to its
+//! session. Terminations come from [`Revocations`](super::revocations::Revocations). Expiry is
+//! computed from the row, which is read at the start and again at the idle expiry, since each refresh
+//! postpones that.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,49 +17,50 @@ use crate::clock::Clock;
 use crate::models::session::{Session, SessionEnd, SessionId};
 use crate::session_event::SessionEvent;
 
-/// The sessions that are watched.
+/// The watched sessions and their subscribers.
 pub(crate) struct Watchers {
-    watched: Mutex<HashMap<SessionId, watch::Sender<Option<SessionEvent>>>>,
-    /// To read rows with: a thousand browsers that come back at once must leave the store to renewals.
-    readers: Semaphore,
+    senders: Mutex<HashMap<SessionId, watch::Sender<Option<SessionEvent>>>>,
+    /// Limits concurrent reads of rows. When a thousand browsers reconnect at once, the store must stay
+    /// available for refreshes.
+    read_permits: Semaphore,
 }
 
 impl Default for Watchers {
     fn default() -> Self {
-        Self { watched: Mutex::default(), readers: Semaphore::new(READERS) }
+        Self { senders: Mutex::default(), read_permits: Semaphore::new(MAX_CONCURRENT_READS) }
     }
 }
 
 impl Watchers {
-    /// Watches a session from now on.
-    pub(crate) fn add(self: &Arc<Self>, session: SessionId) -> Watcher {
-        let mut watched = self.lock();
-        let sender = watched.entry(session).or_insert_with(|| watch::Sender::new(None));
-        Watcher { told: Some(sender.subscribe()), session, watchers: Arc::clone(self) }
+    /// Subscribes to the end of a session.
+    pub(crate) fn subscribe(self: &Arc<Self>, session: SessionId) -> Watcher {
+        let mut senders = self.lock();
+        let sender = senders.entry(session).or_insert_with(|| watch::Sender::new(None));
+        Watcher { receiver: Some(sender.subscribe()), session, watchers: Arc::clone(self) }
     }
 
-    /// Tells those who watch these sessions.
-    pub(crate) fn tell<'a>(&self, ended: impl IntoIterator<Item = (&'a SessionId, &'a SessionEnd)>) {
-        let mut watched = self.lock();
-        if watched.is_empty() {
+    /// Notifies the subscribers of terminated sessions.
+    pub(crate) fn notify<'a>(&self, terminated: impl IntoIterator<Item = (&'a SessionId, &'a SessionEnd)>) {
+        let mut senders = self.lock();
+        if senders.is_empty() {
             return;
         }
-        for (session, end) in ended {
-            if let Some(watchers) = watched.remove(session) {
-                watchers.send_replace(Some(end.reason.event()));
+        for (session, end) in terminated {
+            if let Some(sender) = senders.remove(session) {
+                sender.send_replace(Some(end.reason.event()));
             }
         }
     }
 
-    /// Tells all who watch.
-    pub(crate) fn tell_all(&self, event: SessionEvent) {
-        for (_, watchers) in self.lock().drain() {
-            watchers.send_replace(Some(event));
+    /// Notifies all subscribers.
+    pub(crate) fn notify_all(&self, event: SessionEvent) {
+        for (_, sender) in self.lock().drain() {
+            sender.send_replace(Some(event));
         }
     }
 
-    /// Waits until the session is over by what its row says: expired, or ended so long ago that
-    /// nobody tells of it any more. As long as the store doesn't answer it is asked again and again.
+    /// Waits until the session has ended by its row: expired, or terminated so long ago that the
+    /// revocation list no longer includes it. Reads are retried while the store fails.
     pub(crate) async fn wait_until_expired<F>(
         &self,
         session: SessionId,
@@ -69,17 +70,17 @@ impl Watchers {
     where
         F: Future<Output = Result<Option<Session>, StoreError>>,
     {
-        let mut early = None;
+        let mut jitter = None;
         loop {
             let Some(row) = self.read(session, &find).await else { return SessionEvent::UnknownSession };
             let now = clock.now();
             if let Some((event, _)) = row.termination(now) {
                 return event;
             }
-            let early = *early.get_or_insert_with(|| expiry_jitter(&row, now));
-            let absolute = row.absolute_expires_at - early;
-            if row.idle_expires_at >= absolute {
-                sleep_until(absolute, clock).await;
+            let jitter = *jitter.get_or_insert_with(|| expiry_jitter(&row, now));
+            let absolute_expires_at = row.absolute_expires_at - jitter;
+            if row.idle_expires_at >= absolute_expires_at {
+                sleep_until(absolute_expires_at, clock).await;
                 return SessionEvent::AbsoluteExpired;
             }
             sleep_until(row.idle_expires_at, clock).await;
@@ -90,89 +91,94 @@ impl Watchers {
     where
         F: Future<Output = Result<Option<Session>, StoreError>>,
     {
-        let mut pause = PAUSE;
+        let mut delay = MIN_RETRY_DELAY;
         loop {
-            // An error means that the semaphore was closed, which nobody does.
-            let permit = self.readers.acquire().await;
-            let answer = find().await;
+            // The semaphore is never closed, so this does not fail.
+            let permit = self.read_permits.acquire().await;
+            let found = find().await;
             drop(permit);
-            match answer {
+            match found {
                 Ok(row) => return row,
                 Err(error) => {
-                    tracing::debug!(%session, error = &error as &dyn std::error::Error, "a watched session was not read");
+                    let error = &error as &dyn std::error::Error;
+                    tracing::debug!(%session, error, "cannot read a watched session");
                 }
             }
-            tokio::time::sleep(pause).await;
-            pause = (2 * pause).min(LONGEST_PAUSE);
+            tokio::time::sleep(delay).await;
+            delay = (2 * delay).min(MAX_RETRY_DELAY);
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, watch::Sender<Option<SessionEvent>>>> {
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+        self.senders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// One who watches a session. Dropping it ends the watch.
+/// A subscription to the end of a session. Dropping it unsubscribes.
 pub(crate) struct Watcher {
-    told: Option<watch::Receiver<Option<SessionEvent>>>,
+    receiver: Option<watch::Receiver<Option<SessionEvent>>>,
     session: SessionId,
     watchers: Arc<Watchers>,
 }
 
 impl Watcher {
-    /// Waits until it is told of the session's end.
+    /// Waits for the notification.
     pub(crate) async fn recv(&mut self) -> SessionEvent {
-        let Some(told) = &mut self.told else { return std::future::pending().await };
-        let event = told.wait_for(Option::is_some).await.ok().and_then(|event| *event);
-        match event {
-            Some(event) => event,
-            // Nobody can tell any more: the watchers are gone.
-            None => std::future::pending().await,
+        if let Some(receiver) = &mut self.receiver
+            && let Ok(event) = receiver.wait_for(Option::is_some).await
+            && let Some(event) = *event
+        {
+            return event;
         }
+        // The sender is gone, so no notification can follow.
+        std::future::pending().await
     }
 }
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        let mut watched = self.watchers.lock();
-        self.told = None;
-        if watched.get(&self.session).is_some_and(|watchers| watchers.receiver_count() == 0) {
-            watched.remove(&self.session);
+        let mut senders = self.watchers.lock();
+        self.receiver = None;
+        if senders.get(&self.session).is_some_and(|sender| sender.receiver_count() == 0) {
+            senders.remove(&self.session);
         }
     }
 }
 
-/// By how much sooner than at its absolute expiry the session counts as over: those of people who all
-/// signed in at nine need not end in the same moment. Ids are random, so they tell who goes when.
+/// Time before the absolute expiry at which connections of the session are closed. It spreads the
+/// closing of sessions that were created at the same time. The first byte of the random session id
+/// serves as the random number.
 fn expiry_jitter(row: &Session, now: OffsetDateTime) -> Duration {
-    let left = (row.absolute_expires_at - now).unsigned_abs();
-    let most = SPREAD.min(left / 10);
-    most * u32::from(row.id.0.as_bytes()[0]) / 256
+    let remaining = (row.absolute_expires_at - now).unsigned_abs();
+    let max = MAX_EXPIRY_JITTER.min(remaining / 10);
+    max * u32::from(row.id.0.as_bytes()[0]) / 256
 }
 
-/// Waits until it is `at`.
+/// Sleeps until the clock reaches `at`.
 async fn sleep_until(at: OffsetDateTime, clock: &dyn Clock) {
     loop {
-        let left = at - clock.now();
-        if !left.is_positive() {
+        let remaining = at - clock.now();
+        if !remaining.is_positive() {
             return;
         }
-        // Timers stand still while a machine sleeps, and clocks are set.
-        tokio::time::sleep(left.unsigned_abs().min(LOOK_AT_CLOCK)).await;
+        // Timers stop while the machine is suspended, and the clock may be set.
+        tokio::time::sleep(remaining.unsigned_abs().min(CLOCK_CHECK_INTERVAL)).await;
     }
 }
 
-/// How many rows are read at a time.
-const READERS: usize = 4;
+/// Maximum number of rows read at the same time.
+const MAX_CONCURRENT_READS: usize = 4;
 
-/// How long the store is left in peace when it hasn't answered: at first, and at most.
-const PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Delay before the first retry of a failed read. It doubles up to [`MAX_RETRY_DELAY`].
+const MIN_RETRY_DELAY: Duration = Duration::from_millis(500);
 
-/// How far sessions that expire in the same moment are spread.
-const SPREAD: Duration = Duration::from_secs(5);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(30);
 
-const LOOK_AT_CLOCK: Duration = Duration::from_secs(60);
+/// Maximum spread of sessions that expire at the same time.
+const MAX_EXPIRY_JITTER: Duration = Duration::from_secs(5);
+
+/// Maximum time between two checks of the clock while waiting for an expiry.
+const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests;

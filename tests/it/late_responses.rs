@@ -192,7 +192,7 @@ impl LateResponseFixture {
 }
 
 fn follow(replica: &App) {
-    tokio::spawn(replica.tokens.clone().run_revocation_poller());
+    tokio::spawn(replica.tokens.revocations().clone().run_poller());
 }
 
 const REQUESTS: usize = 8;

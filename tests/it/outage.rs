@@ -80,8 +80,8 @@ async fn on_store_loss_refuse_rejects_tokens_while_revocations_are_stale() {
     let setting = "session.on_store_loss = \"refuse\"\n".to_owned();
     let gateway = far.gateway(&(setting + &route("/", &upstream.url(), ""))).await;
     let jar = gateway.signed_in(Role::User).await;
-    gateway.app.tokens.load_revocations().await.unwrap();
-    let feed = tokio::spawn(gateway.app.tokens.clone().run_revocation_poller());
+    gateway.app.tokens.revocations().load().await.unwrap();
+    let feed = tokio::spawn(gateway.app.tokens.revocations().clone().run_poller());
     assert_eq!(ask(&gateway, &jar).await.status, 200);
     far.wire.refuse();
     let refused = until("a refusal", async || {

@@ -61,8 +61,8 @@ pub(crate) async fn refusal(tokens: &Tokens, access_token: &str) -> VerifyError 
 async fn an_end_reaches_the_other_replica(stores: &Stores) {
     let [here, there] = replicas(stores);
     let (one, two) = (sign_in(&here).await, sign_in(&here).await);
-    there.load_revocations().await.unwrap();
-    let feed = tokio::spawn(there.clone().run_revocation_poller());
+    there.revocations().load().await.unwrap();
+    let feed = tokio::spawn(there.revocations().clone().run_poller());
     for issued in [&one, &two] {
         assert!(there.verify(&issued.tokens.access_token).is_ok());
     }
@@ -89,7 +89,7 @@ async fn a_replica_that_starts_knows_what_has_ended(stores: &Stores) {
     let [here, there] = replicas(stores);
     let issued = sign_in(&here).await;
     here.terminate(issued.session.id, EndReason::Revoked, &ClientInfo::default()).await.unwrap();
-    there.load_revocations().await.unwrap();
+    there.revocations().load().await.unwrap();
     let refused = there.verify(&issued.tokens.access_token).map(|_| ());
     assert_eq!(refused, Err(VerifyError::Ended(SessionEvent::Revoked)));
 }

@@ -35,8 +35,8 @@ async fn each_theft_ends_its_session_everywhere_and_no_other(fresh: TestDatabase
     let (stolen, others): (Vec<_>, Vec<_>) = sessions.iter().partition(|held| held.nth % 2 == 0);
     let before = rows(&app, &others).await;
     for replica in &replicas {
-        replica.tokens.load_revocations().await.unwrap();
-        tokio::spawn(replica.tokens.clone().run_revocation_poller());
+        replica.tokens.revocations().load().await.unwrap();
+        tokio::spawn(replica.tokens.revocations().clone().run_poller());
     }
 
     let present = stolen.iter().map(|held| present(held, &replicas));

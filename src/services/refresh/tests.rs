@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use super::*;
 use crate::models::session::TokenId;
 use crate::services::memory::MemoryStore;
-use crate::services::single_flight::REMEMBERED;
+use crate::services::single_flight::RESULT_TTL;
 use crate::services::store::SessionFilter;
 use crate::services::test_support::{ACCESS_TTL, BEYOND_GRACE, TestClient, TokensFixture, foreign_keys};
 use crate::services::token::SessionSettings;
@@ -247,7 +247,7 @@ async fn one_behind_is_reuse_once_its_successor_has_settled() {
     scene.renew(&old).await.expect("it has not been written yet");
     scene.tokens.flush_deferred().await.expect("an answer");
     assert_eq!(scene.row(&new).await.settled_by, Some(scene.id(&new)));
-    scene.advance(REMEMBERED + SECOND);
+    scene.advance(RESULT_TTL + SECOND);
     assert_eq!(refused(&scene, &old).await, over(SessionEvent::ReuseDetected));
     assert_eq!(refused(&scene, &new).await, over(SessionEvent::ReuseDetected));
 }
@@ -414,7 +414,7 @@ async fn rule_2_a_renewal_is_shared_for_five_seconds() {
     let jar = scene.browser().await;
     scene.advance(ACCESS_TTL);
     let first = scene.renew(&jar).await.expect("a rotation");
-    scene.advance(REMEMBERED);
+    scene.advance(RESULT_TTL);
     let shared = scene.renew(&jar).await.expect("a replay");
     assert_eq!(scene.store.calls(), ["rotate"]);
     scene.advance(Duration::from_millis(1));

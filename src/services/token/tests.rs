@@ -374,7 +374,7 @@ async fn what_waits_for_the_audit_is_bounded_and_written_in_parts() {
     scene.renewed(&mut jar, SessionEvent::Rotated).await;
     scene.store.set_down(true);
     for _ in 0..10_700 {
-        scene.tokens.note_failed_login(None, &ClientInfo::default());
+        scene.tokens.audit().record_failed_login(None, &ClientInfo::default());
     }
     assert_eq!(scene.tokens.dropped_writes(), 700);
     scene.advance(BEYOND_GRACE);

@@ -26,7 +26,7 @@ async fn watch(scene: &TokensFixture, jar: &TestClient) -> JoinHandle<SessionEve
 }
 
 fn number_watched(scene: &TokensFixture) -> usize {
-    scene.tokens.inner.ends.watchers().lock().len()
+    scene.tokens.revocations().watchers().lock().len()
 }
 
 #[tokio::test(start_paused = true)]
@@ -46,7 +46,7 @@ async fn an_end_is_told_to_all_who_watch_the_session_and_to_nobody_else() {
 async fn an_end_at_another_replica_is_told_within_a_second() {
     let scene = TokensFixture::new();
     let replica = scene.replica();
-    let feed = tokio::spawn(replica.tokens.clone().run_revocation_poller());
+    let feed = tokio::spawn(replica.tokens.revocations().clone().run_poller());
     let jar = scene.browser().await;
     let watch = watch(&replica, &jar).await;
     scene
@@ -83,7 +83,7 @@ async fn an_end_before_the_first_poll_is_told() {
     let watch = scene.tokens.watch(jar.session);
     scene.store.set_down(true);
     let end = SessionEnd { at: scene.now(), reason: EndReason::PasswordChanged };
-    scene.tokens.mark_terminated(&[jar.session], end);
+    scene.tokens.revocations().mark_terminated(&[jar.session], end);
     assert_eq!(watch.await, SessionEvent::PasswordChanged);
 }
 
@@ -101,7 +101,7 @@ async fn a_session_is_over_at_its_absolute_expiry_or_a_little_sooner() {
     for _ in 0..20 {
         let jar = scene.browser().await;
         let early = expiry_jitter(&scene.row(&jar).await, scene.now());
-        assert!(early < SPREAD);
+        assert!(early < MAX_EXPIRY_JITTER);
         let late = scene.now() + DAY - Duration::from_secs(1);
         assert!(
             expiry_jitter(&scene.row(&jar).await, late) < Duration::from_millis(100),
@@ -144,7 +144,7 @@ async fn who_must_refuse_while_the_feed_is_lost_is_told_so() {
     let settings =
         |refuse_on_store_loss| SessionSettings { refuse_on_store_loss, ..SessionSettings::default() };
     for (refuses, scene) in [true, false].map(|refuse| (refuse, TokensFixture::with(settings(refuse)))) {
-        let feed = tokio::spawn(scene.tokens.clone().run_revocation_poller());
+        let feed = tokio::spawn(scene.tokens.revocations().clone().run_poller());
         let jar = scene.browser().await;
         let watch = watch(&scene, &jar).await;
         tokio::time::sleep(Duration::from_secs(5)).await;

@@ -103,11 +103,13 @@ impl RemoteReplica {
         let wire = TcpChaosProxy::to(other.fresh.url()).await;
         let stores = db::open(&wire.url, &DatabaseOptions::default()).await.unwrap();
         let app = other.replica_over(&stores);
-        app.tokens.load_revocations().await.unwrap();
+        app.tokens.revocations().load().await.unwrap();
         let mut following = JoinSet::new();
-        following.spawn(app.tokens.clone().run_revocation_poller());
+        following.spawn(app.tokens.revocations().clone().run_poller());
         let (woken, tokens) = (stores.clone(), app.tokens.clone());
-        following.spawn(async move { woken.listen_for_revocations(move || tokens.poll_now()).await });
+        following.spawn(async move {
+            woken.listen_for_revocations(move || tokens.revocations().poll_now()).await
+        });
         Self { app, stores, wire, _following: following }
     }
 

@@ -88,8 +88,8 @@ async fn revocations_arrive_by_polling_without_notifications() {
     let mut woken = WakeCounter::start(&far);
     woken.wait().await;
     let [here, there] = replicas_over([&fresh.stores, &far]);
-    there.load_revocations().await.unwrap();
-    let feed = tokio::spawn(there.clone().run_revocation_poller());
+    there.revocations().load().await.unwrap();
+    let feed = tokio::spawn(there.revocations().clone().run_poller());
     for _ in 0..3 {
         let issued = sign_in(&here).await;
         here.terminate(issued.session.id, EndReason::LoggedOut, &ClientInfo::default()).await.unwrap();

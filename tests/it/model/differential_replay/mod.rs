@@ -129,7 +129,7 @@ impl Product {
         let store = Arc::new(self.store.clone());
         let access = AccessTokens::new(access);
         let tokens = Tokens::new(store, Arc::clone(&self.keys), access, settings, Arc::clone(&clock) as _);
-        let feed = self.runtime.spawn(tokens.clone().run_revocation_poller()).abort_handle();
+        let feed = self.runtime.spawn(tokens.revocations().clone().run_poller()).abort_handle();
         self.wait(async {});
         Replica { tokens, clock, feed }
     }
@@ -202,7 +202,7 @@ impl Product {
             TraceEvent::Polled => {
                 // A feed that begins looks at once; one that runs leaves the store in peace for a moment.
                 self.replicas[replica].feed.abort();
-                let feed = self.runtime.spawn(tokens.clone().run_revocation_poller()).abort_handle();
+                let feed = self.runtime.spawn(tokens.revocations().clone().run_poller()).abort_handle();
                 self.wait(async {});
                 self.replicas[replica].feed = feed;
             }
@@ -302,7 +302,7 @@ impl Product {
             ending: &ending,
         };
         let ended = now(self.store.change_password(&change)).unwrap();
-        tokens.mark_terminated(ended.as_deref().unwrap_or_default(), ending.end());
+        tokens.revocations().mark_terminated(ended.as_deref().unwrap_or_default(), ending.end());
         ended.is_some()
     }
 }

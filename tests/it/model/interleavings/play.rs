@@ -127,7 +127,7 @@ impl Replica {
     /// A feed that begins looks at once; one that runs leaves the store in peace for a moment.
     fn look(&mut self) {
         self.feed.abort();
-        self.feed = tokio::spawn(self.tokens.clone().run_revocation_poller()).abort_handle();
+        self.feed = tokio::spawn(self.tokens.revocations().clone().run_poller()).abort_handle();
     }
 }
 
@@ -143,7 +143,7 @@ impl<'a> Interleaving<'a> {
             let (store, keys, clock) = (Arc::clone(&store), Arc::clone(&scene.keys), Arc::clone(&clock));
             let tokens =
                 Tokens::new(store, keys, AccessTokens::default(), SessionSettings::default(), clock as _);
-            let feed = tokio::spawn(tokens.clone().run_revocation_poller()).abort_handle();
+            let feed = tokio::spawn(tokens.revocations().clone().run_poller()).abort_handle();
             Replica { tokens, feed, knows: false }
         });
         let replicas = replicas.collect();

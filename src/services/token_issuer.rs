@@ -1,0 +1,172 @@
+//! Creates sessions and issues their tokens.
+
+use std::sync::Arc;
+
+use secrecy::SecretString;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::crypto;
+use super::jwt::{AccessToken, AccessTokens};
+use super::keys::SharedKeys;
+use super::refresh_token;
+use super::session_settings::SessionSettings;
+use super::store::StoreError;
+use crate::client_info::ClientInfo;
+use crate::clock::Clock;
+use crate::identity::{Identity, Roles};
+use crate::layer::RefreshedSession;
+use crate::models::session::{Session, SessionId, SessionKind, TokenId};
+use crate::models::user::UserId;
+use crate::session_event::SessionEvent;
+
+/// Issues access and refresh tokens, without any I/O.
+pub(super) struct TokenIssuer {
+    pub(super) keys: Arc<SharedKeys>,
+    pub(super) access: AccessTokens,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) settings: SessionSettings,
+}
+
+/// An authenticated user for whom a session is to be created.
+#[derive(Clone, Debug)]
+pub struct SessionRequest<'a> {
+    /// The user.
+    pub user: UserId,
+    /// The user's email address.
+    pub email: &'a str,
+    /// The user's roles.
+    pub roles: Roles,
+    /// The kind of client that holds the session.
+    pub kind: SessionKind,
+    /// The client that signs in.
+    pub client: ClientInfo,
+    /// Hash that the password was checked against. If given, the session is created only while the
+    /// user still has this hash and is enabled. Applications with a user database of their own give
+    /// none.
+    pub hashed_password: Option<&'a SecretString>,
+    /// Session whose tokens came with the sign-in. It is terminated.
+    pub replaces: Option<SessionId>,
+}
+
+impl<'a> SessionRequest<'a> {
+    /// Creates a request for a browser session of a user without roles. Set further fields with
+    /// `SessionRequest { roles, ..SessionRequest::new(user, email) }`.
+    #[must_use]
+    pub fn new(user: UserId, email: &'a str) -> Self {
+        Self {
+            user,
+            email,
+            roles: Roles::default(),
+            kind: SessionKind::Browser,
+            client: ClientInfo::default(),
+            hashed_password: None,
+            replaces: None,
+        }
+    }
+}
+
+/// A session's row and fresh tokens for it.
+#[derive(Clone, Debug)]
+pub struct IssuedSession {
+    /// The row.
+    pub session: Session,
+    /// The tokens, and the event that issued them. After a sign-in it is
+    /// [`SessionEvent::Rotated`].
+    pub tokens: RefreshedSession,
+}
+
+/// Reason why no session was created.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SignInError {
+    /// The user was deleted or disabled, or has another password than the one that was checked.
+    #[error("the user is no longer allowed to sign in")]
+    Refused,
+    /// The operating system returned no random bytes.
+    #[error("cannot read random bytes")]
+    Random,
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl TokenIssuer {
+    /// Returns a new session's first row.
+    pub(super) fn new_session(
+        &self,
+        request: &SessionRequest<'_>,
+        now: OffsetDateTime,
+    ) -> Result<Session, SignInError> {
+        let absolute_expires_at = now + self.settings.absolute_ttl;
+        Ok(Session {
+            id: SessionId(random_id()?),
+            user_id: request.user,
+            kind: request.kind,
+            email: request.email.to_owned(),
+            roles: request.roles.clone(),
+            generation: 1,
+            key_number: self.keys.load().signing(now).number(),
+            created_at: now,
+            rotated_at: now,
+            asked_by: None,
+            settled_by: None,
+            rotations: 0,
+            replays: 0,
+            idle_expires_at: self.idle_expiry(now).min(absolute_expires_at),
+            absolute_expires_at,
+            end: None,
+            client: request.client.clone(),
+        })
+    }
+
+    /// Issues a new access token and the refresh token of the session's current generation.
+    pub(super) fn issue(
+        &self,
+        session: &Session,
+        event: SessionEvent,
+        now: OffsetDateTime,
+    ) -> Result<RefreshedSession, SignInError> {
+        let keys = self.keys.load();
+        let signing_key = keys.signing(now);
+        let id = TokenId(random_id()?);
+        let minted = self.access.mint(signing_key, session, id, now);
+        let (access_token, expires_at) = minted.map_err(|_| SignInError::Random)?;
+        let refresh_key = keys.by_number(session.key_number).unwrap_or(signing_key);
+        Ok(RefreshedSession {
+            identity: identity(session, expires_at),
+            access_token,
+            refresh_token: refresh_token::mint(refresh_key, session.id, session.generation),
+            max_age: (session.expires_at() - now).try_into().unwrap_or_default(),
+            // The cookies must reach the browser's disk before the generation can be confirmed. Half
+            // a minute of the grace is for the disk and a quarter for clock skew. A sixth leaves time
+            // for the transfer; the model shows that a quarter does not.
+            fresh_for: self.settings.grace / 6,
+            event,
+        })
+    }
+
+    /// Reads an access token of this service, expired ones included.
+    pub(super) fn read_access(&self, access_token: &str) -> Option<AccessToken> {
+        self.access.read(&self.keys.load(), access_token, self.clock.now())
+    }
+
+    /// Idle expiry of a session that is issued or refreshed at `now`.
+    pub(super) fn idle_expiry(&self, now: OffsetDateTime) -> OffsetDateTime {
+        now + self.settings.access_ttl + self.settings.idle_ttl
+    }
+}
+
+fn identity(session: &Session, expires_at: OffsetDateTime) -> Identity {
+    Identity {
+        subject: session.user_id.to_string().into(),
+        session: session.id,
+        email: session.email.as_str().into(),
+        roles: session.roles.clone(),
+        expires_at,
+    }
+}
+
+fn random_id() -> Result<Uuid, SignInError> {
+    crypto::random_id().map_err(|_| SignInError::Random)
+}
