@@ -168,7 +168,7 @@ impl Auth {
             old: Some(&user.hashed_password),
             new: &new,
             keep: Some(identity.session),
-            ending: &ending,
+            termination: &ending,
         };
         let ended = self.store.change_password(&change).await?.ok_or(AuthError::Credentials)?;
         self.tokens.revocations().mark_terminated(&ended, ending.end());

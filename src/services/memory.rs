@@ -1,4 +1,4 @@
-//! A store that lasts as long as its process: for tests, examples and single-node trials.
+//! An in-memory store, for tests, examples and trials with a single process.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,8 +18,9 @@ use crate::models::movie::{Movie, MovieDetails, MovieId};
 use crate::models::session::{EndReason, Session, SessionEnd, SessionId};
 use crate::models::user::{Role, User, UserId};
 
-/// Users, sessions, the audit, movies and settings in maps, behind one lock that is never held across an
-/// `await`. Clones share them.
+/// A store of all tables in memory. Clones share the tables.
+///
+/// One lock protects them. It is never held across an `await`.
 ///
 /// ```
 /// use sekisho::services::memory::MemoryStore;
@@ -28,9 +29,9 @@ use crate::models::user::{Role, User, UserId};
 /// # tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(async {
 /// let store = MemoryStore::default();
 /// let clone = store.clone();
-/// assert_eq!(store.settle_setting("issuer", "sekisho").await?, "sekisho");
-/// assert_eq!(clone.settle_setting("issuer", "another").await?, "sekisho");
-/// # Ok::<(), sekisho::services::store::StoreError>(()) }).expect("an answer");
+/// assert_eq!(store.get_or_insert_setting("issuer", "sekisho").await?, "sekisho");
+/// assert_eq!(clone.get_or_insert_setting("issuer", "another").await?, "sekisho");
+/// # Ok::<(), sekisho::services::store::StoreError>(()) }).expect("the store does not fail");
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct MemoryStore(Arc<Mutex<Tables>>);
@@ -55,22 +56,22 @@ impl MemoryStore {
 impl SessionStore for MemoryStore {
     async fn insert_session(&self, new: &NewSession<'_>) -> Result<InsertOutcome, StoreError> {
         let mut tables = self.tables();
-        if !tables.may_sign_in(new) {
+        if !tables.is_sign_in_allowed(new) {
             return Ok(InsertOutcome::Refused);
         }
         if tables.sessions.contains_key(&new.session.id) {
             return Err(StoreError::Conflict("id"));
         }
-        let ended = tables.evict_sessions(new);
-        tables.begin(new.session);
-        Ok(InsertOutcome::Inserted { terminated: ended })
+        let terminated = tables.evict_sessions(new);
+        tables.insert_session(new.session);
+        Ok(InsertOutcome::Inserted { terminated })
     }
 
     async fn rotate(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError> {
-        let due = |session: &Session| {
+        let is_due = |session: &Session| {
             session.generation == rotation.from_generation && session.rotated_at <= rotation.max_rotated_at
         };
-        Ok(self.tables().advance(rotation, due))
+        Ok(self.tables().advance(rotation, is_due))
     }
 
     async fn catch_up(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError> {
@@ -83,17 +84,17 @@ impl SessionStore for MemoryStore {
 
     async fn confirm_generation(&self, tokens: &[TokenUse]) -> Result<Vec<Session>, StoreError> {
         let mut tables = self.tables();
-        let mut settled_before = BTreeMap::new();
+        let mut conflicting = BTreeMap::new();
         for token in tokens {
             let Some(session) = tables.sessions.get_mut(&token.session) else { continue };
             if session.end.is_some() || session.generation != token.generation {
                 continue;
             }
             if *session.settled_by.get_or_insert(token.token) != token.token {
-                settled_before.insert(session.id, session.clone());
+                conflicting.insert(session.id, session.clone());
             }
         }
-        Ok(settled_before.into_values().collect())
+        Ok(conflicting.into_values().collect())
     }
 
     async fn count_replays(&self, counts: &[(SessionId, u64)]) -> Result<(), StoreError> {
@@ -106,16 +107,16 @@ impl SessionStore for MemoryStore {
         Ok(())
     }
 
-    async fn end_session(&self, id: SessionId, ending: &SessionTermination) -> Result<bool, StoreError> {
-        Ok(self.tables().end(id, ending))
+    async fn end_session(&self, id: SessionId, termination: &SessionTermination) -> Result<bool, StoreError> {
+        Ok(self.tables().terminate(id, termination))
     }
 
     async fn end_sessions(
         &self,
-        which: &SessionFilter,
-        ending: &SessionTermination,
+        filter: &SessionFilter,
+        termination: &SessionTermination,
     ) -> Result<Vec<SessionId>, StoreError> {
-        Ok(self.tables().end_which(which, ending))
+        Ok(self.tables().terminate_matching(filter, termination))
     }
 
     async fn live_sessions(&self, user: UserId, now: OffsetDateTime) -> Result<Vec<Session>, StoreError> {
@@ -126,14 +127,14 @@ impl SessionStore for MemoryStore {
 
     async fn list_sessions(
         &self,
-        which: &SessionFilter,
+        filter: &SessionFilter,
         live_at: Option<OffsetDateTime>,
         limit: u32,
     ) -> Result<Vec<Session>, StoreError> {
         let tables = self.tables();
-        let listed = |session: &&Session| live_at.is_none_or(|now| session.termination(now).is_none());
-        let named = tables.sessions.values().filter(|session| names(which, session)).filter(listed);
-        let mut sessions: Vec<Session> = named.cloned().collect();
+        let is_listed = |session: &&Session| live_at.is_none_or(|now| session.termination(now).is_none());
+        let matching = tables.sessions.values().filter(|session| matches_filter(filter, session));
+        let mut sessions: Vec<Session> = matching.filter(is_listed).cloned().collect();
         sessions.sort_by_key(|session| std::cmp::Reverse((session.created_at, session.id)));
         sessions.truncate(limit as usize);
         Ok(sessions)
@@ -148,26 +149,26 @@ impl SessionStore for MemoryStore {
     async fn end_expired(
         &self,
         from: SessionId,
-        most: u32,
+        limit: u32,
         expired_by: OffsetDateTime,
     ) -> Result<Option<SessionId>, StoreError> {
         let mut tables = self.tables();
-        let mut seen: Vec<_> = tables.sessions.keys().copied().filter(|id| *id > from).collect();
-        seen.sort_unstable();
-        seen.truncate(most as usize);
-        for id in &seen {
-            let expired = tables.sessions.get(id).filter(|session| session.end.is_none());
-            if let Some(ending) = expired.and_then(|session| expiry(session, expired_by)) {
-                tables.end(*id, &ending);
+        let mut ids: Vec<_> = tables.sessions.keys().copied().filter(|id| *id > from).collect();
+        ids.sort_unstable();
+        ids.truncate(limit as usize);
+        for id in &ids {
+            let active = tables.sessions.get(id).filter(|session| session.end.is_none());
+            if let Some(termination) = active.and_then(|session| expiry(session, expired_by)) {
+                tables.terminate(*id, &termination);
             }
         }
-        Ok(seen.last().copied())
+        Ok(ids.last().copied())
     }
 
-    async fn purge_sessions(&self, before: OffsetDateTime, most: u32) -> Result<u64, StoreError> {
+    async fn purge_sessions(&self, before: OffsetDateTime, limit: u32) -> Result<u64, StoreError> {
         let mut tables = self.tables();
         let ended = tables.sessions.values().filter(|session| session.end.is_some_and(|end| end.at < before));
-        let purged: Vec<_> = ended.take(most as usize).map(|session| session.id).collect();
+        let purged: Vec<_> = ended.take(limit as usize).map(|session| session.id).collect();
         tables.sessions.retain(|id, _| !purged.contains(id));
         Ok(purged.len() as u64)
     }
@@ -181,25 +182,25 @@ impl SessionStore for MemoryStore {
 impl AuditStore for MemoryStore {
     async fn record(&self, entries: &[AuditEntry]) -> Result<(), StoreError> {
         let mut tables = self.tables();
-        entries.iter().for_each(|entry| tables.write_down(entry.clone()));
+        entries.iter().for_each(|entry| tables.push_audit(entry.clone()));
         Ok(())
     }
 
     async fn session_audit(&self, session: SessionId, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
         let tables = self.tables();
-        let named = tables.audit.iter().filter(|entry| entry.session == Some(session));
-        let mut entries: Vec<_> = named.cloned().collect();
+        let matching = tables.audit.iter().filter(|entry| entry.session == Some(session));
+        let mut entries: Vec<_> = matching.cloned().collect();
         entries.sort_by_key(|entry| std::cmp::Reverse(entry.at));
         entries.truncate(limit as usize);
         Ok(entries)
     }
 
-    async fn purge_audit(&self, before: OffsetDateTime, most: u32) -> Result<u64, StoreError> {
+    async fn purge_audit(&self, before: OffsetDateTime, limit: u32) -> Result<u64, StoreError> {
         let mut purged = 0;
         self.tables().audit.retain(|entry| {
-            let kept = entry.at >= before || purged == u64::from(most);
-            purged += u64::from(!kept);
-            kept
+            let is_kept = entry.at >= before || purged == u64::from(limit);
+            purged += u64::from(!is_kept);
+            is_kept
         });
         Ok(purged)
     }
@@ -209,8 +210,8 @@ impl AuditStore for MemoryStore {
 impl UserStore for MemoryStore {
     async fn insert_users(&self, users: &[User]) -> Result<(), StoreError> {
         let mut tables = self.tables();
-        for (at, user) in users.iter().enumerate() {
-            let mut others = tables.users.values().chain(&users[..at]);
+        for (index, user) in users.iter().enumerate() {
+            let mut others = tables.users.values().chain(&users[..index]);
             if let Some(other) = others.find(|other| other.email == user.email || other.id == user.id) {
                 return Err(StoreError::Conflict(if other.id == user.id { "id" } else { "email" }));
             }
@@ -249,18 +250,18 @@ impl UserStore for MemoryStore {
         if !tables.set_password(change.user, change.old, change.new) {
             return Ok(None);
         }
-        let which = match change.keep {
+        let filter = match change.keep {
             Some(kept) => SessionFilter::UserExcept(change.user, kept),
             None => SessionFilter::User(change.user),
         };
-        Ok(Some(tables.end_by_change(change.user, &which, change.ending)))
+        Ok(Some(tables.terminate_by_user_change(change.user, &filter, change.termination)))
     }
 
     async fn set_role(
         &self,
         id: UserId,
         role: Role,
-        ending: &SessionTermination,
+        termination: &SessionTermination,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
         let mut tables = self.tables();
         let Some(user) = tables.users.get_mut(&id) else { return Ok(None) };
@@ -268,18 +269,18 @@ impl UserStore for MemoryStore {
             return Ok(Some(Vec::new()));
         }
         user.role = role;
-        Ok(Some(tables.end_by_change(id, &SessionFilter::User(id), ending)))
+        Ok(Some(tables.terminate_by_user_change(id, &SessionFilter::User(id), termination)))
     }
 
     async fn disable_user(
         &self,
         id: UserId,
-        ending: &SessionTermination,
+        termination: &SessionTermination,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
         let mut tables = self.tables();
         let Some(user) = tables.users.get_mut(&id) else { return Ok(None) };
-        user.disabled_at.get_or_insert(ending.at);
-        Ok(Some(tables.end_by_change(id, &SessionFilter::User(id), ending)))
+        user.disabled_at.get_or_insert(termination.at);
+        Ok(Some(tables.terminate_by_user_change(id, &SessionFilter::User(id), termination)))
     }
 
     async fn enable_user(&self, id: UserId) -> Result<bool, StoreError> {
@@ -292,13 +293,13 @@ impl UserStore for MemoryStore {
     async fn delete_user(
         &self,
         id: UserId,
-        ending: &SessionTermination,
+        termination: &SessionTermination,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
         let mut tables = self.tables();
         if tables.users.remove(&id).is_none() {
             return Ok(None);
         }
-        Ok(Some(tables.end_by_change(id, &SessionFilter::User(id), ending)))
+        Ok(Some(tables.terminate_by_user_change(id, &SessionFilter::User(id), termination)))
     }
 }
 
@@ -355,7 +356,7 @@ impl SettingStore for MemoryStore {
 }
 
 impl Tables {
-    fn may_sign_in(&self, new: &NewSession<'_>) -> bool {
+    fn is_sign_in_allowed(&self, new: &NewSession<'_>) -> bool {
         let Some(hash) = new.hashed_password else { return true };
         self.users.get(&new.session.user_id).is_some_and(|user| {
             user.hashed_password.expose_secret() == hash.expose_secret()
@@ -364,7 +365,7 @@ impl Tables {
         })
     }
 
-    /// Ends the session that the new one replaces, and the oldest beyond the user's limit.
+    /// Terminates the session that the new one replaces, and the oldest beyond the user's limit.
     fn evict_sessions(&mut self, new: &NewSession<'_>) -> Vec<SessionId> {
         let at = new.session.created_at;
         let mut others = self.live(new.session.user_id, at);
@@ -373,20 +374,20 @@ impl Tables {
         let beyond = others.iter().skip(new.max_per_user.saturating_sub(1) as usize);
         let displaced = beyond.map(|session| (session.id, EndReason::Displaced));
         let replaced = new.replaces.map(|id| (id, EndReason::LoggedOut));
-        let ending: Vec<_> = replaced.into_iter().chain(displaced).collect();
-        let mut ended = Vec::new();
-        for (id, reason) in ending {
-            if self.end(id, &SessionTermination::new(at, reason, new.session.client.clone())) {
-                ended.push(id);
+        let evicted: Vec<_> = replaced.into_iter().chain(displaced).collect();
+        let mut terminated = Vec::new();
+        for (id, reason) in evicted {
+            if self.terminate(id, &SessionTermination::new(at, reason, new.session.client.clone())) {
+                terminated.push(id);
             }
         }
-        ended
+        terminated
     }
 
-    fn advance(&mut self, rotation: &Rotation<'_>, due: impl Fn(&Session) -> bool) -> Option<Session> {
+    fn advance(&mut self, rotation: &Rotation<'_>, is_due: impl Fn(&Session) -> bool) -> Option<Session> {
         let generation = rotation.from_generation.checked_add(1)?;
         let session = self.sessions.get_mut(&rotation.id)?;
-        if session.kind != rotation.kind || session.termination(rotation.now).is_some() || !due(session) {
+        if session.kind != rotation.kind || session.termination(rotation.now).is_some() || !is_due(session) {
             return None;
         }
         session.generation = generation;
@@ -400,46 +401,50 @@ impl Tables {
         Some(session.clone())
     }
 
-    /// What lasts as long as its process is not kept for ever.
-    fn write_down(&mut self, entry: AuditEntry) {
-        if self.audit.len() == MOST_ENTRIES {
+    /// Adds an audit entry, and drops the oldest at capacity.
+    fn push_audit(&mut self, entry: AuditEntry) {
+        if self.audit.len() == AUDIT_CAPACITY {
             self.audit.pop_front();
         }
         self.audit.push_back(entry);
     }
 
-    fn begin(&mut self, session: &Session) {
-        self.write_down(AuditEntry::login(session));
+    fn insert_session(&mut self, session: &Session) {
+        self.push_audit(AuditEntry::login(session));
         let session = Session { client: stored_client(&session.client), ..session.clone() };
         self.sessions.insert(session.id, session);
     }
 
-    fn end(&mut self, id: SessionId, ending: &SessionTermination) -> bool {
+    fn terminate(&mut self, id: SessionId, termination: &SessionTermination) -> bool {
         let Some(session) = self.sessions.get_mut(&id).filter(|session| session.end.is_none()) else {
             return false;
         };
-        session.end = Some(ending.end());
-        let entry = ending.audit_entry(id, session.user_id, session.generation, session.client.clone());
-        self.write_down(entry);
+        session.end = Some(termination.end());
+        let entry = termination.audit_entry(id, session.user_id, session.generation, session.client.clone());
+        self.push_audit(entry);
         true
     }
 
-    fn end_which(&mut self, which: &SessionFilter, ending: &SessionTermination) -> Vec<SessionId> {
-        let named = self.sessions.values().filter(|session| names(which, session));
-        let mut ended: Vec<_> = named.map(|session| session.id).collect();
-        ended.retain(|&id| self.end(id, ending));
-        ended
+    fn terminate_matching(
+        &mut self,
+        filter: &SessionFilter,
+        termination: &SessionTermination,
+    ) -> Vec<SessionId> {
+        let matching = self.sessions.values().filter(|session| matches_filter(filter, session));
+        let mut ids: Vec<_> = matching.map(|session| session.id).collect();
+        ids.retain(|&id| self.terminate(id, termination));
+        ids
     }
 
-    /// Ends sessions because the user was changed.
-    fn end_by_change(
+    /// Terminates sessions because their user was changed, with an audit entry of the user.
+    fn terminate_by_user_change(
         &mut self,
         user: UserId,
-        which: &SessionFilter,
-        ending: &SessionTermination,
+        filter: &SessionFilter,
+        termination: &SessionTermination,
     ) -> Vec<SessionId> {
-        self.write_down(ending.user_audit_entry(user));
-        self.end_which(which, ending)
+        self.push_audit(termination.user_audit_entry(user));
+        self.terminate_matching(filter, termination)
     }
 
     fn live(&self, user: UserId, now: OffsetDateTime) -> Vec<Session> {
@@ -457,23 +462,23 @@ impl Tables {
     }
 }
 
-/// How many entries of the audit are kept.
-const MOST_ENTRIES: usize = 10_000;
+/// Maximum number of audit entries. The memory of a process is limited.
+const AUDIT_CAPACITY: usize = 10_000;
 
-/// How a session ends that had expired by `by`.
-fn expiry(session: &Session, by: OffsetDateTime) -> Option<SessionTermination> {
-    let (event, at) = session.termination(by)?;
+/// Returns the termination of a session that had expired at `expired_by`.
+fn expiry(session: &Session, expired_by: OffsetDateTime) -> Option<SessionTermination> {
+    let (event, at) = session.termination(expired_by)?;
     let reason = EndReason::from_word(event.as_str())?;
     Some(SessionTermination::new(at, reason, ClientInfo::default()))
 }
 
-/// What a session's row keeps of a client.
+/// The part of a client that a session's row stores.
 fn stored_client(client: &ClientInfo) -> ClientInfo {
     ClientInfo { request_id: None, ..client.clone() }
 }
 
-fn names(which: &SessionFilter, session: &Session) -> bool {
-    match *which {
+fn matches_filter(filter: &SessionFilter, session: &Session) -> bool {
+    match *filter {
         SessionFilter::All => true,
         SessionFilter::User(user) => session.user_id == user,
         SessionFilter::UserExcept(user, kept) => session.user_id == user && session.id != kept,
@@ -482,15 +487,15 @@ fn names(which: &SessionFilter, session: &Session) -> bool {
 }
 
 fn matches(query: &MovieQuery, details: &MovieDetails) -> bool {
-    let holds = |text: &str, part: &Option<String>| {
+    let contains = |text: &str, part: &Option<String>| {
         part.as_ref().is_none_or(|part| text.to_lowercase().contains(&part.to_lowercase()))
     };
-    holds(&details.title, &query.title)
-        && holds(&details.director, &query.director)
+    contains(&details.title, &query.title)
+        && contains(&details.director, &query.director)
         && query.year.is_none_or(|year| year == details.year)
 }
 
-/// `None` comes before any number.
+/// Compares by the sort key, then by id. `None` is less than any number.
 fn compare(sort: MovieSort, a: &Movie, b: &Movie) -> std::cmp::Ordering {
     let (x, y) = (&a.details, &b.details);
     let order = match sort {

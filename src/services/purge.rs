@@ -1,8 +1,8 @@
-//! Forgetting, once an hour: sessions that expired are ended, which the audit is told; then what ended,
-//! or was written into the audit, too long ago is deleted.
+//! The hourly purge: terminates expired sessions, then deletes old sessions and audit entries.
 //!
-//! Every replica does so, for several at once do each other no harm. It goes in small steps, and after
-//! each it waits for as long as that took: a replica's purge leaves at least half of the time to requests.
+//! Terminating an expired session writes its audit entry. Every replica runs the purge; concurrent runs
+//! are harmless. It works in small batches and pauses after each for as long as the batch took, so that
+//! at least half of the time is left to requests.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -16,50 +16,50 @@ use super::store::{SessionStore, StoreError};
 use crate::clock::Clock;
 use crate::models::session::SessionId;
 
-/// Ends what expired, and deletes what is old.
+/// Terminates expired sessions, and deletes old sessions and audit entries.
 #[derive(Clone)]
 pub struct Purge {
     store: Arc<dyn SessionStore>,
     clock: Arc<dyn Clock>,
-    keep: RetentionPolicy,
+    retention: RetentionPolicy,
 }
 
-/// How long what is kept.
+/// Retention of sessions and audit entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetentionPolicy {
-    /// The row of a session, after its end.
+    /// Retention of a session after its termination.
     pub ended: Duration,
-    /// An entry of the audit; `None`: for ever.
+    /// Retention of an audit entry. `None` keeps all entries.
     pub audit: Option<Duration>,
-    /// A session that has expired is not ended before this much longer: another replica's clock may
-    /// say that it still lives.
+    /// Time after its expiry at which a session is terminated. By the clock of another replica it may
+    /// still be live.
     pub grace: Duration,
 }
 
-/// What was deleted.
+/// Number of rows that a purge deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PurgeStats {
-    /// Rows of sessions.
+    /// Sessions.
     pub sessions: u64,
-    /// Entries of the audit.
+    /// Audit entries.
     pub entries: u64,
 }
 
 impl Purge {
-    /// A purge of `store` that keeps what `keep` says.
+    /// Creates a purge of `store`.
     #[must_use]
-    pub fn new(store: Arc<dyn SessionStore>, clock: Arc<dyn Clock>, keep: RetentionPolicy) -> Self {
-        Self { store, clock, keep }
+    pub fn new(store: Arc<dyn SessionStore>, clock: Arc<dyn Clock>, retention: RetentionPolicy) -> Self {
+        Self { store, clock, retention }
     }
 
-    /// Purges now and every hour, for ever. One that fails is tried again at its next time.
+    /// Purges now and then every hour. A failed purge is retried at the next interval.
     pub async fn run(self) {
         loop {
             match self.run_once().await {
                 Ok(PurgeStats { sessions: 0, entries: 0 }) => {}
-                Ok(PurgeStats { sessions, entries }) => tracing::info!(sessions, entries, "purged"),
+                Ok(PurgeStats { sessions, entries }) => tracing::info!(sessions, entries, "purge completed"),
                 Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "not everything old was purged");
+                    tracing::warn!(error = &error as &dyn std::error::Error, "purge failed");
                 }
             }
             tokio::time::sleep(INTERVAL).await;
@@ -70,23 +70,23 @@ impl Purge {
     ///
     /// # Errors
     ///
-    /// If the store does not answer, or does not allow it. What was done is done.
+    /// If the store fails. Batches that were completed stay deleted.
     pub async fn run_once(&self) -> Result<PurgeStats, StoreError> {
         let now = self.clock.now();
-        // Each by itself: one that can't be done must not keep the others from it.
-        let expired = self.end_expired(now - self.keep.grace).await;
-        let sessions = self.delete(now - self.keep.ended, Table::Sessions).await;
-        let entries = match self.keep.audit {
-            Some(keep) => self.delete(now - keep, Table::Audit).await,
+        // A failing step must not keep the others from running.
+        let expired = self.terminate_expired(now - self.retention.grace).await;
+        let sessions = self.delete(now - self.retention.ended, Table::Sessions).await;
+        let entries = match self.retention.audit {
+            Some(retention) => self.delete(now - retention, Table::Audit).await,
             None => Ok(0),
         };
         expired?;
         Ok(PurgeStats { sessions: sessions?, entries: entries? })
     }
 
-    async fn end_expired(&self, expired_by: OffsetDateTime) -> Result<(), StoreError> {
+    async fn terminate_expired(&self, expired_by: OffsetDateTime) -> Result<(), StoreError> {
         let mut from = SessionId(Uuid::nil());
-        while let Some(last) = throttled(self.store.end_expired(from, AT_ONCE, expired_by)).await? {
+        while let Some(last) = throttled(self.store.end_expired(from, BATCH_LIMIT, expired_by)).await? {
             from = last;
         }
         Ok(())
@@ -95,12 +95,12 @@ impl Purge {
     async fn delete(&self, before: OffsetDateTime, table: Table) -> Result<u64, StoreError> {
         let mut deleted = 0;
         loop {
-            let some = match table {
-                Table::Sessions => throttled(self.store.purge_sessions(before, AT_ONCE)).await?,
-                Table::Audit => throttled(self.store.purge_audit(before, AT_ONCE)).await?,
+            let count = match table {
+                Table::Sessions => throttled(self.store.purge_sessions(before, BATCH_LIMIT)).await?,
+                Table::Audit => throttled(self.store.purge_audit(before, BATCH_LIMIT)).await?,
             };
-            deleted += some;
-            if some == 0 {
+            deleted += count;
+            if count == 0 {
                 return Ok(deleted);
             }
         }
@@ -113,20 +113,19 @@ enum Table {
     Audit,
 }
 
-/// Does `work`, and then nothing for as long as it took.
-async fn throttled<T>(work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+/// Runs `batch`, then sleeps for as long as it took.
+async fn throttled<T>(batch: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
     let began = Instant::now();
-    let done = work.await?;
+    let result = batch.await?;
     tokio::time::sleep(began.elapsed()).await;
-    Ok(done)
+    Ok(result)
 }
 
-/// How often is purged.
+/// Time between two purges.
 const INTERVAL: Duration = Duration::from_secs(3_600);
 
-/// How many rows are looked at or deleted in one step: so few that SQLite, where one writes at a time, has
-/// done it in some milliseconds.
-const AT_ONCE: u32 = 100;
+/// Maximum number of rows per batch. SQLite has a single writer, so a batch must take milliseconds.
+const BATCH_LIMIT: u32 = 100;
 
 #[cfg(test)]
 mod tests {
@@ -140,61 +139,62 @@ mod tests {
 
     const DAY: Duration = Duration::from_secs(86_400);
 
-    fn purge(scene: &TokensFixture) -> Purge {
-        let keep =
+    fn purge(fixture: &TokensFixture) -> Purge {
+        let retention =
             RetentionPolicy { ended: 30 * DAY, audit: Some(365 * DAY), grace: Duration::from_secs(60) };
-        Purge::new(scene.store.clone(), scene.clock.clone(), keep)
+        Purge::new(fixture.store.clone(), fixture.clock.clone(), retention)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_expired_session_is_ended_then_forgotten_and_last_the_audit_of_it() {
-        let scene = TokensFixture::new();
-        let jar = scene.browser().await;
-        let expired_at = scene.row(&jar).await.idle_expires_at;
-        scene.advance(15 * DAY);
-        assert_eq!(purge(&scene).run_once().await.expect("an answer"), PurgeStats::default());
-        let end = scene.row(&jar).await.end.expect("ended");
+    async fn expired_session_is_terminated_then_deleted_and_its_audit_entries_last() {
+        let fixture = TokensFixture::new();
+        let client = fixture.browser().await;
+        let expired_at = fixture.row(&client).await.idle_expires_at;
+        fixture.advance(15 * DAY);
+        assert_eq!(purge(&fixture).run_once().await.expect("the store responds"), PurgeStats::default());
+        let end = fixture.row(&client).await.end.expect("terminated");
         assert_eq!((end.at, end.reason), (expired_at, EndReason::IdleExpired));
-        let refused = scene.renew(&jar).await.map(drop).expect_err("over");
+        let refused = fixture.refresh(&client).await.map(drop).expect_err("it has expired");
         assert_eq!(refused, RefreshError::Over { event: SessionEvent::IdleExpired, clear: true });
 
-        scene.advance(31 * DAY);
+        fixture.advance(31 * DAY);
         assert_eq!(
-            purge(&scene).run_once().await.expect("an answer"),
+            purge(&fixture).run_once().await.expect("the store responds"),
             PurgeStats { sessions: 1, entries: 0 }
         );
-        let refused = scene.renew(&jar).await.map(drop).expect_err("no such session any more");
+        let refused = fixture.refresh(&client).await.map(drop).expect_err("it was deleted");
         assert_eq!(refused, RefreshError::Over { event: SessionEvent::UnknownSession, clear: false });
-        let trail = scene.store.current().session_audit(jar.session, 10).await.expect("an answer");
+        let trail =
+            fixture.store.current().session_audit(client.session, 10).await.expect("the store responds");
         let events: Vec<_> = trail.iter().map(|entry| entry.event).collect();
         assert_eq!(events, [AuditEvent::Ended(EndReason::IdleExpired), AuditEvent::Login]);
 
-        scene.advance(365 * DAY);
-        assert_eq!(purge(&scene).run_once().await.expect("an answer").entries, 2);
+        fixture.advance(365 * DAY);
+        assert_eq!(purge(&fixture).run_once().await.expect("the store responds").entries, 2);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_session_that_a_slow_clock_still_renews_is_not_ended() {
-        let scene = TokensFixture::new();
-        let jar = scene.browser().await;
-        let left = scene.row(&jar).await.idle_expires_at - scene.now();
-        scene.advance(left.unsigned_abs() + Duration::from_secs(15));
-        purge(&scene).run_once().await.expect("an answer");
-        assert_eq!(scene.row(&jar).await.end, None);
+    async fn session_within_the_purge_grace_is_not_terminated() {
+        let fixture = TokensFixture::new();
+        let client = fixture.browser().await;
+        let left = fixture.row(&client).await.idle_expires_at - fixture.now();
+        fixture.advance(left.unsigned_abs() + Duration::from_secs(15));
+        purge(&fixture).run_once().await.expect("the store responds");
+        assert_eq!(fixture.row(&client).await.end, None);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_purge_that_failed_is_tried_again_in_an_hour() {
-        let scene = TokensFixture::new();
-        let jar = scene.browser().await;
-        scene.advance(15 * DAY);
-        scene.store.set_down(true);
-        let running = tokio::spawn(purge(&scene).run());
+    async fn failed_purge_is_retried_after_an_hour() {
+        let fixture = TokensFixture::new();
+        let client = fixture.browser().await;
+        fixture.advance(15 * DAY);
+        fixture.store.set_unavailable(true);
+        let running = tokio::spawn(purge(&fixture).run());
         tokio::time::sleep(INTERVAL / 2).await;
-        scene.store.set_down(false);
-        assert_eq!(scene.row(&jar).await.end, None);
+        fixture.store.set_unavailable(false);
+        assert_eq!(fixture.row(&client).await.end, None);
         tokio::time::sleep(INTERVAL).await;
-        assert!(scene.row(&jar).await.end.is_some());
+        assert!(fixture.row(&client).await.end.is_some());
         running.abort();
     }
 }

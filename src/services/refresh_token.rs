@@ -1,4 +1,4 @@
-//! Refresh tokens: computed, never stored.
+//! Refresh tokens. They are computed and never stored.
 //!
 //! | bytes | |
 //! |---|---|
@@ -6,10 +6,10 @@
 //! | 1 | key number |
 //! | 16 | session id |
 //! | 4 | generation, big endian |
-//! | 32 | HMAC-SHA-256 over all before it |
+//! | 32 | HMAC-SHA-256 of the preceding bytes |
 //!
-//! As 72 characters of base64url. A copy of the database holds nothing that can be presented, and the
-//! token of a generation is the same however often it is computed.
+//! The bytes are encoded in base64url, as 72 characters. A copy of the database contains no token, and
+//! the token of a generation is the same whenever it is computed.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -19,58 +19,57 @@ use uuid::Uuid;
 use super::keys::{KeyRing, SigningKey};
 use crate::models::session::SessionId;
 
-/// How long a refresh token is, in characters.
+/// Length of a refresh token, in characters.
 pub const LENGTH: usize = 72;
 
 const VERSION: u8 = 1;
-const SIGNED: usize = 22;
-const BYTES: usize = SIGNED + 32;
+const SIGNED_BYTES: usize = 22;
+const TOKEN_BYTES: usize = SIGNED_BYTES + 32;
 
-/// What a refresh token says, once its signature has been found to hold.
+/// The contents of a refresh token with a valid signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RefreshToken {
     /// The session.
     pub session: SessionId,
     /// The generation, from 1.
     pub generation: u32,
-    /// The key that signed it.
+    /// Number of the key that signed it.
     pub key_number: u8,
 }
 
-/// Why a text is no refresh token of ours.
+/// Reason why a text is not a valid refresh token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RefreshTokenError {
-    /// Not one of ours, or changed.
-    #[error("not a refresh token of this service")]
+    /// It has another form, or its signature is not valid.
+    #[error("malformed refresh token")]
     Malformed,
-    /// It may be one of ours, but its key isn't known here.
-    #[error("the refresh token's key {0} is not known")]
+    /// This process has no key of this number.
+    #[error("unknown key {0} of a refresh token")]
     UnknownKey(u8),
 }
 
-/// The refresh token of this generation of a session.
+/// Returns the refresh token of a generation of a session.
 #[must_use]
 pub fn mint(key: &SigningKey, session: SessionId, generation: u32) -> String {
-    let mut token = [0; BYTES];
+    let mut token = [0; TOKEN_BYTES];
     token[0] = VERSION;
     token[1] = key.number();
     token[2..18].copy_from_slice(session.0.as_bytes());
-    token[18..SIGNED].copy_from_slice(&generation.to_be_bytes());
-    let mac = hmac::sign(key.refresh(), &token[..SIGNED]);
-    token[SIGNED..].copy_from_slice(mac.as_ref());
+    token[18..SIGNED_BYTES].copy_from_slice(&generation.to_be_bytes());
+    let mac = hmac::sign(key.refresh(), &token[..SIGNED_BYTES]);
+    token[SIGNED_BYTES..].copy_from_slice(mac.as_ref());
     URL_SAFE_NO_PAD.encode(token)
 }
 
-/// Reads a refresh token, without any I/O.
+/// Parses a refresh token and verifies its signature in constant time, without any I/O.
 ///
 /// # Errors
 ///
-/// [`RefreshTokenError`] says whether its form or its key is at fault. The MAC is compared in constant
-/// time.
+/// [`RefreshTokenError`] if the text or its key is not valid.
 pub fn parse(keys: &KeyRing, text: &str) -> Result<RefreshToken, RefreshTokenError> {
-    let mut token = [0; BYTES];
-    if text.len() != LENGTH || URL_SAFE_NO_PAD.decode_slice(text, &mut token) != Ok(BYTES) {
+    let mut token = [0; TOKEN_BYTES];
+    if text.len() != LENGTH || URL_SAFE_NO_PAD.decode_slice(text, &mut token) != Ok(TOKEN_BYTES) {
         return Err(RefreshTokenError::Malformed);
     }
     let [version, number, ..] = token;
@@ -78,14 +77,14 @@ pub fn parse(keys: &KeyRing, text: &str) -> Result<RefreshToken, RefreshTokenErr
         return Err(RefreshTokenError::Malformed);
     }
     let key = keys.by_number(number).ok_or(RefreshTokenError::UnknownKey(number))?;
-    let (signed, mac) = token.split_at(SIGNED);
+    let (signed, mac) = token.split_at(SIGNED_BYTES);
     hmac::verify(key.refresh(), signed, mac).map_err(|_| RefreshTokenError::Malformed)?;
-    read(signed).ok_or(RefreshTokenError::Malformed)
+    decode(signed).ok_or(RefreshTokenError::Malformed)
 }
 
-fn read(signed: &[u8]) -> Option<RefreshToken> {
+fn decode(signed: &[u8]) -> Option<RefreshToken> {
     let session = SessionId(Uuid::from_slice(signed.get(2..18)?).ok()?);
-    let generation = u32::from_be_bytes(signed.get(18..SIGNED)?.try_into().ok()?);
+    let generation = u32::from_be_bytes(signed.get(18..SIGNED_BYTES)?.try_into().ok()?);
     (generation > 0).then_some(RefreshToken { session, generation, key_number: signed[1] })
 }
 
@@ -113,20 +112,20 @@ mod tests {
     }
 
     #[test]
-    fn what_was_minted_is_read_back() {
+    fn minted_token_is_parsed() {
         let ring = ring();
         for number in [1, 7] {
             let key = ring.by_number(number).expect("the key");
             let text = mint(key, SESSION, 42);
             assert_eq!(text.len(), LENGTH);
-            assert_eq!(text, mint(key, SESSION, 42), "computed, so always the same");
+            assert_eq!(text, mint(key, SESSION, 42), "deterministic");
             let expected = RefreshToken { session: SESSION, generation: 42, key_number: number };
             assert_eq!(parse(&ring, &text), Ok(expected));
         }
     }
 
     #[test]
-    fn the_bytes_are_as_documented() {
+    fn bytes_are_as_documented() {
         let ring = ring();
         let text = mint(ring.by_number(7).expect("the key"), SESSION, 0x0102_0304);
         let bytes = URL_SAFE_NO_PAD.decode(text).expect("base64url");
@@ -137,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn t_1_no_bit_can_be_changed() {
+    fn changing_any_bit_invalidates_the_token() {
         let ring = ring();
         let token = URL_SAFE_NO_PAD.decode(mint(ring.signing(datetime!(2027-01-01 00:00 UTC)), SESSION, 9));
         let token = token.expect("base64url");
@@ -149,25 +148,25 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_gone_is_named() {
+    fn unknown_key_is_reported_by_number() {
         let token = mint(&key(3), SESSION, 1);
         assert_eq!(parse(&ring(), &token), Err(RefreshTokenError::UnknownKey(3)));
     }
 
     #[test]
-    fn another_key_of_the_same_number_signs_nothing_here() {
+    fn another_key_of_the_same_number_is_malformed() {
         assert_eq!(parse(&ring(), &mint(&key(7), SESSION, 1)), Err(RefreshTokenError::Malformed));
     }
 
     #[test]
-    fn generation_zero_does_not_exist() {
+    fn generation_zero_is_malformed() {
         let ring = ring();
         let token = mint(ring.by_number(1).expect("the key"), SESSION, 0);
         assert_eq!(parse(&ring, &token), Err(RefreshTokenError::Malformed));
     }
 
     #[test]
-    fn t_19_one_text_a_token() {
+    fn only_the_canonical_encoding_is_accepted() {
         let ring = ring();
         let token = mint(ring.by_number(1).expect("the key"), SESSION, 1);
         for other in [
@@ -183,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn t_15_no_two_sessions_share_a_token() {
+    fn tokens_of_sessions_and_generations_are_distinct() {
         let key = key(1);
         let tokens: HashSet<_> = (0..100_000)
             .map(|n| mint(&key, SessionId(Uuid::from_u128(n / 10)), (n % 10) as u32 + 1))
@@ -195,7 +194,7 @@ mod tests {
         #![proptest_config(proptest_config())]
 
         #[test]
-        fn any_text_is_answered(text in "\\PC{0,80}|[A-Za-z0-9_-]{72}") {
+        fn arbitrary_text_is_rejected_without_panic(text in "\\PC{0,80}|[A-Za-z0-9_-]{72}") {
             prop_assert!(parse(&ring(), &text).is_err());
         }
     }

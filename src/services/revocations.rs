@@ -335,11 +335,11 @@ mod tests {
     use super::*;
     use crate::clock::ManualClock;
     use crate::models::session::EndReason;
-    use crate::services::test_support::{InstrumentedStore, TokensFixture};
+    use crate::services::test_support::{TestStore, TokensFixture};
 
     const NOW: OffsetDateTime = datetime!(2026-03-01 12:00 UTC);
 
-    fn new_revocations(store: &Arc<InstrumentedStore>) -> Arc<Revocations> {
+    fn new_revocations(store: &Arc<TestStore>) -> Arc<Revocations> {
         let settings = SessionSettings::default();
         let flights = SingleFlight::new(Duration::ZERO);
         let clock = Arc::new(ManualClock::new(NOW));
@@ -414,7 +414,7 @@ mod tests {
         let revocations = new_revocations(&store);
         revocations.sync().await;
         revocations.load().await.expect("loaded");
-        store.calls();
+        store.take_calls();
         let polling = Arc::clone(&revocations).run_poller();
         let waiting = async {
             // After the first poll, which no call requested.
@@ -428,7 +428,7 @@ mod tests {
             took = waiting => took,
         };
         assert_eq!(took, MIN_POLL_INTERVAL / 2, "sooner than the poll interval");
-        assert_eq!(store.calls(), ["ended_since"; 2]);
+        assert_eq!(store.take_calls(), ["ended_since"; 2]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -443,7 +443,7 @@ mod tests {
         assert!(revocations.is_stale());
     }
 
-    fn spawn_poller(store: &Arc<InstrumentedStore>) -> (Arc<Revocations>, tokio::task::JoinHandle<()>) {
+    fn spawn_poller(store: &Arc<TestStore>) -> (Arc<Revocations>, tokio::task::JoinHandle<()>) {
         let revocations = new_revocations(store);
         let poller = tokio::spawn(Arc::clone(&revocations).run_poller());
         (revocations, poller)
@@ -451,33 +451,33 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn requested_poll_does_not_wait_for_the_interval() {
-        let store = Arc::new(InstrumentedStore::default());
+        let store = Arc::new(TestStore::default());
         let (revocations, _poller) = spawn_poller(&store);
         tokio::time::sleep(POLL_INTERVAL / 2).await;
-        assert_eq!(store.calls().len(), 1, "at the start");
+        assert_eq!(store.take_calls().len(), 1, "at the start");
         revocations.poll_now();
         tokio::time::sleep(Duration::from_millis(1)).await;
-        assert_eq!(store.calls().len(), 1, "requested");
+        assert_eq!(store.take_calls().len(), 1, "requested");
         for _ in 0..1_000 {
             revocations.poll_now();
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        assert!(store.calls().len() <= 20, "at most once per minimum interval");
+        assert!(store.take_calls().len() <= 20, "at most once per minimum interval");
         tokio::time::sleep(10 * POLL_INTERVAL).await;
-        assert_eq!(store.calls().len(), 10, "once per interval");
+        assert_eq!(store.take_calls().len(), 10, "once per interval");
     }
 
     #[tokio::test(start_paused = true)]
     async fn poll_without_response_times_out() {
-        let store = Arc::new(InstrumentedStore::default());
+        let store = Arc::new(TestStore::default());
         let (revocations, _poller) = spawn_poller(&store);
         tokio::time::sleep(POLL_INTERVAL / 2).await;
-        let held = store.hold().await;
+        let held = store.block().await;
         tokio::time::sleep(POLL_INTERVAL / 2 + STALE_AFTER - Duration::from_millis(1)).await;
         assert!(revocations.is_stale(), "reported");
-        assert_eq!(store.calls().len(), 2, "the second waits");
+        assert_eq!(store.take_calls().len(), 2, "the second waits");
         tokio::time::sleep(Duration::from_millis(2)).await;
-        assert_eq!(store.calls().len(), 1, "another one follows");
+        assert_eq!(store.take_calls().len(), 1, "another one follows");
         drop(held);
         tokio::time::sleep(Duration::from_millis(1)).await;
         assert!(!revocations.is_stale());

@@ -1,45 +1,74 @@
-//! Whether a refresh token is renewed, replayed, or the sign of a thief: one pure function.
+//! Decides what to do with a refresh token: one pure function, [`decide`].
 //!
-//! A rotation is one conditional update ([`SessionStore::rotate`]), and the row decides who wins, so
-//! replicas need no lock. [`decide`] says whether that update is due at all, and what to answer when
-//! another request was faster. Its match arms are the rules, in their order:
+//! A session has one row, and the row has a generation. A refresh token names the session and a
+//! generation; it is valid for the row's current generation. A refresh *rotates*: it increments the
+//! generation, so that the old refresh token is replaced by a new one. If a replaced token comes back,
+//! either the client missed the response, or two clients hold copies of the session's cookies. The
+//! first is normal and is *replayed*: the client gets the current refresh token again. The second is
+//! theft, and the session is terminated.
 //!
-//! | the row, and the generation presented | [`Decision`] |
-//! |---|---|
-//! | no such row | [`Unknown`](Decision::Unknown) |
-//! | made for the other kind of client | [`WrongKind`](Decision::WrongKind) |
-//! | ended or expired | [`Over`](Decision::Ended) |
-//! | equal, and young: rotated, or its access token issued, less than the grace ago | [`Replay`](Decision::Replay) |
-//! | equal | [`Rotate`](Decision::Rotate) |
-//! | one behind, not settled, two jars | [`Reuse`](Decision::Reuse) |
-//! | one behind, not settled | [`Replay`](Decision::Replay) |
-//! | one behind and settled, or further behind | [`Reuse`](Decision::Reuse) |
-//! | ahead | [`CatchUp`](Decision::CatchUp) |
+//! # The decision table
 //!
-//! *Settled* means that an access token of the current generation was seen in use longer than the
-//! grace after its issue: from then on the browser has almost certainly kept its new cookies, and the
-//! old ones are a second copy. Until then an old token is no sign of theft: the requests were sent
-//! together, or the earlier answer was lost, or a crashed browser came back with the cookies that it
-//! had last written to disk.
+//! A rotation is one conditional update ([`SessionStore::rotate`]). Of concurrent updates one succeeds,
+//! on any replica, without a lock. [`decide`] is called when the update did not succeed, or was not
+//! tried because the accompanying access token is [within the grace period](within_grace). The first
+//! row that matches applies:
 //!
-//! # Why not a fixed window
+//! | session's row | token's generation | decision |
+//! |---|---|---|
+//! | does not exist | any | [`Unknown`](Decision::Unknown) |
+//! | belongs to the other [kind](SessionKind) of client | any | [`WrongKind`](Decision::WrongKind) |
+//! | terminated or expired | any | [`Ended`](Decision::Ended) |
+//! | live | ahead of the row | [`CatchUp`](Decision::CatchUp): the database has lost its last writes |
+//! | rotated within the grace period, or the accompanying access token was issued within it | current | [`Replay`](Decision::Replay): a concurrent request rotated already |
+//! | otherwise | current | [`Rotate`](Decision::Rotate) |
+//! | current generation confirmed | one behind | [`Reuse`](Decision::Reuse): [`SuccessorConfirmed`](Reuse::SuccessorConfirmed) |
+//! | rotated with another access token than the accompanying one, and both were old | one behind | [`Reuse`](Decision::Reuse): [`DivergentClient`](Reuse::DivergentClient) |
+//! | otherwise | one behind | [`Replay`](Decision::Replay): the response was lost |
+//! | live | further behind | [`Reuse`](Decision::Reuse): [`Superseded`](Reuse::Superseded) |
 //!
-//! Twelve hours of a user in a model: bursts from several tabs, a fifth of the answers lost, a browser
-//! that crashes within seconds of a rotation; then a thief with a copy of its cookies, who comes now
-//! and then, who asks whenever the browser does, a few seconds before it, or along with it but with
-//! each token only briefly. Measured: honest sessions signed out, thieves caught, and the median time
-//! until then (by `cargo test --test it model::rule_comparison::table -- --ignored --nocapture`):
+//! A token of the last generation, [`u32::MAX`], has no successor: where it would rotate or catch up,
+//! the decision is [`Exhausted`](Decision::Exhausted).
 //!
-//! | rule | signed out | now and then | along | ahead | brief |
+//! # Confirmed use
+//!
+//! A generation is *confirmed* when one of its access tokens is used later than the grace period after
+//! its issue; the row's `settled_by` names that token. By that time the browser has stored its new
+//! cookies, so a replaced refresh token comes from a second copy. Before that, it is no evidence of
+//! theft. Requests may have been sent together, the response may have been lost, or a crashed browser
+//! may have restored the cookies that it last wrote to disk.
+//!
+//! # Concurrent clients
+//!
+//! Two rules detect copied cookies earlier, in browser sessions:
+//!
+//! - **Divergent client.** A rotation records the access token that accompanied it (`asked_by`). The
+//!   replaced refresh token then comes with a different access token, although both access tokens were
+//!   older than the grace period at the rotation. One browser would have sent the same one.
+//! - **Concurrent use** ([`is_concurrent_use`]). A second access token of a confirmed generation has a
+//!   confirmed use.
+//!
+//! Clients of `POST /token` may keep several access tokens, so neither rule applies to them.
+//!
+//! # Comparison with a fixed window
+//!
+//! A model simulates twelve hours of a user: bursts of requests from several tabs, a fifth of the
+//! responses lost, and browser crashes within seconds of a rotation. Then a thief uses a copy of the
+//! cookies: occasionally, in step with the browser, a few seconds ahead of it, or in step but each token
+//! only briefly. The table shows honest sessions signed out, thieves detected, and the median time until
+//! detection. It is the output of
+//! `cargo test --test it model::rule_comparison::table -- --ignored --nocapture`.
+//!
+//! | rule | signed out | occasional | in step | ahead | brief |
 //! |---|---|---|---|---|---|
-//! | ours | 0 of 600 | 300/300, 35 min | 300/300, 12 min | 300/300, 11 min | 300/300, 26 min |
-//! | settling, without two jars | 0 of 600 | 300/300, 35 min | 285/300, 3.1 h | 297/300, 1.6 h | 300/300, 55 min |
-//! | one behind is always good | 0 of 600 | 300/300, 68 min | 190/300, 6.3 h | 203/300, 5.0 h | 282/300, 3.9 h |
+//! | this module | 0 of 600 | 300/300, 35 min | 300/300, 12 min | 300/300, 11 min | 300/300, 26 min |
+//! | confirmed use, without the comparison of access tokens | 0 of 600 | 300/300, 35 min | 285/300, 3.1 h | 297/300, 1.6 h | 300/300, 55 min |
+//! | one generation behind is always replayed | 0 of 600 | 300/300, 68 min | 190/300, 6.3 h | 203/300, 5.0 h | 282/300, 3.9 h |
 //! | 30 s from the first use of the new token | 482 of 600 | 277/277, 32 min | 270/277, 2.4 h | 268/277, 2.3 h | 277/277, 45 min |
 //! | 30 s from the rotation | 597 of 600 | 248/248, 25 min | 248/248, 72 min | 247/248, 64 min | 248/248, 19 min |
 //! | strictly once | 600 of 600 | 120/120, 11 min | 120/120, 7 min | 120/120, 6 min | 120/120, 7 min |
 //!
-//! Where a rule signs the owner out before the theft, there is nothing left to steal.
+//! Where a rule signs out the owner before the theft, no session is left to steal.
 //!
 //! [`SessionStore::rotate`]: super::store::SessionStore::rotate
 
@@ -50,69 +79,73 @@ use time::OffsetDateTime;
 use crate::models::session::{AccessTokenRef, Session, SessionId, SessionKind};
 use crate::session_event::SessionEvent;
 
-/// A refresh token whose signature holds, and what came with it.
+/// A refresh token with a valid signature, and the access token that accompanied it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PresentedToken {
-    /// The session that the token names.
+    /// The session.
     pub session: SessionId,
-    /// The generation that the token names.
+    /// The generation.
     pub generation: u32,
-    /// What kind of client it came from.
+    /// The kind of client that presented it.
     pub kind: SessionKind,
-    /// The access token of the same session that lay beside it, expired or not.
+    /// Access token of the same session that came in the same request, expired or not. An unreadable
+    /// one counts as absent.
     pub access_token: Option<AccompanyingAccessToken>,
 }
 
 /// An access token that came with a refresh token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AccompanyingAccessToken {
-    /// Which one it is.
+    /// Its id and time of issue.
     pub token: AccessTokenRef,
     /// Its generation.
     pub generation: u32,
 }
 
-/// What to do with a refresh token.
+/// The action to take for a refresh token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Take over the generation presented and rotate: the database has lost this many of them.
+    /// Set the row to the generation after the presented one: the database has lost its last writes.
     CatchUp {
-        /// How many generations the row is behind.
+        /// Number of generations that the row is behind.
         lost: u32,
     },
-    /// No generation is left: end the session.
+    /// Terminate the session: it has no generation left.
     Exhausted,
-    /// Refuse: the session is over.
+    /// Reject: the session was terminated or has expired.
     Ended {
-        /// Why.
+        /// The reason.
         event: SessionEvent,
-        /// Since when.
+        /// The time at which it ended.
         since: OffsetDateTime,
     },
-    /// Answer with the refresh token of the current generation and a fresh access token.
+    /// Return the refresh token of the current generation and a new access token.
     Replay,
-    /// Two clients hold the session's tokens: end it.
+    /// Terminate the session: two clients hold its tokens.
     Reuse(Reuse),
     /// Try the conditional update.
     Rotate,
-    /// Refuse: there is no such session.
+    /// Reject: the session does not exist.
     Unknown,
-    /// Refuse: the token was made for the other kind of client.
+    /// Reject: the session belongs to the other kind of client.
     WrongKind,
 }
 
-/// How a reuse shows.
+/// The evidence of token reuse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reuse {
-    /// The token is older than the one before the current one.
+    /// The token is more than one generation behind.
     Superseded,
-    /// The token's successor is in lasting use.
+    /// The generation after the token's is confirmed.
     SuccessorConfirmed,
-    /// The token's successor was asked for with another access token, and both were old.
+    /// The rotation that replaced the token came with another access token; see the
+    /// [module](self#concurrent-clients).
     DivergentClient,
 }
 
-/// Decides what to do with a refresh token, given the session's row as it was read at `now`.
+/// Decides what to do with a refresh token, given the session's row as read at `now`.
+///
+/// The match arms are the rows of the [decision table](self#the-decision-table).
 #[must_use]
 pub fn decide(
     row: Option<&Session>,
@@ -141,33 +174,35 @@ pub fn decide(
     }
 }
 
-/// Whether the access token beside the refresh token shows, before any row is read, that no rotation
-/// is due: it is of the generation presented and less than `grace` old.
+/// Returns `true` if the accompanying access token is of the presented generation and was issued within
+/// the grace period. No rotation is due then, which is known before the row is read.
 #[must_use]
 pub fn within_grace(presented: &PresentedToken, now: OffsetDateTime, grace: Duration) -> bool {
-    presented.access_token.is_some_and(|beside| {
-        beside.generation == presented.generation && !beside.token.older_than(grace, now)
+    presented.access_token.is_some_and(|access| {
+        access.generation == presented.generation && !access.token.older_than(grace, now)
     })
 }
 
-/// Whether a *second* access token of one generation is in lasting use: then two clients hold the
-/// session. Clients of `/token` may well keep several, so the rule is for browsers.
+/// Returns `true` if a confirmed use of a *second* access token of the row's generation proves that two
+/// clients hold the session. It does so in live browser sessions; clients of `POST /token` may keep
+/// several access tokens.
 #[must_use]
 pub fn is_concurrent_use(row: &Session) -> bool {
     row.kind == SessionKind::Browser && row.end.is_none()
 }
 
-/// Two jars: the current generation was asked for with one access token, and its predecessor is now
-/// presented with another, although both were old when the rotation happened. One browser would have
-/// sent the same one. No access token counts as old, equals itself and differs from any other.
+/// Returns `true` if the row was rotated with another access token than the one that accompanies the
+/// replaced refresh token, and both were older than the grace period at the rotation.
+///
+/// An absent access token equals another absent one, differs from any other, and counts as old.
 fn is_divergent_client(row: &Session, presented: &PresentedToken, grace: Duration) -> bool {
-    let beside = presented.access_token.map(|beside| beside.token);
-    let old =
+    let accompanying = presented.access_token.map(|access| access.token);
+    let is_old =
         |token: Option<AccessTokenRef>| token.is_none_or(|token| token.older_than(grace, row.rotated_at));
     row.kind == SessionKind::Browser
-        && row.asked_by.map(|token| token.id) != beside.map(|token| token.id)
-        && old(row.asked_by)
-        && old(beside)
+        && row.asked_by.map(|token| token.id) != accompanying.map(|token| token.id)
+        && is_old(row.asked_by)
+        && is_old(accompanying)
 }
 
 fn next_or_exhausted(generation: u32, next: Decision) -> Decision {

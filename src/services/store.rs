@@ -1,25 +1,27 @@
-//! What the rules need of a database, as traits, and the contract that every store keeps.
+//! The contract of a database: traits for sessions, audit entries, users, movies and settings.
 //!
 //! Three stores implement them: [`MemoryStore`](super::memory::MemoryStore), `backend::sqlite` and
-//! `backend::postgres`. `tests/it/store_contract.rs` runs the same suite over all three.
+//! `backend::postgres`. `tests/it/store_contract.rs` runs one suite over all three.
 //!
 //! # The contract
 //!
-//! 1. Not found is `Ok(None)`, `Ok(false)` or an empty list, never an error.
-//! 2. A conditional write decides by its own condition, in one statement: of any number of racing
-//!    callers at most one wins.
-//! 3. What grants or ends access is on disk when the call returns. Rotations, settlements and
-//!    replay counts may be lost in a crash, which [`SessionStore::catch_up`] and later tokens heal; so may
-//!    purges and the ends of sessions that had expired, which the next purge does again.
-//! 4. Ending an ended session changes nothing: the first reason stays.
-//! 5. What begins or ends a session writes the audit in the same transaction: [`Login`] for a session
-//!    that began, exactly one [`Ended`] for each that ended. A change to a user that ends the user's
-//!    sessions writes one of its own, which names no session.
-//! 6. A session stays until purged, also when its user is deleted.
-//! 7. Times are kept to the microsecond.
-//! 8. [`StoreError::Unavailable`] says nothing about what happened; the caller decides nothing by it.
+//! 1. **Not found** is `Ok(None)`, `Ok(false)` or an empty list, never an error.
+//! 2. **Conditional writes** check their condition and write in one atomic statement. Of concurrent
+//!    callers at most one succeeds.
+//! 3. **Durability.** Changes that grant or revoke access are on disk when the call returns. A crash may
+//!    lose rotations, confirmed uses and replay counts; [`SessionStore::catch_up`] and later uses
+//!    restore the first two. It may also lose deletions and terminations by the purge, which the next
+//!    purge repeats.
+//! 4. **Terminations are final.** Terminating a session again changes nothing: the first reason stays.
+//! 5. **Audit.** Creating a session writes [`Login`], and terminating it writes exactly one [`Ended`],
+//!    in the same transaction. A change of a user that terminates the user's sessions also writes one
+//!    entry without a session.
+//! 6. **Retention.** A session stays until it is purged, even if its user is deleted.
+//! 7. **Precision.** Times are kept to the microsecond.
+//! 8. **Failures.** After [`StoreError::Unavailable`], a write may or may not have happened. Callers
+//!    must not conclude anything from it.
 //!
-//! To add an operation: state it here, add it to the suite, then to the three stores.
+//! To add an operation, document it here, add it to the suite, and implement it in the three stores.
 //!
 //! [`Ended`]: crate::models::audit::AuditEvent::Ended
 //! [`Login`]: crate::models::audit::AuditEvent::Login
@@ -39,234 +41,264 @@ use crate::models::session::{
 };
 use crate::models::user::{Role, User, UserId};
 
-/// Sessions.
+/// Stores sessions.
 #[async_trait]
 pub trait SessionStore: AuditStore {
-    /// Inserts a session, if its user may still sign in, and then ends those that give way to it.
-    /// All of it is one transaction.
+    /// Inserts a session if its user is still allowed to sign in, and terminates the sessions that it
+    /// replaces and displaces.
+    ///
+    /// One transaction.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Conflict`] if there is a session of this id.
     async fn insert_session(&self, new: &NewSession<'_>) -> Result<InsertOutcome, StoreError>;
 
-    /// Moves a session from one generation to the next, if it lives, is of [`Rotation::kind`], is at
+    /// Increments a session's generation, if the session is live, of [`Rotation::kind`], at
     /// [`Rotation::from_generation`], and was last rotated no later than [`Rotation::max_rotated_at`].
-    /// Returns the row as it is afterwards, or `None` if the condition did not hold.
+    ///
+    /// One conditional update. Returns the updated row, or `None` if a condition did not hold.
     async fn rotate(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError>;
 
-    /// Moves a session that is *behind* [`Rotation::from_generation`] (the database has lost its last writes)
-    /// to the generation after it, if it lives and is of that kind. `max_rotated_at` is not looked at. Returns the row
-    /// as it is afterwards, or `None` if the condition did not hold.
+    /// Sets a session to the generation after [`Rotation::from_generation`], if the session is live, of
+    /// [`Rotation::kind`], and *behind* that generation: the database has lost its last writes.
+    ///
+    /// One conditional update, which ignores [`Rotation::max_rotated_at`]. Returns the updated row, or
+    /// `None` if a condition did not hold.
     async fn catch_up(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError>;
 
-    /// The session of this id, ended ones and those of deleted users included.
+    /// Returns a session, including terminated and expired ones and those of deleted users.
     async fn find_session(&self, id: SessionId) -> Result<Option<Session>, StoreError>;
 
-    /// Notes that these tokens are in lasting use: a live session at the token's generation that
-    /// nothing has settled yet is settled by it. Returns the live sessions at the token's generation
-    /// that *another* token had settled already.
+    /// Records confirmed uses.
+    ///
+    /// For each token, if the session is not terminated, is at the token's generation, and no token has
+    /// confirmed that generation, the token becomes its [`settled_by`](Session::settled_by). Each is
+    /// one conditional update. Returns the sessions that *another* token had confirmed before.
     async fn confirm_generation(&self, tokens: &[TokenUse]) -> Result<Vec<Session>, StoreError>;
 
-    /// Adds to the sessions' counts of replays.
+    /// Adds to the replay counts of sessions.
     async fn count_replays(&self, counts: &[(SessionId, u64)]) -> Result<(), StoreError>;
 
-    /// Ends a session. `true` if this call did it: it was there and had not been ended (whether or
-    /// not it had expired).
-    async fn end_session(&self, id: SessionId, ending: &SessionTermination) -> Result<bool, StoreError>;
+    /// Terminates a session. Returns `true` if this call did so: the session exists and was not
+    /// terminated before. It may have expired.
+    ///
+    /// One transaction with its audit entry.
+    async fn end_session(&self, id: SessionId, termination: &SessionTermination) -> Result<bool, StoreError>;
 
-    /// Ends all sessions that `which` names and that have not been ended. Returns their ids.
+    /// Terminates all sessions that match `filter` and were not terminated before. Returns their ids.
+    ///
+    /// One transaction with their audit entries.
     async fn end_sessions(
         &self,
-        which: &SessionFilter,
-        ending: &SessionTermination,
+        filter: &SessionFilter,
+        termination: &SessionTermination,
     ) -> Result<Vec<SessionId>, StoreError>;
 
-    /// The user's sessions that live at `now`, the latest rotated first.
+    /// Returns the user's sessions that are live at `now`, the most recently rotated first.
     async fn live_sessions(&self, user: UserId, now: OffsetDateTime) -> Result<Vec<Session>, StoreError>;
 
-    /// The sessions that `which` names, the latest created first, at most `limit`: those that live at
-    /// `live_at`, or without it ended and expired ones too.
+    /// Returns at most `limit` sessions that match `filter`, the most recently created first: those live
+    /// at `live_at`, or all if it is `None`.
     async fn list_sessions(
         &self,
-        which: &SessionFilter,
+        filter: &SessionFilter,
         live_at: Option<OffsetDateTime>,
         limit: u32,
     ) -> Result<Vec<Session>, StoreError>;
 
-    /// The sessions that ended at `since` or later, with their ends.
+    /// Returns the sessions terminated at `since` or later. Expired ones are not included.
     async fn ended_since(&self, since: OffsetDateTime) -> Result<Vec<(SessionId, SessionEnd)>, StoreError>;
 
-    /// Looks at the sessions after `from`, in the order of their ids, at most `most` of them. Those
-    /// that had expired by `expired_by` and were not ended yet are ended, at the time at which they
-    /// expired. Returns the last one looked at, `None` if there was none.
+    /// Terminates expired sessions among the next `limit` sessions after the id `from`, in the order of
+    /// their ids.
+    ///
+    /// Sessions that had expired at `expired_by` are terminated as of their expiry. Returns the last id
+    /// that was examined, or `None` if there was none after `from`.
     async fn end_expired(
         &self,
         from: SessionId,
-        most: u32,
+        limit: u32,
         expired_by: OffsetDateTime,
     ) -> Result<Option<SessionId>, StoreError>;
 
-    /// Forgets sessions that ended before `before`, at most `most` of them. Returns how many.
-    async fn purge_sessions(&self, before: OffsetDateTime, most: u32) -> Result<u64, StoreError>;
+    /// Deletes at most `limit` sessions that were terminated before `before`. Returns their number.
+    async fn purge_sessions(&self, before: OffsetDateTime, limit: u32) -> Result<u64, StoreError>;
 
-    /// The database's own clock.
+    /// Returns the time of the database's clock.
     async fn database_time(&self) -> Result<OffsetDateTime, StoreError>;
 }
 
-/// What happened to whose access. Entries are added and, one day, purged; none is ever changed.
+/// Stores the audit log. Entries are added and purged, but never changed.
 #[async_trait]
 pub trait AuditStore: Send + Sync + 'static {
-    /// Adds entries of what neither begins nor ends a session.
+    /// Adds entries that neither create nor terminate a session.
+    ///
+    /// One transaction.
     async fn record(&self, entries: &[AuditEntry]) -> Result<(), StoreError>;
 
-    /// What happened to a session, the latest first, at most `limit` entries.
+    /// Returns at most `limit` entries of a session, the latest first.
     async fn session_audit(&self, session: SessionId, limit: u32) -> Result<Vec<AuditEntry>, StoreError>;
 
-    /// Forgets entries from before `before`, at most `most` of them. Returns how many.
-    async fn purge_audit(&self, before: OffsetDateTime, most: u32) -> Result<u64, StoreError>;
+    /// Deletes at most `limit` entries from before `before`. Returns their number.
+    async fn purge_audit(&self, before: OffsetDateTime, limit: u32) -> Result<u64, StoreError>;
 }
 
-/// Users.
+/// Stores users.
 #[async_trait]
 pub trait UserStore: Send + Sync + 'static {
-    /// Inserts these users, all or none. [`StoreError::Conflict`] if an address is taken already
-    /// or comes twice.
+    /// Inserts these users, all or none.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Conflict`] if an id or an email address exists, or occurs twice.
     async fn insert_users(&self, users: &[User]) -> Result<(), StoreError>;
 
-    /// The user with this address (in lower case).
+    /// Returns the user with this email address, which must be in lower case.
     async fn find_user_by_email(&self, email: &str) -> Result<Option<User>, StoreError>;
 
-    /// The user of this id.
+    /// Returns a user.
     async fn find_user(&self, id: UserId) -> Result<Option<User>, StoreError>;
 
-    /// Whether there are users at all.
+    /// Returns `true` if there is any user.
     async fn has_users(&self) -> Result<bool, StoreError>;
 
-    /// All users, by address.
+    /// Returns all users, in the order of their email addresses.
     async fn list_users(&self) -> Result<Vec<User>, StoreError>;
 
-    /// Replaces a hash by another one of the same password: no session ends. `false` if the user is
-    /// gone or the hash is no longer `old`.
+    /// Replaces the password hash by another hash of the same password. No session is terminated.
+    ///
+    /// One conditional update. Returns `false` if the user does not exist, or the hash is not `old`.
     async fn rehash(&self, id: UserId, old: &SecretString, new: &SecretString) -> Result<bool, StoreError>;
 
-    /// Sets a new password and ends the user's sessions but [`PasswordChange::keep`], in one
-    /// transaction. `None` if the user is gone or the hash is no longer [`PasswordChange::old`];
-    /// else the sessions ended.
+    /// Sets a new password hash and terminates the user's sessions except [`PasswordChange::keep`].
+    ///
+    /// One transaction. Returns the sessions terminated, or `None` if the user does not exist, or the
+    /// hash is not [`PasswordChange::old`].
     async fn change_password(
         &self,
         change: &PasswordChange<'_>,
     ) -> Result<Option<Vec<SessionId>>, StoreError>;
 
-    /// Sets the role and ends the user's sessions, in one transaction. `None` if the user is gone;
-    /// else the sessions ended (none if the user had that role already).
+    /// Sets the user's role and terminates the user's sessions. Nothing changes if the user has that
+    /// role.
+    ///
+    /// One transaction. Returns the sessions terminated, or `None` if the user does not exist.
     async fn set_role(
         &self,
         id: UserId,
         role: Role,
-        ending: &SessionTermination,
+        termination: &SessionTermination,
     ) -> Result<Option<Vec<SessionId>>, StoreError>;
 
-    /// Forbids the user to sign in and ends the user's sessions, in one transaction. `None` if the
-    /// user is gone.
+    /// Disables the user's sign-in and terminates the user's sessions.
+    ///
+    /// One transaction. Returns the sessions terminated, or `None` if the user does not exist.
     async fn disable_user(
         &self,
         id: UserId,
-        ending: &SessionTermination,
+        termination: &SessionTermination,
     ) -> Result<Option<Vec<SessionId>>, StoreError>;
 
-    /// Lets the user sign in again. `false` if the user is gone.
+    /// Enables the user's sign-in. Returns `false` if the user does not exist.
     async fn enable_user(&self, id: UserId) -> Result<bool, StoreError>;
 
-    /// Deletes the user and ends the user's sessions, in one transaction. `None` if the user is gone.
+    /// Deletes the user and terminates the user's sessions.
+    ///
+    /// One transaction. Returns the sessions terminated, or `None` if the user does not exist.
     async fn delete_user(
         &self,
         id: UserId,
-        ending: &SessionTermination,
+        termination: &SessionTermination,
     ) -> Result<Option<Vec<SessionId>>, StoreError>;
 }
 
-/// Movies of the reference application.
+/// Stores the movies of the reference application.
 #[async_trait]
 pub trait MovieStore: Send + Sync + 'static {
-    /// One page of the movies that match, and how many match in all.
+    /// Returns one page of the movies that match, and the number of all that match.
     async fn list_movies(&self, query: &MovieQuery) -> Result<(Vec<Movie>, u64), StoreError>;
 
-    /// The movie of this id.
+    /// Returns a movie.
     async fn find_movie(&self, id: MovieId) -> Result<Option<Movie>, StoreError>;
 
-    /// Inserts movies, all or none, and returns them with their ids.
+    /// Inserts movies, all or none. Returns them with their ids.
     async fn insert_movies(&self, movies: &[MovieDetails]) -> Result<Vec<Movie>, StoreError>;
 
-    /// Replaces what is known of a movie. `false` if there is none of this id.
+    /// Replaces a movie's details. Returns `false` if the movie does not exist.
     async fn update_movie(&self, movie: &Movie) -> Result<bool, StoreError>;
 
-    /// Deletes a movie. `false` if there is none of this id.
+    /// Deletes a movie. Returns `false` if it does not exist.
     async fn delete_movie(&self, id: MovieId) -> Result<bool, StoreError>;
 }
 
-/// Settings that every replica must agree on.
+/// Stores settings that all replicas must share.
 #[async_trait]
 pub trait SettingStore: Send + Sync + 'static {
-    /// Keeps `value` under `name` unless a value is there already, and returns the one that is there
-    /// afterwards.
+    /// Inserts `value` as the setting `name` unless the setting exists. Returns the stored value.
+    ///
+    /// One atomic statement: concurrent callers get the same value.
     async fn get_or_insert_setting(&self, name: &str, value: &str) -> Result<String, StoreError>;
 }
 
-/// A session to insert, and on which conditions.
+/// A session to insert, and the conditions of the insertion.
 #[derive(Debug)]
 pub struct NewSession<'a> {
     /// The row.
     pub session: &'a Session,
-    /// If given, the user must exist, be enabled, and still have this hash and the role that the
-    /// session's roles name. (Without it, as in an application that brings its own users, nothing
-    /// is asked of the user.)
+    /// If given, the user must exist, be enabled, have this password hash, and have the role of the
+    /// session's roles. Applications with a user database of their own give none, and the user is not
+    /// checked.
     pub hashed_password: Option<&'a SecretString>,
-    /// A session that this one takes the place of: it ends as [`logged_out`].
+    /// Session that this one replaces. It is terminated as [`logged_out`].
     ///
     /// [`logged_out`]: crate::session_event::SessionEvent::LoggedOut
     pub replaces: Option<SessionId>,
-    /// How many live sessions the user may have, this one included; the oldest beyond end as
-    /// [`displaced`](crate::session_event::SessionEvent::Displaced).
+    /// Maximum number of live sessions of the user, including this one. The oldest beyond it are
+    /// terminated as [`displaced`](crate::session_event::SessionEvent::Displaced).
     pub max_per_user: u32,
 }
 
-/// What became of [`SessionStore::insert_session`].
+/// Result of [`SessionStore::insert_session`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InsertOutcome {
-    /// The session is there; these gave way to it.
+    /// The session was inserted.
     Inserted {
-        /// The sessions ended by this call, replaced and displaced ones.
+        /// The sessions terminated by this call: the replaced one and displaced ones.
         terminated: Vec<SessionId>,
     },
-    /// The user is gone, disabled, or has another password or role by now. Nothing was changed.
+    /// The user does not exist, is disabled, or has another password or role. Nothing was changed.
     Refused,
 }
 
-/// How sessions are ended, and by whom.
+/// The cause of a session's termination, as recorded in its row and in the audit log.
 #[derive(Clone, Debug)]
 pub struct SessionTermination {
-    /// When.
+    /// The time.
     pub at: OffsetDateTime,
-    /// Why.
+    /// The reason.
     pub reason: EndReason,
-    /// By whom, and in which request.
+    /// The client that caused it.
     pub client: ClientInfo,
-    /// The generation of the token that was presented, if that was the cause.
+    /// The generation of the refresh token that caused it, if one did.
     pub presented: Option<u32>,
 }
 
 impl SessionTermination {
-    /// An end that no token caused.
+    /// Creates a termination that no refresh token caused.
     #[must_use]
     pub fn new(at: OffsetDateTime, reason: EndReason, client: ClientInfo) -> Self {
         Self { at, reason, client, presented: None }
     }
 
-    /// What the session's row keeps of it.
+    /// The part that the session's row stores.
     #[must_use]
     pub fn end(&self) -> SessionEnd {
         SessionEnd { at: self.at, reason: self.reason }
     }
 
-    /// What the audit keeps of a change to a user that ends the user's sessions, whether or not there
-    /// are any.
+    /// Returns the audit entry of a change of a user that terminates the user's sessions. It is written
+    /// even if the user has none.
     #[must_use]
     pub fn user_audit_entry(&self, user: UserId) -> AuditEntry {
         AuditEntry {
@@ -275,7 +307,8 @@ impl SessionTermination {
         }
     }
 
-    /// What the audit keeps of it, for a session at the generation `held` that `holder` had asked for.
+    /// Returns the audit entry of a terminated session. `held` is the row's generation, and `holder` the
+    /// client that received it.
     #[must_use]
     pub fn audit_entry(&self, session: SessionId, user: UserId, held: u32, holder: ClientInfo) -> AuditEntry {
         AuditEntry {
@@ -289,88 +322,88 @@ impl SessionTermination {
     }
 }
 
-/// A step to the next generation.
+/// A rotation: the parameters of [`SessionStore::rotate`] and [`SessionStore::catch_up`].
 #[derive(Clone, Debug)]
 pub struct Rotation<'a> {
     /// The session.
     pub id: SessionId,
-    /// What it must have been made for.
+    /// The kind that the session must have.
     pub kind: SessionKind,
-    /// The generation that was presented; the next one is `from + 1`.
+    /// The generation of the presented refresh token. The new one is the next.
     pub from_generation: u32,
-    /// The time.
+    /// The present time, which becomes the time of the rotation.
     pub now: OffsetDateTime,
-    /// The latest time of the last rotation at which this one is due.
+    /// Latest time of the previous rotation for which this one is due.
     pub max_rotated_at: OffsetDateTime,
-    /// The access token that was presented too.
+    /// The access token that accompanied the refresh token.
     pub asked_by: Option<AccessTokenRef>,
-    /// The key that signs the next refresh token.
+    /// Number of the key that signs the new refresh token.
     pub key_number: u8,
-    /// When the session expires unless it is renewed again.
+    /// New idle expiry. The store limits it to the absolute expiry.
     pub idle_expires_at: OffsetDateTime,
-    /// Who asks.
+    /// The client that refreshes.
     pub client: &'a ClientInfo,
 }
 
-/// An access token that was seen in use long after its issue.
+/// A confirmed use of an access token; see [`rotation`](super::rotation#confirmed-use).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TokenUse {
-    /// Its session.
+    /// The token's session.
     pub session: SessionId,
-    /// Its generation.
+    /// The token's generation.
     pub generation: u32,
-    /// Its id.
+    /// The token's id.
     pub token: TokenId,
 }
 
-/// Some sessions.
+/// Selects sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionFilter {
-    /// All there are.
+    /// All sessions.
     All,
-    /// A user's.
+    /// The sessions of a user.
     User(UserId),
-    /// A user's but one.
+    /// The sessions of a user except one.
     UserExcept(UserId, SessionId),
-    /// Those whose current refresh token this key signs.
+    /// The sessions whose current refresh token is signed by this key.
     SignedBy(u8),
 }
 
-/// A new password.
+/// A change of a user's password.
 #[derive(Debug)]
 pub struct PasswordChange<'a> {
-    /// Whose.
+    /// The user.
     pub user: UserId,
-    /// If given, the hash that the user must still have.
+    /// If given, the hash that the user must have.
     pub old: Option<&'a SecretString>,
     /// The new hash.
     pub new: &'a SecretString,
-    /// A session that goes on.
+    /// Session that is not terminated.
     pub keep: Option<SessionId>,
-    /// How the others end.
-    pub ending: &'a SessionTermination,
+    /// Termination of the user's other sessions.
+    pub termination: &'a SessionTermination,
 }
 
-/// Which movies, in which order.
+/// Filter, order and page of a list of movies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MovieQuery {
-    /// Part of the title, in any case.
+    /// Substring of the title, ignoring case.
     pub title: Option<String>,
-    /// Part of the director's name, in any case.
+    /// Substring of the director's name, ignoring case.
     pub director: Option<String>,
     /// The year.
     pub year: Option<i32>,
-    /// The order; ties are broken by id.
+    /// The order. Ties are broken by id.
     pub sort: MovieSort,
-    /// Whether the order is reversed.
+    /// Reverses the order.
     pub descending: bool,
-    /// How many at most.
+    /// Maximum number of movies.
     pub limit: u32,
-    /// How many to pass over.
+    /// Number of movies to skip.
     pub offset: u32,
 }
 
-/// What movies are ordered by.
+/// Sort key of movies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MovieSort {
     /// The director.
@@ -378,9 +411,9 @@ pub enum MovieSort {
     /// The id.
     #[default]
     Id,
-    /// The rating; movies without one come first.
+    /// The rating. Movies without one come first.
     Rating,
-    /// The running time; movies without one come first.
+    /// The running time. Movies without one come first.
     Runtime,
     /// The title.
     Title,
@@ -388,28 +421,28 @@ pub enum MovieSort {
     Year,
 }
 
-/// Why a store did not answer.
+/// Failure of a store.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// A value that must be unique is there already.
-    #[error("{0} is taken already")]
+    /// A value that must be unique exists.
+    #[error("{0} already exists")]
     Conflict(&'static str),
-    /// The store holds what it can't hold.
-    #[error("the database holds an impossible value in {table}.{column}")]
+    /// A column contains a value that violates an invariant.
+    #[error("invalid value in {table}.{column}")]
     Corrupt {
         /// The table.
         table: &'static str,
         /// The column.
         column: &'static str,
     },
-    /// The store can't be asked now: it is down, slow or busy.
-    #[error("the store did not answer")]
+    /// The store is down, overloaded or too slow.
+    #[error("store unavailable")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl StoreError {
-    /// The store can't be asked because of `cause`.
+    /// Returns an [`Unavailable`](Self::Unavailable) with this cause.
     pub fn unavailable(cause: impl std::error::Error + Send + Sync + 'static) -> Self {
         Self::Unavailable(Box::new(cause))
     }
@@ -420,11 +453,11 @@ impl fmt::Display for SessionFilter {
         match self {
             Self::All => f.write_str("all sessions"),
             Self::User(user) => write!(f, "the sessions of {user}"),
-            Self::UserExcept(user, kept) => write!(f, "the sessions of {user} but {kept}"),
+            Self::UserExcept(user, kept) => write!(f, "the sessions of {user} except {kept}"),
             Self::SignedBy(key) => write!(f, "the sessions signed by key {key}"),
         }
     }
 }
 
-/// How long a store may keep a caller waiting for a connection.
+/// Timeout for acquiring a database connection.
 pub const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);

@@ -1,5 +1,5 @@
-//! What the tests of sessions share: a store that can be watched, held up and broken, a clock that
-//! is moved by hand, and jars that hold tokens.
+//! Test support: a store that can be observed, blocked and made unavailable, a manual clock, and clients
+//! that hold tokens.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,21 +30,21 @@ use crate::session_event::SessionEvent;
 
 pub(super) const USER: UserId = UserId(Uuid::from_u128(7));
 
-/// Just over the grace by the whole seconds of a JWT: a token of this age is surely old.
+/// Age beyond the grace period, including the second by which a JWT's time of issue is rounded down.
 pub(super) const BEYOND_GRACE: Duration = Duration::from_secs(62);
 
-/// The default lifetime of an access token.
+/// Default lifetime of an access token.
 pub(super) const ACCESS_TTL: Duration = Duration::from_secs(15 * 60);
 
-/// Tokens over a [`InstrumentedStore`], and the hands that move them.
+/// [`Tokens`] over a [`TestStore`] and a [`ManualClock`].
 pub(super) struct TokensFixture {
     pub(super) tokens: Tokens,
-    pub(super) store: Arc<InstrumentedStore>,
+    pub(super) store: Arc<TestStore>,
     pub(super) clock: Arc<ManualClock>,
     first_key: KeyMaterial,
 }
 
-/// What a browser or client holds.
+/// The tokens that a browser or another client holds.
 #[derive(Clone, Debug)]
 pub(super) struct TestClient {
     pub(super) access: Option<String>,
@@ -55,11 +55,12 @@ pub(super) struct TestClient {
 
 impl TokensFixture {
     pub(super) fn new() -> Self {
-        Self::with(SessionSettings::default())
+        Self::with_settings(SessionSettings::default())
     }
 
-    pub(super) fn with(settings: SessionSettings) -> Self {
-        let (store, clock) = (Arc::new(InstrumentedStore::default()), Arc::new(ManualClock::default()));
+    pub(super) fn with_settings(settings: SessionSettings) -> Self {
+        let store = Arc::new(TestStore::default());
+        let clock = Arc::new(ManualClock::default());
         let first_key = key_material(1, &clock);
         let tokens = Tokens::new(
             Arc::clone(&store) as Arc<dyn SessionStore>,
@@ -71,7 +72,7 @@ impl TokensFixture {
         Self { tokens, store, clock, first_key }
     }
 
-    /// Another replica: the same store, keys and clock, and a memory of its own.
+    /// Creates another replica, which shares the store, the keys and the clock.
     pub(super) fn replica(&self) -> Self {
         let tokens = Tokens::new(
             Arc::clone(&self.store) as Arc<dyn SessionStore>,
@@ -80,38 +81,42 @@ impl TokensFixture {
             self.tokens.settings().clone(),
             Arc::clone(&self.clock) as Arc<dyn Clock>,
         );
-        let (store, clock) = (Arc::clone(&self.store), Arc::clone(&self.clock));
-        Self { tokens, store, clock, first_key: self.first_key.clone() }
+        let first_key = self.first_key.clone();
+        Self { tokens, store: Arc::clone(&self.store), clock: Arc::clone(&self.clock), first_key }
     }
 
-    /// Adds a key, which signs from now on.
+    /// Adds a key, which becomes the signing key.
     pub(super) fn rotate_keys(&self) {
         self.tokens.keys().replace(ring([&self.first_key, &key_material(2, &self.clock)]));
     }
 
-    /// Signs in and forgets which calls that took.
+    /// Signs in, and clears the recorded store calls.
     pub(super) async fn sign_in(&self, kind: SessionKind) -> TestClient {
         let issued = self.tokens.sign_in(sign_in(kind)).await.expect("a session");
-        self.store.calls();
-        TestClient::of(&issued)
+        self.store.take_calls();
+        TestClient::new(&issued)
     }
 
     pub(super) async fn browser(&self) -> TestClient {
         self.sign_in(SessionKind::Browser).await
     }
 
-    pub(super) async fn renew(&self, jar: &TestClient) -> Result<IssuedSession, RefreshError> {
-        self.tokens.refresh_session(jar.request(), jar.kind).await
+    pub(super) async fn refresh(&self, client: &TestClient) -> Result<IssuedSession, RefreshError> {
+        self.tokens.refresh_session(client.request(), client.kind).await
     }
 
-    /// Renews, expects that it comes by `event`, and puts the fresh tokens into the jar.
+    /// Refreshes, expects `event`, and gives the client its new tokens.
     #[track_caller]
-    pub(super) fn renewed(&self, jar: &mut TestClient, event: SessionEvent) -> impl Future<Output = ()> {
+    pub(super) fn expect_refresh(
+        &self,
+        client: &mut TestClient,
+        event: SessionEvent,
+    ) -> impl Future<Output = ()> {
         let caller = std::panic::Location::caller();
         async move {
-            let issued = self.renew(jar).await.unwrap_or_else(|error| panic!("{caller}: {error}"));
+            let issued = self.refresh(client).await.unwrap_or_else(|error| panic!("{caller}: {error}"));
             assert_eq!(issued.tokens.event, event, "{caller}");
-            *jar = TestClient::of(&issued);
+            *client = TestClient::new(&issued);
         }
     }
 
@@ -119,34 +124,38 @@ impl TokensFixture {
         self.clock.now()
     }
 
-    /// Moves the clock.
+    /// Advances the clock.
     pub(super) fn advance(&self, time: Duration) {
         self.clock.advance(time);
     }
 
-    pub(super) async fn row(&self, jar: &TestClient) -> Session {
-        self.store.current().find_session(jar.session).await.expect("an answer").expect("the row")
+    pub(super) async fn row(&self, client: &TestClient) -> Session {
+        self.store.current().find_session(client.session).await.expect("the store responds").expect("the row")
     }
 
-    /// Puts the row back, as a backup would: whatever was written since is lost.
+    /// Replaces the store by one with this row only, as the restoration of a backup does.
     pub(super) async fn restore(&self, row: &Session) {
         let store = MemoryStore::default();
         let new = NewSession { session: row, hashed_password: None, replaces: None, max_per_user: 1 };
-        store.insert_session(&new).await.expect("an answer");
+        store.insert_session(&new).await.expect("the store responds");
         self.store.replace(store);
     }
 
     pub(super) fn read(&self, access_token: Option<&str>) -> AccessToken {
-        self.tokens.inner.issuer.read_access(access_token.expect("an access token")).expect("one of ours")
+        self.tokens
+            .inner
+            .issuer
+            .read_access(access_token.expect("an access token"))
+            .expect("a token of this service")
     }
 
-    pub(super) fn id(&self, jar: &TestClient) -> TokenId {
-        self.read(jar.access.as_deref()).id
+    pub(super) fn id(&self, client: &TestClient) -> TokenId {
+        self.read(client.access.as_deref()).id
     }
 }
 
 impl TestClient {
-    pub(super) fn of(issued: &IssuedSession) -> Self {
+    pub(super) fn new(issued: &IssuedSession) -> Self {
         Self {
             access: Some(issued.tokens.access_token.clone()),
             refresh: issued.tokens.refresh_token.clone(),
@@ -186,147 +195,147 @@ fn ring<'m>(materials: impl IntoIterator<Item = &'m KeyMaterial>) -> KeyRing {
     KeyRing::new(keys.collect(), Duration::ZERO).expect("a ring")
 }
 
-/// Keys of which no [`TokensFixture`] knows.
+/// Returns keys that no [`TokensFixture`] has.
 pub(super) fn foreign_keys(number: u8, clock: &ManualClock) -> KeyRing {
     ring([&key_material(number, clock)])
 }
 
-/// A [`MemoryStore`] that remembers what it was asked, can be held up, and can be down.
+/// A [`MemoryStore`] that records calls, and can be blocked and made unavailable.
 #[derive(Default)]
-pub(super) struct InstrumentedStore {
+pub(super) struct TestStore {
     current: Mutex<MemoryStore>,
     calls: Mutex<Vec<&'static str>>,
     rotations: Mutex<Vec<Session>>,
     gate: Arc<RwLock<()>>,
-    down: AtomicBool,
+    unavailable: AtomicBool,
 }
 
-impl InstrumentedStore {
-    /// The calls since this was asked last.
-    pub(super) fn calls(&self) -> Vec<&'static str> {
-        std::mem::take(&mut *self.calls.lock().expect("no panic while it is held"))
+impl TestStore {
+    /// Returns the calls since the previous `take_calls`.
+    pub(super) fn take_calls(&self) -> Vec<&'static str> {
+        std::mem::take(&mut *self.calls.lock().expect("the lock is not poisoned"))
     }
 
-    /// The rows as all rotations so far left them.
+    /// Returns the rows after each rotation so far.
     pub(super) fn rotations(&self) -> Vec<Session> {
-        self.rotations.lock().expect("no panic while it is held").clone()
+        self.rotations.lock().expect("the lock is not poisoned").clone()
     }
 
-    /// Keeps every call waiting until the guard is dropped.
-    pub(super) async fn hold(&self) -> OwnedRwLockWriteGuard<()> {
+    /// Blocks all calls until the guard is dropped.
+    pub(super) async fn block(&self) -> OwnedRwLockWriteGuard<()> {
         Arc::clone(&self.gate).write_owned().await
     }
 
-    /// Answers no call any more, or again.
-    pub(super) fn set_down(&self, down: bool) {
-        self.down.store(down, Ordering::SeqCst);
+    /// Makes all calls fail, or succeed again.
+    pub(super) fn set_unavailable(&self, unavailable: bool) {
+        self.unavailable.store(unavailable, Ordering::SeqCst);
     }
 
-    /// The store behind, which is neither held up nor down.
+    /// Returns the inner store, which is neither blocked nor unavailable.
     pub(super) fn current(&self) -> MemoryStore {
-        self.current.lock().expect("no panic while it is held").clone()
+        self.current.lock().expect("the lock is not poisoned").clone()
     }
 
     pub(super) fn replace(&self, store: MemoryStore) {
-        *self.current.lock().expect("no panic while it is held") = store;
+        *self.current.lock().expect("the lock is not poisoned") = store;
     }
 
-    async fn asked(&self, call: &'static str) -> Result<MemoryStore, StoreError> {
-        self.calls.lock().expect("no panic while it is held").push(call);
-        let _open = self.gate.read().await;
-        if self.down.load(Ordering::SeqCst) {
-            return Err(StoreError::unavailable(io::Error::other("down, for a test")));
+    async fn call(&self, call: &'static str) -> Result<MemoryStore, StoreError> {
+        self.calls.lock().expect("the lock is not poisoned").push(call);
+        let _permit = self.gate.read().await;
+        if self.unavailable.load(Ordering::SeqCst) {
+            return Err(StoreError::unavailable(io::Error::other("unavailable for a test")));
         }
         Ok(self.current())
     }
 }
 
 #[async_trait]
-impl SessionStore for InstrumentedStore {
+impl SessionStore for TestStore {
     async fn insert_session(&self, new: &NewSession<'_>) -> Result<InsertOutcome, StoreError> {
-        self.asked("insert_session").await?.insert_session(new).await
+        self.call("insert_session").await?.insert_session(new).await
     }
 
     async fn rotate(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError> {
-        let row = self.asked("rotate").await?.rotate(rotation).await?;
-        self.rotations.lock().expect("no panic while it is held").extend(row.clone());
+        let row = self.call("rotate").await?.rotate(rotation).await?;
+        self.rotations.lock().expect("the lock is not poisoned").extend(row.clone());
         Ok(row)
     }
 
     async fn catch_up(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError> {
-        self.asked("catch_up").await?.catch_up(rotation).await
+        self.call("catch_up").await?.catch_up(rotation).await
     }
 
     async fn find_session(&self, id: SessionId) -> Result<Option<Session>, StoreError> {
-        self.asked("find_session").await?.find_session(id).await
+        self.call("find_session").await?.find_session(id).await
     }
 
     async fn confirm_generation(&self, tokens: &[TokenUse]) -> Result<Vec<Session>, StoreError> {
-        self.asked("settle").await?.confirm_generation(tokens).await
+        self.call("confirm_generation").await?.confirm_generation(tokens).await
     }
 
     async fn count_replays(&self, counts: &[(SessionId, u64)]) -> Result<(), StoreError> {
-        self.asked("count_replays").await?.count_replays(counts).await
+        self.call("count_replays").await?.count_replays(counts).await
     }
 
-    async fn end_session(&self, id: SessionId, ending: &SessionTermination) -> Result<bool, StoreError> {
-        self.asked("end_session").await?.end_session(id, ending).await
+    async fn end_session(&self, id: SessionId, termination: &SessionTermination) -> Result<bool, StoreError> {
+        self.call("end_session").await?.end_session(id, termination).await
     }
 
     async fn end_sessions(
         &self,
-        which: &SessionFilter,
-        ending: &SessionTermination,
+        filter: &SessionFilter,
+        termination: &SessionTermination,
     ) -> Result<Vec<SessionId>, StoreError> {
-        self.asked("end_sessions").await?.end_sessions(which, ending).await
+        self.call("end_sessions").await?.end_sessions(filter, termination).await
     }
 
     async fn live_sessions(&self, user: UserId, now: OffsetDateTime) -> Result<Vec<Session>, StoreError> {
-        self.asked("live_sessions").await?.live_sessions(user, now).await
+        self.call("live_sessions").await?.live_sessions(user, now).await
     }
 
     async fn list_sessions(
         &self,
-        which: &SessionFilter,
+        filter: &SessionFilter,
         live_at: Option<OffsetDateTime>,
         limit: u32,
     ) -> Result<Vec<Session>, StoreError> {
-        self.asked("list_sessions").await?.list_sessions(which, live_at, limit).await
+        self.call("list_sessions").await?.list_sessions(filter, live_at, limit).await
     }
 
     async fn ended_since(&self, since: OffsetDateTime) -> Result<Vec<(SessionId, SessionEnd)>, StoreError> {
-        self.asked("ended_since").await?.ended_since(since).await
+        self.call("ended_since").await?.ended_since(since).await
     }
 
     async fn end_expired(
         &self,
         from: SessionId,
-        most: u32,
+        limit: u32,
         expired_by: OffsetDateTime,
     ) -> Result<Option<SessionId>, StoreError> {
-        self.asked("end_expired").await?.end_expired(from, most, expired_by).await
+        self.call("end_expired").await?.end_expired(from, limit, expired_by).await
     }
 
-    async fn purge_sessions(&self, before: OffsetDateTime, most: u32) -> Result<u64, StoreError> {
-        self.asked("purge_sessions").await?.purge_sessions(before, most).await
+    async fn purge_sessions(&self, before: OffsetDateTime, limit: u32) -> Result<u64, StoreError> {
+        self.call("purge_sessions").await?.purge_sessions(before, limit).await
     }
 
     async fn database_time(&self) -> Result<OffsetDateTime, StoreError> {
-        self.asked("store_time").await?.database_time().await
+        self.call("database_time").await?.database_time().await
     }
 }
 
 #[async_trait]
-impl AuditStore for InstrumentedStore {
+impl AuditStore for TestStore {
     async fn record(&self, entries: &[AuditEntry]) -> Result<(), StoreError> {
-        self.asked("record").await?.record(entries).await
+        self.call("record").await?.record(entries).await
     }
 
     async fn session_audit(&self, session: SessionId, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
-        self.asked("audit_of").await?.session_audit(session, limit).await
+        self.call("session_audit").await?.session_audit(session, limit).await
     }
 
-    async fn purge_audit(&self, before: OffsetDateTime, most: u32) -> Result<u64, StoreError> {
-        self.asked("purge_audit").await?.purge_audit(before, most).await
+    async fn purge_audit(&self, before: OffsetDateTime, limit: u32) -> Result<u64, StoreError> {
+        self.call("purge_audit").await?.purge_audit(before, limit).await
     }
 }

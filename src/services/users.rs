@@ -200,7 +200,7 @@ impl Users {
             old: None,
             new: &new,
             keep: None,
-            ending: &self.ending(EndReason::PasswordChanged, by),
+            termination: &self.ending(EndReason::PasswordChanged, by),
         };
         known(user, self.store.change_password(&change).await?)
     }

@@ -104,7 +104,7 @@ async fn users_are_flushed(fresh: &TestDatabase) {
         old: None,
         new: &"$2b$12$new".into(),
         keep: None,
-        ending: &ending(end()),
+        termination: &ending(end()),
     };
     assert_eq!(users.change_password(&change).await.unwrap().unwrap().len(), 1);
     log.expect("change_password", FLUSHED).await;

@@ -61,7 +61,7 @@ impl UserStore for SqliteStore {
             None => SessionFilter::User(change.user),
         };
         let set = set_password(change.user, change.old, change.new);
-        self.change_and_end(set, change.user, which, change.ending).await
+        self.change_and_end(set, change.user, which, change.termination).await
     }
 
     async fn set_role(

@@ -9,190 +9,201 @@ use crate::session_event::SessionEndWatcher as _;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// Moves both clocks, step by step, so that whoever waits is heard.
-async fn pass(scene: &TokensFixture, time: Duration) {
+/// Advances both clocks, step by step so that waiting tasks run.
+async fn advance(fixture: &TokensFixture, time: Duration) {
     let step = Duration::from_secs(60);
     for _ in 0..time.as_secs() / 60 {
-        scene.advance(step);
+        fixture.advance(step);
         tokio::time::sleep(step).await;
     }
 }
 
-/// What a watch comes to, and one that has begun by now.
-async fn watch(scene: &TokensFixture, jar: &TestClient) -> JoinHandle<SessionEvent> {
-    let watch = tokio::spawn(scene.tokens.watch(jar.session));
+/// Starts to watch the session.
+async fn watch(fixture: &TokensFixture, client: &TestClient) -> JoinHandle<SessionEvent> {
+    let watch = tokio::spawn(fixture.tokens.watch(client.session));
     tokio::time::sleep(Duration::from_millis(1)).await;
     watch
 }
 
-fn number_watched(scene: &TokensFixture) -> usize {
-    scene.tokens.revocations().watchers().lock().len()
+fn watched_sessions(fixture: &TokensFixture) -> usize {
+    fixture.tokens.revocations().watchers().lock().len()
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_end_is_told_to_all_who_watch_the_session_and_to_nobody_else() {
-    let scene = TokensFixture::new();
-    let (jar, other) = (scene.browser().await, scene.browser().await);
-    let watches = [watch(&scene, &jar).await, watch(&scene, &jar).await];
-    let spared = watch(&scene, &other).await;
-    scene.tokens.terminate(jar.session, EndReason::Revoked, &ClientInfo::default()).await.expect("an answer");
+async fn termination_notifies_all_watchers_of_the_session_only() {
+    let fixture = TokensFixture::new();
+    let (client, other) = (fixture.browser().await, fixture.browser().await);
+    let watches = [watch(&fixture, &client).await, watch(&fixture, &client).await];
+    let other_watch = watch(&fixture, &other).await;
+    fixture
+        .tokens
+        .terminate(client.session, EndReason::Revoked, &ClientInfo::default())
+        .await
+        .expect("the store responds");
     for watch in watches {
-        assert_eq!(watch.await.expect("told"), SessionEvent::Revoked);
+        assert_eq!(watch.await.expect("notified"), SessionEvent::Revoked);
     }
-    assert!(!spared.is_finished());
+    assert!(!other_watch.is_finished());
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_end_at_another_replica_is_told_within_a_second() {
-    let scene = TokensFixture::new();
-    let replica = scene.replica();
-    let feed = tokio::spawn(replica.tokens.revocations().clone().run_poller());
-    let jar = scene.browser().await;
-    let watch = watch(&replica, &jar).await;
-    scene
+async fn termination_by_another_replica_notifies_within_a_second() {
+    let fixture = TokensFixture::new();
+    let replica = fixture.replica();
+    let poller = tokio::spawn(replica.tokens.revocations().clone().run_poller());
+    let client = fixture.browser().await;
+    let watch = watch(&replica, &client).await;
+    fixture
         .tokens
-        .terminate(jar.session, EndReason::UserDisabled, &ClientInfo::default())
+        .terminate(client.session, EndReason::UserDisabled, &ClientInfo::default())
         .await
-        .expect("an answer");
-    let told = tokio::time::timeout(Duration::from_secs(1), watch).await.expect("in time");
-    assert_eq!(told.expect("told"), SessionEvent::UserDisabled);
-    feed.abort();
+        .expect("the store responds");
+    let notified = tokio::time::timeout(Duration::from_secs(1), watch).await.expect("in time");
+    assert_eq!(notified.expect("notified"), SessionEvent::UserDisabled);
+    poller.abort();
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_has_ended_before_is_told_at_once() {
-    let scene = TokensFixture::new();
-    let jar = scene.browser().await;
-    scene
+async fn earlier_termination_notifies_at_once() {
+    let fixture = TokensFixture::new();
+    let client = fixture.browser().await;
+    fixture
         .tokens
-        .terminate(jar.session, EndReason::LoggedOut, &ClientInfo::default())
+        .terminate(client.session, EndReason::LoggedOut, &ClientInfo::default())
         .await
-        .expect("an answer");
-    assert_eq!(scene.tokens.watch(jar.session).await, SessionEvent::LoggedOut);
-    // Where the feed begins later than that, the row tells.
-    assert_eq!(scene.replica().tokens.watch(jar.session).await, SessionEvent::LoggedOut);
-    let nobody = SessionId(uuid::Uuid::nil());
-    assert_eq!(scene.tokens.watch(nobody).await, SessionEvent::UnknownSession);
+        .expect("the store responds");
+    assert_eq!(fixture.tokens.watch(client.session).await, SessionEvent::LoggedOut);
+    // A revocation list that does not include it: the row is read.
+    assert_eq!(fixture.replica().tokens.watch(client.session).await, SessionEvent::LoggedOut);
+    let unknown = SessionId(uuid::Uuid::nil());
+    assert_eq!(fixture.tokens.watch(unknown).await, SessionEvent::UnknownSession);
 }
 
-/// Between the question of what is known and the watch there must be no gap.
+/// There is no gap between the lookup and the subscription.
 #[tokio::test(start_paused = true)]
-async fn an_end_before_the_first_poll_is_told() {
-    let scene = TokensFixture::new();
-    let jar = scene.browser().await;
-    let watch = scene.tokens.watch(jar.session);
-    scene.store.set_down(true);
-    let end = SessionEnd { at: scene.now(), reason: EndReason::PasswordChanged };
-    scene.tokens.revocations().mark_terminated(&[jar.session], end);
+async fn termination_before_the_first_poll_notifies() {
+    let fixture = TokensFixture::new();
+    let client = fixture.browser().await;
+    let watch = fixture.tokens.watch(client.session);
+    fixture.store.set_unavailable(true);
+    let end = SessionEnd { at: fixture.now(), reason: EndReason::PasswordChanged };
+    fixture.tokens.revocations().mark_terminated(&[client.session], end);
     assert_eq!(watch.await, SessionEvent::PasswordChanged);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_is_over_at_its_absolute_expiry_or_a_little_sooner() {
+async fn absolute_expiry_notifies_with_jitter() {
     let settings = SessionSettings { idle_ttl: 2 * DAY, absolute_ttl: DAY, ..SessionSettings::default() };
-    let scene = TokensFixture::with(settings);
-    let jar = scene.browser().await;
-    let watch = watch(&scene, &jar).await;
-    pass(&scene, DAY - Duration::from_secs(60)).await;
+    let fixture = TokensFixture::with_settings(settings);
+    let client = fixture.browser().await;
+    let watch = watch(&fixture, &client).await;
+    advance(&fixture, DAY - Duration::from_secs(60)).await;
     assert!(!watch.is_finished());
-    pass(&scene, Duration::from_secs(60)).await;
-    assert_eq!(watch.await.expect("told"), SessionEvent::AbsoluteExpired);
+    advance(&fixture, Duration::from_secs(60)).await;
+    assert_eq!(watch.await.expect("notified"), SessionEvent::AbsoluteExpired);
 
     for _ in 0..20 {
-        let jar = scene.browser().await;
-        let early = expiry_jitter(&scene.row(&jar).await, scene.now());
+        let client = fixture.browser().await;
+        let early = expiry_jitter(&fixture.row(&client).await, fixture.now());
         assert!(early < MAX_EXPIRY_JITTER);
-        let late = scene.now() + DAY - Duration::from_secs(1);
+        let late = fixture.now() + DAY - Duration::from_secs(1);
         assert!(
-            expiry_jitter(&scene.row(&jar).await, late) < Duration::from_millis(100),
-            "who comes late stays"
+            expiry_jitter(&fixture.row(&client).await, late) < Duration::from_millis(100),
+            "little remaining time has little jitter"
         );
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_nobody_renews_is_over_and_one_that_is_renewed_goes_on() {
-    let scene = TokensFixture::new();
-    let idle = scene.browser().await;
-    let mut renewed = scene.browser().await;
-    let (of_idle, of_renewed) = (watch(&scene, &idle).await, watch(&scene, &renewed).await);
-    pass(&scene, 13 * DAY).await;
-    scene.renewed(&mut renewed, SessionEvent::Rotated).await;
-    scene.store.calls();
-    pass(&scene, 2 * DAY).await;
-    assert_eq!(of_idle.await.expect("told"), SessionEvent::IdleExpired);
-    assert!(!of_renewed.is_finished());
-    assert_eq!(scene.store.calls(), ["find_session"; 2], "each row once");
+async fn idle_expiry_notifies_unless_the_session_is_refreshed() {
+    let fixture = TokensFixture::new();
+    let idle = fixture.browser().await;
+    let mut refreshed = fixture.browser().await;
+    let idle_watch = watch(&fixture, &idle).await;
+    let refreshed_watch = watch(&fixture, &refreshed).await;
+    advance(&fixture, 13 * DAY).await;
+    fixture.expect_refresh(&mut refreshed, SessionEvent::Rotated).await;
+    fixture.store.take_calls();
+    advance(&fixture, 2 * DAY).await;
+    assert_eq!(idle_watch.await.expect("notified"), SessionEvent::IdleExpired);
+    assert!(!refreshed_watch.is_finished());
+    assert_eq!(fixture.store.take_calls(), ["find_session"; 2], "each row is read once");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_does_not_answer_is_asked_again() {
-    let scene = TokensFixture::new();
-    let jar = scene.browser().await;
-    scene.store.set_down(true);
-    let watch = watch(&scene, &jar).await;
+async fn failed_reads_are_retried() {
+    let fixture = TokensFixture::new();
+    let client = fixture.browser().await;
+    fixture.store.set_unavailable(true);
+    let watch = watch(&fixture, &client).await;
     tokio::time::sleep(Duration::from_secs(600)).await;
-    assert!(!watch.is_finished(), "the stream goes on");
-    assert!(scene.store.calls().len() < 40, "and the store is left in peace");
-    scene.advance(15 * DAY);
-    scene.store.set_down(false);
-    assert_eq!(watch.await.expect("told"), SessionEvent::IdleExpired);
+    assert!(!watch.is_finished(), "the stream stays open");
+    assert!(fixture.store.take_calls().len() < 40, "retries back off");
+    fixture.advance(15 * DAY);
+    fixture.store.set_unavailable(false);
+    assert_eq!(watch.await.expect("notified"), SessionEvent::IdleExpired);
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_must_refuse_while_the_feed_is_lost_is_told_so() {
+async fn stale_list_notifies_if_configured() {
     let settings =
         |refuse_on_store_loss| SessionSettings { refuse_on_store_loss, ..SessionSettings::default() };
-    for (refuses, scene) in [true, false].map(|refuse| (refuse, TokensFixture::with(settings(refuse)))) {
-        let feed = tokio::spawn(scene.tokens.revocations().clone().run_poller());
-        let jar = scene.browser().await;
-        let watch = watch(&scene, &jar).await;
+    for (refuses, fixture) in
+        [true, false].map(|refuse| (refuse, TokensFixture::with_settings(settings(refuse))))
+    {
+        let poller = tokio::spawn(fixture.tokens.revocations().clone().run_poller());
+        let client = fixture.browser().await;
+        let watch = watch(&fixture, &client).await;
         tokio::time::sleep(Duration::from_secs(5)).await;
         assert!(!watch.is_finished());
-        scene.store.set_down(true);
+        fixture.store.set_unavailable(true);
         tokio::time::sleep(Duration::from_secs(2)).await;
         assert_eq!(watch.is_finished(), refuses);
         if refuses {
-            assert_eq!(watch.await.expect("told"), SessionEvent::StoreUnavailable);
+            assert_eq!(watch.await.expect("notified"), SessionEvent::StoreUnavailable);
         }
-        feed.abort();
+        poller.abort();
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn watches_that_are_given_up_leave_nothing_behind() {
-    let scene = TokensFixture::new();
-    let jar = scene.browser().await;
-    let (one, other) = (scene.tokens.watch(jar.session), scene.tokens.watch(jar.session));
+async fn dropped_watchers_are_removed() {
+    let fixture = TokensFixture::new();
+    let client = fixture.browser().await;
+    let (one, other) = (fixture.tokens.watch(client.session), fixture.tokens.watch(client.session));
     drop(one);
-    assert_eq!(number_watched(&scene), 1);
+    assert_eq!(watched_sessions(&fixture), 1);
     drop(other);
-    assert_eq!(number_watched(&scene), 0);
-    let told = watch(&scene, &jar).await;
-    scene.tokens.terminate(jar.session, EndReason::Revoked, &ClientInfo::default()).await.expect("an answer");
-    told.await.expect("told");
-    assert_eq!(number_watched(&scene), 0);
+    assert_eq!(watched_sessions(&fixture), 0);
+    let watch = watch(&fixture, &client).await;
+    fixture
+        .tokens
+        .terminate(client.session, EndReason::Revoked, &ClientInfo::default())
+        .await
+        .expect("the store responds");
+    watch.await.expect("notified");
+    assert_eq!(watched_sessions(&fixture), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn thousands_of_watches_of_many_sessions_are_told_at_once() {
-    let scene = TokensFixture::new();
+async fn thousands_of_watchers_are_notified_at_once() {
+    let fixture = TokensFixture::new();
     let mut watches = Vec::new();
     for _ in 0..20 {
-        let jar = scene.browser().await;
-        let of_one = (0..250).map(|_| tokio::spawn(scene.tokens.watch(jar.session)));
-        watches.extend(of_one);
+        let client = fixture.browser().await;
+        let watches_of_one = (0..250).map(|_| tokio::spawn(fixture.tokens.watch(client.session)));
+        watches.extend(watches_of_one);
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let which = crate::services::store::SessionFilter::All;
-    scene
+    let filter = crate::services::store::SessionFilter::All;
+    fixture
         .tokens
-        .terminate_matching(&which, EndReason::Revoked, &ClientInfo::default())
+        .terminate_matching(&filter, EndReason::Revoked, &ClientInfo::default())
         .await
-        .expect("an answer");
+        .expect("the store responds");
     let began = tokio::time::Instant::now();
     for watch in watches {
-        assert_eq!(watch.await.expect("told"), SessionEvent::Revoked);
+        assert_eq!(watch.await.expect("notified"), SessionEvent::Revoked);
     }
-    assert_eq!(began.elapsed(), Duration::ZERO, "no timer is waited for");
+    assert_eq!(began.elapsed(), Duration::ZERO, "no timer is involved");
 }

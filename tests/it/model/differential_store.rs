@@ -159,7 +159,7 @@ impl StorePair {
                     old: old_hash.as_ref(),
                     new: &new_hash,
                     keep: keep.map(session_id),
-                    ending: &ending,
+                    termination: &ending,
                 };
                 let product = self.product.users.change_password(&change).await.unwrap();
                 (self.model.change_password(time, user, old, keep, &ending), product)

@@ -46,7 +46,7 @@ async fn only_session_ends_send_notifications() {
         old: None,
         new: &"$2b$12$new".into(),
         keep: None,
-        ending: &ending(END),
+        termination: &ending(END),
     };
     users.change_password(&change).await.unwrap().unwrap();
     assert_eq!(told.times().await, 1);

@@ -139,7 +139,8 @@ pub(super) async fn changes_to_users_are_audited(stores: &Stores) {
         match reason {
             EndReason::PasswordChanged => {
                 let new = &"$2b$12$new".into();
-                let change = PasswordChange { user: owner.id, old: None, new, keep: None, ending: &ending };
+                let change =
+                    PasswordChange { user: owner.id, old: None, new, keep: None, termination: &ending };
                 users.change_password(&change).await.unwrap();
             }
             EndReason::RoleChanged => drop(users.set_role(owner.id, Role::Admin, &ending).await.unwrap()),

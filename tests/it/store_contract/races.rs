@@ -145,7 +145,7 @@ async fn change_password(stores: &Stores, owner: &User) {
         old: Some(&owner.hashed_password),
         new: &"$2b$12$new".into(),
         keep: None,
-        ending: &ending(end(EndReason::PasswordChanged)),
+        termination: &ending(end(EndReason::PasswordChanged)),
     };
     assert!(stores.users.change_password(&change).await.unwrap().is_some());
 }

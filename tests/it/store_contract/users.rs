@@ -91,7 +91,7 @@ pub(super) async fn a_change_of_password_ends_the_others(stores: &Stores) {
         old: Some(&owner.hashed_password),
         new: &"$2b$12$new".into(),
         keep: Some(kept.id),
-        ending: &ending(end(EndReason::PasswordChanged)),
+        termination: &ending(end(EndReason::PasswordChanged)),
     };
     let ended = stores.users.change_password(&change).await.unwrap().expect("changed");
     assert_eq!(sorted(ended), sorted(others.to_vec()));
@@ -99,7 +99,7 @@ pub(super) async fn a_change_of_password_ends_the_others(stores: &Stores) {
     assert_eq!(found(stores, kept.id).await, kept);
     assert_eq!(found(stores, bystander.id).await, bystander);
     for other in others {
-        assert_eq!(found(stores, other).await.end, Some(change.ending.end()));
+        assert_eq!(found(stores, other).await.end, Some(change.termination.end()));
     }
 
     // An operator knows no old password, and keeps no session.
@@ -116,7 +116,7 @@ pub(super) async fn a_change_of_password_needs_the_old_hash(stores: &Stores) {
         old: Some(&"$2b$12$other".into()),
         new: &"$2b$12$new".into(),
         keep: None,
-        ending: &ending(end(EndReason::PasswordChanged)),
+        termination: &ending(end(EndReason::PasswordChanged)),
     };
     assert_eq!(stores.users.change_password(&change).await.unwrap(), None);
     assert_eq!(hash(stores, &owner).await, owner.hashed_password.expose_secret());

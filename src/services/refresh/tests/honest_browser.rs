@@ -1,7 +1,7 @@
-//! One honest browser, whatever befalls it, is never taken for two.
+//! Property test: a session with one honest browser is never terminated.
 //!
-//! The browser behaves as browsers do: requests overtake each other, answers get lost or come late,
-//! and after a crash it is back with the cookies that it had last written to disk.
+//! Requests overtake each other, responses get lost or arrive late, and after a crash the browser
+//! restores the cookies that it last wrote to disk.
 
 use proptest::prelude::*;
 
@@ -9,38 +9,38 @@ use super::*;
 use crate::layer::TokenService;
 use crate::test_seed::proptest_config;
 
-/// Chromium writes its cookies to disk this long after a change.
-const FLUSH: Duration = Duration::from_secs(30);
+/// Delay after which Chromium writes changed cookies to disk.
+const DISK_FLUSH_DELAY: Duration = Duration::from_secs(30);
 
-/// How long a request or its answer may be under way. Cookies that took longer than a quarter of
-/// the grace are not handed out.
-const UNDER_WAY: Duration = Duration::from_secs(15);
+/// Maximum time that a request or its response is in flight. Cookies that take longer than a quarter of
+/// the grace period are not set.
+const MAX_IN_FLIGHT: Duration = Duration::from_secs(15);
 
 #[derive(Clone, Debug)]
-enum Act {
-    /// Time passes.
+enum Action {
+    /// Advances the clock, in seconds.
     Wait(u64),
-    /// A request with the cookies at hand, which may well settle their generation.
+    /// Sends a request with the current cookies, which may confirm their generation.
     Use,
-    /// A renewal with the cookies at hand, answered at once.
-    Renew,
-    /// A renewal whose answer is lost.
-    Lose,
-    /// A renewal whose answer comes after later ones, at the next [`Act::Arrive`].
-    Delay,
-    /// What is under way arrives.
-    Arrive,
-    /// A request leaves with the cookies at hand and reaches the server at the next [`Act::Land`].
-    Send,
-    /// What was sent reaches the server, renews, and is answered.
-    Land,
-    /// Notes reach the store.
-    Settle,
-    /// The browser crashes and comes back with what is on disk.
+    /// Refreshes with the current cookies and receives the response.
+    Refresh,
+    /// Refreshes, and loses the response.
+    LoseResponse,
+    /// Refreshes, and receives the response at the next [`Action::ReceiveDelayed`].
+    DelayResponse,
+    /// Receives the delayed responses.
+    ReceiveDelayed,
+    /// Sends a request with the current cookies, which arrives at the next [`Action::DeliverDelayed`].
+    DelayRequest,
+    /// Delivers the delayed requests, which refresh, and receives their responses.
+    DeliverDelayed,
+    /// Flushes the deferred writes.
+    FlushDeferred,
+    /// Restarts with the cookies on disk.
     Crash,
 }
 
-fn acts() -> impl Strategy<Value = Vec<Act>> {
+fn actions() -> impl Strategy<Value = Vec<Action>> {
     let wait = prop_oneof![
         3 => 1_u64..20,
         3 => 20_u64..70,
@@ -48,98 +48,106 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         3 => 800_u64..1_000,
         1 => 1_000_u64..100_000,
     ];
-    let act = prop_oneof![
-        6 => wait.prop_map(Act::Wait),
-        4 => Just(Act::Use),
-        4 => Just(Act::Renew),
-        2 => Just(Act::Lose),
-        2 => Just(Act::Delay),
-        2 => Just(Act::Arrive),
-        2 => Just(Act::Send),
-        2 => Just(Act::Land),
-        2 => Just(Act::Settle),
-        2 => Just(Act::Crash),
+    let action = prop_oneof![
+        6 => wait.prop_map(Action::Wait),
+        4 => Just(Action::Use),
+        4 => Just(Action::Refresh),
+        2 => Just(Action::LoseResponse),
+        2 => Just(Action::DelayResponse),
+        2 => Just(Action::ReceiveDelayed),
+        2 => Just(Action::DelayRequest),
+        2 => Just(Action::DeliverDelayed),
+        2 => Just(Action::FlushDeferred),
+        2 => Just(Action::Crash),
     ];
-    proptest::collection::vec(act, 1..120)
+    proptest::collection::vec(action, 1..120)
 }
 
 struct Browser {
-    scene: TokensFixture,
-    jar: TestClient,
+    fixture: TokensFixture,
+    client: TestClient,
     disk: TestClient,
     changed_at: OffsetDateTime,
-    sent: Vec<(OffsetDateTime, TestClient)>,
-    under_way: Vec<(OffsetDateTime, TestClient)>,
+    delayed_requests: Vec<(OffsetDateTime, TestClient)>,
+    delayed_responses: Vec<(OffsetDateTime, TestClient)>,
 }
 
 impl Browser {
     async fn start() -> Self {
-        let scene = TokensFixture::new();
-        let jar = scene.browser().await;
-        let changed_at = scene.now();
-        Self { scene, disk: jar.clone(), jar, changed_at, sent: Vec::new(), under_way: Vec::new() }
+        let fixture = TokensFixture::new();
+        let client = fixture.browser().await;
+        let changed_at = fixture.now();
+        Self {
+            fixture,
+            disk: client.clone(),
+            client,
+            changed_at,
+            delayed_requests: Vec::new(),
+            delayed_responses: Vec::new(),
+        }
     }
 
-    async fn act(&mut self, act: &Act) -> Result<(), RefreshError> {
-        match act {
-            Act::Wait(seconds) => self.wait(*seconds),
-            Act::Use => _ = self.scene.tokens.verify(self.jar.access.as_deref().unwrap()),
-            Act::Renew => {
-                let jar = self.renewed(&self.jar).await?;
-                self.take(jar);
+    async fn perform(&mut self, action: &Action) -> Result<(), RefreshError> {
+        match action {
+            Action::Wait(seconds) => self.wait(*seconds),
+            Action::Use => _ = self.fixture.tokens.verify(self.client.access.as_deref().unwrap()),
+            Action::Refresh => {
+                let client = self.refresh(&self.client).await?;
+                self.store_cookies(client);
             }
-            Act::Lose => _ = self.renewed(&self.jar).await?,
-            Act::Delay => {
-                let answer = self.renewed(&self.jar).await?;
-                self.under_way.push((self.scene.now(), answer));
+            Action::LoseResponse => _ = self.refresh(&self.client).await?,
+            Action::DelayResponse => {
+                let response = self.refresh(&self.client).await?;
+                self.delayed_responses.push((self.fixture.now(), response));
             }
-            Act::Arrive => self.arrive(),
-            Act::Send => self.sent.push((self.scene.now(), self.jar.clone())),
-            Act::Land => {
-                for (_, jar) in std::mem::take(&mut self.sent) {
-                    let answer = self.renewed(&jar).await?;
-                    self.take(answer);
+            Action::ReceiveDelayed => self.receive_delayed(),
+            Action::DelayRequest => self.delayed_requests.push((self.fixture.now(), self.client.clone())),
+            Action::DeliverDelayed => {
+                for (_, client) in std::mem::take(&mut self.delayed_requests) {
+                    let response = self.refresh(&client).await?;
+                    self.store_cookies(response);
                 }
             }
-            Act::Settle => self.scene.tokens.flush_deferred().await.expect("an answer"),
-            Act::Crash => self.crash(),
+            Action::FlushDeferred => self.fixture.tokens.flush_deferred().await.expect("the store responds"),
+            Action::Crash => self.crash(),
         }
         Ok(())
     }
 
-    async fn renewed(&self, jar: &TestClient) -> Result<TestClient, RefreshError> {
-        Ok(TestClient::of(&self.scene.renew(jar).await?))
+    async fn refresh(&self, client: &TestClient) -> Result<TestClient, RefreshError> {
+        Ok(TestClient::new(&self.fixture.refresh(client).await?))
     }
 
-    fn take(&mut self, jar: TestClient) {
-        (self.jar, self.changed_at) = (jar, self.scene.now());
+    fn store_cookies(&mut self, client: TestClient) {
+        self.client = client;
+        self.changed_at = self.fixture.now();
     }
 
-    /// What is too long under way is lost.
+    /// Advances the clock. Requests and responses in flight for too long are lost.
     fn wait(&mut self, seconds: u64) {
-        self.scene.advance(Duration::from_secs(seconds));
-        let now = self.scene.now();
-        if now - self.changed_at >= FLUSH {
-            self.disk = self.jar.clone();
+        self.fixture.advance(Duration::from_secs(seconds));
+        let now = self.fixture.now();
+        if now - self.changed_at >= DISK_FLUSH_DELAY {
+            self.disk = self.client.clone();
         }
-        self.sent.retain(|(at, _)| now - *at <= UNDER_WAY);
-        self.under_way.retain(|(at, _)| now - *at <= UNDER_WAY);
+        self.delayed_requests.retain(|(at, _)| now - *at <= MAX_IN_FLIGHT);
+        self.delayed_responses.retain(|(at, _)| now - *at <= MAX_IN_FLIGHT);
     }
 
-    fn arrive(&mut self) {
-        for (_, jar) in std::mem::take(&mut self.under_way) {
-            self.take(jar);
+    fn receive_delayed(&mut self) {
+        for (_, client) in std::mem::take(&mut self.delayed_responses) {
+            self.store_cookies(client);
         }
     }
 
     fn crash(&mut self) {
-        self.take(self.disk.clone());
-        self.sent.clear();
-        self.under_way.clear();
+        self.store_cookies(self.disk.clone());
+        self.delayed_requests.clear();
+        self.delayed_responses.clear();
     }
 
-    async fn is_over(&self) -> bool {
-        self.scene.row(&self.jar).await.expires_at() <= self.scene.now()
+    async fn has_expired(&self) -> bool {
+        self.fixture.row(&self.client).await.expires_at() <= self.fixture.now()
     }
 }
 
@@ -147,22 +155,22 @@ proptest! {
     #![proptest_config(proptest_config())]
 
     #[test]
-    fn is_never_signed_out_and_no_generation_has_two_successors(acts in acts()) {
+    fn honest_browser_stays_signed_in_and_generations_have_one_successor(actions in actions()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let mut browser = Browser::start().await;
-            for (at, act) in acts.iter().enumerate() {
-                if browser.is_over().await {
+            for (index, action) in actions.iter().enumerate() {
+                if browser.has_expired().await {
                     break;
                 }
-                let done = browser.act(act).await;
-                prop_assert!(done.is_ok(), "{:?} at {}", done, at);
+                let done = browser.perform(action).await;
+                prop_assert!(done.is_ok(), "{:?} at {}", done, index);
             }
-            browser.scene.tokens.flush_deferred().await.expect("an answer");
-            let row = browser.scene.row(&browser.jar).await;
+            browser.fixture.tokens.flush_deferred().await.expect("the store responds");
+            let row = browser.fixture.row(&browser.client).await;
             prop_assert_eq!(row.end, None);
-            let generations = browser.scene.store.rotations().into_iter().map(|row| row.generation);
-            prop_assert!(generations.eq(2..=row.generation), "one successor each");
+            let generations = browser.fixture.store.rotations().into_iter().map(|row| row.generation);
+            prop_assert!(generations.eq(2..=row.generation), "each generation has one successor");
             Ok(())
         })?;
     }

@@ -299,7 +299,7 @@ impl Product {
             old: Some(&hash(old)),
             new: &hash(old + 1),
             keep: Some(session.id),
-            ending: &ending,
+            termination: &ending,
         };
         let ended = now(self.store.change_password(&change)).unwrap();
         tokens.revocations().mark_terminated(ended.as_deref().unwrap_or_default(), ending.end());
