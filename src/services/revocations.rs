@@ -3,10 +3,10 @@
 //! An access token stays valid until it expires. So that a terminated session's access tokens are
 //! rejected before that, every process keeps the list in memory, at most a second behind the store.
 //!
-//! The poller queries the store every [`POLL_INTERVAL`] for sessions terminated since its last query.
-//! Queries overlap by half the grace period and [`MAX_COMMIT_DELAY`], since clocks differ and commits
-//! arrive late. PostgreSQL's NOTIFY only makes it poll sooner. On startup, after a failed query and
-//! every [`FULL_LOAD_INTERVAL`], it loads all sessions whose access tokens may still be valid.
+//! The poller queries the store every 400 ms for sessions terminated since its last query. Queries
+//! overlap by half the grace period and 15 s, since clocks differ and commits arrive late. PostgreSQL's
+//! NOTIFY only makes it poll sooner. On startup, after a failed query and every 30 s, it loads all
+//! sessions whose access tokens may still be valid.
 //!
 //! Lookups take no lock: writers replace the whole map.
 

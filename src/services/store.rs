@@ -8,7 +8,7 @@
 //! 1. **Not found** is `Ok(None)`, `Ok(false)` or an empty list, never an error.
 //! 2. **Conditional writes** check their condition and write in one atomic statement. Of concurrent
 //!    callers at most one succeeds.
-//! 3. **Durability.** Changes that grant or revoke access are on disk when the call returns. A crash may
+//! 3. **Durability.** Changes that give or revoke access are on disk when the call returns. A crash may
 //!    lose rotations, confirmed uses and replay counts; [`SessionStore::catch_up`] and later uses
 //!    restore the first two. It may also lose deletions and terminations by the purge, which the next
 //!    purge repeats.

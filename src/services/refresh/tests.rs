@@ -211,11 +211,11 @@ async fn unreadable_access_token_counts_as_absent() {
     let fixture = TokensFixture::new();
     let client = fixture.browser().await;
     fixture.advance(ACCESS_TTL);
-    let asked = fixture.refresh(&client.without_access()).await.expect("a rotation");
+    let rotated = fixture.refresh(&client.without_access()).await.expect("a rotation");
     fixture.advance(MINUTE);
     let unreadable = TestClient { access: Some("not.a.token".into()), ..client.clone() };
     let again = fixture.refresh(&unreadable).await.expect("absent equals absent");
-    assert_eq!(again.tokens.refresh_token, asked.tokens.refresh_token);
+    assert_eq!(again.tokens.refresh_token, rotated.tokens.refresh_token);
 
     let with_foreign_access = TestClient { access: fixture.browser().await.access, ..client };
     fixture.refresh(&with_foreign_access).await.expect("an access token of another session counts as absent");
@@ -415,10 +415,10 @@ async fn concurrent_requests_share_one_store_call() {
         responses.into_iter().map(|response| response.expect("a refresh").tokens).collect();
     let rotated = responses.iter().filter(|response| response.event == SessionEvent::Rotated).count();
     assert_eq!(rotated, 1);
-    let refresh: HashSet<_> = responses.iter().map(|answer| &answer.refresh_token).collect();
+    let refresh: HashSet<_> = responses.iter().map(|response| &response.refresh_token).collect();
     assert_eq!(refresh.len(), 1, "all get one refresh token");
     let ids: HashSet<TokenId> =
-        responses.iter().map(|answer| fixture.read(Some(&answer.access_token)).id).collect();
+        responses.iter().map(|response| fixture.read(Some(&response.access_token)).id).collect();
     assert_eq!(ids.len(), 200, "each gets its own access token");
 }
 
@@ -432,9 +432,9 @@ async fn result_is_shared_for_five_seconds() {
     let shared = fixture.refresh(&client).await.expect("a replay");
     assert_eq!(fixture.store.take_calls(), ["rotate"]);
     fixture.advance(Duration::from_millis(1));
-    let asked = fixture.refresh(&client).await.expect("a replay");
+    let unshared = fixture.refresh(&client).await.expect("a replay");
     assert_eq!(fixture.store.take_calls(), ["rotate", "find_session"]);
-    for replay in [shared, asked] {
+    for replay in [shared, unshared] {
         assert_eq!(replay.tokens.event, SessionEvent::Replayed);
         assert_eq!(replay.tokens.refresh_token, first.tokens.refresh_token);
     }
@@ -540,7 +540,7 @@ async fn replicas_return_the_same_refresh_token() {
         let responses =
             join_all(replicas.iter().chain([&fixture]).map(|replica| replica.refresh(&client))).await;
         let responses: Vec<_> = responses.into_iter().map(|response| response.expect("a refresh")).collect();
-        let refresh: HashSet<_> = responses.iter().map(|answer| &answer.tokens.refresh_token).collect();
+        let refresh: HashSet<_> = responses.iter().map(|response| &response.tokens.refresh_token).collect();
         assert_eq!(refresh.len(), 1);
         assert_eq!(fixture.row(&client).await.generation, generation);
         client = TestClient::new(&responses[generation as usize % 4]);
