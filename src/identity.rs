@@ -1,15 +1,14 @@
 //! User, session and roles of a request.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-
-/// The id of a session.
-pub use crate::models::session::SessionId;
+use uuid::Uuid;
 
 /// The user and session of a valid access token.
 ///
@@ -27,6 +26,24 @@ pub struct Identity {
     pub roles: Roles,
     /// The expiry of the access token (`exp`). The session continues after it.
     pub expires_at: OffsetDateTime,
+}
+
+/// A session id: 16 random bytes, written as a UUID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(pub Uuid);
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for SessionId {
+    type Err = uuid::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
 }
 
 /// A list of role names, stored as the comma-separated text that the proxy sends to upstreams.

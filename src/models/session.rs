@@ -1,7 +1,5 @@
 //! A signed-in session: one row, updated in place, however often it is renewed.
 
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
 use time::OffsetDateTime;
@@ -10,29 +8,12 @@ use uuid::Uuid;
 use super::user::UserId;
 use crate::client_info::ClientInfo;
 use crate::identity::Roles;
+pub use crate::identity::SessionId;
 use crate::session_event::SessionEvent;
-
-/// A session's id: 16 random bytes, written as a UUID.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SessionId(pub Uuid);
 
 /// An access token's id (`jti`): 16 random bytes, written as a UUID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TokenId(pub Uuid);
-
-impl fmt::Display for SessionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl FromStr for SessionId {
-    type Err = uuid::Error;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse().map(Self)
-    }
-}
 
 /// What a session was made for. Each refresh token works only in its kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
