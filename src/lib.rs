@@ -56,7 +56,7 @@
 //! | [`app`] | the composition root: builds the stacks from the configuration |
 //! | [`cli`] | the commands, one file for each |
 //!
-//! `tests/it/layering.rs` defines, and tests, which module may import which.
+//! `tests/it/source_rules/imports.rs` defines, and tests, which module may import which.
 //!
 //! # Where to start
 //!

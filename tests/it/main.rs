@@ -2,7 +2,7 @@
 //!
 //! Random tests take their seed from [`test_seed`]. `scripts/explore` runs them with other seeds.
 
-#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that can't go on has failed")]
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod audit;
 mod cli;
@@ -18,7 +18,6 @@ mod front_proxies;
 mod gateway;
 mod http_conformance;
 mod late_responses;
-mod layering;
 mod lifecycle;
 mod login;
 mod logout;
@@ -35,6 +34,7 @@ mod rotation_races;
 mod server;
 mod shutdown;
 mod silent_refresh;
+mod source_rules;
 mod startup;
 mod store_contract;
 mod streams;

@@ -1,21 +1,17 @@
-//! Who may import whom: reads `src/` and holds every path against one table. Direction only; it
-//! polices no sizes.
+//! Import directions: checks every path in `src/` against one table of allowed modules.
 
 use std::fmt;
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
 
-use self::source::{lex, paths_of_other_crates, paths_of_this_crate, without_tests};
+use super::lexer::{lex, without_tests};
+use super::paths::{paths_of_other_crates, paths_of_this_crate};
+use super::{module_of, read_files};
 
-mod source;
-
-/// What the modules at and below `module` may name.
+/// The paths that the modules at and below `module` may name.
 struct Rule {
     module: &'static str,
-    /// Of this crate, besides themselves.
+    /// Modules and items of this crate, besides `module` itself.
     may_use: &'static [&'static str],
-    /// Of other crates.
+    /// Other crates that are denied.
     must_not_name: &'static [&'static str],
 }
 
@@ -27,7 +23,7 @@ const fn rule(
     Rule { module, may_use, must_not_name }
 }
 
-/// The deepest module that matches has the say. A new top-level module needs a row.
+/// The row with the longest matching module applies. A new top-level module needs a row.
 const TABLE: &[Rule] = &[
     rule("clock", &["models"], WEB),
     rule("identity", &["clock", "models"], WEB),
@@ -77,7 +73,7 @@ const TABLE: &[Rule] = &[
     rule("lib", ALL, &[]),
 ];
 
-/// What a request speaks for and what happens to it: every module may name these.
+/// Request identity and shared HTTP types, which every module may name.
 const CORE: &[&str] = &[
     "client_info",
     "http_headers",
@@ -88,10 +84,10 @@ const CORE: &[&str] = &[
     "session_event",
 ];
 
-/// No HTTP, and no SQL.
+/// HTTP frameworks and SQL.
 const WEB: &[&str] = &["axum", "axum_core", "hyper", "hyper_util", "sqlx", "tower", "tower_http"];
 
-/// The trait that services implement, and its words, which `layer` exports.
+/// Modules that services may name, among them the trait of `layer` that they implement and its types.
 const SERVICES: &[&str] = &[
     "clock",
     "models",
@@ -110,75 +106,53 @@ const STORE: &[&str] = &["backend::database", "clock", "models", "services::stor
 
 const ALL: &[&str] = &[""];
 
-/// Rows may derive how they are read.
+/// Derives of database rows, which models may name.
 const DERIVES: &[&str] = &["sqlx::FromRow", "sqlx::Type"];
 
 #[test]
 fn imports_follow_the_table() {
-    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let files = rust_files(&src).unwrap();
-    assert!(files.iter().any(|file| file.ends_with("services/store.rs")), "src/ was not read");
-    let offences: Vec<String> = files
-        .iter()
-        .filter(|file| !file.ends_with("tests.rs"))
-        .flat_map(|file| {
-            let module = module_of(file.strip_prefix(&src).unwrap());
-            let offences = check(&module, &fs::read_to_string(file).unwrap());
-            offences.into_iter().map(|offence| format!("{}:{offence}", file.display()))
-        })
-        .collect();
-    assert!(offences.is_empty(), "\n{}\n", offences.join("\n"));
-}
-
-fn rust_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            files.extend(rust_files(&path)?);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push(path);
-        }
+    let files = read_files(&["src"]);
+    assert!(files.iter().any(|file| file.path == "src/services/store.rs"), "src/ was not read");
+    let mut violations = Vec::new();
+    for file in files.iter().filter(|file| !file.path.ends_with("/tests.rs")) {
+        let found = check(&module_of(&file.path), &file.text);
+        violations.extend(found.into_iter().map(|violation| format!("{}:{violation}", file.path)));
     }
-    files.sort();
-    Ok(files)
+    assert!(violations.is_empty(), "\n{}\n", violations.join("\n"));
 }
 
-/// `backend/sqlite/mod.rs` is the module `backend::sqlite`.
-fn module_of(file: &Path) -> String {
-    let path = file.with_extension("");
-    let mut segments: Vec<_> = path.iter().map(|part| part.to_string_lossy()).collect();
-    segments.pop_if(|last| last == "mod");
-    segments.join("::")
-}
-
-/// Something named that the table doesn't allow.
+/// A path that the table does not allow.
 struct Violation {
     line: usize,
-    what: String,
+    message: String,
 }
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.line, self.what)
+        write!(f, "{}: {}", self.line, self.message)
     }
 }
 
-/// What the source of `module` names against the table.
+/// Returns the paths in the source of `module` that the table does not allow.
 fn check(module: &str, source: &str) -> Vec<Violation> {
     let Some(rule) = rule_for(module) else {
-        let what = format!("no row for `{module}` in the table of tests/it/layering.rs");
-        return vec![Violation { line: 1, what }];
+        let message = format!("no row for `{module}` in the table of tests/it/source_rules/imports.rs");
+        return vec![Violation { line: 1, message }];
     };
     let tokens = without_tests(&lex(source));
-    let ours = paths_of_this_crate(module, &tokens).into_iter().filter(|(_, path)| !rule.allows(path)).map(
-        |(line, path)| Violation { line, what: format!("`{}` may not use `crate::{path}`", rule.module) },
-    );
-    let others = paths_of_other_crates(&tokens)
-        .into_iter()
-        .filter(|(_, path)| rule.forbids(path))
-        .map(|(line, path)| Violation { line, what: format!("`{}` may not name `{path}`", rule.module) });
-    ours.chain(others).collect()
+    let mut violations = Vec::new();
+    for found in paths_of_this_crate(module, &tokens) {
+        if !rule.allows(&found.path) {
+            let message = format!("`{}` may not use `crate::{}`", rule.module, found.path);
+            violations.push(Violation { line: found.line, message });
+        }
+    }
+    for (line, path) in paths_of_other_crates(&tokens) {
+        if rule.denies_crate(&path) {
+            violations.push(Violation { line, message: format!("`{}` may not name `{path}`", rule.module) });
+        }
+    }
+    violations
 }
 
 fn rule_for(module: &str) -> Option<&'static Rule> {
@@ -190,20 +164,20 @@ impl Rule {
         is_within(path, self.module) || CORE.iter().chain(self.may_use).any(|module| is_within(path, module))
     }
 
-    fn forbids(&self, path: &str) -> bool {
-        let derived = self.module == "models" && DERIVES.contains(&path);
-        self.must_not_name.iter().any(|name| is_within(path, name)) && !derived
+    fn denies_crate(&self, path: &str) -> bool {
+        let is_derive = self.module == "models" && DERIVES.contains(&path);
+        self.must_not_name.iter().any(|name| is_within(path, name)) && !is_derive
     }
 }
 
-/// Whether `path` is `module` or below it. All is within the crate's root, which is called ``.
+/// Returns `true` if `path` is `module` or below it. The empty module is the crate's root.
 fn is_within(path: &str, module: &str) -> bool {
     let rest = path.strip_prefix(module);
     module.is_empty() || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
 
 #[test]
-fn checker_finds_what_it_should() {
+fn denied_paths_are_found() {
     let source = r##"
 use std::sync::Arc;
 use crate::models::user::User; // allowed
@@ -238,19 +212,20 @@ mod tests {
 use crate::telemetry;
 "##;
     let found: Vec<String> = check("services::auth", source).iter().map(ToString::to_string).collect();
-    let ours = ["4 routers", "5 backend::db", "5 backend::sqlite", "5 backend::sqlite::*", "7 proxy::Proxy"];
-    let ours = ours.into_iter().chain([
+    let crate_paths =
+        ["4 routers", "5 backend::db", "5 backend::sqlite", "5 backend::sqlite::*", "7 proxy::Proxy"];
+    let crate_paths = crate_paths.into_iter().chain([
         "12 schemas::movie::Movie::default",
         "17 layer::CookiePolicy::default",
         "23 server",
         "32 telemetry",
     ]);
-    let others = ["8 axum", "9 http::StatusCode", "15 sqlx::query"];
-    let expected: Vec<String> = ours
-        .map(|offence| offence.split_once(' ').unwrap())
+    let other_paths = ["8 axum", "9 http::StatusCode", "15 sqlx::query"];
+    let expected: Vec<String> = crate_paths
+        .map(|violation| violation.split_once(' ').unwrap())
         .map(|(line, path)| format!("{line}: `services` may not use `crate::{path}`"))
-        .chain(others.map(|offence| {
-            let (line, path) = offence.split_once(' ').unwrap();
+        .chain(other_paths.map(|violation| {
+            let (line, path) = violation.split_once(' ').unwrap();
             format!("{line}: `services` may not name `{path}`")
         }))
         .collect();
@@ -258,23 +233,23 @@ use crate::telemetry;
 }
 
 #[test]
-fn deepest_row_decides() {
-    let offends = |module: &str, source: &str| !check(module, source).is_empty();
-    assert!(!offends("backend::db", "use crate::backend::sqlite::SqliteStore;"));
-    assert!(offends("backend::sqlite::sessions", "use crate::backend::postgres::Store;"));
-    assert!(offends("backend::sqlite", "use super::postgres::Store;"));
-    assert!(!offends("backend::sqlite", "use crate::services::store::StoreError;"));
-    assert!(offends("backend::sqlite", "use crate::services::rotation::Decision;"));
-    assert!(offends("config::toml", "use crate::models::user::User;"));
-    assert!(!offends("config::toml", "use crate::secret::Secret; use super::RawSettings;"));
-    assert!(!offends("app", "use crate::{backend, cli, layer, proxy, routers}; use sqlx::query;"));
-    assert!(!offends("main", "fn main() { sekisho::cli::run() }"));
-    assert!(offends("main", "fn main() { sekisho::app::run() }"));
-    assert!(!offends(
+fn longest_matching_row_applies() {
+    let is_denied = |module: &str, source: &str| !check(module, source).is_empty();
+    assert!(!is_denied("backend::db", "use crate::backend::sqlite::SqliteStore;"));
+    assert!(is_denied("backend::sqlite::sessions", "use crate::backend::postgres::Store;"));
+    assert!(is_denied("backend::sqlite", "use super::postgres::Store;"));
+    assert!(!is_denied("backend::sqlite", "use crate::services::store::StoreError;"));
+    assert!(is_denied("backend::sqlite", "use crate::services::rotation::Decision;"));
+    assert!(is_denied("config::toml", "use crate::models::user::User;"));
+    assert!(!is_denied("config::toml", "use crate::secret::Secret; use super::RawSettings;"));
+    assert!(!is_denied("app", "use crate::{backend, cli, layer, proxy, routers}; use sqlx::query;"));
+    assert!(!is_denied("main", "fn main() { sekisho::cli::run() }"));
+    assert!(is_denied("main", "fn main() { sekisho::app::run() }"));
+    assert!(!is_denied(
         "models::user",
         "#[cfg_attr(feature = \"server\", derive(sqlx::FromRow))] struct User;"
     ));
-    assert!(offends("models::user", "fn find() { sqlx::query_as() }"));
-    assert!(offends("services::movies", "#[derive(sqlx::FromRow)] struct Movie;"));
-    assert!(offends("newcomer", ""), "a module without a row");
+    assert!(is_denied("models::user", "fn find() { sqlx::query_as() }"));
+    assert!(is_denied("services::movies", "#[derive(sqlx::FromRow)] struct Movie;"));
+    assert!(is_denied("newcomer", ""), "a module without a row");
 }
