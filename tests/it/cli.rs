@@ -191,7 +191,7 @@ fn check_config_accepts_a_valid_file() {
     assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
     insta::assert_snapshot!(ran.out, @r"
     configuration file: ./sekisho.toml
-    warning: session.grace is below 45s: browsers write cookies to disk every 30 s, so one that crashes may come back with cookies that count as stolen
+    warning: session.grace is below 45s: browsers write cookies to disk every 30 s, so after a crash a browser may present an old token that counts as stolen
     configuration is good
     ");
 }
@@ -207,7 +207,7 @@ fn invalid_configuration_exits_with_78_and_one_line() {
         );
     }
     let ran = CliFixture::new().run(&["--config", "nowhere.toml", "check-config"]);
-    assert_eq!(ran.fails(78), "can't read nowhere.toml: No such file or directory (os error 2)");
+    assert_eq!(ran.fails(78), "cannot read nowhere.toml: No such file or directory (os error 2)");
     // Line ends and escape sequences in a value stay in the line.
     let shell = CliFixture::new().file("sekisho.toml", "[server]\nlisten = \"a\\n\\u001b[2J\"");
     assert!(shell.run(&["check-config"]).fails(78).contains("server.listen = \"a\\n\\u{1b}[2J\""));
