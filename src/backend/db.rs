@@ -1,4 +1,4 @@
-//! Opening the database that `database.url` names, and bringing its tables up to date.
+//! Opens the database at `database.url` and applies migrations.
 
 mod file;
 
@@ -14,14 +14,15 @@ use super::instrumented::InstrumentedStore;
 use crate::services::memory::MemoryStore;
 use crate::services::store::{MovieStore, SessionStore, SettingStore, UserStore};
 
-/// Opens the database at `url`: `sqlite://PATH`, which is made if it is missing, or `postgres://…`.
-/// Its tables are left as they are: see [`Stores::pending`] and [`Stores::migrate`].
+/// Opens the database at `url`: `sqlite://PATH`, created if it is missing, or `postgres://…`.
+///
+/// Applies no migrations: see [`Stores::pending`] and [`Stores::migrate`].
 ///
 /// ```
-/// # use sekisho::backend::db::{self, DbError, Options};
+/// # use sekisho::backend::db::{self, DatabaseOptions, DbError};
 /// # async fn doc(directory: &std::path::Path) -> Result<(), DbError> {
 /// let url = format!("sqlite://{}/sekisho.db", directory.display());
-/// let stores = db::open(&url, &Options::default()).await?;
+/// let stores = db::open(&url, &DatabaseOptions::default()).await?;
 /// if !stores.pending().await?.is_empty() {
 ///     stores.migrate().await?;
 /// }
@@ -30,12 +31,12 @@ use crate::services::store::{MovieStore, SessionStore, SettingStore, UserStore};
 /// # Ok(()) }
 /// # let directory = tempfile::tempdir().expect("a directory");
 /// # let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-/// # runtime.block_on(doc(directory.path())).expect("an answer");
+/// # runtime.block_on(doc(directory.path())).expect("the example to succeed");
 /// ```
 ///
 /// # Errors
 ///
-/// When the address is none of these, or the database can't be opened.
+/// If the URL has another scheme, or the database cannot be opened.
 pub async fn open(url: &str, options: &DatabaseOptions) -> Result<Stores, DbError> {
     match url.split_once(':').map(|(scheme, _)| scheme) {
         Some("sqlite") => open_sqlite(url).await,
@@ -44,18 +45,19 @@ pub async fn open(url: &str, options: &DatabaseOptions) -> Result<Stores, DbErro
     }
 }
 
-/// How to use the database.
+/// Options of [`open`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct DatabaseOptions {
-    /// How many connections to PostgreSQL at most, and at least two: half of them for what waits for
-    /// the disk and for reading, half for renewals. Who follows what other replicas end has two more.
-    /// (SQLite has one to write and a few to read.)
+    /// Maximum number of connections to PostgreSQL; at least two are used.
+    ///
+    /// Half of them serve reads and writes that wait for the disk, the other half session refreshes.
+    /// The revocation poller uses two more. SQLite ignores this value.
     pub max_connections: u32,
 }
 
 impl DatabaseOptions {
-    /// With at most so many connections to PostgreSQL.
+    /// Creates options with a maximum number of connections to PostgreSQL.
     #[must_use]
     pub fn with_max_connections(max_connections: u32) -> Self {
         Self { max_connections }
@@ -83,13 +85,13 @@ pub struct Stores {
 }
 
 impl Stores {
-    /// Stores that last as long as this process, for trials and tests.
+    /// Creates stores that keep everything in memory, for trials and tests.
     #[must_use]
     pub fn in_memory() -> Self {
-        Self::over(MemoryStore::default())
+        Self::new(MemoryStore::default())
     }
 
-    /// The same stores, with the time that each call takes in `sekisho_store_duration_seconds`.
+    /// Wraps the stores so that each call is recorded in `sekisho_store_duration_seconds`.
     #[must_use]
     pub fn measured(self) -> Self {
         Self {
@@ -100,50 +102,50 @@ impl Stores {
         }
     }
 
-    /// Whether the database is part of this process, so that no other replica shares it.
+    /// Returns `true` if the database belongs to this process and no other replica shares it.
     #[must_use]
     pub fn is_embedded(&self) -> bool {
         self.database.is_embedded()
     }
 
-    /// The migrations that the database has not had yet. Reads only, so it needs no right to change
-    /// tables.
+    /// Returns the migrations not yet applied. Read-only, so it needs no privilege to change tables.
     ///
     /// # Errors
     ///
-    /// [`DbError::Newer`] if the database has had migrations that this program does not know,
-    /// [`DbError::Changed`] if one was another then, [`DbError::Migrate`] if it does not answer.
+    /// [`DbError::Newer`] if an applied migration is unknown to this program, [`DbError::Changed`] if one
+    /// has another checksum, [`DbError::Migrate`] if the database is unavailable.
     pub async fn pending(&self) -> Result<Vec<PendingMigration>, DbError> {
-        let applied = self.database.applied().await.map_err(|error| self.failed(error))?;
-        compare(&self.database.migrator(), &applied)
+        let applied = self.database.applied().await.map_err(|error| self.migrate_error(error))?;
+        pending_migrations(&self.database.migrator(), &applied)
     }
 
-    /// Applies the migrations that the database has not had yet, and returns them. Harmless when
-    /// there are none, and when several processes do it at once.
+    /// Applies the pending migrations and returns them. Safe to call from several processes at once.
     ///
     /// # Errors
     ///
-    /// As [`pending`](Self::pending), and when a migration fails.
+    /// As [`pending`](Self::pending), and if a migration fails.
     pub async fn migrate(&self) -> Result<Vec<PendingMigration>, DbError> {
         let pending = self.pending().await?;
         if !pending.is_empty() {
-            self.database.migrate().await.map_err(|error| self.failed(error))?;
+            self.database.migrate().await.map_err(|error| self.migrate_error(error))?;
         }
         Ok(pending)
     }
 
-    /// Calls `wake` when another process has ended sessions, for ever; where no database tells, it
-    /// returns at once. A call may come late or never: whoever must know asks.
+    /// Calls `wake` whenever another process may have terminated sessions.
+    ///
+    /// Never returns with PostgreSQL; returns at once with the other databases. Notifications are best
+    /// effort; callers must also poll.
     pub async fn listen_for_revocations(&self, wake: impl Fn() + Send + Sync + 'static) {
         self.database.listen_for_revocations(Box::new(wake)).await;
     }
 
-    /// Closes the database once nothing uses it any more. The stores are of no use afterwards.
+    /// Waits until the database is idle and closes it. The stores cannot be used afterwards.
     pub async fn close(&self) {
         self.database.close().await;
     }
 
-    fn over<S>(store: S) -> Self
+    fn new<S>(store: S) -> Self
     where
         S: SessionStore + UserStore + MovieStore + SettingStore + Database,
     {
@@ -157,9 +159,9 @@ impl Stores {
         }
     }
 
-    fn failed(&self, error: MigrateError) -> DbError {
+    fn migrate_error(&self, error: MigrateError) -> DbError {
         match error {
-            // Another process, of a newer program, was here since we looked.
+            // Another process with a newer version has migrated the database in the meantime.
             MigrateError::VersionMissing(found) => newer(&self.database.migrator(), found),
             error => DbError::Migrate(error),
         }
@@ -172,12 +174,12 @@ impl fmt::Debug for Stores {
     }
 }
 
-/// A migration that the database has not had yet.
+/// A migration not yet applied to the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PendingMigration {
-    /// Its number.
+    /// Version number.
     pub number: i64,
-    /// What it is about.
+    /// Short description.
     pub name: String,
 }
 
@@ -187,56 +189,58 @@ impl fmt::Display for PendingMigration {
     }
 }
 
-/// Why a database can't be used.
+/// Error of opening or migrating a database.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DbError {
-    /// Not an address of a database that this program can use.
+    /// The URL has an unsupported scheme.
     #[error("database.url must begin with sqlite:// or postgres://")]
     Scheme,
-    /// A SQLite address that doesn't name a plain file.
+    /// The SQLite URL does not name a plain file.
     #[error("database.url must name a file, as in sqlite://data/sekisho.db, without ?, # or %")]
     NoFile,
-    /// This program was built without the support.
+    /// The program was built without support for the database.
     #[error("database.url: this program was built without the feature {0}")]
     NotBuilt(&'static str),
-    /// A PostgreSQL address that isn't well formed. (What is wrong may hold the password.)
+    /// The PostgreSQL URL is malformed. The message omits the cause, which may contain the password.
     #[error("database.url is not a valid address: postgres://USER:PASSWORD@HOST:PORT/DATABASE")]
     Address,
-    /// The file or server can't be reached or used.
-    #[error("can't open the database {place}: {source}")]
+    /// The file or server cannot be opened.
+    #[error("cannot open the database {place}: {source}")]
     Open {
-        /// The file, or host, port and name.
+        /// The path of the file, or the host, port and database name.
         place: String,
         /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The file is another user's.
+    /// The file belongs to another user.
     #[error("{path} belongs to {}: run this command as that user, with {}", owner(.uid, .name), remedy(.uid, .name))]
     Owner {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// Its owner.
+        /// The id of the owner.
         uid: u32,
-        /// The owner's name, if it has one here.
+        /// The name of the owner, if known.
         name: Option<String>,
     },
-    /// The database is ahead of this program.
+    /// The database was migrated by a newer version of the program.
     #[error(
-        "the database was made by a newer sekisho (migration {found}); this one knows up to {known}: upgrade \
-         the program"
+        "the database was migrated by a newer sekisho (migration {found}); this one supports up to {known}: \
+         upgrade the program"
     )]
     Newer {
-        /// The migration that is not known here.
+        /// The unknown migration.
         found: i64,
-        /// The last that is.
+        /// The last known migration.
         known: i64,
     },
-    /// A migration was edited after the database had it.
-    #[error("migration {0} is not the one that the database has had: use the program that made the database")]
+    /// A migration was changed after it was applied.
+    #[error(
+        "migration {0} differs from the applied one: use the version of sekisho that migrated the database"
+    )]
     Changed(i64),
     /// A migration failed.
-    #[error("can't bring the database up to date: {0}")]
+    #[error("cannot migrate the database: {0}")]
     Migrate(#[source] MigrateError),
 }
 
@@ -249,9 +253,9 @@ impl DbError {
 #[cfg(feature = "sqlite")]
 async fn open_sqlite(url: &str) -> Result<Stores, DbError> {
     let path = sqlite_path(url).ok_or(DbError::NoFile)?;
-    file::make(&path).map_err(|error| DbError::open(&path, error))?;
+    file::create(&path).map_err(|error| DbError::open(&path, error))?;
     let store = super::sqlite::SqliteStore::open(&path).await;
-    store.map(Stores::over).map_err(|error| DbError::open(&path, error))
+    store.map(Stores::new).map_err(|error| DbError::open(&path, error))
 }
 
 #[cfg(not(feature = "sqlite"))]
@@ -264,11 +268,11 @@ async fn open_postgres(url: &str, options: &DatabaseOptions) -> Result<Stores, D
     use sqlx::postgres::PgConnectOptions;
 
     let address: PgConnectOptions = url.parse().map_err(|_: sqlx::Error| DbError::Address)?;
-    let (host, port) = (address.get_host(), address.get_port());
-    let place = format!("{host}:{port}/{}", address.get_database().unwrap_or_default());
+    let database = address.get_database().unwrap_or_default();
+    let place = format!("{}:{}/{database}", address.get_host(), address.get_port());
     let store = super::postgres::PostgresStore::open(address, options.max_connections).await;
-    store.map(Stores::over).map_err(|error| match error {
-        // In its own words: sqlx adds a line number, of the server's source code.
+    store.map(Stores::new).map_err(|error| match error {
+        // The message alone: sqlx adds a line number of the server's source code.
         sqlx::Error::Database(error) => DbError::Open { place, source: error.message().to_owned().into() },
         error => DbError::open(place, error),
     })
@@ -279,18 +283,24 @@ async fn open_postgres(_url: &str, _options: &DatabaseOptions) -> Result<Stores,
     Err(DbError::NotBuilt("postgres"))
 }
 
-fn compare(known: &Migrator, applied: &[AppliedMigration]) -> Result<Vec<PendingMigration>, DbError> {
-    for done in applied {
-        let ours = known.iter().find(|migration| migration.version == done.version);
-        let ours = ours.ok_or_else(|| newer(known, done.version))?;
-        if ours.checksum != done.checksum {
-            return Err(DbError::Changed(done.version));
+fn pending_migrations(
+    known: &Migrator,
+    applied: &[AppliedMigration],
+) -> Result<Vec<PendingMigration>, DbError> {
+    for applied in applied {
+        let found = known.iter().find(|migration| migration.version == applied.version);
+        let migration = found.ok_or_else(|| newer(known, applied.version))?;
+        if migration.checksum != applied.checksum {
+            return Err(DbError::Changed(applied.version));
         }
     }
-    let had = |number| applied.iter().any(|done| done.version == number);
-    let pending = known.iter().filter(|migration| !had(migration.version));
+    let is_applied = |number| applied.iter().any(|migration| migration.version == number);
+    let pending = known.iter().filter(|migration| !is_applied(migration.version));
     Ok(pending
-        .map(|step| PendingMigration { number: step.version, name: step.description.to_string() })
+        .map(|migration| PendingMigration {
+            number: migration.version,
+            name: migration.description.to_string(),
+        })
         .collect())
 }
 

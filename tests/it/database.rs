@@ -108,7 +108,7 @@ async fn a_newer_database_is_refused(place: DatabaseLocation) {
         assert!(matches!(error, DbError::Newer { found: 9999, known: 5 }), "{error:?}");
         assert_eq!(
             error.to_string(),
-            "the database was made by a newer sekisho (migration 9999); this one knows up to 5: upgrade the program"
+            "the database was migrated by a newer sekisho (migration 9999); this one supports up to 5: upgrade the program"
         );
     }
 }
@@ -364,7 +364,7 @@ async fn non_database_file_is_named() {
     let path = directory.path().join("notes.txt");
     std::fs::write(&path, "not a database, but long enough to be looked at as one. ".repeat(100)).unwrap();
     for (path, cause) in
-        [(path.clone(), "not a database"), (path.join("sekisho.db"), "can't make the directory")]
+        [(path.clone(), "not a database"), (path.join("sekisho.db"), "cannot create the directory")]
     {
         let url = format!("sqlite://{}", path.display());
         let error = db::open(&url, &DatabaseOptions::default()).await.unwrap_err().to_string();

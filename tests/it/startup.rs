@@ -157,7 +157,7 @@ async fn unopenable_database_is_named() {
         site.set("database.url", &url);
         let ran = refused(&site).await;
         let line = ran.fails(1);
-        assert!(line.starts_with(&format!("can't open the database {named}: ")), "{line}");
+        assert!(line.starts_with(&format!("cannot open the database {named}: ")), "{line}");
         assert!(!ran.err.contains("s3cret"), "{}", ran.err);
     }
 }

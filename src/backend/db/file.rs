@@ -1,25 +1,26 @@
-//! The file of a SQLite database: where it is, whose it is, and making it.
+//! The file of a SQLite database: its path, owner and creation.
 
 use std::path::{Path, PathBuf};
 
 use super::DbError;
 
-/// The file that a `sqlite:` address names; `None` for other addresses and for one without a file.
+/// Returns the path in a `sqlite:` URL. Returns `None` for other URLs and for one without a plain file.
 #[must_use]
 pub fn sqlite_path(url: &str) -> Option<PathBuf> {
     let rest = url.strip_prefix("sqlite:")?;
     let path = rest.strip_prefix("//").unwrap_or(rest);
-    let file = !path.is_empty() && !path.starts_with(':') && !path.contains(['?', '#', '%']);
-    file.then(|| PathBuf::from(path))
+    let is_file = !path.is_empty() && !path.starts_with(':') && !path.contains(['?', '#', '%']);
+    is_file.then(|| PathBuf::from(path))
 }
 
-/// Refuses to go on as another user than the owner of the database file at `path`, root included:
-/// the files that SQLite puts beside it would then belong to that user, and the server could not
-/// write them. A file that isn't there yet has no owner.
+/// Checks that the database file at `path` belongs to the current user.
+///
+/// The files that SQLite creates beside it would otherwise belong to the current user, even if that is
+/// root, and the server could not write them. A missing file passes the check.
 ///
 /// # Errors
 ///
-/// [`DbError::Owner`], which says how to run the command instead.
+/// [`DbError::Owner`], with the command to use instead.
 pub fn check_owner(path: &Path) -> Result<(), DbError> {
     use std::os::unix::fs::MetadataExt;
 
@@ -34,23 +35,24 @@ pub fn check_owner(path: &Path) -> Result<(), DbError> {
     Err(DbError::Owner { path: path.to_owned(), uid: owner, name: user_name(owner) })
 }
 
-/// Makes the file, empty and its owner's alone, and the directories above it, unless it is there.
-/// SQLite gives the files that it puts beside it the same mode.
+/// Creates an empty file with mode 600 and its parent directories, unless the file exists.
+///
+/// SQLite gives the files that it creates beside it the same mode.
 #[cfg(feature = "sqlite")]
-pub(super) fn make(path: &Path) -> std::io::Result<()> {
+pub(super) fn create(path: &Path) -> std::io::Result<()> {
     use std::fs::{DirBuilder, OpenOptions};
     use std::os::fd::IntoRawFd;
     use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(|error| {
-            let what = format!("can't make the directory {}: {error}", parent.display());
-            std::io::Error::new(error.kind(), what)
+            let message = format!("cannot create the directory {}: {error}", parent.display());
+            std::io::Error::new(error.kind(), message)
         })?;
     }
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        // Never closed: closing any descriptor of a file drops all the locks that this process
-        // holds on it, and SQLite may hold some by now (<https://sqlite.org/howtocorrupt.html> 2.2).
+        // Leaks the descriptor. Closing any descriptor of a file drops all POSIX locks of the process
+        // on it, which SQLite may already hold (<https://sqlite.org/howtocorrupt.html> 2.2).
         Ok(file) => {
             let _ = file.into_raw_fd();
             Ok(())

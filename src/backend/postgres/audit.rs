@@ -1,4 +1,4 @@
-//! The audit in PostgreSQL.
+//! Audit log in PostgreSQL.
 
 use async_trait::async_trait;
 use sqlx::postgres::PgConnection;
@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::PostgresStore;
+use crate::backend::sql::audit_columns;
 use crate::client_info::ClientInfo;
 use crate::models::audit::{AuditEntry, AuditEvent};
 use crate::models::session::SessionId;
@@ -17,35 +18,35 @@ use crate::services::store::{AuditStore, StoreError};
 #[async_trait]
 impl AuditStore for PostgresStore {
     async fn record(&self, entries: &[AuditEntry]) -> Result<(), StoreError> {
-        for some in entries.chunks(AT_ONCE) {
+        for chunk in entries.chunks(MAX_ENTRIES) {
             let mut query = QueryBuilder::<Postgres>::new(INSERT);
-            query.push_values(some, |mut row, entry| push(&mut row, entry));
+            query.push_values(chunk, |mut row, entry| push_entry(&mut row, entry));
             query.build().execute(&self.pool).await.map_err(StoreError::unavailable)?;
         }
         Ok(())
     }
 
     async fn session_audit(&self, session: SessionId, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
-        let query = sqlx::query_as::<_, Row>(OF_SESSION).bind(session.0).bind(i64::from(limit));
+        let query = sqlx::query_as::<_, Row>(LIST_BY_SESSION).bind(session.0).bind(i64::from(limit));
         let rows = query.fetch_all(&self.pool).await.map_err(StoreError::unavailable)?;
         rows.into_iter().map(AuditEntry::try_from).collect()
     }
 
-    async fn purge_audit(&self, before: OffsetDateTime, most: u32) -> Result<u64, StoreError> {
-        let query = sqlx::query(PURGE).bind(before).bind(i64::from(most));
+    async fn purge_audit(&self, before: OffsetDateTime, limit: u32) -> Result<u64, StoreError> {
+        let query = sqlx::query(PURGE).bind(before).bind(i64::from(limit));
         let done = query.execute(&self.pool).await;
         Ok(done.map_err(StoreError::unavailable)?.rows_affected())
     }
 }
 
-/// Adds an entry in the transaction of what it tells about.
+/// Adds an entry in the transaction of the change that it records.
 pub(super) async fn insert(tx: &mut PgConnection, entry: &AuditEntry) -> Result<(), StoreError> {
     let mut query = QueryBuilder::<Postgres>::new(INSERT);
-    query.push_values([entry], |mut row, entry| push(&mut row, entry));
+    query.push_values([entry], |mut row, entry| push_entry(&mut row, entry));
     query.build().execute(tx).await.map(drop).map_err(StoreError::unavailable)
 }
 
-fn push(row: &mut Separated<'_, Postgres, &'static str>, entry: &AuditEntry) {
+fn push_entry(row: &mut Separated<'_, Postgres, &'static str>, entry: &AuditEntry) {
     row.push_bind(entry.at)
         .push_bind(entry.event.as_str())
         .push_bind(entry.user.map(|user| user.0))
@@ -60,7 +61,7 @@ fn push(row: &mut Separated<'_, Postgres, &'static str>, entry: &AuditEntry) {
         .push_bind(entry.holder.user_agent.clone());
 }
 
-/// A row as the database holds it.
+/// A row of the table.
 #[derive(FromRow)]
 struct Row {
     at: OffsetDateTime,
@@ -112,20 +113,16 @@ fn corrupt(column: &'static str) -> StoreError {
     StoreError::Corrupt { table: "audit", column }
 }
 
-/// How many entries one statement adds: it has places for 65,535 values.
-const AT_ONCE: usize = 500;
+/// Maximum number of entries that one statement adds. A statement has at most 65,535 parameters.
+const MAX_ENTRIES: usize = 500;
 
-macro_rules! columns {
-    () => {
-        "at, event, user_id, session_id, presented, held, key_number, address, user_agent, request_id, \
-         holder_address, holder_user_agent"
-    };
-}
+const INSERT: &str = concat!("INSERT INTO myapi.audit (", audit_columns!(), ") ");
 
-const INSERT: &str = concat!("INSERT INTO myapi.audit (", columns!(), ") ");
-
-const OF_SESSION: &str =
-    concat!("SELECT ", columns!(), " FROM myapi.audit WHERE session_id = $1 ORDER BY at DESC, id LIMIT $2");
+const LIST_BY_SESSION: &str = concat!(
+    "SELECT ",
+    audit_columns!(),
+    " FROM myapi.audit WHERE session_id = $1 ORDER BY at DESC, id LIMIT $2"
+);
 
 const PURGE: &str = "DELETE FROM myapi.audit WHERE id IN (SELECT id FROM myapi.audit \
     WHERE at < $1 ORDER BY at LIMIT $2)";

@@ -1,20 +1,21 @@
-//! PostgreSQL: any number of replicas over one database. All SQL for it is in this folder.
+//! Stores over one PostgreSQL database, shared by any number of replicas. Contains all SQL for PostgreSQL.
 //!
-//! Every table lives in the schema `myapi` and is named with it, so that no `search_path` matters.
-//! What a refresh needs is one statement on one row: no join, sequence, session-level lock or
-//! NOTIFY. The twin of `backend::sqlite`: the same functions in the same order.
+//! All tables are in the schema `myapi` and are qualified with it, independent of `search_path`. A
+//! refresh is one statement on one row: no join, sequence, session-level lock or NOTIFY. The modules
+//! mirror those of `backend::sqlite`, function by function.
 //!
-//! # What waits for the disk
+//! # Connections and durability
 //!
-//! What grants or ends access waits for the disk, and for a synchronous standby if there is one. What
-//! a crash may undo (rotations, settlements, counts of replays) waits for neither: it goes over
-//! connections of its own (`PostgresStore::relaxed`). What other replicas have ended is asked over one
-//! more, so that no crowd of requests is waited for; another listens, and has it asked sooner.
+//! Writes that create or terminate access wait for the disk, and for a synchronous standby if there is
+//! one. Writes that a crash may undo (rotations, confirmed uses, replay counts) wait for neither: they
+//! use separate connections with `synchronous_commit = off` (`PostgresStore::relaxed`). The revocation
+//! poller has its own connection (`PostgresStore::feed`), so that it never waits behind requests, and a
+//! further one to listen for notifications.
 //!
 //! # Locks
 //!
-//! Statements run under READ COMMITTED. Whatever takes several locks takes that of a user before
-//! those of sessions, and those of sessions in the order of their ids, so that none wait in a circle.
+//! Statements run under READ COMMITTED. Transactions that take several locks take the user's before
+//! those of sessions, and those of sessions in the order of their ids, so that they cannot deadlock.
 
 mod audit;
 mod movies;
@@ -45,30 +46,31 @@ pub struct PostgresStore {
 }
 
 impl PostgresStore {
-    /// Opens the database that `options` name, over at most `max_connections` connections (and at
-    /// least two): half of them are for what need not wait for the disk. Who follows what other
-    /// replicas end has two more, for asking and for being woken.
+    /// Opens a database with at most `max_connections` connections, and at least two.
+    ///
+    /// Half of them are for writes that do not wait for the disk. The revocation poller uses two more,
+    /// one to poll and one to listen.
     ///
     /// # Errors
     ///
-    /// When no connection can be made now.
+    /// If no connection can be established.
     pub async fn open(options: PgConnectOptions, max_connections: u32) -> Result<Self, sqlx::Error> {
-        // What a connection pooler in between may not know is not asked of it at connection.
+        // Connection poolers may refuse this start-up parameter, which sqlx sets by default.
         let options = options.application_name("sekisho").extra_float_digits(None);
-        // Alone, because a pool would go on trying and in the end not say why.
+        // Outside a pool, which would retry and report a timeout instead of the cause.
         let first = timeout(CONNECT_TIMEOUT, options.connect()).await;
         first.map_err(|_| sqlx::Error::PoolTimedOut)??.close().await?;
-        let renewing = (max_connections / 2).max(1);
-        let others = max_connections.saturating_sub(renewing).max(1);
+        let relaxed = (max_connections / 2).max(1);
+        let durable = max_connections.saturating_sub(relaxed).max(1);
         Ok(Self {
-            pool: Pool::new(options.clone(), others, &[SESSION_SETTINGS], Duration::ZERO),
-            relaxed: Pool::new(options.clone(), renewing, &[SESSION_SETTINGS, ASYNC_COMMIT], TRUSTED),
+            pool: Pool::new(options.clone(), durable, &[SESSION_SETTINGS], Duration::ZERO),
+            relaxed: Pool::new(options.clone(), relaxed, &[SESSION_SETTINGS, ASYNC_COMMIT], IDLE_TRUST),
             feed: Pool::new(options, 1, &[SESSION_SETTINGS], Duration::ZERO),
         })
     }
 
-    /// A transaction of several statements. Dropped without [`commit`], it is undone.
-    async fn write(&self) -> Result<Transaction, StoreError> {
+    /// Begins a transaction. It is rolled back unless it is passed to [`commit`].
+    async fn begin(&self) -> Result<Transaction, StoreError> {
         self.pool.begin().await.map_err(StoreError::unavailable)
     }
 }
@@ -128,16 +130,18 @@ async fn commit(tx: Transaction) -> Result<(), StoreError> {
     tx.commit().await.map_err(StoreError::unavailable)
 }
 
-/// Gives up on a transaction of a few rows that takes too long: the statements within have no limit
-/// but the server's, which a connection that was cut silently never hears of. It is undone, unless
-/// only the answer to its commit was missing.
+/// Applies [`TRANSACTION_TIMEOUT`] to a transaction of a few rows.
+///
+/// Statements within a transaction have only the server's timeout, which has no effect on a connection
+/// that was cut silently. A transaction that times out is rolled back, unless only the response to its
+/// commit was lost.
 async fn with_write_timeout<T>(
     transaction: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, StoreError> {
     timeout(TRANSACTION_TIMEOUT, transaction).await.map_err(StoreError::unavailable)?
 }
 
-/// The conflict that a failed insert was about, if it was about one.
+/// Converts the error of a failed insert. A violated constraint becomes [`StoreError::Conflict`].
 fn conflict(error: sqlx::Error, unique: &'static str) -> StoreError {
     match error.as_database_error() {
         Some(cause) if !cause.is_unique_violation() => StoreError::unavailable(error),
@@ -149,20 +153,22 @@ fn conflict(error: sqlx::Error, unique: &'static str) -> StoreError {
     }
 }
 
-/// Whether PostgreSQL could hold `text` at all.
+/// Returns `true` if PostgreSQL can store `text`, which must not contain NUL.
 fn is_valid_text(text: &str) -> bool {
     !text.contains('\0')
 }
 
-/// How long an idle connection for renewals is taken to be alive, since asking would be half of what
-/// a renewal costs. A server that goes away costs one of them.
-const TRUSTED: Duration = Duration::from_secs(1);
+/// Idle time after which a connection for refreshes is checked before use.
+///
+/// The check would be half of the cost of a refresh. If the server goes away within this time, one
+/// refresh fails.
+const IDLE_TRUST: Duration = Duration::from_secs(1);
 
-/// sqlx's own table, beside ours.
+/// The table in which sqlx records applied migrations.
 const MIGRATIONS_TABLE: &str = "myapi._sqlx_migrations";
 
-/// How long a transaction of a few rows may take: longer than the server gives one statement.
+/// Timeout of a transaction of a few rows. Longer than `statement_timeout`.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// How long the first connection may take.
+/// Timeout of the first connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -5,8 +5,9 @@ use sqlx::postgres::PgConnection;
 use sqlx::{FromRow, Postgres, QueryBuilder};
 
 use super::{PostgresStore, commit, is_valid_text, with_write_timeout};
+use crate::backend::sql::{movie_columns, movie_order};
 use crate::models::movie::{Movie, MovieDetails, MovieId};
-use crate::services::store::{MovieQuery, MovieSort, MovieStore, StoreError};
+use crate::services::store::{MovieQuery, MovieStore, StoreError};
 
 #[async_trait]
 impl MovieStore for PostgresStore {
@@ -21,7 +22,7 @@ impl MovieStore for PostgresStore {
 
         let mut page = QueryBuilder::<Postgres>::new(SELECT);
         push_filter(&mut page, query);
-        page.push(order(query.sort, query.descending));
+        page.push(movie_order(query.sort, query.descending));
         page.push(" LIMIT ").push_bind(i64::from(query.limit));
         page.push(" OFFSET ").push_bind(i64::from(query.offset));
         let rows = page.build_query_as::<Row>().fetch_all(&self.pool).await;
@@ -37,7 +38,7 @@ impl MovieStore for PostgresStore {
 
     async fn insert_movies(&self, movies: &[MovieDetails]) -> Result<Vec<Movie>, StoreError> {
         with_write_timeout(async {
-            let mut tx = self.write().await?;
+            let mut tx = self.begin().await?;
             let mut inserted = Vec::with_capacity(movies.len());
             for details in movies {
                 let id = insert(&mut tx, details).await?;
@@ -73,7 +74,7 @@ impl MovieStore for PostgresStore {
 
 fn push_filter(sql: &mut QueryBuilder<Postgres>, query: &MovieQuery) {
     sql.push(" FROM myapi.movies WHERE TRUE");
-    // Not LIKE: `%` and `_` mean themselves.
+    // Not LIKE, in which `%` and `_` are wildcards.
     if let Some(title) = &query.title {
         sql.push(" AND strpos(title_key, ").push_bind(title.to_lowercase()).push(") > 0");
     }
@@ -82,23 +83,6 @@ fn push_filter(sql: &mut QueryBuilder<Postgres>, query: &MovieQuery) {
     }
     if let Some(year) = query.year {
         sql.push(" AND year = ").push_bind(year);
-    }
-}
-
-const fn order(sort: MovieSort, descending: bool) -> &'static str {
-    match (sort, descending) {
-        (MovieSort::Director, false) => " ORDER BY director_key, id",
-        (MovieSort::Director, true) => " ORDER BY director_key DESC, id DESC",
-        (MovieSort::Id, false) => " ORDER BY id",
-        (MovieSort::Id, true) => " ORDER BY id DESC",
-        (MovieSort::Rating, false) => " ORDER BY rating NULLS FIRST, id",
-        (MovieSort::Rating, true) => " ORDER BY rating DESC NULLS LAST, id DESC",
-        (MovieSort::Runtime, false) => " ORDER BY runtime_minutes NULLS FIRST, id",
-        (MovieSort::Runtime, true) => " ORDER BY runtime_minutes DESC NULLS LAST, id DESC",
-        (MovieSort::Title, false) => " ORDER BY title_key, id",
-        (MovieSort::Title, true) => " ORDER BY title_key DESC, id DESC",
-        (MovieSort::Year, false) => " ORDER BY year, id",
-        (MovieSort::Year, true) => " ORDER BY year DESC, id DESC",
     }
 }
 
@@ -114,7 +98,7 @@ async fn insert(tx: &mut PgConnection, details: &MovieDetails) -> Result<MovieId
     query.fetch_one(tx).await.map(MovieId).map_err(StoreError::unavailable)
 }
 
-/// A row as the database holds it.
+/// A row of the table.
 #[derive(FromRow)]
 struct Row {
     id: i64,
@@ -133,15 +117,9 @@ impl From<Row> for Movie {
     }
 }
 
-macro_rules! columns {
-    () => {
-        "id, title, year, director, runtime_minutes, rating"
-    };
-}
+const SELECT: &str = concat!("SELECT ", movie_columns!());
 
-const SELECT: &str = concat!("SELECT ", columns!());
-
-const FIND: &str = concat!("SELECT ", columns!(), " FROM myapi.movies WHERE id = $1");
+const FIND: &str = concat!("SELECT ", movie_columns!(), " FROM myapi.movies WHERE id = $1");
 
 const INSERT: &str = "INSERT INTO myapi.movies \
     (title, title_key, year, director, director_key, runtime_minutes, rating) \

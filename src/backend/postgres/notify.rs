@@ -1,9 +1,8 @@
-//! NOTIFY: replicas that follow what others end are woken, so that they need not wait for the next
-//! time they would ask.
+//! LISTEN and NOTIFY: wakes the revocation pollers of other replicas before their next interval.
 //!
-//! It is a hint and nothing more. A pooler in between may drop it, a PostgreSQL-compatible database
-//! may not know it, and what is sent while the listener connects anew is lost: no error of it reaches
-//! a request, and who follows asks all the same.
+//! Notifications are best effort. A connection pooler may drop them, a PostgreSQL-compatible database may
+//! lack them, and those sent while the listener reconnects are lost. Errors never reach a request, and the
+//! pollers keep polling.
 
 use std::time::Duration;
 
@@ -14,44 +13,44 @@ use tokio::time::{Instant, timeout};
 use super::pool::{Pool, SESSION_SETTINGS};
 use crate::services::store::ACQUIRE_TIMEOUT;
 
-/// Has the other replicas woken, after a commit that has ended sessions.
+/// Notifies the other replicas after a commit, if it has terminated sessions.
 ///
-/// Not in that transaction: there NOTIFY takes a lock that all share until the commit is done, and
-/// where its queue is full the commit fails.
-pub(super) async fn notify_replicas(pool: &Pool, ended: bool) {
-    if !ended {
+/// NOTIFY runs outside that transaction. Within it, NOTIFY holds a global lock until the commit, and the
+/// commit fails if the notification queue is full.
+pub(super) async fn notify_replicas(pool: &Pool, has_terminated: bool) {
+    if !has_terminated {
         return;
     }
     let query = sqlx::query(NOTIFY);
-    match timeout(NOTIFIED_WITHIN, query.execute(pool)).await {
+    match timeout(NOTIFY_TIMEOUT, query.execute(pool)).await {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => {
-            tracing::debug!(%error, "the other replicas are not woken: they ask by themselves");
+            tracing::debug!(%error, "revocation notification failed");
         }
-        Err(_) => tracing::debug!("the other replicas are not woken in time: they ask by themselves"),
+        Err(_) => tracing::debug!("revocation notification timed out"),
     }
 }
 
-/// Calls `wake` at every NOTIFY, and whenever some may have been missed; for ever.
+/// Calls `wake` on every notification, and whenever notifications may have been missed. Never returns.
 pub(super) async fn run_listener(options: &PgConnectOptions, wake: impl Fn() + Send + Sync) {
-    let mut pause = SHORTEST_PAUSE;
+    let mut pause = MIN_PAUSE;
     loop {
-        let began = Instant::now();
-        let failed = match listen(options).await {
+        let started = Instant::now();
+        let error = match listen(options).await {
             Ok(listener) => recv_notifications(listener, &wake).await,
             Err(error) => error,
         };
-        if began.elapsed() > LONGEST_PAUSE {
-            pause = SHORTEST_PAUSE;
+        if started.elapsed() > MAX_PAUSE {
+            pause = MIN_PAUSE;
         }
-        report(&failed, pause);
+        log_failure(&error, pause);
         tokio::time::sleep(pause).await;
-        pause = LONGEST_PAUSE.min(pause * 2);
+        pause = MAX_PAUSE.min(pause * 2);
     }
 }
 
 async fn listen(options: &PgConnectOptions) -> Result<PgListener, sqlx::Error> {
-    // What the listener connects anew with, and nothing else.
+    // A pool of one connection, with which the listener reconnects.
     let pool = PgPoolOptions::new()
         .max_connections(1)
         .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -62,47 +61,48 @@ async fn listen(options: &PgConnectOptions) -> Result<PgListener, sqlx::Error> {
         })
         .connect_lazy_with(options.clone());
     let mut listener = PgListener::connect_with(&pool).await?;
-    answer(listener.listen(CHANNEL)).await?;
-    tracing::debug!("woken when other replicas end sessions");
+    with_timeout(listener.listen(CHANNEL)).await?;
+    tracing::debug!("listening for revocation notifications");
     Ok(listener)
 }
 
-/// Hears until the connection is of no more use, and why.
+/// Receives notifications until the connection fails. Returns its error.
 async fn recv_notifications(mut listener: PgListener, wake: impl Fn()) -> sqlx::Error {
     wake();
     loop {
-        let heard = match timeout(SILENCE, listener.try_recv()).await {
-            Ok(heard) => heard,
-            // Nothing to tell, or cut without a word: nobody would notice by waiting.
-            Err(_) => match answer(listener.execute("SELECT 1")).await {
+        let received = match timeout(KEEPALIVE_INTERVAL, listener.try_recv()).await {
+            Ok(received) => received,
+            // An idle connection looks the same as one that was cut silently, so it is probed.
+            Err(_) => match with_timeout(listener.execute("SELECT 1")).await {
                 Ok(_) => continue,
                 Err(error) => Err(error),
             },
         };
-        match heard {
+        match received {
             Ok(Some(_)) => wake(),
-            // It has connected anew, and missed what was sent. A server that hangs up again and again
-            // is not asked without a pause.
+            // The listener has reconnected and may have missed notifications. The pause bounds the rate
+            // of reconnects if the server keeps closing the connection.
             Ok(None) => {
                 wake();
-                tokio::time::sleep(SHORTEST_PAUSE).await;
+                tokio::time::sleep(MIN_PAUSE).await;
             }
             Err(error) => return error,
         }
     }
 }
 
-async fn answer<T>(asked: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
-    timeout(ACQUIRE_TIMEOUT, asked).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+async fn with_timeout<T>(command: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+    timeout(ACQUIRE_TIMEOUT, command).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
 }
 
-/// Warns once, for nothing is wrong: sessions end here a little later.
-fn report(failed: &sqlx::Error, pause: Duration) {
-    let error: &dyn std::error::Error = failed;
-    if pause == SHORTEST_PAUSE {
-        tracing::warn!(error, "not woken when other replicas end sessions: found out by asking alone");
+/// Logs the first failure of a series as a warning and the others at debug level. Polling still finds
+/// revocations, only later.
+fn log_failure(error: &sqlx::Error, pause: Duration) {
+    let error: &dyn std::error::Error = error;
+    if pause == MIN_PAUSE {
+        tracing::warn!(error, "revocation listener failed, polling only");
     } else {
-        tracing::debug!(error, "still not woken when other replicas end sessions");
+        tracing::debug!(error, "revocation listener still failing");
     }
 }
 
@@ -110,12 +110,12 @@ const CHANNEL: &str = "sekisho_session_ended";
 
 const NOTIFY: &str = "SELECT pg_notify('sekisho_session_ended', '')";
 
-/// How long the answer to what ended the sessions is held up for this.
-const NOTIFIED_WITHIN: Duration = Duration::from_millis(100);
+/// Timeout of NOTIFY. It delays the response to the request that has terminated sessions.
+const NOTIFY_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// After how long without a word the connection is tried.
-const SILENCE: Duration = Duration::from_secs(30);
+/// Time without notifications after which the connection is probed.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How long it is waited between two listeners; it doubles from the one to the other.
-const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Bounds of the pause before a reconnect. It doubles with each failure.
+const MIN_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(60);

@@ -1,14 +1,14 @@
-//! Connections that are shared.
+//! Connection pool.
 //!
-//! A renewal is one statement on one row, so what surrounds it is what it costs, and sqlx's pool
-//! would ask the server twice more: before it hands a connection out and, with no way to turn it off,
-//! when it takes one back. That second question it asks without a limit: each connection that was cut
-//! silently in use would be a place lost for as long as TCP goes on trying, a quarter of an hour.
+//! A refresh is one statement on one row, so round trips dominate its cost. sqlx's pool adds two: a ping
+//! before it hands out a connection and, without a way to turn it off, another one on release. The second
+//! ping has no timeout, so that a connection cut silently in use would occupy its place for as long as
+//! TCP retransmits, about 15 minutes.
 //!
-//! Here a connection is taken back only after its statement or transaction has ended well; whatever
-//! else happened to it (an error, a caller that went away), it is closed. One that has lain idle is
-//! asked before its use, for a moment only; one that dies in use is an error to its caller, and
-//! nothing is ever sent again.
+//! This pool reuses a connection only after its statement or transaction has succeeded. After anything
+//! else (an error, a dropped caller) it closes the connection. An idle connection is pinged before use,
+//! with a short timeout. If a connection fails in use, the caller gets the error; statements are never
+//! retried.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,9 +24,9 @@ use tokio::time::{Instant, timeout};
 
 use crate::services::store::ACQUIRE_TIMEOUT;
 
-/// The connections. Clones share them.
+/// A pool of connections. Clones share it.
 ///
-/// As an executor it runs each statement on one of them, and reads the whole answer.
+/// As an [`Executor`] it runs each statement on one connection and reads the whole result.
 #[derive(Clone, Debug)]
 pub(super) struct Pool {
     shared: Arc<Shared>,
@@ -36,15 +36,15 @@ pub(super) struct Pool {
 struct Shared {
     options: PgConnectOptions,
     settings: &'static [&'static str],
-    trusted: Duration,
-    connections: u32,
+    idle_trust: Duration,
+    max_connections: u32,
     permits: Arc<Semaphore>,
-    /// The one used last goes first, so that the others can grow idle and be found out.
-    idle: Mutex<Vec<Idle>>,
+    /// A stack, so that unused connections age at the bottom.
+    idle: Mutex<Vec<IdleConnection>>,
 }
 
 #[derive(Debug)]
-struct Idle {
+struct IdleConnection {
     connection: AgedConnection,
     since: Instant,
 }
@@ -52,55 +52,56 @@ struct Idle {
 #[derive(Debug)]
 struct AgedConnection {
     raw: PgConnection,
-    at: Instant,
+    created_at: Instant,
 }
 
-/// A connection in use. Dropped, it is closed.
+/// A connection in use. Closed on drop unless it is released.
 #[derive(Debug)]
 struct PooledConnection {
     connection: AgedConnection,
     _permit: OwnedSemaphorePermit,
 }
 
-/// A transaction. Dropped, it is undone, for its connection is closed.
+/// A transaction. Dropping it closes the connection, which rolls the transaction back.
 #[derive(Debug)]
 pub(super) struct Transaction {
-    lane: PooledConnection,
+    pooled: PooledConnection,
     pool: Pool,
 }
 
 impl Pool {
-    /// At most `connections`, each made when it is first needed, and set up with these statements.
-    /// One that has lain idle for no longer than `trusted` is taken to be alive: should it not be, its
-    /// caller gets an error.
+    /// Creates a pool of at most `max_connections` connections, established on demand.
+    ///
+    /// Each connection runs the statements `settings` first. A connection idle for less than `idle_trust`
+    /// is used without a ping; if it is broken, the caller gets an error.
     pub(super) fn new(
         options: PgConnectOptions,
-        connections: u32,
+        max_connections: u32,
         settings: &'static [&'static str],
-        trusted: Duration,
+        idle_trust: Duration,
     ) -> Self {
-        let permits = Arc::new(Semaphore::new(connections as usize));
-        let shared = Shared { options, settings, trusted, connections, permits, idle: Mutex::default() };
-        Self { shared: Arc::new(shared) }
+        let permits = Arc::new(Semaphore::new(max_connections as usize));
+        let idle = Mutex::default();
+        Self { shared: Arc::new(Shared { options, settings, idle_trust, max_connections, permits, idle }) }
     }
 
-    /// What the connections are made with.
+    /// Returns the connect options.
     pub(super) fn options(&self) -> &PgConnectOptions {
         &self.shared.options
     }
 
     /// Begins a transaction.
     pub(super) async fn begin(&self) -> Result<Transaction, sqlx::Error> {
-        let mut lane = self.acquire().await?;
-        match with_timeout(ANSWER_TIMEOUT, lane.connection.raw.execute("BEGIN")).await {
-            Ok(_) => Ok(Transaction { lane, pool: self.clone() }),
-            Err(error) => self.release(lane, Err(error)),
+        let mut pooled = self.acquire().await?;
+        match with_timeout(RESPONSE_TIMEOUT, pooled.connection.raw.execute("BEGIN")).await {
+            Ok(_) => Ok(Transaction { pooled, pool: self.clone() }),
+            Err(error) => self.release(pooled, Err(error)),
         }
     }
 
-    /// Closes the connections, once they are idle.
+    /// Waits until all connections are idle and closes them.
     pub(super) async fn close(&self) {
-        let all = self.shared.permits.acquire_many(self.shared.connections).await;
+        let all = self.shared.permits.acquire_many(self.shared.max_connections).await;
         self.shared.permits.close();
         drop(all);
         for idle in self.take_idle() {
@@ -119,46 +120,46 @@ impl Pool {
 
     async fn connection(&self) -> Result<AgedConnection, sqlx::Error> {
         if let Some(mut idle) = self.pop_idle() {
-            let lives = idle.since.elapsed() < self.shared.trusted
+            let is_alive = idle.since.elapsed() < self.shared.idle_trust
                 || with_timeout(PING_TIMEOUT, idle.connection.raw.ping()).await.is_ok();
-            if lives {
+            if is_alive {
                 return Ok(idle.connection);
             }
-            // The others have lain there for longer. Were they asked one after the other, each that was
-            // cut silently would cost a caller its patience.
+            // The other connections have been idle for longer. Pinging them one by one could cost a
+            // caller one timeout for each.
             drop(self.take_idle());
         }
         let mut raw = self.shared.options.connect().await?;
         for statement in self.shared.settings {
             raw.execute(*statement).await?;
         }
-        Ok(AgedConnection { raw, at: Instant::now() })
+        Ok(AgedConnection { raw, created_at: Instant::now() })
     }
 
-    fn release<T>(&self, lane: PooledConnection, answer: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
-        match &answer {
-            Ok(_) if lane.connection.at.elapsed() < LIFETIME => {
-                self.idle().push(Idle { connection: lane.connection, since: Instant::now() });
+    /// Returns the connection to the pool if `result` is `Ok`, otherwise closes it.
+    fn release<T>(&self, pooled: PooledConnection, result: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
+        match &result {
+            Ok(_) if pooled.connection.created_at.elapsed() < MAX_LIFETIME => {
+                self.idle().push(IdleConnection { connection: pooled.connection, since: Instant::now() });
             }
             Ok(_) => {}
-            // The server is there, and only this statement is refused.
+            // The server is available and refused only this statement.
             Err(sqlx::Error::Database(error)) if !is_connection_error(error.code().as_deref()) => {}
-            // Perhaps the server went away, or is the primary no more: then the others are of as
-            // little use.
+            // The server may be gone or no longer be the primary, so the idle connections are suspect.
             Err(_) => drop(self.take_idle()),
         }
-        answer
+        result
     }
 
-    fn pop_idle(&self) -> Option<Idle> {
+    fn pop_idle(&self) -> Option<IdleConnection> {
         self.idle().pop()
     }
 
-    fn take_idle(&self) -> Vec<Idle> {
+    fn take_idle(&self) -> Vec<IdleConnection> {
         std::mem::take(&mut *self.idle())
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
+    fn idle(&self) -> MutexGuard<'_, Vec<IdleConnection>> {
         self.shared.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -175,14 +176,14 @@ impl<'p> Executor<'p> for &Pool {
         E: 'q + Execute<'q, Postgres>,
     {
         let pool = self.clone();
-        let answer = async move {
-            let mut lane = pool.acquire().await?;
-            let steps = lane.connection.raw.fetch_many(query).try_collect::<Vec<_>>();
-            let steps = with_timeout(ANSWER_TIMEOUT, steps).await;
-            let steps = pool.release(lane, steps)?;
+        let results = async move {
+            let mut pooled = pool.acquire().await?;
+            let steps = pooled.connection.raw.fetch_many(query).try_collect::<Vec<_>>();
+            let steps = with_timeout(RESPONSE_TIMEOUT, steps).await;
+            let steps = pool.release(pooled, steps)?;
             Ok::<_, sqlx::Error>(stream::iter(steps.into_iter().map(Ok)))
         };
-        stream::once(answer).try_flatten().boxed()
+        stream::once(results).try_flatten().boxed()
     }
 
     fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Option<PgRow>, sqlx::Error>>
@@ -192,9 +193,9 @@ impl<'p> Executor<'p> for &Pool {
     {
         let pool = self.clone();
         Box::pin(async move {
-            let mut lane = pool.acquire().await?;
-            let row = with_timeout(ANSWER_TIMEOUT, lane.connection.raw.fetch_optional(query)).await;
-            pool.release(lane, row)
+            let mut pooled = pool.acquire().await?;
+            let row = with_timeout(RESPONSE_TIMEOUT, pooled.connection.raw.fetch_optional(query)).await;
+            pool.release(pooled, row)
         })
     }
 
@@ -208,10 +209,10 @@ impl<'p> Executor<'p> for &Pool {
     {
         let pool = self.clone();
         Box::pin(async move {
-            let mut lane = pool.acquire().await?;
+            let mut pooled = pool.acquire().await?;
             let statement =
-                with_timeout(ANSWER_TIMEOUT, lane.connection.raw.prepare_with(sql, parameters)).await;
-            pool.release(lane, statement)
+                with_timeout(RESPONSE_TIMEOUT, pooled.connection.raw.prepare_with(sql, parameters)).await;
+            pool.release(pooled, statement)
         })
     }
 
@@ -221,18 +222,18 @@ impl<'p> Executor<'p> for &Pool {
     {
         let pool = self.clone();
         Box::pin(async move {
-            let mut lane = pool.acquire().await?;
-            let described = with_timeout(ANSWER_TIMEOUT, lane.connection.raw.describe(sql)).await;
-            pool.release(lane, described)
+            let mut pooled = pool.acquire().await?;
+            let described = with_timeout(RESPONSE_TIMEOUT, pooled.connection.raw.describe(sql)).await;
+            pool.release(pooled, described)
         })
     }
 }
 
 impl Transaction {
-    /// Commits. After an error it is not known whether it was committed.
+    /// Commits. After an error the outcome is unknown.
     pub(super) async fn commit(mut self) -> Result<(), sqlx::Error> {
-        let done = with_timeout(ANSWER_TIMEOUT, self.lane.connection.raw.execute("COMMIT")).await;
-        self.pool.release(self.lane, done.map(drop))
+        let done = with_timeout(RESPONSE_TIMEOUT, self.pooled.connection.raw.execute("COMMIT")).await;
+        self.pool.release(self.pooled, done.map(drop))
     }
 }
 
@@ -240,18 +241,18 @@ impl Deref for Transaction {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
-        &self.lane.connection.raw
+        &self.pooled.connection.raw
     }
 }
 
 impl DerefMut for Transaction {
     fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.lane.connection.raw
+        &mut self.pooled.connection.raw
     }
 }
 
-/// Whether an error is about the server and not the statement: it shuts down, the connection is broken,
-/// or it may only be read from. <https://www.postgresql.org/docs/current/errcodes-appendix.html>
+/// Returns `true` if an error concerns the server and not the statement: a shutdown, a broken connection
+/// or a read-only server. <https://www.postgresql.org/docs/current/errcodes-appendix.html>
 fn is_connection_error(code: Option<&str>) -> bool {
     code.is_none_or(|code| code.starts_with("57P") || code.starts_with("08") || code == "25006")
 }
@@ -276,13 +277,12 @@ pub(super) const SESSION_SETTINGS: &str = "SET statement_timeout = '5s'; \
 /// Additional setting of connections whose writes a crash may undo.
 pub(super) const ASYNC_COMMIT: &str = "SET synchronous_commit = off";
 
-/// How long an idle connection has to show that it is alive: so long that the caller's patience is
-/// enough for making another one.
+/// Timeout of the ping of an idle connection. Leaves time within [`ACQUIRE_TIMEOUT`] to connect anew.
 const PING_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How long a statement is waited for: the server itself gives up before that, unless it can't be
-/// reached any more.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(6);
+/// Timeout of a statement. Longer than the server's `statement_timeout`, so that it only applies when the
+/// server is unreachable.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// How long a connection is used, for the server's share of it grows with time.
-const LIFETIME: Duration = Duration::from_secs(30 * 60);
+/// Maximum age of a connection. Server processes use more memory over time.
+const MAX_LIFETIME: Duration = Duration::from_secs(30 * 60);

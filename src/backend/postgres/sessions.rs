@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::notify::notify_replicas;
 use super::{PostgresStore, audit, commit, conflict, with_write_timeout};
+use crate::backend::sql::{MAX_TERMINATIONS, count_to_i64, session_columns, session_end};
 use crate::client_info::ClientInfo;
 use crate::identity::Roles;
 use crate::models::audit::AuditEntry;
@@ -28,12 +29,12 @@ use crate::services::store::{
 impl SessionStore for PostgresStore {
     async fn insert_session(&self, new: &NewSession<'_>) -> Result<InsertOutcome, StoreError> {
         with_write_timeout(async {
-            let mut tx = self.write().await?;
+            let mut tx = self.begin().await?;
             if !insert(&mut tx, new).await? {
                 return Ok(InsertOutcome::Refused);
             }
             audit::insert(&mut tx, &AuditEntry::login(new.session)).await?;
-            let ended = make_way(&mut tx, new).await?;
+            let ended = evict_sessions(&mut tx, new).await?;
             commit(tx).await?;
             notify_replicas(&self.pool, !ended.is_empty()).await;
             Ok(InsertOutcome::Inserted { terminated: ended })
@@ -42,13 +43,13 @@ impl SessionStore for PostgresStore {
     }
 
     async fn rotate(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError> {
-        let Some(query) = advance(ROTATE, rotation) else { return Ok(None) };
+        let Some(query) = advance_query(ROTATE, rotation) else { return Ok(None) };
         let row = query.bind(rotation.max_rotated_at).fetch_optional(&self.relaxed).await;
         row.map_err(StoreError::unavailable)?.map(Session::try_from).transpose()
     }
 
     async fn catch_up(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError> {
-        let Some(query) = advance(CATCH_UP, rotation) else { return Ok(None) };
+        let Some(query) = advance_query(CATCH_UP, rotation) else { return Ok(None) };
         let row = query.fetch_optional(&self.relaxed).await;
         row.map_err(StoreError::unavailable)?.map(Session::try_from).transpose()
     }
@@ -63,10 +64,10 @@ impl SessionStore for PostgresStore {
         let sessions: Vec<Uuid> = tokens.iter().map(|token| token.session.0).collect();
         let generations: Vec<i64> = tokens.iter().map(|token| token.generation.into()).collect();
         let tokens: Vec<Uuid> = tokens.iter().map(|token| token.token.0).collect();
-        let query = sqlx::query(SETTLE).bind(&sessions).bind(&generations).bind(&tokens);
+        let query = sqlx::query(CONFIRM).bind(&sessions).bind(&generations).bind(&tokens);
         query.execute(&self.relaxed).await.map_err(StoreError::unavailable)?;
-        // By now each of them is settled, by whoever came first.
-        let query = sqlx::query_as::<_, Row>(SETTLED_BY_ANOTHER);
+        // Every generation is confirmed at this point, by this token or by another one.
+        let query = sqlx::query_as::<_, Row>(CONFIRMED_BY_OTHER);
         let query = query.bind(&sessions).bind(&generations).bind(&tokens);
         let rows = query.fetch_all(&self.pool).await.map_err(StoreError::unavailable)?;
         rows.into_iter().map(Session::try_from).collect()
@@ -74,15 +75,15 @@ impl SessionStore for PostgresStore {
 
     async fn count_replays(&self, counts: &[(SessionId, u64)]) -> Result<(), StoreError> {
         let sessions: Vec<Uuid> = counts.iter().map(|(id, _)| id.0).collect();
-        let replays: Vec<i64> = counts.iter().map(|(_, count)| clamp(*count)).collect();
+        let replays: Vec<i64> = counts.iter().map(|(_, count)| count_to_i64(*count)).collect();
         let query = sqlx::query(COUNT_REPLAYS).bind(&sessions).bind(&replays);
         query.execute(&self.relaxed).await.map(drop).map_err(StoreError::unavailable)
     }
 
-    async fn end_session(&self, id: SessionId, ending: &SessionTermination) -> Result<bool, StoreError> {
+    async fn end_session(&self, id: SessionId, termination: &SessionTermination) -> Result<bool, StoreError> {
         with_write_timeout(async {
-            let mut tx = self.write().await?;
-            let ended = end_one(&mut tx, id, ending).await?;
+            let mut tx = self.begin().await?;
+            let ended = terminate(&mut tx, id, termination).await?;
             commit(tx).await?;
             notify_replicas(&self.pool, ended).await;
             Ok(ended)
@@ -92,36 +93,39 @@ impl SessionStore for PostgresStore {
 
     async fn end_sessions(
         &self,
-        which: &SessionFilter,
-        ending: &SessionTermination,
+        filter: &SessionFilter,
+        termination: &SessionTermination,
     ) -> Result<Vec<SessionId>, StoreError> {
-        let (began, mut all) = (Instant::now(), Vec::new());
+        let started = Instant::now();
+        let mut all = Vec::new();
         loop {
-            // Of the time at which it happens: others look for what ended lately.
-            let at = if all.is_empty() { ending.at } else { ending.at + began.elapsed() };
-            let ended = self.end_some(which, &SessionTermination { at, ..ending.clone() }).await?;
-            let last = ended.len() < MOST_AT_ONCE as usize;
+            // Each batch gets the time of its own transaction, because other replicas poll for recent
+            // terminations only.
+            let at = if all.is_empty() { termination.at } else { termination.at + started.elapsed() };
+            let ended =
+                self.terminate_batch(filter, &SessionTermination { at, ..termination.clone() }).await?;
+            let is_last = ended.len() < MAX_TERMINATIONS as usize;
             all.extend(ended);
-            if last {
+            if is_last {
                 return Ok(all);
             }
         }
     }
 
     async fn live_sessions(&self, user: UserId, now: OffsetDateTime) -> Result<Vec<Session>, StoreError> {
-        let query = sqlx::query_as::<_, Row>(LIVE).bind(user.0).bind(now);
+        let query = sqlx::query_as::<_, Row>(LIST_LIVE).bind(user.0).bind(now);
         let rows = query.fetch_all(&self.pool).await.map_err(StoreError::unavailable)?;
         rows.into_iter().map(Session::try_from).collect()
     }
 
     async fn list_sessions(
         &self,
-        which: &SessionFilter,
+        filter: &SessionFilter,
         live_at: Option<OffsetDateTime>,
         limit: u32,
     ) -> Result<Vec<Session>, StoreError> {
         let mut query = QueryBuilder::<Postgres>::new(LIST);
-        push_which(&mut query, which);
+        push_filter(&mut query, filter);
         if let Some(now) = live_at {
             query.push(" AND ended_at IS NULL AND idle_expires_at > ").push_bind(now);
             query.push(" AND absolute_expires_at > ").push_bind(now);
@@ -132,27 +136,28 @@ impl SessionStore for PostgresStore {
     }
 
     async fn ended_since(&self, since: OffsetDateTime) -> Result<Vec<(SessionId, SessionEnd)>, StoreError> {
-        let query = sqlx::query_as::<_, (Uuid, OffsetDateTime, String)>(ENDED_SINCE).bind(since);
+        let query = sqlx::query_as::<_, (Uuid, OffsetDateTime, String)>(LIST_ENDED_SINCE).bind(since);
         let rows = query.fetch_all(&self.feed).await.map_err(StoreError::unavailable)?;
-        let end =
-            |(id, at, reason): (Uuid, OffsetDateTime, String)| Ok((SessionId(id), ended(at, Some(&reason))?));
-        rows.into_iter().map(end).collect()
+        let to_end = |(id, at, reason): (Uuid, OffsetDateTime, String)| {
+            Ok((SessionId(id), session_end(at, Some(&reason))?))
+        };
+        rows.into_iter().map(to_end).collect()
     }
 
     async fn end_expired(
         &self,
-        from: SessionId,
-        most: u32,
-        expired_by: OffsetDateTime,
+        after: SessionId,
+        limit: u32,
+        now: OffsetDateTime,
     ) -> Result<Option<SessionId>, StoreError> {
-        let query = sqlx::query_scalar::<_, Uuid>(END_EXPIRED);
-        let query = query.bind(from.0).bind(i64::from(most)).bind(expired_by);
+        let query = sqlx::query_scalar::<_, Uuid>(TERMINATE_EXPIRED);
+        let query = query.bind(after.0).bind(i64::from(limit)).bind(now);
         let last = query.fetch_optional(&self.pool).await.map_err(StoreError::unavailable)?;
         Ok(last.map(SessionId))
     }
 
-    async fn purge_sessions(&self, before: OffsetDateTime, most: u32) -> Result<u64, StoreError> {
-        let query = sqlx::query(PURGE).bind(before).bind(i64::from(most));
+    async fn purge_sessions(&self, before: OffsetDateTime, limit: u32) -> Result<u64, StoreError> {
+        let query = sqlx::query(PURGE).bind(before).bind(i64::from(limit));
         let done = query.execute(&self.pool).await;
         Ok(done.map_err(StoreError::unavailable)?.rows_affected())
     }
@@ -164,15 +169,15 @@ impl SessionStore for PostgresStore {
 }
 
 impl PostgresStore {
-    /// Ends the first few of the sessions that `which` names.
-    async fn end_some(
+    /// Terminates up to [`MAX_TERMINATIONS`] of the sessions of `filter`.
+    async fn terminate_batch(
         &self,
-        which: &SessionFilter,
-        ending: &SessionTermination,
+        filter: &SessionFilter,
+        termination: &SessionTermination,
     ) -> Result<Vec<SessionId>, StoreError> {
         with_write_timeout(async {
-            let mut tx = self.write().await?;
-            let ended = end_which(&mut tx, which, ending, Some(MOST_AT_ONCE)).await?;
+            let mut tx = self.begin().await?;
+            let ended = terminate_matching(&mut tx, filter, termination, Some(MAX_TERMINATIONS)).await?;
             commit(tx).await?;
             notify_replicas(&self.pool, !ended.is_empty()).await;
             Ok(ended)
@@ -181,7 +186,7 @@ impl PostgresStore {
     }
 }
 
-/// Inserts the row if its user may sign in; `false` if not.
+/// Inserts the row unless the user may not sign in. Returns `true` if it was inserted.
 async fn insert(tx: &mut PgConnection, new: &NewSession<'_>) -> Result<bool, StoreError> {
     let session = new.session;
     let query = sqlx::query(INSERT)
@@ -197,8 +202,8 @@ async fn insert(tx: &mut PgConnection, new: &NewSession<'_>) -> Result<bool, Sto
         .bind(session.asked_by.map(|token| token.id.0))
         .bind(session.asked_by.map(|token| token.issued_at))
         .bind(session.settled_by.map(|token| token.0))
-        .bind(clamp(session.rotations))
-        .bind(clamp(session.replays))
+        .bind(count_to_i64(session.rotations))
+        .bind(count_to_i64(session.replays))
         .bind(session.idle_expires_at)
         .bind(session.absolute_expires_at)
         .bind(session.end.map(|end| end.at))
@@ -210,12 +215,12 @@ async fn insert(tx: &mut PgConnection, new: &NewSession<'_>) -> Result<bool, Sto
     Ok(done.rows_affected() == 1)
 }
 
-/// Ends the session that the new one replaces, and the oldest beyond the user's limit.
-async fn make_way(tx: &mut PgConnection, new: &NewSession<'_>) -> Result<Vec<SessionId>, StoreError> {
-    let at = new.session.created_at;
-    let displaced = sqlx::query_scalar::<_, Uuid>(BEYOND_LIMIT)
+/// Terminates the session that the new one replaces, and the oldest ones beyond the user's limit.
+async fn evict_sessions(tx: &mut PgConnection, new: &NewSession<'_>) -> Result<Vec<SessionId>, StoreError> {
+    let now = new.session.created_at;
+    let displaced = sqlx::query_scalar::<_, Uuid>(LIST_BEYOND_LIMIT)
         .bind(new.session.user_id.0)
-        .bind(at)
+        .bind(now)
         .bind(new.session.id.0)
         .bind(new.replaces.map(|id| id.0))
         .bind(i64::from(new.max_per_user.saturating_sub(1)));
@@ -223,20 +228,20 @@ async fn make_way(tx: &mut PgConnection, new: &NewSession<'_>) -> Result<Vec<Ses
     let displaced = displaced.into_iter().map(|id| (SessionId(id), EndReason::Displaced));
     let replaced = new.replaces.map(|id| (id, EndReason::LoggedOut));
 
-    let mut ending: Vec<_> = replaced.into_iter().chain(displaced).collect();
-    ending.sort_unstable_by_key(|(id, _)| *id);
+    let mut victims: Vec<_> = replaced.into_iter().chain(displaced).collect();
+    victims.sort_unstable_by_key(|(id, _)| *id);
     let mut ended = Vec::new();
-    for (id, reason) in ending {
-        let ending = SessionTermination::new(at, reason, new.session.client.clone());
-        if end_one(tx, id, &ending).await? {
+    for (id, reason) in victims {
+        let termination = SessionTermination::new(now, reason, new.session.client.clone());
+        if terminate(tx, id, &termination).await? {
             ended.push(id);
         }
     }
     Ok(ended)
 }
 
-/// The step to the generation after `from`; `None` if there is none.
-fn advance<'q>(
+/// Builds the update to the generation after `rotation.from_generation`. Returns `None` if that is the last one.
+fn advance_query<'q>(
     sql: &'static str,
     rotation: &'q Rotation<'_>,
 ) -> Option<QueryAs<'q, Postgres, Row, PgArguments>> {
@@ -256,48 +261,48 @@ fn advance<'q>(
     Some(query)
 }
 
-async fn end_one(
+async fn terminate(
     tx: &mut PgConnection,
     id: SessionId,
-    ending: &SessionTermination,
+    termination: &SessionTermination,
 ) -> Result<bool, StoreError> {
-    let query = sqlx::query(END)
-        .bind(ending.at)
-        .bind(ending.reason.as_str())
-        .bind(ending.presented.map(i64::from))
-        .bind(ending.client.address.map(|address| address.to_string()))
-        .bind(&ending.client.user_agent)
-        .bind(&ending.client.request_id)
+    let query = sqlx::query(TERMINATE)
+        .bind(termination.at)
+        .bind(termination.reason.as_str())
+        .bind(termination.presented.map(i64::from))
+        .bind(termination.client.address.map(|address| address.to_string()))
+        .bind(&termination.client.user_agent)
+        .bind(&termination.client.request_id)
         .bind(id.0);
     let done = query.execute(tx).await.map_err(StoreError::unavailable)?;
     Ok(done.rows_affected() == 1)
 }
 
-pub(super) async fn end_which(
+pub(super) async fn terminate_matching(
     tx: &mut PgConnection,
-    which: &SessionFilter,
-    ending: &SessionTermination,
-    most: Option<u32>,
+    filter: &SessionFilter,
+    termination: &SessionTermination,
+    limit: Option<u32>,
 ) -> Result<Vec<SessionId>, StoreError> {
     let mut query =
         QueryBuilder::<Postgres>::new("WITH doomed AS (SELECT id FROM myapi.sessions WHERE ended_at IS NULL");
-    push_which(&mut query, which);
-    query.push(" ORDER BY id LIMIT ").push_bind(most.map(i64::from));
+    push_filter(&mut query, filter);
+    query.push(" ORDER BY id LIMIT ").push_bind(limit.map(i64::from));
     query.push(" FOR UPDATE), ended AS (UPDATE myapi.sessions AS session SET ended_at = ");
-    query.push_bind(ending.at).push(", end_reason = ").push_bind(ending.reason.as_str());
+    query.push_bind(termination.at).push(", end_reason = ").push_bind(termination.reason.as_str());
     query.push(" FROM doomed WHERE session.id = doomed.id RETURNING session.id, session.user_id, session.generation, session.address, session.user_agent) ");
-    query.push("INSERT INTO myapi.audit (").push(ENDED).push(") SELECT ");
-    query.push_bind(ending.at).push(", ").push_bind(ending.reason.as_str());
-    query.push(", user_id, id, ").push_bind(ending.presented.map(i64::from)).push(", generation, ");
-    query.push_bind(ending.client.address.map(|address| address.to_string())).push(", ");
-    query.push_bind(&ending.client.user_agent).push(", ").push_bind(&ending.client.request_id);
+    query.push("INSERT INTO myapi.audit (").push(END_COLUMNS).push(") SELECT ");
+    query.push_bind(termination.at).push(", ").push_bind(termination.reason.as_str());
+    query.push(", user_id, id, ").push_bind(termination.presented.map(i64::from)).push(", generation, ");
+    query.push_bind(termination.client.address.map(|address| address.to_string())).push(", ");
+    query.push_bind(&termination.client.user_agent).push(", ").push_bind(&termination.client.request_id);
     query.push(", address, user_agent FROM ended RETURNING session_id");
     let ids = query.build_query_scalar::<Uuid>().fetch_all(tx).await;
     Ok(ids.map_err(StoreError::unavailable)?.into_iter().map(SessionId).collect())
 }
 
-fn push_which(query: &mut QueryBuilder<Postgres>, which: &SessionFilter) {
-    match which {
+fn push_filter(query: &mut QueryBuilder<Postgres>, filter: &SessionFilter) {
+    match filter {
         SessionFilter::All => query,
         SessionFilter::User(user) => query.push(" AND user_id = ").push_bind(user.0),
         SessionFilter::UserExcept(user, kept) => {
@@ -307,7 +312,7 @@ fn push_which(query: &mut QueryBuilder<Postgres>, which: &SessionFilter) {
     };
 }
 
-/// A row as the database holds it.
+/// A row of the table.
 #[derive(FromRow)]
 struct Row {
     id: Uuid,
@@ -338,6 +343,7 @@ impl TryFrom<Row> for Session {
     fn try_from(row: Row) -> Result<Self, StoreError> {
         let asked_by = row.asked_by.zip(row.asked_by_issued_at);
         let address = row.address.map(|text| text.parse()).transpose();
+        let end = row.ended_at.map(|at| session_end(at, row.end_reason.as_deref()));
         Ok(Self {
             id: SessionId(row.id),
             user_id: UserId(row.user_id),
@@ -354,7 +360,7 @@ impl TryFrom<Row> for Session {
             replays: row.replays.try_into().map_err(|_| corrupt("replays"))?,
             idle_expires_at: row.idle_expires_at,
             absolute_expires_at: row.absolute_expires_at,
-            end: end(row.ended_at, row.end_reason.as_deref())?,
+            end: end.transpose()?,
             client: ClientInfo {
                 address: address.map_err(|_| corrupt("address"))?,
                 user_agent: row.user_agent,
@@ -364,39 +370,12 @@ impl TryFrom<Row> for Session {
     }
 }
 
-fn end(at: Option<OffsetDateTime>, reason: Option<&str>) -> Result<Option<SessionEnd>, StoreError> {
-    at.map(|at| ended(at, reason)).transpose()
-}
-
-fn ended(at: OffsetDateTime, reason: Option<&str>) -> Result<SessionEnd, StoreError> {
-    let word = reason.ok_or(corrupt("end_reason"))?;
-    // A newer program beside this one may know more reasons. The session is over all the same.
-    let reason = EndReason::from_word(word).unwrap_or(EndReason::Revoked);
-    Ok(SessionEnd { at, reason })
-}
-
 fn corrupt(column: &'static str) -> StoreError {
     StoreError::Corrupt { table: "sessions", column }
 }
 
-fn clamp(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
-}
-
-/// How many sessions one transaction ends when there are ever so many.
-const MOST_AT_ONCE: u32 = 1_000;
-
-/// Named one by one: a statement that is prepared with `*` breaks when a newer program adds one.
-macro_rules! columns {
-    () => {
-        "id, user_id, kind, email, roles, generation, key_number, created_at, rotated_at, asked_by, \
-         asked_by_issued_at, settled_by, rotations, replays, idle_expires_at, absolute_expires_at, \
-         ended_at, end_reason, address, user_agent"
-    };
-}
-
-/// What `rotate` and `catch_up` have in common: all but which generation the row is at.
-macro_rules! advance_where {
+/// The statement of `rotate` and `catch_up`, which differ in the condition on the generation.
+macro_rules! advance_sql {
     ($condition:literal) => {
         concat!(
             "UPDATE myapi.sessions SET generation = $5, settled_by = NULL, rotated_at = $4, asked_by = $6, \
@@ -406,37 +385,38 @@ macro_rules! advance_where {
              AND idle_expires_at > $4 AND absolute_expires_at > $4 AND ",
             $condition,
             " RETURNING ",
-            columns!()
+            session_columns!()
         )
     };
 }
 
-/// One statement decides and inserts, and it locks the user's row until the transaction is over. A
-/// change of password, role or right to sign in updates that row first and then ends the sessions:
-/// either it comes first, and the row that this statement has waited for no longer fits; or it
-/// waits for this transaction, and its ending of sessions sees this one too. Sign-ins of one user
-/// come one by one, so that each counts all before it. The role counts as the password does: a
-/// sign-in must not outrun the loss of a role.
+/// Checks the user and inserts in one statement, which locks the user's row until the commit.
+///
+/// A change of password, role or the right to sign in updates the user's row first and then terminates
+/// the sessions. If it commits first, this statement sees the new row and inserts nothing. If it waits
+/// for this transaction, it terminates the new session too. The lock also serializes the sign-ins of
+/// one user, so that each counts all earlier sessions. The role is compared so that a concurrent sign-in
+/// cannot keep a role that was just removed.
 const INSERT: &str = concat!(
     "INSERT INTO myapi.sessions (",
-    columns!(),
+    session_columns!(),
     ") SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20 \
      WHERE $21 IS NULL OR EXISTS (SELECT 1 FROM myapi.users \
      WHERE id = $2 AND hashed_password = $21 AND role = $5 AND disabled_at IS NULL FOR UPDATE)"
 );
 
-const BEYOND_LIMIT: &str = "SELECT id FROM myapi.sessions \
+const LIST_BEYOND_LIMIT: &str = "SELECT id FROM myapi.sessions \
     WHERE user_id = $1 AND ended_at IS NULL AND idle_expires_at > $2 AND absolute_expires_at > $2 \
     AND id <> $3 AND ($4 IS NULL OR id <> $4) \
     ORDER BY created_at DESC, id DESC OFFSET $5";
 
-const ROTATE: &str = advance_where!("generation = $3 AND rotated_at <= $12");
+const ROTATE: &str = advance_sql!("generation = $3 AND rotated_at <= $12");
 
-const CATCH_UP: &str = advance_where!("generation < $3");
+const CATCH_UP: &str = advance_sql!("generation < $3");
 
-const FIND: &str = concat!("SELECT ", columns!(), " FROM myapi.sessions WHERE id = $1");
+const FIND: &str = concat!("SELECT ", session_columns!(), " FROM myapi.sessions WHERE id = $1");
 
-const SETTLE: &str = "WITH unsettled AS (\
+const CONFIRM: &str = "WITH unsettled AS (\
     SELECT session.id, used.token \
     FROM unnest($1::uuid[], $2::bigint[], $3::uuid[]) AS used (session, generation, token) \
     JOIN myapi.sessions AS session ON session.id = used.session AND session.generation = used.generation \
@@ -445,9 +425,9 @@ const SETTLE: &str = "WITH unsettled AS (\
     UPDATE myapi.sessions AS session SET settled_by = unsettled.token \
     FROM unsettled WHERE session.id = unsettled.id";
 
-const SETTLED_BY_ANOTHER: &str = concat!(
+const CONFIRMED_BY_OTHER: &str = concat!(
     "SELECT ",
-    columns!(),
+    session_columns!(),
     " FROM myapi.sessions AS session WHERE id = ANY($1) AND ended_at IS NULL AND EXISTS (\
      SELECT 1 FROM unnest($1::uuid[], $2::bigint[], $3::uuid[]) AS used (session, generation, token) \
      WHERE used.session = session.id AND used.generation = session.generation \
@@ -462,26 +442,26 @@ const COUNT_REPLAYS: &str = "WITH counted AS (\
     WHERE replayed.id = session.id) \
     FROM counted WHERE session.id = counted.id";
 
-/// The columns of the audit in which an end is written down.
-macro_rules! ended {
+/// The audit columns of a termination.
+macro_rules! audit_end_columns {
     () => {
         "at, event, user_id, session_id, presented, held, address, user_agent, request_id, holder_address, \
          holder_user_agent"
     };
 }
 
-const ENDED: &str = ended!();
+const END_COLUMNS: &str = audit_end_columns!();
 
-const END: &str = concat!(
+const TERMINATE: &str = concat!(
     "WITH ended AS (UPDATE myapi.sessions SET ended_at = $1, end_reason = $2 \
      WHERE id = $7 AND ended_at IS NULL RETURNING id, user_id, generation, address, user_agent) \
      INSERT INTO myapi.audit (",
-    ended!(),
+    audit_end_columns!(),
     ") SELECT $1, $2, user_id, id, $3, generation, $4, $5, $6, address, user_agent FROM ended"
 );
 
-/// Rows are locked in the order of their ids. One that another replica holds is left to it.
-const END_EXPIRED: &str = concat!(
+/// Locks rows in the order of their ids. Skips rows that another replica has locked.
+const TERMINATE_EXPIRED: &str = concat!(
     "WITH seen AS (SELECT id FROM myapi.sessions WHERE id > $1 ORDER BY id LIMIT $2), \
      due AS (SELECT id FROM myapi.sessions WHERE id IN (SELECT id FROM seen) AND ended_at IS NULL \
      AND least(idle_expires_at, absolute_expires_at) <= $3 ORDER BY id FOR UPDATE SKIP LOCKED), \
@@ -491,7 +471,7 @@ const END_EXPIRED: &str = concat!(
      FROM due WHERE session.id = due.id RETURNING session.id, session.user_id, session.generation, \
      session.address, session.user_agent, session.ended_at, session.end_reason), \
      written AS (INSERT INTO myapi.audit (",
-    ended!(),
+    audit_end_columns!(),
     ") SELECT ended_at, end_reason, user_id, id, NULL, generation, NULL, NULL, NULL, address, user_agent \
      FROM ended) \
      SELECT id FROM seen ORDER BY id DESC LIMIT 1"
@@ -500,13 +480,13 @@ const END_EXPIRED: &str = concat!(
 const PURGE: &str = "DELETE FROM myapi.sessions WHERE id IN (SELECT id FROM myapi.sessions \
     WHERE ended_at < $1 ORDER BY ended_at LIMIT $2 FOR UPDATE SKIP LOCKED)";
 
-const LIVE: &str = concat!(
+const LIST_LIVE: &str = concat!(
     "SELECT ",
-    columns!(),
+    session_columns!(),
     " FROM myapi.sessions WHERE user_id = $1 AND ended_at IS NULL \
      AND idle_expires_at > $2 AND absolute_expires_at > $2 ORDER BY rotated_at DESC, id DESC"
 );
 
-const ENDED_SINCE: &str = "SELECT id, ended_at, end_reason FROM myapi.sessions WHERE ended_at >= $1";
+const LIST_ENDED_SINCE: &str = "SELECT id, ended_at, end_reason FROM myapi.sessions WHERE ended_at >= $1";
 
-const LIST: &str = concat!("SELECT ", columns!(), " FROM myapi.sessions WHERE TRUE");
+const LIST: &str = concat!("SELECT ", session_columns!(), " FROM myapi.sessions WHERE TRUE");

@@ -9,9 +9,9 @@ use crate::services::store::{SettingStore, StoreError};
 impl SettingStore for PostgresStore {
     async fn get_or_insert_setting(&self, name: &str, value: &str) -> Result<String, StoreError> {
         let insert = sqlx::query(INSERT).bind(name).bind(value);
-        let done = insert.execute(&self.pool).await;
-        done.map_err(StoreError::unavailable)?;
-        // A statement of its own: it sees what another has inserted since this one began.
+        insert.execute(&self.pool).await.map_err(StoreError::unavailable)?;
+        // A second statement, because the first cannot see a row that another transaction has inserted
+        // since it began.
         let find = sqlx::query_scalar(FIND).bind(name);
         find.fetch_one(&self.pool).await.map_err(StoreError::unavailable)
     }

@@ -9,8 +9,9 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::notify::notify_replicas;
-use super::sessions::end_which;
+use super::sessions::terminate_matching;
 use super::{PostgresStore, audit, commit, conflict, is_valid_text, with_write_timeout};
+use crate::backend::sql::{sessions_to_terminate, user_columns};
 use crate::models::session::SessionId;
 use crate::models::user::{Role, User, UserId};
 use crate::services::store::{PasswordChange, SessionFilter, SessionTermination, StoreError, UserStore};
@@ -18,8 +19,8 @@ use crate::services::store::{PasswordChange, SessionFilter, SessionTermination, 
 #[async_trait]
 impl UserStore for PostgresStore {
     async fn insert_users(&self, users: &[User]) -> Result<(), StoreError> {
-        let mut tx = self.write().await?;
-        // In one order, so that two imports at once don't wait for each other.
+        let mut tx = self.begin().await?;
+        // Sorted, so that concurrent imports lock rows in one order and cannot deadlock.
         let mut users: Vec<_> = users.iter().collect();
         users.sort_by_key(|user| &user.email);
         for user in users {
@@ -44,7 +45,7 @@ impl UserStore for PostgresStore {
     }
 
     async fn has_users(&self) -> Result<bool, StoreError> {
-        sqlx::query_scalar(ANY).fetch_one(&self.pool).await.map_err(StoreError::unavailable)
+        sqlx::query_scalar(HAS_USERS).fetch_one(&self.pool).await.map_err(StoreError::unavailable)
     }
 
     async fn list_users(&self) -> Result<Vec<User>, StoreError> {
@@ -61,28 +62,25 @@ impl UserStore for PostgresStore {
         &self,
         change: &PasswordChange<'_>,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
-        let which = match change.keep {
-            Some(kept) => SessionFilter::UserExcept(change.user, kept),
-            None => SessionFilter::User(change.user),
-        };
-        let set = set_password(change.user, change.old, change.new);
-        self.change_and_end(set, change.user, which, change.termination).await
+        let update = set_password(change.user, change.old, change.new);
+        let filter = sessions_to_terminate(change);
+        self.update_and_terminate(update, change.user, filter, change.termination).await
     }
 
     async fn set_role(
         &self,
         id: UserId,
         role: Role,
-        ending: &SessionTermination,
+        termination: &SessionTermination,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
         with_write_timeout(async {
-            let mut tx = self.write().await?;
+            let mut tx = self.begin().await?;
             let query = sqlx::query(SET_ROLE).bind(id.0).bind(role.as_str());
             let done = query.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
             if done.rows_affected() == 0 {
                 return Ok(exists(&mut tx, id).await?.then(Vec::new));
             }
-            let ended = end_by_change(&mut tx, id, &SessionFilter::User(id), ending).await?;
+            let ended = terminate_by_update(&mut tx, id, &SessionFilter::User(id), termination).await?;
             commit(tx).await?;
             notify_replicas(&self.pool, !ended.is_empty()).await;
             Ok(Some(ended))
@@ -93,10 +91,10 @@ impl UserStore for PostgresStore {
     async fn disable_user(
         &self,
         id: UserId,
-        ending: &SessionTermination,
+        termination: &SessionTermination,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
-        let query = sqlx::query(DISABLE).bind(id.0).bind(ending.at);
-        self.change_and_end(query, id, SessionFilter::User(id), ending).await
+        let query = sqlx::query(DISABLE).bind(id.0).bind(termination.at);
+        self.update_and_terminate(query, id, SessionFilter::User(id), termination).await
     }
 
     async fn enable_user(&self, id: UserId) -> Result<bool, StoreError> {
@@ -108,28 +106,29 @@ impl UserStore for PostgresStore {
     async fn delete_user(
         &self,
         id: UserId,
-        ending: &SessionTermination,
+        termination: &SessionTermination,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
-        self.change_and_end(sqlx::query(DELETE).bind(id.0), id, SessionFilter::User(id), ending).await
+        self.update_and_terminate(sqlx::query(DELETE).bind(id.0), id, SessionFilter::User(id), termination)
+            .await
     }
 }
 
 impl PostgresStore {
-    /// Changes the one row of a user and then ends sessions. `None` if there was no such row.
-    async fn change_and_end(
+    /// Updates the row of a user and terminates sessions. Returns `None` if there is no such row.
+    async fn update_and_terminate(
         &self,
-        change: Statement<'_>,
+        update: Statement<'_>,
         user: UserId,
-        which: SessionFilter,
-        ending: &SessionTermination,
+        filter: SessionFilter,
+        termination: &SessionTermination,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
         with_write_timeout(async {
-            let mut tx = self.write().await?;
-            let done = change.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
+            let mut tx = self.begin().await?;
+            let done = update.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
             if done.rows_affected() == 0 {
                 return Ok(None);
             }
-            let ended = end_by_change(&mut tx, user, &which, ending).await?;
+            let ended = terminate_by_update(&mut tx, user, &filter, termination).await?;
             commit(tx).await?;
             notify_replicas(&self.pool, !ended.is_empty()).await;
             Ok(Some(ended))
@@ -138,18 +137,18 @@ impl PostgresStore {
     }
 }
 
-/// A statement with its values.
+/// A statement with its parameters.
 type Statement<'q> = Query<'q, Postgres, PgArguments>;
 
-/// Ends sessions because the user was changed.
-async fn end_by_change(
+/// Records a change of a user and terminates the sessions of `filter`.
+async fn terminate_by_update(
     tx: &mut PgConnection,
     user: UserId,
-    which: &SessionFilter,
-    ending: &SessionTermination,
+    filter: &SessionFilter,
+    termination: &SessionTermination,
 ) -> Result<Vec<SessionId>, StoreError> {
-    audit::insert(tx, &ending.user_audit_entry(user)).await?;
-    end_which(tx, which, ending, None).await
+    audit::insert(tx, &termination.user_audit_entry(user)).await?;
+    terminate_matching(tx, filter, termination, None).await
 }
 
 async fn insert(tx: &mut PgConnection, user: &User) -> Result<(), StoreError> {
@@ -164,7 +163,7 @@ async fn insert(tx: &mut PgConnection, user: &User) -> Result<(), StoreError> {
     query.execute(tx).await.map(drop).map_err(|error| conflict(error, "email"))
 }
 
-/// Sets the hash, if the user is there and, where `old` is given, still has that one.
+/// Replaces the hash. If `old` is given, only while the user still has that hash.
 fn set_password<'q>(id: UserId, old: Option<&'q SecretString>, new: &'q SecretString) -> Statement<'q> {
     sqlx::query(SET_PASSWORD).bind(id.0).bind(old.map(|hash| hash.expose_secret())).bind(new.expose_secret())
 }
@@ -174,7 +173,7 @@ async fn exists(tx: &mut PgConnection, id: UserId) -> Result<bool, StoreError> {
     query.fetch_one(tx).await.map_err(StoreError::unavailable)
 }
 
-/// A row as the database holds it.
+/// A row of the table.
 #[derive(FromRow)]
 struct Row {
     id: Uuid,
@@ -206,22 +205,16 @@ fn corrupt(column: &'static str) -> StoreError {
     StoreError::Corrupt { table: "users", column }
 }
 
-macro_rules! columns {
-    () => {
-        "id, email, name, hashed_password, role, disabled_at, created_at"
-    };
-}
-
 const INSERT: &str =
-    concat!("INSERT INTO myapi.users (", columns!(), ") VALUES ($1, $2, $3, $4, $5, $6, $7)");
+    concat!("INSERT INTO myapi.users (", user_columns!(), ") VALUES ($1, $2, $3, $4, $5, $6, $7)");
 
-const FIND_BY_EMAIL: &str = concat!("SELECT ", columns!(), " FROM myapi.users WHERE email = $1");
+const FIND_BY_EMAIL: &str = concat!("SELECT ", user_columns!(), " FROM myapi.users WHERE email = $1");
 
-const FIND: &str = concat!("SELECT ", columns!(), " FROM myapi.users WHERE id = $1");
+const FIND: &str = concat!("SELECT ", user_columns!(), " FROM myapi.users WHERE id = $1");
 
-const ANY: &str = "SELECT EXISTS (SELECT 1 FROM myapi.users)";
+const HAS_USERS: &str = "SELECT EXISTS (SELECT 1 FROM myapi.users)";
 
-const LIST: &str = concat!("SELECT ", columns!(), " FROM myapi.users ORDER BY email COLLATE \"C\"");
+const LIST: &str = concat!("SELECT ", user_columns!(), " FROM myapi.users ORDER BY email COLLATE \"C\"");
 
 const SET_PASSWORD: &str = "UPDATE myapi.users SET hashed_password = $3 \
     WHERE id = $1 AND ($2 IS NULL OR hashed_password = $2)";
@@ -230,7 +223,7 @@ const SET_ROLE: &str = "UPDATE myapi.users SET role = $2 WHERE id = $1 AND role 
 
 const EXISTS: &str = "SELECT EXISTS (SELECT 1 FROM myapi.users WHERE id = $1)";
 
-/// The first time stays.
+/// Keeps the time of the first call.
 const DISABLE: &str = "UPDATE myapi.users SET disabled_at = coalesce(disabled_at, $2) WHERE id = $1";
 
 const ENABLE: &str = "UPDATE myapi.users SET disabled_at = NULL WHERE id = $1";

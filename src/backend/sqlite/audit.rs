@@ -1,4 +1,4 @@
-//! The audit in SQLite.
+//! Audit log in SQLite.
 
 use async_trait::async_trait;
 use sqlx::FromRow;
@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{Durability, SqliteStore, from_micros, micros};
+use crate::backend::sql::audit_columns;
 use crate::client_info::ClientInfo;
 use crate::models::audit::{AuditEntry, AuditEvent};
 use crate::models::session::SessionId;
@@ -29,18 +30,18 @@ impl AuditStore for SqliteStore {
     }
 
     async fn session_audit(&self, session: SessionId, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
-        let query = sqlx::query_as::<_, Row>(OF_SESSION).bind(session.0).bind(limit);
+        let query = sqlx::query_as::<_, Row>(LIST_BY_SESSION).bind(session.0).bind(limit);
         let rows = query.fetch_all(&self.readers).await.map_err(StoreError::unavailable)?;
         rows.into_iter().map(AuditEntry::try_from).collect()
     }
 
-    async fn purge_audit(&self, before: OffsetDateTime, most: u32) -> Result<u64, StoreError> {
-        // Should a crash undo it, it is done again.
-        self.execute(Durability::Relaxed, sqlx::query(PURGE).bind(micros(before)).bind(most)).await
+    async fn purge_audit(&self, before: OffsetDateTime, limit: u32) -> Result<u64, StoreError> {
+        // A purge undone by a crash is repeated.
+        self.execute(Durability::Relaxed, sqlx::query(PURGE).bind(micros(before)).bind(limit)).await
     }
 }
 
-/// Adds an entry in the transaction of what it tells about.
+/// Adds an entry in the transaction of the change that it records.
 pub(super) async fn insert(tx: &mut SqliteConnection, entry: &AuditEntry) -> Result<(), StoreError> {
     let query = sqlx::query(INSERT)
         .bind(micros(entry.at))
@@ -58,7 +59,7 @@ pub(super) async fn insert(tx: &mut SqliteConnection, entry: &AuditEntry) -> Res
     query.execute(tx).await.map(drop).map_err(StoreError::unavailable)
 }
 
-/// A row as the database holds it.
+/// A row of the table.
 #[derive(FromRow)]
 struct Row {
     at: i64,
@@ -110,20 +111,16 @@ fn corrupt(column: &'static str) -> StoreError {
     StoreError::Corrupt { table: "audit", column }
 }
 
-macro_rules! columns {
-    () => {
-        "at, event, user_id, session_id, presented, held, key_number, address, user_agent, request_id, \
-         holder_address, holder_user_agent"
-    };
-}
-
 const INSERT: &str = concat!(
     "INSERT INTO audit (",
-    columns!(),
+    audit_columns!(),
     ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
 );
 
-const OF_SESSION: &str =
-    concat!("SELECT ", columns!(), " FROM audit WHERE session_id = $1 ORDER BY at DESC, id DESC LIMIT $2");
+const LIST_BY_SESSION: &str = concat!(
+    "SELECT ",
+    audit_columns!(),
+    " FROM audit WHERE session_id = $1 ORDER BY at DESC, id DESC LIMIT $2"
+);
 
 const PURGE: &str = "DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at < $1 ORDER BY at LIMIT $2)";

@@ -1,8 +1,7 @@
-//! SQLite: one file, one machine, nothing to install. All SQL for it is in this folder.
+//! Stores over one SQLite file, for a single machine. Contains all SQL for SQLite.
 //!
-//! One connection writes, a few read. Every write says whether it must be on disk when it returns, and
-//! goes through the one queue of `writer`. The twin of
-//! `backend::postgres`: the same functions in the same order.
+//! One connection writes, a few others read. All writes go through the queue in `writer`, each with a
+//! [`Durability`]. The modules mirror those of `backend::postgres`, function by function.
 
 mod audit;
 mod movies;
@@ -37,25 +36,25 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the database in the file at `path`, which must be there (it may be empty).
+    /// Opens the database file at `path`, which must exist and may be empty.
     ///
     /// # Errors
     ///
-    /// When the file can't be opened, or is no database.
+    /// If the file cannot be opened or is not a SQLite database.
     pub async fn open(path: &Path) -> Result<Self, sqlx::Error> {
         let options = SqliteConnectOptions::new()
             .filename(path)
-            // Sessions outlive their users: there is no foreign key to enforce.
+            // Sessions outlive their users, so the schema has no foreign keys.
             .foreign_keys(false)
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(ACQUIRE_TIMEOUT);
         enter_wal(&options).await?;
         let writer = WriteQueue::start(options.clone(), options.connect().await?);
-        let readers = pool(READERS).connect_lazy_with(options.clone().read_only(true));
+        let readers = pool(READ_CONNECTIONS).connect_lazy_with(options.clone().read_only(true));
         Ok(Self { options, writer, readers })
     }
 
-    /// Does `work` in a transaction. An `Err` undoes it.
+    /// Runs `work` in a transaction, which an `Err` rolls back.
     async fn write<T, F>(&self, durability: Durability, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -64,12 +63,12 @@ impl SqliteStore {
         self.writer.write(durability, work).await
     }
 
-    /// A write of one statement. Returns how many rows it changed.
+    /// Runs a write of one statement. Returns the number of changed rows.
     async fn execute(&self, durability: Durability, statement: Statement) -> Result<u64, StoreError> {
-        let done = self.writer.write_one(durability, |tx| {
+        let result = self.writer.write_one(durability, |tx| {
             Box::pin(async move { statement.execute(tx).await.map_err(StoreError::unavailable) })
         });
-        Ok(done.await?.rows_affected())
+        Ok(result.await?.rows_affected())
     }
 }
 
@@ -110,31 +109,31 @@ impl Database for SqliteStore {
     }
 }
 
-/// A statement with its values.
+/// A statement with its parameters.
 type Statement = Query<'static, Sqlite, SqliteArguments>;
 
 async fn apply(tx: &mut SqliteConnection, migrator: &Migrator) -> Result<(), MigrateError> {
     tx.ensure_migrations_table(&migrator.table_name).await?;
     let applied = tx.list_applied_migrations(&migrator.table_name).await?;
-    if let Some(unknown) = applied.iter().find(|done| !migrator.version_exists(done.version)) {
+    if let Some(unknown) = applied.iter().find(|known| !migrator.version_exists(known.version)) {
         return Err(MigrateError::VersionMissing(unknown.version));
     }
     for migration in migrator.iter() {
-        if !applied.iter().any(|done| done.version == migration.version) {
+        if !applied.iter().any(|applied| applied.version == migration.version) {
             tx.apply(&migrator.table_name, migration).await?;
         }
     }
     Ok(())
 }
 
-/// Makes the file a write-ahead-log database, which it then stays.
+/// Switches the file to write-ahead logging, which is persistent.
 async fn enter_wal(options: &SqliteConnectOptions) -> Result<(), sqlx::Error> {
     let options = options.clone().journal_mode(SqliteJournalMode::Wal);
     let deadline = tokio::time::Instant::now() + SETUP_TIMEOUT;
     loop {
         match options.connect().await {
             Ok(connection) => return connection.close().await,
-            // SQLite does not wait for this lock, whatever the busy timeout.
+            // The busy timeout does not apply to this lock.
             Err(error) if is_busy(&error) && tokio::time::Instant::now() < deadline => {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
@@ -148,7 +147,7 @@ fn is_busy(error: &sqlx::Error) -> bool {
     extended_code(error).is_some_and(|code| code & 0xff == 5)
 }
 
-/// The conflict that a failed insert was about, if it was about one.
+/// Converts the error of a failed insert. A violated constraint becomes [`StoreError::Conflict`].
 fn conflict(error: sqlx::Error, unique: &'static str) -> StoreError {
     match extended_code(&error) {
         Some(SQLITE_CONSTRAINT_PRIMARYKEY) => StoreError::Conflict("id"),
@@ -161,9 +160,9 @@ fn extended_code(error: &sqlx::Error) -> Option<u32> {
     error.as_database_error()?.code()?.parse().ok()
 }
 
-/// A time as the database holds it: whole microseconds since 1970.
+/// Converts a time to whole microseconds since the Unix epoch, the unit of the columns.
 fn micros(at: OffsetDateTime) -> i64 {
-    // Years are within ±9999, which i64 holds in microseconds.
+    // Years are within ±9999, which fits into i64 in microseconds.
     i64::try_from(at.unix_timestamp_nanos().div_euclid(1_000)).unwrap_or(i64::MAX)
 }
 
@@ -175,15 +174,15 @@ fn pool(connections: u32) -> PoolOptions<Sqlite> {
     PoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
-        // They cost nothing to keep.
+        // Idle connections to a local file cost nothing.
         .idle_timeout(None)
         .max_lifetime(None)
 }
 
-/// Connections that read, side by side with the one that writes.
-const READERS: u32 = 4;
+/// Number of read connections, in addition to the one that writes.
+const READ_CONNECTIONS: u32 = 4;
 
-/// How long opening and migrating wait for another process that is doing the same.
+/// Timeout for opening and migrating while another process does the same.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(30);
 
 // <https://sqlite.org/rescode.html#extrc>

@@ -11,6 +11,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{Durability, SqliteStore, audit, conflict, from_micros, micros};
+use crate::backend::sql::{MAX_TERMINATIONS, count_to_i64, session_columns, session_end};
 use crate::client_info::ClientInfo;
 use crate::clock::{Clock, SystemClock};
 use crate::identity::Roles;
@@ -27,8 +28,10 @@ use crate::services::store::{
 #[async_trait]
 impl SessionStore for SqliteStore {
     async fn insert_session(&self, new: &NewSession<'_>) -> Result<InsertOutcome, StoreError> {
-        let (session, hash) = (new.session.clone(), new.hashed_password.cloned());
-        let (replaces, max_per_user) = (new.replaces, new.max_per_user);
+        let session = new.session.clone();
+        let hash = new.hashed_password.cloned();
+        let replaces = new.replaces;
+        let max_per_user = new.max_per_user;
         self.write(Durability::Flushed, move |tx| {
             Box::pin(async move {
                 let hashed_password = hash.as_ref();
@@ -45,12 +48,12 @@ impl SessionStore for SqliteStore {
     }
 
     async fn rotate(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError> {
-        let Some(query) = advance(ROTATE, rotation) else { return Ok(None) };
+        let Some(query) = advance_query(ROTATE, rotation) else { return Ok(None) };
         self.fetch(query.bind(micros(rotation.max_rotated_at))).await
     }
 
     async fn catch_up(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError> {
-        let Some(query) = advance(CATCH_UP, rotation) else { return Ok(None) };
+        let Some(query) = advance_query(CATCH_UP, rotation) else { return Ok(None) };
         self.fetch(query).await
     }
 
@@ -62,20 +65,20 @@ impl SessionStore for SqliteStore {
 
     async fn confirm_generation(&self, tokens: &[TokenUse]) -> Result<Vec<Session>, StoreError> {
         let tokens = tokens.to_vec();
-        let settled_before = self.write(Durability::Relaxed, |tx| {
+        let reused = self.write(Durability::Relaxed, |tx| {
             Box::pin(async move {
-                let mut settled_before = Vec::new();
+                let mut reused = Vec::new();
                 for token in &tokens {
-                    settle_one(tx, token).await?;
-                    settled_before.extend(settled_by_another(tx, token).await?);
+                    confirm(tx, token).await?;
+                    reused.extend(confirmed_by_other(tx, token).await?);
                 }
-                Ok(settled_before)
+                Ok(reused)
             })
         });
-        let mut settled_before: Vec<Session> = settled_before.await?;
-        settled_before.sort_by_key(|session| session.id);
-        settled_before.dedup_by_key(|session| session.id);
-        Ok(settled_before)
+        let mut reused: Vec<Session> = reused.await?;
+        reused.sort_by_key(|session| session.id);
+        reused.dedup_by_key(|session| session.id);
+        Ok(reused)
     }
 
     async fn count_replays(&self, counts: &[(SessionId, u64)]) -> Result<(), StoreError> {
@@ -83,7 +86,7 @@ impl SessionStore for SqliteStore {
         self.write(Durability::Relaxed, |tx| {
             Box::pin(async move {
                 for (id, count) in counts {
-                    let query = sqlx::query(COUNT_REPLAYS).bind(id.0).bind(clamp(count));
+                    let query = sqlx::query(COUNT_REPLAYS).bind(id.0).bind(count_to_i64(count));
                     query.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
                 }
                 Ok(())
@@ -92,48 +95,55 @@ impl SessionStore for SqliteStore {
         .await
     }
 
-    async fn end_session(&self, id: SessionId, ending: &SessionTermination) -> Result<bool, StoreError> {
-        let ending = ending.clone();
-        self.write(Durability::Flushed, move |tx| Box::pin(async move { end_one(tx, id, &ending).await }))
-            .await
+    async fn end_session(&self, id: SessionId, termination: &SessionTermination) -> Result<bool, StoreError> {
+        let termination = termination.clone();
+        self.write(Durability::Flushed, move |tx| {
+            Box::pin(async move { terminate(tx, id, &termination).await })
+        })
+        .await
     }
 
     async fn end_sessions(
         &self,
-        which: &SessionFilter,
-        ending: &SessionTermination,
+        filter: &SessionFilter,
+        termination: &SessionTermination,
     ) -> Result<Vec<SessionId>, StoreError> {
-        let (began, mut all) = (Instant::now(), Vec::new());
+        let started = Instant::now();
+        let mut all = Vec::new();
         loop {
-            // Of the time at which it happens: others look for what ended lately.
-            let at = if all.is_empty() { ending.at } else { ending.at + began.elapsed() };
-            let (which, ending) = (*which, SessionTermination { at, ..ending.clone() });
-            let some = self.write(Durability::Flushed, move |tx| {
-                Box::pin(async move { end_which(tx, &which, &ending, Some(MOST_AT_ONCE)).await })
+            // Each batch gets the time of its own transaction, because other replicas poll for recent
+            // terminations only.
+            let at = if all.is_empty() { termination.at } else { termination.at + started.elapsed() };
+            let filter = *filter;
+            let termination = SessionTermination { at, ..termination.clone() };
+            let batch = self.write(Durability::Flushed, move |tx| {
+                Box::pin(async move {
+                    terminate_matching(tx, &filter, &termination, Some(MAX_TERMINATIONS)).await
+                })
             });
-            let ended = some.await?;
-            let last = ended.len() < MOST_AT_ONCE as usize;
+            let ended = batch.await?;
+            let is_last = ended.len() < MAX_TERMINATIONS as usize;
             all.extend(ended);
-            if last {
+            if is_last {
                 return Ok(all);
             }
         }
     }
 
     async fn live_sessions(&self, user: UserId, now: OffsetDateTime) -> Result<Vec<Session>, StoreError> {
-        let query = sqlx::query_as::<_, Row>(LIVE).bind(user.0).bind(micros(now));
+        let query = sqlx::query_as::<_, Row>(LIST_LIVE).bind(user.0).bind(micros(now));
         let rows = query.fetch_all(&self.readers).await.map_err(StoreError::unavailable)?;
         rows.into_iter().map(Session::try_from).collect()
     }
 
     async fn list_sessions(
         &self,
-        which: &SessionFilter,
+        filter: &SessionFilter,
         live_at: Option<OffsetDateTime>,
         limit: u32,
     ) -> Result<Vec<Session>, StoreError> {
         let mut query = QueryBuilder::<Sqlite>::new(LIST);
-        push_which(&mut query, which);
+        push_filter(&mut query, filter);
         if let Some(now) = live_at {
             query.push(" AND ended_at IS NULL AND idle_expires_at > ").push_bind(micros(now));
             query.push(" AND absolute_expires_at > ").push_bind(micros(now));
@@ -144,48 +154,48 @@ impl SessionStore for SqliteStore {
     }
 
     async fn ended_since(&self, since: OffsetDateTime) -> Result<Vec<(SessionId, SessionEnd)>, StoreError> {
-        let query = sqlx::query_as::<_, (Uuid, i64, String)>(ENDED_SINCE).bind(micros(since));
+        let query = sqlx::query_as::<_, (Uuid, i64, String)>(LIST_ENDED_SINCE).bind(micros(since));
         let rows = query.fetch_all(&self.readers).await.map_err(StoreError::unavailable)?;
-        let end = |(id, micros, reason): (Uuid, i64, String)| {
-            Ok((SessionId(id), ended(at(micros, "ended_at")?, Some(&reason))?))
+        let to_end = |(id, micros, reason): (Uuid, i64, String)| {
+            Ok((SessionId(id), session_end(time(micros, "ended_at")?, Some(&reason))?))
         };
-        rows.into_iter().map(end).collect()
+        rows.into_iter().map(to_end).collect()
     }
 
     async fn end_expired(
         &self,
-        from: SessionId,
-        most: u32,
-        expired_by: OffsetDateTime,
+        after: SessionId,
+        limit: u32,
+        now: OffsetDateTime,
     ) -> Result<Option<SessionId>, StoreError> {
-        let query = sqlx::query_as::<_, (Uuid, bool)>(LOOK_FOR_EXPIRED);
-        let query = query.bind(from.0).bind(most).bind(micros(expired_by));
-        let seen = query.fetch_all(&self.readers).await.map_err(StoreError::unavailable)?;
-        let last = seen.last().map(|(id, _)| SessionId(*id));
-        let expired: Vec<_> = seen.into_iter().filter(|(_, expired)| *expired).map(|(id, _)| id).collect();
+        let query = sqlx::query_as::<_, (Uuid, bool)>(SCAN_EXPIRED);
+        let query = query.bind(after.0).bind(limit).bind(micros(now));
+        let scanned = query.fetch_all(&self.readers).await.map_err(StoreError::unavailable)?;
+        let last = scanned.last().map(|(id, _)| SessionId(*id));
+        let expired: Vec<_> = scanned.into_iter().filter(|(_, expired)| *expired).map(|(id, _)| id).collect();
         if !expired.is_empty() {
-            // Should a crash undo it, it is done again.
+            // An update undone by a crash is repeated.
             self.write(Durability::Relaxed, move |tx| {
-                Box::pin(async move { end_if_expired(tx, &expired, expired_by).await })
+                Box::pin(async move { terminate_expired(tx, &expired, now).await })
             })
             .await?;
         }
         Ok(last)
     }
 
-    async fn purge_sessions(&self, before: OffsetDateTime, most: u32) -> Result<u64, StoreError> {
-        self.execute(Durability::Relaxed, sqlx::query(PURGE).bind(micros(before)).bind(most)).await
+    async fn purge_sessions(&self, before: OffsetDateTime, limit: u32) -> Result<u64, StoreError> {
+        self.execute(Durability::Relaxed, sqlx::query(PURGE).bind(micros(before)).bind(limit)).await
     }
 
     async fn database_time(&self) -> Result<OffsetDateTime, StoreError> {
-        // An embedded database has no clock but the machine's.
+        // An embedded database shares the clock of this machine.
         Ok(SystemClock.now())
     }
 }
 
 impl SqliteStore {
-    /// A relaxed write of one statement that returns the row if it changed it.
-    async fn fetch(&self, query: Advance) -> Result<Option<Session>, StoreError> {
+    /// Runs one relaxed statement and returns the row that it changed.
+    async fn fetch(&self, query: AdvanceQuery) -> Result<Option<Session>, StoreError> {
         let row = self.writer.write_one(Durability::Relaxed, |tx| {
             Box::pin(async move { query.fetch_optional(tx).await.map_err(StoreError::unavailable) })
         });
@@ -193,7 +203,7 @@ impl SqliteStore {
     }
 }
 
-/// Inserts the row if its user may sign in; `false` if not.
+/// Inserts the row unless the user may not sign in. Returns `true` if it was inserted.
 async fn insert(tx: &mut SqliteConnection, new: &NewSession<'_>) -> Result<bool, StoreError> {
     let session = new.session;
     let query = sqlx::query(INSERT)
@@ -209,8 +219,8 @@ async fn insert(tx: &mut SqliteConnection, new: &NewSession<'_>) -> Result<bool,
         .bind(session.asked_by.map(|token| token.id.0))
         .bind(session.asked_by.map(|token| micros(token.issued_at)))
         .bind(session.settled_by.map(|token| token.0))
-        .bind(clamp(session.rotations))
-        .bind(clamp(session.replays))
+        .bind(count_to_i64(session.rotations))
+        .bind(count_to_i64(session.replays))
         .bind(micros(session.idle_expires_at))
         .bind(micros(session.absolute_expires_at))
         .bind(session.end.map(|end| micros(end.at)))
@@ -222,15 +232,15 @@ async fn insert(tx: &mut SqliteConnection, new: &NewSession<'_>) -> Result<bool,
     Ok(done.rows_affected() == 1)
 }
 
-/// Ends the session that the new one replaces, and the oldest beyond the user's limit.
+/// Terminates the session that the new one replaces, and the oldest ones beyond the user's limit.
 async fn evict_sessions(
     tx: &mut SqliteConnection,
     new: &NewSession<'_>,
 ) -> Result<Vec<SessionId>, StoreError> {
-    let at = new.session.created_at;
-    let displaced = sqlx::query_scalar::<_, Uuid>(BEYOND_LIMIT)
+    let now = new.session.created_at;
+    let displaced = sqlx::query_scalar::<_, Uuid>(LIST_BEYOND_LIMIT)
         .bind(new.session.user_id.0)
-        .bind(micros(at))
+        .bind(micros(now))
         .bind(new.session.id.0)
         .bind(new.replaces.map(|id| id.0))
         .bind(i64::from(new.max_per_user.saturating_sub(1)));
@@ -240,18 +250,18 @@ async fn evict_sessions(
 
     let mut ended = Vec::new();
     for (id, reason) in replaced.into_iter().chain(displaced) {
-        let ending = SessionTermination::new(at, reason, new.session.client.clone());
-        if end_one(tx, id, &ending).await? {
+        let termination = SessionTermination::new(now, reason, new.session.client.clone());
+        if terminate(tx, id, &termination).await? {
             ended.push(id);
         }
     }
     Ok(ended)
 }
 
-type Advance = QueryAs<'static, Sqlite, Row, SqliteArguments>;
+type AdvanceQuery = QueryAs<'static, Sqlite, Row, SqliteArguments>;
 
-/// The step to the generation after `from`; `None` if there is none.
-fn advance(sql: &'static str, rotation: &Rotation<'_>) -> Option<Advance> {
+/// Builds the update to the generation after `rotation.from_generation`. Returns `None` if that is the last one.
+fn advance_query(sql: &'static str, rotation: &Rotation<'_>) -> Option<AdvanceQuery> {
     let next = rotation.from_generation.checked_add(1)?;
     let query = sqlx::query_as(sql)
         .bind(rotation.id.0)
@@ -268,17 +278,17 @@ fn advance(sql: &'static str, rotation: &Rotation<'_>) -> Option<Advance> {
     Some(query)
 }
 
-async fn settle_one(tx: &mut SqliteConnection, token: &TokenUse) -> Result<(), StoreError> {
+async fn confirm(tx: &mut SqliteConnection, token: &TokenUse) -> Result<(), StoreError> {
     let query =
-        sqlx::query(SETTLE).bind(token.session.0).bind(i64::from(token.generation)).bind(token.token.0);
+        sqlx::query(CONFIRM).bind(token.session.0).bind(i64::from(token.generation)).bind(token.token.0);
     query.execute(tx).await.map(drop).map_err(StoreError::unavailable)
 }
 
-async fn settled_by_another(
+async fn confirmed_by_other(
     tx: &mut SqliteConnection,
     token: &TokenUse,
 ) -> Result<Option<Session>, StoreError> {
-    let query = sqlx::query_as::<_, Row>(SETTLED_BY_ANOTHER)
+    let query = sqlx::query_as::<_, Row>(CONFIRMED_BY_OTHER)
         .bind(token.session.0)
         .bind(i64::from(token.generation))
         .bind(token.token.0);
@@ -286,24 +296,24 @@ async fn settled_by_another(
     row.map(Session::try_from).transpose()
 }
 
-async fn end_one(
+async fn terminate(
     tx: &mut SqliteConnection,
     id: SessionId,
-    ending: &SessionTermination,
+    termination: &SessionTermination,
 ) -> Result<bool, StoreError> {
-    let query = sqlx::query_as::<_, Ended>(END);
-    let query = query.bind(id.0).bind(micros(ending.at)).bind(ending.reason.as_str());
+    let query = sqlx::query_as::<_, TerminatedRow>(TERMINATE);
+    let query = query.bind(id.0).bind(micros(termination.at)).bind(termination.reason.as_str());
     let row = query.fetch_optional(&mut *tx).await.map_err(StoreError::unavailable)?;
     let Some(row) = row else { return Ok(false) };
-    audit::insert(tx, &row.entry(ending)?).await?;
+    audit::insert(tx, &row.entry(termination)?).await?;
     Ok(true)
 }
 
-/// Ends each of these that still had expired by then, at the time at which it did.
-async fn end_if_expired(
+/// Terminates the sessions that are still expired at `now`, with the time of their expiry.
+async fn terminate_expired(
     tx: &mut SqliteConnection,
     ids: &[Uuid],
-    by: OffsetDateTime,
+    now: OffsetDateTime,
 ) -> Result<(), StoreError> {
     for id in ids {
         let query = sqlx::query_as::<_, Row>(FIND).bind(id);
@@ -311,39 +321,44 @@ async fn end_if_expired(
             continue;
         };
         let session = Session::try_from(row)?;
-        let over = session.termination(by).filter(|_| session.end.is_none());
-        if let Some((event, at)) = over
+        let expiry = session.termination(now).filter(|_| session.end.is_none());
+        if let Some((event, at)) = expiry
             && let Some(reason) = EndReason::from_word(event.as_str())
         {
-            end_one(tx, session.id, &SessionTermination::new(at, reason, ClientInfo::default())).await?;
+            terminate(tx, session.id, &SessionTermination::new(at, reason, ClientInfo::default())).await?;
         }
     }
     Ok(())
 }
 
-pub(super) async fn end_which(
+pub(super) async fn terminate_matching(
     tx: &mut SqliteConnection,
-    which: &SessionFilter,
-    ending: &SessionTermination,
-    most: Option<u32>,
+    filter: &SessionFilter,
+    termination: &SessionTermination,
+    limit: Option<u32>,
 ) -> Result<Vec<SessionId>, StoreError> {
     let mut query = QueryBuilder::<Sqlite>::new("UPDATE sessions SET ended_at = ");
-    query.push_bind(micros(ending.at)).push(", end_reason = ").push_bind(ending.reason.as_str());
+    query.push_bind(micros(termination.at)).push(", end_reason = ").push_bind(termination.reason.as_str());
     query.push(" WHERE id IN (SELECT id FROM sessions WHERE ended_at IS NULL");
-    push_which(&mut query, which);
-    // All of them, if there is no limit.
-    query.push(" LIMIT ").push_bind(most.map_or(-1, i64::from)).push(") RETURNING ").push(ENDED);
-    let rows = query.build_query_as::<Ended>().fetch_all(&mut *tx).await.map_err(StoreError::unavailable)?;
+    push_filter(&mut query, filter);
+    // A negative limit is no limit.
+    query
+        .push(" LIMIT ")
+        .push_bind(limit.map_or(-1, i64::from))
+        .push(") RETURNING ")
+        .push(TERMINATED_COLUMNS);
+    let rows =
+        query.build_query_as::<TerminatedRow>().fetch_all(&mut *tx).await.map_err(StoreError::unavailable)?;
     let mut ended = Vec::with_capacity(rows.len());
     for row in rows {
         ended.push(SessionId(row.id));
-        audit::insert(tx, &row.entry(ending)?).await?;
+        audit::insert(tx, &row.entry(termination)?).await?;
     }
     Ok(ended)
 }
 
-fn push_which(query: &mut QueryBuilder<Sqlite>, which: &SessionFilter) {
-    match which {
+fn push_filter(query: &mut QueryBuilder<Sqlite>, filter: &SessionFilter) {
+    match filter {
         SessionFilter::All => query,
         SessionFilter::User(user) => query.push(" AND user_id = ").push_bind(user.0),
         SessionFilter::UserExcept(user, kept) => {
@@ -353,9 +368,9 @@ fn push_which(query: &mut QueryBuilder<Sqlite>, which: &SessionFilter) {
     };
 }
 
-/// What the audit tells of a session that has ended.
+/// The columns of a terminated session that its audit entry needs.
 #[derive(FromRow)]
-struct Ended {
+struct TerminatedRow {
     id: Uuid,
     user_id: Uuid,
     generation: i64,
@@ -363,20 +378,20 @@ struct Ended {
     user_agent: Option<String>,
 }
 
-impl Ended {
-    fn entry(self, ending: &SessionTermination) -> Result<AuditEntry, StoreError> {
-        let held = self.generation.try_into().map_err(|_| corrupt("generation"))?;
-        let holder = client(self.address, self.user_agent)?;
-        Ok(ending.audit_entry(SessionId(self.id), UserId(self.user_id), held, holder))
+impl TerminatedRow {
+    fn entry(self, termination: &SessionTermination) -> Result<AuditEntry, StoreError> {
+        let generation = self.generation.try_into().map_err(|_| corrupt("generation"))?;
+        let holder = client_info(self.address, self.user_agent)?;
+        Ok(termination.audit_entry(SessionId(self.id), UserId(self.user_id), generation, holder))
     }
 }
 
-fn client(address: Option<String>, user_agent: Option<String>) -> Result<ClientInfo, StoreError> {
+fn client_info(address: Option<String>, user_agent: Option<String>) -> Result<ClientInfo, StoreError> {
     let address = address.map(|text| text.parse()).transpose().map_err(|_| corrupt("address"))?;
     Ok(ClientInfo { address, user_agent, request_id: None })
 }
 
-/// A row as the database holds it.
+/// A row of the table.
 #[derive(FromRow)]
 struct Row {
     id: Uuid,
@@ -405,7 +420,8 @@ impl TryFrom<Row> for Session {
     type Error = StoreError;
 
     fn try_from(row: Row) -> Result<Self, StoreError> {
-        let asked_by = row.asked_by.zip(time(row.asked_by_issued_at, "asked_by_issued_at")?);
+        let asked_by = row.asked_by.zip(optional_time(row.asked_by_issued_at, "asked_by_issued_at")?);
+        let ended_at = optional_time(row.ended_at, "ended_at")?;
         Ok(Self {
             id: SessionId(row.id),
             user_id: UserId(row.user_id),
@@ -414,61 +430,34 @@ impl TryFrom<Row> for Session {
             roles: Roles::from_list(&row.roles).ok_or(corrupt("roles"))?,
             generation: row.generation.try_into().map_err(|_| corrupt("generation"))?,
             key_number: row.key_number.try_into().map_err(|_| corrupt("key_number"))?,
-            created_at: at(row.created_at, "created_at")?,
-            rotated_at: at(row.rotated_at, "rotated_at")?,
+            created_at: time(row.created_at, "created_at")?,
+            rotated_at: time(row.rotated_at, "rotated_at")?,
             asked_by: asked_by.map(|(id, issued_at)| AccessTokenRef { id: TokenId(id), issued_at }),
             settled_by: row.settled_by.map(TokenId),
             rotations: row.rotations.try_into().map_err(|_| corrupt("rotations"))?,
             replays: row.replays.try_into().map_err(|_| corrupt("replays"))?,
-            idle_expires_at: at(row.idle_expires_at, "idle_expires_at")?,
-            absolute_expires_at: at(row.absolute_expires_at, "absolute_expires_at")?,
-            end: end(time(row.ended_at, "ended_at")?, row.end_reason.as_deref())?,
-            client: client(row.address, row.user_agent)?,
+            idle_expires_at: time(row.idle_expires_at, "idle_expires_at")?,
+            absolute_expires_at: time(row.absolute_expires_at, "absolute_expires_at")?,
+            end: ended_at.map(|at| session_end(at, row.end_reason.as_deref())).transpose()?,
+            client: client_info(row.address, row.user_agent)?,
         })
     }
 }
 
-fn end(at: Option<OffsetDateTime>, reason: Option<&str>) -> Result<Option<SessionEnd>, StoreError> {
-    at.map(|at| ended(at, reason)).transpose()
-}
-
-fn ended(at: OffsetDateTime, reason: Option<&str>) -> Result<SessionEnd, StoreError> {
-    let word = reason.ok_or(corrupt("end_reason"))?;
-    // A newer program beside this one may know more reasons. The session is over all the same.
-    let reason = EndReason::from_word(word).unwrap_or(EndReason::Revoked);
-    Ok(SessionEnd { at, reason })
-}
-
-fn at(micros: i64, column: &'static str) -> Result<OffsetDateTime, StoreError> {
+fn time(micros: i64, column: &'static str) -> Result<OffsetDateTime, StoreError> {
     from_micros(micros).ok_or(corrupt(column))
 }
 
-fn time(micros: Option<i64>, column: &'static str) -> Result<Option<OffsetDateTime>, StoreError> {
-    micros.map(|micros| at(micros, column)).transpose()
+fn optional_time(micros: Option<i64>, column: &'static str) -> Result<Option<OffsetDateTime>, StoreError> {
+    micros.map(|micros| time(micros, column)).transpose()
 }
 
 fn corrupt(column: &'static str) -> StoreError {
     StoreError::Corrupt { table: "sessions", column }
 }
 
-fn clamp(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
-}
-
-/// How many sessions one transaction ends when there are ever so many.
-const MOST_AT_ONCE: u32 = 1_000;
-
-/// Named one by one: a statement that is prepared with `*` breaks when a newer program adds one.
-macro_rules! columns {
-    () => {
-        "id, user_id, kind, email, roles, generation, key_number, created_at, rotated_at, asked_by, \
-         asked_by_issued_at, settled_by, rotations, replays, idle_expires_at, absolute_expires_at, \
-         ended_at, end_reason, address, user_agent"
-    };
-}
-
-/// What `rotate` and `catch_up` have in common: all but which generation the row is at.
-macro_rules! advance_where {
+/// The statement of `rotate` and `catch_up`, which differ in the condition on the generation.
+macro_rules! advance_sql {
     ($condition:literal) => {
         concat!(
             "UPDATE sessions SET generation = $5, settled_by = NULL, rotated_at = $4, asked_by = $6, \
@@ -478,62 +467,64 @@ macro_rules! advance_where {
              AND idle_expires_at > $4 AND absolute_expires_at > $4 AND ",
             $condition,
             " RETURNING ",
-            columns!()
+            session_columns!()
         )
     };
 }
 
-/// One statement decides and inserts. The write lock keeps a change of password out until it is
-/// committed, and such a change then ends this session too. The role counts as the password does:
-/// a sign-in must not outrun the loss of a role.
+/// Checks the user and inserts in one statement.
+///
+/// The write lock delays a change of password until the commit; that change then terminates the new
+/// session too. The role is compared so that a concurrent sign-in cannot keep a role that was just
+/// removed.
 const INSERT: &str = concat!(
     "INSERT INTO sessions (",
-    columns!(),
+    session_columns!(),
     ") SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20 \
      WHERE $21 IS NULL OR EXISTS (SELECT 1 FROM users \
      WHERE id = $2 AND hashed_password = $21 AND role = $5 AND disabled_at IS NULL)"
 );
 
-const BEYOND_LIMIT: &str = "SELECT id FROM sessions \
+const LIST_BEYOND_LIMIT: &str = "SELECT id FROM sessions \
     WHERE user_id = $1 AND ended_at IS NULL AND idle_expires_at > $2 AND absolute_expires_at > $2 \
     AND id <> $3 AND ($4 IS NULL OR id <> $4) \
     ORDER BY created_at DESC, id DESC LIMIT -1 OFFSET $5";
 
-const ROTATE: &str = advance_where!("generation = $3 AND rotated_at <= $12");
+const ROTATE: &str = advance_sql!("generation = $3 AND rotated_at <= $12");
 
-const CATCH_UP: &str = advance_where!("generation < $3");
+const CATCH_UP: &str = advance_sql!("generation < $3");
 
-const FIND: &str = concat!("SELECT ", columns!(), " FROM sessions WHERE id = $1");
+const FIND: &str = concat!("SELECT ", session_columns!(), " FROM sessions WHERE id = $1");
 
-const SETTLE: &str = "UPDATE sessions SET settled_by = $3 \
+const CONFIRM: &str = "UPDATE sessions SET settled_by = $3 \
     WHERE id = $1 AND generation = $2 AND settled_by IS NULL AND ended_at IS NULL";
 
-const SETTLED_BY_ANOTHER: &str = concat!(
+const CONFIRMED_BY_OTHER: &str = concat!(
     "SELECT ",
-    columns!(),
+    session_columns!(),
     " FROM sessions WHERE id = $1 AND generation = $2 AND settled_by <> $3 AND ended_at IS NULL"
 );
 
 const COUNT_REPLAYS: &str = "UPDATE sessions SET replays = replays + $2 WHERE id = $1";
 
-/// The columns of [`Ended`].
-const ENDED: &str = "id, user_id, generation, address, user_agent";
+/// The columns of [`TerminatedRow`].
+const TERMINATED_COLUMNS: &str = "id, user_id, generation, address, user_agent";
 
-const END: &str = "UPDATE sessions SET ended_at = $2, end_reason = $3 WHERE id = $1 AND ended_at IS NULL \
+const TERMINATE: &str = "UPDATE sessions SET ended_at = $2, end_reason = $3 WHERE id = $1 AND ended_at IS NULL \
     RETURNING id, user_id, generation, address, user_agent";
 
-const LOOK_FOR_EXPIRED: &str = "SELECT id, ended_at IS NULL AND min(idle_expires_at, absolute_expires_at) <= $3 \
+const SCAN_EXPIRED: &str = "SELECT id, ended_at IS NULL AND min(idle_expires_at, absolute_expires_at) <= $3 \
     FROM sessions WHERE id > $1 ORDER BY id LIMIT $2";
 
 const PURGE: &str = "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE ended_at < $1 ORDER BY ended_at LIMIT $2)";
 
-const LIVE: &str = concat!(
+const LIST_LIVE: &str = concat!(
     "SELECT ",
-    columns!(),
+    session_columns!(),
     " FROM sessions WHERE user_id = $1 AND ended_at IS NULL \
      AND idle_expires_at > $2 AND absolute_expires_at > $2 ORDER BY rotated_at DESC, id DESC"
 );
 
-const ENDED_SINCE: &str = "SELECT id, ended_at, end_reason FROM sessions WHERE ended_at >= $1";
+const LIST_ENDED_SINCE: &str = "SELECT id, ended_at, end_reason FROM sessions WHERE ended_at >= $1";
 
-const LIST: &str = concat!("SELECT ", columns!(), " FROM sessions WHERE TRUE");
+const LIST: &str = concat!("SELECT ", session_columns!(), " FROM sessions WHERE TRUE");

@@ -6,8 +6,9 @@ use sqlx::FromRow;
 use sqlx::sqlite::SqliteConnection;
 use uuid::Uuid;
 
-use super::sessions::end_which;
+use super::sessions::terminate_matching;
 use super::{Durability, SqliteStore, Statement, audit, conflict, from_micros, micros};
+use crate::backend::sql::{sessions_to_terminate, user_columns};
 use crate::models::session::SessionId;
 use crate::models::user::{Role, User, UserId};
 use crate::services::store::{PasswordChange, SessionFilter, SessionTermination, StoreError, UserStore};
@@ -40,7 +41,7 @@ impl UserStore for SqliteStore {
     }
 
     async fn has_users(&self) -> Result<bool, StoreError> {
-        sqlx::query_scalar(ANY).fetch_one(&self.readers).await.map_err(StoreError::unavailable)
+        sqlx::query_scalar(HAS_USERS).fetch_one(&self.readers).await.map_err(StoreError::unavailable)
     }
 
     async fn list_users(&self) -> Result<Vec<User>, StoreError> {
@@ -56,21 +57,18 @@ impl UserStore for SqliteStore {
         &self,
         change: &PasswordChange<'_>,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
-        let which = match change.keep {
-            Some(kept) => SessionFilter::UserExcept(change.user, kept),
-            None => SessionFilter::User(change.user),
-        };
-        let set = set_password(change.user, change.old, change.new);
-        self.change_and_end(set, change.user, which, change.termination).await
+        let update = set_password(change.user, change.old, change.new);
+        let filter = sessions_to_terminate(change);
+        self.update_and_terminate(update, change.user, filter, change.termination).await
     }
 
     async fn set_role(
         &self,
         id: UserId,
         role: Role,
-        ending: &SessionTermination,
+        termination: &SessionTermination,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
-        let ending = ending.clone();
+        let termination = termination.clone();
         self.write(Durability::Flushed, move |tx| {
             Box::pin(async move {
                 let query = sqlx::query(SET_ROLE).bind(id.0).bind(role.as_str());
@@ -78,7 +76,7 @@ impl UserStore for SqliteStore {
                 if done.rows_affected() == 0 {
                     return Ok(exists(tx, id).await?.then(Vec::new));
                 }
-                end_by_change(tx, id, &SessionFilter::User(id), &ending).await.map(Some)
+                terminate_by_update(tx, id, &SessionFilter::User(id), &termination).await.map(Some)
             })
         })
         .await
@@ -87,10 +85,10 @@ impl UserStore for SqliteStore {
     async fn disable_user(
         &self,
         id: UserId,
-        ending: &SessionTermination,
+        termination: &SessionTermination,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
-        let query = sqlx::query(DISABLE).bind(id.0).bind(micros(ending.at));
-        self.change_and_end(query, id, SessionFilter::User(id), ending).await
+        let query = sqlx::query(DISABLE).bind(id.0).bind(micros(termination.at));
+        self.update_and_terminate(query, id, SessionFilter::User(id), termination).await
     }
 
     async fn enable_user(&self, id: UserId) -> Result<bool, StoreError> {
@@ -100,44 +98,45 @@ impl UserStore for SqliteStore {
     async fn delete_user(
         &self,
         id: UserId,
-        ending: &SessionTermination,
+        termination: &SessionTermination,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
-        self.change_and_end(sqlx::query(DELETE).bind(id.0), id, SessionFilter::User(id), ending).await
+        self.update_and_terminate(sqlx::query(DELETE).bind(id.0), id, SessionFilter::User(id), termination)
+            .await
     }
 }
 
 impl SqliteStore {
-    /// Changes the one row of a user and then ends sessions. `None` if there was no such row.
-    async fn change_and_end(
+    /// Updates the row of a user and terminates sessions. Returns `None` if there is no such row.
+    async fn update_and_terminate(
         &self,
-        change: Statement,
+        update: Statement,
         user: UserId,
-        which: SessionFilter,
-        ending: &SessionTermination,
+        filter: SessionFilter,
+        termination: &SessionTermination,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
-        let ending = ending.clone();
+        let termination = termination.clone();
         self.write(Durability::Flushed, move |tx| {
             Box::pin(async move {
-                let done = change.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
+                let done = update.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
                 if done.rows_affected() == 0 {
                     return Ok(None);
                 }
-                end_by_change(tx, user, &which, &ending).await.map(Some)
+                terminate_by_update(tx, user, &filter, &termination).await.map(Some)
             })
         })
         .await
     }
 }
 
-/// Ends sessions because the user was changed.
-async fn end_by_change(
+/// Records a change of a user and terminates the sessions of `filter`.
+async fn terminate_by_update(
     tx: &mut SqliteConnection,
     user: UserId,
-    which: &SessionFilter,
-    ending: &SessionTermination,
+    filter: &SessionFilter,
+    termination: &SessionTermination,
 ) -> Result<Vec<SessionId>, StoreError> {
-    audit::insert(tx, &ending.user_audit_entry(user)).await?;
-    end_which(tx, which, ending, None).await
+    audit::insert(tx, &termination.user_audit_entry(user)).await?;
+    terminate_matching(tx, filter, termination, None).await
 }
 
 async fn insert(tx: &mut SqliteConnection, user: &User) -> Result<(), StoreError> {
@@ -152,7 +151,7 @@ async fn insert(tx: &mut SqliteConnection, user: &User) -> Result<(), StoreError
     query.execute(tx).await.map(drop).map_err(|error| conflict(error, "email"))
 }
 
-/// Sets the hash, if the user is there and, where `old` is given, still has that one.
+/// Replaces the hash. If `old` is given, only while the user still has that hash.
 fn set_password(id: UserId, old: Option<&SecretString>, new: &SecretString) -> Statement {
     sqlx::query(SET_PASSWORD).bind(id.0).bind(old.map(|hash| hash.expose_secret())).bind(new.expose_secret())
 }
@@ -162,7 +161,7 @@ async fn exists(tx: &mut SqliteConnection, id: UserId) -> Result<bool, StoreErro
     query.fetch_one(tx).await.map_err(StoreError::unavailable)
 }
 
-/// A row as the database holds it.
+/// A row of the table.
 #[derive(FromRow)]
 struct Row {
     id: Uuid,
@@ -195,21 +194,15 @@ fn corrupt(column: &'static str) -> StoreError {
     StoreError::Corrupt { table: "users", column }
 }
 
-macro_rules! columns {
-    () => {
-        "id, email, name, hashed_password, role, disabled_at, created_at"
-    };
-}
+const INSERT: &str = concat!("INSERT INTO users (", user_columns!(), ") VALUES ($1, $2, $3, $4, $5, $6, $7)");
 
-const INSERT: &str = concat!("INSERT INTO users (", columns!(), ") VALUES ($1, $2, $3, $4, $5, $6, $7)");
+const FIND_BY_EMAIL: &str = concat!("SELECT ", user_columns!(), " FROM users WHERE email = $1");
 
-const FIND_BY_EMAIL: &str = concat!("SELECT ", columns!(), " FROM users WHERE email = $1");
+const FIND: &str = concat!("SELECT ", user_columns!(), " FROM users WHERE id = $1");
 
-const FIND: &str = concat!("SELECT ", columns!(), " FROM users WHERE id = $1");
+const HAS_USERS: &str = "SELECT EXISTS (SELECT 1 FROM users)";
 
-const ANY: &str = "SELECT EXISTS (SELECT 1 FROM users)";
-
-const LIST: &str = concat!("SELECT ", columns!(), " FROM users ORDER BY email");
+const LIST: &str = concat!("SELECT ", user_columns!(), " FROM users ORDER BY email");
 
 const SET_PASSWORD: &str = "UPDATE users SET hashed_password = $3 \
     WHERE id = $1 AND ($2 IS NULL OR hashed_password = $2)";
@@ -218,7 +211,7 @@ const SET_ROLE: &str = "UPDATE users SET role = $2 WHERE id = $1 AND role <> $2"
 
 const EXISTS: &str = "SELECT EXISTS (SELECT 1 FROM users WHERE id = $1)";
 
-/// The first time stays.
+/// Keeps the time of the first call.
 const DISABLE: &str = "UPDATE users SET disabled_at = coalesce(disabled_at, $2) WHERE id = $1";
 
 const ENABLE: &str = "UPDATE users SET disabled_at = NULL WHERE id = $1";

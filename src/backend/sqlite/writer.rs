@@ -1,16 +1,16 @@
-//! The one order of writes: a task that owns the connection that writes.
+//! Write queue: a task that owns the write connection and commits queued writes in groups.
 //!
-//! Callers queue here. What waits together is written together: one transaction, in which each write
-//! of several statements has a savepoint of its own, so that one that fails undoes nothing of the
-//! others. (A single statement needs none, for one that fails undoes itself. Every command, also a
-//! savepoint's, is a trip to SQLite's thread and back, and such trips are most of what a renewal costs.)
-//! Nobody is answered before the commit.
+//! Writes that wait at the same time share one transaction (group commit). A write of several
+//! statements runs in a savepoint of its own, so that its failure does not roll back the others. A write
+//! of a single statement needs none, because a failed statement undoes itself; every command is a round
+//! trip to SQLite's thread, and these round trips are most of the cost of a refresh. Callers get their
+//! results after the commit.
 //!
-//! Relaxed writes alone are committed without waiting for the disk. A flushed one among them has the
-//! transaction flushed, and with it all that was committed before, for the log is one file
+//! A transaction of relaxed writes commits without waiting for the disk. One flushed write makes the
+//! whole transaction flush, together with all earlier ones, because the write-ahead log is one file
 //! (<https://sqlite.org/pragma.html#pragma_synchronous>: NORMAL and FULL under WAL).
 //!
-//! A write whose caller has gone before its turn is left out; one that has begun runs to its end.
+//! A write whose caller is dropped before its turn is skipped. One that has started runs to completion.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,7 +26,7 @@ use tokio::time::timeout;
 
 use crate::services::store::{ACQUIRE_TIMEOUT, StoreError};
 
-/// Where writes are handed in. Clones share one queue.
+/// Handle to the write queue. Clones share one queue.
 #[derive(Clone, Debug)]
 pub(super) struct WriteQueue {
     running: Arc<Mutex<Option<Running>>>,
@@ -39,17 +39,15 @@ struct Running {
 }
 
 impl WriteQueue {
-    /// Starts the task. It writes over `connection`, or over another one made by `options` should
-    /// that one fail.
+    /// Starts the writer task on `connection`. The task reconnects with `options` after a failure.
     pub(super) fn start(options: SqliteConnectOptions, connection: SqliteConnection) -> Self {
-        let (queue, jobs) = mpsc::channel(LONGEST_QUEUE);
-        let open = WriterConnection { connection, commits: Durability::Flushed };
-        let task = tokio::spawn(WriterTask { options, open: Some(open) }.run(jobs));
+        let (queue, jobs) = mpsc::channel(QUEUE_CAPACITY);
+        let connection = WriterConnection { raw: connection, durability: Durability::Flushed };
+        let task = tokio::spawn(WriterTask { options, connection: Some(connection) }.run(jobs));
         Self { running: Arc::new(Mutex::new(Some(Running { queue, task }))) }
     }
 
-    /// Has `work` run in a transaction that no one else writes beside, and returns once that is
-    /// committed. An `Err` undoes what the work did.
+    /// Runs `work` in a transaction and returns after its commit. An `Err` rolls back this write.
     pub(super) async fn write<T, F>(&self, durability: Durability, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -67,35 +65,37 @@ impl WriteQueue {
         self.enqueue(durability, WriteScope::Statement, work).await
     }
 
-    async fn enqueue<T, F>(
-        &self,
-        durability: Durability,
-        extent: WriteScope,
-        work: F,
-    ) -> Result<T, StoreError>
+    async fn enqueue<T, F>(&self, durability: Durability, scope: WriteScope, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: WriteFn<T>,
     {
         let queue = self.queue().ok_or(WriteError::Closed)?;
-        let (begun, mut has_begun) = oneshot::channel();
-        let (answer, mut answered) = oneshot::channel();
-        let job = Write { durability, extent, begun: Some(begun), work: Some(work), result: None, answer };
-        let waiting = async {
-            queue.send(Box::new(job)).await.map_err(|_| WriteError::Closed)?;
-            (&mut answered).await.map_err(|_| WriteError::Closed)?
+        let (start_sender, mut start_receiver) = oneshot::channel();
+        let (result_sender, mut result_receiver) = oneshot::channel();
+        let job = Write {
+            durability,
+            scope,
+            start_sender: Some(start_sender),
+            work: Some(work),
+            result: None,
+            result_sender,
         };
-        if let Ok(answer) = timeout(ACQUIRE_TIMEOUT, waiting).await {
-            return answer;
+        let wait = async {
+            queue.send(Box::new(job)).await.map_err(|_| WriteError::Closed)?;
+            (&mut result_receiver).await.map_err(|_| WriteError::Closed)?
+        };
+        if let Ok(result) = timeout(ACQUIRE_TIMEOUT, wait).await {
+            return result;
         }
-        // From here on it can't begin any more. If it has, the answer is worth waiting for.
-        has_begun.close();
-        has_begun.try_recv().map_err(|_| WriteError::Busy)?;
-        answered.await.map_err(|_| WriteError::Closed)?
+        // Closing the channel keeps the write from starting. If it has started, wait for its result.
+        start_receiver.close();
+        start_receiver.try_recv().map_err(|_| WriteError::Busy)?;
+        result_receiver.await.map_err(|_| WriteError::Closed)?
     }
 
-    /// Lets what is queued be written, and nothing after it; then empties the write-ahead log into
-    /// the file and closes the connection.
+    /// Finishes the queued writes and refuses new ones, then checkpoints the write-ahead log and closes
+    /// the connection.
     pub(super) async fn close(&self) {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(Running { queue, task }) = running {
@@ -120,14 +120,14 @@ pub(super) enum Durability {
     Flushed,
 }
 
-/// How much a write is.
+/// Extent of a write, which decides whether it needs a savepoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum WriteScope {
     Statement,
     Statements,
 }
 
-/// What a caller wants written.
+/// A closure that runs the statements of a write.
 pub(super) trait WriteFn<T>:
     for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, StoreError>> + Send + 'static
 {
@@ -138,7 +138,7 @@ impl<T, F> WriteFn<T> for F where
 {
 }
 
-/// Why a write was not done.
+/// Error of the write queue.
 #[derive(Clone, Debug, thiserror::Error)]
 enum WriteError {
     #[error("too many writes are waiting")]
@@ -155,21 +155,21 @@ impl From<WriteError> for StoreError {
     }
 }
 
-/// A write in the queue, whatever it returns.
+/// A queued write with its result type erased.
 #[async_trait]
 trait Job: Send {
     fn durability(&self) -> Durability;
 
-    fn extent(&self) -> WriteScope;
+    fn scope(&self) -> WriteScope;
 
-    /// Whether its caller still waits for it. From here on the caller waits for the answer.
-    fn begin(&mut self) -> bool;
+    /// Marks the write as started. Returns `false` if its caller has stopped waiting.
+    fn start(&mut self) -> bool;
 
-    /// Does the work; `false` if it must be undone.
+    /// Runs the statements. Returns `false` if they must be rolled back.
     async fn run(&mut self, tx: &mut SqliteConnection) -> bool;
 
-    /// Tells the caller what it came to.
-    fn answer(self: Box<Self>, committed: Result<(), WriteError>);
+    /// Sends the result to the caller.
+    fn complete(self: Box<Self>, committed: Result<(), WriteError>);
 }
 
 impl std::fmt::Debug for dyn Job {
@@ -180,11 +180,11 @@ impl std::fmt::Debug for dyn Job {
 
 struct Write<T, F> {
     durability: Durability,
-    extent: WriteScope,
-    begun: Option<oneshot::Sender<()>>,
+    scope: WriteScope,
+    start_sender: Option<oneshot::Sender<()>>,
     work: Option<F>,
     result: Option<Result<T, StoreError>>,
-    answer: oneshot::Sender<Result<T, StoreError>>,
+    result_sender: oneshot::Sender<Result<T, StoreError>>,
 }
 
 #[async_trait]
@@ -193,12 +193,12 @@ impl<T: Send, F: WriteFn<T>> Job for Write<T, F> {
         self.durability
     }
 
-    fn extent(&self) -> WriteScope {
-        self.extent
+    fn scope(&self) -> WriteScope {
+        self.scope
     }
 
-    fn begin(&mut self) -> bool {
-        self.begun.take().is_some_and(|begun| begun.send(()).is_ok())
+    fn start(&mut self) -> bool {
+        self.start_sender.take().is_some_and(|sender| sender.send(()).is_ok())
     }
 
     async fn run(&mut self, tx: &mut SqliteConnection) -> bool {
@@ -207,73 +207,73 @@ impl<T: Send, F: WriteFn<T>> Job for Write<T, F> {
         self.result.insert(result).is_ok()
     }
 
-    fn answer(self: Box<Self>, committed: Result<(), WriteError>) {
-        let Self { result, answer, .. } = *self;
+    fn complete(self: Box<Self>, committed: Result<(), WriteError>) {
+        let Self { result, result_sender, .. } = *self;
         let result = match committed {
             Ok(()) => result,
             Err(error) => Some(Err(error.into())),
         };
         if let Some(result) = result {
-            // The caller may have gone.
-            let _ = answer.send(result);
+            // Fails if the caller was dropped.
+            let _ = result_sender.send(result);
         }
     }
 }
 
-/// The task.
+/// The state of the writer task.
 struct WriterTask {
     options: SqliteConnectOptions,
-    open: Option<WriterConnection>,
+    connection: Option<WriterConnection>,
 }
 
 struct WriterConnection {
-    connection: SqliteConnection,
-    /// What its `synchronous` says.
-    commits: Durability,
+    raw: SqliteConnection,
+    /// The durability that its `synchronous` pragma is set to.
+    durability: Durability,
 }
 
 impl WriterTask {
     async fn run(mut self, mut queue: mpsc::Receiver<Box<dyn Job>>) {
-        let mut jobs = Vec::with_capacity(MOST_TOGETHER);
-        while queue.recv_many(&mut jobs, MOST_TOGETHER).await > 0 {
+        let mut jobs = Vec::with_capacity(MAX_BATCH);
+        while queue.recv_many(&mut jobs, MAX_BATCH).await > 0 {
             self.write(std::mem::take(&mut jobs)).await;
         }
         self.close().await;
     }
 
     async fn write(&mut self, mut jobs: Vec<Box<dyn Job>>) {
-        let written = AssertUnwindSafe(self.try_write(&mut jobs)).catch_unwind().await;
-        let Ok(written) = written else {
-            // A panic in one of them. What was begun is undone with the connection; the callers see
-            // that there is no answer.
-            self.open = None;
+        let outcome = AssertUnwindSafe(self.try_write(&mut jobs)).catch_unwind().await;
+        let Ok(result) = outcome else {
+            // A job panicked. Dropping the connection rolls back the transaction; dropping the jobs
+            // closes the channels of their callers.
+            self.connection = None;
             return;
         };
-        let written = written.map_err(|error| WriteError::Failed(Arc::new(error)));
-        if written.is_err() {
-            // In whatever state it is, the next one is fresh.
-            self.open = None;
+        let committed = result.map_err(|error| WriteError::Failed(Arc::new(error)));
+        if committed.is_err() {
+            // The state of the connection is unknown: the next write opens a new one.
+            self.connection = None;
         }
         for job in jobs {
-            job.answer(written.clone());
+            job.complete(committed.clone());
         }
     }
 
     async fn try_write(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(), sqlx::Error> {
         let durability = jobs.iter().map(|job| job.durability()).max().unwrap_or(Durability::Flushed);
-        let open = match &mut self.open {
-            Some(open) => open,
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
             none => none.insert(WriterConnection::new(&self.options).await?),
         };
-        open.commit_as(durability).await?;
-        // The write lock from the beginning: else it could fail half-way, because another process
-        // has written meanwhile.
-        let mut tx = open.connection.begin_with("BEGIN IMMEDIATE").await?;
+        connection.set_durability(durability).await?;
+        // IMMEDIATE takes the write lock at once. A deferred transaction fails if another process has
+        // written between its first read and its first write.
+        let mut tx = connection.raw.begin_with("BEGIN IMMEDIATE").await?;
         for job in jobs {
-            if !job.begin() {
+            if !job.start() {
                 continue;
             }
-            if job.extent() == WriteScope::Statement {
+            if job.scope() == WriteScope::Statement {
                 job.run(&mut tx).await;
                 continue;
             }
@@ -284,42 +284,41 @@ impl WriterTask {
                 savepoint.rollback().await?;
             }
         }
-        // Only this tells whether a write was done.
         tx.commit().await
     }
 
     async fn close(self) {
-        let Some(WriterConnection { mut connection, .. }) = self.open else { return };
-        // Fails harmlessly while another process reads: the log is then emptied by the last to leave.
-        let _ = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut connection).await;
-        let _ = connection.close().await;
+        let Some(WriterConnection { mut raw, .. }) = self.connection else { return };
+        // Fails while another process reads. The last process to close the database then checkpoints.
+        let _ = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut raw).await;
+        let _ = raw.close().await;
     }
 }
 
 impl WriterConnection {
     async fn new(options: &SqliteConnectOptions) -> Result<Self, sqlx::Error> {
-        Ok(Self { connection: options.connect().await?, commits: Durability::Flushed })
+        Ok(Self { raw: options.connect().await?, durability: Durability::Flushed })
     }
 
-    /// Sets how the next transactions are committed. Within one, SQLite would refuse to.
-    async fn commit_as(&mut self, durability: Durability) -> Result<(), sqlx::Error> {
-        if self.commits != durability {
+    /// Sets the durability of the next transactions. SQLite refuses the pragma within a transaction.
+    async fn set_durability(&mut self, durability: Durability) -> Result<(), sqlx::Error> {
+        if self.durability != durability {
             let pragma = match durability {
                 Durability::Flushed => "PRAGMA synchronous = FULL",
                 Durability::Relaxed => "PRAGMA synchronous = NORMAL",
             };
-            sqlx::query(pragma).execute(&mut self.connection).await?;
-            self.commits = durability;
+            sqlx::query(pragma).execute(&mut self.raw).await?;
+            self.durability = durability;
         }
         Ok(())
     }
 }
 
-/// How many writes share a transaction at most.
-const MOST_TOGETHER: usize = 64;
+/// Maximum number of writes in one transaction.
+const MAX_BATCH: usize = 64;
 
-/// How many writes may wait; more of them wait in vain, and fail in time.
-const LONGEST_QUEUE: usize = 1024;
+/// Capacity of the queue. Further writes wait for a place until they time out.
+const QUEUE_CAPACITY: usize = 1024;
 
 #[cfg(test)]
 mod tests;

@@ -102,7 +102,7 @@ const SERVICES: &[&str] = &[
     "test_seed",
 ];
 
-const STORE: &[&str] = &["backend::database", "clock", "models", "services::store"];
+const STORE: &[&str] = &["backend::database", "backend::sql", "clock", "models", "services::store"];
 
 const ALL: &[&str] = &[""];
 

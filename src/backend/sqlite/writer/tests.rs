@@ -1,4 +1,4 @@
-//! The queue held up by a write that waits at a gate, and what then becomes of those behind it.
+//! Tests of the queue while a write blocks it at a gate.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ struct Fixture {
 
 impl Fixture {
     async fn new() -> Self {
-        // A connection that is dropped gives its lock back a moment later.
+        // A dropped connection releases its lock asynchronously.
         Self::with_busy_timeout(ACQUIRE_TIMEOUT).await
     }
 
@@ -35,32 +35,32 @@ impl Fixture {
         Self { writer, options, _directory: directory }
     }
 
-    /// A write that says when it has begun and then waits.
+    /// Queues a write that signals its start and then blocks until the gate opens.
     async fn gate(&self, nth_waiting: usize) -> Gate {
-        let (begun, has_begun) = oneshot::channel();
+        let (start, started) = oneshot::channel();
         let (open, opened) = oneshot::channel();
         let write = self.queue(nth_waiting, Durability::Relaxed, move |_| {
             Box::pin(async move {
-                let _ = begun.send(());
+                let _ = start.send(());
                 let _ = opened.await;
                 Ok(())
             })
         });
-        Gate { open, has_begun, write: write.await }
+        Gate { open, started, write: write.await }
     }
 
-    /// A gate that has begun: what is queued now waits behind it.
-    async fn held_up(&self) -> Gate {
+    /// Starts a gate, behind which later writes wait.
+    async fn closed_gate(&self) -> Gate {
         let mut gate = self.gate(0).await;
-        (&mut gate.has_begun).await.unwrap();
+        (&mut gate.started).await.unwrap();
         gate
     }
 
-    async fn note(&self, nth_waiting: usize, n: i64) -> JoinHandle<Result<(), StoreError>> {
+    async fn queue_insert(&self, nth_waiting: usize, n: i64) -> JoinHandle<Result<(), StoreError>> {
         self.queue(nth_waiting, Durability::Relaxed, move |tx| Box::pin(insert(tx, n))).await
     }
 
-    /// Hands a write in, and waits until that many of them are in the queue.
+    /// Queues a write and waits until the queue holds `waiting` writes.
     async fn queue<T: Send + 'static>(
         &self,
         waiting: usize,
@@ -76,8 +76,8 @@ impl Fixture {
         task
     }
 
-    /// What another connection sees.
-    async fn done(&self) -> Vec<i64> {
+    /// Returns the rows that another connection sees.
+    async fn rows(&self) -> Vec<i64> {
         let mut connection = self.options.connect().await.unwrap();
         sqlx::query_scalar("SELECT n FROM done ORDER BY n").fetch_all(&mut connection).await.unwrap()
     }
@@ -85,7 +85,7 @@ impl Fixture {
 
 struct Gate {
     open: oneshot::Sender<()>,
-    has_begun: oneshot::Receiver<()>,
+    started: oneshot::Receiver<()>,
     write: JoinHandle<Result<(), StoreError>>,
 }
 
@@ -106,10 +106,10 @@ async fn synchronous(tx: &mut SqliteConnection) -> Result<i64, StoreError> {
 }
 
 #[tokio::test]
-async fn one_flushed_write_has_those_beside_it_flushed() {
+async fn flushed_write_flushes_its_transaction() {
     let fixture = Fixture::new().await;
     for (beside, expected) in [(Durability::Relaxed, NORMAL), (Durability::Flushed, FULL)] {
-        let gate = fixture.held_up().await;
+        let gate = fixture.closed_gate().await;
         let relaxed = fixture.queue(1, Durability::Relaxed, |tx| Box::pin(synchronous(tx))).await;
         let beside = fixture.queue(2, beside, |tx| Box::pin(synchronous(tx))).await;
         gate.open().await;
@@ -121,25 +121,25 @@ async fn one_flushed_write_has_those_beside_it_flushed() {
 }
 
 #[tokio::test]
-async fn nobody_is_answered_before_the_commit() {
+async fn results_arrive_after_the_commit() {
     let fixture = Fixture::new().await;
-    let first = fixture.held_up().await;
-    let noted = fixture.note(1, 1).await;
+    let first = fixture.closed_gate().await;
+    let write = fixture.queue_insert(1, 1).await;
     let mut last = fixture.gate(2).await;
     first.open().await;
-    (&mut last.has_begun).await.unwrap();
-    assert!(!noted.is_finished(), "it shares a transaction that is still open");
-    assert!(fixture.done().await.is_empty());
+    (&mut last.started).await.unwrap();
+    assert!(!write.is_finished(), "its transaction is still open");
+    assert!(fixture.rows().await.is_empty());
     last.open().await;
-    noted.await.unwrap().unwrap();
-    assert_eq!(fixture.done().await, [1]);
+    write.await.unwrap().unwrap();
+    assert_eq!(fixture.rows().await, [1]);
 }
 
 #[tokio::test]
-async fn one_that_fails_undoes_nothing_of_the_others() {
+async fn failed_write_does_not_roll_back_others() {
     let fixture = Fixture::new().await;
-    let gate = fixture.held_up().await;
-    let before = fixture.note(1, 1).await;
+    let gate = fixture.closed_gate().await;
+    let before = fixture.queue_insert(1, 1).await;
     let failing = fixture.queue(2, Durability::Flushed, |tx| {
         Box::pin(async move {
             insert(tx, 2).await?;
@@ -147,98 +147,98 @@ async fn one_that_fails_undoes_nothing_of_the_others() {
         })
     });
     let failing = failing.await;
-    let after = fixture.note(3, 3).await;
+    let after = fixture.queue_insert(3, 3).await;
     gate.open().await;
     before.await.unwrap().unwrap();
     after.await.unwrap().unwrap();
     let failed = failing.await.unwrap();
     assert!(matches!(failed, Err(StoreError::Conflict("email"))), "{failed:?}");
-    assert_eq!(fixture.done().await, [1, 3]);
+    assert_eq!(fixture.rows().await, [1, 3]);
 }
 
 #[tokio::test]
-async fn who_has_gone_before_its_turn_is_left_out() {
+async fn write_of_dropped_caller_is_skipped() {
     let fixture = Fixture::new().await;
-    let gate = fixture.held_up().await;
-    let gone = fixture.note(1, 1).await;
-    let stayed = fixture.note(2, 2).await;
+    let gate = fixture.closed_gate().await;
+    let gone = fixture.queue_insert(1, 1).await;
+    let stayed = fixture.queue_insert(2, 2).await;
     gone.abort();
     assert!(gone.await.unwrap_err().is_cancelled());
     gate.open().await;
     stayed.await.unwrap().unwrap();
-    assert_eq!(fixture.done().await, [2]);
+    assert_eq!(fixture.rows().await, [2]);
 }
 
 #[tokio::test]
-async fn what_has_begun_runs_to_its_end() {
+async fn started_write_completes_after_its_caller_is_dropped() {
     let fixture = Fixture::new().await;
-    let first = fixture.held_up().await;
-    let noted = fixture.note(1, 1).await;
+    let first = fixture.closed_gate().await;
+    let write = fixture.queue_insert(1, 1).await;
     let mut last = fixture.gate(2).await;
     first.open().await;
-    (&mut last.has_begun).await.unwrap();
-    noted.abort();
-    assert!(noted.await.unwrap_err().is_cancelled());
+    (&mut last.started).await.unwrap();
+    write.abort();
+    assert!(write.await.unwrap_err().is_cancelled());
     last.open().await;
-    assert_eq!(fixture.done().await, [1]);
+    assert_eq!(fixture.rows().await, [1]);
 }
 
 #[tokio::test]
-async fn waiting_has_an_end() {
+async fn waiting_writes_time_out() {
     let fixture = Fixture::new().await;
-    let gate = fixture.held_up().await;
+    let gate = fixture.closed_gate().await;
     tokio::time::pause();
     let waited = tokio::time::Instant::now();
-    let many = (0..LONGEST_QUEUE + 10).map(|_| {
+    let many = (0..QUEUE_CAPACITY + 10).map(|_| {
         let writer = fixture.writer.clone();
         async move { writer.write(Durability::Relaxed, |tx| Box::pin(insert(tx, 1))).await }
     });
-    for answer in futures_util::future::join_all(many).await {
-        assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
+    for result in futures_util::future::join_all(many).await {
+        assert!(matches!(result, Err(StoreError::Unavailable(_))), "{result:?}");
     }
     assert!(waited.elapsed() < 2 * ACQUIRE_TIMEOUT, "{:?}", waited.elapsed());
     tokio::time::resume();
-    // The one that had begun is not given up.
+    // The write that has started does not time out.
     gate.open().await;
     fixture.writer.write(Durability::Relaxed, |tx| Box::pin(insert(tx, 2))).await.unwrap();
-    assert_eq!(fixture.done().await, [2], "what was given up is not written after all");
+    assert_eq!(fixture.rows().await, [2], "a write that timed out is not run later");
 }
 
 #[tokio::test]
-async fn a_locked_database_is_unavailable_until_it_is_free() {
+async fn locked_database_is_unavailable_until_unlocked() {
     let fixture = Fixture::with_busy_timeout(Duration::from_millis(1)).await;
     let mut other = fixture.options.connect().await.unwrap();
     let lock = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
-    let answer = fixture.writer.write(Durability::Relaxed, |tx| Box::pin(insert(tx, 1))).await;
-    assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
+    let result = fixture.writer.write(Durability::Relaxed, |tx| Box::pin(insert(tx, 1))).await;
+    assert!(matches!(result, Err(StoreError::Unavailable(_))), "{result:?}");
     lock.rollback().await.unwrap();
     let level = fixture.writer.write(Durability::Relaxed, |tx| Box::pin(synchronous(tx))).await;
     assert_eq!(level.unwrap(), NORMAL);
     let level = fixture.writer.write(Durability::Flushed, |tx| Box::pin(synchronous(tx))).await;
     assert_eq!(level.unwrap(), FULL);
-    assert!(fixture.done().await.is_empty());
+    assert!(fixture.rows().await.is_empty());
 }
 
 #[tokio::test]
-async fn a_panic_leaves_the_queue_running() {
+async fn panic_does_not_stop_the_queue() {
     let fixture = Fixture::new().await;
-    let panicking = fixture.writer.write::<(), _>(Durability::Flushed, |tx| {
+    let write = fixture.writer.write::<(), _>(Durability::Flushed, |tx| {
         Box::pin(async move {
             insert(tx, 1).await?;
             panic!("on purpose");
         })
     });
-    let answer = panicking.await;
-    assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
+    let result = write.await;
+    assert!(matches!(result, Err(StoreError::Unavailable(_))), "{result:?}");
     fixture.writer.write(Durability::Relaxed, |tx| Box::pin(insert(tx, 2))).await.unwrap();
-    assert_eq!(fixture.done().await, [2]);
+    assert_eq!(fixture.rows().await, [2]);
 }
 
 #[tokio::test]
-async fn closing_lets_what_is_queued_be_written_and_nothing_after_it() {
+async fn close_finishes_queued_writes_and_refuses_new_ones() {
     let fixture = Fixture::new().await;
-    let gate = fixture.held_up().await;
-    let noted = fixture.note(1, 1).await;
+    let gate = fixture.closed_gate().await;
+    let write = fixture.queue_insert(1, 1).await;
     let writer = fixture.writer.clone();
     let closing = tokio::spawn(async move { writer.close().await });
     while fixture.writer.queue().is_some() {
@@ -247,7 +247,7 @@ async fn closing_lets_what_is_queued_be_written_and_nothing_after_it() {
     let late = fixture.writer.write(Durability::Relaxed, |tx| Box::pin(insert(tx, 2))).await;
     assert!(matches!(late, Err(StoreError::Unavailable(_))), "{late:?}");
     gate.open().await;
-    noted.await.unwrap().unwrap();
+    write.await.unwrap().unwrap();
     closing.await.unwrap();
-    assert_eq!(fixture.done().await, [1]);
+    assert_eq!(fixture.rows().await, [1]);
 }
