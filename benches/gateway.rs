@@ -96,7 +96,7 @@ fn check(c: &mut Criterion) {
 }
 
 fn token(runtime: &Runtime, material: &KeyMaterial) -> (String, KeyRing) {
-    let keys = || must(KeyRing::of_one(material));
+    let keys = || must(KeyRing::from_material(material));
     let store = Stores::in_memory().sessions;
     let tokens = tokens(store, SharedKeys::new(keys()), Arc::new(SystemClock));
     (runtime.block_on(signed_in(&tokens)).access_token, keys())

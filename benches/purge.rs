@@ -115,7 +115,7 @@ async fn refresh_during<T>(stores: &Stores, work: impl Future<Output = T>) -> (T
 /// Creates tokens without a grace period, so that every refresh rotates.
 fn tokens(stores: &Stores) -> Tokens {
     let material = KeyMaterial::generate(1, Algorithm::Hs256, SystemClock.now()).unwrap();
-    let keys = Arc::new(SharedKeys::new(KeyRing::of_one(&material).unwrap()));
+    let keys = Arc::new(SharedKeys::new(KeyRing::from_material(&material).unwrap()));
     let settings = SessionSettings { grace: Duration::ZERO, ..SessionSettings::default() };
     Tokens::new(stores.sessions.clone(), keys, AccessTokens::default(), settings, Arc::new(SystemClock))
 }

@@ -194,7 +194,7 @@ async fn sign_in(tokens: &Tokens) -> String {
 
 fn tokens(stores: &Stores) -> Tokens {
     let material = KeyMaterial::generate(1, Algorithm::Hs256, SystemClock.now()).unwrap();
-    let keys = Arc::new(SharedKeys::new(KeyRing::of_one(&material).unwrap()));
+    let keys = Arc::new(SharedKeys::new(KeyRing::from_material(&material).unwrap()));
     let settings =
         SessionSettings { grace: Duration::ZERO, max_per_user: 1_000_000, ..SessionSettings::default() };
     Tokens::new(stores.sessions.clone(), keys, AccessTokens::default(), settings, Arc::new(SystemClock))

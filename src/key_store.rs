@@ -180,7 +180,7 @@ pub async fn watch_dir(dir: PathBuf, activation: Duration, keys: Arc<SharedKeys>
         let read = Instant::now();
         tokio::select! {
             () = sleep_until(read + REREAD) => {}
-            () = keys.unknown_noticed() => sleep_until(read + REREAD_SOONEST).await,
+            () = keys.unknown_key() => sleep_until(read + REREAD_SOONEST).await,
         }
         reread(&dir, activation, &keys);
     }
@@ -477,7 +477,7 @@ mod tests {
         assert!(keys.load().by_number(2).is_some());
 
         rotate(&dir, Algorithm::Hs256, NOW).expect("added");
-        keys.notice_unknown();
+        keys.notify_unknown_key();
         tokio::time::sleep(REREAD_SOONEST + Duration::from_millis(1)).await;
         assert!(keys.load().by_number(3).is_some(), "sooner when asked for");
 

@@ -85,7 +85,7 @@ mod tests {
 
     fn tokens(clock: &Arc<ManualClock>) -> Tokens {
         let key = KeyMaterial::generate(1, Algorithm::Hs256, clock.now()).expect("random bytes");
-        let keys = Arc::new(SharedKeys::new(KeyRing::of_one(&key).expect("a key")));
+        let keys = Arc::new(SharedKeys::new(KeyRing::from_material(&key).expect("a key")));
         let store = Arc::new(MemoryStore::default());
         let clock: Arc<dyn Clock> = Arc::clone(clock) as _;
         Tokens::new(store, keys, AccessTokens::default(), SessionSettings::default(), clock)

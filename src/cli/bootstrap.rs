@@ -86,7 +86,7 @@ pub(super) fn keys(config: &Config, embedded: bool, now: OffsetDateTime) -> Resu
     let tokens = &config.tokens;
     let ring = match &tokens.keys {
         KeySource::Secret(secret) => {
-            let key = KeyMaterial::from_secret(secret).and_then(|key| KeyRing::of_one(&key));
+            let key = KeyMaterial::from_secret(secret).and_then(|key| KeyRing::from_material(&key));
             key.map_err(CliError::misconfigured)?
         }
         KeySource::Dir(dir) => match key_store::load(dir, tokens.key_activation) {

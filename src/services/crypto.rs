@@ -1,10 +1,9 @@
-//! Signing and checking, by `ring`.
+//! Signatures and random ids, implemented with `ring`.
 //!
-//! `jsonwebtoken` leaves cryptography to a provider that is chosen once a process, and panics on
-//! first use unless exactly one of its features is on, which another crate in a build can upset. So
-//! this module brings a provider of its own, and nothing here goes through the process's choice:
-//! `Signer` and `Verifier` are held by the keys themselves. `ring` because it also has the rest of
-//! what we need (HMAC, HKDF, random bytes) and builds in a few seconds.
+//! `jsonwebtoken` uses a process-wide cryptography provider. It panics on first use unless exactly one of
+//! its provider features is enabled, and another crate of a build can enable a second one. This module
+//! therefore has a provider of its own, and the keys hold their `Signer` and `Verifier` directly instead of
+//! using the process default. `ring` also provides HMAC, HKDF and random bytes, and builds in seconds.
 
 use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::{Error, ErrorKind};
@@ -18,7 +17,7 @@ use ring::signature::{
 use ring::{digest, hmac};
 use uuid::Uuid;
 
-/// The provider, for HS256, ES256 and EdDSA.
+/// Provider for HS256, ES256 and EdDSA.
 pub static PROVIDER: CryptoProvider = CryptoProvider {
     signer_factory: |algorithm, key| Ok(Box::new(Signer::new(*algorithm, key)?)),
     verifier_factory: |algorithm, key| Ok(Box::new(Verifier::new(*algorithm, key)?)),
@@ -27,18 +26,19 @@ pub static PROVIDER: CryptoProvider = CryptoProvider {
         rsa_pub_components_from_public_key: |_| Err(ErrorKind::UnsupportedAlgorithm.into()),
         ec_pub_components_from_private_key: ec_point,
         ed_pub_components_from_private_key: ed_point,
-        compute_digest: hash,
+        compute_digest,
     },
 };
 
-/// Makes the provider the process's choice, unless one was made before. Nothing in this crate needs
-/// it; programs that call `jsonwebtoken` themselves beside us may.
+/// Installs the provider as the process default, unless there is one already.
+///
+/// This crate does not need it. Programs that also call `jsonwebtoken` directly may.
 pub fn install() {
-    // Fails if there is a choice already, which then serves as well.
+    // Fails if a provider is already installed, which is kept.
     let _ = PROVIDER.install_default();
 }
 
-/// Signs with a private or shared key.
+/// Private or shared key that signs.
 pub(crate) enum Signer {
     Es256(EcdsaKeyPair, SystemRandom),
     EdDsa(Ed25519KeyPair),
@@ -46,7 +46,7 @@ pub(crate) enum Signer {
 }
 
 impl Signer {
-    /// A signer for a shared secret (HS256) or a PKCS#8 document.
+    /// Creates a signer from a shared secret (HS256) or a PKCS#8 document.
     pub(crate) fn new(algorithm: Algorithm, key: &EncodingKey) -> Result<Self, Error> {
         if key.family() != algorithm.family() {
             return Err(ErrorKind::InvalidKeyFormat.into());
@@ -60,7 +60,7 @@ impl Signer {
         }
     }
 
-    /// The signature. Fails only if the system gives no random bytes, which ES256 needs.
+    /// Signs a message. Fails only if the operating system's random number generator fails (ES256).
     pub(crate) fn sign(&self, message: &[u8]) -> Result<Signature, ring::error::Unspecified> {
         match self {
             Self::Es256(key, random) => key.sign(random, message).map(Signature::Public),
@@ -69,7 +69,7 @@ impl Signer {
         }
     }
 
-    /// What checks this signer's signatures.
+    /// Returns the verifier of the signatures of this key.
     pub(crate) fn verifier(&self) -> Verifier {
         match self {
             Self::Es256(key, _) => Verifier::Es256(UnparsedPublicKey::new(
@@ -84,7 +84,7 @@ impl Signer {
     }
 }
 
-/// A signature or a MAC's tag.
+/// A signature or a MAC tag.
 pub(crate) enum Signature {
     Public(signature::Signature),
     Tag(hmac::Tag),
@@ -99,7 +99,7 @@ impl AsRef<[u8]> for Signature {
     }
 }
 
-/// Checks signatures with a public or shared key.
+/// Public or shared key that verifies signatures.
 pub(crate) enum Verifier {
     Es256(UnparsedPublicKey<Box<[u8]>>),
     EdDsa(UnparsedPublicKey<Box<[u8]>>),
@@ -122,7 +122,7 @@ impl Verifier {
         }
     }
 
-    /// Whether the signature is the message's, in constant time for MACs.
+    /// Returns `true` if the signature is valid. MACs are compared in constant time.
     pub(crate) fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
         match self {
             Self::Es256(key) | Self::EdDsa(key) => key.verify(message, signature).is_ok(),
@@ -130,7 +130,7 @@ impl Verifier {
         }
     }
 
-    /// The public key's bytes: a point of P-256, uncompressed, or of Ed25519. None of a shared key.
+    /// Returns the public key: an uncompressed P-256 point or an Ed25519 key. Returns `None` for HS256.
     pub(crate) fn public_key(&self) -> Option<&[u8]> {
         match self {
             Self::Es256(key) | Self::EdDsa(key) => Some(key.as_ref()),
@@ -172,16 +172,16 @@ impl JwtVerifier for Verifier {
     }
 }
 
-/// 16 random bytes, all of them random (a version 4 UUID would fix six bits).
+/// Returns a UUID of 128 random bits. (Version 4 would fix six of them.)
 ///
 /// # Errors
 ///
-/// If the system gives no random bytes.
+/// If the operating system's random number generator fails.
 pub fn random_id() -> Result<Uuid, ring::error::Unspecified> {
     ring::rand::generate(&SystemRandom::new()).map(|bytes| Uuid::from_bytes(bytes.expose()))
 }
 
-/// The `EncodingKey` of an algorithm for these bytes.
+/// Wraps the bytes of a private key in the `EncodingKey` of its algorithm.
 pub(crate) fn encoding_key(algorithm: Algorithm, bytes: &[u8]) -> EncodingKey {
     match algorithm.family() {
         AlgorithmFamily::Ec => EncodingKey::from_ec_der(bytes),
@@ -196,7 +196,7 @@ fn ec_key_pair(pkcs8: &[u8]) -> Result<EcdsaKeyPair, Error> {
 }
 
 fn ed_key_pair(pkcs8: &[u8]) -> Result<Ed25519KeyPair, Error> {
-    // OpenSSL leaves the public key out (RFC 5958, version 1). Where it is there, it is checked.
+    // OpenSSL omits the public key (RFC 5958, version 1). If it is present, ring checks it.
     Ed25519KeyPair::from_pkcs8_maybe_unchecked(pkcs8).map_err(|_| ErrorKind::InvalidEddsaKey.into())
 }
 
@@ -216,13 +216,13 @@ fn ed_point(pkcs8: &[u8], curve: &EllipticCurve) -> Result<Vec<u8>, Error> {
     }
 }
 
-/// Both coordinates of an uncompressed point of P-256 (SEC 1, section 2.3.3).
+/// Splits an uncompressed P-256 point into its coordinates (SEC 1, section 2.3.3).
 pub(crate) fn coordinates(point: &[u8]) -> Option<(&[u8], &[u8])> {
     let coordinates = point.strip_prefix(&[4])?;
     (coordinates.len() == 64).then(|| coordinates.split_at(32))
 }
 
-fn hash(data: &[u8], function: ThumbprintHash) -> Result<Vec<u8>, Error> {
+fn compute_digest(data: &[u8], function: ThumbprintHash) -> Result<Vec<u8>, Error> {
     let algorithm = match function {
         ThumbprintHash::SHA256 => &digest::SHA256,
         ThumbprintHash::SHA384 => &digest::SHA384,
@@ -239,12 +239,12 @@ mod tests {
 
     use super::*;
 
-    /// The keys of RFC 8410, section 10: as OpenSSL writes them, and with the public key.
+    // The key of RFC 8410, section 10.3, in the format of OpenSSL.
     const WITHOUT_PUBLIC_KEY: &str = "MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC";
     const PUBLIC_KEY: &str = "Gb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=";
 
     #[test]
-    fn a_key_of_ed25519_without_its_public_key_is_read() {
+    fn ed25519_key_without_public_key_is_accepted() {
         let pkcs8 = STANDARD.decode(WITHOUT_PUBLIC_KEY).expect("base64");
         let point = STANDARD.decode(PUBLIC_KEY).expect("base64");
         assert_eq!(ed_point(&pkcs8, &EllipticCurve::Ed25519).ok(), Some(point.clone()));
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_of_ed25519_beside_another_ones_public_key_is_refused() {
+    fn ed25519_key_with_wrong_public_key_is_refused() {
         let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).expect("random bytes");
         let mut pkcs8 = pkcs8.as_ref().to_vec();
         *pkcs8.last_mut().expect("some bytes") ^= 1;

@@ -1,12 +1,11 @@
-//! Access tokens: JWTs as RFC 9068 has them.
+//! Access tokens: JWTs according to RFC 9068.
 //!
-//! The header is `{"typ":"at+jwt","alg":…,"kid":…}`; the claims are `iss sub aud client_id iat exp jti
-//! sid gen email roles`, with `exp` where the article says `expires_at`. `client_id` is the audience:
-//! the one client that these tokens are made for.
+//! The header is `{"typ":"at+jwt","alg":…,"kid":…}`. The claims are `iss sub aud client_id iat exp jti sid
+//! gen email roles`. `client_id` equals the audience.
 //!
-//! Checking is strict, and goes in the order of RFC 8725: the form, the key by the header, the
-//! signature, and only then the claims. The algorithm comes from the key, never from the token. It
-//! costs no I/O, and allocates nothing but the [`Identity`]'s own strings.
+//! Verification is strict and follows RFC 8725: first the form, then the key by the header, the signature,
+//! and last the claims. The algorithm is that of the key, never that of the token. Verification does no
+//! I/O and allocates only the strings of the [`Identity`].
 
 use std::borrow::Cow;
 use std::fmt;
@@ -24,24 +23,25 @@ use crate::identity::{Identity, Roles};
 use crate::layer::VerifyError;
 use crate::models::session::{AccessTokenRef, Session, SessionId, TokenId};
 
-/// Longer ones are refused unread; ours are under 1 KiB.
+/// Maximum length of an access token in bytes. Longer ones are refused before decoding. Tokens issued
+/// here are under 1 KiB.
 pub const MAX_LENGTH: usize = 4096;
 
-/// How access tokens are made and checked.
+/// Settings of [`AccessTokens`].
 #[derive(Clone, Debug)]
 pub struct JwtSettings {
-    /// Who issues them (`iss`).
+    /// Issuer (`iss`).
     pub issuer: String,
-    /// For whom (`aud`).
+    /// Audience (`aud`).
     pub audience: String,
-    /// How far `exp` and `nbf` may be off.
+    /// Tolerance for `exp` and `nbf`.
     pub leeway: Duration,
-    /// How far in the future `iat` may be: a quarter of the grace.
+    /// Tolerance for an `iat` in the future: a quarter of the grace period.
     pub future_iat: Duration,
-    /// How long they live.
+    /// Lifetime.
     pub access_ttl: Duration,
-    /// Which part of that, at most, is taken off at random, from 0 to 1, so that tokens issued
-    /// together don't expire together.
+    /// Maximum part of the lifetime, from 0 to 1, that is subtracted at random, so that tokens issued
+    /// together do not expire together.
     pub access_ttl_jitter: f64,
 }
 
@@ -58,27 +58,27 @@ impl Default for JwtSettings {
     }
 }
 
-/// Makes and checks access tokens.
+/// Issues and verifies access tokens.
 #[derive(Clone, Debug, Default)]
 pub struct AccessTokens {
     settings: JwtSettings,
 }
 
-/// An access token of ours.
+/// A verified access token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccessToken {
-    /// For whom it speaks.
+    /// The user and session that the token identifies.
     pub identity: Identity,
-    /// Its id (`jti`).
+    /// Id (`jti`).
     pub id: TokenId,
-    /// The session's generation when it was issued (`gen`).
+    /// Generation of the session at the time of issue (`gen`).
     pub generation: u32,
-    /// When it was issued (`iat`), cut to whole seconds.
+    /// Time of issue (`iat`), truncated to seconds.
     pub issued_at: OffsetDateTime,
 }
 
 impl AccessToken {
-    /// What a session's row remembers of it.
+    /// Returns the reference that the row of a session stores.
     #[must_use]
     pub fn reference(&self) -> AccessTokenRef {
         AccessTokenRef { id: self.id, issued_at: self.issued_at }
@@ -86,23 +86,24 @@ impl AccessToken {
 }
 
 impl AccessTokens {
-    /// With these settings.
+    /// Creates an issuer and verifier with these settings.
     #[must_use]
     pub fn new(settings: JwtSettings) -> Self {
         Self { settings }
     }
 
-    /// The settings.
+    /// Returns the settings.
     #[must_use]
     pub fn settings(&self) -> &JwtSettings {
         &self.settings
     }
 
-    /// Makes an access token for a session, and says when it expires: never later than the session.
+    /// Issues an access token for a session. Returns it with its expiry, which is not later than that of the
+    /// session.
     ///
     /// # Errors
     ///
-    /// If the system gives no random bytes, which ES256 needs.
+    /// If the operating system's random number generator fails, which ES256 needs.
     pub fn mint(
         &self,
         key: &SigningKey,
@@ -110,7 +111,7 @@ impl AccessTokens {
         id: TokenId,
         now: OffsetDateTime,
     ) -> Result<(String, OffsetDateTime), ring::error::Unspecified> {
-        let expires_at = whole_seconds((now + self.lifetime(id)).min(session.absolute_expires_at));
+        let expires_at = truncate_to_seconds((now + self.lifetime(id)).min(session.absolute_expires_at));
         let mut subject = Uuid::encode_buffer();
         let claims = Claims {
             iss: Cow::Borrowed(&self.settings.issuer),
@@ -129,13 +130,14 @@ impl AccessTokens {
         Ok((sign(key, &claims)?, expires_at))
     }
 
-    /// Makes a token for an upstream that checks tokens of its own `audience`. We refuse it
-    /// ourselves. It lives half a minute longer than the access token that it stands for: a request that
-    /// was let through should not fail on its way.
+    /// Issues a token for an upstream that verifies tokens with its own `audience`.
+    ///
+    /// [`verify`](Self::verify) refuses such tokens. The token expires 30 seconds after the access token
+    /// of the request, so that it does not expire between the proxy and the upstream.
     ///
     /// # Errors
     ///
-    /// If the system gives no random bytes.
+    /// If the operating system's random number generator fails.
     pub fn mint_for_upstream(
         &self,
         key: &SigningKey,
@@ -150,7 +152,7 @@ impl AccessTokens {
             aud: audience,
             client_id: &self.settings.audience,
             iat: now.unix_timestamp(),
-            exp: (identity.expires_at.max(now) + UPSTREAM_MIN).unix_timestamp(),
+            exp: (identity.expires_at.max(now) + UPSTREAM_EXTRA_TTL).unix_timestamp(),
             jti: id.0,
             email: &identity.email,
             roles: &identity.roles,
@@ -158,11 +160,11 @@ impl AccessTokens {
         sign(key, &claims)
     }
 
-    /// Checks an access token.
+    /// Verifies an access token.
     ///
     /// # Errors
     ///
-    /// [`VerifyError`] says why it is of no use.
+    /// [`VerifyError`] if the token is invalid or has expired.
     pub fn verify(
         &self,
         keys: &KeyRing,
@@ -176,46 +178,53 @@ impl AccessTokens {
         Ok(token)
     }
 
-    /// Reads an access token of ours, also one that has expired.
+    /// Verifies an access token without checking its expiry.
     #[must_use]
     pub fn read(&self, keys: &KeyRing, token: &str, now: OffsetDateTime) -> Option<AccessToken> {
         self.check(keys, token, now).ok()
     }
 
-    /// All checks but that of `exp`.
+    /// Performs all checks except that of `exp`.
     fn check(&self, keys: &KeyRing, token: &str, now: OffsetDateTime) -> Result<AccessToken, VerifyError> {
-        let (signed, payload, signature) = split(token).ok_or(VerifyError::Malformed)?;
+        let (signed, payload, signature) = split_token(token).ok_or(VerifyError::Malformed)?;
         let header = &signed[..signed.len() - payload.len() - 1];
-        let key = key_of(keys, header)?;
+        let key = find_key(keys, header)?;
         let mut bytes = [0; DECODED_SIGNATURE];
         let signature = decode(signature, &mut bytes)?;
         if !key.verifier().verify(signed.as_bytes(), signature) {
             return Err(VerifyError::Malformed);
         }
-        // Clearing the larger one would take as long as decoding an ordinary payload.
-        let (mut ordinary, mut large);
-        let bytes: &mut [u8] = if payload.len() <= ORDINARY {
-            ordinary = [0; ORDINARY / 4 * 3];
-            &mut ordinary
+        if payload.len() <= TYPICAL_PAYLOAD {
+            // Zeroing the larger buffer takes as long as decoding a typical payload.
+            self.check_payload(payload, &mut [0; TYPICAL_PAYLOAD / 4 * 3], now)
         } else {
-            large = [0; DECODED_PAYLOAD];
-            &mut large
-        };
-        let claims = serde_json::from_slice(decode(payload, bytes)?).map_err(|_| VerifyError::Malformed)?;
-        self.accept(claims, now).ok_or(VerifyError::Malformed)
+            self.check_payload(payload, &mut [0; DECODED_PAYLOAD], now)
+        }
     }
 
-    fn accept(&self, claims: Claims<'_>, now: OffsetDateTime) -> Option<AccessToken> {
+    fn check_payload(
+        &self,
+        payload: &str,
+        buffer: &mut [u8],
+        now: OffsetDateTime,
+    ) -> Result<AccessToken, VerifyError> {
+        let decoded = decode(payload, buffer)?;
+        let claims = serde_json::from_slice(decoded).map_err(|_| VerifyError::Malformed)?;
+        self.check_claims(claims, now).ok_or(VerifyError::Malformed)
+    }
+
+    fn check_claims(&self, claims: Claims<'_>, now: OffsetDateTime) -> Option<AccessToken> {
         let settings = &self.settings;
         let issued_at = OffsetDateTime::from_unix_timestamp(claims.iat).ok()?;
         let expires_at = OffsetDateTime::from_unix_timestamp(claims.exp).ok()?;
         let not_before = claims.nbf.map(OffsetDateTime::from_unix_timestamp).transpose().ok()?;
-        let ours = claims.iss == settings.issuer && claims.aud.holds(&settings.audience);
-        let timely = issued_at <= now + settings.future_iat
+        let is_for_gateway = claims.iss == settings.issuer && claims.aud.contains(&settings.audience);
+        let is_timely = issued_at <= now + settings.future_iat
             && not_before.is_none_or(|not_before| not_before <= now + settings.leeway);
-        // Sums with times at the end of the calendar would overflow.
-        let sane = (0..=LAST_SECOND).contains(&claims.iat) && (0..=LAST_SECOND).contains(&claims.exp);
-        if !ours || !timely || !sane || claims.sub.is_empty() || claims.generation == 0 {
+        // Additions to times at the end of the calendar would overflow.
+        let is_in_range =
+            (0..=MAX_TIMESTAMP).contains(&claims.iat) && (0..=MAX_TIMESTAMP).contains(&claims.exp);
+        if !is_for_gateway || !is_timely || !is_in_range || claims.sub.is_empty() || claims.generation == 0 {
             return None;
         }
         let identity = Identity {
@@ -228,14 +237,14 @@ impl AccessTokens {
         Some(AccessToken { identity, id: TokenId(claims.jti), generation: claims.generation, issued_at })
     }
 
-    /// The lifetime less its random part, for which the token's id is as good a source as any.
+    /// Returns the lifetime less the jitter, which is derived from the random token id.
     fn lifetime(&self, id: TokenId) -> Duration {
         let random = f64::from(id.0.as_fields().0) / f64::from(u32::MAX);
         self.settings.access_ttl.mul_f64(1.0 - random * self.settings.access_ttl_jitter.clamp(0.0, 1.0))
     }
 }
 
-/// The claims, in the order in which they are written.
+/// The claims, in serialization order.
 #[derive(Deserialize, Serialize)]
 struct Claims<'a> {
     #[serde(borrow)]
@@ -248,7 +257,7 @@ struct Claims<'a> {
     client_id: Cow<'a, str>,
     iat: i64,
     exp: i64,
-    #[serde(default, deserialize_with = "some", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "non_null", skip_serializing_if = "Option::is_none")]
     nbf: Option<i64>,
     jti: Uuid,
     sid: Uuid,
@@ -281,7 +290,7 @@ enum Audience<'a> {
 }
 
 impl Audience<'_> {
-    fn holds(&self, audience: &str) -> bool {
+    fn contains(&self, audience: &str) -> bool {
         match self {
             Self::One(one) => one == audience,
             Self::Many(many) => many.iter().any(|one| one == audience),
@@ -321,14 +330,14 @@ impl<'de: 'a, 'a> Deserialize<'de> for Audience<'a> {
     }
 }
 
-/// A claim that may be absent, but not `null`.
-fn some<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+/// Deserializes a claim that may be absent but not `null`.
+fn non_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
     i64::deserialize(deserializer).map(Some)
 }
 
 fn sign<C: Serialize>(key: &SigningKey, claims: &C) -> Result<String, ring::error::Unspecified> {
     let claims = serde_json::to_vec(claims).map_err(|_| ring::error::Unspecified)?;
-    let mut token = String::with_capacity(MINTED);
+    let mut token = String::with_capacity(TYPICAL_TOKEN);
     token.push_str(key.header());
     token.push('.');
     URL_SAFE_NO_PAD.encode_string(claims, &mut token);
@@ -338,37 +347,39 @@ fn sign<C: Serialize>(key: &SigningKey, claims: &C) -> Result<String, ring::erro
     Ok(token)
 }
 
-/// What is signed, the payload in it, and the signature: three parts (RFC 7515, section 7.1).
-fn split(token: &str) -> Option<(&str, &str, &str)> {
+/// Splits a token of three parts (RFC 7515, section 7.1) into the signed text, the payload within it, and
+/// the signature.
+fn split_token(token: &str) -> Option<(&str, &str, &str)> {
     if token.len() > MAX_LENGTH {
         return None;
     }
     let (signed, signature) = token.rsplit_once('.')?;
     let (header, payload) = signed.split_once('.')?;
-    let whole = !header.is_empty() && !payload.contains('.');
-    whole.then_some((signed, payload, signature))
+    let is_valid = !header.is_empty() && !payload.contains('.');
+    is_valid.then_some((signed, payload, signature))
 }
 
-/// The key that a header names. Ours are compared as they are; other spellings of the same are read.
-fn key_of<'k>(keys: &'k KeyRing, header: &str) -> Result<&'k SigningKey, VerifyError> {
+/// Returns the key of a token header. Compares it with the headers issued here first, and decodes it only
+/// if none is equal.
+fn find_key<'k>(keys: &'k KeyRing, header: &str) -> Result<&'k SigningKey, VerifyError> {
     if let Some(key) = keys.keys().iter().find(|key| key.header() == header) {
         return Ok(key);
     }
     let mut bytes = [0; DECODED_PAYLOAD];
     let header: StrictHeader<'_> =
         serde_json::from_slice(decode(header, &mut bytes)?).map_err(|_| VerifyError::Malformed)?;
-    // RFC 7515, section 4.1.9: the prefix may be left out, and case doesn't matter.
-    let access_token =
+    // RFC 7515, section 4.1.9: the prefix is optional and the comparison is case-insensitive.
+    let is_access_token =
         ["at+jwt", "application/at+jwt"].iter().any(|typ| header.typ.eq_ignore_ascii_case(typ));
-    if !access_token {
+    if !is_access_token {
         return Err(VerifyError::Malformed);
     }
     let key = keys.by_kid(&header.kid).ok_or(VerifyError::UnknownKey)?;
     if header.alg == key.algorithm().as_str() { Ok(key) } else { Err(VerifyError::Malformed) }
 }
 
-/// Nothing else may be in a header: no key to trust, no address to fetch one from, no extension
-/// that must be understood (RFC 7515, sections 4.1.2 to 4.1.8 and 4.1.11).
+/// The header without any optional parameter. Embedded keys, key URLs and critical extensions (RFC 7515,
+/// sections 4.1.2 to 4.1.8 and 4.1.11) are refused.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StrictHeader<'a> {
@@ -380,29 +391,30 @@ struct StrictHeader<'a> {
     kid: Cow<'a, str>,
 }
 
-/// Decodes base64url without padding; any other spelling of the same bytes is refused.
-fn decode<'b>(text: &str, bytes: &'b mut [u8]) -> Result<&'b [u8], VerifyError> {
-    let length = URL_SAFE_NO_PAD.decode_slice(text, bytes).map_err(|_| VerifyError::Malformed)?;
-    Ok(&bytes[..length])
+/// Decodes base64url without padding. Refuses non-canonical encodings.
+fn decode<'b>(text: &str, buffer: &'b mut [u8]) -> Result<&'b [u8], VerifyError> {
+    let length = URL_SAFE_NO_PAD.decode_slice(text, &mut *buffer).map_err(|_| VerifyError::Malformed)?;
+    Ok(&buffer[..length])
 }
 
-fn whole_seconds(at: OffsetDateTime) -> OffsetDateTime {
+fn truncate_to_seconds(at: OffsetDateTime) -> OffsetDateTime {
     at.replace_nanosecond(0).unwrap_or(at)
 }
 
 const DECODED_SIGNATURE: usize = 66;
 const DECODED_PAYLOAD: usize = MAX_LENGTH / 4 * 3;
 
-/// How long, encoded, the payloads of ordinary tokens are at most.
-const ORDINARY: usize = 1024;
+/// Maximum encoded length of a typical payload.
+const TYPICAL_PAYLOAD: usize = 1024;
 
-/// Room for a token with ordinary names in it.
-const MINTED: usize = 640;
+/// Capacity that suffices for a typical token.
+const TYPICAL_TOKEN: usize = 640;
 
-/// The end of the year 9000.
-const LAST_SECOND: i64 = 221_876_841_600;
+/// The end of the year 9000 as a Unix timestamp.
+const MAX_TIMESTAMP: i64 = 221_876_841_600;
 
-const UPSTREAM_MIN: Duration = Duration::from_secs(30);
+/// Time by which an upstream token outlives the access token.
+const UPSTREAM_EXTRA_TTL: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests;

@@ -1,9 +1,9 @@
-//! The keys that sign tokens, and their rotation that signs nobody out.
+//! Signing keys and their rotation.
 //!
-//! A [`KeyRing`] holds keys with ascending numbers. All of them verify; the newest signs, once it has
-//! been there for the activation time, so that every replica knows a key before the first token
-//! signed with it turns up. Each key has two halves: one for access tokens, and 32 bytes of their
-//! own for the MAC of refresh tokens.
+//! A [`KeyRing`] holds keys with ascending numbers, all of which verify tokens. The newest key signs, but
+//! only after the activation time, so that all replicas have loaded it before they see a token signed with
+//! it. A rotation therefore terminates no session. Each key has two parts: one that signs access tokens,
+//! and 32 independent bytes for the MAC of refresh tokens.
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,22 +27,22 @@ use tokio::sync::Notify;
 
 use super::crypto::{self, Signer, Verifier};
 
-/// How access tokens are signed.
+/// Signature algorithm of access tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
     /// ECDSA on P-256 (RFC 7518, section 3.4). The public keys are published.
     Es256,
     /// Ed25519 (RFC 8037). The public keys are published.
     EdDsa,
-    /// HMAC with SHA-256 (RFC 7518, section 3.2): whoever checks could sign.
+    /// HMAC with SHA-256 (RFC 7518, section 3.2). The key that verifies also signs, so it is not published.
     Hs256,
 }
 
 impl Algorithm {
-    /// All of them.
+    /// All algorithms.
     pub const ALL: [Self; 3] = [Self::Es256, Self::EdDsa, Self::Hs256];
 
-    /// The name in the registry of RFC 7518: `ES256`, `EdDSA` or `HS256`.
+    /// Returns the name registered by RFC 7518: `ES256`, `EdDSA` or `HS256`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -52,7 +52,7 @@ impl Algorithm {
         }
     }
 
-    /// The algorithm of this name.
+    /// Returns the algorithm with the given name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|algorithm| algorithm.as_str() == name)
@@ -67,22 +67,22 @@ impl Algorithm {
     }
 }
 
-/// What a key is made from and kept as.
+/// Stored form of a key.
 #[derive(Clone)]
 pub struct KeyMaterial {
-    /// Its number, from 1; never used again.
+    /// Number from 1. Numbers are not reused.
     pub number: u8,
-    /// How it signs.
+    /// Signature algorithm.
     pub algorithm: Algorithm,
-    /// When it was made.
+    /// Creation time.
     pub created_at: OffsetDateTime,
-    /// At least 32 bytes for HS256, else a PKCS#8 document.
+    /// Key for access tokens: at least 32 bytes for HS256, otherwise a PKCS#8 document.
     pub signing: SecretSlice<u8>,
-    /// 32 bytes for refresh tokens.
+    /// Key for refresh tokens: 32 bytes.
     pub refresh: SecretSlice<u8>,
 }
 
-/// One key.
+/// A key ready for use.
 pub struct SigningKey {
     number: u8,
     kid: String,
@@ -94,39 +94,39 @@ pub struct SigningKey {
     refresh: hmac::Key,
 }
 
-/// Why a key can't be used.
+/// Reason why a key cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyError {
-    /// Numbers are 1 to 255.
-    #[error("a key's number is 1 to 255")]
+    /// The number is 0.
+    #[error("expected a key number from 1 to 255")]
     Number,
-    /// Not a key of its algorithm.
+    /// The bytes are not a private key of the algorithm.
     #[error("not a private key for {}", .0.as_str())]
     NotAKey(Algorithm),
-    /// The system gave no random bytes.
+    /// The operating system's random number generator failed.
     #[error("the system gives no random bytes")]
     Random,
-    /// The half for refresh tokens isn't 32 bytes long.
+    /// The key for refresh tokens is not 32 bytes long.
     #[error("the key for refresh tokens must be 32 bytes")]
     RefreshKey,
-    /// Two keys with one number.
-    #[error("key {0} is there twice")]
-    Twice(u8),
-    /// No keys at all.
+    /// Two keys have the same number.
+    #[error("duplicate key number {0}")]
+    Duplicate(u8),
+    /// The key ring is empty.
     #[error("there is no key")]
     None,
-    /// A secret that can be guessed.
+    /// The secret can be guessed.
     #[error("the secret is too weak: use at least 32 random bytes, such as `openssl rand -base64 48` prints")]
     Weak,
 }
 
 impl KeyMaterial {
-    /// Makes a key.
+    /// Generates a random key.
     ///
     /// # Errors
     ///
-    /// If the system gives no random bytes, or `number` is 0.
+    /// If `number` is 0, or the operating system's random number generator fails.
     pub fn generate(number: u8, algorithm: Algorithm, now: OffsetDateTime) -> Result<Self, KeyError> {
         if number == 0 {
             return Err(KeyError::Number);
@@ -138,18 +138,18 @@ impl KeyMaterial {
             Algorithm::EdDsa => {
                 Ed25519KeyPair::generate_pkcs8(&random).map(|document| document.as_ref().to_vec())
             }
-            Algorithm::Hs256 => bytes(&random),
+            Algorithm::Hs256 => random_bytes(&random),
         };
-        let (signing, refresh) =
-            signing.and_then(|signing| Ok((signing, bytes(&random)?))).map_err(|_| KeyError::Random)?;
+        let signing = signing.map_err(|_| KeyError::Random)?;
+        let refresh = random_bytes(&random).map_err(|_| KeyError::Random)?;
         Ok(Self { number, algorithm, created_at: now, signing: signing.into(), refresh: refresh.into() })
     }
 
-    /// Derives key number 1, for HS256, from a secret: both halves by HKDF (RFC 5869).
+    /// Derives key number 1 for HS256 from a secret. Both parts are derived by HKDF (RFC 5869).
     ///
     /// # Errors
     ///
-    /// [`KeyError::Weak`] below 32 bytes, and for secrets that stand in well-known examples.
+    /// [`KeyError::Weak`] if the secret is shorter than 32 bytes or occurs in well-known examples.
     pub fn from_secret(secret: &SecretString) -> Result<Self, KeyError> {
         let secret = secret.expose_secret();
         if secret.len() < 32 || is_guessable(secret) {
@@ -171,20 +171,20 @@ impl KeyMaterial {
     }
 }
 
-fn bytes(random: &SystemRandom) -> Result<Vec<u8>, ring::error::Unspecified> {
+fn random_bytes(random: &SystemRandom) -> Result<Vec<u8>, ring::error::Unspecified> {
     let mut bytes = vec![0; 32];
     random.fill(&mut bytes)?;
     Ok(bytes)
 }
 
-/// Long enough, but known to everybody, or hardly varied.
+/// Returns `true` if a secret is publicly known or has fewer than 8 distinct bytes.
 fn is_guessable(secret: &str) -> bool {
     let lower = secret.to_lowercase();
-    let varied = secret.bytes().collect::<std::collections::HashSet<_>>().len() >= 8;
-    !varied || KNOWN_SECRETS.iter().any(|known| lower.contains(known))
+    let distinct = secret.bytes().collect::<std::collections::HashSet<_>>().len();
+    distinct < 8 || KNOWN_SECRETS.iter().any(|known| lower.contains(known))
 }
 
-/// From tutorials and templates; their owners' tokens can be forged by anyone.
+/// Publicly known secrets from tutorials and templates.
 const KNOWN_SECRETS: [&str; 7] = [
     "09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7",
     "a-string-secret-at-least-256-bits-long",
@@ -196,65 +196,65 @@ const KNOWN_SECRETS: [&str; 7] = [
 ];
 
 impl SigningKey {
-    /// Prepares a key for use.
+    /// Validates and prepares a key.
     ///
     /// # Errors
     ///
-    /// [`KeyError`] says what is wrong with it.
+    /// [`KeyError`] if the key is invalid.
     pub fn new(material: &KeyMaterial) -> Result<Self, KeyError> {
-        let KeyMaterial { number, algorithm, created_at, signing, refresh } = material;
-        let (number, algorithm) = (*number, *algorithm);
-        let signing = signing.expose_secret();
-        if number == 0 {
+        let algorithm = material.algorithm;
+        let signing = material.signing.expose_secret();
+        let refresh = material.refresh.expose_secret();
+        if material.number == 0 {
             return Err(KeyError::Number);
         }
         if algorithm == Algorithm::Hs256 && signing.len() < 32 {
             return Err(KeyError::Weak);
         }
-        if refresh.expose_secret().len() != 32 {
+        if refresh.len() != 32 {
             return Err(KeyError::RefreshKey);
         }
-        let registered = algorithm.as_jwt_algorithm();
-        let signer = Signer::new(registered, &crypto::encoding_key(registered, signing))
+        let jwt_algorithm = algorithm.as_jwt_algorithm();
+        let signer = Signer::new(jwt_algorithm, &crypto::encoding_key(jwt_algorithm, signing))
             .map_err(|_| KeyError::NotAKey(algorithm))?;
-        let kid = number.to_string();
+        let kid = material.number.to_string();
         Ok(Self {
-            number,
+            number: material.number,
             algorithm,
-            created_at: *created_at,
-            header: encoded_header(registered, &kid),
+            created_at: material.created_at,
+            header: encoded_header(jwt_algorithm, &kid),
             kid,
             verifier: signer.verifier(),
             signer,
-            refresh: hmac::Key::new(hmac::HMAC_SHA256, refresh.expose_secret()),
+            refresh: hmac::Key::new(hmac::HMAC_SHA256, refresh),
         })
     }
 
-    /// Its number.
+    /// Returns the number.
     #[must_use]
     pub fn number(&self) -> u8 {
         self.number
     }
 
-    /// Its name in tokens and in the published set: the number.
+    /// Returns the key id (`kid`) in tokens and in the JWK set, which is the number.
     #[must_use]
     pub fn kid(&self) -> &str {
         &self.kid
     }
 
-    /// How it signs.
+    /// Returns the signature algorithm.
     #[must_use]
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
 
-    /// When it was made.
+    /// Returns the creation time.
     #[must_use]
     pub fn created_at(&self) -> OffsetDateTime {
         self.created_at
     }
 
-    /// The first segment of every access token it signs.
+    /// Returns the encoded header of the access tokens that this key signs.
     pub(crate) fn header(&self) -> &str {
         &self.header
     }
@@ -271,7 +271,7 @@ impl SigningKey {
         &self.refresh
     }
 
-    /// The public key for others (RFC 7517); none of a shared key.
+    /// Returns the public key as a JWK (RFC 7517). Returns `None` for HS256.
     fn jwk(&self) -> Option<Jwk> {
         let point = self.verifier.public_key()?;
         let (key_algorithm, algorithm) = match self.algorithm {
@@ -293,7 +293,7 @@ fn encoded_header(algorithm: jsonwebtoken::Algorithm, kid: &str) -> String {
     let mut header = Header::new(algorithm);
     header.typ = Some("at+jwt".to_owned());
     header.kid = Some(kid.to_owned());
-    // A header of three strings always has a JSON form.
+    // Serializing a header of three strings cannot fail.
     URL_SAFE_NO_PAD.encode(serde_json::to_vec(&header).unwrap_or_default())
 }
 
@@ -315,7 +315,7 @@ fn ed_parameters(point: &[u8]) -> AlgorithmParameters {
     })
 }
 
-/// All keys, by number. Never empty.
+/// The keys, sorted by number. Never empty.
 pub struct KeyRing {
     id: u64,
     keys: Vec<SigningKey>,
@@ -323,111 +323,111 @@ pub struct KeyRing {
 }
 
 impl KeyRing {
-    /// A ring of these keys. A new one signs after `activation`.
+    /// Creates a key ring. A new key starts to sign `activation` after its creation.
     ///
     /// # Errors
     ///
-    /// If there is none, or two have one number.
+    /// If `keys` is empty, or two keys have the same number.
     pub fn new(mut keys: Vec<SigningKey>, activation: Duration) -> Result<Self, KeyError> {
         keys.sort_by_key(SigningKey::number);
         if keys.is_empty() {
             return Err(KeyError::None);
         }
         if let Some(pair) = keys.windows(2).find(|pair| pair[0].number == pair[1].number) {
-            return Err(KeyError::Twice(pair[0].number));
+            return Err(KeyError::Duplicate(pair[0].number));
         }
-        static RINGS: AtomicU64 = AtomicU64::new(0);
-        Ok(Self { id: RINGS.fetch_add(1, Ordering::Relaxed), keys, activation })
+        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+        Ok(Self { id: NEXT_ID.fetch_add(1, Ordering::Relaxed), keys, activation })
     }
 
-    /// A ring of one key, which signs at once.
+    /// Creates a key ring of one key, which signs at once.
     ///
     /// # Errors
     ///
-    /// If the key can't be used.
-    pub fn of_one(material: &KeyMaterial) -> Result<Self, KeyError> {
+    /// If the key is invalid.
+    pub fn from_material(material: &KeyMaterial) -> Result<Self, KeyError> {
         Self::new(vec![SigningKey::new(material)?], Duration::ZERO)
     }
 
-    /// A ring of one new key, which nobody else has and which is gone with the process.
+    /// Creates a key ring of one random key, which is not stored.
     ///
     /// # Errors
     ///
-    /// If the system gives no random bytes.
+    /// If the operating system's random number generator fails.
     pub fn generate(algorithm: Algorithm, now: OffsetDateTime) -> Result<Self, KeyError> {
-        Self::of_one(&KeyMaterial::generate(1, algorithm, now)?)
+        Self::from_material(&KeyMaterial::generate(1, algorithm, now)?)
     }
 
-    /// The key that signs at `now`: the newest that has been there for the activation time, or the
-    /// oldest if none has.
+    /// Returns the key that signs at `now`: the newest one past its activation time, or the oldest key if
+    /// there is none.
     #[must_use]
     pub fn signing(&self, now: OffsetDateTime) -> &SigningKey {
-        let active = |key: &&SigningKey| key.created_at + self.activation <= now;
-        self.keys.iter().rev().find(active).unwrap_or(&self.keys[0])
+        let is_active = |key: &&SigningKey| key.created_at + self.activation <= now;
+        self.keys.iter().rev().find(is_active).unwrap_or(&self.keys[0])
     }
 
-    /// Tells rings apart within the process: what was checked with one may not hold with the next.
+    /// Returns an id that is unique within the process. Cached verification results are bound to it.
     pub(super) fn id(&self) -> u64 {
         self.id
     }
 
-    /// The key with this number.
+    /// Returns the key with the given number.
     #[must_use]
     pub fn by_number(&self, number: u8) -> Option<&SigningKey> {
         self.keys.iter().find(|key| key.number == number)
     }
 
-    /// The key of this name.
+    /// Returns the key with the given key id.
     #[must_use]
     pub fn by_kid(&self, kid: &str) -> Option<&SigningKey> {
         self.keys.iter().find(|key| key.kid == kid)
     }
 
-    /// The keys, by number.
+    /// Returns the keys, sorted by number.
     #[must_use]
     pub fn keys(&self) -> &[SigningKey] {
         &self.keys
     }
 
-    /// The public keys, for `/.well-known/jwks.json` (RFC 7517, section 5). Shared keys never appear.
+    /// Returns the public keys as a JWK set (RFC 7517, section 5). HS256 keys are omitted.
     #[must_use]
     pub fn jwks(&self) -> JwkSet {
         JwkSet { keys: self.keys.iter().filter_map(SigningKey::jwk).collect() }
     }
 }
 
-/// The keys in use, replaced as a whole when the key folder changes. Reading takes no lock.
+/// The current key ring, replaced as a whole when the key folder changes. Reads are lock-free.
 pub struct SharedKeys {
     ring: ArcSwap<KeyRing>,
-    unknown: Notify,
+    unknown_key: Notify,
 }
 
 impl SharedKeys {
-    /// Starts with `ring`.
+    /// Creates a holder of `ring`.
     #[must_use]
     pub fn new(ring: KeyRing) -> Self {
-        Self { ring: ArcSwap::from_pointee(ring), unknown: Notify::new() }
+        Self { ring: ArcSwap::from_pointee(ring), unknown_key: Notify::new() }
     }
 
-    /// The keys at the moment.
+    /// Returns the current key ring.
     #[must_use]
     pub fn load(&self) -> Guard<Arc<KeyRing>> {
         self.ring.load()
     }
 
-    /// Puts other keys in their place.
+    /// Replaces the key ring.
     pub fn replace(&self, ring: KeyRing) {
         self.ring.store(Arc::new(ring));
     }
 
-    /// Says that a token named a key that isn't here: perhaps it is in the folder by now.
-    pub fn notice_unknown(&self) {
-        self.unknown.notify_one();
+    /// Reports a token with an unknown key id, so that the key folder can be reloaded.
+    pub fn notify_unknown_key(&self) {
+        self.unknown_key.notify_one();
     }
 
-    /// Waits until a token names a key that isn't here.
-    pub async fn unknown_noticed(&self) {
-        self.unknown.notified().await;
+    /// Waits for the next token with an unknown key id.
+    pub async fn unknown_key(&self) {
+        self.unknown_key.notified().await;
     }
 }
 

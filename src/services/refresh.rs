@@ -87,7 +87,7 @@ impl Refresher {
         let keys = self.issuer.keys.load();
         let token = refresh_token::parse(&keys, &request.refresh_token).map_err(|error| match error {
             RefreshTokenError::UnknownKey(number) => {
-                self.issuer.keys.notice_unknown();
+                self.issuer.keys.notify_unknown_key();
                 let now = self.issuer.clock.now();
                 self.deferred.push_unknown_token(AuditEntry {
                     key_number: Some(number),

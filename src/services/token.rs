@@ -358,7 +358,7 @@ impl Tokens {
         let now = issuer.clock.now();
         let token = issuer.access.verify(keys, access_token, now).inspect_err(|error| {
             if *error == VerifyError::UnknownKey {
-                issuer.keys.notice_unknown();
+                issuer.keys.notify_unknown_key();
             }
         })?;
         let cached = CachedToken::new(token, issuer.settings.grace);

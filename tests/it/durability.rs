@@ -388,7 +388,7 @@ impl Browser {
 
 fn keys() -> Arc<SharedKeys> {
     let material = KeyMaterial::generate(1, Algorithm::Hs256, NOW).unwrap();
-    Arc::new(SharedKeys::new(KeyRing::of_one(&material).unwrap()))
+    Arc::new(SharedKeys::new(KeyRing::from_material(&material).unwrap()))
 }
 
 fn tokens(stores: &Stores, keys: &Arc<SharedKeys>, clock: &Arc<ManualClock>) -> Tokens {

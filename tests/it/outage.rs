@@ -128,7 +128,7 @@ async fn requests_beyond_the_limit_fail_fast_while_the_database_is_silent() {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let key = KeyMaterial::generate(1, Algorithm::Hs256, clock.now()).unwrap();
     let over = |stores: &Stores| {
-        let keys = Arc::new(SharedKeys::new(KeyRing::of_one(&key).unwrap()));
+        let keys = Arc::new(SharedKeys::new(KeyRing::from_material(&key).unwrap()));
         let (access, settings) = (AccessTokens::default(), SessionSettings::default());
         Tokens::new(stores.sessions.clone(), keys, access, settings, Arc::clone(&clock))
     };

@@ -34,7 +34,7 @@ fn replicas_over(stores: [&Stores; 2]) -> [Tokens; 2] {
     let now = sekisho::clock::Clock::now(&SystemClock);
     let material = KeyMaterial::generate(1, Algorithm::Hs256, now).unwrap();
     stores.map(|stores| {
-        let keys = Arc::new(SharedKeys::new(KeyRing::of_one(&material).unwrap()));
+        let keys = Arc::new(SharedKeys::new(KeyRing::from_material(&material).unwrap()));
         let settings = SessionSettings::default();
         let store = Arc::clone(&stores.sessions);
         Tokens::new(store, keys, AccessTokens::default(), settings, Arc::new(SystemClock))

@@ -1,4 +1,4 @@
-//! Forged tokens, each named by the rule that it breaks (RFC 8725 and what goes with it).
+//! Tests of verification with forged tokens (RFC 8725).
 
 use proptest::prelude::*;
 use ring::hmac;
@@ -24,12 +24,12 @@ struct Forge {
 
 fn forge(algorithm: Algorithm) -> Forge {
     let material = KeyMaterial::generate(1, algorithm, NOW).expect("random bytes");
-    let keys = KeyRing::of_one(&material).expect("a key");
+    let keys = KeyRing::from_material(&material).expect("a key");
     Forge { material, keys, tokens: AccessTokens::default() }
 }
 
 impl Forge {
-    /// Signs whatever it is given with HS256 and the right key.
+    /// Signs arbitrary text with HS256 and the right key.
     fn sign(&self, header: &str, claims: &str) -> String {
         self.sign_with(hmac::HMAC_SHA256, self.material.signing.expose_secret(), header, claims)
     }
@@ -64,7 +64,7 @@ fn claims() -> Value {
     })
 }
 
-fn claims_but(name: &str, value: Value) -> Value {
+fn claims_with(name: &str, value: Value) -> Value {
     let mut claims = claims();
     claims[name] = value;
     claims
@@ -99,7 +99,7 @@ fn session() -> Session {
 }
 
 #[test]
-fn what_was_minted_verifies_under_every_algorithm() {
+fn minted_token_verifies_under_every_algorithm() {
     for algorithm in Algorithm::ALL {
         let forge = forge(algorithm);
         let session = session();
@@ -118,7 +118,7 @@ fn what_was_minted_verifies_under_every_algorithm() {
 }
 
 #[test]
-fn t_11_the_claims_of_rfc_9068_are_all_there() {
+fn token_has_all_claims_of_rfc_9068() {
     let forge = forge(Algorithm::Hs256);
     let id = TokenId(Uuid::from_u128(9));
     let (token, _) = forge.tokens.mint(&forge.keys.keys()[0], &session(), id, NOW).expect("random bytes");
@@ -138,7 +138,7 @@ fn t_11_the_claims_of_rfc_9068_are_all_there() {
 }
 
 #[test]
-fn jsonwebtoken_itself_agrees() {
+fn jsonwebtoken_verifies_the_token() {
     crate::services::crypto::install();
     let forge = forge(Algorithm::EdDsa);
     let id = TokenId(Uuid::from_u128(9));
@@ -156,7 +156,7 @@ fn jsonwebtoken_itself_agrees() {
 }
 
 #[test]
-fn t_1_no_bit_of_any_part_can_be_changed() {
+fn token_with_any_changed_bit_is_refused() {
     for algorithm in Algorithm::ALL {
         let forge = forge(algorithm);
         let id = TokenId(Uuid::from_u128(9));
@@ -177,7 +177,7 @@ fn t_1_no_bit_of_any_part_can_be_changed() {
 }
 
 #[test]
-fn t_2_the_algorithm_is_the_keys_own() {
+fn algorithm_other_than_that_of_the_key_is_refused() {
     let forge = forge(Algorithm::Hs256);
     let claims = claims().to_string();
     for alg in ["none", "None", "NONE", "nOnE"] {
@@ -196,7 +196,7 @@ fn t_2_the_algorithm_is_the_keys_own() {
 }
 
 #[test]
-fn t_3_a_public_key_is_no_shared_secret() {
+fn token_signed_with_public_key_as_hmac_secret_is_refused() {
     for algorithm in [Algorithm::Es256, Algorithm::EdDsa] {
         let forge = forge(algorithm);
         let public = forge.keys.keys()[0].verifier().public_key().expect("a public key").to_vec();
@@ -209,7 +209,7 @@ fn t_3_a_public_key_is_no_shared_secret() {
 }
 
 #[test]
-fn t_4_t_5_t_6_a_header_says_typ_alg_and_kid_and_nothing_else() {
+fn header_with_other_parameters_is_refused() {
     let forge = forge(Algorithm::Hs256);
     for extra in [
         r#""jwk":{"kty":"oct","k":"AAAA"}"#,
@@ -240,21 +240,21 @@ fn t_4_t_5_t_6_a_header_says_typ_alg_and_kid_and_nothing_else() {
 }
 
 #[test]
-fn t_7_times_are_checked_by_the_clock_that_is_given() {
+fn times_are_checked_against_the_given_clock() {
     let forge = forge(Algorithm::Hs256);
-    let ok = |name, value: i64| forge.with_claims(&claims_but(name, value.into())).map(|_| ());
+    let ok = |name, value: i64| forge.with_claims(&claims_with(name, value.into())).map(|_| ());
     assert_eq!(ok("exp", IAT - 4), Ok(()), "within the leeway");
     assert_eq!(ok("exp", IAT - 5), Err(VerifyError::Expired));
     assert_eq!(ok("nbf", IAT + 5), Ok(()), "within the leeway");
     assert_eq!(ok("nbf", IAT + 6), Err(VerifyError::Malformed));
     assert_eq!(ok("nbf", IAT + 120), Err(VerifyError::Malformed));
-    assert_eq!(ok("iat", IAT + 15), Ok(()), "a quarter of the grace");
+    assert_eq!(ok("iat", IAT + 15), Ok(()), "a quarter of the grace period");
     assert_eq!(ok("iat", IAT + 16), Err(VerifyError::Malformed));
     for name in ["exp", "iat", "nbf"] {
         for odd in
             [json!(-1.5), json!(1e30), json!("1"), json!(null), json!([1]), json!(i64::MIN), json!(u64::MAX)]
         {
-            let error = forge.with_claims(&claims_but(name, odd.clone())).expect_err("must be refused");
+            let error = forge.with_claims(&claims_with(name, odd.clone())).expect_err("must be refused");
             assert_eq!(error, VerifyError::Malformed, "{name} {odd}");
         }
     }
@@ -262,16 +262,16 @@ fn t_7_times_are_checked_by_the_clock_that_is_given() {
 }
 
 #[test]
-fn an_expired_token_can_still_be_read() {
+fn expired_token_can_be_read() {
     let forge = forge(Algorithm::Hs256);
-    let token = forge.sign(HEADER, &claims_but("exp", json!(IAT - 10_000)).to_string());
+    let token = forge.sign(HEADER, &claims_with("exp", json!(IAT - 10_000)).to_string());
     assert_eq!(forge.verify(&token), Err(VerifyError::Expired));
-    let read = forge.tokens.read(&forge.keys, &token, NOW).expect("ours");
+    let read = forge.tokens.read(&forge.keys, &token, NOW).expect("a valid token");
     assert_eq!((read.generation, read.id), (7, TokenId(Uuid::from_u128(3))));
 }
 
 #[test]
-fn t_8_other_types_of_token_are_refused() {
+fn other_token_types_are_refused() {
     let forge = forge(Algorithm::Hs256);
     for typ in ["application/at+jwt", "AT+JWT", "Application/At+Jwt"] {
         let header = format!(r#"{{"alg":"HS256","kid":"1","typ":"{typ}"}}"#);
@@ -285,9 +285,9 @@ fn t_8_other_types_of_token_are_refused() {
 }
 
 #[test]
-fn t_9_the_audience_must_be_us() {
+fn audience_must_contain_the_gateway() {
     let forge = forge(Algorithm::Hs256);
-    let aud = |aud: Value| forge.with_claims(&claims_but("aud", aud)).is_ok();
+    let aud = |aud: Value| forge.with_claims(&claims_with("aud", aud)).is_ok();
     assert!(aud(json!("sekisho")));
     assert!(aud(json!(["sekisho"])));
     assert!(aud(json!(["other", "sekisho"])));
@@ -301,15 +301,15 @@ fn t_9_the_audience_must_be_us() {
 }
 
 #[test]
-fn t_10_the_issuer_is_compared_exactly() {
+fn issuer_is_compared_exactly() {
     let forge = forge(Algorithm::Hs256);
     for wrong in [json!("sekisho/"), json!("SEKISHO"), json!(""), json!(null), json!(["sekisho"])] {
-        assert!(forge.with_claims(&claims_but("iss", wrong.clone())).is_err(), "{wrong}");
+        assert!(forge.with_claims(&claims_with("iss", wrong.clone())).is_err(), "{wrong}");
     }
 }
 
 #[test]
-fn every_claim_but_nbf_is_required() {
+fn every_claim_except_nbf_is_required() {
     let forge = forge(Algorithm::Hs256);
     for name in ["iss", "sub", "aud", "client_id", "iat", "exp", "jti", "sid", "gen", "email", "roles"] {
         let error = forge.with_claims(&claims_without(name)).expect_err("must be refused");
@@ -324,12 +324,12 @@ fn every_claim_but_nbf_is_required() {
         ("roles", json!("user")),
         ("roles", json!(["a,b"])),
     ] {
-        assert!(forge.with_claims(&claims_but(name, odd.clone())).is_err(), "{name} {odd}");
+        assert!(forge.with_claims(&claims_with(name, odd.clone())).is_err(), "{name} {odd}");
     }
 }
 
 #[test]
-fn t_19_only_the_compact_form_and_one_spelling_of_it() {
+fn only_the_canonical_compact_form_is_accepted() {
     let forge = forge(Algorithm::Hs256);
     let token = forge.sign(HEADER, &claims().to_string());
     assert!(forge.verify(&token).is_ok());
@@ -355,7 +355,7 @@ fn t_19_only_the_compact_form_and_one_spelling_of_it() {
     ] {
         assert!(forge.verify(&other).is_err(), "{other}");
     }
-    // The last character of 43 has two bits that mean nothing: only zeroes are ours.
+    // The last of 43 characters has two unused bits, which must be zero.
     let last = signature.chars().last().expect("not empty");
     let alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let at = alphabet.find(last).expect("base64url");
@@ -366,15 +366,15 @@ fn t_19_only_the_compact_form_and_one_spelling_of_it() {
 }
 
 #[test]
-fn t_20_huge_tokens_are_refused_unread() {
+fn oversized_tokens_are_refused_before_decoding() {
     let forge = forge(Algorithm::Hs256);
-    let claims = claims_but("email", json!("a".repeat(MAX_LENGTH)));
+    let claims = claims_with("email", json!("a".repeat(MAX_LENGTH)));
     assert_eq!(forge.with_claims(&claims), Err(VerifyError::Malformed));
     assert_eq!(forge.verify(&"a.".repeat(5_000_000)), Err(VerifyError::Malformed));
 }
 
 #[test]
-fn t_22_no_claim_comes_twice() {
+fn duplicate_claims_are_refused() {
     let forge = forge(Algorithm::Hs256);
     let claims = claims().to_string();
     for twice in [r#""sub":"x""#, r#""exp":99999999999"#, r#""roles":["admin"]"#, r#""gen":7"#] {
@@ -384,7 +384,7 @@ fn t_22_no_claim_comes_twice() {
 }
 
 #[test]
-fn a_token_for_an_upstream_is_not_for_us() {
+fn upstream_token_is_refused_as_access_token() {
     let forge = forge(Algorithm::Es256);
     let identity = Identity {
         subject: "2".into(),
@@ -399,7 +399,7 @@ fn a_token_for_an_upstream_is_not_for_us() {
 }
 
 #[test]
-fn a_token_expires_with_its_session_at_the_latest_and_jitters() {
+fn expiry_is_jittered_and_not_later_than_that_of_the_session() {
     let forge = forge(Algorithm::Hs256);
     let key = &forge.keys.keys()[0];
     let expiry = |session: &Session, id: u128| {
@@ -416,12 +416,12 @@ proptest! {
     #![proptest_config(proptest_config())]
 
     #[test]
-    fn any_text_is_answered(text in "\\PC{0,200}|([A-Za-z0-9_-]{0,40}\\.){0,4}[A-Za-z0-9_-]{0,60}") {
+    fn arbitrary_text_is_refused(text in "\\PC{0,200}|([A-Za-z0-9_-]{0,40}\\.){0,4}[A-Za-z0-9_-]{0,60}") {
         prop_assert!(forge(Algorithm::Hs256).verify(&text).is_err());
     }
 
     #[test]
-    fn any_signed_claims_are_answered(claims in "\\PC{0,200}|\\{(\"[a-z]{1,4}\":[0-9\"a-z]{1,8},?){0,6}\\}") {
+    fn arbitrary_signed_claims_are_refused(claims in "\\PC{0,200}|\\{(\"[a-z]{1,4}\":[0-9\"a-z]{1,8},?){0,6}\\}") {
         let forge = forge(Algorithm::Hs256);
         prop_assert!(forge.verify(&forge.sign(HEADER, &claims)).is_err());
     }

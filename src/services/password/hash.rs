@@ -1,4 +1,4 @@
-//! bcrypt hashes: taken apart, compared, made. Pure, but for a new salt.
+//! Parsing, verification and computation of bcrypt hashes. Pure, except for the random salt.
 
 use std::hint::black_box;
 
@@ -12,18 +12,18 @@ use zeroize::Zeroizing;
 
 use super::error::{MAX_COST, MIN_COST, PasswordError};
 
-/// How a stored hash was made, of the formats that can be verified.
+/// Format of a stored hash that can be verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HashFormat {
-    /// `$2b$`, or its twins `$2a$` and `$2y$`: bcrypt over the password's first 72 bytes.
+    /// `$2b$`, or the equivalent `$2a$` and `$2y$`: bcrypt over the password's first 72 bytes.
     Bcrypt,
     /// passlib's `$bcrypt-sha256$v=2,t=2b,r=…$`: bcrypt over an HMAC of the password.
     BcryptSha256,
 }
 
 impl HashFormat {
-    /// Recognises a stored hash.
+    /// Returns the format of a stored hash.
     ///
     /// ```
     /// use sekisho::services::password::HashFormat;
@@ -34,41 +34,41 @@ impl HashFormat {
     ///
     /// # Errors
     ///
-    /// [`HashFormatError`] names the format found, and never quotes the hash.
+    /// [`HashFormatError`], which names the format found and never contains the hash.
     pub fn parse(text: &str) -> Result<Self, HashFormatError> {
         StoredHash::parse(text).map(|stored| stored.format)
     }
 }
 
-/// Why a stored hash can't be verified.
+/// Reason why a stored hash cannot be verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HashFormatError {
-    /// Of a cost that bcrypt doesn't know, or that would take minutes at every sign-in.
-    #[error("a bcrypt hash of cost {0}: only costs from {MIN_COST} to {MAX_COST} are accepted")]
+    /// The bcrypt cost is invalid, or so high that each sign-in would take minutes.
+    #[error("a bcrypt hash of cost {0}: expected {MIN_COST} to {MAX_COST}")]
     Cost(u32),
-    /// Begins like a hash of this format, and goes on like none.
-    #[error("a damaged {0} hash: give all of it, and nothing else")]
+    /// The hash has the prefix of this format but is malformed.
+    #[error("a damaged {0} hash: expected the whole hash and nothing else")]
     Damaged(&'static str),
-    /// Made by other means.
+    /// The hash has another format.
     #[error(
-        "{0}, which can't be verified here (only $2b$, $2a$, $2y$ and $bcrypt-sha256$v=2 can): \
-         create this user with a new password instead"
+        "{0}, which is not supported (expected $2b$, $2a$, $2y$ or $bcrypt-sha256$v=2): create this user \
+         with a new password instead"
     )]
     Unsupported(&'static str),
 }
 
-/// A stored hash, taken apart.
+/// A parsed hash.
 pub(super) struct StoredHash {
     format: HashFormat,
     cost: u32,
-    old_prefix: bool,
-    /// The same salt, cost and checksum as plain `$2b$`, all 60 characters of it.
+    has_old_prefix: bool,
+    /// The salt, cost and checksum in the `$2b$` format of 60 characters.
     bcrypt: Zeroizing<String>,
 }
 
 impl StoredHash {
-    /// Takes a stored hash apart.
+    /// Parses a stored hash.
     pub(super) fn parse(text: &str) -> Result<Self, HashFormatError> {
         if let Some(rest) = text.strip_prefix("$bcrypt-sha256$v=2,t=2b,r=") {
             let parts = split(rest, "$").filter(|(cost, ..)| !cost.starts_with('0'));
@@ -78,9 +78,9 @@ impl StoredHash {
             let Some(rest) = text.strip_prefix(prefix) else { continue };
             let parts = split(rest, "").filter(|(cost, ..)| cost.len() == 2);
             let stored = Self::new(HashFormat::Bcrypt, parts, "bcrypt")?;
-            return Ok(Self { old_prefix: prefix != "$2b$", ..stored });
+            return Ok(Self { has_old_prefix: prefix != "$2b$", ..stored });
         }
-        Err(HashFormatError::Unsupported(name_of(text)))
+        Err(HashFormatError::Unsupported(describe_unsupported(text)))
     }
 
     fn new(
@@ -97,23 +97,23 @@ impl StoredHash {
             return Err(HashFormatError::Cost(cost));
         }
         let bcrypt = Zeroizing::new(format!("$2b${cost:02}${salt}{checksum}"));
-        Ok(Self { format, cost, old_prefix: false, bcrypt })
+        Ok(Self { format, cost, has_old_prefix: false, bcrypt })
     }
 
-    fn matches(&self, password: &[u8], work: &mut RoundCounter) -> bool {
+    fn matches(&self, password: &[u8], rounds: &mut RoundCounter) -> bool {
         match self.format {
-            // A password with a NUL never matches, as in passlib: to bcrypt `a\0a` is the same as `a`.
-            HashFormat::Bcrypt => work.verify(password, self.cost, &self.bcrypt) && !password.contains(&0),
+            // A password with NUL never matches, as in passlib: bcrypt hashes `a\0a` like `a`.
+            HashFormat::Bcrypt => rounds.verify(password, self.cost, &self.bcrypt) && !password.contains(&0),
             HashFormat::BcryptSha256 => {
                 let key = digest(password, &self.bcrypt[SALT]);
-                work.verify(key.as_bytes(), self.cost, &self.bcrypt)
+                rounds.verify(key.as_bytes(), self.cost, &self.bcrypt)
             }
         }
     }
 
     fn is_outdated(&self, password: &[u8], cost: u32) -> bool {
-        let cut = self.format == HashFormat::Bcrypt && password.len() > BCRYPT_READS;
-        self.cost != cost || self.old_prefix || cut
+        let is_truncated = self.format == HashFormat::Bcrypt && password.len() > MAX_BCRYPT_BYTES;
+        self.cost != cost || self.has_old_prefix || is_truncated
     }
 }
 
@@ -127,67 +127,67 @@ pub struct PasswordCheck {
     pub needs_rehash: bool,
 }
 
-/// Checks a password, with the work of `cost` whether or not there is a hash and whatever its cost,
-/// if that isn't higher.
+/// Verifies a password with the work of `cost`, even without a hash or with a hash of a lower cost.
 pub(super) fn verify(
     password: &[u8],
     stored: Option<&StoredHash>,
     cost: u32,
-    work: &mut RoundCounter,
+    rounds: &mut RoundCounter,
 ) -> PasswordCheck {
     let Some(stored) = stored else {
-        work.idle(cost);
+        rounds.waste(cost);
         return PasswordCheck { ok: false, needs_rehash: false };
     };
-    let ok = stored.matches(password, work);
+    let ok = stored.matches(password, rounds);
     // 2^c + (2^c + 2^(c+1) + … + 2^(C-1)) = 2^C rounds.
     for missing in stored.cost..cost {
-        work.idle(missing);
+        rounds.waste(missing);
     }
     PasswordCheck { ok, needs_rehash: ok && stored.is_outdated(password, cost) }
 }
 
-/// Hashes a password, with a new salt.
+/// Hashes a password with a random salt.
 pub(super) fn hash(
     password: &[u8],
     cost: u32,
-    work: &mut RoundCounter,
+    rounds: &mut RoundCounter,
 ) -> Result<SecretString, PasswordError> {
     let mut salt = [0; 16];
     SystemRandom::new().fill(&mut salt).map_err(|_| PasswordError::NoRandomness)?;
-    hash_with_salt(password, cost, salt, work)
+    hash_with_salt(password, cost, salt, rounds)
 }
 
-/// Hashes a password with this salt.
+/// Hashes a password with a given salt.
 pub(super) fn hash_with_salt(
     password: &[u8],
     cost: u32,
     salt: [u8; 16],
-    work: &mut RoundCounter,
+    rounds: &mut RoundCounter,
 ) -> Result<SecretString, PasswordError> {
-    if password.len() <= BCRYPT_READS && !password.contains(&0) {
-        return Ok(work.hash(password, cost, salt)?.into());
+    if password.len() <= MAX_BCRYPT_BYTES && !password.contains(&0) {
+        return Ok(rounds.hash(password, cost, salt)?.into());
     }
     let key = digest(password, &BASE64.encode(salt));
-    let bcrypt = work.hash(key.as_bytes(), cost, salt)?;
-    let (salt, checksum) = (&bcrypt[SALT], &bcrypt[CHECKSUM]);
+    let bcrypt = rounds.hash(key.as_bytes(), cost, salt)?;
+    let salt = &bcrypt[SALT];
+    let checksum = &bcrypt[CHECKSUM];
     Ok(format!("$bcrypt-sha256$v=2,t=2b,r={cost}${salt}${checksum}").into())
 }
 
-/// What bcrypt is given in passlib's `bcrypt-sha256`, version 2: the key is the salt as text.
+/// Returns the bcrypt input of passlib's `bcrypt-sha256`, version 2: an HMAC keyed with the encoded salt.
 fn digest(password: &[u8], salt: &str) -> Zeroizing<String> {
     let key = hmac::Key::new(hmac::HMAC_SHA256, salt.as_bytes());
     Zeroizing::new(STANDARD.encode(hmac::sign(&key, password)))
 }
 
-/// Does bcrypt, and counts its rounds, so that tests can compare work instead of time.
+/// Runs bcrypt and counts its rounds, so that tests can compare work instead of time.
 #[derive(Debug, Default)]
 pub(super) struct RoundCounter {
     pub(super) rounds: u64,
 }
 
 impl RoundCounter {
-    /// Compares in constant time.
+    /// Verifies in constant time.
     fn verify(&mut self, key: &[u8], cost: u32, bcrypt: &str) -> bool {
         self.rounds += 1 << cost;
         bcrypt::verify(key, bcrypt).unwrap_or(false)
@@ -199,14 +199,14 @@ impl RoundCounter {
         Ok(parts.to_string())
     }
 
-    /// Work for nothing.
-    fn idle(&mut self, cost: u32) {
+    /// Does the work of a hash and discards the result.
+    fn waste(&mut self, cost: u32) {
         self.rounds += 1 << cost;
         black_box(bcrypt::bcrypt(black_box(cost), [0; 16], b"\0"));
     }
 }
 
-/// Cost, salt and checksum of `COST$SALT`, the separator, `CHECKSUM`.
+/// Splits `COST$SALT`, the separator and `CHECKSUM` into cost, salt and checksum.
 fn split<'a>(rest: &'a str, separator: &str) -> Option<(&'a str, &'a str, &'a str)> {
     let (cost, rest) = rest.split_once('$')?;
     let (salt, rest) = rest.split_at_checked(SALT.end - SALT.start)?;
@@ -214,34 +214,34 @@ fn split<'a>(rest: &'a str, separator: &str) -> Option<(&'a str, &'a str, &'a st
 }
 
 fn parse_cost(text: &str) -> Option<u32> {
-    let digits = (1..=2).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
-    if digits { text.parse().ok() } else { None }
+    let is_number = (1..=2).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+    if is_number { text.parse().ok() } else { None }
 }
 
-/// The same `N` bytes, as bcrypt's own base64 writes them. Some old libraries left the last
-/// character's unused bits set; passlib mends that too.
+/// Re-encodes `N` bytes in canonical bcrypt base64. Some old libraries set the unused bits of the last
+/// character; passlib clears them too.
 fn canonical<const N: usize>(text: &str) -> Option<String> {
     let bytes: [u8; N] = BASE64.decode(text).ok()?.try_into().ok()?;
     Some(BASE64.encode(bytes))
 }
 
-/// What a hash that can't be verified seems to be.
-fn name_of(text: &str) -> &'static str {
-    if let Some((_, name)) = OTHERS.iter().find(|(prefix, _)| text.starts_with(prefix)) {
+/// Describes a hash of an unsupported format.
+fn describe_unsupported(text: &str) -> &'static str {
+    if let Some((_, name)) = UNSUPPORTED_PREFIXES.iter().find(|(prefix, _)| text.starts_with(prefix)) {
         return name;
     }
-    let hex = text.bytes().all(|b| b.is_ascii_hexdigit());
+    let is_hex = text.bytes().all(|b| b.is_ascii_hexdigit());
     match text.len() {
         0 => "no hash at all",
-        32 if hex => "what looks like an MD5 digest",
-        40 if hex => "what looks like a SHA-1 digest",
-        64 if hex => "what looks like a SHA-256 digest",
-        128 if hex => "what looks like a SHA-512 digest",
+        32 if is_hex => "what looks like an MD5 digest",
+        40 if is_hex => "what looks like a SHA-1 digest",
+        64 if is_hex => "what looks like a SHA-256 digest",
+        128 if is_hex => "what looks like a SHA-512 digest",
         _ => "not a password hash of a known format",
     }
 }
 
-const OTHERS: [(&str, &str); 27] = [
+const UNSUPPORTED_PREFIXES: [(&str, &str); 27] = [
     ("$1$", "an md5-crypt hash"),
     ("$2$", "a bcrypt hash of the first version ($2$)"),
     ("$2x$", "a bcrypt hash of the faulty version $2x$"),
@@ -271,15 +271,15 @@ const OTHERS: [(&str, &str); 27] = [
     ("{SSHA", "an LDAP SHA hash"),
 ];
 
-/// How many bytes of a password bcrypt reads.
-const BCRYPT_READS: usize = 72;
+/// Number of password bytes that bcrypt uses.
+const MAX_BCRYPT_BYTES: usize = 72;
 
-/// Where the salt stands in `$2b$12$…`.
+/// Position of the salt in a `$2b$` hash.
 const SALT: std::ops::Range<usize> = 7..29;
 
-/// Where the checksum stands in `$2b$12$…`.
+/// Position of the checksum in a `$2b$` hash.
 const CHECKSUM: std::ops::RangeFrom<usize> = 29..;
 
-/// bcrypt's own base64.
+/// The base64 variant of bcrypt. Decoding ignores the unused bits of the last character.
 pub(super) const BASE64: GeneralPurpose =
     GeneralPurpose::new(&BCRYPT, NO_PAD.with_decode_allow_trailing_bits(true));

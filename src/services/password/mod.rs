@@ -1,20 +1,20 @@
-//! Passwords: hashed, checked, and judged when they are new.
+//! Password hashing, verification and policy.
 //!
-//! A password of up to 72 bytes is stored as plain bcrypt, `$2b$`. bcrypt reads no further and
-//! stumbles over NUL, so any other one is stored in passlib's `$bcrypt-sha256$` format (version 2).
-//! Both are what passlib writes, so the users of an application that used it move over as they are.
+//! A password of up to 72 bytes is stored as plain bcrypt, `$2b$`. bcrypt ignores further bytes and stops
+//! at NUL, so longer passwords and those with NUL are stored in passlib's `$bcrypt-sha256$` format
+//! (version 2). passlib writes both formats, so its hashes can be imported unchanged.
 //!
-//! Passwords are taken byte for byte: nothing is trimmed, folded or normalised, since an imported
-//! hash was made that way.
+//! Passwords are byte strings: they are not trimmed, case-folded or normalized, because imported hashes
+//! were computed over the original bytes.
 //!
-//! All of it runs on a [bounded pool](PasswordSettings::workers) of threads of its own.
+//! All work runs on a [bounded pool](PasswordSettings::workers) of dedicated threads.
 //!
 //! ```
 //! # tokio::runtime::Runtime::new().unwrap().block_on(async {
 //! use secrecy::SecretString;
-//! use sekisho::services::password::{PasswordSettings, Passwords};
+//! use sekisho::services::password::{PasswordHasher, PasswordSettings};
 //!
-//! let passwords = Passwords::new(PasswordSettings { bcrypt_cost: 4, ..Default::default() })?;
+//! let passwords = PasswordHasher::new(PasswordSettings { bcrypt_cost: 4, ..Default::default() })?;
 //! let password = SecretString::from("tall umbrellas sing at noon");
 //! passwords.check_new(&password, &["ada@example.org", "Ada Lovelace"]).await?;
 //!
@@ -41,10 +41,10 @@ use self::hash::{RoundCounter, StoredHash};
 pub use self::policy::{MAX_BYTES, PasswordRefused};
 use self::pool::Pool;
 
-/// Hashes and checks passwords.
+/// Hashes and verifies passwords.
 ///
-/// Every call takes a place in the pool's queue and frees it when its future is dropped; bcrypt that
-/// has begun runs to its end.
+/// Every call occupies a place in the pool's queue and releases it when its future is dropped. A bcrypt
+/// computation that has started runs to completion.
 #[derive(Debug)]
 pub struct PasswordHasher {
     cost: u32,
@@ -52,16 +52,16 @@ pub struct PasswordHasher {
     pool: Pool,
 }
 
-/// How passwords are treated.
+/// Settings of [`PasswordHasher`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PasswordSettings {
-    /// The bcrypt cost of new hashes: 2 to the power of it rounds, 4 to [`MAX_COST`].
+    /// bcrypt cost of new hashes, from 4 to [`MAX_COST`]: the binary logarithm of the number of rounds.
     pub bcrypt_cost: u32,
-    /// How many code points a new password has at least.
+    /// Minimum length of a new password in code points.
     pub min_length: usize,
-    /// How many passwords are worked on at once, at least one: each keeps a core busy.
+    /// Number of threads, at least one. Each keeps a core busy.
     pub workers: usize,
-    /// How many calls may wait for a worker. Beyond that they are [`PasswordError::Busy`].
+    /// Maximum number of calls that wait for a thread. Further calls fail with [`PasswordError::Busy`].
     pub queue: usize,
 }
 
@@ -70,97 +70,104 @@ impl PasswordHasher {
     ///
     /// # Errors
     ///
-    /// [`PasswordError::Cost`] and [`PasswordError::NoWorkers`] for settings that can't work,
-    /// [`PasswordError::Threads`] if the system gives no threads.
+    /// [`PasswordError::Cost`] and [`PasswordError::NoWorkers`] for invalid settings,
+    /// [`PasswordError::Threads`] if a thread cannot be started.
     pub fn new(settings: PasswordSettings) -> Result<Self, PasswordError> {
-        let PasswordSettings { bcrypt_cost: cost, min_length, workers, queue } = settings;
+        let cost = settings.bcrypt_cost;
         if !(MIN_COST..=MAX_COST).contains(&cost) {
             return Err(PasswordError::Cost(cost));
         }
-        if workers == 0 {
+        if settings.workers == 0 {
             return Err(PasswordError::NoWorkers);
         }
-        let pool = Pool::new(workers, queue).map_err(PasswordError::Threads)?;
-        Ok(Self { cost, min_length, pool })
+        let pool = Pool::new(settings.workers, settings.queue).map_err(PasswordError::Threads)?;
+        Ok(Self { cost, min_length: settings.min_length, pool })
     }
 
-    /// Hashes a password for storage. It is not judged: see [`check_new`](Self::check_new).
+    /// Hashes a password for storage. Does not apply the policy: see [`check_new`](Self::check_new).
     ///
     /// # Errors
     ///
-    /// [`PasswordError::TooLong`], [`PasswordError::Busy`], or a failing system.
+    /// [`PasswordError::TooLong`], [`PasswordError::Busy`], or an error of the operating system.
     pub async fn hash(&self, password: &SecretString) -> Result<SecretString, PasswordError> {
-        within_limit(password)?;
-        let (password, cost) = (password.clone(), self.cost);
+        check_max_length(password)?;
+        let password = password.clone();
+        let cost = self.cost;
         self.pool
             .run(move || hash::hash(password.expose_secret().as_bytes(), cost, &mut RoundCounter::default()))
             .await?
     }
 
-    /// Checks a password against a stored hash.
+    /// Verifies a password against a stored hash.
     ///
-    /// `None` stands for an unknown user. Give it for a disabled account too, or check the account
-    /// only afterwards: either way it is the work of a wrong password. That is always the work of
-    /// the configured cost, also where the stored hash has a lower one. A higher one costs more, and
-    /// so tells that the account exists, until its user has signed in and been given a new hash.
+    /// Pass `None` for an unknown user. For a disabled account, pass `None` or check the account
+    /// afterwards. Either way the call does the work of a wrong password, so that its duration does not
+    /// reveal whether the account exists.
     ///
-    /// A stored hash in no format that we know counts as a wrong password, and is logged.
+    /// The work is that of the configured cost even if the stored hash has a lower one. A stored hash of
+    /// a higher cost takes longer and so reveals the account, until its user signs in and is rehashed.
+    ///
+    /// A stored hash of an unknown format counts as a wrong password and is logged.
     ///
     /// # Errors
     ///
-    /// [`PasswordError::TooLong`] (before any work), [`PasswordError::Busy`], or a failing system.
+    /// [`PasswordError::TooLong`] (before any work), [`PasswordError::Busy`], or an error of the operating
+    /// system.
     pub async fn verify(
         &self,
         password: &SecretString,
         stored: Option<&SecretString>,
     ) -> Result<PasswordCheck, PasswordError> {
-        within_limit(password)?;
-        let (password, cost) = (password.clone(), self.cost);
-        let stored = stored.and_then(readable);
-        let verified = self
+        check_max_length(password)?;
+        let password = password.clone();
+        let cost = self.cost;
+        let stored = stored.and_then(parse_stored);
+        let check = self
             .pool
             .run(move || {
                 let password = password.expose_secret().as_bytes();
                 hash::verify(password, stored.as_ref(), cost, &mut RoundCounter::default())
             })
             .await?;
-        Ok(verified)
+        Ok(check)
     }
 
-    /// Judges a new password by its length and by how easy it is to guess.
+    /// Checks a new password against the policy: its length and an estimate of its strength.
     ///
-    /// `context` is what a guesser would try first: the user's address and name, the product's name.
+    /// `context` holds words that an attacker would try first: the user's address and name, and the name
+    /// of the product.
     ///
     /// # Errors
     ///
-    /// [`PasswordError::Refused`] says what to do about it; [`PasswordError::Busy`], or a failing
+    /// [`PasswordError::Refused`] with the reason, [`PasswordError::Busy`], or an error of the operating
     /// system.
     pub async fn check_new(&self, password: &SecretString, context: &[&str]) -> Result<(), PasswordError> {
         policy::check_length(password.expose_secret(), self.min_length)?;
-        let (password, words) = (password.clone(), policy::words(context));
+        let password = password.clone();
+        let words = policy::words(context);
         self.pool.run(move || policy::check_guessable(password.expose_secret(), &words)).await??;
         Ok(())
     }
 }
 
 impl Default for PasswordSettings {
-    /// Cost 12, 15 code points, all cores but one, 64 waiting.
+    /// Cost 12, at least 15 code points, one thread fewer than cores, and a queue of 64.
     fn default() -> Self {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         Self { bcrypt_cost: 12, min_length: 15, workers: (cores - 1).max(1), queue: 64 }
     }
 }
 
-fn within_limit(password: &SecretString) -> Result<(), PasswordError> {
+fn check_max_length(password: &SecretString) -> Result<(), PasswordError> {
     if password.expose_secret().len() > MAX_BYTES {
         return Err(PasswordError::TooLong);
     }
     Ok(())
 }
 
-fn readable(stored: &SecretString) -> Option<StoredHash> {
+fn parse_stored(stored: &SecretString) -> Option<StoredHash> {
     StoredHash::parse(stored.expose_secret())
-        .inspect_err(|error| tracing::error!(%error, "a stored password hash can't be verified"))
+        .inspect_err(|error| tracing::error!(%error, "cannot parse a stored password hash"))
         .ok()
 }
 

@@ -1,5 +1,6 @@
-//! Whether a new password is good enough (NIST SP 800-63B-4, 3.1.1): long, and not the kind that is
-//! guessed first. No rules about which characters, for they make passwords worse.
+//! Policy for new passwords (NIST SP 800-63B-4, section 3.1.1): a minimum length and a strength estimate.
+//!
+//! There are no composition rules, which make passwords weaker in practice.
 
 use std::cmp::Reverse;
 
@@ -8,27 +9,27 @@ use zxcvbn::{Score, zxcvbn};
 /// Maximum length of a password in bytes.
 pub const MAX_BYTES: usize = 1024;
 
-/// Why a new password is not good enough, and what to do about it.
+/// Reason why a new password is refused, with advice for the user.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PasswordRefused {
-    /// A guesser would come by it too soon.
+    /// The password is easy to guess.
     #[error(
-        "this password is easy to guess{}: take several uncommon words that have nothing to do with \
-         each other or with you",
-        because(.why.as_deref())
+        "this password is easy to guess{}: choose several uncommon words that are unrelated to each other \
+         and to you",
+        in_parentheses(.reason.as_deref())
     )]
     Guessable {
-        /// What makes it so, if that can be told: one sentence.
-        why: Option<String>,
+        /// One sentence about the cause, if known.
+        reason: Option<String>,
     },
-    /// More than [`MAX_BYTES`].
-    #[error("this password is too long: take at most {MAX_BYTES} bytes")]
+    /// The password is longer than [`MAX_BYTES`].
+    #[error("this password is too long: use at most {MAX_BYTES} bytes")]
     TooLong,
-    /// Too few code points.
-    #[error("this password is too short: take at least {min} characters, for example a few words")]
+    /// The password has too few code points.
+    #[error("this password is too short: use at least {min} characters, for example a few words")]
     TooShort {
-        /// How many there must be.
+        /// Minimum number of code points.
         min: usize,
     },
 }
@@ -43,28 +44,27 @@ pub(super) fn check_length(password: &str, min: usize) -> Result<(), PasswordRef
     Ok(())
 }
 
-/// Looks at the password's first 100 characters, which is where zxcvbn stops too.
+/// Checks the estimated strength. zxcvbn reads only the first 100 characters.
 pub(super) fn check_guessable(password: &str, words: &[String]) -> Result<(), PasswordRefused> {
     if is_dominated_by(words, password) {
-        return Err(PasswordRefused::Guessable { why: Some(CONTEXT.to_owned()) });
+        return Err(PasswordRefused::Guessable { reason: Some(CONTEXT_REASON.to_owned()) });
     }
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let estimate = zxcvbn(password, &words);
-    if estimate.score() >= GOOD_ENOUGH {
+    if estimate.score() >= MIN_SCORE {
         return Ok(());
     }
-    let why = estimate.feedback().and_then(|feedback| feedback.warning()).map(|why| why.to_string());
-    Err(PasswordRefused::Guessable { why })
+    let warning = estimate.feedback().and_then(|feedback| feedback.warning());
+    Err(PasswordRefused::Guessable { reason: warning.map(|warning| warning.to_string()) })
 }
 
-/// What in `context` may stand in a password, in lower case: each entry as a whole, and the words
-/// in it. The longest first.
+/// Returns the entries of `context` and the words in them, in lower case, the longest first.
 pub(super) fn words(context: &[&str]) -> Vec<String> {
-    let entries = context.iter().map(|entry| &entry[..entry.floor_char_boundary(MAX_WORD)]);
+    let entries = context.iter().map(|entry| &entry[..entry.floor_char_boundary(MAX_ENTRY_BYTES)]);
     let pieces = entries.clone().flat_map(|entry| entry.split(|c: char| !c.is_alphanumeric()));
     let mut words: Vec<String> = entries
         .chain(pieces)
-        .filter(|word| word.chars().count() >= MIN_WORD)
+        .filter(|word| word.chars().count() >= MIN_WORD_CHARS)
         .take(MAX_WORDS)
         .map(str::to_lowercase)
         .collect();
@@ -72,30 +72,33 @@ pub(super) fn words(context: &[&str]) -> Vec<String> {
     words
 }
 
-/// zxcvbn counts a word of the context as one of a few guesses, but what stands between two of them
-/// as much more than it is worth.
+/// Returns `true` if the password contains words of the context and little else.
+///
+/// zxcvbn rates a single context word as a few guesses, but overrates the characters between two of them.
 fn is_dominated_by(words: &[String], password: &str) -> bool {
-    let own = words.iter().fold(password.to_lowercase(), |rest, word| rest.replace(word.as_str(), ""));
-    own.len() < password.len() && own.chars().filter(|c| c.is_alphanumeric()).count() < MIN_OWN
+    let rest = words.iter().fold(password.to_lowercase(), |rest, word| rest.replace(word.as_str(), ""));
+    rest.len() < password.len() && rest.chars().filter(|c| c.is_alphanumeric()).count() < MIN_OTHER_CHARS
 }
 
-fn because(why: Option<&str>) -> String {
-    why.map(|why| format!(" ({})", why.trim_end_matches('.'))).unwrap_or_default()
+fn in_parentheses(reason: Option<&str>) -> String {
+    reason.map(|reason| format!(" ({})", reason.trim_end_matches('.'))).unwrap_or_default()
 }
 
-/// Below this zxcvbn calls a password too weak: 10^8 guesses.
-const GOOD_ENOUGH: Score = Score::Three;
+/// Minimum zxcvbn score: at least 10^8 guesses.
+const MIN_SCORE: Score = Score::Three;
 
-/// Shorter words prove nothing when they stand in a password.
-const MIN_WORD: usize = 3;
+/// Minimum length of a context word in characters. Shorter ones occur by chance.
+const MIN_WORD_CHARS: usize = 3;
 
-/// How many letters and digits a password has beside words of its context.
-const MIN_OWN: usize = 8;
+/// Minimum number of letters and digits besides the context words.
+const MIN_OTHER_CHARS: usize = 8;
 
-const CONTEXT: &str = "It is little more than your name, your address or the name of this service.";
+const CONTEXT_REASON: &str = "It is little more than your name, your address or the name of this service.";
 
-/// What of an entry is looked at, in bytes; and how many words.
-const MAX_WORD: usize = 256;
+/// Maximum length of a context entry in bytes.
+const MAX_ENTRY_BYTES: usize = 256;
+
+/// Maximum number of context words.
 const MAX_WORDS: usize = 64;
 
 #[cfg(test)]
@@ -107,10 +110,10 @@ mod tests {
 
     const CONTEXT: [&str; 3] = ["ada.lovelace@example.org", "Ada Lovelace", "Sekisho"];
 
-    fn why(password: &str) -> Option<String> {
+    fn reason(password: &str) -> Option<String> {
         match check_guessable(password, &words(&CONTEXT)) {
             Ok(()) => None,
-            Err(PasswordRefused::Guessable { why }) => Some(why.unwrap_or_default()),
+            Err(PasswordRefused::Guessable { reason }) => Some(reason.unwrap_or_default()),
             Err(other) => panic!("{other}"),
         }
     }
@@ -125,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn phrases_pass_whatever_their_characters() {
+    fn phrases_of_any_characters_are_accepted() {
         for password in [
             "tall umbrellas sing at noon",
             "TALLUMBRELLASSINGATNOON",
@@ -135,12 +138,12 @@ mod tests {
             "関所手形を見せてください",
             "ada went to buy nine purple teapots",
         ] {
-            assert_eq!(why(password), None, "{password}");
+            assert_eq!(reason(password), None, "{password}");
         }
     }
 
     #[test]
-    fn what_is_guessed_first_is_refused() {
+    fn common_passwords_are_refused() {
         for password in [
             "passwordpassword",
             "P@ssw0rdP@ssw0rd",
@@ -152,7 +155,7 @@ mod tests {
             "Summer2024Summer2024",
             "19841984198419841984",
         ] {
-            assert!(why(password).is_some(), "{password}");
+            assert!(reason(password).is_some(), "{password}");
         }
     }
 
@@ -166,36 +169,38 @@ mod tests {
             "Sekisho-Sekisho-1",
             "SekishoSekisho2026!",
         ] {
-            assert!(why(password).is_some(), "{password}");
+            assert!(reason(password).is_some(), "{password}");
         }
         assert_eq!(check_guessable("adalovelace, born 1815", &words(&[])), Ok(()));
     }
 
     #[test]
-    fn message_says_what_to_do() {
+    fn message_gives_advice() {
         let refused = check_guessable("passwordpassword", &[]).unwrap_err().to_string();
         assert!(refused.starts_with("this password is easy to guess (Repeats like"), "{refused}");
-        assert!(refused.ends_with("nothing to do with each other or with you"), "{refused}");
+        assert!(refused.ends_with("unrelated to each other and to you"), "{refused}");
         assert_eq!(
             PasswordRefused::TooShort { min: 15 }.to_string(),
-            "this password is too short: take at least 15 characters, for example a few words"
+            "this password is too short: use at least 15 characters, for example a few words"
         );
     }
 
     #[test]
-    fn endless_context_is_cut() {
+    fn long_context_is_truncated() {
         let long = "é".repeat(10_000);
         let many = "word ".repeat(10_000);
         let words = words(&[&long, &many, "ab", ""]);
         assert!(words.len() <= MAX_WORDS);
-        assert!(words.iter().all(|word| word.len() <= MAX_WORD && word.chars().count() >= MIN_WORD));
+        assert!(
+            words.iter().all(|word| word.len() <= MAX_ENTRY_BYTES && word.chars().count() >= MIN_WORD_CHARS)
+        );
     }
 
     proptest! {
         #![proptest_config(ProptestConfig { cases: 64, ..proptest_config() })]
 
         #[test]
-        fn nothing_makes_the_estimator_panic(password in "\\PC{0,60}", name in "\\PC{0,20}") {
+        fn estimator_never_panics(password in "\\PC{0,60}", name in "\\PC{0,20}") {
             let _ = check_guessable(&password, &words(&[&name, "ada@example.org"]));
         }
     }

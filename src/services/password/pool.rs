@@ -1,4 +1,4 @@
-//! Threads for work that keeps a core busy, with a bounded queue before them.
+//! Thread pool with a bounded queue for CPU-bound work.
 
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -10,15 +10,15 @@ use tokio::sync::{Semaphore, oneshot};
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// A fixed number of threads that do one job each at a time. They end with the pool.
+/// A fixed number of threads, each running one job at a time. They exit when the pool is dropped.
 pub(super) struct Pool {
-    places: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
     workers: Arc<Semaphore>,
     jobs: Sender<Job>,
-    counts: PoolMetrics,
+    metrics: PoolMetrics,
 }
 
-/// What `/metrics` shows of a pool.
+/// Metrics of a pool.
 struct PoolMetrics {
     queued: Gauge,
     running: Gauge,
@@ -35,7 +35,7 @@ impl PoolMetrics {
     }
 }
 
-/// Counts as one until it is dropped.
+/// Increments a gauge until it is dropped.
 struct GaugeGuard(Gauge);
 
 impl GaugeGuard {
@@ -52,43 +52,44 @@ impl Drop for GaugeGuard {
 }
 
 impl Pool {
-    /// Starts `workers` threads, before which `queue` callers may wait.
+    /// Starts `workers` threads and allows `queue` further callers to wait.
     pub(super) fn new(workers: usize, queue: usize) -> io::Result<Self> {
-        let (jobs, todo) = mpsc::channel();
-        let todo = Arc::new(Mutex::new(todo));
+        let (jobs, receiver) = mpsc::channel();
+        let receiver = Arc::new(Mutex::new(receiver));
         for _ in 0..workers {
-            let todo = Arc::clone(&todo);
-            thread::Builder::new().name("sekisho-password".to_owned()).spawn(move || worker_loop(&todo))?;
+            let receiver = Arc::clone(&receiver);
+            let builder = thread::Builder::new().name("sekisho-password".to_owned());
+            builder.spawn(move || worker_loop(&receiver))?;
         }
-        let places = workers.saturating_add(queue).min(Semaphore::MAX_PERMITS);
+        let slots = workers.saturating_add(queue).min(Semaphore::MAX_PERMITS);
         Ok(Self {
-            places: Arc::new(Semaphore::new(places)),
+            slots: Arc::new(Semaphore::new(slots)),
             workers: Arc::new(Semaphore::new(workers)),
             jobs,
-            counts: PoolMetrics::new(),
+            metrics: PoolMetrics::new(),
         })
     }
 
-    /// Runs `work` on one of the threads, when its turn comes. The future may be dropped: a place in
-    /// the queue is freed at once, a thread when it is done.
+    /// Runs `work` on one of the threads. Dropping the future leaves the queue at once; a job that has
+    /// started runs to completion.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, PoolError> {
-        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
-            self.counts.refused.increment(1);
+        let slot = Arc::clone(&self.slots).try_acquire_owned().map_err(|_| {
+            self.metrics.refused.increment(1);
             PoolError::Busy
         })?;
-        let queued = GaugeGuard::new(&self.counts.queued);
+        let queued = GaugeGuard::new(&self.metrics.queued);
         let worker = Arc::clone(&self.workers).acquire_owned().await.map_err(|_| PoolError::Stopped)?;
         drop(queued);
-        let running = GaugeGuard::new(&self.counts.running);
-        let (done, result) = oneshot::channel();
+        let running = GaugeGuard::new(&self.metrics.running);
+        let (result_sender, result) = oneshot::channel();
         let job = move || {
             let value = work();
-            // Before the answer, so that who has it finds the place free.
-            drop((worker, place, running));
-            let _ = done.send(value);
+            // Released before the result is sent, so that the caller sees the free capacity.
+            drop((worker, slot, running));
+            let _ = result_sender.send(value);
         };
         self.jobs.send(Box::new(job)).map_err(|_| PoolError::Stopped)?;
         result.await.map_err(|_| PoolError::Stopped)
@@ -97,12 +98,12 @@ impl Pool {
 
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let free = self.places.available_permits();
-        f.debug_struct("Pool").field("free_places", &free).finish_non_exhaustive()
+        let free = self.slots.available_permits();
+        f.debug_struct("Pool").field("free_slots", &free).finish_non_exhaustive()
     }
 }
 
-/// Why a job has no result.
+/// Error of a job.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum PoolError {
     /// The queue is full.
@@ -111,22 +112,22 @@ pub(super) enum PoolError {
     Stopped,
 }
 
-fn worker_loop(todo: &Mutex<Receiver<Job>>) {
-    yield_to_requests();
+fn worker_loop(receiver: &Mutex<Receiver<Job>>) {
+    lower_priority();
     loop {
-        let job = todo.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let job = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = job else { return };
-        // The panic hook has reported it, and the caller learns that its channel is closed.
+        // The panic hook has reported a panic, and the channel of the caller is closed.
         let _ = panic::catch_unwind(AssertUnwindSafe(job));
     }
 }
 
-/// Lowers this thread's priority, so that on a busy machine requests come first.
-fn yield_to_requests() {
-    // POSIX means the whole process by it; on Linux it is the calling thread.
+/// Lowers the priority of this thread below that of the worker threads that serve requests.
+fn lower_priority() {
+    // On Linux `nice` applies to the calling thread; POSIX applies it to the process.
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::nice(10) {
-        tracing::debug!(%error, "password threads keep the normal priority");
+        tracing::debug!(%error, "cannot lower the priority of a password thread");
     }
 }
 
@@ -146,25 +147,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn full_queue_is_busy_and_tasks_go_on() {
+    async fn full_queue_is_busy_and_runtime_is_not_blocked() {
         let pool = Pool::new(1, 1).unwrap();
         let (open, gate) = mpsc::channel::<()>();
-        let (begin, begun) = oneshot::channel();
+        let (start, started) = oneshot::channel();
         let mut first = pin!(pool.run(move || {
-            begin.send(()).unwrap();
+            start.send(()).unwrap();
             gate.recv().unwrap();
             1
         }));
         assert!(poll!(first).is_pending());
-        begun.await.unwrap();
+        started.await.unwrap();
         let mut second = pin!(pool.run(|| 2));
         assert!(poll!(second).is_pending());
 
         assert_eq!(pool.run(|| 3).await, Err(PoolError::Busy));
 
-        // This runtime has one thread: were it the one at work, nothing would answer here.
-        let answer = tokio::spawn(async { "still here" }).await.unwrap();
-        assert_eq!(answer, "still here");
+        // This runtime has one thread, which the job must not block.
+        let output = tokio::spawn(async { "not blocked" }).await.unwrap();
+        assert_eq!(output, "not blocked");
         assert!(poll!(first).is_pending() && poll!(second).is_pending());
 
         open.send(()).unwrap();
@@ -174,30 +175,30 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn dropped_caller_frees_its_place() {
+    async fn dropped_caller_releases_its_slot() {
         let pool = Pool::new(1, 1).unwrap();
         let (open, gate) = mpsc::channel::<()>();
         let mut first = pin!(pool.run(move || gate.recv().is_ok()));
         assert!(poll!(first).is_pending());
-        let mut given_up = Box::pin(pool.run(|| panic!("nobody waits for this")));
-        assert!(poll!(given_up).is_pending());
-        drop(given_up);
+        let mut dropped = Box::pin(pool.run(|| panic!("must not run")));
+        assert!(poll!(dropped).is_pending());
+        drop(dropped);
 
         let mut second = pin!(pool.run(|| 2));
-        assert!(poll!(second).is_pending(), "the queue has a place again");
+        assert!(poll!(second).is_pending(), "the queue has a free slot");
         open.send(()).unwrap();
         assert_eq!(first.await, Ok(true));
         assert_eq!(second.await, Ok(2));
     }
 
     #[tokio::test]
-    async fn caller_gone_in_mid_work_keeps_the_worker_until_it_is_done() {
+    async fn job_of_dropped_caller_occupies_its_thread_until_it_completes() {
         let pool = Pool::new(1, 0).unwrap();
         let (open, gate) = mpsc::channel::<()>();
         let (finish, finished) = oneshot::channel::<()>();
         let mut first = Box::pin(pool.run(move || {
             gate.recv().unwrap();
-            // Dropped with the work, before the place is free.
+            // Dropped with the job, before the slot is released.
             drop(finish);
         }));
         assert!(poll!(first).is_pending());
@@ -206,26 +207,26 @@ mod tests {
         assert_eq!(pool.run(|| ()).await, Err(PoolError::Busy));
         open.send(()).unwrap();
         assert!(finished.await.is_err());
-        let _free = Arc::clone(&pool.places).acquire_owned().await.unwrap();
+        let _free = Arc::clone(&pool.slots).acquire_owned().await.unwrap();
     }
 
     #[tokio::test]
-    async fn panic_costs_neither_thread_nor_place() {
+    async fn panic_keeps_thread_and_slot_usable() {
         let pool = Pool::new(1, 0).unwrap();
         let panicked: Result<(), PoolError> = pool.run(|| panic!("on purpose")).await;
         assert_eq!(panicked, Err(PoolError::Stopped));
-        // The places were dropped in unwinding, perhaps after the answer.
-        drop(Arc::clone(&pool.places).acquire_owned().await.unwrap());
+        // Unwinding releases the slot, possibly after the caller has its error.
+        drop(Arc::clone(&pool.slots).acquire_owned().await.unwrap());
         assert_eq!(pool.run(|| 2).await, Ok(2));
     }
 
     #[cfg(target_os = "linux")]
     #[tokio::test]
-    async fn threads_give_way_to_requests() {
+    async fn threads_run_at_lower_priority() {
         let pool = Pool::new(1, 0).unwrap();
         let priority = || rustix::process::getpriority_process(None).unwrap();
-        let here = priority();
-        assert_eq!(pool.run(priority).await, Ok((here + 10).min(19)));
-        assert_eq!(priority(), here, "the runtime's own thread keeps its priority");
+        let before = priority();
+        assert_eq!(pool.run(priority).await, Ok((before + 10).min(19)));
+        assert_eq!(priority(), before, "the runtime's thread keeps its priority");
     }
 }

@@ -29,11 +29,11 @@ fn stored(hash: &str) -> StoredHash {
     StoredHash::parse(hash).unwrap()
 }
 
-/// What a check gives, and how many rounds of bcrypt it does.
+/// Returns the result of a check and its number of bcrypt rounds.
 fn check(password: &str, stored: Option<&StoredHash>, cost: u32) -> (PasswordCheck, u64) {
-    let mut work = RoundCounter::default();
-    let verified = hash::verify(password.as_bytes(), stored, cost, &mut work);
-    (verified, work.rounds)
+    let mut counter = RoundCounter::default();
+    let result = hash::verify(password.as_bytes(), stored, cost, &mut counter);
+    (result, counter.rounds)
 }
 
 fn hashed(password: &str, cost: u32) -> StoredHash {
@@ -41,12 +41,12 @@ fn hashed(password: &str, cost: u32) -> StoredHash {
     stored(hash.expose_secret())
 }
 
-fn cheap(workers: usize, queue: usize) -> PasswordHasher {
+fn cheap_hasher(workers: usize, queue: usize) -> PasswordHasher {
     PasswordHasher::new(PasswordSettings { bcrypt_cost: 4, min_length: 15, workers, queue }).unwrap()
 }
 
 #[test]
-fn hashes_of_passlib_verify() {
+fn passlib_hashes_verify() {
     for Vector { password, hash } in vectors().by_passlib {
         let stored = stored(&hash);
         assert!(check(&password, Some(&stored), 4).0.ok, "{hash}");
@@ -56,7 +56,7 @@ fn hashes_of_passlib_verify() {
 }
 
 #[test]
-fn hashes_are_what_passlib_verified() {
+fn hashes_match_those_verified_by_passlib() {
     let by_us = vectors().by_us;
     assert!(by_us.iter().any(|vector| vector.hash.starts_with("$2b$")));
     assert!(by_us.iter().any(|vector| vector.hash.starts_with("$bcrypt-sha256$v=2,t=2b,r=4$")));
@@ -72,7 +72,7 @@ fn hashes_are_what_passlib_verified() {
 }
 
 #[test]
-fn nothing_is_cut_off_silently() {
+fn different_passwords_never_verify_as_equal() {
     let shared = "x".repeat(72);
     for (one, other) in [
         (format!("{shared}a"), format!("{shared}b")),
@@ -91,42 +91,42 @@ fn nothing_is_cut_off_silently() {
 }
 
 #[test]
-fn every_check_is_the_work_of_the_configured_cost() {
+fn every_check_does_the_work_of_the_configured_cost() {
     let cost = 7;
-    let whole = 1 << cost;
-    assert_eq!(check(PASSWORD, None, cost).1, whole, "unknown user, or disabled");
+    let expected = 1 << cost;
+    assert_eq!(check(PASSWORD, None, cost).1, expected, "unknown user, or disabled");
     for stored_cost in 4..=cost {
         let stored = hashed(PASSWORD, stored_cost);
-        assert_eq!(check("wrong", Some(&stored), cost).1, whole, "wrong, cost {stored_cost}");
-        assert_eq!(check(PASSWORD, Some(&stored), cost).1, whole, "right, cost {stored_cost}");
+        assert_eq!(check("wrong", Some(&stored), cost).1, expected, "wrong, cost {stored_cost}");
+        assert_eq!(check(PASSWORD, Some(&stored), cost).1, expected, "right, cost {stored_cost}");
     }
     for password in ["x".repeat(200), "with\0nul".to_owned()] {
         let stored = hashed(&password, 5);
-        assert_eq!(check("wrong", Some(&stored), cost).1, whole);
-        assert_eq!(check(&password, None, cost).1, whole);
+        assert_eq!(check("wrong", Some(&stored), cost).1, expected);
+        assert_eq!(check(&password, None, cost).1, expected);
     }
     let higher = hashed(PASSWORD, 8);
-    assert_eq!(check("wrong", Some(&higher), cost).1, 1 << 8, "no way to do less");
+    assert_eq!(check("wrong", Some(&higher), cost).1, 1 << 8, "the stored cost is the minimum");
 }
 
 #[test]
-fn outdated_hashes_are_to_be_renewed() {
+fn outdated_hashes_need_rehash() {
     for Vector { password, hash } in vectors().by_passlib {
         let old = hash.starts_with("$2a$") || hash.starts_with("$2y$");
         let cut = password.len() > 72 && !hash.starts_with("$bcrypt-sha256$");
         let of_other_cost = !hash.starts_with("$2b$04$") && !hash.contains(",r=4$");
-        let verified = check(&password, Some(&stored(&hash)), 4).0;
-        assert_eq!(verified.needs_rehash, old || cut || of_other_cost, "{hash}");
+        let check_result = check(&password, Some(&stored(&hash)), 4).0;
+        assert_eq!(check_result.needs_rehash, old || cut || of_other_cost, "{hash}");
     }
     let low = hashed(PASSWORD, 4);
     assert!(check(PASSWORD, Some(&low), 5).0.needs_rehash);
-    assert!(!check("wrong", Some(&low), 5).0.needs_rehash, "only the right password can be stored");
+    assert!(!check("wrong", Some(&low), 5).0.needs_rehash, "only the right password can be rehashed");
     let high = hashed(PASSWORD, 5);
     assert!(check(PASSWORD, Some(&high), 4).0.needs_rehash);
 }
 
 #[test]
-fn formats_are_told_apart() {
+fn formats_are_distinguished() {
     let salt_and_checksum = "SdRZDORaD.msktWQ/93.ke8q9WFswj7rpAzeGEUWElKcd1qJ.ybJ6";
     let sha256 = "$tJSjcgd0coL7jqhQ3XUz9e$IQFt0MLXMiDtalRuQJ9BIcArwcirg0i";
     for (text, expected) in [
@@ -170,35 +170,35 @@ fn formats_are_told_apart() {
     ] {
         assert_eq!(HashFormat::parse(&text), expected, "{text}");
         if let (Err(error), false) = (expected, text.is_empty()) {
-            assert!(!error.to_string().contains(&text), "quotes the hash");
+            assert!(!error.to_string().contains(&text), "the message contains the hash");
         }
     }
 }
 
 #[tokio::test]
-async fn unreadable_hash_is_a_wrong_password() {
-    let passwords = cheap(1, 0);
-    let unreadable = SecretString::from("$argon2id$v=19$m=65536,t=3,p=4$c2FsdA$aGFzaA");
-    let verified = passwords.verify(&PASSWORD.into(), Some(&unreadable)).await.unwrap();
-    assert_eq!(verified, PasswordCheck { ok: false, needs_rehash: false });
+async fn unsupported_hash_counts_as_wrong_password() {
+    let passwords = cheap_hasher(1, 0);
+    let unsupported = SecretString::from("$argon2id$v=19$m=65536,t=3,p=4$c2FsdA$aGFzaA");
+    let check_result = passwords.verify(&PASSWORD.into(), Some(&unsupported)).await.unwrap();
+    assert_eq!(check_result, PasswordCheck { ok: false, needs_rehash: false });
 }
 
 #[tokio::test]
-async fn new_hash_verifies_and_no_two_are_alike() {
-    let passwords = cheap(2, 2);
+async fn new_hashes_verify_and_differ() {
+    let passwords = cheap_hasher(2, 2);
     for password in [PASSWORD.to_owned(), "x".repeat(MAX_BYTES), String::new()] {
         let password = SecretString::from(password);
         let (one, other) = tokio::join!(passwords.hash(&password), passwords.hash(&password));
         let one = one.unwrap();
         assert_ne!(one.expose_secret(), other.unwrap().expose_secret());
-        let verified = passwords.verify(&password, Some(&one)).await.unwrap();
-        assert_eq!(verified, PasswordCheck { ok: true, needs_rehash: false });
+        let check_result = passwords.verify(&password, Some(&one)).await.unwrap();
+        assert_eq!(check_result, PasswordCheck { ok: true, needs_rehash: false });
     }
 }
 
 #[tokio::test]
-async fn full_queue_is_busy_and_endless_passwords_are_refused_before_it() {
-    let passwords = cheap(1, 1);
+async fn full_queue_is_busy_and_long_passwords_are_refused_before_queueing() {
+    let passwords = cheap_hasher(1, 1);
     let password = SecretString::from(PASSWORD);
     let (open, gate) = std::sync::mpsc::channel::<()>();
     let mut context = Context::from_waker(Waker::noop());
@@ -211,10 +211,10 @@ async fn full_queue_is_busy_and_endless_passwords_are_refused_before_it() {
     assert!(matches!(passwords.hash(&password).await, Err(PasswordError::Busy)));
     assert!(matches!(passwords.check_new(&password, &[]).await, Err(PasswordError::Busy)));
 
-    let endless = SecretString::from("x".repeat(MAX_BYTES + 1));
-    assert!(matches!(passwords.verify(&endless, None).await, Err(PasswordError::TooLong)));
-    assert!(matches!(passwords.hash(&endless).await, Err(PasswordError::TooLong)));
-    let refused = passwords.check_new(&endless, &[]).await;
+    let too_long = SecretString::from("x".repeat(MAX_BYTES + 1));
+    assert!(matches!(passwords.verify(&too_long, None).await, Err(PasswordError::TooLong)));
+    assert!(matches!(passwords.hash(&too_long).await, Err(PasswordError::TooLong)));
+    let refused = passwords.check_new(&too_long, &[]).await;
     assert!(matches!(refused, Err(PasswordError::Refused(PasswordRefused::TooLong))));
 
     open.send(()).unwrap();
@@ -224,7 +224,7 @@ async fn full_queue_is_busy_and_endless_passwords_are_refused_before_it() {
 }
 
 #[test]
-fn impossible_settings_are_refused() {
+fn invalid_settings_are_refused() {
     let new = |bcrypt_cost, workers| {
         PasswordHasher::new(PasswordSettings { bcrypt_cost, workers, ..Default::default() })
     };

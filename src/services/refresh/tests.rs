@@ -380,7 +380,7 @@ async fn unknown_key_is_noticed_without_clearing_cookies() {
     let keys = foreign_keys(9, &fixture.clock);
     let elsewhere = refresh_token::mint(keys.by_number(9).unwrap(), client.session, 1);
     let client = TestClient { refresh: elsewhere, ..client };
-    let mut noticed = Box::pin(fixture.tokens.keys().unknown_noticed());
+    let mut noticed = Box::pin(fixture.tokens.keys().unknown_key());
     assert!(poll_once(noticed.as_mut()).is_pending());
     assert_eq!(rejection(&fixture, &client).await, rejected(SessionEvent::UnknownKey));
     assert!(poll_once(noticed.as_mut()).is_ready());

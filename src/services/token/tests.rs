@@ -214,7 +214,7 @@ async fn unknown_key_of_an_access_token_is_noticed() {
     fixture.tokens.keys().replace(foreign_keys(9, &fixture.clock));
     assert_eq!(verify(&fixture, &client).map(drop), Err(VerifyError::UnknownKey));
     // Returns at once, because the notification is kept.
-    fixture.tokens.keys().unknown_noticed().await;
+    fixture.tokens.keys().unknown_key().await;
 }
 
 #[tokio::test]

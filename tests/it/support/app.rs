@@ -93,7 +93,7 @@ impl TestApp {
     fn build(fresh: TestDatabase, config: Config, sample: Option<DemoCredentials>) -> Self {
         let clock = Arc::new(ManualClock::default());
         let KeySource::Secret(secret) = &config.tokens.keys else { panic!("no tokens.secret") };
-        let ring = KeyMaterial::from_secret(secret).and_then(|key| KeyRing::of_one(&key)).unwrap();
+        let ring = KeyMaterial::from_secret(secret).and_then(|key| KeyRing::from_material(&key)).unwrap();
         let setup = Setup { keys: Arc::new(SharedKeys::new(ring)), config, sample };
         let app = setup.start(&fresh.stores, &clock);
         Self { app, clock, fresh, setup }

@@ -64,7 +64,7 @@ impl TestGatewayBuilder {
             config: &config,
             public_origin: ORIGIN.parse::<Origin>().unwrap(),
             stores: (self.prepare)(database.stores.clone()),
-            keys: Arc::new(SharedKeys::new(KeyRing::of_one(&key).unwrap())),
+            keys: Arc::new(SharedKeys::new(KeyRing::from_material(&key).unwrap())),
             clock: clock.clone(),
             metrics: None,
             telemetry: Telemetry::default(),
