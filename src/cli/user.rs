@@ -150,23 +150,24 @@ async fn perform(
             format!("created {} ({}), id {}", user.email, user.role.as_str(), user.id)
         }
         UserCommand::Passwd(UserPasswd { email, .. }) => {
-            let ended = users.set_password(&users.by_email(&email).await?, &password, &by("passwd")).await?;
+            let ended =
+                users.set_password(&users.find_by_email(&email).await?, &password, &by("passwd")).await?;
             format!("set the password of {email}; {}", sessions_ended(ended))
         }
         UserCommand::Role(UserRole { email, role }) => {
-            let ended = users.set_role(&users.by_email(&email).await?, role, &by("role")).await?;
+            let ended = users.set_role(&users.find_by_email(&email).await?, role, &by("role")).await?;
             format!("{email} is {} now; {}", role.as_str(), sessions_ended(ended))
         }
         UserCommand::Disable(UserName { email }) => {
-            let ended = users.disable(&users.by_email(&email).await?, &by("disable")).await?;
+            let ended = users.disable(&users.find_by_email(&email).await?, &by("disable")).await?;
             format!("disabled {email}; {}", sessions_ended(ended))
         }
         UserCommand::Enable(UserName { email }) => {
-            users.enable(&users.by_email(&email).await?).await?;
+            users.enable(&users.find_by_email(&email).await?).await?;
             format!("enabled {email}")
         }
         UserCommand::Delete(UserName { email }) => {
-            let ended = users.delete(&users.by_email(&email).await?, &by("delete")).await?;
+            let ended = users.delete(&users.find_by_email(&email).await?, &by("delete")).await?;
             format!("deleted {email}; {}", sessions_ended(ended))
         }
         UserCommand::Import(_) => {
@@ -274,7 +275,7 @@ fn bar_style() -> ProgressStyle {
 
 /// The address in lower case, if it is one.
 pub(super) fn parse_email(text: &str) -> Result<String, String> {
-    users::email(text).map_err(|_| "expected an e-mail address such as ada@example.com".to_owned())
+    users::parse_email(text).map_err(|_| "expected an e-mail address such as ada@example.com".to_owned())
 }
 
 /// The role of this name.

@@ -1,5 +1,5 @@
-//! The audit: one row for each thing that happened to somebody's access. Rows are added, and one day
-//! purged; none is ever changed.
+//! Audit log: one row for each event that affects access. Rows are added and eventually purged, but never
+//! changed.
 
 use time::OffsetDateTime;
 
@@ -8,32 +8,32 @@ use super::user::UserId;
 use crate::client_info::ClientInfo;
 use crate::session_event::SessionEvent;
 
-/// What happened, when, and by whom.
+/// An entry of the audit log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditEntry {
-    /// When.
+    /// Time of the event.
     pub at: OffsetDateTime,
-    /// What.
+    /// Event.
     pub event: AuditEvent,
-    /// To which user.
+    /// Affected user.
     pub user: Option<UserId>,
-    /// To which session.
+    /// Affected session.
     pub session: Option<SessionId>,
-    /// The generation of the token that was presented.
+    /// Generation of the presented token.
     pub presented: Option<u32>,
-    /// The generation that the session was at.
+    /// Current generation of the session.
     pub held: Option<u32>,
-    /// With which signing key.
+    /// Number of the signing key.
     pub key_number: Option<u8>,
-    /// Who did it, and in which request.
+    /// Client that caused the event, with its request id.
     pub by: ClientInfo,
-    /// Who had asked for the generation that the session was at: where two clients are involved, the
-    /// other one. (Without the request.)
+    /// Client that requested the current generation, without a request id. For token reuse, this is the
+    /// other client.
     pub holder: ClientInfo,
 }
 
 impl AuditEntry {
-    /// An entry that says no more than this.
+    /// Creates an entry without user, session, generations and key.
     #[must_use]
     pub fn new(at: OffsetDateTime, event: AuditEvent, by: ClientInfo) -> Self {
         Self {
@@ -49,7 +49,7 @@ impl AuditEntry {
         }
     }
 
-    /// That this session has begun.
+    /// Creates the entry for a new session.
     #[must_use]
     pub fn login(session: &Session) -> Self {
         Self {
@@ -61,36 +61,36 @@ impl AuditEntry {
     }
 }
 
-/// What may happen to somebody's access.
+/// An event that affects access.
 ///
-/// Renewals and replays are not among them: the session's row counts them, so that a renewal touches
-/// one row.
+/// Refreshes and replays are counted in the row of the session instead, so that a refresh writes one row
+/// only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AuditEvent {
-    /// The database had lost more than one rotation of a session, which was taken over all the same:
-    /// it was rolled back.
+    /// The session row was more than one generation behind the presented token, for example after a database
+    /// rollback, and caught up.
     CaughtUp,
-    /// A session ended; or, where no session is named, what happened to a user that ends all sessions
-    /// of that user's.
+    /// A session was terminated. Without a session: all sessions of the user were terminated for this
+    /// reason.
     Ended(EndReason),
-    /// A signing key was dropped.
+    /// A signing key was removed.
     KeyRetired,
     /// A signing key was added.
     KeyRotated,
-    /// A user signed in: a session began.
+    /// A user signed in.
     Login,
-    /// Somebody failed to sign in.
+    /// A sign-in failed.
     LoginFailed,
-    /// Somebody made an account.
+    /// A user registered.
     Registered,
-    /// A refresh token came that is signed by a key that isn't there.
+    /// A refresh token named an unknown key.
     UnknownKey,
-    /// A refresh token of ours came whose session isn't in the database.
+    /// The session of a valid refresh token is not in the database.
     UnknownSession,
 }
 
 impl AuditEvent {
-    /// The word in the database.
+    /// Returns the name stored in the database.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -106,7 +106,7 @@ impl AuditEvent {
         }
     }
 
-    /// The event of this word.
+    /// Returns the event with a stored name.
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
         const OTHERS: [AuditEvent; 8] = [
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_word_is_read_as_the_event_that_writes_it() {
+    fn names_round_trip() {
         let ends = EndReason::ALL.map(AuditEvent::Ended);
         let others =
             [AuditEvent::CaughtUp, AuditEvent::KeyRetired, AuditEvent::KeyRotated, AuditEvent::Login];

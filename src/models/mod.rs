@@ -1,4 +1,4 @@
-//! Rows: plain data that the stores keep. Never sent over the wire; `schemas` does that.
+//! Plain data of the stores. The types of the HTTP API are in `schemas`.
 
 pub mod audit;
 pub mod movie;

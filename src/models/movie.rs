@@ -1,29 +1,29 @@
 //! A movie of the reference application.
 
-/// A movie's id, given by the database.
+/// Id of a movie, assigned by the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MovieId(pub i64);
 
-/// One movie.
+/// A movie.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Movie {
-    /// Its id.
+    /// Id.
     pub id: MovieId,
-    /// What is known of it.
+    /// Details.
     pub details: MovieDetails,
 }
 
-/// What is known of a movie.
+/// Details of a movie.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MovieDetails {
-    /// The title.
+    /// Title.
     pub title: String,
-    /// The year it came out.
+    /// Year of release.
     pub year: i32,
-    /// Who directed it.
+    /// Director.
     pub director: String,
-    /// How long it runs, in minutes.
+    /// Running time in minutes.
     pub runtime_minutes: Option<i32>,
-    /// How it is rated, from 0 to 10.
+    /// Rating from 0 to 10.
     pub rating: Option<f64>,
 }

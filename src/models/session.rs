@@ -1,4 +1,4 @@
-//! A signed-in session: one row, updated in place, however often it is renewed.
+//! Sessions. Each is one row, which refreshes update in place.
 
 use std::time::Duration;
 
@@ -11,21 +11,21 @@ use crate::identity::Roles;
 pub use crate::identity::SessionId;
 use crate::session_event::SessionEvent;
 
-/// An access token's id (`jti`): 16 random bytes, written as a UUID.
+/// Id of an access token (`jti`): 16 random bytes, formatted as a UUID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TokenId(pub Uuid);
 
-/// What a session was made for. Each refresh token works only in its kind.
+/// Kind of a session. A refresh token is valid only for the kind of its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SessionKind {
-    /// A browser, which holds cookies.
+    /// A browser with cookies.
     Browser,
-    /// A client of `POST /token`, which holds the tokens themselves.
+    /// An API client that gets its tokens from `POST /token`.
     Client,
 }
 
 impl SessionKind {
-    /// The word in the database: `browser` or `client`.
+    /// Returns the name stored in the database: `browser` or `client`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -34,42 +34,44 @@ impl SessionKind {
         }
     }
 
-    /// The kind of this word.
+    /// Returns the kind with a stored name.
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
         [Self::Browser, Self::Client].into_iter().find(|kind| kind.as_str() == word)
     }
 }
 
-/// Why a session ended. (One that has expired is over by its times; the purge writes that down later.)
+/// Reason for the end of a session.
+///
+/// A session expires by its times alone; the purge records the reason later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EndReason {
-    /// At the end of its absolute lifetime.
+    /// The absolute lifetime is over.
     AbsoluteExpired,
-    /// Beyond `session.max_per_user`, and the oldest.
+    /// The session was the oldest beyond `session.max_per_user`.
     Displaced,
-    /// No generation was left.
+    /// The generation reached its maximum.
     Exhausted,
-    /// Not renewed for too long.
+    /// The session was not refreshed within the idle lifetime.
     IdleExpired,
-    /// By the user.
+    /// The user signed out.
     LoggedOut,
-    /// By a change of password.
+    /// The password was changed.
     PasswordChanged,
-    /// By a second client that held the session's tokens.
+    /// A second client used the tokens of the session.
     ReuseDetected,
-    /// By an operator.
+    /// An operator revoked the session.
     Revoked,
-    /// By a change of role.
+    /// The role of the user was changed.
     RoleChanged,
-    /// With its user.
+    /// The user was deleted.
     UserDeleted,
-    /// With its user's right to sign in.
+    /// The user was disabled.
     UserDisabled,
 }
 
 impl EndReason {
-    /// All of them.
+    /// All reasons.
     pub const ALL: [Self; 11] = [
         Self::AbsoluteExpired,
         Self::Displaced,
@@ -84,7 +86,7 @@ impl EndReason {
         Self::UserDisabled,
     ];
 
-    /// The event that says so.
+    /// Returns the corresponding session event.
     #[must_use]
     pub const fn event(self) -> SessionEvent {
         match self {
@@ -102,99 +104,99 @@ impl EndReason {
         }
     }
 
-    /// The word in the database, that of its event.
+    /// Returns the name stored in the database, which is that of the event.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         self.event().as_str()
     }
 
-    /// The reason of this word.
+    /// Returns the reason with a stored name.
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| reason.as_str() == word)
     }
 }
 
-/// That a session was ended, when and why.
+/// Time and reason of the end of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionEnd {
-    /// When.
+    /// Time.
     pub at: OffsetDateTime,
-    /// Why.
+    /// Reason.
     pub reason: EndReason,
 }
 
-/// One access token, as a row remembers it.
+/// Reference to an access token in the row of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AccessTokenRef {
-    /// Its `jti`.
+    /// Id (`jti`).
     pub id: TokenId,
-    /// Its `iat`. A JWT's times are whole seconds, so it was issued up to a second later.
+    /// Time of issue (`iat`), truncated to seconds. The token was issued up to a second later.
     pub issued_at: OffsetDateTime,
 }
 
 impl AccessTokenRef {
-    /// Whether the token was certainly more than `limit` old at `at`.
+    /// Returns `true` if the token was certainly older than `limit` at the time `at`.
     #[must_use]
     pub fn older_than(&self, limit: Duration, at: OffsetDateTime) -> bool {
         at > self.older_than_from(limit)
     }
 
-    /// The moment after which it is [`older_than`](Self::older_than) that.
+    /// Returns the time after which the token is certainly [older than](Self::older_than) `limit`.
     #[must_use]
     pub fn older_than_from(&self, limit: Duration) -> OffsetDateTime {
-        // The time of its issue is cut to whole seconds.
+        // The time of issue is truncated to seconds.
         self.issued_at + Duration::from_secs(1) + limit
     }
 }
 
-/// One signed-in session.
+/// A session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
-    /// Its id, the row's only key.
+    /// Id, the primary key.
     pub id: SessionId,
-    /// Whose it is.
+    /// User.
     pub user_id: UserId,
-    /// What it was made for.
+    /// Kind.
     pub kind: SessionKind,
-    /// The user's address, so that a renewal touches no other row.
+    /// Email address of the user, copied so that a refresh reads no other row.
     pub email: String,
-    /// The user's roles; a change of role ends the session.
+    /// Roles of the user. A change of role terminates the session.
     pub roles: Roles,
-    /// The current generation, from 1.
+    /// Current generation, from 1.
     pub generation: u32,
-    /// The number of the key that signs the current refresh token.
+    /// Number of the key that signs the current refresh token.
     pub key_number: u8,
-    /// When the user signed in.
+    /// Time of the sign-in.
     pub created_at: OffsetDateTime,
-    /// When the current generation came to be.
+    /// Time of the last rotation.
     pub rotated_at: OffsetDateTime,
-    /// The access token that lay beside the refresh token that asked for the current generation.
+    /// Access token that accompanied the refresh token in the request for the current generation.
     pub asked_by: Option<AccessTokenRef>,
-    /// The access token of the current generation that was seen in lasting use.
+    /// Access token of the current generation that was seen in confirmed use.
     pub settled_by: Option<TokenId>,
-    /// How often it was rotated.
+    /// Number of rotations.
     pub rotations: u64,
-    /// How often a refresh token was replayed.
+    /// Number of replayed refresh tokens.
     pub replays: u64,
-    /// When it expires unless it is renewed: the last renewal plus access and idle lifetime.
+    /// Expiry without a further refresh: the last refresh plus the access and idle lifetimes.
     pub idle_expires_at: OffsetDateTime,
-    /// When it expires whatever happens.
+    /// Expiry of the absolute lifetime, which refreshes do not extend.
     pub absolute_expires_at: OffsetDateTime,
-    /// Whether, when and why it was ended.
+    /// Termination, if the session was terminated.
     pub end: Option<SessionEnd>,
-    /// Who asked for the current generation.
+    /// Client that requested the current generation.
     pub client: ClientInfo,
 }
 
 impl Session {
-    /// When the session expires unless it is renewed or ended.
+    /// Returns the time at which the session expires unless it is refreshed or terminated.
     #[must_use]
     pub fn expires_at(&self) -> OffsetDateTime {
         self.idle_expires_at.min(self.absolute_expires_at)
     }
 
-    /// Why and since when the session is over; `None` while it lives.
+    /// Returns the reason and time of the end of the session. Returns `None` while it is active.
     #[must_use]
     pub fn termination(&self, now: OffsetDateTime) -> Option<(SessionEvent, OffsetDateTime)> {
         if let Some(end) = self.end {

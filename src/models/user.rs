@@ -1,4 +1,4 @@
-//! A user who may sign in.
+//! User accounts.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::identity::Roles;
 
-/// A user's id: random, immutable, never used again.
+/// Id of a user: random, immutable and never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UserId(pub Uuid);
 
@@ -27,18 +27,18 @@ impl FromStr for UserId {
     }
 }
 
-/// What a user may do.
+/// Role of a user.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Role {
-    /// Everything, writing movies included.
+    /// May do everything, including changes of movies.
     Admin,
-    /// Reading.
+    /// May read.
     #[default]
     User,
 }
 
 impl Role {
-    /// The word: `admin` or `user`.
+    /// Returns the stored name: `admin` or `user`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -47,34 +47,34 @@ impl Role {
         }
     }
 
-    /// The role of this word.
+    /// Returns the role with a stored name.
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
         [Self::Admin, Self::User].into_iter().find(|role| role.as_str() == word)
     }
 
-    /// As the set of roles that tokens and identity headers carry.
+    /// Returns the set of roles for tokens and identity headers.
     #[must_use]
     pub fn roles(self) -> Roles {
         Roles::from_list(self.as_str()).unwrap_or_default()
     }
 }
 
-/// One user.
+/// A user.
 #[derive(Clone, Debug)]
 pub struct User {
-    /// Its id.
+    /// Id.
     pub id: UserId,
-    /// The address, in lower case; no two users share one.
+    /// Email address, in lower case and unique.
     pub email: String,
-    /// What to call the user.
+    /// Display name.
     pub name: Option<String>,
-    /// The bcrypt hash: `$2b$`, `$2a$`, `$2y$` or passlib's `$bcrypt-sha256$`.
+    /// Password hash: bcrypt (`$2b$`, `$2a$`, `$2y$`) or passlib's `$bcrypt-sha256$`.
     pub hashed_password: SecretString,
-    /// What the user may do.
+    /// Role.
     pub role: Role,
-    /// Since when the user may not sign in.
+    /// Time at which the user was disabled.
     pub disabled_at: Option<OffsetDateTime>,
-    /// When the user was created.
+    /// Creation time.
     pub created_at: OffsetDateTime,
 }

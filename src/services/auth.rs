@@ -1,4 +1,4 @@
-//! Signing in and out, as the article's `AuthService`.
+//! Sign-in, sign-out, registration and password changes.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::models::audit::AuditEvent;
 use crate::models::session::{EndReason, Session, SessionId, SessionKind};
 use crate::models::user::{User, UserId};
 
-/// Signs users in and out.
+/// Authenticates users and manages their sessions.
 #[derive(Clone)]
 pub struct Auth {
     store: Arc<dyn UserStore>,
@@ -24,60 +24,60 @@ pub struct Auth {
     registration: Registration,
 }
 
-/// Who may make an account.
+/// Policy for the creation of accounts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Registration {
-    /// Only the command line does.
+    /// Only the command line creates accounts.
     #[default]
     Closed,
-    /// Anyone.
+    /// Anyone may register.
     Open,
 }
 
-/// What a user signs in with.
+/// Credentials of a sign-in.
 #[derive(Debug)]
 pub struct Credentials {
-    /// The address, in any case.
+    /// Email address, compared without regard to case.
     pub email: String,
-    /// The password.
+    /// Password.
     pub password: SecretString,
 }
 
-/// Why nobody was signed in or out.
+/// Error of [`Auth`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AuthError {
-    /// Unknown user, wrong password or disabled account: nobody is told which.
+    /// Unknown user, wrong password or disabled account. The error does not distinguish them.
     #[error("wrong address or password")]
     Credentials,
-    /// The session of a token that is still good is not in the database.
-    #[error("the session is gone")]
+    /// The session of a valid access token is not in the database.
+    #[error("the session does not exist")]
     SessionGone,
-    /// The password is not acceptable, or can't be checked now.
+    /// The password is refused or cannot be checked.
     #[error(transparent)]
     Password(#[from] PasswordError),
-    /// Accounts are made by the operator.
+    /// Registration is closed.
     #[error("registration is closed")]
     RegistrationClosed,
-    /// No session could be made.
+    /// The session cannot be created.
     #[error(transparent)]
     SignIn(SignInError),
-    /// The store did not answer.
+    /// The store is unavailable.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// There is no such session, or it is another user's.
+    /// The session does not exist or belongs to another user.
     #[error("there is no such session")]
     UnknownSession,
-    /// No user could be made.
+    /// The user cannot be created.
     #[error(transparent)]
     User(#[from] UserError),
-    /// The user of a token that is still good has been deleted.
-    #[error("the user is gone")]
+    /// The user of a valid access token has been deleted.
+    #[error("the user does not exist")]
     UserGone,
 }
 
 impl Auth {
-    /// Signs the users of `store` in, with sessions of `tokens`.
+    /// Creates a service for the users of `store` and the sessions of `tokens`.
     #[must_use]
     pub fn new(
         store: Arc<dyn UserStore>,
@@ -89,12 +89,12 @@ impl Auth {
         Self { store, passwords, users, tokens, registration }
     }
 
-    /// Signs a user in, and ends the session `replaces`, whose tokens came with the request.
+    /// Signs a user in and terminates the session `replaces`, whose tokens came with the request.
     ///
     /// # Errors
     ///
-    /// [`AuthError::Credentials`] for unknown users, wrong passwords and disabled accounts alike,
-    /// after the same work.
+    /// [`AuthError::Credentials`] for unknown users, wrong passwords and disabled accounts, always after the
+    /// same work.
     pub async fn sign_in(
         &self,
         credentials: &Credentials,
@@ -104,7 +104,7 @@ impl Auth {
     ) -> Result<(User, IssuedSession), AuthError> {
         let by = client.clone();
         let user = self.authenticate(credentials, &by).await.inspect_err(|error| {
-            tracing::info!(address = ?by.address, %error, session_event = "login_failed", "a sign-in failed");
+            tracing::info!(address = ?by.address, %error, session_event = "login_failed", "sign-in failed");
         })?;
         let sign_in = SessionRequest {
             user: user.id,
@@ -124,11 +124,11 @@ impl Auth {
         Ok((user, issued))
     }
 
-    /// Makes an account.
+    /// Creates an account.
     ///
     /// # Errors
     ///
-    /// [`AuthError::RegistrationClosed`], or what is wrong with the new user.
+    /// [`AuthError::RegistrationClosed`], or [`AuthError::User`] if the data are invalid.
     pub async fn register(&self, new: NewUser, client: &ClientInfo) -> Result<User, AuthError> {
         if self.registration == Registration::Closed {
             return Err(AuthError::RegistrationClosed);
@@ -136,13 +136,13 @@ impl Auth {
         let user = self.users.create(new).await?;
         tracing::info!(user = %user.id, session_event = "registered", "registered");
         if let Err(error) = self.tokens.audit().record(AuditEvent::Registered, user.id, client).await {
-            // The account is there all the same.
-            tracing::error!(error = &error as &dyn std::error::Error, user = %user.id, "the audit lacks a registration");
+            // The account has been created nevertheless.
+            tracing::error!(error = &error as &dyn std::error::Error, user = %user.id, "cannot record a registration in the audit log");
         }
         Ok(user)
     }
 
-    /// Sets a new password. The user's other sessions end, this one goes on.
+    /// Sets a new password and terminates the user's other sessions.
     ///
     /// # Errors
     ///
@@ -154,14 +154,14 @@ impl Auth {
         new: &SecretString,
         client: &ClientInfo,
     ) -> Result<User, AuthError> {
-        let user = self.user_of(identity).await?;
-        let verified = self.passwords.verify(current, Some(&user.hashed_password)).await?;
-        if !verified.ok {
+        let user = self.find_user(identity).await?;
+        let check = self.passwords.verify(current, Some(&user.hashed_password)).await?;
+        if !check.ok {
             return Err(AuthError::Credentials);
         }
         self.users.check_password(new, &user.email, user.name.as_deref()).await?;
         let new = self.passwords.hash(new).await?;
-        // Not before: the hash may have had to wait for its turn.
+        // Taken after hashing, which may have waited in the queue, so that the time is current.
         let ending = self.tokens.termination(EndReason::PasswordChanged, client);
         let change = PasswordChange {
             user: user.id,
@@ -176,11 +176,11 @@ impl Auth {
         Ok(user)
     }
 
-    /// Ends these sessions, as far as there are such.
+    /// Terminates sessions. Unknown ones are ignored.
     ///
     /// # Errors
     ///
-    /// If the store does not answer: then no cookie may be cleared.
+    /// If the store is unavailable. The cookies must not be cleared in this case.
     pub async fn sign_out(&self, sessions: &[SessionId], client: &ClientInfo) -> Result<(), AuthError> {
         for &session in sessions {
             if self.tokens.terminate(session, EndReason::LoggedOut, client).await? {
@@ -190,11 +190,11 @@ impl Auth {
         Ok(())
     }
 
-    /// Ends all sessions of a user.
+    /// Terminates all sessions of a user.
     ///
     /// # Errors
     ///
-    /// If the store does not answer.
+    /// If the store is unavailable.
     pub async fn sign_out_everywhere(
         &self,
         identity: &Identity,
@@ -206,78 +206,77 @@ impl Auth {
         Ok(())
     }
 
-    /// The user's sessions that live.
+    /// Returns the active sessions of a user.
     ///
     /// # Errors
     ///
-    /// If the store does not answer.
+    /// If the store is unavailable.
     pub async fn sessions(&self, identity: &Identity) -> Result<Vec<Session>, AuthError> {
         Ok(self.tokens.live_sessions(user_id(identity)?).await?)
     }
 
-    /// Ends one of the user's sessions.
+    /// Terminates one session of a user.
     ///
     /// # Errors
     ///
-    /// [`AuthError::UnknownSession`] if it isn't one of the user's that live.
+    /// [`AuthError::UnknownSession`] if it is not an active session of the user.
     pub async fn end_session(
         &self,
         identity: &Identity,
         session: SessionId,
         client: &ClientInfo,
     ) -> Result<(), AuthError> {
-        let own = self.sessions(identity).await?.into_iter().any(|own| own.id == session);
-        if own && self.tokens.terminate(session, EndReason::LoggedOut, client).await? {
+        let is_own = self.sessions(identity).await?.iter().any(|active| active.id == session);
+        if is_own && self.tokens.terminate(session, EndReason::LoggedOut, client).await? {
             return Ok(());
         }
         Err(AuthError::UnknownSession)
     }
 
-    /// The user and the session of a signed-in request.
+    /// Returns the user and the session of a signed-in request.
     ///
     /// # Errors
     ///
-    /// [`AuthError::UserGone`] or [`AuthError::SessionGone`] if that is so by now.
+    /// [`AuthError::UserGone`] or [`AuthError::SessionGone`] if they no longer exist.
     pub async fn current_session(&self, identity: &Identity) -> Result<(User, Session), AuthError> {
-        let user = self.user_of(identity).await?;
+        let user = self.find_user(identity).await?;
         let session = self.tokens.find(identity.session).await?.ok_or(AuthError::SessionGone)?;
         Ok((user, session))
     }
 
-    /// The tokens of the sessions.
+    /// Returns the token service.
     #[must_use]
     pub fn tokens(&self) -> &Tokens {
         &self.tokens
     }
 
-    /// The work is the same whoever asks: the password is verified before anything else is looked
-    /// at, for unknown users too.
+    /// Checks credentials with constant work: the password is verified first, even for unknown users.
     async fn authenticate(&self, credentials: &Credentials, client: &ClientInfo) -> Result<User, AuthError> {
         let found = self.store.find_user_by_email(&credentials.email.to_lowercase()).await?;
         let stored = found.as_ref().map(|user| &user.hashed_password);
-        let verified = self.passwords.verify(&credentials.password, stored).await?;
+        let check = self.passwords.verify(&credentials.password, stored).await?;
         let known = found.as_ref().map(|user| user.id);
-        let Some(user) = found.filter(|user| verified.ok && user.disabled_at.is_none()) else {
+        let Some(user) = found.filter(|user| check.ok && user.disabled_at.is_none()) else {
             self.tokens.audit().record_failed_login(known, client);
             return Err(AuthError::Credentials);
         };
-        if verified.needs_rehash { self.rehash(user, &credentials.password).await } else { Ok(user) }
+        if check.needs_rehash { self.rehash(user, &credentials.password).await } else { Ok(user) }
     }
 
-    /// Stores the password's hash anew, before the session is made: it is made on the condition that
-    /// the user has that hash.
+    /// Replaces the stored hash. Runs before the session is created, because the store creates it only if
+    /// the user still has the given hash.
     async fn rehash(&self, user: User, password: &SecretString) -> Result<User, AuthError> {
         let new = self.passwords.hash(password).await?;
         if self.store.rehash(user.id, &user.hashed_password, &new).await? {
             return Ok(User { hashed_password: new, ..user });
         }
-        // Another sign-in was faster, or the password was changed: the condition will tell.
+        // A concurrent sign-in has replaced the hash, or the password was changed.
         let found = self.store.find_user(user.id).await?.ok_or(AuthError::Credentials)?;
-        let verified = self.passwords.verify(password, Some(&found.hashed_password)).await?;
-        if verified.ok { Ok(found) } else { Err(AuthError::Credentials) }
+        let check = self.passwords.verify(password, Some(&found.hashed_password)).await?;
+        if check.ok { Ok(found) } else { Err(AuthError::Credentials) }
     }
 
-    async fn user_of(&self, identity: &Identity) -> Result<User, AuthError> {
+    async fn find_user(&self, identity: &Identity) -> Result<User, AuthError> {
         let found = self.store.find_user(user_id(identity)?).await?;
         found.ok_or(AuthError::UserGone)
     }
@@ -288,8 +287,7 @@ fn user_id(identity: &Identity) -> Result<UserId, AuthError> {
 }
 
 impl From<SignInError> for AuthError {
-    /// A user who was disabled, or whose password was changed, while it was being checked is told
-    /// what one is told who comes a moment later.
+    /// A user disabled (or given a new password) during the check gets the same error as after it.
     fn from(error: SignInError) -> Self {
         match error {
             SignInError::Refused => Self::Credentials,

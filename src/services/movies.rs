@@ -1,4 +1,4 @@
-//! What can be done with movies.
+//! Queries and changes of movies.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -6,20 +6,20 @@ use std::sync::Arc;
 use super::store::{MovieQuery, MovieSort, MovieStore, StoreError};
 use crate::models::movie::{Movie, MovieDetails, MovieId};
 
-/// The movies, over a store. Clones share it.
+/// The movies of a store. Clones share it.
 #[derive(Clone)]
 pub struct Movies {
     store: Arc<dyn MovieStore>,
 }
 
 impl Movies {
-    /// The movies in `store`.
+    /// Creates a service for the movies in `store`.
     #[must_use]
     pub fn new(store: Arc<dyn MovieStore>) -> Self {
         Self { store }
     }
 
-    /// One page of the movies that match, and how many match in all.
+    /// Returns one page of the matching movies, and the total number of matches.
     ///
     /// # Errors
     ///
@@ -28,7 +28,7 @@ impl Movies {
         Ok(self.store.list_movies(query).await?)
     }
 
-    /// The movie of this id.
+    /// Returns the movie with an id.
     ///
     /// # Errors
     ///
@@ -44,15 +44,15 @@ impl Movies {
     /// [`MovieError::Store`] if the store fails.
     pub async fn create(&self, details: MovieDetails) -> Result<Movie, MovieError> {
         let mut inserted = self.store.insert_movies(std::slice::from_ref(&details)).await?;
-        let lost = StoreError::Corrupt { table: "movies", column: "id" };
-        inserted.pop().ok_or(MovieError::Store(lost))
+        let missing = StoreError::Corrupt { table: "movies", column: "id" };
+        inserted.pop().ok_or(MovieError::Store(missing))
     }
 
-    /// Replaces all that is known of a movie.
+    /// Replaces the details of a movie.
     ///
     /// # Errors
     ///
-    /// [`MovieError::NotFound`] if there is none of this id.
+    /// [`MovieError::NotFound`] if there is no movie with this id.
     pub async fn replace(&self, id: MovieId, details: MovieDetails) -> Result<Movie, MovieError> {
         let movie = Movie { id, details };
         let found = self.store.update_movie(&movie).await?;
@@ -63,15 +63,14 @@ impl Movies {
     ///
     /// # Errors
     ///
-    /// [`MovieError::NotFound`] if there is none of this id.
+    /// [`MovieError::NotFound`] if there is no movie with this id.
     pub async fn delete(&self, id: MovieId) -> Result<(), MovieError> {
         let found = self.store.delete_movie(id).await?;
         found.then_some(()).ok_or(MovieError::NotFound(id))
     }
 }
 
-/// An order of movies, as in `sort=-year`: a field's name, with `-` in front for the other way
-/// round.
+/// Sort order of movies, as in `sort=-year`: a field name, with the prefix `-` for descending order.
 ///
 /// ```
 /// use sekisho::services::movies::MovieOrder;
@@ -83,9 +82,9 @@ impl Movies {
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MovieOrder {
-    /// What the movies are ordered by.
+    /// The field to sort by.
     pub sort: MovieSort,
-    /// Whether the order is reversed.
+    /// True for descending order.
     pub descending: bool,
 }
 
@@ -107,18 +106,18 @@ impl FromStr for MovieOrder {
     }
 }
 
-/// Not an order of movies.
+/// Error of parsing a [`MovieOrder`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "`sort` must be one of id, title, year, director, runtime_minutes and rating, with `-` in front to reverse it"
 )]
 pub struct UnknownOrder;
 
-/// Why a movie could not be had.
+/// Error of [`Movies`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MovieError {
-    /// There is no movie of this id.
+    /// There is no movie with this id.
     #[error("there is no movie {}", .0.0)]
     NotFound(MovieId),
     /// The store failed.
@@ -131,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_field_orders_both_ways() {
+    fn every_field_sorts_in_both_directions() {
         for (name, sort) in [
             ("director", MovieSort::Director),
             ("id", MovieSort::Id),
@@ -146,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_no_order() {
+    fn other_orders_are_refused() {
         for text in ["", "-", "--year", "+year", "Year", "year ", "year,title", "runtime"] {
             assert_eq!(text.parse::<MovieOrder>(), Err(UnknownOrder), "{text:?}");
         }

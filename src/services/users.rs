@@ -1,4 +1,4 @@
-//! Users: made, changed and deleted, by registration and from the command line.
+//! User administration, for registration and the command line.
 
 use std::sync::Arc;
 
@@ -13,16 +13,16 @@ use crate::clock::Clock;
 use crate::models::session::{EndReason, SessionId};
 use crate::models::user::{Role, User, UserId};
 
-/// The most characters a name may have.
-pub const NAME_MAX: usize = 64;
+/// Maximum length of a name in characters.
+pub const MAX_NAME_CHARS: usize = 64;
 
-/// What a password must not be made of, besides the user's own address and name.
+/// Context word for the password policy, in addition to the user's address and name.
 const PRODUCT: &str = "sekisho";
 
-/// The users of one store.
+/// Creates, changes and deletes the users of a store.
 ///
-/// What is changed here ends sessions in the store. Their access tokens are refused by processes that
-/// follow it ([`Revocations::run_poller`](super::revocations::Revocations::run_poller)), this one too.
+/// Changes terminate sessions in the store. Processes that run a revocation poller then refuse the access
+/// tokens of these sessions ([`Revocations::run_poller`](super::revocations::Revocations::run_poller)).
 #[derive(Clone)]
 pub struct Users {
     store: Arc<dyn UserStore>,
@@ -30,76 +30,76 @@ pub struct Users {
     clock: Arc<dyn Clock>,
 }
 
-/// A user to be made.
+/// Data of a new user.
 #[derive(Debug)]
 pub struct NewUser {
-    /// The address.
+    /// Email address.
     pub email: String,
-    /// What to call the user.
+    /// Display name.
     pub name: Option<String>,
-    /// What the user may do.
+    /// Role.
     pub role: Role,
-    /// The password.
+    /// Password.
     pub password: SecretString,
 }
 
-/// A user whose password was hashed elsewhere.
+/// Data of an imported user, with a password hash.
 #[derive(Debug)]
 pub struct HashedUser {
-    /// The address, in lower case.
+    /// Email address, in lower case.
     pub email: String,
-    /// What to call the user.
+    /// Display name.
     pub name: Option<String>,
-    /// What the user may do.
+    /// Role.
     pub role: Role,
-    /// The hash, in a format that [`PasswordHasher`] verifies.
+    /// Hash in a format that [`PasswordHasher`] verifies.
     pub hashed_password: SecretString,
-    /// Whether the user may not sign in.
+    /// True if the user may not sign in.
     pub disabled: bool,
 }
 
-/// Why a user was not made or changed.
+/// Error of creating or changing a user.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UserError {
-    /// Not an address.
+    /// The text is not an email address.
     #[error("{0:?} is not an email address")]
     Email(String),
-    /// A name that is empty, too long, or holds control characters.
-    #[error("a name has 1 to {NAME_MAX} characters and no control characters")]
+    /// The name is empty, too long, or contains control characters.
+    #[error("a name has 1 to {MAX_NAME_CHARS} characters and no control characters")]
     Name,
-    /// The password is not acceptable, or could not be hashed.
+    /// The password is refused or cannot be hashed.
     #[error(transparent)]
     Password(#[from] PasswordError),
-    /// The operating system gave no random bytes.
+    /// The operating system's random number generator failed.
     #[error("no random bytes")]
     Random,
-    /// The store did not answer, or holds that address already.
+    /// The store is unavailable, or the address is taken.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// An address to import is another user's already.
-    #[error("there is a user {0} already; nothing was imported")]
+    /// An imported address belongs to an existing user.
+    #[error("user {0} already exists; nothing was imported")]
     Taken(String),
-    /// There is no such user.
+    /// There is no user with this address.
     #[error("there is no user {0}")]
     Unknown(String),
 }
 
 impl Users {
-    /// The users in `store`.
+    /// Creates an administration of the users in `store`.
     #[must_use]
     pub fn new(store: Arc<dyn UserStore>, passwords: Arc<PasswordHasher>, clock: Arc<dyn Clock>) -> Self {
         Self { store, passwords, clock }
     }
 
-    /// Makes a user.
+    /// Creates a user.
     ///
     /// # Errors
     ///
-    /// [`UserError`] says what is wrong; [`StoreError::Conflict`] if the address is taken.
+    /// [`UserError`] if the data are invalid; [`StoreError::Conflict`] if the address is taken.
     pub async fn create(&self, new: NewUser) -> Result<User, UserError> {
-        let email = email(&new.email)?;
-        let name = new.name.map(|name| checked_name(&name)).transpose()?;
+        let email = parse_email(&new.email)?;
+        let name = new.name.map(|name| parse_name(&name)).transpose()?;
         self.check_password(&new.password, &email, name.as_deref()).await?;
         let user = User {
             id: random_id()?,
@@ -114,11 +114,11 @@ impl Users {
         Ok(user)
     }
 
-    /// Takes over users with their hashes, all or none, and returns how many.
+    /// Imports users with their password hashes, all or none. Returns their number.
     ///
     /// # Errors
     ///
-    /// [`UserError::Taken`] names an address that is taken.
+    /// [`UserError::Taken`] with the first address that is taken.
     pub async fn import(&self, users: Vec<HashedUser>) -> Result<usize, UserError> {
         let now = self.clock.now();
         let users = users
@@ -126,7 +126,7 @@ impl Users {
             .map(|user| {
                 Ok(User {
                     id: random_id()?,
-                    email: email(&user.email)?,
+                    email: parse_email(&user.email)?,
                     name: user.name,
                     hashed_password: user.hashed_password,
                     role: user.role,
@@ -144,7 +144,7 @@ impl Users {
         }
     }
 
-    /// Which of these addresses a user has already.
+    /// Returns an error for the first address that is taken.
     async fn first_taken(&self, users: &[User]) -> Result<Option<UserError>, UserError> {
         for user in users {
             if self.store.find_user_by_email(&user.email).await?.is_some() {
@@ -154,39 +154,39 @@ impl Users {
         Ok(None)
     }
 
-    /// All users, by address.
+    /// Returns all users, sorted by address.
     ///
     /// # Errors
     ///
-    /// If the store does not answer.
+    /// If the store is unavailable.
     pub async fn list(&self) -> Result<Vec<User>, UserError> {
         Ok(self.store.list_users().await?)
     }
 
-    /// The user with this address, in any case.
+    /// Returns the user with an address, compared without regard to case.
     ///
     /// # Errors
     ///
-    /// [`UserError::Unknown`], or a store that does not answer.
-    pub async fn by_email(&self, address: &str) -> Result<User, UserError> {
+    /// [`UserError::Unknown`], or if the store is unavailable.
+    pub async fn find_by_email(&self, address: &str) -> Result<User, UserError> {
         let found = self.store.find_user_by_email(&address.to_lowercase()).await?;
         found.ok_or_else(|| UserError::Unknown(address.to_owned()))
     }
 
-    /// The user of this id.
+    /// Returns the user with an id.
     ///
     /// # Errors
     ///
-    /// If the store does not answer.
+    /// If the store is unavailable.
     pub async fn find(&self, id: UserId) -> Result<Option<User>, UserError> {
         Ok(self.store.find_user(id).await?)
     }
 
-    /// Sets a password; the user's sessions end. Returns how many.
+    /// Sets a password and terminates the user's sessions. Returns their number.
     ///
     /// # Errors
     ///
-    /// [`UserError`] says what is wrong.
+    /// [`UserError`] if the password is refused, the user is deleted or the store is unavailable.
     pub async fn set_password(
         &self,
         user: &User,
@@ -200,49 +200,58 @@ impl Users {
             old: None,
             new: &new,
             keep: None,
-            termination: &self.ending(EndReason::PasswordChanged, by),
+            termination: &self.termination(EndReason::PasswordChanged, by),
         };
-        known(user, self.store.change_password(&change).await?)
+        count_terminated(user, self.store.change_password(&change).await?)
     }
 
-    /// Sets the role; unless it is the same, the user's sessions end. Returns how many.
+    /// Sets the role and, if it has changed, terminates the user's sessions. Returns their number.
     ///
     /// # Errors
     ///
-    /// If the user is gone, or the store does not answer.
+    /// If the user has been deleted, or the store is unavailable.
     pub async fn set_role(&self, user: &User, role: Role, by: &ClientInfo) -> Result<usize, UserError> {
-        known(user, self.store.set_role(user.id, role, &self.ending(EndReason::RoleChanged, by)).await?)
+        count_terminated(
+            user,
+            self.store.set_role(user.id, role, &self.termination(EndReason::RoleChanged, by)).await?,
+        )
     }
 
-    /// Forbids the user to sign in; the user's sessions end. Returns how many.
+    /// Disables the user and terminates the user's sessions. Returns their number.
     ///
     /// # Errors
     ///
-    /// If the user is gone, or the store does not answer.
+    /// If the user has been deleted, or the store is unavailable.
     pub async fn disable(&self, user: &User, by: &ClientInfo) -> Result<usize, UserError> {
-        known(user, self.store.disable_user(user.id, &self.ending(EndReason::UserDisabled, by)).await?)
+        count_terminated(
+            user,
+            self.store.disable_user(user.id, &self.termination(EndReason::UserDisabled, by)).await?,
+        )
     }
 
-    /// Lets the user sign in again.
+    /// Enables a disabled user.
     ///
     /// # Errors
     ///
-    /// If the user is gone, or the store does not answer.
+    /// If the user has been deleted, or the store is unavailable.
     pub async fn enable(&self, user: &User) -> Result<(), UserError> {
         let found = self.store.enable_user(user.id).await?;
         if found { Ok(()) } else { Err(UserError::Unknown(user.email.clone())) }
     }
 
-    /// Deletes the user; the user's sessions end. Returns how many.
+    /// Deletes the user and terminates the user's sessions. Returns their number.
     ///
     /// # Errors
     ///
-    /// If the user is gone, or the store does not answer.
+    /// If the user has been deleted, or the store is unavailable.
     pub async fn delete(&self, user: &User, by: &ClientInfo) -> Result<usize, UserError> {
-        known(user, self.store.delete_user(user.id, &self.ending(EndReason::UserDeleted, by)).await?)
+        count_terminated(
+            user,
+            self.store.delete_user(user.id, &self.termination(EndReason::UserDeleted, by)).await?,
+        )
     }
 
-    /// Judges a new password for a user.
+    /// Checks a new password of a user against the policy.
     pub(super) async fn check_password(
         &self,
         password: &SecretString,
@@ -252,36 +261,37 @@ impl Users {
         self.passwords.check_new(password, &[email, name.unwrap_or_default(), PRODUCT]).await
     }
 
-    fn ending(&self, reason: EndReason, by: &ClientInfo) -> SessionTermination {
+    fn termination(&self, reason: EndReason, by: &ClientInfo) -> SessionTermination {
         SessionTermination::new(self.clock.now(), reason, by.clone())
     }
 }
 
-/// An address in the form in which users have it: lower case.
+/// Parses an email address and converts it to lower case, the form in which users are stored.
 ///
 /// # Errors
 ///
-/// [`UserError::Email`] if it isn't one.
-pub fn email(text: &str) -> Result<String, UserError> {
+/// [`UserError::Email`] if the text is not an address.
+pub fn parse_email(text: &str) -> Result<String, UserError> {
     let address = text.to_lowercase();
-    // RFC 5321, section 4.5.3.1.3: a path has at most 256 octets, two of them angle brackets.
-    let legal = address.len() <= 254
+    // RFC 5321, section 4.5.3.1.3: a path has at most 256 octets, including two angle brackets.
+    let is_valid = address.len() <= 254
         && !address.contains(char::is_control)
         && EmailAddress::parse_with_options(
             &address,
             Options::default().without_display_text().without_domain_literal(),
         )
         .is_ok();
-    if legal { Ok(address) } else { Err(UserError::Email(text.chars().take(64).collect())) }
+    if is_valid { Ok(address) } else { Err(UserError::Email(text.chars().take(64).collect())) }
 }
 
-fn checked_name(name: &str) -> Result<String, UserError> {
+fn parse_name(name: &str) -> Result<String, UserError> {
     let name = name.trim();
-    let legal = (1..=NAME_MAX).contains(&name.chars().count()) && !name.contains(char::is_control);
-    if legal { Ok(name.to_owned()) } else { Err(UserError::Name) }
+    let is_valid = (1..=MAX_NAME_CHARS).contains(&name.chars().count()) && !name.contains(char::is_control);
+    if is_valid { Ok(name.to_owned()) } else { Err(UserError::Name) }
 }
 
-fn known(user: &User, ended: Option<Vec<SessionId>>) -> Result<usize, UserError> {
+/// Returns the number of terminated sessions, or an error if the user does not exist.
+fn count_terminated(user: &User, ended: Option<Vec<SessionId>>) -> Result<usize, UserError> {
     ended.map(|sessions| sessions.len()).ok_or_else(|| UserError::Unknown(user.email.clone()))
 }
 
@@ -294,25 +304,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_kept_in_lower_case() {
-        assert_eq!(email("Taro.Yamada@Example.JP").ok().as_deref(), Some("taro.yamada@example.jp"));
+    fn addresses_are_converted_to_lower_case() {
+        assert_eq!(parse_email("Taro.Yamada@Example.JP").ok().as_deref(), Some("taro.yamada@example.jp"));
     }
 
     #[test]
-    fn what_is_no_address_is_refused() {
+    fn invalid_addresses_are_refused() {
         let too_long = format!("{}@example.jp", "a".repeat(64 * 4));
         for text in
             ["", "taro", "taro@", "@example.jp", "a b@example.jp", "taro@exa mple.jp", "a@b\r\nc", &too_long]
         {
-            assert!(email(text).is_err(), "{text:?}");
+            assert!(parse_email(text).is_err(), "{text:?}");
         }
     }
 
     #[test]
     fn names_are_trimmed_and_bounded() {
-        assert_eq!(checked_name(" 山田 太郎 ").ok().as_deref(), Some("山田 太郎"));
-        assert!(checked_name("  ").is_err());
-        assert!(checked_name("a\u{1b}[2J").is_err());
-        assert!(checked_name(&"山".repeat(NAME_MAX + 1)).is_err());
+        assert_eq!(parse_name(" 山田 太郎 ").ok().as_deref(), Some("山田 太郎"));
+        assert!(parse_name("  ").is_err());
+        assert!(parse_name("a\u{1b}[2J").is_err());
+        assert!(parse_name(&"山".repeat(MAX_NAME_CHARS + 1)).is_err());
     }
 }

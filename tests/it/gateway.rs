@@ -60,7 +60,7 @@ async fn identity_headers_override_the_client() {
     assert_eq!((answer.status.as_u16(), answer.header("x-session-event")), (200, None));
 
     let seen = upstream.seen().await;
-    let user = gateway.app.users.by_email("taro@example.jp").await.unwrap();
+    let user = gateway.app.users.find_by_email("taro@example.jp").await.unwrap();
     assert_eq!(seen.all("x-forwarded-user"), [user.id.to_string()]);
     assert_eq!(seen.all("x-forwarded-email"), ["taro@example.jp"]);
     assert_eq!(seen.all("x-forwarded-groups"), ["admin"]);

@@ -271,7 +271,7 @@ async fn an_imported_password_signs_in_and_is_stored_anew(fresh: TestDatabase) {
     app.import("whole@example.com", whole).await;
     app.import("cut@example.com", cut).await;
     let stored = async |email: &str| {
-        let user = app.app.users.by_email(email).await.unwrap();
+        let user = app.app.users.find_by_email(email).await.unwrap();
         user.hashed_password.expose_secret().to_owned()
     };
     for email in ["whole@example.com", "cut@example.com"] {

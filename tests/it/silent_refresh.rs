@@ -388,7 +388,7 @@ async fn each_end_has_its_word(fresh: TestDatabase) {
     for event in ["user_disabled", "user_deleted", "role_changed", "revoked", "password_changed"] {
         let email = format!("{event}@example.com");
         let browser = app.signed_in(&email).await;
-        let user = app.app.users.by_email(&email).await.unwrap();
+        let user = app.app.users.find_by_email(&email).await.unwrap();
         let by = &ClientInfo::default();
         match event {
             "user_disabled" => app.app.users.disable(&user, by).await.unwrap(),

@@ -164,7 +164,7 @@ async fn identity_headers_follow_the_route_and_never_the_client() {
     .start()
     .await;
     let jar = gateway.signed_in(Role::Admin).await;
-    let user = gateway.app.users.by_email(EMAIL).await.unwrap().id.to_string();
+    let user = gateway.app.users.find_by_email(EMAIL).await.unwrap().id.to_string();
     let all = |names: [&'static str; 3]| {
         vec![(names[0], user.clone()), (names[1], EMAIL.to_owned()), (names[2], "admin".to_owned())]
     };

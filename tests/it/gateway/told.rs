@@ -25,7 +25,7 @@ async fn upstream_token_has_the_audience_of_the_route() {
 
     let keys = gateway.ask(get("/.well-known/jwks.json")).await.json();
     let claims = verified(token, &keys["keys"][0]);
-    let user = gateway.app.users.by_email(EMAIL).await.unwrap();
+    let user = gateway.app.users.find_by_email(EMAIL).await.unwrap();
     assert_eq!(claims["aud"], "films");
     assert_eq!(claims["iss"], "sekisho");
     assert_eq!(claims["sub"], user.id.to_string());
