@@ -1,4 +1,4 @@
-//! The access log: one line for each request, when its answer has ended.
+//! Access log: one line for each request, written when the response has ended.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -12,54 +12,54 @@ use super::format::{LogFormat, push_field, push_member, push_time};
 use crate::request_context::RequestContext;
 use crate::session_event::SessionEvent;
 
-/// Writes the access log, among the other lines and in their format.
+/// Writes access log entries to the same sink and in the same format as the other log lines.
 #[derive(Clone, Debug)]
 pub struct AccessLog {
     pub(super) writer: NonBlocking,
     pub(super) format: LogFormat,
 }
 
-/// What became of a request.
+/// Data of an access log entry.
 pub(crate) struct AccessLogEntry<'a> {
-    /// When its answer ended.
+    /// Time at which the response ended.
     pub(crate) at: OffsetDateTime,
-    /// The request itself.
+    /// Context of the request.
     pub(crate) scope: &'a RequestContext,
-    /// What it was answered with; [`CLIENT_CLOSED_REQUEST`] if the client did not wait for it.
+    /// Response status, or [`CLIENT_CLOSED_REQUEST`] if the client disconnected before the response.
     pub(crate) status: StatusCode,
-    /// How many bytes of the answer's body were sent.
+    /// Number of bytes of the response body that were sent.
     pub(crate) bytes: u64,
-    /// Whether that was all of it.
+    /// True if the response body was sent completely.
     pub(crate) whole: bool,
-    /// From the request's arrival to the answer's end.
+    /// Time from the arrival of the request to the end of the response.
     pub(crate) duration: Duration,
-    /// Its route's name.
+    /// Name of the route.
     pub(crate) route: &'a str,
-    /// What the session machinery did.
+    /// Session event of the request.
     pub(crate) event: Option<SessionEvent>,
-    /// What the client spoke.
+    /// HTTP version of the request.
     pub(crate) version: Version,
-    /// The trace that it is part of.
+    /// Trace id in hexadecimal.
     pub(crate) trace: &'a [u8; 32],
 }
 
-/// Stands for the status of an answer that nobody waited for. It is never sent.
+/// Status for requests whose client disconnected before the response (nginx's code). It is never sent.
 pub(crate) const CLIENT_CLOSED_REQUEST: u16 = 499;
 
 impl AccessLog {
-    pub(crate) fn write(&self, ended: &AccessLogEntry<'_>) {
+    pub(crate) fn write(&self, entry: &AccessLogEntry<'_>) {
         let line = match self.format {
-            LogFormat::Text => ended.line(Text::begin(ended)),
-            LogFormat::Json => ended.line(Json::begin(ended)),
+            LogFormat::Text => entry.format(TextLine::new(entry.at)),
+            LogFormat::Json => entry.format(JsonLine::new(entry.at)),
         };
-        // It never blocks, and counts what is lost.
+        // Never blocks. Dropped lines are counted by the writer.
         let _ = self.writer.clone().write_all(line.as_bytes());
     }
 }
 
 impl AccessLogEntry<'_> {
-    /// In the order in which one reads. What isn't known is left out.
-    fn line(&self, mut line: impl LineFormatter) -> String {
+    /// Formats the fields that are known.
+    fn format(&self, mut line: impl LineFormatter) -> String {
         let scope = self.scope;
         line.text("method", scope.method().as_str());
         line.text("path", scope.path());
@@ -70,7 +70,7 @@ impl AccessLogEntry<'_> {
             line.text("incomplete", "true");
         }
         if let Some(client) = scope.client() {
-            line.shown("client", client);
+            line.display("client", client);
         }
         line.text("route", self.route);
         if let Some(upstream) = scope.upstream() {
@@ -78,7 +78,7 @@ impl AccessLogEntry<'_> {
         }
         if let Some((user, session)) = scope.user() {
             line.text("user", user);
-            line.shown("session", session);
+            line.display("session", session);
         }
         if let Some(event) = self.event {
             line.text("session_event", event.as_str());
@@ -86,26 +86,26 @@ impl AccessLogEntry<'_> {
         line.text("protocol", protocol(self.version));
         line.text("trace_id", str::from_utf8(self.trace).unwrap_or_default());
         line.text("request_id", scope.id().as_str());
-        line.end()
+        line.finish()
     }
 }
 
-/// A line that is being written.
+/// Formats one line, field by field.
 trait LineFormatter {
-    fn begin(ended: &AccessLogEntry<'_>) -> Self;
+    fn new(at: OffsetDateTime) -> Self;
     fn text(&mut self, name: &str, value: &str);
     fn number(&mut self, name: &str, value: u64);
     fn duration(&mut self, name: &str, value: Duration);
-    fn shown(&mut self, name: &str, value: impl std::fmt::Display);
-    fn end(self) -> String;
+    fn display(&mut self, name: &str, value: impl std::fmt::Display);
+    fn finish(self) -> String;
 }
 
-struct Text(String);
+struct TextLine(String);
 
-impl LineFormatter for Text {
-    fn begin(ended: &AccessLogEntry<'_>) -> Self {
-        let mut line = String::with_capacity(ORDINARY);
-        push_time(&mut line, ended.at);
+impl LineFormatter for TextLine {
+    fn new(at: OffsetDateTime) -> Self {
+        let mut line = String::with_capacity(TYPICAL_LINE);
+        push_time(&mut line, at);
         line.push_str("  INFO ");
         line.push_str(MESSAGE);
         Self(line)
@@ -116,30 +116,30 @@ impl LineFormatter for Text {
     }
 
     fn number(&mut self, name: &str, value: u64) {
-        self.shown(name, value);
+        self.display(name, value);
     }
 
     fn duration(&mut self, name: &str, value: Duration) {
-        self.shown(name, format_args!("{:.6}", value.as_secs_f64()));
+        self.display(name, format_args!("{:.6}", value.as_secs_f64()));
     }
 
-    fn shown(&mut self, name: &str, value: impl std::fmt::Display) {
+    fn display(&mut self, name: &str, value: impl std::fmt::Display) {
         let _ = write!(self.0, " {name}={value}");
     }
 
-    fn end(mut self) -> String {
+    fn finish(mut self) -> String {
         self.0.push('\n');
         self.0
     }
 }
 
-struct Json(String);
+struct JsonLine(String);
 
-impl LineFormatter for Json {
-    fn begin(ended: &AccessLogEntry<'_>) -> Self {
-        let mut line = String::with_capacity(ORDINARY);
+impl LineFormatter for JsonLine {
+    fn new(at: OffsetDateTime) -> Self {
+        let mut line = String::with_capacity(TYPICAL_LINE);
         line.push_str("{\"time\":\"");
-        push_time(&mut line, ended.at);
+        push_time(&mut line, at);
         line.push_str("\",\"level\":\"INFO\",\"message\":\"");
         line.push_str(MESSAGE);
         line.push('"');
@@ -158,11 +158,11 @@ impl LineFormatter for Json {
         let _ = write!(self.0, ",\"{name}\":{:.6}", value.as_secs_f64());
     }
 
-    fn shown(&mut self, name: &str, value: impl std::fmt::Display) {
+    fn display(&mut self, name: &str, value: impl std::fmt::Display) {
         let _ = write!(self.0, ",\"{name}\":\"{value}\"");
     }
 
-    fn end(mut self) -> String {
+    fn finish(mut self) -> String {
         self.0.push_str("}\n");
         self.0
     }
@@ -179,8 +179,8 @@ fn protocol(version: Version) -> &'static str {
     }
 }
 
-/// What the line of a request is called.
+/// Message of all entries.
 const MESSAGE: &str = "request completed";
 
-/// Room for most lines, in bytes.
-const ORDINARY: usize = 512;
+/// Capacity that suffices for most lines, in bytes.
+const TYPICAL_LINE: usize = 512;

@@ -1,18 +1,18 @@
-//! Writing what others sent into a line, so that it stays one line and shows what was sent.
+//! Escaping of untrusted text, so that it cannot end or alter a log line.
 
 use std::fmt::Write;
 
-/// Adds `text` as a JSON string, quotes included. Everything that a terminal or a viewer could act
-/// upon is escaped, not only what JSON demands.
+/// Appends `text` as a quoted JSON string. Escapes all characters that could affect a terminal or viewer,
+/// not only those that JSON requires.
 pub(super) fn push_json(line: &mut String, text: &str) {
     line.push('"');
-    let mut plain = 0;
+    let mut start = 0;
     for (at, character) in text.char_indices() {
         if is_printable(character) && !matches!(character, '"' | '\\') {
             continue;
         }
-        line.push_str(&text[plain..at]);
-        plain = at + character.len_utf8();
+        line.push_str(&text[start..at]);
+        start = at + character.len_utf8();
         match character {
             '"' => line.push_str("\\\""),
             '\\' => line.push_str("\\\\"),
@@ -27,22 +27,22 @@ pub(super) fn push_json(line: &mut String, text: &str) {
             }
         }
     }
-    line.push_str(&text[plain..]);
+    line.push_str(&text[start..]);
     line.push('"');
 }
 
-/// Adds `text` as the value of a field of a text line: as it is where that is one plain word, quoted
-/// and escaped otherwise.
+/// Appends `text` as a field value of a text line: unquoted if it is one plain word, otherwise quoted and
+/// escaped.
 pub(super) fn push_value(line: &mut String, text: &str) {
-    let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\' | b'=');
-    if !text.is_empty() && text.bytes().all(plain) {
+    let is_plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\' | b'=');
+    if !text.is_empty() && text.bytes().all(is_plain) {
         line.push_str(text);
     } else {
         push_json(line, text);
     }
 }
 
-/// Adds `text` as prose: as it is, but for what is not harmless.
+/// Appends `text` as a message: unquoted, with characters escaped that are not printable.
 pub(super) fn push_message(line: &mut String, text: &str) {
     for character in text.chars() {
         if is_printable(character) {
@@ -53,8 +53,8 @@ pub(super) fn push_message(line: &mut String, text: &str) {
     }
 }
 
-/// Whether a character only shows itself: no control, no other end of a line (U+2028, U+2029), and
-/// none that hides or reorders what stands around it.
+/// Returns `true` for characters other than controls, line separators (U+2028, U+2029), and characters
+/// that are invisible or reorder text.
 fn is_printable(character: char) -> bool {
     match character {
         ' '..='~' => true,
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_end_or_change_a_line_is_escaped() {
+    fn control_characters_are_escaped() {
         for (text, written) in [
             ("plain", "\"plain\""),
             ("a\r\nb", r#""a\r\nb""#),
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_quoted_where_they_are_not_one_word() {
+    fn values_are_quoted_unless_they_are_one_word() {
         for (text, written) in
             [("GET", "GET"), ("", "\"\""), ("a b", "\"a b\""), ("a=b", "\"a=b\""), ("/é", "\"/é\"")]
         {
@@ -109,14 +109,14 @@ mod tests {
         #![proptest_config(proptest_config())]
 
         #[test]
-        fn json_reads_back_as_it_was(text in any::<String>()) {
+        fn json_round_trips(text in any::<String>()) {
             let written = json(&text);
             prop_assert_eq!(serde_json::from_str::<String>(&written).unwrap(), text);
             prop_assert!(written.chars().all(is_printable));
         }
 
         #[test]
-        fn prose_is_one_line(text in any::<String>()) {
+        fn message_is_one_line(text in any::<String>()) {
             let mut line = String::new();
             push_message(&mut line, &text);
             prop_assert!(line.chars().all(is_printable));

@@ -1,4 +1,4 @@
-//! How an event becomes a line.
+//! Formatting of events as log lines.
 
 use std::fmt::{self, Write};
 
@@ -14,17 +14,17 @@ use super::escape::{push_json, push_message, push_value};
 use crate::clock::{Clock, SystemClock};
 use crate::request_context::RequestContext;
 
-/// What lines look like.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people: the time, the level, what happened, and `name=value` for the rest.
+    /// Time, level and message, followed by `name=value` fields.
     #[default]
     Text,
-    /// For programs: one JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Writes events, each with the id, method and path of the request that it belongs to.
+/// Formats events, with the id, method and path of the current request.
 pub(super) struct EventFormatter(pub(super) LogFormat);
 
 impl<S, N> FormatEvent<S, N> for EventFormatter
@@ -49,7 +49,7 @@ where
 }
 
 fn text(metadata: &Metadata<'_>, fields: &FieldVisitor, colours: bool) -> String {
-    let mut line = String::with_capacity(ORDINARY);
+    let mut line = String::with_capacity(TYPICAL_LINE);
     push_time(&mut line, SystemClock.now());
     line.push(' ');
     push_level(&mut line, *metadata.level(), colours);
@@ -67,9 +67,9 @@ fn text(metadata: &Metadata<'_>, fields: &FieldVisitor, colours: bool) -> String
     line
 }
 
-/// The event's own fields are apart from the others, so that no name is there twice.
+/// The fields of the event are in an object of their own, so that no name occurs twice.
 fn json(metadata: &Metadata<'_>, fields: &FieldVisitor) -> String {
-    let mut line = String::with_capacity(ORDINARY);
+    let mut line = String::with_capacity(TYPICAL_LINE);
     line.push_str("{\"time\":\"");
     push_time(&mut line, SystemClock.now());
     line.push('"');
@@ -83,8 +83,10 @@ fn json(metadata: &Metadata<'_>, fields: &FieldVisitor) -> String {
     });
     if !fields.others.is_empty() {
         line.push_str(",\"fields\":{");
-        for (nth, (name, value)) in fields.others.iter().enumerate() {
-            line.push_str(if nth == 0 { "" } else { "," });
+        for (index, (name, value)) in fields.others.iter().enumerate() {
+            if index > 0 {
+                line.push(',');
+            }
             push_json(&mut line, name);
             line.push(':');
             match value {
@@ -98,7 +100,7 @@ fn json(metadata: &Metadata<'_>, fields: &FieldVisitor) -> String {
     line
 }
 
-/// Adds ` name=value`.
+/// Appends ` name=value`.
 pub(super) fn push_field(line: &mut String, name: &str, value: &str) {
     line.push(' ');
     line.push_str(name);
@@ -106,7 +108,7 @@ pub(super) fn push_field(line: &mut String, name: &str, value: &str) {
     push_value(line, value);
 }
 
-/// Adds `,"name":"value"`.
+/// Appends `,"name":"value"`.
 pub(super) fn push_member(line: &mut String, name: &str, value: &str) {
     line.push(',');
     push_json(line, name);
@@ -114,7 +116,7 @@ pub(super) fn push_member(line: &mut String, name: &str, value: &str) {
     push_json(line, value);
 }
 
-/// Adds a time by RFC 3339, in UTC.
+/// Appends a time in RFC 3339 format.
 pub(super) fn push_time(line: &mut String, time: OffsetDateTime) {
     line.push_str(&time.format(&Rfc3339).unwrap_or_default());
 }
@@ -134,7 +136,7 @@ fn push_level(line: &mut String, level: Level, colours: bool) {
     let _ = write!(line, "\u{1b}[{colour}m{:>5}\u{1b}[0m", level.as_str());
 }
 
-/// What an event says.
+/// Collects the message and the fields of an event.
 #[derive(Default)]
 struct FieldVisitor {
     message: String,
@@ -142,9 +144,9 @@ struct FieldVisitor {
 }
 
 enum Value {
-    /// To be escaped.
+    /// Text, which is escaped.
     Text(String),
-    /// A number or a truth value.
+    /// A number or boolean.
     Bare(String),
 }
 
@@ -186,12 +188,11 @@ impl Visit for FieldVisitor {
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        let bare = value.is_finite();
         let text = value.to_string();
-        self.add(field, if bare { Value::Bare(text) } else { Value::Text(text) });
+        self.add(field, if value.is_finite() { Value::Bare(text) } else { Value::Text(text) });
     }
 
-    /// With what lies behind it, down to the first cause.
+    /// Adds the error with its chain of sources.
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
         let mut text = value.to_string();
         for cause in std::iter::successors(value.source(), |&error| error.source()) {
@@ -201,5 +202,5 @@ impl Visit for FieldVisitor {
     }
 }
 
-/// Room for most lines, in bytes.
-const ORDINARY: usize = 256;
+/// Capacity that suffices for most lines, in bytes.
+const TYPICAL_LINE: usize = 256;

@@ -1,27 +1,27 @@
-//! Numbers that name requests and spans: never the same twice, and without a system call for each.
+//! Unique request and span ids, generated without a system call for each.
 
 use std::cell::Cell;
 
 use crate::request_context::RequestId;
 
 thread_local! {
-    /// What tells this thread's ids from those of all other threads, of all processes.
+    /// Random prefix that makes the ids of this thread globally unique.
     static PREFIX: u64 = fastrand::u64(..);
     static STATE: Cell<u64> = Cell::new(fastrand::u64(..));
 }
 
-/// The id of the next request on this thread.
+/// Returns a new request id.
 pub(crate) fn request() -> RequestId {
     let prefix = PREFIX.with(|prefix| *prefix);
     RequestId::from_u128(u128::from(prefix) << 64 | u128::from(next()))
 }
 
-/// The id of a span: not zero, which is none (W3C Trace Context, section 3.2.2.4).
+/// Returns a new span id. Zero is invalid (W3C Trace Context, section 3.2.2.4).
 pub(crate) fn span() -> u64 {
     next().max(1)
 }
 
-/// SplitMix64: in 2^64 steps no number comes twice, and none tells how many came before it.
+/// Returns the next number of a SplitMix64 generator, which has a period of 2^64.
 fn next() -> u64 {
     const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
     let state = STATE.with(|state| {
@@ -40,9 +40,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_never_the_same() {
-        let of_a_thread = || (0..10_000).map(|_| request().as_str().to_owned()).collect::<Vec<_>>();
-        let threads: Vec<_> = (0..4).map(|_| std::thread::spawn(of_a_thread)).collect();
+    fn ids_are_unique() {
+        let generate = || (0..10_000).map(|_| request().as_str().to_owned()).collect::<Vec<_>>();
+        let threads: Vec<_> = (0..4).map(|_| std::thread::spawn(generate)).collect();
         let ids: HashSet<_> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
         assert_eq!(ids.len(), 40_000);
     }

@@ -1,8 +1,8 @@
-//! What `/metrics` shows: every metric by its name, and the handles by which requests are counted.
+//! List of all metrics, and the handles of the HTTP metrics.
 //!
-//! Handles are looked up once and kept, for a look-up by name and labels costs more than the count.
-//! Labels come from the configuration and from short lists, never from what a client sends; of an
-//! upstream's answer the status alone is one.
+//! Handles are cached, because a lookup by name and labels costs more than an increment. Label values come
+//! from the configuration and from fixed lists, never from a client. The status is the only label that
+//! comes from an upstream response.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::session_event::SessionEvent;
 
-/// Every metric of the program.
+/// All metrics of the program.
 pub const METRICS: &[Metric] = &[
     counter("sekisho_requests_total", "Requests answered, by route, status and session event"),
     histogram("sekisho_request_duration_seconds", "From a request's arrival to its answer's end, by route"),
@@ -55,12 +55,12 @@ pub const METRICS: &[Metric] = &[
     counter("sekisho_upstream_connect_failures_total", "Connections to an upstream that were not made"),
 ];
 
-/// A metric's name and what it means.
+/// Name and description of a metric.
 #[derive(Clone, Copy, Debug)]
 pub struct Metric {
-    /// Its name.
+    /// Name.
     pub name: &'static str,
-    /// What it says.
+    /// Description.
     pub help: &'static str,
     kind: Kind,
 }
@@ -84,15 +84,15 @@ const fn histogram(name: &'static str, help: &'static str) -> Metric {
     Metric { name, help, kind: Kind::Histogram }
 }
 
-/// Makes the process's recorder and describes every metric. `None` if there is a recorder already: a
-/// second one in one process is a test's.
+/// Installs the recorder of the process and describes all metrics. Returns `None` if a recorder is already
+/// installed, as in tests.
 #[must_use]
 pub fn install() -> Option<PrometheusHandle> {
-    let whole = |name: &str| Matcher::Full(name.to_owned());
+    let full = |name: &str| Matcher::Full(name.to_owned());
     let builder = PrometheusBuilder::new()
-        .set_buckets_for_metric(whole("sekisho_request_duration_seconds"), REQUEST_SECONDS)
+        .set_buckets_for_metric(full("sekisho_request_duration_seconds"), REQUEST_SECONDS)
         .and_then(|builder| {
-            builder.set_buckets_for_metric(whole("sekisho_store_duration_seconds"), STORE_SECONDS)
+            builder.set_buckets_for_metric(full("sekisho_store_duration_seconds"), STORE_SECONDS)
         });
     let handle = builder.ok()?.install_recorder().ok()?;
     describe();
@@ -109,20 +109,19 @@ fn describe() {
     }
 }
 
-/// Takes what was measured into the histograms, again and again: until then each measurement is kept
-/// by itself.
+/// Merges recorded samples into the histograms at an interval. Samples use memory until they are merged.
 pub async fn upkeep(handle: PrometheusHandle) {
     loop {
-        tokio::time::sleep(UPKEEP_EVERY).await;
+        tokio::time::sleep(UPKEEP_INTERVAL).await;
         handle.run_upkeep();
     }
 }
 
-/// The counts of requests.
+/// Handles of the HTTP metrics.
 pub(crate) struct HttpMetrics {
     pub(crate) in_flight: Gauge,
     events: [OnceLock<Counter>; EVENTS],
-    /// By the number that [`route`](Self::route) has given. It only grows.
+    /// Indexed by the number that [`route`](Self::route) returns. Entries are never removed.
     routes: ArcSwap<Vec<Arc<RouteMetrics>>>,
 }
 
@@ -135,8 +134,7 @@ impl HttpMetrics {
         }
     }
 
-    /// The number of the route of this name, the same whenever it is asked for: a configuration that
-    /// is read again goes on counting.
+    /// Returns the number of a route, adding it if it is new. A name keeps its number across reloads.
     pub(crate) fn route(&self, name: &str) -> u32 {
         self.routes.rcu(|routes| {
             let mut routes = Vec::clone(routes);
@@ -149,7 +147,7 @@ impl HttpMetrics {
         number.and_then(|number| u32::try_from(number).ok()).unwrap_or_default()
     }
 
-    /// The counts of the routes that have a number by now.
+    /// Returns the metrics of all current routes.
     pub(crate) fn numbered(&self) -> RouteMetricsTable {
         RouteMetricsTable(self.routes.load_full())
     }
@@ -160,29 +158,29 @@ impl HttpMetrics {
     }
 }
 
-/// The counts of routes by their numbers, taken once for many requests.
+/// Metrics of routes by number. One snapshot serves many requests.
 #[derive(Clone)]
 pub(crate) struct RouteMetricsTable(Arc<Vec<Arc<RouteMetrics>>>);
 
 impl RouteMetricsTable {
-    /// Those of a request's route; one without a route counts as [`NO_ROUTE`].
+    /// Returns the metrics of a route, or those of [`NO_ROUTE`] for a request without a known route.
     pub(crate) fn of(&self, route: Option<u32>) -> &RouteMetrics {
         let known = route.and_then(|number| self.0.get(number as usize));
         known.unwrap_or(&self.0[0])
     }
 }
 
-/// The counts of a route's requests.
+/// Metrics of the requests of a route.
 pub(crate) struct RouteMetrics {
-    /// What the metrics and the log call it.
+    /// Name in metrics and logs.
     pub(crate) name: String,
     pub(crate) duration: Histogram,
-    /// By event (the last place is for none) and the status's first digit.
-    requests: [[OnceLock<Box<Hundred>>; CLASSES]; EVENTS + 1],
+    /// Indexed by event, with the last entry for none, and by the first digit of the status.
+    requests: [[OnceLock<Box<StatusCounters>>; CLASSES]; EVENTS + 1],
 }
 
-/// By the status's last two digits.
-type Hundred = [OnceLock<Counter>; 100];
+/// Counters indexed by the last two digits of the status.
+type StatusCounters = [OnceLock<Counter>; 100];
 
 impl RouteMetrics {
     fn new(name: &str) -> Self {
@@ -196,29 +194,31 @@ impl RouteMetrics {
     pub(crate) fn count(&self, status: StatusCode, event: Option<SessionEvent>) {
         let code = usize::from(status.as_u16());
         let classes = &self.requests[event.map_or(EVENTS, |event| event as usize)];
-        // A status has three digits, of which the first is no zero.
+        // A status code has three digits and does not begin with 0.
         let Some(class) = classes.get(code / 100 - 1) else { return };
-        let hundred = class.get_or_init(|| Box::new([const { OnceLock::new() }; 100]));
+        let counters = class.get_or_init(|| Box::new([const { OnceLock::new() }; 100]));
         let handle = || {
             let event = event.map_or("", SessionEvent::as_str);
             let (route, status) = (self.name.clone(), status.as_str().to_owned());
             counter!("sekisho_requests_total", "route" => route, "status" => status, "event" => event)
         };
-        hundred[code % 100].get_or_init(handle).increment(1);
+        counters[code % 100].get_or_init(handle).increment(1);
     }
 }
 
-/// The name of no route at all: refused before one was looked for, or none matched.
+/// Name for requests without a route: refused before routing, or without a match.
 pub(crate) const NO_ROUTE: &str = "none";
 
 const EVENTS: usize = SessionEvent::ALL.len();
 const CLASSES: usize = 9;
 
-const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The bounds of the histograms' buckets, in seconds.
+/// Upper bounds of the buckets for request durations, in seconds.
 const REQUEST_SECONDS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
+/// Upper bounds of the buckets for store calls, in seconds.
 const STORE_SECONDS: &[f64] =
     &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.0];
 
@@ -232,21 +232,21 @@ mod tests {
     fn requests_are_counted_by_route_status_and_event() {
         let recorder = PrometheusBuilder::new().build_recorder();
         metrics::with_local_recorder(&recorder, || {
-            let meters = HttpMetrics::new();
-            let films = meters.route("/films");
-            assert_eq!((films, meters.route("/"), meters.route("/films")), (1, 2, 1));
-            let numbered = meters.numbered();
-            let route = numbered.of(Some(films));
+            let metrics = HttpMetrics::new();
+            let movies = metrics.route("/movies");
+            assert_eq!((movies, metrics.route("/"), metrics.route("/movies")), (1, 2, 1));
+            let numbered = metrics.numbered();
+            let route = numbered.of(Some(movies));
             route.count(StatusCode::OK, None);
             route.count(StatusCode::OK, None);
             route.count(StatusCode::OK, Some(SessionEvent::Rotated));
             numbered.of(None).count(StatusCode::from_u16(999).expect("a status"), None);
-            meters.count_event(SessionEvent::UserDisabled);
+            metrics.count_event(SessionEvent::UserDisabled);
         });
         let text = recorder.handle().render();
         for line in [
-            r#"sekisho_requests_total{route="/films",status="200",event=""} 2"#,
-            r#"sekisho_requests_total{route="/films",status="200",event="rotated"} 1"#,
+            r#"sekisho_requests_total{route="/movies",status="200",event=""} 2"#,
+            r#"sekisho_requests_total{route="/movies",status="200",event="rotated"} 1"#,
             r#"sekisho_requests_total{route="none",status="999",event=""} 1"#,
             r#"sekisho_session_events_total{event="user_disabled"} 1"#,
         ] {
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn every_metric_is_named_once() {
+    fn metric_names_are_unique() {
         let mut names: Vec<_> = METRICS.iter().map(|metric| metric.name).collect();
         names.sort_unstable();
         names.dedup();

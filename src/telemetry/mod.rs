@@ -1,17 +1,17 @@
-//! What the program tells of itself: log, access log, metrics and traces.
+//! Telemetry: log, access log, metrics and traces.
 //!
-//! | file | |
+//! | file | contents |
 //! |---|---|
-//! | `format.rs`, `escape.rs` | how an event becomes one line, whatever others have put into it |
-//! | `access.rs` | the line of each request |
-//! | `writer.rs` | where lines go, without anybody waiting for them |
-//! | `metrics.rs` | every metric, and the handles by which requests are counted |
-//! | `trace_context.rs`, `otlp.rs` | which trace a request belongs to, and spans for a collector |
-//! | `ids.rs` | the numbers of requests and spans |
+//! | `format.rs`, `escape.rs` | formatting of events as single lines, with untrusted values escaped |
+//! | `access.rs` | access log entries |
+//! | `writer.rs` | non-blocking log writer |
+//! | `metrics.rs` | list of metrics, and handles of the HTTP metrics |
+//! | `trace_context.rs`, `otlp.rs` | W3C Trace Context, and export of spans to a collector |
+//! | `ids.rs` | request and span ids |
 //!
-//! A message reads alone; the fields carry the rest. Lines of a request name it: see
-//! [`RequestContext`](crate::request_context::RequestContext). Never logged at any level: passwords, tokens,
-//! cookies, `Authorization`, keys, query strings.
+//! Log lines written during a request carry its id, method and path: see
+//! [`RequestContext`](crate::request_context::RequestContext). Passwords, tokens, cookies, `Authorization`,
+//! keys and query strings are not logged at any level.
 
 mod access;
 mod escape;
@@ -34,18 +34,18 @@ pub use self::otlp::{ExporterHandle, OtlpError, SpanSender};
 pub(crate) use self::trace_context::TraceContext;
 pub use self::writer::DroppedLines;
 
-/// Where what the program tells goes. Nowhere by default.
+/// Sinks of access log entries and spans. None by default.
 #[derive(Clone, Debug, Default)]
 pub struct Telemetry {
-    /// The line of each request.
+    /// Access log.
     pub access: Option<AccessLog>,
-    /// The spans of requests.
+    /// Span exporter.
     pub spans: Option<SpanSender>,
-    /// The lines that were not written.
+    /// Counter of dropped log lines.
     pub lost_lines: Option<DroppedLines>,
 }
 
-/// The log, which is written to its end when this is dropped.
+/// Guard of the log. Dropping it flushes the queued lines.
 #[derive(Debug)]
 pub struct LogGuard {
     access: AccessLog,
@@ -54,37 +54,37 @@ pub struct LogGuard {
 }
 
 impl LogGuard {
-    /// Sends the log to standard error, levels coloured on a terminal only.
+    /// Writes the log to standard error. Levels are coloured only on a terminal.
     ///
-    /// `RUST_LOG` chooses what is logged, as in `RUST_LOG=sekisho=debug`; without it, `info` and
-    /// above. A second one in the same process, as in tests, gets the access log alone.
+    /// `RUST_LOG` filters events, as in `RUST_LOG=sekisho=debug`; the default level is `info`. A second log
+    /// in the same process, as in tests, receives only access log entries.
     #[must_use]
     pub fn to_stderr(format: LogFormat) -> Self {
         let log = Self::to(std::io::stderr(), format);
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,sqlx=warn"));
-        let lines = tracing_subscriber::fmt()
+        let subscriber = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_writer(log.access.writer.clone())
             .with_ansi(format == LogFormat::Text && std::io::stderr().is_terminal())
             .event_format(format::EventFormatter(format));
-        let _ = lines.try_init();
+        let _ = subscriber.try_init();
         log
     }
 
-    /// A log of requests alone, written to `sink`.
+    /// Writes only the access log, to `sink`.
     #[must_use]
     pub fn to(sink: impl Write + Send + 'static, format: LogFormat) -> Self {
         let (writer, lost, guard) = writer::non_blocking(sink);
         Self { access: AccessLog { writer, format }, lost, _guard: guard }
     }
 
-    /// Writes the line of each request.
+    /// Returns a handle to the access log.
     #[must_use]
     pub fn access(&self) -> AccessLog {
         self.access.clone()
     }
 
-    /// The lines that were not written.
+    /// Returns the counter of dropped log lines.
     #[must_use]
     pub fn lost(&self) -> DroppedLines {
         self.lost.clone()

@@ -1,4 +1,4 @@
-//! W3C Trace Context: which trace a request belongs to, and what the upstream is told of it.
+//! W3C Trace Context: extraction from requests and injection into upstream requests.
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
@@ -6,27 +6,26 @@ use super::ids;
 use crate::http_headers::TRACEPARENT;
 use crate::request_context::RequestId;
 
-/// Our place in a trace.
+/// Position of a request in a trace.
 ///
-/// A client's `traceparent` is continued, for it is no more than an id; one that can't be read is
-/// replaced, and the trace begins here, with the request's id for its own. Either way the upstream's
-/// parent is our span.
+/// A valid `traceparent` of the client is continued. Without one, a new trace starts with the request id as
+/// trace id. Either way, the parent of the upstream's span is the gateway's span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TraceContext {
-    /// The trace.
+    /// Trace id.
     pub(crate) trace: u128,
-    /// The span of whoever called us.
+    /// Span id of the client.
     pub(crate) parent: Option<u64>,
-    /// Our own.
+    /// Span id of this request.
     pub(crate) span: u64,
-    /// Whether somebody keeps it: the caller, or we.
+    /// True if the client or the gateway samples the trace.
     pub(crate) sampled: bool,
 }
 
 impl TraceContext {
-    /// Of a request with these headers.
+    /// Extracts the context from request headers, or starts a new trace.
     ///
-    /// A `tracestate` stays only beside a `traceparent` that could be read (section 3.3).
+    /// Removes `tracestate` unless `traceparent` is valid (section 3.3).
     pub(crate) fn extract(headers: &mut HeaderMap, id: RequestId) -> Self {
         match single_value(headers).and_then(parse) {
             Some((trace, parent, sampled)) => {
@@ -39,60 +38,60 @@ impl TraceContext {
         }
     }
 
-    /// Of a request that says nothing of any trace.
+    /// Starts a new trace.
     pub(crate) fn new_root(id: RequestId) -> Self {
         Self { trace: id.as_u128(), parent: None, span: ids::span(), sampled: false }
     }
 
-    /// Tells the upstream.
+    /// Sets `traceparent` in the headers of an upstream request.
     pub(crate) fn inject(self, headers: &mut HeaderMap) {
         if let Ok(value) = HeaderValue::from_bytes(&self.traceparent()) {
             headers.insert(TRACEPARENT, value);
         }
     }
 
-    /// The trace's id in hexadecimal.
+    /// Returns the trace id in hexadecimal.
     pub(crate) fn trace_id(self) -> [u8; 32] {
-        hexadecimal(self.trace)
+        to_hex(self.trace)
     }
 
     fn traceparent(self) -> [u8; LENGTH] {
         let mut value = *b"00-................................-................-0.";
         value[TRACE].copy_from_slice(&self.trace_id());
-        value[PARENT].copy_from_slice(&hexadecimal(self.span.into())[16..]);
+        value[PARENT].copy_from_slice(&to_hex(self.span.into())[16..]);
         value[LENGTH - 1] = b'0' + u8::from(self.sampled);
         value
     }
 }
 
-/// The header's value; none if it is there twice.
+/// Returns the value of `traceparent`, or `None` if the header is missing or repeated.
 fn single_value(headers: &HeaderMap) -> Option<&[u8]> {
-    let mut lines = headers.get_all(TRACEPARENT).iter();
-    let line = lines.next()?;
-    lines.next().is_none().then_some(line.as_bytes())
+    let mut values = headers.get_all(TRACEPARENT).iter();
+    let value = values.next()?;
+    values.next().is_none().then_some(value.as_bytes())
 }
 
-/// The trace, the parent and the sampled flag (section 3.2). What a later version appends is passed
-/// over, as section 4.3 asks.
+/// Parses the trace id, the parent id and the sampled flag (section 3.2). Ignores fields appended by later
+/// versions (section 4.3).
 fn parse(value: &[u8]) -> Option<(u128, u64, bool)> {
     let (known, rest) = value.split_at_checked(LENGTH)?;
-    let version = number(&known[..2])?;
-    let whole = match version {
+    let version = parse_hex(&known[..2])?;
+    let is_complete = match version {
         0 => rest.is_empty(),
         0xff => false,
         _ => rest.is_empty() || rest[0] == b'-',
     };
-    if !whole || [2, 35, 52].iter().any(|at| known[*at] != b'-') {
+    if !is_complete || [2, 35, 52].iter().any(|at| known[*at] != b'-') {
         return None;
     }
-    let (trace, parent) = (number(&known[TRACE])?, number(&known[PARENT])?);
-    let flags = number(&known[FLAGS])?;
-    let parent = u64::try_from(parent).ok()?;
+    let trace = parse_hex(&known[TRACE])?;
+    let parent = u64::try_from(parse_hex(&known[PARENT])?).ok()?;
+    let flags = parse_hex(&known[FLAGS])?;
     (trace != 0 && parent != 0).then_some((trace, parent, flags & SAMPLED != 0))
 }
 
-/// Hexadecimal, in lower case alone.
-fn number(digits: &[u8]) -> Option<u128> {
+/// Parses lower-case hexadecimal digits. Upper case is invalid in `traceparent`.
+fn parse_hex(digits: &[u8]) -> Option<u128> {
     digits.iter().try_fold(0, |number: u128, digit| {
         let value = match digit {
             b'0'..=b'9' => digit - b'0',
@@ -103,8 +102,9 @@ fn number(digits: &[u8]) -> Option<u128> {
     })
 }
 
-/// In lower case. By arithmetic, so that the compiler makes many digits at once.
-fn hexadecimal(number: u128) -> [u8; 32] {
+/// Formats a number in lower-case hexadecimal. Runs for every request; the arithmetic can be vectorized, and
+/// nothing is allocated.
+fn to_hex(number: u128) -> [u8; 32] {
     let digit = |half: u8| half + if half < 10 { b'0' } else { b'a' - 10 };
     let mut digits = [0; 32];
     for (pair, byte) in digits.chunks_exact_mut(2).zip(&number.to_be_bytes()) {
@@ -136,7 +136,7 @@ mod tests {
         headers
     }
 
-    fn passed_on(lines: &[&str]) -> (String, Option<String>) {
+    fn propagate(lines: &[&str]) -> (String, Option<String>) {
         let mut headers = headers(lines);
         TraceContext::extract(&mut headers, RequestId::from_u128(7)).inject(&mut headers);
         assert_eq!(headers.get_all(TRACEPARENT).iter().count(), 1);
@@ -145,11 +145,11 @@ mod tests {
     }
 
     #[test]
-    fn a_trace_goes_on_with_us_as_the_parent() {
-        let longer = GOOD.replacen("00", "cc", 1) + "-what-the-future-brings";
+    fn valid_traceparent_is_continued() {
+        let longer = GOOD.replacen("00", "cc", 1) + "-future-field";
         let unknown_flags = GOOD.replace("-01", "-ff");
         for line in [GOOD, &longer, &unknown_flags] {
-            let (parent, state) = passed_on(&[line]);
+            let (parent, state) = propagate(&[line]);
             assert_eq!(parent[..36], GOOD[..36], "{line}");
             assert_ne!(parent[36..52], GOOD[36..52], "{line}");
             assert_eq!(&parent[52..], "-01", "{line}");
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_traceparent_is_replaced() {
+    fn invalid_traceparent_is_replaced() {
         let bad = [
             "",
             "00",
@@ -177,9 +177,9 @@ mod tests {
         ];
         let twice: &[&str] = &[GOOD, GOOD];
         for lines in bad.iter().map(std::slice::from_ref).chain([twice, &[]]) {
-            let (parent, state) = passed_on(lines);
-            let ours = "00-00000000000040008000000000000007-";
-            assert_eq!(&parent[..36], ours, "{lines:?}");
+            let (parent, state) = propagate(lines);
+            let new_root = "00-00000000000040008000000000000007-";
+            assert_eq!(&parent[..36], new_root, "{lines:?}");
             assert_eq!((&parent[52..], state), ("-00", None), "{lines:?}");
             assert!(parse(parent.as_bytes()).is_some(), "{parent}");
         }

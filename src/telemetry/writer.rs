@@ -1,8 +1,8 @@
-//! Where lines go: a thread of their own, so that no request waits for a full disk or a reader that
-//! has stopped reading.
+//! Non-blocking log writer: a thread with a bounded queue, so that requests never wait for a full disk or
+//! a blocked reader.
 //!
-//! A bounded queue stands before it. What finds it full is lost, and so is what can't be written; both
-//! are counted. Lines that wait together are written together.
+//! Lines that do not fit into the queue or cannot be written are dropped and counted. Queued lines are
+//! written in batches.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -10,18 +10,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
-/// How many lines may wait to be written.
-const MOST_WAITING: usize = 8_192;
+/// Capacity of the queue in lines.
+const QUEUE_CAPACITY: usize = 8_192;
 
-/// How much is written at once, in bytes, when much waits.
-const AT_ONCE: usize = 64 * 1024;
+/// Maximum size of a batch in bytes.
+const MAX_BATCH_BYTES: usize = 64 * 1024;
 
-/// A writer that never blocks, and what has been lost on the way. The lines that wait are written
-/// when the guard is dropped, if that takes no longer than a second.
+/// Creates a non-blocking writer to `sink` with a counter of dropped lines.
+///
+/// Dropping the guard writes the queued lines and waits up to one second for it.
 pub(super) fn non_blocking(sink: impl Write + Send + 'static) -> (NonBlocking, DroppedLines, WorkerGuard) {
     let unwritten = Arc::new(AtomicU64::new(0));
-    let sink = BatchWriter { sink, waiting: Vec::new(), lines: 0, unwritten: Arc::clone(&unwritten) };
-    let builder = NonBlockingBuilder::default().buffered_lines_limit(MOST_WAITING).thread_name("sekisho-log");
+    let sink = BatchWriter { sink, buffer: Vec::new(), lines: 0, unwritten: Arc::clone(&unwritten) };
+    let builder =
+        NonBlockingBuilder::default().buffered_lines_limit(QUEUE_CAPACITY).thread_name("sekisho-log");
     let (writer, guard) = builder.finish(sink);
     let lost = DroppedLines { refused: writer.error_counter(), unwritten };
     (writer, lost, guard)
@@ -35,7 +37,7 @@ pub struct DroppedLines {
 }
 
 impl DroppedLines {
-    /// How many so far.
+    /// Returns the number of dropped lines.
     #[must_use]
     pub fn count(&self) -> u64 {
         let refused = u64::try_from(self.refused.dropped_lines()).unwrap_or(u64::MAX);
@@ -43,32 +45,32 @@ impl DroppedLines {
     }
 }
 
-/// Collects the lines of a batch, and writes them at its end.
+/// Buffers the lines of a batch and writes them on flush.
 struct BatchWriter<W> {
     sink: W,
-    waiting: Vec<u8>,
+    buffer: Vec<u8>,
     lines: u64,
     unwritten: Arc<AtomicU64>,
 }
 
 impl<W: Write> Write for BatchWriter<W> {
-    /// Takes one line.
+    /// Appends one line to the batch.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.waiting.len() + line.len() > AT_ONCE {
+        if self.buffer.len() + line.len() > MAX_BATCH_BYTES {
             self.flush()?;
         }
-        self.waiting.extend_from_slice(line);
+        self.buffer.extend_from_slice(line);
         self.lines += 1;
         Ok(line.len())
     }
 
-    /// Never fails: the worker could do no more about it than count.
+    /// Writes the batch. Counts the lines instead of returning an error, which the worker would ignore.
     fn flush(&mut self) -> io::Result<()> {
-        let written = self.sink.write_all(&self.waiting).and_then(|()| self.sink.flush());
+        let written = self.sink.write_all(&self.buffer).and_then(|()| self.sink.flush());
         if written.is_err() {
             self.unwritten.fetch_add(self.lines, Ordering::Relaxed);
         }
-        self.waiting.clear();
+        self.buffer.clear();
         self.lines = 0;
         Ok(())
     }
@@ -80,14 +82,14 @@ mod tests {
 
     use super::*;
 
-    /// Takes what is written only while the test waits for it.
+    /// A sink that blocks until the test receives.
     struct Stalled {
-        tell: mpsc::SyncSender<Vec<u8>>,
+        sender: mpsc::SyncSender<Vec<u8>>,
     }
 
     impl Write for Stalled {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.tell.send(bytes.to_vec()).map_err(io::Error::other)?;
+            self.sender.send(bytes.to_vec()).map_err(io::Error::other)?;
             Ok(bytes.len())
         }
 
@@ -109,24 +111,24 @@ mod tests {
     }
 
     #[test]
-    fn a_sink_that_stands_still_stops_nobody() {
-        let (tell, taken) = mpsc::sync_channel(0);
-        let (mut writer, lost, guard) = non_blocking(Stalled { tell });
-        // More than the queue and a batch hold together, whatever the thread takes in between.
-        let sent = (MOST_WAITING + AT_ONCE) as u64;
+    fn blocked_sink_does_not_block_the_writer() {
+        let (sender, receiver) = mpsc::sync_channel(0);
+        let (mut writer, lost, guard) = non_blocking(Stalled { sender });
+        // More lines than the queue and one batch can hold.
+        let sent = (QUEUE_CAPACITY + MAX_BATCH_BYTES) as u64;
         for nth in 0..sent {
             writer.write_all(format!("{nth}\n").as_bytes()).unwrap();
         }
         assert!(lost.count() > 0);
-        // From here on it takes everything; the last batch comes with the guard's end.
+        // The reader now receives everything. The last batch is written when the guard is dropped.
         let reader =
-            std::thread::spawn(move || taken.into_iter().flatten().filter(|byte| *byte == b'\n').count());
+            std::thread::spawn(move || receiver.into_iter().flatten().filter(|byte| *byte == b'\n').count());
         drop((writer, guard));
         assert_eq!(reader.join().unwrap() as u64 + lost.count(), sent);
     }
 
     #[test]
-    fn lines_that_a_full_disk_refuses_are_counted() {
+    fn lines_that_cannot_be_written_are_counted() {
         let (mut writer, lost, guard) = non_blocking(Full);
         for _ in 0..100 {
             writer.write_all(b"a line\n").unwrap();
