@@ -50,7 +50,7 @@ async fn requests_refreshes_passwords_and_store_calls_are_counted() {
         "sekisho_password_jobs_refused_total 0",
         "sekisho_log_lines_lost_total 0",
         "# TYPE sekisho_request_duration_seconds histogram",
-        "# HELP sekisho_requests_total Requests answered, by route, status and session event",
+        "# HELP sekisho_requests_total Completed requests, by route, status and session event",
     ] {
         assert!(text.lines().any(|found| found == line), "{line}\n{text}");
     }
