@@ -1,7 +1,7 @@
 //! Stores over one SQLite file, for a single machine. Contains all SQL for SQLite.
 //!
 //! One connection writes, a few others read. All writes go through the queue in `writer`, each with a
-//! [`Durability`]. The modules mirror those of `backend::postgres`, function by function.
+//! `Durability`. The modules mirror those of `backend::postgres`, function by function.
 
 mod audit;
 mod movies;
