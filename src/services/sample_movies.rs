@@ -1,13 +1,13 @@
-//! The movies that the demo begins with.
+//! Sample movies of the demo.
 
 use serde::Deserialize;
 
 use crate::models::movie::MovieDetails;
 
-/// Some sixty well-known movies. None has a rating: that is a matter of opinion.
+/// Returns about sixty well-known movies, without ratings.
 #[must_use]
 pub fn sample_movies() -> Vec<MovieDetails> {
-    #[expect(clippy::expect_used, reason = "the file is part of the program, and a test reads it")]
+    #[expect(clippy::expect_used, reason = "the file is embedded, and a test parses it")]
     let movies: Vec<SampleMovie> = serde_json::from_str(MOVIES).expect("movies.json holds movies");
     movies.into_iter().map(MovieDetails::from).collect()
 }
