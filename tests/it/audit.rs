@@ -1,4 +1,4 @@
-//! What happened to whose access can be read afterwards: one entry for each act, with who did it.
+//! The audit log: one entry for each act, with its client.
 
 use std::collections::BTreeMap;
 
@@ -13,16 +13,16 @@ use crate::support::browser::Browser;
 use crate::support::db::TestDatabase;
 
 on_each_database! {
-    there_is_one_entry_for_each_act
-    a_stolen_refresh_token_shows_both_sides
-    two_jars_in_lasting_use_show_both_sides
-    a_store_that_was_rolled_back_is_in_the_audit
-    tokens_that_name_nothing_fill_no_table
-    an_entry_names_the_request
+    each_act_is_one_audit_entry
+    stolen_refresh_token_records_both_clients
+    confirmed_use_by_two_clients_records_both
+    lost_rotations_are_audited
+    tokens_of_unknown_sessions_are_audited_once_a_second
+    audit_entry_contains_the_request_id
 }
 
-/// whoever counts the entries has counted the acts.
-async fn there_is_one_entry_for_each_act(fresh: TestDatabase) {
+/// The number of entries is the number of acts.
+async fn each_act_is_one_audit_entry(fresh: TestDatabase) {
     let app = TestApp::with(fresh, &[("login.registration", "open")]).await;
     let mut ann = app.browser();
     let account = json!({"email": "ann@example.com", "password": PASSWORD});
@@ -50,14 +50,14 @@ async fn there_is_one_entry_for_each_act(fresh: TestDatabase) {
         ("logged_out", 1),
         ("login", 3),
         ("login_failed", 2),
-        // The change itself, and the two other sessions that it ended.
+        // The change itself and the two terminated sessions.
         ("password_changed", 3),
         ("registered", 1),
     ];
     assert_eq!(count(&app).await, counted.map(|(event, count)| (event.to_owned(), count)).into());
 }
 
-async fn a_stolen_refresh_token_shows_both_sides(fresh: TestDatabase) {
+async fn stolen_refresh_token_records_both_clients(fresh: TestDatabase) {
     let (app, mut ann, session) = signed_in(fresh).await;
     let mut thief = ann.clone().with_client([203, 0, 113, 9], "curl/8");
     app.expire();
@@ -73,7 +73,7 @@ async fn a_stolen_refresh_token_shows_both_sides(fresh: TestDatabase) {
     assert_eq!(side(&entry.holder), ("192.0.2.7".to_owned(), "Browser/1.0".to_owned()));
 }
 
-async fn two_jars_in_lasting_use_show_both_sides(fresh: TestDatabase) {
+async fn confirmed_use_by_two_clients_records_both(fresh: TestDatabase) {
     let (app, mut ann, session) = signed_in(fresh).await;
     let mut thief = ann.clone().with_client([203, 0, 113, 9], "curl/8");
     app.expire();
@@ -91,7 +91,7 @@ async fn two_jars_in_lasting_use_show_both_sides(fresh: TestDatabase) {
     assert_eq!(side(&entry.holder), ("192.0.2.7".to_owned(), "Browser/1.0".to_owned()));
 }
 
-async fn a_store_that_was_rolled_back_is_in_the_audit(fresh: TestDatabase) {
+async fn lost_rotations_are_audited(fresh: TestDatabase) {
     let (app, mut ann, session) = signed_in(fresh).await;
     let mut expected = Vec::new();
     for lost in [1, 3] {
@@ -114,7 +114,7 @@ async fn a_store_that_was_rolled_back_is_in_the_audit(fresh: TestDatabase) {
     assert_eq!(caught_up, expected, "one lost rotation is nothing to tell of");
 }
 
-async fn tokens_that_name_nothing_fill_no_table(fresh: TestDatabase) {
+async fn tokens_of_unknown_sessions_are_audited_once_a_second(fresh: TestDatabase) {
     let (app, ann, _) = signed_in(fresh).await;
     app.sql("DELETE FROM {sessions}").await;
     app.expire();
@@ -124,12 +124,12 @@ async fn tokens_that_name_nothing_fill_no_table(fresh: TestDatabase) {
     }
     app.app.tokens.flush_deferred().await.unwrap();
     let counts = count(&app).await;
-    // One in a second; a slow machine takes some of them for that.
+    // Limited to one entry a second. A slow machine may take several seconds.
     let unknown = counts.get("unknown_session").copied().unwrap_or_default();
     assert!((1..=5).contains(&unknown), "{counts:?}");
 }
 
-async fn an_entry_names_the_request(fresh: TestDatabase) {
+async fn audit_entry_contains_the_request_id(fresh: TestDatabase) {
     let (app, mut ann, session) = signed_in(fresh).await;
     let answer = ann.post("/auth/logout", &json!({})).await;
     let entry = end_of(&app, session, EndReason::LoggedOut).await;
@@ -145,7 +145,7 @@ async fn signed_in(fresh: TestDatabase) -> (TestApp, Browser, SessionId) {
     (app, ann, session)
 }
 
-/// The one entry that says how the session ended.
+/// Returns the only entry about the end of the session.
 async fn end_of(app: &TestApp, session: SessionId, reason: EndReason) -> AuditEntry {
     let trail = app.fresh.stores.sessions.session_audit(session, 100).await.unwrap();
     let ends = trail.into_iter().filter(|entry| entry.event == AuditEvent::Ended(reason));
@@ -158,7 +158,7 @@ fn side(client: &sekisho::client_info::ClientInfo) -> (String, String) {
     (client.address.unwrap().to_string(), client.user_agent.clone().unwrap())
 }
 
-/// How many entries there are of each event.
+/// Returns the number of entries of each event.
 async fn count(app: &TestApp) -> BTreeMap<String, i64> {
     const SQL: &str = "SELECT event, count(*) FROM audit GROUP BY event";
     let url = app.fresh.url();

@@ -1,4 +1,4 @@
-//! The program as it is called: exit codes, what it says, and where.
+//! The command line: exit codes and output.
 
 #![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
@@ -9,7 +9,7 @@ use std::thread;
 
 use tempfile::TempDir;
 
-/// The program, in an empty directory and an empty environment.
+/// The program in an empty directory with an empty environment.
 struct CliFixture {
     dir: TempDir,
     env: Vec<(&'static str, String)>,
@@ -51,7 +51,7 @@ impl CliFixture {
 }
 
 impl CommandOutput {
-    /// It failed with `code`, and said so in one line of standard error, which this returns.
+    /// Checks for a failure with `code` and a single line on standard error, and returns that line.
     fn fails(&self, code: i32) -> &str {
         assert_eq!(self.code, Some(code), "{}{}", self.out, self.err);
         assert_eq!(self.out, "");
@@ -208,7 +208,7 @@ fn invalid_configuration_exits_with_78_and_one_line() {
     }
     let ran = CliFixture::new().run(&["--config", "nowhere.toml", "check-config"]);
     assert_eq!(ran.fails(78), "cannot read nowhere.toml: No such file or directory (os error 2)");
-    // Line ends and escape sequences in a value stay in the line.
+    // Line breaks and escape sequences in a value are escaped.
     let shell = CliFixture::new().file("sekisho.toml", "[server]\nlisten = \"a\\n\\u001b[2J\"");
     assert!(shell.run(&["check-config"]).fails(78).contains("server.listen = \"a\\n\\u{1b}[2J\""));
 }
@@ -226,7 +226,7 @@ fn check_config_validates_routes_as_the_proxy_does() {
     );
 }
 
-/// What `serve` says until it serves.
+/// Returns the output of `serve` until it is ready.
 fn beginning(shell: &CliFixture) -> Vec<String> {
     let mut serving = shell.command(&["serve"]).stderr(Stdio::piped()).spawn().unwrap();
     let mut said = Vec::new();
@@ -306,7 +306,7 @@ fn closed_output_pipe_is_not_an_error() {
     assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()));
 }
 
-/// Answers one request with `answer`; gives the address and, in the end, the request's lines.
+/// Serves one request with this response. Returns the address and, on join, the request's lines.
 fn admin(answer: &'static str) -> (String, thread::JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();

@@ -1,4 +1,4 @@
-//! The commands, beside a server that runs.
+//! Commands beside a running server.
 
 use std::net::SocketAddr;
 
@@ -13,14 +13,14 @@ use crate::support::process::{PASSWORD, ServerProcess, TestDeployment, until};
 use crate::support::socket_browser::SocketBrowser;
 
 on_both! {
-    users_are_created_listed_and_deleted;
-    a_new_password_ends_the_sessions;
-    a_new_role_counts_after_signing_in_again;
-    a_disabled_user_is_out_until_enabled;
-    imported_users_sign_in;
-    sessions_are_listed_and_revoked;
-    a_key_rotation_under_load_signs_nobody_out;
-    healthcheck_tells_whether_it_is_ready;
+    users_can_be_created_listed_and_deleted;
+    passwd_terminates_sessions;
+    role_change_requires_new_sign_in;
+    disabled_user_cannot_sign_in;
+    imported_users_can_sign_in;
+    sessions_can_be_listed_and_revoked;
+    key_rotation_under_load_causes_no_sign_out;
+    healthcheck_reports_readiness;
 }
 
 const ANN: &str = "ann@example.com";
@@ -33,7 +33,7 @@ async fn running(place: DatabaseLocation) -> (TestDeployment, ServerProcess) {
     (site, server)
 }
 
-/// Waits until this browser is signed out, which a running server learns within a moment.
+/// Waits until the server rejects this browser, and returns the session event.
 async fn signed_out(browser: &mut SocketBrowser, server: SocketAddr) -> String {
     until("the session to be over", async || {
         let answer = browser.get(server, "/auth/session").await;
@@ -43,7 +43,7 @@ async fn signed_out(browser: &mut SocketBrowser, server: SocketAddr) -> String {
     .await
 }
 
-async fn users_are_created_listed_and_deleted(place: DatabaseLocation) {
+async fn users_can_be_created_listed_and_deleted(place: DatabaseLocation) {
     let (site, server) = running(place).await;
     let create = ["user", "create", "--email", "Bob@Example.com", "--name", "Bob", "--password-stdin"];
     assert!(site.run_with(&create, PASSWORD).await.done().starts_with("created bob@example.com (user), id "));
@@ -65,7 +65,7 @@ async fn users_are_created_listed_and_deleted(place: DatabaseLocation) {
     server.stop().await;
 }
 
-async fn a_new_password_ends_the_sessions(place: DatabaseLocation) {
+async fn passwd_terminates_sessions(place: DatabaseLocation) {
     let (site, server) = running(place).await;
     let mut ann = SocketBrowser::signed_in(server.public, ANN).await;
     let new = "lantern-over-the-mountain-pass";
@@ -77,7 +77,7 @@ async fn a_new_password_ends_the_sessions(place: DatabaseLocation) {
     server.stop().await;
 }
 
-async fn a_new_role_counts_after_signing_in_again(place: DatabaseLocation) {
+async fn role_change_requires_new_sign_in(place: DatabaseLocation) {
     let (site, server) = running(place).await;
     let mut ann = SocketBrowser::signed_in(server.public, ANN).await;
     let said = site.run(&["user", "role", ANN, "admin"]).await.done();
@@ -88,7 +88,7 @@ async fn a_new_role_counts_after_signing_in_again(place: DatabaseLocation) {
     server.stop().await;
 }
 
-async fn a_disabled_user_is_out_until_enabled(place: DatabaseLocation) {
+async fn disabled_user_cannot_sign_in(place: DatabaseLocation) {
     let (site, server) = running(place).await;
     let mut ann = SocketBrowser::signed_in(server.public, ANN).await;
     assert_eq!(
@@ -105,8 +105,8 @@ async fn a_disabled_user_is_out_until_enabled(place: DatabaseLocation) {
     server.stop().await;
 }
 
-/// Hashes as passlib writes them.
-async fn imported_users_sign_in(place: DatabaseLocation) {
+/// Password hashes in passlib's format.
+async fn imported_users_can_sign_in(place: DatabaseLocation) {
     let (site, server) = running(place).await;
     let csv = format!("email,hashed_password,name,role\n{BOB},{BCRYPT},Bob,admin\n");
     let file = site.write("users.csv", &csv);
@@ -129,7 +129,7 @@ async fn imported_users_sign_in(place: DatabaseLocation) {
     server.stop().await;
 }
 
-async fn sessions_are_listed_and_revoked(place: DatabaseLocation) {
+async fn sessions_can_be_listed_and_revoked(place: DatabaseLocation) {
     let (site, server) = running(place).await;
     site.user(BOB, "user").await;
     let mut anns = [
@@ -174,12 +174,12 @@ async fn sessions_are_listed_and_revoked(place: DatabaseLocation) {
     server.stop().await;
 }
 
-/// Two replicas share the keys. The one that was there before learns of the new key when the other's
-/// tokens come to it.
-async fn a_key_rotation_under_load_signs_nobody_out(place: DatabaseLocation) {
+/// Two replicas with shared keys. The older one loads the new key when it first receives a token signed by
+/// it.
+async fn key_rotation_under_load_causes_no_sign_out(place: DatabaseLocation) {
     let mut site = TestDeployment::new(place).await;
     site.set("tokens.key_activation", "0s");
-    // With 2 s, pages that poll would be renewed within the grace, and so only replayed.
+    // With 2 s, polling pages would refresh within the grace period and only be replayed.
     site.set("tokens.access_ttl", "3s");
     site.user(ANN, "user").await;
     let old = site.serve().await;
@@ -188,8 +188,8 @@ async fn a_key_rotation_under_load_signs_nobody_out(place: DatabaseLocation) {
     for _ in 0..4 {
         browsers.push(SocketBrowser::signed_in(old.public, ANN).await);
     }
-    let polling = join_all(browsers.into_iter().map(|browser| poll_until_key_2(browser, old.public)));
-    let (browsers, new) = tokio::join!(polling, rotate_and_start_another(&site, &old));
+    let polling = join_all(browsers.into_iter().map(|browser| poll_until_rotated_key(browser, old.public)));
+    let (browsers, new) = tokio::join!(polling, rotate_key_and_start_replica(&site, &old));
 
     assert_eq!(idle.key_number(), 1);
     let said = site.run(&["key", "retire", "1"]).await.done();
@@ -203,8 +203,8 @@ async fn a_key_rotation_under_load_signs_nobody_out(place: DatabaseLocation) {
     new.stop().await;
 }
 
-/// The new key's first token reaches the replica that does not know it yet.
-async fn rotate_and_start_another(site: &TestDeployment, old: &ServerProcess) -> ServerProcess {
+/// Rotates the key, and starts a replica whose first token is unknown to the old one.
+async fn rotate_key_and_start_replica(site: &TestDeployment, old: &ServerProcess) -> ServerProcess {
     let said = site.run(&["key", "rotate"]).await.done();
     assert_eq!(said, "added key 2 (HS256); it signs in 0s, and nobody is signed out\n");
     let keys = site.run(&["key", "list", "--json"]).await.rows();
@@ -219,8 +219,8 @@ async fn rotate_and_start_another(site: &TestDeployment, old: &ServerProcess) ->
     new
 }
 
-/// Asks again and again, always successfully, until its refresh token is signed by the new key.
-async fn poll_until_key_2(mut browser: SocketBrowser, server: SocketAddr) -> SocketBrowser {
+/// Polls until the refresh token is signed by the new key. Every request must succeed.
+async fn poll_until_rotated_key(mut browser: SocketBrowser, server: SocketAddr) -> SocketBrowser {
     until("a refresh token of the new key", async || {
         let answer = browser.get(server, "/auth/session").await;
         assert_eq!(answer.status, 200, "{:?}", answer.header("x-session-event"));
@@ -231,13 +231,13 @@ async fn poll_until_key_2(mut browser: SocketBrowser, server: SocketAddr) -> Soc
 }
 
 impl SocketBrowser {
-    /// The number of the key that signed its refresh token.
+    /// Returns the number of the key that signed the refresh token.
     fn key_number(&self) -> u8 {
         BASE64_URL_SAFE_NO_PAD.decode(&self.cookies["__Host-refresh_token"]).unwrap()[1]
     }
 }
 
-async fn healthcheck_tells_whether_it_is_ready(place: DatabaseLocation) {
+async fn healthcheck_reports_readiness(place: DatabaseLocation) {
     let mut site = TestDeployment::new(place).await;
     let server = site.serve().await;
     let admin = server.admin.to_string();

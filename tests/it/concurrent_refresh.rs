@@ -1,5 +1,5 @@
-//! Many requests at once on a session whose access token has expired, round after round
-//! (`SEKISHO_TEST_ROUNDS`): each is answered, and each round is one rotation.
+//! Concurrent requests with an expired access token, in `SEKISHO_TEST_ROUNDS` rounds: all succeed, and each
+//! round is one rotation.
 
 use std::collections::HashSet;
 
@@ -14,24 +14,24 @@ use crate::support::http::Answer;
 use crate::support::iterations::{random_for, rounds};
 
 on_each_database! {
-    requests_at_once_are_one_rotation
-    requests_at_two_replicas_are_one_rotation
+    concurrent_requests_rotate_once
+    concurrent_requests_at_two_replicas_rotate_once
 }
 
-async fn requests_at_once_are_one_rotation(fresh: TestDatabase) {
+async fn concurrent_requests_rotate_once(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
-    rotate_again_and_again(&app, &[&app.app]).await;
+    check_rotation_rounds(&app, &[&app.app]).await;
 }
 
-async fn requests_at_two_replicas_are_one_rotation(fresh: TestDatabase) {
+async fn concurrent_requests_at_two_replicas_rotate_once(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     let replica = app.replica().await;
-    rotate_again_and_again(&app, &[&app.app, &replica]).await;
+    check_rotation_rounds(&app, &[&app.app, &replica]).await;
 }
 
-/// The browser keeps the cookies of any one answer, as if all the others had been lost, and comes
-/// back with them. In every other round they come into lasting use before.
-async fn rotate_again_and_again(app: &TestApp, replicas: &[&App]) {
+/// The browser continues with the cookies of one random response, as if the others had been lost. In every
+/// other round the new generation is confirmed first.
+async fn check_rotation_rounds(app: &TestApp, replicas: &[&App]) {
     let rounds = rounds("SEKISHO_TEST_ROUNDS", 3);
     let mut random = random_for("rotation rounds");
     app.user("ann@example.com").await;
@@ -66,7 +66,7 @@ async fn ask_at_once(browser: &Browser, replicas: &[&App]) -> Vec<Answer> {
     join_all(tabs.iter().map(|tab| tab.ask_at_once(&paths))).await.into_iter().flatten().collect()
 }
 
-/// All went well, by one rotation, and with access tokens of their own that are good everywhere.
+/// Checks for one rotation, one shared refresh token, and distinct access tokens that every replica accepts.
 fn assert_one_rotation(answers: &[Answer], replicas: &[&App], round: usize) {
     assert_eq!(answers.len(), REQUESTS);
     for answer in answers {
@@ -82,7 +82,7 @@ fn assert_one_rotation(answers: &[Answer], replicas: &[&App], round: usize) {
     }
 }
 
-/// The different values that these answers give a cookie.
+/// Returns the distinct values of a cookie in these responses.
 fn values(answers: &[Answer], name: &str) -> HashSet<String> {
     let cookies = answers.iter().flat_map(Answer::set_cookies);
     cookies.filter(|cookie| cookie.name == name).map(|cookie| cookie.value).collect()

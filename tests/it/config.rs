@@ -1,4 +1,4 @@
-//! Where settings come from, which of them win, and how bad ones are refused.
+//! Sources of settings, their precedence, and errors.
 
 #![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
@@ -21,7 +21,7 @@ use sekisho::services::keys::Algorithm;
 use sekisho::telemetry::LogFormat;
 use tempfile::TempDir;
 
-/// A directory with a `sekisho.toml`, a `.env` and an environment.
+/// A directory with `sekisho.toml`, `.env`, and an environment.
 struct ConfigFixture {
     dir: TempDir,
     sources: Sources,
@@ -65,7 +65,7 @@ impl ConfigFixture {
         self.load().unwrap().config
     }
 
-    /// The message, with the directory's own name left out.
+    /// Returns the message, with the path of the directory removed.
     fn error(&self) -> String {
         let message = self.load().map(|_| ()).unwrap_err().to_string();
         message.replace(&format!("{}/", self.dir.path().display()), "./")
@@ -76,7 +76,7 @@ fn file(text: &str) -> ConfigFixture {
     ConfigFixture::new().file(text)
 }
 
-/// What the table of the design says.
+/// The documented defaults.
 #[test]
 fn defaults_are_as_documented() {
     let LoadedConfig { config, warnings, file } = Config::load(&Sources::default()).unwrap();
@@ -153,15 +153,15 @@ fn keys_that_need_a_restart_are_listed() {
     let of = |text: &str| file(text).config();
     let before = of("");
     assert!(before.needs_restart_for(&of("")).is_empty());
-    // However it is written.
+    // In any spelling.
     assert!(before.needs_restart_for(&of("[session]\ngrace = '1m'")).is_empty());
     let after = of("[server]\nlisten = '127.0.0.1:8081'\nmax_uri = '1KiB'\ndrain_delay = '5s'\n\
                     trusted_proxies = ['10.0.0.0/8']\n[tokens]\nissuer = 'other'\n\
                     [database]\nurl = 'postgres://ann:secret@db/x'\n[log]\naccess = false");
-    // The origin follows the listener.
+    // The default origin follows the listener.
     let keys = ["server.listen", "server.public_origin", "database.url", "tokens.issuer"];
     assert_eq!(before.needs_restart_for(&after), keys);
-    // A default that follows the routes.
+    // The default of `server.builtin` follows the routes.
     let after = of("[[routes]]\npath = '/api'\nupstreams = ['http://a:1']");
     assert_eq!(before.needs_restart_for(&after), ["server.builtin"]);
 }
@@ -178,7 +178,7 @@ fn content_hash_changes_with_the_file() {
     assert_ne!(place.sources.snapshot(), after);
     fs::remove_file(place.path(".env")).unwrap();
     assert_eq!(place.sources.snapshot(), after);
-    // As Kubernetes changes a file: the link leads elsewhere.
+    // Kubernetes updates a file by changing the target of a symlink.
     let place = place.write("other.toml", "[log]\naccess = false");
     fs::remove_file(place.path("sekisho.toml")).unwrap();
     assert_ne!(place.sources.snapshot(), after);
@@ -266,7 +266,7 @@ fn route_headers_and_methods() {
     }
 }
 
-/// A value may be a key: it is in no message, whatever is wrong with it.
+/// A value may be a secret, so no message contains it.
 #[test]
 fn header_values_are_never_displayed() {
     for (line, part) in [
@@ -286,7 +286,7 @@ fn header_values_are_never_displayed() {
 #[test]
 fn default_file_lists_exactly_the_known_keys() {
     let text = include_str!("../../config/default.toml");
-    // Commented keys have no space after the hash; prose has one.
+    // Commented-out keys have no space after `#`; prose has one.
     let commented = text.lines().map(|line| match line.strip_prefix('#') {
         Some(key) if !key.starts_with(' ') && !key.is_empty() => key,
         _ => line,
@@ -306,7 +306,7 @@ fn default_file_lists_exactly_the_known_keys() {
 fn readme_table_lists_every_key_with_its_default() {
     let table: toml::Table = include_str!("../../config/default.toml").parse().unwrap();
     let routes = include_str!("../../config/default.toml").split("#[[routes]]").nth(1).unwrap();
-    // A key that is an example alone has no default; the comment above it says so.
+    // A commented-out key that is only an example has no default; the comment above it says so.
     let default = |key: &str| -> String {
         let (section, name) = key.split_once('.').unwrap();
         if section != "routes" {
@@ -337,7 +337,7 @@ fn readme_table_lists_every_key_with_its_default() {
 #[test]
 fn every_key_is_read() {
     for key in KEYS {
-        // No text, number, list, path or file is called that.
+        // Not a valid text, number, list, path or file name.
         let error = ConfigFixture::new().flag(key, "\u{1}").error();
         assert!(error.contains(key), "{key}: {error}");
     }
@@ -366,7 +366,7 @@ fn sources_have_documented_precedence() {
     assert_eq!(issuer(&place), "environment");
     let place = place.flag("tokens.issuer", "flag");
     assert_eq!(issuer(&place), "flag");
-    // Each layer replaces keys, not sections.
+    // A later source replaces single keys, not whole sections.
     let place = place.file("[tokens]\nissuer = 'file'\naudience = 'file'");
     assert_eq!(place.config().tokens.audience, "file");
 }
@@ -433,7 +433,7 @@ fn numeric_secret_is_read_as_text() {
     let digits = "31415926535897932384626433832795028841971";
     let place = ConfigFixture::new().env("SEKISHO_TOKENS__SECRET", digits);
     assert!(matches!(place.config().tokens.keys, KeySource::Secret(s) if s.expose_secret() == digits));
-    // Too short, but for no other reason.
+    // Too short, but otherwise valid.
     assert!(
         ConfigFixture::new().env("SEKISHO_TOKENS__SECRET", "true").error().contains("shorter than 32 bytes")
     );
@@ -624,7 +624,7 @@ fn duplicate_key_spellings_are_rejected() {
     );
 }
 
-/// Each is refused, naming key and value, and saying what is expected.
+/// Each of these is rejected with an error that names key, value and expectation.
 const BAD: &[(&str, &str)] = &[
     ("[server]\ntls_key = '/k'", "server.tls_certificate is missing: TLS needs both"),
     ("[server]\ntls_certificate = '/c'", "server.tls_key is missing: TLS needs both"),
@@ -830,7 +830,7 @@ const BAD: &[(&str, &str)] = &[
     ("[otlp]\nsample = 1.5", "otlp.sample = 1.5 in ./sekisho.toml, line 2: expected a number from 0 to 1"),
 ];
 
-/// The same, of one route; `path` and `upstreams` are given unless the case gives them.
+/// The same for a route. `path` and `upstreams` are added unless the case has them.
 const BAD_ROUTES: &[(&str, &str)] = &[
     ("path = 'api'", "routes.path = \"api\" in ./sekisho.toml, line 2: expected a path such as /api"),
     ("path = '/api/'", "without a trailing slash"),
@@ -922,7 +922,7 @@ fn invalid_values_are_rejected() {
     for (text, part) in BAD {
         let place = file(text);
         if part == &"is not" {
-            // Beyond what TOML's integers hold.
+            // Beyond the range of TOML integers.
             assert!(place.load().is_err());
             continue;
         }

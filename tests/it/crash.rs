@@ -1,4 +1,4 @@
-//! `kill -9` at any moment signs nobody out.
+//! `kill -9` at any moment causes no sign-out.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,11 +15,10 @@ use crate::support::process::on_both;
 use crate::support::process::{PATIENCE, TestDeployment};
 use crate::support::socket_browser::SocketBrowser;
 
-on_both! { a_killed_server_has_forgotten_nobody; }
+on_both! { kill_causes_no_sign_out; }
 
-/// The server is killed somewhere in the second that follows a renewal. The more rounds
-/// (`SEKISHO_TEST_CRASHES`), the more moments are tried.
-async fn a_killed_server_has_forgotten_nobody(place: DatabaseLocation) {
+/// Kills the server at a random moment within a second after a refresh, `SEKISHO_TEST_CRASHES` times.
+async fn kill_causes_no_sign_out(place: DatabaseLocation) {
     let rounds = rounds("SEKISHO_TEST_CRASHES", 3);
     let mut random = random_for("crashes");
     let site = TestDeployment::new(place).await;
@@ -36,9 +35,9 @@ async fn a_killed_server_has_forgotten_nobody(place: DatabaseLocation) {
             pages.into_iter().map(|page| page.poll(server.public, renewed.clone())).collect();
         let first = timeout(PATIENCE, renewals.recv()).await;
         first.expect("a rotation").unwrap();
-        // Within the second, the grace, after which the forgetful ones rotate again.
+        // After one second, the grace period, pages without an access token rotate again.
         let moment = Duration::from_micros(random.u64(..1_000_000));
-        // By the clock, for the program must not know when.
+        // Real time: the server process is not controlled by the test.
         tokio::time::sleep(moment).await;
         server.kill().await;
         pages = polling.join_all().await;
@@ -54,16 +53,16 @@ async fn a_killed_server_has_forgotten_nobody(place: DatabaseLocation) {
     server.stop().await;
 }
 
-/// A page that asks again and again.
+/// A page that polls.
 struct PollingPage {
     browser: SocketBrowser,
-    /// Whether it comes with its refresh token alone, as after a night: so each request is a renewal,
-    /// and a rotation as soon as one may be.
+    /// Drops the access token before each request, so that each request is a refresh, and a rotation after
+    /// the grace period.
     forgetful: bool,
 }
 
 impl PollingPage {
-    /// Asks until the server is gone, and tells of every rotation. Returns with its cookies.
+    /// Polls until the server is gone, reports each rotation, and returns the page with its cookies.
     async fn poll(mut self, server: SocketAddr, rotated: mpsc::UnboundedSender<()>) -> Self {
         let mut ticks = tokio::time::interval(Duration::from_millis(25));
         loop {

@@ -1,4 +1,4 @@
-//! Requests of other sites' pages: which are refused, and which pages may read our answers.
+//! CSRF protection and CORS.
 
 use axum::body::Body;
 use axum::http::Request;
@@ -11,27 +11,27 @@ use crate::support::db::TestDatabase;
 use crate::support::http::{Answer, bare, get, post, with};
 
 on_each_database! {
-    only_pages_of_trusted_origins_may_act
-    without_cookies_only_signing_in_is_guarded
-    reading_is_never_refused_for_where_it_comes_from
-    a_refusal_changes_nothing
-    allowed_origins_may_read_every_answer
-    preflights_are_answered_for_allowed_origins_alone
-    look_alikes_may_neither_act_nor_read
+    state_changes_require_a_trusted_origin
+    only_sign_in_and_registration_need_a_trusted_origin_without_cookies
+    safe_requests_ignore_the_origin
+    rejected_request_changes_nothing
+    allowed_origins_get_cors_headers_on_every_response
+    preflight_succeeds_for_allowed_origins_only
+    lookalike_origins_are_rejected
 }
 
 const PAGE: &str = "https://page.example.com";
 const SIBLING: &str = "https://evil.example.com";
 const OTHER: &str = "https://evil.example";
 
-/// `Origin`, `Sec-Fetch-TestDeployment`, and whether such a request may act.
+/// `Origin`, `Sec-Fetch-Site`, and whether a state-changing request is allowed.
 const FROM: [(Option<&str>, Option<&str>, bool); 24] = [
     (Some(ORIGIN), Some("same-origin"), true),
     (Some(ORIGIN), None, true),
     (None, Some("same-origin"), true),
     (None, Some("none"), true),
     (None, None, true),
-    // An origin that may call, from another site and from a sibling.
+    // An allowed origin, cross-site and same-site.
     (Some(PAGE), Some("cross-site"), true),
     (Some(PAGE), Some("same-site"), true),
     (Some(PAGE), None, true),
@@ -53,7 +53,7 @@ const FROM: [(Option<&str>, Option<&str>, bool); 24] = [
     (Some("file://"), None, false),
 ];
 
-async fn only_pages_of_trusted_origins_may_act(fresh: TestDatabase) {
+async fn state_changes_require_a_trusted_origin(fresh: TestDatabase) {
     let app = start(fresh).await;
     let mut ann = app.browser();
     for (origin, site, allowed) in FROM {
@@ -66,7 +66,7 @@ async fn only_pages_of_trusted_origins_may_act(fresh: TestDatabase) {
     }
 }
 
-async fn without_cookies_only_signing_in_is_guarded(fresh: TestDatabase) {
+async fn only_sign_in_and_registration_need_a_trusted_origin_without_cookies(fresh: TestDatabase) {
     let app = start(fresh).await;
     for (origin, site, allowed) in FROM {
         let answer = send(&app, None, login(), origin, site).await;
@@ -74,13 +74,13 @@ async fn without_cookies_only_signing_in_is_guarded(fresh: TestDatabase) {
         let register = post("/auth/register", &json!({"email": "eve@example.com", "password": PASSWORD}));
         let answer = send(&app, None, register, origin, site).await;
         answer.problem(403, if allowed { "registration_closed" } else { "cross_site" });
-        // These act for nobody.
+        // Without cookies these requests have no session to abuse.
         assert_eq!(send(&app, None, logout(), origin, site).await.status, 204);
         send(&app, None, create(), origin, site).await.problem(401, "missing");
     }
 }
 
-async fn reading_is_never_refused_for_where_it_comes_from(fresh: TestDatabase) {
+async fn safe_requests_ignore_the_origin(fresh: TestDatabase) {
     let app = start(fresh).await;
     let mut ann = app.browser();
     ann.sign_in("ann@example.com").await;
@@ -90,7 +90,7 @@ async fn reading_is_never_refused_for_where_it_comes_from(fresh: TestDatabase) {
     }
 }
 
-async fn a_refusal_changes_nothing(fresh: TestDatabase) {
+async fn rejected_request_changes_nothing(fresh: TestDatabase) {
     let app = start(fresh).await;
     let mut ann = app.browser();
     let session = ann.sign_in("ann@example.com").await;
@@ -106,7 +106,7 @@ async fn a_refusal_changes_nothing(fresh: TestDatabase) {
     assert_eq!(ann.get("/movies").await.json()["total"], 0);
 }
 
-async fn allowed_origins_may_read_every_answer(fresh: TestDatabase) {
+async fn allowed_origins_get_cors_headers_on_every_response(fresh: TestDatabase) {
     let app = start(fresh).await;
     let mut ann = app.browser();
     ann.sign_in("ann@example.com").await;
@@ -139,7 +139,7 @@ async fn allowed_origins_may_read_every_answer(fresh: TestDatabase) {
     assert!(answer.headers.get_all("vary").iter().any(|line| line == "Cookie"));
 }
 
-async fn preflights_are_answered_for_allowed_origins_alone(fresh: TestDatabase) {
+async fn preflight_succeeds_for_allowed_origins_only(fresh: TestDatabase) {
     let app = start(fresh).await;
     for (origin, allowed) in [(PAGE, true), (SIBLING, false), (OTHER, false), ("null", false)] {
         let preflight = with(bare("OPTIONS", "/movies"), "access-control-request-method", "DELETE");
@@ -152,7 +152,7 @@ async fn preflights_are_answered_for_allowed_origins_alone(fresh: TestDatabase) 
     }
 }
 
-async fn look_alikes_may_neither_act_nor_read(fresh: TestDatabase) {
+async fn lookalike_origins_are_rejected(fresh: TestDatabase) {
     let app = start(fresh).await;
     let mut ann = app.browser();
     ann.sign_in("ann@example.com").await;
@@ -212,7 +212,7 @@ fn create() -> Request<Body> {
     post("/movies", &json!({"title": "Ran", "year": 1985, "director": "Akira Kurosawa"}))
 }
 
-/// Sends a request with these headers and no others that say where it comes from.
+/// Sends a request with these origin headers and no others.
 async fn send(
     app: &TestApp,
     browser: Option<&Browser>,

@@ -1,4 +1,4 @@
-//! Opening databases, bringing them up to date, and what they keep.
+//! Opening, migrating and closing databases.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -17,7 +17,7 @@ use crate::store_contract::{
 };
 use crate::support::db::{self as support, DatabaseLocation, TestDatabase};
 
-/// Makes one test of each for each database.
+/// Defines each test for each database.
 macro_rules! each_database {
     ($($name:ident;)*) => {
         mod sqlite {
@@ -39,14 +39,14 @@ macro_rules! each_database {
 
 each_database! {
     new_database_is_migrated;
-    migrating_twice_is_harmless;
-    processes_may_migrate_at_once;
-    a_newer_database_is_refused;
-    entries_of_the_audit_never_change;
-    a_changed_migration_is_refused;
-    what_was_kept_is_there_after_a_restart;
-    impossible_values_are_named;
-    a_closed_database_is_unavailable;
+    migrations_are_idempotent;
+    concurrent_migrations_succeed;
+    newer_schema_is_rejected;
+    audit_rows_cannot_be_updated;
+    changed_migration_is_rejected;
+    data_survives_a_restart;
+    corrupt_values_name_their_column;
+    closed_database_is_unavailable;
 }
 
 async fn new_database_is_migrated(place: DatabaseLocation) {
@@ -62,7 +62,7 @@ async fn new_database_is_migrated(place: DatabaseLocation) {
     assert!(stores.users.list_users().await.unwrap().is_empty());
 }
 
-async fn migrating_twice_is_harmless(place: DatabaseLocation) {
+async fn migrations_are_idempotent(place: DatabaseLocation) {
     let fresh = place.fresh().await;
     let kept = any_session(&fresh.stores).await;
     assert_eq!(fresh.stores.migrate().await.unwrap(), []);
@@ -71,7 +71,7 @@ async fn migrating_twice_is_harmless(place: DatabaseLocation) {
     assert_eq!(found(&fresh.stores, kept.id).await, kept);
 }
 
-async fn processes_may_migrate_at_once(place: DatabaseLocation) {
+async fn concurrent_migrations_succeed(place: DatabaseLocation) {
     let processes: Vec<_> = (0..8)
         .map(|_| {
             let url = place.url.clone();
@@ -91,7 +91,7 @@ async fn processes_may_migrate_at_once(place: DatabaseLocation) {
     assert_eq!(stores.sessions.list_sessions(&SessionFilter::All, None, 100).await.unwrap().len(), 8);
 }
 
-async fn entries_of_the_audit_never_change(place: DatabaseLocation) {
+async fn audit_rows_cannot_be_updated(place: DatabaseLocation) {
     let fresh = place.fresh().await;
     let session = any_session(&fresh.stores).await;
     let refused = try_change(&fresh, "UPDATE audit SET event = 'logged_out'").await.unwrap_err();
@@ -100,7 +100,7 @@ async fn entries_of_the_audit_never_change(place: DatabaseLocation) {
     assert_eq!(entries, [AuditEntry::login(&session)]);
 }
 
-async fn a_newer_database_is_refused(place: DatabaseLocation) {
+async fn newer_schema_is_rejected(place: DatabaseLocation) {
     let fresh = place.fresh().await;
     change(&fresh, "INSERT INTO _sqlx_migrations VALUES (9999, 'later', '2030-01-01', true, 'x', 0)").await;
     for answer in [fresh.stores.pending().await, fresh.stores.migrate().await] {
@@ -113,14 +113,14 @@ async fn a_newer_database_is_refused(place: DatabaseLocation) {
     }
 }
 
-async fn a_changed_migration_is_refused(place: DatabaseLocation) {
+async fn changed_migration_is_rejected(place: DatabaseLocation) {
     let fresh = place.fresh().await;
     change(&fresh, "UPDATE _sqlx_migrations SET checksum = 'x' WHERE version = 2").await;
     let error = fresh.stores.migrate().await.unwrap_err();
     assert!(matches!(error, DbError::Changed(2)), "{error:?}");
 }
 
-async fn what_was_kept_is_there_after_a_restart(place: DatabaseLocation) {
+async fn data_survives_a_restart(place: DatabaseLocation) {
     let fresh = place.fresh().await;
     let owner = known_user(&fresh.stores, "owner@example.com").await;
     let ended = known_session(&fresh.stores, session(&owner)).await;
@@ -137,7 +137,7 @@ async fn what_was_kept_is_there_after_a_restart(place: DatabaseLocation) {
     assert_eq!(issuer, "sekisho");
 }
 
-async fn impossible_values_are_named(place: DatabaseLocation) {
+async fn corrupt_values_name_their_column(place: DatabaseLocation) {
     let fresh = place.fresh().await;
     let owner = known_user(&fresh.stores, "owner@example.com").await;
     let kept = known_session(&fresh.stores, session(&owner)).await;
@@ -172,7 +172,7 @@ async fn impossible_values_are_named(place: DatabaseLocation) {
     assert!(matches!(error, StoreError::Corrupt { table: "users", column: "role" }), "{error:?}");
 }
 
-async fn a_closed_database_is_unavailable(place: DatabaseLocation) {
+async fn closed_database_is_unavailable(place: DatabaseLocation) {
     let fresh = place.fresh().await;
     let kept = any_session(&fresh.stores).await;
     fresh.stores.close().await;
@@ -185,7 +185,7 @@ async fn a_closed_database_is_unavailable(place: DatabaseLocation) {
 
 #[tokio::test]
 async fn unreachable_server_is_named() {
-    // A port that nothing listens at, since we hold it without listening.
+    // A bound port that does not listen.
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let port = socket.local_addr().unwrap().port();
     let url = format!("postgres://someone:hunter2@127.0.0.1:{port}/sekisho");
@@ -254,7 +254,7 @@ async fn server_role_needs_no_ddl_rights() {
     support::run(owner, &format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }
 
-/// The database at `url` as `role` sees it, whoever `url` is for.
+/// Returns the URL of the same database for another role.
 fn url_of(role: &str, url: &str) -> String {
     let owner: PgConnectOptions = url.parse().unwrap();
     owner.username(role).password(ROLE_PASSWORD).to_url_lossy().to_string()
@@ -281,7 +281,7 @@ async fn existing_schema_is_used() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn row_locks_are_taken_in_a_fixed_order() {
     let Some(fresh) = support::postgres().await else { return };
-    // So many rows that PostgreSQL looks up those of a batch in the order of the batch.
+    // Enough rows that the query planner would visit a batch in the batch's order.
     let model = any_session(&fresh.stores).await;
     let copies = "INSERT INTO myapi.sessions SELECT gen_random_uuid(), user_id, kind, email, roles, \
         generation, key_number, created_at, rotated_at, asked_by, asked_by_issued_at, settled_by, \
@@ -351,7 +351,7 @@ async fn database_file_is_private_to_its_owner() {
     for file in ["sekisho.db", "sekisho.db-wal", "sekisho.db-shm"] {
         assert_eq!(mode(&path.with_file_name(file)), 0o600, "{file}");
     }
-    // A graceful stop leaves one file, complete.
+    // A graceful close leaves a single file without a write-ahead log.
     stores.close().await;
     let left: Vec<_> = std::fs::read_dir(path.parent().unwrap()).unwrap().flatten().collect();
     assert_eq!(left.len(), 1, "{left:?}");
@@ -382,7 +382,7 @@ fn only_the_file_owner_may_open_the_database() {
 
     let us = std::fs::metadata(&path).unwrap().uid();
     if us != 0 {
-        // This one is root's.
+        // A directory of root.
         let error = db::check_owner(Path::new("/etc/passwd")).unwrap_err().to_string();
         assert!(error.contains("belongs to root") && error.contains("sudo -u root"), "{error}");
         return;
@@ -421,7 +421,7 @@ fn migrations_exist_for_both_databases() {
     assert_eq!(names("sqlite"), names("postgres"));
 }
 
-/// Changes rows behind the store's back, in a statement that names tables as SQLite has them.
+/// Runs a statement with SQLite's table names on either database.
 async fn change(fresh: &TestDatabase, sql: &str) {
     try_change(fresh, sql).await.unwrap();
 }

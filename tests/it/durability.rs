@@ -1,5 +1,4 @@
-//! What waits for the disk and what does not, and what becomes of a session when the database has
-//! lost its last writes.
+//! Which writes are flushed to disk, and recovery of sessions after the loss of the last writes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,13 +28,13 @@ use crate::support::log::Log;
 
 #[tokio::test]
 async fn only_self_healing_writes_are_unflushed_on_sqlite() {
-    only_what_heals_itself_is_not_flushed(&support::sqlite().await.unwrap()).await;
+    check_unflushed_writes(&support::sqlite().await.unwrap()).await;
 }
 
 #[tokio::test]
 async fn only_self_healing_writes_are_unflushed_on_postgres() {
     let Some(fresh) = support::postgres().await else { return };
-    only_what_heals_itself_is_not_flushed(&fresh).await;
+    check_unflushed_writes(&fresh).await;
 }
 
 #[tokio::test]
@@ -45,16 +44,16 @@ async fn synchronous_commit_is_forced_where_it_matters() {
     let (_, name) = server_and_name(&fresh);
     support::run(fresh.url(), &format!("ALTER DATABASE {name} SET synchronous_commit = off")).await;
     fresh.stores = db::open(fresh.url(), &DatabaseOptions::default()).await.unwrap();
-    only_what_heals_itself_is_not_flushed(&fresh).await;
+    check_unflushed_writes(&fresh).await;
 }
 
-async fn only_what_heals_itself_is_not_flushed(fresh: &TestDatabase) {
-    sessions_are_flushed_but_for_renewals(fresh).await;
-    users_are_flushed(fresh).await;
-    films_and_settings_are_flushed(fresh).await;
+async fn check_unflushed_writes(fresh: &TestDatabase) {
+    check_session_writes(fresh).await;
+    check_user_writes(fresh).await;
+    check_movie_and_setting_writes(fresh).await;
 }
 
-async fn sessions_are_flushed_but_for_renewals(fresh: &TestDatabase) {
+async fn check_session_writes(fresh: &TestDatabase) {
     let sessions = &fresh.stores.sessions;
     let log = CommitLog::start(fresh).await;
     let row = any_session(&fresh.stores).await;
@@ -92,7 +91,7 @@ async fn sessions_are_flushed_but_for_renewals(fresh: &TestDatabase) {
     log.expect("end_sessions", FLUSHED).await;
 }
 
-async fn users_are_flushed(fresh: &TestDatabase) {
+async fn check_user_writes(fresh: &TestDatabase) {
     let users = &fresh.stores.users;
     let log = CommitLog::start(fresh).await;
     let owner = known_user(&fresh.stores, "owner@example.com").await;
@@ -120,7 +119,7 @@ async fn users_are_flushed(fresh: &TestDatabase) {
     log.expect("delete_user", FLUSHED).await;
 }
 
-async fn films_and_settings_are_flushed(fresh: &TestDatabase) {
+async fn check_movie_and_setting_writes(fresh: &TestDatabase) {
     let movies = &fresh.stores.movies;
     let log = CommitLog::start(fresh).await;
     let details = MovieDetails {
@@ -142,16 +141,16 @@ async fn films_and_settings_are_flushed(fresh: &TestDatabase) {
 
 #[tokio::test]
 async fn restored_backup_causes_no_sign_out_on_sqlite() {
-    a_restored_backup_signs_nobody_out(support::sqlite().await.unwrap()).await;
+    check_restored_backup(support::sqlite().await.unwrap()).await;
 }
 
 #[tokio::test]
 async fn restored_backup_causes_no_sign_out_on_postgres() {
     let Some(fresh) = support::postgres().await else { return };
-    a_restored_backup_signs_nobody_out(fresh).await;
+    check_restored_backup(fresh).await;
 }
 
-async fn a_restored_backup_signs_nobody_out(mut fresh: TestDatabase) {
+async fn check_restored_backup(mut fresh: TestDatabase) {
     let keys = keys();
     let clock = Arc::new(ManualClock::new(NOW));
     let tokens = tokens(&fresh.stores, &keys, &clock);
@@ -231,7 +230,7 @@ async fn failed_statement_is_unavailable_and_the_next_succeeds() {
     assert_eq!(found(&fresh.stores, row.id).await.replays, 1);
 }
 
-/// A table in which triggers note how each write is going to be committed.
+/// A table in which triggers record the commit mode of each write.
 struct CommitLog<'a> {
     fresh: &'a TestDatabase,
 }
@@ -269,7 +268,7 @@ impl<'a> CommitLog<'a> {
         )
     }
 
-    /// Checks that there were writes since the last call, and how all of them were committed.
+    /// Checks that writes happened since the last call, and that all used this commit mode.
     async fn expect(&self, what: &str, how: &str) {
         assert_eq!(self.read().await, [how], "{what}");
         self.clear().await;
@@ -312,21 +311,21 @@ async fn run(fresh: &TestDatabase, sql: &str) {
     support::run(fresh.url(), sql).await;
 }
 
-/// Copies the database beside itself: SQLite's while it is in use, as one would back it up.
+/// Copies the database, for SQLite while it is open, as a backup does.
 async fn back_up(fresh: &mut TestDatabase) {
     if let Some(path) = sqlite_path(fresh.url()) {
         let copy = path.with_extension("copy");
         run(fresh, &format!("VACUUM INTO '{}'", copy.display())).await;
         return;
     }
-    // PostgreSQL copies only what nobody uses.
+    // PostgreSQL copies a database only without open connections.
     fresh.stores.close().await;
     let (server, name) = server_and_name(fresh);
     support::run(&server, &format!("CREATE DATABASE {name}_copy TEMPLATE {name}")).await;
     fresh.stores = db::open(fresh.url(), &DatabaseOptions::default()).await.unwrap();
 }
 
-/// Puts the copy in the database's place.
+/// Replaces the database with the copy.
 async fn restore(fresh: &mut TestDatabase) {
     fresh.stores.close().await;
     if let Some(path) = sqlite_path(fresh.url()) {
@@ -344,7 +343,7 @@ fn server_and_name(fresh: &TestDatabase) -> (String, String) {
     (std::env::var("SEKISHO_TEST_POSTGRES").unwrap(), options.get_database().unwrap().to_owned())
 }
 
-/// A browser with one session, that asks for a renewal whenever its access token has expired.
+/// A browser with one session that refreshes on expiry.
 struct Browser {
     issued: IssuedSession,
     clock: Arc<ManualClock>,

@@ -1,4 +1,4 @@
-//! `/auth/verify`: what other proxies are told about the requests that they hold back.
+//! `/auth/verify`: responses to the auth requests of front proxies.
 
 use std::net::SocketAddr;
 
@@ -14,11 +14,11 @@ use crate::support::browser::Browser;
 use crate::support::db;
 use crate::support::http::{Answer, bare, with};
 
-/// Each `verify.source`, and how its proxy asks about a request.
+/// Each `verify.source`, and the auth requests of such a front proxy.
 const FRONTS: [(&str, AuthRequestFn); 3] =
     [("x-original", x_original), ("x-forwarded", x_forwarded), ("envoy", envoy)];
 
-/// The question about a request of this method and target.
+/// Builds the auth request about a request with this method and target.
 type AuthRequestFn = fn(&str, &str) -> Request<Body>;
 
 #[tokio::test]
@@ -48,7 +48,7 @@ async fn user_is_identified() {
     }
 }
 
-/// P-27: one of them each for a front that reads but one `Set-Cookie`.
+/// Some front proxies read only one `Set-Cookie`, so each cookie also has a header of its own (P-27).
 #[tokio::test]
 async fn refresh_sends_each_cookie_in_its_own_header() {
     for (source, about) in FRONTS {
@@ -99,7 +99,8 @@ async fn unavailable_store_is_503() {
     assert_eq!(ask(&app, of(&ann, x_original("GET", "/"))).await.event(), Some("rotated"));
 }
 
-/// The question's own method says whether its answer has a body.
+/// The method of the auth request decides whether the response has a body, not the method of the original
+/// request.
 #[tokio::test]
 async fn rejected_head_request_has_its_body() {
     for (source, about) in FRONTS {
@@ -117,7 +118,7 @@ async fn only_trusted_proxies_may_send_auth_requests() {
     let app = app("x-original").await;
     let ann = app.signed_in("ann@example.com").await;
     for (address, trusted) in [(FRONT, true), ([192, 0, 2, 7], false), ([127, 0, 0, 1], false)] {
-        // What a stranger says about himself changes nothing.
+        // Forwarding headers of untrusted peers are ignored.
         let question = with(of(&ann, x_original("GET", "/")), "x-forwarded-for", "10.0.0.1");
         let answer = send_from(address, app.app.forward_auth.clone().unwrap(), question).await;
         if trusted {
@@ -186,7 +187,7 @@ async fn original_request_must_be_given_once_by_the_configured_headers() {
             ask(&app, about(&[(method, "GET"), (uri, path)])).await.problem(400, "bad_path");
         }
         assert_eq!(ask(&app, about(&[(method, "GET"), (uri, "/a%2fb?..//\\")])).await.status, 200);
-        // What the other family says is not looked at.
+        // Headers of the other sources are ignored.
         let lie = about(&[(method, "GET"), (uri, "/"), (others[0], "POST"), (others[1], "//")]);
         assert_eq!(ask(&app, lie).await.status, 200);
     }
@@ -208,7 +209,7 @@ async fn envoy_auth_request_is_the_original_request() {
     for path in ["/auth/verify//", "/auth/verify/a/../b", "/auth/verify/%2e%2e/b"] {
         asked("GET", path).await.problem(400, "bad_path");
     }
-    // Those of other families are the browser's own, which Envoy may pass on.
+    // Envoy may forward such headers of the browser, which are ignored.
     let lie = with(of(&ann, envoy("GET", "/")), "x-original-uri", "//");
     assert_eq!(ask(&app, with(lie, "x-forwarded-uri", "//")).await.status, 200);
 }
@@ -235,7 +236,7 @@ async fn roles_come_from_the_front_proxy() {
                 assert_eq!(answer.status, expected, "{source} {roles} {answer:?}");
             }
         }
-        // A refusal brings the cookies of its renewal all the same.
+        // A rejection carries the cookies of its refresh too.
         app.expire();
         let answer = ask(&app, demanding(source, of(&bob, about("GET", "/")), "admin")).await;
         answer.problem(403, "forbidden");
@@ -246,7 +247,7 @@ async fn roles_come_from_the_front_proxy() {
     }
 }
 
-/// Caddy hands on the browser's query unless it is told otherwise, and Envoy always does.
+/// Caddy forwards the browser's query by default, and Envoy always does.
 #[tokio::test]
 async fn browser_query_does_not_set_roles() {
     for (source, about) in FRONTS {
@@ -264,7 +265,7 @@ async fn browser_query_does_not_set_roles() {
             *question.uri_mut() = format!("/auth/verify{query}").parse().unwrap();
             ask(&app, question).await.problem(400, "invalid_request");
         }
-        // Only Envoy names roles in a header.
+        // Only Envoy sets roles in a header.
         assert_eq!(
             ask(&app, with(of(&ann, about("GET", "/")), "x-sekisho-roles", "admin")).await.status,
             200
@@ -312,7 +313,7 @@ async fn cross_site_requests_are_rejected() {
     }
 }
 
-/// Old browsers send no `Sec-Fetch-TestDeployment`, and are known by the host that they ask for.
+/// Browsers without `Sec-Fetch-Site` are checked by comparing `Origin` with the host.
 #[tokio::test]
 async fn host_comes_from_the_configured_headers() {
     let same = "https://other.example.com";
@@ -343,7 +344,7 @@ async fn host_comes_from_the_configured_headers() {
     ask(&app, twice).await.problem(400, "invalid_request");
 }
 
-/// B-6: a WebSocket is opened by a `GET`, and never by the host alone.
+/// A WebSocket handshake is a `GET`, and a matching host is not sufficient (B-6).
 #[tokio::test]
 async fn websocket_requires_a_trusted_origin() {
     for (source, about) in FRONTS {
@@ -368,7 +369,7 @@ async fn websocket_requires_a_trusted_origin() {
                 ask(&app, question).await.problem(403, "cross_site");
             }
         }
-        // Without our cookies it acts for nobody.
+        // Without session cookies the handshake has no session to abuse.
         ask(&app, with(about("GET", "/chat"), "upgrade", "websocket")).await.problem(401, "missing");
     }
 }
@@ -398,7 +399,7 @@ async fn verify_is_only_on_its_own_listener() {
         let question = with(with(bare("GET", path), "x-original-method", "GET"), "x-original-uri", "/");
         ask(&app, of(&ann, question)).await.problem(404, "not_found");
     }
-    // As it is set off, it is nowhere.
+    // Disabled by default.
     assert!(TestApp::with_database(db::sqlite().await.unwrap()).await.app.forward_auth.is_none());
 }
 
@@ -442,7 +443,7 @@ fn envoy(method: &str, target: &str) -> Request<Body> {
     with(bare(method, &format!("/auth/verify{target}")), "host", HOST)
 }
 
-/// The same question, as the configuration of a front has it that demands these roles.
+/// Adds required roles to an auth request, as the front proxy's configuration does.
 fn demanding(source: &str, mut question: Request<Body>, roles: &str) -> Request<Body> {
     if source == "envoy" {
         return with(question, "x-sekisho-roles", roles);
@@ -451,7 +452,7 @@ fn demanding(source: &str, mut question: Request<Body>, roles: &str) -> Request<
     question
 }
 
-/// With this browser's cookies, and no other header of its.
+/// Adds the browser's cookies, and no other header of it.
 fn of(browser: &Browser, question: Request<Body>) -> Request<Body> {
     with(question, "cookie", &browser.cookies())
 }
@@ -464,7 +465,7 @@ fn cookies(answer: &Answer) -> Vec<&HeaderValue> {
     answer.headers.get_all("set-cookie").iter().collect()
 }
 
-/// The cookies by their own headers.
+/// Returns the cookies in the single-cookie headers.
 fn spelled(answer: &Answer) -> Vec<&HeaderValue> {
     let headers = ["x-set-access-cookie", "x-set-refresh-cookie"];
     headers.iter().flat_map(|name| answer.headers.get_all(*name)).collect()

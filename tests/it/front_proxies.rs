@@ -1,5 +1,5 @@
-//! The front proxies of `deploy/`, with curl before them: nobody notices that tokens expire, and no script
-//! can read one (P-27).
+//! Front proxies with the configurations in `deploy/`, and curl as the client: refreshes are invisible, and
+//! no script can read a token (P-27).
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::support::http::{Answer, generously};
 use crate::support::process::until;
 use crate::support::upstream::RecordedRequest;
 
-/// What a WebSocket says besides `Connection`, `Upgrade` and `Origin`.
+/// Headers of a WebSocket handshake besides `Connection`, `Upgrade` and `Origin`.
 const WEBSOCKET: [&str; 4] =
     ["-H", "Sec-WebSocket-Version: 13", "-H", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="];
 
@@ -41,15 +41,15 @@ macro_rules! with_each_front {
 with_each_front! {
     curl_stays_signed_in
     no_script_can_read_a_token
-    what_the_browser_says_of_itself_is_not_believed
-    nobody_takes_away_what_we_say
-    roles_hold_however_the_path_is_spelled
+    identity_headers_of_the_browser_are_replaced
+    connection_header_cannot_remove_identity_headers
+    roles_apply_to_every_path_spelling
     only_websockets_are_upgraded
-    only_our_pages_may_act
-    what_goes_wrong_is_told
+    cross_origin_requests_are_rejected
+    errors_are_forwarded_to_the_client
 }
 
-/// HAProxy goes on after an action that has failed, as if there had been none.
+/// HAProxy ignores the failure of a Lua action and continues, so the configuration must fail closed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failing_lua_action_rejects_requests() {
     let broken = |text: &str| {
@@ -86,13 +86,13 @@ async fn curl_stays_signed_in(mut recipe: FrontProxyHarness) {
         assert_fresh(&answer, &curl, &before);
         assert_seen(&recipe.upstream.seen().await, &target, &user);
 
-        // Nothing happens to a good token.
+        // A valid token is not refreshed.
         let answer = curl.get("/again").await;
         assert_eq!((answer.status.as_u16(), answer.event(), ours(&answer).len()), (200, None, 0));
         assert_seen(&recipe.upstream.seen().await, "/again", &user);
     }
 
-    // A body arrives once, and whole; the application's failure keeps no cookies back.
+    // The body arrives once and complete, and an error response of the application carries the cookies too.
     let before = curl.tokens().unwrap();
     recipe.app.expire();
     std::fs::write(recipe.path("upload"), "x".repeat(3_000_000)).unwrap();
@@ -117,7 +117,7 @@ async fn curl_stays_signed_in(mut recipe: FrontProxyHarness) {
     assert!(recipe.upstream.has_seen_no_more(), "each request arrived once");
 }
 
-/// P-27: not by any path, method or header that a page of ours could send.
+/// Any path, method or header that a script of the application could send (P-27).
 async fn no_script_can_read_a_token(recipe: FrontProxyHarness) {
     let curl = recipe.curl("ann");
     sign_in(&recipe, &curl, "ann@example.com", Role::User).await;
@@ -171,7 +171,7 @@ async fn no_script_can_read_a_token(recipe: FrontProxyHarness) {
     assert!(!readable.contains("x-set-") && !readable.contains("__Host-"), "{readable}");
 }
 
-async fn what_the_browser_says_of_itself_is_not_believed(mut recipe: FrontProxyHarness) {
+async fn identity_headers_of_the_browser_are_replaced(mut recipe: FrontProxyHarness) {
     let curl = recipe.curl("ann");
     let spelled = spellings();
     let mut lies = vec![
@@ -187,7 +187,7 @@ async fn what_the_browser_says_of_itself_is_not_believed(mut recipe: FrontProxyH
         "X-Set-Access-Cookie: liar",
     ];
     lies.extend(spelled.iter().map(String::as_str));
-    // HAProxy takes no more than a hundred at a time.
+    // HAProxy accepts at most a hundred headers.
     let lies: Vec<Vec<&str>> =
         lies.chunks(60).map(|some| some.iter().flat_map(|lie| ["-H", *lie]).collect()).collect();
     curl.ask("/liar", &lies[0]).await.problem(401, "malformed");
@@ -206,7 +206,7 @@ async fn what_the_browser_says_of_itself_is_not_believed(mut recipe: FrontProxyH
             assert!(!believed, "{name}: {value:?}");
         }
     }
-    // Neither for the method, which decides about pages of other sites, nor for the host.
+    // Nor can they replace the method, which the CSRF check uses, or the host.
     for lie in ["X-Original-Method: GET", "X-Forwarded-Method: GET", "X-Forwarded-Host: evil.example"] {
         let answer = curl.ask("/", &["-X", "POST", "-H", lie, "-H", "Origin: http://evil.example"]).await;
         assert_eq!(answer.status, 403, "{lie}");
@@ -214,7 +214,7 @@ async fn what_the_browser_says_of_itself_is_not_believed(mut recipe: FrontProxyH
     assert!(recipe.upstream.has_seen_no_more());
 }
 
-/// The names of the user with other signs between their words, which CGI and its heirs take for the same.
+/// Returns the identity headers with other separators, which CGI and similar interfaces treat alike.
 fn spellings() -> Vec<String> {
     let signs = "-_.~!|";
     let mut spellings = Vec::new();
@@ -225,8 +225,8 @@ fn spellings() -> Vec<String> {
     spellings
 }
 
-/// A proxy that does as it is told takes off what `Connection` names.
-async fn nobody_takes_away_what_we_say(mut recipe: FrontProxyHarness) {
+/// A compliant proxy removes the headers that `Connection` names.
+async fn connection_header_cannot_remove_identity_headers(mut recipe: FrontProxyHarness) {
     let curl = recipe.curl("ann");
     let user = sign_in(&recipe, &curl, "ann@example.com", Role::User).await;
     let origin = format!("Origin: http://{}", recipe.address);
@@ -247,8 +247,8 @@ async fn nobody_takes_away_what_we_say(mut recipe: FrontProxyHarness) {
     }
 }
 
-/// After any other upgrade the bytes of the browser would be the application's, with whatever they say
-/// of the user.
+/// After any other upgrade, the browser could send the application arbitrary requests with forged identity
+/// headers.
 async fn only_websockets_are_upgraded(mut recipe: FrontProxyHarness) {
     let curl = recipe.curl("ann");
     sign_in(&recipe, &curl, "ann@example.com", Role::Admin).await;
@@ -286,7 +286,7 @@ async fn only_websockets_are_upgraded(mut recipe: FrontProxyHarness) {
     }
 }
 
-async fn roles_hold_however_the_path_is_spelled(mut recipe: FrontProxyHarness) {
+async fn roles_apply_to_every_path_spelling(mut recipe: FrontProxyHarness) {
     let [ann, bob] = ["ann", "bob"].map(|name| recipe.curl(name));
     sign_in(&recipe, &ann, "ann@example.com", Role::Admin).await;
     sign_in(&recipe, &bob, "bob@example.com", Role::User).await;
@@ -333,25 +333,25 @@ async fn roles_hold_however_the_path_is_spelled(mut recipe: FrontProxyHarness) {
         "/%2561dmin/x",
     ] {
         bob.get(target).await;
-        // What was let through must not be read as a path below `/admin` by any application.
+        // No application may interpret a forwarded path as one below `/admin`.
         while let Some(seen) = recipe.upstream.seen_already() {
             assert!(!leads_to_admin(&seen.target), "{target} got through as {}", seen.target);
         }
     }
-    // A query is the application's.
+    // The query belongs to the application.
     for target in ["/?roles=admin", "/x?roles=", "/x?roles=user&roles=admin", "/x?y=%zz"] {
         assert_eq!(bob.get(target).await.status, 200, "{target}");
         assert_eq!(recipe.upstream.seen().await.target, target);
     }
 }
 
-/// Whether any reading of it, decoded once and its dot segments gone, is at or below `/admin`.
+/// Returns `true` if the path, decoded once and normalized, is `/admin` or below.
 fn leads_to_admin(target: &str) -> bool {
     let path = generously(target.split('?').next().unwrap());
     path.split('/').nth(1).is_some_and(|first| first.eq_ignore_ascii_case("admin"))
 }
 
-async fn only_our_pages_may_act(mut recipe: FrontProxyHarness) {
+async fn cross_origin_requests_are_rejected(mut recipe: FrontProxyHarness) {
     let curl = recipe.curl("ann");
     sign_in(&recipe, &curl, "ann@example.com", Role::User).await;
     let ours = format!("Origin: http://{}", recipe.address);
@@ -378,12 +378,12 @@ async fn only_our_pages_may_act(mut recipe: FrontProxyHarness) {
         assert_eq!(recipe.upstream.seen().await.target, "/read");
         assert!(recipe.upstream.has_seen_no_more(), "{origin} {site}");
     }
-    // Preflights are nobody's.
+    // Preflights are anonymous.
     let preflight = ["-X", "OPTIONS", "-H", &ours, "-H", "Access-Control-Request-Method: PUT"];
     curl.ask("/form", &preflight).await.problem(401, "missing");
 }
 
-async fn what_goes_wrong_is_told(mut recipe: FrontProxyHarness) {
+async fn errors_are_forwarded_to_the_client(mut recipe: FrontProxyHarness) {
     let curl = recipe.curl("ann");
     sign_in(&recipe, &curl, "ann@example.com", Role::User).await;
     let cookies = curl.tokens();
@@ -398,7 +398,7 @@ async fn what_goes_wrong_is_told(mut recipe: FrontProxyHarness) {
     recipe.app.expire();
     let answer = curl.get("/").await;
     assert_eq!((answer.status.as_u16(), curl.tokens()), (503, cookies.clone()));
-    // Envoy takes a 503 for a failure of ours, and says nothing but 503.
+    // Envoy treats a 503 as a failure of the auth service, and sends a 503 without details.
     if recipe.front != FrontProxyKind::Envoy {
         answer.problem(503, "store_unavailable");
         assert_eq!(answer.header("retry-after"), Some("1"));
@@ -407,7 +407,7 @@ async fn what_goes_wrong_is_told(mut recipe: FrontProxyHarness) {
     assert_eq!(curl.get("/").await.status, 200);
     recipe.upstream.seen().await;
 
-    // Where nobody answers, nobody gets through.
+    // Without Sekisho all requests are rejected.
     recipe.lose_verify();
     let cookies = curl.tokens();
     let status = until("the end of its connections", async || {
@@ -422,7 +422,7 @@ async fn what_goes_wrong_is_told(mut recipe: FrontProxyHarness) {
     assert!(recipe.upstream.has_seen_no_more());
 }
 
-/// Makes a user and signs in; returns the user's id.
+/// Creates a user, signs in, and returns the user's ID.
 async fn sign_in(recipe: &FrontProxyHarness, curl: &Curl, email: &str, role: Role) -> String {
     let user = recipe.app.user_as(email, role).await;
     let (email, password) = (format!("email={email}"), format!("password={PASSWORD}"));
@@ -432,8 +432,8 @@ async fn sign_in(recipe: &FrontProxyHarness, curl: &Curl, email: &str, role: Rol
     user.id.to_string()
 }
 
-/// Both cookies are new in the jar, no cache may keep the answer, and the application's cookie is there
-/// unless the answer is a refusal.
+/// Checks that both cookies were replaced, that the response is not cacheable, and that the application's
+/// cookie is there unless the request was rejected.
 fn assert_fresh(answer: &Answer, curl: &Curl, before: &[String; 2]) {
     let after = curl.tokens().unwrap();
     assert!(before[0] != after[0] && before[1] != after[1], "{before:?} {after:?}");
@@ -448,13 +448,13 @@ fn assert_fresh(answer: &Answer, curl: &Curl, before: &[String; 2]) {
     assert!(caching.iter().any(|line| *line == "private, no-store"), "{caching:?}");
 }
 
-/// The cookies of ours that it sets or clears.
+/// Returns the names of the session cookies that the response sets or clears.
 fn ours(answer: &Answer) -> Vec<String> {
     let names = answer.set_cookies().into_iter().map(|cookie| cookie.name);
     names.filter(|name| name.starts_with("__Host-")).collect()
 }
 
-/// The application was told who is asking, and none of our cookies.
+/// Checks that the application received the identity and no session cookie.
 fn assert_seen(seen: &RecordedRequest, target: &str, user: &str) {
     assert_eq!(seen.target, target);
     assert_eq!(seen.all("x-forwarded-user"), [user]);

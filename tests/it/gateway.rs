@@ -1,10 +1,10 @@
-//! The proxy face through the whole program: sessions outside, upstreams inside.
+//! The proxy with sessions and upstreams, through the whole gateway.
 
 mod bearer;
 mod paths;
 mod rules;
 mod secrets;
-mod told;
+mod upstream_headers;
 mod wire;
 
 use axum::body::Body;
@@ -14,7 +14,7 @@ use sekisho::models::user::Role;
 use crate::support::gateway::{SessionCookies, TestGatewayBuilder, get, post, route};
 use crate::support::upstream::{RecordedRequest, Upstream};
 
-/// Nothing that tells of a user or a session.
+/// Checks that a request contains no identity and no token.
 fn assert_anonymous(seen: &RecordedRequest) {
     for name in ["x-forwarded-user", "x-forwarded-email", "x-forwarded-groups", "authorization", "cookie"] {
         assert!(seen.all(name).is_empty(), "{name}: {:?}", seen.all(name));
@@ -116,7 +116,7 @@ async fn unavailable_database_is_503_and_keeps_sessions() {
     let jar = gateway.signed_in(Role::User).await;
     gateway.database.stores.close().await;
 
-    // The access token is still good, and nobody need be asked.
+    // A valid access token is verified without the database.
     let answer = gateway.ask(get("/must").header("cookie", jar.line())).await;
     assert_eq!((answer.status.as_u16(), answer.header("x-session-event")), (200, None));
     upstream.seen().await;
@@ -140,7 +140,7 @@ async fn valid_token_without_database_follows_on_store_loss() {
         let gateway = TestGatewayBuilder::new(setting + &route("/", &upstream.url(), "")).start().await;
         let jar = gateway.signed_in(Role::User).await;
         gateway.database.stores.close().await;
-        // Within the last tenth of the token's life, jitter or not.
+        // Within the last tenth of the token's lifetime, with any jitter.
         gateway.clock.advance(std::time::Duration::from_secs(840));
         let answer = gateway.ask(get("/").header("cookie", jar.line())).await;
         assert_eq!(answer.status.as_u16(), status);
@@ -260,14 +260,15 @@ async fn cacheable_and_not_modified_responses_carry_no_cookies() {
     let ask = async |path: &str, jar: &SessionCookies| {
         gateway.ask(get(path).header("cookie", jar.line()).header("if-none-match", "\"1\"")).await
     };
-    // Due, not expired: the validator goes on, and the 304 comes back bare.
+    // Refresh due, token still valid: the validator is forwarded, and the 304 carries no cookies.
     gateway.clock.advance(std::time::Duration::from_secs(840));
     let answer = ask("/", &jar).await;
     assert_eq!((answer.status.as_u16(), answer.header("x-session-event")), (304, Some("rotated")));
     assert_eq!(SessionCookies::of(&answer), None);
     assert_eq!(answer.header("cache-control"), None);
     upstream.seen().await;
-    // Expired: an answer that can carry cookies is asked for. The same generation is replayed.
+    // Token expired: the validator is removed, so that the response can carry cookies. The second refresh
+    // replays the same generation.
     gateway.expire();
     let answer = ask("/public", &jar).await;
     assert_eq!((answer.status.as_u16(), answer.header("x-session-event")), (200, Some("replayed")));

@@ -1,5 +1,4 @@
-//! Signing out while other requests of the session are under way: their answers don't undo it, on
-//! any replica.
+//! Sign-out with requests in flight: their late responses must not restore the cookies, on any replica.
 
 use std::time::{Duration, Instant};
 
@@ -21,22 +20,22 @@ use crate::support::process::until;
 use crate::support::upstream::GatedUpstream;
 
 on_each_database! {
-    slow_answers_bring_no_cookies_after_a_sign_out
-    a_replica_that_has_not_heard_of_it_makes_sure
+    late_responses_set_no_cookies_after_sign_out
+    stale_replica_checks_the_session_before_setting_cookies
 }
 
-async fn slow_answers_bring_no_cookies_after_a_sign_out(fresh: TestDatabase) {
+async fn late_responses_set_no_cookies_after_sign_out(fresh: TestDatabase) {
     let mut scene = LateResponseFixture::set(fresh).await;
     scene.replicas.iter().for_each(follow);
-    let held = scene.answered_copy(1).await;
+    let held = scene.copy_with_fresh_cookies(1).await;
     scene.sign_out().await;
     for replica in &scene.replicas {
         let refused = refusal(&replica.tokens, &held.token(ACCESS)).await;
         assert_eq!(refused, VerifyError::Ended(SessionEvent::LoggedOut));
-        scene.assert_refuses_renewal(replica, &held).await;
+        scene.assert_rejects_refresh(replica, &held).await;
     }
 
-    for (replica, answer) in scene.late_answers().await {
+    for (replica, answer) in scene.late_responses().await {
         assert!(answer.set_cookies().is_empty(), "at {replica}: {answer:?}");
         scene.ann.store_cookies(&answer);
     }
@@ -48,20 +47,20 @@ async fn slow_answers_bring_no_cookies_after_a_sign_out(fresh: TestDatabase) {
     scene.assert_stays_ended().await;
 }
 
-/// Also where a replica has not heard of the end: before it hands out cookies after a while, it makes
-/// sure of what has ended.
-async fn a_replica_that_has_not_heard_of_it_makes_sure(fresh: TestDatabase) {
+/// Also on a replica whose revocation list is stale: before a late response sets cookies, the replica checks
+/// the session.
+async fn stale_replica_checks_the_session_before_setting_cookies(fresh: TestDatabase) {
     let mut scene = LateResponseFixture::set(fresh).await;
     scene.replicas.iter().for_each(follow);
-    let held = scene.answered_copy(1).await;
+    let held = scene.copy_with_fresh_cookies(1).await;
     scene.sign_out().await;
-    // A new sign-in in the same browser is not undone either.
+    // A new sign-in in the same browser survives too.
     let mut ann = scene.ann.clone();
     ann.sign_in("ann@example.com").await;
-    // In real time, as the program takes it.
+    // Real time, which the gateway uses for the age of a response.
     let began = Instant::now();
     until("a while", async || (began.elapsed() > Duration::from_millis(100)).then_some(())).await;
-    for (replica, answer) in scene.late_answers().await {
+    for (replica, answer) in scene.late_responses().await {
         assert!(answer.set_cookies().is_empty(), "at {replica}: {answer:?}");
         ann.store_cookies(&answer);
     }
@@ -72,13 +71,13 @@ async fn a_replica_that_has_not_heard_of_it_makes_sure(fresh: TestDatabase) {
     let [here, there] = &scene.replicas;
     let refused = here.tokens.verify(&held.token(ACCESS)).map(|_| ());
     assert_eq!(refused, Err(VerifyError::Ended(SessionEvent::LoggedOut)), "here at once");
-    scene.assert_refuses_renewal(here, &held).await;
-    scene.assert_refuses_renewal(there, &held).await;
+    scene.assert_rejects_refresh(here, &held).await;
+    scene.assert_rejects_refresh(there, &held).await;
     let refused = refusal(&there.tokens, &held.token(ACCESS)).await;
     assert_eq!(refused, VerifyError::Ended(SessionEvent::LoggedOut));
     scene.assert_stays_ended().await;
 
-    // A browser that kept such cookies loses them with the first answer past the grace.
+    // If a browser had kept such cookies, the first response after the grace period would clear them.
     scene.app.clock.advance(PAST_GRACE);
     for replica in &scene.replicas {
         let mut ann = held.clone().with_service(replica.public.clone());
@@ -88,8 +87,8 @@ async fn a_replica_that_has_not_heard_of_it_makes_sure(fresh: TestDatabase) {
     }
 }
 
-/// `/auth/refresh` stands outside the session layer, and sets its cookies itself. Whoever else has
-/// the users' table holds its answer up, once the renewal is done.
+/// `/auth/refresh` is outside the session layer and sets its cookies itself. A lock on the users table delays
+/// its response after the refresh.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn late_explicit_refresh_sets_no_cookies_after_sign_out() {
     let Some(fresh) = db::postgres().await else { return };
@@ -115,8 +114,8 @@ async fn late_explicit_refresh_sets_no_cookies_after_sign_out() {
     }
 }
 
-/// Two replicas in front of a slow upstream, and a browser whose access token has expired. Eight of
-/// its requests, half of them at each replica, have renewed the session and wait for the upstream.
+/// Two replicas in front of a slow upstream, and a browser with an expired access token. Eight requests, four
+/// at each replica, have refreshed the session and wait for the upstream.
 struct LateResponseFixture {
     app: TestApp,
     replicas: [App; 2],
@@ -145,21 +144,21 @@ impl LateResponseFixture {
         Self { app, replicas, upstream, ann, session, under_way }
     }
 
-    /// The jar as it would be if a quick request had been answered by this replica meanwhile.
-    async fn answered_copy(&self, replica: usize) -> Browser {
+    /// Returns the browser with the cookies of a fast response of this replica.
+    async fn copy_with_fresh_cookies(&self, replica: usize) -> Browser {
         let mut copy = self.ann.clone().with_service(self.replicas[replica].public.clone());
         assert_eq!(copy.get("/auth/session").await.event(), Some("replayed"));
         copy
     }
 
-    /// Signs out, at the first replica.
+    /// Signs out at the first replica.
     async fn sign_out(&mut self) {
         assert_eq!(self.ann.post("/auth/logout", &Value::Null).await.status, 204);
         assert!(self.ann.jar.is_empty());
     }
 
-    /// Lets the upstream answer. Each answer comes with the replica that it came through.
-    async fn late_answers(&mut self) -> Vec<(usize, Answer)> {
+    /// Releases the upstream, and returns each response with its replica.
+    async fn late_responses(&mut self) -> Vec<(usize, Answer)> {
         self.upstream.release(REQUESTS);
         let under_way = std::mem::take(&mut self.under_way);
         let answers = under_way.join_all().await;
@@ -172,8 +171,8 @@ impl LateResponseFixture {
         answers
     }
 
-    /// With both cookies, and with the refresh token alone.
-    async fn assert_refuses_renewal(&self, replica: &App, held: &Browser) {
+    /// Checks both with and without the access token.
+    async fn assert_rejects_refresh(&self, replica: &App, held: &Browser) {
         for access_token in [Some(held.token(ACCESS)), None] {
             let refresh_token = held.token(REFRESH);
             let request =

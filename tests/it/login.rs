@@ -1,4 +1,4 @@
-//! Signing in with cookies, registration, the password, and the list of one's sessions.
+//! Sign-in with cookies, registration, password change, and session list.
 
 use std::time::Duration;
 
@@ -15,28 +15,28 @@ use crate::support::db::TestDatabase;
 use crate::support::http::{Answer, bare, form, get, post, with, with_body};
 
 on_each_database! {
-    signing_in_sets_two_cookies_and_tells_no_token
-    who_may_not_sign_in_is_not_told_why
-    a_field_that_is_wrong_is_named
-    only_json_and_forms_are_read
-    a_long_password_is_refused_and_a_large_body_unread
-    ids_are_always_new
-    signing_in_ends_the_session_whose_cookies_came_with_it
-    beyond_the_maximum_the_oldest_session_ends
-    registration_is_closed_unless_it_is_opened
-    an_open_registration_makes_a_user
-    a_new_password_ends_the_other_sessions_alone
-    a_new_password_must_be_good_and_the_current_one_right
-    an_imported_password_signs_in_and_is_stored_anew
-    the_session_tells_who_and_until_when
-    the_list_has_the_users_own_sessions
-    only_ones_own_sessions_can_be_ended
-    a_failing_store_is_no_wrong_password
+    sign_in_sets_two_cookies_and_returns_no_token
+    failed_sign_ins_are_indistinguishable
+    invalid_field_is_named
+    body_must_be_json_or_a_form
+    long_password_and_large_body_are_rejected
+    sign_in_always_creates_new_ids
+    sign_in_terminates_the_previous_session_of_the_browser
+    oldest_session_beyond_the_limit_is_displaced
+    registration_is_closed_by_default
+    open_registration_creates_a_user
+    password_change_terminates_other_sessions_only
+    password_change_requires_a_strong_and_the_current_password
+    imported_password_is_rehashed_on_sign_in
+    session_endpoint_returns_user_and_expiry
+    session_list_contains_own_sessions_only
+    only_own_sessions_can_be_revoked
+    store_loss_is_not_a_wrong_password
 }
 
 const NEW_PASSWORD: &str = "seven quiet ferries cross the strait";
 
-async fn signing_in_sets_two_cookies_and_tells_no_token(fresh: TestDatabase) {
+async fn sign_in_sets_two_cookies_and_returns_no_token(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     let user = app.user("ann@example.com").await;
     for request in [login("Ann@Example.com", PASSWORD), login_form("ann@example.com", PASSWORD)] {
@@ -58,11 +58,11 @@ async fn signing_in_sets_two_cookies_and_tells_no_token(fresh: TestDatabase) {
         assert_eq!(answer.header("cache-control"), Some("private, no-store"));
         assert_eq!(answer.header("vary"), Some("Cookie"));
         assert_eq!(answer.event(), None);
-        tells_none_of(&answer, &cookies.map(|(_, value, _)| value));
+        assert_contains_no_token(&answer, &cookies.map(|(_, value, _)| value));
     }
 }
 
-async fn who_may_not_sign_in_is_not_told_why(fresh: TestDatabase) {
+async fn failed_sign_ins_are_indistinguishable(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let bob = app.user("bob@example.com").await;
@@ -85,7 +85,7 @@ async fn who_may_not_sign_in_is_not_told_why(fresh: TestDatabase) {
     assert!(answers.windows(2).all(|pair| pair[0] == pair[1]), "{answers:?}");
 }
 
-async fn a_field_that_is_wrong_is_named(fresh: TestDatabase) {
+async fn invalid_field_is_named(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     for (body, field) in [
         (r#"{"email":"a@b.jp"}"#, "password"),
@@ -114,7 +114,7 @@ async fn a_field_that_is_wrong_is_named(fresh: TestDatabase) {
     }
 }
 
-async fn only_json_and_forms_are_read(fresh: TestDatabase) {
+async fn body_must_be_json_or_a_form(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let body = json!({"email": "ann@example.com", "password": PASSWORD}).to_string();
@@ -132,7 +132,7 @@ async fn only_json_and_forms_are_read(fresh: TestDatabase) {
     assert_eq!(answer.header("allow"), Some("POST"));
 }
 
-async fn a_long_password_is_refused_and_a_large_body_unread(fresh: TestDatabase) {
+async fn long_password_and_large_body_are_rejected(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let longest = "x".repeat(1_024);
@@ -147,7 +147,7 @@ async fn a_long_password_is_refused_and_a_large_body_unread(fresh: TestDatabase)
     app.send(large).await.problem(413, "too_large");
 }
 
-async fn ids_are_always_new(fresh: TestDatabase) {
+async fn sign_in_always_creates_new_ids(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     let mut ann = app.signed_in("ann@example.com").await;
     let mut known = Vec::new();
@@ -164,7 +164,7 @@ async fn ids_are_always_new(fresh: TestDatabase) {
     assert!(answer.set_cookies().iter().all(|cookie| cookie.value != "planted"));
 }
 
-async fn signing_in_ends_the_session_whose_cookies_came_with_it(fresh: TestDatabase) {
+async fn sign_in_terminates_the_previous_session_of_the_browser(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     app.user("bob@example.com").await;
@@ -186,7 +186,7 @@ async fn signing_in_ends_the_session_whose_cookies_came_with_it(fresh: TestDatab
     assert_eq!(app.row(third).await.end, None);
 }
 
-async fn beyond_the_maximum_the_oldest_session_ends(fresh: TestDatabase) {
+async fn oldest_session_beyond_the_limit_is_displaced(fresh: TestDatabase) {
     let app = TestApp::with(fresh, &[("session.max_per_user", "2")]).await;
     let mut oldest = app.signed_in("ann@example.com").await;
     let mut others = Vec::new();
@@ -205,13 +205,13 @@ async fn beyond_the_maximum_the_oldest_session_ends(fresh: TestDatabase) {
     }
 }
 
-async fn registration_is_closed_unless_it_is_opened(fresh: TestDatabase) {
+async fn registration_is_closed_by_default(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     app.send(register("ann@example.com", PASSWORD)).await.problem(403, "registration_closed");
     assert!(app.app.users.list().await.unwrap().is_empty());
 }
 
-async fn an_open_registration_makes_a_user(fresh: TestDatabase) {
+async fn open_registration_creates_a_user(fresh: TestDatabase) {
     let app = TestApp::with(fresh, &[("login.registration", "open")]).await;
     let answer = app.send(register("Ann@Example.com", PASSWORD)).await;
     assert_eq!(answer.status, 201);
@@ -231,7 +231,7 @@ async fn an_open_registration_makes_a_user(fresh: TestDatabase) {
     assert_eq!(app.app.users.list().await.unwrap().len(), 1);
 }
 
-async fn a_new_password_ends_the_other_sessions_alone(fresh: TestDatabase) {
+async fn password_change_terminates_other_sessions_only(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     let mut here = app.signed_in("ann@example.com").await;
     let (mut there, mut bob) = (app.browser(), app.signed_in("bob@example.com").await);
@@ -250,7 +250,7 @@ async fn a_new_password_ends_the_other_sessions_alone(fresh: TestDatabase) {
     assert_eq!(app.send(login("ann@example.com", NEW_PASSWORD)).await.status, 200);
 }
 
-async fn a_new_password_must_be_good_and_the_current_one_right(fresh: TestDatabase) {
+async fn password_change_requires_a_strong_and_the_current_password(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     let mut ann = app.signed_in("ann@example.com").await;
     let answer = ann.post("/auth/password", &change("not her password at all", NEW_PASSWORD)).await;
@@ -262,10 +262,10 @@ async fn a_new_password_must_be_good_and_the_current_one_right(fresh: TestDataba
     assert_eq!(app.send(login("ann@example.com", PASSWORD)).await.status, 200, "nothing was changed");
 }
 
-async fn an_imported_password_signs_in_and_is_stored_anew(fresh: TestDatabase) {
+async fn imported_password_is_rehashed_on_sign_in(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     let long = format!("{}tail", "y".repeat(72));
-    // What passlib wrote for that password.
+    // A hash created by passlib.
     let cut = "$2b$04$Q/zmKapvDl588sbDXd7XF.5PE8KjyRD4TuUnehC4F30yZ5ns22WIW";
     let whole = "$bcrypt-sha256$v=2,t=2b,r=4$oTp0sBwlh8Sw060r.6EBxu$e2fFAk/HQq2wFQn7JZ1u4B9Fd4Y9G/2";
     app.import("whole@example.com", whole).await;
@@ -286,14 +286,14 @@ async fn an_imported_password_signs_in_and_is_stored_anew(fresh: TestDatabase) {
     app.send(login("cut@example.com", &other_tail)).await.problem(401, "invalid_credentials");
 }
 
-async fn the_session_tells_who_and_until_when(fresh: TestDatabase) {
+async fn session_endpoint_returns_user_and_expiry(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let mut ann = app.browser();
     let signed_in = ann.send(login("ann@example.com", PASSWORD)).await.json();
     let answer = ann.get("/auth/session").await;
     assert_eq!((answer.json(), answer.event()), (signed_in, None));
-    tells_none_of(&answer, &[ann.token(ACCESS), ann.token(REFRESH)]);
+    assert_contains_no_token(&answer, &[ann.token(ACCESS), ann.token(REFRESH)]);
     let answer = app.send(get("/auth/session")).await;
     answer.problem(401, "missing");
     assert_eq!(answer.event(), Some("missing"));
@@ -301,7 +301,7 @@ async fn the_session_tells_who_and_until_when(fresh: TestDatabase) {
     assert!(answer.set_cookies().is_empty());
 }
 
-async fn the_list_has_the_users_own_sessions(fresh: TestDatabase) {
+async fn session_list_contains_own_sessions_only(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let (mut desk, mut phone) = (app.browser(), app.browser().with_client([198, 51, 100, 3], "Phone/2.0"));
@@ -333,7 +333,7 @@ async fn the_list_has_the_users_own_sessions(fresh: TestDatabase) {
     assert_eq!(moved["created_at"], "2026-01-01T00:00:00Z");
 }
 
-async fn only_ones_own_sessions_can_be_ended(fresh: TestDatabase) {
+async fn only_own_sessions_can_be_revoked(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     app.user("bob@example.com").await;
@@ -356,7 +356,7 @@ async fn only_ones_own_sessions_can_be_ended(fresh: TestDatabase) {
     assert_eq!(ids[0]["id"], own.to_string());
 }
 
-async fn a_failing_store_is_no_wrong_password(fresh: TestDatabase) {
+async fn store_loss_is_not_a_wrong_password(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     app.break_store().await;
@@ -384,7 +384,7 @@ fn change(current: &str, new: &str) -> Value {
     json!({"current_password": current, "new_password": new})
 }
 
-/// Name, value and attributes of the two cookies, as they stand in the answer.
+/// Returns name, value and attributes of both cookies as sent.
 fn both_cookies(answer: &Answer) -> [(String, String, String); 2] {
     let lines = answer.headers.get_all("set-cookie").iter().map(|line| line.to_str().unwrap());
     let mut cookies: Vec<_> = lines
@@ -400,7 +400,7 @@ fn both_cookies(answer: &Answer) -> [(String, String, String); 2] {
     cookies
 }
 
-fn tells_none_of(answer: &Answer, tokens: &[String]) {
+fn assert_contains_no_token(answer: &Answer, tokens: &[String]) {
     let body = String::from_utf8(answer.body.clone()).unwrap();
     assert!(!tokens.iter().any(|token| body.contains(token)), "a token stands in the body: {body}");
 }

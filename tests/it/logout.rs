@@ -1,4 +1,4 @@
-//! Signing out, here and everywhere.
+//! Sign-out from one session and from all sessions.
 
 use axum::body::Body;
 use axum::http::Request;
@@ -11,18 +11,18 @@ use crate::support::db::TestDatabase;
 use crate::support::http::{Answer, bare, form, get, post, with};
 
 on_each_database! {
-    signing_out_ends_the_session_and_clears_the_cookies
-    signing_out_works_whatever_state_the_cookies_are_in
-    every_session_that_the_cookies_name_ends
-    without_a_store_nobody_is_signed_out
-    signing_out_everywhere_ends_all_of_the_users_sessions
-    signing_out_everywhere_needs_a_user
-    no_answer_both_sets_and_clears
-    a_late_answer_cannot_wipe_a_new_sign_in
-    reading_never_signs_out
+    logout_terminates_the_session_and_clears_cookies
+    logout_accepts_invalid_cookies
+    logout_terminates_every_session_in_the_cookies
+    logout_without_store_is_503
+    logout_all_terminates_all_sessions_of_the_user
+    logout_all_requires_a_session
+    no_response_both_sets_and_clears_cookies
+    late_response_does_not_clear_a_new_sign_in
+    safe_methods_never_sign_out
 }
 
-async fn signing_out_ends_the_session_and_clears_the_cookies(fresh: TestDatabase) {
+async fn logout_terminates_the_session_and_clears_cookies(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let mut ann = app.browser();
@@ -48,7 +48,7 @@ async fn signing_out_ends_the_session_and_clears_the_cookies(fresh: TestDatabase
     refresh_alone.post("/auth/refresh", &Value::Null).await.problem(401, "logged_out");
 }
 
-async fn signing_out_works_whatever_state_the_cookies_are_in(fresh: TestDatabase) {
+async fn logout_accepts_invalid_cookies(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     let bob = app.signed_in("bob@example.com").await;
     for cookies in [
@@ -75,7 +75,7 @@ async fn signing_out_works_whatever_state_the_cookies_are_in(fresh: TestDatabase
     assert_eq!(bob.send_and_drop(get("/auth/session")).await.status, 200, "nobody else was signed out");
 }
 
-async fn every_session_that_the_cookies_name_ends(fresh: TestDatabase) {
+async fn logout_terminates_every_session_in_the_cookies(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let (mut one, mut other) = (app.browser(), app.browser());
@@ -89,7 +89,7 @@ async fn every_session_that_the_cookies_name_ends(fresh: TestDatabase) {
     }
 }
 
-async fn without_a_store_nobody_is_signed_out(fresh: TestDatabase) {
+async fn logout_without_store_is_503(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     let mut ann = app.signed_in("ann@example.com").await;
     app.break_store().await;
@@ -104,7 +104,7 @@ async fn without_a_store_nobody_is_signed_out(fresh: TestDatabase) {
     assert_eq!(ann.post("/auth/logout", &Value::Null).await.status, 204);
 }
 
-async fn signing_out_everywhere_ends_all_of_the_users_sessions(fresh: TestDatabase) {
+async fn logout_all_terminates_all_sessions_of_the_user(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let (mut here, mut there) = (app.browser(), app.browser());
@@ -127,15 +127,15 @@ async fn signing_out_everywhere_ends_all_of_the_users_sessions(fresh: TestDataba
     assert_eq!(bob.get("/auth/session").await.status, 200);
 }
 
-async fn signing_out_everywhere_needs_a_user(fresh: TestDatabase) {
+async fn logout_all_requires_a_session(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     let answer = app.send(bare("POST", "/auth/logout-all")).await;
     answer.problem(401, "missing");
     assert!(answer.set_cookies().is_empty());
 }
 
-/// On the way to these handlers the session is renewed, and they clear or replace the cookies.
-async fn no_answer_both_sets_and_clears(fresh: TestDatabase) {
+/// These handlers replace or clear the cookies that the refresh before them would set.
+async fn no_response_both_sets_and_clears_cookies(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     let mut ann = app.signed_in("ann@example.com").await;
     app.expire();
@@ -173,7 +173,7 @@ async fn no_answer_both_sets_and_clears(fresh: TestDatabase) {
     }
 }
 
-async fn a_late_answer_cannot_wipe_a_new_sign_in(fresh: TestDatabase) {
+async fn late_response_does_not_clear_a_new_sign_in(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     let mut ann = app.signed_in("ann@example.com").await;
     app.expire();
@@ -186,7 +186,7 @@ async fn a_late_answer_cannot_wipe_a_new_sign_in(fresh: TestDatabase) {
     assert_eq!(ann.get("/auth/session").await.status, 200);
 }
 
-async fn reading_never_signs_out(fresh: TestDatabase) {
+async fn safe_methods_never_sign_out(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     let mut ann = app.signed_in("ann@example.com").await;
     for path in ["/auth/logout", "/auth/logout-all", "/auth/refresh", "/auth/login", "/auth/password"] {
@@ -199,7 +199,7 @@ async fn reading_never_signs_out(fresh: TestDatabase) {
     assert_eq!(ann.get("/auth/session").await.event(), None);
 }
 
-/// Both cookies are cleared, with the attributes that they were set with, and none is set.
+/// Checks that both cookies are cleared with their original attributes, and that none is set.
 #[track_caller]
 fn assert_clears(answer: &Answer) {
     let mut cookies = answer.set_cookies();

@@ -1,5 +1,5 @@
-//! Answers that never arrive, many of them (`SEKISHO_TEST_CUTS`): the connection is cut when the
-//! rotation has been committed, and the browser comes back with the cookies that it still has.
+//! Lost responses (`SEKISHO_TEST_CUTS`): the connection is cut after the rotation is committed, and the
+//! browser continues with its old cookies.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -17,10 +17,10 @@ use crate::support::socket_browser::SocketBrowser;
 use crate::support::upstream::GatedUpstream;
 
 on_each_database! {
-    an_answer_that_is_cut_off_signs_nobody_out
+    lost_response_causes_no_sign_out
 }
 
-async fn an_answer_that_is_cut_off_signs_nobody_out(fresh: TestDatabase) {
+async fn lost_response_causes_no_sign_out(fresh: TestDatabase) {
     let cuts = rounds("SEKISHO_TEST_CUTS", 30);
     let mut random = random_for("cuts");
     let mut upstream = GatedUpstream::start().await;
@@ -33,8 +33,8 @@ async fn an_answer_that_is_cut_off_signs_nobody_out(fresh: TestDatabase) {
     for cut in 1..=cuts {
         app.expire();
         match cut % 3 {
-            0 => cut_before_there_is_an_answer(&ann, server, &mut upstream).await,
-            1 => cut_once_it_is_committed(&ann, server, &app, session).await,
+            0 => cut_before_the_response(&ann, server, &mut upstream).await,
+            1 => cut_after_the_commit(&ann, server, &app, session).await,
             _ => cut_within_the_head(&ann, server, &mut random).await,
         }
         let later = [0, 2, 62, 20 * 60, 60 * 60][random.usize(..5)];
@@ -54,19 +54,15 @@ async fn an_answer_that_is_cut_off_signs_nobody_out(fresh: TestDatabase) {
     println!("{cuts} answers cut off, and nobody signed out");
 }
 
-/// The upstream has the request, so the rotation is done; the answer waits for the upstream.
-async fn cut_before_there_is_an_answer(
-    browser: &SocketBrowser,
-    server: SocketAddr,
-    upstream: &mut GatedUpstream,
-) {
+/// The upstream has received the request, so the rotation is committed; the response waits for the upstream.
+async fn cut_before_the_response(browser: &SocketBrowser, server: SocketAddr, upstream: &mut GatedUpstream) {
     let asked = ask(browser, server, "/orders").await;
     upstream.arrived(1).await;
     drop(asked);
 }
 
-/// As soon as the row shows it, whether the answer is under way or not.
-async fn cut_once_it_is_committed(
+/// Cuts as soon as the row has changed, before or during the response.
+async fn cut_after_the_commit(
     browser: &SocketBrowser,
     server: SocketAddr,
     app: &TestApp,
@@ -83,7 +79,7 @@ async fn cut_once_it_is_committed(
     drop(asked);
 }
 
-/// After some bytes of the head, which is longer than that.
+/// Cuts within the response header.
 async fn cut_within_the_head(browser: &SocketBrowser, server: SocketAddr, random: &mut fastrand::Rng) {
     let mut asked = ask(browser, server, "/auth/session").await;
     let mut bytes = vec![0; 1 + random.usize(..800)];
@@ -91,7 +87,7 @@ async fn cut_within_the_head(browser: &SocketBrowser, server: SocketAddr, random
     assert!(!String::from_utf8_lossy(&bytes).contains("\r\n\r\n"), "the head ends there");
 }
 
-/// Sends a request with this browser's cookies. The answer is on the socket, or will be.
+/// Sends a request with this browser's cookies, and does not read the response.
 async fn ask(browser: &SocketBrowser, server: SocketAddr, path: &str) -> TcpStream {
     let cookies: Vec<_> = browser.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let request = format!("GET {path} HTTP/1.1\r\nHost: {server}\r\nCookie: {}\r\n\r\n", cookies.join("; "));

@@ -1,4 +1,4 @@
-//! `/movies`: reading, writing, refusals.
+//! `/movies`: reads, writes and rejections.
 
 use axum::body::Body;
 use axum::http::Request;
@@ -12,19 +12,19 @@ use crate::support::db::TestDatabase;
 use crate::support::http::Answer;
 
 on_each_database! {
-    create_find_replace_delete
-    pages_of_the_list
-    filters_and_orders
-    a_wrong_parameter_is_named
-    a_wrong_field_is_named
-    a_body_must_be_json_and_small
-    reading_needs_a_user_and_writing_an_admin
-    an_id_that_is_no_number_is_no_movie
-    unknown_paths_and_methods_are_problems_too
-    answers_are_not_kept_or_guessed_at
+    movies_can_be_created_read_replaced_and_deleted
+    list_is_paginated
+    list_can_be_filtered_and_sorted
+    invalid_parameter_is_named
+    invalid_movie_field_is_named
+    body_must_be_json_within_the_limit
+    reading_requires_a_user_and_writing_an_admin
+    non_numeric_id_is_404
+    unknown_paths_and_methods_return_problem_details
+    responses_are_neither_cached_nor_sniffed
 }
 
-async fn create_find_replace_delete(fresh: TestDatabase) {
+async fn movies_can_be_created_read_replaced_and_deleted(fresh: TestDatabase) {
     let app = App::new(fresh).await;
     let ran = json!({"title": "Ran", "year": 1985, "director": "Akira Kurosawa", "rating": 8.25});
 
@@ -52,7 +52,7 @@ async fn create_find_replace_delete(fresh: TestDatabase) {
     app.send("DELETE", &path, Some(Role::Admin), None, "").await.problem(404, "not_found");
 }
 
-async fn pages_of_the_list(fresh: TestDatabase) {
+async fn list_is_paginated(fresh: TestDatabase) {
     let app = App::with_films(fresh).await;
     let total = sample_movies().len();
 
@@ -74,7 +74,7 @@ async fn pages_of_the_list(fresh: TestDatabase) {
     assert_eq!((&beyond["items"], &beyond["total"]), (&json!([]), &json!(total)));
 }
 
-async fn filters_and_orders(fresh: TestDatabase) {
+async fn list_can_be_filtered_and_sorted(fresh: TestDatabase) {
     let app = App::with_films(fresh).await;
 
     let kurosawa = app.list("?director=kuroSAWA&sort=-year&limit=100").await;
@@ -93,7 +93,7 @@ async fn filters_and_orders(fresh: TestDatabase) {
     assert_eq!(app.list("?title=100%25").await["total"], 0, "`%` is no wildcard");
 }
 
-async fn a_wrong_parameter_is_named(fresh: TestDatabase) {
+async fn invalid_parameter_is_named(fresh: TestDatabase) {
     let app = App::new(fresh).await;
     for (query, parameter) in [
         ("limit=0", "limit"),
@@ -116,7 +116,7 @@ async fn a_wrong_parameter_is_named(fresh: TestDatabase) {
     }
 }
 
-async fn a_wrong_field_is_named(fresh: TestDatabase) {
+async fn invalid_movie_field_is_named(fresh: TestDatabase) {
     let app = App::new(fresh).await;
     for (field, value) in [
         ("title", json!("")),
@@ -141,7 +141,7 @@ async fn a_wrong_field_is_named(fresh: TestDatabase) {
     assert_eq!(app.list("").await["total"], 0);
 }
 
-async fn a_body_must_be_json_and_small(fresh: TestDatabase) {
+async fn body_must_be_json_within_the_limit(fresh: TestDatabase) {
     let app = App::new(fresh).await;
     let post = async |content_type, body: &str| {
         app.send("POST", "/movies", Some(Role::Admin), content_type, body).await
@@ -159,7 +159,7 @@ async fn a_body_must_be_json_and_small(fresh: TestDatabase) {
     assert_eq!(post(Some("Application/JSON; charset=utf-8"), movie).await.status, 201);
 }
 
-async fn reading_needs_a_user_and_writing_an_admin(fresh: TestDatabase) {
+async fn reading_requires_a_user_and_writing_an_admin(fresh: TestDatabase) {
     let app = App::with_films(fresh).await;
     for (method, path) in [
         ("GET", "/movies"),
@@ -183,14 +183,14 @@ async fn reading_needs_a_user_and_writing_an_admin(fresh: TestDatabase) {
     assert_eq!(app.list("").await["total"], sample_movies().len(), "nothing was written");
 }
 
-async fn an_id_that_is_no_number_is_no_movie(fresh: TestDatabase) {
+async fn non_numeric_id_is_404(fresh: TestDatabase) {
     let app = App::with_films(fresh).await;
     for id in ["0", "-1", "99999999999999999999", "x", "1.0", "%31%78"] {
         app.read(&format!("/movies/{id}")).await.problem(404, "not_found");
     }
 }
 
-async fn unknown_paths_and_methods_are_problems_too(fresh: TestDatabase) {
+async fn unknown_paths_and_methods_return_problem_details(fresh: TestDatabase) {
     let app = App::new(fresh).await;
     app.read("/films").await.problem(404, "no_route");
     app.read("/movies/1/cast").await.problem(404, "not_found");
@@ -203,7 +203,7 @@ async fn unknown_paths_and_methods_are_problems_too(fresh: TestDatabase) {
     }
 }
 
-async fn answers_are_not_kept_or_guessed_at(fresh: TestDatabase) {
+async fn responses_are_neither_cached_nor_sniffed(fresh: TestDatabase) {
     let app = App::with_films(fresh).await;
     for (path, content_type) in [("/movies", "application/json"), ("/movies/0", "application/problem+json")] {
         let answer = app.read(path).await;
@@ -214,7 +214,7 @@ async fn answers_are_not_kept_or_guessed_at(fresh: TestDatabase) {
     }
 }
 
-/// The program, and somebody in each role.
+/// Starts the application with one user of each role.
 struct App {
     app: TestApp,
     admin: Browser,

@@ -1,4 +1,4 @@
-//! The promise itself, between programs of others: curl in front with its cookie jar, nginx behind.
+//! Silent refresh between independent programs: curl as the client, nginx as the upstream.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ async fn curl_and_nginx_notice_nothing_of_expiry(place: DatabaseLocation) {
     let (first_read, first_write) = (reads.tokens(), writes.tokens());
     assert_eq!(reads.curl("/early", &[]).await, 200);
 
-    // By the clock, for the processes have no other.
+    // Real time, since separate processes share no test clock.
     tokio::time::sleep(Duration::from_millis(2100)).await;
 
     let upload = site.write("upload", &"x".repeat(TEN_MB));
@@ -77,7 +77,7 @@ fn assert_renewed(before: &[String; 2], after: &[String; 2]) {
     assert!(before[0] != after[0] && before[1] != after[1], "both cookies are new: {before:?}, {after:?}");
 }
 
-/// curl with a cookie jar of its own.
+/// curl with its own cookie jar.
 struct Jar {
     curl: PathBuf,
     server: SocketAddr,
@@ -86,14 +86,14 @@ struct Jar {
 
 impl Jar {
     async fn sign_in(&self) {
-        // A cookie of the application's own is there already.
+        // The jar already contains a cookie of the application.
         let host = self.server.ip();
         std::fs::write(&self.file, format!("{host}\tFALSE\t/\tFALSE\t0\ttheme\tdark\n")).unwrap();
         let form = format!("email=ann@example.com&password={PASSWORD}");
         assert_eq!(self.curl("/auth/login", &["-d", &form]).await, 200);
     }
 
-    /// The status that it got. It fails if there is none.
+    /// Returns the response status, and fails without a response.
     async fn curl(&self, target: &str, args: &[&str]) -> u16 {
         let jar: &Path = &self.file;
         let mut command = Command::new(&self.curl);
@@ -104,7 +104,7 @@ impl Jar {
         String::from_utf8(output.stdout).unwrap().parse().unwrap()
     }
 
-    /// The values of our two cookies.
+    /// Returns the values of both session cookies.
     fn tokens(&self) -> [String; 2] {
         let jar = std::fs::read_to_string(&self.file).unwrap();
         ["__Host-access_token", "__Host-refresh_token"].map(|name| {

@@ -1,5 +1,4 @@
-//! A database that goes away and comes back while the program serves: nobody is signed out, nothing
-//! hangs, and no restart is needed.
+//! Database outages: no sign-out, no hanging request, and recovery without a restart.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,15 +28,15 @@ mod restarts;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refused_connections_are_retried() {
-    lost_and_found(TcpChaosProxy::refuse).await;
+    check_outage_and_recovery(TcpChaosProxy::refuse).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn silent_database_is_retried() {
-    lost_and_found(TcpChaosProxy::silence).await;
+    check_outage_and_recovery(TcpChaosProxy::silence).await;
 }
 
-async fn lost_and_found(lose: fn(&TcpChaosProxy)) {
+async fn check_outage_and_recovery(lose: fn(&TcpChaosProxy)) {
     let Some(far) = RemoteDatabase::open().await else { return };
     let upstream = Upstream::start().await;
     let gateway = far.gateway(&route("/", &upstream.url(), "")).await;
@@ -46,7 +45,7 @@ async fn lost_and_found(lose: fn(&TcpChaosProxy)) {
     let answer = ask(&gateway, &jar).await;
     assert_eq!((answer.status.as_u16(), answer.event()), (200, None), "a good token asks nobody");
 
-    // The last tenth of its life.
+    // Within the last tenth of the token's lifetime, where a refresh is attempted.
     gateway.clock.advance(Duration::from_secs(840));
     let asked = FairInstant::now();
     assert_eq!(ask(&gateway, &jar).await.status, 200);
@@ -95,7 +94,7 @@ async fn on_store_loss_refuse_rejects_tokens_while_revocations_are_stale() {
     feed.abort();
 }
 
-/// Whoever is cut in the middle of a statement gives the place back when its caller goes.
+/// A cancelled statement on a dead connection frees its slot in the pool.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connection_cut_in_use_is_replaced_in_the_pool() {
     let Some(far) = RemoteDatabase::open().await else { return };
@@ -109,7 +108,7 @@ async fn connection_cut_in_use_is_replaced_in_the_pool() {
     }
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
         AND wait_event_type = 'Lock'";
-    // A transaction would see again and again what it saw first.
+    // Autocommit: inside a transaction the view would not change.
     let mut watching = sqlx::PgConnection::connect(far.fresh.url()).await.unwrap();
     until("statements that wait", async || {
         let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&mut watching).await.unwrap();
@@ -132,7 +131,7 @@ async fn requests_beyond_the_limit_fail_fast_while_the_database_is_silent() {
         let (access, settings) = (AccessTokens::default(), SessionSettings::default());
         Tokens::new(stores.sessions.clone(), keys, access, settings, Arc::clone(&clock))
     };
-    // Tokens can be read without their rows.
+    // Refresh tokens are valid without their rows in this database.
     let (tokens, elsewhere) = (over(&far.stores), over(&Stores::in_memory()));
     let honest = refresh_token(&tokens).await;
     let mut crowd = Vec::new();
@@ -145,7 +144,7 @@ async fn requests_beyond_the_limit_fail_fast_while_the_database_is_silent() {
     for (nth, refresh_token) in crowd.into_iter().enumerate() {
         let tokens = tokens.clone();
         renewing.spawn(async move {
-            // They come over two seconds.
+            // The requests are spread over two seconds.
             tokio::time::sleep(Duration::from_secs(2) * u32::try_from(nth).unwrap() / CROWD).await;
             let asked = FairInstant::now();
             (renew(&tokens, refresh_token).await.map(drop), asked.elapsed())
@@ -173,7 +172,7 @@ async fn renew(tokens: &Tokens, refresh_token: String) -> Result<(), RefreshErro
     tokens.refresh_session(request, SessionKind::Browser).await.map(drop)
 }
 
-/// A database at the other end of a wire.
+/// A database behind a [`TcpChaosProxy`].
 struct RemoteDatabase {
     fresh: TestDatabase,
     wire: TcpChaosProxy,
@@ -198,7 +197,7 @@ async fn ask(gateway: &TestGateway, jar: &SessionCookies) -> Answer {
     gateway.ask(get("/").header("cookie", jar.line())).await
 }
 
-/// Not a word about the session: it may go on later.
+/// Checks for a 503 that leaves the session untouched.
 fn assert_unavailable(answer: &Answer) {
     answer.problem(503, "store_unavailable");
     assert_eq!(answer.event(), Some("store_unavailable"));

@@ -1,4 +1,4 @@
-//! The demo page, its files, and the API's description.
+//! Demo page, assets, and OpenAPI description.
 
 use std::collections::BTreeSet;
 
@@ -130,7 +130,7 @@ fn text(answer: &Answer) -> String {
     String::from_utf8(answer.body.clone()).expect("UTF-8")
 }
 
-/// What a page loads or links to, and what a module imports.
+/// Returns the URLs that a page loads or links to, and the imports of a module.
 fn names_in(content: &str) -> Vec<String> {
     let after = |mark: &str| -> Vec<String> {
         let rests = content.split(mark).skip(1);

@@ -1,4 +1,4 @@
-//! Forwarding: bodies, connections, time, and upstreams that fail.
+//! Forwarding: bodies, connections, timeouts, and failing upstreams.
 
 use std::convert::Infallible;
 
@@ -43,7 +43,7 @@ async fn request_and_response_are_forwarded() {
 
 #[tokio::test]
 async fn paths_and_queries_arrive_byte_for_byte() {
-    // An upstream that tells the target as it stood on the wire.
+    // The upstream responds with the raw request target.
     let upstream = listen(|mut socket| async move {
         let head = read_head(&mut socket).await;
         let target = head.split(|&byte| byte == b' ').nth(1).unwrap().to_vec();
@@ -109,7 +109,7 @@ async fn large_bodies_are_forwarded_both_ways() {
 
 #[tokio::test]
 async fn bodies_are_streamed() {
-    // It answers before it has read anything, and says back what it reads.
+    // The upstream responds before reading, and echoes the request body.
     let upstream = listen(|socket| {
         serve(socket, |request| async {
             Response::new(Body::from_stream(request.into_body().into_data_stream()))
@@ -173,7 +173,7 @@ async fn closed_idle_connection_fails_no_request() {
     kept.write_all(OK).await.unwrap();
     read_head(&mut client).await;
 
-    // The proxy learns of the request before it learns that the connection is no more.
+    // The proxy reads the request before it detects the closed connection.
     client.write_all(POST).await.unwrap();
     drop(kept);
     let upstream = async {
@@ -191,7 +191,7 @@ async fn closed_idle_connection_fails_no_request() {
 
 #[tokio::test]
 async fn request_read_by_an_upstream_is_not_retried() {
-    // P-13: it answers the first request of a connection, and hangs up on the second.
+    // P-13: the upstream responds to the first request of a connection and closes on the second.
     let (record, mut read) = mpsc::unbounded_channel();
     let upstream = listen(move |mut socket| {
         let record = record.clone();
@@ -245,7 +245,7 @@ async fn early_response_is_forwarded() {
     let answer = client.send_request(request("POST", "/", body)).await.unwrap();
     assert_eq!(answer.status(), 401);
     assert_eq!(text(answer).await, "no");
-    // Nobody waits for the rest of the body.
+    // The proxy does not wait for the rest of the request body.
     is_closed.recv().await.unwrap();
     drop(feed);
 }
@@ -318,8 +318,8 @@ async fn silent_upstream_times_out() {
     assert_eq!(steps.recv().await, Some(0), "the upstream's connection is closed");
 }
 
-/// An upstream that tells of each piece it reads, and at the end how many bytes it has read:
-/// either its whole answer comes then, or all but its head.
+/// Starts an upstream that reports each piece it reads and responds with the total length: after the whole
+/// request, or with an early header and a late body.
 async fn reporting(early: bool) -> (String, mpsc::UnboundedReceiver<Bytes>) {
     let (report, reports) = mpsc::unbounded_channel();
     let address = listen(move |socket| {
@@ -396,7 +396,7 @@ async fn upstream_that_stops_reading_times_out() {
     let endless = futures_util::stream::repeat_with(|| Ok::<_, Infallible>(Bytes::from_static(&[0; 65_536])));
     let mut client = connect(front).await;
     let answer = tokio::spawn(client.send_request(request("POST", "/", Body::from_stream(endless))));
-    // When the buffers on the way are full is not ours to know.
+    // The capacity of the buffers in between is unknown.
     while !answer.is_finished() {
         clock.advance(10).await;
     }

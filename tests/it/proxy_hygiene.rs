@@ -1,4 +1,4 @@
-//! What may not pass the proxy, in either direction.
+//! Headers and requests that must not pass the proxy, in either direction.
 
 use std::sync::Arc;
 
@@ -21,14 +21,14 @@ impl UpstreamTokens for SubjectTokens {
     }
 }
 
-/// What the upstream sees of a request with these header lines.
+/// Sends a request with these header lines, and returns what the upstream received.
 async fn sees(front: ProxyServer, upstream: &mut Upstream, headers: &str) -> RecordedRequest {
     let answer = get(front.start().await, "/", headers).await;
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     upstream.seen().await
 }
 
-/// What the client sees of an upstream's header lines.
+/// Returns the response to the client when the upstream sends these header lines.
 async fn answers(headers: &'static str) -> String {
     let answer = Box::leak(format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{headers}\r\n").into_boxed_str());
     let front = ProxyServer::to(saying(answer.as_bytes()).await).start().await;
@@ -332,7 +332,7 @@ async fn via_is_added_and_loops_are_detected() {
     assert!(via[0] == "1.0 first" && via[1].starts_with("1.1 sekisho-"), "{via:?}");
     assert!(answers("").await.contains("via: 1.1 sekisho-"));
 
-    // The upstream of the front is the front itself.
+    // The proxy is its own upstream.
     let (port, address) = tokio::sync::watch::channel(None);
     let relay = listen(move |mut socket| {
         let mut address = address.clone();

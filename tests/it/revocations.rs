@@ -1,4 +1,4 @@
-//! What one replica ends, another refuses within a second, access tokens included.
+//! Sessions ended at one replica are rejected by another within a second, access tokens included.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,17 +19,17 @@ use uuid::Uuid;
 use crate::support::db;
 use crate::support::fair_clock::FairInstant;
 
-mod cut;
-mod wake_ups;
+mod network_faults;
+mod notifications;
 
 const USER: UserId = UserId(Uuid::from_u128(7));
 
-/// Two replicas over one database, with the same keys.
+/// Creates two replicas with the same keys on one database.
 fn replicas(stores: &Stores) -> [Tokens; 2] {
     replicas_over([stores, stores])
 }
 
-/// Two replicas, each with a way of its own to the database.
+/// Creates two replicas with separate connections to the database.
 fn replicas_over(stores: [&Stores; 2]) -> [Tokens; 2] {
     let now = sekisho::clock::Clock::now(&SystemClock);
     let material = KeyMaterial::generate(1, Algorithm::Hs256, now).unwrap();
@@ -46,7 +46,7 @@ async fn sign_in(tokens: &Tokens) -> IssuedSession {
     tokens.sign_in(sign_in).await.unwrap()
 }
 
-/// Waits until `tokens` refuses the access token, for a second at most.
+/// Waits up to a second until `tokens` rejects the access token.
 pub(crate) async fn refusal(tokens: &Tokens, access_token: &str) -> VerifyError {
     let began = FairInstant::now();
     loop {
@@ -58,7 +58,7 @@ pub(crate) async fn refusal(tokens: &Tokens, access_token: &str) -> VerifyError 
     }
 }
 
-async fn an_end_reaches_the_other_replica(stores: &Stores) {
+async fn check_revocation_reaches_the_other_replica(stores: &Stores) {
     let [here, there] = replicas(stores);
     let (one, two) = (sign_in(&here).await, sign_in(&here).await);
     there.revocations().load().await.unwrap();
@@ -85,7 +85,7 @@ async fn an_end_reaches_the_other_replica(stores: &Stores) {
     feed.abort();
 }
 
-async fn a_replica_that_starts_knows_what_has_ended(stores: &Stores) {
+async fn check_revocations_are_loaded_at_start(stores: &Stores) {
     let [here, there] = replicas(stores);
     let issued = sign_in(&here).await;
     here.terminate(issued.session.id, EndReason::Revoked, &ClientInfo::default()).await.unwrap();
@@ -97,13 +97,13 @@ async fn a_replica_that_starts_knows_what_has_ended(stores: &Stores) {
 #[tokio::test]
 async fn revocations_are_followed_on_sqlite() {
     let Some(fresh) = db::sqlite().await else { return };
-    an_end_reaches_the_other_replica(&fresh.stores).await;
-    a_replica_that_starts_knows_what_has_ended(&fresh.stores).await;
+    check_revocation_reaches_the_other_replica(&fresh.stores).await;
+    check_revocations_are_loaded_at_start(&fresh.stores).await;
 }
 
 #[tokio::test]
 async fn revocations_are_followed_on_postgresql() {
     let Some(fresh) = db::postgres().await else { return };
-    an_end_reaches_the_other_replica(&fresh.stores).await;
-    a_replica_that_starts_knows_what_has_ended(&fresh.stores).await;
+    check_revocation_reaches_the_other_replica(&fresh.stores).await;
+    check_revocations_are_loaded_at_start(&fresh.stores).await;
 }

@@ -1,4 +1,4 @@
-//! Requests sent at once, answers lost, browsers that crash, and thieves: who stays signed in.
+//! Concurrent requests, lost responses, crashed browsers, and stolen tokens.
 
 use std::time::Duration;
 
@@ -11,33 +11,32 @@ use crate::support::db::TestDatabase;
 use crate::support::http::{Answer, get};
 
 on_each_database! {
-    tabs_may_keep_their_answers_in_any_order
-    a_rotation_outlives_the_request_that_asked_for_it
-    answers_may_be_lost_at_any_point
-    a_crashed_browser_comes_back_with_its_old_jar
-    a_replay_never_changes_the_generation
-    replays_count
-    an_old_token_is_reuse_once_its_successor_has_settled
-    a_token_two_generations_old_is_reuse
-    two_jars_show_at_the_next_renewal
-    two_jars_show_when_both_are_in_lasting_use
-    a_thief_who_renews_first_is_no_different
-    a_refresh_token_alone_is_another_jar
-    a_jar_without_an_access_token_is_one_jar
-    no_rotation_is_due_while_the_access_token_is_young
-    a_store_that_lost_its_last_writes_is_caught_up
-    a_store_restored_from_a_backup_is_caught_up
-    an_unknown_session_keeps_its_cookies
+    responses_of_tabs_may_arrive_in_any_order
+    rotation_completes_when_the_request_is_cancelled
+    lost_responses_cause_no_sign_out
+    crashed_browser_may_return_with_old_cookies
+    replay_keeps_the_generation
+    replays_are_counted
+    old_token_is_reuse_after_its_successor_is_confirmed
+    token_two_generations_old_is_reuse
+    concurrent_clients_are_detected_at_the_next_refresh
+    concurrent_clients_are_detected_by_confirmed_use
+    thief_is_detected_when_it_refreshes_first
+    refresh_token_without_access_token_is_reuse_after_rotation
+    refresh_token_alone_is_replayed_for_one_client
+    refresh_of_a_young_access_token_is_a_replay
+    lost_rotation_is_caught_up
+    restored_backup_is_caught_up
+    unknown_session_keeps_its_cookies
 }
 
-async fn tabs_may_keep_their_answers_in_any_order(fresh: TestDatabase) {
+async fn responses_of_tabs_may_arrive_in_any_order(fresh: TestDatabase) {
     let (app, mut ann, session) = signed_in(fresh).await;
     for round in 0..12 {
         app.expire();
         let mut answers = ann.ask_at_once(&["/auth/session", "/movies", "/auth/sessions", "/movies/1"]).await;
         answers.rotate_left(round % 4);
-        // Each cookie is kept as it comes: the jar may end with an access token of one answer and a
-        // refresh token of another.
+        // Cookies are stored in order of arrival, so access and refresh token may be of different responses.
         for answer in &answers {
             ann.store_cookies(answer);
         }
@@ -48,7 +47,7 @@ async fn tabs_may_keep_their_answers_in_any_order(fresh: TestDatabase) {
     assert_eq!((row.rotations, row.end), (12, None));
 }
 
-async fn a_rotation_outlives_the_request_that_asked_for_it(fresh: TestDatabase) {
+async fn rotation_completes_when_the_request_is_cancelled(fresh: TestDatabase) {
     let (app, mut ann, session) = signed_in(fresh).await;
     app.expire();
     for _ in 0..20 {
@@ -61,7 +60,7 @@ async fn a_rotation_outlives_the_request_that_asked_for_it(fresh: TestDatabase) 
     assert_eq!((row.generation, row.rotations), (2, 1));
 }
 
-async fn answers_may_be_lost_at_any_point(fresh: TestDatabase) {
+async fn lost_responses_cause_no_sign_out(fresh: TestDatabase) {
     let (app, mut ann, session) = signed_in(fresh).await;
     for lost in [0, 1, 2, 5, 0, 3, 1, 0, 8] {
         app.expire();
@@ -77,7 +76,7 @@ async fn answers_may_be_lost_at_any_point(fresh: TestDatabase) {
     assert_eq!(app.row(session).await.rotations, 9, "one for each renewal, whatever was lost");
 }
 
-async fn a_crashed_browser_comes_back_with_its_old_jar(fresh: TestDatabase) {
+async fn crashed_browser_may_return_with_old_cookies(fresh: TestDatabase) {
     let (app, mut ann, session) = signed_in(fresh).await;
     for seconds in [0, 1, 29, 45] {
         app.expire();
@@ -87,7 +86,7 @@ async fn a_crashed_browser_comes_back_with_its_old_jar(fresh: TestDatabase) {
         assert_eq!(ann.get("/auth/session").await.event(), None);
         app.app.tokens.flush_deferred().await.unwrap();
         ann.jar = on_disk;
-        // It may be started again only days later.
+        // The browser restarts days later.
         app.clock.advance(Duration::from_secs(3 * 86_400));
         assert_eq!(ann.get("/auth/session").await.event(), Some("replayed"), "after {seconds} s");
         app.clock.advance(PAST_GRACE);
@@ -97,7 +96,7 @@ async fn a_crashed_browser_comes_back_with_its_old_jar(fresh: TestDatabase) {
     assert_eq!(app.row(session).await.end, None);
 }
 
-async fn a_replay_never_changes_the_generation(fresh: TestDatabase) {
+async fn replay_keeps_the_generation(fresh: TestDatabase) {
     let (app, ann, session) = signed_in(fresh).await;
     app.expire();
     let tokens = async || {
@@ -113,7 +112,7 @@ async fn a_replay_never_changes_the_generation(fresh: TestDatabase) {
     assert_eq!(app.row(session).await.generation, 2);
 }
 
-async fn replays_count(fresh: TestDatabase) {
+async fn replays_are_counted(fresh: TestDatabase) {
     let (app, ann, session) = signed_in(fresh).await;
     app.expire();
     for _ in 0..8 {
@@ -123,7 +122,7 @@ async fn replays_count(fresh: TestDatabase) {
     assert_eq!((row.rotations, row.replays), (1, 7));
 }
 
-async fn an_old_token_is_reuse_once_its_successor_has_settled(fresh: TestDatabase) {
+async fn old_token_is_reuse_after_its_successor_is_confirmed(fresh: TestDatabase) {
     let (app, mut ann, session) = signed_in(fresh).await;
     let mut bob = app.signed_in("bob@example.com").await;
     let thief = ann.clone().with_client([203, 0, 113, 66], "Thief/0.1");
@@ -147,7 +146,7 @@ async fn an_old_token_is_reuse_once_its_successor_has_settled(fresh: TestDatabas
     assert_eq!(ann.get("/auth/session").await.status, 200);
 }
 
-async fn a_token_two_generations_old_is_reuse(fresh: TestDatabase) {
+async fn token_two_generations_old_is_reuse(fresh: TestDatabase) {
     let (app, mut ann, session) = signed_in(fresh).await;
     let old = ann.clone();
     for _ in 0..2 {
@@ -159,8 +158,8 @@ async fn a_token_two_generations_old_is_reuse(fresh: TestDatabase) {
     assert_eq!(app.row(session).await.end.map(|end| end.reason), Some(EndReason::ReuseDetected));
 }
 
-/// A thief who travels along: as long as all keep to the tokens' lifetime, nothing settles.
-async fn two_jars_show_at_the_next_renewal(fresh: TestDatabase) {
+/// While all clients refresh only expired tokens, no use is confirmed.
+async fn concurrent_clients_are_detected_at_the_next_refresh(fresh: TestDatabase) {
     let (app, mut ann, session) = signed_in(fresh).await;
     let mut thief = ann.clone();
     app.expire();
@@ -173,7 +172,7 @@ async fn two_jars_show_at_the_next_renewal(fresh: TestDatabase) {
     assert_eq!(app.row(session).await.end.map(|end| end.reason), Some(EndReason::ReuseDetected));
 }
 
-async fn two_jars_show_when_both_are_in_lasting_use(fresh: TestDatabase) {
+async fn concurrent_clients_are_detected_by_confirmed_use(fresh: TestDatabase) {
     let (app, mut ann, session) = signed_in(fresh).await;
     let mut thief = ann.clone();
     app.expire();
@@ -190,7 +189,7 @@ async fn two_jars_show_when_both_are_in_lasting_use(fresh: TestDatabase) {
     thief.get("/auth/session").await.problem(401, "reuse_detected");
 }
 
-async fn a_thief_who_renews_first_is_no_different(fresh: TestDatabase) {
+async fn thief_is_detected_when_it_refreshes_first(fresh: TestDatabase) {
     let (app, mut ann, session) = signed_in(fresh).await;
     let mut thief = ann.clone();
     app.expire();
@@ -203,8 +202,8 @@ async fn a_thief_who_renews_first_is_no_different(fresh: TestDatabase) {
     thief.get("/auth/session").await.problem(401, "reuse_detected");
 }
 
-/// Also while the owner's renewal is remembered, and shared with whoever asks.
-async fn a_refresh_token_alone_is_another_jar(fresh: TestDatabase) {
+/// Also while the owner's refresh is cached for concurrent requests.
+async fn refresh_token_without_access_token_is_reuse_after_rotation(fresh: TestDatabase) {
     let (app, mut ann, session) = signed_in(fresh).await;
     let mut thief = ann.clone();
     thief.jar.remove(ACCESS);
@@ -214,7 +213,7 @@ async fn a_refresh_token_alone_is_another_jar(fresh: TestDatabase) {
     assert_eq!(app.row(session).await.end.map(|end| end.reason), Some(EndReason::ReuseDetected));
 }
 
-async fn a_jar_without_an_access_token_is_one_jar(fresh: TestDatabase) {
+async fn refresh_token_alone_is_replayed_for_one_client(fresh: TestDatabase) {
     let (app, mut ann, session) = signed_in(fresh).await;
     app.expire();
     ann.jar.remove(ACCESS);
@@ -226,7 +225,7 @@ async fn a_jar_without_an_access_token_is_one_jar(fresh: TestDatabase) {
     assert_eq!(app.row(session).await.rotations, 1);
 }
 
-async fn no_rotation_is_due_while_the_access_token_is_young(fresh: TestDatabase) {
+async fn refresh_of_a_young_access_token_is_a_replay(fresh: TestDatabase) {
     let (app, mut ann, session) = signed_in(fresh).await;
     for (seconds, event) in [(62, "rotated"), (50, "replayed"), (20, "replayed"), (62, "rotated")] {
         app.clock.advance(Duration::from_secs(seconds));
@@ -236,7 +235,7 @@ async fn no_rotation_is_due_while_the_access_token_is_young(fresh: TestDatabase)
     assert_eq!(app.row(session).await.rotations, 2);
 }
 
-async fn a_store_that_lost_its_last_writes_is_caught_up(fresh: TestDatabase) {
+async fn lost_rotation_is_caught_up(fresh: TestDatabase) {
     let (app, mut ann, session) = signed_in(fresh).await;
     app.expire();
     assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
@@ -250,7 +249,7 @@ async fn a_store_that_lost_its_last_writes_is_caught_up(fresh: TestDatabase) {
     assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
 }
 
-async fn a_store_restored_from_a_backup_is_caught_up(fresh: TestDatabase) {
+async fn restored_backup_is_caught_up(fresh: TestDatabase) {
     let (app, mut ann, session) = signed_in(fresh).await;
     app.sql("CREATE TABLE backup AS SELECT * FROM {sessions}").await;
     for _ in 0..5 {
@@ -279,7 +278,7 @@ async fn a_store_restored_from_a_backup_is_caught_up(fresh: TestDatabase) {
     assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
 }
 
-async fn an_unknown_session_keeps_its_cookies(fresh: TestDatabase) {
+async fn unknown_session_keeps_its_cookies(fresh: TestDatabase) {
     let (app, mut ann, _) = signed_in(fresh).await;
     app.sql("CREATE TABLE backup AS SELECT * FROM {sessions}").await;
     app.sql("DELETE FROM {sessions}").await;

@@ -1,4 +1,4 @@
-//! Told to stop, the server lets what is under way end.
+//! Graceful shutdown of the process.
 
 use std::io;
 use std::net::SocketAddr;
@@ -36,7 +36,7 @@ async fn shutdown_finishes_requests_and_refuses_new_ones() {
     upstream.arrived(1).await;
     server.terminate();
     until("the public port to be closed", async || is_closed(public).await.then_some(())).await;
-    // Probes are told the truth to the end.
+    // The admin listener stays open until the end.
     let answer = SocketBrowser::default().get(admin, "/readyz").await;
     assert_eq!((answer.status.as_u16(), answer.body.as_slice()), (503, &b"shutting down\n"[..]));
     assert!(!under_way.is_finished());
@@ -48,7 +48,7 @@ async fn shutdown_finishes_requests_and_refuses_new_ones() {
     assert!(is_closed(admin).await);
 }
 
-/// All is served while `/readyz` says already that it won't be for long.
+/// During `drain_delay` requests are served, while `/readyz` already reports 503.
 #[tokio::test]
 async fn drain_delay_serves_requests_while_readyz_is_503() {
     let upstream = Upstream::answering(|_| Response::new("well".into())).await;
@@ -62,7 +62,7 @@ async fn drain_delay_serves_requests_while_readyz_is_503() {
     server.terminate();
     until("/readyz to say so", async || (browser.status(admin, "/readyz").await == 503).then_some(())).await;
     assert_eq!(browser.status(admin, "/healthz").await, 200);
-    // On a new connection each.
+    // A new connection for each request.
     let mut served = 0;
     until("the public port to be closed", async || {
         if is_closed(public).await {
@@ -92,7 +92,7 @@ async fn second_signal_stops_at_once() {
     upstream.arrived(1).await;
     server.terminate();
     server.says("stopping", 1).await;
-    // Not by this, whatever it asks for.
+    // SIGHUP does not count as a second signal.
     server.hang_up();
     let told_at = FairInstant::now();
     server.terminate();
@@ -105,7 +105,7 @@ async fn second_signal_stops_at_once() {
 
 #[tokio::test]
 async fn sighup_interrupts_neither_start_nor_shutdown() {
-    // A database that can be connected to, and says nothing.
+    // A database server that accepts connections and never responds.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut site = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
     site.set("database.url", &format!("postgres://nobody@{}/none", silent.local_addr().unwrap()));
@@ -137,7 +137,7 @@ async fn idle_connection_does_not_delay_shutdown() {
     let server = site.serve().await;
     let idle = TcpStream::connect(server.public).await.unwrap();
     let mut browser = SocketBrowser::default();
-    // One that was answered, so that the idle one has been accepted too.
+    // A served request shows that the idle connection has been accepted too.
     assert_eq!(browser.status(server.public, "/auth/session").await, 401);
     server.stop().await;
     drop(idle);

@@ -1,4 +1,4 @@
-//! A request whose access token has expired is answered, and renews its session on the way.
+//! Refresh of an expired access token within the request that carries it.
 
 use std::time::Duration;
 
@@ -22,30 +22,30 @@ use crate::support::db::{self, TestDatabase};
 use crate::support::http::{Answer, bare, form, get, with};
 
 on_each_database! {
-    an_expired_token_is_renewed_in_the_same_answer
-    a_body_reaches_the_handler_once
-    renewal_starts_a_tenth_before_expiry
-    a_valid_token_asks_no_store
-    any_answer_of_the_handler_carries_the_cookies
-    conditions_of_an_expired_request_are_left_out
-    explicit_renewal_is_the_same
-    an_idle_session_expires
-    no_session_outlives_its_absolute_expiry
-    clients_hold_their_tokens_themselves
-    a_refresh_token_works_in_its_kind_alone
-    what_is_no_token_of_ours_ends_nothing
-    tokens_of_another_key_end_nothing
-    a_valid_access_token_decides_alone
-    a_refresh_token_decides_alone_without_one
-    without_a_store_nothing_is_decided
-    a_session_outlives_a_restart
-    a_preflight_renews_nothing
-    each_end_has_its_word
+    expired_token_is_refreshed_in_the_same_response
+    refreshed_request_reaches_the_handler_once
+    refresh_starts_at_nine_tenths_of_the_lifetime
+    valid_token_makes_no_store_call
+    responses_of_any_status_carry_fresh_cookies
+    conditional_headers_are_removed_on_refresh
+    explicit_refresh_rotates_and_replays
+    idle_session_expires
+    refresh_does_not_extend_the_absolute_expiry
+    bearer_tokens_are_not_refreshed
+    refresh_token_is_bound_to_its_session_kind
+    invalid_tokens_terminate_no_session
+    tokens_of_another_key_terminate_no_session
+    valid_access_token_takes_precedence
+    refresh_token_identifies_the_user_after_expiry
+    store_loss_keeps_sessions_and_cookies
+    session_survives_a_restart
+    preflight_is_not_refreshed
+    each_termination_cause_has_its_event
 }
 
 const NEW_PASSWORD: &str = "seven quiet ferries cross the strait";
 
-async fn an_expired_token_is_renewed_in_the_same_answer(fresh: TestDatabase) {
+async fn expired_token_is_refreshed_in_the_same_response(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     let mut ann = app.signed_in("ann@example.com").await;
     let before = [ann.token(ACCESS), ann.token(REFRESH)];
@@ -63,7 +63,7 @@ async fn an_expired_token_is_renewed_in_the_same_answer(fresh: TestDatabase) {
     assert!(answer.set_cookies().is_empty());
 }
 
-async fn a_body_reaches_the_handler_once(fresh: TestDatabase) {
+async fn refreshed_request_reaches_the_handler_once(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     app.user_as("ann@example.com", Role::Admin).await;
     let mut ann = app.browser();
@@ -77,7 +77,7 @@ async fn a_body_reaches_the_handler_once(fresh: TestDatabase) {
     assert_eq!((&movies["total"], &movies["items"][0]["title"]), (&json!(1), &json!("Ran")));
 }
 
-async fn renewal_starts_a_tenth_before_expiry(fresh: TestDatabase) {
+async fn refresh_starts_at_nine_tenths_of_the_lifetime(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     let mut ann = app.browser();
     app.user("ann@example.com").await;
@@ -91,7 +91,7 @@ async fn renewal_starts_a_tenth_before_expiry(fresh: TestDatabase) {
     assert_sets_both(&answer, (ACCESS_TTL + IDLE_TTL).as_secs());
 }
 
-async fn a_valid_token_asks_no_store(fresh: TestDatabase) {
+async fn valid_token_makes_no_store_call(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     let mut ann = app.signed_in("ann@example.com").await;
     app.break_store().await;
@@ -101,14 +101,14 @@ async fn a_valid_token_asks_no_store(fresh: TestDatabase) {
         assert_eq!((answer.status.as_u16(), answer.event()), (200, None));
         assert!(answer.set_cookies().is_empty());
     }
-    // With no database at all, the handler still knows who asks.
+    // The identity needs no database.
     app.fresh.stores.close().await;
     let answer = ann.post("/movies", &json!({})).await;
     answer.problem(403, "forbidden");
     assert_eq!(answer.event(), None);
 }
 
-async fn any_answer_of_the_handler_carries_the_cookies(fresh: TestDatabase) {
+async fn responses_of_any_status_carry_fresh_cookies(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     let mut ann = app.signed_in("ann@example.com").await;
     for (method, path, status) in [
@@ -125,7 +125,7 @@ async fn any_answer_of_the_handler_carries_the_cookies(fresh: TestDatabase) {
     }
 }
 
-async fn conditions_of_an_expired_request_are_left_out(fresh: TestDatabase) {
+async fn conditional_headers_are_removed_on_refresh(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     let mut ann = app.signed_in("ann@example.com").await;
     app.expire();
@@ -133,7 +133,7 @@ async fn conditions_of_an_expired_request_are_left_out(fresh: TestDatabase) {
     assert_eq!((answer.status.as_u16(), answer.event()), (200, Some("rotated")));
 }
 
-async fn explicit_renewal_is_the_same(fresh: TestDatabase) {
+async fn explicit_refresh_rotates_and_replays(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     let mut ann = app.signed_in("ann@example.com").await;
     for (advance, event) in [(PAST_GRACE, "rotated"), (Duration::from_secs(1), "replayed")] {
@@ -154,21 +154,21 @@ async fn explicit_renewal_is_the_same(fresh: TestDatabase) {
     assert!(answer.set_cookies().is_empty() && answer.header("retry-after").is_some());
 }
 
-async fn an_idle_session_expires(fresh: TestDatabase) {
+async fn idle_session_expires(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     let ann = app.signed_in("ann@example.com").await;
     let cookies = ann.cookies();
     app.clock.advance(ACCESS_TTL + IDLE_TTL);
     assert_eq!(ann.cookies(), "", "a browser has forgotten them by then");
     let ask = async || app.send(with(get("/auth/session"), "cookie", &cookies)).await;
-    assert_over(&ask().await, "idle_expired", false);
+    assert_terminated(&ask().await, "idle_expired", false);
     app.clock.advance(GRACE);
-    assert_over(&ask().await, "idle_expired", false);
+    assert_terminated(&ask().await, "idle_expired", false);
     app.clock.advance(Duration::from_secs(1));
-    assert_over(&ask().await, "idle_expired", true);
+    assert_terminated(&ask().await, "idle_expired", true);
 }
 
-async fn no_session_outlives_its_absolute_expiry(fresh: TestDatabase) {
+async fn refresh_does_not_extend_the_absolute_expiry(fresh: TestDatabase) {
     let flags = [("session.idle_ttl", "1h"), ("session.absolute_ttl", "100m")];
     let app = TestApp::with(fresh, &flags).await;
     let mut ann = app.signed_in("ann@example.com").await;
@@ -191,12 +191,12 @@ async fn no_session_outlives_its_absolute_expiry(fresh: TestDatabase) {
     assert!(cookies.set_cookies().is_empty());
     let jar = format!("{ACCESS}={}; {REFRESH}={}", ann.token(ACCESS), ann.token(REFRESH));
     app.clock.advance(Duration::from_secs(6));
-    assert_over(&app.send(with(get("/auth/session"), "cookie", &jar)).await, "absolute_expired", false);
+    assert_terminated(&app.send(with(get("/auth/session"), "cookie", &jar)).await, "absolute_expired", false);
     app.clock.advance(ABSOLUTE_TTL);
-    assert_over(&app.send(with(get("/auth/session"), "cookie", &jar)).await, "absolute_expired", true);
+    assert_terminated(&app.send(with(get("/auth/session"), "cookie", &jar)).await, "absolute_expired", true);
 }
 
-async fn clients_hold_their_tokens_themselves(fresh: TestDatabase) {
+async fn bearer_tokens_are_not_refreshed(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let tokens = client(&app, "ann@example.com").await;
@@ -222,7 +222,7 @@ async fn clients_hold_their_tokens_themselves(fresh: TestDatabase) {
     query.problem(401, "missing");
 }
 
-async fn a_refresh_token_works_in_its_kind_alone(fresh: TestDatabase) {
+async fn refresh_token_is_bound_to_its_session_kind(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     let mut ann = app.signed_in("ann@example.com").await;
     let tokens = client(&app, "ann@example.com").await;
@@ -234,13 +234,13 @@ async fn a_refresh_token_works_in_its_kind_alone(fresh: TestDatabase) {
     let of_client = tokens["refresh_token"].as_str().unwrap();
     let cookie = format!("{REFRESH}={of_client}");
     let refused = app.send(with(get("/auth/session"), "cookie", &cookie)).await;
-    assert_over(&refused, "malformed", false);
+    assert_terminated(&refused, "malformed", false);
 
     assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"), "nothing had ended");
     assert_eq!(app.send(refresh_grant(of_client)).await.status, 200, "nothing had ended");
 }
 
-async fn what_is_no_token_of_ours_ends_nothing(fresh: TestDatabase) {
+async fn invalid_tokens_terminate_no_session(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     let mut ann = app.signed_in("ann@example.com").await;
     app.expire();
@@ -267,12 +267,12 @@ async fn what_is_no_token_of_ours_ends_nothing(fresh: TestDatabase) {
         (format!("__host-refresh_token={refresh}"), "missing"),
     ] {
         let answer = app.send(with(get("/auth/session"), "cookie", &cookies)).await;
-        assert_over(&answer, event, false);
+        assert_terminated(&answer, event, false);
         assert_eq!(answer.header("www-authenticate"), Some("Bearer"), "{cookies}");
     }
     let two_lines =
         with(with(get("/auth/session"), "cookie", &format!("{REFRESH}=x")), "cookie", &ann.cookies());
-    assert_over(&app.send(two_lines).await, "malformed", false);
+    assert_terminated(&app.send(two_lines).await, "malformed", false);
     assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"), "nothing had ended");
 
     app.expire();
@@ -282,7 +282,7 @@ async fn what_is_no_token_of_ours_ends_nothing(fresh: TestDatabase) {
     assert_eq!(answer.event(), Some("rotated"), "one cookie a line is as good, as HTTP/2 has it");
 }
 
-async fn a_valid_access_token_decides_alone(fresh: TestDatabase) {
+async fn valid_access_token_takes_precedence(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     app.user("bob@example.com").await;
@@ -301,12 +301,12 @@ async fn a_valid_access_token_decides_alone(fresh: TestDatabase) {
     let mut half = ann.clone();
     half.jar.remove(REFRESH);
     assert_eq!(half.get("/auth/session").await.status, 200);
-    // Cookies decide where there are any, whatever else comes with them.
+    // Cookies take precedence over a bearer token.
     let both = with(get("/auth/session"), "authorization", "Bearer nonsense");
     assert_eq!(ann.send(both).await.status, 200);
 }
 
-async fn a_refresh_token_decides_alone_without_one(fresh: TestDatabase) {
+async fn refresh_token_identifies_the_user_after_expiry(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let bob = app.signed_in("bob@example.com").await;
@@ -326,7 +326,7 @@ async fn a_refresh_token_decides_alone_without_one(fresh: TestDatabase) {
     assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
 }
 
-async fn without_a_store_nothing_is_decided(fresh: TestDatabase) {
+async fn store_loss_keeps_sessions_and_cookies(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     let mut ann = app.signed_in("ann@example.com").await;
     app.break_store().await;
@@ -349,7 +349,7 @@ async fn without_a_store_nothing_is_decided(fresh: TestDatabase) {
     assert_eq!((answer.status.as_u16(), answer.event()), (200, Some("rotated")));
 }
 
-async fn a_session_outlives_a_restart(fresh: TestDatabase) {
+async fn session_survives_a_restart(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     let ann = app.signed_in("ann@example.com").await;
     let app = app.restart().await;
@@ -359,7 +359,7 @@ async fn a_session_outlives_a_restart(fresh: TestDatabase) {
     assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
 }
 
-async fn a_preflight_renews_nothing(fresh: TestDatabase) {
+async fn preflight_is_not_refreshed(fresh: TestDatabase) {
     let page = "https://page.example.com";
     let allowed = format!("[\"{page}\"]");
     let app = TestApp::with(fresh, &[("server.allowed_origins", &allowed)]).await;
@@ -382,7 +382,7 @@ async fn a_preflight_renews_nothing(fresh: TestDatabase) {
     assert_eq!(app.row(session).await.generation, 1);
 }
 
-async fn each_end_has_its_word(fresh: TestDatabase) {
+async fn each_termination_cause_has_its_event(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     let mut browsers = Vec::new();
     for event in ["user_disabled", "user_deleted", "role_changed", "revoked", "password_changed"] {
@@ -408,14 +408,14 @@ async fn each_end_has_its_word(fresh: TestDatabase) {
     let mut ann = app.signed_in("ann@example.com").await;
     app.expire();
     for (browser, event) in &mut browsers {
-        assert_over(&browser.get("/auth/session").await, event, true);
+        assert_terminated(&browser.get("/auth/session").await, event, true);
         assert!(browser.jar.is_empty());
         browser.get("/auth/session").await.problem(401, "missing");
     }
     assert_eq!(ann.get("/auth/session").await.status, 200);
 }
 
-async fn tokens_of_another_key_end_nothing(fresh: TestDatabase) {
+async fn tokens_of_another_key_terminate_no_session(fresh: TestDatabase) {
     let elsewhere = db::sqlite().await.expect("SQLite needs no server");
     let secret = ("tokens.secret", "another one of more than 32 bytes, for another program");
     let elsewhere = TestApp::with(elsewhere, &[secret]).await;
@@ -424,7 +424,7 @@ async fn tokens_of_another_key_end_nothing(fresh: TestDatabase) {
     let mut mixed = ann.clone();
     for event in [None, Some("rotated")] {
         let answer = app.send(with(get("/auth/session"), "cookie", &foreign.cookies())).await;
-        assert_over(&answer, "malformed", false);
+        assert_terminated(&answer, "malformed", false);
         let bearer = format!("Bearer {}", foreign.token(ACCESS));
         let answer = app.send(with(get("/auth/session"), "authorization", &bearer)).await;
         assert_eq!(answer.status, 401);
@@ -451,9 +451,9 @@ fn assert_sets_both(answer: &Answer, lifetime: u64) {
     assert_eq!(answer.header("vary"), Some("Cookie"));
 }
 
-/// 401 for this reason, and whether the cookies are cleared.
+/// Checks for a 401 with this event, and whether the cookies are cleared.
 #[track_caller]
-fn assert_over(answer: &Answer, event: &str, cleared: bool) {
+fn assert_terminated(answer: &Answer, event: &str, cleared: bool) {
     answer.problem(401, event);
     assert_eq!(answer.event(), Some(event));
     let names: Vec<_> =
@@ -462,7 +462,7 @@ fn assert_over(answer: &Answer, event: &str, cleared: bool) {
     assert_eq!(answer.set_cookies().len(), names.len());
 }
 
-/// The tokens of a client that has signed in at `/token`.
+/// Signs in at `/token` and returns its tokens.
 async fn client(app: &TestApp, email: &str) -> Value {
     let answer = app.send(form("/token", &[("username", email), ("password", PASSWORD)])).await;
     assert_eq!(answer.status, 200, "{answer:?}");

@@ -1,4 +1,4 @@
-//! What keeps the server from starting, and how it says so.
+//! Failures at startup and their messages.
 
 use std::fs::{self, Permissions};
 use std::net::TcpListener;
@@ -10,10 +10,10 @@ use crate::support::process::{CommandOutput, TestDeployment};
 use crate::support::socket_browser::SocketBrowser;
 
 on_both! {
-    another_issuer_than_the_database_s_is_refused;
-    a_database_of_a_newer_program_is_refused;
-    two_that_start_at_once_both_serve;
-    a_bad_key_file_is_named;
+    changed_issuer_and_audience_are_rejected;
+    server_rejects_a_newer_schema;
+    two_servers_may_start_at_once;
+    invalid_key_file_is_named;
 }
 
 async fn refused(site: &TestDeployment) -> CommandOutput {
@@ -33,7 +33,7 @@ async fn port_in_use_exits_with_1_and_names_the_key() {
     let address = taken.local_addr().unwrap().to_string();
     for key in ["server.listen", "admin.listen", "verify.listen"] {
         let mut site = sqlite_site().await;
-        answering_other_proxies(&mut site);
+        enable_verify_listener(&mut site);
         site.set(key, &address);
         let expected =
             format!("{key} = {address} is in use: stop the program that has it, or choose another port");
@@ -44,7 +44,7 @@ async fn port_in_use_exits_with_1_and_names_the_key() {
 #[tokio::test]
 async fn verify_has_its_own_listener() {
     let mut site = sqlite_site().await;
-    answering_other_proxies(&mut site);
+    enable_verify_listener(&mut site);
     site.user("ann@example.com", "user").await;
     let server = site.serve().await;
     let log = server.log();
@@ -62,13 +62,13 @@ async fn verify_has_its_own_listener() {
     server.stop().await;
 }
 
-fn answering_other_proxies(site: &mut TestDeployment) {
+fn enable_verify_listener(site: &mut TestDeployment) {
     site.set("server.trusted_proxies", "[\"127.0.0.1\"]");
     site.set("verify.listen", "127.0.0.1:0");
     site.set("verify.source", "envoy");
 }
 
-async fn a_bad_key_file_is_named(place: DatabaseLocation) {
+async fn invalid_key_file_is_named(place: DatabaseLocation) {
     let site = TestDeployment::new(place).await;
     if site.is_embedded() {
         site.serve().await.stop().await;
@@ -87,7 +87,7 @@ async fn a_bad_key_file_is_named(place: DatabaseLocation) {
     let readable = ran.fails(78);
     assert!(readable.contains("1.toml") && readable.contains("chmod"), "{readable}");
 
-    // What even root can't read.
+    // A file that even root cannot read.
     fs::remove_file(&file).unwrap();
     fs::create_dir(&file).unwrap();
     fs::set_permissions(&file, Permissions::from_mode(0o700)).unwrap();
@@ -108,7 +108,7 @@ async fn postgres_requires_existing_keys() {
     site.serve().await.stop().await;
 }
 
-async fn another_issuer_than_the_database_s_is_refused(place: DatabaseLocation) {
+async fn changed_issuer_and_audience_are_rejected(place: DatabaseLocation) {
     let mut site = TestDeployment::new(place).await;
     site.serve().await.stop().await;
     for key in ["tokens.issuer", "tokens.audience"] {
@@ -124,7 +124,7 @@ async fn another_issuer_than_the_database_s_is_refused(place: DatabaseLocation) 
     site.serve().await.stop().await;
 }
 
-async fn a_database_of_a_newer_program_is_refused(place: DatabaseLocation) {
+async fn server_rejects_a_newer_schema(place: DatabaseLocation) {
     let newer = "(9999, 'later', '2030-01-01', true, 'x', 0)";
     let site = TestDeployment::new(place).await;
     site.serve().await.stop().await;
@@ -162,8 +162,8 @@ async fn unopenable_database_is_named() {
     }
 }
 
-/// On a new database, both make its tables, and on SQLite the keys.
-async fn two_that_start_at_once_both_serve(place: DatabaseLocation) {
+/// On a new database both servers run the migrations, and on SQLite both create keys.
+async fn two_servers_may_start_at_once(place: DatabaseLocation) {
     let site = TestDeployment::new(place).await;
     let (one, other) = tokio::join!(site.serve(), site.serve());
     site.user("ann@example.com", "user").await;

@@ -16,12 +16,12 @@ use tokio::sync::watch;
 
 use crate::support::proxy_server::ProxyServer;
 
-/// Ends all sessions, of which streams are told.
+/// A session watcher that ends all sessions at once.
 #[derive(Clone)]
 struct SessionEndTrigger(Arc<watch::Sender<Option<SessionEvent>>>);
 
 impl SessionEndTrigger {
-    /// A front to this upstream, for a user whose session is still to end.
+    /// Builds a proxy to this upstream for a signed-in user, and the trigger that ends the session.
     fn of(spec: RouteSpec) -> (ProxyServer, Self) {
         let end = Self(Arc::new(watch::Sender::new(None)));
         let ended = end.clone();

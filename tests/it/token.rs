@@ -1,4 +1,4 @@
-//! `POST /token`, for clients of FastAPI's and of OAuth's.
+//! `POST /token`, for FastAPI and OAuth clients.
 
 use std::time::Duration;
 
@@ -15,22 +15,22 @@ use crate::support::db::TestDatabase;
 use crate::support::http::{Answer, bare, form, get, with, with_body};
 
 on_each_database! {
-    the_password_grant_gives_both_tokens
-    the_grant_type_may_be_left_out
-    wrong_credentials_are_understood_by_both_kinds_of_client
-    other_grants_and_scopes_are_refused
-    a_missing_or_repeated_field_is_refused
-    only_forms_are_read
-    other_methods_are_refused
-    the_refresh_grant_rotates
-    a_refresh_token_that_is_over_is_an_invalid_grant
-    a_client_may_keep_several_access_tokens
-    a_replaced_refresh_token_is_reuse_for_clients_too
-    cookies_are_neither_read_nor_set
-    without_a_store_a_client_is_told_to_come_back
+    password_grant_returns_both_tokens
+    grant_type_is_optional
+    wrong_credentials_have_an_oauth_and_a_fastapi_error
+    other_grants_and_scopes_are_rejected
+    missing_or_repeated_field_is_rejected
+    body_must_be_a_form
+    other_methods_are_405
+    refresh_grant_rotates
+    refresh_token_of_an_ended_session_is_an_invalid_grant
+    client_may_use_several_access_tokens
+    replaced_refresh_token_of_a_client_is_reuse
+    token_endpoint_ignores_cookies
+    store_loss_is_503_with_retry_after
 }
 
-async fn the_password_grant_gives_both_tokens(fresh: TestDatabase) {
+async fn password_grant_returns_both_tokens(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     let user = app.user("ann@example.com").await;
     let answer = app.send(sign_in("Ann@Example.com", PASSWORD)).await;
@@ -59,7 +59,7 @@ async fn the_password_grant_gives_both_tokens(fresh: TestDatabase) {
     assert_eq!(app.row(session).await.kind, SessionKind::Client);
 }
 
-async fn the_grant_type_may_be_left_out(fresh: TestDatabase) {
+async fn grant_type_is_optional(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let user = [("username", "ann@example.com"), ("password", PASSWORD)];
@@ -79,7 +79,7 @@ async fn the_grant_type_may_be_left_out(fresh: TestDatabase) {
     assert_eq!(app.send(basic).await.status, 200);
 }
 
-async fn wrong_credentials_are_understood_by_both_kinds_of_client(fresh: TestDatabase) {
+async fn wrong_credentials_have_an_oauth_and_a_fastapi_error(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let bob = app.user("bob@example.com").await;
@@ -112,7 +112,7 @@ async fn wrong_credentials_are_understood_by_both_kinds_of_client(fresh: TestDat
     }
 }
 
-async fn other_grants_and_scopes_are_refused(fresh: TestDatabase) {
+async fn other_grants_and_scopes_are_rejected(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let user = [("username", "ann@example.com"), ("password", PASSWORD)];
@@ -127,7 +127,7 @@ async fn other_grants_and_scopes_are_refused(fresh: TestDatabase) {
     assert_eq!(app.app.users.list().await.unwrap().len(), 1);
 }
 
-async fn a_missing_or_repeated_field_is_refused(fresh: TestDatabase) {
+async fn missing_or_repeated_field_is_rejected(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let (name, password) = (("username", "ann@example.com"), ("password", PASSWORD));
@@ -155,7 +155,7 @@ async fn a_missing_or_repeated_field_is_refused(fresh: TestDatabase) {
     assert_error(&app.send(sign_in("ann@example.com", &long)).await, 400, "invalid_request");
 }
 
-async fn only_forms_are_read(fresh: TestDatabase) {
+async fn body_must_be_a_form(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let fields = json!({"username": "ann@example.com", "password": PASSWORD}).to_string();
@@ -180,7 +180,7 @@ async fn only_forms_are_read(fresh: TestDatabase) {
     assert_eq!(app.send(good).await.status, 200);
 }
 
-async fn other_methods_are_refused(fresh: TestDatabase) {
+async fn other_methods_are_405(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     for method in ["GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS"] {
         let answer = app.send(bare(method, "/token")).await;
@@ -190,7 +190,7 @@ async fn other_methods_are_refused(fresh: TestDatabase) {
     app.send(bare("POST", "/token/")).await.problem(404, "not_found");
 }
 
-async fn the_refresh_grant_rotates(fresh: TestDatabase) {
+async fn refresh_grant_rotates(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let mut tokens = app.send(sign_in("ann@example.com", PASSWORD)).await.json();
@@ -212,7 +212,7 @@ async fn the_refresh_grant_rotates(fresh: TestDatabase) {
     assert_eq!(app.send(with(get("/movies"), "authorization", &bearer)).await.status, 200);
 }
 
-async fn a_refresh_token_that_is_over_is_an_invalid_grant(fresh: TestDatabase) {
+async fn refresh_token_of_an_ended_session_is_an_invalid_grant(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     let user = app.user("ann@example.com").await;
     let tokens = app.send(sign_in("ann@example.com", PASSWORD)).await.json();
@@ -229,8 +229,8 @@ async fn a_refresh_token_that_is_over_is_an_invalid_grant(fresh: TestDatabase) {
     assert_eq!(answer.event(), Some("user_disabled"));
 }
 
-/// The two-jars rules are for browsers.
-async fn a_client_may_keep_several_access_tokens(fresh: TestDatabase) {
+/// Confirmed use by several clients is detected for browser sessions only.
+async fn client_may_use_several_access_tokens(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let first = app.send(sign_in("ann@example.com", PASSWORD)).await.json();
@@ -249,7 +249,7 @@ async fn a_client_may_keep_several_access_tokens(fresh: TestDatabase) {
     assert_eq!(app.row(session).await.end, None);
 }
 
-async fn a_replaced_refresh_token_is_reuse_for_clients_too(fresh: TestDatabase) {
+async fn replaced_refresh_token_of_a_client_is_reuse(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let first = app.send(sign_in("ann@example.com", PASSWORD)).await.json();
@@ -268,7 +268,7 @@ async fn a_replaced_refresh_token_is_reuse_for_clients_too(fresh: TestDatabase) 
     assert_error(&app.send(refresh(&second)).await, 401, "invalid_grant");
 }
 
-async fn cookies_are_neither_read_nor_set(fresh: TestDatabase) {
+async fn token_endpoint_ignores_cookies(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let mut browser = app.browser();
@@ -279,7 +279,7 @@ async fn cookies_are_neither_read_nor_set(fresh: TestDatabase) {
     assert_eq!(app.row(session).await.end, None, "the browser's session goes on");
 }
 
-async fn without_a_store_a_client_is_told_to_come_back(fresh: TestDatabase) {
+async fn store_loss_is_503_with_retry_after(fresh: TestDatabase) {
     let app = TestApp::with_database(fresh).await;
     app.user("ann@example.com").await;
     let tokens = app.send(sign_in("ann@example.com", PASSWORD)).await.json();
@@ -304,7 +304,7 @@ fn refresh(tokens: &Value) -> Request<Body> {
     form("/token", &[("grant_type", "refresh_token"), ("refresh_token", token)])
 }
 
-/// RFC 6749, section 5.2, and FastAPI's `detail`.
+/// Checks for an error of RFC 6749, section 5.2, with FastAPI's `detail`.
 #[track_caller]
 fn assert_error(answer: &Answer, status: u16, error: &str) {
     assert_eq!(answer.status, status, "{}", String::from_utf8_lossy(&answer.body));
@@ -315,7 +315,7 @@ fn assert_error(answer: &Answer, status: u16, error: &str) {
     assert_eq!(answer.header("content-type"), Some("application/json"));
 }
 
-/// Header and claims of an access token.
+/// Returns header and claims of an access token.
 fn parts(token: &str) -> (Value, Value) {
     let mut parts = token.trim_start_matches("Bearer ").split('.').map(|part| {
         serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(part).unwrap_or_default()).unwrap_or_default()

@@ -1,5 +1,5 @@
-//! Stolen tokens that come back after their successors have settled, many of them
-//! (`SEKISHO_TEST_THEFTS`): each ends its session, on every replica within a second, and no other.
+//! Replay of stolen tokens after their successors are confirmed, `SEKISHO_TEST_THEFTS` times: each terminates
+//! its session on every replica within a second, and no other session.
 
 use std::time::Duration;
 
@@ -23,15 +23,15 @@ use crate::support::http::{get, with};
 use crate::support::iterations::rounds;
 
 on_each_database! {
-    each_theft_ends_its_session_everywhere_and_no_other
+    reuse_terminates_its_session_on_all_replicas_and_no_other
 }
 
-async fn each_theft_ends_its_session_everywhere_and_no_other(fresh: TestDatabase) {
+async fn reuse_terminates_its_session_on_all_replicas_and_no_other(fresh: TestDatabase) {
     let thefts = rounds("SEKISHO_TEST_THEFTS", 20);
     let app = TestApp::with_database(fresh).await;
     let replicas = [app.app.clone(), app.replica().await];
-    // Each user has two sessions. The tokens of the first are stolen.
-    let sessions = settled_sessions(&app, &replicas, 2 * thefts).await;
+    // Each user has two sessions; the tokens of the first one are stolen.
+    let sessions = confirmed_sessions(&app, &replicas, 2 * thefts).await;
     let (stolen, others): (Vec<_>, Vec<_>) = sessions.iter().partition(|held| held.nth % 2 == 0);
     let before = rows(&app, &others).await;
     for replica in &replicas {
@@ -65,7 +65,7 @@ async fn each_theft_ends_its_session_everywhere_and_no_other(fresh: TestDatabase
     println!("{thefts} thefts, each refused at both replicas after {slowest:?} at most");
 }
 
-/// A session, with the tokens that its owner has now and those that they replaced.
+/// A session with its owner's current tokens and the previous ones.
 struct StolenSession {
     nth: usize,
     session: SessionId,
@@ -73,8 +73,8 @@ struct StolenSession {
     current: RefreshedSession,
 }
 
-/// Sessions that were renewed, at one replica or the other, and are in lasting use since.
-async fn settled_sessions(app: &TestApp, replicas: &[App; 2], count: usize) -> Vec<StolenSession> {
+/// Creates sessions that were refreshed once, at either replica, and whose new generation is confirmed.
+async fn confirmed_sessions(app: &TestApp, replicas: &[App; 2], count: usize) -> Vec<StolenSession> {
     let mut signed_in = Vec::new();
     for nth in 0..count {
         let user = UserId(Uuid::from_u128(nth as u128 / 2));
@@ -100,8 +100,8 @@ async fn settled_sessions(app: &TestApp, replicas: &[App; 2], count: usize) -> V
     sessions
 }
 
-/// Presents the old tokens, those of every third session without the access token. Returns how long
-/// it took from the answer on until both replicas refused the current ones.
+/// Replays the old tokens, for every third session without the access token. Returns the time from the
+/// response until both replicas reject the current tokens.
 async fn present(held: &StolenSession, replicas: &[App; 2]) -> Duration {
     let StolenSession { nth, old, current, .. } = held;
     let access = format!("{ACCESS}={}; ", old.access_token);
@@ -141,5 +141,5 @@ fn request(held: &RefreshedSession) -> RefreshRequest {
     }
 }
 
-/// How many thieves come at once.
+/// Number of concurrent replays.
 const AT_ONCE: usize = 10;

@@ -1,5 +1,4 @@
-//! Two servers on one database are one to a browser: behind a load balancer its requests go now
-//! here, now there.
+//! Two servers on one database, behind a load balancer that alternates between them.
 
 use std::net::SocketAddr;
 
@@ -13,10 +12,10 @@ use crate::support::process::{TestDeployment, on_both, until};
 use crate::support::socket_browser::SocketBrowser;
 
 on_both! {
-    two_servers_rotate_replay_and_refuse_as_one;
+    two_replicas_rotate_replay_and_reject_alike;
 }
 
-async fn two_servers_rotate_replay_and_refuse_as_one(place: DatabaseLocation) {
+async fn two_replicas_rotate_replay_and_reject_alike(place: DatabaseLocation) {
     let site = TestDeployment::new(place).await;
     site.user("ann@example.com", "user").await;
     let (one, other) = tokio::join!(site.serve(), site.serve());
@@ -42,8 +41,8 @@ async fn two_servers_rotate_replay_and_refuse_as_one(place: DatabaseLocation) {
     other.stop().await;
 }
 
-/// Asks both servers, with the refresh token alone, until one of them has rotated. Whatever the
-/// others are answered, any one of the answers will do for the next request.
+/// Sends concurrent refreshes to both servers until one of them has rotated. The browser continues with the
+/// cookies of any response.
 async fn rotate(browser: &mut SocketBrowser, servers: [SocketAddr; 2], random: &mut fastrand::Rng) {
     until("a rotation", async || {
         browser.cookies.remove(ACCESS);
@@ -66,8 +65,8 @@ async fn rotate(browser: &mut SocketBrowser, servers: [SocketAddr; 2], random: &
     .await;
 }
 
-/// Asks until it is refused: a server may share for a moment what it has just found out about a
-/// refresh token, and learns of an end at the next look of its feed.
+/// Polls until the request is rejected. A server may share a cached refresh for a moment, and polls
+/// revocations periodically.
 async fn assert_refused(browser: &SocketBrowser, server: SocketAddr, event: &str) {
     let refused = until("a refusal", async || {
         Some(browser.clone().get(server, "/auth/session").await).filter(|answer| answer.status != 200)
@@ -75,7 +74,7 @@ async fn assert_refused(browser: &SocketBrowser, server: SocketAddr, event: &str
     refused.await.problem(401, event);
 }
 
-/// With both tokens, and with the refresh token alone.
+/// Checks both with and without the access token.
 async fn assert_refused_everywhere(browser: &SocketBrowser, servers: [SocketAddr; 2], event: &str) {
     let mut forgetful = browser.clone();
     forgetful.cookies.remove(ACCESS);

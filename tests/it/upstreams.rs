@@ -1,4 +1,4 @@
-//! Upstreams: which one gets a request, over which connection, and what becomes of it when they fail.
+//! Upstream selection, connections, and failures.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,17 +15,17 @@ use crate::support::proxy_server::{connect, request};
 use crate::support::upstream::{listen, nobody, read_head};
 
 mod addresses;
-mod checks;
+mod balancing;
 mod connections;
+mod health_checks;
 mod http2;
 mod limits;
 mod memory;
 mod metrics;
 mod reload;
-mod several;
 mod tls;
 
-/// A route for everything.
+/// Returns a route for all paths.
 fn route<U: Into<String>>(
     upstreams: impl IntoIterator<Item = U>,
     upstream_settings: UpstreamSettings,
@@ -45,7 +45,7 @@ fn problem(status: u16, code: &str) -> (StatusCode, String) {
     (StatusCode::from_u16(status).unwrap(), code.to_owned())
 }
 
-/// An upstream that answers nonsense, and how often it was asked.
+/// Starts an upstream that sends invalid responses, and returns its URL and its request count.
 async fn mad() -> (String, Arc<AtomicUsize>) {
     let asked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&asked);
@@ -61,12 +61,12 @@ async fn mad() -> (String, Arc<AtomicUsize>) {
     (format!("http://{address}"), asked)
 }
 
-/// The URL of an upstream that is not there.
+/// Returns the URL of an upstream that refuses connections.
 fn dead() -> String {
     format!("http://{}", nobody())
 }
 
-/// An upstream that neither accepts nor refuses: its queue is full.
+/// An upstream that neither accepts nor refuses connections, because its accept queue is full.
 struct UnresponsiveUpstream {
     listener: TcpListener,
     waiting: Vec<TcpStream>,
@@ -78,7 +78,7 @@ impl UnresponsiveUpstream {
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let listener = socket.listen(1).unwrap();
         let address = listener.local_addr().unwrap();
-        // As many as the queue takes: the backlog and one.
+        // The queue takes one connection more than its backlog.
         let waiting =
             vec![TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap()];
         Self { listener, waiting }

@@ -1,4 +1,4 @@
-//! Tokens for upstreams: one for each access token.
+//! Upstream tokens: one for each access token and audience.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ async fn minting(upstreams: &[&Upstream]) -> TestGateway {
     TestGatewayBuilder::new(toml).signing(Algorithm::Es256).start().await
 }
 
-/// The bearer that the upstream of `path` gets when this jar's user comes, and the jar afterwards.
+/// Returns the bearer token that the upstream of `path` receives, and the cookies set by the response.
 async fn bearer(
     gateway: &TestGateway,
     upstream: &mut Upstream,
@@ -70,7 +70,7 @@ async fn sessions_do_not_share_upstream_tokens() {
     let mut upstream = Upstream::start().await;
     let gateway = minting(&[&upstream]).await;
     let first = gateway.signed_in(Role::User).await;
-    // The same user in another browser: another session.
+    // Another session of the same user.
     let form =
         format!("email={}&password={}", crate::support::gateway::EMAIL, crate::support::gateway::PASSWORD);
     let request = crate::support::gateway::post("/auth/login");

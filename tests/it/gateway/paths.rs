@@ -1,4 +1,4 @@
-//! Which face answers a path.
+//! Which paths are built in and which are forwarded.
 
 use http::Request;
 use sekisho::models::user::Role;
@@ -21,7 +21,7 @@ async fn builtin_paths_win_over_a_parent_route() {
     let keys = gateway.ask(get("/.well-known/jwks.json")).await;
     assert_eq!(keys.json(), serde_json::json!({ "keys": [] }));
     assert!(upstream.has_seen_no_more());
-    // With routes, `auth` alone is ours.
+    // A configuration with routes enables only the built-in `auth` routes by default.
     for path in ["/.well-known/other", "/authors", "/AUTH/session", "/movies", "/token", "/docs", "/readyz"] {
         assert_eq!(gateway.ask(get(path)).await.status, 200, "{path}");
         assert_eq!(upstream.seen().await.target, path);
@@ -97,7 +97,7 @@ async fn path_spellings_follow_the_rules_of_their_route() {
         gateway.send(request).await.problem(400, "bad_path");
     }
     assert!(upstream.has_seen_no_more());
-    // Not the same path: forwarded as what it is.
+    // Other paths, which are forwarded unchanged.
     for path in ["/administrator", "/%2561dmin", "/x%2fadmin", "/ADMIN", "/x;/admin"] {
         assert_eq!(gateway.ask(get(path)).await.status, 200, "{path}");
         assert_eq!(upstream.seen().await.target, path);

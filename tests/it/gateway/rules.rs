@@ -1,4 +1,4 @@
-//! What a route says of methods, headers, and how its upstream is told who the user is.
+//! Methods, header edits and identity headers of a route.
 
 use axum::body::Body;
 use http::{Request, Response};
@@ -12,7 +12,7 @@ async fn ask(gateway: &TestGateway, method: &str, path: &str) -> Answer {
     gateway.ask(get(path).method(method)).await
 }
 
-// P-22
+// P-22.
 #[tokio::test]
 async fn route_allows_only_its_methods() {
     let mut upstream = Upstream::start().await;
@@ -61,7 +61,7 @@ async fn allowed_preflight_is_answered_before_the_method_check() {
     let answer = gateway.ask(preflight("https://pages.example")).await;
     assert_eq!(answer.status, 200);
     assert_eq!(answer.header("access-control-allow-origin"), Some("https://pages.example"));
-    // Anybody else's is a request like others; it needs a session, and then it is not in the list.
+    // Preflights of other origins are ordinary requests: they need a session and an allowed method.
     assert_eq!(gateway.ask(preflight("https://evil.example")).await.status, 401);
     let jar = gateway.signed_in(Role::User).await;
     let answer = gateway.ask(Request::options("/").header("host", "a").header("cookie", jar.line())).await;
@@ -69,7 +69,7 @@ async fn allowed_preflight_is_answered_before_the_method_check() {
     assert!(upstream.has_seen_no_more());
 }
 
-// P-4
+// P-4.
 #[tokio::test]
 async fn headers_are_removed_in_every_spelling_before_set() {
     let directory = tempfile::tempdir().unwrap();
@@ -121,7 +121,7 @@ async fn session_cookies_survive_removal_of_set_cookie() {
     assert_eq!(answer.header("cache-control"), Some("private, no-store"));
 }
 
-/// Every name by which any upstream below learns who the user is.
+/// All identity headers of the routes below.
 const TOLD: [&str; 12] = [
     "x-forwarded-user",
     "x-forwarded-email",
@@ -142,7 +142,7 @@ fn told(seen: &RecordedRequest) -> Vec<(&'static str, String)> {
     TOLD.into_iter().flat_map(told).collect()
 }
 
-// P-4
+// P-4.
 #[tokio::test]
 async fn identity_headers_follow_the_route_and_never_the_client() {
     let mut upstream = Upstream::start().await;

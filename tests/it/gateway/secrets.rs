@@ -1,4 +1,4 @@
-//! What the log never holds, at any level.
+//! Secrets in the log at every level.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -19,7 +19,7 @@ use crate::support::gateway::{
 use crate::support::http::Answer;
 use crate::support::upstream::Upstream;
 
-/// The log of the whole process: some of it is written on threads that no test has started.
+/// Captures the log of the whole process, since other threads log too.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -48,7 +48,7 @@ impl io::Write for Log {
     }
 }
 
-/// A store of movies that breaks the handler that asks it.
+/// A movie store that panics.
 struct Panics;
 
 #[async_trait]
@@ -87,19 +87,19 @@ fn setup(routes: &str) -> TestGatewayBuilder {
     TestGatewayBuilder::new(format!("{server}{tokens}{routes}")).signing(Algorithm::Es256)
 }
 
-/// What a test has let slip on purpose.
+/// The secrets that a test has sent or received.
 #[derive(Default)]
 struct Secrets(Vec<String>);
 
 impl Secrets {
-    /// A text that is found nowhere else.
+    /// Returns a unique text.
     fn made(&mut self, what: &str) -> String {
         let secret = format!("canary-{what}-{}-walks", self.0.len());
         self.0.push(secret.clone());
         secret
     }
 
-    /// Both tokens. A part of one is no better than the whole.
+    /// Adds both tokens. Payload and signature of the JWT count separately; its header is public.
     fn jar(&mut self, jar: &SessionCookies) {
         self.0.extend(jar.access.split('.').skip(1).map(str::to_owned));
         self.0.push(jar.refresh.clone());
@@ -142,7 +142,7 @@ async fn secrets_are_not_logged_at_any_level() {
     secrets.assert_not_in(&log);
 }
 
-/// Every header and query that might be repeated, on every face.
+/// Sends secrets in queries and headers, to each kind of route.
 async fn requests(gateway: &TestGateway, jar: &SessionCookies, secrets: &mut Secrets) {
     for path in
         ["/x", "/open", "/bearer", "/gone", "/auth/session", "/auth/unknown", "/movies", "/docs", "/a/../b"]
@@ -166,7 +166,7 @@ async fn requests(gateway: &TestGateway, jar: &SessionCookies, secrets: &mut Sec
     }
 }
 
-/// Every place that takes a password or a token in its body.
+/// Sends secrets in the bodies of all endpoints that accept passwords or tokens.
 async fn credentials(gateway: &TestGateway, secrets: &mut Secrets) {
     let form = "application/x-www-form-urlencoded";
     let json = "application/json";
@@ -198,7 +198,7 @@ async fn credentials(gateway: &TestGateway, secrets: &mut Secrets) {
     assert_eq!(gateway.send(request.body(Body::from(form)).unwrap()).await.status, 200);
 }
 
-/// A session renewed, its password changed, stolen, ended; and the database lost at last.
+/// Refreshes a session, changes the password, replays old tokens, and closes the database.
 async fn life(gateway: &TestGateway, first: SessionCookies, secrets: &mut Secrets) {
     let mut jar = first.clone();
     for _ in 0..2 {
@@ -212,7 +212,7 @@ async fn life(gateway: &TestGateway, first: SessionCookies, secrets: &mut Secret
     let request = post("/auth/password").header("content-type", "application/json");
     let request = request.header("cookie", jar.line()).body(Body::from(body)).unwrap();
     assert_eq!(gateway.send(request).await.status, 200);
-    // The thief's jar is two generations behind.
+    // The replayed tokens are two generations old.
     gateway.clock.advance(Duration::from_secs(120));
     let answer = gateway.ask(get("/x").header("cookie", first.line())).await;
     answer.problem(401, "reuse_detected");

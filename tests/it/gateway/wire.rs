@@ -1,4 +1,4 @@
-//! The program on a socket: framing, limits, streams, and clients that go away.
+//! Framing, limits, streams and disconnects on a real socket.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -22,7 +22,7 @@ use crate::support::gateway::{SessionCookies, TestGateway, TestGatewayBuilder, g
 use crate::support::proxy_server::exchange;
 use crate::support::upstream::{Upstream, listen, read_head};
 
-/// The program in front of this upstream, open to anyone.
+/// Starts a gateway in front of this upstream, with a route that needs no session.
 async fn open(upstream: &str) -> (TestGateway, SocketAddr) {
     let gateway = TestGatewayBuilder::new(route("/", upstream, "auth = \"none\"")).start().await;
     let address = gateway.listen(ServerLimits::default()).await;
@@ -59,7 +59,7 @@ async fn event_stream_is_forwarded_incrementally_after_a_refresh() {
     assert_eq!(answer.headers()["x-session-event"], "rotated");
     assert_eq!(answer.headers().get_all("set-cookie").iter().count(), 2);
     for piece in ["data: one\n\n", "data: two\n\n"] {
-        // The next is not there yet: whoever waited for it would wait for ever.
+        // The upstream sends the second event only after the first one has arrived, so buffering would hang.
         feed.send(piece).unwrap();
         assert_eq!(answer.body_mut().frame().await.unwrap().unwrap().into_data().unwrap(), piece);
     }
@@ -71,7 +71,7 @@ async fn disconnect_during_refresh_keeps_the_session() {
     let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), "")).start().await;
     let jar = gateway.signed_in(Role::User).await;
     gateway.expire();
-    // Somebody else writes: the rotation has to wait.
+    // A write lock held by another connection delays the rotation.
     let options: SqliteConnectOptions = gateway.database.url().parse().unwrap();
     let mut busy = options.connect().await.unwrap();
     busy.execute("BEGIN IMMEDIATE").await.unwrap();
@@ -86,7 +86,7 @@ async fn disconnect_during_refresh_keeps_the_session() {
     assert_eq!((answer.status.as_u16(), answer.header("x-session-event")), (200, Some("replayed")));
     assert_eq!(upstream.seen().await.method, "GET", "the order was never sent");
     let fresh = SessionCookies::of(&answer).unwrap();
-    // One rotation, not two: the second request shared what the first had begun.
+    // The second request joined the rotation that the first one had started.
     let session = gateway.app.tokens.identify_session(Some(&fresh.refresh), None).unwrap();
     let row = gateway.database.stores.sessions.find_session(session).await.unwrap().unwrap();
     assert_eq!((row.generation, row.rotations), (2, 1));
@@ -156,8 +156,7 @@ async fn ambiguous_host_is_400_everywhere() {
     }
 }
 
-/// What hyper makes of requests whose end can be told in two ways. None of it may reach an upstream
-/// as anything but one request with one length.
+/// Requests with ambiguous framing are rejected, or forwarded as a single request with one length.
 #[tokio::test]
 async fn ambiguous_framing_is_rejected_or_normalized() {
     let (record, mut heads) = mpsc::unbounded_channel();
@@ -175,7 +174,7 @@ async fn ambiguous_framing_is_rejected_or_normalized() {
     let (_gateway, server) = open(&format!("http://{upstream}")).await;
     let smuggled = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
     for (lines, refused) in [
-        // RFC 9112, section 6.3: transfer coding goes before a length, which is dropped.
+        // RFC 9112, section 6.3: Transfer-Encoding overrides Content-Length, which is dropped.
         ("Content-Length: 6\r\nTransfer-Encoding: chunked", false),
         ("Transfer-Encoding: chunked\r\nContent-Length: 6", false),
         ("Content-Length: 5\r\nContent-Length: 6", true),
@@ -226,7 +225,7 @@ async fn connect_and_asterisk_targets_are_rejected() {
     assert!(upstream.has_seen_no_more());
 }
 
-/// One connection, several requests: whose cookies came first must not matter to the second.
+/// Requests of one connection with different cookies.
 #[tokio::test]
 async fn connection_has_no_user() {
     let mut upstream = Upstream::start().await;

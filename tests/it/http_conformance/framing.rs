@@ -1,21 +1,27 @@
-//! Where a request ends: in one place, for everybody on the way (RFC 9112, sections 5 and 6).
+//! Request framing: the proxy and the upstream agree on the end of each request (RFC 9112, sections 5 and 6).
 
 use super::{LAST, RawServer, StrictUpstream};
 
-/// What becomes of a request.
+/// The expected outcome of a request.
 #[derive(Clone, Copy, Debug)]
 enum Expected {
     /// 400, and the connection closes.
     Refused,
-    /// 501, and so it does (RFC 9112, section 6.1).
+    /// 501, and the connection closes (RFC 9112, section 6.1).
     Unknown,
-    /// It goes on with this body in this framing.
+    /// Forwarded with this body and this framing.
     Passes(&'static str, &'static str),
 }
 use Expected::{Passes, Refused, Unknown};
 
-/// Sends a `POST` with these header lines and this body, and another request behind it.
-async fn judge(program: &RawServer, upstream: &mut StrictUpstream, lines: &str, body: &str, fate: Expected) {
+/// Sends a `POST` with these header lines and this body, followed by a second request.
+async fn check_request(
+    program: &RawServer,
+    upstream: &mut StrictUpstream,
+    lines: &str,
+    body: &str,
+    fate: Expected,
+) {
     let case = format!("{lines:?} {body:?}");
     let head = format!("POST /first HTTP/1.1\r\nHost: a\r\n{lines}\r\n\r\n");
     let said = program.say(format!("{head}{body}{LAST}")).await;
@@ -32,27 +38,27 @@ async fn judge(program: &RawServer, upstream: &mut StrictUpstream, lines: &str, 
             assert_eq!(String::from_utf8_lossy(&seen[0].body), expected, "{case}");
             assert_eq!(seen[0].framing().as_deref(), Some(framing), "{case}");
             let behind: Vec<_> = seen[1..].iter().map(super::recorder::Recorded::asked).collect();
-            // Closing after a doubtful request is right too; anything else behind it is not.
+            // Closing the connection is allowed too; forwarding anything but the second request is not.
             assert!(behind == ["GET /last"] || behind.is_empty(), "{case}: {behind:?}");
         }
     }
 }
 
-async fn judge_all(cases: &[(&str, &str, Expected)]) {
+async fn check_all(cases: &[(&str, &str, Expected)]) {
     let mut upstream = StrictUpstream::start().await;
     let program = RawServer::open(&upstream.url()).await;
     for (lines, body, fate) in cases {
-        judge(&program, &mut upstream, lines, body, *fate).await;
+        check_request(&program, &mut upstream, lines, body, *fate).await;
     }
 }
 
-// P-5
+// Transfer-Encoding (P-5).
 #[tokio::test]
 async fn request_has_at_most_one_framing() {
-    judge_all(&[
+    check_all(&[
         ("Transfer-Encoding: chunked", "3\r\nabc\r\n0\r\n\r\n", Passes("abc", "chunked")),
         ("Transfer-Encoding: CHUNKED", "3\r\nabc\r\n0\r\n\r\n", Passes("abc", "chunked")),
-        // hyper drops the length, as RFC 9112, section 6.3, allows.
+        // RFC 9112, section 6.3: hyper drops the Content-Length.
         (
             "Transfer-Encoding: chunked\r\nContent-Length: 3",
             "3\r\nabc\r\n0\r\n\r\n",
@@ -64,7 +70,7 @@ async fn request_has_at_most_one_framing() {
             Passes("abc", "chunked"),
         ),
         ("Content-Length: 60\r\nTransfer-Encoding: chunked", "0\r\n\r\n", Passes("", "chunked")),
-        // Nobody was told that other codings are understood, and none is undone.
+        // The only transfer coding that the gateway implements is `chunked`.
         ("Transfer-Encoding: gzip, chunked", "3\r\nabc\r\n0\r\n\r\n", Unknown),
         ("Transfer-Encoding: chunked, chunked", "3\r\nabc\r\n0\r\n\r\n", Unknown),
         ("Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked", "3\r\nabc\r\n0\r\n\r\n", Unknown),
@@ -94,7 +100,7 @@ async fn request_has_at_most_one_framing() {
     .await;
 }
 
-// P-5
+// Transfer-Encoding in HTTP/1.0 (P-5).
 #[tokio::test]
 async fn http10_chunked_request_is_rejected() {
     let mut upstream = StrictUpstream::start().await;
@@ -114,10 +120,10 @@ async fn http10_chunked_request_is_rejected() {
     }
 }
 
-// P-6
+// Content-Length (P-6).
 #[tokio::test]
 async fn invalid_content_length_is_rejected() {
-    judge_all(&[
+    check_all(&[
         ("Content-Length: 3", "abc", Passes("abc", "length 3")),
         ("content-length: 003", "abc", Passes("abc", "length 3")),
         ("Content-Length:\t3 ", "abc", Passes("abc", "length 3")),
@@ -148,7 +154,7 @@ async fn invalid_content_length_is_rejected() {
     .await;
 }
 
-// P-5
+// Chunked encoding (P-5).
 #[tokio::test]
 async fn malformed_chunks_are_not_forwarded() {
     let mut upstream = StrictUpstream::start().await;
@@ -174,18 +180,19 @@ async fn malformed_chunks_are_not_forwarded() {
         assert_eq!(said.status(), 400, "{body:?}: {said:?}");
         assert!(upstream.whole().is_empty(), "{body:?}");
     }
-    // What may be added to a chunk is dropped, whatever it holds.
+    // Chunk extensions are dropped.
     for body in
         ["3;ext\r\nabc\r\n0\r\n\r\n", "3 ;a=\"b;\"\r\nabc\r\n0;x\r\n\r\n", "0003\r\nabc\r\n000\r\n\r\n"]
     {
-        judge(&program, &mut upstream, "Transfer-Encoding: chunked", body, Passes("abc", "chunked")).await;
+        check_request(&program, &mut upstream, "Transfer-Encoding: chunked", body, Passes("abc", "chunked"))
+            .await;
     }
 }
 
-// P-7
+// Field lines (P-7).
 #[tokio::test]
 async fn malformed_header_lines_are_rejected() {
-    judge_all(&[
+    check_all(&[
         ("X : y\r\nContent-Length: 0", "", Refused),
         ("X\t: y\r\nContent-Length: 0", "", Refused),
         (" X: y\r\nContent-Length: 0", "", Refused),
@@ -205,9 +212,8 @@ async fn malformed_header_lines_are_rejected() {
     .await;
 }
 
-/// hyper takes a line feed alone for the end of a line. What goes on has the right ends (the upstream
-/// reads no others).
-// P-7
+/// hyper accepts a bare LF as line terminator; forwarded lines end in CRLF, which `StrictUpstream` requires
+/// (P-7).
 #[tokio::test]
 async fn bare_line_feeds_are_normalized() {
     let mut upstream = StrictUpstream::start().await;

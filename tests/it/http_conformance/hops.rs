@@ -1,4 +1,4 @@
-//! What concerns one hop, what each hop adds, and who may pass.
+//! Hop-by-hop headers, headers that the gateway adds, loops, `Expect`, and `WWW-Authenticate`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use super::{RawServer, StrictUpstream};
 use crate::support::gateway::{EMAIL, route};
 use crate::support::upstream::{listen, read_head, saying};
 
-/// Of one connection alone, whatever `Connection` says (RFC 9110, section 7.6.1), with two that it names.
+/// Hop-by-hop headers (RFC 9110, section 7.6.1), and two headers that `Connection` names.
 const HOP_BY_HOP: &str = "Connection: X-One, keep-alive\r\nconnection:,,x-TWO ,\r\nX-One: 1\r\nx-two: 2\r\nX-Two: 2\r\n\
                           Keep-Alive: timeout=5\r\nProxy-Connection: keep-alive\r\nTE: gzip\r\nUpgrade: h2c, websocket\r\n\
                           Proxy-Authorization: Basic x\r\nProxy-Authenticate: Basic\r\nProxy-Authentication-Info: x\r\n\
                           X-Three: 3\r\n";
 
-// P-2
+// Hop-by-hop headers (P-2).
 #[tokio::test]
 async fn hop_by_hop_headers_are_not_forwarded() {
     let mut upstream = StrictUpstream::start().await;
@@ -47,13 +47,13 @@ async fn hop_by_hop_headers_are_not_forwarded() {
     ] {
         assert!(said.all(gone).is_empty(), "{gone}: {said:?}");
     }
-    // Trailers are welcome if the client says so, and then that is said anew.
+    // `TE: trailers` of the client is replaced by the gateway's own.
     program.get("/", "TE: gzip, trailers;q=0.5\r\nTE: trailers\r\n").await;
     let seen = upstream.seen();
     assert_eq!((seen[0].all("te"), seen[0].all("connection")), (vec!["trailers"], vec!["te"]));
 }
 
-// P-3
+// `Connection` options that name the gateway's own headers (P-3).
 #[tokio::test]
 async fn connection_header_cannot_remove_gateway_headers() {
     let mut upstream = StrictUpstream::start().await;
@@ -90,7 +90,7 @@ async fn connection_header_cannot_remove_gateway_headers() {
     }
 }
 
-// P-4
+// Trailers (P-4).
 #[tokio::test]
 async fn trailers_cannot_set_identity_headers() {
     let mut upstream = crate::support::upstream::Upstream::start().await;
@@ -116,7 +116,7 @@ async fn trailers_cannot_set_identity_headers() {
     assert!(said.0.ends_with("0\r\nx-sum: 7\r\n\r\n"), "{said:?}");
 }
 
-/// A way to an address that is known later, and how many connections went along it.
+/// Forwards TCP connections to an address that is set later, and counts them.
 async fn relay() -> (SocketAddr, watch::Sender<Option<SocketAddr>>, Arc<AtomicUsize>) {
     let (tell, told) = watch::channel(None);
     let laps = Arc::new(AtomicUsize::new(0));
@@ -134,7 +134,7 @@ async fn relay() -> (SocketAddr, watch::Sender<Option<SocketAddr>>, Arc<AtomicUs
     (address, tell, laps)
 }
 
-// P-9
+// Loops (P-9).
 #[tokio::test]
 async fn proxy_loop_is_detected() {
     let (way, onward, laps) = relay().await;
@@ -147,7 +147,7 @@ async fn proxy_loop_is_detected() {
     }
     assert!(laps.load(Ordering::SeqCst) <= 2, "one each");
 
-    // Two, each in front of the other.
+    // Two gateways, each with the other as its upstream.
     let (way, onward, laps) = relay().await;
     let first = RawServer::open(&format!("http://{way}")).await;
     let second = RawServer::open(&format!("http://{}", first.address)).await;
@@ -156,7 +156,7 @@ async fn proxy_loop_is_detected() {
     assert_eq!(laps.load(Ordering::SeqCst), 1);
 }
 
-// P-20
+// `Expect: 100-continue` (P-20).
 #[tokio::test]
 async fn session_is_checked_before_100_continue() {
     let mut upstream = StrictUpstream::start().await;
@@ -185,7 +185,7 @@ async fn session_is_checked_before_100_continue() {
     }
 }
 
-// P-24
+// Challenges of 401 responses (P-24).
 #[tokio::test]
 async fn every_401_has_www_authenticate() {
     let upstream = saying(
@@ -225,7 +225,7 @@ async fn every_401_has_www_authenticate() {
         assert_eq!(said.status(), 401, "{request} {said:?}");
         assert!(said.all("www-authenticate").concat().starts_with("Bearer"), "{request} {said:?}");
     }
-    // An upstream's own pass as they are.
+    // Challenges of upstreams are forwarded unchanged.
     let said = program.get("/may", "").await;
     assert_eq!(said.all("www-authenticate"), ["Digest realm=\"x\"", "Basic realm=\"y\""]);
 }

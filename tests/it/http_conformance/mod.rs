@@ -1,43 +1,43 @@
-//! What may not pass between clients and upstreams, by the ids of the checklist that it comes from: the
-//! whole program on a socket, raw bytes on both sides.
+//! HTTP conformance: request smuggling, header spoofing and request targets, with raw bytes on both sides of a
+//! real gateway.
 //!
-//! Each id, and the tests that hold it (of this module unless a path says otherwise):
+//! The ids are those of `docs/security.md`. Tests are named relative to this module, or to `tests/it`:
 //!
-//! | id | what | tests |
+//! | id | requirement | tests |
 //! |---|---|---|
-//! | P-1 | a request chooses no upstream | `targets::request_cannot_choose_the_upstream` |
-//! | P-2 | hop-by-hop headers stop at each hop | `hops::hop_by_hop_headers_are_not_forwarded` |
-//! | P-3 | `Connection` takes nothing of ours off | `hops::connection_header_cannot_remove_gateway_headers` |
-//! | P-4 | who the user is, only we say | `gateway::rules::identity_headers_follow_the_route_and_never_the_client`, `hops::trailers_cannot_set_identity_headers` |
-//! | P-5 | one framing of a body | `framing::request_has_at_most_one_framing`, `framing::http10_chunked_request_is_rejected`, `framing::malformed_chunks_are_not_forwarded` |
-//! | P-6 | a length is a number, once | `framing::invalid_content_length_is_rejected` |
-//! | P-7 | lines of headers are clean | `framing::malformed_header_lines_are_rejected`, `framing::bare_line_feeds_are_normalized`, `answers::ambiguous_response_is_502` |
-//! | P-8 | one host | `targets::absolute_target_host_wins_over_host_header` |
-//! | P-9 | loops end | `hops::proxy_loop_is_detected` |
-//! | P-10 | where a request comes from, we say | `gateway::told::forwarded_headers_are_set_by_trusted_proxies_only` |
-//! | P-11 | the path that decides is the path that is forwarded | `targets::only_the_path_selects_the_route`, `targets::ambiguous_path_is_rejected` |
-//! | P-12 | paths and queries pass byte for byte | `targets::five_hundred_targets_are_forwarded_byte_for_byte` |
-//! | P-13 | nothing is done twice | `proxy::request_read_by_an_upstream_is_not_retried`, `upstreams::connections::failure_on_a_new_connection_is_not_retried` |
-//! | P-14 | a poisoned connection is not used again | `proxy::connection_with_leftover_bytes_is_not_reused`, `upstreams::connections::unsolicited_bytes_answer_no_request`, `upstreams::connections::early_response_closes_the_connection`, `answers::bodiless_responses_have_no_framing` |
-//! | P-15 | no value becomes a line of its own | `answers::header_values_cannot_inject_lines` |
-//! | P-16 | half an answer looks like half | `answers::truncated_response_is_not_complete` |
-//! | P-17 | HTTP/2 says nothing that HTTP/1.1 could not | `server::http2::http2_headers_invalid_in_http1_are_rejected`, `server::http2::http2_content_length_mismatch_is_an_error` |
-//! | P-18 | everything has a limit | `server::limits::header_timeout_closes_the_connection`, `server::limits::oversized_targets_and_headers_are_rejected`, `server::hostile::thousand_slow_clients_do_not_affect_others`, `proxy::body_beyond_the_limit_is_413` |
-//! | P-19 | bodies stream | `upstreams::memory::large_bodies_are_not_buffered`, `proxy::events_arrive_before_the_stream_ends` |
-//! | P-20 | 100 is said once the session is good | `hops::session_is_checked_before_100_continue` |
-//! | P-21 | WebSockets pass as they are | `streams::forwarding::websocket_messages_are_forwarded_both_ways`, `streams::forwarding::websocket_close_codes_are_forwarded`, `streams::forwarding::websocket_bytes_are_unchanged` |
-//! | P-22 | methods | `gateway::rules::route_allows_only_its_methods`, `gateway::wire::connect_and_asterisk_targets_are_rejected` |
-//! | P-23 | answers without a body have none, nor a framing | `answers::bodiless_responses_have_no_framing`, `answers::early_hints_are_dropped` |
-//! | P-24 | every 401 says what it wants | `hops::every_401_has_www_authenticate` |
-//! | P-25 | redirects are the client's | `proxy::redirects_are_forwarded_to_the_client` |
-//! | P-26 | certificates of upstreams are verified | `upstreams::tls::invalid_certificate_is_rejected` |
-//! | P-27 | both cookies arrive behind another proxy, and no script reads them | `front_proxies::curl_stays_signed_in`, `front_proxies::no_script_can_read_a_token` |
-//! | C-6 | no cookie of ours comes from an upstream | `answers::upstream_cannot_set_session_cookies_in_any_spelling` |
+//! | P-1 | requests cannot choose the upstream | `targets::request_cannot_choose_the_upstream` |
+//! | P-2 | hop-by-hop headers are removed | `hops::hop_by_hop_headers_are_not_forwarded` |
+//! | P-3 | `Connection` cannot remove the gateway's headers | `hops::connection_header_cannot_remove_gateway_headers` |
+//! | P-4 | identity headers come from the gateway only | `gateway::rules::identity_headers_follow_the_route_and_never_the_client`, `hops::trailers_cannot_set_identity_headers` |
+//! | P-5 | a message has one framing | `framing::request_has_at_most_one_framing`, `framing::http10_chunked_request_is_rejected`, `framing::malformed_chunks_are_not_forwarded` |
+//! | P-6 | `Content-Length` is one valid number | `framing::invalid_content_length_is_rejected` |
+//! | P-7 | malformed field lines are rejected | `framing::malformed_header_lines_are_rejected`, `framing::bare_line_feeds_are_normalized`, `responses::ambiguous_response_is_502` |
+//! | P-8 | a request has one valid host | `targets::absolute_target_host_wins_over_host_header` |
+//! | P-9 | proxy loops are detected | `hops::proxy_loop_is_detected` |
+//! | P-10 | forwarding headers come from trusted proxies only | `gateway::upstream_headers::forwarded_headers_are_set_by_trusted_proxies_only` |
+//! | P-11 | the forwarded path is the path that selects the route | `targets::only_the_path_selects_the_route`, `targets::ambiguous_path_is_rejected` |
+//! | P-12 | path and query are forwarded byte for byte | `targets::five_hundred_targets_are_forwarded_byte_for_byte` |
+//! | P-13 | requests that may have been processed are not retried | `proxy::request_read_by_an_upstream_is_not_retried`, `upstreams::connections::failure_on_a_new_connection_is_not_retried` |
+//! | P-14 | a connection in an unknown state is not reused | `proxy::connection_with_leftover_bytes_is_not_reused`, `upstreams::connections::unsolicited_bytes_answer_no_request`, `upstreams::connections::early_response_closes_the_connection`, `responses::bodiless_responses_have_no_framing` |
+//! | P-15 | values cannot start header lines | `responses::header_values_cannot_inject_lines` |
+//! | P-16 | truncated responses look incomplete | `responses::truncated_response_is_not_complete` |
+//! | P-17 | HTTP/2 requests without an HTTP/1.1 equivalent are rejected | `server::http2::http2_headers_invalid_in_http1_are_rejected`, `server::http2::http2_content_length_mismatch_is_an_error` |
+//! | P-18 | sizes, numbers and times are limited | `server::limits::header_timeout_closes_the_connection`, `server::limits::oversized_targets_and_headers_are_rejected`, `server::slow_clients::thousand_slow_clients_do_not_affect_others`, `proxy::body_beyond_the_limit_is_413` |
+//! | P-19 | bodies are streamed | `upstreams::memory::large_bodies_are_not_buffered`, `proxy::events_arrive_before_the_stream_ends` |
+//! | P-20 | the session is checked before `100 Continue` | `hops::session_is_checked_before_100_continue` |
+//! | P-21 | WebSocket frames pass unchanged | `streams::forwarding::websocket_messages_are_forwarded_both_ways`, `streams::forwarding::websocket_close_codes_are_forwarded`, `streams::forwarding::websocket_bytes_are_unchanged` |
+//! | P-22 | methods are limited | `gateway::rules::route_allows_only_its_methods`, `gateway::wire::connect_and_asterisk_targets_are_rejected` |
+//! | P-23 | bodiless responses have no body and no framing | `responses::bodiless_responses_have_no_framing`, `responses::early_hints_are_dropped` |
+//! | P-24 | every 401 has a challenge | `hops::every_401_has_www_authenticate` |
+//! | P-25 | redirects are forwarded | `proxy::redirects_are_forwarded_to_the_client` |
+//! | P-26 | upstream certificates are verified | `upstreams::tls::invalid_certificate_is_rejected` |
+//! | P-27 | both cookies pass front proxies, and scripts cannot read them | `front_proxies::curl_stays_signed_in`, `front_proxies::no_script_can_read_a_token` |
+//! | C-6 | upstreams cannot set session cookies | `responses::upstream_cannot_set_session_cookies_in_any_spelling` |
 
-mod answers;
 mod framing;
 mod hops;
 mod recorder;
+mod responses;
 mod targets;
 
 use std::net::SocketAddr;
@@ -51,50 +51,50 @@ use tokio::time::timeout;
 use self::recorder::StrictUpstream;
 use crate::support::gateway::{TestGateway, TestGatewayBuilder, route};
 
-/// The program on a socket.
+/// A gateway on a socket.
 struct RawServer {
     gateway: TestGateway,
     address: SocketAddr,
 }
 
 impl RawServer {
-    /// With these routes.
+    /// Starts a gateway with these routes.
     async fn start(toml: impl AsRef<str>) -> Self {
         let gateway = TestGatewayBuilder::new(toml).start().await;
         let address = gateway.listen(ServerLimits::default()).await;
         Self { gateway, address }
     }
 
-    /// In front of this upstream, open to anyone.
+    /// Starts a gateway in front of this upstream, with a route that needs no session.
     async fn open(upstream: &str) -> Self {
         Self::start(route("/", upstream, "auth = \"none\"")).await
     }
 
-    /// Writes these bytes and reads until the program closes the connection, which it must do.
+    /// Sends these bytes and reads until the gateway closes the connection, which it must do.
     async fn say(&self, bytes: impl AsRef<[u8]>) -> RawResponse {
         let mut socket = TcpStream::connect(self.address).await.unwrap();
         socket.write_all(bytes.as_ref()).await.unwrap();
         let mut answer = Vec::new();
-        // A connection that is closed with bytes unread is reset.
+        // The gateway resets a connection that it closes with unread bytes.
         let closed = timeout(Duration::from_secs(10), socket.read_to_end(&mut answer)).await;
         let text = String::from_utf8_lossy(&answer).into_owned();
         assert!(closed.is_ok(), "the connection stays open after {text:?}");
         RawResponse(text)
     }
 
-    /// Asks once, with these header lines, each ending in `\r\n`.
+    /// Sends a `GET` with these header lines, each terminated by CRLF.
     async fn get(&self, target: &str, headers: &str) -> RawResponse {
         self.say(format!("GET {target} HTTP/1.1\r\nHost: app.example\r\nConnection: close\r\n{headers}\r\n"))
             .await
     }
 }
 
-/// All that came back on a connection.
+/// All bytes received on a connection.
 #[derive(Debug)]
 struct RawResponse(String);
 
 impl RawResponse {
-    /// The status of the only answer; 0 if there is none.
+    /// Returns the status of the only response, or 0 if there is none.
     #[track_caller]
     fn status(&self) -> u16 {
         let answers: Vec<_> = self.0.match_indices("HTTP/1.1 ").collect();
@@ -110,17 +110,17 @@ impl RawResponse {
         self.0.split_once("\r\n\r\n").map_or("", |(_, body)| body)
     }
 
-    /// All values of a header of the first answer.
+    /// Returns the values of a header of the first response.
     fn all(&self, name: &str) -> Vec<&str> {
         let fields = self.head().lines().skip(1).filter_map(|line| line.split_once(": "));
         fields.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value).collect()
     }
 }
 
-/// The last request of a connection, which shows that what came before has ended where it should.
+/// The last request of a connection. It is read only if the request before it ended at the right byte.
 const LAST: &str = "GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 
-/// The table above is read by people who trust it.
+/// Checks that every requirement has a test and that every named test exists.
 #[test]
 fn requirements_table_names_existing_tests() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");

@@ -1,5 +1,4 @@
-//! An upstream that takes nothing on trust: it reads requests by the letter of RFC 9112, and keeps what
-//! it read.
+//! An upstream that parses requests strictly by RFC 9112 and records them.
 
 use std::net::SocketAddr;
 
@@ -9,32 +8,32 @@ use tokio::sync::mpsc;
 
 use crate::support::upstream::listen;
 
-/// A request as it stood on the wire.
+/// A request as received.
 #[derive(Debug)]
 pub(super) struct Recorded {
-    /// The request line and the header lines, without their ends.
+    /// Request line and header lines, without line terminators.
     lines: Vec<String>,
     pub(super) body: Vec<u8>,
 }
 
 impl Recorded {
-    /// Method and target.
+    /// Returns method and target.
     pub(super) fn asked(&self) -> &str {
         self.lines[0].strip_suffix(" HTTP/1.1").expect("HTTP/1.1")
     }
 
-    /// All values of a header, in their order.
+    /// Returns the values of a header, in order.
     pub(super) fn all(&self, name: &str) -> Vec<&str> {
         let fields = self.lines[1..].iter().map(|line| line.split_once(':').expect("a colon"));
         fields.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).collect()
     }
 
-    /// The names of all headers, in lower case and in their order.
+    /// Returns the names of all headers in lower case, in order.
     pub(super) fn names(&self) -> Vec<String> {
         self.lines[1..].iter().map(|line| line.split(':').next().unwrap_or_default().to_lowercase()).collect()
     }
 
-    /// What says how long the body is, which must be one thing at most.
+    /// Returns the header that frames the body, and panics if there are two.
     pub(super) fn framing(&self) -> Option<String> {
         let lengths = self.all("content-length").into_iter().map(|length| format!("length {length}"));
         let codings = self.all("transfer-encoding").into_iter().map(str::to_owned);
@@ -44,19 +43,20 @@ impl Recorded {
     }
 }
 
-/// The upstream. What it could not read is an error in place of the request.
+/// An upstream that records requests, with an error in place of each malformed one.
 pub(super) struct StrictUpstream {
     pub(super) address: SocketAddr,
     requests: mpsc::UnboundedReceiver<Result<Recorded, String>>,
 }
 
 impl StrictUpstream {
-    /// One that answers every request with 200 and no body.
+    /// Starts an upstream that responds 200 without a body.
     pub(super) async fn start() -> Self {
         Self::answering("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await
     }
 
-    /// One that answers every request with these bytes, and closes if they say so.
+    /// Starts an upstream that sends these bytes as each response. It closes the connection if they contain
+    /// `Connection: close`.
     pub(super) async fn answering(answer: &'static str) -> Self {
         let (record, requests) = mpsc::unbounded_channel();
         let address = listen(move |socket| {
@@ -81,19 +81,19 @@ impl StrictUpstream {
         format!("http://{}", self.address)
     }
 
-    /// All requests that have come to their end by now; others may have broken off.
+    /// Returns the complete requests received so far, and skips malformed and incomplete ones.
     pub(super) fn whole(&mut self) -> Vec<Recorded> {
         std::iter::from_fn(|| self.requests.try_recv().ok()).flatten().collect()
     }
 
-    /// All requests that have been read by now.
+    /// Returns all requests received so far, and panics if one of them is malformed.
     pub(super) fn seen(&mut self) -> Vec<Recorded> {
         let seen = std::iter::from_fn(|| self.requests.try_recv().ok());
         seen.map(|request| request.unwrap_or_else(|fault| panic!("no clean request: {fault}"))).collect()
     }
 }
 
-/// The next request; `None` at the connection's end, an error for whatever is no request of HTTP/1.1.
+/// Reads a request: `None` at the end of the connection, an error if it is not valid HTTP/1.1.
 async fn read_request(socket: &mut BufReader<TcpStream>) -> Option<Result<Recorded, String>> {
     let mut lines = Vec::new();
     loop {
@@ -151,7 +151,7 @@ async fn read_body(socket: &mut BufReader<TcpStream>, framing: Option<String>) -
     Ok(body)
 }
 
-/// A line that ends in CRLF, and has neither in it, nor any other control character but tabs.
+/// Reads a line that ends in CRLF and contains no other control character than tabs.
 async fn read_line(socket: &mut BufReader<TcpStream>) -> Result<String, String> {
     let mut line = Vec::new();
     while !line.ends_with(b"\r\n") {

@@ -1,4 +1,4 @@
-//! What is asked for, and of whom: the path alone decides, and it is what goes on.
+//! Request targets: the path alone selects the route, and is forwarded unchanged.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use crate::support::http::generously;
 use crate::support::iterations::random_for;
 use crate::support::upstream::listen;
 
-// P-1
+// Request targets and hosts that name another server (P-1).
 #[tokio::test]
 async fn request_cannot_choose_the_upstream() {
     let asked = Arc::new(AtomicUsize::new(0));
@@ -51,7 +51,7 @@ async fn request_cannot_choose_the_upstream() {
     assert_eq!(asked.load(Ordering::SeqCst), 0, "it was asked");
 }
 
-// P-8
+// Host and absolute-form (P-8).
 #[tokio::test]
 async fn absolute_target_host_wins_over_host_header() {
     let mut upstream = StrictUpstream::start().await;
@@ -90,13 +90,13 @@ async fn absolute_target_host_wins_over_host_header() {
     }
 }
 
-/// Anyone may see what is at and below `/`, but for `/admin`.
+/// Starts a gateway whose paths are open, except for `/admin` and the paths below it.
 async fn guarded(upstream: &StrictUpstream) -> RawServer {
     let routes = route("/", &upstream.url(), "auth = \"none\"") + &route("/admin", &upstream.url(), "");
     RawServer::start(routes).await
 }
 
-// P-11
+// Headers that claim another path, method or client (P-11).
 #[tokio::test]
 async fn only_the_path_selects_the_route() {
     let mut upstream = StrictUpstream::start().await;
@@ -133,7 +133,7 @@ async fn only_the_path_selects_the_route() {
         }
     }
     assert!(upstream.seen().is_empty());
-    // The other way round: nobody behind us hears of another path.
+    // The upstream does not receive headers that claim another path.
     for lie in [
         "X-Original-URL",
         "X_Original_URL",
@@ -149,7 +149,7 @@ async fn only_the_path_selects_the_route() {
     }
 }
 
-// P-11
+// Spellings of `/admin` (P-11).
 #[tokio::test]
 async fn ambiguous_path_is_rejected() {
     let mut upstream = StrictUpstream::start().await;
@@ -201,7 +201,7 @@ async fn ambiguous_path_is_rejected() {
     assert!(refused > 1_000 && passed > 10, "{refused} refused, {passed} passed");
 }
 
-// P-12
+// Paths and queries (P-12).
 #[tokio::test]
 async fn five_hundred_targets_are_forwarded_byte_for_byte() {
     let mut upstream = StrictUpstream::start().await;

@@ -1,4 +1,4 @@
-//! Clients that ask again and again, and what became of each request.
+//! A load generator that records the outcome of each request.
 
 use std::collections::HashSet;
 use std::io;
@@ -23,28 +23,26 @@ use crate::support::process::{PATIENCE, until};
 use crate::support::test_server::get1;
 use crate::support::upstream::{listen, serve};
 
-/// 50 clients that ask 500 times a second together: half of them on one connection for as long as it is
-/// kept, half on a new one each time.
+/// 50 clients that send 500 requests a second in total, half of them on persistent connections.
 pub(super) struct LoadGenerator {
     clients: JoinSet<Tally>,
     stop: watch::Sender<bool>,
     answered: Arc<AtomicUsize>,
 }
 
-/// What became of requests. Each has a path of its own.
+/// The outcomes of requests. Each request has a unique path.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    /// With 200, to the last byte.
+    /// Number of complete 200 responses.
     pub(super) answered: usize,
-    /// With anything else, or not to the last byte.
+    /// Responses that were incomplete or had another status.
     pub(super) cut: Vec<String>,
-    /// On a connection that ended without a byte of an answer. RFC 9112, section 9.6: a connection may
-    /// close at any time, also while a request is on its way to it, so all HTTP clients ask again where they
-    /// may. These do so, by another path.
+    /// Paths of requests whose connection ended before the first response byte. RFC 9112, section 9.6, allows
+    /// this at any time, so clients retry; these do so with another path.
     pub(super) unanswered: Vec<String>,
-    /// Connections that were said to be closed by an answer, or that ended after one.
+    /// Number of connections that ended with or after a response.
     pub(super) told_to_close: usize,
-    /// Clients that found that nobody listens, and left.
+    /// Number of clients that stopped because the connection was refused.
     pub(super) refused: usize,
 }
 
@@ -69,14 +67,14 @@ impl LoadGenerator {
         Self { clients, stop, answered }
     }
 
-    /// Waits until so many more requests have been answered.
+    /// Waits for this many further responses.
     pub(super) async fn answers(&self, more: usize) {
         let all = self.answered.load(Ordering::Relaxed) + more;
         let enough = async || (self.answered.load(Ordering::Relaxed) >= all).then_some(());
         until(&format!("{all} answers"), enough).await;
     }
 
-    /// Lets the requests under way end, and tells what became of all.
+    /// Stops the clients after their requests in flight, and returns all outcomes.
     pub(super) async fn end(self) -> Tally {
         self.stop.send_replace(true);
         let mut all = Tally::default();
@@ -105,7 +103,7 @@ struct Client {
 trait Socket: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Socket for T {}
 
-/// What came back.
+/// The outcome of one request.
 enum RequestOutcome {
     Answer { is_last: bool },
     Nothing,
@@ -128,7 +126,7 @@ impl Client {
         }
     }
 
-    /// Asks until there is an answer; an error if nobody listens.
+    /// Sends requests until one gets a response; fails if the connection is refused.
     async fn get_answered(&mut self) -> io::Result<()> {
         loop {
             let path = format!("/c{}-{}", self.number, self.asked);
@@ -138,7 +136,7 @@ impl Client {
                 None => match self.connect().await {
                     Ok(socket) => socket,
                     Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Err(error),
-                    // Accepted by the system alone, and never by the server: nothing was asked.
+                    // The kernel accepted the connection but the server did not, so nothing was sent.
                     Err(_) => continue,
                 },
             };
@@ -173,7 +171,7 @@ impl Client {
 }
 
 async fn ask(socket: &mut Box<dyn Socket>, path: &str) -> RequestOutcome {
-    // The connection may have ended: then nothing comes.
+    // If the connection has ended, the read below detects it.
     let _ = socket.write_all(get1(path).as_bytes()).await;
     let _ = socket.flush().await;
     let mut said = Vec::new();
@@ -195,7 +193,7 @@ async fn ask(socket: &mut Box<dyn Socket>, path: &str) -> RequestOutcome {
     }
 }
 
-/// An upstream that takes up to 20 ms over each answer, which is the request's path.
+/// An upstream that responds with the request's path after up to 20 ms.
 #[derive(Clone, Default)]
 pub(super) struct Echoing(Arc<Mutex<HashSet<String>>>);
 
@@ -222,7 +220,7 @@ impl Echoing {
         self.0.lock().unwrap().contains(path)
     }
 
-    /// Paths are those of new clients from now on.
+    /// Forgets all paths, since new clients reuse them.
     pub(super) fn forget(&self) {
         self.0.lock().unwrap().clear();
     }

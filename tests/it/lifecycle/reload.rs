@@ -1,4 +1,4 @@
-//! A configuration that is read again.
+//! Reload of the configuration.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
@@ -23,7 +23,7 @@ async fn site(text: &str) -> TestDeployment {
     site
 }
 
-/// One that says who it is.
+/// Starts an upstream that responds with its name.
 async fn named(name: &'static str) -> Upstream {
     Upstream::answering(move |_| Response::new(Body::from(name))).await
 }
@@ -49,7 +49,7 @@ async fn metric(server: &ServerProcess, line: &str) -> f64 {
 async fn sighup_applies_changes() {
     let (one, other) = (named("one").await, named("other").await);
     let mut site = site(&config("", &open_route("/", &one.url()))).await;
-    // The environment wins, then as now.
+    // Environment variables override the file on reload too.
     site.set("server.max_header_fields", "20");
     let server = site.serve().await;
     let mut kept = TcpStream::connect(server.public).await.unwrap();
@@ -63,20 +63,20 @@ async fn sighup_applies_changes() {
     server.hang_up();
     server.says(IN_FORCE, 1).await;
 
-    // Routes, on a connection from before too.
+    // Routes, also for existing connections.
     assert!(talk(&mut kept, &get1("/quiet")).await.ends_with("other"));
     assert_eq!(body(server.public, "/new/x").await, "one");
-    // Limits, for a new connection.
+    // Limits, for new connections.
     assert_eq!(get(server.public, &format!("/{}", "x".repeat(300))).await.status, 414);
     let fields: String = (0..30).map(|nth| format!("X-{nth}: 1\r\n")).collect();
     let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
     let mut socket = TcpStream::connect(server.public).await.unwrap();
     assert!(talk(&mut socket, &many).await.starts_with("HTTP/1.1 431"), "the environment's 20");
-    // Whose pages may call.
+    // Allowed origins.
     let request = with(crate::support::http::get("/"), "origin", "https://a.example");
     let answer = SocketBrowser::default().send(server.public, request).await.unwrap();
     assert_eq!(answer.header("access-control-allow-origin"), Some("https://a.example"));
-    // Who is believed.
+    // Trusted proxies.
     let mut other = other;
     while other.seen_already().is_some() {}
     let request = with(crate::support::http::get("/"), "x-forwarded-for", "192.0.2.7");
@@ -135,7 +135,7 @@ async fn restart_keys_are_named_and_the_rest_is_applied() {
     server.stop().await;
 }
 
-/// Else it would be given tokens that we take for our own.
+/// Such upstream tokens would pass as access tokens of the gateway.
 #[tokio::test]
 async fn bearer_for_the_gateway_audience_is_rejected() {
     let upstream = named("one").await;
@@ -150,7 +150,7 @@ async fn bearer_for_the_gateway_audience_is_rejected() {
     server.stop().await;
 }
 
-/// Whom other proxies' listener believes, and what they may cost there.
+/// Trusted proxies and limits of the forward-auth listener.
 #[tokio::test]
 async fn verify_listener_is_reloaded() {
     let text = |proxy: &str, limit: &str| {
@@ -175,7 +175,7 @@ async fn verify_listener_is_reloaded() {
     server.stop().await;
 }
 
-/// As Kubernetes changes a mounted file: a link to a folder is replaced. Nobody sends a signal.
+/// Kubernetes updates a mounted file by replacing a symlink to its directory; no signal is sent.
 #[tokio::test]
 async fn file_change_triggers_reload() {
     let (one, other) = (named("one").await, named("other").await);
@@ -210,7 +210,7 @@ async fn certificate_files_may_change() {
     let server = site.serve().await;
     let mut kept = before.connect(server.public, &[], &[&TLS13]).await.unwrap();
     assert!(after.connect(server.public, &[], &[&TLS13]).await.is_err());
-    // A file that isn't one, first.
+    // First an invalid file.
     let bad = text(&after).replace("cert.pem", "none.pem");
     site.write("sekisho.toml", &bad);
     server.hang_up();
@@ -227,7 +227,7 @@ async fn certificate_files_may_change() {
     server.stop().await;
 }
 
-/// An upstream that stays keeps its connections; one that went is asked no more how it is.
+/// Unchanged upstreams keep their connections, and removed ones are no longer checked.
 #[tokio::test]
 async fn remaining_upstreams_keep_their_state() {
     let (stays, mut goes, mut comes) = (named("stays").await, named("goes").await, named("comes").await);
@@ -235,7 +235,7 @@ async fn remaining_upstreams_keep_their_state() {
         format!("{}health_path = '/well'\nhealth_interval = '20ms'\n", open_route(path, &upstream.url()))
     };
     let fixed = open_route("/", &stays.url());
-    // One thread, so that there is one connection.
+    // A single worker thread uses a single upstream connection.
     let site = site(&config("threads = 1", &format!("{fixed}{}", checked("/x", &goes)))).await;
     let server = site.serve().await;
     assert_eq!(body(server.public, "/").await, "stays");
@@ -245,7 +245,7 @@ async fn remaining_upstreams_keep_their_state() {
     server.says(IN_FORCE, 1).await;
     assert_eq!(body(server.public, "/").await, "stays");
     assert_eq!(stays.connections(), 1);
-    // Whatever was on its way has arrived by the time that the other has been asked a few times.
+    // Checks already in flight have arrived after a few checks of the other upstream.
     comes.seen().await;
     while goes.seen_already().is_some() {}
     for _ in 0..20 {
@@ -255,7 +255,7 @@ async fn remaining_upstreams_keep_their_state() {
     server.stop().await;
 }
 
-/// It goes on by what it began with: here it may take longer than anything may that begins later.
+/// The request in flight keeps its timeout, which is longer than the new one.
 #[tokio::test]
 async fn requests_in_flight_keep_the_old_configuration() {
     let mut held = crate::support::upstream::GatedUpstream::start().await;

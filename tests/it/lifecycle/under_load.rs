@@ -1,4 +1,4 @@
-//! 500 requests a second, while the program stops, is told of changes, or is followed by another.
+//! Shutdown, handover and reload at 500 requests a second.
 
 use futures_util::StreamExt;
 use rustls::version::TLS13;
@@ -14,13 +14,12 @@ use crate::support::process::TestDeployment;
 use crate::support::test_server::{Files, get1, trusting};
 use crate::support::websocket::{EchoUpstream, is_heard};
 
-/// Nothing is cut of what the server has read.
+/// Every request that the server has read is completed.
 ///
-/// A client can't see what was read; so each request has a path of its own. One counts as cut if its answer
-/// began and did not end, or was another than 200; and if its connection ended without a byte of an answer
-/// although the server knows of it: by a line of its log, or because the upstream was asked. What remains are
-/// requests on their way to a connection that closed in that moment, which the server has never read.
-/// They are sent again, and counted.
+/// A client cannot see which requests were read, so each request has a unique path. A request was cut if its
+/// response is incomplete or not a 200, or if it got no response although the server's log or the upstream
+/// contains its path. The remaining requests were sent while the connection closed and were never read; they
+/// are sent again and counted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn shutdown_completes_every_request_read() {
     let (upstream, url) = Echoing::start().await;
@@ -44,7 +43,7 @@ async fn shutdown_completes_every_request_read() {
     eprintln!("{} answered, {} met a closing connection", all.answered, all.unanswered.len());
 }
 
-/// Another process on the same ports, before the first is told to stop.
+/// A second process takes over the ports (`SO_REUSEPORT`) before the first one shuts down.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn handover_loses_no_request() {
     let (upstream, url) = Echoing::start().await;
@@ -74,7 +73,7 @@ async fn handover_loses_no_request() {
     eprintln!("{} answered, {} met a closing connection", tally.answered, tally.unanswered.len());
 }
 
-/// Routes, limits and certificates that change, and files that are no good in between: nobody notices.
+/// Reloads with changed routes, limits and certificates, and with invalid files in between.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reload_interrupts_no_request() {
     let (upstream, url) = Echoing::start().await;
@@ -129,7 +128,7 @@ async fn reload_interrupts_no_request() {
     eprintln!("{} answered, {good} reloads, {bad} bad files", tally.answered);
 }
 
-/// None is cut, as the first test has it.
+/// Checks that no request was cut, as defined by the first test.
 fn check(tally: &Tally, log: &str, upstream: &Echoing) {
     assert_eq!(tally.cut, [""; 0]);
     for path in &tally.unanswered {
@@ -138,13 +137,13 @@ fn check(tally: &Tally, log: &str, upstream: &Echoing) {
     }
 }
 
-/// Reads until this has been said.
+/// Reads until the text has arrived.
 async fn hear(socket: &mut TlsStream<TcpStream>, words: &str) {
-    let mut heard = String::new();
-    while !heard.contains(words) {
+    let mut received = String::new();
+    while !received.contains(words) {
         let mut piece = [0; 1024];
         let read = socket.read(&mut piece).await.unwrap();
-        assert!(read > 0, "it ended: {heard}");
-        heard.push_str(std::str::from_utf8(&piece[..read]).unwrap());
+        assert!(read > 0, "it ended: {received}");
+        received.push_str(std::str::from_utf8(&piece[..read]).unwrap());
     }
 }

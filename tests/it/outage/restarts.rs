@@ -1,4 +1,4 @@
-//! A database server that is restarted, gently and not, while pages are open: nobody is signed out.
+//! Restarts of the database server cause no sign-out.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::support::postgres::{Server, Stop};
 use crate::support::process::{TestDeployment, until};
 use crate::support::socket_browser::SocketBrowser;
 
-/// Two replicas. How often the server is restarted says `SEKISHO_TEST_RESTARTS`.
+/// Two replicas. `SEKISHO_TEST_RESTARTS` sets the number of restarts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn database_restart_causes_no_sign_out() {
     let restarts = rounds("SEKISHO_TEST_RESTARTS", 2);
@@ -33,13 +33,13 @@ async fn database_restart_causes_no_sign_out() {
     }
     for round in 0..restarts {
         let how = if round % 2 == 0 { Stop::Immediate } else { Stop::Fast };
-        until_all_are_answered(&counts, &mut pages).await;
+        until_each_page_is_served(&counts, &mut pages).await;
         tokio::time::sleep(Duration::from_micros(random.u64(..1_000_000))).await;
         let stopped = Instant::now();
         let restarting = Arc::clone(&server);
         tokio::task::spawn_blocking(move || restarting.restart(how)).await.unwrap();
         let (back, down) = (Instant::now(), stopped.elapsed());
-        until_all_are_answered(&counts, &mut pages).await;
+        until_each_page_is_served(&counts, &mut pages).await;
         println!("round {round}: {how:?}, down for {down:?}; all pages answered {:?} later", back.elapsed());
     }
     counts.enough.store(true, Ordering::Relaxed);
@@ -50,7 +50,7 @@ async fn database_restart_causes_no_sign_out() {
     }
 }
 
-/// A page that asks again and again, now one replica and now the other.
+/// A page that polls both replicas in turn.
 struct Page {
     nth: usize,
     browser: SocketBrowser,
@@ -65,7 +65,7 @@ impl Page {
             if self.counts.enough.load(Ordering::Relaxed) {
                 return;
             }
-            // Half of them come with the refresh token alone, as after a night.
+            // Half of the pages send the refresh token alone, as after an idle night.
             if self.nth.is_multiple_of(2) {
                 self.browser.cookies.remove("__Host-access_token");
             }
@@ -75,7 +75,7 @@ impl Page {
                 200 => self.counts.answered(self.nth, answer.event()),
                 503 => {
                     assert!(answer.header("retry-after").is_some(), "{answer:?}");
-                    // Renewed, and then the answer could not be given: the cookies come all the same.
+                    // If the database is lost after a refresh, the 503 still carries the new cookies.
                     let renewed = matches!(answer.event(), Some("rotated" | "replayed" | "caught_up"));
                     assert!(renewed || self.browser.cookies == had, "{answer:?}");
                     assert!(self.browser.cookies.contains_key("__Host-refresh_token"), "{answer:?}");
@@ -112,8 +112,8 @@ impl Counts {
     }
 }
 
-/// Waits until each page has been answered once more.
-async fn until_all_are_answered(counts: &Counts, pages: &mut JoinSet<()>) {
+/// Waits until each page has received another response.
+async fn until_each_page_is_served(counts: &Counts, pages: &mut JoinSet<()>) {
     let before = counts.answers();
     until("an answer for each page", async || {
         if let Some(ended) = pages.try_join_next() {

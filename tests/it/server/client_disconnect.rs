@@ -1,4 +1,4 @@
-//! Clients that leave before their answer: nobody works for them any longer.
+//! Clients that disconnect before the response: their requests are cancelled.
 
 use rustls::version::TLS13;
 use sekisho::server::ServerLimits;
@@ -7,12 +7,12 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use crate::support::process::until;
 use crate::support::test_server::{Files, GET, TestServer, answer, get1, talk};
 
-/// Room for one request at a time, so that another is served as soon as nobody works for the first.
+/// Allows one request in flight, so that a second one succeeds only after the first is cancelled.
 fn one_at_a_time() -> ServerLimits {
     ServerLimits { in_flight: 1, ..ServerLimits::default() }
 }
 
-async fn is_noticed<S: AsyncRead + AsyncWrite + Unpin>(connect: impl AsyncFn() -> S) {
+async fn check_disconnect_is_detected<S: AsyncRead + AsyncWrite + Unpin>(connect: impl AsyncFn() -> S) {
     let served = async || talk(&mut connect().await, GET).await.starts_with("HTTP/1.1 200");
     let mut client = connect().await;
     client.write_all(get1("/slow").as_bytes()).await.unwrap();
@@ -24,17 +24,20 @@ async fn is_noticed<S: AsyncRead + AsyncWrite + Unpin>(connect: impl AsyncFn() -
 #[tokio::test]
 async fn client_disconnect_is_detected() {
     let (server, _seen) = TestServer::start(1, one_at_a_time());
-    is_noticed(async || server.connect().await).await;
+    check_disconnect_is_detected(async || server.connect().await).await;
 }
 
 #[tokio::test]
 async fn client_disconnect_is_detected_through_tls() {
     let files = Files::good();
     let (server, _seen) = TestServer::with(1, one_at_a_time(), Some(files.load().unwrap()));
-    is_noticed(async || files.connect(server.address, &["http/1.1"], &[&TLS13]).await.unwrap()).await;
+    check_disconnect_is_detected(async || {
+        files.connect(server.address, &["http/1.1"], &[&TLS13]).await.unwrap()
+    })
+    .await;
 }
 
-/// What waits in the socket is no sign of it.
+/// Readable bytes are not an end of stream.
 #[tokio::test]
 async fn pipelined_request_is_not_a_disconnect() {
     let (server, mut seen) = TestServer::start(1, ServerLimits::default());
@@ -42,7 +45,7 @@ async fn pipelined_request_is_not_a_disconnect() {
     client.write_all(get1("/slow").as_bytes()).await.unwrap();
     assert_eq!(seen.recv().await.as_deref(), Some("/slow"));
     client.write_all(get1("/next").as_bytes()).await.unwrap();
-    // Whoever looks at sockets has looked by then.
+    // A round trip on another connection, by which the worker thread has polled this one.
     assert!(talk(&mut server.connect().await, GET).await.starts_with("HTTP/1.1 200"));
     server.script.release();
     assert!(answer(&mut client).await.ends_with("at last"));

@@ -1,4 +1,4 @@
-//! The end: nothing is cut that has begun.
+//! Graceful shutdown: requests in flight complete.
 
 use std::future::ready;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ async fn queued_connections_are_served_on_shutdown() {
         sockets.push(socket);
     }
     let (server, _seen) = TestServer::start(1, hasty());
-    // Told to stop before it has accepted any.
+    // Shutdown starts before any connection has been accepted.
     let serving = tokio::spawn(serve(listener, server.script.service(), hasty(), ready(())));
     for socket in &mut sockets {
         let answer = answer(socket).await;
@@ -44,7 +44,7 @@ async fn requests_in_flight_finish_with_connection_close() {
     let mut client = server.http2().await;
     let open = tokio::spawn(async move {
         let answer = ask(&mut client, get2("/slow")).await.unwrap();
-        // Another one is not taken.
+        // The connection accepts no further request.
         (answer, ask(&mut client, get2("/")).await.unwrap_err())
     });
     seen.recv().await;
@@ -76,13 +76,14 @@ async fn idle_connection_gets_a_grace_period_on_shutdown() {
     until("the port to be closed", async || TcpStream::connect(address).await.is_err().then_some(())).await;
     let answer = talk(&mut idle, GET).await;
     assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains("connection: close\r\n"), "{answer}");
-    // Who doesn't take it is let go.
+    // A connection without a request is closed after the grace period.
     assert_eq!(to_the_end(&mut other).await, "");
     drop((idle, other));
     tokio::time::timeout(PATIENCE, draining).await.unwrap().unwrap();
 }
 
-/// hyper would close both: one is idle as far as it knows, of the other it has read something.
+/// hyper alone would close both connections: it regards one as idle and has read part of a request on the
+/// other.
 #[tokio::test]
 async fn partially_received_request_is_answered_on_shutdown() {
     let (server, _seen) = TestServer::start(1, hasty());
@@ -93,7 +94,7 @@ async fn partially_received_request_is_answered_on_shutdown() {
     begun.write_all(b"G").await.unwrap();
     first.write_all(b"GET / HT").await.unwrap();
     let draining = tokio::spawn(async move { server.threads.drain().await });
-    // From here on nothing that is idle is left open.
+    // Idle connections are closed at this point.
     assert_eq!(to_the_end(&mut idle).await, "");
     for (socket, rest) in [(&mut begun, &GET[1..]), (&mut first, &GET[8..])] {
         let answer = talk(socket, rest).await;
@@ -106,7 +107,7 @@ async fn partially_received_request_is_answered_on_shutdown() {
     tokio::time::timeout(PATIENCE, draining).await.unwrap().unwrap();
 }
 
-/// What has come of it is in hyper's buffer then, and the socket is empty.
+/// The partial request is in hyper's buffer, and the socket is empty.
 #[tokio::test]
 async fn partially_pipelined_request_is_answered_on_shutdown() {
     let (server, mut seen) = TestServer::start(1, hasty());
@@ -115,7 +116,7 @@ async fn partially_pipelined_request_is_answered_on_shutdown() {
     let mut idle = server.connect().await;
     assert!(talk(&mut idle, GET).await.contains("200 OK"));
     let draining = tokio::spawn(async move { server.threads.drain().await });
-    // From here on nothing that is idle is left open.
+    // Idle connections are closed at this point.
     assert_eq!(to_the_end(&mut idle).await, "");
     let answer = talk(&mut socket, &GET[8..]).await;
     assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains("connection: close\r\n"), "{answer}");
@@ -138,8 +139,8 @@ async fn shutdown_deadline_aborts_remaining_requests() {
     assert_eq!(to_the_end(&mut socket).await, "");
 }
 
-/// Clients that ask one thing after another, each on a connection of its own: all of them are told that
-/// the last answer was the last, and none of their requests is cut.
+/// Clients that send one request after another, each on its own connection. Each connection ends with
+/// `Connection: close` in its last response, and no request is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn shutdown_under_load_cuts_no_request() {
     let site = TestDeployment::new(db::sqlite_place().await.unwrap()).await;

@@ -1,4 +1,4 @@
-//! HTTP/2 without TLS, by prior knowledge: the same service, the same rules.
+//! HTTP/2 over cleartext TCP with prior knowledge.
 
 use bytes::Bytes;
 use http::Request;
@@ -74,7 +74,7 @@ async fn http2_authority_becomes_host() {
         assert!(refused, "{fields:?}: {outcome:?}");
     }
     assert!(seen.try_recv().is_err());
-    // RFC 9113, section 8.3.1: `Host` alone will do.
+    // RFC 9113, section 8.3.1: `Host` is sufficient without `:authority`.
     let mut raw = RawHttp2Client::connect(server.address).await;
     raw.send(&headers_of(&[GET[0], GET[1], GET[2], ("host", "app.example")])).await;
     assert_eq!(raw.outcome().await, Outcome::Answered(0x88));
@@ -98,14 +98,14 @@ async fn http2_headers_invalid_in_http1_are_rejected() {
     let with = |field: (&'static str, &'static str)| [GET.to_vec(), vec![field]].concat();
     let without = |name: &str| GET.iter().copied().filter(|(n, _)| *n != name).collect::<Vec<_>>();
     let mut cases = vec![
-        // Of one connection alone.
+        // Connection-specific headers.
         with(("connection", "close")),
         with(("transfer-encoding", "chunked")),
         with(("keep-alive", "timeout=5")),
         with(("proxy-connection", "keep-alive")),
         with(("upgrade", "h2c")),
         with(("te", "gzip")),
-        // What would be another field, or another request.
+        // Values and names that would become further lines in HTTP/1.1.
         with(("x", "a\r\ny: b")),
         with(("x", "a\nb")),
         with(("x", "a\rb")),
@@ -115,7 +115,7 @@ async fn http2_headers_invalid_in_http1_are_rejected() {
         with(("x y", "a")),
         with(("x:", "a")),
         with(("", "a")),
-        // Pseudo fields.
+        // Pseudo-headers.
         without(":method"),
         without(":path"),
         without(":scheme"),
@@ -130,7 +130,7 @@ async fn http2_headers_invalid_in_http1_are_rejected() {
         [without(":path"), vec![(":path", "/ HTTP/1.1\r\nx: y")]].concat(),
         [without(":method"), vec![(":method", "GET /")]].concat(),
         [without(":method"), vec![(":method", "")]].concat(),
-        // Lengths that aren't so.
+        // Lengths that contradict the body, or are invalid.
         with(("content-length", "5")),
         with(("content-length", "+0")),
         with(("content-length", "0x0")),
@@ -151,7 +151,7 @@ async fn http2_headers_invalid_in_http1_are_rejected() {
     }
 }
 
-/// The head is good and is passed on; the body shows that it lied.
+/// The header is valid and forwarded; the mismatch appears in the body.
 #[tokio::test]
 async fn http2_content_length_mismatch_is_an_error() {
     let (server, _seen) = TestServer::start(1, ServerLimits::default());
@@ -187,7 +187,7 @@ async fn http2_offers_no_connect_protocol_and_limits_streams() {
     assert!(!client.is_extended_connect_protocol_enabled());
     assert_eq!(client.current_max_send_streams(), 7);
     driven.abort();
-    // One more than it may: that one is refused, and the others go on.
+    // One stream beyond the limit is refused, and the others continue.
     let mut raw = RawHttp2Client::connect(server.address).await;
     let slow = [GET[0], GET[1], (":path", "/slow"), GET[3]];
     for number in 0..8 {
@@ -198,7 +198,7 @@ async fn http2_offers_no_connect_protocol_and_limits_streams() {
     server.script.release();
 }
 
-/// CVE-2023-44487: requests that are taken back at once cost the client nothing.
+/// Streams that the client resets at once (rapid reset, CVE-2023-44487).
 #[tokio::test]
 async fn rapid_reset_closes_the_connection() {
     let (server, _seen) = TestServer::start(1, ServerLimits::default());
@@ -211,7 +211,7 @@ async fn rapid_reset_closes_the_connection() {
     }
     raw.send(&flood).await;
     assert_eq!(raw.outcome().await, Outcome::SentAway(ENHANCE_YOUR_CALM));
-    // Others don't notice.
+    // Other connections are unaffected.
     assert_eq!(ask(&mut server.http2().await, get2("/")).await.unwrap().0, 200);
 }
 

@@ -1,4 +1,4 @@
-//! Connections that are idle, and cost next to nothing then.
+//! Memory use of idle connections.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use crate::support::db::sqlite_place;
 use crate::support::process::{PATIENCE, TestDeployment, until};
 use crate::support::upstream::Upstream;
 
-/// How many come at a time.
+/// Number of connections in one batch.
 const MANY: usize = 400;
 
-/// What each of them may cost once others rest, in KiB. (The buffers alone are 16.)
+/// Memory limit of an idle connection in KiB; its buffers alone take 16 KiB while in use.
 const EACH: usize = 4;
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -28,7 +28,7 @@ async fn ask(socket: &mut TcpStream, request: &[u8]) {
     assert!(answer.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&answer));
 }
 
-/// What they give back may stay the program's, for those that come next: so these cost next to nothing.
+/// The allocator may keep released buffers, so the test measures whether a further batch reuses them.
 #[tokio::test]
 async fn idle_connection_releases_its_buffers() {
     let upstream = Upstream::start().await;
@@ -48,14 +48,14 @@ async fn idle_connection_releases_its_buffers() {
         (cost < MANY * EACH).then_some(cost)
     });
     cost.await;
-    // None of them has lost anything by that.
+    // All connections are still usable.
     for socket in &mut sockets {
         ask(socket, REQUEST).await;
     }
     server.stop().await;
 }
 
-/// It begins again in the middle of what it had read.
+/// The connection becomes idle with part of the next request in its buffer.
 #[tokio::test]
 async fn buffered_bytes_of_the_next_request_are_kept() {
     let upstream = Upstream::start().await;
@@ -65,7 +65,7 @@ async fn buffered_bytes_of_the_next_request_are_kept() {
     let server = site.serve().await;
     let mut socket = TcpStream::connect(server.public).await.unwrap();
     ask(&mut socket, b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHo").await;
-    // Nothing tells when it rests.
+    // Longer than a connection takes to release its buffers, which is not observable.
     tokio::time::sleep(Duration::from_millis(2_500)).await;
     ask(&mut socket, b"st: a\r\n\r\n").await;
     server.stop().await;

@@ -1,4 +1,4 @@
-//! P-18: what clients may cost.
+//! Limits on connections, requests, sizes and times (P-18).
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ async fn header_timeout_closes_the_connection() {
         assert_eq!(to_the_end(&mut socket).await, "", "{sent}");
         assert!(begun.elapsed() >= SHORT, "{sent}: {:?}", begun.elapsed());
     }
-    // A byte now and then gains nothing.
+    // Single bytes do not extend the timeout.
     let mut slow = server.connect().await;
     let mut dripping = Box::pin(async {
         let (mut read, mut write) = slow.split();
@@ -52,7 +52,7 @@ async fn keep_alive_timeout_is_independent_of_header_timeout() {
     assert_eq!(to_the_end(&mut socket).await, "");
     assert!(idle.elapsed() >= keep_alive, "{:?}", idle.elapsed());
 
-    // The beginning of another head makes the shorter time count.
+    // The header timeout applies from the first byte of the next request.
     let mut socket = server.connect().await;
     let twice = format!("{}{}", talk(&mut socket, GET).await, talk(&mut socket, GET).await);
     assert_eq!(twice.matches("HTTP/1.1 200 OK").count(), 2);
@@ -69,7 +69,7 @@ async fn idle_http2_connection_gets_goaway() {
     let (mut client, connection) = h2::client::handshake(server.connect().await).await.unwrap();
     let ended = tokio::spawn(connection);
     assert_eq!(ask(&mut client, get2("/")).await.unwrap().0, 200);
-    // GOAWAY without an error, then the end: anything else would be an error here.
+    // GOAWAY with NO_ERROR and the end of the connection; `h2` reports anything else as an error.
     ended.await.unwrap().unwrap();
 }
 
@@ -123,7 +123,7 @@ async fn write_timeout_closes_connection_when_client_stops_reading() {
     let (server, mut seen) = TestServer::start(1, limits);
     let mut socket = server.connect().await;
     socket.write_all(get1("/endless").as_bytes()).await.unwrap();
-    // Reads its connection, but gives the stream no window.
+    // The client reads the connection but opens no window for the stream.
     let mut client = server.http2().await;
     let (stuck, _) = client.send_request(get2("/endless"), true).unwrap();
     seen.recv().await;
@@ -132,7 +132,7 @@ async fn write_timeout_closes_connection_when_client_stops_reading() {
     drop((socket, stuck));
 }
 
-/// Flow control of HTTP/2: nothing is written that could wait, and the connection moves all the time.
+/// The stream is blocked by HTTP/2 flow control, while the connection itself makes progress.
 #[tokio::test]
 async fn stalled_http2_stream_ends_beside_a_busy_one() {
     let limits = ServerLimits { write_timeout: SHORT * 2, ..ServerLimits::default() };
@@ -146,7 +146,7 @@ async fn stalled_http2_stream_ends_beside_a_busy_one() {
     let begun = Instant::now();
     assert_eq!(server.script.endless(), 1);
     until("the answer to be given up", async || {
-        // An empty answer needs no window.
+        // A response without a body needs no window.
         assert_eq!(ask(&mut client, get2("/hsts")).await.unwrap().0, 200);
         pings.ping(h2::Ping::opaque()).await.unwrap();
         (server.script.endless() == 0).then_some(())
@@ -155,11 +155,11 @@ async fn stalled_http2_stream_ends_beside_a_busy_one() {
     assert!(begun.elapsed() >= limits.write_timeout, "{:?}", begun.elapsed());
     let end = stuck.into_body().data().await.unwrap();
     assert_eq!(end.unwrap_err().reason(), Some(h2::Reason::CANCEL));
-    // It is the stream that ended, not the connection.
+    // Only the stream was reset.
     assert_eq!(ask(&mut client, get2("/hsts")).await.unwrap().0, 200);
 }
 
-/// The time is for what isn't taken, not for what isn't there yet.
+/// The timeout applies to blocked writes, not to pauses of the response.
 #[tokio::test]
 async fn pausing_response_is_not_aborted() {
     let limits = ServerLimits { write_timeout: SHORT / 4, ..ServerLimits::default() };
@@ -226,7 +226,7 @@ async fn requests_beyond_the_limit_get_503_at_once() {
     assert!(refusal.starts_with("HTTP/1.1 503") && refusal.contains("retry-after: 1\r\n"), "{refusal}");
     server.script.release();
     assert!(answer(&mut waiting).await.ends_with("at last"));
-    // The same connections go on, and an answer that has begun waits for nothing.
+    // The same connections stay usable, and responses that have begun do not count.
     let mut stream = server.http2().await;
     let (begun, _) = stream.send_request(get2("/stream"), true).unwrap();
     let _begun = begun.await.unwrap();
@@ -277,8 +277,8 @@ async fn oversized_targets_and_headers_are_rejected() {
     assert_eq!(served, 5);
 }
 
-/// Closing with something unread would reset the connection, and a client that is still sending would
-/// find that error, not the answer.
+/// Closing a socket with unread bytes resets the connection, and a client that is still sending would see the
+/// reset instead of the response.
 #[tokio::test]
 async fn rejection_arrives_before_the_body_is_read() {
     let (server, _seen) = TestServer::start(1, ServerLimits::default());
@@ -286,7 +286,7 @@ async fn rejection_arrives_before_the_body_is_read() {
     let head = "POST /refused HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n";
     let refusal = talk(&mut socket, head).await;
     assert!(refusal.starts_with("HTTP/1.1 413") && refusal.ends_with("too much"), "{refusal}");
-    // It has said its last word.
+    // The server has closed its sending side.
     assert_eq!(socket.peek(&mut [0]).await.unwrap(), 0);
     for _ in 0..30 {
         socket.write_all(&[b'x'; 10_000]).await.unwrap();
@@ -296,7 +296,7 @@ async fn rejection_arrives_before_the_body_is_read() {
     let mut rest = Vec::new();
     socket.read_to_end(&mut rest).await.unwrap();
     assert!(rest.is_empty());
-    // Not for ever, though.
+    // A client that keeps sending is disconnected after a while.
     let mut socket = server.connect().await;
     assert!(talk(&mut socket, head).await.ends_with("too much"));
     let mut dripping = tokio::time::interval(SHORT / 4);

@@ -1,11 +1,11 @@
-//! The server over real sockets: what it accepts, what it refuses, and how it ends.
+//! The server on real sockets: protocols, limits, and shutdown.
 
 mod client_disconnect;
 mod drain;
-mod hostile;
 mod http2;
 mod idle_connections;
 mod limits;
 mod raw_http2;
-mod threads;
+mod slow_clients;
 mod tls;
+mod workers;

@@ -1,4 +1,4 @@
-//! HTTP/2 written by hand: what no library would send.
+//! A raw HTTP/2 client for frames that no library would send.
 
 use std::net::SocketAddr;
 
@@ -17,15 +17,15 @@ pub(super) const GOAWAY: u8 = 7;
 pub(super) const END_STREAM: u8 = 1;
 pub(super) const END_HEADERS: u8 = 4;
 
-/// A client with its own idea of HTTP/2.
+/// An HTTP/2 client that sends arbitrary frames.
 pub(super) struct RawHttp2Client {
     socket: TcpStream,
 }
 
-/// What the server makes of a request.
+/// The server's reaction to a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// With this first byte of its compressed head: 0x88 is `:status: 200`, 0x8c 400.
+    /// A response with this first byte of its HPACK block: 0x88 is `:status: 200`, 0x8c is 400.
     Answered(u8),
     Reset(u32),
     SentAway(u32),
@@ -41,11 +41,11 @@ impl RawHttp2Client {
     }
 
     pub(super) async fn send(&mut self, bytes: &[u8]) {
-        // A server that has closed is found out when reading.
+        // A closed connection is detected by the next read.
         let _ = self.socket.write_all(bytes).await;
     }
 
-    /// What becomes of the first request.
+    /// Returns the reaction to the first request.
     pub(super) async fn outcome(&mut self) -> Outcome {
         timeout(PATIENCE, async {
             loop {
@@ -80,7 +80,7 @@ pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
     frame
 }
 
-/// A HEADERS frame with these fields, none of them compressed.
+/// Returns a HEADERS frame with these fields as uncompressed literals.
 pub(super) fn headers(stream: u32, flags: u8, fields: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {

@@ -31,7 +31,7 @@ async fn tls_1_2_and_1_3_use_the_negotiated_protocol() {
         assert_eq!(socket.get_ref().1.protocol_version(), Some(version.version));
         let answer = talk(&mut socket, GET).await;
         assert!(answer.contains("version=HTTP/1.1") && answer.contains("secured=true"), "{answer}");
-        // Without a word about it HTTP/1.1 is meant.
+        // HTTP/1.1 without ALPN.
         let mut socket = files.connect(server.address, &[], &[version]).await.unwrap();
         assert!(talk(&mut socket, GET).await.contains("version=HTTP/1.1"));
         let socket = files.connect(server.address, &["h2", "http/1.1"], &[version]).await.unwrap();
@@ -45,7 +45,7 @@ async fn tls_1_2_and_1_3_use_the_negotiated_protocol() {
     assert!(strange.is_err());
 }
 
-/// A hello of TLS 1.1, with the extensions and ciphers of its time.
+/// A TLS 1.1 ClientHello.
 #[tokio::test]
 async fn tls_versions_below_1_2_are_rejected() {
     let files = Files::good();
@@ -61,11 +61,11 @@ async fn tls_versions_below_1_2_are_rejected() {
         socket.write_all(&record).await.unwrap();
         let mut answer = Vec::new();
         let _ = socket.read_to_end(&mut answer).await;
-        // Alert, fatal, protocol_version or handshake_failure.
+        // A fatal alert: protocol_version or handshake_failure.
         assert_eq!((answer[0], answer[5]), (21, 2), "{answer:?}");
         assert!(matches!(answer[6], 70 | 40), "{answer:?}");
     }
-    // HTTP in the clear is no hello either.
+    // Cleartext HTTP.
     let mut socket = server.connect().await;
     socket.write_all(GET.as_bytes()).await.unwrap();
     assert!(!to_the_end(&mut socket).await.contains("HTTP/1.1"));
@@ -92,7 +92,7 @@ async fn tls_handshake_times_out_and_counts_as_a_connection() {
     let server = serving(&files, ServerLimits { header_timeout, connections: 1, ..ServerLimits::default() });
     let begun = Instant::now();
     let mut silent = server.connect().await;
-    // Whoever finds no place is just let go: to say why would need a handshake.
+    // A connection beyond the limit is closed without a response, which would require a handshake.
     assert!(files.connect(server.address, &[], &[&TLS13]).await.is_err());
     assert_eq!(to_the_end(&mut silent).await, "");
     assert!(begun.elapsed() >= header_timeout);
@@ -151,14 +151,14 @@ async fn renewed_certificate_is_loaded_and_an_invalid_one_is_not() {
     assert!(!certificate.reload().unwrap());
 
     let files = files.renewed(2000, 2100);
-    // Nobody has read them yet, and the client trusts the new ones alone.
+    // The new files are not loaded yet, and the client trusts only the new certificate.
     assert!(files.connect(server.address, &[], &[&TLS13]).await.is_err());
     assert!(certificate.reload().unwrap());
     for _ in 0..2 {
         let mut socket = files.connect(server.address, &[], &[&TLS13]).await.unwrap();
         assert!(talk(&mut socket, GET).await.contains("200 OK"));
         std::fs::write(files.certificate(), "torn").unwrap();
-        // The same bad file isn't news a second time.
+        // The same invalid file is reported once.
         assert!(!certificate.reload().unwrap_or_default());
     }
     assert!(talk(&mut before, GET).await.contains("200 OK"));
@@ -172,7 +172,7 @@ async fn changed_certificate_files_are_reloaded() {
     let _files = files.renewed(2000, 2100);
     tokio::time::sleep(Duration::from_secs(11)).await;
     watching.abort();
-    // Somebody has read them.
+    // The watcher has loaded them.
     assert!(!certificate.reload().unwrap());
 }
 

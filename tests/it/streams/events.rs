@@ -1,4 +1,4 @@
-//! Event streams.
+//! Server-sent events.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::support::fair_clock::FairInstant;
 use crate::support::process::PATIENCE;
 use crate::support::upstream::{listen, read_head};
 
-/// An upstream that begins an answer of this type, and goes on for as long as anyone reads.
+/// Starts an upstream that sends an endless response of this type.
 async fn endless(content_type: &'static str) -> String {
     let upstream = listen(move |mut socket| async move {
         read_head(&mut socket).await;
@@ -27,7 +27,7 @@ async fn endless(content_type: &'static str) -> String {
     format!("http://{upstream}")
 }
 
-/// Reads for at least this time, until more than one event has come.
+/// Reads for at least this time and at least two events.
 async fn read_events(socket: &mut TcpStream, time: Duration) {
     let began = Instant::now();
     let mut read = Vec::new();
@@ -53,7 +53,7 @@ async fn event_stream_is_aborted_when_its_session_ends() {
         let began = FairInstant::now();
         end.now(SessionEvent::PasswordChanged);
         let mut rest = Vec::new();
-        // The connection may be reset.
+        // A reset is allowed.
         let _ = timeout(PATIENCE, socket.read_to_end(&mut rest)).await.unwrap();
         assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
         assert!(!rest.ends_with(b"0\r\n\r\n"), "it doesn't look whole");
@@ -67,7 +67,7 @@ async fn other_responses_outlive_the_session() {
     read_events(&mut socket, Duration::from_millis(300)).await;
 }
 
-/// P-19: nothing is held back until there is more.
+/// Each event is flushed at once, without waiting for more data (P-19).
 #[tokio::test]
 async fn events_arrive_at_once() {
     let (tell, told) = tokio::sync::watch::channel(0_u32);

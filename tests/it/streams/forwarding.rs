@@ -1,4 +1,4 @@
-//! What passes of an upgrade, and what of the bytes after it.
+//! Forwarding of upgrade handshakes and of the bytes that follow.
 
 use futures_util::{SinkExt, StreamExt};
 use sekisho::proxy::RouteSpec;
@@ -37,7 +37,7 @@ async fn websocket_messages_are_forwarded_both_ways() {
     assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("in three parts"));
 }
 
-/// P-21: the codes are those of the ends, whichever of them closes.
+/// Close codes pass unchanged in both directions (P-21).
 #[tokio::test]
 async fn websocket_close_codes_are_forwarded() {
     let mut upstream = EchoUpstream::start().await;
@@ -59,7 +59,7 @@ async fn websocket_close_codes_are_forwarded() {
     assert_eq!(upstream.closed().await, None, "broken off");
 }
 
-/// P-21: whatever the bytes are, they are the same on the other side.
+/// Bytes pass unchanged, whether they are valid frames or not (P-21).
 #[tokio::test]
 async fn websocket_bytes_are_unchanged() {
     let upstream = listen(|mut socket| async move {
@@ -72,7 +72,7 @@ async fn websocket_bytes_are_unchanged() {
     .await;
     let front = ProxyServer::to(format!("http://{upstream}")).start().await;
     let mut socket = TcpStream::connect(front).await.unwrap();
-    // The first of it comes with the handshake, before anyone has agreed.
+    // The first bytes follow the handshake request, before the 101.
     let bytes: Vec<u8> = (0..200_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     socket.write_all(&[HANDSHAKE.as_bytes(), &bytes[..100]].concat()).await.unwrap();
     let head = String::from_utf8(read_head(&mut socket).await).unwrap();
@@ -135,7 +135,7 @@ async fn refused_upgrade_keeps_the_connection() {
     }
 }
 
-/// What was not asked for, or not read, is no upgrade.
+/// A 101 for another protocol, without a valid `Sec-WebSocket-Accept`, or without a request for it.
 #[tokio::test]
 async fn wrong_upgrade_protocol_is_502() {
     for lines in [
@@ -161,8 +161,8 @@ async fn wrong_upgrade_protocol_is_502() {
     assert!(answer.starts_with("HTTP/1.1 502 "), "unasked: {answer}");
 }
 
-/// Only what the route allows, which is never a protocol that takes requests: a client could ask the
-/// upstream for anything, in anybody's name.
+/// Upgrades need permission of the route. Protocols that carry requests, such as h2c, never get it: requests
+/// in the tunnel would bypass authentication.
 #[tokio::test]
 async fn unlisted_upgrade_protocols_are_not_forwarded() {
     let mut upstream = Upstream::start().await;
@@ -171,7 +171,7 @@ async fn unlisted_upgrade_protocols_are_not_forwarded() {
         "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n",
         "Connection: Upgrade\r\nUpgrade: tcp\r\n",
         "Connection: keep-alive\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
-        // No handshake: it has no key.
+        // Not a handshake: `Sec-WebSocket-Key` is missing.
         "Connection: Upgrade\r\nUpgrade: websocket\r\n",
     ] {
         let answer =
@@ -195,10 +195,10 @@ async fn listed_upgrade_protocol_is_forwarded() {
         let agreed =
             b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: Shout\r\n\r\nHELLO";
         socket.write_all(agreed).await.unwrap();
-        let mut heard = Vec::new();
-        socket.read_to_end(&mut heard).await.unwrap();
-        heard.make_ascii_uppercase();
-        socket.write_all(&heard).await.unwrap();
+        let mut proxied_response = Vec::new();
+        socket.read_to_end(&mut proxied_response).await.unwrap();
+        proxied_response.make_ascii_uppercase();
+        socket.write_all(&proxied_response).await.unwrap();
     })
     .await;
     let spec = RouteSpec {
@@ -213,7 +213,8 @@ async fn listed_upgrade_protocol_is_forwarded() {
         .unwrap();
     assert!(read_head(&mut socket).await.starts_with(b"HTTP/1.1 101 "));
     socket.write_all(b"anyone there?").await.unwrap();
-    // The upstream answers once it has heard all: the other way stays open.
+    // The upstream responds after the end of the request stream, so half-closing must keep the other
+    // direction open.
     socket.shutdown().await.unwrap();
     let mut said = String::new();
     socket.read_to_string(&mut said).await.unwrap();

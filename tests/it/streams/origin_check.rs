@@ -1,4 +1,4 @@
-//! Who may open a WebSocket: through the whole program.
+//! Authorization of WebSocket upgrades, through the whole gateway.
 
 use sekisho::models::user::Role;
 use sekisho::server::ServerLimits;
@@ -37,7 +37,7 @@ async fn upgrade_without_session_is_401() {
     assert!(upstream.has_seen_no_more());
 }
 
-/// B-6: by the cookies alone, so any page that the browser has open could be asking.
+/// Browsers send cookies with WebSocket handshakes of any page, so the origin decides (B-6).
 #[tokio::test]
 async fn upgrade_with_cookies_requires_a_trusted_origin() {
     let mut upstream = EchoUpstream::start().await;
@@ -57,7 +57,7 @@ async fn upgrade_with_cookies_requires_a_trusted_origin() {
         &["http://127.0.0.1:8080.evil.example"],
         &["nonsense"],
         &[""],
-        // What the request itself says of where it goes.
+        // An origin that matches the `Host` header, which the client chooses.
         &[host.as_str()],
         &[OWN, "https://evil.example"],
         &["https://evil.example", OWN],
@@ -143,7 +143,7 @@ async fn refresh_during_upgrade_sets_cookies_with_101() {
     over.problem(401, "revoked");
 }
 
-/// nothing is renewed for a page that may not ask.
+///
 #[tokio::test]
 async fn rejected_upgrade_is_not_refreshed() {
     let upstream = EchoUpstream::start().await;

@@ -1,4 +1,4 @@
-//! Real processes: what one of them ends closes at all of them.
+//! Long-lived connections of several server processes: a session end closes them in all processes.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,20 +15,20 @@ use crate::support::socket_browser::SocketBrowser;
 use crate::support::websocket::{Closed, EchoUpstream, Socket, is_heard, open, until_closed};
 
 on_both! {
-    all_connections_of_a_user_close_within_two_seconds_of_the_command;
-    a_sign_out_closes_what_is_open;
+    revocation_closes_all_connections_of_a_user_within_two_seconds;
+    logout_closes_connections_of_the_session;
 }
 
-/// How many WebSockets, and as many event streams.
+/// Number of WebSockets, and of event streams.
 const MANY: usize = 200;
 
-/// What browsers send of where a page is from; every server is told to trust it.
+/// `Origin` of the browsers. Every server has it as `server.public_origin`.
 const ORIGIN: &str = "http://app.localhost:8080";
 
 async fn site(place: DatabaseLocation, upstream: &EchoUpstream) -> TestDeployment {
     let mut site = TestDeployment::new(place).await;
     site.set("server.public_origin", ORIGIN);
-    // So that no access token runs out before the end.
+    // No access token expires during the test.
     site.set("tokens.access_ttl", "10m");
     site.forward_to(upstream.url());
     site.user("ann@example.com", "user").await;
@@ -59,8 +59,8 @@ async fn metrics(server: &ServerProcess) -> String {
     String::from_utf8(answer.body).unwrap()
 }
 
-/// Reads to the end, and says when the last byte came and when the end was.
-async fn until_broken_off(mut socket: TcpStream) -> (FairInstant, FairInstant) {
+/// Reads to the end, and returns the times of the last byte and of the end.
+async fn read_until_closed(mut socket: TcpStream) -> (FairInstant, FairInstant) {
     let mut buffer = vec![0; 4_096];
     let mut last = FairInstant::now();
     while let Ok(1..) = socket.read(&mut buffer).await {
@@ -69,10 +69,10 @@ async fn until_broken_off(mut socket: TcpStream) -> (FairInstant, FairInstant) {
     (last, FairInstant::now())
 }
 
-async fn all_connections_of_a_user_close_within_two_seconds_of_the_command(place: DatabaseLocation) {
+async fn revocation_closes_all_connections_of_a_user_within_two_seconds(place: DatabaseLocation) {
     let upstream = EchoUpstream::start().await;
     let site = site(place, &upstream).await;
-    // One alone has a database of its own.
+    // Replicas need a shared database server.
     let servers = if site.is_embedded() {
         vec![site.serve().await]
     } else {
@@ -91,7 +91,8 @@ async fn all_connections_of_a_user_close_within_two_seconds_of_the_command(place
         .into_iter()
         .map(|mut socket| tokio::spawn(async move { (until_closed(&mut socket).await, FairInstant::now()) }));
     let closing: Vec<_> = closing.collect();
-    let breaking: Vec<_> = streams.into_iter().map(|socket| tokio::spawn(until_broken_off(socket))).collect();
+    let breaking: Vec<_> =
+        streams.into_iter().map(|socket| tokio::spawn(read_until_closed(socket))).collect();
     let began = FairInstant::now();
     site.run(&["session", "revoke", "--user", "ann@example.com"]).await.done();
     let done = began.elapsed();
@@ -114,7 +115,7 @@ async fn all_connections_of_a_user_close_within_two_seconds_of_the_command(place
         slowest[0],
         slowest[1]
     );
-    // From when the command, which has to start and open the database first, was given.
+    // The limits include the time of the command itself, which starts and opens the database first.
     let limit = Duration::from_secs(2);
     assert!(slowest[0] < limit + done && slowest[1] < limit + done, "{slowest:?}");
     assert!(last_byte < Duration::from_secs(1) + done, "{last_byte:?}");
@@ -134,7 +135,7 @@ async fn all_connections_of_a_user_close_within_two_seconds_of_the_command(place
     }
 }
 
-async fn a_sign_out_closes_what_is_open(place: DatabaseLocation) {
+async fn logout_closes_connections_of_the_session(place: DatabaseLocation) {
     let upstream = EchoUpstream::start().await;
     let site = site(place, &upstream).await;
     let server = site.serve().await;
@@ -150,12 +151,12 @@ async fn a_sign_out_closes_what_is_open(place: DatabaseLocation) {
     );
     let closed = timeout(PATIENCE, until_closed(&mut socket)).await.unwrap();
     assert_eq!(closed, Some((4401, "logged_out".to_owned())));
-    timeout(PATIENCE, until_broken_off(stream)).await.unwrap();
+    timeout(PATIENCE, read_until_closed(stream)).await.unwrap();
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     is_heard(&mut spared).await;
 }
 
-/// No later than its absolute expiry, and not much sooner.
+/// Connections close at the absolute expiry of their session, at most half a second early.
 #[tokio::test]
 async fn connection_ends_at_the_absolute_expiry() {
     let upstream = EchoUpstream::start().await;
@@ -167,7 +168,7 @@ async fn connection_ends_at_the_absolute_expiry() {
     let ann = SocketBrowser::signed_in(server.public, "ann@example.com").await;
     let signed_in = FairInstant::now();
     let (mut socket, stream) = (websocket(server.public, &ann).await, events(server.public, &ann).await);
-    let (closed, broken) = tokio::join!(until_closed(&mut socket), until_broken_off(stream));
+    let (closed, broken) = tokio::join!(until_closed(&mut socket), read_until_closed(stream));
     let took = began.elapsed();
     assert_eq!(closed, Some((4401, "absolute_expired".to_owned())));
     assert!(took >= Duration::from_millis(5_500), "{took:?}");
@@ -186,7 +187,7 @@ async fn shutdown_closes_websockets_first() {
     server.terminate();
     assert_eq!(until_closed(&mut socket).await, Some((1001, String::new())));
     assert_eq!(upstream.closed().await, Some((1001, String::new())));
-    // The other one never answers its Close.
+    // `stuck` never answers the Close frame.
     assert_eq!(server.ended().await.code(), Some(0));
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     assert_eq!(until_closed(&mut stuck).await, Some((1001, String::new())));

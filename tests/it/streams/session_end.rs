@@ -1,4 +1,4 @@
-//! What happens to a connection whose session ends.
+//! The end of a session closes its upgraded connections.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ async fn session_end_closes_both_sides_of_a_websocket() {
     assert_eq!(upstream.closed().await, Some((1001, String::new())));
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
 
-    // Also one that was opened in the last moment.
+    // Also one that is opened after the end.
     let (mut socket, _) = open(front, "/", &[]).await.unwrap();
     assert_eq!(until_closed(&mut socket).await, Some((4401, "logged_out".to_owned())));
     assert_eq!(upstream.closed().await, Some((1001, String::new())));
@@ -49,8 +49,8 @@ async fn sessionless_websocket_outlives_session_ends() {
     is_heard(&mut socket).await;
 }
 
-/// An upstream that agrees to be a WebSocket, and then writes `first` once and `bytes` for ever.
-async fn flooding(first: &'static [u8], bytes: &'static [u8]) -> String {
+/// Starts an upstream that accepts a WebSocket, sends `first` once, and then `bytes` without end.
+async fn start_flooding_websocket(first: &'static [u8], bytes: &'static [u8]) -> String {
     let upstream = listen(move |mut socket| async move {
         let head = String::from_utf8(read_head(&mut socket).await).unwrap();
         agree(&mut socket, line(&head, "sec-websocket-key").unwrap()).await;
@@ -63,10 +63,11 @@ async fn flooding(first: &'static [u8], bytes: &'static [u8]) -> String {
 
 #[tokio::test]
 async fn no_data_follows_the_close_frame() {
-    // Some frames of many sizes.
+    // Frames of several sizes.
     let frames: &'static [u8] =
         Vec::leak([&b"\x82\x05hello\x82\x00\x82\x7e\x03\xe8"[..], &[7; 1_000]].concat());
-    let (front, end) = SessionEndTrigger::of(RouteSpec::new("/", [flooding(b"", frames).await]));
+    let (front, end) =
+        SessionEndTrigger::of(RouteSpec::new("/", [start_flooding_websocket(b"", frames).await]));
     let (mut socket, _) = open(front.start().await, "/", &[]).await.unwrap();
     for _ in 0..1_000 {
         socket.next().await.unwrap().unwrap();
@@ -77,10 +78,11 @@ async fn no_data_follows_the_close_frame() {
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 }
 
-/// The upstream is in the middle of one endless frame.
+/// The upstream never completes its frame.
 #[tokio::test]
 async fn incomplete_frame_closes_without_close_frame() {
-    let endless = flooding(b"\x82\x7f\x00\x00\x00\xff\xff\xff\xff\xff", &[7; 16 * 1024]).await;
+    let endless =
+        start_flooding_websocket(b"\x82\x7f\x00\x00\x00\xff\xff\xff\xff\xff", &[7; 16 * 1024]).await;
     let (front, end) = SessionEndTrigger::of(RouteSpec::new("/", [endless]));
     let mut socket = TcpStream::connect(front.start().await).await.unwrap();
     let handshake = "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -99,7 +101,7 @@ async fn incomplete_frame_closes_without_close_frame() {
     assert!(!tail.windows(7).any(|part| part == b"revoked"));
 }
 
-/// A client that reads nothing, while the upstream waits for it to do so.
+/// A client that does not read, while the upstream writes.
 #[tokio::test]
 async fn unread_websocket_is_aborted_and_the_upstream_closed() {
     let (tell, mut gone) = mpsc::unbounded_channel();
@@ -122,7 +124,7 @@ async fn unread_websocket_is_aborted_and_the_upstream_closed() {
     .await;
     let (front, end) = SessionEndTrigger::of(RouteSpec::new("/", [format!("http://{upstream}")]));
     let (socket, _) = open(front.start().await, "/", &[]).await.unwrap();
-    // All that fits on the way is there by now, most likely; if not, the outcome is the same.
+    // Time for the buffers to fill. The outcome does not depend on it.
     tokio::time::sleep(Duration::from_millis(200)).await;
     let began = FairInstant::now();
     end.now(SessionEvent::Revoked);

@@ -1,4 +1,5 @@
-//! Event streams whose clients take nothing of them: nobody asks their bodies whether there is more.
+//! Event streams whose clients do not read: hyper does not poll their bodies, so they are aborted from
+//! outside.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,8 +15,8 @@ use crate::support::process::{PATIENCE, ServerProcess, TestDeployment, until};
 use crate::support::socket_browser::SocketBrowser;
 use crate::support::upstream::{listen, read_head};
 
-/// An upstream that writes as much as anybody takes.
-async fn gushing() -> SocketAddr {
+/// Starts an upstream that sends events as fast as they are read.
+async fn start_event_upstream() -> SocketAddr {
     listen(|mut socket| async move {
         read_head(&mut socket).await;
         let head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
@@ -31,14 +32,14 @@ async fn gushing() -> SocketAddr {
 async fn site() -> (TestDeployment, ServerProcess, SocketBrowser) {
     let mut site = TestDeployment::new(sqlite_place().await.unwrap()).await;
     site.set("tokens.access_ttl", "10m");
-    site.forward_to(format!("http://{}", gushing().await));
+    site.forward_to(format!("http://{}", start_event_upstream().await));
     site.user("ann@example.com", "user").await;
     let server = site.serve().await;
     let ann = SocketBrowser::signed_in(server.public, "ann@example.com").await;
     (site, server, ann)
 }
 
-/// How many event streams are open, and how many were closed.
+/// Returns the numbers of open event streams and of closed ones.
 async fn streams(server: &ServerProcess) -> (usize, usize) {
     let answer = SocketBrowser::default().get(server.admin, "/metrics").await;
     let text = String::from_utf8(answer.body).unwrap();
@@ -52,14 +53,14 @@ async fn streams(server: &ServerProcess) -> (usize, usize) {
     )
 }
 
-/// Ends the session, and says how long ago that was given and how long the command took.
+/// Revokes the session, and returns the start and the duration of the command.
 async fn revoke(site: &TestDeployment) -> (FairInstant, Duration) {
     let began = FairInstant::now();
     site.run(&["session", "revoke", "--user", "ann@example.com"]).await.done();
     (began, began.elapsed())
 }
 
-/// Asks for events, and doesn't read.
+/// Requests an event stream and does not read it.
 async fn unread(server: SocketAddr, browser: &SocketBrowser) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(1).unwrap();
@@ -80,7 +81,7 @@ async fn unread_event_stream_is_reset_when_its_session_ends() {
     until("the streams", async || (streams(&server).await.0 == MANY).then_some(())).await;
     let (began, command) = revoke(&site).await;
     for socket in sockets {
-        // It is reset: what was on its way isn't to be read any more either.
+        // A reset also discards data in flight.
         until("the end", async || socket.take_error().unwrap()).await;
     }
     let took = began.elapsed();
@@ -89,7 +90,7 @@ async fn unread_event_stream_is_reset_when_its_session_ends() {
     server.stop().await;
 }
 
-/// Others may be on the same connection, behind a proxy that speaks HTTP/2 to us.
+/// A front proxy that speaks HTTP/2 sends requests of several sessions on one connection.
 #[tokio::test]
 async fn only_the_unread_http2_stream_is_reset() {
     let (site, server, ann) = site().await;

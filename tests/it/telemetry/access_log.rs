@@ -1,4 +1,4 @@
-//! The access log: one line for each request, whatever it holds and however it ends.
+//! The access log: one entry for each request.
 
 use axum::body::Body;
 use http::Response;
@@ -70,7 +70,7 @@ async fn each_request_has_one_access_log_entry() {
     for _ in 0..20 {
         SocketBrowser::default().get(server.public, "/auth/session").await;
     }
-    // One whose client doesn't wait, and one whose upstream breaks off.
+    // A client that disconnects, and an upstream that truncates its response.
     let mut impatient = TcpStream::connect(server.public).await.unwrap();
     impatient.write_all(b"GET /held HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
     held.arrived(1).await;
@@ -92,7 +92,7 @@ async fn each_request_has_one_access_log_entry() {
     let [broken] = of("/cut")[..] else { panic!("{lines:?}") };
     assert_eq!((&broken["status"], &broken["bytes"]), (&json!(200), &json!(5)));
     assert_eq!(broken["incomplete"], "true");
-    // What is said meanwhile is said of that request.
+    // Log lines of a request contain its request ID.
     let log = server.log();
     let said = log.lines().find(|line| line.contains("response aborted")).unwrap();
     assert_eq!(serde_json::from_str::<serde_json::Value>(said).unwrap()["request_id"], broken["request_id"]);
@@ -130,7 +130,7 @@ async fn every_access_log_line_is_valid_json() {
             socket.write_all(&request.concat()).await.unwrap();
             let mut answer = Vec::new();
             let _ = socket.read_to_end(&mut answer).await;
-            // What hyper itself refuses has never been a request.
+            // hyper rejects malformed requests before the service is called.
             answers += usize::from(answer.windows(12).any(|name| name == b"x-request-id"));
         }
     }

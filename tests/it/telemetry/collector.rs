@@ -1,4 +1,4 @@
-//! An OpenTelemetry collector that keeps what it gets.
+//! An OpenTelemetry collector that records spans.
 
 use http::Response;
 use http_body_util::BodyExt;
@@ -42,18 +42,18 @@ impl Collector {
         Self { url: format!("http://{address}"), spans }
     }
 
-    /// The next span.
+    /// Waits for the next span.
     pub(super) async fn span(&mut self) -> Span {
         timeout(PATIENCE, self.spans.recv()).await.expect("a span comes").unwrap()
     }
 
-    /// All that has come so far.
+    /// Returns all spans received so far.
     pub(super) fn all(&mut self) -> Vec<Span> {
         std::iter::from_fn(|| self.spans.try_recv().ok()).collect()
     }
 }
 
-/// An attribute, as text.
+/// Returns an attribute as text.
 pub(super) fn attribute(span: &Span, name: &str) -> Option<String> {
     let found = span.attributes.iter().find(|attribute| attribute.key == name)?;
     match found.value.as_ref()?.value.as_ref()? {

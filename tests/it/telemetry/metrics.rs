@@ -1,4 +1,4 @@
-//! `/metrics`, and the dashboard that shows it.
+//! `/metrics` and the Grafana dashboard.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::support::process::{ServerProcess, until};
 use crate::support::socket_browser::SocketBrowser;
 use crate::support::upstream::Upstream;
 
-/// A server that has had some of everything.
+/// Starts a server and sends requests of several kinds.
 async fn served() -> (crate::support::process::TestDeployment, Upstream, ServerProcess) {
     let upstream = Upstream::start().await;
     let site = site().await;
@@ -72,7 +72,7 @@ async fn dashboard_queries_existing_metrics() {
     assert!(hidden.is_empty(), "the dashboard leaves out {hidden:?}");
 }
 
-/// What `/metrics` shows is declared, with a text that says what it is.
+/// Every exported metric is declared and described.
 #[tokio::test]
 async fn every_metric_is_declared() {
     let (_site, _upstream, server) = served().await;
@@ -88,7 +88,7 @@ async fn every_metric_is_declared() {
     server.stop().await;
 }
 
-/// Also what nothing in these tests brings about.
+/// Also covers metrics that no test triggers.
 #[test]
 fn every_metric_name_in_the_source_is_declared() {
     let declared: BTreeSet<_> = METRICS.iter().map(|metric| metric.name.to_owned()).collect();
@@ -109,7 +109,7 @@ fn every_metric_name_in_the_source_is_declared() {
     assert!(undeclared.is_empty(), "{undeclared:?}");
 }
 
-/// The names in calls of the macros that make metrics.
+/// Returns the metric names in calls of the metrics macros.
 fn made_in(source: &str) -> Vec<String> {
     let calls =
         ["counter!(", "gauge!(", "histogram!("].into_iter().flat_map(|call| source.split(call).skip(1));
@@ -117,7 +117,7 @@ fn made_in(source: &str) -> Vec<String> {
     quoted.map(str::to_owned).collect()
 }
 
-/// Every query of every panel.
+/// Returns every query of the dashboard.
 fn expressions(value: &Value) -> Vec<&str> {
     match value {
         Value::Object(members) => members
@@ -132,7 +132,7 @@ fn expressions(value: &Value) -> Vec<&str> {
     }
 }
 
-/// The metrics' names in a query. A histogram's parts are the histogram.
+/// Returns the metric names in a query, without histogram suffixes.
 fn names_in(query: &str) -> impl Iterator<Item = String> {
     let words = query.split(|character: char| !character.is_ascii_alphanumeric() && character != '_');
     words.filter(|word| word.starts_with("sekisho_")).map(|word| {

@@ -1,10 +1,10 @@
-//! What the program tells of itself: its log, its metrics and its traces.
+//! Log, metrics and traces.
 
 mod access_log;
 mod collector;
+mod log_writer;
 mod metrics;
 mod secrets;
-mod sinks;
 mod traces;
 
 use serde_json::Value;
@@ -15,7 +15,7 @@ use crate::support::socket_browser::SocketBrowser;
 
 const TARO: &str = "taro@example.jp";
 
-/// A site with a user, which logs in JSON.
+/// Creates a deployment with one user and JSON logs.
 async fn site() -> TestDeployment {
     let mut site = TestDeployment::new(db::sqlite_place().await.unwrap()).await;
     site.set("log.format", "json");
@@ -23,13 +23,13 @@ async fn site() -> TestDeployment {
     site
 }
 
-/// The lines of all requests so far.
+/// Returns the access log entries so far.
 fn completed_requests(server: &ServerProcess) -> Vec<Value> {
     let lines = server.log().lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>();
     lines.into_iter().filter(|line| line["message"] == "request completed").collect()
 }
 
-/// The line of the request that was given this id.
+/// Waits for the access log entry of this request.
 async fn line_of(server: &ServerProcess, id: &str) -> Value {
     until("the line of a request", async || {
         completed_requests(server).into_iter().find(|line| line["request_id"] == id)

@@ -1,4 +1,4 @@
-//! What no line, span or metric holds, at any level.
+//! Secrets in log lines, spans and metrics, at every level.
 
 use axum::body::Body;
 use http::{Request, Response};
@@ -27,7 +27,7 @@ async fn secrets_are_never_logged() {
     let mut browser = SocketBrowser::signed_in(server.public, TARO).await;
     let mut secrets: Vec<String> = browser.cookies.values().cloned().collect();
     assert_eq!(secrets.len(), 2);
-    // A JWT's head is no secret, and a part of it is no better than the whole.
+    // Payload and signature of the JWT count separately; its header is public.
     let parts =
         secrets.iter().flat_map(|token| token.split('.').skip(1)).map(str::to_owned).collect::<Vec<_>>();
     secrets.extend(parts);

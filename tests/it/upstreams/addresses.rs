@@ -1,4 +1,4 @@
-//! Upstreams by name.
+//! Name resolution of upstreams.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use crate::support::paused_clock::PausedClock;
 use crate::support::proxy_server::{ProxyServer, code, text};
 use crate::support::upstream::Upstream;
 
-/// Says what it is told to say.
+/// A resolver with configurable results.
 #[derive(Default)]
 struct Names(Mutex<Option<Vec<SocketAddr>>>);
 
@@ -35,7 +35,7 @@ impl Resolve for Names {
     }
 }
 
-/// A front whose upstream has whatever addresses these names say.
+/// Starts a proxy whose upstream is resolved by `names`.
 async fn front(names: &Arc<Names>) -> SocketAddr {
     let resolver: Arc<dyn Resolve> = names.clone();
     let settings = UpstreamSettings { resolver: Some(resolver), ..UpstreamSettings::default() };
@@ -87,8 +87,8 @@ async fn changed_addresses_are_followed() {
     clock.advance(9).await;
     assert_eq!(text(get(front).await).await, "old", "they are good for ten seconds");
     clock.advance(2).await;
-    // The first request after that has them looked up, and doesn't wait for it. It leaves a connection to
-    // the old address, which must not be used again.
+    // The next request starts the lookup in the background and may still use the old address. The connection
+    // that it leaves there must not be reused.
     for _ in 0..100 {
         if text(get(front).await).await == "new" {
             break;

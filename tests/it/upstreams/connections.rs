@@ -1,4 +1,4 @@
-//! Connections of HTTP/1.1: which are kept, and which must not be (P-13, P-14).
+//! Reuse and retries of upstream HTTP/1.1 connections (P-13, P-14).
 
 use std::time::Duration;
 
@@ -17,14 +17,14 @@ use crate::support::upstream::{Upstream, listen, read_head, saying};
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-/// A front, and the connections that it makes.
+/// Starts a proxy, and returns the listener of its upstream.
 async fn front() -> (std::net::SocketAddr, TcpListener) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let front = ProxyServer::to(format!("http://{}", listener.local_addr().unwrap())).start().await;
     (front, listener)
 }
 
-/// Accepts a connection, and reads a request's head.
+/// Accepts a connection and reads a request header.
 async fn accept(listener: &TcpListener) -> TcpStream {
     let (mut socket, _) = listener.accept().await.unwrap();
     assert!(!read_head(&mut socket).await.is_empty());
@@ -49,7 +49,7 @@ async fn early_response_closes_the_connection() {
         first
     });
     assert_eq!(text(answer).await, "ok");
-    // The rest comes when nobody asks any more. None of it may stand before the next request.
+    // The rest of the body arrives after the response. It must not precede the next request.
     let _ = feed.send("the rest");
     drop(feed);
     let (answer, ()) = tokio::join!(get(front), async {
@@ -159,7 +159,7 @@ async fn idle_connection_is_closed() {
 
 #[tokio::test]
 async fn safe_request_without_response_byte_is_retried_once() {
-    // It answers the first request of the first connection alone.
+    // The upstream responds only to the first request of the first connection.
     let (record, mut seen) = mpsc::unbounded_channel();
     let first = std::sync::atomic::AtomicBool::new(true);
     let upstream = listen(move |mut socket| {
@@ -194,7 +194,7 @@ async fn safe_request_is_retried_only_once_and_never_after_a_byte() {
         })
         .await;
         let (count, mut counted) = mpsc::unbounded_channel();
-        // All but the first connection are hung up on at once.
+        // A relay that counts connections. The upstream closes each one at its second request.
         let second = listen(move |socket| {
             let count = count.clone();
             async move {
@@ -229,7 +229,7 @@ async fn failure_on_a_new_connection_is_not_retried() {
 
 #[tokio::test]
 async fn slow_reader_holds_only_buffers() {
-    // P-19, back-pressure: an upstream that would send for ever is not read for ever.
+    // Back-pressure (P-19): an endless response is read only as fast as the client reads.
     let (report, mut written) = mpsc::unbounded_channel();
     let upstream = listen(move |mut socket| {
         let report = report.clone();

@@ -1,4 +1,4 @@
-//! HTTP/2 to upstreams, by prior knowledge.
+//! HTTP/2 to upstreams with prior knowledge.
 
 use std::net::SocketAddr;
 
@@ -119,8 +119,8 @@ async fn bodiless_responses_stay_bodiless() {
     }
 }
 
-/// An upstream that does what it is told with each request: its number on the connection, and the
-/// connection's.
+/// Starts an upstream that calls `script` for each request, with the numbers of the connection and of the
+/// request on it.
 async fn scripted<F>(script: F) -> String
 where
     F: Fn(usize, usize, http::Request<h2::RecvStream>, SendResponse<Bytes>) -> After

@@ -1,4 +1,4 @@
-//! Upstreams that have enough to do, and those that aren't there.
+//! Concurrency limits, queues, and unreachable upstreams.
 
 use axum_core::body::Body;
 use http::Response;
@@ -10,7 +10,7 @@ use crate::support::paused_clock::PausedClock;
 use crate::support::proxy_server::{ProxyServer, code, connect, fed, request, text};
 use crate::support::upstream::{GatedUpstream, Upstream, read_head};
 
-/// One request at a time, and one more that waits.
+/// One request in flight and one queued.
 fn narrow() -> UpstreamSettings {
     UpstreamSettings { max_in_flight: 1, max_queued: 1, ..UpstreamSettings::default() }
 }
@@ -22,7 +22,7 @@ async fn full_upstream_queues_briefly() {
     let _clock = PausedClock::new();
     let first = tokio::spawn(get(front));
     upstream.arrived(1).await;
-    // One of the two waits, and the other is told at once.
+    // One of the two is queued, and the other is rejected at once.
     let (mut second, mut third) = (tokio::spawn(get(front)), tokio::spawn(get(front)));
     let (told, waits) = tokio::select! {
         told = &mut second => (told.unwrap(), third),
@@ -116,7 +116,7 @@ async fn unreachable_upstream_has_no_queue() {
     while !both.iter().all(tokio::task::JoinHandle::is_finished) {
         clock.advance(1).await;
     }
-    // Now one at a time finds out, and the others are told at once.
+    // With the circuit open, one request at a time is a probe, and others are rejected at once.
     let (mut first, mut second) = (tokio::spawn(get(front)), tokio::spawn(get(front)));
     let (told, tries) = tokio::select! {
         told = &mut first => (told.unwrap(), second),
@@ -129,7 +129,7 @@ async fn unreachable_upstream_has_no_queue() {
     }
     assert_eq!(code(tries.await.unwrap()).await, problem(504, "upstream_connect_timeout"));
 
-    // The first that gets through opens the way for all.
+    // A successful probe closes the circuit.
     let UnresponsiveUpstream { listener, waiting } = hole;
     drop(waiting);
     tokio::spawn(async move {
@@ -148,7 +148,7 @@ async fn unreachable_upstream_has_no_queue() {
 
 #[tokio::test]
 async fn refused_connection_is_reported() {
-    // Each request is a trial of its own, for none takes long.
+    // Each request is a probe, since refused connections fail fast.
     let front = ProxyServer::new([RouteSpec::new("/", [dead()])]).start().await;
     for _ in 0..20 {
         let mut client = connect(front).await;

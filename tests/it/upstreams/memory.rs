@@ -1,4 +1,4 @@
-//! Bodies of any size through the program itself (P-19).
+//! Memory use with large bodies (P-19).
 
 use axum_core::body::Body;
 use bytes::Bytes;
@@ -46,6 +46,6 @@ async fn large_bodies_are_not_buffered() {
     server.stop().await;
 }
 
-/// 1 GiB.
+/// 1 GiB in total.
 const PIECES: usize = 16_384;
 const PIECE: Bytes = Bytes::from_static(&[7; 65_536]);

@@ -1,4 +1,4 @@
-//! What the program's operators see of upstreams.
+//! Metrics of upstreams.
 
 use axum_core::body::Body;
 

@@ -1,4 +1,4 @@
-//! A new table of routes in the place of an old one.
+//! Replacement of the route table at run time.
 
 use std::sync::atomic::Ordering;
 

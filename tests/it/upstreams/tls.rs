@@ -95,8 +95,8 @@ async fn http_version_is_negotiated() {
     assert_eq!(code(get(front).await).await, problem(502, "upstream_unreachable"), "HTTP/1.1 alone");
 }
 
-/// A connection of HTTP/2 is waited for, since it can be shared; those of HTTP/1.1 must not be made one
-/// after the other.
+/// Requests wait for a connection that may turn out to be HTTP/2. HTTP/1.1 connections must be established
+/// concurrently.
 #[tokio::test]
 async fn http1_upstreams_are_connected_concurrently() {
     const AT_ONCE: usize = 4;
@@ -134,7 +134,8 @@ fn invalid_ca_and_server_names_are_rejected_at_start() {
     assert!(error(route(["https://a..b"], authority)).contains("not a valid server name"));
 }
 
-/// TLS holds back what the upstream doesn't take. For some of these sizes that is the end of the upload.
+/// The TLS layer buffers data that the socket does not accept. For some of these sizes it is the end of the
+/// upload.
 #[tokio::test]
 async fn upload_to_a_late_reader_completes() {
     let authority = Authority::new();
@@ -144,7 +145,7 @@ async fn upload_to_a_late_reader_completes() {
         async move {
             rustix::net::sockopt::set_socket_recv_buffer_size(&socket, 64 * 1024).unwrap();
             let mut stream = tls.accept(socket).await.unwrap();
-            // Until then whoever writes has written what it can.
+            // Time for the writer to fill all buffers.
             for _ in 0..20_000 {
                 tokio::task::yield_now().await;
             }

@@ -1,4 +1,4 @@
-//! Clients that are slow on purpose, a thousand at a time, and a browser that must not notice.
+//! A thousand deliberately slow clients, and honest browsers that must not be affected.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,15 +24,13 @@ use crate::support::upstream::{listen, serve};
 
 const ATTACKERS: usize = 1_000;
 
-/// How many of the attacked browsers there are, each with a connection that it keeps and others that it
-/// doesn't.
+/// Number of honest browsers, each with one persistent connection and further short ones.
 const BROWSERS: usize = 4;
 
-/// How long the attack goes on: `SEKISHO_TEST_HOSTILE` in seconds, or this.
+/// Default duration of the attack in seconds (`SEKISHO_TEST_HOSTILE`).
 const SECONDS: u64 = 5;
 
-/// How much memory the attack may cost, in KiB for each answer or request that an attacker holds: about three
-/// buffers of 64 KiB.
+/// Memory limit in KiB for each response or request that an attacker holds: about three buffers of 64 KiB.
 const MEMORY: usize = 200;
 
 fn duration() -> Duration {
@@ -40,7 +38,7 @@ fn duration() -> Duration {
     Duration::from_secs(told.unwrap_or(SECONDS))
 }
 
-/// Short patience with everything, so that attackers come back again and again.
+/// Starts a server with short timeouts, so that attackers reconnect often.
 async fn site() -> (TestDeployment, ServerProcess) {
     let large = Bytes::from(vec![b'x'; 8 * 1024 * 1024]);
     let upstream = listen(move |socket| {
@@ -51,7 +49,7 @@ async fn site() -> (TestDeployment, ServerProcess) {
                 let body = if request.uri().path() == "/open/large" {
                     Body::from(large)
                 } else {
-                    // Whoever breaks off in the middle gets no answer anyway.
+                    // The response is irrelevant if the client disconnects during the upload.
                     let _ = axum::body::to_bytes(Body::new(request.into_body()), usize::MAX).await;
                     Body::from("welcome")
                 };
@@ -74,21 +72,21 @@ async fn site() -> (TestDeployment, ServerProcess) {
     (site, server)
 }
 
-/// What an attacker does with a connection, until it is cut.
+/// The behaviour of an attacker on one connection, until it is closed.
 #[derive(Clone, Copy)]
 enum Attack {
     Headers,
     Body,
     Reading,
-    /// Many answers on a connection of HTTP/2, of none of which anything is taken.
+    /// Many responses on one HTTP/2 connection, with flow-control windows that never open.
     Streams,
 }
 
-/// Comes back whenever it is cut.
+/// Attacks, and reconnects whenever the connection is closed.
 async fn attack(server: SocketAddr, attack: Attack, cut: Arc<AtomicUsize>) {
     loop {
         let socket = TcpSocket::new_v4().unwrap();
-        // The least that there is.
+        // The smallest receive buffer that the kernel allows.
         socket.set_recv_buffer_size(1).unwrap();
         if let Ok(socket) = socket.connect(server).await {
             match attack {
@@ -97,19 +95,19 @@ async fn attack(server: SocketAddr, attack: Attack, cut: Arc<AtomicUsize>) {
                     drip(socket, b"POST /open/ HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n").await;
                 }
                 Attack::Reading => sip(socket).await,
-                Attack::Streams => take_nothing(socket).await,
+                Attack::Streams => read_without_window(socket).await,
             }
         }
         cut.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// A byte a second.
+/// Sends one byte a second.
 async fn drip(mut socket: TcpStream, begin: &[u8]) {
     let mut written = socket.write_all(begin).await;
     let mut answer = [0; 1];
     while written.is_ok() {
-        // An answer, too, is the end of it.
+        // A response also ends the attack on this connection.
         if timeout(Duration::from_secs(1), socket.read(&mut answer)).await.is_ok() {
             return;
         }
@@ -117,7 +115,7 @@ async fn drip(mut socket: TcpStream, begin: &[u8]) {
     }
 }
 
-/// A few bytes a second.
+/// Reads a few bytes a second.
 async fn sip(mut socket: TcpStream) {
     if socket.write_all(b"GET /open/large HTTP/1.1\r\nHost: a\r\n\r\n").await.is_err() {
         return;
@@ -128,7 +126,7 @@ async fn sip(mut socket: TcpStream) {
     }
 }
 
-async fn take_nothing(socket: TcpStream) {
+async fn read_without_window(socket: TcpStream) {
     let Ok((mut client, connection)) = h2::client::handshake(socket).await else { return };
     let connection = tokio::spawn(connection);
     let mut answers = Vec::new();
@@ -139,7 +137,7 @@ async fn take_nothing(socket: TcpStream) {
         let Ok((answer, _)) = client.send_request(request, true) else { break };
         answers.push(answer);
     }
-    // It reads what comes, but gives back no window: until every one of them is reset.
+    // Reads frames without returning window, until each stream is reset.
     let answers = join_all(answers).await.into_iter().flatten();
     join_all(answers.map(|answer| read_to_end(answer.into_body()))).await;
     connection.abort();
@@ -149,7 +147,7 @@ async fn read_to_end(mut body: h2::RecvStream) {
     while let Some(Ok(_)) = body.data().await {}
 }
 
-/// What an honest browser has seen.
+/// The observations of an honest browser.
 #[derive(Default)]
 struct ClientStats {
     took: Vec<Duration>,
@@ -169,14 +167,14 @@ impl ClientStats {
         }
     }
 
-    /// The median and the longest.
+    /// Returns the median and the maximum.
     fn latency(&mut self) -> (Duration, Duration) {
         self.took.sort_unstable();
         (self.took[self.took.len() / 2], self.took[self.took.len() - 1])
     }
 }
 
-/// Has browsers send requests for so long, from their sign-ins on.
+/// Signs browsers in and has them send requests for this time.
 async fn browse(server: SocketAddr, duration: Duration) -> ClientStats {
     let browsing = (0..BROWSERS).map(|_| tokio::spawn(browse_alone(server, duration)));
     let mut all = ClientStats::default();
@@ -202,13 +200,13 @@ async fn browse_alone(server: SocketAddr, duration: Duration) -> ClientStats {
         seen.note(began, browser.send_on(&mut kept, server, request()).await);
         let began = Instant::now();
         seen.note(began, browser.send(server, request()).await);
-        // As a person's browser does: a page now and then.
+        // A pause between pages.
         sleep(Duration::from_millis(10)).await;
     }
     seen
 }
 
-async fn honest_browsers_notice_nothing(attackers: usize, attacks: &[Attack]) {
+async fn check_browsers_are_unaffected(attackers: usize, attacks: &[Attack]) {
     let (_site, server) = site().await;
     let public = server.public;
     let mut before = browse(public, duration() / 4).await;
@@ -221,7 +219,7 @@ async fn honest_browsers_notice_nothing(attackers: usize, attacks: &[Attack]) {
         attacking.spawn(attack(public, attacks[n % attacks.len()], Arc::clone(&cut)));
     }
     let mut during = timeout(duration() + PATIENCE, browse(public, duration())).await.unwrap();
-    // Those that are cut come back.
+    // Closed attackers reconnect.
     let open = until("the attackers to be there, after some were cut", async || {
         let open = connections(&server).await;
         (open > attackers / 2 && cut.load(Ordering::Relaxed) > 0).then_some(open)
@@ -243,13 +241,13 @@ async fn honest_browsers_notice_nothing(attackers: usize, attacks: &[Attack]) {
     assert!(during.failures.is_empty(), "{}: {:?}", during.failures.len(), during.failures);
     assert!(during.renewals > 0);
     assert!(cost < attackers * attacks_memory(attacks), "{cost} KiB");
-    // And all of them are forgotten.
+    // All attackers' connections are released.
     let deadline = Instant::now() + PATIENCE;
     timeout_at(deadline, async { while connections(&server).await > BROWSERS {} }).await.unwrap();
     server.stop().await;
 }
 
-/// Each stream costs as much as a connection.
+/// Returns the memory limit of one attacker. Each HTTP/2 stream counts as one connection.
 fn attacks_memory(attacks: &[Attack]) -> usize {
     if attacks.iter().any(|attack| matches!(attack, Attack::Streams)) { 50 * MEMORY } else { MEMORY }
 }
@@ -267,11 +265,11 @@ async fn connections(server: &ServerProcess) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thousand_slow_clients_do_not_affect_others() {
     let attacks = [Attack::Headers, Attack::Body, Attack::Reading];
-    honest_browsers_notice_nothing(ATTACKERS, &attacks).await;
+    check_browsers_are_unaffected(ATTACKERS, &attacks).await;
 }
 
-/// Ten of them hold as many answers as five hundred connections.
+/// Ten attackers hold as many responses as five hundred HTTP/1.1 connections.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn http2_streams_without_window_do_not_affect_others() {
-    honest_browsers_notice_nothing(10, &[Attack::Streams]).await;
+    check_browsers_are_unaffected(10, &[Attack::Streams]).await;
 }

@@ -1,4 +1,4 @@
-//! Checks of upstreams' health.
+//! Active health checks.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -12,8 +12,8 @@ use super::{get, route};
 use crate::support::proxy_server::{ProxyServer, text};
 use crate::support::upstream::Upstream;
 
-/// An upstream that says its name, and answers `/well` with this status.
-async fn patient(name: &'static str, status: u16) -> (Upstream, Arc<AtomicU16>) {
+/// Starts an upstream that responds with its name, and to `/well` with this status.
+async fn checked_upstream(name: &'static str, status: u16) -> (Upstream, Arc<AtomicU16>) {
     let status = Arc::new(AtomicU16::new(status));
     let shown = Arc::clone(&status);
     let upstream = Upstream::answering(move |seen| {
@@ -34,7 +34,7 @@ fn settings() -> UpstreamSettings {
     UpstreamSettings { health: Some(check), slow_start, ..UpstreamSettings::default() }
 }
 
-/// Who answers 32 requests.
+/// Returns the names of the upstreams that serve 32 requests.
 async fn answering(front: std::net::SocketAddr) -> Vec<String> {
     let mut names = Vec::new();
     for _ in 0..32 {
@@ -47,11 +47,11 @@ async fn answering(front: std::net::SocketAddr) -> Vec<String> {
 
 #[tokio::test]
 async fn unhealthy_upstream_receives_no_requests() {
-    let ((one, _), (two, status)) = (patient("one", 204).await, patient("two", 302).await);
+    let ((one, _), (two, status)) = (checked_upstream("one", 204).await, checked_upstream("two", 302).await);
     let routes = Routes::new([route([one.url(), two.url()], settings())]).unwrap();
     let watching = tokio::spawn(routes.run_health_checks());
     let front = ProxyServer { routes: routes.clone(), ..ProxyServer::default() }.start().await;
-    // A check that takes longer than its interval has failed.
+    // A check that takes longer than its interval counts as failed, so the first rounds may vary.
     while answering(front).await != ["one", "two"] {}
     for bad in [500, 404] {
         status.store(bad, Ordering::SeqCst);
@@ -64,13 +64,13 @@ async fn unhealthy_upstream_receives_no_requests() {
 
 #[tokio::test]
 async fn all_unhealthy_upstreams_still_receive_requests() {
-    let ((one, _), (two, _)) = (patient("one", 500).await, patient("two", 500).await);
+    let ((one, _), (two, _)) = (checked_upstream("one", 500).await, checked_upstream("two", 500).await);
     let mut patients = [one, two];
     let routes = Routes::new([route(patients.iter().map(Upstream::url), settings())]).unwrap();
     tokio::spawn(routes.run_health_checks());
-    for patient in &mut patients {
+    for checked_upstream in &mut patients {
         for _ in 0..4 {
-            patient.seen().await;
+            checked_upstream.seen().await;
         }
     }
     let front = ProxyServer { routes: routes.clone(), ..ProxyServer::default() }.start().await;
@@ -79,7 +79,7 @@ async fn all_unhealthy_upstreams_still_receive_requests() {
 
 #[tokio::test]
 async fn health_checks_end_with_their_routes() {
-    let (upstream, _) = patient("one", 200).await;
+    let (upstream, _) = checked_upstream("one", 200).await;
     let routes = Routes::new([route([upstream.url()], settings())]).unwrap();
     let watching = tokio::spawn(routes.run_health_checks());
     let kept = routes.clone();

@@ -1,5 +1,5 @@
-//! A replica whose way to the database is cut. What others end is refused here within a second, or
-//! `/readyz` says that it isn't known; and once there is a way again, everything is known again.
+//! Network faults between a replica and the database. The replica rejects tokens of ended sessions within a
+//! second or `/readyz` reports 503; after the fault it catches up.
 
 use std::time::{Duration, Instant};
 
@@ -23,25 +23,25 @@ use crate::support::process::until;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn silently_cut_connections_are_replaced() {
-    a_cut_is_noticed(TcpChaosProxy::silence_existing).await;
+    check_cut_is_detected(TcpChaosProxy::silence_existing).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn silent_network_is_detected() {
-    a_cut_is_noticed(TcpChaosProxy::silence).await;
+    check_cut_is_detected(TcpChaosProxy::silence).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reset_connections_are_replaced() {
-    a_cut_is_noticed(TcpChaosProxy::reset_existing).await;
+    check_cut_is_detected(TcpChaosProxy::reset_existing).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refusing_server_is_detected() {
-    a_cut_is_noticed(TcpChaosProxy::refuse).await;
+    check_cut_is_detected(TcpChaosProxy::refuse).await;
 }
 
-async fn a_cut_is_noticed(cut: fn(&TcpChaosProxy)) {
+async fn check_cut_is_detected(cut: fn(&TcpChaosProxy)) {
     let Some(fresh) = postgres().await else { return };
     let here = TestApp::with_database(fresh).await;
     let there = RemoteReplica::start(&here).await;
@@ -62,7 +62,7 @@ async fn a_cut_is_noticed(cut: fn(&TcpChaosProxy)) {
     );
     let ended = Instant::now();
     while ended.elapsed() < 2 * WITHIN {
-        there.refuses_or_says_so(&ann, ended).await;
+        there.assert_rejects_or_is_unready(&ann, ended).await;
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let bob = here.signed_in("bob@example.com").await.token(ACCESS);
@@ -79,7 +79,7 @@ async fn a_cut_is_noticed(cut: fn(&TcpChaosProxy)) {
     there.wire.heal();
     let healed = FairInstant::now();
     until("a replica that is ready again and knows it all", async || {
-        there.refuses_or_says_so(&ann, ended).await;
+        there.assert_rejects_or_is_unready(&ann, ended).await;
         let is_refused = |token: &&str| matches!(there.app.tokens.verify(token), Err(VerifyError::Ended(_)));
         let knows = [&*ann, &*bob].iter().all(is_refused);
         (knows && there.readiness().await == StatusCode::OK).then_some(())
@@ -90,7 +90,7 @@ async fn a_cut_is_noticed(cut: fn(&TcpChaosProxy)) {
     assert!(took < Duration::from_secs(8), "{took:?}");
 }
 
-/// Another replica, at the other end of a wire.
+/// A replica that reaches the database through a [`TcpChaosProxy`].
 struct RemoteReplica {
     app: App,
     stores: Stores,
@@ -117,8 +117,9 @@ impl RemoteReplica {
         send_from([127, 0, 0, 1], self.app.admin.clone(), get("/readyz")).await.status
     }
 
-    /// A replica that is ready later than a second after a session has `ended` refuses its tokens.
-    async fn refuses_or_says_so(&self, token: &str, ended: Instant) {
+    /// Checks that more than a second after the end of the session, the replica rejects its token or is not
+    /// ready.
+    async fn assert_rejects_or_is_unready(&self, token: &str, ended: Instant) {
         let must_know = ended.elapsed() > WITHIN;
         let readiness = self.readiness().await;
         let refused = self.app.tokens.verify(token);
@@ -129,7 +130,7 @@ impl RemoteReplica {
         );
     }
 
-    /// So that there are many that may be cut.
+    /// Opens all connections of the pool, so that the fault hits many.
     async fn use_all_connections(&self) {
         race(20, |_| {
             let sessions = self.stores.sessions.clone();

@@ -1,5 +1,4 @@
-//! PostgreSQL tells the other replicas when sessions have ended; and where it doesn't, they find out
-//! all the same.
+//! PostgreSQL notifications about ended sessions, and the polling fallback.
 
 use sekisho::backend::db::{self, DatabaseOptions, Stores};
 use sekisho::client_info::ClientInfo;
@@ -123,7 +122,7 @@ async fn sessions_end_without_notification_support() {
     run(fresh.url(), &format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }
 
-/// A sign-in for which the user's other sessions give way.
+/// Signs in with a session limit of one, which displaces the other sessions.
 async fn displace(stores: &Stores, owner: &User) {
     let new = NewSession { session: &session(owner), hashed_password: None, replaces: None, max_per_user: 1 };
     let inserted = stores.sessions.insert_session(&new).await.unwrap();
@@ -135,7 +134,7 @@ async fn end_one(fresh: &TestDatabase) {
     assert!(fresh.stores.sessions.end_session(row.id, &ending(END)).await.unwrap());
 }
 
-/// Counts what the database tells, by listening itself.
+/// Counts notifications on a connection of its own.
 struct NotificationCounter {
     listener: PgListener,
     url: String,
@@ -148,7 +147,8 @@ impl NotificationCounter {
         Self { listener, url: fresh.url().to_owned() }
     }
 
-    /// How often since the last call. They come in the order in which they were sent.
+    /// Returns the number of notifications since the last call. PostgreSQL delivers them in order, so a
+    /// marker ends the count.
     async fn times(&mut self) -> usize {
         run(&self.url, "NOTIFY sekisho_session_ended, 'enough'").await;
         let mut times = 0;
@@ -159,7 +159,7 @@ impl NotificationCounter {
     }
 }
 
-/// What follows the database's word, and how often it was woken.
+/// Runs the listener and counts its wake-ups.
 struct WakeCounter(mpsc::UnboundedReceiver<()>, JoinHandle<()>);
 
 impl WakeCounter {

@@ -1,4 +1,4 @@
-//! A route with several upstreams.
+//! Load balancing, failover and outlier ejection.
 
 use axum_core::body::Body;
 use sekisho::proxy::{RouteSpec, UpstreamSettings};
@@ -48,7 +48,7 @@ async fn idle_upstreams_share_requests_at_random() {
 async fn undeliverable_request_goes_to_another_upstream() {
     let mut upstream = Upstream::start().await;
     let front = ProxyServer::new([RouteSpec::new("/", [dead(), upstream.url()])]).start().await;
-    // Whatever it is: nothing of it was sent.
+    // Any method may fail over, since nothing was sent to the first upstream.
     for _ in 0..20 {
         assert_eq!(send(front, "POST", Body::from("body")).await.status(), 200);
         assert_eq!(upstream.seen().await.length, 4);
@@ -68,7 +68,7 @@ async fn unresponsive_upstream_leaves_time_for_another() {
     let settings = UpstreamSettings { eject_after: 1, ..UpstreamSettings::default() };
     let front = ProxyServer::new([route([hole.url(), upstream.url()], settings)]).start().await;
     let clock = PausedClock::new();
-    // By chance it takes some until the hole is asked; from then on it isn't any more.
+    // The random choice hits the unresponsive upstream a few times before it is ejected.
     let mut slow = 0;
     for _ in 0..30 {
         let answer = tokio::spawn(get(front));
@@ -99,13 +99,13 @@ async fn failing_upstream_is_ejected_temporarily() {
         assert_eq!(get(front).await.status(), 200);
     }
     assert_eq!(asked.load(Ordering::SeqCst), 3);
-    // Its trial comes with the first request after that, and fails.
+    // The next request is the probe, which fails.
     clock.advance(11).await;
     assert_eq!(code(get(front).await).await, problem(502, "upstream_error"));
     for _ in 0..20 {
         assert_eq!(get(front).await.status(), 200);
     }
-    // The next one comes later.
+    // The second ejection lasts longer.
     clock.advance(11).await;
     assert_eq!(get(front).await.status(), 200);
     clock.advance(10).await;

@@ -1,4 +1,4 @@
-//! What the service manager is told.
+//! Notifications to systemd.
 
 use tokio::net::UnixDatagram;
 use tokio::time::timeout;
@@ -7,7 +7,7 @@ use super::config;
 use crate::support::db;
 use crate::support::process::{PATIENCE, TestDeployment};
 
-/// The next datagram, but those of the watchdog.
+/// Returns the next notification, without those of the watchdog.
 async fn told(socket: &UnixDatagram) -> String {
     let mut buffer = [0; 4096];
     loop {
@@ -53,7 +53,7 @@ async fn service_manager_is_notified() {
     assert_eq!(server.ended().await.code(), Some(0));
 }
 
-/// What systemd makes of the unit, where it is there; an older one doesn't know how it is reloaded.
+/// Verifies the unit with `systemd-analyze`, if installed. Older versions do not support `notify-reload`.
 #[tokio::test]
 async fn systemd_unit_is_well_formed() {
     let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/systemd/sekisho.service");

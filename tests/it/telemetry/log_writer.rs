@@ -1,4 +1,4 @@
-//! A log that can't be written stops nobody, and what is lost is counted.
+//! Log output that blocks or fails does not affect requests, and lost lines are counted.
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use super::site;
 use crate::support::process::{PATIENCE, TestDeployment, until};
 use crate::support::socket_browser::SocketBrowser;
 
-/// A server on ports that are free a moment before, for what it says can't be read.
+/// Starts a server on free ports, since its log, which names them, cannot be read.
 async fn serve_into(site: &mut TestDeployment, stderr: impl Into<Stdio>) -> (SocketAddr, SocketAddr, Child) {
     let [public, admin] = free_ports();
     site.set("server.listen", &public.to_string());
@@ -26,7 +26,7 @@ async fn serve_into(site: &mut TestDeployment, stderr: impl Into<Stdio>) -> (Soc
     (public, admin, child)
 }
 
-/// Both are held until both are known, so that they are two.
+/// Returns two free ports. Both sockets are bound at the same time, so that the ports differ.
 fn free_ports() -> [SocketAddr; 2] {
     let held = [0, 1].map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
     held.each_ref().map(|listener| listener.local_addr().unwrap())
@@ -61,7 +61,7 @@ async fn full_disk_does_not_block_requests() {
 #[tokio::test]
 async fn stalled_log_reader_does_not_block_requests() {
     let mut site = site().await;
-    // So many lines for each request that the queue is soon full.
+    // Enough lines to fill the queue.
     site.set_env("RUST_LOG", "trace");
     let (public, admin, mut child) = serve_into(&mut site, Stdio::piped()).await;
     until("the first lost line", async || {
@@ -72,7 +72,7 @@ async fn stalled_log_reader_does_not_block_requests() {
     })
     .await;
     assert_eq!(SocketBrowser::default().status(public, "/auth/session").await, 401);
-    // Once somebody reads again, whole lines come.
+    // The reader resumes and receives complete lines only.
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let reading = tokio::spawn(async move {
         while let Some(line) = lines.next_line().await.unwrap() {

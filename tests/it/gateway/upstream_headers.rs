@@ -1,4 +1,4 @@
-//! What upstreams are told beside the user: addresses, ids, tokens.
+//! Headers that the gateway adds to upstream requests: client address, request ID, and tokens.
 
 use axum::body::Body;
 use base64::Engine;
@@ -32,14 +32,14 @@ async fn upstream_token_has_the_audience_of_the_route() {
     assert_eq!(claims["roles"], serde_json::json!(["user"]));
     assert!(claims["exp"].as_i64() > claims["iat"].as_i64());
 
-    // The upstream can't use it with us, neither way.
+    // The gateway does not accept an upstream token as its own, in either header.
     gateway.ask(get("/").header("authorization", authorization)).await.problem(401, "malformed");
     let cookie = format!("__Host-access_token={token}");
     gateway.ask(get("/auth/session").header("cookie", cookie)).await.problem(401, "malformed");
     assert!(upstream.has_seen_no_more());
 }
 
-/// The token's claims, its signature checked with a published key.
+/// Verifies the token's signature with a published key, and returns its claims.
 fn verified(token: &str, key: &serde_json::Value) -> serde_json::Value {
     let decode = |text: &str| URL_SAFE_NO_PAD.decode(text).unwrap();
     let point = [vec![4], decode(key["x"].as_str().unwrap()), decode(key["y"].as_str().unwrap())].concat();
@@ -57,7 +57,7 @@ async fn shared_key_issues_no_upstream_tokens() {
     let mut upstream = Upstream::start().await;
     let toml =
         "[tokens]\nalgorithm = \"ES256\"\n".to_owned() + &route("/", &upstream.url(), "bearer = \"films\"");
-    // The key folder's last key may be older than the setting.
+    // The newest key in the key directory can predate a change of the algorithm.
     let gateway = TestGatewayBuilder::new(toml).signing(Algorithm::Hs256).start().await;
     let jar = gateway.signed_in(Role::User).await;
     gateway.ask(get("/").header("cookie", jar.line()).header("authorization", "Bearer x")).await;

@@ -1,4 +1,4 @@
-//! What an upstream may say: one answer, in one framing, and nothing in our name.
+//! Upstream responses: one response per request, with one framing, and without the gateway's own headers.
 
 use sekisho::models::user::Role;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -8,23 +8,23 @@ use super::{RawResponse, RawServer, StrictUpstream};
 use crate::support::gateway::route;
 use crate::support::upstream::saying;
 
-/// What the client gets when the upstream says this and closes.
-async fn heard(answer: impl Into<Vec<u8>>) -> RawResponse {
-    heard_by("GET", answer).await
+/// Returns the response to the client when the upstream sends these bytes and closes.
+async fn proxied_response(answer: impl Into<Vec<u8>>) -> RawResponse {
+    proxied_response_to("GET", answer).await
 }
 
-async fn heard_by(method: &str, answer: impl Into<Vec<u8>>) -> RawResponse {
+async fn proxied_response_to(method: &str, answer: impl Into<Vec<u8>>) -> RawResponse {
     let program = RawServer::open(&saying(answer.into().leak()).await).await;
     program.say(format!("{method} / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")).await
 }
 
-/// What says how long the answer is: a length, chunks, or nothing.
+/// Returns the headers that frame the body.
 fn framing(said: &RawResponse) -> Vec<String> {
     let lengths = said.all("content-length").into_iter().map(|length| format!("length {length}"));
     lengths.chain(said.all("transfer-encoding").into_iter().map(str::to_owned)).collect()
 }
 
-// P-7
+// Invalid field lines and status lines of upstreams (P-7).
 #[tokio::test]
 async fn ambiguous_response_is_502() {
     for lines in [
@@ -56,7 +56,7 @@ async fn ambiguous_response_is_502() {
         "Transfer-Encoding: identity",
         "Transfer-Encoding: \x0bchunked",
     ] {
-        let said = heard(format!("HTTP/1.1 200 OK\r\n{lines}\r\n\r\nok")).await;
+        let said = proxied_response(format!("HTTP/1.1 200 OK\r\n{lines}\r\n\r\nok")).await;
         assert_eq!(said.status(), 502, "{lines:?}: {said:?}");
         assert!(said.body().contains("\"code\":\"upstream_error\""), "{said:?}");
     }
@@ -72,12 +72,12 @@ async fn ambiguous_response_is_502() {
         "HTTP/1.1 200 OK\r\nX: y",
         "",
     ] {
-        let said = heard(answer).await;
+        let said = proxied_response(answer).await;
         assert_eq!(said.status(), 502, "{answer:?}: {said:?}");
     }
 }
 
-// P-5, P-7
+// P-5 and P-7.
 #[tokio::test]
 async fn response_has_one_framing() {
     for (lines, body, framed, expected) in [
@@ -100,31 +100,35 @@ async fn response_has_one_framing() {
         ),
         ("X: y", "until the end", "chunked", "D\r\nuntil the end\r\n0\r\n\r\n"),
     ] {
-        let said = heard(format!("HTTP/1.1 200 OK\r\n{lines}\r\n\r\n{body}")).await;
+        let said = proxied_response(format!("HTTP/1.1 200 OK\r\n{lines}\r\n\r\n{body}")).await;
         assert_eq!(said.status(), 200, "{lines}");
         assert_eq!((framing(&said), said.body()), (vec![framed.to_owned()], expected), "{lines}");
     }
-    // A line feed alone ends a line (RFC 9112, section 2.2); what goes on has the right ends.
-    let said = heard("HTTP/1.1 200 OK\nX: y\nContent-Length: 2\n\nok").await;
+    // RFC 9112, section 2.2: hyper accepts a bare LF as line terminator. Forwarded lines end in CRLF.
+    let said = proxied_response("HTTP/1.1 200 OK\nX: y\nContent-Length: 2\n\nok").await;
     assert_eq!((said.status(), said.all("x"), said.body()), (200, vec!["y"], "ok"));
     assert!(said.head().lines().count() == said.head().matches("\r\n").count() + 1, "{said:?}");
 }
 
-// P-15
+// Response splitting (P-15).
 #[tokio::test]
 async fn header_values_cannot_inject_lines() {
     let stolen = "__Host-access_token=stolen; Path=/; Secure";
     for value in ["x\rSet-Cookie: ", "x\0\r\nX : y\r\nSet-Cookie: ", "x\r\n Set-Cookie: "] {
-        let said = heard(format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX: {value}{stolen}\r\n\r\n")).await;
+        let said =
+            proxied_response(format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX: {value}{stolen}\r\n\r\n"))
+                .await;
         assert_eq!(said.status(), 502, "{value:?}");
         assert!(!said.0.contains("stolen"), "{value:?}");
     }
-    // With a line feed it is a line of its own by what is read, and is judged as one.
-    let said =
-        heard(format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX: x\nSet-Cookie: {stolen}\r\n\r\n")).await;
+    // After a line feed it is a header line of its own, and session cookies of upstreams are removed.
+    let said = proxied_response(format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX: x\nSet-Cookie: {stolen}\r\n\r\n"
+    ))
+    .await;
     assert_eq!((said.status(), said.all("x")), (200, vec!["x"]));
     assert!(!said.0.contains("stolen"), "{said:?}");
-    // Nor does what a client sends come back to it in a header, or reach the upstream as one.
+    // Request values are neither reflected in a response header nor decoded into an upstream header.
     let mut upstream = StrictUpstream::start().await;
     let program = RawServer::open(&upstream.url()).await;
     let said =
@@ -135,7 +139,7 @@ async fn header_values_cannot_inject_lines() {
     assert_eq!((seen[0].asked(), seen[0].all("x")), ("GET /x?a=%0d%0aSet-Cookie:%20b=1", vec!["%0d%0aY: z"]));
 }
 
-// P-16
+// Truncated responses (P-16).
 #[tokio::test]
 async fn truncated_response_is_not_complete() {
     for (answer, whole_length) in [
@@ -146,7 +150,7 @@ async fn truncated_response_is_not_complete() {
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n0\r\n", None),
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n0\r\nX-Sum: 7\r\n", None),
     ] {
-        let said = heard(answer).await;
+        let said = proxied_response(answer).await;
         assert_eq!(said.status(), 200, "{answer:?}");
         match whole_length {
             Some(length) => {
@@ -158,7 +162,7 @@ async fn truncated_response_is_not_complete() {
     }
 }
 
-// P-14, P-23
+// P-14 and P-23.
 #[tokio::test]
 async fn bodiless_responses_have_no_framing() {
     for (method, answer, expected, framed) in [
@@ -172,7 +176,7 @@ async fn bodiless_responses_have_no_framing() {
         ("HEAD", "200 OK\r\nContent-Length: 5\r\n\r\nhello", 200, &["length 5"]),
         ("HEAD", "404 Not Found\r\nContent-Length: 0", 404, &["length 0"]),
     ] {
-        let said = heard_by(method, format!("HTTP/1.1 {answer}\r\n\r\n")).await;
+        let said = proxied_response_to(method, format!("HTTP/1.1 {answer}\r\n\r\n")).await;
         assert_eq!(said.status(), expected, "{method} {answer:?}: {said:?}");
         assert_eq!(
             (framing(&said), said.body()),
@@ -180,7 +184,7 @@ async fn bodiless_responses_have_no_framing() {
             "{answer:?}"
         );
     }
-    // What an upstream sends all the same answers nobody.
+    // A body that follows a bodiless response must not be read as the response to the next request.
     let poisoned =
         "HTTP/1.1 204 No Content\r\nContent-Length: 36\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
     let upstream = StrictUpstream::answering(poisoned).await;
@@ -197,8 +201,7 @@ async fn bodiless_responses_have_no_framing() {
     assert!(rest.is_empty(), "{}", String::from_utf8_lossy(&rest));
 }
 
-/// None but 100 is handed on, which hyper says to the client when a body is asked for.
-// P-23
+/// Interim responses are dropped (P-23). hyper sends its own 100 when the request body is polled.
 #[tokio::test]
 async fn early_hints_are_dropped() {
     let last = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -206,13 +209,13 @@ async fn early_hints_are_dropped() {
         "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nSet-Cookie: __Host-access_token=x\r\n\r\n",
         "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n",
     ] {
-        let said = heard(format!("{early}{last}")).await;
+        let said = proxied_response(format!("{early}{last}")).await;
         assert_eq!((said.status(), said.body()), (200, "ok"));
         assert!(!said.0.contains("Link") && !said.0.contains("__Host"), "{said:?}");
     }
 }
 
-// C-6
+// C-6.
 #[tokio::test]
 async fn upstream_cannot_set_session_cookies_in_any_spelling() {
     let names = crate::support::gateway::NAMES;
@@ -233,7 +236,7 @@ async fn upstream_cannot_set_session_cookies_in_any_spelling() {
             lines += &format!("Set-Cookie: {cookie}\r\nset-cookie:{cookie}\r\n");
         }
     }
-    // These are other cookies, and pass as they are, in their order.
+    // Other cookies, which are forwarded unchanged and in order.
     let others = [
         "a=1; Expires=Thu, 01 Jan 2099 00:00:00 GMT",
         "b=__Host-access_token=x",
@@ -256,7 +259,7 @@ async fn upstream_cannot_set_session_cookies_in_any_spelling() {
     assert!(said.all("x-session-event").is_empty());
     assert!(!said.all("clear-site-data").concat().contains('*'));
 
-    // Beside ours, which come once each and last.
+    // The session cookies follow the upstream's cookies, one of each.
     let program = RawServer::start(route("/", &upstream, "")).await;
     let jar = program.gateway.signed_in(Role::User).await;
     program.gateway.expire();

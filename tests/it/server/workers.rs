@@ -1,4 +1,4 @@
-//! Several threads on one socket.
+//! Worker threads that share a listener.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -54,8 +54,7 @@ async fn limits_change_at_run_time() {
     assert!(talk(&mut before, GET).await.starts_with("HTTP/1.1 200"));
 }
 
-/// A thread that is busy accepts nothing, so the others get all that comes. It gets its share all the
-/// same.
+/// A blocked thread accepts no connections, so the other one accepts them all and transfers a share.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn overloaded_worker_transfers_connections() {
     let (busy, go_on) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
@@ -77,7 +76,7 @@ async fn overloaded_worker_transfers_connections() {
     });
     tokio::task::spawn_blocking(move || busy.wait()).await.unwrap();
 
-    // Only the other thread can accept these, and it answers those that it keeps.
+    // Only the other thread can accept these connections.
     let mut sockets = Vec::new();
     for _ in 0..20 {
         sockets.push(server.connect().await);
