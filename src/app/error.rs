@@ -24,7 +24,7 @@ pub enum AppError {
     /// A route is invalid or conflicts with another one.
     #[error("the route {place}: {source}")]
     Route {
-        /// Where the route is configured.
+        /// Position of the route in the configuration.
         place: ValueSource,
         /// The cause.
         source: Box<RouteError>,

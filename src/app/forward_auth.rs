@@ -153,7 +153,7 @@ async fn restore_original_request(
             return error.into_response();
         }
     };
-    // Encoded slashes are allowed: only the proxy in front knows how the application reads them.
+    // Encoded slashes are allowed: their meaning depends on the application behind the proxy in front.
     match check_path(request.uri().path(), true) {
         Ok(()) => next.run(request).await,
         Err(bad_path) => ProxyError::from(bad_path).into_response(),

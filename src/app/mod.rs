@@ -8,6 +8,7 @@
 //! | `builtin.rs`, `routes.rs` | the endpoints of `server.builtin`, and the routes to upstreams |
 //! | `forward_auth.rs` | the stack behind `verify.listen` |
 //! | `reload.rs` | replaces the stacks when the configuration changes |
+//! | `lifecycle.rs` | start and stop: checks, background tasks |
 
 mod builtin;
 mod catch_panic;
@@ -17,6 +18,7 @@ mod cors_csrf;
 mod dispatcher;
 mod error;
 mod forward_auth;
+mod lifecycle;
 mod proxy_stacks;
 mod reload;
 mod request_recorder;
@@ -36,6 +38,7 @@ use self::client_address::TrustedProxies;
 pub use self::error::AppError;
 pub use self::forward_auth::ForwardAuthService;
 use self::forward_auth::ForwardAuthStack;
+pub use self::lifecycle::{RunningApp, StartError, check_replica};
 use self::proxy_stacks::ProxyStacks;
 pub use self::reload::PublicService;
 use self::reload::ReloadableStacks;

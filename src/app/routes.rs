@@ -4,7 +4,7 @@ use super::error::AppError;
 use crate::config::{Config, ValueSource};
 use crate::proxy::Routes;
 
-/// Checks the rules for routes that only the proxy knows, such as which headers are reserved.
+/// Checks the routes against the rules of the proxy, such as which headers are reserved.
 ///
 /// # Errors
 ///

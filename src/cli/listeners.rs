@@ -8,18 +8,20 @@ use tokio::net::{TcpListener, TcpSocket, lookup_host};
 use super::error::CliError;
 use crate::config::{Config, ListenAddr, Origin};
 
-/// One for each face.
+/// The bound listeners.
 pub(super) struct Listeners {
-    /// What browsers and other clients reach.
+    /// `server.listen`, for clients.
     pub(super) public: TcpListener,
-    /// The operators'.
+    /// `admin.listen`, for operators.
     pub(super) admin: TcpListener,
-    /// That of other proxies, if there is to be one.
+    /// `verify.listen`, for forward auth requests.
     pub(super) verify: Option<TcpListener>,
 }
 
 impl Listeners {
-    /// A port in use is an error, unless both that use it say `server.reuse_port`.
+    /// Binds all configured listeners.
+    ///
+    /// A port in use is an error, unless both processes set `server.reuse_port`.
     pub(super) async fn bind(config: &Config) -> Result<Self, CliError> {
         let reuse_port = config.server.reuse_port;
         let public = bind("server.listen", &config.server.listen, reuse_port).await?;
@@ -31,20 +33,21 @@ impl Listeners {
         Ok(Self { public, admin, verify })
     }
 
-    /// Says in the log where they are: the system may have picked the ports.
+    /// Logs the addresses. For port 0 the system has chosen one.
     pub(super) fn log_addresses(&self, origin: &Origin) -> Result<(), CliError> {
         if let Some(verify) = &self.verify {
-            tracing::info!(verify = %local_addr(verify)?, "listening for other proxies");
+            tracing::info!(verify = %local_addr(verify)?, "listening for forward auth requests");
         }
-        let (public, admin) = (local_addr(&self.public)?, local_addr(&self.admin)?);
+        let public = local_addr(&self.public)?;
+        let admin = local_addr(&self.admin)?;
         tracing::info!(%public, %admin, origin = origin.as_str(), "serving");
         Ok(())
     }
 }
 
-/// Where that is.
+/// Returns the address of a listener.
 pub(super) fn local_addr(listener: &TcpListener) -> Result<SocketAddr, CliError> {
-    listener.local_addr().map_err(|error| CliError::failed("can't tell the listener's address", error))
+    listener.local_addr().map_err(|error| CliError::failed("cannot read the address of a listener", error))
 }
 
 async fn bind(key: &str, listen: &ListenAddr, reuse_port: bool) -> Result<TcpListener, CliError> {
@@ -54,24 +57,24 @@ async fn bind(key: &str, listen: &ListenAddr, reuse_port: bool) -> Result<TcpLis
                 "{key} = {listen} is in use: stop the program that has it, or choose another port"
             ));
         }
-        CliError::failed(format!("can't listen on {key} = {listen}"), error)
+        CliError::failed(format!("cannot listen on {key} = {listen}"), error)
     };
     let mut addresses: Vec<_> = lookup_host((listen.host(), listen.port())).await.map_err(failed)?.collect();
-    // A name such as localhost has two; what knows only one knows IPv4.
+    // A name such as localhost has both. IPv4 first: clients that try only one address use that.
     addresses.sort_by_key(SocketAddr::is_ipv6);
-    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    let mut last_error = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for address in addresses {
         match bind_to(address, reuse_port) {
             Ok(listener) => return Ok(listener),
-            Err(error) => last = error,
+            Err(error) => last_error = error,
         }
     }
-    Err(failed(last))
+    Err(failed(last_error))
 }
 
 fn bind_to(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // A restart must not wait for the last connections' TIME_WAIT.
+    // Allows a restart while connections of the previous process are in TIME_WAIT.
     socket.set_reuseaddr(true)?;
     socket.set_reuseport(reuse_port)?;
     socket.bind(address)?;

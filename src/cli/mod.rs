@@ -19,6 +19,7 @@ mod reload;
 pub mod serve;
 pub mod session;
 mod shutdown;
+mod signals;
 mod systemd;
 pub mod user;
 

@@ -1,10 +1,9 @@
-//! Reading the configuration again while `sekisho serve` runs.
+//! Reloads the configuration while `sekisho serve` runs.
 //!
-//! SIGHUP asks for it, and so does a change of what the files say: of the configuration file, wherever
-//! its path leads by then, and of `.env`. It is read by the same sources as at the start, so flags and
-//! environment win as they did. All of it is checked before any of it is used; what is wrong is logged as
-//! it would be said at the start, and everything stays as it was. Of what is good, the keys that can
-//! change do; those that can't, and differ, are named.
+//! SIGHUP triggers a reload, and so does a change in the content of the configuration file or of `.env`. The
+//! sources are those of the start, so flags and environment variables still take precedence. The new
+//! configuration is checked as a whole before any of it takes effect. If it is invalid, the error is logged and
+//! nothing changes. Otherwise the reloadable keys take effect, and other changed keys are logged.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -17,7 +16,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::error::{CliError, display_chain};
-use super::shutdown::signal_stream;
+use super::signals::signal_stream;
 use super::{bootstrap, systemd};
 use crate::app::{App, PreparedReload};
 use crate::clock::Clock;
@@ -25,82 +24,82 @@ use crate::config::{Config, ContentHash, LoadedConfig, Sources};
 use crate::server::{Certificate, ServerLimits, WorkerThreads};
 use crate::services::keys::SharedKeys;
 
-/// What the configuration is read from, and when to read it again.
+/// Waits for the events that trigger a reload.
 pub(super) struct ReloadTrigger {
     sources: Sources,
     hangup: Signal,
-    /// What the files said when they were last read.
-    read: ContentHash,
+    /// Content of the files when they were last read.
+    loaded: ContentHash,
 }
 
 impl ReloadTrigger {
-    /// From now on. SIGHUP no longer ends the process; one that comes before anybody waits is kept.
+    /// Installs the handler of SIGHUP. A signal that arrives before [`next`](Self::next) is kept.
     pub(super) fn install(sources: Sources) -> Result<Self, CliError> {
         let hangup = signal_stream(SignalKind::hangup())?;
-        Ok(Self { read: sources.snapshot(), sources, hangup })
+        Ok(Self { loaded: sources.snapshot(), sources, hangup })
     }
 
     pub(super) fn sources(&self) -> &Sources {
         &self.sources
     }
 
-    /// Waits for the next one.
+    /// Waits for the next event.
     async fn next(&mut self) {
-        let Self { sources, hangup, read } = self;
+        let Self { sources, hangup, loaded } = self;
         tokio::select! {
-            _ = hangup.recv() => tracing::info!("SIGHUP: the configuration is read again"),
-            () = changed(sources, *read) => tracing::info!("the configuration has changed, and is read again"),
+            _ = hangup.recv() => tracing::info!(trigger = "SIGHUP", "reloading configuration"),
+            () = content_change(sources, *loaded) => tracing::info!(trigger = "file", "reloading configuration"),
         }
-        self.read = snapshot(sources).await;
+        self.loaded = snapshot(sources).await;
     }
 }
 
-/// Waits until the files say something else, and said so a moment ago too: a file that is being written
-/// isn't read half.
-async fn changed(sources: &Sources, read: ContentHash) {
-    let mut before = read;
+/// Waits until the content of the files differs from `loaded` in two successive polls, so that a file is not
+/// read while it is being written.
+async fn content_change(sources: &Sources, loaded: ContentHash) {
+    let mut previous = loaded;
     loop {
         tokio::time::sleep(POLL_INTERVAL).await;
-        let now = snapshot(sources).await;
-        if now != read && now == before {
+        let content = snapshot(sources).await;
+        if content != loaded && content == previous {
             return;
         }
-        before = now;
+        previous = content;
     }
 }
 
 async fn snapshot(sources: &Sources) -> ContentHash {
     let sources = sources.clone();
-    // A panic or a runtime that goes away: there is nothing to compare.
+    // Fails if the task panicked or the runtime is shutting down.
     spawn_blocking(move || sources.snapshot()).await.unwrap_or_default()
 }
 
-/// Puts a new configuration in force.
+/// Reloads the configuration of a running gateway.
 pub(super) struct Reloader<'a> {
     pub(super) app: &'a App,
     pub(super) threads: &'a WorkerThreads,
-    /// What clients of the listener for other proxies may cost.
+    /// The limits of the listener for forward auth requests.
     pub(super) limits: watch::Sender<ServerLimits>,
     pub(super) certificate: Option<Arc<Certificate>>,
     pub(super) keys: Arc<SharedKeys>,
     pub(super) clock: Arc<dyn Clock>,
-    /// What was in force at the start, and is for the keys that need a restart.
-    pub(super) started_with: &'a Config,
-    /// How long to go on after being told to stop.
+    /// The configuration at startup, still in force for the keys that need a restart.
+    pub(super) initial_config: &'a Config,
+    /// Delay between a shutdown signal and the close of the listeners.
     pub(super) drain_delay: Duration,
-    /// What is done beside the requests for the upstreams of the routes.
-    pub(super) upstreams: JoinHandle<()>,
-    /// `None` if the configuration is never read again.
-    pub(super) occasions: Option<ReloadTrigger>,
+    /// The health checks of the current routes.
+    pub(super) health_checks: JoinHandle<()>,
+    /// `None` if the configuration is never reloaded.
+    pub(super) trigger: Option<ReloadTrigger>,
 }
 
 impl Reloader<'_> {
-    /// Reads the configuration again whenever there is an occasion.
+    /// Reloads on every event of the trigger.
     pub(super) async fn run(&mut self) -> Infallible {
-        self.note_success();
+        self.record_success();
         loop {
-            match &mut self.occasions {
-                Some(occasions) => occasions.next().await,
+            match &mut self.trigger {
+                Some(trigger) => trigger.next().await,
                 None => pending().await,
             }
             systemd::reloading();
@@ -109,57 +108,56 @@ impl Reloader<'_> {
         }
     }
 
-    /// What `server.drain_delay` says by now.
+    /// Returns `server.drain_delay` of the current configuration.
     pub(super) fn drain_delay(&self) -> Duration {
         self.drain_delay
     }
 
-    /// Tells what came of it.
+    /// Reloads, logs the outcome and returns it as a status for the service manager.
     async fn reload(&mut self) -> String {
         match self.try_reload().await {
             Ok(()) => {
-                self.note_success();
+                self.record_success();
                 metrics::counter!("sekisho_reloads_total", "outcome" => "done").increment(1);
-                tracing::info!("the configuration is in force");
+                tracing::info!("configuration reloaded");
                 "serving".to_owned()
             }
             Err(error) => {
                 metrics::counter!("sekisho_reloads_total", "outcome" => "refused").increment(1);
                 let error = display_chain(&error);
-                tracing::error!(
-                    error,
-                    "the configuration can't be used; the one that there was stays in force"
-                );
+                tracing::error!(error, "configuration reload failed");
                 format!("serving, but the configuration was refused: {error}")
             }
         }
     }
+
     async fn try_reload(&mut self) -> Result<(), CliError> {
-        let Some(occasions) = &self.occasions else { return Ok(()) };
-        let (sources, app) = (occasions.sources().clone(), self.app.clone());
+        let Some(trigger) = &self.trigger else { return Ok(()) };
+        let sources = trigger.sources().clone();
+        let app = self.app.clone();
         let prepared = spawn_blocking(move || {
             let loaded = Config::load(&sources)?;
-            let change = app.prepare(&loaded.config).map_err(CliError::misconfigured)?;
-            Ok::<_, CliError>((loaded, change))
+            let prepared = app.prepare(&loaded.config).map_err(CliError::misconfigured)?;
+            Ok::<_, CliError>((loaded, prepared))
         });
-        let failed = |error| CliError::failed("the configuration was not read to its end", error);
-        let (loaded, change) = prepared.await.map_err(failed)??;
+        let failed = |error| CliError::failed("cannot load the configuration", error);
+        let (loaded, prepared) = prepared.await.map_err(failed)??;
         self.check(&loaded.config)?;
-        self.renew_certificate(&loaded.config)?;
-        // From here on nothing fails.
-        self.apply(&loaded, change);
+        self.reload_certificate(&loaded.config)?;
+        // Nothing below can fail.
+        self.apply(&loaded, prepared);
         Ok(())
     }
 
-    /// What is checked at the start, against what is in force since then.
+    /// Checks the routes against the keys and the audience in force.
     fn check(&self, config: &Config) -> Result<(), CliError> {
         bootstrap::check_bearer_algorithm(config, &self.keys.load(), self.clock.now())?;
-        let ours = &self.started_with.tokens.audience;
-        match config.routes.iter().find(|route| route.spec.token_audience.as_ref() == Some(ours)) {
+        let audience = &self.initial_config.tokens.audience;
+        match config.routes.iter().find(|route| route.spec.token_audience.as_ref() == Some(audience)) {
             None => Ok(()),
             Some(route) => Err(CliError::Misconfigured(
                 format!(
-                    "the route {} has bearer = {ours:?}, which is tokens.audience until the next restart",
+                    "the route {} has bearer = {audience:?}, which is tokens.audience until the next restart",
                     route.path.as_str()
                 )
                 .into(),
@@ -167,40 +165,37 @@ impl Reloader<'_> {
         }
     }
 
-    /// The files may be others now. Without a change in them this is nothing.
-    fn renew_certificate(&self, config: &Config) -> Result<(), CliError> {
+    /// Reloads the certificate from the configured files.
+    fn reload_certificate(&self, config: &Config) -> Result<(), CliError> {
         let (Some(certificate), Some(tls)) = (&self.certificate, &config.server.tls) else { return Ok(()) };
-        let renewed = certificate.reload_from(&tls.certificate, &tls.key);
-        renewed.map(drop).map_err(|fault| tls.invalid(fault.is_key_error(), fault.to_string()).into())
+        let reloaded = certificate.reload_from(&tls.certificate, &tls.key);
+        reloaded.map(drop).map_err(|error| tls.invalid(error.is_key_error(), error.to_string()).into())
     }
 
-    fn apply(&mut self, loaded: &LoadedConfig, change: PreparedReload) {
+    fn apply(&mut self, loaded: &LoadedConfig, prepared: PreparedReload) {
         let LoadedConfig { config, warnings, .. } = loaded;
         for warning in warnings {
             tracing::warn!("{warning}");
         }
-        let kept = self.started_with.needs_restart_for(config);
-        if !kept.is_empty() {
-            tracing::warn!(
-                keys = kept.join(", "),
-                "these keys have changed and need a restart: they stay as they were"
-            );
+        let unchanged = self.initial_config.needs_restart_for(config);
+        if !unchanged.is_empty() {
+            tracing::warn!(keys = unchanged.join(", "), "changed keys need a restart");
         }
         bootstrap::check_file_limit(config);
-        self.app.apply(change);
+        self.app.apply(prepared);
         self.threads.set_limits(config.server.limits);
         self.limits.send_replace(config.server.limits);
         self.drain_delay = config.server.drain_delay;
-        // Those of upstreams that are no more end with it.
-        self.upstreams.abort();
-        self.upstreams = tokio::spawn(self.app.routes().run_health_checks());
+        // Ends the health checks of removed upstreams.
+        self.health_checks.abort();
+        self.health_checks = tokio::spawn(self.app.routes().run_health_checks());
     }
 
-    fn note_success(&self) {
+    fn record_success(&self) {
         let now = self.clock.now() - OffsetDateTime::UNIX_EPOCH;
         metrics::gauge!("sekisho_reload_last_success_timestamp_seconds").set(now.as_seconds_f64());
     }
 }
 
-/// How often the files are looked at. What has changed is in force after two looks.
+/// Interval between two polls of the files. A change takes effect after two polls.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! `sekisho serve`: the gateway, from its start to its graceful end.
+//! `sekisho serve`: runs the gateway until a shutdown signal.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,16 +16,13 @@ use super::listeners::{Listeners, local_addr};
 use super::reload::{ReloadTrigger, Reloader};
 use super::shutdown::{AuxiliaryListeners, ShutdownSignal, serve_until_shutdown};
 use super::systemd;
-use crate::app::{App, AppDependencies, DemoCredentials};
+use crate::app::{App, AppDependencies, DemoCredentials, RunningApp, StartError, check_replica};
 use crate::backend::db::Stores;
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, KeySource, ListenAddr, Origin, Sources};
-use crate::key_store;
-use crate::server::{Certificate, ServerLimits, WorkerThreads};
+use crate::config::{Config, ListenAddr, Origin, Sources};
+use crate::server::{Certificate, WorkerThreads};
 use crate::services::auth::Registration;
 use crate::services::keys::SharedKeys;
-use crate::services::purge::{Purge, RetentionPolicy};
-use crate::services::store::StoreError;
 use crate::telemetry::{self, ExporterHandle, LogGuard, Telemetry};
 
 /// Arguments of `sekisho serve`.
@@ -37,98 +34,102 @@ pub struct ServeArgs {
 }
 
 impl ServeArgs {
-    /// Adds what the flags say, as the layer that wins.
+    /// Adds the flags to `sources`, where they take precedence.
     pub fn add_to(&self, sources: &mut Sources) {
         let listen = self.listen.as_ref().map(|listen| ("server.listen".to_owned(), listen.to_string()));
         sources.flags.extend(listen);
     }
 }
 
-/// Serves until the process is told to stop.
+/// Serves until a shutdown signal.
 pub(super) fn run(args: &ServeArgs, file: Option<PathBuf>) -> Result<(), CliError> {
     let mut sources = Sources::from_env(file)?;
     args.add_to(&mut sources);
     block_on(async {
-        // Before it is read: what changes from here on is noticed.
-        let occasions = ReloadTrigger::install(sources)?;
-        let loaded = Config::load(occasions.sources())?;
+        // Before the first load, so that no later change is missed.
+        let trigger = ReloadTrigger::install(sources)?;
+        let loaded = Config::load(trigger.sources())?;
         let log = bootstrap::log(&loaded.config);
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
         }
         let stores = bootstrap::stores(&loaded.config).await?;
         warn_about_incomplete_setup(&loaded.config, &stores).await?;
-        serve(&loaded.config, Some(occasions), stores, &log, None, |_| Ok(())).await
+        serve(&loaded.config, Some(trigger), stores, &log, None, |_| Ok(())).await
     })
 }
 
-/// What somebody who starts for the first time would wonder about next.
+/// Logs the settings that a new installation usually lacks.
 async fn warn_about_incomplete_setup(config: &Config, stores: &Stores) -> Result<(), CliError> {
     if config.routes.is_empty() && config.verify.is_none() {
-        tracing::info!("there are no [[routes]], so only the gateway's own paths answer");
+        tracing::info!("no [[routes]] configured, only built-in paths are served");
     }
-    let users = stores.users.has_users().await;
-    let users = users.map_err(|error| CliError::failed("can't ask the database", error))?;
-    if !users && config.login.registration == Registration::Closed {
-        tracing::warn!("nobody can sign in yet: make a user with `sekisho user create --email ADDRESS`");
+    let has_users = stores.users.has_users().await;
+    let has_users = has_users.map_err(|error| CliError::failed("cannot read the users", error))?;
+    if !has_users && config.login.registration == Registration::Closed {
+        tracing::warn!(
+            command = "sekisho user create --email ADDRESS",
+            "no users yet, and registration is closed"
+        );
     }
     Ok(())
 }
 
-/// Serves these stores. `ready` is told the public address once the listeners are bound; `occasions` say
-/// when to read the configuration again.
+/// Serves until a shutdown signal. Calls `ready` with the public origin once the listeners are bound.
+///
+/// Without a `trigger` the configuration is never reloaded.
 pub(super) async fn serve(
     config: &Config,
-    occasions: Option<ReloadTrigger>,
+    trigger: Option<ReloadTrigger>,
     stores: Stores,
     log: &LogGuard,
     sample: Option<DemoCredentials>,
     ready: impl FnOnce(&str) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
-    let ground = ServerResources::of(config, stores).await?;
-    // Before anyone can learn that it serves: from then on it may be told to stop.
-    let told = ShutdownSignal::listen()?;
+    let resources = ServerResources::open(config, stores).await?;
+    // Before anything announces that the gateway serves, because a shutdown signal can follow at once.
+    let shutdown = ShutdownSignal::listen()?;
     let listeners = Listeners::bind(config).await?;
     let origin = config.server.public_origin_at(local_addr(&listeners.public)?);
-    let program = RunningServer::build(config, &ground, &origin, log, sample).await?;
+    let server = RunningServer::start(config, &resources, &origin, log, sample).await?;
     bootstrap::check_file_limit(config);
-    let limits = config.server.limits;
-    let threads = serving_threads(config, limits)?;
+    let threads = start_worker_threads(config)?;
     listeners.log_addresses(&origin)?;
     ready(origin.as_str())?;
     let Listeners { public, admin, verify } = listeners;
-    serve_public(&threads, public, ground.certificate.clone(), &program.app)?;
+    let app = &server.running.app;
+    serve_public(&threads, public, resources.certificate.clone(), app)?;
     systemd::notify_ready();
-    let (limits, limited) = watch::channel(limits);
+    let (limits, limits_receiver) = watch::channel(config.server.limits);
     let mut reloader = Reloader {
-        app: &program.app,
+        app,
         threads: &threads,
         limits,
-        certificate: ground.certificate.clone(),
-        keys: Arc::clone(&ground.keys),
-        clock: Arc::clone(&ground.clock),
-        started_with: config,
+        certificate: resources.certificate.clone(),
+        keys: Arc::clone(&resources.keys),
+        clock: Arc::clone(&resources.clock),
+        initial_config: config,
         drain_delay: config.server.drain_delay,
-        upstreams: tokio::spawn(program.app.routes().run_health_checks()),
-        occasions,
+        health_checks: tokio::spawn(app.routes().run_health_checks()),
+        trigger,
     };
-    let beside = AuxiliaryListeners { admin, verify, limits: limited };
-    let stopped = tokio::select! {
-        () = serve_until_shutdown(&told, &threads, beside, &program.app, &mut reloader) => Ok(()),
-        () = told.received(2) => Err(CliError::Refused(
-            "told to stop a second time: what was under way was cut".to_owned(),
+    let auxiliary = AuxiliaryListeners { admin, verify, limits: limits_receiver };
+    let result = tokio::select! {
+        () = serve_until_shutdown(&shutdown, &threads, auxiliary, app, &mut reloader) => Ok(()),
+        () = shutdown.received(2) => Err(CliError::Refused(
+            "second shutdown signal: requests in flight were aborted".to_owned(),
         )),
     };
-    let end = program.end(&ground.stores, threads);
-    match &stopped {
-        Ok(()) => end.await,
-        Err(_) => _ = tokio::time::timeout(AT_ONCE, end).await,
+    let stop = server.stop(threads);
+    match &result {
+        Ok(()) => stop.await,
+        Err(_) => _ = tokio::time::timeout(FORCED_STOP_TIMEOUT, stop).await,
     }
     tracing::info!("stopped");
-    stopped
+    result
 }
 
-/// What the program stands on, checked.
+/// The resources that an application is built from, opened and checked.
 struct ServerResources {
     stores: Stores,
     keys: Arc<SharedKeys>,
@@ -138,185 +139,105 @@ struct ServerResources {
 }
 
 impl ServerResources {
-    async fn of(config: &Config, stores: Stores) -> Result<Self, CliError> {
+    async fn open(config: &Config, stores: Stores) -> Result<Self, CliError> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let certificate = bootstrap::certificate(config, Arc::clone(&clock))?;
-        // Before anything is counted: what is counted earlier counts for nobody.
+        // Before any metric is recorded: earlier ones are lost.
         let metrics = telemetry::metrics::install();
         let stores = stores.measured();
-        check_cluster_settings(config, &stores).await?;
-        check_clock(config, &stores, &*clock).await?;
+        check_replica(config, &stores, &*clock).await?;
         let keys = bootstrap::keys(config, stores.is_embedded(), clock.now())?;
         Ok(Self { stores, keys: Arc::new(SharedKeys::new(keys)), clock, certificate, metrics })
     }
 }
 
-/// The program, and what goes on beside its requests.
+/// The application with the tasks of this process.
 struct RunningServer {
-    app: App,
-    beside: Vec<JoinHandle<()>>,
-    exporting: Option<ExporterHandle>,
+    running: RunningApp,
+    watchdog: Option<JoinHandle<()>>,
+    exporter: Option<ExporterHandle>,
 }
 
 impl RunningServer {
-    async fn build(
+    async fn start(
         config: &Config,
-        ground: &ServerResources,
+        resources: &ServerResources,
         origin: &Origin,
         log: &LogGuard,
         sample: Option<DemoCredentials>,
     ) -> Result<Self, CliError> {
-        let (spans, exporting) = bootstrap::spans(config)?.unzip();
-        let parts = AppDependencies {
+        let (spans, exporter) = bootstrap::spans(config)?.unzip();
+        let dependencies = AppDependencies {
             config,
             public_origin: origin.clone(),
-            stores: ground.stores.clone(),
-            keys: Arc::clone(&ground.keys),
-            clock: Arc::clone(&ground.clock),
-            metrics: ground.metrics.clone(),
+            stores: resources.stores.clone(),
+            keys: Arc::clone(&resources.keys),
+            clock: Arc::clone(&resources.clock),
+            metrics: resources.metrics.clone(),
             telemetry: Telemetry { access: Some(log.access()), spans, lost_lines: Some(log.lost()) },
             sample,
         };
-        let app = App::build(parts).map_err(CliError::misconfigured)?;
-        let loaded = app.tokens.revocations().load().await;
-        loaded
-            .map_err(|error| CliError::failed("can't ask the database which sessions have ended", error))?;
-        let beside = spawn_background_tasks(config, ground, &app);
-        Ok(Self { app, beside, exporting })
+        let running = RunningApp::start(dependencies, resources.certificate.clone()).await?;
+        Ok(Self { running, watchdog: systemd::watchdog().map(tokio::spawn), exporter })
     }
 
-    async fn end(self, stores: &Stores, threads: WorkerThreads) {
-        for task in self.beside {
-            task.abort();
+    async fn stop(mut self, threads: WorkerThreads) {
+        if let Some(watchdog) = self.watchdog {
+            watchdog.abort();
         }
-        if let Err(error) = self.app.tokens.flush_deferred().await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the last settlements were not written");
+        self.running.stop().await;
+        if let Some(exporter) = self.exporter {
+            exporter.stop().await;
         }
-        if let Some(exporting) = self.exporting {
-            exporting.stop().await;
-        }
-        stores.clone().close().await;
-        // Not before: connections to the database may have been opened by a request, on its thread.
+        self.running.close().await;
+        // Last, because a database connection may belong to the runtime of a worker thread.
         threads.join().await;
     }
 }
 
-/// The threads for requests. Everything else goes on where it is, beside them.
-fn serving_threads(config: &Config, limits: ServerLimits) -> Result<WorkerThreads, CliError> {
-    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = WorkerThreads::start(config.server.threads.unwrap_or_else(cores), limits);
-    threads.map_err(|error| CliError::failed("can't start the serving threads", error))
+impl From<StartError> for CliError {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::App(error) => Self::misconfigured(error),
+            StartError::ClusterSetting { .. } => Self::misconfigured(error),
+            StartError::Store { what, source } => {
+                Self::failed(format!("cannot read {what} from the database"), source)
+            }
+            _ => Self::Refused(error.to_string()),
+        }
+    }
 }
 
-/// The public listener, on the serving threads.
+/// Starts the threads that serve the public listener: `server.threads`, or one for each core.
+fn start_worker_threads(config: &Config) -> Result<WorkerThreads, CliError> {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = WorkerThreads::start(config.server.threads.unwrap_or_else(cores), config.server.limits);
+    threads.map_err(|error| CliError::failed("cannot start the worker threads", error))
+}
+
 fn serve_public(
     threads: &WorkerThreads,
-    public: TcpListener,
+    listener: TcpListener,
     certificate: Option<Arc<Certificate>>,
     app: &App,
 ) -> Result<(), CliError> {
     let service = app.public.clone();
-    let serving =
-        public.into_std().and_then(|public| threads.serve(public, certificate, move || service.for_thread()));
-    serving.map_err(|error| CliError::failed("can't share server.listen among the serving threads", error))
-}
-
-/// What goes on beside the requests, whatever the routes are.
-fn spawn_background_tasks(config: &Config, ground: &ServerResources, app: &App) -> Vec<JoinHandle<()>> {
-    let ServerResources { stores, keys, clock, certificate, metrics } = ground;
-    let mut watchers = vec![
-        tokio::spawn(monitor_clock_skew(stores.clone(), Arc::clone(clock), config.session.grace / 4)),
-        tokio::spawn(purge(config, stores, clock).run()),
-        tokio::spawn(app.tokens.revocations().clone().run_poller()),
-    ];
-    let (woken, tokens) = (stores.clone(), app.tokens.clone());
-    watchers.push(tokio::spawn(async move {
-        woken.listen_for_revocations(move || tokens.revocations().poll_now()).await
-    }));
-    if let KeySource::Dir(dir) = &config.tokens.keys {
-        let watch = key_store::watch_dir(dir.clone(), config.tokens.key_activation, Arc::clone(keys));
-        watchers.push(tokio::spawn(watch));
-    }
-    watchers.extend(certificate.clone().map(|certificate| tokio::spawn(certificate.watch())));
-    watchers.extend(metrics.clone().map(|metrics| tokio::spawn(telemetry::metrics::upkeep(metrics))));
-    watchers.extend(systemd::watchdog().map(tokio::spawn));
-    watchers
-}
-
-async fn monitor_clock_skew(stores: Stores, clock: Arc<dyn Clock>, allowed: Duration) {
-    loop {
-        tokio::time::sleep(Duration::from_secs(60)).await;
-        match clock_offset(&stores, &*clock).await {
-            Ok(offset) => {
-                metrics::gauge!("sekisho_clock_offset_seconds").set(offset.as_seconds_f64());
-                if offset.unsigned_abs() > allowed {
-                    tracing::error!(%offset, ?allowed, "this machine's clock and the database's are too far apart");
-                }
-            }
-            Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "the clocks were not compared");
-            }
-        }
-    }
-}
-
-fn purge(config: &Config, stores: &Stores, clock: &Arc<dyn Clock>) -> Purge {
-    let session = &config.session;
-    let keep = RetentionPolicy { ended: session.keep_ended, audit: config.audit.keep, grace: session.grace };
-    Purge::new(Arc::clone(&stores.sessions), Arc::clone(clock), keep)
-}
-
-/// Clocks that are further apart than a quarter of the grace could take an honest browser for a
-/// thief.
-async fn check_clock(config: &Config, stores: &Stores, clock: &dyn Clock) -> Result<(), CliError> {
-    let offset = clock_offset(stores, clock)
-        .await
-        .map_err(|error| CliError::failed("can't ask the database for its time", error))?;
-    let allowed = config.session.grace / 4;
-    if offset.unsigned_abs() <= allowed {
-        return Ok(());
-    }
-    Err(CliError::Refused(format!(
-        "this machine's clock and the database's are {offset} apart, more than a quarter of session.grace: set the \
-         clocks, as with NTP"
-    )))
-}
-
-async fn clock_offset(stores: &Stores, clock: &dyn Clock) -> Result<time::Duration, StoreError> {
-    let before = clock.now();
-    let theirs = stores.sessions.database_time().await?;
-    let ours = before + (clock.now() - before) / 2;
-    Ok(ours - theirs)
-}
-
-/// Every replica must issue the same tokens for the same audience.
-async fn check_cluster_settings(config: &Config, stores: &Stores) -> Result<(), CliError> {
-    let settings = [("tokens.issuer", &config.tokens.issuer), ("tokens.audience", &config.tokens.audience)];
-    for (name, ours) in settings {
-        let settled = stores.settings.get_or_insert_setting(name, ours).await;
-        let settled = settled.map_err(|error| CliError::failed("can't ask the database", error))?;
-        if settled != *ours {
-            return Err(CliError::Misconfigured(
-                format!(
-                    "{name} is {ours:?}, but the database was set up with {settled:?}: set {name} to that"
-                )
-                .into(),
-            ));
-        }
-    }
-    Ok(())
+    listener
+        .into_std()
+        .and_then(|listener| threads.serve(listener, certificate, move || service.for_thread()))
+        .map_err(|error| CliError::failed("cannot serve server.listen on the worker threads", error))
 }
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
-  sekisho serve                           with ./sekisho.toml if it is there, else the defaults
+  sekisho serve                           with ./sekisho.toml if it exists, else the defaults
   sekisho serve --config /etc/sekisho/sekisho.toml
   sekisho serve --listen 127.0.0.1:9000
-  RUST_LOG=sekisho=debug sekisho serve    more of what happens
+  RUST_LOG=sekisho=debug sekisho serve    with debug logging
 
-It makes the database's tables, and with SQLite the database and the signing keys too. Logs go to
-standard error. SIGTERM or Ctrl-C stop it gently: what is under way has server.drain (30 seconds) to end; a
-second one stops it at once. SIGHUP, or a change of the file, has the configuration read again.";
+Creates missing tables on startup; with SQLite also the database file and the signing keys. Logs to
+standard error. SIGTERM or Ctrl-C starts a graceful shutdown: requests in flight have server.drain (30
+seconds) to complete; a second signal aborts them. SIGHUP, or a change of the configuration file, reloads it.";
 
-/// How long the end may take when nobody wants to wait for it.
-const AT_ONCE: Duration = Duration::from_secs(1);
+/// Timeout for stopping after a second shutdown signal.
+const FORCED_STOP_TIMEOUT: Duration = Duration::from_secs(1);

@@ -91,14 +91,14 @@ async fn second_signal_stops_at_once() {
     });
     upstream.arrived(1).await;
     server.terminate();
-    server.says("stopping", 1).await;
+    server.says("shutting down", 1).await;
     // SIGHUP does not count as a second signal.
     server.hang_up();
     let told_at = FairInstant::now();
     server.terminate();
     let (status, log) = server.ended_saying().await;
     assert_eq!(status.code(), Some(1), "{log}");
-    assert!(log.lines().last().unwrap().contains("told to stop a second time"), "{log}");
+    assert!(log.lines().last().unwrap().contains("second shutdown signal"), "{log}");
     assert!(told_at.elapsed() < Duration::from_secs(15), "nowhere near server.drain");
     assert!(under_way.await.unwrap(), "it was cut");
 }
@@ -124,7 +124,7 @@ async fn sighup_interrupts_neither_start_nor_shutdown() {
     let under_way = tokio::spawn(async move { SocketBrowser::default().status(public, "/").await });
     upstream.arrived(1).await;
     server.terminate();
-    server.says("stopping", 1).await;
+    server.says("shutting down", 1).await;
     server.hang_up();
     upstream.release(1);
     assert_eq!(under_way.await.unwrap(), 200);

@@ -36,8 +36,8 @@ async fn body(address: SocketAddr, path: &str) -> String {
     String::from_utf8(get(address, path).await.body).unwrap()
 }
 
-const IN_FORCE: &str = "the configuration is in force";
-const REFUSED: &str = "the configuration can't be used";
+const IN_FORCE: &str = "configuration reloaded";
+const REFUSED: &str = "configuration reload failed";
 
 async fn metric(server: &ServerProcess, line: &str) -> f64 {
     let text = body(server.admin, "/metrics").await;
@@ -194,7 +194,7 @@ async fn file_change_triggers_reload() {
     std::fs::rename(site.path("next"), site.path("data-link")).unwrap();
     until("the other upstream", async || (body(server.public, "/").await == "other").then_some(())).await;
     assert!(began.elapsed() < PATIENCE);
-    assert!(server.log().contains("the configuration has changed"), "{}", server.log());
+    assert!(server.log().contains("reloading configuration trigger=file"), "{}", server.log());
     server.stop().await;
 }
 

@@ -107,12 +107,12 @@ async fn reload_interrupts_no_request() {
             site.write("sekisho.toml", &version(round).replace("auth = 'none'", "auth = 'nobody'"));
             server.hang_up();
             bad += 1;
-            server.says("the configuration can't be used", bad).await;
+            server.says("configuration reload failed", bad).await;
         }
         site.write("sekisho.toml", &version(round));
         server.hang_up();
         good += 1;
-        server.says("the configuration is in force", good).await;
+        server.says("configuration reloaded", good).await;
         load.answers(40).await;
     }
     let tally = load.end().await;

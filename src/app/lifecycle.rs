@@ -1,0 +1,206 @@
+//! Start and stop of an [`App`]: checks against the database, background tasks, and the writes on shutdown.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::task::JoinSet;
+
+use super::{App, AppDependencies, AppError};
+use crate::backend::db::Stores;
+use crate::clock::Clock;
+use crate::config::{Config, KeySource};
+use crate::key_store;
+use crate::server::Certificate;
+use crate::services::keys::SharedKeys;
+use crate::services::purge::{Purge, RetentionPolicy};
+use crate::services::store::StoreError;
+use crate::telemetry;
+
+/// Error of [`check_replica`] and [`RunningApp::start`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The configuration is invalid.
+    #[error(transparent)]
+    App(#[from] AppError),
+    /// The clocks of this machine and of the database differ too much.
+    #[error(
+        "this machine's clock and the database's are {offset} apart, more than a quarter of session.grace: set the \
+         clocks, as with NTP"
+    )]
+    ClockSkew {
+        /// Time by which this machine's clock is ahead.
+        offset: time::Duration,
+    },
+    /// A setting differs from that of the other replicas.
+    #[error("{key} is {value:?}, but the database was set up with {expected:?}: set {key} to that")]
+    ClusterSetting {
+        /// The configuration key.
+        key: &'static str,
+        /// The configured value.
+        value: String,
+        /// The value in the database.
+        expected: String,
+    },
+    /// The database failed.
+    #[error("cannot read {what} from the database")]
+    Store {
+        /// The data to be read.
+        what: &'static str,
+        /// The cause.
+        source: StoreError,
+    },
+}
+
+/// Checks that this process may serve beside the other replicas of the same database.
+///
+/// # Errors
+///
+/// Returns [`StartError::ClusterSetting`] if `tokens.issuer` or `tokens.audience` differ, and
+/// [`StartError::ClockSkew`] if the clocks do.
+pub async fn check_replica(config: &Config, stores: &Stores, clock: &dyn Clock) -> Result<(), StartError> {
+    check_setting(stores, "tokens.issuer", &config.tokens.issuer).await?;
+    check_setting(stores, "tokens.audience", &config.tokens.audience).await?;
+    let offset =
+        clock_offset(stores, clock).await.map_err(|source| StartError::Store { what: "the time", source })?;
+    if offset.unsigned_abs() > max_clock_offset(config) {
+        return Err(StartError::ClockSkew { offset });
+    }
+    Ok(())
+}
+
+async fn check_setting(stores: &Stores, key: &'static str, value: &str) -> Result<(), StartError> {
+    let expected = stores
+        .settings
+        .get_or_insert_setting(key, value)
+        .await
+        .map_err(|source| StartError::Store { what: "the settings", source })?;
+    if expected == value {
+        return Ok(());
+    }
+    Err(StartError::ClusterSetting { key, value: value.to_owned(), expected })
+}
+
+/// An [`App`] and its background tasks, which are aborted on drop.
+pub struct RunningApp {
+    /// The application.
+    pub app: App,
+    stores: Stores,
+    tasks: JoinSet<()>,
+}
+
+impl RunningApp {
+    /// Builds the application, loads the revocation list and starts the background tasks.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`StartError::App`] for an invalid setting and [`StartError::Store`] if the database fails.
+    pub async fn start(
+        dependencies: AppDependencies<'_>,
+        certificate: Option<Arc<Certificate>>,
+    ) -> Result<Self, StartError> {
+        let config = dependencies.config;
+        let stores = dependencies.stores.clone();
+        let keys = Arc::clone(&dependencies.keys);
+        let clock = Arc::clone(&dependencies.clock);
+        let metrics = dependencies.metrics.clone();
+        let app = App::build(dependencies)?;
+        app.tokens
+            .revocations()
+            .load()
+            .await
+            .map_err(|source| StartError::Store { what: "the revocation list", source })?;
+        let mut tasks = JoinSet::new();
+        spawn_session_tasks(&mut tasks, config, &stores, &clock, &app);
+        spawn_reload_tasks(&mut tasks, config, keys, certificate, metrics);
+        Ok(Self { app, stores, tasks })
+    }
+
+    /// Stops the background tasks and writes the deferred writes. The stores stay open.
+    pub async fn stop(&mut self) {
+        self.tasks.abort_all();
+        if let Err(error) = self.app.tokens.flush_deferred().await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "deferred writes dropped at shutdown");
+        }
+    }
+
+    /// Closes the stores.
+    pub async fn close(self) {
+        self.stores.close().await;
+    }
+}
+
+/// Spawns the tasks that keep sessions correct: clock monitor, purge, revocation poller and listener.
+fn spawn_session_tasks(
+    tasks: &mut JoinSet<()>,
+    config: &Config,
+    stores: &Stores,
+    clock: &Arc<dyn Clock>,
+    app: &App,
+) {
+    tasks.spawn(monitor_clock_skew(stores.clone(), Arc::clone(clock), max_clock_offset(config)));
+    tasks.spawn(purge(config, stores, clock).run());
+    tasks.spawn(app.tokens.revocations().clone().run_poller());
+    let stores = stores.clone();
+    let revocations = app.tokens.revocations().clone();
+    tasks.spawn(async move { stores.listen_for_revocations(move || revocations.poll_now()).await });
+}
+
+/// Spawns the tasks that reload key files and the certificate, and that maintain the metrics.
+fn spawn_reload_tasks(
+    tasks: &mut JoinSet<()>,
+    config: &Config,
+    keys: Arc<SharedKeys>,
+    certificate: Option<Arc<Certificate>>,
+    metrics: Option<PrometheusHandle>,
+) {
+    if let KeySource::Dir(dir) = &config.tokens.keys {
+        tasks.spawn(key_store::watch_dir(dir.clone(), config.tokens.key_activation, keys));
+    }
+    if let Some(certificate) = certificate {
+        tasks.spawn(certificate.watch());
+    }
+    if let Some(metrics) = metrics {
+        tasks.spawn(telemetry::metrics::upkeep(metrics));
+    }
+}
+
+fn purge(config: &Config, stores: &Stores, clock: &Arc<dyn Clock>) -> Purge {
+    let session = &config.session;
+    let policy =
+        RetentionPolicy { ended: session.keep_ended, audit: config.audit.keep, grace: session.grace };
+    Purge::new(Arc::clone(&stores.sessions), Arc::clone(clock), policy)
+}
+
+async fn monitor_clock_skew(stores: Stores, clock: Arc<dyn Clock>, max_offset: Duration) {
+    loop {
+        tokio::time::sleep(CLOCK_CHECK_INTERVAL).await;
+        match clock_offset(&stores, &*clock).await {
+            Ok(offset) => {
+                metrics::gauge!("sekisho_clock_offset_seconds").set(offset.as_seconds_f64());
+                if offset.unsigned_abs() > max_offset {
+                    tracing::error!(%offset, ?max_offset, "clock of this machine differs from the database's");
+                }
+            }
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "clock comparison failed");
+            }
+        }
+    }
+}
+
+/// Returns the time by which this machine's clock is ahead of the database's.
+async fn clock_offset(stores: &Stores, clock: &dyn Clock) -> Result<time::Duration, StoreError> {
+    let before = clock.now();
+    let database_time = stores.sessions.database_time().await?;
+    let midpoint = before + (clock.now() - before) / 2;
+    Ok(midpoint - database_time)
+}
+
+/// A quarter of the grace period. With a larger offset, a retry of a refresh could be taken for token reuse.
+fn max_clock_offset(config: &Config) -> Duration {
+    config.session.grace / 4
+}
+
+const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(60);
