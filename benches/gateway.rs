@@ -28,7 +28,6 @@ use jsonwebtoken::{DecodingKey, Validation};
 use secrecy::ExposeSecret;
 use sekisho::app::{App, AppDependencies};
 use sekisho::backend::db::Stores;
-use sekisho::client_info::ClientInfo;
 use sekisho::clock::{Clock, ManualClock, SystemClock};
 use sekisho::config::{Config, Sources};
 use sekisho::identity::Roles;
@@ -154,8 +153,7 @@ async fn renew(tokens: &Tokens, clock: &ManualClock, jar: &mut RefreshedSession,
         let request = RefreshRequest {
             refresh_token: jar.refresh_token.clone(),
             access_token: Some(jar.access_token.clone()),
-            of: None,
-            client: ClientInfo::default(),
+            ..RefreshRequest::default()
         };
         *jar = must(tokens.refresh(request).await);
         assert_eq!(jar.event, SessionEvent::Rotated);

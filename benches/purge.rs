@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use sekisho::backend::db::{self, DatabaseOptions, Stores};
-use sekisho::client_info::ClientInfo;
 use sekisho::clock::{Clock, SystemClock};
 use sekisho::layer::RefreshRequest;
 use sekisho::models::session::SessionKind;
@@ -87,12 +86,7 @@ async fn refresh_during<T>(stores: &Stores, work: impl Future<Output = T>) -> (T
             let mut latencies = Vec::new();
             while !stop.load(Ordering::Relaxed) {
                 let began = Instant::now();
-                let request = RefreshRequest {
-                    refresh_token,
-                    access_token: None,
-                    of: None,
-                    client: ClientInfo::default(),
-                };
+                let request = RefreshRequest { refresh_token, ..RefreshRequest::default() };
                 refresh_token =
                     tokens.refresh_session(request, SessionKind::Browser).await.unwrap().tokens.refresh_token;
                 latencies.push(began.elapsed());

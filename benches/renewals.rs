@@ -172,8 +172,7 @@ async fn refresh_one(stores: &Stores, times: usize) {
 /// Refreshes, and returns the new refresh token. Without an access token and a grace period, every
 /// refresh rotates.
 async fn refresh(tokens: &Tokens, refresh_token: String) -> String {
-    let request =
-        RefreshRequest { refresh_token, access_token: None, of: None, client: ClientInfo::default() };
+    let request = RefreshRequest { refresh_token, ..RefreshRequest::default() };
     let refreshed = tokens.refresh_session(request, SessionKind::Browser).await.unwrap().tokens;
     assert_eq!(refreshed.event, SessionEvent::Rotated);
     refreshed.refresh_token

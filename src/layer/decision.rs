@@ -39,14 +39,14 @@ pub(super) fn decide<T: TokenService, B>(
     };
     let verified = match verify(tokens, access, &client) {
         // The common case returns before the refresh token is validated.
-        Ok(Verified { identity, renew: false }) => return Decision::Accept(identity),
+        Ok(Verified { identity, refresh_due: false }) => return Decision::Accept(identity),
         verified => verified,
     };
     let refresh_with = |refresh_token: &str, current: Option<Identity>| Decision::Refresh {
         refresh: RefreshRequest {
             refresh_token: refresh_token.to_owned(),
             access_token: access.token().map(str::to_owned),
-            of: current.as_ref().map(|identity| identity.session),
+            expected_session: current.as_ref().map(|identity| identity.session),
             client: client(),
         },
         current,
@@ -124,13 +124,13 @@ pub(super) fn refresh_outcome(
             RefreshOutcome::Kept(identity, Some(SessionEvent::StoreUnavailable))
         }
         // Only the refresh token is bad, so the valid access token decides.
-        (Some(Err(RefreshError::Over { event, .. })), Some(identity)) if !is_terminal(event) => {
+        (Some(Err(RefreshError::SessionEnded { event, .. })), Some(identity)) if !is_terminal(event) => {
             RefreshOutcome::Kept(identity, None)
         }
-        (Some(Err(RefreshError::Over { event, clear })), _) => RefreshOutcome::Rejected(Rejection {
-            clear_cookies: clear && is_terminal(event),
-            ..Rejection::new(event)
-        }),
+        (Some(Err(RefreshError::SessionEnded { event, clear_cookies })), _) => {
+            let clear_cookies = clear_cookies && is_terminal(event);
+            RefreshOutcome::Rejected(Rejection { clear_cookies, ..Rejection::new(event) })
+        }
         (Some(Err(RefreshError::Unavailable)), _) | (None, None) => {
             RefreshOutcome::Rejected(Rejection::unavailable())
         }

@@ -88,7 +88,7 @@
 //!
 //!     fn verify(&self, access_token: &str) -> Result<Verified, VerifyError> {
 //!         match access_token {
-//!             "a2" => Ok(Verified { identity: ann(), renew: false }),
+//!             "a2" => Ok(Verified { identity: ann(), refresh_due: false }),
 //!             _ => Err(VerifyError::Expired),
 //!         }
 //!     }
@@ -100,10 +100,13 @@
 //!                 access_token: "a2".to_owned(),
 //!                 refresh_token: "r2".to_owned(),
 //!                 max_age: Duration::from_secs(1_209_600),
-//!                 fresh_for: Duration::from_secs(15),
+//!                 delivery_timeout: Duration::from_secs(15),
 //!                 event: SessionEvent::Rotated,
 //!             }),
-//!             _ => Err(RefreshError::Over { event: SessionEvent::UnknownSession, clear: false }),
+//!             _ => {
+//!                 let event = SessionEvent::UnknownSession;
+//!                 Err(RefreshError::SessionEnded { event, clear_cookies: false })
+//!             }
 //!         })
 //!     }
 //! }
@@ -175,7 +178,7 @@
 //! #             roles: Roles::default(),
 //! #             expires_at: time::macros::datetime!(2026-01-01 00:15 UTC),
 //! #         };
-//! #         Ok(Verified { identity, renew: false })
+//! #         Ok(Verified { identity, refresh_due: false })
 //! #     }
 //! #     fn refresh(&self, _: RefreshRequest) -> Self::Refresh {
 //! #         ready(Err(RefreshError::Unavailable))

@@ -83,7 +83,7 @@ impl<T: TokenService> ResponseAction<T> {
                 tokens,
                 session: refreshed.identity.session,
                 refreshed_at: Instant::now(),
-                delivery_timeout: refreshed.fresh_for,
+                delivery_timeout: refreshed.delivery_timeout,
             }),
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "invalid token for a cookie");

@@ -46,8 +46,8 @@ impl TokenService for ScriptedTokens {
     fn verify(&self, access_token: &str) -> Result<Verified, VerifyError> {
         self.verified.fetch_add(1, SeqCst);
         match access_token {
-            "valid" => Ok(Verified { identity: user("old"), renew: false }),
-            "due" => Ok(Verified { identity: user("old"), renew: true }),
+            "valid" => Ok(Verified { identity: user("old"), refresh_due: false }),
+            "due" => Ok(Verified { identity: user("old"), refresh_due: true }),
             "expired" => Err(VerifyError::Expired),
             "old-key" => Err(VerifyError::UnknownKey),
             "revoked" => Err(VerifyError::Ended(SessionEvent::Revoked)),
@@ -69,26 +69,27 @@ impl TokenService for ScriptedTokens {
     }
 
     fn refresh(&self, request: RefreshRequest) -> Self::Refresh {
-        let (token, of) = (request.refresh_token.clone(), request.of);
+        let token = request.refresh_token.clone();
+        let expected_session = request.expected_session;
         self.refreshed.lock().unwrap().push(request);
         Box::pin(async move {
-            let over = |event, clear| Err(RefreshError::Over { event, clear });
+            let ended = |event, clear_cookies| Err(RefreshError::SessionEnded { event, clear_cookies });
             match token.as_str() {
                 "good" => Ok(refreshed_session(SessionEvent::Rotated)),
                 "replayed" => Ok(refreshed_session(SessionEvent::Replayed)),
-                "of-another-session" if of.is_some() => over(SessionEvent::Malformed, false),
+                "of-another-session" if expected_session.is_some() => ended(SessionEvent::Malformed, false),
                 "of-another-session" => Ok(refreshed_session(SessionEvent::Rotated)),
-                "logged-out-now" => over(SessionEvent::LoggedOut, false),
-                "logged-out" => over(SessionEvent::LoggedOut, true),
-                "unknown-key" => over(SessionEvent::UnknownKey, true),
-                "unknown-session" => over(SessionEvent::UnknownSession, true),
+                "logged-out-now" => ended(SessionEvent::LoggedOut, false),
+                "logged-out" => ended(SessionEvent::LoggedOut, true),
+                "unknown-key" => ended(SessionEvent::UnknownKey, true),
+                "unknown-session" => ended(SessionEvent::UnknownSession, true),
                 "store-down" => Err(RefreshError::Unavailable),
                 "slow" => {
                     tokio::time::sleep(Duration::from_millis(99)).await;
                     Ok(refreshed_session(SessionEvent::Rotated))
                 }
                 "stuck" => std::future::pending().await,
-                _ => over(SessionEvent::Malformed, true),
+                _ => ended(SessionEvent::Malformed, true),
             }
         })
     }
@@ -110,7 +111,7 @@ fn refreshed_session(event: SessionEvent) -> RefreshedSession {
         access_token: "a2".to_owned(),
         refresh_token: "r2".to_owned(),
         max_age: Duration::from_secs(60),
-        fresh_for: Duration::from_secs(15),
+        delivery_timeout: Duration::from_secs(15),
         event,
     }
 }
@@ -364,9 +365,9 @@ async fn refresh_request_has_tokens_session_and_client() {
 
     let requests = fixture.tokens.refreshed.lock().unwrap();
     let early = &requests[0];
-    assert_eq!((early.access_token.as_deref(), early.of), (Some("due"), Some(SESSION)));
+    assert_eq!((early.access_token.as_deref(), early.expected_session), (Some("due"), Some(SESSION)));
     assert_eq!(early.client, ClientInfo::new(None, Some("Browser/1")));
-    assert_eq!((requests[1].access_token.as_deref(), requests[1].of), (None, None));
+    assert_eq!((requests[1].access_token.as_deref(), requests[1].expected_session), (None, None));
     assert_eq!(requests[1].client, ClientInfo::default());
     assert_eq!(
         (requests[2].access_token.as_deref(), &requests[2].client),

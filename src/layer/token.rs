@@ -68,7 +68,7 @@ pub trait TokenService: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Returns [`RefreshError::Over`] if the session has ended, and [`RefreshError::Unavailable`] if its
+    /// Returns [`RefreshError::SessionEnded`] if the session has ended, and [`RefreshError::Unavailable`] if its
     /// state cannot be determined at the moment.
     fn refresh(&self, request: RefreshRequest) -> Self::Refresh;
 }
@@ -82,7 +82,7 @@ pub struct Verified {
     /// The user and session of the token.
     pub identity: Identity,
     /// True if the token expires so soon that the session should be refreshed.
-    pub renew: bool,
+    pub refresh_due: bool,
 }
 
 /// Reason why an access token is not valid.
@@ -107,7 +107,7 @@ pub enum VerifyError {
 }
 
 /// A request to refresh a session.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct RefreshRequest {
     /// The refresh token.
     pub refresh_token: String,
@@ -117,7 +117,7 @@ pub struct RefreshRequest {
     ///
     /// A refresh token of another session must then be left untouched and rejected as
     /// [`Malformed`](SessionEvent::Malformed). With `None` the refresh token alone decides.
-    pub of: Option<SessionId>,
+    pub expected_session: Option<SessionId>,
     /// The client that sent the request.
     pub client: ClientInfo,
 }
@@ -141,7 +141,7 @@ pub struct RefreshedSession {
     ///
     /// A response that takes longer carries no cookies, because they could replace newer ones. The next
     /// request gets the tokens again.
-    pub fresh_for: Duration,
+    pub delivery_timeout: Duration,
     /// The kind of refresh: [`Rotated`](SessionEvent::Rotated), [`Replayed`](SessionEvent::Replayed) or
     /// [`CaughtUp`](SessionEvent::CaughtUp).
     pub event: SessionEvent,
@@ -153,12 +153,12 @@ pub struct RefreshedSession {
 pub enum RefreshError {
     /// The session has ended or does not exist.
     #[error("the session has ended: {event}")]
-    Over {
+    SessionEnded {
         /// The reason.
         event: SessionEvent,
         /// True if the cookies should be cleared: only if the session ended so long ago that no response in
         /// flight can carry newer ones.
-        clear: bool,
+        clear_cookies: bool,
     },
     /// The state of the session cannot be determined at the moment.
     #[error("the session store is not available")]
@@ -168,7 +168,7 @@ pub enum RefreshError {
 impl std::fmt::Debug for RefreshRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RefreshRequest")
-            .field("of", &self.of)
+            .field("expected_session", &self.expected_session)
             .field("client", &self.client)
             .finish_non_exhaustive()
     }

@@ -149,13 +149,13 @@ async fn refresh(
         refresh_token: presented.refresh.token().unwrap_or_default().to_owned(),
         access_token: presented.access.token().map(str::to_owned),
         // A valid access token determines the session.
-        of: valid.map(|verified| verified.identity.session),
+        expected_session: valid.map(|verified| verified.identity.session),
         client,
     };
     let issued = match tokens.refresh_session(request, SessionKind::Browser).await {
         Ok(issued) => issued,
-        Err(RefreshError::Over { event, clear }) => {
-            if clear {
+        Err(RefreshError::SessionEnded { event, clear_cookies }) => {
+            if clear_cookies {
                 state.clear_cookies(&cookies);
             }
             return Err(ApiError::Unauthenticated(event));

@@ -100,7 +100,7 @@ async fn refresh(
     client: ClientInfo,
 ) -> Result<IssuedSession, TokenError> {
     let refresh_token = form.require("refresh_token")?;
-    let request = RefreshRequest { refresh_token, access_token: None, of: None, client };
+    let request = RefreshRequest { refresh_token, client, ..RefreshRequest::default() };
     Ok(state.auth.tokens().refresh_session(request, SessionKind::Client).await?)
 }
 
@@ -209,7 +209,7 @@ impl From<AuthError> for TokenError {
 impl From<RefreshError> for TokenError {
     fn from(error: RefreshError) -> Self {
         match error {
-            RefreshError::Over { event, .. } => Self::Refresh(event),
+            RefreshError::SessionEnded { event, .. } => Self::Refresh(event),
             RefreshError::Unavailable => Self::Unavailable(None),
         }
     }

@@ -155,7 +155,10 @@ mod tests {
         let end = fixture.row(&client).await.end.expect("terminated");
         assert_eq!((end.at, end.reason), (expired_at, EndReason::IdleExpired));
         let refused = fixture.refresh(&client).await.map(drop).expect_err("it has expired");
-        assert_eq!(refused, RefreshError::Over { event: SessionEvent::IdleExpired, clear: true });
+        assert_eq!(
+            refused,
+            RefreshError::SessionEnded { event: SessionEvent::IdleExpired, clear_cookies: true }
+        );
 
         fixture.advance(31 * DAY);
         assert_eq!(
@@ -163,7 +166,10 @@ mod tests {
             PurgeStats { sessions: 1, entries: 0 }
         );
         let refused = fixture.refresh(&client).await.map(drop).expect_err("it was deleted");
-        assert_eq!(refused, RefreshError::Over { event: SessionEvent::UnknownSession, clear: false });
+        assert_eq!(
+            refused,
+            RefreshError::SessionEnded { event: SessionEvent::UnknownSession, clear_cookies: false }
+        );
         let trail =
             fixture.store.current().session_audit(client.session, 10).await.expect("the store responds");
         let events: Vec<_> = trail.iter().map(|entry| entry.event).collect();

@@ -83,7 +83,7 @@ impl Refresher {
 
     /// Parses both tokens, without any I/O.
     fn parse(&self, request: &RefreshRequest, kind: SessionKind) -> Result<PresentedToken, RefreshError> {
-        let rejected = |event| RefreshError::Over { event, clear: false };
+        let rejected = |event| RefreshError::SessionEnded { event, clear_cookies: false };
         let keys = self.issuer.keys.load();
         let token = refresh_token::parse(&keys, &request.refresh_token).map_err(|error| match error {
             RefreshTokenError::UnknownKey(number) => {
@@ -97,7 +97,7 @@ impl Refresher {
             }
             RefreshTokenError::Malformed => rejected(SessionEvent::Malformed),
         })?;
-        if request.of.is_some_and(|session| session != token.session) {
+        if request.expected_session.is_some_and(|session| session != token.session) {
             return Err(rejected(SessionEvent::Malformed));
         }
         let access_token = request
@@ -309,9 +309,9 @@ impl Refresher {
                 ..AuditEntry::new(now, AuditEvent::UnknownSession, client.clone())
             });
         }
-        let clear = since.is_some_and(|since| now - since > self.issuer.settings.grace);
+        let clear_cookies = since.is_some_and(|since| now - since > self.issuer.settings.grace);
         tracing::info!(session = %presented.session, session_event = %event, "session refresh rejected");
-        RefreshError::Over { event, clear }
+        RefreshError::SessionEnded { event, clear_cookies }
     }
 }
 

@@ -19,7 +19,6 @@ use super::store::{
     StoreError, TokenUse,
 };
 use super::token::{IssuedSession, SessionRequest, SessionSettings, Tokens};
-use crate::client_info::ClientInfo;
 use crate::clock::{Clock, ManualClock};
 use crate::identity::Roles;
 use crate::layer::{RefreshError, RefreshRequest};
@@ -172,8 +171,7 @@ impl TestClient {
         RefreshRequest {
             refresh_token: self.refresh.clone(),
             access_token: self.access.clone(),
-            of: None,
-            client: ClientInfo::default(),
+            ..RefreshRequest::default()
         }
     }
 }

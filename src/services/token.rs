@@ -47,7 +47,6 @@ use crate::session_event::{SessionEndFuture, SessionEndWatcher, SessionEvent};
 /// ```
 /// use std::sync::Arc;
 ///
-/// use sekisho::client_info::ClientInfo;
 /// use sekisho::clock::{Clock, ManualClock};
 /// use sekisho::layer::{RefreshRequest, TokenService, VerifyError};
 /// use sekisho::services::jwt::AccessTokens;
@@ -75,8 +74,7 @@ use crate::session_event::{SessionEndFuture, SessionEndWatcher, SessionEvent};
 /// let request = RefreshRequest {
 ///     refresh_token: issued.refresh_token,
 ///     access_token: Some(issued.access_token),
-///     of: None,
-///     client: ClientInfo::default(),
+///     ..RefreshRequest::default()
 /// };
 /// let refreshed = tokens.refresh(request.clone()).await?;
 /// assert_eq!(refreshed.event, SessionEvent::Rotated);
@@ -397,7 +395,7 @@ impl TokenService for Tokens {
             let confirmed = TokenUse { session, generation: token.generation, token: token.id };
             deferred.record_token_use(confirmed, client);
         }
-        Ok(Verified { renew: token.is_due(now), identity: token.identity })
+        Ok(Verified { refresh_due: token.is_due(now), identity: token.identity })
     }
 
     fn session_end(&self, session: SessionId) -> Option<SessionEvent> {

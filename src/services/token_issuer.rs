@@ -141,7 +141,7 @@ impl TokenIssuer {
             // The cookies must reach the browser's disk before the generation can be confirmed. Half
             // a minute of the grace is for the disk and a quarter for clock skew. A sixth leaves time
             // for the transfer; the model shows that a quarter does not.
-            fresh_for: self.settings.grace / 6,
+            delivery_timeout: self.settings.grace / 6,
             event,
         })
     }

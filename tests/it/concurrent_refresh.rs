@@ -78,7 +78,7 @@ fn assert_one_rotation(answers: &[Answer], replicas: &[&App], round: usize) {
     assert_eq!((access.len(), refresh.len()), (REQUESTS, 1), "round {round}");
     for (token, replica) in access.iter().flat_map(|token| replicas.iter().map(move |one| (token, one))) {
         let verified = replica.tokens.verify(token);
-        assert!(verified.is_ok_and(|verified| !verified.renew), "round {round}");
+        assert!(verified.is_ok_and(|verified| !verified.refresh_due), "round {round}");
     }
 }
 

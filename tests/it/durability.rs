@@ -190,7 +190,10 @@ async fn check_restored_backup(mut fresh: TestDatabase) {
         browser.expect(&tokens, SessionEvent::Rotated).await;
     }
     let refused = left.renew(&tokens).await.unwrap_err();
-    assert!(matches!(refused, RefreshError::Over { event: SessionEvent::LoggedOut, .. }), "{refused:?}");
+    assert!(
+        matches!(refused, RefreshError::SessionEnded { event: SessionEvent::LoggedOut, .. }),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]
@@ -369,8 +372,7 @@ impl Browser {
         let request = RefreshRequest {
             refresh_token: self.issued.tokens.refresh_token.clone(),
             access_token: Some(self.issued.tokens.access_token.clone()),
-            of: None,
-            client: ClientInfo::default(),
+            ..RefreshRequest::default()
         };
         self.issued = tokens.refresh_session(request, SessionKind::Browser).await?;
         Ok(self.issued.tokens.event)

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use sekisho::app::App;
-use sekisho::client_info::ClientInfo;
 use sekisho::layer::{RefreshError, RefreshRequest, TokenService, VerifyError};
 use sekisho::models::session::{EndReason, SessionId};
 use sekisho::session_event::SessionEvent;
@@ -175,10 +174,10 @@ impl LateResponseFixture {
     async fn assert_rejects_refresh(&self, replica: &App, held: &Browser) {
         for access_token in [Some(held.token(ACCESS)), None] {
             let refresh_token = held.token(REFRESH);
-            let request =
-                RefreshRequest { refresh_token, access_token, of: None, client: ClientInfo::default() };
+            let request = RefreshRequest { refresh_token, access_token, ..RefreshRequest::default() };
             let refused = replica.tokens.refresh(request).await.map(|_| ());
-            let logged_out = RefreshError::Over { event: SessionEvent::LoggedOut, clear: false };
+            let logged_out =
+                RefreshError::SessionEnded { event: SessionEvent::LoggedOut, clear_cookies: false };
             assert_eq!(refused, Err(logged_out));
         }
     }

@@ -168,7 +168,7 @@ async fn refresh_token(tokens: &Tokens) -> String {
 }
 
 async fn renew(tokens: &Tokens, refresh_token: String) -> Result<(), RefreshError> {
-    let request = RefreshRequest { refresh_token, access_token: None, of: None, client: Default::default() };
+    let request = RefreshRequest { refresh_token, ..RefreshRequest::default() };
     tokens.refresh_session(request, SessionKind::Browser).await.map(drop)
 }
 

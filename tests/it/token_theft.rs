@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use sekisho::app::App;
-use sekisho::client_info::ClientInfo;
 use sekisho::layer::{RefreshError, RefreshRequest, RefreshedSession, TokenService, VerifyError};
 use sekisho::models::audit::AuditEvent;
 use sekisho::models::session::{EndReason, Session, SessionId};
@@ -118,7 +117,7 @@ async fn present(held: &StolenSession, replicas: &[App; 2]) -> Duration {
     assert!(took <= Duration::from_secs(1), "session {nth}: {took:?}");
     for replica in replicas {
         let refused = replica.tokens.refresh(request(current)).await.map(|_| ());
-        let reuse = RefreshError::Over { event: SessionEvent::ReuseDetected, clear: false };
+        let reuse = RefreshError::SessionEnded { event: SessionEvent::ReuseDetected, clear_cookies: false };
         assert_eq!(refused, Err(reuse), "session {nth}");
     }
     took
@@ -136,8 +135,7 @@ fn request(held: &RefreshedSession) -> RefreshRequest {
     RefreshRequest {
         refresh_token: held.refresh_token.clone(),
         access_token: Some(held.access_token.clone()),
-        of: None,
-        client: ClientInfo::default(),
+        ..RefreshRequest::default()
     }
 }
 

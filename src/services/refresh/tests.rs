@@ -21,11 +21,11 @@ const MINUTE: Duration = Duration::from_secs(60);
 const SECOND: Duration = Duration::from_secs(1);
 
 fn rejected(event: SessionEvent) -> RefreshError {
-    RefreshError::Over { event, clear: false }
+    RefreshError::SessionEnded { event, clear_cookies: false }
 }
 
 fn rejected_and_cleared(event: SessionEvent) -> RefreshError {
-    RefreshError::Over { event, clear: true }
+    RefreshError::SessionEnded { event, clear_cookies: true }
 }
 
 async fn rejection(fixture: &TokensFixture, client: &TestClient) -> RefreshError {
@@ -366,7 +366,7 @@ async fn refresh_token_of_another_session_than_the_access_token_is_rejected() {
     let fixture = TokensFixture::new();
     let (one, other) = (fixture.browser().await, fixture.browser().await);
     fixture.advance(ACCESS_TTL);
-    let request = RefreshRequest { of: Some(one.session), ..other.request() };
+    let request = RefreshRequest { expected_session: Some(one.session), ..other.request() };
     let error = fixture.tokens.refresh_session(request, SessionKind::Browser).await.expect_err("rejected");
     assert_eq!(error, rejected(SessionEvent::Malformed));
     assert!(fixture.store.take_calls().is_empty());

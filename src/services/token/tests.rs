@@ -29,7 +29,7 @@ async fn sign_in_issues_valid_tokens() {
     assert_eq!(verified.identity, issued.tokens.identity);
     assert_eq!(&*verified.identity.subject, USER.to_string());
     assert_eq!(verified.identity.session, issued.session.id);
-    assert!(!verified.renew);
+    assert!(!verified.refresh_due);
     let expires_at = issued.session.expires_at();
     assert_eq!(expires_at - fixture.now(), issued.tokens.max_age);
     assert_eq!(issued.tokens.max_age, ACCESS_TTL + fixture.tokens.settings().idle_ttl);
@@ -51,7 +51,7 @@ async fn sign_in_terminates_the_replaced_session() {
     let issued = fixture.tokens.sign_in(again).await.expect("a session");
     assert_ne!(issued.session.id, before.session);
     let error = fixture.refresh(&before).await.map(drop).expect_err("it was terminated");
-    assert_eq!(error, RefreshError::Over { event: SessionEvent::LoggedOut, clear: false });
+    assert_eq!(error, RefreshError::SessionEnded { event: SessionEvent::LoggedOut, clear_cookies: false });
 }
 
 #[tokio::test]
@@ -64,7 +64,7 @@ async fn oldest_session_is_displaced() {
         clients.push(fixture.browser().await);
     }
     let error = fixture.refresh(&clients[0]).await.map(drop).expect_err("it was displaced");
-    assert_eq!(error, RefreshError::Over { event: SessionEvent::Displaced, clear: false });
+    assert_eq!(error, RefreshError::SessionEnded { event: SessionEvent::Displaced, clear_cookies: false });
     let live = fixture.tokens.live_sessions(USER).await.expect("the store responds");
     assert_eq!(live.iter().map(|row| row.id).collect::<Vec<_>>(), [clients[2].session, clients[1].session]);
 }
@@ -124,7 +124,7 @@ async fn new_user_of_the_same_address_has_a_separate_session() {
 
     fixture.advance(ACCESS_TTL);
     let error = fixture.refresh(&old).await.map(drop).expect_err("the user was deleted");
-    assert_eq!(error, RefreshError::Over { event: SessionEvent::UserDeleted, clear: true });
+    assert_eq!(error, RefreshError::SessionEnded { event: SessionEvent::UserDeleted, clear_cookies: true });
     let renewed = fixture.refresh(&new).await.expect("a refresh").tokens;
     assert_eq!(&*renewed.identity.subject, namesake.to_string());
     assert_eq!(&*fixture.read(old.access.as_deref()).identity.subject, USER.to_string());
@@ -177,9 +177,9 @@ async fn refresh_is_due_a_tenth_of_the_lifetime_before_expiry() {
     let expires_at = fixture.read(client.access.as_deref()).identity.expires_at;
     let tenth = (expires_at - fixture.now()) / 10;
     fixture.clock.set(expires_at - tenth - SECOND);
-    assert!(!verify(&fixture, &client).expect("valid").renew);
+    assert!(!verify(&fixture, &client).expect("valid").refresh_due);
     fixture.clock.set(expires_at - tenth);
-    assert!(verify(&fixture, &client).expect("still valid").renew);
+    assert!(verify(&fixture, &client).expect("still valid").refresh_due);
 }
 
 #[tokio::test]
@@ -326,7 +326,10 @@ async fn second_confirmed_use_terminates_a_browser_session() {
     let (fixture, client) = with_two_confirmed_uses(SessionKind::Browser).await;
     assert_eq!(fixture.row(&client).await.end.map(|end| end.reason), Some(EndReason::ReuseDetected));
     let error = fixture.refresh(&client).await.map(drop).expect_err("it was terminated");
-    assert_eq!(error, RefreshError::Over { event: SessionEvent::ReuseDetected, clear: false });
+    assert_eq!(
+        error,
+        RefreshError::SessionEnded { event: SessionEvent::ReuseDetected, clear_cookies: false }
+    );
 }
 
 #[tokio::test]

@@ -49,8 +49,7 @@ impl SessionFixture {
             RefreshRequest {
                 refresh_token: refresh_token::mint(keys.signing(at(0)), session.id, session.generation),
                 access_token: Some(access),
-                of: None,
-                client: ClientInfo::default(),
+                ..RefreshRequest::default()
             }
         };
         let (owner, thief) = (request(1), request(2));
@@ -306,10 +305,10 @@ impl<'a> Interleaving<'a> {
             Ok(issued) if issued.session.generation != 2 => format!("was given {:?}", issued.session),
             Ok(_) if *self.renewed.get_or_insert(who) != who => "was renewed as the other jar was".to_owned(),
             Ok(_) => return Ok(()),
-            Err(RefreshError::Over { event: SessionEvent::ReuseDetected, .. }) if !robbed => {
+            Err(RefreshError::SessionEnded { event: SessionEvent::ReuseDetected, .. }) if !robbed => {
                 "was taken for a thief's".to_owned()
             }
-            Err(RefreshError::Over { event, .. }) if Some(event) == end => {
+            Err(RefreshError::SessionEnded { event, .. }) if Some(event) == end => {
                 self.replicas[replica].knows = true;
                 return Ok(());
             }
