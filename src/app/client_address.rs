@@ -74,14 +74,14 @@ impl TrustedProxies {
         if !self.contains(peer) {
             return direct;
         }
-        match (self.from_x_forwarded(peer, headers), self.from_forwarded(peer, headers)) {
+        match (self.resolve_x_forwarded(peer, headers), self.resolve_forwarded(peer, headers)) {
             (Some(x_forwarded), Some(forwarded)) if x_forwarded.client != forwarded.client => direct,
             (x_forwarded, forwarded) => x_forwarded.or(forwarded).unwrap_or(direct),
         }
     }
 
     /// Reads the `X-Forwarded-*` headers.
-    fn from_x_forwarded<'h>(&self, peer: IpAddr, headers: &'h HeaderMap) -> Option<ForwardedInfo<'h>> {
+    fn resolve_x_forwarded<'h>(&self, peer: IpAddr, headers: &'h HeaderMap) -> Option<ForwardedInfo<'h>> {
         if !headers.contains_key(X_FORWARDED_FOR) {
             return None;
         }
@@ -95,7 +95,7 @@ impl TrustedProxies {
     }
 
     /// Reads `Forwarded` (RFC 7239).
-    fn from_forwarded<'h>(&self, peer: IpAddr, headers: &'h HeaderMap) -> Option<ForwardedInfo<'h>> {
+    fn resolve_forwarded<'h>(&self, peer: IpAddr, headers: &'h HeaderMap) -> Option<ForwardedInfo<'h>> {
         let last = list_elements_rev(headers, FORWARDED).next()?;
         let addresses = list_elements_rev(headers, FORWARDED)
             .map(|element| parameter(element, "for").and_then(node_address));

@@ -119,20 +119,23 @@ async fn revocation_closes_all_connections_of_a_user_within_two_seconds(place: D
     let limit = Duration::from_secs(2);
     assert!(slowest[0] < limit + done && slowest[1] < limit + done, "{slowest:?}");
     assert!(last_byte < Duration::from_secs(1) + done, "{last_byte:?}");
-    let closed = |kind: &str| {
-        let number = MANY / servers.len();
-        format!("sekisho_streams_closed_total{{kind=\"{kind}\",event=\"revoked\"}} {number}\n")
-    };
+    wait_until_counted(&servers[0], MANY / servers.len()).await;
+    for server in servers {
+        server.stop().await;
+    }
+}
+
+/// Waits until the metrics of a server count `number` closed connections of each kind, and none open.
+async fn wait_until_counted(server: &ServerProcess, number: usize) {
+    let closed =
+        |kind: &str| format!("sekisho_streams_closed_total{{kind=\"{kind}\",event=\"revoked\"}} {number}\n");
     until("all to be counted", async || {
-        let text = metrics(&servers[0]).await;
+        let text = metrics(server).await;
         let none_open = ["websocket", "events"].map(|kind| format!("sekisho_streams{{kind=\"{kind}\"}} 0\n"));
         let all = [closed("websocket"), closed("events")].into_iter().chain(none_open);
         all.into_iter().all(|line| text.contains(&line)).then_some(())
     })
     .await;
-    for server in servers {
-        server.stop().await;
-    }
 }
 
 async fn logout_closes_connections_of_the_session(place: DatabaseLocation) {

@@ -59,6 +59,10 @@ impl Clock {
 fn clock() -> MutexGuard<'static, Clock> {
     static CLOCK: OnceLock<Mutex<Clock>> = OnceLock::new();
     let clock = CLOCK.get_or_init(|| {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a thread of its own, which measures the machine's stalls"
+        )]
         thread::spawn(|| {
             loop {
                 thread::sleep(TICK);
