@@ -1,4 +1,4 @@
-//! The key folder: one file for each key, which fits a mounted secret.
+//! The key directory, with one file for each key. It can be a mounted secret.
 //!
 //! ```toml
 //! # A signing key of sekisho. Whoever reads it can sign in as anyone.
@@ -9,10 +9,9 @@
 //! refresh_key = "…"      # base64: 32 bytes
 //! ```
 //!
-//! Every `*.toml` in the folder is a key; names don't matter, and those that begin with a dot are
-//! passed over. A key that was retired leaves a file `N.retired`, so that its number is never used
-//! again. Nobody but the owner may write a key file, and nobody but owner and group may read it (a
-//! mounted secret often belongs to root and is read by group).
+//! Every `*.toml` file in the directory is a key, except hidden files. Retiring a key leaves a file
+//! `N.retired`, so that its number is never used again. Key files may be writable by the owner only and
+//! readable by owner and group only; a mounted secret is often owned by root and readable by a group.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -32,17 +31,17 @@ use zeroize::Zeroizing;
 use crate::services::crypto;
 use crate::services::keys::{Algorithm, KeyError, KeyMaterial, KeyRing, SharedKeys, SigningKey};
 
-/// How often the folder is read again.
-const REREAD: Duration = Duration::from_secs(10);
+/// Interval at which the directory is read again.
+const REREAD_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How soon it may be read again because of a token with an unknown key.
-const REREAD_SOONEST: Duration = Duration::from_secs(1);
+/// Minimum interval between reads that are triggered by a token with an unknown key.
+const MIN_REREAD_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Why the key folder can't be used.
+/// An error of the key directory.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyFileError {
-    /// There are no keys.
+    /// The directory has no keys.
     #[error(
         "no keys in {0}: make one with `sekisho key init`, or mount the folder that the other replicas use"
     )]
@@ -50,10 +49,10 @@ pub enum KeyFileError {
     /// All 255 numbers have been used.
     #[error("all 255 key numbers in {0} have been used: start a new folder, which signs everybody out")]
     Exhausted(PathBuf),
-    /// There are keys already.
+    /// The directory has keys already.
     #[error("{0} holds keys already: add one with `sekisho key rotate`")]
     Exists(PathBuf),
-    /// A file can't be read or written.
+    /// A file cannot be read or written.
     #[error("tokens.key_dir: {path}: {source}")]
     Io {
         /// The file or folder.
@@ -61,7 +60,7 @@ pub enum KeyFileError {
         /// The cause.
         source: io::Error,
     },
-    /// The keys don't go together, or one isn't good.
+    /// A key is invalid, or the keys conflict.
     #[error("{path}: {source}")]
     Key {
         /// The file or folder.
@@ -69,10 +68,10 @@ pub enum KeyFileError {
         /// The cause.
         source: KeyError,
     },
-    /// The only key can't go.
+    /// The only key cannot be retired.
     #[error("key {0} is the only one: add another with `sekisho key rotate` first")]
     LastKey(u8),
-    /// Others may read or write the file.
+    /// The permissions of the file are too wide.
     #[error("{path} has mode {mode:04o}, so others can get at the key: run `chmod 600 {path}`")]
     Mode {
         /// The file.
@@ -80,7 +79,7 @@ pub enum KeyFileError {
         /// Its mode.
         mode: u32,
     },
-    /// The file holds no key. (What is wrong may be the key itself, so it isn't shown.)
+    /// The file is not a key file. Its contents are not shown, for they may be secret.
     #[error("{path} is not a key file: {expected}")]
     NotAKey {
         /// The file.
@@ -88,16 +87,16 @@ pub enum KeyFileError {
         /// What was expected.
         expected: &'static str,
     },
-    /// No key of this number.
+    /// There is no key with this number.
     #[error("there is no key {0}: see `sekisho key list`")]
     Unknown(u8),
 }
 
-/// Reads all keys.
+/// Loads all keys.
 ///
 /// # Errors
 ///
-/// [`KeyFileError`] names the file at fault; [`KeyFileError::Empty`] without any key.
+/// Returns a [`KeyFileError`] with the invalid file, or [`KeyFileError::Empty`] without any key.
 pub fn load(dir: &Path, activation: Duration) -> Result<KeyRing, KeyFileError> {
     let keys = read_all(dir)?
         .into_iter()
@@ -111,11 +110,11 @@ pub fn load(dir: &Path, activation: Duration) -> Result<KeyRing, KeyFileError> {
     KeyRing::new(keys, activation).map_err(|source| KeyFileError::Key { path: dir.to_owned(), source })
 }
 
-/// Makes the first key, and the folder. Of two processes at once, one does.
+/// Creates the directory and the first key. If processes race, one of them succeeds.
 ///
 /// # Errors
 ///
-/// [`KeyFileError::Exists`] if there are keys, or other files of keys that were.
+/// Returns [`KeyFileError::Exists`] if there are keys or files of retired keys.
 pub fn init(dir: &Path, algorithm: Algorithm, now: OffsetDateTime) -> Result<u8, KeyFileError> {
     make_dir(dir)?;
     match last_number(dir)? {
@@ -124,11 +123,11 @@ pub fn init(dir: &Path, algorithm: Algorithm, now: OffsetDateTime) -> Result<u8,
     }
 }
 
-/// Adds a key with the next number, and returns that.
+/// Adds a key and returns its number.
 ///
 /// # Errors
 ///
-/// [`KeyFileError::Empty`] if there is none to follow.
+/// Returns [`KeyFileError::Empty`] if there is no key yet.
 pub fn rotate(dir: &Path, algorithm: Algorithm, now: OffsetDateTime) -> Result<u8, KeyFileError> {
     loop {
         let last = last_number(dir)?;
@@ -142,11 +141,11 @@ pub fn rotate(dir: &Path, algorithm: Algorithm, now: OffsetDateTime) -> Result<u
     }
 }
 
-/// Removes a key for good.
+/// Removes a key.
 ///
 /// # Errors
 ///
-/// [`KeyFileError::LastKey`] if it is the only one, [`KeyFileError::Unknown`] if there is none.
+/// Returns [`KeyFileError::LastKey`] for the only key and [`KeyFileError::Unknown`] for an unknown number.
 pub fn retire(dir: &Path, number: u8) -> Result<(), KeyFileError> {
     let keys = read_all(dir)?;
     let Some((path, _)) = keys.iter().find(|(_, key)| key.number == number) else {
@@ -155,32 +154,32 @@ pub fn retire(dir: &Path, number: u8) -> Result<(), KeyFileError> {
     if keys.len() == 1 {
         return Err(KeyFileError::LastKey(number));
     }
-    // First the number, then the key: a crash between must not free the number.
+    // The tombstone comes first, so that a crash in between does not free the number.
     let tombstone = dir.join(format!("{number}.{RETIRED}"));
     File::create(&tombstone).and_then(|file| file.sync_all()).map_err(failed(&tombstone))?;
     fs::remove_file(path).map_err(failed(path))?;
     sync_dir(dir)
 }
 
-/// The keys, by number.
+/// Returns the keys in the order of their numbers.
 ///
 /// # Errors
 ///
-/// [`KeyFileError`] names the file at fault.
+/// Returns a [`KeyFileError`] with the invalid file.
 pub fn list(dir: &Path) -> Result<Vec<KeyMaterial>, KeyFileError> {
     let mut keys: Vec<_> = read_all(dir)?.into_iter().map(|(_, material)| material).collect();
     keys.sort_by_key(|key| key.number);
     Ok(keys)
 }
 
-/// Reads the folder again every ten seconds, and sooner when a token names an unknown key. A folder
-/// that can't be read leaves the keys as they are.
+/// Reads the directory every ten seconds, and sooner after a token with an unknown key. After an error the
+/// current keys stay in use.
 pub async fn watch_dir(dir: PathBuf, activation: Duration, keys: Arc<SharedKeys>) {
     loop {
         let read = Instant::now();
         tokio::select! {
-            () = sleep_until(read + REREAD) => {}
-            () = keys.unknown_key() => sleep_until(read + REREAD_SOONEST).await,
+            () = sleep_until(read + REREAD_INTERVAL) => {}
+            () = keys.unknown_key() => sleep_until(read + MIN_REREAD_INTERVAL).await,
         }
         reread(&dir, activation, &keys);
     }
@@ -192,14 +191,14 @@ fn reread(dir: &Path, activation: Duration, keys: &SharedKeys) {
             let numbers = |ring: &KeyRing| ring.keys().iter().map(SigningKey::number).collect::<Vec<_>>();
             let (before, after) = (numbers(&keys.load()), numbers(&ring));
             if before != after {
-                tracing::info!(?before, ?after, "the signing keys have changed");
+                tracing::info!(?before, ?after, "signing keys changed");
                 keys.replace(ring);
             }
         }
         Err(error) => {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
-                "the key folder can't be read; the keys stay as they are"
+                "cannot read the key directory, keeping the current keys"
             );
         }
     }
@@ -255,7 +254,7 @@ fn read(path: &Path) -> Result<KeyMaterial, KeyFileError> {
     file.material().map_err(refused)
 }
 
-/// The visible names in the folder; none if it isn't there.
+/// Returns the names of visible files; none if the directory does not exist.
 fn names(dir: &Path) -> Result<Vec<String>, KeyFileError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -270,7 +269,7 @@ fn names(dir: &Path) -> Result<Vec<String>, KeyFileError> {
     Ok(names)
 }
 
-/// The highest number that was ever used, or 0.
+/// Returns the highest number ever used, or 0.
 fn last_number(dir: &Path) -> Result<u8, KeyFileError> {
     let retired = names(dir)?
         .into_iter()
@@ -280,7 +279,7 @@ fn last_number(dir: &Path) -> Result<u8, KeyFileError> {
     Ok(retired.max(present).unwrap_or(0))
 }
 
-/// Writes a new key as a whole or not at all; `false` if another process has taken the number.
+/// Writes a new key atomically. Returns `false` if another process has taken the number.
 fn add(dir: &Path, number: u8, algorithm: Algorithm, now: OffsetDateTime) -> Result<bool, KeyFileError> {
     let now = now.replace_nanosecond(0).unwrap_or(now);
     let material = KeyMaterial::generate(number, algorithm, now)
@@ -290,7 +289,7 @@ fn add(dir: &Path, number: u8, algorithm: Algorithm, now: OffsetDateTime) -> Res
         .map_err(|_| KeyFileError::Key { path: dir.to_owned(), source: KeyError::Random })?;
     let temporary = dir.join(format!(".{number}.{id}"));
     write(&temporary, &material).map_err(failed(&temporary))?;
-    // A link, unlike a rename, never replaces what is there.
+    // Unlike a rename, a hard link never replaces an existing file.
     let linked = fs::hard_link(&temporary, &path);
     fs::remove_file(&temporary).map_err(failed(&temporary))?;
     match linked {
@@ -473,16 +472,16 @@ mod tests {
         tokio::spawn(watch_dir(dir.clone(), ACTIVATION, Arc::clone(&keys)));
         tokio::task::yield_now().await;
         rotate(&dir, Algorithm::Hs256, NOW).expect("added");
-        tokio::time::sleep(REREAD + Duration::from_millis(1)).await;
+        tokio::time::sleep(REREAD_INTERVAL + Duration::from_millis(1)).await;
         assert!(keys.load().by_number(2).is_some());
 
         rotate(&dir, Algorithm::Hs256, NOW).expect("added");
         keys.notify_unknown_key();
-        tokio::time::sleep(REREAD_SOONEST + Duration::from_millis(1)).await;
+        tokio::time::sleep(MIN_REREAD_INTERVAL + Duration::from_millis(1)).await;
         assert!(keys.load().by_number(3).is_some(), "sooner when asked for");
 
         fs::write(dir.join("1.toml"), "garbage").expect("written");
-        tokio::time::sleep(REREAD * 3).await;
+        tokio::time::sleep(REREAD_INTERVAL * 3).await;
         assert_eq!(keys.load().keys().len(), 3);
     }
 }

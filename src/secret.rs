@@ -1,4 +1,4 @@
-//! Secrets that come from files, as container platforms hand them out.
+//! Secrets in files, such as those mounted by container platforms.
 
 use std::fs;
 use std::io;
@@ -7,12 +7,12 @@ use std::path::Path;
 use secrecy::SecretString;
 use zeroize::Zeroize;
 
-/// Reads the secret in the file `path`, without the line end that editors and `echo` add.
+/// Reads a secret from a file, without the line end that editors and `echo` add.
 ///
 /// # Errors
 ///
-/// If the file can't be read, or isn't text (then the error is of the kind
-/// [`InvalidData`](io::ErrorKind::InvalidData)).
+/// Returns an error if the file cannot be read, with the kind [`InvalidData`](io::ErrorKind::InvalidData) if it
+/// is not UTF-8.
 ///
 /// ```
 /// use secrecy::ExposeSecret;
@@ -30,7 +30,7 @@ pub fn read_file(path: &Path) -> io::Result<SecretString> {
     Ok(secret)
 }
 
-/// `text` less one line end.
+/// Returns `text` without one trailing line end.
 #[must_use]
 pub fn without_line_end(text: &str) -> &str {
     let text = text.strip_suffix('\n').unwrap_or(text);
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_line_end_goes_and_nothing_else() {
+    fn without_line_end_removes_one_line_end_only() {
         assert_eq!(without_line_end("a\n"), "a");
         assert_eq!(without_line_end("a\r\n"), "a");
         assert_eq!(without_line_end("a\n\n"), "a\n");

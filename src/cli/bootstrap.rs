@@ -1,4 +1,4 @@
-//! What commands need before they can begin: the database and the keys.
+//! Resources that several commands need: database, keys, certificate, log.
 
 use std::sync::Arc;
 
@@ -17,13 +17,13 @@ use crate::services::password::PasswordHasher;
 use crate::services::users::Users;
 use crate::telemetry::{ExporterHandle, LogGuard, SpanSender};
 
-/// Runs a command that waits for things.
+/// Runs an asynchronous command on a new runtime.
 pub(super) fn block_on<T>(command: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    runtime.map_err(|error| CliError::failed("can't start the runtime", error))?.block_on(command)
+    runtime.map_err(|error| CliError::failed("cannot start the runtime", error))?.block_on(command)
 }
 
-/// Reads the certificate of the public listener, if it speaks TLS.
+/// Loads the certificate of the public listener, if it has one.
 pub(super) fn certificate(
     config: &Config,
     clock: Arc<dyn Clock>,
@@ -34,37 +34,38 @@ pub(super) fn certificate(
     Ok(Some(Arc::new(certificate)))
 }
 
-/// Every connection needs a descriptor, and what is forwarded another one.
+/// Raises the limit on open files, and warns if it is too low: a connection needs one file descriptor, and a
+/// second one while it is proxied.
 pub(super) fn check_file_limit(config: &Config) {
     let needed = 2 * config.server.limits.connections as u64 + OTHER_FILES;
     if let Some(limit) = raise_file_limit().filter(|limit| *limit < needed) {
         tracing::warn!(
             limit,
             needed,
-            "this process may open too few files for server.max_connections: raise its limit (LimitNOFILE, ulimit -n)"
+            "the limit on open files is too low for server.max_connections: raise it (LimitNOFILE, ulimit -n)"
         );
     }
 }
 
-/// Begins to log. What waits is written when the log is dropped.
+/// Starts the log. Buffered lines are written when the guard is dropped.
 pub(super) fn log(config: &Config) -> LogGuard {
     LogGuard::to_stderr(config.log.format)
 }
 
-/// Begins to export spans, where that is configured.
+/// Starts the export of spans, if it is configured.
 pub(super) fn spans(config: &Config) -> Result<Option<(SpanSender, ExporterHandle)>, CliError> {
     let start = |otlp: &config::Otlp| SpanSender::start(otlp.endpoint.as_str(), otlp.sample);
     config.otlp.as_ref().map(start).transpose().map_err(CliError::misconfigured)
 }
 
-/// Opens the database, with its tables up to date.
+/// Opens the database and migrates its tables.
 pub(super) async fn stores(config: &Config) -> Result<Stores, CliError> {
     let stores = open(config).await?;
     stores.migrate().await?;
     Ok(stores)
 }
 
-/// Opens the database as it is.
+/// Opens the database without migration.
 pub(super) async fn open(config: &Config) -> Result<Stores, CliError> {
     let url = config.database.url.expose_secret();
     if let Some(file) = db::sqlite_path(url) {
@@ -74,14 +75,14 @@ pub(super) async fn open(config: &Config) -> Result<Stores, CliError> {
     Ok(db::open(url, &options).await?)
 }
 
-/// The users, for commands that change them.
+/// Returns the user service.
 pub(super) fn users(config: &Config, stores: &Stores) -> Result<Users, CliError> {
     let passwords = PasswordHasher::new(password_settings(&config.login)).map_err(CliError::misconfigured)?;
     Ok(Users::new(Arc::clone(&stores.users), Arc::new(passwords), Arc::new(crate::clock::SystemClock)))
 }
 
-/// Reads the keys. An embedded database's first start makes them; with a shared one each replica
-/// would make its own.
+/// Loads the keys. With an embedded database the first start creates them; with a shared one each replica
+/// would create its own.
 pub(super) fn keys(config: &Config, embedded: bool, now: OffsetDateTime) -> Result<KeyRing, CliError> {
     let tokens = &config.tokens;
     let ring = match &tokens.keys {
@@ -101,12 +102,12 @@ pub(super) fn keys(config: &Config, embedded: bool, now: OffsetDateTime) -> Resu
     Ok(ring)
 }
 
-/// The folder of the keys, for commands that change it.
+/// Returns the key directory.
 pub(super) fn key_dir(config: &Config) -> Result<&std::path::Path, CliError> {
     match &config.tokens.keys {
         KeySource::Dir(dir) => Ok(dir),
         KeySource::Secret(_) => Err(CliError::Refused(
-            "the keys come from tokens.secret: to have a key folder, take tokens.secret out of the configuration"
+            "the keys come from tokens.secret: remove it from the configuration to use tokens.key_dir"
                 .to_owned(),
         )),
     }
@@ -116,16 +117,16 @@ fn make_keys(config: &Config, now: OffsetDateTime) -> Result<(), CliError> {
     let dir = key_dir(config)?;
     match key_store::init(dir, config.tokens.algorithm, now) {
         Ok(_) => {
-            tracing::info!(dir = %dir.display(), "made the first signing key");
+            tracing::info!(dir = %dir.display(), "created the first signing key");
             Ok(())
         }
-        // Another process was faster.
+        // Another process created it first.
         Err(KeyFileError::Exists(_)) => Ok(()),
         Err(error) => Err(CliError::misconfigured(error)),
     }
 }
 
-/// An upstream that checks HS256 holds the key itself, and could make sessions with it.
+/// Refuses HS256 for upstream tokens: an upstream that verifies HS256 holds the key and could issue sessions.
 pub(super) fn check_bearer_algorithm(
     config: &Config,
     ring: &KeyRing,
@@ -139,15 +140,15 @@ pub(super) fn check_bearer_algorithm(
     }
     Err(CliError::Misconfigured(
         format!(
-            "the route {} has bearer, which needs tokens signed with ES256 or EdDSA, but the key that signs is for \
-             HS256: set tokens.algorithm and run `sekisho key rotate`",
+            "the route {} has bearer, which requires ES256 or EdDSA, but the signing key is for HS256: set \
+             tokens.algorithm and run `sekisho key rotate`",
             route.path.as_str()
         )
         .into(),
     ))
 }
 
-/// What the process has open besides connections: the database, logs, key files.
+/// Allowance for files other than connections: database, logs, key files.
 const OTHER_FILES: u64 = 100;
 
 impl From<DbError> for CliError {

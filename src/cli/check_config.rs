@@ -8,16 +8,16 @@ use crate::app;
 use crate::clock::SystemClock;
 use crate::config::LoadedConfig;
 
-/// Says which configuration was read and that it is good.
+/// Checks the routes and the certificate too, and prints the file and the warnings.
 pub(super) fn run(loaded: &LoadedConfig) -> Result<(), CliError> {
     app::check_routes(&loaded.config).map_err(CliError::misconfigured)?;
     bootstrap::certificate(&loaded.config, Arc::new(SystemClock))?;
     let mut lines = vec![match &loaded.file {
         Some(file) => format!("configuration file: {}", file.display()),
-        None => "configuration file: none, only the defaults and the environment".to_owned(),
+        None => "configuration file: none, using defaults and environment".to_owned(),
     }];
     lines.extend(loaded.warnings.iter().map(|warning| format!("warning: {warning}")));
-    lines.push("configuration is good".to_owned());
+    lines.push("configuration is valid".to_owned());
     output::print_lines(&lines)
 }
 
@@ -26,4 +26,4 @@ Examples:
   sekisho check-config
   sekisho check-config --config /etc/sekisho/sekisho.toml
 
-Exit code 78 means that something is wrong with it; standard error says what, in one line.";
+Exit code 78 means that the configuration is invalid; standard error names the first error.";

@@ -61,7 +61,7 @@ pub(super) fn run(args: &DemoArgs, file: Option<PathBuf>) -> Result<(), CliError
     })
 }
 
-/// Puts the sample user and the movies there, unless an earlier demo did.
+/// Creates the sample user and the movies, unless they exist.
 async fn seed(config: &Config, stores: &Stores) -> Result<(), CliError> {
     let users = bootstrap::users(config, stores)?;
     let sample = NewUser {
@@ -74,7 +74,7 @@ async fn seed(config: &Config, stores: &Stores) -> Result<(), CliError> {
         Ok(_) | Err(UserError::Store(StoreError::Conflict(_))) => {}
         Err(error) => return Err(error.into()),
     }
-    let failed = |error| CliError::failed("can't store the movies", error);
+    let failed = |error| CliError::failed("cannot store the movies", error);
     let (_, there) = stores.movies.list_movies(&MovieQuery::default()).await.map_err(failed)?;
     if there == 0 {
         stores.movies.insert_movies(&sample_movies()).await.map_err(failed)?;
@@ -92,7 +92,7 @@ fn banner(origin: &str) -> [String; 5] {
     ]
 }
 
-/// Where the demo keeps its database and keys, below the current directory.
+/// The directory of database and keys, below the current directory.
 const DIR: &str = "data/demo";
 const EMAIL: &str = "taro@example.jp";
 const PASSWORD: &str = "mountain-lantern-over-hakone";
@@ -102,9 +102,9 @@ Examples:
   sekisho demo                            on http://localhost:8080
   sekisho demo --listen localhost:9000
 
-It prints the address and the sample sign-in. Access tokens live 20 seconds, so that renewals can be
-watched; nothing of it is fit for production. What it keeps is below data/demo. It reads no
-configuration but the file that --config names, if any.";
+The demo prints its address and the sample credentials. Access tokens expire after 20 seconds, so that
+refreshes can be observed. It is not suitable for production. Its data is in data/demo. It reads no
+configuration except a file given with --config.";
 
 #[cfg(test)]
 mod tests {
@@ -112,7 +112,7 @@ mod tests {
     use crate::config::Config;
 
     #[test]
-    fn its_configuration_is_good() {
+    fn demo_configuration_is_valid() {
         for (listen, origin) in [
             ("localhost:8080", "http://localhost:8080"),
             ("127.0.0.1:0", "http://127.0.0.1:1"),

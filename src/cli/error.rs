@@ -1,31 +1,32 @@
-//! How a command fails, and how that is said.
+//! Errors of commands, and their output.
 
 use std::error::Error;
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::{ExitCode, Termination};
 
 use clap::error::ErrorKind;
 
-use super::import::ImportError;
 use crate::backend::db::DbError;
 use crate::config::ConfigError;
+use crate::services::store::StoreError;
 
-/// How the program ends.
+/// The exit status of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitStatus {
-    /// Done: 0.
+    /// Success: 0.
     Done,
-    /// Failed while running: 1.
+    /// Failure: 1.
     Failed,
     /// Wrong usage: 2.
     Usage,
-    /// Bad configuration: 78, as `EX_CONFIG` in BSD's `sysexits.h`.
+    /// Invalid configuration: 78, `EX_CONFIG` of `sysexits.h`.
     Config,
 }
 
 impl ExitStatus {
-    /// The process's exit code.
+    /// Returns the exit code of the process.
     #[must_use]
     pub const fn code(self) -> u8 {
         match self {
@@ -43,71 +44,91 @@ impl Termination for ExitStatus {
     }
 }
 
-/// Why a command could not do what it was asked.
+/// An error of a command.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CliError {
-    /// A file to import has lines that can't be imported.
-    #[error("{}: {} bad lines, nothing was imported", file.display(), lines.len())]
+    /// A file with lines that cannot be imported.
+    #[error("{}: {} invalid lines, nothing was imported", file.display(), lines.len())]
     BadImport {
         /// The file.
         file: PathBuf,
-        /// Each bad line.
+        /// The invalid lines.
         lines: Vec<ImportError>,
     },
-    /// The configuration is bad.
+    /// An invalid configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The database can't be used.
+    /// An error of the database.
     #[error(transparent)]
     Database(DbError),
-    /// Something that was tried failed.
+    /// A failed operation.
     #[error("{doing}")]
     Failed {
-        /// What failed: "can't open the database".
+        /// The operation, such as "cannot open the database".
         doing: String,
-        /// Why.
+        /// The cause.
         source: Box<dyn Error + Send + Sync>,
     },
-    /// A setting is of no use, although it is well formed.
+    /// A well-formed setting that cannot be used.
     #[error("{0}")]
     Misconfigured(#[source] Box<dyn Error + Send + Sync>),
-    /// Standard output can't be written to.
-    #[error("can't write to standard output")]
+    /// Standard output cannot be written.
+    #[error("cannot write to standard output")]
     Output(#[source] io::Error),
-    /// What was asked for can't be done; says why, and what can.
+    /// A request that cannot be fulfilled, with the reason and the remedy.
     #[error("{0}")]
     Refused(String),
-    /// The command was called in a way that can't work; says how it can.
+    /// Wrong usage, with the remedy.
     #[error("{0}")]
     Usage(String),
 }
 
+/// A line that cannot be imported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImportError {
+    /// The line, from 1.
+    pub line: u64,
+    /// The problem.
+    pub reason: String,
+}
+
+impl fmt::Display for ImportError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}: {}", self.line, self.reason)
+    }
+}
+
 impl CliError {
-    /// That `doing` failed because of `source`.
+    /// Creates the error of a failed operation.
     pub fn failed(doing: impl Into<String>, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Failed { doing: doing.into(), source: source.into() }
     }
 
-    /// That a setting is of no use, as `error` says.
+    /// Creates the error of a setting that cannot be used.
     pub fn misconfigured(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Misconfigured(error.into())
     }
 
-    /// How the program ends with it.
+    /// Returns the exit status for this error.
     #[must_use]
     pub fn exit(&self) -> ExitStatus {
         match self {
             Self::Config(_) | Self::Misconfigured(_) => ExitStatus::Config,
             Self::Usage(_) => ExitStatus::Usage,
-            // Whoever read our output has seen enough, as `head` does.
+            // The reader closed the pipe, as `head` does.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitStatus::Done,
             _ => ExitStatus::Failed,
         }
     }
 }
 
-/// Prints an error of a command.
+/// Converts an error of the session or user store.
+pub(super) fn store_error(error: StoreError) -> CliError {
+    CliError::failed("cannot query the database", error)
+}
+
+/// Prints an error and returns its exit status.
 pub(super) fn report(error: &CliError) -> ExitStatus {
     let exit = error.exit();
     if exit == ExitStatus::Done {
@@ -122,11 +143,11 @@ pub(super) fn report(error: &CliError) -> ExitStatus {
     exit
 }
 
-/// Prints an error of the command line itself; or what was asked for, if that was help.
+/// Prints an error of argument parsing, or the requested help or version.
 pub(super) fn report_usage(error: &clap::Error) -> ExitStatus {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            // Into a closed pipe, as with `--help | head`, is no failure.
+            // A closed pipe, as in `--help | head`, is not a failure.
             let _ = error.print();
             ExitStatus::Done
         }
@@ -141,23 +162,23 @@ pub(super) fn report_usage(error: &clap::Error) -> ExitStatus {
     }
 }
 
-/// The error and its causes, each after a colon.
+/// Formats an error and its causes, separated by colons.
 pub(super) fn display_chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        let said = error.to_string();
-        // Some errors tell their cause themselves.
-        if !text.ends_with(&said) {
+        let message = error.to_string();
+        // Some errors include the message of their cause.
+        if !text.ends_with(&message) {
             text.push_str(": ");
-            text.push_str(&said);
+            text.push_str(&message);
         }
         cause = error.source();
     }
     text
 }
 
-/// clap's paragraphs as one line, without the usage at their end.
+/// Joins the paragraphs of a clap error into one line and drops the usage.
 fn usage_line(text: &str) -> String {
     let text = text.split("\n\nUsage:").next().unwrap_or_default();
     let text = text.split("\n\nFor more information").next().unwrap_or_default();
@@ -172,14 +193,14 @@ fn usage_line(text: &str) -> String {
     line + " (more with --help)"
 }
 
-/// The one place that writes to standard error. Control characters, which may come from a file or an
-/// argument, become spaces, so that it is one line and can't command a terminal.
+/// Prints one line on standard error. Control characters, which may come from a file or an argument, become
+/// spaces, so that they neither break the line nor reach the terminal.
 fn print_line(text: &str) {
     let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let mut stderr = io::stderr().lock();
     let coloured = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let name = if coloured { "\x1b[1;31msekisho:\x1b[0m" } else { "sekisho:" };
-    // With standard error gone there is nobody left to tell.
+    // There is no other place for an error if standard error is closed.
     let _ = writeln!(stderr, "{name} {text}");
 }
 
@@ -188,13 +209,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_comes_with_its_causes() {
-        let error = CliError::failed("can't open the database", io::Error::other("disk on fire"));
-        assert_eq!(display_chain(&error), "can't open the database: disk on fire");
+    fn display_chain_joins_causes() {
+        let error = CliError::failed("cannot open the database", io::Error::other("disk on fire"));
+        assert_eq!(display_chain(&error), "cannot open the database: disk on fire");
     }
 
     #[test]
-    fn clap_s_paragraphs_become_a_line() {
+    fn usage_line_joins_paragraphs() {
         let text = "error: unexpected argument '--x' found\n\n  tip: a similar argument exists: '--y'\n\n\
                     Usage: sekisho [OPTIONS]\n\nFor more information, try '--help'.\n";
         assert_eq!(

@@ -8,14 +8,14 @@ mod csv;
 mod hash;
 
 use std::collections::HashMap;
-use std::fmt;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use super::user::{parse_email, parse_role};
+use super::args::{parse_email, parse_role};
+use super::error::ImportError;
 use crate::models::user::Role;
 
 /// A user to be.
@@ -33,21 +33,6 @@ pub struct ImportedUser {
     pub role: Role,
     /// Whether the user may not sign in.
     pub disabled: bool,
-}
-
-/// A line that can't be imported.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ImportError {
-    /// The line, from 1.
-    pub line: u64,
-    /// What is wrong with it.
-    pub reason: String,
-}
-
-impl fmt::Display for ImportError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}: {}", self.line, self.reason)
-    }
 }
 
 /// How a file is written.

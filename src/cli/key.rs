@@ -1,4 +1,4 @@
-//! `sekisho key …`: the keys that sign tokens.
+//! `sekisho key …`.
 
 use std::cmp::Ordering;
 use std::path::Path;
@@ -9,8 +9,7 @@ use time::OffsetDateTime;
 
 use super::bootstrap;
 use super::error::CliError;
-use super::output::{self, TableRow};
-use super::user::sessions_ended;
+use super::output::{self, TableRow, sessions_ended};
 use crate::backend::db;
 use crate::client_info::ClientInfo;
 use crate::clock::{Clock, SystemClock};
@@ -21,19 +20,19 @@ use crate::models::session::EndReason;
 use crate::services::keys::KeyMaterial;
 use crate::services::store::{SessionFilter, SessionTermination};
 
-/// What to do with keys.
+/// Subcommands of `sekisho key`.
 #[derive(Clone, Debug, Subcommand)]
 pub enum KeyCommand {
-    /// Make the first key, in tokens.key_dir
+    /// Create the first key in tokens.key_dir
     #[command(after_help = INIT_EXAMPLES)]
     Init,
     /// List the keys, without their secrets
     #[command(after_help = "Examples:\n  sekisho key list\n  sekisho key list --json")]
     List(KeyList),
-    /// Add a key: accepted at once, and signing after tokens.key_activation
+    /// Add a key, which signs after tokens.key_activation
     #[command(after_help = ROTATE_EXAMPLES)]
     Rotate,
-    /// Drop a key now; tells how many sessions end with it
+    /// Remove a key and end the sessions that use it
     #[command(after_help = RETIRE_EXAMPLES)]
     Retire(KeyRetire),
 }
@@ -49,15 +48,15 @@ pub struct KeyList {
 /// Arguments of `sekisho key retire`.
 #[derive(Args, Clone, Debug)]
 pub struct KeyRetire {
-    /// The key's number, as `sekisho key list` shows it
+    /// Number of the key as shown by `sekisho key list`
     #[arg(value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
     pub number: u8,
 }
 
-/// Does what is to be done with keys.
+/// Runs a key command.
 pub(super) async fn run(command: KeyCommand, config: &Config) -> Result<(), CliError> {
     let dir = bootstrap::key_dir(config)?;
-    // Files of another user's would be of no use to the server.
+    // The server could not read files of another user.
     db::check_owner(dir)?;
     let algorithm = config.tokens.algorithm;
     let now = SystemClock.now();
@@ -81,7 +80,7 @@ pub(super) async fn run(command: KeyCommand, config: &Config) -> Result<(), CliE
     output::print_lines(&[said])
 }
 
-/// First the sessions, then the key: if the database does not answer, nothing has happened.
+/// Ends the sessions before it removes the key, so that a database error changes nothing.
 async fn retire(dir: &Path, number: u8, config: &Config) -> Result<String, CliError> {
     if !key_store::list(dir)?.iter().any(|key| key.number == number) {
         return Err(KeyFileError::Unknown(number).into());

@@ -8,10 +8,10 @@ pub(super) const EXAMPLES: &str = "\
 Example:
   sekisho migrate --config /etc/sekisho/sekisho.toml
 
-`sekisho serve` does so by itself at its start. This is for doing it beforehand, for instance as a
-database user who may change tables. It can be repeated, and several at once are safe.";
+`sekisho serve` migrates on startup too. Run this command to migrate beforehand, for instance as a database
+user with more privileges. Repeated and concurrent runs are safe.";
 
-/// Brings the tables up to date, and says what that took.
+/// Applies pending migrations and prints them.
 pub(super) async fn run(config: &Config) -> Result<(), CliError> {
     let stores = bootstrap::open(config).await?;
     let applied = stores.migrate().await;

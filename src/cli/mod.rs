@@ -1,13 +1,13 @@
-//! The command line: what each command is called, what it takes, and how it ends.
+//! The command line.
 //!
-//! One file for each noun. A command gets its parsed arguments and the loaded configuration; what it
-//! can't do comes back as a [`CliError`], which is printed here, in one line, and nowhere else.
+//! There is one file for each command. A command receives its parsed arguments and the configuration, and
+//! returns a [`CliError`], which [`run`] prints in one line.
 
+mod args;
 mod bootstrap;
 mod check_config;
 pub mod demo;
 mod error;
-mod explain;
 mod healthcheck;
 pub mod import;
 pub mod key;
@@ -39,42 +39,41 @@ pub struct Cli {
     /// Read this configuration file [default: ./sekisho.toml, then /etc/sekisho/sekisho.toml]
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the gateway
     #[command(after_help = serve::EXAMPLES)]
     Serve(serve::ServeArgs),
-    /// Run a gateway to try out, with a sample user and movies
+    /// Run a demo gateway with a sample user and movies
     #[command(after_help = demo::EXAMPLES)]
     Demo(demo::DemoArgs),
-    /// Bring the database's tables up to date
+    /// Create or migrate the database tables
     #[command(after_help = migrate::EXAMPLES)]
     Migrate,
-    /// Check the configuration and name what is wrong with it
+    /// Check the configuration
     #[command(after_help = check_config::EXAMPLES)]
     CheckConfig,
     /// Manage users
     #[command(subcommand, after_help = user::EXAMPLES)]
     User(user::UserCommand),
-    /// List, explain and end sessions
+    /// Manage sessions
     #[command(subcommand, after_help = session::EXAMPLES)]
     Session(session::SessionCommand),
-    /// Manage the keys that sign tokens
+    /// Manage signing keys
     #[command(subcommand, after_help = key::EXAMPLES)]
     Key(key::KeyCommand),
-    /// Ask the running gateway whether it is ready: exit code 0 if so, else 1
+    /// Check whether the running gateway is ready; exit code 0 if so, else 1
     #[command(after_help = healthcheck::EXAMPLES)]
     Healthcheck,
 }
 
-/// Parses `args` (the program's name first), does what they say, and tells how it went. Can be called
-/// any number of times.
+/// Parses `args`, which begin with the program name, runs the command and returns its exit status.
 pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitStatus {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
@@ -105,13 +104,13 @@ fn load(file: Option<PathBuf>) -> Result<LoadedConfig, CliError> {
 
 const EXAMPLES: &str = "\
 Examples:
-  sekisho demo                                try it out on http://localhost:8080
-  sekisho check-config                        what is wrong with ./sekisho.toml?
+  sekisho demo                                start the demo on http://localhost:8080
+  sekisho check-config                        check ./sekisho.toml
   sekisho serve --config /etc/sekisho/sekisho.toml
   sekisho user create --email ada@example.com --role admin
 
-Every setting can also come from the environment: server.listen is SEKISHO_SERVER__LISTEN.
-Exit codes: 0 done, 1 failed while running, 2 wrong usage, 78 bad configuration.";
+Settings can also come from the environment: server.listen is SEKISHO_SERVER__LISTEN.
+Exit codes: 0 success, 1 failure, 2 wrong usage, 78 invalid configuration.";
 
 #[cfg(test)]
 mod tests {
@@ -120,12 +119,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_commands_are_well_formed() {
+    fn commands_are_well_formed() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn several_sessions_can_be_named() {
+    fn session_revoke_accepts_several_ids() {
         let (one, other) = ("0198c0de-0000-4000-8000-000000000001", "0198c0de-0000-4000-8000-000000000002");
         let cli =
             Cli::try_parse_from(["sekisho", "session", "revoke", one, other, "--config", "x.toml"]).unwrap();
@@ -135,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_taken_in_lower_case() {
+    fn user_create_lowercases_the_email() {
         let cli = Cli::try_parse_from(["sekisho", "user", "create", "--email", "Ada@Example.com"]).unwrap();
         let Command::User(user::UserCommand::Create(create)) = cli.command else { panic!("create") };
         assert_eq!((create.email.as_str(), create.role.as_str()), ("ada@example.com", "user"));

@@ -1,4 +1,4 @@
-//! Lists on standard output: columns for people, JSON for programs.
+//! Output of commands: aligned columns, or JSON.
 
 use std::io::{self, Write};
 
@@ -8,50 +8,50 @@ use time::format_description::well_known::Rfc3339;
 
 use super::error::CliError;
 
-/// One line of a list. Its JSON is that of `Serialize`.
+/// A row of a list. Its JSON form is that of [`Serialize`].
 pub trait TableRow: Serialize {
-    /// The columns' names.
+    /// The column headings.
     const HEAD: &'static [&'static str];
 
-    /// What stands in each column.
+    /// Returns the text of each column.
     fn cells(&self) -> Vec<String>;
 }
 
-/// Prints a list: as a JSON array, or in aligned columns under a head.
+/// Prints a list as a JSON array or as aligned columns with headings.
 ///
 /// # Errors
 ///
-/// If standard output can't be written to.
+/// Returns [`CliError::Output`] if writing fails.
 pub fn print_list<R: TableRow>(rows: &[R], json: bool) -> Result<(), CliError> {
     let mut out = io::stdout().lock();
     let written = if json { write_json(&mut out, rows) } else { write_table(&mut out, rows) };
     written.and_then(|()| out.flush()).map_err(CliError::Output)
 }
 
-/// Prints one thing as JSON.
+/// Prints a value as JSON.
 ///
 /// # Errors
 ///
-/// If standard output can't be written to.
+/// Returns [`CliError::Output`] if writing fails.
 pub fn print_json(value: &impl Serialize) -> Result<(), CliError> {
     let mut out = io::stdout().lock();
     let written = serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from);
     written.and_then(|()| writeln!(out)).and_then(|()| out.flush()).map_err(CliError::Output)
 }
 
-/// Prints text of several lines, in which others may have chosen some of the words.
+/// Prints text of several lines, with control characters replaced.
 ///
 /// # Errors
 ///
-/// If standard output can't be written to.
+/// Returns [`CliError::Output`] if writing fails.
 pub fn print_text(text: &str) -> Result<(), CliError> {
     let lines: Vec<_> = text.lines().map(sanitize).collect();
     print_lines(&lines)
 }
 
-/// Says on standard error what is not as it should be, although the command was done.
+/// Prints a warning on standard error.
 pub fn print_warning(text: &str) {
-    // Nobody may be listening.
+    // The warning is best effort: standard error may be closed.
     let _ = writeln!(io::stderr(), "sekisho: warning: {text}");
 }
 
@@ -59,26 +59,35 @@ pub fn print_warning(text: &str) {
 ///
 /// # Errors
 ///
-/// If standard output can't be written to.
+/// Returns [`CliError::Output`] if writing fails.
 pub fn print_lines(lines: &[impl AsRef<str>]) -> Result<(), CliError> {
     let mut out = io::stdout().lock();
     let written = lines.iter().try_for_each(|line| writeln!(out, "{}", line.as_ref()));
     written.and_then(|()| out.flush()).map_err(CliError::Output)
 }
 
-/// A time for people, to the minute, in UTC.
+/// Formats a time to the minute, in UTC.
 #[must_use]
 pub fn minute(time: OffsetDateTime) -> String {
-    first(16, time)
+    format_prefix(16, time)
 }
 
-/// A time for people who compare it with a log, to the second, in UTC.
+/// Formats a time to the second, in UTC.
 #[must_use]
 pub fn second(time: OffsetDateTime) -> String {
-    first(19, time)
+    format_prefix(19, time)
 }
 
-fn first(characters: usize, time: OffsetDateTime) -> String {
+/// Formats the result of a command that terminates sessions.
+pub(super) fn sessions_ended(count: usize) -> String {
+    match count {
+        0 => "no session ended".to_owned(),
+        1 => "1 session ended".to_owned(),
+        _ => format!("{count} sessions ended"),
+    }
+}
+
+fn format_prefix(characters: usize, time: OffsetDateTime) -> String {
     let text = time.to_offset(time::UtcOffset::UTC).format(&Rfc3339).unwrap_or_default();
     text.get(..characters).map(|part| part.replace('T', " ")).unwrap_or_default()
 }
@@ -103,7 +112,7 @@ fn write_table<R: TableRow>(out: &mut impl Write, rows: &[R]) -> io::Result<()> 
     Ok(())
 }
 
-/// Users choose their names and agents, which must not command a terminal.
+/// Returns the cells with control characters replaced: user names and agents could contain terminal escapes.
 fn plain_cells(row: &impl TableRow) -> Vec<String> {
     row.cells().iter().map(|cell| sanitize(cell)).collect()
 }

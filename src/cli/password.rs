@@ -24,8 +24,8 @@ pub fn read_new(from_stdin: bool, min_length: u32) -> Result<SecretString, CliEr
                       --password-stdin";
         return Err(CliError::Usage(remedy.to_owned()));
     }
-    let first = ask(&format!("Password, at least {min_length} characters: "))?;
-    let second = ask("Once more: ")?;
+    let first = prompt(&format!("Password, at least {min_length} characters: "))?;
+    let second = prompt("Once more: ")?;
     if first.expose_secret() != second.expose_secret() {
         return Err(CliError::Refused("the two passwords differ".to_owned()));
     }
@@ -36,18 +36,18 @@ pub fn read_new(from_stdin: bool, min_length: u32) -> Result<SecretString, CliEr
 fn from_reader(reader: impl Read) -> Result<SecretString, CliError> {
     let mut text = String::new();
     reader
-        .take(LONGEST)
+        .take(MAX_INPUT_BYTES)
         .read_to_string(&mut text)
-        .map_err(|error| CliError::failed("can't read a password from standard input", error))?;
+        .map_err(|error| CliError::failed("cannot read a password from standard input", error))?;
     let password = SecretString::from(without_line_end(&text));
     text.zeroize();
     not_empty(password)
 }
 
-fn ask(prompt: &str) -> Result<SecretString, CliError> {
+fn prompt(prompt: &str) -> Result<SecretString, CliError> {
     rpassword::prompt_password(prompt)
         .map(SecretString::from)
-        .map_err(|error| CliError::failed("can't ask for a password", error))
+        .map_err(|error| CliError::failed("cannot prompt for a password", error))
 }
 
 fn not_empty(password: SecretString) -> Result<SecretString, CliError> {
@@ -57,8 +57,8 @@ fn not_empty(password: SecretString) -> Result<SecretString, CliError> {
     Ok(password)
 }
 
-/// More than any password may have, so that a longer one is refused and not cut, in bytes.
-const LONGEST: u64 = 64 * 1024;
+/// More than any password may have, so that a longer one is refused instead of truncated.
+const MAX_INPUT_BYTES: u64 = 64 * 1024;
 
 #[cfg(test)]
 mod tests {

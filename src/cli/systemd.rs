@@ -1,33 +1,35 @@
-//! What the service manager is told, where it asks for it (`NOTIFY_SOCKET`, sd_notify(3)).
+//! Notifications for systemd, see sd_notify(3). Without `NOTIFY_SOCKET` they have no effect.
 
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-/// Requests are served.
+/// Reports that the server accepts requests.
 pub(super) fn notify_ready() {
     notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
 }
 
-/// The configuration is being read again. [`reloaded`] must follow.
+/// Reports the start of a reload. [`reloaded`] must follow.
 pub(super) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[NotifyState::Reloading, now]),
-        Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "this system has no clock"),
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "cannot read the monotonic clock")
+        }
     }
 }
 
-/// It was read, and this came of it.
+/// Reports the end of a reload with its outcome.
 pub(super) fn reloaded(outcome: &str) {
     notify(&[NotifyState::Ready, NotifyState::Status(outcome)]);
 }
 
-/// The end has begun.
+/// Reports the start of the shutdown.
 pub(super) fn stopping() {
     notify(&[NotifyState::Stopping]);
 }
 
-/// Shows that the process is alive for as long as it runs, if that is watched (`WatchdogSec=`).
+/// Returns a task that sends keep-alive notifications, if the unit sets `WatchdogSec=`.
 pub(super) fn watchdog() -> Option<impl Future<Output = ()>> {
     let period = sd_notify::watchdog_enabled().filter(|period| *period > Duration::ZERO)?;
     Some(async move {
@@ -39,9 +41,8 @@ pub(super) fn watchdog() -> Option<impl Future<Output = ()>> {
     })
 }
 
-/// Costs one datagram, or nothing where nobody asks.
 fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(error = &error as &dyn std::error::Error, "the service manager could not be told");
+        tracing::warn!(error = &error as &dyn std::error::Error, "cannot notify the service manager");
     }
 }

@@ -10,20 +10,21 @@ use secrecy::SecretString;
 use serde::Serialize;
 use time::OffsetDateTime;
 
+use super::args::{parse_email, parse_role};
 use super::error::CliError;
 use super::import::{self, Format, ImportedUser};
-use super::output::{self, TableRow};
+use super::output::{self, TableRow, sessions_ended};
 use super::{bootstrap, password};
 use crate::client_info::ClientInfo;
 use crate::config::Config;
 use crate::models::user::{Role, User};
 use crate::services::store::StoreError;
-use crate::services::users::{self, HashedUser, NewUser, UserError, Users};
+use crate::services::users::{HashedUser, NewUser, UserError, Users};
 
-/// What to do with users.
+/// Subcommands of `sekisho user`.
 #[derive(Clone, Debug, Subcommand)]
 pub enum UserCommand {
-    /// Create a user; asks for the password twice
+    /// Create a user; prompts for the password twice
     #[command(after_help = CREATE_EXAMPLES)]
     Create(UserCreate),
     /// List all users
@@ -31,22 +32,22 @@ pub enum UserCommand {
         after_help = "Examples:\n  sekisho user list\n  sekisho user list --json | jq -r '.[] | select(.disabled) | .email'"
     )]
     List(UserList),
-    /// Set a user's password, which ends their sessions; asks for it twice
+    /// Set a user's password and end their sessions; prompts for it twice
     #[command(after_help = PASSWD_EXAMPLES)]
     Passwd(UserPasswd),
-    /// Set a user's role, which ends their sessions
+    /// Set a user's role and end their sessions
     #[command(after_help = "Example:\n  sekisho user role ada@example.com admin")]
     Role(UserRole),
-    /// Forbid a user to sign in, and end their sessions
+    /// Disable a user and end their sessions
     #[command(after_help = "Example:\n  sekisho user disable bob@example.com")]
     Disable(UserName),
-    /// Let a user sign in again
+    /// Enable a disabled user
     #[command(after_help = "Example:\n  sekisho user enable bob@example.com")]
     Enable(UserName),
-    /// Delete a user, and end their sessions
+    /// Delete a user and end their sessions
     #[command(after_help = DELETE_EXAMPLES)]
     Delete(UserName),
-    /// Import users with the password hashes that they have: all of a file, or nothing
+    /// Import users with their password hashes from a file; all of them or none
     #[command(after_help = import::EXAMPLES)]
     Import(UserImport),
 }
@@ -54,16 +55,16 @@ pub enum UserCommand {
 /// Arguments of `sekisho user create`.
 #[derive(Args, Clone, Debug)]
 pub struct UserCreate {
-    /// The address to sign in with
+    /// E-mail address for sign-in
     #[arg(long, value_name = "EMAIL", value_parser = parse_email)]
     pub email: String,
-    /// What to call the user
+    /// Display name
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// What the user may do: user or admin
+    /// Role: user or admin
     #[arg(long, value_name = "ROLE", default_value = "user", value_parser = parse_role)]
     pub role: Role,
-    /// Read the password from standard input instead of asking for it
+    /// Read the password from standard input instead of prompting
     #[arg(long)]
     pub password_stdin: bool,
 }
@@ -79,10 +80,10 @@ pub struct UserList {
 /// Arguments of `sekisho user passwd`.
 #[derive(Args, Clone, Debug)]
 pub struct UserPasswd {
-    /// The user's address
+    /// E-mail address of the user
     #[arg(value_name = "EMAIL", value_parser = parse_email)]
     pub email: String,
-    /// Read the password from standard input instead of asking for it
+    /// Read the password from standard input instead of prompting
     #[arg(long)]
     pub password_stdin: bool,
 }
@@ -90,18 +91,18 @@ pub struct UserPasswd {
 /// Arguments of `sekisho user role`.
 #[derive(Args, Clone, Debug)]
 pub struct UserRole {
-    /// The user's address
+    /// E-mail address of the user
     #[arg(value_name = "EMAIL", value_parser = parse_email)]
     pub email: String,
-    /// What the user may do from now on: user or admin
+    /// New role: user or admin
     #[arg(value_name = "ROLE", value_parser = parse_role)]
     pub role: Role,
 }
 
-/// Whom `sekisho user disable`, `enable` and `delete` are about.
+/// Arguments of `sekisho user disable`, `enable` and `delete`.
 #[derive(Args, Clone, Debug)]
 pub struct UserName {
-    /// The user's address
+    /// E-mail address of the user
     #[arg(value_name = "EMAIL", value_parser = parse_email)]
     pub email: String,
 }
@@ -109,14 +110,14 @@ pub struct UserName {
 /// Arguments of `sekisho user import`.
 #[derive(Args, Clone, Debug)]
 pub struct UserImport {
-    /// JSON Lines, or CSV with a header line
+    /// File in JSON Lines, or in CSV with a header line
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
 }
 
-/// Does what is to be done with users.
+/// Runs a user command.
 pub(super) async fn run(command: UserCommand, config: &Config) -> Result<(), CliError> {
-    // What the user must type, or the file must hold, comes before the database is touched.
+    // Passwords and files are read first, so that an error leaves the database untouched.
     let (password, imported) = match &command {
         UserCommand::Create(UserCreate { password_stdin, .. })
         | UserCommand::Passwd(UserPasswd { password_stdin, .. }) => {
@@ -178,14 +179,6 @@ async fn perform(
     output::print_lines(&[said])
 }
 
-pub(super) fn sessions_ended(count: usize) -> String {
-    match count {
-        0 => "no session ended".to_owned(),
-        1 => "1 session ended".to_owned(),
-        many => format!("{many} sessions ended"),
-    }
-}
-
 impl From<ImportedUser> for HashedUser {
     fn from(user: ImportedUser) -> Self {
         let ImportedUser { email, name, role, hashed_password, disabled, .. } = user;
@@ -196,28 +189,28 @@ impl From<ImportedUser> for HashedUser {
 impl From<UserError> for CliError {
     fn from(error: UserError) -> Self {
         match error {
-            UserError::Store(StoreError::Conflict(_)) => {
-                Self::Refused("a user with this address is there already; nothing was changed".to_owned())
-            }
+            UserError::Store(StoreError::Conflict(_)) => Self::Refused(
+                "a user with this e-mail address exists already; nothing was changed".to_owned(),
+            ),
             other => Self::Refused(super::error::display_chain(&other)),
         }
     }
 }
 
-/// A user, as listed.
+/// A row of `sekisho user list`.
 #[derive(Clone, Debug, Serialize)]
 pub struct UserRow {
     /// The id.
     pub id: String,
-    /// The address.
+    /// The e-mail address.
     pub email: String,
-    /// What to call the user.
+    /// The display name.
     pub name: Option<String>,
     /// `user` or `admin`.
     pub role: &'static str,
-    /// Whether the user may not sign in.
+    /// Whether the user is disabled.
     pub disabled: bool,
-    /// When the user was created.
+    /// The time of creation.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
 }
@@ -254,14 +247,14 @@ impl TableRow for UserRow {
 ///
 /// # Errors
 ///
-/// If the file can't be opened, or has bad lines: then with every one of them.
+/// Returns an error if the file cannot be read, or [`CliError::BadImport`] with all invalid lines.
 pub fn read_import(file: &Path) -> Result<Vec<ImportedUser>, CliError> {
-    let unreadable = |error| CliError::failed(format!("can't read {}", file.display()), error);
+    let unreadable = |error| CliError::failed(format!("cannot read {}", file.display()), error);
     let opened = File::open(file).map_err(unreadable)?;
     let size = opened.metadata().map_err(unreadable)?.len();
     let mut reader = BufReader::new(opened);
     let format = Format::of(file, reader.fill_buf().map_err(unreadable)?);
-    // Draws on standard error, and only on a terminal.
+    // indicatif draws on standard error, and only if it is a terminal.
     let bar = ProgressBar::new(size).with_style(bar_style());
     let users = import::parse(reader, format, |bytes| bar.set_position(bytes));
     bar.finish_and_clear();
@@ -273,23 +266,13 @@ fn bar_style() -> ProgressStyle {
         .unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
-/// The address in lower case, if it is one.
-pub(super) fn parse_email(text: &str) -> Result<String, String> {
-    users::parse_email(text).map_err(|_| "expected an e-mail address such as ada@example.com".to_owned())
-}
-
-/// The role of this name.
-pub(super) fn parse_role(text: &str) -> Result<Role, String> {
-    Role::from_word(text).ok_or_else(|| "expected user or admin".to_owned())
-}
-
 const CREATE_EXAMPLES: &str = "\
 Examples:
   sekisho user create --email ada@example.com --role admin
   sekisho user create --email bob@example.com --password-stdin < password.txt
 
-A password has at least login.password_min_length characters (15 by default) and isn't easy to guess:
-a few uncommon words are best.";
+A password needs at least login.password_min_length characters (default 15) and must not be easy to
+guess; a few uncommon words work well.";
 
 const PASSWD_EXAMPLES: &str = "\
 Examples:
@@ -300,7 +283,7 @@ const DELETE_EXAMPLES: &str = "\
 Example:
   sekisho user delete bob@example.com
 
-There is no way back. `sekisho user disable` has one.";
+This cannot be undone. `sekisho user disable` can.";
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -311,19 +294,4 @@ Examples:
   sekisho user role bob@example.com admin
   sekisho user import users.csv
 
-A password never goes on the command line, where other users of the machine could read it.";
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses() {
-        assert_eq!(parse_email("Ada@Example.COM").as_deref(), Ok("ada@example.com"));
-        for bad in ["", "ada", "@example.com", "Ada <ada@example.com>", "ada@[127.0.0.1]", "a b@example.com"]
-        {
-            assert!(parse_email(bad).is_err(), "{bad}");
-        }
-        assert!(parse_email(&format!("{}@{}.example", "a".repeat(60), "b.".repeat(100))).is_err());
-    }
-}
+Passwords are not accepted as arguments, because other users of the machine can read those.";

@@ -73,13 +73,13 @@ fn help_lists_every_command() {
 
     Commands:
       serve         Run the gateway
-      demo          Run a gateway to try out, with a sample user and movies
-      migrate       Bring the database's tables up to date
-      check-config  Check the configuration and name what is wrong with it
+      demo          Run a demo gateway with a sample user and movies
+      migrate       Create or migrate the database tables
+      check-config  Check the configuration
       user          Manage users
-      session       List, explain and end sessions
-      key           Manage the keys that sign tokens
-      healthcheck   Ask the running gateway whether it is ready: exit code 0 if so, else 1
+      session       Manage sessions
+      key           Manage signing keys
+      healthcheck   Check whether the running gateway is ready; exit code 0 if so, else 1
       help          Print this message or the help of the given subcommand(s)
 
     Options:
@@ -89,13 +89,13 @@ fn help_lists_every_command() {
       -V, --version        Print version
 
     Examples:
-      sekisho demo                                try it out on http://localhost:8080
-      sekisho check-config                        what is wrong with ./sekisho.toml?
+      sekisho demo                                start the demo on http://localhost:8080
+      sekisho check-config                        check ./sekisho.toml
       sekisho serve --config /etc/sekisho/sekisho.toml
       sekisho user create --email ada@example.com --role admin
 
-    Every setting can also come from the environment: server.listen is SEKISHO_SERVER__LISTEN.
-    Exit codes: 0 done, 1 failed while running, 2 wrong usage, 78 bad configuration.
+    Settings can also come from the environment: server.listen is SEKISHO_SERVER__LISTEN.
+    Exit codes: 0 success, 1 failure, 2 wrong usage, 78 invalid configuration.
     ");
 }
 
@@ -163,7 +163,7 @@ fn wrong_usage_exits_with_2_and_one_line() {
         (&["demo", "--listen", "a\nb\x1b[2J"], "expected HOST:PORT"),
         (&["session", "revoke"], "required"),
         (&["session", "revoke", "--all", "--user", "ada@example.com"], "cannot be used with"),
-        (&["session", "revoke", "not-an-id"], "expected a session's id, as `sekisho session list` shows it"),
+        (&["session", "revoke", "not-an-id"], "expected a session id as shown by `sekisho session list`"),
         (&["session", "explain", "x"], "invalid value 'x' for '<ID>'"),
         (&["key", "retire", "256"], "invalid value '256'"),
         (&["user", "create", "--email", "a@b.c", "--password", "x"], "unexpected argument '--password'"),
@@ -182,8 +182,8 @@ fn check_config_accepts_a_valid_file() {
     let ran = CliFixture::new().run(&["check-config"]);
     assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
     insta::assert_snapshot!(ran.out, @r"
-    configuration file: none, only the defaults and the environment
-    configuration is good
+    configuration file: none, using defaults and environment
+    configuration is valid
     ");
 
     let shell = CliFixture::new().file("sekisho.toml", "[session]\ngrace = '30s'");
@@ -192,7 +192,7 @@ fn check_config_accepts_a_valid_file() {
     insta::assert_snapshot!(ran.out, @r"
     configuration file: ./sekisho.toml
     warning: session.grace is below 45s: browsers write cookies to disk every 30 s, so after a crash a browser may present an old token that counts as stolen
-    configuration is good
+    configuration is valid
     ");
 }
 
@@ -294,7 +294,7 @@ fn non_utf8_variable_is_rejected() {
         shell.command(&["check-config"]).env("SEKISHO_TOKENS__ISSUER", value).env("OTHER", value).output();
     let output = output.unwrap();
     assert_eq!(output.status.code(), Some(78));
-    assert_eq!(output.stderr, b"sekisho: SEKISHO_TOKENS__ISSUER in the environment isn't UTF-8\n");
+    assert_eq!(output.stderr, b"sekisho: SEKISHO_TOKENS__ISSUER in the environment is not UTF-8\n");
 }
 
 #[test]
@@ -333,7 +333,7 @@ fn healthcheck_requests_readyz() {
     let port = address.rsplit(':').next().unwrap();
     let ran = CliFixture::new().env("SEKISHO_ADMIN__LISTEN", format!("0.0.0.0:{port}")).run(&["healthcheck"]);
     let line = ran.fails(1);
-    assert!(line.contains("answered \"HTTP/1.1 503 Service Unavailable\""), "{line}");
+    assert!(line.contains("returned \"HTTP/1.1 503 Service Unavailable\""), "{line}");
     served.join().unwrap();
 }
 
@@ -342,7 +342,7 @@ fn healthcheck_fails_without_a_server() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let ran = CliFixture::new().env("SEKISHO_ADMIN__LISTEN", &free).run(&["healthcheck"]);
     let line = ran.fails(1);
-    assert!(line.starts_with(&format!("no answer from admin.listen = {free}: ")), "{line}");
+    assert!(line.starts_with(&format!("no response from admin.listen = {free}: ")), "{line}");
     let ran = CliFixture::new().env("SEKISHO_ADMIN__LISTEN", "127.0.0.1:0").run(&["healthcheck"]);
     assert!(ran.fails(1).contains("port 0"));
 }

@@ -48,7 +48,7 @@ async fn users_can_be_created_listed_and_deleted(place: DatabaseLocation) {
     let create = ["user", "create", "--email", "Bob@Example.com", "--name", "Bob", "--password-stdin"];
     assert!(site.run_with(&create, PASSWORD).await.done().starts_with("created bob@example.com (user), id "));
     let again = site.run_with(&create, PASSWORD).await;
-    assert_eq!(again.fails(1), "a user with this address is there already; nothing was changed");
+    assert_eq!(again.fails(1), "a user with this e-mail address exists already; nothing was changed");
     let short = ["user", "create", "--email", "cid@example.com", "--password-stdin"];
     assert!(site.run_with(&short, "hunter2\n").await.fails(1).contains("15 characters"));
 
@@ -123,7 +123,7 @@ async fn imported_users_can_sign_in(place: DatabaseLocation) {
     let file =
         site.write("bad.csv", &format!("email,hashed_password\ndan@example.com,{BCRYPT}\neve,x\nfay,x\n"));
     let ran = site.run(&["user", "import", file.to_str().unwrap()]).await;
-    assert!(ran.fails(1).contains("2 bad lines, nothing was imported"), "{}", ran.err);
+    assert!(ran.fails(1).contains("2 invalid lines, nothing was imported"), "{}", ran.err);
     assert!(ran.err.contains("line 3") && ran.err.contains("line 4"), "{}", ran.err);
     assert_eq!(site.run(&["user", "list", "--json"]).await.rows().len(), 3);
     server.stop().await;
@@ -257,7 +257,7 @@ async fn healthcheck_reports_readiness(place: DatabaseLocation) {
         site.run(&["healthcheck"])
             .await
             .fails(1)
-            .starts_with(&format!("no answer from admin.listen = {admin}"))
+            .starts_with(&format!("no response from admin.listen = {admin}"))
     );
 }
 

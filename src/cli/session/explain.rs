@@ -1,4 +1,4 @@
-//! `sekisho session explain`: why a session is over, in words that help whoever must answer for it.
+//! `sekisho session explain`: the state of a session and the reason for its end.
 
 use std::fmt::Write as _;
 
@@ -6,65 +6,65 @@ use clap::Args;
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::error::CliError;
-use super::output::{self, TableRow};
-use super::session::{SessionRow, failed, parse_id};
+use super::row::SessionRow;
 use crate::backend::db::Stores;
+use crate::cli::args::parse_session_id;
+use crate::cli::error::{CliError, store_error};
+use crate::cli::output::{self, TableRow};
 use crate::client_info::ClientInfo;
 use crate::clock::{Clock, SystemClock};
 use crate::models::audit::{AuditEntry, AuditEvent};
 use crate::models::session::{EndReason, Session, SessionId};
-use crate::session_event::SessionEvent;
 
 /// Arguments of `sekisho session explain`.
 #[derive(Args, Clone, Debug)]
 pub struct SessionExplain {
-    /// The session, by the id that `sekisho session list` and the log show
-    #[arg(value_name = "ID", value_parser = parse_id)]
+    /// Session id as shown by `sekisho session list` and in the log
+    #[arg(value_name = "ID", value_parser = parse_session_id)]
     pub id: SessionId,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
 }
 
-/// Prints all that is known of a session.
-pub(super) async fn explain(
+/// Prints the row and the audit entries of a session.
+pub(super) async fn run(
     stores: &Stores,
     SessionExplain { id, json }: SessionExplain,
 ) -> Result<(), CliError> {
-    let session = stores.sessions.find_session(id).await.map_err(failed)?;
-    let audit = stores.sessions.session_audit(id, MOST_ENTRIES).await.map_err(failed)?;
-    let story = SessionReport::new(session.as_ref(), &audit, SystemClock.now());
-    let story = story.ok_or_else(|| {
-        let advice = "is it another database's, or was it purged (session.keep_ended, audit.keep)?";
-        CliError::Refused(format!("there is no session {id}, and nothing is known of one: {advice}"))
+    let session = stores.sessions.find_session(id).await.map_err(store_error)?;
+    let audit = stores.sessions.session_audit(id, MAX_AUDIT_ENTRIES).await.map_err(store_error)?;
+    let report = SessionReport::new(session.as_ref(), &audit, SystemClock.now());
+    let report = report.ok_or_else(|| {
+        let advice = "check database.url, and session.keep_ended and audit.keep, after which ended sessions are purged";
+        CliError::Refused(format!("there is no session {id}: {advice}"))
     })?;
     if json {
-        return output::print_json(&story);
+        return output::print_json(&report);
     }
-    output::print_text(&story.render(id))?;
-    output::print_list(&story.audit, false)
+    output::print_text(&report.render(id))?;
+    output::print_list(&report.audit, false)
 }
 
-/// What is known of a session.
+/// The report of a session.
 #[derive(Debug, Serialize)]
 struct SessionReport {
-    /// Its row; `null` once that was purged.
+    /// Its row; `null` after it was purged.
     session: Option<SessionRow>,
-    /// How often it was renewed.
+    /// Number of rotations.
     renewals: Option<u64>,
-    /// How often an answer had to be given again.
+    /// Number of replays.
     replays: Option<u64>,
-    /// What became of it, as a sentence or two.
+    /// The explanation of its state.
     explanation: String,
-    /// What to do about it, if anything.
+    /// The advice to the operator, if there is any.
     advice: Option<String>,
-    /// What the audit has of it, the earliest first.
+    /// Its audit entries, oldest first.
     audit: Vec<AuditRow>,
 }
 
 impl SessionReport {
-    /// `None` if nothing is known at all.
+    /// Returns `None` if there is neither a row nor an audit entry.
     fn new(session: Option<&Session>, audit: &[AuditEntry], now: OffsetDateTime) -> Option<Self> {
         if session.is_none() && audit.is_empty() {
             return None;
@@ -73,8 +73,8 @@ impl SessionReport {
             AuditEvent::Ended(reason) => Some((reason, entry)),
             _ => None,
         });
-        let over = session.and_then(|session| session.termination(now));
-        let reason = over.and_then(|(event, _)| EndReason::from_word(event.as_str()));
+        let termination = session.and_then(|session| session.termination(now));
+        let reason = termination.and_then(|(event, _)| EndReason::from_word(event.as_str()));
         let reason = reason.or(ended.map(|(reason, _)| reason));
         Some(Self {
             session: session.map(|session| SessionRow::new(session, now)),
@@ -84,7 +84,7 @@ impl SessionReport {
                 (Some(reason), _) => explain_end(reason, ended.map(|(_, entry)| entry)),
                 (None, Some(session)) => explain_active(session),
                 (None, None) => {
-                    "Its row is not in this database: tokens of it came, and nothing else is known."
+                    "This database has no row for it, only audit entries of requests with its tokens."
                         .to_owned()
                 }
             },
@@ -99,7 +99,7 @@ impl SessionReport {
             let seen = agent(session.address.as_deref(), session.user_agent.as_deref());
             let _ = write!(
                 text,
-                "user       {} ({})\nsigned in  {}\nrenewed    {}, last {} from {seen}\nrepeated   {}\nstate      {}\n",
+                "user       {} ({})\nsigned in  {}\nrotated    {}, last {} from {seen}\nreplayed   {}\nstate      {}\n",
                 session.email,
                 session.kind,
                 utc(session.created_at),
@@ -118,89 +118,67 @@ impl SessionReport {
     }
 }
 
-/// What a session's state means, for people.
-pub(super) fn describe_event(event: SessionEvent) -> &'static str {
-    match event {
-        SessionEvent::AbsoluteExpired => "at its longest lifetime",
-        SessionEvent::Displaced => "too many sessions",
-        SessionEvent::Exhausted => "renewed too often",
-        SessionEvent::IdleExpired => "not used for too long",
-        SessionEvent::LoggedOut => "signed out",
-        SessionEvent::PasswordChanged => "password changed",
-        SessionEvent::ReuseDetected => "two clients held it",
-        SessionEvent::Revoked => "revoked",
-        SessionEvent::RoleChanged => "role changed",
-        SessionEvent::UserDeleted => "user deleted",
-        SessionEvent::UserDisabled => "user disabled",
-        other => other.as_str(),
-    }
-}
-
 fn state_in_words(session: &SessionRow) -> String {
     match session.state {
-        "live" => format!("live, until {} unless it is used", utc(session.expires_at)),
-        state => format!("over since {} ({state})", utc(session.expires_at)),
+        "live" => format!("live, until {} unless it is refreshed", utc(session.expires_at)),
+        state => format!("ended {} ({state})", utc(session.expires_at)),
     }
 }
 
 fn explain_active(session: &Session) -> String {
-    format!("It lives. Each renewal puts its end off, but not beyond {}.", utc(session.absolute_expires_at))
+    format!("Active. Each refresh extends it, at most until {}.", utc(session.absolute_expires_at))
 }
 
-/// Why it is over. The entry tells by whom, if it is still there.
+/// Explains why a session ended. `entry` is the audit entry of its end, if it still exists.
 fn explain_end(reason: EndReason, entry: Option<&AuditEntry>) -> String {
     let by = entry.map_or_else(|| "an unknown place".to_owned(), |entry| client(&entry.by));
     match reason {
-        EndReason::AbsoluteExpired => {
-            "It had lived for as long as a session may (session.absolute_ttl), however much it is used."
-                .to_owned()
-        }
+        EndReason::AbsoluteExpired => "It reached its maximum age (session.absolute_ttl).".to_owned(),
         EndReason::Displaced => format!(
-            "The user signed in again, from {by}, and had more sessions than session.max_per_user then: the oldest \
-             ended."
+            "The user signed in again, from {by}, and exceeded session.max_per_user, so the oldest session ended."
         ),
-        EndReason::Exhausted => "It had been renewed as often as a session can be.".to_owned(),
-        EndReason::IdleExpired => {
-            "Nobody used it for longer than an idle session lives (session.idle_ttl).".to_owned()
+        EndReason::Exhausted => "It had used all generations of refresh tokens.".to_owned(),
+        EndReason::IdleExpired => "It was idle for longer than session.idle_ttl.".to_owned(),
+        EndReason::LoggedOut => {
+            format!("The user signed out, or replaced it by signing in again, from {by}.")
         }
-        EndReason::LoggedOut => format!("The user signed out, or signed in anew in its place, from {by}."),
         EndReason::PasswordChanged => format!("The user's password was changed, from {by}."),
         EndReason::ReuseDetected => entry.map_or_else(|| TWO_CLIENTS.to_owned(), reuse),
         EndReason::Revoked => format!("It was revoked, from {by}."),
         EndReason::RoleChanged => format!("The user's role was changed, from {by}."),
         EndReason::UserDeleted => format!("The user was deleted, from {by}."),
-        EndReason::UserDisabled => format!("The user was forbidden to sign in, from {by}."),
+        EndReason::UserDisabled => format!("The user was disabled, from {by}."),
     }
 }
 
-/// How two clients showed. One of them is not the owner, or the owner has copied a browser's profile.
+/// Describes how token reuse was detected. Either a cookie was stolen, or the user copied a browser profile.
 fn reuse(entry: &AuditEntry) -> String {
     let (by, holder) = (client(&entry.by), client(&entry.holder));
     let behind = entry.held.zip(entry.presented).map(|(held, presented)| held.saturating_sub(presented));
-    let came = match behind {
+    let evidence = match behind {
         Some(0) => format!(
-            "A second access token of the same renewal was in lasting use, from {by}, while the session had last been \
-             renewed from {holder}"
+            "A second access token of the same rotation had confirmed use, from {by}, while the last rotation was \
+             requested from {holder}"
         ),
         Some(behind) => format!(
-            "A refresh token came from {by} that had been replaced {} before; the one in its place now had last been \
-             asked for from {holder}",
+            "A refresh token that had been replaced {} was presented from {by}; its latest successor was \
+             requested from {holder}",
             times(behind.into())
         ),
         None => format!("One was seen from {by}, the other from {holder}"),
     };
-    format!("{TWO_CLIENTS} {came}. Which of them is the owner can't be told from here, so it ended for both.")
+    format!("{TWO_CLIENTS} {evidence}. The owner cannot be determined, so the session ended for both.")
 }
 
 fn advice(reason: EndReason, session: Option<&Session>) -> Option<String> {
     if reason != EndReason::ReuseDetected {
         return None;
     }
-    // For a shell, and users choose their addresses.
+    // Quoted for a shell, because users choose their addresses.
     let email = session.map_or("EMAIL".to_owned(), |session| session.email.replace('\'', r"'\''"));
     Some(format!(
-        "Ask the user whether both are theirs, as after a browser's profile was copied or restored. If not, the cookies \
-         were stolen: have the password changed (sekisho user passwd '{email}'), which ends all sessions."
+        "Ask the user whether both clients are theirs, for instance a copied or restored browser profile. If not, the \
+         cookies were stolen: change the password (sekisho user passwd '{email}'), which ends all sessions."
     ))
 }
 
@@ -230,7 +208,7 @@ fn utc(time: OffsetDateTime) -> String {
     format!("{} UTC", output::second(time))
 }
 
-/// An entry of the audit, as it is listed.
+/// A row of the audit entries.
 #[derive(Clone, Debug, Serialize)]
 struct AuditRow {
     #[serde(with = "time::serde::rfc3339")]
@@ -267,7 +245,7 @@ impl TableRow for AuditRow {
     fn cells(&self) -> Vec<String> {
         let generation = match (self.presented, self.held) {
             (Some(presented), Some(held)) => format!("{presented} of {held}"),
-            (one, other) => one.or(other).map(|number| number.to_string()).unwrap_or_default(),
+            (presented, held) => presented.or(held).map(|number| number.to_string()).unwrap_or_default(),
         };
         vec![
             output::second(self.at),
@@ -279,10 +257,10 @@ impl TableRow for AuditRow {
     }
 }
 
-const TWO_CLIENTS: &str = "Two clients held this session's cookies.";
+const TWO_CLIENTS: &str = "Two clients used the cookies of this session.";
 
-/// A session has a handful of them.
-const MOST_ENTRIES: u32 = 1_000;
+/// A session usually has a few entries.
+const MAX_AUDIT_ENTRIES: u32 = 1_000;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -344,60 +322,62 @@ mod tests {
         (session, vec![entry, login])
     }
 
-    fn told(session: Option<&Session>, audit: &[AuditEntry]) -> String {
+    fn render(session: Option<&Session>, audit: &[AuditEntry]) -> String {
         SessionReport::new(session, audit, NOW)
             .expect("something is known")
             .render(SessionId(Uuid::from_u128(1)))
     }
 
     #[test]
-    fn a_live_session_tells_its_life() {
+    fn live_session_shows_its_lifetime() {
         assert_eq!(
-            told(Some(&session()), &[]),
+            render(Some(&session()), &[]),
             "session    00000000-0000-0000-0000-000000000001\n\
              user       taro@example.jp (browser)\n\
              signed in  2026-02-26 12:00:00 UTC\n\
-             renewed    41 times, last 2026-02-28 12:00:00 UTC from 192.0.2.1 (Browser/1.0)\n\
-             repeated   once\n\
-             state      live, until 2026-03-14 12:00:00 UTC unless it is used\n\
+             rotated    41 times, last 2026-02-28 12:00:00 UTC from 192.0.2.1 (Browser/1.0)\n\
+             replayed   once\n\
+             state      live, until 2026-03-14 12:00:00 UTC unless it is refreshed\n\
              \n\
-             It lives. Each renewal puts its end off, but not beyond 2026-05-27 12:00:00 UTC.\n\n"
+             Active. Each refresh extends it, at most until 2026-05-27 12:00:00 UTC.\n\n"
         );
     }
 
     #[test]
-    fn reuse_names_both_sides_and_what_to_do() {
+    fn reuse_names_both_clients_and_the_remedy() {
         let (session, audit) = ended(EndReason::ReuseDetected, from("203.0.113.9", "curl/8"), Some(40));
-        let text = told(Some(&session), &audit);
-        assert!(text.contains("over since 2026-03-01 11:59:00 UTC (reuse_detected)"), "{text}");
-        assert!(text.contains("from 203.0.113.9 (curl/8) that had been replaced 2 times before"), "{text}");
-        assert!(text.contains("from 192.0.2.1 (Browser/1.0). Which of them"), "{text}");
+        let text = render(Some(&session), &audit);
+        assert!(text.contains("ended 2026-03-01 11:59:00 UTC (reuse_detected)"), "{text}");
+        assert!(
+            text.contains("that had been replaced 2 times was presented from 203.0.113.9 (curl/8)"),
+            "{text}"
+        );
+        assert!(text.contains("from 192.0.2.1 (Browser/1.0). The owner"), "{text}");
         assert!(text.contains("sekisho user passwd 'taro@example.jp'"), "{text}");
 
         let (session, audit) = ended(EndReason::ReuseDetected, from("203.0.113.9", "curl/8"), Some(42));
-        let text = told(Some(&session), &audit);
-        assert!(text.contains("A second access token of the same renewal"), "{text}");
+        let text = render(Some(&session), &audit);
+        assert!(text.contains("A second access token of the same rotation"), "{text}");
     }
 
     #[test]
-    fn every_reason_has_words_with_the_audit_and_without() {
+    fn every_reason_has_an_explanation_with_and_without_audit() {
         for reason in EndReason::ALL {
             let (session, audit) = ended(reason, from("203.0.113.9", "curl/8"), None);
             let rows = [(Some(&session), &audit[..]), (Some(&session), &[]), (None, &audit[..])];
             for (row, audit) in rows {
-                let story = SessionReport::new(row, audit, NOW).expect("something is known");
-                assert!(story.explanation.ends_with('.'), "{reason:?}: {}", story.explanation);
+                let report = SessionReport::new(row, audit, NOW).expect("something is known");
+                assert!(report.explanation.ends_with('.'), "{reason:?}: {}", report.explanation);
             }
-            assert!(!describe_event(reason.event()).contains('_'), "{reason:?}");
         }
         assert!(SessionReport::new(None, &[], NOW).is_none());
     }
 
     #[test]
-    fn a_session_that_nobody_has_ended_yet_may_have_expired() {
+    fn expired_session_without_recorded_end_is_explained() {
         let session = Session { idle_expires_at: NOW - DAY, ..session() };
-        let text = told(Some(&session), &[]);
-        assert!(text.contains("over since 2026-02-28 12:00:00 UTC (idle_expired)"), "{text}");
-        assert!(text.contains("Nobody used it for longer"), "{text}");
+        let text = render(Some(&session), &[]);
+        assert!(text.contains("ended 2026-02-28 12:00:00 UTC (idle_expired)"), "{text}");
+        assert!(text.contains("It was idle for longer than session.idle_ttl"), "{text}");
     }
 }
