@@ -91,7 +91,7 @@ async fn login(
     client: ClientInfo,
     LoginBody(login): LoginBody,
 ) -> Result<Json<SessionResponse>, ApiError> {
-    let credentials = Credentials { password: login.password(), email: login.email };
+    let credentials = Credentials { password: SecretString::from(login.password), email: login.email };
     let replaced = state.sessions_in(&headers).first().copied();
     let signed_in = state.auth.sign_in(&credentials, SessionKind::Browser, client, replaced).await;
     let (user, issued) = signed_in?;

@@ -12,6 +12,7 @@ use utoipa_axum::routes;
 
 use super::{ApiError, JsonBody, QueryParams};
 use crate::identity::Identity;
+use crate::models::movie::MovieId;
 use crate::problem::Problem;
 use crate::schemas::movie::{MovieListParams, MoviePage, MoviePath, MovieRequest, MovieResponse};
 use crate::schemas::problem::{ReadErrorResponses, WriteErrorResponses};
@@ -88,7 +89,7 @@ async fn find(
     State(movies): State<Movies>,
     path: Result<Path<MoviePath>, PathRejection>,
 ) -> Result<Json<MovieResponse>, ApiError> {
-    let movie = movies.find(movie_path(path)?.into()).await?;
+    let movie = movies.find(movie_id(path)?).await?;
     Ok(Json(movie.into()))
 }
 
@@ -111,7 +112,7 @@ async fn replace(
     path: Result<Path<MoviePath>, PathRejection>,
     JsonBody(movie): JsonBody<MovieRequest>,
 ) -> Result<Json<MovieResponse>, ApiError> {
-    let movie = movies.replace(movie_path(path)?.into(), movie.check()?).await?;
+    let movie = movies.replace(movie_id(path)?, movie.check()?).await?;
     Ok(Json(movie.into()))
 }
 
@@ -131,7 +132,7 @@ async fn delete(
     State(movies): State<Movies>,
     path: Result<Path<MoviePath>, PathRejection>,
 ) -> Result<StatusCode, ApiError> {
-    movies.delete(movie_path(path)?.into()).await?;
+    movies.delete(movie_id(path)?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -171,9 +172,9 @@ fn movie_query(params: MovieListParams) -> Result<MovieQuery, ApiError> {
 }
 
 /// Returns 404 for an id that is not a number.
-fn movie_path(path: Result<Path<MoviePath>, PathRejection>) -> Result<MoviePath, ApiError> {
-    let Path(path) = path.map_err(|_| ApiError::NotFound("There is no such movie."))?;
-    Ok(path)
+fn movie_id(path: Result<Path<MoviePath>, PathRejection>) -> Result<MovieId, ApiError> {
+    let Path(MoviePath { id }) = path.map_err(|_| ApiError::NotFound("There is no such movie."))?;
+    Ok(MovieId(id))
 }
 
 const ADMIN_ROLE: &str = "admin";

@@ -1,6 +1,5 @@
 //! Bodies of the authentication routes.
 
-use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
@@ -164,13 +163,5 @@ impl SessionListItem {
             address: session.client.address.map(|address| address.to_string()),
             user_agent: session.client.user_agent.clone(),
         }
-    }
-}
-
-impl LoginRequest {
-    /// Returns the password as a secret.
-    #[must_use]
-    pub fn password(&self) -> SecretString {
-        SecretString::from(self.password.as_str())
     }
 }

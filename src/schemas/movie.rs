@@ -157,12 +157,6 @@ pub struct MoviePath {
     pub id: i64,
 }
 
-impl From<MoviePath> for MovieId {
-    fn from(path: MoviePath) -> Self {
-        Self(path.id)
-    }
-}
-
 /// Invalid field or parameter.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{field}` must be {rule}")]
