@@ -31,10 +31,7 @@ impl Asset {
     }
 
     /// Serves the file at `path`.
-    pub(super) fn route<S>(self, router: Router<S>, path: &str) -> Router<S>
-    where
-        S: Clone + Send + Sync + 'static,
-    {
+    pub(super) fn route(self, router: Router, path: &str) -> Router {
         router.route(path, get(async move |headers: HeaderMap| self.respond(&headers)))
     }
 

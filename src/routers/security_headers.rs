@@ -10,25 +10,16 @@ use http::{HeaderName, HeaderValue};
 use tower_http::set_header::SetResponseHeaderLayer;
 
 /// Adds the headers of pages: same-origin resources only, no inline scripts or styles, no framing.
-pub fn for_pages<S>(router: Router<S>) -> Router<S>
-where
-    S: Clone + Send + Sync + 'static,
-{
+pub fn for_pages(router: Router) -> Router {
     with_headers(router, &PAGES)
 }
 
 /// Adds the headers of API responses: no content sniffing, embedding or caching.
-pub fn for_api<S>(router: Router<S>) -> Router<S>
-where
-    S: Clone + Send + Sync + 'static,
-{
+pub fn for_api(router: Router) -> Router {
     with_headers(router, &API)
 }
 
-fn with_headers<S>(router: Router<S>, headers: &[(HeaderName, &'static str)]) -> Router<S>
-where
-    S: Clone + Send + Sync + 'static,
-{
+fn with_headers(router: Router, headers: &[(HeaderName, &'static str)]) -> Router {
     headers.iter().fold(router, |router, (name, value)| {
         let value = HeaderValue::from_static(value);
         router.layer(SetResponseHeaderLayer::if_not_present(name.clone(), value))
