@@ -1,7 +1,6 @@
 //! Errors of the built-in routes, as problem details (RFC 9457) with a stable `code`.
 
 use std::error::Error;
-use std::fmt::Write as _;
 
 use axum::Router;
 use axum::response::{IntoResponse, Response};
@@ -87,41 +86,32 @@ impl ApiError {
     /// Returns the status of the response.
     #[must_use]
     pub fn status(&self) -> StatusCode {
-        match self {
-            Self::InvalidRequest(_) => StatusCode::BAD_REQUEST,
-            Self::InvalidCredentials | Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
-            Self::CrossSite | Self::Forbidden(_) | Self::RegistrationClosed | Self::WrongPassword => {
-                StatusCode::FORBIDDEN
-            }
-            Self::NotFound(_) => StatusCode::NOT_FOUND,
-            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Conflict(_) => StatusCode::CONFLICT,
-            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Internal(_) | Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Busy | Self::StoreUnavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
-        }
+        self.status_and_code().0
     }
 
     /// Returns the `code` of the response.
     #[must_use]
     pub fn code(&self) -> &'static str {
+        self.status_and_code().1
+    }
+
+    fn status_and_code(&self) -> (StatusCode, &'static str) {
         match self {
-            Self::Busy => "busy",
-            Self::Conflict(_) => "conflict",
-            Self::CrossSite => "cross_site",
-            Self::Forbidden(_) => "forbidden",
-            Self::Internal(_) | Self::Panicked => "internal",
-            Self::InvalidCredentials => "invalid_credentials",
-            Self::InvalidRequest(_) => "invalid_request",
-            Self::MethodNotAllowed => "method_not_allowed",
-            Self::NotFound(_) => "not_found",
-            Self::RegistrationClosed => "registration_closed",
-            Self::StoreUnavailable(_) => "store_unavailable",
-            Self::TooLarge => "too_large",
-            Self::Unauthenticated(event) => event.as_str(),
-            Self::UnsupportedMediaType => "unsupported_media_type",
-            Self::WrongPassword => "wrong_password",
+            Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
+            Self::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
+            Self::CrossSite => (StatusCode::FORBIDDEN, "cross_site"),
+            Self::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden"),
+            Self::Internal(_) | Self::Panicked => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+            Self::InvalidCredentials => (StatusCode::UNAUTHORIZED, "invalid_credentials"),
+            Self::InvalidRequest(_) => (StatusCode::BAD_REQUEST, "invalid_request"),
+            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
+            Self::RegistrationClosed => (StatusCode::FORBIDDEN, "registration_closed"),
+            Self::StoreUnavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"),
+            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
+            Self::Unauthenticated(event) => (StatusCode::UNAUTHORIZED, event.as_str()),
+            Self::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
+            Self::WrongPassword => (StatusCode::FORBIDDEN, "wrong_password"),
         }
     }
 
@@ -135,7 +125,7 @@ impl ApiError {
 /// Logs the source of an error, if it has one.
 pub(super) fn log_cause(error: &dyn Error, code: &str) {
     if let Some(cause) = error.source() {
-        tracing::error!(code, error = display_chain(cause), "request failed");
+        tracing::error!(code, error = cause, "request failed");
     }
 }
 
@@ -244,10 +234,7 @@ impl From<UnknownOrder> for ApiError {
 /// Adds fallbacks for unknown paths (404) and for methods that a path does not support (405 with `Allow`).
 ///
 /// The latter only applies to routes that already exist: call this after adding them.
-pub fn with_fallbacks<S>(router: Router<S>) -> Router<S>
-where
-    S: Clone + Send + Sync + 'static,
-{
+pub fn with_fallbacks(router: Router) -> Router {
     router
         .fallback(async || ApiError::NotFound("There is nothing at this address."))
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
@@ -279,22 +266,12 @@ fn sentence(error: &dyn Error) -> String {
     first.chain(letters).chain(['.']).collect()
 }
 
-fn display_chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let _ = write!(text, ": {cause}");
-        next = cause.source();
-    }
-    text
-}
-
 const RETRY_AFTER_SECONDS: &str = "2";
 
 #[cfg(test)]
 mod tests {
     use std::io;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Arc;
 
     use super::*;
 
@@ -340,26 +317,10 @@ mod tests {
     }
 
     fn logged_by(error: ApiError) -> String {
-        let log = Log::default();
-        let writer = log.clone();
-        let subscriber =
-            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        let (log, writer) = io::pipe().expect("a pipe");
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(Arc::new(writer)).finish();
+        // Drops the subscriber, and with it the writer.
         tracing::subscriber::with_default(subscriber, || error.into_response());
-        let bytes = log.0.lock().expect("not poisoned").clone();
-        String::from_utf8(bytes).expect("UTF-8")
-    }
-
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().expect("not poisoned").extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
+        io::read_to_string(log).expect("UTF-8")
     }
 }

@@ -142,24 +142,16 @@ enum TokenError {
 }
 
 impl TokenError {
-    fn status(&self) -> StatusCode {
+    /// Returns the status, and the error code of RFC 6749 section 5.2, or for the last two that of section
+    /// 4.1.2.1.
+    fn status_and_code(&self) -> (StatusCode, &'static str) {
         match self {
-            Self::Form(_) | Self::GrantType | Self::PasswordTooLong | Self::Scope => StatusCode::BAD_REQUEST,
-            Self::Credentials | Self::Refresh(_) => StatusCode::UNAUTHORIZED,
-            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Busy | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
-        }
-    }
-
-    /// Returns the error code of RFC 6749 section 5.2, or for the last two that of section 4.1.2.1.
-    fn code(&self) -> &'static str {
-        match self {
-            Self::Form(_) | Self::PasswordTooLong => "invalid_request",
-            Self::GrantType => "unsupported_grant_type",
-            Self::Credentials | Self::Refresh(_) => "invalid_grant",
-            Self::Scope => "invalid_scope",
-            Self::Internal(_) => "server_error",
-            Self::Busy | Self::Unavailable(_) => "temporarily_unavailable",
+            Self::Form(_) | Self::PasswordTooLong => (StatusCode::BAD_REQUEST, "invalid_request"),
+            Self::GrantType => (StatusCode::BAD_REQUEST, "unsupported_grant_type"),
+            Self::Credentials | Self::Refresh(_) => (StatusCode::UNAUTHORIZED, "invalid_grant"),
+            Self::Scope => (StatusCode::BAD_REQUEST, "invalid_scope"),
+            Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "server_error"),
+            Self::Busy | Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable"),
         }
     }
 
@@ -174,10 +166,10 @@ impl TokenError {
 
 impl IntoResponse for TokenError {
     fn into_response(self) -> Response {
-        log_cause(&self, self.code());
-        let status = self.status();
+        let (status, error) = self.status_and_code();
+        log_cause(&self, error);
         let detail = self.to_string();
-        let body = TokenErrorResponse { error_description: detail.clone(), error: self.code(), detail };
+        let body = TokenErrorResponse { error_description: detail.clone(), error, detail };
         let mut response = (status, Json(body)).into_response();
         let headers = response.headers_mut();
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
