@@ -1,6 +1,5 @@
 //! Accepting connections from a listening socket.
 
-use std::convert::Infallible;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -9,15 +8,13 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use axum::body::Body;
-use http::{Request, Response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tower::Service;
 
 use super::connection::serve_connection;
 use super::connection_registry::{ConnectionPermit, ConnectionRegistry};
+use super::http_service::HttpService;
 use super::reject::RejectReason;
 use super::tls::Certificate;
 
@@ -62,11 +59,7 @@ impl AcceptGroup {
     }
 }
 
-impl<S> Acceptor<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send,
-{
+impl<S: HttpService> Acceptor<S> {
     /// Accepts connections until `stop` completes, then those left in the backlog.
     pub(super) async fn run(mut self, listener: TcpListener, stop: impl Future<Output = ()>) {
         let mut stop = pin!(stop);

@@ -1,6 +1,5 @@
 //! Drives one connection from the TLS handshake to its close.
 
-use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -9,18 +8,16 @@ use std::task::Poll;
 #[cfg(target_os = "linux")]
 use std::time::Duration;
 
-use axum::body::Body;
-use http::{Request, Response};
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
 use rustix::net::sockopt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tower::Service;
 
 use super::connection_context::ConnectionContext;
 use super::connection_registry::ConnectionPermit;
 use super::connection_state::{CloseMode, ConnectionState};
+use super::http_service::HttpService;
 use super::http2_executor::Http2Executor;
 use super::io::{MaybeTlsStream, MonitoredIo};
 use super::service::ConnectionService;
@@ -40,17 +37,13 @@ pub(super) enum ConnectionError {
 }
 
 /// Serves a connection until it is closed.
-pub(super) async fn serve_connection<S>(
+pub(super) async fn serve_connection<S: HttpService>(
     stream: TcpStream,
     peer: SocketAddr,
     permit: ConnectionPermit,
     certificate: Option<Arc<Certificate>>,
     service: S,
-) -> Result<(), ConnectionError>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send,
-{
+) -> Result<(), ConnectionError> {
     set_socket_options(&stream);
     let settings = permit.registry().settings();
     let stream = match &certificate {
@@ -107,16 +100,12 @@ fn set_socket_options(stream: &TcpStream) {
 /// Read and write buffers dominate the memory of a connection, and most connections are idle. An idle
 /// connection therefore drops hyper's connection with its buffers, and creates another one when the next
 /// request arrives.
-async fn serve_http1<S>(
+async fn serve_http1<S: HttpService>(
     builder: &http1::Builder,
     mut io: MonitoredIo,
     mut service: ConnectionService<S>,
     state: &ConnectionState,
-) -> Result<(), ConnectionError>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send,
-{
+) -> Result<(), ConnectionError> {
     loop {
         // The block drops the box before the wait for the next request.
         (io, service) = {
@@ -145,12 +134,9 @@ where
 }
 
 /// Takes a connection apart and drops its buffers.
-fn into_io_and_service<S>(
+fn into_io_and_service<S: HttpService>(
     connection: http1::Connection<TokioIo<MonitoredIo>, ConnectionService<S>>,
-) -> (MonitoredIo, ConnectionService<S>)
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone,
-{
+) -> (MonitoredIo, ConnectionService<S>) {
     let http1::Parts { io, read_buf, service, .. } = connection.into_parts();
     let mut io = io.into_inner();
     // The buffer may hold part of a pipelined request.
@@ -170,14 +156,10 @@ enum Http1Outcome {
 type Http2Connection<S> = http2::Connection<TokioIo<MonitoredIo>, ConnectionService<S>, Http2Executor>;
 
 /// Drives HTTP/2, and sends a GOAWAY when the connection drains.
-async fn drive_http2<S>(
+async fn drive_http2<S: HttpService>(
     mut connection: Pin<Box<Http2Connection<S>>>,
     state: &ConnectionState,
-) -> Result<(), hyper::Error>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send,
-{
+) -> Result<(), hyper::Error> {
     let mut is_draining = false;
     poll_fn(move |cx| {
         if !is_draining && state.is_close_requested(CloseMode::Drain) {

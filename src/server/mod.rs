@@ -78,6 +78,7 @@ mod connection_state;
 mod extensions;
 mod http2_executor;
 mod http_builders;
+mod http_service;
 mod io;
 mod limits;
 mod reject;
@@ -88,6 +89,7 @@ mod tls;
 mod workers;
 
 pub use self::extensions::{Peer, TlsConnection};
+pub use self::http_service::HttpService;
 pub use self::limits::{ServerLimits, raise_file_limit};
 pub use self::serve::{serve, serve_with_limits};
 pub use self::tls::{Certificate, CertificateError};

@@ -19,6 +19,7 @@ use tower::{Service, ServiceExt};
 use super::connection_context::ConnectionContext;
 use super::connection_state::CloseMode;
 use super::extensions::{Peer, TlsConnection};
+use super::http_service::HttpService;
 use super::http2_executor;
 use super::reject::RejectReason;
 use super::request_head::check_and_normalize;
@@ -36,10 +37,7 @@ impl<S> ConnectionService<S> {
     }
 }
 
-impl<S> hyper::service::Service<Request<Incoming>> for ConnectionService<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone,
-{
+impl<S: HttpService> hyper::service::Service<Request<Incoming>> for ConnectionService<S> {
     type Response = Response<TrackedBody>;
     type Error = Infallible;
     type Future = ResponseFuture<S>;
@@ -92,10 +90,7 @@ pin_project! {
     }
 }
 
-impl<S> Future for ResponseFuture<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
-{
+impl<S: HttpService> Future for ResponseFuture<S> {
     type Output = Result<Response<TrackedBody>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -127,10 +122,7 @@ pin_project! {
     }
 }
 
-impl<S> ResponseState<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
-{
+impl<S: HttpService> ResponseState<S> {
     /// Calls the service at once if it is ready, which avoids another move of the request.
     ///
     /// The call is deferred for an upgrade, until the connection supports it.
@@ -142,10 +134,7 @@ where
     }
 }
 
-impl<S> Future for ResponseState<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
-{
+impl<S: HttpService> Future for ResponseState<S> {
     type Output = Result<Response<Body>, Infallible>;
 
     #[expect(clippy::expect_used, reason = "a future must not be polled after completion")]

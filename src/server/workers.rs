@@ -2,7 +2,6 @@
 //!
 //! A request is handled on one core and needs no synchronization with others.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::TcpListener;
 use std::pin::Pin;
@@ -10,16 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
 
-use axum::body::Body;
 use futures_util::future::join_all;
-use http::{Request, Response};
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tower::Service;
 
 use super::accept::{AcceptGroup, Acceptor};
 use super::connection_registry::ConnectionRegistry;
+use super::http_service::HttpService;
 use super::limits::ServerLimits;
 use super::tls::Certificate;
 
@@ -94,8 +91,7 @@ impl WorkerThreads {
     ) -> io::Result<()>
     where
         F: Fn() -> S + Send + Sync + 'static,
-        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
-        S::Future: Send,
+        S: HttpService,
     {
         listener.set_nonblocking(true)?;
         let listeners: Vec<_> =
