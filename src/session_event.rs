@@ -130,10 +130,7 @@ pub trait SessionEndWatcher: Send + Sync + 'static {
 /// Future of [`SessionEndWatcher::watch`].
 pub type SessionEndFuture = Pin<Box<dyn Future<Output = SessionEvent> + Send>>;
 
-impl<F> SessionEndWatcher for F
-where
-    F: Fn(SessionId) -> SessionEndFuture + Send + Sync + 'static,
-{
+impl<F: Fn(SessionId) -> SessionEndFuture + Send + Sync + 'static> SessionEndWatcher for F {
     fn watch(&self, session: SessionId) -> SessionEndFuture {
         self(session)
     }

@@ -172,14 +172,14 @@ impl CookiePolicy {
     fn check(&self) -> Result<(), CookiePolicyError> {
         for name in self.names() {
             if name.is_empty() || !name.bytes().all(is_name_octet) {
-                return Err(CookiePolicyError::IllegalName { name: name.to_owned() });
+                return Err(CookiePolicyError::IllegalName(name.to_owned()));
             }
             if !self.secure && has_secure_prefix(name) {
-                return Err(CookiePolicyError::PrefixNeedsSecure { name: name.to_owned() });
+                return Err(CookiePolicyError::PrefixNeedsSecure(name.to_owned()));
             }
         }
         if self.access_name.eq_ignore_ascii_case(&self.refresh_name) {
-            return Err(CookiePolicyError::SameName { name: self.access_name.clone() });
+            return Err(CookiePolicyError::SameName(self.access_name.clone()));
         }
         if !self.secure && self.same_site == SameSite::None {
             return Err(CookiePolicyError::SameSiteNoneNeedsSecure);
@@ -204,23 +204,14 @@ impl Default for CookiePolicy {
 #[non_exhaustive]
 pub enum CookiePolicyError {
     /// The name is not a token (RFC 6265 section 4.1.1).
-    #[error("{name:?} is not a legal cookie name: use letters, digits, `-` and `_`")]
-    IllegalName {
-        /// The name.
-        name: String,
-    },
+    #[error("{0:?} is not a legal cookie name: use letters, digits, `-` and `_`")]
+    IllegalName(String),
     /// Browsers accept the prefixes `__Host-`, `__Secure-` and `__Http-` only with `Secure`.
-    #[error("the cookie name {name:?} has a prefix that needs Secure: turn Secure on, or drop the prefix")]
-    PrefixNeedsSecure {
-        /// The name.
-        name: String,
-    },
+    #[error("the cookie name {0:?} has a prefix that needs Secure: turn Secure on, or drop the prefix")]
+    PrefixNeedsSecure(String),
     /// Both cookies have the same name, or differ only in case, which some servers ignore.
-    #[error("both cookies are called {name:?}: give them different names")]
-    SameName {
-        /// The name.
-        name: String,
-    },
+    #[error("both cookies are called {0:?}: give them different names")]
+    SameName(String),
     /// Browsers accept `SameSite=None` only with `Secure`.
     #[error("SameSite=None needs Secure: turn Secure on, or choose Lax or Strict")]
     SameSiteNoneNeedsSecure,
@@ -390,16 +381,12 @@ mod tests {
 
     #[test]
     fn illegal_values_are_unusable() {
-        let long = [b"access_token=".as_slice(), &[b'a'; MAX_VALUE_LEN + 1]].concat();
-        for line in [b"access_token=".as_slice(), br#"access_token="a""#, b"access_token=a b", &long] {
-            assert_eq!(read_access(line).as_deref(), Some("(unusable)"), "{}", line.escape_ascii());
+        let line = |value: &[u8]| [b"access_token=", value].concat();
+        let long = [b'a'; MAX_VALUE_LEN + 1];
+        for value in [b"".as_slice(), br#""a""#, b"a b", b"a,b", br"a\b", b"a\tb", b"\xff", &long] {
+            assert_eq!(read_access(&line(value)).as_deref(), Some("(unusable)"), "{}", value.escape_ascii());
         }
-        for line in
-            [b"access_token=a,b".as_slice(), br"access_token=a\b", b"access_token=\xff", b"access_token=a\tb"]
-        {
-            assert_eq!(read_access(line).as_deref(), Some("(unusable)"), "{}", line.escape_ascii());
-        }
-        assert!(read_access(&long[..long.len() - 1]).is_some_and(|value| value.len() == MAX_VALUE_LEN));
+        assert!(read_access(&line(&long[1..])).is_some_and(|value| value.len() == MAX_VALUE_LEN));
     }
 
     #[test]

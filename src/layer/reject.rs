@@ -130,10 +130,7 @@ pub trait OnReject<B> {
     fn on_reject(&self, rejection: &Rejection) -> Option<Response<B>>;
 }
 
-impl<F, B> OnReject<B> for F
-where
-    F: Fn(&Rejection) -> Option<Response<B>>,
-{
+impl<F: Fn(&Rejection) -> Option<Response<B>>, B> OnReject<B> for F {
     fn on_reject(&self, rejection: &Rejection) -> Option<Response<B>> {
         self(rejection)
     }

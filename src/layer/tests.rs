@@ -11,7 +11,7 @@ use http::header::{CACHE_CONTROL, COOKIE, HeaderMap, HeaderValue, SET_COOKIE, VA
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use proptest::prelude::*;
-use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
+use tower::{Layer, Service, ServiceExt, service_fn};
 use uuid::Uuid;
 
 use super::*;
@@ -163,6 +163,10 @@ impl<R: OnReject<String> + Clone> Fixture<R> {
             .with_on_reject(self.on_reject.clone())
     }
 
+    fn service<S>(&self, inner: S) -> SilentRefresh<S, ScriptedTokens, R> {
+        self.layer().layer(inner)
+    }
+
     async fn send(&self, fields: &[(&str, &str)]) -> Response<String> {
         let request =
             fields.iter().fold(Request::builder(), |request, (name, value)| request.header(*name, *value));
@@ -170,8 +174,16 @@ impl<R: OnReject<String> + Clone> Fixture<R> {
     }
 
     async fn call(&self, request: Request<String>) -> Response<String> {
-        let service = ServiceBuilder::new().layer(self.layer()).service(service_fn(echo));
-        service.oneshot(request).await.unwrap()
+        self.service(service_fn(echo)).oneshot(request).await.unwrap()
+    }
+
+    /// Refreshes an expired session in a request whose response takes `delay`.
+    async fn slow_response(&self, delay: Duration) -> Response<String> {
+        let slow = service_fn(move |_: Request<String>| async move {
+            tokio::time::sleep(delay).await;
+            Ok::<_, Infallible>(Response::new(String::new()))
+        });
+        self.service(slow).oneshot(get_request(EXPIRED.1)).await.unwrap()
     }
 
     async fn cookies(&self, cookies: &str) -> Response<String> {
@@ -181,6 +193,10 @@ impl<R: OnReject<String> + Clone> Fixture<R> {
     fn refreshes(&self) -> usize {
         self.tokens.refreshed.lock().unwrap().len()
     }
+}
+
+fn get_request(cookies: &str) -> Request<String> {
+    Request::get("/").header(COOKIE, cookies).body(String::new()).unwrap()
 }
 
 fn event(response: &Response<String>) -> Option<&str> {
@@ -378,15 +394,14 @@ async fn refresh_request_has_tokens_session_and_client() {
 #[tokio::test(start_paused = true)]
 async fn early_refresh_times_out_after_100_ms_by_default() {
     let start = tokio::time::Instant::now();
-    let stuck = || Request::get("/").header(COOKIE, "access_token=due; refresh_token=stuck");
-    let response = fixture().call(stuck().body(String::new()).unwrap()).await;
+    let stuck = "access_token=due; refresh_token=stuck";
+    let response = fixture().cookies(stuck).await;
     assert_eq!(summary(&response), r#"200 "old" - untouched"#);
     assert_eq!(start.elapsed(), Duration::from_millis(100));
 
     let start = tokio::time::Instant::now();
     let layer = fixture().layer().with_refresh_timeout(Duration::from_secs(3));
-    let service = ServiceBuilder::new().layer(layer).service(service_fn(echo));
-    service.oneshot(stuck().body(String::new()).unwrap()).await.unwrap();
+    layer.layer(service_fn(echo)).oneshot(get_request(stuck)).await.unwrap();
     assert_eq!(start.elapsed(), Duration::from_secs(3));
 }
 
@@ -394,10 +409,8 @@ async fn early_refresh_times_out_after_100_ms_by_default() {
 async fn on_store_loss_refuse_rejects_valid_token() {
     let ask = async |refresh_token: &str| {
         let layer = rejecting_fixture().layer().with_on_store_loss(OnStoreLoss::Refuse);
-        let service = ServiceBuilder::new().layer(layer).service(service_fn(echo));
-        let cookies = format!("access_token=due; refresh_token={refresh_token}");
-        let request = Request::get("/").header(COOKIE, cookies).body(String::new()).unwrap();
-        summary(&service.oneshot(request).await.unwrap())
+        let request = get_request(&format!("access_token=due; refresh_token={refresh_token}"));
+        summary(&layer.layer(service_fn(echo)).oneshot(request).await.unwrap())
     };
     assert_eq!(ask("store-down").await, "503 \"problem\" store_unavailable untouched");
     // A timeout does not count as an unavailable store.
@@ -418,13 +431,7 @@ async fn refresh_without_valid_token_has_no_timeout() {
 #[tokio::test(start_paused = true)]
 async fn late_response_has_no_cookies() {
     for (seconds, cookies) in [(0, 2), (15, 2), (16, 0)] {
-        let slow = service_fn(move |_: Request<String>| async move {
-            tokio::time::sleep(Duration::from_secs(seconds)).await;
-            Ok::<_, Infallible>(Response::new(String::new()))
-        });
-        let service = ServiceBuilder::new().layer(fixture().layer()).service(slow);
-        let request = Request::get("/").header(COOKIE, "access_token=expired; refresh_token=good");
-        let response = service.oneshot(request.body(String::new()).unwrap()).await.unwrap();
+        let response = fixture().slow_response(Duration::from_secs(seconds)).await;
         assert_eq!(response.headers().get_all(SET_COOKIE).iter().count(), cookies, "after {seconds} s");
         assert_eq!(response.headers()[SESSION_EVENT_HEADER], "rotated");
     }
@@ -445,14 +452,8 @@ async fn slow_response_has_cookies_only_if_session_is_active() {
             tokens: Arc::new(ScriptedTokens { session_check, ..ScriptedTokens::default() }),
             ..fixture()
         };
-        let slow = service_fn(move |_: Request<String>| async move {
-            tokio::time::sleep(Duration::from_millis(millis)).await;
-            Ok::<_, Infallible>(Response::new(String::new()))
-        });
-        let service = ServiceBuilder::new().layer(fixture.layer()).service(slow);
-        let request = Request::get("/").header(COOKIE, "access_token=expired; refresh_token=good");
         let began = tokio::time::Instant::now();
-        let response = service.oneshot(request.body(String::new()).unwrap()).await.unwrap();
+        let response = fixture.slow_response(Duration::from_millis(millis)).await;
         let case = format!("{millis} ms, {session_check:?}");
         assert_eq!(began.elapsed(), Duration::from_millis(elapsed), "{case}");
         assert_eq!(response.headers().get_all(SET_COOKIE).iter().count(), cookies, "{case}");
@@ -499,7 +500,7 @@ impl Service<Request<String>> for ReadinessCheckedService {
 #[tokio::test(start_paused = true)]
 async fn called_service_is_the_ready_one() {
     let inner = ReadinessCheckedService::default();
-    let mut service = ServiceBuilder::new().layer(fixture().layer()).service(inner.clone());
+    let mut service = fixture().service(inner.clone());
     for cookies in [
         "",
         "access_token=valid",
@@ -518,10 +519,9 @@ async fn called_service_is_the_ready_one() {
 #[tokio::test]
 async fn rejected_request_does_not_reach_inner_service() {
     let inner = ReadinessCheckedService::default();
-    let service = ServiceBuilder::new().layer(rejecting_fixture().layer()).service(inner.clone());
+    let service = rejecting_fixture().service(inner.clone());
     for cookies in ["", "refresh_token=logged-out", "refresh_token=store-down"] {
-        let request = Request::get("/").header(COOKIE, cookies).body(String::new()).unwrap();
-        assert!(service.clone().oneshot(request).await.is_ok());
+        assert!(service.clone().oneshot(get_request(cookies)).await.is_ok());
     }
     assert_eq!(inner.calls.load(SeqCst), 0);
 }
@@ -529,8 +529,7 @@ async fn rejected_request_does_not_reach_inner_service() {
 #[tokio::test]
 async fn inner_error_is_returned() {
     for cookies in ["access_token=valid", "refresh_token=good", ""] {
-        let service =
-            ServiceBuilder::new().layer(fixture().layer()).service(ReadinessCheckedService::default());
+        let service = fixture().service(ReadinessCheckedService::default());
         let request = Request::get("/").header(COOKIE, cookies).header("want-error", "");
         let result = service.oneshot(request.body(String::new()).unwrap()).await;
         assert_eq!(result.err(), Some("inner"), "{cookies}");
@@ -546,11 +545,9 @@ async fn streamed_body_is_not_buffered() {
         let body = stream.lock().unwrap().take().unwrap();
         async { Ok::<_, Infallible>(Response::new(body)) }
     });
-    let layer =
-        SilentRefreshLayer::new(Arc::<ScriptedTokens>::default(), CookiePolicy::insecure_for_loopback());
     let request = Request::get("/").header(COOKIE, "refresh_token=good").body(Body::empty()).unwrap();
     // The response arrives before the first frame.
-    let mut response = ServiceBuilder::new().layer(layer).service(inner).oneshot(request).await.unwrap();
+    let mut response = fixture().service(inner).oneshot(request).await.unwrap();
     assert_eq!(set_cookies(&response), SET);
     for frame in ["one", "two"] {
         frames.send(Ok(frame)).await.unwrap();
@@ -637,7 +634,7 @@ async fn conditional_headers_are_removed_only_from_expired_get() {
                 names.map(|name| name.to_string()).collect::<Vec<_>>().join(" "),
             ))
         });
-        let service = ServiceBuilder::new().layer(fixture().layer()).service(inner);
+        let service = fixture().service(inner);
         let request = Request::builder().method(method).header(COOKIE, cookies);
         let request = request
             .header("if-none-match", "\"1\"")
@@ -785,10 +782,9 @@ where
                 user.map_or("anonymous".to_owned(), |user| user.subject.to_string())
             }),
         );
-    let layer =
-        SilentRefreshLayer::new(Arc::<ScriptedTokens>::default(), CookiePolicy::insecure_for_loopback());
+    let layer = fixture().layer().with_on_reject(on_reject);
     let request = Request::get(path).header(COOKIE, cookies).body(Body::empty()).unwrap();
-    let response = app.layer(layer.with_on_reject(on_reject)).oneshot(request).await.unwrap();
+    let response = app.layer(layer).oneshot(request).await.unwrap();
     let (parts, body) = response.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     Response::from_parts(parts, String::from_utf8(body.to_vec()).unwrap())
