@@ -162,10 +162,8 @@ mod tests {
     use super::*;
 
     fn trusted() -> TrustedProxies {
-        TrustedProxies::new(vec![
-            "10.0.0.0/8".parse().expect("a network"),
-            "::1/128".parse().expect("a network"),
-        ])
+        let networks = ["10.0.0.0/8", "::1/128"];
+        TrustedProxies::new(networks.map(|network| network.parse().expect("a network")).to_vec())
     }
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -188,10 +186,9 @@ mod tests {
             ("x-forwarded-host", "evil.example"),
             ("forwarded", "for=1.1.1.1;proto=https"),
         ]);
-        let info = trusted().resolve("192.0.2.7".parse().expect("an address"), &spoofed);
-        let expected =
-            ForwardedInfo { client: "192.0.2.7".parse().expect("an address"), https: None, host: None };
-        assert_eq!(info, expected);
+        let peer = IpAddr::from([192, 0, 2, 7]);
+        let expected = ForwardedInfo { client: peer, https: None, host: None };
+        assert_eq!(trusted().resolve(peer, &spoofed), expected);
     }
 
     #[test]

@@ -23,6 +23,7 @@ use crate::config::Origin;
 use crate::http_headers::{X_REQUEST_ID, list_contains};
 use crate::layer::{CookiePolicy, SESSION_EVENT_HEADER};
 use crate::routers::ApiError;
+use crate::server::HttpService;
 
 /// Layer of [`CorsCsrf`].
 #[derive(Clone)]
@@ -51,11 +52,7 @@ impl CorsCsrfLayer {
     }
 }
 
-impl<S> Layer<S> for CorsCsrfLayer
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
-    S::Future: Send,
-{
+impl<S: HttpService + Sync> Layer<S> for CorsCsrfLayer {
     type Service = CorsCsrf<S>;
 
     fn layer(&self, inner: S) -> CorsCsrf<S> {

@@ -54,6 +54,11 @@ mod tests {
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().expect("a runtime")
     }
 
+    fn current_in(runtime: &tokio::runtime::Runtime) -> SharedRuntime {
+        let _entered = runtime.enter();
+        SharedRuntime::current()
+    }
+
     /// Returns the id of the runtime that it runs on.
     async fn runtime_id() -> Result<Response<Body>, Infallible> {
         Ok(Response::new(Body::from(Handle::current().id().to_string())))
@@ -63,10 +68,7 @@ mod tests {
     fn responses_are_built_on_the_shared_runtime() {
         let shared = runtime();
         let other = runtime();
-        let handle = {
-            let _entered = shared.enter();
-            SharedRuntime::current()
-        };
+        let handle = current_in(&shared);
         let response = other.block_on(handle.run_on(runtime_id())).expect("infallible");
         let body = other.block_on(axum::body::to_bytes(response.into_body(), 100)).expect("a body");
         assert_eq!(body, shared.handle().id().to_string());
@@ -76,10 +78,7 @@ mod tests {
     fn response_is_503_after_runtime_shutdown() {
         let shared = runtime();
         let other = runtime();
-        let handle = {
-            let _entered = shared.enter();
-            SharedRuntime::current()
-        };
+        let handle = current_in(&shared);
         drop(shared);
         let response = other.block_on(handle.run_on(runtime_id())).expect("infallible");
         assert_eq!(response.status(), http::StatusCode::SERVICE_UNAVAILABLE);
