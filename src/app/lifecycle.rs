@@ -111,10 +111,20 @@ impl RunningApp {
             .load()
             .await
             .map_err(|source| StartError::Store { what: "the revocation list", source })?;
-        let mut tasks = JoinSet::new();
-        spawn_session_tasks(&mut tasks, config, &stores, &clock, &app);
-        spawn_reload_tasks(&mut tasks, config, keys, certificate, metrics);
-        Ok(Self { app, stores, tasks })
+        let mut running = Self { app, stores, tasks: JoinSet::new() };
+        running.spawn_session_tasks(config, &clock);
+        spawn_reload_tasks(&mut running.tasks, config, keys, certificate, metrics);
+        Ok(running)
+    }
+
+    /// Spawns the tasks that keep sessions correct: clock monitor, purge, revocation poller and listener.
+    fn spawn_session_tasks(&mut self, config: &Config, clock: &Arc<dyn Clock>) {
+        let stores = self.stores.clone();
+        let revocations = self.app.tokens.revocations().clone();
+        self.tasks.spawn(monitor_clock_skew(stores.clone(), Arc::clone(clock), max_clock_offset(config)));
+        self.tasks.spawn(purge(config, &stores, clock).run());
+        self.tasks.spawn(revocations.clone().run_poller());
+        self.tasks.spawn(async move { stores.listen_for_revocations(move || revocations.poll_now()).await });
     }
 
     /// Stops the background tasks and writes the deferred writes. The stores stay open.
@@ -129,22 +139,6 @@ impl RunningApp {
     pub async fn close(self) {
         self.stores.close().await;
     }
-}
-
-/// Spawns the tasks that keep sessions correct: clock monitor, purge, revocation poller and listener.
-fn spawn_session_tasks(
-    tasks: &mut JoinSet<()>,
-    config: &Config,
-    stores: &Stores,
-    clock: &Arc<dyn Clock>,
-    app: &App,
-) {
-    tasks.spawn(monitor_clock_skew(stores.clone(), Arc::clone(clock), max_clock_offset(config)));
-    tasks.spawn(purge(config, stores, clock).run());
-    tasks.spawn(app.tokens.revocations().clone().run_poller());
-    let stores = stores.clone();
-    let revocations = app.tokens.revocations().clone();
-    tasks.spawn(async move { stores.listen_for_revocations(move || revocations.poll_now()).await });
 }
 
 /// Spawns the tasks that reload key files and the certificate, and that maintain the metrics.
