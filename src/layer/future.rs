@@ -103,10 +103,23 @@ where
     pub(super) fn rejected(
         rejection: Rejection,
         inner: &mut S,
-        request: Request<B>,
+        mut request: Request<B>,
         settings: &Settings<T, R>,
     ) -> Self {
-        Self { state: reject(rejection, inner, request, settings) }
+        log_rejection(&rejection);
+        let state = match settings.on_reject.on_reject(&rejection) {
+            Some(mut response) => {
+                rejection.insert_headers(&mut response);
+                clear_cookies(&mut response, &rejection, &settings.cookies);
+                State::Ready { response: Some(Box::new(response)) }
+            }
+            None => {
+                request.extensions_mut().insert(rejection);
+                let action = ResponseAction::Anonymous { rejection, policy: Arc::clone(&settings.cookies) };
+                State::Calling { future: inner.call(request), action: Some(Box::new(action)) }
+            }
+        };
+        Self { state }
     }
 }
 
@@ -210,7 +223,7 @@ where
                 self.call_with_identity(identity, event.map(ResponseAction::Report))
             }
             RefreshOutcome::Rejected(rejection) => {
-                reject(rejection, &mut self.inner, self.request, &self.settings)
+                ResponseFuture::rejected(rejection, &mut self.inner, self.request, &self.settings).state
             }
         }
     }
@@ -235,32 +248,6 @@ fn strip_conditional_headers<B>(request: &mut Request<B>) {
     if matches!(*request.method(), Method::GET | Method::HEAD) {
         request.headers_mut().remove(IF_NONE_MATCH);
         request.headers_mut().remove(IF_MODIFIED_SINCE);
-    }
-}
-
-fn reject<S, T, R, B, RB>(
-    rejection: Rejection,
-    inner: &mut S,
-    mut request: Request<B>,
-    settings: &Settings<T, R>,
-) -> State<S, T, R, B>
-where
-    S: Service<Request<B>, Response = Response<RB>>,
-    T: TokenService,
-    R: OnReject<RB>,
-{
-    log_rejection(&rejection);
-    match settings.on_reject.on_reject(&rejection) {
-        Some(mut response) => {
-            rejection.insert_headers(&mut response);
-            clear_cookies(&mut response, &rejection, &settings.cookies);
-            State::Ready { response: Some(Box::new(response)) }
-        }
-        None => {
-            request.extensions_mut().insert(rejection);
-            let action = ResponseAction::Anonymous { rejection, policy: Arc::clone(&settings.cookies) };
-            State::Calling { future: inner.call(request), action: Some(Box::new(action)) }
-        }
     }
 }
 
