@@ -93,8 +93,7 @@ async fn login(
 ) -> Result<Json<SessionResponse>, ApiError> {
     let credentials = Credentials { password: SecretString::from(login.password), email: login.email };
     let replaced = state.sessions_in(&headers).first().copied();
-    let signed_in = state.auth.sign_in(&credentials, SessionKind::Browser, client, replaced).await;
-    let (user, issued) = signed_in?;
+    let (user, issued) = state.auth.sign_in(&credentials, SessionKind::Browser, client, replaced).await?;
     state.set_cookies(&cookies, &issued.tokens);
     Ok(Json(SessionResponse::new(&user, &issued.session, issued.tokens.identity.expires_at)))
 }

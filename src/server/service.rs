@@ -58,22 +58,12 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for ConnectionSe
                 if self.context.is_tls {
                     request.extensions_mut().insert(TlsConnection);
                 }
-                let request = request.map(|body| self.track_request_body(body));
+                let request = request.map(|body| RequestBody::wrap(body, &self.context));
                 ResponseState::new(self.inner.clone(), request, is_upgrade)
             }
             Err(reason) => ResponseState::Rejected { response: Some(Box::new(reason.response())) },
         };
         ResponseFuture { response, is_upgrade, in_flight: Some(in_flight) }
-    }
-}
-
-impl<S> ConnectionService<S> {
-    /// Wraps a request body, unless it is empty: `Body::empty` allocates nothing.
-    fn track_request_body(&self, body: Incoming) -> Body {
-        if body.is_end_stream() {
-            return Body::empty();
-        }
-        Body::new(RequestBody::new(body, &self.context))
     }
 }
 
@@ -253,9 +243,13 @@ pin_project! {
 }
 
 impl RequestBody {
-    fn new(body: Incoming, context: &Arc<ConnectionContext>) -> Self {
+    /// Wraps a body, unless it is empty: `Body::empty` allocates nothing.
+    fn wrap(body: Incoming, context: &Arc<ConnectionContext>) -> Body {
+        if body.is_end_stream() {
+            return Body::empty();
+        }
         context.state.set_body_pending(true);
-        Self { body, context: Arc::clone(context) }
+        Body::new(Self { body, context: Arc::clone(context) })
     }
 }
 

@@ -101,12 +101,8 @@ impl WorkerThreads {
         let (senders, receivers): (Vec<_>, Vec<_>) =
             listeners.iter().map(|_| mpsc::unbounded_channel()).unzip();
         for (index, (listener, transferred)) in listeners.into_iter().zip(receivers).enumerate() {
-            let group = AcceptGroup {
-                index,
-                registries: Arc::clone(&registries),
-                transferred,
-                senders: senders.clone(),
-            };
+            let registries = Arc::clone(&registries);
+            let group = AcceptGroup { index, registries, transferred, senders: senders.clone() };
             let certificate = certificate.clone();
             let factory = Arc::clone(&factory);
             let stopped = self.stopped();
