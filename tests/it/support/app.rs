@@ -1,4 +1,4 @@
-//! The whole program in this process: the real stores, no sockets, and a clock moved by hand.
+//! The gateway in the test's process, with real stores, no sockets and a manual clock.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -26,23 +26,23 @@ use super::browser::Browser;
 use super::db::{self, TestDatabase};
 use super::http::Answer;
 
-/// What browsers call the program.
+/// The gateway's public origin.
 pub(crate) const ORIGIN: &str = "https://app.example.com";
 
-/// A password that is good enough.
+/// A password that the password policy accepts.
 pub(crate) const PASSWORD: &str = "tall umbrellas sing at noon";
 
-/// The lifetimes of the defaults. (The tests' access tokens live that long to the second.)
+/// Default lifetimes. The jitter of the access token lifetime is off in these tests.
 pub(crate) const ACCESS_TTL: Duration = Duration::from_secs(15 * 60);
 pub(crate) const GRACE: Duration = Duration::from_secs(60);
 pub(crate) const IDLE_TTL: Duration = Duration::from_secs(14 * 86_400);
 pub(crate) const ABSOLUTE_TTL: Duration = Duration::from_secs(90 * 86_400);
 const LEEWAY: Duration = Duration::from_secs(5);
 
-/// Past the grace, also by the whole seconds of a token's times.
+/// Longer than the grace by more than a second, since token times are whole seconds.
 pub(crate) const PAST_GRACE: Duration = Duration::from_secs(62);
 
-/// The program over a database of its own.
+/// A gateway with a database of its own.
 pub(crate) struct TestApp {
     pub(crate) app: App,
     pub(crate) clock: Arc<ManualClock>,
@@ -50,7 +50,7 @@ pub(crate) struct TestApp {
     setup: Setup,
 }
 
-/// What stays the same over a restart.
+/// The parts that a restart keeps.
 struct Setup {
     config: Config,
     keys: Arc<SharedKeys>,
@@ -58,17 +58,17 @@ struct Setup {
 }
 
 impl TestApp {
-    /// The program as the defaults have it, over this database.
+    /// Starts a gateway with the default configuration.
     pub(crate) async fn with_database(fresh: TestDatabase) -> Self {
         Self::with(fresh, &[]).await
     }
 
-    /// The program with these settings besides, over this database.
+    /// Starts a gateway with the default configuration, changed by `flags`.
     pub(crate) async fn with(fresh: TestDatabase, flags: &[(&str, &str)]) -> Self {
         Self::build(fresh, config(flags, None), None)
     }
 
-    /// The program in front of this upstream, for signed-in users.
+    /// Starts a gateway that forwards signed-in users to `upstream`.
     pub(crate) async fn in_front_of(upstream: &str, fresh: TestDatabase) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("sekisho.toml");
@@ -76,13 +76,13 @@ impl TestApp {
         Self::build(fresh, config(&[], Some(file)), None)
     }
 
-    /// The program as this file has it, with these settings besides.
+    /// Starts a gateway with the configuration of `file`, changed by `flags`.
     pub(crate) async fn from_file(file: PathBuf, flags: &[(&str, &str)]) -> Self {
         let fresh = db::sqlite().await.expect("SQLite needs no server");
         Self::build(fresh, config(flags, Some(file)), None)
     }
 
-    /// The program as the demo has it.
+    /// Starts a gateway with the demo's user.
     pub(crate) async fn demo() -> Self {
         let fresh = db::sqlite().await.expect("SQLite needs no server");
         let sample =
@@ -92,44 +92,43 @@ impl TestApp {
 
     fn build(fresh: TestDatabase, config: Config, sample: Option<DemoCredentials>) -> Self {
         let clock = Arc::new(ManualClock::default());
-        let KeySource::Secret(secret) = &config.tokens.keys else { panic!("no tokens.secret") };
+        let KeySource::Secret(secret) = &config.tokens.keys else { panic!("expected tokens.secret") };
         let ring = KeyMaterial::from_secret(secret).and_then(|key| KeyRing::from_material(&key)).unwrap();
         let setup = Setup { keys: Arc::new(SharedKeys::new(ring)), config, sample };
         let app = setup.start(&fresh.stores, &clock);
         Self { app, clock, fresh, setup }
     }
 
-    /// Ends the program and starts it again, with the database and keys that it had.
+    /// Restarts the gateway with the same database and keys.
     pub(crate) async fn restart(self) -> Self {
         let Self { clock, fresh, setup, .. } = self;
         let fresh = fresh.reopen().await;
         Self { app: setup.start(&fresh.stores, &clock), clock, fresh, setup }
     }
 
-    /// Another replica: the same database, by connections of its own, the same clock and keys, and
-    /// nothing remembered.
+    /// Starts another replica: same database, clock and keys, its own connections, empty caches.
     pub(crate) async fn replica(&self) -> App {
         self.replica_over(&self.fresh.open_again().await)
     }
 
-    /// Another replica, with a way of its own to the same database.
+    /// Starts another replica that reaches the same database through `stores`.
     pub(crate) fn replica_over(&self, stores: &Stores) -> App {
         self.setup.start(stores, &self.clock)
     }
 
-    /// Makes a user with [`PASSWORD`].
+    /// Creates a user with [`PASSWORD`].
     pub(crate) async fn user(&self, email: &str) -> User {
         self.user_as(email, Role::User).await
     }
 
-    /// Makes a user of this role, with [`PASSWORD`].
+    /// Creates a user with this role and [`PASSWORD`].
     pub(crate) async fn user_as(&self, email: &str, role: Role) -> User {
         let new =
             NewUser { email: email.to_owned(), name: None, role, password: SecretString::from(PASSWORD) };
         self.app.users.create(new).await.unwrap()
     }
 
-    /// Takes over a user with a hash of another program's.
+    /// Imports a user with a password hash of another program.
     pub(crate) async fn import(&self, email: &str, hash: &str) {
         let user = HashedUser {
             email: email.to_owned(),
@@ -141,12 +140,12 @@ impl TestApp {
         self.app.users.import(vec![user]).await.unwrap();
     }
 
-    /// A browser that has never been here.
+    /// Returns a browser without cookies.
     pub(crate) fn browser(&self) -> Browser {
         Browser::new(self.app.public.clone(), Arc::clone(&self.clock))
     }
 
-    /// A browser in which a new user of this address has signed in.
+    /// Creates a user with this address and returns a browser that has signed in.
     pub(crate) async fn signed_in(&self, email: &str) -> Browser {
         self.user(email).await;
         let mut browser = self.browser();
@@ -154,7 +153,7 @@ impl TestApp {
         browser
     }
 
-    /// Listens on a port of its own.
+    /// Serves the public listener on a free port.
     pub(crate) async fn listen(&self) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -163,43 +162,43 @@ impl TestApp {
         address
     }
 
-    /// Sends a request of somebody who is no browser.
+    /// Sends a request without the headers of a browser.
     pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
         send(&self.app, request).await
     }
 
-    /// Moves the clock until the access tokens of now have expired, and nothing else.
+    /// Advances the clock so that present access tokens expire, but nothing else does.
     pub(crate) fn expire(&self) {
         self.clock.advance(ACCESS_TTL + LEEWAY);
     }
 
-    /// The session's row.
+    /// Reads the session's row.
     pub(crate) async fn row(&self, id: SessionId) -> Session {
         self.fresh.stores.sessions.find_session(id).await.unwrap().expect("the session is there")
     }
 
-    /// Has what was noted off the requests' path written, until the row shows it.
+    /// Flushes the deferred writes until the session's row satisfies `is_written`.
     #[track_caller]
     pub(crate) fn flush_until(
         &self,
         id: SessionId,
-        shows: impl Fn(&Session) -> bool,
+        is_written: impl Fn(&Session) -> bool,
     ) -> impl Future<Output = Session> {
-        let asked_at = std::panic::Location::caller();
+        let caller = std::panic::Location::caller();
         async move {
-            // The program's own writer may have taken the notes and be writing them right now.
+            // The gateway's own flush may be writing them at the same time.
             for _ in 0..1_000 {
                 self.app.tokens.flush_deferred().await.unwrap();
                 let row = self.row(id).await;
-                if shows(&row) {
+                if is_written(&row) {
                     return row;
                 }
             }
-            panic!("the row at {asked_at} never showed it: {:?}", self.row(id).await)
+            panic!("{caller}: the row was not written: {:?}", self.row(id).await)
         }
     }
 
-    /// Runs a statement on the database. `{sessions}` and `{users}` are the tables' names.
+    /// Runs a statement on the database, with `{sessions}` and `{users}` for the table names.
     pub(crate) async fn sql(&self, sql: &str) {
         let url = self.fresh.url();
         if url.starts_with("sqlite") {
@@ -209,7 +208,7 @@ impl TestApp {
         }
     }
 
-    /// From now on no session or user can be read or written.
+    /// Renames the tables of sessions and users, so that every read and write of them fails.
     pub(crate) async fn break_store(&self) {
         for table in ["sessions", "users"] {
             self.sql(&format!("ALTER TABLE {{{table}}} RENAME TO {table}_away")).await;
@@ -242,22 +241,23 @@ impl Setup {
 }
 
 fn config(flags: &[(&str, &str)], file: Option<PathBuf>) -> Config {
-    let usual = [
+    let defaults = [
         ("server.public_origin", ORIGIN),
         ("login.bcrypt_cost", "4"),
         ("tokens.access_ttl_jitter", "0"),
-        ("tokens.secret", "of more than 32 bytes, and for the tests alone"),
+        ("tokens.secret", "a secret for tests of more than 32 bytes"),
     ];
-    let flags = usual.iter().chain(flags).map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
+    let flags =
+        defaults.iter().chain(flags).map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
     Config::load(&Sources { flags, file, ..Sources::default() }).unwrap().config
 }
 
-/// Sends a request to the public listener, from an address of the documentation's.
+/// Sends a request to the public listener, from an address of TEST-NET-1 (RFC 5737).
 pub(crate) async fn send(app: &App, request: Request<Body>) -> Answer {
     send_from([192, 0, 2, 7], app.public.clone(), request).await
 }
 
-/// Sends a request from this address, and reads the answer to its end.
+/// Sends a request from `address` and reads the whole response.
 pub(crate) async fn send_from<S>(address: [u8; 4], listener: S, mut request: Request<Body>) -> Answer
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
@@ -269,19 +269,19 @@ where
     Answer { status: parts.status, headers: parts.headers, body }
 }
 
-/// Makes one test of each rule for each database.
+/// Defines one test of each function for each database.
 macro_rules! on_each_database {
-    ($($rule:ident)*) => {
-        on_each_database!(@on sqlite: $($rule)*);
-        on_each_database!(@on postgres: $($rule)*);
+    ($($test:ident)*) => {
+        on_each_database!(@on sqlite: $($test)*);
+        on_each_database!(@on postgres: $($test)*);
     };
-    (@on $database:ident: $($rule:ident)*) => {
+    (@on $database:ident: $($test:ident)*) => {
         mod $database {
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn $rule() {
+                async fn $test() {
                     if let Some(fresh) = crate::support::db::$database().await {
-                        super::$rule(fresh).await;
+                        super::$test(fresh).await;
                     }
                 }
             )*

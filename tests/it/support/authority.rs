@@ -1,4 +1,4 @@
-//! Certificates, and servers that show them.
+//! A certificate authority, and TLS servers with its certificates.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use rustls::crypto::ring;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
 
-/// An authority that certifies whatever a test asks for.
+/// A certificate authority for tests.
 pub(crate) struct Authority {
     certificate: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
@@ -18,24 +18,24 @@ impl Authority {
     pub(crate) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        // By its name a certificate says who signed it.
+        // Issuers are matched by name, so each authority needs another one.
         params.distinguished_name.push(DnType::CommonName, fastrand::u64(..).to_string());
         let key = KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap().der().clone();
         Self { certificate, issuer: Issuer::new(params, key) }
     }
 
-    /// What trusts this authority alone.
+    /// Returns this authority as the only trusted root.
     pub(crate) fn trusted(&self) -> Option<Vec<CertificateDer<'static>>> {
         Some(vec![self.certificate.clone()])
     }
 
-    /// A server of this name, or address, that offers these protocols.
+    /// Returns an acceptor for this host name or address that offers these ALPN protocols.
     pub(crate) fn server(&self, name: &str, protocols: &[&str]) -> TlsAcceptor {
         self.certify(CertificateParams::new([name.to_owned()]).unwrap(), protocols)
     }
 
-    /// A server whose certificate was good until the year 2000.
+    /// Returns an acceptor whose certificate expired in the year 2000.
     pub(crate) fn expired(&self, name: &str) -> TlsAcceptor {
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
         params.not_before = date_time_ymd(1999, 1, 1);

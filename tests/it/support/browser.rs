@@ -1,5 +1,5 @@
-//! A browser, as far as sessions see one: a cookie jar (RFC 6265bis, section 5), the headers that
-//! guard against cross-site requests, tabs that ask at once, crashes and lost answers.
+//! A browser in the test's process: cookie jar (RFC 6265bis, section 5), `Origin` and `Sec-Fetch-Site`,
+//! concurrent tabs, and lost responses.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,11 +17,11 @@ use time::OffsetDateTime;
 use super::app::{ORIGIN, PASSWORD, send_from};
 use super::http::{Answer, get, post};
 
-/// The names of the two cookies.
+/// Names of the two session cookies.
 pub(crate) const ACCESS: &str = "__Host-access_token";
 pub(crate) const REFRESH: &str = "__Host-refresh_token";
 
-/// One browser. A clone is a thief who has copied the jar.
+/// A browser. A clone models a thief with a copy of the cookies.
 #[derive(Clone)]
 pub(crate) struct Browser {
     pub(crate) jar: Jar,
@@ -36,26 +36,27 @@ impl Browser {
         Self { jar: Jar::default(), public, clock, address: [192, 0, 2, 7], agent: "Browser/1.0" }
     }
 
-    /// The same jar at another address.
+    /// Returns the browser with another address and User-Agent.
     pub(crate) fn with_client(mut self, address: [u8; 4], agent: &'static str) -> Self {
-        (self.address, self.agent) = (address, agent);
+        self.address = address;
+        self.agent = agent;
         self
     }
 
-    /// The same jar, before another replica.
+    /// Returns the browser connected to another replica.
     pub(crate) fn with_service(mut self, public: PublicService) -> Self {
         self.public = public;
         self
     }
 
-    /// Signs the user with [`PASSWORD`] in, and returns the session.
+    /// Signs in with [`PASSWORD`] and returns the session.
     #[track_caller]
     pub(crate) fn sign_in(&mut self, email: &str) -> impl Future<Output = SessionId> {
         let credentials = json!({"email": email, "password": PASSWORD});
-        let asked_at = std::panic::Location::caller();
+        let caller = std::panic::Location::caller();
         async move {
             let answer = self.post("/auth/login", &credentials).await;
-            assert_eq!(answer.status, 200, "{asked_at}: {answer:?}");
+            assert_eq!(answer.status, 200, "{caller}: {answer:?}");
             answer.json()["session_id"].as_str().unwrap().parse().unwrap()
         }
     }
@@ -68,50 +69,51 @@ impl Browser {
         self.send(post(path, body)).await
     }
 
-    /// Sends a request of a page of ours, and keeps the cookies of the answer.
+    /// Sends a same-origin request and stores the cookies of the response.
     pub(crate) async fn send(&mut self, request: Request<Body>) -> Answer {
         let answer = self.send_and_drop(request).await;
         self.store_cookies(&answer);
         answer
     }
 
-    /// Sends a request whose answer is lost on its way here. (The test sees it all the same.)
+    /// Sends a request without storing the cookies of its response, as if it were lost.
     pub(crate) async fn send_and_drop(&self, request: Request<Body>) -> Answer {
         send_from(self.address, self.public.clone(), self.with_browser_headers(request)).await
     }
 
-    /// Asks for all of these at once, as several tabs do: with the cookies of now. The answers'
-    /// cookies are kept in that order, unless the test keeps them itself.
+    /// Requests all paths concurrently with the present cookies, as several tabs do.
+    ///
+    /// Stores no cookies; the test calls [`store_cookies`](Self::store_cookies).
     pub(crate) async fn ask_at_once(&self, paths: &[&str]) -> Vec<Answer> {
-        let asked = paths.iter().map(|path| tokio::spawn(self.clone().asked(get(path))));
-        join_all(asked).await.into_iter().map(|answer| answer.expect("no panic")).collect()
+        let requests = paths.iter().map(|path| tokio::spawn(self.clone().into_response(get(path))));
+        join_all(requests).await.into_iter().map(|answer| answer.expect("no panic")).collect()
     }
 
-    async fn asked(self, request: Request<Body>) -> Answer {
+    async fn into_response(self, request: Request<Body>) -> Answer {
         self.send_and_drop(request).await
     }
 
-    /// Keeps the cookies of an answer.
+    /// Stores the cookies of a response.
     pub(crate) fn store_cookies(&mut self, answer: &Answer) {
         for cookie in answer.set_cookies() {
             self.jar.keep(&cookie, self.clock.now());
         }
     }
 
-    /// The `Cookie` header that would be sent now.
+    /// Returns the `Cookie` header of the next request.
     pub(crate) fn cookies(&self) -> String {
         self.jar.header(self.clock.now())
     }
 
-    /// The value of one of the cookies.
+    /// Returns the value of a cookie.
     #[track_caller]
     pub(crate) fn token(&self, name: &str) -> String {
         self.jar.0.get(name).expect("the cookie is there").value.clone()
     }
 
-    /// Adds what a browser adds, where the test has not done so.
+    /// Adds the headers of a browser, unless the test has set them.
     fn with_browser_headers(&self, mut request: Request<Body>) -> Request<Body> {
-        let safe = matches!(*request.method(), Method::GET | Method::HEAD);
+        let is_safe = matches!(*request.method(), Method::GET | Method::HEAD);
         let cookies = self.cookies();
         let mut add = |name: &'static str, value: &str| {
             request.headers_mut().entry(name).or_insert(HeaderValue::try_from(value).expect("visible ASCII"));
@@ -119,7 +121,7 @@ impl Browser {
         add("host", ORIGIN.trim_start_matches("https://"));
         add("user-agent", self.agent);
         add("sec-fetch-site", "same-origin");
-        if !safe {
+        if !is_safe {
             add("origin", ORIGIN);
         }
         if !cookies.is_empty() {
@@ -129,14 +131,14 @@ impl Browser {
     }
 }
 
-/// A cookie jar for one secure origin. A clone is what was on the disk then.
+/// A cookie jar for one secure origin. A clone models the copy on disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Jar(BTreeMap<String, Kept>);
+pub(crate) struct Jar(BTreeMap<String, StoredCookie>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Kept {
+struct StoredCookie {
     value: String,
-    until: Option<OffsetDateTime>,
+    expires_at: Option<OffsetDateTime>,
 }
 
 impl Jar {
@@ -144,11 +146,10 @@ impl Jar {
         self.0.is_empty()
     }
 
-    /// A jar that was put together from two: the access token of one, the refresh token of the
-    /// other.
+    /// Combines the access token of one browser with the refresh token of another.
     pub(crate) fn of(access: &Browser, refresh: &Browser) -> Self {
-        let kept = |browser: &Browser, name: &str| (name.to_owned(), browser.jar.0[name].clone());
-        Self([kept(access, ACCESS), kept(refresh, REFRESH)].into())
+        let cookie = |browser: &Browser, name: &str| (name.to_owned(), browser.jar.0[name].clone());
+        Self([cookie(access, ACCESS), cookie(refresh, REFRESH)].into())
     }
 
     pub(crate) fn remove(&mut self, name: &str) {
@@ -163,28 +164,29 @@ impl Jar {
             self.0.remove(&cookie.name);
             return;
         }
-        let until = cookie.max_age.map(|seconds| now + Duration::from_secs(seconds.unsigned_abs()));
-        self.0.insert(cookie.name.clone(), Kept { value: cookie.value.clone(), until });
+        let expires_at = cookie.max_age.map(|seconds| now + Duration::from_secs(seconds.unsigned_abs()));
+        self.0.insert(cookie.name.clone(), StoredCookie { value: cookie.value.clone(), expires_at });
     }
 
     fn header(&self, now: OffsetDateTime) -> String {
-        let live = self.0.iter().filter(|(_, kept)| kept.until.is_none_or(|until| now < until));
-        live.map(|(name, kept)| format!("{name}={}", kept.value)).collect::<Vec<_>>().join("; ")
+        let live =
+            self.0.iter().filter(|(_, cookie)| cookie.expires_at.is_none_or(|expires_at| now < expires_at));
+        live.map(|(name, cookie)| format!("{name}={}", cookie.value)).collect::<Vec<_>>().join("; ")
     }
 }
 
-/// One `Set-Cookie` line.
+/// A `Set-Cookie` header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SetCookie {
     pub(crate) name: String,
     pub(crate) value: String,
     pub(crate) max_age: Option<i64>,
-    /// All attributes, in lower case and sorted, without `Max-Age` and `Expires`.
+    /// The attributes in lower case, sorted, without `Max-Age` and `Expires`.
     pub(crate) attributes: Vec<String>,
 }
 
 impl SetCookie {
-    /// Reads one line as browsers do.
+    /// Parses a header value as browsers do.
     pub(crate) fn parse(line: &str) -> Self {
         let mut parts = line.split(';').map(str::trim);
         let (name, value) = parts.next().and_then(|pair| pair.split_once('=')).expect("a pair");
@@ -196,17 +198,17 @@ impl SetCookie {
         Self { name: name.to_owned(), value: value.to_owned(), max_age, attributes }
     }
 
-    /// Whether it clears its cookie.
+    /// Returns `true` if it deletes the cookie.
     pub(crate) fn clears(&self) -> bool {
         self.max_age.is_some_and(|seconds| seconds <= 0)
     }
 
-    /// The prefix `__Host-` (section 4.1.3.2): `Secure`, `Path=/`, and no `Domain`.
+    /// Checks the prefix `__Host-` (section 4.1.3.2): `Secure`, `Path=/` and no `Domain`.
     fn is_acceptable(&self) -> bool {
-        let has = |attribute: &str| self.attributes.iter().any(|one| one == attribute);
-        let bound = has("secure") && has("path=/");
-        let domain = self.attributes.iter().any(|one| one.starts_with("domain="));
-        (!self.name.starts_with("__Host-") || (bound && !domain))
+        let has = |attribute: &str| self.attributes.iter().any(|present| present == attribute);
+        let is_bound = has("secure") && has("path=/");
+        let has_domain = self.attributes.iter().any(|attribute| attribute.starts_with("domain="));
+        (!self.name.starts_with("__Host-") || (is_bound && !has_domain))
             && self.name.len() + self.value.len() <= 4_096
     }
 }

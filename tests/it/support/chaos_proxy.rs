@@ -1,4 +1,4 @@
-//! A wire to PostgreSQL that can be cut, with and without a word.
+//! A TCP proxy in front of PostgreSQL that drops traffic or resets connections on demand.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,71 +10,76 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// Passes on what the program and the server say, until it is told otherwise. It is gone with this.
+/// Forwards traffic between the gateway and PostgreSQL until a fault is injected. Stops when dropped.
 pub(crate) struct TcpChaosProxy {
-    /// What `database.url` says for this way to the database.
+    /// The `database.url` of the proxied database.
     pub(crate) url: String,
     state: Arc<watch::Sender<State>>,
-    accepting: tokio::task::JoinHandle<()>,
+    accept_task: tokio::task::JoinHandle<()>,
 }
 
-/// Connections are numbered from 1 on, as they come.
+/// The injected faults. Connections are numbered from 1.
 #[derive(Clone, Debug, Default)]
 struct State {
-    made: u64,
-    /// Whether new connections are reset.
-    refuses: bool,
-    /// Whether nothing gets through. What was lost stays lost: a connection that was in use then
-    /// says nothing for ever.
+    accepted: u64,
+    /// True if new connections are reset.
+    resets_new: bool,
+    /// True if no traffic is forwarded. A connection that lost bytes stays silent after [`TcpChaosProxy::heal`].
     silent: bool,
-    /// Those up to this one say nothing for ever.
-    silent_to: u64,
-    /// Those up to this one are reset.
-    reset_to: u64,
-    /// Whether LISTEN is for something that nobody tells, as with a pooler that drops it.
+    /// Connections up to this number are silent.
+    silent_up_to: u64,
+    /// Connections up to this number are reset.
+    reset_up_to: u64,
+    /// True if LISTEN has no effect, as with a connection pooler that drops it.
     drops_listen: bool,
 }
 
 impl TcpChaosProxy {
-    /// A wire to the database at `url`.
+    /// Starts a proxy in front of the database at `url`.
     pub(crate) async fn to(url: &str) -> Self {
         let server: PgConnectOptions = url.parse().unwrap();
         let target = (server.get_host().to_owned(), server.get_port());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        // In the clear, so that LISTEN can be seen.
+        // Without TLS, so that the proxy can find LISTEN.
         let server = server.host("127.0.0.1").port(port).ssl_mode(PgSslMode::Disable);
         let state = Arc::new(watch::Sender::new(State::default()));
-        let accepting = tokio::spawn(accept(listener, target, Arc::clone(&state)));
-        Self { url: server.to_url_lossy().to_string(), state, accepting }
+        let accept_task = tokio::spawn(accept(listener, target, Arc::clone(&state)));
+        Self { url: server.to_url_lossy().to_string(), state, accept_task }
     }
 
-    /// From now on nothing gets through, and nobody is told.
+    /// Drops all traffic and keeps connections open, as a network partition does.
     pub(crate) fn silence(&self) {
         self.state.send_modify(|state| state.silent = true);
     }
 
-    /// Nothing gets through the connections that there are, and nobody is told. New ones work.
+    /// Drops the traffic of existing connections and keeps them open. New connections work.
     pub(crate) fn silence_existing(&self) {
-        self.state.send_modify(|state| state.silent_to = state.made);
+        self.state.send_modify(|state| state.silent_up_to = state.accepted);
     }
 
-    /// Resets the connections that there are. New ones work.
+    /// Resets existing connections. New connections work.
     pub(crate) fn reset_existing(&self) {
-        self.state.send_modify(|state| state.reset_to = state.made);
+        self.state.send_modify(|state| state.reset_up_to = state.accepted);
     }
 
-    /// Resets the connections that there are and all that come.
+    /// Resets existing and new connections.
     pub(crate) fn refuse(&self) {
-        self.state.send_modify(|state| (state.refuses, state.reset_to) = (true, state.made));
+        self.state.send_modify(|state| {
+            state.resets_new = true;
+            state.reset_up_to = state.accepted;
+        });
     }
 
-    /// New connections work again.
+    /// Lets new connections work again.
     pub(crate) fn heal(&self) {
-        self.state.send_modify(|state| (state.silent, state.refuses) = (false, false));
+        self.state.send_modify(|state| {
+            state.silent = false;
+            state.resets_new = false;
+        });
     }
 
-    /// Whoever listens hears nothing from now on.
+    /// Makes LISTEN on connections from now on have no effect.
     pub(crate) fn drop_listen(&self) {
         self.state.send_modify(|state| state.drops_listen = true);
     }
@@ -82,44 +87,45 @@ impl TcpChaosProxy {
 
 impl Drop for TcpChaosProxy {
     fn drop(&mut self) {
-        self.accepting.abort();
-        self.state.send_modify(|state| state.reset_to = u64::MAX);
+        self.accept_task.abort();
+        self.state.send_modify(|state| state.reset_up_to = u64::MAX);
     }
 }
 
 async fn accept(listener: TcpListener, target: (String, u16), state: Arc<watch::Sender<State>>) {
-    while let Ok((program, _)) = listener.accept().await {
-        let number = state.borrow().made + 1;
-        state.send_modify(|state| state.made = number);
-        if state.borrow().refuses {
-            let _ = program.set_zero_linger();
+    while let Ok((client, _)) = listener.accept().await {
+        let number = state.borrow().accepted + 1;
+        state.send_modify(|state| state.accepted = number);
+        if state.borrow().resets_new {
+            let _ = client.set_zero_linger();
             continue;
         }
-        let (target, mut state) = (target.clone(), state.subscribe());
+        let target = target.clone();
+        let mut state = state.subscribe();
         tokio::spawn(async move {
             if state.borrow().silent {
-                // Whoever knocks now is never answered.
-                let _ = state.wait_for(|state| number <= state.reset_to).await;
+                // The connection is accepted and never served.
+                let _ = state.wait_for(|state| number <= state.reset_up_to).await;
                 return;
             }
             let server = TcpStream::connect((target.0.as_str(), target.1)).await.unwrap();
-            connect(program, server, number, state).await;
+            forward(client, server, number, state).await;
         });
     }
 }
 
-/// Passes on both ways, until one side ends or the connection is reset.
-async fn connect(mut program: TcpStream, mut server: TcpStream, number: u64, state: watch::Receiver<State>) {
-    let link = ProxiedConnection { number, state, is_lost: AtomicBool::new(false) };
-    let (from_program, to_program) = program.split();
+/// Forwards both directions until one side closes or the connection is reset.
+async fn forward(mut client: TcpStream, mut server: TcpStream, number: u64, state: watch::Receiver<State>) {
+    let connection = ProxiedConnection { number, state, is_lost: AtomicBool::new(false) };
+    let (from_client, to_client) = client.split();
     let (from_server, to_server) = server.split();
     let was_reset = tokio::select! {
-        () = link.pass_on(from_program, to_server) => false,
-        () = link.pass_back(from_server, to_program) => false,
-        () = link.reset() => true,
+        () = connection.copy(from_client, to_server) => false,
+        () = connection.copy_responses(from_server, to_client) => false,
+        () = connection.wait_for_reset() => true,
     };
     if was_reset {
-        for socket in [program, server] {
+        for socket in [client, server] {
             let _ = socket.set_zero_linger();
         }
     }
@@ -132,53 +138,55 @@ struct ProxiedConnection {
 }
 
 impl ProxiedConnection {
-    /// As long as the program is there: what it hasn't been told by then, it never is.
-    async fn pass_back(&self, from: ReadHalf<'_>, to: WriteHalf<'_>) {
-        self.pass_on(from, to).await;
-        if self.look().0 {
+    /// Copies the server's bytes. On a silent connection it then waits until the client closes, so that the
+    /// client does not see the server close.
+    async fn copy_responses(&self, from: ReadHalf<'_>, to: WriteHalf<'_>) {
+        self.copy(from, to).await;
+        if self.faults().0 {
             std::future::pending().await
         }
     }
 
-    async fn pass_on(&self, mut from: ReadHalf<'_>, mut to: WriteHalf<'_>) {
+    async fn copy(&self, mut from: ReadHalf<'_>, mut to: WriteHalf<'_>) {
         let mut buffer = vec![0; 16 * 1024];
         loop {
             let read = from.read(&mut buffer).await.unwrap_or(0);
-            let (is_lost, drops_listen) = self.look();
-            match (is_lost, read) {
-                (_, 0) => return,
-                (true, _) => continue,
-                (false, _) => {}
+            let (is_lost, drops_listen) = self.faults();
+            if read == 0 {
+                return;
             }
-            let said = &mut buffer[..read];
+            if is_lost {
+                continue;
+            }
+            let bytes = &mut buffer[..read];
             if drops_listen {
-                misdirect_listen(said);
+                misdirect_listen(bytes);
             }
-            if to.write_all(said).await.is_err() {
+            if to.write_all(bytes).await.is_err() {
                 return;
             }
         }
     }
 
-    /// Whether the connection says nothing any more, and whether LISTEN is dropped.
-    fn look(&self) -> (bool, bool) {
+    /// Returns whether the connection is silent, and whether LISTEN is dropped.
+    fn faults(&self) -> (bool, bool) {
         let state = self.state.borrow();
-        if state.silent || self.number <= state.silent_to {
+        if state.silent || self.number <= state.silent_up_to {
             self.is_lost.store(true, Ordering::Relaxed);
         }
         (self.is_lost.load(Ordering::Relaxed), state.drops_listen)
     }
 
-    async fn reset(&self) {
-        // An error means that the wire is gone.
-        let _ = self.state.clone().wait_for(|state| self.number <= state.reset_to).await;
+    async fn wait_for_reset(&self) {
+        // An error means that the proxy was dropped.
+        let _ = self.state.clone().wait_for(|state| self.number <= state.reset_up_to).await;
     }
 }
 
-/// Listening on another channel gets the same answer.
-fn misdirect_listen(said: &mut [u8]) {
+/// Changes the channel of a LISTEN statement. The server's response stays the same.
+fn misdirect_listen(statement: &mut [u8]) {
     const LISTEN: &[u8] = b"LISTEN \"";
-    if let Some(at) = said.windows(LISTEN.len()).position(|window| window == LISTEN) {
-        said[at + LISTEN.len()] = b'_';
+    if let Some(at) = statement.windows(LISTEN.len()).position(|window| window == LISTEN) {
+        statement[at + LISTEN.len()] = b'_';
     }
 }

@@ -1,4 +1,4 @@
-//! A fresh database for every test, gone when the test is over.
+//! A new database for each test, deleted afterwards.
 
 use std::io::Write;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -8,112 +8,111 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
 use tempfile::TempDir;
 
-/// A fresh database, its tables made. It is dropped with this.
+/// A migrated database, deleted when dropped.
 pub(crate) struct TestDatabase {
     pub(crate) stores: Stores,
-    place: DatabaseLocation,
+    location: DatabaseLocation,
 }
 
 impl TestDatabase {
-    /// What `database.url` would say; none for the store in memory.
+    /// The `database.url`, empty for the in-memory store.
     pub(crate) fn url(&self) -> &str {
-        &self.place.url
+        &self.location.url
     }
 
-    /// The same database, with connections of its own, as another process has it.
+    /// Opens new connections to the same database, as another process would.
     pub(crate) async fn open_again(&self) -> Stores {
-        self.place.open().await
+        self.location.open().await
     }
 
-    /// Closes the database and opens it again, as a restart would.
+    /// Closes and reopens the database, as a restart would.
     pub(crate) async fn reopen(mut self) -> Self {
         self.stores.close().await;
-        self.stores = self.place.open().await;
+        self.stores = self.location.open().await;
         self
     }
 }
 
-/// Where a database is, or will be. It is dropped with this.
+/// The location of a database, which need not exist yet. The database is deleted when this is dropped.
 pub(crate) struct DatabaseLocation {
     pub(crate) url: String,
     _guard: Option<Guard>,
 }
 
 impl DatabaseLocation {
-    /// A database that somebody else takes care of.
+    /// Returns the location of a database that is not deleted.
     pub(crate) fn at(url: &str) -> Self {
         Self { url: url.to_owned(), _guard: None }
     }
 
-    /// Opens the database as it is, without making its tables.
+    /// Opens the database without migrating it.
     pub(crate) async fn open(&self) -> Stores {
         db::open(&self.url, &DatabaseOptions::default()).await.unwrap()
     }
 
-    /// Opens the database and makes its tables.
+    /// Opens and migrates the database.
     pub(crate) async fn fresh(self) -> TestDatabase {
         let stores = self.open().await;
         stores.migrate().await.unwrap();
-        TestDatabase { stores, place: self }
+        TestDatabase { stores, location: self }
     }
 }
 
-#[expect(dead_code, reason = "held until they are dropped")]
+#[expect(dead_code, reason = "fields are held for their `Drop`")]
 enum Guard {
     Directory(TempDir),
     Database(DropDatabase),
 }
 
-/// Stores in memory.
+/// Returns the in-memory store.
 pub(crate) async fn memory() -> Option<TestDatabase> {
-    let place = DatabaseLocation { url: String::new(), _guard: None };
-    Some(TestDatabase { stores: Stores::in_memory(), place })
+    let location = DatabaseLocation { url: String::new(), _guard: None };
+    Some(TestDatabase { stores: Stores::in_memory(), location })
 }
 
-/// A SQLite file in a directory of its own.
+/// Returns a SQLite database in a temporary directory.
 pub(crate) async fn sqlite() -> Option<TestDatabase> {
     Some(sqlite_place().await?.fresh().await)
 }
 
-/// A PostgreSQL database on the server that `SEKISHO_TEST_POSTGRES` names; `None` if it names none.
+/// Returns a PostgreSQL database on the server of `SEKISHO_TEST_POSTGRES`, or `None` if that is not set.
 pub(crate) async fn postgres() -> Option<TestDatabase> {
     Some(postgres_place().await?.fresh().await)
 }
 
-/// Where a SQLite file may be made.
+/// Returns the location of a SQLite file that does not exist yet.
 pub(crate) async fn sqlite_place() -> Option<DatabaseLocation> {
     let directory = tempfile::tempdir().unwrap();
     let url = format!("sqlite://{}/sekisho.db", directory.path().display());
     Some(DatabaseLocation { url, _guard: Some(Guard::Directory(directory)) })
 }
 
-/// Says that this test is left out for want of something.
+/// Reports on standard error that the current test is skipped.
 ///
 /// # Panics
 ///
-/// In CI, where leaving it out would go unnoticed.
+/// In CI, where a skipped test would go unnoticed.
 pub(crate) fn skip_test(needs: &str) {
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     assert!(std::env::var_os("CI").is_none(), "{test} needs {needs}");
-    // Not by `eprintln!`, which is shown for failing tests alone.
-    let _ = writeln!(std::io::stderr(), "left out: {test} needs {needs}");
+    // The test harness captures `eprintln!` of tests that pass.
+    let _ = writeln!(std::io::stderr(), "skipped: {test} needs {needs}");
 }
 
-/// An empty PostgreSQL database; `None`, with a word on standard error, if the environment names no
-/// server to make it on.
+/// Creates an empty PostgreSQL database. Without a server, reports a skipped test and returns `None`.
 ///
 /// # Panics
 ///
-/// In CI, where leaving these tests out would go unnoticed.
+/// In CI, where a skipped test would go unnoticed.
 pub(crate) async fn postgres_place() -> Option<DatabaseLocation> {
     let server = std::env::var("SEKISHO_TEST_POSTGRES").unwrap_or_default();
     if server.is_empty() {
-        skip_test("a server that SEKISHO_TEST_POSTGRES names");
+        skip_test("a PostgreSQL server in SEKISHO_TEST_POSTGRES");
         return None;
     }
-    static MADE: AtomicU32 = AtomicU32::new(0);
-    let nth = MADE.fetch_add(1, Ordering::Relaxed);
-    let name = format!("sekisho_test_{}_{nth}", std::process::id());
+    static CREATED: AtomicU32 = AtomicU32::new(0);
+    let number = CREATED.fetch_add(1, Ordering::Relaxed);
+    let name = format!("sekisho_test_{}_{number}", std::process::id());
     run(&server, &format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await;
     run(&server, &format!("CREATE DATABASE {name} TEMPLATE template0")).await;
     let options: PgConnectOptions = server.parse().unwrap();
@@ -128,7 +127,7 @@ struct DropDatabase {
 
 impl Drop for DropDatabase {
     fn drop(&mut self) {
-        // On a thread of its own: a test's runtime can't be waited for from within.
+        // A separate thread, because a runtime's own thread cannot block on a future.
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -139,14 +138,14 @@ impl Drop for DropDatabase {
     }
 }
 
-/// Runs a statement of the tests' own making on the PostgreSQL database at `url`.
+/// Runs a statement on the PostgreSQL database at `url`.
 pub(crate) async fn run(url: &str, sql: &str) {
     let mut connection = sqlx::PgConnection::connect(url).await.unwrap();
     connection.execute(AssertSqlSafe(sql)).await.unwrap();
     connection.close().await.unwrap();
 }
 
-/// Runs a statement of the tests' own making on the SQLite database at `url`.
+/// Runs a statement on the SQLite database at `url`.
 pub(crate) async fn run_sqlite(url: &str, sql: &str) {
     let mut connection = sqlx::SqliteConnection::connect(url).await.unwrap();
     connection.execute(AssertSqlSafe(sql)).await.unwrap();

@@ -1,8 +1,8 @@
-//! A clock for upper bounds on the time that the product takes.
+//! A clock for upper bounds on the time that the gateway takes.
 //!
-//! A loaded machine delays test and product alike. This clock stops while it does: a thread of its own
-//! sleeps for short times, and a sleep that ends late does not count. A bound is as strict as ever on a
-//! machine that keeps up.
+//! A loaded machine delays the test and the gateway alike. This clock does not count such delays: a thread
+//! sleeps for short times, and a sleep that ends late adds nothing. On an idle machine the bound is as
+//! strict as with a normal clock.
 
 use std::ops::Sub;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 /// Length of a sleep.
 const TICK: Duration = Duration::from_millis(5);
 
-/// Length of a sleep that still counts.
+/// Longest sleep that is counted.
 const MAX_TICK: Duration = Duration::from_millis(25);
 
 /// An instant on the fair clock.

@@ -1,5 +1,4 @@
-//! The front proxies of `deploy/`, run with those very files: only the ports and folders in them are
-//! replaced.
+//! The front proxies of `deploy/`, run with those files. Only ports and folders are replaced.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -21,7 +20,7 @@ use super::http::Answer;
 use super::process::{program, until};
 use super::upstream::{RecordedRequest, Upstream};
 
-/// A front proxy that `deploy/` has a folder for.
+/// A front proxy with a folder in `deploy/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FrontProxyKind {
     Caddy,
@@ -31,8 +30,8 @@ pub(crate) enum FrontProxyKind {
     Traefik,
 }
 
-/// A front proxy with an application behind it, and the program beside it, whose clock is in the test's
-/// hand. It all ends with this.
+/// A front proxy with an application behind it and the gateway as its forward-auth endpoint. All are
+/// stopped when it is dropped.
 pub(crate) struct FrontProxyHarness {
     pub(crate) front: FrontProxyKind,
     pub(crate) app: TestApp,
@@ -44,19 +43,19 @@ pub(crate) struct FrontProxyHarness {
 }
 
 impl FrontProxyKind {
-    /// Where its program is; `None`, with a word on standard error, if it is nowhere.
+    /// Returns the path of its program. Without one, reports a skipped test and returns `None`.
     fn program(self) -> Option<PathBuf> {
         match self {
             Self::Caddy => program("SEKISHO_TEST_CADDY", "/usr/bin/caddy"),
             Self::Haproxy => program("SEKISHO_TEST_HAPROXY", "/usr/sbin/haproxy"),
             Self::Nginx => program("SEKISHO_TEST_NGINX", "/usr/sbin/nginx"),
-            // No Debian package: they come by pip, or not at all.
-            Self::Envoy => named("SEKISHO_TEST_ENVOY"),
-            Self::Traefik => named("SEKISHO_TEST_TRAEFIK"),
+            // There is no Debian package. scripts/test installs them with pip if it can.
+            Self::Envoy => path_from_env("SEKISHO_TEST_ENVOY"),
+            Self::Traefik => path_from_env("SEKISHO_TEST_TRAEFIK"),
         }
     }
 
-    /// Its folder, its files, and how it is started in a folder that holds them.
+    /// Returns its folder in `deploy/`, its files there, and its arguments.
     fn parts(self) -> (&'static str, &'static [&'static str], &'static [&'static str]) {
         match self {
             Self::Caddy => {
@@ -74,41 +73,42 @@ impl FrontProxyKind {
     }
 }
 
-fn named(variable: &str) -> Option<PathBuf> {
+fn path_from_env(variable: &str) -> Option<PathBuf> {
     let program = std::env::var_os(variable).map(PathBuf::from);
     if program.is_none() {
-        eprintln!("left out: no {variable}");
+        eprintln!("skipped: {variable} is not set");
     }
     program
 }
 
 impl FrontProxyHarness {
-    /// `None`, with a word on standard error, if that front proxy is nowhere.
+    /// Starts the front proxy. Without its program, reports a skipped test and returns `None`.
     pub(crate) async fn start(front: FrontProxyKind) -> Option<Self> {
         Self::start_with(front, str::to_owned).await
     }
 
-    /// With its files after `edit`.
+    /// Starts the front proxy with its files changed by `edit`.
     pub(crate) async fn start_with(front: FrontProxyKind, edit: fn(&str) -> String) -> Option<Self> {
         let program = front.program()?;
         for _ in 0..5 {
-            if let Some(recipe) = Self::try_start(front, &program, edit).await {
-                return Some(recipe);
+            if let Some(harness) = Self::try_start(front, &program, edit).await {
+                return Some(harness);
             }
         }
         panic!("{} does not start", program.display());
     }
 
-    /// `None` if it ended at once: another program may have been faster to take the port.
+    /// Returns `None` if it exits at once, because another program may have taken the port.
     async fn try_start(front: FrontProxyKind, program: &Path, edit: fn(&str) -> String) -> Option<Self> {
         let upstream = Upstream::answering(echo).await;
         let listeners = [listener().await, listener().await];
         let [public, verify] = listeners.each_ref().map(|listener| listener.local_addr().unwrap());
         let address = free_address();
         let (folder, files, args) = front.parts();
-        let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(folder);
+        let deploy_dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(folder);
         let origin = format!("http://{address}");
-        let app = TestApp::from_file(recipe.join("sekisho.toml"), &[("server.public_origin", &origin)]).await;
+        let app =
+            TestApp::from_file(deploy_dir.join("sekisho.toml"), &[("server.public_origin", &origin)]).await;
         let (stop, stopped) = oneshot::channel();
         let [public_listener, verify_listener] = listeners;
         let limits = ServerLimits::default();
@@ -120,45 +120,46 @@ impl FrontProxyHarness {
         let dir = tempfile::tempdir().unwrap();
         let ports = [(8000, address), (8080, public), (9091, verify), (3000, upstream.address())];
         for file in files {
-            let text = std::fs::read_to_string(recipe.join(file)).unwrap();
+            let text = std::fs::read_to_string(deploy_dir.join(file)).unwrap();
             let text = edit(&text).replace("/etc/traefik", dir.path().to_str().unwrap());
             std::fs::write(dir.path().join(file), with_ports(&text, &ports)).unwrap();
         }
         std::fs::write(dir.path().join("nginx.conf"), nginx_config(dir.path())).unwrap();
         let child = spawn(program, args, dir.path());
-        let mut recipe = Self { front, app, upstream, address, verify: Some(stop), dir, child };
-        recipe.serves().await.then_some(recipe)
+        let mut harness = Self { front, app, upstream, address, verify: Some(stop), dir, child };
+        harness.wait_until_ready().await.then_some(harness)
     }
 
-    /// Whether it got as far as listening.
-    async fn serves(&mut self) -> bool {
-        let (address, child) = (self.address, &mut self.child);
-        let serves = until("the front proxy", async || {
-            let ended = child.try_wait().unwrap().is_some();
-            (ended || is_guarded(address).await).then_some(!ended)
+    /// Waits until it serves. Returns `false` if it exits instead.
+    async fn wait_until_ready(&mut self) -> bool {
+        let address = self.address;
+        let child = &mut self.child;
+        let is_ready = until("the front proxy", async || {
+            let has_exited = child.try_wait().unwrap().is_some();
+            (has_exited || is_guarded(address).await).then_some(!has_exited)
         })
         .await;
-        if !serves {
+        if !is_ready {
             eprintln!("{}", std::fs::read_to_string(self.path("log")).unwrap());
         }
-        serves
+        is_ready
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    /// What `X-Session-Event` says of this event beside the application's answer: Traefik keeps it.
+    /// Returns the expected `X-Session-Event` of an application's response, which Traefik does not pass on.
     pub(crate) fn told(&self, event: &'static str) -> Option<&'static str> {
         (self.front != FrontProxyKind::Traefik).then_some(event)
     }
 
-    /// Takes the endpoint away that the front proxy asks.
+    /// Stops the forward-auth endpoint.
     pub(crate) fn lose_verify(&mut self) {
         drop(self.verify.take());
     }
 
-    /// curl with a cookie jar of this name.
+    /// Returns curl with the cookie jar of this name.
     pub(crate) fn curl(&self, jar: &str) -> Curl {
         let curl =
             std::env::var_os("SEKISHO_TEST_CURL").map_or_else(|| "/usr/bin/curl".into(), PathBuf::from);
@@ -166,11 +167,12 @@ impl FrontProxyHarness {
     }
 }
 
-/// An application that hides nothing: it answers with what it was sent.
-fn echo(seen: &RecordedRequest) -> Response<Body> {
-    let headers = seen.headers.iter().map(|(name, value)| format!("{name}: {}\n", value.to_str().unwrap()));
-    let text = format!("{} {}\n{}", seen.method, seen.target, headers.collect::<String>());
-    let status = if seen.target.starts_with("/broken") { 500 } else { 200 };
+/// An application that responds with the request that it received.
+fn echo(request: &RecordedRequest) -> Response<Body> {
+    let headers =
+        request.headers.iter().map(|(name, value)| format!("{name}: {}\n", value.to_str().unwrap()));
+    let text = format!("{} {}\n{}", request.method, request.target, headers.collect::<String>());
+    let status = if request.target.starts_with("/broken") { 500 } else { 200 };
     Response::builder()
         .status(status)
         .header("set-cookie", "theme=dark; Path=/")
@@ -179,15 +181,15 @@ fn echo(seen: &RecordedRequest) -> Response<Body> {
         .unwrap()
 }
 
-/// Whether it holds requests back: Traefik listens before it has read its files.
+/// Returns `true` once unauthenticated requests are rejected. Traefik listens before it has read its files.
 async fn is_guarded(address: SocketAddr) -> bool {
     let Ok(mut socket) = TcpStream::connect(address).await else { return false };
     let request = format!("GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    let mut answer = String::new();
-    let asked = socket.write_all(request.as_bytes()).await.is_ok();
-    asked
-        && socket.read_to_string(&mut answer).await.is_ok()
-        && ["HTTP/1.1 401", "HTTP/1.1 503"].iter().any(|held| answer.starts_with(held))
+    let mut response = String::new();
+    let is_sent = socket.write_all(request.as_bytes()).await.is_ok();
+    is_sent
+        && socket.read_to_string(&mut response).await.is_ok()
+        && ["HTTP/1.1 401", "HTTP/1.1 503"].iter().any(|status_line| response.starts_with(status_line))
 }
 
 async fn listener() -> TcpListener {
@@ -197,20 +199,20 @@ async fn listener() -> TcpListener {
 /// Returns a free address whose port is below the ephemeral range, so that no outgoing connection takes
 /// the port while the server is not listening.
 pub(crate) fn free_address() -> SocketAddr {
-    static TRIED: AtomicU32 = AtomicU32::new(0);
+    static TRIES: AtomicU32 = AtomicU32::new(0);
     loop {
-        let nth = std::process::id().wrapping_mul(97).wrapping_add(TRIED.fetch_add(1, Ordering::Relaxed));
-        let port = 10_000 + u16::try_from(nth % 20_000).unwrap();
+        let number = std::process::id().wrapping_mul(97).wrapping_add(TRIES.fetch_add(1, Ordering::Relaxed));
+        let port = 10_000 + u16::try_from(number % 20_000).unwrap();
         if std::net::TcpListener::bind(("0.0.0.0", port)).is_ok() {
             return SocketAddr::from(([127, 0, 0, 1], port));
         }
     }
 }
 
-/// In two steps, so that no port that was put in is taken for one of the file's.
+/// Replaces ports. Placeholders keep a new port from being replaced again.
 fn with_ports(text: &str, ports: &[(u16, SocketAddr)]) -> String {
     let marked = ports.iter().fold(text.to_owned(), |text, (port, _)| {
-        assert!(!text.contains(&format!("<{port}>")), "no such mark is there");
+        assert!(!text.contains(&format!("<{port}>")), "the placeholder is in use");
         text.replace(&port.to_string(), &format!("<{port}>"))
     });
     ports
@@ -229,7 +231,7 @@ fn spawn(program: &Path, args: &[&str], dir: &Path) -> Child {
     command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
 }
 
-/// As Debian's includes `/etc/nginx/conf.d/`.
+/// A main configuration that includes `sekisho.conf`, as Debian's includes `/etc/nginx/conf.d/`.
 fn nginx_config(dir: &Path) -> String {
     let dir = dir.display();
     format!(
@@ -252,7 +254,7 @@ http {{
     )
 }
 
-/// curl with a cookie jar of its own, and every answer that it got.
+/// curl with a cookie jar and a record of its responses.
 pub(crate) struct Curl {
     curl: PathBuf,
     address: SocketAddr,
@@ -265,9 +267,10 @@ impl Curl {
         self.ask(target, &[]).await
     }
 
-    /// Asks for `target`, byte for byte, with these arguments.
+    /// Requests `target`, sent byte for byte, with further arguments for curl.
     pub(crate) async fn ask(&self, target: &str, args: &[&str]) -> Answer {
-        let (head, body) = (self.jar.with_extension("head"), self.jar.with_extension("body"));
+        let head = self.jar.with_extension("head");
+        let body = self.jar.with_extension("body");
         std::fs::write(&body, "").unwrap();
         let mut command = Command::new(&self.curl);
         command.args(["-sS", "--path-as-is", "-b"]).arg(&self.jar).arg("-c").arg(&self.jar);
@@ -275,15 +278,16 @@ impl Curl {
         command.args(["--request-target", target]).arg(format!("http://{}/", self.address));
         let output = command.env_clear().stdin(Stdio::null()).output().await.unwrap();
         assert!(output.status.success(), "{target} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        let (head, body) = (std::fs::read_to_string(head).unwrap(), std::fs::read(body).unwrap());
-        // There curl repeats the head as the body.
+        let head = std::fs::read_to_string(head).unwrap();
+        let body = std::fs::read(body).unwrap();
+        // For a HEAD request curl writes the header as the body.
         let body = if args.contains(&"-I") { Vec::new() } else { body };
-        let answer = answer(&head, body);
-        self.note(&answer);
-        answer
+        let response = parse_response(&head, body);
+        self.record(&response);
+        response
     }
 
-    /// The values of our two cookies, if they are there.
+    /// Returns the values of the session cookies.
     pub(crate) fn tokens(&self) -> Option<[String; 2]> {
         let jar = std::fs::read_to_string(&self.jar).unwrap_or_default();
         let value = |name: &str| {
@@ -293,27 +297,26 @@ impl Curl {
         Some([value("__Host-access_token")?, value("__Host-refresh_token")?])
     }
 
-    /// Puts the cookies of another jar in place of its own.
+    /// Replaces the cookie jar by a copy of another.
     pub(crate) fn copy(&self, other: &Self) {
         std::fs::copy(&other.jar, &self.jar).unwrap();
     }
 
-    /// All that scripts could have read of the answers so far: their bodies, and their headers but for
-    /// `Set-Cookie`.
+    /// Returns the parts of all responses that scripts can read: bodies, and headers except `Set-Cookie`.
     pub(crate) fn readable(&self) -> String {
         self.readable.lock().unwrap().clone()
     }
 
-    fn note(&self, answer: &Answer) {
-        let readable = answer.headers.iter().filter(|(name, _)| *name != "set-cookie");
+    fn record(&self, response: &Answer) {
+        let readable = response.headers.iter().filter(|(name, _)| *name != "set-cookie");
         let mut text = self.readable.lock().unwrap();
         text.extend(readable.map(|(name, value)| format!("{name}: {value:?}\n")));
-        text.push_str(&String::from_utf8_lossy(&answer.body));
+        text.push_str(&String::from_utf8_lossy(&response.body));
     }
 }
 
-/// The last of the answers whose heads these are, for some are but `100 Continue`.
-fn answer(head: &str, body: Vec<u8>) -> Answer {
+/// Parses the last of these response heads. Interim responses such as `100 Continue` precede it.
+fn parse_response(head: &str, body: Vec<u8>) -> Answer {
     let last = head.trim_end().rsplit("\r\n\r\n").next().unwrap();
     let mut lines = last.lines();
     let status = lines.next().and_then(|line| line.split(' ').nth(1)).unwrap().parse().unwrap();

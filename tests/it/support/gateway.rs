@@ -1,4 +1,4 @@
-//! The whole program over a SQLite file, with the clock in the test's hand.
+//! The gateway in the test's process, on a SQLite file and a manual clock, with any configuration.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,16 +22,16 @@ use tower::ServiceExt;
 use super::db::{self, TestDatabase};
 use super::http::Answer;
 
-/// The program, its database and its time. Everything ends with this.
+/// A gateway with its database and clock.
 pub(crate) struct TestGateway {
     pub(crate) app: App,
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) database: TestDatabase,
-    /// The key that signed first.
+    /// The initial signing key.
     pub(crate) key: KeyMaterial,
 }
 
-/// What the program is to be built from.
+/// Builds a [`TestGateway`].
 pub(crate) struct TestGatewayBuilder {
     toml: String,
     algorithm: Algorithm,
@@ -39,18 +39,18 @@ pub(crate) struct TestGatewayBuilder {
 }
 
 impl TestGatewayBuilder {
-    /// With this configuration, in TOML.
+    /// Starts with this configuration, in TOML.
     pub(crate) fn new(toml: impl AsRef<str>) -> Self {
         let toml = format!("{}\n[login]\nbcrypt_cost = 4\n", toml.as_ref());
         Self { toml, algorithm: Algorithm::Hs256, prepare: Box::new(|stores| stores) }
     }
 
-    /// With a key of this algorithm.
+    /// Signs with this algorithm.
     pub(crate) fn signing(self, algorithm: Algorithm) -> Self {
         Self { algorithm, ..self }
     }
 
-    /// With other stores in place of the database's own.
+    /// Replaces or wraps the stores of the database.
     pub(crate) fn with_stores(self, prepare: impl FnOnce(Stores) -> Stores + Send + 'static) -> Self {
         Self { prepare: Box::new(prepare), ..self }
     }
@@ -85,13 +85,13 @@ fn config(toml: &str) -> Config {
     Config::load(&Sources { file: Some(file), ..Sources::default() }).unwrap().config
 }
 
-/// A route to this upstream; `more` has its further keys.
+/// Returns the TOML of a route to `upstream`, with further keys in `more`.
 pub(crate) fn route(path: &str, upstream: &str, more: &str) -> String {
     format!("[[routes]]\npath = \"{path}\"\nupstreams = [\"{upstream}\"]\n{more}\n")
 }
 
 impl TestGateway {
-    /// Sends a request from [`PEER`] and reads the answer.
+    /// Sends a request without a body from [`PEER`] and reads the whole response.
     pub(crate) async fn ask(&self, request: http::request::Builder) -> Answer {
         self.send(request.body(Body::empty()).unwrap()).await
     }
@@ -102,13 +102,13 @@ impl TestGateway {
         Answer { status: parts.status, headers: parts.headers, body }
     }
 
-    /// Sends a request, and leaves the answer's body to be read.
+    /// Sends a request and returns the response with its body unread.
     pub(crate) async fn call(&self, mut request: Request<Body>) -> Response<Body> {
         request.extensions_mut().insert(Peer(PEER.parse().unwrap()));
         self.app.public.clone().oneshot(request).await.unwrap()
     }
 
-    /// Makes a user of that role and signs in.
+    /// Creates a user with this role and signs in.
     pub(crate) async fn signed_in(&self, role: Role) -> SessionCookies {
         let user = NewUser {
             email: EMAIL.to_owned(),
@@ -119,17 +119,17 @@ impl TestGateway {
         self.app.users.create(user).await.unwrap();
         let form = format!("email={EMAIL}&password={PASSWORD}");
         let request = post("/auth/login").header("content-type", "application/x-www-form-urlencoded");
-        let answer = self.send(request.body(Body::from(form)).unwrap()).await;
-        assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
-        SessionCookies::of(&answer).unwrap()
+        let response = self.send(request.body(Body::from(form)).unwrap()).await;
+        assert_eq!(response.status, 200, "{}", String::from_utf8_lossy(&response.body));
+        SessionCookies::of(&response).unwrap()
     }
 
-    /// Moves the clock past the access token's expiry.
+    /// Advances the clock past the expiry of the access token.
     pub(crate) fn expire(&self) {
         self.clock.advance(Duration::from_secs(16 * 60));
     }
 
-    /// Listens on a port of its own.
+    /// Serves the public listener on a free port.
     pub(crate) async fn listen(&self, limits: ServerLimits) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -138,7 +138,7 @@ impl TestGateway {
     }
 }
 
-/// The two cookies, as a browser keeps them.
+/// The two session cookies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SessionCookies {
     pub(crate) access: String,
@@ -146,9 +146,9 @@ pub(crate) struct SessionCookies {
 }
 
 impl SessionCookies {
-    /// Both cookies that an answer sets, which must be no others; none if it sets none.
-    pub(crate) fn of(answer: &Answer) -> Option<Self> {
-        let lines = answer.headers.get_all("set-cookie").iter().map(|line| line.to_str().unwrap());
+    /// Returns the session cookies that a response sets, which must be both or none.
+    pub(crate) fn of(response: &Answer) -> Option<Self> {
+        let lines = response.headers.get_all("set-cookie").iter().map(|line| line.to_str().unwrap());
         let lines: Vec<_> = lines.filter(|line| line.starts_with("__Host-")).collect();
         if lines.is_empty() {
             return None;
@@ -161,7 +161,7 @@ impl SessionCookies {
         Some(Self { access, refresh })
     }
 
-    /// As the value of `Cookie`.
+    /// Returns the value of the `Cookie` header.
     pub(crate) fn line(&self) -> String {
         format!("{}={}; {}={}", NAMES[0], self.access, NAMES[1], self.refresh)
     }
@@ -178,6 +178,6 @@ pub(crate) fn post(uri: &str) -> http::request::Builder {
 pub(crate) const EMAIL: &str = "taro@example.jp";
 pub(crate) const PASSWORD: &str = "violet-kettle-orbit-29";
 pub(crate) const NAMES: [&str; 2] = ["__Host-access_token", "__Host-refresh_token"];
-/// Where requests come from.
+/// The client address of requests.
 pub(crate) const PEER: &str = "192.0.2.7:4711";
 const ORIGIN: &str = "http://127.0.0.1:8080";

@@ -1,4 +1,4 @@
-//! Requests, and answers read to their end.
+//! Builders of requests, and responses with their bodies.
 
 use axum::body::Body;
 use axum::http::request::Builder;
@@ -8,7 +8,7 @@ use url::form_urlencoded;
 
 use super::browser::SetCookie;
 
-/// An answer, read to its end.
+/// A response with its whole body.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
@@ -17,31 +17,31 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// The header of this name, which must come once at most.
+    /// Returns the value of a header, which must occur at most once.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut values = self.headers.get_all(name).iter();
         let value = values.next().map(|value| value.to_str().expect("visible ASCII"));
-        assert!(values.next().is_none(), "`{name}` comes twice");
+        assert!(values.next().is_none(), "`{name}` occurs twice");
         value
     }
 
-    /// What the session machinery did, if it says so.
+    /// Returns the value of `X-Session-Event`.
     pub(crate) fn event(&self) -> Option<&str> {
         self.header("x-session-event")
     }
 
-    /// The cookies that it sets or clears, in their order.
+    /// Returns the cookies that it sets or deletes, in order.
     pub(crate) fn set_cookies(&self) -> Vec<SetCookie> {
         let lines = self.headers.get_all("set-cookie").iter();
         lines.map(|line| SetCookie::parse(line.to_str().expect("visible ASCII"))).collect()
     }
 
-    /// The body as JSON.
+    /// Parses the body as JSON.
     pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).expect("JSON")
     }
 
-    /// Checks that this is problem details of that status and code, and returns the detail.
+    /// Asserts that it is a problem document with this status and code, and returns its `detail`.
     #[track_caller]
     pub(crate) fn problem(&self, status: u16, code: &str) -> String {
         assert_eq!(self.status, status, "{}", String::from_utf8_lossy(&self.body));
@@ -55,7 +55,7 @@ impl Answer {
     }
 }
 
-/// A request without a body.
+/// Builds a request without a body.
 pub(crate) fn bare(method: &str, path: &str) -> Request<Body> {
     finish(Request::builder().method(method).uri(path), "")
 }
@@ -64,7 +64,7 @@ pub(crate) fn get(path: &str) -> Request<Body> {
     bare("GET", path)
 }
 
-/// A `POST` with a JSON body, or without one for `null`.
+/// Builds a `POST` with a JSON body, or without one for `null`.
 pub(crate) fn post(path: &str, body: &Value) -> Request<Body> {
     if body.is_null() {
         return bare("POST", path);
@@ -72,7 +72,7 @@ pub(crate) fn post(path: &str, body: &Value) -> Request<Body> {
     with_body("POST", path, "application/json", &body.to_string())
 }
 
-/// A `POST` with a form as its body.
+/// Builds a `POST` with a form as its body.
 pub(crate) fn form(path: &str, fields: &[(&str, &str)]) -> Request<Body> {
     let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
     with_body("POST", path, "application/x-www-form-urlencoded", &body)
@@ -82,9 +82,9 @@ pub(crate) fn with_body(method: &str, path: &str, content_type: &str, body: &str
     finish(Request::builder().method(method).uri(path).header("content-type", content_type), body)
 }
 
-/// The same request with this header line besides.
+/// Appends a header to a request.
 pub(crate) fn with(mut request: Request<Body>, name: &'static str, value: &str) -> Request<Body> {
-    request.headers_mut().append(name, value.parse().expect("a legal value"));
+    request.headers_mut().append(name, value.parse().expect("a valid value"));
     request
 }
 
@@ -92,8 +92,8 @@ fn finish(request: Builder, body: &str) -> Request<Body> {
     request.body(Body::from(body.to_owned())).expect("a request")
 }
 
-/// What an application makes of a path that reads it in the most generous way: escapes undone once,
-/// backslashes and doubled slashes taken for slashes, parameters left out, dots followed.
+/// Decodes a path as a lenient application would: percent-decoding once, backslashes and repeated slashes
+/// as slashes, path parameters dropped, dot segments resolved.
 pub(crate) fn generously(path: &str) -> String {
     let mut bytes = Vec::new();
     let mut rest = path.as_bytes();

@@ -1,15 +1,15 @@
-//! How many rounds a test runs, and its random numbers.
+//! Iteration counts and seeded random numbers of tests.
 
 use crate::test_seed::seed;
 
-/// Returns the value of this environment variable, or `usual`, which takes seconds.
-pub(crate) fn rounds(variable: &str, usual: usize) -> usize {
-    std::env::var(variable).map_or(usual, |rounds| rounds.parse().unwrap())
+/// Returns the value of this environment variable, or `default`, which takes seconds.
+pub(crate) fn rounds(variable: &str, default: usize) -> usize {
+    std::env::var(variable).map_or(default, |rounds| rounds.parse().unwrap())
 }
 
-/// Returns random numbers that are the same in every run with the same seed.
+/// Returns random numbers that depend only on the seed and on `purpose`.
 ///
-/// Each purpose has numbers of its own, so that none depends on the order in which threads run.
+/// Separate numbers for each purpose keep them independent of the order in which threads run.
 pub(crate) fn random_for(purpose: &str) -> fastrand::Rng {
     // FNV-1a.
     let hash = purpose.bytes().fold(seed() ^ 0xCBF2_9CE4_8422_2325, |hash, byte| {

@@ -1,9 +1,9 @@
-//! What the program says.
+//! Captures log messages.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
-/// What this thread logs at the level of warnings and above.
+/// The messages that this thread logs at the levels `WARN` and `ERROR`.
 #[derive(Clone, Default)]
 pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 

@@ -1,4 +1,4 @@
-//! What the tests share.
+//! Fixtures shared by the integration tests.
 
 pub(crate) mod app;
 pub(crate) mod authority;

@@ -1,19 +1,21 @@
-//! Time that passes when a test says so.
+//! tokio's clock, advanced by the test.
 
 use std::time::Duration;
 
-/// The clock, stopped: it moves by hand alone. (A paused one would leap ahead of the sockets; it
-/// does not while something blocks.)
+/// Stops tokio's clock until it is dropped.
+///
+/// tokio advances a paused clock while all tasks are idle, which would outrun the sockets. It does not
+/// while a blocking task runs, so one is kept.
 pub(crate) struct PausedClock {
-    _held: std::sync::mpsc::Sender<()>,
+    _blocking_task: std::sync::mpsc::Sender<()>,
 }
 
 impl PausedClock {
     pub(crate) fn new() -> Self {
         tokio::time::pause();
-        let (hold, held) = std::sync::mpsc::channel();
-        tokio::task::spawn_blocking(move || held.recv());
-        Self { _held: hold }
+        let (stop, stopped) = std::sync::mpsc::channel();
+        tokio::task::spawn_blocking(move || stopped.recv());
+        Self { _blocking_task: stop }
     }
 
     pub(crate) async fn advance_millis(&self, millis: u64) {

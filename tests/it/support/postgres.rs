@@ -1,4 +1,4 @@
-//! A PostgreSQL server of the test's own, which it may stop.
+//! A PostgreSQL server that a test starts and stops.
 
 use std::ffi::OsStr;
 use std::os::unix::fs::{MetadataExt, chown};
@@ -11,32 +11,32 @@ use tempfile::TempDir;
 use super::db::skip_test;
 use super::front_proxy::free_address;
 
-/// A server that runs. It is gone with this.
+/// A running server, stopped when dropped.
 pub(crate) struct Server {
-    /// What `database.url` says.
+    /// The `database.url`.
     pub(crate) url: String,
     programs: PathBuf,
     dir: TempDir,
-    /// It refuses to run as root.
+    /// The user and group it runs as, since it refuses to run as root.
     user: Option<(u32, u32)>,
     port: u16,
 }
 
-/// How to stop a server.
+/// The shutdown mode of `pg_ctl`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
-    /// As for an upgrade: what is under way is undone, and everything is on disk.
+    /// Aborts transactions and flushes everything, as for an upgrade.
     Fast,
-    /// As in a crash: commits that nobody waited for may be lost.
+    /// Stops as in a crash. Commits with `synchronous_commit = off` may be lost.
     Immediate,
 }
 
 impl Server {
-    /// `None`, with a word on standard error, if PostgreSQL's programs are not there.
+    /// Starts a server. Without PostgreSQL's programs, reports a skipped test and returns `None`.
     ///
     /// # Panics
     ///
-    /// In CI, where leaving these tests out would go unnoticed.
+    /// In CI, where a skipped test would go unnoticed.
     pub(crate) fn start() -> Option<Self> {
         let Some(programs) = programs() else {
             skip_test("PostgreSQL's initdb and pg_ctl");
@@ -44,14 +44,14 @@ impl Server {
         };
         let dir = tempfile::tempdir().unwrap();
         let is_root = std::fs::metadata(dir.path()).unwrap().uid() == 0;
-        let user = is_root.then(|| unprivileged().expect("a user postgres or nobody"));
+        let user = is_root.then(|| unprivileged_user().expect("a user that may run PostgreSQL"));
         if let Some((user, group)) = user {
             chown(dir.path(), Some(user), Some(group)).unwrap();
         }
         let mut server = Self { url: String::new(), programs, dir, user, port: 0 };
-        let made = ["-D", "data", "-U", "sekisho", "--auth=trust", "--locale=C.UTF-8", "--no-sync"];
-        server.run("initdb", made).expect("initdb");
-        // Another program may be faster to take the port.
+        let initdb_args = ["-D", "data", "-U", "sekisho", "--auth=trust", "--locale=C.UTF-8", "--no-sync"];
+        server.run("initdb", initdb_args).expect("initdb");
+        // Another program may take the port first.
         let started = (0..10).any(|_| {
             server.port = free_address().port();
             server.try_start().is_ok()
@@ -61,9 +61,9 @@ impl Server {
         Some(server)
     }
 
-    /// Stops it and starts it again. Takes as long as that does, so not for a runtime's thread.
-    pub(crate) fn restart(&self, how: Stop) {
-        let mode = match how {
+    /// Stops and starts the server. Blocks the thread meanwhile.
+    pub(crate) fn restart(&self, mode: Stop) {
+        let mode = match mode {
             Stop::Fast => "fast",
             Stop::Immediate => "immediate",
         };
@@ -72,8 +72,8 @@ impl Server {
     }
 
     fn try_start(&self) -> Result<(), String> {
-        // A crash of the server alone loses nothing that the system has been given; and so that it
-        // loses much, the system is given late what nobody waits for.
+        // A crash of the server loses no data that the operating system holds. With a long delay of the WAL
+        // writer, asynchronous commits stay in the server, so that a crash loses many of them.
         let options = format!(
             "-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories={} -c fsync=off \
              -c wal_writer_delay=10s",
@@ -89,11 +89,11 @@ impl Server {
         if let Some((user, group)) = self.user {
             command.uid(user).gid(group);
         }
-        // Not through a pipe, which the server would keep open.
-        let said = std::fs::File::create(self.dir.path().join("said")).unwrap();
-        let status = command.stdout(said.try_clone().unwrap()).stderr(said).status().unwrap();
-        let said = || std::fs::read_to_string(self.dir.path().join("said")).unwrap_or_default();
-        if status.success() { Ok(()) } else { Err(format!("{program}: {}", said())) }
+        // A file, because the server would keep a pipe open.
+        let output = std::fs::File::create(self.dir.path().join("output")).unwrap();
+        let status = command.stdout(output.try_clone().unwrap()).stderr(output).status().unwrap();
+        let output = || std::fs::read_to_string(self.dir.path().join("output")).unwrap_or_default();
+        if status.success() { Ok(()) } else { Err(format!("{program}: {}", output())) }
     }
 
     fn log(&self) -> String {
@@ -107,7 +107,7 @@ impl Drop for Server {
     }
 }
 
-/// The folder that has the programs: on the path, or where Debian keeps them.
+/// Returns the folder of PostgreSQL's programs, on the PATH or where Debian installs them.
 fn programs() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut folders: Vec<_> = std::env::split_paths(&path).collect();
@@ -117,11 +117,11 @@ fn programs() -> Option<PathBuf> {
     folders.into_iter().find(has_both)
 }
 
-/// The ids of somebody who may run a server.
-fn unprivileged() -> Option<(u32, u32)> {
-    let id = |what: &str, name: &str| {
-        let Output { status, stdout, .. } = Command::new("id").args([what, name]).output().ok()?;
+/// Returns the user and group ids of an unprivileged user.
+fn unprivileged_user() -> Option<(u32, u32)> {
+    let id = |option: &str, name: &str| {
+        let Output { status, stdout, .. } = Command::new("id").args([option, name]).output().ok()?;
         status.success().then(|| String::from_utf8(stdout).ok()?.trim().parse().ok()).flatten()
     };
-    ["postgres", "nobody"].iter().find_map(|name| Some((id("-u", name)?, id("-g", name)?)))
+    ["postgres", "daemon"].iter().find_map(|name| Some((id("-u", name)?, id("-g", name)?)))
 }

@@ -1,4 +1,4 @@
-//! The program, and others around it, as processes of their own.
+//! The `sekisho` program and other servers as child processes.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -37,15 +37,14 @@ macro_rules! on_both {
 }
 pub(crate) use on_both;
 
-/// Where the program runs: a directory with its configuration and keys, and a database. It is all
-/// gone with this.
+/// A working directory with configuration and keys, and a database. All are deleted when dropped.
 pub(crate) struct TestDeployment {
     dir: TempDir,
     env: Vec<(String, String)>,
-    place: DatabaseLocation,
+    location: DatabaseLocation,
 }
 
-/// What a command did.
+/// Exit code and output of a command.
 pub(crate) struct CommandOutput {
     pub(crate) code: Option<i32>,
     pub(crate) out: String,
@@ -53,46 +52,45 @@ pub(crate) struct CommandOutput {
 }
 
 impl TestDeployment {
-    /// With the shortest lifetimes that the configuration allows, and keys unless the first start
-    /// makes them.
-    pub(crate) async fn new(place: DatabaseLocation) -> Self {
-        let site = Self::without_keys(place);
-        if !site.is_embedded() {
-            site.run(&["key", "init"]).await.done();
+    /// Creates a deployment with the shortest valid lifetimes, and with keys unless `serve` creates them.
+    pub(crate) async fn new(location: DatabaseLocation) -> Self {
+        let deployment = Self::without_keys(location);
+        if !deployment.is_embedded() {
+            deployment.run(&["key", "init"]).await.done();
         }
-        site
+        deployment
     }
 
-    pub(crate) fn without_keys(place: DatabaseLocation) -> Self {
+    pub(crate) fn without_keys(location: DatabaseLocation) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("sekisho.toml"), CONFIG).unwrap();
-        let env = vec![("SEKISHO_DATABASE__URL".to_owned(), place.url.clone())];
-        Self { dir, env, place }
+        let env = vec![("SEKISHO_DATABASE__URL".to_owned(), location.url.clone())];
+        Self { dir, env, location }
     }
 
     pub(crate) fn is_embedded(&self) -> bool {
-        self.place.url.starts_with("sqlite:")
+        self.location.url.starts_with("sqlite:")
     }
 
-    /// Sets a key, `section.key`, for every process that is started from now on.
+    /// Sets a configuration key, `section.key`, for processes started from now on.
     pub(crate) fn set(&mut self, key: &str, value: &str) {
         let name = format!("SEKISHO_{}", key.to_uppercase().replace('.', "__"));
         self.env.retain(|(set, _)| *set != name);
         self.env.push((name, value.to_owned()));
     }
 
-    /// Sets a variable for every process that is started from now on.
+    /// Sets an environment variable for processes started from now on.
     pub(crate) fn set_env(&mut self, name: &str, value: &str) {
         self.env.push((name.to_owned(), value.to_owned()));
     }
 
-    /// Everything is forwarded to `upstream`, for signed-in users.
+    /// Configures one route to `upstream` for signed-in users.
     pub(crate) fn forward_to(&self, upstream: impl std::fmt::Display) {
         let route = format!("[[routes]]\npath = \"/\"\nupstreams = [\"{upstream}\"]\n");
         std::fs::write(self.path("sekisho.toml"), format!("{CONFIG}\n{route}")).unwrap();
     }
 
-    /// Everything is forwarded to `upstream`, for anyone.
+    /// Configures one route to `upstream` without authentication.
     pub(crate) fn forward_to_openly(&self, upstream: impl std::fmt::Display) {
         self.forward_to(upstream);
         let config = std::fs::read_to_string(self.path("sekisho.toml")).unwrap();
@@ -109,23 +107,23 @@ impl TestDeployment {
     }
 
     pub(crate) fn database(&self) -> &str {
-        &self.place.url
+        &self.location.url
     }
 
-    /// Runs a command to its end.
+    /// Runs a command until it exits.
     pub(crate) async fn run(&self, args: &[&str]) -> CommandOutput {
         self.run_with(args, "").await
     }
 
-    /// Runs a command to its end, with this on standard input.
+    /// Runs a command with `input` on standard input until it exits.
     pub(crate) async fn run_with(&self, args: &[&str], input: &str) -> CommandOutput {
         let mut child = self.command(args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
-        // A command that does not read is gone before it is written to.
+        // A command that does not read may have exited.
         let _ = stdin.write_all(input.as_bytes()).await;
         drop(stdin);
-        let ended = timeout(PATIENCE, child.wait_with_output()).await;
-        CommandOutput::of(ended.unwrap_or_else(|_| panic!("{args:?} did not end")).unwrap())
+        let output = timeout(PATIENCE, child.wait_with_output()).await;
+        CommandOutput::of(output.unwrap_or_else(|_| panic!("{args:?} did not exit")).unwrap())
     }
 
     /// Creates a user who signs in with [`PASSWORD`].
@@ -134,17 +132,17 @@ impl TestDeployment {
         self.run_with(&args, PASSWORD).await.done();
     }
 
-    /// Starts the server, and waits until it serves.
+    /// Starts the server and waits until it is ready.
     pub(crate) async fn serve(&self) -> ServerProcess {
-        self.start().await.unwrap_or_else(|ran| panic!("it did not start: {}", ran.err))
+        self.start().await.unwrap_or_else(|output| panic!("the server did not start: {}", output.err))
     }
 
-    /// Starts the server, and waits until it serves or has failed.
+    /// Starts the server and waits until it is ready or has failed.
     pub(crate) async fn start(&self) -> Result<ServerProcess, CommandOutput> {
         ServerProcess::start(self.command(&["serve"])).await
     }
 
-    /// A command of the program, not started yet.
+    /// Returns a command of the program that has not been started.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sekisho"));
         command.args(args).current_dir(self.dir.path()).env_clear().kill_on_drop(true);
@@ -160,36 +158,36 @@ impl CommandOutput {
         Self { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
     }
 
-    /// It was done; this is what it said.
+    /// Asserts success and returns standard output.
     #[track_caller]
     pub(crate) fn done(self) -> String {
         assert_eq!(self.code, Some(0), "{}{}", self.out, self.err);
         self.out
     }
 
-    /// It was done; this is the list that it printed as JSON.
+    /// Asserts success and returns the rows that it printed as JSON.
     #[track_caller]
     pub(crate) fn rows(self) -> Vec<serde_json::Value> {
         serde_json::from_str(&self.done()).unwrap()
     }
 
-    /// It failed with `code`; this is its last line, which says why.
+    /// Asserts failure with `code` and returns the error, which is the last line.
     #[track_caller]
     pub(crate) fn fails(&self, code: i32) -> &str {
         assert_eq!(self.code, Some(code), "{}{}", self.out, self.err);
         let line = self.err.lines().last().and_then(|line| line.strip_prefix("sekisho: "));
-        line.unwrap_or_else(|| panic!("a last line of ours: {:?}", self.err))
+        line.unwrap_or_else(|| panic!("expected an error of sekisho on the last line: {:?}", self.err))
     }
 }
 
-/// A server that serves. It is killed with this.
+/// A running server, killed when dropped.
 pub(crate) struct ServerProcess {
     pub(crate) public: SocketAddr,
     pub(crate) admin: SocketAddr,
     child: Child,
     log: Arc<Mutex<String>>,
-    /// Ends with the last line.
-    reading: JoinHandle<()>,
+    /// Completes at the end of the log.
+    log_task: JoinHandle<()>,
 }
 
 impl ServerProcess {
@@ -197,7 +195,7 @@ impl ServerProcess {
         let mut child = command.stdout(Stdio::null()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut log = String::new();
-        let reading = async {
+        let ready = async {
             while let Some(line) = lines.next_line().await.unwrap() {
                 log.push_str(&line);
                 log.push('\n');
@@ -207,35 +205,35 @@ impl ServerProcess {
             }
             None
         };
-        let read = timeout(PATIENCE, reading).await.expect("the server neither serves nor fails");
-        let Some((public, admin)) = read else {
+        let addresses = timeout(PATIENCE, ready).await.expect("the server is neither ready nor failed");
+        let Some((public, admin)) = addresses else {
             let code = child.wait().await.unwrap().code();
             return Err(CommandOutput { code, out: String::new(), err: log });
         };
         let log = Arc::new(Mutex::new(log));
-        let kept = Arc::clone(&log);
-        // To the end, so that it never blocks on a full pipe.
-        let reading = tokio::spawn(async move {
+        let written = Arc::clone(&log);
+        // Read to the end, so that the server never blocks on a full pipe.
+        let log_task = tokio::spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
-                let mut kept = kept.lock().unwrap();
-                kept.push_str(&line);
-                kept.push('\n');
+                let mut written = written.lock().unwrap();
+                written.push_str(&line);
+                written.push('\n');
             }
         });
-        Ok(Self { public, admin, child, log, reading })
+        Ok(Self { public, admin, child, log, log_task })
     }
 
-    /// What it has said so far.
+    /// Returns the log so far.
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 
-    /// The memory that it holds, in KiB.
+    /// Returns its resident memory, in KiB.
     pub(crate) fn memory(&self) -> usize {
         self.status("VmRSS:")
     }
 
-    /// The most that it has held, in KiB.
+    /// Returns its peak resident memory, in KiB.
     pub(crate) fn peak_memory(&self) -> usize {
         self.status("VmHWM:")
     }
@@ -246,55 +244,55 @@ impl ServerProcess {
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
-    /// Asks it to stop, as an operator or a container platform does.
+    /// Sends SIGTERM, as container platforms do.
     pub(crate) fn terminate(&self) {
         signal(&self.child, Signal::TERM);
     }
 
-    /// Asks it to read its configuration again.
+    /// Sends SIGHUP, which reloads the configuration.
     pub(crate) fn hang_up(&self) {
         signal(&self.child, Signal::HUP);
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until it exits.
     pub(crate) async fn ended(self) -> ExitStatus {
         self.ended_saying().await.0
     }
 
-    /// Waits until it has ended by itself, and for the last word of its log.
+    /// Waits until it exits, and returns its whole log.
     pub(crate) async fn ended_saying(mut self) -> (ExitStatus, String) {
-        let ended = timeout(PATIENCE, self.child.wait()).await;
-        let status = ended.unwrap_or_else(|_| panic!("it did not stop: {}", self.log())).unwrap();
-        timeout(PATIENCE, &mut self.reading).await.expect("the log's end").unwrap();
+        let exited = timeout(PATIENCE, self.child.wait()).await;
+        let status = exited.unwrap_or_else(|_| panic!("the server did not stop: {}", self.log())).unwrap();
+        timeout(PATIENCE, &mut self.log_task).await.expect("end of the log").unwrap();
         (status, self.log())
     }
 
-    /// Waits until the log says this so many times.
+    /// Waits until the log contains `words` `times` times.
     pub(crate) async fn says(&self, words: &str, times: usize) {
-        let said = async || (self.log().matches(words).count() >= times).then_some(());
-        until(&format!("{times} times {words:?}"), said).await;
+        let is_logged = async || (self.log().matches(words).count() >= times).then_some(());
+        until(&format!("{times} times {words:?}"), is_logged).await;
     }
 
-    /// Asks it to stop, and waits until it has.
+    /// Stops it with SIGTERM and waits until it exits.
     pub(crate) async fn stop(self) {
         self.terminate();
         assert_eq!(self.ended().await.code(), Some(0));
     }
 
-    /// Ends it at once, as `kill -9` does.
+    /// Kills it, as `kill -9` does.
     pub(crate) async fn kill(mut self) {
         self.child.kill().await.unwrap();
     }
 }
 
-/// Sends a signal to a process that was started here.
+/// Sends a signal to a child process.
 pub(crate) fn signal(child: &Child, signal: Signal) {
     let id = i32::try_from(child.id().unwrap()).unwrap();
     kill_process(Pid::from_raw(id).unwrap(), signal).unwrap();
 }
 
-/// The addresses of a line such as `serving public=127.0.0.1:1 admin=127.0.0.1:2 origin="…"`, or of one
-/// that says so in JSON.
+/// Parses the addresses of a log line such as `serving public=127.0.0.1:1 admin=127.0.0.1:2 origin="…"`,
+/// or of the same event in JSON.
 fn addresses(line: &str) -> Option<(SocketAddr, SocketAddr)> {
     if let Ok(line) = serde_json::from_str::<serde_json::Value>(line) {
         let field = |name: &str| line["fields"][name].as_str()?.parse().ok();
@@ -307,7 +305,7 @@ fn addresses(line: &str) -> Option<(SocketAddr, SocketAddr)> {
     line.contains("serving").then(|| Some((field("public=")?, field("admin=")?))).flatten()
 }
 
-/// nginx as an upstream that answers 200 once it has read the whole request. It is killed with this.
+/// nginx as an upstream that responds 200 once it has read the whole request. Killed when dropped.
 pub(crate) struct Nginx {
     pub(crate) address: SocketAddr,
     dir: TempDir,
@@ -315,11 +313,11 @@ pub(crate) struct Nginx {
 }
 
 impl Nginx {
-    /// `None`, with a word on standard error, if there is no nginx.
+    /// Starts nginx. Without it, reports a skipped test and returns `None`.
     ///
     /// # Panics
     ///
-    /// In CI, where leaving these tests out would go unnoticed.
+    /// In CI, where a skipped test would go unnoticed.
     pub(crate) async fn start() -> Option<Self> {
         let program = program("SEKISHO_TEST_NGINX", "/usr/sbin/nginx")?;
         for _ in 0..10 {
@@ -330,26 +328,26 @@ impl Nginx {
         panic!("{} does not start", program.display());
     }
 
-    /// `None` if another program was faster to take the port, for nginx can't choose one.
+    /// Returns `None` if another program took the port. nginx cannot choose a free one itself.
     async fn try_start(program: &Path) -> Option<Self> {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let config = dir.path().join("nginx.conf");
-        std::fs::write(&config, nginx_config(free, dir.path())).unwrap();
+        std::fs::write(&config, nginx_config(address, dir.path())).unwrap();
         let mut command = Command::new(program);
         command.arg("-p").arg(dir.path()).arg("-c").arg(&config).arg("-e").arg(dir.path().join("error.log"));
         let child = command.stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true).spawn().unwrap();
-        let mut nginx = Self { address: free, dir, _child: child };
+        let mut nginx = Self { address, dir, _child: child };
         let pid = nginx.dir.path().join("pid");
-        let serves = async || {
-            // It writes the file after it has bound the port.
-            let ended = nginx._child.try_wait().unwrap().is_some();
-            (ended || pid.exists() && TcpStream::connect(free).await.is_ok()).then_some(!ended)
+        let is_ready = async || {
+            // nginx writes the pid file after it has bound the port.
+            let has_exited = nginx._child.try_wait().unwrap().is_some();
+            (has_exited || pid.exists() && TcpStream::connect(address).await.is_ok()).then_some(!has_exited)
         };
-        until("nginx", serves).await.then_some(nginx)
+        until("nginx", is_ready).await.then_some(nginx)
     }
 
-    /// The requests it has answered, once it has answered one for `last`.
+    /// Waits for the request of `last` and returns all requests in nginx's log.
     pub(crate) async fn seen_until(&self, last: &str) -> Vec<serde_json::Value> {
         until("the last request in nginx's log", async || {
             let log = std::fs::read_to_string(self.dir.path().join("access.log")).unwrap_or_default();
@@ -361,7 +359,7 @@ impl Nginx {
     }
 }
 
-/// Passing the request on makes it read the body to its end, and count it.
+/// Returns a configuration that proxies to itself, which makes nginx read and count the request body.
 fn nginx_config(listen: SocketAddr, dir: &Path) -> String {
     let dir = dir.display();
     format!(
@@ -386,21 +384,21 @@ http {{
         location / {{
             proxy_pass_request_body off;
             proxy_set_header Content-Length "";
-            proxy_pass http://unix:{dir}/answer:/;
+            proxy_pass http://unix:{dir}/response:/;
         }}
     }}
     server {{
-        listen unix:{dir}/answer;
+        listen unix:{dir}/response;
         access_log off;
-        return 200 "the upstream's answer\n";
+        return 200 "the upstream's response\n";
     }}
 }}
 "#
     )
 }
 
-/// The program that the environment names, or the usual one; `None`, with a word on standard error,
-/// if neither is there.
+/// Returns the program in this environment variable, or at the usual path. Without either, reports a
+/// skipped test and returns `None`.
 pub(crate) fn program(variable: &str, usual: &str) -> Option<PathBuf> {
     let program = std::env::var_os(variable).map_or_else(|| PathBuf::from(usual), PathBuf::from);
     if program.exists() {
@@ -410,26 +408,25 @@ pub(crate) fn program(variable: &str, usual: &str) -> Option<PathBuf> {
     None
 }
 
-/// Asks again and again, until there is an answer. (Only other processes need that: nothing here is
-/// told when they are ready.)
-pub(crate) async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
-    let asking = async {
+/// Polls until there is a value. Only for other processes, which send no event when they are ready.
+pub(crate) async fn until<T>(what: &str, mut poll: impl AsyncFnMut() -> Option<T>) -> T {
+    let polling = async {
         loop {
-            if let Some(answer) = ask().await {
-                return answer;
+            if let Some(value) = poll().await {
+                return value;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("waited in vain for {what}"))
+    timeout(PATIENCE, polling).await.unwrap_or_else(|_| panic!("timed out waiting for {what}"))
 }
 
 pub(crate) const PASSWORD: &str = "mountain-lantern-over-hakone";
 
-/// How long another process may take for anything, on a machine that does much else.
+/// Timeout for anything another process does, long enough for a loaded machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The shortest lifetimes, and the cheapest passwords.
+/// The shortest valid lifetimes and the lowest bcrypt cost.
 const CONFIG: &str = r#"
 [server]
 listen = "127.0.0.1:0"

@@ -1,4 +1,4 @@
-//! The proxy on a port of its own, with as much of an application around it as it needs.
+//! The proxy on a free port, without the rest of the gateway.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -24,7 +24,7 @@ use tower::ServiceExt;
 
 use super::upstream::{listen, serve};
 
-/// A server that finds the route, says who the user is, and leaves the rest to the proxy.
+/// A server that resolves the route, inserts the identity and calls the proxy.
 #[derive(Clone, Default)]
 pub(crate) struct ProxyServer {
     pub(crate) routes: Routes,
@@ -34,7 +34,7 @@ pub(crate) struct ProxyServer {
     pub(crate) upstream_tokens: Option<Arc<dyn UpstreamTokens>>,
 }
 
-/// The names of cookies that upstreams neither see nor set.
+/// Names of the cookies that upstreams neither receive nor set.
 pub(crate) const RESERVED: [&str; 2] = ["__Host-access_token", "__Host-refresh_token"];
 
 impl ProxyServer {
@@ -42,7 +42,7 @@ impl ProxyServer {
         Self { routes: Routes::new(routes).unwrap(), ..Self::default() }
     }
 
-    /// Everything goes to this upstream.
+    /// Routes everything to `upstream`.
     pub(crate) fn to(upstream: impl Into<String>) -> Self {
         Self::new([RouteSpec::new("/", [upstream])])
     }
@@ -58,13 +58,14 @@ impl ProxyServer {
             proxy = proxy.with_upstream_tokens(Arc::clone(tokens));
         }
         listen(move |socket| {
-            let (front, proxy) = (self.clone(), proxy.clone());
-            serve(socket, move |request| front.clone().answer(proxy.clone(), request))
+            let server = self.clone();
+            let proxy = proxy.clone();
+            serve(socket, move |request| server.clone().call(proxy.clone(), request))
         })
         .await
     }
 
-    async fn answer(self, proxy: Proxy, mut request: Request<Incoming>) -> Response<Body> {
+    async fn call(self, proxy: Proxy, mut request: Request<Incoming>) -> Response<Body> {
         match self.routes.find(request.uri()) {
             Ok(Some(route)) => _ = request.extensions_mut().insert(route),
             Ok(None) => {}
@@ -99,17 +100,17 @@ pub(crate) fn forwarded() -> Forwarded {
     }
 }
 
-/// Writes these bytes, and reads until the server closes. `Connection: close` makes it do so.
+/// Writes `request` and reads until the server closes, which `Connection: close` makes it do.
 pub(crate) async fn exchange(server: SocketAddr, request: impl AsRef<[u8]>) -> String {
     let mut socket = TcpStream::connect(server).await.unwrap();
     socket.write_all(request.as_ref()).await.unwrap();
-    let mut answer = Vec::new();
-    // A server that breaks off may reset the connection.
-    let _ = socket.read_to_end(&mut answer).await;
-    String::from_utf8_lossy(&answer).into_owned()
+    let mut response = Vec::new();
+    // The server may reset the connection.
+    let _ = socket.read_to_end(&mut response).await;
+    String::from_utf8_lossy(&response).into_owned()
 }
 
-/// Asks for `target` with these header lines, each ending in `\r\n`, and reads the whole answer.
+/// Requests `target` with further header lines, each ending in `\r\n`, and reads the whole response.
 pub(crate) async fn get(server: SocketAddr, target: &str, headers: &str) -> String {
     exchange(
         server,
@@ -118,7 +119,7 @@ pub(crate) async fn get(server: SocketAddr, target: &str, headers: &str) -> Stri
     .await
 }
 
-/// A connection on which to send requests.
+/// Opens an HTTP/1.1 connection.
 pub(crate) async fn connect(server: SocketAddr) -> http1::SendRequest<Body> {
     let socket = TcpStream::connect(server).await.unwrap();
     let (sender, connection) = http1::handshake(TokioIo::new(socket)).await.unwrap();
@@ -126,12 +127,12 @@ pub(crate) async fn connect(server: SocketAddr) -> http1::SendRequest<Body> {
     sender
 }
 
-/// A request as a browser would make it.
+/// Builds a request with the `Host` of the application.
 pub(crate) fn request(method: &str, target: &str, body: Body) -> Request<Body> {
     Request::builder().method(method).uri(target).header("host", "app.example").body(body).unwrap()
 }
 
-/// A body that is fed piece by piece.
+/// Returns a body and the sender of its chunks.
 pub(crate) fn fed() -> (mpsc::UnboundedSender<&'static str>, Body) {
     let (feed, pieces) = mpsc::unbounded_channel();
     let pieces = futures_util::stream::unfold(pieces, |mut pieces| async {
@@ -141,7 +142,7 @@ pub(crate) fn fed() -> (mpsc::UnboundedSender<&'static str>, Body) {
     (feed, Body::from_stream(pieces))
 }
 
-/// An answer's body.
+/// Reads the body of a response.
 pub(crate) async fn text(
     response: Response<impl http_body::Body<Data = Bytes, Error: std::fmt::Debug>>,
 ) -> String {
@@ -149,7 +150,7 @@ pub(crate) async fn text(
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// The status and the code of a problem.
+/// Reads a problem document and returns its status and code.
 pub(crate) async fn code(response: Response<hyper::body::Incoming>) -> (StatusCode, String) {
     let status = response.status();
     assert_eq!(response.headers()["content-type"], "application/problem+json");

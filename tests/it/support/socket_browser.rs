@@ -1,4 +1,4 @@
-//! A browser on a socket of its own, as far as cookies go: for servers in other processes.
+//! A browser with cookies that connects over TCP, for servers in other processes.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,19 +13,18 @@ use tokio::net::TcpStream;
 use super::http::Answer;
 use super::process::PASSWORD;
 
-/// Keeps the cookies that it is given, and sends them with every request, each on a connection of
-/// its own.
+/// A client that stores cookies and sends them with every request, each on a new connection.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SocketBrowser {
     pub(crate) cookies: BTreeMap<String, String>,
 }
 
 impl SocketBrowser {
-    /// One that has signed in.
+    /// Returns a browser that has signed in.
     pub(crate) async fn signed_in(server: SocketAddr, email: &str) -> Self {
         let mut browser = Self::default();
-        let answer = browser.sign_in(server, email, PASSWORD).await;
-        assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
+        let response = browser.sign_in(server, email, PASSWORD).await;
+        assert_eq!(response.status, 200, "{}", String::from_utf8_lossy(&response.body));
         browser
     }
 
@@ -43,14 +42,17 @@ impl SocketBrowser {
         self.get(server, path).await.status
     }
 
-    /// What it sends as `Cookie`.
+    /// Returns the `Cookie` header of the next request.
     pub(crate) fn cookie_header(&self) -> String {
         let pairs: Vec<_> = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
         pairs.join("; ")
     }
 
-    /// Sends a request. An error is a server that isn't there or breaks off; the cookies are then
-    /// what they were.
+    /// Sends a request on a new connection.
+    ///
+    /// # Errors
+    ///
+    /// The server cannot be reached or closes before the response is complete.
     pub(crate) async fn send(
         &mut self,
         server: SocketAddr,
@@ -62,7 +64,7 @@ impl SocketBrowser {
         self.send_on(&mut sender, server, request).await
     }
 
-    /// Sends a request on a connection that there is.
+    /// Sends a request on an open connection.
     pub(crate) async fn send_on(
         &mut self,
         sender: &mut http1::SendRequest<Body>,
@@ -74,7 +76,7 @@ impl SocketBrowser {
             request.headers_mut().insert(COOKIE, self.cookie_header().parse()?);
         }
         let (head, body) = sender.send_request(request).await?.into_parts();
-        // The cookies count from the head on, whatever becomes of the body.
+        // Browsers store cookies once the head has arrived, even if the body fails.
         for cookie in head.headers.get_all(SET_COOKIE) {
             self.keep(cookie.to_str()?);
         }

@@ -1,4 +1,4 @@
-//! A server of its own for a test: threads, a service that does as its path says, and clients.
+//! A server with a scripted service, its clients and its certificates.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -27,19 +27,19 @@ use tower::util::BoxCloneSyncService;
 
 use super::process::PATIENCE;
 
-/// Threads that serve [`ScriptedService`].
+/// Worker threads that serve a [`ScriptedService`].
 pub(crate) struct TestServer {
     pub(crate) address: SocketAddr,
     pub(crate) threads: WorkerThreads,
     pub(crate) script: ScriptedService,
 }
 
-/// What the service does, and what it has seen.
+/// A service whose response depends on the path.
 #[derive(Clone)]
 pub(crate) struct ScriptedService {
-    released: watch::Sender<bool>,
-    seen: mpsc::UnboundedSender<String>,
-    /// How many endless answers there are.
+    is_released: watch::Sender<bool>,
+    received: mpsc::UnboundedSender<String>,
+    /// Number of endless responses in flight.
     endless: Arc<AtomicUsize>,
 }
 
@@ -53,21 +53,22 @@ impl TestServer {
         limits: ServerLimits,
         certificate: Option<Arc<Certificate>>,
     ) -> (Self, mpsc::UnboundedReceiver<String>) {
-        let (seen, seen_paths) = mpsc::unbounded_channel();
-        let script = ScriptedService { released: watch::Sender::new(false), seen, endless: Arc::default() };
+        let (received, received_paths) = mpsc::unbounded_channel();
+        let script =
+            ScriptedService { is_released: watch::Sender::new(false), received, endless: Arc::default() };
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let threads = WorkerThreads::start(threads, limits).unwrap();
         let service = script.clone();
         threads.serve(listener, certificate, move || service.service()).unwrap();
-        (Self { address, threads, script }, seen_paths)
+        (Self { address, threads, script }, received_paths)
     }
 
     pub(crate) async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address).await.unwrap()
     }
 
-    /// A client that begins with HTTP/2 at once.
+    /// Connects with HTTP/2 by prior knowledge.
     pub(crate) async fn http2(&self) -> h2::client::SendRequest<Bytes> {
         let (client, connection) = h2::client::handshake(self.connect().await).await.unwrap();
         tokio::spawn(connection);
@@ -76,12 +77,12 @@ impl TestServer {
 }
 
 impl ScriptedService {
-    /// Whoever waits at `/slow` is answered, now and from now on.
+    /// Lets requests for `/slow` complete, present and future ones.
     pub(crate) fn release(&self) {
-        self.released.send_replace(true);
+        self.is_released.send_replace(true);
     }
 
-    /// How many endless answers are being sent.
+    /// Returns the number of endless responses in flight.
     pub(crate) fn endless(&self) -> usize {
         self.endless.load(Ordering::Relaxed)
     }
@@ -92,25 +93,25 @@ impl ScriptedService {
         let script = self.clone();
         BoxCloneSyncService::new(tower::service_fn(move |request| {
             let script = script.clone();
-            async move { Ok(script.answer(request).await) }
+            async move { Ok(script.respond(request).await) }
         }))
     }
 
-    async fn answer(self, request: Request<Body>) -> Response<Body> {
+    async fn respond(self, request: Request<Body>) -> Response<Body> {
         assert!(request.extensions().get::<Peer>().is_some());
         let path = request.uri().path().to_owned();
-        let _ = self.seen.send(path.clone());
+        let _ = self.received.send(path.clone());
         match path.as_str() {
             "/slow" => {
-                self.released.subscribe().wait_for(|released| *released).await.unwrap();
+                self.is_released.subscribe().wait_for(|is_released| *is_released).await.unwrap();
                 Response::new(Body::from("at last"))
             }
-            "/endless" => Response::new(Body::from_stream(self.endless_answer())),
-            // Begins, and never ends.
+            "/endless" => Response::new(Body::from_stream(self.endless_body())),
+            // Sends one chunk and never ends.
             "/stream" => {
-                let begun = futures_util::stream::iter([Ok::<_, std::io::Error>("begun")]);
-                let waits = futures_util::stream::pending();
-                Response::new(Body::from_stream(futures_util::StreamExt::chain(begun, waits)))
+                let first = futures_util::stream::iter([Ok::<_, std::io::Error>("begun")]);
+                let rest = futures_util::stream::pending();
+                Response::new(Body::from_stream(futures_util::StreamExt::chain(first, rest)))
             }
             "/length" => {
                 let read = request.into_body().collect().await.map(|body| body.to_bytes().len());
@@ -123,11 +124,11 @@ impl ScriptedService {
                 .body(Body::empty())
                 .unwrap(),
             "/thread" => Response::new(Body::from(std::thread::current().name().unwrap().to_owned())),
-            _ => Response::new(Body::from(told(&request))),
+            _ => Response::new(Body::from(describe(&request))),
         }
     }
 
-    fn endless_answer(
+    fn endless_body(
         self,
     ) -> impl futures_util::Stream<Item = Result<Bytes, std::io::Error>> + Send + 'static {
         struct Running(Arc<AtomicUsize>);
@@ -143,7 +144,7 @@ impl ScriptedService {
     }
 }
 
-/// Sends back what comes after the upgrade, until there is no more.
+/// Upgrades the connection and sends back everything that it reads.
 fn echo(request: Request<Body>) -> Response<Body> {
     let upgraded = hyper::upgrade::on(request);
     tokio::spawn(async {
@@ -152,12 +153,12 @@ fn echo(request: Request<Body>) -> Response<Body> {
         let _ = tokio::io::copy(&mut read, &mut write).await;
         let _ = write.shutdown().await;
     });
-    let answer = Response::builder().status(101).header("connection", "upgrade").header("upgrade", "echo");
-    answer.body(Body::empty()).unwrap()
+    let response = Response::builder().status(101).header("connection", "upgrade").header("upgrade", "echo");
+    response.body(Body::empty()).unwrap()
 }
 
-/// What a request says of itself.
-fn told(request: &Request<Body>) -> String {
+/// Describes a request in one line.
+fn describe(request: &Request<Body>) -> String {
     let lines = |name| -> Vec<_> {
         request.headers().get_all(name).iter().map(|line| line.to_str().unwrap().to_owned()).collect()
     };
@@ -171,19 +172,19 @@ fn told(request: &Request<Body>) -> String {
     )
 }
 
-/// Sends one request on a connection of HTTP/2.
+/// Sends a request on an HTTP/2 connection and reads the whole response.
 pub(crate) async fn ask(
     client: &mut h2::client::SendRequest<Bytes>,
     request: Request<()>,
 ) -> Result<(u16, HeaderMap, String), h2::Error> {
     let mut ready = client.clone().ready().await?;
-    let (answer, _) = ready.send_request(request, true)?;
-    let (head, mut body) = timeout(PATIENCE, answer).await.unwrap()?.into_parts();
+    let (response, _) = ready.send_request(request, true)?;
+    let (head, mut body) = timeout(PATIENCE, response).await.unwrap()?.into_parts();
     let mut text = Vec::new();
-    while let Some(piece) = body.data().await {
-        let piece = piece?;
-        let _ = body.flow_control().release_capacity(piece.len());
-        text.extend_from_slice(&piece);
+    while let Some(chunk) = body.data().await {
+        let chunk = chunk?;
+        let _ = body.flow_control().release_capacity(chunk.len());
+        text.extend_from_slice(&chunk);
     }
     Ok((head.status.as_u16(), head.headers, String::from_utf8(text).unwrap()))
 }
@@ -192,7 +193,7 @@ pub(crate) fn get2(path: &str) -> Request<()> {
     Request::get(format!("http://app.example{path}")).body(()).unwrap()
 }
 
-/// Sends bytes and reads an answer with a length, leaving the connection as it is.
+/// Sends bytes and reads a response with a `Content-Length`. The connection stays open.
 pub(crate) async fn talk<W>(socket: &mut W, bytes: &str) -> String
 where
     W: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
@@ -201,12 +202,12 @@ where
     answer(socket).await
 }
 
-/// Reads an answer with a length; what there is of one if the other side closes.
+/// Reads a response with a `Content-Length`, or as much as arrives before the connection closes.
 pub(crate) async fn answer<R: tokio::io::AsyncRead + Unpin>(socket: &mut R) -> String {
-    let mut answer = Vec::new();
+    let mut response = Vec::new();
     let reading = async {
         loop {
-            let text = String::from_utf8_lossy(&answer).into_owned();
+            let text = String::from_utf8_lossy(&response).into_owned();
             if let Some((head, body)) = text.split_once("\r\n\r\n") {
                 let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
                 if length.is_some_and(|length| length.parse() == Ok(body.len())) {
@@ -214,15 +215,15 @@ pub(crate) async fn answer<R: tokio::io::AsyncRead + Unpin>(socket: &mut R) -> S
                 }
             }
             match socket.read_u8().await {
-                Ok(byte) => answer.push(byte),
+                Ok(byte) => response.push(byte),
                 Err(_) => return text,
             }
         }
     };
-    timeout(PATIENCE, reading).await.expect("an answer, or an end")
+    timeout(PATIENCE, reading).await.expect("a response, or the end")
 }
 
-/// Reads until the other side closes, in whatever way.
+/// Reads until the connection is closed or reset.
 pub(crate) async fn to_the_end<R: tokio::io::AsyncRead + Unpin>(socket: &mut R) -> String {
     let mut rest = Vec::new();
     let _ = timeout(PATIENCE, socket.read_to_end(&mut rest)).await.expect("an end");
@@ -235,25 +236,25 @@ pub(crate) fn get1(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: app.example\r\n\r\n")
 }
 
-/// A certificate of its own making, in files.
+/// A self-signed certificate and its key in files.
 pub(crate) struct Files {
     dir: TempDir,
     pem: String,
 }
 
 impl Files {
-    /// Good for `app.example` and this machine.
+    /// Creates a certificate for `app.example` and the loopback address.
     pub(crate) fn good() -> Self {
         Self::until(2100)
     }
 
-    /// Good until that year begins.
+    /// Creates a certificate that expires at the start of `year`.
     pub(crate) fn until(year: i32) -> Self {
         let files = Self { dir: tempfile::tempdir().unwrap(), pem: String::new() };
         files.renewed(2000, year)
     }
 
-    /// Other ones in the same place, good between these years.
+    /// Replaces the files by a new certificate that is valid between these years.
     pub(crate) fn renewed(mut self, from: i32, until: i32) -> Self {
         let names = ["app.example".to_owned(), "localhost".to_owned(), "127.0.0.1".to_owned()];
         let mut params = CertificateParams::new(names).unwrap();
@@ -278,7 +279,7 @@ impl Files {
         Certificate::load(self.certificate(), self.key(), Arc::new(SystemClock)).map(Arc::new)
     }
 
-    /// Connects over TLS as a client that trusts nothing but this certificate.
+    /// Connects over TLS as a client that trusts only this certificate.
     pub(crate) async fn connect(
         &self,
         server: SocketAddr,
@@ -293,7 +294,7 @@ impl Files {
     }
 }
 
-/// A client that trusts nothing but these certificates.
+/// Returns the configuration of a client that trusts only these certificates.
 pub(crate) fn trusting(files: &[&Files], versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     for files in files {
@@ -304,7 +305,7 @@ pub(crate) fn trusting(files: &[&Files], versions: &[&'static SupportedProtocolV
     config.with_root_certificates(roots).with_no_client_auth()
 }
 
-/// Limits under which nothing takes long.
+/// Default limits with a short drain timeout.
 pub(crate) fn hasty() -> ServerLimits {
     ServerLimits { drain: Duration::from_secs(10), ..ServerLimits::default() }
 }

@@ -1,5 +1,4 @@
-//! Upstreams on a port of their own: one that speaks HTTP and records, and bare sockets for those
-//! that don't behave.
+//! Upstream servers: one that records requests, one that holds responses back, and raw sockets.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -21,23 +20,23 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 
-/// What an upstream was sent.
+/// A request that an upstream received.
 #[derive(Debug)]
 pub(crate) struct RecordedRequest {
     pub(crate) method: Method,
     pub(crate) version: Version,
-    /// The request target, as it stood on the wire.
+    /// The request target.
     pub(crate) target: String,
     pub(crate) headers: HeaderMap,
-    /// How long the body was, in bytes.
+    /// Length of the body, in bytes.
     pub(crate) length: usize,
-    /// The body's SHA-256.
+    /// SHA-256 of the body.
     pub(crate) digest: digest::Digest,
     pub(crate) trailers: HeaderMap,
 }
 
 impl RecordedRequest {
-    /// All values of a header, in their order.
+    /// Returns all values of a header, in order.
     pub(crate) fn all(&self, name: &str) -> Vec<&str> {
         self.headers.get_all(name).iter().map(|value| value.to_str().unwrap()).collect()
     }
@@ -45,7 +44,8 @@ impl RecordedRequest {
     async fn read(request: Request<Incoming>) -> Self {
         let (parts, mut body) = request.into_parts();
         let mut hash = digest::Context::new(&digest::SHA256);
-        let (mut length, mut trailers) = (0, HeaderMap::new());
+        let mut length = 0;
+        let mut trailers = HeaderMap::new();
         while let Some(Ok(frame)) = body.frame().await {
             match frame.into_data() {
                 Ok(data) => {
@@ -55,20 +55,19 @@ impl RecordedRequest {
                 Err(frame) => trailers = frame.into_trailers().unwrap(),
             }
         }
-        let (digest, target) = (hash.finish(), parts.uri.to_string());
         Self {
             method: parts.method,
             version: parts.version,
-            target,
+            target: parts.uri.to_string(),
             headers: parts.headers,
             length,
-            digest,
+            digest: hash.finish(),
             trailers,
         }
     }
 }
 
-/// An upstream that reads each request to its end, records it, and answers.
+/// An upstream that reads and records each request before it responds.
 pub(crate) struct Upstream {
     address: SocketAddr,
     seen: mpsc::UnboundedReceiver<RecordedRequest>,
@@ -76,48 +75,52 @@ pub(crate) struct Upstream {
 }
 
 impl Upstream {
-    /// One that answers 200 with nothing.
+    /// Starts an upstream that responds 200 without a body.
     pub(crate) async fn start() -> Self {
         Self::answering(|_| Response::new(Body::empty())).await
     }
 
     pub(crate) async fn answering(
-        answer: impl Fn(&RecordedRequest) -> Response<Body> + Send + Sync + 'static,
+        respond: impl Fn(&RecordedRequest) -> Response<Body> + Send + Sync + 'static,
     ) -> Self {
-        Self::listening(None, answer).await
+        Self::listening(None, respond).await
     }
 
-    /// One that shakes hands by TLS first.
+    /// Starts an upstream with TLS.
     pub(crate) async fn by_tls(tls: TlsAcceptor) -> Self {
         Self::listening(Some(tls), |_| Response::new(Body::empty())).await
     }
 
     async fn listening(
         tls: Option<TlsAcceptor>,
-        answer: impl Fn(&RecordedRequest) -> Response<Body> + Send + Sync + 'static,
+        respond: impl Fn(&RecordedRequest) -> Response<Body> + Send + Sync + 'static,
     ) -> Self {
         let (record, seen) = mpsc::unbounded_channel();
         let connections = Arc::new(AtomicUsize::new(0));
-        let (answer, count) = (Arc::new(answer), Arc::clone(&connections));
+        let respond = Arc::new(respond);
+        let count = Arc::clone(&connections);
         let address = listen(move |socket| {
             count.fetch_add(1, Ordering::SeqCst);
-            let (answer, record, tls) = (Arc::clone(&answer), record.clone(), tls.clone());
-            let answer = move |request| {
-                let (answer, record) = (Arc::clone(&answer), record.clone());
+            let respond = Arc::clone(&respond);
+            let record = record.clone();
+            let tls = tls.clone();
+            let handle = move |request| {
+                let respond = Arc::clone(&respond);
+                let record = record.clone();
                 async move {
-                    let seen = RecordedRequest::read(request).await;
-                    let response = answer(&seen);
-                    let _ = record.send(seen);
+                    let request = RecordedRequest::read(request).await;
+                    let response = respond(&request);
+                    let _ = record.send(request);
                     response
                 }
             };
             async move {
                 match tls {
-                    None => serve_any(socket, answer).await,
-                    // Peers that don't trust it are part of the tests.
+                    None => serve_any(socket, handle).await,
+                    // Some tests connect with clients that do not trust the certificate.
                     Some(tls) => {
                         if let Ok(socket) = tls.accept(socket).await {
-                            serve_any(socket, answer).await;
+                            serve_any(socket, handle).await;
                         }
                     }
                 }
@@ -135,118 +138,120 @@ impl Upstream {
         self.address
     }
 
-    /// The next request recorded.
+    /// Waits for the next request.
     pub(crate) async fn seen(&mut self) -> RecordedRequest {
         self.seen.recv().await.unwrap()
     }
 
-    /// The next request recorded, if there is one already.
+    /// Returns the next request, if it has arrived.
     pub(crate) fn seen_already(&mut self) -> Option<RecordedRequest> {
         self.seen.try_recv().ok()
     }
 
-    /// Whether no request is recorded that was not asked for.
+    /// Returns `true` if no further request has arrived.
     pub(crate) fn has_seen_no_more(&mut self) -> bool {
         self.seen.try_recv().is_err()
     }
 
-    /// How many connections were made to it.
+    /// Returns the number of accepted connections.
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
 }
 
-/// An upstream that says when a request has arrived, and answers when it may.
+/// An upstream that reports the arrival of requests and holds its responses back.
 pub(crate) struct GatedUpstream {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
     arrivals: mpsc::UnboundedReceiver<()>,
-    may_answer: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
 impl GatedUpstream {
-    /// What it answers.
+    /// The body of its responses.
     pub(crate) const ANSWER: &str = "late but whole";
 
     pub(crate) async fn start() -> Self {
-        let (tell, arrivals) = mpsc::unbounded_channel();
-        let may_answer = Arc::new(Semaphore::new(0));
-        let gate = Arc::clone(&may_answer);
+        let (arrived, arrivals) = mpsc::unbounded_channel();
+        let permits = Arc::new(Semaphore::new(0));
+        let gate = Arc::clone(&permits);
         let connections = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&connections);
         let address = listen(move |socket| {
             count.fetch_add(1, Ordering::SeqCst);
-            let (tell, gate) = (tell.clone(), Arc::clone(&gate));
+            let arrived = arrived.clone();
+            let gate = Arc::clone(&gate);
             serve_any(socket, move |_| {
-                let (tell, gate) = (tell.clone(), Arc::clone(&gate));
+                let arrived = arrived.clone();
+                let gate = Arc::clone(&gate);
                 async move {
-                    let _ = tell.send(());
+                    let _ = arrived.send(());
                     gate.acquire().await.unwrap().forget();
                     Response::new(Body::from(Self::ANSWER))
                 }
             })
         })
         .await;
-        Self { address, connections, arrivals, may_answer }
+        Self { address, connections, arrivals, permits }
     }
 
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// How many connections were made to it.
+    /// Returns the number of accepted connections.
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
 
-    /// Waits until so many more requests have arrived.
+    /// Waits until `requests` more requests have arrived.
     pub(crate) async fn arrived(&mut self, requests: usize) {
         for _ in 0..requests {
             self.arrivals.recv().await.unwrap();
         }
     }
 
-    /// Lets it answer so many requests.
+    /// Releases the responses to `requests` requests.
     pub(crate) fn release(&self, requests: usize) {
-        self.may_answer.add_permits(requests);
+        self.permits.add_permits(requests);
     }
 }
 
-/// Serves HTTP/1.1 on a connection.
-pub(crate) async fn serve<F, Answer>(socket: TcpStream, answer: F)
+/// Serves HTTP/1.1 on a connection with upgrades.
+pub(crate) async fn serve<F, Fut>(socket: TcpStream, respond: F)
 where
-    F: Fn(Request<Incoming>) -> Answer,
-    Answer: Future<Output = Response<Body>>,
+    F: Fn(Request<Incoming>) -> Fut,
+    Fut: Future<Output = Response<Body>>,
 {
-    let answer = service_fn(|request| {
-        let answer = answer(request);
-        async { Ok::<_, Infallible>(answer.await) }
+    let service = service_fn(|request| {
+        let response = respond(request);
+        async { Ok::<_, Infallible>(response.await) }
     });
-    // A peer that breaks off is part of many tests.
-    let _ = http1::Builder::new().serve_connection(TokioIo::new(socket), answer).with_upgrades().await;
+    // Many tests close the connection early.
+    let _ = http1::Builder::new().serve_connection(TokioIo::new(socket), service).with_upgrades().await;
 }
 
-/// Serves HTTP/1.1, or HTTP/2 to one who begins with it.
-pub(crate) async fn serve_any<Io, F, Answer>(socket: Io, answer: F)
+/// Serves HTTP/1.1, or HTTP/2 if the client sends its preface.
+pub(crate) async fn serve_any<Io, F, Fut>(socket: Io, respond: F)
 where
     Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    F: Fn(Request<Incoming>) -> Answer + Send + 'static,
-    Answer: Future<Output = Response<Body>> + Send + 'static,
+    F: Fn(Request<Incoming>) -> Fut + Send + 'static,
+    Fut: Future<Output = Response<Body>> + Send + 'static,
 {
-    let answer = service_fn(move |request| {
-        let answer = answer(request);
-        async { Ok::<_, Infallible>(answer.await) }
+    let service = service_fn(move |request| {
+        let response = respond(request);
+        async { Ok::<_, Infallible>(response.await) }
     });
     let server = auto::Builder::new(TokioExecutor::new());
-    // A peer that breaks off is part of many tests.
-    let _ = server.serve_connection(TokioIo::new(socket), answer).await;
+    // Many tests close the connection early.
+    let _ = server.serve_connection(TokioIo::new(socket), service).await;
 }
 
-/// Runs `connection` for every connection to a port of its own.
-pub(crate) async fn listen<F, Done>(connection: F) -> SocketAddr
+/// Listens on a free port and runs `connection` for every connection.
+pub(crate) async fn listen<F, Fut>(connection: F) -> SocketAddr
 where
-    F: Fn(TcpStream) -> Done + Send + 'static,
-    Done: Future<Output = ()> + Send + 'static,
+    F: Fn(TcpStream) -> Fut + Send + 'static,
+    Fut: Future<Output = ()> + Send + 'static,
 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -258,7 +263,7 @@ where
     address
 }
 
-/// An upstream that reads the head of a request, writes these bytes, and closes.
+/// Starts an upstream that reads the head of a request, writes `bytes` and closes.
 pub(crate) async fn saying(bytes: &'static [u8]) -> String {
     let address = listen(move |mut socket| async move {
         read_head(&mut socket).await;
@@ -268,7 +273,7 @@ pub(crate) async fn saying(bytes: &'static [u8]) -> String {
     format!("http://{address}")
 }
 
-/// Reads the head of a message; what it read is empty if the connection was closed before.
+/// Reads the head of a message, or as much as arrives before the connection closes.
 pub(crate) async fn read_head(socket: &mut TcpStream) -> Vec<u8> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -280,8 +285,7 @@ pub(crate) async fn read_head(socket: &mut TcpStream) -> Vec<u8> {
     head
 }
 
-/// An address at which nobody listens. Its port stays taken, for what another test would start there might
-/// answer.
+/// Returns an address that refuses connections. Its port stays bound, so that no other test listens there.
 pub(crate) fn nobody() -> SocketAddr {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();

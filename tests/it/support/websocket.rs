@@ -1,4 +1,4 @@
-//! WebSockets: an upstream that says everything back, and clients.
+//! WebSocket clients and an echo upstream.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,11 +18,10 @@ use super::upstream::{listen, read_head};
 
 pub(crate) type Socket = WebSocketStream<TcpStream>;
 
-/// A Close's code and reason; none if it had none, or the connection ended without one.
+/// Code and reason of a Close frame, or `None` without a code or without a Close frame.
 pub(crate) type Closed = Option<(u16, String)>;
 
-/// An upstream that says everything back, to `/quiet` nothing. To anything but a WebSocket it tells
-/// events without end.
+/// An upstream that echoes WebSocket messages. To other requests it sends endless server-sent events.
 pub(crate) struct EchoUpstream {
     address: SocketAddr,
     heads: mpsc::UnboundedReceiver<String>,
@@ -31,21 +30,22 @@ pub(crate) struct EchoUpstream {
 
 impl EchoUpstream {
     pub(crate) async fn start() -> Self {
-        let (tell_head, heads) = mpsc::unbounded_channel();
-        let (tell_closed, closed) = mpsc::unbounded_channel();
+        let (send_head, heads) = mpsc::unbounded_channel();
+        let (send_closed, closed) = mpsc::unbounded_channel();
         let address = listen(move |mut socket| {
-            let (tell_head, tell_closed) = (tell_head.clone(), tell_closed.clone());
+            let send_head = send_head.clone();
+            let send_closed = send_closed.clone();
             async move {
                 let head = String::from_utf8(read_head(&mut socket).await).unwrap();
                 let key = line(&head, "sec-websocket-key").map(str::to_owned);
-                let _ = tell_head.send(head);
+                let _ = send_head.send(head);
                 match key {
                     Some(key) => {
                         agree(&mut socket, &key).await;
                         let socket = WebSocketStream::from_raw_socket(socket, Role::Server, None).await;
-                        let _ = tell_closed.send(echo(socket).await);
+                        let _ = send_closed.send(echo(socket).await);
                     }
-                    None => tell_events(socket).await,
+                    None => send_events(socket).await,
                 }
             }
         })
@@ -57,29 +57,29 @@ impl EchoUpstream {
         format!("http://{}", self.address)
     }
 
-    /// The head of the next request.
+    /// Waits for the head of the next request.
     pub(crate) async fn head(&mut self) -> String {
         self.heads.recv().await.unwrap()
     }
 
-    /// Whether no request came that was not asked for.
+    /// Returns `true` if no further request has arrived.
     pub(crate) fn has_seen_no_more(&mut self) -> bool {
         self.heads.try_recv().is_err()
     }
 
-    /// How the next WebSocket was closed that was.
+    /// Waits until the next WebSocket is closed.
     pub(crate) async fn closed(&mut self) -> Closed {
         self.closed.recv().await.unwrap()
     }
 }
 
-/// The value of a header line in a message's head.
+/// Returns the value of a header in the head of a message.
 pub(crate) fn line<'h>(head: &'h str, name: &str) -> Option<&'h str> {
     let pairs = head.lines().filter_map(|line| line.split_once(':'));
-    pairs.filter(|(each, _)| each.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).next()
+    pairs.filter(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).next()
 }
 
-/// Agrees to a handshake of this key.
+/// Completes the handshake with this `Sec-WebSocket-Key`.
 pub(crate) async fn agree(socket: &mut TcpStream, key: &str) {
     let accept = derive_accept_key(key.as_bytes());
     let answer = format!(
@@ -89,13 +89,12 @@ pub(crate) async fn agree(socket: &mut TcpStream, key: &str) {
     socket.write_all(answer.as_bytes()).await.unwrap();
 }
 
-/// Says everything back until the Close, or says it if it is asked to by a text such as
-/// `close 4000 because`.
+/// Echoes messages until the client closes. A text such as `close 4000 because` makes it close instead.
 async fn echo(mut socket: Socket) -> Closed {
     while let Some(Ok(message)) = socket.next().await {
         match message {
             Message::Close(close) => {
-                // Its answer goes out with the next step.
+                // tungstenite sends its Close frame with the next read.
                 while socket.next().await.is_some_and(|next| next.is_ok()) {}
                 return close.map(|frame| (frame.code.into(), frame.reason.to_string()));
             }
@@ -112,18 +111,18 @@ async fn echo(mut socket: Socket) -> Closed {
     None
 }
 
-/// An event every fifth of a second, until nobody listens.
-async fn tell_events(mut socket: TcpStream) {
+/// Sends an event every 200 ms until the connection is closed.
+async fn send_events(mut socket: TcpStream) {
     let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n\r\ndata: begun\n\n";
-    let mut said = socket.write_all(head.as_bytes()).await;
+    let mut result = socket.write_all(head.as_bytes()).await;
     let mut ticks = tokio::time::interval(Duration::from_millis(200));
-    while said.is_ok() {
+    while result.is_ok() {
         ticks.tick().await;
-        said = socket.write_all(b"data: tick\n\n").await;
+        result = socket.write_all(b"data: tick\n\n").await;
     }
 }
 
-/// Opens a WebSocket with these header lines besides those of every handshake.
+/// Opens a WebSocket with further headers in the handshake.
 pub(crate) async fn open(
     server: SocketAddr,
     target: &str,
@@ -141,20 +140,20 @@ pub(crate) async fn open(
     tokio_tungstenite::client_async(request, socket).await
 }
 
-/// Opens a WebSocket that must be refused, and returns the answer.
+/// Sends a WebSocket handshake that must be rejected, and returns the response.
 pub(crate) async fn refused(
     server: SocketAddr,
     target: &str,
     lines: &[(&str, &str)],
 ) -> Response<Option<Vec<u8>>> {
     match open(server, target, lines).await {
-        Err(Error::Http(answer)) => *answer,
+        Err(Error::Http(response)) => *response,
         Err(error) => panic!("{error}"),
-        Ok((_, answer)) => panic!("{answer:?}"),
+        Ok((_, response)) => panic!("{response:?}"),
     }
 }
 
-/// Reads to the end, and says how it was closed.
+/// Reads until the connection closes, and returns the last Close frame.
 pub(crate) async fn until_closed(socket: &mut Socket) -> Closed {
     let mut closed = None;
     while let Some(Ok(message)) = socket.next().await {
@@ -165,7 +164,7 @@ pub(crate) async fn until_closed(socket: &mut Socket) -> Closed {
     closed
 }
 
-/// Says a text and hears it said back.
+/// Sends a text and asserts that it is echoed.
 pub(crate) async fn is_heard<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut WebSocketStream<S>) {
     socket.send(Message::text("hello")).await.unwrap();
     assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("hello"));
