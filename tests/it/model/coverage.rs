@@ -1,104 +1,104 @@
-//! What happened in the runs, counted: a generator that has stopped making something is noticed.
+//! Counts the events of the runs, so that a generator that stops producing one is noticed.
 
 use std::collections::BTreeMap;
 
-/// What a run may hold.
+/// An event that a run may contain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Seen {
-    // Answers with fresh cookies.
-    AnswerLost,
-    /// On its way for more than a second.
-    AnswerDelayed,
-    /// After another one that was made later.
-    AnswerOvertaken,
-    /// Made so long ago that the cookies stayed behind.
-    AnswerTooLate,
+pub(super) enum CoverageEvent {
+    // Responses with new cookies.
+    ResponseLost,
+    /// The response took more than a second.
+    ResponseDelayed,
+    /// A response with newer cookies arrived before it.
+    ResponseOvertaken,
+    /// The cookies were too old to be sent.
+    ResponseTooLate,
     // Browsers and their requests.
-    /// Back with what its disk had, which was not what its memory had.
+    /// The browser restarted with cookies from its disk that differ from those in memory.
     BrowserCrashed,
-    /// Back with cookies of an earlier generation.
-    BackWithOldCookies,
-    /// Before its answer was there.
-    HungUp,
-    /// A request went on with its old token, since the renewal took too long.
-    PatienceLost,
+    /// The browser restarted with cookies of an earlier generation.
+    OldCookiesRestored,
+    /// The client disconnected before the response.
+    ClientDisconnected,
+    /// The refresh timed out, so the request continued with its valid token.
+    RefreshTimedOut,
     // Replicas and the store.
-    /// With a renewal under way.
+    /// The replica crashed with a refresh in flight.
     ReplicaCrashed,
-    /// And forgot something.
+    /// The store crashed and lost writes.
     StoreCrashed,
     StoreRefused,
-    /// It did what it was asked, and its answer was lost.
-    StoreUnheard,
-    /// A valid token came while nobody knew what had ended.
-    FeedLost,
-    /// The clocks of a run's replicas are more than a fifth of the grace apart.
-    ClocksApart,
-    /// More than nine tenths of a second after the use.
-    SettledLate,
-    // Renewals.
+    /// The store executed the call, and its result was lost.
+    StoreResultLost,
+    /// A valid token arrived while the revocation list was stale.
+    RevocationsStale,
+    /// The clock skew of the replicas exceeds a fifth of the grace.
+    ClocksSkewed,
+    /// A confirmed use was written more than 900 ms later.
+    ConfirmedLate,
+    // Refreshes.
     Rotated,
     Replayed,
     CaughtUp,
-    /// By another request than the leader.
+    /// A follower shared the leader's result.
     Shared,
-    // Sign-ins, sign-outs and changes of password.
+    // Sign-ins, sign-outs and password changes.
     SignedIn,
-    /// The password was changed since it was checked.
+    /// The password changed after it was checked.
     SignInRefused,
     SignedOut,
     SignedOutEverywhere,
     PasswordChanged,
-    /// Another change was faster.
+    /// Another change came first.
     PasswordChangeRefused,
-    // Ends.
+    // Terminations.
     EndedByReplacement,
     EndedByLimit,
     EndedByExpiry,
     EndedBySignOut,
     EndedByPassword,
-    /// A renewal showed two jars, or a token that was replaced long ago.
-    ReuseAtRenewal,
-    /// A request that shared another one's renewal did.
-    ReuseAmongSharers,
-    /// The second token in lasting use did.
-    ReuseAtSettling,
-    /// Another end was faster.
-    EndTooLate,
-    /// With a renewal of the session under way.
-    EndedDuringRenewal,
-    // Thieves, with what they stole still good.
-    ThiefNowAndThen,
-    ThiefTravellingAlong,
+    /// A refresh detected reuse.
+    ReuseAtRefresh,
+    /// A follower's tokens showed reuse.
+    ReuseByFollower,
+    /// A second confirmed use showed reuse.
+    ReuseAtConfirmation,
+    /// Another termination came first.
+    AlreadyEnded,
+    /// The session was terminated during a refresh.
+    EndedDuringRefresh,
+    // Use of stolen cookies while their session is active.
+    ThiefOccasional,
+    ThiefAlongside,
     ThiefAhead,
     ThiefBrief,
 }
 
-/// How often each was seen.
+/// Number of occurrences of each event.
 #[derive(Clone, Debug, Default)]
-pub(super) struct CoverageCounters(BTreeMap<Seen, u64>);
+pub(super) struct CoverageCounters(BTreeMap<CoverageEvent, u64>);
 
 impl CoverageCounters {
-    pub(super) fn see(&mut self, seen: Seen) {
-        *self.0.entry(seen).or_default() += 1;
+    pub(super) fn record(&mut self, event: CoverageEvent) {
+        *self.0.entry(event).or_default() += 1;
     }
 
-    pub(super) fn of(&self, seen: Seen) -> u64 {
-        self.0.get(&seen).copied().unwrap_or_default()
+    pub(super) fn count(&self, event: CoverageEvent) -> u64 {
+        self.0.get(&event).copied().unwrap_or_default()
     }
 
     pub(super) fn add(&mut self, other: &Self) {
-        for (&seen, count) in &other.0 {
-            *self.0.entry(seen).or_default() += count;
+        for (&event, count) in &other.0 {
+            *self.0.entry(event).or_default() += count;
         }
     }
 
     /// # Panics
     ///
-    /// If one of these was seen less often than it says.
+    /// If an event occurred less often than its minimum.
     #[track_caller]
-    pub(super) fn assert_at_least(&self, least: &[(Seen, u64)]) {
-        let rare: Vec<_> = least.iter().filter(|&&(seen, least)| self.of(seen) < least).collect();
-        assert!(rare.is_empty(), "seen less often than {rare:?}: {:#?}", self.0);
+    pub(super) fn assert_at_least(&self, minimums: &[(CoverageEvent, u64)]) {
+        let rare: Vec<_> = minimums.iter().filter(|&&(event, minimum)| self.count(event) < minimum).collect();
+        assert!(rare.is_empty(), "events below their minimum {rare:?}: {:#?}", self.0);
     }
 }

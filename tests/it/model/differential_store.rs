@@ -1,4 +1,4 @@
-//! The model's store and the product's do the same: rows, answers, and the audit.
+//! Differential tests of the model's store and the real stores: results, rows and audit log.
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestError, TestRunner};
@@ -21,8 +21,8 @@ use crate::test_seed::proptest_config;
 
 const GRACE: i64 = 60_000;
 
-/// Something to do at both stores. Sessions are named by a number that is taken modulo how many there
-/// are, generations and passwords relative to the present ones.
+/// An operation on both stores. Session numbers are taken modulo the number of sessions; generations and
+/// passwords are relative to the present ones.
 #[derive(Clone, Copy, Debug)]
 enum Op {
     SignIn { user: usize, password: Option<u32>, replaces: Option<usize>, max_per_user: u32 },
@@ -59,27 +59,27 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// Both stores.
+/// The model's store and a real one.
 struct StorePair {
     model: Store,
-    product: Stores,
-    /// How many things were done: each by a client of its own.
+    real: Stores,
+    /// Number of operations, which also identifies the client of each.
     done: usize,
 }
 
 impl StorePair {
-    /// With the users, and a session each.
-    async fn new(product: Stores, defect: Option<Mutation>) -> Result<Self, TestCaseError> {
-        product.users.insert_users(&[0, 1].map(user)).await.unwrap();
-        let mut twins = Self { model: Store::with(defect), product, done: 0 };
+    /// Creates the users with one session each.
+    async fn new(real: Stores, mutation: Option<Mutation>) -> Result<Self, TestCaseError> {
+        real.users.insert_users(&[0, 1].map(user)).await.unwrap();
+        let mut stores = Self { model: Store::with_mutation(mutation), real, done: 0 };
         for user in 0..USERS {
-            twins.both(0, Op::SignIn { user, password: None, replaces: None, max_per_user: 9 }).await?;
+            stores.apply(0, Op::SignIn { user, password: None, replaces: None, max_per_user: 9 }).await?;
         }
-        Ok(twins)
+        Ok(stores)
     }
 
-    /// Does the same to both, and compares the answers, the rows and the audit.
-    async fn both(&mut self, time: i64, op: Op) -> Result<(), TestCaseError> {
+    /// Applies an operation to both stores, and compares results, rows and audit log.
+    async fn apply(&mut self, time: i64, op: Op) -> Result<(), TestCaseError> {
         self.done += 1;
         match op {
             Op::SignIn { user, password, replaces, max_per_user } => {
@@ -88,12 +88,12 @@ impl StorePair {
             }
             Op::Rotate { session, from, ahead, token } => {
                 let step = self.step(session, from, time + ahead, token.map(|id| token_at(id, time)));
-                let product = self.product.sessions.rotate(&rotation(&step)).await.unwrap();
+                let product = self.real.sessions.rotate(&rotation(&step)).await.unwrap();
                 prop_assert_eq!(self.model.rotate(time, &step, true), product);
             }
             Op::CatchUp { session, from, ahead } => {
                 let step = self.step(session, from, time + ahead, None);
-                let product = self.product.sessions.catch_up(&rotation(&step)).await.unwrap();
+                let product = self.real.sessions.catch_up(&rotation(&step)).await.unwrap();
                 prop_assert_eq!(self.model.catch_up(time, &step), product);
             }
             Op::Settle { session, generation, token } => {
@@ -101,13 +101,13 @@ impl StorePair {
                 let generation = self.generation(place, generation);
                 let token = TokenId(Uuid::from_u128(token));
                 let seen = TokenUse { session: session_id(place), generation, token };
-                let product = self.product.sessions.confirm_generation(&[seen]).await.unwrap();
-                prop_assert_eq!(self.model.settle(time, place, generation, token), !product.is_empty());
+                let product = self.real.sessions.confirm_generation(&[seen]).await.unwrap();
+                prop_assert_eq!(self.model.confirm(time, place, generation, token), !product.is_empty());
             }
             Op::EndExpired { ago } => {
                 self.model.end_expired(time, at(time - ago));
                 let from = SessionId(Uuid::nil());
-                self.product.sessions.end_expired(from, 1_000, at(time - ago)).await.unwrap();
+                self.real.sessions.end_expired(from, 1_000, at(time - ago)).await.unwrap();
             }
             other => self.end(time, other).await?,
         }
@@ -122,7 +122,7 @@ impl StorePair {
             replaces: new.replaces.map(session_id),
             max_per_user: new.max_per_user,
         };
-        let product = match self.product.sessions.insert_session(&product).await.unwrap() {
+        let product = match self.real.sessions.insert_session(&product).await.unwrap() {
             InsertOutcome::Inserted { terminated: ended } => Some(sorted(ended)),
             InsertOutcome::Refused => None,
         };
@@ -130,29 +130,31 @@ impl StorePair {
         Ok(())
     }
 
-    /// What ends sessions, and nothing else.
+    /// Applies an operation that only ends sessions.
     async fn end(&mut self, time: i64, op: Op) -> Result<(), TestCaseError> {
-        let because = |reason| SessionTermination::new(at(time), reason, client(self.done));
+        let termination = |reason| SessionTermination::new(at(time), reason, client(self.done));
         let (model, product) = match op {
             Op::SignOut { session } => {
-                let (place, ending) = (self.place(session), because(EndReason::LoggedOut));
+                let (place, ending) = (self.place(session), termination(EndReason::LoggedOut));
                 self.end_one(time, place, &ending).await
             }
             Op::EndByReuse { session, presented } => {
-                let ending =
-                    SessionTermination { presented: Some(presented), ..because(EndReason::ReuseDetected) };
+                let ending = SessionTermination {
+                    presented: Some(presented),
+                    ..termination(EndReason::ReuseDetected)
+                };
                 self.end_one(time, self.place(session), &ending).await
             }
             Op::SignOutEverywhere { user } => {
-                let ending = because(EndReason::LoggedOut);
-                let model = self.model.end_all_of(time, user_id(user), None, &ending);
+                let ending = termination(EndReason::LoggedOut);
+                let model = self.model.end_user_sessions(time, user_id(user), None, &ending);
                 let which = SessionFilter::User(user_id(user));
-                (Some(model), Some(self.product.sessions.end_sessions(&which, &ending).await.unwrap()))
+                (Some(model), Some(self.real.sessions.end_sessions(&which, &ending).await.unwrap()))
             }
             Op::ChangePassword { user, old, keep } => {
                 let (old, keep) =
                     (old.map(|old| self.password(user, old)), keep.map(|keep| self.place(keep)));
-                let ending = because(EndReason::PasswordChanged);
+                let ending = termination(EndReason::PasswordChanged);
                 let (old_hash, new_hash) = (old.map(hash), hash(self.model.passwords[user] + 1));
                 let change = PasswordChange {
                     user: user_id(user),
@@ -161,10 +163,10 @@ impl StorePair {
                     keep: keep.map(session_id),
                     termination: &ending,
                 };
-                let product = self.product.users.change_password(&change).await.unwrap();
+                let product = self.real.users.change_password(&change).await.unwrap();
                 (self.model.change_password(time, user, old, keep, &ending), product)
             }
-            other => unreachable!("{other:?} ends nothing"),
+            other => unreachable!("{other:?} ends no session"),
         };
         prop_assert_eq!(model.map(ids), product.map(sorted));
         Ok(())
@@ -176,13 +178,13 @@ impl StorePair {
         place: usize,
         ending: &SessionTermination,
     ) -> (Option<Vec<usize>>, Option<Vec<SessionId>>) {
-        let ended = self.product.sessions.end_session(session_id(place), ending).await.unwrap();
+        let ended = self.real.sessions.end_session(session_id(place), ending).await.unwrap();
         let model = self.model.end(time, place, ending);
         (model.then(|| vec![place]), ended.then(|| vec![session_id(place)]))
     }
 
     async fn compare(&self) -> Result<(), TestCaseError> {
-        let sessions = &self.product.sessions;
+        let sessions = &self.real.sessions;
         for (place, row) in self.model.rows.iter().enumerate() {
             let id = session_id(place);
             let product = sessions.find_session(id).await.unwrap();
@@ -194,9 +196,10 @@ impl StorePair {
         Ok(())
     }
 
-    /// Also those entries that name no session: nothing but deleting counts them.
+    /// Compares the number of all audit entries, by purging them, since entries without a session cannot be
+    /// is_joinable.
     async fn compare_all_entries(&self) -> Result<(), TestCaseError> {
-        let purged = self.product.sessions.purge_audit(at(i64::from(u32::MAX)), 1_000_000).await.unwrap();
+        let purged = self.real.sessions.purge_audit(at(i64::from(u32::MAX)), 1_000_000).await.unwrap();
         prop_assert_eq!(self.model.audit.len() as u64, purged);
         Ok(())
     }
@@ -234,12 +237,12 @@ impl StorePair {
         session % self.model.rows.len().max(1)
     }
 
-    /// Up to two behind, or one ahead.
+    /// Returns a generation from two behind to one ahead of the present one.
     fn generation(&self, place: usize, relative: u32) -> u32 {
         (self.model.rows[place].session.generation + relative).saturating_sub(2)
     }
 
-    /// Mostly the present one, else the one before.
+    /// Returns the present password, or the previous one for 0.
     fn password(&self, user: usize, nth: u32) -> u32 {
         self.model.passwords[user].saturating_sub(u32::from(nth == 0))
     }
@@ -276,16 +279,16 @@ fn sorted(mut ids: Vec<SessionId>) -> Vec<SessionId> {
     ids
 }
 
-/// Entries of the same time may come in any order.
+/// Sorts entries, since those of the same time have no fixed order.
 fn ordered(mut entries: Vec<AuditEntry>) -> Vec<AuditEntry> {
     entries.sort_by_key(|entry| (entry.at, entry.event.as_str(), entry.by.request_id.clone()));
     entries
 }
 
-/// The same operations at the model's store and at a fresh one of the product's, so many times.
+/// Compares the model's store with a new real one for `cases` random sequences of operations.
 fn compare(
     cases: u32,
-    defect: Option<Mutation>,
+    mutation: Option<Mutation>,
     fresh: impl AsyncFn() -> Option<TestDatabase>,
 ) -> Result<(), TestError<Vec<(i64, Op)>>> {
     let runtime = Runtime::new().unwrap();
@@ -298,13 +301,13 @@ fn compare(
     runner.run(&proptest::collection::vec((0..3 * GRACE, op()), 1..60), |ops| {
         runtime.block_on(async {
             let Some(fresh) = fresh().await else { return Ok(()) };
-            let mut twins = StorePair::new(fresh.stores.clone(), defect).await?;
+            let mut stores = StorePair::new(fresh.stores.clone(), mutation).await?;
             let mut time = 0;
             for (pause, op) in ops {
                 time += pause;
-                twins.both(time, op).await?;
+                stores.apply(time, op).await?;
             }
-            let compared = twins.compare_all_entries().await;
+            let compared = stores.compare_all_entries().await;
             fresh.stores.close().await;
             compared
         })
@@ -312,29 +315,29 @@ fn compare(
 }
 
 #[test]
-fn the_model_does_as_the_store_in_memory() {
+fn model_matches_memory_store() {
     compare(256, None, db::memory).unwrap_or_else(|error| panic!("{error}"));
 }
 
 #[test]
-fn the_model_does_as_sqlite() {
+fn model_matches_sqlite_store() {
     compare(10, None, db::sqlite).unwrap_or_else(|error| panic!("{error}"));
 }
 
 #[test]
-fn the_model_does_as_postgresql() {
+fn model_matches_postgres_store() {
     compare(5, None, db::postgres).unwrap_or_else(|error| panic!("{error}"));
 }
 
 #[test]
-fn what_one_of_them_does_wrong_is_noticed() {
-    let defects = [
-        Mutation::EndsAgain,
-        Mutation::RotationUnconditional,
-        Mutation::SignInOutrunsPassword,
-        Mutation::SilentReuse,
+fn mutations_are_detected() {
+    let mutations = [
+        Mutation::RepeatedEnd,
+        Mutation::UnconditionalRotation,
+        Mutation::SignInIgnoresPasswordChange,
+        Mutation::UnauditedReuse,
     ];
-    for defect in defects {
-        assert!(compare(200, Some(defect), db::memory).is_err(), "{defect:?}");
+    for mutation in mutations {
+        assert!(compare(200, Some(mutation), db::memory).is_err(), "{mutation:?}");
     }
 }

@@ -1,34 +1,34 @@
-//! Scripts made at random, wild ones, for the invariants.
+//! Random scripts for checking the invariants.
 
 use super::rules::Rules;
 use super::script::{Action, Fault, Mutation, Purpose, Random, Request, Script, Settings};
 use super::thief::{Thief, visits};
-use super::world::DISK;
+use super::world::MAX_DISK_DELAY;
 
 pub(super) const SECOND: i64 = 1_000;
 pub(super) const MINUTE: i64 = 60 * SECOND;
 pub(super) const HOUR: i64 = 60 * MINUTE;
 
-/// What may go wrong, and how slow things are at most.
+/// Limits of the faults and delays.
 struct Limits {
-    /// A request's way, and an answer's.
-    way: i64,
-    /// Browsers may crash: only if their cookies reach the disk before a generation can settle.
+    /// Maximum latency of a request and of a response.
+    latency: i64,
+    /// True if browsers may crash. Their cookies must be on disk before a generation can be confirmed.
     crashes: bool,
 }
 
-/// Everything at once, under any valid settings, and no thief.
+/// Every fault except theft, with any valid settings.
 pub(super) fn honest(seed: u64) -> Script {
     let random = &mut Random(seed);
     let (settings, limits) = any_settings(random);
-    wild(seed, random, settings, &limits, false)
+    build(seed, random, settings, &limits, false)
 }
 
-/// The same with thieves: one who comes when it likes, and one who keeps near the browser's requests.
-pub(super) fn robbed(seed: u64) -> Script {
+/// Like [`honest`], with thieves at random times and thieves near the browser's requests.
+pub(super) fn with_theft(seed: u64) -> Script {
     let random = &mut Random(seed);
     let (settings, limits) = any_settings(random);
-    let mut script = wild(seed, random, settings, &limits, true);
+    let mut script = build(seed, random, settings, &limits, true);
     let theft = script.actions.iter().find_map(|(time, action)| match action {
         Action::Steal { browser } => Some((*time, *browser)),
         _ => None,
@@ -42,10 +42,9 @@ pub(super) fn robbed(seed: u64) -> Script {
     script
 }
 
-/// Thieves, but one request after the other, each answered before the next is sent, and not many;
-/// nothing fails but what forgets.
-pub(super) fn in_turn(seed: u64) -> Script {
-    let mut script = robbed(seed);
+/// Thefts with few requests, one after the other. No fault except crashes.
+pub(super) fn sequential(seed: u64) -> Script {
+    let mut script = with_theft(seed);
     let random = &mut Random(!seed);
     script.settings.jitter = 0;
     let actions = std::mem::take(&mut script.actions);
@@ -83,41 +82,43 @@ fn one_by_one(random: &mut Random, time: i64, action: Action) -> Vec<(i64, Actio
     }
 }
 
-/// Thieves, and a mistake in the store or in a replica.
-pub(super) fn defective(seed: u64, defect: Mutation) -> Script {
-    let mut script = robbed(seed);
-    script.settings.defect = Some(defect);
+/// Thefts and a mutation.
+pub(super) fn with_mutation(seed: u64, mutation: Mutation) -> Script {
+    let mut script = with_theft(seed);
+    script.settings.mutation = Some(mutation);
     script
 }
 
-/// The defaults, and nobody steals; but clocks are a quarter of the grace apart, and answers take up
-/// to fifteen seconds.
-pub(super) fn strained(seed: u64) -> Script {
+/// Default settings without theft, with a clock skew of a quarter of the grace and response latencies of
+/// up to 15 s.
+pub(super) fn with_long_delays(seed: u64) -> Script {
     let random = &mut Random(seed);
     let (mut settings, _) = any_settings(random);
-    (settings.access_ttl, settings.grace, settings.jitter) = (15 * MINUTE, MINUTE, 50);
+    settings.access_ttl = 15 * MINUTE;
+    settings.grace = MINUTE;
+    settings.jitter = 50;
     settings.clocks = vec![settings.grace / 4, 0];
-    let limits = Limits { way: 15 * SECOND, crashes: true };
-    wild(seed, random, settings, &limits, false)
+    let limits = Limits { latency: 15 * SECOND, crashes: true };
+    build(seed, random, settings, &limits, false)
 }
 
-fn wild(seed: u64, random: &mut Random, settings: Settings, limits: &Limits, thief: bool) -> Script {
+fn build(seed: u64, random: &mut Random, settings: Settings, limits: &Limits, thief: bool) -> Script {
     let browsers = random.between(1, 3) as usize;
     let mut time = 0;
     let mut actions = Vec::new();
     for browser in 0..browsers {
         let request = any_request(random, &settings, limits);
-        let request = Request { lost: false, fault: None, hang_up: None, ..request };
+        let request = Request { lost: false, fault: None, disconnect: None, ..request };
         actions.push((0, Action::Ask { browser, purpose: Purpose::SignIn, request }));
     }
     for _ in 0..random.between(20, 120) {
         time += any_pause(random, &settings);
         if limits.crashes && random.one_in(15) {
             time += settings.access_ttl;
-            brink(random, &settings, limits, browsers, time, &mut actions);
+            add_late_crash(random, &settings, limits, browsers, time, &mut actions);
         } else if random.one_in(25) {
             time += settings.access_ttl;
-            rush(random, &settings, limits, browsers, time, &mut actions);
+            add_concurrent_actions(random, &settings, limits, browsers, time, &mut actions);
         } else {
             actions.push((time, any_action(random, &settings, limits, browsers, thief, time)));
         }
@@ -127,7 +128,7 @@ fn wild(seed: u64, random: &mut Random, settings: Settings, limits: &Limits, thi
 }
 
 fn any_settings(random: &mut Random) -> (Settings, Limits) {
-    // The defaults, the demonstration's, or anything that is valid.
+    // The defaults, the demo's settings, or any valid ones.
     let (access_ttl, grace, jitter) = match random.up_to(3) {
         0 => (15 * MINUTE, MINUTE, 50),
         1 => (20 * SECOND, 5 * SECOND, 50),
@@ -140,11 +141,11 @@ fn any_settings(random: &mut Random) -> (Settings, Limits) {
             (grace * random.between(4, 40) / 2, grace, random.up_to(250))
         }
     };
-    // Half a minute to the disk, a sixth of the grace until the answer leaves, and its way must fit
-    // into the grace beside the clocks.
+    // The grace must cover the delay to the disk, a sixth of it until the response is sent, the latency
+    // and the clock skew.
     let crashes = grace >= MINUTE;
-    let way = random.up_to((grace / 8).min(5 * SECOND));
-    let apart = if crashes { grace - grace / 6 - DISK - way } else { grace / 4 };
+    let latency = random.up_to((grace / 8).min(5 * SECOND));
+    let apart = if crashes { grace - grace / 6 - MAX_DISK_DELAY - latency } else { grace / 4 };
     let apart = apart.min(grace / 4);
     let apart = if random.one_in(3) { apart } else { random.up_to(apart) };
     let mut clocks: Vec<i64> = (0..random.between(1, 4)).map(|_| random.up_to(apart)).collect();
@@ -153,7 +154,7 @@ fn any_settings(random: &mut Random) -> (Settings, Limits) {
     }
     let idle_ttl = access_ttl * random.between(1, 20);
     let settings = Settings {
-        rules: Rules::Ours,
+        rules: Rules::Sekisho,
         access_ttl,
         jitter,
         leeway: random.up_to(5 * SECOND).min(access_ttl - SECOND),
@@ -163,12 +164,12 @@ fn any_settings(random: &mut Random) -> (Settings, Limits) {
         max_per_user: if random.one_in(4) { random.between(1, 3) as u32 } else { 50 },
         refuse_on_store_loss: random.one_in(4),
         clocks,
-        defect: None,
+        mutation: None,
     };
-    (settings, Limits { way, crashes })
+    (settings, Limits { latency, crashes })
 }
 
-/// Pauses near what matters: a burst, the grace, the end of an access token.
+/// Returns a pause, often close to the grace or the lifetime of an access token.
 fn any_pause(random: &mut Random, settings: &Settings) -> i64 {
     let Settings { access_ttl, grace, idle_ttl, .. } = *settings;
     match random.up_to(19) {
@@ -186,19 +187,23 @@ fn any_request(random: &mut Random, settings: &Settings, limits: &Limits) -> Req
     Request {
         after: random.skewed(2 * SECOND),
         replica: random.up_to(7) as usize,
-        up: random.skewed(limits.way),
-        store: if random.one_in(20) { random.up_to(limits.way) } else { random.up_to(20) },
+        up: random.skewed(limits.latency),
+        store: if random.one_in(20) { random.up_to(limits.latency) } else { random.up_to(20) },
         upstream: match random.up_to(9) {
             0 => random.up_to(grace / 4),
             1 => random.up_to(grace * 2),
             _ => random.skewed(SECOND),
         },
-        down: if random.one_in(3) { random.up_to(limits.way) } else { random.up_to(100).min(limits.way) },
+        down: if random.one_in(3) {
+            random.up_to(limits.latency)
+        } else {
+            random.up_to(100).min(limits.latency)
+        },
         lost: random.one_in(5),
-        hang_up: random.one_in(12).then(|| random.skewed(grace / 4)),
+        disconnect: random.one_in(12).then(|| random.skewed(grace / 4)),
         fault: match random.up_to(39) {
-            0 => Some(Fault::Refused),
-            1 => Some(Fault::Unheard),
+            0 => Some(Fault::NotExecuted),
+            1 => Some(Fault::ResultLost),
             _ => None,
         },
     }
@@ -220,7 +225,9 @@ fn any_action(
     let request = any_request(random, settings, limits);
     match random.up_to(39) {
         0 if limits.crashes => Action::Crash { browser },
-        1 | 2 if limits.crashes => Action::CrashAfterRotation { browser, after: random.up_to(DISK) },
+        1 | 2 if limits.crashes => {
+            Action::CrashAfterRotation { browser, after: random.up_to(MAX_DISK_DELAY) }
+        }
         3 => Action::CrashReplica { replica: random.up_to(7) as usize },
         4 => Action::CrashStore { lost: random.skewed(settings.grace * 4) },
         5 => Action::CrashStore { lost: random.up_to(SECOND) },
@@ -233,16 +240,16 @@ fn any_action(
         12 | 13 if thief => Action::Steal { browser },
         14..=20 if thief => {
             let requests = any_requests(random, settings, limits);
-            let thief = if random.one_in(3) { Thief::Brief } else { Thief::NowAndThen };
+            let thief = if random.one_in(3) { Thief::Brief } else { Thief::Occasional };
             Action::Thief { thief, requests }
         }
         _ => Action::Burst { browser, requests: any_requests(random, settings, limits) },
     }
 }
 
-/// A renewal whose answer leaves as late as may be; then a browser that crashes about when its
-/// cookies reach the disk, while the new token has just come into lasting use.
-fn brink(
+/// Adds a refresh with the latest valid response, and a browser crash around the disk write, when the use
+/// of the new token has just been confirmed.
+fn add_late_crash(
     random: &mut Random,
     settings: &Settings,
     limits: &Limits,
@@ -254,7 +261,7 @@ fn brink(
     let browser = random.up_to(browsers as i64 - 1) as usize;
     let request = |random: &mut Random| {
         let after = random.skewed(SECOND);
-        let down = limits.way - random.skewed(limits.way);
+        let down = limits.latency - random.skewed(limits.latency);
         let upstream = random.skewed(SECOND);
         Request {
             after,
@@ -267,9 +274,9 @@ fn brink(
         }
     };
     let upstream = grace / 6 - random.up_to(SECOND);
-    let renewal = Request { after: 0, upstream, ..request(random) };
-    let crash = Action::CrashAfterRotation { browser, after: DISK - random.up_to(SECOND) };
-    let requests = vec![renewal];
+    let refresh = Request { after: 0, upstream, ..request(random) };
+    let crash = Action::CrashAfterRotation { browser, after: MAX_DISK_DELAY - random.up_to(SECOND) };
+    let requests = vec![refresh];
     actions.extend([(time, crash), (time, Action::Burst { browser, requests })]);
     let apart = clocks.iter().max().unwrap_or(&0) - clocks.iter().min().unwrap_or(&0);
     let lasting = time + grace - apart;
@@ -279,8 +286,8 @@ fn brink(
     }
 }
 
-/// All that may happen to a session within a second, while its renewal is due.
-fn rush(
+/// Adds concurrent sign-ins, sign-outs and password changes within a second of a due refresh.
+fn add_concurrent_actions(
     random: &mut Random,
     settings: &Settings,
     limits: &Limits,

@@ -1,26 +1,24 @@
 //! A reference model of browsers, tabs, replicas, the store and thieves, on simulated time.
 //!
-//! It judges refresh tokens with the product's own `services::rotation::decide`. Everything around
-//! it is made to go wrong: answers are lost, late and out of order; clients hang up; browsers crash
-//! and come back with cookies up to half a minute old; replicas and the store crash, and the store
-//! forgets its last rotations; clocks are apart; sign-ins, sign-outs and changes of password race
-//! with all that.
+//! The model decides about refresh tokens with the gateway's own `services::rotation::decide` and injects
+//! faults everywhere else: responses are lost, delayed and reordered; clients disconnect; browsers crash
+//! and restart with cookies up to 30 s old; replicas crash; the store crashes and loses its last
+//! rotations; clocks are skewed; sign-ins, sign-outs and password changes race with refreshes.
 //!
-//! - [`script`] is a run written down beforehand, and how it shrinks; [`chance`] and
-//!   [`thief`] make one from a seed
-//! - [`world`] plays it, [`store`] keeps its rows
-//! - [`twin`] holds that store to the product's three, [`replayed`] the whole world to the real layer,
-//!   tokens and store
-//! - [`explore`] goes through every order of events in a small world, [`orders`] through those of the
-//!   product's own shared renewals
-//! - [`rules`] are ours and those of others; [`compared`] prints the table of both
+//! - [`script`]: the planned actions of one run and their shrinking; [`generators`] and [`thief`] make
+//!   scripts from a seed
+//! - [`world`]: the simulation that runs a script; [`store`]: its session store
+//! - [`differential_store`]: compares that store with the three real ones
+//! - [`differential_replay`]: replays runs with the real layer, tokens and store
+//! - [`state_space`]: every order of events in a small model
+//! - [`interleavings`]: every order of events around the real single flight
+//! - [`rules`]: Sekisho's rotation rules and common alternatives; [`rule_comparison`] prints a table
+//! - [`coverage`]: counts events, so that a generator that stops producing one is noticed
 //!
-//! The seed of all scripts is fixed; `scripts/explore` runs these tests with other seeds. A script that
-//! fails is shrunk and printed with its seed, from which [`chance`] makes it again. The seed stays in
-//! `regressions.txt` and is tried first; the shrunk script belongs into [`regressions`], where no change
-//! of the generators can lose it. What the scripts hold is counted ([`tally`]), and each
-//! invariant is shown to fail where the product makes a mistake ([`script::Mutation`]).
-//! `PROPTEST_CASES=100000` searches for longer.
+//! The seed is fixed; `scripts/explore` runs these tests with other seeds, and `PROPTEST_CASES=100000` for
+//! longer. A failing script is shrunk and printed with its seed. The seed is kept in `regressions.txt` and
+//! tried first. Add the shrunk script to [`regressions`], since changed generators make another script
+//! from the same seed. Each invariant is checked by a mutation that breaks it ([`script::Mutation`]).
 
 use std::cell::{Cell, RefCell};
 
@@ -28,7 +26,7 @@ use proptest::test_runner::{
     Config, FailurePersistence, FileFailurePersistence, TestCaseError, TestError, TestRunner,
 };
 
-use self::coverage::Seen;
+use self::coverage::CoverageEvent;
 use self::rules::Rules;
 use self::script::{Mutation, Script, Scripts};
 use self::world::{Outcome, World};
@@ -48,14 +46,14 @@ mod store;
 mod thief;
 mod world;
 
-/// Runs so many scripts; the first that fails is shrunk and told.
+/// Checks `cases` scripts, and panics with the first failing one after shrinking it.
 fn run(make: fn(u64) -> Script, cases: u32, check: impl Fn(&Script) -> Result<Outcome, String>) -> Outcome {
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(cases);
-    // `PROPTEST_DISABLE_FAILURE_PERSISTENCE` counts here too.
-    let keeps = proptest_config().failure_persistence.is_some();
-    let kept = keeps.then_some(FileFailurePersistence::Direct("tests/it/model/regressions.txt"));
+    // `PROPTEST_DISABLE_FAILURE_PERSISTENCE` applies here too.
+    let persists = proptest_config().failure_persistence.is_some();
+    let regressions = persists.then_some(FileFailurePersistence::Direct("tests/it/model/regressions.txt"));
     let all = RefCell::new(Outcome::default());
-    let result = search(make, cases, kept, |script| {
+    let result = search(make, cases, regressions, |script| {
         all.borrow_mut().add(&check(script)?);
         Ok(())
     });
@@ -66,22 +64,22 @@ fn run(make: fn(u64) -> Script, cases: u32, check: impl Fn(&Script) -> Result<Ou
     all.into_inner()
 }
 
-fn in_the_model(script: &Script) -> Result<Outcome, String> {
+fn check_in_model(script: &Script) -> Result<Outcome, String> {
     let outcome = World::run(script);
-    outcome.broken.clone().map_or(Ok(outcome), Err)
+    outcome.violation.clone().map_or(Ok(outcome), Err)
 }
 
-/// Tries what failed before, then so many scripts. Returns the first that fails, shrunk.
+/// Checks the persisted seeds, then `cases` new scripts. Returns the first failing one after shrinking it.
 fn search(
     make: fn(u64) -> Script,
     cases: u32,
-    kept: Option<FileFailurePersistence>,
+    regressions: Option<FileFailurePersistence>,
     check: impl Fn(&Script) -> Result<(), String>,
 ) -> Result<(), Box<(String, Script)>> {
     let mut runner = TestRunner::new(Config {
         cases,
         max_shrink_iters: 20_000,
-        failure_persistence: kept.map(|kept| Box::new(kept) as Box<dyn FailurePersistence>),
+        failure_persistence: regressions.map(|file| Box::new(file) as Box<dyn FailurePersistence>),
         source_file: Some(file!()),
         ..proptest_config()
     });
@@ -95,123 +93,127 @@ fn search(
 impl Outcome {
     fn add(&mut self, other: &Self) {
         self.steps += other.steps;
-        self.tally.add(&other.tally);
+        self.coverage.add(&other.coverage);
     }
 }
 
 #[test]
-fn an_honest_browser_is_never_signed_out() {
-    let all = run(generators::honest, 2_000, in_the_model);
+fn honest_browser_is_never_signed_out() {
+    let all = run(generators::honest, 2_000, check_in_model);
     assert!(all.steps > 1_000_000, "{all:?}");
-    all.tally.assert_at_least(&[
-        (Seen::AnswerLost, 5_000),
-        (Seen::AnswerDelayed, 5_000),
-        (Seen::AnswerOvertaken, 5_000),
-        (Seen::AnswerTooLate, 2_000),
-        (Seen::BrowserCrashed, 1_000),
-        (Seen::BackWithOldCookies, 700),
-        (Seen::HungUp, 1_000),
-        (Seen::PatienceLost, 100),
-        (Seen::ReplicaCrashed, 20),
-        (Seen::StoreCrashed, 100),
-        (Seen::StoreRefused, 1_000),
-        (Seen::StoreUnheard, 500),
-        (Seen::FeedLost, 80),
-        (Seen::ClocksApart, 200),
-        (Seen::SettledLate, 1_000),
-        (Seen::Rotated, 8_000),
-        (Seen::Replayed, 20_000),
-        (Seen::CaughtUp, 40),
-        (Seen::Shared, 40_000),
-        (Seen::SignInRefused, 150),
-        (Seen::PasswordChanged, 1_000),
-        (Seen::PasswordChangeRefused, 100),
-        (Seen::EndedByReplacement, 2_000),
-        (Seen::EndedByLimit, 150),
-        (Seen::EndedByExpiry, 500),
-        (Seen::EndedBySignOut, 800),
-        (Seen::EndedByPassword, 600),
-        (Seen::EndTooLate, 300),
-        (Seen::EndedDuringRenewal, 500),
+    all.coverage.assert_at_least(&[
+        (CoverageEvent::ResponseLost, 5_000),
+        (CoverageEvent::ResponseDelayed, 5_000),
+        (CoverageEvent::ResponseOvertaken, 5_000),
+        (CoverageEvent::ResponseTooLate, 2_000),
+        (CoverageEvent::BrowserCrashed, 1_000),
+        (CoverageEvent::OldCookiesRestored, 700),
+        (CoverageEvent::ClientDisconnected, 1_000),
+        (CoverageEvent::RefreshTimedOut, 100),
+        (CoverageEvent::ReplicaCrashed, 20),
+        (CoverageEvent::StoreCrashed, 100),
+        (CoverageEvent::StoreRefused, 1_000),
+        (CoverageEvent::StoreResultLost, 500),
+        (CoverageEvent::RevocationsStale, 80),
+        (CoverageEvent::ClocksSkewed, 200),
+        (CoverageEvent::ConfirmedLate, 1_000),
+        (CoverageEvent::Rotated, 8_000),
+        (CoverageEvent::Replayed, 20_000),
+        (CoverageEvent::CaughtUp, 40),
+        (CoverageEvent::Shared, 40_000),
+        (CoverageEvent::SignInRefused, 150),
+        (CoverageEvent::PasswordChanged, 1_000),
+        (CoverageEvent::PasswordChangeRefused, 100),
+        (CoverageEvent::EndedByReplacement, 2_000),
+        (CoverageEvent::EndedByLimit, 150),
+        (CoverageEvent::EndedByExpiry, 500),
+        (CoverageEvent::EndedBySignOut, 800),
+        (CoverageEvent::EndedByPassword, 600),
+        (CoverageEvent::AlreadyEnded, 300),
+        (CoverageEvent::EndedDuringRefresh, 500),
     ]);
-    for reuse in [Seen::ReuseAtRenewal, Seen::ReuseAmongSharers, Seen::ReuseAtSettling] {
-        assert_eq!(all.tally.of(reuse), 0, "nobody stole anything");
+    for reuse in
+        [CoverageEvent::ReuseAtRefresh, CoverageEvent::ReuseByFollower, CoverageEvent::ReuseAtConfirmation]
+    {
+        assert_eq!(all.coverage.count(reuse), 0, "reuse was detected without a theft");
     }
 }
 
 #[test]
-fn what_a_thief_does_harms_no_other_session() {
-    let all = run(generators::robbed, 1_000, in_the_model);
+fn theft_ends_no_other_session() {
+    let all = run(generators::with_theft, 1_000, check_in_model);
     assert!(all.steps > 400_000, "{all:?}");
-    all.tally.assert_at_least(&[
-        (Seen::ThiefNowAndThen, 1_000),
-        (Seen::ThiefTravellingAlong, 300),
-        (Seen::ThiefAhead, 300),
-        (Seen::ThiefBrief, 500),
-        (Seen::ReuseAtRenewal, 150),
-        (Seen::ReuseAmongSharers, 30),
-        (Seen::ReuseAtSettling, 20),
-        (Seen::EndTooLate, 200),
-        (Seen::EndedDuringRenewal, 300),
-        (Seen::StoreCrashed, 40),
-        (Seen::ClocksApart, 100),
+    all.coverage.assert_at_least(&[
+        (CoverageEvent::ThiefOccasional, 1_000),
+        (CoverageEvent::ThiefAlongside, 300),
+        (CoverageEvent::ThiefAhead, 300),
+        (CoverageEvent::ThiefBrief, 500),
+        (CoverageEvent::ReuseAtRefresh, 150),
+        (CoverageEvent::ReuseByFollower, 30),
+        (CoverageEvent::ReuseAtConfirmation, 20),
+        (CoverageEvent::AlreadyEnded, 200),
+        (CoverageEvent::EndedDuringRefresh, 300),
+        (CoverageEvent::StoreCrashed, 40),
+        (CoverageEvent::ClocksSkewed, 100),
     ]);
 }
 
-/// What fails is shrunk, kept, and tried first the next time.
+/// A failing script is shrunk, and its seed is tried first in the next run.
 #[test]
-fn a_failure_is_kept() {
+fn failing_seed_is_persisted() {
     let folder = tempfile::tempdir().unwrap();
-    let kept = || {
+    let regressions = || {
         let path = folder.path().join("regressions.txt").to_str().unwrap().to_owned();
         Some(FileFailurePersistence::Direct(Box::leak(path.into_boxed_str())))
     };
     let tried = Cell::new(0);
     let check = |script: &Script| {
         tried.set(tried.get() + 1);
-        in_the_model(script).map(drop)
+        check_in_model(script).map(drop)
     };
-    let careless = |seed| generators::defective(seed, Mutation::SignInOutrunsPassword);
-    let (reason, shrunk) = *search(careless, 10_000, kept(), check).unwrap_err();
-    assert!(reason.contains(Mutation::SignInOutrunsPassword.breaks()), "{reason}");
-    // Two sign-ins and what changes the password meanwhile.
+    let with_mutation = |seed| generators::with_mutation(seed, Mutation::SignInIgnoresPasswordChange);
+    let (reason, shrunk) = *search(with_mutation, 10_000, regressions(), check).unwrap_err();
+    assert!(reason.contains(Mutation::SignInIgnoresPasswordChange.broken_invariant()), "{reason}");
+    // Two sign-ins and the password change between them.
     assert!(shrunk.actions.len() <= 6, "{shrunk:#?}");
     tried.set(0);
-    search(careless, 1, kept(), |script| {
+    search(with_mutation, 1, regressions(), |script| {
         tried.set(tried.get() + 1);
-        assert!(tried.get() > 1 || script.seed == shrunk.seed, "another one was tried first");
+        assert!(tried.get() > 1 || script.seed == shrunk.seed, "another seed was tried first");
         Ok(())
     })
     .unwrap();
-    assert_eq!(tried.get(), 2, "the one that was kept, and a new one");
+    assert_eq!(tried.get(), 2, "the persisted seed and a new one");
 }
 
-/// Each of the invariants can fail.
+/// Each invariant is violation by the mutation of its check.
 #[test]
-fn the_model_notices_what_the_product_must_not_do() {
-    for defect in Mutation::ALL {
-        let broken = (0..300).filter_map(|seed| World::run(&generators::defective(seed, defect)).broken);
-        let told: Vec<_> = broken.collect();
-        let right = told.iter().filter(|told| told.contains(defect.breaks())).count();
-        assert!(right > 10, "{defect:?} broke {told:?}");
+fn each_mutation_breaks_its_invariant() {
+    for mutation in Mutation::ALL {
+        let violation =
+            (0..300).filter_map(|seed| World::run(&generators::with_mutation(seed, mutation)).violation);
+        let reports: Vec<_> = violation.collect();
+        let expected = reports.iter().filter(|report| report.contains(mutation.broken_invariant())).count();
+        assert!(expected > 10, "{mutation:?} broke {reports:?}");
     }
 }
 
 #[test]
-fn the_model_notices_rules_that_sign_browsers_out() {
-    for rules in [Rules::Once, Rules::FromRotation(std::time::Duration::from_secs(30))] {
+fn strict_rules_sign_browsers_out() {
+    for rules in [Rules::SingleUse, Rules::FromRotation(std::time::Duration::from_secs(30))] {
         let signed_out = (0..20).filter(|&seed| {
             let script = thief::day(seed, rules, None);
-            World::run(&script).broken.is_some()
+            World::run(&script).violation.is_some()
         });
         assert!(signed_out.count() > 10, "{rules:?}");
     }
 }
 
-/// The grace has room for so much and no more: half a minute to the disk, a quarter until the answer
-/// leaves, its way, and the clocks.
+/// The grace covers 30 s until cookies are on disk, a sixth of it until the response is sent, the
+/// response's latency and the clock skew. Longer delays sign browsers out.
 #[test]
-fn the_model_notices_ways_and_clocks_that_the_grace_has_no_room_for() {
-    let signed_out = (0..60).filter(|&seed| World::run(&generators::strained(seed)).broken.is_some());
+fn delays_beyond_the_grace_sign_browsers_out() {
+    let signed_out =
+        (0..60).filter(|&seed| World::run(&generators::with_long_delays(seed)).violation.is_some());
     assert!(signed_out.count() > 3);
 }

@@ -1,4 +1,4 @@
-//! Scripts that once broke an invariant, as they were shrunk.
+//! Shrunk scripts that once broke an invariant.
 
 use sekisho::session_event::SessionEvent;
 
@@ -7,10 +7,10 @@ use super::rules::Rules;
 use super::script::{Action, Fault, Purpose, Request, Script, Settings};
 use super::world::{SessionResponse, TraceEvent, World};
 
-/// A sign-in has taken a session's place, its answer is lost, and before every replica has heard of the
-/// end a renewal of the old session waits three seconds for the store.
+/// A sign-in replaces a session and its response is lost. Before every replica has polled the revocation,
+/// a refresh of the old session waits three seconds for the store.
 #[test]
-fn a_session_is_replaced_shortly_before_a_slow_renewal() {
+fn session_is_replaced_shortly_before_slow_refresh() {
     let settings = settings(3_581, vec![2_464, 1_126, 3_211, 446]);
     let actions = vec![
         (0, sign_in(request(111, 0, 1_731, 18, 18, 91))),
@@ -39,33 +39,33 @@ fn a_session_is_replaced_shortly_before_a_slow_renewal() {
         ),
     ];
     let script = Script { seed: 6_391_437_193_200_063_607, settings, browsers: 1, actions };
-    assert_eq!(World::run(&script).broken, None);
+    assert_eq!(World::run(&script).violation, None);
 }
 
-/// A sign-in takes a session's place, its replica does not hear of it, and before the others have asked
-/// the store is down: they must know that they don't know.
+/// A sign-in replaces a session and its result is lost. The store becomes unavailable before the other
+/// replicas have polled, so they must treat their revocation lists as stale.
 #[test]
-fn the_store_goes_down_within_a_second_of_an_end() {
-    let unheard = Request { fault: Some(Fault::Unheard), ..request(0, 1, 258, 10, 255, 33) };
+fn store_becomes_unavailable_within_a_second_of_termination() {
+    let result_lost = Request { fault: Some(Fault::ResultLost), ..request(0, 1, 258, 10, 255, 33) };
     let actions = vec![
         (0, sign_in(request(0, 1, 1, 1, 1, 1))),
-        (60_000, sign_in(unheard)),
+        (60_000, sign_in(result_lost)),
         (61_200, Action::StoreDown { until: 80_000 }),
         (61_300, burst(vec![request(0, 0, 500, 7, 9, 1), request(0, 1, 500, 7, 9, 1)])),
     ];
     let script = Script { seed: 0, settings: settings(3_278, vec![0, 3_101]), browsers: 1, actions };
-    assert_eq!(World::run(&script).broken, None);
+    assert_eq!(World::run(&script).violation, None);
 }
 
-/// The end of an expired session is not flushed: a crash undoes it, after the user has another password.
+/// A crash undoes the unflushed termination of an expired session after a password change.
 #[test]
-fn the_end_of_an_expired_session_is_undone_after_a_change_of_password() {
-    let ask = |purpose, request| Action::Ask { browser: 2, purpose, request };
+fn termination_of_expired_session_is_undone_after_password_change() {
+    let single = |purpose, request| Action::Ask { browser: 2, purpose, request };
     let actions = vec![
-        (5_305_442, ask(Purpose::SignIn, lost(request(70, 0, 54, 14, 478, 511)))),
-        (8_383_104, ask(Purpose::SignIn, request(111, 5, 84, 2, 547, 454))),
+        (5_305_442, single(Purpose::SignIn, lost(request(70, 0, 54, 14, 478, 511)))),
+        (8_383_104, single(Purpose::SignIn, request(111, 5, 84, 2, 547, 454))),
         (10_197_207, Action::EndExpired { replica: 4 }),
-        (10_197_679, ask(Purpose::ChangePassword, request(11, 7, 73, 14, 658, 65))),
+        (10_197_679, single(Purpose::ChangePassword, request(11, 7, 73, 14, 658, 65))),
         (10_206_623, Action::CrashStore { lost: 36_122 }),
         (10_433_278, sign_in(request(51, 6, 62, 16, 2_613, 70))),
     ];
@@ -79,11 +79,11 @@ fn the_end_of_an_expired_session_is_undone_after_a_change_of_password() {
         ..settings(604, vec![2_934])
     };
     let script = Script { seed: 9_358_915_405_418_960_594, settings, browsers: 3, actions };
-    assert_eq!(World::run(&script).broken, None);
+    assert_eq!(World::run(&script).violation, None);
 }
 
-/// The first end that is still in the store counts. A replica shares the response `idle_expired` when a
-/// crash of the store undoes that end, and the user signs out: the next response is `logged_out`.
+/// The first termination that is still in the store applies. A crash undoes the termination for which a
+/// replica responds `idle_expired`, and the user signs out: the next response is `logged_out`.
 #[test]
 fn sign_out_after_lost_expiry_is_reported_as_logged_out() {
     let settings =
@@ -104,8 +104,8 @@ fn sign_out_after_lost_expiry_is_reported_as_logged_out() {
     replay(&script).unwrap();
 }
 
-/// The session has ended at another replica. The second sign-out ends nothing, but reads that end: its
-/// replica refuses the access token before it polls.
+/// The session was terminated at another replica. The second sign-out reads that termination, so its
+/// replica rejects the access token before it polls.
 #[test]
 fn second_sign_out_makes_its_replica_refuse_access_tokens() {
     let settings = Settings { access_ttl: 20_000, jitter: 0, grace: 5_000, ..settings(0, vec![0, 0]) };
@@ -122,11 +122,11 @@ fn second_sign_out_makes_its_replica_refuse_access_tokens() {
     replay(&script).unwrap();
 }
 
-/// Returns the events with which the model refuses requests, in order.
+/// Returns the events with which the model rejects requests, in order.
 fn refusals(script: &Script) -> Vec<SessionEvent> {
     let (_, trace, _) = World::trace(script);
     let refused = trace.into_iter().filter_map(|traced| match traced.what {
-        TraceEvent::Asked { told: SessionResponse::Refused(event), .. } => Some(event),
+        TraceEvent::Responded { response: SessionResponse::Refused(event), .. } => Some(event),
         _ => None,
     });
     refused.collect()
@@ -134,7 +134,7 @@ fn refusals(script: &Script) -> Vec<SessionEvent> {
 
 fn settings(leeway: i64, clocks: Vec<i64>) -> Settings {
     Settings {
-        rules: Rules::Ours,
+        rules: Rules::Sekisho,
         access_ttl: 900_000,
         jitter: 50,
         leeway,
@@ -144,7 +144,7 @@ fn settings(leeway: i64, clocks: Vec<i64>) -> Settings {
         max_per_user: 50,
         refuse_on_store_loss: false,
         clocks,
-        defect: None,
+        mutation: None,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Our rules and those of others, in figures.
+//! Figures for Sekisho's rotation rules and the alternatives.
 
 use super::rules::Rules;
 use super::thief::{Thief, day};
@@ -8,17 +8,17 @@ fn runs(count: u64, rules: Rules, thief: Option<Thief>) -> Vec<Outcome> {
     (0..count).map(|seed| World::run(&day(seed.wrapping_mul(0x1234_5678_9ABC_DEF1), rules, thief))).collect()
 }
 
-/// Signed out of how many honest sessions.
+/// Counts honest sessions that were signed out.
 fn signed_out(count: u64, rules: Rules) -> usize {
-    runs(count, rules, None).iter().filter(|outcome| outcome.broken.is_some()).count()
+    runs(count, rules, None).iter().filter(|outcome| outcome.violation.is_some()).count()
 }
 
-/// Caught of how many thieves, and the median time that took. Sessions that signed their owner out
-/// before the theft don't count.
-fn caught(count: u64, rules: Rules, thief: Thief) -> String {
+/// Describes the detected thefts and the median time to detection. Sessions that ended before the theft
+/// are not counted.
+fn detected(count: u64, rules: Rules, thief: Thief) -> String {
     let outcomes = runs(count, rules, Some(thief));
     let stolen = outcomes.iter().filter(|outcome| outcome.stolen).count();
-    let mut times: Vec<i64> = outcomes.iter().filter_map(|outcome| outcome.caught).collect();
+    let mut times: Vec<i64> = outcomes.iter().filter_map(|outcome| outcome.detected_after).collect();
     times.sort_unstable();
     match times.get(times.len() / 2) {
         Some(median) if *median < 5_400_000 => format!("{}/{stolen}, {} min", times.len(), median / 60_000),
@@ -29,36 +29,36 @@ fn caught(count: u64, rules: Rules, thief: Thief) -> String {
 
 fn name(rules: Rules) -> String {
     match rules {
-        Rules::Ours => "ours".to_owned(),
-        Rules::SettlingAlone => "settling alone".to_owned(),
-        Rules::OneBehind => "one behind is always good".to_owned(),
+        Rules::Sekisho => "Sekisho".to_owned(),
+        Rules::ConfirmationOnly => "confirmation only".to_owned(),
+        Rules::PreviousAlwaysAccepted => "previous token always accepted".to_owned(),
         Rules::FromFirstUse(window) => format!("{} s from the first use of the new token", window.as_secs()),
         Rules::FromRotation(window) => format!("{} s from the rotation", window.as_secs()),
-        Rules::Once => "strictly once".to_owned(),
+        Rules::SingleUse => "single use".to_owned(),
     }
 }
 
-fn row(rules: Rules, honest: u64, robbed: u64) -> String {
-    let thieves = Thief::ALL.map(|thief| caught(robbed, rules, thief)).join(" | ");
+fn row(rules: Rules, honest: u64, with_theft: u64) -> String {
+    let thieves = Thief::ALL.map(|thief| detected(with_theft, rules, thief)).join(" | ");
     format!("| {} | {} of {honest} | {thieves} |", name(rules), signed_out(honest, rules))
 }
 
 #[test]
-fn ours_signs_nobody_out_and_catches_every_thief() {
-    assert_eq!(signed_out(25, Rules::Ours), 0);
+fn sekisho_signs_out_no_honest_browser_and_detects_every_thief() {
+    assert_eq!(signed_out(25, Rules::Sekisho), 0);
     for thief in Thief::ALL {
-        let outcomes = runs(15, Rules::Ours, Some(thief));
-        let never = outcomes.iter().filter(|outcome| outcome.stolen && outcome.caught.is_none());
-        assert_eq!(never.count(), 0, "{thief:?}");
+        let outcomes = runs(15, Rules::Sekisho, Some(thief));
+        let undetected = outcomes.iter().filter(|outcome| outcome.stolen && outcome.detected_after.is_none());
+        assert_eq!(undetected.count(), 0, "{thief:?}");
     }
 }
 
 /// `cargo test --test it model::rule_comparison::table -- --ignored --nocapture`
 #[test]
-#[ignore = "prints a table, and asserts little"]
+#[ignore = "prints a table and asserts nothing"]
 fn table() {
     println!(
-        "| rule | honest sessions signed out | thief now and then: caught, median | travelling along | ahead | brief |"
+        "| rule | honest sessions signed out | occasional thief: detected, median | alongside | ahead | brief |"
     );
     println!("|---|---|---|---|---|---|");
     for rules in Rules::ALL {

@@ -1,4 +1,4 @@
-//! The rules compared: ours, and those that others use.
+//! Rotation rules to compare: Sekisho's and common alternatives.
 
 use std::time::Duration;
 
@@ -6,64 +6,63 @@ use sekisho::models::session::{Session, SessionKind};
 use sekisho::services::rotation::{Decision, PresentedToken, Reuse, decide, is_concurrent_use};
 use time::OffsetDateTime;
 
-/// When a refresh token that was replaced is still answered, and when it is the sign of a thief.
+/// A rule for a replaced refresh token: when it is accepted, and when it is token reuse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rules {
-    /// The product's own [`decide`].
-    Ours,
-    /// Without the two-jars rules, which the product spares clients of `/token`.
-    SettlingAlone,
-    /// The predecessor is always good.
-    OneBehind,
-    /// The predecessor is good until so long after its successor was first seen.
+    /// Sekisho's own [`decide`].
+    Sekisho,
+    /// Sekisho's rule for clients of `/token`, without the detection of concurrent clients.
+    ConfirmationOnly,
+    /// The previous token is always accepted.
+    PreviousAlwaysAccepted,
+    /// The previous token is accepted for this time after the first use of its successor.
     FromFirstUse(Duration),
-    /// The predecessor is good for so long after the rotation.
+    /// The previous token is accepted for this time after the rotation.
     FromRotation(Duration),
-    /// Each token works once.
-    Once,
+    /// Each token is accepted once.
+    SingleUse,
 }
 
 impl Rules {
-    /// All of them, in the order in which they are told.
+    /// All rules, in the order of the table.
     pub(super) const ALL: [Self; 6] = [
-        Self::Ours,
-        Self::SettlingAlone,
-        Self::OneBehind,
+        Self::Sekisho,
+        Self::ConfirmationOnly,
+        Self::PreviousAlwaysAccepted,
         Self::FromFirstUse(Duration::from_secs(30)),
         Self::FromRotation(Duration::from_secs(30)),
-        Self::Once,
+        Self::SingleUse,
     ];
 
-    /// Sessions are made for this kind of client. The product's rules for clients of `/token` are
-    /// those without the second jar.
+    /// Returns the kind of the sessions.
     pub(super) fn kind(self) -> SessionKind {
         match self {
-            Self::Ours => SessionKind::Browser,
+            Self::Sekisho => SessionKind::Browser,
             _ => SessionKind::Client,
         }
     }
 
-    /// Whether followers are judged with their own tokens, instead of given the leader's result.
-    pub(super) fn judge_followers(self) -> bool {
-        self == Self::Ours
+    /// Returns `true` if followers are decided by their own tokens instead of the leader's result.
+    pub(super) fn decides_followers_separately(self) -> bool {
+        self == Self::Sekisho
     }
 
-    /// Whether a token waits for the grace before it is rotated again.
-    pub(super) fn wait_for_the_grace(self) -> bool {
-        matches!(self, Self::Ours | Self::SettlingAlone | Self::OneBehind)
+    /// Returns `true` if a token is not rotated again within the grace.
+    pub(super) fn waits_for_grace(self) -> bool {
+        matches!(self, Self::Sekisho | Self::ConfirmationOnly | Self::PreviousAlwaysAccepted)
     }
 
-    /// Whether a generation settles.
-    pub(super) fn settle(self) -> bool {
-        matches!(self, Self::Ours | Self::SettlingAlone)
+    /// Returns `true` if the use of a generation is confirmed.
+    pub(super) fn confirms_use(self) -> bool {
+        matches!(self, Self::Sekisho | Self::ConfirmationOnly)
     }
 
-    /// Whether a row that another token had settled already ends.
-    pub(super) fn ends_second_jar(self, row: &Session) -> bool {
-        self == Self::Ours && is_concurrent_use(row)
+    /// Returns `true` if a session ends that another token has confirmed already.
+    pub(super) fn ends_on_concurrent_use(self, row: &Session) -> bool {
+        self == Self::Sekisho && is_concurrent_use(row)
     }
 
-    /// The decision, given when the row's generation was first seen in use.
+    /// Decides about a refresh token. `first_use` is the first use of the row's generation.
     pub(super) fn decide(
         self,
         row: Option<&Session>,
@@ -73,7 +72,7 @@ impl Rules {
         grace: Duration,
     ) -> Decision {
         let decision = decide(row, presented, now, grace);
-        let (false, Some(row)) = (self.wait_for_the_grace(), row) else { return decision };
+        let (false, Some(row)) = (self.waits_for_grace(), row) else { return decision };
         let tolerated = match self {
             Self::FromFirstUse(window) => first_use.is_none_or(|first| now - first <= window),
             Self::FromRotation(window) => now - row.rotated_at <= window,

@@ -1,4 +1,4 @@
-//! What happens in one run: written down beforehand, so that a failure can be shrunk.
+//! The planned actions of one run, which proptest shrinks after a failure.
 
 use proptest::prelude::Rng;
 use proptest::strategy::{NewTree, Strategy, ValueTree};
@@ -7,7 +7,7 @@ use proptest::test_runner::TestRunner;
 use super::rules::Rules;
 use super::thief::Thief;
 
-/// SplitMix64: small, and the same everywhere.
+/// The SplitMix64 generator, whose output does not depend on the platform.
 #[derive(Clone, Debug)]
 pub(super) struct Random(pub(super) u64);
 
@@ -20,26 +20,26 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// From 0 to `most`.
-    pub(super) fn up_to(&mut self, most: i64) -> i64 {
-        self.between(0, most)
+    /// Returns a number from 0 to `max`.
+    pub(super) fn up_to(&mut self, max: i64) -> i64 {
+        self.between(0, max)
     }
 
-    pub(super) fn between(&mut self, least: i64, most: i64) -> i64 {
-        let span = u64::try_from(most - least).unwrap_or(0) + 1;
-        least + (self.next() % span) as i64
+    pub(super) fn between(&mut self, min: i64, max: i64) -> i64 {
+        let span = u64::try_from(max - min).unwrap_or(0) + 1;
+        min + (self.next() % span) as i64
     }
 
-    /// True once in so many times.
+    /// Returns `true` with a probability of 1 / `times`.
     pub(super) fn one_in(&mut self, times: i64) -> bool {
         self.up_to(times - 1) == 0
     }
 
-    /// Often short, sometimes long: up to `most`.
-    pub(super) fn skewed(&mut self, most: i64) -> i64 {
-        let most = self.up_to(most);
-        let most = self.up_to(most);
-        self.up_to(most)
+    /// Returns a number from 0 to `max`, small ones more often.
+    pub(super) fn skewed(&mut self, max: i64) -> i64 {
+        let max = self.up_to(max);
+        let max = self.up_to(max);
+        self.up_to(max)
     }
 }
 
@@ -48,92 +48,91 @@ impl Random {
 pub(super) struct Settings {
     pub(super) rules: Rules,
     pub(super) access_ttl: i64,
-    /// In thousandths.
+    /// In thousandths of the lifetime.
     pub(super) jitter: i64,
     pub(super) leeway: i64,
     pub(super) grace: i64,
     pub(super) idle_ttl: i64,
     pub(super) absolute_ttl: i64,
     pub(super) max_per_user: u32,
-    /// Valid tokens are refused while nobody knows what has ended.
+    /// True if valid tokens are rejected while the revocation list is stale.
     pub(super) refuse_on_store_loss: bool,
-    /// How far each replica's clock is ahead of the true time.
+    /// Offset of each replica's clock from the true time.
     pub(super) clocks: Vec<i64>,
-    /// What the store or a replica does wrong.
-    pub(super) defect: Option<Mutation>,
+    /// The mutation of the store or of the replicas.
+    pub(super) mutation: Option<Mutation>,
 }
 
-/// A mistake that the product could have made. Each breaks one invariant, which shows that the
-/// invariant is checked.
+/// A mutation to inject. Each breaks one invariant, which shows that the invariant is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mutation {
-    /// A crash of the store takes entries of the audit with it whose ends it keeps.
+    /// A crash of the store loses audit entries of terminations that it keeps.
     AuditUnflushed,
-    /// A session that has ended is ended again, with another reason.
-    EndsAgain,
-    /// Replicas never hear of what another one has ended.
-    FeedStops,
-    /// A rotation does not ask which generation the row is at.
-    RotationUnconditional,
-    /// A session is made although the password was changed since it was checked.
-    SignInOutrunsPassword,
-    /// An end by reuse is not audited.
-    SilentReuse,
+    /// A terminated session is terminated again, for another reason.
+    RepeatedEnd,
+    /// The revocation pollers stop.
+    PollerStops,
+    /// A rotation does not check the generation of the row.
+    UnconditionalRotation,
+    /// A session is created although the password changed after it was checked.
+    SignInIgnoresPasswordChange,
+    /// A termination by reuse detection is not audited.
+    UnauditedReuse,
 }
 
 impl Mutation {
     pub(super) const ALL: [Self; 6] = [
         Self::AuditUnflushed,
-        Self::EndsAgain,
-        Self::FeedStops,
-        Self::RotationUnconditional,
-        Self::SignInOutrunsPassword,
-        Self::SilentReuse,
+        Self::RepeatedEnd,
+        Self::PollerStops,
+        Self::UnconditionalRotation,
+        Self::SignInIgnoresPasswordChange,
+        Self::UnauditedReuse,
     ];
 
-    /// Part of what is told of the invariant that it breaks.
-    pub(super) fn breaks(self) -> &'static str {
+    /// Returns a part of the report of the invariant that it breaks.
+    pub(super) fn broken_invariant(self) -> &'static str {
         match self {
-            Self::AuditUnflushed | Self::EndsAgain | Self::SilentReuse => "in the audit",
-            Self::FeedStops => "was accepted after its end",
-            Self::RotationUnconditional => "was made twice",
-            Self::SignInOutrunsPassword => "lives on a password that was changed",
+            Self::AuditUnflushed | Self::RepeatedEnd | Self::UnauditedReuse => "in the audit",
+            Self::PollerStops => "was accepted after its end",
+            Self::UnconditionalRotation => "was created twice",
+            Self::SignInIgnoresPasswordChange => "is active on an old password",
         }
     }
 }
 
-/// Where a request goes, and how long each part of its way takes, in milliseconds.
+/// The target of a request and its delays, in milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Request {
-    /// After the others of the burst.
+    /// From the start of the burst until it is sent.
     pub(super) after: i64,
     pub(super) replica: usize,
-    /// To the replica.
+    /// From the client to the replica.
     pub(super) up: i64,
-    /// Each of the store's answers.
+    /// Of each call of the store.
     pub(super) store: i64,
-    /// Behind the gateway.
+    /// Of the upstream.
     pub(super) upstream: i64,
-    /// The answer's way back.
+    /// From the replica to the client.
     pub(super) down: i64,
-    /// The answer never arrives.
+    /// True if the response never arrives.
     pub(super) lost: bool,
-    /// The client hangs up so long after it asked.
-    pub(super) hang_up: Option<i64>,
-    /// What the store does wrong.
+    /// Time from sending until the client disconnects.
+    pub(super) disconnect: Option<i64>,
+    /// The fault of the store.
     pub(super) fault: Option<Fault>,
 }
 
-/// How a store fails to answer.
+/// A fault of a store call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// It does nothing.
-    Refused,
-    /// It does what it was asked, and its answer is lost.
-    Unheard,
+    /// The call is not executed.
+    NotExecuted,
+    /// The call is executed, and its result is lost.
+    ResultLost,
 }
 
-/// What a request is for.
+/// The purpose of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     Page,
@@ -145,102 +144,103 @@ pub(super) enum Purpose {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Action {
-    /// Several tabs ask, each with what is in the jar when it asks.
+    /// Several tabs send requests, each with the cookies at that time.
     Burst { browser: usize, requests: Vec<Request> },
-    /// One request that is more than a page.
+    /// One request that signs in or out or changes the password.
     Ask { browser: usize, purpose: Purpose, request: Request },
-    /// The browser's memory is gone; it comes back with the cookies on its disk.
+    /// The browser crashes and restarts with the cookies on its disk.
     Crash { browser: usize },
-    /// It crashes so long after the next cookies of another generation have arrived.
+    /// The browser crashes `after` the next cookies of another generation have arrived.
     CrashAfterRotation { browser: usize, after: i64 },
-    /// The replica's memory is gone, and whatever it was about to answer.
+    /// The replica loses its memory and its requests in flight.
     CrashReplica { replica: usize },
-    /// The store forgets the rotations of the last so many milliseconds.
+    /// The store loses the rotations of the last `lost` milliseconds.
     CrashStore { lost: i64 },
-    /// The store answers nobody.
+    /// The store is unavailable.
     StoreDown { until: i64 },
-    /// The replica ends what has expired.
+    /// The replica terminates expired sessions.
     EndExpired { replica: usize },
-    /// The thief copies the browser's jar.
+    /// The thief copies the browser's cookies.
     Steal { browser: usize },
-    /// A thief of this kind uses its copy.
+    /// The thief sends requests with its copy.
     Thief { thief: Thief, requests: Vec<Request> },
 }
 
-/// A run.
+/// A planned run.
 #[derive(Clone, Debug)]
 pub(super) struct Script {
-    /// What it was made from.
+    /// The seed that it was generated from.
     pub(super) seed: u64,
     pub(super) settings: Settings,
-    /// They belong to the users in turn.
+    /// Number of browsers, which belong to the users in turn.
     pub(super) browsers: usize,
-    /// When, and what.
+    /// Times and actions.
     pub(super) actions: Vec<(i64, Action)>,
 }
 
-/// Scripts made by a function of a seed. A failing one shrinks by leaving out actions, then
-/// requests, then what is odd about the requests.
+/// Generates scripts from seeds. ShrinkingScript removes actions, then requests, then the faults and delays of
+/// the requests.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scripts(pub(super) fn(u64) -> Script);
 
 impl Strategy for Scripts {
-    type Tree = Shrinking;
+    type Tree = ShrinkingScript;
     type Value = Script;
 
     fn new_tree(&self, runner: &mut TestRunner) -> NewTree<Self> {
-        Ok(Shrinking::new((self.0)(runner.rng().next_u64())))
+        Ok(ShrinkingScript::new((self.0)(runner.rng().next_u64())))
     }
 }
 
 /// A script that is being shrunk.
 #[derive(Debug)]
-pub(super) struct Shrinking {
-    now: Script,
-    before: Vec<(i64, Action)>,
-    /// How many actions are left out at once; 0 once single requests are looked at.
+pub(super) struct ShrinkingScript {
+    current: Script,
+    previous: Vec<(i64, Action)>,
+    /// Number of actions to remove at a time, 0 while requests are simplified.
     chunk: usize,
-    place: usize,
-    calming: bool,
+    position: usize,
+    removes_faults: bool,
 }
 
-impl Shrinking {
+impl ShrinkingScript {
     fn new(script: Script) -> Self {
         let chunk = script.actions.len().div_ceil(2);
-        Self { before: script.actions.clone(), now: script, chunk, place: 0, calming: false }
+        Self { previous: script.actions.clone(), current: script, chunk, position: 0, removes_faults: false }
     }
 
-    fn leave_out_actions(&mut self) -> bool {
+    fn remove_actions(&mut self) -> bool {
         while self.chunk > 0 {
-            let end = self.now.actions.len().saturating_sub(self.place);
+            let end = self.current.actions.len().saturating_sub(self.position);
             if end > 0 {
                 let start = end.saturating_sub(self.chunk);
-                self.now.actions.drain(start..end);
+                self.current.actions.drain(start..end);
                 return true;
             }
             self.chunk /= 2;
-            self.place = 0;
+            self.position = 0;
         }
         false
     }
 
-    /// The request at `place`, counted over all actions, is left out, or made an ordinary one.
+    /// Removes the request at `position`, counted over all actions, or removes its faults.
     fn simplify_request(&mut self) -> bool {
-        let mut place = self.place;
-        for (_, action) in &mut self.now.actions {
+        let mut position = self.position;
+        for (_, action) in &mut self.current.actions {
             let requests = match action {
                 Action::Burst { requests, .. } | Action::Thief { requests, .. } => requests,
                 _ => continue,
             };
-            if place >= requests.len() {
-                place -= requests.len();
-            } else if self.calming {
-                let Request { after, replica, up, store, upstream, down, .. } = requests[place];
+            if position >= requests.len() {
+                position -= requests.len();
+            } else if self.removes_faults {
+                let Request { after, replica, up, store, upstream, down, .. } = requests[position];
                 let [up, store, upstream, down] = [up, store, upstream, down].map(|delay| delay.min(1));
-                requests[place] = Request { after, replica, up, store, upstream, down, ..Request::default() };
+                requests[position] =
+                    Request { after, replica, up, store, upstream, down, ..Request::default() };
                 return true;
             } else {
-                requests.remove(place);
+                requests.remove(position);
                 return true;
             }
         }
@@ -248,33 +248,33 @@ impl Shrinking {
     }
 }
 
-impl ValueTree for Shrinking {
+impl ValueTree for ShrinkingScript {
     type Value = Script;
 
     fn current(&self) -> Script {
-        self.now.clone()
+        self.current.clone()
     }
 
     fn simplify(&mut self) -> bool {
-        self.before.clone_from(&self.now.actions);
-        if self.leave_out_actions() || self.simplify_request() {
-            // What stays out needs no second look; an ordinary request stays where it is.
-            self.place += usize::from(self.calming && self.chunk == 0);
+        self.previous.clone_from(&self.current.actions);
+        if self.remove_actions() || self.simplify_request() {
+            // A removed action or request moves the next one to `position`; a simplified request stays there.
+            self.position += usize::from(self.removes_faults && self.chunk == 0);
             return true;
         }
-        let again = self.chunk == 0 && !self.calming;
-        self.calming = true;
-        self.place = 0;
-        again && self.simplify()
+        let continues = self.chunk == 0 && !self.removes_faults;
+        self.removes_faults = true;
+        self.position = 0;
+        continues && self.simplify()
     }
 
     fn complicate(&mut self) -> bool {
-        let changed = self.now.actions != self.before;
-        self.now.actions.clone_from(&self.before);
-        let calmed = self.calming && self.chunk == 0;
-        if !calmed {
-            self.place += self.chunk.max(1);
+        let has_changed = self.current.actions != self.previous;
+        self.current.actions.clone_from(&self.previous);
+        let has_advanced = self.removes_faults && self.chunk == 0;
+        if !has_advanced {
+            self.position += self.chunk.max(1);
         }
-        changed
+        has_changed
     }
 }

@@ -1,8 +1,8 @@
-//! Every order of events in a small world: one browser with two requests under way, two replicas,
-//! up to four generations, and a store that may forget its last rotation.
+//! Every order of events in a small model: one browser with two requests in flight, two replicas, up to
+//! four generations, and a store that may lose its last rotation.
 //!
-//! Time goes in quarters of the grace. A request is decided and its answer arrives within one, or
-//! never; the disk has the cookies within two; one is left for the clocks.
+//! Time advances in quarters of the grace. A request is decided within one, its response arrives within
+//! one or never, cookies are on disk within two, and one is left for clock skew.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use super::store::{Store, at, session_id};
 /// A quarter of the grace, in milliseconds.
 const TICK: i64 = 15_000;
 const GRACE: Duration = Duration::from_secs(60);
-/// How long an access token lives, in quarters: no shorter one is valid.
+/// Lifetime of an access token in quarters of the grace, the shortest valid one.
 const LIFETIME: i8 = 8;
 const TO_DISK: i8 = 2;
 const LAST_GENERATION: u8 = 4;
@@ -43,7 +43,7 @@ struct Row {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Way {
-    /// To this replica, from a browser that may have crashed since.
+    /// To a replica. `orphan` is true if the browser has crashed since.
     There {
         replica: u8,
         orphan: bool,
@@ -55,7 +55,7 @@ enum Way {
 struct Message {
     way: Way,
     jar: Jar,
-    /// When it must have come to its end.
+    /// Time at which it must have arrived or been lost.
     until: i8,
 }
 
@@ -63,7 +63,7 @@ struct Message {
 struct State {
     now: i8,
     row: Row,
-    /// What the row was before a rotation that may not be on disk.
+    /// The row before a rotation that may not be on disk, and the time until which it can be lost.
     before: Option<(Row, i8)>,
     jar: Jar,
     disk: Jar,
@@ -71,7 +71,7 @@ struct State {
     messages: [Option<Message>; 2],
 }
 
-/// How far the second replica's clock is ahead, and where to stop.
+/// Clock offset of the second replica, and the time to stop at.
 #[derive(Clone, Copy, Debug)]
 struct World {
     ahead: i8,
@@ -89,7 +89,7 @@ impl State {
         Self { now: 0, row, before: None, jar, disk: jar, disk_due: None, messages: [None; 2] }
     }
 
-    /// An id that nothing refers to.
+    /// Returns an id that is not in use.
     fn fresh_id(&self) -> u8 {
         let in_row = |row: Row| [row.asked_by.map(|token| token.id), row.settled_by];
         let used = [Some(self.jar.access.id), Some(self.disk.access.id)]
@@ -108,13 +108,14 @@ impl State {
         }
         self.now += 1;
         if self.disk_due.is_some_and(|due| due <= self.now) {
-            (self.disk, self.disk_due) = (self.jar, None);
+            self.disk = self.jar;
+            self.disk_due = None;
         }
         self.before = self.before.filter(|(_, until)| self.now <= *until);
         Some(self)
     }
 
-    /// The browser asks this replica.
+    /// Sends a request to `replica`.
     fn ask(mut self, replica: u8, world: World) -> Option<Result<Self, SignedOut>> {
         let clock = self.now + world.ahead * replica as i8;
         let Jar { generation, access } = self.jar;
@@ -132,11 +133,11 @@ impl State {
         if !lasting || self.row.generation != generation || self.row.settled_by == Some(access.id) {
             return None;
         }
-        // Another one had settled it: two jars.
+        // Another token has confirmed the generation: concurrent clients.
         Some(if self.row.settled_by.replace(access.id).is_some() { Err(SignedOut) } else { Ok(self) })
     }
 
-    /// A message comes to its end.
+    /// Delivers a message.
     fn receive(
         mut self,
         place: usize,
@@ -164,7 +165,7 @@ impl State {
         Some(Ok(self))
     }
 
-    /// Whether the browser is answered with cookies.
+    /// Refreshes the session. Returns `false` if the browser is signed out.
     fn renew(&mut self, jar: Jar, clock: i8, template: &mut Session) -> bool {
         template.generation = self.row.generation.into();
         template.rotated_at = at(i64::from(self.row.rotated) * TICK);
@@ -193,13 +194,13 @@ impl State {
         }
     }
 
-    /// The store forgets its last rotation.
+    /// The store crashes and loses its last rotation.
     fn forget(mut self) -> Option<Self> {
         (self.row, _) = self.before.take()?;
         Some(self)
     }
 
-    /// The browser comes back with what its disk has; what it asked is still under way.
+    /// The browser restarts with the cookies on its disk. Its requests stay in flight.
     fn crash(mut self) -> Self {
         (self.jar, self.disk_due) = (self.disk, None);
         for slot in &mut self.messages {
@@ -226,7 +227,7 @@ fn reference(token: Token) -> AccessTokenRef {
     AccessTokenRef { id: token_id(token.id), issued_at: at(i64::from(token.issued) * TICK) }
 }
 
-/// How many states there are, or one from which the browser is signed out by the next event.
+/// Returns the number of states, or a state from which the next event signs the browser out.
 fn explore(world: World) -> Result<usize, State> {
     let long = Duration::from_secs(1_000_000);
     let mut template = Store::default().new_session(0, SessionKind::Browser, at(0), long, long);
@@ -252,7 +253,7 @@ fn explore(world: World) -> Result<usize, State> {
 }
 
 #[test]
-fn no_order_of_events_signs_the_browser_out() {
+fn no_order_of_events_signs_browser_out() {
     for ahead in [0, 1] {
         let states = explore(World { ahead, horizon: 18 }).unwrap();
         assert!(states > 50_000, "{states}");
@@ -260,6 +261,6 @@ fn no_order_of_events_signs_the_browser_out() {
 }
 
 #[test]
-fn clocks_further_apart_than_the_grace_has_room_for_are_found_out() {
+fn clock_skew_beyond_the_grace_signs_browser_out() {
     assert!(explore(World { ahead: 3, horizon: 18 }).is_err());
 }

@@ -1,7 +1,7 @@
-//! The store of the model: rows, what is not on disk yet, the users' passwords, and the audit.
+//! The session store of the model: rows, unflushed writes, passwords and the audit log.
 //!
-//! It does what the product's stores do (a test in [`twin`](super::twin) holds them together), and
-//! forgets its last rotations when it crashes. With a [`Mutation`] it does not.
+//! It behaves as the real stores do, which [`differential_store`](super::differential_store) tests, unless
+//! it has a [`Mutation`]. A crash loses its last rotations.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -19,23 +19,23 @@ use uuid::Uuid;
 
 use super::script::Mutation;
 
-/// The model's first millisecond.
+/// Start of the model's time.
 const EPOCH: OffsetDateTime = datetime!(2026-03-01 12:00 UTC);
 
-/// That many milliseconds after the model's first.
+/// Returns the time `ms` milliseconds after [`EPOCH`].
 pub(super) fn at(ms: i64) -> OffsetDateTime {
     EPOCH + time::Duration::milliseconds(ms)
 }
 
-/// How many users there are.
+/// Number of users.
 pub(super) const USERS: usize = 2;
 
-/// One of the users.
+/// Returns the id of a user.
 pub(super) fn user_id(number: usize) -> UserId {
     UserId(Uuid::from_u128(number as u128 + 1))
 }
 
-/// The user of this number as the product knows it, with the first password.
+/// Returns a user with the initial password.
 pub(super) fn user(number: usize) -> User {
     User {
         id: user_id(number),
@@ -48,57 +48,57 @@ pub(super) fn user(number: usize) -> User {
     }
 }
 
-/// What the product keeps of a password.
+/// Returns a stand-in for the hash of a password.
 pub(super) fn hash(password: u32) -> SecretString {
     format!("$2b$12${password}").into()
 }
 
-/// The session at this place among the rows.
+/// Returns the id of the session at this index.
 pub(super) fn session_id(place: usize) -> SessionId {
     SessionId(Uuid::from_u128(place as u128 + 1))
 }
 
-/// A row, and what only the model knows of it.
+/// A session row with the model's own observations.
 #[derive(Debug)]
 pub(super) struct Row {
     pub(super) session: Session,
-    /// When it ended, by the true time.
+    /// True time of its termination.
     pub(super) ended: Option<i64>,
-    /// Which password it was made with, or kept by.
+    /// Number of the password that it was created with, or that kept it.
     pub(super) password: u32,
-    /// Whether a thief has had a copy of its tokens.
+    /// True if its tokens were stolen.
     pub(super) stolen: bool,
-    /// The generation first seen in use last, and when.
+    /// Latest generation in use, and the time of its first use.
     pub(super) first_use: Option<(u32, OffsetDateTime)>,
-    /// When it would have expired without its last renewal.
+    /// Expiry before the last refresh.
     pub(super) expiry_before: OffsetDateTime,
-    /// The generations that a rotation has made and no crash undone.
-    made: BTreeSet<u32>,
-    /// Generations that were made twice.
-    pub(super) made_twice: Option<u32>,
+    /// Generations created by rotations that no crash has undone.
+    created_generations: BTreeSet<u32>,
+    /// A generation that was created twice.
+    pub(super) duplicated_generation: Option<u32>,
 }
 
-/// What may not be on disk yet.
+/// A write that a crash can undo.
 #[derive(Debug)]
 struct Unflushed {
     at: i64,
     place: usize,
     before: Session,
-    /// The entry of the audit that goes with it, if it is an end.
+    /// The audit entry of a termination.
     entry: Option<usize>,
 }
 
-/// A session to insert, and on which conditions.
+/// A session to insert and its conditions.
 #[derive(Clone, Debug)]
 pub(super) struct New {
     pub(super) session: Session,
-    /// The password that its user must have.
+    /// The password that the user must still have.
     pub(super) password: Option<u32>,
     pub(super) replaces: Option<usize>,
     pub(super) max_per_user: u32,
 }
 
-/// A conditional update, as the product has it.
+/// A conditional update, like the real stores' [`Rotation`](sekisho::services::store::Rotation).
 #[derive(Clone, Debug)]
 pub(super) struct Step {
     pub(super) place: usize,
@@ -113,27 +113,26 @@ pub(super) struct Step {
 #[derive(Debug, Default)]
 pub(super) struct Store {
     pub(super) rows: Vec<Row>,
-    /// How often each user has changed it.
+    /// Number of password changes of each user.
     pub(super) passwords: [u32; USERS],
     pub(super) audit: Vec<AuditEntry>,
-    defect: Option<Mutation>,
+    mutation: Option<Mutation>,
     unflushed: Vec<Unflushed>,
 }
 
 impl Store {
-    pub(super) fn with(defect: Option<Mutation>) -> Self {
-        Self { defect, ..Self::default() }
+    pub(super) fn with_mutation(mutation: Option<Mutation>) -> Self {
+        Self { mutation, ..Self::default() }
     }
 
-    /// Inserts a session if its user still has that password, and ends those that give way to it.
-    /// Returns which.
+    /// Inserts a session if its user still has the password, and evicts others. Returns the ended sessions.
     pub(super) fn insert(&mut self, t: i64, new: New) -> Option<Vec<usize>> {
-        let password = self.password_of(new.session.user_id);
+        let password = self.present_password(new.session.user_id);
         let refused = new.password.is_some_and(|password_then| password_then != password);
-        if refused && self.defect != Some(Mutation::SignInOutrunsPassword) {
+        if refused && self.mutation != Some(Mutation::SignInIgnoresPasswordChange) {
             return None;
         }
-        let ended = self.make_way(t, &new);
+        let ended = self.evict_sessions(t, &new);
         let New { mut session, password: made_with, .. } = new;
         self.audit.push(AuditEntry::login(&session));
         session.client.request_id = None;
@@ -144,20 +143,20 @@ impl Store {
             password: made_with.unwrap_or(password),
             stolen: false,
             first_use: None,
-            made: BTreeSet::new(),
-            made_twice: None,
+            created_generations: BTreeSet::new(),
+            duplicated_generation: None,
         });
         Some(ended)
     }
 
-    /// Ends the session that the new one replaces, and the oldest beyond the user's limit.
-    fn make_way(&mut self, t: i64, new: &New) -> Vec<usize> {
+    /// Ends the replaced session and the oldest sessions beyond the user's limit.
+    fn evict_sessions(&mut self, t: i64, new: &New) -> Vec<usize> {
         let New { session, replaces, max_per_user, .. } = new;
-        let lives = |row: &Row| {
+        let is_active = |row: &Row| {
             row.session.user_id == session.user_id && row.session.termination(session.created_at).is_none()
         };
         let mut others: Vec<usize> = (0..self.rows.len())
-            .filter(|&place| Some(place) != *replaces && lives(&self.rows[place]))
+            .filter(|&place| Some(place) != *replaces && is_active(&self.rows[place]))
             .collect();
         others.sort_by_key(|&place| (self.rows[place].session.created_at, session_id(place)));
         let room = max_per_user.saturating_sub(1) as usize;
@@ -174,7 +173,7 @@ impl Store {
         ended
     }
 
-    /// A new session's row, not inserted yet.
+    /// Returns the row of a new session without inserting it.
     pub(super) fn new_session(
         &self,
         user: usize,
@@ -205,9 +204,10 @@ impl Store {
     }
 
     pub(super) fn rotate(&mut self, t: i64, step: &Step, wait: bool) -> Option<Session> {
-        let careless = self.defect == Some(Mutation::RotationUnconditional);
+        let is_unconditional = self.mutation == Some(Mutation::UnconditionalRotation);
         let due = |row: &Session| {
-            careless || row.generation == step.from && (!wait || row.rotated_at <= step.max_rotated_at)
+            is_unconditional
+                || row.generation == step.from && (!wait || row.rotated_at <= step.max_rotated_at)
         };
         self.advance(t, step, due)
     }
@@ -231,14 +231,14 @@ impl Store {
         session.rotations += 1;
         session.idle_expires_at = step.idle_expires_at.min(session.absolute_expires_at);
         session.client = ClientInfo { request_id: None, ..step.client.clone() };
-        if !row.made.insert(session.generation) {
-            row.made_twice = Some(session.generation);
+        if !row.created_generations.insert(session.generation) {
+            row.duplicated_generation = Some(session.generation);
         }
         Some(session.clone())
     }
 
-    /// Whether the session had been settled by another token already.
-    pub(super) fn settle(&mut self, t: i64, place: usize, generation: u32, token: TokenId) -> bool {
+    /// Confirms the use of a generation. Returns `true` if another token had confirmed it.
+    pub(super) fn confirm(&mut self, t: i64, place: usize, generation: u32, token: TokenId) -> bool {
         let session = &mut self.rows[place].session;
         if session.end.is_some() || session.generation != generation {
             return false;
@@ -249,39 +249,40 @@ impl Store {
         *session.settled_by.get_or_insert(token) != token
     }
 
-    /// Whether this call ended it. An end is on disk at once, and its entry in the audit with it.
+    /// Ends a session and flushes its audit entry. Returns `true` if it was not ended before.
     pub(super) fn end(&mut self, t: i64, place: usize, ending: &SessionTermination) -> bool {
         let Row { session, ended, .. } = &mut self.rows[place];
-        if session.end.is_some() && self.defect != Some(Mutation::EndsAgain) {
+        if session.end.is_some() && self.mutation != Some(Mutation::RepeatedEnd) {
             return false;
         }
         session.end = Some(ending.end());
         *ended = Some(t);
-        let silent = self.defect == Some(Mutation::SilentReuse) && ending.reason == EndReason::ReuseDetected;
-        if !silent {
-            let (held, holder) = (session.generation, session.client.clone());
-            self.audit.push(ending.audit_entry(session.id, session.user_id, held, holder));
+        let is_unaudited =
+            self.mutation == Some(Mutation::UnauditedReuse) && ending.reason == EndReason::ReuseDetected;
+        if !is_unaudited {
+            let client = session.client.clone();
+            self.audit.push(ending.audit_entry(session.id, session.user_id, session.generation, client));
         }
         true
     }
 
-    /// Ends all of a user's sessions but `store_cookies`. Returns which.
-    pub(super) fn end_all_of(
+    /// Ends all sessions of a user except `keep`, and returns them.
+    pub(super) fn end_user_sessions(
         &mut self,
         t: i64,
         user: UserId,
         keep: Option<usize>,
         ending: &SessionTermination,
     ) -> Vec<usize> {
-        let mut named: Vec<usize> = (0..self.rows.len())
+        let mut sessions: Vec<usize> = (0..self.rows.len())
             .filter(|&place| Some(place) != keep && self.rows[place].session.user_id == user)
             .collect();
-        named.retain(|&place| self.end(t, place, ending));
-        named
+        sessions.retain(|&place| self.end(t, place, ending));
+        sessions
     }
 
-    /// Sets the user's next password if `old` is still the present one, and ends all of the user's
-    /// sessions but `store_cookies`. Returns which.
+    /// Changes the password if `old` is the present one, and ends all sessions of the user except `keep`.
+    /// Returns the ended sessions.
     pub(super) fn change_password(
         &mut self,
         t: i64,
@@ -299,16 +300,16 @@ impl Store {
             kept.password = self.passwords[user];
         }
         self.audit.push(ending.user_audit_entry(user_id(user)));
-        Some(self.end_all_of(t, user_id(user), keep, ending))
+        Some(self.end_user_sessions(t, user_id(user), keep, ending))
     }
 
-    /// Ends what had expired by then. A crash may undo it, entries and all. Returns which.
+    /// Ends sessions that had expired at `by`, and returns them. A crash can undo it.
     pub(super) fn end_expired(&mut self, t: i64, by: OffsetDateTime) -> Vec<usize> {
         let mut ended = Vec::new();
         for place in 0..self.rows.len() {
             let before = self.rows[place].session.clone();
             let Some((event, at)) = before.termination(by).filter(|_| before.end.is_none()) else { continue };
-            let reason = EndReason::from_word(event.as_str()).expect("an end");
+            let reason = EndReason::from_word(event.as_str()).expect("an end reason");
             self.end(t, place, &SessionTermination::new(at, reason, ClientInfo::default()));
             self.unflushed.push(Unflushed { at: t, place, before, entry: Some(self.audit.len() - 1) });
             ended.push(place);
@@ -316,14 +317,14 @@ impl Store {
         ended
     }
 
-    /// Forgets what was not flushed in the last `lost` milliseconds. Returns how many writes. What
-    /// ended for good stays so.
+    /// Undoes the unflushed writes of the last `lost` milliseconds, and returns their number. Flushed
+    /// terminations stay.
     pub(super) fn crash(&mut self, t: i64, lost: i64) -> u64 {
         let mut forgotten = 0;
         while let Some(last) = self.unflushed.pop_if(|last| last.at > t - lost) {
             let row = &mut self.rows[last.place];
             if last.before.generation != row.session.generation {
-                row.made.remove(&row.session.generation);
+                row.created_generations.remove(&row.session.generation);
             }
             let end = match last.entry {
                 Some(entry) => {
@@ -336,20 +337,20 @@ impl Store {
             row.session = Session { end, ..last.before };
             forgotten += 1;
         }
-        if self.defect == Some(Mutation::AuditUnflushed) {
+        if self.mutation == Some(Mutation::AuditUnflushed) {
             self.audit.retain(|entry| entry.at <= at(t - lost));
         }
         self.unflushed.clear();
         forgotten
     }
 
-    /// What is wrong with the audit: it has one entry for the beginning of each session, one for each
-    /// end with the row's own reason and time, and one for each change of a password.
-    pub(super) fn audit_is_wrong(&self) -> Option<String> {
+    /// Returns the first error in the audit log, which must have one entry for the start of each session, one
+    /// for each termination with the row's reason and time, and one for each password change.
+    pub(super) fn audit_error(&self) -> Option<String> {
         let changes = self.audit.iter().filter(|entry| entry.session.is_none()).count();
         let changed: u32 = self.passwords.iter().sum();
         if changes != changed as usize {
-            return Some(format!("{changes} changes of passwords were audited, of {changed}"));
+            return Some(format!("expected {changed} password changes in the audit, found {changes}"));
         }
         (0..self.rows.len()).find_map(|place| {
             let trail = self.audit.iter().filter(|entry| entry.session == Some(session_id(place)));
@@ -359,13 +360,13 @@ impl Store {
             let expected: Vec<_> = end.iter().map(|end| (AuditEvent::Ended(end.reason), end.at)).collect();
             (logins.len() != 1 || ends != expected).then(|| {
                 let begun = logins.len();
-                format!("session {place} began {begun} times and ended by {ends:?} in the audit, by {end:?} in its row")
+                format!("session {place} has {begun} logins and the ends {ends:?} in the audit, and the end {end:?} in its row")
             })
         })
     }
 
-    fn password_of(&self, user: UserId) -> u32 {
-        let number = (0..USERS).find(|&number| user_id(number) == user).expect("one of the users");
+    fn present_password(&self, user: UserId) -> u32 {
+        let number = (0..USERS).find(|&number| user_id(number) == user).expect("a user of the model");
         self.passwords[number]
     }
 }

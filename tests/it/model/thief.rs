@@ -1,38 +1,38 @@
-//! Thieves, and whole days of one user with and without one, for the comparison.
+//! Thieves, and 12-hour scripts with and without a thief for the rule comparison.
 
-use super::coverage::Seen;
+use super::coverage::CoverageEvent;
 use super::generators::{HOUR, MINUTE, SECOND};
 use super::rules::Rules;
 use super::script::{Action, Purpose, Random, Request, Script, Settings};
 
-/// How a thief uses a copied jar.
+/// The way a thief uses copied cookies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Thief {
-    /// At times of its own.
-    NowAndThen,
-    /// Whenever the browser asks.
-    TravellingAlong,
-    /// A few seconds before the browser asks.
+    /// At random times.
+    Occasional,
+    /// Together with the browser.
+    Alongside,
+    /// A few seconds before the browser.
     Ahead,
-    /// Whenever the browser asks, but each token only for a short while.
+    /// Together with the browser, but only while the token is young.
     Brief,
 }
 
 impl Thief {
-    pub(super) const ALL: [Self; 4] = [Self::NowAndThen, Self::TravellingAlong, Self::Ahead, Self::Brief];
+    pub(super) const ALL: [Self; 4] = [Self::Occasional, Self::Alongside, Self::Ahead, Self::Brief];
 
-    pub(super) fn seen(self) -> Seen {
+    pub(super) fn seen(self) -> CoverageEvent {
         match self {
-            Self::NowAndThen => Seen::ThiefNowAndThen,
-            Self::TravellingAlong => Seen::ThiefTravellingAlong,
-            Self::Ahead => Seen::ThiefAhead,
-            Self::Brief => Seen::ThiefBrief,
+            Self::Occasional => CoverageEvent::ThiefOccasional,
+            Self::Alongside => CoverageEvent::ThiefAlongside,
+            Self::Ahead => CoverageEvent::ThiefAhead,
+            Self::Brief => CoverageEvent::ThiefBrief,
         }
     }
 }
 
-/// Twelve hours of one user under the default settings: bursts from several tabs, a fifth of the
-/// answers lost, crashes within seconds of a rotation, and perhaps a thief.
+/// Generates 12 hours of one user with the default settings: bursts from several tabs, a fifth of the
+/// responses lost, crashes within seconds of a rotation, and optionally a thief.
 pub(super) fn day(seed: u64, rules: Rules, thief: Option<Thief>) -> Script {
     let random = &mut Random(seed);
     let settings = Settings {
@@ -45,7 +45,7 @@ pub(super) fn day(seed: u64, rules: Rules, thief: Option<Thief>) -> Script {
         absolute_ttl: 90 * 24 * HOUR,
         max_per_user: 50,
         refuse_on_store_loss: false,
-        defect: None,
+        mutation: None,
         clocks: vec![random.up_to(2 * SECOND), random.up_to(2 * SECOND)],
     };
     let sign_in = Request { up: 20, store: 5, upstream: 250, down: 20, ..Request::default() };
@@ -85,7 +85,7 @@ fn usual_request(random: &mut Random, lost_one_in: i64) -> Request {
     }
 }
 
-/// When a thief of this kind, who has robbed this browser, uses what it has.
+/// Generates the requests of a thief with the cookies of `victim`.
 pub(super) fn visits(
     random: &mut Random,
     thief: Thief,
@@ -98,7 +98,7 @@ pub(super) fn visits(
         let requests = vec![Request { lost: false, ..usual_request(random, 5) }];
         visits.push((time, Action::Thief { thief, requests }));
     };
-    if thief == Thief::NowAndThen {
+    if thief == Thief::Occasional {
         let mut time = stolen + random.up_to(40 * MINUTE);
         while time < 12 * HOUR {
             visit(random, time);
@@ -107,8 +107,8 @@ pub(super) fn visits(
         return visits;
     }
     let bursts = actions.iter().filter(|(time, action)| {
-        let its_own = matches!(action, Action::Burst { browser, .. } if *browser == victim);
-        its_own && *time > stolen + 10 * SECOND
+        let is_victims = matches!(action, Action::Burst { browser, .. } if *browser == victim);
+        is_victims && *time > stolen + 10 * SECOND
     });
     for &(time, _) in bursts {
         let shift = match thief {

@@ -1,5 +1,5 @@
-//! What the model says happened, done with the product: the same requests in the same order, one at a
-//! time, through the real layer, tokens and store. Each must be told the same, and leave the same row.
+//! Replays a run of the model with the real layer, tokens and store: the same requests in the same order,
+//! one at a time. Each must have the same response and leave the same row.
 
 mod rows;
 
@@ -31,52 +31,52 @@ use tower::{Layer, Service, service_fn};
 use uuid::Uuid;
 
 use self::rows::{Difference, Unflushed, differ};
-use super::coverage::Seen;
+use super::coverage::CoverageEvent;
 use super::script::{Script, Settings};
 use super::store::{Store, USERS, at, hash, user, user_id};
 use super::world::{Access, Cookies, Outcome, SessionResponse, TraceEvent, TraceRecord, World};
 use super::{generators, run};
 
 #[test]
-fn the_product_says_what_the_model_says() {
-    let all = run(generators::in_turn, 1_000, replay);
-    all.tally.assert_at_least(&[
-        (Seen::BackWithOldCookies, 150),
-        (Seen::StoreCrashed, 20),
-        (Seen::Rotated, 1_500),
-        (Seen::Replayed, 600),
-        (Seen::CaughtUp, 5),
-        (Seen::Shared, 1_500),
-        (Seen::EndedByReplacement, 500),
-        (Seen::EndedByLimit, 20),
-        (Seen::EndedByExpiry, 30),
-        (Seen::EndedByPassword, 50),
-        (Seen::ReuseAtRenewal, 60),
-        (Seen::ReuseAmongSharers, 10),
-        (Seen::ReuseAtSettling, 10),
-        (Seen::EndTooLate, 20),
+fn real_tokens_match_the_model() {
+    let all = run(generators::sequential, 1_000, replay);
+    all.coverage.assert_at_least(&[
+        (CoverageEvent::OldCookiesRestored, 150),
+        (CoverageEvent::StoreCrashed, 20),
+        (CoverageEvent::Rotated, 1_500),
+        (CoverageEvent::Replayed, 600),
+        (CoverageEvent::CaughtUp, 5),
+        (CoverageEvent::Shared, 1_500),
+        (CoverageEvent::EndedByReplacement, 500),
+        (CoverageEvent::EndedByLimit, 20),
+        (CoverageEvent::EndedByExpiry, 30),
+        (CoverageEvent::EndedByPassword, 50),
+        (CoverageEvent::ReuseAtRefresh, 60),
+        (CoverageEvent::ReuseByFollower, 10),
+        (CoverageEvent::ReuseAtConfirmation, 10),
+        (CoverageEvent::AlreadyEnded, 20),
     ]);
 }
 
-/// Plays a script in the model and replays it with the product. Fails at the first difference.
+/// Runs a script in the model and replays it with the real services. Fails at the first difference.
 pub(super) fn replay(script: &Script) -> Result<Outcome, String> {
     let (outcome, trace, model) = World::trace(script);
-    Product::new(&script.settings).replay(&trace, &model)?;
-    outcome.broken.clone().map_or(Ok(outcome), Err)
+    RealServices::new(&script.settings).replay(&trace, &model)?;
+    outcome.violation.clone().map_or(Ok(outcome), Err)
 }
 
-/// The product's store and replicas, and what its tokens are called in the model.
-struct Product {
+/// The real store and replicas, with the model's ids of their tokens.
+struct RealServices {
     runtime: Runtime,
     settings: Settings,
     store: MemoryStore,
     keys: Arc<SharedKeys>,
     replicas: Vec<Replica>,
-    /// By their places among the model's rows.
+    /// Sessions in the order of the model's rows.
     sessions: Vec<SessionId>,
-    /// The two cookies in which each of the model's access tokens came.
+    /// The cookies with each access token, by the model's id.
     cookies: HashMap<u128, String>,
-    /// The product's access tokens, by the model's ids.
+    /// The model's ids of the real access tokens.
     ids: HashMap<TokenId, TokenId>,
     unflushed: Vec<Unflushed>,
 }
@@ -84,14 +84,14 @@ struct Product {
 struct Replica {
     tokens: Tokens,
     clock: Arc<ManualClock>,
-    feed: AbortHandle,
+    poller: AbortHandle,
 }
 
-impl Product {
+impl RealServices {
     fn new(settings: &Settings) -> Self {
         let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         let keys = Arc::new(SharedKeys::new(KeyRing::generate(Algorithm::Hs256, at(-86_400_000)).unwrap()));
-        let mut product = Self {
+        let mut services = Self {
             runtime,
             settings: settings.clone(),
             store: MemoryStore::default(),
@@ -103,9 +103,9 @@ impl Product {
             unflushed: Vec::new(),
         };
         let users: Vec<User> = (0..USERS).map(user).collect();
-        now(product.store.insert_users(&users)).unwrap();
-        product.replicas = settings.clocks.iter().map(|&ahead| product.replica(ahead)).collect();
-        product
+        now(services.store.insert_users(&users)).unwrap();
+        services.replicas = settings.clocks.iter().map(|&ahead| services.replica(ahead)).collect();
+        services
     }
 
     fn replica(&self, clock: i64) -> Replica {
@@ -129,19 +129,19 @@ impl Product {
         let store = Arc::new(self.store.clone());
         let access = AccessTokens::new(access);
         let tokens = Tokens::new(store, Arc::clone(&self.keys), access, settings, Arc::clone(&clock) as _);
-        let feed = self.runtime.spawn(tokens.revocations().clone().run_poller()).abort_handle();
+        let poller = self.runtime.spawn(tokens.revocations().clone().run_poller()).abort_handle();
         self.wait(async {});
-        Replica { tokens, clock, feed }
+        Replica { tokens, clock, poller }
     }
 
-    /// Waits for an answer, and lets what goes on behind its back come to rest. No time passes.
-    fn wait<T>(&self, answer: impl Future<Output = T>) -> T {
+    /// Waits for a future and lets background tasks finish. Time does not advance.
+    fn wait<T>(&self, future: impl Future<Output = T>) -> T {
         self.runtime.block_on(async {
-            let answer = answer.await;
+            let output = future.await;
             for _ in 0..6 {
                 tokio::task::yield_now().await;
             }
-            answer
+            output
         })
     }
 
@@ -149,45 +149,46 @@ impl Product {
         for traced in trace {
             let TraceRecord { replica, clock, ref what, .. } = *traced;
             self.replicas[replica].clock.set(at(clock));
-            self.act(traced).map_err(|difference| format!("{difference}, after {what:?} at {clock} ms"))?;
+            self.apply(traced).map_err(|difference| format!("{difference}, after {what:?} at {clock} ms"))?;
         }
         self.compare(model)
     }
 
-    fn act(&mut self, traced: &TraceRecord) -> Result<(), Difference> {
+    fn apply(&mut self, traced: &TraceRecord) -> Result<(), Difference> {
         let TraceRecord { at, replica, clock, ref what } = *traced;
         match what {
-            TraceEvent::Asked { cookies, told, fresh, row } => {
-                let heard = self.unflushed(at, |product| product.ask(replica, clock, cookies, *fresh));
-                differ("told", &expected(*told), &heard)?;
+            TraceEvent::Responded { cookies, response: expected_response, fresh, row } => {
+                let response =
+                    self.unflushed(at, |services| services.send_request(replica, clock, cookies, *fresh));
+                differ("response", &expected(*expected_response), &response)?;
                 self.compare_row(row, cookies.session)
             }
             TraceEvent::SignedIn { user, password, replaces, fresh } => {
-                let made = self.sign_in(replica, *user, *password, *replaces, *fresh);
-                differ("a session", &fresh.is_some(), &made)
+                let created = self.sign_in(replica, *user, *password, *replaces, *fresh);
+                differ("session created", &fresh.is_some(), &created)
             }
             TraceEvent::PasswordChanged { session, old, done } => {
                 let changed = self.change_password(replica, *session, *old);
-                differ("changed the password", done, &changed)
+                differ("password changed", done, &changed)
             }
             TraceEvent::StoreCrashed { lost } => {
                 self.crash_store(at - lost);
                 Ok(())
             }
             TraceEvent::ReplicaCrashed => {
-                self.replicas[replica].feed.abort();
+                self.replicas[replica].poller.abort();
                 self.replicas[replica] = self.replica(clock);
                 Ok(())
             }
-            quiet => {
-                self.unflushed(at, |product| product.do_quietly(replica, quiet));
+            event => {
+                self.unflushed(at, |services| services.apply_event(replica, event));
                 Ok(())
             }
         }
     }
 
-    /// What nobody is answered.
-    fn do_quietly(&mut self, replica: usize, what: &TraceEvent) {
+    /// Applies an event without a response.
+    fn apply_event(&mut self, replica: usize, what: &TraceEvent) {
         let Replica { tokens, clock, .. } = &self.replicas[replica];
         let by = ClientInfo::default();
         match *what {
@@ -198,13 +199,13 @@ impl Product {
                 let which = SessionFilter::User(user_id(user));
                 self.wait(tokens.terminate_matching(&which, EndReason::LoggedOut, &by)).unwrap();
             }
-            TraceEvent::NotesWritten => self.wait(tokens.flush_deferred()).unwrap(),
+            TraceEvent::DeferredFlushed => self.wait(tokens.flush_deferred()).unwrap(),
             TraceEvent::Polled => {
-                // A feed that begins looks at once; one that runs leaves the store in peace for a moment.
-                self.replicas[replica].feed.abort();
-                let feed = self.runtime.spawn(tokens.revocations().clone().run_poller()).abort_handle();
+                // A restarted poller polls at once.
+                self.replicas[replica].poller.abort();
+                let poller = self.runtime.spawn(tokens.revocations().clone().run_poller()).abort_handle();
                 self.wait(async {});
-                self.replicas[replica].feed = feed;
+                self.replicas[replica].poller = poller;
             }
             TraceEvent::ExpiredEnded => {
                 let by = sekisho::clock::Clock::now(&**clock) - self.settings.grace();
@@ -214,8 +215,8 @@ impl Product {
         }
     }
 
-    /// Status, and the word for what happened.
-    fn ask(
+    /// Sends a request, and returns the status and the session event.
+    fn send_request(
         &mut self,
         replica: usize,
         clock: i64,
@@ -224,7 +225,7 @@ impl Product {
     ) -> (u16, Option<String>) {
         let tokens = Arc::new(self.replicas[replica].tokens.clone());
         let layer = SilentRefreshLayer::new(tokens, CookiePolicy::default()).with_on_reject(Reject401);
-        let mut service = layer.layer(service_fn(greet));
+        let mut service = layer.layer(service_fn(handler));
         let request = Request::get("/").header(COOKIE, &self.cookies[&cookies.access.id]);
         let request = request.body(String::new()).unwrap();
         let runtime = self.runtime.handle();
@@ -232,19 +233,24 @@ impl Product {
             let _inside = runtime.enter();
             service.call(request)
         };
-        // A thread notes only once that a token is in lasting use: each such look is another one's.
-        let lasting = clock > cookies.access.issued * 1_000 + self.settings.grace;
-        let answer = if lasting { thread::scope(|scope| scope.spawn(call).join()).unwrap() } else { call() };
-        let answer = self.wait(answer).unwrap();
+        // Each thread records the confirmed use of a token only once, so a new thread is needed.
+        let confirms_use = clock > cookies.access.issued * 1_000 + self.settings.grace;
+        let response =
+            if confirms_use { thread::scope(|scope| scope.spawn(call).join()).unwrap() } else { call() };
+        let response = self.wait(response).unwrap();
         let set: Vec<_> =
-            answer.headers().get_all(SET_COOKIE).iter().map(|set| set.to_str().unwrap()).collect();
+            response.headers().get_all(SET_COOKIE).iter().map(|set| set.to_str().unwrap()).collect();
         if let (Some(fresh), [access, refresh]) = (fresh, &set[..]) {
             let value = |set: &str| set.split(';').next().unwrap().to_owned();
             let (access, refresh) = (value(access), value(refresh));
-            self.keep(fresh.access, access.split_once('=').unwrap().1, format!("{access}; {refresh}"));
+            self.remember_tokens(
+                fresh.access,
+                access.split_once('=').unwrap().1,
+                format!("{access}; {refresh}"),
+            );
         }
-        let event = answer.headers().get(SESSION_EVENT_HEADER);
-        (answer.status().as_u16(), event.map(|event| event.to_str().unwrap().to_owned()))
+        let event = response.headers().get(SESSION_EVENT_HEADER);
+        (response.status().as_u16(), event.map(|value| value.to_str().unwrap().to_owned()))
     }
 
     fn sign_in(
@@ -262,10 +268,10 @@ impl Product {
             replaces: replaces.map(|place| self.sessions[place]),
             ..SessionRequest::new(user_id(user), &email)
         };
-        let made = self.wait(self.replicas[replica].tokens.sign_in(sign_in));
-        let (Ok(IssuedSession { session, tokens: renewal }), Some(fresh)) = (&made, fresh) else {
-            assert!(matches!(made, Ok(_) | Err(SignInError::Refused)), "{made:?}");
-            return made.is_ok();
+        let created = self.wait(self.replicas[replica].tokens.sign_in(sign_in));
+        let (Ok(IssuedSession { session, tokens: issued }), Some(fresh)) = (&created, fresh) else {
+            assert!(matches!(created, Ok(_) | Err(SignInError::Refused)), "{created:?}");
+            return created.is_ok();
         };
         assert_eq!(fresh.session, self.sessions.len());
         self.sessions.push(session.id);
@@ -273,16 +279,16 @@ impl Product {
             format!(
                 "{name}={}",
                 match name.contains("access") {
-                    true => &renewal.access_token,
-                    false => &renewal.refresh_token,
+                    true => &issued.access_token,
+                    false => &issued.refresh_token,
                 }
             )
         });
-        self.keep(fresh.access, &renewal.access_token, format!("{access}; {refresh}"));
+        self.remember_tokens(fresh.access, &issued.access_token, format!("{access}; {refresh}"));
         true
     }
 
-    fn keep(&mut self, access: Access, token: &str, cookies: String) {
+    fn remember_tokens(&mut self, access: Access, token: &str, cookies: String) {
         let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();
         let claims: Value = serde_json::from_slice(&payload).unwrap();
         let id = claims["jti"].as_str().unwrap().parse().unwrap();
@@ -307,18 +313,18 @@ impl Product {
     }
 }
 
-async fn greet(request: Request<String>) -> Result<Response<String>, Infallible> {
-    let known = request.extensions().get::<Identity>().is_some();
-    Ok(Response::builder().status(if known { 200 } else { 500 }).body(String::new()).unwrap())
+async fn handler(request: Request<String>) -> Result<Response<String>, Infallible> {
+    let is_signed_in = request.extensions().get::<Identity>().is_some();
+    Ok(Response::builder().status(if is_signed_in { 200 } else { 500 }).body(String::new()).unwrap())
 }
 
-/// The store in memory never waits.
-fn now<T>(answer: impl Future<Output = T>) -> T {
-    answer.now_or_never().unwrap()
+/// Returns the result of a call of the in-memory store, which never waits.
+fn now<T>(future: impl Future<Output = T>) -> T {
+    future.now_or_never().unwrap()
 }
 
-fn expected(told: SessionResponse) -> (u16, Option<String>) {
-    match told {
+fn expected(response: SessionResponse) -> (u16, Option<String>) {
+    match response {
         SessionResponse::Passed => (200, None),
         SessionResponse::Renewed(event) => (200, Some(event.to_string())),
         SessionResponse::Refused(event) => (401, Some(event.to_string())),

@@ -1,5 +1,4 @@
-//! The product's rows and entries of the audit: what a crash of the store takes, and whether they are
-//! the model's.
+//! Rows and audit entries of the real store: their loss in a crash, and their comparison with the model.
 
 use std::collections::HashMap;
 
@@ -9,24 +8,24 @@ use sekisho::models::session::{AccessTokenRef, EndReason, Session, SessionEnd, S
 use sekisho::services::store::{AuditStore, NewSession, SessionFilter, SessionStore};
 use time::OffsetDateTime;
 
-use super::{Product, now};
+use super::{RealServices, now};
 use crate::model::store::{Store, at};
 
-/// A row before a write that a crash may undo.
+/// A row before a write that a crash can undo.
 pub(super) struct Unflushed {
     at: i64,
     before: Session,
     ended: bool,
 }
 
-/// What is told of something that differs.
+/// Description of a difference.
 pub(super) type Difference = String;
 
-impl Product {
-    /// Remembers the rows that `act` changes in ways that a crash may undo.
+impl RealServices {
+    /// Runs `act` and records the rows that it changes without a flush.
     pub(super) fn unflushed<T>(&mut self, at: i64, act: impl FnOnce(&mut Self) -> T) -> T {
         let before = self.rows();
-        let done = act(self);
+        let result = act(self);
         for (id, after) in self.rows() {
             let Some(before) = before.get(&id) else { continue };
             let expired =
@@ -37,10 +36,10 @@ impl Product {
                 self.unflushed.push(Unflushed { at, before: before.clone(), ended });
             }
         }
-        done
+        result
     }
 
-    /// Undoes what was written after this time and not flushed.
+    /// Undoes unflushed writes after this time.
     pub(super) fn crash_store(&mut self, after: i64) {
         let mut rows = self.rows();
         let mut trail: Vec<_> = rows.keys().flat_map(|&id| self.trail(id)).collect();
@@ -83,16 +82,16 @@ impl Product {
             let trail = self.trail(self.sessions[place]);
             let product = trail.iter().filter(|entry| entry.event != AuditEvent::CaughtUp);
             let model = model.audit.iter().filter(|entry| entry.session == Some(row.session.id));
-            differ(&format!("the audit of session {place}"), &told(model), &told(product))?;
+            differ(&format!("the audit of session {place}"), &events(model), &events(product))?;
         }
         Ok(())
     }
 
     pub(super) fn compare_row(&self, model: &Session, place: usize) -> Result<(), Difference> {
         let product = now(self.store.find_session(self.sessions[place])).unwrap().unwrap();
-        let named = |id: TokenId| self.ids.get(&id).copied();
+        let model_id = |id: TokenId| self.ids.get(&id).copied();
         let asked_by =
-            product.asked_by.and_then(|token| Some(AccessTokenRef { id: named(token.id)?, ..token }));
+            product.asked_by.and_then(|token| Some(AccessTokenRef { id: model_id(token.id)?, ..token }));
         let product = Session {
             id: model.id,
             email: model.email.clone(),
@@ -100,11 +99,11 @@ impl Product {
             client: model.client.clone(),
             replays: model.replays,
             asked_by,
-            // Of two tokens in one batch either may be the first.
+            // Of two tokens in one batch, either may confirm the use.
             settled_by: if product.end.is_some() {
                 model.settled_by
             } else {
-                product.settled_by.and_then(named)
+                product.settled_by.and_then(model_id)
             },
             ..product
         };
@@ -120,13 +119,13 @@ pub(super) fn differ<T: PartialEq + std::fmt::Debug>(
     if model == product {
         Ok(())
     } else {
-        Err(format!("{what}: the model {model:?}, the product {product:?}"))
+        Err(format!("{what}: the model {model:?}, the real services {product:?}"))
     }
 }
 
-/// What and when, in an order of its own: clocks are apart.
-fn told<'a>(trail: impl Iterator<Item = &'a AuditEntry>) -> Vec<(OffsetDateTime, &'static str)> {
-    let mut told: Vec<_> = trail.map(|entry| (entry.at, entry.event.as_str())).collect();
-    told.sort_unstable();
-    told
+/// Returns times and events, sorted, since the replicas' clocks differ.
+fn events<'a>(trail: impl Iterator<Item = &'a AuditEntry>) -> Vec<(OffsetDateTime, &'static str)> {
+    let mut events: Vec<_> = trail.map(|entry| (entry.at, entry.event.as_str())).collect();
+    events.sort_unstable();
+    events
 }

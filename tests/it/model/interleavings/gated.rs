@@ -1,4 +1,4 @@
-//! A store in memory that does nothing, and says nothing, before somebody lets it.
+//! An in-memory store whose calls wait until the test lets them continue.
 
 use std::io;
 use std::sync::Mutex;
@@ -16,17 +16,17 @@ use sekisho::services::store::{
 use time::OffsetDateTime;
 use tokio::sync::oneshot;
 
-/// Each renewal's and each end's call waits twice: before it is done, and before its answer is heard.
+/// Each call of a refresh or a termination waits twice: before it is executed and before it returns.
 #[derive(Default)]
 pub(super) struct GatedStore {
-    pub(super) behind: MemoryStore,
+    pub(super) inner: MemoryStore,
     gates: Mutex<Vec<oneshot::Sender<bool>>>,
-    /// How often something has come to a gate.
+    /// Number of times a call has reached a gate.
     arrivals: AtomicU32,
 }
 
 impl GatedStore {
-    /// How many calls wait.
+    /// Returns the number of waiting calls.
     pub(super) fn waiting(&self) -> usize {
         let mut gates = self.gates.lock().unwrap();
         gates.retain(|gate| !gate.is_closed());
@@ -37,10 +37,10 @@ impl GatedStore {
         self.arrivals.load(Ordering::SeqCst)
     }
 
-    /// Lets one call go on, or makes it fail where it is.
-    pub(super) fn open(&self, gate: usize, fine: bool) {
+    /// Lets a waiting call continue, or makes it fail.
+    pub(super) fn open_gate(&self, gate: usize, succeeds: bool) {
         let gate = self.gates.lock().unwrap().remove(gate);
-        gate.send(fine).unwrap();
+        gate.send(succeeds).unwrap();
     }
 
     async fn gate(&self) -> Result<(), StoreError> {
@@ -49,48 +49,48 @@ impl GatedStore {
         self.arrivals.fetch_add(1, Ordering::SeqCst);
         match opened.await {
             Ok(true) => Ok(()),
-            _ => Err(StoreError::unavailable(io::Error::other("down, for a test"))),
+            _ => Err(StoreError::unavailable(io::Error::other("unavailable in a test"))),
         }
     }
 
-    async fn between<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    async fn gated<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         self.gate().await?;
-        let done = work.await;
+        let result = work.await;
         self.gate().await?;
-        done
+        result
     }
 }
 
 #[async_trait]
 impl SessionStore for GatedStore {
     async fn rotate(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError> {
-        self.between(self.behind.rotate(rotation)).await
+        self.gated(self.inner.rotate(rotation)).await
     }
 
     async fn catch_up(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError> {
-        self.between(self.behind.catch_up(rotation)).await
+        self.gated(self.inner.catch_up(rotation)).await
     }
 
     async fn find_session(&self, id: SessionId) -> Result<Option<Session>, StoreError> {
-        self.between(self.behind.find_session(id)).await
+        self.gated(self.inner.find_session(id)).await
     }
 
     async fn end_session(&self, id: SessionId, ending: &SessionTermination) -> Result<bool, StoreError> {
-        self.between(self.behind.end_session(id, ending)).await
+        self.gated(self.inner.end_session(id, ending)).await
     }
 
     async fn insert_session(&self, new: &NewSession<'_>) -> Result<InsertOutcome, StoreError> {
-        self.between(self.behind.insert_session(new)).await
+        self.gated(self.inner.insert_session(new)).await
     }
 
-    // What follows is not raced here.
+    // The remaining calls do not wait.
 
     async fn confirm_generation(&self, tokens: &[TokenUse]) -> Result<Vec<Session>, StoreError> {
-        self.behind.confirm_generation(tokens).await
+        self.inner.confirm_generation(tokens).await
     }
 
     async fn count_replays(&self, counts: &[(SessionId, u64)]) -> Result<(), StoreError> {
-        self.behind.count_replays(counts).await
+        self.inner.count_replays(counts).await
     }
 
     async fn end_sessions(
@@ -98,11 +98,11 @@ impl SessionStore for GatedStore {
         which: &SessionFilter,
         ending: &SessionTermination,
     ) -> Result<Vec<SessionId>, StoreError> {
-        self.behind.end_sessions(which, ending).await
+        self.inner.end_sessions(which, ending).await
     }
 
     async fn live_sessions(&self, user: UserId, now: OffsetDateTime) -> Result<Vec<Session>, StoreError> {
-        self.behind.live_sessions(user, now).await
+        self.inner.live_sessions(user, now).await
     }
 
     async fn list_sessions(
@@ -111,11 +111,11 @@ impl SessionStore for GatedStore {
         live_at: Option<OffsetDateTime>,
         limit: u32,
     ) -> Result<Vec<Session>, StoreError> {
-        self.behind.list_sessions(which, live_at, limit).await
+        self.inner.list_sessions(which, live_at, limit).await
     }
 
     async fn ended_since(&self, since: OffsetDateTime) -> Result<Vec<(SessionId, SessionEnd)>, StoreError> {
-        self.behind.ended_since(since).await
+        self.inner.ended_since(since).await
     }
 
     async fn end_expired(
@@ -124,29 +124,29 @@ impl SessionStore for GatedStore {
         most: u32,
         expired_by: OffsetDateTime,
     ) -> Result<Option<SessionId>, StoreError> {
-        self.behind.end_expired(from, most, expired_by).await
+        self.inner.end_expired(from, most, expired_by).await
     }
 
     async fn purge_sessions(&self, before: OffsetDateTime, most: u32) -> Result<u64, StoreError> {
-        self.behind.purge_sessions(before, most).await
+        self.inner.purge_sessions(before, most).await
     }
 
     async fn database_time(&self) -> Result<OffsetDateTime, StoreError> {
-        self.behind.database_time().await
+        self.inner.database_time().await
     }
 }
 
 #[async_trait]
 impl AuditStore for GatedStore {
     async fn record(&self, entries: &[AuditEntry]) -> Result<(), StoreError> {
-        self.behind.record(entries).await
+        self.inner.record(entries).await
     }
 
     async fn session_audit(&self, session: SessionId, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
-        self.behind.session_audit(session, limit).await
+        self.inner.session_audit(session, limit).await
     }
 
     async fn purge_audit(&self, before: OffsetDateTime, most: u32) -> Result<u64, StoreError> {
-        self.behind.purge_audit(before, most).await
+        self.inner.purge_audit(before, most).await
     }
 }

@@ -1,44 +1,44 @@
-//! Renewals of one session by the real [`Tokens`], in every order in which requests may come, the
-//! store may do and say what it was asked, fail, or be heard by nobody any more, and the session may
-//! be ended meanwhile; with more requests, in orders by chance.
+//! Refreshes of one session by the real `Tokens`, in every order in which requests arrive, store calls
+//! execute, return, fail or lose their clients, and the session is terminated. With more requests, in
+//! random orders.
 //!
-//! [`explore`](super::explore) goes through the protocol as the model has it. This is the code itself:
-//! shared renewals, hang-ups, and what is remembered.
+//! [`state_space`](super::state_space) explores the protocol in the model. These tests explore the code:
+//! single flight, disconnecting clients and cached results.
 
 mod gated;
-mod play;
+mod run;
 
 use proptest::prelude::*;
 
-use self::play::{SessionFixture, play};
+use self::run::{SessionFixture, run};
 use crate::test_seed::proptest_config;
 
-/// What takes part, and how often what goes wrong.
+/// The requests and faults of an exploration.
 #[derive(Clone, Debug, Default)]
 struct InterleavingConfig {
-    /// Each comes to this replica.
-    requests: Vec<(usize, Who)>,
-    /// The user signs out at this replica.
+    /// The replica and the cookies of each request.
+    requests: Vec<(usize, Holder)>,
+    /// The replica at which the user signs out.
     sign_out: Option<usize>,
-    hang_ups: u32,
+    disconnects: u32,
     failures: u32,
-    /// Times at which more passes than results are remembered for.
+    /// Number of pauses that exceed the time for which results are cached.
     pauses: u32,
-    /// Times at which a replica asks what has ended.
+    /// Number of polls of the revocation list.
     polls: u32,
 }
 
-/// Whose cookies a request brings.
+/// The client whose cookies a request has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Who {
+enum Holder {
     Owner,
-    /// The same refresh token, beside another old access token.
+    /// A client with the same refresh token and another expired access token.
     Thief,
 }
-use Who::{Owner, Thief};
+use Holder::{Owner, Thief};
 
 #[test]
-fn requests_sent_together_share_a_renewal_in_every_order() {
+fn concurrent_requests_share_a_refresh_in_every_order() {
     every_order(
         &InterleavingConfig { requests: vec![(0, Owner); 3], pauses: 1, ..InterleavingConfig::default() },
         20,
@@ -46,25 +46,25 @@ fn requests_sent_together_share_a_renewal_in_every_order() {
 }
 
 #[test]
-fn a_client_may_hang_up_at_any_point() {
+fn client_may_disconnect_at_any_point() {
     let requests = vec![(0, Owner); 3];
     every_order(
-        &InterleavingConfig { requests, hang_ups: 2, pauses: 1, ..InterleavingConfig::default() },
+        &InterleavingConfig { requests, disconnects: 2, pauses: 1, ..InterleavingConfig::default() },
         1_000,
     );
 }
 
 #[test]
-fn the_store_may_fail_at_any_point() {
+fn store_may_fail_at_any_point() {
     let requests = vec![(0, Owner); 3];
     every_order(
-        &InterleavingConfig { requests, failures: 2, hang_ups: 1, ..InterleavingConfig::default() },
+        &InterleavingConfig { requests, failures: 2, disconnects: 1, ..InterleavingConfig::default() },
         200,
     );
 }
 
 #[test]
-fn the_user_may_sign_out_at_any_point() {
+fn user_may_sign_out_at_any_point() {
     let requests = vec![(0, Owner); 2];
     every_order(
         &InterleavingConfig { requests, sign_out: Some(0), failures: 1, ..InterleavingConfig::default() },
@@ -73,61 +73,61 @@ fn the_user_may_sign_out_at_any_point() {
 }
 
 #[test]
-fn another_replica_may_end_the_session_at_any_point() {
+fn another_replica_may_terminate_the_session_at_any_point() {
     let requests = vec![(0, Owner); 3];
     every_order(&InterleavingConfig { requests, sign_out: Some(1), ..InterleavingConfig::default() }, 500);
 }
 
 #[test]
-fn two_replicas_may_renew_at_once() {
+fn two_replicas_may_refresh_concurrently() {
     let requests = vec![(0, Owner), (1, Owner), (0, Owner)];
     every_order(&InterleavingConfig { requests, failures: 1, ..InterleavingConfig::default() }, 500);
 }
 
 #[test]
-fn a_second_jar_may_come_at_any_point() {
+fn concurrent_client_may_arrive_at_any_point() {
     let requests = vec![(0, Owner), (0, Thief)];
     every_order(&InterleavingConfig { requests, sign_out: Some(1), ..InterleavingConfig::default() }, 100);
 }
 
 #[test]
-fn all_at_once_in_orders_by_chance() {
-    let cast = InterleavingConfig {
+fn all_faults_in_random_orders() {
+    let config = InterleavingConfig {
         requests: vec![(0, Owner), (0, Thief), (1, Owner), (0, Owner), (1, Thief), (1, Owner)],
         sign_out: Some(1),
-        hang_ups: 2,
+        disconnects: 2,
         failures: 2,
         pauses: 1,
         polls: 2,
     };
-    let scene = SessionFixture::new();
+    let fixture = SessionFixture::new();
     let turns = proptest::collection::vec(0..60_usize, 120);
     let cases =
         std::env::var("SEKISHO_TEST_ORDERS").ok().and_then(|cases| cases.parse().ok()).unwrap_or(2_000);
-    let config = ProptestConfig { cases, failure_persistence: None, ..proptest_config() };
-    proptest!(config, |(turns in turns)| {
+    let proptest_config = ProptestConfig { cases, failure_persistence: None, ..proptest_config() };
+    proptest!(proptest_config, |(turns in turns)| {
         let mut turns = turns.into_iter();
-        let played = play(&scene, &cast, |moves| turns.next().unwrap_or_default() % moves);
-        prop_assert!(played.is_ok(), "{}", played.unwrap_err());
+        let result = run(&fixture, &config, |moves| turns.next().unwrap_or_default() % moves);
+        prop_assert!(result.is_ok(), "{}", result.unwrap_err());
     });
 }
 
-/// Plays in every order, of which there must be so many at least.
-fn every_order(cast: &InterleavingConfig, least: usize) {
-    let scene = SessionFixture::new();
-    // Which move was made at each turn, of how many.
+/// Runs every order, of which there must be at least `min`.
+fn every_order(config: &InterleavingConfig, min: usize) {
+    let fixture = SessionFixture::new();
+    // The move made at each turn, and the number of possible moves.
     let mut turns: Vec<(usize, usize)> = Vec::new();
     let mut orders = 0;
     loop {
         let mut turn = 0;
-        let played = play(&scene, cast, |moves| {
+        let result = run(&fixture, config, |moves| {
             if turn == turns.len() {
                 turns.push((0, moves));
             }
             turn += 1;
             turns[turn - 1].0
         });
-        played.unwrap_or_else(|wrong| panic!("{wrong}"));
+        result.unwrap_or_else(|error| panic!("{error}"));
         orders += 1;
         while turns.pop_if(|(made, of)| *made + 1 == *of).is_some() {}
         match turns.last_mut() {
@@ -135,5 +135,5 @@ fn every_order(cast: &InterleavingConfig, least: usize) {
             None => break,
         }
     }
-    assert!(orders >= least, "{orders}");
+    assert!(orders >= min, "{orders}");
 }

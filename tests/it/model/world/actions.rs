@@ -1,19 +1,21 @@
-//! What the script says.
+//! Runs the actions of the script.
 
 use super::*;
 
 impl World<'_> {
-    pub(super) fn act_next(&mut self, action: usize) {
+    pub(super) fn schedule_action(&mut self, action: usize) {
         if let Some(&(time, _)) = self.script.actions.get(action) {
             self.after(time - self.now, Event::Act(action));
         }
     }
 
-    pub(super) fn act(&mut self, action: usize) {
+    pub(super) fn run_action(&mut self, action: usize) {
         let script = self.script;
         match &script.actions[action].1 {
-            Action::Burst { browser, requests } => self.ask_all(*browser, None, requests),
-            Action::Ask { browser, purpose, request } => self.ask(*browser, *purpose, None, *request),
+            Action::Burst { browser, requests } => self.schedule_all(*browser, None, requests),
+            Action::Ask { browser, purpose, request } => {
+                self.schedule_request(*browser, *purpose, None, *request)
+            }
             Action::Crash { browser } => self.crash(*browser, self.holders[*browser].life),
             Action::CrashAfterRotation { browser, after } => {
                 self.holders[*browser].crash_after = Some(*after);
@@ -22,63 +24,64 @@ impl World<'_> {
             Action::CrashStore { lost } => self.crash_store(*lost),
             Action::StoreDown { until } => self.take_store_down(*until),
             Action::EndExpired { replica } => self.end_expired(*replica % self.replicas.len()),
-            Action::Steal { browser } => self.steal(*browser),
-            Action::Thief { thief, requests } => self.ask_all(self.thief(), Some(*thief), requests),
+            Action::Steal { browser } => self.steal_cookies(*browser),
+            Action::Thief { thief, requests } => self.schedule_all(self.thief(), Some(*thief), requests),
         }
-        self.act_next(action + 1);
+        self.schedule_action(action + 1);
     }
 
     pub(super) fn thief(&self) -> usize {
         self.holders.len() - 1
     }
 
-    fn ask_all(&mut self, who: usize, thief: Option<Thief>, requests: &[Request]) {
+    fn schedule_all(&mut self, holder: usize, thief: Option<Thief>, requests: &[Request]) {
         for request in requests {
-            self.ask(who, Purpose::Page, thief, *request);
+            self.schedule_request(holder, Purpose::Page, thief, *request);
         }
     }
 
-    fn ask(&mut self, who: usize, purpose: Purpose, thief: Option<Thief>, plan: Request) {
-        self.asking.push(InFlightRequest {
-            who,
-            life: self.holders[who].life,
+    fn schedule_request(&mut self, holder: usize, purpose: Purpose, thief: Option<Thief>, plan: Request) {
+        self.requests.push(InFlightRequest {
+            holder,
+            life: self.holders[holder].life,
             purpose,
             plan,
             thief,
             sent: self.now,
             cookies: None,
-            held: false,
+            has_valid_token: false,
             attempts: 0,
-            boot: 0,
+            replica_life: 0,
             done: false,
-            reply: Reply::Nothing,
+            cookie_change: CookieChange::Nothing,
             minted: 0,
-            told: None,
+            response: None,
             password: 0,
         });
-        self.after(plan.after, Event::Send(self.asking.len() - 1));
+        self.after(plan.after, Event::Send(self.requests.len() - 1));
     }
 
-    pub(super) fn send(&mut self, ask: usize) {
+    pub(super) fn send(&mut self, request: usize) {
         let now = self.now;
-        let asking = &mut self.asking[ask];
-        let holder = &self.holders[asking.who];
-        if asking.life != holder.life {
+        let in_flight = &mut self.requests[request];
+        let holder = &self.holders[in_flight.holder];
+        if in_flight.life != holder.life {
             return;
         }
-        asking.sent = now;
-        asking.cookies = holder.jar;
-        let (up, thief) = (asking.plan.up, asking.thief);
-        let lasting = holder.jar.is_some_and(|cookies| self.settings.lasting(cookies, now));
-        if thief == Some(Thief::Brief) && lasting {
+        in_flight.sent = now;
+        in_flight.cookies = holder.jar;
+        let up = in_flight.plan.up;
+        let thief = in_flight.thief;
+        let would_confirm = holder.jar.is_some_and(|cookies| self.settings.would_confirm(cookies, now));
+        if thief == Some(Thief::Brief) && would_confirm {
             return;
         }
         if let (Some(thief), Some(cookies)) = (thief, holder.jar)
             && self.store.rows[cookies.session].ended.is_none()
         {
-            self.see(thief.seen());
+            self.record(thief.seen());
         }
-        self.after(up, Event::Arrive(ask));
+        self.after(up, Event::Arrive(request));
     }
 
     pub(super) fn crash(&mut self, browser: usize, life: u32) {
@@ -89,38 +92,39 @@ impl World<'_> {
         let (jar, disk) = (holder.jar, holder.disk);
         *holder = CookieHolder { jar: disk, disk, life: life + 1, ..CookieHolder::default() };
         if jar != disk {
-            self.see(Seen::BrowserCrashed);
+            self.record(CoverageEvent::BrowserCrashed);
         }
         if let (Some(jar), Some(disk)) = (jar, disk)
             && jar.session == disk.session
             && jar.generation > disk.generation
         {
-            self.see(Seen::BackWithOldCookies);
+            self.record(CoverageEvent::OldCookiesRestored);
         }
     }
 
     fn crash_replica(&mut self, replica: usize) {
         let Replica { clock, life, ref flights, .. } = self.replicas[replica];
-        let lost = flights.iter().any(|&number| self.flights[number].landed.is_none());
+        let lost = flights.iter().any(|&number| self.flights[number].completed.is_none());
         self.replicas[replica] = Replica { clock, life: life + 1, ..Replica::default() };
-        self.hear_all(replica); // Before it is ready again.
-        self.write_down(replica, TraceEvent::ReplicaCrashed);
+        // It polls before it is ready.
+        self.add_all_revocations(replica);
+        self.record_event(replica, TraceEvent::ReplicaCrashed);
         if lost {
-            self.see(Seen::ReplicaCrashed);
+            self.record(CoverageEvent::ReplicaCrashed);
         }
     }
 
     fn crash_store(&mut self, lost: i64) {
         if self.store.crash(self.now, lost) > 0 {
-            self.see(Seen::StoreCrashed);
+            self.record(CoverageEvent::StoreCrashed);
         }
-        self.write_down(0, TraceEvent::StoreCrashed { lost });
+        self.record_event(0, TraceEvent::StoreCrashed { lost });
         self.check_audit();
     }
 
     fn take_store_down(&mut self, until: i64) {
-        // Sooner, not every replica has heard of everything since the last time.
-        if self.now >= self.down.1 + POLL {
+        // After a shorter time, not every replica has polled since the last outage.
+        if self.now >= self.down.1 + POLL_INTERVAL {
             self.down.0 = self.now;
         }
         self.down.1 = until;
@@ -130,7 +134,7 @@ impl World<'_> {
         self.now < self.down.1
     }
 
-    fn steal(&mut self, browser: usize) {
+    fn steal_cookies(&mut self, browser: usize) {
         let Some(cookies) = self.holders[browser].jar else { return };
         let row = &mut self.store.rows[cookies.session];
         if row.ended.is_none() {

@@ -1,140 +1,141 @@
-//! What the layer does with a request: look at its access token, have the session renewed, let the
-//! request go on or refuse it.
+//! The layer: checks the access token, refreshes the session, and accepts or rejects the request.
 
 use super::*;
 
 impl World<'_> {
-    pub(super) fn replica(&self, ask: usize) -> usize {
-        self.asking[ask].plan.replica % self.replicas.len()
+    pub(super) fn replica(&self, request: usize) -> usize {
+        self.requests[request].plan.replica % self.replicas.len()
     }
 
-    /// The clock of the replica that was asked.
-    pub(super) fn clock(&self, ask: usize) -> i64 {
-        self.now + self.replicas[self.replica(ask)].clock
+    /// Returns the clock of the request's replica.
+    pub(super) fn clock(&self, request: usize) -> i64 {
+        self.now + self.replicas[self.replica(request)].clock
     }
 
-    pub(super) fn arrive(&mut self, ask: usize) {
-        let replica = self.replica(ask);
-        self.asking[ask].boot = self.replicas[replica].life;
-        if matches!(self.asking[ask].purpose, Purpose::SignIn | Purpose::SignOut) {
-            return self.accept(ask, false);
+    pub(super) fn arrive(&mut self, request: usize) {
+        let replica = self.replica(request);
+        self.requests[request].replica_life = self.replicas[replica].life;
+        if matches!(self.requests[request].purpose, Purpose::SignIn | Purpose::SignOut) {
+            return self.accept(request, false);
         }
-        let Some(cookies) = self.asking[ask].cookies else { return };
-        self.note_first_use(cookies, ask);
-        let clock = self.clock(ask);
+        let Some(cookies) = self.requests[request].cookies else { return };
+        self.record_first_use(cookies, request);
+        let clock = self.clock(request);
         let access = cookies.access;
         let valid = self.is_readable(access, clock) && clock < access.expires * 1_000 + self.settings.leeway;
         if let (true, Some(&event)) = (valid, self.replicas[replica].ended.get(&cookies.session)) {
-            return self.refuse(ask, event);
+            return self.reject(request, event);
         }
-        if valid && self.feed_is_lost() {
-            self.see(Seen::FeedLost);
+        if valid && self.revocations_are_stale() {
+            self.record(CoverageEvent::RevocationsStale);
             if self.settings.refuse_on_store_loss {
-                return self.fail(ask);
+                return self.fail(request);
             }
         }
         if valid {
-            self.note_lasting(replica, cookies, clock);
+            self.record_confirmed_use(replica, cookies, clock);
         }
         let due = clock >= access.expires * 1_000 - (access.expires - access.issued) * 100;
         if valid && !due {
-            return self.pass(ask);
+            return self.pass(request);
         }
-        self.asking[ask].held = valid;
+        self.requests[request].has_valid_token = valid;
         if valid {
-            self.after(PATIENCE, Event::Patience(ask));
+            self.after(REFRESH_TIMEOUT, Event::RefreshTimeout(request));
         }
-        self.board(ask);
+        self.join_flight(request);
     }
 
-    pub(super) fn lose_patience(&mut self, ask: usize) {
-        if !self.asking[ask].done && !self.is_dead(ask) {
-            self.see(Seen::PatienceLost);
-            self.pass(ask);
+    pub(super) fn time_out_refresh(&mut self, request: usize) {
+        if !self.requests[request].done && !self.is_orphaned(request) {
+            self.record(CoverageEvent::RefreshTimedOut);
+            self.pass(request);
         }
     }
 
-    /// It goes on with its access token.
-    fn pass(&mut self, ask: usize) {
-        self.tell(ask, SessionResponse::Passed, None);
-        self.accept(ask, true);
+    /// Accepts the request with its access token.
+    fn pass(&mut self, request: usize) {
+        self.record_response(request, SessionResponse::Passed, None);
+        self.accept(request, true);
     }
 
-    /// Whether nobody knows any more what has ended. The last complete answer may have been asked for a
-    /// while before the store went down.
-    fn feed_is_lost(&self) -> bool {
-        self.now > self.down.0 + FEED - POLL && self.now < self.down.1 + POLL
+    /// Returns `true` if revocation lists are stale. The last complete poll may have started before the outage.
+    fn revocations_are_stale(&self) -> bool {
+        self.now > self.down.0 + MAX_REVOCATION_DELAY - POLL_INTERVAL
+            && self.now < self.down.1 + POLL_INTERVAL
     }
 
-    /// Whether the replica has crashed since the request reached it.
-    pub(super) fn is_dead(&self, ask: usize) -> bool {
-        self.asking[ask].boot != self.replicas[self.replica(ask)].life
+    /// Returns `true` if the replica has crashed since the request arrived.
+    pub(super) fn is_orphaned(&self, request: usize) -> bool {
+        self.requests[request].replica_life != self.replicas[self.replica(request)].life
     }
 
-    pub(super) fn is_lost(&self, number: usize) -> bool {
-        let Flight { leader, boot, .. } = self.flights[number];
-        boot != self.replicas[self.replica(leader)].life
+    pub(super) fn has_crashed(&self, number: usize) -> bool {
+        let Flight { leader, replica_life, .. } = self.flights[number];
+        replica_life != self.replicas[self.replica(leader)].life
     }
 
-    /// The request goes on; `by_session`: because its session lives.
-    pub(super) fn accept(&mut self, ask: usize, by_session: bool) {
-        let user = self.user(ask);
-        let asking = &mut self.asking[ask];
-        asking.done = true;
-        asking.password = self.store.passwords[user];
-        if let (true, Some(cookies)) = (by_session, asking.cookies) {
-            self.check_accepted(ask, cookies.session);
+    /// Accepts a request. `by_session` is true if that requires an active session.
+    pub(super) fn accept(&mut self, request: usize, by_session: bool) {
+        let user = self.user(request);
+        let in_flight = &mut self.requests[request];
+        in_flight.done = true;
+        in_flight.password = self.store.passwords[user];
+        if let (true, Some(cookies)) = (by_session, in_flight.cookies) {
+            self.check_accepted(request, cookies.session);
         }
-        let asking = &self.asking[ask];
-        let event = if asking.purpose == Purpose::Page { Event::Leave(ask) } else { Event::Handle(ask) };
-        self.after(asking.plan.upstream, event);
+        let in_flight = &self.requests[request];
+        let event =
+            if in_flight.purpose == Purpose::Page { Event::Respond(request) } else { Event::Handle(request) };
+        self.after(in_flight.plan.upstream, event);
     }
 
-    /// Nothing is accepted once every replica must have heard of the end, but for what was checked
-    /// before and has waited for its renewal or the store since.
-    fn check_accepted(&mut self, ask: usize, session: usize) {
+    /// Checks that no request is accepted once every replica must know of the termination, except for one that
+    /// was checked before and has waited for its refresh or the store since.
+    fn check_accepted(&mut self, request: usize, session: usize) {
         let row = &self.store.rows[session];
-        let bound = FEED + PATIENCE + self.asking[ask].plan.store;
-        if row.ended.is_some_and(|ended| self.now > ended + bound) && !self.feed_is_lost() {
-            self.break_with(|| format!("session {session} was accepted after its end"));
-        } else if at(self.clock(ask)) > row.session.absolute_expires_at + ms(self.settings.leeway + bound) {
-            self.break_with(|| format!("session {session} was accepted after its absolute expiry"));
+        let bound = MAX_REVOCATION_DELAY + REFRESH_TIMEOUT + self.requests[request].plan.store;
+        if row.ended.is_some_and(|ended| self.now > ended + bound) && !self.revocations_are_stale() {
+            self.violate(|| format!("session {session} was accepted after its end"));
+        } else if at(self.clock(request)) > row.session.absolute_expires_at + ms(self.settings.leeway + bound)
+        {
+            self.violate(|| format!("session {session} was accepted after its absolute expiry"));
         }
     }
 
-    pub(super) fn refuse(&mut self, ask: usize, event: SessionEvent) {
-        if std::mem::replace(&mut self.asking[ask].done, true) {
+    pub(super) fn reject(&mut self, request: usize, event: SessionEvent) {
+        if std::mem::replace(&mut self.requests[request].done, true) {
             return;
         }
-        self.tell(ask, SessionResponse::Refused(event), None);
-        let Some(cookies) = self.asking[ask].cookies else { return };
-        let (row, now) = (&self.store.rows[cookies.session], at(self.clock(ask)));
-        // A replica whose clock is behind may renew what this one saw expire.
+        self.record_response(request, SessionResponse::Refused(event), None);
+        let Some(cookies) = self.requests[request].cookies else { return };
+        let (row, now) = (&self.store.rows[cookies.session], at(self.clock(request)));
+        // A replica whose clock is behind may refresh a session that has expired for this one.
         let expired = event == SessionEvent::IdleExpired && row.expiry_before <= now;
-        let lives = row.session.termination(now).is_none() && !expired;
+        let is_active = row.session.termination(now).is_none() && !expired;
         let reason = row.session.end.map(|end| end.reason.event());
-        if lives && self.asking[ask].who != self.thief() {
-            self.break_with(|| {
-                format!("session {} lives, and its browser was told {event}", cookies.session)
+        if is_active && self.requests[request].holder != self.thief() {
+            self.violate(|| {
+                format!("session {} is active, and its browser received {event}", cookies.session)
             });
         } else if reason.is_some_and(|reason| reason != event) && !is_expiry(event) {
-            self.break_with(|| {
-                format!("session {} ended by {reason:?}, and its browser was told {event}", cookies.session)
+            self.violate(|| {
+                format!("session {} ended by {reason:?}, and its browser received {event}", cookies.session)
             });
         }
     }
 
-    /// Nothing was decided: what the access token is still good for, or 503.
-    pub(super) fn fail(&mut self, ask: usize) {
-        if !self.asking[ask].done && self.asking[ask].held {
-            self.pass(ask);
+    /// Handles a failed refresh: accepts a valid access token, else responds 503.
+    pub(super) fn fail(&mut self, request: usize) {
+        if !self.requests[request].done && self.requests[request].has_valid_token {
+            self.pass(request);
         }
-        self.asking[ask].done = true;
-        self.tell(ask, SessionResponse::Unavailable, None);
+        self.requests[request].done = true;
+        self.record_response(request, SessionResponse::Unavailable, None);
     }
 }
 
-/// One that was seen at one replica need not have been written down by any.
+/// Returns `true` for an expiry, which a replica may report before it is written.
 fn is_expiry(event: SessionEvent) -> bool {
     matches!(event, SessionEvent::IdleExpired | SessionEvent::AbsoluteExpired)
 }

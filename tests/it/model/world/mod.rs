@@ -1,14 +1,18 @@
-//! Browsers, replicas, the store and a thief, event by event, on a clock of its own.
+//! The simulation: browsers, replicas, the store and a thief, as events on a simulated clock.
 //!
-//! Each request goes the way the product has it: the layer looks at the access token, a renewal
-//! boards a flight, its leader tries the conditional update, then reads the row and decides;
-//! followers are judged with their own tokens. [`actions`] are what the script says; then [`layer`] and
-//! [`renewal`], what may lie behind them ([`sessions`], with how they end), and the [`answers`].
+//! Requests are processed as the gateway does: the layer checks the access token, a refresh joins a single
+//! flight, its leader tries the conditional update, then reads the row and decides, and followers are
+//! decided by their own tokens.
+//!
+//! - [`actions`]: the script's actions
+//! - [`layer`] and [`refresh`]: access tokens and refreshes
+//! - [`sessions`]: sign-ins, password changes and terminations
+//! - [`responses`]: delivery of responses
 
 mod actions;
-mod answers;
 mod layer;
-mod renewal;
+mod refresh;
+mod responses;
 mod sessions;
 mod trace;
 
@@ -23,34 +27,33 @@ use sekisho::session_event::SessionEvent;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::coverage::{CoverageCounters, Seen};
+use super::coverage::{CoverageCounters, CoverageEvent};
 use super::script::{Action, Mutation, Purpose, Request, Script, Settings};
 use super::store::{Row, Store, USERS, at};
 use super::thief::Thief;
 
 pub(super) use self::trace::{SessionResponse, TraceEvent, TraceRecord};
 
-/// How long a flight's result is shared.
-const REMEMBERED: i64 = 5_000;
-/// How long a request with a valid token waits for its renewal.
-const PATIENCE: i64 = 100;
-/// How often a lost race is looked at again.
-const ATTEMPTS: u32 = 4;
-/// How long an end takes to the last replica at most, and how old the news may be before the feed is
-/// lost.
-const FEED: i64 = 1_000;
-/// How often the store is asked what has ended.
-const POLL: i64 = 400;
-/// How long a settlement may wait to be written.
-const SETTLING: i64 = 1_000;
-/// How long a browser keeps cookies from its disk.
-pub(super) const DISK: i64 = 30_000;
+/// Time for which the result of a flight is shared.
+const RESULT_TTL: i64 = 5_000;
+/// Time for which a request with a valid token waits for its refresh.
+const REFRESH_TIMEOUT: i64 = 100;
+/// Maximum number of attempts after lost races.
+const MAX_ATTEMPTS: u32 = 4;
+/// Maximum time until every replica knows of a termination, and age at which a revocation list is stale.
+const MAX_REVOCATION_DELAY: i64 = 1_000;
+/// Interval of the revocation poller.
+const POLL_INTERVAL: i64 = 400;
+/// Maximum delay of deferred writes.
+const MAX_FLUSH_DELAY: i64 = 1_000;
+/// Maximum delay until cookies are written to disk.
+pub(super) const MAX_DISK_DELAY: i64 = 30_000;
 
 /// An access token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Access {
     pub(super) id: u128,
-    /// In whole seconds, as a JWT has them.
+    /// In whole seconds, as in a JWT.
     pub(super) issued: i64,
     expires: i64,
 }
@@ -61,7 +64,7 @@ impl Access {
     }
 }
 
-/// Both cookies: of one session and generation.
+/// Both session cookies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Cookies {
     pub(super) session: usize,
@@ -69,46 +72,46 @@ pub(super) struct Cookies {
     pub(super) access: Access,
 }
 
-/// Who holds cookies: a browser, or the thief.
+/// A holder of cookies: a browser or the thief.
 #[derive(Clone, Debug, Default)]
 struct CookieHolder {
     jar: Option<Cookies>,
     disk: Option<Cookies>,
-    to_disk: bool,
+    is_disk_write_scheduled: bool,
     crash_after: Option<i64>,
-    /// When what is in the jar was minted.
+    /// Time at which the cookies in the jar were issued.
     minted: i64,
-    /// Counts its crashes.
+    /// Number of its crashes.
     life: u32,
 }
 
-/// A request under way.
+/// A request in flight.
 #[derive(Clone, Debug)]
 struct InFlightRequest {
-    who: usize,
+    holder: usize,
     life: u32,
     purpose: Purpose,
     plan: Request,
     thief: Option<Thief>,
     sent: i64,
     cookies: Option<Cookies>,
-    /// Its access token is still good.
-    held: bool,
+    /// True if its access token is valid.
+    has_valid_token: bool,
     attempts: u32,
-    /// The life of the replica that it reached.
-    boot: u32,
-    /// It went on, or was refused.
+    /// Number of crashes of the replica when the request arrived.
+    replica_life: u32,
+    /// True if it was accepted or rejected.
     done: bool,
-    reply: Reply,
+    cookie_change: CookieChange,
     minted: i64,
-    told: Option<SessionResponse>,
-    /// The user's password when it was checked.
+    response: Option<SessionResponse>,
+    /// The password of the user when it was checked.
     password: u32,
 }
 
-/// What an answer does to the jar.
+/// Effect of a response on the cookie jar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reply {
+enum CookieChange {
     Nothing,
     Set(Cookies),
     Clear,
@@ -116,76 +119,76 @@ enum Reply {
 
 #[derive(Clone, Debug)]
 enum Resolved {
-    /// Its row, and how it goes on.
+    /// The row and the event of the response.
     Live(Rc<Session>, SessionEvent),
     Over(SessionEvent),
 }
 
-/// A renewal, on behalf of all that ask for the same.
+/// A refresh shared by concurrent requests with the same token.
 #[derive(Debug)]
 struct Flight {
     leader: usize,
     cookies: Cookies,
-    passengers: Vec<usize>,
-    /// The replica's clock when the leader began.
+    followers: Vec<usize>,
+    /// The replica's clock when the leader started.
     began: OffsetDateTime,
     attempts: u32,
-    /// The life of its replica.
-    boot: u32,
-    /// Found by those who come later.
-    listed: bool,
-    landed: Option<(i64, Resolved)>,
+    /// Number of crashes of its replica when it started.
+    replica_life: u32,
+    /// True if later requests can join it.
+    is_joinable: bool,
+    completed: Option<(i64, Resolved)>,
 }
 
 #[derive(Debug, Default)]
 struct Replica {
     clock: i64,
-    /// Counts its crashes.
+    /// Number of its crashes.
     life: u32,
-    /// Numbers into [`World::flights`].
+    /// Indices into [`World::flights`].
     flights: Vec<usize>,
-    /// Sessions whose end it has heard of, and why they ended.
+    /// Its revocation list.
     ended: BTreeMap<usize, SessionEvent>,
-    notes: Vec<(usize, u32, TokenId)>,
-    /// Since when something waits to be written.
-    writing: Option<i64>,
+    deferred: Vec<(usize, u32, TokenId)>,
+    /// Time since which deferred writes are pending.
+    flush_pending_since: Option<i64>,
 }
 
-/// Ordered only so that the queue can hold it.
+/// An event of the simulation. The order is only needed by the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     Act(usize),
     Send(usize),
     Arrive(usize),
-    Patience(usize),
+    RefreshTimeout(usize),
     Rotate(usize),
     Read(usize),
     CatchUp(usize),
     EndByReuse(usize),
     Handle(usize),
-    Leave(usize),
+    Respond(usize),
     Deliver(usize),
-    Settle(usize, u32),
+    FlushDeferred(usize, u32),
     Poll(usize),
     Disk(usize, u32),
     Crash(usize, u32),
 }
 
-/// How a run came out.
+/// Result of a run.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Outcome {
-    /// How many events there were.
+    /// Number of events.
     pub(super) steps: u64,
-    /// The first invariant broken.
-    pub(super) broken: Option<String>,
-    /// How long after the theft the session ended as reuse.
-    pub(super) caught: Option<i64>,
-    /// Whether there was a session to steal.
+    /// The first violation of an invariant.
+    pub(super) violation: Option<String>,
+    /// Time from the theft to the detection of reuse.
+    pub(super) detected_after: Option<i64>,
+    /// True if a session was stolen.
     pub(super) stolen: bool,
-    pub(super) tally: CoverageCounters,
+    pub(super) coverage: CoverageCounters,
 }
 
-/// See the [module](self).
+/// The state of a simulation.
 pub(super) struct World<'a> {
     script: &'a Script,
     settings: &'a Settings,
@@ -193,12 +196,12 @@ pub(super) struct World<'a> {
     queue: BinaryHeap<Reverse<(i64, u64, Event)>>,
     queued: u64,
     store: Store,
-    /// From when until when it answers nobody.
+    /// Start and end of its last outage.
     down: (i64, i64),
     replicas: Vec<Replica>,
-    /// The browsers, and the thief last.
+    /// The browsers, then the thief.
     holders: Vec<CookieHolder>,
-    asking: Vec<InFlightRequest>,
+    requests: Vec<InFlightRequest>,
     flights: Vec<Flight>,
     tokens: u128,
     theft: Option<(usize, i64)>,
@@ -207,12 +210,12 @@ pub(super) struct World<'a> {
 }
 
 impl<'a> World<'a> {
-    /// Runs a script to its end, or to the first invariant that breaks.
+    /// Runs a script until its end or the first violation.
     pub(super) fn run(script: &'a Script) -> Outcome {
         Self::play(script, false).outcome
     }
 
-    /// Runs a script, and tells what happened in which order, and how the rows were in the end.
+    /// Runs a script and returns the trace and the final store as well.
     pub(super) fn trace(script: &'a Script) -> (Outcome, Vec<TraceRecord>, Store) {
         let world = Self::play(script, true);
         (world.outcome, world.trace.unwrap_or_default(), world.store)
@@ -220,12 +223,12 @@ impl<'a> World<'a> {
 
     fn play(script: &'a Script, traced: bool) -> Self {
         let mut world = Self::new(script, traced);
-        world.act_next(0);
+        world.schedule_action(0);
         while let Some(Reverse((time, _, event))) = world.queue.pop() {
             world.now = time;
             world.outcome.steps += 1;
-            world.happen(event);
-            if world.outcome.broken.is_some() {
+            world.handle_event(event);
+            if world.outcome.violation.is_some() {
                 break;
             }
         }
@@ -242,11 +245,11 @@ impl<'a> World<'a> {
             now: 0,
             queue: BinaryHeap::new(),
             queued: 0,
-            store: Store::with(settings.defect),
+            store: Store::with_mutation(settings.mutation),
             down: (0, 0),
             replicas: clocks.map(|&clock| Replica { clock, ..Replica::default() }).collect(),
             holders: vec![CookieHolder::default(); script.browsers + 1],
-            asking: Vec::new(),
+            requests: Vec::new(),
             flights: Vec::new(),
             tokens: 0,
             theft: None,
@@ -256,25 +259,25 @@ impl<'a> World<'a> {
         let clocks = &settings.clocks;
         let apart = clocks.iter().max().unwrap_or(&0) - clocks.iter().min().unwrap_or(&0);
         if apart * 5 > settings.grace {
-            world.see(Seen::ClocksApart);
+            world.record(CoverageEvent::ClocksSkewed);
         }
         world
     }
 
-    fn happen(&mut self, event: Event) {
+    fn handle_event(&mut self, event: Event) {
         match event {
-            Event::Act(action) => self.act(action),
-            Event::Send(ask) => self.send(ask),
-            Event::Arrive(ask) => self.arrive(ask),
-            Event::Patience(ask) => self.lose_patience(ask),
+            Event::Act(action) => self.run_action(action),
+            Event::Send(request) => self.send(request),
+            Event::Arrive(request) => self.arrive(request),
+            Event::RefreshTimeout(request) => self.time_out_refresh(request),
             Event::Rotate(flight) => self.rotate(flight),
             Event::Read(flight) => self.read(flight),
             Event::CatchUp(flight) => self.catch_up(flight),
             Event::EndByReuse(flight) => self.end_by_reuse(flight),
-            Event::Handle(ask) => self.handle(ask),
-            Event::Leave(ask) => self.leave(ask),
-            Event::Deliver(ask) => self.deliver(ask),
-            Event::Settle(replica, life) => self.settle(replica, life),
+            Event::Handle(request) => self.handle(request),
+            Event::Respond(request) => self.respond(request),
+            Event::Deliver(request) => self.deliver(request),
+            Event::FlushDeferred(replica, life) => self.flush_deferred(replica, life),
             Event::Poll(replica) => self.poll(replica),
             Event::Disk(holder, life) => self.write_disk(holder, life),
             Event::Crash(holder, life) => self.crash(holder, life),
@@ -286,20 +289,20 @@ impl<'a> World<'a> {
         self.queue.push(Reverse((self.now + delay, self.queued, event)));
     }
 
-    fn see(&mut self, seen: Seen) {
-        self.outcome.tally.see(seen);
+    fn record(&mut self, seen: CoverageEvent) {
+        self.outcome.coverage.record(seen);
     }
 
-    fn break_with(&mut self, what: impl FnOnce() -> String) {
-        if self.outcome.broken.is_none() {
-            self.outcome.broken = Some(format!("{} ms: {}", self.now, what()));
+    fn violate(&mut self, what: impl FnOnce() -> String) {
+        if self.outcome.violation.is_none() {
+            self.outcome.violation = Some(format!("{} ms: {}", self.now, what()));
         }
     }
 
-    /// Every end has exactly one reason, in the audit and in its row.
+    /// Checks that every termination has one reason, in the audit log and in its row.
     fn check_audit(&mut self) {
-        if let Some(wrong) = self.store.audit_is_wrong() {
-            self.break_with(|| wrong);
+        if let Some(wrong) = self.store.audit_error() {
+            self.violate(|| wrong);
         }
     }
 }
@@ -309,13 +312,13 @@ impl Settings {
         duration(self.grace)
     }
 
-    /// How long after they were made cookies may leave.
+    /// Returns the maximum age of cookies in a response.
     fn fresh_for(&self) -> i64 {
         self.grace / 6
     }
 
-    /// A token that is good, and would soon settle its generation: the brief thief lets it be.
-    fn lasting(&self, cookies: Cookies, now: i64) -> bool {
+    /// Returns `true` for a valid token whose use would soon be confirmed. [`Thief::Brief`] avoids these.
+    fn would_confirm(&self, cookies: Cookies, now: i64) -> bool {
         let age = now - cookies.access.issued * 1_000;
         let good = now < cookies.access.expires * 1_000 + self.leeway + self.grace / 4;
         good && age > self.grace / 2

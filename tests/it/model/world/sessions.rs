@@ -1,5 +1,4 @@
-//! Signing in and out, changing the password, and all other ways in which sessions end; which tokens
-//! are in lasting use.
+//! Sign-ins, sign-outs, password changes, other terminations, and confirmed use.
 
 use sekisho::models::user::UserId;
 use sekisho::services::store::SessionTermination;
@@ -9,99 +8,105 @@ use crate::model::script::Fault;
 use crate::model::store::{New, user_id};
 
 impl World<'_> {
-    /// The user of whoever asks.
-    pub(super) fn user(&self, ask: usize) -> usize {
-        self.asking[ask].who % USERS
+    /// Returns the user of a request.
+    pub(super) fn user(&self, request: usize) -> usize {
+        self.requests[request].holder % USERS
     }
 
-    pub(super) fn handle(&mut self, ask: usize) {
-        let InFlightRequest { purpose, cookies, plan, .. } = self.asking[ask];
-        if self.is_down() || plan.fault == Some(Fault::Refused) || self.is_dead(ask) {
+    pub(super) fn handle(&mut self, request: usize) {
+        let InFlightRequest { purpose, cookies, plan, .. } = self.requests[request];
+        if self.is_down() || plan.fault == Some(Fault::NotExecuted) || self.is_orphaned(request) {
             return;
         }
         match (purpose, cookies) {
-            (Purpose::SignIn, _) => self.sign_in(ask, cookies.map(|cookies| cookies.session)),
-            (Purpose::SignOut, Some(cookies)) => self.sign_out(ask, cookies.session),
-            (Purpose::SignOutAll, _) => self.sign_out_everywhere(ask),
-            (Purpose::ChangePassword, Some(cookies)) => self.change_password(ask, cookies.session),
+            (Purpose::SignIn, _) => self.sign_in(request, cookies.map(|cookies| cookies.session)),
+            (Purpose::SignOut, Some(cookies)) => self.sign_out(request, cookies.session),
+            (Purpose::SignOutAll, _) => self.sign_out_everywhere(request),
+            (Purpose::ChangePassword, Some(cookies)) => self.change_password(request, cookies.session),
             _ => {}
         }
         self.check_passwords();
-        // Nobody hears what came of it, and nothing is handed out.
-        if plan.fault != Some(Fault::Unheard) {
-            self.after(0, Event::Leave(ask));
+        // With a lost result there is no response.
+        if plan.fault != Some(Fault::ResultLost) {
+            self.after(0, Event::Respond(request));
         }
     }
 
-    /// The replica that hears the store's answer.
-    fn heard_by(&self, ask: usize) -> Option<usize> {
-        (self.asking[ask].plan.fault != Some(Fault::Unheard)).then(|| self.replica(ask))
+    /// Returns the replica that receives the result of the store call.
+    fn receiving_replica(&self, request: usize) -> Option<usize> {
+        (self.requests[request].plan.fault != Some(Fault::ResultLost)).then(|| self.replica(request))
     }
 
-    fn sign_in(&mut self, ask: usize, replaces: Option<usize>) {
+    fn sign_in(&mut self, request: usize, replaces: Option<usize>) {
         let Settings { rules, access_ttl, idle_ttl, absolute_ttl, max_per_user, .. } = *self.settings;
-        let (user, password, now) = (self.user(ask), self.asking[ask].password, at(self.clock(ask)));
+        let (user, password, now) =
+            (self.user(request), self.requests[request].password, at(self.clock(request)));
         let (idle, absolute) = (duration(access_ttl + idle_ttl), duration(absolute_ttl));
         let session = self.store.new_session(user, rules.kind(), now, idle, absolute);
         let new = New { session, password: Some(password), replaces, max_per_user };
         let Some(ended) = self.store.insert(self.now, new) else {
-            self.see(Seen::SignInRefused);
+            self.record(CoverageEvent::SignInRefused);
             let what = TraceEvent::SignedIn { user, password, replaces, fresh: None };
-            return self.write_down(self.replica(ask), what);
+            return self.record_event(self.replica(request), what);
         };
-        self.see(Seen::SignedIn);
+        self.record(CoverageEvent::SignedIn);
         let place = self.store.rows.len() - 1;
         let row = self.store.rows[place].session.clone();
-        let cookies = self.mint(ask, place, &row);
-        self.asking[ask].reply = Reply::Set(cookies);
-        self.asking[ask].minted = self.now;
+        let cookies = self.mint(request, place, &row);
+        self.requests[request].cookie_change = CookieChange::Set(cookies);
+        self.requests[request].minted = self.now;
         let what = TraceEvent::SignedIn { user, password, replaces, fresh: Some(cookies) };
-        self.write_down(self.replica(ask), what);
+        self.record_event(self.replica(request), what);
         for &place in &ended {
             let replaced = replaces == Some(place);
-            self.see(if replaced { Seen::EndedByReplacement } else { Seen::EndedByLimit });
-            self.spread(place);
-            if let Some(replica) = self.heard_by(ask) {
-                self.hear(replica, place);
+            self.record(if replaced {
+                CoverageEvent::EndedByReplacement
+            } else {
+                CoverageEvent::EndedByLimit
+            });
+            self.schedule_polls(place);
+            if let Some(replica) = self.receiving_replica(request) {
+                self.add_revocation(replica, place);
             }
         }
     }
 
-    fn sign_out(&mut self, ask: usize, session: usize) {
-        self.write_down(self.replica(ask), TraceEvent::SignedOut { session });
-        let (heard_by, now) = (self.heard_by(ask), at(self.clock(ask)));
-        if self.end(heard_by, session, EndReason::LoggedOut, now) {
-            self.see(Seen::SignedOut);
-        } else if let Some(replica) = heard_by {
-            // The replica reads the end that the row already has.
-            self.hear(replica, session);
+    fn sign_out(&mut self, request: usize, session: usize) {
+        self.record_event(self.replica(request), TraceEvent::SignedOut { session });
+        let (receiving_replica, now) = (self.receiving_replica(request), at(self.clock(request)));
+        if self.end(receiving_replica, session, EndReason::LoggedOut, now) {
+            self.record(CoverageEvent::SignedOut);
+        } else if let Some(replica) = receiving_replica {
+            // The replica reads the termination that the row already has.
+            self.add_revocation(replica, session);
         }
-        self.asking[ask].reply = Reply::Clear;
+        self.requests[request].cookie_change = CookieChange::Clear;
     }
 
-    fn sign_out_everywhere(&mut self, ask: usize) {
-        let (user, now) = (self.user(ask), at(self.clock(ask)));
-        self.write_down(self.replica(ask), TraceEvent::SignedOutEverywhere { user });
+    fn sign_out_everywhere(&mut self, request: usize) {
+        let (user, now) = (self.user(request), at(self.clock(request)));
+        self.record_event(self.replica(request), TraceEvent::SignedOutEverywhere { user });
         let ending = SessionTermination::new(now, EndReason::LoggedOut, ClientInfo::default());
-        let ended = self.store.end_all_of(self.now, user_id(user), None, &ending);
-        self.note_ended(self.heard_by(ask), &ended);
-        self.see(Seen::SignedOutEverywhere);
-        self.asking[ask].reply = Reply::Clear;
+        let ended = self.store.end_user_sessions(self.now, user_id(user), None, &ending);
+        self.record_terminations(self.receiving_replica(request), &ended);
+        self.record(CoverageEvent::SignedOutEverywhere);
+        self.requests[request].cookie_change = CookieChange::Clear;
     }
 
-    fn change_password(&mut self, ask: usize, session: usize) {
-        let (user, old, now) = (self.user(ask), self.asking[ask].password, at(self.clock(ask)));
+    fn change_password(&mut self, request: usize, session: usize) {
+        let (user, old, now) = (self.user(request), self.requests[request].password, at(self.clock(request)));
         let ending = SessionTermination::new(now, EndReason::PasswordChanged, ClientInfo::default());
         let ended = self.store.change_password(self.now, user, Some(old), Some(session), &ending);
         let what = TraceEvent::PasswordChanged { session, old, done: ended.is_some() };
-        self.write_down(self.replica(ask), what);
-        let Some(ended) = ended else { return self.see(Seen::PasswordChangeRefused) };
-        self.see(Seen::PasswordChanged);
-        self.note_ended(self.heard_by(ask), &ended);
+        self.record_event(self.replica(request), what);
+        let Some(ended) = ended else { return self.record(CoverageEvent::PasswordChangeRefused) };
+        self.record(CoverageEvent::PasswordChanged);
+        self.record_terminations(self.receiving_replica(request), &ended);
     }
 
-    /// Every session that lives was made with the password of today, or kept by its change. (One that
-    /// had expired may come back in a crash with its end undone: it has expired all the same.)
+    /// Checks that every active session was created with the present password or kept by its change.
+    ///
+    /// A crash may undo the termination of an expired session, which is not active even so.
     fn check_passwords(&mut self) {
         let password = |user: UserId| {
             (0..USERS).find(|&number| user_id(number) == user).map(|number| self.store.passwords[number])
@@ -109,165 +114,171 @@ impl World<'_> {
         let lives = |row: &Row| row.ended.is_none() && row.session.termination(at(self.now)).is_none();
         let stale = |row: &Row| lives(row) && Some(row.password) != password(row.session.user_id);
         if let Some(place) = self.store.rows.iter().position(stale) {
-            self.break_with(|| format!("session {place} lives on a password that was changed"));
+            self.violate(|| format!("session {place} is active on an old password"));
         }
     }
 
-    /// Ends a session; the replica that `heard` of it refuses its tokens at once.
-    fn end(&mut self, heard: Option<usize>, session: usize, reason: EndReason, now: OffsetDateTime) -> bool {
+    /// Terminates a session. The replica that `receiver` of it rejects its tokens at once.
+    fn end(
+        &mut self,
+        receiver: Option<usize>,
+        session: usize,
+        reason: EndReason,
+        now: OffsetDateTime,
+    ) -> bool {
         let ending = SessionTermination::new(now, reason, ClientInfo::default());
         let ended = self.store.end(self.now, session, &ending);
         if ended {
-            self.note_ended(heard, &[session]);
+            self.record_terminations(receiver, &[session]);
         } else {
-            self.see(Seen::EndTooLate);
+            self.record(CoverageEvent::AlreadyEnded);
         }
         ended
     }
 
-    /// Only where there is a thief.
+    /// Terminates a session for token reuse, which must have been stolen.
     pub(super) fn end_as_reuse(
         &mut self,
-        heard: Option<usize>,
+        receiver: Option<usize>,
         session: usize,
         now: OffsetDateTime,
-        seen: Seen,
+        seen: CoverageEvent,
     ) -> bool {
-        if !self.end(heard, session, EndReason::ReuseDetected, now) {
+        if !self.end(receiver, session, EndReason::ReuseDetected, now) {
             return false;
         }
-        self.see(seen);
+        self.record(seen);
         if !self.store.rows[session].stolen {
-            self.break_with(|| format!("session {session} was ended as reuse, and nobody stole it"));
+            self.violate(|| format!("session {session} was terminated for reuse without a theft"));
         }
         if let Some((_, stolen)) = self.theft.filter(|&(of, _)| of == session) {
-            self.outcome.caught = Some(self.now - stolen);
+            self.outcome.detected_after = Some(self.now - stolen);
         }
         true
     }
 
-    fn note_ended(&mut self, heard: Option<usize>, ended: &[usize]) {
+    fn record_terminations(&mut self, receiver: Option<usize>, ended: &[usize]) {
         for &place in ended {
-            self.spread(place);
+            self.schedule_polls(place);
             match self.store.rows[place].session.end.map(|end| end.reason) {
-                Some(EndReason::LoggedOut) => self.see(Seen::EndedBySignOut),
-                Some(EndReason::PasswordChanged) => self.see(Seen::EndedByPassword),
+                Some(EndReason::LoggedOut) => self.record(CoverageEvent::EndedBySignOut),
+                Some(EndReason::PasswordChanged) => self.record(CoverageEvent::EndedByPassword),
                 _ => {}
             }
-            if let Some(replica) = heard {
-                self.hear(replica, place);
+            if let Some(replica) = receiver {
+                self.add_revocation(replica, place);
             }
         }
     }
 
-    /// Every replica asks soon.
-    fn spread(&mut self, session: usize) {
-        let flying = |flight: &&Flight| flight.landed.is_none() && flight.cookies.session == session;
-        if self.flights.iter().rev().take(20).any(|flight| flying(&flight)) {
-            self.see(Seen::EndedDuringRenewal);
+    /// Schedules a poll of every replica.
+    fn schedule_polls(&mut self, session: usize) {
+        let is_in_flight = |flight: &&Flight| flight.completed.is_none() && flight.cookies.session == session;
+        if self.flights.iter().rev().take(20).any(|flight| is_in_flight(&flight)) {
+            self.record(CoverageEvent::EndedDuringRefresh);
         }
         for replica in 0..self.replicas.len() {
-            let delay = POLL - (session as i64 * 337 + replica as i64 * 113) % POLL;
+            let delay = POLL_INTERVAL - (session as i64 * 337 + replica as i64 * 113) % POLL_INTERVAL;
             self.after(delay, Event::Poll(replica));
         }
     }
 
-    /// A replica asks what has ended.
+    /// Polls the revocations.
     pub(super) fn poll(&mut self, replica: usize) {
-        if self.settings.defect == Some(Mutation::FeedStops) {
+        if self.settings.mutation == Some(Mutation::PollerStops) {
             return;
         }
         if self.is_down() {
-            let delay = self.down.1 - self.now + 1 + (self.now * 11) % (POLL - 1);
+            let delay = self.down.1 - self.now + 1 + (self.now * 11) % (POLL_INTERVAL - 1);
             return self.after(delay, Event::Poll(replica));
         }
-        self.write_down(replica, TraceEvent::Polled);
-        self.hear_all(replica);
+        self.record_event(replica, TraceEvent::Polled);
+        self.add_all_revocations(replica);
     }
 
-    /// Adds the ends that the replica has not heard of.
-    pub(super) fn hear_all(&mut self, replica: usize) {
+    /// Adds all terminations that the replica does not know.
+    pub(super) fn add_all_revocations(&mut self, replica: usize) {
         for place in 0..self.store.rows.len() {
             let has_ended = self.store.rows[place].session.end.is_some();
             if has_ended && !self.replicas[replica].ended.contains_key(&place) {
-                self.hear(replica, place);
+                self.add_revocation(replica, place);
             }
         }
     }
 
-    /// Adds an end that the replica wrote or read itself.
+    /// Adds a termination to the replica's revocation list.
     ///
-    /// The first reason stays, for access tokens that are still valid. What is shared of the session's
-    /// renewals is forgotten each time: a crash of the store may have undone the end that it names.
-    fn hear(&mut self, replica: usize, session: usize) {
+    /// The first reason stays, for access tokens that are still valid. Shared results of the session's refreshes
+    /// are dropped each time, since a crash of the store may have undone the termination that they name.
+    fn add_revocation(&mut self, replica: usize, session: usize) {
         let Some(end) = self.store.rows[session].session.end else { return };
         let Replica { ended, flights, .. } = &mut self.replicas[replica];
         ended.entry(session).or_insert(end.reason.event());
         for &mut number in flights {
             let flight = &mut self.flights[number];
-            flight.listed &= flight.cookies.session != session;
+            flight.is_joinable &= flight.cookies.session != session;
         }
     }
 
-    /// What the hourly purge does first. It leaves a session the grace, for other replicas' clocks.
+    /// Terminates expired sessions, as the hourly purge does. The grace allows for other replicas' clocks.
     pub(super) fn end_expired(&mut self, replica: usize) {
         if self.is_down() {
             return;
         }
         let now = at(self.now + self.replicas[replica].clock);
-        self.write_down(replica, TraceEvent::ExpiredEnded);
+        self.record_event(replica, TraceEvent::ExpiredEnded);
         for place in self.store.end_expired(self.now, now - self.settings.grace()) {
-            self.see(Seen::EndedByExpiry);
-            self.spread(place);
+            self.record(CoverageEvent::EndedByExpiry);
+            self.schedule_polls(place);
         }
     }
 
-    pub(super) fn note_first_use(&mut self, cookies: Cookies, ask: usize) {
-        let now = at(self.clock(ask));
+    pub(super) fn record_first_use(&mut self, cookies: Cookies, request: usize) {
+        let now = at(self.clock(request));
         let row = &mut self.store.rows[cookies.session];
         if row.first_use.is_none_or(|(generation, _)| generation < cookies.generation) {
             row.first_use = Some((cookies.generation, now));
         }
     }
 
-    pub(super) fn note_lasting(&mut self, replica: usize, cookies: Cookies, clock: i64) {
+    pub(super) fn record_confirmed_use(&mut self, replica: usize, cookies: Cookies, clock: i64) {
         let token = cookies.access.reference();
-        if !self.settings.rules.settle() || !token.older_than(self.settings.grace(), at(clock)) {
+        if !self.settings.rules.confirms_use() || !token.older_than(self.settings.grace(), at(clock)) {
             return;
         }
         let note = (cookies.session, cookies.generation, token.id);
-        let Replica { notes, writing, life, .. } = &mut self.replicas[replica];
-        if !notes.contains(&note) {
-            notes.push(note);
+        let Replica { deferred, flush_pending_since, life, .. } = &mut self.replicas[replica];
+        if !deferred.contains(&note) {
+            deferred.push(note);
         }
-        if writing.is_none() {
-            *writing = Some(self.now);
-            let event = Event::Settle(replica, *life);
-            let delay = 1 + (self.now * 7 + 13) % SETTLING;
+        if flush_pending_since.is_none() {
+            *flush_pending_since = Some(self.now);
+            let event = Event::FlushDeferred(replica, *life);
+            let delay = 1 + (self.now * 7 + 13) % MAX_FLUSH_DELAY;
             self.after(delay, event);
         }
     }
 
-    pub(super) fn settle(&mut self, replica: usize, life: u32) {
+    pub(super) fn flush_deferred(&mut self, replica: usize, life: u32) {
         if self.replicas[replica].life != life {
             return;
         }
         if self.is_down() {
-            return self.after(SETTLING, Event::Settle(replica, life));
+            return self.after(MAX_FLUSH_DELAY, Event::FlushDeferred(replica, life));
         }
-        if self.replicas[replica].writing.take().is_some_and(|since| self.now - since > 900) {
-            self.see(Seen::SettledLate);
+        if self.replicas[replica].flush_pending_since.take().is_some_and(|since| self.now - since > 900) {
+            self.record(CoverageEvent::ConfirmedLate);
         }
-        self.write_down(replica, TraceEvent::NotesWritten);
+        self.record_event(replica, TraceEvent::DeferredFlushed);
         let now = at(self.now + self.replicas[replica].clock);
-        let notes = std::mem::take(&mut self.replicas[replica].notes);
-        let settled: Vec<_> = notes
+        let deferred = std::mem::take(&mut self.replicas[replica].deferred);
+        let settled: Vec<_> = deferred
             .into_iter()
-            .filter(|&(session, generation, token)| self.store.settle(self.now, session, generation, token))
+            .filter(|&(session, generation, token)| self.store.confirm(self.now, session, generation, token))
             .collect();
         for (session, ..) in settled {
-            if self.settings.rules.ends_second_jar(&self.store.rows[session].session) {
-                self.end_as_reuse(Some(replica), session, now, Seen::ReuseAtSettling);
+            if self.settings.rules.ends_on_concurrent_use(&self.store.rows[session].session) {
+                self.end_as_reuse(Some(replica), session, now, CoverageEvent::ReuseAtConfirmation);
             }
         }
     }

@@ -1,31 +1,31 @@
-//! What happened in a run, in its order, for those who do the same elsewhere.
+//! The trace of a run, for replaying it.
 
 use sekisho::models::session::Session;
 use sekisho::session_event::SessionEvent;
 
 use super::{Cookies, World};
 
-/// What happened, where and when.
+/// An event with its replica and time.
 #[derive(Clone, Debug)]
 pub(in super::super) struct TraceRecord {
     /// The true time.
     pub(in super::super) at: i64,
     pub(in super::super) replica: usize,
-    /// What the replica's clock shows.
+    /// The replica's clock.
     pub(in super::super) clock: i64,
     pub(in super::super) what: TraceEvent,
 }
 
 #[derive(Clone, Debug)]
 pub(in super::super) enum TraceEvent {
-    /// A request with these cookies was told this, and the row was like that then.
-    Asked {
+    /// The response to a request with these cookies, and the row at that time.
+    Responded {
         cookies: Cookies,
-        told: SessionResponse,
+        response: SessionResponse,
         fresh: Option<Cookies>,
         row: Box<Session>,
     },
-    /// `fresh` is absent if it was refused.
+    /// `fresh` is `None` if the sign-in was refused.
     SignedIn {
         user: usize,
         password: u32,
@@ -43,9 +43,9 @@ pub(in super::super) enum TraceEvent {
         old: u32,
         done: bool,
     },
-    /// Which tokens are in lasting use.
-    NotesWritten,
-    /// What other replicas have ended is known.
+    /// Deferred writes were flushed.
+    DeferredFlushed,
+    /// The replica polled the revocation list.
     Polled,
     ExpiredEnded,
     ReplicaCrashed,
@@ -54,31 +54,36 @@ pub(in super::super) enum TraceEvent {
     },
 }
 
-/// What a request learns of its session.
+/// The outcome of the layer for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) enum SessionResponse {
-    /// Its access token is good.
+    /// Accepted with its access token.
     Passed,
     Renewed(SessionEvent),
     Refused(SessionEvent),
-    /// Nobody can tell.
+    /// Neither accepted nor rejected: 503.
     Unavailable,
 }
 
 impl World<'_> {
-    pub(super) fn write_down(&mut self, replica: usize, what: TraceEvent) {
+    pub(super) fn record_event(&mut self, replica: usize, what: TraceEvent) {
         let clock = self.now + self.replicas[replica].clock;
         if let Some(trace) = &mut self.trace {
             trace.push(TraceRecord { at: self.now, replica, clock, what });
         }
     }
 
-    /// The first word counts.
-    pub(super) fn tell(&mut self, ask: usize, told: SessionResponse, fresh: Option<Cookies>) {
-        let first = self.asking[ask].told.replace(told).is_none();
-        if let (true, true, Some(cookies)) = (first, self.trace.is_some(), self.asking[ask].cookies) {
+    /// Records the response to a request. The first one applies.
+    pub(super) fn record_response(
+        &mut self,
+        request: usize,
+        response: SessionResponse,
+        fresh: Option<Cookies>,
+    ) {
+        let first = self.requests[request].response.replace(response).is_none();
+        if let (true, true, Some(cookies)) = (first, self.trace.is_some(), self.requests[request].cookies) {
             let row = Box::new(self.store.rows[cookies.session].session.clone());
-            self.write_down(self.replica(ask), TraceEvent::Asked { cookies, told, fresh, row });
+            self.record_event(self.replica(request), TraceEvent::Responded { cookies, response, fresh, row });
         }
     }
 }
