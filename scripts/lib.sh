@@ -21,7 +21,7 @@ start_postgres() {
     # PostgreSQL refuses to run as root.
     if ((EUID == 0)); then
         local user=postgres
-        id "$user" >/dev/null 2>&1 || user=nobody
+        id "$user" >/dev/null 2>&1 || user=daemon
         as_postgres=(runuser -u "$user" --)
         chown -R "$user" "$postgres_dir"
     fi
