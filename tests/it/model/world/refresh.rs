@@ -42,8 +42,7 @@ impl World<'_> {
         let same = |flight: &Flight| {
             flight.cookies.session == cookies.session && flight.cookies.generation == cookies.generation
         };
-        let existing =
-            self.replicas[replica].flights.iter().copied().find(|&number| same(&flights[number]));
+        let existing = self.replicas[replica].flights.iter().copied().find(|&number| same(&flights[number]));
         match existing {
             Some(number) if flights[number].completed.is_some() => self.share(number, request),
             Some(number) => self.flights[number].followers.push(request),
