@@ -22,8 +22,8 @@ on_each_database! {
 }
 
 /// The number of entries is the number of acts.
-async fn each_act_is_one_audit_entry(fresh: TestDatabase) {
-    let app = TestApp::with(fresh, &[("login.registration", "open")]).await;
+async fn each_act_is_one_audit_entry(database: TestDatabase) {
+    let app = TestApp::with(database, &[("login.registration", "open")]).await;
     let mut ann = app.browser();
     let account = json!({"email": "ann@example.com", "password": PASSWORD});
     assert_eq!(ann.post("/auth/register", &account).await.status, StatusCode::CREATED);
@@ -57,8 +57,8 @@ async fn each_act_is_one_audit_entry(fresh: TestDatabase) {
     assert_eq!(count(&app).await, counted.map(|(event, count)| (event.to_owned(), count)).into());
 }
 
-async fn stolen_refresh_token_records_both_clients(fresh: TestDatabase) {
-    let (app, mut ann, session) = signed_in(fresh).await;
+async fn stolen_refresh_token_records_both_clients(database: TestDatabase) {
+    let (app, mut ann, session) = signed_in(database).await;
     let mut thief = ann.clone().with_client([203, 0, 113, 9], "curl/8");
     app.expire();
     ann.get("/auth/session").await;
@@ -73,8 +73,8 @@ async fn stolen_refresh_token_records_both_clients(fresh: TestDatabase) {
     assert_eq!(side(&entry.holder), ("192.0.2.7".to_owned(), "Browser/1.0".to_owned()));
 }
 
-async fn confirmed_use_by_two_clients_records_both(fresh: TestDatabase) {
-    let (app, mut ann, session) = signed_in(fresh).await;
+async fn confirmed_use_by_two_clients_records_both(database: TestDatabase) {
+    let (app, mut ann, session) = signed_in(database).await;
     let mut thief = ann.clone().with_client([203, 0, 113, 9], "curl/8");
     app.expire();
     assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
@@ -91,8 +91,8 @@ async fn confirmed_use_by_two_clients_records_both(fresh: TestDatabase) {
     assert_eq!(side(&entry.holder), ("192.0.2.7".to_owned(), "Browser/1.0".to_owned()));
 }
 
-async fn lost_rotations_are_audited(fresh: TestDatabase) {
-    let (app, mut ann, session) = signed_in(fresh).await;
+async fn lost_rotations_are_audited(database: TestDatabase) {
+    let (app, mut ann, session) = signed_in(database).await;
     let mut expected = Vec::new();
     for lost in [1, 3] {
         let before = app.row(session).await.generation;
@@ -114,8 +114,8 @@ async fn lost_rotations_are_audited(fresh: TestDatabase) {
     assert_eq!(caught_up, expected, "one lost rotation is nothing to tell of");
 }
 
-async fn tokens_of_unknown_sessions_are_audited_once_a_second(fresh: TestDatabase) {
-    let (app, ann, _) = signed_in(fresh).await;
+async fn tokens_of_unknown_sessions_are_audited_once_a_second(database: TestDatabase) {
+    let (app, ann, _) = signed_in(database).await;
     app.sql("DELETE FROM {sessions}").await;
     app.expire();
     for _ in 0..50 {
@@ -129,16 +129,16 @@ async fn tokens_of_unknown_sessions_are_audited_once_a_second(fresh: TestDatabas
     assert!((1..=5).contains(&unknown), "{counts:?}");
 }
 
-async fn audit_entry_contains_the_request_id(fresh: TestDatabase) {
-    let (app, mut ann, session) = signed_in(fresh).await;
-    let answer = ann.post("/auth/logout", &json!({})).await;
+async fn audit_entry_contains_the_request_id(database: TestDatabase) {
+    let (app, mut ann, session) = signed_in(database).await;
+    let response = ann.post("/auth/logout", &json!({})).await;
     let entry = end_of(&app, session, EndReason::LoggedOut).await;
-    assert_eq!(entry.by.request_id.as_deref(), answer.headers["x-request-id"].to_str().ok());
+    assert_eq!(entry.by.request_id.as_deref(), response.headers["x-request-id"].to_str().ok());
     assert!(ann.jar.is_empty());
 }
 
-async fn signed_in(fresh: TestDatabase) -> (TestApp, Browser, SessionId) {
-    let app = TestApp::with_database(fresh).await;
+async fn signed_in(database: TestDatabase) -> (TestApp, Browser, SessionId) {
+    let app = TestApp::with_database(database).await;
     app.user("ann@example.com").await;
     let mut ann = app.browser();
     let session = ann.sign_in("ann@example.com").await;

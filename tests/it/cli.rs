@@ -168,28 +168,28 @@ fn wrong_usage_exits_with_2_and_one_line() {
         (&["key", "retire", "256"], "invalid value '256'"),
         (&["user", "create", "--email", "a@b.c", "--password", "x"], "unexpected argument '--password'"),
     ] {
-        let ran = CliFixture::new().run(args);
-        let line = ran.fails(2);
+        let output = CliFixture::new().run(args);
+        let line = output.fails(2);
         assert!(line.contains(part), "{args:?}: {line}");
     }
-    let ran = CliFixture::new().run(&[]);
-    assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""));
-    assert!(ran.err.contains("Usage: sekisho"), "{}", ran.err);
+    let output = CliFixture::new().run(&[]);
+    assert_eq!((output.code, output.out.as_str()), (Some(2), ""));
+    assert!(output.err.contains("Usage: sekisho"), "{}", output.err);
 }
 
 #[test]
 fn check_config_accepts_a_valid_file() {
-    let ran = CliFixture::new().run(&["check-config"]);
-    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
-    insta::assert_snapshot!(ran.out, @r"
+    let output = CliFixture::new().run(&["check-config"]);
+    assert_eq!((output.code, output.err.as_str()), (Some(0), ""));
+    insta::assert_snapshot!(output.out, @r"
     configuration file: none, using defaults and environment
     configuration is valid
     ");
 
-    let shell = CliFixture::new().file("sekisho.toml", "[session]\ngrace = '30s'");
-    let ran = shell.run(&["check-config"]);
-    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
-    insta::assert_snapshot!(ran.out, @r"
+    let fixture = CliFixture::new().file("sekisho.toml", "[session]\ngrace = '30s'");
+    let output = fixture.run(&["check-config"]);
+    assert_eq!((output.code, output.err.as_str()), (Some(0), ""));
+    insta::assert_snapshot!(output.out, @r"
     configuration file: ./sekisho.toml
     warning: session.grace is below 45s: browsers write cookies to disk every 30 s, so after a crash a browser may present an old token that counts as stolen
     configuration is valid
@@ -198,19 +198,19 @@ fn check_config_accepts_a_valid_file() {
 
 #[test]
 fn invalid_configuration_exits_with_78_and_one_line() {
-    let shell = CliFixture::new().file("sekisho.toml", "[server]\nlisen = '127.0.0.1:80'");
+    let fixture = CliFixture::new().file("sekisho.toml", "[server]\nlisen = '127.0.0.1:80'");
     for args in [&["check-config"][..], &["healthcheck"], &["check-config", "--config", "./sekisho.toml"]] {
-        let ran = shell.run(args);
+        let output = fixture.run(args);
         assert_eq!(
-            ran.fails(78),
+            output.fails(78),
             "unknown key server.lisen in ./sekisho.toml, line 2: did you mean server.listen?"
         );
     }
-    let ran = CliFixture::new().run(&["--config", "nowhere.toml", "check-config"]);
-    assert_eq!(ran.fails(78), "cannot read nowhere.toml: No such file or directory (os error 2)");
+    let output = CliFixture::new().run(&["--config", "nowhere.toml", "check-config"]);
+    assert_eq!(output.fails(78), "cannot read nowhere.toml: No such file or directory (os error 2)");
     // Line breaks and escape sequences in a value are escaped.
-    let shell = CliFixture::new().file("sekisho.toml", "[server]\nlisten = \"a\\n\\u001b[2J\"");
-    assert!(shell.run(&["check-config"]).fails(78).contains("server.listen = \"a\\n\\u{1b}[2J\""));
+    let fixture = CliFixture::new().file("sekisho.toml", "[server]\nlisten = \"a\\n\\u001b[2J\"");
+    assert!(fixture.run(&["check-config"]).fails(78).contains("server.listen = \"a\\n\\u{1b}[2J\""));
 }
 
 #[test]
@@ -227,8 +227,8 @@ fn check_config_validates_routes_as_the_proxy_does() {
 }
 
 /// Returns the output of `serve` until it is ready.
-fn beginning(shell: &CliFixture) -> Vec<String> {
-    let mut serving = shell.command(&["serve"]).stderr(Stdio::piped()).spawn().unwrap();
+fn beginning(fixture: &CliFixture) -> Vec<String> {
+    let mut serving = fixture.command(&["serve"]).stderr(Stdio::piped()).spawn().unwrap();
     let mut said = Vec::new();
     for line in BufReader::new(serving.stderr.take().unwrap()).lines().map(Result::unwrap) {
         let done = line.contains("INFO serving");
@@ -244,38 +244,38 @@ fn beginning(shell: &CliFixture) -> Vec<String> {
 
 #[test]
 fn first_start_prints_next_steps() {
-    let shell = CliFixture::new()
+    let fixture = CliFixture::new()
         .env("SEKISHO_SERVER__LISTEN", "127.0.0.1:0")
         .env("SEKISHO_ADMIN__LISTEN", "127.0.0.1:0")
         .env("SEKISHO_LOGIN__BCRYPT_COST", "4");
     let says = |said: &[String], what| said.iter().any(|line| line.contains(what));
-    let said = beginning(&shell);
+    let said = beginning(&fixture);
     assert!(says(&said, r#"command="sekisho user create --email ADDRESS""#), "{said:?}");
     assert!(says(&said, "no [[routes]] configured"), "{said:?}");
 
     let create = ["user", "create", "--email", "ada@example.com", "--password-stdin"];
-    let mut created = shell.command(&create).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut created = fixture.command(&create).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     created.stdin.take().unwrap().write_all(b"green ladder under the moon\n").unwrap();
     assert!(created.wait().unwrap().success());
-    let said = beginning(&shell);
+    let said = beginning(&fixture);
     assert!(says(&said, "INFO serving") && !says(&said, "user create"), "{said:?}");
 }
 
 #[test]
 fn process_environment_wins_over_dot_env() {
-    let shell = CliFixture::new()
+    let fixture = CliFixture::new()
         .file(".env", "SEKISHO_SESSION__GRACE=1h\nSEKISHO_PORT=tcp://10.0.0.1:80\n")
         .env("SEKISHO_SERVICE_HOST", "10.0.0.1");
-    let ran = shell.run(&["check-config"]);
+    let output = fixture.run(&["check-config"]);
     assert!(
-        ran.fails(78)
+        output.fails(78)
             .starts_with("session.grace = \"1h\" from SEKISHO_SESSION__GRACE in ./.env: expected at most")
     );
-    let shell = shell.env("SEKISHO_SESSION__GRACE", "1m");
-    assert_eq!(shell.run(&["check-config"]).code, Some(0));
-    let shell = shell.env("SEKISHO_TOKENS__SECRET", "hunter2");
-    let ran = shell.run(&["check-config"]);
-    let line = ran.fails(78);
+    let fixture = fixture.env("SEKISHO_SESSION__GRACE", "1m");
+    assert_eq!(fixture.run(&["check-config"]).code, Some(0));
+    let fixture = fixture.env("SEKISHO_TOKENS__SECRET", "hunter2");
+    let output = fixture.run(&["check-config"]);
+    let line = output.fails(78);
     assert!(
         line.starts_with("tokens.secret from SEKISHO_TOKENS__SECRET: ") && !line.contains("hunter2"),
         "{line}"
@@ -288,10 +288,10 @@ fn non_utf8_variable_is_rejected() {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
 
-    let shell = CliFixture::new();
+    let fixture = CliFixture::new();
     let value = OsStr::from_bytes(b"\xff");
     let output =
-        shell.command(&["check-config"]).env("SEKISHO_TOKENS__ISSUER", value).env("OTHER", value).output();
+        fixture.command(&["check-config"]).env("SEKISHO_TOKENS__ISSUER", value).env("OTHER", value).output();
     let output = output.unwrap();
     assert_eq!(output.status.code(), Some(78));
     assert_eq!(output.stderr, b"sekisho: SEKISHO_TOKENS__ISSUER in the environment is not UTF-8\n");
@@ -299,22 +299,22 @@ fn non_utf8_variable_is_rejected() {
 
 #[test]
 fn closed_output_pipe_is_not_an_error() {
-    let shell = CliFixture::new();
+    let fixture = CliFixture::new();
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
-    let output = shell.command(&["check-config"]).stdout(writer).output().unwrap();
+    let output = fixture.command(&["check-config"]).stdout(writer).output().unwrap();
     assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()));
 }
 
 /// Serves one request with this response. Returns the address and, on join, the request's lines.
-fn admin(answer: &'static str) -> (String, thread::JoinHandle<Vec<String>>) {
+fn admin(response: &'static str) -> (String, thread::JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let served = thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         let lines = BufReader::new(stream.try_clone().unwrap()).lines().map(Result::unwrap);
         let lines = lines.take_while(|line| !line.is_empty()).collect();
-        stream.write_all(answer.as_bytes()).unwrap();
+        stream.write_all(response.as_bytes()).unwrap();
         lines
     });
     (address, served)
@@ -323,16 +323,16 @@ fn admin(answer: &'static str) -> (String, thread::JoinHandle<Vec<String>>) {
 #[test]
 fn healthcheck_requests_readyz() {
     let (address, served) = admin("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
-    let ran = CliFixture::new().env("SEKISHO_ADMIN__LISTEN", &address).run(&["healthcheck"]);
-    assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (Some(0), "", ""));
+    let output = CliFixture::new().env("SEKISHO_ADMIN__LISTEN", &address).run(&["healthcheck"]);
+    assert_eq!((output.code, output.out.as_str(), output.err.as_str()), (Some(0), "", ""));
     let lines = served.join().unwrap();
     assert_eq!(lines[0], "GET /readyz HTTP/1.1");
     assert!(lines.contains(&format!("Host: {address}")));
 
     let (address, served) = admin("HTTP/1.1 503 Service Unavailable\r\n\r\n");
     let port = address.rsplit(':').next().unwrap();
-    let ran = CliFixture::new().env("SEKISHO_ADMIN__LISTEN", format!("0.0.0.0:{port}")).run(&["healthcheck"]);
-    let line = ran.fails(1);
+    let output = CliFixture::new().env("SEKISHO_ADMIN__LISTEN", format!("0.0.0.0:{port}")).run(&["healthcheck"]);
+    let line = output.fails(1);
     assert!(line.contains("returned \"HTTP/1.1 503 Service Unavailable\""), "{line}");
     served.join().unwrap();
 }
@@ -340,9 +340,9 @@ fn healthcheck_requests_readyz() {
 #[test]
 fn healthcheck_fails_without_a_server() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let ran = CliFixture::new().env("SEKISHO_ADMIN__LISTEN", &free).run(&["healthcheck"]);
-    let line = ran.fails(1);
+    let output = CliFixture::new().env("SEKISHO_ADMIN__LISTEN", &free).run(&["healthcheck"]);
+    let line = output.fails(1);
     assert!(line.starts_with(&format!("no response from admin.listen = {free}: ")), "{line}");
-    let ran = CliFixture::new().env("SEKISHO_ADMIN__LISTEN", "127.0.0.1:0").run(&["healthcheck"]);
-    assert!(ran.fails(1).contains("port 0"));
+    let output = CliFixture::new().env("SEKISHO_ADMIN__LISTEN", "127.0.0.1:0").run(&["healthcheck"]);
+    assert!(output.fails(1).contains("port 0"));
 }

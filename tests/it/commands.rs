@@ -26,94 +26,94 @@ on_both! {
 const ANN: &str = "ann@example.com";
 const BOB: &str = "bob@example.com";
 
-async fn running(place: DatabaseLocation) -> (TestDeployment, ServerProcess) {
-    let site = TestDeployment::new(place).await;
-    site.user(ANN, "user").await;
-    let server = site.serve().await;
-    (site, server)
+async fn running(location: DatabaseLocation) -> (TestDeployment, ServerProcess) {
+    let deployment = TestDeployment::new(location).await;
+    deployment.user(ANN, "user").await;
+    let server = deployment.serve().await;
+    (deployment, server)
 }
 
 /// Waits until the server rejects this browser, and returns the session event.
 async fn signed_out(browser: &mut SocketBrowser, server: SocketAddr) -> String {
     until("the session to be over", async || {
-        let answer = browser.get(server, "/auth/session").await;
-        let over = answer.status == StatusCode::UNAUTHORIZED;
-        over.then(|| answer.header("x-session-event").unwrap().to_owned())
+        let response = browser.get(server, "/auth/session").await;
+        let ended = response.status == StatusCode::UNAUTHORIZED;
+        ended.then(|| response.header("x-session-event").unwrap().to_owned())
     })
     .await
 }
 
-async fn users_can_be_created_listed_and_deleted(place: DatabaseLocation) {
-    let (site, server) = running(place).await;
+async fn users_can_be_created_listed_and_deleted(location: DatabaseLocation) {
+    let (deployment, server) = running(location).await;
     let create = ["user", "create", "--email", "Bob@Example.com", "--name", "Bob", "--password-stdin"];
-    assert!(site.run_with(&create, PASSWORD).await.done().starts_with("created bob@example.com (user), id "));
-    let again = site.run_with(&create, PASSWORD).await;
+    assert!(deployment.run_with(&create, PASSWORD).await.done().starts_with("created bob@example.com (user), id "));
+    let again = deployment.run_with(&create, PASSWORD).await;
     assert_eq!(again.fails(1), "a user with this e-mail address exists already; nothing was changed");
     let short = ["user", "create", "--email", "cid@example.com", "--password-stdin"];
-    assert!(site.run_with(&short, "hunter2\n").await.fails(1).contains("15 characters"));
+    assert!(deployment.run_with(&short, "hunter2\n").await.fails(1).contains("15 characters"));
 
     let mut bob = SocketBrowser::signed_in(server.public, BOB).await;
-    let users = site.run(&["user", "list", "--json"]).await.rows();
+    let users = deployment.run(&["user", "list", "--json"]).await.rows();
     let listed: Vec<_> = users.iter().map(|user| [&user["email"], &user["name"], &user["role"]]).collect();
     assert_eq!(listed.len(), 2, "{users:?}");
     assert!(listed.contains(&[&BOB.into(), &"Bob".into(), &"user".into()]), "{users:?}");
 
-    assert_eq!(site.run(&["user", "delete", BOB]).await.done(), "deleted bob@example.com; 1 session ended\n");
+    assert_eq!(deployment.run(&["user", "delete", BOB]).await.done(), "deleted bob@example.com; 1 session ended\n");
     assert_eq!(signed_out(&mut bob, server.public).await, "user_deleted");
     assert_eq!(bob.sign_in(server.public, BOB, PASSWORD).await.status, 401);
-    assert_eq!(site.run(&["user", "delete", BOB]).await.fails(1), "there is no user bob@example.com");
+    assert_eq!(deployment.run(&["user", "delete", BOB]).await.fails(1), "there is no user bob@example.com");
     server.stop().await;
 }
 
-async fn passwd_terminates_sessions(place: DatabaseLocation) {
-    let (site, server) = running(place).await;
+async fn passwd_terminates_sessions(location: DatabaseLocation) {
+    let (deployment, server) = running(location).await;
     let mut ann = SocketBrowser::signed_in(server.public, ANN).await;
     let new = "lantern-over-the-mountain-pass";
-    let said = site.run_with(&["user", "passwd", ANN, "--password-stdin"], new).await.done();
-    assert_eq!(said, "set the password of ann@example.com; 1 session ended\n");
+    let output = deployment.run_with(&["user", "passwd", ANN, "--password-stdin"], new).await.done();
+    assert_eq!(output, "set the password of ann@example.com; 1 session ended\n");
     assert_eq!(signed_out(&mut ann, server.public).await, "password_changed");
     assert_eq!(ann.sign_in(server.public, ANN, PASSWORD).await.status, 401);
     assert_eq!(ann.sign_in(server.public, ANN, new).await.status, 200);
     server.stop().await;
 }
 
-async fn role_change_requires_new_sign_in(place: DatabaseLocation) {
-    let (site, server) = running(place).await;
+async fn role_change_requires_new_sign_in(location: DatabaseLocation) {
+    let (deployment, server) = running(location).await;
     let mut ann = SocketBrowser::signed_in(server.public, ANN).await;
-    let said = site.run(&["user", "role", ANN, "admin"]).await.done();
-    assert_eq!(said, "ann@example.com is admin now; 1 session ended\n");
+    let output = deployment.run(&["user", "role", ANN, "admin"]).await.done();
+    assert_eq!(output, "ann@example.com is admin now; 1 session ended\n");
     assert_eq!(signed_out(&mut ann, server.public).await, "role_changed");
-    let answer = ann.sign_in(server.public, ANN, PASSWORD).await;
-    assert_eq!(answer.json()["user"]["roles"], serde_json::json!(["admin"]));
+    let response = ann.sign_in(server.public, ANN, PASSWORD).await;
+    assert_eq!(response.json()["user"]["roles"], serde_json::json!(["admin"]));
     server.stop().await;
 }
 
-async fn disabled_user_cannot_sign_in(place: DatabaseLocation) {
-    let (site, server) = running(place).await;
+async fn disabled_user_cannot_sign_in(location: DatabaseLocation) {
+    let (deployment, server) = running(location).await;
     let mut ann = SocketBrowser::signed_in(server.public, ANN).await;
     assert_eq!(
-        site.run(&["user", "disable", ANN]).await.done(),
+        deployment.run(&["user", "disable", ANN]).await.done(),
         "disabled ann@example.com; 1 session ended\n"
     );
     assert_eq!(signed_out(&mut ann, server.public).await, "user_disabled");
     assert_eq!(ann.sign_in(server.public, ANN, PASSWORD).await.status, 401);
-    assert_eq!(site.run(&["user", "list", "--json"]).await.rows()[0]["disabled"], true);
+    assert_eq!(deployment.run(&["user", "list", "--json"]).await.rows()[0]["disabled"], true);
 
-    assert_eq!(site.run(&["user", "enable", ANN]).await.done(), "enabled ann@example.com\n");
+    assert_eq!(deployment.run(&["user", "enable", ANN]).await.done(), "enabled ann@example.com\n");
     assert_eq!(ann.sign_in(server.public, ANN, PASSWORD).await.status, 200);
-    assert_eq!(site.run(&["user", "list", "--json"]).await.rows()[0]["disabled"], false);
+    assert_eq!(deployment.run(&["user", "list", "--json"]).await.rows()[0]["disabled"], false);
     server.stop().await;
 }
 
 /// Password hashes in passlib's format.
-async fn imported_users_can_sign_in(place: DatabaseLocation) {
-    let (site, server) = running(place).await;
+async fn imported_users_can_sign_in(location: DatabaseLocation) {
+    let (deployment, server) = running(location).await;
     let csv = format!("email,hashed_password,name,role\n{BOB},{BCRYPT},Bob,admin\n");
-    let file = site.write("users.csv", &csv);
-    assert_eq!(site.run(&["user", "import", file.to_str().unwrap()]).await.done(), "imported 1 users\n");
+    let file = deployment.write("users.csv", &csv);
+    assert_eq!(deployment.run(&["user", "import", file.to_str().unwrap()]).await.done(), "imported 1 users\n");
     let cid = serde_json::json!({"email": "cid@example.com", "hashed_password": BCRYPT_SHA256});
-    let file = site.write("users.jsonl", &format!("{cid}\n"));
-    assert_eq!(site.run(&["user", "import", file.to_str().unwrap()]).await.done(), "imported 1 users\n");
+    let file = deployment.write("users.jsonl", &format!("{cid}\n"));
+    assert_eq!(deployment.run(&["user", "import", file.to_str().unwrap()]).await.done(), "imported 1 users\n");
     for email in [BOB, "cid@example.com"] {
         let mut browser = SocketBrowser::default();
         assert_eq!(browser.sign_in(server.public, email, IMPORTED_PASSWORD).await.status, 200, "{email}");
@@ -121,99 +121,99 @@ async fn imported_users_can_sign_in(place: DatabaseLocation) {
     }
 
     let file =
-        site.write("bad.csv", &format!("email,hashed_password\ndan@example.com,{BCRYPT}\neve,x\nfay,x\n"));
-    let ran = site.run(&["user", "import", file.to_str().unwrap()]).await;
+        deployment.write("bad.csv", &format!("email,hashed_password\ndan@example.com,{BCRYPT}\neve,x\nfay,x\n"));
+    let ran = deployment.run(&["user", "import", file.to_str().unwrap()]).await;
     assert!(ran.fails(1).contains("2 invalid lines, nothing was imported"), "{}", ran.err);
     assert!(ran.err.contains("line 3") && ran.err.contains("line 4"), "{}", ran.err);
-    assert_eq!(site.run(&["user", "list", "--json"]).await.rows().len(), 3);
+    assert_eq!(deployment.run(&["user", "list", "--json"]).await.rows().len(), 3);
     server.stop().await;
 }
 
-async fn sessions_can_be_listed_and_revoked(place: DatabaseLocation) {
-    let (site, server) = running(place).await;
-    site.user(BOB, "user").await;
+async fn sessions_can_be_listed_and_revoked(location: DatabaseLocation) {
+    let (deployment, server) = running(location).await;
+    deployment.user(BOB, "user").await;
     let mut anns = [
         SocketBrowser::signed_in(server.public, ANN).await,
         SocketBrowser::signed_in(server.public, ANN).await,
     ];
     let mut bob = SocketBrowser::signed_in(server.public, BOB).await;
-    assert_eq!(site.run(&["session", "list", "--json"]).await.rows().len(), 3);
-    let of_bob = site.run(&["session", "list", "--user", BOB, "--json"]).await.rows();
-    assert_eq!(of_bob.len(), 1);
+    assert_eq!(deployment.run(&["session", "list", "--json"]).await.rows().len(), 3);
+    let bob_sessions = deployment.run(&["session", "list", "--user", BOB, "--json"]).await.rows();
+    assert_eq!(bob_sessions.len(), 1);
     let expected = (BOB.into(), "browser".into(), "live".into(), "127.0.0.1".into());
-    let row = &of_bob[0];
+    let row = &bob_sessions[0];
     assert_eq!(
         (&row["email"], &row["kind"], &row["state"], &row["address"]),
         (&expected.0, &expected.1, &expected.2, &expected.3)
     );
 
     let id = row["id"].as_str().unwrap();
-    assert_eq!(site.run(&["session", "revoke", id]).await.done(), "1 session ended\n");
+    assert_eq!(deployment.run(&["session", "revoke", id]).await.done(), "1 session ended\n");
     assert_eq!(signed_out(&mut bob, server.public).await, "revoked");
-    assert!(site.run(&["session", "list", "--user", BOB, "--json"]).await.rows().is_empty());
-    let ended = site.run(&["session", "list", "--user", BOB, "--ended", "--json"]).await.rows();
+    assert!(deployment.run(&["session", "list", "--user", BOB, "--json"]).await.rows().is_empty());
+    let ended = deployment.run(&["session", "list", "--user", BOB, "--ended", "--json"]).await.rows();
     assert_eq!(ended[0]["state"], "revoked");
-    let explained = site.run(&["session", "explain", id]).await.done();
+    let explained = deployment.run(&["session", "explain", id]).await.done();
     let revoked = "It was revoked, from (command line: sekisho session revoke).";
     assert!(explained.contains("user       bob@example.com (browser)\n"), "{explained}");
     assert!(explained.contains(revoked), "{explained}");
-    let story: serde_json::Value =
-        serde_json::from_str(&site.run(&["session", "explain", id, "--json"]).await.done()).unwrap();
-    assert_eq!((&story["session"]["state"], &story["explanation"]), (&"revoked".into(), &revoked.into()));
-    let [login, ended] = &story["audit"].as_array().unwrap()[..] else { panic!("{story}") };
+    let report: serde_json::Value =
+        serde_json::from_str(&deployment.run(&["session", "explain", id, "--json"]).await.done()).unwrap();
+    assert_eq!((&report["session"]["state"], &report["explanation"]), (&"revoked".into(), &revoked.into()));
+    let [login, ended] = &report["audit"].as_array().unwrap()[..] else { panic!("{report}") };
     assert_eq!((&login["event"], &ended["event"]), (&"login".into(), &"revoked".into()));
     assert!(login["request_id"].is_string() && login["address"] == "127.0.0.1", "{login}");
 
     assert_eq!(anns[0].status(server.public, "/auth/session").await, 200);
-    assert_eq!(site.run(&["session", "revoke", "--all"]).await.done(), "2 sessions ended\n");
+    assert_eq!(deployment.run(&["session", "revoke", "--all"]).await.done(), "2 sessions ended\n");
     for ann in &mut anns {
         assert_eq!(signed_out(ann, server.public).await, "revoked");
     }
-    let nothing = site.run(&["session", "explain", "0198c0de-0000-4000-8000-000000000000"]).await;
+    let nothing = deployment.run(&["session", "explain", "0198c0de-0000-4000-8000-000000000000"]).await;
     assert!(nothing.fails(1).starts_with("there is no session 0198c0de-"), "{}", nothing.err);
     server.stop().await;
 }
 
 /// Two replicas with shared keys. The older one loads the new key when it first receives a token signed by
 /// it.
-async fn key_rotation_under_load_causes_no_sign_out(place: DatabaseLocation) {
-    let mut site = TestDeployment::new(place).await;
-    site.set("tokens.key_activation", "0s");
+async fn key_rotation_under_load_causes_no_sign_out(location: DatabaseLocation) {
+    let mut deployment = TestDeployment::new(location).await;
+    deployment.set("tokens.key_activation", "0s");
     // With 2 s, polling pages would refresh within the grace period and only be replayed.
-    site.set("tokens.access_ttl", "3s");
-    site.user(ANN, "user").await;
-    let old = site.serve().await;
+    deployment.set("tokens.access_ttl", "3s");
+    deployment.user(ANN, "user").await;
+    let old = deployment.serve().await;
     let mut idle = SocketBrowser::signed_in(old.public, ANN).await;
     let mut browsers = Vec::new();
     for _ in 0..4 {
         browsers.push(SocketBrowser::signed_in(old.public, ANN).await);
     }
     let polling = join_all(browsers.into_iter().map(|browser| poll_until_rotated_key(browser, old.public)));
-    let (browsers, new) = tokio::join!(polling, rotate_key_and_start_replica(&site, &old));
+    let (browsers, new) = tokio::join!(polling, rotate_key_and_start_replica(&deployment, &old));
 
     assert_eq!(idle.key_number(), 1);
-    let said = site.run(&["key", "retire", "1"]).await.done();
-    assert_eq!(said, "retired key 1; 1 session ended\n");
+    let output = deployment.run(&["key", "retire", "1"]).await.done();
+    assert_eq!(output, "retired key 1; 1 session ended\n");
     for mut browser in browsers {
         assert_eq!(browser.status(old.public, "/auth/session").await, 200);
     }
     assert!(["revoked", "unknown_key"].contains(&&*signed_out(&mut idle, new.public).await));
-    assert_eq!(site.run(&["key", "retire", "2"]).await.code, Some(1), "the last one stays");
+    assert_eq!(deployment.run(&["key", "retire", "2"]).await.code, Some(1), "the last one stays");
     old.stop().await;
     new.stop().await;
 }
 
 /// Rotates the key, and starts a replica whose first token is unknown to the old one.
-async fn rotate_key_and_start_replica(site: &TestDeployment, old: &ServerProcess) -> ServerProcess {
-    let said = site.run(&["key", "rotate"]).await.done();
-    assert_eq!(said, "added key 2 (HS256); it signs in 0s, and nobody is signed out\n");
-    let keys = site.run(&["key", "list", "--json"]).await.rows();
+async fn rotate_key_and_start_replica(deployment: &TestDeployment, old: &ServerProcess) -> ServerProcess {
+    let output = deployment.run(&["key", "rotate"]).await.done();
+    assert_eq!(output, "added key 2 (HS256); it signs in 0s, and nobody is signed out\n");
+    let keys = deployment.run(&["key", "list", "--json"]).await.rows();
     assert_eq!((&keys[0]["state"], &keys[1]["state"]), (&"verifies".into(), &"signs".into()));
-    let new = site.serve().await;
-    let mut traveller = SocketBrowser::signed_in(new.public, ANN).await;
-    assert_eq!(traveller.key_number(), 2);
+    let new = deployment.serve().await;
+    let mut browser = SocketBrowser::signed_in(new.public, ANN).await;
+    assert_eq!(browser.key_number(), 2);
     until("the old replica to know the new key", async || {
-        (traveller.status(old.public, "/auth/session").await == 200).then_some(())
+        (browser.status(old.public, "/auth/session").await == 200).then_some(())
     })
     .await;
     new
@@ -222,8 +222,8 @@ async fn rotate_key_and_start_replica(site: &TestDeployment, old: &ServerProcess
 /// Polls until the refresh token is signed by the new key. Every request must succeed.
 async fn poll_until_rotated_key(mut browser: SocketBrowser, server: SocketAddr) -> SocketBrowser {
     until("a refresh token of the new key", async || {
-        let answer = browser.get(server, "/auth/session").await;
-        assert_eq!(answer.status, 200, "{:?}", answer.header("x-session-event"));
+        let response = browser.get(server, "/auth/session").await;
+        assert_eq!(response.status, 200, "{:?}", response.header("x-session-event"));
         (browser.key_number() == 2).then_some(())
     })
     .await;
@@ -237,15 +237,15 @@ impl SocketBrowser {
     }
 }
 
-async fn healthcheck_reports_readiness(place: DatabaseLocation) {
-    let mut site = TestDeployment::new(place).await;
-    let server = site.serve().await;
+async fn healthcheck_reports_readiness(location: DatabaseLocation) {
+    let mut deployment = TestDeployment::new(location).await;
+    let server = deployment.serve().await;
     let admin = server.admin.to_string();
-    site.set("admin.listen", &admin);
-    assert_eq!(site.run(&["healthcheck"]).await.done(), "");
+    deployment.set("admin.listen", &admin);
+    assert_eq!(deployment.run(&["healthcheck"]).await.done(), "");
     for (path, text) in [("/healthz", "alive\n"), ("/readyz", "ready\n")] {
-        let answer = SocketBrowser::default().get(server.admin, path).await;
-        assert_eq!((answer.status.as_u16(), answer.body.as_slice()), (200, text.as_bytes()));
+        let response = SocketBrowser::default().get(server.admin, path).await;
+        assert_eq!((response.status.as_u16(), response.body.as_slice()), (200, text.as_bytes()));
         assert_eq!(
             SocketBrowser::default().status(server.public, path).await,
             404,
@@ -254,7 +254,7 @@ async fn healthcheck_reports_readiness(place: DatabaseLocation) {
     }
     server.stop().await;
     assert!(
-        site.run(&["healthcheck"])
+        deployment.run(&["healthcheck"])
             .await
             .fails(1)
             .starts_with(&format!("no response from admin.listen = {admin}"))

@@ -1,4 +1,4 @@
-//! Concurrent requests with an expired access token, in `SEKISHO_TEST_ROUNDS` rounds: all succeed, and each
+//! Concurrent requests with an expired access token, in `SEKISHO_TEST_ROUNDS` round_count: all succeed, and each
 //! round is one rotation.
 
 use std::collections::HashSet;
@@ -18,13 +18,13 @@ on_each_database! {
     concurrent_requests_at_two_replicas_rotate_once
 }
 
-async fn concurrent_requests_rotate_once(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn concurrent_requests_rotate_once(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     check_rotation_rounds(&app, &[&app.app]).await;
 }
 
-async fn concurrent_requests_at_two_replicas_rotate_once(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn concurrent_requests_at_two_replicas_rotate_once(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     let replica = app.replica().await;
     check_rotation_rounds(&app, &[&app.app, &replica]).await;
 }
@@ -32,16 +32,16 @@ async fn concurrent_requests_at_two_replicas_rotate_once(fresh: TestDatabase) {
 /// The browser continues with the cookies of one random response, as if the others had been lost. In every
 /// other round the new generation is confirmed first.
 async fn check_rotation_rounds(app: &TestApp, replicas: &[&App]) {
-    let rounds = rounds("SEKISHO_TEST_ROUNDS", 3);
-    let mut random = random_for("rotation rounds");
+    let round_count = rounds("SEKISHO_TEST_ROUNDS", 3);
+    let mut random = random_for("rotation round_count");
     app.user("ann@example.com").await;
     let mut ann = app.browser();
     let session = ann.sign_in("ann@example.com").await;
-    for round in 1..=rounds {
+    for round in 1..=round_count {
         app.expire();
-        let answers = ask_at_once(&ann, replicas).await;
-        assert_one_rotation(&answers, replicas, round);
-        ann.store_cookies(&answers[random.usize(..answers.len())]);
+        let responses = ask_at_once(&ann, replicas).await;
+        assert_one_rotation(&responses, replicas, round);
+        ann.store_cookies(&responses[random.usize(..responses.len())]);
         if round % 2 == 0 {
             app.clock.advance(PAST_GRACE);
             assert_eq!(ann.get("/auth/session").await.event(), None, "round {round}");
@@ -54,9 +54,9 @@ async fn check_rotation_rounds(app: &TestApp, replicas: &[&App]) {
     for replica in replicas {
         replica.tokens.flush_deferred().await.unwrap();
     }
-    let replays = (rounds * (REQUESTS - 1)) as u64;
+    let replays = (round_count * (REQUESTS - 1)) as u64;
     assert_eq!(app.flush_until(session, |row| row.replays >= replays).await.replays, replays);
-    println!("{rounds} rounds of {REQUESTS} requests; replicas: {}", replicas.len());
+    println!("{round_count} round_count of {REQUESTS} requests; replicas: {}", replicas.len());
 }
 
 async fn ask_at_once(browser: &Browser, replicas: &[&App]) -> Vec<Answer> {
@@ -67,14 +67,14 @@ async fn ask_at_once(browser: &Browser, replicas: &[&App]) -> Vec<Answer> {
 }
 
 /// Checks for one rotation, one shared refresh token, and distinct access tokens that every replica accepts.
-fn assert_one_rotation(answers: &[Answer], replicas: &[&App], round: usize) {
-    assert_eq!(answers.len(), REQUESTS);
-    for answer in answers {
-        assert_eq!(answer.status, 200, "round {round}: {answer:?}");
+fn assert_one_rotation(responses: &[Answer], replicas: &[&App], round: usize) {
+    assert_eq!(responses.len(), REQUESTS);
+    for response in responses {
+        assert_eq!(response.status, 200, "round {round}: {response:?}");
     }
-    let events = |event| answers.iter().filter(|answer| answer.event() == Some(event)).count();
+    let events = |event| responses.iter().filter(|response| response.event() == Some(event)).count();
     assert_eq!((events("rotated"), events("replayed")), (1, REQUESTS - 1), "round {round}");
-    let [access, refresh] = [ACCESS, REFRESH].map(|name| values(answers, name));
+    let [access, refresh] = [ACCESS, REFRESH].map(|name| values(responses, name));
     assert_eq!((access.len(), refresh.len()), (REQUESTS, 1), "round {round}");
     for (token, replica) in access.iter().flat_map(|token| replicas.iter().map(move |one| (token, one))) {
         let verified = replica.tokens.verify(token);
@@ -83,8 +83,8 @@ fn assert_one_rotation(answers: &[Answer], replicas: &[&App], round: usize) {
 }
 
 /// Returns the distinct values of a cookie in these responses.
-fn values(answers: &[Answer], name: &str) -> HashSet<String> {
-    let cookies = answers.iter().flat_map(Answer::set_cookies);
+fn values(responses: &[Answer], name: &str) -> HashSet<String> {
+    let cookies = responses.iter().flat_map(Answer::set_cookies);
     cookies.filter(|cookie| cookie.name == name).map(|cookie| cookie.value).collect()
 }
 

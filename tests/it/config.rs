@@ -168,22 +168,22 @@ fn keys_that_need_a_restart_are_listed() {
 
 #[test]
 fn content_hash_changes_with_the_file() {
-    let place = file("[log]\naccess = false");
-    let before = place.sources.snapshot();
-    assert_eq!(before, place.sources.snapshot());
-    let place = place.file("[log]\naccess = true");
-    let after = place.sources.snapshot();
+    let fixture = file("[log]\naccess = false");
+    let before = fixture.sources.snapshot();
+    assert_eq!(before, fixture.sources.snapshot());
+    let fixture = fixture.file("[log]\naccess = true");
+    let after = fixture.sources.snapshot();
     assert_ne!(before, after);
-    let place = place.write(".env", "SEKISHO_LOG__ACCESS=false");
-    assert_ne!(place.sources.snapshot(), after);
-    fs::remove_file(place.path(".env")).unwrap();
-    assert_eq!(place.sources.snapshot(), after);
+    let fixture = fixture.write(".env", "SEKISHO_LOG__ACCESS=false");
+    assert_ne!(fixture.sources.snapshot(), after);
+    fs::remove_file(fixture.path(".env")).unwrap();
+    assert_eq!(fixture.sources.snapshot(), after);
     // Kubernetes updates a file by changing the target of a symlink.
-    let place = place.write("other.toml", "[log]\naccess = false");
-    fs::remove_file(place.path("sekisho.toml")).unwrap();
-    assert_ne!(place.sources.snapshot(), after);
-    std::os::unix::fs::symlink("other.toml", place.path("sekisho.toml")).unwrap();
-    assert_eq!(place.sources.snapshot(), before);
+    let fixture = fixture.write("other.toml", "[log]\naccess = false");
+    fs::remove_file(fixture.path("sekisho.toml")).unwrap();
+    assert_ne!(fixture.sources.snapshot(), after);
+    std::os::unix::fs::symlink("other.toml", fixture.path("sekisho.toml")).unwrap();
+    assert_eq!(fixture.sources.snapshot(), before);
 }
 
 #[test]
@@ -206,8 +206,8 @@ fn certificate_makes_the_default_origin_https() {
 
 #[test]
 fn route_defaults() {
-    let place = file("[[routes]]\npath = '/api'\nupstreams = ['http://10.0.0.1:3000']");
-    let config = place.config();
+    let fixture = file("[[routes]]\npath = '/api'\nupstreams = ['http://10.0.0.1:3000']");
+    let config = fixture.config();
     let [route] = &config.routes[..] else { panic!("one route") };
     assert_eq!((route.path.as_str(), route.auth), ("/api", RouteAuth::Required));
     let spec = &route.spec;
@@ -233,7 +233,7 @@ fn route_defaults() {
 
 #[test]
 fn route_headers_and_methods() {
-    let place = file(
+    let fixture = file(
         "[[routes]]\npath = '/'\nupstreams = ['http://h']\nmethods = ['GET', 'PROPFIND']\n\
          remove_request_headers = ['X-Debug']\nremove_response_headers = ['Server']\n\
          [routes.identity]\nuser = 'X-User'\ngroups = 'X-Roles'\n\
@@ -241,10 +241,10 @@ fn route_headers_and_methods() {
          [routes.set_response_headers]\nX-Frame-Options = 'DENY'\n",
     )
     .write("key", "hunter2\n");
-    let text = fs::read_to_string(place.path("sekisho.toml")).unwrap();
-    let key = place.path("key").display().to_string();
-    let place = place.file(&text.replace("PATH", &key));
-    let route = &place.config().routes[0].spec;
+    let text = fs::read_to_string(fixture.path("sekisho.toml")).unwrap();
+    let key = fixture.path("key").display().to_string();
+    let fixture = fixture.file(&text.replace("PATH", &key));
+    let route = &fixture.config().routes[0].spec;
     assert_eq!(route.methods.iter().map(http::Method::as_str).collect::<Vec<_>>(), ["GET", "PROPFIND"]);
     let name = |name: &str| Some(name.parse().unwrap());
     let identity = IdentityHeaders { user: name("x-user"), email: None, groups: name("x-roles") };
@@ -261,8 +261,8 @@ fn route_headers_and_methods() {
         ("remote", IdentityHeaders::REMOTE),
         ("none", IdentityHeaders::NONE),
     ] {
-        let place = file(&format!("[[routes]]\npath = '/'\nupstreams = ['http://h']\nidentity = '{word}'"));
-        assert_eq!(place.config().routes[0].spec.identity, preset);
+        let fixture = file(&format!("[[routes]]\npath = '/'\nupstreams = ['http://h']\nidentity = '{word}'"));
+        assert_eq!(fixture.config().routes[0].spec.identity, preset);
     }
 }
 
@@ -355,47 +355,47 @@ fn every_key_is_read() {
 
 #[test]
 fn sources_have_documented_precedence() {
-    let issuer = |place: &ConfigFixture| place.config().tokens.issuer;
-    let place = ConfigFixture::new();
-    assert_eq!(issuer(&place), "sekisho");
-    let place = place.file("[tokens]\nissuer = 'file'");
-    assert_eq!(issuer(&place), "file");
-    let place = place.write(".env", "SEKISHO_TOKENS__ISSUER=dotenv\n");
-    assert_eq!(issuer(&place), "dotenv");
-    let place = place.env("SEKISHO_TOKENS__ISSUER", "environment");
-    assert_eq!(issuer(&place), "environment");
-    let place = place.flag("tokens.issuer", "flag");
-    assert_eq!(issuer(&place), "flag");
+    let issuer = |fixture: &ConfigFixture| fixture.config().tokens.issuer;
+    let fixture = ConfigFixture::new();
+    assert_eq!(issuer(&fixture), "sekisho");
+    let fixture = fixture.file("[tokens]\nissuer = 'file'");
+    assert_eq!(issuer(&fixture), "file");
+    let fixture = fixture.write(".env", "SEKISHO_TOKENS__ISSUER=dotenv\n");
+    assert_eq!(issuer(&fixture), "dotenv");
+    let fixture = fixture.env("SEKISHO_TOKENS__ISSUER", "environment");
+    assert_eq!(issuer(&fixture), "environment");
+    let fixture = fixture.flag("tokens.issuer", "flag");
+    assert_eq!(issuer(&fixture), "flag");
     // A later source replaces single keys, not whole sections.
-    let place = place.file("[tokens]\nissuer = 'file'\naudience = 'file'");
-    assert_eq!(place.config().tokens.audience, "file");
+    let fixture = fixture.file("[tokens]\nissuer = 'file'\naudience = 'file'");
+    assert_eq!(fixture.config().tokens.audience, "file");
 }
 
 #[test]
 fn lists_are_replaced_not_merged() {
-    let place = file("[server]\nbuiltin = ['auth', 'docs']").env("SEKISHO_SERVER__BUILTIN", r#"["token"]"#);
-    assert_eq!(place.config().server.builtin, BTreeSet::from([BuiltinRoutes::Token]));
+    let fixture = file("[server]\nbuiltin = ['auth', 'docs']").env("SEKISHO_SERVER__BUILTIN", r#"["token"]"#);
+    assert_eq!(fixture.config().server.builtin, BTreeSet::from([BuiltinRoutes::Token]));
 }
 
 #[test]
 fn config_file_lookup_order() {
-    let mut place = file("[tokens]\nissuer = 'local'")
+    let mut fixture = file("[tokens]\nissuer = 'local'")
         .write("other.toml", "[tokens]\nissuer = 'other'")
         .write("fallback.toml", "[tokens]\nissuer = 'fallback'");
-    place.sources.fallback_file = Some(place.path("fallback.toml"));
-    assert_eq!(place.config().tokens.issuer, "local");
-    assert_eq!(place.load().unwrap().file, Some(place.path("sekisho.toml")));
+    fixture.sources.fallback_file = Some(fixture.path("fallback.toml"));
+    assert_eq!(fixture.config().tokens.issuer, "local");
+    assert_eq!(fixture.load().unwrap().file, Some(fixture.path("sekisho.toml")));
 
-    place.sources.file = Some(place.path("other.toml"));
-    assert_eq!(place.config().tokens.issuer, "other");
-    assert_eq!(place.load().unwrap().file, Some(place.path("other.toml")));
+    fixture.sources.file = Some(fixture.path("other.toml"));
+    assert_eq!(fixture.config().tokens.issuer, "other");
+    assert_eq!(fixture.load().unwrap().file, Some(fixture.path("other.toml")));
 
-    place.sources.file = None;
-    fs::remove_file(place.path("sekisho.toml")).unwrap();
-    assert_eq!(place.config().tokens.issuer, "fallback");
+    fixture.sources.file = None;
+    fs::remove_file(fixture.path("sekisho.toml")).unwrap();
+    assert_eq!(fixture.config().tokens.issuer, "fallback");
 
-    place.sources.file = Some(place.path("missing.toml"));
-    assert_eq!(place.error(), "cannot read ./missing.toml");
+    fixture.sources.file = Some(fixture.path("missing.toml"));
+    assert_eq!(fixture.error(), "cannot read ./missing.toml");
 }
 
 #[test]
@@ -410,7 +410,7 @@ fn shipped_config_files_are_valid() {
 
 #[test]
 fn environment_text_needs_no_quotes() {
-    let place = ConfigFixture::new()
+    let fixture = ConfigFixture::new()
         .env("SEKISHO_DATABASE__URL", "postgres://u:p$w@db/x?a=b")
         .env("SEKISHO_TOKENS__ISSUER", "12345")
         .env("SEKISHO_TOKENS__AUDIENCE", "true")
@@ -418,7 +418,7 @@ fn environment_text_needs_no_quotes() {
         .env("SEKISHO_SERVER__REUSE_PORT", "true")
         .env("SEKISHO_TOKENS__ACCESS_TTL_JITTER", "0.1")
         .env("SEKISHO_SERVER__ALLOWED_ORIGINS", r#"["https://a.example", 'https://b.example:443']"#);
-    let config = place.config();
+    let config = fixture.config();
     assert_eq!(config.database.url.expose_secret(), "postgres://u:p$w@db/x?a=b");
     assert_eq!(config.database.kind, DatabaseKind::Postgres);
     assert_eq!((config.tokens.issuer.as_str(), config.tokens.audience.as_str()), ("12345", "true"));
@@ -431,8 +431,8 @@ fn environment_text_needs_no_quotes() {
 #[test]
 fn numeric_secret_is_read_as_text() {
     let digits = "31415926535897932384626433832795028841971";
-    let place = ConfigFixture::new().env("SEKISHO_TOKENS__SECRET", digits);
-    assert!(matches!(place.config().tokens.keys, KeySource::Secret(s) if s.expose_secret() == digits));
+    let fixture = ConfigFixture::new().env("SEKISHO_TOKENS__SECRET", digits);
+    assert!(matches!(fixture.config().tokens.keys, KeySource::Secret(s) if s.expose_secret() == digits));
     // Too short, but otherwise valid.
     assert!(
         ConfigFixture::new().env("SEKISHO_TOKENS__SECRET", "true").error().contains("shorter than 32 bytes")
@@ -441,14 +441,14 @@ fn numeric_secret_is_read_as_text() {
 
 #[test]
 fn unrelated_environment_variables_are_ignored() {
-    let place = ConfigFixture::new()
+    let fixture = ConfigFixture::new()
         .env("SEKISHO_PORT", "tcp://10.96.0.1:80")
         .env("SEKISHO_SERVICE_HOST", "10.96.0.1")
         .env("SEKISHO_PORT_80_TCP_ADDR", "10.96.0.1")
         .env("SEKISHO", "1")
         .env("OTHER__KEY", "1")
         .env("sekisho_server__listen", "1");
-    assert!(place.load().unwrap().warnings.is_empty());
+    assert!(fixture.load().unwrap().warnings.is_empty());
 }
 
 #[test]
@@ -468,40 +468,40 @@ fn dot_env_does_not_change_the_process_environment() {
     let error = ConfigFixture::new().write(".env", "A=1\nSEKISHO_TOKENS__SECRET='hunter2 x\n").error();
     assert_eq!(error, "./.env, line 2: expected NAME=value; values with spaces or # in them need quotes");
 
-    let place = ConfigFixture::new();
-    fs::create_dir(place.path(".env")).unwrap();
-    assert_eq!(place.config().tokens.issuer, "sekisho", "a Python environment is no .env file");
+    let fixture = ConfigFixture::new();
+    fs::create_dir(fixture.path(".env")).unwrap();
+    assert_eq!(fixture.config().tokens.issuer, "sekisho", "a Python environment is no .env file");
 }
 
 #[test]
 fn secrets_are_read_from_files() {
     let secret = "kq2V8mYb0Zr4n7PxWc1sTgH5uJdLfA9eXo3iRvBzQ6E=";
-    let place =
+    let fixture =
         ConfigFixture::new().write("secret", &format!("{secret}\n")).write("url", "postgres://u:p@h/db\r\n");
-    let place = ConfigFixture {
+    let fixture = ConfigFixture {
         sources: Sources {
             env: vec![
-                ("SEKISHO_TOKENS__SECRET_FILE".into(), place.path("secret").display().to_string()),
-                ("SEKISHO_DATABASE__URL_FILE".into(), place.path("url").display().to_string()),
+                ("SEKISHO_TOKENS__SECRET_FILE".into(), fixture.path("secret").display().to_string()),
+                ("SEKISHO_DATABASE__URL_FILE".into(), fixture.path("url").display().to_string()),
             ],
             ..Sources::default()
         },
-        ..place
+        ..fixture
     };
-    let config = place.config();
+    let config = fixture.config();
     assert_eq!(config.database.url.expose_secret(), "postgres://u:p@h/db");
     assert!(matches!(&config.tokens.keys, KeySource::Secret(s) if s.expose_secret() == secret));
     let debug = format!("{config:?}");
     assert!(!debug.contains(secret) && !debug.contains("u:p"), "{debug}");
 
-    fs::write(place.path("secret"), "short").unwrap();
-    let error = place.error();
+    fs::write(fixture.path("secret"), "short").unwrap();
+    let error = fixture.error();
     assert!(error.starts_with("tokens.secret_file = ") && error.contains("shorter than 32 bytes"), "{error}");
-    fs::write(place.path("url"), "mysql://root:hunter2@h/db").unwrap();
-    let error = place.error();
+    fs::write(fixture.path("url"), "mysql://root:hunter2@h/db").unwrap();
+    let error = fixture.error();
     assert!(error.starts_with("database.url_file = ") && !error.contains("hunter2"), "{error}");
-    fs::remove_file(place.path("url")).unwrap();
-    assert_eq!(place.error(), "cannot read ./url (database.url_file)");
+    fs::remove_file(fixture.path("url")).unwrap();
+    assert_eq!(fixture.error(), "cannot read ./url (database.url_file)");
 }
 
 #[test]
@@ -609,9 +609,9 @@ fn invalid_toml_is_rejected_with_its_line() {
     assert!(error.starts_with("./sekisho.toml, line 2: ") && !error.contains('\n'), "{error}");
     let error = file("[server]\nlisten = 'a:1'\nlisten = 'a:2'\n").error();
     assert!(error.starts_with("./sekisho.toml, line 3: "), "{error}");
-    let place = ConfigFixture::new();
-    fs::write(place.path("sekisho.toml"), b"\xff\xfe").unwrap();
-    assert_eq!(place.error(), "cannot read ./sekisho.toml");
+    let fixture = ConfigFixture::new();
+    fs::write(fixture.path("sekisho.toml"), b"\xff\xfe").unwrap();
+    assert_eq!(fixture.error(), "cannot read ./sekisho.toml");
 }
 
 #[test]
@@ -920,13 +920,13 @@ const BAD_ROUTES: &[(&str, &str)] = &[
 #[test]
 fn invalid_values_are_rejected() {
     for (text, part) in BAD {
-        let place = file(text);
+        let fixture = file(text);
         if part == &"is not" {
             // Beyond the range of TOML integers.
-            assert!(place.load().is_err());
+            assert!(fixture.load().is_err());
             continue;
         }
-        let error = place.error();
+        let error = fixture.error();
         assert!(error.contains(part) && !error.contains('\n'), "{text}\n  says: {error}\n  not: {part}");
     }
 }
@@ -1057,13 +1057,13 @@ fn route_with_every_key() {
 fn https_upstreams_may_have_their_own_ca() {
     let made = rcgen::generate_simple_self_signed(["h".to_owned()]).unwrap();
     let upstreams = |urls: &str| {
-        let place = ConfigFixture::new().write("ca.pem", &made.cert.pem());
-        let ca = place.path("ca.pem");
+        let fixture = ConfigFixture::new().write("ca.pem", &made.cert.pem());
+        let ca = fixture.path("ca.pem");
         let route = format!(
             "[[routes]]\npath = '/api'\nupstream_ca = '{}'\nupstream_http = '2'\nhealth_path = '/h?q'",
             ca.display()
         );
-        place.file(&format!("{route}\nupstreams = [{urls}]"))
+        fixture.file(&format!("{route}\nupstreams = [{urls}]"))
     };
     let config = upstreams("'https://h'").config();
     let UpstreamSettings { ca, http, health, .. } = &config.routes[0].spec.upstream_settings;
@@ -1083,8 +1083,8 @@ proptest::proptest! {
         value in proptest::prop_oneof!["\\PC{0,40}", "[0-9]{1,25}[smhdKMGTi]{0,3}", "[\\[\\]\"',a-z0-9./:-]{0,30}"],
         text in "\\[\\[?[a-z]{0,7}\\]?\\]\n([a-z_.]{0,9} ?= ?[\\[\\]'\"a-z0-9:/.-]{0,12}\n){0,3}",
     ) {
-        for place in [ConfigFixture::new().flag(key, &value), file(&text)] {
-            if let Err(error) = place.load() {
+        for fixture in [ConfigFixture::new().flag(key, &value), file(&text)] {
+            if let Err(error) = fixture.load() {
                 proptest::prop_assert!(!error.to_string().contains('\n'), "{}", error);
             }
         }

@@ -18,22 +18,22 @@ use crate::support::socket_browser::SocketBrowser;
 on_both! { kill_causes_no_sign_out; }
 
 /// Kills the server at a random moment within a second after a refresh, `SEKISHO_TEST_CRASHES` times.
-async fn kill_causes_no_sign_out(place: DatabaseLocation) {
-    let rounds = rounds("SEKISHO_TEST_CRASHES", 3);
+async fn kill_causes_no_sign_out(location: DatabaseLocation) {
+    let round_count = rounds("SEKISHO_TEST_CRASHES", 3);
     let mut random = random_for("crashes");
-    let site = TestDeployment::new(place).await;
-    site.user("ann@example.com", "user").await;
-    let mut server = site.serve().await;
+    let deployment = TestDeployment::new(location).await;
+    deployment.user("ann@example.com", "user").await;
+    let mut server = deployment.serve().await;
     let mut pages = Vec::new();
     for nth in 0..PAGES {
         let browser = SocketBrowser::signed_in(server.public, "ann@example.com").await;
-        pages.push(PollingPage { browser, forgetful: nth % 2 == 0 });
+        pages.push(PollingPage { browser, drops_access_token: nth % 2 == 0 });
     }
-    for round in 1..=rounds {
-        let (renewed, mut renewals) = mpsc::unbounded_channel();
+    for round in 1..=round_count {
+        let (rotated, mut rotations) = mpsc::unbounded_channel();
         let polling: JoinSet<_> =
-            pages.into_iter().map(|page| page.poll(server.public, renewed.clone())).collect();
-        let first = timeout(PATIENCE, renewals.recv()).await;
+            pages.into_iter().map(|page| page.poll(server.public, rotated.clone())).collect();
+        let first = timeout(PATIENCE, rotations.recv()).await;
         first.expect("a rotation").unwrap();
         // After one second, the grace period, pages without an access token rotate again.
         let moment = Duration::from_micros(random.u64(..1_000_000));
@@ -41,13 +41,13 @@ async fn kill_causes_no_sign_out(place: DatabaseLocation) {
         tokio::time::sleep(moment).await;
         server.kill().await;
         pages = polling.join_all().await;
-        println!("round {round}: killed {moment:?} after the first of {} rotations", renewals.len() + 1);
+        println!("round {round}: killed {moment:?} after the first of {} rotations", rotations.len() + 1);
 
-        server = site.serve().await;
+        server = deployment.serve().await;
         for page in &mut pages {
-            let answer = page.browser.get(server.public, "/auth/session").await;
-            let event = answer.header("x-session-event");
-            assert_eq!(answer.status, 200, "round {round}, {moment:?}: {event:?}\n{}", server.log());
+            let response = page.browser.get(server.public, "/auth/session").await;
+            let event = response.header("x-session-event");
+            assert_eq!(response.status, 200, "round {round}, {moment:?}: {event:?}\n{}", server.log());
         }
     }
     server.stop().await;
@@ -58,7 +58,7 @@ struct PollingPage {
     browser: SocketBrowser,
     /// Drops the access token before each request, so that each request is a refresh, and a rotation after
     /// the grace period.
-    forgetful: bool,
+    drops_access_token: bool,
 }
 
 impl PollingPage {
@@ -67,13 +67,13 @@ impl PollingPage {
         let mut ticks = tokio::time::interval(Duration::from_millis(25));
         loop {
             ticks.tick().await;
-            if self.forgetful {
+            if self.drops_access_token {
                 self.browser.cookies.remove("__Host-access_token");
             }
             let request = Request::get("/auth/session").body(Body::empty()).unwrap();
-            let Ok(answer) = self.browser.send(server, request).await else { return self };
-            let event = answer.header("x-session-event");
-            assert_eq!(answer.status, 200, "{event:?}");
+            let Ok(response) = self.browser.send(server, request).await else { return self };
+            let event = response.header("x-session-event");
+            assert_eq!(response.status, 200, "{event:?}");
             if event == Some("rotated") {
                 rotated.send(()).unwrap();
             }

@@ -53,107 +53,108 @@ const FROM: [(Option<&str>, Option<&str>, bool); 24] = [
     (Some("file://"), None, false),
 ];
 
-async fn state_changes_require_a_trusted_origin(fresh: TestDatabase) {
-    let app = start(fresh).await;
+async fn state_changes_require_a_trusted_origin(database: TestDatabase) {
+    let app = start(database).await;
     let mut ann = app.browser();
     for (origin, site, allowed) in FROM {
         for act in [login, logout, create] {
             ann.sign_in("ann@example.com").await;
-            let answer = send(&app, Some(&ann), act(), origin, site).await;
-            assert_eq!(refused(&answer), !allowed, "{origin:?} {site:?} {answer:?}");
-            assert!(!allowed || answer.status.is_success(), "{answer:?}");
+            let response = send(&app, Some(&ann), act(), origin, site).await;
+            assert_eq!(refused(&response), !allowed, "{origin:?} {site:?} {response:?}");
+            assert!(!allowed || response.status.is_success(), "{response:?}");
         }
     }
 }
 
-async fn only_sign_in_and_registration_need_a_trusted_origin_without_cookies(fresh: TestDatabase) {
-    let app = start(fresh).await;
+async fn only_sign_in_and_registration_need_a_trusted_origin_without_cookies(database: TestDatabase) {
+    let app = start(database).await;
     for (origin, site, allowed) in FROM {
-        let answer = send(&app, None, login(), origin, site).await;
-        assert_eq!(refused(&answer), !allowed, "{origin:?} {site:?} {answer:?}");
+        let response = send(&app, None, login(), origin, site).await;
+        assert_eq!(refused(&response), !allowed, "{origin:?} {site:?} {response:?}");
         let register = post("/auth/register", &json!({"email": "eve@example.com", "password": PASSWORD}));
-        let answer = send(&app, None, register, origin, site).await;
-        answer.problem(403, if allowed { "registration_closed" } else { "cross_site" });
+        let response = send(&app, None, register, origin, site).await;
+        response.problem(403, if allowed { "registration_closed" } else { "cross_site" });
         // Without cookies these requests have no session to abuse.
         assert_eq!(send(&app, None, logout(), origin, site).await.status, 204);
         send(&app, None, create(), origin, site).await.problem(401, "missing");
     }
 }
 
-async fn safe_requests_ignore_the_origin(fresh: TestDatabase) {
-    let app = start(fresh).await;
+async fn safe_requests_ignore_the_origin(database: TestDatabase) {
+    let app = start(database).await;
     let mut ann = app.browser();
     ann.sign_in("ann@example.com").await;
     for (origin, site, _) in FROM {
-        let answer = send(&app, Some(&ann), get("/auth/session"), origin, site).await;
-        assert_eq!(answer.status, 200, "{origin:?} {site:?}");
+        let response = send(&app, Some(&ann), get("/auth/session"), origin, site).await;
+        assert_eq!(response.status, 200, "{origin:?} {site:?}");
     }
 }
 
-async fn rejected_request_changes_nothing(fresh: TestDatabase) {
-    let app = start(fresh).await;
+async fn rejected_request_changes_nothing(database: TestDatabase) {
+    let app = start(database).await;
     let mut ann = app.browser();
     let session = ann.sign_in("ann@example.com").await;
     app.expire();
     for act in [login, logout, create] {
-        let answer = send(&app, Some(&ann), act(), Some(OTHER), Some("cross-site")).await;
-        answer.problem(403, "cross_site");
-        assert!(answer.set_cookies().is_empty());
-        assert_eq!(answer.event(), None, "no session is looked at");
+        let response = send(&app, Some(&ann), act(), Some(OTHER), Some("cross-site")).await;
+        response.problem(403, "cross_site");
+        assert!(response.set_cookies().is_empty());
+        assert_eq!(response.event(), None, "no session is looked at");
     }
     let row = app.row(session).await;
     assert_eq!((row.generation, row.end), (1, None));
     assert_eq!(ann.get("/movies").await.json()["total"], 0);
 }
 
-async fn allowed_origins_get_cors_headers_on_every_response(fresh: TestDatabase) {
-    let app = start(fresh).await;
+async fn allowed_origins_get_cors_headers_on_every_response(database: TestDatabase) {
+    let app = start(database).await;
     let mut ann = app.browser();
     ann.sign_in("ann@example.com").await;
-    let of_page = |answer: &Answer| {
-        assert_eq!(answer.header("access-control-allow-origin"), Some(PAGE), "{answer:?}");
-        assert_eq!(answer.header("access-control-allow-credentials"), Some("true"));
-        let exposed = answer.header("access-control-expose-headers").unwrap_or_default().to_owned();
+    let of_page = |response: &Answer| {
+        assert_eq!(response.header("access-control-allow-origin"), Some(PAGE), "{response:?}");
+        assert_eq!(response.header("access-control-allow-credentials"), Some("true"));
+        let exposed = response.header("access-control-expose-headers").unwrap_or_default().to_owned();
         assert!(exposed.contains("x-session-event"), "{exposed}");
-        assert!(varies_by_origin(answer), "{answer:?}");
+        assert!(varies_by_origin(response), "{response:?}");
     };
     let page = async |browser: Option<&Browser>, request| {
         send(&app, browser, request, Some(PAGE), Some("cross-site")).await
     };
-    let answer = page(Some(&ann), get("/auth/session")).await;
-    assert_eq!(answer.status, 200);
-    of_page(&answer);
-    let answer = page(None, get("/auth/session")).await;
-    answer.problem(401, "missing");
-    of_page(&answer);
-    let answer = page(None, post("/auth/register", &json!({"email": "e@x.jp", "password": PASSWORD}))).await;
-    answer.problem(403, "registration_closed");
-    of_page(&answer);
-    let answer = page(Some(&ann), get("/nowhere")).await;
-    assert_eq!(answer.status, 404);
-    of_page(&answer);
+    let response = page(Some(&ann), get("/auth/session")).await;
+    assert_eq!(response.status, 200);
+    of_page(&response);
+    let response = page(None, get("/auth/session")).await;
+    response.problem(401, "missing");
+    of_page(&response);
+    let response =
+        page(None, post("/auth/register", &json!({"email": "e@x.jp", "password": PASSWORD}))).await;
+    response.problem(403, "registration_closed");
+    of_page(&response);
+    let response = page(Some(&ann), get("/nowhere")).await;
+    assert_eq!(response.status, 404);
+    of_page(&response);
     app.expire();
-    let answer = page(Some(&ann), get("/auth/session")).await;
-    assert_eq!((answer.status.as_u16(), answer.event()), (200, Some("rotated")));
-    of_page(&answer);
-    assert!(answer.headers.get_all("vary").iter().any(|line| line == "Cookie"));
+    let response = page(Some(&ann), get("/auth/session")).await;
+    assert_eq!((response.status.as_u16(), response.event()), (200, Some("rotated")));
+    of_page(&response);
+    assert!(response.headers.get_all("vary").iter().any(|line| line == "Cookie"));
 }
 
-async fn preflight_succeeds_for_allowed_origins_only(fresh: TestDatabase) {
-    let app = start(fresh).await;
+async fn preflight_succeeds_for_allowed_origins_only(database: TestDatabase) {
+    let app = start(database).await;
     for (origin, allowed) in [(PAGE, true), (SIBLING, false), (OTHER, false), ("null", false)] {
         let preflight = with(bare("OPTIONS", "/movies"), "access-control-request-method", "DELETE");
         let preflight = with(preflight, "access-control-request-headers", "content-type");
-        let answer = send(&app, None, preflight, Some(origin), Some("cross-site")).await;
-        assert_eq!(answer.status.is_success(), allowed, "{origin}");
-        assert_eq!(answer.header("access-control-allow-origin"), allowed.then_some(PAGE));
-        assert_eq!(answer.header("access-control-allow-methods"), allowed.then_some("DELETE"));
-        assert_eq!(answer.header("access-control-allow-headers"), allowed.then_some("content-type"));
+        let response = send(&app, None, preflight, Some(origin), Some("cross-site")).await;
+        assert_eq!(response.status.is_success(), allowed, "{origin}");
+        assert_eq!(response.header("access-control-allow-origin"), allowed.then_some(PAGE));
+        assert_eq!(response.header("access-control-allow-methods"), allowed.then_some("DELETE"));
+        assert_eq!(response.header("access-control-allow-headers"), allowed.then_some("content-type"));
     }
 }
 
-async fn lookalike_origins_are_rejected(fresh: TestDatabase) {
-    let app = start(fresh).await;
+async fn lookalike_origins_are_rejected(database: TestDatabase) {
+    let app = start(database).await;
     let mut ann = app.browser();
     ann.sign_in("ann@example.com").await;
     for origin in [
@@ -181,21 +182,21 @@ async fn lookalike_origins_are_rejected(fresh: TestDatabase) {
         "null",
         "*",
     ] {
-        let answer = send(&app, Some(&ann), get("/auth/session"), Some(origin), Some("cross-site")).await;
-        assert_eq!(answer.status, 200, "{origin}");
+        let response = send(&app, Some(&ann), get("/auth/session"), Some(origin), Some("cross-site")).await;
+        assert_eq!(response.status, 200, "{origin}");
         for header in ["access-control-allow-origin", "access-control-allow-credentials"] {
-            assert_eq!(answer.header(header), None, "{origin}");
+            assert_eq!(response.header(header), None, "{origin}");
         }
-        assert!(varies_by_origin(&answer), "a cache must not give this answer to {PAGE}");
+        assert!(varies_by_origin(&response), "a cache must not give this response to {PAGE}");
         for site in [Some("cross-site"), None] {
-            let answer = send(&app, Some(&ann), create(), Some(origin), site).await;
-            assert!(refused(&answer), "{origin} {answer:?}");
+            let response = send(&app, Some(&ann), create(), Some(origin), site).await;
+            assert!(refused(&response), "{origin} {response:?}");
         }
     }
 }
 
-async fn start(fresh: TestDatabase) -> TestApp {
-    let app = TestApp::with(fresh, &[("server.allowed_origins", &format!("[\"{PAGE}\"]"))]).await;
+async fn start(database: TestDatabase) -> TestApp {
+    let app = TestApp::with(database, &[("server.allowed_origins", &format!("[\"{PAGE}\"]"))]).await;
     app.user_as("ann@example.com", Role::Admin).await;
     app
 }
@@ -232,12 +233,13 @@ async fn send(
     send_from([192, 0, 2, 7], app.app.public.clone(), request).await
 }
 
-fn refused(answer: &Answer) -> bool {
-    answer.status == 403 && answer.json()["code"] == "cross_site"
+fn refused(response: &Answer) -> bool {
+    response.status == 403 && response.json()["code"] == "cross_site"
 }
 
-fn varies_by_origin(answer: &Answer) -> bool {
-    let lines = answer.headers.get_all("vary").iter().map(|line| line.to_str().unwrap().to_ascii_lowercase());
+fn varies_by_origin(response: &Answer) -> bool {
+    let lines =
+        response.headers.get_all("vary").iter().map(|line| line.to_str().unwrap().to_ascii_lowercase());
     lines
         .flat_map(|line| line.split(',').map(|name| name.trim().to_owned()).collect::<Vec<_>>())
         .any(|name| name == "origin")

@@ -27,11 +27,11 @@ macro_rules! each_database {
             $(each_database!(@one $name(postgres_place));)*
         }
     };
-    (@one $name:ident($place:ident)) => {
+    (@one $name:ident($location:ident)) => {
         #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
         async fn $name() {
-            if let Some(place) = crate::support::db::$place().await {
-                super::$name(place).await;
+            if let Some(location) = crate::support::db::$location().await {
+                super::$name(location).await;
             }
         }
     };
@@ -49,9 +49,9 @@ each_database! {
     closed_database_is_unavailable;
 }
 
-async fn new_database_is_migrated(place: DatabaseLocation) {
-    let stores = place.open().await;
-    assert_eq!(stores.is_embedded(), place.url.starts_with("sqlite"));
+async fn new_database_is_migrated(location: DatabaseLocation) {
+    let stores = location.open().await;
+    assert_eq!(stores.is_embedded(), location.url.starts_with("sqlite"));
     let pending = stores.pending().await.unwrap();
     let words: Vec<String> = pending.iter().map(PendingMigration::to_string).collect();
     assert_eq!(words, ["0001 users", "0002 sessions", "0003 movies", "0004 settings", "0005 audit"]);
@@ -62,8 +62,8 @@ async fn new_database_is_migrated(place: DatabaseLocation) {
     assert!(stores.users.list_users().await.unwrap().is_empty());
 }
 
-async fn migrations_are_idempotent(place: DatabaseLocation) {
-    let fresh = place.fresh().await;
+async fn migrations_are_idempotent(location: DatabaseLocation) {
+    let fresh = location.fresh().await;
     let kept = any_session(&fresh.stores).await;
     assert_eq!(fresh.stores.migrate().await.unwrap(), []);
     let fresh = fresh.reopen().await;
@@ -71,10 +71,10 @@ async fn migrations_are_idempotent(place: DatabaseLocation) {
     assert_eq!(found(&fresh.stores, kept.id).await, kept);
 }
 
-async fn concurrent_migrations_succeed(place: DatabaseLocation) {
+async fn concurrent_migrations_succeed(location: DatabaseLocation) {
     let processes: Vec<_> = (0..8)
         .map(|_| {
-            let url = place.url.clone();
+            let url = location.url.clone();
             tokio::spawn(async move {
                 let stores = db::open(&url, &DatabaseOptions::default()).await.unwrap();
                 stores.migrate().await.unwrap();
@@ -86,13 +86,13 @@ async fn concurrent_migrations_succeed(place: DatabaseLocation) {
     for process in processes {
         process.await.unwrap();
     }
-    let stores = place.open().await;
+    let stores = location.open().await;
     assert_eq!(stores.pending().await.unwrap(), []);
     assert_eq!(stores.sessions.list_sessions(&SessionFilter::All, None, 100).await.unwrap().len(), 8);
 }
 
-async fn audit_rows_cannot_be_updated(place: DatabaseLocation) {
-    let fresh = place.fresh().await;
+async fn audit_rows_cannot_be_updated(location: DatabaseLocation) {
+    let fresh = location.fresh().await;
     let session = any_session(&fresh.stores).await;
     let refused = try_change(&fresh, "UPDATE audit SET event = 'logged_out'").await.unwrap_err();
     assert!(refused.to_string().contains("rows of the audit are never changed"), "{refused}");
@@ -100,11 +100,11 @@ async fn audit_rows_cannot_be_updated(place: DatabaseLocation) {
     assert_eq!(entries, [AuditEntry::login(&session)]);
 }
 
-async fn newer_schema_is_rejected(place: DatabaseLocation) {
-    let fresh = place.fresh().await;
+async fn newer_schema_is_rejected(location: DatabaseLocation) {
+    let fresh = location.fresh().await;
     change(&fresh, "INSERT INTO _sqlx_migrations VALUES (9999, 'later', '2030-01-01', true, 'x', 0)").await;
-    for answer in [fresh.stores.pending().await, fresh.stores.migrate().await] {
-        let error = answer.unwrap_err();
+    for response in [fresh.stores.pending().await, fresh.stores.migrate().await] {
+        let error = response.unwrap_err();
         assert!(matches!(error, DbError::Newer { found: 9999, known: 5 }), "{error:?}");
         assert_eq!(
             error.to_string(),
@@ -113,15 +113,15 @@ async fn newer_schema_is_rejected(place: DatabaseLocation) {
     }
 }
 
-async fn changed_migration_is_rejected(place: DatabaseLocation) {
-    let fresh = place.fresh().await;
+async fn changed_migration_is_rejected(location: DatabaseLocation) {
+    let fresh = location.fresh().await;
     change(&fresh, "UPDATE _sqlx_migrations SET checksum = 'x' WHERE version = 2").await;
     let error = fresh.stores.migrate().await.unwrap_err();
     assert!(matches!(error, DbError::Changed(2)), "{error:?}");
 }
 
-async fn data_survives_a_restart(place: DatabaseLocation) {
-    let fresh = place.fresh().await;
+async fn data_survives_a_restart(location: DatabaseLocation) {
+    let fresh = location.fresh().await;
     let owner = known_user(&fresh.stores, "owner@example.com").await;
     let ended = known_session(&fresh.stores, session(&owner)).await;
     let end = SessionEnd { at: NOW, reason: EndReason::Revoked };
@@ -137,8 +137,8 @@ async fn data_survives_a_restart(place: DatabaseLocation) {
     assert_eq!(issuer, "sekisho");
 }
 
-async fn corrupt_values_name_their_column(place: DatabaseLocation) {
-    let fresh = place.fresh().await;
+async fn corrupt_values_name_their_column(location: DatabaseLocation) {
+    let fresh = location.fresh().await;
     let owner = known_user(&fresh.stores, "owner@example.com").await;
     let kept = known_session(&fresh.stores, session(&owner)).await;
     for (column, value, good) in [
@@ -172,8 +172,8 @@ async fn corrupt_values_name_their_column(place: DatabaseLocation) {
     assert!(matches!(error, StoreError::Corrupt { table: "users", column: "role" }), "{error:?}");
 }
 
-async fn closed_database_is_unavailable(place: DatabaseLocation) {
-    let fresh = place.fresh().await;
+async fn closed_database_is_unavailable(location: DatabaseLocation) {
+    let fresh = location.fresh().await;
     let kept = any_session(&fresh.stores).await;
     fresh.stores.close().await;
     let end = SessionEnd { at: NOW, reason: EndReason::Revoked };
@@ -197,8 +197,8 @@ async fn unreachable_server_is_named() {
 
 #[tokio::test]
 async fn server_errors_are_reported_verbatim() {
-    let Some(place) = support::postgres_place().await else { return };
-    let url: PgConnectOptions = place.url.parse().unwrap();
+    let Some(location) = support::postgres_place().await else { return };
+    let url: PgConnectOptions = location.url.parse().unwrap();
     let url = url.database("no_such_database").to_url_lossy();
     let error = db::open(url.as_str(), &DatabaseOptions::default()).await.unwrap_err().to_string();
     assert!(error.ends_with(r#"/no_such_database: database "no_such_database" does not exist"#), "{error}");
@@ -264,18 +264,18 @@ const ROLE_PASSWORD: &str = "lantern";
 
 #[tokio::test]
 async fn existing_schema_is_used() {
-    let Some(place) = support::postgres_place().await else { return };
+    let Some(location) = support::postgres_place().await else { return };
     let role = format!("sekisho_migrator_{}", std::process::id());
-    support::run(&place.url, &format!("DROP ROLE IF EXISTS {role}")).await;
+    support::run(&location.url, &format!("DROP ROLE IF EXISTS {role}")).await;
     let prepare = format!(
         "CREATE ROLE {role} LOGIN PASSWORD '{ROLE_PASSWORD}'; CREATE SCHEMA myapi AUTHORIZATION {role}"
     );
-    support::run(&place.url, &prepare).await;
-    let url = url_of(&role, &place.url);
+    support::run(&location.url, &prepare).await;
+    let url = url_of(&role, &location.url);
     let stores = db::open(&url, &DatabaseOptions::default()).await.unwrap();
     assert_eq!(stores.migrate().await.unwrap().len(), 5);
     stores.close().await;
-    support::run(&place.url, &format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+    support::run(&location.url, &format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -151,9 +151,9 @@ async fn restored_backup_causes_no_sign_out_on_postgres() {
 }
 
 async fn check_restored_backup(mut fresh: TestDatabase) {
-    let keys = keys();
+    let keys = generate_keys();
     let clock = Arc::new(ManualClock::new(NOW));
-    let tokens = tokens(&fresh.stores, &keys, &clock);
+    let tokens = tokens_on(&fresh.stores, &keys, &clock);
     let mut browsers = Vec::new();
     for _ in 0..3 {
         browsers.push(Browser::sign_in(&tokens, &clock).await);
@@ -165,14 +165,14 @@ async fn check_restored_backup(mut fresh: TestDatabase) {
     assert!(tokens.terminate(left.session(), EndReason::LoggedOut, &ClientInfo::default()).await.unwrap());
 
     back_up(&mut fresh).await;
-    let tokens = self::tokens(&fresh.stores, &keys, &clock);
+    let tokens = tokens_on(&fresh.stores, &keys, &clock);
     for _ in 0..3 {
         far_behind.expect(&tokens, SessionEvent::Rotated).await;
     }
     one_behind.expect(&tokens, SessionEvent::Rotated).await;
     restore(&mut fresh).await;
 
-    let tokens = self::tokens(&fresh.stores, &keys, &clock);
+    let tokens = tokens_on(&fresh.stores, &keys, &clock);
     assert_eq!(found(&fresh.stores, far_behind.session()).await.generation, 2, "it has lost three");
     let log = Log::default();
     let capturing = log.capture();
@@ -189,10 +189,10 @@ async fn check_restored_backup(mut fresh: TestDatabase) {
     for browser in [far_behind, one_behind] {
         browser.expect(&tokens, SessionEvent::Rotated).await;
     }
-    let refused = left.renew(&tokens).await.unwrap_err();
+    let error = left.refresh(&tokens).await.unwrap_err();
     assert!(
-        matches!(refused, RefreshError::SessionEnded { event: SessionEvent::LoggedOut, .. }),
-        "{refused:?}"
+        matches!(error, RefreshError::SessionEnded { event: SessionEvent::LoggedOut, .. }),
+        "{error:?}"
     );
 }
 
@@ -226,8 +226,8 @@ async fn failed_statement_is_unavailable_and_the_next_succeeds() {
     let Some(fresh) = support::postgres().await else { return };
     let row = any_session(&fresh.stores).await;
     support::run(fresh.url(), "ALTER TABLE myapi.sessions RENAME TO hidden").await;
-    let answer = fresh.stores.sessions.count_replays(&[(row.id, 1)]).await;
-    assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
+    let response = fresh.stores.sessions.count_replays(&[(row.id, 1)]).await;
+    assert!(matches!(response, Err(StoreError::Unavailable(_))), "{response:?}");
     support::run(fresh.url(), "ALTER TABLE myapi.hidden RENAME TO sessions").await;
     fresh.stores.sessions.count_replays(&[(row.id, 1)]).await.unwrap();
     assert_eq!(found(&fresh.stores, row.id).await.replays, 1);
@@ -367,7 +367,7 @@ impl Browser {
         Self { issued: tokens.sign_in(sign_in).await.unwrap(), clock: clock.clone() }
     }
 
-    async fn renew(&mut self, tokens: &Tokens) -> Result<SessionEvent, RefreshError> {
+    async fn refresh(&mut self, tokens: &Tokens) -> Result<SessionEvent, RefreshError> {
         self.clock.advance(Duration::from_secs(16 * 60));
         let request = RefreshRequest {
             refresh_token: self.issued.tokens.refresh_token.clone(),
@@ -379,7 +379,7 @@ impl Browser {
     }
 
     async fn expect(&mut self, tokens: &Tokens, event: SessionEvent) {
-        assert_eq!(self.renew(tokens).await, Ok(event));
+        assert_eq!(self.refresh(tokens).await, Ok(event));
     }
 
     fn session(&self) -> sekisho::identity::SessionId {
@@ -387,12 +387,12 @@ impl Browser {
     }
 }
 
-fn keys() -> Arc<SharedKeys> {
+fn generate_keys() -> Arc<SharedKeys> {
     let material = KeyMaterial::generate(1, Algorithm::Hs256, NOW).unwrap();
     Arc::new(SharedKeys::new(KeyRing::from_material(&material).unwrap()))
 }
 
-fn tokens(stores: &Stores, keys: &Arc<SharedKeys>, clock: &Arc<ManualClock>) -> Tokens {
+fn tokens_on(stores: &Stores, keys: &Arc<SharedKeys>, clock: &Arc<ManualClock>) -> Tokens {
     let clock: Arc<dyn Clock> = clock.clone();
     let (access, settings) = (AccessTokens::default(), SessionSettings::default());
     Tokens::new(stores.sessions.clone(), keys.clone(), access, settings, clock)

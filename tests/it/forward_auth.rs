@@ -15,7 +15,7 @@ use crate::support::db;
 use crate::support::http::{Answer, bare, with};
 
 /// Each `verify.source`, and the auth requests of such a front proxy.
-const FRONTS: [(&str, AuthRequestFn); 3] =
+const FRONT_PROXIES: [(&str, AuthRequestFn); 3] =
     [("x-original", x_original), ("x-forwarded", x_forwarded), ("envoy", envoy)];
 
 /// Builds the auth request about a request with this method and target.
@@ -23,45 +23,46 @@ type AuthRequestFn = fn(&str, &str) -> Request<Body>;
 
 #[tokio::test]
 async fn user_is_identified() {
-    for (source, about) in FRONTS {
-        let app = app(source).await;
+    for (source, auth_request) in FRONT_PROXIES {
+        let app = start_app(source).await;
         let mut ann = app.signed_in("ann@example.com").await;
         let user = ann.get("/auth/session").await.json()["user"]["id"].as_str().unwrap().to_owned();
-        let mut question = with(about("GET", "/app?x=%20"), "cookie", &format!("a=1; {}", ann.cookies()));
-        question = with(question, "cookie", "b=2; c=3");
-        let answer = ask(&app, question).await;
-        assert_eq!(answer.status, 200, "{source} {answer:?}");
-        assert_eq!(answer.header("x-forwarded-user"), Some(&*user));
-        assert_eq!(answer.header("x-forwarded-email"), Some("ann@example.com"));
-        assert_eq!(answer.header("x-forwarded-groups"), Some("user"));
-        assert_eq!(answer.header("cookie"), Some("a=1; b=2; c=3"), "ours are not for the application");
-        assert_eq!(answer.header("cache-control"), Some("private, no-store"));
-        assert_eq!((answer.event(), answer.body.len(), cookies(&answer).len()), (None, 0, 0));
+        let mut request =
+            with(auth_request("GET", "/app?x=%20"), "cookie", &format!("a=1; {}", ann.cookies()));
+        request = with(request, "cookie", "b=2; c=3");
+        let response = send(&app, request).await;
+        assert_eq!(response.status, 200, "{source} {response:?}");
+        assert_eq!(response.header("x-forwarded-user"), Some(&*user));
+        assert_eq!(response.header("x-forwarded-email"), Some("ann@example.com"));
+        assert_eq!(response.header("x-forwarded-groups"), Some("user"));
+        assert_eq!(response.header("cookie"), Some("a=1; b=2; c=3"), "ours are not for the application");
+        assert_eq!(response.header("cache-control"), Some("private, no-store"));
+        assert_eq!((response.event(), response.body.len(), cookies(&response).len()), (None, 0, 0));
 
-        let answer = ask(&app, of(&ann, about("GET", "/"))).await;
-        assert_eq!(answer.header("cookie"), Some(""), "it replaces what the browser sent");
+        let response = send(&app, with_cookies(&ann, auth_request("GET", "/"))).await;
+        assert_eq!(response.header("cookie"), Some(""), "it replaces what the browser sent");
 
-        let answer = ask(&app, about("GET", "/")).await;
-        answer.problem(401, "missing");
-        assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
-        assert_eq!((answer.event(), answer.header("location")), (Some("missing"), None));
+        let response = send(&app, auth_request("GET", "/")).await;
+        response.problem(401, "missing");
+        assert_eq!(response.header("www-authenticate"), Some("Bearer"));
+        assert_eq!((response.event(), response.header("location")), (Some("missing"), None));
     }
 }
 
 /// Some front proxies read only one `Set-Cookie`, so each cookie also has a header of its own (P-27).
 #[tokio::test]
 async fn refresh_sends_each_cookie_in_its_own_header() {
-    for (source, about) in FRONTS {
-        let app = app(source).await;
+    for (source, auth_request) in FRONT_PROXIES {
+        let app = start_app(source).await;
         let mut ann = app.signed_in("ann@example.com").await;
         for _ in 0..3 {
             let before = ann.cookies();
             app.expire();
-            let answer = ask(&app, of(&ann, about("POST", "/"))).await;
-            assert_eq!((answer.status.as_u16(), answer.event()), (200, Some("rotated")), "{source}");
-            assert_eq!(cookies(&answer), spelled(&answer));
-            assert_eq!(answer.header("cache-control"), Some("private, no-store"));
-            ann.store_cookies(&answer);
+            let response = send(&app, with_cookies(&ann, auth_request("POST", "/"))).await;
+            assert_eq!((response.status.as_u16(), response.event()), (200, Some("rotated")), "{source}");
+            assert_eq!(cookies(&response), single_cookie_headers(&response));
+            assert_eq!(response.header("cache-control"), Some("private, no-store"));
+            ann.store_cookies(&response);
             assert_ne!(ann.cookies(), before);
         }
     }
@@ -69,84 +70,90 @@ async fn refresh_sends_each_cookie_in_its_own_header() {
 
 #[tokio::test]
 async fn cookies_of_an_ended_session_are_cleared() {
-    for (source, about) in FRONTS {
-        let app = app(source).await;
+    for (source, auth_request) in FRONT_PROXIES {
+        let app = start_app(source).await;
         let mut ann = app.signed_in("ann@example.com").await;
         let copy = ann.clone();
         assert_eq!(ann.post("/auth/logout", &Value::Null).await.status, 204);
-        let answer = ask(&app, of(&copy, about("GET", "/"))).await;
-        answer.problem(401, "logged_out");
-        assert_eq!(cookies(&answer).len(), 0, "it ended just now");
+        let response = send(&app, with_cookies(&copy, auth_request("GET", "/"))).await;
+        response.problem(401, "logged_out");
+        assert_eq!(cookies(&response).len(), 0, "it ended just now");
         app.clock.advance(ACCESS_TTL + PAST_GRACE);
-        let answer = ask(&app, of(&copy, about("GET", "/"))).await;
-        answer.problem(401, "logged_out");
-        assert!(answer.set_cookies().iter().all(|cookie| cookie.clears()));
-        assert_eq!((cookies(&answer).len(), cookies(&answer)), (2, spelled(&answer)));
+        let response = send(&app, with_cookies(&copy, auth_request("GET", "/"))).await;
+        response.problem(401, "logged_out");
+        assert!(response.set_cookies().iter().all(|cookie| cookie.clears()));
+        assert_eq!((cookies(&response).len(), cookies(&response)), (2, single_cookie_headers(&response)));
     }
 }
 
 #[tokio::test]
 async fn unavailable_store_is_503() {
-    let app = app("x-original").await;
+    let app = start_app("x-original").await;
     let ann = app.signed_in("ann@example.com").await;
     app.break_store().await;
-    assert_eq!(ask(&app, of(&ann, x_original("GET", "/"))).await.status, 200, "its token is good");
+    assert_eq!(send(&app, with_cookies(&ann, x_original("GET", "/"))).await.status, 200, "its token is good");
     app.expire();
-    let answer = ask(&app, of(&ann, x_original("GET", "/"))).await;
-    answer.problem(503, "store_unavailable");
-    assert_eq!((answer.header("retry-after"), cookies(&answer).len()), (Some("1"), 0));
+    let response = send(&app, with_cookies(&ann, x_original("GET", "/"))).await;
+    response.problem(503, "store_unavailable");
+    assert_eq!((response.header("retry-after"), cookies(&response).len()), (Some("1"), 0));
     app.repair_store().await;
-    assert_eq!(ask(&app, of(&ann, x_original("GET", "/"))).await.event(), Some("rotated"));
+    assert_eq!(send(&app, with_cookies(&ann, x_original("GET", "/"))).await.event(), Some("rotated"));
 }
 
 /// The method of the auth request decides whether the response has a body, not the method of the original
 /// request.
 #[tokio::test]
 async fn rejected_head_request_has_its_body() {
-    for (source, about) in FRONTS {
-        let app = app(source).await;
-        let answer = ask(&app, about("HEAD", "/")).await;
-        assert_eq!(answer.status, 401);
+    for (source, auth_request) in FRONT_PROXIES {
+        let app = start_app(source).await;
+        let response = send(&app, auth_request("HEAD", "/")).await;
+        assert_eq!(response.status, 401);
         if source != "envoy" {
-            answer.problem(401, "missing");
+            response.problem(401, "missing");
         }
     }
 }
 
 #[tokio::test]
 async fn only_trusted_proxies_may_send_auth_requests() {
-    let app = app("x-original").await;
+    let app = start_app("x-original").await;
     let ann = app.signed_in("ann@example.com").await;
-    for (address, trusted) in [(FRONT, true), ([192, 0, 2, 7], false), ([127, 0, 0, 1], false)] {
+    for (address, trusted) in [(FRONT_PROXY, true), ([192, 0, 2, 7], false), ([127, 0, 0, 1], false)] {
         // Forwarding headers of untrusted peers are ignored.
-        let question = with(of(&ann, x_original("GET", "/")), "x-forwarded-for", "10.0.0.1");
-        let answer = send_from(address, app.app.forward_auth.clone().unwrap(), question).await;
+        let request = with(with_cookies(&ann, x_original("GET", "/")), "x-forwarded-for", "10.0.0.1");
+        let response = send_from(address, app.app.forward_auth.clone().unwrap(), request).await;
         if trusted {
-            assert_eq!(answer.status, 200);
+            assert_eq!(response.status, 200);
         } else {
-            answer.problem(403, "forbidden");
-            assert_eq!((answer.header("x-forwarded-user"), cookies(&answer).len()), (None, 0));
+            response.problem(403, "forbidden");
+            assert_eq!((response.header("x-forwarded-user"), cookies(&response).len()), (None, 0));
         }
     }
-    let nobody =
-        app.app.forward_auth.clone().unwrap().oneshot(of(&ann, x_original("GET", "/"))).await.unwrap();
+    let nobody = app
+        .app
+        .forward_auth
+        .clone()
+        .unwrap()
+        .oneshot(with_cookies(&ann, x_original("GET", "/")))
+        .await
+        .unwrap();
     assert_eq!(nobody.status(), 403, "a connection that nobody vouches for");
     let mapped: SocketAddr = "[::ffff:10.0.0.1]:1".parse().unwrap();
-    let mut question = of(&ann, x_original("GET", "/"));
-    question.extensions_mut().insert(Peer(mapped));
-    let answer = app.app.forward_auth.clone().unwrap().oneshot(question).await.unwrap();
-    assert_eq!(answer.status(), 200, "an IPv4 peer of an IPv6 listener");
+    let mut request = with_cookies(&ann, x_original("GET", "/"));
+    request.extensions_mut().insert(Peer(mapped));
+    let response = app.app.forward_auth.clone().unwrap().oneshot(request).await.unwrap();
+    assert_eq!(response.status(), 200, "an IPv4 peer of an IPv6 listener");
 }
 
 #[tokio::test]
 async fn client_address_is_the_browser() {
-    let app = app("x-forwarded").await;
+    let app = start_app("x-forwarded").await;
     app.user("ann@example.com").await;
     let mut ann = app.browser();
     let session = ann.sign_in("ann@example.com").await;
     app.expire();
-    let question = with(of(&ann, x_forwarded("GET", "/")), "x-forwarded-for", "198.51.100.9");
-    assert_eq!(ask(&app, question).await.event(), Some("rotated"));
+    let request = with(with_cookies(&ann, x_forwarded("GET", "/")), "x-forwarded-for", "198.51.100.9");
+    assert_eq!(send(&app, request).await.event(), Some("rotated"));
     let client = app.row(session).await.client;
     assert_eq!(client.address, Some([198, 51, 100, 9].into()));
 }
@@ -155,16 +162,15 @@ async fn client_address_is_the_browser() {
 async fn original_request_must_be_given_once_by_the_configured_headers() {
     let (original, forwarded) =
         (["x-original-method", "x-original-uri"], ["x-forwarded-method", "x-forwarded-uri"]);
-    for (source, ours, others) in [("x-original", original, forwarded), ("x-forwarded", forwarded, original)]
-    {
-        let app = app(source).await;
+    for (source, own, others) in [("x-original", original, forwarded), ("x-forwarded", forwarded, original)] {
+        let app = start_app(source).await;
         let ann = app.signed_in("ann@example.com").await;
-        let about = |lines: &[(&'static str, &str)]| {
-            let question = with(of(&ann, bare("GET", "/auth/verify")), "host", HOST);
-            lines.iter().fold(question, |question, (name, value)| with(question, name, value))
+        let auth_request = |lines: &[(&'static str, &str)]| {
+            let request = with(with_cookies(&ann, bare("GET", "/auth/verify")), "host", HOST);
+            lines.iter().fold(request, |request, (name, value)| with(request, name, value))
         };
-        let [method, uri] = ours;
-        assert_eq!(ask(&app, about(&[(method, "GET"), (uri, "/")])).await.status, 200);
+        let [method, uri] = own;
+        assert_eq!(send(&app, auth_request(&[(method, "GET"), (uri, "/")])).await.status, 200);
         for lines in [
             &[][..],
             &[(method, "GET")],
@@ -181,43 +187,44 @@ async fn original_request_must_be_given_once_by_the_configured_headers() {
             &[(method, "GET"), (uri, "http://app.example.com/")],
             &[(method, "GET"), (uri, "/a b")],
         ] {
-            ask(&app, about(lines)).await.problem(400, "invalid_request");
+            send(&app, auth_request(lines)).await.problem(400, "invalid_request");
         }
         for path in ["/a/../b", "/a/%2e%2e/b", "/a//b", "/a\\b", "/a%5cb", "/a%00", "/a%", "/a%2f..%2fb"] {
-            ask(&app, about(&[(method, "GET"), (uri, path)])).await.problem(400, "bad_path");
+            send(&app, auth_request(&[(method, "GET"), (uri, path)])).await.problem(400, "bad_path");
         }
-        assert_eq!(ask(&app, about(&[(method, "GET"), (uri, "/a%2fb?..//\\")])).await.status, 200);
+        assert_eq!(send(&app, auth_request(&[(method, "GET"), (uri, "/a%2fb?..//\\")])).await.status, 200);
         // Headers of the other sources are ignored.
-        let lie = about(&[(method, "GET"), (uri, "/"), (others[0], "POST"), (others[1], "//")]);
-        assert_eq!(ask(&app, lie).await.status, 200);
+        let forged = auth_request(&[(method, "GET"), (uri, "/"), (others[0], "POST"), (others[1], "//")]);
+        assert_eq!(send(&app, forged).await.status, 200);
     }
 }
 
 #[tokio::test]
 async fn envoy_auth_request_is_the_original_request() {
-    let app = app("envoy").await;
+    let app = start_app("envoy").await;
     let ann = app.signed_in("ann@example.com").await;
-    let asked =
-        async |method: &str, path: &str| ask(&app, with(of(&ann, bare(method, path)), "host", HOST)).await;
+    let send_envoy = async |method: &str, path: &str| {
+        send(&app, with(with_cookies(&ann, bare(method, path)), "host", HOST)).await
+    };
     for path in
         ["/auth/verify", "/auth/verify/", "/auth/verify?x", "/auth/verify/a/b?c=d", "/auth/verify/a%2fb"]
     {
         for method in ["GET", "HEAD", "POST", "DELETE", "PURGE"] {
-            assert_eq!(asked(method, path).await.status, 200, "{method} {path}");
+            assert_eq!(send_envoy(method, path).await.status, 200, "{method} {path}");
         }
     }
     for path in ["/auth/verify//", "/auth/verify/a/../b", "/auth/verify/%2e%2e/b"] {
-        asked("GET", path).await.problem(400, "bad_path");
+        send_envoy("GET", path).await.problem(400, "bad_path");
     }
     // Envoy may forward such headers of the browser, which are ignored.
-    let lie = with(of(&ann, envoy("GET", "/")), "x-original-uri", "//");
-    assert_eq!(ask(&app, with(lie, "x-forwarded-uri", "//")).await.status, 200);
+    let forged = with(with_cookies(&ann, envoy("GET", "/")), "x-original-uri", "//");
+    assert_eq!(send(&app, with(forged, "x-forwarded-uri", "//")).await.status, 200);
 }
 
 #[tokio::test]
 async fn roles_come_from_the_front_proxy() {
-    for (source, about) in FRONTS {
-        let app = app(source).await;
+    for (source, auth_request) in FRONT_PROXIES {
+        let app = start_app(source).await;
         app.user_as("ann@example.com", Role::Admin).await;
         let mut ann = app.browser();
         ann.sign_in("ann@example.com").await;
@@ -232,42 +239,50 @@ async fn roles_come_from_the_front_proxy() {
             ("admin,,user", 400, 400),
         ] {
             for (browser, expected) in [(&ann, admin), (&bob, user)] {
-                let answer = ask(&app, demanding(source, of(browser, about("GET", "/")), roles)).await;
-                assert_eq!(answer.status, expected, "{source} {roles} {answer:?}");
+                let response =
+                    send(&app, with_roles(source, with_cookies(browser, auth_request("GET", "/")), roles))
+                        .await;
+                assert_eq!(response.status, expected, "{source} {roles} {response:?}");
             }
         }
         // A rejection carries the cookies of its refresh too.
         app.expire();
-        let answer = ask(&app, demanding(source, of(&bob, about("GET", "/")), "admin")).await;
-        answer.problem(403, "forbidden");
-        assert_eq!((answer.event(), cookies(&answer)), (Some("rotated"), spelled(&answer)));
-        assert_eq!((cookies(&answer).len(), answer.header("x-forwarded-user")), (2, None));
-        bob.store_cookies(&answer);
-        assert_eq!(ask(&app, of(&bob, about("GET", "/"))).await.status, 200);
+        let response =
+            send(&app, with_roles(source, with_cookies(&bob, auth_request("GET", "/")), "admin")).await;
+        response.problem(403, "forbidden");
+        assert_eq!(
+            (response.event(), cookies(&response)),
+            (Some("rotated"), single_cookie_headers(&response))
+        );
+        assert_eq!((cookies(&response).len(), response.header("x-forwarded-user")), (2, None));
+        bob.store_cookies(&response);
+        assert_eq!(send(&app, with_cookies(&bob, auth_request("GET", "/"))).await.status, 200);
     }
 }
 
 /// Caddy forwards the browser's query by default, and Envoy always does.
 #[tokio::test]
 async fn browser_query_does_not_set_roles() {
-    for (source, about) in FRONTS {
-        let app = app(source).await;
+    for (source, auth_request) in FRONT_PROXIES {
+        let app = start_app(source).await;
         let ann = app.signed_in("ann@example.com").await;
         for query in ["?roles=admin", "?roles=", "?roles=user&roles=admin", "?roles%5B%5D=x"] {
-            let answer = ask(&app, of(&ann, about("GET", &format!("/app{query}")))).await;
-            assert_eq!(answer.status, 200, "{source} {query} {answer:?}");
+            let response = send(&app, with_cookies(&ann, auth_request("GET", &format!("/app{query}")))).await;
+            assert_eq!(response.status, 200, "{source} {query} {response:?}");
         }
         if source == "envoy" {
             continue;
         }
         for query in ["?x=1", "?roles=user&x=1", "?roles=user&roles=admin", "?roles=user&roles=user"] {
-            let mut question = of(&ann, about("GET", "/"));
-            *question.uri_mut() = format!("/auth/verify{query}").parse().unwrap();
-            ask(&app, question).await.problem(400, "invalid_request");
+            let mut request = with_cookies(&ann, auth_request("GET", "/"));
+            *request.uri_mut() = format!("/auth/verify{query}").parse().unwrap();
+            send(&app, request).await.problem(400, "invalid_request");
         }
         // Only Envoy sets roles in a header.
         assert_eq!(
-            ask(&app, with(of(&ann, about("GET", "/")), "x-sekisho-roles", "admin")).await.status,
+            send(&app, with(with_cookies(&ann, auth_request("GET", "/")), "x-sekisho-roles", "admin"))
+                .await
+                .status,
             200
         );
     }
@@ -275,15 +290,15 @@ async fn browser_query_does_not_set_roles() {
 
 #[tokio::test]
 async fn cross_site_requests_are_rejected() {
-    for (source, about) in FRONTS {
-        let app = app(source).await;
+    for (source, auth_request) in FRONT_PROXIES {
+        let app = start_app(source).await;
         let ann = app.signed_in("ann@example.com").await;
         let sent = |method: &str, origin: Option<&str>, site: Option<&str>| {
-            let mut question = with(about(method, "/"), "cookie", &ann.cookies());
+            let mut request = with(auth_request(method, "/"), "cookie", &ann.cookies());
             for (name, value) in [("origin", origin), ("sec-fetch-site", site)] {
-                question = value.into_iter().fold(question, |question, value| with(question, name, value));
+                request = value.into_iter().fold(request, |request, value| with(request, name, value));
             }
-            question
+            request
         };
         for (origin, site, allowed) in [
             (Some(ORIGIN), Some("same-origin"), true),
@@ -297,19 +312,19 @@ async fn cross_site_requests_are_rejected() {
             (None, Some("same-site"), false),
         ] {
             for method in ["POST", "PUT", "DELETE", "PATCH", "get"] {
-                let answer = ask(&app, sent(method, origin, site)).await;
+                let response = send(&app, sent(method, origin, site)).await;
                 assert_eq!(
-                    answer.status,
+                    response.status,
                     if allowed { 200 } else { 403 },
                     "{source} {method} {origin:?} {site:?}"
                 );
             }
-            assert_eq!(ask(&app, sent("GET", origin, site)).await.status, 200);
+            assert_eq!(send(&app, sent("GET", origin, site)).await.status, 200);
         }
-        ask(&app, sent("POST", Some(ELSEWHERE), None)).await.problem(403, "cross_site");
+        send(&app, sent("POST", Some(ELSEWHERE), None)).await.problem(403, "cross_site");
         app.expire();
-        let answer = ask(&app, sent("POST", Some(ELSEWHERE), None)).await;
-        assert_eq!((answer.event(), cookies(&answer).len()), (None, 0), "no session is looked at");
+        let response = send(&app, sent("POST", Some(ELSEWHERE), None)).await;
+        assert_eq!((response.event(), cookies(&response).len()), (None, 0), "no session is looked at");
     }
 }
 
@@ -327,28 +342,28 @@ async fn host_comes_from_the_configured_headers() {
         ("x-forwarded", "other.example.com", Some(HOST), false),
         ("x-forwarded", "other.example.com", None, false),
     ] {
-        let app = app(source).await;
+        let app = start_app(source).await;
         let ann = app.signed_in("ann@example.com").await;
-        let about = FRONTS.iter().find(|(name, _)| *name == source).unwrap().1;
-        let mut question = with(of(&ann, about("POST", "/")), "origin", same);
-        question.headers_mut().remove("x-forwarded-host");
-        question.headers_mut().insert("host", HeaderValue::from_str(host).unwrap());
+        let auth_request = FRONT_PROXIES.iter().find(|(name, _)| *name == source).unwrap().1;
+        let mut request = with(with_cookies(&ann, auth_request("POST", "/")), "origin", same);
+        request.headers_mut().remove("x-forwarded-host");
+        request.headers_mut().insert("host", HeaderValue::from_str(host).unwrap());
         if let Some(forwarded) = forwarded {
-            question = with(question, "x-forwarded-host", forwarded);
+            request = with(request, "x-forwarded-host", forwarded);
         }
-        let answer = ask(&app, question).await;
-        assert_eq!(answer.status, if allowed { 200 } else { 403 }, "{source} {host} {forwarded:?}");
+        let response = send(&app, request).await;
+        assert_eq!(response.status, if allowed { 200 } else { 403 }, "{source} {host} {forwarded:?}");
     }
-    let app = app("x-forwarded").await;
+    let app = start_app("x-forwarded").await;
     let twice = with(x_forwarded("POST", "/"), "x-forwarded-host", "other.example.com");
-    ask(&app, twice).await.problem(400, "invalid_request");
+    send(&app, twice).await.problem(400, "invalid_request");
 }
 
 /// A WebSocket handshake is a `GET`, and a matching host is not sufficient (B-6).
 #[tokio::test]
 async fn websocket_requires_a_trusted_origin() {
-    for (source, about) in FRONTS {
-        let app = app(source).await;
+    for (source, auth_request) in FRONT_PROXIES {
+        let app = start_app(source).await;
         let ann = app.signed_in("ann@example.com").await;
         for (name, value) in [
             ("upgrade", "websocket"),
@@ -357,47 +372,48 @@ async fn websocket_requires_a_trusted_origin() {
             ("sec-websocket-version", "13"),
         ] {
             let opened_by = |origin: Option<&str>| {
-                let question = with(of(&ann, about("GET", "/chat")), name, value);
-                origin.into_iter().fold(question, |question, origin| with(question, "origin", origin))
+                let request = with(with_cookies(&ann, auth_request("GET", "/chat")), name, value);
+                origin.into_iter().fold(request, |request, origin| with(request, "origin", origin))
             };
             for origin in [ORIGIN, PAGE] {
-                assert_eq!(ask(&app, opened_by(Some(origin))).await.status, 200, "{source} {name} {origin}");
+                assert_eq!(send(&app, opened_by(Some(origin))).await.status, 200, "{source} {name} {origin}");
             }
             for origin in [Some(ELSEWHERE), Some("null"), Some("https://other.example.com"), None] {
-                let mut question = opened_by(origin);
-                question.headers_mut().insert("host", HeaderValue::from_static("other.example.com"));
-                ask(&app, question).await.problem(403, "cross_site");
+                let mut request = opened_by(origin);
+                request.headers_mut().insert("host", HeaderValue::from_static("other.example.com"));
+                send(&app, request).await.problem(403, "cross_site");
             }
         }
         // Without session cookies the handshake has no session to abuse.
-        ask(&app, with(about("GET", "/chat"), "upgrade", "websocket")).await.problem(401, "missing");
+        send(&app, with(auth_request("GET", "/chat"), "upgrade", "websocket")).await.problem(401, "missing");
     }
 }
 
 #[tokio::test]
 async fn preflight_is_anonymous_and_not_refreshed() {
-    for (source, about) in FRONTS {
-        let app = app(source).await;
+    for (source, auth_request) in FRONT_PROXIES {
+        let app = start_app(source).await;
         let ann = app.signed_in("ann@example.com").await;
         app.expire();
-        let preflight = with(of(&ann, about("OPTIONS", "/")), "access-control-request-method", "PUT");
-        let answer = ask(&app, with(preflight, "origin", PAGE)).await;
-        answer.problem(401, "missing");
-        assert_eq!(cookies(&answer).len(), 0, "{source}");
+        let preflight =
+            with(with_cookies(&ann, auth_request("OPTIONS", "/")), "access-control-request-method", "PUT");
+        let response = send(&app, with(preflight, "origin", PAGE)).await;
+        response.problem(401, "missing");
+        assert_eq!(cookies(&response).len(), 0, "{source}");
     }
 }
 
 #[tokio::test]
 async fn verify_is_only_on_its_own_listener() {
-    let app = app("x-original").await;
+    let app = start_app("x-original").await;
     let mut ann = app.signed_in("ann@example.com").await;
     for path in ["/auth/verify", "/auth/verify/", "/auth/verify/app"] {
-        let question = with(with(bare("GET", path), "x-original-method", "GET"), "x-original-uri", "/");
-        ann.send(question).await.problem(404, "not_found");
+        let request = with(with(bare("GET", path), "x-original-method", "GET"), "x-original-uri", "/");
+        ann.send(request).await.problem(404, "not_found");
     }
     for path in ["/", "/auth", "/auth/session", "/auth/login", "/auth/verifyx", "/auth//verify", "/healthz"] {
-        let question = with(with(bare("GET", path), "x-original-method", "GET"), "x-original-uri", "/");
-        ask(&app, of(&ann, question)).await.problem(404, "not_found");
+        let request = with(with(bare("GET", path), "x-original-method", "GET"), "x-original-uri", "/");
+        send(&app, with_cookies(&ann, request)).await.problem(404, "not_found");
     }
     // Disabled by default.
     assert!(TestApp::with_database(db::sqlite().await.unwrap()).await.app.forward_auth.is_none());
@@ -405,21 +421,21 @@ async fn verify_is_only_on_its_own_listener() {
 
 #[tokio::test]
 async fn verify_path_follows_the_auth_prefix() {
-    let settings = settings("envoy");
+    let settings = verify_settings("envoy");
     let mut flags: Vec<_> = settings.iter().map(|(key, value)| (*key, &**value)).collect();
     flags.push(("server.auth_prefix", "/account/auth"));
     let app = TestApp::with(db::sqlite().await.unwrap(), &flags).await;
-    ask(&app, with(bare("GET", "/account/auth/verify/x"), "host", HOST)).await.problem(401, "missing");
-    ask(&app, with(bare("GET", "/auth/verify/x"), "host", HOST)).await.problem(404, "not_found");
+    send(&app, with(bare("GET", "/account/auth/verify/x"), "host", HOST)).await.problem(401, "missing");
+    send(&app, with(bare("GET", "/auth/verify/x"), "host", HOST)).await.problem(404, "not_found");
 }
 
-async fn app(source: &str) -> TestApp {
-    let settings = settings(source);
+async fn start_app(source: &str) -> TestApp {
+    let settings = verify_settings(source);
     let flags: Vec<_> = settings.iter().map(|(key, value)| (*key, &**value)).collect();
     TestApp::with(db::sqlite().await.unwrap(), &flags).await
 }
 
-fn settings(source: &str) -> Vec<(&'static str, String)> {
+fn verify_settings(source: &str) -> Vec<(&'static str, String)> {
     vec![
         ("server.trusted_proxies", "[\"10.0.0.0/8\"]".to_owned()),
         ("server.allowed_origins", format!("[\"{PAGE}\"]")),
@@ -429,14 +445,14 @@ fn settings(source: &str) -> Vec<(&'static str, String)> {
 }
 
 fn x_original(method: &str, target: &str) -> Request<Body> {
-    let question = with(bare("GET", "/auth/verify"), "x-original-method", method);
-    with(with(question, "x-original-uri", target), "host", HOST)
+    let request = with(bare("GET", "/auth/verify"), "x-original-method", method);
+    with(with(request, "x-original-uri", target), "host", HOST)
 }
 
 fn x_forwarded(method: &str, target: &str) -> Request<Body> {
-    let question = with(bare("GET", "/auth/verify"), "x-forwarded-method", method);
-    let question = with(with(question, "x-forwarded-uri", target), "x-forwarded-host", HOST);
-    with(question, "host", "127.0.0.1:9091")
+    let request = with(bare("GET", "/auth/verify"), "x-forwarded-method", method);
+    let request = with(with(request, "x-forwarded-uri", target), "x-forwarded-host", HOST);
+    with(request, "host", "127.0.0.1:9091")
 }
 
 fn envoy(method: &str, target: &str) -> Request<Body> {
@@ -444,34 +460,34 @@ fn envoy(method: &str, target: &str) -> Request<Body> {
 }
 
 /// Adds required roles to an auth request, as the front proxy's configuration does.
-fn demanding(source: &str, mut question: Request<Body>, roles: &str) -> Request<Body> {
+fn with_roles(source: &str, mut request: Request<Body>, roles: &str) -> Request<Body> {
     if source == "envoy" {
-        return with(question, "x-sekisho-roles", roles);
+        return with(request, "x-sekisho-roles", roles);
     }
-    *question.uri_mut() = format!("/auth/verify?roles={roles}").parse().unwrap();
-    question
+    *request.uri_mut() = format!("/auth/verify?roles={roles}").parse().unwrap();
+    request
 }
 
 /// Adds the browser's cookies, and no other header of it.
-fn of(browser: &Browser, question: Request<Body>) -> Request<Body> {
-    with(question, "cookie", &browser.cookies())
+fn with_cookies(browser: &Browser, request: Request<Body>) -> Request<Body> {
+    with(request, "cookie", &browser.cookies())
 }
 
-async fn ask(app: &TestApp, question: Request<Body>) -> Answer {
-    send_from(FRONT, app.app.forward_auth.clone().unwrap(), question).await
+async fn send(app: &TestApp, request: Request<Body>) -> Answer {
+    send_from(FRONT_PROXY, app.app.forward_auth.clone().unwrap(), request).await
 }
 
-fn cookies(answer: &Answer) -> Vec<&HeaderValue> {
-    answer.headers.get_all("set-cookie").iter().collect()
+fn cookies(response: &Answer) -> Vec<&HeaderValue> {
+    response.headers.get_all("set-cookie").iter().collect()
 }
 
 /// Returns the cookies in the single-cookie headers.
-fn spelled(answer: &Answer) -> Vec<&HeaderValue> {
+fn single_cookie_headers(response: &Answer) -> Vec<&HeaderValue> {
     let headers = ["x-set-access-cookie", "x-set-refresh-cookie"];
-    headers.iter().flat_map(|name| answer.headers.get_all(*name)).collect()
+    headers.iter().flat_map(|name| response.headers.get_all(*name)).collect()
 }
 
-const FRONT: [u8; 4] = [10, 0, 0, 1];
+const FRONT_PROXY: [u8; 4] = [10, 0, 0, 1];
 const HOST: &str = "app.example.com";
 const PAGE: &str = "https://page.example.com";
 const ELSEWHERE: &str = "https://evil.example";

@@ -16,21 +16,21 @@ const WEBSOCKET: [&str; 4] =
     ["-H", "Sec-WebSocket-Version: 13", "-H", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="];
 
 /// Runs each test, a function of a [`FrontProxyHarness`], with each front proxy.
-macro_rules! with_each_front {
+macro_rules! with_each_front_proxy {
     ($($test:ident)*) => {
-        with_each_front!(@with caddy Caddy: $($test)*);
-        with_each_front!(@with envoy Envoy: $($test)*);
-        with_each_front!(@with haproxy Haproxy: $($test)*);
-        with_each_front!(@with nginx Nginx: $($test)*);
-        with_each_front!(@with traefik Traefik: $($test)*);
+        with_each_front_proxy!(@with caddy Caddy: $($test)*);
+        with_each_front_proxy!(@with envoy Envoy: $($test)*);
+        with_each_front_proxy!(@with haproxy Haproxy: $($test)*);
+        with_each_front_proxy!(@with nginx Nginx: $($test)*);
+        with_each_front_proxy!(@with traefik Traefik: $($test)*);
     };
     (@with $name:ident $front:ident: $($test:ident)*) => {
         mod $name {
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $test() {
-                    if let Some(recipe) = crate::support::front_proxy::FrontProxyHarness::start(super::FrontProxyKind::$front).await {
-                        super::$test(recipe).await;
+                    if let Some(harness) = crate::support::front_proxy::FrontProxyHarness::start(super::FrontProxyKind::$front).await {
+                        super::$test(harness).await;
                     }
                 }
             )*
@@ -38,7 +38,7 @@ macro_rules! with_each_front {
     };
 }
 
-with_each_front! {
+with_each_front_proxy! {
     curl_stays_signed_in
     no_script_can_read_a_token
     identity_headers_of_the_browser_are_replaced
@@ -55,72 +55,75 @@ async fn failing_lua_action_rejects_requests() {
     let broken = |text: &str| {
         text.replace("local function ask(txn, url)", "local function ask(txn, url) error('broken')")
     };
-    let Some(mut recipe) = FrontProxyHarness::start_with(FrontProxyKind::Haproxy, broken).await else {
+    let Some(mut harness) = FrontProxyHarness::start_with(FrontProxyKind::Haproxy, broken).await else {
         return;
     };
-    let curl = recipe.curl("ann");
+    let curl = harness.curl("ann");
     for target in ["/", "/admin/"] {
         assert_eq!(curl.get(target).await.status, 503, "{target}");
     }
-    sign_in(&recipe, &curl, "ann@example.com", Role::Admin).await;
+    sign_in(&harness, &curl, "ann@example.com", Role::Admin).await;
     assert_eq!(curl.get("/").await.status, 503);
-    assert!(recipe.upstream.has_seen_no_more());
+    assert!(harness.upstream.has_seen_no_more());
 }
 
-async fn curl_stays_signed_in(mut recipe: FrontProxyHarness) {
-    let curl = recipe.curl("ann");
-    let answer = curl.get("/early").await;
-    answer.problem(401, "missing");
-    assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
-    assert_eq!((answer.header("location"), answer.header("retry-after")), (None, None));
+async fn curl_stays_signed_in(mut harness: FrontProxyHarness) {
+    let curl = harness.curl("ann");
+    let response = curl.get("/early").await;
+    response.problem(401, "missing");
+    assert_eq!(response.header("www-authenticate"), Some("Bearer"));
+    assert_eq!((response.header("location"), response.header("retry-after")), (None, None));
     assert_eq!(curl.ask("/early", &["-I"]).await.status, 401);
-    assert!(recipe.upstream.has_seen_no_more(), "held back");
+    assert!(harness.upstream.has_seen_no_more(), "held back");
 
-    let user = sign_in(&recipe, &curl, "ann@example.com", Role::User).await;
+    let user = sign_in(&harness, &curl, "ann@example.com", Role::User).await;
     for nth in 1..=5 {
         let before = curl.tokens().unwrap();
-        recipe.app.expire();
+        harness.app.expire();
         let target = format!("/read?nth={nth}&x=%20");
-        let answer = curl.get(&target).await;
-        assert_eq!((answer.status.as_u16(), answer.event()), (200, recipe.told("rotated")));
-        assert_fresh(&answer, &curl, &before);
-        assert_seen(&recipe.upstream.seen().await, &target, &user);
+        let response = curl.get(&target).await;
+        assert_eq!((response.status.as_u16(), response.event()), (200, harness.told("rotated")));
+        assert_fresh(&response, &curl, &before);
+        assert_seen(&harness.upstream.seen().await, &target, &user);
 
         // A valid token is not refreshed.
-        let answer = curl.get("/again").await;
-        assert_eq!((answer.status.as_u16(), answer.event(), ours(&answer).len()), (200, None, 0));
-        assert_seen(&recipe.upstream.seen().await, "/again", &user);
+        let response = curl.get("/again").await;
+        assert_eq!(
+            (response.status.as_u16(), response.event(), session_cookie_names(&response).len()),
+            (200, None, 0)
+        );
+        assert_seen(&harness.upstream.seen().await, "/again", &user);
     }
 
     // The body arrives once and complete, and an error response of the application carries the cookies too.
     let before = curl.tokens().unwrap();
-    recipe.app.expire();
-    std::fs::write(recipe.path("upload"), "x".repeat(3_000_000)).unwrap();
-    let upload = format!("@{}", recipe.path("upload").display());
-    let answer = curl.ask("/broken", &["--data-binary", &upload]).await;
-    assert_eq!((answer.status.as_u16(), answer.event()), (500, recipe.told("rotated")));
-    assert_fresh(&answer, &curl, &before);
-    let seen = recipe.upstream.seen().await;
+    harness.app.expire();
+    std::fs::write(harness.path("upload"), "x".repeat(3_000_000)).unwrap();
+    let upload = format!("@{}", harness.path("upload").display());
+    let response = curl.ask("/broken", &["--data-binary", &upload]).await;
+    assert_eq!((response.status.as_u16(), response.event()), (500, harness.told("rotated")));
+    assert_fresh(&response, &curl, &before);
+    let seen = harness.upstream.seen().await;
     assert_eq!((seen.method.as_str(), seen.length), ("POST", 3_000_000));
     assert_seen(&seen, "/broken", &user);
 
-    let copy = recipe.curl("copy");
+    let copy = harness.curl("copy");
     copy.copy(&curl);
     assert_eq!(curl.ask("/auth/logout", &["-X", "POST"]).await.status, 204);
     assert_eq!(curl.tokens(), None);
     assert_eq!(curl.get("/late").await.status, 401);
     copy.get("/late").await.problem(401, "logged_out");
-    recipe.app.clock.advance(ACCESS_TTL + PAST_GRACE);
-    let answer = copy.get("/late").await;
-    answer.problem(401, "logged_out");
-    assert_eq!((ours(&answer).len(), copy.tokens()), (2, None), "cleared: {answer:?}");
-    assert!(recipe.upstream.has_seen_no_more(), "each request arrived once");
+    harness.app.clock.advance(ACCESS_TTL + PAST_GRACE);
+    let response = copy.get("/late").await;
+    response.problem(401, "logged_out");
+    assert_eq!((session_cookie_names(&response).len(), copy.tokens()), (2, None), "cleared: {response:?}");
+    assert!(harness.upstream.has_seen_no_more(), "each request arrived once");
 }
 
 /// Any path, method or header that a script of the application could send (P-27).
-async fn no_script_can_read_a_token(recipe: FrontProxyHarness) {
-    let curl = recipe.curl("ann");
-    sign_in(&recipe, &curl, "ann@example.com", Role::User).await;
+async fn no_script_can_read_a_token(harness: FrontProxyHarness) {
+    let curl = harness.curl("ann");
+    sign_in(&harness, &curl, "ann@example.com", Role::User).await;
     let mut tokens: Vec<String> = curl.tokens().unwrap().into();
     let targets = [
         "/",
@@ -142,7 +145,7 @@ async fn no_script_can_read_a_token(recipe: FrontProxyHarness) {
         "/_sekisho/admin",
         "/sekisho_verify",
     ];
-    let ways = [
+    let variants = [
         &["-X", "HEAD", "-I"][..],
         &["-X", "POST", "-d", "x=y"],
         &["-X", "OPTIONS"],
@@ -152,18 +155,19 @@ async fn no_script_can_read_a_token(recipe: FrontProxyHarness) {
         &["-H", "If-None-Match: *", "-H", "Range: bytes=0-10"],
         &["-H", "Connection: cookie, set-cookie"],
     ];
-    let plainly = targets.iter().map(|target| (*target, &[][..]));
-    let otherwise =
-        ["/echo", "/admin/", "/auth/verify"].iter().flat_map(|target| ways.map(|way| (*target, way)));
-    for (target, args) in plainly.chain(otherwise) {
-        recipe.app.expire();
+    let plain = targets.iter().map(|target| (*target, &[][..]));
+    let varied = ["/echo", "/admin/", "/auth/verify"]
+        .iter()
+        .flat_map(|target| variants.map(|variant| (*target, variant)));
+    for (target, args) in plain.chain(varied) {
+        harness.app.expire();
         curl.ask(target, args).await;
         tokens.extend(curl.tokens().unwrap_or_else(|| panic!("{target} {args:?} signed it out")));
     }
     assert_eq!(curl.ask("/auth/refresh", &["-X", "POST"]).await.status, 200);
     tokens.extend(curl.tokens().unwrap());
-    let renewed: BTreeSet<_> = tokens.iter().collect();
-    assert!(renewed.len() > targets.len(), "they were renewed");
+    let refreshed: BTreeSet<_> = tokens.iter().collect();
+    assert!(refreshed.len() > targets.len(), "they were renewed");
     let readable = curl.readable();
     for token in tokens {
         assert!(!readable.contains(&token), "{readable}");
@@ -171,10 +175,10 @@ async fn no_script_can_read_a_token(recipe: FrontProxyHarness) {
     assert!(!readable.contains("x-set-") && !readable.contains("__Host-"), "{readable}");
 }
 
-async fn identity_headers_of_the_browser_are_replaced(mut recipe: FrontProxyHarness) {
-    let curl = recipe.curl("ann");
+async fn identity_headers_of_the_browser_are_replaced(mut harness: FrontProxyHarness) {
+    let curl = harness.curl("ann");
     let spelled = spellings();
-    let mut lies = vec![
+    let mut forged = vec![
         "x-forwarded-user: liar",
         "X_FORWARDED_USER: liar",
         "X-Original-URI: /liar",
@@ -186,32 +190,33 @@ async fn identity_headers_of_the_browser_are_replaced(mut recipe: FrontProxyHarn
         "Authorization: Bearer liar",
         "X-Set-Access-Cookie: liar",
     ];
-    lies.extend(spelled.iter().map(String::as_str));
+    forged.extend(spelled.iter().map(String::as_str));
     // HAProxy accepts at most a hundred headers.
-    let lies: Vec<Vec<&str>> =
-        lies.chunks(60).map(|some| some.iter().flat_map(|lie| ["-H", *lie]).collect()).collect();
-    curl.ask("/liar", &lies[0]).await.problem(401, "malformed");
-    assert!(recipe.upstream.has_seen_no_more());
+    let forged: Vec<Vec<&str>> =
+        forged.chunks(60).map(|some| some.iter().flat_map(|forged| ["-H", *forged]).collect()).collect();
+    curl.ask("/liar", &forged[0]).await.problem(401, "malformed");
+    assert!(harness.upstream.has_seen_no_more());
 
-    let user = sign_in(&recipe, &curl, "ann@example.com", Role::User).await;
+    let user = sign_in(&harness, &curl, "ann@example.com", Role::User).await;
     let identity =
         ["x-forwarded-user", "x-forwarded-email", "x-forwarded-groups", "authorization", "forwarded"];
-    for args in lies {
+    for args in forged {
         assert_eq!(curl.ask("/true", &args).await.status, 200);
-        let seen = recipe.upstream.seen().await;
+        let seen = harness.upstream.seen().await;
         assert_seen(&seen, "/true", &user);
         for (name, value) in &seen.headers {
             let plain = name.as_str().replace(|letter: char| !letter.is_ascii_alphanumeric(), "-");
-            let believed = identity.contains(&&*plain) && value.to_str().unwrap().contains("liar");
-            assert!(!believed, "{name}: {value:?}");
+            let forged_value = identity.contains(&&*plain) && value.to_str().unwrap().contains("liar");
+            assert!(!forged_value, "{name}: {value:?}");
         }
     }
     // Nor can they replace the method, which the CSRF check uses, or the host.
-    for lie in ["X-Original-Method: GET", "X-Forwarded-Method: GET", "X-Forwarded-Host: evil.example"] {
-        let answer = curl.ask("/", &["-X", "POST", "-H", lie, "-H", "Origin: http://evil.example"]).await;
-        assert_eq!(answer.status, 403, "{lie}");
+    for forged in ["X-Original-Method: GET", "X-Forwarded-Method: GET", "X-Forwarded-Host: evil.example"] {
+        let response =
+            curl.ask("/", &["-X", "POST", "-H", forged, "-H", "Origin: http://evil.example"]).await;
+        assert_eq!(response.status, 403, "{forged}");
     }
-    assert!(recipe.upstream.has_seen_no_more());
+    assert!(harness.upstream.has_seen_no_more());
 }
 
 /// Returns the identity headers with other separators, which CGI and similar interfaces treat alike.
@@ -226,10 +231,10 @@ fn spellings() -> Vec<String> {
 }
 
 /// A compliant proxy removes the headers that `Connection` names.
-async fn connection_header_cannot_remove_identity_headers(mut recipe: FrontProxyHarness) {
-    let curl = recipe.curl("ann");
-    let user = sign_in(&recipe, &curl, "ann@example.com", Role::User).await;
-    let origin = format!("Origin: http://{}", recipe.address);
+async fn connection_header_cannot_remove_identity_headers(mut harness: FrontProxyHarness) {
+    let curl = harness.curl("ann");
+    let user = sign_in(&harness, &curl, "ann@example.com", Role::User).await;
+    let origin = format!("Origin: http://{}", harness.address);
     let from = [&WEBSOCKET[..], &["-H", &origin]].concat();
     for connection in [
         "Connection: x-forwarded-user, x-forwarded-email, x-forwarded-groups",
@@ -237,9 +242,10 @@ async fn connection_header_cannot_remove_identity_headers(mut recipe: FrontProxy
         "Connection: Upgrade, x-forwarded-user, x-forwarded-groups",
     ] {
         for upgrade in ["X-None: 0", "Upgrade: websocket"] {
-            let answer = curl.ask("/taken", &[&from[..], &["-H", connection, "-H", upgrade]].concat()).await;
-            assert_eq!(answer.status, 200, "{connection}, {upgrade}");
-            let seen = recipe.upstream.seen().await;
+            let response =
+                curl.ask("/taken", &[&from[..], &["-H", connection, "-H", upgrade]].concat()).await;
+            assert_eq!(response.status, 200, "{connection}, {upgrade}");
+            let seen = harness.upstream.seen().await;
             assert_seen(&seen, "/taken", &user);
             let left = seen.all("connection").join(", ").to_lowercase();
             assert!(!left.contains("forwarded"), "{connection}, {upgrade}: {left}");
@@ -249,10 +255,10 @@ async fn connection_header_cannot_remove_identity_headers(mut recipe: FrontProxy
 
 /// After any other upgrade, the browser could send the application arbitrary requests with forged identity
 /// headers.
-async fn only_websockets_are_upgraded(mut recipe: FrontProxyHarness) {
-    let curl = recipe.curl("ann");
-    sign_in(&recipe, &curl, "ann@example.com", Role::Admin).await;
-    let origin = format!("Origin: http://{}", recipe.address);
+async fn only_websockets_are_upgraded(mut harness: FrontProxyHarness) {
+    let curl = harness.curl("ann");
+    sign_in(&harness, &curl, "ann@example.com", Role::Admin).await;
+    let origin = format!("Origin: http://{}", harness.address);
     let from = [&WEBSOCKET[..], &["-H", &origin]].concat();
     let settings =
         ["-H", "Connection: Upgrade, HTTP2-Settings", "-H", "HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA"];
@@ -269,36 +275,36 @@ async fn only_websockets_are_upgraded(mut recipe: FrontProxyHarness) {
         ] {
             let upgrade = lines.map(|line| ["-H", line]).concat();
             curl.ask(target, &[&from[..], &settings, &upgrade].concat()).await;
-            while let Some(seen) = recipe.upstream.seen_already() {
+            while let Some(seen) = harness.upstream.seen_already() {
                 let upgrade = seen.all("upgrade");
                 assert!(upgrade.is_empty() || upgrade == ["websocket"], "{target} {lines:?}: {upgrade:?}");
                 assert!(seen.all("http2-settings").is_empty(), "{target} {lines:?}");
             }
         }
         for upgrade in ["Upgrade: websocket", "Upgrade: WebSocket"] {
-            let asked = ["-H", "Connection: keep-alive, Upgrade", "-H", upgrade];
-            let answer = curl.ask(target, &[&from[..], &asked].concat()).await;
-            assert_eq!(answer.status, 200, "{target} {upgrade}");
-            let seen = recipe.upstream.seen().await;
+            let headers = ["-H", "Connection: keep-alive, Upgrade", "-H", upgrade];
+            let response = curl.ask(target, &[&from[..], &headers].concat()).await;
+            assert_eq!(response.status, 200, "{target} {upgrade}");
+            let seen = harness.upstream.seen().await;
             assert!(seen.all("upgrade").concat().eq_ignore_ascii_case("websocket"), "{:?}", seen.headers);
             assert!(seen.all("connection").concat().eq_ignore_ascii_case("upgrade"), "{:?}", seen.headers);
         }
     }
 }
 
-async fn roles_apply_to_every_path_spelling(mut recipe: FrontProxyHarness) {
-    let [ann, bob] = ["ann", "bob"].map(|name| recipe.curl(name));
-    sign_in(&recipe, &ann, "ann@example.com", Role::Admin).await;
-    sign_in(&recipe, &bob, "bob@example.com", Role::User).await;
+async fn roles_apply_to_every_path_spelling(mut harness: FrontProxyHarness) {
+    let [ann, bob] = ["ann", "bob"].map(|name| harness.curl(name));
+    sign_in(&harness, &ann, "ann@example.com", Role::Admin).await;
+    sign_in(&harness, &bob, "bob@example.com", Role::User).await;
     for target in ["/admin/", "/admin", "/admin/x?roles=user"] {
         assert_eq!(ann.get(target).await.status, 200, "{target}");
-        assert_eq!(recipe.upstream.seen().await.all("x-forwarded-groups"), ["admin"]);
-        recipe.app.expire();
+        assert_eq!(harness.upstream.seen().await.all("x-forwarded-groups"), ["admin"]);
+        harness.app.expire();
         let before = bob.tokens().unwrap();
-        let answer = bob.get(target).await;
-        answer.problem(403, "forbidden");
-        assert_fresh(&answer, &bob, &before);
-        assert!(recipe.upstream.has_seen_no_more(), "{target}");
+        let response = bob.get(target).await;
+        response.problem(403, "forbidden");
+        assert_fresh(&response, &bob, &before);
+        assert!(harness.upstream.has_seen_no_more(), "{target}");
     }
     for target in [
         "/%61dmin/x",
@@ -334,14 +340,14 @@ async fn roles_apply_to_every_path_spelling(mut recipe: FrontProxyHarness) {
     ] {
         bob.get(target).await;
         // No application may interpret a forwarded path as one below `/admin`.
-        while let Some(seen) = recipe.upstream.seen_already() {
+        while let Some(seen) = harness.upstream.seen_already() {
             assert!(!leads_to_admin(&seen.target), "{target} got through as {}", seen.target);
         }
     }
     // The query belongs to the application.
     for target in ["/?roles=admin", "/x?roles=", "/x?roles=user&roles=admin", "/x?y=%zz"] {
         assert_eq!(bob.get(target).await.status, 200, "{target}");
-        assert_eq!(recipe.upstream.seen().await.target, target);
+        assert_eq!(harness.upstream.seen().await.target, target);
     }
 }
 
@@ -351,14 +357,14 @@ fn leads_to_admin(target: &str) -> bool {
     path.split('/').nth(1).is_some_and(|first| first.eq_ignore_ascii_case("admin"))
 }
 
-async fn cross_origin_requests_are_rejected(mut recipe: FrontProxyHarness) {
-    let curl = recipe.curl("ann");
-    sign_in(&recipe, &curl, "ann@example.com", Role::User).await;
-    let ours = format!("Origin: http://{}", recipe.address);
+async fn cross_origin_requests_are_rejected(mut harness: FrontProxyHarness) {
+    let curl = harness.curl("ann");
+    sign_in(&harness, &curl, "ann@example.com", Role::User).await;
+    let own_origin = format!("Origin: http://{}", harness.address);
     let websocket = [&WEBSOCKET[..], &["-H", "Connection: Upgrade", "-H", "Upgrade: websocket"]].concat();
     for (origin, site, allowed) in [
-        (&*ours, "Sec-Fetch-Site: same-origin", true),
-        (&*ours, "X-None: 0", true),
+        (&*own_origin, "Sec-Fetch-Site: same-origin", true),
+        (&*own_origin, "X-None: 0", true),
         ("Origin: http://evil.example", "Sec-Fetch-Site: cross-site", false),
         ("Origin: http://evil.example", "X-None: 0", false),
         ("Origin: null", "Sec-Fetch-Site: cross-site", false),
@@ -366,91 +372,93 @@ async fn cross_origin_requests_are_rejected(mut recipe: FrontProxyHarness) {
         let from = ["-H", origin, "-H", site];
         let posted = curl.ask("/form", &[&from[..], &["-d", "x=y"]].concat()).await;
         let opened = curl.ask("/chat", &[&from[..], &websocket[..]].concat()).await;
-        for answer in [posted, opened] {
+        for response in [posted, opened] {
             if allowed {
-                assert_eq!(answer.status, 200, "{origin} {site}");
-                recipe.upstream.seen().await;
+                assert_eq!(response.status, 200, "{origin} {site}");
+                harness.upstream.seen().await;
             } else {
-                assert_eq!(answer.status, 403, "{origin} {site}");
+                assert_eq!(response.status, 403, "{origin} {site}");
             }
         }
         assert_eq!(curl.ask("/read", &from).await.status, 200);
-        assert_eq!(recipe.upstream.seen().await.target, "/read");
-        assert!(recipe.upstream.has_seen_no_more(), "{origin} {site}");
+        assert_eq!(harness.upstream.seen().await.target, "/read");
+        assert!(harness.upstream.has_seen_no_more(), "{origin} {site}");
     }
     // Preflights are anonymous.
-    let preflight = ["-X", "OPTIONS", "-H", &ours, "-H", "Access-Control-Request-Method: PUT"];
+    let preflight = ["-X", "OPTIONS", "-H", &own_origin, "-H", "Access-Control-Request-Method: PUT"];
     curl.ask("/form", &preflight).await.problem(401, "missing");
 }
 
-async fn errors_are_forwarded_to_the_client(mut recipe: FrontProxyHarness) {
-    let curl = recipe.curl("ann");
-    sign_in(&recipe, &curl, "ann@example.com", Role::User).await;
+async fn errors_are_forwarded_to_the_client(mut harness: FrontProxyHarness) {
+    let curl = harness.curl("ann");
+    sign_in(&harness, &curl, "ann@example.com", Role::User).await;
     let cookies = curl.tokens();
     for target in ["/x/%2e%2e/y", "/x%00", "/x\\y"] {
         let status = curl.get(target).await.status.as_u16();
         assert!(matches!(status, 200 | 400 | 404), "{target} {status}");
-        while let Some(seen) = recipe.upstream.seen_already() {
+        while let Some(seen) = harness.upstream.seen_already() {
             assert!(!seen.target.contains("..") && !seen.target.contains('\\'), "{}", seen.target);
         }
     }
-    recipe.app.break_store().await;
-    recipe.app.expire();
-    let answer = curl.get("/").await;
-    assert_eq!((answer.status.as_u16(), curl.tokens()), (503, cookies.clone()));
+    harness.app.break_store().await;
+    harness.app.expire();
+    let response = curl.get("/").await;
+    assert_eq!((response.status.as_u16(), curl.tokens()), (503, cookies.clone()));
     // Envoy treats a 503 as a failure of the auth service, and sends a 503 without details.
-    if recipe.front != FrontProxyKind::Envoy {
-        answer.problem(503, "store_unavailable");
-        assert_eq!(answer.header("retry-after"), Some("1"));
+    if harness.front != FrontProxyKind::Envoy {
+        response.problem(503, "store_unavailable");
+        assert_eq!(response.header("retry-after"), Some("1"));
     }
-    recipe.app.repair_store().await;
+    harness.app.repair_store().await;
     assert_eq!(curl.get("/").await.status, 200);
-    recipe.upstream.seen().await;
+    harness.upstream.seen().await;
 
     // Without Sekisho all requests are rejected.
-    recipe.lose_verify();
+    harness.lose_verify();
     let cookies = curl.tokens();
     let status = until("the end of its connections", async || {
         let status = curl.get("/").await.status.as_u16();
-        while recipe.upstream.seen_already().is_some() {}
+        while harness.upstream.seen_already().is_some() {}
         (status != 200).then_some(status)
     })
     .await;
     assert!(matches!(status, 500 | 502 | 503), "{status}");
     assert_eq!(curl.get("/").await.status, status);
     assert_eq!(curl.tokens(), cookies);
-    assert!(recipe.upstream.has_seen_no_more());
+    assert!(harness.upstream.has_seen_no_more());
 }
 
 /// Creates a user, signs in, and returns the user's ID.
-async fn sign_in(recipe: &FrontProxyHarness, curl: &Curl, email: &str, role: Role) -> String {
-    let user = recipe.app.user_as(email, role).await;
+async fn sign_in(harness: &FrontProxyHarness, curl: &Curl, email: &str, role: Role) -> String {
+    let user = harness.app.user_as(email, role).await;
     let (email, password) = (format!("email={email}"), format!("password={PASSWORD}"));
-    let answer = curl.ask("/auth/login", &["--data-urlencode", &email, "--data-urlencode", &password]).await;
-    assert_eq!(answer.status, 200, "{answer:?}");
+    let response =
+        curl.ask("/auth/login", &["--data-urlencode", &email, "--data-urlencode", &password]).await;
+    assert_eq!(response.status, 200, "{response:?}");
     assert!(curl.tokens().is_some());
     user.id.to_string()
 }
 
 /// Checks that both cookies were replaced, that the response is not cacheable, and that the application's
 /// cookie is there unless the request was rejected.
-fn assert_fresh(answer: &Answer, curl: &Curl, before: &[String; 2]) {
+fn assert_fresh(response: &Answer, curl: &Curl, before: &[String; 2]) {
     let after = curl.tokens().unwrap();
     assert!(before[0] != after[0] && before[1] != after[1], "{before:?} {after:?}");
-    let cookies = answer.set_cookies();
-    let ours: Vec<_> = cookies.iter().filter(|cookie| cookie.name.starts_with("__Host-")).collect();
-    assert_eq!(ours.len(), 2);
-    for cookie in ours {
+    let cookies = response.set_cookies();
+    let session_cookies: Vec<_> =
+        cookies.iter().filter(|cookie| cookie.name.starts_with("__Host-")).collect();
+    assert_eq!(session_cookies.len(), 2);
+    for cookie in session_cookies {
         assert_eq!(cookie.attributes, ["httponly", "path=/", "samesite=lax", "secure"]);
     }
-    assert_eq!(cookies.iter().any(|cookie| cookie.name == "theme"), answer.status != 403, "{cookies:?}");
-    let caching: Vec<_> = answer.headers.get_all("cache-control").iter().collect();
+    assert_eq!(cookies.iter().any(|cookie| cookie.name == "theme"), response.status != 403, "{cookies:?}");
+    let caching: Vec<_> = response.headers.get_all("cache-control").iter().collect();
     assert!(caching.iter().any(|line| *line == "private, no-store"), "{caching:?}");
 }
 
 /// Returns the names of the session cookies that the response sets or clears.
-fn ours(answer: &Answer) -> Vec<String> {
-    let names = answer.set_cookies().into_iter().map(|cookie| cookie.name);
+fn session_cookie_names(response: &Answer) -> Vec<String> {
+    let names = response.set_cookies().into_iter().map(|cookie| cookie.name);
     names.filter(|name| name.starts_with("__Host-")).collect()
 }
 

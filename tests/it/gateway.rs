@@ -31,15 +31,15 @@ async fn required_route_responds_401_without_upstream() {
         ("__Host-refresh_token=x", "malformed"),
         ("__Host-access_token=x; __Host-access_token=y", "malformed"),
     ] {
-        let answer = gateway.ask(get("/api?x=1").header("cookie", cookies)).await;
-        answer.problem(401, event);
-        assert_eq!(answer.header("x-session-event"), Some(event));
-        assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
-        assert_eq!(answer.header("cache-control"), Some("private, no-store"));
-        assert_eq!(SessionCookies::of(&answer), None);
+        let response = gateway.ask(get("/api?x=1").header("cookie", cookies)).await;
+        response.problem(401, event);
+        assert_eq!(response.header("x-session-event"), Some(event));
+        assert_eq!(response.header("www-authenticate"), Some("Bearer"));
+        assert_eq!(response.header("cache-control"), Some("private, no-store"));
+        assert_eq!(SessionCookies::of(&response), None);
     }
-    let answer = gateway.ask(get("/").header("authorization", "Bearer x.y.z")).await;
-    answer.problem(401, "malformed");
+    let response = gateway.ask(get("/").header("authorization", "Bearer x.y.z")).await;
+    response.problem(401, "malformed");
     assert!(upstream.has_seen_no_more());
 }
 
@@ -47,8 +47,8 @@ async fn required_route_responds_401_without_upstream() {
 async fn identity_headers_override_the_client() {
     let mut upstream = Upstream::start().await;
     let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), "")).start().await;
-    let jar = gateway.signed_in(Role::Admin).await;
-    let mut request = get("/films?page=2").header("cookie", jar.line());
+    let session_cookies = gateway.signed_in(Role::Admin).await;
+    let mut request = get("/films?page=2").header("cookie", session_cookies.line());
     for name in ["X-Forwarded-User", "X_Forwarded_User", "x-forwarded_user", "X.Forwarded.User"] {
         request = request.header(name, "root").header(name, "root again");
     }
@@ -56,8 +56,8 @@ async fn identity_headers_override_the_client() {
         request = request.header(name, "forged");
     }
     let request = request.header("connection", "x-forwarded-user, x-forwarded-groups, x-forwarded-email");
-    let answer = gateway.ask(request).await;
-    assert_eq!((answer.status.as_u16(), answer.header("x-session-event")), (200, None));
+    let response = gateway.ask(request).await;
+    assert_eq!((response.status.as_u16(), response.header("x-session-event")), (200, None));
 
     let seen = upstream.seen().await;
     let user = gateway.app.users.find_by_email("taro@example.jp").await.unwrap();
@@ -78,8 +78,8 @@ async fn optional_route_continues_anonymously_with_event() {
         ("__Host-access_token=x; __Host-refresh_token=y", "Bearer x", "malformed"),
     ] {
         let request = get("/").header("cookie", cookies).header("x-forwarded-user", "root");
-        let answer = gateway.ask(request.header("authorization", authorization)).await;
-        assert_eq!((answer.status.as_u16(), answer.header("x-session-event")), (200, Some(event)));
+        let response = gateway.ask(request.header("authorization", authorization)).await;
+        assert_eq!((response.status.as_u16(), response.header("x-session-event")), (200, Some(event)));
         let mut seen = upstream.seen().await;
         if cookies == "theirs=1" {
             assert_eq!(seen.all("cookie"), ["theirs=1"]);
@@ -87,8 +87,8 @@ async fn optional_route_continues_anonymously_with_event() {
         }
         assert_anonymous(&seen);
     }
-    let jar = gateway.signed_in(Role::User).await;
-    gateway.ask(get("/").header("cookie", jar.line())).await;
+    let session_cookies = gateway.signed_in(Role::User).await;
+    gateway.ask(get("/").header("cookie", session_cookies.line())).await;
     assert_eq!(upstream.seen().await.all("x-forwarded-groups"), ["user"]);
 }
 
@@ -96,13 +96,13 @@ async fn optional_route_continues_anonymously_with_event() {
 async fn open_route_ignores_the_session() {
     let mut upstream = Upstream::start().await;
     let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), "auth = \"none\"")).start().await;
-    let jar = gateway.signed_in(Role::Admin).await;
+    let session_cookies = gateway.signed_in(Role::Admin).await;
     gateway.expire();
-    for cookies in [jar.line(), "__Host-refresh_token=x; __Host-refresh_token=y".to_owned()] {
-        let bearer = format!("Bearer {}", jar.access);
-        let answer = gateway.ask(get("/").header("cookie", cookies).header("authorization", bearer)).await;
-        assert_eq!((answer.status.as_u16(), answer.header("x-session-event")), (200, None));
-        assert_eq!(SessionCookies::of(&answer), None);
+    for cookies in [session_cookies.line(), "__Host-refresh_token=x; __Host-refresh_token=y".to_owned()] {
+        let bearer = format!("Bearer {}", session_cookies.access);
+        let response = gateway.ask(get("/").header("cookie", cookies).header("authorization", bearer)).await;
+        assert_eq!((response.status.as_u16(), response.header("x-session-event")), (200, None));
+        assert_eq!(SessionCookies::of(&response), None);
         assert_anonymous(&upstream.seen().await);
     }
 }
@@ -113,23 +113,23 @@ async fn unavailable_database_is_503_and_keeps_sessions() {
     let routes = [("/must", ""), ("/may", "auth = \"optional\""), ("/open", "auth = \"none\"")];
     let routes: String = routes.iter().map(|(path, more)| route(path, &upstream.url(), more)).collect();
     let gateway = TestGatewayBuilder::new(routes).start().await;
-    let jar = gateway.signed_in(Role::User).await;
+    let session_cookies = gateway.signed_in(Role::User).await;
     gateway.database.stores.close().await;
 
     // A valid access token is verified without the database.
-    let answer = gateway.ask(get("/must").header("cookie", jar.line())).await;
-    assert_eq!((answer.status.as_u16(), answer.header("x-session-event")), (200, None));
+    let response = gateway.ask(get("/must").header("cookie", session_cookies.line())).await;
+    assert_eq!((response.status.as_u16(), response.header("x-session-event")), (200, None));
     upstream.seen().await;
     gateway.expire();
     for path in ["/must", "/may"] {
-        let answer = gateway.ask(get(path).header("cookie", jar.line())).await;
-        answer.problem(503, "store_unavailable");
-        assert_eq!(answer.header("x-session-event"), Some("store_unavailable"));
-        assert!(answer.header("retry-after").is_some());
-        assert_eq!(SessionCookies::of(&answer), None);
+        let response = gateway.ask(get(path).header("cookie", session_cookies.line())).await;
+        response.problem(503, "store_unavailable");
+        assert_eq!(response.header("x-session-event"), Some("store_unavailable"));
+        assert!(response.header("retry-after").is_some());
+        assert_eq!(SessionCookies::of(&response), None);
     }
     assert!(upstream.has_seen_no_more());
-    assert_eq!(gateway.ask(get("/open").header("cookie", jar.line())).await.status, 200);
+    assert_eq!(gateway.ask(get("/open").header("cookie", session_cookies.line())).await.status, 200);
 }
 
 #[tokio::test]
@@ -138,13 +138,13 @@ async fn valid_token_without_database_follows_on_store_loss() {
         let mut upstream = Upstream::start().await;
         let setting = format!("session.on_store_loss = \"{setting}\"\n");
         let gateway = TestGatewayBuilder::new(setting + &route("/", &upstream.url(), "")).start().await;
-        let jar = gateway.signed_in(Role::User).await;
+        let session_cookies = gateway.signed_in(Role::User).await;
         gateway.database.stores.close().await;
         // Within the last tenth of the token's lifetime, with any jitter.
         gateway.clock.advance(std::time::Duration::from_secs(840));
-        let answer = gateway.ask(get("/").header("cookie", jar.line())).await;
-        assert_eq!(answer.status.as_u16(), status);
-        assert_eq!(answer.header("x-session-event"), Some("store_unavailable"));
+        let response = gateway.ask(get("/").header("cookie", session_cookies.line())).await;
+        assert_eq!(response.status.as_u16(), status);
+        assert_eq!(response.header("x-session-event"), Some("store_unavailable"));
         assert_eq!(upstream.has_seen_no_more(), status == 503);
     }
 }
@@ -153,13 +153,13 @@ async fn valid_token_without_database_follows_on_store_loss() {
 async fn missing_role_is_403_with_fresh_cookies() {
     let mut upstream = Upstream::start().await;
     let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), "roles = [\"admin\"]")).start().await;
-    let jar = gateway.signed_in(Role::User).await;
+    let session_cookies = gateway.signed_in(Role::User).await;
     gateway.expire();
-    let answer = gateway.ask(get("/").header("cookie", jar.line())).await;
-    answer.problem(403, "forbidden");
-    assert_eq!(answer.header("x-session-event"), Some("rotated"));
-    let fresh = SessionCookies::of(&answer).unwrap();
-    assert_ne!(fresh, jar);
+    let response = gateway.ask(get("/").header("cookie", session_cookies.line())).await;
+    response.problem(403, "forbidden");
+    assert_eq!(response.header("x-session-event"), Some("rotated"));
+    let fresh = SessionCookies::of(&response).unwrap();
+    assert_ne!(fresh, session_cookies);
     gateway.ask(get("/").header("cookie", fresh.line())).await.problem(403, "forbidden");
     gateway.ask(get("/")).await.problem(401, "missing");
     assert!(upstream.has_seen_no_more());
@@ -169,31 +169,31 @@ async fn missing_role_is_403_with_fresh_cookies() {
 async fn post_is_refreshed_first_and_forwarded_once() {
     let mut upstream = Upstream::start().await;
     let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), "")).start().await;
-    let jar = gateway.signed_in(Role::User).await;
+    let session_cookies = gateway.signed_in(Role::User).await;
     gateway.expire();
-    let request = post("/orders").header("cookie", jar.line());
-    let answer = gateway.send(request.body(Body::from("one book")).unwrap()).await;
-    assert_eq!((answer.status.as_u16(), answer.header("x-session-event")), (200, Some("rotated")));
-    assert_eq!(answer.header("cache-control"), Some("private, no-store"));
-    assert_eq!(answer.header("vary"), Some("Cookie"));
+    let request = post("/orders").header("cookie", session_cookies.line());
+    let response = gateway.send(request.body(Body::from("one book")).unwrap()).await;
+    assert_eq!((response.status.as_u16(), response.header("x-session-event")), (200, Some("rotated")));
+    assert_eq!(response.header("cache-control"), Some("private, no-store"));
+    assert_eq!(response.header("vary"), Some("Cookie"));
     let seen = upstream.seen().await;
     assert_eq!((seen.method.as_str(), seen.length), ("POST", 8));
     assert_eq!(seen.all("x-forwarded-email"), ["taro@example.jp"]);
     assert!(upstream.has_seen_no_more());
 
-    let fresh = SessionCookies::of(&answer).unwrap();
-    let answer = gateway.ask(get("/").header("cookie", fresh.line())).await;
-    assert_eq!((answer.status.as_u16(), answer.header("x-session-event")), (200, None));
+    let fresh = SessionCookies::of(&response).unwrap();
+    let response = gateway.ask(get("/").header("cookie", fresh.line())).await;
+    assert_eq!((response.status.as_u16(), response.header("x-session-event")), (200, None));
 }
 
 #[tokio::test]
 async fn fresh_cookies_are_sent_when_the_upstream_fails() {
     let gateway = TestGatewayBuilder::new(route("/", "http://127.0.0.1:1", "")).start().await;
-    let jar = gateway.signed_in(Role::User).await;
+    let session_cookies = gateway.signed_in(Role::User).await;
     gateway.expire();
-    let answer = gateway.ask(get("/").header("cookie", jar.line())).await;
-    answer.problem(502, "upstream_unreachable");
-    assert!(SessionCookies::of(&answer).is_some());
+    let response = gateway.ask(get("/").header("cookie", session_cookies.line())).await;
+    response.problem(502, "upstream_unreachable");
+    assert!(SessionCookies::of(&response).is_some());
 }
 
 #[tokio::test]
@@ -212,73 +212,74 @@ async fn stalled_body_does_not_hold_a_handler() {
 #[tokio::test]
 async fn session_and_upstream_cookies_never_mix() {
     let mut upstream = Upstream::answering(|_| {
-        let answer = Response::builder()
+        let response = Response::builder()
             .header("set-cookie", "theirs=1; Path=/")
             .header("set-cookie", "__Host-access_token=stolen; Path=/; Secure")
             .header("set-cookie", "=__Host-refresh_token=stolen")
             .header("set-cookie", "b=\"x y\"; Expires=Thu, 01 Jan 2099 00:00:00 GMT")
             .header("x-session-event", "forged")
             .header("x-set-access-cookie", "forged");
-        answer.body(Body::empty()).unwrap()
+        response.body(Body::empty()).unwrap()
     })
     .await;
     let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), "")).start().await;
-    let jar = gateway.signed_in(Role::User).await;
-    let request = get("/").header("cookie", format!("a=1;b = 2 ; {};; c", jar.line()));
-    let answer = gateway.ask(request.header("cookie", "d=\"4\"; e").header("cookie", &*jar.line())).await;
-    assert_eq!(answer.status, 401, "each of ours came twice");
+    let session_cookies = gateway.signed_in(Role::User).await;
+    let request = get("/").header("cookie", format!("a=1;b = 2 ; {};; c", session_cookies.line()));
+    let response =
+        gateway.ask(request.header("cookie", "d=\"4\"; e").header("cookie", &*session_cookies.line())).await;
+    assert_eq!(response.status, 401, "each of ours came twice");
 
-    let request = get("/").header("cookie", format!("a=1;b = 2 ; {};; c", jar.line()));
-    let answer = gateway.ask(request.header("cookie", "d=\"4\"; e")).await;
+    let request = get("/").header("cookie", format!("a=1;b = 2 ; {};; c", session_cookies.line()));
+    let response = gateway.ask(request.header("cookie", "d=\"4\"; e")).await;
     assert_eq!(upstream.seen().await.all("cookie"), ["a=1;b = 2 ;; c", "d=\"4\"; e"]);
-    let set: Vec<_> = answer.headers.get_all("set-cookie").iter().collect();
+    let set: Vec<_> = response.headers.get_all("set-cookie").iter().collect();
     assert_eq!(set, ["theirs=1; Path=/", "b=\"x y\"; Expires=Thu, 01 Jan 2099 00:00:00 GMT"]);
-    assert_eq!((answer.header("x-session-event"), answer.header("x-set-access-cookie")), (None, None));
+    assert_eq!((response.header("x-session-event"), response.header("x-set-access-cookie")), (None, None));
 
     gateway.expire();
-    let answer = gateway.ask(get("/").header("cookie", jar.line())).await;
-    assert_eq!(answer.header("x-session-event"), Some("rotated"));
-    assert_eq!(answer.headers.get_all("set-cookie").iter().count(), 4);
-    assert!(SessionCookies::of(&answer).is_some());
+    let response = gateway.ask(get("/").header("cookie", session_cookies.line())).await;
+    assert_eq!(response.header("x-session-event"), Some("rotated"));
+    assert_eq!(response.headers.get_all("set-cookie").iter().count(), 4);
+    assert!(SessionCookies::of(&response).is_some());
 }
 
 #[tokio::test]
 async fn cacheable_and_not_modified_responses_carry_no_cookies() {
     let mut upstream = Upstream::answering(|seen| {
-        let answer = Response::builder().header("etag", "\"1\"");
-        let answer = match seen.target.as_str() {
-            "/public" => answer.header("cache-control", "public, max-age=60"),
-            "/cdn" => answer.header("cdn-cache-control", "max-age=60").header("x-accel-expires", "60"),
-            _ if seen.headers.contains_key("if-none-match") => answer.status(304),
-            _ => answer,
+        let response = Response::builder().header("etag", "\"1\"");
+        let response = match seen.target.as_str() {
+            "/public" => response.header("cache-control", "public, max-age=60"),
+            "/cdn" => response.header("cdn-cache-control", "max-age=60").header("x-accel-expires", "60"),
+            _ if seen.headers.contains_key("if-none-match") => response.status(304),
+            _ => response,
         };
-        answer.body(Body::empty()).unwrap()
+        response.body(Body::empty()).unwrap()
     })
     .await;
     let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), "")).start().await;
-    let jar = gateway.signed_in(Role::User).await;
-    let ask = async |path: &str, jar: &SessionCookies| {
-        gateway.ask(get(path).header("cookie", jar.line()).header("if-none-match", "\"1\"")).await
+    let session_cookies = gateway.signed_in(Role::User).await;
+    let ask = async |path: &str, session_cookies: &SessionCookies| {
+        gateway.ask(get(path).header("cookie", session_cookies.line()).header("if-none-match", "\"1\"")).await
     };
     // Refresh due, token still valid: the validator is forwarded, and the 304 carries no cookies.
     gateway.clock.advance(std::time::Duration::from_secs(840));
-    let answer = ask("/", &jar).await;
-    assert_eq!((answer.status.as_u16(), answer.header("x-session-event")), (304, Some("rotated")));
-    assert_eq!(SessionCookies::of(&answer), None);
-    assert_eq!(answer.header("cache-control"), None);
+    let response = ask("/", &session_cookies).await;
+    assert_eq!((response.status.as_u16(), response.header("x-session-event")), (304, Some("rotated")));
+    assert_eq!(SessionCookies::of(&response), None);
+    assert_eq!(response.header("cache-control"), None);
     upstream.seen().await;
     // Token expired: the validator is removed, so that the response can carry cookies. The second refresh
     // replays the same generation.
     gateway.expire();
-    let answer = ask("/public", &jar).await;
-    assert_eq!((answer.status.as_u16(), answer.header("x-session-event")), (200, Some("replayed")));
+    let response = ask("/public", &session_cookies).await;
+    assert_eq!((response.status.as_u16(), response.header("x-session-event")), (200, Some("replayed")));
     assert_eq!(
-        (SessionCookies::of(&answer), answer.header("cache-control")),
+        (SessionCookies::of(&response), response.header("cache-control")),
         (None, Some("public, max-age=60"))
     );
     assert!(upstream.seen().await.all("if-none-match").is_empty());
-    let answer = ask("/cdn", &jar).await;
-    assert!(SessionCookies::of(&answer).is_some());
-    assert_eq!((answer.header("cdn-cache-control"), answer.header("x-accel-expires")), (None, None));
-    assert_eq!(answer.header("cache-control"), Some("private, no-store"));
+    let response = ask("/cdn", &session_cookies).await;
+    assert!(SessionCookies::of(&response).is_some());
+    assert_eq!((response.header("cdn-cache-control"), response.header("x-accel-expires")), (None, None));
+    assert_eq!(response.header("cache-control"), Some("private, no-store"));
 }

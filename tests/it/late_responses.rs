@@ -23,63 +23,63 @@ on_each_database! {
     stale_replica_checks_the_session_before_setting_cookies
 }
 
-async fn late_responses_set_no_cookies_after_sign_out(fresh: TestDatabase) {
-    let mut scene = LateResponseFixture::set(fresh).await;
-    scene.replicas.iter().for_each(follow);
-    let held = scene.copy_with_fresh_cookies(1).await;
-    scene.sign_out().await;
-    for replica in &scene.replicas {
-        let refused = refusal(&replica.tokens, &held.token(ACCESS)).await;
+async fn late_responses_set_no_cookies_after_sign_out(database: TestDatabase) {
+    let mut fixture = LateResponseFixture::new(database).await;
+    fixture.replicas.iter().for_each(spawn_poller);
+    let other_tab = fixture.copy_with_fresh_cookies(1).await;
+    fixture.sign_out().await;
+    for replica in &fixture.replicas {
+        let refused = refusal(&replica.tokens, &other_tab.token(ACCESS)).await;
         assert_eq!(refused, VerifyError::Ended(SessionEvent::LoggedOut));
-        scene.assert_rejects_refresh(replica, &held).await;
+        fixture.assert_rejects_refresh(replica, &other_tab).await;
     }
 
-    for (replica, answer) in scene.late_responses().await {
-        assert!(answer.set_cookies().is_empty(), "at {replica}: {answer:?}");
-        scene.ann.store_cookies(&answer);
+    for (replica, response) in fixture.late_responses().await {
+        assert!(response.set_cookies().is_empty(), "at {replica}: {response:?}");
+        fixture.ann.store_cookies(&response);
     }
-    assert!(scene.ann.jar.is_empty());
-    for replica in &scene.replicas {
-        let mut ann = scene.ann.clone().with_service(replica.public.clone());
+    assert!(fixture.ann.jar.is_empty());
+    for replica in &fixture.replicas {
+        let mut ann = fixture.ann.clone().with_service(replica.public.clone());
         ann.get("/auth/session").await.problem(401, "missing");
     }
-    scene.assert_stays_ended().await;
+    fixture.assert_stays_ended().await;
 }
 
 /// Also on a replica whose revocation list is stale: before a late response sets cookies, the replica checks
 /// the session.
-async fn stale_replica_checks_the_session_before_setting_cookies(fresh: TestDatabase) {
-    let mut scene = LateResponseFixture::set(fresh).await;
-    scene.replicas.iter().for_each(follow);
-    let held = scene.copy_with_fresh_cookies(1).await;
-    scene.sign_out().await;
+async fn stale_replica_checks_the_session_before_setting_cookies(database: TestDatabase) {
+    let mut fixture = LateResponseFixture::new(database).await;
+    fixture.replicas.iter().for_each(spawn_poller);
+    let other_tab = fixture.copy_with_fresh_cookies(1).await;
+    fixture.sign_out().await;
     // A new sign-in in the same browser survives too.
-    let mut ann = scene.ann.clone();
+    let mut ann = fixture.ann.clone();
     ann.sign_in("ann@example.com").await;
     // Real time, which the gateway uses for the age of a response.
     let began = Instant::now();
     until("a while", async || (began.elapsed() > Duration::from_millis(100)).then_some(())).await;
-    for (replica, answer) in scene.late_responses().await {
-        assert!(answer.set_cookies().is_empty(), "at {replica}: {answer:?}");
-        ann.store_cookies(&answer);
+    for (replica, response) in fixture.late_responses().await {
+        assert!(response.set_cookies().is_empty(), "at {replica}: {response:?}");
+        ann.store_cookies(&response);
     }
-    for replica in &scene.replicas {
+    for replica in &fixture.replicas {
         assert_eq!(ann.clone().with_service(replica.public.clone()).get("/auth/session").await.status, 200);
     }
 
-    let [here, there] = &scene.replicas;
-    let refused = here.tokens.verify(&held.token(ACCESS)).map(|_| ());
+    let [here, there] = &fixture.replicas;
+    let refused = here.tokens.verify(&other_tab.token(ACCESS)).map(|_| ());
     assert_eq!(refused, Err(VerifyError::Ended(SessionEvent::LoggedOut)), "here at once");
-    scene.assert_rejects_refresh(here, &held).await;
-    scene.assert_rejects_refresh(there, &held).await;
-    let refused = refusal(&there.tokens, &held.token(ACCESS)).await;
+    fixture.assert_rejects_refresh(here, &other_tab).await;
+    fixture.assert_rejects_refresh(there, &other_tab).await;
+    let refused = refusal(&there.tokens, &other_tab.token(ACCESS)).await;
     assert_eq!(refused, VerifyError::Ended(SessionEvent::LoggedOut));
-    scene.assert_stays_ended().await;
+    fixture.assert_stays_ended().await;
 
     // If a browser had kept such cookies, the first response after the grace period would clear them.
-    scene.app.clock.advance(PAST_GRACE);
-    for replica in &scene.replicas {
-        let mut ann = held.clone().with_service(replica.public.clone());
+    fixture.app.clock.advance(PAST_GRACE);
+    for replica in &fixture.replicas {
+        let mut ann = other_tab.clone().with_service(replica.public.clone());
         ann.jar.remove(ACCESS);
         ann.get("/auth/session").await.problem(401, "logged_out");
         assert!(ann.jar.is_empty());
@@ -90,8 +90,8 @@ async fn stale_replica_checks_the_session_before_setting_cookies(fresh: TestData
 /// its response after the refresh.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn late_explicit_refresh_sets_no_cookies_after_sign_out() {
-    let Some(fresh) = db::postgres().await else { return };
-    let app = TestApp::with_database(fresh).await;
+    let Some(database) = db::postgres().await else { return };
+    let app = TestApp::with_database(database).await;
     let replicas = [app.app.clone(), app.replica().await];
     app.user("ann@example.com").await;
     for replica in &replicas {
@@ -107,9 +107,9 @@ async fn late_explicit_refresh_sets_no_cookies_after_sign_out() {
         busy.execute("COMMIT").await.unwrap();
         busy.close().await.unwrap();
 
-        let answer = slow.await.unwrap();
-        answer.problem(401, "logged_out");
-        assert!(answer.set_cookies().is_empty(), "{answer:?}");
+        let response = slow.await.unwrap();
+        response.problem(401, "logged_out");
+        assert!(response.set_cookies().is_empty(), "{response:?}");
     }
 }
 
@@ -121,26 +121,26 @@ struct LateResponseFixture {
     upstream: GatedUpstream,
     ann: Browser,
     session: SessionId,
-    under_way: JoinSet<(usize, Answer)>,
+    in_flight: JoinSet<(usize, Answer)>,
 }
 
 impl LateResponseFixture {
-    async fn set(fresh: TestDatabase) -> Self {
+    async fn new(database: TestDatabase) -> Self {
         let mut upstream = GatedUpstream::start().await;
-        let app = TestApp::in_front_of(&upstream.url(), fresh).await;
+        let app = TestApp::in_front_of(&upstream.url(), database).await;
         let replicas = [app.app.clone(), app.replica().await];
         app.user("ann@example.com").await;
         let mut ann = app.browser();
         let session = ann.sign_in("ann@example.com").await;
         app.expire();
-        let mut under_way = JoinSet::new();
+        let mut in_flight = JoinSet::new();
         for nth in 0..REQUESTS {
             let tab = ann.clone().with_service(replicas[nth % 2].public.clone());
-            under_way.spawn(async move { (nth % 2, tab.send_and_drop(get("/slow")).await) });
+            in_flight.spawn(async move { (nth % 2, tab.send_and_drop(get("/slow")).await) });
         }
         upstream.arrived(REQUESTS).await;
         assert_eq!(app.row(session).await.generation, 2);
-        Self { app, replicas, upstream, ann, session, under_way }
+        Self { app, replicas, upstream, ann, session, in_flight }
     }
 
     /// Returns the browser with the cookies of a fast response of this replica.
@@ -159,21 +159,21 @@ impl LateResponseFixture {
     /// Releases the upstream, and returns each response with its replica.
     async fn late_responses(&mut self) -> Vec<(usize, Answer)> {
         self.upstream.release(REQUESTS);
-        let under_way = std::mem::take(&mut self.under_way);
-        let answers = under_way.join_all().await;
-        for (_, answer) in &answers {
+        let in_flight = std::mem::take(&mut self.in_flight);
+        let responses = in_flight.join_all().await;
+        for (_, response) in &responses {
             assert_eq!(
-                (answer.status.as_u16(), answer.body.as_slice()),
+                (response.status.as_u16(), response.body.as_slice()),
                 (200, GatedUpstream::ANSWER.as_bytes())
             );
         }
-        answers
+        responses
     }
 
     /// Checks both with and without the access token.
-    async fn assert_rejects_refresh(&self, replica: &App, held: &Browser) {
-        for access_token in [Some(held.token(ACCESS)), None] {
-            let refresh_token = held.token(REFRESH);
+    async fn assert_rejects_refresh(&self, replica: &App, other_tab: &Browser) {
+        for access_token in [Some(other_tab.token(ACCESS)), None] {
+            let refresh_token = other_tab.token(REFRESH);
             let request = RefreshRequest { refresh_token, access_token, ..RefreshRequest::default() };
             let refused = replica.tokens.refresh(request).await.map(|_| ());
             let logged_out =
@@ -189,7 +189,7 @@ impl LateResponseFixture {
     }
 }
 
-fn follow(replica: &App) {
+fn spawn_poller(replica: &App) {
     tokio::spawn(replica.tokens.revocations().clone().run_poller());
 }
 

@@ -36,38 +36,38 @@ on_each_database! {
 
 const NEW_PASSWORD: &str = "seven quiet ferries cross the strait";
 
-async fn sign_in_sets_two_cookies_and_returns_no_token(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn sign_in_sets_two_cookies_and_returns_no_token(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     let user = app.user("ann@example.com").await;
     for request in [login("Ann@Example.com", PASSWORD), login_form("ann@example.com", PASSWORD)] {
-        let answer = app.send(request).await;
-        assert_eq!(answer.status, 200);
+        let response = app.send(request).await;
+        assert_eq!(response.status, 200);
         let expected = json!({
             "user": {"id": user.id.to_string(), "email": "ann@example.com", "name": null, "roles": ["user"]},
-            "session_id": answer.json()["session_id"],
+            "session_id": response.json()["session_id"],
             "access_expires_at": "2026-01-01T00:15:00Z",
             "session_expires_at": "2026-01-15T00:15:00Z",
         });
-        assert_eq!(answer.json(), expected);
-        let cookies = both_cookies(&answer);
+        assert_eq!(response.json(), expected);
+        let cookies = both_cookies(&response);
         let lifetime = (ACCESS_TTL + IDLE_TTL).as_secs();
         for (name, value, attributes) in &cookies {
             assert_eq!(attributes, &format!(" HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age={lifetime}"));
             assert!(name.len() + value.len() < 4_096);
         }
-        assert_eq!(answer.header("cache-control"), Some("private, no-store"));
-        assert_eq!(answer.header("vary"), Some("Cookie"));
-        assert_eq!(answer.event(), None);
-        assert_contains_no_token(&answer, &cookies.map(|(_, value, _)| value));
+        assert_eq!(response.header("cache-control"), Some("private, no-store"));
+        assert_eq!(response.header("vary"), Some("Cookie"));
+        assert_eq!(response.event(), None);
+        assert_contains_no_token(&response, &cookies.map(|(_, value, _)| value));
     }
 }
 
-async fn failed_sign_ins_are_indistinguishable(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn failed_sign_ins_are_indistinguishable(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     app.user("ann@example.com").await;
     let bob = app.user("bob@example.com").await;
     app.app.users.disable(&bob, &ClientInfo::default()).await.unwrap();
-    let mut answers = Vec::new();
+    let mut responses = Vec::new();
     for (email, password) in [
         ("ann@example.com", "not her password at all"),
         ("ann@example.com", ""),
@@ -76,17 +76,17 @@ async fn failed_sign_ins_are_indistinguishable(fresh: TestDatabase) {
         ("not an address", PASSWORD),
         ("ann@example.com\0", PASSWORD),
     ] {
-        let mut answer = app.send(login(email, password)).await;
-        answer.problem(401, "invalid_credentials");
-        assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
-        assert!(answer.headers.remove("x-request-id").is_some());
-        answers.push((answer.headers, answer.body));
+        let mut response = app.send(login(email, password)).await;
+        response.problem(401, "invalid_credentials");
+        assert_eq!(response.header("www-authenticate"), Some("Bearer"));
+        assert!(response.headers.remove("x-request-id").is_some());
+        responses.push((response.headers, response.body));
     }
-    assert!(answers.windows(2).all(|pair| pair[0] == pair[1]), "{answers:?}");
+    assert!(responses.windows(2).all(|pair| pair[0] == pair[1]), "{responses:?}");
 }
 
-async fn invalid_field_is_named(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn invalid_field_is_named(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     for (body, field) in [
         (r#"{"email":"a@b.jp"}"#, "password"),
         (r#"{"password":"x"}"#, "email"),
@@ -114,8 +114,8 @@ async fn invalid_field_is_named(fresh: TestDatabase) {
     }
 }
 
-async fn body_must_be_json_or_a_form(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn body_must_be_json_or_a_form(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     app.user("ann@example.com").await;
     let body = json!({"email": "ann@example.com", "password": PASSWORD}).to_string();
     for content_type in ["text/plain", "multipart/form-data; boundary=x", "application/jsonp", ""] {
@@ -127,18 +127,18 @@ async fn body_must_be_json_or_a_form(fresh: TestDatabase) {
     let request = with_body("POST", "/auth/login", "Application/JSON ; charset=utf-8", &body);
     assert_eq!(app.send(request).await.status, 200);
 
-    let answer = app.send(get("/auth/login")).await;
-    answer.problem(405, "method_not_allowed");
-    assert_eq!(answer.header("allow"), Some("POST"));
+    let response = app.send(get("/auth/login")).await;
+    response.problem(405, "method_not_allowed");
+    assert_eq!(response.header("allow"), Some("POST"));
 }
 
-async fn long_password_and_large_body_are_rejected(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn long_password_and_large_body_are_rejected(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     app.user("ann@example.com").await;
     let longest = "x".repeat(1_024);
     app.send(login("ann@example.com", &longest)).await.problem(401, "invalid_credentials");
-    for request in [login, login_form] {
-        let request = request("ann@example.com", &format!("{longest}x"));
+    for build_request in [login, login_form] {
+        let request = build_request("ann@example.com", &format!("{longest}x"));
         app.send(request).await.problem(400, "invalid_request");
         let large = with_body("POST", "/auth/login", "application/json", &" ".repeat(16 * 1_024 + 1));
         app.send(large).await.problem(413, "too_large");
@@ -147,8 +147,8 @@ async fn long_password_and_large_body_are_rejected(fresh: TestDatabase) {
     app.send(large).await.problem(413, "too_large");
 }
 
-async fn sign_in_always_creates_new_ids(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn sign_in_always_creates_new_ids(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     let mut ann = app.signed_in("ann@example.com").await;
     let mut known = Vec::new();
     for _ in 0..3 {
@@ -159,13 +159,13 @@ async fn sign_in_always_creates_new_ids(fresh: TestDatabase) {
         known.push(session);
     }
     let planted = format!("{ACCESS}=planted; {REFRESH}=planted");
-    let answer = app.send(with(login("ann@example.com", PASSWORD), "cookie", &planted)).await;
-    assert_eq!(answer.status, 200);
-    assert!(answer.set_cookies().iter().all(|cookie| cookie.value != "planted"));
+    let response = app.send(with(login("ann@example.com", PASSWORD), "cookie", &planted)).await;
+    assert_eq!(response.status, 200);
+    assert!(response.set_cookies().iter().all(|cookie| cookie.value != "planted"));
 }
 
-async fn sign_in_terminates_the_previous_session_of_the_browser(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn sign_in_terminates_the_previous_session_of_the_browser(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     app.user("ann@example.com").await;
     app.user("bob@example.com").await;
     let mut browser = app.browser();
@@ -186,8 +186,8 @@ async fn sign_in_terminates_the_previous_session_of_the_browser(fresh: TestDatab
     assert_eq!(app.row(third).await.end, None);
 }
 
-async fn oldest_session_beyond_the_limit_is_displaced(fresh: TestDatabase) {
-    let app = TestApp::with(fresh, &[("session.max_per_user", "2")]).await;
+async fn oldest_session_beyond_the_limit_is_displaced(database: TestDatabase) {
+    let app = TestApp::with(database, &[("session.max_per_user", "2")]).await;
     let mut oldest = app.signed_in("ann@example.com").await;
     let mut others = Vec::new();
     for _ in 0..2 {
@@ -197,26 +197,26 @@ async fn oldest_session_beyond_the_limit_is_displaced(fresh: TestDatabase) {
         others.push(browser);
     }
     app.expire();
-    let answer = oldest.get("/auth/session").await;
-    answer.problem(401, "displaced");
-    assert_eq!(answer.event(), Some("displaced"));
+    let response = oldest.get("/auth/session").await;
+    response.problem(401, "displaced");
+    assert_eq!(response.event(), Some("displaced"));
     for other in &mut others {
         assert_eq!(other.get("/auth/session").await.status, 200);
     }
 }
 
-async fn registration_is_closed_by_default(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn registration_is_closed_by_default(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     app.send(register("ann@example.com", PASSWORD)).await.problem(403, "registration_closed");
     assert!(app.app.users.list().await.unwrap().is_empty());
 }
 
-async fn open_registration_creates_a_user(fresh: TestDatabase) {
-    let app = TestApp::with(fresh, &[("login.registration", "open")]).await;
-    let answer = app.send(register("Ann@Example.com", PASSWORD)).await;
-    assert_eq!(answer.status, 201);
-    assert!(answer.set_cookies().is_empty(), "registration signs nobody in");
-    let user = answer.json();
+async fn open_registration_creates_a_user(database: TestDatabase) {
+    let app = TestApp::with(database, &[("login.registration", "open")]).await;
+    let response = app.send(register("Ann@Example.com", PASSWORD)).await;
+    assert_eq!(response.status, 201);
+    assert!(response.set_cookies().is_empty(), "registration signs nobody in");
+    let user = response.json();
     assert_eq!((&user["email"], &user["roles"]), (&json!("ann@example.com"), &json!(["user"])));
     app.browser().sign_in("ann@example.com").await;
 
@@ -231,15 +231,15 @@ async fn open_registration_creates_a_user(fresh: TestDatabase) {
     assert_eq!(app.app.users.list().await.unwrap().len(), 1);
 }
 
-async fn password_change_terminates_other_sessions_only(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn password_change_terminates_other_sessions_only(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     let mut here = app.signed_in("ann@example.com").await;
     let (mut there, mut bob) = (app.browser(), app.signed_in("bob@example.com").await);
     let other = there.sign_in("ann@example.com").await;
 
-    let answer = here.post("/auth/password", &change(PASSWORD, NEW_PASSWORD)).await;
-    assert_eq!(answer.status, 200, "{answer:?}");
-    assert_eq!(answer.json()["user"]["email"], "ann@example.com");
+    let response = here.post("/auth/password", &change(PASSWORD, NEW_PASSWORD)).await;
+    assert_eq!(response.status, 200, "{response:?}");
+    assert_eq!(response.json()["user"]["email"], "ann@example.com");
     assert_eq!(app.row(other).await.end.map(|end| end.reason), Some(EndReason::PasswordChanged));
     app.expire();
     there.get("/auth/session").await.problem(401, "password_changed");
@@ -250,11 +250,11 @@ async fn password_change_terminates_other_sessions_only(fresh: TestDatabase) {
     assert_eq!(app.send(login("ann@example.com", NEW_PASSWORD)).await.status, 200);
 }
 
-async fn password_change_requires_a_strong_and_the_current_password(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn password_change_requires_a_strong_and_the_current_password(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     let mut ann = app.signed_in("ann@example.com").await;
-    let answer = ann.post("/auth/password", &change("not her password at all", NEW_PASSWORD)).await;
-    answer.problem(403, "wrong_password");
+    let response = ann.post("/auth/password", &change("not her password at all", NEW_PASSWORD)).await;
+    response.problem(403, "wrong_password");
     ann.post("/auth/password", &change(PASSWORD, "too short")).await.problem(400, "invalid_request");
     ann.post("/auth/password", &json!({"new_password": NEW_PASSWORD})).await.problem(400, "invalid_request");
     let nobody = app.browser().post("/auth/password", &change(PASSWORD, NEW_PASSWORD)).await;
@@ -262,8 +262,8 @@ async fn password_change_requires_a_strong_and_the_current_password(fresh: TestD
     assert_eq!(app.send(login("ann@example.com", PASSWORD)).await.status, 200, "nothing was changed");
 }
 
-async fn imported_password_is_rehashed_on_sign_in(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn imported_password_is_rehashed_on_sign_in(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     let long = format!("{}tail", "y".repeat(72));
     // A hash created by passlib.
     let cut = "$2b$04$Q/zmKapvDl588sbDXd7XF.5PE8KjyRD4TuUnehC4F30yZ5ns22WIW";
@@ -286,23 +286,23 @@ async fn imported_password_is_rehashed_on_sign_in(fresh: TestDatabase) {
     app.send(login("cut@example.com", &other_tail)).await.problem(401, "invalid_credentials");
 }
 
-async fn session_endpoint_returns_user_and_expiry(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn session_endpoint_returns_user_and_expiry(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     app.user("ann@example.com").await;
     let mut ann = app.browser();
     let signed_in = ann.send(login("ann@example.com", PASSWORD)).await.json();
-    let answer = ann.get("/auth/session").await;
-    assert_eq!((answer.json(), answer.event()), (signed_in, None));
-    assert_contains_no_token(&answer, &[ann.token(ACCESS), ann.token(REFRESH)]);
-    let answer = app.send(get("/auth/session")).await;
-    answer.problem(401, "missing");
-    assert_eq!(answer.event(), Some("missing"));
-    assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
-    assert!(answer.set_cookies().is_empty());
+    let response = ann.get("/auth/session").await;
+    assert_eq!((response.json(), response.event()), (signed_in, None));
+    assert_contains_no_token(&response, &[ann.token(ACCESS), ann.token(REFRESH)]);
+    let response = app.send(get("/auth/session")).await;
+    response.problem(401, "missing");
+    assert_eq!(response.event(), Some("missing"));
+    assert_eq!(response.header("www-authenticate"), Some("Bearer"));
+    assert!(response.set_cookies().is_empty());
 }
 
-async fn session_list_contains_own_sessions_only(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn session_list_contains_own_sessions_only(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     app.user("ann@example.com").await;
     let (mut desk, mut phone) = (app.browser(), app.browser().with_client([198, 51, 100, 3], "Phone/2.0"));
     let first = desk.sign_in("ann@example.com").await;
@@ -333,8 +333,8 @@ async fn session_list_contains_own_sessions_only(fresh: TestDatabase) {
     assert_eq!(moved["created_at"], "2026-01-01T00:00:00Z");
 }
 
-async fn only_own_sessions_can_be_revoked(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn only_own_sessions_can_be_revoked(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     app.user("ann@example.com").await;
     app.user("bob@example.com").await;
     let (mut ann, mut phone, mut bob) = (app.browser(), app.browser(), app.browser());
@@ -342,8 +342,8 @@ async fn only_own_sessions_can_be_revoked(fresh: TestDatabase) {
     let other = phone.sign_in("ann@example.com").await;
     let of_bob = bob.sign_in("bob@example.com").await;
     for id in [of_bob.to_string(), "00000000-0000-0000-0000-000000000000".to_owned(), "nonsense".to_owned()] {
-        let answer = ann.send(bare("DELETE", &format!("/auth/sessions/{id}"))).await;
-        answer.problem(404, "not_found");
+        let response = ann.send(bare("DELETE", &format!("/auth/sessions/{id}"))).await;
+        response.problem(404, "not_found");
     }
     assert_eq!(app.row(of_bob).await.end, None);
 
@@ -356,14 +356,14 @@ async fn only_own_sessions_can_be_revoked(fresh: TestDatabase) {
     assert_eq!(ids[0]["id"], own.to_string());
 }
 
-async fn store_loss_is_not_a_wrong_password(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn store_loss_is_not_a_wrong_password(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     app.user("ann@example.com").await;
     app.break_store().await;
-    let answer = app.send(login("ann@example.com", PASSWORD)).await;
-    answer.problem(503, "store_unavailable");
-    assert!(answer.header("retry-after").is_some());
-    assert!(answer.set_cookies().is_empty());
+    let response = app.send(login("ann@example.com", PASSWORD)).await;
+    response.problem(503, "store_unavailable");
+    assert!(response.header("retry-after").is_some());
+    assert!(response.set_cookies().is_empty());
     app.repair_store().await;
     assert_eq!(app.send(login("ann@example.com", PASSWORD)).await.status, 200);
 }
@@ -385,8 +385,8 @@ fn change(current: &str, new: &str) -> Value {
 }
 
 /// Returns name, value and attributes of both cookies as sent.
-fn both_cookies(answer: &Answer) -> [(String, String, String); 2] {
-    let lines = answer.headers.get_all("set-cookie").iter().map(|line| line.to_str().unwrap());
+fn both_cookies(response: &Answer) -> [(String, String, String); 2] {
+    let lines = response.headers.get_all("set-cookie").iter().map(|line| line.to_str().unwrap());
     let mut cookies: Vec<_> = lines
         .map(|line| {
             let (pair, attributes) = line.split_once(';').unwrap();
@@ -400,7 +400,7 @@ fn both_cookies(answer: &Answer) -> [(String, String, String); 2] {
     cookies
 }
 
-fn assert_contains_no_token(answer: &Answer, tokens: &[String]) {
-    let body = String::from_utf8(answer.body.clone()).unwrap();
+fn assert_contains_no_token(response: &Answer, tokens: &[String]) {
+    let body = String::from_utf8(response.body.clone()).unwrap();
     assert!(!tokens.iter().any(|token| body.contains(token)), "a token stands in the body: {body}");
 }

@@ -22,24 +22,24 @@ on_each_database! {
     safe_methods_never_sign_out
 }
 
-async fn logout_terminates_the_session_and_clears_cookies(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn logout_terminates_the_session_and_clears_cookies(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     app.user("ann@example.com").await;
     let mut ann = app.browser();
     let session = ann.sign_in("ann@example.com").await;
     let copy = ann.clone();
-    let answer = ann.post("/auth/logout", &Value::Null).await;
-    assert_eq!((answer.status.as_u16(), answer.body.len()), (204, 0));
-    assert_clears(&answer);
+    let response = ann.post("/auth/logout", &Value::Null).await;
+    assert_eq!((response.status.as_u16(), response.body.len()), (204, 0));
+    assert_clears(&response);
     assert!(ann.jar.is_empty());
     assert_eq!(app.row(session).await.end.map(|end| end.reason), Some(EndReason::LoggedOut));
     ann.get("/auth/session").await.problem(401, "missing");
 
     let mut refresh_alone = copy.clone();
     refresh_alone.jar.remove(ACCESS);
-    let answer = refresh_alone.get("/auth/session").await;
-    answer.problem(401, "logged_out");
-    assert!(answer.set_cookies().is_empty(), "it ended just now");
+    let response = refresh_alone.get("/auth/session").await;
+    response.problem(401, "logged_out");
+    assert!(response.set_cookies().is_empty(), "it ended just now");
     app.clock.advance(PAST_GRACE);
     assert_clears(&refresh_alone.get("/auth/session").await);
     refresh_alone.jar = copy.jar.clone();
@@ -48,8 +48,8 @@ async fn logout_terminates_the_session_and_clears_cookies(fresh: TestDatabase) {
     refresh_alone.post("/auth/refresh", &Value::Null).await.problem(401, "logged_out");
 }
 
-async fn logout_accepts_invalid_cookies(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn logout_accepts_invalid_cookies(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     let bob = app.signed_in("bob@example.com").await;
     for cookies in [
         String::new(),
@@ -59,53 +59,53 @@ async fn logout_accepts_invalid_cookies(fresh: TestDatabase) {
         format!("{REFRESH}={}", "x".repeat(5_000)),
         "theme=dark".to_owned(),
     ] {
-        let answer = app.send(with(bare("POST", "/auth/logout"), "cookie", &cookies)).await;
-        assert_eq!(answer.status, 204, "{cookies}");
-        assert_clears(&answer);
+        let response = app.send(with(bare("POST", "/auth/logout"), "cookie", &cookies)).await;
+        assert_eq!(response.status, 204, "{cookies}");
+        assert_clears(&response);
     }
     let mut ann = app.signed_in("ann@example.com").await;
     app.expire();
-    let answer = ann.post("/auth/logout", &Value::Null).await;
+    let response = ann.post("/auth/logout", &Value::Null).await;
     assert_eq!(
-        (answer.status.as_u16(), answer.event()),
+        (response.status.as_u16(), response.event()),
         (204, Some("logged_out")),
         "an expired session isn't renewed to be ended"
     );
-    assert_clears(&answer);
+    assert_clears(&response);
     assert_eq!(bob.send_and_drop(get("/auth/session")).await.status, 200, "nobody else was signed out");
 }
 
-async fn logout_terminates_every_session_in_the_cookies(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn logout_terminates_every_session_in_the_cookies(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     app.user("ann@example.com").await;
     let (mut one, mut other) = (app.browser(), app.browser());
     let sessions = [one.sign_in("ann@example.com").await, other.sign_in("ann@example.com").await];
     let twice = format!("{REFRESH}={}; {REFRESH}={}", one.token(REFRESH), other.token(REFRESH));
-    let answer = app.send(with(bare("POST", "/auth/logout"), "cookie", &twice)).await;
-    assert_eq!(answer.status, 204);
-    assert_clears(&answer);
+    let response = app.send(with(bare("POST", "/auth/logout"), "cookie", &twice)).await;
+    assert_eq!(response.status, 204);
+    assert_clears(&response);
     for session in sessions {
         assert_eq!(app.row(session).await.end.map(|end| end.reason), Some(EndReason::LoggedOut));
     }
 }
 
-async fn logout_without_store_is_503(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn logout_without_store_is_503(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     let mut ann = app.signed_in("ann@example.com").await;
     app.break_store().await;
     for path in ["/auth/logout", "/auth/logout-all"] {
-        let answer = ann.post(path, &Value::Null).await;
-        answer.problem(503, "store_unavailable");
-        assert!(answer.set_cookies().is_empty(), "{path}");
-        assert!(answer.header("retry-after").is_some());
+        let response = ann.post(path, &Value::Null).await;
+        response.problem(503, "store_unavailable");
+        assert!(response.set_cookies().is_empty(), "{path}");
+        assert!(response.header("retry-after").is_some());
     }
     app.repair_store().await;
     assert_eq!(ann.get("/auth/session").await.status, 200);
     assert_eq!(ann.post("/auth/logout", &Value::Null).await.status, 204);
 }
 
-async fn logout_all_terminates_all_sessions_of_the_user(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn logout_all_terminates_all_sessions_of_the_user(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     app.user("ann@example.com").await;
     let (mut here, mut there) = (app.browser(), app.browser());
     let sessions = [here.sign_in("ann@example.com").await, there.sign_in("ann@example.com").await];
@@ -113,9 +113,9 @@ async fn logout_all_terminates_all_sessions_of_the_user(fresh: TestDatabase) {
     let client = app.send(form("/token", &fields)).await.json();
     let mut bob = app.signed_in("bob@example.com").await;
 
-    let answer = here.post("/auth/logout-all", &Value::Null).await;
-    assert_eq!((answer.status.as_u16(), answer.body.len()), (204, 0));
-    assert_clears(&answer);
+    let response = here.post("/auth/logout-all", &Value::Null).await;
+    assert_eq!((response.status.as_u16(), response.body.len()), (204, 0));
+    assert_clears(&response);
     for session in sessions {
         assert_eq!(app.row(session).await.end.map(|end| end.reason), Some(EndReason::LoggedOut));
     }
@@ -127,24 +127,24 @@ async fn logout_all_terminates_all_sessions_of_the_user(fresh: TestDatabase) {
     assert_eq!(bob.get("/auth/session").await.status, 200);
 }
 
-async fn logout_all_requires_a_session(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
-    let answer = app.send(bare("POST", "/auth/logout-all")).await;
-    answer.problem(401, "missing");
-    assert!(answer.set_cookies().is_empty());
+async fn logout_all_requires_a_session(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
+    let response = app.send(bare("POST", "/auth/logout-all")).await;
+    response.problem(401, "missing");
+    assert!(response.set_cookies().is_empty());
 }
 
 /// These handlers replace or clear the cookies that the refresh before them would set.
-async fn no_response_both_sets_and_clears_cookies(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn no_response_both_sets_and_clears_cookies(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     let mut ann = app.signed_in("ann@example.com").await;
     app.expire();
-    let answer = ann.post("/auth/logout-all", &Value::Null).await;
-    assert_eq!((answer.status.as_u16(), answer.event()), (204, Some("logged_out")));
-    assert_clears(&answer);
+    let response = ann.post("/auth/logout-all", &Value::Null).await;
+    assert_eq!((response.status.as_u16(), response.event()), (204, Some("logged_out")));
+    assert_clears(&response);
     assert!(ann.jar.is_empty());
 
-    let asked: [fn(&Browser) -> Request<Body>; 4] = [
+    let requests: [fn(&Browser) -> Request<Body>; 4] = [
         |_| {
             post(
                 "/auth/login",
@@ -155,17 +155,17 @@ async fn no_response_both_sets_and_clears_cookies(fresh: TestDatabase) {
         |_| bare("POST", "/auth/refresh"),
         |_| get("/auth/session"),
     ];
-    for request in asked {
+    for request in requests {
         let mut ann = app.browser();
         ann.sign_in("ann@example.com").await;
         app.expire();
-        for over in [false, true] {
-            let answer = ann.send_and_drop(request(&ann)).await;
-            let cleared = answer.set_cookies().iter().filter(|cookie| cookie.clears()).count();
-            let names: Vec<_> = answer.set_cookies().into_iter().map(|cookie| cookie.name).collect();
+        for ended in [false, true] {
+            let response = ann.send_and_drop(request(&ann)).await;
+            let cleared = response.set_cookies().iter().filter(|cookie| cookie.clears()).count();
+            let names: Vec<_> = response.set_cookies().into_iter().map(|cookie| cookie.name).collect();
             assert!(names.is_empty() || names.len() == 2, "{names:?}");
-            assert!(cleared == 0 || cleared == names.len(), "{answer:?}");
-            if !over {
+            assert!(cleared == 0 || cleared == names.len(), "{response:?}");
+            if !ended {
                 ann.send_and_drop(bare("POST", "/auth/logout")).await;
                 app.clock.advance(PAST_GRACE);
             }
@@ -173,8 +173,8 @@ async fn no_response_both_sets_and_clears_cookies(fresh: TestDatabase) {
     }
 }
 
-async fn late_response_does_not_clear_a_new_sign_in(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn late_response_does_not_clear_a_new_sign_in(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     let mut ann = app.signed_in("ann@example.com").await;
     app.expire();
     let mut slow_tab = ann.clone();
@@ -186,14 +186,14 @@ async fn late_response_does_not_clear_a_new_sign_in(fresh: TestDatabase) {
     assert_eq!(ann.get("/auth/session").await.status, 200);
 }
 
-async fn safe_methods_never_sign_out(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn safe_methods_never_sign_out(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     let mut ann = app.signed_in("ann@example.com").await;
     for path in ["/auth/logout", "/auth/logout-all", "/auth/refresh", "/auth/login", "/auth/password"] {
         for method in ["GET", "HEAD", "PUT", "DELETE"] {
-            let answer = ann.send(bare(method, path)).await;
-            assert_eq!(answer.status, 405, "{method} {path}");
-            assert!(answer.set_cookies().is_empty());
+            let response = ann.send(bare(method, path)).await;
+            assert_eq!(response.status, 405, "{method} {path}");
+            assert!(response.set_cookies().is_empty());
         }
     }
     assert_eq!(ann.get("/auth/session").await.event(), None);
@@ -201,18 +201,18 @@ async fn safe_methods_never_sign_out(fresh: TestDatabase) {
 
 /// Checks that both cookies are cleared with their original attributes, and that none is set.
 #[track_caller]
-fn assert_clears(answer: &Answer) {
-    let mut cookies = answer.set_cookies();
+fn assert_clears(response: &Answer) {
+    let mut cookies = response.set_cookies();
     cookies.sort_by(|a, b| a.name.cmp(&b.name));
     let names: Vec<_> = cookies.iter().map(|cookie| cookie.name.as_str()).collect();
-    assert_eq!(names, [ACCESS, REFRESH], "{answer:?}");
+    assert_eq!(names, [ACCESS, REFRESH], "{response:?}");
     for cookie in &cookies {
         assert_eq!((cookie.value.as_str(), cookie.max_age), ("", Some(0)));
         assert_eq!(cookie.attributes, ["httponly", "path=/", "samesite=lax", "secure"]);
     }
-    for line in answer.headers.get_all("set-cookie") {
+    for line in response.headers.get_all("set-cookie") {
         assert!(line.to_str().unwrap().contains("Expires=Thu, 01 Jan 1970 00:00:00 GMT"), "{line:?}");
     }
-    assert_eq!(answer.header("cache-control"), Some("private, no-store"));
-    assert_eq!(answer.header("vary"), Some("Cookie"));
+    assert_eq!(response.header("cache-control"), Some("private, no-store"));
+    assert_eq!(response.header("vary"), Some("Cookie"));
 }

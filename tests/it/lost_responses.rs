@@ -20,16 +20,16 @@ on_each_database! {
     lost_response_causes_no_sign_out
 }
 
-async fn lost_response_causes_no_sign_out(fresh: TestDatabase) {
+async fn lost_response_causes_no_sign_out(database: TestDatabase) {
     let cuts = rounds("SEKISHO_TEST_CUTS", 30);
     let mut random = random_for("cuts");
     let mut upstream = GatedUpstream::start().await;
-    let app = TestApp::in_front_of(&upstream.url(), fresh).await;
+    let app = TestApp::in_front_of(&upstream.url(), database).await;
     app.user("ann@example.com").await;
     let server = app.listen().await;
     let mut ann = SocketBrowser::default();
-    let answer = ann.sign_in(server, "ann@example.com", PASSWORD).await;
-    let session = answer.json()["session_id"].as_str().unwrap().parse().unwrap();
+    let response = ann.sign_in(server, "ann@example.com", PASSWORD).await;
+    let session = response.json()["session_id"].as_str().unwrap().parse().unwrap();
     for cut in 1..=cuts {
         app.expire();
         match cut % 3 {
@@ -39,9 +39,9 @@ async fn lost_response_causes_no_sign_out(fresh: TestDatabase) {
         }
         let later = [0, 2, 62, 20 * 60, 60 * 60][random.usize(..5)];
         app.clock.advance(Duration::from_secs(later));
-        let answer = ann.get(server, "/auth/session").await;
-        let told = (answer.status.as_u16(), answer.event(), answer.set_cookies().len());
-        assert_eq!(told, (200, Some("replayed"), 2), "cut {cut}, {later} s later");
+        let response = ann.get(server, "/auth/session").await;
+        let observed = (response.status.as_u16(), response.event(), response.set_cookies().len());
+        assert_eq!(observed, (200, Some("replayed"), 2), "cut {cut}, {later} s later");
         let row = app.row(session).await;
         assert_eq!((row.generation as usize, row.rotations as usize), (cut + 1, cut));
         assert_eq!(row.end, None, "cut {cut}");
@@ -51,14 +51,14 @@ async fn lost_response_causes_no_sign_out(fresh: TestDatabase) {
             app.flush_until(session, |row| row.settled_by.is_some()).await;
         }
     }
-    println!("{cuts} answers cut off, and nobody signed out");
+    println!("{cuts} responses cut off, and nobody signed out");
 }
 
 /// The upstream has received the request, so the rotation is committed; the response waits for the upstream.
 async fn cut_before_the_response(browser: &SocketBrowser, server: SocketAddr, upstream: &mut GatedUpstream) {
-    let asked = ask(browser, server, "/orders").await;
+    let socket = send_request(browser, server, "/orders").await;
     upstream.arrived(1).await;
-    drop(asked);
+    drop(socket);
 }
 
 /// Cuts as soon as the row has changed, before or during the response.
@@ -69,26 +69,26 @@ async fn cut_after_the_commit(
     session: SessionId,
 ) {
     let before = app.row(session).await.generation;
-    let asked = ask(browser, server, "/auth/session").await;
+    let socket = send_request(browser, server, "/auth/session").await;
     let committed = async {
         while app.row(session).await.generation == before {
             tokio::task::yield_now().await;
         }
     };
     timeout(PATIENCE, committed).await.expect("a rotation");
-    drop(asked);
+    drop(socket);
 }
 
 /// Cuts within the response header.
 async fn cut_within_the_head(browser: &SocketBrowser, server: SocketAddr, random: &mut fastrand::Rng) {
-    let mut asked = ask(browser, server, "/auth/session").await;
+    let mut socket = send_request(browser, server, "/auth/session").await;
     let mut bytes = vec![0; 1 + random.usize(..800)];
-    asked.read_exact(&mut bytes).await.unwrap();
+    socket.read_exact(&mut bytes).await.unwrap();
     assert!(!String::from_utf8_lossy(&bytes).contains("\r\n\r\n"), "the head ends there");
 }
 
 /// Sends a request with this browser's cookies, and does not read the response.
-async fn ask(browser: &SocketBrowser, server: SocketAddr, path: &str) -> TcpStream {
+async fn send_request(browser: &SocketBrowser, server: SocketAddr, path: &str) -> TcpStream {
     let cookies: Vec<_> = browser.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let request = format!("GET {path} HTTP/1.1\r\nHost: {server}\r\nCookie: {}\r\n\r\n", cookies.join("; "));
     let mut socket = TcpStream::connect(server).await.unwrap();

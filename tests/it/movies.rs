@@ -24,8 +24,8 @@ on_each_database! {
     responses_are_neither_cached_nor_sniffed
 }
 
-async fn movies_can_be_created_read_replaced_and_deleted(fresh: TestDatabase) {
-    let app = App::new(fresh).await;
+async fn movies_can_be_created_read_replaced_and_deleted(database: TestDatabase) {
+    let app = App::new(database).await;
     let ran = json!({"title": "Ran", "year": 1985, "director": "Akira Kurosawa", "rating": 8.25});
 
     let created = app.write("POST", "/movies", &ran).await;
@@ -52,8 +52,8 @@ async fn movies_can_be_created_read_replaced_and_deleted(fresh: TestDatabase) {
     app.send("DELETE", &path, Some(Role::Admin), None, "").await.problem(404, "not_found");
 }
 
-async fn list_is_paginated(fresh: TestDatabase) {
-    let app = App::with_films(fresh).await;
+async fn list_is_paginated(database: TestDatabase) {
+    let app = App::with_films(database).await;
     let total = sample_movies().len();
 
     let first = app.list("").await;
@@ -74,8 +74,8 @@ async fn list_is_paginated(fresh: TestDatabase) {
     assert_eq!((&beyond["items"], &beyond["total"]), (&json!([]), &json!(total)));
 }
 
-async fn list_can_be_filtered_and_sorted(fresh: TestDatabase) {
-    let app = App::with_films(fresh).await;
+async fn list_can_be_filtered_and_sorted(database: TestDatabase) {
+    let app = App::with_films(database).await;
 
     let kurosawa = app.list("?director=kuroSAWA&sort=-year&limit=100").await;
     let items = kurosawa["items"].as_array().expect("items");
@@ -93,8 +93,8 @@ async fn list_can_be_filtered_and_sorted(fresh: TestDatabase) {
     assert_eq!(app.list("?title=100%25").await["total"], 0, "`%` is no wildcard");
 }
 
-async fn invalid_parameter_is_named(fresh: TestDatabase) {
-    let app = App::new(fresh).await;
+async fn invalid_parameter_is_named(database: TestDatabase) {
+    let app = App::new(database).await;
     for (query, parameter) in [
         ("limit=0", "limit"),
         ("limit=101", "limit"),
@@ -116,8 +116,8 @@ async fn invalid_parameter_is_named(fresh: TestDatabase) {
     }
 }
 
-async fn invalid_movie_field_is_named(fresh: TestDatabase) {
-    let app = App::new(fresh).await;
+async fn invalid_movie_field_is_named(database: TestDatabase) {
+    let app = App::new(database).await;
     for (field, value) in [
         ("title", json!("")),
         ("title", json!("x".repeat(201))),
@@ -141,8 +141,8 @@ async fn invalid_movie_field_is_named(fresh: TestDatabase) {
     assert_eq!(app.list("").await["total"], 0);
 }
 
-async fn body_must_be_json_within_the_limit(fresh: TestDatabase) {
-    let app = App::new(fresh).await;
+async fn body_must_be_json_within_the_limit(database: TestDatabase) {
+    let app = App::new(database).await;
     let post = async |content_type, body: &str| {
         app.send("POST", "/movies", Some(Role::Admin), content_type, body).await
     };
@@ -159,8 +159,8 @@ async fn body_must_be_json_within_the_limit(fresh: TestDatabase) {
     assert_eq!(post(Some("Application/JSON; charset=utf-8"), movie).await.status, 201);
 }
 
-async fn reading_requires_a_user_and_writing_an_admin(fresh: TestDatabase) {
-    let app = App::with_films(fresh).await;
+async fn reading_requires_a_user_and_writing_an_admin(database: TestDatabase) {
+    let app = App::with_films(database).await;
     for (method, path) in [
         ("GET", "/movies"),
         ("HEAD", "/movies"),
@@ -170,47 +170,47 @@ async fn reading_requires_a_user_and_writing_an_admin(fresh: TestDatabase) {
         ("PUT", "/movies/1"),
         ("DELETE", "/movies/1"),
     ] {
-        let answer = app.send(method, path, None, None, "not even JSON").await;
-        assert_eq!(answer.status, 401, "{method} {path}");
-        assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
-        assert_eq!(answer.header("x-session-event"), Some("missing"));
+        let response = app.send(method, path, None, None, "not even JSON").await;
+        assert_eq!(response.status, 401, "{method} {path}");
+        assert_eq!(response.header("www-authenticate"), Some("Bearer"));
+        assert_eq!(response.header("x-session-event"), Some("missing"));
         let writes = !matches!(method, "GET" | "HEAD");
         if writes {
-            let answer = app.send(method, path, Some(Role::User), None, "not even JSON").await;
-            answer.problem(403, "forbidden");
+            let response = app.send(method, path, Some(Role::User), None, "not even JSON").await;
+            response.problem(403, "forbidden");
         }
     }
     assert_eq!(app.list("").await["total"], sample_movies().len(), "nothing was written");
 }
 
-async fn non_numeric_id_is_404(fresh: TestDatabase) {
-    let app = App::with_films(fresh).await;
+async fn non_numeric_id_is_404(database: TestDatabase) {
+    let app = App::with_films(database).await;
     for id in ["0", "-1", "99999999999999999999", "x", "1.0", "%31%78"] {
         app.read(&format!("/movies/{id}")).await.problem(404, "not_found");
     }
 }
 
-async fn unknown_paths_and_methods_return_problem_details(fresh: TestDatabase) {
-    let app = App::new(fresh).await;
+async fn unknown_paths_and_methods_return_problem_details(database: TestDatabase) {
+    let app = App::new(database).await;
     app.read("/films").await.problem(404, "no_route");
     app.read("/movies/1/cast").await.problem(404, "not_found");
 
-    let answer = app.send("PATCH", "/movies/1", Some(Role::Admin), None, "").await;
-    answer.problem(405, "method_not_allowed");
-    let allowed = answer.header("allow").expect("RFC 9110, section 15.5.6: a 405 says what is allowed");
+    let response = app.send("PATCH", "/movies/1", Some(Role::Admin), None, "").await;
+    response.problem(405, "method_not_allowed");
+    let allowed = response.header("allow").expect("RFC 9110, section 15.5.6: a 405 says what is allowed");
     for method in ["GET", "HEAD", "PUT", "DELETE"] {
         assert!(allowed.split(',').any(|name| name.trim() == method), "{allowed}");
     }
 }
 
-async fn responses_are_neither_cached_nor_sniffed(fresh: TestDatabase) {
-    let app = App::with_films(fresh).await;
+async fn responses_are_neither_cached_nor_sniffed(database: TestDatabase) {
+    let app = App::with_films(database).await;
     for (path, content_type) in [("/movies", "application/json"), ("/movies/0", "application/problem+json")] {
-        let answer = app.read(path).await;
-        assert_eq!(answer.header("content-type"), Some(content_type));
-        assert_eq!(answer.header("cache-control"), Some("private, no-store"));
-        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
-        assert_eq!(answer.header("cross-origin-resource-policy"), Some("same-origin"));
+        let response = app.read(path).await;
+        assert_eq!(response.header("content-type"), Some(content_type));
+        assert_eq!(response.header("cache-control"), Some("private, no-store"));
+        assert_eq!(response.header("x-content-type-options"), Some("nosniff"));
+        assert_eq!(response.header("cross-origin-resource-policy"), Some("same-origin"));
     }
 }
 
@@ -222,16 +222,16 @@ struct App {
 }
 
 impl App {
-    async fn new(fresh: TestDatabase) -> Self {
-        let app = TestApp::with_database(fresh).await;
+    async fn new(database: TestDatabase) -> Self {
+        let app = TestApp::with_database(database).await;
         app.user_as("admin@example.com", Role::Admin).await;
         let mut admin = app.browser();
         admin.sign_in("admin@example.com").await;
         Self { user: app.signed_in("user@example.com").await, admin, app }
     }
 
-    async fn with_films(fresh: TestDatabase) -> Self {
-        let app = Self::new(fresh).await;
+    async fn with_films(database: TestDatabase) -> Self {
+        let app = Self::new(database).await;
         app.app.fresh.stores.movies.insert_movies(&sample_movies()).await.expect("the store is there");
         app
     }
@@ -241,9 +241,9 @@ impl App {
     }
 
     async fn list(&self, query: &str) -> Value {
-        let answer = self.read(&format!("/movies{query}")).await;
-        assert_eq!(answer.status, 200, "{query}");
-        answer.json()
+        let response = self.read(&format!("/movies{query}")).await;
+        assert_eq!(response.status, 200, "{query}");
+        response.json()
     }
 
     async fn write(&self, method: &str, uri: &str, body: &Value) -> Answer {

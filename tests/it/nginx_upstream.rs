@@ -14,16 +14,17 @@ use crate::support::process::{Nginx, PASSWORD, TestDeployment, program};
 
 on_both! { curl_and_nginx_notice_nothing_of_expiry; }
 
-async fn curl_and_nginx_notice_nothing_of_expiry(place: DatabaseLocation) {
+async fn curl_and_nginx_notice_nothing_of_expiry(location: DatabaseLocation) {
     let (Some(nginx), Some(curl)) = (Nginx::start().await, program("SEKISHO_TEST_CURL", "/usr/bin/curl"))
     else {
         return;
     };
-    let site = TestDeployment::new(place).await;
-    site.forward_to(format_args!("http://{}", nginx.address));
-    site.user("ann@example.com", "admin").await;
-    let server = site.serve().await;
-    let jar = |name: &str| Jar { curl: curl.clone(), server: server.public, file: site.path(name) };
+    let deployment = TestDeployment::new(location).await;
+    deployment.forward_to(format_args!("http://{}", nginx.address));
+    deployment.user("ann@example.com", "admin").await;
+    let server = deployment.serve().await;
+    let jar =
+        |name: &str| CurlClient { curl: curl.clone(), server: server.public, file: deployment.path(name) };
     let (reads, writes) = (jar("reads.txt"), jar("writes.txt"));
     for jar in [&reads, &writes] {
         jar.sign_in().await;
@@ -34,12 +35,12 @@ async fn curl_and_nginx_notice_nothing_of_expiry(place: DatabaseLocation) {
     // Real time, since separate processes share no test clock.
     tokio::time::sleep(Duration::from_millis(2100)).await;
 
-    let upload = site.write("upload", &"x".repeat(TEN_MB));
+    let upload = deployment.write("upload", &"x".repeat(TEN_MB));
     let upload = format!("@{}", upload.display());
     assert_eq!(reads.curl("/read?x=%20", &[]).await, 200);
     assert_eq!(writes.curl("/write", &["-X", "POST", "--data-binary", &upload]).await, 200);
-    assert_renewed(&first_read, &reads.tokens());
-    assert_renewed(&first_write, &writes.tokens());
+    assert_refreshed(&first_read, &reads.tokens());
+    assert_refreshed(&first_write, &writes.tokens());
 
     assert_eq!(reads.curl("/last", &[]).await, 200);
     let seen = nginx.seen_until("/last").await;
@@ -73,18 +74,18 @@ fn assert_identity(request: &Value) {
     );
 }
 
-fn assert_renewed(before: &[String; 2], after: &[String; 2]) {
+fn assert_refreshed(before: &[String; 2], after: &[String; 2]) {
     assert!(before[0] != after[0] && before[1] != after[1], "both cookies are new: {before:?}, {after:?}");
 }
 
 /// curl with its own cookie jar.
-struct Jar {
+struct CurlClient {
     curl: PathBuf,
     server: SocketAddr,
     file: PathBuf,
 }
 
-impl Jar {
+impl CurlClient {
     async fn sign_in(&self) {
         // The jar already contains a cookie of the application.
         let host = self.server.ip();

@@ -37,128 +37,128 @@ async fn silent_database_is_retried() {
 }
 
 async fn check_outage_and_recovery(lose: fn(&TcpChaosProxy)) {
-    let Some(far) = RemoteDatabase::open().await else { return };
+    let Some(remote) = RemoteDatabase::open().await else { return };
     let upstream = Upstream::start().await;
-    let gateway = far.gateway(&route("/", &upstream.url(), "")).await;
-    let jar = gateway.signed_in(Role::User).await;
-    lose(&far.wire);
-    let answer = ask(&gateway, &jar).await;
-    assert_eq!((answer.status.as_u16(), answer.event()), (200, None), "a good token asks nobody");
+    let gateway = remote.gateway(&route("/", &upstream.url(), "")).await;
+    let cookies = gateway.signed_in(Role::User).await;
+    lose(&remote.network);
+    let response = send(&gateway, &cookies).await;
+    assert_eq!((response.status.as_u16(), response.event()), (200, None), "a good token asks nobody");
 
     // Within the last tenth of the token's lifetime, where a refresh is attempted.
     gateway.clock.advance(Duration::from_secs(840));
-    let asked = FairInstant::now();
-    assert_eq!(ask(&gateway, &jar).await.status, 200);
-    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    let sent_at = FairInstant::now();
+    assert_eq!(send(&gateway, &cookies).await.status, 200);
+    assert!(sent_at.elapsed() < Duration::from_secs(1), "{:?}", sent_at.elapsed());
 
     gateway.expire();
     for _ in 0..2 {
-        assert_unavailable(&ask(&gateway, &jar).await);
+        assert_unavailable(&send(&gateway, &cookies).await);
     }
-    far.wire.heal();
+    remote.network.heal();
     let healed = FairInstant::now();
-    let renewed = until("a renewal", async || {
-        let answer = ask(&gateway, &jar).await;
-        if answer.status != 200 {
-            assert_unavailable(&answer);
+    let refreshed = until("a renewal", async || {
+        let response = send(&gateway, &cookies).await;
+        if response.status != 200 {
+            assert_unavailable(&response);
             return None;
         }
-        Some(answer)
+        Some(response)
     })
     .await;
     println!("renewed {:?} after the database was back", healed.elapsed());
     assert!(healed.elapsed() < Duration::from_secs(8), "{:?}", healed.elapsed());
-    assert_eq!(renewed.event(), Some("rotated"));
-    assert!(SessionCookies::of(&renewed).is_some());
+    assert_eq!(refreshed.event(), Some("rotated"));
+    assert!(SessionCookies::of(&refreshed).is_some());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_store_loss_refuse_rejects_tokens_while_revocations_are_stale() {
-    let Some(far) = RemoteDatabase::open().await else { return };
+    let Some(remote) = RemoteDatabase::open().await else { return };
     let upstream = Upstream::start().await;
     let setting = "session.on_store_loss = \"refuse\"\n".to_owned();
-    let gateway = far.gateway(&(setting + &route("/", &upstream.url(), ""))).await;
-    let jar = gateway.signed_in(Role::User).await;
+    let gateway = remote.gateway(&(setting + &route("/", &upstream.url(), ""))).await;
+    let cookies = gateway.signed_in(Role::User).await;
     gateway.app.tokens.revocations().load().await.unwrap();
-    let feed = tokio::spawn(gateway.app.tokens.revocations().clone().run_poller());
-    assert_eq!(ask(&gateway, &jar).await.status, 200);
-    far.wire.refuse();
+    let poller = tokio::spawn(gateway.app.tokens.revocations().clone().run_poller());
+    assert_eq!(send(&gateway, &cookies).await.status, 200);
+    remote.network.refuse();
     let refused = until("a refusal", async || {
-        let answer = ask(&gateway, &jar).await;
-        (answer.status != 200).then_some(answer)
+        let response = send(&gateway, &cookies).await;
+        (response.status != 200).then_some(response)
     })
     .await;
     assert_unavailable(&refused);
-    far.wire.heal();
-    until("an answer", async || (ask(&gateway, &jar).await.status == 200).then_some(())).await;
-    feed.abort();
+    remote.network.heal();
+    until("a response", async || (send(&gateway, &cookies).await.status == 200).then_some(())).await;
+    poller.abort();
 }
 
 /// A cancelled statement on a dead connection frees its slot in the pool.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connection_cut_in_use_is_replaced_in_the_pool() {
-    let Some(far) = RemoteDatabase::open().await else { return };
-    let row = any_session(&far.stores).await;
-    let mut locking = sqlx::PgConnection::connect(far.fresh.url()).await.unwrap();
+    let Some(remote) = RemoteDatabase::open().await else { return };
+    let row = any_session(&remote.stores).await;
+    let mut locking = sqlx::PgConnection::connect(remote.fresh.url()).await.unwrap();
     locking.execute("BEGIN; LOCK TABLE myapi.sessions").await.unwrap();
-    let mut asking = JoinSet::new();
+    let mut tasks = JoinSet::new();
     for _ in 0..20 {
-        let sessions = far.stores.sessions.clone();
-        asking.spawn(async move { drop(sessions.find_session(row.id).await) });
+        let sessions = remote.stores.sessions.clone();
+        tasks.spawn(async move { drop(sessions.find_session(row.id).await) });
     }
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
         AND wait_event_type = 'Lock'";
     // Autocommit: inside a transaction the view would not change.
-    let mut watching = sqlx::PgConnection::connect(far.fresh.url()).await.unwrap();
+    let mut watching = sqlx::PgConnection::connect(remote.fresh.url()).await.unwrap();
     until("statements that wait", async || {
         let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&mut watching).await.unwrap();
         (waiting >= 6).then_some(())
     })
     .await;
-    far.wire.silence_existing();
-    asking.shutdown().await;
+    remote.network.silence_existing();
+    tasks.shutdown().await;
     locking.execute("ROLLBACK").await.unwrap();
-    assert_eq!(found(&far.stores, row.id).await, row);
+    assert_eq!(found(&remote.stores, row.id).await, row);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_beyond_the_limit_fail_fast_while_the_database_is_silent() {
-    let Some(far) = RemoteDatabase::open().await else { return };
+    let Some(remote) = RemoteDatabase::open().await else { return };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let key = KeyMaterial::generate(1, Algorithm::Hs256, clock.now()).unwrap();
-    let over = |stores: &Stores| {
+    let tokens_on = |stores: &Stores| {
         let keys = Arc::new(SharedKeys::new(KeyRing::from_material(&key).unwrap()));
         let (access, settings) = (AccessTokens::default(), SessionSettings::default());
         Tokens::new(stores.sessions.clone(), keys, access, settings, Arc::clone(&clock))
     };
     // Refresh tokens are valid without their rows in this database.
-    let (tokens, elsewhere) = (over(&far.stores), over(&Stores::in_memory()));
+    let (tokens, elsewhere) = (tokens_on(&remote.stores), tokens_on(&Stores::in_memory()));
     let honest = refresh_token(&tokens).await;
-    let mut crowd = Vec::new();
+    let mut tokens_of_others = Vec::new();
     for _ in 0..CROWD {
-        crowd.push(refresh_token(&elsewhere).await);
+        tokens_of_others.push(refresh_token(&elsewhere).await);
     }
-    far.wire.silence();
+    remote.network.silence();
     let began = Instant::now();
-    let mut renewing = JoinSet::new();
-    for (nth, refresh_token) in crowd.into_iter().enumerate() {
+    let mut tasks = JoinSet::new();
+    for (nth, refresh_token) in tokens_of_others.into_iter().enumerate() {
         let tokens = tokens.clone();
-        renewing.spawn(async move {
+        tasks.spawn(async move {
             // The requests are spread over two seconds.
             tokio::time::sleep(Duration::from_secs(2) * u32::try_from(nth).unwrap() / CROWD).await;
-            let asked = FairInstant::now();
-            (renew(&tokens, refresh_token).await.map(drop), asked.elapsed())
+            let sent_at = FairInstant::now();
+            (refresh(&tokens, refresh_token).await.map(drop), sent_at.elapsed())
         });
     }
-    let answers = renewing.join_all().await;
-    assert!(answers.iter().all(|(answer, _)| *answer == Err(RefreshError::Unavailable)));
-    let at_once = answers.iter().filter(|(_, took)| *took < Duration::from_millis(500)).count();
+    let responses = tasks.join_all().await;
+    assert!(responses.iter().all(|(response, _)| *response == Err(RefreshError::Unavailable)));
+    let at_once = responses.iter().filter(|(_, took)| *took < Duration::from_millis(500)).count();
     println!("{CROWD} in {:?}, {at_once} of them at once", began.elapsed());
     assert!(at_once > CROWD as usize / 5, "{at_once}");
 
-    far.wire.heal();
+    remote.network.heal();
     let healed = FairInstant::now();
-    until("a renewal", async || renew(&tokens, honest.clone()).await.ok()).await;
+    until("a renewal", async || refresh(&tokens, honest.clone()).await.ok()).await;
     assert!(healed.elapsed() < Duration::from_secs(8), "{:?}", healed.elapsed());
 }
 
@@ -167,7 +167,7 @@ async fn refresh_token(tokens: &Tokens) -> String {
     tokens.sign_in(sign_in).await.unwrap().tokens.refresh_token
 }
 
-async fn renew(tokens: &Tokens, refresh_token: String) -> Result<(), RefreshError> {
+async fn refresh(tokens: &Tokens, refresh_token: String) -> Result<(), RefreshError> {
     let request = RefreshRequest { refresh_token, ..RefreshRequest::default() };
     tokens.refresh_session(request, SessionKind::Browser).await.map(drop)
 }
@@ -175,16 +175,16 @@ async fn renew(tokens: &Tokens, refresh_token: String) -> Result<(), RefreshErro
 /// A database behind a [`TcpChaosProxy`].
 struct RemoteDatabase {
     fresh: TestDatabase,
-    wire: TcpChaosProxy,
+    network: TcpChaosProxy,
     stores: Stores,
 }
 
 impl RemoteDatabase {
     async fn open() -> Option<Self> {
         let fresh = postgres().await?;
-        let wire = TcpChaosProxy::to(fresh.url()).await;
-        let stores = db::open(&wire.url, &DatabaseOptions::default()).await.unwrap();
-        Some(Self { fresh, wire, stores })
+        let network = TcpChaosProxy::to(fresh.url()).await;
+        let stores = db::open(&network.url, &DatabaseOptions::default()).await.unwrap();
+        Some(Self { fresh, network, stores })
     }
 
     async fn gateway(&self, toml: &str) -> TestGateway {
@@ -193,16 +193,16 @@ impl RemoteDatabase {
     }
 }
 
-async fn ask(gateway: &TestGateway, jar: &SessionCookies) -> Answer {
-    gateway.ask(get("/").header("cookie", jar.line())).await
+async fn send(gateway: &TestGateway, cookies: &SessionCookies) -> Answer {
+    gateway.ask(get("/").header("cookie", cookies.line())).await
 }
 
 /// Checks for a 503 that leaves the session untouched.
-fn assert_unavailable(answer: &Answer) {
-    answer.problem(503, "store_unavailable");
-    assert_eq!(answer.event(), Some("store_unavailable"));
-    assert!(answer.header("retry-after").is_some());
-    assert!(answer.set_cookies().is_empty());
+fn assert_unavailable(response: &Answer) {
+    response.problem(503, "store_unavailable");
+    assert_eq!(response.event(), Some("store_unavailable"));
+    assert!(response.header("retry-after").is_some());
+    assert!(response.set_cookies().is_empty());
 }
 
 const CROWD: u32 = 2_000;

@@ -11,20 +11,20 @@ use crate::support::http::{Answer, bare, get, with};
 #[tokio::test]
 async fn every_referenced_file_is_served() {
     let app = TestApp::demo().await;
-    let mut asked = BTreeSet::new();
-    let mut named = vec!["/".to_owned()];
-    while let Some(path) = named.pop() {
-        if !asked.insert(path.clone()) {
+    let mut fetched = BTreeSet::new();
+    let mut pending = vec!["/".to_owned()];
+    while let Some(path) = pending.pop() {
+        if !fetched.insert(path.clone()) {
             continue;
         }
-        let answer = app.send(get(&path)).await;
-        assert_eq!(answer.status, 200, "{path}");
-        named.extend(names_in(&text(&answer)));
+        let response = app.send(get(&path)).await;
+        assert_eq!(response.status, 200, "{path}");
+        pending.extend(links_in(&text(&response)));
     }
     for path in
         ["/assets/app.js", "/assets/requests.js", "/assets/style.css", "/docs", "/docs/swagger-ui-bundle.js"]
     {
-        assert!(asked.contains(path), "{asked:?}");
+        assert!(fetched.contains(path), "{fetched:?}");
     }
 }
 
@@ -32,20 +32,20 @@ async fn every_referenced_file_is_served() {
 async fn pages_comply_with_their_csp() {
     let app = TestApp::demo().await;
     for path in ["/", "/docs"] {
-        let answer = app.send(get(path)).await;
-        let policy = answer.header("content-security-policy").expect("a policy");
+        let response = app.send(get(path)).await;
+        let policy = response.header("content-security-policy").expect("a policy");
         for rule in ["default-src 'none'", "script-src 'self'", "style-src 'self'", "frame-ancestors 'none'"]
         {
             assert!(policy.contains(rule), "{policy}");
         }
         assert!(!policy.contains("unsafe"), "{policy}");
-        assert_eq!(answer.header("content-type"), Some("text/html; charset=utf-8"));
-        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
-        assert_eq!(answer.header("referrer-policy"), Some("no-referrer"));
-        assert_eq!(answer.header("x-frame-options"), Some("DENY"));
-        assert_eq!(answer.header("cross-origin-resource-policy"), Some("same-origin"));
+        assert_eq!(response.header("content-type"), Some("text/html; charset=utf-8"));
+        assert_eq!(response.header("x-content-type-options"), Some("nosniff"));
+        assert_eq!(response.header("referrer-policy"), Some("no-referrer"));
+        assert_eq!(response.header("x-frame-options"), Some("DENY"));
+        assert_eq!(response.header("cross-origin-resource-policy"), Some("same-origin"));
 
-        let page = text(&answer);
+        let page = text(&response);
         assert!(!page.contains("<style") && !page.contains(" style=") && !page.contains("://"), "{path}");
         assert_eq!(
             page.matches("<script").count(),
@@ -78,18 +78,18 @@ async fn assets_are_revalidated_by_etag() {
             ("*".to_owned(), 304),
             ("\"other\"".to_owned(), 200),
         ] {
-            let answer = app.send(with(get(path), "if-none-match", &sent)).await;
-            assert_eq!(answer.status, status, "{path}, {sent}");
-            assert_eq!(answer.header("etag"), Some(tag.as_str()));
+            let response = app.send(with(get(path), "if-none-match", &sent)).await;
+            assert_eq!(response.status, status, "{path}, {sent}");
+            assert_eq!(response.header("etag"), Some(tag.as_str()));
         }
     }
 }
 
 #[tokio::test]
 async fn only_the_demo_shows_sample_credentials() {
-    let answer = TestApp::demo().await.send(get("/demo/sample.json")).await;
-    assert_eq!(answer.json(), json!({"email": "otama@example.com", "password": "let me through"}));
-    assert_eq!(answer.header("cache-control"), Some("private, no-store"));
+    let response = TestApp::demo().await.send(get("/demo/sample.json")).await;
+    assert_eq!(response.json(), json!({"email": "otama@example.com", "password": "let me through"}));
+    assert_eq!(response.header("cache-control"), Some("private, no-store"));
 
     let plain = TestApp::with_database(db::sqlite().await.expect("SQLite needs no server")).await;
     for path in ["/demo/sample.json", "/", "/assets/app.js"] {
@@ -122,23 +122,23 @@ async fn openapi_description_is_complete() {
 
 #[tokio::test]
 async fn docs_have_one_address() {
-    let answer = TestApp::demo().await.send(get("/docs/")).await;
-    assert_eq!((answer.status.as_u16(), answer.header("location")), (308, Some("/docs")));
+    let response = TestApp::demo().await.send(get("/docs/")).await;
+    assert_eq!((response.status.as_u16(), response.header("location")), (308, Some("/docs")));
 }
 
-fn text(answer: &Answer) -> String {
-    String::from_utf8(answer.body.clone()).expect("UTF-8")
+fn text(response: &Answer) -> String {
+    String::from_utf8(response.body.clone()).expect("UTF-8")
 }
 
 /// Returns the URLs that a page loads or links to, and the imports of a module.
-fn names_in(content: &str) -> Vec<String> {
+fn links_in(content: &str) -> Vec<String> {
     let after = |mark: &str| -> Vec<String> {
         let rests = content.split(mark).skip(1);
         rests.filter_map(|rest| rest.split_once('"')).map(|(name, _)| name.to_owned()).collect()
     };
     let imported = after("from \"./").into_iter().map(|name| format!("/assets/{name}"));
-    let named = [" src=\"/", " href=\"/"].into_iter().flat_map(after).map(|name| format!("/{name}"));
-    imported.chain(named).collect()
+    let pending = [" src=\"/", " href=\"/"].into_iter().flat_map(after).map(|name| format!("/{name}"));
+    imported.chain(pending).collect()
 }
 
 fn references(value: &Value) -> Vec<String> {

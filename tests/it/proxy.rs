@@ -20,20 +20,20 @@ use crate::support::upstream::{Upstream, listen, nobody, read_head, saying, serv
 #[tokio::test]
 async fn request_and_response_are_forwarded() {
     let mut upstream = Upstream::answering(|_| {
-        let answer = Response::builder().status(418).header("x-answer", "yes").header("x-answer", "and no");
-        answer.body(Body::from("tea")).unwrap()
+        let response = Response::builder().status(418).header("x-answer", "yes").header("x-answer", "and no");
+        response.body(Body::from("tea")).unwrap()
     })
     .await;
-    let front = ProxyServer::to(upstream.url()).start().await;
+    let proxy = ProxyServer::to(upstream.url()).start().await;
 
-    let mut question = request("PATCH", "/pot/%7E?a=b&&c", Body::from("milk"));
-    question.headers_mut().append("x-two", "1".parse().unwrap());
-    question.headers_mut().append("x-two", "2".parse().unwrap());
-    let answer = connect(front).await.send_request(question).await.unwrap();
+    let mut sent = request("PATCH", "/pot/%7E?a=b&&c", Body::from("milk"));
+    sent.headers_mut().append("x-two", "1".parse().unwrap());
+    sent.headers_mut().append("x-two", "2".parse().unwrap());
+    let response = connect(proxy).await.send_request(sent).await.unwrap();
 
-    assert_eq!(answer.status(), 418);
-    assert_eq!(answer.headers().get_all("x-answer").iter().collect::<Vec<_>>(), ["yes", "and no"]);
-    assert_eq!(text(answer).await, "tea");
+    assert_eq!(response.status(), 418);
+    assert_eq!(response.headers().get_all("x-answer").iter().collect::<Vec<_>>(), ["yes", "and no"]);
+    assert_eq!(text(response).await, "tea");
     let seen = upstream.seen().await;
     assert_eq!((seen.method.as_str(), seen.target.as_str()), ("PATCH", "/pot/%7E?a=b&&c"));
     assert_eq!(seen.all("x-two"), ["1", "2"]);
@@ -47,12 +47,12 @@ async fn paths_and_queries_arrive_byte_for_byte() {
     let upstream = listen(|mut socket| async move {
         let head = read_head(&mut socket).await;
         let target = head.split(|&byte| byte == b' ').nth(1).unwrap().to_vec();
-        let answer =
+        let response =
             format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", target.len());
-        socket.write_all(&[answer.as_bytes(), &target].concat()).await.unwrap();
+        socket.write_all(&[response.as_bytes(), &target].concat()).await.unwrap();
     })
     .await;
-    let front = ProxyServer::to(format!("http://{upstream}")).start().await;
+    let proxy = ProxyServer::to(format!("http://{upstream}")).start().await;
 
     let mut targets: Vec<String> = (0..=255).map(|byte| format!("/q?x=%{byte:02x}&y=%{byte:02X}")).collect();
     let refused = |byte: u8| byte.is_ascii_control() || matches!(byte, b'/' | b'\\' | b'.' | b';');
@@ -84,8 +84,8 @@ async fn paths_and_queries_arrive_byte_for_byte() {
         .map(str::to_owned),
     );
     for target in targets {
-        let answer = get(front, &target, "").await;
-        assert_eq!(answer.split("\r\n\r\n").nth(1), Some(&*target));
+        let response = get(proxy, &target, "").await;
+        assert_eq!(response.split("\r\n\r\n").nth(1), Some(&*target));
     }
 }
 
@@ -95,13 +95,13 @@ async fn large_bodies_are_forwarded_both_ways() {
     let mut upstream =
         Upstream::answering(move |_| Response::new(Body::from_stream(futures_util::stream::iter(pieces()))))
             .await;
-    let front = ProxyServer::to(upstream.url()).start().await;
+    let proxy = ProxyServer::to(upstream.url()).start().await;
     let whole: Vec<u8> = pieces().flat_map(|piece| piece.unwrap()).collect();
     let hash = digest::digest(&digest::SHA256, &whole);
 
     let body = Body::from_stream(futures_util::stream::iter(pieces()));
-    let answer = connect(front).await.send_request(request("POST", "/", body)).await.unwrap();
-    assert!(answer.into_body().collect().await.unwrap().to_bytes() == whole);
+    let response = connect(proxy).await.send_request(request("POST", "/", body)).await.unwrap();
+    assert!(response.into_body().collect().await.unwrap().to_bytes() == whole);
     let seen = upstream.seen().await;
     assert_eq!(seen.length, whole.len());
     assert_eq!(seen.digest.as_ref(), hash.as_ref());
@@ -116,17 +116,17 @@ async fn bodies_are_streamed() {
         })
     })
     .await;
-    let front = ProxyServer::to(format!("http://{upstream}")).start().await;
+    let proxy = ProxyServer::to(format!("http://{upstream}")).start().await;
 
     let (feed, body) = fed();
-    let answer = connect(front).await.send_request(request("POST", "/", body)).await.unwrap();
-    let mut answer = answer.into_body().into_data_stream();
+    let response = connect(proxy).await.send_request(request("POST", "/", body)).await.unwrap();
+    let mut response = response.into_body().into_data_stream();
     for piece in ["one", "two", "three"] {
         feed.send(piece).unwrap();
-        assert_eq!(answer.next().await.unwrap().unwrap(), piece);
+        assert_eq!(response.next().await.unwrap().unwrap(), piece);
     }
     drop(feed);
-    assert!(answer.next().await.is_none());
+    assert!(response.next().await.is_none());
 }
 
 #[tokio::test]
@@ -138,11 +138,11 @@ async fn events_arrive_before_the_stream_ends() {
         Response::builder().header("content-type", "text/event-stream").body(events).unwrap()
     })
     .await;
-    let front = ProxyServer::to(upstream.url()).start().await;
+    let proxy = ProxyServer::to(upstream.url()).start().await;
 
-    let answer = connect(front).await.send_request(request("GET", "/", Body::empty())).await.unwrap();
-    assert_eq!(answer.headers()["content-type"], "text/event-stream");
-    let mut events = answer.into_body().into_data_stream();
+    let response = connect(proxy).await.send_request(request("GET", "/", Body::empty())).await.unwrap();
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    let mut events = response.into_body().into_data_stream();
     for event in ["data: 1\n\n", "data: 2\n\n"] {
         feed.send(event).unwrap();
         assert_eq!(events.next().await.unwrap().unwrap(), event);
@@ -152,9 +152,9 @@ async fn events_arrive_before_the_stream_ends() {
 #[tokio::test]
 async fn connections_are_reused() {
     let upstream = Upstream::start().await;
-    let front = ProxyServer::to(upstream.url()).start().await;
+    let proxy = ProxyServer::to(upstream.url()).start().await;
     for _ in 0..3 {
-        assert!(get(front, "/", "").await.starts_with("HTTP/1.1 200 OK\r\n"));
+        assert!(get(proxy, "/", "").await.starts_with("HTTP/1.1 200 OK\r\n"));
     }
     assert_eq!(upstream.connections(), 1);
 }
@@ -164,8 +164,8 @@ async fn closed_idle_connection_fails_no_request() {
     const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
     const POST: &[u8] = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody";
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let front = ProxyServer::to(format!("http://{}", listener.local_addr().unwrap())).start().await;
-    let mut client = TcpStream::connect(front).await.unwrap();
+    let proxy = ProxyServer::to(format!("http://{}", listener.local_addr().unwrap())).start().await;
+    let mut client = TcpStream::connect(proxy).await.unwrap();
     client.write_all(POST).await.unwrap();
     let (mut kept, _) = listener.accept().await.unwrap();
     read_head(&mut kept).await;
@@ -184,7 +184,7 @@ async fn closed_idle_connection_fails_no_request() {
         std::future::pending::<()>().await;
     };
     tokio::select! {
-        answer = read_head(&mut client) => assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n")),
+        response = read_head(&mut client) => assert!(response.starts_with(b"HTTP/1.1 200 OK\r\n")),
         () = upstream => unreachable!(),
     }
 }
@@ -203,12 +203,12 @@ async fn request_read_by_an_upstream_is_not_retried() {
         }
     })
     .await;
-    let front = ProxyServer::to(format!("http://{upstream}")).start().await;
+    let proxy = ProxyServer::to(format!("http://{upstream}")).start().await;
     for (method, body) in [("PUT", ""), ("DELETE", ""), ("POST", ""), ("GET", "body")] {
-        assert!(get(front, "/first", "").await.starts_with("HTTP/1.1 200"));
-        let mut client = connect(front).await;
-        let answer = client.send_request(request(method, "/second", Body::from(body))).await.unwrap();
-        assert_eq!(code(answer).await, (StatusCode::BAD_GATEWAY, "upstream_error".to_owned()));
+        assert!(get(proxy, "/first", "").await.starts_with("HTTP/1.1 200"));
+        let mut client = connect(proxy).await;
+        let response = client.send_request(request(method, "/second", Body::from(body))).await.unwrap();
+        assert_eq!(code(response).await, (StatusCode::BAD_GATEWAY, "upstream_error".to_owned()));
         assert!(read.recv().await.unwrap().starts_with(&format!("{method} /second")));
         assert!(read.try_recv().is_err());
     }
@@ -218,10 +218,10 @@ async fn request_read_by_an_upstream_is_not_retried() {
 async fn connection_with_leftover_bytes_is_not_reused() {
     let upstream =
         saying(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nX-Evil: 1\r\n\r\n").await;
-    let front = ProxyServer::to(upstream).start().await;
+    let proxy = ProxyServer::to(upstream).start().await;
     for _ in 0..3 {
-        let answer = get(front, "/", "").await;
-        assert!(answer.ends_with("\r\n\r\nok") && !answer.contains("x-evil"), "{answer}");
+        let response = get(proxy, "/", "").await;
+        assert!(response.ends_with("\r\n\r\nok") && !response.contains("x-evil"), "{response}");
     }
 }
 
@@ -238,13 +238,13 @@ async fn early_response_is_forwarded() {
         }
     })
     .await;
-    let front = ProxyServer::to(format!("http://{upstream}")).start().await;
+    let proxy = ProxyServer::to(format!("http://{upstream}")).start().await;
     let (feed, body) = fed();
     feed.send("begun").unwrap();
-    let mut client = connect(front).await;
-    let answer = client.send_request(request("POST", "/", body)).await.unwrap();
-    assert_eq!(answer.status(), 401);
-    assert_eq!(text(answer).await, "no");
+    let mut client = connect(proxy).await;
+    let response = client.send_request(request("POST", "/", body)).await.unwrap();
+    assert_eq!(response.status(), 401);
+    assert_eq!(text(response).await, "no");
     // The proxy does not wait for the rest of the request body.
     is_closed.recv().await.unwrap();
     drop(feed);
@@ -252,9 +252,9 @@ async fn early_response_is_forwarded() {
 
 #[tokio::test]
 async fn unreachable_upstream_is_502() {
-    let front = ProxyServer::to(format!("http://{}", nobody())).start().await;
-    let answer = connect(front).await.send_request(request("POST", "/", Body::from("x"))).await.unwrap();
-    assert_eq!(code(answer).await, (StatusCode::BAD_GATEWAY, "upstream_unreachable".to_owned()));
+    let proxy = ProxyServer::to(format!("http://{}", nobody())).start().await;
+    let response = connect(proxy).await.send_request(request("POST", "/", Body::from("x"))).await.unwrap();
+    assert_eq!(code(response).await, (StatusCode::BAD_GATEWAY, "upstream_unreachable".to_owned()));
 }
 
 #[tokio::test]
@@ -270,10 +270,10 @@ async fn non_http_response_is_502() {
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nX-A: b",
     ] {
-        let front = ProxyServer::to(saying(nonsense).await).start().await;
-        let answer = connect(front).await.send_request(request("GET", "/", Body::empty())).await.unwrap();
+        let proxy = ProxyServer::to(saying(nonsense).await).start().await;
+        let response = connect(proxy).await.send_request(request("GET", "/", Body::empty())).await.unwrap();
         let shown = String::from_utf8_lossy(nonsense);
-        assert_eq!(code(answer).await, (StatusCode::BAD_GATEWAY, "upstream_error".to_owned()), "{shown}");
+        assert_eq!(code(response).await, (StatusCode::BAD_GATEWAY, "upstream_error".to_owned()), "{shown}");
     }
 }
 
@@ -285,11 +285,11 @@ async fn truncated_response_does_not_look_complete() {
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n8\r\nhalf",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\nzz\r\n",
     ] {
-        let front = ProxyServer::to(saying(half).await).start().await;
-        let answer = connect(front).await.send_request(request("GET", "/", Body::empty())).await.unwrap();
-        assert_eq!(answer.status(), 200);
-        assert!(answer.into_body().collect().await.is_err(), "{}", String::from_utf8_lossy(half));
-        let raw = get(front, "/", "").await;
+        let proxy = ProxyServer::to(saying(half).await).start().await;
+        let response = connect(proxy).await.send_request(request("GET", "/", Body::empty())).await.unwrap();
+        assert_eq!(response.status(), 200);
+        assert!(response.into_body().collect().await.is_err(), "{}", String::from_utf8_lossy(half));
+        let raw = get(proxy, "/", "").await;
         assert!(!raw.ends_with("0\r\n\r\n"), "{raw}");
     }
 }
@@ -305,22 +305,22 @@ async fn silent_upstream_times_out() {
         }
     })
     .await;
-    let front = ProxyServer::to(format!("http://{upstream}")).start().await;
+    let proxy = ProxyServer::to(format!("http://{upstream}")).start().await;
     let clock = PausedClock::new();
-    let mut client = connect(front).await;
-    let answer = tokio::spawn(client.send_request(request("GET", "/", Body::empty())));
+    let mut client = connect(proxy).await;
+    let response = tokio::spawn(client.send_request(request("GET", "/", Body::empty())));
     assert_ne!(steps.recv().await, Some(0));
     clock.advance(59).await;
-    assert!(!answer.is_finished());
+    assert!(!response.is_finished());
     clock.advance(2).await;
     let timeout = (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout".to_owned());
-    assert_eq!(code(answer.await.unwrap().unwrap()).await, timeout);
+    assert_eq!(code(response.await.unwrap().unwrap()).await, timeout);
     assert_eq!(steps.recv().await, Some(0), "the upstream's connection is closed");
 }
 
 /// Starts an upstream that reports each piece it reads and responds with the total length: after the whole
 /// request, or with an early header and a late body.
-async fn reporting(early: bool) -> (String, mpsc::UnboundedReceiver<Bytes>) {
+async fn start_reporting_upstream(early: bool) -> (String, mpsc::UnboundedReceiver<Bytes>) {
     let (report, reports) = mpsc::unbounded_channel();
     let address = listen(move |socket| {
         let report = report.clone();
@@ -354,34 +354,34 @@ async fn reporting(early: bool) -> (String, mpsc::UnboundedReceiver<Bytes>) {
 async fn slow_upload_does_not_count_as_a_slow_response() {
     let clock = PausedClock::new();
     for early in [false, true] {
-        let (upstream, mut pieces) = reporting(early).await;
-        let front = ProxyServer::to(upstream).start().await;
+        let (upstream, mut pieces) = start_reporting_upstream(early).await;
+        let proxy = ProxyServer::to(upstream).start().await;
         let (feed, body) = fed();
-        let mut client = connect(front).await;
-        let answer = tokio::spawn(client.send_request(request("POST", "/", body)));
+        let mut client = connect(proxy).await;
+        let response = tokio::spawn(client.send_request(request("POST", "/", body)));
         for _ in 0..5 {
             feed.send("piece").unwrap();
             assert_eq!(pieces.recv().await.unwrap(), "piece");
             clock.advance(40).await;
         }
         drop(feed);
-        assert_eq!(text(answer.await.unwrap().unwrap()).await, "25", "early: {early}");
+        assert_eq!(text(response.await.unwrap().unwrap()).await, "25", "early: {early}");
     }
 }
 
 #[tokio::test]
 async fn stalled_upload_times_out() {
-    let (upstream, mut pieces) = reporting(false).await;
-    let front = ProxyServer::to(upstream).start().await;
+    let (upstream, mut pieces) = start_reporting_upstream(false).await;
+    let proxy = ProxyServer::to(upstream).start().await;
     let clock = PausedClock::new();
     let (feed, body) = fed();
-    let mut client = connect(front).await;
-    let answer = tokio::spawn(client.send_request(request("POST", "/", body)));
+    let mut client = connect(proxy).await;
+    let response = tokio::spawn(client.send_request(request("POST", "/", body)));
     feed.send("begun").unwrap();
     assert_eq!(pieces.recv().await.unwrap(), "begun");
     clock.advance(61).await;
     let timeout = (StatusCode::REQUEST_TIMEOUT, "body_timeout".to_owned());
-    assert_eq!(code(answer.await.unwrap().unwrap()).await, timeout);
+    assert_eq!(code(response.await.unwrap().unwrap()).await, timeout);
 }
 
 #[tokio::test]
@@ -391,16 +391,16 @@ async fn upstream_that_stops_reading_times_out() {
         std::future::pending::<()>().await;
     })
     .await;
-    let front = ProxyServer::to(format!("http://{upstream}")).start().await;
+    let proxy = ProxyServer::to(format!("http://{upstream}")).start().await;
     let clock = PausedClock::new();
     let endless = futures_util::stream::repeat_with(|| Ok::<_, Infallible>(Bytes::from_static(&[0; 65_536])));
-    let mut client = connect(front).await;
-    let answer = tokio::spawn(client.send_request(request("POST", "/", Body::from_stream(endless))));
+    let mut client = connect(proxy).await;
+    let response = tokio::spawn(client.send_request(request("POST", "/", Body::from_stream(endless))));
     // The capacity of the buffers in between is unknown.
-    while !answer.is_finished() {
+    while !response.is_finished() {
         clock.advance(10).await;
     }
-    assert_eq!(answer.await.unwrap().unwrap().status(), StatusCode::GATEWAY_TIMEOUT);
+    assert_eq!(response.await.unwrap().unwrap().status(), StatusCode::GATEWAY_TIMEOUT);
 }
 
 #[tokio::test]
@@ -408,26 +408,26 @@ async fn stalled_response_is_aborted() {
     let (feed, body) = fed();
     let body = std::sync::Mutex::new(Some(body));
     let upstream = Upstream::answering(move |_| Response::new(body.lock().unwrap().take().unwrap())).await;
-    let front = ProxyServer::to(upstream.url()).start().await;
+    let proxy = ProxyServer::to(upstream.url()).start().await;
     let clock = PausedClock::new();
-    let answer = connect(front).await.send_request(request("GET", "/", Body::empty())).await.unwrap();
-    let mut answer = answer.into_body().into_data_stream();
+    let response = connect(proxy).await.send_request(request("GET", "/", Body::empty())).await.unwrap();
+    let mut response = response.into_body().into_data_stream();
     for _ in 0..3 {
         feed.send("piece").unwrap();
-        assert_eq!(answer.next().await.unwrap().unwrap(), "piece");
+        assert_eq!(response.next().await.unwrap().unwrap(), "piece");
         clock.advance(40).await;
     }
     clock.advance(21).await;
-    assert!(answer.next().await.unwrap().is_err());
+    assert!(response.next().await.unwrap().is_err());
 }
 
 #[tokio::test]
 async fn body_beyond_the_limit_is_413() {
     let mut upstream = Upstream::start().await;
     let route = RouteSpec { max_body: Some(8), ..RouteSpec::new("/", [upstream.url()]) };
-    let front = ProxyServer::new([route]).start().await;
+    let proxy = ProxyServer::new([route]).start().await;
     let ask =
-        |body| async move { connect(front).await.send_request(request("POST", "/", body)).await.unwrap() };
+        |body| async move { connect(proxy).await.send_request(request("POST", "/", body)).await.unwrap() };
 
     assert_eq!(ask(Body::from("12345678")).await.status(), 200);
     assert_eq!(upstream.seen().await.length, 8);
@@ -455,8 +455,8 @@ async fn client_disconnect_aborts_the_upstream_request() {
         }
     })
     .await;
-    let front = ProxyServer::to(format!("http://{upstream}")).start().await;
-    let mut client = TcpStream::connect(front).await.unwrap();
+    let proxy = ProxyServer::to(format!("http://{upstream}")).start().await;
+    let mut client = TcpStream::connect(proxy).await.unwrap();
     client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     assert_eq!(steps.recv().await, Some(1));
     drop(client);
@@ -466,8 +466,8 @@ async fn client_disconnect_aborts_the_upstream_request() {
 #[tokio::test]
 async fn expect_continue_is_answered() {
     let mut upstream = Upstream::start().await;
-    let front = ProxyServer::to(upstream.url()).start().await;
-    let mut client = TcpStream::connect(front).await.unwrap();
+    let proxy = ProxyServer::to(upstream.url()).start().await;
+    let mut client = TcpStream::connect(proxy).await.unwrap();
     let head = b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n";
     client.write_all(head).await.unwrap();
     assert_eq!(read_head(&mut client).await, b"HTTP/1.1 100 Continue\r\n\r\n");
@@ -480,9 +480,9 @@ async fn expect_continue_is_answered() {
 async fn rejected_request_gets_no_100_continue() {
     let upstream = Upstream::start().await;
     let route = RouteSpec { max_body: Some(1), ..RouteSpec::new("/", [upstream.url()]) };
-    let front = ProxyServer::new([route]).start().await;
+    let proxy = ProxyServer::new([route]).start().await;
     let head = "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n";
-    assert!(exchange(front, head).await.starts_with("HTTP/1.1 413 "));
+    assert!(exchange(proxy, head).await.starts_with("HTTP/1.1 413 "));
 }
 
 #[tokio::test]
@@ -490,21 +490,21 @@ async fn bodiless_responses_stay_bodiless() {
     let upstream = Upstream::answering(|seen| {
         let status: u16 = seen.target[1..].parse().unwrap();
         let length = if status == 200 { "5" } else { "0" };
-        let mut answer = Response::builder().status(status).header("etag", "\"1\"");
+        let mut response = Response::builder().status(status).header("etag", "\"1\"");
         if status != 204 {
-            answer = answer.header("content-length", length);
+            response = response.header("content-length", length);
         }
-        answer.body(Body::empty()).unwrap()
+        response.body(Body::empty()).unwrap()
     })
     .await;
-    let front = ProxyServer::to(upstream.url()).start().await;
+    let proxy = ProxyServer::to(upstream.url()).start().await;
     let ask = |method: &str, target: &str| {
-        exchange(front, format!("{method} {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"))
+        exchange(proxy, format!("{method} {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"))
     };
     for (method, target) in [("HEAD", "/200"), ("GET", "/204"), ("GET", "/304"), ("GET", "/404")] {
-        let answer = ask(method, target).await.to_lowercase();
-        assert!(answer.ends_with("\r\n\r\n") && !answer.contains("transfer-encoding"), "{answer}");
-        assert_eq!(answer.contains("content-length: 5"), method == "HEAD", "{answer}");
+        let response = ask(method, target).await.to_lowercase();
+        assert!(response.ends_with("\r\n\r\n") && !response.contains("transfer-encoding"), "{response}");
+        assert_eq!(response.contains("content-length: 5"), method == "HEAD", "{response}");
     }
 }
 
@@ -514,9 +514,9 @@ async fn redirects_are_forwarded_to_the_client() {
         Response::builder().status(302).header("location", "http://127.0.0.1:1/").body(Body::empty()).unwrap()
     })
     .await;
-    let front = ProxyServer::to(upstream.url()).start().await;
-    let answer = get(front, "/", "").await;
-    assert!(answer.starts_with("HTTP/1.1 302 ") && answer.contains("location: http://127.0.0.1:1/\r\n"));
+    let proxy = ProxyServer::to(upstream.url()).start().await;
+    let response = get(proxy, "/", "").await;
+    assert!(response.starts_with("HTTP/1.1 302 ") && response.contains("location: http://127.0.0.1:1/\r\n"));
     upstream.seen().await;
     assert!(upstream.has_seen_no_more());
 }
@@ -524,12 +524,12 @@ async fn redirects_are_forwarded_to_the_client() {
 #[tokio::test]
 async fn http10_clients_and_upstreams_are_supported() {
     let mut upstream = Upstream::answering(|_| Response::new(Body::from("body"))).await;
-    let front = ProxyServer::to(upstream.url()).start().await;
-    let answer = exchange(front, "GET / HTTP/1.0\r\n\r\n").await;
-    assert!(answer.starts_with("HTTP/1.0 200 OK\r\n") && answer.ends_with("\r\n\r\nbody"), "{answer}");
+    let proxy = ProxyServer::to(upstream.url()).start().await;
+    let response = exchange(proxy, "GET / HTTP/1.0\r\n\r\n").await;
+    assert!(response.starts_with("HTTP/1.0 200 OK\r\n") && response.ends_with("\r\n\r\nbody"), "{response}");
     assert_eq!(upstream.seen().await.all("host"), [upstream.address().to_string()]);
 
-    let front = ProxyServer::to(saying(b"HTTP/1.0 200 OK\r\n\r\nuntil the end").await).start().await;
-    let answer = get(front, "/", "").await;
-    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains("until the end"), "{answer}");
+    let proxy = ProxyServer::to(saying(b"HTTP/1.0 200 OK\r\n\r\nuntil the end").await).start().await;
+    let response = get(proxy, "/", "").await;
+    assert!(response.starts_with("HTTP/1.1 200 OK\r\n") && response.contains("until the end"), "{response}");
 }

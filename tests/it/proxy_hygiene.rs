@@ -22,17 +22,18 @@ impl UpstreamTokens for SubjectTokens {
 }
 
 /// Sends a request with these header lines, and returns what the upstream received.
-async fn sees(front: ProxyServer, upstream: &mut Upstream, headers: &str) -> RecordedRequest {
-    let answer = get(front.start().await, "/", headers).await;
-    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+async fn forwarded_request(proxy: ProxyServer, upstream: &mut Upstream, headers: &str) -> RecordedRequest {
+    let response = get(proxy.start().await, "/", headers).await;
+    assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
     upstream.seen().await
 }
 
 /// Returns the response to the client when the upstream sends these header lines.
-async fn answers(headers: &'static str) -> String {
-    let answer = Box::leak(format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{headers}\r\n").into_boxed_str());
-    let front = ProxyServer::to(saying(answer.as_bytes()).await).start().await;
-    get(front, "/", "").await
+async fn proxied_response(headers: &'static str) -> String {
+    let response =
+        Box::leak(format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{headers}\r\n").into_boxed_str());
+    let proxy = ProxyServer::to(saying(response.as_bytes()).await).start().await;
+    get(proxy, "/", "").await
 }
 
 fn names(headers: &HeaderMap) -> Vec<&str> {
@@ -44,7 +45,7 @@ fn names(headers: &HeaderMap) -> Vec<&str> {
 #[tokio::test]
 async fn hop_by_hop_headers_are_removed() {
     let mut upstream = Upstream::start().await;
-    let seen = sees(
+    let seen = forwarded_request(
         ProxyServer::to(upstream.url()),
         &mut upstream,
         "Connection: X-One, keep-alive\r\nX-One: 1\r\nX-Two: 2\r\nKeep-Alive: timeout=5\r\nProxy-Connection: close\r\n\
@@ -53,30 +54,30 @@ async fn hop_by_hop_headers_are_removed() {
     .await;
     assert_eq!(names(&seen.headers), ["host", "via", "x-two"]);
 
-    let answer = answers(
+    let response = proxied_response(
         "Connection: X-One, close\r\nX-One: 1\r\nX-Two: 2\r\nKeep-Alive: timeout=5\r\nProxy-Authenticate: Basic\r\n\
          Upgrade: h2c\r\n",
     )
     .await;
-    assert!(answer.contains("x-two: 2\r\n"));
+    assert!(response.contains("x-two: 2\r\n"));
     for gone in ["x-one", "keep-alive", "proxy-", "upgrade"] {
-        assert!(!answer.contains(gone), "{answer}");
+        assert!(!response.contains(gone), "{response}");
     }
 }
 
 #[tokio::test]
 async fn chunked_body_is_reframed() {
     let mut upstream = Upstream::start().await;
-    let front = ProxyServer::to(upstream.url()).start().await;
+    let proxy = ProxyServer::to(upstream.url()).start().await;
     let chunked = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close, content-length\r\nTransfer-Encoding: chunked\r\n\r\n\
                    3\r\nabc\r\n0\r\n\r\n";
-    exchange(front, chunked).await;
+    exchange(proxy, chunked).await;
     let seen = upstream.seen().await;
     assert_eq!((seen.all("transfer-encoding"), seen.length), (vec!["chunked"], 3));
 
     let counted =
         "POST / HTTP/1.1\r\nHost: a\r\nConnection: close, content-length\r\nContent-Length: 3\r\n\r\nabc";
-    exchange(front, counted).await;
+    exchange(proxy, counted).await;
     let seen = upstream.seen().await;
     assert_eq!((seen.all("content-length"), seen.length), (vec!["3"], 3));
 }
@@ -87,11 +88,11 @@ async fn identity_headers_of_the_client_are_removed() {
                   X-Forwarded-Groups: admin\r\nX-Forwarded-Access-Token: t\r\nX-Forwarded-Preferred-Username: root\r\n\
                   X.Forwarded.User: root\r\n";
     let mut upstream = Upstream::start().await;
-    let seen = sees(ProxyServer::to(upstream.url()), &mut upstream, forged).await;
+    let seen = forwarded_request(ProxyServer::to(upstream.url()), &mut upstream, forged).await;
     assert_eq!(names(&seen.headers), ["host", "via"]);
 
-    let front = ProxyServer::to(upstream.url()).signed_in(&["user", "editor"]);
-    let seen = sees(front, &mut upstream, forged).await;
+    let proxy = ProxyServer::to(upstream.url()).signed_in(&["user", "editor"]);
+    let seen = forwarded_request(proxy, &mut upstream, forged).await;
     assert_eq!(seen.all("x-forwarded-user"), ["user-1"]);
     assert_eq!(seen.all("x-forwarded-email"), ["ann@example.com"]);
     assert_eq!(seen.all("x-forwarded-groups"), ["user,editor"]);
@@ -103,13 +104,13 @@ async fn client_cannot_remove_gateway_headers() {
     let mut upstream = Upstream::start().await;
     let token_audience = Some("films".to_owned());
     let route = RouteSpec { token_audience, ..RouteSpec::new("/", [upstream.url()]) };
-    let front = ProxyServer {
+    let proxy = ProxyServer {
         forwarded: Some(forwarded()),
         upstream_tokens: Some(Arc::new(SubjectTokens)),
         ..ProxyServer::new([route]).signed_in(&["user"])
     };
-    let seen = sees(
-        front,
+    let seen = forwarded_request(
+        proxy,
         &mut upstream,
         "Connection: x-forwarded-user, x-forwarded-email, x-forwarded-groups, x-forwarded-for, authorization, via, host\r\n",
     )
@@ -124,28 +125,28 @@ async fn client_cannot_remove_gateway_headers() {
 #[tokio::test]
 async fn unrepresentable_user_is_not_anonymous() {
     let mut upstream = Upstream::start().await;
-    let mut front = ProxyServer::to(upstream.url()).signed_in(&[]);
-    if let Some(identity) = &mut front.identity {
+    let mut proxy = ProxyServer::to(upstream.url()).signed_in(&[]);
+    if let Some(identity) = &mut proxy.identity {
         identity.email = "ann@example.com\r\nX-Forwarded-Groups: admin".into();
     }
-    let answer = get(front.start().await, "/", "").await;
-    assert!(answer.starts_with("HTTP/1.1 500 ") && answer.contains("identity_unusable"), "{answer}");
+    let response = get(proxy.start().await, "/", "").await;
+    assert!(response.starts_with("HTTP/1.1 500 ") && response.contains("identity_unusable"), "{response}");
     assert!(upstream.has_seen_no_more());
 
-    let mut front = ProxyServer::to(upstream.url()).signed_in(&[]);
-    if let Some(identity) = &mut front.identity {
+    let mut proxy = ProxyServer::to(upstream.url()).signed_in(&[]);
+    if let Some(identity) = &mut proxy.identity {
         identity.email = "j\u{f6}rg@example.com".into();
     }
-    let seen = sees(front, &mut upstream, "X-Forwarded-Groups: admin\r\n").await;
+    let seen = forwarded_request(proxy, &mut upstream, "X-Forwarded-Groups: admin\r\n").await;
     assert_eq!(seen.headers["x-forwarded-email"].as_bytes(), "j\u{f6}rg@example.com".as_bytes());
     assert_eq!(seen.all("x-forwarded-groups").len(), 0);
 }
 
 #[tokio::test]
 async fn authorization_is_forwarded_only_if_configured() {
-    let theirs = "Authorization: Bearer theirs\r\n";
+    let client_token = "Authorization: Bearer client_token\r\n";
     let mut upstream = Upstream::start().await;
-    for (pass, mint, signed_in, expected) in [
+    for (pass, issue, signed_in, expected) in [
         (false, false, None, None),
         (true, false, None, Some("Bearer theirs")),
         (true, false, Some("user"), Some("Bearer theirs")),
@@ -157,45 +158,49 @@ async fn authorization_is_forwarded_only_if_configured() {
         (true, true, Some("guest"), None),
     ] {
         let mut route = RouteSpec { pass_authorization: pass, ..RouteSpec::new("/", [upstream.url()]) };
-        if mint {
+        if issue {
             route.token_audience = Some("films".to_owned());
         }
-        let front =
+        let proxy =
             ProxyServer { upstream_tokens: Some(Arc::new(SubjectTokens)), ..ProxyServer::new([route]) };
-        let front = if let Some(role) = signed_in { front.signed_in(&[role]) } else { front };
-        let seen = sees(front, &mut upstream, theirs).await;
-        assert_eq!(seen.all("authorization"), Vec::from_iter(expected), "{pass} {mint} {signed_in:?}");
+        let proxy = if let Some(role) = signed_in { proxy.signed_in(&[role]) } else { proxy };
+        let seen = forwarded_request(proxy, &mut upstream, client_token).await;
+        assert_eq!(seen.all("authorization"), Vec::from_iter(expected), "{pass} {issue} {signed_in:?}");
     }
 }
 
 #[tokio::test]
 async fn session_cookies_are_not_forwarded() {
     let mut upstream = Upstream::start().await;
-    let seen = sees(
+    let seen = forwarded_request(
         ProxyServer::to(upstream.url()),
         &mut upstream,
         "Cookie: a=1; __Host-access_token=t; b=2\r\nCookie: __Host-refresh_token=t\r\nCookie: c=\"3\";d\r\n",
     )
     .await;
     assert_eq!(seen.all("cookie"), ["a=1; b=2", "c=\"3\";d"]);
-    let seen =
-        sees(ProxyServer::to(upstream.url()), &mut upstream, "Cookie: __Host-access_token=t\r\n").await;
+    let seen = forwarded_request(
+        ProxyServer::to(upstream.url()),
+        &mut upstream,
+        "Cookie: __Host-access_token=t\r\n",
+    )
+    .await;
     assert_eq!(names(&seen.headers), ["host", "via"]);
 }
 
 #[tokio::test]
 async fn upstreams_cannot_set_session_cookies_or_event_headers() {
-    let answer = answers(
+    let response = proxied_response(
         "Set-Cookie: a=1; Expires=Thu, 01 Jan 2026 00:00:00 GMT\r\nSet-Cookie: __Host-access_token=x; Path=/\r\n\
          Set-Cookie: =__Host-refresh_token=x\r\nSet-Cookie:  __Host-access_token =x\r\nSet-Cookie: b=__Host-access_token=2\r\n\
          X-Session-Event: rotated\r\nX-Set-Access-Cookie: x\r\nX-Set-Refresh-Cookie: x\r\n\
          WWW-Authenticate: Basic realm=x\r\nX-Frame-Options: DENY\r\n",
     )
     .await;
-    let cookies: Vec<&str> = answer.lines().filter_map(|line| line.strip_prefix("set-cookie: ")).collect();
+    let cookies: Vec<&str> = response.lines().filter_map(|line| line.strip_prefix("set-cookie: ")).collect();
     assert_eq!(cookies, ["a=1; Expires=Thu, 01 Jan 2026 00:00:00 GMT", "b=__Host-access_token=2"]);
-    assert!(!answer.contains("x-s"), "{answer}");
-    assert!(answer.contains("www-authenticate: Basic realm=x\r\nx-frame-options: DENY\r\n"), "{answer}");
+    assert!(!response.contains("x-s"), "{response}");
+    assert!(response.contains("www-authenticate: Basic realm=x\r\nx-frame-options: DENY\r\n"), "{response}");
 }
 
 #[tokio::test]
@@ -204,11 +209,11 @@ async fn forwarding_headers_are_set_by_the_gateway() {
                   X-Forwarded-Port: 1\r\nX-Forwarded-Uri: /\r\nForwarded: for=6.6.6.6\r\nX-Real-IP: 6.6.6.6\r\n\
                   X-Original-URL: /admin\r\nX-Rewrite-URL: /admin\r\n";
     let mut upstream = Upstream::start().await;
-    let seen = sees(ProxyServer::to(upstream.url()), &mut upstream, forged).await;
+    let seen = forwarded_request(ProxyServer::to(upstream.url()), &mut upstream, forged).await;
     assert_eq!(names(&seen.headers), ["host", "via"]);
 
-    let front = ProxyServer { forwarded: Some(forwarded()), ..ProxyServer::to(upstream.url()) };
-    let seen = sees(front, &mut upstream, forged).await;
+    let proxy = ProxyServer { forwarded: Some(forwarded()), ..ProxyServer::to(upstream.url()) };
+    let seen = forwarded_request(proxy, &mut upstream, forged).await;
     for (name, value) in [
         ("x-forwarded-for", "192.0.2.7"),
         ("x-forwarded-proto", "https"),
@@ -224,7 +229,7 @@ async fn forwarding_headers_are_set_by_the_gateway() {
 #[tokio::test]
 async fn request_headers_cannot_choose_the_upstream() {
     let mut upstream = Upstream::start().await;
-    let front = ProxyServer::to(upstream.url()).start().await;
+    let proxy = ProxyServer::to(upstream.url()).start().await;
     for (target, host, forwarded) in [
         ("/x", "evil.example", "evil.example"),
         ("http://evil.example/x", "app.example", "evil.example"),
@@ -233,9 +238,9 @@ async fn request_headers_cannot_choose_the_upstream() {
         ("/http://evil.example", "app.example", ""),
     ] {
         let raw = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-        let answer = exchange(front, raw).await;
+        let response = exchange(proxy, raw).await;
         if forwarded.is_empty() {
-            assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+            assert!(response.starts_with("HTTP/1.1 400 "), "{response}");
             continue;
         }
         let seen = upstream.seen().await;
@@ -247,7 +252,7 @@ async fn request_headers_cannot_choose_the_upstream() {
 #[tokio::test]
 async fn ambiguous_host_is_rejected() {
     let mut upstream = Upstream::start().await;
-    let front = ProxyServer::to(upstream.url()).start().await;
+    let proxy = ProxyServer::to(upstream.url()).start().await;
     for hosts in [
         "",
         "Host: a\r\nHost: b\r\n",
@@ -256,8 +261,8 @@ async fn ambiguous_host_is_rejected() {
         "Host: u@a\r\n",
         "Host: a/b\r\n",
     ] {
-        let answer = exchange(front, format!("GET / HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n")).await;
-        assert!(answer.starts_with("HTTP/1.1 400 "), "{hosts} {answer}");
+        let response = exchange(proxy, format!("GET / HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n")).await;
+        assert!(response.starts_with("HTTP/1.1 400 "), "{hosts} {response}");
     }
     assert!(upstream.has_seen_no_more());
 }
@@ -265,7 +270,7 @@ async fn ambiguous_host_is_rejected() {
 #[tokio::test]
 async fn ambiguous_paths_are_rejected() {
     let mut upstream = Upstream::start().await;
-    let front = ProxyServer::new([RouteSpec::new("/public", [upstream.url()])]).start().await;
+    let proxy = ProxyServer::new([RouteSpec::new("/public", [upstream.url()])]).start().await;
     for path in [
         "/public/../admin",
         "/public/..%2fadmin",
@@ -283,30 +288,30 @@ async fn ambiguous_paths_are_rejected() {
         "/other/../public",
         "*",
     ] {
-        let answer = get(front, path, "").await;
-        assert!(answer.starts_with("HTTP/1.1 400 "), "{path} {answer}");
+        let response = get(proxy, path, "").await;
+        assert!(response.starts_with("HTTP/1.1 400 "), "{path} {response}");
     }
-    let answer = get(front, "/elsewhere", "").await;
-    assert!(answer.starts_with("HTTP/1.1 404 ") && answer.contains("no_route"), "{answer}");
+    let response = get(proxy, "/elsewhere", "").await;
+    assert!(response.starts_with("HTTP/1.1 404 ") && response.contains("no_route"), "{response}");
     assert!(upstream.has_seen_no_more());
 }
 
 #[tokio::test]
 async fn connect_and_trace_are_rejected() {
     let mut upstream = Upstream::start().await;
-    let front = ProxyServer::to(upstream.url()).start().await;
+    let proxy = ProxyServer::to(upstream.url()).start().await;
     for request in [
         "TRACE / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
         "CONNECT / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
     ] {
-        let answer = exchange(front, request).await;
-        assert!(answer.starts_with("HTTP/1.1 405 ") && answer.contains("allow: GET, "), "{answer}");
+        let response = exchange(proxy, request).await;
+        assert!(response.starts_with("HTTP/1.1 405 ") && response.contains("allow: GET, "), "{response}");
     }
     let tunnel =
-        exchange(front, "CONNECT evil:443 HTTP/1.1\r\nHost: evil:443\r\nConnection: close\r\n\r\n").await;
+        exchange(proxy, "CONNECT evil:443 HTTP/1.1\r\nHost: evil:443\r\nConnection: close\r\n\r\n").await;
     assert!(tunnel.starts_with("HTTP/1.1 40"), "{tunnel}");
     assert!(upstream.has_seen_no_more());
-    exchange(front, "PROPFIND / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    exchange(proxy, "PROPFIND / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
     assert_eq!(upstream.seen().await.method, "PROPFIND");
 }
 
@@ -315,48 +320,51 @@ async fn route_requires_one_of_its_roles() {
     let mut upstream = Upstream::start().await;
     let roles = ["admin", "editor"].map(str::to_owned).to_vec();
     let routes = Routes::new([RouteSpec { roles, ..RouteSpec::new("/", [upstream.url()]) }]).unwrap();
-    let front = ProxyServer { routes, ..ProxyServer::default() };
-    for refused in [front.clone(), front.clone().signed_in(&[]), front.clone().signed_in(&["user", "edit"])] {
-        let answer = get(refused.start().await, "/", "").await;
-        assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("\"code\":\"forbidden\""), "{answer}");
+    let proxy = ProxyServer { routes, ..ProxyServer::default() };
+    for refused in [proxy.clone(), proxy.clone().signed_in(&[]), proxy.clone().signed_in(&["user", "edit"])] {
+        let response = get(refused.start().await, "/", "").await;
+        assert!(
+            response.starts_with("HTTP/1.1 403 ") && response.contains("\"code\":\"forbidden\""),
+            "{response}"
+        );
     }
     assert!(upstream.has_seen_no_more());
-    sees(front.signed_in(&["user", "editor"]), &mut upstream, "").await;
+    forwarded_request(proxy.signed_in(&["user", "editor"]), &mut upstream, "").await;
 }
 
 #[tokio::test]
 async fn via_is_added_and_loops_are_detected() {
     let mut upstream = Upstream::start().await;
-    let seen = sees(ProxyServer::to(upstream.url()), &mut upstream, "Via: 1.0 first\r\n").await;
+    let seen = forwarded_request(ProxyServer::to(upstream.url()), &mut upstream, "Via: 1.0 first\r\n").await;
     let via = seen.all("via");
     assert!(via[0] == "1.0 first" && via[1].starts_with("1.1 sekisho-"), "{via:?}");
-    assert!(answers("").await.contains("via: 1.1 sekisho-"));
+    assert!(proxied_response("").await.contains("via: 1.1 sekisho-"));
 
     // The proxy is its own upstream.
     let (port, address) = tokio::sync::watch::channel(None);
     let relay = listen(move |mut socket| {
         let mut address = address.clone();
         async move {
-            let front: std::net::SocketAddr = address.wait_for(Option::is_some).await.unwrap().unwrap();
-            let mut onward = tokio::net::TcpStream::connect(front).await.unwrap();
+            let proxy: std::net::SocketAddr = address.wait_for(Option::is_some).await.unwrap().unwrap();
+            let mut onward = tokio::net::TcpStream::connect(proxy).await.unwrap();
             let _ = tokio::io::copy_bidirectional(&mut socket, &mut onward).await;
         }
     })
     .await;
-    let front = ProxyServer::to(format!("http://{relay}")).start().await;
-    port.send(Some(front)).unwrap();
-    let answer = get(front, "/", "").await;
-    assert!(answer.starts_with("HTTP/1.1 508 ") && answer.contains("loop_detected"), "{answer}");
+    let proxy = ProxyServer::to(format!("http://{relay}")).start().await;
+    port.send(Some(proxy)).unwrap();
+    let response = get(proxy, "/", "").await;
+    assert!(response.starts_with("HTTP/1.1 508 ") && response.contains("loop_detected"), "{response}");
 }
 
 #[tokio::test]
 async fn trailers_are_filtered_like_headers() {
     let mut upstream = Upstream::start().await;
-    let front = ProxyServer::to(upstream.url()).start().await;
+    let proxy = ProxyServer::to(upstream.url()).start().await;
     let request = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close, te\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n\
                    Trailer: x-sum, x-forwarded-user, cookie\r\n\r\n\
                    1\r\nx\r\n0\r\nX-Sum: 7\r\nX-Forwarded-User: root\r\nCookie: __Host-access_token=t\r\n\r\n";
-    exchange(front, request).await;
+    exchange(proxy, request).await;
     let seen = upstream.seen().await;
     assert_eq!(names(&seen.trailers), ["x-sum"]);
     assert_eq!(seen.all("te"), ["trailers"]);
@@ -366,8 +374,8 @@ async fn trailers_are_filtered_like_headers() {
           1\r\nx\r\n0\r\nX-Sum: 7\r\nX-Session-Event: rotated\r\nSet-Cookie: __Host-access_token=t\r\n\r\n",
     )
     .await;
-    let answer = get(ProxyServer::to(upstream).start().await, "/", "TE: trailers\r\n").await;
-    assert!(answer.ends_with("0\r\nx-sum: 7\r\n\r\n"), "{answer}");
+    let response = get(ProxyServer::to(upstream).start().await, "/", "TE: trailers\r\n").await;
+    assert!(response.ends_with("0\r\nx-sum: 7\r\n\r\n"), "{response}");
 }
 
 #[tokio::test]
@@ -386,11 +394,11 @@ async fn smuggled_request_gets_no_second_response() {
         }
     })
     .await;
-    let front = ProxyServer::to(format!("http://{upstream}")).start().await;
+    let proxy = ProxyServer::to(format!("http://{upstream}")).start().await;
     let both = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 30\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n\
                 1\r\nx\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
-    let answer = exchange(front, both).await;
-    assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+    let response = exchange(proxy, both).await;
+    assert_eq!(response.matches("HTTP/1.1 ").count(), 1, "{response}");
     if let Ok(request) = heads.try_recv() {
         assert!(!request.contains("content-length") && !request.contains("smuggled"), "{request}");
     }
@@ -399,9 +407,9 @@ async fn smuggled_request_gets_no_second_response() {
 
 #[tokio::test]
 async fn problem_details_have_codes() {
-    let front = ProxyServer::default().start().await;
-    let answer = get(front, "/", "").await;
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let proxy = ProxyServer::default().start().await;
+    let response = get(proxy, "/", "").await;
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
     assert!(
         head.contains("content-type: application/problem+json") && head.contains("cache-control: no-store")
     );
@@ -421,11 +429,11 @@ async fn problem_details_have_codes() {
 #[tokio::test]
 async fn upstream_problem_details_are_forwarded_unchanged() {
     let upstream = Upstream::answering(|_| {
-        let answer = Response::builder().status(401).header("www-authenticate", "Digest realm=\"x\"");
-        answer.body(Body::from("theirs")).unwrap()
+        let response = Response::builder().status(401).header("www-authenticate", "Digest realm=\"x\"");
+        response.body(Body::from("theirs")).unwrap()
     })
     .await;
-    let answer = get(ProxyServer::to(upstream.url()).start().await, "/", "").await;
-    assert!(answer.starts_with("HTTP/1.1 401 ") && answer.ends_with("\r\n\r\ntheirs"), "{answer}");
-    assert!(answer.contains("www-authenticate: Digest realm=\"x\"\r\n"), "{answer}");
+    let response = get(ProxyServer::to(upstream.url()).start().await, "/", "").await;
+    assert!(response.starts_with("HTTP/1.1 401 ") && response.ends_with("\r\n\r\ntheirs"), "{response}");
+    assert!(response.contains("www-authenticate: Digest realm=\"x\"\r\n"), "{response}");
 }

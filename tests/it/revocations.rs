@@ -26,11 +26,11 @@ const USER: UserId = UserId(Uuid::from_u128(7));
 
 /// Creates two replicas with the same keys on one database.
 fn replicas(stores: &Stores) -> [Tokens; 2] {
-    replicas_over([stores, stores])
+    replicas_on([stores, stores])
 }
 
 /// Creates two replicas with separate connections to the database.
-fn replicas_over(stores: [&Stores; 2]) -> [Tokens; 2] {
+fn replicas_on(stores: [&Stores; 2]) -> [Tokens; 2] {
     let now = sekisho::clock::Clock::now(&SystemClock);
     let material = KeyMaterial::generate(1, Algorithm::Hs256, now).unwrap();
     stores.map(|stores| {
@@ -62,7 +62,7 @@ async fn check_revocation_reaches_the_other_replica(stores: &Stores) {
     let [here, there] = replicas(stores);
     let (one, two) = (sign_in(&here).await, sign_in(&here).await);
     there.revocations().load().await.unwrap();
-    let feed = tokio::spawn(there.revocations().clone().run_poller());
+    let poller = tokio::spawn(there.revocations().clone().run_poller());
     for issued in [&one, &two] {
         assert!(there.verify(&issued.tokens.access_token).is_ok());
     }
@@ -82,7 +82,7 @@ async fn check_revocation_reaches_the_other_replica(stores: &Stores) {
     );
     let refused = refusal(&there, &two.tokens.access_token).await;
     assert_eq!(refused, VerifyError::Ended(SessionEvent::Revoked));
-    feed.abort();
+    poller.abort();
 }
 
 async fn check_revocations_are_loaded_at_start(stores: &Stores) {

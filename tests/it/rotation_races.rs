@@ -30,15 +30,16 @@ on_each_database! {
     unknown_session_keeps_its_cookies
 }
 
-async fn responses_of_tabs_may_arrive_in_any_order(fresh: TestDatabase) {
-    let (app, mut ann, session) = signed_in(fresh).await;
+async fn responses_of_tabs_may_arrive_in_any_order(database: TestDatabase) {
+    let (app, mut ann, session) = signed_in(database).await;
     for round in 0..12 {
         app.expire();
-        let mut answers = ann.ask_at_once(&["/auth/session", "/movies", "/auth/sessions", "/movies/1"]).await;
-        answers.rotate_left(round % 4);
+        let mut responses =
+            ann.ask_at_once(&["/auth/session", "/movies", "/auth/sessions", "/movies/1"]).await;
+        responses.rotate_left(round % 4);
         // Cookies are stored in order of arrival, so access and refresh token may be of different responses.
-        for answer in &answers {
-            ann.store_cookies(answer);
+        for response in &responses {
+            ann.store_cookies(response);
         }
         app.clock.advance(PAST_GRACE);
         assert_eq!(ann.get("/auth/session").await.event(), None, "round {round}");
@@ -47,8 +48,8 @@ async fn responses_of_tabs_may_arrive_in_any_order(fresh: TestDatabase) {
     assert_eq!((row.rotations, row.end), (12, None));
 }
 
-async fn rotation_completes_when_the_request_is_cancelled(fresh: TestDatabase) {
-    let (app, mut ann, session) = signed_in(fresh).await;
+async fn rotation_completes_when_the_request_is_cancelled(database: TestDatabase) {
+    let (app, mut ann, session) = signed_in(database).await;
     app.expire();
     for _ in 0..20 {
         let mut request = Box::pin(ann.send_and_drop(get("/auth/session")));
@@ -60,24 +61,24 @@ async fn rotation_completes_when_the_request_is_cancelled(fresh: TestDatabase) {
     assert_eq!((row.generation, row.rotations), (2, 1));
 }
 
-async fn lost_responses_cause_no_sign_out(fresh: TestDatabase) {
-    let (app, mut ann, session) = signed_in(fresh).await;
+async fn lost_responses_cause_no_sign_out(database: TestDatabase) {
+    let (app, mut ann, session) = signed_in(database).await;
     for lost in [0, 1, 2, 5, 0, 3, 1, 0, 8] {
         app.expire();
         for nth in 0..lost {
-            let answer = ann.send_and_drop(get("/auth/session")).await;
-            assert_eq!(answer.status, 200, "answer {nth} of {lost} to be lost");
+            let response = ann.send_and_drop(get("/auth/session")).await;
+            assert_eq!(response.status, 200, "response {nth} of {lost} to be lost");
             app.clock.advance(Duration::from_secs(if nth % 2 == 0 { 2 } else { 400 }));
         }
-        let answer = ann.get("/auth/session").await;
+        let response = ann.get("/auth/session").await;
         let event = if lost == 0 { "rotated" } else { "replayed" };
-        assert_eq!((answer.status.as_u16(), answer.event()), (200, Some(event)), "after {lost} lost");
+        assert_eq!((response.status.as_u16(), response.event()), (200, Some(event)), "after {lost} lost");
     }
     assert_eq!(app.row(session).await.rotations, 9, "one for each renewal, whatever was lost");
 }
 
-async fn crashed_browser_may_return_with_old_cookies(fresh: TestDatabase) {
-    let (app, mut ann, session) = signed_in(fresh).await;
+async fn crashed_browser_may_return_with_old_cookies(database: TestDatabase) {
+    let (app, mut ann, session) = signed_in(database).await;
     for seconds in [0, 1, 29, 45] {
         app.expire();
         let on_disk = ann.jar.clone();
@@ -96,8 +97,8 @@ async fn crashed_browser_may_return_with_old_cookies(fresh: TestDatabase) {
     assert_eq!(app.row(session).await.end, None);
 }
 
-async fn replay_keeps_the_generation(fresh: TestDatabase) {
-    let (app, ann, session) = signed_in(fresh).await;
+async fn replay_keeps_the_generation(database: TestDatabase) {
+    let (app, ann, session) = signed_in(database).await;
     app.expire();
     let tokens = async || {
         let mut tab = ann.clone();
@@ -112,8 +113,8 @@ async fn replay_keeps_the_generation(fresh: TestDatabase) {
     assert_eq!(app.row(session).await.generation, 2);
 }
 
-async fn replays_are_counted(fresh: TestDatabase) {
-    let (app, ann, session) = signed_in(fresh).await;
+async fn replays_are_counted(database: TestDatabase) {
+    let (app, ann, session) = signed_in(database).await;
     app.expire();
     for _ in 0..8 {
         assert_eq!(ann.send_and_drop(get("/auth/session")).await.status, 200);
@@ -122,8 +123,8 @@ async fn replays_are_counted(fresh: TestDatabase) {
     assert_eq!((row.rotations, row.replays), (1, 7));
 }
 
-async fn old_token_is_reuse_after_its_successor_is_confirmed(fresh: TestDatabase) {
-    let (app, mut ann, session) = signed_in(fresh).await;
+async fn old_token_is_reuse_after_its_successor_is_confirmed(database: TestDatabase) {
+    let (app, mut ann, session) = signed_in(database).await;
     let mut bob = app.signed_in("bob@example.com").await;
     let thief = ann.clone().with_client([203, 0, 113, 66], "Thief/0.1");
     app.expire();
@@ -132,22 +133,22 @@ async fn old_token_is_reuse_after_its_successor_is_confirmed(fresh: TestDatabase
     assert_eq!(ann.get("/auth/session").await.event(), None);
     app.flush_until(session, |row| row.settled_by.is_some()).await;
 
-    let answer = thief.send_and_drop(get("/auth/session")).await;
-    answer.problem(401, "reuse_detected");
-    assert_eq!(answer.event(), Some("reuse_detected"));
-    assert!(answer.set_cookies().is_empty(), "it has only just ended");
+    let response = thief.send_and_drop(get("/auth/session")).await;
+    response.problem(401, "reuse_detected");
+    assert_eq!(response.event(), Some("reuse_detected"));
+    assert!(response.set_cookies().is_empty(), "it has only just ended");
     assert_eq!(app.row(session).await.end.map(|end| end.reason), Some(EndReason::ReuseDetected));
     app.expire();
-    let answer = ann.get("/auth/session").await;
-    answer.problem(401, "reuse_detected");
+    let response = ann.get("/auth/session").await;
+    response.problem(401, "reuse_detected");
     assert!(ann.jar.is_empty(), "the owner is told, and forgets the cookies");
     assert_eq!(bob.get("/auth/session").await.status, 200, "nobody else is touched");
     ann.sign_in("ann@example.com").await;
     assert_eq!(ann.get("/auth/session").await.status, 200);
 }
 
-async fn token_two_generations_old_is_reuse(fresh: TestDatabase) {
-    let (app, mut ann, session) = signed_in(fresh).await;
+async fn token_two_generations_old_is_reuse(database: TestDatabase) {
+    let (app, mut ann, session) = signed_in(database).await;
     let old = ann.clone();
     for _ in 0..2 {
         app.expire();
@@ -159,8 +160,8 @@ async fn token_two_generations_old_is_reuse(fresh: TestDatabase) {
 }
 
 /// While all clients refresh only expired tokens, no use is confirmed.
-async fn concurrent_clients_are_detected_at_the_next_refresh(fresh: TestDatabase) {
-    let (app, mut ann, session) = signed_in(fresh).await;
+async fn concurrent_clients_are_detected_at_the_next_refresh(database: TestDatabase) {
+    let (app, mut ann, session) = signed_in(database).await;
     let mut thief = ann.clone();
     app.expire();
     assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
@@ -172,8 +173,8 @@ async fn concurrent_clients_are_detected_at_the_next_refresh(fresh: TestDatabase
     assert_eq!(app.row(session).await.end.map(|end| end.reason), Some(EndReason::ReuseDetected));
 }
 
-async fn concurrent_clients_are_detected_by_confirmed_use(fresh: TestDatabase) {
-    let (app, mut ann, session) = signed_in(fresh).await;
+async fn concurrent_clients_are_detected_by_confirmed_use(database: TestDatabase) {
+    let (app, mut ann, session) = signed_in(database).await;
     let mut thief = ann.clone();
     app.expire();
     assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
@@ -189,8 +190,8 @@ async fn concurrent_clients_are_detected_by_confirmed_use(fresh: TestDatabase) {
     thief.get("/auth/session").await.problem(401, "reuse_detected");
 }
 
-async fn thief_is_detected_when_it_refreshes_first(fresh: TestDatabase) {
-    let (app, mut ann, session) = signed_in(fresh).await;
+async fn thief_is_detected_when_it_refreshes_first(database: TestDatabase) {
+    let (app, mut ann, session) = signed_in(database).await;
     let mut thief = ann.clone();
     app.expire();
     assert_eq!(thief.get("/auth/session").await.event(), Some("rotated"));
@@ -203,8 +204,8 @@ async fn thief_is_detected_when_it_refreshes_first(fresh: TestDatabase) {
 }
 
 /// Also while the owner's refresh is cached for concurrent requests.
-async fn refresh_token_without_access_token_is_reuse_after_rotation(fresh: TestDatabase) {
-    let (app, mut ann, session) = signed_in(fresh).await;
+async fn refresh_token_without_access_token_is_reuse_after_rotation(database: TestDatabase) {
+    let (app, mut ann, session) = signed_in(database).await;
     let mut thief = ann.clone();
     thief.jar.remove(ACCESS);
     app.expire();
@@ -213,44 +214,44 @@ async fn refresh_token_without_access_token_is_reuse_after_rotation(fresh: TestD
     assert_eq!(app.row(session).await.end.map(|end| end.reason), Some(EndReason::ReuseDetected));
 }
 
-async fn refresh_token_alone_is_replayed_for_one_client(fresh: TestDatabase) {
-    let (app, mut ann, session) = signed_in(fresh).await;
+async fn refresh_token_alone_is_replayed_for_one_client(database: TestDatabase) {
+    let (app, mut ann, session) = signed_in(database).await;
     app.expire();
     ann.jar.remove(ACCESS);
     for event in ["rotated", "replayed", "replayed"] {
-        let answer = ann.send_and_drop(get("/auth/session")).await;
-        assert_eq!((answer.status.as_u16(), answer.event()), (200, Some(event)));
+        let response = ann.send_and_drop(get("/auth/session")).await;
+        assert_eq!((response.status.as_u16(), response.event()), (200, Some(event)));
         app.clock.advance(ACCESS_TTL);
     }
     assert_eq!(app.row(session).await.rotations, 1);
 }
 
-async fn refresh_of_a_young_access_token_is_a_replay(fresh: TestDatabase) {
-    let (app, mut ann, session) = signed_in(fresh).await;
+async fn refresh_of_a_young_access_token_is_a_replay(database: TestDatabase) {
+    let (app, mut ann, session) = signed_in(database).await;
     for (seconds, event) in [(62, "rotated"), (50, "replayed"), (20, "replayed"), (62, "rotated")] {
         app.clock.advance(Duration::from_secs(seconds));
-        let answer = ann.post("/auth/refresh", &Value::Null).await;
-        assert_eq!((answer.status.as_u16(), answer.event()), (200, Some(event)), "after {seconds} s");
+        let response = ann.post("/auth/refresh", &Value::Null).await;
+        assert_eq!((response.status.as_u16(), response.event()), (200, Some(event)), "after {seconds} s");
     }
     assert_eq!(app.row(session).await.rotations, 2);
 }
 
-async fn lost_rotation_is_caught_up(fresh: TestDatabase) {
-    let (app, mut ann, session) = signed_in(fresh).await;
+async fn lost_rotation_is_caught_up(database: TestDatabase) {
+    let (app, mut ann, session) = signed_in(database).await;
     app.expire();
     assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
     app.sql("UPDATE {sessions} SET generation = 1, rotations = 0").await;
     app.expire();
-    let answer = ann.get("/auth/session").await;
-    assert_eq!((answer.status.as_u16(), answer.event()), (200, Some("caught_up")));
-    assert_eq!(answer.set_cookies().len(), 2);
+    let response = ann.get("/auth/session").await;
+    assert_eq!((response.status.as_u16(), response.event()), (200, Some("caught_up")));
+    assert_eq!(response.set_cookies().len(), 2);
     assert_eq!(app.row(session).await.generation, 3, "no generation is used twice");
     app.expire();
     assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
 }
 
-async fn restored_backup_is_caught_up(fresh: TestDatabase) {
-    let (app, mut ann, session) = signed_in(fresh).await;
+async fn restored_backup_is_caught_up(database: TestDatabase) {
+    let (app, mut ann, session) = signed_in(database).await;
     app.sql("CREATE TABLE backup AS SELECT * FROM {sessions}").await;
     for _ in 0..5 {
         app.expire();
@@ -267,41 +268,41 @@ async fn restored_backup_is_caught_up(fresh: TestDatabase) {
     let mut ann = ann.with_service(app.app.public.clone());
     assert_eq!(ann.get("/auth/session").await.event(), None);
     app.expire();
-    let (before, answers) = (ann.clone(), ann.ask_at_once(&["/auth/session"; 20]).await);
-    assert!(answers.iter().all(|answer| answer.status == 200), "{answers:?}");
-    assert_eq!(events(&answers, "caught_up"), 1);
-    assert_eq!(events(&answers, "replayed"), 19);
+    let (before, responses) = (ann.clone(), ann.ask_at_once(&["/auth/session"; 20]).await);
+    assert!(responses.iter().all(|response| response.status == 200), "{responses:?}");
+    assert_eq!(events(&responses, "caught_up"), 1);
+    assert_eq!(events(&responses, "replayed"), 19);
     assert_eq!(app.row(session).await.generation, 7);
-    ann.store_cookies(&answers[0]);
+    ann.store_cookies(&responses[0]);
     assert_eq!(before.send_and_drop(get("/auth/session")).await.event(), Some("replayed"));
     app.expire();
     assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
 }
 
-async fn unknown_session_keeps_its_cookies(fresh: TestDatabase) {
-    let (app, mut ann, _) = signed_in(fresh).await;
+async fn unknown_session_keeps_its_cookies(database: TestDatabase) {
+    let (app, mut ann, _) = signed_in(database).await;
     app.sql("CREATE TABLE backup AS SELECT * FROM {sessions}").await;
     app.sql("DELETE FROM {sessions}").await;
     app.expire();
     for _ in 0..2 {
-        let answer = ann.get("/movies").await;
-        answer.problem(401, "unknown_session");
-        assert_eq!(answer.event(), Some("unknown_session"));
-        assert!(answer.set_cookies().is_empty(), "it may be the wrong database");
+        let response = ann.get("/movies").await;
+        response.problem(401, "unknown_session");
+        assert_eq!(response.event(), Some("unknown_session"));
+        assert!(response.set_cookies().is_empty(), "it may be the wrong database");
         app.clock.advance(ACCESS_TTL);
     }
     app.sql("INSERT INTO {sessions} SELECT * FROM backup").await;
     assert_eq!(ann.get("/movies").await.event(), Some("rotated"), "it was");
 }
 
-async fn signed_in(fresh: TestDatabase) -> (TestApp, Browser, SessionId) {
-    let app = TestApp::with_database(fresh).await;
+async fn signed_in(database: TestDatabase) -> (TestApp, Browser, SessionId) {
+    let app = TestApp::with_database(database).await;
     app.user("ann@example.com").await;
     let mut ann = app.browser();
     let session = ann.sign_in("ann@example.com").await;
     (app, ann, session)
 }
 
-fn events(answers: &[Answer], event: &str) -> usize {
-    answers.iter().filter(|answer| answer.event() == Some(event)).count()
+fn events(responses: &[Answer], event: &str) -> usize {
+    responses.iter().filter(|response| response.event() == Some(event)).count()
 }

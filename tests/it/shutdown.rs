@@ -25,25 +25,25 @@ async fn is_closed(address: SocketAddr) -> bool {
 #[tokio::test]
 async fn shutdown_finishes_requests_and_refuses_new_ones() {
     let mut upstream = GatedUpstream::start().await;
-    let site = TestDeployment::new(db::sqlite_place().await.unwrap()).await;
-    site.forward_to(upstream.url());
-    site.user("ann@example.com", "user").await;
-    let server = site.serve().await;
+    let deployment = TestDeployment::new(db::sqlite_place().await.unwrap()).await;
+    deployment.forward_to(upstream.url());
+    deployment.user("ann@example.com", "user").await;
+    let server = deployment.serve().await;
     let (public, admin) = (server.public, server.admin);
     let mut browser = SocketBrowser::signed_in(public, "ann@example.com").await;
 
-    let under_way = tokio::spawn(async move { browser.get(public, "/slow").await });
+    let in_flight = tokio::spawn(async move { browser.get(public, "/slow").await });
     upstream.arrived(1).await;
     server.terminate();
     until("the public port to be closed", async || is_closed(public).await.then_some(())).await;
     // The admin listener stays open until the end.
-    let answer = SocketBrowser::default().get(admin, "/readyz").await;
-    assert_eq!((answer.status.as_u16(), answer.body.as_slice()), (503, &b"shutting down\n"[..]));
-    assert!(!under_way.is_finished());
+    let response = SocketBrowser::default().get(admin, "/readyz").await;
+    assert_eq!((response.status.as_u16(), response.body.as_slice()), (503, &b"shutting down\n"[..]));
+    assert!(!in_flight.is_finished());
     upstream.release(1);
 
-    let answer = under_way.await.unwrap();
-    assert_eq!((answer.status.as_u16(), answer.body.as_slice()), (200, GatedUpstream::ANSWER.as_bytes()));
+    let response = in_flight.await.unwrap();
+    assert_eq!((response.status.as_u16(), response.body.as_slice()), (200, GatedUpstream::ANSWER.as_bytes()));
     assert_eq!(server.ended().await.code(), Some(0));
     assert!(is_closed(admin).await);
 }
@@ -52,13 +52,13 @@ async fn shutdown_finishes_requests_and_refuses_new_ones() {
 #[tokio::test]
 async fn drain_delay_serves_requests_while_readyz_is_503() {
     let upstream = Upstream::answering(|_| Response::new("well".into())).await;
-    let site = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
-    site.write("sekisho.toml", &lifecycle::config("drain_delay = '3s'", &open_route("/", &upstream.url())));
-    let server = site.serve().await;
+    let deployment = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
+    deployment.write("sekisho.toml", &lifecycle::config("drain_delay = '3s'", &open_route("/", &upstream.url())));
+    let server = deployment.serve().await;
     let (public, admin) = (server.public, server.admin);
     let mut browser = SocketBrowser::default();
     assert_eq!(browser.status(admin, "/readyz").await, 200);
-    let told_at = Instant::now();
+    let terminated_at = Instant::now();
     server.terminate();
     until("/readyz to say so", async || (browser.status(admin, "/readyz").await == 503).then_some(())).await;
     assert_eq!(browser.status(admin, "/healthz").await, 200);
@@ -68,25 +68,25 @@ async fn drain_delay_serves_requests_while_readyz_is_503() {
         if is_closed(public).await {
             return Some(());
         }
-        if let Ok(answer) = browser.send(public, Request::get("/").body(Body::empty()).unwrap()).await {
-            assert_eq!(answer.status, 200);
+        if let Ok(response) = browser.send(public, Request::get("/").body(Body::empty()).unwrap()).await {
+            assert_eq!(response.status, 200);
             served += 1;
         }
         None
     })
     .await;
-    assert!(served > 0 && told_at.elapsed() >= Duration::from_secs(3), "{served} {:?}", told_at.elapsed());
+    assert!(served > 0 && terminated_at.elapsed() >= Duration::from_secs(3), "{served} {:?}", terminated_at.elapsed());
     assert_eq!(server.ended().await.code(), Some(0));
 }
 
 #[tokio::test]
 async fn second_signal_stops_at_once() {
     let mut upstream = GatedUpstream::start().await;
-    let site = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
-    site.write("sekisho.toml", &lifecycle::config("", &open_route("/", &upstream.url())));
-    let server = site.serve().await;
+    let deployment = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
+    deployment.write("sekisho.toml", &lifecycle::config("", &open_route("/", &upstream.url())));
+    let server = deployment.serve().await;
     let public = server.public;
-    let under_way = tokio::spawn(async move {
+    let in_flight = tokio::spawn(async move {
         SocketBrowser::default().send(public, Request::get("/").body(Body::empty()).unwrap()).await.is_err()
     });
     upstream.arrived(1).await;
@@ -94,22 +94,22 @@ async fn second_signal_stops_at_once() {
     server.says("shutting down", 1).await;
     // SIGHUP does not count as a second signal.
     server.hang_up();
-    let told_at = FairInstant::now();
+    let terminated_at = FairInstant::now();
     server.terminate();
     let (status, log) = server.ended_saying().await;
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(log.lines().last().unwrap().contains("second shutdown signal"), "{log}");
-    assert!(told_at.elapsed() < Duration::from_secs(15), "nowhere near server.drain");
-    assert!(under_way.await.unwrap(), "it was cut");
+    assert!(terminated_at.elapsed() < Duration::from_secs(15), "nowhere near server.drain");
+    assert!(in_flight.await.unwrap(), "it was cut");
 }
 
 #[tokio::test]
 async fn sighup_interrupts_neither_start_nor_shutdown() {
     // A database server that accepts connections and never responds.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let mut site = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
-    site.set("database.url", &format!("postgres://nobody@{}/none", silent.local_addr().unwrap()));
-    let mut starting = site.command(&["serve"]).spawn().unwrap();
+    let mut deployment = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
+    deployment.set("database.url", &format!("postgres://nobody@{}/none", silent.local_addr().unwrap()));
+    let mut starting = deployment.command(&["serve"]).spawn().unwrap();
     let (connection, _) = timeout(PATIENCE, silent.accept()).await.unwrap().unwrap();
     signal(&starting, Signal::HUP);
     drop((connection, silent));
@@ -117,24 +117,24 @@ async fn sighup_interrupts_neither_start_nor_shutdown() {
     assert_eq!(status.code(), Some(1), "for want of a database: {status}");
 
     let mut upstream = GatedUpstream::start().await;
-    let site = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
-    site.write("sekisho.toml", &lifecycle::config("", &open_route("/", &upstream.url())));
-    let server = site.serve().await;
+    let deployment = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
+    deployment.write("sekisho.toml", &lifecycle::config("", &open_route("/", &upstream.url())));
+    let server = deployment.serve().await;
     let public = server.public;
-    let under_way = tokio::spawn(async move { SocketBrowser::default().status(public, "/").await });
+    let in_flight = tokio::spawn(async move { SocketBrowser::default().status(public, "/").await });
     upstream.arrived(1).await;
     server.terminate();
     server.says("shutting down", 1).await;
     server.hang_up();
     upstream.release(1);
-    assert_eq!(under_way.await.unwrap(), 200);
+    assert_eq!(in_flight.await.unwrap(), 200);
     assert_eq!(server.ended().await.code(), Some(0));
 }
 
 #[tokio::test]
 async fn idle_connection_does_not_delay_shutdown() {
-    let site = TestDeployment::new(db::sqlite_place().await.unwrap()).await;
-    let server = site.serve().await;
+    let deployment = TestDeployment::new(db::sqlite_place().await.unwrap()).await;
+    let server = deployment.serve().await;
     let idle = TcpStream::connect(server.public).await.unwrap();
     let mut browser = SocketBrowser::default();
     // A served request shows that the idle connection has been accepted too.
@@ -145,12 +145,12 @@ async fn idle_connection_does_not_delay_shutdown() {
 
 #[tokio::test]
 async fn sessions_survive_a_restart() {
-    let site = TestDeployment::new(db::sqlite_place().await.unwrap()).await;
-    site.user("ann@example.com", "user").await;
-    let server = site.serve().await;
+    let deployment = TestDeployment::new(db::sqlite_place().await.unwrap()).await;
+    deployment.user("ann@example.com", "user").await;
+    let server = deployment.serve().await;
     let mut browser = SocketBrowser::signed_in(server.public, "ann@example.com").await;
     server.stop().await;
-    let server = site.serve().await;
+    let server = deployment.serve().await;
     assert_eq!(browser.status(server.public, "/auth/session").await, 200);
     server.stop().await;
 }

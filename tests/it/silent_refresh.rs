@@ -45,71 +45,71 @@ on_each_database! {
 
 const NEW_PASSWORD: &str = "seven quiet ferries cross the strait";
 
-async fn expired_token_is_refreshed_in_the_same_response(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn expired_token_is_refreshed_in_the_same_response(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     let mut ann = app.signed_in("ann@example.com").await;
     let before = [ann.token(ACCESS), ann.token(REFRESH)];
     app.expire();
-    let answer = ann.get("/auth/session").await;
-    assert_eq!((answer.status.as_u16(), answer.event()), (200, Some("rotated")));
-    assert_eq!(answer.json()["user"]["email"], "ann@example.com");
-    assert_eq!(answer.json()["access_expires_at"], "2026-01-01T00:30:05Z");
-    assert_eq!(answer.json()["session_expires_at"], "2026-01-15T00:30:05Z");
-    assert_sets_both(&answer, (ACCESS_TTL + IDLE_TTL).as_secs());
+    let response = ann.get("/auth/session").await;
+    assert_eq!((response.status.as_u16(), response.event()), (200, Some("rotated")));
+    assert_eq!(response.json()["user"]["email"], "ann@example.com");
+    assert_eq!(response.json()["access_expires_at"], "2026-01-01T00:30:05Z");
+    assert_eq!(response.json()["session_expires_at"], "2026-01-15T00:30:05Z");
+    assert_sets_both(&response, (ACCESS_TTL + IDLE_TTL).as_secs());
     assert!(!before.contains(&ann.token(ACCESS)) && !before.contains(&ann.token(REFRESH)));
 
-    let answer = ann.get("/auth/session").await;
-    assert_eq!((answer.status.as_u16(), answer.event()), (200, None));
-    assert!(answer.set_cookies().is_empty());
+    let response = ann.get("/auth/session").await;
+    assert_eq!((response.status.as_u16(), response.event()), (200, None));
+    assert!(response.set_cookies().is_empty());
 }
 
-async fn refreshed_request_reaches_the_handler_once(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn refreshed_request_reaches_the_handler_once(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     app.user_as("ann@example.com", Role::Admin).await;
     let mut ann = app.browser();
     ann.sign_in("ann@example.com").await;
     app.expire();
     let ran = json!({"title": "Ran", "year": 1985, "director": "Akira Kurosawa"});
-    let answer = ann.post("/movies", &ran).await;
-    assert_eq!((answer.status.as_u16(), answer.event()), (201, Some("rotated")));
-    assert_sets_both(&answer, (ACCESS_TTL + IDLE_TTL).as_secs());
+    let response = ann.post("/movies", &ran).await;
+    assert_eq!((response.status.as_u16(), response.event()), (201, Some("rotated")));
+    assert_sets_both(&response, (ACCESS_TTL + IDLE_TTL).as_secs());
     let movies = ann.get("/movies").await.json();
     assert_eq!((&movies["total"], &movies["items"][0]["title"]), (&json!(1), &json!("Ran")));
 }
 
-async fn refresh_starts_at_nine_tenths_of_the_lifetime(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn refresh_starts_at_nine_tenths_of_the_lifetime(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     let mut ann = app.browser();
     app.user("ann@example.com").await;
     let session = ann.sign_in("ann@example.com").await;
     app.clock.advance(ACCESS_TTL * 9 / 10 - Duration::from_secs(1));
-    let answer = ann.get("/auth/session").await;
-    assert_eq!((answer.event(), app.row(session).await.generation), (None, 1));
+    let response = ann.get("/auth/session").await;
+    assert_eq!((response.event(), app.row(session).await.generation), (None, 1));
     app.clock.advance(Duration::from_secs(1));
-    let answer = ann.get("/auth/session").await;
-    assert_eq!((answer.event(), app.row(session).await.generation), (Some("rotated"), 2));
-    assert_sets_both(&answer, (ACCESS_TTL + IDLE_TTL).as_secs());
+    let response = ann.get("/auth/session").await;
+    assert_eq!((response.event(), app.row(session).await.generation), (Some("rotated"), 2));
+    assert_sets_both(&response, (ACCESS_TTL + IDLE_TTL).as_secs());
 }
 
-async fn valid_token_makes_no_store_call(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn valid_token_makes_no_store_call(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     let mut ann = app.signed_in("ann@example.com").await;
     app.break_store().await;
     for _ in 0..3 {
         app.clock.advance(PAST_GRACE);
-        let answer = ann.get("/movies").await;
-        assert_eq!((answer.status.as_u16(), answer.event()), (200, None));
-        assert!(answer.set_cookies().is_empty());
+        let response = ann.get("/movies").await;
+        assert_eq!((response.status.as_u16(), response.event()), (200, None));
+        assert!(response.set_cookies().is_empty());
     }
     // The identity needs no database.
     app.fresh.stores.close().await;
-    let answer = ann.post("/movies", &json!({})).await;
-    answer.problem(403, "forbidden");
-    assert_eq!(answer.event(), None);
+    let response = ann.post("/movies", &json!({})).await;
+    response.problem(403, "forbidden");
+    assert_eq!(response.event(), None);
 }
 
-async fn responses_of_any_status_carry_fresh_cookies(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn responses_of_any_status_carry_fresh_cookies(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     let mut ann = app.signed_in("ann@example.com").await;
     for (method, path, status) in [
         ("GET", "/movies/7", 404),
@@ -119,74 +119,78 @@ async fn responses_of_any_status_carry_fresh_cookies(fresh: TestDatabase) {
         ("POST", "/auth/password", 415),
     ] {
         app.expire();
-        let answer = ann.send(bare(method, path)).await;
-        assert_eq!((answer.status.as_u16(), answer.event()), (status, Some("rotated")), "{method} {path}");
-        assert_sets_both(&answer, (ACCESS_TTL + IDLE_TTL).as_secs());
+        let response = ann.send(bare(method, path)).await;
+        assert_eq!(
+            (response.status.as_u16(), response.event()),
+            (status, Some("rotated")),
+            "{method} {path}"
+        );
+        assert_sets_both(&response, (ACCESS_TTL + IDLE_TTL).as_secs());
     }
 }
 
-async fn conditional_headers_are_removed_on_refresh(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn conditional_headers_are_removed_on_refresh(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     let mut ann = app.signed_in("ann@example.com").await;
     app.expire();
-    let answer = ann.send(with(get("/auth/session"), "if-none-match", "*")).await;
-    assert_eq!((answer.status.as_u16(), answer.event()), (200, Some("rotated")));
+    let response = ann.send(with(get("/auth/session"), "if-none-match", "*")).await;
+    assert_eq!((response.status.as_u16(), response.event()), (200, Some("rotated")));
 }
 
-async fn explicit_refresh_rotates_and_replays(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn explicit_refresh_rotates_and_replays(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     let mut ann = app.signed_in("ann@example.com").await;
     for (advance, event) in [(PAST_GRACE, "rotated"), (Duration::from_secs(1), "replayed")] {
         app.clock.advance(advance);
-        let answer = ann.post("/auth/refresh", &Value::Null).await;
-        assert_eq!((answer.status.as_u16(), answer.event()), (200, Some(event)), "{answer:?}");
-        assert_eq!(answer.json()["user"]["email"], "ann@example.com");
-        assert!(answer.json().get("refresh_token").is_none());
-        assert_eq!(answer.set_cookies().len(), 2);
-        assert_eq!(answer.header("cache-control"), Some("private, no-store"));
+        let response = ann.post("/auth/refresh", &Value::Null).await;
+        assert_eq!((response.status.as_u16(), response.event()), (200, Some(event)), "{response:?}");
+        assert_eq!(response.json()["user"]["email"], "ann@example.com");
+        assert!(response.json().get("refresh_token").is_none());
+        assert_eq!(response.set_cookies().len(), 2);
+        assert_eq!(response.header("cache-control"), Some("private, no-store"));
     }
     app.browser().post("/auth/refresh", &Value::Null).await.problem(401, "missing");
     app.expire();
     app.break_store().await;
-    let answer = ann.post("/auth/refresh", &Value::Null).await;
-    answer.problem(503, "store_unavailable");
-    assert_eq!(answer.event(), Some("store_unavailable"));
-    assert!(answer.set_cookies().is_empty() && answer.header("retry-after").is_some());
+    let response = ann.post("/auth/refresh", &Value::Null).await;
+    response.problem(503, "store_unavailable");
+    assert_eq!(response.event(), Some("store_unavailable"));
+    assert!(response.set_cookies().is_empty() && response.header("retry-after").is_some());
 }
 
-async fn idle_session_expires(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn idle_session_expires(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     let ann = app.signed_in("ann@example.com").await;
     let cookies = ann.cookies();
     app.clock.advance(ACCESS_TTL + IDLE_TTL);
     assert_eq!(ann.cookies(), "", "a browser has forgotten them by then");
-    let ask = async || app.send(with(get("/auth/session"), "cookie", &cookies)).await;
-    assert_terminated(&ask().await, "idle_expired", false);
+    let send = async || app.send(with(get("/auth/session"), "cookie", &cookies)).await;
+    assert_terminated(&send().await, "idle_expired", false);
     app.clock.advance(GRACE);
-    assert_terminated(&ask().await, "idle_expired", false);
+    assert_terminated(&send().await, "idle_expired", false);
     app.clock.advance(Duration::from_secs(1));
-    assert_terminated(&ask().await, "idle_expired", true);
+    assert_terminated(&send().await, "idle_expired", true);
 }
 
-async fn refresh_does_not_extend_the_absolute_expiry(fresh: TestDatabase) {
+async fn refresh_does_not_extend_the_absolute_expiry(database: TestDatabase) {
     let flags = [("session.idle_ttl", "1h"), ("session.absolute_ttl", "100m")];
-    let app = TestApp::with(fresh, &flags).await;
+    let app = TestApp::with(database, &flags).await;
     let mut ann = app.signed_in("ann@example.com").await;
     let end = app.clock.now() + Duration::from_secs(100 * 60);
-    let mut renewals = 0;
+    let mut refreshes = 0;
     while app.clock.now() < end {
-        let answer = ann.get("/auth/session").await;
-        assert_eq!(answer.status, 200, "at {}", app.clock.now());
-        renewals += usize::from(answer.event().is_some());
-        let claims = claims(&ann.token(ACCESS));
+        let response = ann.get("/auth/session").await;
+        assert_eq!(response.status, 200, "at {}", app.clock.now());
+        refreshes += usize::from(response.event().is_some());
+        let claims = decode_claims(&ann.token(ACCESS));
         assert!(claims["exp"].as_i64().unwrap() <= end.unix_timestamp(), "{claims}");
-        for cookie in answer.set_cookies() {
+        for cookie in response.set_cookies() {
             let until = app.clock.now().unix_timestamp() + cookie.max_age.unwrap();
             assert!(until <= end.unix_timestamp(), "the cookie lives longer than the session");
         }
         app.clock.advance(Duration::from_secs(70));
     }
-    assert!(renewals > 6, "{renewals}");
+    assert!(refreshes > 6, "{refreshes}");
     let cookies = ann.send_and_drop(get("/")).await;
     assert!(cookies.set_cookies().is_empty());
     let jar = format!("{ACCESS}={}; {REFRESH}={}", ann.token(ACCESS), ann.token(REFRESH));
@@ -196,52 +200,52 @@ async fn refresh_does_not_extend_the_absolute_expiry(fresh: TestDatabase) {
     assert_terminated(&app.send(with(get("/auth/session"), "cookie", &jar)).await, "absolute_expired", true);
 }
 
-async fn bearer_tokens_are_not_refreshed(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn bearer_tokens_are_not_refreshed(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     app.user("ann@example.com").await;
     let tokens = client(&app, "ann@example.com").await;
     let bearer = format!("bearer {}", tokens["access_token"].as_str().unwrap());
-    let ask = async || app.send(with(get("/auth/session"), "authorization", &bearer)).await;
+    let send = async || app.send(with(get("/auth/session"), "authorization", &bearer)).await;
     for advance in [Duration::ZERO, ACCESS_TTL - Duration::from_secs(1)] {
         app.clock.advance(advance);
-        let answer = ask().await;
-        assert_eq!((answer.status.as_u16(), answer.event()), (200, None), "never renewed");
-        assert!(answer.set_cookies().is_empty());
+        let response = send().await;
+        assert_eq!((response.status.as_u16(), response.event()), (200, None), "never renewed");
+        assert!(response.set_cookies().is_empty());
     }
     app.expire();
-    let answer = ask().await;
-    assert_eq!(answer.status, 401);
-    assert_eq!(answer.header("www-authenticate"), Some(r#"Bearer error="invalid_token""#));
-    assert!(answer.set_cookies().is_empty());
+    let response = send().await;
+    assert_eq!(response.status, 401);
+    assert_eq!(response.header("www-authenticate"), Some(r#"Bearer error="invalid_token""#));
+    assert!(response.set_cookies().is_empty());
 
     for other in ["Basic YW5uOnB3", "Bearer", "Bearer x y", "Token abc"] {
-        let answer = app.send(with(get("/auth/session"), "authorization", other)).await;
-        assert_eq!(answer.status, 401, "{other}");
+        let response = app.send(with(get("/auth/session"), "authorization", other)).await;
+        assert_eq!(response.status, 401, "{other}");
     }
     let query = app.send(get(&format!("/auth/session?access_token={}", &bearer[7..]))).await;
     query.problem(401, "missing");
 }
 
-async fn refresh_token_is_bound_to_its_session_kind(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn refresh_token_is_bound_to_its_session_kind(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     let mut ann = app.signed_in("ann@example.com").await;
     let tokens = client(&app, "ann@example.com").await;
     app.expire();
-    let of_browser = ann.token(REFRESH);
-    let refused = app.send(refresh_grant(&of_browser)).await;
+    let browser_token = ann.token(REFRESH);
+    let refused = app.send(refresh_grant(&browser_token)).await;
     assert_eq!((refused.status.as_u16(), &refused.json()["error"]), (401, &json!("invalid_grant")));
 
-    let of_client = tokens["refresh_token"].as_str().unwrap();
-    let cookie = format!("{REFRESH}={of_client}");
+    let client_token = tokens["refresh_token"].as_str().unwrap();
+    let cookie = format!("{REFRESH}={client_token}");
     let refused = app.send(with(get("/auth/session"), "cookie", &cookie)).await;
     assert_terminated(&refused, "malformed", false);
 
     assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"), "nothing had ended");
-    assert_eq!(app.send(refresh_grant(of_client)).await.status, 200, "nothing had ended");
+    assert_eq!(app.send(refresh_grant(client_token)).await.status, 200, "nothing had ended");
 }
 
-async fn invalid_tokens_terminate_no_session(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn invalid_tokens_terminate_no_session(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     let mut ann = app.signed_in("ann@example.com").await;
     app.expire();
     let (access, refresh) = (ann.token(ACCESS), ann.token(REFRESH));
@@ -266,9 +270,9 @@ async fn invalid_tokens_terminate_no_session(fresh: TestDatabase) {
         (format!("access_token={access}; refresh_token={refresh}"), "missing"),
         (format!("__host-refresh_token={refresh}"), "missing"),
     ] {
-        let answer = app.send(with(get("/auth/session"), "cookie", &cookies)).await;
-        assert_terminated(&answer, event, false);
-        assert_eq!(answer.header("www-authenticate"), Some("Bearer"), "{cookies}");
+        let response = app.send(with(get("/auth/session"), "cookie", &cookies)).await;
+        assert_terminated(&response, event, false);
+        assert_eq!(response.header("www-authenticate"), Some("Bearer"), "{cookies}");
     }
     let two_lines =
         with(with(get("/auth/session"), "cookie", &format!("{REFRESH}=x")), "cookie", &ann.cookies());
@@ -278,25 +282,25 @@ async fn invalid_tokens_terminate_no_session(fresh: TestDatabase) {
     app.expire();
     let split = with(get("/auth/session"), "cookie", &format!("theme=dark; {ACCESS}={}", ann.token(ACCESS)));
     let split = with(split, "cookie", &format!("{REFRESH}={}; lang=ja", ann.token(REFRESH)));
-    let answer = app.send(split).await;
-    assert_eq!(answer.event(), Some("rotated"), "one cookie a line is as good, as HTTP/2 has it");
+    let response = app.send(split).await;
+    assert_eq!(response.event(), Some("rotated"), "one cookie a line is as good, as HTTP/2 has it");
 }
 
-async fn valid_access_token_takes_precedence(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn valid_access_token_takes_precedence(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     app.user("ann@example.com").await;
     app.user("bob@example.com").await;
     let (mut ann, mut bob) = (app.browser(), app.browser());
     ann.sign_in("ann@example.com").await;
-    let of_bob = bob.sign_in("bob@example.com").await;
+    let bob_session = bob.sign_in("bob@example.com").await;
     app.clock.advance(ACCESS_TTL - Duration::from_secs(10));
     let mut mixed = ann.clone();
     mixed.jar = Jar::of(&ann, &bob);
-    let answer = mixed.get("/auth/session").await;
-    assert_eq!((answer.status.as_u16(), answer.event()), (200, None));
-    assert_eq!(answer.json()["user"]["email"], "ann@example.com");
-    assert!(answer.set_cookies().is_empty());
-    assert_eq!(app.row(of_bob).await.generation, 1, "the other session was rotated");
+    let response = mixed.get("/auth/session").await;
+    assert_eq!((response.status.as_u16(), response.event()), (200, None));
+    assert_eq!(response.json()["user"]["email"], "ann@example.com");
+    assert!(response.set_cookies().is_empty());
+    assert_eq!(app.row(bob_session).await.generation, 1, "the other session was rotated");
 
     let mut half = ann.clone();
     half.jar.remove(REFRESH);
@@ -306,17 +310,17 @@ async fn valid_access_token_takes_precedence(fresh: TestDatabase) {
     assert_eq!(ann.send(both).await.status, 200);
 }
 
-async fn refresh_token_identifies_the_user_after_expiry(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn refresh_token_identifies_the_user_after_expiry(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     app.user("ann@example.com").await;
     let bob = app.signed_in("bob@example.com").await;
     let mut ann = app.browser();
     let session = ann.sign_in("ann@example.com").await;
     app.expire();
     ann.jar = Jar::of(&bob, &ann);
-    let answer = ann.get("/auth/session").await;
+    let response = ann.get("/auth/session").await;
     assert_eq!(
-        answer.json()["user"]["email"],
+        response.json()["user"]["email"],
         "ann@example.com",
         "an expired access token speaks for nobody"
     );
@@ -326,8 +330,8 @@ async fn refresh_token_identifies_the_user_after_expiry(fresh: TestDatabase) {
     assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
 }
 
-async fn store_loss_keeps_sessions_and_cookies(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn store_loss_keeps_sessions_and_cookies(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     let mut ann = app.signed_in("ann@example.com").await;
     app.break_store().await;
     assert_eq!(ann.get("/movies").await.status, 200);
@@ -338,19 +342,19 @@ async fn store_loss_keeps_sessions_and_cookies(fresh: TestDatabase) {
 
     app.expire();
     for path in ["/movies", "/auth/session"] {
-        let answer = ann.get(path).await;
-        answer.problem(503, "store_unavailable");
-        assert_eq!(answer.event(), Some("store_unavailable"));
-        assert!(answer.header("retry-after").is_some_and(|seconds| seconds.parse::<u32>().is_ok()));
-        assert!(answer.set_cookies().is_empty(), "{path}");
+        let response = ann.get(path).await;
+        response.problem(503, "store_unavailable");
+        assert_eq!(response.event(), Some("store_unavailable"));
+        assert!(response.header("retry-after").is_some_and(|seconds| seconds.parse::<u32>().is_ok()));
+        assert!(response.set_cookies().is_empty(), "{path}");
     }
     app.repair_store().await;
-    let answer = ann.get("/movies").await;
-    assert_eq!((answer.status.as_u16(), answer.event()), (200, Some("rotated")));
+    let response = ann.get("/movies").await;
+    assert_eq!((response.status.as_u16(), response.event()), (200, Some("rotated")));
 }
 
-async fn session_survives_a_restart(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn session_survives_a_restart(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     let ann = app.signed_in("ann@example.com").await;
     let app = app.restart().await;
     let mut ann = ann.with_service(app.app.public.clone());
@@ -359,10 +363,10 @@ async fn session_survives_a_restart(fresh: TestDatabase) {
     assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
 }
 
-async fn preflight_is_not_refreshed(fresh: TestDatabase) {
+async fn preflight_is_not_refreshed(database: TestDatabase) {
     let page = "https://page.example.com";
     let allowed = format!("[\"{page}\"]");
-    let app = TestApp::with(fresh, &[("server.allowed_origins", &allowed)]).await;
+    let app = TestApp::with(database, &[("server.allowed_origins", &allowed)]).await;
     app.user("ann@example.com").await;
     let mut ann = app.browser();
     let session = ann.sign_in("ann@example.com").await;
@@ -374,16 +378,16 @@ async fn preflight_is_not_refreshed(fresh: TestDatabase) {
     ] {
         let preflight = with(bare("OPTIONS", path), "origin", origin);
         let preflight = with(preflight, "access-control-request-method", "GET");
-        let answer = ann.send(preflight).await;
-        assert!(answer.set_cookies().is_empty(), "{origin} {path}");
-        let header = answer.header("access-control-allow-origin");
+        let response = ann.send(preflight).await;
+        assert!(response.set_cookies().is_empty(), "{origin} {path}");
+        let header = response.header("access-control-allow-origin");
         assert_eq!(header, (origin == page).then_some(page));
     }
     assert_eq!(app.row(session).await.generation, 1);
 }
 
-async fn each_termination_cause_has_its_event(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn each_termination_cause_has_its_event(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     let mut browsers = Vec::new();
     for event in ["user_disabled", "user_deleted", "role_changed", "revoked", "password_changed"] {
         let email = format!("{event}@example.com");
@@ -415,65 +419,66 @@ async fn each_termination_cause_has_its_event(fresh: TestDatabase) {
     assert_eq!(ann.get("/auth/session").await.status, 200);
 }
 
-async fn tokens_of_another_key_terminate_no_session(fresh: TestDatabase) {
+async fn tokens_of_another_key_terminate_no_session(database: TestDatabase) {
     let elsewhere = db::sqlite().await.expect("SQLite needs no server");
     let secret = ("tokens.secret", "another one of more than 32 bytes, for another program");
     let elsewhere = TestApp::with(elsewhere, &[secret]).await;
-    let (foreign, app) = (elsewhere.signed_in("ann@example.com").await, TestApp::with_database(fresh).await);
+    let (foreign, app) =
+        (elsewhere.signed_in("ann@example.com").await, TestApp::with_database(database).await);
     let mut ann = app.signed_in("ann@example.com").await;
     let mut mixed = ann.clone();
     for event in [None, Some("rotated")] {
-        let answer = app.send(with(get("/auth/session"), "cookie", &foreign.cookies())).await;
-        assert_terminated(&answer, "malformed", false);
+        let response = app.send(with(get("/auth/session"), "cookie", &foreign.cookies())).await;
+        assert_terminated(&response, "malformed", false);
         let bearer = format!("Bearer {}", foreign.token(ACCESS));
-        let answer = app.send(with(get("/auth/session"), "authorization", &bearer)).await;
-        assert_eq!(answer.status, 401);
+        let response = app.send(with(get("/auth/session"), "authorization", &bearer)).await;
+        assert_eq!(response.status, 401);
 
         mixed.jar = Jar::of(&ann, &foreign);
-        let answer = mixed.get("/auth/session").await;
-        assert_eq!(answer.status == 200, event.is_none(), "a valid access token decides alone");
+        let response = mixed.get("/auth/session").await;
+        assert_eq!(response.status == 200, event.is_none(), "a valid access token decides alone");
         assert_eq!(ann.get("/auth/session").await.event(), event, "nothing had ended");
         app.expire();
     }
 }
 
 #[track_caller]
-fn assert_sets_both(answer: &Answer, lifetime: u64) {
-    let cookies = answer.set_cookies();
-    assert_eq!(cookies.len(), 2, "{answer:?}");
+fn assert_sets_both(response: &Answer, lifetime: u64) {
+    let cookies = response.set_cookies();
+    assert_eq!(cookies.len(), 2, "{response:?}");
     for (cookie, name) in cookies.iter().zip([ACCESS, REFRESH]) {
         assert_eq!(cookie.name, name);
         assert!(!cookie.value.is_empty());
         assert_eq!(cookie.attributes, ["httponly", "path=/", "samesite=lax", "secure"]);
         assert_eq!(cookie.max_age, i64::try_from(lifetime).ok());
     }
-    assert_eq!(answer.header("cache-control"), Some("private, no-store"));
-    assert_eq!(answer.header("vary"), Some("Cookie"));
+    assert_eq!(response.header("cache-control"), Some("private, no-store"));
+    assert_eq!(response.header("vary"), Some("Cookie"));
 }
 
 /// Checks for a 401 with this event, and whether the cookies are cleared.
 #[track_caller]
-fn assert_terminated(answer: &Answer, event: &str, cleared: bool) {
-    answer.problem(401, event);
-    assert_eq!(answer.event(), Some(event));
+fn assert_terminated(response: &Answer, event: &str, cleared: bool) {
+    response.problem(401, event);
+    assert_eq!(response.event(), Some(event));
     let names: Vec<_> =
-        answer.set_cookies().into_iter().filter(|one| one.clears()).map(|one| one.name).collect();
+        response.set_cookies().into_iter().filter(|one| one.clears()).map(|one| one.name).collect();
     assert_eq!(names, if cleared { vec![ACCESS, REFRESH] } else { vec![] }, "{event}");
-    assert_eq!(answer.set_cookies().len(), names.len());
+    assert_eq!(response.set_cookies().len(), names.len());
 }
 
 /// Signs in at `/token` and returns its tokens.
 async fn client(app: &TestApp, email: &str) -> Value {
-    let answer = app.send(form("/token", &[("username", email), ("password", PASSWORD)])).await;
-    assert_eq!(answer.status, 200, "{answer:?}");
-    answer.json()
+    let response = app.send(form("/token", &[("username", email), ("password", PASSWORD)])).await;
+    assert_eq!(response.status, 200, "{response:?}");
+    response.json()
 }
 
 fn refresh_grant(token: &str) -> Request<Body> {
     form("/token", &[("grant_type", "refresh_token"), ("refresh_token", token)])
 }
 
-fn claims(token: &str) -> Value {
+fn decode_claims(token: &str) -> Value {
     let payload = token.split('.').nth(1).unwrap();
     serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()
 }

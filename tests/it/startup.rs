@@ -16,14 +16,14 @@ on_both! {
     invalid_key_file_is_named;
 }
 
-async fn refused(site: &TestDeployment) -> CommandOutput {
-    match site.start().await {
+async fn refused(deployment: &TestDeployment) -> CommandOutput {
+    match deployment.start().await {
         Ok(server) => panic!("it serves: {}", server.log()),
         Err(ran) => ran,
     }
 }
 
-async fn sqlite_site() -> TestDeployment {
+async fn sqlite_deployment() -> TestDeployment {
     TestDeployment::new(db::sqlite_place().await.unwrap()).await
 }
 
@@ -32,29 +32,32 @@ async fn port_in_use_exits_with_1_and_names_the_key() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     for key in ["server.listen", "admin.listen", "verify.listen"] {
-        let mut site = sqlite_site().await;
-        enable_verify_listener(&mut site);
-        site.set(key, &address);
+        let mut deployment = sqlite_deployment().await;
+        enable_verify_listener(&mut deployment);
+        deployment.set(key, &address);
         let expected =
             format!("{key} = {address} is in use: stop the program that has it, or choose another port");
-        assert_eq!(refused(&site).await.fails(1), expected);
+        assert_eq!(refused(&deployment).await.fails(1), expected);
     }
 }
 
 #[tokio::test]
 async fn verify_has_its_own_listener() {
-    let mut site = sqlite_site().await;
-    enable_verify_listener(&mut site);
-    site.user("ann@example.com", "user").await;
-    let server = site.serve().await;
+    let mut deployment = sqlite_deployment().await;
+    enable_verify_listener(&mut deployment);
+    deployment.user("ann@example.com", "user").await;
+    let server = deployment.serve().await;
     let log = server.log();
     let (_, verify) = log.split_once("verify=").unwrap();
     let verify = verify.split_whitespace().next().unwrap().parse().unwrap();
     assert!(!log.contains("only the gateway's own paths answer"), "{log}");
 
     let mut ann = SocketBrowser::signed_in(server.public, "ann@example.com").await;
-    let answer = ann.get(verify, "/auth/verify/app").await;
-    assert_eq!((answer.status.as_u16(), answer.header("x-forwarded-email")), (200, Some("ann@example.com")));
+    let response = ann.get(verify, "/auth/verify/app").await;
+    assert_eq!(
+        (response.status.as_u16(), response.header("x-forwarded-email")),
+        (200, Some("ann@example.com"))
+    );
     SocketBrowser::default().get(verify, "/auth/verify/app").await.problem(401, "missing");
     for elsewhere in [server.public, server.admin] {
         assert_eq!(ann.status(elsewhere, "/auth/verify/app").await, 404);
@@ -62,28 +65,28 @@ async fn verify_has_its_own_listener() {
     server.stop().await;
 }
 
-fn enable_verify_listener(site: &mut TestDeployment) {
-    site.set("server.trusted_proxies", "[\"127.0.0.1\"]");
-    site.set("verify.listen", "127.0.0.1:0");
-    site.set("verify.source", "envoy");
+fn enable_verify_listener(deployment: &mut TestDeployment) {
+    deployment.set("server.trusted_proxies", "[\"127.0.0.1\"]");
+    deployment.set("verify.listen", "127.0.0.1:0");
+    deployment.set("verify.source", "envoy");
 }
 
-async fn invalid_key_file_is_named(place: DatabaseLocation) {
-    let site = TestDeployment::new(place).await;
-    if site.is_embedded() {
-        site.serve().await.stop().await;
+async fn invalid_key_file_is_named(location: DatabaseLocation) {
+    let deployment = TestDeployment::new(location).await;
+    if deployment.is_embedded() {
+        deployment.serve().await.stop().await;
     }
-    let file = site.path("data/keys/1.toml");
+    let file = deployment.path("data/keys/1.toml");
     let good = fs::read_to_string(&file).unwrap();
 
     fs::write(&file, &good[..good.len() / 2]).unwrap();
-    let ran = refused(&site).await;
+    let ran = refused(&deployment).await;
     let garbled = ran.fails(78);
     assert!(garbled.contains("1.toml") && garbled.contains("`sekisho key init`"), "{garbled}");
 
     fs::write(&file, &good).unwrap();
     fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
-    let ran = refused(&site).await;
+    let ran = refused(&deployment).await;
     let readable = ran.fails(78);
     assert!(readable.contains("1.toml") && readable.contains("chmod"), "{readable}");
 
@@ -91,52 +94,52 @@ async fn invalid_key_file_is_named(place: DatabaseLocation) {
     fs::remove_file(&file).unwrap();
     fs::create_dir(&file).unwrap();
     fs::set_permissions(&file, Permissions::from_mode(0o700)).unwrap();
-    let ran = refused(&site).await;
+    let ran = refused(&deployment).await;
     let unreadable = ran.fails(78);
     assert!(unreadable.contains("1.toml"), "{unreadable}");
 }
 
 #[tokio::test]
 async fn postgres_requires_existing_keys() {
-    let Some(place) = db::postgres_place().await else { return };
-    let site = TestDeployment::without_keys(place);
-    let ran = refused(&site).await;
+    let Some(location) = db::postgres_place().await else { return };
+    let deployment = TestDeployment::without_keys(location);
+    let ran = refused(&deployment).await;
     let line = ran.fails(78);
     assert!(line.contains("`sekisho key init`"), "{line}");
-    assert!(!site.path("data/keys").exists());
-    site.run(&["key", "init"]).await.done();
-    site.serve().await.stop().await;
+    assert!(!deployment.path("data/keys").exists());
+    deployment.run(&["key", "init"]).await.done();
+    deployment.serve().await.stop().await;
 }
 
-async fn changed_issuer_and_audience_are_rejected(place: DatabaseLocation) {
-    let mut site = TestDeployment::new(place).await;
-    site.serve().await.stop().await;
+async fn changed_issuer_and_audience_are_rejected(location: DatabaseLocation) {
+    let mut deployment = TestDeployment::new(location).await;
+    deployment.serve().await.stop().await;
     for key in ["tokens.issuer", "tokens.audience"] {
-        site.set(key, "another");
-        let ran = refused(&site).await;
+        deployment.set(key, "another");
+        let ran = refused(&deployment).await;
         let line = ran.fails(78);
         assert!(
             line.starts_with(key) && line.contains("\"another\"") && line.contains("\"sekisho\""),
             "{line}"
         );
-        site.set(key, "sekisho");
+        deployment.set(key, "sekisho");
     }
-    site.serve().await.stop().await;
+    deployment.serve().await.stop().await;
 }
 
-async fn server_rejects_a_newer_schema(place: DatabaseLocation) {
+async fn server_rejects_a_newer_schema(location: DatabaseLocation) {
     let newer = "(9999, 'later', '2030-01-01', true, 'x', 0)";
-    let site = TestDeployment::new(place).await;
-    site.serve().await.stop().await;
-    if site.is_embedded() {
-        let pool = sqlx::SqlitePool::connect(site.database()).await.unwrap();
+    let deployment = TestDeployment::new(location).await;
+    deployment.serve().await.stop().await;
+    if deployment.is_embedded() {
+        let pool = sqlx::SqlitePool::connect(deployment.database()).await.unwrap();
         let insert = sqlx::AssertSqlSafe(format!("INSERT INTO _sqlx_migrations VALUES {newer}"));
         sqlx::query(insert).execute(&pool).await.unwrap();
         pool.close().await;
     } else {
-        db::run(site.database(), &format!("INSERT INTO myapi._sqlx_migrations VALUES {newer}")).await;
+        db::run(deployment.database(), &format!("INSERT INTO myapi._sqlx_migrations VALUES {newer}")).await;
     }
-    for ran in [refused(&site).await, site.run(&["user", "list"]).await] {
+    for ran in [refused(&deployment).await, deployment.run(&["user", "list"]).await] {
         let line = ran.fails(1);
         assert!(
             line.contains("newer sekisho (migration 9999)") && line.ends_with("upgrade the program"),
@@ -153,9 +156,9 @@ async fn unopenable_database_is_named() {
         ("sqlite://sekisho.toml".to_owned(), "sekisho.toml".to_owned()),
         (format!("postgres://ann:s3cret@{free}/films"), format!("{free}/films")),
     ] {
-        let mut site = sqlite_site().await;
-        site.set("database.url", &url);
-        let ran = refused(&site).await;
+        let mut deployment = sqlite_deployment().await;
+        deployment.set("database.url", &url);
+        let ran = refused(&deployment).await;
         let line = ran.fails(1);
         assert!(line.starts_with(&format!("cannot open the database {named}: ")), "{line}");
         assert!(!ran.err.contains("s3cret"), "{}", ran.err);
@@ -163,10 +166,10 @@ async fn unopenable_database_is_named() {
 }
 
 /// On a new database both servers run the migrations, and on SQLite both create keys.
-async fn two_servers_may_start_at_once(place: DatabaseLocation) {
-    let site = TestDeployment::new(place).await;
-    let (one, other) = tokio::join!(site.serve(), site.serve());
-    site.user("ann@example.com", "user").await;
+async fn two_servers_may_start_at_once(location: DatabaseLocation) {
+    let deployment = TestDeployment::new(location).await;
+    let (one, other) = tokio::join!(deployment.serve(), deployment.serve());
+    deployment.user("ann@example.com", "user").await;
     let mut browser = SocketBrowser::signed_in(one.public, "ann@example.com").await;
     assert_eq!(browser.status(other.public, "/auth/session").await, 200, "{}", other.log());
     one.stop().await;

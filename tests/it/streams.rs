@@ -22,18 +22,18 @@ struct SessionEndTrigger(Arc<watch::Sender<Option<SessionEvent>>>);
 
 impl SessionEndTrigger {
     /// Builds a proxy to this upstream for a signed-in user, and the trigger that ends the session.
-    fn of(spec: RouteSpec) -> (ProxyServer, Self) {
-        let end = Self(Arc::new(watch::Sender::new(None)));
-        let ended = end.clone();
+    fn proxy_with_trigger(spec: RouteSpec) -> (ProxyServer, Self) {
+        let trigger = Self(Arc::new(watch::Sender::new(None)));
+        let ended = trigger.clone();
         let watch = move |_: SessionId| -> SessionEndFuture {
             let mut event = ended.0.subscribe();
             Box::pin(async move { event.wait_for(Option::is_some).await.unwrap().unwrap() })
         };
-        let front = ProxyServer::new([spec]).signed_in(&["user"]);
-        (ProxyServer { streams: LongLivedStreams::new(Arc::new(watch)), ..front }, end)
+        let proxy = ProxyServer::new([spec]).signed_in(&["user"]);
+        (ProxyServer { streams: LongLivedStreams::new(Arc::new(watch)), ..proxy }, trigger)
     }
 
-    fn now(&self, event: SessionEvent) {
+    fn fire(&self, event: SessionEvent) {
         self.0.send_replace(Some(event));
     }
 }

@@ -30,15 +30,15 @@ on_each_database! {
     store_loss_is_503_with_retry_after
 }
 
-async fn password_grant_returns_both_tokens(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn password_grant_returns_both_tokens(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     let user = app.user("ann@example.com").await;
-    let answer = app.send(sign_in("Ann@Example.com", PASSWORD)).await;
-    assert_eq!(answer.status, 200);
-    assert_eq!(answer.header("content-type"), Some("application/json"));
-    assert_eq!(answer.header("cache-control"), Some("no-store"));
-    assert!(answer.set_cookies().is_empty());
-    let body = answer.json();
+    let response = app.send(sign_in("Ann@Example.com", PASSWORD)).await;
+    assert_eq!(response.status, 200);
+    assert_eq!(response.header("content-type"), Some("application/json"));
+    assert_eq!(response.header("cache-control"), Some("no-store"));
+    assert!(response.set_cookies().is_empty());
+    let body = response.json();
     let mut keys: Vec<_> = body.as_object().unwrap().keys().map(String::as_str).collect();
     keys.sort_unstable();
     assert_eq!(keys, ["access_token", "expires_at", "expires_in", "refresh_token", "scope", "token_type"]);
@@ -59,8 +59,8 @@ async fn password_grant_returns_both_tokens(fresh: TestDatabase) {
     assert_eq!(app.row(session).await.kind, SessionKind::Client);
 }
 
-async fn grant_type_is_optional(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn grant_type_is_optional(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     app.user("ann@example.com").await;
     let user = [("username", "ann@example.com"), ("password", PASSWORD)];
     for more in [
@@ -71,20 +71,20 @@ async fn grant_type_is_optional(fresh: TestDatabase) {
         &[("client_id", "mobile"), ("client_secret", "not checked")],
         &[("audience", "somebody")],
     ] {
-        let answer = app.send(form("/token", &[&user, more].concat())).await;
-        assert_eq!(answer.status, 200, "{more:?}: {answer:?}");
-        assert_eq!(answer.json()["scope"], "");
+        let response = app.send(form("/token", &[&user, more].concat())).await;
+        assert_eq!(response.status, 200, "{more:?}: {response:?}");
+        assert_eq!(response.json()["scope"], "");
     }
     let basic = with(form("/token", &user), "authorization", "Basic bW9iaWxlOnNlY3JldA==");
     assert_eq!(app.send(basic).await.status, 200);
 }
 
-async fn wrong_credentials_have_an_oauth_and_a_fastapi_error(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn wrong_credentials_have_an_oauth_and_a_fastapi_error(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     app.user("ann@example.com").await;
     let bob = app.user("bob@example.com").await;
     app.app.users.disable(&bob, &ClientInfo::default()).await.unwrap();
-    let mut answers = Vec::new();
+    let mut responses = Vec::new();
     for (username, password) in [
         ("ann@example.com", "not her password at all"),
         ("nobody@example.com", PASSWORD),
@@ -92,47 +92,47 @@ async fn wrong_credentials_have_an_oauth_and_a_fastapi_error(fresh: TestDatabase
         ("ann@example.com\0", PASSWORD),
         ("ann@example.com", "tall umbrellas sing at noon "),
     ] {
-        let mut answer = app.send(sign_in(username, password)).await;
-        assert_eq!(answer.status, 401, "{username}");
-        assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
-        assert_eq!(answer.header("cache-control"), Some("no-store"));
+        let mut response = app.send(sign_in(username, password)).await;
+        assert_eq!(response.status, 401, "{username}");
+        assert_eq!(response.header("www-authenticate"), Some("Bearer"));
+        assert_eq!(response.header("cache-control"), Some("no-store"));
         let expected = json!({
             "detail": "Incorrect username or password",
             "error": "invalid_grant",
             "error_description": "Incorrect username or password",
         });
-        assert_eq!(answer.json(), expected);
-        answer.headers.remove("x-request-id");
-        answers.push((answer.headers, answer.body));
+        assert_eq!(response.json(), expected);
+        response.headers.remove("x-request-id");
+        responses.push((response.headers, response.body));
     }
-    assert!(answers.windows(2).all(|pair| pair[0] == pair[1]), "{answers:?}");
+    assert!(responses.windows(2).all(|pair| pair[0] == pair[1]), "{responses:?}");
     for body in ["username=%ff%fe&password=x", "username=%zz&password=%"] {
-        let odd = with_body("POST", "/token", "application/x-www-form-urlencoded", body);
-        assert_error(&app.send(odd).await, 401, "invalid_grant");
+        let malformed = with_body("POST", "/token", "application/x-www-form-urlencoded", body);
+        assert_error(&app.send(malformed).await, 401, "invalid_grant");
     }
 }
 
-async fn other_grants_and_scopes_are_rejected(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn other_grants_and_scopes_are_rejected(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     app.user("ann@example.com").await;
     let user = [("username", "ann@example.com"), ("password", PASSWORD)];
     for grant in ["client_credentials", "authorization_code", "Password", "password ", "refresh"] {
-        let answer = app.send(form("/token", &[&user[..], &[("grant_type", grant)]].concat())).await;
-        assert_error(&answer, 400, "unsupported_grant_type");
+        let response = app.send(form("/token", &[&user[..], &[("grant_type", grant)]].concat())).await;
+        assert_error(&response, 400, "unsupported_grant_type");
     }
     for scope in ["movies", "openid profile", " "] {
-        let answer = app.send(form("/token", &[&user[..], &[("scope", scope)]].concat())).await;
-        assert_error(&answer, 400, "invalid_scope");
+        let response = app.send(form("/token", &[&user[..], &[("scope", scope)]].concat())).await;
+        assert_error(&response, 400, "invalid_scope");
     }
     assert_eq!(app.app.users.list().await.unwrap().len(), 1);
 }
 
-async fn missing_or_repeated_field_is_rejected(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn missing_or_repeated_field_is_rejected(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     app.user("ann@example.com").await;
     let (name, password) = (("username", "ann@example.com"), ("password", PASSWORD));
     let refresh = ("grant_type", "refresh_token");
-    for (fields, at_fault) in [
+    for (fields, field) in [
         (&[][..], "username"),
         (&[name], "password"),
         (&[password], "username"),
@@ -146,17 +146,17 @@ async fn missing_or_repeated_field_is_rejected(fresh: TestDatabase) {
         (&[name, password, ("scope", ""), ("scope", "")], "scope"),
         (&[name, password, ("client_id", "a"), ("client_id", "b")], "client_id"),
     ] {
-        let answer = app.send(form("/token", fields)).await;
-        assert_error(&answer, 400, "invalid_request");
-        let detail = answer.json()["detail"].as_str().unwrap().to_owned();
-        assert!(detail.contains(&format!("`{at_fault}`")), "{fields:?}: {detail}");
+        let response = app.send(form("/token", fields)).await;
+        assert_error(&response, 400, "invalid_request");
+        let detail = response.json()["detail"].as_str().unwrap().to_owned();
+        assert!(detail.contains(&format!("`{field}`")), "{fields:?}: {detail}");
     }
     let long = "x".repeat(1_025);
     assert_error(&app.send(sign_in("ann@example.com", &long)).await, 400, "invalid_request");
 }
 
-async fn body_must_be_a_form(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn body_must_be_a_form(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     app.user("ann@example.com").await;
     let fields = json!({"username": "ann@example.com", "password": PASSWORD}).to_string();
     let encoded = "username=ann%40example.com&password=tall+umbrellas+sing+at+noon";
@@ -166,8 +166,8 @@ async fn body_must_be_a_form(fresh: TestDatabase) {
         ("multipart/form-data; boundary=x", encoded),
         ("", encoded),
     ] {
-        let answer = app.send(with_body("POST", "/token", content_type, body)).await;
-        assert_error(&answer, 400, "invalid_request");
+        let response = app.send(with_body("POST", "/token", content_type, body)).await;
+        assert_error(&response, 400, "invalid_request");
     }
     let untyped = Request::post("/token").body(Body::from(encoded)).unwrap();
     assert_error(&app.send(untyped).await, 400, "invalid_request");
@@ -180,58 +180,58 @@ async fn body_must_be_a_form(fresh: TestDatabase) {
     assert_eq!(app.send(good).await.status, 200);
 }
 
-async fn other_methods_are_405(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn other_methods_are_405(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     for method in ["GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS"] {
-        let answer = app.send(bare(method, "/token")).await;
-        assert_eq!(answer.status, 405, "{method}");
-        assert_eq!(answer.header("allow"), Some("POST"));
+        let response = app.send(bare(method, "/token")).await;
+        assert_eq!(response.status, 405, "{method}");
+        assert_eq!(response.header("allow"), Some("POST"));
     }
     app.send(bare("POST", "/token/")).await.problem(404, "not_found");
 }
 
-async fn refresh_grant_rotates(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn refresh_grant_rotates(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     app.user("ann@example.com").await;
     let mut tokens = app.send(sign_in("ann@example.com", PASSWORD)).await.json();
     let session = parts(tokens["access_token"].as_str().unwrap()).1["sid"].clone();
     for generation in 2..6 {
         app.expire();
-        let answer = app.send(refresh(&tokens)).await;
-        assert_eq!(answer.status, 200, "{answer:?}");
-        assert_eq!(answer.header("cache-control"), Some("no-store"));
-        assert!(answer.set_cookies().is_empty());
-        let fresh = answer.json();
-        assert_ne!(fresh["refresh_token"], tokens["refresh_token"]);
-        let claims = parts(fresh["access_token"].as_str().unwrap()).1;
+        let response = app.send(refresh(&tokens)).await;
+        assert_eq!(response.status, 200, "{response:?}");
+        assert_eq!(response.header("cache-control"), Some("no-store"));
+        assert!(response.set_cookies().is_empty());
+        let refreshed = response.json();
+        assert_ne!(refreshed["refresh_token"], tokens["refresh_token"]);
+        let claims = parts(refreshed["access_token"].as_str().unwrap()).1;
         assert_eq!((&claims["sid"], &claims["gen"]), (&session, &json!(generation)));
-        assert_eq!((&claims["exp"], &fresh["expires_in"]), (&fresh["expires_at"], &json!(900)));
-        tokens = fresh;
+        assert_eq!((&claims["exp"], &refreshed["expires_in"]), (&refreshed["expires_at"], &json!(900)));
+        tokens = refreshed;
     }
     let bearer = format!("Bearer {}", tokens["access_token"].as_str().unwrap());
     assert_eq!(app.send(with(get("/movies"), "authorization", &bearer)).await.status, 200);
 }
 
-async fn refresh_token_of_an_ended_session_is_an_invalid_grant(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn refresh_token_of_an_ended_session_is_an_invalid_grant(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     let user = app.user("ann@example.com").await;
     let tokens = app.send(sign_in("ann@example.com", PASSWORD)).await.json();
     for nonsense in ["nonsense", &"A".repeat(72), tokens["access_token"].as_str().unwrap()] {
-        let answer = app.send(refresh(&json!({"refresh_token": nonsense}))).await;
-        assert_error(&answer, 401, "invalid_grant");
-        assert_eq!(answer.event(), Some("malformed"));
+        let response = app.send(refresh(&json!({"refresh_token": nonsense}))).await;
+        assert_error(&response, 401, "invalid_grant");
+        assert_eq!(response.event(), Some("malformed"));
     }
     app.app.users.disable(&user, &ClientInfo::default()).await.unwrap();
     app.expire();
-    let answer = app.send(refresh(&tokens)).await;
-    assert_error(&answer, 401, "invalid_grant");
-    assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
-    assert_eq!(answer.event(), Some("user_disabled"));
+    let response = app.send(refresh(&tokens)).await;
+    assert_error(&response, 401, "invalid_grant");
+    assert_eq!(response.header("www-authenticate"), Some("Bearer"));
+    assert_eq!(response.event(), Some("user_disabled"));
 }
 
 /// Confirmed use by several clients is detected for browser sessions only.
-async fn client_may_use_several_access_tokens(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn client_may_use_several_access_tokens(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     app.user("ann@example.com").await;
     let first = app.send(sign_in("ann@example.com", PASSWORD)).await.json();
     app.expire();
@@ -249,8 +249,8 @@ async fn client_may_use_several_access_tokens(fresh: TestDatabase) {
     assert_eq!(app.row(session).await.end, None);
 }
 
-async fn replaced_refresh_token_of_a_client_is_reuse(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn replaced_refresh_token_of_a_client_is_reuse(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     app.user("ann@example.com").await;
     let first = app.send(sign_in("ann@example.com", PASSWORD)).await.json();
     app.expire();
@@ -260,36 +260,36 @@ async fn replaced_refresh_token_of_a_client_is_reuse(fresh: TestDatabase) {
     assert_eq!(app.send(with(get("/movies"), "authorization", &bearer)).await.status, 200);
     let session = parts(&bearer).1["sid"].as_str().unwrap().parse().unwrap();
     app.flush_until(session, |row| row.settled_by.is_some()).await;
-    let answer = app.send(refresh(&first)).await;
-    assert_error(&answer, 401, "invalid_grant");
-    assert_eq!(answer.event(), Some("reuse_detected"));
+    let response = app.send(refresh(&first)).await;
+    assert_error(&response, 401, "invalid_grant");
+    assert_eq!(response.event(), Some("reuse_detected"));
     assert_eq!(app.row(session).await.end.map(|end| end.reason), Some(EndReason::ReuseDetected));
     app.expire();
     assert_error(&app.send(refresh(&second)).await, 401, "invalid_grant");
 }
 
-async fn token_endpoint_ignores_cookies(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn token_endpoint_ignores_cookies(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     app.user("ann@example.com").await;
     let mut browser = app.browser();
     let session = browser.sign_in("ann@example.com").await;
-    let answer = browser.send(sign_in("ann@example.com", PASSWORD)).await;
-    assert_eq!(answer.status, 200);
-    assert!(answer.set_cookies().is_empty());
+    let response = browser.send(sign_in("ann@example.com", PASSWORD)).await;
+    assert_eq!(response.status, 200);
+    assert!(response.set_cookies().is_empty());
     assert_eq!(app.row(session).await.end, None, "the browser's session goes on");
 }
 
-async fn store_loss_is_503_with_retry_after(fresh: TestDatabase) {
-    let app = TestApp::with_database(fresh).await;
+async fn store_loss_is_503_with_retry_after(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
     app.user("ann@example.com").await;
     let tokens = app.send(sign_in("ann@example.com", PASSWORD)).await.json();
     app.expire();
     app.break_store().await;
     for request in [sign_in("ann@example.com", PASSWORD), refresh(&tokens)] {
-        let answer = app.send(request).await;
-        assert_error(&answer, 503, "temporarily_unavailable");
-        assert!(answer.header("retry-after").is_some());
-        assert_eq!(answer.event(), Some("store_unavailable"));
+        let response = app.send(request).await;
+        assert_error(&response, 503, "temporarily_unavailable");
+        assert!(response.header("retry-after").is_some());
+        assert_eq!(response.event(), Some("store_unavailable"));
     }
     app.repair_store().await;
     assert_eq!(app.send(refresh(&tokens)).await.status, 200);
@@ -306,13 +306,13 @@ fn refresh(tokens: &Value) -> Request<Body> {
 
 /// Checks for an error of RFC 6749, section 5.2, with FastAPI's `detail`.
 #[track_caller]
-fn assert_error(answer: &Answer, status: u16, error: &str) {
-    assert_eq!(answer.status, status, "{}", String::from_utf8_lossy(&answer.body));
-    let body = answer.json();
+fn assert_error(response: &Answer, status: u16, error: &str) {
+    assert_eq!(response.status, status, "{}", String::from_utf8_lossy(&response.body));
+    let body = response.json();
     assert_eq!(body["error"], error);
     assert!(body["detail"].is_string() && body["detail"] == body["error_description"], "{body}");
-    assert_eq!(answer.header("cache-control"), Some("no-store"));
-    assert_eq!(answer.header("content-type"), Some("application/json"));
+    assert_eq!(response.header("cache-control"), Some("no-store"));
+    assert_eq!(response.header("content-type"), Some("application/json"));
 }
 
 /// Returns header and claims of an access token.

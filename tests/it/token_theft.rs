@@ -25,47 +25,47 @@ on_each_database! {
     reuse_terminates_its_session_on_all_replicas_and_no_other
 }
 
-async fn reuse_terminates_its_session_on_all_replicas_and_no_other(fresh: TestDatabase) {
+async fn reuse_terminates_its_session_on_all_replicas_and_no_other(database: TestDatabase) {
     let thefts = rounds("SEKISHO_TEST_THEFTS", 20);
-    let app = TestApp::with_database(fresh).await;
+    let app = TestApp::with_database(database).await;
     let replicas = [app.app.clone(), app.replica().await];
     // Each user has two sessions; the tokens of the first one are stolen.
     let sessions = confirmed_sessions(&app, &replicas, 2 * thefts).await;
-    let (stolen, others): (Vec<_>, Vec<_>) = sessions.iter().partition(|held| held.nth % 2 == 0);
+    let (stolen, others): (Vec<_>, Vec<_>) = sessions.iter().partition(|tokens| tokens.nth % 2 == 0);
     let before = rows(&app, &others).await;
     for replica in &replicas {
         replica.tokens.revocations().load().await.unwrap();
         tokio::spawn(replica.tokens.revocations().clone().run_poller());
     }
 
-    let present = stolen.iter().map(|held| present(held, &replicas));
-    let refused: Vec<Duration> = stream::iter(present).buffer_unordered(AT_ONCE).collect().await;
+    let replays = stolen.iter().map(|tokens| replay_old_tokens(tokens, &replicas));
+    let refused: Vec<Duration> = stream::iter(replays).buffer_unordered(CONCURRENCY).collect().await;
 
     let ends: Vec<_> = rows(&app, &stolen).await.into_iter().map(|row| row.end.unwrap().reason).collect();
     assert_eq!(ends, vec![EndReason::ReuseDetected; thefts]);
     assert_eq!(rows(&app, &others).await, before);
     let reuse = AuditEvent::Ended(EndReason::ReuseDetected);
-    let (caught, left_alone) = ([reuse, AuditEvent::Login], [AuditEvent::Login]);
-    let of_stolen = stolen.iter().map(|held| (held, &caught[..]));
-    for (held, expected) in of_stolen.chain(others.iter().map(|held| (held, &left_alone[..]))) {
-        let trail = app.fresh.stores.sessions.session_audit(held.session, 10).await.unwrap();
+    let (caught, unaffected) = ([reuse, AuditEvent::Login], [AuditEvent::Login]);
+    let of_stolen = stolen.iter().map(|tokens| (tokens, &caught[..]));
+    for (tokens, expected) in of_stolen.chain(others.iter().map(|tokens| (tokens, &unaffected[..]))) {
+        let trail = app.fresh.stores.sessions.session_audit(tokens.session, 10).await.unwrap();
         let events: Vec<_> = trail.iter().map(|entry| entry.event).collect();
-        assert_eq!(events, expected, "session {}", held.nth);
+        assert_eq!(events, expected, "session {}", tokens.nth);
     }
-    for (held, replica) in others.iter().flat_map(|held| replicas.iter().map(move |one| (held, one))) {
-        assert!(replica.tokens.verify(&held.current.access_token).is_ok(), "session {}", held.nth);
+    for (tokens, replica) in others.iter().flat_map(|tokens| replicas.iter().map(move |one| (tokens, one))) {
+        assert!(replica.tokens.verify(&tokens.current.access_token).is_ok(), "session {}", tokens.nth);
     }
     app.expire();
-    for held in others {
-        let renewal = replicas[0].tokens.refresh(request(&held.current)).await;
-        assert_eq!(renewal.unwrap().event, SessionEvent::Rotated, "session {}", held.nth);
+    for tokens in others {
+        let refresh = replicas[0].tokens.refresh(request(&tokens.current)).await;
+        assert_eq!(refresh.unwrap().event, SessionEvent::Rotated, "session {}", tokens.nth);
     }
     let slowest = refused.iter().max().unwrap();
     println!("{thefts} thefts, each refused at both replicas after {slowest:?} at most");
 }
 
 /// A session with its owner's current tokens and the previous ones.
-struct StolenSession {
+struct SessionTokens {
     nth: usize,
     session: SessionId,
     old: RefreshedSession,
@@ -73,7 +73,7 @@ struct StolenSession {
 }
 
 /// Creates sessions that were refreshed once, at either replica, and whose new generation is confirmed.
-async fn confirmed_sessions(app: &TestApp, replicas: &[App; 2], count: usize) -> Vec<StolenSession> {
+async fn confirmed_sessions(app: &TestApp, replicas: &[App; 2], count: usize) -> Vec<SessionTokens> {
     let mut signed_in = Vec::new();
     for nth in 0..count {
         let user = UserId(Uuid::from_u128(nth as u128 / 2));
@@ -86,29 +86,29 @@ async fn confirmed_sessions(app: &TestApp, replicas: &[App; 2], count: usize) ->
         let (session, old) = (issued.session.id, issued.tokens);
         let current = replicas[nth / 2 % 2].tokens.refresh(request(&old)).await.unwrap();
         assert_eq!(current.event, SessionEvent::Rotated);
-        sessions.push(StolenSession { nth, session, old, current });
+        sessions.push(SessionTokens { nth, session, old, current });
     }
     app.clock.advance(PAST_GRACE);
-    for held in &sessions {
-        assert!(replicas[held.nth / 4 % 2].tokens.verify(&held.current.access_token).is_ok());
+    for tokens in &sessions {
+        assert!(replicas[tokens.nth / 4 % 2].tokens.verify(&tokens.current.access_token).is_ok());
     }
     replicas[1].tokens.flush_deferred().await.unwrap();
-    for held in &sessions {
-        app.flush_until(held.session, |row| row.settled_by.is_some()).await;
+    for tokens in &sessions {
+        app.flush_until(tokens.session, |row| row.settled_by.is_some()).await;
     }
     sessions
 }
 
 /// Replays the old tokens, for every third session without the access token. Returns the time from the
 /// response until both replicas reject the current tokens.
-async fn present(held: &StolenSession, replicas: &[App; 2]) -> Duration {
-    let StolenSession { nth, old, current, .. } = held;
+async fn replay_old_tokens(tokens: &SessionTokens, replicas: &[App; 2]) -> Duration {
+    let SessionTokens { nth, old, current, .. } = tokens;
     let access = format!("{ACCESS}={}; ", old.access_token);
     let access = if nth % 3 == 0 { "" } else { &access };
     let cookies = format!("{access}{REFRESH}={}", old.refresh_token);
-    let answer = send(&replicas[nth / 8 % 2], with(get("/auth/session"), "cookie", &cookies)).await;
+    let response = send(&replicas[nth / 8 % 2], with(get("/auth/session"), "cookie", &cookies)).await;
     let answered = FairInstant::now();
-    answer.problem(401, "reuse_detected");
+    response.problem(401, "reuse_detected");
     for replica in replicas {
         let refused = refusal(&replica.tokens, &current.access_token).await;
         assert_eq!(refused, VerifyError::Ended(SessionEvent::ReuseDetected), "session {nth}");
@@ -123,21 +123,21 @@ async fn present(held: &StolenSession, replicas: &[App; 2]) -> Duration {
     took
 }
 
-async fn rows(app: &TestApp, held: &[&StolenSession]) -> Vec<Session> {
+async fn rows(app: &TestApp, tokens: &[&SessionTokens]) -> Vec<Session> {
     let mut rows = Vec::new();
-    for held in held {
-        rows.push(app.row(held.session).await);
+    for tokens in tokens {
+        rows.push(app.row(tokens.session).await);
     }
     rows
 }
 
-fn request(held: &RefreshedSession) -> RefreshRequest {
+fn request(tokens: &RefreshedSession) -> RefreshRequest {
     RefreshRequest {
-        refresh_token: held.refresh_token.clone(),
-        access_token: Some(held.access_token.clone()),
+        refresh_token: tokens.refresh_token.clone(),
+        access_token: Some(tokens.access_token.clone()),
         ..RefreshRequest::default()
     }
 }
 
 /// Number of concurrent replays.
-const AT_ONCE: usize = 10;
+const CONCURRENCY: usize = 10;

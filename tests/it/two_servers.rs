@@ -15,10 +15,10 @@ on_both! {
     two_replicas_rotate_replay_and_reject_alike;
 }
 
-async fn two_replicas_rotate_replay_and_reject_alike(place: DatabaseLocation) {
-    let site = TestDeployment::new(place).await;
-    site.user("ann@example.com", "user").await;
-    let (one, other) = tokio::join!(site.serve(), site.serve());
+async fn two_replicas_rotate_replay_and_reject_alike(location: DatabaseLocation) {
+    let deployment = TestDeployment::new(location).await;
+    deployment.user("ann@example.com", "user").await;
+    let (one, other) = tokio::join!(deployment.serve(), deployment.serve());
     let servers = [one.public, other.public];
     let mut random = random_for("two servers");
 
@@ -46,20 +46,20 @@ async fn two_replicas_rotate_replay_and_reject_alike(place: DatabaseLocation) {
 async fn rotate(browser: &mut SocketBrowser, servers: [SocketAddr; 2], random: &mut fastrand::Rng) {
     until("a rotation", async || {
         browser.cookies.remove(ACCESS);
-        let asked = servers.iter().cycle().take(8).map(|&server| {
+        let requests = servers.iter().cycle().take(8).map(|&server| {
             let mut tab = browser.clone();
             async move {
-                let answer = tab.get(server, "/auth/session").await;
-                (tab, answer)
+                let response = tab.get(server, "/auth/session").await;
+                (tab, response)
             }
         });
-        let mut answered = join_all(asked).await;
-        for (_, answer) in &answered {
-            assert_eq!(answer.status, 200, "{answer:?}");
+        let mut results = join_all(requests).await;
+        for (_, response) in &results {
+            assert_eq!(response.status, 200, "{response:?}");
         }
-        let rotations = answered.iter().filter(|(_, answer)| answer.event() == Some("rotated")).count();
+        let rotations = results.iter().filter(|(_, response)| response.event() == Some("rotated")).count();
         assert!(rotations <= 1, "{rotations} at once");
-        *browser = answered.swap_remove(random.usize(..answered.len())).0;
+        *browser = results.swap_remove(random.usize(..results.len())).0;
         (rotations == 1).then_some(())
     })
     .await;
@@ -69,18 +69,18 @@ async fn rotate(browser: &mut SocketBrowser, servers: [SocketAddr; 2], random: &
 /// revocations periodically.
 async fn assert_refused(browser: &SocketBrowser, server: SocketAddr, event: &str) {
     let refused = until("a refusal", async || {
-        Some(browser.clone().get(server, "/auth/session").await).filter(|answer| answer.status != 200)
+        Some(browser.clone().get(server, "/auth/session").await).filter(|response| response.status != 200)
     });
     refused.await.problem(401, event);
 }
 
 /// Checks both with and without the access token.
 async fn assert_refused_everywhere(browser: &SocketBrowser, servers: [SocketAddr; 2], event: &str) {
-    let mut forgetful = browser.clone();
-    forgetful.cookies.remove(ACCESS);
+    let mut refresh_only = browser.clone();
+    refresh_only.cookies.remove(ACCESS);
     for server in servers {
         assert_refused(browser, server, event).await;
-        assert_refused(&forgetful, server, event).await;
+        assert_refused(&refresh_only, server, event).await;
     }
 }
 

@@ -33,12 +33,12 @@ fn route<U: Into<String>>(
     RouteSpec { upstream_settings, ..RouteSpec::new("/", upstreams) }
 }
 
-async fn get(front: SocketAddr) -> Response<Incoming> {
-    send(front, "GET", Body::empty()).await
+async fn get(proxy: SocketAddr) -> Response<Incoming> {
+    send(proxy, "GET", Body::empty()).await
 }
 
-async fn send(front: SocketAddr, method: &str, body: Body) -> Response<Incoming> {
-    connect(front).await.send_request(request(method, "/", body)).await.unwrap()
+async fn send(proxy: SocketAddr, method: &str, body: Body) -> Response<Incoming> {
+    connect(proxy).await.send_request(request(method, "/", body)).await.unwrap()
 }
 
 fn problem(status: u16, code: &str) -> (StatusCode, String) {
@@ -46,9 +46,9 @@ fn problem(status: u16, code: &str) -> (StatusCode, String) {
 }
 
 /// Starts an upstream that sends invalid responses, and returns its URL and its request count.
-async fn mad() -> (String, Arc<AtomicUsize>) {
-    let asked = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&asked);
+async fn invalid_upstream() -> (String, Arc<AtomicUsize>) {
+    let requests = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&requests);
     let address = listen(move |mut socket| {
         let count = Arc::clone(&count);
         async move {
@@ -58,11 +58,11 @@ async fn mad() -> (String, Arc<AtomicUsize>) {
         }
     })
     .await;
-    (format!("http://{address}"), asked)
+    (format!("http://{address}"), requests)
 }
 
 /// Returns the URL of an upstream that refuses connections.
-fn dead() -> String {
+fn refusing_url() -> String {
     format!("http://{}", nobody())
 }
 

@@ -13,9 +13,9 @@ async fn builtin_paths_win_over_a_parent_route() {
     gateway.ask(get("/auth/unknown")).await.problem(404, "not_found");
     gateway.ask(get("/auth")).await.problem(404, "not_found");
     for refused in ["/auth/unknown", "/auth/login"] {
-        let answer = gateway.ask(get(refused)).await;
-        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{refused}");
-        assert_eq!(answer.header("cache-control"), Some("private, no-store"), "{refused}");
+        let response = gateway.ask(get(refused)).await;
+        assert_eq!(response.header("x-content-type-options"), Some("nosniff"), "{refused}");
+        assert_eq!(response.header("cache-control"), Some("private, no-store"), "{refused}");
     }
     gateway.ask(get("/auth/session")).await.problem(401, "missing");
     let keys = gateway.ask(get("/.well-known/jwks.json")).await;
@@ -108,7 +108,7 @@ async fn path_spellings_follow_the_rules_of_their_route() {
 async fn bad_path_is_400_everywhere() {
     let upstream = Upstream::start().await;
     let gateway = TestGatewayBuilder::new(route("/api", &upstream.url(), "auth = \"none\"")).start().await;
-    let jar = gateway.signed_in(Role::User).await;
+    let cookies = gateway.signed_in(Role::User).await;
     for path in [
         "/auth/%2e%2e/api",
         "/auth/../api",
@@ -120,7 +120,7 @@ async fn bad_path_is_400_everywhere() {
         "/api%5cx",
         "/elsewhere/.",
     ] {
-        gateway.ask(get(path).header("cookie", jar.line())).await.problem(400, "bad_path");
+        gateway.ask(get(path).header("cookie", cookies.line())).await.problem(400, "bad_path");
     }
     let star = Request::options("*").header("host", "app.example");
     gateway.ask(star).await.problem(400, "bad_path");

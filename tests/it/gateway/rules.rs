@@ -41,9 +41,9 @@ async fn route_allows_only_its_methods() {
         ("TRACE", "/", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
         ("CONNECT", "/", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
     ] {
-        let answer = ask(&gateway, method, path).await;
-        answer.problem(405, "method_not_allowed");
-        assert_eq!(answer.header("allow"), Some(allow), "{method} {path}");
+        let response = ask(&gateway, method, path).await;
+        response.problem(405, "method_not_allowed");
+        assert_eq!(response.header("allow"), Some(allow), "{method} {path}");
     }
     assert!(upstream.has_seen_no_more());
 }
@@ -58,14 +58,15 @@ async fn allowed_preflight_is_answered_before_the_method_check() {
         let request = Request::options("/").header("host", "app.example").header("origin", origin);
         request.header("access-control-request-method", "GET")
     };
-    let answer = gateway.ask(preflight("https://pages.example")).await;
-    assert_eq!(answer.status, 200);
-    assert_eq!(answer.header("access-control-allow-origin"), Some("https://pages.example"));
+    let response = gateway.ask(preflight("https://pages.example")).await;
+    assert_eq!(response.status, 200);
+    assert_eq!(response.header("access-control-allow-origin"), Some("https://pages.example"));
     // Preflights of other origins are ordinary requests: they need a session and an allowed method.
     assert_eq!(gateway.ask(preflight("https://evil.example")).await.status, 401);
-    let jar = gateway.signed_in(Role::User).await;
-    let answer = gateway.ask(Request::options("/").header("host", "a").header("cookie", jar.line())).await;
-    answer.problem(405, "method_not_allowed");
+    let session_cookies = gateway.signed_in(Role::User).await;
+    let response =
+        gateway.ask(Request::options("/").header("host", "a").header("cookie", session_cookies.line())).await;
+    response.problem(405, "method_not_allowed");
     assert!(upstream.has_seen_no_more());
 }
 
@@ -76,8 +77,12 @@ async fn headers_are_removed_in_every_spelling_before_set() {
     let key = directory.path().join("key");
     std::fs::write(&key, "hunter2\n").unwrap();
     let mut upstream = Upstream::answering(|_| {
-        let answer = Response::builder().header("server", "theirs").header("x-powered-by", "PHP");
-        answer.header("x-frame-options", "ALLOWALL").header("set-cookie", "t=1").body(Body::empty()).unwrap()
+        let response = Response::builder().header("server", "theirs").header("x-powered-by", "PHP");
+        response
+            .header("x-frame-options", "ALLOWALL")
+            .header("set-cookie", "t=1")
+            .body(Body::empty())
+            .unwrap()
     })
     .await;
     let more = format!(
@@ -90,18 +95,18 @@ async fn headers_are_removed_in_every_spelling_before_set() {
     let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), &more)).start().await;
     let request = get("/").header("x-api-key", "theirs").header("X_Api_Key", "theirs").header("x-debug", "1");
     let request = request.header("X_DEBUG", "1").header("x.debug", "1").header("user-agent", "curl");
-    let answer = gateway.ask(request.header("connection", "x-api-key").header("x-debugger", "1")).await;
+    let response = gateway.ask(request.header("connection", "x-api-key").header("x-debugger", "1")).await;
 
     let seen = upstream.seen().await;
     assert_eq!((seen.all("x-api-key"), seen.all("x-debugger")), (vec!["hunter2"], vec!["1"]));
     assert_eq!(seen.all("host"), ["app.internal"]);
     assert_eq!(seen.all("x-forwarded-host"), ["app.example"], "what was asked for is told as ever");
-    for gone in ["x_api_key", "x-debug", "x_debug", "x.debug", "user-agent"] {
-        assert!(seen.all(gone).is_empty(), "{gone}");
+    for removed in ["x_api_key", "x-debug", "x_debug", "x.debug", "user-agent"] {
+        assert!(seen.all(removed).is_empty(), "{removed}");
     }
-    assert_eq!((answer.header("x-frame-options"), answer.header("x-new")), (Some("DENY"), Some("1")));
-    for gone in ["server", "x-powered-by", "set-cookie"] {
-        assert_eq!(answer.header(gone), None);
+    assert_eq!((response.header("x-frame-options"), response.header("x-new")), (Some("DENY"), Some("1")));
+    for removed in ["server", "x-powered-by", "set-cookie"] {
+        assert_eq!(response.header(removed), None);
     }
 }
 
@@ -113,16 +118,16 @@ async fn session_cookies_survive_removal_of_set_cookie() {
     .await;
     let more = "remove_response_headers = [\"Set-Cookie\", \"Cache-Control\"]";
     let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), more)).start().await;
-    let jar = gateway.signed_in(Role::User).await;
+    let session_cookies = gateway.signed_in(Role::User).await;
     gateway.expire();
-    let answer = gateway.ask(get("/").header("cookie", jar.line())).await;
-    assert_eq!(answer.headers.get_all("set-cookie").iter().count(), 2);
-    assert!(crate::support::gateway::SessionCookies::of(&answer).is_some());
-    assert_eq!(answer.header("cache-control"), Some("private, no-store"));
+    let response = gateway.ask(get("/").header("cookie", session_cookies.line())).await;
+    assert_eq!(response.headers.get_all("set-cookie").iter().count(), 2);
+    assert!(crate::support::gateway::SessionCookies::of(&response).is_some());
+    assert_eq!(response.header("cache-control"), Some("private, no-store"));
 }
 
 /// All identity headers of the routes below.
-const TOLD: [&str; 12] = [
+const IDENTITY_HEADERS: [&str; 12] = [
     "x-forwarded-user",
     "x-forwarded-email",
     "x-forwarded-groups",
@@ -137,9 +142,9 @@ const TOLD: [&str; 12] = [
     "authorization",
 ];
 
-fn told(seen: &RecordedRequest) -> Vec<(&'static str, String)> {
-    let told = |name: &'static str| seen.all(name).into_iter().map(move |value| (name, value.to_owned()));
-    TOLD.into_iter().flat_map(told).collect()
+fn identity_headers(seen: &RecordedRequest) -> Vec<(&'static str, String)> {
+    let values = |name: &'static str| seen.all(name).into_iter().map(move |value| (name, value.to_owned()));
+    IDENTITY_HEADERS.into_iter().flat_map(values).collect()
 }
 
 // P-4.
@@ -163,7 +168,7 @@ async fn identity_headers_follow_the_route_and_never_the_client() {
     )
     .start()
     .await;
-    let jar = gateway.signed_in(Role::Admin).await;
+    let session_cookies = gateway.signed_in(Role::Admin).await;
     let user = gateway.app.users.find_by_email(EMAIL).await.unwrap().id.to_string();
     let all = |names: [&'static str; 3]| {
         vec![(names[0], user.clone()), (names[1], EMAIL.to_owned()), (names[2], "admin".to_owned())]
@@ -182,26 +187,26 @@ async fn identity_headers_follow_the_route_and_never_the_client() {
     ] {
         let mut request = get(path);
         if cookie {
-            request = request.header("cookie", jar.line());
+            request = request.header("cookie", session_cookies.line());
         }
-        for name in TOLD {
+        for name in IDENTITY_HEADERS {
             let spellings =
                 [name.to_owned(), name.to_uppercase(), name.replace('-', "_"), name.replacen('-', ".", 1)];
             for spelling in spellings.iter().filter(|_| name != "authorization") {
                 request = request.header(spelling, "root");
             }
         }
-        let request = request.header("connection", TOLD.join(", "));
+        let request = request.header("connection", IDENTITY_HEADERS.join(", "));
         assert_eq!(gateway.ask(request).await.status, 200, "{path}");
         let seen = upstream.seen().await;
-        assert_eq!(told(&seen), expected, "{path}");
+        assert_eq!(identity_headers(&seen), expected, "{path}");
         assert!(seen.headers.values().all(|value| value != "root"), "{path}: {:?}", seen.headers);
     }
 }
 
 #[tokio::test]
 async fn invalid_route_headers_are_rejected_at_start() {
-    let good = route("/", "http://h", "");
+    let valid = route("/", "http://h", "");
     for (more, part) in [
         (
             "set_request_headers = { Connection = \"close\" }",
@@ -214,7 +219,8 @@ async fn invalid_route_headers_are_rejected_at_start() {
         ("set_response_headers = { Set-Cookie = \"a=1\" }", "cookies are set by applications"),
         ("identity = { user = \"Authorization\" }", "identity cannot contain `authorization`"),
     ] {
-        let Err(error) = TestGatewayBuilder::new(good.clone() + &route("/a", "http://h", more)).build().await
+        let Err(error) =
+            TestGatewayBuilder::new(valid.clone() + &route("/a", "http://h", more)).build().await
         else {
             panic!("{more}")
         };

@@ -49,10 +49,10 @@ impl io::Write for Log {
 }
 
 /// A movie store that panics.
-struct Panics;
+struct PanickingStore;
 
 #[async_trait]
-impl MovieStore for Panics {
+impl MovieStore for PanickingStore {
     async fn list_movies(&self, _: &MovieQuery) -> Result<(Vec<Movie>, u64), StoreError> {
         panic!("on purpose")
     }
@@ -74,9 +74,9 @@ impl MovieStore for Panics {
     }
 }
 
-fn panicking_movies() -> TestGatewayBuilder {
+fn gateway_with_panicking_movies() -> TestGatewayBuilder {
     setup("").with_stores(|mut stores| {
-        stores.movies = Arc::new(Panics);
+        stores.movies = Arc::new(PanickingStore);
         stores
     })
 }
@@ -93,16 +93,16 @@ struct Secrets(Vec<String>);
 
 impl Secrets {
     /// Returns a unique text.
-    fn made(&mut self, what: &str) -> String {
+    fn create(&mut self, what: &str) -> String {
         let secret = format!("canary-{what}-{}-walks", self.0.len());
         self.0.push(secret.clone());
         secret
     }
 
     /// Adds both tokens. Payload and signature of the JWT count separately; its header is public.
-    fn jar(&mut self, jar: &SessionCookies) {
-        self.0.extend(jar.access.split('.').skip(1).map(str::to_owned));
-        self.0.push(jar.refresh.clone());
+    fn add_tokens(&mut self, cookies: &SessionCookies) {
+        self.0.extend(cookies.access.split('.').skip(1).map(str::to_owned));
+        self.0.push(cookies.refresh.clone());
     }
 
     fn assert_not_in(&self, log: &str) {
@@ -127,12 +127,12 @@ async fn secrets_are_not_logged_at_any_level() {
         + &route("/gone", "http://127.0.0.1:1", "auth = \"optional\"")
         + &route("/", &upstream.url(), "");
     let gateway = setup(&routes).start().await;
-    let jar = gateway.signed_in(Role::Admin).await;
-    secrets.jar(&jar);
-    requests(&gateway, &jar, &mut secrets).await;
-    credentials(&gateway, &mut secrets).await;
-    life(&gateway, jar, &mut secrets).await;
-    panic_in_a_handler(&mut secrets).await;
+    let cookies = gateway.signed_in(Role::Admin).await;
+    secrets.add_tokens(&cookies);
+    send_secret_requests(&gateway, &cookies, &mut secrets).await;
+    send_secret_bodies(&gateway, &mut secrets).await;
+    run_session_lifecycle(&gateway, cookies, &mut secrets).await;
+    trigger_panic(&mut secrets).await;
 
     let log = log.text();
     for expected in ["session refreshed", "a replaced refresh token was presented", "on purpose", "DEBUG"] {
@@ -143,21 +143,21 @@ async fn secrets_are_not_logged_at_any_level() {
 }
 
 /// Sends secrets in queries and headers, to each kind of route.
-async fn requests(gateway: &TestGateway, jar: &SessionCookies, secrets: &mut Secrets) {
+async fn send_secret_requests(gateway: &TestGateway, cookies: &SessionCookies, secrets: &mut Secrets) {
     for path in
         ["/x", "/open", "/bearer", "/gone", "/auth/session", "/auth/unknown", "/movies", "/docs", "/a/../b"]
     {
-        let query = secrets.made("query");
+        let query = secrets.create("query");
         let uri = format!("{path}?access_token={query}&sort={query}");
-        let (theirs, value) = (secrets.made("cookie"), secrets.made("value"));
-        gateway.ask(get(&uri).header("cookie", format!("{}; theirs={theirs}", jar.line()))).await;
+        let (theirs, value) = (secrets.create("cookie"), secrets.create("value"));
+        gateway.ask(get(&uri).header("cookie", format!("{}; theirs={theirs}", cookies.line()))).await;
         for authorization in ["Bearer", "Basic", "Digest"] {
-            let secret = secrets.made(authorization);
+            let secret = secrets.create(authorization);
             let request = get(&uri).header("authorization", format!("{authorization} {secret}"));
             gateway.ask(request.header("proxy-authorization", &value).header("x-api-key", &value)).await;
         }
         for name in ["__Host-access_token", "__Host-refresh_token"] {
-            let secret = secrets.made("token");
+            let secret = secrets.create("token");
             gateway.ask(get(&uri).header("cookie", format!("{name}={secret}"))).await;
             gateway.ask(get(&uri).header("cookie", format!("{name}={secret}; {name}={secret}"))).await;
             let request = Request::post(&uri).header("cookie", format!("{name}={secret}"));
@@ -167,7 +167,7 @@ async fn requests(gateway: &TestGateway, jar: &SessionCookies, secrets: &mut Sec
 }
 
 /// Sends secrets in the bodies of all endpoints that accept passwords or tokens.
-async fn credentials(gateway: &TestGateway, secrets: &mut Secrets) {
+async fn send_secret_bodies(gateway: &TestGateway, secrets: &mut Secrets) {
     let form = "application/x-www-form-urlencoded";
     let json = "application/json";
     for (path, kind, before, after) in [
@@ -182,72 +182,72 @@ async fn credentials(gateway: &TestGateway, secrets: &mut Secrets) {
         ("/token", form, "grant_type=password&client_secret=", ""),
         ("/token", json, "{\"password\":\"", "\"}"),
     ] {
-        let body = format!("{before}{}{after}", secrets.made("body"));
+        let body = format!("{before}{}{after}", secrets.create("body"));
         let request = post(path).header("content-type", kind);
-        let basic = request.header("authorization", format!("Basic {}", secrets.made("basic")));
-        let answer = gateway.send(basic.body(Body::from(body)).unwrap()).await;
-        assert!(answer.status.is_client_error(), "{path} {before} {}", answer.status);
+        let basic = request.header("authorization", format!("Basic {}", secrets.create("basic")));
+        let response = gateway.send(basic.body(Body::from(body)).unwrap()).await;
+        assert!(response.status.is_client_error(), "{path} {before} {}", response.status);
     }
     let form = format!("username={EMAIL}&password={PASSWORD}");
     let request = post("/token").header("content-type", "application/x-www-form-urlencoded");
     let tokens = gateway.send(request.body(Body::from(form)).unwrap()).await.json();
     let token = |name: &str| tokens[name].as_str().unwrap().to_owned();
-    secrets.jar(&SessionCookies { access: token("access_token"), refresh: token("refresh_token") });
+    secrets.add_tokens(&SessionCookies { access: token("access_token"), refresh: token("refresh_token") });
     let form = format!("grant_type=refresh_token&refresh_token={}", token("refresh_token"));
     let request = post("/token").header("content-type", "application/x-www-form-urlencoded");
     assert_eq!(gateway.send(request.body(Body::from(form)).unwrap()).await.status, 200);
 }
 
 /// Refreshes a session, changes the password, replays old tokens, and closes the database.
-async fn life(gateway: &TestGateway, first: SessionCookies, secrets: &mut Secrets) {
-    let mut jar = first.clone();
+async fn run_session_lifecycle(gateway: &TestGateway, first: SessionCookies, secrets: &mut Secrets) {
+    let mut cookies = first.clone();
     for _ in 0..2 {
         gateway.expire();
-        let answer = gateway.ask(get("/bearer?x=1").header("cookie", jar.line())).await;
-        jar = SessionCookies::of(&answer).unwrap();
-        secrets.jar(&jar);
+        let response = gateway.ask(get("/bearer?x=1").header("cookie", cookies.line())).await;
+        cookies = SessionCookies::of(&response).unwrap();
+        secrets.add_tokens(&cookies);
     }
-    let new = secrets.made("password");
+    let new = secrets.create("password");
     let body = format!("{{\"current_password\":\"{PASSWORD}\",\"new_password\":\"{new}\"}}");
     let request = post("/auth/password").header("content-type", "application/json");
-    let request = request.header("cookie", jar.line()).body(Body::from(body)).unwrap();
+    let request = request.header("cookie", cookies.line()).body(Body::from(body)).unwrap();
     assert_eq!(gateway.send(request).await.status, 200);
     // The replayed tokens are two generations old.
     gateway.clock.advance(Duration::from_secs(120));
-    let answer = gateway.ask(get("/x").header("cookie", first.line())).await;
-    answer.problem(401, "reuse_detected");
+    let response = gateway.ask(get("/x").header("cookie", first.line())).await;
+    response.problem(401, "reuse_detected");
     let form = format!("email={EMAIL}&password={new}");
     let request = post("/auth/login").header("content-type", "application/x-www-form-urlencoded");
-    let answer: Answer = gateway.send(request.body(Body::from(form)).unwrap()).await;
-    let jar = SessionCookies::of(&answer).unwrap();
-    secrets.jar(&jar);
+    let response: Answer = gateway.send(request.body(Body::from(form)).unwrap()).await;
+    let cookies = SessionCookies::of(&response).unwrap();
+    secrets.add_tokens(&cookies);
     gateway.expire();
     gateway.database.stores.close().await;
     for request in [get("/x?y"), post("/auth/refresh"), post("/auth/logout"), get("/gone")] {
-        gateway.ask(request.header("cookie", jar.line())).await.problem(503, "store_unavailable");
+        gateway.ask(request.header("cookie", cookies.line())).await.problem(503, "store_unavailable");
     }
 }
 
-async fn panic_in_a_handler(secrets: &mut Secrets) {
-    let gateway = panicking_movies().start().await;
-    let jar = gateway.signed_in(Role::Admin).await;
-    secrets.jar(&jar);
+async fn trigger_panic(secrets: &mut Secrets) {
+    let gateway = gateway_with_panicking_movies().start().await;
+    let cookies = gateway.signed_in(Role::Admin).await;
+    secrets.add_tokens(&cookies);
     gateway.expire();
-    let query = secrets.made("query");
-    let request = get(&format!("/movies?title={query}")).header("cookie", jar.line());
-    let answer = gateway.ask(request).await;
-    answer.problem(500, "internal");
-    secrets.jar(&SessionCookies::of(&answer).unwrap());
+    let query = secrets.create("query");
+    let request = get(&format!("/movies?title={query}")).header("cookie", cookies.line());
+    let response = gateway.ask(request).await;
+    response.problem(500, "internal");
+    secrets.add_tokens(&SessionCookies::of(&response).unwrap());
 }
 
 #[tokio::test]
 async fn panic_is_500_with_fresh_cookies() {
-    let gateway = panicking_movies().start().await;
-    let jar = gateway.signed_in(Role::Admin).await;
+    let gateway = gateway_with_panicking_movies().start().await;
+    let cookies = gateway.signed_in(Role::Admin).await;
     gateway.expire();
-    let answer = gateway.ask(get("/movies").header("cookie", jar.line())).await;
-    answer.problem(500, "internal");
-    assert_eq!(answer.header("x-session-event"), Some("rotated"));
-    let fresh = SessionCookies::of(&answer).unwrap();
+    let response = gateway.ask(get("/movies").header("cookie", cookies.line())).await;
+    response.problem(500, "internal");
+    assert_eq!(response.header("x-session-event"), Some("rotated"));
+    let fresh = SessionCookies::of(&response).unwrap();
     assert_eq!(gateway.ask(get("/auth/session").header("cookie", fresh.line())).await.status, 200);
 }

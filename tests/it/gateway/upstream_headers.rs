@@ -17,14 +17,14 @@ async fn upstream_token_has_the_audience_of_the_route() {
     let toml =
         "[tokens]\nalgorithm = \"ES256\"\n".to_owned() + &route("/", &upstream.url(), "bearer = \"films\"");
     let gateway = TestGatewayBuilder::new(toml).signing(Algorithm::Es256).start().await;
-    let jar = gateway.signed_in(Role::User).await;
-    gateway.ask(get("/").header("cookie", jar.line()).header("authorization", "Basic YTpi")).await;
+    let cookies = gateway.signed_in(Role::User).await;
+    gateway.ask(get("/").header("cookie", cookies.line()).header("authorization", "Basic YTpi")).await;
     let seen = upstream.seen().await;
     let [authorization] = seen.all("authorization")[..] else { panic!("{:?}", seen.headers) };
     let token = authorization.strip_prefix("Bearer ").unwrap();
 
     let keys = gateway.ask(get("/.well-known/jwks.json")).await.json();
-    let claims = verified(token, &keys["keys"][0]);
+    let claims = verified_claims(token, &keys["keys"][0]);
     let user = gateway.app.users.find_by_email(EMAIL).await.unwrap();
     assert_eq!(claims["aud"], "films");
     assert_eq!(claims["iss"], "sekisho");
@@ -40,7 +40,7 @@ async fn upstream_token_has_the_audience_of_the_route() {
 }
 
 /// Verifies the token's signature with a published key, and returns its claims.
-fn verified(token: &str, key: &serde_json::Value) -> serde_json::Value {
+fn verified_claims(token: &str, key: &serde_json::Value) -> serde_json::Value {
     let decode = |text: &str| URL_SAFE_NO_PAD.decode(text).unwrap();
     let point = [vec![4], decode(key["x"].as_str().unwrap()), decode(key["y"].as_str().unwrap())].concat();
     let (signed, signature) = token.rsplit_once('.').unwrap();
@@ -59,8 +59,8 @@ async fn shared_key_issues_no_upstream_tokens() {
         "[tokens]\nalgorithm = \"ES256\"\n".to_owned() + &route("/", &upstream.url(), "bearer = \"films\"");
     // The newest key in the key directory can predate a change of the algorithm.
     let gateway = TestGatewayBuilder::new(toml).signing(Algorithm::Hs256).start().await;
-    let jar = gateway.signed_in(Role::User).await;
-    gateway.ask(get("/").header("cookie", jar.line()).header("authorization", "Bearer x")).await;
+    let cookies = gateway.signed_in(Role::User).await;
+    gateway.ask(get("/").header("cookie", cookies.line()).header("authorization", "Bearer x")).await;
     let seen = upstream.seen().await;
     assert!(seen.all("authorization").is_empty());
     assert_eq!(seen.all("x-forwarded-email"), [EMAIL]);
@@ -78,7 +78,7 @@ async fn client_authorization_is_forwarded_only_if_configured() {
     }
 }
 
-const LIES: [(&str, &str); 6] = [
+const FORGED_HEADERS: [(&str, &str); 6] = [
     ("x-forwarded-for", "10.0.0.9"),
     ("x-forwarded-proto", "https"),
     ("x-forwarded-host", "evil.example"),
@@ -87,7 +87,7 @@ const LIES: [(&str, &str); 6] = [
     ("x_forwarded_for", "10.0.0.9"),
 ];
 
-async fn told(trusted: &str, more: &[(&str, &str)]) -> Vec<String> {
+async fn forwarded_headers(trusted: &str, more: &[(&str, &str)]) -> Vec<String> {
     let mut upstream = Upstream::start().await;
     let toml = format!("[server]\ntrusted_proxies = [{trusted}]\n");
     let gateway =
@@ -104,22 +104,22 @@ async fn told(trusted: &str, more: &[(&str, &str)]) -> Vec<String> {
 async fn forwarded_headers_are_set_by_trusted_proxies_only() {
     let direct =
         ["192.0.2.7", "http", "app.example", "192.0.2.7", "for=192.0.2.7;host=\"app.example\";proto=http"];
-    assert_eq!(told("", &[]).await, direct);
-    assert_eq!(told("", &LIES).await, direct);
-    assert_eq!(told("\"10.0.0.0/8\"", &LIES).await, direct);
-    let believed = [
+    assert_eq!(forwarded_headers("", &[]).await, direct);
+    assert_eq!(forwarded_headers("", &FORGED_HEADERS).await, direct);
+    assert_eq!(forwarded_headers("\"10.0.0.0/8\"", &FORGED_HEADERS).await, direct);
+    let genuine = [
         ("x-forwarded-for", "203.0.113.5, 198.51.100.4"),
         ("x-forwarded-proto", "https"),
         ("x-forwarded-host", "shop.example"),
     ];
-    let through = [
+    let expected = [
         "198.51.100.4",
         "https",
         "shop.example",
         "198.51.100.4",
         "for=198.51.100.4;host=\"shop.example\";proto=https",
     ];
-    assert_eq!(told("\"192.0.2.0/24\"", &believed).await, through);
+    assert_eq!(forwarded_headers("\"192.0.2.0/24\"", &genuine).await, expected);
 }
 
 #[tokio::test]
@@ -141,9 +141,9 @@ async fn request_id_is_set_by_the_gateway() {
     .await;
     let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), "auth = \"none\"")).start().await;
     let request = get("/").header("x-request-id", "forged").header("X_Request_Id", "forged");
-    let answer = gateway.ask(request.header("connection", "x-request-id")).await;
+    let response = gateway.ask(request.header("connection", "x-request-id")).await;
     let seen = upstream.seen().await;
-    let id = answer.header("x-request-id").unwrap();
+    let id = response.header("x-request-id").unwrap();
     assert_eq!(id.len(), 36, "{id}");
     assert_eq!(seen.all("x-request-id"), [id]);
     assert!(seen.all("x_request_id").is_empty());

@@ -23,14 +23,14 @@ use crate::support::proxy_server::exchange;
 use crate::support::upstream::{Upstream, listen, read_head};
 
 /// Starts a gateway in front of this upstream, with a route that needs no session.
-async fn open(upstream: &str) -> (TestGateway, SocketAddr) {
+async fn start(upstream: &str) -> (TestGateway, SocketAddr) {
     let gateway = TestGatewayBuilder::new(route("/", upstream, "auth = \"none\"")).start().await;
     let address = gateway.listen(ServerLimits::default()).await;
     (gateway, address)
 }
 
-fn status(answer: &str) -> &str {
-    answer.strip_prefix("HTTP/1.1 ").map_or("", |rest| &rest[..3])
+fn status(response: &str) -> &str {
+    response.strip_prefix("HTTP/1.1 ").map_or("", |rest| &rest[..3])
 }
 
 #[tokio::test]
@@ -51,17 +51,17 @@ async fn event_stream_is_forwarded_incrementally_after_a_refresh() {
     })
     .await;
     let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), "")).start().await;
-    let jar = gateway.signed_in(Role::User).await;
+    let cookies = gateway.signed_in(Role::User).await;
     gateway.expire();
 
-    let request = get("/events").header("cookie", jar.line()).body(Body::empty()).unwrap();
-    let mut answer = gateway.call(request).await;
-    assert_eq!(answer.headers()["x-session-event"], "rotated");
-    assert_eq!(answer.headers().get_all("set-cookie").iter().count(), 2);
+    let request = get("/events").header("cookie", cookies.line()).body(Body::empty()).unwrap();
+    let mut response = gateway.call(request).await;
+    assert_eq!(response.headers()["x-session-event"], "rotated");
+    assert_eq!(response.headers().get_all("set-cookie").iter().count(), 2);
     for piece in ["data: one\n\n", "data: two\n\n"] {
         // The upstream sends the second event only after the first one has arrived, so buffering would hang.
         feed.send(piece).unwrap();
-        assert_eq!(answer.body_mut().frame().await.unwrap().unwrap().into_data().unwrap(), piece);
+        assert_eq!(response.body_mut().frame().await.unwrap().unwrap().into_data().unwrap(), piece);
     }
 }
 
@@ -69,23 +69,23 @@ async fn event_stream_is_forwarded_incrementally_after_a_refresh() {
 async fn disconnect_during_refresh_keeps_the_session() {
     let mut upstream = Upstream::start().await;
     let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), "")).start().await;
-    let jar = gateway.signed_in(Role::User).await;
+    let cookies = gateway.signed_in(Role::User).await;
     gateway.expire();
     // A write lock held by another connection delays the rotation.
     let options: SqliteConnectOptions = gateway.database.url().parse().unwrap();
-    let mut busy = options.connect().await.unwrap();
-    busy.execute("BEGIN IMMEDIATE").await.unwrap();
-    let request = post("/orders").header("cookie", jar.line()).body(Body::from("one")).unwrap();
-    let mut renewing = Box::pin(gateway.call(request));
-    assert!(poll!(&mut renewing).is_pending());
-    drop(renewing);
-    busy.execute("COMMIT").await.unwrap();
-    busy.close().await.unwrap();
+    let mut writer = options.connect().await.unwrap();
+    writer.execute("BEGIN IMMEDIATE").await.unwrap();
+    let request = post("/orders").header("cookie", cookies.line()).body(Body::from("one")).unwrap();
+    let mut refreshing = Box::pin(gateway.call(request));
+    assert!(poll!(&mut refreshing).is_pending());
+    drop(refreshing);
+    writer.execute("COMMIT").await.unwrap();
+    writer.close().await.unwrap();
 
-    let answer = gateway.ask(get("/").header("cookie", jar.line())).await;
-    assert_eq!((answer.status.as_u16(), answer.header("x-session-event")), (200, Some("replayed")));
+    let response = gateway.ask(get("/").header("cookie", cookies.line())).await;
+    assert_eq!((response.status.as_u16(), response.header("x-session-event")), (200, Some("replayed")));
     assert_eq!(upstream.seen().await.method, "GET", "the order was never sent");
-    let fresh = SessionCookies::of(&answer).unwrap();
+    let fresh = SessionCookies::of(&response).unwrap();
     // The second request joined the rotation that the first one had started.
     let session = gateway.app.tokens.identify_session(Some(&fresh.refresh), None).unwrap();
     let row = gateway.database.stores.sessions.find_session(session).await.unwrap().unwrap();
@@ -94,19 +94,19 @@ async fn disconnect_during_refresh_keeps_the_session() {
 
 #[tokio::test]
 async fn slow_header_times_out() {
-    let (gateway, _) = open("http://127.0.0.1:1").await;
+    let (gateway, _) = start("http://127.0.0.1:1").await;
     let limits = ServerLimits { header_timeout: Duration::from_millis(50), ..ServerLimits::default() };
     let server = gateway.listen(limits).await;
     for sent in ["", "GET / HTTP/1.1\r\nHost: a\r\nX-"] {
-        let answer = exchange(server, sent).await;
-        assert!(answer.is_empty() || status(&answer) == "408", "{answer}");
+        let response = exchange(server, sent).await;
+        assert!(response.is_empty() || status(&response) == "408", "{response}");
     }
 }
 
 #[tokio::test]
 async fn oversized_header_is_431() {
     let mut upstream = Upstream::start().await;
-    let (_gateway, server) = open(&upstream.url()).await;
+    let (_gateway, server) = start(&upstream.url()).await;
     let large =
         format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX: {}\r\n\r\n", "x".repeat(300_000));
     let many = format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{}\r\n", "X: 1\r\n".repeat(101));
@@ -124,7 +124,7 @@ async fn oversized_header_is_431() {
 #[tokio::test]
 async fn ambiguous_host_is_400_everywhere() {
     let mut upstream = Upstream::start().await;
-    let (_gateway, server) = open(&upstream.url()).await;
+    let (_gateway, server) = start(&upstream.url()).await;
     for target in ["/x", "/auth/session", "/auth/unknown"] {
         for hosts in [
             "",
@@ -136,11 +136,11 @@ async fn ambiguous_host_is_400_everywhere() {
             "Host: a/b\r\n",
             "Host: a, b\r\n",
         ] {
-            let answer =
+            let response =
                 exchange(server, format!("GET {target} HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n")).await;
             assert!(
-                status(&answer) == "400" && answer.contains("\"code\":\"bad_host\""),
-                "{hosts}: {answer}"
+                status(&response) == "400" && response.contains("\"code\":\"bad_host\""),
+                "{hosts}: {response}"
             );
         }
         let request = format!("GET http://u:p@a{target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
@@ -150,8 +150,8 @@ async fn ambiguous_host_is_400_everywhere() {
     for request in
         ["GET /x HTTP/1.0\r\n\r\n", "GET http://b/x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"]
     {
-        let answer = exchange(server, request).await;
-        assert!(answer.contains(" 200 OK\r\n"), "{answer}");
+        let response = exchange(server, request).await;
+        assert!(response.contains(" 200 OK\r\n"), "{response}");
         upstream.seen().await;
     }
 }
@@ -171,9 +171,9 @@ async fn ambiguous_framing_is_rejected_or_normalized() {
         }
     })
     .await;
-    let (_gateway, server) = open(&format!("http://{upstream}")).await;
+    let (_gateway, server) = start(&format!("http://{upstream}")).await;
     let smuggled = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
-    for (lines, refused) in [
+    for (lines, rejected) in [
         // RFC 9112, section 6.3: Transfer-Encoding overrides Content-Length, which is dropped.
         ("Content-Length: 6\r\nTransfer-Encoding: chunked", false),
         ("Transfer-Encoding: chunked\r\nContent-Length: 6", false),
@@ -194,11 +194,11 @@ async fn ambiguous_framing_is_rejected_or_normalized() {
     ] {
         let request =
             format!("POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{lines}\r\n\r\n0\r\n\r\n{smuggled}");
-        let answer = exchange(server, request).await;
-        assert!(answer.matches("HTTP/1.1 ").count() <= 1, "{lines}: {answer}");
-        assert_eq!(status(&answer) == "400", refused, "{lines}: {answer}");
+        let response = exchange(server, request).await;
+        assert!(response.matches("HTTP/1.1 ").count() <= 1, "{lines}: {response}");
+        assert_eq!(status(&response) == "400", rejected, "{lines}: {response}");
         if let Ok(head) = heads.try_recv() {
-            assert!(!refused && !head.contains("content-length") && !head.contains("smuggled"), "{head}");
+            assert!(!rejected && !head.contains("content-length") && !head.contains("smuggled"), "{head}");
         }
         assert!(heads.try_recv().is_err(), "{lines}");
     }
@@ -207,7 +207,7 @@ async fn ambiguous_framing_is_rejected_or_normalized() {
 #[tokio::test]
 async fn connect_and_asterisk_targets_are_rejected() {
     let mut upstream = Upstream::start().await;
-    let (_gateway, server) = open(&upstream.url()).await;
+    let (_gateway, server) = start(&upstream.url()).await;
     for (line, expected) in [
         ("OPTIONS * HTTP/1.1", "400"),
         ("CONNECT evil:443 HTTP/1.1", "400"),
@@ -219,8 +219,8 @@ async fn connect_and_asterisk_targets_are_rejected() {
         ("GET / HTTP/1.1 x", "400"),
         ("GET /\u{e9}/../x HTTP/1.1", "400"),
     ] {
-        let answer = exchange(server, format!("{line}\r\nHost: a\r\nConnection: close\r\n\r\n")).await;
-        assert_eq!(status(&answer), expected, "{line}: {answer}");
+        let response = exchange(server, format!("{line}\r\nHost: a\r\nConnection: close\r\n\r\n")).await;
+        assert_eq!(status(&response), expected, "{line}: {response}");
     }
     assert!(upstream.has_seen_no_more());
 }
@@ -230,15 +230,15 @@ async fn connect_and_asterisk_targets_are_rejected() {
 async fn connection_has_no_user() {
     let mut upstream = Upstream::start().await;
     let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), "auth = \"optional\"")).start().await;
-    let jar = gateway.signed_in(Role::Admin).await;
+    let cookies = gateway.signed_in(Role::Admin).await;
     let server = gateway.listen(ServerLimits::default()).await;
     let mut socket = TcpStream::connect(server).await.unwrap();
-    let signed_in = format!("GET /1 HTTP/1.1\r\nHost: a\r\nCookie: {}\r\n\r\n", jar.line());
+    let signed_in = format!("GET /1 HTTP/1.1\r\nHost: a\r\nCookie: {}\r\n\r\n", cookies.line());
     let anonymous = "GET /2 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
     socket.write_all(format!("{signed_in}{anonymous}").as_bytes()).await.unwrap();
-    let mut answers = String::new();
-    socket.read_to_string(&mut answers).await.unwrap();
-    assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 2);
+    let mut responses = String::new();
+    socket.read_to_string(&mut responses).await.unwrap();
+    assert_eq!(responses.matches("HTTP/1.1 200 OK").count(), 2);
     let (first, second) = (upstream.seen().await, upstream.seen().await);
     assert_eq!((first.target.as_str(), first.all("x-forwarded-groups")), ("/1", vec!["admin"]));
     assert_eq!((second.target.as_str(), second.all("x-forwarded-groups")), ("/2", vec![]));

@@ -4,51 +4,51 @@ use super::{LAST, RawServer, StrictUpstream};
 
 /// The expected outcome of a request.
 #[derive(Clone, Copy, Debug)]
-enum Expected {
+enum Outcome {
     /// 400, and the connection closes.
-    Refused,
+    Rejected,
     /// 501, and the connection closes (RFC 9112, section 6.1).
-    Unknown,
+    NotImplemented,
     /// Forwarded with this body and this framing.
-    Passes(&'static str, &'static str),
+    Forwarded(&'static str, &'static str),
 }
-use Expected::{Passes, Refused, Unknown};
+use Outcome::{Forwarded, NotImplemented, Rejected};
 
 /// Sends a `POST` with these header lines and this body, followed by a second request.
 async fn check_request(
-    program: &RawServer,
+    server: &RawServer,
     upstream: &mut StrictUpstream,
     lines: &str,
     body: &str,
-    fate: Expected,
+    outcome: Outcome,
 ) {
     let case = format!("{lines:?} {body:?}");
     let head = format!("POST /first HTTP/1.1\r\nHost: a\r\n{lines}\r\n\r\n");
-    let said = program.say(format!("{head}{body}{LAST}")).await;
+    let response = server.send(format!("{head}{body}{LAST}")).await;
     let seen = upstream.seen();
-    match fate {
-        Refused | Unknown => {
-            let status = if matches!(fate, Refused) { 400 } else { 501 };
-            assert_eq!(said.status(), status, "{case}: {said:?}");
+    match outcome {
+        Rejected | NotImplemented => {
+            let status = if matches!(outcome, Rejected) { 400 } else { 501 };
+            assert_eq!(response.status(), status, "{case}: {response:?}");
             assert!(seen.is_empty(), "{case}: {seen:?}");
         }
-        Passes(expected, framing) => {
-            assert!(said.0.starts_with("HTTP/1.1 200 "), "{case}: {said:?}");
-            assert_eq!(seen[0].asked(), "POST /first", "{case}");
+        Forwarded(expected, framing) => {
+            assert!(response.0.starts_with("HTTP/1.1 200 "), "{case}: {response:?}");
+            assert_eq!(seen[0].request_line(), "POST /first", "{case}");
             assert_eq!(String::from_utf8_lossy(&seen[0].body), expected, "{case}");
             assert_eq!(seen[0].framing().as_deref(), Some(framing), "{case}");
-            let behind: Vec<_> = seen[1..].iter().map(super::recorder::Recorded::asked).collect();
+            let behind: Vec<_> = seen[1..].iter().map(super::recorder::RawRequest::request_line).collect();
             // Closing the connection is allowed too; forwarding anything but the second request is not.
             assert!(behind == ["GET /last"] || behind.is_empty(), "{case}: {behind:?}");
         }
     }
 }
 
-async fn check_all(cases: &[(&str, &str, Expected)]) {
+async fn check_all(cases: &[(&str, &str, Outcome)]) {
     let mut upstream = StrictUpstream::start().await;
-    let program = RawServer::open(&upstream.url()).await;
-    for (lines, body, fate) in cases {
-        check_request(&program, &mut upstream, lines, body, *fate).await;
+    let server = RawServer::with_upstream(&upstream.url()).await;
+    for (lines, body, outcome) in cases {
+        check_request(&server, &mut upstream, lines, body, *outcome).await;
     }
 }
 
@@ -56,46 +56,46 @@ async fn check_all(cases: &[(&str, &str, Expected)]) {
 #[tokio::test]
 async fn request_has_at_most_one_framing() {
     check_all(&[
-        ("Transfer-Encoding: chunked", "3\r\nabc\r\n0\r\n\r\n", Passes("abc", "chunked")),
-        ("Transfer-Encoding: CHUNKED", "3\r\nabc\r\n0\r\n\r\n", Passes("abc", "chunked")),
+        ("Transfer-Encoding: chunked", "3\r\nabc\r\n0\r\n\r\n", Forwarded("abc", "chunked")),
+        ("Transfer-Encoding: CHUNKED", "3\r\nabc\r\n0\r\n\r\n", Forwarded("abc", "chunked")),
         // RFC 9112, section 6.3: hyper drops the Content-Length.
         (
             "Transfer-Encoding: chunked\r\nContent-Length: 3",
             "3\r\nabc\r\n0\r\n\r\n",
-            Passes("abc", "chunked"),
+            Forwarded("abc", "chunked"),
         ),
         (
             "Content-Length: 3\r\nTransfer-Encoding: chunked",
             "3\r\nabc\r\n0\r\n\r\n",
-            Passes("abc", "chunked"),
+            Forwarded("abc", "chunked"),
         ),
-        ("Content-Length: 60\r\nTransfer-Encoding: chunked", "0\r\n\r\n", Passes("", "chunked")),
+        ("Content-Length: 60\r\nTransfer-Encoding: chunked", "0\r\n\r\n", Forwarded("", "chunked")),
         // The only transfer coding that the gateway implements is `chunked`.
-        ("Transfer-Encoding: gzip, chunked", "3\r\nabc\r\n0\r\n\r\n", Unknown),
-        ("Transfer-Encoding: chunked, chunked", "3\r\nabc\r\n0\r\n\r\n", Unknown),
-        ("Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked", "3\r\nabc\r\n0\r\n\r\n", Unknown),
-        ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", "0\r\n\r\n", Unknown),
-        ("Transfer-Encoding: , chunked", "0\r\n\r\n", Unknown),
-        ("Transfer-Encoding: chunked,", "0\r\n\r\n", Refused),
-        ("Transfer-Encoding: xchunked", "0\r\n\r\n", Refused),
-        ("Transfer-Encoding: chunked, identity", "0\r\n\r\n", Refused),
-        ("Transfer-Encoding: identity", "0\r\n\r\n", Refused),
-        ("Transfer-Encoding: chunked, gzip", "0\r\n\r\n", Refused),
-        ("Transfer-Encoding: \"chunked\"", "0\r\n\r\n", Refused),
-        ("Transfer-Encoding: chunked;q=1", "0\r\n\r\n", Refused),
-        ("Transfer-Encoding: chunked chunked", "0\r\n\r\n", Refused),
-        ("Transfer-Encoding: chunked\r\nTransfer-Encoding: identity", "0\r\n\r\n", Refused),
-        ("Transfer-Encoding: chunked\r\nTransfer-Encoding: x", "0\r\n\r\n", Refused),
-        ("Transfer-Encoding : chunked", "0\r\n\r\n", Refused),
-        ("Transfer-Encoding\t: chunked", "0\r\n\r\n", Refused),
-        (" Transfer-Encoding: chunked", "0\r\n\r\n", Refused),
-        ("Transfer-Encoding: \x0bchunked", "0\r\n\r\n", Refused),
-        ("Transfer-Encoding: chunked\x0b", "0\r\n\r\n", Refused),
-        ("Transfer-Encoding: \x00chunked", "0\r\n\r\n", Refused),
-        ("Transfer-Encoding:\r\n chunked", "0\r\n\r\n", Refused),
-        ("Transfer-Encoding: ", "0\r\n\r\n", Refused),
-        ("X: y\rTransfer-Encoding: chunked", "0\r\n\r\n", Refused),
-        ("X: y\r\n\x00Transfer-Encoding: chunked", "0\r\n\r\n", Refused),
+        ("Transfer-Encoding: gzip, chunked", "3\r\nabc\r\n0\r\n\r\n", NotImplemented),
+        ("Transfer-Encoding: chunked, chunked", "3\r\nabc\r\n0\r\n\r\n", NotImplemented),
+        ("Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked", "3\r\nabc\r\n0\r\n\r\n", NotImplemented),
+        ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", "0\r\n\r\n", NotImplemented),
+        ("Transfer-Encoding: , chunked", "0\r\n\r\n", NotImplemented),
+        ("Transfer-Encoding: chunked,", "0\r\n\r\n", Rejected),
+        ("Transfer-Encoding: xchunked", "0\r\n\r\n", Rejected),
+        ("Transfer-Encoding: chunked, identity", "0\r\n\r\n", Rejected),
+        ("Transfer-Encoding: identity", "0\r\n\r\n", Rejected),
+        ("Transfer-Encoding: chunked, gzip", "0\r\n\r\n", Rejected),
+        ("Transfer-Encoding: \"chunked\"", "0\r\n\r\n", Rejected),
+        ("Transfer-Encoding: chunked;q=1", "0\r\n\r\n", Rejected),
+        ("Transfer-Encoding: chunked chunked", "0\r\n\r\n", Rejected),
+        ("Transfer-Encoding: chunked\r\nTransfer-Encoding: identity", "0\r\n\r\n", Rejected),
+        ("Transfer-Encoding: chunked\r\nTransfer-Encoding: x", "0\r\n\r\n", Rejected),
+        ("Transfer-Encoding : chunked", "0\r\n\r\n", Rejected),
+        ("Transfer-Encoding\t: chunked", "0\r\n\r\n", Rejected),
+        (" Transfer-Encoding: chunked", "0\r\n\r\n", Rejected),
+        ("Transfer-Encoding: \x0bchunked", "0\r\n\r\n", Rejected),
+        ("Transfer-Encoding: chunked\x0b", "0\r\n\r\n", Rejected),
+        ("Transfer-Encoding: \x00chunked", "0\r\n\r\n", Rejected),
+        ("Transfer-Encoding:\r\n chunked", "0\r\n\r\n", Rejected),
+        ("Transfer-Encoding: ", "0\r\n\r\n", Rejected),
+        ("X: y\rTransfer-Encoding: chunked", "0\r\n\r\n", Rejected),
+        ("X: y\r\n\x00Transfer-Encoding: chunked", "0\r\n\r\n", Rejected),
     ])
     .await;
 }
@@ -104,7 +104,7 @@ async fn request_has_at_most_one_framing() {
 #[tokio::test]
 async fn http10_chunked_request_is_rejected() {
     let mut upstream = StrictUpstream::start().await;
-    let program = RawServer::open(&upstream.url()).await;
+    let server = RawServer::with_upstream(&upstream.url()).await;
     for lines in [
         "Transfer-Encoding: chunked",
         "Transfer-Encoding: chunked\r\nContent-Length: 5",
@@ -112,9 +112,12 @@ async fn http10_chunked_request_is_rejected() {
     ] {
         for connection in ["", "Connection: keep-alive\r\n"] {
             let request = format!("POST / HTTP/1.0\r\nHost: a\r\n{connection}{lines}\r\n\r\n0\r\n\r\n{LAST}");
-            let said = program.say(request).await;
-            assert!(said.0.starts_with("HTTP/1.0 400 ") || said.0.starts_with("HTTP/1.1 400 "), "{said:?}");
-            assert_eq!(said.0.matches("HTTP/1.").count(), 1, "{said:?}");
+            let response = server.send(request).await;
+            assert!(
+                response.0.starts_with("HTTP/1.0 400 ") || response.0.starts_with("HTTP/1.1 400 "),
+                "{response:?}"
+            );
+            assert_eq!(response.0.matches("HTTP/1.").count(), 1, "{response:?}");
             assert!(upstream.seen().is_empty(), "{lines}");
         }
     }
@@ -124,32 +127,32 @@ async fn http10_chunked_request_is_rejected() {
 #[tokio::test]
 async fn invalid_content_length_is_rejected() {
     check_all(&[
-        ("Content-Length: 3", "abc", Passes("abc", "length 3")),
-        ("content-length: 003", "abc", Passes("abc", "length 3")),
-        ("Content-Length:\t3 ", "abc", Passes("abc", "length 3")),
-        ("Content-Length: 3\r\nContent-Length: 3", "abc", Passes("abc", "length 3")),
-        ("Content-Length: 0", "", Passes("", "length 0")),
-        ("Content-Length: +3", "abc", Refused),
-        ("Content-Length: -3", "abc", Refused),
-        ("Content-Length: 0x3", "abc", Refused),
-        ("Content-Length: 3.0", "abc", Refused),
-        ("Content-Length: 3e0", "abc", Refused),
-        ("Content-Length: 1_0", "abc", Refused),
-        ("Content-Length:", "abc", Refused),
-        ("Content-Length: 3 3", "abc", Refused),
-        ("Content-Length: 3, 3", "abc", Refused),
-        ("Content-Length: 3,", "abc", Refused),
-        ("Content-Length: \"3\"", "abc", Refused),
-        ("Content-Length: \x0b3", "abc", Refused),
-        ("Content-Length: 3\x00", "abc", Refused),
-        ("Content-Length: \u{ff13}", "abc", Refused),
-        ("Content-Length: 18446744073709551616", "abc", Refused),
-        ("Content-Length: 18446744073709551619", "abc", Refused),
-        ("Content-Length: 99999999999999999999999999", "abc", Refused),
-        ("Content-Length: 3\r\nContent-Length: 4", "abc", Refused),
-        ("Content-Length: 4\r\nContent-Length: 3", "abc", Refused),
-        ("Content-Length: 3\r\nContent-Length: +3", "abc", Refused),
-        ("Content-Length : 3", "abc", Refused),
+        ("Content-Length: 3", "abc", Forwarded("abc", "length 3")),
+        ("content-length: 003", "abc", Forwarded("abc", "length 3")),
+        ("Content-Length:\t3 ", "abc", Forwarded("abc", "length 3")),
+        ("Content-Length: 3\r\nContent-Length: 3", "abc", Forwarded("abc", "length 3")),
+        ("Content-Length: 0", "", Forwarded("", "length 0")),
+        ("Content-Length: +3", "abc", Rejected),
+        ("Content-Length: -3", "abc", Rejected),
+        ("Content-Length: 0x3", "abc", Rejected),
+        ("Content-Length: 3.0", "abc", Rejected),
+        ("Content-Length: 3e0", "abc", Rejected),
+        ("Content-Length: 1_0", "abc", Rejected),
+        ("Content-Length:", "abc", Rejected),
+        ("Content-Length: 3 3", "abc", Rejected),
+        ("Content-Length: 3, 3", "abc", Rejected),
+        ("Content-Length: 3,", "abc", Rejected),
+        ("Content-Length: \"3\"", "abc", Rejected),
+        ("Content-Length: \x0b3", "abc", Rejected),
+        ("Content-Length: 3\x00", "abc", Rejected),
+        ("Content-Length: \u{ff13}", "abc", Rejected),
+        ("Content-Length: 18446744073709551616", "abc", Rejected),
+        ("Content-Length: 18446744073709551619", "abc", Rejected),
+        ("Content-Length: 99999999999999999999999999", "abc", Rejected),
+        ("Content-Length: 3\r\nContent-Length: 4", "abc", Rejected),
+        ("Content-Length: 4\r\nContent-Length: 3", "abc", Rejected),
+        ("Content-Length: 3\r\nContent-Length: +3", "abc", Rejected),
+        ("Content-Length : 3", "abc", Rejected),
     ])
     .await;
 }
@@ -158,7 +161,7 @@ async fn invalid_content_length_is_rejected() {
 #[tokio::test]
 async fn malformed_chunks_are_not_forwarded() {
     let mut upstream = StrictUpstream::start().await;
-    let program = RawServer::open(&upstream.url()).await;
+    let server = RawServer::with_upstream(&upstream.url()).await;
     let head = "POST /first HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
     for body in [
         "-1\r\nabc\r\n0\r\n\r\n",
@@ -176,16 +179,22 @@ async fn malformed_chunks_are_not_forwarded() {
         "10000000000000003\r\nabc\r\n0\r\n\r\n",
         "fffffffffffffffff\r\nabc\r\n0\r\n\r\n",
     ] {
-        let said = program.say(format!("{head}{body}{LAST}")).await;
-        assert_eq!(said.status(), 400, "{body:?}: {said:?}");
-        assert!(upstream.whole().is_empty(), "{body:?}");
+        let response = server.send(format!("{head}{body}{LAST}")).await;
+        assert_eq!(response.status(), 400, "{body:?}: {response:?}");
+        assert!(upstream.complete().is_empty(), "{body:?}");
     }
     // Chunk extensions are dropped.
     for body in
         ["3;ext\r\nabc\r\n0\r\n\r\n", "3 ;a=\"b;\"\r\nabc\r\n0;x\r\n\r\n", "0003\r\nabc\r\n000\r\n\r\n"]
     {
-        check_request(&program, &mut upstream, "Transfer-Encoding: chunked", body, Passes("abc", "chunked"))
-            .await;
+        check_request(
+            &server,
+            &mut upstream,
+            "Transfer-Encoding: chunked",
+            body,
+            Forwarded("abc", "chunked"),
+        )
+        .await;
     }
 }
 
@@ -193,21 +202,21 @@ async fn malformed_chunks_are_not_forwarded() {
 #[tokio::test]
 async fn malformed_header_lines_are_rejected() {
     check_all(&[
-        ("X : y\r\nContent-Length: 0", "", Refused),
-        ("X\t: y\r\nContent-Length: 0", "", Refused),
-        (" X: y\r\nContent-Length: 0", "", Refused),
-        ("X: y\r\n folded\r\nContent-Length: 0", "", Refused),
-        ("X: y\r\n\tfolded\r\nContent-Length: 0", "", Refused),
-        ("X: y\r\n \r\nContent-Length: 0", "", Refused),
-        ("X: y\rz\r\nContent-Length: 0", "", Refused),
-        ("X: y\x00z\r\nContent-Length: 0", "", Refused),
-        ("X: y\x7fz\r\nContent-Length: 0", "", Refused),
-        ("X\x00: y\r\nContent-Length: 0", "", Refused),
-        ("X y: z\r\nContent-Length: 0", "", Refused),
-        ("X\r\nContent-Length: 0", "", Refused),
-        (": y\r\nContent-Length: 0", "", Refused),
-        ("(X): y\r\nContent-Length: 0", "", Refused),
-        ("X\u{e9}: y\r\nContent-Length: 0", "", Refused),
+        ("X : y\r\nContent-Length: 0", "", Rejected),
+        ("X\t: y\r\nContent-Length: 0", "", Rejected),
+        (" X: y\r\nContent-Length: 0", "", Rejected),
+        ("X: y\r\n folded\r\nContent-Length: 0", "", Rejected),
+        ("X: y\r\n\tfolded\r\nContent-Length: 0", "", Rejected),
+        ("X: y\r\n \r\nContent-Length: 0", "", Rejected),
+        ("X: y\rz\r\nContent-Length: 0", "", Rejected),
+        ("X: y\x00z\r\nContent-Length: 0", "", Rejected),
+        ("X: y\x7fz\r\nContent-Length: 0", "", Rejected),
+        ("X\x00: y\r\nContent-Length: 0", "", Rejected),
+        ("X y: z\r\nContent-Length: 0", "", Rejected),
+        ("X\r\nContent-Length: 0", "", Rejected),
+        (": y\r\nContent-Length: 0", "", Rejected),
+        ("(X): y\r\nContent-Length: 0", "", Rejected),
+        ("X\u{e9}: y\r\nContent-Length: 0", "", Rejected),
     ])
     .await;
 }
@@ -217,13 +226,13 @@ async fn malformed_header_lines_are_rejected() {
 #[tokio::test]
 async fn bare_line_feeds_are_normalized() {
     let mut upstream = StrictUpstream::start().await;
-    let program = RawServer::open(&upstream.url()).await;
+    let server = RawServer::with_upstream(&upstream.url()).await;
     let request = "POST /first HTTP/1.1\nHost: a\nContent-Length: 3\nX: y\n\nabc";
-    let said = program.say(format!("{request}{LAST}")).await;
-    assert!(said.0.starts_with("HTTP/1.1 200 "), "{said:?}");
+    let response = server.send(format!("{request}{LAST}")).await;
+    assert!(response.0.starts_with("HTTP/1.1 200 "), "{response:?}");
     let seen = upstream.seen();
     assert_eq!(
-        seen.iter().map(super::recorder::Recorded::asked).collect::<Vec<_>>(),
+        seen.iter().map(super::recorder::RawRequest::request_line).collect::<Vec<_>>(),
         ["POST /first", "GET /last"]
     );
     assert_eq!((seen[0].all("x"), &*seen[0].body), (vec!["y"], &b"abc"[..]));

@@ -66,25 +66,25 @@ impl RawServer {
     }
 
     /// Starts a gateway in front of this upstream, with a route that needs no session.
-    async fn open(upstream: &str) -> Self {
+    async fn with_upstream(upstream: &str) -> Self {
         Self::start(route("/", upstream, "auth = \"none\"")).await
     }
 
     /// Sends these bytes and reads until the gateway closes the connection, which it must do.
-    async fn say(&self, bytes: impl AsRef<[u8]>) -> RawResponse {
+    async fn send(&self, bytes: impl AsRef<[u8]>) -> RawResponse {
         let mut socket = TcpStream::connect(self.address).await.unwrap();
         socket.write_all(bytes.as_ref()).await.unwrap();
-        let mut answer = Vec::new();
+        let mut received = Vec::new();
         // The gateway resets a connection that it closes with unread bytes.
-        let closed = timeout(Duration::from_secs(10), socket.read_to_end(&mut answer)).await;
-        let text = String::from_utf8_lossy(&answer).into_owned();
+        let closed = timeout(Duration::from_secs(10), socket.read_to_end(&mut received)).await;
+        let text = String::from_utf8_lossy(&received).into_owned();
         assert!(closed.is_ok(), "the connection stays open after {text:?}");
         RawResponse(text)
     }
 
     /// Sends a `GET` with these header lines, each terminated by CRLF.
     async fn get(&self, target: &str, headers: &str) -> RawResponse {
-        self.say(format!("GET {target} HTTP/1.1\r\nHost: app.example\r\nConnection: close\r\n{headers}\r\n"))
+        self.send(format!("GET {target} HTTP/1.1\r\nHost: app.example\r\nConnection: close\r\n{headers}\r\n"))
             .await
     }
 }
@@ -97,8 +97,8 @@ impl RawResponse {
     /// Returns the status of the only response, or 0 if there is none.
     #[track_caller]
     fn status(&self) -> u16 {
-        let answers: Vec<_> = self.0.match_indices("HTTP/1.1 ").collect();
-        assert!(answers.len() <= 1, "{}", self.0);
+        let responses: Vec<_> = self.0.match_indices("HTTP/1.1 ").collect();
+        assert!(responses.len() <= 1, "{}", self.0);
         self.0.get(9..12).map_or(0, |status| status.parse().unwrap())
     }
 
@@ -127,7 +127,7 @@ fn requirements_table_names_existing_tests() {
     let rows = include_str!("mod.rs")
         .lines()
         .filter(|line| line.starts_with("//! | P-") || line.starts_with("//! | C-"));
-    let mut named = 0;
+    let mut tests = 0;
     for row in rows {
         let cell = row.trim_end_matches(" |").rsplit(" | ").next().unwrap();
         for test in cell.split(", ").map(|test| test.trim_matches('`')) {
@@ -138,10 +138,10 @@ fn requirements_table_names_existing_tests() {
             let source = files.iter().find_map(|file| std::fs::read_to_string(root.join(file)).ok());
             let source = source.unwrap_or_else(|| panic!("{test}: no such file"));
             assert!(source.contains(&format!("fn {name}(")), "{test}: no such test");
-            named += 1;
+            tests += 1;
         }
     }
-    assert!(named > 20, "the table was not read");
+    assert!(tests > 20, "the table was not read");
     for id in 1..=27 {
         assert!(include_str!("mod.rs").contains(&format!("//! | P-{id} | ")), "P-{id} has no test");
     }

@@ -10,15 +10,15 @@ use crate::support::upstream::listen;
 
 /// A request as received.
 #[derive(Debug)]
-pub(super) struct Recorded {
+pub(super) struct RawRequest {
     /// Request line and header lines, without line terminators.
     lines: Vec<String>,
     pub(super) body: Vec<u8>,
 }
 
-impl Recorded {
+impl RawRequest {
     /// Returns method and target.
-    pub(super) fn asked(&self) -> &str {
+    pub(super) fn request_line(&self) -> &str {
         self.lines[0].strip_suffix(" HTTP/1.1").expect("HTTP/1.1")
     }
 
@@ -46,18 +46,18 @@ impl Recorded {
 /// An upstream that records requests, with an error in place of each malformed one.
 pub(super) struct StrictUpstream {
     pub(super) address: SocketAddr,
-    requests: mpsc::UnboundedReceiver<Result<Recorded, String>>,
+    requests: mpsc::UnboundedReceiver<Result<RawRequest, String>>,
 }
 
 impl StrictUpstream {
     /// Starts an upstream that responds 200 without a body.
     pub(super) async fn start() -> Self {
-        Self::answering("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await
+        Self::responding("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await
     }
 
     /// Starts an upstream that sends these bytes as each response. It closes the connection if they contain
     /// `Connection: close`.
-    pub(super) async fn answering(answer: &'static str) -> Self {
+    pub(super) async fn responding(raw_response: &'static str) -> Self {
         let (record, requests) = mpsc::unbounded_channel();
         let address = listen(move |socket| {
             let record = record.clone();
@@ -66,8 +66,8 @@ impl StrictUpstream {
                 while let Some(request) = read_request(&mut socket).await {
                     let broken = request.is_err();
                     let _ = record.send(request);
-                    let closes = socket.write_all(answer.as_bytes()).await.is_err();
-                    if broken || closes || answer.contains("Connection: close") {
+                    let closes = socket.write_all(raw_response.as_bytes()).await.is_err();
+                    if broken || closes || raw_response.contains("Connection: close") {
                         break;
                     }
                 }
@@ -82,19 +82,19 @@ impl StrictUpstream {
     }
 
     /// Returns the complete requests received so far, and skips malformed and incomplete ones.
-    pub(super) fn whole(&mut self) -> Vec<Recorded> {
+    pub(super) fn complete(&mut self) -> Vec<RawRequest> {
         std::iter::from_fn(|| self.requests.try_recv().ok()).flatten().collect()
     }
 
     /// Returns all requests received so far, and panics if one of them is malformed.
-    pub(super) fn seen(&mut self) -> Vec<Recorded> {
+    pub(super) fn seen(&mut self) -> Vec<RawRequest> {
         let seen = std::iter::from_fn(|| self.requests.try_recv().ok());
         seen.map(|request| request.unwrap_or_else(|fault| panic!("no clean request: {fault}"))).collect()
     }
 }
 
 /// Reads a request: `None` at the end of the connection, an error if it is not valid HTTP/1.1.
-async fn read_request(socket: &mut BufReader<TcpStream>) -> Option<Result<Recorded, String>> {
+async fn read_request(socket: &mut BufReader<TcpStream>) -> Option<Result<RawRequest, String>> {
     let mut lines = Vec::new();
     loop {
         match read_line(socket).await {
@@ -112,7 +112,7 @@ async fn read_request(socket: &mut BufReader<TcpStream>) -> Option<Result<Record
     if !lines.first().is_some_and(is_request) || !lines[1..].iter().all(is_field) {
         return Some(Err(format!("{lines:?}")));
     }
-    let mut request = Recorded { lines, body: Vec::new() };
+    let mut request = RawRequest { lines, body: Vec::new() };
     let body = read_body(socket, request.framing()).await;
     Some(body.map(|body| {
         request.body = body;

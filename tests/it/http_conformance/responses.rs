@@ -9,19 +9,19 @@ use crate::support::gateway::route;
 use crate::support::upstream::saying;
 
 /// Returns the response to the client when the upstream sends these bytes and closes.
-async fn proxied_response(answer: impl Into<Vec<u8>>) -> RawResponse {
-    proxied_response_to("GET", answer).await
+async fn proxied_response(raw_response: impl Into<Vec<u8>>) -> RawResponse {
+    proxied_response_to("GET", raw_response).await
 }
 
-async fn proxied_response_to(method: &str, answer: impl Into<Vec<u8>>) -> RawResponse {
-    let program = RawServer::open(&saying(answer.into().leak()).await).await;
-    program.say(format!("{method} / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")).await
+async fn proxied_response_to(method: &str, raw_response: impl Into<Vec<u8>>) -> RawResponse {
+    let server = RawServer::with_upstream(&saying(raw_response.into().leak()).await).await;
+    server.send(format!("{method} / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")).await
 }
 
 /// Returns the headers that frame the body.
-fn framing(said: &RawResponse) -> Vec<String> {
-    let lengths = said.all("content-length").into_iter().map(|length| format!("length {length}"));
-    lengths.chain(said.all("transfer-encoding").into_iter().map(str::to_owned)).collect()
+fn framing(response: &RawResponse) -> Vec<String> {
+    let lengths = response.all("content-length").into_iter().map(|length| format!("length {length}"));
+    lengths.chain(response.all("transfer-encoding").into_iter().map(str::to_owned)).collect()
 }
 
 // Invalid field lines and status lines of upstreams (P-7).
@@ -56,11 +56,11 @@ async fn ambiguous_response_is_502() {
         "Transfer-Encoding: identity",
         "Transfer-Encoding: \x0bchunked",
     ] {
-        let said = proxied_response(format!("HTTP/1.1 200 OK\r\n{lines}\r\n\r\nok")).await;
-        assert_eq!(said.status(), 502, "{lines:?}: {said:?}");
-        assert!(said.body().contains("\"code\":\"upstream_error\""), "{said:?}");
+        let response = proxied_response(format!("HTTP/1.1 200 OK\r\n{lines}\r\n\r\nok")).await;
+        assert_eq!(response.status(), 502, "{lines:?}: {response:?}");
+        assert!(response.body().contains("\"code\":\"upstream_error\""), "{response:?}");
     }
-    for answer in [
+    for raw_response in [
         "HTTP/1.1 200 OK\rX: y\r\n\r\n",
         "HTTP/1.1 2000 OK\r\n\r\n",
         "HTTP/1.1 20 OK\r\n\r\n",
@@ -72,8 +72,8 @@ async fn ambiguous_response_is_502() {
         "HTTP/1.1 200 OK\r\nX: y",
         "",
     ] {
-        let said = proxied_response(answer).await;
-        assert_eq!(said.status(), 502, "{answer:?}: {said:?}");
+        let response = proxied_response(raw_response).await;
+        assert_eq!(response.status(), 502, "{raw_response:?}: {response:?}");
     }
 }
 
@@ -100,14 +100,14 @@ async fn response_has_one_framing() {
         ),
         ("X: y", "until the end", "chunked", "D\r\nuntil the end\r\n0\r\n\r\n"),
     ] {
-        let said = proxied_response(format!("HTTP/1.1 200 OK\r\n{lines}\r\n\r\n{body}")).await;
-        assert_eq!(said.status(), 200, "{lines}");
-        assert_eq!((framing(&said), said.body()), (vec![framed.to_owned()], expected), "{lines}");
+        let response = proxied_response(format!("HTTP/1.1 200 OK\r\n{lines}\r\n\r\n{body}")).await;
+        assert_eq!(response.status(), 200, "{lines}");
+        assert_eq!((framing(&response), response.body()), (vec![framed.to_owned()], expected), "{lines}");
     }
     // RFC 9112, section 2.2: hyper accepts a bare LF as line terminator. Forwarded lines end in CRLF.
-    let said = proxied_response("HTTP/1.1 200 OK\nX: y\nContent-Length: 2\n\nok").await;
-    assert_eq!((said.status(), said.all("x"), said.body()), (200, vec!["y"], "ok"));
-    assert!(said.head().lines().count() == said.head().matches("\r\n").count() + 1, "{said:?}");
+    let response = proxied_response("HTTP/1.1 200 OK\nX: y\nContent-Length: 2\n\nok").await;
+    assert_eq!((response.status(), response.all("x"), response.body()), (200, vec!["y"], "ok"));
+    assert!(response.head().lines().count() == response.head().matches("\r\n").count() + 1, "{response:?}");
 }
 
 // Response splitting (P-15).
@@ -115,34 +115,37 @@ async fn response_has_one_framing() {
 async fn header_values_cannot_inject_lines() {
     let stolen = "__Host-access_token=stolen; Path=/; Secure";
     for value in ["x\rSet-Cookie: ", "x\0\r\nX : y\r\nSet-Cookie: ", "x\r\n Set-Cookie: "] {
-        let said =
+        let response =
             proxied_response(format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX: {value}{stolen}\r\n\r\n"))
                 .await;
-        assert_eq!(said.status(), 502, "{value:?}");
-        assert!(!said.0.contains("stolen"), "{value:?}");
+        assert_eq!(response.status(), 502, "{value:?}");
+        assert!(!response.0.contains("stolen"), "{value:?}");
     }
     // After a line feed it is a header line of its own, and session cookies of upstreams are removed.
-    let said = proxied_response(format!(
+    let response = proxied_response(format!(
         "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX: x\nSet-Cookie: {stolen}\r\n\r\n"
     ))
     .await;
-    assert_eq!((said.status(), said.all("x")), (200, vec!["x"]));
-    assert!(!said.0.contains("stolen"), "{said:?}");
+    assert_eq!((response.status(), response.all("x")), (200, vec!["x"]));
+    assert!(!response.0.contains("stolen"), "{response:?}");
     // Request values are neither reflected in a response header nor decoded into an upstream header.
     let mut upstream = StrictUpstream::start().await;
-    let program = RawServer::open(&upstream.url()).await;
-    let said =
-        program.get("/x?a=%0d%0aSet-Cookie:%20b=1", "X: %0d%0aY: z\r\nOrigin: http://a%0d%0ab\r\n").await;
-    assert_eq!(said.status(), 200);
-    assert!(said.all("set-cookie").is_empty(), "{said:?}");
+    let server = RawServer::with_upstream(&upstream.url()).await;
+    let response =
+        server.get("/x?a=%0d%0aSet-Cookie:%20b=1", "X: %0d%0aY: z\r\nOrigin: http://a%0d%0ab\r\n").await;
+    assert_eq!(response.status(), 200);
+    assert!(response.all("set-cookie").is_empty(), "{response:?}");
     let seen = upstream.seen();
-    assert_eq!((seen[0].asked(), seen[0].all("x")), ("GET /x?a=%0d%0aSet-Cookie:%20b=1", vec!["%0d%0aY: z"]));
+    assert_eq!(
+        (seen[0].request_line(), seen[0].all("x")),
+        ("GET /x?a=%0d%0aSet-Cookie:%20b=1", vec!["%0d%0aY: z"])
+    );
 }
 
 // Truncated responses (P-16).
 #[tokio::test]
 async fn truncated_response_is_not_complete() {
-    for (answer, whole_length) in [
+    for (raw_response, whole_length) in [
         ("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", Some(10)),
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n", None),
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n8\r\nhalf", None),
@@ -150,14 +153,17 @@ async fn truncated_response_is_not_complete() {
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n0\r\n", None),
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n0\r\nX-Sum: 7\r\n", None),
     ] {
-        let said = proxied_response(answer).await;
-        assert_eq!(said.status(), 200, "{answer:?}");
+        let response = proxied_response(raw_response).await;
+        assert_eq!(response.status(), 200, "{raw_response:?}");
         match whole_length {
             Some(length) => {
-                assert_eq!(said.all("content-length"), [length.to_string()]);
-                assert!(said.body().len() < length, "{said:?}");
+                assert_eq!(response.all("content-length"), [length.to_string()]);
+                assert!(response.body().len() < length, "{response:?}");
             }
-            None => assert!(!said.0.ends_with("0\r\n\r\n") && framing(&said) == ["chunked"], "{said:?}"),
+            None => assert!(
+                !response.0.ends_with("0\r\n\r\n") && framing(&response) == ["chunked"],
+                "{response:?}"
+            ),
         }
     }
 }
@@ -165,7 +171,7 @@ async fn truncated_response_is_not_complete() {
 // P-14 and P-23.
 #[tokio::test]
 async fn bodiless_responses_have_no_framing() {
-    for (method, answer, expected, framed) in [
+    for (method, raw_response, expected, framed) in [
         ("GET", "204 No Content\r\nX: y", 204, &[][..]),
         ("GET", "204 No Content\r\nContent-Length: 5\r\n\r\nhello", 204, &[]),
         ("GET", "204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0", 204, &[]),
@@ -176,20 +182,20 @@ async fn bodiless_responses_have_no_framing() {
         ("HEAD", "200 OK\r\nContent-Length: 5\r\n\r\nhello", 200, &["length 5"]),
         ("HEAD", "404 Not Found\r\nContent-Length: 0", 404, &["length 0"]),
     ] {
-        let said = proxied_response_to(method, format!("HTTP/1.1 {answer}\r\n\r\n")).await;
-        assert_eq!(said.status(), expected, "{method} {answer:?}: {said:?}");
+        let response = proxied_response_to(method, format!("HTTP/1.1 {raw_response}\r\n\r\n")).await;
+        assert_eq!(response.status(), expected, "{method} {raw_response:?}: {response:?}");
         assert_eq!(
-            (framing(&said), said.body()),
+            (framing(&response), response.body()),
             (framed.iter().map(ToString::to_string).collect(), ""),
-            "{answer:?}"
+            "{raw_response:?}"
         );
     }
     // A body that follows a bodiless response must not be read as the response to the next request.
     let poisoned =
         "HTTP/1.1 204 No Content\r\nContent-Length: 36\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
-    let upstream = StrictUpstream::answering(poisoned).await;
-    let program = RawServer::open(&upstream.url()).await;
-    let mut socket = TcpStream::connect(program.address).await.unwrap();
+    let upstream = StrictUpstream::responding(poisoned).await;
+    let server = RawServer::with_upstream(&upstream.url()).await;
+    let mut socket = TcpStream::connect(server.address).await.unwrap();
     for _ in 0..3 {
         socket.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
         let head = crate::support::upstream::read_head(&mut socket).await;
@@ -209,9 +215,9 @@ async fn early_hints_are_dropped() {
         "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nSet-Cookie: __Host-access_token=x\r\n\r\n",
         "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n",
     ] {
-        let said = proxied_response(format!("{early}{last}")).await;
-        assert_eq!((said.status(), said.body()), (200, "ok"));
-        assert!(!said.0.contains("Link") && !said.0.contains("__Host"), "{said:?}");
+        let response = proxied_response(format!("{early}{last}")).await;
+        assert_eq!((response.status(), response.body()), (200, "ok"));
+        assert!(!response.0.contains("Link") && !response.0.contains("__Host"), "{response:?}");
     }
 }
 
@@ -252,20 +258,20 @@ async fn upstream_cannot_set_session_cookies_in_any_spelling() {
         lines += &format!("Set-Cookie: {other}\r\n");
     }
     lines += "Set-Cookie2: __Host-access_token=x\r\nClear-Site-Data: \"*\"\r\nX-Session-Event: rotated\r\n";
-    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{lines}\r\n").into_bytes();
-    let upstream = saying(answer.leak()).await;
-    let said = RawServer::open(&upstream).await.get("/", "").await;
-    assert_eq!(said.all("set-cookie"), others);
-    assert!(said.all("x-session-event").is_empty());
-    assert!(!said.all("clear-site-data").concat().contains('*'));
+    let raw_response = format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{lines}\r\n").into_bytes();
+    let upstream = saying(raw_response.leak()).await;
+    let response = RawServer::with_upstream(&upstream).await.get("/", "").await;
+    assert_eq!(response.all("set-cookie"), others);
+    assert!(response.all("x-session-event").is_empty());
+    assert!(!response.all("clear-site-data").concat().contains('*'));
 
     // The session cookies follow the upstream's cookies, one of each.
-    let program = RawServer::start(route("/", &upstream, "")).await;
-    let jar = program.gateway.signed_in(Role::User).await;
-    program.gateway.expire();
-    let said = program.get("/", &format!("Cookie: {}\r\n", jar.line())).await;
+    let server = RawServer::start(route("/", &upstream, "")).await;
+    let cookies = server.gateway.signed_in(Role::User).await;
+    server.gateway.expire();
+    let response = server.get("/", &format!("Cookie: {}\r\n", cookies.line())).await;
     let ours = |line: &&str| names.iter().any(|name| line.starts_with(&format!("{name}=")));
-    let set = said.all("set-cookie");
+    let set = response.all("set-cookie");
     assert_eq!((set.iter().filter(|line| ours(line)).count(), set.len()), (2, others.len() + 2));
-    assert_eq!(said.all("x-session-event"), ["rotated"]);
+    assert_eq!(response.all("x-session-event"), ["rotated"]);
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::recorder::Recorded;
+use super::recorder::RawRequest;
 use super::{RawServer, StrictUpstream};
 use crate::support::gateway::route;
 use crate::support::http::generously;
@@ -13,15 +13,15 @@ use crate::support::upstream::listen;
 // Request targets and hosts that name another server (P-1).
 #[tokio::test]
 async fn request_cannot_choose_the_upstream() {
-    let asked = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&asked);
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&connections);
     let evil = listen(move |_| {
         count.fetch_add(1, Ordering::SeqCst);
         async {}
     })
     .await;
     let mut upstream = StrictUpstream::start().await;
-    let program = RawServer::open(&upstream.url()).await;
+    let server = RawServer::with_upstream(&upstream.url()).await;
     for (target, host, seen) in [
         ("/x", format!("{evil}"), Some("/x")),
         (&*format!("http://{evil}/x"), "app.example".to_owned(), Some("/x")),
@@ -38,25 +38,33 @@ async fn request_cannot_choose_the_upstream() {
         ("/x", format!("app.example@{evil}"), None),
         ("/x", format!("{evil}/x"), None),
     ] {
-        let lies = format!(
+        let forged = format!(
             "X-Forwarded-Host: {evil}\r\nForwarded: host={evil}\r\nX-Host: {evil}\r\nX-Original-Host: {evil}"
         );
-        let request = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{lies}\r\n\r\n");
-        let said = program.say(request).await;
+        let request =
+            format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{forged}\r\n\r\n");
+        let response = server.send(request).await;
         let expected = seen.map(|seen| format!("GET {}", if seen == "*" { target } else { seen }));
-        assert_eq!(said.status(), if expected.is_some() { 200 } else { 400 }, "{target} {host}: {said:?}");
+        assert_eq!(
+            response.status(),
+            if expected.is_some() { 200 } else { 400 },
+            "{target} {host}: {response:?}"
+        );
         let seen = upstream.seen();
-        assert_eq!(seen.iter().map(Recorded::asked).collect::<Vec<_>>(), Vec::from_iter(expected.as_deref()));
+        assert_eq!(
+            seen.iter().map(RawRequest::request_line).collect::<Vec<_>>(),
+            Vec::from_iter(expected.as_deref())
+        );
     }
-    assert_eq!(asked.load(Ordering::SeqCst), 0, "it was asked");
+    assert_eq!(connections.load(Ordering::SeqCst), 0, "it was asked");
 }
 
 // Host and absolute-form (P-8).
 #[tokio::test]
 async fn absolute_target_host_wins_over_host_header() {
     let mut upstream = StrictUpstream::start().await;
-    let program = RawServer::open(&upstream.url()).await;
-    for (target, hosts, told) in [
+    let server = RawServer::with_upstream(&upstream.url()).await;
+    for (target, hosts, expected) in [
         ("/", "Host: a\r\n", Some("a")),
         ("/", "Host: [::1]:80\r\n", Some("[::1]:80")),
         ("http://b/", "Host: a\r\n", Some("b")),
@@ -79,19 +87,24 @@ async fn absolute_target_host_wins_over_host_header() {
         ("/", "Host: a\\b\r\n", None),
         ("/", "Host: \u{e9}\r\n", None),
     ] {
-        let said = program.say(format!("GET {target} HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n")).await;
-        assert_eq!(said.status(), if told.is_some() { 200 } else { 400 }, "{target} {hosts}: {said:?}");
+        let response =
+            server.send(format!("GET {target} HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n")).await;
+        assert_eq!(
+            response.status(),
+            if expected.is_some() { 200 } else { 400 },
+            "{target} {hosts}: {response:?}"
+        );
         let seen = upstream.seen();
-        assert_eq!(seen.len(), usize::from(told.is_some()), "{target} {hosts}");
+        assert_eq!(seen.len(), usize::from(expected.is_some()), "{target} {hosts}");
         for request in seen {
-            assert_eq!(request.all("host"), Vec::from_iter(told), "{target} {hosts}");
-            assert_eq!(request.all("x-forwarded-host"), Vec::from_iter(told), "{target} {hosts}");
+            assert_eq!(request.all("host"), Vec::from_iter(expected), "{target} {hosts}");
+            assert_eq!(request.all("x-forwarded-host"), Vec::from_iter(expected), "{target} {hosts}");
         }
     }
 }
 
 /// Starts a gateway whose paths are open, except for `/admin` and the paths below it.
-async fn guarded(upstream: &StrictUpstream) -> RawServer {
+async fn start_with_admin_route(upstream: &StrictUpstream) -> RawServer {
     let routes = route("/", &upstream.url(), "auth = \"none\"") + &route("/admin", &upstream.url(), "");
     RawServer::start(routes).await
 }
@@ -100,8 +113,8 @@ async fn guarded(upstream: &StrictUpstream) -> RawServer {
 #[tokio::test]
 async fn only_the_path_selects_the_route() {
     let mut upstream = StrictUpstream::start().await;
-    let program = guarded(&upstream).await;
-    for lie in [
+    let server = start_with_admin_route(&upstream).await;
+    for forged in [
         "X-Original-URL: /public",
         "X-Rewrite-URL: /public",
         "X-Forwarded-Uri: /public",
@@ -128,13 +141,13 @@ async fn only_the_path_selects_the_route() {
         "Sec-Fetch-Mode: cors",
     ] {
         for target in ["/admin", "/admin/x?/public", "/admin?x=/public/", "/admin?"] {
-            let said = program.get(target, &format!("{lie}\r\n")).await;
-            assert_eq!(said.status(), 401, "{target} {lie}: {said:?}");
+            let response = server.get(target, &format!("{forged}\r\n")).await;
+            assert_eq!(response.status(), 401, "{target} {forged}: {response:?}");
         }
     }
     assert!(upstream.seen().is_empty());
     // The upstream does not receive headers that claim another path.
-    for lie in [
+    for forged in [
         "X-Original-URL",
         "X_Original_URL",
         "X-Rewrite-Url",
@@ -142,10 +155,10 @@ async fn only_the_path_selects_the_route() {
         "X-Forwarded-Path",
         "x.forwarded.prefix",
     ] {
-        assert_eq!(program.get("/public", &format!("{lie}: /admin\r\n")).await.status(), 200);
+        assert_eq!(server.get("/public", &format!("{forged}: /admin\r\n")).await.status(), 200);
         let seen = upstream.seen();
-        assert_eq!(seen[0].asked(), "GET /public");
-        assert!(!seen[0].names().contains(&lie.to_lowercase()), "{lie}: {:?}", seen[0]);
+        assert_eq!(seen[0].request_line(), "GET /public");
+        assert!(!seen[0].names().contains(&forged.to_lowercase()), "{forged}: {:?}", seen[0]);
     }
 }
 
@@ -153,7 +166,7 @@ async fn only_the_path_selects_the_route() {
 #[tokio::test]
 async fn ambiguous_path_is_rejected() {
     let mut upstream = StrictUpstream::start().await;
-    let program = guarded(&upstream).await;
+    let server = start_with_admin_route(&upstream).await;
     let slashes =
         ["/", "//", "/./", "%2f", "%2F", "%5c", "\\", "/;/", "/;x/", "/%2e/", "/%00/", ";/", "%3b/"];
     let ups =
@@ -180,11 +193,11 @@ async fn ambiguous_path_is_rejected() {
     }
     let (mut refused, mut passed) = (0, 0);
     for target in targets {
-        let said = program.get(&target, "").await;
+        let response = server.get(&target, "").await;
         let seen = upstream.seen();
-        match said.status() {
+        match response.status() {
             200 => {
-                let path = seen[0].asked().strip_prefix("GET ").unwrap();
+                let path = seen[0].request_line().strip_prefix("GET ").unwrap();
                 assert_eq!(path, target, "forwarded byte for byte");
                 let read = generously(path);
                 let admin = read == "/admin" || read.starts_with("/admin/");
@@ -192,7 +205,7 @@ async fn ambiguous_path_is_rejected() {
                 passed += 1;
             }
             status => {
-                assert!(matches!(status, 400 | 401), "{target}: {said:?}");
+                assert!(matches!(status, 400 | 401), "{target}: {response:?}");
                 assert!(seen.is_empty(), "{target}");
                 refused += 1;
             }
@@ -207,7 +220,7 @@ async fn five_hundred_targets_are_forwarded_byte_for_byte() {
     let mut upstream = StrictUpstream::start().await;
     let routes = route("/", &upstream.url(), "auth = \"none\"")
         + &route("/cut", &upstream.url(), "auth = \"none\"\nstrip_prefix = true");
-    let program = RawServer::start(routes).await;
+    let server = RawServer::start(routes).await;
     let in_path = [
         "a", "Z", "0", "-", ".x", "_", "~", "!", "$", "&", "'", "(", ")", "*", "+", ",", ";", "=", ":", "@",
         "%20", "%41", "%7E", "%7e", "%25", "%252F", "%C3%A9", "%c3%a9", "%ff", "%26", "%3B", "%3D", "%3F",
@@ -234,18 +247,18 @@ async fn five_hundred_targets_are_forwarded_byte_for_byte() {
         ";",
         "%0D%0A",
     ];
-    let mut chance = random_for("targets");
-    let mut odd = |pieces: &[&str], most| {
-        let count = chance.usize(0..=most);
-        (0..count).map(|_| pieces[chance.usize(..pieces.len())]).collect::<String>()
+    let mut random = random_for("targets");
+    let mut random_text = |pieces: &[&str], most| {
+        let count = random.usize(0..=most);
+        (0..count).map(|_| pieces[random.usize(..pieces.len())]).collect::<String>()
     };
     for number in 0..500 {
-        let (path, query) = (format!("/x{}", odd(&in_path, 8)), odd(&in_query, 6));
+        let (path, query) = (format!("/x{}", random_text(&in_path, 8)), random_text(&in_query, 6));
         let query = if number % 3 == 0 { String::new() } else { format!("?{query}") };
         let prefix = if number % 5 == 0 { "/cut" } else { "" };
-        let said = program.get(&format!("{prefix}{path}{query}"), "").await;
-        assert_eq!(said.status(), 200, "{prefix}{path}{query}: {said:?}");
+        let response = server.get(&format!("{prefix}{path}{query}"), "").await;
+        assert_eq!(response.status(), 200, "{prefix}{path}{query}: {response:?}");
         let seen = upstream.seen();
-        assert_eq!(seen[0].asked(), format!("GET {path}{query}"), "{prefix}");
+        assert_eq!(seen[0].request_line(), format!("GET {path}{query}"), "{prefix}");
     }
 }

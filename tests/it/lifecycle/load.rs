@@ -41,7 +41,7 @@ pub(super) struct Tally {
     /// this at any time, so clients retry; these do so with another path.
     pub(super) unanswered: Vec<String>,
     /// Number of connections that ended with or after a response.
-    pub(super) told_to_close: usize,
+    pub(super) closed: usize,
     /// Number of clients that stopped because the connection was refused.
     pub(super) refused: usize,
 }
@@ -56,9 +56,9 @@ impl LoadGenerator {
                 number,
                 server,
                 tls: tls.clone(),
-                keeps: number % 2 == 0,
+                is_persistent: number % 2 == 0,
                 socket: None,
-                asked: 0,
+                sent: 0,
                 tally: Tally::default(),
                 answered: Arc::clone(&answered),
             };
@@ -68,7 +68,7 @@ impl LoadGenerator {
     }
 
     /// Waits for this many further responses.
-    pub(super) async fn answers(&self, more: usize) {
+    pub(super) async fn wait_for_responses(&self, more: usize) {
         let all = self.answered.load(Ordering::Relaxed) + more;
         let enough = async || (self.answered.load(Ordering::Relaxed) >= all).then_some(());
         until(&format!("{all} answers"), enough).await;
@@ -82,7 +82,7 @@ impl LoadGenerator {
             all.answered += tally.answered;
             all.cut.extend(tally.cut);
             all.unanswered.extend(tally.unanswered);
-            all.told_to_close += tally.told_to_close;
+            all.closed += tally.closed;
             all.refused += tally.refused;
         }
         all
@@ -93,9 +93,9 @@ struct Client {
     number: u32,
     server: SocketAddr,
     tls: Option<TlsConnector>,
-    keeps: bool,
+    is_persistent: bool,
     socket: Option<Box<dyn Socket>>,
-    asked: usize,
+    sent: usize,
     tally: Tally,
     answered: Arc<AtomicUsize>,
 }
@@ -105,9 +105,9 @@ impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Socket for T {}
 
 /// The outcome of one request.
 enum RequestOutcome {
-    Answer { is_last: bool },
-    Nothing,
-    Else(String),
+    Response { is_last: bool },
+    Closed,
+    Other(String),
 }
 
 impl Client {
@@ -119,7 +119,7 @@ impl Client {
             if *stop.borrow() {
                 return self.tally;
             }
-            if self.get_answered().await.is_err() {
+            if self.get_with_retries().await.is_err() {
                 self.tally.refused += 1;
                 return self.tally;
             }
@@ -127,10 +127,10 @@ impl Client {
     }
 
     /// Sends requests until one gets a response; fails if the connection is refused.
-    async fn get_answered(&mut self) -> io::Result<()> {
+    async fn get_with_retries(&mut self) -> io::Result<()> {
         loop {
-            let path = format!("/c{}-{}", self.number, self.asked);
-            self.asked += 1;
+            let path = format!("/c{}-{}", self.number, self.sent);
+            self.sent += 1;
             let mut socket = match self.socket.take() {
                 Some(socket) => socket,
                 None => match self.connect().await {
@@ -140,21 +140,21 @@ impl Client {
                     Err(_) => continue,
                 },
             };
-            match timeout(PATIENCE, ask(&mut socket, &path)).await {
-                Ok(RequestOutcome::Answer { is_last }) => {
+            match timeout(PATIENCE, send(&mut socket, &path)).await {
+                Ok(RequestOutcome::Response { is_last }) => {
                     self.tally.answered += 1;
                     self.answered.fetch_add(1, Ordering::Relaxed);
-                    self.tally.told_to_close += usize::from(is_last);
-                    self.socket = (self.keeps && !is_last).then_some(socket);
+                    self.tally.closed += usize::from(is_last);
+                    self.socket = (self.is_persistent && !is_last).then_some(socket);
                     return Ok(());
                 }
-                Ok(RequestOutcome::Nothing) => self.tally.unanswered.push(path),
-                Ok(RequestOutcome::Else(said)) => {
-                    self.tally.cut.push(format!("{path}: {said:?}"));
+                Ok(RequestOutcome::Closed) => self.tally.unanswered.push(path),
+                Ok(RequestOutcome::Other(received)) => {
+                    self.tally.cut.push(format!("{path}: {received:?}"));
                     return Ok(());
                 }
                 Err(_) => {
-                    self.tally.cut.push(format!("{path}: no answer"));
+                    self.tally.cut.push(format!("{path}: no response"));
                     return Ok(());
                 }
             }
@@ -170,37 +170,37 @@ impl Client {
     }
 }
 
-async fn ask(socket: &mut Box<dyn Socket>, path: &str) -> RequestOutcome {
+async fn send(socket: &mut Box<dyn Socket>, path: &str) -> RequestOutcome {
     // If the connection has ended, the read below detects it.
     let _ = socket.write_all(get1(path).as_bytes()).await;
     let _ = socket.flush().await;
-    let mut said = Vec::new();
+    let mut received = Vec::new();
     loop {
         let mut piece = [0; 1024];
         match socket.read(&mut piece).await {
-            Ok(0) | Err(_) if said.is_empty() => return RequestOutcome::Nothing,
-            Ok(0) | Err(_) => return RequestOutcome::Else(String::from_utf8_lossy(&said).into_owned()),
-            Ok(read) => said.extend_from_slice(&piece[..read]),
+            Ok(0) | Err(_) if received.is_empty() => return RequestOutcome::Closed,
+            Ok(0) | Err(_) => return RequestOutcome::Other(String::from_utf8_lossy(&received).into_owned()),
+            Ok(read) => received.extend_from_slice(&piece[..read]),
         }
-        let text = String::from_utf8_lossy(&said);
+        let text = String::from_utf8_lossy(&received);
         let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
         if !head.starts_with("HTTP/1.1 200 ") {
-            return RequestOutcome::Else(text.into_owned());
+            return RequestOutcome::Other(text.into_owned());
         }
         if body == path {
-            return RequestOutcome::Answer { is_last: head.contains("\r\nconnection: close") };
+            return RequestOutcome::Response { is_last: head.contains("\r\nconnection: close") };
         }
     }
 }
 
 /// An upstream that responds with the request's path after up to 20 ms.
 #[derive(Clone, Default)]
-pub(super) struct Echoing(Arc<Mutex<HashSet<String>>>);
+pub(super) struct PathEcho(Arc<Mutex<HashSet<String>>>);
 
-impl Echoing {
+impl PathEcho {
     pub(super) async fn start() -> (Self, String) {
-        let echoing = Self::default();
-        let seen = echoing.clone();
+        let upstream = Self::default();
+        let seen = upstream.clone();
         let address = listen(move |socket| {
             let seen = seen.clone();
             serve(socket, move |request| {
@@ -213,7 +213,7 @@ impl Echoing {
             })
         })
         .await;
-        (echoing, format!("http://{address}"))
+        (upstream, format!("http://{address}"))
     }
 
     pub(super) fn has_seen(&self, path: &str) -> bool {

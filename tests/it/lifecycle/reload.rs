@@ -17,14 +17,14 @@ use crate::support::socket_browser::SocketBrowser;
 use crate::support::test_server::{Files, get1, talk};
 use crate::support::upstream::Upstream;
 
-async fn site(text: &str) -> TestDeployment {
-    let site = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
-    site.write("sekisho.toml", text);
-    site
+async fn new_deployment(text: &str) -> TestDeployment {
+    let deployment = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
+    deployment.write("sekisho.toml", text);
+    deployment
 }
 
 /// Starts an upstream that responds with its name.
-async fn named(name: &'static str) -> Upstream {
+async fn named_upstream(name: &'static str) -> Upstream {
     Upstream::answering(move |_| Response::new(Body::from(name))).await
 }
 
@@ -47,24 +47,24 @@ async fn metric(server: &ServerProcess, line: &str) -> f64 {
 
 #[tokio::test]
 async fn sighup_applies_changes() {
-    let (one, other) = (named("one").await, named("other").await);
-    let mut site = site(&config("", &open_route("/", &one.url()))).await;
+    let (one, other) = (named_upstream("one").await, named_upstream("other").await);
+    let mut deployment = new_deployment(&config("", &open_route("/", &one.url()))).await;
     // Environment variables override the file on reload too.
-    site.set("server.max_header_fields", "20");
-    let server = site.serve().await;
-    let mut kept = TcpStream::connect(server.public).await.unwrap();
-    assert!(talk(&mut kept, &get1("/before")).await.ends_with("one"));
+    deployment.set("server.max_header_fields", "20");
+    let server = deployment.serve().await;
+    let mut connection = TcpStream::connect(server.public).await.unwrap();
+    assert!(talk(&mut connection, &get1("/before")).await.ends_with("one"));
     let began = metric(&server, "sekisho_reload_last_success_timestamp_seconds").await;
 
     let keys = "max_uri = '300B'\nmax_header_fields = 50\nallowed_origins = ['https://a.example']\n\
                 trusted_proxies = ['127.0.0.1']";
     let routes = format!("{}{}", open_route("/", &other.url()), open_route("/new", &one.url()));
-    site.write("sekisho.toml", &config(keys, &format!("[log]\naccess = false\n{routes}")));
+    deployment.write("sekisho.toml", &config(keys, &format!("[log]\naccess = false\n{routes}")));
     server.hang_up();
     server.says(IN_FORCE, 1).await;
 
     // Routes, also for existing connections.
-    assert!(talk(&mut kept, &get1("/quiet")).await.ends_with("other"));
+    assert!(talk(&mut connection, &get1("/quiet")).await.ends_with("other"));
     assert_eq!(body(server.public, "/new/x").await, "one");
     // Limits, for new connections.
     assert_eq!(get(server.public, &format!("/{}", "x".repeat(300))).await.status, 414);
@@ -74,8 +74,8 @@ async fn sighup_applies_changes() {
     assert!(talk(&mut socket, &many).await.starts_with("HTTP/1.1 431"), "the environment's 20");
     // Allowed origins.
     let request = with(crate::support::http::get("/"), "origin", "https://a.example");
-    let answer = SocketBrowser::default().send(server.public, request).await.unwrap();
-    assert_eq!(answer.header("access-control-allow-origin"), Some("https://a.example"));
+    let response = SocketBrowser::default().send(server.public, request).await.unwrap();
+    assert_eq!(response.header("access-control-allow-origin"), Some("https://a.example"));
     // Trusted proxies.
     let mut other = other;
     while other.seen_already().is_some() {}
@@ -92,10 +92,10 @@ async fn sighup_applies_changes() {
 
 #[tokio::test]
 async fn invalid_file_changes_nothing_and_is_logged() {
-    let upstream = named("one").await;
+    let upstream = named_upstream("one").await;
     let good = config("", &open_route("/", &upstream.url()));
-    let site = site(&good).await;
-    let server = site.serve().await;
+    let deployment = new_deployment(&good).await;
+    let server = deployment.serve().await;
     let cases = [
         (config("max_uri = 'long'", ""), "server.max_uri", ", line 3: expected a size"),
         (format!("{good}{}", open_route("/", "http://a")), "routes.path", "sekisho.toml, line"),
@@ -103,7 +103,7 @@ async fn invalid_file_changes_nothing_and_is_logged() {
         (config("lisen = 1", ""), "unknown key server.lisen", "sekisho.toml, line 3"),
     ];
     for (nth, (bad, key, place)) in cases.iter().enumerate() {
-        site.write("sekisho.toml", bad);
+        deployment.write("sekisho.toml", bad);
         server.hang_up();
         server.says(REFUSED, nth + 1).await;
         let log = server.log();
@@ -111,7 +111,7 @@ async fn invalid_file_changes_nothing_and_is_logged() {
         assert!(line.contains("ERROR") && line.contains(key) && line.contains(place), "{line}");
         assert_eq!(body(server.public, "/").await, "one");
     }
-    site.write("sekisho.toml", &good);
+    deployment.write("sekisho.toml", &good);
     server.hang_up();
     server.says(IN_FORCE, 1).await;
     assert_eq!(metric(&server, "sekisho_reloads_total{outcome=\"refused\"}").await, 4.0);
@@ -120,11 +120,12 @@ async fn invalid_file_changes_nothing_and_is_logged() {
 
 #[tokio::test]
 async fn restart_keys_are_named_and_the_rest_is_applied() {
-    let (one, other) = (named("one").await, named("other").await);
-    let site = site(&config("", &open_route("/", &one.url()))).await;
-    let server = site.serve().await;
+    let (one, other) = (named_upstream("one").await, named_upstream("other").await);
+    let deployment = new_deployment(&config("", &open_route("/", &one.url()))).await;
+    let server = deployment.serve().await;
     let rest = "[tokens]\nissuer = 'else'\n[session]\ngrace = '50s'\n[login]\nbcrypt_cost = 11\n";
-    site.write("sekisho.toml", &config("threads = 1", &format!("{rest}{}", open_route("/", &other.url()))));
+    deployment
+        .write("sekisho.toml", &config("threads = 1", &format!("{rest}{}", open_route("/", &other.url()))));
     server.hang_up();
     server.says(IN_FORCE, 1).await;
     let log = server.log();
@@ -138,12 +139,13 @@ async fn restart_keys_are_named_and_the_rest_is_applied() {
 /// Such upstream tokens would pass as access tokens of the gateway.
 #[tokio::test]
 async fn bearer_for_the_gateway_audience_is_rejected() {
-    let upstream = named("one").await;
+    let upstream = named_upstream("one").await;
     let keys = "[tokens]\nalgorithm = 'EdDSA'\n";
-    let site = site(&config("", &format!("{keys}{}", open_route("/", &upstream.url())))).await;
-    let server = site.serve().await;
+    let deployment =
+        new_deployment(&config("", &format!("{keys}{}", open_route("/", &upstream.url())))).await;
+    let server = deployment.serve().await;
     let route = "[[routes]]\npath = '/'\nupstreams = ['http://127.0.0.1:1']\nbearer = 'sekisho'\n";
-    site.write("sekisho.toml", &config("", &format!("{keys}audience = 'else'\n{route}")));
+    deployment.write("sekisho.toml", &config("", &format!("{keys}audience = 'else'\n{route}")));
     server.hang_up();
     server.says(REFUSED, 1).await;
     assert!(server.log().contains("which is tokens.audience until the next restart"), "{}", server.log());
@@ -157,20 +159,20 @@ async fn verify_listener_is_reloaded() {
         let verify = "[verify]\nlisten = '127.0.0.1:0'\nsource = 'x-original'\n";
         config(&format!("trusted_proxies = ['{proxy}']\nmax_uri = '{limit}'"), verify)
     };
-    let site = site(&text("192.0.2.1", "8KiB")).await;
-    let server = site.serve().await;
+    let deployment = new_deployment(&text("192.0.2.1", "8KiB")).await;
+    let server = deployment.serve().await;
     let log = server.log();
     let (_, address) = log.split_once(" verify=").expect("where it listens");
     let verify: SocketAddr = address.split_whitespace().next().unwrap().parse().unwrap();
-    let question = || {
-        let question = with(crate::support::http::get("/auth/verify"), "x-original-method", "GET");
-        with(question, "x-original-uri", "/")
+    let auth_request = || {
+        let auth_request = with(crate::support::http::get("/auth/verify"), "x-original-method", "GET");
+        with(auth_request, "x-original-uri", "/")
     };
-    assert_eq!(SocketBrowser::default().send(verify, question()).await.unwrap().status, 403);
-    site.write("sekisho.toml", &text("127.0.0.1", "300B"));
+    assert_eq!(SocketBrowser::default().send(verify, auth_request()).await.unwrap().status, 403);
+    deployment.write("sekisho.toml", &text("127.0.0.1", "300B"));
     server.hang_up();
     server.says(IN_FORCE, 1).await;
-    assert_eq!(SocketBrowser::default().send(verify, question()).await.unwrap().status, 401);
+    assert_eq!(SocketBrowser::default().send(verify, auth_request()).await.unwrap().status, 401);
     assert_eq!(get(verify, &format!("/auth/verify?{}", "x".repeat(300))).await.status, 414);
     server.stop().await;
 }
@@ -178,20 +180,20 @@ async fn verify_listener_is_reloaded() {
 /// Kubernetes updates a mounted file by replacing a symlink to its directory; no signal is sent.
 #[tokio::test]
 async fn file_change_triggers_reload() {
-    let (one, other) = (named("one").await, named("other").await);
-    let site = site("").await;
+    let (one, other) = (named_upstream("one").await, named_upstream("other").await);
+    let deployment = new_deployment("").await;
     for (folder, upstream) in [("first", &one), ("second", &other)] {
-        std::fs::create_dir(site.path(folder)).unwrap();
-        site.write(&format!("{folder}/sekisho.toml"), &config("", &open_route("/", &upstream.url())));
+        std::fs::create_dir(deployment.path(folder)).unwrap();
+        deployment.write(&format!("{folder}/sekisho.toml"), &config("", &open_route("/", &upstream.url())));
     }
-    std::fs::remove_file(site.path("sekisho.toml")).unwrap();
-    symlink("first", site.path("data-link")).unwrap();
-    symlink("data-link/sekisho.toml", site.path("sekisho.toml")).unwrap();
-    let server = site.serve().await;
+    std::fs::remove_file(deployment.path("sekisho.toml")).unwrap();
+    symlink("first", deployment.path("data-link")).unwrap();
+    symlink("data-link/sekisho.toml", deployment.path("sekisho.toml")).unwrap();
+    let server = deployment.serve().await;
     assert_eq!(body(server.public, "/").await, "one");
     let began = Instant::now();
-    symlink("second", site.path("next")).unwrap();
-    std::fs::rename(site.path("next"), site.path("data-link")).unwrap();
+    symlink("second", deployment.path("next")).unwrap();
+    std::fs::rename(deployment.path("next"), deployment.path("data-link")).unwrap();
     until("the other upstream", async || (body(server.public, "/").await == "other").then_some(())).await;
     assert!(began.elapsed() < PATIENCE);
     assert!(server.log().contains("reloading configuration trigger=file"), "{}", server.log());
@@ -206,41 +208,43 @@ async fn certificate_files_may_change() {
         let tls = format!("tls_certificate = '{}'\ntls_key = '{}'", certificate.display(), key.display());
         config(&tls, "")
     };
-    let site = site(&text(&before)).await;
-    let server = site.serve().await;
-    let mut kept = before.connect(server.public, &[], &[&TLS13]).await.unwrap();
+    let deployment = new_deployment(&text(&before)).await;
+    let server = deployment.serve().await;
+    let mut connection = before.connect(server.public, &[], &[&TLS13]).await.unwrap();
     assert!(after.connect(server.public, &[], &[&TLS13]).await.is_err());
     // First an invalid file.
     let bad = text(&after).replace("cert.pem", "none.pem");
-    site.write("sekisho.toml", &bad);
+    deployment.write("sekisho.toml", &bad);
     server.hang_up();
     server.says(REFUSED, 1).await;
     assert!(server.log().contains("server.tls_certificate = "), "{}", server.log());
     assert!(before.connect(server.public, &[], &[&TLS13]).await.is_ok());
 
-    site.write("sekisho.toml", &text(&after));
+    deployment.write("sekisho.toml", &text(&after));
     server.hang_up();
     server.says(IN_FORCE, 1).await;
     assert!(before.connect(server.public, &[], &[&TLS13]).await.is_err());
     assert!(after.connect(server.public, &[], &[&TLS13]).await.is_ok());
-    assert!(talk(&mut kept, &get1("/none")).await.starts_with("HTTP/1.1 404"));
+    assert!(talk(&mut connection, &get1("/none")).await.starts_with("HTTP/1.1 404"));
     server.stop().await;
 }
 
 /// Unchanged upstreams keep their connections, and removed ones are no longer checked.
 #[tokio::test]
 async fn remaining_upstreams_keep_their_state() {
-    let (stays, mut goes, mut comes) = (named("stays").await, named("goes").await, named("comes").await);
+    let (stays, mut goes, mut comes) =
+        (named_upstream("stays").await, named_upstream("goes").await, named_upstream("comes").await);
     let checked = |path: &str, upstream: &Upstream| {
         format!("{}health_path = '/well'\nhealth_interval = '20ms'\n", open_route(path, &upstream.url()))
     };
     let fixed = open_route("/", &stays.url());
     // A single worker thread uses a single upstream connection.
-    let site = site(&config("threads = 1", &format!("{fixed}{}", checked("/x", &goes)))).await;
-    let server = site.serve().await;
+    let deployment =
+        new_deployment(&config("threads = 1", &format!("{fixed}{}", checked("/x", &goes)))).await;
+    let server = deployment.serve().await;
     assert_eq!(body(server.public, "/").await, "stays");
     goes.seen().await;
-    site.write("sekisho.toml", &config("threads = 1", &format!("{fixed}{}", checked("/x", &comes))));
+    deployment.write("sekisho.toml", &config("threads = 1", &format!("{fixed}{}", checked("/x", &comes))));
     server.hang_up();
     server.says(IN_FORCE, 1).await;
     assert_eq!(body(server.public, "/").await, "stays");
@@ -258,20 +262,20 @@ async fn remaining_upstreams_keep_their_state() {
 /// The request in flight keeps its timeout, which is longer than the new one.
 #[tokio::test]
 async fn requests_in_flight_keep_the_old_configuration() {
-    let mut held = crate::support::upstream::GatedUpstream::start().await;
-    let site = site(&config("", &open_route("/", &held.url()))).await;
-    let server = site.serve().await;
+    let mut gated = crate::support::upstream::GatedUpstream::start().await;
+    let deployment = new_deployment(&config("", &open_route("/", &gated.url()))).await;
+    let server = deployment.serve().await;
     let public = server.public;
-    let under_way = tokio::spawn(async move { SocketBrowser::default().status(public, "/").await });
-    held.arrived(1).await;
-    let hasty = format!("{}first_byte_timeout = '100ms'\n", open_route("/", &held.url()));
-    site.write("sekisho.toml", &config("", &hasty));
+    let in_flight = tokio::spawn(async move { SocketBrowser::default().status(public, "/").await });
+    gated.arrived(1).await;
+    let short_timeout = format!("{}first_byte_timeout = '100ms'\n", open_route("/", &gated.url()));
+    deployment.write("sekisho.toml", &config("", &short_timeout));
     server.hang_up();
     server.says(IN_FORCE, 1).await;
     let request = Request::get("/").body(Body::empty()).unwrap();
-    let answer = SocketBrowser::default().send(public, request).await.unwrap();
-    answer.problem(504, "upstream_timeout");
-    held.release(2);
-    assert_eq!(under_way.await.unwrap(), 200);
+    let response = SocketBrowser::default().send(public, request).await.unwrap();
+    response.problem(504, "upstream_timeout");
+    gated.release(2);
+    assert_eq!(in_flight.await.unwrap(), 200);
     server.stop().await;
 }

@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-use super::load::{Echoing, LoadGenerator, Tally};
+use super::load::{PathEcho, LoadGenerator, Tally};
 use super::{config, open_route};
 use crate::support::db;
 use crate::support::iterations::rounds;
@@ -22,20 +22,20 @@ use crate::support::websocket::{EchoUpstream, is_heard};
 /// are sent again and counted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn shutdown_completes_every_request_read() {
-    let (upstream, url) = Echoing::start().await;
-    let site = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
-    site.write("sekisho.toml", &config("drain_delay = '50ms'", &open_route("/", &url)));
+    let (upstream, url) = PathEcho::start().await;
+    let deployment = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
+    deployment.write("sekisho.toml", &config("drain_delay = '50ms'", &open_route("/", &url)));
     let mut all = Tally::default();
     for _ in 0..rounds("SEKISHO_TEST_STOPS", 3) {
-        let server = site.serve().await;
+        let server = deployment.serve().await;
         let load = LoadGenerator::start(server.public, None);
-        load.answers(200).await;
+        load.wait_for_responses(200).await;
         server.terminate();
         let (status, log) = server.ended_saying().await;
         let tally = load.end().await;
         assert_eq!(status.code(), Some(0), "{log}");
         check(&tally, &log, &upstream);
-        assert!(log.contains("path=/c0-0 ") && tally.refused > 0 && tally.told_to_close > 0, "{tally:?}");
+        assert!(log.contains("path=/c0-0 ") && tally.refused > 0 && tally.closed > 0, "{tally:?}");
         all.answered += tally.answered;
         all.unanswered.extend(tally.unanswered);
         upstream.forget();
@@ -46,25 +46,25 @@ async fn shutdown_completes_every_request_read() {
 /// A second process takes over the ports (`SO_REUSEPORT`) before the first one shuts down.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn handover_loses_no_request() {
-    let (upstream, url) = Echoing::start().await;
-    let mut site = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
-    site.write("sekisho.toml", &config("reuse_port = true", &open_route("/", &url)));
-    let mut server = site.serve().await;
-    site.set("server.listen", &server.public.to_string());
-    site.set("admin.listen", &server.admin.to_string());
+    let (upstream, url) = PathEcho::start().await;
+    let mut deployment = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
+    deployment.write("sekisho.toml", &config("reuse_port = true", &open_route("/", &url)));
+    let mut server = deployment.serve().await;
+    deployment.set("server.listen", &server.public.to_string());
+    deployment.set("admin.listen", &server.admin.to_string());
     let load = LoadGenerator::start(server.public, None);
     let mut logs = String::new();
     for _ in 0..rounds("SEKISHO_TEST_STOPS", 2) {
-        load.answers(100).await;
-        let next = site.serve().await;
-        load.answers(100).await;
+        load.wait_for_responses(100).await;
+        let next = deployment.serve().await;
+        load.wait_for_responses(100).await;
         server.terminate();
         let (status, log) = server.ended_saying().await;
         assert_eq!(status.code(), Some(0), "{log}");
         logs.push_str(&log);
         server = next;
     }
-    load.answers(100).await;
+    load.wait_for_responses(100).await;
     let tally = load.end().await;
     server.terminate();
     logs.push_str(&server.ended_saying().await.1);
@@ -76,9 +76,9 @@ async fn handover_loses_no_request() {
 /// Reloads with changed routes, limits and certificates, and with invalid files in between.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reload_interrupts_no_request() {
-    let (upstream, url) = Echoing::start().await;
+    let (upstream, url) = PathEcho::start().await;
     let (echo, files) = (EchoUpstream::start().await, [Files::good(), Files::good()]);
-    let site = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
+    let deployment = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
     let version = |round: usize| {
         let (limit, files) = (100 + round % 3, &files[round / 2 % 2]);
         let (certificate, key) = (files.certificate(), files.key());
@@ -91,11 +91,11 @@ async fn reload_interrupts_no_request() {
         let new = if round % 2 == 1 { open_route(&format!("/new-{round}"), &url) } else { String::new() };
         config(&server, &format!("{}{more}{new}", open_route("/", &url)))
     };
-    site.write("sekisho.toml", &version(0));
-    let server = site.serve().await;
+    deployment.write("sekisho.toml", &version(0));
+    let server = deployment.serve().await;
     let mut events = files[0].connect(server.public, &[], &[&TLS13]).await.unwrap();
     events.write_all(get1("/live/events").as_bytes()).await.unwrap();
-    hear(&mut events, "data: begun").await;
+    read_until(&mut events, "data: begun").await;
     let socket = files[0].connect(server.public, &[], &[&TLS13]).await.unwrap();
     let (mut socket, _) = tokio_tungstenite::client_async("wss://app.example/live/ws", socket).await.unwrap();
     is_heard(&mut socket).await;
@@ -104,23 +104,23 @@ async fn reload_interrupts_no_request() {
     let (mut good, mut bad) = (0, 0);
     for round in 1..=rounds("SEKISHO_TEST_RELOADS", 5) {
         if round % 3 == 0 {
-            site.write("sekisho.toml", &version(round).replace("auth = 'none'", "auth = 'nobody'"));
+            deployment.write("sekisho.toml", &version(round).replace("auth = 'none'", "auth = 'nobody'"));
             server.hang_up();
             bad += 1;
             server.says("configuration reload failed", bad).await;
         }
-        site.write("sekisho.toml", &version(round));
+        deployment.write("sekisho.toml", &version(round));
         server.hang_up();
         good += 1;
         server.says("configuration reloaded", good).await;
-        load.answers(40).await;
+        load.wait_for_responses(40).await;
     }
     let tally = load.end().await;
     assert_eq!((&tally.cut[..], &tally.unanswered[..], tally.refused), (&[][..], &[][..], 0));
-    assert_eq!(tally.told_to_close, 0, "no connection is lost");
+    assert_eq!(tally.closed, 0, "no connection is lost");
     assert!(upstream.has_seen("/c0-0"));
     is_heard(&mut socket).await;
-    hear(&mut events, "data: tick").await;
+    read_until(&mut events, "data: tick").await;
     drop(socket.close(None).await);
     while socket.next().await.is_some() {}
     drop(events);
@@ -129,7 +129,7 @@ async fn reload_interrupts_no_request() {
 }
 
 /// Checks that no request was cut, as defined by the first test.
-fn check(tally: &Tally, log: &str, upstream: &Echoing) {
+fn check(tally: &Tally, log: &str, upstream: &PathEcho) {
     assert_eq!(tally.cut, [""; 0]);
     for path in &tally.unanswered {
         assert!(!log.contains(&format!("path={path} ")), "{path} was read and not answered");
@@ -138,7 +138,7 @@ fn check(tally: &Tally, log: &str, upstream: &Echoing) {
 }
 
 /// Reads until the text has arrived.
-async fn hear(socket: &mut TlsStream<TcpStream>, words: &str) {
+async fn read_until(socket: &mut TlsStream<TcpStream>, words: &str) {
     let mut received = String::new();
     while !received.contains(words) {
         let mut piece = [0; 1024];

@@ -20,9 +20,9 @@ async fn database_restart_causes_no_sign_out() {
     let mut random = random_for("database restarts");
     let Some(server) = tokio::task::spawn_blocking(Server::start).await.unwrap() else { return };
     let server = Arc::new(server);
-    let site = TestDeployment::new(DatabaseLocation::at(&server.url)).await;
-    site.user("ann@example.com", "user").await;
-    let replicas = [site.serve().await, site.serve().await];
+    let deployment = TestDeployment::new(DatabaseLocation::at(&server.url)).await;
+    deployment.user("ann@example.com", "user").await;
+    let replicas = [deployment.serve().await, deployment.serve().await];
     let addresses = [replicas[0].public, replicas[1].public];
     let counts = Arc::new(Counts::default());
     let mut pages = JoinSet::new();
@@ -32,15 +32,15 @@ async fn database_restart_causes_no_sign_out() {
         pages.spawn(page.poll(addresses));
     }
     for round in 0..restarts {
-        let how = if round % 2 == 0 { Stop::Immediate } else { Stop::Fast };
+        let mode = if round % 2 == 0 { Stop::Immediate } else { Stop::Fast };
         until_each_page_is_served(&counts, &mut pages).await;
         tokio::time::sleep(Duration::from_micros(random.u64(..1_000_000))).await;
         let stopped = Instant::now();
         let restarting = Arc::clone(&server);
-        tokio::task::spawn_blocking(move || restarting.restart(how)).await.unwrap();
+        tokio::task::spawn_blocking(move || restarting.restart(mode)).await.unwrap();
         let (back, down) = (Instant::now(), stopped.elapsed());
         until_each_page_is_served(&counts, &mut pages).await;
-        println!("round {round}: {how:?}, down for {down:?}; all pages answered {:?} later", back.elapsed());
+        println!("round {round}: {mode:?}, down for {down:?}; all pages answered {:?} later", back.elapsed());
     }
     counts.enough.store(true, Ordering::Relaxed);
     pages.join_all().await;
@@ -70,18 +70,18 @@ impl Page {
                 self.browser.cookies.remove("__Host-access_token");
             }
             let had = self.browser.cookies.clone();
-            let answer = self.browser.get(replicas[tick % 2], "/auth/session").await;
-            match answer.status.as_u16() {
-                200 => self.counts.answered(self.nth, answer.event()),
+            let response = self.browser.get(replicas[tick % 2], "/auth/session").await;
+            match response.status.as_u16() {
+                200 => self.counts.record(self.nth, response.event()),
                 503 => {
-                    assert!(answer.header("retry-after").is_some(), "{answer:?}");
+                    assert!(response.header("retry-after").is_some(), "{response:?}");
                     // If the database is lost after a refresh, the 503 still carries the new cookies.
-                    let renewed = matches!(answer.event(), Some("rotated" | "replayed" | "caught_up"));
-                    assert!(renewed || self.browser.cookies == had, "{answer:?}");
-                    assert!(self.browser.cookies.contains_key("__Host-refresh_token"), "{answer:?}");
+                    let refreshed = matches!(response.event(), Some("rotated" | "replayed" | "caught_up"));
+                    assert!(refreshed || self.browser.cookies == had, "{response:?}");
+                    assert!(self.browser.cookies.contains_key("__Host-refresh_token"), "{response:?}");
                     self.counts.unavailable.fetch_add(1, Ordering::Relaxed);
                 }
-                _ => panic!("page {}: {answer:?}", self.nth),
+                _ => panic!("page {}: {response:?}", self.nth),
             }
         }
     }
@@ -97,7 +97,7 @@ struct Counts {
 }
 
 impl Counts {
-    fn answered(&self, page: usize, event: Option<&str>) {
+    fn record(&self, page: usize, event: Option<&str>) {
         self.pages[page].fetch_add(1, Ordering::Relaxed);
         let count = match event {
             Some("rotated") => &self.rotated,
@@ -107,19 +107,19 @@ impl Counts {
         count.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn answers(&self) -> [u64; PAGES] {
+    fn responses(&self) -> [u64; PAGES] {
         std::array::from_fn(|page| self.pages[page].load(Ordering::Relaxed))
     }
 }
 
 /// Waits until each page has received another response.
 async fn until_each_page_is_served(counts: &Counts, pages: &mut JoinSet<()>) {
-    let before = counts.answers();
-    until("an answer for each page", async || {
+    let before = counts.responses();
+    until("a response for each page", async || {
         if let Some(ended) = pages.try_join_next() {
             ended.unwrap();
         }
-        counts.answers().iter().zip(before).all(|(now, before)| *now > before).then_some(())
+        counts.responses().iter().zip(before).all(|(now, before)| *now > before).then_some(())
     })
     .await;
 }

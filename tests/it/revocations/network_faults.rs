@@ -50,7 +50,7 @@ async fn check_cut_is_detected(cut: fn(&TcpChaosProxy)) {
     assert_eq!(there.readiness().await, StatusCode::OK);
     there.use_all_connections().await;
 
-    cut(&there.wire);
+    cut(&there.network);
     assert_eq!(
         here.app
             .tokens
@@ -61,7 +61,7 @@ async fn check_cut_is_detected(cut: fn(&TcpChaosProxy)) {
         1
     );
     let ended = Instant::now();
-    while ended.elapsed() < 2 * WITHIN {
+    while ended.elapsed() < 2 * DEADLINE {
         there.assert_rejects_or_is_unready(&ann, ended).await;
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -76,13 +76,13 @@ async fn check_cut_is_detected(cut: fn(&TcpChaosProxy)) {
         1
     );
 
-    there.wire.heal();
+    there.network.heal();
     let healed = FairInstant::now();
-    until("a replica that is ready again and knows it all", async || {
+    until("a replica that is ready again and has_caught_up it all", async || {
         there.assert_rejects_or_is_unready(&ann, ended).await;
         let is_refused = |token: &&str| matches!(there.app.tokens.verify(token), Err(VerifyError::Ended(_)));
-        let knows = [&*ann, &*bob].iter().all(is_refused);
-        (knows && there.readiness().await == StatusCode::OK).then_some(())
+        let has_caught_up = [&*ann, &*bob].iter().all(is_refused);
+        (has_caught_up && there.readiness().await == StatusCode::OK).then_some(())
     })
     .await;
     let took = healed.elapsed();
@@ -94,23 +94,23 @@ async fn check_cut_is_detected(cut: fn(&TcpChaosProxy)) {
 struct RemoteReplica {
     app: App,
     stores: Stores,
-    wire: TcpChaosProxy,
-    _following: JoinSet<()>,
+    network: TcpChaosProxy,
+    _tasks: JoinSet<()>,
 }
 
 impl RemoteReplica {
     async fn start(other: &TestApp) -> Self {
-        let wire = TcpChaosProxy::to(other.fresh.url()).await;
-        let stores = db::open(&wire.url, &DatabaseOptions::default()).await.unwrap();
+        let network = TcpChaosProxy::to(other.fresh.url()).await;
+        let stores = db::open(&network.url, &DatabaseOptions::default()).await.unwrap();
         let app = other.replica_over(&stores);
         app.tokens.revocations().load().await.unwrap();
-        let mut following = JoinSet::new();
-        following.spawn(app.tokens.revocations().clone().run_poller());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(app.tokens.revocations().clone().run_poller());
         let (woken, tokens) = (stores.clone(), app.tokens.clone());
-        following.spawn(async move {
-            woken.listen_for_revocations(move || tokens.revocations().poll_now()).await
-        });
-        Self { app, stores, wire, _following: following }
+        tasks.spawn(
+            async move { woken.listen_for_revocations(move || tokens.revocations().poll_now()).await },
+        );
+        Self { app, stores, network, _tasks: tasks }
     }
 
     async fn readiness(&self) -> StatusCode {
@@ -120,7 +120,7 @@ impl RemoteReplica {
     /// Checks that more than a second after the end of the session, the replica rejects its token or is not
     /// ready.
     async fn assert_rejects_or_is_unready(&self, token: &str, ended: Instant) {
-        let must_know = ended.elapsed() > WITHIN;
+        let must_know = ended.elapsed() > DEADLINE;
         let readiness = self.readiness().await;
         let refused = self.app.tokens.verify(token);
         assert!(
@@ -140,4 +140,4 @@ impl RemoteReplica {
     }
 }
 
-const WITHIN: Duration = Duration::from_secs(1);
+const DEADLINE: Duration = Duration::from_secs(1);

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::{refusal, replicas_over, sign_in};
+use super::{refusal, replicas_on, sign_in};
 use crate::store_contract::{NOW, ending, known_session, known_user, session};
 use crate::support::chaos_proxy::TcpChaosProxy;
 use crate::support::db::{TestDatabase, postgres, run};
@@ -20,25 +20,25 @@ use crate::support::process::PATIENCE;
 #[tokio::test]
 async fn only_session_ends_send_notifications() {
     let Some(fresh) = postgres().await else { return };
-    let mut told = NotificationCounter::on(&fresh).await;
+    let mut counter = NotificationCounter::on(&fresh).await;
     let (sessions, users) = (&fresh.stores.sessions, &fresh.stores.users);
     let owner = known_user(&fresh.stores, "owner@example.com").await;
     let one = known_session(&fresh.stores, session(&owner)).await;
-    assert_eq!(told.times().await, 0, "a sign-in ends nothing");
+    assert_eq!(counter.count().await, 0, "a sign-in ends nothing");
 
     assert!(sessions.end_session(one.id, &ending(END)).await.unwrap());
-    assert_eq!(told.times().await, 1);
+    assert_eq!(counter.count().await, 1);
     assert!(!sessions.end_session(one.id, &ending(END)).await.unwrap());
     assert!(sessions.end_sessions(&SessionFilter::All, &ending(END)).await.unwrap().is_empty());
-    assert_eq!(told.times().await, 0, "nothing was left to end");
+    assert_eq!(counter.count().await, 0, "nothing was left to end");
 
     known_session(&fresh.stores, session(&owner)).await;
     sessions.end_sessions(&SessionFilter::User(owner.id), &ending(END)).await.unwrap();
-    assert_eq!(told.times().await, 1);
+    assert_eq!(counter.count().await, 1);
 
     known_session(&fresh.stores, session(&owner)).await;
     displace(&fresh.stores, &owner).await;
-    assert_eq!(told.times().await, 1, "one gave way");
+    assert_eq!(counter.count().await, 1, "one gave way");
 
     let change = PasswordChange {
         user: owner.id,
@@ -48,15 +48,15 @@ async fn only_session_ends_send_notifications() {
         termination: &ending(END),
     };
     users.change_password(&change).await.unwrap().unwrap();
-    assert_eq!(told.times().await, 1);
+    assert_eq!(counter.count().await, 1);
     known_session(&fresh.stores, session(&owner)).await;
     users.set_role(owner.id, Role::Admin, &ending(END)).await.unwrap().unwrap();
-    assert_eq!(told.times().await, 1);
+    assert_eq!(counter.count().await, 1);
     users.disable_user(owner.id, &ending(END)).await.unwrap().unwrap();
-    assert_eq!(told.times().await, 0);
+    assert_eq!(counter.count().await, 0);
     known_session(&fresh.stores, session(&owner)).await;
     users.delete_user(owner.id, &ending(END)).await.unwrap().unwrap();
-    assert_eq!(told.times().await, 1);
+    assert_eq!(counter.count().await, 1);
 }
 
 #[tokio::test]
@@ -81,21 +81,21 @@ async fn disconnected_listener_reconnects() {
 #[tokio::test]
 async fn revocations_arrive_by_polling_without_notifications() {
     let Some(fresh) = postgres().await else { return };
-    let wire = TcpChaosProxy::to(fresh.url()).await;
-    wire.drop_listen();
-    let far = db::open(&wire.url, &DatabaseOptions::default()).await.unwrap();
-    let mut woken = WakeCounter::start(&far);
+    let network = TcpChaosProxy::to(fresh.url()).await;
+    network.drop_listen();
+    let remote = db::open(&network.url, &DatabaseOptions::default()).await.unwrap();
+    let mut woken = WakeCounter::start(&remote);
     woken.wait().await;
-    let [here, there] = replicas_over([&fresh.stores, &far]);
+    let [here, there] = replicas_on([&fresh.stores, &remote]);
     there.revocations().load().await.unwrap();
-    let feed = tokio::spawn(there.revocations().clone().run_poller());
+    let poller = tokio::spawn(there.revocations().clone().run_poller());
     for _ in 0..3 {
         let issued = sign_in(&here).await;
         here.terminate(issued.session.id, EndReason::LoggedOut, &ClientInfo::default()).await.unwrap();
         refusal(&there, &issued.tokens.access_token).await;
     }
     assert!(woken.0.try_recv().is_err(), "nobody told");
-    feed.abort();
+    poller.abort();
 }
 
 #[tokio::test]
@@ -149,13 +149,13 @@ impl NotificationCounter {
 
     /// Returns the number of notifications since the last call. PostgreSQL delivers them in order, so a
     /// marker ends the count.
-    async fn times(&mut self) -> usize {
+    async fn count(&mut self) -> usize {
         run(&self.url, "NOTIFY sekisho_session_ended, 'enough'").await;
-        let mut times = 0;
+        let mut count = 0;
         while self.listener.recv().await.unwrap().payload() != "enough" {
-            times += 1;
+            count += 1;
         }
-        times
+        count
     }
 }
 
@@ -166,9 +166,9 @@ impl WakeCounter {
     fn start(stores: &Stores) -> Self {
         let (wake, woken) = mpsc::unbounded_channel();
         let stores = stores.clone();
-        let following =
+        let listener =
             async move { stores.listen_for_revocations(move || wake.send(()).unwrap_or_default()).await };
-        Self(woken, tokio::spawn(following))
+        Self(woken, tokio::spawn(listener))
     }
 
     async fn wait(&mut self) {

@@ -25,10 +25,10 @@ async fn queued_connections_are_served_on_shutdown() {
     // Shutdown starts before any connection has been accepted.
     let serving = tokio::spawn(serve(listener, server.script.service(), hasty(), ready(())));
     for socket in &mut sockets {
-        let answer = answer(socket).await;
+        let response = answer(socket).await;
         assert!(
-            answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains("connection: close"),
-            "{answer}"
+            response.starts_with("HTTP/1.1 200 OK\r\n") && response.contains("connection: close"),
+            "{response}"
         );
     }
     drop(sockets);
@@ -43,9 +43,9 @@ async fn requests_in_flight_finish_with_connection_close() {
     socket.write_all(get1("/slow").as_bytes()).await.unwrap();
     let mut client = server.http2().await;
     let open = tokio::spawn(async move {
-        let answer = ask(&mut client, get2("/slow")).await.unwrap();
+        let response = ask(&mut client, get2("/slow")).await.unwrap();
         // The connection accepts no further request.
-        (answer, ask(&mut client, get2("/")).await.unwrap_err())
+        (response, ask(&mut client, get2("/")).await.unwrap_err())
     });
     seen.recv().await;
     seen.recv().await;
@@ -56,11 +56,11 @@ async fn requests_in_flight_finish_with_connection_close() {
     });
     until("the port to be closed", async || TcpStream::connect(address).await.is_err().then_some(())).await;
     script.release();
-    let answer = to_the_end(&mut socket).await;
-    assert!(answer.contains("connection: close\r\n") && answer.ends_with("at last"), "{answer}");
-    let ((status, _, body), refused) = open.await.unwrap();
+    let response = to_the_end(&mut socket).await;
+    assert!(response.contains("connection: close\r\n") && response.ends_with("at last"), "{response}");
+    let ((status, _, body), error) = open.await.unwrap();
     assert_eq!((status, body.as_str()), (200, "at last"));
-    assert!(refused.is_go_away() || refused.is_io(), "{refused}");
+    assert!(error.is_go_away() || error.is_io(), "{error}");
     draining.await.unwrap();
 }
 
@@ -74,8 +74,11 @@ async fn idle_connection_gets_a_grace_period_on_shutdown() {
     let address = server.address;
     let draining = tokio::spawn(async move { server.threads.drain().await });
     until("the port to be closed", async || TcpStream::connect(address).await.is_err().then_some(())).await;
-    let answer = talk(&mut idle, GET).await;
-    assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains("connection: close\r\n"), "{answer}");
+    let response = talk(&mut idle, GET).await;
+    assert!(
+        response.starts_with("HTTP/1.1 200 OK") && response.contains("connection: close\r\n"),
+        "{response}"
+    );
     // A connection without a request is closed after the grace period.
     assert_eq!(to_the_end(&mut other).await, "");
     drop((idle, other));
@@ -97,10 +100,10 @@ async fn partially_received_request_is_answered_on_shutdown() {
     // Idle connections are closed at this point.
     assert_eq!(to_the_end(&mut idle).await, "");
     for (socket, rest) in [(&mut begun, &GET[1..]), (&mut first, &GET[8..])] {
-        let answer = talk(socket, rest).await;
+        let response = talk(socket, rest).await;
         assert!(
-            answer.starts_with("HTTP/1.1 200 OK") && answer.contains("connection: close\r\n"),
-            "{answer}"
+            response.starts_with("HTTP/1.1 200 OK") && response.contains("connection: close\r\n"),
+            "{response}"
         );
     }
     drop((begun, first, idle));
@@ -118,8 +121,11 @@ async fn partially_pipelined_request_is_answered_on_shutdown() {
     let draining = tokio::spawn(async move { server.threads.drain().await });
     // Idle connections are closed at this point.
     assert_eq!(to_the_end(&mut idle).await, "");
-    let answer = talk(&mut socket, &GET[8..]).await;
-    assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains("connection: close\r\n"), "{answer}");
+    let response = talk(&mut socket, &GET[8..]).await;
+    assert!(
+        response.starts_with("HTTP/1.1 200 OK") && response.contains("connection: close\r\n"),
+        "{response}"
+    );
     assert_eq!(to_the_end(&mut socket).await, "");
     tokio::time::timeout(PATIENCE, draining).await.unwrap().unwrap();
     assert_eq!(std::iter::from_fn(|| seen.try_recv().ok()).count(), 3);
@@ -143,21 +149,21 @@ async fn shutdown_deadline_aborts_remaining_requests() {
 /// `Connection: close` in its last response, and no request is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn shutdown_under_load_cuts_no_request() {
-    let site = TestDeployment::new(db::sqlite_place().await.unwrap()).await;
+    let deployment = TestDeployment::new(db::sqlite_place().await.unwrap()).await;
     for _ in 0..3 {
-        let server = site.serve().await;
+        let server = deployment.serve().await;
         let public = server.public;
-        let (answered, mut answers) = tokio::sync::mpsc::unbounded_channel();
+        let (report, mut responses) = tokio::sync::mpsc::unbounded_channel();
         let clients: Vec<_> = (0..8)
             .map(|_| {
-                let answered = answered.clone();
+                let report = report.clone();
                 tokio::spawn(async move {
                     let mut socket = TcpStream::connect(public).await.unwrap();
                     loop {
-                        let answer = talk(&mut socket, &get1("/auth/session")).await;
-                        assert!(answer.starts_with("HTTP/1.1 401"), "cut: {answer:?}");
-                        let _ = answered.send(());
-                        if answer.contains("connection: close\r\n") {
+                        let response = talk(&mut socket, &get1("/auth/session")).await;
+                        assert!(response.starts_with("HTTP/1.1 401"), "cut: {response:?}");
+                        let _ = report.send(());
+                        if response.contains("connection: close\r\n") {
                             return;
                         }
                     }
@@ -165,7 +171,7 @@ async fn shutdown_under_load_cuts_no_request() {
             })
             .collect();
         for _ in 0..100 {
-            answers.recv().await;
+            responses.recv().await;
         }
         server.terminate();
         for client in clients {
@@ -177,23 +183,23 @@ async fn shutdown_under_load_cuts_no_request() {
 
 #[tokio::test]
 async fn two_processes_may_share_the_ports() {
-    let mut site = TestDeployment::new(db::sqlite_place().await.unwrap()).await;
-    let first = site.serve().await;
-    site.set("server.listen", &first.public.to_string());
-    site.set("admin.listen", &first.admin.to_string());
-    let Err(refused) = site.start().await else { panic!("the port is in use") };
-    let said = refused.fails(1);
-    assert!(said.contains("server.listen") && said.contains("is in use"), "{said}");
+    let mut deployment = TestDeployment::new(db::sqlite_place().await.unwrap()).await;
+    let first = deployment.serve().await;
+    deployment.set("server.listen", &first.public.to_string());
+    deployment.set("admin.listen", &first.admin.to_string());
+    let Err(error) = deployment.start().await else { panic!("the port is in use") };
+    let message = error.fails(1);
+    assert!(message.contains("server.listen") && message.contains("is in use"), "{message}");
     first.stop().await;
 
-    site.set("server.reuse_port", "true");
-    let old = site.serve().await;
-    let new = site.serve().await;
+    deployment.set("server.reuse_port", "true");
+    let old = deployment.serve().await;
+    let new = deployment.serve().await;
     assert_eq!((old.public, old.admin), (new.public, new.admin));
     old.stop().await;
     for address in [new.public, new.admin] {
-        let answer = talk(&mut TcpStream::connect(address).await.unwrap(), &get1("/none")).await;
-        assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+        let response = talk(&mut TcpStream::connect(address).await.unwrap(), &get1("/none")).await;
+        assert!(response.starts_with("HTTP/1.1 404"), "{response}");
     }
     new.stop().await;
 }

@@ -32,8 +32,8 @@ async fn protocol_is_detected_for_any_split_of_the_first_bytes() {
     }
     for method in ["GET", "POST", "PUT", "PRI", "P"] {
         let request = format!("{method} / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
-        let answer = talk(&mut server.connect().await, &request).await;
-        assert!(answer.contains(&format!("version=HTTP/1.1 method={method}")), "{answer}");
+        let response = talk(&mut server.connect().await, &request).await;
+        assert!(response.contains(&format!("version=HTTP/1.1 method={method}")), "{response}");
     }
     let mut almost = server.connect().await;
     almost.write_all(b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n").await.unwrap();
@@ -59,8 +59,8 @@ async fn http2_authority_becomes_host() {
 
     let mut twice = with_host("app.example");
     twice.headers_mut().append("host", "app.example".parse().unwrap());
-    for doubtful in [with_host("other.example"), with_host("app.example:80"), with_host(""), twice] {
-        let (status, _, body) = ask(&mut client, doubtful).await.unwrap();
+    for request in [with_host("other.example"), with_host("app.example:80"), with_host(""), twice] {
+        let (status, _, body) = ask(&mut client, request).await.unwrap();
         assert!(status == 400 && body.contains(r#""code":"bad_host""#), "{status} {body}");
     }
     let without = [GET[0], GET[1], GET[2]];
@@ -70,14 +70,14 @@ async fn http2_authority_becomes_host() {
         let mut raw = RawHttp2Client::connect(server.address).await;
         raw.send(&headers_of(fields)).await;
         let outcome = raw.outcome().await;
-        let refused = matches!(outcome, Outcome::Answered(0x8c) | Outcome::Reset(PROTOCOL_ERROR));
-        assert!(refused, "{fields:?}: {outcome:?}");
+        let rejected = matches!(outcome, Outcome::Response(0x8c) | Outcome::Reset(PROTOCOL_ERROR));
+        assert!(rejected, "{fields:?}: {outcome:?}");
     }
     assert!(seen.try_recv().is_err());
     // RFC 9113, section 8.3.1: `Host` is sufficient without `:authority`.
     let mut raw = RawHttp2Client::connect(server.address).await;
     raw.send(&headers_of(&[GET[0], GET[1], GET[2], ("host", "app.example")])).await;
-    assert_eq!(raw.outcome().await, Outcome::Answered(0x88));
+    assert_eq!(raw.outcome().await, Outcome::Response(0x88));
 }
 
 #[tokio::test]
@@ -140,14 +140,14 @@ async fn http2_headers_invalid_in_http1_are_rejected() {
         let mut raw = RawHttp2Client::connect(server.address).await;
         raw.send(&headers_of(&fields)).await;
         let outcome = raw.outcome().await;
-        let refused = matches!(outcome, Outcome::Reset(_) | Outcome::SentAway(_) | Outcome::Answered(0x8c));
-        assert!(refused, "{fields:?}: {outcome:?}");
+        let rejected = matches!(outcome, Outcome::Reset(_) | Outcome::GoAway(_) | Outcome::Response(0x8c));
+        assert!(rejected, "{fields:?}: {outcome:?}");
         assert!(seen.try_recv().is_err(), "{fields:?}");
     }
     for field in [("te", "trailers"), ("content-length", "0"), ("x", "a b\tc")] {
         let mut raw = RawHttp2Client::connect(server.address).await;
         raw.send(&headers_of(&with(field))).await;
-        assert_eq!(raw.outcome().await, Outcome::Answered(0x88), "{field:?}");
+        assert_eq!(raw.outcome().await, Outcome::Response(0x88), "{field:?}");
     }
 }
 
@@ -155,25 +155,25 @@ async fn http2_headers_invalid_in_http1_are_rejected() {
 #[tokio::test]
 async fn http2_content_length_mismatch_is_an_error() {
     let (server, _seen) = TestServer::start(1, ServerLimits::default());
-    for (said, sent) in [("4", "12345"), ("6", "12345"), ("0", "12345")] {
+    for (length, sent) in [("4", "12345"), ("6", "12345"), ("0", "12345")] {
         let mut raw = RawHttp2Client::connect(server.address).await;
         let post = [
             (":method", "POST"),
             (":scheme", "http"),
             (":path", "/length"),
             (":authority", "a"),
-            ("content-length", said),
+            ("content-length", length),
         ];
         raw.send(&headers(1, 0, &post)).await;
         raw.send(&frame(DATA, END_STREAM, 1, sent.as_bytes())).await;
-        assert_eq!(raw.outcome().await, Outcome::Reset(PROTOCOL_ERROR), "{said}");
+        assert_eq!(raw.outcome().await, Outcome::Reset(PROTOCOL_ERROR), "{length}");
     }
     let mut client = server.http2().await;
     let request = Request::post("http://a/length").header("content-length", "5").body(()).unwrap();
-    let (answer, mut body) = client.send_request(request, false).unwrap();
+    let (response, mut body) = client.send_request(request, false).unwrap();
     body.send_data(Bytes::from_static(b"12345"), true).unwrap();
-    let mut answer = answer.await.unwrap().into_body();
-    assert_eq!(answer.data().await.unwrap().unwrap(), "Ok(5)");
+    let mut response = response.await.unwrap().into_body();
+    assert_eq!(response.data().await.unwrap().unwrap(), "Ok(5)");
 }
 
 #[tokio::test]
@@ -194,7 +194,7 @@ async fn http2_offers_no_connect_protocol_and_limits_streams() {
         raw.send(&headers(2 * number + 1, END_STREAM, &slow)).await;
     }
     let outcome = raw.outcome().await;
-    assert!(matches!(outcome, Outcome::Reset(7) | Outcome::SentAway(_)), "{outcome:?}");
+    assert!(matches!(outcome, Outcome::Reset(7) | Outcome::GoAway(_)), "{outcome:?}");
     server.script.release();
 }
 
@@ -210,7 +210,7 @@ async fn rapid_reset_closes_the_connection() {
         flood.extend(frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
     }
     raw.send(&flood).await;
-    assert_eq!(raw.outcome().await, Outcome::SentAway(ENHANCE_YOUR_CALM));
+    assert_eq!(raw.outcome().await, Outcome::GoAway(ENHANCE_YOUR_CALM));
     // Other connections are unaffected.
     assert_eq!(ask(&mut server.http2().await, get2("/")).await.unwrap().0, 200);
 }

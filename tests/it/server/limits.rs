@@ -128,7 +128,7 @@ async fn write_timeout_closes_connection_when_client_stops_reading() {
     let (stuck, _) = client.send_request(get2("/endless"), true).unwrap();
     seen.recv().await;
     seen.recv().await;
-    until("both answers to be given up", async || (server.script.endless() == 0).then_some(())).await;
+    until("both responses to be given up", async || (server.script.endless() == 0).then_some(())).await;
     drop((socket, stuck));
 }
 
@@ -145,7 +145,7 @@ async fn stalled_http2_stream_ends_beside_a_busy_one() {
     let stuck = stuck.await.unwrap();
     let begun = Instant::now();
     assert_eq!(server.script.endless(), 1);
-    until("the answer to be given up", async || {
+    until("the response to be given up", async || {
         // A response without a body needs no window.
         assert_eq!(ask(&mut client, get2("/hsts")).await.unwrap().0, 200);
         pings.ping(h2::Ping::opaque()).await.unwrap();
@@ -165,8 +165,8 @@ async fn pausing_response_is_not_aborted() {
     let limits = ServerLimits { write_timeout: SHORT / 4, ..ServerLimits::default() };
     let (server, _seen) = TestServer::start(1, limits);
     let mut client = server.http2().await;
-    let (answer, _) = client.send_request(get2("/stream"), true).unwrap();
-    let mut body = answer.await.unwrap().into_body();
+    let (response, _) = client.send_request(get2("/stream"), true).unwrap();
+    let mut body = response.await.unwrap().into_body();
     assert_eq!(body.data().await.unwrap().unwrap(), "begun");
     assert!(tokio::time::timeout(SHORT, body.data()).await.is_err());
 }
@@ -250,9 +250,9 @@ async fn oversized_targets_and_headers_are_rejected() {
         (head(&format!("X: {}\r\n", "x".repeat(16_000))), "200"),
         (head(&format!("X: {}\r\n", "x".repeat(17_000))), "431"),
     ] {
-        let answer = talk(&mut server.connect().await, &request).await;
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{status}: {answer}");
-        assert_eq!(status == "414", answer.contains(r#""code":"uri_too_long""#), "{answer}");
+        let response = talk(&mut server.connect().await, &request).await;
+        assert!(response.starts_with(&format!("HTTP/1.1 {status}")), "{status}: {response}");
+        assert_eq!(status == "414", response.contains(r#""code":"uri_too_long""#), "{response}");
     }
     let many = |count: usize| {
         let mut request = get2("/");

@@ -26,9 +26,9 @@ pub(super) struct RawHttp2Client {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// A response with this first byte of its HPACK block: 0x88 is `:status: 200`, 0x8c is 400.
-    Answered(u8),
+    Response(u8),
     Reset(u32),
-    SentAway(u32),
+    GoAway(u32),
     Closed,
 }
 
@@ -51,9 +51,9 @@ impl RawHttp2Client {
             loop {
                 let Some((kind, payload)) = self.frame().await else { return Outcome::Closed };
                 match kind {
-                    HEADERS => return Outcome::Answered(payload[0]),
+                    HEADERS => return Outcome::Response(payload[0]),
                     RST_STREAM => return Outcome::Reset(code(&payload)),
-                    GOAWAY => return Outcome::SentAway(code(&payload[4..])),
+                    GOAWAY => return Outcome::GoAway(code(&payload[4..])),
                     _ => {}
                 }
             }

@@ -28,18 +28,18 @@ const ATTACKERS: usize = 1_000;
 const BROWSERS: usize = 4;
 
 /// Default duration of the attack in seconds (`SEKISHO_TEST_HOSTILE`).
-const SECONDS: u64 = 5;
+const DEFAULT_SECONDS: u64 = 5;
 
 /// Memory limit in KiB for each response or request that an attacker holds: about three buffers of 64 KiB.
-const MEMORY: usize = 200;
+const MEMORY_LIMIT: usize = 200;
 
 fn duration() -> Duration {
-    let told = std::env::var("SEKISHO_TEST_HOSTILE").ok().and_then(|seconds| seconds.parse().ok());
-    Duration::from_secs(told.unwrap_or(SECONDS))
+    let configured = std::env::var("SEKISHO_TEST_HOSTILE").ok().and_then(|seconds| seconds.parse().ok());
+    Duration::from_secs(configured.unwrap_or(DEFAULT_SECONDS))
 }
 
 /// Starts a server with short timeouts, so that attackers reconnect often.
-async fn site() -> (TestDeployment, ServerProcess) {
+async fn new_deployment() -> (TestDeployment, ServerProcess) {
     let large = Bytes::from(vec![b'x'; 8 * 1024 * 1024]);
     let upstream = listen(move |socket| {
         let large = large.clone();
@@ -58,18 +58,18 @@ async fn site() -> (TestDeployment, ServerProcess) {
         })
     })
     .await;
-    let mut site = TestDeployment::new(sqlite_place().await.unwrap()).await;
-    site.forward_to(format!("http://{upstream}"));
-    let config = std::fs::read_to_string(site.path("sekisho.toml")).unwrap();
+    let mut deployment = TestDeployment::new(sqlite_place().await.unwrap()).await;
+    deployment.forward_to(format!("http://{upstream}"));
+    let config = std::fs::read_to_string(deployment.path("sekisho.toml")).unwrap();
     let open = format!(
         "[[routes]]\npath = \"/open\"\nupstreams = [\"http://{upstream}\"]\nauth = \"none\"\nidle_timeout = \"5s\"\n"
     );
-    site.write("sekisho.toml", &format!("{config}{open}"));
-    site.set("server.header_timeout", "5s");
-    site.set("server.write_timeout", "5s");
-    site.user("ann@example.com", "user").await;
-    let server = site.serve().await;
-    (site, server)
+    deployment.write("sekisho.toml", &format!("{config}{open}"));
+    deployment.set("server.header_timeout", "5s");
+    deployment.set("server.write_timeout", "5s");
+    deployment.user("ann@example.com", "user").await;
+    let server = deployment.serve().await;
+    (deployment, server)
 }
 
 /// The behaviour of an attacker on one connection, until it is closed.
@@ -83,32 +83,36 @@ enum Attack {
 }
 
 /// Attacks, and reconnects whenever the connection is closed.
-async fn attack(server: SocketAddr, attack: Attack, cut: Arc<AtomicUsize>) {
+async fn attack(server: SocketAddr, attack: Attack, closed: Arc<AtomicUsize>) {
     loop {
         let socket = TcpSocket::new_v4().unwrap();
         // The smallest receive buffer that the kernel allows.
         socket.set_recv_buffer_size(1).unwrap();
         if let Ok(socket) = socket.connect(server).await {
             match attack {
-                Attack::Headers => drip(socket, b"GET / HTTP/1.1\r\nHost: a\r\nSlow: ").await,
+                Attack::Headers => write_slowly(socket, b"GET / HTTP/1.1\r\nHost: a\r\nSlow: ").await,
                 Attack::Body => {
-                    drip(socket, b"POST /open/ HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n").await;
+                    write_slowly(
+                        socket,
+                        b"POST /open/ HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n",
+                    )
+                    .await;
                 }
-                Attack::Reading => sip(socket).await,
+                Attack::Reading => read_slowly(socket).await,
                 Attack::Streams => read_without_window(socket).await,
             }
         }
-        cut.fetch_add(1, Ordering::Relaxed);
+        closed.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 /// Sends one byte a second.
-async fn drip(mut socket: TcpStream, begin: &[u8]) {
+async fn write_slowly(mut socket: TcpStream, begin: &[u8]) {
     let mut written = socket.write_all(begin).await;
-    let mut answer = [0; 1];
+    let mut response = [0; 1];
     while written.is_ok() {
         // A response also ends the attack on this connection.
-        if timeout(Duration::from_secs(1), socket.read(&mut answer)).await.is_ok() {
+        if timeout(Duration::from_secs(1), socket.read(&mut response)).await.is_ok() {
             return;
         }
         written = socket.write_all(b"x").await;
@@ -116,12 +120,12 @@ async fn drip(mut socket: TcpStream, begin: &[u8]) {
 }
 
 /// Reads a few bytes a second.
-async fn sip(mut socket: TcpStream) {
+async fn read_slowly(mut socket: TcpStream) {
     if socket.write_all(b"GET /open/large HTTP/1.1\r\nHost: a\r\n\r\n").await.is_err() {
         return;
     }
-    let mut answer = [0; 16];
-    while let Ok(1..) = socket.read(&mut answer).await {
+    let mut response = [0; 16];
+    while let Ok(1..) = socket.read(&mut response).await {
         sleep(Duration::from_secs(1)).await;
     }
 }
@@ -129,17 +133,17 @@ async fn sip(mut socket: TcpStream) {
 async fn read_without_window(socket: TcpStream) {
     let Ok((mut client, connection)) = h2::client::handshake(socket).await else { return };
     let connection = tokio::spawn(connection);
-    let mut answers = Vec::new();
-    while answers.len() < 50 {
+    let mut responses = Vec::new();
+    while responses.len() < 50 {
         let Ok(ready) = client.ready().await else { break };
         client = ready;
         let request = Request::get("http://a/open/large").body(()).unwrap();
-        let Ok((answer, _)) = client.send_request(request, true) else { break };
-        answers.push(answer);
+        let Ok((response, _)) = client.send_request(request, true) else { break };
+        responses.push(response);
     }
     // Reads frames without returning window, until each stream is reset.
-    let answers = join_all(answers).await.into_iter().flatten();
-    join_all(answers.map(|answer| read_to_end(answer.into_body()))).await;
+    let responses = join_all(responses).await.into_iter().flatten();
+    join_all(responses.map(|response| read_to_end(response.into_body()))).await;
     connection.abort();
 }
 
@@ -151,18 +155,18 @@ async fn read_to_end(mut body: h2::RecvStream) {
 #[derive(Default)]
 struct ClientStats {
     took: Vec<Duration>,
-    renewals: usize,
+    refreshes: usize,
     failures: Vec<String>,
 }
 
 impl ClientStats {
-    fn note(&mut self, began: Instant, answer: Result<Answer, Box<dyn std::error::Error + Send + Sync>>) {
+    fn record(&mut self, began: Instant, response: Result<Answer, Box<dyn std::error::Error + Send + Sync>>) {
         self.took.push(began.elapsed());
-        match answer {
-            Ok(answer) if answer.status == 200 && answer.body == b"welcome" => {
-                self.renewals += usize::from(answer.headers.contains_key("set-cookie"));
+        match response {
+            Ok(response) if response.status == 200 && response.body == b"welcome" => {
+                self.refreshes += usize::from(response.headers.contains_key("set-cookie"));
             }
-            Ok(answer) => self.failures.push(format!("{} {:?}", answer.status, answer.headers)),
+            Ok(response) => self.failures.push(format!("{} {:?}", response.status, response.headers)),
             Err(error) => self.failures.push(format!("{error:?}")),
         }
     }
@@ -182,7 +186,7 @@ async fn browse(server: SocketAddr, duration: Duration) -> ClientStats {
         let seen = seen.unwrap();
         all.took.extend(seen.took);
         all.failures.extend(seen.failures);
-        all.renewals += seen.renewals;
+        all.refreshes += seen.refreshes;
     }
     all
 }
@@ -191,15 +195,15 @@ async fn browse_alone(server: SocketAddr, duration: Duration) -> ClientStats {
     let mut browser = SocketBrowser::signed_in(server, "ann@example.com").await;
     let mut seen = ClientStats::default();
     let socket = TcpStream::connect(server).await.unwrap();
-    let (mut kept, connection) = http1::handshake(TokioIo::new(socket)).await.unwrap();
+    let (mut persistent, connection) = http1::handshake(TokioIo::new(socket)).await.unwrap();
     tokio::spawn(connection);
     let until = Instant::now() + duration;
     while Instant::now() < until {
         let request = || Request::get("/page").body(Body::empty()).unwrap();
         let began = Instant::now();
-        seen.note(began, browser.send_on(&mut kept, server, request()).await);
+        seen.record(began, browser.send_on(&mut persistent, server, request()).await);
         let began = Instant::now();
-        seen.note(began, browser.send(server, request()).await);
+        seen.record(began, browser.send(server, request()).await);
         // A pause between pages.
         sleep(Duration::from_millis(10)).await;
     }
@@ -207,40 +211,40 @@ async fn browse_alone(server: SocketAddr, duration: Duration) -> ClientStats {
 }
 
 async fn check_browsers_are_unaffected(attackers: usize, attacks: &[Attack]) {
-    let (_site, server) = site().await;
+    let (_deployment, server) = new_deployment().await;
     let public = server.public;
     let mut before = browse(public, duration() / 4).await;
     assert!(before.failures.is_empty(), "{:?}", before.failures);
     let memory = server.memory();
 
-    let cut = Arc::new(AtomicUsize::new(0));
+    let closed = Arc::new(AtomicUsize::new(0));
     let mut attacking = JoinSet::new();
     for n in 0..attackers {
-        attacking.spawn(attack(public, attacks[n % attacks.len()], Arc::clone(&cut)));
+        attacking.spawn(attack(public, attacks[n % attacks.len()], Arc::clone(&closed)));
     }
     let mut during = timeout(duration() + PATIENCE, browse(public, duration())).await.unwrap();
     // Closed attackers reconnect.
     let open = until("the attackers to be there, after some were cut", async || {
         let open = connections(&server).await;
-        (open > attackers / 2 && cut.load(Ordering::Relaxed) > 0).then_some(open)
+        (open > attackers / 2 && closed.load(Ordering::Relaxed) > 0).then_some(open)
     });
     let (open, cost) = (open.await, server.peak_memory().saturating_sub(memory));
     attacking.shutdown().await;
 
     let latency = (during.latency(), before.latency());
     println!(
-        "{} requests, {} renewals: (median, longest) {:?}; without the attack {:?}; {} attackers' connections open, \
-         {} were cut; memory {memory} KiB before, {cost} KiB more at most",
+        "{} requests, {} refreshes: (median, longest) {:?}; without the attack {:?}; {} attackers' connections open, \
+         {} were closed; memory {memory} KiB before, {cost} KiB more at most",
         during.took.len(),
-        during.renewals,
+        during.refreshes,
         latency.0,
         latency.1,
         open,
-        cut.load(Ordering::Relaxed),
+        closed.load(Ordering::Relaxed),
     );
     assert!(during.failures.is_empty(), "{}: {:?}", during.failures.len(), during.failures);
-    assert!(during.renewals > 0);
-    assert!(cost < attackers * attacks_memory(attacks), "{cost} KiB");
+    assert!(during.refreshes > 0);
+    assert!(cost < attackers * memory_limit(attacks), "{cost} KiB");
     // All attackers' connections are released.
     let deadline = Instant::now() + PATIENCE;
     timeout_at(deadline, async { while connections(&server).await > BROWSERS {} }).await.unwrap();
@@ -248,17 +252,21 @@ async fn check_browsers_are_unaffected(attackers: usize, attacks: &[Attack]) {
 }
 
 /// Returns the memory limit of one attacker. Each HTTP/2 stream counts as one connection.
-fn attacks_memory(attacks: &[Attack]) -> usize {
-    if attacks.iter().any(|attack| matches!(attack, Attack::Streams)) { 50 * MEMORY } else { MEMORY }
+fn memory_limit(attacks: &[Attack]) -> usize {
+    if attacks.iter().any(|attack| matches!(attack, Attack::Streams)) {
+        50 * MEMORY_LIMIT
+    } else {
+        MEMORY_LIMIT
+    }
 }
 
 async fn connections(server: &ServerProcess) -> usize {
-    let answer = SocketBrowser::default().get(server.admin, "/metrics").await;
-    let text = String::from_utf8(answer.body).unwrap();
-    let of = |line: &str| line.rsplit_once(' ').map(|(_, number)| number.parse::<usize>().unwrap());
+    let response = SocketBrowser::default().get(server.admin, "/metrics").await;
+    let text = String::from_utf8(response.body).unwrap();
+    let value = |line: &str| line.rsplit_once(' ').map(|(_, number)| number.parse::<usize>().unwrap());
     text.lines()
         .filter(|line| line.starts_with("sekisho_connections{thread=\"") && !line.contains("admin"))
-        .filter_map(of)
+        .filter_map(value)
         .sum()
 }
 

@@ -29,8 +29,8 @@ async fn tls_1_2_and_1_3_use_the_negotiated_protocol() {
     for version in [&TLS12, &TLS13] {
         let mut socket = files.connect(server.address, &["http/1.1"], &[version]).await.unwrap();
         assert_eq!(socket.get_ref().1.protocol_version(), Some(version.version));
-        let answer = talk(&mut socket, GET).await;
-        assert!(answer.contains("version=HTTP/1.1") && answer.contains("secured=true"), "{answer}");
+        let response = talk(&mut socket, GET).await;
+        assert!(response.contains("version=HTTP/1.1") && response.contains("secured=true"), "{response}");
         // HTTP/1.1 without ALPN.
         let mut socket = files.connect(server.address, &[], &[version]).await.unwrap();
         assert!(talk(&mut socket, GET).await.contains("version=HTTP/1.1"));
@@ -59,11 +59,11 @@ async fn tls_versions_below_1_2_are_rejected() {
         record.extend(hello);
         let mut socket = server.connect().await;
         socket.write_all(&record).await.unwrap();
-        let mut answer = Vec::new();
-        let _ = socket.read_to_end(&mut answer).await;
+        let mut response = Vec::new();
+        let _ = socket.read_to_end(&mut response).await;
         // A fatal alert: protocol_version or handshake_failure.
-        assert_eq!((answer[0], answer[5]), (21, 2), "{answer:?}");
-        assert!(matches!(answer[6], 70 | 40), "{answer:?}");
+        assert_eq!((response[0], response[5]), (21, 2), "{response:?}");
+        assert!(matches!(response[6], 70 | 40), "{response:?}");
     }
     // Cleartext HTTP.
     let mut socket = server.connect().await;
@@ -76,8 +76,8 @@ async fn https_responses_carry_hsts() {
     let files = Files::good();
     let server = serving(&files, ServerLimits::default());
     let mut socket = files.connect(server.address, &[], &[&TLS13]).await.unwrap();
-    let answer = talk(&mut socket, GET).await;
-    assert!(answer.contains("strict-transport-security: max-age=31536000\r\n"), "{answer}");
+    let response = talk(&mut socket, GET).await;
+    assert!(response.contains("strict-transport-security: max-age=31536000\r\n"), "{response}");
     let own = talk(&mut socket, &get1("/hsts")).await;
     assert!(own.contains("strict-transport-security: max-age=1\r\n"), "{own}");
     assert_eq!(own.matches("strict-transport-security").count(), 1);
@@ -176,22 +176,22 @@ async fn changed_certificate_files_are_reloaded() {
     assert!(!certificate.reload().unwrap());
 }
 
-async fn site(files: &Files) -> TestDeployment {
-    let mut site = TestDeployment::new(db::sqlite_place().await.unwrap()).await;
-    site.set("server.tls_certificate", files.certificate().to_str().unwrap());
-    site.set("server.tls_key", files.key().to_str().unwrap());
-    site
+async fn new_deployment(files: &Files) -> TestDeployment {
+    let mut deployment = TestDeployment::new(db::sqlite_place().await.unwrap()).await;
+    deployment.set("server.tls_certificate", files.certificate().to_str().unwrap());
+    deployment.set("server.tls_key", files.key().to_str().unwrap());
+    deployment
 }
 
 #[tokio::test]
 async fn server_uses_tls_and_forwards_the_scheme() {
     let mut upstream = Upstream::start().await;
     let files = Files::good();
-    let site = site(&files).await;
-    let toml = std::fs::read_to_string(site.path("sekisho.toml")).unwrap();
+    let deployment = new_deployment(&files).await;
+    let toml = std::fs::read_to_string(deployment.path("sekisho.toml")).unwrap();
     let route = format!("[[routes]]\npath = \"/\"\nupstreams = [\"{}\"]\nauth = \"none\"\n", upstream.url());
-    site.write("sekisho.toml", &format!("{toml}\n{route}"));
-    let server: ServerProcess = site.serve().await;
+    deployment.write("sekisho.toml", &format!("{toml}\n{route}"));
+    let server: ServerProcess = deployment.serve().await;
     assert!(server.log().contains("origin=https://127.0.0.1:"), "{}", server.log());
     let socket = files.connect(server.public, &["h2"], &[&TLS13]).await.unwrap();
     let (mut client, connection) = h2::client::handshake::<_>(socket).await.unwrap();
@@ -215,26 +215,26 @@ async fn server_uses_tls_and_forwards_the_scheme() {
 #[tokio::test]
 async fn invalid_certificate_files_are_configuration_errors() {
     let files = Files::good();
-    let site = site(&files).await;
+    let deployment = new_deployment(&files).await;
     std::fs::copy(Files::good().key(), files.key()).unwrap();
     for command in ["serve", "check-config"] {
-        let ran = site.run(&[command]).await;
-        let said = ran.fails(78);
+        let ran = deployment.run(&[command]).await;
+        let message = ran.fails(78);
         assert!(
-            said.starts_with("server.tls_key = \"") && said.contains("from SEKISHO_SERVER__TLS_KEY"),
-            "{said}"
+            message.starts_with("server.tls_key = \"") && message.contains("from SEKISHO_SERVER__TLS_KEY"),
+            "{message}"
         );
-        assert!(said.contains("does not match the certificate"), "{said}");
+        assert!(message.contains("does not match the certificate"), "{message}");
     }
     let expired = Files::until(2020);
-    let place = TestDeployment::new(db::sqlite_place().await.unwrap()).await;
+    let expired_deployment = TestDeployment::new(db::sqlite_place().await.unwrap()).await;
     let (certificate, key) = (expired.certificate(), expired.key());
-    let toml = std::fs::read_to_string(place.path("sekisho.toml")).unwrap();
+    let toml = std::fs::read_to_string(expired_deployment.path("sekisho.toml")).unwrap();
     let tls =
         format!("[server]\ntls_certificate = \"{}\"\ntls_key = \"{}\"", certificate.display(), key.display());
-    place.write("sekisho.toml", &toml.replacen("[server]", &tls, 1));
-    let ran = place.run(&["check-config"]).await;
-    let said = ran.fails(78);
-    assert!(said.contains("server.tls_certificate") && said.contains("line 3"), "{said}");
-    assert!(said.contains("has expired"), "{said}");
+    expired_deployment.write("sekisho.toml", &toml.replacen("[server]", &tls, 1));
+    let ran = expired_deployment.run(&["check-config"]).await;
+    let message = ran.fails(78);
+    assert!(message.contains("server.tls_certificate") && message.contains("line 3"), "{message}");
+    assert!(message.contains("has expired"), "{message}");
 }

@@ -13,8 +13,8 @@ use tower::service_fn;
 use crate::support::test_server::{GET, TestServer, get1, talk};
 
 async fn thread_of(socket: &mut TcpStream) -> String {
-    let answer = talk(socket, &get1("/thread")).await;
-    answer.rsplit("\r\n").next().unwrap().to_owned()
+    let response = talk(socket, &get1("/thread")).await;
+    response.rsplit("\r\n").next().unwrap().to_owned()
 }
 
 #[tokio::test]
@@ -57,11 +57,11 @@ async fn limits_change_at_run_time() {
 /// A blocked thread accepts no connections, so the other one accepts them all and transfers a share.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn overloaded_worker_transfers_connections() {
-    let (busy, go_on) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
+    let (busy, resume) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
     let (server, _seen) = TestServer::start(2, ServerLimits::default());
     let blocking = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let blocked_at = blocking.local_addr().unwrap();
-    let (reached, released) = (Arc::clone(&busy), Arc::clone(&go_on));
+    let (reached, released) = (Arc::clone(&busy), Arc::clone(&resume));
     let block = move || {
         let (reached, released) = (Arc::clone(&reached), Arc::clone(&released));
         service_fn(move |_: Request<Body>| {
@@ -81,16 +81,16 @@ async fn overloaded_worker_transfers_connections() {
     for _ in 0..20 {
         sockets.push(server.connect().await);
     }
-    let mut asking = Vec::new();
+    let mut tasks = Vec::new();
     for mut socket in sockets {
-        asking.push(tokio::spawn(async move { (thread_of(&mut socket).await, socket) }));
+        tasks.push(tokio::spawn(async move { (thread_of(&mut socket).await, socket) }));
     }
-    tokio::task::spawn_blocking(move || go_on.wait()).await.unwrap();
+    tokio::task::spawn_blocking(move || resume.wait()).await.unwrap();
     blocked.await.unwrap();
     let mut threads = BTreeMap::<String, usize>::new();
     let mut open = Vec::new();
-    for asked in asking {
-        let (thread, socket) = asked.await.unwrap();
+    for task in tasks {
+        let (thread, socket) = task.await.unwrap();
         *threads.entry(thread).or_default() += 1;
         open.push(socket);
     }

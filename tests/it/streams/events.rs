@@ -14,7 +14,7 @@ use crate::support::process::PATIENCE;
 use crate::support::upstream::{listen, read_head};
 
 /// Starts an upstream that sends an endless response of this type.
-async fn endless(content_type: &'static str) -> String {
+async fn start_endless_upstream(content_type: &'static str) -> String {
     let upstream = listen(move |mut socket| async move {
         read_head(&mut socket).await;
         let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n\r\n");
@@ -37,21 +37,22 @@ async fn read_events(socket: &mut TcpStream, time: Duration) {
     }
 }
 
-async fn ask(spec: RouteSpec) -> (TcpStream, SessionEndTrigger) {
-    let (front, end) = SessionEndTrigger::of(spec);
-    let mut socket = TcpStream::connect(front.start().await).await.unwrap();
+async fn request_events(spec: RouteSpec) -> (TcpStream, SessionEndTrigger) {
+    let (proxy, trigger) = SessionEndTrigger::proxy_with_trigger(spec);
+    let mut socket = TcpStream::connect(proxy.start().await).await.unwrap();
     socket.write_all(b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     read_head(&mut socket).await;
-    (socket, end)
+    (socket, trigger)
 }
 
 #[tokio::test]
 async fn event_stream_is_aborted_when_its_session_ends() {
     for content_type in ["text/event-stream", "Text/Event-Stream; charset=utf-8"] {
-        let (mut socket, end) = ask(RouteSpec::new("/", [endless(content_type).await])).await;
+        let (mut socket, trigger) =
+            request_events(RouteSpec::new("/", [start_endless_upstream(content_type).await])).await;
         read_events(&mut socket, Duration::from_millis(200)).await;
         let began = FairInstant::now();
-        end.now(SessionEvent::PasswordChanged);
+        trigger.fire(SessionEvent::PasswordChanged);
         let mut rest = Vec::new();
         // A reset is allowed.
         let _ = timeout(PATIENCE, socket.read_to_end(&mut rest)).await.unwrap();
@@ -62,30 +63,31 @@ async fn event_stream_is_aborted_when_its_session_ends() {
 
 #[tokio::test]
 async fn other_responses_outlive_the_session() {
-    let (mut socket, end) = ask(RouteSpec::new("/", [endless("application/octet-stream").await])).await;
-    end.now(SessionEvent::Revoked);
+    let (mut socket, trigger) =
+        request_events(RouteSpec::new("/", [start_endless_upstream("application/octet-stream").await])).await;
+    trigger.fire(SessionEvent::Revoked);
     read_events(&mut socket, Duration::from_millis(300)).await;
 }
 
 /// Each event is flushed at once, without waiting for more data (P-19).
 #[tokio::test]
 async fn events_arrive_at_once() {
-    let (tell, told) = tokio::sync::watch::channel(0_u32);
+    let (sender, receiver) = tokio::sync::watch::channel(0_u32);
     let upstream = listen(move |mut socket| {
-        let mut told = told.clone();
+        let mut receiver = receiver.clone();
         async move {
             read_head(&mut socket).await;
             socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n").await.unwrap();
-            while told.changed().await.is_ok() {
+            while receiver.changed().await.is_ok() {
                 socket.write_all(b"data: x\n\n").await.unwrap();
             }
         }
     })
     .await;
-    let (mut socket, _end) = ask(RouteSpec::new("/", [format!("http://{upstream}")])).await;
+    let (mut socket, _trigger) = request_events(RouteSpec::new("/", [format!("http://{upstream}")])).await;
     for n in 1..20 {
         let began = FairInstant::now();
-        tell.send_replace(n);
+        sender.send_replace(n);
         let mut read = Vec::new();
         while !read.ends_with(b"data: x\n\n\r\n") {
             assert!(socket.read_buf(&mut read).await.unwrap() > 0);

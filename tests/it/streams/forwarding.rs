@@ -16,9 +16,9 @@ use crate::support::websocket::{EchoUpstream, agree, is_heard, line, open, refus
 #[tokio::test]
 async fn websocket_messages_are_forwarded_both_ways() {
     let upstream = EchoUpstream::start().await;
-    let front = ProxyServer::to(upstream.url()).start().await;
-    let (mut socket, answer) = open(front, "/chat?room=1", &[]).await.unwrap();
-    assert_eq!(answer.headers()["x-answer"], "yes");
+    let proxy = ProxyServer::to(upstream.url()).start().await;
+    let (mut socket, response) = open(proxy, "/chat?room=1", &[]).await.unwrap();
+    assert_eq!(response.headers()["x-answer"], "yes");
     let large = Message::binary(vec![7; 1 << 20]);
     for message in [Message::text("hello"), Message::binary(Vec::new()), large] {
         socket.send(message.clone()).await.unwrap();
@@ -41,20 +41,20 @@ async fn websocket_messages_are_forwarded_both_ways() {
 #[tokio::test]
 async fn websocket_close_codes_are_forwarded() {
     let mut upstream = EchoUpstream::start().await;
-    let front = ProxyServer::to(upstream.url()).start().await;
+    let proxy = ProxyServer::to(upstream.url()).start().await;
     for code in [1000, 1001, 1011, 3000, 4123] {
-        let (mut socket, _) = open(front, "/", &[]).await.unwrap();
+        let (mut socket, _) = open(proxy, "/", &[]).await.unwrap();
         let frame = CloseFrame { code: code.into(), reason: "that is all".into() };
         socket.close(Some(frame)).await.unwrap();
         until_closed(&mut socket).await;
         assert_eq!(upstream.closed().await, Some((code, "that is all".to_owned())));
 
-        let (mut socket, _) = open(front, "/", &[]).await.unwrap();
+        let (mut socket, _) = open(proxy, "/", &[]).await.unwrap();
         socket.send(Message::text(format!("close {code} and out"))).await.unwrap();
         assert_eq!(until_closed(&mut socket).await, Some((code, "and out".to_owned())));
-        assert_eq!(upstream.closed().await, Some((code, "and out".to_owned())), "the client's answer");
+        assert_eq!(upstream.closed().await, Some((code, "and out".to_owned())), "the client's response");
     }
-    let (socket, _) = open(front, "/", &[]).await.unwrap();
+    let (socket, _) = open(proxy, "/", &[]).await.unwrap();
     drop(socket);
     assert_eq!(upstream.closed().await, None, "broken off");
 }
@@ -70,8 +70,8 @@ async fn websocket_bytes_are_unchanged() {
         let _ = to.shutdown().await;
     })
     .await;
-    let front = ProxyServer::to(format!("http://{upstream}")).start().await;
-    let mut socket = TcpStream::connect(front).await.unwrap();
+    let proxy = ProxyServer::to(format!("http://{upstream}")).start().await;
+    let mut socket = TcpStream::connect(proxy).await.unwrap();
     // The first bytes follow the handshake request, before the 101.
     let bytes: Vec<u8> = (0..200_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     socket.write_all(&[HANDSHAKE.as_bytes(), &bytes[..100]].concat()).await.unwrap();
@@ -99,13 +99,13 @@ const HANDSHAKE: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpg
 #[tokio::test]
 async fn connection_header_is_parsed_as_a_list() {
     let mut upstream = EchoUpstream::start().await;
-    let front = ProxyServer::to(upstream.url()).start().await;
+    let proxy = ProxyServer::to(upstream.url()).start().await;
     for lines in [
         &[("connection", "keep-alive, Upgrade")][..],
         &[("connection", "UPGRADE")],
         &[("connection", "x-one ,\tupgrade,"), ("x-one", "1")],
     ] {
-        let (mut socket, _) = open(front, "/", lines).await.unwrap();
+        let (mut socket, _) = open(proxy, "/", lines).await.unwrap();
         is_heard(&mut socket).await;
         let head = upstream.head().await;
         assert_eq!(line(&head, "connection"), Some("upgrade"), "{head}");
@@ -113,7 +113,7 @@ async fn connection_header_is_parsed_as_a_list() {
         assert_eq!(line(&head, "x-one"), None);
     }
     let split = HANDSHAKE.replace("Connection: Upgrade", "Connection: keep-alive\r\nConnection: upgrade");
-    let mut socket = TcpStream::connect(front).await.unwrap();
+    let mut socket = TcpStream::connect(proxy).await.unwrap();
     socket.write_all(split.as_bytes()).await.unwrap();
     assert!(read_head(&mut socket).await.starts_with(b"HTTP/1.1 101 "));
 }
@@ -121,12 +121,12 @@ async fn connection_header_is_parsed_as_a_list() {
 #[tokio::test]
 async fn refused_upgrade_keeps_the_connection() {
     let upstream = saying(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 7\r\nX-Why: no\r\n\r\nnot you").await;
-    let front = ProxyServer::to(upstream).start().await;
-    let answer = refused(front, "/", &[]).await;
-    assert_eq!((answer.status().as_u16(), &answer.headers()["x-why"]), (403, &"no".parse().unwrap()));
-    assert_eq!(answer.body().as_deref(), Some(&b"not you"[..]));
+    let proxy = ProxyServer::to(upstream).start().await;
+    let response = refused(proxy, "/", &[]).await;
+    assert_eq!((response.status().as_u16(), &response.headers()["x-why"]), (403, &"no".parse().unwrap()));
+    assert_eq!(response.body().as_deref(), Some(&b"not you"[..]));
 
-    let mut socket = TcpStream::connect(front).await.unwrap();
+    let mut socket = TcpStream::connect(proxy).await.unwrap();
     for _ in 0..2 {
         socket.write_all(HANDSHAKE.as_bytes()).await.unwrap();
         assert!(read_head(&mut socket).await.starts_with(b"HTTP/1.1 403 "));
@@ -145,20 +145,20 @@ async fn wrong_upgrade_protocol_is_502() {
         "Upgrade: websocket\r\nUpgrade: websocket\r\n",
         "Upgrade: websocket\r\nSec-WebSocket-Accept: bm90IHRoZSBvbmUgdGhhdCBpcyBkdWU=\r\n",
     ] {
-        let answer = format!("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n{lines}\r\n");
-        let front =
-            ProxyServer::to(saying(Box::leak(answer.into_boxed_str()).as_bytes()).await).start().await;
-        let answer =
-            exchange(front, HANDSHAKE.replace("Upgrade\r\nUpgrade", "Upgrade, close\r\nUpgrade")).await;
-        assert!(answer.starts_with("HTTP/1.1 502 "), "{lines}: {answer}");
-        assert!(answer.contains("\"upstream_error\""), "{answer}");
+        let response = format!("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n{lines}\r\n");
+        let proxy =
+            ProxyServer::to(saying(Box::leak(response.into_boxed_str()).as_bytes()).await).start().await;
+        let response =
+            exchange(proxy, HANDSHAKE.replace("Upgrade\r\nUpgrade", "Upgrade, close\r\nUpgrade")).await;
+        assert!(response.starts_with("HTTP/1.1 502 "), "{lines}: {response}");
+        assert!(response.contains("\"upstream_error\""), "{response}");
     }
     let upstream = saying(
         b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
           Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
     );
-    let answer = get(ProxyServer::to(upstream.await).start().await, "/", "").await;
-    assert!(answer.starts_with("HTTP/1.1 502 "), "unasked: {answer}");
+    let response = get(ProxyServer::to(upstream.await).start().await, "/", "").await;
+    assert!(response.starts_with("HTTP/1.1 502 "), "unasked: {response}");
 }
 
 /// Upgrades need permission of the route. Protocols that carry requests, such as h2c, never get it: requests
@@ -166,7 +166,7 @@ async fn wrong_upgrade_protocol_is_502() {
 #[tokio::test]
 async fn unlisted_upgrade_protocols_are_not_forwarded() {
     let mut upstream = Upstream::start().await;
-    let front = ProxyServer::to(upstream.url()).start().await;
+    let proxy = ProxyServer::to(upstream.url()).start().await;
     for lines in [
         "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n",
         "Connection: Upgrade\r\nUpgrade: tcp\r\n",
@@ -174,16 +174,16 @@ async fn unlisted_upgrade_protocols_are_not_forwarded() {
         // Not a handshake: `Sec-WebSocket-Key` is missing.
         "Connection: Upgrade\r\nUpgrade: websocket\r\n",
     ] {
-        let answer =
-            exchange(front, format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{lines}\r\n")).await;
-        assert!(answer.starts_with("HTTP/1.1 200 "), "{lines}: {answer}");
+        let response =
+            exchange(proxy, format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{lines}\r\n")).await;
+        assert!(response.starts_with("HTTP/1.1 200 "), "{lines}: {response}");
         let seen = upstream.seen().await;
         for name in ["connection", "upgrade", "http2-settings"] {
             assert!(seen.all(name).is_empty(), "{lines}: {seen:?}");
         }
     }
     let old = HANDSHAKE.replace("HTTP/1.1", "HTTP/1.0");
-    assert!(exchange(front, old).await.contains(" 200 OK"));
+    assert!(exchange(proxy, old).await.contains(" 200 OK"));
     assert!(upstream.seen().await.all("upgrade").is_empty());
 }
 
@@ -192,9 +192,9 @@ async fn listed_upgrade_protocol_is_forwarded() {
     let upstream = listen(|mut socket| async move {
         let head = String::from_utf8(read_head(&mut socket).await).unwrap();
         assert_eq!(line(&head, "upgrade"), Some("shout"), "{head}");
-        let agreed =
+        let switching =
             b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: Shout\r\n\r\nHELLO";
-        socket.write_all(agreed).await.unwrap();
+        socket.write_all(switching).await.unwrap();
         let mut proxied_response = Vec::new();
         socket.read_to_end(&mut proxied_response).await.unwrap();
         proxied_response.make_ascii_uppercase();
@@ -205,8 +205,8 @@ async fn listed_upgrade_protocol_is_forwarded() {
         upgrades: vec!["shout".to_owned()],
         ..RouteSpec::new("/", [format!("http://{upstream}")])
     };
-    let front = ProxyServer::new([spec]).start().await;
-    let mut socket = TcpStream::connect(front).await.unwrap();
+    let proxy = ProxyServer::new([spec]).start().await;
+    let mut socket = TcpStream::connect(proxy).await.unwrap();
     socket
         .write_all(b"POST / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket, shout\r\n\r\n")
         .await
@@ -216,21 +216,21 @@ async fn listed_upgrade_protocol_is_forwarded() {
     // The upstream responds after the end of the request stream, so half-closing must keep the other
     // direction open.
     socket.shutdown().await.unwrap();
-    let mut said = String::new();
-    socket.read_to_string(&mut said).await.unwrap();
-    assert_eq!(said, "HELLOANYONE THERE?");
+    let mut received = String::new();
+    socket.read_to_string(&mut received).await.unwrap();
+    assert_eq!(received, "HELLOANYONE THERE?");
 }
 
 #[tokio::test]
 async fn upgrade_uses_its_own_upstream_connection() {
     let upstream = EchoUpstream::start().await;
-    let front = ProxyServer::to(upstream.url()).start().await;
-    let (mut one, _) = open(front, "/", &[]).await.unwrap();
-    let (mut other, _) = open(front, "/", &[]).await.unwrap();
+    let proxy = ProxyServer::to(upstream.url()).start().await;
+    let (mut one, _) = open(proxy, "/", &[]).await.unwrap();
+    let (mut other, _) = open(proxy, "/", &[]).await.unwrap();
     is_heard(&mut one).await;
     is_heard(&mut other).await;
-    let mut events = connect(front).await;
-    let answer = events.send_request(request("GET", "/", axum_core::body::Body::empty())).await.unwrap();
-    assert_eq!(answer.status(), 200);
+    let mut events = connect(proxy).await;
+    let response = events.send_request(request("GET", "/", axum_core::body::Body::empty())).await.unwrap();
+    assert_eq!(response.status(), 200);
     is_heard(&mut one).await;
 }

@@ -10,12 +10,12 @@ use crate::support::websocket::{EchoUpstream, is_heard, line, open, refused, unt
 const OWN: &str = "http://127.0.0.1:8080";
 const PAGE: &str = "https://page.example.com";
 
-async fn gateway(upstream: &EchoUpstream, more: &str) -> TestGateway {
+async fn start_gateway(upstream: &EchoUpstream, more: &str) -> TestGateway {
     let routes = route("/", &upstream.url(), more);
     TestGatewayBuilder::new(format!("[server]\nallowed_origins = [\"{PAGE}\"]\n{routes}")).start().await
 }
 
-fn answer(refused: http::Response<Option<Vec<u8>>>) -> Answer {
+fn to_response(refused: http::Response<Option<Vec<u8>>>) -> Answer {
     let (parts, body) = refused.into_parts();
     Answer { status: parts.status, headers: parts.headers, body: body.unwrap_or_default() }
 }
@@ -24,15 +24,15 @@ fn answer(refused: http::Response<Option<Vec<u8>>>) -> Answer {
 #[tokio::test]
 async fn upgrade_without_session_is_401() {
     let mut upstream = EchoUpstream::start().await;
-    let server = gateway(&upstream, "").await.listen(ServerLimits::default()).await;
+    let server = start_gateway(&upstream, "").await.listen(ServerLimits::default()).await;
     for (lines, event) in [
         (vec![("origin", OWN)], "missing"),
         (vec![("origin", OWN), ("cookie", "__Host-access_token=x")], "malformed"),
         (vec![("authorization", "Bearer x.y.z")], "malformed"),
     ] {
-        let answer = answer(refused(server, "/chat", &lines).await);
-        answer.problem(401, event);
-        assert!(answer.set_cookies().is_empty());
+        let response = to_response(refused(server, "/chat", &lines).await);
+        response.problem(401, event);
+        assert!(response.set_cookies().is_empty());
     }
     assert!(upstream.has_seen_no_more());
 }
@@ -41,7 +41,7 @@ async fn upgrade_without_session_is_401() {
 #[tokio::test]
 async fn upgrade_with_cookies_requires_a_trusted_origin() {
     let mut upstream = EchoUpstream::start().await;
-    let gateway = gateway(&upstream, "").await;
+    let gateway = start_gateway(&upstream, "").await;
     let server = gateway.listen(ServerLimits::default()).await;
     let cookies = gateway.signed_in(Role::User).await.line();
     let host = format!("http://{server}");
@@ -64,8 +64,8 @@ async fn upgrade_with_cookies_requires_a_trusted_origin() {
     ] {
         let mut lines: Vec<_> = origins.iter().map(|origin| ("origin", *origin)).collect();
         lines.push(("cookie", &cookies));
-        let answer = answer(refused(server, "/chat", &lines).await);
-        answer.problem(403, "cross_site");
+        let response = to_response(refused(server, "/chat", &lines).await);
+        response.problem(403, "cross_site");
     }
     assert!(upstream.has_seen_no_more());
     for origin in [OWN, PAGE] {
@@ -81,7 +81,7 @@ async fn upgrade_with_cookies_requires_a_trusted_origin() {
 #[tokio::test]
 async fn upgrade_without_cookies_needs_no_origin() {
     let upstream = EchoUpstream::start().await;
-    let gateway = gateway(&upstream, "").await;
+    let gateway = start_gateway(&upstream, "").await;
     let server = gateway.listen(ServerLimits::default()).await;
     let bearer = format!("Bearer {}", gateway.signed_in(Role::User).await.access);
     for lines in
@@ -95,7 +95,7 @@ async fn upgrade_without_cookies_needs_no_origin() {
 #[tokio::test]
 async fn open_route_ignores_the_origin() {
     let mut upstream = EchoUpstream::start().await;
-    let gateway = gateway(&upstream, "auth = \"none\"").await;
+    let gateway = start_gateway(&upstream, "auth = \"none\"").await;
     let server = gateway.listen(ServerLimits::default()).await;
     let cookies = gateway.signed_in(Role::User).await.line();
     let (mut socket, _) =
@@ -108,29 +108,29 @@ async fn open_route_ignores_the_origin() {
 #[tokio::test]
 async fn optional_route_allows_cookieless_upgrades() {
     let mut upstream = EchoUpstream::start().await;
-    let gateway = gateway(&upstream, "auth = \"optional\"").await;
+    let gateway = start_gateway(&upstream, "auth = \"optional\"").await;
     let server = gateway.listen(ServerLimits::default()).await;
     let cookies = gateway.signed_in(Role::User).await.line();
     let foreign = ("origin", "https://evil.example");
     let (mut socket, _) = open(server, "/", &[foreign]).await.unwrap();
     is_heard(&mut socket).await;
     assert_eq!(line(&upstream.head().await, "x-forwarded-user"), None);
-    answer(refused(server, "/", &[foreign, ("cookie", &cookies)]).await).problem(403, "cross_site");
+    to_response(refused(server, "/", &[foreign, ("cookie", &cookies)]).await).problem(403, "cross_site");
 }
 
 #[tokio::test]
 async fn refresh_during_upgrade_sets_cookies_with_101() {
     let upstream = EchoUpstream::start().await;
-    let gateway = gateway(&upstream, "").await;
+    let gateway = start_gateway(&upstream, "").await;
     let server = gateway.listen(ServerLimits::default()).await;
-    let jar = gateway.signed_in(Role::User).await;
+    let session_cookies = gateway.signed_in(Role::User).await;
     gateway.expire();
     let (mut socket, response) =
-        open(server, "/", &[("origin", OWN), ("cookie", &jar.line())]).await.unwrap();
-    let renewed = answer(response);
-    assert_eq!((renewed.status.as_u16(), renewed.event()), (101, Some("rotated")));
-    let fresh = SessionCookies::of(&renewed).unwrap();
-    assert_ne!(fresh.refresh, jar.refresh);
+        open(server, "/", &[("origin", OWN), ("cookie", &session_cookies.line())]).await.unwrap();
+    let refreshed = to_response(response);
+    assert_eq!((refreshed.status.as_u16(), refreshed.event()), (101, Some("rotated")));
+    let fresh = SessionCookies::of(&refreshed).unwrap();
+    assert_ne!(fresh.refresh, session_cookies.refresh);
     is_heard(&mut socket).await;
 
     let tokens = &gateway.app.tokens;
@@ -139,33 +139,33 @@ async fn refresh_during_upgrade_sets_cookies_with_101() {
     tokens.terminate(session, sekisho::models::session::EndReason::Revoked, &by).await.unwrap();
     assert_eq!(until_closed(&mut socket).await, Some((4401, "revoked".to_owned())));
     let line = format!("{}={}", NAMES[0], fresh.access);
-    let over = answer(refused(server, "/", &[("origin", OWN), ("cookie", &line)]).await);
-    over.problem(401, "revoked");
+    let ended = to_response(refused(server, "/", &[("origin", OWN), ("cookie", &line)]).await);
+    ended.problem(401, "revoked");
 }
 
 ///
 #[tokio::test]
 async fn rejected_upgrade_is_not_refreshed() {
     let upstream = EchoUpstream::start().await;
-    let gateway = gateway(&upstream, "").await;
+    let gateway = start_gateway(&upstream, "").await;
     let server = gateway.listen(ServerLimits::default()).await;
-    let jar = gateway.signed_in(Role::User).await;
+    let session_cookies = gateway.signed_in(Role::User).await;
     gateway.expire();
-    let lines = [("origin", "https://evil.example"), ("cookie", &jar.line())];
-    let answer = answer(refused(server, "/", &lines).await);
-    answer.problem(403, "cross_site");
-    assert_eq!((answer.event(), SessionCookies::of(&answer)), (None, None));
-    let session = gateway.app.tokens.identify_session(Some(&jar.refresh), None).unwrap();
+    let lines = [("origin", "https://evil.example"), ("cookie", &session_cookies.line())];
+    let response = to_response(refused(server, "/", &lines).await);
+    response.problem(403, "cross_site");
+    assert_eq!((response.event(), SessionCookies::of(&response)), (None, None));
+    let session = gateway.app.tokens.identify_session(Some(&session_cookies.refresh), None).unwrap();
     assert_eq!(gateway.app.tokens.find(session).await.unwrap().unwrap().generation, 1);
 }
 
 #[tokio::test]
 async fn role_is_checked_before_the_upgrade() {
     let mut upstream = EchoUpstream::start().await;
-    let gateway = gateway(&upstream, "roles = [\"admin\"]").await;
+    let gateway = start_gateway(&upstream, "roles = [\"admin\"]").await;
     let server = gateway.listen(ServerLimits::default()).await;
     let cookies = gateway.signed_in(Role::User).await.line();
-    let answer = answer(refused(server, "/", &[("origin", OWN), ("cookie", &cookies)]).await);
-    answer.problem(403, "forbidden");
+    let response = to_response(refused(server, "/", &[("origin", OWN), ("cookie", &cookies)]).await);
+    response.problem(403, "forbidden");
     assert!(upstream.has_seen_no_more());
 }

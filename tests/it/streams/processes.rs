@@ -25,14 +25,14 @@ const MANY: usize = 200;
 /// `Origin` of the browsers. Every server has it as `server.public_origin`.
 const ORIGIN: &str = "http://app.localhost:8080";
 
-async fn site(place: DatabaseLocation, upstream: &EchoUpstream) -> TestDeployment {
-    let mut site = TestDeployment::new(place).await;
-    site.set("server.public_origin", ORIGIN);
+async fn new_deployment(location: DatabaseLocation, upstream: &EchoUpstream) -> TestDeployment {
+    let mut deployment = TestDeployment::new(location).await;
+    deployment.set("server.public_origin", ORIGIN);
     // No access token expires during the test.
-    site.set("tokens.access_ttl", "10m");
-    site.forward_to(upstream.url());
-    site.user("ann@example.com", "user").await;
-    site
+    deployment.set("tokens.access_ttl", "10m");
+    deployment.forward_to(upstream.url());
+    deployment.user("ann@example.com", "user").await;
+    deployment
 }
 
 async fn websocket(server: SocketAddr, browser: &SocketBrowser) -> Socket {
@@ -55,8 +55,8 @@ async fn events(server: SocketAddr, browser: &SocketBrowser) -> TcpStream {
 }
 
 async fn metrics(server: &ServerProcess) -> String {
-    let answer = SocketBrowser::default().get(server.admin, "/metrics").await;
-    String::from_utf8(answer.body).unwrap()
+    let response = SocketBrowser::default().get(server.admin, "/metrics").await;
+    String::from_utf8(response.body).unwrap()
 }
 
 /// Reads to the end, and returns the times of the last byte and of the end.
@@ -69,14 +69,14 @@ async fn read_until_closed(mut socket: TcpStream) -> (FairInstant, FairInstant) 
     (last, FairInstant::now())
 }
 
-async fn revocation_closes_all_connections_of_a_user_within_two_seconds(place: DatabaseLocation) {
+async fn revocation_closes_all_connections_of_a_user_within_two_seconds(location: DatabaseLocation) {
     let upstream = EchoUpstream::start().await;
-    let site = site(place, &upstream).await;
+    let deployment = new_deployment(location, &upstream).await;
     // Replicas need a shared database server.
-    let servers = if site.is_embedded() {
-        vec![site.serve().await]
+    let servers = if deployment.is_embedded() {
+        vec![deployment.serve().await]
     } else {
-        vec![site.serve().await, site.serve().await]
+        vec![deployment.serve().await, deployment.serve().await]
     };
     let ann = SocketBrowser::signed_in(servers[0].public, "ann@example.com").await;
     let address = |n: usize| servers[n % servers.len()].public;
@@ -94,7 +94,7 @@ async fn revocation_closes_all_connections_of_a_user_within_two_seconds(place: D
     let breaking: Vec<_> =
         streams.into_iter().map(|socket| tokio::spawn(read_until_closed(socket))).collect();
     let began = FairInstant::now();
-    site.run(&["session", "revoke", "--user", "ann@example.com"]).await.done();
+    deployment.run(&["session", "revoke", "--user", "ann@example.com"]).await.done();
     let done = began.elapsed();
 
     let (mut slowest, mut last_byte) = ([Duration::ZERO; 2], Duration::ZERO);
@@ -138,13 +138,13 @@ async fn wait_until_counted(server: &ServerProcess, number: usize) {
     .await;
 }
 
-async fn logout_closes_connections_of_the_session(place: DatabaseLocation) {
+async fn logout_closes_connections_of_the_session(location: DatabaseLocation) {
     let upstream = EchoUpstream::start().await;
-    let site = site(place, &upstream).await;
-    let server = site.serve().await;
+    let deployment = new_deployment(location, &upstream).await;
+    let server = deployment.serve().await;
     let mut ann = SocketBrowser::signed_in(server.public, "ann@example.com").await;
     let other = SocketBrowser::signed_in(server.public, "ann@example.com").await;
-    let mut spared = websocket(server.public, &other).await;
+    let mut unaffected = websocket(server.public, &other).await;
     let (mut socket, stream) = (websocket(server.public, &ann).await, events(server.public, &ann).await);
     let began = FairInstant::now();
     let request = http::Request::post("/auth/logout").header("origin", ORIGIN);
@@ -156,17 +156,17 @@ async fn logout_closes_connections_of_the_session(place: DatabaseLocation) {
     assert_eq!(closed, Some((4401, "logged_out".to_owned())));
     timeout(PATIENCE, read_until_closed(stream)).await.unwrap();
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
-    is_heard(&mut spared).await;
+    is_heard(&mut unaffected).await;
 }
 
 /// Connections close at the absolute expiry of their session, at most half a second early.
 #[tokio::test]
 async fn connection_ends_at_the_absolute_expiry() {
     let upstream = EchoUpstream::start().await;
-    let mut site = site(db::sqlite_place().await.unwrap(), &upstream).await;
-    site.set("tokens.access_ttl", "2s");
-    site.set("session.absolute_ttl", "6s");
-    let server = site.serve().await;
+    let mut deployment = new_deployment(db::sqlite_place().await.unwrap(), &upstream).await;
+    deployment.set("tokens.access_ttl", "2s");
+    deployment.set("session.absolute_ttl", "6s");
+    let server = deployment.serve().await;
     let began = Instant::now();
     let ann = SocketBrowser::signed_in(server.public, "ann@example.com").await;
     let signed_in = FairInstant::now();
@@ -181,8 +181,8 @@ async fn connection_ends_at_the_absolute_expiry() {
 #[tokio::test]
 async fn shutdown_closes_websockets_first() {
     let mut upstream = EchoUpstream::start().await;
-    let site = site(db::sqlite_place().await.unwrap(), &upstream).await;
-    let server = site.serve().await;
+    let deployment = new_deployment(db::sqlite_place().await.unwrap(), &upstream).await;
+    let server = deployment.serve().await;
     let ann = SocketBrowser::signed_in(server.public, "ann@example.com").await;
     let mut socket = websocket(server.public, &ann).await;
     let mut stuck = websocket(server.public, &ann).await;

@@ -21,18 +21,18 @@ use crate::support::websocket::{EchoUpstream, agree, is_heard, line, open, until
 #[tokio::test]
 async fn session_end_closes_both_sides_of_a_websocket() {
     let mut upstream = EchoUpstream::start().await;
-    let (front, end) = SessionEndTrigger::of(RouteSpec::new("/", [upstream.url()]));
-    let front = front.start().await;
-    let (mut socket, _) = open(front, "/", &[]).await.unwrap();
+    let (proxy, trigger) = SessionEndTrigger::proxy_with_trigger(RouteSpec::new("/", [upstream.url()]));
+    let proxy = proxy.start().await;
+    let (mut socket, _) = open(proxy, "/", &[]).await.unwrap();
     is_heard(&mut socket).await;
     let began = FairInstant::now();
-    end.now(SessionEvent::LoggedOut);
+    trigger.fire(SessionEvent::LoggedOut);
     assert_eq!(until_closed(&mut socket).await, Some((4401, "logged_out".to_owned())));
     assert_eq!(upstream.closed().await, Some((1001, String::new())));
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
 
     // Also one that is opened after the end.
-    let (mut socket, _) = open(front, "/", &[]).await.unwrap();
+    let (mut socket, _) = open(proxy, "/", &[]).await.unwrap();
     assert_eq!(until_closed(&mut socket).await, Some((4401, "logged_out".to_owned())));
     assert_eq!(upstream.closed().await, Some((1001, String::new())));
 }
@@ -40,11 +40,11 @@ async fn session_end_closes_both_sides_of_a_websocket() {
 #[tokio::test]
 async fn sessionless_websocket_outlives_session_ends() {
     let upstream = EchoUpstream::start().await;
-    let (front, end) = SessionEndTrigger::of(RouteSpec::new("/", [upstream.url()]));
-    let front = ProxyServer { identity: None, ..front }.start().await;
-    let (mut socket, _) = open(front, "/", &[]).await.unwrap();
-    end.now(SessionEvent::LoggedOut);
-    let (mut later, _) = open(front, "/", &[]).await.unwrap();
+    let (proxy, trigger) = SessionEndTrigger::proxy_with_trigger(RouteSpec::new("/", [upstream.url()]));
+    let proxy = ProxyServer { identity: None, ..proxy }.start().await;
+    let (mut socket, _) = open(proxy, "/", &[]).await.unwrap();
+    trigger.fire(SessionEvent::LoggedOut);
+    let (mut later, _) = open(proxy, "/", &[]).await.unwrap();
     is_heard(&mut later).await;
     is_heard(&mut socket).await;
 }
@@ -66,14 +66,16 @@ async fn no_data_follows_the_close_frame() {
     // Frames of several sizes.
     let frames: &'static [u8] =
         Vec::leak([&b"\x82\x05hello\x82\x00\x82\x7e\x03\xe8"[..], &[7; 1_000]].concat());
-    let (front, end) =
-        SessionEndTrigger::of(RouteSpec::new("/", [start_flooding_websocket(b"", frames).await]));
-    let (mut socket, _) = open(front.start().await, "/", &[]).await.unwrap();
+    let (proxy, trigger) = SessionEndTrigger::proxy_with_trigger(RouteSpec::new(
+        "/",
+        [start_flooding_websocket(b"", frames).await],
+    ));
+    let (mut socket, _) = open(proxy.start().await, "/", &[]).await.unwrap();
     for _ in 0..1_000 {
         socket.next().await.unwrap().unwrap();
     }
     let began = FairInstant::now();
-    end.now(SessionEvent::Revoked);
+    trigger.fire(SessionEvent::Revoked);
     assert_eq!(until_closed(&mut socket).await, Some((4401, "revoked".to_owned())), "all frames were whole");
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 }
@@ -81,10 +83,10 @@ async fn no_data_follows_the_close_frame() {
 /// The upstream never completes its frame.
 #[tokio::test]
 async fn incomplete_frame_closes_without_close_frame() {
-    let endless =
+    let endless_frame =
         start_flooding_websocket(b"\x82\x7f\x00\x00\x00\xff\xff\xff\xff\xff", &[7; 16 * 1024]).await;
-    let (front, end) = SessionEndTrigger::of(RouteSpec::new("/", [endless]));
-    let mut socket = TcpStream::connect(front.start().await).await.unwrap();
+    let (proxy, trigger) = SessionEndTrigger::proxy_with_trigger(RouteSpec::new("/", [endless_frame]));
+    let mut socket = TcpStream::connect(proxy.start().await).await.unwrap();
     let handshake = "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                      Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     socket.write_all(handshake.as_bytes()).await.unwrap();
@@ -92,7 +94,7 @@ async fn incomplete_frame_closes_without_close_frame() {
     let mut buffer = vec![0; 64 * 1024];
     socket.read_exact(&mut buffer).await.unwrap();
     let began = FairInstant::now();
-    end.now(SessionEvent::Revoked);
+    trigger.fire(SessionEvent::Revoked);
     let mut tail = Vec::new();
     while let Ok(read @ 1..) = socket.read(&mut buffer).await {
         tail = buffer[..read].to_vec();
@@ -104,32 +106,33 @@ async fn incomplete_frame_closes_without_close_frame() {
 /// A client that does not read, while the upstream writes.
 #[tokio::test]
 async fn unread_websocket_is_aborted_and_the_upstream_closed() {
-    let (tell, mut gone) = mpsc::unbounded_channel();
+    let (sender, mut received) = mpsc::unbounded_channel();
     let upstream = listen(move |mut socket| {
-        let tell = tell.clone();
+        let sender = sender.clone();
         async move {
             let head = String::from_utf8(read_head(&mut socket).await).unwrap();
             agree(&mut socket, line(&head, "sec-websocket-key").unwrap()).await;
             let (mut from, mut to) = socket.into_split();
             let writing = async { while to.write_all(&b"\x82\x05hello".repeat(1_000)).await.is_ok() {} };
             let reading = async {
-                let mut said = Vec::new();
-                let _ = from.read_to_end(&mut said).await;
-                said
+                let mut bytes = Vec::new();
+                let _ = from.read_to_end(&mut bytes).await;
+                bytes
             };
-            let ((), said) = tokio::join!(writing, reading);
-            let _ = tell.send(said);
+            let ((), bytes) = tokio::join!(writing, reading);
+            let _ = sender.send(bytes);
         }
     })
     .await;
-    let (front, end) = SessionEndTrigger::of(RouteSpec::new("/", [format!("http://{upstream}")]));
-    let (socket, _) = open(front.start().await, "/", &[]).await.unwrap();
+    let (proxy, trigger) =
+        SessionEndTrigger::proxy_with_trigger(RouteSpec::new("/", [format!("http://{upstream}")]));
+    let (socket, _) = open(proxy.start().await, "/", &[]).await.unwrap();
     // Time for the buffers to fill. The outcome does not depend on it.
     tokio::time::sleep(Duration::from_millis(200)).await;
     let began = FairInstant::now();
-    end.now(SessionEvent::Revoked);
-    let said = timeout(PATIENCE, gone.recv()).await.unwrap().unwrap();
-    assert_eq!(said[..2], [0x88, 0x82], "a Close");
+    trigger.fire(SessionEvent::Revoked);
+    let bytes = timeout(PATIENCE, received.recv()).await.unwrap().unwrap();
+    assert_eq!(bytes[..2], [0x88, 0x82], "a Close");
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     drop(socket);
 }
@@ -138,8 +141,8 @@ async fn unread_websocket_is_aborted_and_the_upstream_closed() {
 async fn session_end_aborts_other_tunnels() {
     let upstream = listen(|mut socket| async move {
         read_head(&mut socket).await;
-        let agreed = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: shout\r\n\r\n";
-        socket.write_all(agreed).await.unwrap();
+        let switching = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: shout\r\n\r\n";
+        socket.write_all(switching).await.unwrap();
         while socket.write_all(b"hello").await.is_ok() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -149,33 +152,33 @@ async fn session_end_aborts_other_tunnels() {
         upgrades: vec!["shout".to_owned()],
         ..RouteSpec::new("/", [format!("http://{upstream}")])
     };
-    let (front, end) = SessionEndTrigger::of(spec);
-    let mut socket = TcpStream::connect(front.start().await).await.unwrap();
+    let (proxy, trigger) = SessionEndTrigger::proxy_with_trigger(spec);
+    let mut socket = TcpStream::connect(proxy.start().await).await.unwrap();
     socket
         .write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: shout\r\n\r\n")
         .await
         .unwrap();
     read_head(&mut socket).await;
     let began = FairInstant::now();
-    end.now(SessionEvent::UserDeleted);
-    let mut said = Vec::new();
-    let _ = socket.read_to_end(&mut said).await;
+    trigger.fire(SessionEvent::UserDeleted);
+    let mut bytes = Vec::new();
+    let _ = socket.read_to_end(&mut bytes).await;
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
 async fn shutdown_closes_websockets_with_1001() {
     let mut upstream = EchoUpstream::start().await;
-    let front = ProxyServer::to(upstream.url());
-    let streams = front.streams.clone();
-    let front = front.start().await;
-    let (mut socket, _) = open(front, "/", &[]).await.unwrap();
+    let proxy = ProxyServer::to(upstream.url());
+    let streams = proxy.streams.clone();
+    let proxy = proxy.start().await;
+    let (mut socket, _) = open(proxy, "/", &[]).await.unwrap();
     is_heard(&mut socket).await;
     streams.close_all();
     assert_eq!(until_closed(&mut socket).await, Some((1001, String::new())));
     assert_eq!(upstream.closed().await, Some((1001, String::new())));
 
-    let (mut late, _) = open(front, "/", &[]).await.unwrap();
+    let (mut late, _) = open(proxy, "/", &[]).await.unwrap();
     assert_eq!(until_closed(&mut late).await, Some((1001, String::new())));
 }
 

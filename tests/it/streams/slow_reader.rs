@@ -29,20 +29,20 @@ async fn start_event_upstream() -> SocketAddr {
     .await
 }
 
-async fn site() -> (TestDeployment, ServerProcess, SocketBrowser) {
-    let mut site = TestDeployment::new(sqlite_place().await.unwrap()).await;
-    site.set("tokens.access_ttl", "10m");
-    site.forward_to(format!("http://{}", start_event_upstream().await));
-    site.user("ann@example.com", "user").await;
-    let server = site.serve().await;
+async fn new_deployment() -> (TestDeployment, ServerProcess, SocketBrowser) {
+    let mut deployment = TestDeployment::new(sqlite_place().await.unwrap()).await;
+    deployment.set("tokens.access_ttl", "10m");
+    deployment.forward_to(format!("http://{}", start_event_upstream().await));
+    deployment.user("ann@example.com", "user").await;
+    let server = deployment.serve().await;
     let ann = SocketBrowser::signed_in(server.public, "ann@example.com").await;
-    (site, server, ann)
+    (deployment, server, ann)
 }
 
 /// Returns the numbers of open event streams and of closed ones.
 async fn streams(server: &ServerProcess) -> (usize, usize) {
-    let answer = SocketBrowser::default().get(server.admin, "/metrics").await;
-    let text = String::from_utf8(answer.body).unwrap();
+    let response = SocketBrowser::default().get(server.admin, "/metrics").await;
+    let text = String::from_utf8(response.body).unwrap();
     let number = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name));
         line.map_or(0, |number| number.trim().parse().unwrap())
@@ -54,14 +54,14 @@ async fn streams(server: &ServerProcess) -> (usize, usize) {
 }
 
 /// Revokes the session, and returns the start and the duration of the command.
-async fn revoke(site: &TestDeployment) -> (FairInstant, Duration) {
+async fn revoke(deployment: &TestDeployment) -> (FairInstant, Duration) {
     let began = FairInstant::now();
-    site.run(&["session", "revoke", "--user", "ann@example.com"]).await.done();
+    deployment.run(&["session", "revoke", "--user", "ann@example.com"]).await.done();
     (began, began.elapsed())
 }
 
 /// Requests an event stream and does not read it.
-async fn unread(server: SocketAddr, browser: &SocketBrowser) -> TcpStream {
+async fn open_unread_stream(server: SocketAddr, browser: &SocketBrowser) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(1).unwrap();
     let mut socket = socket.connect(server).await.unwrap();
@@ -73,13 +73,13 @@ async fn unread(server: SocketAddr, browser: &SocketBrowser) -> TcpStream {
 #[tokio::test]
 async fn unread_event_stream_is_reset_when_its_session_ends() {
     const MANY: usize = 20;
-    let (site, server, ann) = site().await;
+    let (deployment, server, ann) = new_deployment().await;
     let mut sockets = Vec::new();
     for _ in 0..MANY {
-        sockets.push(unread(server.public, &ann).await);
+        sockets.push(open_unread_stream(server.public, &ann).await);
     }
     until("the streams", async || (streams(&server).await.0 == MANY).then_some(())).await;
-    let (began, command) = revoke(&site).await;
+    let (began, command) = revoke(&deployment).await;
     for socket in sockets {
         // A reset also discards data in flight.
         until("the end", async || socket.take_error().unwrap()).await;
@@ -93,7 +93,7 @@ async fn unread_event_stream_is_reset_when_its_session_ends() {
 /// A front proxy that speaks HTTP/2 sends requests of several sessions on one connection.
 #[tokio::test]
 async fn only_the_unread_http2_stream_is_reset() {
-    let (site, server, ann) = site().await;
+    let (deployment, server, ann) = new_deployment().await;
     let socket = TcpStream::connect(server.public).await.unwrap();
     let (mut client, connection) = h2::client::handshake(socket).await.unwrap();
     tokio::spawn(connection);
@@ -101,14 +101,14 @@ async fn only_the_unread_http2_stream_is_reset() {
         let request = Request::get(format!("http://{}{path}", server.public));
         request.header("cookie", ann.cookie_header()).body(()).unwrap()
     };
-    let (answer, _) = client.send_request(request("/events"), true).unwrap();
-    let answer = answer.await.unwrap();
-    assert_eq!(answer.status(), 200);
-    let (began, command) = revoke(&site).await;
+    let (response, _) = client.send_request(request("/events"), true).unwrap();
+    let response = response.await.unwrap();
+    assert_eq!(response.status(), 200);
+    let (began, command) = revoke(&deployment).await;
     until("the stream to end", async || (streams(&server).await == (0, 1)).then_some(())).await;
     let took = began.elapsed();
     assert!(took < Duration::from_secs(2) + command, "{took:?}, and {command:?} the command");
-    let mut body = answer.into_body();
+    let mut body = response.into_body();
     let end = loop {
         match timeout(PATIENCE, body.data()).await.unwrap() {
             Some(Ok(_)) => {}
@@ -116,7 +116,7 @@ async fn only_the_unread_http2_stream_is_reset() {
         }
     };
     assert_eq!(end.unwrap().unwrap_err().reason(), Some(h2::Reason::CANCEL));
-    let (answer, _) = client.send_request(request("/healthy"), true).unwrap();
-    assert_eq!(answer.await.unwrap().status(), 401);
+    let (response, _) = client.send_request(request("/healthy"), true).unwrap();
+    assert_eq!(response.await.unwrap().status(), 401);
     server.stop().await;
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::{TARO, completed_requests, line_of, site};
+use super::{TARO, completed_requests, line_of, new_deployment};
 use crate::support::process::until;
 use crate::support::socket_browser::SocketBrowser;
 use crate::support::upstream::{GatedUpstream, Upstream, saying};
@@ -14,16 +14,16 @@ use crate::support::upstream::{GatedUpstream, Upstream, saying};
 #[tokio::test]
 async fn access_log_entry_describes_the_request() {
     let upstream = Upstream::answering(|_| Response::new(Body::from("seven films"))).await;
-    let site = site().await;
-    site.forward_to(upstream.url());
-    let server = site.serve().await;
+    let deployment = new_deployment().await;
+    deployment.forward_to(upstream.url());
+    let server = deployment.serve().await;
     let mut browser = SocketBrowser::signed_in(server.public, TARO).await;
     let asked = browser.get(server.public, "/auth/session").await;
     let who = asked.json();
     let own = line_of(&server, asked.header("x-request-id").unwrap()).await;
     assert_eq!((&own["user"], &own["session"]), (&who["user"]["id"], &who["session_id"]));
-    let answer = browser.get(server.public, "/films?of=1954").await;
-    let mut line = line_of(&server, answer.header("x-request-id").unwrap()).await;
+    let response = browser.get(server.public, "/films?of=1954").await;
+    let mut line = line_of(&server, response.header("x-request-id").unwrap()).await;
 
     let line = line.as_object_mut().unwrap();
     assert!(line["duration"].as_f64().is_some_and(|seconds| seconds > 0.0 && seconds < 30.0), "{line:?}");
@@ -44,13 +44,13 @@ async fn access_log_entry_describes_the_request() {
     for (path, route, status, event) in
         [("/auth/session", "builtin:auth", 401, json!("missing")), ("/a/../b", "none", 400, json!(null))]
     {
-        let answer = SocketBrowser::default().get(server.public, path).await;
-        let line = line_of(&server, answer.header("x-request-id").unwrap()).await;
+        let response = SocketBrowser::default().get(server.public, path).await;
+        let line = line_of(&server, response.header("x-request-id").unwrap()).await;
         assert_eq!(
             (&line["route"], &line["status"], &line["session_event"]),
             (&json!(route), &json!(status), &event)
         );
-        assert_eq!((&line["path"], &line["bytes"]), (&json!(path), &json!(answer.body.len())));
+        assert_eq!((&line["path"], &line["bytes"]), (&json!(path), &json!(response.body.len())));
         assert!(line["user"].is_null() && line["upstream"].is_null(), "{line}");
     }
     server.stop().await;
@@ -58,23 +58,23 @@ async fn access_log_entry_describes_the_request() {
 
 #[tokio::test]
 async fn each_request_has_one_access_log_entry() {
-    let mut held = GatedUpstream::start().await;
-    let site = site().await;
+    let mut gated = GatedUpstream::start().await;
+    let deployment = new_deployment().await;
     let cut = saying(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nfirst").await;
     let route = |path: &str, upstream: &str| {
         format!("[[routes]]\npath = \"{path}\"\nauth = \"none\"\nupstreams = [\"{upstream}\"]\n")
     };
-    let config = std::fs::read_to_string(site.path("sekisho.toml")).unwrap();
-    site.write("sekisho.toml", &(config + &route("/held", &held.url()) + &route("/cut", &cut)));
-    let server = site.serve().await;
+    let config = std::fs::read_to_string(deployment.path("sekisho.toml")).unwrap();
+    deployment.write("sekisho.toml", &(config + &route("/held", &gated.url()) + &route("/cut", &cut)));
+    let server = deployment.serve().await;
     for _ in 0..20 {
         SocketBrowser::default().get(server.public, "/auth/session").await;
     }
     // A client that disconnects, and an upstream that truncates its response.
-    let mut impatient = TcpStream::connect(server.public).await.unwrap();
-    impatient.write_all(b"GET /held HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
-    held.arrived(1).await;
-    drop(impatient);
+    let mut disconnecting = TcpStream::connect(server.public).await.unwrap();
+    disconnecting.write_all(b"GET /held HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    gated.arrived(1).await;
+    drop(disconnecting);
     let mut cut = TcpStream::connect(server.public).await.unwrap();
     cut.write_all(b"GET /cut HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
     let _ = cut.read_to_end(&mut Vec::new()).await;
@@ -82,28 +82,31 @@ async fn each_request_has_one_access_log_entry() {
     let lines =
         until("all lines", async || Some(completed_requests(&server)).filter(|lines| lines.len() >= 22))
             .await;
-    let of = |path: &str| lines.iter().filter(|line| line["path"] == path).collect::<Vec<_>>();
-    assert_eq!(of("/auth/session").len(), 20);
-    let [gone] = of("/held")[..] else { panic!("{lines:?}") };
+    let entries = |path: &str| lines.iter().filter(|line| line["path"] == path).collect::<Vec<_>>();
+    assert_eq!(entries("/auth/session").len(), 20);
+    let [disconnected] = entries("/held")[..] else { panic!("{lines:?}") };
     assert_eq!(
-        (&gone["status"], &gone["bytes"], &gone["incomplete"]),
+        (&disconnected["status"], &disconnected["bytes"], &disconnected["incomplete"]),
         (&json!(499), &json!(0), &json!("true"))
     );
-    let [broken] = of("/cut")[..] else { panic!("{lines:?}") };
+    let [broken] = entries("/cut")[..] else { panic!("{lines:?}") };
     assert_eq!((&broken["status"], &broken["bytes"]), (&json!(200), &json!(5)));
     assert_eq!(broken["incomplete"], "true");
     // Log lines of a request contain its request ID.
     let log = server.log();
-    let said = log.lines().find(|line| line.contains("response aborted")).unwrap();
-    assert_eq!(serde_json::from_str::<serde_json::Value>(said).unwrap()["request_id"], broken["request_id"]);
+    let line_text = log.lines().find(|line| line.contains("response aborted")).unwrap();
+    assert_eq!(
+        serde_json::from_str::<serde_json::Value>(line_text).unwrap()["request_id"],
+        broken["request_id"]
+    );
     server.stop().await;
 }
 
 #[tokio::test]
 async fn every_access_log_line_is_valid_json() {
-    let mut site = site().await;
-    site.set_env("RUST_LOG", "trace");
-    let server = site.serve().await;
+    let mut deployment = new_deployment().await;
+    deployment.set_env("RUST_LOG", "trace");
+    let server = deployment.serve().await;
     let agents: [&[u8]; 5] =
         [b"\x1b[2J", b"\"}{\"level\":\"ERROR\"", "\u{2028}\u{202e}".as_bytes(), b"\xff\xfe", b"\t"];
     let paths: [&[u8]; 8] = [
@@ -116,7 +119,7 @@ async fn every_access_log_line_is_valid_json() {
         b"/\\\\",
         b"/\xff",
     ];
-    let mut answers = 0;
+    let mut responses = 0;
     for path in paths {
         for agent in agents {
             let mut socket = TcpStream::connect(server.public).await.unwrap();
@@ -128,29 +131,29 @@ async fn every_access_log_line_is_valid_json() {
                 b"\r\n\r\n",
             ];
             socket.write_all(&request.concat()).await.unwrap();
-            let mut answer = Vec::new();
-            let _ = socket.read_to_end(&mut answer).await;
+            let mut response = Vec::new();
+            let _ = socket.read_to_end(&mut response).await;
             // hyper rejects malformed requests before the service is called.
-            answers += usize::from(answer.windows(12).any(|name| name == b"x-request-id"));
+            responses += usize::from(response.windows(12).any(|name| name == b"x-request-id"));
         }
     }
-    assert!(answers >= 4 * agents.len(), "{answers}");
-    until("all lines", async || Some(completed_requests(&server)).filter(|lines| lines.len() == answers))
+    assert!(responses >= 4 * agents.len(), "{responses}");
+    until("all lines", async || Some(completed_requests(&server)).filter(|lines| lines.len() == responses))
         .await;
-    let harmless =
+    let is_printable =
         |character: char| !character.is_control() && !"\u{2028}\u{2029}\u{202e}\u{feff}".contains(character);
     for line in server.log().lines() {
         assert!(serde_json::from_str::<serde_json::Value>(line).is_ok_and(|line| line.is_object()), "{line}");
-        assert!(line.chars().all(harmless), "{line:?}");
+        assert!(line.chars().all(is_printable), "{line:?}");
     }
     server.stop().await;
 }
 
 #[tokio::test]
 async fn text_format_is_readable() {
-    let mut site = site().await;
-    site.set("log.format", "text");
-    let server = site.serve().await;
+    let mut deployment = new_deployment().await;
+    deployment.set("log.format", "text");
+    let server = deployment.serve().await;
     let mut socket = TcpStream::connect(server.public).await.unwrap();
     let request = "GET /\u{2028}x HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
     socket.write_all(request.as_bytes()).await.unwrap();
@@ -167,9 +170,9 @@ async fn text_format_is_readable() {
 
 #[tokio::test]
 async fn disabled_access_log_writes_no_entries() {
-    let mut site = site().await;
-    site.set("log.access", "false");
-    let server = site.serve().await;
+    let mut deployment = new_deployment().await;
+    deployment.set("log.access", "false");
+    let server = deployment.serve().await;
     SocketBrowser::default().get(server.public, "/auth/session").await;
     server.terminate();
     let stopped = || server.log().contains("\"message\":\"stopped\"").then_some(());

@@ -8,16 +8,19 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Child;
 
-use super::site;
+use super::new_deployment;
 use crate::support::process::{PATIENCE, TestDeployment, until};
 use crate::support::socket_browser::SocketBrowser;
 
 /// Starts a server on free ports, since its log, which names them, cannot be read.
-async fn serve_into(site: &mut TestDeployment, stderr: impl Into<Stdio>) -> (SocketAddr, SocketAddr, Child) {
+async fn serve_with_stderr(
+    deployment: &mut TestDeployment,
+    stderr: impl Into<Stdio>,
+) -> (SocketAddr, SocketAddr, Child) {
     let [public, admin] = free_ports();
-    site.set("server.listen", &public.to_string());
-    site.set("admin.listen", &admin.to_string());
-    let child = site.command(&["serve"]).stderr(stderr).stdout(Stdio::null()).spawn().unwrap();
+    deployment.set("server.listen", &public.to_string());
+    deployment.set("admin.listen", &admin.to_string());
+    let child = deployment.command(&["serve"]).stderr(stderr).stdout(Stdio::null()).spawn().unwrap();
     until("a server that is ready", async || {
         tokio::net::TcpStream::connect(admin).await.ok()?;
         (SocketBrowser::default().status(admin, "/readyz").await == 200).then_some(())
@@ -28,8 +31,8 @@ async fn serve_into(site: &mut TestDeployment, stderr: impl Into<Stdio>) -> (Soc
 
 /// Returns two free ports. Both sockets are bound at the same time, so that the ports differ.
 fn free_ports() -> [SocketAddr; 2] {
-    let held = [0, 1].map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
-    held.each_ref().map(|listener| listener.local_addr().unwrap())
+    let listeners = [0, 1].map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.each_ref().map(|listener| listener.local_addr().unwrap())
 }
 
 async fn lost_lines(admin: SocketAddr) -> u64 {
@@ -38,32 +41,32 @@ async fn lost_lines(admin: SocketAddr) -> u64 {
     line.map_or(0, |count| count.parse().unwrap())
 }
 
-async fn stops(mut child: Child) {
+async fn stop(mut child: Child) {
     let id = i32::try_from(child.id().unwrap()).unwrap();
     kill_process(Pid::from_raw(id).unwrap(), Signal::TERM).unwrap();
-    let ended = tokio::time::timeout(PATIENCE, child.wait()).await.expect("it stops").unwrap();
-    assert_eq!(ended.code(), Some(0));
+    let status = tokio::time::timeout(PATIENCE, child.wait()).await.expect("it stops").unwrap();
+    assert_eq!(status.code(), Some(0));
 }
 
 #[tokio::test]
 async fn full_disk_does_not_block_requests() {
-    let mut site = site().await;
+    let mut deployment = new_deployment().await;
     let full = File::options().write(true).open("/dev/full").unwrap();
-    let (public, admin, child) = serve_into(&mut site, full).await;
+    let (public, admin, child) = serve_with_stderr(&mut deployment, full).await;
     let before = lost_lines(admin).await;
     for _ in 0..20 {
         assert_eq!(SocketBrowser::default().status(public, "/auth/session").await, 401);
     }
     until("the lost lines", async || (lost_lines(admin).await >= before + 20).then_some(())).await;
-    stops(child).await;
+    stop(child).await;
 }
 
 #[tokio::test]
 async fn stalled_log_reader_does_not_block_requests() {
-    let mut site = site().await;
+    let mut deployment = new_deployment().await;
     // Enough lines to fill the queue.
-    site.set_env("RUST_LOG", "trace");
-    let (public, admin, mut child) = serve_into(&mut site, Stdio::piped()).await;
+    deployment.set_env("RUST_LOG", "trace");
+    let (public, admin, mut child) = serve_with_stderr(&mut deployment, Stdio::piped()).await;
     until("the first lost line", async || {
         for _ in 0..20 {
             assert_eq!(SocketBrowser::default().status(public, "/auth/session").await, 401);
@@ -79,16 +82,16 @@ async fn stalled_log_reader_does_not_block_requests() {
             assert!(serde_json::from_str::<serde_json::Value>(&line).is_ok(), "{line}");
         }
     });
-    stops(child).await;
+    stop(child).await;
     reading.await.unwrap();
 }
 
 #[tokio::test]
 async fn last_log_line_is_written_before_exit() {
-    let site = site().await;
-    let server = site.serve().await;
-    let answer = SocketBrowser::default().get(server.public, "/auth/session").await;
-    let id = answer.header("x-request-id").unwrap().to_owned();
+    let deployment = new_deployment().await;
+    let server = deployment.serve().await;
+    let response = SocketBrowser::default().get(server.public, "/auth/session").await;
+    let id = response.header("x-request-id").unwrap().to_owned();
     server.terminate();
     until("the last line", async || server.log().contains("\"message\":\"stopped\"").then_some(())).await;
     assert!(server.log().contains(&id));

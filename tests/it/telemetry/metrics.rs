@@ -8,7 +8,7 @@ use http::Request;
 use sekisho::telemetry::metrics::METRICS;
 use serde_json::Value;
 
-use super::{TARO, metrics_of, site};
+use super::{TARO, metrics_of, new_deployment};
 use crate::support::process::{ServerProcess, until};
 use crate::support::socket_browser::SocketBrowser;
 use crate::support::upstream::Upstream;
@@ -16,9 +16,9 @@ use crate::support::upstream::Upstream;
 /// Starts a server and sends requests of several kinds.
 async fn served() -> (crate::support::process::TestDeployment, Upstream, ServerProcess) {
     let upstream = Upstream::start().await;
-    let site = site().await;
-    site.forward_to(upstream.url());
-    let server = site.serve().await;
+    let deployment = new_deployment().await;
+    deployment.forward_to(upstream.url());
+    let server = deployment.serve().await;
     let mut browser = SocketBrowser::signed_in(server.public, TARO).await;
     for _ in 0..3 {
         assert_eq!(browser.status(server.public, "/films").await, 200);
@@ -26,7 +26,7 @@ async fn served() -> (crate::support::process::TestDeployment, Upstream, ServerP
     assert_eq!(SocketBrowser::default().status(server.public, "/films").await, 401);
     let made_up = Request::builder().method("BREW").uri("/..").body(Body::empty()).unwrap();
     assert_eq!(SocketBrowser::default().send(server.public, made_up).await.unwrap().status, 400);
-    (site, upstream, server)
+    (deployment, upstream, server)
 }
 
 #[tokio::test]
@@ -62,9 +62,9 @@ async fn requests_refreshes_passwords_and_store_calls_are_counted() {
 async fn dashboard_queries_existing_metrics() {
     let dashboard: Value =
         serde_json::from_str(include_str!("../../../deploy/grafana/sekisho.json")).unwrap();
-    let expressions = expressions(&dashboard);
-    assert!(expressions.len() >= 15, "{}", expressions.len());
-    let shown: BTreeSet<String> = expressions.iter().flat_map(|text| names_in(text)).collect();
+    let queries = dashboard_queries(&dashboard);
+    assert!(queries.len() >= 15, "{}", queries.len());
+    let shown: BTreeSet<String> = queries.iter().flat_map(|text| names_in(text)).collect();
     let declared: BTreeSet<String> = METRICS.iter().map(|metric| metric.name.to_owned()).collect();
     let unknown: Vec<_> = shown.iter().filter(|name| !declared.contains(*name)).collect();
     assert!(unknown.is_empty(), "the dashboard asks for {unknown:?}");
@@ -118,16 +118,16 @@ fn made_in(source: &str) -> Vec<String> {
 }
 
 /// Returns every query of the dashboard.
-fn expressions(value: &Value) -> Vec<&str> {
+fn dashboard_queries(value: &Value) -> Vec<&str> {
     match value {
         Value::Object(members) => members
             .iter()
             .flat_map(|(name, value)| match value {
                 Value::String(text) if name == "expr" => vec![text.as_str()],
-                other => expressions(other),
+                other => dashboard_queries(other),
             })
             .collect(),
-        Value::Array(items) => items.iter().flat_map(expressions).collect(),
+        Value::Array(items) => items.iter().flat_map(dashboard_queries).collect(),
         _ => Vec::new(),
     }
 }

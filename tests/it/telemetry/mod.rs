@@ -16,11 +16,11 @@ use crate::support::socket_browser::SocketBrowser;
 const TARO: &str = "taro@example.jp";
 
 /// Creates a deployment with one user and JSON logs.
-async fn site() -> TestDeployment {
-    let mut site = TestDeployment::new(db::sqlite_place().await.unwrap()).await;
-    site.set("log.format", "json");
-    site.run_with(&["user", "create", "--email", TARO, "--password-stdin"], PASSWORD).await.done();
-    site
+async fn new_deployment() -> TestDeployment {
+    let mut deployment = TestDeployment::new(db::sqlite_place().await.unwrap()).await;
+    deployment.set("log.format", "json");
+    deployment.run_with(&["user", "create", "--email", TARO, "--password-stdin"], PASSWORD).await.done();
+    deployment
 }
 
 /// Returns the access log entries so far.

@@ -4,7 +4,7 @@ use axum::body::Body;
 use http::{Request, Response};
 
 use super::collector::Collector;
-use super::{TARO, metrics_of, site};
+use super::{TARO, metrics_of, new_deployment};
 use crate::support::process::{PASSWORD, until};
 use crate::support::socket_browser::SocketBrowser;
 use crate::support::upstream::Upstream;
@@ -12,17 +12,17 @@ use crate::support::upstream::Upstream;
 #[tokio::test]
 async fn secrets_are_never_logged() {
     let upstream = Upstream::answering(|_| {
-        let answer = Response::builder().header("set-cookie", "theirs=canary-set-cookie; Path=/");
-        answer.header("x-theirs", "canary-header").body(Body::from("canary-answer")).unwrap()
+        let response = Response::builder().header("set-cookie", "theirs=canary-set-cookie; Path=/");
+        response.header("x-theirs", "canary-header").body(Body::from("canary-answer")).unwrap()
     })
     .await;
     let mut collector = Collector::start().await;
-    let mut site = site().await;
-    site.forward_to(upstream.url());
-    site.set("otlp.endpoint", &collector.url);
-    site.set("otlp.sample", "1");
-    site.set_env("RUST_LOG", "trace");
-    let server = site.serve().await;
+    let mut deployment = new_deployment().await;
+    deployment.forward_to(upstream.url());
+    deployment.set("otlp.endpoint", &collector.url);
+    deployment.set("otlp.sample", "1");
+    deployment.set_env("RUST_LOG", "trace");
+    let server = deployment.serve().await;
 
     let mut browser = SocketBrowser::signed_in(server.public, TARO).await;
     let mut secrets: Vec<String> = browser.cookies.values().cloned().collect();
@@ -47,7 +47,7 @@ async fn secrets_are_never_logged() {
     server.terminate();
     until("the last line", async || server.log().contains("\"message\":\"stopped\"").then_some(())).await;
 
-    let told = format!("{}{metrics}{spans:?}{:?}", server.log(), collector.all());
+    let output = format!("{}{metrics}{spans:?}{:?}", server.log(), collector.all());
     for expected in [
         "\"level\":\"TRACE\"",
         "\"level\":\"DEBUG\"",
@@ -55,10 +55,10 @@ async fn secrets_are_never_logged() {
         "sekisho_requests_total",
         "http.route",
     ] {
-        assert!(told.contains(expected), "it was not read: {expected}");
+        assert!(output.contains(expected), "it was not read: {expected}");
     }
     for secret in secrets {
-        let line = told.lines().find(|line| line.contains(&secret));
+        let line = output.lines().find(|line| line.contains(&secret));
         assert_eq!(line, None, "{secret}");
     }
 }

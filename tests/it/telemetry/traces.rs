@@ -4,7 +4,7 @@ use axum::body::Body;
 use http::{Request, Response};
 
 use super::collector::{Collector, attribute, hexadecimal};
-use super::{TARO, line_of, metrics_of, site};
+use super::{TARO, line_of, metrics_of, new_deployment};
 use crate::support::gateway::{TestGatewayBuilder, get, route};
 use crate::support::process::until;
 use crate::support::socket_browser::SocketBrowser;
@@ -17,25 +17,35 @@ const PARENT: &str = "00f067aa0ba902b7";
 async fn upstream_receives_traceparent_with_the_gateway_as_parent() {
     let mut upstream = Upstream::start().await;
     let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), "auth = \"none\"")).start().await;
-    let theirs = format!("00-{TRACE}-{PARENT}-01");
-    let request =
-        get("/").header("traceparent", &theirs).header("tracestate", "a=1,b=2").header("tracestate", "c=3");
+    let client_traceparent = format!("00-{TRACE}-{PARENT}-01");
+    let request = get("/")
+        .header("traceparent", &client_traceparent)
+        .header("tracestate", "a=1,b=2")
+        .header("tracestate", "c=3");
     gateway.ask(request).await;
     let seen = upstream.seen().await;
-    let [told] = seen.all("traceparent")[..] else { panic!("{:?}", seen.headers) };
-    assert!(told.starts_with(&format!("00-{TRACE}-")) && told.ends_with("-01") && told != theirs, "{told}");
+    let [traceparent] = seen.all("traceparent")[..] else { panic!("{:?}", seen.headers) };
+    assert!(
+        traceparent.starts_with(&format!("00-{TRACE}-"))
+            && traceparent.ends_with("-01")
+            && traceparent != client_traceparent,
+        "{traceparent}"
+    );
     assert_eq!(seen.all("tracestate"), ["a=1,b=2", "c=3"]);
 
     for request in [
         get("/"),
         get("/").header("traceparent", "00-none"),
-        get("/").header("traceparent", &theirs).header("traceparent", &theirs),
+        get("/").header("traceparent", &client_traceparent).header("traceparent", &client_traceparent),
     ] {
         gateway.ask(request.header("tracestate", "a=1")).await;
         let seen = upstream.seen().await;
-        let [told] = seen.all("traceparent")[..] else { panic!("{:?}", seen.headers) };
+        let [traceparent] = seen.all("traceparent")[..] else { panic!("{:?}", seen.headers) };
         let id = seen.all("x-request-id")[0].replace('-', "");
-        assert!(told.starts_with(&format!("00-{id}-")) && told.ends_with("-00"), "{told}");
+        assert!(
+            traceparent.starts_with(&format!("00-{id}-")) && traceparent.ends_with("-00"),
+            "{traceparent}"
+        );
         assert!(seen.all("tracestate").is_empty());
     }
 }
@@ -45,24 +55,28 @@ async fn collector_receives_request_spans() {
     let mut upstream =
         Upstream::answering(|_| Response::builder().status(503).body(Body::empty()).unwrap()).await;
     let mut collector = Collector::start().await;
-    let mut site = site().await;
-    site.forward_to(upstream.url());
-    site.set("otlp.endpoint", &collector.url);
-    site.set("otlp.sample", "1");
-    let server = site.serve().await;
+    let mut deployment = new_deployment().await;
+    deployment.forward_to(upstream.url());
+    deployment.set("otlp.endpoint", &collector.url);
+    deployment.set("otlp.sample", "1");
+    let server = deployment.serve().await;
     let mut browser = SocketBrowser::signed_in(server.public, TARO).await;
     assert_eq!(collector.span().await.name, "POST builtin:auth");
 
     let request = Request::get("/films?of=1954").header("traceparent", format!("00-{TRACE}-{PARENT}-00"));
-    let answer = browser.send(server.public, request.body(Body::empty()).unwrap()).await.unwrap();
-    let told = upstream.seen().await.all("traceparent")[0].to_owned();
+    let response = browser.send(server.public, request.body(Body::empty()).unwrap()).await.unwrap();
+    let traceparent = upstream.seen().await.all("traceparent")[0].to_owned();
     let span = collector.span().await;
     assert_eq!((span.name.as_str(), span.kind), ("GET /", 2), "of a server");
     assert_eq!(
         (hexadecimal(&span.trace_id), hexadecimal(&span.parent_span_id)),
         (TRACE.into(), PARENT.into())
     );
-    assert_eq!(told, format!("00-{TRACE}-{}-01", hexadecimal(&span.span_id)), "what the upstream was told");
+    assert_eq!(
+        traceparent,
+        format!("00-{TRACE}-{}-01", hexadecimal(&span.span_id)),
+        "what the upstream was told"
+    );
     let at = |name: &str| attribute(&span, name).unwrap_or_default();
     assert_eq!(
         (at("http.request.method"), at("http.route"), at("url.path")),
@@ -73,7 +87,7 @@ async fn collector_receives_request_spans() {
     assert_eq!(at("sekisho.upstream"), upstream.address().to_string());
     assert_eq!(span.status.as_ref().map(|status| status.code), Some(2), "an error");
     assert!(span.start_time_unix_nano < span.end_time_unix_nano);
-    let line = line_of(&server, answer.header("x-request-id").unwrap()).await;
+    let line = line_of(&server, response.header("x-request-id").unwrap()).await;
     assert_eq!(line["trace_id"], TRACE);
     server.stop().await;
 }
@@ -81,18 +95,18 @@ async fn collector_receives_request_spans() {
 #[tokio::test]
 async fn queued_spans_are_flushed_on_shutdown() {
     let mut collector = Collector::start().await;
-    let mut site = site().await;
-    site.set("otlp.endpoint", &collector.url);
-    site.set("otlp.sample", "1");
-    let server = site.serve().await;
+    let mut deployment = new_deployment().await;
+    deployment.set("otlp.endpoint", &collector.url);
+    deployment.set("otlp.sample", "1");
+    let server = deployment.serve().await;
     for _ in 0..50 {
         SocketBrowser::default().get(server.public, "/auth/session").await;
     }
     server.stop().await;
     assert_eq!(collector.all().len(), 50);
 
-    site.set("otlp.endpoint", "http://127.0.0.1:1");
-    let server = site.serve().await;
+    deployment.set("otlp.endpoint", "http://127.0.0.1:1");
+    let server = deployment.serve().await;
     for _ in 0..5 {
         assert_eq!(SocketBrowser::default().status(server.public, "/auth/session").await, 401);
     }
@@ -104,10 +118,10 @@ async fn queued_spans_are_flushed_on_shutdown() {
 #[tokio::test]
 async fn client_cannot_force_sampling() {
     let mut collector = Collector::start().await;
-    let mut site = site().await;
-    site.set("otlp.endpoint", &collector.url);
-    site.set("otlp.sample", "0");
-    let server = site.serve().await;
+    let mut deployment = new_deployment().await;
+    deployment.set("otlp.endpoint", &collector.url);
+    deployment.set("otlp.sample", "0");
+    let server = deployment.serve().await;
     for _ in 0..20 {
         let request = Request::get("/auth/session").header("traceparent", format!("00-{TRACE}-{PARENT}-01"));
         SocketBrowser::default().send(server.public, request.body(Body::empty()).unwrap()).await.unwrap();

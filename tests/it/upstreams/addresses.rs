@@ -10,7 +10,7 @@ use axum_core::body::Body;
 use http::Response;
 use sekisho::proxy::{Resolve, RouteSpec, UpstreamSettings};
 
-use super::{UnresponsiveUpstream, dead, get, problem, route};
+use super::{UnresponsiveUpstream, get, problem, refusing_url, route};
 use crate::support::fair_clock::FairInstant;
 use crate::support::paused_clock::PausedClock;
 use crate::support::proxy_server::{ProxyServer, code, text};
@@ -18,17 +18,17 @@ use crate::support::upstream::Upstream;
 
 /// A resolver with configurable results.
 #[derive(Default)]
-struct Names(Mutex<Option<Vec<SocketAddr>>>);
+struct TestResolver(Mutex<Option<Vec<SocketAddr>>>);
 
-impl Names {
-    fn say(&self, addresses: Option<&[&str]>) {
+impl TestResolver {
+    fn set(&self, addresses: Option<&[&str]>) {
         let address = |url: &&str| url.trim_start_matches("http://").parse().unwrap();
         *self.0.lock().unwrap() = addresses.map(|urls| urls.iter().map(address).collect());
     }
 }
 
 #[async_trait]
-impl Resolve for Names {
+impl Resolve for TestResolver {
     async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         assert_eq!((host, port), ("app.internal", 80));
         self.0.lock().unwrap().clone().ok_or_else(|| io::Error::other("no name server"))
@@ -36,110 +36,113 @@ impl Resolve for Names {
 }
 
 /// Starts a proxy whose upstream is resolved by `names`.
-async fn front(names: &Arc<Names>) -> SocketAddr {
-    let resolver: Arc<dyn Resolve> = names.clone();
-    let settings = UpstreamSettings { resolver: Some(resolver), ..UpstreamSettings::default() };
+async fn start_proxy(resolver: &Arc<TestResolver>) -> SocketAddr {
+    let dyn_resolver: Arc<dyn Resolve> = resolver.clone();
+    let settings = UpstreamSettings { resolver: Some(dyn_resolver), ..UpstreamSettings::default() };
     ProxyServer::new([route(["http://app.internal"], settings)]).start().await
 }
 
-async fn named(name: &'static str) -> Upstream {
+async fn named_upstream(name: &'static str) -> Upstream {
     Upstream::answering(move |_| Response::new(Body::from(name))).await
 }
 
 #[tokio::test]
 async fn system_resolver_is_used() {
-    let upstream = named("local").await;
-    let front = ProxyServer::to(format!("http://localhost:{}", upstream.address().port())).start().await;
-    assert_eq!(text(get(front).await).await, "local");
+    let upstream = named_upstream("local").await;
+    let proxy = ProxyServer::to(format!("http://localhost:{}", upstream.address().port())).start().await;
+    assert_eq!(text(get(proxy).await).await, "local");
 }
 
 #[tokio::test]
 async fn every_address_is_tried_and_used() {
-    let (one, two) = (named("one").await, named("two").await);
-    let names = Arc::<Names>::default();
-    names.say(Some(&[&dead(), &one.url(), &dead(), &two.url()]));
-    let front = front(&names).await;
-    let answers =
-        futures_util::future::join_all((0..8).map(|_| async { text(get(front).await).await })).await;
-    assert!(["one", "two"].iter().all(|name| answers.iter().any(|answer| answer == name)), "{answers:?}");
+    let (one, two) = (named_upstream("one").await, named_upstream("two").await);
+    let resolver = Arc::<TestResolver>::default();
+    resolver.set(Some(&[&refusing_url(), &one.url(), &refusing_url(), &two.url()]));
+    let proxy = start_proxy(&resolver).await;
+    let responses =
+        futures_util::future::join_all((0..8).map(|_| async { text(get(proxy).await).await })).await;
+    assert!(
+        ["one", "two"].iter().all(|name| responses.iter().any(|response| response == name)),
+        "{responses:?}"
+    );
 }
 
 #[tokio::test]
 async fn unresponsive_address_does_not_delay_requests() {
-    let (hole, one) = (UnresponsiveUpstream::new().await, named("one").await);
-    let names = Arc::<Names>::default();
-    names.say(Some(&[&hole.url(), &one.url()]));
-    let front = front(&names).await;
+    let (unresponsive, one) = (UnresponsiveUpstream::new().await, named_upstream("one").await);
+    let resolver = Arc::<TestResolver>::default();
+    resolver.set(Some(&[&unresponsive.url(), &one.url()]));
+    let proxy = start_proxy(&resolver).await;
     let began = FairInstant::now();
-    assert_eq!(text(get(front).await).await, "one");
+    assert_eq!(text(get(proxy).await).await, "one");
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
 async fn changed_addresses_are_followed() {
-    let (old, new) = (named("old").await, named("new").await);
-    let names = Arc::<Names>::default();
-    names.say(Some(&[&old.url()]));
-    let front = front(&names).await;
+    let (old, new) = (named_upstream("old").await, named_upstream("new").await);
+    let resolver = Arc::<TestResolver>::default();
+    resolver.set(Some(&[&old.url()]));
+    let proxy = start_proxy(&resolver).await;
     let clock = PausedClock::new();
-    assert_eq!(text(get(front).await).await, "old");
-    names.say(Some(&[&new.url()]));
+    assert_eq!(text(get(proxy).await).await, "old");
+    resolver.set(Some(&[&new.url()]));
     clock.advance(9).await;
-    assert_eq!(text(get(front).await).await, "old", "they are good for ten seconds");
+    assert_eq!(text(get(proxy).await).await, "old", "they are good for ten seconds");
     clock.advance(2).await;
     // The next request starts the lookup in the background and may still use the old address. The connection
     // that it leaves there must not be reused.
     for _ in 0..100 {
-        if text(get(front).await).await == "new" {
+        if text(get(proxy).await).await == "new" {
             break;
         }
     }
-    assert_eq!(text(get(front).await).await, "new");
+    assert_eq!(text(get(proxy).await).await, "new");
 
-    names.say(None);
+    resolver.set(None);
     clock.advance(11).await;
     for _ in 0..5 {
-        assert_eq!(text(get(front).await).await, "new", "a failing lookup changes nothing");
+        assert_eq!(text(get(proxy).await).await, "new", "a failing lookup changes nothing");
     }
-    names.say(Some(&[&old.url()]));
+    resolver.set(Some(&[&old.url()]));
     clock.advance(11).await;
-    while text(get(front).await).await == "new" {}
+    while text(get(proxy).await).await == "new" {}
 }
 
 #[tokio::test]
 async fn failing_name_is_resolved_again_soon() {
-    let upstream = named("moved").await;
-    let names = Arc::<Names>::default();
-    names.say(Some(&[&dead()]));
-    let front = front(&names).await;
+    let upstream = named_upstream("moved").await;
+    let resolver = Arc::<TestResolver>::default();
+    resolver.set(Some(&[&refusing_url()]));
+    let proxy = start_proxy(&resolver).await;
     let clock = PausedClock::new();
-    assert_eq!(get(front).await.status(), 502);
-    names.say(Some(&[&upstream.url()]));
+    assert_eq!(get(proxy).await.status(), 502);
+    resolver.set(Some(&[&upstream.url()]));
     clock.advance_millis(1100).await;
-    while get(front).await.status() != 200 {}
+    while get(proxy).await.status() != 200 {}
 }
 
 #[tokio::test]
 async fn name_without_addresses_is_reported_and_retried() {
-    let upstream = named("there").await;
-    let names = Arc::<Names>::default();
-    let front = front(&names).await;
-    assert_eq!(code(get(front).await).await, problem(502, "upstream_unreachable"));
-    names.say(Some(&[]));
-    assert_eq!(code(get(front).await).await, problem(502, "upstream_unreachable"));
-    names.say(Some(&[&upstream.url()]));
-    assert_eq!(text(get(front).await).await, "there");
+    let upstream = named_upstream("there").await;
+    let resolver = Arc::<TestResolver>::default();
+    let proxy = start_proxy(&resolver).await;
+    assert_eq!(code(get(proxy).await).await, problem(502, "upstream_unreachable"));
+    resolver.set(Some(&[]));
+    assert_eq!(code(get(proxy).await).await, problem(502, "upstream_unreachable"));
+    resolver.set(Some(&[&upstream.url()]));
+    assert_eq!(text(get(proxy).await).await, "there");
 }
 
 #[tokio::test]
 async fn host_header_is_kept() {
-    let mut upstream = named("one").await;
-    let names = Arc::<Names>::default();
-    names.say(Some(&[&upstream.url()]));
-    let front = front(&names).await;
-    get(front).await;
+    let mut upstream = named_upstream("one").await;
+    let resolver = Arc::<TestResolver>::default();
+    resolver.set(Some(&[&upstream.url()]));
+    let proxy = start_proxy(&resolver).await;
+    get(proxy).await;
     assert_eq!(upstream.seen().await.all("host"), ["app.example"]);
-    let old = crate::support::proxy_server::exchange(front, "GET / HTTP/1.0\r\n\r\n").await;
+    let old = crate::support::proxy_server::exchange(proxy, "GET / HTTP/1.0\r\n\r\n").await;
     assert!(old.starts_with("HTTP/1.0 200 "), "{old}");
     assert_eq!(upstream.seen().await.all("host"), ["app.internal"]);
 }
@@ -155,6 +158,6 @@ async fn ipv6_addresses_are_used() {
             }));
         }
     });
-    let front = ProxyServer::new([RouteSpec::new("/", [format!("http://[::1]:{port}")])]).start().await;
-    assert_eq!(text(get(front).await).await, "six");
+    let proxy = ProxyServer::new([RouteSpec::new("/", [format!("http://[::1]:{port}")])]).start().await;
+    assert_eq!(text(get(proxy).await).await, "six");
 }

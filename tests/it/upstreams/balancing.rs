@@ -4,7 +4,7 @@ use axum_core::body::Body;
 use sekisho::proxy::{RouteSpec, UpstreamSettings};
 use std::sync::atomic::Ordering;
 
-use super::{UnresponsiveUpstream, dead, get, mad, problem, route, send};
+use super::{UnresponsiveUpstream, get, invalid_upstream, problem, refusing_url, route, send};
 use crate::support::paused_clock::PausedClock;
 use crate::support::proxy_server::{ProxyServer, code, connect, request, text};
 use crate::support::upstream::{GatedUpstream, Upstream};
@@ -12,32 +12,32 @@ use crate::support::upstream::{GatedUpstream, Upstream};
 #[tokio::test]
 async fn request_goes_to_the_less_loaded_upstream() {
     let (mut first, mut second) = (GatedUpstream::start().await, GatedUpstream::start().await);
-    let front = ProxyServer::new([RouteSpec::new("/", [first.url(), second.url()])]).start().await;
+    let proxy = ProxyServer::new([RouteSpec::new("/", [first.url(), second.url()])]).start().await;
     let mut waiting = Vec::new();
-    let mut at = [0, 0];
+    let mut counts = [0, 0];
     for _ in 0..10 {
-        let mut client = connect(front).await;
+        let mut client = connect(proxy).await;
         waiting.push(tokio::spawn(client.send_request(request("GET", "/", Body::empty()))));
         tokio::select! {
-            () = first.arrived(1) => at[0] += 1,
-            () = second.arrived(1) => at[1] += 1,
+            () = first.arrived(1) => counts[0] += 1,
+            () = second.arrived(1) => counts[1] += 1,
         }
     }
-    assert_eq!(at, [5, 5]);
+    assert_eq!(counts, [5, 5]);
     first.release(5);
     second.release(5);
-    for answer in waiting {
-        assert_eq!(text(answer.await.unwrap().unwrap()).await, GatedUpstream::ANSWER);
+    for response in waiting {
+        assert_eq!(text(response.await.unwrap().unwrap()).await, GatedUpstream::ANSWER);
     }
 }
 
 #[tokio::test]
 async fn idle_upstreams_share_requests_at_random() {
     let (first, second, third) = (Upstream::start().await, Upstream::start().await, Upstream::start().await);
-    let front =
+    let proxy =
         ProxyServer::new([RouteSpec::new("/", [first.url(), second.url(), third.url()])]).start().await;
     for _ in 0..64 {
-        assert_eq!(get(front).await.status(), 200);
+        assert_eq!(get(proxy).await.status(), 200);
     }
     for upstream in [&first, &second, &third] {
         assert!(upstream.connections() > 0);
@@ -47,10 +47,10 @@ async fn idle_upstreams_share_requests_at_random() {
 #[tokio::test]
 async fn undeliverable_request_goes_to_another_upstream() {
     let mut upstream = Upstream::start().await;
-    let front = ProxyServer::new([RouteSpec::new("/", [dead(), upstream.url()])]).start().await;
+    let proxy = ProxyServer::new([RouteSpec::new("/", [refusing_url(), upstream.url()])]).start().await;
     // Any method may fail over, since nothing was sent to the first upstream.
     for _ in 0..20 {
-        assert_eq!(send(front, "POST", Body::from("body")).await.status(), 200);
+        assert_eq!(send(proxy, "POST", Body::from("body")).await.status(), 200);
         assert_eq!(upstream.seen().await.length, 4);
     }
     assert!(upstream.has_seen_no_more());
@@ -58,69 +58,73 @@ async fn undeliverable_request_goes_to_another_upstream() {
 
 #[tokio::test]
 async fn no_reachable_upstream_is_reported() {
-    let front = ProxyServer::new([RouteSpec::new("/", [dead(), dead()])]).start().await;
-    assert_eq!(code(get(front).await).await, problem(502, "upstream_unreachable"));
+    let proxy = ProxyServer::new([RouteSpec::new("/", [refusing_url(), refusing_url()])]).start().await;
+    assert_eq!(code(get(proxy).await).await, problem(502, "upstream_unreachable"));
 }
 
 #[tokio::test]
 async fn unresponsive_upstream_leaves_time_for_another() {
-    let (hole, upstream) = (UnresponsiveUpstream::new().await, Upstream::start().await);
+    let (unresponsive, upstream) = (UnresponsiveUpstream::new().await, Upstream::start().await);
     let settings = UpstreamSettings { eject_after: 1, ..UpstreamSettings::default() };
-    let front = ProxyServer::new([route([hole.url(), upstream.url()], settings)]).start().await;
+    let proxy = ProxyServer::new([route([unresponsive.url(), upstream.url()], settings)]).start().await;
     let clock = PausedClock::new();
     // The random choice hits the unresponsive upstream a few times before it is ejected.
     let mut slow = 0;
     for _ in 0..30 {
-        let answer = tokio::spawn(get(front));
+        let response = tokio::spawn(get(proxy));
         let before = tokio::time::Instant::now();
-        while !answer.is_finished() {
+        while !response.is_finished() {
             clock.advance_millis(100).await;
         }
         let took = before.elapsed().as_millis();
-        assert_eq!(answer.await.unwrap().status(), 200);
+        assert_eq!(response.await.unwrap().status(), 200);
         slow += usize::from(took >= 2400);
         assert!(took < 4000, "within the time for connecting: {took}");
     }
     assert!(slow <= 2, "{slow}");
-    assert_eq!(hole.waiting.len(), 2);
+    assert_eq!(unresponsive.waiting.len(), 2);
 }
 
 #[tokio::test]
 async fn failing_upstream_is_ejected_temporarily() {
-    let (mad, asked) = mad().await;
+    let (invalid, requests) = invalid_upstream().await;
     let upstream = Upstream::start().await;
     let settings = UpstreamSettings { eject_after: 3, ..UpstreamSettings::default() };
-    let front = ProxyServer::new([route([mad, upstream.url()], settings)]).start().await;
+    let proxy = ProxyServer::new([route([invalid, upstream.url()], settings)]).start().await;
     let clock = PausedClock::new();
-    while asked.load(Ordering::SeqCst) < 3 {
-        get(front).await;
+    while requests.load(Ordering::SeqCst) < 3 {
+        get(proxy).await;
     }
     for _ in 0..20 {
-        assert_eq!(get(front).await.status(), 200);
+        assert_eq!(get(proxy).await.status(), 200);
     }
-    assert_eq!(asked.load(Ordering::SeqCst), 3);
+    assert_eq!(requests.load(Ordering::SeqCst), 3);
     // The next request is the probe, which fails.
     clock.advance(11).await;
-    assert_eq!(code(get(front).await).await, problem(502, "upstream_error"));
+    assert_eq!(code(get(proxy).await).await, problem(502, "upstream_error"));
     for _ in 0..20 {
-        assert_eq!(get(front).await.status(), 200);
+        assert_eq!(get(proxy).await.status(), 200);
     }
     // The second ejection lasts longer.
     clock.advance(11).await;
-    assert_eq!(get(front).await.status(), 200);
+    assert_eq!(get(proxy).await.status(), 200);
     clock.advance(10).await;
-    assert_eq!(get(front).await.status(), 502);
-    assert_eq!(asked.load(Ordering::SeqCst), 5);
+    assert_eq!(get(proxy).await.status(), 502);
+    assert_eq!(requests.load(Ordering::SeqCst), 5);
 }
 
 #[tokio::test]
 async fn never_all_upstreams_are_ejected() {
-    let ((first, asked_first), (second, asked_second)) = (mad().await, mad().await);
+    let ((first, first_requests), (second, second_requests)) =
+        (invalid_upstream().await, invalid_upstream().await);
     let settings = UpstreamSettings { eject_after: 1, ..UpstreamSettings::default() };
-    let front = ProxyServer::new([route([first, second], settings)]).start().await;
+    let proxy = ProxyServer::new([route([first, second], settings)]).start().await;
     for _ in 0..20 {
-        assert_eq!(code(get(front).await).await, problem(502, "upstream_error"));
+        assert_eq!(code(get(proxy).await).await, problem(502, "upstream_error"));
     }
-    let asked = [asked_first, asked_second].map(|asked| asked.load(Ordering::SeqCst));
-    assert!(asked.iter().sum::<usize>() == 20 && asked.iter().all(|&asked| asked > 0), "{asked:?}");
+    let requests = [first_requests, second_requests].map(|requests| requests.load(Ordering::SeqCst));
+    assert!(
+        requests.iter().sum::<usize>() == 20 && requests.iter().all(|&requests| requests > 0),
+        "{requests:?}"
+    );
 }

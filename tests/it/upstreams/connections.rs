@@ -18,10 +18,10 @@ use crate::support::upstream::{Upstream, listen, read_head, saying};
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// Starts a proxy, and returns the listener of its upstream.
-async fn front() -> (std::net::SocketAddr, TcpListener) {
+async fn start_proxy() -> (std::net::SocketAddr, TcpListener) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let front = ProxyServer::to(format!("http://{}", listener.local_addr().unwrap())).start().await;
-    (front, listener)
+    let proxy = ProxyServer::to(format!("http://{}", listener.local_addr().unwrap())).start().await;
+    (proxy, listener)
 }
 
 /// Accepts a connection and reads a request header.
@@ -40,56 +40,56 @@ async fn rest(socket: &mut TcpStream) -> Vec<u8> {
 
 #[tokio::test]
 async fn early_response_closes_the_connection() {
-    let (front, listener) = front().await;
+    let (proxy, listener) = start_proxy().await;
     let (feed, body) = fed();
     feed.send("begun").unwrap();
-    let (answer, mut first) = tokio::join!(send(front, "POST", body), async {
+    let (response, mut first) = tokio::join!(send(proxy, "POST", body), async {
         let mut first = accept(&listener).await;
         first.write_all(OK).await.unwrap();
         first
     });
-    assert_eq!(text(answer).await, "ok");
+    assert_eq!(text(response).await, "ok");
     // The rest of the body arrives after the response. It must not precede the next request.
     let _ = feed.send("the rest");
     drop(feed);
-    let (answer, ()) = tokio::join!(get(front), async {
+    let (response, ()) = tokio::join!(get(proxy), async {
         accept(&listener).await.write_all(OK).await.unwrap();
     });
-    assert_eq!(text(answer).await, "ok");
+    assert_eq!(text(response).await, "ok");
     let first = rest(&mut first).await;
     assert!(!String::from_utf8_lossy(&first).contains("GET"), "{first:?}");
 }
 
 #[tokio::test]
 async fn early_bodiless_response_closes_the_connection() {
-    let (front, listener) = front().await;
+    let (proxy, listener) = start_proxy().await;
     let (feed, body) = fed();
     feed.send("begun").unwrap();
-    let (answer, mut first) = tokio::join!(send(front, "POST", body), async {
+    let (response, mut first) = tokio::join!(send(proxy, "POST", body), async {
         let mut first = accept(&listener).await;
         first.write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n").await.unwrap();
         first
     });
-    assert_eq!(answer.status(), 403);
+    assert_eq!(response.status(), 403);
     assert!(!String::from_utf8_lossy(&rest(&mut first).await).contains("GET"));
     drop(feed);
 }
 
 #[tokio::test]
 async fn unsolicited_bytes_answer_no_request() {
-    let (front, listener) = front().await;
-    let (answer, mut first) = tokio::join!(get(front), async {
+    let (proxy, listener) = start_proxy().await;
+    let (response, mut first) = tokio::join!(get(proxy), async {
         let mut first = accept(&listener).await;
         first.write_all(OK).await.unwrap();
         first
     });
-    assert_eq!(text(answer).await, "ok");
+    assert_eq!(text(response).await, "ok");
     first.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil").await.unwrap();
     assert!(rest(&mut first).await.is_empty(), "it is closed, and nothing more was asked on it");
-    let (answer, ()) = tokio::join!(get(front), async {
+    let (response, ()) = tokio::join!(get(proxy), async {
         accept(&listener).await.write_all(OK).await.unwrap();
     });
-    assert_eq!(text(answer).await, "ok");
+    assert_eq!(text(response).await, "ok");
 }
 
 #[tokio::test]
@@ -98,7 +98,7 @@ async fn only_self_delimited_responses_keep_the_connection() {
         let body = "x".repeat(100_000);
         format!("HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n{body}{after}").leak().as_bytes()
     };
-    for (answer, reused) in [
+    for (response, reused) in [
         (large(""), true),
         (large("x"), false),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", true),
@@ -123,33 +123,33 @@ async fn only_self_delimited_responses_keep_the_connection() {
                 let mut requests = 0;
                 while !read_head(&mut socket).await.is_empty() {
                     requests += 1;
-                    socket.write_all(answer).await.unwrap();
+                    socket.write_all(response).await.unwrap();
                 }
                 count.send(requests).unwrap();
             }
         })
         .await;
-        let front = ProxyServer::to(format!("http://{upstream}")).start().await;
+        let proxy = ProxyServer::to(format!("http://{upstream}")).start().await;
         for _ in 0..2 {
-            assert!(get(front).await.into_body().collect().await.is_ok());
+            assert!(get(proxy).await.into_body().collect().await.is_ok());
         }
         let clock = PausedClock::new();
         clock.advance(5).await;
         let requests = counted.recv().await.unwrap();
-        assert_eq!(requests, if reused { 2 } else { 1 }, "{}", String::from_utf8_lossy(answer));
+        assert_eq!(requests, if reused { 2 } else { 1 }, "{}", String::from_utf8_lossy(response));
         tokio::time::resume();
     }
 }
 
 #[tokio::test]
 async fn idle_connection_is_closed() {
-    let (front, listener) = front().await;
-    let (answer, mut idle) = tokio::join!(get(front), async {
+    let (proxy, listener) = start_proxy().await;
+    let (response, mut idle) = tokio::join!(get(proxy), async {
         let mut first = accept(&listener).await;
         first.write_all(OK).await.unwrap();
         first
     });
-    assert_eq!(text(answer).await, "ok");
+    assert_eq!(text(response).await, "ok");
     let clock = PausedClock::new();
     clock.advance(3).await;
     assert!(idle.try_read(&mut [0]).is_err(), "not yet");
@@ -176,21 +176,21 @@ async fn safe_request_without_response_byte_is_retried_once() {
         }
     })
     .await;
-    let front = ProxyServer::to(format!("http://{upstream}")).start().await;
-    assert_eq!(text(get(front).await).await, "ok");
-    assert_eq!(text(get(front).await).await, "ok");
+    let proxy = ProxyServer::to(format!("http://{upstream}")).start().await;
+    assert_eq!(text(get(proxy).await).await, "ok");
+    assert_eq!(text(get(proxy).await).await, "ok");
     assert!(seen.recv().await.unwrap().starts_with("GET / "));
     assert_eq!(seen.recv().await.unwrap(), "again");
 }
 
 #[tokio::test]
 async fn safe_request_is_retried_only_once_and_never_after_a_byte() {
-    for last_words in [&b""[..], b"H", b"HTTP/1.1 200 OK\r\nX: "] {
+    for last_bytes in [&b""[..], b"H", b"HTTP/1.1 200 OK\r\nX: "] {
         let upstream = listen(move |mut socket| async move {
             read_head(&mut socket).await;
             socket.write_all(OK).await.unwrap();
             read_head(&mut socket).await;
-            let _ = socket.write_all(last_words).await;
+            let _ = socket.write_all(last_bytes).await;
         })
         .await;
         let (count, mut counted) = mpsc::unbounded_channel();
@@ -205,15 +205,15 @@ async fn safe_request_is_retried_only_once_and_never_after_a_byte() {
             }
         })
         .await;
-        let front = ProxyServer::to(format!("http://{second}")).start().await;
-        assert_eq!(text(get(front).await).await, "ok");
+        let proxy = ProxyServer::to(format!("http://{second}")).start().await;
+        assert_eq!(text(get(proxy).await).await, "ok");
         counted.recv().await.unwrap();
-        let answer = get(front).await;
-        if last_words.is_empty() {
-            assert_eq!(answer.status(), 200, "once more, on a second connection");
+        let response = get(proxy).await;
+        if last_bytes.is_empty() {
+            assert_eq!(response.status(), 200, "once more, on a second connection");
             counted.recv().await.unwrap();
         } else {
-            assert_eq!(code(answer).await, problem(502, "upstream_error"));
+            assert_eq!(code(response).await, problem(502, "upstream_error"));
             assert!(counted.try_recv().is_err());
         }
     }
@@ -221,9 +221,9 @@ async fn safe_request_is_retried_only_once_and_never_after_a_byte() {
 
 #[tokio::test]
 async fn failure_on_a_new_connection_is_not_retried() {
-    for last_words in [&b""[..], b"HTTP/1.1 2"] {
-        let front = ProxyServer::to(saying(last_words).await).start().await;
-        assert_eq!(code(get(front).await).await, problem(502, "upstream_error"));
+    for last_bytes in [&b""[..], b"HTTP/1.1 2"] {
+        let proxy = ProxyServer::to(saying(last_bytes).await).start().await;
+        assert_eq!(code(get(proxy).await).await, problem(502, "upstream_error"));
     }
 }
 
@@ -246,11 +246,11 @@ async fn slow_reader_holds_only_buffers() {
         }
     })
     .await;
-    let front = ProxyServer::to(format!("http://{upstream}")).start().await;
-    let answer = get(front).await;
+    let proxy = ProxyServer::to(format!("http://{upstream}")).start().await;
+    let response = get(proxy).await;
     let total: u64 = written.recv().await.unwrap();
     assert!(total < 32 * 1024 * 1024, "{total}");
-    drop(answer);
+    drop(response);
 }
 
 #[tokio::test]
@@ -260,9 +260,9 @@ async fn each_worker_thread_has_its_own_upstream_connections() {
     let route: MatchedRoute = routes.find(&"/".parse().unwrap()).unwrap().unwrap();
     let proxy = Proxy::new(ReservedCookies::default(), LongLivedStreams::default());
     let ask = async |proxy: &Proxy| {
-        let mut question = request("GET", "/", Body::empty());
-        question.extensions_mut().insert(route.clone());
-        proxy.clone().oneshot(question).await.unwrap().into_body().collect().await.unwrap();
+        let mut request_with_route = request("GET", "/", Body::empty());
+        request_with_route.extensions_mut().insert(route.clone());
+        proxy.clone().oneshot(request_with_route).await.unwrap().into_body().collect().await.unwrap();
     };
     let another = proxy.with_own_connections();
     for (proxy, connections) in [(&proxy, 1), (&proxy.clone(), 1), (&another, 2), (&another, 2), (&proxy, 2)]
@@ -275,16 +275,16 @@ async fn each_worker_thread_has_its_own_upstream_connections() {
 #[tokio::test]
 async fn burst_leaves_few_idle_connections() {
     let upstream = Upstream::start().await;
-    let front = ProxyServer::to(upstream.url()).start().await;
+    let proxy = ProxyServer::to(upstream.url()).start().await;
     for _ in 0..3 {
         let mut clients = Vec::new();
         for _ in 0..8 {
-            clients.push(connect(front).await);
+            clients.push(connect(proxy).await);
         }
-        let answers =
+        let responses =
             clients.iter_mut().map(|client| client.send_request(request("GET", "/", Body::empty())));
-        for answer in futures_util::future::join_all(answers).await {
-            answer.unwrap().into_body().collect().await.unwrap();
+        for response in futures_util::future::join_all(responses).await {
+            response.unwrap().into_body().collect().await.unwrap();
         }
     }
     assert!(upstream.connections() <= 8, "{}", upstream.connections());

@@ -15,11 +15,11 @@ use crate::support::upstream::Upstream;
 /// Starts an upstream that responds with its name, and to `/well` with this status.
 async fn checked_upstream(name: &'static str, status: u16) -> (Upstream, Arc<AtomicU16>) {
     let status = Arc::new(AtomicU16::new(status));
-    let shown = Arc::clone(&status);
+    let current_status = Arc::clone(&status);
     let upstream = Upstream::answering(move |seen| {
         if seen.target == "/well?now" {
             assert_eq!(seen.all("user-agent"), ["sekisho-health-check"]);
-            let status = shown.load(Ordering::SeqCst);
+            let status = current_status.load(Ordering::SeqCst);
             return Response::builder().status(status).body(Body::from("how I am")).unwrap();
         }
         Response::new(Body::from(name))
@@ -35,10 +35,10 @@ fn settings() -> UpstreamSettings {
 }
 
 /// Returns the names of the upstreams that serve 32 requests.
-async fn answering(front: std::net::SocketAddr) -> Vec<String> {
+async fn serving_names(proxy: std::net::SocketAddr) -> Vec<String> {
     let mut names = Vec::new();
     for _ in 0..32 {
-        names.push(text(get(front).await).await);
+        names.push(text(get(proxy).await).await);
     }
     names.sort();
     names.dedup();
@@ -50,14 +50,14 @@ async fn unhealthy_upstream_receives_no_requests() {
     let ((one, _), (two, status)) = (checked_upstream("one", 204).await, checked_upstream("two", 302).await);
     let routes = Routes::new([route([one.url(), two.url()], settings())]).unwrap();
     let watching = tokio::spawn(routes.run_health_checks());
-    let front = ProxyServer { routes: routes.clone(), ..ProxyServer::default() }.start().await;
+    let proxy = ProxyServer { routes: routes.clone(), ..ProxyServer::default() }.start().await;
     // A check that takes longer than its interval counts as failed, so the first rounds may vary.
-    while answering(front).await != ["one", "two"] {}
+    while serving_names(proxy).await != ["one", "two"] {}
     for bad in [500, 404] {
         status.store(bad, Ordering::SeqCst);
-        while answering(front).await != ["one"] {}
+        while serving_names(proxy).await != ["one"] {}
         status.store(200, Ordering::SeqCst);
-        while answering(front).await != ["one", "two"] {}
+        while serving_names(proxy).await != ["one", "two"] {}
     }
     watching.abort();
 }
@@ -65,16 +65,16 @@ async fn unhealthy_upstream_receives_no_requests() {
 #[tokio::test]
 async fn all_unhealthy_upstreams_still_receive_requests() {
     let ((one, _), (two, _)) = (checked_upstream("one", 500).await, checked_upstream("two", 500).await);
-    let mut patients = [one, two];
-    let routes = Routes::new([route(patients.iter().map(Upstream::url), settings())]).unwrap();
+    let mut upstreams = [one, two];
+    let routes = Routes::new([route(upstreams.iter().map(Upstream::url), settings())]).unwrap();
     tokio::spawn(routes.run_health_checks());
-    for checked_upstream in &mut patients {
+    for checked_upstream in &mut upstreams {
         for _ in 0..4 {
             checked_upstream.seen().await;
         }
     }
-    let front = ProxyServer { routes: routes.clone(), ..ProxyServer::default() }.start().await;
-    assert_eq!(answering(front).await, ["one", "two"]);
+    let proxy = ProxyServer { routes: routes.clone(), ..ProxyServer::default() }.start().await;
+    assert_eq!(serving_names(proxy).await, ["one", "two"]);
 }
 
 #[tokio::test]

@@ -21,19 +21,22 @@ fn http2() -> UpstreamSettings {
     UpstreamSettings { http: UpstreamHttp::Http2, ..UpstreamSettings::default() }
 }
 
-async fn front(upstream: impl Into<String>) -> SocketAddr {
+async fn start_proxy(upstream: impl Into<String>) -> SocketAddr {
     ProxyServer::new([route([upstream.into()], http2())]).start().await
 }
 
 #[tokio::test]
 async fn http2_request_uses_pseudo_headers() {
     let mut upstream = Upstream::answering(|_| Response::new(Body::from("answer"))).await;
-    let front = front(upstream.url()).await;
-    let asked = "POST /a%2e?b HTTP/1.1\r\nHost: app.example\r\nConnection: close, TE\r\nTE: trailers\r\nCookie: a=1\r\n\
+    let proxy = start_proxy(upstream.url()).await;
+    let raw = "POST /a%2e?b HTTP/1.1\r\nHost: app.example\r\nConnection: close, TE\r\nTE: trailers\r\nCookie: a=1\r\n\
                  Keep-Alive: 5\r\nContent-Length: 4\r\n\r\nbody";
-    let answer = exchange(front, asked.replace("%2e", "%7e")).await;
-    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains("via: 2.0 sekisho-"), "{answer}");
-    assert!(answer.ends_with("answer") || answer.ends_with("answer\r\n0\r\n\r\n"), "{answer}");
+    let response = exchange(proxy, raw.replace("%2e", "%7e")).await;
+    assert!(
+        response.starts_with("HTTP/1.1 200 OK\r\n") && response.contains("via: 2.0 sekisho-"),
+        "{response}"
+    );
+    assert!(response.ends_with("answer") || response.ends_with("answer\r\n0\r\n\r\n"), "{response}");
     let seen = upstream.seen().await;
     assert_eq!((seen.version, &*seen.target), (Version::HTTP_2, "http://app.example/a%7e?b"));
     assert_eq!((seen.all("te"), seen.all("cookie")), (vec!["trailers"], vec!["a=1"]));
@@ -46,16 +49,16 @@ async fn http2_request_uses_pseudo_headers() {
 #[tokio::test]
 async fn requests_are_multiplexed_on_one_connection() {
     let mut upstream = GatedUpstream::start().await;
-    let front = front(upstream.url()).await;
+    let proxy = start_proxy(upstream.url()).await;
     let mut waiting = Vec::new();
     for _ in 0..20 {
-        let mut client = connect(front).await;
+        let mut client = connect(proxy).await;
         waiting.push(tokio::spawn(client.send_request(request("GET", "/", Body::empty()))));
     }
     upstream.arrived(20).await;
     upstream.release(20);
-    for answer in waiting {
-        assert_eq!(text(answer.await.unwrap().unwrap()).await, GatedUpstream::ANSWER);
+    for response in waiting {
+        assert_eq!(text(response.await.unwrap().unwrap()).await, GatedUpstream::ANSWER);
     }
     assert_eq!(upstream.connections(), 1);
 }
@@ -76,12 +79,12 @@ async fn trailers_are_forwarded_both_ways() {
         })
     })
     .await;
-    let front = front(format!("http://{upstream}")).await;
-    let asked = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close, TE\r\nTE: trailers\r\nTrailer: x-sum\r\n\
+    let proxy = start_proxy(format!("http://{upstream}")).await;
+    let raw = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close, TE\r\nTE: trailers\r\nTrailer: x-sum\r\n\
                  Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nX-Sum: 7\r\nX-Forwarded-User: root\r\n\r\n";
-    let answer = exchange(front, asked).await;
-    assert!(answer.contains("\r\n4\r\ndata\r\n0\r\nx-sum-again: 7\r\n\r\n"), "{answer}");
-    assert!(!answer.contains("set-cookie"));
+    let response = exchange(proxy, raw).await;
+    assert!(response.contains("\r\n4\r\ndata\r\n0\r\nx-sum-again: 7\r\n\r\n"), "{response}");
+    assert!(!response.contains("set-cookie"));
 }
 
 #[tokio::test]
@@ -92,10 +95,10 @@ async fn large_bodies_are_forwarded_both_ways() {
         })
     })
     .await;
-    let front = front(format!("http://{upstream}")).await;
+    let proxy = start_proxy(format!("http://{upstream}")).await;
     let sent = Bytes::from((0..10_000_000_u32).map(|n| n.to_le_bytes()[1]).collect::<Vec<_>>());
-    let answer = send(front, "POST", Body::from(sent.clone())).await;
-    assert!(answer.into_body().collect().await.unwrap().to_bytes() == sent);
+    let response = send(proxy, "POST", Body::from(sent.clone())).await;
+    assert!(response.into_body().collect().await.unwrap().to_bytes() == sent);
 }
 
 #[tokio::test]
@@ -103,19 +106,19 @@ async fn bodiless_responses_stay_bodiless() {
     let upstream = Upstream::answering(|seen| {
         let status: u16 = seen.target.rsplit('/').next().unwrap().parse().unwrap();
         let length = if status == 200 { Some("5") } else { None };
-        let mut answer = Response::builder().status(status).header("etag", "\"1\"");
+        let mut response = Response::builder().status(status).header("etag", "\"1\"");
         if let Some(length) = length.filter(|_| seen.method == "HEAD") {
-            answer = answer.header("content-length", length);
+            response = response.header("content-length", length);
         }
-        answer.body(Body::empty()).unwrap()
+        response.body(Body::empty()).unwrap()
     })
     .await;
-    let front = front(upstream.url()).await;
+    let proxy = start_proxy(upstream.url()).await;
     for (method, target) in [("HEAD", "/200"), ("GET", "/204"), ("GET", "/304")] {
-        let asked = format!("{method} {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-        let answer = exchange(front, asked).await.to_lowercase();
-        assert!(answer.ends_with("\r\n\r\n") && !answer.contains("transfer-encoding"), "{answer}");
-        assert_eq!(answer.contains("content-length: 5"), method == "HEAD", "{answer}");
+        let raw = format!("{method} {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        let response = exchange(proxy, raw).await.to_lowercase();
+        assert!(response.ends_with("\r\n\r\n") && !response.contains("transfer-encoding"), "{response}");
+        assert_eq!(response.contains("content-length: 5"), method == "HEAD", "{response}");
     }
 }
 
@@ -167,9 +170,9 @@ async fn goaway_replaces_the_connection() {
         After::GoAway
     })
     .await;
-    let front = front(upstream).await;
+    let proxy = start_proxy(upstream).await;
     for connection in 0..3 {
-        assert_eq!(send(front, "POST", Body::from("x")).await.status(), 200);
+        assert_eq!(send(proxy, "POST", Body::from("x")).await.status(), 200);
         assert_eq!(seen.recv().await, Some((connection, 0)));
         tokio::task::yield_now().await;
     }
@@ -189,12 +192,12 @@ async fn refused_safe_stream_is_retried_once() {
         After::Nothing
     })
     .await;
-    let front = front(upstream).await;
+    let proxy = start_proxy(upstream).await;
     for _ in 0..2 {
-        assert_eq!(get(front).await.status(), 200);
+        assert_eq!(get(proxy).await.status(), 200);
     }
-    assert_eq!(code(send(front, "POST", Body::empty()).await).await, problem(502, "upstream_error"));
-    assert_eq!(code(get(front).await).await, problem(502, "upstream_error"), "twice at most");
+    assert_eq!(code(send(proxy, "POST", Body::empty()).await).await, problem(502, "upstream_error"));
+    assert_eq!(code(get(proxy).await).await, problem(502, "upstream_error"), "twice at most");
     for number in 0..6 {
         assert_eq!(seen.recv().await, Some((0, number)));
     }
@@ -215,11 +218,11 @@ async fn truncated_response_does_not_look_complete() {
         After::Nothing
     })
     .await;
-    let front = front(upstream).await;
-    let mut answer = get(front).await.into_body();
-    assert_eq!(answer.frame().await.unwrap().unwrap().into_data().unwrap(), "half");
+    let proxy = start_proxy(upstream).await;
+    let mut response = get(proxy).await.into_body();
+    assert_eq!(response.frame().await.unwrap().unwrap().into_data().unwrap(), "half");
     cut.send_replace(true);
-    assert!(answer.frame().await.unwrap().is_err());
+    assert!(response.frame().await.unwrap().is_err());
 }
 
 #[tokio::test]
@@ -232,66 +235,66 @@ async fn body_errors_are_reported() {
     })
     .await;
     let limited = RouteSpec { max_body: Some(8), ..route([format!("http://{upstream}")], http2()) };
-    let front = ProxyServer::new([limited]).start().await;
+    let proxy = ProxyServer::new([limited]).start().await;
     let (feed, body) = fed();
     feed.send("12345678").unwrap();
     feed.send("9").unwrap();
-    assert_eq!(code(send(front, "POST", body).await).await, problem(413, "body_too_large"));
+    assert_eq!(code(send(proxy, "POST", body).await).await, problem(413, "body_too_large"));
 
     let clock = PausedClock::new();
     let (feed, body) = fed();
     feed.send("begun").unwrap();
-    let answer = tokio::spawn(send(front, "POST", body));
-    while !answer.is_finished() {
+    let response = tokio::spawn(send(proxy, "POST", body));
+    while !response.is_finished() {
         clock.advance(10).await;
     }
-    assert_eq!(code(answer.await.unwrap()).await, problem(408, "body_timeout"));
+    assert_eq!(code(response.await.unwrap()).await, problem(408, "body_timeout"));
     drop(feed);
-    assert_eq!(get(front).await.status(), 200, "others' requests are none the worse for it");
+    assert_eq!(get(proxy).await.status(), 200, "others' requests are none the worse for it");
 }
 
 #[tokio::test]
 async fn early_response_ends_the_upload() {
-    let (tell, mut ended) = mpsc::unbounded_channel();
+    let (end, mut ended) = mpsc::unbounded_channel();
     let upstream = scripted(move |_, _, request, respond| {
         ok(respond);
-        let tell = tell.clone();
+        let end = end.clone();
         tokio::spawn(async move {
             let mut body = request.into_body();
             while let Some(Ok(_)) = body.data().await {}
-            tell.send(()).unwrap();
+            end.send(()).unwrap();
         });
         After::Nothing
     })
     .await;
-    let front = front(upstream).await;
+    let proxy = start_proxy(upstream).await;
     let (feed, body) = fed();
     feed.send("begun").unwrap();
-    assert_eq!(send(front, "POST", body).await.status(), 200);
+    assert_eq!(send(proxy, "POST", body).await.status(), 200);
     ended.recv().await.unwrap();
     drop(feed);
 }
 
 #[tokio::test]
 async fn silent_upstream_times_out() {
-    let (tell, mut asked) = mpsc::unbounded_channel();
-    let held = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let (started, mut requests) = mpsc::unbounded_channel();
+    let pending = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let upstream = scripted(move |_, _, _, respond| {
-        held.lock().unwrap().push(respond);
-        tell.send(()).unwrap();
+        pending.lock().unwrap().push(respond);
+        started.send(()).unwrap();
         After::Nothing
     })
     .await;
-    let front = front(upstream).await;
+    let proxy = start_proxy(upstream).await;
     let clock = PausedClock::new();
-    let answer = tokio::spawn(get(front));
-    asked.recv().await.unwrap();
+    let response = tokio::spawn(get(proxy));
+    requests.recv().await.unwrap();
     clock.advance(61).await;
-    assert_eq!(code(answer.await.unwrap()).await, problem(504, "upstream_timeout"));
+    assert_eq!(code(response.await.unwrap()).await, problem(504, "upstream_timeout"));
 }
 
 #[tokio::test]
 async fn http1_only_upstream_is_reported() {
     let upstream = crate::support::upstream::saying(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
-    assert_eq!(code(get(front(upstream).await).await).await, problem(502, "upstream_error"));
+    assert_eq!(code(get(start_proxy(upstream).await).await).await, problem(502, "upstream_error"));
 }

@@ -5,45 +5,45 @@ use http::Response;
 use sekisho::proxy::{RouteSpec, UpstreamSettings};
 use tokio::io::AsyncWriteExt;
 
-use super::{UnresponsiveUpstream, dead, get, problem, route};
+use super::{UnresponsiveUpstream, get, problem, refusing_url, route};
 use crate::support::paused_clock::PausedClock;
 use crate::support::proxy_server::{ProxyServer, code, connect, fed, request, text};
 use crate::support::upstream::{GatedUpstream, Upstream, read_head};
 
 /// One request in flight and one queued.
-fn narrow() -> UpstreamSettings {
+fn one_at_a_time() -> UpstreamSettings {
     UpstreamSettings { max_in_flight: 1, max_queued: 1, ..UpstreamSettings::default() }
 }
 
 #[tokio::test]
 async fn full_upstream_queues_briefly() {
     let mut upstream = GatedUpstream::start().await;
-    let front = ProxyServer::new([route([upstream.url()], narrow())]).start().await;
+    let proxy = ProxyServer::new([route([upstream.url()], one_at_a_time())]).start().await;
     let _clock = PausedClock::new();
-    let first = tokio::spawn(get(front));
+    let first = tokio::spawn(get(proxy));
     upstream.arrived(1).await;
     // One of the two is queued, and the other is rejected at once.
-    let (mut second, mut third) = (tokio::spawn(get(front)), tokio::spawn(get(front)));
-    let (told, waits) = tokio::select! {
-        told = &mut second => (told.unwrap(), third),
-        told = &mut third => (told.unwrap(), second),
+    let (mut second, mut third) = (tokio::spawn(get(proxy)), tokio::spawn(get(proxy)));
+    let (rejected, queued) = tokio::select! {
+        rejected = &mut second => (rejected.unwrap(), third),
+        rejected = &mut third => (rejected.unwrap(), second),
     };
-    assert_eq!(told.headers()["retry-after"], "1");
-    assert_eq!(code(told).await, problem(503, "upstream_busy"));
+    assert_eq!(rejected.headers()["retry-after"], "1");
+    assert_eq!(code(rejected).await, problem(503, "upstream_busy"));
     upstream.release(1);
     assert_eq!(text(first.await.unwrap()).await, GatedUpstream::ANSWER);
     upstream.arrived(1).await;
     upstream.release(1);
-    assert_eq!(text(waits.await.unwrap()).await, GatedUpstream::ANSWER);
+    assert_eq!(text(queued.await.unwrap()).await, GatedUpstream::ANSWER);
 }
 
 #[tokio::test]
 async fn queue_timeout_is_short() {
     let mut upstream = GatedUpstream::start().await;
-    let front = ProxyServer::new([route([upstream.url()], narrow())]).start().await;
-    let first = tokio::spawn(get(front));
+    let proxy = ProxyServer::new([route([upstream.url()], one_at_a_time())]).start().await;
+    let first = tokio::spawn(get(proxy));
     upstream.arrived(1).await;
-    assert_eq!(code(get(front).await).await, problem(503, "upstream_busy"));
+    assert_eq!(code(get(proxy).await).await, problem(503, "upstream_busy"));
     upstream.release(1);
     assert_eq!(first.await.unwrap().status(), 200);
 }
@@ -51,10 +51,10 @@ async fn queue_timeout_is_short() {
 #[tokio::test]
 async fn disconnected_client_frees_its_queue_slot() {
     let mut upstream = GatedUpstream::start().await;
-    let front = ProxyServer::new([route([upstream.url()], narrow())]).start().await;
+    let proxy = ProxyServer::new([route([upstream.url()], one_at_a_time())]).start().await;
     let _clock = PausedClock::new();
     for _ in 0..3 {
-        let mut client = tokio::net::TcpStream::connect(front).await.unwrap();
+        let mut client = tokio::net::TcpStream::connect(proxy).await.unwrap();
         client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
         upstream.arrived(1).await;
     }
@@ -72,65 +72,65 @@ async fn event_stream_releases_its_concurrency_slot() {
         None => Response::new(Body::from("next")),
     })
     .await;
-    let front = ProxyServer::new([route([upstream.url()], narrow())]).start().await;
-    let _events = get(front).await;
+    let proxy = ProxyServer::new([route([upstream.url()], one_at_a_time())]).start().await;
+    let _events = get(proxy).await;
     for _ in 0..3 {
-        assert_eq!(text(get(front).await).await, "next");
+        assert_eq!(text(get(proxy).await).await, "next");
     }
 }
 
 #[tokio::test]
 async fn requests_of_a_full_upstream_go_to_another() {
     let (mut first, mut second) = (GatedUpstream::start().await, GatedUpstream::start().await);
-    let front = ProxyServer::new([route([first.url(), second.url()], narrow())]).start().await;
+    let proxy = ProxyServer::new([route([first.url(), second.url()], one_at_a_time())]).start().await;
     let _clock = PausedClock::new();
-    let answers = [tokio::spawn(get(front)), tokio::spawn(get(front))];
+    let responses = [tokio::spawn(get(proxy)), tokio::spawn(get(proxy))];
     first.arrived(1).await;
     second.arrived(1).await;
     first.release(1);
     second.release(1);
-    for answer in answers {
-        assert_eq!(answer.await.unwrap().status(), 200);
+    for response in responses {
+        assert_eq!(response.await.unwrap().status(), 200);
     }
 }
 
 #[tokio::test]
 async fn unresponsive_upstream_times_out() {
-    let hole = UnresponsiveUpstream::new().await;
-    let front = ProxyServer::to(hole.url()).start().await;
+    let unresponsive = UnresponsiveUpstream::new().await;
+    let proxy = ProxyServer::to(unresponsive.url()).start().await;
     let clock = PausedClock::new();
-    let answer = tokio::spawn(get(front));
-    while !answer.is_finished() {
+    let response = tokio::spawn(get(proxy));
+    while !response.is_finished() {
         clock.advance(1).await;
     }
-    assert_eq!(code(answer.await.unwrap()).await, problem(504, "upstream_connect_timeout"));
+    assert_eq!(code(response.await.unwrap()).await, problem(504, "upstream_connect_timeout"));
 }
 
 #[tokio::test]
 async fn unreachable_upstream_has_no_queue() {
-    let hole = UnresponsiveUpstream::new().await;
+    let unresponsive = UnresponsiveUpstream::new().await;
     let settings = UpstreamSettings { eject_after: 2, ..UpstreamSettings::default() };
-    let front = ProxyServer::new([route([hole.url()], settings)]).start().await;
+    let proxy = ProxyServer::new([route([unresponsive.url()], settings)]).start().await;
     let clock = PausedClock::new();
-    let both = [tokio::spawn(get(front)), tokio::spawn(get(front))];
+    let both = [tokio::spawn(get(proxy)), tokio::spawn(get(proxy))];
     while !both.iter().all(tokio::task::JoinHandle::is_finished) {
         clock.advance(1).await;
     }
     // With the circuit open, one request at a time is a probe, and others are rejected at once.
-    let (mut first, mut second) = (tokio::spawn(get(front)), tokio::spawn(get(front)));
-    let (told, tries) = tokio::select! {
-        told = &mut first => (told.unwrap(), second),
-        told = &mut second => (told.unwrap(), first),
+    let (mut first, mut second) = (tokio::spawn(get(proxy)), tokio::spawn(get(proxy)));
+    let (rejected, probe) = tokio::select! {
+        rejected = &mut first => (rejected.unwrap(), second),
+        rejected = &mut second => (rejected.unwrap(), first),
     };
-    assert_eq!(told.headers()["retry-after"], "1");
-    assert_eq!(code(told).await, problem(503, "upstream_unavailable"));
-    while !tries.is_finished() {
+    assert_eq!(rejected.headers()["retry-after"], "1");
+    assert_eq!(code(rejected).await, problem(503, "upstream_unavailable"));
+    while !probe.is_finished() {
         clock.advance(1).await;
     }
-    assert_eq!(code(tries.await.unwrap()).await, problem(504, "upstream_connect_timeout"));
+    assert_eq!(code(probe.await.unwrap()).await, problem(504, "upstream_connect_timeout"));
 
     // A successful probe closes the circuit.
-    let UnresponsiveUpstream { listener, waiting } = hole;
+    let UnresponsiveUpstream { listener, waiting } = unresponsive;
     drop(waiting);
     tokio::spawn(async move {
         while let Ok((mut socket, _)) = listener.accept().await {
@@ -141,18 +141,18 @@ async fn unreachable_upstream_has_no_queue() {
             });
         }
     });
-    while get(front).await.status() != 204 {}
-    let answers = futures_util::future::join_all((0..8).map(|_| get(front))).await;
-    assert!(answers.iter().all(|answer| answer.status() == 204));
+    while get(proxy).await.status() != 204 {}
+    let responses = futures_util::future::join_all((0..8).map(|_| get(proxy))).await;
+    assert!(responses.iter().all(|response| response.status() == 204));
 }
 
 #[tokio::test]
 async fn refused_connection_is_reported() {
     // Each request is a probe, since refused connections fail fast.
-    let front = ProxyServer::new([RouteSpec::new("/", [dead()])]).start().await;
+    let proxy = ProxyServer::new([RouteSpec::new("/", [refusing_url()])]).start().await;
     for _ in 0..20 {
-        let mut client = connect(front).await;
-        let answer = client.send_request(request("GET", "/", Body::empty())).await.unwrap();
-        assert_eq!(code(answer).await, problem(502, "upstream_unreachable"));
+        let mut client = connect(proxy).await;
+        let response = client.send_request(request("GET", "/", Body::empty())).await.unwrap();
+        assert_eq!(code(response).await, problem(502, "upstream_unreachable"));
     }
 }

@@ -26,9 +26,9 @@ async fn large_bodies_are_not_buffered() {
         })
     })
     .await;
-    let site = TestDeployment::new(sqlite_place().await.unwrap()).await;
-    site.forward_to_openly(format_args!("http://{upstream}"));
-    let server = site.serve().await;
+    let deployment = TestDeployment::new(sqlite_place().await.unwrap()).await;
+    deployment.forward_to_openly(format_args!("http://{upstream}"));
+    let server = deployment.serve().await;
     let mut client = connect(server.public).await;
 
     let before = server.memory();

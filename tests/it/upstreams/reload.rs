@@ -10,28 +10,28 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tower::ServiceExt;
 
-use super::{mad, route};
+use super::{invalid_upstream, route};
 use crate::support::paused_clock::PausedClock;
 use crate::support::proxy_server::request;
 use crate::support::upstream::{Upstream, listen, read_head};
 
 async fn ask(proxy: &Proxy, routes: &Routes) -> Response<Body> {
-    let mut question = request("GET", "/", Body::empty());
-    question.extensions_mut().insert(routes.find(&"/".parse().unwrap()).unwrap().unwrap());
-    proxy.clone().oneshot(question).await.unwrap()
+    let mut request_with_route = request("GET", "/", Body::empty());
+    request_with_route.extensions_mut().insert(routes.find(&"/".parse().unwrap()).unwrap().unwrap());
+    proxy.clone().oneshot(request_with_route).await.unwrap()
 }
 
 #[tokio::test]
 async fn upstream_state_survives_a_reload() {
-    let (mad, asked) = mad().await;
+    let (invalid, requests) = invalid_upstream().await;
     let good = Upstream::start().await;
     let settings = UpstreamSettings { eject_after: 1, ..UpstreamSettings::default() };
-    let spec = |settings: &UpstreamSettings| route([mad.clone(), good.url()], settings.clone());
+    let spec = |settings: &UpstreamSettings| route([invalid.clone(), good.url()], settings.clone());
     let (proxy, first) = (
         Proxy::new(ReservedCookies::default(), LongLivedStreams::default()),
         Routes::new([spec(&settings)]).unwrap(),
     );
-    while asked.load(Ordering::SeqCst) == 0 {
+    while requests.load(Ordering::SeqCst) == 0 {
         ask(&proxy, &first).await.into_body().collect().await.unwrap();
     }
     let second = Routes::rebuild_from([spec(&settings)], &first).unwrap();
@@ -40,24 +40,28 @@ async fn upstream_state_survives_a_reload() {
         assert_eq!(ask(&proxy, &second).await.status(), StatusCode::OK);
     }
     let connections = good.connections();
-    assert_eq!((asked.load(Ordering::SeqCst), connections), (1, connections.min(1)), "its connections too");
+    assert_eq!(
+        (requests.load(Ordering::SeqCst), connections),
+        (1, connections.min(1)),
+        "its connections too"
+    );
 
     let changed = UpstreamSettings { eject_after: 2, ..settings };
     let third = Routes::rebuild_from([spec(&changed)], &second).unwrap();
-    while asked.load(Ordering::SeqCst) == 1 {
+    while requests.load(Ordering::SeqCst) == 1 {
         ask(&proxy, &third).await;
     }
 }
 
 #[tokio::test]
 async fn connections_to_removed_upstreams_are_closed() {
-    let (tell, mut closed) = mpsc::unbounded_channel();
+    let (report, mut closed) = mpsc::unbounded_channel();
     let upstream = listen(move |mut socket| {
-        let tell = tell.clone();
+        let report = report.clone();
         async move {
             read_head(&mut socket).await;
             socket.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
-            tell.send(socket.read(&mut [0]).await.unwrap_or(0)).unwrap();
+            report.send(socket.read(&mut [0]).await.unwrap_or(0)).unwrap();
         }
     })
     .await;

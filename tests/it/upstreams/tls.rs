@@ -30,10 +30,10 @@ async fn certificate_is_verified_by_name_and_address() {
     let authority = Authority::new();
     for (name, host) in [("localhost", "localhost"), ("127.0.0.1", "127.0.0.1")] {
         let mut upstream = Upstream::by_tls(authority.server(name, &[])).await;
-        let front = ProxyServer::new([route([url(&upstream, host)], trusting(&authority))]).start().await;
-        assert_eq!(get(front).await.status(), 200);
+        let proxy = ProxyServer::new([route([url(&upstream, host)], trusting(&authority))]).start().await;
+        assert_eq!(get(proxy).await.status(), 200);
         assert_eq!(upstream.seen().await.all("host"), ["app.example"]);
-        assert_eq!(get(front).await.status(), 200);
+        assert_eq!(get(proxy).await.status(), 200);
         assert_eq!(upstream.connections(), 1);
     }
 }
@@ -52,8 +52,8 @@ async fn invalid_certificate_is_rejected() {
         let log = Log::default();
         let _captured = log.capture();
         let mut upstream = Upstream::by_tls(server).await;
-        let front = ProxyServer::new([route([url(&upstream, "localhost")], settings)]).start().await;
-        assert_eq!(code(get(front).await).await, problem(502, "upstream_unreachable"));
+        let proxy = ProxyServer::new([route([url(&upstream, "localhost")], settings)]).start().await;
+        assert_eq!(code(get(proxy).await).await, problem(502, "upstream_unreachable"));
         assert!(upstream.has_seen_no_more());
         let lines = log.lines();
         assert!(lines.iter().any(|line| line.contains(cause)), "{cause}: {lines:?}");
@@ -66,9 +66,9 @@ async fn non_tls_upstream_is_reported() {
         let _ = socket.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
     })
     .await;
-    let front =
+    let proxy =
         ProxyServer::new([route([format!("https://{plain}")], trusting(&Authority::new()))]).start().await;
-    assert_eq!(code(get(front).await).await, problem(502, "upstream_unreachable"));
+    assert_eq!(code(get(proxy).await).await, problem(502, "upstream_unreachable"));
 }
 
 #[tokio::test]
@@ -83,16 +83,16 @@ async fn http_version_is_negotiated() {
     ] {
         let mut upstream = Upstream::by_tls(authority.server("localhost", theirs)).await;
         let settings = UpstreamSettings { http: ours, ..trusting(&authority) };
-        let front = ProxyServer::new([route([url(&upstream, "localhost")], settings)]).start().await;
+        let proxy = ProxyServer::new([route([url(&upstream, "localhost")], settings)]).start().await;
         for _ in 0..3 {
-            assert_eq!(get(front).await.status(), 200);
+            assert_eq!(get(proxy).await.status(), 200);
             assert_eq!(upstream.seen().await.version, version, "{ours:?} {theirs:?}");
         }
         assert_eq!(upstream.connections(), 1);
     }
     let upstream = Upstream::by_tls(authority.server("localhost", &["h2"])).await;
-    let front = ProxyServer::new([route([url(&upstream, "localhost")], trusting(&authority))]).start().await;
-    assert_eq!(code(get(front).await).await, problem(502, "upstream_unreachable"), "HTTP/1.1 alone");
+    let proxy = ProxyServer::new([route([url(&upstream, "localhost")], trusting(&authority))]).start().await;
+    assert_eq!(code(get(proxy).await).await, problem(502, "upstream_unreachable"), "HTTP/1.1 alone");
 }
 
 /// Requests wait for a connection that may turn out to be HTTP/2. HTTP/1.1 connections must be established
@@ -117,10 +117,10 @@ async fn http1_upstreams_are_connected_concurrently() {
     .await;
     let settings = UpstreamSettings { http: UpstreamHttp::Http2, ..trusting(&authority) };
     let url = format!("https://localhost:{}", upstream.port());
-    let front = ProxyServer::new([route([url], settings)]).start().await;
-    assert_eq!(get(front).await.status(), 204);
-    for answer in join_all((0..AT_ONCE).map(|_| get(front))).await {
-        assert_eq!(answer.status(), 204);
+    let proxy = ProxyServer::new([route([url], settings)]).start().await;
+    assert_eq!(get(proxy).await.status(), 204);
+    for response in join_all((0..AT_ONCE).map(|_| get(proxy))).await {
+        assert_eq!(response.status(), 204);
     }
 }
 
@@ -163,11 +163,11 @@ async fn upload_to_a_late_reader_completes() {
     })
     .await;
     let url = format!("https://localhost:{}", late.port());
-    let front = ProxyServer::new([route([url], trusting(&authority))]).start().await;
+    let proxy = ProxyServer::new([route([url], trusting(&authority))]).start().await;
     for size in (100_000..6_000_000).step_by(50_000) {
         let mut body = vec![b'x'; size];
         body.extend_from_slice(b"end");
-        let answer = connect(front).await.send_request(request("POST", "/", Body::from(body)));
-        assert_eq!(timeout(PATIENCE, answer).await.expect("an answer").unwrap().status(), 204, "{size}");
+        let response = connect(proxy).await.send_request(request("POST", "/", Body::from(body)));
+        assert_eq!(timeout(PATIENCE, response).await.expect("a response").unwrap().status(), 204, "{size}");
     }
 }
