@@ -111,7 +111,7 @@ async fn lost_rotations_are_audited(database: TestDatabase) {
     let trail = app.fresh.stores.sessions.session_audit(session, 10).await.unwrap();
     let caught_up = trail.into_iter().filter(|entry| entry.event == AuditEvent::CaughtUp);
     let caught_up: Vec<_> = caught_up.map(|entry| (entry.presented, entry.held)).collect();
-    assert_eq!(caught_up, expected, "one lost rotation is nothing to tell of");
+    assert_eq!(caught_up, expected, "a single lost rotation is not audited");
 }
 
 async fn tokens_of_unknown_sessions_are_audited_once_a_second(database: TestDatabase) {

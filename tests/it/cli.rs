@@ -56,7 +56,7 @@ impl CommandOutput {
         assert_eq!(self.code, Some(code), "{}{}", self.out, self.err);
         assert_eq!(self.out, "");
         let line = self.err.strip_prefix("sekisho: ").and_then(|line| line.strip_suffix('\n'));
-        let line = line.unwrap_or_else(|| panic!("one line of ours: {:?}", self.err));
+        let line = line.unwrap_or_else(|| panic!("expected one line: {:?}", self.err));
         assert!(!line.contains(['\n', '\x1b']), "{line:?}");
         line
     }
@@ -227,19 +227,19 @@ fn check_config_validates_routes_as_the_proxy_does() {
 }
 
 /// Returns the output of `serve` until it is ready.
-fn beginning(fixture: &CliFixture) -> Vec<String> {
+fn startup_lines(fixture: &CliFixture) -> Vec<String> {
     let mut serving = fixture.command(&["serve"]).stderr(Stdio::piped()).spawn().unwrap();
-    let mut said = Vec::new();
+    let mut lines = Vec::new();
     for line in BufReader::new(serving.stderr.take().unwrap()).lines().map(Result::unwrap) {
         let done = line.contains("INFO serving");
-        said.push(line);
+        lines.push(line);
         if done {
             break;
         }
     }
     serving.kill().unwrap();
     serving.wait().unwrap();
-    said
+    lines
 }
 
 #[test]
@@ -248,17 +248,17 @@ fn first_start_prints_next_steps() {
         .env("SEKISHO_SERVER__LISTEN", "127.0.0.1:0")
         .env("SEKISHO_ADMIN__LISTEN", "127.0.0.1:0")
         .env("SEKISHO_LOGIN__BCRYPT_COST", "4");
-    let says = |said: &[String], what| said.iter().any(|line| line.contains(what));
-    let said = beginning(&fixture);
-    assert!(says(&said, r#"command="sekisho user create --email ADDRESS""#), "{said:?}");
-    assert!(says(&said, "no [[routes]] configured"), "{said:?}");
+    let contains = |lines: &[String], text| lines.iter().any(|line| line.contains(text));
+    let lines = startup_lines(&fixture);
+    assert!(contains(&lines, r#"command="sekisho user create --email ADDRESS""#), "{lines:?}");
+    assert!(contains(&lines, "no [[routes]] configured"), "{lines:?}");
 
     let create = ["user", "create", "--email", "ada@example.com", "--password-stdin"];
     let mut created = fixture.command(&create).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     created.stdin.take().unwrap().write_all(b"green ladder under the moon\n").unwrap();
     assert!(created.wait().unwrap().success());
-    let said = beginning(&fixture);
-    assert!(says(&said, "INFO serving") && !says(&said, "user create"), "{said:?}");
+    let lines = startup_lines(&fixture);
+    assert!(contains(&lines, "INFO serving") && !contains(&lines, "user create"), "{lines:?}");
 }
 
 #[test]
@@ -268,7 +268,8 @@ fn process_environment_wins_over_dot_env() {
         .env("SEKISHO_SERVICE_HOST", "10.0.0.1");
     let output = fixture.run(&["check-config"]);
     assert!(
-        output.fails(78)
+        output
+            .fails(78)
             .starts_with("session.grace = \"1h\" from SEKISHO_SESSION__GRACE in ./.env: expected at most")
     );
     let fixture = fixture.env("SEKISHO_SESSION__GRACE", "1m");
@@ -331,7 +332,8 @@ fn healthcheck_requests_readyz() {
 
     let (address, served) = admin("HTTP/1.1 503 Service Unavailable\r\n\r\n");
     let port = address.rsplit(':').next().unwrap();
-    let output = CliFixture::new().env("SEKISHO_ADMIN__LISTEN", format!("0.0.0.0:{port}")).run(&["healthcheck"]);
+    let output =
+        CliFixture::new().env("SEKISHO_ADMIN__LISTEN", format!("0.0.0.0:{port}")).run(&["healthcheck"]);
     let line = output.fails(1);
     assert!(line.contains("returned \"HTTP/1.1 503 Service Unavailable\""), "{line}");
     served.join().unwrap();

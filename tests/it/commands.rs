@@ -35,7 +35,7 @@ async fn running(location: DatabaseLocation) -> (TestDeployment, ServerProcess) 
 
 /// Waits until the server rejects this browser, and returns the session event.
 async fn signed_out(browser: &mut SocketBrowser, server: SocketAddr) -> String {
-    until("the session to be over", async || {
+    until("the session to end", async || {
         let response = browser.get(server, "/auth/session").await;
         let ended = response.status == StatusCode::UNAUTHORIZED;
         ended.then(|| response.header("x-session-event").unwrap().to_owned())
@@ -46,7 +46,13 @@ async fn signed_out(browser: &mut SocketBrowser, server: SocketAddr) -> String {
 async fn users_can_be_created_listed_and_deleted(location: DatabaseLocation) {
     let (deployment, server) = running(location).await;
     let create = ["user", "create", "--email", "Bob@Example.com", "--name", "Bob", "--password-stdin"];
-    assert!(deployment.run_with(&create, PASSWORD).await.done().starts_with("created bob@example.com (user), id "));
+    assert!(
+        deployment
+            .run_with(&create, PASSWORD)
+            .await
+            .done()
+            .starts_with("created bob@example.com (user), id ")
+    );
     let again = deployment.run_with(&create, PASSWORD).await;
     assert_eq!(again.fails(1), "a user with this e-mail address exists already; nothing was changed");
     let short = ["user", "create", "--email", "cid@example.com", "--password-stdin"];
@@ -58,7 +64,10 @@ async fn users_can_be_created_listed_and_deleted(location: DatabaseLocation) {
     assert_eq!(listed.len(), 2, "{users:?}");
     assert!(listed.contains(&[&BOB.into(), &"Bob".into(), &"user".into()]), "{users:?}");
 
-    assert_eq!(deployment.run(&["user", "delete", BOB]).await.done(), "deleted bob@example.com; 1 session ended\n");
+    assert_eq!(
+        deployment.run(&["user", "delete", BOB]).await.done(),
+        "deleted bob@example.com; 1 session ended\n"
+    );
     assert_eq!(signed_out(&mut bob, server.public).await, "user_deleted");
     assert_eq!(bob.sign_in(server.public, BOB, PASSWORD).await.status, 401);
     assert_eq!(deployment.run(&["user", "delete", BOB]).await.fails(1), "there is no user bob@example.com");
@@ -110,18 +119,24 @@ async fn imported_users_can_sign_in(location: DatabaseLocation) {
     let (deployment, server) = running(location).await;
     let csv = format!("email,hashed_password,name,role\n{BOB},{BCRYPT},Bob,admin\n");
     let file = deployment.write("users.csv", &csv);
-    assert_eq!(deployment.run(&["user", "import", file.to_str().unwrap()]).await.done(), "imported 1 users\n");
+    assert_eq!(
+        deployment.run(&["user", "import", file.to_str().unwrap()]).await.done(),
+        "imported 1 users\n"
+    );
     let cid = serde_json::json!({"email": "cid@example.com", "hashed_password": BCRYPT_SHA256});
     let file = deployment.write("users.jsonl", &format!("{cid}\n"));
-    assert_eq!(deployment.run(&["user", "import", file.to_str().unwrap()]).await.done(), "imported 1 users\n");
+    assert_eq!(
+        deployment.run(&["user", "import", file.to_str().unwrap()]).await.done(),
+        "imported 1 users\n"
+    );
     for email in [BOB, "cid@example.com"] {
         let mut browser = SocketBrowser::default();
         assert_eq!(browser.sign_in(server.public, email, IMPORTED_PASSWORD).await.status, 200, "{email}");
         assert_eq!(browser.sign_in(server.public, email, "another password").await.status, 401, "{email}");
     }
 
-    let file =
-        deployment.write("bad.csv", &format!("email,hashed_password\ndan@example.com,{BCRYPT}\neve,x\nfay,x\n"));
+    let file = deployment
+        .write("bad.csv", &format!("email,hashed_password\ndan@example.com,{BCRYPT}\neve,x\nfay,x\n"));
     let ran = deployment.run(&["user", "import", file.to_str().unwrap()]).await;
     assert!(ran.fails(1).contains("2 invalid lines, nothing was imported"), "{}", ran.err);
     assert!(ran.err.contains("line 3") && ran.err.contains("line 4"), "{}", ran.err);
@@ -198,7 +213,7 @@ async fn key_rotation_under_load_causes_no_sign_out(location: DatabaseLocation) 
         assert_eq!(browser.status(old.public, "/auth/session").await, 200);
     }
     assert!(["revoked", "unknown_key"].contains(&&*signed_out(&mut idle, new.public).await));
-    assert_eq!(deployment.run(&["key", "retire", "2"]).await.code, Some(1), "the last one stays");
+    assert_eq!(deployment.run(&["key", "retire", "2"]).await.code, Some(1), "the last key cannot be retired");
     old.stop().await;
     new.stop().await;
 }
@@ -212,7 +227,7 @@ async fn rotate_key_and_start_replica(deployment: &TestDeployment, old: &ServerP
     let new = deployment.serve().await;
     let mut browser = SocketBrowser::signed_in(new.public, ANN).await;
     assert_eq!(browser.key_number(), 2);
-    until("the old replica to know the new key", async || {
+    until("the old replica to load the new key", async || {
         (browser.status(old.public, "/auth/session").await == 200).then_some(())
     })
     .await;
@@ -249,12 +264,13 @@ async fn healthcheck_reports_readiness(location: DatabaseLocation) {
         assert_eq!(
             SocketBrowser::default().status(server.public, path).await,
             404,
-            "never on the public listener"
+            "not on the public listener"
         );
     }
     server.stop().await;
     assert!(
-        deployment.run(&["healthcheck"])
+        deployment
+            .run(&["healthcheck"])
             .await
             .fails(1)
             .starts_with(&format!("no response from admin.listen = {admin}"))

@@ -1,4 +1,4 @@
-//! Concurrent requests with an expired access token, in `SEKISHO_TEST_ROUNDS` round_count: all succeed, and each
+//! Concurrent requests with an expired access token, in `SEKISHO_TEST_ROUNDS` rounds: all succeed, and each
 //! round is one rotation.
 
 use std::collections::HashSet;
@@ -33,7 +33,7 @@ async fn concurrent_requests_at_two_replicas_rotate_once(database: TestDatabase)
 /// other round the new generation is confirmed first.
 async fn check_rotation_rounds(app: &TestApp, replicas: &[&App]) {
     let round_count = rounds("SEKISHO_TEST_ROUNDS", 3);
-    let mut random = random_for("rotation round_count");
+    let mut random = random_for("rotation rounds");
     app.user("ann@example.com").await;
     let mut ann = app.browser();
     let session = ann.sign_in("ann@example.com").await;
@@ -56,7 +56,7 @@ async fn check_rotation_rounds(app: &TestApp, replicas: &[&App]) {
     }
     let replays = (round_count * (REQUESTS - 1)) as u64;
     assert_eq!(app.flush_until(session, |row| row.replays >= replays).await.replays, replays);
-    println!("{round_count} round_count of {REQUESTS} requests; replicas: {}", replicas.len());
+    println!("{round_count} rounds of {REQUESTS} requests; replicas: {}", replicas.len());
 }
 
 async fn ask_at_once(browser: &Browser, replicas: &[&App]) -> Vec<Answer> {

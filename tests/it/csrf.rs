@@ -60,7 +60,7 @@ async fn state_changes_require_a_trusted_origin(database: TestDatabase) {
         for act in [login, logout, create] {
             ann.sign_in("ann@example.com").await;
             let response = send(&app, Some(&ann), act(), origin, site).await;
-            assert_eq!(refused(&response), !allowed, "{origin:?} {site:?} {response:?}");
+            assert_eq!(is_rejected(&response), !allowed, "{origin:?} {site:?} {response:?}");
             assert!(!allowed || response.status.is_success(), "{response:?}");
         }
     }
@@ -70,7 +70,7 @@ async fn only_sign_in_and_registration_need_a_trusted_origin_without_cookies(dat
     let app = start(database).await;
     for (origin, site, allowed) in FROM {
         let response = send(&app, None, login(), origin, site).await;
-        assert_eq!(refused(&response), !allowed, "{origin:?} {site:?} {response:?}");
+        assert_eq!(is_rejected(&response), !allowed, "{origin:?} {site:?} {response:?}");
         let register = post("/auth/register", &json!({"email": "eve@example.com", "password": PASSWORD}));
         let response = send(&app, None, register, origin, site).await;
         response.problem(403, if allowed { "registration_closed" } else { "cross_site" });
@@ -99,7 +99,7 @@ async fn rejected_request_changes_nothing(database: TestDatabase) {
         let response = send(&app, Some(&ann), act(), Some(OTHER), Some("cross-site")).await;
         response.problem(403, "cross_site");
         assert!(response.set_cookies().is_empty());
-        assert_eq!(response.event(), None, "no session is looked at");
+        assert_eq!(response.event(), None, "rejected before the session is checked");
     }
     let row = app.row(session).await;
     assert_eq!((row.generation, row.end), (1, None));
@@ -187,10 +187,10 @@ async fn lookalike_origins_are_rejected(database: TestDatabase) {
         for header in ["access-control-allow-origin", "access-control-allow-credentials"] {
             assert_eq!(response.header(header), None, "{origin}");
         }
-        assert!(varies_by_origin(&response), "a cache must not give this response to {PAGE}");
+        assert!(varies_by_origin(&response), "a cache must not reuse this response for {PAGE}");
         for site in [Some("cross-site"), None] {
             let response = send(&app, Some(&ann), create(), Some(origin), site).await;
-            assert!(refused(&response), "{origin} {response:?}");
+            assert!(is_rejected(&response), "{origin} {response:?}");
         }
     }
 }
@@ -233,7 +233,7 @@ async fn send(
     send_from([192, 0, 2, 7], app.app.public.clone(), request).await
 }
 
-fn refused(response: &Answer) -> bool {
+fn is_rejected(response: &Answer) -> bool {
     response.status == 403 && response.json()["code"] == "cross_site"
 }
 

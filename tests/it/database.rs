@@ -55,7 +55,7 @@ async fn new_database_is_migrated(location: DatabaseLocation) {
     let pending = stores.pending().await.unwrap();
     let words: Vec<String> = pending.iter().map(PendingMigration::to_string).collect();
     assert_eq!(words, ["0001 users", "0002 sessions", "0003 movies", "0004 settings", "0005 audit"]);
-    assert_eq!(stores.pending().await.unwrap(), pending, "looking changes nothing");
+    assert_eq!(stores.pending().await.unwrap(), pending, "listing migrations changes nothing");
 
     assert_eq!(stores.migrate().await.unwrap(), pending);
     assert_eq!(stores.pending().await.unwrap(), []);
@@ -63,12 +63,12 @@ async fn new_database_is_migrated(location: DatabaseLocation) {
 }
 
 async fn migrations_are_idempotent(location: DatabaseLocation) {
-    let fresh = location.fresh().await;
-    let kept = any_session(&fresh.stores).await;
-    assert_eq!(fresh.stores.migrate().await.unwrap(), []);
-    let fresh = fresh.reopen().await;
-    assert_eq!(fresh.stores.migrate().await.unwrap(), []);
-    assert_eq!(found(&fresh.stores, kept.id).await, kept);
+    let database = location.fresh().await;
+    let stored = any_session(&database.stores).await;
+    assert_eq!(database.stores.migrate().await.unwrap(), []);
+    let database = database.reopen().await;
+    assert_eq!(database.stores.migrate().await.unwrap(), []);
+    assert_eq!(found(&database.stores, stored.id).await, stored);
 }
 
 async fn concurrent_migrations_succeed(location: DatabaseLocation) {
@@ -92,18 +92,19 @@ async fn concurrent_migrations_succeed(location: DatabaseLocation) {
 }
 
 async fn audit_rows_cannot_be_updated(location: DatabaseLocation) {
-    let fresh = location.fresh().await;
-    let session = any_session(&fresh.stores).await;
-    let refused = try_change(&fresh, "UPDATE audit SET event = 'logged_out'").await.unwrap_err();
-    assert!(refused.to_string().contains("rows of the audit are never changed"), "{refused}");
-    let entries = fresh.stores.sessions.session_audit(session.id, 10).await.unwrap();
+    let database = location.fresh().await;
+    let session = any_session(&database.stores).await;
+    let error = try_change(&database, "UPDATE audit SET event = 'logged_out'").await.unwrap_err();
+    assert!(error.to_string().contains("rows of the audit are never changed"), "{error}");
+    let entries = database.stores.sessions.session_audit(session.id, 10).await.unwrap();
     assert_eq!(entries, [AuditEntry::login(&session)]);
 }
 
 async fn newer_schema_is_rejected(location: DatabaseLocation) {
-    let fresh = location.fresh().await;
-    change(&fresh, "INSERT INTO _sqlx_migrations VALUES (9999, 'later', '2030-01-01', true, 'x', 0)").await;
-    for response in [fresh.stores.pending().await, fresh.stores.migrate().await] {
+    let database = location.fresh().await;
+    change(&database, "INSERT INTO _sqlx_migrations VALUES (9999, 'later', '2030-01-01', true, 'x', 0)")
+        .await;
+    for response in [database.stores.pending().await, database.stores.migrate().await] {
         let error = response.unwrap_err();
         assert!(matches!(error, DbError::Newer { found: 9999, known: 5 }), "{error:?}");
         assert_eq!(
@@ -114,33 +115,33 @@ async fn newer_schema_is_rejected(location: DatabaseLocation) {
 }
 
 async fn changed_migration_is_rejected(location: DatabaseLocation) {
-    let fresh = location.fresh().await;
-    change(&fresh, "UPDATE _sqlx_migrations SET checksum = 'x' WHERE version = 2").await;
-    let error = fresh.stores.migrate().await.unwrap_err();
+    let database = location.fresh().await;
+    change(&database, "UPDATE _sqlx_migrations SET checksum = 'x' WHERE version = 2").await;
+    let error = database.stores.migrate().await.unwrap_err();
     assert!(matches!(error, DbError::Changed(2)), "{error:?}");
 }
 
 async fn data_survives_a_restart(location: DatabaseLocation) {
-    let fresh = location.fresh().await;
-    let owner = known_user(&fresh.stores, "owner@example.com").await;
-    let ended = known_session(&fresh.stores, session(&owner)).await;
+    let database = location.fresh().await;
+    let owner = known_user(&database.stores, "owner@example.com").await;
+    let ended = known_session(&database.stores, session(&owner)).await;
     let end = SessionEnd { at: NOW, reason: EndReason::Revoked };
-    assert!(fresh.stores.sessions.end_session(ended.id, &ending(end)).await.unwrap());
-    let live = known_session(&fresh.stores, session(&owner)).await;
-    fresh.stores.settings.get_or_insert_setting("tokens.issuer", "sekisho").await.unwrap();
+    assert!(database.stores.sessions.end_session(ended.id, &ending(end)).await.unwrap());
+    let live = known_session(&database.stores, session(&owner)).await;
+    database.stores.settings.get_or_insert_setting("tokens.issuer", "sekisho").await.unwrap();
 
-    let fresh = fresh.reopen().await;
-    assert_eq!(fresh.stores.users.find_user(owner.id).await.unwrap().expect("kept").email, owner.email);
-    assert_eq!(found(&fresh.stores, ended.id).await.end, Some(end));
-    assert_eq!(found(&fresh.stores, live.id).await, live);
-    let issuer = fresh.stores.settings.get_or_insert_setting("tokens.issuer", "other").await.unwrap();
+    let database = database.reopen().await;
+    assert_eq!(database.stores.users.find_user(owner.id).await.unwrap().expect("kept").email, owner.email);
+    assert_eq!(found(&database.stores, ended.id).await.end, Some(end));
+    assert_eq!(found(&database.stores, live.id).await, live);
+    let issuer = database.stores.settings.get_or_insert_setting("tokens.issuer", "other").await.unwrap();
     assert_eq!(issuer, "sekisho");
 }
 
 async fn corrupt_values_name_their_column(location: DatabaseLocation) {
-    let fresh = location.fresh().await;
-    let owner = known_user(&fresh.stores, "owner@example.com").await;
-    let kept = known_session(&fresh.stores, session(&owner)).await;
+    let database = location.fresh().await;
+    let owner = known_user(&database.stores, "owner@example.com").await;
+    let stored = known_session(&database.stores, session(&owner)).await;
     for (column, value, good) in [
         ("kind", "'teapot'", "'browser'"),
         ("roles", "'a,,b'", "'user'"),
@@ -151,35 +152,35 @@ async fn corrupt_values_name_their_column(location: DatabaseLocation) {
         ("replays", "-1", "0"),
         ("address", "'nowhere'", "NULL"),
     ] {
-        change(&fresh, &format!("UPDATE sessions SET {column} = {value}")).await;
-        let error = fresh.stores.sessions.find_session(kept.id).await.unwrap_err();
+        change(&database, &format!("UPDATE sessions SET {column} = {value}")).await;
+        let error = database.stores.sessions.find_session(stored.id).await.unwrap_err();
         let named = matches!(error, StoreError::Corrupt { table: "sessions", column: c } if c == column);
         assert!(named, "{column}: {error:?}");
-        change(&fresh, &format!("UPDATE sessions SET {column} = {good}")).await;
+        change(&database, &format!("UPDATE sessions SET {column} = {good}")).await;
     }
-    assert_eq!(found(&fresh.stores, kept.id).await, kept);
+    assert_eq!(found(&database.stores, stored.id).await, stored);
 
     let end = SessionEnd { at: NOW, reason: EndReason::Revoked };
-    fresh.stores.sessions.end_session(kept.id, &ending(end)).await.unwrap();
-    change(&fresh, "UPDATE sessions SET end_reason = NULL").await;
-    let error = fresh.stores.sessions.find_session(kept.id).await.unwrap_err();
+    database.stores.sessions.end_session(stored.id, &ending(end)).await.unwrap();
+    change(&database, "UPDATE sessions SET end_reason = NULL").await;
+    let error = database.stores.sessions.find_session(stored.id).await.unwrap_err();
     assert!(matches!(error, StoreError::Corrupt { column: "end_reason", .. }), "{error:?}");
-    change(&fresh, "UPDATE sessions SET end_reason = 'of_a_newer_program'").await;
-    assert_eq!(found(&fresh.stores, kept.id).await.end, Some(end), "over all the same");
-    assert_eq!(fresh.stores.sessions.ended_since(NOW).await.unwrap(), [(kept.id, end)]);
-    change(&fresh, "UPDATE users SET role = 'root'").await;
-    let error = fresh.stores.users.find_user(owner.id).await.unwrap_err();
+    change(&database, "UPDATE sessions SET end_reason = 'of_a_newer_program'").await;
+    assert_eq!(found(&database.stores, stored.id).await.end, Some(end), "ended in any case");
+    assert_eq!(database.stores.sessions.ended_since(NOW).await.unwrap(), [(stored.id, end)]);
+    change(&database, "UPDATE users SET role = 'root'").await;
+    let error = database.stores.users.find_user(owner.id).await.unwrap_err();
     assert!(matches!(error, StoreError::Corrupt { table: "users", column: "role" }), "{error:?}");
 }
 
 async fn closed_database_is_unavailable(location: DatabaseLocation) {
-    let fresh = location.fresh().await;
-    let kept = any_session(&fresh.stores).await;
-    fresh.stores.close().await;
+    let database = location.fresh().await;
+    let stored = any_session(&database.stores).await;
+    database.stores.close().await;
     let end = SessionEnd { at: NOW, reason: EndReason::Revoked };
-    let read = fresh.stores.sessions.find_session(kept.id).await;
+    let read = database.stores.sessions.find_session(stored.id).await;
     assert!(matches!(read, Err(StoreError::Unavailable(_))), "{read:?}");
-    let written = fresh.stores.sessions.end_session(kept.id, &ending(end)).await;
+    let written = database.stores.sessions.end_session(stored.id, &ending(end)).await;
     assert!(matches!(written, Err(StoreError::Unavailable(_))), "{written:?}");
 }
 
@@ -220,9 +221,9 @@ async fn unsupported_database_url_is_rejected() {
 
 #[tokio::test]
 async fn server_role_needs_no_ddl_rights() {
-    let Some(fresh) = support::postgres().await else { return };
+    let Some(database) = support::postgres().await else { return };
     let role = format!("sekisho_server_{}", std::process::id());
-    let (owner, url) = (fresh.url(), url_of(&role, fresh.url()));
+    let (owner, url) = (database.url(), url_of(&role, database.url()));
     support::run(owner, &format!("DROP ROLE IF EXISTS {role}")).await;
     support::run(owner, &format!("CREATE ROLE {role} LOGIN PASSWORD '{ROLE_PASSWORD}'")).await;
     let grants = "GRANT USAGE ON SCHEMA myapi TO {role}; \
@@ -233,14 +234,14 @@ async fn server_role_needs_no_ddl_rights() {
 
     let stores = db::open(&url, &DatabaseOptions::default()).await.unwrap();
     assert_eq!(stores.pending().await.unwrap(), []);
-    assert_eq!(stores.migrate().await.unwrap(), [], "with nothing to do it asks for nothing");
+    assert_eq!(stores.migrate().await.unwrap(), [], "no rights needed without pending migrations");
     let owner_row = known_user(&stores, "owner@example.com").await;
-    let kept = known_session(&stores, session(&owner_row)).await;
+    let stored = known_session(&stores, session(&owner_row)).await;
     let end = SessionEnd { at: NOW, reason: EndReason::UserDeleted };
-    assert_eq!(stores.users.delete_user(owner_row.id, &ending(end)).await.unwrap(), Some(vec![kept.id]));
-    assert_eq!(stores.sessions.session_audit(kept.id, 10).await.unwrap().len(), 2);
+    assert_eq!(stores.users.delete_user(owner_row.id, &ending(end)).await.unwrap(), Some(vec![stored.id]));
+    assert_eq!(stores.sessions.session_audit(stored.id, 10).await.unwrap().len(), 2);
     let purged = stores.sessions.purge_audit(NOW, 10).await;
-    assert!(purged.is_err(), "it may only add to the audit: {purged:?}");
+    assert!(purged.is_err(), "audit rows can only be inserted: {purged:?}");
     stores.settings.get_or_insert_setting("tokens.issuer", "sekisho").await.unwrap();
     let details = sekisho::models::movie::MovieDetails {
         title: "x".to_owned(),
@@ -280,19 +281,19 @@ async fn existing_schema_is_used() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn row_locks_are_taken_in_a_fixed_order() {
-    let Some(fresh) = support::postgres().await else { return };
+    let Some(database) = support::postgres().await else { return };
     // Enough rows that the query planner would visit a batch in the batch's order.
-    let model = any_session(&fresh.stores).await;
+    let model = any_session(&database.stores).await;
     let copies = "INSERT INTO myapi.sessions SELECT gen_random_uuid(), user_id, kind, email, roles, \
         generation, key_number, created_at, rotated_at, asked_by, asked_by_issued_at, settled_by, \
         rotations, replays, idle_expires_at, absolute_expires_at, ended_at, end_reason, address, \
         user_agent FROM myapi.sessions, generate_series(1, 5000); ANALYZE myapi.sessions";
-    support::run(fresh.url(), copies).await;
-    let few = fresh.stores.sessions.list_sessions(&SessionFilter::All, None, 8).await.unwrap();
+    support::run(database.url(), copies).await;
+    let few = database.stores.sessions.list_sessions(&SessionFilter::All, None, 8).await.unwrap();
     let few: Vec<SessionId> = few.into_iter().map(|session| session.id).collect();
     for round in 0..15 {
         race(10, |nth| {
-            let (sessions, mut ids) = (fresh.stores.sessions.clone(), few.clone());
+            let (sessions, mut ids) = (database.stores.sessions.clone(), few.clone());
             ids.rotate_left(nth % 8);
             if nth % 2 == 0 {
                 ids.reverse();
@@ -319,14 +320,14 @@ async fn row_locks_are_taken_in_a_fixed_order() {
         .await;
         let again = "UPDATE myapi.sessions SET settled_by = NULL, ended_at = NULL, end_reason = NULL \
             WHERE settled_by IS NOT NULL OR ended_at IS NOT NULL";
-        support::run(fresh.url(), again).await;
+        support::run(database.url(), again).await;
     }
 }
 
 #[tokio::test]
 async fn all_tables_are_in_the_schema() {
-    let Some(fresh) = support::postgres().await else { return };
-    let mut connection = sqlx::PgConnection::connect(fresh.url()).await.unwrap();
+    let Some(database) = support::postgres().await else { return };
+    let mut connection = sqlx::PgConnection::connect(database.url()).await.unwrap();
     let elsewhere: Vec<String> = sqlx::query_scalar(
         "SELECT schemaname || '.' || tablename FROM pg_tables \
          WHERE schemaname NOT IN ('myapi', 'pg_catalog', 'information_schema')",
@@ -376,9 +377,9 @@ async fn non_database_file_is_named() {
 fn only_the_file_owner_may_open_the_database() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("sekisho.db");
-    db::check_owner(&path).expect("nobody owns it yet");
+    db::check_owner(&path).expect("no file yet");
     std::fs::write(&path, "").unwrap();
-    db::check_owner(&path).expect("it is ours");
+    db::check_owner(&path).expect("own file");
 
     let us = std::fs::metadata(&path).unwrap().uid();
     if us != 0 {
@@ -395,14 +396,14 @@ fn only_the_file_owner_may_open_the_database() {
 
 #[tokio::test]
 async fn second_process_can_write() {
-    let Some(fresh) = support::sqlite().await else { return };
-    let other = db::open(fresh.url(), &DatabaseOptions::default()).await.unwrap();
+    let Some(database) = support::sqlite().await else { return };
+    let other = db::open(database.url(), &DatabaseOptions::default()).await.unwrap();
     for nth in 0..10 {
-        let owner = known_user(&fresh.stores, &format!("{nth}@example.com")).await;
-        assert!(other.users.find_user(owner.id).await.unwrap().is_some(), "read what was just written");
+        let owner = known_user(&database.stores, &format!("{nth}@example.com")).await;
+        assert!(other.users.find_user(owner.id).await.unwrap().is_some(), "reads see the last write");
         let other_owner = user(&format!("other-{nth}@example.com"));
         let (ours, theirs) = tokio::join!(
-            fresh.stores.users.enable_user(owner.id),
+            database.stores.users.enable_user(owner.id),
             other.users.insert_users(std::slice::from_ref(&other_owner)),
         );
         assert!(ours.unwrap());
@@ -422,18 +423,18 @@ fn migrations_exist_for_both_databases() {
 }
 
 /// Runs a statement with SQLite's table names on either database.
-async fn change(fresh: &TestDatabase, sql: &str) {
-    try_change(fresh, sql).await.unwrap();
+async fn change(database: &TestDatabase, sql: &str) {
+    try_change(database, sql).await.unwrap();
 }
 
-async fn try_change(fresh: &TestDatabase, sql: &str) -> Result<(), sqlx::Error> {
-    if let Some(path) = db::sqlite_path(fresh.url()) {
+async fn try_change(database: &TestDatabase, sql: &str) -> Result<(), sqlx::Error> {
+    if let Some(path) = db::sqlite_path(database.url()) {
         let url = format!("sqlite://{}", path.display());
         let mut connection = sqlx::SqliteConnection::connect(&url).await?;
         connection.execute(AssertSqlSafe(sql.replace("'x'", "x'00'"))).await?;
         return connection.close().await;
     }
-    let mut connection = sqlx::PgConnection::connect(fresh.url()).await?;
+    let mut connection = sqlx::PgConnection::connect(database.url()).await?;
     connection.execute(AssertSqlSafe(format!("SET search_path = myapi; {sql}"))).await?;
     connection.close().await
 }

@@ -33,30 +33,30 @@ async fn only_self_healing_writes_are_unflushed_on_sqlite() {
 
 #[tokio::test]
 async fn only_self_healing_writes_are_unflushed_on_postgres() {
-    let Some(fresh) = support::postgres().await else { return };
-    check_unflushed_writes(&fresh).await;
+    let Some(database) = support::postgres().await else { return };
+    check_unflushed_writes(&database).await;
 }
 
 #[tokio::test]
 async fn synchronous_commit_is_forced_where_it_matters() {
-    let Some(mut fresh) = support::postgres().await else { return };
-    fresh.stores.close().await;
-    let (_, name) = server_and_name(&fresh);
-    support::run(fresh.url(), &format!("ALTER DATABASE {name} SET synchronous_commit = off")).await;
-    fresh.stores = db::open(fresh.url(), &DatabaseOptions::default()).await.unwrap();
-    check_unflushed_writes(&fresh).await;
+    let Some(mut database) = support::postgres().await else { return };
+    database.stores.close().await;
+    let (_, name) = server_and_name(&database);
+    support::run(database.url(), &format!("ALTER DATABASE {name} SET synchronous_commit = off")).await;
+    database.stores = db::open(database.url(), &DatabaseOptions::default()).await.unwrap();
+    check_unflushed_writes(&database).await;
 }
 
-async fn check_unflushed_writes(fresh: &TestDatabase) {
-    check_session_writes(fresh).await;
-    check_user_writes(fresh).await;
-    check_movie_and_setting_writes(fresh).await;
+async fn check_unflushed_writes(database: &TestDatabase) {
+    check_session_writes(database).await;
+    check_user_writes(database).await;
+    check_movie_and_setting_writes(database).await;
 }
 
-async fn check_session_writes(fresh: &TestDatabase) {
-    let sessions = &fresh.stores.sessions;
-    let log = CommitLog::start(fresh).await;
-    let row = any_session(&fresh.stores).await;
+async fn check_session_writes(database: &TestDatabase) {
+    let sessions = &database.stores.sessions;
+    let log = CommitLog::start(database).await;
+    let row = any_session(&database.stores).await;
     log.expect("insert_session", FLUSHED).await;
 
     let client = ClientInfo::default();
@@ -85,18 +85,18 @@ async fn check_session_writes(fresh: &TestDatabase) {
 
     assert!(sessions.end_session(row.id, &ending(end())).await.unwrap());
     log.expect("end_session", FLUSHED).await;
-    any_session(&fresh.stores).await;
+    any_session(&database.stores).await;
     log.clear().await;
     assert_eq!(sessions.end_sessions(&SessionFilter::All, &ending(end())).await.unwrap().len(), 1);
     log.expect("end_sessions", FLUSHED).await;
 }
 
-async fn check_user_writes(fresh: &TestDatabase) {
-    let users = &fresh.stores.users;
-    let log = CommitLog::start(fresh).await;
-    let owner = known_user(&fresh.stores, "owner@example.com").await;
+async fn check_user_writes(database: &TestDatabase) {
+    let users = &database.stores.users;
+    let log = CommitLog::start(database).await;
+    let owner = known_user(&database.stores, "owner@example.com").await;
     log.expect("insert_users", FLUSHED).await;
-    known_session(&fresh.stores, session(&owner)).await;
+    known_session(&database.stores, session(&owner)).await;
     log.clear().await;
     let change = PasswordChange {
         user: owner.id,
@@ -119,9 +119,9 @@ async fn check_user_writes(fresh: &TestDatabase) {
     log.expect("delete_user", FLUSHED).await;
 }
 
-async fn check_movie_and_setting_writes(fresh: &TestDatabase) {
-    let movies = &fresh.stores.movies;
-    let log = CommitLog::start(fresh).await;
+async fn check_movie_and_setting_writes(database: &TestDatabase) {
+    let movies = &database.stores.movies;
+    let log = CommitLog::start(database).await;
     let details = MovieDetails {
         title: "x".to_owned(),
         year: 2000,
@@ -135,7 +135,7 @@ async fn check_movie_and_setting_writes(fresh: &TestDatabase) {
     log.expect("update_movie", FLUSHED).await;
     assert!(movies.delete_movie(id).await.unwrap());
     log.expect("delete_movie", FLUSHED).await;
-    fresh.stores.settings.get_or_insert_setting("tokens.issuer", "sekisho").await.unwrap();
+    database.stores.settings.get_or_insert_setting("tokens.issuer", "sekisho").await.unwrap();
     log.expect("settle_setting", FLUSHED).await;
 }
 
@@ -146,14 +146,14 @@ async fn restored_backup_causes_no_sign_out_on_sqlite() {
 
 #[tokio::test]
 async fn restored_backup_causes_no_sign_out_on_postgres() {
-    let Some(fresh) = support::postgres().await else { return };
-    check_restored_backup(fresh).await;
+    let Some(database) = support::postgres().await else { return };
+    check_restored_backup(database).await;
 }
 
-async fn check_restored_backup(mut fresh: TestDatabase) {
+async fn check_restored_backup(mut database: TestDatabase) {
     let keys = generate_keys();
     let clock = Arc::new(ManualClock::new(NOW));
-    let tokens = tokens_on(&fresh.stores, &keys, &clock);
+    let tokens = tokens_on(&database.stores, &keys, &clock);
     let mut browsers = Vec::new();
     for _ in 0..3 {
         browsers.push(Browser::sign_in(&tokens, &clock).await);
@@ -164,24 +164,24 @@ async fn check_restored_backup(mut fresh: TestDatabase) {
     }
     assert!(tokens.terminate(left.session(), EndReason::LoggedOut, &ClientInfo::default()).await.unwrap());
 
-    back_up(&mut fresh).await;
-    let tokens = tokens_on(&fresh.stores, &keys, &clock);
+    back_up(&mut database).await;
+    let tokens = tokens_on(&database.stores, &keys, &clock);
     for _ in 0..3 {
         far_behind.expect(&tokens, SessionEvent::Rotated).await;
     }
     one_behind.expect(&tokens, SessionEvent::Rotated).await;
-    restore(&mut fresh).await;
+    restore(&mut database).await;
 
-    let tokens = tokens_on(&fresh.stores, &keys, &clock);
-    assert_eq!(found(&fresh.stores, far_behind.session()).await.generation, 2, "it has lost three");
+    let tokens = tokens_on(&database.stores, &keys, &clock);
+    assert_eq!(found(&database.stores, far_behind.session()).await.generation, 2, "three rotations are lost");
     let log = Log::default();
     let capturing = log.capture();
     far_behind.expect(&tokens, SessionEvent::CaughtUp).await;
     one_behind.expect(&tokens, SessionEvent::CaughtUp).await;
     drop(capturing);
-    assert_eq!(found(&fresh.stores, far_behind.session()).await.generation, 6);
+    assert_eq!(found(&database.stores, far_behind.session()).await.generation, 6);
     let lines = log.lines();
-    assert_eq!(lines.len(), 1, "only the gap of more than one is worth a warning: {lines:?}");
+    assert_eq!(lines.len(), 1, "only gaps of more than one are logged: {lines:?}");
     let session = format!("session={}", far_behind.session());
     assert!(lines[0].contains("WARN") && lines[0].contains("lost=3"), "{lines:?}");
     assert!(lines[0].contains(&session), "{lines:?}");
@@ -190,32 +190,29 @@ async fn check_restored_backup(mut fresh: TestDatabase) {
         browser.expect(&tokens, SessionEvent::Rotated).await;
     }
     let error = left.refresh(&tokens).await.unwrap_err();
-    assert!(
-        matches!(error, RefreshError::SessionEnded { event: SessionEvent::LoggedOut, .. }),
-        "{error:?}"
-    );
+    assert!(matches!(error, RefreshError::SessionEnded { event: SessionEvent::LoggedOut, .. }), "{error:?}");
 }
 
 #[tokio::test]
 async fn lost_connection_fails_at_most_one_request() {
-    let Some(fresh) = support::postgres().await else { return };
-    let row = any_session(&fresh.stores).await;
+    let Some(database) = support::postgres().await else { return };
+    let row = any_session(&database.stores).await;
     for round in 1..=3 {
-        use_all_connections(&fresh).await;
+        use_all_connections(&database).await;
         let others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
             WHERE datname = current_database() AND pid <> pg_backend_pid()";
-        support::run(fresh.url(), others).await;
-        if let Err(error) = fresh.stores.sessions.count_replays(&[(row.id, 1)]).await {
+        support::run(database.url(), others).await;
+        if let Err(error) = database.stores.sessions.count_replays(&[(row.id, 1)]).await {
             assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
-            fresh.stores.sessions.count_replays(&[(row.id, 1)]).await.unwrap();
+            database.stores.sessions.count_replays(&[(row.id, 1)]).await.unwrap();
         }
-        assert_eq!(found(&fresh.stores, row.id).await.replays, round);
+        assert_eq!(found(&database.stores, row.id).await.replays, round);
     }
 }
 
-async fn use_all_connections(fresh: &TestDatabase) {
+async fn use_all_connections(database: &TestDatabase) {
     race(20, |_| {
-        let sessions = fresh.stores.sessions.clone();
+        let sessions = database.stores.sessions.clone();
         async move { sessions.count_replays(&[]).await.unwrap() }
     })
     .await;
@@ -223,28 +220,28 @@ async fn use_all_connections(fresh: &TestDatabase) {
 
 #[tokio::test]
 async fn failed_statement_is_unavailable_and_the_next_succeeds() {
-    let Some(fresh) = support::postgres().await else { return };
-    let row = any_session(&fresh.stores).await;
-    support::run(fresh.url(), "ALTER TABLE myapi.sessions RENAME TO hidden").await;
-    let response = fresh.stores.sessions.count_replays(&[(row.id, 1)]).await;
+    let Some(database) = support::postgres().await else { return };
+    let row = any_session(&database.stores).await;
+    support::run(database.url(), "ALTER TABLE myapi.sessions RENAME TO hidden").await;
+    let response = database.stores.sessions.count_replays(&[(row.id, 1)]).await;
     assert!(matches!(response, Err(StoreError::Unavailable(_))), "{response:?}");
-    support::run(fresh.url(), "ALTER TABLE myapi.hidden RENAME TO sessions").await;
-    fresh.stores.sessions.count_replays(&[(row.id, 1)]).await.unwrap();
-    assert_eq!(found(&fresh.stores, row.id).await.replays, 1);
+    support::run(database.url(), "ALTER TABLE myapi.hidden RENAME TO sessions").await;
+    database.stores.sessions.count_replays(&[(row.id, 1)]).await.unwrap();
+    assert_eq!(found(&database.stores, row.id).await.replays, 1);
 }
 
 /// A table in which triggers record the commit mode of each write.
 struct CommitLog<'a> {
-    fresh: &'a TestDatabase,
+    database: &'a TestDatabase,
 }
 
 const FLUSHED: &str = "flushed";
 const RELAXED: &str = "relaxed";
 
 impl<'a> CommitLog<'a> {
-    async fn start(fresh: &'a TestDatabase) -> Self {
-        let log = Self { fresh };
-        if sqlite_path(fresh.url()).is_some() {
+    async fn start(database: &'a TestDatabase) -> Self {
+        let log = Self { database };
+        if sqlite_path(database.url()).is_some() {
             log.run("CREATE TABLE IF NOT EXISTS commits (how TEXT)").await;
         } else {
             log.run(NOTE_ON_POSTGRES).await;
@@ -258,7 +255,7 @@ impl<'a> CommitLog<'a> {
     }
 
     fn trigger(&self, table: &str, event: &str) -> String {
-        if sqlite_path(self.fresh.url()).is_some() {
+        if sqlite_path(self.database.url()).is_some() {
             return format!(
                 "CREATE TRIGGER IF NOT EXISTS note_{table}_{event} AFTER {event} ON {table} BEGIN \
                  INSERT INTO commits SELECT CASE synchronous WHEN 1 THEN 'relaxed' WHEN 2 THEN 'flushed' END \
@@ -279,12 +276,12 @@ impl<'a> CommitLog<'a> {
 
     async fn read(&self) -> Vec<String> {
         let sql = "SELECT DISTINCT how FROM commits";
-        if let Some(path) = sqlite_path(self.fresh.url()) {
+        if let Some(path) = sqlite_path(self.database.url()) {
             let url = format!("sqlite://{}", path.display());
             let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
             return sqlx::query_scalar(sql).fetch_all(&mut connection).await.unwrap();
         }
-        let mut connection = sqlx::PgConnection::connect(self.fresh.url()).await.unwrap();
+        let mut connection = sqlx::PgConnection::connect(self.database.url()).await.unwrap();
         sqlx::query_scalar(sql).fetch_all(&mut connection).await.unwrap()
     }
 
@@ -293,7 +290,7 @@ impl<'a> CommitLog<'a> {
     }
 
     async fn run(&self, sql: &str) {
-        run(self.fresh, sql).await;
+        run(self.database, sql).await;
     }
 }
 
@@ -303,46 +300,46 @@ const NOTE_ON_POSTGRES: &str = "CREATE TABLE IF NOT EXISTS commits (how TEXT); \
     (CASE current_setting('synchronous_commit') WHEN 'off' THEN 'relaxed' WHEN 'on' THEN 'flushed' END); \
     RETURN NULL; END $$";
 
-async fn run(fresh: &TestDatabase, sql: &str) {
-    if let Some(path) = sqlite_path(fresh.url()) {
+async fn run(database: &TestDatabase, sql: &str) {
+    if let Some(path) = sqlite_path(database.url()) {
         let url = format!("sqlite://{}", path.display());
         let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
         connection.execute(AssertSqlSafe(sql)).await.unwrap();
         connection.close().await.unwrap();
         return;
     }
-    support::run(fresh.url(), sql).await;
+    support::run(database.url(), sql).await;
 }
 
 /// Copies the database, for SQLite while it is open, as a backup does.
-async fn back_up(fresh: &mut TestDatabase) {
-    if let Some(path) = sqlite_path(fresh.url()) {
+async fn back_up(database: &mut TestDatabase) {
+    if let Some(path) = sqlite_path(database.url()) {
         let copy = path.with_extension("copy");
-        run(fresh, &format!("VACUUM INTO '{}'", copy.display())).await;
+        run(database, &format!("VACUUM INTO '{}'", copy.display())).await;
         return;
     }
     // PostgreSQL copies a database only without open connections.
-    fresh.stores.close().await;
-    let (server, name) = server_and_name(fresh);
+    database.stores.close().await;
+    let (server, name) = server_and_name(database);
     support::run(&server, &format!("CREATE DATABASE {name}_copy TEMPLATE {name}")).await;
-    fresh.stores = db::open(fresh.url(), &DatabaseOptions::default()).await.unwrap();
+    database.stores = db::open(database.url(), &DatabaseOptions::default()).await.unwrap();
 }
 
 /// Replaces the database with the copy.
-async fn restore(fresh: &mut TestDatabase) {
-    fresh.stores.close().await;
-    if let Some(path) = sqlite_path(fresh.url()) {
+async fn restore(database: &mut TestDatabase) {
+    database.stores.close().await;
+    if let Some(path) = sqlite_path(database.url()) {
         std::fs::rename(path.with_extension("copy"), path).unwrap();
     } else {
-        let (server, name) = server_and_name(fresh);
+        let (server, name) = server_and_name(database);
         support::run(&server, &format!("DROP DATABASE {name} WITH (FORCE)")).await;
         support::run(&server, &format!("ALTER DATABASE {name}_copy RENAME TO {name}")).await;
     }
-    fresh.stores = db::open(fresh.url(), &DatabaseOptions::default()).await.unwrap();
+    database.stores = db::open(database.url(), &DatabaseOptions::default()).await.unwrap();
 }
 
-fn server_and_name(fresh: &TestDatabase) -> (String, String) {
-    let options: PgConnectOptions = fresh.url().parse().unwrap();
+fn server_and_name(database: &TestDatabase) -> (String, String) {
+    let options: PgConnectOptions = database.url().parse().unwrap();
     (std::env::var("SEKISHO_TEST_POSTGRES").unwrap(), options.get_database().unwrap().to_owned())
 }
 

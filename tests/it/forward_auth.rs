@@ -35,12 +35,12 @@ async fn user_is_identified() {
         assert_eq!(response.header("x-forwarded-user"), Some(&*user));
         assert_eq!(response.header("x-forwarded-email"), Some("ann@example.com"));
         assert_eq!(response.header("x-forwarded-groups"), Some("user"));
-        assert_eq!(response.header("cookie"), Some("a=1; b=2; c=3"), "ours are not for the application");
+        assert_eq!(response.header("cookie"), Some("a=1; b=2; c=3"), "session cookies are removed");
         assert_eq!(response.header("cache-control"), Some("private, no-store"));
         assert_eq!((response.event(), response.body.len(), cookies(&response).len()), (None, 0, 0));
 
         let response = send(&app, with_cookies(&ann, auth_request("GET", "/"))).await;
-        assert_eq!(response.header("cookie"), Some(""), "it replaces what the browser sent");
+        assert_eq!(response.header("cookie"), Some(""), "replaces the browser's header");
 
         let response = send(&app, auth_request("GET", "/")).await;
         response.problem(401, "missing");
@@ -77,7 +77,7 @@ async fn cookies_of_an_ended_session_are_cleared() {
         assert_eq!(ann.post("/auth/logout", &Value::Null).await.status, 204);
         let response = send(&app, with_cookies(&copy, auth_request("GET", "/"))).await;
         response.problem(401, "logged_out");
-        assert_eq!(cookies(&response).len(), 0, "it ended just now");
+        assert_eq!(cookies(&response).len(), 0, "not cleared within the grace period");
         app.clock.advance(ACCESS_TTL + PAST_GRACE);
         let response = send(&app, with_cookies(&copy, auth_request("GET", "/"))).await;
         response.problem(401, "logged_out");
@@ -91,7 +91,11 @@ async fn unavailable_store_is_503() {
     let app = start_app("x-original").await;
     let ann = app.signed_in("ann@example.com").await;
     app.break_store().await;
-    assert_eq!(send(&app, with_cookies(&ann, x_original("GET", "/"))).await.status, 200, "its token is good");
+    assert_eq!(
+        send(&app, with_cookies(&ann, x_original("GET", "/"))).await.status,
+        200,
+        "the access token is valid"
+    );
     app.expire();
     let response = send(&app, with_cookies(&ann, x_original("GET", "/"))).await;
     response.problem(503, "store_unavailable");
@@ -137,7 +141,7 @@ async fn only_trusted_proxies_may_send_auth_requests() {
         .oneshot(with_cookies(&ann, x_original("GET", "/")))
         .await
         .unwrap();
-    assert_eq!(nobody.status(), 403, "a connection that nobody vouches for");
+    assert_eq!(nobody.status(), 403, "no peer address");
     let mapped: SocketAddr = "[::ffff:10.0.0.1]:1".parse().unwrap();
     let mut request = with_cookies(&ann, x_original("GET", "/"));
     request.extensions_mut().insert(Peer(mapped));
@@ -324,7 +328,11 @@ async fn cross_site_requests_are_rejected() {
         send(&app, sent("POST", Some(ELSEWHERE), None)).await.problem(403, "cross_site");
         app.expire();
         let response = send(&app, sent("POST", Some(ELSEWHERE), None)).await;
-        assert_eq!((response.event(), cookies(&response).len()), (None, 0), "no session is looked at");
+        assert_eq!(
+            (response.event(), cookies(&response).len()),
+            (None, 0),
+            "rejected before the session is checked"
+        );
     }
 }
 

@@ -74,7 +74,7 @@ async fn curl_stays_signed_in(mut harness: FrontProxyHarness) {
     assert_eq!(response.header("www-authenticate"), Some("Bearer"));
     assert_eq!((response.header("location"), response.header("retry-after")), (None, None));
     assert_eq!(curl.ask("/early", &["-I"]).await.status, 401);
-    assert!(harness.upstream.has_seen_no_more(), "held back");
+    assert!(harness.upstream.has_seen_no_more(), "rejected by the front proxy");
 
     let user = sign_in(&harness, &curl, "ann@example.com", Role::User).await;
     for nth in 1..=5 {
@@ -167,7 +167,7 @@ async fn no_script_can_read_a_token(harness: FrontProxyHarness) {
     assert_eq!(curl.ask("/auth/refresh", &["-X", "POST"]).await.status, 200);
     tokens.extend(curl.tokens().unwrap());
     let refreshed: BTreeSet<_> = tokens.iter().collect();
-    assert!(refreshed.len() > targets.len(), "they were renewed");
+    assert!(refreshed.len() > targets.len(), "refreshed");
     let readable = curl.readable();
     for token in tokens {
         assert!(!readable.contains(&token), "{readable}");

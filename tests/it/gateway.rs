@@ -227,7 +227,7 @@ async fn session_and_upstream_cookies_never_mix() {
     let request = get("/").header("cookie", format!("a=1;b = 2 ; {};; c", session_cookies.line()));
     let response =
         gateway.ask(request.header("cookie", "d=\"4\"; e").header("cookie", &*session_cookies.line())).await;
-    assert_eq!(response.status, 401, "each of ours came twice");
+    assert_eq!(response.status, 401, "each session cookie was sent twice");
 
     let request = get("/").header("cookie", format!("a=1;b = 2 ; {};; c", session_cookies.line()));
     let response = gateway.ask(request.header("cookie", "d=\"4\"; e")).await;

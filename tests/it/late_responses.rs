@@ -10,7 +10,7 @@ use serde_json::Value;
 use sqlx::{Connection, Executor, PgConnection};
 use tokio::task::JoinSet;
 
-use crate::revocations::refusal;
+use crate::revocations::wait_for_rejection;
 use crate::support::app::{PAST_GRACE, TestApp, on_each_database};
 use crate::support::browser::{ACCESS, Browser, REFRESH};
 use crate::support::db::{self, TestDatabase};
@@ -29,8 +29,8 @@ async fn late_responses_set_no_cookies_after_sign_out(database: TestDatabase) {
     let other_tab = fixture.copy_with_fresh_cookies(1).await;
     fixture.sign_out().await;
     for replica in &fixture.replicas {
-        let refused = refusal(&replica.tokens, &other_tab.token(ACCESS)).await;
-        assert_eq!(refused, VerifyError::Ended(SessionEvent::LoggedOut));
+        let error = wait_for_rejection(&replica.tokens, &other_tab.token(ACCESS)).await;
+        assert_eq!(error, VerifyError::Ended(SessionEvent::LoggedOut));
         fixture.assert_rejects_refresh(replica, &other_tab).await;
     }
 
@@ -57,8 +57,8 @@ async fn stale_replica_checks_the_session_before_setting_cookies(database: TestD
     let mut ann = fixture.ann.clone();
     ann.sign_in("ann@example.com").await;
     // Real time, which the gateway uses for the age of a response.
-    let began = Instant::now();
-    until("a while", async || (began.elapsed() > Duration::from_millis(100)).then_some(())).await;
+    let start = Instant::now();
+    until("100 ms to pass", async || (start.elapsed() > Duration::from_millis(100)).then_some(())).await;
     for (replica, response) in fixture.late_responses().await {
         assert!(response.set_cookies().is_empty(), "at {replica}: {response:?}");
         ann.store_cookies(&response);
@@ -67,13 +67,17 @@ async fn stale_replica_checks_the_session_before_setting_cookies(database: TestD
         assert_eq!(ann.clone().with_service(replica.public.clone()).get("/auth/session").await.status, 200);
     }
 
-    let [here, there] = &fixture.replicas;
-    let refused = here.tokens.verify(&other_tab.token(ACCESS)).map(|_| ());
-    assert_eq!(refused, Err(VerifyError::Ended(SessionEvent::LoggedOut)), "here at once");
-    fixture.assert_rejects_refresh(here, &other_tab).await;
-    fixture.assert_rejects_refresh(there, &other_tab).await;
-    let refused = refusal(&there.tokens, &other_tab.token(ACCESS)).await;
-    assert_eq!(refused, VerifyError::Ended(SessionEvent::LoggedOut));
+    let [first, second] = &fixture.replicas;
+    let error = first.tokens.verify(&other_tab.token(ACCESS)).map(|_| ());
+    assert_eq!(
+        error,
+        Err(VerifyError::Ended(SessionEvent::LoggedOut)),
+        "rejected at once at the same replica"
+    );
+    fixture.assert_rejects_refresh(first, &other_tab).await;
+    fixture.assert_rejects_refresh(second, &other_tab).await;
+    let error = wait_for_rejection(&second.tokens, &other_tab.token(ACCESS)).await;
+    assert_eq!(error, VerifyError::Ended(SessionEvent::LoggedOut));
     fixture.assert_stays_ended().await;
 
     // If a browser had kept such cookies, the first response after the grace period would clear them.
@@ -102,7 +106,7 @@ async fn late_explicit_refresh_sets_no_cookies_after_sign_out() {
         busy.execute("BEGIN; LOCK TABLE myapi.users IN ACCESS EXCLUSIVE MODE").await.unwrap();
         let tab = ann.clone().with_service(replica.public.clone());
         let slow = tokio::spawn(async move { tab.send_and_drop(post("/auth/refresh", &Value::Null)).await });
-        until("the renewal", async || (app.row(session).await.generation == 2).then_some(())).await;
+        until("the refresh", async || (app.row(session).await.generation == 2).then_some(())).await;
         assert_eq!(ann.post("/auth/logout", &Value::Null).await.status, 204);
         busy.execute("COMMIT").await.unwrap();
         busy.close().await.unwrap();
@@ -175,10 +179,10 @@ impl LateResponseFixture {
         for access_token in [Some(other_tab.token(ACCESS)), None] {
             let refresh_token = other_tab.token(REFRESH);
             let request = RefreshRequest { refresh_token, access_token, ..RefreshRequest::default() };
-            let refused = replica.tokens.refresh(request).await.map(|_| ());
+            let error = replica.tokens.refresh(request).await.map(|_| ());
             let logged_out =
                 RefreshError::SessionEnded { event: SessionEvent::LoggedOut, clear_cookies: false };
-            assert_eq!(refused, Err(logged_out));
+            assert_eq!(error, Err(logged_out));
         }
     }
 

@@ -182,7 +182,7 @@ async fn sign_in_terminates_the_previous_session_of_the_browser(database: TestDa
 
     browser.jar.remove(REFRESH);
     let third = browser.sign_in("bob@example.com").await;
-    assert_ne!(app.row(second).await.end, None, "the access token alone names the session too");
+    assert_ne!(app.row(second).await.end, None, "the access token alone identifies the session");
     assert_eq!(app.row(third).await.end, None);
 }
 
@@ -215,7 +215,7 @@ async fn open_registration_creates_a_user(database: TestDatabase) {
     let app = TestApp::with(database, &[("login.registration", "open")]).await;
     let response = app.send(register("Ann@Example.com", PASSWORD)).await;
     assert_eq!(response.status, 201);
-    assert!(response.set_cookies().is_empty(), "registration signs nobody in");
+    assert!(response.set_cookies().is_empty(), "registration does not sign in");
     let user = response.json();
     assert_eq!((&user["email"], &user["roles"]), (&json!("ann@example.com"), &json!(["user"])));
     app.browser().sign_in("ann@example.com").await;
@@ -280,7 +280,7 @@ async fn imported_password_is_rehashed_on_sign_in(database: TestDatabase) {
             assert_eq!(app.send(login(email, &long)).await.status, 200, "{email}");
         }
     }
-    assert_eq!(stored("whole@example.com").await, whole, "there was no need to store it anew");
+    assert_eq!(stored("whole@example.com").await, whole, "the password was not rehashed");
     assert!(stored("cut@example.com").await.starts_with("$bcrypt-sha256$v=2,t=2b,r=4$"));
     let other_tail = format!("{}talk", "y".repeat(72));
     app.send(login("cut@example.com", &other_tail)).await.problem(401, "invalid_credentials");
@@ -402,5 +402,5 @@ fn both_cookies(response: &Answer) -> [(String, String, String); 2] {
 
 fn assert_contains_no_token(response: &Answer, tokens: &[String]) {
     let body = String::from_utf8(response.body.clone()).unwrap();
-    assert!(!tokens.iter().any(|token| body.contains(token)), "a token stands in the body: {body}");
+    assert!(!tokens.iter().any(|token| body.contains(token)), "the body contains a token: {body}");
 }

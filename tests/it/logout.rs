@@ -39,7 +39,7 @@ async fn logout_terminates_the_session_and_clears_cookies(database: TestDatabase
     refresh_alone.jar.remove(ACCESS);
     let response = refresh_alone.get("/auth/session").await;
     response.problem(401, "logged_out");
-    assert!(response.set_cookies().is_empty(), "it ended just now");
+    assert!(response.set_cookies().is_empty(), "not cleared within the grace period");
     app.clock.advance(PAST_GRACE);
     assert_clears(&refresh_alone.get("/auth/session").await);
     refresh_alone.jar = copy.jar.clone();
@@ -69,10 +69,10 @@ async fn logout_accepts_invalid_cookies(database: TestDatabase) {
     assert_eq!(
         (response.status.as_u16(), response.event()),
         (204, Some("logged_out")),
-        "an expired session isn't renewed to be ended"
+        "logout does not refresh first"
     );
     assert_clears(&response);
-    assert_eq!(bob.send_and_drop(get("/auth/session")).await.status, 200, "nobody else was signed out");
+    assert_eq!(bob.send_and_drop(get("/auth/session")).await.status, 200, "other sessions are unaffected");
 }
 
 async fn logout_terminates_every_session_in_the_cookies(database: TestDatabase) {
@@ -107,20 +107,20 @@ async fn logout_without_store_is_503(database: TestDatabase) {
 async fn logout_all_terminates_all_sessions_of_the_user(database: TestDatabase) {
     let app = TestApp::with_database(database).await;
     app.user("ann@example.com").await;
-    let (mut here, mut there) = (app.browser(), app.browser());
-    let sessions = [here.sign_in("ann@example.com").await, there.sign_in("ann@example.com").await];
+    let (mut first, mut second) = (app.browser(), app.browser());
+    let sessions = [first.sign_in("ann@example.com").await, second.sign_in("ann@example.com").await];
     let fields = [("username", "ann@example.com"), ("password", crate::support::app::PASSWORD)];
     let client = app.send(form("/token", &fields)).await.json();
     let mut bob = app.signed_in("bob@example.com").await;
 
-    let response = here.post("/auth/logout-all", &Value::Null).await;
+    let response = first.post("/auth/logout-all", &Value::Null).await;
     assert_eq!((response.status.as_u16(), response.body.len()), (204, 0));
     assert_clears(&response);
     for session in sessions {
         assert_eq!(app.row(session).await.end.map(|end| end.reason), Some(EndReason::LoggedOut));
     }
     app.expire();
-    there.get("/auth/session").await.problem(401, "logged_out");
+    second.get("/auth/session").await.problem(401, "logged_out");
     let refresh = client["refresh_token"].as_str().unwrap();
     let again = form("/token", &[("grant_type", "refresh_token"), ("refresh_token", refresh)]);
     assert_eq!(app.send(again).await.status, 401);

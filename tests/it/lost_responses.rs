@@ -51,7 +51,7 @@ async fn lost_response_causes_no_sign_out(database: TestDatabase) {
             app.flush_until(session, |row| row.settled_by.is_some()).await;
         }
     }
-    println!("{cuts} responses cut off, and nobody signed out");
+    println!("{cuts} lost responses, no sign-out");
 }
 
 /// The upstream has received the request, so the rotation is committed; the response waits for the upstream.

@@ -55,7 +55,7 @@ async fn curl_and_nginx_notice_nothing_of_expiry(location: DatabaseLocation) {
         assert_identity(request);
     }
     let length: usize = seen[2]["length"].as_str().unwrap().parse().unwrap();
-    assert!((TEN_MB..TEN_MB + 4096).contains(&length), "the whole body arrives: {length}");
+    assert!((TEN_MB..TEN_MB + 4096).contains(&length), "the body is complete: {length}");
     server.stop().await;
 }
 

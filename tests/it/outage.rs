@@ -43,7 +43,7 @@ async fn check_outage_and_recovery(lose: fn(&TcpChaosProxy)) {
     let cookies = gateway.signed_in(Role::User).await;
     lose(&remote.network);
     let response = send(&gateway, &cookies).await;
-    assert_eq!((response.status.as_u16(), response.event()), (200, None), "a good token asks nobody");
+    assert_eq!((response.status.as_u16(), response.event()), (200, None), "a valid token needs no database");
 
     // Within the last tenth of the token's lifetime, where a refresh is attempted.
     gateway.clock.advance(Duration::from_secs(840));
@@ -57,7 +57,7 @@ async fn check_outage_and_recovery(lose: fn(&TcpChaosProxy)) {
     }
     remote.network.heal();
     let healed = FairInstant::now();
-    let refreshed = until("a renewal", async || {
+    let refreshed = until("a refresh", async || {
         let response = send(&gateway, &cookies).await;
         if response.status != 200 {
             assert_unavailable(&response);
@@ -66,7 +66,7 @@ async fn check_outage_and_recovery(lose: fn(&TcpChaosProxy)) {
         Some(response)
     })
     .await;
-    println!("renewed {:?} after the database was back", healed.elapsed());
+    println!("refreshed {:?} after the outage", healed.elapsed());
     assert!(healed.elapsed() < Duration::from_secs(8), "{:?}", healed.elapsed());
     assert_eq!(refreshed.event(), Some("rotated"));
     assert!(SessionCookies::of(&refreshed).is_some());
@@ -83,14 +83,15 @@ async fn on_store_loss_refuse_rejects_tokens_while_revocations_are_stale() {
     let poller = tokio::spawn(gateway.app.tokens.revocations().clone().run_poller());
     assert_eq!(send(&gateway, &cookies).await.status, 200);
     remote.network.refuse();
-    let refused = until("a refusal", async || {
+    let response = until("a rejection", async || {
         let response = send(&gateway, &cookies).await;
         (response.status != 200).then_some(response)
     })
     .await;
-    assert_unavailable(&refused);
+    assert_unavailable(&response);
     remote.network.heal();
-    until("a response", async || (send(&gateway, &cookies).await.status == 200).then_some(())).await;
+    until("a successful response", async || (send(&gateway, &cookies).await.status == 200).then_some(()))
+        .await;
     poller.abort();
 }
 
@@ -99,7 +100,7 @@ async fn on_store_loss_refuse_rejects_tokens_while_revocations_are_stale() {
 async fn connection_cut_in_use_is_replaced_in_the_pool() {
     let Some(remote) = RemoteDatabase::open().await else { return };
     let row = any_session(&remote.stores).await;
-    let mut locking = sqlx::PgConnection::connect(remote.fresh.url()).await.unwrap();
+    let mut locking = sqlx::PgConnection::connect(remote.database.url()).await.unwrap();
     locking.execute("BEGIN; LOCK TABLE myapi.sessions").await.unwrap();
     let mut tasks = JoinSet::new();
     for _ in 0..20 {
@@ -109,8 +110,8 @@ async fn connection_cut_in_use_is_replaced_in_the_pool() {
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
         AND wait_event_type = 'Lock'";
     // Autocommit: inside a transaction the view would not change.
-    let mut watching = sqlx::PgConnection::connect(remote.fresh.url()).await.unwrap();
-    until("statements that wait", async || {
+    let mut watching = sqlx::PgConnection::connect(remote.database.url()).await.unwrap();
+    until("statements to wait for the lock", async || {
         let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&mut watching).await.unwrap();
         (waiting >= 6).then_some(())
     })
@@ -139,7 +140,7 @@ async fn requests_beyond_the_limit_fail_fast_while_the_database_is_silent() {
         tokens_of_others.push(refresh_token(&elsewhere).await);
     }
     remote.network.silence();
-    let began = Instant::now();
+    let start = Instant::now();
     let mut tasks = JoinSet::new();
     for (nth, refresh_token) in tokens_of_others.into_iter().enumerate() {
         let tokens = tokens.clone();
@@ -153,12 +154,12 @@ async fn requests_beyond_the_limit_fail_fast_while_the_database_is_silent() {
     let responses = tasks.join_all().await;
     assert!(responses.iter().all(|(response, _)| *response == Err(RefreshError::Unavailable)));
     let at_once = responses.iter().filter(|(_, took)| *took < Duration::from_millis(500)).count();
-    println!("{CROWD} in {:?}, {at_once} of them at once", began.elapsed());
+    println!("{CROWD} requests in {:?}, {at_once} failed fast", start.elapsed());
     assert!(at_once > CROWD as usize / 5, "{at_once}");
 
     remote.network.heal();
     let healed = FairInstant::now();
-    until("a renewal", async || refresh(&tokens, honest.clone()).await.ok()).await;
+    until("a refresh", async || refresh(&tokens, honest.clone()).await.ok()).await;
     assert!(healed.elapsed() < Duration::from_secs(8), "{:?}", healed.elapsed());
 }
 
@@ -174,17 +175,17 @@ async fn refresh(tokens: &Tokens, refresh_token: String) -> Result<(), RefreshEr
 
 /// A database behind a [`TcpChaosProxy`].
 struct RemoteDatabase {
-    fresh: TestDatabase,
+    database: TestDatabase,
     network: TcpChaosProxy,
     stores: Stores,
 }
 
 impl RemoteDatabase {
     async fn open() -> Option<Self> {
-        let fresh = postgres().await?;
-        let network = TcpChaosProxy::to(fresh.url()).await;
+        let database = postgres().await?;
+        let network = TcpChaosProxy::to(database.url()).await;
         let stores = db::open(&network.url, &DatabaseOptions::default()).await.unwrap();
-        Some(Self { fresh, network, stores })
+        Some(Self { database, network, stores })
     }
 
     async fn gateway(&self, toml: &str) -> TestGateway {

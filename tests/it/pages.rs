@@ -33,7 +33,7 @@ async fn pages_comply_with_their_csp() {
     let app = TestApp::demo().await;
     for path in ["/", "/docs"] {
         let response = app.send(get(path)).await;
-        let policy = response.header("content-security-policy").expect("a policy");
+        let policy = response.header("content-security-policy").expect("no policy");
         for rule in ["default-src 'none'", "script-src 'self'", "style-src 'self'", "frame-ancestors 'none'"]
         {
             assert!(policy.contains(rule), "{policy}");
@@ -66,7 +66,7 @@ async fn assets_are_revalidated_by_etag() {
         let full = app.send(get(path)).await;
         assert_eq!(full.header("content-type"), Some(content_type));
         assert_eq!(full.header("cache-control"), Some("no-cache"));
-        let tag = full.header("etag").expect("a validator").to_owned();
+        let tag = full.header("etag").expect("no ETag").to_owned();
 
         let head = app.send(bare("HEAD", path)).await;
         assert_eq!((head.status.as_u16(), head.body.len()), (200, 0));

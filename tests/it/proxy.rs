@@ -55,9 +55,10 @@ async fn paths_and_queries_arrive_byte_for_byte() {
     let proxy = ProxyServer::to(format!("http://{upstream}")).start().await;
 
     let mut targets: Vec<String> = (0..=255).map(|byte| format!("/q?x=%{byte:02x}&y=%{byte:02X}")).collect();
-    let refused = |byte: u8| byte.is_ascii_control() || matches!(byte, b'/' | b'\\' | b'.' | b';');
-    targets
-        .extend((0..=255).filter(|&byte| !refused(byte)).map(|byte| format!("/p/%{byte:02x}/%{byte:02X}")));
+    let is_rejected = |byte: u8| byte.is_ascii_control() || matches!(byte, b'/' | b'\\' | b'.' | b';');
+    targets.extend(
+        (0..=255).filter(|&byte| !is_rejected(byte)).map(|byte| format!("/p/%{byte:02x}/%{byte:02X}")),
+    );
     targets.extend(("!$&'()*+,-.:;=@_~".chars()).map(|mark| format!("/p{mark}{mark}/q?{mark}/{mark}")));
     targets.extend(
         [
@@ -440,7 +441,7 @@ async fn body_beyond_the_limit_is_413() {
     feed.send("12345678").unwrap();
     feed.send("9").unwrap();
     assert_eq!(code(ask(unknown_length).await).await, too_large);
-    assert_eq!(upstream.seen().await.length, 8, "and its chunked body had no end");
+    assert_eq!(upstream.seen().await.length, 8, "the chunked body is incomplete");
 }
 
 #[tokio::test]

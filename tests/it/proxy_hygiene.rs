@@ -144,7 +144,7 @@ async fn unrepresentable_user_is_not_anonymous() {
 
 #[tokio::test]
 async fn authorization_is_forwarded_only_if_configured() {
-    let client_token = "Authorization: Bearer client_token\r\n";
+    let client_token = "Authorization: Bearer theirs\r\n";
     let mut upstream = Upstream::start().await;
     for (pass, issue, signed_in, expected) in [
         (false, false, None, None),

@@ -47,63 +47,68 @@ async fn sign_in(tokens: &Tokens) -> IssuedSession {
 }
 
 /// Waits up to a second until `tokens` rejects the access token.
-pub(crate) async fn refusal(tokens: &Tokens, access_token: &str) -> VerifyError {
-    let began = FairInstant::now();
+pub(crate) async fn wait_for_rejection(tokens: &Tokens, access_token: &str) -> VerifyError {
+    let start = FairInstant::now();
     loop {
         if let Err(error) = tokens.verify(access_token) {
             return error;
         }
-        assert!(began.elapsed() < Duration::from_secs(1), "refused within a second");
+        assert!(start.elapsed() < Duration::from_secs(1), "not rejected within a second");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
 async fn check_revocation_reaches_the_other_replica(stores: &Stores) {
-    let [here, there] = replicas(stores);
-    let (one, two) = (sign_in(&here).await, sign_in(&here).await);
-    there.revocations().load().await.unwrap();
-    let poller = tokio::spawn(there.revocations().clone().run_poller());
-    for issued in [&one, &two] {
-        assert!(there.verify(&issued.tokens.access_token).is_ok());
+    let [local, remote] = replicas(stores);
+    let (first, second) = (sign_in(&local).await, sign_in(&local).await);
+    remote.revocations().load().await.unwrap();
+    let poller = tokio::spawn(remote.revocations().clone().run_poller());
+    for issued in [&first, &second] {
+        assert!(remote.verify(&issued.tokens.access_token).is_ok());
     }
 
-    assert!(here.terminate(one.session.id, EndReason::LoggedOut, &ClientInfo::default()).await.unwrap());
-    let here_too = here.verify(&one.tokens.access_token).map(|_| ());
-    assert_eq!(here_too, Err(VerifyError::Ended(SessionEvent::LoggedOut)), "here at once");
-    let refused = refusal(&there, &one.tokens.access_token).await;
-    assert_eq!(refused, VerifyError::Ended(SessionEvent::LoggedOut));
-    assert!(there.verify(&two.tokens.access_token).is_ok(), "no other session");
+    assert!(local.terminate(first.session.id, EndReason::LoggedOut, &ClientInfo::default()).await.unwrap());
+    let error = local.verify(&first.tokens.access_token).map(|_| ());
+    assert_eq!(
+        error,
+        Err(VerifyError::Ended(SessionEvent::LoggedOut)),
+        "rejected at once at the same replica"
+    );
+    let error = wait_for_rejection(&remote, &first.tokens.access_token).await;
+    assert_eq!(error, VerifyError::Ended(SessionEvent::LoggedOut));
+    assert!(remote.verify(&second.tokens.access_token).is_ok(), "other sessions are unaffected");
 
     assert_eq!(
-        here.terminate_matching(&SessionFilter::User(USER), EndReason::Revoked, &ClientInfo::default())
+        local
+            .terminate_matching(&SessionFilter::User(USER), EndReason::Revoked, &ClientInfo::default())
             .await
             .unwrap(),
-        [two.session.id]
+        [second.session.id]
     );
-    let refused = refusal(&there, &two.tokens.access_token).await;
-    assert_eq!(refused, VerifyError::Ended(SessionEvent::Revoked));
+    let error = wait_for_rejection(&remote, &second.tokens.access_token).await;
+    assert_eq!(error, VerifyError::Ended(SessionEvent::Revoked));
     poller.abort();
 }
 
 async fn check_revocations_are_loaded_at_start(stores: &Stores) {
-    let [here, there] = replicas(stores);
-    let issued = sign_in(&here).await;
-    here.terminate(issued.session.id, EndReason::Revoked, &ClientInfo::default()).await.unwrap();
-    there.revocations().load().await.unwrap();
-    let refused = there.verify(&issued.tokens.access_token).map(|_| ());
-    assert_eq!(refused, Err(VerifyError::Ended(SessionEvent::Revoked)));
+    let [local, remote] = replicas(stores);
+    let issued = sign_in(&local).await;
+    local.terminate(issued.session.id, EndReason::Revoked, &ClientInfo::default()).await.unwrap();
+    remote.revocations().load().await.unwrap();
+    let error = remote.verify(&issued.tokens.access_token).map(|_| ());
+    assert_eq!(error, Err(VerifyError::Ended(SessionEvent::Revoked)));
 }
 
 #[tokio::test]
 async fn revocations_are_followed_on_sqlite() {
-    let Some(fresh) = db::sqlite().await else { return };
-    check_revocation_reaches_the_other_replica(&fresh.stores).await;
-    check_revocations_are_loaded_at_start(&fresh.stores).await;
+    let Some(database) = db::sqlite().await else { return };
+    check_revocation_reaches_the_other_replica(&database.stores).await;
+    check_revocations_are_loaded_at_start(&database.stores).await;
 }
 
 #[tokio::test]
 async fn revocations_are_followed_on_postgresql() {
-    let Some(fresh) = db::postgres().await else { return };
-    check_revocation_reaches_the_other_replica(&fresh.stores).await;
-    check_revocations_are_loaded_at_start(&fresh.stores).await;
+    let Some(database) = db::postgres().await else { return };
+    check_revocation_reaches_the_other_replica(&database.stores).await;
+    check_revocations_are_loaded_at_start(&database.stores).await;
 }

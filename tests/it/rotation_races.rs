@@ -74,7 +74,7 @@ async fn lost_responses_cause_no_sign_out(database: TestDatabase) {
         let event = if lost == 0 { "rotated" } else { "replayed" };
         assert_eq!((response.status.as_u16(), response.event()), (200, Some(event)), "after {lost} lost");
     }
-    assert_eq!(app.row(session).await.rotations, 9, "one for each renewal, whatever was lost");
+    assert_eq!(app.row(session).await.rotations, 9, "one rotation for each refresh, despite lost responses");
 }
 
 async fn crashed_browser_may_return_with_old_cookies(database: TestDatabase) {
@@ -108,7 +108,7 @@ async fn replay_keeps_the_generation(database: TestDatabase) {
     let (first, second, third) = (tokens().await, tokens().await, tokens().await);
     assert_eq!(first.1, second.1);
     assert_eq!(second.1, third.1);
-    assert_ne!(first.0, second.0, "each has an access token of its own");
+    assert_ne!(first.0, second.0, "access tokens differ");
     assert_ne!(second.0, third.0);
     assert_eq!(app.row(session).await.generation, 2);
 }
@@ -136,13 +136,13 @@ async fn old_token_is_reuse_after_its_successor_is_confirmed(database: TestDatab
     let response = thief.send_and_drop(get("/auth/session")).await;
     response.problem(401, "reuse_detected");
     assert_eq!(response.event(), Some("reuse_detected"));
-    assert!(response.set_cookies().is_empty(), "it has only just ended");
+    assert!(response.set_cookies().is_empty(), "not cleared within the grace period");
     assert_eq!(app.row(session).await.end.map(|end| end.reason), Some(EndReason::ReuseDetected));
     app.expire();
     let response = ann.get("/auth/session").await;
     response.problem(401, "reuse_detected");
-    assert!(ann.jar.is_empty(), "the owner is told, and forgets the cookies");
-    assert_eq!(bob.get("/auth/session").await.status, 200, "nobody else is touched");
+    assert!(ann.jar.is_empty(), "the owner's cookies are cleared");
+    assert_eq!(bob.get("/auth/session").await.status, 200, "other sessions are unaffected");
     ann.sign_in("ann@example.com").await;
     assert_eq!(ann.get("/auth/session").await.status, 200);
 }
@@ -154,7 +154,7 @@ async fn token_two_generations_old_is_reuse(database: TestDatabase) {
         app.expire();
         assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
     }
-    assert_eq!(app.row(session).await.settled_by, None, "nothing has settled");
+    assert_eq!(app.row(session).await.settled_by, None, "no confirmed use");
     old.send_and_drop(get("/auth/session")).await.problem(401, "reuse_detected");
     assert_eq!(app.row(session).await.end.map(|end| end.reason), Some(EndReason::ReuseDetected));
 }
@@ -165,7 +165,7 @@ async fn concurrent_clients_are_detected_at_the_next_refresh(database: TestDatab
     let mut thief = ann.clone();
     app.expire();
     assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
-    assert_eq!(thief.get("/auth/session").await.event(), Some("replayed"), "for now it looks like a tab");
+    assert_eq!(thief.get("/auth/session").await.event(), Some("replayed"), "indistinguishable from a tab");
     assert_eq!(thief.token(REFRESH), ann.token(REFRESH));
     app.expire();
     assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"));
@@ -182,7 +182,7 @@ async fn concurrent_clients_are_detected_by_confirmed_use(database: TestDatabase
     app.clock.advance(PAST_GRACE);
     assert_eq!(ann.get("/auth/session").await.event(), None);
     app.flush_until(session, |row| row.settled_by.is_some()).await;
-    assert_eq!(thief.get("/auth/session").await.status, 200, "its token is valid until that is written");
+    assert_eq!(thief.get("/auth/session").await.status, 200, "valid until the deferred write");
     let row = app.flush_until(session, |row| row.end.is_some()).await;
     assert_eq!(row.end.map(|end| end.reason), Some(EndReason::ReuseDetected));
     app.expire();
@@ -292,7 +292,7 @@ async fn unknown_session_keeps_its_cookies(database: TestDatabase) {
         app.clock.advance(ACCESS_TTL);
     }
     app.sql("INSERT INTO {sessions} SELECT * FROM backup").await;
-    assert_eq!(ann.get("/movies").await.event(), Some("rotated"), "it was");
+    assert_eq!(ann.get("/movies").await.event(), Some("rotated"), "the right database again");
 }
 
 async fn signed_in(database: TestDatabase) -> (TestApp, Browser, SessionId) {

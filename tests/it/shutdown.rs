@@ -18,8 +18,8 @@ use crate::support::socket_browser::SocketBrowser;
 use crate::support::upstream::{GatedUpstream, Upstream};
 
 async fn is_closed(address: SocketAddr) -> bool {
-    let refused = TcpStream::connect(address).await.err().map(|error| error.kind());
-    refused == Some(io::ErrorKind::ConnectionRefused)
+    let error_kind = TcpStream::connect(address).await.err().map(|error| error.kind());
+    error_kind == Some(io::ErrorKind::ConnectionRefused)
 }
 
 #[tokio::test]
@@ -53,14 +53,16 @@ async fn shutdown_finishes_requests_and_refuses_new_ones() {
 async fn drain_delay_serves_requests_while_readyz_is_503() {
     let upstream = Upstream::answering(|_| Response::new("well".into())).await;
     let deployment = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
-    deployment.write("sekisho.toml", &lifecycle::config("drain_delay = '3s'", &open_route("/", &upstream.url())));
+    deployment
+        .write("sekisho.toml", &lifecycle::config("drain_delay = '3s'", &open_route("/", &upstream.url())));
     let server = deployment.serve().await;
     let (public, admin) = (server.public, server.admin);
     let mut browser = SocketBrowser::default();
     assert_eq!(browser.status(admin, "/readyz").await, 200);
     let terminated_at = Instant::now();
     server.terminate();
-    until("/readyz to say so", async || (browser.status(admin, "/readyz").await == 503).then_some(())).await;
+    until("/readyz to report 503", async || (browser.status(admin, "/readyz").await == 503).then_some(()))
+        .await;
     assert_eq!(browser.status(admin, "/healthz").await, 200);
     // A new connection for each request.
     let mut served = 0;
@@ -75,7 +77,11 @@ async fn drain_delay_serves_requests_while_readyz_is_503() {
         None
     })
     .await;
-    assert!(served > 0 && terminated_at.elapsed() >= Duration::from_secs(3), "{served} {:?}", terminated_at.elapsed());
+    assert!(
+        served > 0 && terminated_at.elapsed() >= Duration::from_secs(3),
+        "{served} {:?}",
+        terminated_at.elapsed()
+    );
     assert_eq!(server.ended().await.code(), Some(0));
 }
 
@@ -99,8 +105,8 @@ async fn second_signal_stops_at_once() {
     let (status, log) = server.ended_saying().await;
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(log.lines().last().unwrap().contains("second shutdown signal"), "{log}");
-    assert!(terminated_at.elapsed() < Duration::from_secs(15), "nowhere near server.drain");
-    assert!(in_flight.await.unwrap(), "it was cut");
+    assert!(terminated_at.elapsed() < Duration::from_secs(15), "much less than server.drain");
+    assert!(in_flight.await.unwrap(), "the request was aborted");
 }
 
 #[tokio::test]
@@ -114,7 +120,7 @@ async fn sighup_interrupts_neither_start_nor_shutdown() {
     signal(&starting, Signal::HUP);
     drop((connection, silent));
     let status = timeout(PATIENCE, starting.wait()).await.unwrap().unwrap();
-    assert_eq!(status.code(), Some(1), "for want of a database: {status}");
+    assert_eq!(status.code(), Some(1), "no database: {status}");
 
     let mut upstream = GatedUpstream::start().await;
     let deployment = TestDeployment::without_keys(db::sqlite_place().await.unwrap());

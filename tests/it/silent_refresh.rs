@@ -163,7 +163,7 @@ async fn idle_session_expires(database: TestDatabase) {
     let ann = app.signed_in("ann@example.com").await;
     let cookies = ann.cookies();
     app.clock.advance(ACCESS_TTL + IDLE_TTL);
-    assert_eq!(ann.cookies(), "", "a browser has forgotten them by then");
+    assert_eq!(ann.cookies(), "", "the cookies have expired");
     let send = async || app.send(with(get("/auth/session"), "cookie", &cookies)).await;
     assert_terminated(&send().await, "idle_expired", false);
     app.clock.advance(GRACE);
@@ -186,7 +186,7 @@ async fn refresh_does_not_extend_the_absolute_expiry(database: TestDatabase) {
         assert!(claims["exp"].as_i64().unwrap() <= end.unix_timestamp(), "{claims}");
         for cookie in response.set_cookies() {
             let until = app.clock.now().unix_timestamp() + cookie.max_age.unwrap();
-            assert!(until <= end.unix_timestamp(), "the cookie lives longer than the session");
+            assert!(until <= end.unix_timestamp(), "the cookie outlives the session");
         }
         app.clock.advance(Duration::from_secs(70));
     }
@@ -209,7 +209,7 @@ async fn bearer_tokens_are_not_refreshed(database: TestDatabase) {
     for advance in [Duration::ZERO, ACCESS_TTL - Duration::from_secs(1)] {
         app.clock.advance(advance);
         let response = send().await;
-        assert_eq!((response.status.as_u16(), response.event()), (200, None), "never renewed");
+        assert_eq!((response.status.as_u16(), response.event()), (200, None), "not refreshed");
         assert!(response.set_cookies().is_empty());
     }
     app.expire();
@@ -232,16 +232,16 @@ async fn refresh_token_is_bound_to_its_session_kind(database: TestDatabase) {
     let tokens = client(&app, "ann@example.com").await;
     app.expire();
     let browser_token = ann.token(REFRESH);
-    let refused = app.send(refresh_grant(&browser_token)).await;
-    assert_eq!((refused.status.as_u16(), &refused.json()["error"]), (401, &json!("invalid_grant")));
+    let response = app.send(refresh_grant(&browser_token)).await;
+    assert_eq!((response.status.as_u16(), &response.json()["error"]), (401, &json!("invalid_grant")));
 
     let client_token = tokens["refresh_token"].as_str().unwrap();
     let cookie = format!("{REFRESH}={client_token}");
-    let refused = app.send(with(get("/auth/session"), "cookie", &cookie)).await;
-    assert_terminated(&refused, "malformed", false);
+    let response = app.send(with(get("/auth/session"), "cookie", &cookie)).await;
+    assert_terminated(&response, "malformed", false);
 
-    assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"), "nothing had ended");
-    assert_eq!(app.send(refresh_grant(client_token)).await.status, 200, "nothing had ended");
+    assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"), "no session was terminated");
+    assert_eq!(app.send(refresh_grant(client_token)).await.status, 200, "no session was terminated");
 }
 
 async fn invalid_tokens_terminate_no_session(database: TestDatabase) {
@@ -277,13 +277,13 @@ async fn invalid_tokens_terminate_no_session(database: TestDatabase) {
     let two_lines =
         with(with(get("/auth/session"), "cookie", &format!("{REFRESH}=x")), "cookie", &ann.cookies());
     assert_terminated(&app.send(two_lines).await, "malformed", false);
-    assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"), "nothing had ended");
+    assert_eq!(ann.get("/auth/session").await.event(), Some("rotated"), "no session was terminated");
 
     app.expire();
     let split = with(get("/auth/session"), "cookie", &format!("theme=dark; {ACCESS}={}", ann.token(ACCESS)));
     let split = with(split, "cookie", &format!("{REFRESH}={}; lang=ja", ann.token(REFRESH)));
     let response = app.send(split).await;
-    assert_eq!(response.event(), Some("rotated"), "one cookie a line is as good, as HTTP/2 has it");
+    assert_eq!(response.event(), Some("rotated"), "one header line per cookie is accepted, as in HTTP/2");
 }
 
 async fn valid_access_token_takes_precedence(database: TestDatabase) {
@@ -322,7 +322,7 @@ async fn refresh_token_identifies_the_user_after_expiry(database: TestDatabase) 
     assert_eq!(
         response.json()["user"]["email"],
         "ann@example.com",
-        "an expired access token speaks for nobody"
+        "an expired access token identifies no user"
     );
     assert_eq!(app.row(session).await.generation, 2);
     app.expire();
@@ -436,8 +436,8 @@ async fn tokens_of_another_key_terminate_no_session(database: TestDatabase) {
 
         mixed.jar = Jar::of(&ann, &foreign);
         let response = mixed.get("/auth/session").await;
-        assert_eq!(response.status == 200, event.is_none(), "a valid access token decides alone");
-        assert_eq!(ann.get("/auth/session").await.event(), event, "nothing had ended");
+        assert_eq!(response.status == 200, event.is_none(), "a valid access token takes precedence");
+        assert_eq!(ann.get("/auth/session").await.event(), event, "no session was terminated");
         app.expire();
     }
 }

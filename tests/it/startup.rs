@@ -16,9 +16,9 @@ on_both! {
     invalid_key_file_is_named;
 }
 
-async fn refused(deployment: &TestDeployment) -> CommandOutput {
+async fn failed_start(deployment: &TestDeployment) -> CommandOutput {
     match deployment.start().await {
-        Ok(server) => panic!("it serves: {}", server.log()),
+        Ok(server) => panic!("the server started: {}", server.log()),
         Err(ran) => ran,
     }
 }
@@ -29,15 +29,15 @@ async fn sqlite_deployment() -> TestDeployment {
 
 #[tokio::test]
 async fn port_in_use_exits_with_1_and_names_the_key() {
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = taken.local_addr().unwrap().to_string();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
     for key in ["server.listen", "admin.listen", "verify.listen"] {
         let mut deployment = sqlite_deployment().await;
         enable_verify_listener(&mut deployment);
         deployment.set(key, &address);
         let expected =
             format!("{key} = {address} is in use: stop the program that has it, or choose another port");
-        assert_eq!(refused(&deployment).await.fails(1), expected);
+        assert_eq!(failed_start(&deployment).await.fails(1), expected);
     }
 }
 
@@ -77,16 +77,16 @@ async fn invalid_key_file_is_named(location: DatabaseLocation) {
         deployment.serve().await.stop().await;
     }
     let file = deployment.path("data/keys/1.toml");
-    let good = fs::read_to_string(&file).unwrap();
+    let valid = fs::read_to_string(&file).unwrap();
 
-    fs::write(&file, &good[..good.len() / 2]).unwrap();
-    let ran = refused(&deployment).await;
+    fs::write(&file, &valid[..valid.len() / 2]).unwrap();
+    let ran = failed_start(&deployment).await;
     let garbled = ran.fails(78);
     assert!(garbled.contains("1.toml") && garbled.contains("`sekisho key init`"), "{garbled}");
 
-    fs::write(&file, &good).unwrap();
+    fs::write(&file, &valid).unwrap();
     fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
-    let ran = refused(&deployment).await;
+    let ran = failed_start(&deployment).await;
     let readable = ran.fails(78);
     assert!(readable.contains("1.toml") && readable.contains("chmod"), "{readable}");
 
@@ -94,7 +94,7 @@ async fn invalid_key_file_is_named(location: DatabaseLocation) {
     fs::remove_file(&file).unwrap();
     fs::create_dir(&file).unwrap();
     fs::set_permissions(&file, Permissions::from_mode(0o700)).unwrap();
-    let ran = refused(&deployment).await;
+    let ran = failed_start(&deployment).await;
     let unreadable = ran.fails(78);
     assert!(unreadable.contains("1.toml"), "{unreadable}");
 }
@@ -103,7 +103,7 @@ async fn invalid_key_file_is_named(location: DatabaseLocation) {
 async fn postgres_requires_existing_keys() {
     let Some(location) = db::postgres_place().await else { return };
     let deployment = TestDeployment::without_keys(location);
-    let ran = refused(&deployment).await;
+    let ran = failed_start(&deployment).await;
     let line = ran.fails(78);
     assert!(line.contains("`sekisho key init`"), "{line}");
     assert!(!deployment.path("data/keys").exists());
@@ -116,7 +116,7 @@ async fn changed_issuer_and_audience_are_rejected(location: DatabaseLocation) {
     deployment.serve().await.stop().await;
     for key in ["tokens.issuer", "tokens.audience"] {
         deployment.set(key, "another");
-        let ran = refused(&deployment).await;
+        let ran = failed_start(&deployment).await;
         let line = ran.fails(78);
         assert!(
             line.starts_with(key) && line.contains("\"another\"") && line.contains("\"sekisho\""),
@@ -139,7 +139,7 @@ async fn server_rejects_a_newer_schema(location: DatabaseLocation) {
     } else {
         db::run(deployment.database(), &format!("INSERT INTO myapi._sqlx_migrations VALUES {newer}")).await;
     }
-    for ran in [refused(&deployment).await, deployment.run(&["user", "list"]).await] {
+    for ran in [failed_start(&deployment).await, deployment.run(&["user", "list"]).await] {
         let line = ran.fails(1);
         assert!(
             line.contains("newer sekisho (migration 9999)") && line.ends_with("upgrade the program"),
@@ -158,7 +158,7 @@ async fn unopenable_database_is_named() {
     ] {
         let mut deployment = sqlite_deployment().await;
         deployment.set("database.url", &url);
-        let ran = refused(&deployment).await;
+        let ran = failed_start(&deployment).await;
         let line = ran.fails(1);
         assert!(line.starts_with(&format!("cannot open the database {named}: ")), "{line}");
         assert!(!ran.err.contains("s3cret"), "{}", ran.err);

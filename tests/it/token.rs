@@ -276,7 +276,7 @@ async fn token_endpoint_ignores_cookies(database: TestDatabase) {
     let response = browser.send(sign_in("ann@example.com", PASSWORD)).await;
     assert_eq!(response.status, 200);
     assert!(response.set_cookies().is_empty());
-    assert_eq!(app.row(session).await.end, None, "the browser's session goes on");
+    assert_eq!(app.row(session).await.end, None, "the browser's session continues");
 }
 
 async fn store_loss_is_503_with_retry_after(database: TestDatabase) {

@@ -13,7 +13,7 @@ use sekisho::services::token::SessionRequest;
 use sekisho::session_event::SessionEvent;
 use uuid::Uuid;
 
-use crate::revocations::refusal;
+use crate::revocations::wait_for_rejection;
 use crate::support::app::{PAST_GRACE, TestApp, on_each_database, send};
 use crate::support::browser::{ACCESS, REFRESH};
 use crate::support::db::TestDatabase;
@@ -39,7 +39,7 @@ async fn reuse_terminates_its_session_on_all_replicas_and_no_other(database: Tes
     }
 
     let replays = stolen.iter().map(|tokens| replay_old_tokens(tokens, &replicas));
-    let refused: Vec<Duration> = stream::iter(replays).buffer_unordered(CONCURRENCY).collect().await;
+    let delays: Vec<Duration> = stream::iter(replays).buffer_unordered(CONCURRENCY).collect().await;
 
     let ends: Vec<_> = rows(&app, &stolen).await.into_iter().map(|row| row.end.unwrap().reason).collect();
     assert_eq!(ends, vec![EndReason::ReuseDetected; thefts]);
@@ -60,8 +60,8 @@ async fn reuse_terminates_its_session_on_all_replicas_and_no_other(database: Tes
         let refresh = replicas[0].tokens.refresh(request(&tokens.current)).await;
         assert_eq!(refresh.unwrap().event, SessionEvent::Rotated, "session {}", tokens.nth);
     }
-    let slowest = refused.iter().max().unwrap();
-    println!("{thefts} thefts, each refused at both replicas after {slowest:?} at most");
+    let slowest = delays.iter().max().unwrap();
+    println!("{thefts} replays, each rejected at both replicas after at most {slowest:?}");
 }
 
 /// A session with its owner's current tokens and the previous ones.
@@ -107,18 +107,18 @@ async fn replay_old_tokens(tokens: &SessionTokens, replicas: &[App; 2]) -> Durat
     let access = if nth % 3 == 0 { "" } else { &access };
     let cookies = format!("{access}{REFRESH}={}", old.refresh_token);
     let response = send(&replicas[nth / 8 % 2], with(get("/auth/session"), "cookie", &cookies)).await;
-    let answered = FairInstant::now();
+    let start = FairInstant::now();
     response.problem(401, "reuse_detected");
     for replica in replicas {
-        let refused = refusal(&replica.tokens, &current.access_token).await;
-        assert_eq!(refused, VerifyError::Ended(SessionEvent::ReuseDetected), "session {nth}");
+        let error = wait_for_rejection(&replica.tokens, &current.access_token).await;
+        assert_eq!(error, VerifyError::Ended(SessionEvent::ReuseDetected), "session {nth}");
     }
-    let took = answered.elapsed();
+    let took = start.elapsed();
     assert!(took <= Duration::from_secs(1), "session {nth}: {took:?}");
     for replica in replicas {
-        let refused = replica.tokens.refresh(request(current)).await.map(|_| ());
+        let error = replica.tokens.refresh(request(current)).await.map(|_| ());
         let reuse = RefreshError::SessionEnded { event: SessionEvent::ReuseDetected, clear_cookies: false };
-        assert_eq!(refused, Err(reuse), "session {nth}");
+        assert_eq!(error, Err(reuse), "session {nth}");
     }
     took
 }

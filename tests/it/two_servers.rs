@@ -58,7 +58,7 @@ async fn rotate(browser: &mut SocketBrowser, servers: [SocketAddr; 2], random: &
             assert_eq!(response.status, 200, "{response:?}");
         }
         let rotations = results.iter().filter(|(_, response)| response.event() == Some("rotated")).count();
-        assert!(rotations <= 1, "{rotations} at once");
+        assert!(rotations <= 1, "{rotations} rotations");
         *browser = results.swap_remove(random.usize(..results.len())).0;
         (rotations == 1).then_some(())
     })
@@ -68,10 +68,10 @@ async fn rotate(browser: &mut SocketBrowser, servers: [SocketAddr; 2], random: &
 /// Polls until the request is rejected. A server may share a cached refresh for a moment, and polls
 /// revocations periodically.
 async fn assert_refused(browser: &SocketBrowser, server: SocketAddr, event: &str) {
-    let refused = until("a refusal", async || {
+    let response = until("a rejection", async || {
         Some(browser.clone().get(server, "/auth/session").await).filter(|response| response.status != 200)
     });
-    refused.await.problem(401, event);
+    response.await.problem(401, event);
 }
 
 /// Checks both with and without the access token.

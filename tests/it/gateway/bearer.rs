@@ -40,7 +40,7 @@ async fn upstream_token_is_cached_per_access_token() {
     let (first, _) = bearer(&gateway, &mut films, "/0", &cookies).await;
     gateway.clock.advance(Duration::from_secs(60));
     assert_eq!(bearer(&gateway, &mut films, "/0/x", &cookies).await.0, first);
-    assert_ne!(bearer(&gateway, &mut books, "/1", &cookies).await.0, first, "each audience has its own");
+    assert_ne!(bearer(&gateway, &mut books, "/1", &cookies).await.0, first, "tokens differ by audience");
 
     gateway.expire();
     let (refreshed, fresh) = bearer(&gateway, &mut films, "/0", &cookies).await;
@@ -61,7 +61,7 @@ async fn key_change_issues_a_new_upstream_token() {
     let (second, _) = bearer(&gateway, &mut upstream, "/0", &cookies).await;
     assert_ne!(second, first);
     let header = |bearer: &str| bearer.split('.').next().unwrap().to_owned();
-    assert_ne!(header(&second), header(&first), "the new key signs");
+    assert_ne!(header(&second), header(&first), "signed by the new key");
     assert_eq!(bearer(&gateway, &mut upstream, "/0", &cookies).await.0, second);
 }
 

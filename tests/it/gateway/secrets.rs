@@ -136,7 +136,7 @@ async fn secrets_are_not_logged_at_any_level() {
 
     let log = log.text();
     for expected in ["session refreshed", "a replaced refresh token was presented", "on purpose", "DEBUG"] {
-        assert!(log.contains(expected), "the log was not read: {expected}");
+        assert!(log.contains(expected), "missing in the log: {expected}");
     }
     assert!(log.contains("store unavailable"), "the errors are missing");
     secrets.assert_not_in(&log);

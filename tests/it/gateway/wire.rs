@@ -84,7 +84,7 @@ async fn disconnect_during_refresh_keeps_the_session() {
 
     let response = gateway.ask(get("/").header("cookie", cookies.line())).await;
     assert_eq!((response.status.as_u16(), response.header("x-session-event")), (200, Some("replayed")));
-    assert_eq!(upstream.seen().await.method, "GET", "the order was never sent");
+    assert_eq!(upstream.seen().await.method, "GET", "the cancelled POST was not forwarded");
     let fresh = SessionCookies::of(&response).unwrap();
     // The second request joined the rotation that the first one had started.
     let session = gateway.app.tokens.identify_session(Some(&fresh.refresh), None).unwrap();

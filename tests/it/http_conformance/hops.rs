@@ -145,7 +145,7 @@ async fn proxy_loop_is_detected() {
         assert_eq!(response.status(), 508, "{response:?}");
         assert!(response.body().contains("\"code\":\"loop_detected\""), "{response:?}");
     }
-    assert!(laps.load(Ordering::SeqCst) <= 2, "one each");
+    assert!(laps.load(Ordering::SeqCst) <= 2, "one lap for each request");
 
     // Two gateways, each with the other as its upstream.
     let (relay_address, target, laps) = relay().await;
@@ -166,7 +166,7 @@ async fn session_is_checked_before_100_continue() {
         format!("POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nExpect: 100-continue\r\n{more}\r\n")
     };
     let response = server.send(request_head("Content-Length: 3\r\n")).await;
-    assert_eq!(response.status(), 401, "and nothing before it: {response:?}");
+    assert_eq!(response.status(), 401, "no 100 before the 401: {response:?}");
     let response =
         server.send(request_head(&format!("Content-Length: 5000\r\nCookie: {}\r\n", cookies.line()))).await;
     assert_eq!(response.status(), 413, "{response:?}");

@@ -89,7 +89,7 @@ impl StrictUpstream {
     /// Returns all requests received so far, and panics if one of them is malformed.
     pub(super) fn seen(&mut self) -> Vec<RawRequest> {
         let seen = std::iter::from_fn(|| self.requests.try_recv().ok());
-        seen.map(|request| request.unwrap_or_else(|fault| panic!("no clean request: {fault}"))).collect()
+        seen.map(|request| request.unwrap_or_else(|fault| panic!("malformed request: {fault}"))).collect()
     }
 }
 
@@ -144,7 +144,7 @@ async fn read_body(socket: &mut BufReader<TcpStream>, framing: Option<String>) -
         body.resize(begin + size, 0);
         socket.read_exact(&mut body[begin..]).await.map_err(|error| error.to_string())?;
         if !read_line(socket).await?.is_empty() {
-            return Err("a chunk longer than it said".to_owned());
+            return Err("a chunk longer than its size".to_owned());
         }
     }
     while !read_line(socket).await?.is_empty() {}

@@ -56,7 +56,7 @@ async fn request_cannot_choose_the_upstream() {
             Vec::from_iter(expected.as_deref())
         );
     }
-    assert_eq!(connections.load(Ordering::SeqCst), 0, "it was asked");
+    assert_eq!(connections.load(Ordering::SeqCst), 0, "the other server received a connection");
 }
 
 // Host and absolute-form (P-8).

@@ -54,7 +54,7 @@ async fn sighup_applies_changes() {
     let server = deployment.serve().await;
     let mut connection = TcpStream::connect(server.public).await.unwrap();
     assert!(talk(&mut connection, &get1("/before")).await.ends_with("one"));
-    let began = metric(&server, "sekisho_reload_last_success_timestamp_seconds").await;
+    let loaded_at = metric(&server, "sekisho_reload_last_success_timestamp_seconds").await;
 
     let keys = "max_uri = '300B'\nmax_header_fields = 50\nallowed_origins = ['https://a.example']\n\
                 trusted_proxies = ['127.0.0.1']";
@@ -71,7 +71,7 @@ async fn sighup_applies_changes() {
     let fields: String = (0..30).map(|nth| format!("X-{nth}: 1\r\n")).collect();
     let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
     let mut socket = TcpStream::connect(server.public).await.unwrap();
-    assert!(talk(&mut socket, &many).await.starts_with("HTTP/1.1 431"), "the environment's 20");
+    assert!(talk(&mut socket, &many).await.starts_with("HTTP/1.1 431"), "the limit of the environment");
     // Allowed origins.
     let request = with(crate::support::http::get("/"), "origin", "https://a.example");
     let response = SocketBrowser::default().send(server.public, request).await.unwrap();
@@ -84,10 +84,10 @@ async fn sighup_applies_changes() {
     assert!(other.seen().await.all("x-forwarded-for")[0].starts_with("192.0.2.7"));
 
     assert_eq!(metric(&server, "sekisho_reloads_total{outcome=\"done\"}").await, 1.0);
-    assert!(metric(&server, "sekisho_reload_last_success_timestamp_seconds").await > began);
+    assert!(metric(&server, "sekisho_reload_last_success_timestamp_seconds").await > loaded_at);
     server.terminate();
     let (_, log) = server.ended_saying().await;
-    assert!(log.contains("path=/before") && !log.contains("path=/quiet"), "no lines any more: {log}");
+    assert!(log.contains("path=/before") && !log.contains("path=/quiet"), "the access log is off: {log}");
 }
 
 #[tokio::test]
@@ -162,7 +162,7 @@ async fn verify_listener_is_reloaded() {
     let deployment = new_deployment(&text("192.0.2.1", "8KiB")).await;
     let server = deployment.serve().await;
     let log = server.log();
-    let (_, address) = log.split_once(" verify=").expect("where it listens");
+    let (_, address) = log.split_once(" verify=").expect("the listener's address");
     let verify: SocketAddr = address.split_whitespace().next().unwrap().parse().unwrap();
     let auth_request = || {
         let auth_request = with(crate::support::http::get("/auth/verify"), "x-original-method", "GET");
@@ -191,11 +191,11 @@ async fn file_change_triggers_reload() {
     symlink("data-link/sekisho.toml", deployment.path("sekisho.toml")).unwrap();
     let server = deployment.serve().await;
     assert_eq!(body(server.public, "/").await, "one");
-    let began = Instant::now();
+    let start = Instant::now();
     symlink("second", deployment.path("next")).unwrap();
     std::fs::rename(deployment.path("next"), deployment.path("data-link")).unwrap();
     until("the other upstream", async || (body(server.public, "/").await == "other").then_some(())).await;
-    assert!(began.elapsed() < PATIENCE);
+    assert!(start.elapsed() < PATIENCE);
     assert!(server.log().contains("reloading configuration trigger=file"), "{}", server.log());
     server.stop().await;
 }

@@ -11,7 +11,8 @@ use crate::support::process::{PATIENCE, TestDeployment};
 async fn next_notification(socket: &UnixDatagram) -> String {
     let mut buffer = [0; 4096];
     loop {
-        let read = timeout(PATIENCE, socket.recv(&mut buffer)).await.expect("a word").unwrap();
+        let read =
+            timeout(PATIENCE, socket.recv(&mut buffer)).await.expect("no notification arrived").unwrap();
         let text = String::from_utf8(buffer[..read].to_vec()).unwrap();
         if text != "WATCHDOG=1\n" {
             return text;

@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-use super::load::{PathEcho, LoadGenerator, Tally};
+use super::load::{LoadGenerator, PathEcho, Tally};
 use super::{config, open_route};
 use crate::support::db;
 use crate::support::iterations::rounds;
@@ -40,7 +40,7 @@ async fn shutdown_completes_every_request_read() {
         all.unanswered.extend(tally.unanswered);
         upstream.forget();
     }
-    eprintln!("{} answered, {} met a closing connection", all.answered, all.unanswered.len());
+    eprintln!("{} completed, {} on a closing connection", all.answered, all.unanswered.len());
 }
 
 /// A second process takes over the ports (`SO_REUSEPORT`) before the first one shuts down.
@@ -69,8 +69,8 @@ async fn handover_loses_no_request() {
     server.terminate();
     logs.push_str(&server.ended_saying().await.1);
     check(&tally, &logs, &upstream);
-    assert_eq!(tally.refused, 0, "somebody always listens");
-    eprintln!("{} answered, {} met a closing connection", tally.answered, tally.unanswered.len());
+    assert_eq!(tally.refused, 0, "a process always listens");
+    eprintln!("{} completed, {} on a closing connection", tally.answered, tally.unanswered.len());
 }
 
 /// Reloads with changed routes, limits and certificates, and with invalid files in between.
@@ -125,15 +125,15 @@ async fn reload_interrupts_no_request() {
     while socket.next().await.is_some() {}
     drop(events);
     server.stop().await;
-    eprintln!("{} answered, {good} reloads, {bad} bad files", tally.answered);
+    eprintln!("{} completed, {good} reloads, {bad} invalid files", tally.answered);
 }
 
 /// Checks that no request was cut, as defined by the first test.
 fn check(tally: &Tally, log: &str, upstream: &PathEcho) {
     assert_eq!(tally.cut, [""; 0]);
     for path in &tally.unanswered {
-        assert!(!log.contains(&format!("path={path} ")), "{path} was read and not answered");
-        assert!(!upstream.has_seen(path), "{path} was forwarded and not answered");
+        assert!(!log.contains(&format!("path={path} ")), "{path} was read and got no response");
+        assert!(!upstream.has_seen(path), "{path} was forwarded and got no response");
     }
 }
 

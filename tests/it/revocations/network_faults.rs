@@ -42,17 +42,18 @@ async fn refusing_server_is_detected() {
 }
 
 async fn check_cut_is_detected(cut: fn(&TcpChaosProxy)) {
-    let Some(fresh) = postgres().await else { return };
-    let here = TestApp::with_database(fresh).await;
-    let there = RemoteReplica::start(&here).await;
-    let ann = here.signed_in("ann@example.com").await.token(ACCESS);
-    assert!(there.app.tokens.verify(&ann).is_ok());
-    assert_eq!(there.readiness().await, StatusCode::OK);
-    there.use_all_connections().await;
+    let Some(database) = postgres().await else { return };
+    let local = TestApp::with_database(database).await;
+    let replica = RemoteReplica::start(&local).await;
+    let ann = local.signed_in("ann@example.com").await.token(ACCESS);
+    assert!(replica.app.tokens.verify(&ann).is_ok());
+    assert_eq!(replica.readiness().await, StatusCode::OK);
+    replica.use_all_connections().await;
 
-    cut(&there.network);
+    cut(&replica.network);
     assert_eq!(
-        here.app
+        local
+            .app
             .tokens
             .terminate_matching(&SessionFilter::All, EndReason::Revoked, &ClientInfo::default())
             .await
@@ -62,12 +63,13 @@ async fn check_cut_is_detected(cut: fn(&TcpChaosProxy)) {
     );
     let ended = Instant::now();
     while ended.elapsed() < 2 * DEADLINE {
-        there.assert_rejects_or_is_unready(&ann, ended).await;
+        replica.assert_rejects_or_is_unready(&ann, ended).await;
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let bob = here.signed_in("bob@example.com").await.token(ACCESS);
+    let bob = local.signed_in("bob@example.com").await.token(ACCESS);
     assert_eq!(
-        here.app
+        local
+            .app
             .tokens
             .terminate_matching(&SessionFilter::All, EndReason::LoggedOut, &ClientInfo::default())
             .await
@@ -76,17 +78,18 @@ async fn check_cut_is_detected(cut: fn(&TcpChaosProxy)) {
         1
     );
 
-    there.network.heal();
+    replica.network.heal();
     let healed = FairInstant::now();
-    until("a replica that is ready again and has_caught_up it all", async || {
-        there.assert_rejects_or_is_unready(&ann, ended).await;
-        let is_refused = |token: &&str| matches!(there.app.tokens.verify(token), Err(VerifyError::Ended(_)));
+    until("the replica to catch up and be ready", async || {
+        replica.assert_rejects_or_is_unready(&ann, ended).await;
+        let is_refused =
+            |token: &&str| matches!(replica.app.tokens.verify(token), Err(VerifyError::Ended(_)));
         let has_caught_up = [&*ann, &*bob].iter().all(is_refused);
-        (has_caught_up && there.readiness().await == StatusCode::OK).then_some(())
+        (has_caught_up && replica.readiness().await == StatusCode::OK).then_some(())
     })
     .await;
     let took = healed.elapsed();
-    println!("ready {took:?} after there was a way again");
+    println!("ready {took:?} after the fault");
     assert!(took < Duration::from_secs(8), "{took:?}");
 }
 
@@ -106,9 +109,9 @@ impl RemoteReplica {
         app.tokens.revocations().load().await.unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(app.tokens.revocations().clone().run_poller());
-        let (woken, tokens) = (stores.clone(), app.tokens.clone());
+        let (listener, tokens) = (stores.clone(), app.tokens.clone());
         tasks.spawn(
-            async move { woken.listen_for_revocations(move || tokens.revocations().poll_now()).await },
+            async move { listener.listen_for_revocations(move || tokens.revocations().poll_now()).await },
         );
         Self { app, stores, network, _tasks: tasks }
     }
@@ -122,10 +125,10 @@ impl RemoteReplica {
     async fn assert_rejects_or_is_unready(&self, token: &str, ended: Instant) {
         let must_know = ended.elapsed() > DEADLINE;
         let readiness = self.readiness().await;
-        let refused = self.app.tokens.verify(token);
+        let verified = self.app.tokens.verify(token);
         assert!(
-            !must_know || readiness == StatusCode::SERVICE_UNAVAILABLE || refused.is_err(),
-            "{:?} after the end it is {readiness} and {refused:?}",
+            !must_know || readiness == StatusCode::SERVICE_UNAVAILABLE || verified.is_err(),
+            "{:?} after the end it is {readiness} and {verified:?}",
             ended.elapsed()
         );
     }

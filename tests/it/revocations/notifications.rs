@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::{refusal, replicas_on, sign_in};
+use super::{replicas_on, sign_in, wait_for_rejection};
 use crate::store_contract::{NOW, ending, known_session, known_user, session};
 use crate::support::chaos_proxy::TcpChaosProxy;
 use crate::support::db::{TestDatabase, postgres, run};
@@ -19,26 +19,26 @@ use crate::support::process::PATIENCE;
 
 #[tokio::test]
 async fn only_session_ends_send_notifications() {
-    let Some(fresh) = postgres().await else { return };
-    let mut counter = NotificationCounter::on(&fresh).await;
-    let (sessions, users) = (&fresh.stores.sessions, &fresh.stores.users);
-    let owner = known_user(&fresh.stores, "owner@example.com").await;
-    let one = known_session(&fresh.stores, session(&owner)).await;
-    assert_eq!(counter.count().await, 0, "a sign-in ends nothing");
+    let Some(database) = postgres().await else { return };
+    let mut counter = NotificationCounter::on(&database).await;
+    let (sessions, users) = (&database.stores.sessions, &database.stores.users);
+    let owner = known_user(&database.stores, "owner@example.com").await;
+    let one = known_session(&database.stores, session(&owner)).await;
+    assert_eq!(counter.count().await, 0, "sign-in terminates no session");
 
     assert!(sessions.end_session(one.id, &ending(END)).await.unwrap());
     assert_eq!(counter.count().await, 1);
     assert!(!sessions.end_session(one.id, &ending(END)).await.unwrap());
     assert!(sessions.end_sessions(&SessionFilter::All, &ending(END)).await.unwrap().is_empty());
-    assert_eq!(counter.count().await, 0, "nothing was left to end");
+    assert_eq!(counter.count().await, 0, "no session left");
 
-    known_session(&fresh.stores, session(&owner)).await;
+    known_session(&database.stores, session(&owner)).await;
     sessions.end_sessions(&SessionFilter::User(owner.id), &ending(END)).await.unwrap();
     assert_eq!(counter.count().await, 1);
 
-    known_session(&fresh.stores, session(&owner)).await;
-    displace(&fresh.stores, &owner).await;
-    assert_eq!(counter.count().await, 1, "one gave way");
+    known_session(&database.stores, session(&owner)).await;
+    displace(&database.stores, &owner).await;
+    assert_eq!(counter.count().await, 1, "one session was displaced");
 
     let change = PasswordChange {
         user: owner.id,
@@ -49,64 +49,64 @@ async fn only_session_ends_send_notifications() {
     };
     users.change_password(&change).await.unwrap().unwrap();
     assert_eq!(counter.count().await, 1);
-    known_session(&fresh.stores, session(&owner)).await;
+    known_session(&database.stores, session(&owner)).await;
     users.set_role(owner.id, Role::Admin, &ending(END)).await.unwrap().unwrap();
     assert_eq!(counter.count().await, 1);
     users.disable_user(owner.id, &ending(END)).await.unwrap().unwrap();
     assert_eq!(counter.count().await, 0);
-    known_session(&fresh.stores, session(&owner)).await;
+    known_session(&database.stores, session(&owner)).await;
     users.delete_user(owner.id, &ending(END)).await.unwrap().unwrap();
     assert_eq!(counter.count().await, 1);
 }
 
 #[tokio::test]
 async fn disconnected_listener_reconnects() {
-    let Some(fresh) = postgres().await else { return };
-    let mut woken = WakeCounter::start(&fresh.stores);
-    woken.wait().await;
+    let Some(database) = postgres().await else { return };
+    let mut wakes = WakeCounter::start(&database.stores);
+    wakes.wait().await;
     for _ in 0..2 {
-        end_one(&fresh).await;
-        woken.wait().await;
+        end_one(&database).await;
+        wakes.wait().await;
     }
     for _ in 0..2 {
         let listeners = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
             WHERE datname = current_database() AND query LIKE 'LISTEN%'";
-        run(fresh.url(), listeners).await;
-        woken.wait().await;
-        end_one(&fresh).await;
-        woken.wait().await;
+        run(database.url(), listeners).await;
+        wakes.wait().await;
+        end_one(&database).await;
+        wakes.wait().await;
     }
 }
 
 #[tokio::test]
 async fn revocations_arrive_by_polling_without_notifications() {
-    let Some(fresh) = postgres().await else { return };
-    let network = TcpChaosProxy::to(fresh.url()).await;
+    let Some(database) = postgres().await else { return };
+    let network = TcpChaosProxy::to(database.url()).await;
     network.drop_listen();
-    let remote = db::open(&network.url, &DatabaseOptions::default()).await.unwrap();
-    let mut woken = WakeCounter::start(&remote);
-    woken.wait().await;
-    let [here, there] = replicas_on([&fresh.stores, &remote]);
-    there.revocations().load().await.unwrap();
-    let poller = tokio::spawn(there.revocations().clone().run_poller());
+    let remote_stores = db::open(&network.url, &DatabaseOptions::default()).await.unwrap();
+    let mut wakes = WakeCounter::start(&remote_stores);
+    wakes.wait().await;
+    let [local, remote] = replicas_on([&database.stores, &remote_stores]);
+    remote.revocations().load().await.unwrap();
+    let poller = tokio::spawn(remote.revocations().clone().run_poller());
     for _ in 0..3 {
-        let issued = sign_in(&here).await;
-        here.terminate(issued.session.id, EndReason::LoggedOut, &ClientInfo::default()).await.unwrap();
-        refusal(&there, &issued.tokens.access_token).await;
+        let issued = sign_in(&local).await;
+        local.terminate(issued.session.id, EndReason::LoggedOut, &ClientInfo::default()).await.unwrap();
+        wait_for_rejection(&remote, &issued.tokens.access_token).await;
     }
-    assert!(woken.0.try_recv().is_err(), "nobody told");
+    assert!(wakes.0.try_recv().is_err(), "no notification arrived");
     poller.abort();
 }
 
 #[tokio::test]
 async fn sessions_end_without_notification_support() {
-    let Some(fresh) = postgres().await else { return };
+    let Some(database) = postgres().await else { return };
     let role = format!("sekisho_silent_{}", std::process::id());
     let prepare = "DROP ROLE IF EXISTS {role}; CREATE ROLE {role} LOGIN PASSWORD 'lantern'; \
         GRANT USAGE ON SCHEMA myapi TO {role}; GRANT ALL ON ALL TABLES IN SCHEMA myapi TO {role}; \
         REVOKE EXECUTE ON FUNCTION pg_catalog.pg_notify(text, text) FROM PUBLIC";
-    run(fresh.url(), &prepare.replace("{role}", &role)).await;
-    let url: PgConnectOptions = fresh.url().parse().unwrap();
+    run(database.url(), &prepare.replace("{role}", &role)).await;
+    let url: PgConnectOptions = database.url().parse().unwrap();
     let url = url.username(&role).password("lantern").to_url_lossy().to_string();
     let stores = db::open(&url, &DatabaseOptions::default()).await.unwrap();
 
@@ -119,7 +119,7 @@ async fn sessions_end_without_notification_support() {
         assert_eq!(stores.sessions.find_session(id).await.unwrap().unwrap().end, Some(END));
     }
     stores.close().await;
-    run(fresh.url(), &format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+    run(database.url(), &format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }
 
 /// Signs in with a session limit of one, which displaces the other sessions.
@@ -129,9 +129,9 @@ async fn displace(stores: &Stores, owner: &User) {
     assert!(matches!(inserted, InsertOutcome::Inserted { terminated: ended } if ended.len() == 1));
 }
 
-async fn end_one(fresh: &TestDatabase) {
-    let row = crate::store_contract::any_session(&fresh.stores).await;
-    assert!(fresh.stores.sessions.end_session(row.id, &ending(END)).await.unwrap());
+async fn end_one(database: &TestDatabase) {
+    let row = crate::store_contract::any_session(&database.stores).await;
+    assert!(database.stores.sessions.end_session(row.id, &ending(END)).await.unwrap());
 }
 
 /// Counts notifications on a connection of its own.
@@ -141,10 +141,10 @@ struct NotificationCounter {
 }
 
 impl NotificationCounter {
-    async fn on(fresh: &TestDatabase) -> Self {
-        let mut listener = PgListener::connect(fresh.url()).await.unwrap();
+    async fn on(database: &TestDatabase) -> Self {
+        let mut listener = PgListener::connect(database.url()).await.unwrap();
         listener.listen("sekisho_session_ended").await.unwrap();
-        Self { listener, url: fresh.url().to_owned() }
+        Self { listener, url: database.url().to_owned() }
     }
 
     /// Returns the number of notifications since the last call. PostgreSQL delivers them in order, so a
@@ -164,11 +164,11 @@ struct WakeCounter(mpsc::UnboundedReceiver<()>, JoinHandle<()>);
 
 impl WakeCounter {
     fn start(stores: &Stores) -> Self {
-        let (wake, woken) = mpsc::unbounded_channel();
+        let (wake, wakes) = mpsc::unbounded_channel();
         let stores = stores.clone();
         let listener =
             async move { stores.listen_for_revocations(move || wake.send(()).unwrap_or_default()).await };
-        Self(woken, tokio::spawn(listener))
+        Self(wakes, tokio::spawn(listener))
     }
 
     async fn wait(&mut self) {

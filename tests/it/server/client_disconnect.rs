@@ -16,9 +16,9 @@ async fn check_disconnect_is_detected<S: AsyncRead + AsyncWrite + Unpin>(connect
     let served = async || talk(&mut connect().await, GET).await.starts_with("HTTP/1.1 200");
     let mut client = connect().await;
     client.write_all(get1("/slow").as_bytes()).await.unwrap();
-    until("the request to be there", async || (!served().await).then_some(())).await;
+    until("the request to be in flight", async || (!served().await).then_some(())).await;
     drop(client);
-    until("nobody to work for it", async || served().await.then_some(())).await;
+    until("the request to be cancelled", async || served().await.then_some(())).await;
 }
 
 #[tokio::test]

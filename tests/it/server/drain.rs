@@ -138,9 +138,9 @@ async fn shutdown_deadline_aborts_remaining_requests() {
     let mut socket = server.connect().await;
     socket.write_all(get1("/slow").as_bytes()).await.unwrap();
     seen.recv().await;
-    let begun = Instant::now();
+    let start = Instant::now();
     server.threads.drain().await;
-    assert!(begun.elapsed() >= limits.drain);
+    assert!(start.elapsed() >= limits.drain);
     server.threads.join().await;
     assert_eq!(to_the_end(&mut socket).await, "");
 }

@@ -36,7 +36,7 @@ async fn idle_connection_releases_its_buffers() {
     deployment.forward_to_openly(upstream.url());
     let server = deployment.serve().await;
     let mut sockets = Vec::new();
-    let cost = until("connections that rest", async || {
+    let cost = until("idle connections to release their buffers", async || {
         let before = server.memory();
         for _ in 0..CONNECTIONS {
             let mut socket = TcpStream::connect(server.public).await.unwrap();

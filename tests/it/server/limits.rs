@@ -16,11 +16,11 @@ async fn header_timeout_closes_the_connection() {
     let limits = ServerLimits { header_timeout: SHORT, ..ServerLimits::default() };
     let (server, mut seen) = TestServer::start(1, limits);
     for sent in ["", "P", "GET / HTTP/1.1\r\nHost: a\r\nX-"] {
-        let begun = Instant::now();
+        let start = Instant::now();
         let mut socket = server.connect().await;
         socket.write_all(sent.as_bytes()).await.unwrap();
         assert_eq!(to_the_end(&mut socket).await, "", "{sent}");
-        assert!(begun.elapsed() >= SHORT, "{sent}: {:?}", begun.elapsed());
+        assert!(start.elapsed() >= SHORT, "{sent}: {:?}", start.elapsed());
     }
     // Single bytes do not extend the timeout.
     let mut slow = server.connect().await;
@@ -56,10 +56,10 @@ async fn keep_alive_timeout_is_independent_of_header_timeout() {
     let mut socket = server.connect().await;
     let twice = format!("{}{}", talk(&mut socket, GET).await, talk(&mut socket, GET).await);
     assert_eq!(twice.matches("HTTP/1.1 200 OK").count(), 2);
-    let begun = FairInstant::now();
+    let start = FairInstant::now();
     socket.write_all(b"GET / HT").await.unwrap();
     assert_eq!(to_the_end(&mut socket).await, "");
-    assert!(begun.elapsed() < keep_alive, "{:?}", begun.elapsed());
+    assert!(start.elapsed() < keep_alive, "{:?}", start.elapsed());
 }
 
 #[tokio::test]
@@ -128,7 +128,7 @@ async fn write_timeout_closes_connection_when_client_stops_reading() {
     let (stuck, _) = client.send_request(get2("/endless"), true).unwrap();
     seen.recv().await;
     seen.recv().await;
-    until("both responses to be given up", async || (server.script.endless() == 0).then_some(())).await;
+    until("both responses to be aborted", async || (server.script.endless() == 0).then_some(())).await;
     drop((socket, stuck));
 }
 
@@ -143,16 +143,16 @@ async fn stalled_http2_stream_ends_beside_a_busy_one() {
     tokio::spawn(connection);
     let (stuck, _) = client.send_request(get2("/endless"), true).unwrap();
     let stuck = stuck.await.unwrap();
-    let begun = Instant::now();
+    let start = Instant::now();
     assert_eq!(server.script.endless(), 1);
-    until("the response to be given up", async || {
+    until("the response to be aborted", async || {
         // A response without a body needs no window.
         assert_eq!(ask(&mut client, get2("/hsts")).await.unwrap().0, 200);
         pings.ping(h2::Ping::opaque()).await.unwrap();
         (server.script.endless() == 0).then_some(())
     })
     .await;
-    assert!(begun.elapsed() >= limits.write_timeout, "{:?}", begun.elapsed());
+    assert!(start.elapsed() >= limits.write_timeout, "{:?}", start.elapsed());
     let end = stuck.into_body().data().await.unwrap();
     assert_eq!(end.unwrap_err().reason(), Some(h2::Reason::CANCEL));
     // Only the stream was reset.
@@ -178,8 +178,8 @@ async fn slow_but_steady_reader_is_served() {
     let mut client = server.http2().await;
     let (stream, _) = client.send_request(get2("/endless"), true).unwrap();
     let mut body = stream.await.unwrap().into_body();
-    let begun = Instant::now();
-    while begun.elapsed() < limits.write_timeout * 3 {
+    let start = Instant::now();
+    while start.elapsed() < limits.write_timeout * 3 {
         tokio::time::sleep(SHORT / 8).await;
         let piece = body.data().await.unwrap().unwrap();
         body.flow_control().release_capacity(piece.len()).unwrap();
@@ -203,7 +203,7 @@ async fn connections_beyond_the_limit_get_503_at_once() {
         "{refusal}"
     );
     drop(first);
-    until("a place to be free", async || {
+    until("a connection slot to be free", async || {
         talk(&mut server.connect().await, GET).await.contains("200 OK").then_some(())
     })
     .await;

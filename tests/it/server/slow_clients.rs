@@ -160,8 +160,8 @@ struct ClientStats {
 }
 
 impl ClientStats {
-    fn record(&mut self, began: Instant, response: Result<Answer, Box<dyn std::error::Error + Send + Sync>>) {
-        self.took.push(began.elapsed());
+    fn record(&mut self, start: Instant, response: Result<Answer, Box<dyn std::error::Error + Send + Sync>>) {
+        self.took.push(start.elapsed());
         match response {
             Ok(response) if response.status == 200 && response.body == b"welcome" => {
                 self.refreshes += usize::from(response.headers.contains_key("set-cookie"));
@@ -200,10 +200,10 @@ async fn browse_alone(server: SocketAddr, duration: Duration) -> ClientStats {
     let until = Instant::now() + duration;
     while Instant::now() < until {
         let request = || Request::get("/page").body(Body::empty()).unwrap();
-        let began = Instant::now();
-        seen.record(began, browser.send_on(&mut persistent, server, request()).await);
-        let began = Instant::now();
-        seen.record(began, browser.send(server, request()).await);
+        let start = Instant::now();
+        seen.record(start, browser.send_on(&mut persistent, server, request()).await);
+        let start = Instant::now();
+        seen.record(start, browser.send(server, request()).await);
         // A pause between pages.
         sleep(Duration::from_millis(10)).await;
     }
@@ -224,7 +224,7 @@ async fn check_browsers_are_unaffected(attackers: usize, attacks: &[Attack]) {
     }
     let mut during = timeout(duration() + PATIENCE, browse(public, duration())).await.unwrap();
     // Closed attackers reconnect.
-    let open = until("the attackers to be there, after some were cut", async || {
+    let open = until("attackers to be connected, after some were disconnected", async || {
         let open = connections(&server).await;
         (open > attackers / 2 && closed.load(Ordering::Relaxed) > 0).then_some(open)
     });

@@ -90,13 +90,13 @@ async fn tls_handshake_times_out_and_counts_as_a_connection() {
     let header_timeout = Duration::from_secs(3);
     let files = Files::good();
     let server = serving(&files, ServerLimits { header_timeout, connections: 1, ..ServerLimits::default() });
-    let begun = Instant::now();
+    let start = Instant::now();
     let mut silent = server.connect().await;
     // A connection beyond the limit is closed without a response, which would require a handshake.
     assert!(files.connect(server.address, &[], &[&TLS13]).await.is_err());
     assert_eq!(to_the_end(&mut silent).await, "");
-    assert!(begun.elapsed() >= header_timeout);
-    until("the place to be free", async || {
+    assert!(start.elapsed() >= header_timeout);
+    until("the connection slot to be free", async || {
         let mut socket = files.connect(server.address, &[], &[&TLS13]).await.ok()?;
         talk(&mut socket, GET).await.contains("200 OK").then_some(())
     })

@@ -29,9 +29,9 @@ async fn start_endless_upstream(content_type: &'static str) -> String {
 
 /// Reads for at least this time and at least two events.
 async fn read_events(socket: &mut TcpStream, time: Duration) {
-    let began = Instant::now();
+    let start = Instant::now();
     let mut read = Vec::new();
-    while began.elapsed() < time || read.len() <= 12 {
+    while start.elapsed() < time || read.len() <= 12 {
         let more = timeout(PATIENCE, socket.read_buf(&mut read)).await.unwrap();
         assert!(matches!(more, Ok(1..)), "it ended");
     }
@@ -51,13 +51,13 @@ async fn event_stream_is_aborted_when_its_session_ends() {
         let (mut socket, trigger) =
             request_events(RouteSpec::new("/", [start_endless_upstream(content_type).await])).await;
         read_events(&mut socket, Duration::from_millis(200)).await;
-        let began = FairInstant::now();
+        let start = FairInstant::now();
         trigger.fire(SessionEvent::PasswordChanged);
         let mut rest = Vec::new();
         // A reset is allowed.
         let _ = timeout(PATIENCE, socket.read_to_end(&mut rest)).await.unwrap();
-        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
-        assert!(!rest.ends_with(b"0\r\n\r\n"), "it doesn't look whole");
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+        assert!(!rest.ends_with(b"0\r\n\r\n"), "the stream looks complete");
     }
 }
 
@@ -86,12 +86,12 @@ async fn events_arrive_at_once() {
     .await;
     let (mut socket, _trigger) = request_events(RouteSpec::new("/", [format!("http://{upstream}")])).await;
     for n in 1..20 {
-        let began = FairInstant::now();
+        let start = FairInstant::now();
         sender.send_replace(n);
         let mut read = Vec::new();
         while !read.ends_with(b"data: x\n\n\r\n") {
             assert!(socket.read_buf(&mut read).await.unwrap() > 0);
         }
-        assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+        assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
     }
 }

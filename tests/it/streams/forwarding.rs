@@ -56,7 +56,7 @@ async fn websocket_close_codes_are_forwarded() {
     }
     let (socket, _) = open(proxy, "/", &[]).await.unwrap();
     drop(socket);
-    assert_eq!(upstream.closed().await, None, "broken off");
+    assert_eq!(upstream.closed().await, None, "closed without a Close frame");
 }
 
 /// Bytes pass unchanged, whether they are valid frames or not (P-21).

@@ -84,7 +84,10 @@ async fn revocation_closes_all_connections_of_a_user_within_two_seconds(location
     let streams = join_all((0..MANY).map(|n| events(address(n), &ann))).await;
     for kind in ["websocket", "events"] {
         let open = format!("sekisho_streams{{kind=\"{kind}\"}} {}\n", MANY / servers.len());
-        until("all to be open", async || metrics(&servers[0]).await.contains(&open).then_some(())).await;
+        until("all connections to be open", async || {
+            metrics(&servers[0]).await.contains(&open).then_some(())
+        })
+        .await;
     }
 
     let closing = sockets
@@ -93,20 +96,20 @@ async fn revocation_closes_all_connections_of_a_user_within_two_seconds(location
     let closing: Vec<_> = closing.collect();
     let breaking: Vec<_> =
         streams.into_iter().map(|socket| tokio::spawn(read_until_closed(socket))).collect();
-    let began = FairInstant::now();
+    let start = FairInstant::now();
     deployment.run(&["session", "revoke", "--user", "ann@example.com"]).await.done();
-    let done = began.elapsed();
+    let done = start.elapsed();
 
     let (mut slowest, mut last_byte) = ([Duration::ZERO; 2], Duration::ZERO);
     for socket in closing {
         let (closed, at): (Closed, _) = timeout(PATIENCE, socket).await.unwrap().unwrap();
         assert_eq!(closed, Some((4401, "revoked".to_owned())));
-        slowest[0] = slowest[0].max(at - began);
+        slowest[0] = slowest[0].max(at - start);
     }
     for stream in breaking {
         let (last, at) = timeout(PATIENCE, stream).await.unwrap().unwrap();
-        slowest[1] = slowest[1].max(at - began);
-        last_byte = last_byte.max(last - began);
+        slowest[1] = slowest[1].max(at - start);
+        last_byte = last_byte.max(last - start);
     }
     println!(
         "{} servers: the command took {done:?}, the last of {MANY} WebSockets was closed after {:?}, of {MANY} event \
@@ -129,7 +132,7 @@ async fn revocation_closes_all_connections_of_a_user_within_two_seconds(location
 async fn wait_until_counted(server: &ServerProcess, number: usize) {
     let closed =
         |kind: &str| format!("sekisho_streams_closed_total{{kind=\"{kind}\",event=\"revoked\"}} {number}\n");
-    until("all to be counted", async || {
+    until("all closed connections to be counted", async || {
         let text = metrics(server).await;
         let none_open = ["websocket", "events"].map(|kind| format!("sekisho_streams{{kind=\"{kind}\"}} 0\n"));
         let all = [closed("websocket"), closed("events")].into_iter().chain(none_open);
@@ -146,7 +149,7 @@ async fn logout_closes_connections_of_the_session(location: DatabaseLocation) {
     let other = SocketBrowser::signed_in(server.public, "ann@example.com").await;
     let mut unaffected = websocket(server.public, &other).await;
     let (mut socket, stream) = (websocket(server.public, &ann).await, events(server.public, &ann).await);
-    let began = FairInstant::now();
+    let start = FairInstant::now();
     let request = http::Request::post("/auth/logout").header("origin", ORIGIN);
     assert_eq!(
         ann.send(server.public, request.body(axum::body::Body::empty()).unwrap()).await.unwrap().status,
@@ -155,7 +158,7 @@ async fn logout_closes_connections_of_the_session(location: DatabaseLocation) {
     let closed = timeout(PATIENCE, until_closed(&mut socket)).await.unwrap();
     assert_eq!(closed, Some((4401, "logged_out".to_owned())));
     timeout(PATIENCE, read_until_closed(stream)).await.unwrap();
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     is_heard(&mut unaffected).await;
 }
 
@@ -167,12 +170,12 @@ async fn connection_ends_at_the_absolute_expiry() {
     deployment.set("tokens.access_ttl", "2s");
     deployment.set("session.absolute_ttl", "6s");
     let server = deployment.serve().await;
-    let began = Instant::now();
+    let start = Instant::now();
     let ann = SocketBrowser::signed_in(server.public, "ann@example.com").await;
     let signed_in = FairInstant::now();
     let (mut socket, stream) = (websocket(server.public, &ann).await, events(server.public, &ann).await);
     let (closed, broken) = tokio::join!(until_closed(&mut socket), read_until_closed(stream));
-    let took = began.elapsed();
+    let took = start.elapsed();
     assert_eq!(closed, Some((4401, "absolute_expired".to_owned())));
     assert!(took >= Duration::from_millis(5_500), "{took:?}");
     assert!(broken.0 - signed_in < Duration::from_secs(7), "{took:?}");
@@ -186,12 +189,12 @@ async fn shutdown_closes_websockets_first() {
     let ann = SocketBrowser::signed_in(server.public, "ann@example.com").await;
     let mut socket = websocket(server.public, &ann).await;
     let mut stuck = websocket(server.public, &ann).await;
-    let began = FairInstant::now();
+    let start = FairInstant::now();
     server.terminate();
     assert_eq!(until_closed(&mut socket).await, Some((1001, String::new())));
     assert_eq!(upstream.closed().await, Some((1001, String::new())));
     // `stuck` never answers the Close frame.
     assert_eq!(server.ended().await.code(), Some(0));
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     assert_eq!(until_closed(&mut stuck).await, Some((1001, String::new())));
 }

@@ -25,11 +25,11 @@ async fn session_end_closes_both_sides_of_a_websocket() {
     let proxy = proxy.start().await;
     let (mut socket, _) = open(proxy, "/", &[]).await.unwrap();
     is_heard(&mut socket).await;
-    let began = FairInstant::now();
+    let start = FairInstant::now();
     trigger.fire(SessionEvent::LoggedOut);
     assert_eq!(until_closed(&mut socket).await, Some((4401, "logged_out".to_owned())));
     assert_eq!(upstream.closed().await, Some((1001, String::new())));
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
 
     // Also one that is opened after the end.
     let (mut socket, _) = open(proxy, "/", &[]).await.unwrap();
@@ -74,10 +74,14 @@ async fn no_data_follows_the_close_frame() {
     for _ in 0..1_000 {
         socket.next().await.unwrap().unwrap();
     }
-    let began = FairInstant::now();
+    let start = FairInstant::now();
     trigger.fire(SessionEvent::Revoked);
-    assert_eq!(until_closed(&mut socket).await, Some((4401, "revoked".to_owned())), "all frames were whole");
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert_eq!(
+        until_closed(&mut socket).await,
+        Some((4401, "revoked".to_owned())),
+        "all frames were complete"
+    );
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
 }
 
 /// The upstream never completes its frame.
@@ -93,13 +97,13 @@ async fn incomplete_frame_closes_without_close_frame() {
     read_head(&mut socket).await;
     let mut buffer = vec![0; 64 * 1024];
     socket.read_exact(&mut buffer).await.unwrap();
-    let began = FairInstant::now();
+    let start = FairInstant::now();
     trigger.fire(SessionEvent::Revoked);
     let mut tail = Vec::new();
     while let Ok(read @ 1..) = socket.read(&mut buffer).await {
         tail = buffer[..read].to_vec();
     }
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     assert!(!tail.windows(7).any(|part| part == b"revoked"));
 }
 
@@ -129,11 +133,11 @@ async fn unread_websocket_is_aborted_and_the_upstream_closed() {
     let (socket, _) = open(proxy.start().await, "/", &[]).await.unwrap();
     // Time for the buffers to fill. The outcome does not depend on it.
     tokio::time::sleep(Duration::from_millis(200)).await;
-    let began = FairInstant::now();
+    let start = FairInstant::now();
     trigger.fire(SessionEvent::Revoked);
     let bytes = timeout(PATIENCE, received.recv()).await.unwrap().unwrap();
     assert_eq!(bytes[..2], [0x88, 0x82], "a Close");
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     drop(socket);
 }
 
@@ -159,11 +163,11 @@ async fn session_end_aborts_other_tunnels() {
         .await
         .unwrap();
     read_head(&mut socket).await;
-    let began = FairInstant::now();
+    let start = FairInstant::now();
     trigger.fire(SessionEvent::UserDeleted);
     let mut bytes = Vec::new();
     let _ = socket.read_to_end(&mut bytes).await;
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
 }
 
 #[tokio::test]

@@ -18,10 +18,10 @@ async fn access_log_entry_describes_the_request() {
     deployment.forward_to(upstream.url());
     let server = deployment.serve().await;
     let mut browser = SocketBrowser::signed_in(server.public, TARO).await;
-    let asked = browser.get(server.public, "/auth/session").await;
-    let who = asked.json();
-    let own = line_of(&server, asked.header("x-request-id").unwrap()).await;
-    assert_eq!((&own["user"], &own["session"]), (&who["user"]["id"], &who["session_id"]));
+    let session_response = browser.get(server.public, "/auth/session").await;
+    let user = session_response.json();
+    let own = line_of(&server, session_response.header("x-request-id").unwrap()).await;
+    assert_eq!((&own["user"], &own["session"]), (&user["user"]["id"], &user["session_id"]));
     let response = browser.get(server.public, "/films?of=1954").await;
     let mut line = line_of(&server, response.header("x-request-id").unwrap()).await;
 
@@ -30,14 +30,14 @@ async fn access_log_entry_describes_the_request() {
     let time = line["time"].as_str().unwrap();
     assert!(time.ends_with('Z') && time.contains('T'), "{time}");
     let (request, trace) = (line["request_id"].as_str().unwrap(), line["trace_id"].as_str().unwrap());
-    assert_eq!(request.replace('-', ""), trace, "a trace that begins here is called as the request");
+    assert_eq!(request.replace('-', ""), trace, "a new trace has the request ID");
     for varies in ["duration", "time", "request_id", "trace_id"] {
         line.remove(varies);
     }
     let expected = json!({
         "level": "INFO", "message": "request completed", "method": "GET", "path": "/films", "status": 200, "bytes": 11,
         "client": "127.0.0.1", "route": "/", "upstream": upstream.address().to_string(),
-        "user": who["user"]["id"], "session": who["session_id"], "protocol": "HTTP/1.1",
+        "user": user["user"]["id"], "session": user["session_id"], "protocol": "HTTP/1.1",
     });
     assert_eq!(json!(line), expected);
 
@@ -79,9 +79,10 @@ async fn each_request_has_one_access_log_entry() {
     cut.write_all(b"GET /cut HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
     let _ = cut.read_to_end(&mut Vec::new()).await;
 
-    let lines =
-        until("all lines", async || Some(completed_requests(&server)).filter(|lines| lines.len() >= 22))
-            .await;
+    let lines = until("all access log entries", async || {
+        Some(completed_requests(&server)).filter(|lines| lines.len() >= 22)
+    })
+    .await;
     let entries = |path: &str| lines.iter().filter(|line| line["path"] == path).collect::<Vec<_>>();
     assert_eq!(entries("/auth/session").len(), 20);
     let [disconnected] = entries("/held")[..] else { panic!("{lines:?}") };
@@ -138,8 +139,10 @@ async fn every_access_log_line_is_valid_json() {
         }
     }
     assert!(responses >= 4 * agents.len(), "{responses}");
-    until("all lines", async || Some(completed_requests(&server)).filter(|lines| lines.len() == responses))
-        .await;
+    until("all access log entries", async || {
+        Some(completed_requests(&server)).filter(|lines| lines.len() == responses)
+    })
+    .await;
     let is_printable =
         |character: char| !character.is_control() && !"\u{2028}\u{2029}\u{202e}\u{feff}".contains(character);
     for line in server.log().lines() {

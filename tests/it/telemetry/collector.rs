@@ -44,7 +44,7 @@ impl Collector {
 
     /// Waits for the next span.
     pub(super) async fn span(&mut self) -> Span {
-        timeout(PATIENCE, self.spans.recv()).await.expect("a span comes").unwrap()
+        timeout(PATIENCE, self.spans.recv()).await.expect("no span arrived").unwrap()
     }
 
     /// Returns all spans received so far.

@@ -21,7 +21,7 @@ async fn serve_with_stderr(
     deployment.set("server.listen", &public.to_string());
     deployment.set("admin.listen", &admin.to_string());
     let child = deployment.command(&["serve"]).stderr(stderr).stdout(Stdio::null()).spawn().unwrap();
-    until("a server that is ready", async || {
+    until("the server to be ready", async || {
         tokio::net::TcpStream::connect(admin).await.ok()?;
         (SocketBrowser::default().status(admin, "/readyz").await == 200).then_some(())
     })
@@ -44,7 +44,8 @@ async fn lost_lines(admin: SocketAddr) -> u64 {
 async fn stop(mut child: Child) {
     let id = i32::try_from(child.id().unwrap()).unwrap();
     kill_process(Pid::from_raw(id).unwrap(), Signal::TERM).unwrap();
-    let status = tokio::time::timeout(PATIENCE, child.wait()).await.expect("it stops").unwrap();
+    let status =
+        tokio::time::timeout(PATIENCE, child.wait()).await.expect("the server did not stop").unwrap();
     assert_eq!(status.code(), Some(0));
 }
 
@@ -57,7 +58,7 @@ async fn full_disk_does_not_block_requests() {
     for _ in 0..20 {
         assert_eq!(SocketBrowser::default().status(public, "/auth/session").await, 401);
     }
-    until("the lost lines", async || (lost_lines(admin).await >= before + 20).then_some(())).await;
+    until("lost lines to be counted", async || (lost_lines(admin).await >= before + 20).then_some(())).await;
     stop(child).await;
 }
 

@@ -31,7 +31,7 @@ fn completed_requests(server: &ServerProcess) -> Vec<Value> {
 
 /// Waits for the access log entry of this request.
 async fn line_of(server: &ServerProcess, id: &str) -> Value {
-    until("the line of a request", async || {
+    until("the access log entry", async || {
         completed_requests(server).into_iter().find(|line| line["request_id"] == id)
     })
     .await

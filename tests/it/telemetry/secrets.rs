@@ -55,7 +55,7 @@ async fn secrets_are_never_logged() {
         "sekisho_requests_total",
         "http.route",
     ] {
-        assert!(output.contains(expected), "it was not read: {expected}");
+        assert!(output.contains(expected), "missing in the output: {expected}");
     }
     for secret in secrets {
         let line = output.lines().find(|line| line.contains(&secret));

@@ -67,7 +67,7 @@ async fn collector_receives_request_spans() {
     let response = browser.send(server.public, request.body(Body::empty()).unwrap()).await.unwrap();
     let traceparent = upstream.seen().await.all("traceparent")[0].to_owned();
     let span = collector.span().await;
-    assert_eq!((span.name.as_str(), span.kind), ("GET /", 2), "of a server");
+    assert_eq!((span.name.as_str(), span.kind), ("GET /", 2), "server span");
     assert_eq!(
         (hexadecimal(&span.trace_id), hexadecimal(&span.parent_span_id)),
         (TRACE.into(), PARENT.into())
@@ -75,7 +75,7 @@ async fn collector_receives_request_spans() {
     assert_eq!(
         traceparent,
         format!("00-{TRACE}-{}-01", hexadecimal(&span.span_id)),
-        "what the upstream was told"
+        "traceparent of the upstream request"
     );
     let at = |name: &str| attribute(&span, name).unwrap_or_default();
     assert_eq!(
@@ -85,7 +85,7 @@ async fn collector_receives_request_spans() {
     assert_eq!((at("http.response.status_code"), at("client.address")), ("503".into(), "127.0.0.1".into()));
     assert_eq!(at("server.address"), "127.0.0.1");
     assert_eq!(at("sekisho.upstream"), upstream.address().to_string());
-    assert_eq!(span.status.as_ref().map(|status| status.code), Some(2), "an error");
+    assert_eq!(span.status.as_ref().map(|status| status.code), Some(2), "error status");
     assert!(span.start_time_unix_nano < span.end_time_unix_nano);
     let line = line_of(&server, response.header("x-request-id").unwrap()).await;
     assert_eq!(line["trace_id"], TRACE);
@@ -111,7 +111,7 @@ async fn queued_spans_are_flushed_on_shutdown() {
         assert_eq!(SocketBrowser::default().status(server.public, "/auth/session").await, 401);
     }
     let lost = async || metrics_of(&server).await.contains("sekisho_spans_lost_total 5").then_some(());
-    until("the lost spans", lost).await;
+    until("lost spans to be counted", lost).await;
     server.stop().await;
 }
 

@@ -73,9 +73,9 @@ async fn unresponsive_address_does_not_delay_requests() {
     let resolver = Arc::<TestResolver>::default();
     resolver.set(Some(&[&unresponsive.url(), &one.url()]));
     let proxy = start_proxy(&resolver).await;
-    let began = FairInstant::now();
+    let start = FairInstant::now();
     assert_eq!(text(get(proxy).await).await, "one");
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
 }
 
 #[tokio::test]
@@ -88,7 +88,7 @@ async fn changed_addresses_are_followed() {
     assert_eq!(text(get(proxy).await).await, "old");
     resolver.set(Some(&[&new.url()]));
     clock.advance(9).await;
-    assert_eq!(text(get(proxy).await).await, "old", "they are good for ten seconds");
+    assert_eq!(text(get(proxy).await).await, "old", "addresses are cached for ten seconds");
     clock.advance(2).await;
     // The next request starts the lookup in the background and may still use the old address. The connection
     // that it leaves there must not be reused.
@@ -102,7 +102,7 @@ async fn changed_addresses_are_followed() {
     resolver.set(None);
     clock.advance(11).await;
     for _ in 0..5 {
-        assert_eq!(text(get(proxy).await).await, "new", "a failing lookup changes nothing");
+        assert_eq!(text(get(proxy).await).await, "new", "a failed lookup keeps the addresses");
     }
     resolver.set(Some(&[&old.url()]));
     clock.advance(11).await;

@@ -79,7 +79,7 @@ async fn unresponsive_upstream_leaves_time_for_another() {
         let took = before.elapsed().as_millis();
         assert_eq!(response.await.unwrap().status(), 200);
         slow += usize::from(took >= 2400);
-        assert!(took < 4000, "within the time for connecting: {took}");
+        assert!(took < 4000, "within the connect timeout: {took}");
     }
     assert!(slow <= 2, "{slow}");
     assert_eq!(unresponsive.waiting.len(), 2);

@@ -85,7 +85,7 @@ async fn unsolicited_bytes_answer_no_request() {
     });
     assert_eq!(text(response).await, "ok");
     first.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil").await.unwrap();
-    assert!(rest(&mut first).await.is_empty(), "it is closed, and nothing more was asked on it");
+    assert!(rest(&mut first).await.is_empty(), "closed without another request");
     let (response, ()) = tokio::join!(get(proxy), async {
         accept(&listener).await.write_all(OK).await.unwrap();
     });
@@ -210,7 +210,7 @@ async fn safe_request_is_retried_only_once_and_never_after_a_byte() {
         counted.recv().await.unwrap();
         let response = get(proxy).await;
         if last_bytes.is_empty() {
-            assert_eq!(response.status(), 200, "once more, on a second connection");
+            assert_eq!(response.status(), 200, "retried on a second connection");
             counted.recv().await.unwrap();
         } else {
             assert_eq!(code(response).await, problem(502, "upstream_error"));

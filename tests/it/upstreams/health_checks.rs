@@ -82,10 +82,10 @@ async fn health_checks_end_with_their_routes() {
     let (upstream, _) = checked_upstream("one", 200).await;
     let routes = Routes::new([route([upstream.url()], settings())]).unwrap();
     let watching = tokio::spawn(routes.run_health_checks());
-    let kept = routes.clone();
+    let clone = routes.clone();
     drop(routes);
-    assert!(kept.find(&"/".parse().unwrap()).unwrap().is_some());
+    assert!(clone.find(&"/".parse().unwrap()).unwrap().is_some());
     assert!(!watching.is_finished());
-    drop(kept);
+    drop(clone);
     tokio::time::timeout(Duration::from_secs(10), watching).await.unwrap().unwrap();
 }

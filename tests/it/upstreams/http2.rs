@@ -183,7 +183,7 @@ async fn refused_safe_stream_is_retried_once() {
     let (record, mut seen) = mpsc::unbounded_channel();
     let upstream = scripted(move |connection, number, request, mut respond| {
         record.send((connection, number)).unwrap();
-        assert!(request.body().is_end_stream(), "nobody waits for a body");
+        assert!(request.body().is_end_stream(), "the request has no body");
         if number == 1 || number >= 3 {
             respond.send_reset(Reason::REFUSED_STREAM);
         } else {
@@ -197,7 +197,7 @@ async fn refused_safe_stream_is_retried_once() {
         assert_eq!(get(proxy).await.status(), 200);
     }
     assert_eq!(code(send(proxy, "POST", Body::empty()).await).await, problem(502, "upstream_error"));
-    assert_eq!(code(get(proxy).await).await, problem(502, "upstream_error"), "twice at most");
+    assert_eq!(code(get(proxy).await).await, problem(502, "upstream_error"), "at most one retry");
     for number in 0..6 {
         assert_eq!(seen.recv().await, Some((0, number)));
     }
@@ -250,7 +250,7 @@ async fn body_errors_are_reported() {
     }
     assert_eq!(code(response.await.unwrap()).await, problem(408, "body_timeout"));
     drop(feed);
-    assert_eq!(get(proxy).await.status(), 200, "others' requests are none the worse for it");
+    assert_eq!(get(proxy).await.status(), 200, "other requests are unaffected");
 }
 
 #[tokio::test]

@@ -43,7 +43,7 @@ async fn upstream_state_survives_a_reload() {
     assert_eq!(
         (requests.load(Ordering::SeqCst), connections),
         (1, connections.min(1)),
-        "its connections too"
+        "connections are kept too"
     );
 
     let changed = UpstreamSettings { eject_after: 2, ..settings };
@@ -70,7 +70,7 @@ async fn connections_to_removed_upstreams_are_closed() {
     let clock = PausedClock::new();
     ask(&proxy, &routes).await.into_body().collect().await.unwrap();
     clock.advance(2).await;
-    assert!(closed.try_recv().is_err(), "it is good for more");
+    assert!(closed.try_recv().is_err(), "still open");
     drop(routes);
     clock.advance_millis(1100).await;
     assert_eq!(closed.recv().await, Some(0));
