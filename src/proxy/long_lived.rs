@@ -13,10 +13,10 @@ use bytes::Bytes;
 use http::Response;
 use http::header::{CONTENT_TYPE, HeaderMap};
 use http_body::{Body, Frame, SizeHint};
-use pin_project_lite::pin_project;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
+use super::response_body::DownstreamResponseBody;
 use super::stream_error::DownloadError;
 use crate::identity::SessionId;
 use crate::request_context::with_current_context;
@@ -97,7 +97,7 @@ impl StreamKind {
     }
 
     /// Records that a stream is closed because of its session.
-    fn record_close(self, event: SessionEvent) {
+    pub(super) fn record_close(self, event: SessionEvent) {
         let kind = self.as_str();
         metrics::counter!("sekisho_streams_closed_total", "kind" => kind, "event" => event.as_str())
             .increment(1);
@@ -112,11 +112,6 @@ impl StreamGauge {
     pub(super) fn new(kind: StreamKind) -> Self {
         metrics::gauge!("sekisho_streams", "kind" => kind.as_str()).increment(1.0);
         Self(kind)
-    }
-
-    /// Records that the stream is closed because of its session.
-    pub(super) fn record_close(&self, event: SessionEvent) {
-        self.0.record_close(event);
     }
 }
 
@@ -133,40 +128,34 @@ pub(super) fn is_event_stream(headers: &HeaderMap) -> bool {
     essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
 }
 
-pin_project! {
-    /// Body of an event stream.
-    ///
-    /// It fails when the session ends. A clean end would mark the stream as complete. A browser's
-    /// `EventSource` reconnects in either case and stops at the 401 response.
-    ///
-    /// A body is not polled while the client does not read. In that state the abort handle makes the server
-    /// close the connection.
-    pub(super) struct EventStream<B> {
-        #[pin]
-        body: B,
-        session_end: mpsc::Receiver<SessionEvent>,
-        abort_handle: ResponseAbortHandle,
-        gauge: StreamGauge,
-    }
+/// Body of an event stream.
+///
+/// It fails when the session ends. A clean end would mark the stream as complete. A browser's `EventSource`
+/// reconnects in either case and stops at the 401 response.
+///
+/// A body is not polled while the client does not read. In that state the abort handle makes the server close
+/// the connection.
+struct EventStream {
+    body: DownstreamResponseBody,
+    session_end: mpsc::Receiver<SessionEvent>,
+    abort_handle: ResponseAbortHandle,
+    _gauge: StreamGauge,
 }
 
 /// Makes an event stream end with its session.
-pub(super) fn bind_event_stream<B>(
-    mut response: Response<B>,
+pub(super) fn bind_event_stream(
+    mut response: Response<DownstreamResponseBody>,
     session: Option<SessionId>,
     streams: &LongLivedStreams,
-) -> Response<AxumBody>
-where
-    B: Body<Data = Bytes, Error = DownloadError> + Send + 'static,
-{
+) -> Response<AxumBody> {
     let (sender, session_end) = mpsc::channel(1);
     let abort_handle = ResponseAbortHandle::default();
     if let Some(end) = streams.watch(session) {
         response.extensions_mut().insert(abort_handle.clone());
         tokio::spawn(with_current_context(abort_on_session_end(end, sender, abort_handle.clone())));
     }
-    let gauge = StreamGauge::new(StreamKind::Events);
-    response.map(|body| AxumBody::new(EventStream { body, session_end, abort_handle, gauge }))
+    let _gauge = StreamGauge::new(StreamKind::Events);
+    response.map(|body| AxumBody::new(EventStream { body, session_end, abort_handle, _gauge }))
 }
 
 /// Ends the stream when the session ends. Returns early when the stream ends first.
@@ -190,22 +179,21 @@ async fn abort_on_session_end(
 /// Timeout for a client to read the end of its event stream.
 const END_TIMEOUT: Duration = Duration::from_millis(500);
 
-impl<B: Body<Data = Bytes, Error = DownloadError>> Body for EventStream<B> {
+impl Body for EventStream {
     type Data = Bytes;
     type Error = DownloadError;
 
     fn poll_frame(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, DownloadError>>> {
-        let this = self.project();
         // The channel of a stream without a session is closed and yields `None`.
-        if let Poll::Ready(Some(event)) = this.session_end.poll_recv(cx) {
+        if let Poll::Ready(Some(event)) = self.session_end.poll_recv(cx) {
             // Data already passed to the server may still be unsent.
-            this.abort_handle.abort();
+            self.abort_handle.abort();
             return Poll::Ready(Some(Err(DownloadError::SessionEnded(event))));
         }
-        this.body.poll_frame(cx)
+        Pin::new(&mut self.body).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -6,10 +6,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use axum_core::BoxError;
+use axum_core::body::Body;
 use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
-use pin_project_lite::pin_project;
+use http_body::{Body as _, Frame, SizeHint};
 use tokio::sync::{oneshot, watch};
 
 use super::header_policy::RequestHeaderPolicy;
@@ -19,27 +18,24 @@ use super::stream_error::UploadError;
 use super::trailers;
 use super::upload_progress::{UploadProgress, UploadState};
 
-pin_project! {
-    /// Streams a request body within the limits of its route.
-    ///
-    /// It reads from the client only when the upstream accepts more data, and reports its progress to an
-    /// [`UploadProgress`].
-    pub(super) struct UpstreamRequestBody<B> {
-        #[pin]
-        inner: B,
-        // Number of bytes still allowed; `None` without a limit.
-        bytes_left: Option<u64>,
-        idle_timer: IdleTimer,
-        state: watch::Sender<UploadState>,
-        // Completes when the observer is dropped.
-        abandoned: oneshot::Receiver<Infallible>,
-        headers: Arc<RequestHeaderPolicy>,
-    }
+/// Streams a request body within the limits of its route.
+///
+/// It reads from the client only when the upstream accepts more data, and reports its progress to an
+/// [`UploadProgress`].
+pub(super) struct UpstreamRequestBody {
+    inner: Body,
+    /// Number of bytes still allowed; `None` without a limit.
+    bytes_left: Option<u64>,
+    idle_timer: IdleTimer,
+    state: watch::Sender<UploadState>,
+    /// Completes when the observer is dropped.
+    abandoned: oneshot::Receiver<Infallible>,
+    headers: Arc<RequestHeaderPolicy>,
 }
 
-impl<B> UpstreamRequestBody<B> {
+impl UpstreamRequestBody {
     /// Wraps a body and returns the observer of its progress.
-    pub(super) fn new(inner: B, route: &Route) -> (Self, UploadProgress) {
+    pub(super) fn new(inner: Body, route: &Route) -> (Self, UploadProgress) {
         let (state, state_receiver) = watch::channel(UploadState::Sending);
         let (wanted, abandoned) = oneshot::channel();
         let body = Self {
@@ -52,13 +48,32 @@ impl<B> UpstreamRequestBody<B> {
         };
         (body, UploadProgress::new(state_receiver, wanted))
     }
+
+    fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx) else {
+            self.state.send_if_modified(|state| {
+                std::mem::replace(state, UploadState::AwaitingClient) == UploadState::Sending
+            });
+            if Pin::new(&mut self.abandoned).poll(cx).is_ready() {
+                return Poll::Ready(Some(Err(UploadError::Abandoned)));
+            }
+            ready!(self.idle_timer.poll_expired(cx));
+            return Poll::Ready(Some(Err(UploadError::Idle)));
+        };
+        self.idle_timer.stop();
+        self.state.send_replace(UploadState::Sending);
+        let Some(frame) = frame else { return Poll::Ready(None) };
+        let mut frame = frame.map_err(|error| UploadError::from_client(error.into()))?;
+        if let Some(trailers) = frame.trailers_mut() {
+            trailers::sanitize(trailers, &self.headers.reserved);
+            self.headers.edits.remove_from(trailers);
+        }
+        check_limit(&mut self.bytes_left, &frame)?;
+        Poll::Ready(Some(Ok(frame)))
+    }
 }
 
-impl<B> Body for UpstreamRequestBody<B>
-where
-    B: Body<Data = Bytes>,
-    B::Error: Into<BoxError>,
-{
+impl http_body::Body for UpstreamRequestBody {
     type Data = Bytes;
     type Error = UploadError;
 
@@ -66,7 +81,7 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
-        let frame = ready!(self.as_mut().poll_inner(cx));
+        let frame = ready!(self.poll_inner(cx));
         if let Some(Err(error)) = &frame {
             self.state.send_replace(UploadState::Failed(error.kind()));
         }
@@ -79,39 +94,6 @@ where
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
-    }
-}
-
-impl<B> UpstreamRequestBody<B>
-where
-    B: Body<Data = Bytes>,
-    B::Error: Into<BoxError>,
-{
-    fn poll_inner(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
-        let this = self.project();
-        let Poll::Ready(frame) = this.inner.poll_frame(cx) else {
-            this.state.send_if_modified(|state| {
-                std::mem::replace(state, UploadState::AwaitingClient) == UploadState::Sending
-            });
-            if Pin::new(this.abandoned).poll(cx).is_ready() {
-                return Poll::Ready(Some(Err(UploadError::Abandoned)));
-            }
-            ready!(this.idle_timer.poll_expired(cx));
-            return Poll::Ready(Some(Err(UploadError::Idle)));
-        };
-        this.idle_timer.stop();
-        this.state.send_replace(UploadState::Sending);
-        let Some(frame) = frame else { return Poll::Ready(None) };
-        let mut frame = frame.map_err(|error| UploadError::from_client(error.into()))?;
-        if let Some(trailers) = frame.trailers_mut() {
-            trailers::sanitize(trailers, &this.headers.reserved);
-            this.headers.edits.remove_from(trailers);
-        }
-        check_limit(this.bytes_left, &frame)?;
-        Poll::Ready(Some(Ok(frame)))
     }
 }
 

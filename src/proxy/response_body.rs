@@ -55,30 +55,8 @@ impl DownstreamResponseBody {
     /// Progress of `upload` restarts the idle timeout, since some upstreams respond long before they have
     /// read the whole request.
     pub(super) fn new(body: UpstreamBody, route: &Route, lease: Lease, upload: UploadProgress) -> Self {
-        Self::from_in_progress(InProgress { body, lease, upload }, route)
-    }
-
-    /// Wraps a body. A body that was received along with its head, as most small ones are, becomes a buffer.
-    pub(super) fn new_or_buffered(
-        mut body: UpstreamBody,
-        route: &Route,
-        lease: Lease,
-        upload: UploadProgress,
-    ) -> AxumBody {
-        let buffered = body.take_buffered();
-        let in_progress = InProgress { body, lease, upload };
-        match buffered {
-            Some(buffered) => {
-                in_progress.finish();
-                AxumBody::from(buffered)
-            }
-            None => AxumBody::new(Self::from_in_progress(in_progress, route)),
-        }
-    }
-
-    fn from_in_progress(in_progress: InProgress, route: &Route) -> Self {
         let mut body = Self {
-            in_progress: Some(in_progress),
+            in_progress: Some(InProgress { body, lease, upload }),
             idle_timer: IdleTimer::new(route.spec.idle_timeout),
             edits: route.response_edits.clone(),
             pending_error: None,
@@ -87,6 +65,14 @@ impl DownstreamResponseBody {
             body.finish();
         }
         body
+    }
+
+    /// Converts a body that was received along with its head, as most small ones are, into a buffer.
+    pub(super) fn into_body(mut self) -> AxumBody {
+        let Some(in_progress) = &mut self.in_progress else { return AxumBody::empty() };
+        let Some(buffered) = in_progress.body.take_buffered() else { return AxumBody::new(self) };
+        self.finish();
+        AxumBody::from(buffered)
     }
 
     fn finish(&mut self) {

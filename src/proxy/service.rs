@@ -11,6 +11,7 @@ use axum_core::BoxError;
 use axum_core::body::Body;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, request};
+use http_body::Body as _;
 use tower_service::Service;
 
 use super::cookies::ReservedCookies;
@@ -97,7 +98,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let proxy = Arc::clone(&self.0);
-        let (mut parts, body) = request.into_parts();
+        let (mut parts, body) = request.map(Body::new).into_parts();
         Box::pin(async move {
             let route = parts.extensions.remove::<MatchedRoute>();
             let result = match &route {
@@ -110,16 +111,12 @@ where
 }
 
 impl Inner {
-    async fn forward<B>(
+    async fn forward(
         &self,
         route: &Route,
         parts: &mut request::Parts,
-        body: B,
-    ) -> Result<Response<Body>, ProxyError>
-    where
-        B: http_body::Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
+        body: Body,
+    ) -> Result<Response<Body>, ProxyError> {
         let flags = HeaderFlags::scan(&parts.headers);
         let has_body = !body.is_end_stream();
         let upgrade =
@@ -153,12 +150,12 @@ impl Inner {
         if is_event_stream(response.headers()) {
             lease.release_permit();
         }
-        let response = prepare_response(response, route, &self.settings);
+        let response = prepare_response(response, route, &self.settings)
+            .map(|body| DownstreamResponseBody::new(body, route, lease, progress));
         if is_event_stream(response.headers()) {
-            let response = response.map(|body| DownstreamResponseBody::new(body, route, lease, progress));
             bind_event_stream(response, session, &self.settings.streams)
         } else {
-            response.map(|body| DownstreamResponseBody::new_or_buffered(body, route, lease, progress))
+            response.map(DownstreamResponseBody::into_body)
         }
     }
 
@@ -198,11 +195,7 @@ impl Inner {
 }
 
 /// Wraps a request body. Rejects a body whose declared length exceeds the route's limit.
-fn wrap_body<B>(route: &Route, body: B) -> Result<(Body, UploadProgress), ProxyError>
-where
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
+fn wrap_body(route: &Route, body: Body) -> Result<(Body, UploadProgress), ProxyError> {
     if route.spec.max_body.is_some_and(|limit| body.size_hint().lower() > limit) {
         return Err(ProxyError::BodyTooLarge);
     }

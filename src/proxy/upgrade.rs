@@ -120,11 +120,12 @@ impl AcceptedUpgrade {
         let signal = close_signal(kind, session, streams);
         let gauge = StreamGauge::new(kind);
         let tunnel = async move {
+            let _gauge = gauge;
             match self.client.await {
                 Ok(client) => {
                     let client = TokioIo::new(client);
                     let reason = tunnel::run(client, upstream, kind, idle_timeout, signal).await;
-                    record_close(reason, &gauge);
+                    record_close(reason, kind);
                 }
                 Err(error) => {
                     tracing::debug!(error = &error as &dyn std::error::Error, "upgrade failed");
@@ -160,9 +161,9 @@ fn close_signal(
     }
 }
 
-fn record_close(reason: Option<CloseReason>, gauge: &StreamGauge) {
+fn record_close(reason: Option<CloseReason>, kind: StreamKind) {
     match reason {
-        Some(CloseReason::Session(event)) => gauge.record_close(event),
+        Some(CloseReason::Session(event)) => kind.record_close(event),
         Some(CloseReason::Idle) => tracing::debug!("tunnel idle timeout"),
         Some(CloseReason::Shutdown) | None => {}
     }
