@@ -75,43 +75,34 @@ impl ProxyError {
     /// Returns the status of the response.
     #[must_use]
     pub fn status(&self) -> StatusCode {
-        match self {
-            Self::BadHost | Self::BadPath(_) | Self::BodyIncomplete(_) => StatusCode::BAD_REQUEST,
-            Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::CodingUnknown => StatusCode::NOT_IMPLEMENTED,
-            Self::Forbidden => StatusCode::FORBIDDEN,
-            Self::IdentityUnusable => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::LoopDetected => StatusCode::LOOP_DETECTED,
-            Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::UpstreamError(_) | Self::UpstreamUnreachable(_) => StatusCode::BAD_GATEWAY,
-            Self::UpstreamBusy | Self::UpstreamUnavailable => StatusCode::SERVICE_UNAVAILABLE,
-            Self::UpstreamConnectTimeout | Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
-        }
+        self.status_and_code().0
     }
 
     /// Returns the stable, machine-readable code of the problem.
     #[must_use]
     pub fn code(&self) -> &'static str {
+        self.status_and_code().1
+    }
+
+    fn status_and_code(&self) -> (StatusCode, &'static str) {
         match self {
-            Self::BadHost => "bad_host",
-            Self::BadPath(_) => "bad_path",
-            Self::BodyIncomplete(_) => "body_incomplete",
-            Self::BodyTimeout => "body_timeout",
-            Self::BodyTooLarge => "body_too_large",
-            Self::CodingUnknown => "coding_unknown",
-            Self::Forbidden => "forbidden",
-            Self::IdentityUnusable => "identity_unusable",
-            Self::LoopDetected => "loop_detected",
-            Self::MethodNotAllowed { .. } => "method_not_allowed",
-            Self::NoRoute => "no_route",
-            Self::UpstreamBusy => "upstream_busy",
-            Self::UpstreamConnectTimeout => "upstream_connect_timeout",
-            Self::UpstreamError(_) => "upstream_error",
-            Self::UpstreamTimeout => "upstream_timeout",
-            Self::UpstreamUnavailable => "upstream_unavailable",
-            Self::UpstreamUnreachable(_) => "upstream_unreachable",
+            Self::BadHost => (StatusCode::BAD_REQUEST, "bad_host"),
+            Self::BadPath(_) => (StatusCode::BAD_REQUEST, "bad_path"),
+            Self::BodyIncomplete(_) => (StatusCode::BAD_REQUEST, "body_incomplete"),
+            Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "body_timeout"),
+            Self::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
+            Self::CodingUnknown => (StatusCode::NOT_IMPLEMENTED, "coding_unknown"),
+            Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden"),
+            Self::IdentityUnusable => (StatusCode::INTERNAL_SERVER_ERROR, "identity_unusable"),
+            Self::LoopDetected => (StatusCode::LOOP_DETECTED, "loop_detected"),
+            Self::MethodNotAllowed { .. } => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::NoRoute => (StatusCode::NOT_FOUND, "no_route"),
+            Self::UpstreamBusy => (StatusCode::SERVICE_UNAVAILABLE, "upstream_busy"),
+            Self::UpstreamConnectTimeout => (StatusCode::GATEWAY_TIMEOUT, "upstream_connect_timeout"),
+            Self::UpstreamError(_) => (StatusCode::BAD_GATEWAY, "upstream_error"),
+            Self::UpstreamTimeout => (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout"),
+            Self::UpstreamUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "upstream_unavailable"),
+            Self::UpstreamUnreachable(_) => (StatusCode::BAD_GATEWAY, "upstream_unreachable"),
         }
     }
 
