@@ -72,40 +72,32 @@ pub(super) fn reserved_headers(specs: &[RouteSpec]) -> ReservedHeaders {
 pub(super) fn check_headers(spec: &RouteSpec, reserved: &ReservedHeaders) -> Result<(), RouteError> {
     let request = &spec.request_headers;
     let response = &spec.response_headers;
+    let check = |key, name: &HeaderName, result: Result<(), Reason>| {
+        let path = spec.path.clone();
+        result.map_err(|reason| RouteError::Header { path, key, name: name.clone(), reason })
+    };
     for name in spec.identity.names() {
-        check_identity_header(spec, name).map_err(header_error(spec, "identity", name))?;
+        check("identity", name, check_identity_header(spec, name))?;
     }
     for name in &request.remove {
-        check_request_header(spec, reserved, name).map_err(header_error(
-            spec,
-            "remove_request_headers",
-            name,
-        ))?;
+        check("remove_request_headers", name, check_request_header(spec, reserved, name))?;
     }
     for (name, value) in &request.set {
-        let check =
+        let result =
             if *name == HOST { check_host(value) } else { check_request_header(spec, reserved, name) };
-        check.and_then(|()| check_unique(request.set_names(), name)).map_err(header_error(
-            spec,
-            "set_request_headers",
-            name,
-        ))?;
+        let result = result.and_then(|()| check_unique(request.set_names(), name));
+        check("set_request_headers", name, result)?;
     }
     for name in &response.remove {
-        check_response_header(name).map_err(header_error(spec, "remove_response_headers", name))?;
+        check("remove_response_headers", name, check_response_header(name))?;
     }
     for name in response.set_names() {
-        check_response_header(name)
+        let result = check_response_header(name)
             .and_then(|()| reject_if(matches_any(name, &[SET_COOKIE.as_str()]), COOKIE_REASON))
-            .and_then(|()| check_unique(response.set_names(), name))
-            .map_err(header_error(spec, "set_response_headers", name))?;
+            .and_then(|()| check_unique(response.set_names(), name));
+        check("set_response_headers", name, result)?;
     }
     Ok(())
-}
-
-/// Returns a conversion of the reason into an error for the setting `key`.
-fn header_error(spec: &RouteSpec, key: &'static str, name: &HeaderName) -> impl FnOnce(Reason) -> RouteError {
-    move |reason| RouteError::Header { path: spec.path.clone(), key, name: name.clone(), reason }
 }
 
 /// The reason for which a header is rejected.
