@@ -35,3 +35,8 @@ impl IdleTimer {
         sleep.as_mut().poll(cx)
     }
 }
+
+/// Returns a duration in whole milliseconds.
+pub(super) fn to_millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

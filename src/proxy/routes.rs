@@ -104,6 +104,7 @@ impl MatchedRoute {
 }
 
 /// A validated route and its upstreams.
+#[derive(Debug)]
 pub(super) struct Route {
     pub(super) spec: RouteSpec,
     pub(super) upstreams: LoadBalancer,
@@ -185,15 +186,6 @@ impl Route {
         };
         path::check(&rest, self.spec.encoded_slash)?;
         Ok(rest)
-    }
-}
-
-impl std::fmt::Debug for Route {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Route")
-            .field("path", &self.spec.path)
-            .field("upstreams", &self.upstreams)
-            .finish_non_exhaustive()
     }
 }
 

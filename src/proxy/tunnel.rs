@@ -10,6 +10,7 @@ use futures_util::future::{Either, select};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::idle_timer::to_millis;
 use super::long_lived::StreamKind;
 use super::websocket::{self, FrameTracker};
 use crate::session_event::SessionEvent;
@@ -216,8 +217,7 @@ impl IdleTracker {
     }
 
     fn record(&self) {
-        let elapsed = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last_read.store(elapsed, Ordering::Relaxed);
+        self.last_read.store(to_millis(self.start.elapsed()), Ordering::Relaxed);
     }
 
     /// Waits until there was no read for `limit`.

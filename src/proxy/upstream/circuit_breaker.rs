@@ -18,6 +18,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::settings::UpstreamSettings;
+use crate::proxy::idle_timer::to_millis;
 
 /// The health of one upstream. Read for every request, but written only when it changes.
 pub(super) struct CircuitBreaker {
@@ -196,10 +197,6 @@ impl CircuitBreaker {
     fn millis(&self, instant: Instant) -> u64 {
         to_millis(instant.saturating_duration_since(self.created_at))
     }
-}
-
-fn to_millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 const MAX_EJECTION: Duration = Duration::from_secs(300);

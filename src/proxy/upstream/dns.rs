@@ -11,6 +11,7 @@ use tokio::net::lookup_host;
 use tokio::time::Instant;
 
 use super::origin::Origin;
+use crate::proxy::idle_timer::to_millis;
 
 /// Resolves host names to addresses.
 ///
@@ -23,6 +24,13 @@ pub trait Resolve: Send + Sync + 'static {
     ///
     /// Any error of the lookup.
     async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>>;
+}
+
+/// Two resolvers are equal if they are the same object.
+impl PartialEq for dyn Resolve {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::addr_eq(self, other)
+    }
 }
 
 /// The address at the other end of a connection.
@@ -153,8 +161,7 @@ impl DnsCache {
     }
 
     fn millis(&self, instant: Instant) -> u64 {
-        let elapsed = instant.saturating_duration_since(self.created_at);
-        u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+        to_millis(instant.saturating_duration_since(self.created_at))
     }
 }
 

@@ -10,7 +10,7 @@ use rustls_pki_types::CertificateDer;
 use super::dns::Resolve;
 
 /// Settings for all upstreams of a route.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct UpstreamSettings {
     /// HTTP version of the connections.
     pub http: UpstreamHttp,
@@ -87,24 +87,6 @@ impl Default for UpstreamSettings {
             dns_refresh: Duration::from_secs(10),
             resolver: None,
         }
-    }
-}
-
-/// Compares all fields. Two resolvers are equal if they are the same object.
-impl PartialEq for UpstreamSettings {
-    fn eq(&self, other: &Self) -> bool {
-        let same_resolver = match (&self.resolver, &other.resolver) {
-            (Some(resolver), Some(other)) => Arc::ptr_eq(resolver, other),
-            (None, None) => true,
-            _ => false,
-        };
-        same_resolver
-            && (self.http, &self.ca, &self.health) == (other.http, &other.ca, &other.health)
-            && (self.eject_after, self.eject_for, self.slow_start)
-                == (other.eject_after, other.eject_for, other.slow_start)
-            && (self.max_in_flight, self.max_queued, self.queue_timeout)
-                == (other.max_in_flight, other.max_queued, other.queue_timeout)
-            && self.dns_refresh == other.dns_refresh
     }
 }
 
