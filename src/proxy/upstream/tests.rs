@@ -4,14 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum_core::body::Body;
-use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, StatusCode};
+use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{LoadBalancer, Pool, TrustAnchors, UpstreamSettings, UpstreamTimeouts, send};
-use crate::proxy::header_writer::HeaderWriter;
-use crate::proxy::request_head::RequestHead;
+use crate::proxy::request_head::test_support::TestHead;
 use crate::proxy::upload_progress::UploadProgress;
 
 async fn read_head(socket: &mut TcpStream) {
@@ -19,36 +17,6 @@ async fn read_head(socket: &mut TcpStream) {
     while !head.ends_with(b"\r\n\r\n") {
         head.push(socket.read_u8().await.unwrap());
     }
-}
-
-/// A request for `/chat`, with or without an upgrade.
-struct Chat(PathAndQuery, Option<HeaderValue>);
-
-impl Chat {
-    fn new(is_upgrade: bool) -> Self {
-        let protocol = is_upgrade.then_some(HeaderValue::from_static("echo"));
-        Self(PathAndQuery::from_static("/chat"), protocol)
-    }
-}
-
-impl RequestHead for Chat {
-    fn method(&self) -> &Method {
-        &Method::GET
-    }
-
-    fn target(&self) -> &PathAndQuery {
-        &self.0
-    }
-
-    fn host(&self) -> Option<&HeaderValue> {
-        None
-    }
-
-    fn upgrade(&self) -> Option<&HeaderValue> {
-        self.1.as_ref()
-    }
-
-    fn write_headers(&self, _: &mut impl HeaderWriter) {}
 }
 
 const TIMEOUTS: UpstreamTimeouts = UpstreamTimeouts {
@@ -79,9 +47,9 @@ async fn upgraded_connection_belongs_to_the_request() {
     });
     let pool = Arc::<Pool>::default();
     let mut progress = UploadProgress::without_body();
-    let chat = Chat::new(true);
+    let head = TestHead::get(Some("echo"), false);
     let (response, lease) =
-        send(&pool, &balancer, TIMEOUTS, &chat, Body::empty(), &mut progress).await.unwrap();
+        send(&pool, &balancer, TIMEOUTS, &head, Body::empty(), &mut progress).await.unwrap();
     assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
     // The lease ends with the request; the connection does not.
     drop(lease);
@@ -106,11 +74,11 @@ async fn rejected_upgrade_leaves_no_connection_in_the_pool() {
         }
     });
     let pool = Arc::<Pool>::default();
-    for is_upgrade in [true, false] {
+    for upgrade in [Some("echo"), None] {
         let mut progress = UploadProgress::without_body();
-        let chat = Chat::new(is_upgrade);
+        let head = TestHead::get(upgrade, false);
         let (response, lease) =
-            send(&pool, &balancer, TIMEOUTS, &chat, Body::empty(), &mut progress).await.unwrap();
+            send(&pool, &balancer, TIMEOUTS, &head, Body::empty(), &mut progress).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
         lease.finish(response.into_body());
     }

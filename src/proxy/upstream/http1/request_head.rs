@@ -58,42 +58,8 @@ fn push(to: &mut Vec<u8>, pieces: &[&[u8]]) {
 
 #[cfg(test)]
 mod tests {
-    use http::uri::PathAndQuery;
-
     use super::*;
-
-    struct TestHead {
-        method: Method,
-        upgrade: Option<HeaderValue>,
-        accepts_trailers: bool,
-    }
-
-    impl RequestHead for TestHead {
-        fn method(&self) -> &Method {
-            &self.method
-        }
-
-        fn target(&self) -> &PathAndQuery {
-            static TARGET: PathAndQuery = PathAndQuery::from_static("/a?b");
-            &TARGET
-        }
-
-        fn host(&self) -> Option<&HeaderValue> {
-            None
-        }
-
-        fn upgrade(&self) -> Option<&HeaderValue> {
-            self.upgrade.as_ref()
-        }
-
-        fn accepts_trailers(&self) -> bool {
-            self.accepts_trailers
-        }
-
-        fn write_headers(&self, to: &mut impl HeaderWriter) {
-            to.add(&HeaderName::from_static("x-one"), b"1");
-        }
-    }
+    use crate::proxy::request_head::test_support::TestHead;
 
     #[test]
     fn request_head_announces_body_length_upgrade_and_trailers() {
@@ -102,11 +68,7 @@ mod tests {
             write_request_head(head, length, "a.example:80", &mut bytes);
             String::from_utf8(bytes).expect("text")
         };
-        let get = |upgrade: Option<&'static str>, accepts_trailers| TestHead {
-            method: Method::GET,
-            upgrade: upgrade.map(HeaderValue::from_static),
-            accepts_trailers,
-        };
+        let get = TestHead::get;
         let start = "GET /a?b HTTP/1.1\r\nhost: a.example:80\r\nx-one: 1\r\n";
         for (head, length, end) in [
             (get(None, false), BodyLength::Empty, "\r\n"),
