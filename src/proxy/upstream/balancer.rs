@@ -20,7 +20,7 @@ use super::upstream::Upstream;
 use crate::proxy::error::ProxyError;
 
 /// The upstreams of a route. There is at least one.
-pub(in crate::proxy) struct LoadBalancer(Vec<Arc<Upstream>>);
+pub(in crate::proxy) struct LoadBalancer(pub(super) Vec<Arc<Upstream>>);
 
 impl LoadBalancer {
     /// Builds the upstreams of a route.
@@ -46,10 +46,6 @@ impl LoadBalancer {
             });
         }
         Ok(Self(upstreams))
-    }
-
-    pub(super) fn upstreams(&self) -> &[Arc<Upstream>] {
-        &self.0
     }
 
     /// Picks an upstream that is not in `tried`. Waits in its queue if it is at its limit.
@@ -112,6 +108,6 @@ fn power_of_two_choices<'a>(
 
 impl fmt::Debug for LoadBalancer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|upstream| upstream.url())).finish()
+        f.debug_list().entries(self.0.iter().map(|upstream| &upstream.url)).finish()
     }
 }

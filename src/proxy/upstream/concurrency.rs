@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use super::settings::UpstreamSettings;
+
 /// Counts the requests in flight to an upstream and limits them.
 ///
 /// The counter serves the load balancer too, so the limit is not a [`tokio::sync::Semaphore`].
@@ -22,13 +24,13 @@ pub(super) struct ConcurrencyLimit {
 pub(super) struct QueueFull;
 
 impl ConcurrencyLimit {
-    pub(super) fn new(max_in_flight: usize, max_queued: usize, queue_timeout: Duration) -> Self {
+    pub(super) fn new(settings: &UpstreamSettings) -> Self {
         Self {
             in_flight: AtomicUsize::new(0),
-            max_in_flight,
+            max_in_flight: settings.max_in_flight,
             queued: AtomicUsize::new(0),
-            max_queued,
-            queue_timeout,
+            max_queued: settings.max_queued,
+            queue_timeout: settings.queue_timeout,
             released: Notify::new(),
         }
     }

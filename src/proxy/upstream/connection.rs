@@ -62,7 +62,7 @@ impl Connection {
                     Ok(head) => Ok(Http1Body::response(head, http1, writer).map(UpstreamBody::Http1)),
                     Err(Http1Error::NotSent(_)) => Err(SendError::NotSent),
                     Err(error) => {
-                        let has_response_bytes = http1.has_response_bytes();
+                        let has_response_bytes = http1.has_response_bytes;
                         Err(SendError::Connection { error: error.into(), has_response_bytes })
                     }
                 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum_core::body::Body;
 use futures_util::future::join_all;
 use http::Method;
-use http::header::{HeaderValue, USER_AGENT};
+use http::header::USER_AGENT;
 use http::uri::PathAndQuery;
 use tokio::time::Instant;
 
@@ -25,8 +25,7 @@ pub(in crate::proxy) fn run_health_checks<T: ?Sized + Send + Sync + 'static>(
     owner: Weak<T>,
     balancers: &[&LoadBalancer],
 ) -> impl Future<Output = ()> + Send + use<T> {
-    let upstreams: Vec<_> =
-        balancers.iter().flat_map(|balancer| balancer.upstreams()).map(Arc::downgrade).collect();
+    let upstreams: Vec<_> = balancers.iter().flat_map(|balancer| &balancer.0).map(Arc::downgrade).collect();
     async move {
         let checks = upstreams.iter().map(|upstream| check(&owner, upstream));
         tokio::join!(update_gauges(&owner, &upstreams), join_all(checks));
@@ -72,7 +71,7 @@ async fn probe(upstream: &Upstream, check: &HealthCheck) -> bool {
         Ok(connection) => connection,
         Err(error) => {
             let error = &error as &dyn std::error::Error;
-            tracing::debug!(upstream = upstream.url(), error, "health check failed to connect");
+            tracing::debug!(upstream = upstream.url, error, "health check failed to connect");
             return false;
         }
     };
@@ -89,10 +88,6 @@ impl RequestHead for HealthCheck {
 
     fn target(&self) -> &PathAndQuery {
         &self.path
-    }
-
-    fn host(&self) -> Option<&HeaderValue> {
-        None
     }
 
     fn write_headers(&self, to: &mut impl HeaderWriter) {

@@ -193,7 +193,7 @@ impl<'a> Checkout<'a> {
         upstream.record_failure(Failure::Connection);
         if self.has_alternative() {
             let error = &error as &dyn std::error::Error;
-            tracing::warn!(upstream = upstream.url(), error, "cannot connect to upstream, trying another");
+            tracing::warn!(upstream = upstream.url, error, "cannot connect to upstream, trying another");
             upstream.metrics.retries.increment(1);
             return Ok(());
         }

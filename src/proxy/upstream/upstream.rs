@@ -19,7 +19,7 @@ pub(super) struct Upstream {
     /// Unique in this process. Pools use it as their key.
     pub(super) id: u64,
     route: String,
-    url: String,
+    pub(super) url: String,
     pub(super) settings: UpstreamSettings,
     pub(super) origin: Origin,
     pub(super) connector: Connector,
@@ -43,19 +43,11 @@ impl Upstream {
             url: url.to_owned(),
             connector: Connector::new(&origin, settings, trust_anchors)?,
             circuit_breaker: CircuitBreaker::new(settings),
-            concurrency: ConcurrencyLimit::new(
-                settings.max_in_flight,
-                settings.max_queued,
-                settings.queue_timeout,
-            ),
+            concurrency: ConcurrencyLimit::new(settings),
             metrics: UpstreamMetrics::new(route, url),
             settings: settings.clone(),
             origin,
         })
-    }
-
-    pub(super) fn url(&self) -> &str {
-        &self.url
     }
 
     /// Returns `true` if [`new`](Self::new) with these arguments would build an equal upstream.

@@ -60,7 +60,7 @@ impl Http1Body {
 
     /// Returns the whole body if it has been received already.
     pub(crate) fn take_buffered(&mut self) -> Option<Bytes> {
-        let buffer = self.connection.buffer();
+        let buffer = &mut self.connection.buffer;
         let length = usize::try_from(self.decoder.remaining()?).ok()?;
         if length > buffer.len() {
             return None;
@@ -73,8 +73,8 @@ impl Http1Body {
     /// Returns the connection if it can carry another request.
     ///
     /// The body must have ended, and no byte may follow it.
-    pub(crate) fn into_connection(mut self) -> Option<Box<Http1Connection>> {
-        let is_clean = self.decoder.is_finished() && self.connection.buffer().is_empty();
+    pub(crate) fn into_connection(self) -> Option<Box<Http1Connection>> {
+        let is_clean = self.decoder.is_finished() && self.connection.buffer.is_empty();
         (self.keep_alive && is_clean).then_some(self.connection)
     }
 
@@ -94,7 +94,7 @@ impl Body for Http1Body {
     ) -> Poll<Option<Result<Frame<Bytes>, Http1Error>>> {
         let Self { connection, decoder, .. } = self.get_mut();
         loop {
-            match decoder.decode(connection.buffer())? {
+            match decoder.decode(&mut connection.buffer)? {
                 Decoded::Data(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
                 Decoded::Trailers(trailers) => return Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
                 Decoded::End => return Poll::Ready(None),

@@ -20,13 +20,13 @@ use crate::proxy::request_head::RequestHead;
 pub(crate) struct Http1Connection {
     io: MaybeTlsStream,
     /// Received bytes that are not parsed yet.
-    buffer: BytesMut,
+    pub(super) buffer: BytesMut,
     /// Size of the next read.
     read_size: usize,
     /// Reused for the head of the next request.
     head_buffer: Vec<u8>,
     /// True if a byte has been received since the last request was started.
-    has_response_bytes: bool,
+    pub(crate) has_response_bytes: bool,
 }
 
 impl Http1Connection {
@@ -51,7 +51,7 @@ impl Http1Connection {
     ) -> Result<ResponseHead, Http1Error> {
         let mut head_buffer = std::mem::take(&mut self.head_buffer);
         head_buffer.clear();
-        write_request_head(head, writer.length(), default_host, &mut head_buffer);
+        write_request_head(head, writer.length, default_host, &mut head_buffer);
         writer.start(head_buffer);
         self.has_response_bytes = false;
         let mut write_error = None;
@@ -60,7 +60,7 @@ impl Http1Connection {
                 match writer.poll_send(&mut self.io, cx) {
                     Poll::Ready(Err(WriteError::Body)) => return Poll::Ready(Err(Http1Error::Body)),
                     // TLS may have sent a part of the request although the write failed.
-                    Poll::Ready(Err(WriteError::Io(error))) if !writer.has_begun() && !self.io.is_tls() => {
+                    Poll::Ready(Err(WriteError::Io(error))) if !writer.has_begun && !self.io.is_tls() => {
                         return Poll::Ready(Err(Http1Error::NotSent(error)));
                     }
                     // The upstream may have sent a response before it closed the connection.
@@ -112,15 +112,6 @@ impl Http1Connection {
             self.read_size = (self.read_size * 2).min(MAX_READ_SIZE);
         }
         Poll::Ready(Ok(length > 0))
-    }
-
-    pub(super) fn buffer(&mut self) -> &mut BytesMut {
-        &mut self.buffer
-    }
-
-    /// Returns `true` if a byte has been received since the last request was started.
-    pub(crate) fn has_response_bytes(&self) -> bool {
-        self.has_response_bytes
     }
 
     /// Returns `true` if a request can be sent: the upstream has neither closed the connection nor sent

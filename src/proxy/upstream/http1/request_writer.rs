@@ -21,7 +21,8 @@ use crate::proxy::header_writer::HeaderWriter;
 pub(crate) struct RequestWriter {
     /// `None` after the end of the body.
     body: Option<Body>,
-    length: BodyLength,
+    /// Length of the whole body.
+    pub(super) length: BodyLength,
     /// Remaining bytes of the announced length.
     remaining: u64,
     head: Vec<u8>,
@@ -32,7 +33,8 @@ pub(crate) struct RequestWriter {
     suffix: &'static [u8],
     /// Number of bytes written of `head`, `prefix`, `data` and `suffix` together.
     written: usize,
-    has_begun: bool,
+    /// True if a byte has been written.
+    pub(super) has_begun: bool,
     /// True if written bytes may still be in a buffer, as with TLS.
     needs_flush: bool,
 }
@@ -61,11 +63,6 @@ impl RequestWriter {
         }
     }
 
-    /// Length of the whole body.
-    pub(super) fn length(&self) -> BodyLength {
-        self.length
-    }
-
     /// Takes the body, to send it over HTTP/2. Returns `None` if a part of it has been read.
     pub(crate) fn take_body(&mut self) -> Option<(Body, BodyLength)> {
         let is_unread = !self.has_begun && self.prefix.is_empty() && self.data.is_empty();
@@ -75,11 +72,6 @@ impl RequestWriter {
     /// Restores a body of which nothing has been sent.
     pub(crate) fn restore_body(&mut self, body: Body) {
         self.body = (self.length != BodyLength::Empty).then_some(body);
-    }
-
-    /// Returns `true` if a byte has been written.
-    pub(super) fn has_begun(&self) -> bool {
-        self.has_begun
     }
 
     pub(super) fn is_sent(&self) -> bool {
@@ -339,7 +331,7 @@ mod tests {
             for _ in 0..2 {
                 writer.start(b"a longer head ".to_vec());
                 let sent = std::future::poll_fn(|cx| writer.poll_send(&mut broken, cx)).await;
-                assert!(sent.is_err() && !writer.has_begun());
+                assert!(sent.is_err() && !writer.has_begun);
             }
             let mut io = Buffered::default();
             writer.start(b"head ".to_vec());
@@ -368,6 +360,6 @@ mod tests {
         let (body, length) = writer.take_body().expect("unread");
         assert_eq!(length, BodyLength::Known(4));
         writer.restore_body(body);
-        assert!(!writer.is_sent() && !writer.has_begun());
+        assert!(!writer.is_sent() && !writer.has_begun);
     }
 }
