@@ -67,13 +67,8 @@ pub(super) fn is_canonical(value: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderName;
-
     use super::*;
-
-    fn lines(name: &HeaderName, values: &[&'static str]) -> HeaderMap {
-        values.iter().map(|value| (name.clone(), HeaderValue::from_static(value))).collect()
-    }
+    use crate::proxy::test_support::lines;
 
     #[test]
     fn chunked_is_the_only_supported_coding() {

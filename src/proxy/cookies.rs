@@ -86,13 +86,10 @@ fn effective_name(pair: &[u8]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::test_support::lines;
 
     fn reserved_cookies() -> ReservedCookies {
         ReservedCookies { names: vec!["__Host-a".to_owned(), "r".to_owned()] }
-    }
-
-    fn lines(name: http::HeaderName, lines: &[&'static str]) -> HeaderMap {
-        lines.iter().map(|line| (name.clone(), HeaderValue::from_static(line))).collect()
     }
 
     fn values(headers: &HeaderMap) -> Vec<&str> {
@@ -116,7 +113,7 @@ mod tests {
             (&["R=1; __host-a=2; rr=3"], &["R=1; __host-a=2; rr=3"]),
             (&[" x = 1 ;; y "], &[" x = 1 ;; y "]),
         ] {
-            let mut headers = lines(COOKIE, sent);
+            let mut headers = lines(&COOKIE, sent);
             reserved_cookies().remove_from_request(&mut headers);
             assert_eq!(values(&headers), forwarded, "{sent:?}");
         }
@@ -135,7 +132,7 @@ mod tests {
             "=r",
             " =\tr =1; Path=/",
         ] {
-            let mut headers = lines(SET_COOKIE, &["x=1", line, "y=r=2; Path=/"]);
+            let mut headers = lines(&SET_COOKIE, &["x=1", line, "y=r=2; Path=/"]);
             reserved_cookies().remove_from_response(&mut headers);
             assert_eq!(values(&headers), ["x=1", "y=r=2; Path=/"], "{line}");
         }

@@ -52,14 +52,7 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
-
-    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in lines {
-            headers.append(*name, HeaderValue::from_static(value));
-        }
-        headers
-    }
+    use crate::proxy::test_support::headers;
 
     #[test]
     fn nominated_headers_are_removed_in_any_line_and_case() {

@@ -114,6 +114,8 @@ mod routes;
 mod service;
 mod settings;
 mod stream_error;
+#[cfg(test)]
+mod test_support;
 mod trailers;
 mod tunnel;
 mod upgrade;

@@ -79,7 +79,7 @@ impl Proxy {
 
 impl fmt::Debug for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Proxy").field("settings", &self.0.settings).finish_non_exhaustive()
+        f.debug_struct("Proxy").field("streams", &self.0.settings.streams).finish_non_exhaustive()
     }
 }
 

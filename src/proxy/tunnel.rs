@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures_util::future::{Either, select};
+use futures_util::future::{Either, OptionFuture, join, select};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -97,20 +97,9 @@ async fn close_websocket<C, U>(
         timeout(FRAME_END_TIMEOUT, down.finish_frame_and_close(&client_close)),
         timeout(FRAME_END_TIMEOUT, up.finish_frame_and_close(&upstream_close)),
     );
-    let replies = async {
-        let client_reply = async {
-            if matches!(client_sent, Ok(Ok(()))) {
-                up.await_close().await;
-            }
-        };
-        let upstream_reply = async {
-            if matches!(upstream_sent, Ok(Ok(()))) {
-                down.await_close().await;
-            }
-        };
-        tokio::join!(client_reply, upstream_reply)
-    };
-    let _ = timeout(CLOSE_REPLY_TIMEOUT, replies).await;
+    let client_reply = OptionFuture::from(matches!(client_sent, Ok(Ok(()))).then(|| up.await_close()));
+    let upstream_reply = OptionFuture::from(matches!(upstream_sent, Ok(Ok(()))).then(|| down.await_close()));
+    let _ = timeout(CLOSE_REPLY_TIMEOUT, join(client_reply, upstream_reply)).await;
 }
 
 /// One direction of a tunnel.

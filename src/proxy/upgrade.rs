@@ -148,15 +148,9 @@ fn close_signal(
     let session_ended = streams.session_ended(session);
     let streams = streams.clone();
     async move {
-        let shutdown = async {
-            match kind {
-                StreamKind::WebSocket => streams.shutdown().await,
-                StreamKind::Events | StreamKind::Upgrade => std::future::pending().await,
-            }
-        };
         tokio::select! {
             event = session_ended => CloseReason::Session(event),
-            () = shutdown => CloseReason::Shutdown,
+            () = streams.shutdown(), if kind == StreamKind::WebSocket => CloseReason::Shutdown,
         }
     }
 }
@@ -193,14 +187,7 @@ fn accept_key(key: &HeaderValue) -> Option<HeaderValue> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in lines {
-            headers.append(*name, HeaderValue::from_static(value));
-        }
-        headers
-    }
+    use crate::proxy::test_support::headers;
 
     #[test]
     fn upgrade_option_is_found_anywhere_in_connection() {

@@ -10,24 +10,15 @@ use super::pool::Pool;
 
 /// Held until the response ends: the request's permit, and the pool that the connection returns to.
 pub(in crate::proxy) struct Lease {
-    pool: Option<Arc<Pool>>,
-    permit: Permit,
-    peer: PeerAddr,
+    /// Without a pool the connection is closed when the response ends.
+    pub(super) pool: Option<Arc<Pool>>,
+    pub(super) permit: Permit,
+    pub(super) peer: PeerAddr,
     /// The connection's timer.
-    timer: DeadlineTimer,
+    pub(super) timer: DeadlineTimer,
 }
 
 impl Lease {
-    /// Without a pool the connection is closed when the response ends.
-    pub(super) fn new(
-        pool: Option<&Arc<Pool>>,
-        permit: Permit,
-        peer: PeerAddr,
-        timer: DeadlineTimer,
-    ) -> Self {
-        Self { pool: pool.cloned(), permit, peer, timer }
-    }
-
     /// Stops counting the request as in flight, because the response is a long-lived stream.
     pub(in crate::proxy) fn release_permit(&mut self) {
         self.permit.release();

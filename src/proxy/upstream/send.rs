@@ -42,8 +42,7 @@ pub(in crate::proxy) async fn send(
     let mut checkout = Checkout::new(pool, upstreams, timeouts, is_upgrade);
     let mut may_retry = head.method().is_safe() && progress.is_without_body();
     loop {
-        let CheckedOut { connection, is_reused, mut permit, mut timer, start } =
-            checkout.connection().await?;
+        let CheckedOut { connection, is_reused, mut permit, mut timer, start } = checkout.acquire().await?;
         let upstream = &permit.upstream;
         RequestContext::with_current(|context| context.set_upstream(&upstream.origin.authority));
         let is_http2 = connection.is_http2();
@@ -66,7 +65,8 @@ pub(in crate::proxy) async fn send(
                     }
                     permit.release();
                 }
-                return Ok((response, Lease::new((!is_upgrade).then_some(pool), permit, peer, timer)));
+                let pool = (!is_upgrade).then(|| Arc::clone(pool));
+                return Ok((response, Lease { pool, permit, peer, timer }));
             }
             Err(SendError::NotSent) if is_reused => {}
             Err(SendError::Connection { has_response_bytes: false, .. }) if is_reused && may_retry => {
@@ -124,7 +124,7 @@ impl<'a> Checkout<'a> {
         }
     }
 
-    async fn connection(&mut self) -> Result<CheckedOut, ProxyError> {
+    async fn acquire(&mut self) -> Result<CheckedOut, ProxyError> {
         loop {
             let permit = self.upstreams.pick(&self.tried).await?;
             let now = Instant::now();
@@ -211,6 +211,9 @@ impl SendError {
             Self::Upload(kind) => Some(kind),
             _ => progress.error(),
         };
+        if upload_error.is_none() {
+            upstream.record_failure(Failure::Response);
+        }
         match (upload_error, self) {
             (Some(UploadErrorKind::Client), Self::Connection { error, .. }) => {
                 ProxyError::BodyIncomplete(error)
@@ -220,15 +223,10 @@ impl SendError {
             }
             (Some(UploadErrorKind::Idle), _) => ProxyError::BodyTimeout,
             (Some(UploadErrorKind::TooLarge), _) => ProxyError::BodyTooLarge,
-            (None, error) => {
-                upstream.record_failure(Failure::Response);
-                match error {
-                    Self::Connection { error, .. } => ProxyError::UpstreamError(error),
-                    Self::Timeout => ProxyError::UpstreamTimeout,
-                    Self::NotSent | Self::Upload(_) => {
-                        ProxyError::UpstreamError("connection closed before the request was sent".into())
-                    }
-                }
+            (None, Self::Connection { error, .. }) => ProxyError::UpstreamError(error),
+            (None, Self::Timeout) => ProxyError::UpstreamTimeout,
+            (None, Self::NotSent | Self::Upload(_)) => {
+                ProxyError::UpstreamError("connection closed before the request was sent".into())
             }
         }
     }
@@ -250,17 +248,13 @@ async fn with_upload_timeouts(
             UploadState::Sending => Some(timeouts.idle),
             UploadState::Sent => Some(timeouts.first_byte),
         };
-        let elapsed = async {
-            match timeout {
-                Some(timeout) => tokio::time::sleep(timeout).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             biased;
             result = &mut response => return result,
             () = progress.changed() => {}
-            () = elapsed => return Err(SendError::Timeout),
+            () = tokio::time::sleep(timeout.unwrap_or_default()), if timeout.is_some() => {
+                return Err(SendError::Timeout);
+            }
         }
     }
 }

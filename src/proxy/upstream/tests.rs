@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{LoadBalancer, Pool, TrustAnchors, UpstreamSettings, UpstreamTimeouts, send};
-use crate::proxy::request_head::test_support::TestHead;
+use crate::proxy::test_support::TestHead;
 use crate::proxy::upload_progress::UploadProgress;
 
 async fn read_head(socket: &mut TcpStream) {

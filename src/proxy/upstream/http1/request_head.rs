@@ -18,7 +18,7 @@ pub(super) fn write_request_head(
     push(to, &[head.method().as_str().as_bytes(), b" ", target.as_bytes(), b" HTTP/1.1\r\n"]);
     let host = head.host().map_or(default_host.as_bytes(), HeaderValue::as_bytes);
     push(to, &[b"host: ", host, b"\r\n"]);
-    head.write_headers(&mut Http1HeaderWriter(to));
+    head.write_headers(to);
     match length {
         BodyLength::Known(length) => push_length(to, length),
         BodyLength::Unknown => to.extend_from_slice(b"transfer-encoding: chunked\r\n"),
@@ -41,11 +41,9 @@ fn push_length(to: &mut Vec<u8>, length: u64) {
 }
 
 /// Writes header fields as HTTP/1.1 field lines.
-pub(super) struct Http1HeaderWriter<'a>(pub(super) &'a mut Vec<u8>);
-
-impl HeaderWriter for Http1HeaderWriter<'_> {
+impl HeaderWriter for Vec<u8> {
     fn add(&mut self, name: &HeaderName, value: &[u8]) {
-        push(self.0, &[name.as_str().as_bytes(), b": ", value, b"\r\n"]);
+        push(self, &[name.as_str().as_bytes(), b": ", value, b"\r\n"]);
     }
 }
 
@@ -59,7 +57,7 @@ fn push(to: &mut Vec<u8>, pieces: &[&[u8]]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy::request_head::test_support::TestHead;
+    use crate::proxy::test_support::TestHead;
 
     #[test]
     fn request_head_announces_body_length_upgrade_and_trailers() {

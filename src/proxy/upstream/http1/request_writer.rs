@@ -10,7 +10,6 @@ use http::HeaderMap;
 use http_body::Body as _;
 use tokio::io::AsyncWrite;
 
-use super::request_head::Http1HeaderWriter;
 use crate::proxy::content_length::BodyLength;
 use crate::proxy::header_writer::HeaderWriter;
 
@@ -158,7 +157,7 @@ impl RequestWriter {
             BodyLength::Unknown => {
                 self.prefix.extend_from_slice(b"0\r\n");
                 for (name, value) in trailers.iter().flatten() {
-                    Http1HeaderWriter(&mut self.prefix).copy(name, value);
+                    HeaderWriter::copy(&mut self.prefix, name, value);
                 }
                 self.prefix.extend_from_slice(b"\r\n");
                 Ok(())
