@@ -197,28 +197,11 @@ mod tests {
 
     #[test]
     fn normal_paths_are_accepted() {
-        for path in [
-            "/",
-            "/a",
-            "/a/",
-            "/a/b.c/..d/...",
-            "/.well-known/x",
-            "/a;b=c/d;e",
-            "/a;",
-            "/a/;x",
-            "/%20",
-            "/~u/%7Eu",
-            "/%252e%252e/%255c",
-            "/%25",
-            "/caf%C3%A9",
-            "/caf\u{e9}",
-            "/a:b@c!$&'()*+,=",
-            "/%3f%23",
-            "/..a",
-            "/a..",
-            "/%2e%2ex",
-            "/{x}|\"",
-        ] {
+        let plain = ["/", "/a", "/a/", "/a:b@c!$&'()*+,=", "/{x}|\"", "/caf\u{e9}"];
+        let dots = ["/a/b.c/..d/...", "/.well-known/x", "/..a", "/a..", "/%2e%2ex"];
+        let parameters = ["/a;b=c/d;e", "/a;", "/a/;x"];
+        let encoded = ["/%20", "/~u/%7Eu", "/%252e%252e/%255c", "/%25", "/caf%C3%A9", "/%3f%23"];
+        for path in [&plain[..], &dots, &parameters, &encoded].concat() {
             assert_eq!(check(path, false), Ok(()), "{path}");
         }
     }
@@ -227,44 +210,19 @@ mod tests {
     fn ambiguous_paths_are_rejected() {
         use BadPath::*;
 
-        for (path, reason) in [
-            ("", NotAbsolute),
-            ("*", NotAbsolute),
-            ("a", NotAbsolute),
-            ("//", EmptySegment),
-            ("//evil/x", EmptySegment),
-            ("/a//b", EmptySegment),
-            ("/;x/admin", EmptySegment),
-            ("/a/%3bx/b", EmptySegment),
-            ("/.", DotSegment),
-            ("/..", DotSegment),
-            ("/a/./b", DotSegment),
-            ("/a/../b", DotSegment),
-            ("/%2e", DotSegment),
-            ("/%2E%2e/", DotSegment),
-            ("/a/%2e./b", DotSegment),
-            ("/a/.%2E/b", DotSegment),
-            ("/a/..;/b", DotSegment),
-            ("/a/..;x=1", DotSegment),
-            ("/a/%2e%2e%3b/b", DotSegment),
-            ("/a\\b", Backslash),
-            ("/a/..%5c", Backslash),
-            ("/%5C", Backslash),
-            ("/%00", Control),
-            ("/a%0d%0aX:%20y", Control),
-            ("/a%7f", Control),
-            ("/a\tb", Control),
-            ("/%1F", Control),
-            ("/%", BadEscape),
-            ("/%2", BadEscape),
-            ("/%g1", BadEscape),
-            ("/%1g", BadEscape),
-            ("/%%32", BadEscape),
-            ("/%u002e", BadEscape),
-            ("/a%2fb", EncodedSlash),
-            ("/a%2F", EncodedSlash),
+        for (reason, paths) in [
+            (NotAbsolute, &["", "*", "a"][..]),
+            (EmptySegment, &["//", "//evil/x", "/a//b", "/;x/admin", "/a/%3bx/b"]),
+            (DotSegment, &["/.", "/..", "/a/./b", "/a/../b", "/%2e", "/%2E%2e/", "/a/%2e./b", "/a/.%2E/b"]),
+            (DotSegment, &["/a/..;/b", "/a/..;x=1", "/a/%2e%2e%3b/b"]),
+            (Backslash, &["/a\\b", "/a/..%5c", "/%5C"]),
+            (Control, &["/%00", "/a%0d%0aX:%20y", "/a%7f", "/a\tb", "/%1F"]),
+            (BadEscape, &["/%", "/%2", "/%g1", "/%1g", "/%%32", "/%u002e"]),
+            (EncodedSlash, &["/a%2fb", "/a%2F"]),
         ] {
-            assert_eq!(check(path, false), Err(reason), "{path}");
+            for path in paths {
+                assert_eq!(check(path, false), Err(reason), "{path}");
+            }
         }
     }
 
@@ -302,25 +260,12 @@ mod tests {
 
     /// Paths of ambiguous pieces, so that few random paths are harmless.
     fn path() -> impl Strategy<Value = String> {
-        let piece = prop_oneof![
-            Just("/"),
-            Just("."),
-            Just("%2e"),
-            Just("%2E"),
-            Just(";"),
-            Just("%3B"),
-            Just("%2f"),
-            Just("%2F"),
-            Just("\\"),
-            Just("%5c"),
-            Just("%"),
-            Just("%00"),
-            Just("%25"),
-            Just("2e"),
-            Just("a"),
-            Just("%41"),
+        const PIECES: [&str; 16] = [
+            "/", ".", "%2e", "%2E", ";", "%3B", "%2f", "%2F", "\\", "%5c", "%", "%00", "%25", "2e", "a",
+            "%41",
         ];
-        prop::collection::vec(piece, 0..12).prop_map(|pieces| format!("/{}", pieces.concat()))
+        prop::collection::vec(prop::sample::select(&PIECES[..]), 0..12)
+            .prop_map(|pieces| format!("/{}", pieces.concat()))
     }
 
     fn decode(segment: &str) -> String {

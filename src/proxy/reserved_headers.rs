@@ -118,40 +118,23 @@ mod tests {
     #[test]
     fn reserved_names_match_in_every_spelling() {
         let reserved = ReservedHeaders::new(vec![HeaderName::from_static("x-shop-user")]);
-        for name in [
-            "x-forwarded-user",
-            "x_forwarded_user",
-            "x-forwarded_email",
-            "x.forwarded.groups",
-            "x-forwarded-access-token",
-            "x-forwarded-anything",
-            "x-forwarded-",
-            "x-forwarded",
-            "forwarded",
-            "x_real_ip",
-            "x-original-url",
-            "proxy",
-            "x-auth-request-user",
-            "x_auth_request_preferred_username",
-            "remote-user",
-            "remote_groups",
-            "x-shop-user",
-            "x_shop.user",
+        for names in [
+            &["x-forwarded-user", "x_forwarded_user", "x-forwarded_email", "x.forwarded.groups"][..],
+            &["x-forwarded-access-token", "x-forwarded-anything", "x-forwarded-", "x-forwarded", "forwarded"],
+            &["x_real_ip", "x-original-url", "proxy", "remote-user", "remote_groups"],
+            &["x-auth-request-user", "x_auth_request_preferred_username", "x-shop-user", "x_shop.user"],
         ] {
-            assert!(reserved.contains(name), "{name}");
+            for name in names {
+                assert!(reserved.contains(name), "{name}");
+            }
         }
-        for name in [
-            "x-forwardedfor",
-            "x-forward",
-            "user",
-            "forwarded-by",
-            "x-real-ip-2",
-            "my-x-forwarded-user",
-            "x-auth-request",
-            "remote-users",
-            "x-shop-users",
+        for names in [
+            &["x-forwardedfor", "x-forward", "forwarded-by", "my-x-forwarded-user"][..],
+            &["x-auth-request", "user", "x-real-ip-2", "remote-users", "x-shop-users"],
         ] {
-            assert!(!reserved.contains(name), "{name}");
+            for name in names {
+                assert!(!reserved.contains(name), "{name}");
+            }
         }
         assert!(!ReservedHeaders::default().contains("x-shop-user"));
     }

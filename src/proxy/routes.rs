@@ -231,24 +231,15 @@ mod tests {
     #[test]
     fn longest_prefix_wins_at_segment_boundaries() {
         let routes = routes(["/api", "/", "/api/v2", "/files/"].map(spec));
-        for (uri, route) in [
-            ("/", "/"),
-            ("/x", "/"),
-            ("/api", "/api"),
-            ("/api?x", "/api"),
-            ("/api/", "/api"),
-            ("/api/v1", "/api"),
-            ("/api/v2", "/api/v2"),
-            ("/api/v2/x", "/api/v2"),
-            ("/api/v22", "/api"),
-            ("/apiv2", "/"),
-            ("/API", "/"),
-            ("/files", "/files/"),
-            ("/files/x", "/files/"),
-            ("/?/api", "/"),
-            ("http://other.example/api/x", "/api"),
+        for (route, uris) in [
+            ("/", &["/", "/x", "/apiv2", "/API", "/?/api"][..]),
+            ("/api", &["/api", "/api?x", "/api/", "/api/v1", "/api/v22", "http://other.example/api/x"]),
+            ("/api/v2", &["/api/v2", "/api/v2/x"]),
+            ("/files/", &["/files", "/files/x"]),
         ] {
-            assert_eq!(find(&routes, uri).as_deref(), Some(route), "{uri}");
+            for uri in uris {
+                assert_eq!(find(&routes, uri).as_deref(), Some(route), "{uri}");
+            }
         }
     }
 
@@ -314,9 +305,9 @@ mod tests {
         assert!(error("/a/../b", &["http://a"]).contains("segment"));
         assert!(error("/a;b", &["http://a"]).contains("parameters"));
         assert!(error("/a", &[]).contains("empty"));
-        assert!(error("/a", &["http://b/c"]).contains("without path"));
-        assert!(error("/a", &["http://b?c"]).contains("without path"));
-        assert!(error("/a", &["https://b/c"]).contains("without path"));
+        for url in ["http://b/c", "http://b?c", "https://b/c"] {
+            assert!(error("/a", &[url]).contains("without path"), "{url}");
+        }
         assert!(error("/a", &["ftp://b"]).contains("https://"));
         assert!(error("/a", &["b:80"]).contains("http://"));
         let h2c = RouteSpec { upgrades: vec!["H2C".to_owned()], ..spec("/a") };
@@ -325,8 +316,7 @@ mod tests {
         for url in ["http://user:hunter2@b", "https://user:hunter2@b", "http://user:hunter2 @b"] {
             assert!(!error("/a", &[url]).contains("hunter2"), "{url}");
         }
-        let twice = Routes::new(["/a", "/a/"].map(spec)).unwrap_err().to_string();
-        assert!(twice.contains("twice"));
+        assert!(Routes::new(["/a", "/a/"].map(spec)).unwrap_err().to_string().contains("twice"));
     }
 
     #[test]

@@ -193,28 +193,12 @@ mod tests {
 
     #[test]
     fn malformed_chunk_is_an_error() {
-        for text in [
-            "\r\n",
-            "zz\r\n",
-            "-1\r\n",
-            "+1\r\nx\r\n",
-            "0x1\r\nx\r\n",
-            " 1\r\nx\r\n",
-            "1\nx\r\n",
-            "1\rx\r\n",
-            " \r\n",
-            ";x\r\n",
-            "1;\r;\r\nx\r\n",
-            "1 x\r\nx\r\n",
-            "1\r\nxx\r\n",
-            "1\r\nx\n0\r\n\r\n",
-            "1\r\nx0\r\n\r\n",
-            "10000000000000000\r\nx\r\n",
-            "0\r\n\n",
-            "0\r\nX-Sum: 7\n\r\n",
-            "0\r\nno field\r\n\r\n",
-            "0\r\n folded: 1\r\n\r\n",
-        ] {
+        let sizes = ["\r\n", "zz\r\n", "-1\r\n", "+1\r\nx\r\n", "0x1\r\nx\r\n", " 1\r\nx\r\n", " \r\n"];
+        let size_lines = ["1\nx\r\n", "1\rx\r\n", "1 x\r\nx\r\n", "10000000000000000\r\nx\r\n"];
+        let extensions = [";x\r\n", "1;\r;\r\nx\r\n"];
+        let chunk_ends = ["1\r\nxx\r\n", "1\r\nx\n0\r\n\r\n", "1\r\nx0\r\n\r\n"];
+        let trailers = ["0\r\n\n", "0\r\nX-Sum: 7\n\r\n", "0\r\nno field\r\n\r\n", "0\r\n folded: 1\r\n\r\n"];
+        for text in [&sizes[..], &size_lines, &extensions, &chunk_ends, &trailers].concat() {
             for split in 0..=text.len() {
                 let result = decode(text.as_bytes(), split);
                 let error = result.err().unwrap_or_else(|| panic!("{text:?} at {split}"));
