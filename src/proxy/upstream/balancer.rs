@@ -54,7 +54,7 @@ impl LoadBalancer {
             [upstream] if upstream.circuit_breaker.is_up() => Permit::new(upstream),
             _ => self.choose(tried, Instant::now()).ok_or(ProxyError::UpstreamUnavailable)?,
         };
-        permit.acquire().await.map_err(|_| ProxyError::UpstreamBusy)
+        permit.acquire().await
     }
 
     /// Returns `true` if another upstream, not in `tried`, could be connected to.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::settings::UpstreamSettings;
+use crate::proxy::error::ProxyError;
 
 /// Counts the requests in flight to an upstream and limits them.
 ///
@@ -18,10 +19,6 @@ pub(super) struct ConcurrencyLimit {
     queue_timeout: Duration,
     released: Notify,
 }
-
-/// The error when the queue of an upstream is full, or when a request has waited in it for too long.
-#[derive(Debug)]
-pub(super) struct QueueFull;
 
 impl ConcurrencyLimit {
     pub(super) fn new(settings: &UpstreamSettings) -> Self {
@@ -45,15 +42,17 @@ impl ConcurrencyLimit {
 
     /// Counts one more request in flight. Waits in the queue while the limit is reached.
     ///
-    /// The caller must call [`release`](Self::release) when the request ends.
-    pub(super) async fn acquire(&self) -> Result<(), QueueFull> {
+    /// The caller must call [`release`](Self::release) when the request ends. Fails with
+    /// [`UpstreamBusy`](ProxyError::UpstreamBusy) if the queue is full, or after too long a wait in it.
+    pub(super) async fn acquire(&self) -> Result<(), ProxyError> {
         // A new request does not overtake the queued ones.
         if self.queued.load(Ordering::Relaxed) == 0 && self.try_acquire() {
             return Ok(());
         }
-        let _slot = QueueSlot::new(self).ok_or(QueueFull)?;
+        let _slot = QueueSlot::new(self).ok_or(ProxyError::UpstreamBusy)?;
         // Boxed to keep the future of the usual case, which does not wait, small.
-        Box::pin(tokio::time::timeout(self.queue_timeout, self.wait())).await.map_err(|_| QueueFull)
+        let waited = Box::pin(tokio::time::timeout(self.queue_timeout, self.wait())).await;
+        waited.map_err(|_| ProxyError::UpstreamBusy)
     }
 
     async fn wait(&self) {

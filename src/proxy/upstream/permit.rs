@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::concurrency::QueueFull;
 use super::upstream::Upstream;
+use crate::proxy::error::ProxyError;
 
 /// A request's claim on an upstream, released on drop.
 ///
@@ -28,7 +28,7 @@ impl Permit {
     }
 
     /// Counts the request as in flight. Waits in the queue while the upstream is at its limit.
-    pub(super) async fn acquire(mut self) -> Result<Self, QueueFull> {
+    pub(super) async fn acquire(mut self) -> Result<Self, ProxyError> {
         self.upstream.concurrency.acquire().await?;
         self.is_counted = true;
         Ok(self)
