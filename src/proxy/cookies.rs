@@ -121,17 +121,9 @@ mod tests {
 
     #[test]
     fn set_cookie_lines_with_a_reserved_effective_name_are_removed() {
-        for line in [
-            "__Host-a=1; Path=/; Secure",
-            "r=",
-            "r",
-            "  r\t = 1",
-            "=r=1",
-            "= r=1",
-            "==r=1",
-            "=r",
-            " =\tr =1; Path=/",
-        ] {
+        let named = ["__Host-a=1; Path=/; Secure", "r=", "r", "  r\t = 1"];
+        let nameless = ["=r=1", "= r=1", "==r=1", "=r", " =\tr =1; Path=/"];
+        for line in [&named[..], &nameless].concat() {
             let mut headers = lines(&SET_COOKIE, &["x=1", line, "y=r=2; Path=/"]);
             reserved_cookies().remove_from_response(&mut headers);
             assert_eq!(values(&headers), ["x=1", "y=r=2; Path=/"], "{line}");

@@ -230,17 +230,10 @@ mod tests {
 
     #[test]
     fn contradictory_framing_is_an_error() {
-        for fields in [
-            "Content-Length: 7\r\nContent-Length: 8\r\n",
-            "Content-Length: 7, 8\r\n",
-            "Content-Length: 7,\r\n",
-            "Content-Length: +7\r\n",
-            "Content-Length: -7\r\n",
-            "Content-Length: 0x7\r\n",
-            "Content-Length:\r\n",
-            "Content-Length: 18446744073709551616\r\n",
-        ] {
-            assert!(matches!(parse(fields), Err(Http1Error::Length)), "{fields}");
+        let twice = "7\r\nContent-Length: 8";
+        for value in [twice, "7, 8", "7,", "+7", "-7", "0x7", "", "18446744073709551616"] {
+            let result = parse(&format!("Content-Length: {value}\r\n"));
+            assert!(matches!(result, Err(Http1Error::Length)), "{value}");
         }
         for fields in [
             "Transfer-Encoding: gzip, chunked\r\n",
