@@ -141,10 +141,8 @@ async fn restore_original_request(
     let peer = request.extensions().get::<Peer>().map(|Peer(peer)| peer.ip());
     if !peer.is_some_and(|peer| state.trusted_proxies.contains(peer)) {
         tracing::info!(?peer, "forward auth request from untrusted peer");
-        return ApiError::Forbidden(
-            "Only the proxies of server.trusted_proxies may send forward auth requests.",
-        )
-        .into_response();
+        let detail = "Only the proxies of server.trusted_proxies may send forward auth requests.";
+        return ApiError::Forbidden(detail).into_response();
     }
     let request = match forward_auth::restore_original_request(state.source, &state.path, request) {
         Ok(request) => request,

@@ -140,30 +140,26 @@ fn strip_path(path: &str, uri: &Uri) -> Result<PathAndQuery, ApiError> {
 
 fn method_header(headers: &HeaderMap, name: &HeaderName) -> Result<Method, ApiError> {
     let value = exactly_one(headers, name)?;
-    Method::from_bytes(value.as_bytes())
-        .map_err(|_| ApiError::InvalidRequest(format!("{name} is not a method.")))
+    Method::from_bytes(value.as_bytes()).map_err(|_| invalid(format!("{name} is not a method.")))
 }
 
 fn target_header(headers: &HeaderMap, name: &HeaderName) -> Result<PathAndQuery, ApiError> {
     let value = exactly_one(headers, name)?;
     let target = Some(value.as_bytes()).filter(|target| target.starts_with(b"/"));
     let target = target.and_then(|target| PathAndQuery::try_from(target).ok());
-    target.ok_or_else(|| ApiError::InvalidRequest(format!("{name} is not a path with an optional query.")))
+    target.ok_or_else(|| invalid(format!("{name} is not a path with an optional query.")))
 }
 
 fn exactly_one<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<&'h HeaderValue, ApiError> {
-    at_most_one(headers, name)?.ok_or_else(|| {
-        ApiError::InvalidRequest(format!(
-            "{name} is missing. The front proxy must set it; see verify.source."
-        ))
-    })
+    at_most_one(headers, name)?
+        .ok_or_else(|| invalid(format!("{name} is missing. The front proxy must set it; see verify.source.")))
 }
 
 fn at_most_one<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h HeaderValue>, ApiError> {
     let mut lines = headers.get_all(name).iter();
     match (lines.next(), lines.next()) {
         (line, None) => Ok(line),
-        _ => Err(ApiError::InvalidRequest(format!("{name} is repeated."))),
+        _ => Err(invalid(format!("{name} is repeated."))),
     }
 }
 
@@ -175,11 +171,8 @@ fn roles_from_query(uri: &Uri) -> Result<RequiredRoles, ApiError> {
         roles: Option<String>,
     }
 
-    let query = Query::<AuthRequestQuery>::try_from_uri(uri).map_err(|_| {
-        ApiError::InvalidRequest(
-            "The only query parameter is `roles`, which must not be repeated.".to_owned(),
-        )
-    })?;
+    let query = Query::<AuthRequestQuery>::try_from_uri(uri)
+        .map_err(|_| invalid("The only query parameter is `roles`, which must not be repeated."))?;
     parse_roles(query.0.roles.as_deref())
 }
 
@@ -192,9 +185,12 @@ fn roles_from_header(headers: &HeaderMap) -> Result<RequiredRoles, ApiError> {
 fn parse_roles(list: Option<&str>) -> Result<RequiredRoles, ApiError> {
     let Some(list) = list else { return Ok(RequiredRoles(None)) };
     let roles = Roles::from_list(list).filter(|roles| !roles.as_str().is_empty());
-    let invalid =
-        || ApiError::InvalidRequest("The roles must be a comma-separated list of names.".to_owned());
-    roles.map(|roles| RequiredRoles(Some(roles))).ok_or_else(invalid)
+    let roles = roles.ok_or_else(|| invalid("The roles must be a comma-separated list of names."))?;
+    Ok(RequiredRoles(Some(roles)))
+}
+
+fn invalid(detail: impl Into<String>) -> ApiError {
+    ApiError::InvalidRequest(detail.into())
 }
 
 /// Error of [`respond`] for a request that has not passed [`restore_original_request`] or the session layer.

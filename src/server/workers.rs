@@ -111,11 +111,8 @@ impl WorkerThreads {
                 match tokio::net::TcpListener::from_std(listener) {
                     Ok(listener) => acceptor.run(listener, stopped).await,
                     Err(error) => {
-                        tracing::error!(
-                            thread = index,
-                            error = &error as &dyn std::error::Error,
-                            "cannot register listener"
-                        );
+                        let error = &error as &dyn std::error::Error;
+                        tracing::error!(thread = index, error, "cannot register listener");
                     }
                 }
             };
