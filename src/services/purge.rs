@@ -130,11 +130,10 @@ const BATCH_LIMIT: u32 = 100;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layer::RefreshError;
     use crate::models::audit::AuditEvent;
     use crate::models::session::EndReason;
     use crate::services::store::AuditStore as _;
-    use crate::services::test_support::TokensFixture;
+    use crate::services::test_support::{TokensFixture, rejected, rejected_and_cleared};
     use crate::session_event::SessionEvent;
 
     const DAY: Duration = Duration::from_secs(86_400);
@@ -147,17 +146,16 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn expired_session_is_terminated_then_deleted_and_its_audit_entries_last() {
-        let fixture = TokensFixture::new();
-        let client = fixture.browser().await;
+        let (fixture, client) = TokensFixture::with_browser().await;
         let expired_at = fixture.row(&client).await.idle_expires_at;
         fixture.advance(15 * DAY);
         assert_eq!(purge(&fixture).run_once().await.expect("the store responds"), PurgeStats::default());
         let end = fixture.row(&client).await.end.expect("terminated");
         assert_eq!((end.at, end.reason), (expired_at, EndReason::IdleExpired));
-        let refused = fixture.refresh(&client).await.map(drop).expect_err("it has expired");
         assert_eq!(
-            refused,
-            RefreshError::SessionEnded { event: SessionEvent::IdleExpired, clear_cookies: true }
+            fixture.rejection(&client).await,
+            rejected_and_cleared(SessionEvent::IdleExpired),
+            "it has expired"
         );
 
         fixture.advance(31 * DAY);
@@ -165,10 +163,10 @@ mod tests {
             purge(&fixture).run_once().await.expect("the store responds"),
             PurgeStats { sessions: 1, entries: 0 }
         );
-        let refused = fixture.refresh(&client).await.map(drop).expect_err("it was deleted");
         assert_eq!(
-            refused,
-            RefreshError::SessionEnded { event: SessionEvent::UnknownSession, clear_cookies: false }
+            fixture.rejection(&client).await,
+            rejected(SessionEvent::UnknownSession),
+            "it was deleted"
         );
         let trail =
             fixture.store.current().session_audit(client.session, 10).await.expect("the store responds");
@@ -181,8 +179,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn session_within_the_purge_grace_is_not_terminated() {
-        let fixture = TokensFixture::new();
-        let client = fixture.browser().await;
+        let (fixture, client) = TokensFixture::with_browser().await;
         let left = fixture.row(&client).await.idle_expires_at - fixture.now();
         fixture.advance(left.unsigned_abs() + Duration::from_secs(15));
         purge(&fixture).run_once().await.expect("the store responds");
@@ -191,8 +188,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn failed_purge_is_retried_after_an_hour() {
-        let fixture = TokensFixture::new();
-        let client = fixture.browser().await;
+        let (fixture, client) = TokensFixture::with_browser().await;
         fixture.advance(15 * DAY);
         fixture.store.set_unavailable(true);
         let running = tokio::spawn(purge(&fixture).run());

@@ -390,8 +390,7 @@ mod tests {
         let revocations = new_revocations(&store);
         let late = async {
             tokio::time::sleep(FULL_LOAD_INTERVAL / 2).await;
-            let fixture = TokensFixture::new();
-            let client = fixture.browser().await;
+            let (fixture, client) = TokensFixture::with_browser().await;
             let (_, end) = ended(0, 120);
             let row = crate::models::session::Session { end: Some(end), ..fixture.row(&client).await };
             fixture.restore(&row).await;

@@ -2,8 +2,10 @@
 //! that hold tokens.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -19,11 +21,12 @@ use super::store::{
     StoreError, TokenUse,
 };
 use super::token::{IssuedSession, SessionRequest, SessionSettings, Tokens};
+use crate::client_info::ClientInfo;
 use crate::clock::{Clock, ManualClock};
 use crate::identity::Roles;
 use crate::layer::{RefreshError, RefreshRequest};
 use crate::models::audit::AuditEntry;
-use crate::models::session::{Session, SessionEnd, SessionId, SessionKind, TokenId};
+use crate::models::session::{EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId};
 use crate::models::user::UserId;
 use crate::session_event::SessionEvent;
 
@@ -71,6 +74,20 @@ impl TokensFixture {
         Self { tokens, store, clock, first_key }
     }
 
+    /// Creates a fixture with one browser session.
+    pub(super) async fn with_browser() -> (Self, TestClient) {
+        let fixture = Self::new();
+        let client = fixture.browser().await;
+        (fixture, client)
+    }
+
+    /// Creates a fixture with one browser session, whose access token has expired.
+    pub(super) async fn with_expired_access_token() -> (Self, TestClient) {
+        let (fixture, client) = Self::with_browser().await;
+        fixture.advance(ACCESS_TTL);
+        (fixture, client)
+    }
+
     /// Creates another replica, which shares the store, the keys and the clock.
     pub(super) fn replica(&self) -> Self {
         let tokens = Tokens::new(
@@ -102,6 +119,20 @@ impl TokensFixture {
 
     pub(super) async fn refresh(&self, client: &TestClient) -> Result<IssuedSession, RefreshError> {
         self.tokens.refresh_session(client.request(), client.kind).await
+    }
+
+    /// Refreshes, and returns the error.
+    pub(super) async fn rejection(&self, client: &TestClient) -> RefreshError {
+        self.refresh(client)
+            .await
+            .map(|issued| issued.tokens.event)
+            .expect_err("the session is not refreshed")
+    }
+
+    /// Terminates the session. Returns `false` if it was terminated before.
+    pub(super) async fn terminate(&self, client: &TestClient, reason: EndReason) -> bool {
+        let terminated = self.tokens.terminate(client.session, reason, &ClientInfo::default()).await;
+        terminated.expect("the store responds")
     }
 
     /// Refreshes, expects `event`, and gives the client its new tokens.
@@ -182,6 +213,19 @@ pub(super) fn sign_in(kind: SessionKind) -> SessionRequest<'static> {
         kind,
         ..SessionRequest::new(USER, "taro@example.jp")
     }
+}
+
+pub(super) fn rejected(event: SessionEvent) -> RefreshError {
+    RefreshError::SessionEnded { event, clear_cookies: false }
+}
+
+pub(super) fn rejected_and_cleared(event: SessionEvent) -> RefreshError {
+    RefreshError::SessionEnded { event, clear_cookies: true }
+}
+
+/// Polls a future once, without a waker.
+pub(super) fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
 fn key_material(number: u8, clock: &ManualClock) -> KeyMaterial {

@@ -2,7 +2,6 @@
 //! between requests.
 
 use std::collections::HashSet;
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -12,29 +11,16 @@ use crate::models::session::TokenId;
 use crate::services::memory::MemoryStore;
 use crate::services::single_flight::RESULT_TTL;
 use crate::services::store::SessionFilter;
-use crate::services::test_support::{ACCESS_TTL, BEYOND_GRACE, TestClient, TokensFixture, foreign_keys};
+use crate::services::test_support::{
+    ACCESS_TTL, BEYOND_GRACE, TestClient, TokensFixture, foreign_keys, poll_once, rejected,
+    rejected_and_cleared,
+};
 use crate::services::token::SessionSettings;
 
 mod honest_browser;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const SECOND: Duration = Duration::from_secs(1);
-
-fn rejected(event: SessionEvent) -> RefreshError {
-    RefreshError::SessionEnded { event, clear_cookies: false }
-}
-
-fn rejected_and_cleared(event: SessionEvent) -> RefreshError {
-    RefreshError::SessionEnded { event, clear_cookies: true }
-}
-
-async fn rejection(fixture: &TokensFixture, client: &TestClient) -> RefreshError {
-    fixture.refresh(client).await.map(|issued| issued.tokens.event).expect_err("the session is not refreshed")
-}
-
-fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
-    future.poll(&mut Context::from_waker(Waker::noop()))
-}
 
 /// Runs other tasks until `done` returns `true`.
 async fn until(done: impl AsyncFn() -> bool) {
@@ -51,62 +37,47 @@ async fn until(done: impl AsyncFn() -> bool) {
 
 #[tokio::test]
 async fn unknown_session_is_rejected_without_clearing_cookies() {
-    let fixture = TokensFixture::new();
-    let client = fixture.browser().await;
+    let (fixture, client) = TokensFixture::with_browser().await;
     fixture.store.replace(MemoryStore::default());
     fixture.advance(ACCESS_TTL);
-    assert_eq!(rejection(&fixture, &client).await, rejected(SessionEvent::UnknownSession));
+    assert_eq!(fixture.rejection(&client).await, rejected(SessionEvent::UnknownSession));
     fixture.advance(10 * MINUTE);
-    assert_eq!(
-        rejection(&fixture, &client).await,
-        rejected(SessionEvent::UnknownSession),
-        "at any later time"
-    );
+    assert_eq!(fixture.rejection(&client).await, rejected(SessionEvent::UnknownSession), "at any later time");
 }
 
 #[tokio::test]
 async fn cookies_of_terminated_session_are_cleared_after_the_grace() {
     for reason in EndReason::ALL {
-        let fixture = TokensFixture::new();
-        let client = fixture.browser().await;
-        fixture.advance(ACCESS_TTL);
-        assert!(
-            fixture
-                .tokens
-                .terminate(client.session, reason, &ClientInfo::default())
-                .await
-                .expect("the store responds")
-        );
+        let (fixture, client) = TokensFixture::with_expired_access_token().await;
+        assert!(fixture.terminate(&client, reason).await);
         fixture.advance(MINUTE);
         assert_eq!(
-            rejection(&fixture, &client).await,
+            fixture.rejection(&client).await,
             rejected(reason.event()),
             "a late response could clear a new sign-in"
         );
         fixture.advance(Duration::from_millis(1));
-        assert_eq!(rejection(&fixture, &client).await, rejected_and_cleared(reason.event()));
+        assert_eq!(fixture.rejection(&client).await, rejected_and_cleared(reason.event()));
     }
 }
 
 #[tokio::test]
 async fn idle_session_expires_access_and_idle_ttl_after_its_last_refresh() {
-    let fixture = TokensFixture::new();
-    let mut client = fixture.browser().await;
+    let (fixture, mut client) = TokensFixture::with_browser().await;
     let idle = ACCESS_TTL + fixture.tokens.settings().idle_ttl;
     fixture.advance(idle - SECOND);
     fixture.expect_refresh(&mut client, SessionEvent::Rotated).await;
     fixture.advance(idle - SECOND);
     fixture.expect_refresh(&mut client, SessionEvent::Rotated).await;
     fixture.advance(idle);
-    assert_eq!(rejection(&fixture, &client).await, rejected(SessionEvent::IdleExpired));
+    assert_eq!(fixture.rejection(&client).await, rejected(SessionEvent::IdleExpired));
     fixture.advance(2 * MINUTE);
-    assert_eq!(rejection(&fixture, &client).await, rejected_and_cleared(SessionEvent::IdleExpired));
+    assert_eq!(fixture.rejection(&client).await, rejected_and_cleared(SessionEvent::IdleExpired));
 }
 
 #[tokio::test]
 async fn refresh_does_not_postpone_the_absolute_expiry() {
-    let fixture = TokensFixture::new();
-    let mut client = fixture.browser().await;
+    let (fixture, mut client) = TokensFixture::with_browser().await;
     let end = fixture.row(&client).await.absolute_expires_at;
     while fixture.now() + 14 * 1_440 * MINUTE < end {
         fixture.advance(14 * 1_440 * MINUTE);
@@ -117,14 +88,12 @@ async fn refresh_does_not_postpone_the_absolute_expiry() {
     assert_eq!(last.tokens.identity.expires_at, end, "no access token outlives its session");
     assert_eq!(last.tokens.max_age, 2 * MINUTE);
     fixture.clock.set(end);
-    assert_eq!(rejection(&fixture, &TestClient::new(&last)).await, rejected(SessionEvent::AbsoluteExpired));
+    assert_eq!(fixture.rejection(&TestClient::new(&last)).await, rejected(SessionEvent::AbsoluteExpired));
 }
 
 #[tokio::test]
 async fn session_rotated_within_the_grace_is_replayed() {
-    let fixture = TokensFixture::new();
-    let mut client = fixture.browser().await;
-    fixture.advance(ACCESS_TTL);
+    let (fixture, mut client) = TokensFixture::with_expired_access_token().await;
     fixture.expect_refresh(&mut client, SessionEvent::Rotated).await;
     fixture.advance(MINUTE - SECOND);
     let before = client.without_access();
@@ -138,8 +107,7 @@ async fn session_rotated_within_the_grace_is_replayed() {
 
 #[tokio::test]
 async fn access_token_within_the_grace_is_replayed_without_an_update() {
-    let fixture = TokensFixture::new();
-    let mut client = fixture.browser().await;
+    let (fixture, mut client) = TokensFixture::with_browser().await;
     fixture.advance(MINUTE - SECOND);
     fixture.expect_refresh(&mut client, SessionEvent::Replayed).await;
     fixture.store.take_calls();
@@ -156,9 +124,7 @@ async fn access_token_within_the_grace_is_replayed_without_an_update() {
 
 #[tokio::test]
 async fn lost_response_is_replayed_on_every_retry() {
-    let fixture = TokensFixture::new();
-    let mut client = fixture.browser().await;
-    fixture.advance(ACCESS_TTL);
+    let (fixture, mut client) = TokensFixture::with_expired_access_token().await;
     let lost = fixture.refresh(&client).await.expect("a rotation");
     for wait in [SECOND, MINUTE, 1_440 * MINUTE] {
         fixture.advance(wait);
@@ -178,10 +144,10 @@ async fn divergent_client_terminates_the_session() {
     let (mut owner, mut thief) = two_clients_of_one_session(&fixture).await;
     fixture.expect_refresh(&mut owner, SessionEvent::Rotated).await;
     fixture.advance(10 * SECOND);
-    assert_eq!(rejection(&fixture, &thief).await, rejected(SessionEvent::ReuseDetected));
-    assert_eq!(rejection(&fixture, &owner).await, rejected(SessionEvent::ReuseDetected));
+    assert_eq!(fixture.rejection(&thief).await, rejected(SessionEvent::ReuseDetected));
+    assert_eq!(fixture.rejection(&owner).await, rejected(SessionEvent::ReuseDetected));
     thief.access = None;
-    assert_eq!(rejection(&fixture, &thief).await, rejected(SessionEvent::ReuseDetected));
+    assert_eq!(fixture.rejection(&thief).await, rejected(SessionEvent::ReuseDetected));
     let end = fixture.row(&owner).await.end.expect("the session was terminated");
     assert_eq!(end.reason, EndReason::ReuseDetected);
 }
@@ -198,19 +164,15 @@ async fn two_clients_of_one_session(fixture: &TokensFixture) -> (TestClient, Tes
 
 #[tokio::test]
 async fn absent_access_token_differs_from_a_present_one() {
-    let fixture = TokensFixture::new();
-    let client = fixture.browser().await;
-    fixture.advance(ACCESS_TTL);
+    let (fixture, client) = TokensFixture::with_expired_access_token().await;
     fixture.refresh(&client).await.expect("a rotation");
     let replica = fixture.replica();
-    assert_eq!(rejection(&replica, &client.without_access()).await, rejected(SessionEvent::ReuseDetected));
+    assert_eq!(replica.rejection(&client.without_access()).await, rejected(SessionEvent::ReuseDetected));
 }
 
 #[tokio::test]
 async fn unreadable_access_token_counts_as_absent() {
-    let fixture = TokensFixture::new();
-    let client = fixture.browser().await;
-    fixture.advance(ACCESS_TTL);
+    let (fixture, client) = TokensFixture::with_expired_access_token().await;
     let rotated = fixture.refresh(&client.without_access()).await.expect("a rotation");
     fixture.advance(MINUTE);
     let unreadable = TestClient { access: Some("not.a.token".into()), ..client.clone() };
@@ -234,8 +196,7 @@ async fn divergent_clients_are_allowed_in_client_sessions() {
 
 #[tokio::test]
 async fn late_response_is_not_a_divergent_client() {
-    let fixture = TokensFixture::new();
-    let client = fixture.browser().await;
+    let (fixture, client) = TokensFixture::with_browser().await;
     fixture.advance(MINUTE);
     let mut late =
         TestClient::new(&fixture.refresh(&client).await.expect("a replay within the grace period"));
@@ -250,9 +211,7 @@ async fn late_response_is_not_a_divergent_client() {
 
 #[tokio::test]
 async fn token_one_behind_is_reuse_once_its_successor_is_confirmed() {
-    let fixture = TokensFixture::new();
-    let old = fixture.browser().await;
-    fixture.advance(ACCESS_TTL);
+    let (fixture, old) = TokensFixture::with_expired_access_token().await;
     let mut new = old.clone();
     fixture.expect_refresh(&mut new, SessionEvent::Rotated).await;
     fixture.advance(BEYOND_GRACE);
@@ -261,8 +220,8 @@ async fn token_one_behind_is_reuse_once_its_successor_is_confirmed() {
     fixture.tokens.flush_deferred().await.expect("the store responds");
     assert_eq!(fixture.row(&new).await.settled_by, Some(fixture.id(&new)));
     fixture.advance(RESULT_TTL + SECOND);
-    assert_eq!(rejection(&fixture, &old).await, rejected(SessionEvent::ReuseDetected));
-    assert_eq!(rejection(&fixture, &new).await, rejected(SessionEvent::ReuseDetected));
+    assert_eq!(fixture.rejection(&old).await, rejected(SessionEvent::ReuseDetected));
+    assert_eq!(fixture.rejection(&new).await, rejected(SessionEvent::ReuseDetected));
 }
 
 #[tokio::test]
@@ -275,16 +234,15 @@ async fn token_further_behind_is_reuse_in_any_kind_of_session() {
             fixture.advance(ACCESS_TTL);
             fixture.expect_refresh(&mut new, SessionEvent::Rotated).await;
         }
-        assert_eq!(rejection(&fixture, &old).await, rejected(SessionEvent::ReuseDetected));
-        assert_eq!(rejection(&fixture, &new).await, rejected(SessionEvent::ReuseDetected));
+        assert_eq!(fixture.rejection(&old).await, rejected(SessionEvent::ReuseDetected));
+        assert_eq!(fixture.rejection(&new).await, rejected(SessionEvent::ReuseDetected));
     }
 }
 
 #[tokio::test]
 async fn store_that_lost_rotations_catches_up() {
     for lost in [1, 2, 20] {
-        let fixture = TokensFixture::new();
-        let mut client = fixture.browser().await;
+        let (fixture, mut client) = TokensFixture::with_browser().await;
         let backup = fixture.row(&client).await;
         for _ in 0..lost {
             fixture.advance(ACCESS_TTL);
@@ -301,21 +259,19 @@ async fn store_that_lost_rotations_catches_up() {
 
 #[tokio::test]
 async fn terminated_session_of_a_restored_store_does_not_catch_up() {
-    let fixture = TokensFixture::new();
-    let mut client = fixture.browser().await;
+    let (fixture, mut client) = TokensFixture::with_browser().await;
     let mut backup = fixture.row(&client).await;
     backup.end = Some(fixture.tokens.termination(EndReason::Revoked, &ClientInfo::default()).end());
     fixture.advance(ACCESS_TTL);
     fixture.expect_refresh(&mut client, SessionEvent::Rotated).await;
     fixture.restore(&backup).await;
     fixture.advance(BEYOND_GRACE);
-    assert_eq!(rejection(&fixture, &client).await, rejected_and_cleared(SessionEvent::Revoked));
+    assert_eq!(fixture.rejection(&client).await, rejected_and_cleared(SessionEvent::Revoked));
 }
 
 #[tokio::test]
 async fn concurrent_replicas_catch_up_once() {
-    let fixture = TokensFixture::new();
-    let mut client = fixture.browser().await;
+    let (fixture, mut client) = TokensFixture::with_browser().await;
     let backup = fixture.row(&client).await;
     fixture.advance(ACCESS_TTL);
     fixture.expect_refresh(&mut client, SessionEvent::Rotated).await;
@@ -331,8 +287,7 @@ async fn concurrent_replicas_catch_up_once() {
 
 #[tokio::test]
 async fn last_generation_terminates_the_session() {
-    let fixture = TokensFixture::new();
-    let client = fixture.browser().await;
+    let (fixture, client) = TokensFixture::with_browser().await;
     let mut row = fixture.row(&client).await;
     row.generation = u32::MAX - 1;
     fixture.restore(&row).await;
@@ -344,7 +299,7 @@ async fn last_generation_terminates_the_session() {
     fixture.expect_refresh(&mut client, SessionEvent::Rotated).await;
     assert_eq!(client.refresh, refresh(u32::MAX));
     fixture.advance(ACCESS_TTL);
-    assert_eq!(rejection(&fixture, &client).await, rejected(SessionEvent::Exhausted));
+    assert_eq!(fixture.rejection(&client).await, rejected(SessionEvent::Exhausted));
     assert_eq!(fixture.row(&client).await.end.map(|end| end.reason), Some(EndReason::Exhausted));
 }
 
@@ -352,11 +307,10 @@ async fn last_generation_terminates_the_session() {
 
 #[tokio::test]
 async fn malformed_refresh_token_makes_no_store_call() {
-    let fixture = TokensFixture::new();
-    let client = fixture.browser().await;
+    let (fixture, client) = TokensFixture::with_browser().await;
     for refresh in [String::new(), "x".repeat(72), client.refresh.replace(&client.refresh[70..], "AA")] {
         let forged = TestClient { refresh, ..client.clone() };
-        assert_eq!(rejection(&fixture, &forged).await, rejected(SessionEvent::Malformed));
+        assert_eq!(fixture.rejection(&forged).await, rejected(SessionEvent::Malformed));
     }
     assert!(fixture.store.take_calls().is_empty());
 }
@@ -375,14 +329,13 @@ async fn refresh_token_of_another_session_than_the_access_token_is_rejected() {
 
 #[tokio::test]
 async fn unknown_key_is_noticed_without_clearing_cookies() {
-    let fixture = TokensFixture::new();
-    let client = fixture.browser().await;
+    let (fixture, client) = TokensFixture::with_browser().await;
     let keys = foreign_keys(9, &fixture.clock);
     let elsewhere = refresh_token::mint(keys.by_number(9).unwrap(), client.session, 1);
     let client = TestClient { refresh: elsewhere, ..client };
     let mut noticed = Box::pin(fixture.tokens.keys().unknown_key());
     assert!(poll_once(noticed.as_mut()).is_pending());
-    assert_eq!(rejection(&fixture, &client).await, rejected(SessionEvent::UnknownKey));
+    assert_eq!(fixture.rejection(&client).await, rejected(SessionEvent::UnknownKey));
     assert!(poll_once(noticed.as_mut()).is_ready());
     assert!(fixture.store.take_calls().is_empty());
 }
@@ -391,9 +344,7 @@ async fn unknown_key_is_noticed_without_clearing_cookies() {
 
 #[tokio::test]
 async fn refresh_completes_when_the_client_disconnects() {
-    let fixture = TokensFixture::new();
-    let client = fixture.browser().await;
-    fixture.advance(ACCESS_TTL);
+    let (fixture, client) = TokensFixture::with_expired_access_token().await;
     let blocked = fixture.store.block().await;
     let mut refresh = Box::pin(fixture.refresh(&client));
     assert!(poll_once(refresh.as_mut()).is_pending());
@@ -406,9 +357,7 @@ async fn refresh_completes_when_the_client_disconnects() {
 
 #[tokio::test]
 async fn concurrent_requests_share_one_store_call() {
-    let fixture = TokensFixture::new();
-    let client = fixture.browser().await;
-    fixture.advance(ACCESS_TTL);
+    let (fixture, client) = TokensFixture::with_expired_access_token().await;
     let responses = join_all((0..200).map(|_| fixture.refresh(&client))).await;
     assert_eq!(fixture.store.take_calls(), ["rotate"]);
     let responses: Vec<_> =
@@ -424,9 +373,7 @@ async fn concurrent_requests_share_one_store_call() {
 
 #[tokio::test]
 async fn result_is_shared_for_five_seconds() {
-    let fixture = TokensFixture::new();
-    let client = fixture.browser().await;
-    fixture.advance(ACCESS_TTL);
+    let (fixture, client) = TokensFixture::with_expired_access_token().await;
     let first = fixture.refresh(&client).await.expect("a rotation");
     fixture.advance(RESULT_TTL);
     let shared = fixture.refresh(&client).await.expect("a replay");
@@ -448,8 +395,8 @@ async fn divergent_follower_is_detected() {
     let first = TestClient::new(&first.expect("the owner is the leader"));
     assert_eq!(second.map(drop), Err(rejected(SessionEvent::ReuseDetected)));
     assert_eq!(fixture.store.take_calls(), ["rotate", "end_session"]);
-    assert_eq!(rejection(&fixture, &first).await, rejected(SessionEvent::ReuseDetected));
-    assert_eq!(rejection(&fixture, &owner).await, rejected(SessionEvent::ReuseDetected));
+    assert_eq!(fixture.rejection(&first).await, rejected(SessionEvent::ReuseDetected));
+    assert_eq!(fixture.rejection(&owner).await, rejected(SessionEvent::ReuseDetected));
 }
 
 #[tokio::test]
@@ -458,19 +405,13 @@ async fn divergent_follower_gets_the_reason_of_another_replicas_termination() {
     let (owner, thief) = two_clients_of_one_session(&fixture).await;
     fixture.refresh(&owner).await.expect("a rotation, whose result is kept");
     let elsewhere = fixture.replica();
-    elsewhere
-        .tokens
-        .terminate(owner.session, EndReason::LoggedOut, &ClientInfo::default())
-        .await
-        .expect("the store responds");
-    assert_eq!(rejection(&fixture, &thief).await, rejected(SessionEvent::LoggedOut));
+    elsewhere.terminate(&owner, EndReason::LoggedOut).await;
+    assert_eq!(fixture.rejection(&thief).await, rejected(SessionEvent::LoggedOut));
 }
 
 #[tokio::test]
 async fn shared_replay_does_not_prevent_a_due_rotation() {
-    let fixture = TokensFixture::new();
-    let client = fixture.browser().await;
-    fixture.advance(ACCESS_TTL);
+    let (fixture, client) = TokensFixture::with_expired_access_token().await;
     // Another tab has just refreshed, and this one did not get the response.
     let held = TestClient {
         access: fixture.refresh(&client).await.ok().map(|issued| issued.tokens.access_token),
@@ -487,29 +428,21 @@ async fn shared_replay_does_not_prevent_a_due_rotation() {
 
 #[tokio::test]
 async fn wrong_kind_is_rejected_and_does_not_affect_the_right_one() {
-    let fixture = TokensFixture::new();
-    let client = fixture.browser().await;
-    fixture.advance(ACCESS_TTL);
+    let (fixture, client) = TokensFixture::with_expired_access_token().await;
     let elsewhere = TestClient { kind: SessionKind::Client, ..client.clone() };
-    assert_eq!(rejection(&fixture, &elsewhere).await, rejected(SessionEvent::Malformed));
+    assert_eq!(fixture.rejection(&elsewhere).await, rejected(SessionEvent::Malformed));
     fixture.expect_refresh(&mut client.clone(), SessionEvent::Rotated).await;
-    assert_eq!(rejection(&fixture, &elsewhere).await, rejected(SessionEvent::Malformed));
+    assert_eq!(fixture.rejection(&elsewhere).await, rejected(SessionEvent::Malformed));
     assert!(fixture.row(&client).await.end.is_none());
 }
 
 #[tokio::test]
 async fn shared_results_of_terminated_sessions_are_dropped() {
-    let fixture = TokensFixture::new();
-    let client = fixture.browser().await;
-    fixture.advance(ACCESS_TTL);
+    let (fixture, client) = TokensFixture::with_expired_access_token().await;
     let first = fixture.refresh(&client).await.expect("a rotation");
-    fixture
-        .tokens
-        .terminate(client.session, EndReason::LoggedOut, &ClientInfo::default())
-        .await
-        .expect("the store responds");
-    assert_eq!(rejection(&fixture, &client).await, rejected(SessionEvent::LoggedOut));
-    assert_eq!(rejection(&fixture, &TestClient::new(&first)).await, rejected(SessionEvent::LoggedOut));
+    fixture.terminate(&client, EndReason::LoggedOut).await;
+    assert_eq!(fixture.rejection(&client).await, rejected(SessionEvent::LoggedOut));
+    assert_eq!(fixture.rejection(&TestClient::new(&first)).await, rejected(SessionEvent::LoggedOut));
 
     let (one, two) = (fixture.browser().await, fixture.browser().await);
     fixture.advance(ACCESS_TTL);
@@ -526,7 +459,7 @@ async fn shared_results_of_terminated_sessions_are_dropped() {
         2
     );
     for client in [one, two] {
-        assert_eq!(rejection(&fixture, &client).await, rejected(SessionEvent::Revoked));
+        assert_eq!(fixture.rejection(&client).await, rejected(SessionEvent::Revoked));
     }
 }
 
@@ -549,11 +482,9 @@ async fn replicas_return_the_same_refresh_token() {
 
 #[tokio::test]
 async fn failing_store_decides_nothing() {
-    let fixture = TokensFixture::new();
-    let mut client = fixture.browser().await;
-    fixture.advance(ACCESS_TTL);
+    let (fixture, mut client) = TokensFixture::with_expired_access_token().await;
     fixture.store.set_unavailable(true);
-    assert_eq!(rejection(&fixture, &client).await, RefreshError::Unavailable);
+    assert_eq!(fixture.rejection(&client).await, RefreshError::Unavailable);
     assert_eq!(fixture.store.take_calls(), ["rotate"], "a failed call is not repeated");
     let together = join_all((0..20).map(|_| fixture.refresh(&client))).await;
     assert!(together.into_iter().all(|response| response.map(drop) == Err(RefreshError::Unavailable)));
@@ -568,15 +499,14 @@ async fn follower_gets_unavailable_if_it_cannot_terminate() {
     let (owner, thief) = two_clients_of_one_session(&fixture).await;
     fixture.refresh(&owner).await.expect("a rotation");
     fixture.store.set_unavailable(true);
-    assert_eq!(rejection(&fixture, &thief).await, RefreshError::Unavailable);
+    assert_eq!(fixture.rejection(&thief).await, RefreshError::Unavailable);
     fixture.store.set_unavailable(false);
-    assert_eq!(rejection(&fixture, &thief).await, rejected(SessionEvent::ReuseDetected));
+    assert_eq!(fixture.rejection(&thief).await, rejected(SessionEvent::ReuseDetected));
 }
 
 #[tokio::test]
 async fn sessions_survive_a_key_rotation() {
-    let fixture = TokensFixture::new();
-    let mut client = fixture.browser().await;
+    let (fixture, mut client) = TokensFixture::with_browser().await;
     let with_old_key = client.clone();
     fixture.rotate_keys();
     fixture.advance(ACCESS_TTL);
@@ -592,9 +522,7 @@ async fn sessions_survive_a_key_rotation() {
 
 #[tokio::test]
 async fn replay_is_signed_with_the_key_of_its_generation() {
-    let fixture = TokensFixture::new();
-    let client = fixture.browser().await;
-    fixture.advance(ACCESS_TTL);
+    let (fixture, client) = TokensFixture::with_expired_access_token().await;
     let first = fixture.refresh(&client).await.expect("a rotation");
     fixture.rotate_keys();
     fixture.advance(10 * SECOND);
@@ -604,9 +532,7 @@ async fn replay_is_signed_with_the_key_of_its_generation() {
 
 #[tokio::test]
 async fn replays_are_counted() {
-    let fixture = TokensFixture::new();
-    let client = fixture.browser().await;
-    fixture.advance(ACCESS_TTL);
+    let (fixture, client) = TokensFixture::with_expired_access_token().await;
     for _ in 0..4 {
         fixture.refresh(&client).await.expect("a refresh");
     }

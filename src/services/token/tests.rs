@@ -10,7 +10,8 @@ use crate::models::user::{Role, User};
 use crate::services::memory::MemoryStore;
 use crate::services::store::{PasswordChange, UserStore};
 use crate::services::test_support::{
-    ACCESS_TTL, BEYOND_GRACE, TestClient, TokensFixture, USER, foreign_keys, sign_in,
+    ACCESS_TTL, BEYOND_GRACE, TestClient, TokensFixture, USER, foreign_keys, poll_once, rejected,
+    rejected_and_cleared, sign_in,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -37,21 +38,14 @@ async fn sign_in_issues_valid_tokens() {
 
 #[tokio::test]
 async fn sign_in_terminates_the_replaced_session() {
-    let fixture = TokensFixture::new();
-    let before = fixture.browser().await;
-    fixture.advance(ACCESS_TTL);
-    fixture
-        .tokens
-        .refresh_session(before.request(), before.kind)
-        .await
-        .expect("a rotation, whose result is kept");
+    let (fixture, before) = TokensFixture::with_expired_access_token().await;
+    fixture.refresh(&before).await.expect("a rotation, whose result is kept");
     let replaces = fixture.tokens.identify_session(Some(&before.refresh), None);
     assert_eq!(replaces, Some(before.session));
     let again = SessionRequest { replaces, ..sign_in(SessionKind::Browser) };
     let issued = fixture.tokens.sign_in(again).await.expect("a session");
     assert_ne!(issued.session.id, before.session);
-    let error = fixture.refresh(&before).await.map(drop).expect_err("it was terminated");
-    assert_eq!(error, RefreshError::SessionEnded { event: SessionEvent::LoggedOut, clear_cookies: false });
+    assert_eq!(fixture.rejection(&before).await, rejected(SessionEvent::LoggedOut), "it was terminated");
 }
 
 #[tokio::test]
@@ -63,8 +57,7 @@ async fn oldest_session_is_displaced() {
         fixture.advance(SECOND);
         clients.push(fixture.browser().await);
     }
-    let error = fixture.refresh(&clients[0]).await.map(drop).expect_err("it was displaced");
-    assert_eq!(error, RefreshError::SessionEnded { event: SessionEvent::Displaced, clear_cookies: false });
+    assert_eq!(fixture.rejection(&clients[0]).await, rejected(SessionEvent::Displaced), "it was displaced");
     let live = fixture.tokens.live_sessions(USER).await.expect("the store responds");
     assert_eq!(live.iter().map(|row| row.id).collect::<Vec<_>>(), [clients[2].session, clients[1].session]);
 }
@@ -123,8 +116,11 @@ async fn new_user_of_the_same_address_has_a_separate_session() {
     let new = TestClient::new(&fixture.tokens.sign_in(new).await.expect("a session"));
 
     fixture.advance(ACCESS_TTL);
-    let error = fixture.refresh(&old).await.map(drop).expect_err("the user was deleted");
-    assert_eq!(error, RefreshError::SessionEnded { event: SessionEvent::UserDeleted, clear_cookies: true });
+    assert_eq!(
+        fixture.rejection(&old).await,
+        rejected_and_cleared(SessionEvent::UserDeleted),
+        "the user was deleted"
+    );
     let renewed = fixture.refresh(&new).await.expect("a refresh").tokens;
     assert_eq!(&*renewed.identity.subject, namesake.to_string());
     assert_eq!(&*fixture.read(old.access.as_deref()).identity.subject, USER.to_string());
@@ -132,8 +128,7 @@ async fn new_user_of_the_same_address_has_a_separate_session() {
 
 #[tokio::test]
 async fn failing_store_neither_creates_nor_terminates_sessions() {
-    let fixture = TokensFixture::new();
-    let client = fixture.browser().await;
+    let (fixture, client) = TokensFixture::with_browser().await;
     fixture.store.set_unavailable(true);
     let error = fixture.tokens.sign_in(sign_in(SessionKind::Browser)).await.expect_err("it is unavailable");
     assert!(matches!(error, SignInError::Store(StoreError::Unavailable(_))));
@@ -141,18 +136,8 @@ async fn failing_store_neither_creates_nor_terminates_sessions() {
         fixture.tokens.terminate(client.session, EndReason::LoggedOut, &ClientInfo::default()).await.is_err()
     );
     fixture.store.set_unavailable(false);
-    assert!(
-        fixture
-            .tokens
-            .terminate(client.session, EndReason::LoggedOut, &ClientInfo::default())
-            .await
-            .expect("the store responds")
-    );
-    let again = fixture
-        .tokens
-        .terminate(client.session, EndReason::Revoked, &ClientInfo::default())
-        .await
-        .expect("the store responds");
+    assert!(fixture.terminate(&client, EndReason::LoggedOut).await);
+    let again = fixture.terminate(&client, EndReason::Revoked).await;
     assert!(!again, "it was terminated before");
 }
 
@@ -172,8 +157,7 @@ async fn session_and_token_ids_are_unique() {
 
 #[tokio::test]
 async fn refresh_is_due_a_tenth_of_the_lifetime_before_expiry() {
-    let fixture = TokensFixture::new();
-    let client = fixture.browser().await;
+    let (fixture, client) = TokensFixture::with_browser().await;
     let expires_at = fixture.read(client.access.as_deref()).identity.expires_at;
     let tenth = (expires_at - fixture.now()) / 10;
     fixture.clock.set(expires_at - tenth - SECOND);
@@ -184,8 +168,7 @@ async fn refresh_is_due_a_tenth_of_the_lifetime_before_expiry() {
 
 #[tokio::test]
 async fn access_token_is_valid_until_expiry_plus_leeway() {
-    let fixture = TokensFixture::new();
-    let client = fixture.browser().await;
+    let (fixture, client) = TokensFixture::with_browser().await;
     let expires_at = fixture.read(client.access.as_deref()).identity.expires_at;
     fixture.clock.set(expires_at + 5 * SECOND - Duration::from_micros(1));
     assert!(verify(&fixture, &client).is_ok());
@@ -209,8 +192,7 @@ async fn lifetimes_have_jitter() {
 
 #[tokio::test]
 async fn unknown_key_of_an_access_token_is_noticed() {
-    let fixture = TokensFixture::new();
-    let client = fixture.browser().await;
+    let (fixture, client) = TokensFixture::with_browser().await;
     fixture.tokens.keys().replace(foreign_keys(9, &fixture.clock));
     assert_eq!(verify(&fixture, &client).map(drop), Err(VerifyError::UnknownKey));
     // Returns at once, because the notification is kept.
@@ -219,8 +201,7 @@ async fn unknown_key_of_an_access_token_is_noticed() {
 
 #[tokio::test]
 async fn access_tokens_stay_valid_after_a_key_rotation() {
-    let fixture = TokensFixture::new();
-    let old = fixture.browser().await;
+    let (fixture, old) = TokensFixture::with_browser().await;
     fixture.rotate_keys();
     let new = fixture.browser().await;
     assert!(verify(&fixture, &old).is_ok());
@@ -230,8 +211,7 @@ async fn access_tokens_stay_valid_after_a_key_rotation() {
 
 #[tokio::test]
 async fn expired_and_replaced_tokens_identify_their_session() {
-    let fixture = TokensFixture::new();
-    let client = fixture.browser().await;
+    let (fixture, client) = TokensFixture::with_browser().await;
     let other = fixture.browser().await;
     fixture.advance(10 * ACCESS_TTL);
     let (access, refresh) = (client.access.as_deref(), Some(client.refresh.as_str()));
@@ -246,8 +226,7 @@ async fn expired_and_replaced_tokens_identify_their_session() {
 
 #[tokio::test]
 async fn confirmed_use_is_recorded_once() {
-    let fixture = TokensFixture::new();
-    let client = fixture.browser().await;
+    let (fixture, client) = TokensFixture::with_browser().await;
     for _ in 0..61 {
         verify(&fixture, &client).expect("valid");
         fixture.advance(SECOND);
@@ -266,8 +245,7 @@ async fn confirmed_use_is_recorded_once() {
 
 #[tokio::test(start_paused = true)]
 async fn deferred_writes_are_flushed_within_a_second() {
-    let fixture = TokensFixture::new();
-    let client = fixture.browser().await;
+    let (fixture, client) = TokensFixture::with_browser().await;
     fixture.advance(BEYOND_GRACE);
     verify(&fixture, &client).expect("valid");
     assert!(fixture.store.take_calls().is_empty(), "no request waits for it");
@@ -277,8 +255,7 @@ async fn deferred_writes_are_flushed_within_a_second() {
 
 #[tokio::test(start_paused = true)]
 async fn deferred_writes_survive_a_failing_store() {
-    let fixture = TokensFixture::new();
-    let client = fixture.browser().await;
+    let (fixture, client) = TokensFixture::with_browser().await;
     fixture.advance(SECOND);
     fixture.refresh(&client).await.expect("a replay");
     fixture.advance(BEYOND_GRACE);
@@ -325,11 +302,7 @@ async fn with_two_confirmed_uses(kind: SessionKind) -> (TokensFixture, TestClien
 async fn second_confirmed_use_terminates_a_browser_session() {
     let (fixture, client) = with_two_confirmed_uses(SessionKind::Browser).await;
     assert_eq!(fixture.row(&client).await.end.map(|end| end.reason), Some(EndReason::ReuseDetected));
-    let error = fixture.refresh(&client).await.map(drop).expect_err("it was terminated");
-    assert_eq!(
-        error,
-        RefreshError::SessionEnded { event: SessionEvent::ReuseDetected, clear_cookies: false }
-    );
+    assert_eq!(fixture.rejection(&client).await, rejected(SessionEvent::ReuseDetected), "it was terminated");
 }
 
 #[tokio::test]
@@ -348,8 +321,7 @@ async fn sessions_terminated_by_a_sign_in_are_rejected_at_once() {
     let request = SessionRequest { replaces: Some(first.session), ..sign_in(SessionKind::Browser) };
     let second = TestClient::new(&fixture.tokens.sign_in(request).await.expect("a session"));
     let third = fixture.browser().await;
-    let verified =
-        |client: &TestClient| fixture.tokens.verify(client.access.as_deref().expect("a token")).map(drop);
+    let verified = |client| verify(&fixture, client).map(drop);
     assert_eq!(verified(&first), Err(VerifyError::Ended(SessionEvent::LoggedOut)));
     assert_eq!(verified(&second), Err(VerifyError::Ended(SessionEvent::Displaced)));
     assert_eq!(verified(&third), Ok(()));
@@ -359,31 +331,16 @@ async fn sessions_terminated_by_a_sign_in_are_rejected_at_once() {
 async fn terminate_learns_of_termination_by_another_replica() {
     let fixture = TokensFixture::new();
     let (client, elsewhere) = (fixture.browser().await, fixture.replica());
-    assert!(
-        elsewhere
-            .tokens
-            .terminate(client.session, EndReason::Revoked, &ClientInfo::default())
-            .await
-            .expect("the store responds")
-    );
-    let access = client.access.as_deref().expect("a token");
-    assert!(fixture.tokens.verify(access).is_ok(), "it has not polled");
-    assert!(
-        !fixture
-            .tokens
-            .terminate(client.session, EndReason::LoggedOut, &ClientInfo::default())
-            .await
-            .expect("the store responds")
-    );
-    assert_eq!(fixture.tokens.verify(access).map(drop), Err(VerifyError::Ended(SessionEvent::Revoked)));
+    assert!(elsewhere.terminate(&client, EndReason::Revoked).await);
+    assert!(verify(&fixture, &client).is_ok(), "it has not polled");
+    assert!(!fixture.terminate(&client, EndReason::LoggedOut).await);
+    assert_eq!(verify(&fixture, &client).map(drop), Err(VerifyError::Ended(SessionEvent::Revoked)));
 }
 
 /// A backlog of audit entries does not displace confirmed uses, and is written in chunks.
 #[tokio::test]
 async fn audit_backlog_is_limited_and_written_in_chunks() {
-    let fixture = TokensFixture::new();
-    let mut client = fixture.browser().await;
-    fixture.advance(ACCESS_TTL);
+    let (fixture, mut client) = TokensFixture::with_expired_access_token().await;
     fixture.expect_refresh(&mut client, SessionEvent::Rotated).await;
     fixture.store.set_unavailable(true);
     for _ in 0..10_700 {
@@ -391,7 +348,7 @@ async fn audit_backlog_is_limited_and_written_in_chunks() {
     }
     assert_eq!(fixture.tokens.dropped_writes(), 700);
     fixture.advance(BEYOND_GRACE);
-    fixture.tokens.verify(client.access.as_deref().expect("a token")).expect("valid");
+    verify(&fixture, &client).expect("valid");
     assert!(fixture.tokens.flush_deferred().await.is_err());
     fixture.store.set_unavailable(false);
     fixture.store.take_calls();
@@ -402,13 +359,11 @@ async fn audit_backlog_is_limited_and_written_in_chunks() {
 
 #[tokio::test]
 async fn termination_completes_when_the_caller_is_dropped() {
-    let fixture = TokensFixture::new();
-    let client = fixture.browser().await;
+    let (fixture, client) = TokensFixture::with_browser().await;
     let blocked = fixture.store.block().await;
     let by = ClientInfo::default();
     let mut terminating = Box::pin(fixture.tokens.terminate(client.session, EndReason::LoggedOut, &by));
-    let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(terminating.as_mut().poll(cx))).await;
-    assert!(polled.is_pending());
+    assert!(poll_once(terminating.as_mut()).is_pending());
     drop(terminating);
     drop(blocked);
     while verify(&fixture, &client).is_ok() {

@@ -35,11 +35,7 @@ async fn termination_notifies_all_watchers_of_the_session_only() {
     let (client, other) = (fixture.browser().await, fixture.browser().await);
     let watches = [watch(&fixture, &client).await, watch(&fixture, &client).await];
     let other_watch = watch(&fixture, &other).await;
-    fixture
-        .tokens
-        .terminate(client.session, EndReason::Revoked, &ClientInfo::default())
-        .await
-        .expect("the store responds");
+    fixture.terminate(&client, EndReason::Revoked).await;
     for watch in watches {
         assert_eq!(watch.await.expect("notified"), SessionEvent::Revoked);
     }
@@ -53,11 +49,7 @@ async fn termination_by_another_replica_notifies_within_a_second() {
     let poller = tokio::spawn(replica.tokens.revocations().clone().run_poller());
     let client = fixture.browser().await;
     let watch = watch(&replica, &client).await;
-    fixture
-        .tokens
-        .terminate(client.session, EndReason::UserDisabled, &ClientInfo::default())
-        .await
-        .expect("the store responds");
+    fixture.terminate(&client, EndReason::UserDisabled).await;
     let notified = tokio::time::timeout(Duration::from_secs(1), watch).await.expect("in time");
     assert_eq!(notified.expect("notified"), SessionEvent::UserDisabled);
     poller.abort();
@@ -65,13 +57,8 @@ async fn termination_by_another_replica_notifies_within_a_second() {
 
 #[tokio::test(start_paused = true)]
 async fn earlier_termination_notifies_at_once() {
-    let fixture = TokensFixture::new();
-    let client = fixture.browser().await;
-    fixture
-        .tokens
-        .terminate(client.session, EndReason::LoggedOut, &ClientInfo::default())
-        .await
-        .expect("the store responds");
+    let (fixture, client) = TokensFixture::with_browser().await;
+    fixture.terminate(&client, EndReason::LoggedOut).await;
     assert_eq!(fixture.tokens.watch(client.session).await, SessionEvent::LoggedOut);
     // A revocation list that does not include it: the row is read.
     assert_eq!(fixture.replica().tokens.watch(client.session).await, SessionEvent::LoggedOut);
@@ -82,8 +69,7 @@ async fn earlier_termination_notifies_at_once() {
 /// There is no gap between the lookup and the subscription.
 #[tokio::test(start_paused = true)]
 async fn termination_before_the_first_poll_notifies() {
-    let fixture = TokensFixture::new();
-    let client = fixture.browser().await;
+    let (fixture, client) = TokensFixture::with_browser().await;
     let watch = fixture.tokens.watch(client.session);
     fixture.store.set_unavailable(true);
     let end = SessionEnd { at: fixture.now(), reason: EndReason::PasswordChanged };
@@ -116,8 +102,7 @@ async fn absolute_expiry_notifies_with_jitter() {
 
 #[tokio::test(start_paused = true)]
 async fn idle_expiry_notifies_unless_the_session_is_refreshed() {
-    let fixture = TokensFixture::new();
-    let idle = fixture.browser().await;
+    let (fixture, idle) = TokensFixture::with_browser().await;
     let mut refreshed = fixture.browser().await;
     let idle_watch = watch(&fixture, &idle).await;
     let refreshed_watch = watch(&fixture, &refreshed).await;
@@ -132,8 +117,7 @@ async fn idle_expiry_notifies_unless_the_session_is_refreshed() {
 
 #[tokio::test(start_paused = true)]
 async fn failed_reads_are_retried() {
-    let fixture = TokensFixture::new();
-    let client = fixture.browser().await;
+    let (fixture, client) = TokensFixture::with_browser().await;
     fixture.store.set_unavailable(true);
     let watch = watch(&fixture, &client).await;
     tokio::time::sleep(Duration::from_secs(600)).await;
@@ -168,19 +152,14 @@ async fn stale_list_notifies_if_configured() {
 
 #[tokio::test(start_paused = true)]
 async fn dropped_watchers_are_removed() {
-    let fixture = TokensFixture::new();
-    let client = fixture.browser().await;
+    let (fixture, client) = TokensFixture::with_browser().await;
     let (one, other) = (fixture.tokens.watch(client.session), fixture.tokens.watch(client.session));
     drop(one);
     assert_eq!(watched_sessions(&fixture), 1);
     drop(other);
     assert_eq!(watched_sessions(&fixture), 0);
     let watch = watch(&fixture, &client).await;
-    fixture
-        .tokens
-        .terminate(client.session, EndReason::Revoked, &ClientInfo::default())
-        .await
-        .expect("the store responds");
+    fixture.terminate(&client, EndReason::Revoked).await;
     watch.await.expect("notified");
     assert_eq!(watched_sessions(&fixture), 0);
 }

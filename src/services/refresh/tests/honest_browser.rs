@@ -74,8 +74,7 @@ struct Browser {
 
 impl Browser {
     async fn start() -> Self {
-        let fixture = TokensFixture::new();
-        let client = fixture.browser().await;
+        let (fixture, client) = TokensFixture::with_browser().await;
         let changed_at = fixture.now();
         Self {
             fixture,
