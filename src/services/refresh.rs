@@ -34,12 +34,16 @@ pub(super) struct Refresher {
     pub(super) runtime: StoreRuntime,
 }
 
-/// Result of one attempt to change a row.
-enum Attempt {
-    Done(RefreshOutcome),
-    /// Another replica changed the row first.
-    LostRace,
+/// One attempt to refresh a session with a presented token.
+struct Attempt<'a> {
+    refresher: &'a Refresher,
+    presented: PresentedToken,
+    client: &'a ClientInfo,
+    now: OffsetDateTime,
 }
+
+/// Result of an [`Attempt`]. It is `None` if another replica changed the row first.
+type AttemptResult = Result<Option<RefreshOutcome>, StoreError>;
 
 impl Refresher {
     /// Refreshes the session of a refresh token on the store's runtime.
@@ -60,20 +64,21 @@ impl Refresher {
         let presented = self.parse(&request, kind)?;
         let client = &request.client;
         for _ in 0..MAX_ATTEMPTS {
-            let outcome = match self.join_flight(presented, client).await {
+            let lead = || Arc::clone(&self).lead(presented, client.clone());
+            let outcome = match self.flights.join(key(presented), lead).await {
                 // A failed call is not repeated for the same request.
                 Outcome::Leader(None) | Outcome::Follower(None, _) | Outcome::Rejected => {
                     return Err(RefreshError::Unavailable);
                 }
                 Outcome::Follower(Some(RefreshOutcome::Live(row, _)), number) => {
-                    self.follow_leader(row, number, presented, client).await?
+                    self.attempt(presented, client).follow(row, number).await?
                 }
                 Outcome::Leader(outcome) | Outcome::Follower(outcome, _) => outcome,
             };
             match outcome {
                 Some(RefreshOutcome::Live(session, event)) => return self.issue(&session, event),
                 Some(RefreshOutcome::Ended { event, since }) => {
-                    return Err(self.reject(presented, event, since, client));
+                    return Err(self.attempt(presented, client).reject(event, since));
                 }
                 None => {}
             }
@@ -112,171 +117,22 @@ impl Refresher {
         Ok(PresentedToken { session: token.session, generation: token.generation, kind, access_token })
     }
 
-    async fn join_flight(
-        self: &Arc<Self>,
-        presented: PresentedToken,
-        client: &ClientInfo,
-    ) -> Outcome<RefreshOutcome> {
-        let leader = Arc::clone(self);
-        let client = client.clone();
-        let clock = Arc::clone(&self.issuer.clock);
-        let lead =
-            move || async move { leader.lead(presented, &client).await.inspect_err(log_store_error).ok() };
-        self.flights.join(key(presented), move || clock.now(), lead).await
-    }
-
-    /// The leader's part: retries until an attempt wins or loses for good.
-    async fn lead(
-        &self,
-        presented: PresentedToken,
-        client: &ClientInfo,
-    ) -> Result<RefreshOutcome, StoreError> {
+    /// The leader's part: retries until an attempt wins or loses for good. Returns `None` if the store
+    /// fails.
+    async fn lead(self: Arc<Self>, presented: PresentedToken, client: ClientInfo) -> Option<RefreshOutcome> {
         for _ in 0..MAX_ATTEMPTS {
-            if let Attempt::Done(outcome) = self.attempt(presented, client).await? {
-                return Ok(outcome);
+            let result = self.attempt(presented, &client).run().await;
+            if let Some(outcome) = result.inspect_err(log_store_error).ok()? {
+                return Some(outcome);
             }
         }
-        Err(StoreError::unavailable(std::io::Error::other("the row changed during every attempt")))
+        let error = std::io::Error::other("the row changed during every attempt");
+        log_store_error(&StoreError::unavailable(error));
+        None
     }
 
-    /// Tries the conditional update first, since it nearly always succeeds. The row is read only if it
-    /// does not.
-    async fn attempt(&self, presented: PresentedToken, client: &ClientInfo) -> Result<Attempt, StoreError> {
-        let now = self.issuer.clock.now();
-        let grace = self.issuer.settings.grace;
-        if !within_grace(&presented, now, grace) && presented.generation < u32::MAX {
-            let rotation = self.rotation(presented, client, now);
-            if let Some(row) = self.store.rotate(&rotation).await? {
-                return Ok(Attempt::Done(RefreshOutcome::Live(Arc::new(row), SessionEvent::Rotated)));
-            }
-        }
-        let row = self.store.find_session(presented.session).await?.map(Arc::new);
-        let decision = decide(row.as_deref(), &presented, now, grace);
-        self.apply(decision, row, presented, client, now).await
-    }
-
-    /// A follower's part: decides on the leader's row with the follower's own tokens. Returns `None`
-    /// if the shared result is outdated.
-    async fn follow_leader(
-        &self,
-        row: Arc<Session>,
-        number: u64,
-        presented: PresentedToken,
-        client: &ClientInfo,
-    ) -> Result<Option<RefreshOutcome>, RefreshError> {
-        let now = self.issuer.clock.now();
-        let decision = decide(Some(&row), &presented, now, self.issuer.settings.grace);
-        if matches!(decision, Decision::Rotate | Decision::CatchUp { .. }) {
-            self.flights.forget(key(presented), number);
-            return Ok(None);
-        }
-        let attempt = self.apply(decision, Some(row), presented, client, now).await;
-        match attempt.inspect_err(log_store_error) {
-            Ok(Attempt::Done(outcome)) => Ok(Some(outcome)),
-            Ok(Attempt::LostRace) => {
-                // Another replica terminated the session after the leader read its row.
-                self.flights.forget(key(presented), number);
-                Ok(None)
-            }
-            Err(_) => Err(RefreshError::Unavailable),
-        }
-    }
-
-    async fn apply(
-        &self,
-        decision: Decision,
-        row: Option<Arc<Session>>,
-        presented: PresentedToken,
-        client: &ClientInfo,
-        now: OffsetDateTime,
-    ) -> Result<Attempt, StoreError> {
-        let ended = |event, since| Ok(Attempt::Done(RefreshOutcome::Ended { event, since }));
-        match (decision, row) {
-            (Decision::Replay, Some(row)) => {
-                Ok(Attempt::Done(RefreshOutcome::Live(row, SessionEvent::Replayed)))
-            }
-            (Decision::CatchUp { lost }, _) => self.catch_up(lost, presented, client, now).await,
-            (Decision::Ended { event, since }, _) => ended(event, Some(since)),
-            (Decision::Exhausted, _) => self.terminate(presented, EndReason::Exhausted, client, now).await,
-            (Decision::Reuse(reuse), Some(row)) => {
-                warn_of_reuse(&row, presented, reuse, client);
-                self.terminate(presented, EndReason::ReuseDetected, client, now).await
-            }
-            (Decision::WrongKind, _) => ended(SessionEvent::Malformed, None),
-            (Decision::Rotate, _) => Ok(Attempt::LostRace),
-            (Decision::Unknown | Decision::Replay | Decision::Reuse(_), _) => {
-                ended(SessionEvent::UnknownSession, None)
-            }
-        }
-    }
-
-    /// Moves a row that is behind the presented token to the generation after it.
-    ///
-    /// The MAC proves that this service issued the token, so the database has lost its last writes: in
-    /// a failover, or because a backup was restored.
-    async fn catch_up(
-        &self,
-        lost: u32,
-        presented: PresentedToken,
-        client: &ClientInfo,
-        now: OffsetDateTime,
-    ) -> Result<Attempt, StoreError> {
-        let Some(row) = self.store.catch_up(&self.rotation(presented, client, now)).await? else {
-            return Ok(Attempt::LostRace);
-        };
-        if lost > 1 {
-            tracing::warn!(
-                session = %presented.session, presented = presented.generation, lost,
-                session_event = %SessionEvent::CaughtUp,
-                "database rolled back: it has lost more than one rotation of this session"
-            );
-            self.deferred.push_audit(AuditEntry {
-                user: Some(row.user_id),
-                session: Some(row.id),
-                presented: Some(presented.generation),
-                held: presented.generation.checked_sub(lost),
-                ..AuditEntry::new(now, AuditEvent::CaughtUp, client.clone())
-            });
-        }
-        Ok(Attempt::Done(RefreshOutcome::Live(Arc::new(row), SessionEvent::CaughtUp)))
-    }
-
-    /// Terminates the session, unless another request has done so first.
-    async fn terminate(
-        &self,
-        presented: PresentedToken,
-        reason: EndReason,
-        client: &ClientInfo,
-        now: OffsetDateTime,
-    ) -> Result<Attempt, StoreError> {
-        let termination = SessionTermination {
-            presented: Some(presented.generation),
-            ..SessionTermination::new(now, reason, client.clone())
-        };
-        if self.revocations.terminate(presented.session, &termination).await? {
-            Ok(Attempt::Done(RefreshOutcome::Ended { event: reason.event(), since: Some(now) }))
-        } else {
-            Ok(Attempt::LostRace)
-        }
-    }
-
-    fn rotation<'a>(
-        &self,
-        presented: PresentedToken,
-        client: &'a ClientInfo,
-        now: OffsetDateTime,
-    ) -> Rotation<'a> {
-        Rotation {
-            id: presented.session,
-            kind: presented.kind,
-            from_generation: presented.generation,
-            now,
-            max_rotated_at: now - self.issuer.settings.grace,
-            asked_by: presented.access_token.map(|access| access.token),
-            key_number: self.issuer.keys.load().signing(now).number(),
-            idle_expires_at: self.issuer.idle_expiry(now),
-            client,
-        }
+    fn attempt<'a>(&'a self, presented: PresentedToken, client: &'a ClientInfo) -> Attempt<'a> {
+        Attempt { refresher: self, presented, client, now: self.issuer.clock.now() }
     }
 
     fn issue(&self, session: &Session, event: SessionEvent) -> Result<IssuedSession, RefreshError> {
@@ -289,29 +145,138 @@ impl Refresher {
         })?;
         Ok(IssuedSession { session: session.clone(), tokens })
     }
+}
+
+impl Attempt<'_> {
+    /// Tries the conditional update first, since it nearly always succeeds. The row is read only if it
+    /// does not.
+    async fn run(&self) -> AttemptResult {
+        let Refresher { issuer, store, .. } = self.refresher;
+        let grace = issuer.settings.grace;
+        if !within_grace(&self.presented, self.now, grace)
+            && self.presented.generation < u32::MAX
+            && let Some(row) = store.rotate(&self.rotation()).await?
+        {
+            return Ok(Some(RefreshOutcome::Live(Arc::new(row), SessionEvent::Rotated)));
+        }
+        let row = store.find_session(self.presented.session).await?.map(Arc::new);
+        let decision = decide(row.as_deref(), &self.presented, self.now, grace);
+        self.apply(decision, row).await
+    }
+
+    /// A follower's part: decides on the leader's row with the follower's own tokens. Returns `None`
+    /// if the shared result is outdated.
+    async fn follow(&self, row: Arc<Session>, number: u64) -> Result<Option<RefreshOutcome>, RefreshError> {
+        let Refresher { issuer, flights, .. } = self.refresher;
+        let decision = decide(Some(&row), &self.presented, self.now, issuer.settings.grace);
+        let result = match decision {
+            Decision::Rotate | Decision::CatchUp { .. } => Ok(None),
+            // `None` if another replica terminated the session after the leader read its row.
+            _ => self.apply(decision, Some(row)).await,
+        };
+        let outcome = result.inspect_err(log_store_error).map_err(|_| RefreshError::Unavailable)?;
+        if outcome.is_none() {
+            flights.forget(key(self.presented), number);
+        }
+        Ok(outcome)
+    }
+
+    async fn apply(&self, decision: Decision, row: Option<Arc<Session>>) -> AttemptResult {
+        let ended = |event, since| Ok(Some(RefreshOutcome::Ended { event, since }));
+        match (decision, row) {
+            (Decision::Replay, Some(row)) => Ok(Some(RefreshOutcome::Live(row, SessionEvent::Replayed))),
+            (Decision::CatchUp { lost }, _) => self.catch_up(lost).await,
+            (Decision::Ended { event, since }, _) => ended(event, Some(since)),
+            (Decision::Exhausted, _) => self.terminate(EndReason::Exhausted).await,
+            (Decision::Reuse(reuse), Some(row)) => {
+                self.warn_of_reuse(&row, reuse);
+                self.terminate(EndReason::ReuseDetected).await
+            }
+            (Decision::WrongKind, _) => ended(SessionEvent::Malformed, None),
+            (Decision::Rotate, _) => Ok(None),
+            (Decision::Unknown | Decision::Replay | Decision::Reuse(_), _) => {
+                ended(SessionEvent::UnknownSession, None)
+            }
+        }
+    }
+
+    /// Moves a row that is behind the presented token to the generation after it.
+    ///
+    /// The MAC proves that this service issued the token, so the database has lost its last writes: in
+    /// a failover, or because a backup was restored.
+    async fn catch_up(&self, lost: u32) -> AttemptResult {
+        let Some(row) = self.refresher.store.catch_up(&self.rotation()).await? else { return Ok(None) };
+        if lost > 1 {
+            let presented = self.presented.generation;
+            tracing::warn!(
+                session = %row.id, presented, lost,
+                session_event = %SessionEvent::CaughtUp,
+                "database rolled back: it has lost more than one rotation of this session"
+            );
+            self.refresher.deferred.push_audit(AuditEntry {
+                user: Some(row.user_id),
+                session: Some(row.id),
+                presented: Some(presented),
+                held: presented.checked_sub(lost),
+                ..AuditEntry::new(self.now, AuditEvent::CaughtUp, self.client.clone())
+            });
+        }
+        Ok(Some(RefreshOutcome::Live(Arc::new(row), SessionEvent::CaughtUp)))
+    }
+
+    /// Terminates the session, unless another request has done so first.
+    async fn terminate(&self, reason: EndReason) -> AttemptResult {
+        let termination = SessionTermination {
+            presented: Some(self.presented.generation),
+            ..SessionTermination::new(self.now, reason, self.client.clone())
+        };
+        let terminated = self.refresher.revocations.terminate(self.presented.session, &termination).await?;
+        Ok(terminated.then(|| RefreshOutcome::Ended { event: reason.event(), since: Some(self.now) }))
+    }
+
+    fn rotation(&self) -> Rotation<'_> {
+        let Refresher { issuer, .. } = self.refresher;
+        Rotation {
+            id: self.presented.session,
+            kind: self.presented.kind,
+            from_generation: self.presented.generation,
+            now: self.now,
+            max_rotated_at: self.now - issuer.settings.grace,
+            asked_by: self.presented.access_token.map(|access| access.token),
+            key_number: issuer.keys.load().signing(self.now).number(),
+            idle_expires_at: issuer.idle_expiry(self.now),
+            client: self.client,
+        }
+    }
 
     /// Returns the error of an ended session.
     ///
     /// Cookies are cleared only if the session ended longer ago than the grace period. Before that, a
     /// late response could delete the cookies of a new sign-in.
-    fn reject(
-        &self,
-        presented: PresentedToken,
-        event: SessionEvent,
-        since: Option<OffsetDateTime>,
-        client: &ClientInfo,
-    ) -> RefreshError {
-        let now = self.issuer.clock.now();
+    fn reject(&self, event: SessionEvent, since: Option<OffsetDateTime>) -> RefreshError {
+        let session = self.presented.session;
         if event == SessionEvent::UnknownSession {
-            self.deferred.push_unknown_token(AuditEntry {
-                session: Some(presented.session),
-                presented: Some(presented.generation),
-                ..AuditEntry::new(now, AuditEvent::UnknownSession, client.clone())
+            self.refresher.deferred.push_unknown_token(AuditEntry {
+                session: Some(session),
+                presented: Some(self.presented.generation),
+                ..AuditEntry::new(self.now, AuditEvent::UnknownSession, self.client.clone())
             });
         }
-        let clear_cookies = since.is_some_and(|since| now - since > self.issuer.settings.grace);
-        tracing::info!(session = %presented.session, session_event = %event, "session refresh rejected");
+        let grace = self.refresher.issuer.settings.grace;
+        let clear_cookies = since.is_some_and(|since| self.now - since > grace);
+        tracing::info!(%session, session_event = %event, "session refresh rejected");
         RefreshError::SessionEnded { event, clear_cookies }
+    }
+
+    /// Logs both clients, so that an operator can distinguish the owner from the thief.
+    fn warn_of_reuse(&self, row: &Session, reuse: Reuse) {
+        tracing::warn!(
+            session = %row.id, user = %row.user_id, ?reuse,
+            presented = self.presented.generation, held = row.generation,
+            presented_by = ?self.client, held_by = ?row.client,
+            session_event = %SessionEvent::ReuseDetected,
+            "session terminated: a replaced refresh token was presented"
+        );
     }
 }
 
@@ -324,17 +289,6 @@ fn log_store_error(error: &StoreError) {
         error = error as &dyn std::error::Error,
         session_event = %SessionEvent::StoreUnavailable,
         "session refresh failed: the store is unavailable"
-    );
-}
-
-/// Logs both clients, so that an operator can distinguish the owner from the thief.
-fn warn_of_reuse(row: &Session, presented: PresentedToken, reuse: Reuse, client: &ClientInfo) {
-    tracing::warn!(
-        session = %row.id, user = %row.user_id, ?reuse,
-        presented = presented.generation, held = row.generation,
-        presented_by = ?client, held_by = ?row.client,
-        session_event = %SessionEvent::ReuseDetected,
-        "session terminated: a replaced refresh token was presented"
     );
 }
 

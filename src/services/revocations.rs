@@ -341,8 +341,8 @@ mod tests {
 
     fn new_revocations(store: &Arc<TestStore>) -> Arc<Revocations> {
         let settings = SessionSettings::default();
-        let flights = SingleFlight::new(Duration::ZERO);
         let clock = Arc::new(ManualClock::new(NOW));
+        let flights = SingleFlight::new(Duration::ZERO, clock.clone());
         let leeway = Duration::from_secs(5);
         let store = Arc::clone(store) as Arc<dyn SessionStore>;
         Arc::new(Revocations::new(store, clock, flights, &settings, leeway))

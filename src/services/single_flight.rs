@@ -16,6 +16,7 @@ use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::clock::Clock;
 use crate::models::session::{SessionId, SessionKind};
 use crate::request_context::with_current_context;
 
@@ -43,8 +44,10 @@ pub(crate) struct Key {
 }
 
 /// Calls in flight and recent results of type `T`. Cheap to clone.
+#[derive(Clone)]
 pub(crate) struct SingleFlight<T> {
     state: Arc<Mutex<State<T>>>,
+    clock: Arc<dyn Clock>,
 }
 
 /// Result of [`SingleFlight::join`]. The inner value is `None` if the call failed.
@@ -76,7 +79,7 @@ struct Call<T> {
 
 impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
     /// Creates an empty set of calls whose results are kept for `result_ttl`.
-    pub(crate) fn new(result_ttl: Duration) -> Self {
+    pub(crate) fn new(result_ttl: Duration, clock: Arc<dyn Clock>) -> Self {
         let state = State {
             calls: HashMap::new(),
             completed: VecDeque::new(),
@@ -85,25 +88,23 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
             in_flight: 0,
             last_progress: Instant::now(),
         };
-        Self { state: Arc::new(Mutex::new(state)) }
+        Self { state: Arc::new(Mutex::new(state)), clock }
     }
 
     /// Joins the call of `key`, or starts one with `lead`.
     ///
     /// `lead` returns `None` on failure, which is shared with the current followers but not kept.
-    /// `now` is also called when the call completes.
-    pub(crate) async fn join<F, N>(&self, key: Key, now: N, lead: impl FnOnce() -> F) -> Outcome<T>
+    pub(crate) async fn join<F>(&self, key: Key, lead: impl FnOnce() -> F) -> Outcome<T>
     where
         F: Future<Output = Option<T>> + Send + 'static,
-        N: Fn() -> OffsetDateTime + Send + 'static,
     {
         let (mut receiver, followed) = {
             let mut state = self.lock();
-            state.drop_expired(now());
+            state.drop_expired(self.clock.now());
             match state.calls.get(&key) {
                 Some(call) => (call.result.clone(), Some(call.number)),
                 None if state.is_saturated() => return Outcome::Rejected,
-                None => (self.start(&mut state, key, now, lead()), None),
+                None => (self.start(&mut state, key, lead()), None),
             }
         };
         // The sender is dropped without a result only if the call panicked.
@@ -130,16 +131,9 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
         self.lock().calls.retain(|key, _| !terminated.contains(&key.session));
     }
 
-    fn start<F, N>(
-        &self,
-        state: &mut State<T>,
-        key: Key,
-        now: N,
-        call: F,
-    ) -> watch::Receiver<Option<Option<T>>>
+    fn start<F>(&self, state: &mut State<T>, key: Key, call: F) -> watch::Receiver<Option<Option<T>>>
     where
         F: Future<Output = Option<T>> + Send + 'static,
-        N: Fn() -> OffsetDateTime + Send + 'static,
     {
         let (sender, receiver) = watch::channel(None);
         if state.in_flight == 0 {
@@ -149,12 +143,12 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
         state.last_number += 1;
         let number = state.last_number;
         state.calls.insert(key, Call { number, completed_at: None, result: receiver.clone() });
-        let guard = CallGuard { state: Arc::clone(&self.state), key, number };
+        let guard = CallGuard { flights: self.clone(), key, number };
         // Log lines of the task carry the leader's request id.
         tokio::spawn(with_current_context(async move {
             let result = call.await;
             if result.is_some() {
-                guard.complete(now());
+                guard.complete();
             } else {
                 drop(guard);
             }
@@ -162,7 +156,9 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
         }));
         receiver
     }
+}
 
+impl<T> SingleFlight<T> {
     fn lock(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -195,23 +191,18 @@ impl<T> State<T> {
     }
 }
 
-impl<T> Clone for SingleFlight<T> {
-    fn clone(&self) -> Self {
-        Self { state: Arc::clone(&self.state) }
-    }
-}
-
 /// Ends a call. Unless it was completed, dropping the guard removes it: it failed or panicked.
 struct CallGuard<T> {
-    state: Arc<Mutex<State<T>>>,
+    flights: SingleFlight<T>,
     key: Key,
     number: u64,
 }
 
 impl<T> CallGuard<T> {
-    /// Keeps the call's result from `completed_at` on.
-    fn complete(self, completed_at: OffsetDateTime) {
-        let mut state = self.lock();
+    /// Keeps the call's result from now on.
+    fn complete(self) {
+        let completed_at = self.flights.clock.now();
+        let mut state = self.flights.lock();
         state.last_progress = Instant::now();
         let number = self.number;
         if let Some(call) = state.calls.get_mut(&self.key).filter(|call| call.number == number) {
@@ -219,15 +210,11 @@ impl<T> CallGuard<T> {
             state.completed.push_back((completed_at, number, self.key));
         }
     }
-
-    fn lock(&self) -> MutexGuard<'_, State<T>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl<T> Drop for CallGuard<T> {
     fn drop(&mut self) {
-        let mut state = self.lock();
+        let mut state = self.flights.lock();
         state.in_flight -= 1;
         let completed = state.calls.get(&self.key).is_some_and(|call| call.completed_at.is_some());
         if !completed {
@@ -240,31 +227,22 @@ impl<T> Drop for CallGuard<T> {
 mod tests {
     use std::pin::pin;
     use std::sync::atomic::{AtomicU32, Ordering};
-    use std::task::{Context, Waker};
 
     use tokio::sync::oneshot;
     use uuid::Uuid;
 
     use super::*;
-    use crate::clock::{Clock, ManualClock};
+    use crate::clock::ManualClock;
+    use crate::services::test_support::poll_once;
 
     const KEY: Key = Key { session: SessionId(Uuid::nil()), generation: 1, kind: SessionKind::Browser };
 
-    fn setup() -> (Arc<SingleFlight<u32>>, Arc<ManualClock>) {
-        (Arc::new(SingleFlight::new(RESULT_TTL)), Arc::new(ManualClock::default()))
+    fn single_flight() -> SingleFlight<u32> {
+        SingleFlight::new(RESULT_TTL, Arc::new(ManualClock::default()))
     }
 
-    fn time(clock: &Arc<ManualClock>) -> impl Fn() -> OffsetDateTime + Send + 'static {
-        let clock = Arc::clone(clock);
-        move || clock.now()
-    }
-
-    async fn join(
-        calls: &SingleFlight<u32>,
-        clock: &Arc<ManualClock>,
-        result: Option<u32>,
-    ) -> (bool, Option<u32>) {
-        match calls.join(KEY, time(clock), || async move { result }).await {
+    async fn join(calls: &SingleFlight<u32>, result: Option<u32>) -> (bool, Option<u32>) {
+        match calls.join(KEY, || async move { result }).await {
             Outcome::Leader(found) => (true, found),
             Outcome::Follower(found, _) => (false, found),
             Outcome::Rejected => panic!("the call is rejected"),
@@ -272,43 +250,39 @@ mod tests {
     }
 
     /// Starts a call of this generation. It returns the value sent, or fails when the sender is dropped.
-    fn start_call(
-        calls: &SingleFlight<u32>,
-        clock: &Arc<ManualClock>,
-        generation: u32,
-    ) -> oneshot::Sender<u32> {
+    fn start_call(calls: &SingleFlight<u32>, generation: u32) -> oneshot::Sender<u32> {
         let (sender, receiver) = oneshot::channel::<u32>();
         let key = Key { generation, ..KEY };
-        let joining = pin!(calls.join(key, time(clock), move || async move { receiver.await.ok() }));
-        assert!(joining.poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        let joining = pin!(calls.join(key, move || async move { receiver.await.ok() }));
+        assert!(poll_once(joining).is_pending());
         sender
     }
 
-    async fn is_rejected(calls: &SingleFlight<u32>, clock: &Arc<ManualClock>) -> bool {
+    async fn is_rejected(calls: &SingleFlight<u32>) -> bool {
         let key = Key { generation: u32::MAX, ..KEY };
-        let outcome = calls.join(key, time(clock), || async { None }).await;
+        let outcome = calls.join(key, || async { None }).await;
         matches!(outcome, Outcome::Rejected)
     }
 
     #[tokio::test(start_paused = true)]
     async fn stalled_store_limits_calls_in_flight() {
-        let (calls, clock) = setup();
-        let senders: Vec<_> = (0..2_000).map(|nth| start_call(&calls, &clock, nth)).collect();
-        assert!(!is_rejected(&calls, &clock).await, "not yet stalled");
+        let calls = single_flight();
+        let senders: Vec<_> = (0..2_000).map(|nth| start_call(&calls, nth)).collect();
+        assert!(!is_rejected(&calls).await, "not yet stalled");
         tokio::time::sleep(STALL_TIMEOUT + Duration::from_millis(1)).await;
-        assert!(is_rejected(&calls, &clock).await);
+        assert!(is_rejected(&calls).await);
         // All but a few calls fail.
         let mut few = senders.into_iter().skip(2_000 - MAX_STALLED_CALLS + 1);
         let first = few.next().expect("a sender");
         let rest: Vec<_> = few.collect();
         run_other_tasks().await;
-        assert!(!is_rejected(&calls, &clock).await, "below the limit");
-        let another = start_call(&calls, &clock, 10_000);
-        assert!(is_rejected(&calls, &clock).await, "at the limit");
+        assert!(!is_rejected(&calls).await, "below the limit");
+        let another = start_call(&calls, 10_000);
+        assert!(is_rejected(&calls).await, "at the limit");
         first.send(1).expect("the call is in flight");
         run_other_tasks().await;
-        let more: Vec<_> = (20_000..20_100).map(|nth| start_call(&calls, &clock, nth)).collect();
-        assert!(!is_rejected(&calls, &clock).await, "the store has recovered");
+        let more: Vec<_> = (20_000..20_100).map(|nth| start_call(&calls, nth)).collect();
+        assert!(!is_rejected(&calls).await, "the store has recovered");
         drop((rest, another, more));
     }
 
@@ -319,37 +293,37 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn slow_store_is_not_stalled() {
-        let (calls, clock) = setup();
-        let mut senders: VecDeque<_> = (0..200).map(|nth| start_call(&calls, &clock, nth)).collect();
+        let calls = single_flight();
+        let mut senders: VecDeque<_> = (0..200).map(|nth| start_call(&calls, nth)).collect();
         for nth in 200..300 {
             tokio::time::sleep(STALL_TIMEOUT / 2).await;
             senders.pop_front().expect("a sender").send(1).expect("the call is in flight");
             run_other_tasks().await;
-            senders.push_back(start_call(&calls, &clock, nth));
+            senders.push_back(start_call(&calls, nth));
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn calls_in_flight_are_limited() {
-        let (calls, clock) = setup();
-        let senders: Vec<_> = (0..MAX_CALLS as u32).map(|nth| start_call(&calls, &clock, nth)).collect();
-        assert!(is_rejected(&calls, &clock).await);
+        let calls = single_flight();
+        let senders: Vec<_> = (0..MAX_CALLS as u32).map(|nth| start_call(&calls, nth)).collect();
+        assert!(is_rejected(&calls).await);
         drop(senders);
         run_other_tasks().await;
-        assert!(!is_rejected(&calls, &clock).await);
+        assert!(!is_rejected(&calls).await);
     }
 
     #[tokio::test]
     async fn concurrent_requests_share_one_call() {
-        let (calls, clock) = setup();
+        let calls = single_flight();
         let started = Arc::new(AtomicU32::new(0));
         let (sender, receiver) = oneshot::channel::<u32>();
         let counter = Arc::clone(&started);
-        let leader = calls.join(KEY, time(&clock), move || {
+        let leader = calls.join(KEY, move || {
             counter.fetch_add(1, Ordering::SeqCst);
             async move { receiver.await.ok() }
         });
-        let follower = join(&calls, &clock, Some(99));
+        let follower = join(&calls, Some(99));
         let (led, (follower_leads, shared), ()) = tokio::join!(leader, follower, async move {
             sender.send(7).expect("the call is in flight");
         });
@@ -360,85 +334,85 @@ mod tests {
 
     #[tokio::test]
     async fn call_completes_when_the_leader_is_dropped() {
-        let (calls, clock) = setup();
+        let calls = single_flight();
         let (sender, receiver) = oneshot::channel::<u32>();
-        let mut leader = Box::pin(calls.join(KEY, time(&clock), move || async move { receiver.await.ok() }));
-        // futures-util's `poll!` needs a feature that the `layer` feature does not enable.
-        let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(leader.as_mut().poll(cx))).await;
-        assert!(polled.is_pending());
+        let mut leader = Box::pin(calls.join(KEY, move || async move { receiver.await.ok() }));
+        assert!(poll_once(leader.as_mut()).is_pending());
         drop(leader);
         sender.send(7).expect("the call is in flight");
-        assert_eq!(join(&calls, &clock, Some(99)).await, (false, Some(7)));
+        assert_eq!(join(&calls, Some(99)).await, (false, Some(7)));
     }
 
     #[tokio::test]
     async fn result_is_shared_for_five_seconds() {
-        let (calls, clock) = setup();
-        assert_eq!(join(&calls, &clock, Some(1)).await, (true, Some(1)));
+        let clock = Arc::new(ManualClock::default());
+        let calls = SingleFlight::new(RESULT_TTL, clock.clone());
+        assert_eq!(join(&calls, Some(1)).await, (true, Some(1)));
         clock.advance(RESULT_TTL);
-        assert_eq!(join(&calls, &clock, Some(2)).await, (false, Some(1)));
+        assert_eq!(join(&calls, Some(2)).await, (false, Some(1)));
         clock.advance(Duration::from_millis(1));
-        assert_eq!(join(&calls, &clock, Some(3)).await, (true, Some(3)));
+        assert_eq!(join(&calls, Some(3)).await, (true, Some(3)));
     }
 
     #[tokio::test]
     async fn clock_set_back_drops_results() {
-        let (calls, clock) = setup();
-        join(&calls, &clock, Some(1)).await;
+        let clock = Arc::new(ManualClock::default());
+        let calls = SingleFlight::new(RESULT_TTL, clock.clone());
+        join(&calls, Some(1)).await;
         clock.set(clock.now() - Duration::from_secs(3_600));
-        assert_eq!(join(&calls, &clock, Some(2)).await, (true, Some(2)));
+        assert_eq!(join(&calls, Some(2)).await, (true, Some(2)));
     }
 
     #[tokio::test]
     async fn failure_is_not_kept() {
-        let (calls, clock) = setup();
-        assert_eq!(join(&calls, &clock, None).await, (true, None));
-        assert_eq!(join(&calls, &clock, Some(2)).await, (true, Some(2)));
+        let calls = single_flight();
+        assert_eq!(join(&calls, None).await, (true, None));
+        assert_eq!(join(&calls, Some(2)).await, (true, Some(2)));
     }
 
     #[tokio::test]
     async fn panicking_call_fails_and_is_removed() {
-        let (calls, clock) = setup();
-        let crashed = calls.join(KEY, time(&clock), || async { panic!("on purpose") }).await;
+        let calls = single_flight();
+        let crashed = calls.join(KEY, || async { panic!("on purpose") }).await;
         assert!(matches!(crashed, Outcome::Leader(None)));
-        assert_eq!(join(&calls, &clock, Some(2)).await, (true, Some(2)));
+        assert_eq!(join(&calls, Some(2)).await, (true, Some(2)));
     }
 
     #[tokio::test]
     async fn results_of_terminated_session_are_dropped() {
-        let (calls, clock) = setup();
-        join(&calls, &clock, Some(1)).await;
+        let calls = single_flight();
+        join(&calls, Some(1)).await;
         calls.forget_sessions(&[KEY.session]);
-        assert_eq!(join(&calls, &clock, Some(2)).await, (true, Some(2)));
+        assert_eq!(join(&calls, Some(2)).await, (true, Some(2)));
     }
 
     #[tokio::test]
     async fn session_kinds_do_not_share_results() {
-        let (calls, clock) = setup();
-        join(&calls, &clock, Some(1)).await;
+        let calls = single_flight();
+        join(&calls, Some(1)).await;
         let key = Key { kind: SessionKind::Client, ..KEY };
-        let client = calls.join(key, time(&clock), || async { Some(2) }).await;
+        let client = calls.join(key, || async { Some(2) }).await;
         assert!(matches!(client, Outcome::Leader(Some(2))));
     }
 
     #[tokio::test]
     async fn forgetting_a_call_keeps_its_successor() {
-        let (calls, clock) = setup();
-        join(&calls, &clock, Some(1)).await;
-        let shared = calls.join(KEY, time(&clock), || async { Some(2) }).await;
+        let calls = single_flight();
+        join(&calls, Some(1)).await;
+        let shared = calls.join(KEY, || async { Some(2) }).await;
         let Outcome::Follower(_, number) = shared else { panic!("no result was kept") };
         calls.forget(KEY, number);
-        assert_eq!(join(&calls, &clock, Some(3)).await, (true, Some(3)));
+        assert_eq!(join(&calls, Some(3)).await, (true, Some(3)));
         calls.forget(KEY, number);
-        assert_eq!(join(&calls, &clock, Some(4)).await, (false, Some(3)));
+        assert_eq!(join(&calls, Some(4)).await, (false, Some(3)));
     }
 
     #[tokio::test]
     async fn kept_results_are_limited() {
-        let (calls, clock) = setup();
+        let calls = single_flight();
         for generation in 0..70_000 {
             let key = Key { generation, ..KEY };
-            calls.join(key, time(&clock), || async { Some(1) }).await;
+            calls.join(key, || async { Some(1) }).await;
         }
         assert!(calls.lock().calls.len() <= MAX_RESULTS + 1);
     }

@@ -118,20 +118,12 @@ impl Tokens {
     ) -> Self {
         let runtime = StoreRuntime::current();
         // Beyond the grace period a shared result could contradict the row.
-        let flights = SingleFlight::new(RESULT_TTL.min(settings.grace));
-        let revocations = Arc::new(Revocations::new(
-            Arc::clone(&store),
-            Arc::clone(&clock),
-            flights.clone(),
-            &settings,
-            access.settings().leeway,
-        ));
-        let deferred = DeferredWrites::new(
-            Arc::clone(&store),
-            Arc::clone(&clock),
-            Arc::clone(&revocations),
-            runtime.clone(),
-        );
+        let flights = SingleFlight::new(RESULT_TTL.min(settings.grace), Arc::clone(&clock));
+        let leeway = access.settings().leeway;
+        let revocations = Revocations::new(store.clone(), clock.clone(), flights.clone(), &settings, leeway);
+        let revocations = Arc::new(revocations);
+        let deferred =
+            DeferredWrites::new(store.clone(), clock.clone(), revocations.clone(), runtime.clone());
         let audit = AuditLog::new(Arc::clone(&store), Arc::clone(&clock), deferred.clone());
         let issuer = Arc::new(TokenIssuer { keys, access, clock, settings });
         let refresher = Arc::new(Refresher {
