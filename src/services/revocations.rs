@@ -256,10 +256,9 @@ impl Revocations {
                 }
             };
             match polled {
-                Ok(PollResult { rows, added }) => {
+                Ok(rows) => {
                     timeout = if rows > LARGE_POLL { FULL_LOAD_TIMEOUT } else { STALE_AFTER };
                     last_complete = Some(began);
-                    self.flights.forget_sessions(&added);
                 }
                 Err(error) => {
                     // Terminations committed during an outage may be older than the overlap, so the
@@ -287,20 +286,22 @@ impl Revocations {
         }
     }
 
-    async fn load_all(&self) -> Result<PollResult, StoreError> {
+    async fn load_all(&self) -> Result<usize, StoreError> {
         let since = self.clock.now() - self.horizon - self.overlap;
         self.load_since(since, FULL_LOAD_TIMEOUT).await
     }
 
-    async fn load_since(&self, since: OffsetDateTime, timeout: Duration) -> Result<PollResult, StoreError> {
+    /// Adds the sessions terminated at `since` or later. Returns the number of rows.
+    async fn load_since(&self, since: OffsetDateTime, timeout: Duration) -> Result<usize, StoreError> {
         let began = micros(self.started.elapsed());
         let ended = tokio::time::timeout(timeout, self.store.ended_since(since)).await;
         let ended = ended.map_err(StoreError::unavailable)??;
         let rows = ended.len();
         let added = self.add(ended, self.clock.now());
+        self.flights.forget_sessions(&added);
         self.complete_until.store(began.max(1), Ordering::Release);
         self.polled.notify_waiters();
-        Ok(PollResult { rows, added })
+        Ok(rows)
     }
 
     #[cfg(test)]
@@ -313,14 +314,6 @@ impl std::fmt::Debug for Revocations {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Revocations").field("stale", &self.is_stale()).finish_non_exhaustive()
     }
-}
-
-/// Result of one query of the store.
-struct PollResult {
-    /// Number of rows returned.
-    rows: usize,
-    /// Sessions that were not listed before.
-    added: Vec<SessionId>,
 }
 
 fn micros(time: Duration) -> u64 {
