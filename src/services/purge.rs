@@ -75,9 +75,10 @@ impl Purge {
         let now = self.clock.now();
         // A failing step must not keep the others from running.
         let expired = self.terminate_expired(now - self.retention.grace).await;
-        let sessions = self.delete(now - self.retention.ended, Table::Sessions).await;
+        let ended_before = now - self.retention.ended;
+        let sessions = delete_all(|| self.store.purge_sessions(ended_before, BATCH_LIMIT)).await;
         let entries = match self.retention.audit {
-            Some(retention) => self.delete(now - retention, Table::Audit).await,
+            Some(retention) => delete_all(|| self.store.purge_audit(now - retention, BATCH_LIMIT)).await,
             None => Ok(0),
         };
         expired?;
@@ -91,26 +92,21 @@ impl Purge {
         }
         Ok(())
     }
-
-    async fn delete(&self, before: OffsetDateTime, table: Table) -> Result<u64, StoreError> {
-        let mut deleted = 0;
-        loop {
-            let count = match table {
-                Table::Sessions => throttled(self.store.purge_sessions(before, BATCH_LIMIT)).await?,
-                Table::Audit => throttled(self.store.purge_audit(before, BATCH_LIMIT)).await?,
-            };
-            deleted += count;
-            if count == 0 {
-                return Ok(deleted);
-            }
-        }
-    }
 }
 
-#[derive(Clone, Copy)]
-enum Table {
-    Sessions,
-    Audit,
+/// Deletes batches until one is empty. Returns the number of rows.
+async fn delete_all<F>(delete_batch: impl Fn() -> F) -> Result<u64, StoreError>
+where
+    F: Future<Output = Result<u64, StoreError>>,
+{
+    let mut deleted = 0;
+    loop {
+        let count = throttled(delete_batch()).await?;
+        if count == 0 {
+            return Ok(deleted);
+        }
+        deleted += count;
+    }
 }
 
 /// Runs `batch`, then sleeps for as long as it took.
