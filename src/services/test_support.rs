@@ -64,13 +64,8 @@ impl TokensFixture {
         let store = Arc::new(TestStore::default());
         let clock = Arc::new(ManualClock::default());
         let first_key = key_material(1, &clock);
-        let tokens = Tokens::new(
-            Arc::clone(&store) as Arc<dyn SessionStore>,
-            Arc::new(SharedKeys::new(ring([&first_key]))),
-            AccessTokens::default(),
-            settings,
-            Arc::clone(&clock) as Arc<dyn Clock>,
-        );
+        let keys = Arc::new(SharedKeys::new(ring([&first_key])));
+        let tokens = Tokens::new(store.clone(), keys, AccessTokens::default(), settings, clock.clone());
         Self { tokens, store, clock, first_key }
     }
 
@@ -90,15 +85,12 @@ impl TokensFixture {
 
     /// Creates another replica, which shares the store, the keys and the clock.
     pub(super) fn replica(&self) -> Self {
-        let tokens = Tokens::new(
-            Arc::clone(&self.store) as Arc<dyn SessionStore>,
-            Arc::clone(self.tokens.keys()),
-            AccessTokens::default(),
-            self.tokens.settings().clone(),
-            Arc::clone(&self.clock) as Arc<dyn Clock>,
-        );
-        let first_key = self.first_key.clone();
-        Self { tokens, store: Arc::clone(&self.store), clock: Arc::clone(&self.clock), first_key }
+        let keys = self.tokens.keys().clone();
+        let settings = self.tokens.settings().clone();
+        let store = self.store.clone();
+        let clock = self.clock.clone();
+        let tokens = Tokens::new(store.clone(), keys, AccessTokens::default(), settings, clock.clone());
+        Self { tokens, store, clock, first_key: self.first_key.clone() }
     }
 
     /// Adds a key, which becomes the signing key.
