@@ -24,10 +24,9 @@ use super::refresh::outcome::RefreshOutcome;
 use super::session_settings::SessionSettings;
 use super::single_flight::SingleFlight;
 use super::store::{SessionStore, SessionTermination, StoreError};
-use super::store_runtime::StoreRuntime;
 use super::watchers::Watchers;
 use crate::clock::Clock;
-use crate::models::session::{Session, SessionEnd, SessionId};
+use crate::models::session::{SessionEnd, SessionId};
 use crate::session_event::{SessionEndFuture, SessionEvent};
 
 /// Time between two polls.
@@ -58,7 +57,6 @@ const FULL_LOAD_TIMEOUT: Duration = Duration::from_secs(8);
 pub struct Revocations {
     store: Arc<dyn SessionStore>,
     clock: Arc<dyn Clock>,
-    runtime: StoreRuntime,
     /// Refresh results that must not be shared after a termination.
     flights: SingleFlight<RefreshOutcome>,
     list: ArcSwap<HashMap<SessionId, SessionEnd>>,
@@ -86,14 +84,14 @@ impl Revocations {
         settings: &SessionSettings,
         leeway: Duration,
     ) -> Self {
+        let watchers = Arc::new(Watchers::new(Arc::clone(&store), Arc::clone(&clock)));
         Self {
             store,
             clock,
-            runtime: StoreRuntime::current(),
             flights,
             list: ArcSwap::default(),
             write_lock: Mutex::default(),
-            watchers: Arc::default(),
+            watchers,
             poll_requested: Notify::new(),
             polled: Notify::new(),
             started: Instant::now(),
@@ -194,18 +192,11 @@ impl Revocations {
             if let Some(end) = revocations.find(session) {
                 return end.reason.event();
             }
-            let find = || revocations.find_row(session);
             tokio::select! {
                 event = watcher.recv() => event,
-                event = revocations.watchers.wait_until_expired(session, find, &*revocations.clock) => event,
+                event = revocations.watchers.wait_until_expired(session) => event,
             }
         })
-    }
-
-    async fn find_row(&self, session: SessionId) -> Result<Option<Session>, StoreError> {
-        let store = Arc::clone(&self.store);
-        let found = self.runtime.run(async move { store.find_session(session).await }).await;
-        found.map_err(StoreError::unavailable)?
     }
 
     /// Adds terminations, and drops those beyond the horizon. The first end of a session stays.

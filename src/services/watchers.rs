@@ -12,7 +12,8 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::sync::{Semaphore, watch};
 
-use super::store::StoreError;
+use super::store::{SessionStore, StoreError};
+use super::store_runtime::StoreRuntime;
 use crate::clock::Clock;
 use crate::models::session::{Session, SessionEnd, SessionId};
 use crate::session_event::SessionEvent;
@@ -20,18 +21,21 @@ use crate::session_event::SessionEvent;
 /// The watched sessions and their subscribers.
 pub(crate) struct Watchers {
     senders: Mutex<HashMap<SessionId, watch::Sender<Option<SessionEvent>>>>,
+    store: Arc<dyn SessionStore>,
+    clock: Arc<dyn Clock>,
+    runtime: StoreRuntime,
     /// Limits concurrent reads of rows. When a thousand browsers reconnect at once, the store must stay
     /// available for refreshes.
     read_permits: Semaphore,
 }
 
-impl Default for Watchers {
-    fn default() -> Self {
-        Self { senders: Mutex::default(), read_permits: Semaphore::new(MAX_CONCURRENT_READS) }
-    }
-}
-
 impl Watchers {
+    /// Creates an empty set. Rows are read from `store`, on the current runtime if there is one.
+    pub(crate) fn new(store: Arc<dyn SessionStore>, clock: Arc<dyn Clock>) -> Self {
+        let read_permits = Semaphore::new(MAX_CONCURRENT_READS);
+        Self { senders: Mutex::default(), store, clock, runtime: StoreRuntime::current(), read_permits }
+    }
+
     /// Subscribes to the end of a session.
     pub(crate) fn subscribe(self: &Arc<Self>, session: SessionId) -> Watcher {
         let mut senders = self.lock();
@@ -61,18 +65,11 @@ impl Watchers {
 
     /// Waits until the session has ended by its row: expired, or terminated so long ago that the
     /// revocation list no longer includes it. Reads are retried while the store fails.
-    pub(crate) async fn wait_until_expired<F>(
-        &self,
-        session: SessionId,
-        find: impl Fn() -> F,
-        clock: &dyn Clock,
-    ) -> SessionEvent
-    where
-        F: Future<Output = Result<Option<Session>, StoreError>>,
-    {
+    pub(crate) async fn wait_until_expired(&self, session: SessionId) -> SessionEvent {
+        let clock = &*self.clock;
         let mut jitter = None;
         loop {
-            let Some(row) = self.read(session, &find).await else { return SessionEvent::UnknownSession };
+            let Some(row) = self.read(session).await else { return SessionEvent::UnknownSession };
             let now = clock.now();
             if let Some((event, _)) = row.termination(now) {
                 return event;
@@ -87,15 +84,12 @@ impl Watchers {
         }
     }
 
-    async fn read<F>(&self, session: SessionId, find: impl Fn() -> F) -> Option<Session>
-    where
-        F: Future<Output = Result<Option<Session>, StoreError>>,
-    {
+    async fn read(&self, session: SessionId) -> Option<Session> {
         let mut delay = MIN_RETRY_DELAY;
         loop {
             // The semaphore is never closed, so this does not fail.
             let permit = self.read_permits.acquire().await;
-            let found = find().await;
+            let found = self.find(session).await;
             drop(permit);
             match found {
                 Ok(row) => return row,
@@ -107,6 +101,12 @@ impl Watchers {
             tokio::time::sleep(delay).await;
             delay = (2 * delay).min(MAX_RETRY_DELAY);
         }
+    }
+
+    async fn find(&self, session: SessionId) -> Result<Option<Session>, StoreError> {
+        let store = Arc::clone(&self.store);
+        let found = self.runtime.run(async move { store.find_session(session).await }).await;
+        found.map_err(StoreError::unavailable)?
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, watch::Sender<Option<SessionEvent>>>> {

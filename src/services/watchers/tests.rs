@@ -130,11 +130,9 @@ async fn failed_reads_are_retried() {
 
 #[tokio::test(start_paused = true)]
 async fn stale_list_notifies_if_configured() {
-    let settings =
-        |refuse_on_store_loss| SessionSettings { refuse_on_store_loss, ..SessionSettings::default() };
-    for (refuses, fixture) in
-        [true, false].map(|refuse| (refuse, TokensFixture::with_settings(settings(refuse))))
-    {
+    for refuses in [true, false] {
+        let settings = SessionSettings { refuse_on_store_loss: refuses, ..SessionSettings::default() };
+        let fixture = TokensFixture::with_settings(settings);
         let poller = tokio::spawn(fixture.tokens.revocations().clone().run_poller());
         let client = fixture.browser().await;
         let watch = watch(&fixture, &client).await;
