@@ -17,7 +17,7 @@
 //!    precedence.
 //! 4. [`SilentRefreshLayer`]: reads the cookies and [verifies](layer::TokenService::verify) the access token,
 //!    without I/O. Only an expired token takes the next three steps.
-//! 5. [`TokenService::refresh`](layer::TokenService::refresh) of [`Tokens`]: checks the MAC of the refresh token,
+//! 5. [`TokenService::refresh`] of [`Tokens`]: checks the MAC of the refresh token,
 //!    and joins concurrent requests with the same token (single flight).
 //! 6. [`SessionStore::rotate`](services::store::SessionStore::rotate): rotates the token with one conditional
 //!    `UPDATE`, in [`backend::sqlite`] or [`backend::postgres`].
