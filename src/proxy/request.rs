@@ -182,13 +182,9 @@ impl RequestHead for UpstreamRequest<'_> {
 }
 
 /// Issues the token of the route's audience, if the route has one and the user is signed in.
-fn authorization(
-    route: &Route,
-    settings: &ProxySettings,
-    identity: Option<&Identity>,
-) -> Option<HeaderValue> {
+fn authorization(route: &Route, settings: &ProxySettings, user: Option<&Identity>) -> Option<HeaderValue> {
     let audience = route.spec.token_audience.as_deref()?;
-    settings.upstream_tokens.as_ref()?.authorization(identity?, audience)
+    settings.upstream_tokens.as_ref()?.authorization(user?, audience)
 }
 
 /// Returns the host of the client's request. It does not select the upstream.
@@ -265,9 +261,8 @@ mod tests {
             let (parts, ()) = request.body(()).unwrap().into_parts();
             let mut headers = HeaderMap::new();
             let flags = HeaderFlags::scan(&parts.headers);
-            let outgoing =
-                UpstreamRequest::new(&parts, route.route(), &settings, None, &flags, None).unwrap();
-            outgoing.write_headers(&mut headers);
+            let request = UpstreamRequest::new(&parts, route.route(), &settings, None, &flags, None).unwrap();
+            request.write_headers(&mut headers);
             let sent: Vec<_> = headers.get_all(COOKIE).iter().map(|line| line.to_str().unwrap()).collect();
             assert_eq!(sent, Vec::from_iter(Some(joined).filter(|joined| !joined.is_empty())));
         }

@@ -125,11 +125,10 @@ impl Inner {
         self.authorize(route, parts, &flags, identity)?;
         let session = identity.map(|identity| identity.session);
         let (body, mut progress) = wrap_body(route, body)?;
-        let outgoing =
-            UpstreamRequest::new(parts, route, &self.settings, identity, &flags, upgrade.as_ref())?;
-        let sent =
-            upstream::send(&self.pool, &route.upstreams, route.timeouts, &outgoing, body, &mut progress);
-        let (response, lease) = sent.await?;
+        let request = UpstreamRequest::new(parts, route, &self.settings, identity, &flags, upgrade.as_ref())?;
+        let (response, lease) =
+            upstream::send(&self.pool, &route.upstreams, route.timeouts, &request, body, &mut progress)
+                .await?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             self.start_tunnel(response, route, session, upgrade)
         } else {

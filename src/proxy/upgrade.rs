@@ -12,7 +12,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE,
 };
-use http::{Method, Response, Version, request};
+use http::request::Parts;
+use http::{Method, Response, Version};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use ring::digest;
@@ -46,11 +47,7 @@ impl Upgrade {
     /// Returns the upgrade of a request, or `None` if there is none that `allowed` contains.
     ///
     /// A server may ignore `Upgrade`, so such a request is forwarded without the header.
-    pub(super) fn from_request(
-        parts: &mut request::Parts,
-        has_body: bool,
-        allowed: &[String],
-    ) -> Option<Self> {
+    pub(super) fn from_request(parts: &mut Parts, has_body: bool, allowed: &[String]) -> Option<Self> {
         if parts.version != Version::HTTP_11 || has_body || !is_upgrade_request(&parts.headers) {
             return None;
         }
@@ -168,7 +165,7 @@ fn is_websocket(protocol: &str) -> bool {
 }
 
 /// Returns the `Sec-WebSocket-Key` of a WebSocket handshake (RFC 6455, section 4.1).
-fn handshake_key(parts: &request::Parts) -> Option<HeaderValue> {
+fn handshake_key(parts: &Parts) -> Option<HeaderValue> {
     let mut keys = parts.headers.get_all(SEC_WEBSOCKET_KEY).iter();
     match (keys.next(), keys.next()) {
         (Some(key), None) if parts.method == Method::GET => Some(key.clone()),

@@ -61,11 +61,7 @@ pub(super) struct DnsCache {
 }
 
 impl DnsCache {
-    pub(super) fn new(
-        origin: &Origin,
-        resolver: Option<Arc<dyn Resolve>>,
-        refresh_interval: Duration,
-    ) -> Self {
+    pub(super) fn new(origin: &Origin, resolver: Option<Arc<dyn Resolve>>, interval: Duration) -> Self {
         let host = origin.host().to_owned();
         let port = origin.port();
         let ip: Option<IpAddr> = host.parse().ok();
@@ -74,7 +70,7 @@ impl DnsCache {
             host,
             port,
             resolver,
-            refresh_interval,
+            refresh_interval: interval,
             addresses: Mutex::new(addresses.into()),
             generation: AtomicU32::new(0),
             created_at: Instant::now(),

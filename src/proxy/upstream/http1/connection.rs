@@ -11,7 +11,7 @@ use tokio::task::unconstrained;
 
 use super::error::Http1Error;
 use super::io::{MaybeTlsStream, UpgradedIo};
-use super::request_head::write_request_head;
+use super::request_head::write_head;
 use super::request_writer::{RequestWriter, WriteError};
 use super::response_head::{ResponseHead, parse_response_head};
 use crate::proxy::request_head::RequestHead;
@@ -51,7 +51,7 @@ impl Http1Connection {
     ) -> Result<ResponseHead, Http1Error> {
         let mut head_buffer = std::mem::take(&mut self.head_buffer);
         head_buffer.clear();
-        write_request_head(head, writer.length, default_host, &mut head_buffer);
+        write_head(head, writer.length, default_host, &mut head_buffer);
         writer.start(head_buffer);
         self.has_response_bytes = false;
         let mut write_error = None;

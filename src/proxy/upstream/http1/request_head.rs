@@ -8,12 +8,7 @@ use crate::proxy::header_writer::HeaderWriter;
 use crate::proxy::request_head::RequestHead;
 
 /// Writes a request head. `default_host` is used if the request names no host.
-pub(super) fn write_request_head(
-    head: &impl RequestHead,
-    length: BodyLength,
-    default_host: &str,
-    to: &mut Vec<u8>,
-) {
+pub(super) fn write_head(head: &impl RequestHead, length: BodyLength, default_host: &str, to: &mut Vec<u8>) {
     let target = head.target().as_str();
     push(to, &[head.method().as_str().as_bytes(), b" ", target.as_bytes(), b" HTTP/1.1\r\n"]);
     let host = head.host().map_or(default_host.as_bytes(), HeaderValue::as_bytes);
@@ -63,7 +58,7 @@ mod tests {
     fn request_head_announces_body_length_upgrade_and_trailers() {
         let written = |head: &TestHead, length| {
             let mut bytes = Vec::new();
-            write_request_head(head, length, "a.example:80", &mut bytes);
+            write_head(head, length, "a.example:80", &mut bytes);
             String::from_utf8(bytes).expect("text")
         };
         let get = TestHead::get;

@@ -274,16 +274,12 @@ mod tests {
     }
 
     impl AsyncWrite for Buffered {
-        fn poll_write(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-            bytes: &[u8],
-        ) -> Poll<io::Result<usize>> {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
             if self.is_broken {
                 return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
             }
-            self.buffered.extend_from_slice(bytes);
-            Poll::Ready(Ok(bytes.len()))
+            self.buffered.extend_from_slice(buf);
+            Poll::Ready(Ok(buf.len()))
         }
 
         fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
