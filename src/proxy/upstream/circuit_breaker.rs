@@ -265,10 +265,7 @@ mod tests {
         assert!((breaker.share(now) - 1.0).abs() < 1e-9);
         assert_eq!(breaker.record_health_check(false, now), Transition::Ejected);
         assert_eq!(breaker.record_health_check(true, now), Transition::Recovered);
-        let shares: Vec<_> = [0, 2, 5, 9, 10]
-            .iter()
-            .map(|seconds| breaker.share(now + Duration::from_secs(*seconds)))
-            .collect();
+        let shares = [0, 2, 5, 9, 10].map(|seconds| breaker.share(now + Duration::from_secs(seconds)));
         for (share, expected) in shares.iter().zip([0.1, 0.2, 0.5, 0.9, 1.0]) {
             assert!((share - expected).abs() < 1e-9, "{shares:?}");
         }
