@@ -1,5 +1,4 @@
-//! An honest browser: several tabs, one jar, and a user who now and then signs out or changes the
-//! password.
+//! A browser with several tabs, whose user occasionally signs out or changes the password.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,41 +11,42 @@ use uuid::Uuid;
 
 use crate::client::{Client, Plan};
 use crate::cookies::{Claims, Cookies};
+use crate::event_log::SessionStatus;
+use crate::http_client::{ConnectionFault, HttpRequest};
 use crate::lab::Lab;
-use crate::ledger::Standing;
 use crate::random::Random;
-use crate::wire::{Ask, Cut};
 
-/// A browser and its user.
+/// A browser with its user.
 pub(crate) struct Browser {
     pub(crate) client: Arc<Client>,
     pub(crate) random: Random,
     pub(crate) email: String,
-    /// The password; and if the answer to its change was lost, the one that it may be instead.
+    /// The password. If the response to a change was lost, also the other possible one.
     passwords: Vec<String>,
     requests: JoinSet<()>,
 }
 
 impl Browser {
-    /// A browser of a user with [`FIRST_PASSWORD`].
+    /// Creates the browser of a user with [`FIRST_PASSWORD`].
     pub(crate) fn new(lab: &Arc<Lab>, name: String) -> Self {
-        let random = Random::of_actor(lab.seed, &name);
-        let (email, passwords) = (format!("{name}@lab.example"), vec![FIRST_PASSWORD.to_owned()]);
-        let cookies = Cookies::new(lab.disk_every);
+        let random = Random::for_actor(lab.seed, &name);
+        let email = format!("{name}@lab.example");
+        let passwords = vec![FIRST_PASSWORD.to_owned()];
+        let cookies = Cookies::new(lab.disk_interval);
         let client = Arc::new(Client { lab: Arc::clone(lab), cookies, name });
         Self { client, random, email, passwords, requests: JoinSet::new() }
     }
 
-    /// Browses until the run ends, then asks a last time whether it is signed in.
+    /// Browses until the run ends, then checks that it is still signed in.
     pub(crate) async fn browse(mut self) {
         self.browse_until(None).await;
-        self.ask_at_last().await;
+        self.check_signed_in().await;
     }
 
     /// Browses for a while, or until the run ends.
     pub(crate) async fn browse_until(&mut self, until: Option<Instant>) {
-        let over = |until: Option<Instant>| until.is_some_and(|until| Instant::now() >= until);
-        while self.lab().goes_on() && !over(until) {
+        let is_past = |until: Option<Instant>| until.is_some_and(|until| Instant::now() >= until);
+        while self.lab().is_running() && !is_past(until) {
             if !self.is_signed_in() {
                 self.sign_in().await;
             }
@@ -63,25 +63,30 @@ impl Browser {
         }
     }
 
-    /// Some tabs ask, at nearly the same moment.
+    /// Sends requests from several tabs at nearly the same time.
     pub(crate) fn burst(&mut self) {
         let tabs = usize::from(self.lab().options.tabs);
-        let together = self.random.one_in(2);
+        let is_simultaneous = self.random.one_in(2);
         for _ in 0..=self.random.below(tabs) {
-            let after = if together { Duration::ZERO } else { self.random.up_to(self.lab().way / 4) };
-            let plan = self.request(after);
+            let after = if is_simultaneous {
+                Duration::ZERO
+            } else {
+                self.random.up_to(self.lab().response_timeout / 4)
+            };
+            let plan = self.plan_request(after);
             let client = Arc::clone(&self.client);
             self.requests.spawn(async move {
-                client.ask(plan).await;
+                client.request(plan).await;
             });
         }
         while self.requests.try_join_next().is_some() {}
     }
 
-    /// How long until the next burst: often short, or to the moment when the access token expires or
-    /// may be renewed, or a rest.
+    /// Returns the time until the next burst: often short, or until the access token expires or may be
+    /// refreshed, or idle.
     pub(crate) fn pause(&mut self) -> Duration {
-        let (ttl, grace) = (self.lab().options.access_ttl, self.lab().options.grace);
+        let ttl = self.lab().options.access_ttl;
+        let grace = self.lab().options.grace;
         let claims = self.client.cookies.now().1.claims();
         match self.random.below(20) {
             0..=9 => self.random.up_to(grace / 2),
@@ -91,38 +96,38 @@ impl Browser {
         }
     }
 
-    /// Signs in, once nothing of the last session is under way: its cookies would come over the new
-    /// ones.
+    /// Signs in after the requests of the last session have finished, since their cookies would overwrite the
+    /// new ones.
     pub(crate) async fn sign_in(&mut self) {
-        self.settle().await;
-        while self.lab().goes_on() {
+        self.wait_for_requests().await;
+        while self.lab().is_running() {
             if let Some(session) = self.session() {
-                self.lab().ledger.becomes(session, Standing::Leaving);
+                self.lab().events.set_status(session, SessionStatus::SigningOut);
             }
             let body = json!({ "email": self.email, "password": self.passwords[0] });
-            let cut = self.cut(10);
-            let plan = Plan { cut, ..self.plain(Ask::post("/auth/login", &body)) };
-            let arrived = self.client.exchange(&plan).await;
-            match arrived.as_ref().map(|arrived| arrived.answer.status) {
+            let fault = self.random_fault(10);
+            let plan = Plan { fault, ..self.plan_without_faults(HttpRequest::post("/auth/login", &body)) };
+            let received = self.client.exchange(&plan).await;
+            match received.as_ref().map(|received| received.response.status) {
                 Some(200) => {
-                    arrived.iter().for_each(|arrived| self.client.keep(arrived));
+                    received.iter().for_each(|received| self.client.keep(received));
                     if let Some(session) = self.session() {
-                        self.lab().ledger.signed_in(session, &self.client.name);
+                        self.lab().events.record_sign_in(session, &self.client.name);
                     }
                     return;
                 }
                 Some(401) => self.passwords.rotate_left(1),
-                _ => sleep(RETRY).await,
+                _ => sleep(RETRY_INTERVAL).await,
             }
         }
     }
 
-    /// Waits until no request is under way.
-    pub(crate) async fn settle(&mut self) {
+    /// Waits until no request is in flight.
+    pub(crate) async fn wait_for_requests(&mut self) {
         while self.requests.join_next().await.is_some() {}
     }
 
-    /// The session of its cookies.
+    /// Returns the session of its cookies.
     pub(crate) fn session(&self) -> Option<Uuid> {
         self.client.cookies.now().1.session()
     }
@@ -131,69 +136,85 @@ impl Browser {
         &self.client.lab
     }
 
-    /// A `GET` or, rarely, something else, which may break off somewhere.
-    pub(crate) fn request(&mut self, after: Duration) -> Plan {
-        let cut = self.cut(5);
-        // Up to a fifth of the grace: so that some take longer than cookies may be handed out.
+    /// Plans a request, mostly a `GET`, whose connection may break.
+    pub(crate) fn plan_request(&mut self, after: Duration) -> Plan {
+        let fault = self.random_fault(5);
+        // Up to a fifth of the grace. Responses may set cookies for a sixth of it, so some are too late.
         let wait = self.random.up_to(self.lab().options.grace / 5).as_millis();
-        let ask = match self.random.below(20) {
-            0..=9 => Ask::get("/auth/session"),
-            10..=13 => Ask::get("/app/page"),
-            14..=15 => Ask::get("/app/stream"),
-            16..=18 => Ask::get(format!("/app/slow?{wait}")),
-            _ => Ask { method: "POST", ..Ask::get("/auth/refresh") },
+        let request = match self.random.below(20) {
+            0..=9 => HttpRequest::get("/auth/session"),
+            10..=13 => HttpRequest::get("/app/page"),
+            14..=15 => HttpRequest::get("/app/stream"),
+            16..=18 => HttpRequest::get(format!("/app/slow?{wait}")),
+            _ => HttpRequest { method: "POST", ..HttpRequest::get("/auth/refresh") },
         };
         let crash = self.random.one_in(25).then(|| self.random.up_to(self.lab().options.grace));
-        Plan { after, cut, crash, within: self.lab().way, ..self.plain(ask) }
+        Plan {
+            after,
+            fault,
+            crash,
+            timeout: self.lab().response_timeout,
+            ..self.plan_without_faults(request)
+        }
     }
 
-    /// Nothing goes wrong with it by intention, and it may take long: it comes alone, so that there is
-    /// nothing that it could be too late for.
-    fn plain(&mut self, ask: Ask) -> Plan {
+    /// Plans a request without faults and with a long timeout, which is safe without concurrent requests.
+    fn plan_without_faults(&mut self, request: HttpRequest) -> Plan {
         let replica = self.random.below(16);
-        Plan { after: Duration::ZERO, replica, ask, cut: Cut::Nowhere, within: ALONE, crash: None }
+        Plan {
+            after: Duration::ZERO,
+            replica,
+            request,
+            fault: ConnectionFault::Nowhere,
+            timeout: SIGN_IN_TIMEOUT,
+            crash: None,
+        }
     }
 
-    /// Where the connection breaks, once in so many times.
-    fn cut(&mut self, one_in: usize) -> Cut {
+    /// Plans a connection fault with a probability of 1 / `one_in`.
+    fn random_fault(&mut self, one_in: usize) -> ConnectionFault {
         if !self.random.one_in(one_in) {
-            return Cut::Nowhere;
+            return ConnectionFault::Nowhere;
         }
         match self.random.below(4) {
-            0 => Cut::InHead,
-            1 => Cut::InBody,
-            _ => Cut::AfterSending(self.random.up_to(Duration::from_millis(15))),
+            0 => ConnectionFault::InHead,
+            1 => ConnectionFault::InBody,
+            _ => ConnectionFault::AfterSending(self.random.up_to(Duration::from_millis(15))),
         }
     }
 
     fn is_signed_in(&self) -> bool {
-        let standing = self.session().and_then(|session| self.lab().ledger.standing(session));
-        matches!(standing, Some(Standing::Live | Standing::Stolen(_)))
+        let status = self.session().and_then(|session| self.lab().events.status(session));
+        matches!(status, Some(SessionStatus::Active | SessionStatus::Stolen(_)))
     }
 
     async fn sign_out(&mut self) {
         let Some(session) = self.session() else { return };
-        self.lab().ledger.becomes(session, Standing::Leaving);
-        let plan = self.plain(Ask { method: "POST", ..Ask::get("/auth/logout") });
-        while self.lab().goes_on() {
-            let arrived = self.client.exchange(&plan).await;
-            if let Some(arrived) = arrived.filter(|arrived| arrived.answer.status == 204) {
-                self.client.keep(&arrived);
-                self.lab().ledger.count(|tally| tally.sign_outs += 1);
+        self.lab().events.set_status(session, SessionStatus::SigningOut);
+        let plan =
+            self.plan_without_faults(HttpRequest { method: "POST", ..HttpRequest::get("/auth/logout") });
+        while self.lab().is_running() {
+            let received = self.client.exchange(&plan).await;
+            if let Some(received) = received.filter(|received| received.response.status == 204) {
+                self.client.keep(&received);
+                self.lab().events.count(|counters| counters.sign_outs += 1);
                 return;
             }
-            sleep(RETRY).await;
+            sleep(RETRY_INTERVAL).await;
         }
     }
 
     async fn change_password(&mut self) {
         let new = new_password(&mut self.random);
         let body = json!({ "current_password": self.passwords[0], "new_password": new });
-        let plan = Plan { within: self.lab().way, ..self.plain(Ask::post("/auth/password", &body)) };
-        match self.client.ask(plan).await {
+        let plan = Plan {
+            timeout: self.lab().response_timeout,
+            ..self.plan_without_faults(HttpRequest::post("/auth/password", &body))
+        };
+        match self.client.request(plan).await {
             Some(200) => {
                 self.passwords = vec![new];
-                self.lab().ledger.count(|tally| tally.password_changes += 1);
+                self.lab().events.count(|counters| counters.password_changes += 1);
             }
             Some(403) => self.passwords.rotate_left(1),
             Some(_) => {}
@@ -201,23 +222,23 @@ impl Browser {
         }
     }
 
-    /// When all troubles are over, whoever is signed in must be told so.
-    async fn ask_at_last(&mut self) {
-        self.settle().await;
+    /// Checks after the last fault that a signed-in browser gets a response.
+    async fn check_signed_in(&mut self) {
+        self.wait_for_requests().await;
         let Some(session) = self.session().filter(|_| self.is_signed_in()) else { return };
-        let deadline = Instant::now() + AT_LAST;
+        let deadline = Instant::now() + RECOVERY_TIMEOUT;
         while Instant::now() < deadline {
-            let plan = self.plain(Ask::get("/auth/session"));
-            if let Some(200 | 401) = self.client.ask(plan).await {
+            let plan = self.plan_without_faults(HttpRequest::get("/auth/session"));
+            if let Some(200 | 401) = self.client.request(plan).await {
                 return;
             }
-            sleep(RETRY).await;
+            sleep(RETRY_INTERVAL).await;
         }
-        self.lab().ledger.wrong(Some(session), "no gateway answered in the end");
+        self.lab().events.record_error(Some(session), "no gateway responded at the end");
     }
 }
 
-/// Until the access token expires, or a bit before, when a page may be given the next one already.
+/// Returns the time until the access token expires, or, if `early`, until it may be refreshed.
 fn until_expiry(claims: Claims, ttl: Duration, early: bool) -> Duration {
     let now = SystemClock.now().unix_timestamp_nanos() / 1_000_000;
     let left = u64::try_from(i128::from(claims.exp) * 1_000 - now).unwrap_or_default();
@@ -229,13 +250,13 @@ fn new_password(random: &mut Random) -> String {
     format!("{:016x}-{:016x}", random.next(), random.next())
 }
 
-/// Every user's password until it is changed.
+/// Initial password of every user.
 pub(crate) const FIRST_PASSWORD: &str = "mountain-lantern-over-hakone";
 
-const RETRY: Duration = Duration::from_millis(50);
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How long a sign-in may take.
-const ALONE: Duration = Duration::from_secs(10);
+/// Timeout of a sign-in.
+const SIGN_IN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long the gateways have to come back, after the last trouble.
-const AT_LAST: Duration = Duration::from_secs(30);
+/// Timeout for the gateways to recover after the last fault.
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(30);

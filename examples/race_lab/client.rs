@@ -1,4 +1,4 @@
-//! Whoever holds cookies: asks some gateway, keeps what the answer sets, and tells the ledger.
+//! A client with cookies: sends requests, stores cookies and records the results in the event log.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,174 +6,176 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
-use crate::cookies::{Claims, Cookies, Jar, clears};
+use crate::cookies::{Claims, Cookies, Jar, is_deletion};
+use crate::http_client::{ConnectionFault, HttpRequest, HttpResponse, RequestError};
 use crate::lab::Lab;
-use crate::wire::{Answer, Ask, Cut, NoAnswer};
 
-/// A browser, or a thief.
+/// A browser or a thief.
 pub(crate) struct Client {
     pub(crate) lab: Arc<Lab>,
     pub(crate) cookies: Cookies,
     pub(crate) name: String,
 }
 
-/// One request, as it was planned.
+/// A planned request.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) after: Duration,
-    /// The gateway that is asked first.
+    /// The gateway to try first.
     pub(crate) replica: usize,
-    pub(crate) ask: Ask,
-    pub(crate) cut: Cut,
-    /// An answer's head that takes longer counts as lost.
-    pub(crate) within: Duration,
-    /// If this renews the session, the browser crashes so long after the answer.
+    pub(crate) request: HttpRequest,
+    pub(crate) fault: ConnectionFault,
+    /// Timeout for the response head. A later response counts as lost.
+    pub(crate) timeout: Duration,
+    /// Time from a response that refreshes the session until the browser crashes.
     pub(crate) crash: Option<Duration>,
 }
 
-/// An answer that arrived in time.
-pub(crate) struct Arrived {
-    pub(crate) answer: Answer,
+/// A response that arrived in time.
+pub(crate) struct Received {
+    pub(crate) response: HttpResponse,
     took: Duration,
     life: u32,
-    /// The session whose cookies were sent.
+    /// The session of the cookies in the request.
     session: Option<Uuid>,
 }
 
 impl Client {
-    /// Asks for a page. Returns the status, if an answer came.
-    pub(crate) async fn ask(&self, plan: Plan) -> Option<u16> {
+    /// Sends a request. Returns the status if there was a response.
+    pub(crate) async fn request(&self, plan: Plan) -> Option<u16> {
         sleep(plan.after).await;
-        let arrived = self.exchange(&plan).await?;
-        self.keep(&arrived);
-        if let Some(session) = arrived.session {
-            self.judge(session, &arrived, &plan.ask.path);
+        let received = self.exchange(&plan).await?;
+        self.keep(&received);
+        if let Some(session) = received.session {
+            self.check(session, &received, &plan.request.path);
         }
-        if let Some(after) = plan.crash.filter(|_| is_renewal(arrived.answer.event()))
+        if let Some(after) = plan.crash.filter(|_| is_refresh(received.response.event()))
             && self.lab.pause(after).await
         {
             self.crash();
         }
-        let status = arrived.answer.status;
-        arrived.answer.body().await;
+        let status = received.response.status;
+        received.response.body().await;
         Some(status)
     }
 
-    /// Sends the request, to the next gateway if one can't be reached, and waits for the answer's
-    /// head.
-    pub(crate) async fn exchange(&self, plan: &Plan) -> Option<Arrived> {
+    /// Sends a request and waits for the response head. Tries the next gateway if one cannot be reached.
+    pub(crate) async fn exchange(&self, plan: &Plan) -> Option<Received> {
         let lab = &self.lab;
-        for attempt in 0..TRIES {
-            let replica = (plan.replica + attempt) % lab.site.replicas();
+        for attempt in 0..MAX_ATTEMPTS {
+            let replica = (plan.replica + attempt) % lab.deployment.replicas();
             let (life, jar) = self.cookies.now();
             let cookies = jar.header();
             let sent = Instant::now();
-            let sending = plan.ask.send(lab.site.public(replica), &cookies, &self.name, plan.cut);
-            let answer = timeout(plan.within, sending).await;
+            let response =
+                plan.request.send(lab.deployment.public(replica), &cookies, &self.name, plan.fault);
+            let response = timeout(plan.timeout, response).await;
             let took = sent.elapsed();
-            let answer = answer.ok().filter(|_| took < plan.within);
-            if let Some(Err(NoAnswer::Unreachable)) = answer {
-                sleep(PAUSE).await;
+            let response = response.ok().filter(|_| took < plan.timeout);
+            if let Some(Err(RequestError::Unreachable)) = response {
+                sleep(RETRY_INTERVAL).await;
                 continue;
             }
-            self.note(&jar, replica, plan, answer.as_ref(), took);
+            self.record(&jar, replica, plan, response.as_ref(), took);
             let session = jar.session();
-            return answer?.ok().map(|answer| Arrived { answer, took, life, session });
+            return response?.ok().map(|response| Received { response, took, life, session });
         }
         None
     }
 
-    /// Keeps the cookies that the answer sets.
-    pub(crate) fn keep(&self, arrived: &Arrived) {
-        self.cookies.keep(arrived.life, arrived.answer.header("set-cookie"));
+    /// Stores the cookies of a response.
+    pub(crate) fn keep(&self, received: &Received) {
+        self.cookies.keep(received.life, received.response.header("set-cookie"));
     }
 
-    /// The browser crashes, and comes back with what its disk has.
+    /// Restarts the browser with the cookies on its disk.
     pub(crate) fn crash(&self) {
         if self.cookies.crash() {
-            self.lab.ledger.count(|tally| tally.browser_crashes += 1);
+            self.lab.events.count(|counters| counters.browser_crashes += 1);
             if let Some(claims) = self.cookies.now().1.claims() {
                 let (name, generation, token) = (&self.name, claims.generation, claims.jti);
-                self.lab.ledger.note(
+                self.lab.events.note(
                     claims.sid,
-                    format_args!("{name}: crashed, back with generation {generation}, token {token}"),
+                    format_args!("{name}: crashed and restarted with generation {generation}, token {token}"),
                 );
             }
         }
     }
 
-    /// Counts what came of a request, and writes it down for its session.
-    fn note(
+    /// Counts the result of a request and records it for its session.
+    fn record(
         &self,
         jar: &Jar,
         replica: usize,
         plan: &Plan,
-        answer: Option<&Result<Answer, NoAnswer>>,
+        response: Option<&Result<HttpResponse, RequestError>>,
         took: Duration,
     ) {
-        let ledger = &self.lab.ledger;
-        ledger.count(|tally| match answer {
-            Some(Ok(_)) => tally.answers += 1,
-            Some(Err(NoAnswer::Cut)) => tally.cut += 1,
-            Some(Err(_)) => tally.broken += 1,
-            None => tally.late += 1,
+        let events = &self.lab.events;
+        events.count(|counters| match response {
+            Some(Ok(_)) => counters.responses += 1,
+            Some(Err(RequestError::Injected)) => counters.cut += 1,
+            Some(Err(_)) => counters.broken += 1,
+            None => counters.late_responses += 1,
         });
         let Some(Claims { sid, generation, jti, .. }) = jar.claims() else { return };
-        let came = match answer {
-            Some(Ok(answer)) => format!("{} {}", answer.status, answer.event()),
-            Some(Err(no_answer)) => format!("{no_answer:?}"),
+        let result = match response {
+            Some(Ok(response)) => format!("{} {}", response.status, response.event()),
+            Some(Err(error)) => format!("{error:?}"),
             None => "too late".to_owned(),
         };
-        let (name, path) = (&self.name, &plan.ask.path);
-        ledger.note(
+        let name = &self.name;
+        let path = &plan.request.path;
+        events.note(
             sid,
             format_args!(
-                "{name}: {path} at gateway {replica} with generation {generation}, token {jti}: {came} after {took:.0?}"
+                "{name}: {path} at gateway {replica} with generation {generation}, token {jti}: {result} after {took:.0?}"
             ),
         );
-        if answer.is_none() {
-            ledger.late(sid);
+        if response.is_none() {
+            events.record_late_request(sid);
         }
     }
 
-    fn judge(&self, session: Uuid, arrived: &Arrived, path: &str) {
-        let (ledger, answer) = (&self.lab.ledger, &arrived.answer);
-        let event = answer.event();
-        match answer.status {
-            200..=299 => self.count_latency(arrived, path),
-            401 => ledger.refused(session, &self.name, event),
-            503 => ledger.count(|tally| tally.unavailable += 1),
+    fn check(&self, session: Uuid, received: &Received, path: &str) {
+        let (events, response) = (&self.lab.events, &received.response);
+        let event = response.event();
+        match response.status {
+            200..=299 => self.count_latency(received, path),
+            401 => events.record_rejection(session, &self.name, event),
+            503 => events.count(|counters| counters.unavailable += 1),
             403 if path == "/auth/password" => {}
-            status => ledger.wrong(Some(session), format_args!("{path} was answered with {status} {event}")),
+            status => events.record_error(Some(session), format_args!("{path} responded {status} {event}")),
         }
-        let cleared = answer.header("set-cookie").any(clears);
-        if cleared && answer.status != 401 && path != "/auth/logout" {
-            ledger.wrong(Some(session), format_args!("{} cleared the cookies", answer.status));
+        let cleared = response.header("set-cookie").any(is_deletion);
+        if cleared && response.status != 401 && path != "/auth/logout" {
+            events.record_error(Some(session), format_args!("{} cleared the cookies", response.status));
         }
     }
 
-    fn count_latency(&self, arrived: &Arrived, path: &str) {
-        let event = arrived.answer.event();
-        self.lab.ledger.count(|tally| {
+    fn count_latency(&self, received: &Received, path: &str) {
+        let event = received.response.event();
+        self.lab.events.count(|counters| {
             match event {
-                "rotated" => tally.rotated += 1,
-                "replayed" => tally.replayed += 1,
-                "caught_up" => tally.caught_up += 1,
+                "rotated" => counters.rotated += 1,
+                "replayed" => counters.replayed += 1,
+                "caught_up" => counters.caught_up += 1,
                 _ => {}
             }
-            // Elsewhere the time is the upstream's.
+            // On other paths the upstream determines the time.
             if path == "/auth/session" {
-                let times = if is_renewal(event) { &mut tally.renewing } else { &mut tally.checking };
-                times.push(arrived.took);
+                let times =
+                    if is_refresh(event) { &mut counters.refresh_times } else { &mut counters.other_times };
+                times.push(received.took);
             }
         });
     }
 }
 
-fn is_renewal(event: &str) -> bool {
+fn is_refresh(event: &str) -> bool {
     matches!(event, "rotated" | "replayed" | "caught_up")
 }
 
-/// How often a request is sent until some gateway can be reached.
-const TRIES: usize = 100;
-const PAUSE: Duration = Duration::from_millis(25);
+/// Maximum number of attempts to reach a gateway.
+const MAX_ATTEMPTS: usize = 100;
+const RETRY_INTERVAL: Duration = Duration::from_millis(25);

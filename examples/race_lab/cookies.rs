@@ -1,4 +1,4 @@
-//! A browser's cookies: in memory, and on its disk some time later.
+//! The cookies of a browser, in memory and on disk.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -14,14 +14,14 @@ use uuid::Uuid;
 const ACCESS: &str = "__Host-access_token";
 const REFRESH: &str = "__Host-refresh_token";
 
-/// Both cookies.
+/// Both session cookies.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(crate) struct Jar {
     access: Option<String>,
     refresh: Option<String>,
 }
 
-/// What an access token says. A browser doesn't look; the lab does, to know what it sees.
+/// Claims of an access token. Browsers ignore them; the lab uses them to identify sessions.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub(crate) struct Claims {
     pub(crate) sid: Uuid,
@@ -42,26 +42,25 @@ impl Jar {
         self.claims().map(|claims| claims.sid)
     }
 
-    /// Whether using the access token now would settle its generation: it is older than the grace,
-    /// and still good.
-    pub(crate) fn is_lasting(&self, grace: Duration) -> bool {
+    /// Returns `true` if a use of the access token would be confirmed: it is valid and older than the grace.
+    pub(crate) fn would_confirm_use(&self, grace: Duration) -> bool {
         let Some(claims) = self.claims() else { return false };
         let now = SystemClock.now().unix_timestamp();
         now - claims.iat >= grace.as_secs().cast_signed() && now < claims.exp
     }
 
-    /// The value of the request header.
+    /// Returns the `Cookie` header.
     pub(crate) fn header(&self) -> String {
         let pair = |name: &str, value: &Option<String>| value.as_ref().map(|value| format!("{name}={value}"));
         let pairs = [pair(ACCESS, &self.access), pair(REFRESH, &self.refresh)];
         pairs.into_iter().flatten().collect::<Vec<_>>().join("; ")
     }
 
-    /// Does what one `Set-Cookie` says.
+    /// Applies a `Set-Cookie` header.
     pub(crate) fn keep(&mut self, line: &str) {
         let (pair, attributes) = line.split_once(';').unwrap_or((line, ""));
         let Some((name, value)) = pair.split_once('=') else { return };
-        let value = (!clears(attributes)).then(|| value.to_owned());
+        let value = (!is_deletion(attributes)).then(|| value.to_owned());
         match name {
             ACCESS => self.access = value,
             REFRESH => self.refresh = value,
@@ -70,40 +69,40 @@ impl Jar {
     }
 }
 
-/// Whether these attributes take a cookie away.
-pub(crate) fn clears(attributes: &str) -> bool {
+/// Returns `true` if the attributes delete the cookie.
+pub(crate) fn is_deletion(attributes: &str) -> bool {
     attributes.split("; ").any(|attribute| attribute == "Max-Age=0")
 }
 
-/// The jar of a browser whose disk is written at regular times.
+/// The cookies of a browser that writes them to disk at regular intervals.
 pub(crate) struct Cookies {
     state: Mutex<State>,
     began: Instant,
-    disk_every: Duration,
+    disk_interval: Duration,
 }
 
 struct State {
     jar: Jar,
-    /// What the jar has been, and since when; as far as the disk may still have it.
+    /// Former contents of the jar that may still be on disk, with their start times.
     history: VecDeque<(Instant, Jar)>,
-    /// Counts the crashes.
+    /// Number of crashes.
     life: u32,
 }
 
 impl Cookies {
-    /// No cookies. Browsers that begin at different times write at different times.
-    pub(crate) fn new(disk_every: Duration) -> Self {
+    /// Starts without cookies. Browsers that start at different times write to disk at different times.
+    pub(crate) fn new(disk_interval: Duration) -> Self {
         let state = State { jar: Jar::default(), history: VecDeque::new(), life: 0 };
-        Self { state: Mutex::new(state), began: Instant::now(), disk_every }
+        Self { state: Mutex::new(state), began: Instant::now(), disk_interval }
     }
 
-    /// What there is now, and in which life.
+    /// Returns the number of crashes and the present cookies.
     pub(crate) fn now(&self) -> (u32, Jar) {
         let state = self.lock();
         (state.life, state.jar.clone())
     }
 
-    /// Keeps what an answer sets, unless the browser that asked has crashed since.
+    /// Stores the cookies of a response, unless the browser has crashed since its request.
     pub(crate) fn keep<'a>(&self, life: u32, lines: impl Iterator<Item = &'a str>) {
         let mut state = self.lock();
         if state.life == life {
@@ -113,13 +112,14 @@ impl Cookies {
         }
     }
 
-    /// Another's cookies, as a thief has them.
+    /// Replaces the cookies by another client's, as a thief does.
     pub(crate) fn copy(&self, jar: Jar) {
         self.replace(&mut self.lock(), jar);
     }
 
-    /// The browser crashes and comes back with what its disk has. Not if that is of an earlier
-    /// session, since its user would only sign in again: then this returns `false`.
+    /// Restarts the browser with the cookies on its disk.
+    ///
+    /// Returns `false` without a crash if those are of an earlier session, since the user would sign in again.
     pub(crate) fn crash(&self) -> bool {
         let mut state = self.lock();
         let jar = self.on_disk(&state);
@@ -132,17 +132,16 @@ impl Cookies {
         true
     }
 
-    /// What the disk got when it was written last. Computed and not written by a timer, which might
-    /// be late.
+    /// Returns the cookies of the last disk write. Computed, since a timer could be late.
     fn on_disk(&self, state: &State) -> Jar {
         let written = self.last_written();
-        let was = state.history.iter().rev().find(|(since, _)| *since <= written);
-        was.map(|(_, jar)| jar.clone()).unwrap_or_default()
+        let written_jar = state.history.iter().rev().find(|(since, _)| *since <= written);
+        written_jar.map(|(_, jar)| jar.clone()).unwrap_or_default()
     }
 
     fn last_written(&self) -> Instant {
-        let times = self.began.elapsed().as_nanos() / self.disk_every.as_nanos().max(1);
-        self.began + self.disk_every * u32::try_from(times).unwrap_or(u32::MAX)
+        let times = self.began.elapsed().as_nanos() / self.disk_interval.as_nanos().max(1);
+        self.began + self.disk_interval * u32::try_from(times).unwrap_or(u32::MAX)
     }
 
     fn replace(&self, state: &mut State, jar: Jar) {

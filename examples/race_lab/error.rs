@@ -1,47 +1,47 @@
-//! Why the lab itself could not go on.
+//! Errors of the lab itself.
 
 use std::fmt::Display;
 use std::io;
 use std::path::PathBuf;
 use std::process::Output;
 
-/// Why the lab itself could not go on.
+/// An error that ends the lab.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LabError {
-    #[error("{what} failed: {said}")]
-    Command { what: String, said: String },
-    #[error("interrupted before it had begun")]
+    #[error("{what} failed: {output}")]
+    Command { what: String, output: String },
+    #[error("interrupted before the start")]
     Interrupted,
-    #[error("can't {what}: {source}")]
+    #[error("cannot {what}: {source}")]
     Io { what: String, source: io::Error },
-    #[error("there is no program {}: build it with `cargo build --bin sekisho`, with --release if the lab was, or name it by --sekisho", .0.display())]
+    #[error("cannot find {}: build it with `cargo build --bin sekisho` in the lab's profile, or pass --sekisho", .0.display())]
     NoProgram(PathBuf),
     #[error(
-        "there is no initdb, neither in the PATH nor in /usr/lib/postgresql: install PostgreSQL, name a server by --postgres, or say --database sqlite"
+        "cannot find initdb in the PATH or in /usr/lib/postgresql: install PostgreSQL, or pass --postgres or --database sqlite"
     )]
     NoServer,
-    #[error("the database did not do as it was told: {0}")]
+    #[error("database error: {0}")]
     Sql(#[from] sqlx::Error),
     #[error("{0}")]
     Usage(String),
-    #[error("waited in vain for {0}")]
-    Vain(String),
+    #[error("timed out waiting for {0}")]
+    Timeout(String),
 }
 
 impl LabError {
-    /// What could not be done, for `map_err`.
+    /// Returns a conversion of I/O errors for `map_err`.
     pub(crate) fn io(what: impl Display) -> impl FnOnce(io::Error) -> Self {
         let what = what.to_string();
         move |source| Self::Io { what, source }
     }
 
-    /// The command's standard output, if it did what it was told.
-    pub(crate) fn said(what: &str, output: &Output) -> Result<String, Self> {
+    /// Returns the standard output of a successful command.
+    pub(crate) fn stdout(what: &str, output: &Output) -> Result<String, Self> {
         let text = |bytes| String::from_utf8_lossy(bytes).trim().to_owned();
         if output.status.success() {
             return Ok(text(&output.stdout));
         }
-        let said = format!("{} {}", text(&output.stdout), text(&output.stderr));
-        Err(Self::Command { what: what.to_owned(), said: said.trim().to_owned() })
+        let failure = format!("{} {}", text(&output.stdout), text(&output.stderr));
+        Err(Self::Command { what: what.to_owned(), output: failure.trim().to_owned() })
     }
 }

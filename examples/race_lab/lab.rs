@@ -1,46 +1,50 @@
-//! What every actor shares: one site, what is known of it, and the sign to stop.
+//! The state shared by all browsers and thieves.
 
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::ledger::Ledger;
+use crate::deployment::Deployment;
+use crate::event_log::EventLog;
 use crate::options::Options;
-use crate::site::Site;
 
-/// What every actor shares.
+/// The state shared by all browsers and thieves of a deployment.
 pub(crate) struct Lab {
-    pub(crate) site: Site,
-    pub(crate) ledger: Ledger,
+    pub(crate) deployment: Deployment,
+    pub(crate) events: EventLog,
     pub(crate) options: Options,
     pub(crate) seed: u64,
-    /// Within this an answer's cookies are in the browser, counted from the request; later ones
-    /// count as lost.
+    /// Timeout for a response, from the request on. Later responses count as lost.
     ///
-    /// A quarter of the grace, so that with the disk's half all is well even for a browser that
-    /// crashes: see the module page.
-    pub(crate) way: Duration,
-    /// How often a browser writes its cookies to disk: half the grace.
-    pub(crate) disk_every: Duration,
+    /// A quarter of the grace: see the scale in the crate's documentation.
+    pub(crate) response_timeout: Duration,
+    /// Interval of a browser's disk writes, half the grace.
+    pub(crate) disk_interval: Duration,
     stop: watch::Receiver<bool>,
 }
 
 impl Lab {
-    pub(crate) fn new(site: Site, options: Options, seed: u64, stop: watch::Receiver<bool>) -> Self {
-        let (way, disk_every) = (options.grace / 4, options.grace / 2);
-        Self { site, ledger: Ledger::new(), options, seed, way, disk_every, stop }
+    pub(crate) fn new(
+        deployment: Deployment,
+        options: Options,
+        seed: u64,
+        stop: watch::Receiver<bool>,
+    ) -> Self {
+        let response_timeout = options.grace / 4;
+        let disk_interval = options.grace / 2;
+        Self { deployment, events: EventLog::new(), options, seed, response_timeout, disk_interval, stop }
     }
 
-    /// Waits; `false` if the run ends meanwhile.
+    /// Waits. Returns `false` if the run ends meanwhile.
     pub(crate) async fn pause(&self, pause: Duration) -> bool {
         let mut stop = self.stop.clone();
-        // An error means that the sender is gone, which is a reason to stop too.
+        // An error means that the sender was dropped, which also ends the run.
         timeout(pause, stop.wait_for(|stop| *stop)).await.is_err()
     }
 
-    /// Whether the run goes on.
-    pub(crate) fn goes_on(&self) -> bool {
+    /// Returns `true` until the run ends.
+    pub(crate) fn is_running(&self) -> bool {
         !*self.stop.borrow()
     }
 }

@@ -1,70 +1,69 @@
-//! The proof by force: real gateways, killed time and again, under real browsers' troubles and real
-//! thieves.
+//! A stress test: real gateways, killed repeatedly, under browsers with network faults and thieves.
 //!
 //! ```text
 //! cargo build --release --bin sekisho --example race_lab
 //! target/release/examples/race_lab --for 10m
 //! ```
 //!
-//! `tests/it/model/` plays the rules of rotation on a clock of its own, millions of times. This is
-//! the other half: `sekisho serve` as separate processes, on a SQLite file and over a PostgreSQL
-//! server, both at once; loopback sockets; the machine's own clock. It prints a table, and fails if
-//! one honest user was signed out or one thief got away.
+//! `tests/it/model/` checks the rotation rules on a simulated clock, with millions of events. The race lab
+//! runs `sekisho serve` as separate processes on a SQLite file and on a PostgreSQL server at the same time,
+//! over loopback sockets and with the system clock. It prints a table, and fails if an honest user was
+//! signed out or a theft was not detected.
 //!
-//! # What it models
+//! # Model
 //!
-//! - **Browsers** with several tabs and one jar. Tabs ask together, often at the very moment when the
-//!   access token expires, and ask whichever gateway. Users sign out and in, and change their password.
-//! - **Lost answers.** A fifth of the connections break: soon after the request was sent, within the
-//!   answer's head, or within its body (then the cookies are kept, as browsers do).
-//! - **Browsers that crash**, often just after a renewal, and come back with the cookies that they last
-//!   wrote to disk.
-//! - **Gateways** that die by `kill -9` at random moments and are started again; and a PostgreSQL server
-//!   that is restarted under them, half of the times as in a crash, so that it has lost its last
-//!   renewals. It flushes as a new server does, nothing is turned off.
-//! - **Thieves** with a copy of the jar of one of the victims, which are browsers besides the honest
-//!   ones. Four kinds: at times of their own, along with their victim, a little ahead of it, and with
-//!   each token only while it is young.
+//! - **Browsers** with several tabs and one cookie jar. Tabs send requests together to any gateway, often
+//!   when the access token expires. Users sign out and in, and change their password.
+//! - **Lost responses.** A fifth of the connections break: soon after the request was sent, within the
+//!   response head, or within its body (then the cookies are stored, as browsers do).
+//! - **Browser crashes**, often just after a refresh. The browser restarts with the cookies of its last disk
+//!   write.
+//! - **Gateway and database crashes.** Gateways are killed at random times and started again. The PostgreSQL
+//!   server is restarted, half of the times as in a crash, so that it loses its last refreshes. It runs with
+//!   the default settings for durability.
+//! - **Thieves** with a copy of the cookies of further browsers, the victims. They use it at random times,
+//!   together with the victim, shortly before it, or only while each token is young.
 //!
-//! # What counts
+//! # Counters
 //!
-//! - *Signed out falsely*: a 401 for a session that its user has not left and no thief has. Also cookies
-//!   that are cleared beside any other status.
-//! - *Missed*: a thief that goes on for 20 lifetimes of an access token, its victim being active.
-//! - *Accepted after*: a copy that a gateway takes more than a second after the catch, although it says
-//!   at `/readyz` that it knows which sessions have ended.
-//! - In the end, what the lab believes of every session is compared with `sekisho session list`.
+//! - *False sign-outs*: a 401 for a session that was neither signed out nor stolen.
+//! - *Missed*: a theft that is not detected for 20 access token lifetimes while the victim is active.
+//! - *Accepted after detection*: stolen cookies that a gateway accepts more than a second after the
+//!   detection, although its `/readyz` reports that its revocation list is current.
+//! - Any other finding, such as cookies cleared by another status than 401.
 //!
-//! A 503 that leaves the cookies alone is allowed: the database was away.
+//! At the end, the expected status of every session is compared with `sekisho session list`.
 //!
-//! # Its scale, and what it can't do
+//! A 503 that keeps the cookies is allowed, since the database may be unavailable.
 //!
-//! Lifetimes are short, so that ten minutes have many, and what the design gives to disk and way is as
-//! short: of a grace *G*, a browser writes its cookies every *G*/2 (30 s of 60 s), and an answer must be
-//! there within *G*/4 of its request. With 2·*G*/4 + *G*/2 = *G*, no honest browser can come back with
-//! cookies whose successor has settled. Later answers count as lost; but their requests may still be under
-//! way in a gateway, which that sum doesn't cover. So a sign-out within 15 s of such a request is
-//! counted on a line of its own: on a machine this slow, a longer `--grace` is needed to say more.
+//! # Scale and limits
 //!
-//! The seed settles who does what in which order. When, and who is faster, is the machine's: a run is not
-//! the same twice. All clocks are one; what clocks apart do, the model shows.
+//! Lifetimes are short, so that a run of ten minutes has many of them. The other times are scaled with the
+//! grace *G*: a browser writes its cookies to disk every *G*/2 (30 s of 60 s), and a response must arrive
+//! within *G*/4 of its request. With 2·*G*/4 + *G*/2 = *G*, no honest browser can restart with cookies whose
+//! successor is confirmed. Later responses count as lost, but their requests may still be in flight at a
+//! gateway, which that sum does not cover. So a sign-out within 15 s of such a request is counted separately;
+//! a slow machine needs a longer `--grace`.
+//!
+//! The seed determines the actions and their order, but not their timing, so that no two runs are the same.
+//! All processes share one clock; the model covers clock skew.
 
 mod browser;
 mod client;
 mod cookies;
+mod deployment;
 mod error;
+mod event_log;
+mod faults;
+mod http_client;
 mod lab;
-mod ledger;
 mod options;
 mod postgres;
 mod random;
 mod run;
-mod site;
 mod table;
 mod thief;
-mod trouble;
 mod upstream;
-mod wire;
 
 use std::pin::pin;
 use std::process::ExitCode;
@@ -98,7 +97,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Runs on each database at the same time. Returns for how long, and what came of it.
+/// Runs on each database at the same time. Returns the duration and the results.
 async fn run(options: &Options, seed: u64) -> Result<(Duration, Vec<Outcome>), LabError> {
     options.check()?;
     let mut interrupted = pin!(interrupted()?);
@@ -115,7 +114,7 @@ async fn run(options: &Options, seed: u64) -> Result<(Duration, Vec<Outcome>), L
     tokio::select! {
         () = show_progress(options.length, seed, &labs) => {}
         () = interrupted => {}
-        // Before its time only with an error.
+        // Ends early only with an error.
         Some(early) = under_way.join_next() => ended.extend(early.ok()),
     }
     let took = began.elapsed();
@@ -137,30 +136,30 @@ async fn set_up(options: &Options, seed: u64, stopped: watch::Receiver<bool>) ->
     Ok(runs)
 }
 
-/// Says what must not have happened, and what led to it.
+/// Prints the findings with the events before them.
 fn report(outcomes: &[Outcome]) -> ExitCode {
     for outcome in outcomes {
         for finding in &outcome.findings {
-            let doubt = if finding.certain { "" } else { " (not counted)" };
+            let doubt = if finding.is_certain { "" } else { " (not counted)" };
             eprintln!("\n{}{doubt}:{}", outcome.title, finding.what);
             finding.before.iter().for_each(|line| eprintln!("  {line}"));
         }
         if !outcome.log.is_empty() {
-            eprintln!("\nWhat the gateways said of these sessions:");
+            eprintln!("\nLog lines of the gateways about these sessions:");
             outcome.log.iter().for_each(|line| eprintln!("  {line}"));
         }
     }
     let findings = outcomes.iter().flat_map(|outcome| &outcome.findings);
-    match findings.filter(|finding| finding.certain).count() {
+    match findings.filter(|finding| finding.is_certain).count() {
         0 => ExitCode::SUCCESS,
-        certain => {
-            eprintln!("\nrace_lab: {certain} found that must not happen");
+        is_certain => {
+            eprintln!("\nrace_lab: {is_certain} unexpected events");
             ExitCode::FAILURE
         }
     }
 }
 
-/// A line on a terminal, and nothing elsewhere, for so long.
+/// Waits for `length` and shows progress on a terminal.
 async fn show_progress(length: Duration, seed: u64, labs: &[Arc<Lab>]) {
     let bar = ProgressBar::new(length.as_secs());
     if let Ok(style) = ProgressStyle::with_template("{elapsed}/{len} s  {msg}") {
@@ -176,7 +175,7 @@ async fn show_progress(length: Duration, seed: u64, labs: &[Arc<Lab>]) {
     bar.finish_and_clear();
 }
 
-/// Told to stop, it does so in order, for its processes would stay.
+/// Returns a future that completes on SIGINT or SIGTERM, so that the lab stops its processes before it exits.
 fn interrupted() -> Result<impl Future<Output = ()>, LabError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(LabError::io("listen for signals"))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(LabError::io("listen for signals"))?;

@@ -1,4 +1,4 @@
-//! What is asked of the lab on the command line.
+//! Command-line options.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,52 +8,52 @@ use sekisho::clock::{Clock, SystemClock};
 
 use crate::error::LabError;
 
-/// Real browsers' troubles, real thieves, real processes: counts who is signed out, and who is caught.
+/// Runs gateways under browsers, thieves and faults, and counts false sign-outs and undetected thefts.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "race_lab", after_help = EXAMPLES, max_term_width = 100)]
 pub(crate) struct Options {
-    /// For how long
+    /// Duration of the run
     #[arg(long = "for", value_name = "TIME", default_value = "1m", value_parser = humantime::parse_duration)]
     pub(crate) length: Duration,
-    /// On which databases; both means at the same time
+    /// Databases to run on, at the same time
     #[arg(long, value_enum, default_value_t = Databases::Both)]
     pub(crate) database: Databases,
-    /// A PostgreSQL server to use, which is then never restarted [default: one of the lab's own]
+    /// PostgreSQL server to use, which is never restarted [default: a temporary one]
     #[arg(long, value_name = "URL")]
     pub(crate) postgres: Option<String>,
-    /// How many gateways over PostgreSQL (SQLite has one)
+    /// Number of gateways on PostgreSQL (SQLite has one)
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
     pub(crate) replicas: u8,
-    /// How many honest browsers on each database
+    /// Number of honest browsers on each database
     #[arg(long, value_name = "N", default_value_t = 60)]
     pub(crate) browsers: usize,
-    /// How many browsers besides that are stolen from
+    /// Number of further browsers whose cookies are stolen
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub(crate) victims: usize,
-    /// How many tabs a browser has
+    /// Number of tabs of a browser
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub(crate) tabs: u8,
     /// tokens.access_ttl
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = humantime::parse_duration)]
     pub(crate) access_ttl: Duration,
-    /// session.grace; what a browser has for its disk and its answers is measured by it
+    /// session.grace; the intervals of disk writes and the response timeout depend on it
     #[arg(long, value_name = "TIME", default_value = "6s", value_parser = humantime::parse_duration)]
     pub(crate) grace: Duration,
-    /// How often some gateway is killed, on average
+    /// Mean time between kills of a gateway
     #[arg(long, value_name = "TIME", default_value = "7s", value_parser = humantime::parse_duration)]
     pub(crate) kill_every: Duration,
-    /// How often the lab's own PostgreSQL is restarted, on average
+    /// Mean time between restarts of the temporary PostgreSQL server
     #[arg(long, value_name = "TIME", default_value = "20s", value_parser = humantime::parse_duration)]
     pub(crate) restart_every: Duration,
-    /// Who does what, and in which order; when also depends on the machine [default: another each time]
+    /// Seed of the plans; timing also depends on the machine [default: random]
     #[arg(long)]
     pub(crate) seed: Option<u64>,
-    /// The program under test [default: `sekisho` beside the folder that this example is in]
+    /// The sekisho program [default: the one of the same build]
     #[arg(long, value_name = "PATH")]
     pub(crate) sekisho: Option<PathBuf>,
 }
 
-/// On which databases it runs.
+/// The databases to run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Databases {
     Both,
@@ -62,7 +62,7 @@ pub(crate) enum Databases {
 }
 
 impl Options {
-    /// What the program itself would refuse is refused here, before anything is started.
+    /// Checks values that the gateway would reject, before anything is started.
     pub(crate) fn check(&self) -> Result<(), LabError> {
         if self.grace > self.access_ttl / 2 || self.grace < Duration::from_secs(1) {
             return Err(LabError::Usage("--grace: expected 1s to half of --access-ttl".to_owned()));
@@ -70,16 +70,16 @@ impl Options {
         Ok(())
     }
 
-    /// The seed that was given, or one by chance.
+    /// Returns the given seed or a random one.
     pub(crate) fn seed(&self) -> u64 {
         self.seed.unwrap_or_else(|| (SystemClock.now().unix_timestamp_nanos() / 1_000 % 1_000_000) as u64)
     }
 
-    /// The program under test.
+    /// Returns the absolute path of the `sekisho` program.
     pub(crate) fn program(&self) -> Result<PathBuf, LabError> {
-        let beside = || Some(std::env::current_exe().ok()?.parent()?.parent()?.join("sekisho"));
-        let program = self.sekisho.clone().or_else(beside).unwrap_or_default();
-        // Absolute, for it is started in another directory.
+        let same_build = || Some(std::env::current_exe().ok()?.parent()?.parent()?.join("sekisho"));
+        let program = self.sekisho.clone().or_else(same_build).unwrap_or_default();
+        // It is started in another directory.
         program.canonicalize().map_err(|_| LabError::NoProgram(program))
     }
 }
@@ -91,7 +91,7 @@ Examples:
   target/debug/examples/race_lab --for 30s --database sqlite --seed 7
   target/debug/examples/race_lab --postgres postgres://postgres@127.0.0.1:5432/postgres
 
-The PostgreSQL server that it restarts is its own, made by initdb and pg_ctl from the PATH or
-/usr/lib/postgresql; as root it runs them as the user postgres, or nobody.
+The temporary PostgreSQL server is started with initdb and pg_ctl from the PATH or /usr/lib/postgresql;
+as root, they are run as the user postgres or daemon.
 
-Exit codes: 0 nobody was signed out and no thief missed, 1 otherwise, 2 wrong usage.";
+Exit codes: 0 no false sign-out and no undetected theft, 1 otherwise, 2 record_error usage.";

@@ -1,5 +1,4 @@
-//! A PostgreSQL server of the lab's own, which can be restarted under the gateways; or a given one,
-//! which can't.
+//! A temporary PostgreSQL server that the lab restarts, or a given one that it does not.
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -10,30 +9,30 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection};
 use tempfile::TempDir;
 use tokio::process::Command;
 
+use crate::deployment::free_port;
 use crate::error::LabError;
-use crate::site::free_port;
 
-/// A database for one run.
+/// The database of a run.
 pub(crate) enum Postgres {
-    /// On a server of our own, gone with this.
-    Own(Server),
-    /// On a server that was given: the server's address, the database's, and its name.
+    /// On a temporary server, stopped when dropped.
+    Temporary(Server),
+    /// On a given server: the URLs of server and database, and the database's name.
     Given { server: String, url: String, name: String },
 }
 
-/// How a server goes down.
+/// The shutdown mode of a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Restart {
-    /// Sessions are broken off, all is written.
+pub(crate) enum ShutdownMode {
+    /// Closes connections and flushes everything.
     Fast,
-    /// As in a crash: what was not flushed is lost.
+    /// Stops as in a crash: unflushed writes are lost.
     Immediate,
 }
 
-/// A server of our own, with the settings that a new one has: it flushes what it says it has.
+/// A temporary server with default settings, which flush each commit.
 pub(crate) struct Server {
     bin: PathBuf,
-    /// It refuses to run as root.
+    /// The user that it runs as if the lab runs as root, since it refuses to run as root.
     user: Option<&'static str>,
     port: u16,
     password: String,
@@ -41,9 +40,9 @@ pub(crate) struct Server {
 }
 
 impl Postgres {
-    /// A database on the given server, or on one of our own.
+    /// Creates a database on the given server or on a temporary one.
     pub(crate) async fn start(given: Option<&str>) -> Result<Self, LabError> {
-        let Some(server) = given else { return Ok(Self::Own(Server::start().await?)) };
+        let Some(server) = given else { return Ok(Self::Temporary(Server::start().await?)) };
         let name = format!("sekisho_lab_{}", std::process::id());
         run(server, &format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await?;
         run(server, &format!("CREATE DATABASE {name} TEMPLATE template0")).await?;
@@ -53,23 +52,23 @@ impl Postgres {
 
     pub(crate) fn url(&self) -> String {
         match self {
-            Self::Own(server) => server.url(),
+            Self::Temporary(server) => server.url(),
             Self::Given { url, .. } => url.clone(),
         }
     }
 
-    /// The server, if it may be restarted.
-    pub(crate) fn own(&self) -> Option<&Server> {
+    /// Returns the temporary server, if it is one.
+    pub(crate) fn temporary_server(&self) -> Option<&Server> {
         match self {
-            Self::Own(server) => Some(server),
+            Self::Temporary(server) => Some(server),
             Self::Given { .. } => None,
         }
     }
 
-    /// Leaves nothing behind.
+    /// Deletes the database on a given server.
     pub(crate) async fn drop_database(&self) -> Result<(), LabError> {
         match self {
-            Self::Own(_) => Ok(()),
+            Self::Temporary(_) => Ok(()),
             Self::Given { server, name, .. } => {
                 run(server, &format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await
             }
@@ -80,10 +79,10 @@ impl Postgres {
 impl Server {
     async fn start() -> Result<Self, LabError> {
         let bin = find_bin().ok_or(LabError::NoServer)?;
-        let dir = tempfile::tempdir().map_err(LabError::io("make a directory"))?;
-        let user = if rustix::process::geteuid().is_root() { Some(unprivileged().await) } else { None };
+        let dir = tempfile::tempdir().map_err(LabError::io("create a directory"))?;
+        let user = if rustix::process::geteuid().is_root() { Some(unprivileged_user().await) } else { None };
         let mut random = [0; 16];
-        SystemRandom::new().fill(&mut random).map_err(|_| LabError::Vain("random bytes".to_owned()))?;
+        SystemRandom::new().fill(&mut random).map_err(|_| LabError::Timeout("random bytes".to_owned()))?;
         let password = random.iter().map(|byte| format!("{byte:02x}")).collect();
         let server = Self { bin, user, port: free_port()?, password, dir };
         server.init().await?;
@@ -95,11 +94,11 @@ impl Server {
         format!("postgres://sekisho:{}@127.0.0.1:{}/postgres", self.password, self.port)
     }
 
-    /// Stops the server that way, starts it again, and waits until it answers.
-    pub(crate) async fn restart(&self, how: Restart) -> Result<(), LabError> {
-        let mode = match how {
-            Restart::Fast => "fast",
-            Restart::Immediate => "immediate",
+    /// Restarts the server and waits until it is ready.
+    pub(crate) async fn restart(&self, mode: ShutdownMode) -> Result<(), LabError> {
+        let mode = match mode {
+            ShutdownMode::Fast => "fast",
+            ShutdownMode::Immediate => "immediate",
         };
         self.control("restart", &["-m", mode]).await
     }
@@ -109,7 +108,7 @@ impl Server {
         std::fs::write(&password, &self.password).map_err(LabError::io("write a password"))?;
         if let Some(user) = self.user {
             let owned = Command::new("chown").arg("-R").arg(user).arg(self.dir.path()).output().await;
-            LabError::said("chown", &owned.map_err(LabError::io("run chown"))?)?;
+            LabError::stdout("chown", &owned.map_err(LabError::io("run chown"))?)?;
         }
         let mut command = self.command("initdb");
         command.arg("-D").arg(self.data()).args(["-U", "sekisho", "--auth=scram-sha-256", "--encoding=UTF8"]);
@@ -129,14 +128,14 @@ impl Server {
         self.finish(&format!("pg_ctl {what}"), command).await
     }
 
-    /// What the command says goes to a file: the server that it starts keeps a pipe open.
+    /// Runs a command with its output in a file, since the server that it starts would keep a pipe open.
     async fn finish(&self, what: &str, mut command: Command) -> Result<(), LabError> {
-        let said = tempfile::NamedTempFile::new().map_err(LabError::io("make a file"))?;
-        let file = || said.reopen().map(Stdio::from).map_err(LabError::io("write a file"));
+        let output = tempfile::NamedTempFile::new().map_err(LabError::io("create a file"))?;
+        let file = || output.reopen().map(Stdio::from).map_err(LabError::io("write a file"));
         let status = command.stdout(file()?).stderr(file()?).status().await;
         let status = status.map_err(LabError::io(format_args!("run {what}")))?;
-        let stderr = std::fs::read(said.path()).unwrap_or_default();
-        LabError::said(what, &Output { status, stdout: Vec::new(), stderr }).map(drop)
+        let stderr = std::fs::read(output.path()).unwrap_or_default();
+        LabError::stdout(what, &Output { status, stdout: Vec::new(), stderr }).map(drop)
     }
 
     fn command(&self, program: &str) -> Command {
@@ -162,7 +161,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         let mut command = self.command("pg_ctl").into_std();
         command.args(["stop", "-w", "-m", "immediate", "-D"]).arg(self.data());
-        // If it does not even run, there is nothing to stop.
+        // An error means that the server is not running.
         let _ = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
     }
 }
@@ -178,9 +177,9 @@ fn find_bin() -> Option<PathBuf> {
     })
 }
 
-async fn unprivileged() -> &'static str {
+async fn unprivileged_user() -> &'static str {
     let known = Command::new("id").arg("postgres").output().await;
-    if known.is_ok_and(|output| output.status.success()) { "postgres" } else { "nobody" }
+    if known.is_ok_and(|output| output.status.success()) { "postgres" } else { "daemon" }
 }
 
 async fn run(url: &str, sql: &str) -> Result<(), LabError> {

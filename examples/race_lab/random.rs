@@ -1,14 +1,14 @@
-//! Chance that is the same again for the same seed.
+//! Seeded random numbers.
 
 use std::time::Duration;
 
-/// SplitMix64: small, and the same everywhere.
+/// The SplitMix64 generator, whose output does not depend on the platform.
 #[derive(Clone, Debug)]
 pub(crate) struct Random(u64);
 
 impl Random {
-    /// A source of its own for each actor, so that no actor's plan depends on how fast the others are.
-    pub(crate) fn of_actor(seed: u64, actor: &str) -> Self {
+    /// Returns a separate generator for each actor, so that plans do not depend on timing.
+    pub(crate) fn for_actor(seed: u64, actor: &str) -> Self {
         // FNV-1a.
         let hash = actor.bytes().fold(0xCBF2_9CE4_8422_2325, |hash: u64, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)
@@ -24,22 +24,22 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Below `end`, which is not 0.
+    /// Returns a number below `end`, which must not be 0.
     pub(crate) fn below(&mut self, end: usize) -> usize {
         (self.next() % end as u64) as usize
     }
 
-    /// True once in so many times.
+    /// Returns `true` with a probability of 1 / `times`.
     pub(crate) fn one_in(&mut self, times: usize) -> bool {
         self.below(times) == 0
     }
 
-    pub(crate) fn between(&mut self, least: Duration, most: Duration) -> Duration {
+    pub(crate) fn between(&mut self, min: Duration, max: Duration) -> Duration {
         let part = self.next() as f64 / u64::MAX as f64;
-        least + most.saturating_sub(least).mul_f64(part)
+        min + max.saturating_sub(min).mul_f64(part)
     }
 
-    pub(crate) fn up_to(&mut self, most: Duration) -> Duration {
-        self.between(Duration::ZERO, most)
+    pub(crate) fn up_to(&mut self, max: Duration) -> Duration {
+        self.between(Duration::ZERO, max)
     }
 }

@@ -1,74 +1,79 @@
-//! The figures as a Markdown table, aligned for readers of plain text too.
+//! The figures as an aligned Markdown table.
 
 use std::time::Duration;
 
+use crate::event_log::Counters;
 use crate::lab::Lab;
-use crate::ledger::Tally;
 use crate::options::Options;
 use crate::run::Outcome;
 
-/// The table, one column for each database.
+/// Returns the table with a column for each database.
 pub(crate) fn table(outcomes: &[Outcome], options: &Options, seed: u64, took: Duration) -> String {
     let minutes = humantime::format_duration(Duration::from_secs(took.as_secs()));
     let head = std::iter::once(format!("{minutes}, seed {seed}"));
     let mut lines = vec![head.chain(outcomes.iter().map(|outcome| outcome.title.clone())).collect()];
     for Row(name, figure) in ROWS {
-        let figures = outcomes.iter().map(|outcome| figure(&outcome.tally, options));
+        let figures = outcomes.iter().map(|outcome| figure(&outcome.counters, options));
         lines.push(std::iter::once((*name).to_owned()).chain(figures).collect::<Vec<_>>());
     }
     layout(&lines)
 }
 
-/// One line for a terminal, while it runs.
+/// Returns one line of progress for a terminal.
 pub(crate) fn progress(lab: &Lab) -> String {
-    let tally = lab.ledger.tally();
+    let counters = lab.events.counters();
     format!(
-        "{} renewals, {} signed out falsely, {} of {} thieves caught",
-        renewals(&tally),
-        tally.false_sign_outs,
-        tally.catches.len(),
-        tally.thefts
+        "{} refreshes, {} false sign-outs, {} of {} thefts detected",
+        refreshes(&counters),
+        counters.false_sign_outs,
+        counters.detection_times.len(),
+        counters.thefts
     )
 }
 
-/// A row's name, and its figure for one database.
-struct Row(&'static str, fn(&Tally, &Options) -> String);
+/// The name of a row and its figure for one database.
+struct Row(&'static str, fn(&Counters, &Options) -> String);
 
 const ROWS: &[Row] = &[
-    Row("browsers, and victims of thieves", |_, options| {
-        format!("{}, {}", options.browsers, options.victims)
+    Row("browsers, victims of theft", |_, options| format!("{}, {}", options.browsers, options.victims)),
+    Row("sessions", |counters, _| number(counters.sessions)),
+    Row("answers", |counters, _| number(counters.responses)),
+    Row("connections cut by browsers, by kills", |counters, _| pair(counters.cut, counters.broken)),
+    Row("refreshes: rotated, replayed, caught up", |counters, _| {
+        format!("{}, {}", pair(counters.rotated, counters.replayed), number(counters.caught_up))
     }),
-    Row("sessions", |tally, _| number(tally.sessions)),
-    Row("answers", |tally, _| number(tally.answers)),
-    Row("connections cut by browsers, by kills", |tally, _| pair(tally.cut, tally.broken)),
-    Row("renewals: rotated, replayed, caught up", |tally, _| {
-        format!("{}, {}", pair(tally.rotated, tally.replayed), number(tally.caught_up))
+    Row("browsers crashed", |counters, _| number(counters.browser_crashes)),
+    Row("gateways killed, stores restarted", |counters, _| pair(counters.kills, counters.store_restarts)),
+    Row("sign-outs, password changes", |counters, _| pair(counters.sign_outs, counters.password_changes)),
+    Row("503, cookies kept", |counters, _| number(counters.unavailable)),
+    Row("responses too late to count", |counters, _| number(counters.late_responses)),
+    Row("**false sign-outs**", |counters, _| format!("**{}**", counters.false_sign_outs)),
+    Row("sign-outs after a late response", |counters, _| number(counters.late_sign_outs)),
+    Row("**thefts: detected, missed, still open**", |counters, _| {
+        format!(
+            "**{}, {}, {}**",
+            counters.detection_times.len(),
+            counters.missed_thefts,
+            counters.open_thefts
+        )
     }),
-    Row("browsers crashed", |tally, _| number(tally.browser_crashes)),
-    Row("gateways killed, stores restarted", |tally, _| pair(tally.kills, tally.store_restarts)),
-    Row("sign-outs, password changes", |tally, _| pair(tally.sign_outs, tally.password_changes)),
-    Row("503, cookies kept", |tally, _| number(tally.unavailable)),
-    Row("answers too late to count", |tally, _| number(tally.late)),
-    Row("**signed out falsely**", |tally, _| format!("**{}**", tally.false_sign_outs)),
-    Row("signed out after an answer too late", |tally, _| number(tally.strained_sign_outs)),
-    Row("**thefts: caught, missed, still open**", |tally, _| {
-        format!("**{}, {}, {}**", tally.catches.len(), tally.missed, tally.open_thefts)
+    Row("detected after (median, longest)", |counters, options| {
+        detection_times(&counters.detection_times, options)
     }),
-    Row("caught after (median, longest)", |tally, options| catches(&tally.catches, options)),
-    Row("accepted a second after the catch", |tally, _| number(tally.accepted_after)),
-    Row("renewing requests, p50, p99", |tally, _| percentiles(&tally.renewing)),
-    Row("other requests, p50, p99", |tally, _| percentiles(&tally.checking)),
+    Row("accepted a second after detection", |counters, _| number(counters.late_acceptances)),
+    Row("requests with a refresh, p50, p99", |counters, _| percentiles(&counters.refresh_times)),
+    Row("other requests, p50, p99", |counters, _| percentiles(&counters.other_times)),
 ];
 
-fn renewals(tally: &Tally) -> u64 {
-    tally.rotated + tally.replayed + tally.caught_up
+fn refreshes(counters: &Counters) -> u64 {
+    counters.rotated + counters.replayed + counters.caught_up
 }
 
 fn pair(one: u64, other: u64) -> String {
     format!("{}, {}", number(one), number(other))
 }
 
-/// With a mark at the thousands.
+/// Formats a number with a space between groups of three digits.
 fn number(number: u64) -> String {
     match number {
         ..1_000 => number.to_string(),
@@ -77,7 +82,7 @@ fn number(number: u64) -> String {
     }
 }
 
-fn catches(times: &[Duration], options: &Options) -> String {
+fn detection_times(times: &[Duration], options: &Options) -> String {
     let sorted = sorted(times);
     let (Some(median), Some(longest)) = (part(&sorted, 0.5), sorted.last().copied()) else {
         return "–".to_owned();

@@ -1,4 +1,4 @@
-//! A browser that is stolen from, and the thief with a copy of its cookies.
+//! A browser whose cookies are stolen, and the thief with the copy.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,40 +11,40 @@ use uuid::Uuid;
 use crate::browser::Browser;
 use crate::client::{Client, Plan};
 use crate::cookies::{Cookies, Jar};
+use crate::event_log::SessionStatus;
+use crate::http_client::{ConnectionFault, HttpRequest};
 use crate::lab::Lab;
-use crate::ledger::Standing;
-use crate::wire::{Ask, Cut};
 
-/// How a thief uses its copy.
+/// The way a thief uses its copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Style {
-    /// At times of its own.
-    NowAndThen,
-    /// Whenever the victim asks.
-    Along,
-    /// A little before the victim asks.
+enum ThiefKind {
+    /// At random times.
+    Occasional,
+    /// Together with the victim.
+    Alongside,
+    /// Shortly before the victim.
     Ahead,
-    /// Whenever the victim asks, but each access token only while it is young.
+    /// Together with the victim, but only while the access token is young.
     Brief,
 }
 
-/// Is robbed time and again until the run ends. Between thefts it is an honest browser.
-pub(crate) async fn be_robbed(mut victim: Browser) {
+/// Runs a browser whose cookies are stolen repeatedly until the run ends.
+pub(crate) async fn run_victim(mut victim: Browser) {
     let lab = Arc::clone(&victim.client.lab);
-    while lab.goes_on() {
-        let honest = lab.disk_every + victim.random.up_to(lab.options.access_ttl / 2);
+    while lab.is_running() {
+        let honest = lab.disk_interval + victim.random.up_to(lab.options.access_ttl / 2);
         victim.browse_until(Some(Instant::now() + honest)).await;
-        victim.settle().await;
+        victim.wait_for_requests().await;
         let Some(mut theft) = Theft::begin(&mut victim) else { continue };
-        theft.go_on(&mut victim).await;
+        theft.run(&mut victim).await;
     }
-    victim.settle().await;
+    victim.wait_for_requests().await;
 }
 
-/// A theft under way.
+/// A theft in progress.
 struct Theft {
     session: Uuid,
-    style: Style,
+    kind: ThiefKind,
     thief: Arc<Client>,
     since: Instant,
     next_visit: Instant,
@@ -52,114 +52,118 @@ struct Theft {
 }
 
 impl Theft {
-    /// Copies the cookies of a victim that is signed in.
+    /// Copies the cookies of a signed-in victim.
     fn begin(victim: &mut Browser) -> Option<Self> {
         let lab = Arc::clone(&victim.client.lab);
         let (_, jar) = victim.client.cookies.now();
         let session = jar.session()?;
         let since = Instant::now();
-        if !lab.goes_on() || !lab.ledger.becomes(session, Standing::Stolen(since)) {
+        if !lab.is_running() || !lab.events.set_status(session, SessionStatus::Stolen(since)) {
             return None;
         }
-        let style = Style::ALL[victim.random.below(Style::ALL.len())];
-        lab.ledger.count(|tally| tally.thefts += 1);
-        lab.ledger.note(session, format_args!("stolen, to be used {style}"));
+        let kind = ThiefKind::ALL[victim.random.below(ThiefKind::ALL.len())];
+        lab.events.count(|counters| counters.thefts += 1);
+        lab.events.note(session, format_args!("cookies stolen, to be used {kind}"));
         let name = victim.client.name.replace("victim", "thief");
-        let cookies = Cookies::new(lab.disk_every);
+        let cookies = Cookies::new(lab.disk_interval);
         cookies.copy(jar);
         let thief = Arc::new(Client { lab, cookies, name });
-        Some(Self { session, style, thief, since, next_visit: since, visits: JoinSet::new() })
+        Some(Self { session, kind, thief, since, next_visit: since, visits: JoinSet::new() })
     }
 
-    /// Both use their cookies until the thief is caught, or should have been.
-    async fn go_on(&mut self, victim: &mut Browser) {
+    /// Lets both use the cookies until the theft is detected or counts as missed.
+    async fn run(&mut self, victim: &mut Browser) {
         let lab = Arc::clone(&victim.client.lab);
-        let patience = lab.options.access_ttl * LIFETIMES;
+        let deadline = lab.options.access_ttl * MAX_LIFETIMES;
         loop {
-            match lab.ledger.standing(self.session) {
-                Some(Standing::Stolen(_)) => {}
-                Some(Standing::Caught(at)) => {
-                    victim.settle().await;
+            match lab.events.status(self.session) {
+                Some(SessionStatus::Stolen(_)) => {}
+                Some(SessionStatus::Detected(at)) => {
+                    victim.wait_for_requests().await;
                     self.visits.shutdown().await;
-                    return self.confirm(victim, at).await;
+                    return self.check_rejected(victim, at).await;
                 }
-                // It ended in a way that it should not have, which was counted.
+                // It ended for an unexpected reason, which was counted.
                 _ => return,
             }
-            if self.since.elapsed() > patience {
-                return lab.ledger.missed(self.session, self.style);
+            if self.since.elapsed() > deadline {
+                return lab.events.record_missed_theft(self.session, self.kind);
             }
-            if !lab.goes_on() {
-                return lab.ledger.count(|tally| tally.open_thefts += 1);
+            if !lab.is_running() {
+                return lab.events.count(|counters| counters.open_thefts += 1);
             }
-            // Nobody rests: a theft is to be caught while both are active.
+            // Shorter than a lifetime, since a theft must be detected while both are active.
             let pause = victim.pause().min(lab.options.access_ttl);
             let burst = Instant::now() + pause;
             self.plan_visits(victim, burst);
             tokio::select! {
                 () = sleep_until(burst) => victim.burst(),
-                () = self.is_over(&lab) => {}
+                () = self.wait_until_detected(&lab) => {}
             }
         }
     }
 
-    /// When the thief comes, if the victim's next burst is at that time.
+    /// Plans the thief's requests around the victim's next burst.
     fn plan_visits(&mut self, victim: &mut Browser, burst: Instant) {
         let lab = Arc::clone(&victim.client.lab);
         let shift = victim.random.up_to(lab.options.access_ttl / 100);
-        match self.style {
-            Style::NowAndThen => {
+        match self.kind {
+            ThiefKind::Occasional => {
                 while self.next_visit < burst {
                     self.visit(victim, self.next_visit);
                     let ttl = lab.options.access_ttl;
                     self.next_visit += victim.random.between(ttl / 15, ttl * 3 / 2);
                 }
             }
-            Style::Ahead => self.visit(victim, burst - shift),
-            Style::Along | Style::Brief => self.visit(victim, burst + shift),
+            ThiefKind::Ahead => self.visit(victim, burst - shift),
+            ThiefKind::Alongside | ThiefKind::Brief => self.visit(victim, burst + shift),
         }
     }
 
-    /// The thief asks once, at that moment. Its answers are never lost.
+    /// Sends a request of the thief at this time. Its response is never lost.
     fn visit(&mut self, victim: &mut Browser, at: Instant) {
-        let (thief, brief) = (Arc::clone(&self.thief), self.style == Style::Brief);
-        let plan = Plan { cut: Cut::Nowhere, crash: None, ..victim.request(Duration::ZERO) };
+        let thief = Arc::clone(&self.thief);
+        let is_brief = self.kind == ThiefKind::Brief;
+        let plan =
+            Plan { fault: ConnectionFault::Nowhere, crash: None, ..victim.plan_request(Duration::ZERO) };
         self.visits.spawn(async move {
             sleep_until(at).await;
-            if !(brief && thief.cookies.now().1.is_lasting(thief.lab.options.grace)) {
-                thief.ask(plan).await;
+            if !(is_brief && thief.cookies.now().1.would_confirm_use(thief.lab.options.grace)) {
+                thief.request(plan).await;
             }
         });
     }
 
-    /// Returns when the thief is caught, or the run ends.
-    async fn is_over(&self, lab: &Lab) {
-        let stolen = || matches!(lab.ledger.standing(self.session), Some(Standing::Stolen(_)));
-        while stolen() && lab.pause(Duration::from_millis(50)).await {}
+    /// Waits until the theft is detected or the run ends.
+    async fn wait_until_detected(&self, lab: &Lab) {
+        let is_stolen = || matches!(lab.events.status(self.session), Some(SessionStatus::Stolen(_)));
+        while is_stolen() && lab.pause(Duration::from_millis(50)).await {}
     }
 
-    /// A second after the catch, no gateway that is ready may accept either copy.
-    async fn confirm(&self, victim: &Browser, caught: Instant) {
-        sleep_until(caught + HEARD_WITHIN).await;
+    /// Checks that every ready gateway rejects both copies a second after the detection.
+    async fn check_rejected(&self, victim: &Browser, caught: Instant) {
+        sleep_until(caught + REVOCATION_TIMEOUT).await;
         let lab = &victim.client.lab;
         let jars = [victim.client.cookies.now().1, self.thief.cookies.now().1];
-        for replica in 0..lab.site.replicas() {
+        for replica in 0..lab.deployment.replicas() {
             for jar in jars.iter().filter(|jar| jar.session() == Some(self.session)) {
-                self.must_be_refused(lab, replica, jar).await;
+                self.check_rejected_by(lab, replica, jar).await;
             }
         }
     }
 
-    /// A gateway that is not ready says itself that it may not have heard; then it is asked again.
-    async fn must_be_refused(&self, lab: &Lab, replica: usize, jar: &Jar) {
-        let ask = Ask::get("/app/page");
-        let until = Instant::now() + ASKED_FOR;
+    /// Checks that a gateway rejects the cookies once it is ready. Before that it may not know the termination.
+    async fn check_rejected_by(&self, lab: &Lab, replica: usize, jar: &Jar) {
+        let request = HttpRequest::get("/app/page");
+        let until = Instant::now() + READY_TIMEOUT;
         while Instant::now() < until {
-            if lab.site.is_ready(replica).await {
-                let answer = ask.send(lab.site.public(replica), &jar.header(), "checker", Cut::Nowhere).await;
-                match answer.map(|answer| answer.status) {
+            if lab.deployment.is_ready(replica).await {
+                let response = request
+                    .send(lab.deployment.public(replica), &jar.header(), "checker", ConnectionFault::Nowhere)
+                    .await;
+                match response.map(|response| response.status) {
                     Ok(401) => return,
-                    Ok(200) => return lab.ledger.accepted_after(self.session, replica),
+                    Ok(200) => return lab.events.record_late_acceptance(self.session, replica),
                     _ => {}
                 }
             }
@@ -168,26 +172,26 @@ impl Theft {
     }
 }
 
-impl Style {
-    const ALL: [Self; 4] = [Self::NowAndThen, Self::Along, Self::Ahead, Self::Brief];
+impl ThiefKind {
+    const ALL: [Self; 4] = [Self::Occasional, Self::Alongside, Self::Ahead, Self::Brief];
 }
 
-impl fmt::Display for Style {
+impl fmt::Display for ThiefKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NowAndThen => "now and then",
-            Self::Along => "along with its owner",
-            Self::Ahead => "a little ahead of its owner",
-            Self::Brief => "each token only while it is young",
+            Self::Occasional => "at random times",
+            Self::Alongside => "together with its owner",
+            Self::Ahead => "shortly before its owner",
+            Self::Brief => "while each token is young",
         })
     }
 }
 
-/// How many lifetimes of an access token a thief may go on at most, its victim being active.
-const LIFETIMES: u32 = 20;
+/// Number of access token lifetimes after which an undetected theft counts as missed.
+const MAX_LIFETIMES: u32 = 20;
 
-/// Within this every gateway has heard of an end.
-const HEARD_WITHIN: Duration = Duration::from_secs(1);
+/// Time within which every gateway knows of a termination.
+const REVOCATION_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long a gateway that comes back is waited for.
-const ASKED_FOR: Duration = Duration::from_secs(20);
+/// Timeout for a restarted gateway to be ready.
+const READY_TIMEOUT: Duration = Duration::from_secs(20);

@@ -1,4 +1,4 @@
-//! What stands behind the gateways: pages that are quick, slow to begin, or slow to end.
+//! The upstream: fast pages, pages that start late, and pages that end late.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,28 +13,28 @@ use tokio::time::sleep;
 
 use crate::error::LabError;
 
-/// Serves until the program ends, and returns where.
+/// Starts the upstream and returns its address.
 pub(crate) async fn start() -> Result<SocketAddr, LabError> {
     let listener = TcpListener::bind("127.0.0.1:0").await.map_err(LabError::io("listen"))?;
     let address = listener.local_addr().map_err(LabError::io("listen"))?;
     let app = Router::new()
         .route("/app/page", get(async || "a page\n"))
         .route("/app/slow", get(slow))
-        .route("/app/stream", get(async || Body::from_stream(pieces())));
+        .route("/app/stream", get(async || Body::from_stream(chunks())));
     tokio::spawn(async move { axum::serve(listener, app).await });
     Ok(address)
 }
 
-/// Begins after so many milliseconds as the query says.
+/// Responds after the number of milliseconds in the query.
 async fn slow(RawQuery(wait): RawQuery) -> &'static str {
     let wait = wait.and_then(|wait| wait.parse().ok()).unwrap_or_default();
     sleep(Duration::from_millis(wait)).await;
-    "a page at last\n"
+    "a slow page\n"
 }
 
-fn pieces() -> impl futures_util::Stream<Item = Result<Bytes, std::convert::Infallible>> {
+fn chunks() -> impl futures_util::Stream<Item = Result<Bytes, std::convert::Infallible>> {
     stream::unfold(0, |sent| async move {
-        if sent == PIECES {
+        if sent == CHUNKS {
             return None;
         }
         sleep(Duration::from_millis(40)).await;
@@ -42,4 +42,4 @@ fn pieces() -> impl futures_util::Stream<Item = Result<Bytes, std::convert::Infa
     })
 }
 
-const PIECES: u32 = 5;
+const CHUNKS: u32 = 5;

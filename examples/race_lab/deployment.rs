@@ -1,5 +1,4 @@
-//! One installation under test: a directory with configuration and keys, a database, and gateways
-//! that can be killed and come back.
+//! A deployment under test: a directory with configuration and keys, a database, and gateway processes.
 
 use std::fs::{File, OpenOptions};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -15,33 +14,33 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::error::LabError;
+use crate::http_client::{ConnectionFault, HttpRequest};
 use crate::options::Options;
-use crate::wire::{Ask, Cut};
 
-/// One installation. Its processes end and its directory is gone with this.
-pub(crate) struct Site {
+/// A deployment. Its processes are killed and its directory is deleted when it is dropped.
+pub(crate) struct Deployment {
     program: PathBuf,
     dir: TempDir,
     database_url: String,
     replicas: Vec<Replica>,
 }
 
-/// A gateway, dead or alive.
+/// A gateway, which may not be running.
 struct Replica {
     public: SocketAddr,
     admin: SocketAddr,
     process: Mutex<Option<Child>>,
 }
 
-impl Site {
-    /// Starts so many gateways over a database; without a URL over a file of their own.
+impl Deployment {
+    /// Starts gateways on a database, or on a SQLite file without a URL.
     pub(crate) async fn start(
         options: &Options,
         upstream: SocketAddr,
         database_url: Option<&str>,
         replicas: u8,
     ) -> Result<Self, LabError> {
-        let dir = tempfile::tempdir().map_err(LabError::io("make a directory"))?;
+        let dir = tempfile::tempdir().map_err(LabError::io("create a directory"))?;
         let config = dir.path().join("sekisho.toml");
         std::fs::write(&config, config_text(options, upstream))
             .map_err(LabError::io("write sekisho.toml"))?;
@@ -49,25 +48,25 @@ impl Site {
         let database_url = database_url.map_or_else(file, str::to_owned);
         let program = options.program()?;
         let replicas = (0..replicas).map(|_| Replica::new()).collect::<Result<_, _>>()?;
-        let site = Self { program, dir, database_url, replicas };
-        if !site.database_url.starts_with("sqlite:") {
-            site.run(&["key", "init"]).await?;
+        let deployment = Self { program, dir, database_url, replicas };
+        if !deployment.database_url.starts_with("sqlite:") {
+            deployment.run(&["key", "init"]).await?;
         }
-        for replica in 0..site.replicas.len() {
-            site.bring_up(replica).await?;
+        for replica in 0..deployment.replicas.len() {
+            deployment.bring_up(replica).await?;
         }
-        Ok(site)
+        Ok(deployment)
     }
 
-    /// Makes these users, with this password.
+    /// Creates users with this password.
     pub(crate) async fn import_users<'a>(
         &self,
         emails: impl Iterator<Item = &'a str>,
         password: &str,
     ) -> Result<(), LabError> {
         let hash = bcrypt::hash(password, 4).map_err(|error| {
-            let (what, said) = ("hashing a password".to_owned(), error.to_string());
-            LabError::Command { what, said }
+            let what = "hash a password".to_owned();
+            LabError::Command { what, output: error.to_string() }
         })?;
         let line = |email| format!("{}\n", json!({ "email": email, "hashed_password": hash }));
         let file = self.dir.path().join("users.jsonl");
@@ -80,19 +79,23 @@ impl Site {
         self.replicas.len()
     }
 
-    /// Where browsers reach the gateway of this number.
+    /// Returns the public address of a gateway.
     pub(crate) fn public(&self, replica: usize) -> SocketAddr {
         self.replicas[replica].public
     }
 
-    /// Whether the gateway says that it is ready.
+    /// Returns `true` if `/readyz` of the gateway reports that it is ready.
     pub(crate) async fn is_ready(&self, replica: usize) -> bool {
         let admin = self.replicas[replica].admin;
-        let answer = timeout(PATIENCE, Ask::get("/readyz").send(admin, "", "lab", Cut::Nowhere)).await;
-        matches!(answer, Ok(Ok(answer)) if answer.status == 200)
+        let response = timeout(
+            READY_TIMEOUT,
+            HttpRequest::get("/readyz").send(admin, "", "lab", ConnectionFault::Nowhere),
+        )
+        .await;
+        matches!(response, Ok(Ok(response)) if response.status == 200)
     }
 
-    /// Ends a gateway as `kill -9` does.
+    /// Kills a gateway, as `kill -9` does.
     pub(crate) async fn kill(&self, replica: usize) -> Result<(), LabError> {
         let mut process = self.replicas[replica].process.lock().await;
         if let Some(mut child) = process.take() {
@@ -101,9 +104,9 @@ impl Site {
         Ok(())
     }
 
-    /// Starts a gateway and waits until it is ready. One that finds no database tries again.
+    /// Starts a gateway and waits until it is ready. Starts it again if it exits without a database.
     pub(crate) async fn bring_up(&self, replica: usize) -> Result<(), LabError> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + READY_TIMEOUT;
         while Instant::now() < deadline {
             let mut child = self.spawn(replica)?;
             while child.try_wait().map_err(LabError::io("wait for a gateway"))?.is_none() {
@@ -117,20 +120,20 @@ impl Site {
                 sleep(Duration::from_millis(20)).await;
             }
         }
-        let said = self.log_lines(|_| true).pop().unwrap_or_default();
-        Err(LabError::Vain(format!("a gateway to be ready; the last that it said: {said}")))
+        let line = self.log_lines(|_| true).pop().unwrap_or_default();
+        Err(LabError::Timeout(format!("a gateway to be ready; its last log line: {line}")))
     }
 
-    /// Runs a command of the program to its end, and returns what it said.
+    /// Runs a command of the program and returns its output.
     pub(crate) async fn run(&self, args: &[&str]) -> Result<String, LabError> {
         let mut command = self.command();
-        let output = timeout(PATIENCE, command.args(args).output()).await;
-        let output = output.map_err(|_| LabError::Vain(format!("sekisho {}", args.join(" "))))?;
+        let output = timeout(READY_TIMEOUT, command.args(args).output()).await;
+        let output = output.map_err(|_| LabError::Timeout(format!("sekisho {}", args.join(" "))))?;
         let output = output.map_err(LabError::io("start sekisho"))?;
-        LabError::said(&format!("sekisho {}", args.join(" ")), &output)
+        LabError::stdout(&format!("sekisho {}", args.join(" ")), &output)
     }
 
-    /// Those lines of all gateways' logs.
+    /// Returns the matching log lines of all gateways.
     pub(crate) fn log_lines(&self, wanted: impl Fn(&str) -> bool) -> Vec<String> {
         let mut lines = Vec::new();
         for replica in 0..self.replicas.len() {
@@ -175,20 +178,20 @@ impl Replica {
     }
 }
 
-/// A free port that no connection gets by chance: while a gateway is down, a browser's own end could
-/// sit on its port.
+/// Returns a free port below the ephemeral range, so that no outgoing connection takes it while a gateway is
+/// down.
 pub(crate) fn free_port() -> Result<u16, LabError> {
-    static TRIED: AtomicU16 = AtomicU16::new(0);
-    // Neighbours in number, as two labs at once are, begin far from each other.
+    static TRIES: AtomicU16 = AtomicU16::new(0);
+    // Labs with adjacent process ids start with distant ports.
     let start = (std::process::id().wrapping_mul(2_654_435_769) >> 8) % u32::from(PORTS);
     for _ in 0..PORTS {
-        let tried = u32::from(TRIED.fetch_add(1, Ordering::Relaxed));
+        let tried = u32::from(TRIES.fetch_add(1, Ordering::Relaxed));
         let port = FIRST_PORT + ((start + tried) % u32::from(PORTS)) as u16;
         if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
             return Ok(port);
         }
     }
-    Err(LabError::Vain("a free port".to_owned()))
+    Err(LabError::Timeout("a free port".to_owned()))
 }
 
 fn config_text(options: &Options, upstream: SocketAddr) -> String {
@@ -210,9 +213,9 @@ upstreams = ["http://{upstream}"]
     )
 }
 
-/// Below those that the system gives to connections.
+/// Below the ephemeral range.
 const FIRST_PORT: u16 = 20_000;
 const PORTS: u16 = 12_000;
 
-/// How long another process may take for anything, on a machine that does much else.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Timeout for anything another process does, long enough for a loaded machine.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);

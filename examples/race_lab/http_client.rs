@@ -1,6 +1,6 @@
-//! One request on a connection of its own, which can break at any point.
+//! An HTTP/1.1 client with one connection for each request, which can break at any point.
 //!
-//! By hand, because a client library would not let go in the middle of an answer's head.
+//! A client library could not drop the connection in the middle of a response head.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,49 +8,49 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// What is asked.
+/// A request.
 #[derive(Clone, Debug)]
-pub(crate) struct Ask {
+pub(crate) struct HttpRequest {
     pub(crate) method: &'static str,
     pub(crate) path: String,
-    /// JSON, if anything.
+    /// The JSON body.
     pub(crate) body: Option<String>,
 }
 
-/// Where the browser's end of the connection breaks.
+/// The point at which the client breaks the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cut {
-    /// Nowhere: the answer is read to its end.
+pub(crate) enum ConnectionFault {
+    /// Nowhere: the whole response is read.
     Nowhere,
-    /// So long after the request was sent, whatever has come by then.
+    /// This time after the request was sent.
     AfterSending(Duration),
-    /// When some bytes of the answer have come, but no header line.
+    /// After the first bytes of the response head.
     InHead,
-    /// With all of the head, and little of the body.
+    /// After the head, with little of the body.
     InBody,
 }
 
-/// Why there is no answer.
+/// The reason for a missing response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum NoAnswer {
-    /// Nobody listens.
+pub(crate) enum RequestError {
+    /// The connection was refused.
     Unreachable,
-    /// The other end broke off.
+    /// The gateway closed the connection.
     Broken,
-    /// This end did, as planned.
-    Cut,
+    /// The client closed the connection as planned.
+    Injected,
 }
 
-/// An answer's head, and the connection on which its body may come.
+/// A response head, and the connection with the body.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct HttpResponse {
     pub(crate) status: u16,
     lines: Vec<(String, String)>,
     read: Vec<u8>,
     rest: Option<TcpStream>,
 }
 
-impl Ask {
+impl HttpRequest {
     pub(crate) fn get(path: impl Into<String>) -> Self {
         Self { method: "GET", path: path.into(), body: None }
     }
@@ -59,29 +59,29 @@ impl Ask {
         Self { method: "POST", path: path.to_owned(), body: Some(body.to_string()) }
     }
 
-    /// Sends this, with these cookies, and returns when the answer's head is here.
+    /// Sends the request with these cookies and reads the response head.
     pub(crate) async fn send(
         &self,
         to: SocketAddr,
         cookies: &str,
         agent: &str,
-        cut: Cut,
-    ) -> Result<Answer, NoAnswer> {
-        let mut stream = TcpStream::connect(to).await.map_err(|_| NoAnswer::Unreachable)?;
+        fault: ConnectionFault,
+    ) -> Result<HttpResponse, RequestError> {
+        let mut stream = TcpStream::connect(to).await.map_err(|_| RequestError::Unreachable)?;
         let sent = stream.write_all(self.bytes(to, cookies, agent).as_bytes()).await;
-        sent.map_err(|_| NoAnswer::Broken)?;
-        match cut {
-            Cut::Nowhere => read_head(stream).await,
-            Cut::AfterSending(after) => {
+        sent.map_err(|_| RequestError::Broken)?;
+        match fault {
+            ConnectionFault::Nowhere => read_head(stream).await,
+            ConnectionFault::AfterSending(after) => {
                 tokio::time::sleep(after).await;
-                Err(NoAnswer::Cut)
+                Err(RequestError::Injected)
             }
-            Cut::InHead => {
+            ConnectionFault::InHead => {
                 let mut few = [0; 20];
-                stream.read_exact(&mut few).await.map_err(|_| NoAnswer::Broken)?;
-                Err(NoAnswer::Cut)
+                stream.read_exact(&mut few).await.map_err(|_| RequestError::Broken)?;
+                Err(RequestError::Injected)
             }
-            Cut::InBody => Ok(Answer { rest: None, ..read_head(stream).await? }),
+            ConnectionFault::InBody => Ok(HttpResponse { rest: None, ..read_head(stream).await? }),
         }
     }
 
@@ -100,38 +100,38 @@ impl Ask {
     }
 }
 
-impl Answer {
-    /// The values of this header.
+impl HttpResponse {
+    /// Returns the values of a header.
     pub(crate) fn header<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.lines.iter().filter(move |(line, _)| line == name).map(|(_, value)| value.as_str())
     }
 
-    /// What the session machinery did, if it says so.
+    /// Returns the value of `X-Session-Event`, or an empty string.
     pub(crate) fn event(&self) -> &str {
         self.header("x-session-event").next().unwrap_or_default()
     }
 
-    /// Reads to the end, or to where it breaks.
+    /// Reads the body until its end or an error.
     pub(crate) async fn body(mut self) -> String {
         if let Some(rest) = &mut self.rest {
-            // A body that breaks off is no news of the session.
+            // An incomplete body does not concern the session.
             let _ = rest.read_to_end(&mut self.read).await;
         }
         String::from_utf8_lossy(&self.read).into_owned()
     }
 }
 
-async fn read_head(mut stream: TcpStream) -> Result<Answer, NoAnswer> {
+async fn read_head(mut stream: TcpStream) -> Result<HttpResponse, RequestError> {
     let mut read = Vec::with_capacity(2_048);
     loop {
-        let came = stream.read_buf(&mut read).await.map_err(|_| NoAnswer::Broken)?;
+        let came = stream.read_buf(&mut read).await.map_err(|_| RequestError::Broken)?;
         if came == 0 {
-            return Err(NoAnswer::Broken);
+            return Err(RequestError::Broken);
         }
         if let Some(end) = read.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
             let body = read.split_off(end + 4);
-            let (status, lines) = parse_head(&read).ok_or(NoAnswer::Broken)?;
-            return Ok(Answer { status, lines, read: body, rest: Some(stream) });
+            let (status, lines) = parse_head(&read).ok_or(RequestError::Broken)?;
+            return Ok(HttpResponse { status, lines, read: body, rest: Some(stream) });
         }
     }
 }
