@@ -1,4 +1,4 @@
-//! One suite over three stores: each sentence of the store traits and of their contract.
+//! Contract tests of the store traits, run on the in-memory, SQLite and PostgreSQL stores.
 
 mod audit;
 mod movies;
@@ -20,20 +20,20 @@ use time::OffsetDateTime;
 use time::macros::datetime;
 use uuid::Uuid;
 
-/// Makes one test of each rule for each store.
+/// Defines one test of each function for each store.
 macro_rules! suite {
-    ($($module:ident: $($rule:ident)*;)*) => {
-        suite!(@store memory: $($module: $($rule)*;)*);
-        suite!(@store sqlite: $($module: $($rule)*;)*);
-        suite!(@store postgres: $($module: $($rule)*;)*);
+    ($($module:ident: $($test:ident)*;)*) => {
+        suite!(@store memory: $($module: $($test)*;)*);
+        suite!(@store sqlite: $($module: $($test)*;)*);
+        suite!(@store postgres: $($module: $($test)*;)*);
     };
-    (@store $store:ident: $($module:ident: $($rule:ident)*;)*) => {
+    (@store $store:ident: $($module:ident: $($test:ident)*;)*) => {
         mod $store {
             $($(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-                async fn $rule() {
+                async fn $test() {
                     if let Some(fresh) = crate::support::db::$store().await {
-                        super::$module::$rule(&fresh.stores).await;
+                        super::$module::$test(&fresh.stores).await;
                     }
                 }
             )*)*
@@ -43,76 +43,76 @@ macro_rules! suite {
 
 suite! {
     sessions:
-        what_is_not_there_is_no_error
-        a_session_comes_back_as_it_was
-        an_id_is_taken_once
-        only_who_may_sign_in_gets_a_session
-        without_a_hash_nothing_is_asked_of_the_user
-        a_refused_sign_in_changes_nothing
-        a_new_session_takes_the_place_of_another
-        the_oldest_beyond_the_limit_give_way
+        missing_rows_are_no_error
+        session_round_trips
+        session_id_is_unique
+        only_allowed_users_get_a_session
+        insert_without_hash_does_not_check_the_user
+        refused_sign_in_changes_nothing
+        new_session_replaces_another
+        oldest_sessions_beyond_the_limit_are_evicted
         only_live_sessions_count_against_the_limit
-        a_rotation_sets_the_whole_row
-        a_rotation_never_outlives_the_absolute_expiry
-        a_rotation_that_is_not_due_changes_nothing
-        a_session_behind_catches_up
-        what_is_not_behind_does_not_catch_up
-        the_last_generation_has_no_next
-        the_first_token_in_lasting_use_settles
-        only_a_live_session_at_that_generation_settles
-        a_batch_settles_each_once
-        replays_add_up
-        a_session_ends_once
-        sessions_end_by_name
-        live_sessions_come_latest_rotated_first
-        lists_come_latest_created_first
-        what_has_ended_lately_can_be_asked_for
-        the_store_tells_the_time;
+        rotation_updates_the_whole_row
+        rotation_does_not_exceed_the_absolute_expiry
+        rotation_that_is_not_due_changes_nothing
+        session_behind_catches_up
+        session_not_behind_does_not_catch_up
+        last_generation_has_no_successor
+        first_token_confirms_the_generation
+        only_live_session_at_the_generation_is_confirmed
+        batch_confirms_each_session_once
+        replay_counts_add_up
+        session_is_terminated_once
+        sessions_are_terminated_by_filter
+        live_sessions_are_sorted_by_rotation
+        session_lists_are_sorted_by_creation
+        recently_ended_sessions_are_listed
+        store_returns_the_database_time;
     audit:
-        what_nobody_did_is_not_in_the_audit
-        a_sign_in_is_audited
-        an_end_names_both_sides
-        every_end_is_audited_once
-        ever_so_many_end_and_are_audited
-        sessions_that_give_way_are_audited
-        changes_to_users_are_audited
-        of_racing_ends_one_is_audited
-        an_entry_comes_back_as_it_was
-        the_audit_is_purged_in_steps
-        sessions_that_expired_are_ended_in_steps
+        failed_operations_are_not_audited
+        sign_in_is_audited
+        termination_entry_has_both_clients
+        every_termination_is_audited_once
+        bulk_termination_is_audited
+        evicted_sessions_are_audited
+        user_changes_are_audited
+        concurrent_terminations_are_audited_once
+        audit_entry_round_trips
+        audit_is_purged_in_steps
+        expired_sessions_are_ended_in_steps
         sessions_are_purged_in_steps;
     users:
-        a_user_comes_back_as_it_was
-        users_come_all_or_none
-        users_are_listed_by_address
-        a_hash_is_renewed_without_an_end
-        a_change_of_password_ends_the_others
-        a_change_of_password_needs_the_old_hash
-        a_change_of_role_ends_all
-        a_disabled_user_may_not_sign_in
-        sessions_outlive_their_user;
+        user_round_trips
+        users_are_inserted_all_or_none
+        users_are_sorted_by_address
+        rehash_keeps_sessions
+        password_change_ends_other_sessions
+        password_change_requires_the_old_hash
+        role_change_ends_all_sessions
+        disabled_user_cannot_sign_in
+        sessions_remain_after_user_is_deleted;
     movies:
-        a_movie_comes_back_as_it_was
-        a_movie_is_replaced_and_deleted
-        movies_are_found_by_part_in_any_case
+        movie_round_trips
+        movie_is_replaced_and_deleted
+        movies_are_found_by_substring_ignoring_case
         movies_are_sorted_by_a_column_then_id
-        pages_know_the_total
-        the_first_setting_stays;
+        pages_have_the_total
+        first_setting_is_kept;
     races:
-        one_rotation_wins
-        one_catching_up_wins
-        one_token_settles
-        one_caller_ends_a_session
-        replays_are_not_lost
-        sign_ins_keep_to_the_limit
-        no_sign_in_outruns_a_change_of_password
-        no_sign_in_outruns_a_loss_of_right
-        what_touches_many_rows_never_waits_in_a_circle
-        one_address_goes_to_one_user
-        processes_agree_on_a_setting;
+        concurrent_rotations_have_one_winner
+        concurrent_catch_ups_have_one_winner
+        concurrent_confirmations_have_one_winner
+        concurrent_terminations_have_one_winner
+        concurrent_replay_counts_add_up
+        concurrent_sign_ins_respect_the_limit
+        concurrent_sign_in_does_not_survive_password_change
+        concurrent_sign_in_does_not_survive_user_change
+        bulk_updates_do_not_deadlock
+        concurrent_inserts_of_an_address_have_one_winner
+        concurrent_setting_inserts_agree;
 }
 
-/// With microseconds, which must come back.
+/// A time with microseconds, which stores must keep.
 pub(crate) const NOW: OffsetDateTime = datetime!(2026-01-01 12:34:56.123456 UTC);
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -121,7 +121,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 fn id() -> Uuid {
     static LAST: AtomicU64 = AtomicU64::new(0);
     let nth = LAST.fetch_add(1, Ordering::Relaxed);
-    // Spread like random ones, but the same in every run.
+    // Distributed like random ids, but the same in every run.
     Uuid::from_u128(u128::from(nth + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835))
 }
 
@@ -141,7 +141,7 @@ pub(crate) fn user(email: &str) -> User {
     }
 }
 
-/// A user that is in the store.
+/// Inserts a user.
 pub(crate) async fn known_user(stores: &Stores, email: &str) -> User {
     let user = user(email);
     stores.users.insert_users(std::slice::from_ref(&user)).await.unwrap();
@@ -174,23 +174,23 @@ fn new(session: &Session) -> NewSession<'_> {
     NewSession { session, hashed_password: None, replaces: None, max_per_user: 1_000 }
 }
 
-/// A session that is in the store.
+/// Inserts a session.
 pub(crate) async fn known_session(stores: &Stores, session: Session) -> Session {
     let inserted = stores.sessions.insert_session(&new(&session)).await.unwrap();
     assert_eq!(inserted, InsertOutcome::Inserted { terminated: vec![] });
     session
 }
 
-/// A session, in the store, of a user who isn't.
+/// Inserts a session of a user who is not in the store.
 pub(crate) async fn any_session(stores: &Stores) -> Session {
     known_session(stores, session(&user("someone@example.com"))).await
 }
 
 pub(crate) async fn found(stores: &Stores, id: SessionId) -> Session {
-    stores.sessions.find_session(id).await.unwrap().expect("the session is there")
+    stores.sessions.find_session(id).await.unwrap().expect("a stored session")
 }
 
-/// A rotation of the session as it is, due at once.
+/// Returns a rotation of the session that is due.
 fn rotation<'a>(session: &Session, client: &'a ClientInfo) -> Rotation<'a> {
     Rotation {
         id: session.id,
@@ -213,7 +213,7 @@ pub(crate) fn ending(end: SessionEnd) -> SessionTermination {
     SessionTermination::new(end.at, end.reason, ClientInfo::default())
 }
 
-/// The ids, in an order to compare by.
+/// Sorts ids for comparison.
 fn sorted(mut ids: Vec<SessionId>) -> Vec<SessionId> {
     ids.sort_unstable();
     ids

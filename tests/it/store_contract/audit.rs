@@ -1,4 +1,4 @@
-//! What begins or ends access is written down, once, with who did it.
+//! Audit log: each start and end of a session has one entry with its client.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -13,7 +13,7 @@ fn client(last: u8, agent: &str, request: &str) -> ClientInfo {
     ClientInfo { request_id: Some(request.to_owned()), ..ClientInfo::new(Some(address), Some(agent)) }
 }
 
-/// What a session's row, or the other side of an entry, keeps of a client.
+/// Returns the part of a client that is stored in the session row.
 fn kept(client: &ClientInfo) -> ClientInfo {
     ClientInfo { request_id: None, ..client.clone() }
 }
@@ -22,7 +22,7 @@ async fn entries(stores: &Stores, id: SessionId) -> Vec<AuditEntry> {
     stores.sessions.session_audit(id, 100).await.unwrap()
 }
 
-/// Why the session ended, by the audit. It must be there exactly once.
+/// Returns the reason for the termination in the audit log, which must occur once.
 async fn audited(stores: &Stores, id: SessionId) -> EndReason {
     let ends: Vec<_> = entries(stores, id)
         .await
@@ -32,12 +32,12 @@ async fn audited(stores: &Stores, id: SessionId) -> EndReason {
             _ => None,
         })
         .collect();
-    let [reason] = ends[..] else { panic!("{id} ended once: {ends:?}") };
+    let [reason] = ends[..] else { panic!("expected one end of {id}: {ends:?}") };
     reason
 }
 
-pub(super) async fn what_nobody_did_is_not_in_the_audit(stores: &Stores) {
-    let nothing = session(&user("nobody@example.com"));
+pub(super) async fn failed_operations_are_not_audited(stores: &Stores) {
+    let nothing = session(&user("missing@example.com"));
     assert_eq!(entries(stores, nothing.id).await, []);
     stores.sessions.record(&[]).await.unwrap();
     let revoked = ending(end(EndReason::Revoked));
@@ -46,7 +46,7 @@ pub(super) async fn what_nobody_did_is_not_in_the_audit(stores: &Stores) {
     assert_eq!(stores.sessions.purge_audit(NOW + DAY, 10).await.unwrap(), 0);
 }
 
-pub(super) async fn a_sign_in_is_audited(stores: &Stores) {
+pub(super) async fn sign_in_is_audited(stores: &Stores) {
     let owner = known_user(stores, "owner@example.com").await;
     let by = client(1, "Browser/1.0", "first");
     let begun = Session { client: by.clone(), ..session(&owner) };
@@ -65,7 +65,7 @@ pub(super) async fn a_sign_in_is_audited(stores: &Stores) {
     assert_eq!(entries(stores, refused.id).await, []);
 }
 
-pub(super) async fn an_end_names_both_sides(stores: &Stores) {
+pub(super) async fn termination_entry_has_both_clients(stores: &Stores) {
     let owner = known_user(stores, "owner@example.com").await;
     let (browser, thief) = (client(1, "Browser/1.0", "first"), client(2, "curl/8", "second"));
     let before = known_session(stores, session(&owner)).await;
@@ -80,7 +80,7 @@ pub(super) async fn an_end_names_both_sides(stores: &Stores) {
     assert_eq!(entry.by.request_id.as_deref(), Some("second"));
 }
 
-pub(super) async fn every_end_is_audited_once(stores: &Stores) {
+pub(super) async fn every_termination_is_audited_once(stores: &Stores) {
     let first = any_session(stores).await;
     for reason in [EndReason::LoggedOut, EndReason::Revoked] {
         stores.sessions.end_session(first.id, &ending(end(reason))).await.unwrap();
@@ -97,7 +97,7 @@ pub(super) async fn every_end_is_audited_once(stores: &Stores) {
     }
 }
 
-pub(super) async fn ever_so_many_end_and_are_audited(stores: &Stores) {
+pub(super) async fn bulk_termination_is_audited(stores: &Stores) {
     const MANY: usize = 1_050;
     let owners = [user("one@example.com"), user("two@example.com")];
     let rows: Vec<_> = (0..MANY).map(|nth| session(&owners[nth % 2])).collect();
@@ -114,7 +114,7 @@ pub(super) async fn ever_so_many_end_and_are_audited(stores: &Stores) {
     }
 }
 
-pub(super) async fn sessions_that_give_way_are_audited(stores: &Stores) {
+pub(super) async fn evicted_sessions_are_audited(stores: &Stores) {
     let owner = known_user(stores, "owner@example.com").await;
     let oldest = known_session(stores, Session { created_at: NOW - 2 * MINUTE, ..session(&owner) }).await;
     let replaced = known_session(stores, Session { created_at: NOW - MINUTE, ..session(&owner) }).await;
@@ -125,11 +125,11 @@ pub(super) async fn sessions_that_give_way_are_audited(stores: &Stores) {
     stores.sessions.insert_session(&next).await.unwrap();
     assert_eq!(audited(stores, oldest.id).await, EndReason::Displaced);
     assert_eq!(audited(stores, replaced.id).await, EndReason::LoggedOut);
-    assert_eq!(entries(stores, replaced.id).await[0].by, by, "the sign-in that took its place");
+    assert_eq!(entries(stores, replaced.id).await[0].by, by, "the sign-in that replaced it");
     assert_eq!(entries(stores, kept.id).await.len(), 1);
 }
 
-pub(super) async fn changes_to_users_are_audited(stores: &Stores) {
+pub(super) async fn user_changes_are_audited(stores: &Stores) {
     let users = &stores.users;
     let owner = known_user(stores, "owner@example.com").await;
     let mut ended = Vec::new();
@@ -156,7 +156,7 @@ pub(super) async fn changes_to_users_are_audited(stores: &Stores) {
     }
 }
 
-pub(super) async fn of_racing_ends_one_is_audited(stores: &Stores) {
+pub(super) async fn concurrent_terminations_are_audited_once(stores: &Stores) {
     let before = any_session(stores).await;
     let reasons = [EndReason::LoggedOut, EndReason::Revoked, EndReason::ReuseDetected];
     let won = races::race(12, |nth| {
@@ -168,7 +168,7 @@ pub(super) async fn of_racing_ends_one_is_audited(stores: &Stores) {
     assert_eq!(audited(stores, before.id).await, reason);
 }
 
-pub(super) async fn an_entry_comes_back_as_it_was(stores: &Stores) {
+pub(super) async fn audit_entry_round_trips(stores: &Stores) {
     let about = SessionId(id());
     let by = client(4, "Agent/1.0 (é, 関所, '\")", "0198c0de-0000-4000-8000-000000000000");
     let full = AuditEntry {
@@ -185,11 +185,11 @@ pub(super) async fn an_entry_comes_back_as_it_was(stores: &Stores) {
         ..AuditEntry::new(NOW, AuditEvent::UnknownSession, ClientInfo::default())
     };
     stores.sessions.record(&[bare.clone(), full.clone()]).await.unwrap();
-    assert_eq!(entries(stores, about).await, [full.clone(), bare], "the latest first");
+    assert_eq!(entries(stores, about).await, [full.clone(), bare], "newest first");
     assert_eq!(stores.sessions.session_audit(about, 1).await.unwrap(), [full]);
 }
 
-pub(super) async fn the_audit_is_purged_in_steps(stores: &Stores) {
+pub(super) async fn audit_is_purged_in_steps(stores: &Stores) {
     let about = SessionId(id());
     let at = |minutes| AuditEntry {
         session: Some(about),
@@ -198,10 +198,10 @@ pub(super) async fn the_audit_is_purged_in_steps(stores: &Stores) {
     stores.sessions.record(&[at(0), at(1), at(2), at(3)]).await.unwrap();
     let purge = async |most| stores.sessions.purge_audit(NOW + 3 * MINUTE, most).await.unwrap();
     assert_eq!((purge(2).await, purge(2).await, purge(2).await), (2, 1, 0));
-    assert_eq!(entries(stores, about).await, [at(3)], "the time itself is not before it");
+    assert_eq!(entries(stores, about).await, [at(3)], "an entry at the time is not purged");
 }
 
-pub(super) async fn sessions_that_expired_are_ended_in_steps(stores: &Stores) {
+pub(super) async fn expired_sessions_are_ended_in_steps(stores: &Stores) {
     let owner = user("owner@example.com");
     let idle = Session { idle_expires_at: NOW - MINUTE, ..session(&owner) };
     let absolute = Session { absolute_expires_at: NOW, idle_expires_at: NOW, ..session(&owner) };
@@ -216,11 +216,11 @@ pub(super) async fn sessions_that_expired_are_ended_in_steps(stores: &Stores) {
         assert!(last > from);
         (from, steps) = (last, steps + 1);
     }
-    assert_eq!(steps, 2, "four sessions, three at a time");
+    assert_eq!(steps, 2, "four sessions in steps of three");
 
     let over = async |row: &Session| found(stores, row.id).await.end;
     let idle_end = SessionEnd { at: NOW - MINUTE, reason: EndReason::IdleExpired };
-    assert_eq!(over(&idle).await, Some(idle_end), "at the time at which it expired");
+    assert_eq!(over(&idle).await, Some(idle_end), "the end is at the expiry");
     let absolute_end = SessionEnd { at: NOW, reason: EndReason::AbsoluteExpired };
     assert_eq!(over(&absolute).await, Some(absolute_end));
     assert_eq!(over(&ended).await, ended.end);
@@ -229,7 +229,7 @@ pub(super) async fn sessions_that_expired_are_ended_in_steps(stores: &Stores) {
     assert!(stores.sessions.end_expired(SessionId(Uuid::nil()), 10, NOW).await.unwrap().is_some());
     assert_eq!(audited(stores, idle.id).await, EndReason::IdleExpired);
     assert_eq!(audited(stores, absolute.id).await, EndReason::AbsoluteExpired);
-    assert_eq!(entries(stores, idle.id).await[0].by, ClientInfo::default(), "nobody did it");
+    assert_eq!(entries(stores, idle.id).await[0].by, ClientInfo::default(), "an expiry has no client");
 }
 
 pub(super) async fn sessions_are_purged_in_steps(stores: &Stores) {
@@ -247,5 +247,5 @@ pub(super) async fn sessions_are_purged_in_steps(stores: &Stores) {
     assert_eq!((purge(2).await, purge(2).await, purge(2).await), (2, 1, 0));
     let left = stores.sessions.list_sessions(&SessionFilter::User(owner.id), None, 10).await.unwrap();
     assert_eq!(sorted(left.iter().map(|row| row.id).collect()), sorted(vec![live.id, rows[3].id]));
-    assert_eq!(entries(stores, rows[0].id).await.len(), 1, "the audit is kept for longer");
+    assert_eq!(entries(stores, rows[0].id).await.len(), 1, "the audit is kept longer");
 }

@@ -1,4 +1,4 @@
-//! The rules of `MovieStore` and `SettingStore`.
+//! `MovieStore` and `SettingStore`.
 
 use sekisho::models::movie::{Movie, MovieDetails, MovieId};
 use sekisho::services::store::{MovieQuery, MovieSort};
@@ -24,7 +24,7 @@ async fn titles(stores: &Stores, query: &MovieQuery) -> Vec<String> {
     movies.into_iter().map(|movie| movie.details.title).collect()
 }
 
-pub(super) async fn a_movie_comes_back_as_it_was(stores: &Stores) {
+pub(super) async fn movie_round_trips(stores: &Stores) {
     let plain = details("七人の侍", 1954, "黒澤 明");
     let full = MovieDetails { runtime_minutes: Some(207), rating: Some(8.6), ..plain.clone() };
     let inserted = stores.movies.insert_movies(&[plain.clone(), full.clone()]).await.unwrap();
@@ -36,7 +36,7 @@ pub(super) async fn a_movie_comes_back_as_it_was(stores: &Stores) {
     assert_eq!(stores.movies.insert_movies(&[]).await.unwrap(), []);
 }
 
-pub(super) async fn a_movie_is_replaced_and_deleted(stores: &Stores) {
+pub(super) async fn movie_is_replaced_and_deleted(stores: &Stores) {
     let inserted =
         stores.movies.insert_movies(&[details("Old", 1, "x"), details("Other", 2, "y")]).await.unwrap();
     let [old, other] = inserted.try_into().expect("two");
@@ -45,7 +45,7 @@ pub(super) async fn a_movie_is_replaced_and_deleted(stores: &Stores) {
     assert!(stores.movies.update_movie(&new).await.unwrap());
     assert_eq!(stores.movies.find_movie(old.id).await.unwrap(), Some(new.clone()));
     let query = MovieQuery { title: Some("new".to_owned()), director: Some("Z".to_owned()), ..every() };
-    assert_eq!(titles(stores, &query).await, ["New"], "it is found by its new name");
+    assert_eq!(titles(stores, &query).await, ["New"], "found by the new title");
 
     assert!(stores.movies.delete_movie(old.id).await.unwrap());
     assert!(!stores.movies.delete_movie(old.id).await.unwrap());
@@ -56,15 +56,15 @@ pub(super) async fn a_movie_is_replaced_and_deleted(stores: &Stores) {
 
     assert!(stores.movies.delete_movie(other.id).await.unwrap());
     let next = stores.movies.insert_movies(&[details("Next", 4, "w")]).await.unwrap();
-    assert!(next[0].id > other.id, "an id never comes again");
+    assert!(next[0].id > other.id, "ids are not reused");
 }
 
-pub(super) async fn movies_are_found_by_part_in_any_case(stores: &Stores) {
+pub(super) async fn movies_are_found_by_substring_ignoring_case(stores: &Stores) {
     let movies = [
         details("100% Wolf", 2020, "Alexs Stadermann"),
         details("Amélie", 2001, "Jean-Pierre Jeunet"),
         details("ÉTÉ_85", 2020, "François Ozon"),
-        details("100 Wolves \\", 1999, "Somebody"),
+        details("100 Wolves \\", 1999, "Director"),
     ];
     stores.movies.insert_movies(&movies).await.unwrap();
     let title = |part: &str| MovieQuery { title: Some(part.to_owned()), ..every() };
@@ -121,7 +121,7 @@ pub(super) async fn movies_are_sorted_by_a_column_then_id(stores: &Stores) {
     }
 }
 
-pub(super) async fn pages_know_the_total(stores: &Stores) {
+pub(super) async fn pages_have_the_total(stores: &Stores) {
     let movies: Vec<MovieDetails> = (0..25).map(|n| details(&format!("{n:02}"), n % 2, "x")).collect();
     stores.movies.insert_movies(&movies).await.unwrap();
     let odd = MovieQuery { year: Some(1), limit: 5, ..MovieQuery::default() };
@@ -136,7 +136,7 @@ pub(super) async fn pages_know_the_total(stores: &Stores) {
     assert_eq!((page.len(), total), (0, 12));
 }
 
-pub(super) async fn the_first_setting_stays(stores: &Stores) {
+pub(super) async fn first_setting_is_kept(stores: &Stores) {
     let settle = async |name, value| stores.settings.get_or_insert_setting(name, value).await.unwrap();
     assert_eq!(settle("tokens.issuer", "first").await, "first");
     assert_eq!(settle("tokens.issuer", "second").await, "first");

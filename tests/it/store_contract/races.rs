@@ -1,4 +1,4 @@
-//! What holds however many callers come at once.
+//! Concurrent calls.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use tokio::sync::Barrier;
 
 use super::*;
 
-/// Runs a task for each racer, all from the same moment on.
+/// Runs tasks that start at the same time.
 pub(crate) async fn race<T, F>(racers: usize, start: impl Fn(usize) -> F) -> Vec<T>
 where
     T: Send + 'static,
@@ -31,7 +31,7 @@ where
     answers
 }
 
-pub(super) async fn one_rotation_wins(stores: &Stores) {
+pub(super) async fn concurrent_rotations_have_one_winner(stores: &Stores) {
     let before = any_session(stores).await;
     for generation in 1..=5 {
         let answers = race(20, |_| {
@@ -54,7 +54,7 @@ pub(super) async fn one_rotation_wins(stores: &Stores) {
     }
 }
 
-pub(super) async fn one_catching_up_wins(stores: &Stores) {
+pub(super) async fn concurrent_catch_ups_have_one_winner(stores: &Stores) {
     let before = any_session(stores).await;
     let answers = race(20, |_| {
         let (sessions, before) = (stores.sessions.clone(), before.clone());
@@ -67,7 +67,7 @@ pub(super) async fn one_catching_up_wins(stores: &Stores) {
     assert_eq!(found(stores, before.id).await.generation, 6);
 }
 
-pub(super) async fn one_token_settles(stores: &Stores) {
+pub(super) async fn concurrent_confirmations_have_one_winner(stores: &Stores) {
     let before = any_session(stores).await;
     let answers = race(20, |_| {
         let sessions = stores.sessions.clone();
@@ -77,7 +77,7 @@ pub(super) async fn one_token_settles(stores: &Stores) {
     assert_eq!(answers.await.iter().filter(|conflicts| conflicts.is_empty()).count(), 1);
 }
 
-pub(super) async fn one_caller_ends_a_session(stores: &Stores) {
+pub(super) async fn concurrent_terminations_have_one_winner(stores: &Stores) {
     let before = any_session(stores).await;
     let answers = race(EndReason::ALL.len(), |nth| {
         let sessions = stores.sessions.clone();
@@ -88,7 +88,7 @@ pub(super) async fn one_caller_ends_a_session(stores: &Stores) {
     assert_eq!(reasons, [found(stores, before.id).await.end.expect("ended").reason]);
 }
 
-pub(super) async fn replays_are_not_lost(stores: &Stores) {
+pub(super) async fn concurrent_replay_counts_add_up(stores: &Stores) {
     let (one, two) = (any_session(stores).await.id, any_session(stores).await.id);
     race(10, |nth| {
         let sessions = stores.sessions.clone();
@@ -100,7 +100,7 @@ pub(super) async fn replays_are_not_lost(stores: &Stores) {
     assert_eq!(found(stores, two).await.replays, 20);
 }
 
-pub(super) async fn sign_ins_keep_to_the_limit(stores: &Stores) {
+pub(super) async fn concurrent_sign_ins_respect_the_limit(stores: &Stores) {
     let owner = known_user(stores, "owner@example.com").await;
     race(12, |_| {
         let (sessions, session, hash) =
@@ -116,7 +116,7 @@ pub(super) async fn sign_ins_keep_to_the_limit(stores: &Stores) {
     assert_eq!(live.len(), 3);
 }
 
-pub(super) async fn no_sign_in_outruns_a_change_of_password(stores: &Stores) {
+pub(super) async fn concurrent_sign_in_does_not_survive_password_change(stores: &Stores) {
     for round in 0..15 {
         let owner = known_user(stores, &format!("{round}@example.com")).await;
         let signed_in = race(6, |nth| {
@@ -133,7 +133,7 @@ pub(super) async fn no_sign_in_outruns_a_change_of_password(stores: &Stores) {
         });
         for id in signed_in.await.into_iter().flatten() {
             let reason = found(stores, id).await.end.map(|end| end.reason);
-            assert_eq!(reason, Some(EndReason::PasswordChanged), "a session of the old password lives on");
+            assert_eq!(reason, Some(EndReason::PasswordChanged), "a session of the old password is active");
         }
         assert_eq!(stores.sessions.live_sessions(owner.id, NOW).await.unwrap(), []);
     }
@@ -150,7 +150,7 @@ async fn change_password(stores: &Stores, owner: &User) {
     assert!(stores.users.change_password(&change).await.unwrap().is_some());
 }
 
-pub(super) async fn no_sign_in_outruns_a_loss_of_right(stores: &Stores) {
+pub(super) async fn concurrent_sign_in_does_not_survive_user_change(stores: &Stores) {
     for round in 0..12 {
         let owner = known_user(stores, &format!("{round}@example.com")).await;
         race(5, |nth| {
@@ -177,13 +177,13 @@ pub(super) async fn no_sign_in_outruns_a_loss_of_right(stores: &Stores) {
     }
 }
 
-pub(super) async fn what_touches_many_rows_never_waits_in_a_circle(stores: &Stores) {
+pub(super) async fn bulk_updates_do_not_deadlock(stores: &Stores) {
     let owner = known_user(stores, "owner@example.com").await;
     let mut all = Vec::new();
     for _ in 0..60 {
         all.push(known_session(stores, session(&owner)).await.id);
     }
-    // Each in an order of its own; a circle would be an error after a second.
+    // In different orders. A deadlock would be an error after a second.
     race(12, |nth| {
         let (stores, owner, mut ids) = (stores.clone(), owner.clone(), all.clone());
         ids.rotate_left(5 * nth);
@@ -210,12 +210,12 @@ pub(super) async fn what_touches_many_rows_never_waits_in_a_circle(stores: &Stor
     assert_eq!(stores.sessions.live_sessions(owner.id, NOW).await.unwrap(), []);
 }
 
-pub(super) async fn one_address_goes_to_one_user(stores: &Stores) {
+pub(super) async fn concurrent_inserts_of_an_address_have_one_winner(stores: &Stores) {
     for round in 0..10 {
         let answers = race(10, |nth| {
             let users = stores.users.clone();
             let mut batch: Vec<User> = (0..6).map(|of| user(&format!("{of}-{round}@example.com"))).collect();
-            // In orders of their own, which must not make them wait for each other in a circle.
+            // In different orders, which must not cause a deadlock.
             batch.rotate_left(nth % 6);
             async move { users.insert_users(&batch).await }
         })
@@ -227,7 +227,7 @@ pub(super) async fn one_address_goes_to_one_user(stores: &Stores) {
     }
 }
 
-pub(super) async fn processes_agree_on_a_setting(stores: &Stores) {
+pub(super) async fn concurrent_setting_inserts_agree(stores: &Stores) {
     let answers = race(10, |nth| {
         let settings = stores.settings.clone();
         async move { settings.get_or_insert_setting("tokens.issuer", &nth.to_string()).await.unwrap() }

@@ -1,4 +1,4 @@
-//! The rules of `SessionStore`.
+//! `SessionStore`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -8,10 +8,10 @@ use sekisho::services::store::{SessionFilter, StoreError, TokenUse};
 
 use super::*;
 
-pub(super) async fn what_is_not_there_is_no_error(stores: &Stores) {
+pub(super) async fn missing_rows_are_no_error(stores: &Stores) {
     let (sessions, users) = (&stores.sessions, &stores.users);
-    let nobody = user("nobody@example.com");
-    let nothing = session(&nobody);
+    let missing = user("missing@example.com");
+    let nothing = session(&missing);
     let client = ClientInfo::default();
     let used = TokenUse { session: nothing.id, generation: 1, token: token() };
     let revoked = end(EndReason::Revoked);
@@ -25,21 +25,21 @@ pub(super) async fn what_is_not_there_is_no_error(stores: &Stores) {
     sessions.count_replays(&[]).await.unwrap();
     assert!(!sessions.end_session(nothing.id, &ending(revoked)).await.unwrap());
     assert_eq!(sessions.end_sessions(&SessionFilter::All, &ending(revoked)).await.unwrap(), []);
-    assert_eq!(sessions.live_sessions(nobody.id, NOW).await.unwrap(), []);
+    assert_eq!(sessions.live_sessions(missing.id, NOW).await.unwrap(), []);
     assert_eq!(sessions.list_sessions(&SessionFilter::All, None, 10).await.unwrap(), []);
 
-    assert!(users.find_user(nobody.id).await.unwrap().is_none());
-    for email in ["nobody@example.com", "", "\0", "no\0body@example.com", "'; --"] {
+    assert!(users.find_user(missing.id).await.unwrap().is_none());
+    for email in ["missing@example.com", "", "\0", "mis\0sing@example.com", "'; --"] {
         assert!(users.find_user_by_email(email).await.unwrap().is_none(), "{email:?}");
     }
     assert!(users.list_users().await.unwrap().is_empty());
-    assert!(!users.enable_user(nobody.id).await.unwrap());
-    assert_eq!(users.disable_user(nobody.id, &ending(revoked)).await.unwrap(), None);
-    assert_eq!(users.delete_user(nobody.id, &ending(revoked)).await.unwrap(), None);
-    assert_eq!(users.set_role(nobody.id, Role::Admin, &ending(revoked)).await.unwrap(), None);
+    assert!(!users.enable_user(missing.id).await.unwrap());
+    assert_eq!(users.disable_user(missing.id, &ending(revoked)).await.unwrap(), None);
+    assert_eq!(users.delete_user(missing.id, &ending(revoked)).await.unwrap(), None);
+    assert_eq!(users.set_role(missing.id, Role::Admin, &ending(revoked)).await.unwrap(), None);
 }
 
-pub(super) async fn a_session_comes_back_as_it_was(stores: &Stores) {
+pub(super) async fn session_round_trips(stores: &Stores) {
     let plain = any_session(stores).await;
     assert_eq!(found(stores, plain.id).await, plain);
 
@@ -66,7 +66,7 @@ pub(super) async fn a_session_comes_back_as_it_was(stores: &Stores) {
     }
 }
 
-pub(super) async fn an_id_is_taken_once(stores: &Stores) {
+pub(super) async fn session_id_is_unique(stores: &Stores) {
     let first = any_session(stores).await;
     let again = Session { id: first.id, ..session(&user("other@example.com")) };
     let answer = stores.sessions.insert_session(&new(&again)).await;
@@ -74,7 +74,7 @@ pub(super) async fn an_id_is_taken_once(stores: &Stores) {
     assert_eq!(found(stores, first.id).await, first);
 }
 
-pub(super) async fn only_who_may_sign_in_gets_a_session(stores: &Stores) {
+pub(super) async fn only_allowed_users_get_a_session(stores: &Stores) {
     let known = known_user(stores, "known@example.com").await;
     let disabled = known_user(stores, "disabled@example.com").await;
     stores.users.disable_user(disabled.id, &ending(end(EndReason::UserDisabled))).await.unwrap();
@@ -87,7 +87,7 @@ pub(super) async fn only_who_may_sign_in_gets_a_session(stores: &Stores) {
         (&known, &wrong, false),
         (&disabled, &disabled.hashed_password, false),
         (&unknown, &unknown.hashed_password, false),
-        // The row would say more than the user may.
+        // The row has more roles than the user.
         (&promoted, &known.hashed_password, false),
     ] {
         let session = session(who);
@@ -100,13 +100,13 @@ pub(super) async fn only_who_may_sign_in_gets_a_session(stores: &Stores) {
     }
 }
 
-pub(super) async fn without_a_hash_nothing_is_asked_of_the_user(stores: &Stores) {
+pub(super) async fn insert_without_hash_does_not_check_the_user(stores: &Stores) {
     let session = any_session(stores).await;
     assert!(stores.users.find_user(session.user_id).await.unwrap().is_none());
     assert_eq!(found(stores, session.id).await, session);
 }
 
-pub(super) async fn a_refused_sign_in_changes_nothing(stores: &Stores) {
+pub(super) async fn refused_sign_in_changes_nothing(stores: &Stores) {
     let known = known_user(stores, "known@example.com").await;
     let before = known_session(stores, session(&known)).await;
     let wrong = "$2b$12$wrong".into();
@@ -121,7 +121,7 @@ pub(super) async fn a_refused_sign_in_changes_nothing(stores: &Stores) {
     assert_eq!(stores.sessions.list_sessions(&SessionFilter::All, None, 10).await.unwrap(), [before]);
 }
 
-pub(super) async fn a_new_session_takes_the_place_of_another(stores: &Stores) {
+pub(super) async fn new_session_replaces_another(stores: &Stores) {
     let other = any_session(stores).await;
     let first = session(&user("first@example.com"));
     let asked = NewSession { replaces: Some(other.id), ..new(&first) };
@@ -131,7 +131,7 @@ pub(super) async fn a_new_session_takes_the_place_of_another(stores: &Stores) {
     assert_eq!(found(stores, other.id).await.end, Some(logged_out));
     assert_eq!(found(stores, first.id).await, first);
 
-    // One that has ended already, or isn't there, is no obstacle and keeps its reason.
+    // One that has ended already keeps its reason, and a missing one is ignored.
     let later = NOW + MINUTE;
     for gone in [other.id, SessionId(id())] {
         let next = Session { created_at: later, ..session(&user("next@example.com")) };
@@ -142,7 +142,7 @@ pub(super) async fn a_new_session_takes_the_place_of_another(stores: &Stores) {
     assert_eq!(found(stores, other.id).await.end, Some(logged_out));
 }
 
-pub(super) async fn the_oldest_beyond_the_limit_give_way(stores: &Stores) {
+pub(super) async fn oldest_sessions_beyond_the_limit_are_evicted(stores: &Stores) {
     let owner = user("owner@example.com");
     let mut ids = Vec::new();
     for age in [3, 5, 1, 4, 2] {
@@ -182,7 +182,7 @@ pub(super) async fn only_live_sessions_count_against_the_limit(stores: &Stores) 
     assert_eq!(found(stores, live.id).await.end, None);
 }
 
-pub(super) async fn a_rotation_sets_the_whole_row(stores: &Stores) {
+pub(super) async fn rotation_updates_the_whole_row(stores: &Stores) {
     let owner = user("owner@example.com");
     let before = Session {
         generation: 7,
@@ -213,19 +213,19 @@ pub(super) async fn a_rotation_sets_the_whole_row(stores: &Stores) {
 
     let nothing = ClientInfo::default();
     let next = Rotation { asked_by: None, ..rotation(&after, &nothing) };
-    let rotated = stores.sessions.rotate(&next).await.unwrap().expect("it is due");
+    let rotated = stores.sessions.rotate(&next).await.unwrap().expect("a due rotation");
     assert_eq!((rotated.asked_by, rotated.client), (None, nothing));
 }
 
-pub(super) async fn a_rotation_never_outlives_the_absolute_expiry(stores: &Stores) {
+pub(super) async fn rotation_does_not_exceed_the_absolute_expiry(stores: &Stores) {
     let before = any_session(stores).await;
     let client = ClientInfo::default();
     let far = Rotation { idle_expires_at: NOW + 400 * DAY, ..rotation(&before, &client) };
-    let rotated = stores.sessions.rotate(&far).await.unwrap().expect("it is due");
+    let rotated = stores.sessions.rotate(&far).await.unwrap().expect("a due rotation");
     assert_eq!(rotated.idle_expires_at, before.absolute_expires_at);
 }
 
-pub(super) async fn a_rotation_that_is_not_due_changes_nothing(stores: &Stores) {
+pub(super) async fn rotation_that_is_not_due_changes_nothing(stores: &Stores) {
     let owner = user("owner@example.com");
     let client = ClientInfo::default();
     let live = || Session { generation: 5, ..session(&owner) };
@@ -255,18 +255,18 @@ pub(super) async fn a_rotation_that_is_not_due_changes_nothing(stores: &Stores) 
         assert_eq!(stores.sessions.rotate(&step).await.unwrap(), None, "{why}");
         assert_eq!(found(stores, before.id).await, before, "{why}");
     }
-    // And what is just in time is due.
+    // A rotation at the limit is due.
     let just = Session { idle_expires_at: at + microsecond, absolute_expires_at: at + microsecond, ..live() };
     let just = known_session(stores, just).await;
     assert!(stores.sessions.rotate(&of(&just)).await.unwrap().is_some());
 }
 
-pub(super) async fn a_session_behind_catches_up(stores: &Stores) {
+pub(super) async fn session_behind_catches_up(stores: &Stores) {
     let client = ClientInfo::new(None, Some("after"));
     for behind in [1, 2, 1_000] {
         let before = Session { settled_by: Some(token()), ..session(&user("owner@example.com")) };
         let before = known_session(stores, before).await;
-        // However lately it was rotated.
+        // Regardless of the last rotation.
         let step = Rotation {
             from_generation: before.generation + behind,
             max_rotated_at: NOW - DAY,
@@ -288,7 +288,7 @@ pub(super) async fn a_session_behind_catches_up(stores: &Stores) {
     }
 }
 
-pub(super) async fn what_is_not_behind_does_not_catch_up(stores: &Stores) {
+pub(super) async fn session_not_behind_does_not_catch_up(stores: &Stores) {
     let owner = user("owner@example.com");
     let client = ClientInfo::default();
     let live = || Session { generation: 5, ..session(&owner) };
@@ -310,7 +310,7 @@ pub(super) async fn what_is_not_behind_does_not_catch_up(stores: &Stores) {
     }
 }
 
-pub(super) async fn the_last_generation_has_no_next(stores: &Stores) {
+pub(super) async fn last_generation_has_no_successor(stores: &Stores) {
     let owner = user("owner@example.com");
     let client = ClientInfo::default();
     let last = known_session(stores, Session { generation: u32::MAX, ..session(&owner) }).await;
@@ -322,11 +322,11 @@ pub(super) async fn the_last_generation_has_no_next(stores: &Stores) {
     assert_eq!(found(stores, behind.id).await, behind);
 
     let step = Rotation { from_generation: u32::MAX - 1, ..step };
-    let caught_up = stores.sessions.catch_up(&step).await.unwrap().expect("one is left");
+    let caught_up = stores.sessions.catch_up(&step).await.unwrap().expect("one more generation");
     assert_eq!(caught_up.generation, u32::MAX);
 }
 
-pub(super) async fn the_first_token_in_lasting_use_settles(stores: &Stores) {
+pub(super) async fn first_token_confirms_the_generation(stores: &Stores) {
     let before = any_session(stores).await;
     let first = TokenUse { session: before.id, generation: 1, token: token() };
     let second = TokenUse { token: token(), ..first };
@@ -339,7 +339,7 @@ pub(super) async fn the_first_token_in_lasting_use_settles(stores: &Stores) {
     assert_eq!(found(stores, settled.id).await, settled);
 }
 
-pub(super) async fn only_a_live_session_at_that_generation_settles(stores: &Stores) {
+pub(super) async fn only_live_session_at_the_generation_is_confirmed(stores: &Stores) {
     let owner = user("owner@example.com");
     let settled_by = Some(token());
     let revoked = Some(end(EndReason::Revoked));
@@ -354,13 +354,13 @@ pub(super) async fn only_a_live_session_at_that_generation_settles(stores: &Stor
     }
 }
 
-pub(super) async fn a_batch_settles_each_once(stores: &Stores) {
+pub(super) async fn batch_confirms_each_session_once(stores: &Stores) {
     let mut batch = Vec::new();
     for _ in 0..20 {
         let session = any_session(stores).await.id;
         batch.push(TokenUse { session, generation: 1, token: token() });
     }
-    // Two tokens of one session: one settles it, the other was too late.
+    // Of two tokens of one session, one confirms it and the other is reported.
     let twice = TokenUse { token: token(), ..batch[7] };
     batch.insert(3, twice);
     batch.push(TokenUse { session: SessionId(id()), ..twice });
@@ -377,7 +377,7 @@ pub(super) async fn a_batch_settles_each_once(stores: &Stores) {
     }
 }
 
-pub(super) async fn replays_add_up(stores: &Stores) {
+pub(super) async fn replay_counts_add_up(stores: &Stores) {
     let (one, two) = (any_session(stores).await, any_session(stores).await);
     let counts = [(one.id, 2), (two.id, 1), (SessionId(id()), 9), (one.id, 3)];
     stores.sessions.count_replays(&counts).await.unwrap();
@@ -386,7 +386,7 @@ pub(super) async fn replays_add_up(stores: &Stores) {
     assert_eq!(found(stores, two.id).await, Session { replays: 1, ..two });
 }
 
-pub(super) async fn a_session_ends_once(stores: &Stores) {
+pub(super) async fn session_is_terminated_once(stores: &Stores) {
     let before = any_session(stores).await;
     let first = end(EndReason::ReuseDetected);
     assert!(stores.sessions.end_session(before.id, &ending(first)).await.unwrap());
@@ -400,7 +400,7 @@ pub(super) async fn a_session_ends_once(stores: &Stores) {
     assert!(stores.sessions.end_session(expired.id, &ending(first)).await.unwrap());
 }
 
-pub(super) async fn sessions_end_by_name(stores: &Stores) {
+pub(super) async fn sessions_are_terminated_by_filter(stores: &Stores) {
     let (one, two) = (user("one@example.com"), user("two@example.com"));
     let of_one = known_session(stores, session(&one)).await.id;
     let kept = known_session(stores, session(&one)).await.id;
@@ -428,7 +428,7 @@ pub(super) async fn sessions_end_by_name(stores: &Stores) {
     assert_eq!(found(stores, expired).await.end, Some(end(EndReason::Revoked)));
 }
 
-pub(super) async fn live_sessions_come_latest_rotated_first(stores: &Stores) {
+pub(super) async fn live_sessions_are_sorted_by_rotation(stores: &Stores) {
     let owner = user("owner@example.com");
     let rotated = |minutes| Session { rotated_at: NOW - minutes * MINUTE, ..session(&owner) };
     let middle = known_session(stores, rotated(2)).await;
@@ -442,7 +442,7 @@ pub(super) async fn live_sessions_come_latest_rotated_first(stores: &Stores) {
     assert_eq!(live, [first, middle, last]);
 }
 
-pub(super) async fn lists_come_latest_created_first(stores: &Stores) {
+pub(super) async fn session_lists_are_sorted_by_creation(stores: &Stores) {
     let (one, two) = (user("one@example.com"), user("two@example.com"));
     let created = |user, minutes| Session { created_at: NOW - minutes * MINUTE, ..session(user) };
     let b = known_session(stores, created(&one, 2)).await;
@@ -459,14 +459,14 @@ pub(super) async fn lists_come_latest_created_first(stores: &Stores) {
     assert_eq!(list(SessionFilter::SignedBy(9), 10).await, std::slice::from_ref(&c));
 
     let live = stores.sessions.list_sessions(&SessionFilter::All, Some(NOW), 10).await.unwrap();
-    assert_eq!(live, [b.clone(), c], "neither the ended nor the expired one");
+    assert_eq!(live, [b.clone(), c], "without the ended and the expired session");
     assert_eq!(
         stores.sessions.list_sessions(&SessionFilter::User(one.id), Some(NOW), 10).await.unwrap(),
         [b]
     );
 }
 
-pub(super) async fn what_has_ended_lately_can_be_asked_for(stores: &Stores) {
+pub(super) async fn recently_ended_sessions_are_listed(stores: &Stores) {
     let owner = user("owner@example.com");
     known_session(stores, session(&owner)).await;
     let old = SessionEnd { at: NOW - MINUTE, reason: EndReason::LoggedOut };
@@ -478,12 +478,12 @@ pub(super) async fn what_has_ended_lately_can_be_asked_for(stores: &Stores) {
         ended.sort_by_key(|(_, end)| end.at);
         ended
     };
-    assert_eq!(since(NOW - MINUTE).await, [(a.id, old), (b.id, recent)], "the time itself included");
+    assert_eq!(since(NOW - MINUTE).await, [(a.id, old), (b.id, recent)], "including the time itself");
     assert_eq!(since(NOW).await, [(b.id, recent)]);
     assert_eq!(since(NOW + MINUTE).await, []);
 }
 
-pub(super) async fn the_store_tells_the_time(stores: &Stores) {
+pub(super) async fn store_returns_the_database_time(stores: &Stores) {
     let apart = stores.sessions.database_time().await.unwrap() - SystemClock.now();
     assert!(apart.abs() < time::Duration::MINUTE, "{apart}");
 }

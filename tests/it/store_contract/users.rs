@@ -1,22 +1,22 @@
-//! The rules of `UserStore`.
+//! `UserStore`.
 
 use secrecy::{ExposeSecret, SecretString};
 use sekisho::services::store::{PasswordChange, SessionFilter, StoreError};
 
 use super::*;
 
-/// All that is kept of a user, to compare by.
+/// Returns all stored fields of a user for comparison.
 fn all(user: &User) -> impl PartialEq + std::fmt::Debug + use<> {
     let User { id, email, name, hashed_password, role, disabled_at, created_at } = user.clone();
     (id, email, name, hashed_password.expose_secret().to_owned(), role, disabled_at, created_at)
 }
 
 async fn hash(stores: &Stores, user: &User) -> String {
-    let user = stores.users.find_user(user.id).await.unwrap().expect("the user is there");
+    let user = stores.users.find_user(user.id).await.unwrap().expect("a stored user");
     user.hashed_password.expose_secret().to_owned()
 }
 
-pub(super) async fn a_user_comes_back_as_it_was(stores: &Stores) {
+pub(super) async fn user_round_trips(stores: &Stores) {
     let plain = user("plain@example.com");
     let full = User {
         name: Some("関 所 'O\"Brien".to_owned()),
@@ -34,7 +34,7 @@ pub(super) async fn a_user_comes_back_as_it_was(stores: &Stores) {
     }
 }
 
-pub(super) async fn users_come_all_or_none(stores: &Stores) {
+pub(super) async fn users_are_inserted_all_or_none(stores: &Stores) {
     known_user(stores, "taken@example.com").await;
     let batches = [
         vec![user("a@example.com"), user("taken@example.com")],
@@ -54,7 +54,7 @@ pub(super) async fn users_come_all_or_none(stores: &Stores) {
     stores.users.insert_users(&[]).await.unwrap();
 }
 
-pub(super) async fn users_are_listed_by_address(stores: &Stores) {
+pub(super) async fn users_are_sorted_by_address(stores: &Stores) {
     assert!(!stores.users.has_users().await.unwrap());
     for email in ["b@example.com", "é@example.com", "a-z@example.com", "a@example.com", "ab@example.com"] {
         known_user(stores, email).await;
@@ -62,25 +62,25 @@ pub(super) async fn users_are_listed_by_address(stores: &Stores) {
     let users = stores.users.list_users().await.unwrap();
     assert!(stores.users.has_users().await.unwrap());
     let emails: Vec<&str> = users.iter().map(|user| user.email.as_str()).collect();
-    // By code point, whatever the database's locale.
+    // By code point, independent of the database's locale.
     let sorted = ["a-z@example.com", "a@example.com", "ab@example.com", "b@example.com", "é@example.com"];
     assert_eq!(emails, sorted);
 }
 
-pub(super) async fn a_hash_is_renewed_without_an_end(stores: &Stores) {
+pub(super) async fn rehash_keeps_sessions(stores: &Stores) {
     let owner = known_user(stores, "owner@example.com").await;
     let session = known_session(stores, session(&owner)).await;
     let (old, new) = (&owner.hashed_password, SecretString::from("$2b$13$new"));
 
-    assert!(!stores.users.rehash(owner.id, &new, old).await.unwrap(), "it is another hash");
-    assert!(!stores.users.rehash(UserId(id()), old, &new).await.unwrap(), "nobody has that id");
+    assert!(!stores.users.rehash(owner.id, &new, old).await.unwrap(), "the hash differs");
+    assert!(!stores.users.rehash(UserId(id()), old, &new).await.unwrap(), "no user has the id");
     assert_eq!(hash(stores, &owner).await, old.expose_secret());
     assert!(stores.users.rehash(owner.id, old, &new).await.unwrap());
     assert_eq!(hash(stores, &owner).await, "$2b$13$new");
     assert_eq!(found(stores, session.id).await, session);
 }
 
-pub(super) async fn a_change_of_password_ends_the_others(stores: &Stores) {
+pub(super) async fn password_change_ends_other_sessions(stores: &Stores) {
     let owner = known_user(stores, "owner@example.com").await;
     let kept = known_session(stores, session(&owner)).await;
     let others =
@@ -102,13 +102,13 @@ pub(super) async fn a_change_of_password_ends_the_others(stores: &Stores) {
         assert_eq!(found(stores, other).await.end, Some(change.termination.end()));
     }
 
-    // An operator knows no old password, and keeps no session.
+    // An operator gives no old password and keeps no session.
     let change = PasswordChange { old: None, keep: None, new: &"$2b$12$newer".into(), ..change };
     assert_eq!(stores.users.change_password(&change).await.unwrap(), Some(vec![kept.id]));
     assert_eq!(hash(stores, &owner).await, "$2b$12$newer");
 }
 
-pub(super) async fn a_change_of_password_needs_the_old_hash(stores: &Stores) {
+pub(super) async fn password_change_requires_the_old_hash(stores: &Stores) {
     let owner = known_user(stores, "owner@example.com").await;
     let session = known_session(stores, session(&owner)).await;
     let change = PasswordChange {
@@ -121,11 +121,11 @@ pub(super) async fn a_change_of_password_needs_the_old_hash(stores: &Stores) {
     assert_eq!(stores.users.change_password(&change).await.unwrap(), None);
     assert_eq!(hash(stores, &owner).await, owner.hashed_password.expose_secret());
     assert_eq!(found(stores, session.id).await, session);
-    let nobody = PasswordChange { user: UserId(id()), old: None, ..change };
-    assert_eq!(stores.users.change_password(&nobody).await.unwrap(), None);
+    let unknown_user = PasswordChange { user: UserId(id()), old: None, ..change };
+    assert_eq!(stores.users.change_password(&unknown_user).await.unwrap(), None);
 }
 
-pub(super) async fn a_change_of_role_ends_all(stores: &Stores) {
+pub(super) async fn role_change_ends_all_sessions(stores: &Stores) {
     let owner = known_user(stores, "owner@example.com").await;
     let session = known_session(stores, session(&owner)).await;
     let changed = end(EndReason::RoleChanged);
@@ -139,7 +139,7 @@ pub(super) async fn a_change_of_role_ends_all(stores: &Stores) {
     assert_eq!(set_role(Role::Admin).await, Some(vec![]));
 }
 
-pub(super) async fn a_disabled_user_may_not_sign_in(stores: &Stores) {
+pub(super) async fn disabled_user_cannot_sign_in(stores: &Stores) {
     let owner = known_user(stores, "owner@example.com").await;
     let before = known_session(stores, session(&owner)).await;
     let disabled = end(EndReason::UserDisabled);
@@ -148,7 +148,7 @@ pub(super) async fn a_disabled_user_may_not_sign_in(stores: &Stores) {
     let again = SessionEnd { at: disabled.at + MINUTE, ..disabled };
     assert_eq!(stores.users.disable_user(owner.id, &ending(again)).await.unwrap(), Some(vec![]));
     let stored = stores.users.find_user(owner.id).await.unwrap().expect("there");
-    assert_eq!(stored.disabled_at, Some(disabled.at), "the first time stays");
+    assert_eq!(stored.disabled_at, Some(disabled.at), "the first time is kept");
 
     let session = session(&owner);
     let asked = NewSession { hashed_password: Some(&owner.hashed_password), ..new(&session) };
@@ -157,10 +157,10 @@ pub(super) async fn a_disabled_user_may_not_sign_in(stores: &Stores) {
     assert_eq!(stores.users.find_user(owner.id).await.unwrap().expect("there").disabled_at, None);
     let answer = stores.sessions.insert_session(&asked).await.unwrap();
     assert_eq!(answer, InsertOutcome::Inserted { terminated: vec![] });
-    assert!(found(stores, before.id).await.end.is_some(), "what has ended stays so");
+    assert!(found(stores, before.id).await.end.is_some(), "an ended session stays ended");
 }
 
-pub(super) async fn sessions_outlive_their_user(stores: &Stores) {
+pub(super) async fn sessions_remain_after_user_is_deleted(stores: &Stores) {
     let owner = known_user(stores, "owner@example.com").await;
     let live = known_session(stores, session(&owner)).await;
     let ended = known_session(stores, session(&owner)).await;
@@ -178,5 +178,5 @@ pub(super) async fn sessions_outlive_their_user(stores: &Stores) {
 
     let successor = known_user(stores, &owner.email).await;
     let theirs = stores.sessions.list_sessions(&SessionFilter::User(successor.id), None, 10).await.unwrap();
-    assert_eq!(theirs, [], "an address may come again, an id never does");
+    assert_eq!(theirs, [], "addresses are reused, ids are not");
 }
