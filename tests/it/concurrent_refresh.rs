@@ -10,8 +10,8 @@ use sekisho::layer::TokenService;
 use crate::support::app::{PAST_GRACE, TestApp, on_each_database};
 use crate::support::browser::{ACCESS, Browser, REFRESH};
 use crate::support::db::TestDatabase;
-use crate::support::http::Answer;
-use crate::support::iterations::{random_for, rounds};
+use crate::support::http::TestResponse;
+use crate::support::iterations::{rng_for, rounds};
 
 on_each_database! {
     concurrent_requests_rotate_once
@@ -33,13 +33,13 @@ async fn concurrent_requests_at_two_replicas_rotate_once(database: TestDatabase)
 /// other round the new generation is confirmed first.
 async fn check_rotation_rounds(app: &TestApp, replicas: &[&App]) {
     let round_count = rounds("SEKISHO_TEST_ROUNDS", 3);
-    let mut random = random_for("rotation rounds");
+    let mut random = rng_for("rotation rounds");
     app.user("ann@example.com").await;
     let mut ann = app.browser();
     let session = ann.sign_in("ann@example.com").await;
     for round in 1..=round_count {
         app.expire();
-        let responses = ask_at_once(&ann, replicas).await;
+        let responses = get_concurrently(&ann, replicas).await;
         assert_one_rotation(&responses, replicas, round);
         ann.store_cookies(&responses[random.usize(..responses.len())]);
         if round % 2 == 0 {
@@ -59,15 +59,15 @@ async fn check_rotation_rounds(app: &TestApp, replicas: &[&App]) {
     println!("{round_count} rounds of {REQUESTS} requests; replicas: {}", replicas.len());
 }
 
-async fn ask_at_once(browser: &Browser, replicas: &[&App]) -> Vec<Answer> {
+async fn get_concurrently(browser: &Browser, replicas: &[&App]) -> Vec<TestResponse> {
     let tabs: Vec<_> =
         replicas.iter().map(|replica| browser.clone().with_service(replica.public.clone())).collect();
     let paths = vec!["/auth/session"; REQUESTS / replicas.len()];
-    join_all(tabs.iter().map(|tab| tab.ask_at_once(&paths))).await.into_iter().flatten().collect()
+    join_all(tabs.iter().map(|tab| tab.get_concurrently(&paths))).await.into_iter().flatten().collect()
 }
 
 /// Checks for one rotation, one shared refresh token, and distinct access tokens that every replica accepts.
-fn assert_one_rotation(responses: &[Answer], replicas: &[&App], round: usize) {
+fn assert_one_rotation(responses: &[TestResponse], replicas: &[&App], round: usize) {
     assert_eq!(responses.len(), REQUESTS);
     for response in responses {
         assert_eq!(response.status, 200, "round {round}: {response:?}");
@@ -83,8 +83,8 @@ fn assert_one_rotation(responses: &[Answer], replicas: &[&App], round: usize) {
 }
 
 /// Returns the distinct values of a cookie in these responses.
-fn values(responses: &[Answer], name: &str) -> HashSet<String> {
-    let cookies = responses.iter().flat_map(Answer::set_cookies);
+fn values(responses: &[TestResponse], name: &str) -> HashSet<String> {
+    let cookies = responses.iter().flat_map(TestResponse::set_cookies);
     cookies.filter(|cookie| cookie.name == name).map(|cookie| cookie.value).collect()
 }
 

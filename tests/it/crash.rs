@@ -10,9 +10,9 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::support::db::DatabaseLocation;
-use crate::support::iterations::{random_for, rounds};
+use crate::support::iterations::{rng_for, rounds};
 use crate::support::process::on_both;
-use crate::support::process::{PATIENCE, TestDeployment};
+use crate::support::process::{PROCESS_TIMEOUT, TestDeployment};
 use crate::support::socket_browser::SocketBrowser;
 
 on_both! { kill_causes_no_sign_out; }
@@ -20,7 +20,7 @@ on_both! { kill_causes_no_sign_out; }
 /// Kills the server at a random moment within a second after a refresh, `SEKISHO_TEST_CRASHES` times.
 async fn kill_causes_no_sign_out(location: DatabaseLocation) {
     let round_count = rounds("SEKISHO_TEST_CRASHES", 3);
-    let mut random = random_for("crashes");
+    let mut random = rng_for("crashes");
     let deployment = TestDeployment::new(location).await;
     deployment.user("ann@example.com", "user").await;
     let mut server = deployment.serve().await;
@@ -33,7 +33,7 @@ async fn kill_causes_no_sign_out(location: DatabaseLocation) {
         let (rotated, mut rotations) = mpsc::unbounded_channel();
         let polling: JoinSet<_> =
             pages.into_iter().map(|page| page.poll(server.public, rotated.clone())).collect();
-        let first = timeout(PATIENCE, rotations.recv()).await;
+        let first = timeout(PROCESS_TIMEOUT, rotations.recv()).await;
         first.expect("a rotation").unwrap();
         // After one second, the grace period, pages without an access token rotate again.
         let moment = Duration::from_micros(random.u64(..1_000_000));

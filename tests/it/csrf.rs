@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::support::app::{ORIGIN, PASSWORD, TestApp, on_each_database, send_from};
 use crate::support::browser::Browser;
 use crate::support::db::TestDatabase;
-use crate::support::http::{Answer, bare, get, post, with};
+use crate::support::http::{TestResponse, bare, get, post, with};
 
 on_each_database! {
     state_changes_require_a_trusted_origin
@@ -110,7 +110,7 @@ async fn allowed_origins_get_cors_headers_on_every_response(database: TestDataba
     let app = start(database).await;
     let mut ann = app.browser();
     ann.sign_in("ann@example.com").await;
-    let of_page = |response: &Answer| {
+    let of_page = |response: &TestResponse| {
         assert_eq!(response.header("access-control-allow-origin"), Some(PAGE), "{response:?}");
         assert_eq!(response.header("access-control-allow-credentials"), Some("true"));
         let exposed = response.header("access-control-expose-headers").unwrap_or_default().to_owned();
@@ -220,7 +220,7 @@ async fn send(
     request: Request<Body>,
     origin: Option<&str>,
     site: Option<&str>,
-) -> Answer {
+) -> TestResponse {
     let mut request = with(request, "host", "app.example.com");
     for (name, value) in [("origin", origin), ("sec-fetch-site", site)] {
         if let Some(value) = value {
@@ -233,11 +233,11 @@ async fn send(
     send_from([192, 0, 2, 7], app.app.public.clone(), request).await
 }
 
-fn is_rejected(response: &Answer) -> bool {
+fn is_rejected(response: &TestResponse) -> bool {
     response.status == 403 && response.json()["code"] == "cross_site"
 }
 
-fn varies_by_origin(response: &Answer) -> bool {
+fn varies_by_origin(response: &TestResponse) -> bool {
     let lines =
         response.headers.get_all("vary").iter().map(|line| line.to_str().unwrap().to_ascii_lowercase());
     lines

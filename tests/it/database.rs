@@ -21,10 +21,10 @@ use crate::support::db::{self as support, DatabaseLocation, TestDatabase};
 macro_rules! each_database {
     ($($name:ident;)*) => {
         mod sqlite {
-            $(each_database!(@one $name(sqlite_place));)*
+            $(each_database!(@one $name(sqlite_location));)*
         }
         mod postgres {
-            $(each_database!(@one $name(postgres_place));)*
+            $(each_database!(@one $name(postgres_location));)*
         }
     };
     (@one $name:ident($location:ident)) => {
@@ -198,7 +198,7 @@ async fn unreachable_server_is_named() {
 
 #[tokio::test]
 async fn server_errors_are_reported_verbatim() {
-    let Some(location) = support::postgres_place().await else { return };
+    let Some(location) = support::postgres_location().await else { return };
     let url: PgConnectOptions = location.url.parse().unwrap();
     let url = url.database("no_such_database").to_url_lossy();
     let error = db::open(url.as_str(), &DatabaseOptions::default()).await.unwrap_err().to_string();
@@ -265,7 +265,7 @@ const ROLE_PASSWORD: &str = "lantern";
 
 #[tokio::test]
 async fn existing_schema_is_used() {
-    let Some(location) = support::postgres_place().await else { return };
+    let Some(location) = support::postgres_location().await else { return };
     let role = format!("sekisho_migrator_{}", std::process::id());
     support::run(&location.url, &format!("DROP ROLE IF EXISTS {role}")).await;
     let prepare = format!(

@@ -12,7 +12,7 @@ use tower::ServiceExt;
 use crate::support::app::{ACCESS_TTL, ORIGIN, PAST_GRACE, TestApp, send_from};
 use crate::support::browser::Browser;
 use crate::support::db;
-use crate::support::http::{Answer, bare, with};
+use crate::support::http::{TestResponse, bare, with};
 
 /// Each `verify.source`, and the auth requests of such a front proxy.
 const FRONT_PROXIES: [(&str, AuthRequestFn); 3] =
@@ -133,7 +133,7 @@ async fn only_trusted_proxies_may_send_auth_requests() {
             assert_eq!((response.header("x-forwarded-user"), cookies(&response).len()), (None, 0));
         }
     }
-    let nobody = app
+    let without_peer = app
         .app
         .forward_auth
         .clone()
@@ -141,7 +141,7 @@ async fn only_trusted_proxies_may_send_auth_requests() {
         .oneshot(with_cookies(&ann, x_original("GET", "/")))
         .await
         .unwrap();
-    assert_eq!(nobody.status(), 403, "no peer address");
+    assert_eq!(without_peer.status(), 403, "no peer address");
     let mapped: SocketAddr = "[::ffff:10.0.0.1]:1".parse().unwrap();
     let mut request = with_cookies(&ann, x_original("GET", "/"));
     request.extensions_mut().insert(Peer(mapped));
@@ -481,16 +481,16 @@ fn with_cookies(browser: &Browser, request: Request<Body>) -> Request<Body> {
     with(request, "cookie", &browser.cookies())
 }
 
-async fn send(app: &TestApp, request: Request<Body>) -> Answer {
+async fn send(app: &TestApp, request: Request<Body>) -> TestResponse {
     send_from(FRONT_PROXY, app.app.forward_auth.clone().unwrap(), request).await
 }
 
-fn cookies(response: &Answer) -> Vec<&HeaderValue> {
+fn cookies(response: &TestResponse) -> Vec<&HeaderValue> {
     response.headers.get_all("set-cookie").iter().collect()
 }
 
 /// Returns the cookies in the single-cookie headers.
-fn single_cookie_headers(response: &Answer) -> Vec<&HeaderValue> {
+fn single_cookie_headers(response: &TestResponse) -> Vec<&HeaderValue> {
     let headers = ["x-set-access-cookie", "x-set-refresh-cookie"];
     headers.iter().flat_map(|name| response.headers.get_all(*name)).collect()
 }

@@ -7,7 +7,7 @@ use sekisho::models::user::Role;
 
 use crate::support::app::{ACCESS_TTL, PASSWORD, PAST_GRACE};
 use crate::support::front_proxy::{Curl, FrontProxyHarness, FrontProxyKind};
-use crate::support::http::{Answer, generously};
+use crate::support::http::{TestResponse, decode_leniently};
 use crate::support::process::until;
 use crate::support::upstream::RecordedRequest;
 
@@ -64,7 +64,7 @@ async fn failing_lua_action_rejects_requests() {
     }
     sign_in(&harness, &curl, "ann@example.com", Role::Admin).await;
     assert_eq!(curl.get("/").await.status, 503);
-    assert!(harness.upstream.has_seen_no_more());
+    assert!(harness.upstream.has_no_more_requests());
 }
 
 async fn curl_stays_signed_in(mut harness: FrontProxyHarness) {
@@ -74,7 +74,7 @@ async fn curl_stays_signed_in(mut harness: FrontProxyHarness) {
     assert_eq!(response.header("www-authenticate"), Some("Bearer"));
     assert_eq!((response.header("location"), response.header("retry-after")), (None, None));
     assert_eq!(curl.ask("/early", &["-I"]).await.status, 401);
-    assert!(harness.upstream.has_seen_no_more(), "rejected by the front proxy");
+    assert!(harness.upstream.has_no_more_requests(), "rejected by the front proxy");
 
     let user = sign_in(&harness, &curl, "ann@example.com", Role::User).await;
     for nth in 1..=5 {
@@ -117,7 +117,7 @@ async fn curl_stays_signed_in(mut harness: FrontProxyHarness) {
     let response = copy.get("/late").await;
     response.problem(401, "logged_out");
     assert_eq!((session_cookie_names(&response).len(), copy.tokens()), (2, None), "cleared: {response:?}");
-    assert!(harness.upstream.has_seen_no_more(), "each request arrived once");
+    assert!(harness.upstream.has_no_more_requests(), "each request arrived once");
 }
 
 /// Any path, method or header that a script of the application could send (P-27).
@@ -195,7 +195,7 @@ async fn identity_headers_of_the_browser_are_replaced(mut harness: FrontProxyHar
     let forged: Vec<Vec<&str>> =
         forged.chunks(60).map(|some| some.iter().flat_map(|forged| ["-H", *forged]).collect()).collect();
     curl.ask("/liar", &forged[0]).await.problem(401, "malformed");
-    assert!(harness.upstream.has_seen_no_more());
+    assert!(harness.upstream.has_no_more_requests());
 
     let user = sign_in(&harness, &curl, "ann@example.com", Role::User).await;
     let identity =
@@ -216,7 +216,7 @@ async fn identity_headers_of_the_browser_are_replaced(mut harness: FrontProxyHar
             curl.ask("/", &["-X", "POST", "-H", forged, "-H", "Origin: http://evil.example"]).await;
         assert_eq!(response.status, 403, "{forged}");
     }
-    assert!(harness.upstream.has_seen_no_more());
+    assert!(harness.upstream.has_no_more_requests());
 }
 
 /// Returns the identity headers with other separators, which CGI and similar interfaces treat alike.
@@ -275,7 +275,7 @@ async fn only_websockets_are_upgraded(mut harness: FrontProxyHarness) {
         ] {
             let upgrade = lines.map(|line| ["-H", line]).concat();
             curl.ask(target, &[&from[..], &settings, &upgrade].concat()).await;
-            while let Some(seen) = harness.upstream.seen_already() {
+            while let Some(seen) = harness.upstream.try_next_request() {
                 let upgrade = seen.all("upgrade");
                 assert!(upgrade.is_empty() || upgrade == ["websocket"], "{target} {lines:?}: {upgrade:?}");
                 assert!(seen.all("http2-settings").is_empty(), "{target} {lines:?}");
@@ -304,7 +304,7 @@ async fn roles_apply_to_every_path_spelling(mut harness: FrontProxyHarness) {
         let response = bob.get(target).await;
         response.problem(403, "forbidden");
         assert_fresh(&response, &bob, &before);
-        assert!(harness.upstream.has_seen_no_more(), "{target}");
+        assert!(harness.upstream.has_no_more_requests(), "{target}");
     }
     for target in [
         "/%61dmin/x",
@@ -340,7 +340,7 @@ async fn roles_apply_to_every_path_spelling(mut harness: FrontProxyHarness) {
     ] {
         bob.get(target).await;
         // No application may interpret a forwarded path as one below `/admin`.
-        while let Some(seen) = harness.upstream.seen_already() {
+        while let Some(seen) = harness.upstream.try_next_request() {
             assert!(!leads_to_admin(&seen.target), "{target} got through as {}", seen.target);
         }
     }
@@ -353,7 +353,7 @@ async fn roles_apply_to_every_path_spelling(mut harness: FrontProxyHarness) {
 
 /// Returns `true` if the path, decoded once and normalized, is `/admin` or below.
 fn leads_to_admin(target: &str) -> bool {
-    let path = generously(target.split('?').next().unwrap());
+    let path = decode_leniently(target.split('?').next().unwrap());
     path.split('/').nth(1).is_some_and(|first| first.eq_ignore_ascii_case("admin"))
 }
 
@@ -382,7 +382,7 @@ async fn cross_origin_requests_are_rejected(mut harness: FrontProxyHarness) {
         }
         assert_eq!(curl.ask("/read", &from).await.status, 200);
         assert_eq!(harness.upstream.seen().await.target, "/read");
-        assert!(harness.upstream.has_seen_no_more(), "{origin} {site}");
+        assert!(harness.upstream.has_no_more_requests(), "{origin} {site}");
     }
     // Preflights are anonymous.
     let preflight = ["-X", "OPTIONS", "-H", &own_origin, "-H", "Access-Control-Request-Method: PUT"];
@@ -396,7 +396,7 @@ async fn errors_are_forwarded_to_the_client(mut harness: FrontProxyHarness) {
     for target in ["/x/%2e%2e/y", "/x%00", "/x\\y"] {
         let status = curl.get(target).await.status.as_u16();
         assert!(matches!(status, 200 | 400 | 404), "{target} {status}");
-        while let Some(seen) = harness.upstream.seen_already() {
+        while let Some(seen) = harness.upstream.try_next_request() {
             assert!(!seen.target.contains("..") && !seen.target.contains('\\'), "{}", seen.target);
         }
     }
@@ -414,18 +414,18 @@ async fn errors_are_forwarded_to_the_client(mut harness: FrontProxyHarness) {
     harness.upstream.seen().await;
 
     // Without Sekisho all requests are rejected.
-    harness.lose_verify();
+    harness.stop_forward_auth();
     let cookies = curl.tokens();
     let status = until("the end of its connections", async || {
         let status = curl.get("/").await.status.as_u16();
-        while harness.upstream.seen_already().is_some() {}
+        while harness.upstream.try_next_request().is_some() {}
         (status != 200).then_some(status)
     })
     .await;
     assert!(matches!(status, 500 | 502 | 503), "{status}");
     assert_eq!(curl.get("/").await.status, status);
     assert_eq!(curl.tokens(), cookies);
-    assert!(harness.upstream.has_seen_no_more());
+    assert!(harness.upstream.has_no_more_requests());
 }
 
 /// Creates a user, signs in, and returns the user's ID.
@@ -441,7 +441,7 @@ async fn sign_in(harness: &FrontProxyHarness, curl: &Curl, email: &str, role: Ro
 
 /// Checks that both cookies were replaced, that the response is not cacheable, and that the application's
 /// cookie is there unless the request was rejected.
-fn assert_fresh(response: &Answer, curl: &Curl, before: &[String; 2]) {
+fn assert_fresh(response: &TestResponse, curl: &Curl, before: &[String; 2]) {
     let after = curl.tokens().unwrap();
     assert!(before[0] != after[0] && before[1] != after[1], "{before:?} {after:?}");
     let cookies = response.set_cookies();
@@ -457,7 +457,7 @@ fn assert_fresh(response: &Answer, curl: &Curl, before: &[String; 2]) {
 }
 
 /// Returns the names of the session cookies that the response sets or clears.
-fn session_cookie_names(response: &Answer) -> Vec<String> {
+fn session_cookie_names(response: &TestResponse) -> Vec<String> {
     let names = response.set_cookies().into_iter().map(|cookie| cookie.name);
     names.filter(|name| name.starts_with("__Host-")).collect()
 }

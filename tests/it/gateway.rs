@@ -40,7 +40,7 @@ async fn required_route_responds_401_without_upstream() {
     }
     let response = gateway.ask(get("/").header("authorization", "Bearer x.y.z")).await;
     response.problem(401, "malformed");
-    assert!(upstream.has_seen_no_more());
+    assert!(upstream.has_no_more_requests());
 }
 
 #[tokio::test]
@@ -128,7 +128,7 @@ async fn unavailable_database_is_503_and_keeps_sessions() {
         assert!(response.header("retry-after").is_some());
         assert_eq!(SessionCookies::of(&response), None);
     }
-    assert!(upstream.has_seen_no_more());
+    assert!(upstream.has_no_more_requests());
     assert_eq!(gateway.ask(get("/open").header("cookie", session_cookies.line())).await.status, 200);
 }
 
@@ -145,7 +145,7 @@ async fn valid_token_without_database_follows_on_store_loss() {
         let response = gateway.ask(get("/").header("cookie", session_cookies.line())).await;
         assert_eq!(response.status.as_u16(), status);
         assert_eq!(response.header("x-session-event"), Some("store_unavailable"));
-        assert_eq!(upstream.has_seen_no_more(), status == 503);
+        assert_eq!(upstream.has_no_more_requests(), status == 503);
     }
 }
 
@@ -162,7 +162,7 @@ async fn missing_role_is_403_with_fresh_cookies() {
     assert_ne!(fresh, session_cookies);
     gateway.ask(get("/").header("cookie", fresh.line())).await.problem(403, "forbidden");
     gateway.ask(get("/")).await.problem(401, "missing");
-    assert!(upstream.has_seen_no_more());
+    assert!(upstream.has_no_more_requests());
 }
 
 #[tokio::test]
@@ -179,7 +179,7 @@ async fn post_is_refreshed_first_and_forwarded_once() {
     let seen = upstream.seen().await;
     assert_eq!((seen.method.as_str(), seen.length), ("POST", 8));
     assert_eq!(seen.all("x-forwarded-email"), ["taro@example.jp"]);
-    assert!(upstream.has_seen_no_more());
+    assert!(upstream.has_no_more_requests());
 
     let fresh = SessionCookies::of(&response).unwrap();
     let response = gateway.ask(get("/").header("cookie", fresh.line())).await;
@@ -211,7 +211,7 @@ async fn stalled_body_does_not_hold_a_handler() {
 
 #[tokio::test]
 async fn session_and_upstream_cookies_never_mix() {
-    let mut upstream = Upstream::answering(|_| {
+    let mut upstream = Upstream::responding_with(|_| {
         let response = Response::builder()
             .header("set-cookie", "theirs=1; Path=/")
             .header("set-cookie", "__Host-access_token=stolen; Path=/; Secure")
@@ -245,7 +245,7 @@ async fn session_and_upstream_cookies_never_mix() {
 
 #[tokio::test]
 async fn cacheable_and_not_modified_responses_carry_no_cookies() {
-    let mut upstream = Upstream::answering(|seen| {
+    let mut upstream = Upstream::responding_with(|seen| {
         let response = Response::builder().header("etag", "\"1\"");
         let response = match seen.target.as_str() {
             "/public" => response.header("cache-control", "public, max-age=60"),

@@ -14,7 +14,7 @@ use crate::revocations::wait_for_rejection;
 use crate::support::app::{PAST_GRACE, TestApp, on_each_database};
 use crate::support::browser::{ACCESS, Browser, REFRESH};
 use crate::support::db::{self, TestDatabase};
-use crate::support::http::{Answer, get, post};
+use crate::support::http::{TestResponse, get, post};
 use crate::support::process::until;
 use crate::support::upstream::GatedUpstream;
 
@@ -125,13 +125,13 @@ struct LateResponseFixture {
     upstream: GatedUpstream,
     ann: Browser,
     session: SessionId,
-    in_flight: JoinSet<(usize, Answer)>,
+    in_flight: JoinSet<(usize, TestResponse)>,
 }
 
 impl LateResponseFixture {
     async fn new(database: TestDatabase) -> Self {
         let mut upstream = GatedUpstream::start().await;
-        let app = TestApp::in_front_of(&upstream.url(), database).await;
+        let app = TestApp::with_upstream(&upstream.url(), database).await;
         let replicas = [app.app.clone(), app.replica().await];
         app.user("ann@example.com").await;
         let mut ann = app.browser();
@@ -161,7 +161,7 @@ impl LateResponseFixture {
     }
 
     /// Releases the upstream, and returns each response with its replica.
-    async fn late_responses(&mut self) -> Vec<(usize, Answer)> {
+    async fn late_responses(&mut self) -> Vec<(usize, TestResponse)> {
         self.upstream.release(REQUESTS);
         let in_flight = std::mem::take(&mut self.in_flight);
         let responses = in_flight.join_all().await;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::support::app::{ACCESS_TTL, IDLE_TTL, PASSWORD, TestApp, on_each_database};
 use crate::support::browser::{ACCESS, REFRESH};
 use crate::support::db::TestDatabase;
-use crate::support::http::{Answer, bare, form, get, post, with, with_body};
+use crate::support::http::{TestResponse, bare, form, get, post, with, with_body};
 
 on_each_database! {
     sign_in_sets_two_cookies_and_returns_no_token
@@ -257,8 +257,8 @@ async fn password_change_requires_a_strong_and_the_current_password(database: Te
     response.problem(403, "wrong_password");
     ann.post("/auth/password", &change(PASSWORD, "too short")).await.problem(400, "invalid_request");
     ann.post("/auth/password", &json!({"new_password": NEW_PASSWORD})).await.problem(400, "invalid_request");
-    let nobody = app.browser().post("/auth/password", &change(PASSWORD, NEW_PASSWORD)).await;
-    nobody.problem(401, "missing");
+    let anonymous = app.browser().post("/auth/password", &change(PASSWORD, NEW_PASSWORD)).await;
+    anonymous.problem(401, "missing");
     assert_eq!(app.send(login("ann@example.com", PASSWORD)).await.status, 200, "nothing was changed");
 }
 
@@ -385,7 +385,7 @@ fn change(current: &str, new: &str) -> Value {
 }
 
 /// Returns name, value and attributes of both cookies as sent.
-fn both_cookies(response: &Answer) -> [(String, String, String); 2] {
+fn both_cookies(response: &TestResponse) -> [(String, String, String); 2] {
     let lines = response.headers.get_all("set-cookie").iter().map(|line| line.to_str().unwrap());
     let mut cookies: Vec<_> = lines
         .map(|line| {
@@ -400,7 +400,7 @@ fn both_cookies(response: &Answer) -> [(String, String, String); 2] {
     cookies
 }
 
-fn assert_contains_no_token(response: &Answer, tokens: &[String]) {
+fn assert_contains_no_token(response: &TestResponse, tokens: &[String]) {
     let body = String::from_utf8(response.body.clone()).unwrap();
     assert!(!tokens.iter().any(|token| body.contains(token)), "the body contains a token: {body}");
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::support::app::{PAST_GRACE, TestApp, on_each_database};
 use crate::support::browser::{ACCESS, Browser, REFRESH};
 use crate::support::db::TestDatabase;
-use crate::support::http::{Answer, bare, form, get, post, with};
+use crate::support::http::{TestResponse, bare, form, get, post, with};
 
 on_each_database! {
     logout_terminates_the_session_and_clears_cookies
@@ -201,7 +201,7 @@ async fn safe_methods_never_sign_out(database: TestDatabase) {
 
 /// Checks that both cookies are cleared with their original attributes, and that none is set.
 #[track_caller]
-fn assert_clears(response: &Answer) {
+fn assert_clears(response: &TestResponse) {
     let mut cookies = response.set_cookies();
     cookies.sort_by(|a, b| a.name.cmp(&b.name));
     let names: Vec<_> = cookies.iter().map(|cookie| cookie.name.as_str()).collect();

@@ -11,8 +11,8 @@ use tokio::time::timeout;
 
 use crate::support::app::{PASSWORD, PAST_GRACE, TestApp, on_each_database};
 use crate::support::db::TestDatabase;
-use crate::support::iterations::{random_for, rounds};
-use crate::support::process::PATIENCE;
+use crate::support::iterations::{rng_for, rounds};
+use crate::support::process::PROCESS_TIMEOUT;
 use crate::support::socket_browser::SocketBrowser;
 use crate::support::upstream::GatedUpstream;
 
@@ -22,9 +22,9 @@ on_each_database! {
 
 async fn lost_response_causes_no_sign_out(database: TestDatabase) {
     let cuts = rounds("SEKISHO_TEST_CUTS", 30);
-    let mut random = random_for("cuts");
+    let mut random = rng_for("cuts");
     let mut upstream = GatedUpstream::start().await;
-    let app = TestApp::in_front_of(&upstream.url(), database).await;
+    let app = TestApp::with_upstream(&upstream.url(), database).await;
     app.user("ann@example.com").await;
     let server = app.listen().await;
     let mut ann = SocketBrowser::default();
@@ -75,7 +75,7 @@ async fn cut_after_the_commit(
             tokio::task::yield_now().await;
         }
     };
-    timeout(PATIENCE, committed).await.expect("a rotation");
+    timeout(PROCESS_TIMEOUT, committed).await.expect("a rotation");
     drop(socket);
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::support::app::{TestApp, on_each_database};
 use crate::support::browser::Browser;
 use crate::support::db::TestDatabase;
-use crate::support::http::Answer;
+use crate::support::http::TestResponse;
 
 on_each_database! {
     movies_can_be_created_read_replaced_and_deleted
@@ -236,7 +236,7 @@ impl App {
         app
     }
 
-    async fn read(&self, uri: &str) -> Answer {
+    async fn read(&self, uri: &str) -> TestResponse {
         self.send("GET", uri, Some(Role::User), None, "").await
     }
 
@@ -246,7 +246,7 @@ impl App {
         response.json()
     }
 
-    async fn write(&self, method: &str, uri: &str, body: &Value) -> Answer {
+    async fn write(&self, method: &str, uri: &str, body: &Value) -> TestResponse {
         self.send(method, uri, Some(Role::Admin), Some("application/json"), &body.to_string()).await
     }
 
@@ -257,7 +257,7 @@ impl App {
         role: Option<Role>,
         content_type: Option<&str>,
         body: &str,
-    ) -> Answer {
+    ) -> TestResponse {
         let mut request = Request::builder().method(method).uri(uri);
         if let Some(content_type) = content_type {
             request = request.header("content-type", content_type);

@@ -43,7 +43,7 @@ async fn curl_and_nginx_notice_nothing_of_expiry(location: DatabaseLocation) {
     assert_refreshed(&first_write, &writes.tokens());
 
     assert_eq!(reads.curl("/last", &[]).await, 200);
-    let seen = nginx.seen_until("/last").await;
+    let seen = nginx.requests_until("/last").await;
     let targets: Vec<_> =
         seen.iter().map(|request| format!("{} {}", request["method"], request["uri"])).collect();
     assert_eq!(

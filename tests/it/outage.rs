@@ -20,7 +20,7 @@ use crate::support::chaos_proxy::TcpChaosProxy;
 use crate::support::db::{TestDatabase, postgres};
 use crate::support::fair_clock::FairInstant;
 use crate::support::gateway::{SessionCookies, TestGateway, TestGatewayBuilder, get, route};
-use crate::support::http::Answer;
+use crate::support::http::TestResponse;
 use crate::support::process::until;
 use crate::support::upstream::Upstream;
 
@@ -194,12 +194,12 @@ impl RemoteDatabase {
     }
 }
 
-async fn send(gateway: &TestGateway, cookies: &SessionCookies) -> Answer {
+async fn send(gateway: &TestGateway, cookies: &SessionCookies) -> TestResponse {
     gateway.ask(get("/").header("cookie", cookies.line())).await
 }
 
 /// Checks for a 503 that leaves the session untouched.
-fn assert_unavailable(response: &Answer) {
+fn assert_unavailable(response: &TestResponse) {
     response.problem(503, "store_unavailable");
     assert_eq!(response.event(), Some("store_unavailable"));
     assert!(response.header("retry-after").is_some());

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::app::TestApp;
 use crate::support::db;
-use crate::support::http::{Answer, bare, get, with};
+use crate::support::http::{TestResponse, bare, get, with};
 
 #[tokio::test]
 async fn every_referenced_file_is_served() {
@@ -126,7 +126,7 @@ async fn docs_have_one_address() {
     assert_eq!((response.status.as_u16(), response.header("location")), (308, Some("/docs")));
 }
 
-fn text(response: &Answer) -> String {
+fn text(response: &TestResponse) -> String {
     String::from_utf8(response.body.clone()).expect("UTF-8")
 }
 

@@ -14,12 +14,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use crate::support::paused_clock::PausedClock;
-use crate::support::proxy_server::{ProxyServer, code, connect, exchange, fed, get, request, text};
-use crate::support::upstream::{Upstream, listen, nobody, read_head, saying, serve};
+use crate::support::proxy_server::{ProxyServer, channel_body, code, connect, exchange, get, request, text};
+use crate::support::upstream::{Upstream, closed_address, listen, raw_upstream, read_head, serve};
 
 #[tokio::test]
 async fn request_and_response_are_forwarded() {
-    let mut upstream = Upstream::answering(|_| {
+    let mut upstream = Upstream::responding_with(|_| {
         let response = Response::builder().status(418).header("x-answer", "yes").header("x-answer", "and no");
         response.body(Body::from("tea")).unwrap()
     })
@@ -93,9 +93,10 @@ async fn paths_and_queries_arrive_byte_for_byte() {
 #[tokio::test]
 async fn large_bodies_are_forwarded_both_ways() {
     let pieces = || (0..160_u8).map(|piece| Ok::<_, Infallible>(Bytes::from(vec![piece; 65_536])));
-    let mut upstream =
-        Upstream::answering(move |_| Response::new(Body::from_stream(futures_util::stream::iter(pieces()))))
-            .await;
+    let mut upstream = Upstream::responding_with(move |_| {
+        Response::new(Body::from_stream(futures_util::stream::iter(pieces())))
+    })
+    .await;
     let proxy = ProxyServer::to(upstream.url()).start().await;
     let whole: Vec<u8> = pieces().flat_map(|piece| piece.unwrap()).collect();
     let hash = digest::digest(&digest::SHA256, &whole);
@@ -119,7 +120,7 @@ async fn bodies_are_streamed() {
     .await;
     let proxy = ProxyServer::to(format!("http://{upstream}")).start().await;
 
-    let (feed, body) = fed();
+    let (feed, body) = channel_body();
     let response = connect(proxy).await.send_request(request("POST", "/", body)).await.unwrap();
     let mut response = response.into_body().into_data_stream();
     for piece in ["one", "two", "three"] {
@@ -132,9 +133,9 @@ async fn bodies_are_streamed() {
 
 #[tokio::test]
 async fn events_arrive_before_the_stream_ends() {
-    let (feed, body) = fed();
+    let (feed, body) = channel_body();
     let body = std::sync::Mutex::new(Some(body));
-    let upstream = Upstream::answering(move |_| {
+    let upstream = Upstream::responding_with(move |_| {
         let events = body.lock().unwrap().take().unwrap();
         Response::builder().header("content-type", "text/event-stream").body(events).unwrap()
     })
@@ -218,7 +219,8 @@ async fn request_read_by_an_upstream_is_not_retried() {
 #[tokio::test]
 async fn connection_with_leftover_bytes_is_not_reused() {
     let upstream =
-        saying(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nX-Evil: 1\r\n\r\n").await;
+        raw_upstream(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nX-Evil: 1\r\n\r\n")
+            .await;
     let proxy = ProxyServer::to(upstream).start().await;
     for _ in 0..3 {
         let response = get(proxy, "/", "").await;
@@ -240,7 +242,7 @@ async fn early_response_is_forwarded() {
     })
     .await;
     let proxy = ProxyServer::to(format!("http://{upstream}")).start().await;
-    let (feed, body) = fed();
+    let (feed, body) = channel_body();
     feed.send("begun").unwrap();
     let mut client = connect(proxy).await;
     let response = client.send_request(request("POST", "/", body)).await.unwrap();
@@ -253,7 +255,7 @@ async fn early_response_is_forwarded() {
 
 #[tokio::test]
 async fn unreachable_upstream_is_502() {
-    let proxy = ProxyServer::to(format!("http://{}", nobody())).start().await;
+    let proxy = ProxyServer::to(format!("http://{}", closed_address())).start().await;
     let response = connect(proxy).await.send_request(request("POST", "/", Body::from("x"))).await.unwrap();
     assert_eq!(code(response).await, (StatusCode::BAD_GATEWAY, "upstream_unreachable".to_owned()));
 }
@@ -271,7 +273,7 @@ async fn non_http_response_is_502() {
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nX-A: b",
     ] {
-        let proxy = ProxyServer::to(saying(nonsense).await).start().await;
+        let proxy = ProxyServer::to(raw_upstream(nonsense).await).start().await;
         let response = connect(proxy).await.send_request(request("GET", "/", Body::empty())).await.unwrap();
         let shown = String::from_utf8_lossy(nonsense);
         assert_eq!(code(response).await, (StatusCode::BAD_GATEWAY, "upstream_error".to_owned()), "{shown}");
@@ -286,7 +288,7 @@ async fn truncated_response_does_not_look_complete() {
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n8\r\nhalf",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\nzz\r\n",
     ] {
-        let proxy = ProxyServer::to(saying(half).await).start().await;
+        let proxy = ProxyServer::to(raw_upstream(half).await).start().await;
         let response = connect(proxy).await.send_request(request("GET", "/", Body::empty())).await.unwrap();
         assert_eq!(response.status(), 200);
         assert!(response.into_body().collect().await.is_err(), "{}", String::from_utf8_lossy(half));
@@ -357,7 +359,7 @@ async fn slow_upload_does_not_count_as_a_slow_response() {
     for early in [false, true] {
         let (upstream, mut pieces) = start_reporting_upstream(early).await;
         let proxy = ProxyServer::to(upstream).start().await;
-        let (feed, body) = fed();
+        let (feed, body) = channel_body();
         let mut client = connect(proxy).await;
         let response = tokio::spawn(client.send_request(request("POST", "/", body)));
         for _ in 0..5 {
@@ -375,7 +377,7 @@ async fn stalled_upload_times_out() {
     let (upstream, mut pieces) = start_reporting_upstream(false).await;
     let proxy = ProxyServer::to(upstream).start().await;
     let clock = PausedClock::new();
-    let (feed, body) = fed();
+    let (feed, body) = channel_body();
     let mut client = connect(proxy).await;
     let response = tokio::spawn(client.send_request(request("POST", "/", body)));
     feed.send("begun").unwrap();
@@ -406,9 +408,10 @@ async fn upstream_that_stops_reading_times_out() {
 
 #[tokio::test]
 async fn stalled_response_is_aborted() {
-    let (feed, body) = fed();
+    let (feed, body) = channel_body();
     let body = std::sync::Mutex::new(Some(body));
-    let upstream = Upstream::answering(move |_| Response::new(body.lock().unwrap().take().unwrap())).await;
+    let upstream =
+        Upstream::responding_with(move |_| Response::new(body.lock().unwrap().take().unwrap())).await;
     let proxy = ProxyServer::to(upstream.url()).start().await;
     let clock = PausedClock::new();
     let response = connect(proxy).await.send_request(request("GET", "/", Body::empty())).await.unwrap();
@@ -435,9 +438,9 @@ async fn body_beyond_the_limit_is_413() {
 
     let too_large = (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large".to_owned());
     assert_eq!(code(ask(Body::from("123456789")).await).await, too_large);
-    assert!(upstream.has_seen_no_more());
+    assert!(upstream.has_no_more_requests());
 
-    let (feed, unknown_length) = fed();
+    let (feed, unknown_length) = channel_body();
     feed.send("12345678").unwrap();
     feed.send("9").unwrap();
     assert_eq!(code(ask(unknown_length).await).await, too_large);
@@ -488,7 +491,7 @@ async fn rejected_request_gets_no_100_continue() {
 
 #[tokio::test]
 async fn bodiless_responses_stay_bodiless() {
-    let upstream = Upstream::answering(|seen| {
+    let upstream = Upstream::responding_with(|seen| {
         let status: u16 = seen.target[1..].parse().unwrap();
         let length = if status == 200 { "5" } else { "0" };
         let mut response = Response::builder().status(status).header("etag", "\"1\"");
@@ -511,7 +514,7 @@ async fn bodiless_responses_stay_bodiless() {
 
 #[tokio::test]
 async fn redirects_are_forwarded_to_the_client() {
-    let mut upstream = Upstream::answering(|_| {
+    let mut upstream = Upstream::responding_with(|_| {
         Response::builder().status(302).header("location", "http://127.0.0.1:1/").body(Body::empty()).unwrap()
     })
     .await;
@@ -519,18 +522,18 @@ async fn redirects_are_forwarded_to_the_client() {
     let response = get(proxy, "/", "").await;
     assert!(response.starts_with("HTTP/1.1 302 ") && response.contains("location: http://127.0.0.1:1/\r\n"));
     upstream.seen().await;
-    assert!(upstream.has_seen_no_more());
+    assert!(upstream.has_no_more_requests());
 }
 
 #[tokio::test]
 async fn http10_clients_and_upstreams_are_supported() {
-    let mut upstream = Upstream::answering(|_| Response::new(Body::from("body"))).await;
+    let mut upstream = Upstream::responding_with(|_| Response::new(Body::from("body"))).await;
     let proxy = ProxyServer::to(upstream.url()).start().await;
     let response = exchange(proxy, "GET / HTTP/1.0\r\n\r\n").await;
     assert!(response.starts_with("HTTP/1.0 200 OK\r\n") && response.ends_with("\r\n\r\nbody"), "{response}");
     assert_eq!(upstream.seen().await.all("host"), [upstream.address().to_string()]);
 
-    let proxy = ProxyServer::to(saying(b"HTTP/1.0 200 OK\r\n\r\nuntil the end").await).start().await;
+    let proxy = ProxyServer::to(raw_upstream(b"HTTP/1.0 200 OK\r\n\r\nuntil the end").await).start().await;
     let response = get(proxy, "/", "").await;
     assert!(response.starts_with("HTTP/1.1 200 OK\r\n") && response.contains("until the end"), "{response}");
 }

@@ -9,7 +9,7 @@ use sekisho::proxy::{RouteSpec, Routes, UpstreamTokens};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::proxy_server::{ProxyServer, exchange, forwarded, get};
-use crate::support::upstream::{RecordedRequest, Upstream, listen, read_head, saying};
+use crate::support::upstream::{RecordedRequest, Upstream, listen, raw_upstream, read_head};
 
 /// Issues a readable token to every user of the role `user`.
 struct SubjectTokens;
@@ -32,7 +32,7 @@ async fn forwarded_request(proxy: ProxyServer, upstream: &mut Upstream, headers:
 async fn proxied_response(headers: &'static str) -> String {
     let response =
         Box::leak(format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{headers}\r\n").into_boxed_str());
-    let proxy = ProxyServer::to(saying(response.as_bytes()).await).start().await;
+    let proxy = ProxyServer::to(raw_upstream(response.as_bytes()).await).start().await;
     get(proxy, "/", "").await
 }
 
@@ -131,7 +131,7 @@ async fn unrepresentable_user_is_not_anonymous() {
     }
     let response = get(proxy.start().await, "/", "").await;
     assert!(response.starts_with("HTTP/1.1 500 ") && response.contains("identity_unusable"), "{response}");
-    assert!(upstream.has_seen_no_more());
+    assert!(upstream.has_no_more_requests());
 
     let mut proxy = ProxyServer::to(upstream.url()).signed_in(&[]);
     if let Some(identity) = &mut proxy.identity {
@@ -264,7 +264,7 @@ async fn ambiguous_host_is_rejected() {
         let response = exchange(proxy, format!("GET / HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n")).await;
         assert!(response.starts_with("HTTP/1.1 400 "), "{hosts} {response}");
     }
-    assert!(upstream.has_seen_no_more());
+    assert!(upstream.has_no_more_requests());
 }
 
 #[tokio::test]
@@ -293,7 +293,7 @@ async fn ambiguous_paths_are_rejected() {
     }
     let response = get(proxy, "/elsewhere", "").await;
     assert!(response.starts_with("HTTP/1.1 404 ") && response.contains("no_route"), "{response}");
-    assert!(upstream.has_seen_no_more());
+    assert!(upstream.has_no_more_requests());
 }
 
 #[tokio::test]
@@ -310,7 +310,7 @@ async fn connect_and_trace_are_rejected() {
     let tunnel =
         exchange(proxy, "CONNECT evil:443 HTTP/1.1\r\nHost: evil:443\r\nConnection: close\r\n\r\n").await;
     assert!(tunnel.starts_with("HTTP/1.1 40"), "{tunnel}");
-    assert!(upstream.has_seen_no_more());
+    assert!(upstream.has_no_more_requests());
     exchange(proxy, "PROPFIND / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
     assert_eq!(upstream.seen().await.method, "PROPFIND");
 }
@@ -328,7 +328,7 @@ async fn route_requires_one_of_its_roles() {
             "{response}"
         );
     }
-    assert!(upstream.has_seen_no_more());
+    assert!(upstream.has_no_more_requests());
     forwarded_request(proxy.signed_in(&["user", "editor"]), &mut upstream, "").await;
 }
 
@@ -369,7 +369,7 @@ async fn trailers_are_filtered_like_headers() {
     assert_eq!(names(&seen.trailers), ["x-sum"]);
     assert_eq!(seen.all("te"), ["trailers"]);
 
-    let upstream = saying(
+    let upstream = raw_upstream(
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: x-sum, x-session-event\r\n\r\n\
           1\r\nx\r\n0\r\nX-Sum: 7\r\nX-Session-Event: rotated\r\nSet-Cookie: __Host-access_token=t\r\n\r\n",
     )
@@ -428,7 +428,7 @@ async fn problem_details_have_codes() {
 
 #[tokio::test]
 async fn upstream_problem_details_are_forwarded_unchanged() {
-    let upstream = Upstream::answering(|_| {
+    let upstream = Upstream::responding_with(|_| {
         let response = Response::builder().status(401).header("www-authenticate", "Digest realm=\"x\"");
         response.body(Body::from("theirs")).unwrap()
     })

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::support::app::{ACCESS_TTL, PAST_GRACE, TestApp, on_each_database};
 use crate::support::browser::{ACCESS, Browser, REFRESH};
 use crate::support::db::TestDatabase;
-use crate::support::http::{Answer, get};
+use crate::support::http::{TestResponse, get};
 
 on_each_database! {
     responses_of_tabs_may_arrive_in_any_order
@@ -35,7 +35,7 @@ async fn responses_of_tabs_may_arrive_in_any_order(database: TestDatabase) {
     for round in 0..12 {
         app.expire();
         let mut responses =
-            ann.ask_at_once(&["/auth/session", "/movies", "/auth/sessions", "/movies/1"]).await;
+            ann.get_concurrently(&["/auth/session", "/movies", "/auth/sessions", "/movies/1"]).await;
         responses.rotate_left(round % 4);
         // Cookies are stored in order of arrival, so access and refresh token may be of different responses.
         for response in &responses {
@@ -268,7 +268,7 @@ async fn restored_backup_is_caught_up(database: TestDatabase) {
     let mut ann = ann.with_service(app.app.public.clone());
     assert_eq!(ann.get("/auth/session").await.event(), None);
     app.expire();
-    let (before, responses) = (ann.clone(), ann.ask_at_once(&["/auth/session"; 20]).await);
+    let (before, responses) = (ann.clone(), ann.get_concurrently(&["/auth/session"; 20]).await);
     assert!(responses.iter().all(|response| response.status == 200), "{responses:?}");
     assert_eq!(events(&responses, "caught_up"), 1);
     assert_eq!(events(&responses, "replayed"), 19);
@@ -303,6 +303,6 @@ async fn signed_in(database: TestDatabase) -> (TestApp, Browser, SessionId) {
     (app, ann, session)
 }
 
-fn events(responses: &[Answer], event: &str) -> usize {
+fn events(responses: &[TestResponse], event: &str) -> usize {
     responses.iter().filter(|response| response.event() == Some(event)).count()
 }

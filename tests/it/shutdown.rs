@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use crate::lifecycle::{self, open_route};
 use crate::support::db;
 use crate::support::fair_clock::FairInstant;
-use crate::support::process::{PATIENCE, TestDeployment, signal, until};
+use crate::support::process::{PROCESS_TIMEOUT, TestDeployment, signal, until};
 use crate::support::socket_browser::SocketBrowser;
 use crate::support::upstream::{GatedUpstream, Upstream};
 
@@ -25,7 +25,7 @@ async fn is_closed(address: SocketAddr) -> bool {
 #[tokio::test]
 async fn shutdown_finishes_requests_and_refuses_new_ones() {
     let mut upstream = GatedUpstream::start().await;
-    let deployment = TestDeployment::new(db::sqlite_place().await.unwrap()).await;
+    let deployment = TestDeployment::new(db::sqlite_location().await.unwrap()).await;
     deployment.forward_to(upstream.url());
     deployment.user("ann@example.com", "user").await;
     let server = deployment.serve().await;
@@ -51,8 +51,8 @@ async fn shutdown_finishes_requests_and_refuses_new_ones() {
 /// During `drain_delay` requests are served, while `/readyz` already reports 503.
 #[tokio::test]
 async fn drain_delay_serves_requests_while_readyz_is_503() {
-    let upstream = Upstream::answering(|_| Response::new("well".into())).await;
-    let deployment = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
+    let upstream = Upstream::responding_with(|_| Response::new("well".into())).await;
+    let deployment = TestDeployment::without_keys(db::sqlite_location().await.unwrap());
     deployment
         .write("sekisho.toml", &lifecycle::config("drain_delay = '3s'", &open_route("/", &upstream.url())));
     let server = deployment.serve().await;
@@ -88,7 +88,7 @@ async fn drain_delay_serves_requests_while_readyz_is_503() {
 #[tokio::test]
 async fn second_signal_stops_at_once() {
     let mut upstream = GatedUpstream::start().await;
-    let deployment = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
+    let deployment = TestDeployment::without_keys(db::sqlite_location().await.unwrap());
     deployment.write("sekisho.toml", &lifecycle::config("", &open_route("/", &upstream.url())));
     let server = deployment.serve().await;
     let public = server.public;
@@ -97,12 +97,12 @@ async fn second_signal_stops_at_once() {
     });
     upstream.arrived(1).await;
     server.terminate();
-    server.says("shutting down", 1).await;
+    server.wait_for_log("shutting down", 1).await;
     // SIGHUP does not count as a second signal.
     server.hang_up();
     let terminated_at = FairInstant::now();
     server.terminate();
-    let (status, log) = server.ended_saying().await;
+    let (status, log) = server.wait_with_log().await;
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(log.lines().last().unwrap().contains("second shutdown signal"), "{log}");
     assert!(terminated_at.elapsed() < Duration::from_secs(15), "much less than server.drain");
@@ -113,24 +113,24 @@ async fn second_signal_stops_at_once() {
 async fn sighup_interrupts_neither_start_nor_shutdown() {
     // A database server that accepts connections and never responds.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let mut deployment = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
+    let mut deployment = TestDeployment::without_keys(db::sqlite_location().await.unwrap());
     deployment.set("database.url", &format!("postgres://nobody@{}/none", silent.local_addr().unwrap()));
     let mut starting = deployment.command(&["serve"]).spawn().unwrap();
-    let (connection, _) = timeout(PATIENCE, silent.accept()).await.unwrap().unwrap();
+    let (connection, _) = timeout(PROCESS_TIMEOUT, silent.accept()).await.unwrap().unwrap();
     signal(&starting, Signal::HUP);
     drop((connection, silent));
-    let status = timeout(PATIENCE, starting.wait()).await.unwrap().unwrap();
+    let status = timeout(PROCESS_TIMEOUT, starting.wait()).await.unwrap().unwrap();
     assert_eq!(status.code(), Some(1), "no database: {status}");
 
     let mut upstream = GatedUpstream::start().await;
-    let deployment = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
+    let deployment = TestDeployment::without_keys(db::sqlite_location().await.unwrap());
     deployment.write("sekisho.toml", &lifecycle::config("", &open_route("/", &upstream.url())));
     let server = deployment.serve().await;
     let public = server.public;
     let in_flight = tokio::spawn(async move { SocketBrowser::default().status(public, "/").await });
     upstream.arrived(1).await;
     server.terminate();
-    server.says("shutting down", 1).await;
+    server.wait_for_log("shutting down", 1).await;
     server.hang_up();
     upstream.release(1);
     assert_eq!(in_flight.await.unwrap(), 200);
@@ -139,7 +139,7 @@ async fn sighup_interrupts_neither_start_nor_shutdown() {
 
 #[tokio::test]
 async fn idle_connection_does_not_delay_shutdown() {
-    let deployment = TestDeployment::new(db::sqlite_place().await.unwrap()).await;
+    let deployment = TestDeployment::new(db::sqlite_location().await.unwrap()).await;
     let server = deployment.serve().await;
     let idle = TcpStream::connect(server.public).await.unwrap();
     let mut browser = SocketBrowser::default();
@@ -151,7 +151,7 @@ async fn idle_connection_does_not_delay_shutdown() {
 
 #[tokio::test]
 async fn sessions_survive_a_restart() {
-    let deployment = TestDeployment::new(db::sqlite_place().await.unwrap()).await;
+    let deployment = TestDeployment::new(db::sqlite_location().await.unwrap()).await;
     deployment.user("ann@example.com", "user").await;
     let server = deployment.serve().await;
     let mut browser = SocketBrowser::signed_in(server.public, "ann@example.com").await;

@@ -17,9 +17,9 @@ use serde_json::{Value, json};
 use crate::support::app::{
     ABSOLUTE_TTL, ACCESS_TTL, GRACE, IDLE_TTL, PASSWORD, PAST_GRACE, TestApp, on_each_database,
 };
-use crate::support::browser::{ACCESS, Jar, REFRESH};
+use crate::support::browser::{ACCESS, CookieJar, REFRESH};
 use crate::support::db::{self, TestDatabase};
-use crate::support::http::{Answer, bare, form, get, with};
+use crate::support::http::{TestResponse, bare, form, get, with};
 
 on_each_database! {
     expired_token_is_refreshed_in_the_same_response
@@ -295,7 +295,7 @@ async fn valid_access_token_takes_precedence(database: TestDatabase) {
     let bob_session = bob.sign_in("bob@example.com").await;
     app.clock.advance(ACCESS_TTL - Duration::from_secs(10));
     let mut mixed = ann.clone();
-    mixed.jar = Jar::of(&ann, &bob);
+    mixed.jar = CookieJar::of(&ann, &bob);
     let response = mixed.get("/auth/session").await;
     assert_eq!((response.status.as_u16(), response.event()), (200, None));
     assert_eq!(response.json()["user"]["email"], "ann@example.com");
@@ -317,7 +317,7 @@ async fn refresh_token_identifies_the_user_after_expiry(database: TestDatabase) 
     let mut ann = app.browser();
     let session = ann.sign_in("ann@example.com").await;
     app.expire();
-    ann.jar = Jar::of(&bob, &ann);
+    ann.jar = CookieJar::of(&bob, &ann);
     let response = ann.get("/auth/session").await;
     assert_eq!(
         response.json()["user"]["email"],
@@ -434,7 +434,7 @@ async fn tokens_of_another_key_terminate_no_session(database: TestDatabase) {
         let response = app.send(with(get("/auth/session"), "authorization", &bearer)).await;
         assert_eq!(response.status, 401);
 
-        mixed.jar = Jar::of(&ann, &foreign);
+        mixed.jar = CookieJar::of(&ann, &foreign);
         let response = mixed.get("/auth/session").await;
         assert_eq!(response.status == 200, event.is_none(), "a valid access token takes precedence");
         assert_eq!(ann.get("/auth/session").await.event(), event, "no session was terminated");
@@ -443,7 +443,7 @@ async fn tokens_of_another_key_terminate_no_session(database: TestDatabase) {
 }
 
 #[track_caller]
-fn assert_sets_both(response: &Answer, lifetime: u64) {
+fn assert_sets_both(response: &TestResponse, lifetime: u64) {
     let cookies = response.set_cookies();
     assert_eq!(cookies.len(), 2, "{response:?}");
     for (cookie, name) in cookies.iter().zip([ACCESS, REFRESH]) {
@@ -458,7 +458,7 @@ fn assert_sets_both(response: &Answer, lifetime: u64) {
 
 /// Checks for a 401 with this event, and whether the cookies are cleared.
 #[track_caller]
-fn assert_terminated(response: &Answer, event: &str, cleared: bool) {
+fn assert_terminated(response: &TestResponse, event: &str, cleared: bool) {
     response.problem(401, event);
     assert_eq!(response.event(), Some(event));
     let names: Vec<_> =

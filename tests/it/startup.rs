@@ -24,7 +24,7 @@ async fn failed_start(deployment: &TestDeployment) -> CommandOutput {
 }
 
 async fn sqlite_deployment() -> TestDeployment {
-    TestDeployment::new(db::sqlite_place().await.unwrap()).await
+    TestDeployment::new(db::sqlite_location().await.unwrap()).await
 }
 
 #[tokio::test]
@@ -101,7 +101,7 @@ async fn invalid_key_file_is_named(location: DatabaseLocation) {
 
 #[tokio::test]
 async fn postgres_requires_existing_keys() {
-    let Some(location) = db::postgres_place().await else { return };
+    let Some(location) = db::postgres_location().await else { return };
     let deployment = TestDeployment::without_keys(location);
     let ran = failed_start(&deployment).await;
     let line = ran.fails(78);

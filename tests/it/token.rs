@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::support::app::{PASSWORD, PAST_GRACE, TestApp, on_each_database};
 use crate::support::db::TestDatabase;
-use crate::support::http::{Answer, bare, form, get, with, with_body};
+use crate::support::http::{TestResponse, bare, form, get, with, with_body};
 
 on_each_database! {
     password_grant_returns_both_tokens
@@ -69,7 +69,7 @@ async fn grant_type_is_optional(database: TestDatabase) {
         &[("grant_type", "password")],
         &[("scope", "")],
         &[("client_id", "mobile"), ("client_secret", "not checked")],
-        &[("audience", "somebody")],
+        &[("audience", "other")],
     ] {
         let response = app.send(form("/token", &[&user, more].concat())).await;
         assert_eq!(response.status, 200, "{more:?}: {response:?}");
@@ -306,7 +306,7 @@ fn refresh(tokens: &Value) -> Request<Body> {
 
 /// Checks for an error of RFC 6749, section 5.2, with FastAPI's `detail`.
 #[track_caller]
-fn assert_error(response: &Answer, status: u16, error: &str) {
+fn assert_error(response: &TestResponse, status: u16, error: &str) {
     assert_eq!(response.status, status, "{}", String::from_utf8_lossy(&response.body));
     let body = response.json();
     assert_eq!(body["error"], error);

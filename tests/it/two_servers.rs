@@ -7,7 +7,7 @@ use axum::http::Request;
 use futures_util::future::join_all;
 
 use crate::support::db::DatabaseLocation;
-use crate::support::iterations::random_for;
+use crate::support::iterations::rng_for;
 use crate::support::process::{TestDeployment, on_both, until};
 use crate::support::socket_browser::SocketBrowser;
 
@@ -20,7 +20,7 @@ async fn two_replicas_rotate_replay_and_reject_alike(location: DatabaseLocation)
     deployment.user("ann@example.com", "user").await;
     let (one, other) = tokio::join!(deployment.serve(), deployment.serve());
     let servers = [one.public, other.public];
-    let mut random = random_for("two servers");
+    let mut random = rng_for("two servers");
 
     let mut ann = SocketBrowser::signed_in(servers[0], "ann@example.com").await;
     let thief = ann.clone();

@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::support::proxy_server::{connect, request};
-use crate::support::upstream::{listen, nobody, read_head};
+use crate::support::upstream::{closed_address, listen, read_head};
 
 mod addresses;
 mod balancing;
@@ -63,7 +63,7 @@ async fn invalid_upstream() -> (String, Arc<AtomicUsize>) {
 
 /// Returns the URL of an upstream that refuses connections.
 fn refusing_url() -> String {
-    format!("http://{}", nobody())
+    format!("http://{}", closed_address())
 }
 
 /// An upstream that neither accepts nor refuses connections, because its accept queue is full.

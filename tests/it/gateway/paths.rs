@@ -20,7 +20,7 @@ async fn builtin_paths_win_over_a_parent_route() {
     gateway.ask(get("/auth/session")).await.problem(401, "missing");
     let keys = gateway.ask(get("/.well-known/jwks.json")).await;
     assert_eq!(keys.json(), serde_json::json!({ "keys": [] }));
-    assert!(upstream.has_seen_no_more());
+    assert!(upstream.has_no_more_requests());
     // A configuration with routes enables only the built-in `auth` routes by default.
     for path in ["/.well-known/other", "/authors", "/AUTH/session", "/movies", "/token", "/docs", "/readyz"] {
         assert_eq!(gateway.ask(get(path)).await.status, 200, "{path}");
@@ -37,7 +37,7 @@ async fn builtin_list_selects_builtin_paths() {
         .await;
     gateway.ask(get("/movies")).await.problem(401, "missing");
     assert_eq!(gateway.ask(get("/token")).await.status, 405);
-    assert!(upstream.has_seen_no_more());
+    assert!(upstream.has_no_more_requests());
     for path in ["/auth/session", "/members/session", "/.well-known/jwks.json", "/docs"] {
         assert_eq!(gateway.ask(get(path)).await.status, 200, "{path}");
         assert_eq!(upstream.seen().await.target, path);
@@ -96,7 +96,7 @@ async fn path_spellings_follow_the_rules_of_their_route() {
         let Ok(request) = get(path).body(axum::body::Body::empty()) else { continue };
         gateway.send(request).await.problem(400, "bad_path");
     }
-    assert!(upstream.has_seen_no_more());
+    assert!(upstream.has_no_more_requests());
     // Other paths, which are forwarded unchanged.
     for path in ["/administrator", "/%2561dmin", "/x%2fadmin", "/ADMIN", "/x;/admin"] {
         assert_eq!(gateway.ask(get(path)).await.status, 200, "{path}");
@@ -151,7 +151,7 @@ async fn absolute_target_path_decides_and_its_host_is_forwarded() {
     let gateway = TestGatewayBuilder::new(routes).start().await;
     gateway.ask(get("http://evil.example/admin")).await.problem(401, "missing");
     gateway.ask(get("http://evil.example/auth/unknown")).await.problem(404, "not_found");
-    assert!(upstream.has_seen_no_more());
+    assert!(upstream.has_no_more_requests());
     assert_eq!(gateway.ask(get("http://evil.example/open")).await.status, 200);
     let seen = upstream.seen().await;
     assert_eq!((seen.target.as_str(), seen.all("host")), ("/open", vec!["evil.example"]));

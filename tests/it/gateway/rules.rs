@@ -5,10 +5,10 @@ use http::{Request, Response};
 use sekisho::models::user::Role;
 
 use crate::support::gateway::{EMAIL, TestGateway, TestGatewayBuilder, get, route};
-use crate::support::http::Answer;
+use crate::support::http::TestResponse;
 use crate::support::upstream::{RecordedRequest, Upstream};
 
-async fn ask(gateway: &TestGateway, method: &str, path: &str) -> Answer {
+async fn ask(gateway: &TestGateway, method: &str, path: &str) -> TestResponse {
     gateway.ask(get(path).method(method)).await
 }
 
@@ -45,7 +45,7 @@ async fn route_allows_only_its_methods() {
         response.problem(405, "method_not_allowed");
         assert_eq!(response.header("allow"), Some(allow), "{method} {path}");
     }
-    assert!(upstream.has_seen_no_more());
+    assert!(upstream.has_no_more_requests());
 }
 
 #[tokio::test]
@@ -67,7 +67,7 @@ async fn allowed_preflight_is_answered_before_the_method_check() {
     let response =
         gateway.ask(Request::options("/").header("host", "a").header("cookie", session_cookies.line())).await;
     response.problem(405, "method_not_allowed");
-    assert!(upstream.has_seen_no_more());
+    assert!(upstream.has_no_more_requests());
 }
 
 // P-4.
@@ -76,7 +76,7 @@ async fn headers_are_removed_in_every_spelling_before_set() {
     let directory = tempfile::tempdir().unwrap();
     let key = directory.path().join("key");
     std::fs::write(&key, "hunter2\n").unwrap();
-    let mut upstream = Upstream::answering(|_| {
+    let mut upstream = Upstream::responding_with(|_| {
         let response = Response::builder().header("server", "theirs").header("x-powered-by", "PHP");
         response
             .header("x-frame-options", "ALLOWALL")
@@ -112,7 +112,7 @@ async fn headers_are_removed_in_every_spelling_before_set() {
 
 #[tokio::test]
 async fn session_cookies_survive_removal_of_set_cookie() {
-    let upstream = Upstream::answering(|_| {
+    let upstream = Upstream::responding_with(|_| {
         Response::builder().header("set-cookie", "theirs=1").body(Body::empty()).unwrap()
     })
     .await;

@@ -16,7 +16,7 @@ use tracing::Level;
 use crate::support::gateway::{
     EMAIL, PASSWORD, SessionCookies, TestGateway, TestGatewayBuilder, get, post, route,
 };
-use crate::support::http::Answer;
+use crate::support::http::TestResponse;
 use crate::support::upstream::Upstream;
 
 /// Captures the log of the whole process, since other threads log too.
@@ -117,7 +117,7 @@ impl Secrets {
 async fn secrets_are_not_logged_at_any_level() {
     let log = Log::start();
     let mut secrets = Secrets(vec![PASSWORD.to_owned()]);
-    let upstream = Upstream::answering(|_| {
+    let upstream = Upstream::responding_with(|_| {
         Response::builder().header("set-cookie", "theirs=canary-upstream").body(Body::empty()).unwrap()
     })
     .await;
@@ -218,7 +218,7 @@ async fn run_session_lifecycle(gateway: &TestGateway, first: SessionCookies, sec
     response.problem(401, "reuse_detected");
     let form = format!("email={EMAIL}&password={new}");
     let request = post("/auth/login").header("content-type", "application/x-www-form-urlencoded");
-    let response: Answer = gateway.send(request.body(Body::from(form)).unwrap()).await;
+    let response: TestResponse = gateway.send(request.body(Body::from(form)).unwrap()).await;
     let cookies = SessionCookies::of(&response).unwrap();
     secrets.add_tokens(&cookies);
     gateway.expire();

@@ -36,7 +36,7 @@ async fn upstream_token_has_the_audience_of_the_route() {
     gateway.ask(get("/").header("authorization", authorization)).await.problem(401, "malformed");
     let cookie = format!("__Host-access_token={token}");
     gateway.ask(get("/auth/session").header("cookie", cookie)).await.problem(401, "malformed");
-    assert!(upstream.has_seen_no_more());
+    assert!(upstream.has_no_more_requests());
 }
 
 /// Verifies the token's signature with a published key, and returns its claims.
@@ -135,7 +135,7 @@ async fn request_without_host_is_forwarded_with_its_address() {
 
 #[tokio::test]
 async fn request_id_is_set_by_the_gateway() {
-    let mut upstream = Upstream::answering(|_| {
+    let mut upstream = Upstream::responding_with(|_| {
         Response::builder().header("x-request-id", "theirs").body(Body::empty()).unwrap()
     })
     .await;

@@ -37,7 +37,7 @@ fn status(response: &str) -> &str {
 async fn event_stream_is_forwarded_incrementally_after_a_refresh() {
     let (feed, pieces) = mpsc::unbounded_channel::<&'static str>();
     let pieces = Mutex::new(Some(pieces));
-    let upstream = Upstream::answering(move |_| {
+    let upstream = Upstream::responding_with(move |_| {
         let pieces = pieces.lock().unwrap().take();
         let stream = futures_util::stream::unfold(pieces, |pieces| async {
             let mut pieces = pieces?;
@@ -118,7 +118,7 @@ async fn oversized_header_is_431() {
     let enough = format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{}\r\n", "X: 1\r\n".repeat(90));
     assert_eq!(status(&exchange(server, enough).await), "200");
     upstream.seen().await;
-    assert!(upstream.has_seen_no_more());
+    assert!(upstream.has_no_more_requests());
 }
 
 #[tokio::test]
@@ -146,7 +146,7 @@ async fn ambiguous_host_is_400_everywhere() {
         let request = format!("GET http://u:p@a{target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
         assert_eq!(status(&exchange(server, request).await), "400");
     }
-    assert!(upstream.has_seen_no_more());
+    assert!(upstream.has_no_more_requests());
     for request in
         ["GET /x HTTP/1.0\r\n\r\n", "GET http://b/x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"]
     {
@@ -222,7 +222,7 @@ async fn connect_and_asterisk_targets_are_rejected() {
         let response = exchange(server, format!("{line}\r\nHost: a\r\nConnection: close\r\n\r\n")).await;
         assert_eq!(status(&response), expected, "{line}: {response}");
     }
-    assert!(upstream.has_seen_no_more());
+    assert!(upstream.has_no_more_requests());
 }
 
 /// Requests of one connection with different cookies.

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::{RawServer, StrictUpstream};
 use crate::support::gateway::{EMAIL, route};
-use crate::support::upstream::{listen, read_head, saying};
+use crate::support::upstream::{listen, raw_upstream, read_head};
 
 /// Hop-by-hop headers (RFC 9110, section 7.6.1), and two headers that `Connection` names.
 const HOP_BY_HOP: &str = "Connection: X-One, keep-alive\r\nconnection:,,x-TWO ,\r\nX-One: 1\r\nx-two: 2\r\nX-Two: 2\r\n\
@@ -32,7 +32,8 @@ async fn hop_by_hop_headers_are_not_forwarded() {
     assert_eq!(names, ["forwarded", "host", "traceparent", "via", "x-real-ip", "x-request-id", "x-three"]);
 
     let raw_response = format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{HOP_BY_HOP}\r\n").into_bytes();
-    let response = RawServer::with_upstream(&saying(raw_response.leak()).await).await.get("/", "").await;
+    let response =
+        RawServer::with_upstream(&raw_upstream(raw_response.leak()).await).await.get("/", "").await;
     assert_eq!(response.all("x-three"), ["3"]);
     for removed in [
         "x-one",
@@ -111,7 +112,7 @@ async fn trailers_cannot_set_identity_headers() {
     let more = "auth = \"none\"\nremove_response_headers = [\"X-Debug\"]";
     let raw_response = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: x-sum, x-debug, x_debug, set-cookie\r\n\r\n\
                    1\r\nx\r\n0\r\nX-Sum: 7\r\nX-Debug: 1\r\nx_debug: 1\r\nSet-Cookie: a=1\r\n\r\n";
-    let server = RawServer::start(route("/", &saying(raw_response).await, more)).await;
+    let server = RawServer::start(route("/", &raw_upstream(raw_response).await, more)).await;
     let response = server.get("/", "TE: trailers\r\n").await;
     assert!(response.0.ends_with("0\r\nx-sum: 7\r\n\r\n"), "{response:?}");
 }
@@ -189,7 +190,7 @@ async fn session_is_checked_before_100_continue() {
 // Challenges of 401 responses (P-24).
 #[tokio::test]
 async fn every_401_has_www_authenticate() {
-    let upstream = saying(
+    let upstream = raw_upstream(
         b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nWWW-Authenticate: Digest realm=\"x\"\r\n\
                             WWW-Authenticate: Basic realm=\"y\"\r\n\r\n",
     )
@@ -219,7 +220,7 @@ async fn every_401_has_www_authenticate() {
         get("/movies", ""),
         form("/auth/refresh", ""),
         form("/auth/login", "email=nobody@example.org&password=not-the-one"),
-        form("/token", "username=nobody@example.org&password=not-the-one"),
+        form("/token", "username=closed_address@example.org&password=not-the-one"),
         form("/token", "grant_type=refresh_token&refresh_token=x"),
     ] {
         let response = server.send(&request).await;

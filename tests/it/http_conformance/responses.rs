@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 
 use super::{RawResponse, RawServer, StrictUpstream};
 use crate::support::gateway::route;
-use crate::support::upstream::saying;
+use crate::support::upstream::raw_upstream;
 
 /// Returns the response to the client when the upstream sends these bytes and closes.
 async fn proxied_response(raw_response: impl Into<Vec<u8>>) -> RawResponse {
@@ -14,7 +14,7 @@ async fn proxied_response(raw_response: impl Into<Vec<u8>>) -> RawResponse {
 }
 
 async fn proxied_response_to(method: &str, raw_response: impl Into<Vec<u8>>) -> RawResponse {
-    let server = RawServer::with_upstream(&saying(raw_response.into().leak()).await).await;
+    let server = RawServer::with_upstream(&raw_upstream(raw_response.into().leak()).await).await;
     server.send(format!("{method} / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")).await
 }
 
@@ -259,7 +259,7 @@ async fn upstream_cannot_set_session_cookies_in_any_spelling() {
     }
     lines += "Set-Cookie2: __Host-access_token=x\r\nClear-Site-Data: \"*\"\r\nX-Session-Event: rotated\r\n";
     let raw_response = format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{lines}\r\n").into_bytes();
-    let upstream = saying(raw_response.leak()).await;
+    let upstream = raw_upstream(raw_response.leak()).await;
     let response = RawServer::with_upstream(&upstream).await.get("/", "").await;
     assert_eq!(response.all("set-cookie"), others);
     assert!(response.all("x-session-event").is_empty());

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::recorder::RawRequest;
 use super::{RawServer, StrictUpstream};
 use crate::support::gateway::route;
-use crate::support::http::generously;
-use crate::support::iterations::random_for;
+use crate::support::http::decode_leniently;
+use crate::support::iterations::rng_for;
 use crate::support::upstream::listen;
 
 // Request targets and hosts that name another server (P-1).
@@ -199,7 +199,7 @@ async fn ambiguous_path_is_rejected() {
             200 => {
                 let path = seen[0].request_line().strip_prefix("GET ").unwrap();
                 assert_eq!(path, target, "forwarded byte for byte");
-                let read = generously(path);
+                let read = decode_leniently(path);
                 let admin = read == "/admin" || read.starts_with("/admin/");
                 assert!(!admin, "{target} is read as {read}");
                 passed += 1;
@@ -247,7 +247,7 @@ async fn five_hundred_targets_are_forwarded_byte_for_byte() {
         ";",
         "%0D%0A",
     ];
-    let mut random = random_for("targets");
+    let mut random = rng_for("targets");
     let mut random_text = |pieces: &[&str], most| {
         let count = random.usize(0..=most);
         (0..count).map(|_| pieces[random.usize(..pieces.len())]).collect::<String>()

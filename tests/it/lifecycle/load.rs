@@ -18,8 +18,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_rustls::TlsConnector;
 
-use crate::support::iterations::random_for;
-use crate::support::process::{PATIENCE, until};
+use crate::support::iterations::rng_for;
+use crate::support::process::{PROCESS_TIMEOUT, until};
 use crate::support::test_server::get1;
 use crate::support::upstream::{listen, serve};
 
@@ -140,7 +140,7 @@ impl Client {
                     Err(_) => continue,
                 },
             };
-            match timeout(PATIENCE, send(&mut socket, &path)).await {
+            match timeout(PROCESS_TIMEOUT, send(&mut socket, &path)).await {
                 Ok(RequestOutcome::Response { is_last }) => {
                     self.tally.answered += 1;
                     self.answered.fetch_add(1, Ordering::Relaxed);
@@ -207,7 +207,7 @@ impl PathEcho {
                 let (seen, path) = (seen.clone(), request.uri().path().to_owned());
                 async move {
                     seen.0.lock().unwrap().insert(path.clone());
-                    tokio::time::sleep(Duration::from_millis(random_for(&path).u64(..20))).await;
+                    tokio::time::sleep(Duration::from_millis(rng_for(&path).u64(..20))).await;
                     Response::new(Body::from(path))
                 }
             })

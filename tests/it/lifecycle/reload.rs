@@ -11,24 +11,24 @@ use tokio::net::TcpStream;
 
 use super::{config, open_route};
 use crate::support::db;
-use crate::support::http::{Answer, with};
-use crate::support::process::{PATIENCE, ServerProcess, TestDeployment, until};
+use crate::support::http::{TestResponse, with};
+use crate::support::process::{PROCESS_TIMEOUT, ServerProcess, TestDeployment, until};
 use crate::support::socket_browser::SocketBrowser;
-use crate::support::test_server::{Files, get1, talk};
+use crate::support::test_server::{Files, get1, send_and_read};
 use crate::support::upstream::Upstream;
 
 async fn new_deployment(text: &str) -> TestDeployment {
-    let deployment = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
+    let deployment = TestDeployment::without_keys(db::sqlite_location().await.unwrap());
     deployment.write("sekisho.toml", text);
     deployment
 }
 
 /// Starts an upstream that responds with its name.
 async fn named_upstream(name: &'static str) -> Upstream {
-    Upstream::answering(move |_| Response::new(Body::from(name))).await
+    Upstream::responding_with(move |_| Response::new(Body::from(name))).await
 }
 
-async fn get(address: SocketAddr, path: &str) -> Answer {
+async fn get(address: SocketAddr, path: &str) -> TestResponse {
     SocketBrowser::default().get(address, path).await
 }
 
@@ -53,7 +53,7 @@ async fn sighup_applies_changes() {
     deployment.set("server.max_header_fields", "20");
     let server = deployment.serve().await;
     let mut connection = TcpStream::connect(server.public).await.unwrap();
-    assert!(talk(&mut connection, &get1("/before")).await.ends_with("one"));
+    assert!(send_and_read(&mut connection, &get1("/before")).await.ends_with("one"));
     let loaded_at = metric(&server, "sekisho_reload_last_success_timestamp_seconds").await;
 
     let keys = "max_uri = '300B'\nmax_header_fields = 50\nallowed_origins = ['https://a.example']\n\
@@ -61,24 +61,27 @@ async fn sighup_applies_changes() {
     let routes = format!("{}{}", open_route("/", &other.url()), open_route("/new", &one.url()));
     deployment.write("sekisho.toml", &config(keys, &format!("[log]\naccess = false\n{routes}")));
     server.hang_up();
-    server.says(IN_FORCE, 1).await;
+    server.wait_for_log(IN_FORCE, 1).await;
 
     // Routes, also for existing connections.
-    assert!(talk(&mut connection, &get1("/quiet")).await.ends_with("other"));
+    assert!(send_and_read(&mut connection, &get1("/quiet")).await.ends_with("other"));
     assert_eq!(body(server.public, "/new/x").await, "one");
     // Limits, for new connections.
     assert_eq!(get(server.public, &format!("/{}", "x".repeat(300))).await.status, 414);
     let fields: String = (0..30).map(|nth| format!("X-{nth}: 1\r\n")).collect();
     let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
     let mut socket = TcpStream::connect(server.public).await.unwrap();
-    assert!(talk(&mut socket, &many).await.starts_with("HTTP/1.1 431"), "the limit of the environment");
+    assert!(
+        send_and_read(&mut socket, &many).await.starts_with("HTTP/1.1 431"),
+        "the limit of the environment"
+    );
     // Allowed origins.
     let request = with(crate::support::http::get("/"), "origin", "https://a.example");
     let response = SocketBrowser::default().send(server.public, request).await.unwrap();
     assert_eq!(response.header("access-control-allow-origin"), Some("https://a.example"));
     // Trusted proxies.
     let mut other = other;
-    while other.seen_already().is_some() {}
+    while other.try_next_request().is_some() {}
     let request = with(crate::support::http::get("/"), "x-forwarded-for", "192.0.2.7");
     SocketBrowser::default().send(server.public, request).await.unwrap();
     assert!(other.seen().await.all("x-forwarded-for")[0].starts_with("192.0.2.7"));
@@ -86,7 +89,7 @@ async fn sighup_applies_changes() {
     assert_eq!(metric(&server, "sekisho_reloads_total{outcome=\"done\"}").await, 1.0);
     assert!(metric(&server, "sekisho_reload_last_success_timestamp_seconds").await > loaded_at);
     server.terminate();
-    let (_, log) = server.ended_saying().await;
+    let (_, log) = server.wait_with_log().await;
     assert!(log.contains("path=/before") && !log.contains("path=/quiet"), "the access log is off: {log}");
 }
 
@@ -105,7 +108,7 @@ async fn invalid_file_changes_nothing_and_is_logged() {
     for (nth, (bad, key, place)) in cases.iter().enumerate() {
         deployment.write("sekisho.toml", bad);
         server.hang_up();
-        server.says(REFUSED, nth + 1).await;
+        server.wait_for_log(REFUSED, nth + 1).await;
         let log = server.log();
         let line = log.lines().rfind(|line| line.contains(REFUSED)).unwrap();
         assert!(line.contains("ERROR") && line.contains(key) && line.contains(place), "{line}");
@@ -113,7 +116,7 @@ async fn invalid_file_changes_nothing_and_is_logged() {
     }
     deployment.write("sekisho.toml", &good);
     server.hang_up();
-    server.says(IN_FORCE, 1).await;
+    server.wait_for_log(IN_FORCE, 1).await;
     assert_eq!(metric(&server, "sekisho_reloads_total{outcome=\"refused\"}").await, 4.0);
     server.stop().await;
 }
@@ -127,7 +130,7 @@ async fn restart_keys_are_named_and_the_rest_is_applied() {
     deployment
         .write("sekisho.toml", &config("threads = 1", &format!("{rest}{}", open_route("/", &other.url()))));
     server.hang_up();
-    server.says(IN_FORCE, 1).await;
+    server.wait_for_log(IN_FORCE, 1).await;
     let log = server.log();
     let line = log.lines().find(|line| line.contains("need a restart")).unwrap();
     assert!(line.contains("WARN"), "{line}");
@@ -147,7 +150,7 @@ async fn bearer_for_the_gateway_audience_is_rejected() {
     let route = "[[routes]]\npath = '/'\nupstreams = ['http://127.0.0.1:1']\nbearer = 'sekisho'\n";
     deployment.write("sekisho.toml", &config("", &format!("{keys}audience = 'else'\n{route}")));
     server.hang_up();
-    server.says(REFUSED, 1).await;
+    server.wait_for_log(REFUSED, 1).await;
     assert!(server.log().contains("which is tokens.audience until the next restart"), "{}", server.log());
     server.stop().await;
 }
@@ -171,7 +174,7 @@ async fn verify_listener_is_reloaded() {
     assert_eq!(SocketBrowser::default().send(verify, auth_request()).await.unwrap().status, 403);
     deployment.write("sekisho.toml", &text("127.0.0.1", "300B"));
     server.hang_up();
-    server.says(IN_FORCE, 1).await;
+    server.wait_for_log(IN_FORCE, 1).await;
     assert_eq!(SocketBrowser::default().send(verify, auth_request()).await.unwrap().status, 401);
     assert_eq!(get(verify, &format!("/auth/verify?{}", "x".repeat(300))).await.status, 414);
     server.stop().await;
@@ -195,7 +198,7 @@ async fn file_change_triggers_reload() {
     symlink("second", deployment.path("next")).unwrap();
     std::fs::rename(deployment.path("next"), deployment.path("data-link")).unwrap();
     until("the other upstream", async || (body(server.public, "/").await == "other").then_some(())).await;
-    assert!(start.elapsed() < PATIENCE);
+    assert!(start.elapsed() < PROCESS_TIMEOUT);
     assert!(server.log().contains("reloading configuration trigger=file"), "{}", server.log());
     server.stop().await;
 }
@@ -216,16 +219,16 @@ async fn certificate_files_may_change() {
     let bad = text(&after).replace("cert.pem", "none.pem");
     deployment.write("sekisho.toml", &bad);
     server.hang_up();
-    server.says(REFUSED, 1).await;
+    server.wait_for_log(REFUSED, 1).await;
     assert!(server.log().contains("server.tls_certificate = "), "{}", server.log());
     assert!(before.connect(server.public, &[], &[&TLS13]).await.is_ok());
 
     deployment.write("sekisho.toml", &text(&after));
     server.hang_up();
-    server.says(IN_FORCE, 1).await;
+    server.wait_for_log(IN_FORCE, 1).await;
     assert!(before.connect(server.public, &[], &[&TLS13]).await.is_err());
     assert!(after.connect(server.public, &[], &[&TLS13]).await.is_ok());
-    assert!(talk(&mut connection, &get1("/none")).await.starts_with("HTTP/1.1 404"));
+    assert!(send_and_read(&mut connection, &get1("/none")).await.starts_with("HTTP/1.1 404"));
     server.stop().await;
 }
 
@@ -246,16 +249,16 @@ async fn remaining_upstreams_keep_their_state() {
     goes.seen().await;
     deployment.write("sekisho.toml", &config("threads = 1", &format!("{fixed}{}", checked("/x", &comes))));
     server.hang_up();
-    server.says(IN_FORCE, 1).await;
+    server.wait_for_log(IN_FORCE, 1).await;
     assert_eq!(body(server.public, "/").await, "stays");
     assert_eq!(stays.connections(), 1);
     // Checks already in flight have arrived after a few checks of the other upstream.
     comes.seen().await;
-    while goes.seen_already().is_some() {}
+    while goes.try_next_request().is_some() {}
     for _ in 0..20 {
         comes.seen().await;
     }
-    assert!(goes.has_seen_no_more());
+    assert!(goes.has_no_more_requests());
     server.stop().await;
 }
 
@@ -271,7 +274,7 @@ async fn requests_in_flight_keep_the_old_configuration() {
     let short_timeout = format!("{}first_byte_timeout = '100ms'\n", open_route("/", &gated.url()));
     deployment.write("sekisho.toml", &config("", &short_timeout));
     server.hang_up();
-    server.says(IN_FORCE, 1).await;
+    server.wait_for_log(IN_FORCE, 1).await;
     let request = Request::get("/").body(Body::empty()).unwrap();
     let response = SocketBrowser::default().send(public, request).await.unwrap();
     response.problem(504, "upstream_timeout");

@@ -5,14 +5,16 @@ use tokio::time::timeout;
 
 use super::config;
 use crate::support::db;
-use crate::support::process::{PATIENCE, TestDeployment};
+use crate::support::process::{PROCESS_TIMEOUT, TestDeployment};
 
 /// Returns the next notification, without those of the watchdog.
 async fn next_notification(socket: &UnixDatagram) -> String {
     let mut buffer = [0; 4096];
     loop {
-        let read =
-            timeout(PATIENCE, socket.recv(&mut buffer)).await.expect("no notification arrived").unwrap();
+        let read = timeout(PROCESS_TIMEOUT, socket.recv(&mut buffer))
+            .await
+            .expect("no notification arrived")
+            .unwrap();
         let text = String::from_utf8(buffer[..read].to_vec()).unwrap();
         if text != "WATCHDOG=1\n" {
             return text;
@@ -22,7 +24,7 @@ async fn next_notification(socket: &UnixDatagram) -> String {
 
 #[tokio::test]
 async fn service_manager_is_notified() {
-    let mut deployment = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
+    let mut deployment = TestDeployment::without_keys(db::sqlite_location().await.unwrap());
     let path = deployment.path("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
     deployment.set_env("NOTIFY_SOCKET", path.to_str().unwrap());
@@ -32,7 +34,7 @@ async fn service_manager_is_notified() {
     assert_eq!(next_notification(&socket).await, "READY=1\nSTATUS=serving\n");
 
     let mut buffer = [0; 100];
-    let read = timeout(PATIENCE, socket.recv(&mut buffer)).await.unwrap().unwrap();
+    let read = timeout(PROCESS_TIMEOUT, socket.recv(&mut buffer)).await.unwrap().unwrap();
     assert_eq!(&buffer[..read], b"WATCHDOG=1\n");
 
     server.hang_up();

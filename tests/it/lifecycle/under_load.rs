@@ -12,7 +12,7 @@ use crate::support::db;
 use crate::support::iterations::rounds;
 use crate::support::process::TestDeployment;
 use crate::support::test_server::{Files, get1, trusting};
-use crate::support::websocket::{EchoUpstream, is_heard};
+use crate::support::websocket::{EchoUpstream, assert_echoes};
 
 /// Every request that the server has read is completed.
 ///
@@ -23,7 +23,7 @@ use crate::support::websocket::{EchoUpstream, is_heard};
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn shutdown_completes_every_request_read() {
     let (upstream, url) = PathEcho::start().await;
-    let deployment = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
+    let deployment = TestDeployment::without_keys(db::sqlite_location().await.unwrap());
     deployment.write("sekisho.toml", &config("drain_delay = '50ms'", &open_route("/", &url)));
     let mut all = Tally::default();
     for _ in 0..rounds("SEKISHO_TEST_STOPS", 3) {
@@ -31,7 +31,7 @@ async fn shutdown_completes_every_request_read() {
         let load = LoadGenerator::start(server.public, None);
         load.wait_for_responses(200).await;
         server.terminate();
-        let (status, log) = server.ended_saying().await;
+        let (status, log) = server.wait_with_log().await;
         let tally = load.end().await;
         assert_eq!(status.code(), Some(0), "{log}");
         check(&tally, &log, &upstream);
@@ -47,7 +47,7 @@ async fn shutdown_completes_every_request_read() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn handover_loses_no_request() {
     let (upstream, url) = PathEcho::start().await;
-    let mut deployment = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
+    let mut deployment = TestDeployment::without_keys(db::sqlite_location().await.unwrap());
     deployment.write("sekisho.toml", &config("reuse_port = true", &open_route("/", &url)));
     let mut server = deployment.serve().await;
     deployment.set("server.listen", &server.public.to_string());
@@ -59,7 +59,7 @@ async fn handover_loses_no_request() {
         let next = deployment.serve().await;
         load.wait_for_responses(100).await;
         server.terminate();
-        let (status, log) = server.ended_saying().await;
+        let (status, log) = server.wait_with_log().await;
         assert_eq!(status.code(), Some(0), "{log}");
         logs.push_str(&log);
         server = next;
@@ -67,7 +67,7 @@ async fn handover_loses_no_request() {
     load.wait_for_responses(100).await;
     let tally = load.end().await;
     server.terminate();
-    logs.push_str(&server.ended_saying().await.1);
+    logs.push_str(&server.wait_with_log().await.1);
     check(&tally, &logs, &upstream);
     assert_eq!(tally.refused, 0, "a process always listens");
     eprintln!("{} completed, {} on a closing connection", tally.answered, tally.unanswered.len());
@@ -78,7 +78,7 @@ async fn handover_loses_no_request() {
 async fn reload_interrupts_no_request() {
     let (upstream, url) = PathEcho::start().await;
     let (echo, files) = (EchoUpstream::start().await, [Files::good(), Files::good()]);
-    let deployment = TestDeployment::without_keys(db::sqlite_place().await.unwrap());
+    let deployment = TestDeployment::without_keys(db::sqlite_location().await.unwrap());
     let version = |round: usize| {
         let (limit, files) = (100 + round % 3, &files[round / 2 % 2]);
         let (certificate, key) = (files.certificate(), files.key());
@@ -98,28 +98,28 @@ async fn reload_interrupts_no_request() {
     read_until(&mut events, "data: begun").await;
     let socket = files[0].connect(server.public, &[], &[&TLS13]).await.unwrap();
     let (mut socket, _) = tokio_tungstenite::client_async("wss://app.example/live/ws", socket).await.unwrap();
-    is_heard(&mut socket).await;
+    assert_echoes(&mut socket).await;
 
     let load = LoadGenerator::start(server.public, Some(trusting(&[&files[0], &files[1]], &[&TLS13])));
     let (mut good, mut bad) = (0, 0);
     for round in 1..=rounds("SEKISHO_TEST_RELOADS", 5) {
         if round % 3 == 0 {
-            deployment.write("sekisho.toml", &version(round).replace("auth = 'none'", "auth = 'nobody'"));
+            deployment.write("sekisho.toml", &version(round).replace("auth = 'none'", "auth = 'invalid'"));
             server.hang_up();
             bad += 1;
-            server.says("configuration reload failed", bad).await;
+            server.wait_for_log("configuration reload failed", bad).await;
         }
         deployment.write("sekisho.toml", &version(round));
         server.hang_up();
         good += 1;
-        server.says("configuration reloaded", good).await;
+        server.wait_for_log("configuration reloaded", good).await;
         load.wait_for_responses(40).await;
     }
     let tally = load.end().await;
     assert_eq!((&tally.cut[..], &tally.unanswered[..], tally.refused), (&[][..], &[][..], 0));
     assert_eq!(tally.closed, 0, "no connection is lost");
     assert!(upstream.has_seen("/c0-0"));
-    is_heard(&mut socket).await;
+    assert_echoes(&mut socket).await;
     read_until(&mut events, "data: tick").await;
     drop(socket.close(None).await);
     while socket.next().await.is_some() {}

@@ -28,7 +28,7 @@ struct Token {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Jar {
+struct CookieJar {
     generation: u8,
     access: Token,
 }
@@ -54,7 +54,7 @@ enum Way {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Message {
     way: Way,
-    jar: Jar,
+    jar: CookieJar,
     /// Time at which it must have arrived or been lost.
     until: i8,
 }
@@ -65,8 +65,8 @@ struct State {
     row: Row,
     /// The row before a rotation that may not be on disk, and the time until which it can be lost.
     before: Option<(Row, i8)>,
-    jar: Jar,
-    disk: Jar,
+    jar: CookieJar,
+    disk: CookieJar,
     disk_due: Option<i8>,
     messages: [Option<Message>; 2],
 }
@@ -84,7 +84,7 @@ struct SignedOut;
 
 impl State {
     fn new() -> Self {
-        let jar = Jar { generation: 1, access: Token { id: 0, issued: 0 } };
+        let jar = CookieJar { generation: 1, access: Token { id: 0, issued: 0 } };
         let row = Row { generation: 1, rotated: 0, asked_by: None, settled_by: None };
         Self { now: 0, row, before: None, jar, disk: jar, disk_due: None, messages: [None; 2] }
     }
@@ -118,7 +118,7 @@ impl State {
     /// Sends a request to `replica`.
     fn ask(mut self, replica: u8, world: World) -> Option<Result<Self, SignedOut>> {
         let clock = self.now + world.ahead * replica as i8;
-        let Jar { generation, access } = self.jar;
+        let CookieJar { generation, access } = self.jar;
         let age = clock - access.issued;
         if age >= LIFETIME {
             let free = self.messages.iter().position(Option::is_none)?;
@@ -157,7 +157,7 @@ impl State {
                 }
                 if !orphan {
                     let access = Token { id: self.fresh_id(), issued: clock };
-                    let jar = Jar { generation: self.row.generation, access };
+                    let jar = CookieJar { generation: self.row.generation, access };
                     self.messages[place] = Some(Message { way: Way::Back, jar, until: self.now + 1 });
                 }
             }
@@ -166,7 +166,7 @@ impl State {
     }
 
     /// Refreshes the session. Returns `false` if the browser is signed out.
-    fn renew(&mut self, jar: Jar, clock: i8, template: &mut Session) -> bool {
+    fn renew(&mut self, jar: CookieJar, clock: i8, template: &mut Session) -> bool {
         template.generation = self.row.generation.into();
         template.rotated_at = at(i64::from(self.row.rotated) * TICK);
         template.asked_by = self.row.asked_by.map(reference);

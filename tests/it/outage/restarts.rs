@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 use crate::support::db::DatabaseLocation;
-use crate::support::iterations::{random_for, rounds};
+use crate::support::iterations::{rng_for, rounds};
 use crate::support::postgres::{Server, Stop};
 use crate::support::process::{TestDeployment, until};
 use crate::support::socket_browser::SocketBrowser;
@@ -17,7 +17,7 @@ use crate::support::socket_browser::SocketBrowser;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn database_restart_causes_no_sign_out() {
     let restarts = rounds("SEKISHO_TEST_RESTARTS", 2);
-    let mut random = random_for("database restarts");
+    let mut random = rng_for("database restarts");
     let Some(server) = tokio::task::spawn_blocking(Server::start).await.unwrap() else { return };
     let server = Arc::new(server);
     let deployment = TestDeployment::new(DatabaseLocation::at(&server.url)).await;

@@ -15,7 +15,7 @@ use super::{replicas_on, sign_in, wait_for_rejection};
 use crate::store_contract::{NOW, ending, known_session, known_user, session};
 use crate::support::chaos_proxy::TcpChaosProxy;
 use crate::support::db::{TestDatabase, postgres, run};
-use crate::support::process::PATIENCE;
+use crate::support::process::PROCESS_TIMEOUT;
 
 #[tokio::test]
 async fn only_session_ends_send_notifications() {
@@ -172,7 +172,7 @@ impl WakeCounter {
     }
 
     async fn wait(&mut self) {
-        timeout(PATIENCE, self.0.recv()).await.expect("woken").unwrap();
+        timeout(PROCESS_TIMEOUT, self.0.recv()).await.expect("woken").unwrap();
     }
 }
 

@@ -5,7 +5,7 @@ use sekisho::server::ServerLimits;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use crate::support::process::until;
-use crate::support::test_server::{Files, GET, TestServer, answer, get1, talk};
+use crate::support::test_server::{Files, GET, TestServer, answer, get1, send_and_read};
 
 /// Allows one request in flight, so that a second one succeeds only after the first is cancelled.
 fn one_at_a_time() -> ServerLimits {
@@ -13,7 +13,7 @@ fn one_at_a_time() -> ServerLimits {
 }
 
 async fn check_disconnect_is_detected<S: AsyncRead + AsyncWrite + Unpin>(connect: impl AsyncFn() -> S) {
-    let served = async || talk(&mut connect().await, GET).await.starts_with("HTTP/1.1 200");
+    let served = async || send_and_read(&mut connect().await, GET).await.starts_with("HTTP/1.1 200");
     let mut client = connect().await;
     client.write_all(get1("/slow").as_bytes()).await.unwrap();
     until("the request to be in flight", async || (!served().await).then_some(())).await;
@@ -46,7 +46,7 @@ async fn pipelined_request_is_not_a_disconnect() {
     assert_eq!(seen.recv().await.as_deref(), Some("/slow"));
     client.write_all(get1("/next").as_bytes()).await.unwrap();
     // A round trip on another connection, by which the worker thread has polled this one.
-    assert!(talk(&mut server.connect().await, GET).await.starts_with("HTTP/1.1 200"));
+    assert!(send_and_read(&mut server.connect().await, GET).await.starts_with("HTTP/1.1 200"));
     server.script.release();
     assert!(answer(&mut client).await.ends_with("at last"));
     assert!(answer(&mut client).await.starts_with("HTTP/1.1 200"));

@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt;
 use super::raw_http2::{
     DATA, END_STREAM, Outcome, PREFACE, RST_STREAM, RawHttp2Client, SETTINGS, frame, headers,
 };
-use crate::support::test_server::{TestServer, ask, get2, talk, to_the_end};
+use crate::support::test_server::{TestServer, ask, get2, read_until_closed, send_and_read};
 
 const PROTOCOL_ERROR: u32 = 1;
 const ENHANCE_YOUR_CALM: u32 = 0xb;
@@ -32,12 +32,12 @@ async fn protocol_is_detected_for_any_split_of_the_first_bytes() {
     }
     for method in ["GET", "POST", "PUT", "PRI", "P"] {
         let request = format!("{method} / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
-        let response = talk(&mut server.connect().await, &request).await;
+        let response = send_and_read(&mut server.connect().await, &request).await;
         assert!(response.contains(&format!("version=HTTP/1.1 method={method}")), "{response}");
     }
     let mut almost = server.connect().await;
     almost.write_all(b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n").await.unwrap();
-    assert!(to_the_end(&mut almost).await.starts_with("HTTP/1.1 400 Bad Request"));
+    assert!(read_until_closed(&mut almost).await.starts_with("HTTP/1.1 400 Bad Request"));
 }
 
 #[tokio::test]

@@ -6,8 +6,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::support::db::sqlite_place;
-use crate::support::process::{PATIENCE, TestDeployment, until};
+use crate::support::db::sqlite_location;
+use crate::support::process::{PROCESS_TIMEOUT, TestDeployment, until};
 use crate::support::upstream::Upstream;
 
 /// Number of connections in one batch.
@@ -22,7 +22,7 @@ async fn send(socket: &mut TcpStream, request: &[u8]) {
     socket.write_all(request).await.unwrap();
     let mut response = Vec::new();
     while !response.ends_with(b"\r\n\r\n") {
-        let read = timeout(PATIENCE, socket.read_buf(&mut response)).await.unwrap().unwrap();
+        let read = timeout(PROCESS_TIMEOUT, socket.read_buf(&mut response)).await.unwrap().unwrap();
         assert!(read > 0, "{}", String::from_utf8_lossy(&response));
     }
     assert!(response.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&response));
@@ -32,8 +32,8 @@ async fn send(socket: &mut TcpStream, request: &[u8]) {
 #[tokio::test]
 async fn idle_connection_releases_its_buffers() {
     let upstream = Upstream::start().await;
-    let deployment = TestDeployment::new(sqlite_place().await.unwrap()).await;
-    deployment.forward_to_openly(upstream.url());
+    let deployment = TestDeployment::new(sqlite_location().await.unwrap()).await;
+    deployment.forward_to_without_auth(upstream.url());
     let server = deployment.serve().await;
     let mut sockets = Vec::new();
     let cost = until("idle connections to release their buffers", async || {
@@ -59,8 +59,8 @@ async fn idle_connection_releases_its_buffers() {
 #[tokio::test]
 async fn buffered_bytes_of_the_next_request_are_kept() {
     let upstream = Upstream::start().await;
-    let mut deployment = TestDeployment::new(sqlite_place().await.unwrap()).await;
-    deployment.forward_to_openly(upstream.url());
+    let mut deployment = TestDeployment::new(sqlite_location().await.unwrap()).await;
+    deployment.forward_to_without_auth(upstream.url());
     deployment.set("server.header_timeout", "10s");
     let server = deployment.serve().await;
     let mut socket = TcpStream::connect(server.public).await.unwrap();

@@ -7,7 +7,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::fair_clock::FairInstant;
 use crate::support::process::until;
-use crate::support::test_server::{GET, TestServer, answer, ask, get1, get2, talk, to_the_end};
+use crate::support::test_server::{
+    GET, TestServer, answer, ask, get1, get2, read_until_closed, send_and_read,
+};
 
 const SHORT: Duration = Duration::from_millis(200);
 
@@ -19,7 +21,7 @@ async fn header_timeout_closes_the_connection() {
         let start = Instant::now();
         let mut socket = server.connect().await;
         socket.write_all(sent.as_bytes()).await.unwrap();
-        assert_eq!(to_the_end(&mut socket).await, "", "{sent}");
+        assert_eq!(read_until_closed(&mut socket).await, "", "{sent}");
         assert!(start.elapsed() >= SHORT, "{sent}: {:?}", start.elapsed());
     }
     // Single bytes do not extend the timeout.
@@ -34,7 +36,7 @@ async fn header_timeout_closes_the_connection() {
                 }
                 std::future::pending().await
             } => unreachable!(),
-            rest = to_the_end(&mut read) => rest,
+            rest = read_until_closed(&mut read) => rest,
         }
     });
     assert_eq!(dripping.as_mut().await, "");
@@ -47,18 +49,18 @@ async fn keep_alive_timeout_is_independent_of_header_timeout() {
     let limits = ServerLimits { header_timeout: SHORT, keep_alive, ..ServerLimits::default() };
     let (server, _seen) = TestServer::start(1, limits);
     let mut socket = server.connect().await;
-    assert!(talk(&mut socket, GET).await.starts_with("HTTP/1.1 200 OK"));
+    assert!(send_and_read(&mut socket, GET).await.starts_with("HTTP/1.1 200 OK"));
     let idle = Instant::now();
-    assert_eq!(to_the_end(&mut socket).await, "");
+    assert_eq!(read_until_closed(&mut socket).await, "");
     assert!(idle.elapsed() >= keep_alive, "{:?}", idle.elapsed());
 
     // The header timeout applies from the first byte of the next request.
     let mut socket = server.connect().await;
-    let twice = format!("{}{}", talk(&mut socket, GET).await, talk(&mut socket, GET).await);
+    let twice = format!("{}{}", send_and_read(&mut socket, GET).await, send_and_read(&mut socket, GET).await);
     assert_eq!(twice.matches("HTTP/1.1 200 OK").count(), 2);
     let start = FairInstant::now();
     socket.write_all(b"GET / HT").await.unwrap();
-    assert_eq!(to_the_end(&mut socket).await, "");
+    assert_eq!(read_until_closed(&mut socket).await, "");
     assert!(start.elapsed() < keep_alive, "{:?}", start.elapsed());
 }
 
@@ -114,7 +116,7 @@ async fn upgraded_connection_may_be_silent_and_half_closed() {
     tokio::time::sleep(SHORT).await;
     socket.write_all(b"still there").await.unwrap();
     socket.shutdown().await.unwrap();
-    assert_eq!(to_the_end(&mut socket).await, "still there");
+    assert_eq!(read_until_closed(&mut socket).await, "still there");
 }
 
 #[tokio::test]
@@ -193,10 +195,10 @@ async fn connections_beyond_the_limit_get_503_at_once() {
     let (server, _seen) = TestServer::start(1, limits);
     let mut first = server.connect().await;
     let mut second = server.connect().await;
-    assert!(talk(&mut first, GET).await.contains("200 OK"));
-    assert!(talk(&mut second, GET).await.contains("200 OK"));
+    assert!(send_and_read(&mut first, GET).await.contains("200 OK"));
+    assert!(send_and_read(&mut second, GET).await.contains("200 OK"));
     let mut third = server.connect().await;
-    let refusal = talk(&mut third, GET).await;
+    let refusal = send_and_read(&mut third, GET).await;
     assert!(refusal.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{refusal}");
     assert!(
         refusal.contains("Retry-After: 1\r\n") && refusal.contains(r#""code":"overloaded""#),
@@ -204,10 +206,10 @@ async fn connections_beyond_the_limit_get_503_at_once() {
     );
     drop(first);
     until("a connection slot to be free", async || {
-        talk(&mut server.connect().await, GET).await.contains("200 OK").then_some(())
+        send_and_read(&mut server.connect().await, GET).await.contains("200 OK").then_some(())
     })
     .await;
-    assert!(talk(&mut second, GET).await.contains("200 OK"));
+    assert!(send_and_read(&mut second, GET).await.contains("200 OK"));
 }
 
 #[tokio::test]
@@ -222,7 +224,7 @@ async fn requests_beyond_the_limit_get_503_at_once() {
     assert_eq!((status, headers["retry-after"].to_str().unwrap()), (503, "1"));
     assert!(body.contains(r#""code":"overloaded""#), "{body}");
     let mut other = server.connect().await;
-    let refusal = talk(&mut other, GET).await;
+    let refusal = send_and_read(&mut other, GET).await;
     assert!(refusal.starts_with("HTTP/1.1 503") && refusal.contains("retry-after: 1\r\n"), "{refusal}");
     server.script.release();
     assert!(answer(&mut waiting).await.ends_with("at last"));
@@ -230,7 +232,7 @@ async fn requests_beyond_the_limit_get_503_at_once() {
     let mut stream = server.http2().await;
     let (begun, _) = stream.send_request(get2("/stream"), true).unwrap();
     let _begun = begun.await.unwrap();
-    assert!(talk(&mut other, GET).await.starts_with("HTTP/1.1 200"));
+    assert!(send_and_read(&mut other, GET).await.starts_with("HTTP/1.1 200"));
     assert_eq!(ask(&mut client, get2("/")).await.unwrap().0, 200);
 }
 
@@ -250,7 +252,7 @@ async fn oversized_targets_and_headers_are_rejected() {
         (head(&format!("X: {}\r\n", "x".repeat(16_000))), "200"),
         (head(&format!("X: {}\r\n", "x".repeat(17_000))), "431"),
     ] {
-        let response = talk(&mut server.connect().await, &request).await;
+        let response = send_and_read(&mut server.connect().await, &request).await;
         assert!(response.starts_with(&format!("HTTP/1.1 {status}")), "{status}: {response}");
         assert_eq!(status == "414", response.contains(r#""code":"uri_too_long""#), "{response}");
     }
@@ -284,7 +286,7 @@ async fn rejection_arrives_before_the_body_is_read() {
     let (server, _seen) = TestServer::start(1, ServerLimits::default());
     let mut socket = server.connect().await;
     let head = "POST /refused HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n";
-    let refusal = talk(&mut socket, head).await;
+    let refusal = send_and_read(&mut socket, head).await;
     assert!(refusal.starts_with("HTTP/1.1 413") && refusal.ends_with("too much"), "{refusal}");
     // The server has closed its sending side.
     assert_eq!(socket.peek(&mut [0]).await.unwrap(), 0);
@@ -298,7 +300,7 @@ async fn rejection_arrives_before_the_body_is_read() {
     assert!(rest.is_empty());
     // A client that keeps sending is disconnected after a while.
     let mut socket = server.connect().await;
-    assert!(talk(&mut socket, head).await.ends_with("too much"));
+    assert!(send_and_read(&mut socket, head).await.ends_with("too much"));
     let mut dripping = tokio::time::interval(SHORT / 4);
     while socket.write_all(b"x").await.is_ok() {
         dripping.tick().await;

@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::support::process::PATIENCE;
+use crate::support::process::PROCESS_TIMEOUT;
 
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub(super) const DATA: u8 = 0;
@@ -47,7 +47,7 @@ impl RawHttp2Client {
 
     /// Returns the reaction to the first request.
     pub(super) async fn outcome(&mut self) -> Outcome {
-        timeout(PATIENCE, async {
+        timeout(PROCESS_TIMEOUT, async {
             loop {
                 let Some((kind, payload)) = self.frame().await else { return Outcome::Closed };
                 match kind {

@@ -16,9 +16,9 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::support::db::sqlite_place;
-use crate::support::http::Answer;
-use crate::support::process::{PATIENCE, ServerProcess, TestDeployment, until};
+use crate::support::db::sqlite_location;
+use crate::support::http::TestResponse;
+use crate::support::process::{PROCESS_TIMEOUT, ServerProcess, TestDeployment, until};
 use crate::support::socket_browser::SocketBrowser;
 use crate::support::upstream::{listen, serve};
 
@@ -58,7 +58,7 @@ async fn new_deployment() -> (TestDeployment, ServerProcess) {
         })
     })
     .await;
-    let mut deployment = TestDeployment::new(sqlite_place().await.unwrap()).await;
+    let mut deployment = TestDeployment::new(sqlite_location().await.unwrap()).await;
     deployment.forward_to(format!("http://{upstream}"));
     let config = std::fs::read_to_string(deployment.path("sekisho.toml")).unwrap();
     let open = format!(
@@ -160,7 +160,11 @@ struct ClientStats {
 }
 
 impl ClientStats {
-    fn record(&mut self, start: Instant, response: Result<Answer, Box<dyn std::error::Error + Send + Sync>>) {
+    fn record(
+        &mut self,
+        start: Instant,
+        response: Result<TestResponse, Box<dyn std::error::Error + Send + Sync>>,
+    ) {
         self.took.push(start.elapsed());
         match response {
             Ok(response) if response.status == 200 && response.body == b"welcome" => {
@@ -222,7 +226,7 @@ async fn check_browsers_are_unaffected(attackers: usize, attacks: &[Attack]) {
     for n in 0..attackers {
         attacking.spawn(attack(public, attacks[n % attacks.len()], Arc::clone(&closed)));
     }
-    let mut during = timeout(duration() + PATIENCE, browse(public, duration())).await.unwrap();
+    let mut during = timeout(duration() + PROCESS_TIMEOUT, browse(public, duration())).await.unwrap();
     // Closed attackers reconnect.
     let open = until("attackers to be connected, after some were disconnected", async || {
         let open = connections(&server).await;
@@ -246,7 +250,7 @@ async fn check_browsers_are_unaffected(attackers: usize, attacks: &[Attack]) {
     assert!(during.refreshes > 0);
     assert!(cost < attackers * memory_limit(attacks), "{cost} KiB");
     // All attackers' connections are released.
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + PROCESS_TIMEOUT;
     timeout_at(deadline, async { while connections(&server).await > BROWSERS {} }).await.unwrap();
     server.stop().await;
 }

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 use crate::support::db;
 use crate::support::process::{ServerProcess, TestDeployment, until};
-use crate::support::test_server::{Files, GET, TestServer, ask, get1, talk, to_the_end};
+use crate::support::test_server::{Files, GET, TestServer, ask, get1, read_until_closed, send_and_read};
 use crate::support::upstream::Upstream;
 
 fn serving(files: &Files, limits: ServerLimits) -> TestServer {
@@ -29,11 +29,11 @@ async fn tls_1_2_and_1_3_use_the_negotiated_protocol() {
     for version in [&TLS12, &TLS13] {
         let mut socket = files.connect(server.address, &["http/1.1"], &[version]).await.unwrap();
         assert_eq!(socket.get_ref().1.protocol_version(), Some(version.version));
-        let response = talk(&mut socket, GET).await;
+        let response = send_and_read(&mut socket, GET).await;
         assert!(response.contains("version=HTTP/1.1") && response.contains("secured=true"), "{response}");
         // HTTP/1.1 without ALPN.
         let mut socket = files.connect(server.address, &[], &[version]).await.unwrap();
-        assert!(talk(&mut socket, GET).await.contains("version=HTTP/1.1"));
+        assert!(send_and_read(&mut socket, GET).await.contains("version=HTTP/1.1"));
         let socket = files.connect(server.address, &["h2", "http/1.1"], &[version]).await.unwrap();
         assert_eq!(socket.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
         let (mut client, connection) = h2::client::handshake(socket).await.unwrap();
@@ -68,7 +68,7 @@ async fn tls_versions_below_1_2_are_rejected() {
     // Cleartext HTTP.
     let mut socket = server.connect().await;
     socket.write_all(GET.as_bytes()).await.unwrap();
-    assert!(!to_the_end(&mut socket).await.contains("HTTP/1.1"));
+    assert!(!read_until_closed(&mut socket).await.contains("HTTP/1.1"));
 }
 
 #[tokio::test]
@@ -76,13 +76,13 @@ async fn https_responses_carry_hsts() {
     let files = Files::good();
     let server = serving(&files, ServerLimits::default());
     let mut socket = files.connect(server.address, &[], &[&TLS13]).await.unwrap();
-    let response = talk(&mut socket, GET).await;
+    let response = send_and_read(&mut socket, GET).await;
     assert!(response.contains("strict-transport-security: max-age=31536000\r\n"), "{response}");
-    let own = talk(&mut socket, &get1("/hsts")).await;
+    let own = send_and_read(&mut socket, &get1("/hsts")).await;
     assert!(own.contains("strict-transport-security: max-age=1\r\n"), "{own}");
     assert_eq!(own.matches("strict-transport-security").count(), 1);
     let (plain, _seen) = TestServer::start(1, ServerLimits::default());
-    assert!(!talk(&mut plain.connect().await, GET).await.contains("strict-transport-security"));
+    assert!(!send_and_read(&mut plain.connect().await, GET).await.contains("strict-transport-security"));
 }
 
 #[tokio::test]
@@ -94,11 +94,11 @@ async fn tls_handshake_times_out_and_counts_as_a_connection() {
     let mut silent = server.connect().await;
     // A connection beyond the limit is closed without a response, which would require a handshake.
     assert!(files.connect(server.address, &[], &[&TLS13]).await.is_err());
-    assert_eq!(to_the_end(&mut silent).await, "");
+    assert_eq!(read_until_closed(&mut silent).await, "");
     assert!(start.elapsed() >= header_timeout);
     until("the connection slot to be free", async || {
         let mut socket = files.connect(server.address, &[], &[&TLS13]).await.ok()?;
-        talk(&mut socket, GET).await.contains("200 OK").then_some(())
+        send_and_read(&mut socket, GET).await.contains("200 OK").then_some(())
     })
     .await;
 }
@@ -108,12 +108,12 @@ async fn tls_request_is_answered_during_shutdown() {
     let files = Files::good();
     let server = serving(&files, ServerLimits::default());
     let mut idle = files.connect(server.address, &[], &[&TLS13]).await.unwrap();
-    assert!(talk(&mut idle, GET).await.contains("200 OK"));
+    assert!(send_and_read(&mut idle, GET).await.contains("200 OK"));
     let address = server.address;
     let draining = tokio::spawn(async move { server.threads.drain().await });
     until("the port to be closed", async || TcpStream::connect(address).await.is_err().then_some(())).await;
-    assert!(talk(&mut idle, GET).await.contains("connection: close\r\n"));
-    assert_eq!(to_the_end(&mut idle).await, "");
+    assert!(send_and_read(&mut idle, GET).await.contains("connection: close\r\n"));
+    assert_eq!(read_until_closed(&mut idle).await, "");
     drop(idle);
     draining.await.unwrap();
 }
@@ -156,12 +156,12 @@ async fn renewed_certificate_is_loaded_and_an_invalid_one_is_not() {
     assert!(certificate.reload().unwrap());
     for _ in 0..2 {
         let mut socket = files.connect(server.address, &[], &[&TLS13]).await.unwrap();
-        assert!(talk(&mut socket, GET).await.contains("200 OK"));
+        assert!(send_and_read(&mut socket, GET).await.contains("200 OK"));
         std::fs::write(files.certificate(), "torn").unwrap();
         // The same invalid file is reported once.
         assert!(!certificate.reload().unwrap_or_default());
     }
-    assert!(talk(&mut before, GET).await.contains("200 OK"));
+    assert!(send_and_read(&mut before, GET).await.contains("200 OK"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -177,7 +177,7 @@ async fn changed_certificate_files_are_reloaded() {
 }
 
 async fn new_deployment(files: &Files) -> TestDeployment {
-    let mut deployment = TestDeployment::new(db::sqlite_place().await.unwrap()).await;
+    let mut deployment = TestDeployment::new(db::sqlite_location().await.unwrap()).await;
     deployment.set("server.tls_certificate", files.certificate().to_str().unwrap());
     deployment.set("server.tls_key", files.key().to_str().unwrap());
     deployment
@@ -227,7 +227,7 @@ async fn invalid_certificate_files_are_configuration_errors() {
         assert!(message.contains("does not match the certificate"), "{message}");
     }
     let expired = Files::until(2020);
-    let expired_deployment = TestDeployment::new(db::sqlite_place().await.unwrap()).await;
+    let expired_deployment = TestDeployment::new(db::sqlite_location().await.unwrap()).await;
     let (certificate, key) = (expired.certificate(), expired.key());
     let toml = std::fs::read_to_string(expired_deployment.path("sekisho.toml")).unwrap();
     let tls =

@@ -10,10 +10,10 @@ use sekisho::server::{ServerLimits, WorkerThreads};
 use tokio::net::TcpStream;
 use tower::service_fn;
 
-use crate::support::test_server::{GET, TestServer, get1, talk};
+use crate::support::test_server::{GET, TestServer, get1, send_and_read};
 
 async fn thread_of(socket: &mut TcpStream) -> String {
-    let response = talk(socket, &get1("/thread")).await;
+    let response = send_and_read(socket, &get1("/thread")).await;
     response.rsplit("\r\n").next().unwrap().to_owned()
 }
 
@@ -31,7 +31,7 @@ async fn each_worker_thread_builds_its_own_service() {
     threads.serve(listener, None, factory).unwrap();
     for _ in 0..10 {
         let mut socket = TcpStream::connect(address).await.unwrap();
-        assert!(talk(&mut socket, GET).await.starts_with("HTTP/1.1 200"));
+        assert!(send_and_read(&mut socket, GET).await.starts_with("HTTP/1.1 200"));
     }
     threads.drain().await;
     assert!(TcpStream::connect(address).await.is_err());
@@ -43,15 +43,15 @@ async fn each_worker_thread_builds_its_own_service() {
 async fn limits_change_at_run_time() {
     let (server, _seen) = TestServer::start(2, ServerLimits::default());
     let mut before = server.connect().await;
-    assert!(talk(&mut before, GET).await.starts_with("HTTP/1.1 200"));
+    assert!(send_and_read(&mut before, GET).await.starts_with("HTTP/1.1 200"));
     let limits = ServerLimits { connections: 2, uri_bytes: 256, ..ServerLimits::default() };
     server.threads.set_limits(limits);
     let long = get1(&"/x".repeat(200));
-    assert!(talk(&mut before, &long).await.starts_with("HTTP/1.1 200"));
+    assert!(send_and_read(&mut before, &long).await.starts_with("HTTP/1.1 200"));
     let mut after = server.connect().await;
-    assert!(talk(&mut after, &long).await.starts_with("HTTP/1.1 414"));
-    assert!(talk(&mut server.connect().await, GET).await.starts_with("HTTP/1.1 503"));
-    assert!(talk(&mut before, GET).await.starts_with("HTTP/1.1 200"));
+    assert!(send_and_read(&mut after, &long).await.starts_with("HTTP/1.1 414"));
+    assert!(send_and_read(&mut server.connect().await, GET).await.starts_with("HTTP/1.1 503"));
+    assert!(send_and_read(&mut before, GET).await.starts_with("HTTP/1.1 200"));
 }
 
 /// A blocked thread accepts no connections, so the other one accepts them all and transfers a share.
@@ -72,7 +72,7 @@ async fn overloaded_worker_transfers_connections() {
     };
     server.threads.serve(blocking, None, block).unwrap();
     let blocked = tokio::spawn(async move {
-        talk(&mut TcpStream::connect(blocked_at).await.unwrap(), GET).await;
+        send_and_read(&mut TcpStream::connect(blocked_at).await.unwrap(), GET).await;
     });
     tokio::task::spawn_blocking(move || busy.wait()).await.unwrap();
 

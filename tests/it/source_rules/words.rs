@@ -47,21 +47,13 @@ const DENIED_SUMMARY_STARTS: &[&str] =
 /// Files and folders that have not been reworded yet.
 const PENDING: &[&str] = &[
     "CHANGELOG.md",
-    "README.md",
-    "benches",
-    "config/",
+    "benches/gateway.rs",
+    "config/default.toml",
     "deploy/",
-    "examples/race_lab",
-    "scripts/",
-    "src/app/error.rs",
-    "src/backend",
     "src/cli",
     "src/config",
     "src/key_store.rs",
-    "src/models",
-    "src/services",
-    "src/telemetry",
-    "tests/it",
+    "tests/it/commands.rs",
 ];
 
 #[test]
@@ -124,7 +116,8 @@ fn phrase_starts<'a>(text: &'a str, phrase: &'a str) -> impl Iterator<Item = usi
     text.match_indices(phrase).map(|(start, _)| start).filter(move |start| {
         let before = text[..*start].chars().next_back();
         let after = text[*start + phrase.len()..].chars().next();
-        !before.is_some_and(char::is_alphanumeric) && !after.is_some_and(char::is_alphanumeric)
+        // `nobody@example.com` is data.
+        !before.is_some_and(char::is_alphanumeric) && !after.is_some_and(|c| c.is_alphanumeric() || c == '@')
     })
 }
 

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 
 use super::SessionEndTrigger;
 use crate::support::fair_clock::FairInstant;
-use crate::support::process::PATIENCE;
+use crate::support::process::PROCESS_TIMEOUT;
 use crate::support::upstream::{listen, read_head};
 
 /// Starts an upstream that sends an endless response of this type.
@@ -32,7 +32,7 @@ async fn read_events(socket: &mut TcpStream, time: Duration) {
     let start = Instant::now();
     let mut read = Vec::new();
     while start.elapsed() < time || read.len() <= 12 {
-        let more = timeout(PATIENCE, socket.read_buf(&mut read)).await.unwrap();
+        let more = timeout(PROCESS_TIMEOUT, socket.read_buf(&mut read)).await.unwrap();
         assert!(matches!(more, Ok(1..)), "it ended");
     }
 }
@@ -55,7 +55,7 @@ async fn event_stream_is_aborted_when_its_session_ends() {
         trigger.fire(SessionEvent::PasswordChanged);
         let mut rest = Vec::new();
         // A reset is allowed.
-        let _ = timeout(PATIENCE, socket.read_to_end(&mut rest)).await.unwrap();
+        let _ = timeout(PROCESS_TIMEOUT, socket.read_to_end(&mut rest)).await.unwrap();
         assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
         assert!(!rest.ends_with(b"0\r\n\r\n"), "the stream looks complete");
     }

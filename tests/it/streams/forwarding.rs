@@ -10,8 +10,10 @@ use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 
 use crate::support::proxy_server::{ProxyServer, connect, exchange, get, request};
-use crate::support::upstream::{Upstream, listen, read_head, saying};
-use crate::support::websocket::{EchoUpstream, agree, is_heard, line, open, refused, until_closed};
+use crate::support::upstream::{Upstream, listen, raw_upstream, read_head};
+use crate::support::websocket::{
+    EchoUpstream, accept_handshake, assert_echoes, line, open, refused, until_closed,
+};
 
 #[tokio::test]
 async fn websocket_messages_are_forwarded_both_ways() {
@@ -64,7 +66,7 @@ async fn websocket_close_codes_are_forwarded() {
 async fn websocket_bytes_are_unchanged() {
     let upstream = listen(|mut socket| async move {
         let head = String::from_utf8(read_head(&mut socket).await).unwrap();
-        agree(&mut socket, line(&head, "sec-websocket-key").unwrap()).await;
+        accept_handshake(&mut socket, line(&head, "sec-websocket-key").unwrap()).await;
         let (mut from, mut to) = socket.split();
         let _ = tokio::io::copy(&mut from, &mut to).await;
         let _ = to.shutdown().await;
@@ -106,7 +108,7 @@ async fn connection_header_is_parsed_as_a_list() {
         &[("connection", "x-one ,\tupgrade,"), ("x-one", "1")],
     ] {
         let (mut socket, _) = open(proxy, "/", lines).await.unwrap();
-        is_heard(&mut socket).await;
+        assert_echoes(&mut socket).await;
         let head = upstream.head().await;
         assert_eq!(line(&head, "connection"), Some("upgrade"), "{head}");
         assert_eq!(line(&head, "upgrade"), Some("websocket"));
@@ -120,7 +122,8 @@ async fn connection_header_is_parsed_as_a_list() {
 
 #[tokio::test]
 async fn refused_upgrade_keeps_the_connection() {
-    let upstream = saying(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 7\r\nX-Why: no\r\n\r\nnot you").await;
+    let upstream =
+        raw_upstream(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 7\r\nX-Why: no\r\n\r\nnot you").await;
     let proxy = ProxyServer::to(upstream).start().await;
     let response = refused(proxy, "/", &[]).await;
     assert_eq!((response.status().as_u16(), &response.headers()["x-why"]), (403, &"no".parse().unwrap()));
@@ -146,14 +149,15 @@ async fn wrong_upgrade_protocol_is_502() {
         "Upgrade: websocket\r\nSec-WebSocket-Accept: bm90IHRoZSBvbmUgdGhhdCBpcyBkdWU=\r\n",
     ] {
         let response = format!("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n{lines}\r\n");
-        let proxy =
-            ProxyServer::to(saying(Box::leak(response.into_boxed_str()).as_bytes()).await).start().await;
+        let proxy = ProxyServer::to(raw_upstream(Box::leak(response.into_boxed_str()).as_bytes()).await)
+            .start()
+            .await;
         let response =
             exchange(proxy, HANDSHAKE.replace("Upgrade\r\nUpgrade", "Upgrade, close\r\nUpgrade")).await;
         assert!(response.starts_with("HTTP/1.1 502 "), "{lines}: {response}");
         assert!(response.contains("\"upstream_error\""), "{response}");
     }
-    let upstream = saying(
+    let upstream = raw_upstream(
         b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
           Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
     );
@@ -227,10 +231,10 @@ async fn upgrade_uses_its_own_upstream_connection() {
     let proxy = ProxyServer::to(upstream.url()).start().await;
     let (mut one, _) = open(proxy, "/", &[]).await.unwrap();
     let (mut other, _) = open(proxy, "/", &[]).await.unwrap();
-    is_heard(&mut one).await;
-    is_heard(&mut other).await;
+    assert_echoes(&mut one).await;
+    assert_echoes(&mut other).await;
     let mut events = connect(proxy).await;
     let response = events.send_request(request("GET", "/", axum_core::body::Body::empty())).await.unwrap();
     assert_eq!(response.status(), 200);
-    is_heard(&mut one).await;
+    assert_echoes(&mut one).await;
 }

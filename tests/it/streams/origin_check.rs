@@ -4,8 +4,8 @@ use sekisho::models::user::Role;
 use sekisho::server::ServerLimits;
 
 use crate::support::gateway::{NAMES, SessionCookies, TestGateway, TestGatewayBuilder, route};
-use crate::support::http::Answer;
-use crate::support::websocket::{EchoUpstream, is_heard, line, open, refused, until_closed};
+use crate::support::http::TestResponse;
+use crate::support::websocket::{EchoUpstream, assert_echoes, line, open, refused, until_closed};
 
 const OWN: &str = "http://127.0.0.1:8080";
 const PAGE: &str = "https://page.example.com";
@@ -15,9 +15,9 @@ async fn start_gateway(upstream: &EchoUpstream, more: &str) -> TestGateway {
     TestGatewayBuilder::new(format!("[server]\nallowed_origins = [\"{PAGE}\"]\n{routes}")).start().await
 }
 
-fn to_response(refused: http::Response<Option<Vec<u8>>>) -> Answer {
+fn to_response(refused: http::Response<Option<Vec<u8>>>) -> TestResponse {
     let (parts, body) = refused.into_parts();
-    Answer { status: parts.status, headers: parts.headers, body: body.unwrap_or_default() }
+    TestResponse { status: parts.status, headers: parts.headers, body: body.unwrap_or_default() }
 }
 
 /// B-6.
@@ -34,7 +34,7 @@ async fn upgrade_without_session_is_401() {
         response.problem(401, event);
         assert!(response.set_cookies().is_empty());
     }
-    assert!(upstream.has_seen_no_more());
+    assert!(upstream.has_no_more_requests());
 }
 
 /// Browsers send cookies with WebSocket handshakes of any page, so the origin decides (B-6).
@@ -67,11 +67,11 @@ async fn upgrade_with_cookies_requires_a_trusted_origin() {
         let response = to_response(refused(server, "/chat", &lines).await);
         response.problem(403, "cross_site");
     }
-    assert!(upstream.has_seen_no_more());
+    assert!(upstream.has_no_more_requests());
     for origin in [OWN, PAGE] {
         let (mut socket, _) =
             open(server, "/chat", &[("origin", origin), ("cookie", &cookies)]).await.unwrap();
-        is_heard(&mut socket).await;
+        assert_echoes(&mut socket).await;
         let head = upstream.head().await;
         assert_eq!(line(&head, "x-forwarded-email"), Some("taro@example.jp"));
         assert_eq!((line(&head, "cookie"), line(&head, "origin")), (None, Some(origin)));
@@ -88,7 +88,7 @@ async fn upgrade_without_cookies_needs_no_origin() {
         [&[("authorization", bearer.as_str())][..], &[("authorization", &bearer), ("origin", "app://x")]]
     {
         let (mut socket, _) = open(server, "/chat", lines).await.unwrap();
-        is_heard(&mut socket).await;
+        assert_echoes(&mut socket).await;
     }
 }
 
@@ -100,7 +100,7 @@ async fn open_route_ignores_the_origin() {
     let cookies = gateway.signed_in(Role::User).await.line();
     let (mut socket, _) =
         open(server, "/", &[("cookie", &cookies), ("origin", "https://evil.example")]).await.unwrap();
-    is_heard(&mut socket).await;
+    assert_echoes(&mut socket).await;
     let head = upstream.head().await;
     assert_eq!((line(&head, "cookie"), line(&head, "x-forwarded-user")), (None, None));
 }
@@ -113,7 +113,7 @@ async fn optional_route_allows_cookieless_upgrades() {
     let cookies = gateway.signed_in(Role::User).await.line();
     let foreign = ("origin", "https://evil.example");
     let (mut socket, _) = open(server, "/", &[foreign]).await.unwrap();
-    is_heard(&mut socket).await;
+    assert_echoes(&mut socket).await;
     assert_eq!(line(&upstream.head().await, "x-forwarded-user"), None);
     to_response(refused(server, "/", &[foreign, ("cookie", &cookies)]).await).problem(403, "cross_site");
 }
@@ -131,7 +131,7 @@ async fn refresh_during_upgrade_sets_cookies_with_101() {
     assert_eq!((refreshed.status.as_u16(), refreshed.event()), (101, Some("rotated")));
     let fresh = SessionCookies::of(&refreshed).unwrap();
     assert_ne!(fresh.refresh, session_cookies.refresh);
-    is_heard(&mut socket).await;
+    assert_echoes(&mut socket).await;
 
     let tokens = &gateway.app.tokens;
     let session = tokens.identify_session(Some(&fresh.refresh), None).unwrap();
@@ -167,5 +167,5 @@ async fn role_is_checked_before_the_upgrade() {
     let cookies = gateway.signed_in(Role::User).await.line();
     let response = to_response(refused(server, "/", &[("origin", OWN), ("cookie", &cookies)]).await);
     response.problem(403, "forbidden");
-    assert!(upstream.has_seen_no_more());
+    assert!(upstream.has_no_more_requests());
 }

@@ -10,9 +10,9 @@ use tokio::time::{Instant, timeout};
 
 use crate::support::db::{self, DatabaseLocation};
 use crate::support::fair_clock::FairInstant;
-use crate::support::process::{PATIENCE, ServerProcess, TestDeployment, on_both, until};
+use crate::support::process::{PROCESS_TIMEOUT, ServerProcess, TestDeployment, on_both, until};
 use crate::support::socket_browser::SocketBrowser;
-use crate::support::websocket::{Closed, EchoUpstream, Socket, is_heard, open, until_closed};
+use crate::support::websocket::{Closed, EchoUpstream, Socket, assert_echoes, open, until_closed};
 
 on_both! {
     revocation_closes_all_connections_of_a_user_within_two_seconds;
@@ -38,7 +38,7 @@ async fn new_deployment(location: DatabaseLocation, upstream: &EchoUpstream) -> 
 async fn websocket(server: SocketAddr, browser: &SocketBrowser) -> Socket {
     let cookies = browser.cookie_header();
     let (mut socket, _) = open(server, "/", &[("origin", ORIGIN), ("cookie", &cookies)]).await.unwrap();
-    is_heard(&mut socket).await;
+    assert_echoes(&mut socket).await;
     socket
 }
 
@@ -102,12 +102,12 @@ async fn revocation_closes_all_connections_of_a_user_within_two_seconds(location
 
     let (mut slowest, mut last_byte) = ([Duration::ZERO; 2], Duration::ZERO);
     for socket in closing {
-        let (closed, at): (Closed, _) = timeout(PATIENCE, socket).await.unwrap().unwrap();
+        let (closed, at): (Closed, _) = timeout(PROCESS_TIMEOUT, socket).await.unwrap().unwrap();
         assert_eq!(closed, Some((4401, "revoked".to_owned())));
         slowest[0] = slowest[0].max(at - start);
     }
     for stream in breaking {
-        let (last, at) = timeout(PATIENCE, stream).await.unwrap().unwrap();
+        let (last, at) = timeout(PROCESS_TIMEOUT, stream).await.unwrap().unwrap();
         slowest[1] = slowest[1].max(at - start);
         last_byte = last_byte.max(last - start);
     }
@@ -155,18 +155,18 @@ async fn logout_closes_connections_of_the_session(location: DatabaseLocation) {
         ann.send(server.public, request.body(axum::body::Body::empty()).unwrap()).await.unwrap().status,
         204
     );
-    let closed = timeout(PATIENCE, until_closed(&mut socket)).await.unwrap();
+    let closed = timeout(PROCESS_TIMEOUT, until_closed(&mut socket)).await.unwrap();
     assert_eq!(closed, Some((4401, "logged_out".to_owned())));
-    timeout(PATIENCE, read_until_closed(stream)).await.unwrap();
+    timeout(PROCESS_TIMEOUT, read_until_closed(stream)).await.unwrap();
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
-    is_heard(&mut unaffected).await;
+    assert_echoes(&mut unaffected).await;
 }
 
 /// Connections close at the absolute expiry of their session, at most half a second early.
 #[tokio::test]
 async fn connection_ends_at_the_absolute_expiry() {
     let upstream = EchoUpstream::start().await;
-    let mut deployment = new_deployment(db::sqlite_place().await.unwrap(), &upstream).await;
+    let mut deployment = new_deployment(db::sqlite_location().await.unwrap(), &upstream).await;
     deployment.set("tokens.access_ttl", "2s");
     deployment.set("session.absolute_ttl", "6s");
     let server = deployment.serve().await;
@@ -184,7 +184,7 @@ async fn connection_ends_at_the_absolute_expiry() {
 #[tokio::test]
 async fn shutdown_closes_websockets_first() {
     let mut upstream = EchoUpstream::start().await;
-    let deployment = new_deployment(db::sqlite_place().await.unwrap(), &upstream).await;
+    let deployment = new_deployment(db::sqlite_location().await.unwrap(), &upstream).await;
     let server = deployment.serve().await;
     let ann = SocketBrowser::signed_in(server.public, "ann@example.com").await;
     let mut socket = websocket(server.public, &ann).await;

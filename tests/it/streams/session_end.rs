@@ -13,10 +13,10 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::SessionEndTrigger;
 use crate::support::fair_clock::FairInstant;
-use crate::support::process::PATIENCE;
+use crate::support::process::PROCESS_TIMEOUT;
 use crate::support::proxy_server::ProxyServer;
 use crate::support::upstream::{listen, read_head};
-use crate::support::websocket::{EchoUpstream, agree, is_heard, line, open, until_closed};
+use crate::support::websocket::{EchoUpstream, accept_handshake, assert_echoes, line, open, until_closed};
 
 #[tokio::test]
 async fn session_end_closes_both_sides_of_a_websocket() {
@@ -24,7 +24,7 @@ async fn session_end_closes_both_sides_of_a_websocket() {
     let (proxy, trigger) = SessionEndTrigger::proxy_with_trigger(RouteSpec::new("/", [upstream.url()]));
     let proxy = proxy.start().await;
     let (mut socket, _) = open(proxy, "/", &[]).await.unwrap();
-    is_heard(&mut socket).await;
+    assert_echoes(&mut socket).await;
     let start = FairInstant::now();
     trigger.fire(SessionEvent::LoggedOut);
     assert_eq!(until_closed(&mut socket).await, Some((4401, "logged_out".to_owned())));
@@ -45,15 +45,15 @@ async fn sessionless_websocket_outlives_session_ends() {
     let (mut socket, _) = open(proxy, "/", &[]).await.unwrap();
     trigger.fire(SessionEvent::LoggedOut);
     let (mut later, _) = open(proxy, "/", &[]).await.unwrap();
-    is_heard(&mut later).await;
-    is_heard(&mut socket).await;
+    assert_echoes(&mut later).await;
+    assert_echoes(&mut socket).await;
 }
 
 /// Starts an upstream that accepts a WebSocket, sends `first` once, and then `bytes` without end.
 async fn start_flooding_websocket(first: &'static [u8], bytes: &'static [u8]) -> String {
     let upstream = listen(move |mut socket| async move {
         let head = String::from_utf8(read_head(&mut socket).await).unwrap();
-        agree(&mut socket, line(&head, "sec-websocket-key").unwrap()).await;
+        accept_handshake(&mut socket, line(&head, "sec-websocket-key").unwrap()).await;
         socket.write_all(first).await.unwrap();
         while socket.write_all(bytes).await.is_ok() {}
     })
@@ -115,7 +115,7 @@ async fn unread_websocket_is_aborted_and_the_upstream_closed() {
         let sender = sender.clone();
         async move {
             let head = String::from_utf8(read_head(&mut socket).await).unwrap();
-            agree(&mut socket, line(&head, "sec-websocket-key").unwrap()).await;
+            accept_handshake(&mut socket, line(&head, "sec-websocket-key").unwrap()).await;
             let (mut from, mut to) = socket.into_split();
             let writing = async { while to.write_all(&b"\x82\x05hello".repeat(1_000)).await.is_ok() {} };
             let reading = async {
@@ -135,7 +135,7 @@ async fn unread_websocket_is_aborted_and_the_upstream_closed() {
     tokio::time::sleep(Duration::from_millis(200)).await;
     let start = FairInstant::now();
     trigger.fire(SessionEvent::Revoked);
-    let bytes = timeout(PATIENCE, received.recv()).await.unwrap().unwrap();
+    let bytes = timeout(PROCESS_TIMEOUT, received.recv()).await.unwrap().unwrap();
     assert_eq!(bytes[..2], [0x88, 0x82], "a Close");
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     drop(socket);
@@ -177,7 +177,7 @@ async fn shutdown_closes_websockets_with_1001() {
     let streams = proxy.streams.clone();
     let proxy = proxy.start().await;
     let (mut socket, _) = open(proxy, "/", &[]).await.unwrap();
-    is_heard(&mut socket).await;
+    assert_echoes(&mut socket).await;
     streams.close_all();
     assert_eq!(until_closed(&mut socket).await, Some((1001, String::new())));
     assert_eq!(upstream.closed().await, Some((1001, String::new())));
@@ -197,7 +197,7 @@ async fn idle_websocket_outlives_body_timeouts() {
     };
     let (mut socket, _) = open(ProxyServer::new([spec]).start().await, "/", &[]).await.unwrap();
     tokio::time::sleep(Duration::from_millis(600)).await;
-    is_heard(&mut socket).await;
+    assert_echoes(&mut socket).await;
     let last = Instant::now();
     socket.flush().await.unwrap();
     assert_eq!(until_closed(&mut socket).await, Some((1001, String::new())));

@@ -9,9 +9,9 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use crate::support::db::sqlite_place;
+use crate::support::db::sqlite_location;
 use crate::support::fair_clock::FairInstant;
-use crate::support::process::{PATIENCE, ServerProcess, TestDeployment, until};
+use crate::support::process::{PROCESS_TIMEOUT, ServerProcess, TestDeployment, until};
 use crate::support::socket_browser::SocketBrowser;
 use crate::support::upstream::{listen, read_head};
 
@@ -30,7 +30,7 @@ async fn start_event_upstream() -> SocketAddr {
 }
 
 async fn new_deployment() -> (TestDeployment, ServerProcess, SocketBrowser) {
-    let mut deployment = TestDeployment::new(sqlite_place().await.unwrap()).await;
+    let mut deployment = TestDeployment::new(sqlite_location().await.unwrap()).await;
     deployment.set("tokens.access_ttl", "10m");
     deployment.forward_to(format!("http://{}", start_event_upstream().await));
     deployment.user("ann@example.com", "user").await;
@@ -111,7 +111,7 @@ async fn only_the_unread_http2_stream_is_reset() {
     assert!(took < Duration::from_secs(2) + command, "{took:?}, of which the command took {command:?}");
     let mut body = response.into_body();
     let end = loop {
-        match timeout(PATIENCE, body.data()).await.unwrap() {
+        match timeout(PROCESS_TIMEOUT, body.data()).await.unwrap() {
             Some(Ok(_)) => {}
             end => break end,
         }

@@ -24,7 +24,7 @@ use tower::{Service, ServiceExt};
 
 use super::browser::Browser;
 use super::db::{self, TestDatabase};
-use super::http::Answer;
+use super::http::TestResponse;
 
 /// The gateway's public origin.
 pub(crate) const ORIGIN: &str = "https://app.example.com";
@@ -69,7 +69,7 @@ impl TestApp {
     }
 
     /// Starts a gateway that forwards signed-in users to `upstream`.
-    pub(crate) async fn in_front_of(upstream: &str, fresh: TestDatabase) -> Self {
+    pub(crate) async fn with_upstream(upstream: &str, fresh: TestDatabase) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("sekisho.toml");
         std::fs::write(&file, format!("[[routes]]\npath = \"/\"\nupstreams = [\"{upstream}\"]\n")).unwrap();
@@ -163,7 +163,7 @@ impl TestApp {
     }
 
     /// Sends a request without the headers of a browser.
-    pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
+    pub(crate) async fn send(&self, request: Request<Body>) -> TestResponse {
         send(&self.app, request).await
     }
 
@@ -253,12 +253,12 @@ fn config(flags: &[(&str, &str)], file: Option<PathBuf>) -> Config {
 }
 
 /// Sends a request to the public listener, from an address of TEST-NET-1 (RFC 5737).
-pub(crate) async fn send(app: &App, request: Request<Body>) -> Answer {
+pub(crate) async fn send(app: &App, request: Request<Body>) -> TestResponse {
     send_from([192, 0, 2, 7], app.public.clone(), request).await
 }
 
 /// Sends a request from `address` and reads the whole response.
-pub(crate) async fn send_from<S>(address: [u8; 4], listener: S, mut request: Request<Body>) -> Answer
+pub(crate) async fn send_from<S>(address: [u8; 4], listener: S, mut request: Request<Body>) -> TestResponse
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
 {
@@ -266,7 +266,7 @@ where
     let Ok(response) = listener.oneshot(request).await;
     let (parts, body) = response.into_parts();
     let body = to_bytes(body, usize::MAX).await.expect("a body").to_vec();
-    Answer { status: parts.status, headers: parts.headers, body }
+    TestResponse { status: parts.status, headers: parts.headers, body }
 }
 
 /// Defines one test of each function for each database.

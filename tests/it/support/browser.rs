@@ -15,7 +15,7 @@ use serde_json::json;
 use time::OffsetDateTime;
 
 use super::app::{ORIGIN, PASSWORD, send_from};
-use super::http::{Answer, get, post};
+use super::http::{TestResponse, get, post};
 
 /// Names of the two session cookies.
 pub(crate) const ACCESS: &str = "__Host-access_token";
@@ -24,7 +24,7 @@ pub(crate) const REFRESH: &str = "__Host-refresh_token";
 /// A browser. A clone models a thief with a copy of the cookies.
 #[derive(Clone)]
 pub(crate) struct Browser {
-    pub(crate) jar: Jar,
+    pub(crate) jar: CookieJar,
     public: PublicService,
     clock: Arc<ManualClock>,
     address: [u8; 4],
@@ -33,7 +33,7 @@ pub(crate) struct Browser {
 
 impl Browser {
     pub(crate) fn new(public: PublicService, clock: Arc<ManualClock>) -> Self {
-        Self { jar: Jar::default(), public, clock, address: [192, 0, 2, 7], agent: "Browser/1.0" }
+        Self { jar: CookieJar::default(), public, clock, address: [192, 0, 2, 7], agent: "Browser/1.0" }
     }
 
     /// Returns the browser with another address and User-Agent.
@@ -61,40 +61,40 @@ impl Browser {
         }
     }
 
-    pub(crate) async fn get(&mut self, path: &str) -> Answer {
+    pub(crate) async fn get(&mut self, path: &str) -> TestResponse {
         self.send(get(path)).await
     }
 
-    pub(crate) async fn post(&mut self, path: &str, body: &serde_json::Value) -> Answer {
+    pub(crate) async fn post(&mut self, path: &str, body: &serde_json::Value) -> TestResponse {
         self.send(post(path, body)).await
     }
 
     /// Sends a same-origin request and stores the cookies of the response.
-    pub(crate) async fn send(&mut self, request: Request<Body>) -> Answer {
+    pub(crate) async fn send(&mut self, request: Request<Body>) -> TestResponse {
         let answer = self.send_and_drop(request).await;
         self.store_cookies(&answer);
         answer
     }
 
     /// Sends a request without storing the cookies of its response, as if it were lost.
-    pub(crate) async fn send_and_drop(&self, request: Request<Body>) -> Answer {
+    pub(crate) async fn send_and_drop(&self, request: Request<Body>) -> TestResponse {
         send_from(self.address, self.public.clone(), self.with_browser_headers(request)).await
     }
 
     /// Requests all paths concurrently with the present cookies, as several tabs do.
     ///
     /// Stores no cookies; the test calls [`store_cookies`](Self::store_cookies).
-    pub(crate) async fn ask_at_once(&self, paths: &[&str]) -> Vec<Answer> {
+    pub(crate) async fn get_concurrently(&self, paths: &[&str]) -> Vec<TestResponse> {
         let requests = paths.iter().map(|path| tokio::spawn(self.clone().into_response(get(path))));
         join_all(requests).await.into_iter().map(|answer| answer.expect("no panic")).collect()
     }
 
-    async fn into_response(self, request: Request<Body>) -> Answer {
+    async fn into_response(self, request: Request<Body>) -> TestResponse {
         self.send_and_drop(request).await
     }
 
     /// Stores the cookies of a response.
-    pub(crate) fn store_cookies(&mut self, answer: &Answer) {
+    pub(crate) fn store_cookies(&mut self, answer: &TestResponse) {
         for cookie in answer.set_cookies() {
             self.jar.keep(&cookie, self.clock.now());
         }
@@ -133,7 +133,7 @@ impl Browser {
 
 /// A cookie jar for one secure origin. A clone models the copy on disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Jar(BTreeMap<String, StoredCookie>);
+pub(crate) struct CookieJar(BTreeMap<String, StoredCookie>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct StoredCookie {
@@ -141,7 +141,7 @@ struct StoredCookie {
     expires_at: Option<OffsetDateTime>,
 }
 
-impl Jar {
+impl CookieJar {
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -72,16 +72,16 @@ pub(crate) async fn memory() -> Option<TestDatabase> {
 
 /// Returns a SQLite database in a temporary directory.
 pub(crate) async fn sqlite() -> Option<TestDatabase> {
-    Some(sqlite_place().await?.fresh().await)
+    Some(sqlite_location().await?.fresh().await)
 }
 
 /// Returns a PostgreSQL database on the server of `SEKISHO_TEST_POSTGRES`, or `None` if that is not set.
 pub(crate) async fn postgres() -> Option<TestDatabase> {
-    Some(postgres_place().await?.fresh().await)
+    Some(postgres_location().await?.fresh().await)
 }
 
 /// Returns the location of a SQLite file that does not exist yet.
-pub(crate) async fn sqlite_place() -> Option<DatabaseLocation> {
+pub(crate) async fn sqlite_location() -> Option<DatabaseLocation> {
     let directory = tempfile::tempdir().unwrap();
     let url = format!("sqlite://{}/sekisho.db", directory.path().display());
     Some(DatabaseLocation { url, _guard: Some(Guard::Directory(directory)) })
@@ -104,7 +104,7 @@ pub(crate) fn skip_test(needs: &str) {
 /// # Panics
 ///
 /// In CI, where a skipped test would go unnoticed.
-pub(crate) async fn postgres_place() -> Option<DatabaseLocation> {
+pub(crate) async fn postgres_location() -> Option<DatabaseLocation> {
     let server = std::env::var("SEKISHO_TEST_POSTGRES").unwrap_or_default();
     if server.is_empty() {
         skip_test("a PostgreSQL server in SEKISHO_TEST_POSTGRES");

@@ -16,7 +16,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 
 use super::app::TestApp;
-use super::http::Answer;
+use super::http::TestResponse;
 use super::process::{program, until};
 use super::upstream::{RecordedRequest, Upstream};
 
@@ -100,7 +100,7 @@ impl FrontProxyHarness {
 
     /// Returns `None` if it exits at once, because another program may have taken the port.
     async fn try_start(front: FrontProxyKind, program: &Path, edit: fn(&str) -> String) -> Option<Self> {
-        let upstream = Upstream::answering(echo).await;
+        let upstream = Upstream::responding_with(echo).await;
         let listeners = [listener().await, listener().await];
         let [public, verify] = listeners.each_ref().map(|listener| listener.local_addr().unwrap());
         let address = free_address();
@@ -155,7 +155,7 @@ impl FrontProxyHarness {
     }
 
     /// Stops the forward-auth endpoint.
-    pub(crate) fn lose_verify(&mut self) {
+    pub(crate) fn stop_forward_auth(&mut self) {
         drop(self.verify.take());
     }
 
@@ -263,12 +263,12 @@ pub(crate) struct Curl {
 }
 
 impl Curl {
-    pub(crate) async fn get(&self, target: &str) -> Answer {
+    pub(crate) async fn get(&self, target: &str) -> TestResponse {
         self.ask(target, &[]).await
     }
 
     /// Requests `target`, sent byte for byte, with further arguments for curl.
-    pub(crate) async fn ask(&self, target: &str, args: &[&str]) -> Answer {
+    pub(crate) async fn ask(&self, target: &str, args: &[&str]) -> TestResponse {
         let head = self.jar.with_extension("head");
         let body = self.jar.with_extension("body");
         std::fs::write(&body, "").unwrap();
@@ -307,7 +307,7 @@ impl Curl {
         self.readable.lock().unwrap().clone()
     }
 
-    fn record(&self, response: &Answer) {
+    fn record(&self, response: &TestResponse) {
         let readable = response.headers.iter().filter(|(name, _)| *name != "set-cookie");
         let mut text = self.readable.lock().unwrap();
         text.extend(readable.map(|(name, value)| format!("{name}: {value:?}\n")));
@@ -316,7 +316,7 @@ impl Curl {
 }
 
 /// Parses the last of these response heads. Interim responses such as `100 Continue` precede it.
-fn parse_response(head: &str, body: Vec<u8>) -> Answer {
+fn parse_response(head: &str, body: Vec<u8>) -> TestResponse {
     let last = head.trim_end().rsplit("\r\n\r\n").next().unwrap();
     let mut lines = last.lines();
     let status = lines.next().and_then(|line| line.split(' ').nth(1)).unwrap().parse().unwrap();
@@ -325,5 +325,5 @@ fn parse_response(head: &str, body: Vec<u8>) -> Answer {
         let value = HeaderValue::from_str(value.trim()).unwrap();
         headers.append(name.parse::<HeaderName>().unwrap(), value);
     }
-    Answer { status, headers, body }
+    TestResponse { status, headers, body }
 }

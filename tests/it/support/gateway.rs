@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 use tower::ServiceExt;
 
 use super::db::{self, TestDatabase};
-use super::http::Answer;
+use super::http::TestResponse;
 
 /// A gateway with its database and clock.
 pub(crate) struct TestGateway {
@@ -92,14 +92,14 @@ pub(crate) fn route(path: &str, upstream: &str, more: &str) -> String {
 
 impl TestGateway {
     /// Sends a request without a body from [`PEER`] and reads the whole response.
-    pub(crate) async fn ask(&self, request: http::request::Builder) -> Answer {
+    pub(crate) async fn ask(&self, request: http::request::Builder) -> TestResponse {
         self.send(request.body(Body::empty()).unwrap()).await
     }
 
-    pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
+    pub(crate) async fn send(&self, request: Request<Body>) -> TestResponse {
         let (parts, body) = self.call(request).await.into_parts();
         let body = to_bytes(body, usize::MAX).await.unwrap().to_vec();
-        Answer { status: parts.status, headers: parts.headers, body }
+        TestResponse { status: parts.status, headers: parts.headers, body }
     }
 
     /// Sends a request and returns the response with its body unread.
@@ -147,7 +147,7 @@ pub(crate) struct SessionCookies {
 
 impl SessionCookies {
     /// Returns the session cookies that a response sets, which must be both or none.
-    pub(crate) fn of(response: &Answer) -> Option<Self> {
+    pub(crate) fn of(response: &TestResponse) -> Option<Self> {
         let lines = response.headers.get_all("set-cookie").iter().map(|line| line.to_str().unwrap());
         let lines: Vec<_> = lines.filter(|line| line.starts_with("__Host-")).collect();
         if lines.is_empty() {

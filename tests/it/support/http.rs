@@ -10,13 +10,13 @@ use super::browser::SetCookie;
 
 /// A response with its whole body.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct TestResponse {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Vec<u8>,
 }
 
-impl Answer {
+impl TestResponse {
     /// Returns the value of a header, which must occur at most once.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut values = self.headers.get_all(name).iter();
@@ -94,7 +94,7 @@ fn finish(request: Builder, body: &str) -> Request<Body> {
 
 /// Decodes a path as a lenient application would: percent-decoding once, backslashes and repeated slashes
 /// as slashes, path parameters dropped, dot segments resolved.
-pub(crate) fn generously(path: &str) -> String {
+pub(crate) fn decode_leniently(path: &str) -> String {
     let mut bytes = Vec::new();
     let mut rest = path.as_bytes();
     while let [first, after @ ..] = rest {

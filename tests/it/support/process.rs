@@ -22,13 +22,13 @@ macro_rules! on_both {
         mod sqlite { $(
             #[tokio::test]
             async fn $test() {
-                super::$test($crate::support::db::sqlite_place().await.unwrap()).await;
+                super::$test($crate::support::db::sqlite_location().await.unwrap()).await;
             }
         )* }
         mod postgres { $(
             #[tokio::test]
             async fn $test() {
-                if let Some(place) = $crate::support::db::postgres_place().await {
+                if let Some(place) = $crate::support::db::postgres_location().await {
                     super::$test(place).await;
                 }
             }
@@ -91,7 +91,7 @@ impl TestDeployment {
     }
 
     /// Configures one route to `upstream` without authentication.
-    pub(crate) fn forward_to_openly(&self, upstream: impl std::fmt::Display) {
+    pub(crate) fn forward_to_without_auth(&self, upstream: impl std::fmt::Display) {
         self.forward_to(upstream);
         let config = std::fs::read_to_string(self.path("sekisho.toml")).unwrap();
         self.write("sekisho.toml", &format!("{config}auth = \"none\"\n"));
@@ -122,7 +122,7 @@ impl TestDeployment {
         // A command that does not read may have exited.
         let _ = stdin.write_all(input.as_bytes()).await;
         drop(stdin);
-        let output = timeout(PATIENCE, child.wait_with_output()).await;
+        let output = timeout(PROCESS_TIMEOUT, child.wait_with_output()).await;
         CommandOutput::of(output.unwrap_or_else(|_| panic!("{args:?} did not exit")).unwrap())
     }
 
@@ -205,7 +205,8 @@ impl ServerProcess {
             }
             None
         };
-        let addresses = timeout(PATIENCE, ready).await.expect("the server is neither ready nor failed");
+        let addresses =
+            timeout(PROCESS_TIMEOUT, ready).await.expect("the server is neither ready nor failed");
         let Some((public, admin)) = addresses else {
             let code = child.wait().await.unwrap().code();
             return Err(CommandOutput { code, out: String::new(), err: log });
@@ -256,19 +257,19 @@ impl ServerProcess {
 
     /// Waits until it exits.
     pub(crate) async fn ended(self) -> ExitStatus {
-        self.ended_saying().await.0
+        self.wait_with_log().await.0
     }
 
     /// Waits until it exits, and returns its whole log.
-    pub(crate) async fn ended_saying(mut self) -> (ExitStatus, String) {
-        let exited = timeout(PATIENCE, self.child.wait()).await;
+    pub(crate) async fn wait_with_log(mut self) -> (ExitStatus, String) {
+        let exited = timeout(PROCESS_TIMEOUT, self.child.wait()).await;
         let status = exited.unwrap_or_else(|_| panic!("the server did not stop: {}", self.log())).unwrap();
-        timeout(PATIENCE, &mut self.log_task).await.expect("end of the log").unwrap();
+        timeout(PROCESS_TIMEOUT, &mut self.log_task).await.expect("end of the log").unwrap();
         (status, self.log())
     }
 
     /// Waits until the log contains `words` `times` times.
-    pub(crate) async fn says(&self, words: &str, times: usize) {
+    pub(crate) async fn wait_for_log(&self, words: &str, times: usize) {
         let is_logged = async || (self.log().matches(words).count() >= times).then_some(());
         until(&format!("{times} times {words:?}"), is_logged).await;
     }
@@ -348,7 +349,7 @@ impl Nginx {
     }
 
     /// Waits for the request of `last` and returns all requests in nginx's log.
-    pub(crate) async fn seen_until(&self, last: &str) -> Vec<serde_json::Value> {
+    pub(crate) async fn requests_until(&self, last: &str) -> Vec<serde_json::Value> {
         until("the last request in nginx's log", async || {
             let log = std::fs::read_to_string(self.dir.path().join("access.log")).unwrap_or_default();
             let seen: Vec<serde_json::Value> =
@@ -418,13 +419,13 @@ pub(crate) async fn until<T>(what: &str, mut poll: impl AsyncFnMut() -> Option<T
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    timeout(PATIENCE, polling).await.unwrap_or_else(|_| panic!("timed out waiting for {what}"))
+    timeout(PROCESS_TIMEOUT, polling).await.unwrap_or_else(|_| panic!("timed out waiting for {what}"))
 }
 
 pub(crate) const PASSWORD: &str = "mountain-lantern-over-hakone";
 
 /// Timeout for anything another process does, long enough for a loaded machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PROCESS_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The shortest valid lifetimes and the lowest bcrypt cost.
 const CONFIG: &str = r#"

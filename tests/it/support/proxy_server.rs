@@ -133,7 +133,7 @@ pub(crate) fn request(method: &str, target: &str, body: Body) -> Request<Body> {
 }
 
 /// Returns a body and the sender of its chunks.
-pub(crate) fn fed() -> (mpsc::UnboundedSender<&'static str>, Body) {
+pub(crate) fn channel_body() -> (mpsc::UnboundedSender<&'static str>, Body) {
     let (feed, pieces) = mpsc::unbounded_channel();
     let pieces = futures_util::stream::unfold(pieces, |mut pieces| async {
         let piece: &'static str = pieces.recv().await?;

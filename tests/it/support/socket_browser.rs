@@ -10,7 +10,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::http::Answer;
+use super::http::TestResponse;
 use super::process::PASSWORD;
 
 /// A client that stores cookies and sends them with every request, each on a new connection.
@@ -28,13 +28,13 @@ impl SocketBrowser {
         browser
     }
 
-    pub(crate) async fn sign_in(&mut self, server: SocketAddr, email: &str, password: &str) -> Answer {
+    pub(crate) async fn sign_in(&mut self, server: SocketAddr, email: &str, password: &str) -> TestResponse {
         let body = serde_json::json!({ "email": email, "password": password }).to_string();
         let request = Request::post("/auth/login").header("content-type", "application/json");
         self.send(server, request.body(Body::from(body)).unwrap()).await.unwrap()
     }
 
-    pub(crate) async fn get(&mut self, server: SocketAddr, path: &str) -> Answer {
+    pub(crate) async fn get(&mut self, server: SocketAddr, path: &str) -> TestResponse {
         self.send(server, Request::get(path).body(Body::empty()).unwrap()).await.unwrap()
     }
 
@@ -57,7 +57,7 @@ impl SocketBrowser {
         &mut self,
         server: SocketAddr,
         request: Request<Body>,
-    ) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
+    ) -> Result<TestResponse, Box<dyn std::error::Error + Send + Sync>> {
         let socket = TcpStream::connect(server).await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await?;
         tokio::spawn(connection);
@@ -70,7 +70,7 @@ impl SocketBrowser {
         sender: &mut http1::SendRequest<Body>,
         server: SocketAddr,
         mut request: Request<Body>,
-    ) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
+    ) -> Result<TestResponse, Box<dyn std::error::Error + Send + Sync>> {
         request.headers_mut().insert(HOST, server.to_string().parse()?);
         if !self.cookies.is_empty() {
             request.headers_mut().insert(COOKIE, self.cookie_header().parse()?);
@@ -81,7 +81,7 @@ impl SocketBrowser {
             self.keep(cookie.to_str()?);
         }
         let body = to_bytes(Body::new(body), usize::MAX).await?.to_vec();
-        Ok(Answer { status: head.status, headers: head.headers, body })
+        Ok(TestResponse { status: head.status, headers: head.headers, body })
     }
 
     fn keep(&mut self, cookie: &str) {

@@ -25,7 +25,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tower::util::BoxCloneSyncService;
 
-use super::process::PATIENCE;
+use super::process::PROCESS_TIMEOUT;
 
 /// Worker threads that serve a [`ScriptedService`].
 pub(crate) struct TestServer {
@@ -179,7 +179,7 @@ pub(crate) async fn ask(
 ) -> Result<(u16, HeaderMap, String), h2::Error> {
     let mut ready = client.clone().ready().await?;
     let (response, _) = ready.send_request(request, true)?;
-    let (head, mut body) = timeout(PATIENCE, response).await.unwrap()?.into_parts();
+    let (head, mut body) = timeout(PROCESS_TIMEOUT, response).await.unwrap()?.into_parts();
     let mut text = Vec::new();
     while let Some(chunk) = body.data().await {
         let chunk = chunk?;
@@ -194,7 +194,7 @@ pub(crate) fn get2(path: &str) -> Request<()> {
 }
 
 /// Sends bytes and reads a response with a `Content-Length`. The connection stays open.
-pub(crate) async fn talk<W>(socket: &mut W, bytes: &str) -> String
+pub(crate) async fn send_and_read<W>(socket: &mut W, bytes: &str) -> String
 where
     W: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
@@ -220,13 +220,13 @@ pub(crate) async fn answer<R: tokio::io::AsyncRead + Unpin>(socket: &mut R) -> S
             }
         }
     };
-    timeout(PATIENCE, reading).await.expect("a response, or the end")
+    timeout(PROCESS_TIMEOUT, reading).await.expect("a response, or the end")
 }
 
 /// Reads until the connection is closed or reset.
-pub(crate) async fn to_the_end<R: tokio::io::AsyncRead + Unpin>(socket: &mut R) -> String {
+pub(crate) async fn read_until_closed<R: tokio::io::AsyncRead + Unpin>(socket: &mut R) -> String {
     let mut rest = Vec::new();
-    let _ = timeout(PATIENCE, socket.read_to_end(&mut rest)).await.expect("an end");
+    let _ = timeout(PROCESS_TIMEOUT, socket.read_to_end(&mut rest)).await.expect("an end");
     String::from_utf8_lossy(&rest).into_owned()
 }
 
@@ -290,7 +290,7 @@ impl Files {
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         let socket = TcpStream::connect(server).await?;
         let name = ServerName::try_from("app.example").unwrap();
-        timeout(PATIENCE, TlsConnector::from(Arc::new(config)).connect(name, socket)).await.unwrap()
+        timeout(PROCESS_TIMEOUT, TlsConnector::from(Arc::new(config)).connect(name, socket)).await.unwrap()
     }
 }
 
@@ -306,6 +306,6 @@ pub(crate) fn trusting(files: &[&Files], versions: &[&'static SupportedProtocolV
 }
 
 /// Default limits with a short drain timeout.
-pub(crate) fn hasty() -> ServerLimits {
+pub(crate) fn short_drain() -> ServerLimits {
     ServerLimits { drain: Duration::from_secs(10), ..ServerLimits::default() }
 }

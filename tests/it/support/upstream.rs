@@ -77,17 +77,17 @@ pub(crate) struct Upstream {
 impl Upstream {
     /// Starts an upstream that responds 200 without a body.
     pub(crate) async fn start() -> Self {
-        Self::answering(|_| Response::new(Body::empty())).await
+        Self::responding_with(|_| Response::new(Body::empty())).await
     }
 
-    pub(crate) async fn answering(
+    pub(crate) async fn responding_with(
         respond: impl Fn(&RecordedRequest) -> Response<Body> + Send + Sync + 'static,
     ) -> Self {
         Self::listening(None, respond).await
     }
 
     /// Starts an upstream with TLS.
-    pub(crate) async fn by_tls(tls: TlsAcceptor) -> Self {
+    pub(crate) async fn with_tls(tls: TlsAcceptor) -> Self {
         Self::listening(Some(tls), |_| Response::new(Body::empty())).await
     }
 
@@ -144,12 +144,12 @@ impl Upstream {
     }
 
     /// Returns the next request, if it has arrived.
-    pub(crate) fn seen_already(&mut self) -> Option<RecordedRequest> {
+    pub(crate) fn try_next_request(&mut self) -> Option<RecordedRequest> {
         self.seen.try_recv().ok()
     }
 
     /// Returns `true` if no further request has arrived.
-    pub(crate) fn has_seen_no_more(&mut self) -> bool {
+    pub(crate) fn has_no_more_requests(&mut self) -> bool {
         self.seen.try_recv().is_err()
     }
 
@@ -264,7 +264,7 @@ where
 }
 
 /// Starts an upstream that reads the head of a request, writes `bytes` and closes.
-pub(crate) async fn saying(bytes: &'static [u8]) -> String {
+pub(crate) async fn raw_upstream(bytes: &'static [u8]) -> String {
     let address = listen(move |mut socket| async move {
         read_head(&mut socket).await;
         let _ = socket.write_all(bytes).await;
@@ -286,7 +286,7 @@ pub(crate) async fn read_head(socket: &mut TcpStream) -> Vec<u8> {
 }
 
 /// Returns an address that refuses connections. Its port stays bound, so that no other test listens there.
-pub(crate) fn nobody() -> SocketAddr {
+pub(crate) fn closed_address() -> SocketAddr {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let address = socket.local_addr().unwrap();

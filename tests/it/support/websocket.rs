@@ -41,7 +41,7 @@ impl EchoUpstream {
                 let _ = send_head.send(head);
                 match key {
                     Some(key) => {
-                        agree(&mut socket, &key).await;
+                        accept_handshake(&mut socket, &key).await;
                         let socket = WebSocketStream::from_raw_socket(socket, Role::Server, None).await;
                         let _ = send_closed.send(echo(socket).await);
                     }
@@ -63,7 +63,7 @@ impl EchoUpstream {
     }
 
     /// Returns `true` if no further request has arrived.
-    pub(crate) fn has_seen_no_more(&mut self) -> bool {
+    pub(crate) fn has_no_more_requests(&mut self) -> bool {
         self.heads.try_recv().is_err()
     }
 
@@ -80,11 +80,11 @@ pub(crate) fn line<'h>(head: &'h str, name: &str) -> Option<&'h str> {
 }
 
 /// Completes the handshake with this `Sec-WebSocket-Key`.
-pub(crate) async fn agree(socket: &mut TcpStream, key: &str) {
+pub(crate) async fn accept_handshake(socket: &mut TcpStream, key: &str) {
     let accept = derive_accept_key(key.as_bytes());
     let answer = format!(
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Accept: {accept}\r\nX-Answer: yes\r\n\r\n"
+         Sec-WebSocket-Accept: {accept}\r\nX-TestResponse: yes\r\n\r\n"
     );
     socket.write_all(answer.as_bytes()).await.unwrap();
 }
@@ -165,7 +165,7 @@ pub(crate) async fn until_closed(socket: &mut Socket) -> Closed {
 }
 
 /// Sends a text and asserts that it is echoed.
-pub(crate) async fn is_heard<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut WebSocketStream<S>) {
+pub(crate) async fn assert_echoes<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut WebSocketStream<S>) {
     socket.send(Message::text("hello")).await.unwrap();
     assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("hello"));
 }

@@ -9,11 +9,11 @@ use tokio::net::TcpStream;
 use super::{TARO, completed_requests, line_of, new_deployment};
 use crate::support::process::until;
 use crate::support::socket_browser::SocketBrowser;
-use crate::support::upstream::{GatedUpstream, Upstream, saying};
+use crate::support::upstream::{GatedUpstream, Upstream, raw_upstream};
 
 #[tokio::test]
 async fn access_log_entry_describes_the_request() {
-    let upstream = Upstream::answering(|_| Response::new(Body::from("seven films"))).await;
+    let upstream = Upstream::responding_with(|_| Response::new(Body::from("seven films"))).await;
     let deployment = new_deployment().await;
     deployment.forward_to(upstream.url());
     let server = deployment.serve().await;
@@ -60,7 +60,7 @@ async fn access_log_entry_describes_the_request() {
 async fn each_request_has_one_access_log_entry() {
     let mut gated = GatedUpstream::start().await;
     let deployment = new_deployment().await;
-    let cut = saying(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nfirst").await;
+    let cut = raw_upstream(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nfirst").await;
     let route = |path: &str, upstream: &str| {
         format!("[[routes]]\npath = \"{path}\"\nauth = \"none\"\nupstreams = [\"{upstream}\"]\n")
     };

@@ -9,7 +9,7 @@ use prost::Message;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::time::timeout;
 
-use crate::support::process::PATIENCE;
+use crate::support::process::PROCESS_TIMEOUT;
 use crate::support::upstream::{listen, serve};
 
 pub(super) struct Collector {
@@ -44,7 +44,7 @@ impl Collector {
 
     /// Waits for the next span.
     pub(super) async fn span(&mut self) -> Span {
-        timeout(PATIENCE, self.spans.recv()).await.expect("no span arrived").unwrap()
+        timeout(PROCESS_TIMEOUT, self.spans.recv()).await.expect("no span arrived").unwrap()
     }
 
     /// Returns all spans received so far.

@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Child;
 
 use super::new_deployment;
-use crate::support::process::{PATIENCE, TestDeployment, until};
+use crate::support::process::{PROCESS_TIMEOUT, TestDeployment, until};
 use crate::support::socket_browser::SocketBrowser;
 
 /// Starts a server on free ports, since its log, which names them, cannot be read.
@@ -45,7 +45,7 @@ async fn stop(mut child: Child) {
     let id = i32::try_from(child.id().unwrap()).unwrap();
     kill_process(Pid::from_raw(id).unwrap(), Signal::TERM).unwrap();
     let status =
-        tokio::time::timeout(PATIENCE, child.wait()).await.expect("the server did not stop").unwrap();
+        tokio::time::timeout(PROCESS_TIMEOUT, child.wait()).await.expect("the server did not stop").unwrap();
     assert_eq!(status.code(), Some(0));
 }
 

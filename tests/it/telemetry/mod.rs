@@ -17,7 +17,7 @@ const TARO: &str = "taro@example.jp";
 
 /// Creates a deployment with one user and JSON logs.
 async fn new_deployment() -> TestDeployment {
-    let mut deployment = TestDeployment::new(db::sqlite_place().await.unwrap()).await;
+    let mut deployment = TestDeployment::new(db::sqlite_location().await.unwrap()).await;
     deployment.set("log.format", "json");
     deployment.run_with(&["user", "create", "--email", TARO, "--password-stdin"], PASSWORD).await.done();
     deployment

@@ -11,7 +11,7 @@ use crate::support::upstream::Upstream;
 
 #[tokio::test]
 async fn secrets_are_never_logged() {
-    let upstream = Upstream::answering(|_| {
+    let upstream = Upstream::responding_with(|_| {
         let response = Response::builder().header("set-cookie", "theirs=canary-set-cookie; Path=/");
         response.header("x-theirs", "canary-header").body(Body::from("canary-answer")).unwrap()
     })

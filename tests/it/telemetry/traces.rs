@@ -53,7 +53,7 @@ async fn upstream_receives_traceparent_with_the_gateway_as_parent() {
 #[tokio::test]
 async fn collector_receives_request_spans() {
     let mut upstream =
-        Upstream::answering(|_| Response::builder().status(503).body(Body::empty()).unwrap()).await;
+        Upstream::responding_with(|_| Response::builder().status(503).body(Body::empty()).unwrap()).await;
     let mut collector = Collector::start().await;
     let mut deployment = new_deployment().await;
     deployment.forward_to(upstream.url());

@@ -43,7 +43,7 @@ async fn start_proxy(resolver: &Arc<TestResolver>) -> SocketAddr {
 }
 
 async fn named_upstream(name: &'static str) -> Upstream {
-    Upstream::answering(move |_| Response::new(Body::from(name))).await
+    Upstream::responding_with(move |_| Response::new(Body::from(name))).await
 }
 
 #[tokio::test]

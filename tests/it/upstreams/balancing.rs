@@ -53,7 +53,7 @@ async fn undeliverable_request_goes_to_another_upstream() {
         assert_eq!(send(proxy, "POST", Body::from("body")).await.status(), 200);
         assert_eq!(upstream.seen().await.length, 4);
     }
-    assert!(upstream.has_seen_no_more());
+    assert!(upstream.has_no_more_requests());
 }
 
 #[tokio::test]

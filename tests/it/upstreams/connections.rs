@@ -12,8 +12,8 @@ use tower::ServiceExt;
 
 use super::{get, problem, send};
 use crate::support::paused_clock::PausedClock;
-use crate::support::proxy_server::{ProxyServer, code, connect, fed, request, text};
-use crate::support::upstream::{Upstream, listen, read_head, saying};
+use crate::support::proxy_server::{ProxyServer, channel_body, code, connect, request, text};
+use crate::support::upstream::{Upstream, listen, raw_upstream, read_head};
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -41,7 +41,7 @@ async fn rest(socket: &mut TcpStream) -> Vec<u8> {
 #[tokio::test]
 async fn early_response_closes_the_connection() {
     let (proxy, listener) = start_proxy().await;
-    let (feed, body) = fed();
+    let (feed, body) = channel_body();
     feed.send("begun").unwrap();
     let (response, mut first) = tokio::join!(send(proxy, "POST", body), async {
         let mut first = accept(&listener).await;
@@ -63,7 +63,7 @@ async fn early_response_closes_the_connection() {
 #[tokio::test]
 async fn early_bodiless_response_closes_the_connection() {
     let (proxy, listener) = start_proxy().await;
-    let (feed, body) = fed();
+    let (feed, body) = channel_body();
     feed.send("begun").unwrap();
     let (response, mut first) = tokio::join!(send(proxy, "POST", body), async {
         let mut first = accept(&listener).await;
@@ -222,7 +222,7 @@ async fn safe_request_is_retried_only_once_and_never_after_a_byte() {
 #[tokio::test]
 async fn failure_on_a_new_connection_is_not_retried() {
     for last_bytes in [&b""[..], b"HTTP/1.1 2"] {
-        let proxy = ProxyServer::to(saying(last_bytes).await).start().await;
+        let proxy = ProxyServer::to(raw_upstream(last_bytes).await).start().await;
         assert_eq!(code(get(proxy).await).await, problem(502, "upstream_error"));
     }
 }

@@ -16,7 +16,7 @@ use crate::support::upstream::Upstream;
 async fn checked_upstream(name: &'static str, status: u16) -> (Upstream, Arc<AtomicU16>) {
     let status = Arc::new(AtomicU16::new(status));
     let current_status = Arc::clone(&status);
-    let upstream = Upstream::answering(move |seen| {
+    let upstream = Upstream::responding_with(move |seen| {
         if seen.target == "/well?now" {
             assert_eq!(seen.all("user-agent"), ["sekisho-health-check"]);
             let status = current_status.load(Ordering::SeqCst);

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::{get, problem, route, send};
 use crate::support::paused_clock::PausedClock;
-use crate::support::proxy_server::{ProxyServer, code, connect, exchange, fed, request, text};
+use crate::support::proxy_server::{ProxyServer, channel_body, code, connect, exchange, request, text};
 use crate::support::upstream::{GatedUpstream, Upstream, listen, serve_any};
 
 fn http2() -> UpstreamSettings {
@@ -27,7 +27,7 @@ async fn start_proxy(upstream: impl Into<String>) -> SocketAddr {
 
 #[tokio::test]
 async fn http2_request_uses_pseudo_headers() {
-    let mut upstream = Upstream::answering(|_| Response::new(Body::from("answer"))).await;
+    let mut upstream = Upstream::responding_with(|_| Response::new(Body::from("answer"))).await;
     let proxy = start_proxy(upstream.url()).await;
     let raw = "POST /a%2e?b HTTP/1.1\r\nHost: app.example\r\nConnection: close, TE\r\nTE: trailers\r\nCookie: a=1\r\n\
                  Keep-Alive: 5\r\nContent-Length: 4\r\n\r\nbody";
@@ -103,7 +103,7 @@ async fn large_bodies_are_forwarded_both_ways() {
 
 #[tokio::test]
 async fn bodiless_responses_stay_bodiless() {
-    let upstream = Upstream::answering(|seen| {
+    let upstream = Upstream::responding_with(|seen| {
         let status: u16 = seen.target.rsplit('/').next().unwrap().parse().unwrap();
         let length = if status == 200 { Some("5") } else { None };
         let mut response = Response::builder().status(status).header("etag", "\"1\"");
@@ -236,13 +236,13 @@ async fn body_errors_are_reported() {
     .await;
     let limited = RouteSpec { max_body: Some(8), ..route([format!("http://{upstream}")], http2()) };
     let proxy = ProxyServer::new([limited]).start().await;
-    let (feed, body) = fed();
+    let (feed, body) = channel_body();
     feed.send("12345678").unwrap();
     feed.send("9").unwrap();
     assert_eq!(code(send(proxy, "POST", body).await).await, problem(413, "body_too_large"));
 
     let clock = PausedClock::new();
-    let (feed, body) = fed();
+    let (feed, body) = channel_body();
     feed.send("begun").unwrap();
     let response = tokio::spawn(send(proxy, "POST", body));
     while !response.is_finished() {
@@ -268,7 +268,7 @@ async fn early_response_ends_the_upload() {
     })
     .await;
     let proxy = start_proxy(upstream).await;
-    let (feed, body) = fed();
+    let (feed, body) = channel_body();
     feed.send("begun").unwrap();
     assert_eq!(send(proxy, "POST", body).await.status(), 200);
     ended.recv().await.unwrap();
@@ -295,6 +295,6 @@ async fn silent_upstream_times_out() {
 
 #[tokio::test]
 async fn http1_only_upstream_is_reported() {
-    let upstream = crate::support::upstream::saying(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+    let upstream = crate::support::upstream::raw_upstream(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
     assert_eq!(code(get(start_proxy(upstream).await).await).await, problem(502, "upstream_error"));
 }

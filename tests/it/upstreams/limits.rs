@@ -7,7 +7,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::{UnresponsiveUpstream, get, problem, refusing_url, route};
 use crate::support::paused_clock::PausedClock;
-use crate::support::proxy_server::{ProxyServer, code, connect, fed, request, text};
+use crate::support::proxy_server::{ProxyServer, channel_body, code, connect, request, text};
 use crate::support::upstream::{GatedUpstream, Upstream, read_head};
 
 /// One request in flight and one queued.
@@ -62,9 +62,9 @@ async fn disconnected_client_frees_its_queue_slot() {
 
 #[tokio::test]
 async fn event_stream_releases_its_concurrency_slot() {
-    let (_feed, body) = fed();
+    let (_feed, body) = channel_body();
     let body = std::sync::Mutex::new(Some(body));
-    let upstream = Upstream::answering(move |_| match body.lock().unwrap().take() {
+    let upstream = Upstream::responding_with(move |_| match body.lock().unwrap().take() {
         Some(events) => {
             let kind = "text/event-stream; charset=utf-8";
             Response::builder().header("content-type", kind).body(events).unwrap()

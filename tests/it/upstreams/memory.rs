@@ -6,7 +6,7 @@ use futures_util::StreamExt;
 use http::Response;
 use http_body_util::{BodyDataStream, BodyExt};
 
-use crate::support::db::sqlite_place;
+use crate::support::db::sqlite_location;
 use crate::support::process::TestDeployment;
 use crate::support::proxy_server::{connect, request};
 use crate::support::upstream::{listen, serve_any};
@@ -26,8 +26,8 @@ async fn large_bodies_are_not_buffered() {
         })
     })
     .await;
-    let deployment = TestDeployment::new(sqlite_place().await.unwrap()).await;
-    deployment.forward_to_openly(format_args!("http://{upstream}"));
+    let deployment = TestDeployment::new(sqlite_location().await.unwrap()).await;
+    deployment.forward_to_without_auth(format_args!("http://{upstream}"));
     let server = deployment.serve().await;
     let mut client = connect(server.public).await;
 

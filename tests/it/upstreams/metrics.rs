@@ -3,14 +3,15 @@
 use axum_core::body::Body;
 
 use super::{problem, refusing_url, send};
-use crate::support::db::sqlite_place;
+use crate::support::db::sqlite_location;
 use crate::support::process::{TestDeployment, until};
 use crate::support::proxy_server::{code, exchange};
 
 #[tokio::test]
 async fn failures_and_health_are_exported() {
-    let (deployment, upstream) = (TestDeployment::new(sqlite_place().await.unwrap()).await, refusing_url());
-    deployment.forward_to_openly(&upstream);
+    let (deployment, upstream) =
+        (TestDeployment::new(sqlite_location().await.unwrap()).await, refusing_url());
+    deployment.forward_to_without_auth(&upstream);
     let server = deployment.serve().await;
     for _ in 0..5 {
         let response = send(server.public, "GET", Body::empty()).await;

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::{get, problem, route};
 use crate::support::authority::Authority;
 use crate::support::log::Log;
-use crate::support::process::PATIENCE;
+use crate::support::process::PROCESS_TIMEOUT;
 use crate::support::proxy_server::{ProxyServer, code, connect, request};
 use crate::support::upstream::{Upstream, listen};
 
@@ -29,7 +29,7 @@ fn url(upstream: &Upstream, host: &str) -> String {
 async fn certificate_is_verified_by_name_and_address() {
     let authority = Authority::new();
     for (name, host) in [("localhost", "localhost"), ("127.0.0.1", "127.0.0.1")] {
-        let mut upstream = Upstream::by_tls(authority.server(name, &[])).await;
+        let mut upstream = Upstream::with_tls(authority.server(name, &[])).await;
         let proxy = ProxyServer::new([route([url(&upstream, host)], trusting(&authority))]).start().await;
         assert_eq!(get(proxy).await.status(), 200);
         assert_eq!(upstream.seen().await.all("host"), ["app.example"]);
@@ -51,10 +51,10 @@ async fn invalid_certificate_is_rejected() {
     ] {
         let log = Log::default();
         let _captured = log.capture();
-        let mut upstream = Upstream::by_tls(server).await;
+        let mut upstream = Upstream::with_tls(server).await;
         let proxy = ProxyServer::new([route([url(&upstream, "localhost")], settings)]).start().await;
         assert_eq!(code(get(proxy).await).await, problem(502, "upstream_unreachable"));
-        assert!(upstream.has_seen_no_more());
+        assert!(upstream.has_no_more_requests());
         let lines = log.lines();
         assert!(lines.iter().any(|line| line.contains(cause)), "{cause}: {lines:?}");
     }
@@ -81,7 +81,7 @@ async fn http_version_is_negotiated() {
         (UpstreamHttp::Http2, &["http/1.1"], http::Version::HTTP_11),
         (UpstreamHttp::Http2, &[], http::Version::HTTP_11),
     ] {
-        let mut upstream = Upstream::by_tls(authority.server("localhost", theirs)).await;
+        let mut upstream = Upstream::with_tls(authority.server("localhost", theirs)).await;
         let settings = UpstreamSettings { http: ours, ..trusting(&authority) };
         let proxy = ProxyServer::new([route([url(&upstream, "localhost")], settings)]).start().await;
         for _ in 0..3 {
@@ -90,7 +90,7 @@ async fn http_version_is_negotiated() {
         }
         assert_eq!(upstream.connections(), 1);
     }
-    let upstream = Upstream::by_tls(authority.server("localhost", &["h2"])).await;
+    let upstream = Upstream::with_tls(authority.server("localhost", &["h2"])).await;
     let proxy = ProxyServer::new([route([url(&upstream, "localhost")], trusting(&authority))]).start().await;
     assert_eq!(code(get(proxy).await).await, problem(502, "upstream_unreachable"), "HTTP/1.1 alone");
 }
@@ -99,10 +99,10 @@ async fn http_version_is_negotiated() {
 /// concurrently.
 #[tokio::test]
 async fn http1_upstreams_are_connected_concurrently() {
-    const AT_ONCE: usize = 4;
+    const CONNECTIONS: usize = 4;
     let authority = Authority::new();
     let tls = authority.server("localhost", &["http/1.1"]);
-    let (first, all) = (Arc::new(AtomicBool::new(true)), Arc::new(Barrier::new(AT_ONCE)));
+    let (first, all) = (Arc::new(AtomicBool::new(true)), Arc::new(Barrier::new(CONNECTIONS)));
     let upstream = listen(move |socket| {
         let (tls, first, all) = (tls.clone(), Arc::clone(&first), Arc::clone(&all));
         async move {
@@ -119,7 +119,7 @@ async fn http1_upstreams_are_connected_concurrently() {
     let url = format!("https://localhost:{}", upstream.port());
     let proxy = ProxyServer::new([route([url], settings)]).start().await;
     assert_eq!(get(proxy).await.status(), 204);
-    for response in join_all((0..AT_ONCE).map(|_| get(proxy))).await {
+    for response in join_all((0..CONNECTIONS).map(|_| get(proxy))).await {
         assert_eq!(response.status(), 204);
     }
 }
@@ -168,6 +168,10 @@ async fn upload_to_a_late_reader_completes() {
         let mut body = vec![b'x'; size];
         body.extend_from_slice(b"end");
         let response = connect(proxy).await.send_request(request("POST", "/", Body::from(body)));
-        assert_eq!(timeout(PATIENCE, response).await.expect("a response").unwrap().status(), 204, "{size}");
+        assert_eq!(
+            timeout(PROCESS_TIMEOUT, response).await.expect("a response").unwrap().status(),
+            204,
+            "{size}"
+        );
     }
 }
