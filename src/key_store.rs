@@ -1,7 +1,7 @@
 //! The key directory, with one file for each key. It can be a mounted secret.
 //!
 //! ```toml
-//! # A signing key of sekisho. Whoever reads it can sign in as anyone.
+//! # Signing key of sekisho. Read access allows signing in as any user.
 //! number = 1
 //! algorithm = "HS256"
 //! created_at = "2026-01-01T00:00:00Z"
@@ -84,7 +84,7 @@ pub enum KeyFileError {
     NotAKey {
         /// The file.
         path: PathBuf,
-        /// What was expected.
+        /// Description of the expected content.
         expected: &'static str,
     },
     /// There is no key with this number.
@@ -328,7 +328,7 @@ fn failed(path: &Path) -> impl FnOnce(io::Error) -> KeyFileError + use<> {
 }
 
 const RETIRED: &str = "retired";
-const HEAD: &str = "# A signing key of sekisho. Whoever reads it can sign in as anyone.\n";
+const HEAD: &str = "# Signing key of sekisho. Read access allows signing in as any user.\n";
 
 #[cfg(test)]
 mod tests {

@@ -26,8 +26,9 @@ pub struct DemoArgs {
 }
 
 impl DemoArgs {
-    /// The demo's configuration, with database and keys in `dir`. It looks at nothing else on the
-    /// machine but `file`, if that is given: a demo must not find somebody's real database.
+    /// Configuration of the demo, with database and keys in `dir`.
+    ///
+    /// Apart from `file`, nothing on the machine is read, so the demo cannot open a real database.
     #[must_use]
     pub fn sources(&self, dir: &Path, file: Option<PathBuf>) -> Sources {
         let mut flags = vec![
@@ -36,7 +37,7 @@ impl DemoArgs {
             ("admin.listen", "127.0.0.1:0".to_owned()),
             ("database.url", format!("sqlite://{}", dir.join("demo.db").display())),
             ("tokens.key_dir", dir.join("keys").display().to_string()),
-            // Short, so that one can watch a few renewals.
+            // Short, so that refreshes are easy to watch.
             ("tokens.access_ttl", "20s".to_owned()),
             ("session.grace", "5s".to_owned()),
         ];
@@ -49,7 +50,7 @@ impl DemoArgs {
     }
 }
 
-/// Starts everything, with a sample user and movies, and says where.
+/// Starts the gateway with a sample user and movies, and prints its address.
 pub(super) fn run(args: &DemoArgs, file: Option<PathBuf>) -> Result<(), CliError> {
     let config = Config::load(&args.sources(Path::new(DIR), file))?.config;
     let log = bootstrap::log(&config);

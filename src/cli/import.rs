@@ -1,4 +1,4 @@
-//! Users of another application, with the password hashes that they have there.
+//! Parser of files of users exported from another application, with their password hashes.
 //!
 //! A file is JSON Lines or CSV with a header; both have `email` and `hashed_password`, and may have
 //! `name`, `role` (`user` or `admin`) and `disabled` (`true` or `false`). Hashes are bcrypt's
@@ -18,24 +18,24 @@ use super::args::{parse_email, parse_role};
 use super::error::ImportError;
 use crate::models::user::Role;
 
-/// A user to be.
+/// A user to import.
 #[derive(Clone, Debug)]
 pub struct ImportedUser {
-    /// The line that it stands on, from 1.
+    /// Line number in the file, from 1.
     pub line: u64,
-    /// The address, in lower case; no two of a file share one.
+    /// Email address in lower case, unique within the file.
     pub email: String,
     /// A bcrypt hash.
     pub hashed_password: SecretString,
-    /// What to call the user.
+    /// Display name.
     pub name: Option<String>,
-    /// What the user may do.
+    /// Role of the user.
     pub role: Role,
-    /// Whether the user may not sign in.
+    /// True if the user is created disabled.
     pub disabled: bool,
 }
 
-/// How a file is written.
+/// Format of an import file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// Comma-separated values, with a header.
@@ -45,7 +45,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// The format of a file, by its name, or else by how it begins.
+    /// Detects the format by the file extension, or else by the first bytes.
     #[must_use]
     pub fn of(file: &Path, beginning: &[u8]) -> Self {
         let extension =
@@ -181,7 +181,8 @@ Examples:
   {\"email\": \"ada@example.com\", \"hashed_password\": \"$2b$12$…\", \"role\": \"admin\"}
 
 Only email and hashed_password are required. Hashes are bcrypt's ($2a$, $2b$, $2y$) or passlib's
-$bcrypt-sha256$, which has commas and so needs quotes in CSV. If a line is bad, every bad line is named and nobody is imported.";
+$bcrypt-sha256$, which has commas and so needs quotes in CSV. If any line is invalid, every invalid line is
+reported and no user is imported.";
 
 #[cfg(test)]
 mod tests;

@@ -63,17 +63,14 @@ pub(super) async fn run(command: KeyCommand, config: &Config) -> Result<(), CliE
     let said = match command {
         KeyCommand::Init => {
             let number = key_store::init(dir, algorithm, now)?;
-            format!("made key {number} ({}) in {}", algorithm.as_str(), dir.display())
+            format!("created key {number} ({}) in {}", algorithm.as_str(), dir.display())
         }
         KeyCommand::List(KeyList { json }) => return print(dir, config, now, json),
         KeyCommand::Rotate => {
             let number = key_store::rotate(dir, algorithm, now)?;
             record_audit(config, AuditEvent::KeyRotated, number, "key rotate").await;
             let activation = humantime::format_duration(config.tokens.key_activation);
-            format!(
-                "added key {number} ({}); it signs in {activation}, and nobody is signed out",
-                algorithm.as_str()
-            )
+            format!("added key {number} ({}); it signs in {activation}; no session ends", algorithm.as_str())
         }
         KeyCommand::Retire(KeyRetire { number }) => retire(dir, number, config).await?,
     };
@@ -93,7 +90,7 @@ async fn retire(dir: &Path, number: u8, config: &Config) -> Result<String, CliEr
     let ending = SessionTermination::new(SystemClock.now(), EndReason::Revoked, by);
     let ended = stores.sessions.end_sessions(&SessionFilter::SignedBy(number), &ending).await;
     stores.close().await;
-    let ended = ended.map_err(|error| CliError::failed("can't end the key's sessions", error))?;
+    let ended = ended.map_err(|error| CliError::failed("cannot end the sessions of the key", error))?;
     key_store::retire(dir, number)?;
     record_audit(config, AuditEvent::KeyRetired, number, "key retire").await;
     Ok(format!("retired key {number}; {}", sessions_ended(ended.len())))
@@ -171,26 +168,26 @@ const INIT_EXAMPLES: &str = "\
 Example:
   sekisho key init --config /etc/sekisho/sekisho.toml
 
-With PostgreSQL, once before the first start: every replica needs the same folder. With SQLite the first
-start does it. Whoever can read a key file can sign in as anyone.";
+With PostgreSQL, run it once before the first start, and give every replica the same directory. With
+SQLite the first start creates the key. Read access to a key file allows signing in as any user.";
 
 const ROTATE_EXAMPLES: &str = "\
 Example:
   sekisho key rotate
 
-Bring the new file to every replica before it signs; each rereads its folder every 10 seconds. Older
-keys go on verifying. The database is told too, for the audit.";
+Copy the new file to every replica before it becomes active; each replica rereads its directory every
+10 seconds. Older keys still verify tokens. The rotation is recorded in the audit log.";
 
 const RETIRE_EXAMPLES: &str = "\
 Example:
   sekisho key retire 1
 
-For a key that others may have read: `sekisho key rotate` first, and retire the old one once the new
-one signs.";
+For a key that may have leaked: run `sekisho key rotate` first, and retire the old key once the new one
+signs.";
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
   sekisho key init          before the first start, with PostgreSQL
-  sekisho key rotate        nobody is signed out
+  sekisho key rotate        no session ends
   sekisho key list --json
-  sekisho key retire 1      ends the sessions that it signed last";
+  sekisho key retire 1      ends the sessions whose latest token it signed";

@@ -1,4 +1,4 @@
-//! Passwords come from standard input or from a terminal, never from the command line.
+//! Password input from standard input or a terminal, never from the command line.
 
 use std::io::{self, IsTerminal, Read};
 
@@ -8,20 +8,19 @@ use zeroize::Zeroize;
 use super::error::CliError;
 use crate::secret::without_line_end;
 
-/// Reads a new password: all of standard input if `from_stdin`, else by asking twice on the terminal,
-/// without echo. The question tells of `min_length`; how good it is, is for others to judge.
+/// Reads a new password: all of standard input if `from_stdin`, else two prompts on the terminal,
+/// without echo. The prompt states `min_length`; the caller checks the password policy.
 ///
 /// # Errors
 ///
-/// If there is nobody to ask, the two differ, or there is none.
+/// Returns an error if there is no terminal, if the two inputs differ, or if the password is empty.
 pub fn read_new(from_stdin: bool, min_length: u32) -> Result<SecretString, CliError> {
     let stdin = io::stdin();
     if from_stdin {
         return from_reader(stdin.lock());
     }
     if !stdin.is_terminal() {
-        let remedy = "standard input is no terminal, so there is nobody to ask for a password: pass it with \
-                      --password-stdin";
+        let remedy = "standard input is not a terminal: pass the password with --password-stdin";
         return Err(CliError::Usage(remedy.to_owned()));
     }
     let first = prompt(&format!("Password, at least {min_length} characters: "))?;
@@ -32,7 +31,7 @@ pub fn read_new(from_stdin: bool, min_length: u32) -> Result<SecretString, CliEr
     not_empty(first)
 }
 
-/// The password that `reader` holds, less one line end.
+/// Reads a password and strips one line ending.
 fn from_reader(reader: impl Read) -> Result<SecretString, CliError> {
     let mut text = String::new();
     reader
@@ -57,7 +56,7 @@ fn not_empty(password: SecretString) -> Result<SecretString, CliError> {
     Ok(password)
 }
 
-/// More than any password may have, so that a longer one is refused instead of truncated.
+/// Exceeds the maximum password length, so a longer password is rejected instead of truncated.
 const MAX_INPUT_BYTES: u64 = 64 * 1024;
 
 #[cfg(test)]

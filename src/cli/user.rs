@@ -208,7 +208,7 @@ pub struct UserRow {
     pub name: Option<String>,
     /// `user` or `admin`.
     pub role: &'static str,
-    /// Whether the user is disabled.
+    /// True if the user is disabled.
     pub disabled: bool,
     /// The time of creation.
     #[serde(with = "time::serde::rfc3339")]

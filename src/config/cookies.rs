@@ -14,7 +14,7 @@ pub struct Cookies {
     pub refresh_name: String,
     /// The `SameSite` attribute.
     pub same_site: SameSite,
-    /// Whether the cookies have the `Secure` attribute. `false` is accepted on loopback only.
+    /// True if the cookies have the `Secure` attribute. `false` is accepted on loopback only.
     pub secure: bool,
 }
 

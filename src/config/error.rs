@@ -31,7 +31,7 @@ pub enum ConfigError {
         value: Option<String>,
         /// The source of the value.
         place: ValueSource,
-        /// What is wrong and what is expected.
+        /// Description of the error and the expected form.
         problem: String,
     },
     /// A required key without a value.
@@ -88,7 +88,7 @@ pub enum ConfigError {
     },
 }
 
-/// Where a value was set.
+/// Source of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ValueSource {

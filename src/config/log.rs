@@ -9,7 +9,7 @@ use crate::telemetry::LogFormat;
 pub struct Log {
     /// The format of log lines.
     pub format: LogFormat,
-    /// Whether each request is logged.
+    /// True if each request is logged.
     pub access: bool,
 }
 

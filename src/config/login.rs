@@ -10,7 +10,7 @@ use crate::services::auth::Registration;
 pub struct Login {
     /// The bcrypt cost. Each increment doubles the work.
     pub bcrypt_cost: u32,
-    /// Whether users can register themselves.
+    /// Registration policy.
     pub registration: Registration,
     /// Minimum length of new passwords, in code points.
     pub password_min_length: u32,

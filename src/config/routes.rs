@@ -22,13 +22,13 @@ pub struct Route {
     pub place: ValueSource,
     /// The path prefix. The longest matching prefix wins.
     pub path: PathPrefix,
-    /// Whether a session is required.
+    /// Session requirement.
     pub auth: RouteAuth,
     /// The settings of the proxy.
     pub spec: RouteSpec,
 }
 
-/// Whether a route requires a session.
+/// Session requirement of a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RouteAuth {
     /// The session is not checked.
@@ -188,7 +188,7 @@ fn upgrade(text: &str) -> Result<String, String> {
 const AUTH: [(&str, RouteAuth); 3] =
     [("required", RouteAuth::Required), ("optional", RouteAuth::Optional), ("none", RouteAuth::None)];
 
-/// Whether `%2f` in a path is forwarded.
+/// Policy for `%2f` in paths.
 const ENCODED_SLASH: [(&str, bool); 2] = [("pass", true), ("refuse", false)];
 
 const EXPECTED_SIZE: &str = "expected a size such as 512KiB or 2MiB; remove the key for no limit";

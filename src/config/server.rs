@@ -31,7 +31,7 @@ pub struct Server {
     pub builtin: BTreeSet<BuiltinRoutes>,
     /// The prefix of the routes for sign-in and sign-out.
     pub auth_prefix: PathPrefix,
-    /// Whether `SO_REUSEPORT` is set, so that two processes can share the port.
+    /// True if `SO_REUSEPORT` is set, so that two processes can share the port.
     pub reuse_port: bool,
     /// The certificate files, if this listener terminates TLS.
     pub tls: Option<Tls>,

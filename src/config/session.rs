@@ -19,7 +19,7 @@ pub struct Session {
     pub grace: Duration,
     /// Maximum number of sessions per user.
     pub max_per_user: u32,
-    /// Whether a valid access token is accepted while the store is unavailable.
+    /// Policy for valid access tokens while the store is unavailable.
     pub on_store_loss: OnStoreLoss,
     /// Retention of ended sessions.
     pub keep_ended: Duration,

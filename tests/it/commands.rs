@@ -221,7 +221,7 @@ async fn key_rotation_under_load_causes_no_sign_out(location: DatabaseLocation) 
 /// Rotates the key, and starts a replica whose first token is unknown to the old one.
 async fn rotate_key_and_start_replica(deployment: &TestDeployment, old: &ServerProcess) -> ServerProcess {
     let output = deployment.run(&["key", "rotate"]).await.done();
-    assert_eq!(output, "added key 2 (HS256); it signs in 0s, and nobody is signed out\n");
+    assert_eq!(output, "added key 2 (HS256); it signs in 0s; no session ends\n");
     let keys = deployment.run(&["key", "list", "--json"]).await.rows();
     assert_eq!((&keys[0]["state"], &keys[1]["state"]), (&"verifies".into(), &"signs".into()));
     let new = deployment.serve().await;

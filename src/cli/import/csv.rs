@@ -49,7 +49,7 @@ impl Import {
     }
 }
 
-/// Which column of a CSV file holds what.
+/// Columns of a CSV file, in the order of its header.
 struct Columns(Vec<&'static str>);
 
 impl Columns {

@@ -1,6 +1,6 @@
-//! Which password hashes can be imported: those that `bcrypt` and passlib make.
+//! Recognition of importable password hashes: bcrypt and passlib's `bcrypt_sha256`.
 
-/// Whether `hash` is bcrypt's or passlib's, of a cost that we would spend.
+/// Returns `true` for a bcrypt or passlib hash with an acceptable cost.
 pub(super) fn is_known(hash: &str) -> bool {
     is_bcrypt(hash) || is_bcrypt_sha256(hash)
 }
@@ -21,7 +21,7 @@ fn is_bcrypt_sha256(hash: &str) -> bool {
     is_cost(cost) && lengths && salt.bytes().chain(digest.bytes()).all(is_base64)
 }
 
-/// As `login.bcrypt_cost`: a dearer one would keep a processor busy for minutes at each sign-in.
+/// Accepts the range of `login.bcrypt_cost`. A higher cost would take minutes of CPU time per sign-in.
 fn is_cost(text: &str) -> bool {
     text.bytes().all(|b| b.is_ascii_digit()) && text.parse::<u32>().is_ok_and(|cost| (4..=16).contains(&cost))
 }
