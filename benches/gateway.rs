@@ -310,6 +310,6 @@ fn runtime() -> Runtime {
 /// A benchmark that can't begin should stop.
 #[track_caller]
 fn must<T, E: std::fmt::Debug>(result: Result<T, E>) -> T {
-    #[expect(clippy::expect_used, reason = "there is nobody to tell but the one who looks on")]
+    #[expect(clippy::expect_used, reason = "a benchmark may panic")]
     result.expect("the benchmark can go on")
 }

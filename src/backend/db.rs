@@ -1,13 +1,14 @@
 //! Opens the database at `database.url` and applies migrations.
 
+mod error;
 mod file;
 
 use std::fmt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sqlx::migrate::{AppliedMigration, MigrateError, Migrator};
 
+pub use self::error::DbError;
 pub use self::file::{check_owner, sqlite_path};
 use super::database::Database;
 use super::instrumented::InstrumentedStore;
@@ -189,67 +190,6 @@ impl fmt::Display for PendingMigration {
     }
 }
 
-/// Error of opening or migrating a database.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum DbError {
-    /// The URL has an unsupported scheme.
-    #[error("database.url must begin with sqlite:// or postgres://")]
-    Scheme,
-    /// The SQLite URL does not name a plain file.
-    #[error("database.url must name a file, as in sqlite://data/sekisho.db, without ?, # or %")]
-    NoFile,
-    /// The program was built without support for the database.
-    #[error("database.url: this program was built without the feature {0}")]
-    NotBuilt(&'static str),
-    /// The PostgreSQL URL is malformed. The message omits the cause, which may contain the password.
-    #[error("database.url is not a valid address: postgres://USER:PASSWORD@HOST:PORT/DATABASE")]
-    Address,
-    /// The file or server cannot be opened.
-    #[error("cannot open the database {place}: {source}")]
-    Open {
-        /// The path of the file, or the host, port and database name.
-        place: String,
-        /// The cause.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// The file belongs to another user.
-    #[error("{path} belongs to {}: run this command as that user, with {}", owner(.uid, .name), remedy(.uid, .name))]
-    Owner {
-        /// The path of the file.
-        path: PathBuf,
-        /// The id of the owner.
-        uid: u32,
-        /// The name of the owner, if known.
-        name: Option<String>,
-    },
-    /// The database was migrated by a newer version of the program.
-    #[error(
-        "the database was migrated by a newer sekisho (migration {found}); this one supports up to {known}: \
-         upgrade the program"
-    )]
-    Newer {
-        /// The unknown migration.
-        found: i64,
-        /// The last known migration.
-        known: i64,
-    },
-    /// A migration was changed after it was applied.
-    #[error(
-        "migration {0} differs from the applied one: use the version of sekisho that migrated the database"
-    )]
-    Changed(i64),
-    /// A migration failed.
-    #[error("cannot migrate the database: {0}")]
-    Migrate(#[source] MigrateError),
-}
-
-impl DbError {
-    fn open(place: impl AsRef<Path>, source: impl std::error::Error + Send + Sync + 'static) -> Self {
-        Self::Open { place: place.as_ref().display().to_string(), source: Box::new(source) }
-    }
-}
-
 #[cfg(feature = "sqlite")]
 async fn open_sqlite(url: &str) -> Result<Stores, DbError> {
     let path = sqlite_path(url).ok_or(DbError::NoFile)?;
@@ -306,13 +246,4 @@ fn pending_migrations(
 
 fn newer(known: &Migrator, found: i64) -> DbError {
     DbError::Newer { found, known: known.iter().map(|migration| migration.version).max().unwrap_or(0) }
-}
-
-fn owner(uid: &u32, name: &Option<String>) -> String {
-    name.clone().unwrap_or_else(|| format!("the user with the id {uid}"))
-}
-
-fn remedy(uid: &u32, name: &Option<String>) -> String {
-    let user = name.clone().unwrap_or_else(|| format!("'#{uid}'"));
-    format!("`sudo -u {user} …` (in a container, `--user {uid}`)")
 }

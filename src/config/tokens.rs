@@ -187,7 +187,7 @@ mod tests {
             "secretsecretsecretsecretsecretsecret",
             "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
             "abcdefghijklmnopqrstuvwxyz0123456789",
-            "your-secret-key-that-nobody-can-guess-1",
+            "your-secret-key-that-no-one-can-guess-1",
         ] {
             assert!(find_weakness(weak).is_some(), "{weak}");
         }

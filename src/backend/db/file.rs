@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::DbError;
+use super::error::DbError;
 
 /// Returns the path in a `sqlite:` URL. Returns `None` for other URLs and for one without a plain file.
 #[must_use]

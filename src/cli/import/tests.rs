@@ -70,7 +70,7 @@ fn every_bad_csv_line_is_named() {
     let text = format!(
         "email,hashed_password,role,disabled\n\
          ada@example.com,{HASH},,\n\
-         nobody,{HASH},,\n\
+         invalid,{HASH},,\n\
          bob@example.com,hunter2,,\n\
          ADA@example.com,{HASH},,\n\
          eve@example.com,{HASH},root,\n\
@@ -96,7 +96,7 @@ fn every_bad_csv_line_is_named() {
 #[test]
 fn a_csv_line_that_is_no_text_is_named() {
     let mut text = b"email,hashed_password\n\xff@example.com,x\n".to_vec();
-    text.extend(format!("nobody,{HASH}\n").as_bytes());
+    text.extend(format!("invalid,{HASH}\n").as_bytes());
     let result = parse(&text[..], Format::Csv, |_| {});
     assert_eq!(
         reasons(result),
