@@ -37,7 +37,7 @@ struct Row(&'static str, fn(&Counters, &Options) -> String);
 const ROWS: &[Row] = &[
     Row("browsers, victims of theft", |_, options| format!("{}, {}", options.browsers, options.victims)),
     Row("sessions", |counters, _| number(counters.sessions)),
-    Row("answers", |counters, _| number(counters.responses)),
+    Row("responses", |counters, _| number(counters.responses)),
     Row("connections cut by browsers, by kills", |counters, _| pair(counters.cut, counters.broken)),
     Row("refreshes: rotated, replayed, caught up", |counters, _| {
         format!("{}, {}", pair(counters.rotated, counters.replayed), number(counters.caught_up))
