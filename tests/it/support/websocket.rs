@@ -84,7 +84,7 @@ pub(crate) async fn accept_handshake(socket: &mut TcpStream, key: &str) {
     let accept = derive_accept_key(key.as_bytes());
     let answer = format!(
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Accept: {accept}\r\nX-TestResponse: yes\r\n\r\n"
+         Sec-WebSocket-Accept: {accept}\r\nX-Answer: yes\r\n\r\n"
     );
     socket.write_all(answer.as_bytes()).await.unwrap();
 }
