@@ -65,11 +65,11 @@
 //!
 //! | to change | look at |
 //! |---|---|
-//! | the headers of proxied requests | `write_headers` in `proxy/request.rs`; `proxy/reserved_headers.rs` so that clients cannot send the same header |
-//! | the reasons for the end of a session | [`EndReason`](models::session::EndReason), [`SessionEvent`](session_event::SessionEvent), and its text for users in `routers/error.rs`; the compiler finds the other places |
-//! | the configuration keys | [`config::KEYS`], the file of the section in `config/`, and `config/default.toml`; tests compare all three |
-//! | the layers around all requests | `app/stack.rs` |
-//! | the built-in endpoints | [`routers`]; `app/builtin.rs` mounts them |
+//! | the headers of proxied requests | `write_headers` in `src/proxy/request.rs`, and `NAMES` in `src/proxy/reserved_headers.rs`, so that clients and routes cannot set the same header. For one route, without code: `routes.set_request_headers` |
+//! | the reasons for the end of a session | [`EndReason`](models::session::EndReason) and [`SessionEvent`](session_event::SessionEvent), each with its `ALL`; then the texts in `src/routers/error.rs` and `src/cli/session/row.rs`, and the table in `README.md` |
+//! | the configuration keys | [`config`], which lists the steps |
+//! | the layers around all requests | `src/app/stack.rs` |
+//! | the built-in endpoints | [`routers`]; `src/app/builtin.rs` mounts them |
 //! | the metrics | [`telemetry::metrics::METRICS`] |
 //!
 //! # Features

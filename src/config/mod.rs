@@ -23,10 +23,14 @@
 //!
 //! To add a key:
 //!
-//! 1. name it in [`KEYS`] or [`ROUTE_KEYS`] (`keys.rs`),
-//! 2. document it in `config/default.toml` and in the table of `README.md`,
-//! 3. read and check it in the file of its section,
-//! 4. list it in `reload.rs`, as reloadable or as needing a restart.
+//! 1. Name it in [`KEYS`] or [`ROUTE_KEYS`] (`keys.rs`); a table also in `TABLE_KEYS`. If its value is secret, add
+//!    it to `SECRET_KEYS` (`value.rs`), so that error messages do not contain the value.
+//! 2. Document it in `config/default.toml` of the repository and, in the same order, in the table of `README.md`.
+//! 3. Read and check it in the file of its section (`admin` and `verify`: `server.rs`).
+//! 4. Unless it is a key of routes, list it in `reload.rs`, as reloadable or as needing a restart.
+//! 5. Pass the value on in `src/app/`.
+//!
+//! Tests compare the lists of steps 1, 2 and 4.
 
 mod audit;
 mod cookies;

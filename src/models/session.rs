@@ -120,9 +120,9 @@ impl EndReason {
 /// Time and reason of the end of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionEnd {
-    /// Time.
+    /// When the session ended.
     pub at: OffsetDateTime,
-    /// Reason.
+    /// Why the session ended.
     pub reason: EndReason,
 }
 
@@ -211,5 +211,19 @@ impl Session {
             SessionEvent::IdleExpired
         };
         Some((event, self.expires_at()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_reasons_are_listed_in_order() {
+        for (index, reason) in EndReason::ALL.into_iter().enumerate() {
+            assert_eq!(EndReason::from_word(reason.as_str()), Some(reason));
+            assert_eq!(reason as usize, index, "{reason:?}");
+        }
+        assert_eq!(EndReason::ALL.last(), Some(&EndReason::UserDisabled), "ALL lacks a reason");
     }
 }

@@ -25,7 +25,9 @@ on_each_database! {
 
 async fn late_responses_set_no_cookies_after_sign_out(database: TestDatabase) {
     let mut fixture = LateResponseFixture::new(database).await;
-    fixture.replicas.iter().for_each(spawn_poller);
+    for replica in &fixture.replicas {
+        start_poller(replica).await;
+    }
     let other_tab = fixture.copy_with_fresh_cookies(1).await;
     fixture.sign_out().await;
     for replica in &fixture.replicas {
@@ -50,7 +52,9 @@ async fn late_responses_set_no_cookies_after_sign_out(database: TestDatabase) {
 /// the session.
 async fn stale_replica_checks_the_session_before_setting_cookies(database: TestDatabase) {
     let mut fixture = LateResponseFixture::new(database).await;
-    fixture.replicas.iter().for_each(spawn_poller);
+    for replica in &fixture.replicas {
+        start_poller(replica).await;
+    }
     let other_tab = fixture.copy_with_fresh_cookies(1).await;
     fixture.sign_out().await;
     // A new sign-in in the same browser survives too.
@@ -193,7 +197,9 @@ impl LateResponseFixture {
     }
 }
 
-fn spawn_poller(replica: &App) {
+/// Loads the revocation list, as a replica does before it is ready, and polls from then on.
+async fn start_poller(replica: &App) {
+    replica.tokens.revocations().load().await.unwrap();
     tokio::spawn(replica.tokens.revocations().clone().run_poller());
 }
 

@@ -177,7 +177,8 @@ async fn connection_ends_at_the_absolute_expiry() {
     let (closed, broken) = tokio::join!(until_closed(&mut socket), read_until_closed(stream));
     let took = start.elapsed();
     assert_eq!(closed, Some((4401, "absolute_expired".to_owned())));
-    assert!(took >= Duration::from_millis(5_500), "{took:?}");
+    // The jitter closes connections by up to a tenth of the lifetime earlier.
+    assert!(took >= Duration::from_millis(5_300), "{took:?}");
     assert!(broken.0 - signed_in < Duration::from_secs(7), "{took:?}");
 }
 
