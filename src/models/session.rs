@@ -120,9 +120,9 @@ impl EndReason {
 /// Time and reason of the end of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionEnd {
-    /// When the session ended.
+    /// Time of the end.
     pub at: OffsetDateTime,
-    /// Why the session ended.
+    /// Reason for the end.
     pub reason: EndReason,
 }
 
