@@ -63,7 +63,7 @@ struct Shared {
 }
 
 impl<S> RequestRecorder<S> {
-    /// The routes that requests can match must have their route numbers before.
+    /// Register all routes in `config.metrics` before this call: their table is copied here.
     pub(super) fn new(inner: S, config: RecorderConfig) -> Self {
         let routes = config.metrics.numbered();
         Self { inner, shared: Arc::new(Shared { config, routes }) }

@@ -135,7 +135,7 @@ fn check_response_header(name: &HeaderName) -> Result<(), Reason> {
 fn check_any_header(name: &HeaderName) -> Result<(), Reason> {
     reject_if(matches_any(name, &hop_by_hop::HOP_BY_HOP), "it applies to a single connection")?;
     reject_if(matches_any(name, &FRAMING_HEADERS), "it controls how a message is sent")?;
-    reject_if(matches_any(name, &GATEWAY_HEADERS), RESERVED_REASON)
+    reject_if(matches_any(name, &NOT_CONFIGURABLE), RESERVED_REASON)
 }
 
 fn check_host(value: &HeaderValue) -> Result<(), Reason> {
@@ -159,8 +159,8 @@ fn matches_any(name: &HeaderName, names: &[&str]) -> bool {
 
 const RESERVED_REASON: &str = "only the gateway may set it";
 const COOKIE_REASON: &str = "cookies are set by applications";
-/// Headers that the gateway adds to messages.
-const GATEWAY_HEADERS: [&str; 3] = ["traceparent", "via", "x-request-id"];
+/// Headers that the gateway sets and no route may change.
+const NOT_CONFIGURABLE: [&str; 3] = ["traceparent", "via", "x-request-id"];
 /// Headers that belong to the framing of a message.
 const FRAMING_HEADERS: [&str; 3] = ["content-length", "expect", "trailer"];
 /// Headers that carry something else than the user's identity to upstreams.

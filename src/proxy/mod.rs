@@ -1,7 +1,7 @@
 //! The reverse proxy: forwards requests to upstreams and streams the responses back.
 //!
-//! It depends on `http` and [`Identity`](crate::identity::Identity) only. Sessions, tokens and cookies are
-//! handled by outer layers before a request reaches the [`Proxy`].
+//! It does not depend on the session layer, the stores or axum's router. Outer layers handle sessions, tokens
+//! and cookies before a request reaches the [`Proxy`]; it receives the [`Identity`](crate::identity::Identity).
 //!
 //! # The life of a proxied request
 //!

@@ -81,7 +81,7 @@ impl<'r> UpstreamRequest<'r> {
         let mut connection_headers = Vec::new();
         if flags.connection {
             connection_headers = hop_by_hop::connection_headers(&parts.headers);
-            connection_headers.retain(|name| !GATEWAY_HEADERS.contains(name));
+            connection_headers.retain(|name| !PROTECTED_FROM_CONNECTION.contains(name));
         }
         Ok(Self {
             target,
@@ -207,8 +207,8 @@ fn client_host(parts: &request::Parts) -> Result<Option<HeaderValue>, ProxyError
     }
 }
 
-/// Headers that outer layers add to the request. A client cannot have them removed by `Connection`.
-const GATEWAY_HEADERS: [HeaderName; 2] = [X_REQUEST_ID, TRACEPARENT];
+/// Headers that outer layers add to the request. `Connection` cannot remove them.
+const PROTECTED_FROM_CONNECTION: [HeaderName; 2] = [X_REQUEST_ID, TRACEPARENT];
 
 #[cfg(test)]
 mod tests {

@@ -29,5 +29,5 @@ pub(super) trait RequestHead {
     }
 
     /// Writes every field except those for the host, the body's length and the connection.
-    fn write_headers(&self, to: &mut impl HeaderWriter);
+    fn write_headers(&self, writer: &mut impl HeaderWriter);
 }

@@ -830,7 +830,7 @@ const BAD: &[(&str, &str)] = &[
     ("[otlp]\nsample = 1.5", "otlp.sample = 1.5 in ./sekisho.toml, line 2: expected a number from 0 to 1"),
 ];
 
-/// The same for a route. `path` and `upstreams` are added unless the case has them.
+/// Rejected values of a route. `path` and `upstreams` are added unless the case has them.
 const BAD_ROUTES: &[(&str, &str)] = &[
     ("path = 'api'", "routes.path = \"api\" in ./sekisho.toml, line 2: expected a path such as /api"),
     ("path = '/api/'", "without a trailing slash"),

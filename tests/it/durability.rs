@@ -1,4 +1,4 @@
-//! Which writes are flushed to disk, and recovery of sessions after the loss of the last writes.
+//! Flushing of writes to disk, and recovery of sessions after the loss of the last writes.
 
 use std::sync::Arc;
 use std::time::Duration;

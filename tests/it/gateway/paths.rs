@@ -1,4 +1,4 @@
-//! Which paths are built in and which are forwarded.
+//! Precedence of built-in paths over routes, and the forwarding of paths.
 
 use http::Request;
 use sekisho::models::user::Role;
