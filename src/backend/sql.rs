@@ -1,9 +1,14 @@
 //! SQL fragments and conversions shared by the SQLite and PostgreSQL stores.
 
-use time::OffsetDateTime;
+pub(super) mod rows;
 
-use crate::models::session::{EndReason, SessionEnd};
-use crate::services::store::{MovieSort, PasswordChange, SessionFilter, StoreError};
+use std::time::Instant;
+
+use sqlx::{Database, Encode, QueryBuilder, Type};
+use uuid::Uuid;
+
+use crate::models::session::SessionId;
+use crate::services::store::{MovieSort, SessionFilter, SessionTermination, StoreError};
 
 // Columns are listed by name, because a prepared `SELECT *` fails once a newer program adds a column.
 
@@ -54,26 +59,54 @@ pub(super) const fn movie_order(sort: MovieSort, descending: bool) -> &'static s
     }
 }
 
-/// Returns the sessions that a password change terminates.
-pub(super) const fn sessions_to_terminate(change: &PasswordChange<'_>) -> SessionFilter {
-    match change.keep {
-        Some(session) => SessionFilter::UserExcept(change.user, session),
-        None => SessionFilter::User(change.user),
-    }
+/// Adds the conditions of a filter to a query of sessions.
+pub(super) fn push_filter<DB: Database>(query: &mut QueryBuilder<DB>, filter: &SessionFilter)
+where
+    for<'q> Uuid: Encode<'q, DB> + Type<DB>,
+    for<'q> i16: Encode<'q, DB> + Type<DB>,
+{
+    match filter {
+        SessionFilter::All => query,
+        SessionFilter::User(user) => query.push(" AND user_id = ").push_bind(user.0),
+        SessionFilter::UserExcept(user, kept) => {
+            query.push(" AND user_id = ").push_bind(user.0).push(" AND id <> ").push_bind(kept.0)
+        }
+        SessionFilter::SignedBy(key) => query.push(" AND key_number = ").push_bind(i16::from(*key)),
+    };
 }
 
-/// Reads the end of a session from its columns `ended_at` and `end_reason`.
-pub(super) fn session_end(at: OffsetDateTime, reason: Option<&str>) -> Result<SessionEnd, StoreError> {
-    let word = reason.ok_or(StoreError::Corrupt { table: "sessions", column: "end_reason" })?;
-    // A newer program on the same database may write reasons unknown here. The session is terminated
-    // all the same.
-    let reason = EndReason::from_word(word).unwrap_or(EndReason::Revoked);
-    Ok(SessionEnd { at, reason })
+/// Calls `terminate_batch`, which terminates up to [`MAX_TERMINATIONS`] sessions, until none is left.
+pub(super) async fn terminate_in_batches<F>(
+    termination: &SessionTermination,
+    terminate_batch: impl Fn(SessionTermination) -> F,
+) -> Result<Vec<SessionId>, StoreError>
+where
+    F: Future<Output = Result<Vec<SessionId>, StoreError>>,
+{
+    let started = Instant::now();
+    let mut all = Vec::new();
+    loop {
+        // Each batch gets the time of its own transaction, because other replicas poll for recent
+        // terminations only.
+        let at = if all.is_empty() { termination.at } else { termination.at + started.elapsed() };
+        let ended = terminate_batch(SessionTermination { at, ..termination.clone() }).await?;
+        let is_last = ended.len() < MAX_TERMINATIONS as usize;
+        all.extend(ended);
+        if is_last {
+            return Ok(all);
+        }
+    }
 }
 
 /// Converts a counter to the type of its column.
 pub(super) fn count_to_i64(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::unavailable(error)
+    }
 }
 
 /// Maximum number of sessions that one transaction terminates.

@@ -250,11 +250,7 @@ impl UserStore for MemoryStore {
         if !tables.set_password(change.user, change.old, change.new) {
             return Ok(None);
         }
-        let filter = match change.keep {
-            Some(kept) => SessionFilter::UserExcept(change.user, kept),
-            None => SessionFilter::User(change.user),
-        };
-        Ok(Some(tables.terminate_by_user_change(change.user, &filter, change.termination)))
+        Ok(Some(tables.terminate_by_user_change(change.user, &change.sessions(), change.termination)))
     }
 
     async fn set_role(

@@ -384,6 +384,17 @@ pub struct PasswordChange<'a> {
     pub termination: &'a SessionTermination,
 }
 
+impl PasswordChange<'_> {
+    /// Returns the sessions that the change terminates.
+    #[must_use]
+    pub fn sessions(&self) -> SessionFilter {
+        match self.keep {
+            Some(session) => SessionFilter::UserExcept(self.user, session),
+            None => SessionFilter::User(self.user),
+        }
+    }
+}
+
 /// Filter, order and page of a list of movies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MovieQuery {

@@ -29,11 +29,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::migrate::{AppliedMigration, Migrate, MigrateError, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgPoolOptions};
+use sqlx::query::Query;
+use sqlx::{ConnectOptions, Connection, Postgres};
 use tokio::time::timeout;
 
-use self::pool::{ASYNC_COMMIT, Pool, SESSION_SETTINGS, Transaction};
+use self::pool::{ASYNC_COMMIT, Pool, SESSION_SETTINGS};
 use super::database::{Database, WakeFn};
 use crate::services::store::StoreError;
 
@@ -69,9 +70,9 @@ impl PostgresStore {
         })
     }
 
-    /// Begins a transaction. It is rolled back unless it is passed to [`commit`].
-    async fn begin(&self) -> Result<Transaction, StoreError> {
-        self.pool.begin().await.map_err(StoreError::unavailable)
+    /// Runs a write of one statement. Returns the number of changed rows.
+    async fn execute(&self, statement: Statement<'_>) -> Result<u64, StoreError> {
+        Ok(statement.execute(&self.pool).await?.rows_affected())
     }
 }
 
@@ -126,9 +127,8 @@ impl Database for PostgresStore {
     }
 }
 
-async fn commit(tx: Transaction) -> Result<(), StoreError> {
-    tx.commit().await.map_err(StoreError::unavailable)
-}
+/// A statement with its parameters.
+type Statement<'q> = Query<'q, Postgres, PgArguments>;
 
 /// Applies [`TRANSACTION_TIMEOUT`] to a transaction of a few rows.
 ///

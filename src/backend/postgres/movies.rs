@@ -2,9 +2,10 @@
 
 use async_trait::async_trait;
 use sqlx::postgres::PgConnection;
-use sqlx::{FromRow, Postgres, QueryBuilder};
+use sqlx::{Postgres, QueryBuilder};
 
-use super::{PostgresStore, commit, is_valid_text, with_write_timeout};
+use super::{PostgresStore, is_valid_text, with_write_timeout};
+use crate::backend::sql::rows::MovieRow;
 use crate::backend::sql::{movie_columns, movie_order};
 use crate::models::movie::{Movie, MovieDetails, MovieId};
 use crate::services::store::{MovieQuery, MovieStore, StoreError};
@@ -17,34 +18,32 @@ impl MovieStore for PostgresStore {
         }
         let mut count = QueryBuilder::<Postgres>::new("SELECT count(*)");
         push_filter(&mut count, query);
-        let total = count.build_query_scalar::<i64>().fetch_one(&self.pool).await;
-        let total = total.map_err(StoreError::unavailable)?;
+        let total = count.build_query_scalar::<i64>().fetch_one(&self.pool).await?;
 
         let mut page = QueryBuilder::<Postgres>::new(SELECT);
         push_filter(&mut page, query);
         page.push(movie_order(query.sort, query.descending));
         page.push(" LIMIT ").push_bind(i64::from(query.limit));
         page.push(" OFFSET ").push_bind(i64::from(query.offset));
-        let rows = page.build_query_as::<Row>().fetch_all(&self.pool).await;
-        let rows = rows.map_err(StoreError::unavailable)?;
-        Ok((rows.into_iter().map(Movie::from).collect(), total.unsigned_abs()))
+        let rows = page.build_query_as::<Row>().fetch_all(&self.pool).await?;
+        let movies: Result<_, _> = rows.into_iter().map(Movie::try_from).collect();
+        Ok((movies?, total.unsigned_abs()))
     }
 
     async fn find_movie(&self, id: MovieId) -> Result<Option<Movie>, StoreError> {
-        let query = sqlx::query_as::<_, Row>(FIND).bind(id.0);
-        let row = query.fetch_optional(&self.pool).await.map_err(StoreError::unavailable)?;
-        Ok(row.map(Movie::from))
+        let row: Option<Row> = sqlx::query_as(FIND).bind(id.0).fetch_optional(&self.pool).await?;
+        row.map(Movie::try_from).transpose()
     }
 
     async fn insert_movies(&self, movies: &[MovieDetails]) -> Result<Vec<Movie>, StoreError> {
         with_write_timeout(async {
-            let mut tx = self.begin().await?;
+            let mut tx = self.pool.begin().await?;
             let mut inserted = Vec::with_capacity(movies.len());
             for details in movies {
                 let id = insert(&mut tx, details).await?;
                 inserted.push(Movie { id, details: details.clone() });
             }
-            commit(tx).await?;
+            tx.commit().await?;
             Ok(inserted)
         })
         .await
@@ -61,14 +60,11 @@ impl MovieStore for PostgresStore {
             .bind(details.runtime_minutes)
             .bind(details.rating)
             .bind(movie.id.0);
-        let done = query.execute(&self.pool).await;
-        Ok(done.map_err(StoreError::unavailable)?.rows_affected() == 1)
+        Ok(self.execute(query).await? == 1)
     }
 
     async fn delete_movie(&self, id: MovieId) -> Result<bool, StoreError> {
-        let query = sqlx::query(DELETE).bind(id.0);
-        let done = query.execute(&self.pool).await;
-        Ok(done.map_err(StoreError::unavailable)?.rows_affected() == 1)
+        Ok(self.execute(sqlx::query(DELETE).bind(id.0)).await? == 1)
     }
 }
 
@@ -95,27 +91,10 @@ async fn insert(tx: &mut PgConnection, details: &MovieDetails) -> Result<MovieId
         .bind(details.director.to_lowercase())
         .bind(details.runtime_minutes)
         .bind(details.rating);
-    query.fetch_one(tx).await.map(MovieId).map_err(StoreError::unavailable)
+    Ok(MovieId(query.fetch_one(tx).await?))
 }
 
-/// A row of the table.
-#[derive(FromRow)]
-struct Row {
-    id: i64,
-    title: String,
-    year: i32,
-    director: String,
-    runtime_minutes: Option<i32>,
-    rating: Option<f64>,
-}
-
-impl From<Row> for Movie {
-    fn from(row: Row) -> Self {
-        let Row { id, title, year, director, runtime_minutes, rating } = row;
-        let details = MovieDetails { title, year, director, runtime_minutes, rating };
-        Self { id: MovieId(id), details }
-    }
-}
+type Row = MovieRow<i32>;
 
 const SELECT: &str = concat!("SELECT ", movie_columns!());
 

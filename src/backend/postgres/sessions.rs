@@ -1,24 +1,21 @@
 //! Sessions in PostgreSQL.
 
-use std::time::Instant;
-
 use async_trait::async_trait;
 use secrecy::ExposeSecret;
 use sqlx::postgres::{PgArguments, PgConnection};
 use sqlx::query::QueryAs;
-use sqlx::{FromRow, Postgres, QueryBuilder};
+use sqlx::{Postgres, QueryBuilder};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::notify::notify_replicas;
-use super::{PostgresStore, audit, commit, conflict, with_write_timeout};
-use crate::backend::sql::{MAX_TERMINATIONS, count_to_i64, session_columns, session_end};
-use crate::client_info::ClientInfo;
-use crate::identity::Roles;
-use crate::models::audit::AuditEntry;
-use crate::models::session::{
-    AccessTokenRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId,
+use super::{PostgresStore, audit, conflict, with_write_timeout};
+use crate::backend::sql::rows::{SessionRow, ended_session};
+use crate::backend::sql::{
+    MAX_TERMINATIONS, count_to_i64, push_filter, session_columns, terminate_in_batches,
 };
+use crate::models::audit::AuditEntry;
+use crate::models::session::{EndReason, Session, SessionEnd, SessionId};
 use crate::models::user::UserId;
 use crate::services::store::{
     InsertOutcome, NewSession, Rotation, SessionFilter, SessionStore, SessionTermination, StoreError,
@@ -29,13 +26,13 @@ use crate::services::store::{
 impl SessionStore for PostgresStore {
     async fn insert_session(&self, new: &NewSession<'_>) -> Result<InsertOutcome, StoreError> {
         with_write_timeout(async {
-            let mut tx = self.begin().await?;
+            let mut tx = self.pool.begin().await?;
             if !insert(&mut tx, new).await? {
                 return Ok(InsertOutcome::Refused);
             }
             audit::insert(&mut tx, &AuditEntry::login(new.session)).await?;
             let ended = evict_sessions(&mut tx, new).await?;
-            commit(tx).await?;
+            tx.commit().await?;
             notify_replicas(&self.pool, !ended.is_empty()).await;
             Ok(InsertOutcome::Inserted { terminated: ended })
         })
@@ -44,19 +41,18 @@ impl SessionStore for PostgresStore {
 
     async fn rotate(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError> {
         let Some(query) = advance_query(ROTATE, rotation) else { return Ok(None) };
-        let row = query.bind(rotation.max_rotated_at).fetch_optional(&self.relaxed).await;
-        row.map_err(StoreError::unavailable)?.map(Session::try_from).transpose()
+        let row = query.bind(rotation.max_rotated_at).fetch_optional(&self.relaxed).await?;
+        row.map(Session::try_from).transpose()
     }
 
     async fn catch_up(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError> {
         let Some(query) = advance_query(CATCH_UP, rotation) else { return Ok(None) };
-        let row = query.fetch_optional(&self.relaxed).await;
-        row.map_err(StoreError::unavailable)?.map(Session::try_from).transpose()
+        let row = query.fetch_optional(&self.relaxed).await?;
+        row.map(Session::try_from).transpose()
     }
 
     async fn find_session(&self, id: SessionId) -> Result<Option<Session>, StoreError> {
-        let query = sqlx::query_as::<_, Row>(FIND).bind(id.0);
-        let row = query.fetch_optional(&self.pool).await.map_err(StoreError::unavailable)?;
+        let row: Option<Row> = sqlx::query_as(FIND).bind(id.0).fetch_optional(&self.pool).await?;
         row.map(Session::try_from).transpose()
     }
 
@@ -65,11 +61,11 @@ impl SessionStore for PostgresStore {
         let generations: Vec<i64> = tokens.iter().map(|token| token.generation.into()).collect();
         let tokens: Vec<Uuid> = tokens.iter().map(|token| token.token.0).collect();
         let query = sqlx::query(CONFIRM).bind(&sessions).bind(&generations).bind(&tokens);
-        query.execute(&self.relaxed).await.map_err(StoreError::unavailable)?;
+        query.execute(&self.relaxed).await?;
         // Every generation is confirmed at this point, by this token or by another one.
         let query = sqlx::query_as::<_, Row>(CONFIRMED_BY_OTHER);
         let query = query.bind(&sessions).bind(&generations).bind(&tokens);
-        let rows = query.fetch_all(&self.pool).await.map_err(StoreError::unavailable)?;
+        let rows = query.fetch_all(&self.pool).await?;
         rows.into_iter().map(Session::try_from).collect()
     }
 
@@ -77,14 +73,15 @@ impl SessionStore for PostgresStore {
         let sessions: Vec<Uuid> = counts.iter().map(|(id, _)| id.0).collect();
         let replays: Vec<i64> = counts.iter().map(|(_, count)| count_to_i64(*count)).collect();
         let query = sqlx::query(COUNT_REPLAYS).bind(&sessions).bind(&replays);
-        query.execute(&self.relaxed).await.map(drop).map_err(StoreError::unavailable)
+        query.execute(&self.relaxed).await?;
+        Ok(())
     }
 
     async fn end_session(&self, id: SessionId, termination: &SessionTermination) -> Result<bool, StoreError> {
         with_write_timeout(async {
-            let mut tx = self.begin().await?;
+            let mut tx = self.pool.begin().await?;
             let ended = terminate(&mut tx, id, termination).await?;
-            commit(tx).await?;
+            tx.commit().await?;
             notify_replicas(&self.pool, ended).await;
             Ok(ended)
         })
@@ -96,25 +93,11 @@ impl SessionStore for PostgresStore {
         filter: &SessionFilter,
         termination: &SessionTermination,
     ) -> Result<Vec<SessionId>, StoreError> {
-        let started = Instant::now();
-        let mut all = Vec::new();
-        loop {
-            // Each batch gets the time of its own transaction, because other replicas poll for recent
-            // terminations only.
-            let at = if all.is_empty() { termination.at } else { termination.at + started.elapsed() };
-            let ended =
-                self.terminate_batch(filter, &SessionTermination { at, ..termination.clone() }).await?;
-            let is_last = ended.len() < MAX_TERMINATIONS as usize;
-            all.extend(ended);
-            if is_last {
-                return Ok(all);
-            }
-        }
+        terminate_in_batches(termination, |termination| self.terminate_batch(filter, termination)).await
     }
 
     async fn live_sessions(&self, user: UserId, now: OffsetDateTime) -> Result<Vec<Session>, StoreError> {
-        let query = sqlx::query_as::<_, Row>(LIST_LIVE).bind(user.0).bind(now);
-        let rows = query.fetch_all(&self.pool).await.map_err(StoreError::unavailable)?;
+        let rows: Vec<Row> = sqlx::query_as(LIST_LIVE).bind(user.0).bind(now).fetch_all(&self.pool).await?;
         rows.into_iter().map(Session::try_from).collect()
     }
 
@@ -131,17 +114,13 @@ impl SessionStore for PostgresStore {
             query.push(" AND absolute_expires_at > ").push_bind(now);
         }
         query.push(" ORDER BY created_at DESC, id DESC LIMIT ").push_bind(i64::from(limit));
-        let rows = query.build_query_as::<Row>().fetch_all(&self.pool).await;
-        rows.map_err(StoreError::unavailable)?.into_iter().map(Session::try_from).collect()
+        let rows = query.build_query_as::<Row>().fetch_all(&self.pool).await?;
+        rows.into_iter().map(Session::try_from).collect()
     }
 
     async fn ended_since(&self, since: OffsetDateTime) -> Result<Vec<(SessionId, SessionEnd)>, StoreError> {
         let query = sqlx::query_as::<_, (Uuid, OffsetDateTime, String)>(LIST_ENDED_SINCE).bind(since);
-        let rows = query.fetch_all(&self.feed).await.map_err(StoreError::unavailable)?;
-        let to_end = |(id, at, reason): (Uuid, OffsetDateTime, String)| {
-            Ok((SessionId(id), session_end(at, Some(&reason))?))
-        };
-        rows.into_iter().map(to_end).collect()
+        query.fetch_all(&self.feed).await?.into_iter().map(ended_session).collect()
     }
 
     async fn end_expired(
@@ -152,19 +131,15 @@ impl SessionStore for PostgresStore {
     ) -> Result<Option<SessionId>, StoreError> {
         let query = sqlx::query_scalar::<_, Uuid>(TERMINATE_EXPIRED);
         let query = query.bind(after.0).bind(i64::from(limit)).bind(now);
-        let last = query.fetch_optional(&self.pool).await.map_err(StoreError::unavailable)?;
-        Ok(last.map(SessionId))
+        Ok(query.fetch_optional(&self.pool).await?.map(SessionId))
     }
 
     async fn purge_sessions(&self, before: OffsetDateTime, limit: u32) -> Result<u64, StoreError> {
-        let query = sqlx::query(PURGE).bind(before).bind(i64::from(limit));
-        let done = query.execute(&self.pool).await;
-        Ok(done.map_err(StoreError::unavailable)?.rows_affected())
+        self.execute(sqlx::query(PURGE).bind(before).bind(i64::from(limit))).await
     }
 
     async fn database_time(&self) -> Result<OffsetDateTime, StoreError> {
-        let now = sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&self.pool).await;
-        now.map_err(StoreError::unavailable)
+        Ok(sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&self.pool).await?)
     }
 }
 
@@ -173,12 +148,12 @@ impl PostgresStore {
     async fn terminate_batch(
         &self,
         filter: &SessionFilter,
-        termination: &SessionTermination,
+        termination: SessionTermination,
     ) -> Result<Vec<SessionId>, StoreError> {
         with_write_timeout(async {
-            let mut tx = self.begin().await?;
-            let ended = terminate_matching(&mut tx, filter, termination, Some(MAX_TERMINATIONS)).await?;
-            commit(tx).await?;
+            let mut tx = self.pool.begin().await?;
+            let ended = terminate_matching(&mut tx, filter, &termination, Some(MAX_TERMINATIONS)).await?;
+            tx.commit().await?;
             notify_replicas(&self.pool, !ended.is_empty()).await;
             Ok(ended)
         })
@@ -224,7 +199,7 @@ async fn evict_sessions(tx: &mut PgConnection, new: &NewSession<'_>) -> Result<V
         .bind(new.session.id.0)
         .bind(new.replaces.map(|id| id.0))
         .bind(i64::from(new.max_per_user.saturating_sub(1)));
-    let displaced = displaced.fetch_all(&mut *tx).await.map_err(StoreError::unavailable)?;
+    let displaced = displaced.fetch_all(&mut *tx).await?;
     let displaced = displaced.into_iter().map(|id| (SessionId(id), EndReason::Displaced));
     let replaced = new.replaces.map(|id| (id, EndReason::LoggedOut));
 
@@ -274,7 +249,7 @@ async fn terminate(
         .bind(&termination.client.user_agent)
         .bind(&termination.client.request_id)
         .bind(id.0);
-    let done = query.execute(tx).await.map_err(StoreError::unavailable)?;
+    let done = query.execute(tx).await?;
     Ok(done.rows_affected() == 1)
 }
 
@@ -297,82 +272,11 @@ pub(super) async fn terminate_matching(
     query.push_bind(termination.client.address.map(|address| address.to_string())).push(", ");
     query.push_bind(&termination.client.user_agent).push(", ").push_bind(&termination.client.request_id);
     query.push(", address, user_agent FROM ended RETURNING session_id");
-    let ids = query.build_query_scalar::<Uuid>().fetch_all(tx).await;
-    Ok(ids.map_err(StoreError::unavailable)?.into_iter().map(SessionId).collect())
+    let ids = query.build_query_scalar::<Uuid>().fetch_all(tx).await?;
+    Ok(ids.into_iter().map(SessionId).collect())
 }
 
-fn push_filter(query: &mut QueryBuilder<Postgres>, filter: &SessionFilter) {
-    match filter {
-        SessionFilter::All => query,
-        SessionFilter::User(user) => query.push(" AND user_id = ").push_bind(user.0),
-        SessionFilter::UserExcept(user, kept) => {
-            query.push(" AND user_id = ").push_bind(user.0).push(" AND id <> ").push_bind(kept.0)
-        }
-        SessionFilter::SignedBy(key) => query.push(" AND key_number = ").push_bind(i16::from(*key)),
-    };
-}
-
-/// A row of the table.
-#[derive(FromRow)]
-struct Row {
-    id: Uuid,
-    user_id: Uuid,
-    kind: String,
-    email: String,
-    roles: String,
-    generation: i64,
-    key_number: i16,
-    created_at: OffsetDateTime,
-    rotated_at: OffsetDateTime,
-    asked_by: Option<Uuid>,
-    asked_by_issued_at: Option<OffsetDateTime>,
-    settled_by: Option<Uuid>,
-    rotations: i64,
-    replays: i64,
-    idle_expires_at: OffsetDateTime,
-    absolute_expires_at: OffsetDateTime,
-    ended_at: Option<OffsetDateTime>,
-    end_reason: Option<String>,
-    address: Option<String>,
-    user_agent: Option<String>,
-}
-
-impl TryFrom<Row> for Session {
-    type Error = StoreError;
-
-    fn try_from(row: Row) -> Result<Self, StoreError> {
-        let asked_by = row.asked_by.zip(row.asked_by_issued_at);
-        let address = row.address.map(|text| text.parse()).transpose();
-        let end = row.ended_at.map(|at| session_end(at, row.end_reason.as_deref()));
-        Ok(Self {
-            id: SessionId(row.id),
-            user_id: UserId(row.user_id),
-            kind: SessionKind::from_word(&row.kind).ok_or(corrupt("kind"))?,
-            email: row.email,
-            roles: Roles::from_list(&row.roles).ok_or(corrupt("roles"))?,
-            generation: row.generation.try_into().map_err(|_| corrupt("generation"))?,
-            key_number: row.key_number.try_into().map_err(|_| corrupt("key_number"))?,
-            created_at: row.created_at,
-            rotated_at: row.rotated_at,
-            asked_by: asked_by.map(|(id, issued_at)| AccessTokenRef { id: TokenId(id), issued_at }),
-            settled_by: row.settled_by.map(TokenId),
-            rotations: row.rotations.try_into().map_err(|_| corrupt("rotations"))?,
-            replays: row.replays.try_into().map_err(|_| corrupt("replays"))?,
-            idle_expires_at: row.idle_expires_at,
-            absolute_expires_at: row.absolute_expires_at,
-            end: end.transpose()?,
-            client: ClientInfo {
-                address: address.map_err(|_| corrupt("address"))?,
-                user_agent: row.user_agent,
-                request_id: None,
-            },
-        })
-    }
-}
-
-fn corrupt(column: &'static str) -> StoreError {
-    StoreError::Corrupt { table: "sessions", column }
-}
+type Row = SessionRow<OffsetDateTime, i16>;
 
 /// The statement of `rotate` and `catch_up`, which differ in the condition on the generation.
 macro_rules! advance_sql {

@@ -8,12 +8,10 @@ use crate::services::store::{SettingStore, StoreError};
 #[async_trait]
 impl SettingStore for PostgresStore {
     async fn get_or_insert_setting(&self, name: &str, value: &str) -> Result<String, StoreError> {
-        let insert = sqlx::query(INSERT).bind(name).bind(value);
-        insert.execute(&self.pool).await.map_err(StoreError::unavailable)?;
+        self.execute(sqlx::query(INSERT).bind(name).bind(value)).await?;
         // A second statement, because the first cannot see a row that another transaction has inserted
         // since it began.
-        let find = sqlx::query_scalar(FIND).bind(name);
-        find.fetch_one(&self.pool).await.map_err(StoreError::unavailable)
+        Ok(sqlx::query_scalar(FIND).bind(name).fetch_one(&self.pool).await?)
     }
 }
 

@@ -2,16 +2,14 @@
 
 use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::postgres::{PgArguments, PgConnection};
-use sqlx::query::Query;
-use sqlx::{FromRow, Postgres};
+use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
-use uuid::Uuid;
 
 use super::notify::notify_replicas;
 use super::sessions::terminate_matching;
-use super::{PostgresStore, audit, commit, conflict, is_valid_text, with_write_timeout};
-use crate::backend::sql::{sessions_to_terminate, user_columns};
+use super::{PostgresStore, Statement, audit, conflict, is_valid_text, with_write_timeout};
+use crate::backend::sql::rows::UserRow;
+use crate::backend::sql::user_columns;
 use crate::models::session::SessionId;
 use crate::models::user::{Role, User, UserId};
 use crate::services::store::{PasswordChange, SessionFilter, SessionTermination, StoreError, UserStore};
@@ -19,43 +17,40 @@ use crate::services::store::{PasswordChange, SessionFilter, SessionTermination, 
 #[async_trait]
 impl UserStore for PostgresStore {
     async fn insert_users(&self, users: &[User]) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.pool.begin().await?;
         // Sorted, so that concurrent imports lock rows in one order and cannot deadlock.
         let mut users: Vec<_> = users.iter().collect();
         users.sort_by_key(|user| &user.email);
         for user in users {
             insert(&mut tx, user).await?;
         }
-        commit(tx).await
+        Ok(tx.commit().await?)
     }
 
     async fn find_user_by_email(&self, email: &str) -> Result<Option<User>, StoreError> {
         if !is_valid_text(email) {
             return Ok(None);
         }
-        let query = sqlx::query_as::<_, Row>(FIND_BY_EMAIL).bind(email);
-        let row = query.fetch_optional(&self.pool).await.map_err(StoreError::unavailable)?;
+        let row: Option<Row> = sqlx::query_as(FIND_BY_EMAIL).bind(email).fetch_optional(&self.pool).await?;
         row.map(User::try_from).transpose()
     }
 
     async fn find_user(&self, id: UserId) -> Result<Option<User>, StoreError> {
-        let query = sqlx::query_as::<_, Row>(FIND).bind(id.0);
-        let row = query.fetch_optional(&self.pool).await.map_err(StoreError::unavailable)?;
+        let row: Option<Row> = sqlx::query_as(FIND).bind(id.0).fetch_optional(&self.pool).await?;
         row.map(User::try_from).transpose()
     }
 
     async fn has_users(&self) -> Result<bool, StoreError> {
-        sqlx::query_scalar(HAS_USERS).fetch_one(&self.pool).await.map_err(StoreError::unavailable)
+        Ok(sqlx::query_scalar(HAS_USERS).fetch_one(&self.pool).await?)
     }
 
     async fn list_users(&self) -> Result<Vec<User>, StoreError> {
-        let rows = sqlx::query_as::<_, Row>(LIST).fetch_all(&self.pool).await;
-        rows.map_err(StoreError::unavailable)?.into_iter().map(User::try_from).collect()
+        let rows: Vec<Row> = sqlx::query_as(LIST).fetch_all(&self.pool).await?;
+        rows.into_iter().map(User::try_from).collect()
     }
 
     async fn rehash(&self, id: UserId, old: &SecretString, new: &SecretString) -> Result<bool, StoreError> {
-        let done = set_password(id, Some(old), new).execute(&self.pool).await;
-        Ok(done.map_err(StoreError::unavailable)?.rows_affected() == 1)
+        Ok(self.execute(set_password(id, Some(old), new)).await? == 1)
     }
 
     async fn change_password(
@@ -63,8 +58,7 @@ impl UserStore for PostgresStore {
         change: &PasswordChange<'_>,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
         let update = set_password(change.user, change.old, change.new);
-        let filter = sessions_to_terminate(change);
-        self.update_and_terminate(update, change.user, filter, change.termination).await
+        self.update_and_terminate(update, change.user, change.sessions(), change.termination).await
     }
 
     async fn set_role(
@@ -73,19 +67,13 @@ impl UserStore for PostgresStore {
         role: Role,
         termination: &SessionTermination,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
-        with_write_timeout(async {
-            let mut tx = self.begin().await?;
-            let query = sqlx::query(SET_ROLE).bind(id.0).bind(role.as_str());
-            let done = query.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
-            if done.rows_affected() == 0 {
-                return Ok(exists(&mut tx, id).await?.then(Vec::new));
-            }
-            let ended = terminate_by_update(&mut tx, id, &SessionFilter::User(id), termination).await?;
-            commit(tx).await?;
-            notify_replicas(&self.pool, !ended.is_empty()).await;
-            Ok(Some(ended))
-        })
-        .await
+        let query = sqlx::query(SET_ROLE).bind(id.0).bind(role.as_str());
+        let ended = self.update_and_terminate(query, id, SessionFilter::User(id), termination).await?;
+        if ended.is_none() && self.find_user(id).await?.is_some() {
+            // The user has that role.
+            return Ok(Some(Vec::new()));
+        }
+        Ok(ended)
     }
 
     async fn disable_user(
@@ -98,9 +86,7 @@ impl UserStore for PostgresStore {
     }
 
     async fn enable_user(&self, id: UserId) -> Result<bool, StoreError> {
-        let query = sqlx::query(ENABLE).bind(id.0);
-        let done = query.execute(&self.pool).await;
-        Ok(done.map_err(StoreError::unavailable)?.rows_affected() == 1)
+        Ok(self.execute(sqlx::query(ENABLE).bind(id.0)).await? == 1)
     }
 
     async fn delete_user(
@@ -123,32 +109,19 @@ impl PostgresStore {
         termination: &SessionTermination,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
         with_write_timeout(async {
-            let mut tx = self.begin().await?;
-            let done = update.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
+            let mut tx = self.pool.begin().await?;
+            let done = update.execute(&mut *tx).await?;
             if done.rows_affected() == 0 {
                 return Ok(None);
             }
-            let ended = terminate_by_update(&mut tx, user, &filter, termination).await?;
-            commit(tx).await?;
+            audit::insert(&mut tx, &termination.user_audit_entry(user)).await?;
+            let ended = terminate_matching(&mut tx, &filter, termination, None).await?;
+            tx.commit().await?;
             notify_replicas(&self.pool, !ended.is_empty()).await;
             Ok(Some(ended))
         })
         .await
     }
-}
-
-/// A statement with its parameters.
-type Statement<'q> = Query<'q, Postgres, PgArguments>;
-
-/// Records a change of a user and terminates the sessions of `filter`.
-async fn terminate_by_update(
-    tx: &mut PgConnection,
-    user: UserId,
-    filter: &SessionFilter,
-    termination: &SessionTermination,
-) -> Result<Vec<SessionId>, StoreError> {
-    audit::insert(tx, &termination.user_audit_entry(user)).await?;
-    terminate_matching(tx, filter, termination, None).await
 }
 
 async fn insert(tx: &mut PgConnection, user: &User) -> Result<(), StoreError> {
@@ -168,42 +141,7 @@ fn set_password<'q>(id: UserId, old: Option<&'q SecretString>, new: &'q SecretSt
     sqlx::query(SET_PASSWORD).bind(id.0).bind(old.map(|hash| hash.expose_secret())).bind(new.expose_secret())
 }
 
-async fn exists(tx: &mut PgConnection, id: UserId) -> Result<bool, StoreError> {
-    let query = sqlx::query_scalar::<_, bool>(EXISTS).bind(id.0);
-    query.fetch_one(tx).await.map_err(StoreError::unavailable)
-}
-
-/// A row of the table.
-#[derive(FromRow)]
-struct Row {
-    id: Uuid,
-    email: String,
-    name: Option<String>,
-    hashed_password: String,
-    role: String,
-    disabled_at: Option<OffsetDateTime>,
-    created_at: OffsetDateTime,
-}
-
-impl TryFrom<Row> for User {
-    type Error = StoreError;
-
-    fn try_from(row: Row) -> Result<Self, StoreError> {
-        Ok(Self {
-            id: UserId(row.id),
-            email: row.email,
-            name: row.name,
-            hashed_password: row.hashed_password.into(),
-            role: Role::from_word(&row.role).ok_or(corrupt("role"))?,
-            disabled_at: row.disabled_at,
-            created_at: row.created_at,
-        })
-    }
-}
-
-fn corrupt(column: &'static str) -> StoreError {
-    StoreError::Corrupt { table: "users", column }
-}
+type Row = UserRow<OffsetDateTime>;
 
 const INSERT: &str =
     concat!("INSERT INTO myapi.users (", user_columns!(), ") VALUES ($1, $2, $3, $4, $5, $6, $7)");
@@ -220,8 +158,6 @@ const SET_PASSWORD: &str = "UPDATE myapi.users SET hashed_password = $3 \
     WHERE id = $1 AND ($2 IS NULL OR hashed_password = $2)";
 
 const SET_ROLE: &str = "UPDATE myapi.users SET role = $2 WHERE id = $1 AND role <> $2";
-
-const EXISTS: &str = "SELECT EXISTS (SELECT 1 FROM myapi.users WHERE id = $1)";
 
 /// Keeps the time of the first call.
 const DISABLE: &str = "UPDATE myapi.users SET disabled_at = coalesce(disabled_at, $2) WHERE id = $1";

@@ -1,17 +1,14 @@
 //! Audit log in SQLite.
 
 use async_trait::async_trait;
-use sqlx::FromRow;
 use sqlx::sqlite::SqliteConnection;
 use time::OffsetDateTime;
-use uuid::Uuid;
 
-use super::{Durability, SqliteStore, from_micros, micros};
+use super::{Durability, Micros, SqliteStore, micros};
 use crate::backend::sql::audit_columns;
-use crate::client_info::ClientInfo;
-use crate::models::audit::{AuditEntry, AuditEvent};
+use crate::backend::sql::rows::AuditRow;
+use crate::models::audit::AuditEntry;
 use crate::models::session::SessionId;
-use crate::models::user::UserId;
 use crate::services::store::{AuditStore, StoreError};
 
 #[async_trait]
@@ -30,8 +27,8 @@ impl AuditStore for SqliteStore {
     }
 
     async fn session_audit(&self, session: SessionId, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
-        let query = sqlx::query_as::<_, Row>(LIST_BY_SESSION).bind(session.0).bind(limit);
-        let rows = query.fetch_all(&self.readers).await.map_err(StoreError::unavailable)?;
+        let query = sqlx::query_as(LIST_BY_SESSION).bind(session.0).bind(limit);
+        let rows: Vec<AuditRow<Micros, i64>> = query.fetch_all(&self.readers).await?;
         rows.into_iter().map(AuditEntry::try_from).collect()
     }
 
@@ -56,59 +53,8 @@ pub(super) async fn insert(tx: &mut SqliteConnection, entry: &AuditEntry) -> Res
         .bind(&entry.by.request_id)
         .bind(entry.holder.address.map(|address| address.to_string()))
         .bind(&entry.holder.user_agent);
-    query.execute(tx).await.map(drop).map_err(StoreError::unavailable)
-}
-
-/// A row of the table.
-#[derive(FromRow)]
-struct Row {
-    at: i64,
-    event: String,
-    user_id: Option<Uuid>,
-    session_id: Option<Uuid>,
-    presented: Option<i64>,
-    held: Option<i64>,
-    key_number: Option<i64>,
-    address: Option<String>,
-    user_agent: Option<String>,
-    request_id: Option<String>,
-    holder_address: Option<String>,
-    holder_user_agent: Option<String>,
-}
-
-impl TryFrom<Row> for AuditEntry {
-    type Error = StoreError;
-
-    fn try_from(row: Row) -> Result<Self, StoreError> {
-        let generation =
-            |number: Option<i64>, column| number.map(u32::try_from).transpose().map_err(|_| corrupt(column));
-        let address = |text: Option<String>, column| {
-            text.map(|text| text.parse()).transpose().map_err(|_| corrupt(column))
-        };
-        Ok(Self {
-            at: from_micros(row.at).ok_or(corrupt("at"))?,
-            event: AuditEvent::from_word(&row.event).ok_or(corrupt("event"))?,
-            user: row.user_id.map(UserId),
-            session: row.session_id.map(SessionId),
-            presented: generation(row.presented, "presented")?,
-            held: generation(row.held, "held")?,
-            key_number: row.key_number.map(u8::try_from).transpose().map_err(|_| corrupt("key_number"))?,
-            by: ClientInfo {
-                address: address(row.address, "address")?,
-                user_agent: row.user_agent,
-                request_id: row.request_id,
-            },
-            holder: ClientInfo {
-                address: address(row.holder_address, "holder_address")?,
-                user_agent: row.holder_user_agent,
-                request_id: None,
-            },
-        })
-    }
-}
-
-fn corrupt(column: &'static str) -> StoreError {
-    StoreError::Corrupt { table: "audit", column }
+    query.execute(tx).await?;
+    Ok(())
 }
 
 const INSERT: &str = concat!(

@@ -22,6 +22,7 @@ use sqlx::sqlite::{
 };
 use sqlx::{ConnectOptions, Connection, Sqlite, SqlitePool};
 use time::OffsetDateTime;
+use time::error::ComponentRange;
 
 use self::writer::{Durability, WriteFn, WriteQueue};
 use super::database::Database;
@@ -65,10 +66,10 @@ impl SqliteStore {
 
     /// Runs a write of one statement. Returns the number of changed rows.
     async fn execute(&self, durability: Durability, statement: Statement) -> Result<u64, StoreError> {
-        let result = self.writer.write_one(durability, |tx| {
-            Box::pin(async move { statement.execute(tx).await.map_err(StoreError::unavailable) })
+        let done = self.writer.write_one(durability, |tx| {
+            Box::pin(async move { Ok(statement.execute(tx).await?.rows_affected()) })
         });
-        Ok(result.await?.rows_affected())
+        done.await
     }
 }
 
@@ -166,8 +167,17 @@ fn micros(at: OffsetDateTime) -> i64 {
     i64::try_from(at.unix_timestamp_nanos().div_euclid(1_000)).unwrap_or(i64::MAX)
 }
 
-fn from_micros(at: i64) -> Option<OffsetDateTime> {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(at) * 1_000).ok()
+/// A column with a time as [`micros`].
+#[derive(sqlx::Type)]
+#[sqlx(transparent)]
+struct Micros(i64);
+
+impl TryFrom<Micros> for OffsetDateTime {
+    type Error = ComponentRange;
+
+    fn try_from(Micros(micros): Micros) -> Result<Self, ComponentRange> {
+        Self::from_unix_timestamp_nanos(i128::from(micros) * 1_000)
+    }
 }
 
 fn pool(connections: u32) -> PoolOptions<Sqlite> {

@@ -2,9 +2,10 @@
 
 use async_trait::async_trait;
 use sqlx::sqlite::SqliteConnection;
-use sqlx::{FromRow, QueryBuilder, Sqlite};
+use sqlx::{QueryBuilder, Sqlite};
 
 use super::{Durability, SqliteStore};
+use crate::backend::sql::rows::MovieRow;
 use crate::backend::sql::{movie_columns, movie_order};
 use crate::models::movie::{Movie, MovieDetails, MovieId};
 use crate::services::store::{MovieQuery, MovieStore, StoreError};
@@ -14,23 +15,20 @@ impl MovieStore for SqliteStore {
     async fn list_movies(&self, query: &MovieQuery) -> Result<(Vec<Movie>, u64), StoreError> {
         let mut count = QueryBuilder::<Sqlite>::new("SELECT count(*)");
         push_filter(&mut count, query);
-        let total = count.build_query_scalar::<i64>().fetch_one(&self.readers).await;
-        let total = total.map_err(StoreError::unavailable)?;
+        let total = count.build_query_scalar::<i64>().fetch_one(&self.readers).await?;
 
         let mut page = QueryBuilder::<Sqlite>::new(SELECT);
         push_filter(&mut page, query);
         page.push(movie_order(query.sort, query.descending));
         page.push(" LIMIT ").push_bind(i64::from(query.limit));
         page.push(" OFFSET ").push_bind(i64::from(query.offset));
-        let rows = page.build_query_as::<Row>().fetch_all(&self.readers).await;
-        let rows = rows.map_err(StoreError::unavailable)?;
+        let rows = page.build_query_as::<Row>().fetch_all(&self.readers).await?;
         let movies: Result<_, _> = rows.into_iter().map(Movie::try_from).collect();
         Ok((movies?, total.unsigned_abs()))
     }
 
     async fn find_movie(&self, id: MovieId) -> Result<Option<Movie>, StoreError> {
-        let query = sqlx::query_as::<_, Row>(FIND).bind(id.0);
-        let row = query.fetch_optional(&self.readers).await.map_err(StoreError::unavailable)?;
+        let row: Option<Row> = sqlx::query_as(FIND).bind(id.0).fetch_optional(&self.readers).await?;
         row.map(Movie::try_from).transpose()
     }
 
@@ -64,8 +62,7 @@ impl MovieStore for SqliteStore {
     }
 
     async fn delete_movie(&self, id: MovieId) -> Result<bool, StoreError> {
-        let query = sqlx::query(DELETE).bind(id.0);
-        Ok(self.execute(Durability::Flushed, query).await? == 1)
+        Ok(self.execute(Durability::Flushed, sqlx::query(DELETE).bind(id.0)).await? == 1)
     }
 }
 
@@ -92,39 +89,10 @@ async fn insert(tx: &mut SqliteConnection, details: &MovieDetails) -> Result<Mov
         .bind(details.director.to_lowercase())
         .bind(details.runtime_minutes)
         .bind(details.rating);
-    query.fetch_one(tx).await.map(MovieId).map_err(StoreError::unavailable)
+    Ok(MovieId(query.fetch_one(tx).await?))
 }
 
-/// A row of the table.
-#[derive(FromRow)]
-struct Row {
-    id: i64,
-    title: String,
-    year: i64,
-    director: String,
-    runtime_minutes: Option<i64>,
-    rating: Option<f64>,
-}
-
-impl TryFrom<Row> for Movie {
-    type Error = StoreError;
-
-    fn try_from(row: Row) -> Result<Self, StoreError> {
-        let runtime_minutes = row.runtime_minutes.map(i32::try_from).transpose();
-        let details = MovieDetails {
-            title: row.title,
-            year: row.year.try_into().map_err(|_| corrupt("year"))?,
-            director: row.director,
-            runtime_minutes: runtime_minutes.map_err(|_| corrupt("runtime_minutes"))?,
-            rating: row.rating,
-        };
-        Ok(Self { id: MovieId(row.id), details })
-    }
-}
-
-fn corrupt(column: &'static str) -> StoreError {
-    StoreError::Corrupt { table: "movies", column }
-}
+type Row = MovieRow<i64>;
 
 const SELECT: &str = concat!("SELECT ", movie_columns!());
 

@@ -1,7 +1,5 @@
 //! Sessions in SQLite.
 
-use std::time::Instant;
-
 use async_trait::async_trait;
 use secrecy::ExposeSecret;
 use sqlx::query::QueryAs;
@@ -10,15 +8,15 @@ use sqlx::{FromRow, QueryBuilder, Sqlite};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Durability, SqliteStore, audit, conflict, from_micros, micros};
-use crate::backend::sql::{MAX_TERMINATIONS, count_to_i64, session_columns, session_end};
+use super::{Durability, Micros, SqliteStore, audit, conflict, micros};
+use crate::backend::sql::rows::{SessionRow, corrupt_session, ended_session, session_client};
+use crate::backend::sql::{
+    MAX_TERMINATIONS, count_to_i64, push_filter, session_columns, terminate_in_batches,
+};
 use crate::client_info::ClientInfo;
 use crate::clock::{Clock, SystemClock};
-use crate::identity::Roles;
 use crate::models::audit::AuditEntry;
-use crate::models::session::{
-    AccessTokenRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId,
-};
+use crate::models::session::{EndReason, Session, SessionEnd, SessionId};
 use crate::models::user::UserId;
 use crate::services::store::{
     InsertOutcome, NewSession, Rotation, SessionFilter, SessionStore, SessionTermination, StoreError,
@@ -58,8 +56,7 @@ impl SessionStore for SqliteStore {
     }
 
     async fn find_session(&self, id: SessionId) -> Result<Option<Session>, StoreError> {
-        let query = sqlx::query_as::<_, Row>(FIND).bind(id.0);
-        let row = query.fetch_optional(&self.readers).await.map_err(StoreError::unavailable)?;
+        let row: Option<Row> = sqlx::query_as(FIND).bind(id.0).fetch_optional(&self.readers).await?;
         row.map(Session::try_from).transpose()
     }
 
@@ -87,7 +84,7 @@ impl SessionStore for SqliteStore {
             Box::pin(async move {
                 for (id, count) in counts {
                     let query = sqlx::query(COUNT_REPLAYS).bind(id.0).bind(count_to_i64(count));
-                    query.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
+                    query.execute(&mut *tx).await?;
                 }
                 Ok(())
             })
@@ -108,31 +105,20 @@ impl SessionStore for SqliteStore {
         filter: &SessionFilter,
         termination: &SessionTermination,
     ) -> Result<Vec<SessionId>, StoreError> {
-        let started = Instant::now();
-        let mut all = Vec::new();
-        loop {
-            // Each batch gets the time of its own transaction, because other replicas poll for recent
-            // terminations only.
-            let at = if all.is_empty() { termination.at } else { termination.at + started.elapsed() };
-            let filter = *filter;
-            let termination = SessionTermination { at, ..termination.clone() };
-            let batch = self.write(Durability::Flushed, move |tx| {
+        let filter = *filter;
+        let terminate_batch = |termination: SessionTermination| {
+            self.write(Durability::Flushed, move |tx| {
                 Box::pin(async move {
                     terminate_matching(tx, &filter, &termination, Some(MAX_TERMINATIONS)).await
                 })
-            });
-            let ended = batch.await?;
-            let is_last = ended.len() < MAX_TERMINATIONS as usize;
-            all.extend(ended);
-            if is_last {
-                return Ok(all);
-            }
-        }
+            })
+        };
+        terminate_in_batches(termination, terminate_batch).await
     }
 
     async fn live_sessions(&self, user: UserId, now: OffsetDateTime) -> Result<Vec<Session>, StoreError> {
-        let query = sqlx::query_as::<_, Row>(LIST_LIVE).bind(user.0).bind(micros(now));
-        let rows = query.fetch_all(&self.readers).await.map_err(StoreError::unavailable)?;
+        let rows: Vec<Row> =
+            sqlx::query_as(LIST_LIVE).bind(user.0).bind(micros(now)).fetch_all(&self.readers).await?;
         rows.into_iter().map(Session::try_from).collect()
     }
 
@@ -149,17 +135,13 @@ impl SessionStore for SqliteStore {
             query.push(" AND absolute_expires_at > ").push_bind(micros(now));
         }
         query.push(" ORDER BY created_at DESC, id DESC LIMIT ").push_bind(i64::from(limit));
-        let rows = query.build_query_as::<Row>().fetch_all(&self.readers).await;
-        rows.map_err(StoreError::unavailable)?.into_iter().map(Session::try_from).collect()
+        let rows = query.build_query_as::<Row>().fetch_all(&self.readers).await?;
+        rows.into_iter().map(Session::try_from).collect()
     }
 
     async fn ended_since(&self, since: OffsetDateTime) -> Result<Vec<(SessionId, SessionEnd)>, StoreError> {
-        let query = sqlx::query_as::<_, (Uuid, i64, String)>(LIST_ENDED_SINCE).bind(micros(since));
-        let rows = query.fetch_all(&self.readers).await.map_err(StoreError::unavailable)?;
-        let to_end = |(id, micros, reason): (Uuid, i64, String)| {
-            Ok((SessionId(id), session_end(time(micros, "ended_at")?, Some(&reason))?))
-        };
-        rows.into_iter().map(to_end).collect()
+        let query = sqlx::query_as::<_, (Uuid, Micros, String)>(LIST_ENDED_SINCE).bind(micros(since));
+        query.fetch_all(&self.readers).await?.into_iter().map(ended_session).collect()
     }
 
     async fn end_expired(
@@ -170,7 +152,7 @@ impl SessionStore for SqliteStore {
     ) -> Result<Option<SessionId>, StoreError> {
         let query = sqlx::query_as::<_, (Uuid, bool)>(SCAN_EXPIRED);
         let query = query.bind(after.0).bind(limit).bind(micros(now));
-        let scanned = query.fetch_all(&self.readers).await.map_err(StoreError::unavailable)?;
+        let scanned = query.fetch_all(&self.readers).await?;
         let last = scanned.last().map(|(id, _)| SessionId(*id));
         let expired: Vec<_> = scanned.into_iter().filter(|(_, expired)| *expired).map(|(id, _)| id).collect();
         if !expired.is_empty() {
@@ -197,7 +179,7 @@ impl SqliteStore {
     /// Runs one relaxed statement and returns the row that it changed.
     async fn fetch(&self, query: AdvanceQuery) -> Result<Option<Session>, StoreError> {
         let row = self.writer.write_one(Durability::Relaxed, |tx| {
-            Box::pin(async move { query.fetch_optional(tx).await.map_err(StoreError::unavailable) })
+            Box::pin(async move { Ok(query.fetch_optional(tx).await?) })
         });
         row.await?.map(Session::try_from).transpose()
     }
@@ -244,7 +226,7 @@ async fn evict_sessions(
         .bind(new.session.id.0)
         .bind(new.replaces.map(|id| id.0))
         .bind(i64::from(new.max_per_user.saturating_sub(1)));
-    let displaced = displaced.fetch_all(&mut *tx).await.map_err(StoreError::unavailable)?;
+    let displaced = displaced.fetch_all(&mut *tx).await?;
     let displaced = displaced.into_iter().map(|id| (SessionId(id), EndReason::Displaced));
     let replaced = new.replaces.map(|id| (id, EndReason::LoggedOut));
 
@@ -281,7 +263,8 @@ fn advance_query(sql: &'static str, rotation: &Rotation<'_>) -> Option<AdvanceQu
 async fn confirm(tx: &mut SqliteConnection, token: &TokenUse) -> Result<(), StoreError> {
     let query =
         sqlx::query(CONFIRM).bind(token.session.0).bind(i64::from(token.generation)).bind(token.token.0);
-    query.execute(tx).await.map(drop).map_err(StoreError::unavailable)
+    query.execute(tx).await?;
+    Ok(())
 }
 
 async fn confirmed_by_other(
@@ -292,7 +275,7 @@ async fn confirmed_by_other(
         .bind(token.session.0)
         .bind(i64::from(token.generation))
         .bind(token.token.0);
-    let row = query.fetch_optional(tx).await.map_err(StoreError::unavailable)?;
+    let row = query.fetch_optional(tx).await?;
     row.map(Session::try_from).transpose()
 }
 
@@ -303,7 +286,7 @@ async fn terminate(
 ) -> Result<bool, StoreError> {
     let query = sqlx::query_as::<_, TerminatedRow>(TERMINATE);
     let query = query.bind(id.0).bind(micros(termination.at)).bind(termination.reason.as_str());
-    let row = query.fetch_optional(&mut *tx).await.map_err(StoreError::unavailable)?;
+    let row = query.fetch_optional(&mut *tx).await?;
     let Some(row) = row else { return Ok(false) };
     audit::insert(tx, &row.entry(termination)?).await?;
     Ok(true)
@@ -317,7 +300,7 @@ async fn terminate_expired(
 ) -> Result<(), StoreError> {
     for id in ids {
         let query = sqlx::query_as::<_, Row>(FIND).bind(id);
-        let Some(row) = query.fetch_optional(&mut *tx).await.map_err(StoreError::unavailable)? else {
+        let Some(row) = query.fetch_optional(&mut *tx).await? else {
             continue;
         };
         let session = Session::try_from(row)?;
@@ -347,25 +330,13 @@ pub(super) async fn terminate_matching(
         .push_bind(limit.map_or(-1, i64::from))
         .push(") RETURNING ")
         .push(TERMINATED_COLUMNS);
-    let rows =
-        query.build_query_as::<TerminatedRow>().fetch_all(&mut *tx).await.map_err(StoreError::unavailable)?;
+    let rows = query.build_query_as::<TerminatedRow>().fetch_all(&mut *tx).await?;
     let mut ended = Vec::with_capacity(rows.len());
     for row in rows {
         ended.push(SessionId(row.id));
         audit::insert(tx, &row.entry(termination)?).await?;
     }
     Ok(ended)
-}
-
-fn push_filter(query: &mut QueryBuilder<Sqlite>, filter: &SessionFilter) {
-    match filter {
-        SessionFilter::All => query,
-        SessionFilter::User(user) => query.push(" AND user_id = ").push_bind(user.0),
-        SessionFilter::UserExcept(user, kept) => {
-            query.push(" AND user_id = ").push_bind(user.0).push(" AND id <> ").push_bind(kept.0)
-        }
-        SessionFilter::SignedBy(key) => query.push(" AND key_number = ").push_bind(i16::from(*key)),
-    };
 }
 
 /// The columns of a terminated session that its audit entry needs.
@@ -380,81 +351,13 @@ struct TerminatedRow {
 
 impl TerminatedRow {
     fn entry(self, termination: &SessionTermination) -> Result<AuditEntry, StoreError> {
-        let generation = self.generation.try_into().map_err(|_| corrupt("generation"))?;
-        let holder = client_info(self.address, self.user_agent)?;
+        let generation = self.generation.try_into().map_err(|_| corrupt_session("generation"))?;
+        let holder = session_client(self.address, self.user_agent)?;
         Ok(termination.audit_entry(SessionId(self.id), UserId(self.user_id), generation, holder))
     }
 }
 
-fn client_info(address: Option<String>, user_agent: Option<String>) -> Result<ClientInfo, StoreError> {
-    let address = address.map(|text| text.parse()).transpose().map_err(|_| corrupt("address"))?;
-    Ok(ClientInfo { address, user_agent, request_id: None })
-}
-
-/// A row of the table.
-#[derive(FromRow)]
-struct Row {
-    id: Uuid,
-    user_id: Uuid,
-    kind: String,
-    email: String,
-    roles: String,
-    generation: i64,
-    key_number: i64,
-    created_at: i64,
-    rotated_at: i64,
-    asked_by: Option<Uuid>,
-    asked_by_issued_at: Option<i64>,
-    settled_by: Option<Uuid>,
-    rotations: i64,
-    replays: i64,
-    idle_expires_at: i64,
-    absolute_expires_at: i64,
-    ended_at: Option<i64>,
-    end_reason: Option<String>,
-    address: Option<String>,
-    user_agent: Option<String>,
-}
-
-impl TryFrom<Row> for Session {
-    type Error = StoreError;
-
-    fn try_from(row: Row) -> Result<Self, StoreError> {
-        let asked_by = row.asked_by.zip(optional_time(row.asked_by_issued_at, "asked_by_issued_at")?);
-        let ended_at = optional_time(row.ended_at, "ended_at")?;
-        Ok(Self {
-            id: SessionId(row.id),
-            user_id: UserId(row.user_id),
-            kind: SessionKind::from_word(&row.kind).ok_or(corrupt("kind"))?,
-            email: row.email,
-            roles: Roles::from_list(&row.roles).ok_or(corrupt("roles"))?,
-            generation: row.generation.try_into().map_err(|_| corrupt("generation"))?,
-            key_number: row.key_number.try_into().map_err(|_| corrupt("key_number"))?,
-            created_at: time(row.created_at, "created_at")?,
-            rotated_at: time(row.rotated_at, "rotated_at")?,
-            asked_by: asked_by.map(|(id, issued_at)| AccessTokenRef { id: TokenId(id), issued_at }),
-            settled_by: row.settled_by.map(TokenId),
-            rotations: row.rotations.try_into().map_err(|_| corrupt("rotations"))?,
-            replays: row.replays.try_into().map_err(|_| corrupt("replays"))?,
-            idle_expires_at: time(row.idle_expires_at, "idle_expires_at")?,
-            absolute_expires_at: time(row.absolute_expires_at, "absolute_expires_at")?,
-            end: ended_at.map(|at| session_end(at, row.end_reason.as_deref())).transpose()?,
-            client: client_info(row.address, row.user_agent)?,
-        })
-    }
-}
-
-fn time(micros: i64, column: &'static str) -> Result<OffsetDateTime, StoreError> {
-    from_micros(micros).ok_or(corrupt(column))
-}
-
-fn optional_time(micros: Option<i64>, column: &'static str) -> Result<Option<OffsetDateTime>, StoreError> {
-    micros.map(|micros| time(micros, column)).transpose()
-}
-
-fn corrupt(column: &'static str) -> StoreError {
-    StoreError::Corrupt { table: "sessions", column }
-}
+type Row = SessionRow<Micros, i64>;
 
 /// The statement of `rotate` and `catch_up`, which differ in the condition on the generation.
 macro_rules! advance_sql {

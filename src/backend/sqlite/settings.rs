@@ -12,8 +12,8 @@ impl SettingStore for SqliteStore {
         let find = sqlx::query_scalar(FIND).bind(name.to_owned());
         self.write(Durability::Flushed, |tx| {
             Box::pin(async move {
-                insert.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
-                find.fetch_one(tx).await.map_err(StoreError::unavailable)
+                insert.execute(&mut *tx).await?;
+                Ok(find.fetch_one(tx).await?)
             })
         })
         .await

@@ -2,13 +2,12 @@
 
 use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::FromRow;
 use sqlx::sqlite::SqliteConnection;
-use uuid::Uuid;
 
 use super::sessions::terminate_matching;
-use super::{Durability, SqliteStore, Statement, audit, conflict, from_micros, micros};
-use crate::backend::sql::{sessions_to_terminate, user_columns};
+use super::{Durability, Micros, SqliteStore, Statement, audit, conflict, micros};
+use crate::backend::sql::rows::UserRow;
+use crate::backend::sql::user_columns;
 use crate::models::session::SessionId;
 use crate::models::user::{Role, User, UserId};
 use crate::services::store::{PasswordChange, SessionFilter, SessionTermination, StoreError, UserStore};
@@ -29,24 +28,23 @@ impl UserStore for SqliteStore {
     }
 
     async fn find_user_by_email(&self, email: &str) -> Result<Option<User>, StoreError> {
-        let query = sqlx::query_as::<_, Row>(FIND_BY_EMAIL).bind(email);
-        let row = query.fetch_optional(&self.readers).await.map_err(StoreError::unavailable)?;
+        let row: Option<Row> =
+            sqlx::query_as(FIND_BY_EMAIL).bind(email).fetch_optional(&self.readers).await?;
         row.map(User::try_from).transpose()
     }
 
     async fn find_user(&self, id: UserId) -> Result<Option<User>, StoreError> {
-        let query = sqlx::query_as::<_, Row>(FIND).bind(id.0);
-        let row = query.fetch_optional(&self.readers).await.map_err(StoreError::unavailable)?;
+        let row: Option<Row> = sqlx::query_as(FIND).bind(id.0).fetch_optional(&self.readers).await?;
         row.map(User::try_from).transpose()
     }
 
     async fn has_users(&self) -> Result<bool, StoreError> {
-        sqlx::query_scalar(HAS_USERS).fetch_one(&self.readers).await.map_err(StoreError::unavailable)
+        Ok(sqlx::query_scalar(HAS_USERS).fetch_one(&self.readers).await?)
     }
 
     async fn list_users(&self) -> Result<Vec<User>, StoreError> {
-        let rows = sqlx::query_as::<_, Row>(LIST).fetch_all(&self.readers).await;
-        rows.map_err(StoreError::unavailable)?.into_iter().map(User::try_from).collect()
+        let rows: Vec<Row> = sqlx::query_as(LIST).fetch_all(&self.readers).await?;
+        rows.into_iter().map(User::try_from).collect()
     }
 
     async fn rehash(&self, id: UserId, old: &SecretString, new: &SecretString) -> Result<bool, StoreError> {
@@ -58,8 +56,7 @@ impl UserStore for SqliteStore {
         change: &PasswordChange<'_>,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
         let update = set_password(change.user, change.old, change.new);
-        let filter = sessions_to_terminate(change);
-        self.update_and_terminate(update, change.user, filter, change.termination).await
+        self.update_and_terminate(update, change.user, change.sessions(), change.termination).await
     }
 
     async fn set_role(
@@ -68,18 +65,13 @@ impl UserStore for SqliteStore {
         role: Role,
         termination: &SessionTermination,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
-        let termination = termination.clone();
-        self.write(Durability::Flushed, move |tx| {
-            Box::pin(async move {
-                let query = sqlx::query(SET_ROLE).bind(id.0).bind(role.as_str());
-                let done = query.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
-                if done.rows_affected() == 0 {
-                    return Ok(exists(tx, id).await?.then(Vec::new));
-                }
-                terminate_by_update(tx, id, &SessionFilter::User(id), &termination).await.map(Some)
-            })
-        })
-        .await
+        let query = sqlx::query(SET_ROLE).bind(id.0).bind(role.as_str());
+        let ended = self.update_and_terminate(query, id, SessionFilter::User(id), termination).await?;
+        if ended.is_none() && self.find_user(id).await?.is_some() {
+            // The user has that role.
+            return Ok(Some(Vec::new()));
+        }
+        Ok(ended)
     }
 
     async fn disable_user(
@@ -117,26 +109,16 @@ impl SqliteStore {
         let termination = termination.clone();
         self.write(Durability::Flushed, move |tx| {
             Box::pin(async move {
-                let done = update.execute(&mut *tx).await.map_err(StoreError::unavailable)?;
+                let done = update.execute(&mut *tx).await?;
                 if done.rows_affected() == 0 {
                     return Ok(None);
                 }
-                terminate_by_update(tx, user, &filter, &termination).await.map(Some)
+                audit::insert(tx, &termination.user_audit_entry(user)).await?;
+                terminate_matching(tx, &filter, &termination, None).await.map(Some)
             })
         })
         .await
     }
-}
-
-/// Records a change of a user and terminates the sessions of `filter`.
-async fn terminate_by_update(
-    tx: &mut SqliteConnection,
-    user: UserId,
-    filter: &SessionFilter,
-    termination: &SessionTermination,
-) -> Result<Vec<SessionId>, StoreError> {
-    audit::insert(tx, &termination.user_audit_entry(user)).await?;
-    terminate_matching(tx, filter, termination, None).await
 }
 
 async fn insert(tx: &mut SqliteConnection, user: &User) -> Result<(), StoreError> {
@@ -156,43 +138,7 @@ fn set_password(id: UserId, old: Option<&SecretString>, new: &SecretString) -> S
     sqlx::query(SET_PASSWORD).bind(id.0).bind(old.map(|hash| hash.expose_secret())).bind(new.expose_secret())
 }
 
-async fn exists(tx: &mut SqliteConnection, id: UserId) -> Result<bool, StoreError> {
-    let query = sqlx::query_scalar::<_, bool>(EXISTS).bind(id.0);
-    query.fetch_one(tx).await.map_err(StoreError::unavailable)
-}
-
-/// A row of the table.
-#[derive(FromRow)]
-struct Row {
-    id: Uuid,
-    email: String,
-    name: Option<String>,
-    hashed_password: String,
-    role: String,
-    disabled_at: Option<i64>,
-    created_at: i64,
-}
-
-impl TryFrom<Row> for User {
-    type Error = StoreError;
-
-    fn try_from(row: Row) -> Result<Self, StoreError> {
-        let at = |micros, column| from_micros(micros).ok_or(corrupt(column));
-        Ok(Self {
-            id: UserId(row.id),
-            email: row.email,
-            name: row.name,
-            hashed_password: row.hashed_password.into(),
-            role: Role::from_word(&row.role).ok_or(corrupt("role"))?,
-            disabled_at: row.disabled_at.map(|micros| at(micros, "disabled_at")).transpose()?,
-            created_at: at(row.created_at, "created_at")?,
-        })
-    }
-}
-
-fn corrupt(column: &'static str) -> StoreError {
-    StoreError::Corrupt { table: "users", column }
-}
+type Row = UserRow<Micros>;
 
 const INSERT: &str = concat!("INSERT INTO users (", user_columns!(), ") VALUES ($1, $2, $3, $4, $5, $6, $7)");
 
@@ -208,8 +154,6 @@ const SET_PASSWORD: &str = "UPDATE users SET hashed_password = $3 \
     WHERE id = $1 AND ($2 IS NULL OR hashed_password = $2)";
 
 const SET_ROLE: &str = "UPDATE users SET role = $2 WHERE id = $1 AND role <> $2";
-
-const EXISTS: &str = "SELECT EXISTS (SELECT 1 FROM users WHERE id = $1)";
 
 /// Keeps the time of the first call.
 const DISABLE: &str = "UPDATE users SET disabled_at = coalesce(disabled_at, $2) WHERE id = $1";

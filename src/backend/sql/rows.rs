@@ -1,0 +1,220 @@
+//! Rows of the tables and their conversion to models.
+//!
+//! The databases store times and small integers in columns of different types, which are parameters.
+
+use secrecy::SecretString;
+use sqlx::FromRow;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::client_info::ClientInfo;
+use crate::identity::Roles;
+use crate::models::audit::{AuditEntry, AuditEvent};
+use crate::models::movie::{Movie, MovieDetails, MovieId};
+use crate::models::session::{
+    AccessTokenRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId,
+};
+use crate::models::user::{Role, User, UserId};
+use crate::services::store::StoreError;
+
+/// A row of `audit`, with times of the type `T` and key numbers of the type `K`.
+#[derive(FromRow)]
+pub(in crate::backend) struct AuditRow<T, K> {
+    at: T,
+    event: String,
+    user_id: Option<Uuid>,
+    session_id: Option<Uuid>,
+    presented: Option<i64>,
+    held: Option<i64>,
+    key_number: Option<K>,
+    address: Option<String>,
+    user_agent: Option<String>,
+    request_id: Option<String>,
+    holder_address: Option<String>,
+    holder_user_agent: Option<String>,
+}
+
+impl<T, K> TryFrom<AuditRow<T, K>> for AuditEntry
+where
+    T: TryInto<OffsetDateTime>,
+    K: TryInto<u8>,
+{
+    type Error = StoreError;
+
+    fn try_from(row: AuditRow<T, K>) -> Result<Self, StoreError> {
+        let corrupt = |column| StoreError::Corrupt { table: "audit", column };
+        let generation =
+            |number: Option<i64>, column| number.map(u32::try_from).transpose().map_err(|_| corrupt(column));
+        let address = |text: Option<String>, column| {
+            text.map(|text| text.parse()).transpose().map_err(|_| corrupt(column))
+        };
+        let key_number = row.key_number.map(K::try_into).transpose();
+        Ok(Self {
+            at: row.at.try_into().map_err(|_| corrupt("at"))?,
+            event: AuditEvent::from_word(&row.event).ok_or(corrupt("event"))?,
+            user: row.user_id.map(UserId),
+            session: row.session_id.map(SessionId),
+            presented: generation(row.presented, "presented")?,
+            held: generation(row.held, "held")?,
+            key_number: key_number.map_err(|_| corrupt("key_number"))?,
+            by: ClientInfo {
+                address: address(row.address, "address")?,
+                user_agent: row.user_agent,
+                request_id: row.request_id,
+            },
+            holder: ClientInfo {
+                address: address(row.holder_address, "holder_address")?,
+                user_agent: row.holder_user_agent,
+                request_id: None,
+            },
+        })
+    }
+}
+
+/// A row of `movies`, with the year and running time of the type `I`.
+#[derive(FromRow)]
+pub(in crate::backend) struct MovieRow<I> {
+    id: i64,
+    title: String,
+    year: I,
+    director: String,
+    runtime_minutes: Option<I>,
+    rating: Option<f64>,
+}
+
+impl<I: TryInto<i32>> TryFrom<MovieRow<I>> for Movie {
+    type Error = StoreError;
+
+    fn try_from(row: MovieRow<I>) -> Result<Self, StoreError> {
+        let corrupt = |column| StoreError::Corrupt { table: "movies", column };
+        let runtime_minutes = row.runtime_minutes.map(I::try_into).transpose();
+        let details = MovieDetails {
+            title: row.title,
+            year: row.year.try_into().map_err(|_| corrupt("year"))?,
+            director: row.director,
+            runtime_minutes: runtime_minutes.map_err(|_| corrupt("runtime_minutes"))?,
+            rating: row.rating,
+        };
+        Ok(Self { id: MovieId(row.id), details })
+    }
+}
+
+/// A row of `sessions`, with times of the type `T` and key numbers of the type `K`.
+#[derive(FromRow)]
+pub(in crate::backend) struct SessionRow<T, K> {
+    id: Uuid,
+    user_id: Uuid,
+    kind: String,
+    email: String,
+    roles: String,
+    generation: i64,
+    key_number: K,
+    created_at: T,
+    rotated_at: T,
+    asked_by: Option<Uuid>,
+    asked_by_issued_at: Option<T>,
+    settled_by: Option<Uuid>,
+    rotations: i64,
+    replays: i64,
+    idle_expires_at: T,
+    absolute_expires_at: T,
+    ended_at: Option<T>,
+    end_reason: Option<String>,
+    address: Option<String>,
+    user_agent: Option<String>,
+}
+
+impl<T, K> TryFrom<SessionRow<T, K>> for Session
+where
+    T: TryInto<OffsetDateTime>,
+    K: TryInto<u8>,
+{
+    type Error = StoreError;
+
+    fn try_from(row: SessionRow<T, K>) -> Result<Self, StoreError> {
+        let corrupt = corrupt_session;
+        let time = |at: T, column| at.try_into().map_err(|_| corrupt(column));
+        let issued_at = row.asked_by_issued_at.map(|at| time(at, "asked_by_issued_at")).transpose()?;
+        let asked_by = row.asked_by.zip(issued_at);
+        let end = row.ended_at.map(|at| session_end(at, row.end_reason.as_deref()));
+        Ok(Self {
+            id: SessionId(row.id),
+            user_id: UserId(row.user_id),
+            kind: SessionKind::from_word(&row.kind).ok_or(corrupt("kind"))?,
+            email: row.email,
+            roles: Roles::from_list(&row.roles).ok_or(corrupt("roles"))?,
+            generation: row.generation.try_into().map_err(|_| corrupt("generation"))?,
+            key_number: row.key_number.try_into().map_err(|_| corrupt("key_number"))?,
+            created_at: time(row.created_at, "created_at")?,
+            rotated_at: time(row.rotated_at, "rotated_at")?,
+            asked_by: asked_by.map(|(id, issued_at)| AccessTokenRef { id: TokenId(id), issued_at }),
+            settled_by: row.settled_by.map(TokenId),
+            rotations: row.rotations.try_into().map_err(|_| corrupt("rotations"))?,
+            replays: row.replays.try_into().map_err(|_| corrupt("replays"))?,
+            idle_expires_at: time(row.idle_expires_at, "idle_expires_at")?,
+            absolute_expires_at: time(row.absolute_expires_at, "absolute_expires_at")?,
+            end: end.transpose()?,
+            client: session_client(row.address, row.user_agent)?,
+        })
+    }
+}
+
+/// Reads the end of a session from the columns `id`, `ended_at` and `end_reason`.
+pub(in crate::backend) fn ended_session<T: TryInto<OffsetDateTime>>(
+    (id, at, reason): (Uuid, T, String),
+) -> Result<(SessionId, SessionEnd), StoreError> {
+    Ok((SessionId(id), session_end(at, Some(&reason))?))
+}
+
+/// Reads the client of a session from its columns `address` and `user_agent`.
+pub(in crate::backend) fn session_client(
+    address: Option<String>,
+    user_agent: Option<String>,
+) -> Result<ClientInfo, StoreError> {
+    let address = address.map(|text| text.parse()).transpose().map_err(|_| corrupt_session("address"))?;
+    Ok(ClientInfo { address, user_agent, request_id: None })
+}
+
+/// Creates the error for an invalid value in a column of `sessions`.
+pub(in crate::backend) fn corrupt_session(column: &'static str) -> StoreError {
+    StoreError::Corrupt { table: "sessions", column }
+}
+
+fn session_end(at: impl TryInto<OffsetDateTime>, reason: Option<&str>) -> Result<SessionEnd, StoreError> {
+    let at = at.try_into().map_err(|_| corrupt_session("ended_at"))?;
+    let word = reason.ok_or(corrupt_session("end_reason"))?;
+    // A newer program on the same database may write reasons unknown here. The session is terminated
+    // all the same.
+    let reason = EndReason::from_word(word).unwrap_or(EndReason::Revoked);
+    Ok(SessionEnd { at, reason })
+}
+
+/// A row of `users`, with times of the type `T`.
+#[derive(FromRow)]
+pub(in crate::backend) struct UserRow<T> {
+    id: Uuid,
+    email: String,
+    name: Option<String>,
+    hashed_password: String,
+    role: String,
+    disabled_at: Option<T>,
+    created_at: T,
+}
+
+impl<T: TryInto<OffsetDateTime>> TryFrom<UserRow<T>> for User {
+    type Error = StoreError;
+
+    fn try_from(row: UserRow<T>) -> Result<Self, StoreError> {
+        let corrupt = |column| StoreError::Corrupt { table: "users", column };
+        let time = |at: T, column| at.try_into().map_err(|_| corrupt(column));
+        Ok(Self {
+            id: UserId(row.id),
+            email: row.email,
+            name: row.name,
+            hashed_password: SecretString::from(row.hashed_password),
+            role: Role::from_word(&row.role).ok_or(corrupt("role"))?,
+            disabled_at: row.disabled_at.map(|at| time(at, "disabled_at")).transpose()?,
+            created_at: time(row.created_at, "created_at")?,
+        })
+    }
+}
