@@ -7,13 +7,13 @@ use std::task::{Context, Poll, Waker, ready};
 
 use axum::body::{Body, HttpBody};
 use bytes::Bytes;
+use futures_util::future::{BoxFuture, Either};
 use http::header::{CONNECTION, HeaderValue, STRICT_TRANSPORT_SECURITY};
 use http::{Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use pin_project_lite::pin_project;
-use tower::util::Oneshot;
 use tower::{Service, ServiceExt};
 
 use super::connection_context::ConnectionContext;
@@ -52,16 +52,16 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for ConnectionSe
         }
         let limits = &self.context.settings.limits;
         let checked = in_flight.check_capacity().and_then(|()| check_and_normalize(&mut request, limits));
-        let response = match checked {
+        let response: ServiceFuture<S> = match checked {
             Ok(()) => {
                 request.extensions_mut().insert(Peer(self.context.peer));
                 if self.context.is_tls {
                     request.extensions_mut().insert(TlsConnection);
                 }
                 let request = request.map(|body| RequestBody::wrap(body, &self.context));
-                ResponseState::new(self.inner.clone(), request, is_upgrade)
+                call_service(self.inner.clone(), request, is_upgrade)
             }
-            Err(reason) => ResponseState::Rejected { response: Some(Box::new(reason.response())) },
+            Err(reason) => Either::Right(Box::pin(async move { Ok(reason.response()) })),
         };
         ResponseFuture { response, is_upgrade, in_flight: Some(in_flight) }
     }
@@ -74,7 +74,7 @@ pin_project! {
         S: Service<Request<Body>>,
     {
         #[pin]
-        response: ResponseState<S>,
+        response: ServiceFuture<S>,
         is_upgrade: bool,
         in_flight: Option<InFlightRequest>,
     }
@@ -99,44 +99,23 @@ impl<S: HttpService> Future for ResponseFuture<S> {
     }
 }
 
-pin_project! {
-    // Rare variants are boxed, because the future of every request is moved to its task.
-    #[project = ResponseStateProj]
-    enum ResponseState<S>
-    where
-        S: Service<Request<Body>>,
-    {
-        Called { #[pin] future: S::Future },
-        Deferred { future: Pin<Box<Oneshot<S, Request<Body>>>> },
-        Rejected { response: Option<Box<Response<Body>>> },
-    }
-}
+/// Future of the service, which is boxed in the rare cases: the future of every request is moved to its task.
+type ServiceFuture<S> = Either<<S as Service<Request<Body>>>::Future, BoxedResponse>;
 
-impl<S: HttpService> ResponseState<S> {
-    /// Calls the service at once if it is ready, which avoids another move of the request.
-    ///
-    /// The call is deferred for an upgrade, until the connection supports it.
-    fn new(mut service: S, request: Request<Body>, is_upgrade: bool) -> Self {
-        if !is_upgrade && service.poll_ready(&mut Context::from_waker(Waker::noop())).is_ready() {
-            return Self::Called { future: service.call(request) };
-        }
-        Self::Deferred { future: Box::pin(service.oneshot(request)) }
-    }
-}
+type BoxedResponse = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
-impl<S: HttpService> Future for ResponseState<S> {
-    type Output = Result<Response<Body>, Infallible>;
-
-    #[expect(clippy::expect_used, reason = "a future must not be polled after completion")]
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project() {
-            ResponseStateProj::Called { future } => future.poll(cx),
-            ResponseStateProj::Deferred { future } => future.as_mut().poll(cx),
-            ResponseStateProj::Rejected { response } => {
-                Poll::Ready(Ok(*response.take().expect("ResponseState polled after completion")))
-            }
-        }
+/// Calls the service at once if it is ready, which avoids another move of the request.
+///
+/// The call is deferred for an upgrade, until the connection supports it.
+fn call_service<S: HttpService>(
+    mut service: S,
+    request: Request<Body>,
+    is_upgrade: bool,
+) -> ServiceFuture<S> {
+    if !is_upgrade && service.poll_ready(&mut Context::from_waker(Waker::noop())).is_ready() {
+        return Either::Left(service.call(request));
     }
+    Either::Right(Box::pin(service.oneshot(request)))
 }
 
 /// Guard of a request from its head to the last byte of its response.
@@ -227,18 +206,15 @@ impl Drop for InFlightRequest {
     }
 }
 
-pin_project! {
-    /// Request body that records whether it may still be read, which can be after the response.
-    struct RequestBody {
-        #[pin]
-        body: Incoming,
-        context: Arc<ConnectionContext>,
-    }
+/// Request body that records whether it may still be read, which can be after the response.
+struct RequestBody {
+    body: Incoming,
+    context: Arc<ConnectionContext>,
+}
 
-    impl PinnedDrop for RequestBody {
-        fn drop(this: Pin<&mut Self>) {
-            this.context.state.set_body_pending(false);
-        }
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        self.context.state.set_body_pending(false);
     }
 }
 
@@ -261,8 +237,8 @@ impl HttpBody for RequestBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let mut this = self.project();
-        let frame = ready!(this.body.as_mut().poll_frame(cx));
+        let this = self.get_mut();
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
         if this.body.is_end_stream() {
             this.context.state.set_body_pending(false);
         }
