@@ -8,6 +8,7 @@ use axum_core::BoxError;
 use axum_core::body::Body as AxumBody;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::Either;
 
 use super::header_edits::HeaderEdits;
 use super::idle_timer::IdleTimer;
@@ -70,7 +71,11 @@ impl DownstreamResponseBody {
     /// Converts a body that was received along with its head, as most small ones are, into a buffer.
     pub(super) fn into_body(mut self) -> AxumBody {
         let Some(in_progress) = &mut self.in_progress else { return AxumBody::empty() };
-        let Some(buffered) = in_progress.body.take_buffered() else { return AxumBody::new(self) };
+        let buffered = match &mut in_progress.body {
+            Either::Left(http1) => http1.take_buffered(),
+            Either::Right(_) => None,
+        };
+        let Some(buffered) = buffered else { return AxumBody::new(self) };
         self.finish();
         AxumBody::from(buffered)
     }

@@ -12,6 +12,7 @@ use axum_core::body::Body;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, request};
 use http_body::Body as _;
+use http_body_util::Either;
 use tower_service::Service;
 
 use super::cookies::ReservedCookies;
@@ -169,10 +170,10 @@ impl Inner {
         let unexpected = || ProxyError::UpstreamError("unexpected 101 response of the upstream".into());
         let accepted = upgrade.ok_or_else(unexpected)?.accept(response.headers())?;
         let (parts, body) = prepare_response(response, route, &self.settings).into_parts();
-        let upstream = body.into_upgraded().ok_or_else(unexpected)?;
+        let Either::Left(http1) = body else { return Err(unexpected()) };
         let response = Response::from_parts(parts, Body::empty());
         let idle_timeout = route.spec.tunnel_idle_timeout;
-        Ok(accepted.start(response, upstream, idle_timeout, session, &self.settings.streams))
+        Ok(accepted.start(response, http1.into_upgraded(), idle_timeout, session, &self.settings.streams))
     }
 
     /// Checks the method, forwarding loops and the user's roles.

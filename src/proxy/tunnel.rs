@@ -30,9 +30,12 @@ pub(super) enum CloseReason {
 ///
 /// Each direction reads only what the other side accepts. A WebSocket is closed between two frames, any
 /// other tunnel at once. Returns the reason, or `None` if both sides have closed.
+///
+/// `unread` was received from the upstream before the tunnel started.
 pub(super) async fn run<C, U>(
     client: C,
     upstream: U,
+    unread: &[u8],
     kind: StreamKind,
     idle_timeout: Duration,
     close_signal: impl Future<Output = CloseReason>,
@@ -46,6 +49,7 @@ where
     let (from_upstream, to_upstream) = split(upstream);
     let mut up = Direction::new(from_client, to_upstream, kind, &activity);
     let mut down = Direction::new(from_upstream, to_client, kind, &activity);
+    down.buffer.extend_from_slice(unread);
     let reason = tokio::select! {
         biased;
         reason = close_signal => reason,

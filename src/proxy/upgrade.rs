@@ -21,7 +21,7 @@ use ring::digest;
 use super::error::ProxyError;
 use super::long_lived::{LongLivedStreams, StreamGauge, StreamKind};
 use super::tunnel::{self, CloseReason};
-use super::upstream::UpgradedIo;
+use super::upstream::UpgradedConnection;
 use crate::http_headers;
 use crate::identity::SessionId;
 use crate::request_context::with_current_context;
@@ -104,7 +104,7 @@ impl AcceptedUpgrade {
     pub(super) fn start(
         self,
         mut response: Response<Body>,
-        upstream: UpgradedIo,
+        upstream: UpgradedConnection,
         idle_timeout: Duration,
         session: Option<SessionId>,
         streams: &LongLivedStreams,
@@ -121,7 +121,8 @@ impl AcceptedUpgrade {
             match self.client.await {
                 Ok(client) => {
                     let client = TokioIo::new(client);
-                    let reason = tunnel::run(client, upstream, kind, idle_timeout, signal).await;
+                    let reason =
+                        tunnel::run(client, upstream.io, &upstream.unread, kind, idle_timeout, signal).await;
                     record_close(reason, kind);
                 }
                 Err(error) => {

@@ -22,7 +22,7 @@ impl TestTunnel {
         let (upstream, upstream_side) = duplex(64);
         let (close, closed) = oneshot::channel();
         let close_signal = async { closed.await.expect("close reason") };
-        let task = tokio::spawn(run(client_side, upstream_side, kind, IDLE_TIMEOUT, close_signal));
+        let task = tokio::spawn(run(client_side, upstream_side, b"", kind, IDLE_TIMEOUT, close_signal));
         Self { client, upstream, close, task, started_at: Instant::now() }
     }
 }

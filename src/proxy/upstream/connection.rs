@@ -1,20 +1,16 @@
 //! A connection to an upstream, of either HTTP version.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
 use axum_core::BoxError;
 use axum_core::body::Body;
-use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, TE};
 use http::uri::{Authority, Parts};
 use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version};
-use http_body::{Frame, SizeHint};
+use http_body_util::Either;
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 
 use super::dns::PeerAddr;
-use super::http1::{Http1Body, Http1Connection, Http1Error, RequestWriter, UpgradedIo};
+use super::http1::{Http1Body, Http1Connection, Http1Error, RequestWriter};
 use super::origin::Origin;
 use crate::proxy::content_length::BodyLength;
 use crate::proxy::request_head::RequestHead;
@@ -59,7 +55,7 @@ impl Connection {
         match self {
             Self::Http1(mut http1, _) => {
                 match http1.send_request(head, writer, origin.authority.as_str()).await {
-                    Ok(head) => Ok(Http1Body::response(head, http1, writer).map(UpstreamBody::Http1)),
+                    Ok(head) => Ok(Http1Body::response(head, http1, writer).map(Either::Left)),
                     Err(Http1Error::NotSent(_)) => Err(SendError::NotSent),
                     Err(error) => {
                         let has_response_bytes = http1.has_response_bytes;
@@ -93,7 +89,7 @@ async fn send_http2(
         return Err(SendError::without_response_bytes("the upstream has switched from HTTP/1.1 to HTTP/2"));
     };
     match http2.try_send_request(http2_request(head, body, length, origin)).await {
-        Ok(response) => Ok(response.map(UpstreamBody::Http2)),
+        Ok(response) => Ok(response.map(Either::Right)),
         Err(mut error) => Err(match error.take_message() {
             Some(request) => {
                 writer.restore_body(request.into_body());
@@ -130,55 +126,5 @@ fn http2_request(head: &impl RequestHead, body: Body, length: BodyLength, origin
     request
 }
 
-/// The body of an upstream's response.
-pub(in crate::proxy) enum UpstreamBody {
-    Http1(Http1Body),
-    Http2(Incoming),
-}
-
-impl UpstreamBody {
-    /// Returns the whole body if it has been received already.
-    pub(in crate::proxy) fn take_buffered(&mut self) -> Option<Bytes> {
-        match self {
-            Self::Http1(body) => body.take_buffered(),
-            Self::Http2(_) => None,
-        }
-    }
-
-    /// Returns the connection after a 101 response.
-    pub(in crate::proxy) fn into_upgraded(self) -> Option<UpgradedIo> {
-        match self {
-            Self::Http1(body) => Some(body.into_upgraded()),
-            Self::Http2(_) => None,
-        }
-    }
-}
-
-impl http_body::Body for UpstreamBody {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match self.get_mut() {
-            Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
-            Self::Http2(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Http1(body) => body.is_end_stream(),
-            Self::Http2(body) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Http1(body) => body.size_hint(),
-            Self::Http2(body) => body.size_hint(),
-        }
-    }
-}
+/// The body of an upstream's response: left over HTTP/1.1, right over HTTP/2.
+pub(in crate::proxy) type UpstreamBody = Either<Http1Body, Incoming>;

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use http_body_util::Either;
+
 use super::connection::UpstreamBody;
 use super::deadline_timer::DeadlineTimer;
 use super::dns::PeerAddr;
@@ -30,8 +32,8 @@ impl Lease {
     /// the connection is closed.
     pub(in crate::proxy) fn finish(self, body: UpstreamBody) {
         let connection = match body {
-            UpstreamBody::Http1(body) => body.into_connection(),
-            UpstreamBody::Http2(_) => None,
+            Either::Left(body) => body.into_connection(),
+            Either::Right(_) => None,
         };
         if let (Some(connection), Some(pool)) = (connection, self.pool) {
             pool.put(&self.permit.upstream, connection, self.peer, self.timer);

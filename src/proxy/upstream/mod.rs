@@ -69,7 +69,7 @@ pub use self::settings::{HealthCheck, UpstreamHttp, UpstreamSettings};
 pub(super) use self::balancer::LoadBalancer;
 pub(super) use self::connection::UpstreamBody;
 pub(super) use self::health_check::run_health_checks;
-pub(super) use self::http1::UpgradedIo;
+pub(super) use self::http1::UpgradedConnection;
 pub(super) use self::lease::Lease;
 pub(super) use self::pool::Pool;
 pub(super) use self::send::send;

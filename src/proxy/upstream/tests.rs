@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use axum_core::body::Body;
 use http::StatusCode;
+use http_body_util::Either;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{LoadBalancer, Pool, TrustAnchors, UpstreamSettings, UpstreamTimeouts, send};
+use super::{LoadBalancer, Pool, TrustAnchors, UpgradedConnection, UpstreamSettings, UpstreamTimeouts, send};
 use crate::proxy::test_support::TestHead;
 use crate::proxy::upload_progress::UploadProgress;
 
@@ -53,10 +54,11 @@ async fn upgraded_connection_belongs_to_the_request() {
     assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
     // The lease ends with the request; the connection does not.
     drop(lease);
-    let mut io = response.into_body().into_upgraded().unwrap();
+    let Either::Left(http1) = response.into_body() else { panic!("expected HTTP/1.1") };
+    let UpgradedConnection { unread, mut io } = http1.into_upgraded();
     io.write_all(b" and back").await.unwrap();
     let mut echoed = [0; 14];
-    io.read_exact(&mut echoed).await.unwrap();
+    unread.chain(&mut io).read_exact(&mut echoed).await.unwrap();
     assert_eq!(&echoed, b"ahead and back");
     drop(io);
     server.await.unwrap();

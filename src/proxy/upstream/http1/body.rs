@@ -12,7 +12,7 @@ use tokio::task::AbortHandle;
 use super::connection::Http1Connection;
 use super::error::Http1Error;
 use super::framing::{BodyDecoder, Decoded};
-use super::io::UpgradedIo;
+use super::io::UpgradedConnection;
 use super::request_writer::RequestWriter;
 use super::response_head::ResponseHead;
 use crate::request_context::with_current_context;
@@ -79,7 +79,7 @@ impl Http1Body {
     }
 
     /// Returns the connection after a 101 response.
-    pub(crate) fn into_upgraded(self) -> UpgradedIo {
+    pub(crate) fn into_upgraded(self) -> UpgradedConnection {
         self.connection.into_upgraded()
     }
 }

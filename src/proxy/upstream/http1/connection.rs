@@ -10,9 +10,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf, WriteHalf};
 use tokio::task::unconstrained;
 
 use super::error::Http1Error;
-use super::io::{MaybeTlsStream, UpgradedIo};
+use super::io::{MaybeTlsStream, UpgradedConnection};
 use super::request_head::write_head;
-use super::request_writer::{RequestWriter, WriteError};
+use super::request_writer::RequestWriter;
 use super::response_head::{ResponseHead, parse_response_head};
 use crate::proxy::request_head::RequestHead;
 
@@ -58,13 +58,13 @@ impl Http1Connection {
         let response = poll_fn(|cx| {
             if write_error.is_none() && !writer.is_sent() {
                 match writer.poll_send(&mut self.io, cx) {
-                    Poll::Ready(Err(WriteError::Body)) => return Poll::Ready(Err(Http1Error::Body)),
                     // TLS may have sent a part of the request although the write failed.
-                    Poll::Ready(Err(WriteError::Io(error))) if !writer.has_begun && !self.io.is_tls() => {
+                    Poll::Ready(Err(Http1Error::Io(error))) if !writer.has_begun && !self.io.is_tls() => {
                         return Poll::Ready(Err(Http1Error::NotSent(error)));
                     }
                     // The upstream may have sent a response before it closed the connection.
-                    Poll::Ready(Err(WriteError::Io(error))) => write_error = Some(error),
+                    Poll::Ready(Err(Http1Error::Io(error))) => write_error = Some(error),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                     Poll::Ready(Ok(())) | Poll::Pending => {}
                 }
             }
@@ -106,7 +106,7 @@ impl Http1Connection {
         }
         let free = self.buffer.capacity() - self.buffer.len();
         let read = pin!(self.io.read_buf(&mut self.buffer)).poll(cx);
-        let length = ready!(read).map_err(Http1Error::Io)?;
+        let length = ready!(read)?;
         self.has_response_bytes |= length > 0;
         if length == free {
             self.read_size = (self.read_size * 2).min(MAX_READ_SIZE);
@@ -144,8 +144,8 @@ impl Http1Connection {
     }
 
     /// Returns the connection after a 101 response.
-    pub(super) fn into_upgraded(self) -> UpgradedIo {
-        UpgradedIo { unread: self.buffer, io: self.io }
+    pub(super) fn into_upgraded(self) -> UpgradedConnection {
+        UpgradedConnection { unread: self.buffer, io: self.io }
     }
 }
 

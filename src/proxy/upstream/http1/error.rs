@@ -16,7 +16,7 @@ pub(crate) enum Http1Error {
     #[error("malformed response head")]
     Head(#[from] httparse::Error),
     #[error("connection failed")]
-    Io(#[source] io::Error),
+    Io(#[from] io::Error),
     #[error("invalid or contradictory Content-Length of the response")]
     Length,
     /// The connection failed before any byte was written.

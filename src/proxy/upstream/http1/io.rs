@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
@@ -85,39 +85,8 @@ impl AsyncWrite for MaybeTlsStream {
 }
 
 /// A connection after a 101 response.
-///
-/// Bytes that the upstream has sent after the response head are read first.
-pub(crate) struct UpgradedIo {
-    pub(super) unread: BytesMut,
-    pub(super) io: MaybeTlsStream,
-}
-
-impl AsyncRead for UpgradedIo {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.unread.is_empty() {
-            return Pin::new(&mut self.io).poll_read(cx, buffer);
-        }
-        let len = self.unread.len().min(buffer.remaining());
-        buffer.put_slice(&self.unread[..len]);
-        self.unread.advance(len);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for UpgradedIo {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
+pub(crate) struct UpgradedConnection {
+    /// Bytes that the upstream has sent after the response head.
+    pub(crate) unread: BytesMut,
+    pub(crate) io: MaybeTlsStream,
 }

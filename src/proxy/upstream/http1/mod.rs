@@ -38,5 +38,5 @@ mod response_head;
 pub(crate) use self::body::Http1Body;
 pub(crate) use self::connection::Http1Connection;
 pub(crate) use self::error::Http1Error;
-pub(crate) use self::io::{MaybeTlsStream, UpgradedIo};
+pub(crate) use self::io::{MaybeTlsStream, UpgradedConnection};
 pub(crate) use self::request_writer::RequestWriter;

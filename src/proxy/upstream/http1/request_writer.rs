@@ -10,6 +10,7 @@ use http::HeaderMap;
 use http_body::Body as _;
 use tokio::io::AsyncWrite;
 
+use super::error::Http1Error;
 use crate::proxy::content_length::BodyLength;
 use crate::proxy::header_writer::HeaderWriter;
 
@@ -36,13 +37,6 @@ pub(crate) struct RequestWriter {
     pub(super) has_begun: bool,
     /// True if written bytes may still be in a buffer, as with TLS.
     needs_flush: bool,
-}
-
-/// The reason why a request cannot be sent to its end.
-pub(super) enum WriteError {
-    /// The body ended early, or its length is not as announced.
-    Body,
-    Io(io::Error),
 }
 
 impl RequestWriter {
@@ -94,17 +88,19 @@ impl RequestWriter {
     }
 
     /// Sends as much as the body provides and the connection accepts.
+    ///
+    /// Fails with [`Http1Error::Body`] or [`Http1Error::Io`].
     pub(super) fn poll_send<W: AsyncWrite + Unpin>(
         &mut self,
         io: &mut W,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<(), WriteError>> {
+    ) -> Poll<Result<(), Http1Error>> {
         loop {
             // The first part of the body is written together with the head.
             let awaits_body = self.poll_body(cx)?.is_pending();
-            ready!(self.poll_write(io, cx)).map_err(WriteError::Io)?;
+            ready!(self.poll_write(io, cx))?;
             if awaits_body || self.body.is_none() {
-                ready!(Pin::new(&mut *io).poll_flush(cx)).map_err(WriteError::Io)?;
+                ready!(Pin::new(&mut *io).poll_flush(cx))?;
                 self.needs_flush = false;
                 return if awaits_body { Poll::Pending } else { Poll::Ready(Ok(())) };
             }
@@ -112,7 +108,7 @@ impl RequestWriter {
     }
 
     /// Reads the next part of the body, unless one is waiting to be written.
-    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WriteError>> {
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Http1Error>> {
         while self.data.is_empty() {
             let Some(body) = &mut self.body else { break };
             match ready!(Pin::new(body).poll_frame(cx)) {
@@ -120,16 +116,16 @@ impl RequestWriter {
                     Ok(data) => self.add_data(data)?,
                     Err(frame) => self.end(frame.into_trailers().ok())?,
                 },
-                Some(Err(_)) => return Poll::Ready(Err(WriteError::Body)),
+                Some(Err(_)) => return Poll::Ready(Err(Http1Error::Body)),
                 None => self.end(None)?,
             }
         }
         Poll::Ready(Ok(()))
     }
 
-    fn add_data(&mut self, data: Bytes) -> Result<(), WriteError> {
+    fn add_data(&mut self, data: Bytes) -> Result<(), Http1Error> {
         if let BodyLength::Known(_) = self.length {
-            self.remaining = self.remaining.checked_sub(data.len() as u64).ok_or(WriteError::Body)?;
+            self.remaining = self.remaining.checked_sub(data.len() as u64).ok_or(Http1Error::Body)?;
         }
         // An empty chunk would end the body.
         if !data.is_empty() {
@@ -151,7 +147,7 @@ impl RequestWriter {
     }
 
     /// Ends the body. Dropping it notifies the observer of its progress.
-    fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), WriteError> {
+    fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), Http1Error> {
         self.body = None;
         match self.length {
             BodyLength::Unknown => {
@@ -162,7 +158,7 @@ impl RequestWriter {
                 self.prefix.extend_from_slice(b"\r\n");
                 Ok(())
             }
-            _ if self.remaining > 0 => Err(WriteError::Body),
+            _ if self.remaining > 0 => Err(Http1Error::Body),
             _ => Ok(()),
         }
     }
