@@ -79,8 +79,6 @@ fn with_cookies(router: OpenApiRouter<AuthState>) -> OpenApiRouter<AuthState> {
     )),
     responses(
         (status = 200, description = "Signed in. The tokens are only in the cookies.", body = SessionResponse),
-        (status = 401, description = "Wrong email address or password.", body = Problem,
-            content_type = Problem::CONTENT_TYPE),
         WriteErrorResponses,
     ),
 )]
@@ -255,8 +253,6 @@ async fn end_session(
     security(("session" = []), ("bearer" = [])),
     responses(
         (status = 200, description = "The password was changed.", body = SessionResponse),
-        (status = 403, description = "The current password is wrong.", body = Problem,
-            content_type = Problem::CONTENT_TYPE),
         WriteErrorResponses,
     ),
 )]

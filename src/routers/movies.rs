@@ -12,6 +12,7 @@ use utoipa_axum::routes;
 
 use super::{ApiError, JsonBody, QueryParams};
 use crate::identity::Identity;
+use crate::layer::CurrentUser;
 use crate::models::movie::MovieId;
 use crate::problem::Problem;
 use crate::schemas::movie::{MovieListParams, MoviePage, MoviePath, MovieRequest, MovieResponse};
@@ -41,7 +42,7 @@ pub fn router() -> OpenApiRouter<Movies> {
     ),
 )]
 async fn list(
-    _: RequireUser,
+    _: CurrentUser,
     State(movies): State<Movies>,
     QueryParams(params): QueryParams<MovieListParams>,
 ) -> Result<Json<MoviePage>, ApiError> {
@@ -58,8 +59,6 @@ async fn list(
     responses(
         (status = 201, description = "The movie, with its id.", body = MovieResponse,
             headers(("Location" = String, description = "The movie's URL."))),
-        (status = 400, description = "A field is invalid.", body = Problem,
-            content_type = Problem::CONTENT_TYPE),
         WriteErrorResponses,
     ),
 )]
@@ -85,7 +84,7 @@ async fn create(
     ),
 )]
 async fn find(
-    _: RequireUser,
+    _: CurrentUser,
     State(movies): State<Movies>,
     path: Result<Path<MoviePath>, PathRejection>,
 ) -> Result<Json<MovieResponse>, ApiError> {
@@ -99,8 +98,6 @@ async fn find(
     security(("session" = []), ("bearer" = [])),
     responses(
         (status = 200, description = "The updated movie.", body = MovieResponse),
-        (status = 400, description = "A field is invalid.", body = Problem,
-            content_type = Problem::CONTENT_TYPE),
         (status = 404, description = "There is no such movie.", body = Problem,
             content_type = Problem::CONTENT_TYPE),
         WriteErrorResponses,
@@ -136,33 +133,19 @@ async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Extractor that requires a signed-in user.
-struct RequireUser;
-
 /// Extractor that requires a signed-in user with the role `admin`.
 struct RequireAdmin;
-
-impl<S: Send + Sync> FromRequestParts<S> for RequireUser {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Self::Rejection> {
-        signed_in_user(parts).map(|_| Self)
-    }
-}
 
 impl<S: Send + Sync> FromRequestParts<S> for RequireAdmin {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Self::Rejection> {
-        if signed_in_user(parts)?.roles.contains(ADMIN_ROLE) {
+        let user = parts.extensions.get::<Identity>();
+        if user.ok_or(ApiError::Unauthenticated(SessionEvent::Missing))?.roles.contains(ADMIN_ROLE) {
             return Ok(Self);
         }
         Err(ApiError::Forbidden("Changing movies requires the role `admin`."))
     }
-}
-
-fn signed_in_user(parts: &Parts) -> Result<&Identity, ApiError> {
-    parts.extensions.get::<Identity>().ok_or(ApiError::Unauthenticated(SessionEvent::Missing))
 }
 
 fn movie_query(params: MovieListParams) -> Result<MovieQuery, ApiError> {
