@@ -8,7 +8,7 @@
 use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::jwk::{EllipticCurve, ThumbprintHash};
-use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, EncodingKey};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey};
 use ring::rand::SystemRandom;
 use ring::signature::{
     self, ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, ED25519, EcdsaKeyPair, Ed25519KeyPair,
@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 /// Provider for HS256, ES256 and EdDSA.
 pub static PROVIDER: CryptoProvider = CryptoProvider {
-    signer_factory: |algorithm, key| Ok(Box::new(Signer::new(*algorithm, key)?)),
+    signer_factory: new_signer,
     verifier_factory: |algorithm, key| Ok(Box::new(Verifier::new(*algorithm, key)?)),
     key_utils: KeyUtils {
         rsa_pub_components_from_private_key: |_| Err(ErrorKind::UnsupportedAlgorithm.into()),
@@ -38,7 +38,15 @@ pub fn install() {
     let _ = PROVIDER.install_default();
 }
 
+fn new_signer(algorithm: &Algorithm, key: &EncodingKey) -> Result<Box<dyn JwtSigner>, Error> {
+    if key.family() != algorithm.family() {
+        return Err(ErrorKind::InvalidKeyFormat.into());
+    }
+    Ok(Box::new(Signer::new(*algorithm, key.as_bytes())?))
+}
+
 /// Private or shared key that signs.
+#[derive(Debug)]
 pub(crate) enum Signer {
     Es256(EcdsaKeyPair, SystemRandom),
     EdDsa(Ed25519KeyPair),
@@ -47,11 +55,7 @@ pub(crate) enum Signer {
 
 impl Signer {
     /// Creates a signer from a shared secret (HS256) or a PKCS#8 document.
-    pub(crate) fn new(algorithm: Algorithm, key: &EncodingKey) -> Result<Self, Error> {
-        if key.family() != algorithm.family() {
-            return Err(ErrorKind::InvalidKeyFormat.into());
-        }
-        let bytes = key.as_bytes();
+    pub(crate) fn new(algorithm: Algorithm, bytes: &[u8]) -> Result<Self, Error> {
         match algorithm {
             Algorithm::ES256 => Ok(Self::Es256(ec_key_pair(bytes)?, SystemRandom::new())),
             Algorithm::EdDSA => Ok(Self::EdDsa(ed_key_pair(bytes)?)),
@@ -100,6 +104,7 @@ impl AsRef<[u8]> for Signature {
 }
 
 /// Public or shared key that verifies signatures.
+#[derive(Debug)]
 pub(crate) enum Verifier {
     Es256(UnparsedPublicKey<Box<[u8]>>),
     EdDsa(UnparsedPublicKey<Box<[u8]>>),
@@ -137,14 +142,6 @@ impl Verifier {
             Self::Hs256(_) => None,
         }
     }
-
-    fn algorithm(&self) -> Algorithm {
-        match self {
-            Self::Es256(_) => Algorithm::ES256,
-            Self::EdDsa(_) => Algorithm::EdDSA,
-            Self::Hs256(_) => Algorithm::HS256,
-        }
-    }
 }
 
 impl jsonwebtoken::signature::Signer<Vec<u8>> for Signer {
@@ -156,7 +153,7 @@ impl jsonwebtoken::signature::Signer<Vec<u8>> for Signer {
 
 impl JwtSigner for Signer {
     fn algorithm(&self) -> Algorithm {
-        self.verifier().algorithm()
+        JwtVerifier::algorithm(&self.verifier())
     }
 }
 
@@ -168,7 +165,11 @@ impl jsonwebtoken::signature::Verifier<Vec<u8>> for Verifier {
 
 impl JwtVerifier for Verifier {
     fn algorithm(&self) -> Algorithm {
-        self.algorithm()
+        match self {
+            Self::Es256(_) => Algorithm::ES256,
+            Self::EdDsa(_) => Algorithm::EdDSA,
+            Self::Hs256(_) => Algorithm::HS256,
+        }
     }
 }
 
@@ -179,15 +180,6 @@ impl JwtVerifier for Verifier {
 /// If the operating system's random number generator fails.
 pub fn random_id() -> Result<Uuid, ring::error::Unspecified> {
     ring::rand::generate(&SystemRandom::new()).map(|bytes| Uuid::from_bytes(bytes.expose()))
-}
-
-/// Wraps the bytes of a private key in the `EncodingKey` of its algorithm.
-pub(crate) fn encoding_key(algorithm: Algorithm, bytes: &[u8]) -> EncodingKey {
-    match algorithm.family() {
-        AlgorithmFamily::Ec => EncodingKey::from_ec_der(bytes),
-        AlgorithmFamily::Ed => EncodingKey::from_ed_der(bytes),
-        _ => EncodingKey::from_secret(bytes),
-    }
 }
 
 fn ec_key_pair(pkcs8: &[u8]) -> Result<EcdsaKeyPair, Error> {
@@ -249,8 +241,7 @@ mod tests {
         let point = STANDARD.decode(PUBLIC_KEY).expect("base64");
         assert_eq!(ed_point(&pkcs8, &EllipticCurve::Ed25519).ok(), Some(point.clone()));
 
-        let key = encoding_key(Algorithm::EdDSA, &pkcs8);
-        let signer = Signer::new(Algorithm::EdDSA, &key).expect("a key");
+        let signer = Signer::new(Algorithm::EdDSA, &pkcs8).expect("a key");
         let signature = signer.sign(b"message").expect("a signature");
         assert!(signer.verifier().verify(b"message", signature.as_ref()));
         assert_eq!(signer.verifier().public_key(), Some(point.as_slice()));

@@ -5,7 +5,6 @@
 //! it. A rotation therefore terminates no session. Each key has two parts: one that signs access tokens,
 //! and 32 independent bytes for the MAC of refresh tokens.
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -68,7 +67,7 @@ impl Algorithm {
 }
 
 /// Stored form of a key.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct KeyMaterial {
     /// Number from 1. Numbers are not reused.
     pub number: u8,
@@ -83,6 +82,7 @@ pub struct KeyMaterial {
 }
 
 /// A key ready for use.
+#[derive(Debug)]
 pub struct SigningKey {
     number: u8,
     kid: String,
@@ -215,8 +215,7 @@ impl SigningKey {
             return Err(KeyError::RefreshKey);
         }
         let jwt_algorithm = algorithm.as_jwt_algorithm();
-        let signer = Signer::new(jwt_algorithm, &crypto::encoding_key(jwt_algorithm, signing))
-            .map_err(|_| KeyError::NotAKey(algorithm))?;
+        let signer = Signer::new(jwt_algorithm, signing).map_err(|_| KeyError::NotAKey(algorithm))?;
         let kid = material.number.to_string();
         Ok(Self {
             number: material.number,
@@ -236,22 +235,10 @@ impl SigningKey {
         self.number
     }
 
-    /// Returns the key id (`kid`) in tokens and in the JWK set, which is the number.
-    #[must_use]
-    pub fn kid(&self) -> &str {
-        &self.kid
-    }
-
     /// Returns the signature algorithm.
     #[must_use]
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm
-    }
-
-    /// Returns the creation time.
-    #[must_use]
-    pub fn created_at(&self) -> OffsetDateTime {
-        self.created_at
     }
 
     /// Returns the encoded header of the access tokens that this key signs.
@@ -316,6 +303,7 @@ fn ed_parameters(point: &[u8]) -> AlgorithmParameters {
 }
 
 /// The keys, sorted by number. Never empty.
+#[derive(Debug)]
 pub struct KeyRing {
     id: u64,
     keys: Vec<SigningKey>,
@@ -397,6 +385,7 @@ impl KeyRing {
 }
 
 /// The current key ring, replaced as a whole when the key folder changes. Reads are lock-free.
+#[derive(Debug)]
 pub struct SharedKeys {
     ring: ArcSwap<KeyRing>,
     unknown_key: Notify,
@@ -428,37 +417,5 @@ impl SharedKeys {
     /// Waits for the next token with an unknown key id.
     pub async fn unknown_key(&self) {
         self.unknown_key.notified().await;
-    }
-}
-
-impl fmt::Debug for KeyMaterial {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeyMaterial")
-            .field("number", &self.number)
-            .field("algorithm", &self.algorithm)
-            .field("created_at", &self.created_at)
-            .finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for SigningKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SigningKey")
-            .field("number", &self.number)
-            .field("algorithm", &self.algorithm)
-            .field("created_at", &self.created_at)
-            .finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for KeyRing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeyRing").field("keys", &self.keys).field("activation", &self.activation).finish()
-    }
-}
-
-impl fmt::Debug for SharedKeys {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("SharedKeys").field(&**self.load()).finish()
     }
 }
