@@ -1,7 +1,6 @@
 //! Errors of password hashing, and the limits of the bcrypt cost.
 
 use super::policy::{MAX_BYTES, PasswordRefused};
-use super::pool::PoolError;
 
 /// Error of [`PasswordHasher`](super::PasswordHasher).
 #[derive(Debug, thiserror::Error)]
@@ -31,15 +30,6 @@ pub enum PasswordError {
     /// The password is longer than [`MAX_BYTES`].
     #[error("the password is longer than {MAX_BYTES} bytes")]
     TooLong,
-}
-
-impl From<PoolError> for PasswordError {
-    fn from(error: PoolError) -> Self {
-        match error {
-            PoolError::Busy => Self::Busy,
-            PoolError::Stopped => Self::Stopped,
-        }
-    }
 }
 
 /// Lowest cost that bcrypt supports.

@@ -122,14 +122,12 @@ impl PasswordHasher {
         let password = password.clone();
         let cost = self.cost;
         let stored = stored.and_then(parse_stored);
-        let check = self
-            .pool
+        self.pool
             .run(move || {
                 let password = password.expose_secret().as_bytes();
                 hash::verify(password, stored.as_ref(), cost, &mut RoundCounter::default())
             })
-            .await?;
-        Ok(check)
+            .await
     }
 
     /// Checks a new password against the policy: its length and an estimate of its strength.

@@ -8,6 +8,8 @@ use std::{fmt, io, thread};
 use metrics::{Counter, Gauge, counter, gauge};
 use tokio::sync::{Semaphore, oneshot};
 
+use super::error::PasswordError;
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// A fixed number of threads, each running one job at a time. They exit when the pool is dropped.
@@ -75,13 +77,13 @@ impl Pool {
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, PoolError> {
+    ) -> Result<T, PasswordError> {
         let slot = Arc::clone(&self.slots).try_acquire_owned().map_err(|_| {
             self.metrics.refused.increment(1);
-            PoolError::Busy
+            PasswordError::Busy
         })?;
         let queued = GaugeGuard::new(&self.metrics.queued);
-        let worker = Arc::clone(&self.workers).acquire_owned().await.map_err(|_| PoolError::Stopped)?;
+        let worker = Arc::clone(&self.workers).acquire_owned().await.map_err(|_| PasswordError::Stopped)?;
         drop(queued);
         let running = GaugeGuard::new(&self.metrics.running);
         let (result_sender, result) = oneshot::channel();
@@ -91,8 +93,8 @@ impl Pool {
             drop((worker, slot, running));
             let _ = result_sender.send(value);
         };
-        self.jobs.send(Box::new(job)).map_err(|_| PoolError::Stopped)?;
-        result.await.map_err(|_| PoolError::Stopped)
+        self.jobs.send(Box::new(job)).map_err(|_| PasswordError::Stopped)?;
+        result.await.map_err(|_| PasswordError::Stopped)
     }
 }
 
@@ -101,15 +103,6 @@ impl fmt::Debug for Pool {
         let free = self.slots.available_permits();
         f.debug_struct("Pool").field("free_slots", &free).finish_non_exhaustive()
     }
-}
-
-/// Error of a job.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum PoolError {
-    /// The queue is full.
-    Busy,
-    /// The job panicked.
-    Stopped,
 }
 
 fn worker_loop(receiver: &Mutex<Receiver<Job>>) {
@@ -133,18 +126,10 @@ fn lower_priority() {
 
 #[cfg(test)]
 mod tests {
-    use std::future::Future;
     use std::pin::pin;
-    use std::task::{Context, Waker};
 
     use super::*;
-
-    /// Polls a future once.
-    macro_rules! poll {
-        ($future:expr) => {
-            $future.as_mut().poll(&mut Context::from_waker(Waker::noop()))
-        };
-    }
+    use crate::services::test_support::poll_once;
 
     #[tokio::test]
     async fn full_queue_is_busy_and_runtime_is_not_blocked() {
@@ -156,22 +141,22 @@ mod tests {
             gate.recv().unwrap();
             1
         }));
-        assert!(poll!(first).is_pending());
+        assert!(poll_once(first.as_mut()).is_pending());
         started.await.unwrap();
         let mut second = pin!(pool.run(|| 2));
-        assert!(poll!(second).is_pending());
+        assert!(poll_once(second.as_mut()).is_pending());
 
-        assert_eq!(pool.run(|| 3).await, Err(PoolError::Busy));
+        assert!(matches!(pool.run(|| 3).await, Err(PasswordError::Busy)));
 
         // This runtime has one thread, which the job must not block.
         let output = tokio::spawn(async { "not blocked" }).await.unwrap();
         assert_eq!(output, "not blocked");
-        assert!(poll!(first).is_pending() && poll!(second).is_pending());
+        assert!(poll_once(first.as_mut()).is_pending() && poll_once(second.as_mut()).is_pending());
 
         open.send(()).unwrap();
-        assert_eq!(first.await, Ok(1));
-        assert_eq!(second.await, Ok(2));
-        assert_eq!(pool.run(|| 4).await, Ok(4));
+        assert_eq!(first.await.unwrap(), 1);
+        assert_eq!(second.await.unwrap(), 2);
+        assert_eq!(pool.run(|| 4).await.unwrap(), 4);
     }
 
     #[tokio::test]
@@ -179,16 +164,16 @@ mod tests {
         let pool = Pool::new(1, 1).unwrap();
         let (open, gate) = mpsc::channel::<()>();
         let mut first = pin!(pool.run(move || gate.recv().is_ok()));
-        assert!(poll!(first).is_pending());
+        assert!(poll_once(first.as_mut()).is_pending());
         let mut dropped = Box::pin(pool.run(|| panic!("must not run")));
-        assert!(poll!(dropped).is_pending());
+        assert!(poll_once(dropped.as_mut()).is_pending());
         drop(dropped);
 
         let mut second = pin!(pool.run(|| 2));
-        assert!(poll!(second).is_pending(), "the queue has a free slot");
+        assert!(poll_once(second.as_mut()).is_pending(), "the queue has a free slot");
         open.send(()).unwrap();
-        assert_eq!(first.await, Ok(true));
-        assert_eq!(second.await, Ok(2));
+        assert!(first.await.unwrap());
+        assert_eq!(second.await.unwrap(), 2);
     }
 
     #[tokio::test]
@@ -201,10 +186,10 @@ mod tests {
             // Dropped with the job, before the slot is released.
             drop(finish);
         }));
-        assert!(poll!(first).is_pending());
+        assert!(poll_once(first.as_mut()).is_pending());
         drop(first);
 
-        assert_eq!(pool.run(|| ()).await, Err(PoolError::Busy));
+        assert!(matches!(pool.run(|| ()).await, Err(PasswordError::Busy)));
         open.send(()).unwrap();
         assert!(finished.await.is_err());
         let _free = Arc::clone(&pool.slots).acquire_owned().await.unwrap();
@@ -213,11 +198,11 @@ mod tests {
     #[tokio::test]
     async fn panic_keeps_thread_and_slot_usable() {
         let pool = Pool::new(1, 0).unwrap();
-        let panicked: Result<(), PoolError> = pool.run(|| panic!("on purpose")).await;
-        assert_eq!(panicked, Err(PoolError::Stopped));
+        let panicked: Result<(), PasswordError> = pool.run(|| panic!("on purpose")).await;
+        assert!(matches!(panicked, Err(PasswordError::Stopped)));
         // Unwinding releases the slot, possibly after the caller has its error.
         drop(Arc::clone(&pool.slots).acquire_owned().await.unwrap());
-        assert_eq!(pool.run(|| 2).await, Ok(2));
+        assert_eq!(pool.run(|| 2).await.unwrap(), 2);
     }
 
     #[cfg(target_os = "linux")]
@@ -226,7 +211,7 @@ mod tests {
         let pool = Pool::new(1, 0).unwrap();
         let priority = || rustix::process::getpriority_process(None).unwrap();
         let before = priority();
-        assert_eq!(pool.run(priority).await, Ok((before + 10).min(19)));
+        assert_eq!(pool.run(priority).await.unwrap(), (before + 10).min(19));
         assert_eq!(priority(), before, "the runtime's thread keeps its priority");
     }
 }

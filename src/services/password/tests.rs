@@ -1,11 +1,10 @@
-use std::future::Future;
 use std::pin::pin;
-use std::task::{Context, Waker};
 
 use base64::Engine;
 use serde::Deserialize;
 
 use super::*;
+use crate::services::test_support::poll_once;
 
 const PASSWORD: &str = "tall umbrellas sing at noon";
 
@@ -129,6 +128,8 @@ fn outdated_hashes_need_rehash() {
 fn formats_are_distinguished() {
     let salt_and_checksum = "SdRZDORaD.msktWQ/93.ke8q9WFswj7rpAzeGEUWElKcd1qJ.ybJ6";
     let sha256 = "$tJSjcgd0coL7jqhQ3XUz9e$IQFt0MLXMiDtalRuQJ9BIcArwcirg0i";
+    let unsupported = |format| Err(HashFormatError::Unsupported(format));
+    let damaged = |format| Err(HashFormatError::Damaged(format));
     for (text, expected) in [
         (format!("$2b$12${salt_and_checksum}"), Ok(HashFormat::Bcrypt)),
         (format!("$2a$10${salt_and_checksum}"), Ok(HashFormat::Bcrypt)),
@@ -136,37 +137,22 @@ fn formats_are_distinguished() {
         (format!("$bcrypt-sha256$v=2,t=2b,r=12{sha256}"), Ok(HashFormat::BcryptSha256)),
         (format!("$2b$21${salt_and_checksum}"), Err(HashFormatError::Cost(21))),
         (format!("$2b$03${salt_and_checksum}"), Err(HashFormatError::Cost(3))),
-        (format!("$2b$4${salt_and_checksum}"), Err(HashFormatError::Damaged("bcrypt"))),
-        (format!("$2b$+4${salt_and_checksum}"), Err(HashFormatError::Damaged("bcrypt"))),
-        (format!("$2b$04${salt_and_checksum}\n"), Err(HashFormatError::Damaged("bcrypt"))),
-        (format!("$2b$04${}", &salt_and_checksum[1..]), Err(HashFormatError::Damaged("bcrypt"))),
-        (format!("$2b$04$é{}", &salt_and_checksum[2..]), Err(HashFormatError::Damaged("bcrypt"))),
-        (format!("$2b$04${}*", &salt_and_checksum[1..]), Err(HashFormatError::Damaged("bcrypt"))),
-        ("$2b$".to_owned(), Err(HashFormatError::Damaged("bcrypt"))),
-        (format!("$bcrypt-sha256$v=2,t=2b,r=04{sha256}"), Err(HashFormatError::Damaged("bcrypt-sha256"))),
-        (
-            format!("$bcrypt-sha256$2b,12{sha256}"),
-            Err(HashFormatError::Unsupported("a bcrypt-sha256 hash of version 1")),
-        ),
-        (
-            format!("bcrypt$$2b$12${salt_and_checksum}"),
-            Err(HashFormatError::Unsupported("a bcrypt hash of Django's")),
-        ),
-        (
-            "pbkdf2_sha256$600000$salt$hash".to_owned(),
-            Err(HashFormatError::Unsupported("a PBKDF2 hash of Django's")),
-        ),
-        ("$pbkdf2-sha256$29000$N2$1t".to_owned(), Err(HashFormatError::Unsupported("a PBKDF2 hash"))),
-        ("$2x$12$".to_owned(), Err(HashFormatError::Unsupported("a bcrypt hash of the faulty version $2x$"))),
-        (
-            "5f4dcc3b5aa765d61d8327deb882cf99".to_owned(),
-            Err(HashFormatError::Unsupported("what looks like an MD5 digest")),
-        ),
-        (
-            "hunter2hunter2".to_owned(),
-            Err(HashFormatError::Unsupported("not a password hash of a known format")),
-        ),
-        (String::new(), Err(HashFormatError::Unsupported("no hash at all"))),
+        (format!("$2b$4${salt_and_checksum}"), damaged("bcrypt")),
+        (format!("$2b$+4${salt_and_checksum}"), damaged("bcrypt")),
+        (format!("$2b$04${salt_and_checksum}\n"), damaged("bcrypt")),
+        (format!("$2b$04${}", &salt_and_checksum[1..]), damaged("bcrypt")),
+        (format!("$2b$04$é{}", &salt_and_checksum[2..]), damaged("bcrypt")),
+        (format!("$2b$04${}*", &salt_and_checksum[1..]), damaged("bcrypt")),
+        ("$2b$".to_owned(), damaged("bcrypt")),
+        (format!("$bcrypt-sha256$v=2,t=2b,r=04{sha256}"), damaged("bcrypt-sha256")),
+        (format!("$bcrypt-sha256$2b,12{sha256}"), unsupported("a bcrypt-sha256 hash of version 1")),
+        (format!("bcrypt$$2b$12${salt_and_checksum}"), unsupported("a bcrypt hash of Django's")),
+        ("pbkdf2_sha256$600000$salt$hash".to_owned(), unsupported("a PBKDF2 hash of Django's")),
+        ("$pbkdf2-sha256$29000$N2$1t".to_owned(), unsupported("a PBKDF2 hash")),
+        ("$2x$12$".to_owned(), unsupported("a bcrypt hash of the faulty version $2x$")),
+        ("5f4dcc3b5aa765d61d8327deb882cf99".to_owned(), unsupported("what looks like an MD5 digest")),
+        ("hunter2hunter2".to_owned(), unsupported("not a password hash of a known format")),
+        (String::new(), unsupported("no hash at all")),
     ] {
         assert_eq!(HashFormat::parse(&text), expected, "{text}");
         if let (Err(error), false) = (expected, text.is_empty()) {
@@ -201,11 +187,10 @@ async fn full_queue_is_busy_and_long_passwords_are_refused_before_queueing() {
     let passwords = cheap_hasher(1, 1);
     let password = SecretString::from(PASSWORD);
     let (open, gate) = std::sync::mpsc::channel::<()>();
-    let mut context = Context::from_waker(Waker::noop());
     let mut running = pin!(passwords.pool.run(move || gate.recv().unwrap()));
-    assert!(running.as_mut().poll(&mut context).is_pending());
+    assert!(poll_once(running.as_mut()).is_pending());
     let mut waiting = pin!(passwords.verify(&password, None));
-    assert!(waiting.as_mut().poll(&mut context).is_pending());
+    assert!(poll_once(waiting.as_mut()).is_pending());
 
     assert!(matches!(passwords.verify(&password, None).await, Err(PasswordError::Busy)));
     assert!(matches!(passwords.hash(&password).await, Err(PasswordError::Busy)));
