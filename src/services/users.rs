@@ -211,10 +211,8 @@ impl Users {
     ///
     /// If the user has been deleted, or the store is unavailable.
     pub async fn set_role(&self, user: &User, role: Role, by: &ClientInfo) -> Result<usize, UserError> {
-        count_terminated(
-            user,
-            self.store.set_role(user.id, role, &self.termination(EndReason::RoleChanged, by)).await?,
-        )
+        let ended = self.store.set_role(user.id, role, &self.termination(EndReason::RoleChanged, by)).await?;
+        count_terminated(user, ended)
     }
 
     /// Disables the user and terminates the user's sessions. Returns their number.
@@ -223,10 +221,8 @@ impl Users {
     ///
     /// If the user has been deleted, or the store is unavailable.
     pub async fn disable(&self, user: &User, by: &ClientInfo) -> Result<usize, UserError> {
-        count_terminated(
-            user,
-            self.store.disable_user(user.id, &self.termination(EndReason::UserDisabled, by)).await?,
-        )
+        let ended = self.store.disable_user(user.id, &self.termination(EndReason::UserDisabled, by)).await?;
+        count_terminated(user, ended)
     }
 
     /// Enables a disabled user.
@@ -245,10 +241,8 @@ impl Users {
     ///
     /// If the user has been deleted, or the store is unavailable.
     pub async fn delete(&self, user: &User, by: &ClientInfo) -> Result<usize, UserError> {
-        count_terminated(
-            user,
-            self.store.delete_user(user.id, &self.termination(EndReason::UserDeleted, by)).await?,
-        )
+        let ended = self.store.delete_user(user.id, &self.termination(EndReason::UserDeleted, by)).await?;
+        count_terminated(user, ended)
     }
 
     /// Checks a new password of a user against the policy.
