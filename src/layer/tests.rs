@@ -629,21 +629,19 @@ async fn handler_session_cookies_take_precedence() {
 async fn conditional_headers_are_removed_only_from_expired_get() {
     async fn remaining_headers(method: Method, cookies: &str) -> Vec<String> {
         let inner = service_fn(|request: Request<String>| async move {
-            let names = request.headers().keys().filter(|name| name.as_str().starts_with("if-"));
-            Ok::<_, Infallible>(Response::new(
-                names.map(|name| name.to_string()).collect::<Vec<_>>().join(" "),
-            ))
+            let names = request.headers().keys().map(|name| name.to_string());
+            let mut names: Vec<_> = names.filter(|name| name.starts_with("if-")).collect();
+            names.sort();
+            Ok::<_, Infallible>(Response::new(names))
         });
-        let service = fixture().service(inner);
-        let request = Request::builder().method(method).header(COOKIE, cookies);
-        let request = request
+        let request = Request::builder()
+            .method(method)
+            .header(COOKIE, cookies)
             .header("if-none-match", "\"1\"")
             .header("if-modified-since", "x")
             .header("if-range", "\"1\"");
-        let response = service.oneshot(request.body(String::new()).unwrap()).await.unwrap();
-        let mut names: Vec<_> = response.into_body().split(' ').map(str::to_owned).collect();
-        names.sort();
-        names
+        let request = request.body(String::new()).unwrap();
+        fixture().service(inner).oneshot(request).await.unwrap().into_body()
     }
     let whole = ["if-modified-since", "if-none-match", "if-range"];
     assert_eq!(remaining_headers(Method::GET, EXPIRED.1).await, ["if-range"]);

@@ -215,6 +215,33 @@ impl Session {
 }
 
 #[cfg(test)]
+impl Session {
+    /// Returns a browser session that was created and rotated at `now`.
+    pub(crate) fn example(now: OffsetDateTime) -> Self {
+        const DAY: Duration = Duration::from_secs(86_400);
+        Self {
+            id: SessionId(Uuid::from_u128(1)),
+            user_id: UserId(Uuid::from_u128(2)),
+            kind: SessionKind::Browser,
+            email: "taro@example.jp".to_owned(),
+            roles: Roles::default(),
+            generation: 7,
+            key_number: 1,
+            created_at: now,
+            rotated_at: now,
+            asked_by: None,
+            settled_by: None,
+            rotations: 0,
+            replays: 0,
+            idle_expires_at: now + DAY,
+            absolute_expires_at: now + 8 * DAY,
+            end: None,
+            client: ClientInfo::default(),
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -134,6 +134,10 @@ mod tests {
 
     const DAY: Duration = Duration::from_secs(86_400);
 
+    async fn run_once(fixture: &TokensFixture) -> PurgeStats {
+        purge(fixture).run_once().await.expect("the store responds")
+    }
+
     fn purge(fixture: &TokensFixture) -> Purge {
         let retention =
             RetentionPolicy { ended: 30 * DAY, audit: Some(365 * DAY), grace: Duration::from_secs(60) };
@@ -145,32 +149,20 @@ mod tests {
         let (fixture, client) = TokensFixture::with_browser().await;
         let expired_at = fixture.row(&client).await.idle_expires_at;
         fixture.advance(15 * DAY);
-        assert_eq!(purge(&fixture).run_once().await.expect("the store responds"), PurgeStats::default());
+        assert_eq!(run_once(&fixture).await, PurgeStats::default());
         let end = fixture.row(&client).await.end.expect("terminated");
         assert_eq!((end.at, end.reason), (expired_at, EndReason::IdleExpired));
-        assert_eq!(
-            fixture.rejection(&client).await,
-            rejected_and_cleared(SessionEvent::IdleExpired),
-            "it has expired"
-        );
+        assert_eq!(fixture.rejection(&client).await, rejected_and_cleared(SessionEvent::IdleExpired));
 
         fixture.advance(31 * DAY);
-        assert_eq!(
-            purge(&fixture).run_once().await.expect("the store responds"),
-            PurgeStats { sessions: 1, entries: 0 }
-        );
-        assert_eq!(
-            fixture.rejection(&client).await,
-            rejected(SessionEvent::UnknownSession),
-            "it was deleted"
-        );
-        let trail =
-            fixture.store.current().session_audit(client.session, 10).await.expect("the store responds");
-        let events: Vec<_> = trail.iter().map(|entry| entry.event).collect();
+        assert_eq!(run_once(&fixture).await, PurgeStats { sessions: 1, entries: 0 });
+        assert_eq!(fixture.rejection(&client).await, rejected(SessionEvent::UnknownSession));
+        let trail = fixture.store.current().session_audit(client.session, 10).await;
+        let events: Vec<_> = trail.expect("the store responds").iter().map(|entry| entry.event).collect();
         assert_eq!(events, [AuditEvent::Ended(EndReason::IdleExpired), AuditEvent::Login]);
 
         fixture.advance(365 * DAY);
-        assert_eq!(purge(&fixture).run_once().await.expect("the store responds").entries, 2);
+        assert_eq!(run_once(&fixture).await.entries, 2);
     }
 
     #[tokio::test(start_paused = true)]
@@ -178,7 +170,7 @@ mod tests {
         let (fixture, client) = TokensFixture::with_browser().await;
         let left = fixture.row(&client).await.idle_expires_at - fixture.now();
         fixture.advance(left.unsigned_abs() + Duration::from_secs(15));
-        purge(&fixture).run_once().await.expect("the store responds");
+        run_once(&fixture).await;
         assert_eq!(fixture.row(&client).await.end, None);
     }
 

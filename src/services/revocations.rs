@@ -332,6 +332,14 @@ mod tests {
         Arc::new(Revocations::new(store, clock, flights, &settings, leeway))
     }
 
+    /// Returns the output of `future`, which runs next to the poller.
+    async fn while_polling<F: Future>(revocations: &Arc<Revocations>, future: F) -> F::Output {
+        tokio::select! {
+            () = Arc::clone(revocations).run_poller() => unreachable!("the poller does not return"),
+            output = future => output,
+        }
+    }
+
     fn ended(id: u128, seconds_ago: u64) -> (SessionId, SessionEnd) {
         let end = SessionEnd { at: NOW - Duration::from_secs(seconds_ago), reason: EndReason::Revoked };
         (SessionId(Uuid::from_u128(id)), end)
@@ -384,10 +392,7 @@ mod tests {
             tokio::time::sleep(FULL_LOAD_INTERVAL / 2).await;
             (missed, revocations.find(client.session), end)
         };
-        let (missed, found, end) = tokio::select! {
-            () = Arc::clone(&revocations).run_poller() => unreachable!("the poller does not return"),
-            found = late => found,
-        };
+        let (missed, found, end) = while_polling(&revocations, late).await;
         assert_eq!((missed, found), (None, Some(end)));
     }
 
@@ -398,7 +403,6 @@ mod tests {
         revocations.sync().await;
         revocations.load().await.expect("loaded");
         store.take_calls();
-        let polling = Arc::clone(&revocations).run_poller();
         let waiting = async {
             // After the first poll, which no call requested.
             tokio::time::sleep(MIN_POLL_INTERVAL / 2).await;
@@ -406,10 +410,7 @@ mod tests {
             tokio::join!(revocations.sync(), revocations.sync(), revocations.sync());
             began.elapsed()
         };
-        let took = tokio::select! {
-            () = polling => unreachable!("the poller does not return"),
-            took = waiting => took,
-        };
+        let took = while_polling(&revocations, waiting).await;
         assert_eq!(took, MIN_POLL_INTERVAL / 2, "sooner than the poll interval");
         assert_eq!(store.take_calls(), ["ended_since"; 2]);
     }

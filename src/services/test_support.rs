@@ -127,6 +127,13 @@ impl TokensFixture {
         terminated.expect("the store responds")
     }
 
+    /// Revokes the sessions that match `filter`. Returns their number.
+    pub(super) async fn revoke(&self, filter: SessionFilter) -> usize {
+        let revoked =
+            self.tokens.terminate_matching(&filter, EndReason::Revoked, &ClientInfo::default()).await;
+        revoked.expect("the store responds").len()
+    }
+
     /// Refreshes, expects `event`, and gives the client its new tokens.
     #[track_caller]
     pub(super) fn expect_refresh(

@@ -157,7 +157,7 @@ impl TokenIssuer {
     }
 }
 
-fn identity(session: &Session, expires_at: OffsetDateTime) -> Identity {
+pub(super) fn identity(session: &Session, expires_at: OffsetDateTime) -> Identity {
     Identity {
         subject: session.user_id.to_string().into(),
         session: session.id,

@@ -276,9 +276,6 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::identity::Roles;
-    use crate::models::session::SessionKind;
-    use crate::models::user::UserId;
     use crate::services::store::SessionTermination;
 
     const NOW: OffsetDateTime = datetime!(2026-03-01 12:00 UTC);
@@ -286,23 +283,15 @@ mod tests {
 
     fn session() -> Session {
         Session {
-            id: SessionId(Uuid::from_u128(1)),
-            user_id: UserId(Uuid::from_u128(7)),
-            kind: SessionKind::Browser,
-            email: "taro@example.jp".to_owned(),
-            roles: Roles::default(),
             generation: 42,
-            key_number: 1,
             created_at: NOW - 3 * DAY,
             rotated_at: NOW - DAY,
-            asked_by: None,
-            settled_by: None,
             rotations: 41,
             replays: 1,
             idle_expires_at: NOW + 13 * DAY,
             absolute_expires_at: NOW + 87 * DAY,
-            end: None,
             client: from("192.0.2.1", "Browser/1.0"),
+            ..Session::example(NOW)
         }
     }
 

@@ -1,5 +1,7 @@
 //! Tests of verification with forged tokens (RFC 8725).
 
+use std::collections::HashSet;
+
 use proptest::prelude::*;
 use ring::hmac;
 use secrecy::ExposeSecret;
@@ -7,10 +9,8 @@ use serde_json::{Value, json};
 use time::macros::datetime;
 
 use super::*;
-use crate::client_info::ClientInfo;
-use crate::models::session::SessionKind;
-use crate::models::user::UserId;
 use crate::services::keys::{Algorithm, KeyMaterial};
+use crate::services::token_issuer::identity;
 use crate::test_seed::proptest_config;
 
 const NOW: OffsetDateTime = datetime!(2026-03-01 12:00 UTC);
@@ -40,6 +40,10 @@ impl Forge {
         format!("{signed}.{}", URL_SAFE_NO_PAD.encode(tag))
     }
 
+    fn mint(&self, session: &Session, id: TokenId, now: OffsetDateTime) -> (String, OffsetDateTime) {
+        self.tokens.mint(&self.keys.keys()[0], session, id, now).expect("random bytes")
+    }
+
     fn verify(&self, token: &str) -> Result<AccessToken, VerifyError> {
         self.tokens.verify(&self.keys, token, NOW)
     }
@@ -53,7 +57,11 @@ impl Forge {
     }
 }
 
+const ID: TokenId = TokenId(Uuid::from_u128(9));
 const HEADER: &str = r#"{"typ":"at+jwt","alg":"HS256","kid":"1"}"#;
+
+const CLAIMS: [&str; 11] =
+    ["iss", "sub", "aud", "client_id", "iat", "exp", "jti", "sid", "gen", "email", "roles"];
 
 fn claims() -> Value {
     json!({
@@ -78,23 +86,9 @@ fn claims_without(name: &str) -> Value {
 
 fn session() -> Session {
     Session {
-        id: SessionId(Uuid::from_u128(1)),
-        user_id: UserId(Uuid::from_u128(2)),
-        kind: SessionKind::Browser,
         email: "山田\"太郎@example.jp".into(),
         roles: Roles::new(["user", "editor"]).expect("roles"),
-        generation: 7,
-        key_number: 1,
-        created_at: NOW,
-        rotated_at: NOW,
-        asked_by: None,
-        settled_by: None,
-        rotations: 0,
-        replays: 0,
-        idle_expires_at: NOW + Duration::from_secs(86_400),
-        absolute_expires_at: NOW + Duration::from_secs(8 * 86_400),
-        end: None,
-        client: ClientInfo::default(),
+        ..Session::example(NOW)
     }
 }
 
@@ -103,12 +97,10 @@ fn minted_token_verifies_under_every_algorithm() {
     for algorithm in Algorithm::ALL {
         let forge = forge(algorithm);
         let session = session();
-        let id = TokenId(Uuid::from_u128(9));
-        let (token, expires_at) =
-            forge.tokens.mint(&forge.keys.keys()[0], &session, id, NOW).expect("random bytes");
+        let (token, expires_at) = forge.mint(&session, ID, NOW);
         assert!(token.len() < 1024, "under 1 KiB");
         let verified = forge.verify(&token).expect("valid");
-        assert_eq!(verified.id, id);
+        assert_eq!(verified.id, ID);
         assert_eq!((verified.generation, verified.issued_at), (7, NOW));
         assert_eq!(verified.identity.expires_at, expires_at);
         assert_eq!(&*verified.identity.email, session.email);
@@ -120,38 +112,31 @@ fn minted_token_verifies_under_every_algorithm() {
 #[test]
 fn token_has_all_claims_of_rfc_9068() {
     let forge = forge(Algorithm::Hs256);
-    let id = TokenId(Uuid::from_u128(9));
-    let (token, _) = forge.tokens.mint(&forge.keys.keys()[0], &session(), id, NOW).expect("random bytes");
+    let (token, _) = forge.mint(&session(), ID, NOW);
     let part = |at| {
         let bytes = URL_SAFE_NO_PAD.decode(token.split('.').nth(at).expect("a part")).expect("base64url");
         serde_json::from_slice::<Value>(&bytes).expect("JSON")
     };
     assert_eq!(part(0), json!({"typ": "at+jwt", "alg": "HS256", "kid": "1"}));
     let claims = part(1);
-    let names: Vec<_> = claims.as_object().expect("an object").keys().map(String::as_str).collect();
-    let mut expected =
-        ["iss", "sub", "aud", "client_id", "iat", "exp", "jti", "sid", "gen", "email", "roles"];
-    expected.sort_unstable();
-    let mut names = names;
-    names.sort_unstable();
-    assert_eq!(names, expected);
+    let names: HashSet<_> = claims.as_object().expect("an object").keys().map(String::as_str).collect();
+    assert_eq!(names, HashSet::from(CLAIMS));
 }
 
 #[test]
 fn jsonwebtoken_verifies_the_token() {
     crate::services::crypto::install();
     let forge = forge(Algorithm::EdDsa);
-    let id = TokenId(Uuid::from_u128(9));
     let now = OffsetDateTime::from_unix_timestamp(
         i64::try_from(jsonwebtoken::get_current_timestamp()).expect("a time"),
     );
     let session = Session { absolute_expires_at: datetime!(2100-01-01 00:00 UTC), ..session() };
-    let token = forge.tokens.mint(&forge.keys.keys()[0], &session, id, now.expect("a time"));
+    let (token, _) = forge.mint(&session, ID, now.expect("a time"));
     let jwk = &forge.keys.jwks().keys[0];
     let key = jsonwebtoken::DecodingKey::from_jwk(jwk).expect("a public key");
     let mut validation = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::EdDSA);
     validation.set_audience(&["sekisho"]);
-    let decoded = jsonwebtoken::decode::<Value>(token.expect("random bytes").0, &key, &validation);
+    let decoded = jsonwebtoken::decode::<Value>(token, &key, &validation);
     assert_eq!(decoded.expect("valid").claims["gen"], 7);
 }
 
@@ -159,8 +144,7 @@ fn jsonwebtoken_verifies_the_token() {
 fn token_with_any_changed_bit_is_refused() {
     for algorithm in Algorithm::ALL {
         let forge = forge(algorithm);
-        let id = TokenId(Uuid::from_u128(9));
-        let (token, _) = forge.tokens.mint(&forge.keys.keys()[0], &session(), id, NOW).expect("random bytes");
+        let (token, _) = forge.mint(&session(), ID, NOW);
         let parts: Vec<Vec<u8>> =
             token.split('.').map(|part| URL_SAFE_NO_PAD.decode(part).expect("base64url")).collect();
         for part in 0..3 {
@@ -311,7 +295,7 @@ fn issuer_is_compared_exactly() {
 #[test]
 fn every_claim_except_nbf_is_required() {
     let forge = forge(Algorithm::Hs256);
-    for name in ["iss", "sub", "aud", "client_id", "iat", "exp", "jti", "sid", "gen", "email", "roles"] {
+    for name in CLAIMS {
         let error = forge.with_claims(&claims_without(name)).expect_err("must be refused");
         assert_eq!(error, VerifyError::Malformed, "{name}");
     }
@@ -386,26 +370,15 @@ fn duplicate_claims_are_refused() {
 #[test]
 fn upstream_token_is_refused_as_access_token() {
     let forge = forge(Algorithm::Es256);
-    let identity = Identity {
-        subject: "2".into(),
-        session: SessionId(Uuid::from_u128(1)),
-        email: "taro@example.jp".into(),
-        roles: Roles::default(),
-        expires_at: NOW + Duration::from_secs(60),
-    };
-    let id = TokenId(Uuid::from_u128(9));
-    let token = forge.tokens.mint_for_upstream(&forge.keys.keys()[0], &identity, "films", id, NOW);
+    let identity = identity(&session(), NOW + Duration::from_secs(60));
+    let token = forge.tokens.mint_for_upstream(&forge.keys.keys()[0], &identity, "films", ID, NOW);
     assert!(forge.verify(&token.expect("random bytes")).is_err());
 }
 
 #[test]
 fn expiry_is_jittered_and_not_later_than_that_of_the_session() {
     let forge = forge(Algorithm::Hs256);
-    let key = &forge.keys.keys()[0];
-    let expiry = |session: &Session, id: u128| {
-        let id = TokenId(Uuid::from_u128(id));
-        forge.tokens.mint(key, session, id, NOW).expect("random bytes").1 - NOW
-    };
+    let expiry = |session: &Session, id| forge.mint(session, TokenId(Uuid::from_u128(id)), NOW).1 - NOW;
     let ending = Session { absolute_expires_at: NOW + Duration::from_millis(90_700), ..session() };
     assert_eq!(expiry(&ending, 0), time::Duration::seconds(90));
     assert_eq!(expiry(&session(), 0), time::Duration::seconds(900));

@@ -12,7 +12,7 @@ use crate::services::memory::MemoryStore;
 use crate::services::single_flight::RESULT_TTL;
 use crate::services::store::SessionFilter;
 use crate::services::test_support::{
-    ACCESS_TTL, BEYOND_GRACE, TestClient, TokensFixture, foreign_keys, poll_once, rejected,
+    ACCESS_TTL, BEYOND_GRACE, TestClient, TokensFixture, USER, foreign_keys, poll_once, rejected,
     rejected_and_cleared,
 };
 use crate::services::token::SessionSettings;
@@ -51,11 +51,8 @@ async fn cookies_of_terminated_session_are_cleared_after_the_grace() {
         let (fixture, client) = TokensFixture::with_expired_access_token().await;
         assert!(fixture.terminate(&client, reason).await);
         fixture.advance(MINUTE);
-        assert_eq!(
-            fixture.rejection(&client).await,
-            rejected(reason.event()),
-            "a late response could clear a new sign-in"
-        );
+        // A late response could clear a new sign-in.
+        assert_eq!(fixture.rejection(&client).await, rejected(reason.event()));
         fixture.advance(Duration::from_millis(1));
         assert_eq!(fixture.rejection(&client).await, rejected_and_cleared(reason.event()));
     }
@@ -448,16 +445,7 @@ async fn shared_results_of_terminated_sessions_are_dropped() {
     fixture.advance(ACCESS_TTL);
     fixture.refresh(&one).await.expect("a rotation");
     fixture.refresh(&two).await.expect("a rotation");
-    let all = SessionFilter::User(crate::services::test_support::USER);
-    assert_eq!(
-        fixture
-            .tokens
-            .terminate_matching(&all, EndReason::Revoked, &ClientInfo::default())
-            .await
-            .expect("the store responds")
-            .len(),
-        2
-    );
+    assert_eq!(fixture.revoke(SessionFilter::User(USER)).await, 2);
     for client in [one, two] {
         assert_eq!(fixture.rejection(&client).await, rejected(SessionEvent::Revoked));
     }

@@ -5,10 +5,7 @@ use time::macros::datetime;
 use uuid::Uuid;
 
 use super::*;
-use crate::client_info::ClientInfo;
-use crate::identity::Roles;
 use crate::models::session::{EndReason, SessionEnd, TokenId};
-use crate::models::user::UserId;
 use crate::test_seed::proptest_config;
 
 const GRACE: Duration = Duration::from_secs(60);
@@ -20,23 +17,11 @@ fn ago(seconds: u64) -> OffsetDateTime {
 
 fn row() -> Session {
     Session {
-        id: SessionId(Uuid::from_u128(1)),
-        user_id: UserId(Uuid::from_u128(2)),
-        kind: SessionKind::Browser,
-        email: "taro@example.jp".into(),
-        roles: Roles::default(),
-        generation: 7,
-        key_number: 1,
         created_at: ago(86_400),
         rotated_at: ago(900),
         asked_by: Some(token(1, 1_900)),
-        settled_by: None,
         rotations: 6,
-        replays: 0,
-        idle_expires_at: NOW + Duration::from_secs(86_400),
-        absolute_expires_at: NOW + Duration::from_secs(8 * 86_400),
-        end: None,
-        client: ClientInfo::default(),
+        ..Session::example(NOW)
     }
 }
 

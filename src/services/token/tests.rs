@@ -116,11 +116,7 @@ async fn new_user_of_the_same_address_has_a_separate_session() {
     let new = TestClient::new(&fixture.tokens.sign_in(new).await.expect("a session"));
 
     fixture.advance(ACCESS_TTL);
-    assert_eq!(
-        fixture.rejection(&old).await,
-        rejected_and_cleared(SessionEvent::UserDeleted),
-        "the user was deleted"
-    );
+    assert_eq!(fixture.rejection(&old).await, rejected_and_cleared(SessionEvent::UserDeleted));
     let renewed = fixture.refresh(&new).await.expect("a refresh").tokens;
     assert_eq!(&*renewed.identity.subject, namesake.to_string());
     assert_eq!(&*fixture.read(old.access.as_deref()).identity.subject, USER.to_string());

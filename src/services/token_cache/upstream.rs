@@ -77,71 +77,64 @@ const CAPACITY: usize = 4_096;
 mod tests {
     use std::time::Duration;
 
+    use time::macros::datetime;
+
     use super::*;
-    use crate::clock::{Clock, ManualClock};
     use crate::identity::Roles;
-    use crate::models::session::SessionId;
+    use crate::models::session::{Session, SessionId};
     use crate::services::keys::Algorithm;
+    use crate::services::token_issuer::identity;
 
     const MINUTE: Duration = Duration::from_secs(60);
+    const NOW: OffsetDateTime = datetime!(2026-03-01 12:00 UTC);
+    const TOKEN: Bytes = Bytes::from_static(b"Bearer t");
 
-    fn ann(now: OffsetDateTime) -> Identity {
-        Identity {
-            subject: "67e55044".into(),
-            session: SessionId(uuid::Uuid::from_u128(1)),
-            email: "ann@example.org".into(),
-            roles: Roles::default(),
-            expires_at: now + 15 * MINUTE,
-        }
+    fn taro() -> Identity {
+        identity(&Session::example(NOW), NOW + 15 * MINUTE)
     }
 
     fn key_ring() -> KeyRing {
-        KeyRing::generate(Algorithm::Es256, ManualClock::default().now()).expect("random bytes")
+        KeyRing::generate(Algorithm::Es256, NOW).expect("random bytes")
     }
 
     #[test]
     fn inserted_token_is_found_until_the_access_token_expires() {
         let cache = UpstreamTokenCache::new();
         let keys = key_ring();
-        let now = ManualClock::default().now();
-        let token = Bytes::from_static(b"Bearer t");
-        assert_eq!(cache.find(&ann(now), "films", &keys, now), None);
-        cache.insert(&ann(now), "films", &keys, now, &token);
-        assert_eq!(cache.find(&ann(now), "films", &keys, now), Some(token));
-        assert!(cache.find(&ann(now), "films", &keys, now + 14 * MINUTE).is_some());
-        assert!(cache.find(&ann(now), "films", &keys, now + 15 * MINUTE).is_none());
-        assert!(cache.find(&ann(now), "films", &keys, now - MINUTE).is_none(), "the clock was set back");
+        assert_eq!(cache.find(&taro(), "films", &keys, NOW), None);
+        cache.insert(&taro(), "films", &keys, NOW, &TOKEN);
+        assert_eq!(cache.find(&taro(), "films", &keys, NOW), Some(TOKEN));
+        assert!(cache.find(&taro(), "films", &keys, NOW + 14 * MINUTE).is_some());
+        assert!(cache.find(&taro(), "films", &keys, NOW + 15 * MINUTE).is_none());
+        assert!(cache.find(&taro(), "films", &keys, NOW - MINUTE).is_none(), "the clock was set back");
     }
 
     #[test]
     fn other_identities_audiences_and_keys_are_not_found() {
         let cache = UpstreamTokenCache::new();
         let keys = key_ring();
-        let now = ManualClock::default().now();
-        let token = Bytes::from_static(b"Bearer t");
-        cache.insert(&ann(now), "films", &keys, now, &token);
+        cache.insert(&taro(), "films", &keys, NOW, &TOKEN);
         for other in [
-            Identity { subject: "ben".into(), ..ann(now) },
-            Identity { email: "ann@example.com".into(), ..ann(now) },
-            Identity { roles: Roles::new(["admin"]).expect("a role"), ..ann(now) },
-            Identity { session: SessionId(uuid::Uuid::from_u128(2)), ..ann(now) },
-            ann(now + MINUTE),
+            Identity { subject: "ben".into(), ..taro() },
+            Identity { email: "taro@example.com".into(), ..taro() },
+            Identity { roles: Roles::new(["admin"]).expect("a role"), ..taro() },
+            Identity { session: SessionId(uuid::Uuid::from_u128(2)), ..taro() },
+            Identity { expires_at: NOW + 16 * MINUTE, ..taro() },
         ] {
-            assert_eq!(cache.find(&other, "films", &keys, now), None, "{other:?}");
+            assert_eq!(cache.find(&other, "films", &keys, NOW), None, "{other:?}");
         }
-        assert_eq!(cache.find(&ann(now), "books", &keys, now), None);
-        assert_eq!(cache.find(&ann(now), "films", &key_ring(), now), None);
-        assert_eq!(UpstreamTokenCache::new().find(&ann(now), "films", &keys, now), None);
+        assert_eq!(cache.find(&taro(), "books", &keys, NOW), None);
+        assert_eq!(cache.find(&taro(), "films", &key_ring(), NOW), None);
+        assert_eq!(UpstreamTokenCache::new().find(&taro(), "films", &keys, NOW), None);
     }
 
     #[test]
     fn threads_do_not_share_entries() {
         let cache = UpstreamTokenCache::new();
         let keys = key_ring();
-        let now = ManualClock::default().now();
-        cache.insert(&ann(now), "films", &keys, now, &Bytes::from_static(b"Bearer t"));
+        cache.insert(&taro(), "films", &keys, NOW, &TOKEN);
         let on_another_thread = std::thread::scope(|scope| {
-            scope.spawn(|| cache.find(&ann(now), "films", &keys, now)).join().expect("the thread ends")
+            scope.spawn(|| cache.find(&taro(), "films", &keys, NOW)).join().expect("the thread ends")
         });
         assert_eq!(on_another_thread, None);
     }

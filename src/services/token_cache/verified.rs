@@ -108,56 +108,49 @@ const CAPACITY: usize = 8_192;
 #[cfg(test)]
 mod tests {
     use time::OffsetDateTime;
+    use time::macros::datetime;
 
     use super::*;
-    use crate::clock::{Clock, ManualClock};
-    use crate::identity::Roles;
-    use crate::models::session::SessionId;
+    use crate::models::session::Session;
     use crate::services::keys::Algorithm;
+    use crate::services::token_issuer::identity;
 
     const LIFETIME: Duration = Duration::from_secs(900);
     const GRACE: Duration = Duration::from_secs(60);
+    const NOW: OffsetDateTime = datetime!(2026-03-01 12:00 UTC);
     const TEXT: &str = "header.payload.a signature of forty-three characters";
 
-    fn cached(now: OffsetDateTime) -> CachedToken {
-        let identity = Identity {
-            subject: "67e55044".into(),
-            session: SessionId(uuid::Uuid::from_u128(1)),
-            email: "ann@example.org".into(),
-            roles: Roles::default(),
-            expires_at: now + LIFETIME,
-        };
+    fn cached() -> CachedToken {
+        let identity = identity(&Session::example(NOW), NOW + LIFETIME);
         let id = TokenId(uuid::Uuid::from_u128(2));
-        CachedToken::new(AccessToken { identity, id, generation: 1, issued_at: now }, GRACE)
+        CachedToken::new(AccessToken { identity, id, generation: 1, issued_at: NOW }, GRACE)
     }
 
     fn key_ring() -> KeyRing {
-        KeyRing::generate(Algorithm::Hs256, ManualClock::default().now()).expect("random bytes")
+        KeyRing::generate(Algorithm::Hs256, NOW).expect("random bytes")
     }
 
     #[test]
     fn inserted_token_is_found_until_it_expires() {
         let cache = VerifiedTokenCache::new();
         let keys = key_ring();
-        let now = ManualClock::default().now();
         let find = |at| cache.find(TEXT, &keys, micros(at));
-        assert_eq!(find(now), None);
-        cache.insert(TEXT, &keys, micros(now), &cached(now));
-        assert_eq!(find(now), Some(cached(now)));
-        assert!(find(now + LIFETIME - Duration::from_secs(1)).is_some());
-        assert!(find(now + LIFETIME).is_none());
-        assert!(find(now - Duration::from_secs(1)).is_none(), "the clock was set back");
+        assert_eq!(find(NOW), None);
+        cache.insert(TEXT, &keys, micros(NOW), &cached());
+        assert_eq!(find(NOW), Some(cached()));
+        assert!(find(NOW + LIFETIME - Duration::from_secs(1)).is_some());
+        assert!(find(NOW + LIFETIME).is_none());
+        assert!(find(NOW - Duration::from_secs(1)).is_none(), "the clock was set back");
     }
 
     #[test]
     fn thresholds_are_computed_from_lifetime_and_grace() {
-        let now = ManualClock::default().now();
-        let token = cached(now);
+        let token = cached();
         let microsecond = Duration::from_micros(1);
-        let due = now + LIFETIME - LIFETIME / 10;
+        let due = NOW + LIFETIME - LIFETIME / 10;
         assert!(token.is_due(micros(due)) && !token.is_due(micros(due - microsecond)));
         // The time of issue is rounded down to whole seconds.
-        let confirmed = now + GRACE + Duration::from_secs(1);
+        let confirmed = NOW + GRACE + Duration::from_secs(1);
         assert!(token.confirms_generation(micros(confirmed + microsecond)));
         assert!(!token.confirms_generation(micros(confirmed)));
     }
@@ -166,25 +159,21 @@ mod tests {
     fn other_texts_keys_and_caches_are_not_found() {
         let cache = VerifiedTokenCache::new();
         let keys = key_ring();
-        let start = ManualClock::default().now();
-        let now = micros(start);
-        cache.insert(TEXT, &keys, now, &cached(start));
+        cache.insert(TEXT, &keys, micros(NOW), &cached());
         for other in ["Header.payload.a signature of forty-three characters", &TEXT[1..], "short", ""] {
-            assert!(cache.find(other, &keys, now).is_none(), "{other}");
+            assert!(cache.find(other, &keys, micros(NOW)).is_none(), "{other}");
         }
-        assert!(cache.find(TEXT, &key_ring(), now).is_none());
-        assert!(VerifiedTokenCache::new().find(TEXT, &keys, now).is_none());
+        assert!(cache.find(TEXT, &key_ring(), micros(NOW)).is_none());
+        assert!(VerifiedTokenCache::new().find(TEXT, &keys, micros(NOW)).is_none());
     }
 
     #[test]
     fn threads_do_not_share_entries() {
         let cache = VerifiedTokenCache::new();
         let keys = key_ring();
-        let start = ManualClock::default().now();
-        let now = micros(start);
-        cache.insert(TEXT, &keys, now, &cached(start));
+        cache.insert(TEXT, &keys, micros(NOW), &cached());
         let on_another_thread = std::thread::scope(|scope| {
-            scope.spawn(|| cache.find(TEXT, &keys, now)).join().expect("the thread ends")
+            scope.spawn(|| cache.find(TEXT, &keys, micros(NOW))).join().expect("the thread ends")
         });
         assert!(on_another_thread.is_none());
     }

@@ -1,8 +1,8 @@
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::client_info::ClientInfo;
 use crate::models::session::{EndReason, SessionEnd};
+use crate::services::store::SessionFilter;
 use crate::services::test_support::{TestClient, TokensFixture};
 use crate::services::token::SessionSettings;
 use crate::session_event::SessionEndWatcher as _;
@@ -172,12 +172,7 @@ async fn thousands_of_watchers_are_notified_at_once() {
         watches.extend(watches_of_one);
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let filter = crate::services::store::SessionFilter::All;
-    fixture
-        .tokens
-        .terminate_matching(&filter, EndReason::Revoked, &ClientInfo::default())
-        .await
-        .expect("the store responds");
+    fixture.revoke(SessionFilter::All).await;
     let began = tokio::time::Instant::now();
     for watch in watches {
         assert_eq!(watch.await.expect("notified"), SessionEvent::Revoked);
