@@ -1,16 +1,14 @@
 //! `[[routes]]`: header edits and identity headers.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use http::{HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::error::ConfigError;
-use super::raw::{RawSettings, parse_choice};
+use super::raw::{RawSettings, parse_choice, read_secret};
 use super::value::RawValue;
 use crate::proxy::{HeaderEdits, IdentityHeaders};
-use crate::secret;
 
 /// Reads the header edits of one direction from the keys `remove` and `set`. The values are marked
 /// sensitive, for they may be API keys.
@@ -83,11 +81,7 @@ fn read_value(
     let (Some(RawValue::Text(path)), 1) = (file.get("file"), file.len()) else {
         return Err(table.invalid(key, format!("{header}: {EXPECTED_PAIRS}")));
     };
-    let secret = secret::read_file(Path::new(path)).map_err(|source| ConfigError::Unreadable {
-        path: path.into(),
-        key: Some(format!("{key}.{header}")),
-        source,
-    })?;
+    let secret = read_secret(path.into(), &format!("{key}.{header}"))?;
     if secret.expose_secret().is_empty() {
         return Err(table.invalid(key, format!("{header}: the file is empty")));
     }

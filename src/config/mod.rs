@@ -142,26 +142,19 @@ impl Config {
         let verify = Verify::read(&settings, &server, &admin)?;
         let database = Database::read(&settings)?;
         let tokens = Tokens::read(&settings, &mut warnings)?;
-        let session = Session::read(&settings, &tokens, &mut warnings)?;
-        let audit = Audit::read(&settings)?;
-        let cookies = Cookies::read(&settings, &server)?;
-        let login = Login::read(&settings, &server, &mut warnings)?;
-        let log = Log::read(&settings)?;
-        let otlp = Otlp::read(&settings)?;
-        let routes = routes::read_all(&tables, &server, &tokens, &mut warnings)?;
         let config = Self {
+            session: Session::read(&settings, &tokens, &mut warnings)?,
+            audit: Audit::read(&settings)?,
+            cookies: Cookies::read(&settings, &server)?,
+            login: Login::read(&settings, &server, &mut warnings)?,
+            log: Log::read(&settings)?,
+            otlp: Otlp::read(&settings)?,
+            routes: routes::read_all(&tables, &server, &tokens, &mut warnings)?,
             server,
             admin,
             verify,
             database,
             tokens,
-            session,
-            audit,
-            cookies,
-            login,
-            log,
-            otlp,
-            routes,
         };
         Ok(LoadedConfig { config, warnings, file })
     }

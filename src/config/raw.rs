@@ -152,6 +152,11 @@ impl RawSettings {
         self.convert(key, convert, expected)
     }
 
+    /// Parses a duration from one millisecond on. Returns `default` if there is none.
+    pub(super) fn duration_or(&self, key: &str, default: Duration) -> Result<Duration, ConfigError> {
+        Ok(self.duration(key, Duration::from_millis(1))?.unwrap_or(default))
+    }
+
     /// Parses a size in bytes in `range`.
     pub(super) fn size(
         &self,
@@ -210,11 +215,7 @@ impl RawSettings {
             let problem = format!("{key} is set too, {}: keep one of them", self.place(key));
             return Err(self.invalid(&file_key, problem));
         }
-        let secret = secret::read_file(&path).map_err(|source| ConfigError::Unreadable {
-            path,
-            key: Some(file_key.clone()),
-            source,
-        })?;
+        let secret = read_secret(path, &file_key)?;
         if secret.expose_secret().is_empty() {
             return Err(self.invalid(&file_key, "the file is empty"));
         }
@@ -240,6 +241,12 @@ pub(super) fn parse_choice<T: Clone>(text: &str, words: &[(&str, T)]) -> Result<
     let words: Vec<_> = words.iter().map(|(word, _)| *word).collect();
     let hint = nearest(text, words.iter().copied()).map(|word| format!(" (did you mean {word}?)"));
     Err(format!("expected one of {}{}", words.join(", "), hint.unwrap_or_default()))
+}
+
+/// Reads a secret from the file that `key` names.
+pub(super) fn read_secret(path: PathBuf, key: &str) -> Result<SecretString, ConfigError> {
+    let key = Some(key.to_owned());
+    secret::read_file(&path).map_err(|source| ConfigError::Unreadable { path, key, source })
 }
 
 /// Returns the first item that equals an earlier one.

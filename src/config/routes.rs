@@ -1,7 +1,5 @@
 //! `[[routes]]`.
 
-use std::time::Duration;
-
 use http::Method;
 
 use super::error::{ConfigError, ValueSource};
@@ -69,9 +67,7 @@ impl Route {
         let upstreams = table.required("routes.upstreams", upstreams::origins(table))?;
         let auth = table.one_of("routes.auth", &AUTH)?.unwrap_or(RouteAuth::Required);
         let spec = RouteSpec::new(path.as_str(), upstreams.iter().map(Origin::as_str));
-        let timeout = |key, default| {
-            Ok::<_, ConfigError>(table.duration(key, Duration::from_millis(1))?.unwrap_or(default))
-        };
+        let timeout = |key, default| table.duration_or(key, default);
         let edits = |remove, set| headers::read_edits(table, remove, set);
         let spec = RouteSpec {
             upstream_settings: upstreams::read_settings(table, &upstreams)?,

@@ -123,9 +123,10 @@ impl Server {
         warnings: &mut Vec<String>,
     ) -> Result<Self, ConfigError> {
         let listen = settings.required("server.listen", settings.parsed("server.listen"))?;
-        let builtin = settings.list("server.builtin", |word| parse_choice(word, &BUILTINS))?;
+        let words = BUILTINS.map(|builtin| (builtin.as_str(), builtin));
+        let builtin = settings.list("server.builtin", |word| parse_choice(word, &words))?;
         let default = if has_routes { &BUILTINS[..1] } else { &BUILTINS[..] };
-        let builtin = builtin.unwrap_or_else(|| default.iter().map(|(_, builtin)| *builtin).collect());
+        let builtin = builtin.unwrap_or_else(|| default.to_vec());
         let tls = Tls::read(settings)?;
         let server = Self {
             public_origin: public_origin(settings, &listen, tls.is_some())?,
@@ -240,12 +241,8 @@ fn conflict(key: &str, other: &ListenAddr) -> String {
 }
 
 /// The first one is the default if there are routes.
-const BUILTINS: [(&str, BuiltinRoutes); 4] = [
-    (BuiltinRoutes::Auth.as_str(), BuiltinRoutes::Auth),
-    (BuiltinRoutes::Token.as_str(), BuiltinRoutes::Token),
-    (BuiltinRoutes::Movies.as_str(), BuiltinRoutes::Movies),
-    (BuiltinRoutes::Docs.as_str(), BuiltinRoutes::Docs),
-];
+const BUILTINS: [BuiltinRoutes; 4] =
+    [BuiltinRoutes::Auth, BuiltinRoutes::Token, BuiltinRoutes::Movies, BuiltinRoutes::Docs];
 
 const VERIFY_SOURCES: [(&str, OriginalRequestSource); 3] = [
     ("x-original", OriginalRequestSource::XOriginal),

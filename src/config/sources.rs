@@ -62,13 +62,12 @@ impl Sources {
 
     /// Reads all sources, in ascending precedence.
     pub(super) fn read(&self) -> Result<RawConfig, ConfigError> {
-        let mut settings = toml::parse(DEFAULTS, |_| ValueSource::BuiltIn)?.settings;
+        let mut settings = toml::parse(Path::new(""), DEFAULTS, |_| ValueSource::BuiltIn)?.settings;
         let mut routes = Vec::new();
         let file = self.find_file()?;
         if let Some((path, text)) = &file {
             let place: Arc<Path> = path.as_path().into();
-            let parsed = toml::parse(text, |line| ValueSource::File { path: place.clone(), line });
-            let parsed = parsed.map_err(|error| with_path(error, path))?;
+            let parsed = toml::parse(path, text, |line| ValueSource::File { path: place.clone(), line })?;
             settings.extend(parsed.settings);
             routes = parsed.routes;
         }
@@ -202,15 +201,6 @@ fn read_if_exists(path: &Path) -> Result<Option<String>, ConfigError> {
 
 fn unreadable(path: &Path, source: io::Error) -> ConfigError {
     ConfigError::Unreadable { path: path.to_owned(), key: None, source }
-}
-
-fn with_path(error: ConfigError, file: &Path) -> ConfigError {
-    match error {
-        ConfigError::Syntax { line, problem, .. } => {
-            ConfigError::Syntax { path: file.to_owned(), line, problem }
-        }
-        other => other,
-    }
 }
 
 /// Returns the error for a line of `.env`, without its text, which may be a secret.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::Path;
 
 use toml::de::{DeTable, DeValue};
 
@@ -17,14 +17,15 @@ pub(super) struct ParsedFile {
     pub(super) routes: Vec<BTreeMap<String, SourcedValue>>,
 }
 
-/// Parses `text`; `place_of_line` makes the source of a value from its line.
+/// Parses `text`, the contents of the file `path`; `place_of_line` makes the source of a value from its line.
 pub(super) fn parse(
+    path: &Path,
     text: &str,
     place_of_line: impl Fn(usize) -> ValueSource,
 ) -> Result<ParsedFile, ConfigError> {
     let place = |span: Range<usize>| place_of_line(line_of(text, span.start));
     let root = DeTable::parse(text).map_err(|error| ConfigError::Syntax {
-        path: PathBuf::new(),
+        path: path.to_owned(),
         line: error.span().map_or(1, |span| line_of(text, span.start)),
         problem: error.message().to_owned(),
     })?;

@@ -18,9 +18,7 @@ pub(super) fn read_settings(
     origins: &[Origin],
 ) -> Result<UpstreamSettings, ConfigError> {
     let defaults = UpstreamSettings::default();
-    let duration = |key, default| {
-        Ok::<_, ConfigError>(table.duration(key, Duration::from_millis(1))?.unwrap_or(default))
-    };
+    let duration = |key, default| table.duration_or(key, default);
     let max_in_flight = table.integer("routes.max_in_flight", 1..=1_000_000)?;
     let max_queued = table.integer("routes.max_queued", 0..=1_000_000)?;
     Ok(UpstreamSettings {

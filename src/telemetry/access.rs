@@ -1,6 +1,6 @@
 //! Access log: one line for each request, written when the response has ended.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::io::Write as _;
 use std::time::Duration;
 
@@ -48,10 +48,7 @@ pub(crate) const CLIENT_CLOSED_REQUEST: u16 = 499;
 
 impl AccessLog {
     pub(crate) fn write(&self, entry: &AccessLogEntry<'_>) {
-        let line = match self.format {
-            LogFormat::Text => entry.format(TextLine::new(entry.at)),
-            LogFormat::Json => entry.format(JsonLine::new(entry.at)),
-        };
+        let line = entry.format(self.format);
         // Never blocks. Dropped lines are counted by the writer.
         let _ = self.writer.clone().write_all(line.as_bytes());
     }
@@ -59,13 +56,14 @@ impl AccessLog {
 
 impl AccessLogEntry<'_> {
     /// Formats the fields that are known.
-    fn format(&self, mut line: impl LineFormatter) -> String {
+    fn format(&self, format: LogFormat) -> String {
+        let mut line = Line::new(format, self.at);
         let scope = self.scope;
         line.text("method", scope.method().as_str());
         line.text("path", scope.path());
-        line.number("status", self.status.as_u16().into());
+        line.number("status", self.status.as_u16());
         line.number("bytes", self.bytes);
-        line.duration("duration", self.duration);
+        line.number("duration", format_args!("{:.6}", self.duration.as_secs_f64()));
         if !self.whole {
             line.text("incomplete", "true");
         }
@@ -90,81 +88,62 @@ impl AccessLogEntry<'_> {
     }
 }
 
-/// Formats one line, field by field.
-trait LineFormatter {
-    fn new(at: OffsetDateTime) -> Self;
-    fn text(&mut self, name: &str, value: &str);
-    fn number(&mut self, name: &str, value: u64);
-    fn duration(&mut self, name: &str, value: Duration);
-    fn display(&mut self, name: &str, value: impl std::fmt::Display);
-    fn finish(self) -> String;
+/// An entry in the format of the log, written field by field.
+struct Line {
+    text: String,
+    format: LogFormat,
 }
 
-struct TextLine(String);
-
-impl LineFormatter for TextLine {
-    fn new(at: OffsetDateTime) -> Self {
-        let mut line = String::with_capacity(TYPICAL_LINE);
-        push_time(&mut line, at);
-        line.push_str("  INFO ");
-        line.push_str(MESSAGE);
-        Self(line)
+impl Line {
+    fn new(format: LogFormat, at: OffsetDateTime) -> Self {
+        let mut text = String::with_capacity(TYPICAL_LINE);
+        match format {
+            LogFormat::Text => {
+                push_time(&mut text, at);
+                text.push_str("  INFO ");
+                text.push_str(MESSAGE);
+            }
+            LogFormat::Json => {
+                text.push_str("{\"time\":\"");
+                push_time(&mut text, at);
+                text.push_str("\",\"level\":\"INFO\",\"message\":\"");
+                text.push_str(MESSAGE);
+                text.push('"');
+            }
+        }
+        Self { text, format }
     }
 
+    /// Appends untrusted text, which is escaped.
     fn text(&mut self, name: &str, value: &str) {
-        push_field(&mut self.0, name, value);
+        match self.format {
+            LogFormat::Text => push_field(&mut self.text, name, value),
+            LogFormat::Json => push_member(&mut self.text, name, value),
+        }
     }
 
-    fn number(&mut self, name: &str, value: u64) {
-        self.display(name, value);
+    /// Appends a number.
+    fn number(&mut self, name: &str, value: impl Display) {
+        let _ = match self.format {
+            LogFormat::Text => write!(self.text, " {name}={value}"),
+            LogFormat::Json => write!(self.text, ",\"{name}\":{value}"),
+        };
     }
 
-    fn duration(&mut self, name: &str, value: Duration) {
-        self.display(name, format_args!("{:.6}", value.as_secs_f64()));
-    }
-
-    fn display(&mut self, name: &str, value: impl std::fmt::Display) {
-        let _ = write!(self.0, " {name}={value}");
+    /// Appends a value whose text needs no escapes.
+    fn display(&mut self, name: &str, value: impl Display) {
+        let _ = match self.format {
+            LogFormat::Text => write!(self.text, " {name}={value}"),
+            LogFormat::Json => write!(self.text, ",\"{name}\":\"{value}\""),
+        };
     }
 
     fn finish(mut self) -> String {
-        self.0.push('\n');
-        self.0
-    }
-}
-
-struct JsonLine(String);
-
-impl LineFormatter for JsonLine {
-    fn new(at: OffsetDateTime) -> Self {
-        let mut line = String::with_capacity(TYPICAL_LINE);
-        line.push_str("{\"time\":\"");
-        push_time(&mut line, at);
-        line.push_str("\",\"level\":\"INFO\",\"message\":\"");
-        line.push_str(MESSAGE);
-        line.push('"');
-        Self(line)
-    }
-
-    fn text(&mut self, name: &str, value: &str) {
-        push_member(&mut self.0, name, value);
-    }
-
-    fn number(&mut self, name: &str, value: u64) {
-        let _ = write!(self.0, ",\"{name}\":{value}");
-    }
-
-    fn duration(&mut self, name: &str, value: Duration) {
-        let _ = write!(self.0, ",\"{name}\":{:.6}", value.as_secs_f64());
-    }
-
-    fn display(&mut self, name: &str, value: impl std::fmt::Display) {
-        let _ = write!(self.0, ",\"{name}\":\"{value}\"");
-    }
-
-    fn finish(mut self) -> String {
-        self.0.push_str("}\n");
-        self.0
+        self.text.push_str(match self.format {
+            LogFormat::Text => "\n",
+            LogFormat::Json => "}\n",
+        });
+        self.text
     }
 }
 

@@ -101,11 +101,6 @@ pub fn install() -> Option<PrometheusHandle> {
             builder.set_buckets_for_metric(full("sekisho_store_duration_seconds"), STORE_SECONDS)
         });
     let handle = builder.ok()?.install_recorder().ok()?;
-    describe();
-    Some(handle)
-}
-
-fn describe() {
     for metric in METRICS {
         match metric.kind {
             Kind::Counter => metrics::describe_counter!(metric.name, Unit::Count, metric.help),
@@ -113,6 +108,7 @@ fn describe() {
             Kind::Histogram => metrics::describe_histogram!(metric.name, Unit::Seconds, metric.help),
         }
     }
+    Some(handle)
 }
 
 /// Merges recorded samples into the histograms at an interval. Samples use memory until they are merged.

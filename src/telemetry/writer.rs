@@ -78,58 +78,30 @@ impl<W: Write> Write for BatchWriter<W> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use std::io::BufRead;
 
     use super::*;
 
-    /// A sink that blocks until the test receives.
-    struct Stalled {
-        sender: mpsc::SyncSender<Vec<u8>>,
-    }
-
-    impl Write for Stalled {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.sender.send(bytes.to_vec()).map_err(io::Error::other)?;
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    struct Full;
-
-    impl Write for Full {
-        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-            Err(io::ErrorKind::StorageFull.into())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
     #[test]
     fn blocked_sink_does_not_block_the_writer() {
-        let (sender, receiver) = mpsc::sync_channel(0);
-        let (mut writer, lost, guard) = non_blocking(Stalled { sender });
-        // More lines than the queue and one batch can hold.
+        let (pipe, sink) = io::pipe().unwrap();
+        let (mut writer, lost, guard) = non_blocking(sink);
+        // More lines than the queue, one batch and the pipe can hold.
         let sent = (QUEUE_CAPACITY + MAX_BATCH_BYTES) as u64;
         for nth in 0..sent {
             writer.write_all(format!("{nth}\n").as_bytes()).unwrap();
         }
         assert!(lost.count() > 0);
         // The reader now receives everything. The last batch is written when the guard is dropped.
-        let reader =
-            std::thread::spawn(move || receiver.into_iter().flatten().filter(|byte| *byte == b'\n').count());
+        let reader = std::thread::spawn(move || io::BufReader::new(pipe).lines().count());
         drop((writer, guard));
         assert_eq!(reader.join().unwrap() as u64 + lost.count(), sent);
     }
 
     #[test]
     fn lines_that_cannot_be_written_are_counted() {
-        let (mut writer, lost, guard) = non_blocking(Full);
+        let full: &mut [u8] = &mut [];
+        let (mut writer, lost, guard) = non_blocking(full);
         for _ in 0..100 {
             writer.write_all(b"a line\n").unwrap();
         }
