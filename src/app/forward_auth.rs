@@ -67,7 +67,6 @@ pub(super) struct ForwardAuthStack {
     source: OriginalRequestSource,
     session: SilentRefreshLayer<Tokens>,
     cookies: Arc<CookiePolicy>,
-    reserved_cookies: ReservedCookies,
 }
 
 impl ForwardAuthStack {
@@ -83,7 +82,6 @@ impl ForwardAuthStack {
             source: verify.source,
             session: session.clone(),
             cookies: Arc::clone(cookies),
-            reserved_cookies: ReservedCookies { names: cookies.names().map(str::to_owned).to_vec() },
         })
     }
 
@@ -102,7 +100,7 @@ impl ForwardAuthStack {
         let route = recorder.metrics.route("builtin:verify");
         let recorder = recorder.clone();
         let cookies = Arc::clone(&self.cookies);
-        let reserved_cookies = self.reserved_cookies.clone();
+        let reserved_cookies = ReservedCookies { names: cookies.names().map(str::to_owned).to_vec() };
         let stack = ServiceBuilder::new()
             // Outermost, so that all layers below, and the access log, see the original request.
             .layer(from_fn_with_state(original_request, restore_original_request))

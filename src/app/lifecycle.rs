@@ -71,11 +71,8 @@ pub async fn check_replica(config: &Config, stores: &Stores, clock: &dyn Clock) 
 }
 
 async fn check_setting(stores: &Stores, key: &'static str, value: &str) -> Result<(), StartError> {
-    let expected = stores
-        .settings
-        .get_or_insert_setting(key, value)
-        .await
-        .map_err(|source| StartError::Store { what: "the settings", source })?;
+    let expected = stores.settings.get_or_insert_setting(key, value).await;
+    let expected = expected.map_err(|source| StartError::Store { what: "the settings", source })?;
     if expected == value {
         return Ok(());
     }
@@ -106,11 +103,8 @@ impl RunningApp {
         let clock = Arc::clone(&dependencies.clock);
         let metrics = dependencies.metrics.clone();
         let app = App::build(dependencies)?;
-        app.tokens
-            .revocations()
-            .load()
-            .await
-            .map_err(|source| StartError::Store { what: "the revocation list", source })?;
+        let loaded = app.tokens.revocations().load().await;
+        loaded.map_err(|source| StartError::Store { what: "the revocation list", source })?;
         let mut running = Self { app, stores, tasks: JoinSet::new() };
         running.spawn_session_tasks(config, &clock);
         spawn_reload_tasks(&mut running.tasks, config, keys, certificate, metrics);

@@ -49,7 +49,7 @@ use self::stack::{ReloadableConfig, StackBuilder};
 use crate::backend::db::Stores;
 use crate::clock::Clock;
 use crate::config::{self, Config};
-use crate::layer::{CookiePolicy, CookiePolicyError, OnStoreLoss, SilentRefreshLayer};
+use crate::layer::{CookiePolicy, OnStoreLoss, SilentRefreshLayer};
 use crate::proxy::{LongLivedStreams, Proxy, ReservedCookies, Routes};
 use crate::routers::health::ShutdownFlag;
 pub use crate::routers::pages::DemoCredentials;
@@ -114,7 +114,8 @@ impl App {
     /// Returns an [`AppError`] that names the invalid setting.
     pub fn build(dependencies: AppDependencies<'_>) -> Result<Self, AppError> {
         let config = dependencies.config;
-        let cookies = Arc::new(cookie_policy(&config.cookies)?);
+        let config::Cookies { access_name, refresh_name, same_site, secure } = &config.cookies;
+        let cookies = Arc::new(CookiePolicy::new(&**access_name, &**refresh_name, *same_site, *secure)?);
         let tokens = tokens(&dependencies);
         let passwords = Arc::new(PasswordHasher::new(password_settings(&config.login))?);
         let clock = Arc::clone(&dependencies.clock);
@@ -246,10 +247,6 @@ fn tokens(dependencies: &AppDependencies<'_>) -> Tokens {
     let store = Arc::clone(&dependencies.stores.sessions);
     let keys = Arc::clone(&dependencies.keys);
     Tokens::new(store, keys, access_tokens, settings, Arc::clone(&dependencies.clock))
-}
-
-fn cookie_policy(cookies: &config::Cookies) -> Result<CookiePolicy, CookiePolicyError> {
-    CookiePolicy::new(&*cookies.access_name, &*cookies.refresh_name, cookies.same_site, cookies.secure)
 }
 
 pub(crate) fn password_settings(login: &config::Login) -> PasswordSettings {
