@@ -9,13 +9,12 @@ use super::error::CliError;
 use crate::app::password_settings;
 use crate::backend::db::{self, DatabaseOptions, DbError, Stores};
 use crate::clock::Clock;
-use crate::config::{self, Config, KeySource};
+use crate::config::{Config, KeySource};
 use crate::key_store::{self, KeyFileError};
 use crate::server::{Certificate, raise_file_limit};
 use crate::services::keys::{Algorithm, KeyMaterial, KeyRing};
 use crate::services::password::PasswordHasher;
 use crate::services::users::Users;
-use crate::telemetry::{ExporterHandle, LogGuard, SpanSender};
 
 /// Runs an asynchronous command on a new runtime.
 pub(super) fn block_on<T>(command: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
@@ -45,17 +44,6 @@ pub(super) fn check_file_limit(config: &Config) {
             "the limit on open files is too low for server.max_connections: raise it (LimitNOFILE, ulimit -n)"
         );
     }
-}
-
-/// Starts the log. Buffered lines are written when the guard is dropped.
-pub(super) fn log(config: &Config) -> LogGuard {
-    LogGuard::to_stderr(config.log.format)
-}
-
-/// Starts the export of spans, if it is configured.
-pub(super) fn spans(config: &Config) -> Result<Option<(SpanSender, ExporterHandle)>, CliError> {
-    let start = |otlp: &config::Otlp| SpanSender::start(otlp.endpoint.as_str(), otlp.sample);
-    config.otlp.as_ref().map(start).transpose().map_err(CliError::misconfigured)
 }
 
 /// Opens the database and migrates its tables.
@@ -138,14 +126,11 @@ pub(super) fn check_bearer_algorithm(
     if ring.signing(now).algorithm() != Algorithm::Hs256 {
         return Ok(());
     }
-    Err(CliError::Misconfigured(
-        format!(
-            "the route {} has bearer, which requires ES256 or EdDSA, but the signing key is for HS256: set \
-             tokens.algorithm and run `sekisho key rotate`",
-            route.path.as_str()
-        )
-        .into(),
-    ))
+    Err(CliError::misconfigured(format!(
+        "the route {} has bearer, which requires ES256 or EdDSA, but the signing key is for HS256: set \
+         tokens.algorithm and run `sekisho key rotate`",
+        route.path.as_str()
+    )))
 }
 
 /// Allowance for files other than connections: database, logs, key files.

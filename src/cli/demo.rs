@@ -16,6 +16,7 @@ use crate::models::user::Role;
 use crate::services::sample_movies::sample_movies;
 use crate::services::store::{MovieQuery, StoreError};
 use crate::services::users::{NewUser, UserError};
+use crate::telemetry::LogGuard;
 
 /// Arguments of `sekisho demo`.
 #[derive(Args, Clone, Debug)]
@@ -53,7 +54,7 @@ impl DemoArgs {
 /// Starts the gateway with a sample user and movies, and prints its address.
 pub(super) fn run(args: &DemoArgs, file: Option<PathBuf>) -> Result<(), CliError> {
     let config = Config::load(&args.sources(Path::new(DIR), file))?.config;
-    let log = bootstrap::log(&config);
+    let log = LogGuard::to_stderr(config.log.format);
     block_on(async {
         let stores = bootstrap::stores(&config).await?;
         seed(&config, &stores).await?;

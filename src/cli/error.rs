@@ -1,7 +1,6 @@
 //! Errors of commands, and their output.
 
 use std::error::Error;
-use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::{ExitCode, Termination};
@@ -15,26 +14,21 @@ use crate::services::store::StoreError;
 /// The exit status of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitStatus {
-    /// Success: 0.
-    Done,
-    /// Failure: 1.
-    Failed,
-    /// Wrong usage: 2.
-    Usage,
-    /// Invalid configuration: 78, `EX_CONFIG` of `sysexits.h`.
-    Config,
+    /// Success.
+    Done = 0,
+    /// Failure.
+    Failed = 1,
+    /// Wrong usage.
+    Usage = 2,
+    /// Invalid configuration: `EX_CONFIG` of `sysexits.h`.
+    Config = 78,
 }
 
 impl ExitStatus {
     /// Returns the exit code of the process.
     #[must_use]
     pub const fn code(self) -> u8 {
-        match self {
-            Self::Done => 0,
-            Self::Failed => 1,
-            Self::Usage => 2,
-            Self::Config => 78,
-        }
+        self as u8
     }
 }
 
@@ -62,6 +56,9 @@ pub enum CliError {
     /// An error of the database.
     #[error(transparent)]
     Database(DbError),
+    /// A query of the database failed.
+    #[error("cannot query the database")]
+    Store(#[from] StoreError),
     /// A failed operation.
     #[error("{doing}")]
     Failed {
@@ -85,18 +82,13 @@ pub enum CliError {
 }
 
 /// A line that cannot be imported.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {reason}")]
 pub struct ImportError {
     /// The line, from 1.
     pub line: u64,
     /// The problem.
     pub reason: String,
-}
-
-impl fmt::Display for ImportError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}: {}", self.line, self.reason)
-    }
 }
 
 impl CliError {
@@ -123,11 +115,6 @@ impl CliError {
     }
 }
 
-/// Converts an error of the session or user store.
-pub(super) fn store_error(error: StoreError) -> CliError {
-    CliError::failed("cannot query the database", error)
-}
-
 /// Prints an error and returns its exit status.
 pub(super) fn report(error: &CliError) -> ExitStatus {
     let exit = error.exit();
@@ -146,20 +133,16 @@ pub(super) fn report(error: &CliError) -> ExitStatus {
 /// Prints an error of argument parsing, or the requested help or version.
 pub(super) fn report_usage(error: &clap::Error) -> ExitStatus {
     match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+        ErrorKind::DisplayHelp
+        | ErrorKind::DisplayVersion
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             // A closed pipe, as in `--help | head`, is not a failure.
             let _ = error.print();
-            ExitStatus::Done
         }
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            let _ = error.print();
-            ExitStatus::Usage
-        }
-        _ => {
-            print_line(&usage_line(&error.render().to_string()));
-            ExitStatus::Usage
-        }
+        _ => print_line(&usage_line(&error.render().to_string())),
     }
+    // Requested help and version go to standard output.
+    if error.use_stderr() { ExitStatus::Usage } else { ExitStatus::Done }
 }
 
 /// Formats an error and its causes, separated by colons.

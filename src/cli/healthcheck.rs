@@ -31,8 +31,7 @@ fn request_status(listen: &ListenAddr) -> io::Result<String> {
     write!(stream, "GET /readyz HTTP/1.1\r\nHost: {listen}\r\nConnection: close\r\n\r\n")?;
     let mut response = Vec::new();
     stream.take(MAX_RESPONSE_BYTES).read_to_end(&mut response)?;
-    let line = String::from_utf8_lossy(&response).lines().next().unwrap_or_default().to_owned();
-    Ok(line)
+    Ok(String::from_utf8_lossy(&response).lines().next().unwrap_or_default().to_owned())
 }
 
 /// Connects to the listener, over loopback if it listens on all addresses.

@@ -11,29 +11,11 @@ use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
-use secrecy::SecretString;
 use serde::Deserialize;
 
 use super::args::{parse_email, parse_role};
 use super::error::ImportError;
-use crate::models::user::Role;
-
-/// A user to import.
-#[derive(Clone, Debug)]
-pub struct ImportedUser {
-    /// Line number in the file, from 1.
-    pub line: u64,
-    /// Email address in lower case, unique within the file.
-    pub email: String,
-    /// A bcrypt hash.
-    pub hashed_password: SecretString,
-    /// Display name.
-    pub name: Option<String>,
-    /// Role of the user.
-    pub role: Role,
-    /// True if the user is created disabled.
-    pub disabled: bool,
-}
+use crate::services::users::HashedUser;
 
 /// Format of an import file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +52,7 @@ pub fn parse(
     reader: impl Read,
     format: Format,
     progress: impl FnMut(u64),
-) -> Result<Vec<ImportedUser>, Vec<ImportError>> {
+) -> Result<Vec<HashedUser>, Vec<ImportError>> {
     let mut import = Import::default();
     match format {
         Format::Csv => import.read_csv(reader, progress),
@@ -92,7 +74,7 @@ struct ImportRecord {
 
 #[derive(Default)]
 struct Import {
-    users: Vec<ImportedUser>,
+    users: Vec<HashedUser>,
     bad: Vec<ImportError>,
     lines: HashMap<String, u64>,
 }
@@ -127,7 +109,7 @@ impl Import {
         }
     }
 
-    fn check(&mut self, line: u64, draft: ImportRecord) -> Result<ImportedUser, String> {
+    fn check(&mut self, line: u64, draft: ImportRecord) -> Result<HashedUser, String> {
         let email = parse_email(draft.email.trim()).map_err(|problem| format!("email: {problem}"))?;
         if let Some(first) = self.lines.insert(email.clone(), line) {
             self.lines.insert(email.clone(), first);
@@ -143,8 +125,7 @@ impl Import {
         let role = draft.role.filter(|role| !role.is_empty());
         let role =
             role.as_deref().map(parse_role).transpose().map_err(|problem| format!("role: {problem}"))?;
-        Ok(ImportedUser {
-            line,
+        Ok(HashedUser {
             email,
             hashed_password: draft.hashed_password.into(),
             name,

@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::path::Path;
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use serde::Serialize;
 use time::OffsetDateTime;
 
@@ -28,29 +28,21 @@ pub enum KeyCommand {
     Init,
     /// List the keys, without their secrets
     #[command(after_help = "Examples:\n  sekisho key list\n  sekisho key list --json")]
-    List(KeyList),
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Add a key, which signs after tokens.key_activation
     #[command(after_help = ROTATE_EXAMPLES)]
     Rotate,
     /// Remove a key and end the sessions that use it
     #[command(after_help = RETIRE_EXAMPLES)]
-    Retire(KeyRetire),
-}
-
-/// Arguments of `sekisho key list`.
-#[derive(Args, Clone, Debug)]
-pub struct KeyList {
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Arguments of `sekisho key retire`.
-#[derive(Args, Clone, Debug)]
-pub struct KeyRetire {
-    /// Number of the key as shown by `sekisho key list`
-    #[arg(value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
-    pub number: u8,
+    Retire {
+        /// Number of the key as shown by `sekisho key list`
+        #[arg(value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+        number: u8,
+    },
 }
 
 /// Runs a key command.
@@ -65,24 +57,25 @@ pub(super) async fn run(command: KeyCommand, config: &Config) -> Result<(), CliE
             let number = key_store::init(dir, algorithm, now)?;
             format!("created key {number} ({}) in {}", algorithm.as_str(), dir.display())
         }
-        KeyCommand::List(KeyList { json }) => return print(dir, config, now, json),
+        KeyCommand::List { json } => return print(dir, config, now, json),
         KeyCommand::Rotate => {
             let number = key_store::rotate(dir, algorithm, now)?;
             record_audit(config, AuditEvent::KeyRotated, number, "key rotate").await;
             let activation = humantime::format_duration(config.tokens.key_activation);
             format!("added key {number} ({}); it signs in {activation}; no session ends", algorithm.as_str())
         }
-        KeyCommand::Retire(KeyRetire { number }) => retire(dir, number, config).await?,
+        KeyCommand::Retire { number } => retire(dir, number, config).await?,
     };
     output::print_lines(&[said])
 }
 
 /// Ends the sessions before it removes the key, so that a database error changes nothing.
 async fn retire(dir: &Path, number: u8, config: &Config) -> Result<String, CliError> {
-    if !key_store::list(dir)?.iter().any(|key| key.number == number) {
+    let keys = key_store::list(dir)?;
+    if !keys.iter().any(|key| key.number == number) {
         return Err(KeyFileError::Unknown(number).into());
     }
-    if key_store::list(dir)?.len() == 1 {
+    if keys.len() == 1 {
         return Err(KeyFileError::LastKey(number).into());
     }
     let stores = bootstrap::stores(config).await?;

@@ -136,8 +136,11 @@ mod tests {
     #[test]
     fn user_create_lowercases_the_email() {
         let cli = Cli::try_parse_from(["sekisho", "user", "create", "--email", "Ada@Example.com"]).unwrap();
-        let Command::User(user::UserCommand::Create(create)) = cli.command else { panic!("create") };
-        assert_eq!((create.email.as_str(), create.role.as_str()), ("ada@example.com", "user"));
-        assert!(create.name.is_none() && !create.password_stdin);
+        let Command::User(user::UserCommand::Create { email, name, role, password_stdin }) = cli.command
+        else {
+            panic!("create")
+        };
+        assert_eq!((email.as_str(), role.as_str()), ("ada@example.com", "user"));
+        assert!(name.is_none() && !password_stdin);
     }
 }

@@ -35,8 +35,7 @@ pub fn print_list<R: TableRow>(rows: &[R], json: bool) -> Result<(), CliError> {
 /// Returns [`CliError::Output`] if writing fails.
 pub fn print_json(value: &impl Serialize) -> Result<(), CliError> {
     let mut out = io::stdout().lock();
-    let written = serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from);
-    written.and_then(|()| writeln!(out)).and_then(|()| out.flush()).map_err(CliError::Output)
+    write_json(&mut out, value).and_then(|()| out.flush()).map_err(CliError::Output)
 }
 
 /// Prints text of several lines, with control characters replaced.
@@ -92,8 +91,8 @@ fn format_prefix(characters: usize, time: OffsetDateTime) -> String {
     text.get(..characters).map(|part| part.replace('T', " ")).unwrap_or_default()
 }
 
-fn write_json<R: TableRow>(out: &mut impl Write, rows: &[R]) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut *out, rows).map_err(io::Error::from)?;
+fn write_json(out: &mut impl Write, value: &(impl Serialize + ?Sized)) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, value)?;
     writeln!(out)
 }
 
@@ -155,7 +154,7 @@ mod tests {
         let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(value, serde_json::json!([{"name": "Rex", "age": 12}]));
         let mut out = Vec::new();
-        write_json::<Dog>(&mut out, &[]).unwrap();
+        write_json(&mut out, &[] as &[Dog]).unwrap();
         assert_eq!(out, b"[]\n");
     }
 

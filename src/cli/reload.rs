@@ -26,7 +26,7 @@ use crate::services::keys::SharedKeys;
 
 /// Waits for the events that trigger a reload.
 pub(super) struct ReloadTrigger {
-    sources: Sources,
+    pub(super) sources: Sources,
     hangup: Signal,
     /// Content of the files when they were last read.
     loaded: ContentHash,
@@ -37,10 +37,6 @@ impl ReloadTrigger {
     pub(super) fn install(sources: Sources) -> Result<Self, CliError> {
         let hangup = signal_stream(SignalKind::hangup())?;
         Ok(Self { loaded: sources.snapshot(), sources, hangup })
-    }
-
-    pub(super) fn sources(&self) -> &Sources {
-        &self.sources
     }
 
     /// Waits for the next event.
@@ -108,11 +104,6 @@ impl Reloader<'_> {
         }
     }
 
-    /// Returns `server.drain_delay` of the current configuration.
-    pub(super) fn drain_delay(&self) -> Duration {
-        self.drain_delay
-    }
-
     /// Reloads, logs the outcome and returns it as a status for the service manager.
     async fn reload(&mut self) -> String {
         match self.try_reload().await {
@@ -133,7 +124,7 @@ impl Reloader<'_> {
 
     async fn try_reload(&mut self) -> Result<(), CliError> {
         let Some(trigger) = &self.trigger else { return Ok(()) };
-        let sources = trigger.sources().clone();
+        let sources = trigger.sources.clone();
         let app = self.app.clone();
         let prepared = spawn_blocking(move || {
             let loaded = Config::load(&sources)?;
@@ -155,13 +146,10 @@ impl Reloader<'_> {
         let audience = &self.initial_config.tokens.audience;
         match config.routes.iter().find(|route| route.spec.token_audience.as_ref() == Some(audience)) {
             None => Ok(()),
-            Some(route) => Err(CliError::Misconfigured(
-                format!(
-                    "the route {} has bearer = {audience:?}, which is tokens.audience until the next restart",
-                    route.path.as_str()
-                )
-                .into(),
-            )),
+            Some(route) => Err(CliError::misconfigured(format!(
+                "the route {} has bearer = {audience:?}, which is tokens.audience until the next restart",
+                route.path.as_str()
+            ))),
         }
     }
 

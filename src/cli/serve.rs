@@ -19,11 +19,11 @@ use super::systemd;
 use crate::app::{App, AppDependencies, DemoCredentials, RunningApp, StartError, check_replica};
 use crate::backend::db::Stores;
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, ListenAddr, Origin, Sources};
+use crate::config::{Config, ListenAddr, Origin, Otlp, Sources};
 use crate::server::{Certificate, WorkerThreads};
 use crate::services::auth::Registration;
 use crate::services::keys::SharedKeys;
-use crate::telemetry::{self, ExporterHandle, LogGuard, Telemetry};
+use crate::telemetry::{self, ExporterHandle, LogGuard, SpanSender, Telemetry};
 
 /// Arguments of `sekisho serve`.
 #[derive(Args, Clone, Debug)]
@@ -48,8 +48,8 @@ pub(super) fn run(args: &ServeArgs, file: Option<PathBuf>) -> Result<(), CliErro
     block_on(async {
         // Before the first load, so that no later change is missed.
         let trigger = ReloadTrigger::install(sources)?;
-        let loaded = Config::load(trigger.sources())?;
-        let log = bootstrap::log(&loaded.config);
+        let loaded = Config::load(&trigger.sources)?;
+        let log = LogGuard::to_stderr(loaded.config.log.format);
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
         }
@@ -166,7 +166,9 @@ impl RunningServer {
         log: &LogGuard,
         sample: Option<DemoCredentials>,
     ) -> Result<Self, CliError> {
-        let (spans, exporter) = bootstrap::spans(config)?.unzip();
+        let start = |otlp: &Otlp| SpanSender::start(otlp.endpoint.as_str(), otlp.sample);
+        let export = config.otlp.as_ref().map(start).transpose().map_err(CliError::misconfigured)?;
+        let (spans, exporter) = export.unzip();
         let dependencies = AppDependencies {
             config,
             public_origin: origin.clone(),

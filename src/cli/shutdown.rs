@@ -81,7 +81,7 @@ pub(super) async fn serve_until_shutdown(
             () = shutdown.received(1) => {}
             never = reloader.run() => match never {},
         }
-        let delay = reloader.drain_delay();
+        let delay = reloader.drain_delay;
         app.begin_shutdown();
         systemd::stopping();
         tracing::info!(?delay, "shutting down");

@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 
 use super::args::{parse_email, parse_role};
 use super::error::CliError;
-use super::import::{self, Format, ImportedUser};
+use super::import::{self, Format};
 use super::output::{self, TableRow, sessions_ended};
 use super::{bootstrap, password};
 use crate::client_info::ClientInfo;
@@ -26,18 +26,49 @@ use crate::services::users::{HashedUser, NewUser, UserError, Users};
 pub enum UserCommand {
     /// Create a user; prompts for the password twice
     #[command(after_help = CREATE_EXAMPLES)]
-    Create(UserCreate),
+    Create {
+        /// E-mail address for sign-in
+        #[arg(long, value_name = "EMAIL", value_parser = parse_email)]
+        email: String,
+        /// Display name
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
+        /// Role: user or admin
+        #[arg(long, value_name = "ROLE", default_value = "user", value_parser = parse_role)]
+        role: Role,
+        /// Read the password from standard input instead of prompting
+        #[arg(long)]
+        password_stdin: bool,
+    },
     /// List all users
     #[command(
         after_help = "Examples:\n  sekisho user list\n  sekisho user list --json | jq -r '.[] | select(.disabled) | .email'"
     )]
-    List(UserList),
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Set a user's password and end their sessions; prompts for it twice
     #[command(after_help = PASSWD_EXAMPLES)]
-    Passwd(UserPasswd),
+    Passwd {
+        /// E-mail address of the user
+        #[arg(value_name = "EMAIL", value_parser = parse_email)]
+        email: String,
+        /// Read the password from standard input instead of prompting
+        #[arg(long)]
+        password_stdin: bool,
+    },
     /// Set a user's role and end their sessions
     #[command(after_help = "Example:\n  sekisho user role ada@example.com admin")]
-    Role(UserRole),
+    Role {
+        /// E-mail address of the user
+        #[arg(value_name = "EMAIL", value_parser = parse_email)]
+        email: String,
+        /// New role: user or admin
+        #[arg(value_name = "ROLE", value_parser = parse_role)]
+        role: Role,
+    },
     /// Disable a user and end their sessions
     #[command(after_help = "Example:\n  sekisho user disable bob@example.com")]
     Disable(UserName),
@@ -49,54 +80,11 @@ pub enum UserCommand {
     Delete(UserName),
     /// Import users with their password hashes from a file; all of them or none
     #[command(after_help = import::EXAMPLES)]
-    Import(UserImport),
-}
-
-/// Arguments of `sekisho user create`.
-#[derive(Args, Clone, Debug)]
-pub struct UserCreate {
-    /// E-mail address for sign-in
-    #[arg(long, value_name = "EMAIL", value_parser = parse_email)]
-    pub email: String,
-    /// Display name
-    #[arg(long, value_name = "NAME")]
-    pub name: Option<String>,
-    /// Role: user or admin
-    #[arg(long, value_name = "ROLE", default_value = "user", value_parser = parse_role)]
-    pub role: Role,
-    /// Read the password from standard input instead of prompting
-    #[arg(long)]
-    pub password_stdin: bool,
-}
-
-/// Arguments of `sekisho user list`.
-#[derive(Args, Clone, Debug)]
-pub struct UserList {
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Arguments of `sekisho user passwd`.
-#[derive(Args, Clone, Debug)]
-pub struct UserPasswd {
-    /// E-mail address of the user
-    #[arg(value_name = "EMAIL", value_parser = parse_email)]
-    pub email: String,
-    /// Read the password from standard input instead of prompting
-    #[arg(long)]
-    pub password_stdin: bool,
-}
-
-/// Arguments of `sekisho user role`.
-#[derive(Args, Clone, Debug)]
-pub struct UserRole {
-    /// E-mail address of the user
-    #[arg(value_name = "EMAIL", value_parser = parse_email)]
-    pub email: String,
-    /// New role: user or admin
-    #[arg(value_name = "ROLE", value_parser = parse_role)]
-    pub role: Role,
+    Import {
+        /// File in JSON Lines, or in CSV with a header line
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
 }
 
 /// Arguments of `sekisho user disable`, `enable` and `delete`.
@@ -107,23 +95,14 @@ pub struct UserName {
     pub email: String,
 }
 
-/// Arguments of `sekisho user import`.
-#[derive(Args, Clone, Debug)]
-pub struct UserImport {
-    /// File in JSON Lines, or in CSV with a header line
-    #[arg(value_name = "FILE")]
-    pub file: PathBuf,
-}
-
 /// Runs a user command.
 pub(super) async fn run(command: UserCommand, config: &Config) -> Result<(), CliError> {
     // Passwords and files are read first, so that an error leaves the database untouched.
     let (password, imported) = match &command {
-        UserCommand::Create(UserCreate { password_stdin, .. })
-        | UserCommand::Passwd(UserPasswd { password_stdin, .. }) => {
+        UserCommand::Create { password_stdin, .. } | UserCommand::Passwd { password_stdin, .. } => {
             (Some(password::read_new(*password_stdin, config.login.password_min_length)?), Vec::new())
         }
-        UserCommand::Import(UserImport { file }) => (None, read_import(file)?),
+        UserCommand::Import { file } => (None, read_import(file)?),
         _ => (None, Vec::new()),
     };
     let stores = bootstrap::stores(config).await?;
@@ -137,25 +116,25 @@ async fn perform(
     command: UserCommand,
     users: &Users,
     password: Option<SecretString>,
-    imported: Vec<ImportedUser>,
+    imported: Vec<HashedUser>,
 ) -> Result<(), CliError> {
     let password = password.unwrap_or_default();
     let by = |command: &str| ClientInfo::command_line(&format!("user {command}"));
     let said = match command {
-        UserCommand::List(UserList { json }) => {
+        UserCommand::List { json } => {
             let rows: Vec<_> = users.list().await?.iter().map(UserRow::from).collect();
             return output::print_list(&rows, json);
         }
-        UserCommand::Create(UserCreate { email, name, role, .. }) => {
+        UserCommand::Create { email, name, role, .. } => {
             let user = users.create(NewUser { email, name, role, password }).await?;
             format!("created {} ({}), id {}", user.email, user.role.as_str(), user.id)
         }
-        UserCommand::Passwd(UserPasswd { email, .. }) => {
+        UserCommand::Passwd { email, .. } => {
             let ended =
                 users.set_password(&users.find_by_email(&email).await?, &password, &by("passwd")).await?;
             format!("set the password of {email}; {}", sessions_ended(ended))
         }
-        UserCommand::Role(UserRole { email, role }) => {
+        UserCommand::Role { email, role } => {
             let ended = users.set_role(&users.find_by_email(&email).await?, role, &by("role")).await?;
             format!("{email} is {} now; {}", role.as_str(), sessions_ended(ended))
         }
@@ -171,19 +150,12 @@ async fn perform(
             let ended = users.delete(&users.find_by_email(&email).await?, &by("delete")).await?;
             format!("deleted {email}; {}", sessions_ended(ended))
         }
-        UserCommand::Import(_) => {
-            let imported = users.import(imported.into_iter().map(HashedUser::from).collect()).await?;
+        UserCommand::Import { .. } => {
+            let imported = users.import(imported).await?;
             format!("imported {imported} users")
         }
     };
     output::print_lines(&[said])
-}
-
-impl From<ImportedUser> for HashedUser {
-    fn from(user: ImportedUser) -> Self {
-        let ImportedUser { email, name, role, hashed_password, disabled, .. } = user;
-        Self { email, name, role, hashed_password, disabled }
-    }
 }
 
 impl From<UserError> for CliError {
@@ -248,22 +220,18 @@ impl TableRow for UserRow {
 /// # Errors
 ///
 /// Returns an error if the file cannot be read, or [`CliError::BadImport`] with all invalid lines.
-pub fn read_import(file: &Path) -> Result<Vec<ImportedUser>, CliError> {
+pub fn read_import(file: &Path) -> Result<Vec<HashedUser>, CliError> {
     let unreadable = |error| CliError::failed(format!("cannot read {}", file.display()), error);
     let opened = File::open(file).map_err(unreadable)?;
     let size = opened.metadata().map_err(unreadable)?.len();
     let mut reader = BufReader::new(opened);
     let format = Format::of(file, reader.fill_buf().map_err(unreadable)?);
+    let style = ProgressStyle::with_template("{bar:40} {bytes} of {total_bytes}, {eta} left");
     // indicatif draws on standard error, and only if it is a terminal.
-    let bar = ProgressBar::new(size).with_style(bar_style());
+    let bar = ProgressBar::new(size).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     let users = import::parse(reader, format, |bytes| bar.set_position(bytes));
     bar.finish_and_clear();
     users.map_err(|lines| CliError::BadImport { file: file.to_owned(), lines })
-}
-
-fn bar_style() -> ProgressStyle {
-    ProgressStyle::with_template("{bar:40} {bytes} of {total_bytes}, {eta} left")
-        .unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 const CREATE_EXAMPLES: &str = "\

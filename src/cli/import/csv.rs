@@ -81,14 +81,15 @@ impl Columns {
             ));
         }
         let mut draft = ImportRecord::default();
-        for (column, value) in self.0.iter().zip(fields) {
+        // An empty field is a missing one.
+        for (column, value) in self.0.iter().zip(fields).filter(|(_, value)| !value.is_empty()) {
             let text = || (*value).to_owned();
             match *column {
                 "email" => draft.email = text(),
                 "hashed_password" => draft.hashed_password = text(),
                 "name" => draft.name = Some(text()),
                 "role" => draft.role = Some(text()),
-                _ => draft.disabled = parse_disabled(value)?,
+                _ => draft.disabled = Some(value.parse().map_err(|_| "disabled: expected true or false")?),
             }
         }
         Ok(draft)
@@ -102,15 +103,6 @@ fn fields(record: &ByteRecord) -> Option<Vec<&str>> {
 
 fn is_blank(record: &ByteRecord) -> bool {
     record.len() <= 1 && record.iter().all(|field| field.trim_ascii().is_empty())
-}
-
-fn parse_disabled(text: &str) -> Result<Option<bool>, String> {
-    match text {
-        "" => Ok(None),
-        "true" => Ok(Some(true)),
-        "false" => Ok(Some(false)),
-        _ => Err("disabled: expected true or false".to_owned()),
-    }
 }
 
 /// The first two are required.

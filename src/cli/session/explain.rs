@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use super::row::SessionRow;
 use crate::backend::db::Stores;
 use crate::cli::args::parse_session_id;
-use crate::cli::error::{CliError, store_error};
+use crate::cli::error::CliError;
 use crate::cli::output::{self, TableRow};
 use crate::client_info::ClientInfo;
 use crate::clock::{Clock, SystemClock};
@@ -32,8 +32,8 @@ pub(super) async fn run(
     stores: &Stores,
     SessionExplain { id, json }: SessionExplain,
 ) -> Result<(), CliError> {
-    let session = stores.sessions.find_session(id).await.map_err(store_error)?;
-    let audit = stores.sessions.session_audit(id, MAX_AUDIT_ENTRIES).await.map_err(store_error)?;
+    let session = stores.sessions.find_session(id).await?;
+    let audit = stores.sessions.session_audit(id, MAX_AUDIT_ENTRIES).await?;
     let report = SessionReport::new(session.as_ref(), &audit, SystemClock.now());
     let report = report.ok_or_else(|| {
         let advice = "check database.url, and session.keep_ended and audit.keep, after which ended sessions are purged";

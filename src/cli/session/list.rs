@@ -6,7 +6,7 @@ use super::lookup::find_user;
 use super::row::SessionRow;
 use crate::backend::db::Stores;
 use crate::cli::args::parse_email;
-use crate::cli::error::{CliError, store_error};
+use crate::cli::error::CliError;
 use crate::cli::output;
 use crate::clock::{Clock, SystemClock};
 use crate::services::store::SessionFilter;
@@ -35,7 +35,7 @@ pub(super) async fn run(stores: &Stores, args: SessionList) -> Result<(), CliErr
         None => SessionFilter::All,
     };
     let live_at = (!args.ended).then_some(now);
-    let sessions = stores.sessions.list_sessions(&filter, live_at, args.limit).await.map_err(store_error)?;
+    let sessions = stores.sessions.list_sessions(&filter, live_at, args.limit).await?;
     let rows: Vec<_> = sessions.iter().map(|session| SessionRow::new(session, now)).collect();
     output::print_list(&rows, args.json)
 }

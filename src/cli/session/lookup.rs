@@ -1,10 +1,10 @@
 //! Lookup of users by e-mail address.
 
 use crate::backend::db::Stores;
-use crate::cli::error::{CliError, store_error};
+use crate::cli::error::CliError;
 use crate::models::user::UserId;
 
 pub(super) async fn find_user(stores: &Stores, email: &str) -> Result<UserId, CliError> {
-    let found = stores.users.find_user_by_email(email).await.map_err(store_error)?;
+    let found = stores.users.find_user_by_email(email).await?;
     found.map(|user| user.id).ok_or_else(|| CliError::Refused(format!("there is no user {email}")))
 }

@@ -5,7 +5,7 @@ use clap::Args;
 use super::lookup::find_user;
 use crate::backend::db::Stores;
 use crate::cli::args::{parse_email, parse_session_id};
-use crate::cli::error::{CliError, store_error};
+use crate::cli::error::CliError;
 use crate::cli::output::{self, sessions_ended};
 use crate::client_info::ClientInfo;
 use crate::clock::{Clock, SystemClock};
@@ -35,7 +35,7 @@ pub(super) async fn run(stores: &Stores, args: SessionRevoke) -> Result<(), CliE
         None => args.all.then_some(SessionFilter::All),
     };
     let ended = match filter {
-        Some(filter) => stores.sessions.end_sessions(&filter, &termination).await.map_err(store_error)?.len(),
+        Some(filter) => stores.sessions.end_sessions(&filter, &termination).await?.len(),
         None => end_each(stores, &args.ids, &termination).await?,
     };
     output::print_lines(&[sessions_ended(ended)])
@@ -50,9 +50,9 @@ async fn end_each(
     let mut ended = 0;
     let mut unknown = Vec::new();
     for &id in ids {
-        if stores.sessions.end_session(id, termination).await.map_err(store_error)? {
+        if stores.sessions.end_session(id, termination).await? {
             ended += 1;
-        } else if stores.sessions.find_session(id).await.map_err(store_error)?.is_none() {
+        } else if stores.sessions.find_session(id).await?.is_none() {
             unknown.push(id.to_string());
         }
     }
