@@ -51,7 +51,7 @@ pub fn check(path: &str, allow_encoded_slash: bool) -> Result<(), BadPath> {
     if !path.starts_with('/') {
         return Err(BadPath::NotAbsolute);
     }
-    for character in PercentDecoded::new(path) {
+    for character in percent_decoded(path) {
         check_character(character, allow_encoded_slash)?;
     }
     check_segments(path)
@@ -60,7 +60,7 @@ pub fn check(path: &str, allow_encoded_slash: bool) -> Result<(), BadPath> {
 /// Returns the length in bytes of the part of `path` that matches `prefix`, or `None` if the path is not at
 /// or below the prefix. `prefix` must be [normalized](normalize).
 pub(super) fn prefix_length(prefix: &[u8], path: &str) -> Option<usize> {
-    let mut rest = NormalizedPath::new(path);
+    let mut rest = normalized(path);
     let mut length = 0;
     for &expected in prefix {
         let character = rest.next().filter(|character| character.byte == expected)?;
@@ -76,7 +76,7 @@ pub(super) fn prefix_length(prefix: &[u8], path: &str) -> Option<usize> {
 /// and `/admin;x` (equivalent in servlet containers) would bypass the rules of `/admin` and still be served
 /// by its application.
 pub(super) fn normalize(path: &str) -> Vec<u8> {
-    let mut bytes: Vec<u8> = NormalizedPath::new(path).map(|character| character.byte).collect();
+    let mut bytes: Vec<u8> = normalized(path).map(|character| character.byte).collect();
     if bytes.last() == Some(&b'/') {
         bytes.pop();
     }
@@ -99,7 +99,7 @@ fn check_character(character: Character, allow_encoded_slash: bool) -> Result<()
 fn check_segments(path: &str) -> Result<(), BadPath> {
     let mut name: Vec<u8> = Vec::new();
     let mut in_parameters = false;
-    for character in PercentDecoded::new(path).skip(1) {
+    for character in percent_decoded(path).skip(1) {
         match character.byte {
             b'/' if name.is_empty() && !character.encoded => return Err(BadPath::EmptySegment),
             b'/' => {
@@ -128,31 +128,19 @@ struct Character {
     end: usize,
 }
 
-/// Iterator over the percent-decoded bytes of a path. An invalid `%` stands for itself.
-struct PercentDecoded<'a> {
-    path: &'a [u8],
-    position: usize,
-}
-
-impl<'a> PercentDecoded<'a> {
-    fn new(path: &'a str) -> Self {
-        Self { path: path.as_bytes(), position: 0 }
-    }
-}
-
-impl Iterator for PercentDecoded<'_> {
-    type Item = Character;
-
-    fn next(&mut self) -> Option<Character> {
-        let rest = self.path.get(self.position..)?;
-        let (byte, encoded) = match *rest {
+/// Returns the percent-decoded bytes of a path. An invalid `%` stands for itself.
+fn percent_decoded(path: &str) -> impl Iterator<Item = Character> {
+    let path = path.as_bytes();
+    let mut position = 0;
+    std::iter::from_fn(move || {
+        let (byte, encoded) = match path[position..] {
             [b'%', high, low, ..] => decode_hex(high, low).map_or((b'%', false), |byte| (byte, true)),
             [byte, ..] => (byte, false),
             [] => return None,
         };
-        self.position += if encoded { 3 } else { 1 };
-        Some(Character { byte, encoded, end: self.position })
-    }
+        position += if encoded { 3 } else { 1 };
+        Some(Character { byte, encoded, end: position })
+    })
 }
 
 fn decode_hex(high: u8, low: u8) -> Option<u8> {
@@ -160,32 +148,21 @@ fn decode_hex(high: u8, low: u8) -> Option<u8> {
     Some(digit(high)? << 4 | digit(low)?)
 }
 
-/// Iterator over the bytes of a [normalized](normalize) path, except that a trailing slash is kept.
-struct NormalizedPath<'a> {
-    decoded: PercentDecoded<'a>,
-    previous: u8,
-}
-
-impl<'a> NormalizedPath<'a> {
-    fn new(path: &'a str) -> Self {
-        Self { decoded: PercentDecoded::new(path), previous: 0 }
-    }
-}
-
-impl Iterator for NormalizedPath<'_> {
-    type Item = Character;
-
-    fn next(&mut self) -> Option<Character> {
-        let mut next = self.decoded.next()?;
-        while next.byte == b';' || (next.byte == b'/' && self.previous == b'/') {
+/// Returns the bytes of a [normalized](normalize) path, except that a trailing slash is kept.
+fn normalized(path: &str) -> impl Iterator<Item = Character> {
+    let mut decoded = percent_decoded(path);
+    let mut previous = 0;
+    std::iter::from_fn(move || {
+        let mut next = decoded.next()?;
+        while next.byte == b';' || (next.byte == b'/' && previous == b'/') {
             next = match next.byte {
-                b';' => self.decoded.find(|character| character.byte == b'/')?,
-                _ => self.decoded.next()?,
+                b';' => decoded.find(|character| character.byte == b'/')?,
+                _ => decoded.next()?,
             };
         }
-        self.previous = next.byte;
+        previous = next.byte;
         Some(next)
-    }
+    })
 }
 
 #[cfg(test)]
@@ -269,7 +246,7 @@ mod tests {
     }
 
     fn decode(segment: &str) -> String {
-        let bytes: Vec<u8> = PercentDecoded::new(segment).map(|character| character.byte).collect();
+        let bytes: Vec<u8> = percent_decoded(segment).map(|character| character.byte).collect();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
