@@ -2,12 +2,12 @@
 
 use http::header::{AUTHORIZATION, COOKIE, HOST, HeaderMap, HeaderName};
 use http::uri::{Authority, PathAndQuery};
-use http::{HeaderValue, Method, Version, request};
+use http::{HeaderValue, Version, request};
 
 use super::error::ProxyError;
 use super::forwarded::Forwarded;
 use super::header_writer::HeaderWriter;
-use super::request_head::RequestHead;
+use super::request_head::{ControlData, RequestHead};
 use super::routes::Route;
 use super::settings::ProxySettings;
 use super::upgrade::Upgrade;
@@ -135,24 +135,14 @@ impl<'r> UpstreamRequest<'r> {
 }
 
 impl RequestHead for UpstreamRequest<'_> {
-    fn method(&self) -> &Method {
-        &self.parts.method
-    }
-
-    fn target(&self) -> &PathAndQuery {
-        &self.target
-    }
-
-    fn host(&self) -> Option<&HeaderValue> {
-        self.host.as_ref()
-    }
-
-    fn upgrade(&self) -> Option<&HeaderValue> {
-        self.upgrade.as_ref()
-    }
-
-    fn accepts_trailers(&self) -> bool {
-        self.accepts_trailers
+    fn control_data(&self) -> ControlData<'_> {
+        ControlData {
+            method: &self.parts.method,
+            target: &self.target,
+            host: self.host.as_ref(),
+            upgrade: self.upgrade.as_ref(),
+            accepts_trailers: self.accepts_trailers,
+        }
     }
 
     fn write_headers(&self, writer: &mut impl HeaderWriter) {

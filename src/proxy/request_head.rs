@@ -9,25 +9,21 @@ use super::header_writer::HeaderWriter;
 ///
 /// The HTTP client writes the fields that belong to the connection and to the body's framing itself.
 pub(super) trait RequestHead {
-    fn method(&self) -> &Method;
-
-    fn target(&self) -> &PathAndQuery;
-
-    /// Value of `Host` or `:authority`. `None` selects the upstream's own authority.
-    fn host(&self) -> Option<&HeaderValue> {
-        None
-    }
-
-    /// Value of `Upgrade`, if the request offers to change the protocol.
-    fn upgrade(&self) -> Option<&HeaderValue> {
-        None
-    }
-
-    /// Returns `true` if the client accepts trailers after the response body (`TE: trailers`).
-    fn accepts_trailers(&self) -> bool {
-        false
-    }
+    /// Returns everything but the header fields.
+    fn control_data(&self) -> ControlData<'_>;
 
     /// Writes every field except those for the host, the body's length and the connection.
     fn write_headers(&self, writer: &mut impl HeaderWriter);
+}
+
+/// The control data of a request (RFC 9110, section 6.2), and what it asks of the connection.
+pub(super) struct ControlData<'a> {
+    pub(super) method: &'a Method,
+    pub(super) target: &'a PathAndQuery,
+    /// Value of `Host` or `:authority`. `None` selects the upstream's own authority.
+    pub(super) host: Option<&'a HeaderValue>,
+    /// Value of `Upgrade`, if the request offers to change the protocol.
+    pub(super) upgrade: Option<&'a HeaderValue>,
+    /// True if the client accepts trailers after the response body (`TE: trailers`).
+    pub(super) accepts_trailers: bool,
 }

@@ -5,7 +5,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 
 use super::header_writer::HeaderWriter;
-use super::request_head::RequestHead;
+use super::request_head::{ControlData, RequestHead};
 
 /// Builds headers from their lines, in this order.
 pub(super) fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -33,21 +33,15 @@ impl TestHead {
 }
 
 impl RequestHead for TestHead {
-    fn method(&self) -> &Method {
-        &self.method
-    }
-
-    fn target(&self) -> &PathAndQuery {
+    fn control_data(&self) -> ControlData<'_> {
         static TARGET: PathAndQuery = PathAndQuery::from_static("/a?b");
-        &TARGET
-    }
-
-    fn upgrade(&self) -> Option<&HeaderValue> {
-        self.upgrade.as_ref()
-    }
-
-    fn accepts_trailers(&self) -> bool {
-        self.accepts_trailers
+        ControlData {
+            method: &self.method,
+            target: &TARGET,
+            host: None,
+            upgrade: self.upgrade.as_ref(),
+            accepts_trailers: self.accepts_trailers,
+        }
     }
 
     fn write_headers(&self, writer: &mut impl HeaderWriter) {

@@ -13,7 +13,7 @@ use super::dns::PeerAddr;
 use super::http1::{Http1Body, Http1Connection, Http1Error, RequestWriter};
 use super::origin::Origin;
 use crate::proxy::content_length::BodyLength;
-use crate::proxy::request_head::RequestHead;
+use crate::proxy::request_head::{ControlData, RequestHead};
 use crate::proxy::stream_error::UploadErrorKind;
 
 /// A connection that can carry one HTTP/1.1 request, or one stream of a shared HTTP/2 connection.
@@ -105,22 +105,23 @@ async fn send_http2(
 /// Builds an HTTP/2 request (RFC 9113, sections 8.2.2 and 8.3.1): `:authority` replaces `Host`, and there are
 /// no connection-specific fields.
 fn http2_request(head: &impl RequestHead, body: Body, length: BodyLength, origin: &Origin) -> Request<Body> {
-    let host = head.host().and_then(|host| Authority::try_from(host.as_bytes()).ok());
-    let mut target = Parts::default();
-    target.scheme = Some(origin.scheme.clone());
-    target.authority = Some(host.unwrap_or_else(|| origin.authority.clone()));
-    target.path_and_query = Some(head.target().clone());
+    let ControlData { method, target, host, accepts_trailers, .. } = head.control_data();
+    let host = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let mut uri = Parts::default();
+    uri.scheme = Some(origin.scheme.clone());
+    uri.authority = Some(host.unwrap_or_else(|| origin.authority.clone()));
+    uri.path_and_query = Some(target.clone());
     let mut headers = HeaderMap::new();
     head.write_headers(&mut headers);
-    if head.accepts_trailers() {
+    if accepts_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
     if let BodyLength::Known(length) = length {
         headers.insert(CONTENT_LENGTH, length.into());
     }
     let mut request = Request::new(body);
-    *request.method_mut() = head.method().clone();
-    *request.uri_mut() = Uri::from_parts(target).unwrap_or_default();
+    *request.method_mut() = method.clone();
+    *request.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
     *request.version_mut() = Version::HTTP_2;
     *request.headers_mut() = headers;
     request

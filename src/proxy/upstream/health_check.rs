@@ -8,7 +8,6 @@ use axum_core::body::Body;
 use futures_util::future::join_all;
 use http::Method;
 use http::header::USER_AGENT;
-use http::uri::PathAndQuery;
 use tokio::time::Instant;
 
 use super::balancer::LoadBalancer;
@@ -16,7 +15,7 @@ use super::http1::RequestWriter;
 use super::settings::HealthCheck;
 use super::upstream::Upstream;
 use crate::proxy::header_writer::HeaderWriter;
-use crate::proxy::request_head::RequestHead;
+use crate::proxy::request_head::{ControlData, RequestHead};
 
 /// Checks the upstreams' health and updates their gauges until `owner` is dropped.
 ///
@@ -82,12 +81,9 @@ async fn probe(upstream: &Upstream, check: &HealthCheck) -> bool {
 }
 
 impl RequestHead for HealthCheck {
-    fn method(&self) -> &Method {
-        &Method::GET
-    }
-
-    fn target(&self) -> &PathAndQuery {
-        &self.path
+    fn control_data(&self) -> ControlData<'_> {
+        let method = &Method::GET;
+        ControlData { method, target: &self.path, host: None, upgrade: None, accepts_trailers: false }
     }
 
     fn write_headers(&self, to: &mut impl HeaderWriter) {

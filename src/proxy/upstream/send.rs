@@ -27,7 +27,7 @@ use crate::request_context::RequestContext;
 
 /// Sends a request to one of the upstreams and waits for the response head.
 ///
-/// A request with [`upgrade`](RequestHead::upgrade) gets a new HTTP/1.1 connection, which is not reused.
+/// A request with an [`upgrade`](crate::proxy::request_head::ControlData::upgrade) gets a new HTTP/1.1 connection, which is not reused.
 /// Only such a request may get a 101 response.
 pub(in crate::proxy) async fn send(
     pool: &Arc<Pool>,
@@ -37,10 +37,10 @@ pub(in crate::proxy) async fn send(
     body: Body,
     progress: &mut UploadProgress,
 ) -> Result<(Response<UpstreamBody>, Lease), ProxyError> {
-    let is_upgrade = head.upgrade().is_some();
+    let is_upgrade = head.control_data().upgrade.is_some();
     let mut writer = RequestWriter::new(body);
     let mut checkout = Checkout::new(pool, upstreams, timeouts, is_upgrade);
-    let mut may_retry = head.method().is_safe() && progress.is_without_body();
+    let mut may_retry = head.control_data().method.is_safe() && progress.is_without_body();
     loop {
         let CheckedOut { connection, is_reused, mut permit, mut timer, start } = checkout.acquire().await?;
         let upstream = &permit.upstream;

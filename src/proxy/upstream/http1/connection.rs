@@ -68,7 +68,7 @@ impl Http1Connection {
                     Poll::Ready(Ok(())) | Poll::Pending => {}
                 }
             }
-            let response = ready!(self.poll_head(head.method(), cx));
+            let response = ready!(self.poll_head(head.control_data().method, cx));
             Poll::Ready(match write_error.take() {
                 None => response,
                 Some(error) if !self.has_response_bytes => Err(Http1Error::Io(error)),
@@ -77,7 +77,7 @@ impl Http1Connection {
         })
         .await?;
         if writer.is_sent() {
-            self.head_buffer = writer.take_head_buffer();
+            self.head_buffer = std::mem::take(&mut writer.head);
         }
         Ok(response)
     }

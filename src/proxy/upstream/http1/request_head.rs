@@ -5,27 +5,27 @@ use http::header::{HeaderName, HeaderValue};
 
 use crate::proxy::content_length::BodyLength;
 use crate::proxy::header_writer::HeaderWriter;
-use crate::proxy::request_head::RequestHead;
+use crate::proxy::request_head::{ControlData, RequestHead};
 
 /// Writes a request head. `default_host` is used if the request names no host.
 pub(super) fn write_head(head: &impl RequestHead, length: BodyLength, default_host: &str, to: &mut Vec<u8>) {
-    let target = head.target().as_str();
-    push(to, &[head.method().as_str().as_bytes(), b" ", target.as_bytes(), b" HTTP/1.1\r\n"]);
-    let host = head.host().map_or(default_host.as_bytes(), HeaderValue::as_bytes);
+    let ControlData { method, target, host, upgrade, accepts_trailers } = head.control_data();
+    push(to, &[method.as_str().as_bytes(), b" ", target.as_str().as_bytes(), b" HTTP/1.1\r\n"]);
+    let host = host.map_or(default_host.as_bytes(), HeaderValue::as_bytes);
     push(to, &[b"host: ", host, b"\r\n"]);
     head.write_headers(to);
     match length {
         BodyLength::Known(length) => push_length(to, length),
         BodyLength::Unknown => to.extend_from_slice(b"transfer-encoding: chunked\r\n"),
         // RFC 9110, section 8.6: methods that anticipate a body announce its absence.
-        BodyLength::Empty if matches!(*head.method(), Method::POST | Method::PUT | Method::PATCH) => {
+        BodyLength::Empty if matches!(*method, Method::POST | Method::PUT | Method::PATCH) => {
             push_length(to, 0);
         }
         BodyLength::Empty => {}
     }
-    if let Some(protocols) = head.upgrade() {
+    if let Some(protocols) = upgrade {
         push(to, &[b"connection: upgrade\r\nupgrade: ", protocols.as_bytes(), b"\r\n"]);
-    } else if head.accepts_trailers() {
+    } else if accepts_trailers {
         to.extend_from_slice(b"connection: te\r\nte: trailers\r\n");
     }
     to.extend_from_slice(b"\r\n");

@@ -25,7 +25,8 @@ pub(crate) struct RequestWriter {
     pub(super) length: BodyLength,
     /// Remaining bytes of the announced length.
     remaining: u64,
-    head: Vec<u8>,
+    /// The request head. Its buffer is reused once it is sent.
+    pub(super) head: Vec<u8>,
     /// Written before `data`: the size of a chunk, or the last chunk with the trailers.
     prefix: Vec<u8>,
     data: Bytes,
@@ -82,11 +83,6 @@ impl RequestWriter {
         (!self.is_sent()).then(|| std::mem::replace(self, Self::new(Body::empty())))
     }
 
-    /// Takes the buffer of the head, for the next request.
-    pub(super) fn take_head_buffer(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.head)
-    }
-
     /// Sends as much as the body provides and the connection accepts.
     ///
     /// Fails with [`Http1Error::Body`] or [`Http1Error::Io`].
@@ -129,21 +125,17 @@ impl RequestWriter {
         }
         // An empty chunk would end the body.
         if !data.is_empty() {
+            if self.length == BodyLength::Unknown {
+                self.prefix.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
+                self.suffix = b"\r\n";
+            }
             self.data = data;
-            self.add_chunk_size();
         }
         // A known length also determines the end.
         if self.length != BodyLength::Unknown && self.remaining == 0 {
             self.body = None;
         }
         Ok(())
-    }
-
-    fn add_chunk_size(&mut self) {
-        if self.length == BodyLength::Unknown {
-            self.prefix.extend_from_slice(format!("{:x}\r\n", self.data.len()).as_bytes());
-            self.suffix = b"\r\n";
-        }
     }
 
     /// Ends the body. Dropping it notifies the observer of its progress.
