@@ -12,12 +12,12 @@ use axum_core::body::Body as AxumBody;
 use bytes::Bytes;
 use http::Response;
 use http::header::{CONTENT_TYPE, HeaderMap};
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Body, SizeHint};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use super::response_body::DownstreamResponseBody;
-use super::stream_error::DownloadError;
+use super::stream_error::{DownloadError, FramePoll};
 use crate::identity::SessionId;
 use crate::request_context::with_current_context;
 use crate::response_abort::ResponseAbortHandle;
@@ -183,10 +183,7 @@ impl Body for EventStream {
     type Data = Bytes;
     type Error = DownloadError;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, DownloadError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> FramePoll<DownloadError> {
         // The channel of a stream without a session is closed and yields `None`.
         if let Poll::Ready(Some(event)) = self.session_end.poll_recv(cx) {
             // Data already passed to the server may still be unsent.

@@ -14,7 +14,7 @@ use tokio::sync::{oneshot, watch};
 use super::header_policy::RequestHeaderPolicy;
 use super::idle_timer::IdleTimer;
 use super::routes::Route;
-use super::stream_error::UploadError;
+use super::stream_error::{FramePoll, UploadError};
 use super::trailers;
 use super::upload_progress::{UploadProgress, UploadState};
 
@@ -49,7 +49,7 @@ impl UpstreamRequestBody {
         (body, UploadProgress::new(state_receiver, wanted))
     }
 
-    fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+    fn poll_inner(&mut self, cx: &mut Context<'_>) -> FramePoll<UploadError> {
         let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx) else {
             self.state.send_if_modified(|state| {
                 std::mem::replace(state, UploadState::AwaitingClient) == UploadState::Sending
@@ -77,10 +77,7 @@ impl http_body::Body for UpstreamRequestBody {
     type Data = Bytes;
     type Error = UploadError;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> FramePoll<UploadError> {
         let frame = ready!(self.poll_inner(cx));
         if let Some(Err(error)) = &frame {
             self.state.send_replace(UploadState::Failed(error.kind()));

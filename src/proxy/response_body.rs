@@ -7,14 +7,14 @@ use std::task::{Context, Poll, ready};
 use axum_core::BoxError;
 use axum_core::body::Body as AxumBody;
 use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Body, SizeHint};
 use http_body_util::Either;
 
 use super::header_edits::HeaderEdits;
 use super::idle_timer::IdleTimer;
 use super::reserved_headers::ReservedHeaders;
 use super::routes::Route;
-use super::stream_error::DownloadError;
+use super::stream_error::{DownloadError, FramePoll};
 use super::trailers;
 use super::upload_progress::UploadProgress;
 use super::upstream::{Lease, UpstreamBody};
@@ -36,18 +36,6 @@ struct InProgress {
     body: UpstreamBody,
     lease: Lease,
     upload: UploadProgress,
-}
-
-impl InProgress {
-    /// Returns the connection to the pool if the request has been sent in full.
-    ///
-    /// Otherwise the connection is closed: the upstream would read the rest of this request as the start of
-    /// the next one.
-    fn finish(self) {
-        if self.upload.is_finished() {
-            self.lease.finish(self.body);
-        }
-    }
 }
 
 impl DownstreamResponseBody {
@@ -80,9 +68,15 @@ impl DownstreamResponseBody {
         AxumBody::from(buffered)
     }
 
+    /// Returns the connection to the pool if the request has been sent in full.
+    ///
+    /// Otherwise the connection is closed: the upstream would read the rest of this request as the start of
+    /// the next one.
     fn finish(&mut self) {
-        if let Some(in_progress) = self.in_progress.take() {
-            in_progress.finish();
+        if let Some(InProgress { body, lease, upload }) = self.in_progress.take()
+            && upload.is_finished()
+        {
+            lease.finish(body);
         }
     }
 }
@@ -91,10 +85,7 @@ impl Body for DownstreamResponseBody {
     type Data = Bytes;
     type Error = DownloadError;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, DownloadError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> FramePoll<DownloadError> {
         if let Some(error) = self.pending_error.take() {
             return Poll::Ready(Some(Err(log_abort(DownloadError::Upstream(error)))));
         }

@@ -1,11 +1,17 @@
 //! Errors of request and response bodies in transit.
 
 use std::error::Error as StdError;
+use std::task::Poll;
 
 use axum_core::BoxError;
+use bytes::Bytes;
+use http_body::Frame;
 use http_body_util::LengthLimitError;
 
 use crate::session_event::SessionEvent;
+
+/// The next frame of a body, if it has arrived.
+pub(super) type FramePoll<E> = Poll<Option<Result<Frame<Bytes>, E>>>;
 
 /// The reason why a request body cannot be forwarded to its end.
 #[derive(Debug, thiserror::Error)]

@@ -4,13 +4,11 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::connection::serve_connection;
 use super::connection_registry::{ConnectionPermit, ConnectionRegistry};
@@ -156,10 +154,7 @@ fn reject(mut stream: TcpStream, is_tls: bool) {
     if is_tls {
         return;
     }
-    if REJECTING.fetch_add(1, Relaxed) >= MAX_REJECTING {
-        REJECTING.fetch_sub(1, Relaxed);
-        return;
-    }
+    let Ok(permit) = REJECTION_PERMITS.try_acquire() else { return };
     tokio::spawn(async move {
         let respond = async {
             stream.write_all(&RejectReason::Overloaded.bytes()).await?;
@@ -171,7 +166,7 @@ fn reject(mut stream: TcpStream, is_tls: bool) {
             io::Result::Ok(())
         };
         let _ = tokio::time::timeout(REJECT_TIMEOUT, respond).await;
-        REJECTING.fetch_sub(1, Relaxed);
+        drop(permit);
     });
 }
 
@@ -184,8 +179,6 @@ async fn backoff(error: &io::Error) {
 
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
-/// Number of connections that are being rejected with a response.
-static REJECTING: AtomicUsize = AtomicUsize::new(0);
-/// Limit on concurrent rejections; further connections are closed without a response.
-const MAX_REJECTING: usize = 256;
+/// Limits concurrent rejections; further connections are closed without a response.
+static REJECTION_PERMITS: Semaphore = Semaphore::const_new(256);
 const REJECT_TIMEOUT: Duration = Duration::from_secs(1);

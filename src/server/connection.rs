@@ -75,13 +75,14 @@ pub(super) async fn serve_connection<S: HttpService>(
     let builders = &settings.builders;
     if is_http2 {
         state.set_http2();
-        let service = ConnectionService::new(service, context);
+        let service = ConnectionService { inner: service, context };
         let connection = builders.http2.serve_connection(TokioIo::new(io), service);
         // Boxed: the future is large, and most connections are HTTP/1.1.
         drive_http2(Box::pin(connection), &state).await?;
     } else {
         let builder = if context.is_tls { &builders.http1_over_tls } else { &builders.http1 };
-        serve_http1(builder, io, ConnectionService::new(service, context), &state).await?;
+        let service = ConnectionService { inner: service, context };
+        serve_http1(builder, io, service, &state).await?;
     }
     Ok(())
 }

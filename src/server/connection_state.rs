@@ -159,11 +159,6 @@ impl ConnectionState {
             && !self.is_body_pending()
     }
 
-    /// Records that the connection has become a tunnel.
-    pub(super) fn tunnel_started(&self) {
-        self.enter(Phase::Tunnel);
-    }
-
     /// Records that the server's side was shut down.
     pub(super) fn shutdown_started(&self) {
         if self.stored_phase() != Phase::Closing {
@@ -226,7 +221,8 @@ impl ConnectionState {
         phases[usize::from(self.phase.load(Relaxed)) % phases.len()]
     }
 
-    fn enter(&self, phase: Phase) {
+    /// Records that the connection waits for another event.
+    pub(super) fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Relaxed);
         increment(&self.transitions);
     }

@@ -269,10 +269,7 @@ impl AsyncWrite for MonitoredIo {
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.stream {
-            MaybeTlsStream::Plain(stream) => stream.is_write_vectored(),
-            MaybeTlsStream::Tls(stream) => stream.is_write_vectored(),
-        }
+        true
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -17,7 +17,7 @@ use pin_project_lite::pin_project;
 use tower::{Service, ServiceExt};
 
 use super::connection_context::ConnectionContext;
-use super::connection_state::CloseMode;
+use super::connection_state::{CloseMode, Phase};
 use super::extensions::{Peer, TlsConnection};
 use super::http_service::HttpService;
 use super::http2_executor;
@@ -27,14 +27,8 @@ use crate::response_abort::ResponseAbortHandle;
 
 /// Service of one connection.
 pub(super) struct ConnectionService<S> {
-    inner: S,
-    context: Arc<ConnectionContext>,
-}
-
-impl<S> ConnectionService<S> {
-    pub(super) fn new(inner: S, context: Arc<ConnectionContext>) -> Self {
-        Self { inner, context }
-    }
+    pub(super) inner: S,
+    pub(super) context: Arc<ConnectionContext>,
 }
 
 impl<S: HttpService> hyper::service::Service<Request<Incoming>> for ConnectionService<S> {
@@ -145,7 +139,7 @@ impl InFlightRequest {
         self.release();
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             self.is_upgraded = true;
-            self.context.state.tunnel_started();
+            self.context.state.enter(Phase::Tunnel);
             return;
         }
         if let Some(handle) = response.extensions_mut().remove() {
@@ -206,6 +200,9 @@ impl Drop for InFlightRequest {
     }
 }
 
+/// The next frame of a body, if it has arrived.
+type FramePoll<E> = Poll<Option<Result<Frame<Bytes>, E>>>;
+
 /// Request body that records whether it may still be read, which can be after the response.
 struct RequestBody {
     body: Incoming,
@@ -233,10 +230,7 @@ impl HttpBody for RequestBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> FramePoll<hyper::Error> {
         let this = self.get_mut();
         let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
         if this.body.is_end_stream() {
@@ -264,10 +258,7 @@ impl HttpBody for TrackedBody {
     type Data = Bytes;
     type Error = axum::Error;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> FramePoll<axum::Error> {
         let this = self.get_mut();
         // hyper polls again only after it has written the previous frame.
         if let Some(in_flight) = &this.in_flight {

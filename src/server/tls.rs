@@ -307,17 +307,12 @@ fn server_config(
 }
 
 /// Resolver that returns the current certificate.
+#[derive(Debug)]
 struct ReloadableCertResolver(ArcSwap<CertifiedKey>);
 
 impl ResolvesServerCert for ReloadableCertResolver {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.0.load_full())
-    }
-}
-
-impl fmt::Debug for ReloadableCertResolver {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ReloadableCertResolver")
     }
 }
 

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::Response;
 use http_body::{Body, Frame, SizeHint};
-use tokio::task::AbortHandle;
+use tokio::task::JoinSet;
 
 use super::connection::Http1Connection;
 use super::error::Http1Error;
@@ -15,6 +15,7 @@ use super::framing::{BodyDecoder, Decoded};
 use super::io::UpgradedConnection;
 use super::request_writer::RequestWriter;
 use super::response_head::ResponseHead;
+use crate::proxy::stream_error::FramePoll;
 use crate::request_context::with_current_context;
 
 /// A response body, which owns its connection.
@@ -22,16 +23,8 @@ pub(crate) struct Http1Body {
     connection: Box<Http1Connection>,
     decoder: BodyDecoder,
     keep_alive: bool,
-    _upload: Option<UploadTask>,
-}
-
-/// The task that sends the rest of the request. Aborted when the response ends.
-struct UploadTask(AbortHandle);
-
-impl Drop for UploadTask {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    /// The task that sends the rest of the request. Aborted when the response ends.
+    _upload: Option<JoinSet<()>>,
 }
 
 impl Http1Body {
@@ -54,8 +47,9 @@ impl Http1Body {
     fn with_upload(connection: Http1Connection, decoder: BodyDecoder, mut unsent: RequestWriter) -> Self {
         let (connection, mut write_half) = connection.split();
         let upload = async move { _ = poll_fn(|cx| unsent.poll_send(&mut write_half, cx)).await };
-        let task = UploadTask(tokio::spawn(with_current_context(upload)).abort_handle());
-        Self { connection: Box::new(connection), decoder, keep_alive: false, _upload: Some(task) }
+        let mut tasks = JoinSet::new();
+        tasks.spawn(with_current_context(upload));
+        Self { connection: Box::new(connection), decoder, keep_alive: false, _upload: Some(tasks) }
     }
 
     /// Returns the whole body if it has been received already.
@@ -88,10 +82,7 @@ impl Body for Http1Body {
     type Data = Bytes;
     type Error = Http1Error;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Http1Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> FramePoll<Http1Error> {
         let Self { connection, decoder, .. } = self.get_mut();
         loop {
             match decoder.decode(&mut connection.buffer)? {
