@@ -1,4 +1,5 @@
 use std::convert::Infallible;
+use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -12,6 +13,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use proptest::prelude::*;
 use tower::{Layer, Service, ServiceExt, service_fn};
+use tracing::Level;
 use uuid::Uuid;
 
 use super::*;
@@ -712,39 +714,14 @@ async fn closure_response_gets_session_headers() {
 
 // --- The log.
 
-/// Records the log events of this module, one line each.
-struct Log(Arc<Mutex<Vec<String>>>);
-
-impl tracing::Subscriber for Log {
-    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        metadata.target().starts_with("sekisho::layer")
-    }
-
-    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-        tracing::span::Id::from_u64(1)
-    }
-
-    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
-    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-    fn enter(&self, _: &tracing::span::Id) {}
-    fn exit(&self, _: &tracing::span::Id) {}
-
-    fn event(&self, event: &tracing::Event<'_>) {
-        let mut line = event.metadata().level().to_string();
-        event.record(&mut |field: &tracing::field::Field, value: &dyn std::fmt::Debug| {
-            line.push_str(&format!(" {field}={value:?}"));
-        });
-        self.0.lock().unwrap().push(line);
-    }
-}
-
 #[tokio::test]
 async fn refreshes_and_rejections_are_logged_once() {
     // With a single subscriber, tracing caches the interest of the thread that reaches a callsite first,
     // which may be one of another test without subscriber. A second subscriber prevents that.
-    let _second = tracing::Dispatch::new(Log(Arc::default()));
-    let lines = Arc::default();
-    let _guard = tracing::subscriber::set_default(Log(Arc::clone(&lines)));
+    let format = || tracing_subscriber::fmt().with_max_level(Level::DEBUG).with_ansi(false).without_time();
+    let _second = tracing::Dispatch::new(format().with_writer(io::sink).finish());
+    let (log, writer) = io::pipe().unwrap();
+    let guard = tracing::subscriber::set_default(format().with_writer(Arc::new(writer)).finish());
     for cookies in [
         "access_token=valid; refresh_token=good",
         "access_token=expired; refresh_token=good",
@@ -756,13 +733,14 @@ async fn refreshes_and_rejections_are_logged_once() {
     ] {
         fixture().cookies(cookies).await;
     }
-    insta::assert_snapshot!(lines.lock().unwrap().join("\n"), @"
-    INFO message=session refreshed session_event=rotated session=00000000-0000-0000-0000-000000000001 user=new
-    WARN message=session refresh postponed session_event=store_unavailable session=00000000-0000-0000-0000-000000000001
-    INFO message=session rejected session_event=logged_out bearer=false
-    WARN message=session check failed session_event=store_unavailable bearer=false
-    DEBUG message=no session session_event=malformed bearer=false
-    DEBUG message=no session session_event=missing bearer=false
+    drop(guard);
+    insta::assert_snapshot!(io::read_to_string(log).unwrap(), @"
+     INFO sekisho::layer::future: session refreshed session_event=rotated session=00000000-0000-0000-0000-000000000001 user=new
+     WARN sekisho::layer::future: session refresh postponed session_event=store_unavailable session=00000000-0000-0000-0000-000000000001
+     INFO sekisho::layer::future: session rejected session_event=logged_out bearer=false
+     WARN sekisho::layer::future: session check failed session_event=store_unavailable bearer=false
+    DEBUG sekisho::layer::future: no session session_event=malformed bearer=false
+    DEBUG sekisho::layer::future: no session session_event=missing bearer=false
     ");
 }
 

@@ -8,13 +8,11 @@
 //! I/O and allocates only the strings of the [`Identity`].
 
 use std::borrow::Cow;
-use std::fmt;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::de::{Deserializer, SeqAccess, Visitor};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -282,10 +280,10 @@ struct UpstreamClaims<'a> {
 }
 
 /// `aud`: one string, or an array of them (RFC 7519, section 4.1.3).
-#[derive(Serialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(untagged)]
 enum Audience<'a> {
-    One(Cow<'a, str>),
+    One(#[serde(borrow)] Cow<'a, str>),
     Many(Vec<String>),
 }
 
@@ -295,38 +293,6 @@ impl Audience<'_> {
             Self::One(one) => one == audience,
             Self::Many(many) => many.iter().any(|one| one == audience),
         }
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Audience<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct OneOrMany;
-
-        impl<'de> Visitor<'de> for OneOrMany {
-            type Value = Audience<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string or an array of strings")
-            }
-
-            fn visit_borrowed_str<E>(self, one: &'de str) -> Result<Audience<'de>, E> {
-                Ok(Audience::One(Cow::Borrowed(one)))
-            }
-
-            fn visit_str<E>(self, one: &str) -> Result<Audience<'de>, E> {
-                Ok(Audience::One(Cow::Owned(one.to_owned())))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut names: A) -> Result<Audience<'de>, A::Error> {
-                let mut many = Vec::new();
-                while let Some(name) = names.next_element()? {
-                    many.push(name);
-                }
-                Ok(Audience::Many(many))
-            }
-        }
-
-        deserializer.deserialize_any(OneOrMany)
     }
 }
 

@@ -17,24 +17,9 @@ pub(super) struct Pool {
     slots: Arc<Semaphore>,
     workers: Arc<Semaphore>,
     jobs: Sender<Job>,
-    metrics: PoolMetrics,
-}
-
-/// Metrics of a pool.
-struct PoolMetrics {
     queued: Gauge,
     running: Gauge,
     refused: Counter,
-}
-
-impl PoolMetrics {
-    fn new() -> Self {
-        Self {
-            queued: gauge!("sekisho_password_jobs_queued"),
-            running: gauge!("sekisho_password_jobs_running"),
-            refused: counter!("sekisho_password_jobs_refused_total"),
-        }
-    }
 }
 
 /// Increments a gauge until it is dropped.
@@ -68,7 +53,9 @@ impl Pool {
             slots: Arc::new(Semaphore::new(slots)),
             workers: Arc::new(Semaphore::new(workers)),
             jobs,
-            metrics: PoolMetrics::new(),
+            queued: gauge!("sekisho_password_jobs_queued"),
+            running: gauge!("sekisho_password_jobs_running"),
+            refused: counter!("sekisho_password_jobs_refused_total"),
         })
     }
 
@@ -79,13 +66,13 @@ impl Pool {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, PasswordError> {
         let slot = Arc::clone(&self.slots).try_acquire_owned().map_err(|_| {
-            self.metrics.refused.increment(1);
+            self.refused.increment(1);
             PasswordError::Busy
         })?;
-        let queued = GaugeGuard::new(&self.metrics.queued);
+        let queued = GaugeGuard::new(&self.queued);
         let worker = Arc::clone(&self.workers).acquire_owned().await.map_err(|_| PasswordError::Stopped)?;
         drop(queued);
-        let running = GaugeGuard::new(&self.metrics.running);
+        let running = GaugeGuard::new(&self.running);
         let (result_sender, result) = oneshot::channel();
         let job = move || {
             let value = work();
