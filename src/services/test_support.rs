@@ -149,6 +149,13 @@ impl TokensFixture {
         }
     }
 
+    /// Lets the access token expire, then refreshes and expects a rotation.
+    #[track_caller]
+    pub(super) fn rotate(&self, client: &mut TestClient) -> impl Future<Output = ()> {
+        self.advance(ACCESS_TTL);
+        self.expect_refresh(client, SessionEvent::Rotated)
+    }
+
     pub(super) fn now(&self) -> OffsetDateTime {
         self.clock.now()
     }

@@ -131,8 +131,7 @@ async fn lost_response_is_replayed_on_every_retry() {
         assert_ne!(again.tokens.access_token, lost.tokens.access_token);
     }
     fixture.expect_refresh(&mut client, SessionEvent::Replayed).await;
-    fixture.advance(ACCESS_TTL);
-    fixture.expect_refresh(&mut client, SessionEvent::Rotated).await;
+    fixture.rotate(&mut client).await;
 }
 
 #[tokio::test]
@@ -202,8 +201,7 @@ async fn late_response_is_not_a_divergent_client() {
     // The replay's response arrives after the rotation's and restores the previous cookies.
     fixture.advance(ACCESS_TTL);
     fixture.expect_refresh(&mut late, SessionEvent::Replayed).await;
-    fixture.advance(ACCESS_TTL);
-    fixture.expect_refresh(&mut late, SessionEvent::Rotated).await;
+    fixture.rotate(&mut late).await;
 }
 
 #[tokio::test]
@@ -228,8 +226,7 @@ async fn token_further_behind_is_reuse_in_any_kind_of_session() {
         let old = fixture.sign_in(kind).await;
         let mut new = old.clone();
         for _ in 0..2 {
-            fixture.advance(ACCESS_TTL);
-            fixture.expect_refresh(&mut new, SessionEvent::Rotated).await;
+            fixture.rotate(&mut new).await;
         }
         assert_eq!(fixture.rejection(&old).await, rejected(SessionEvent::ReuseDetected));
         assert_eq!(fixture.rejection(&new).await, rejected(SessionEvent::ReuseDetected));
@@ -242,15 +239,13 @@ async fn store_that_lost_rotations_catches_up() {
         let (fixture, mut client) = TokensFixture::with_browser().await;
         let backup = fixture.row(&client).await;
         for _ in 0..lost {
-            fixture.advance(ACCESS_TTL);
-            fixture.expect_refresh(&mut client, SessionEvent::Rotated).await;
+            fixture.rotate(&mut client).await;
         }
         fixture.restore(&backup).await;
         fixture.advance(ACCESS_TTL);
         fixture.expect_refresh(&mut client, SessionEvent::CaughtUp).await;
         assert_eq!(fixture.row(&client).await.generation, lost + 2);
-        fixture.advance(ACCESS_TTL);
-        fixture.expect_refresh(&mut client, SessionEvent::Rotated).await;
+        fixture.rotate(&mut client).await;
     }
 }
 
@@ -259,8 +254,7 @@ async fn terminated_session_of_a_restored_store_does_not_catch_up() {
     let (fixture, mut client) = TokensFixture::with_browser().await;
     let mut backup = fixture.row(&client).await;
     backup.end = Some(fixture.tokens.termination(EndReason::Revoked, &ClientInfo::default()).end());
-    fixture.advance(ACCESS_TTL);
-    fixture.expect_refresh(&mut client, SessionEvent::Rotated).await;
+    fixture.rotate(&mut client).await;
     fixture.restore(&backup).await;
     fixture.advance(BEYOND_GRACE);
     assert_eq!(fixture.rejection(&client).await, rejected_and_cleared(SessionEvent::Revoked));
@@ -270,8 +264,7 @@ async fn terminated_session_of_a_restored_store_does_not_catch_up() {
 async fn concurrent_replicas_catch_up_once() {
     let (fixture, mut client) = TokensFixture::with_browser().await;
     let backup = fixture.row(&client).await;
-    fixture.advance(ACCESS_TTL);
-    fixture.expect_refresh(&mut client, SessionEvent::Rotated).await;
+    fixture.rotate(&mut client).await;
     fixture.restore(&backup).await;
     fixture.advance(ACCESS_TTL);
     let other = fixture.replica();
@@ -292,8 +285,7 @@ async fn last_generation_terminates_the_session() {
         refresh_token::mint(fixture.tokens.keys().load().by_number(1).unwrap(), row.id, generation)
     };
     let mut client = TestClient { refresh: refresh(u32::MAX - 1), access: None, ..client };
-    fixture.advance(ACCESS_TTL);
-    fixture.expect_refresh(&mut client, SessionEvent::Rotated).await;
+    fixture.rotate(&mut client).await;
     assert_eq!(client.refresh, refresh(u32::MAX));
     fixture.advance(ACCESS_TTL);
     assert_eq!(fixture.rejection(&client).await, rejected(SessionEvent::Exhausted));
@@ -497,15 +489,13 @@ async fn sessions_survive_a_key_rotation() {
     let (fixture, mut client) = TokensFixture::with_browser().await;
     let with_old_key = client.clone();
     fixture.rotate_keys();
-    fixture.advance(ACCESS_TTL);
-    fixture.expect_refresh(&mut client, SessionEvent::Rotated).await;
+    fixture.rotate(&mut client).await;
     let keys = fixture.tokens.keys().load();
     assert_eq!(refresh_token::parse(&keys, &client.refresh).map(|token| token.key_number), Ok(2));
     assert_eq!(fixture.row(&client).await.key_number, 2);
     let again = fixture.refresh(&with_old_key).await.expect("the replaced token is replayed");
     assert_eq!(again.tokens.refresh_token, client.refresh);
-    fixture.advance(ACCESS_TTL);
-    fixture.expect_refresh(&mut client, SessionEvent::Rotated).await;
+    fixture.rotate(&mut client).await;
 }
 
 #[tokio::test]
