@@ -98,12 +98,10 @@ pub enum KeyFileError {
 ///
 /// Returns a [`KeyFileError`] with the invalid file, or [`KeyFileError::Empty`] without any key.
 pub fn load(dir: &Path, activation: Duration) -> Result<KeyRing, KeyFileError> {
-    let keys = read_all(dir)?
-        .into_iter()
-        .map(|(path, material)| {
-            SigningKey::new(&material).map_err(|source| KeyFileError::Key { path, source })
-        })
-        .collect::<Result<Vec<_>, _>>()?;
+    let mut keys = Vec::new();
+    for (path, material) in read_all(dir)? {
+        keys.push(SigningKey::new(&material).map_err(|source| KeyFileError::Key { path, source })?);
+    }
     if keys.is_empty() {
         return Err(KeyFileError::Empty(dir.to_owned()));
     }
@@ -116,7 +114,7 @@ pub fn load(dir: &Path, activation: Duration) -> Result<KeyRing, KeyFileError> {
 ///
 /// Returns [`KeyFileError::Exists`] if there are keys or files of retired keys.
 pub fn init(dir: &Path, algorithm: Algorithm, now: OffsetDateTime) -> Result<u8, KeyFileError> {
-    make_dir(dir)?;
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed(dir))?;
     match last_number(dir)? {
         0 if add(dir, 1, algorithm, now)? => Ok(1),
         _ => Err(KeyFileError::Exists(dir.to_owned())),
@@ -229,15 +227,9 @@ impl KeyFile {
 }
 
 fn read_all(dir: &Path) -> Result<Vec<(PathBuf, KeyMaterial)>, KeyFileError> {
-    let mut keys = Vec::new();
-    for name in names(dir)? {
-        if name.ends_with(".toml") {
-            let path = dir.join(name);
-            let material = read(&path)?;
-            keys.push((path, material));
-        }
-    }
-    Ok(keys)
+    let files = names(dir)?.into_iter().filter(|name| name.ends_with(".toml"));
+    let paths = files.map(|name| dir.join(name));
+    paths.map(|path| read(&path).map(|material| (path, material))).collect()
 }
 
 fn read(path: &Path) -> Result<KeyMaterial, KeyFileError> {
@@ -312,10 +304,6 @@ fn write(path: &Path, material: &KeyMaterial) -> io::Result<()> {
     file.write_all(HEAD.as_bytes())?;
     file.write_all(text.as_bytes())?;
     file.sync_all()
-}
-
-fn make_dir(dir: &Path) -> Result<(), KeyFileError> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed(dir))
 }
 
 fn sync_dir(dir: &Path) -> Result<(), KeyFileError> {

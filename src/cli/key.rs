@@ -93,15 +93,13 @@ async fn retire(dir: &Path, number: u8, config: &Config) -> Result<String, CliEr
 async fn record_audit(config: &Config, event: AuditEvent, number: u8, command: &str) {
     let entry = AuditEntry::new(SystemClock.now(), event, ClientInfo::command_line(command));
     let entry = AuditEntry { key_number: Some(number), ..entry };
-    let written = match bootstrap::stores(config).await {
-        Ok(stores) => {
-            let written = stores.sessions.record(&[entry]).await;
-            stores.close().await;
-            written.map_err(|error| CliError::failed("can't write to the database", error))
-        }
-        Err(error) => Err(error),
+    let write = async {
+        let stores = bootstrap::stores(config).await?;
+        let written = stores.sessions.record(&[entry]).await;
+        stores.close().await;
+        written.map_err(|error| CliError::failed("can't write to the database", error))
     };
-    if let Err(error) = written {
+    if let Err(error) = write.await {
         output::print_warning(&format!("the audit lacks this {}: {error}", event.as_str()));
     }
 }

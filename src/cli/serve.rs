@@ -14,7 +14,7 @@ use super::bootstrap::{self, block_on};
 use super::error::CliError;
 use super::listeners::{Listeners, local_addr};
 use super::reload::{ReloadTrigger, Reloader};
-use super::shutdown::{AuxiliaryListeners, ShutdownSignal, serve_until_shutdown};
+use super::shutdown::{ShutdownSignal, serve_until_shutdown};
 use super::systemd;
 use crate::app::{App, AppDependencies, DemoCredentials, RunningApp, StartError, check_replica};
 use crate::backend::db::Stores;
@@ -100,11 +100,10 @@ pub(super) async fn serve(
     let app = &server.running.app;
     serve_public(&threads, public, resources.certificate.clone(), app)?;
     systemd::notify_ready();
-    let (limits, limits_receiver) = watch::channel(config.server.limits);
     let mut reloader = Reloader {
         app,
         threads: &threads,
-        limits,
+        limits: watch::Sender::new(config.server.limits),
         certificate: resources.certificate.clone(),
         keys: Arc::clone(&resources.keys),
         clock: Arc::clone(&resources.clock),
@@ -113,9 +112,8 @@ pub(super) async fn serve(
         health_checks: tokio::spawn(app.routes().run_health_checks()),
         trigger,
     };
-    let auxiliary = AuxiliaryListeners { admin, verify, limits: limits_receiver };
     let result = tokio::select! {
-        () = serve_until_shutdown(&shutdown, &threads, auxiliary, app, &mut reloader) => Ok(()),
+        () = serve_until_shutdown(&shutdown, &threads, admin, verify, app, &mut reloader) => Ok(()),
         () = shutdown.received(2) => Err(CliError::Refused(
             "second shutdown signal: requests in flight were aborted".to_owned(),
         )),

@@ -52,19 +52,12 @@ impl ShutdownSignal {
     }
 }
 
-/// The listeners besides the public one, which the worker threads serve.
-pub(super) struct AuxiliaryListeners {
-    pub(super) admin: TcpListener,
-    pub(super) verify: Option<TcpListener>,
-    /// The limits of `verify`, which change with the configuration.
-    pub(super) limits: watch::Receiver<ServerLimits>,
-}
-
-/// Serves until a shutdown signal, then shuts down gracefully.
+/// Serves until a shutdown signal, then shuts down gracefully. The worker threads serve the public listener.
 pub(super) async fn serve_until_shutdown(
     shutdown: &ShutdownSignal,
     threads: &WorkerThreads,
-    listeners: AuxiliaryListeners,
+    admin: TcpListener,
+    verify: Option<TcpListener>,
     app: &App,
     reloader: &mut Reloader<'_>,
 ) {
@@ -72,9 +65,11 @@ pub(super) async fn serve_until_shutdown(
     let (close_verify, verify_closed) = oneshot::channel::<()>();
     // Dropping a sender closes its listener.
     let limits = ServerLimits { drain: ADMIN_DRAIN, ..ServerLimits::default() };
-    let admin = server::serve(listeners.admin, app.admin.clone(), limits, async { _ = admin_closed.await });
-    let verify = listeners.verify.zip(app.forward_auth.clone()).map(|(listener, service)| {
-        server::serve_with_limits(listener, service, listeners.limits, async { _ = verify_closed.await })
+    let admin = server::serve(admin, app.admin.clone(), limits, async { _ = admin_closed.await });
+    let verify = verify.zip(app.forward_auth.clone()).map(|(listener, service)| {
+        server::serve_with_limits(listener, service, reloader.limits.subscribe(), async {
+            _ = verify_closed.await
+        })
     });
     let public = async {
         tokio::select! {

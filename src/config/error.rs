@@ -23,7 +23,7 @@ pub enum ConfigError {
         second: ValueSource,
     },
     /// A value that cannot be parsed, or that conflicts with another one.
-    #[error("{key}{} {place}: {problem}", shown(value.as_deref()))]
+    #[error("{key}{} {place}: {problem}", optional(" = ", value.as_deref(), ""))]
     Invalid {
         /// The key.
         key: String,
@@ -67,7 +67,7 @@ pub enum ConfigError {
         problem: String,
     },
     /// A key that does not exist.
-    #[error("unknown key {key} {place}{}", suggestion(nearest.as_deref()))]
+    #[error("unknown key {key} {place}{}", optional(": did you mean ", nearest.as_deref(), "?"))]
     UnknownKey {
         /// The key.
         key: String,
@@ -77,7 +77,7 @@ pub enum ConfigError {
         nearest: Option<String>,
     },
     /// A file that cannot be read.
-    #[error("cannot read {}{}", path.display(), in_parentheses(key.as_deref()))]
+    #[error("cannot read {}{}", path.display(), optional(" (", key.as_deref(), ")"))]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -131,14 +131,7 @@ impl fmt::Display for ValueSource {
 #[error("{0}")]
 pub struct ParseError(pub(super) &'static str);
 
-fn shown(value: Option<&str>) -> String {
-    value.map(|value| format!(" = {value}")).unwrap_or_default()
-}
-
-fn suggestion(nearest: Option<&str>) -> String {
-    nearest.map(|name| format!(": did you mean {name}?")).unwrap_or_default()
-}
-
-fn in_parentheses(key: Option<&str>) -> String {
-    key.map(|key| format!(" ({key})")).unwrap_or_default()
+/// Formats `text` between `before` and `after`. Returns the empty string without a text.
+fn optional(before: &str, text: Option<&str>, after: &str) -> String {
+    text.map(|text| format!("{before}{text}{after}")).unwrap_or_default()
 }

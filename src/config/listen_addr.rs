@@ -135,22 +135,18 @@ mod tests {
 
     #[test]
     fn conflicts_with_finds_addresses_that_overlap() {
-        for (one, other) in [
-            ("127.0.0.1:1", "127.0.0.1:1"),
-            ("0.0.0.0:1", "127.0.0.1:1"),
-            ("localhost:1", "127.0.0.1:1"),
-            ("[::]:1", "10.0.0.1:1"),
+        for (one, other, conflict) in [
+            ("127.0.0.1:1", "127.0.0.1:1", true),
+            ("0.0.0.0:1", "127.0.0.1:1", true),
+            ("localhost:1", "127.0.0.1:1", true),
+            ("[::]:1", "10.0.0.1:1", true),
+            ("127.0.0.1:1", "127.0.0.1:2", false),
+            ("127.0.0.1:0", "127.0.0.1:0", false),
+            ("127.0.0.1:1", "127.0.0.2:1", false),
+            ("127.0.0.1:1", "[::1]:1", false),
         ] {
-            assert!(listen(one).conflicts_with(&listen(other)), "{one} {other}");
-            assert!(listen(other).conflicts_with(&listen(one)), "{other} {one}");
-        }
-        for (one, other) in [
-            ("127.0.0.1:1", "127.0.0.1:2"),
-            ("127.0.0.1:0", "127.0.0.1:0"),
-            ("127.0.0.1:1", "127.0.0.2:1"),
-            ("127.0.0.1:1", "[::1]:1"),
-        ] {
-            assert!(!listen(one).conflicts_with(&listen(other)), "{one} {other}");
+            assert_eq!(listen(one).conflicts_with(&listen(other)), conflict, "{one} {other}");
+            assert_eq!(listen(other).conflicts_with(&listen(one)), conflict, "{other} {one}");
         }
     }
 

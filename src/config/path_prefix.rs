@@ -88,12 +88,9 @@ mod tests {
             assert!(bad.parse::<PathPrefix>().is_err(), "{bad}");
         }
         let prefix: PathPrefix = "/api".parse().unwrap();
-        assert!(
-            prefix.matches("/api")
-                && prefix.matches("/api/v1")
-                && !prefix.matches("/apis")
-                && !prefix.matches("/")
-        );
+        for (path, matches) in [("/api", true), ("/api/v1", true), ("/apis", false), ("/", false)] {
+            assert_eq!(prefix.matches(path), matches, "{path}");
+        }
         let root: PathPrefix = "/".parse().unwrap();
         assert!(root.matches("/") && root.matches("/api"));
     }

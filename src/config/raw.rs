@@ -116,26 +116,27 @@ impl RawSettings {
 
     /// Parses a whole number in `range`.
     pub(super) fn integer(&self, key: &str, range: RangeInclusive<u32>) -> Result<Option<u32>, ConfigError> {
-        let convert = |value: &RawValue| match value {
-            RawValue::Integer(digits) | RawValue::Untyped(digits) => {
-                digits.parse().ok().filter(|number| range.contains(number))
-            }
-            _ => None,
-        };
-        let expected = || format!("expected a whole number from {} to {}", range.start(), range.end());
-        self.convert(key, convert, expected)
+        self.number(key, range, "a whole number")
     }
 
     /// Parses a number in `range`.
     pub(super) fn fraction(&self, key: &str, range: RangeInclusive<f64>) -> Result<Option<f64>, ConfigError> {
+        self.number(key, range, "a number")
+    }
+
+    fn number<T: FromStr + PartialOrd + fmt::Display>(
+        &self,
+        key: &str,
+        range: RangeInclusive<T>,
+        kind: &str,
+    ) -> Result<Option<T>, ConfigError> {
         let convert = |value: &RawValue| match value {
             RawValue::Integer(digits) | RawValue::Untyped(digits) | RawValue::Other(digits) => {
                 digits.parse().ok().filter(|number| range.contains(number))
             }
             _ => None,
         };
-        let expected = || format!("expected a number from {} to {}", range.start(), range.end());
-        self.convert(key, convert, expected)
+        self.convert(key, convert, || format!("expected {kind} from {} to {}", range.start(), range.end()))
     }
 
     /// Parses a duration from `min` to [`MAX_DURATION`].

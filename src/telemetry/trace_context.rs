@@ -92,14 +92,9 @@ fn parse(value: &[u8]) -> Option<(u128, u64, bool)> {
 
 /// Parses lower-case hexadecimal digits. Upper case is invalid in `traceparent`.
 fn parse_hex(digits: &[u8]) -> Option<u128> {
-    digits.iter().try_fold(0, |number: u128, digit| {
-        let value = match digit {
-            b'0'..=b'9' => digit - b'0',
-            b'a'..=b'f' => digit - b'a' + 10,
-            _ => return None,
-        };
-        Some(number << 4 | u128::from(value))
-    })
+    let is_lower_case = digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+    let digits = str::from_utf8(digits).ok().filter(|_| is_lower_case)?;
+    u128::from_str_radix(digits, 16).ok()
 }
 
 /// Formats a number in lower-case hexadecimal. Runs for every request; the arithmetic can be vectorized, and
