@@ -335,6 +335,12 @@ mod tests {
         (parent, dir)
     }
 
+    fn folder_with_key() -> (tempfile::TempDir, PathBuf) {
+        let (parent, dir) = folder();
+        init(&dir, Algorithm::Hs256, NOW).expect("made");
+        (parent, dir)
+    }
+
     fn numbers(dir: &Path) -> Vec<u8> {
         list(dir).expect("good keys").iter().map(|key| key.number).collect()
     }
@@ -368,8 +374,7 @@ mod tests {
 
     #[test]
     fn a_new_key_verifies_at_once_and_signs_later() {
-        let (_parent, dir) = folder();
-        init(&dir, Algorithm::Hs256, NOW).expect("made");
+        let (_parent, dir) = folder_with_key();
         assert_eq!(rotate(&dir, Algorithm::EdDsa, NOW).expect("added"), 2);
         let ring = load(&dir, ACTIVATION).expect("readable");
         assert!(ring.by_number(2).is_some());
@@ -379,8 +384,7 @@ mod tests {
 
     #[test]
     fn numbers_are_never_used_again() {
-        let (_parent, dir) = folder();
-        init(&dir, Algorithm::Hs256, NOW).expect("made");
+        let (_parent, dir) = folder_with_key();
         rotate(&dir, Algorithm::Hs256, NOW).expect("added");
         retire(&dir, 2).expect("retired");
         assert_eq!(rotate(&dir, Algorithm::Hs256, NOW).expect("added"), 3);
@@ -392,16 +396,14 @@ mod tests {
 
     #[test]
     fn after_255_keys_it_says_so() {
-        let (_parent, dir) = folder();
-        init(&dir, Algorithm::Hs256, NOW).expect("made");
+        let (_parent, dir) = folder_with_key();
         fs::write(dir.join("255.retired"), "").expect("written");
         assert!(matches!(rotate(&dir, Algorithm::Hs256, NOW), Err(KeyFileError::Exhausted(_))));
     }
 
     #[test]
     fn k_4_a_file_that_others_can_get_at_is_refused() {
-        let (_parent, dir) = folder();
-        init(&dir, Algorithm::Hs256, NOW).expect("made");
+        let (_parent, dir) = folder_with_key();
         let path = dir.join("1.toml");
         for (mode, good) in [
             (0o600, true),
@@ -444,8 +446,7 @@ mod tests {
 
     #[test]
     fn hidden_files_and_others_are_passed_over() {
-        let (_parent, dir) = folder();
-        init(&dir, Algorithm::Hs256, NOW).expect("made");
+        let (_parent, dir) = folder_with_key();
         fs::create_dir(dir.join("..data")).expect("made");
         fs::write(dir.join(".swp.toml"), "x").expect("written");
         fs::write(dir.join("README"), "x").expect("written");
@@ -454,8 +455,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_running_program_learns_of_a_new_key_within_ten_seconds_and_keeps_its_own_on_error() {
-        let (_parent, dir) = folder();
-        init(&dir, Algorithm::Hs256, NOW).expect("made");
+        let (_parent, dir) = folder_with_key();
         let keys = Arc::new(SharedKeys::new(load(&dir, ACTIVATION).expect("readable")));
         tokio::spawn(watch_dir(dir.clone(), ACTIVATION, Arc::clone(&keys)));
         tokio::task::yield_now().await;

@@ -201,14 +201,16 @@ const LIMITS: RangeInclusive<u32> = 1..=100;
 mod tests {
     use super::*;
 
-    fn movie() -> MovieRequest {
-        MovieRequest {
+    fn movie_with(change: impl FnOnce(&mut MovieRequest)) -> MovieRequest {
+        let mut movie = MovieRequest {
             title: "Ran".to_owned(),
             year: 1985,
             director: "Akira Kurosawa".to_owned(),
             runtime_minutes: Some(162),
             rating: Some(8.5),
-        }
+        };
+        change(&mut movie);
+        movie
     }
 
     fn invalid_field(movie: MovieRequest) -> &'static str {
@@ -257,11 +259,5 @@ mod tests {
     fn error_names_rule() {
         let error = movie_with(|movie| movie.rating = Some(11.0)).check().expect_err("too high");
         assert_eq!(error.to_string(), "`rating` must be from 0 to 10");
-    }
-
-    fn movie_with(change: impl FnOnce(&mut MovieRequest)) -> MovieRequest {
-        let mut movie = movie();
-        change(&mut movie);
-        movie
     }
 }
