@@ -4,7 +4,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use metrics::histogram;
@@ -87,13 +87,9 @@ async fn measure<T>(
 ) -> Result<T, StoreError> {
     let started = Instant::now();
     let result = call.await;
-    record(operation, outcome(&result), started.elapsed());
+    histogram!("sekisho_store_duration_seconds", "operation" => operation, "outcome" => outcome(&result))
+        .record(started.elapsed());
     result
-}
-
-fn record(operation: &'static str, outcome: &'static str, elapsed: Duration) {
-    histogram!("sekisho_store_duration_seconds", "operation" => operation, "outcome" => outcome)
-        .record(elapsed);
 }
 
 fn outcome<T>(result: &Result<T, StoreError>) -> &'static str {

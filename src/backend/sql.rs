@@ -8,7 +8,7 @@ use sqlx::{Database, Encode, QueryBuilder, Type};
 use uuid::Uuid;
 
 use crate::models::session::SessionId;
-use crate::services::store::{MovieSort, SessionFilter, SessionTermination, StoreError};
+use crate::services::store::{MovieQuery, MovieSort, SessionFilter, SessionTermination, StoreError};
 
 // Columns are listed by name, because a prepared `SELECT *` fails once a newer program adds a column.
 
@@ -56,6 +56,28 @@ pub(super) const fn movie_order(sort: MovieSort, descending: bool) -> &'static s
         (MovieSort::Title, true) => " ORDER BY title_key DESC, id DESC",
         (MovieSort::Year, false) => " ORDER BY year, id",
         (MovieSort::Year, true) => " ORDER BY year DESC, id DESC",
+    }
+}
+
+/// Adds the conditions of a filter to a query of movies.
+///
+/// `position` is the function that returns the position of a substring. LIKE would treat `%` and `_` as
+/// wildcards.
+pub(super) fn push_movie_filter<DB: Database>(
+    sql: &mut QueryBuilder<DB>,
+    query: &MovieQuery,
+    position: &'static str,
+) where
+    for<'q> String: Encode<'q, DB> + Type<DB>,
+    for<'q> i32: Encode<'q, DB> + Type<DB>,
+{
+    for (column, part) in [("title_key", &query.title), ("director_key", &query.director)] {
+        if let Some(part) = part {
+            sql.push(format_args!(" AND {position}({column}, ")).push_bind(part.to_lowercase()).push(") > 0");
+        }
+    }
+    if let Some(year) = query.year {
+        sql.push(" AND year = ").push_bind(year);
     }
 }
 

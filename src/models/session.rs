@@ -199,18 +199,19 @@ impl Session {
     /// Returns the reason and time of the end of the session. Returns `None` while it is active.
     #[must_use]
     pub fn termination(&self, now: OffsetDateTime) -> Option<(SessionEvent, OffsetDateTime)> {
-        if let Some(end) = self.end {
-            return Some((end.reason.event(), end.at));
-        }
-        if self.expires_at() > now {
-            return None;
-        }
-        let event = if self.absolute_expires_at <= self.idle_expires_at {
-            SessionEvent::AbsoluteExpired
+        let end = self.end.or_else(|| self.expiry(now))?;
+        Some((end.reason.event(), end.at))
+    }
+
+    /// Returns the end of the session by its expiry, if it has expired. Ignores an earlier termination.
+    #[must_use]
+    pub fn expiry(&self, now: OffsetDateTime) -> Option<SessionEnd> {
+        let reason = if self.absolute_expires_at <= self.idle_expires_at {
+            EndReason::AbsoluteExpired
         } else {
-            SessionEvent::IdleExpired
+            EndReason::IdleExpired
         };
-        Some((event, self.expires_at()))
+        (self.expires_at() <= now).then_some(SessionEnd { at: self.expires_at(), reason })
     }
 }
 

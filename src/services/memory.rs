@@ -120,7 +120,7 @@ impl SessionStore for MemoryStore {
     }
 
     async fn live_sessions(&self, user: UserId, now: OffsetDateTime) -> Result<Vec<Session>, StoreError> {
-        let mut live = self.tables().live(user, now);
+        let mut live = self.tables().matching(&SessionFilter::User(user), Some(now));
         live.sort_by_key(|session| std::cmp::Reverse((session.rotated_at, session.id)));
         Ok(live)
     }
@@ -131,10 +131,7 @@ impl SessionStore for MemoryStore {
         live_at: Option<OffsetDateTime>,
         limit: u32,
     ) -> Result<Vec<Session>, StoreError> {
-        let tables = self.tables();
-        let is_listed = |session: &&Session| live_at.is_none_or(|now| session.termination(now).is_none());
-        let matching = tables.sessions.values().filter(|session| matches_filter(filter, session));
-        let mut sessions: Vec<Session> = matching.filter(is_listed).cloned().collect();
+        let mut sessions = self.tables().matching(filter, live_at);
         sessions.sort_by_key(|session| std::cmp::Reverse((session.created_at, session.id)));
         sessions.truncate(limit as usize);
         Ok(sessions)
@@ -158,8 +155,8 @@ impl SessionStore for MemoryStore {
         ids.truncate(limit as usize);
         for id in &ids {
             let active = tables.sessions.get(id).filter(|session| session.end.is_none());
-            if let Some(termination) = active.and_then(|session| expiry(session, expired_by)) {
-                tables.terminate(*id, &termination);
+            if let Some(SessionEnd { at, reason }) = active.and_then(|session| session.expiry(expired_by)) {
+                tables.terminate(*id, &SessionTermination::new(at, reason, ClientInfo::default()));
             }
         }
         Ok(ids.last().copied())
@@ -364,7 +361,7 @@ impl Tables {
     /// Terminates the session that the new one replaces, and the oldest beyond the user's limit.
     fn evict_sessions(&mut self, new: &NewSession<'_>) -> Vec<SessionId> {
         let at = new.session.created_at;
-        let mut others = self.live(new.session.user_id, at);
+        let mut others = self.matching(&SessionFilter::User(new.session.user_id), Some(at));
         others.retain(|session| Some(session.id) != new.replaces);
         others.sort_by_key(|session| std::cmp::Reverse((session.created_at, session.id)));
         let beyond = others.iter().skip(new.max_per_user.saturating_sub(1) as usize);
@@ -443,9 +440,11 @@ impl Tables {
         self.terminate_matching(filter, termination)
     }
 
-    fn live(&self, user: UserId, now: OffsetDateTime) -> Vec<Session> {
-        let of_user = self.sessions.values().filter(|session| session.user_id == user);
-        of_user.filter(|session| session.termination(now).is_none()).cloned().collect()
+    /// Returns the sessions that match `filter` and are live at `live_at`, if given.
+    fn matching(&self, filter: &SessionFilter, live_at: Option<OffsetDateTime>) -> Vec<Session> {
+        let is_live = |session: &&Session| live_at.is_none_or(|now| session.termination(now).is_none());
+        let matching = self.sessions.values().filter(|session| matches_filter(filter, session));
+        matching.filter(is_live).cloned().collect()
     }
 
     fn set_password(&mut self, id: UserId, old: Option<&SecretString>, new: &SecretString) -> bool {
@@ -460,13 +459,6 @@ impl Tables {
 
 /// Maximum number of audit entries. The memory of a process is limited.
 const AUDIT_CAPACITY: usize = 10_000;
-
-/// Returns the termination of a session that had expired at `expired_by`.
-fn expiry(session: &Session, expired_by: OffsetDateTime) -> Option<SessionTermination> {
-    let (event, at) = session.termination(expired_by)?;
-    let reason = EndReason::from_word(event.as_str())?;
-    Some(SessionTermination::new(at, reason, ClientInfo::default()))
-}
 
 /// The part of a client that a session's row stores.
 fn stored_client(client: &ClientInfo) -> ClientInfo {

@@ -6,7 +6,7 @@ use sqlx::{Postgres, QueryBuilder};
 
 use super::{PostgresStore, is_valid_text, with_write_timeout};
 use crate::backend::sql::rows::MovieRow;
-use crate::backend::sql::{movie_columns, movie_order};
+use crate::backend::sql::{movie_columns, movie_order, push_movie_filter};
 use crate::models::movie::{Movie, MovieDetails, MovieId};
 use crate::services::store::{MovieQuery, MovieStore, StoreError};
 
@@ -16,12 +16,12 @@ impl MovieStore for PostgresStore {
         if !query.title.iter().chain(&query.director).all(|part| is_valid_text(part)) {
             return Ok((Vec::new(), 0));
         }
-        let mut count = QueryBuilder::<Postgres>::new("SELECT count(*)");
-        push_filter(&mut count, query);
+        let mut count = QueryBuilder::<Postgres>::new(COUNT);
+        push_movie_filter(&mut count, query, "strpos");
         let total = count.build_query_scalar::<i64>().fetch_one(&self.pool).await?;
 
-        let mut page = QueryBuilder::<Postgres>::new(SELECT);
-        push_filter(&mut page, query);
+        let mut page = QueryBuilder::<Postgres>::new(LIST);
+        push_movie_filter(&mut page, query, "strpos");
         page.push(movie_order(query.sort, query.descending));
         page.push(" LIMIT ").push_bind(i64::from(query.limit));
         page.push(" OFFSET ").push_bind(i64::from(query.offset));
@@ -68,20 +68,6 @@ impl MovieStore for PostgresStore {
     }
 }
 
-fn push_filter(sql: &mut QueryBuilder<Postgres>, query: &MovieQuery) {
-    sql.push(" FROM myapi.movies WHERE TRUE");
-    // Not LIKE, in which `%` and `_` are wildcards.
-    if let Some(title) = &query.title {
-        sql.push(" AND strpos(title_key, ").push_bind(title.to_lowercase()).push(") > 0");
-    }
-    if let Some(director) = &query.director {
-        sql.push(" AND strpos(director_key, ").push_bind(director.to_lowercase()).push(") > 0");
-    }
-    if let Some(year) = query.year {
-        sql.push(" AND year = ").push_bind(year);
-    }
-}
-
 async fn insert(tx: &mut PgConnection, details: &MovieDetails) -> Result<MovieId, StoreError> {
     let query = sqlx::query_scalar::<_, i64>(INSERT)
         .bind(&details.title)
@@ -96,7 +82,9 @@ async fn insert(tx: &mut PgConnection, details: &MovieDetails) -> Result<MovieId
 
 type Row = MovieRow<i32>;
 
-const SELECT: &str = concat!("SELECT ", movie_columns!());
+const COUNT: &str = "SELECT count(*) FROM myapi.movies WHERE TRUE";
+
+const LIST: &str = concat!("SELECT ", movie_columns!(), " FROM myapi.movies WHERE TRUE");
 
 const FIND: &str = concat!("SELECT ", movie_columns!(), " FROM myapi.movies WHERE id = $1");
 

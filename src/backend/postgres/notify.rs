@@ -4,13 +4,14 @@
 //! lack them, and those sent while the listener reconnects are lost. Errors never reach a request, and the
 //! pollers keep polling.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use sqlx::Executor;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use tokio::time::{Instant, timeout};
 
-use super::pool::{Pool, SESSION_SETTINGS};
+use super::pool::{Pool, SESSION_SETTINGS, with_timeout};
 use crate::services::store::ACQUIRE_TIMEOUT;
 
 /// Notifies the other replicas after a commit, if it has terminated sessions.
@@ -36,10 +37,7 @@ pub(super) async fn run_listener(options: &PgConnectOptions, wake: impl Fn() + S
     let mut pause = MIN_PAUSE;
     loop {
         let started = Instant::now();
-        let error = match listen(options).await {
-            Ok(listener) => recv_notifications(listener, &wake).await,
-            Err(error) => error,
-        };
+        let Err(error) = listen(options, &wake).await;
         if started.elapsed() > MAX_PAUSE {
             pause = MIN_PAUSE;
         }
@@ -49,7 +47,27 @@ pub(super) async fn run_listener(options: &PgConnectOptions, wake: impl Fn() + S
     }
 }
 
-async fn listen(options: &PgConnectOptions) -> Result<PgListener, sqlx::Error> {
+/// Calls `wake` on every notification until the connection fails.
+async fn listen(options: &PgConnectOptions, wake: impl Fn()) -> Result<Infallible, sqlx::Error> {
+    let mut listener = connect(options).await?;
+    wake();
+    loop {
+        let Ok(received) = timeout(KEEPALIVE_INTERVAL, listener.try_recv()).await else {
+            // An idle connection looks the same as one that was cut silently, so it is probed.
+            with_timeout(ACQUIRE_TIMEOUT, listener.execute("SELECT 1")).await?;
+            continue;
+        };
+        let notification = received?;
+        wake();
+        if notification.is_none() {
+            // The listener has reconnected and may have missed notifications. The pause bounds the rate
+            // of reconnects if the server keeps closing the connection.
+            tokio::time::sleep(MIN_PAUSE).await;
+        }
+    }
+}
+
+async fn connect(options: &PgConnectOptions) -> Result<PgListener, sqlx::Error> {
     // A pool of one connection, with which the listener reconnects.
     let pool = PgPoolOptions::new()
         .max_connections(1)
@@ -61,38 +79,9 @@ async fn listen(options: &PgConnectOptions) -> Result<PgListener, sqlx::Error> {
         })
         .connect_lazy_with(options.clone());
     let mut listener = PgListener::connect_with(&pool).await?;
-    with_timeout(listener.listen(CHANNEL)).await?;
+    with_timeout(ACQUIRE_TIMEOUT, listener.listen(CHANNEL)).await?;
     tracing::debug!("listening for revocation notifications");
     Ok(listener)
-}
-
-/// Receives notifications until the connection fails. Returns its error.
-async fn recv_notifications(mut listener: PgListener, wake: impl Fn()) -> sqlx::Error {
-    wake();
-    loop {
-        let received = match timeout(KEEPALIVE_INTERVAL, listener.try_recv()).await {
-            Ok(received) => received,
-            // An idle connection looks the same as one that was cut silently, so it is probed.
-            Err(_) => match with_timeout(listener.execute("SELECT 1")).await {
-                Ok(_) => continue,
-                Err(error) => Err(error),
-            },
-        };
-        match received {
-            Ok(Some(_)) => wake(),
-            // The listener has reconnected and may have missed notifications. The pause bounds the rate
-            // of reconnects if the server keeps closing the connection.
-            Ok(None) => {
-                wake();
-                tokio::time::sleep(MIN_PAUSE).await;
-            }
-            Err(error) => return error,
-        }
-    }
-}
-
-async fn with_timeout<T>(command: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
-    timeout(ACQUIRE_TIMEOUT, command).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
 }
 
 /// Logs the first failure of a series as a warning and the others at debug level. Polling still finds

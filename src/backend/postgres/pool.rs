@@ -257,7 +257,8 @@ fn is_connection_error(code: Option<&str>) -> bool {
     code.is_none_or(|code| code.starts_with("57P") || code.starts_with("08") || code == "25006")
 }
 
-async fn with_timeout<T>(
+/// Runs `work`, which fails with [`sqlx::Error::PoolTimedOut`] after `limit`.
+pub(super) async fn with_timeout<T>(
     limit: Duration,
     work: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, sqlx::Error> {

@@ -93,7 +93,16 @@ impl SessionStore for PostgresStore {
         filter: &SessionFilter,
         termination: &SessionTermination,
     ) -> Result<Vec<SessionId>, StoreError> {
-        terminate_in_batches(termination, |termination| self.terminate_batch(filter, termination)).await
+        let terminate_batch = |termination: SessionTermination| {
+            with_write_timeout(async move {
+                let mut tx = self.pool.begin().await?;
+                let ended = terminate_matching(&mut tx, filter, &termination, Some(MAX_TERMINATIONS)).await?;
+                tx.commit().await?;
+                notify_replicas(&self.pool, !ended.is_empty()).await;
+                Ok(ended)
+            })
+        };
+        terminate_in_batches(termination, terminate_batch).await
     }
 
     async fn live_sessions(&self, user: UserId, now: OffsetDateTime) -> Result<Vec<Session>, StoreError> {
@@ -140,24 +149,6 @@ impl SessionStore for PostgresStore {
 
     async fn database_time(&self) -> Result<OffsetDateTime, StoreError> {
         Ok(sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&self.pool).await?)
-    }
-}
-
-impl PostgresStore {
-    /// Terminates up to [`MAX_TERMINATIONS`] of the sessions of `filter`.
-    async fn terminate_batch(
-        &self,
-        filter: &SessionFilter,
-        termination: SessionTermination,
-    ) -> Result<Vec<SessionId>, StoreError> {
-        with_write_timeout(async {
-            let mut tx = self.pool.begin().await?;
-            let ended = terminate_matching(&mut tx, filter, &termination, Some(MAX_TERMINATIONS)).await?;
-            tx.commit().await?;
-            notify_replicas(&self.pool, !ended.is_empty()).await;
-            Ok(ended)
-        })
-        .await
     }
 }
 

@@ -15,16 +15,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::migrate::{AppliedMigration, Migrate, MigrateError, Migrator};
-use sqlx::pool::PoolOptions;
 use sqlx::query::Query;
 use sqlx::sqlite::{
-    SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous,
+    SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions,
+    SqliteSynchronous,
 };
 use sqlx::{ConnectOptions, Connection, Sqlite, SqlitePool};
 use time::OffsetDateTime;
 use time::error::ComponentRange;
 
-use self::writer::{Durability, WriteFn, WriteQueue};
+use self::writer::{Durability, WriteFn, WriteQueue, WriteScope};
 use super::database::Database;
 use crate::services::store::{ACQUIRE_TIMEOUT, StoreError};
 
@@ -51,7 +51,13 @@ impl SqliteStore {
             .busy_timeout(ACQUIRE_TIMEOUT);
         enter_wal(&options).await?;
         let writer = WriteQueue::start(options.clone(), options.connect().await?);
-        let readers = pool(READ_CONNECTIONS).connect_lazy_with(options.clone().read_only(true));
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READ_CONNECTIONS)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            // Idle connections to a local file cost nothing.
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_lazy_with(options.clone().read_only(true));
         Ok(Self { options, writer, readers })
     }
 
@@ -61,12 +67,12 @@ impl SqliteStore {
         T: Send + 'static,
         F: WriteFn<T>,
     {
-        self.writer.write(durability, work).await
+        self.writer.write(durability, WriteScope::Statements, work).await
     }
 
     /// Runs a write of one statement. Returns the number of changed rows.
     async fn execute(&self, durability: Durability, statement: Statement) -> Result<u64, StoreError> {
-        let done = self.writer.write_one(durability, |tx| {
+        let done = self.writer.write(durability, WriteScope::Statement, |tx| {
             Box::pin(async move { Ok(statement.execute(tx).await?.rows_affected()) })
         });
         done.await
@@ -178,15 +184,6 @@ impl TryFrom<Micros> for OffsetDateTime {
     fn try_from(Micros(micros): Micros) -> Result<Self, ComponentRange> {
         Self::from_unix_timestamp_nanos(i128::from(micros) * 1_000)
     }
-}
-
-fn pool(connections: u32) -> PoolOptions<Sqlite> {
-    PoolOptions::new()
-        .max_connections(connections)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        // Idle connections to a local file cost nothing.
-        .idle_timeout(None)
-        .max_lifetime(None)
 }
 
 /// Number of read connections, in addition to the one that writes.

@@ -6,19 +6,19 @@ use sqlx::{QueryBuilder, Sqlite};
 
 use super::{Durability, SqliteStore};
 use crate::backend::sql::rows::MovieRow;
-use crate::backend::sql::{movie_columns, movie_order};
+use crate::backend::sql::{movie_columns, movie_order, push_movie_filter};
 use crate::models::movie::{Movie, MovieDetails, MovieId};
 use crate::services::store::{MovieQuery, MovieStore, StoreError};
 
 #[async_trait]
 impl MovieStore for SqliteStore {
     async fn list_movies(&self, query: &MovieQuery) -> Result<(Vec<Movie>, u64), StoreError> {
-        let mut count = QueryBuilder::<Sqlite>::new("SELECT count(*)");
-        push_filter(&mut count, query);
+        let mut count = QueryBuilder::<Sqlite>::new(COUNT);
+        push_movie_filter(&mut count, query, "instr");
         let total = count.build_query_scalar::<i64>().fetch_one(&self.readers).await?;
 
-        let mut page = QueryBuilder::<Sqlite>::new(SELECT);
-        push_filter(&mut page, query);
+        let mut page = QueryBuilder::<Sqlite>::new(LIST);
+        push_movie_filter(&mut page, query, "instr");
         page.push(movie_order(query.sort, query.descending));
         page.push(" LIMIT ").push_bind(i64::from(query.limit));
         page.push(" OFFSET ").push_bind(i64::from(query.offset));
@@ -66,20 +66,6 @@ impl MovieStore for SqliteStore {
     }
 }
 
-fn push_filter(sql: &mut QueryBuilder<Sqlite>, query: &MovieQuery) {
-    sql.push(" FROM movies WHERE TRUE");
-    // Not LIKE, in which `%` and `_` are wildcards.
-    if let Some(title) = &query.title {
-        sql.push(" AND instr(title_key, ").push_bind(title.to_lowercase()).push(") > 0");
-    }
-    if let Some(director) = &query.director {
-        sql.push(" AND instr(director_key, ").push_bind(director.to_lowercase()).push(") > 0");
-    }
-    if let Some(year) = query.year {
-        sql.push(" AND year = ").push_bind(year);
-    }
-}
-
 async fn insert(tx: &mut SqliteConnection, details: &MovieDetails) -> Result<MovieId, StoreError> {
     let query = sqlx::query_scalar::<_, i64>(INSERT)
         .bind(&details.title)
@@ -94,7 +80,9 @@ async fn insert(tx: &mut SqliteConnection, details: &MovieDetails) -> Result<Mov
 
 type Row = MovieRow<i64>;
 
-const SELECT: &str = concat!("SELECT ", movie_columns!());
+const COUNT: &str = "SELECT count(*) FROM movies WHERE TRUE";
+
+const LIST: &str = concat!("SELECT ", movie_columns!(), " FROM movies WHERE TRUE");
 
 const FIND: &str = concat!("SELECT ", movie_columns!(), " FROM movies WHERE id = $1");
 

@@ -8,7 +8,7 @@ use sqlx::{FromRow, QueryBuilder, Sqlite};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Durability, Micros, SqliteStore, audit, conflict, micros};
+use super::{Durability, Micros, SqliteStore, WriteScope, audit, conflict, micros};
 use crate::backend::sql::rows::{SessionRow, corrupt_session, ended_session, session_client};
 use crate::backend::sql::{
     MAX_TERMINATIONS, count_to_i64, push_filter, session_columns, terminate_in_batches,
@@ -178,7 +178,7 @@ impl SessionStore for SqliteStore {
 impl SqliteStore {
     /// Runs one relaxed statement and returns the row that it changed.
     async fn fetch(&self, query: AdvanceQuery) -> Result<Option<Session>, StoreError> {
-        let row = self.writer.write_one(Durability::Relaxed, |tx| {
+        let row = self.writer.write(Durability::Relaxed, WriteScope::Statement, |tx| {
             Box::pin(async move { Ok(query.fetch_optional(tx).await?) })
         });
         row.await?.map(Session::try_from).transpose()
@@ -304,10 +304,8 @@ async fn terminate_expired(
             continue;
         };
         let session = Session::try_from(row)?;
-        let expiry = session.termination(now).filter(|_| session.end.is_none());
-        if let Some((event, at)) = expiry
-            && let Some(reason) = EndReason::from_word(event.as_str())
-        {
+        let expiry = session.expiry(now).filter(|_| session.end.is_none());
+        if let Some(SessionEnd { at, reason }) = expiry {
             terminate(tx, session.id, &SessionTermination::new(at, reason, ClientInfo::default())).await?;
         }
     }

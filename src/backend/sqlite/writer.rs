@@ -34,7 +34,7 @@ pub(super) struct WriteQueue {
 
 #[derive(Debug)]
 struct Running {
-    queue: mpsc::Sender<Box<dyn Job>>,
+    queue: mpsc::Sender<QueuedWrite>,
     task: JoinHandle<()>,
 }
 
@@ -48,24 +48,12 @@ impl WriteQueue {
     }
 
     /// Runs `work` in a transaction and returns after its commit. An `Err` rolls back this write.
-    pub(super) async fn write<T, F>(&self, durability: Durability, work: F) -> Result<T, StoreError>
-    where
-        T: Send + 'static,
-        F: WriteFn<T>,
-    {
-        self.enqueue(durability, WriteScope::Statements, work).await
-    }
-
-    /// As [`write`](Self::write), for work that is one statement.
-    pub(super) async fn write_one<T, F>(&self, durability: Durability, work: F) -> Result<T, StoreError>
-    where
-        T: Send + 'static,
-        F: WriteFn<T>,
-    {
-        self.enqueue(durability, WriteScope::Statement, work).await
-    }
-
-    async fn enqueue<T, F>(&self, durability: Durability, scope: WriteScope, work: F) -> Result<T, StoreError>
+    pub(super) async fn write<T, F>(
+        &self,
+        durability: Durability,
+        scope: WriteScope,
+        work: F,
+    ) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: WriteFn<T>,
@@ -73,16 +61,11 @@ impl WriteQueue {
         let queue = self.queue().ok_or(WriteError::Closed)?;
         let (start_sender, mut start_receiver) = oneshot::channel();
         let (result_sender, mut result_receiver) = oneshot::channel();
-        let job = Write {
-            durability,
-            scope,
-            start_sender: Some(start_sender),
-            work: Some(work),
-            result: None,
-            result_sender,
-        };
+        let start_sender = Some(start_sender);
+        let job = Write { start_sender, work: Some(work), result: None, result_sender };
+        let write = QueuedWrite { durability, scope, job: Box::new(job) };
         let wait = async {
-            queue.send(Box::new(job)).await.map_err(|_| WriteError::Closed)?;
+            queue.send(write).await.map_err(|_| WriteError::Closed)?;
             (&mut result_receiver).await.map_err(|_| WriteError::Closed)?
         };
         if let Ok(result) = timeout(ACQUIRE_TIMEOUT, wait).await {
@@ -104,7 +87,7 @@ impl WriteQueue {
         }
     }
 
-    fn queue(&self) -> Option<mpsc::Sender<Box<dyn Job>>> {
+    fn queue(&self) -> Option<mpsc::Sender<QueuedWrite>> {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.as_ref().map(|running| running.queue.clone())
     }
@@ -122,8 +105,10 @@ pub(super) enum Durability {
 
 /// Extent of a write, which decides whether it needs a savepoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum WriteScope {
+pub(super) enum WriteScope {
+    /// One statement.
     Statement,
+    /// Several statements.
     Statements,
 }
 
@@ -155,13 +140,16 @@ impl From<WriteError> for StoreError {
     }
 }
 
-/// A queued write with its result type erased.
+/// A write in the queue.
+struct QueuedWrite {
+    durability: Durability,
+    scope: WriteScope,
+    job: Box<dyn Job>,
+}
+
+/// A [`Write`] with its types erased.
 #[async_trait]
 trait Job: Send {
-    fn durability(&self) -> Durability;
-
-    fn scope(&self) -> WriteScope;
-
     /// Marks the write as started. Returns `false` if its caller has stopped waiting.
     fn start(&mut self) -> bool;
 
@@ -172,15 +160,7 @@ trait Job: Send {
     fn complete(self: Box<Self>, committed: Result<(), WriteError>);
 }
 
-impl std::fmt::Debug for dyn Job {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Job").field("durability", &self.durability()).finish_non_exhaustive()
-    }
-}
-
 struct Write<T, F> {
-    durability: Durability,
-    scope: WriteScope,
     start_sender: Option<oneshot::Sender<()>>,
     work: Option<F>,
     result: Option<Result<T, StoreError>>,
@@ -189,14 +169,6 @@ struct Write<T, F> {
 
 #[async_trait]
 impl<T: Send, F: WriteFn<T>> Job for Write<T, F> {
-    fn durability(&self) -> Durability {
-        self.durability
-    }
-
-    fn scope(&self) -> WriteScope {
-        self.scope
-    }
-
     fn start(&mut self) -> bool {
         self.start_sender.take().is_some_and(|sender| sender.send(()).is_ok())
     }
@@ -233,16 +205,16 @@ struct WriterConnection {
 }
 
 impl WriterTask {
-    async fn run(mut self, mut queue: mpsc::Receiver<Box<dyn Job>>) {
-        let mut jobs = Vec::with_capacity(MAX_BATCH);
-        while queue.recv_many(&mut jobs, MAX_BATCH).await > 0 {
-            self.write(std::mem::take(&mut jobs)).await;
+    async fn run(mut self, mut queue: mpsc::Receiver<QueuedWrite>) {
+        let mut writes = Vec::with_capacity(MAX_BATCH);
+        while queue.recv_many(&mut writes, MAX_BATCH).await > 0 {
+            self.write(std::mem::take(&mut writes)).await;
         }
         self.close().await;
     }
 
-    async fn write(&mut self, mut jobs: Vec<Box<dyn Job>>) {
-        let outcome = AssertUnwindSafe(self.try_write(&mut jobs)).catch_unwind().await;
+    async fn write(&mut self, mut writes: Vec<QueuedWrite>) {
+        let outcome = AssertUnwindSafe(self.try_write(&mut writes)).catch_unwind().await;
         let Ok(result) = outcome else {
             // A job panicked. Dropping the connection rolls back the transaction; dropping the jobs
             // closes the channels of their callers.
@@ -254,13 +226,13 @@ impl WriterTask {
             // The state of the connection is unknown: the next write opens a new one.
             self.connection = None;
         }
-        for job in jobs {
-            job.complete(committed.clone());
+        for write in writes {
+            write.job.complete(committed.clone());
         }
     }
 
-    async fn try_write(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(), sqlx::Error> {
-        let durability = jobs.iter().map(|job| job.durability()).max().unwrap_or(Durability::Flushed);
+    async fn try_write(&mut self, writes: &mut [QueuedWrite]) -> Result<(), sqlx::Error> {
+        let durability = writes.iter().map(|write| write.durability).max().unwrap_or(Durability::Flushed);
         let connection = match &mut self.connection {
             Some(connection) => connection,
             none => none.insert(WriterConnection::new(&self.options).await?),
@@ -269,11 +241,11 @@ impl WriterTask {
         // IMMEDIATE takes the write lock at once. A deferred transaction fails if another process has
         // written between its first read and its first write.
         let mut tx = connection.raw.begin_with("BEGIN IMMEDIATE").await?;
-        for job in jobs {
+        for QueuedWrite { scope, job, .. } in writes {
             if !job.start() {
                 continue;
             }
-            if job.scope() == WriteScope::Statement {
+            if *scope == WriteScope::Statement {
                 job.run(&mut tx).await;
                 continue;
             }

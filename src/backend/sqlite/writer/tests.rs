@@ -68,12 +68,30 @@ impl Fixture {
         work: impl WriteFn<T>,
     ) -> JoinHandle<Result<T, StoreError>> {
         let writer = self.writer.clone();
-        let task = tokio::spawn(async move { writer.write(durability, work).await });
+        let task = tokio::spawn(async move { writer.write(durability, WriteScope::Statements, work).await });
         let queue = self.writer.queue().unwrap();
         while queue.max_capacity() - queue.capacity() < waiting {
             tokio::task::yield_now().await;
         }
         task
+    }
+
+    async fn write<T: Send + 'static>(
+        &self,
+        durability: Durability,
+        work: impl WriteFn<T>,
+    ) -> Result<T, StoreError> {
+        self.writer.write(durability, WriteScope::Statements, work).await
+    }
+
+    /// Queues an insert of 1, followed by a gate that holds their transaction open.
+    async fn insert_before_gate(&self) -> (JoinHandle<Result<(), StoreError>>, Gate) {
+        let first = self.closed_gate().await;
+        let write = self.queue_insert(1, 1).await;
+        let mut last = self.gate(2).await;
+        first.open().await;
+        (&mut last.started).await.unwrap();
+        (write, last)
     }
 
     /// Returns the rows that another connection sees.
@@ -98,11 +116,12 @@ impl Gate {
 
 async fn insert(tx: &mut SqliteConnection, n: i64) -> Result<(), StoreError> {
     let query = sqlx::query("INSERT INTO done VALUES ($1)").bind(n);
-    query.execute(tx).await.map(drop).map_err(StoreError::unavailable)
+    query.execute(tx).await?;
+    Ok(())
 }
 
 async fn synchronous(tx: &mut SqliteConnection) -> Result<i64, StoreError> {
-    sqlx::query_scalar("PRAGMA synchronous").fetch_one(tx).await.map_err(StoreError::unavailable)
+    Ok(sqlx::query_scalar("PRAGMA synchronous").fetch_one(tx).await?)
 }
 
 #[tokio::test]
@@ -116,18 +135,14 @@ async fn flushed_write_flushes_its_transaction() {
         assert_eq!(relaxed.await.unwrap().unwrap(), expected);
         assert_eq!(beside.await.unwrap().unwrap(), expected);
     }
-    let alone = fixture.writer.write(Durability::Relaxed, |tx| Box::pin(synchronous(tx))).await;
+    let alone = fixture.write(Durability::Relaxed, |tx| Box::pin(synchronous(tx))).await;
     assert_eq!(alone.unwrap(), NORMAL);
 }
 
 #[tokio::test]
 async fn results_arrive_after_the_commit() {
     let fixture = Fixture::new().await;
-    let first = fixture.closed_gate().await;
-    let write = fixture.queue_insert(1, 1).await;
-    let mut last = fixture.gate(2).await;
-    first.open().await;
-    (&mut last.started).await.unwrap();
+    let (write, last) = fixture.insert_before_gate().await;
     assert!(!write.is_finished(), "its transaction is still open");
     assert!(fixture.rows().await.is_empty());
     last.open().await;
@@ -172,11 +187,7 @@ async fn write_of_dropped_caller_is_skipped() {
 #[tokio::test]
 async fn started_write_completes_after_its_caller_is_dropped() {
     let fixture = Fixture::new().await;
-    let first = fixture.closed_gate().await;
-    let write = fixture.queue_insert(1, 1).await;
-    let mut last = fixture.gate(2).await;
-    first.open().await;
-    (&mut last.started).await.unwrap();
+    let (write, last) = fixture.insert_before_gate().await;
     write.abort();
     assert!(write.await.unwrap_err().is_cancelled());
     last.open().await;
@@ -189,10 +200,8 @@ async fn waiting_writes_time_out() {
     let gate = fixture.closed_gate().await;
     tokio::time::pause();
     let waited = tokio::time::Instant::now();
-    let many = (0..QUEUE_CAPACITY + 10).map(|_| {
-        let writer = fixture.writer.clone();
-        async move { writer.write(Durability::Relaxed, |tx| Box::pin(insert(tx, 1))).await }
-    });
+    let many =
+        (0..QUEUE_CAPACITY + 10).map(|_| fixture.write(Durability::Relaxed, |tx| Box::pin(insert(tx, 1))));
     for result in futures_util::future::join_all(many).await {
         assert!(matches!(result, Err(StoreError::Unavailable(_))), "{result:?}");
     }
@@ -200,7 +209,7 @@ async fn waiting_writes_time_out() {
     tokio::time::resume();
     // The write that has started does not time out.
     gate.open().await;
-    fixture.writer.write(Durability::Relaxed, |tx| Box::pin(insert(tx, 2))).await.unwrap();
+    fixture.write(Durability::Relaxed, |tx| Box::pin(insert(tx, 2))).await.unwrap();
     assert_eq!(fixture.rows().await, [2], "a write that timed out is not run later");
 }
 
@@ -209,12 +218,12 @@ async fn locked_database_is_unavailable_until_unlocked() {
     let fixture = Fixture::with_busy_timeout(Duration::from_millis(1)).await;
     let mut other = fixture.options.connect().await.unwrap();
     let lock = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
-    let result = fixture.writer.write(Durability::Relaxed, |tx| Box::pin(insert(tx, 1))).await;
+    let result = fixture.write(Durability::Relaxed, |tx| Box::pin(insert(tx, 1))).await;
     assert!(matches!(result, Err(StoreError::Unavailable(_))), "{result:?}");
     lock.rollback().await.unwrap();
-    let level = fixture.writer.write(Durability::Relaxed, |tx| Box::pin(synchronous(tx))).await;
+    let level = fixture.write(Durability::Relaxed, |tx| Box::pin(synchronous(tx))).await;
     assert_eq!(level.unwrap(), NORMAL);
-    let level = fixture.writer.write(Durability::Flushed, |tx| Box::pin(synchronous(tx))).await;
+    let level = fixture.write(Durability::Flushed, |tx| Box::pin(synchronous(tx))).await;
     assert_eq!(level.unwrap(), FULL);
     assert!(fixture.rows().await.is_empty());
 }
@@ -222,7 +231,7 @@ async fn locked_database_is_unavailable_until_unlocked() {
 #[tokio::test]
 async fn panic_does_not_stop_the_queue() {
     let fixture = Fixture::new().await;
-    let write = fixture.writer.write::<(), _>(Durability::Flushed, |tx| {
+    let write = fixture.write::<()>(Durability::Flushed, |tx| {
         Box::pin(async move {
             insert(tx, 1).await?;
             panic!("on purpose");
@@ -230,7 +239,7 @@ async fn panic_does_not_stop_the_queue() {
     });
     let result = write.await;
     assert!(matches!(result, Err(StoreError::Unavailable(_))), "{result:?}");
-    fixture.writer.write(Durability::Relaxed, |tx| Box::pin(insert(tx, 2))).await.unwrap();
+    fixture.write(Durability::Relaxed, |tx| Box::pin(insert(tx, 2))).await.unwrap();
     assert_eq!(fixture.rows().await, [2]);
 }
 
@@ -244,7 +253,7 @@ async fn close_finishes_queued_writes_and_refuses_new_ones() {
     while fixture.writer.queue().is_some() {
         tokio::task::yield_now().await;
     }
-    let late = fixture.writer.write(Durability::Relaxed, |tx| Box::pin(insert(tx, 2))).await;
+    let late = fixture.write(Durability::Relaxed, |tx| Box::pin(insert(tx, 2))).await;
     assert!(matches!(late, Err(StoreError::Unavailable(_))), "{late:?}");
     gate.open().await;
     write.await.unwrap().unwrap();
