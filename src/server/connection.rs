@@ -45,20 +45,18 @@ pub(super) async fn serve_connection<S: HttpService>(
     service: S,
 ) -> Result<(), ConnectionError> {
     set_socket_options(&stream);
-    let settings = permit.registry().settings();
-    let stream = match &certificate {
+    let settings = permit.registry.settings();
+    let (stream, alpn) = match &certificate {
         Some(certificate) => {
             let handshake = certificate.handshake(stream, settings.limits.header_timeout);
-            MaybeTlsStream::Tls(Box::new(Box::pin(handshake).await?))
+            let stream = Box::new(Box::pin(handshake).await?);
+            let is_http2 = negotiated_http2(&stream);
+            (MaybeTlsStream::Tls(stream), Some(is_http2))
         }
-        None => MaybeTlsStream::Plain(stream),
-    };
-    let alpn = match &stream {
-        MaybeTlsStream::Tls(stream) => Some(negotiated_http2(stream)),
-        MaybeTlsStream::Plain(_) => None,
+        None => (MaybeTlsStream::Plain(stream), None),
     };
     let state = Arc::new(ConnectionState::default());
-    permit.registry().track(&state);
+    permit.registry.track(&state);
     let context = Arc::new(ConnectionContext {
         peer,
         is_tls: alpn.is_some(),

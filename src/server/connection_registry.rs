@@ -37,7 +37,9 @@ pub(super) struct ConnectionSettings {
 }
 
 /// Permit for one open connection, released on drop.
-pub(super) struct ConnectionPermit(Arc<ConnectionRegistry>);
+pub(super) struct ConnectionPermit {
+    pub(super) registry: Arc<ConnectionRegistry>,
+}
 
 struct TrackedConnections {
     connections: Vec<TrackedConnection>,
@@ -124,7 +126,7 @@ impl ConnectionRegistry {
         }
         self.open.fetch_add(1, Relaxed);
         self.gauge.increment(1.0);
-        Some(ConnectionPermit(Arc::clone(self)))
+        Some(ConnectionPermit { registry: Arc::clone(self) })
     }
 
     /// Starts enforcing the timeouts of a connection.
@@ -223,19 +225,12 @@ impl ConnectionSettings {
     }
 }
 
-impl ConnectionPermit {
-    /// Returns the registry that issued the permit.
-    pub(super) fn registry(&self) -> &Arc<ConnectionRegistry> {
-        &self.0
-    }
-}
-
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        self.0.total_open.fetch_sub(1, Relaxed);
-        self.0.gauge.decrement(1.0);
-        if self.0.open.fetch_sub(1, Relaxed) == 1 {
-            self.0.all_closed.notify_waiters();
+        self.registry.total_open.fetch_sub(1, Relaxed);
+        self.registry.gauge.decrement(1.0);
+        if self.registry.open.fetch_sub(1, Relaxed) == 1 {
+            self.registry.all_closed.notify_waiters();
         }
     }
 }

@@ -123,7 +123,7 @@ struct InFlightRequest {
 impl InFlightRequest {
     fn new(context: &Arc<ConnectionContext>) -> Self {
         context.state.request_started();
-        let is_counted = context.permit.registry().try_begin_request(context.settings.limits.in_flight);
+        let is_counted = context.permit.registry.try_begin_request(context.settings.limits.in_flight);
         Self { context: Arc::clone(context), is_counted, is_upgraded: false }
     }
 
@@ -173,14 +173,14 @@ impl InFlightRequest {
 
     fn release(&mut self) {
         if std::mem::take(&mut self.is_counted) {
-            self.context.permit.registry().end_request();
+            self.context.permit.registry.end_request();
         }
     }
 
     /// Starts the write timeout of an HTTP/2 stream, which can be blocked without a blocked socket write.
     fn chunk_queued(&self) {
         if self.context.state.is_http2() {
-            http2_executor::chunk_queued(self.context.permit.registry().write_timeout());
+            http2_executor::chunk_queued(self.context.permit.registry.write_timeout());
         }
     }
 

@@ -154,17 +154,15 @@ async fn handshake(
                 .keep_alive_interval(HTTP2_PING_INTERVAL)
                 .keep_alive_timeout(HTTP2_PING_INTERVAL);
             let (sender, connection) = http.handshake(TokioIo::new(io)).await.map_err(ConnectError::Http)?;
-            tokio::spawn(async move { log_close(peer.address, connection.await) });
+            // hyper reports the error to the requests in flight.
+            tokio::spawn(async move {
+                if let Err(error) = connection.await {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::debug!(address = %peer.address, error, "upstream connection failed");
+                }
+            });
             Ok(Connection::Http2(sender, peer))
         }
-    }
-}
-
-/// Logs the end of an HTTP/2 connection. hyper reports it to the requests in flight.
-fn log_close(address: SocketAddr, result: hyper::Result<()>) {
-    if let Err(error) = result {
-        let error = &error as &dyn std::error::Error;
-        tracing::debug!(%address, error, "upstream connection failed");
     }
 }
 
