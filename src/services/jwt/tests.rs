@@ -1,6 +1,7 @@
 //! Tests of verification with forged tokens (RFC 8725).
 
 use std::collections::HashSet;
+use std::sync::LazyLock;
 
 use proptest::prelude::*;
 use ring::hmac;
@@ -22,13 +23,16 @@ struct Forge {
     tokens: AccessTokens,
 }
 
-fn forge(algorithm: Algorithm) -> Forge {
-    let material = KeyMaterial::generate(1, algorithm, NOW).expect("random bytes");
-    let keys = KeyRing::from_material(&material).expect("a key");
-    Forge { material, keys, tokens: AccessTokens::default() }
-}
+/// The forge of the tests that need no other algorithm.
+static HS256: LazyLock<Forge> = LazyLock::new(|| Forge::new(Algorithm::Hs256));
 
 impl Forge {
+    fn new(algorithm: Algorithm) -> Self {
+        let material = KeyMaterial::generate(1, algorithm, NOW).expect("random bytes");
+        let keys = KeyRing::from_material(&material).expect("a key");
+        Self { material, keys, tokens: AccessTokens::default() }
+    }
+
     /// Signs arbitrary text with HS256 and the right key.
     fn sign(&self, header: &str, claims: &str) -> String {
         self.sign_with(hmac::HMAC_SHA256, self.material.signing.expose_secret(), header, claims)
@@ -95,7 +99,7 @@ fn session() -> Session {
 #[test]
 fn minted_token_verifies_under_every_algorithm() {
     for algorithm in Algorithm::ALL {
-        let forge = forge(algorithm);
+        let forge = Forge::new(algorithm);
         let session = session();
         let (token, expires_at) = forge.mint(&session, ID, NOW);
         assert!(token.len() < 1024, "under 1 KiB");
@@ -111,8 +115,7 @@ fn minted_token_verifies_under_every_algorithm() {
 
 #[test]
 fn token_has_all_claims_of_rfc_9068() {
-    let forge = forge(Algorithm::Hs256);
-    let (token, _) = forge.mint(&session(), ID, NOW);
+    let (token, _) = HS256.mint(&session(), ID, NOW);
     let part = |at| {
         let bytes = URL_SAFE_NO_PAD.decode(token.split('.').nth(at).expect("a part")).expect("base64url");
         serde_json::from_slice::<Value>(&bytes).expect("JSON")
@@ -126,7 +129,7 @@ fn token_has_all_claims_of_rfc_9068() {
 #[test]
 fn jsonwebtoken_verifies_the_token() {
     crate::services::crypto::install();
-    let forge = forge(Algorithm::EdDsa);
+    let forge = Forge::new(Algorithm::EdDsa);
     let now = OffsetDateTime::from_unix_timestamp(
         i64::try_from(jsonwebtoken::get_current_timestamp()).expect("a time"),
     );
@@ -143,7 +146,7 @@ fn jsonwebtoken_verifies_the_token() {
 #[test]
 fn token_with_any_changed_bit_is_refused() {
     for algorithm in Algorithm::ALL {
-        let forge = forge(algorithm);
+        let forge = Forge::new(algorithm);
         let (token, _) = forge.mint(&session(), ID, NOW);
         let parts: Vec<Vec<u8>> =
             token.split('.').map(|part| URL_SAFE_NO_PAD.decode(part).expect("base64url")).collect();
@@ -162,27 +165,26 @@ fn token_with_any_changed_bit_is_refused() {
 
 #[test]
 fn algorithm_other_than_that_of_the_key_is_refused() {
-    let forge = forge(Algorithm::Hs256);
     let claims = claims().to_string();
     for alg in ["none", "None", "NONE", "nOnE"] {
         let header = format!(r#"{{"typ":"at+jwt","alg":"{alg}","kid":"1"}}"#);
         let unsigned = format!("{}.{}.", URL_SAFE_NO_PAD.encode(&header), URL_SAFE_NO_PAD.encode(&claims));
-        assert_eq!(forge.verify(&unsigned), Err(VerifyError::Malformed), "{alg}");
-        assert_eq!(forge.with_header(&header), Err(VerifyError::Malformed), "{alg}");
+        assert_eq!(HS256.verify(&unsigned), Err(VerifyError::Malformed), "{alg}");
+        assert_eq!(HS256.with_header(&header), Err(VerifyError::Malformed), "{alg}");
     }
-    let secret = forge.material.signing.expose_secret();
+    let secret = HS256.material.signing.expose_secret();
     for (alg, algorithm) in [("HS384", hmac::HMAC_SHA384), ("HS512", hmac::HMAC_SHA512)] {
         let header = format!(r#"{{"typ":"at+jwt","alg":"{alg}","kid":"1"}}"#);
-        let token = forge.sign_with(algorithm, secret, &header, &claims);
-        assert_eq!(forge.verify(&token), Err(VerifyError::Malformed), "{alg}");
-        assert!(forge.verify(&forge.sign_with(algorithm, secret, HEADER, &claims)).is_err(), "{alg}");
+        let token = HS256.sign_with(algorithm, secret, &header, &claims);
+        assert_eq!(HS256.verify(&token), Err(VerifyError::Malformed), "{alg}");
+        assert!(HS256.verify(&HS256.sign_with(algorithm, secret, HEADER, &claims)).is_err(), "{alg}");
     }
 }
 
 #[test]
 fn token_signed_with_public_key_as_hmac_secret_is_refused() {
     for algorithm in [Algorithm::Es256, Algorithm::EdDsa] {
-        let forge = forge(algorithm);
+        let forge = Forge::new(algorithm);
         let public = forge.keys.keys()[0].verifier().public_key().expect("a public key").to_vec();
         let jwk = serde_json::to_vec(&forge.keys.jwks()).expect("JSON");
         for key in [public.clone(), public[1..].to_vec(), jwk] {
@@ -194,7 +196,6 @@ fn token_signed_with_public_key_as_hmac_secret_is_refused() {
 
 #[test]
 fn header_with_other_parameters_is_refused() {
-    let forge = forge(Algorithm::Hs256);
     for extra in [
         r#""jwk":{"kty":"oct","k":"AAAA"}"#,
         r#""jku":"http://127.0.0.1:1/keys""#,
@@ -208,25 +209,24 @@ fn header_with_other_parameters_is_refused() {
         r#""cty":"JWT""#,
     ] {
         let header = format!(r#"{{"typ":"at+jwt","alg":"HS256","kid":"1",{extra}}}"#);
-        assert_eq!(forge.with_header(&header), Err(VerifyError::Malformed), "{extra}");
+        assert_eq!(HS256.with_header(&header), Err(VerifyError::Malformed), "{extra}");
     }
     for kid in ["", "2", "0", "01", " 1", "../../etc/passwd", "' OR 1=1--", "\\u0000", "１"] {
         let header = format!(r#"{{"typ":"at+jwt","alg":"HS256","kid":"{kid}"}}"#);
-        assert_eq!(forge.with_header(&header), Err(VerifyError::UnknownKey), "{kid}");
+        assert_eq!(HS256.with_header(&header), Err(VerifyError::UnknownKey), "{kid}");
     }
     let long = format!(r#"{{"typ":"at+jwt","alg":"HS256","kid":"{}"}}"#, "x".repeat(64 * 1024));
-    assert_eq!(forge.with_header(&long), Err(VerifyError::Malformed));
+    assert_eq!(HS256.with_header(&long), Err(VerifyError::Malformed));
     for header in
         [r#"{"typ":"at+jwt","alg":"HS256"}"#, r#"{"typ":"at+jwt","alg":"HS256","kid":1}"#, "[]", "1", ""]
     {
-        assert_eq!(forge.with_header(header), Err(VerifyError::Malformed), "{header}");
+        assert_eq!(HS256.with_header(header), Err(VerifyError::Malformed), "{header}");
     }
 }
 
 #[test]
 fn times_are_checked_against_the_given_clock() {
-    let forge = forge(Algorithm::Hs256);
-    let ok = |name, value: i64| forge.with_claims(&claims_with(name, value.into())).map(|_| ());
+    let ok = |name, value: i64| HS256.with_claims(&claims_with(name, value.into())).map(|_| ());
     assert_eq!(ok("exp", IAT - 4), Ok(()), "within the leeway");
     assert_eq!(ok("exp", IAT - 5), Err(VerifyError::Expired));
     assert_eq!(ok("nbf", IAT + 5), Ok(()), "within the leeway");
@@ -238,7 +238,7 @@ fn times_are_checked_against_the_given_clock() {
         for odd in
             [json!(-1.5), json!(1e30), json!("1"), json!(null), json!([1]), json!(i64::MIN), json!(u64::MAX)]
         {
-            let error = forge.with_claims(&claims_with(name, odd.clone())).expect_err("must be refused");
+            let error = HS256.with_claims(&claims_with(name, odd.clone())).expect_err("must be refused");
             assert_eq!(error, VerifyError::Malformed, "{name} {odd}");
         }
     }
@@ -247,31 +247,28 @@ fn times_are_checked_against_the_given_clock() {
 
 #[test]
 fn expired_token_can_be_read() {
-    let forge = forge(Algorithm::Hs256);
-    let token = forge.sign(HEADER, &claims_with("exp", json!(IAT - 10_000)).to_string());
-    assert_eq!(forge.verify(&token), Err(VerifyError::Expired));
-    let read = forge.tokens.read(&forge.keys, &token, NOW).expect("a valid token");
+    let token = HS256.sign(HEADER, &claims_with("exp", json!(IAT - 10_000)).to_string());
+    assert_eq!(HS256.verify(&token), Err(VerifyError::Expired));
+    let read = HS256.tokens.read(&HS256.keys, &token, NOW).expect("a valid token");
     assert_eq!((read.generation, read.id), (7, TokenId(Uuid::from_u128(3))));
 }
 
 #[test]
 fn other_token_types_are_refused() {
-    let forge = forge(Algorithm::Hs256);
     for typ in ["application/at+jwt", "AT+JWT", "Application/At+Jwt"] {
         let header = format!(r#"{{"alg":"HS256","kid":"1","typ":"{typ}"}}"#);
-        assert!(forge.with_header(&header).is_ok(), "{typ}");
+        assert!(HS256.with_header(&header).is_ok(), "{typ}");
     }
     for typ in ["JWT", "", "logout+jwt", "at+jwt;x", "text/at+jwt", "at+jwt "] {
         let header = format!(r#"{{"alg":"HS256","kid":"1","typ":"{typ}"}}"#);
-        assert_eq!(forge.with_header(&header), Err(VerifyError::Malformed), "{typ}");
+        assert_eq!(HS256.with_header(&header), Err(VerifyError::Malformed), "{typ}");
     }
-    assert_eq!(forge.with_header(r#"{"alg":"HS256","kid":"1"}"#), Err(VerifyError::Malformed));
+    assert_eq!(HS256.with_header(r#"{"alg":"HS256","kid":"1"}"#), Err(VerifyError::Malformed));
 }
 
 #[test]
 fn audience_must_contain_the_gateway() {
-    let forge = forge(Algorithm::Hs256);
-    let aud = |aud: Value| forge.with_claims(&claims_with("aud", aud)).is_ok();
+    let aud = |aud: Value| HS256.with_claims(&claims_with("aud", aud)).is_ok();
     assert!(aud(json!("sekisho")));
     assert!(aud(json!(["sekisho"])));
     assert!(aud(json!(["other", "sekisho"])));
@@ -281,22 +278,20 @@ fn audience_must_contain_the_gateway() {
         assert!(!aud(wrong.clone()), "{wrong}");
     }
     assert!(!aud(json!([["sekisho"]])));
-    assert!(forge.with_claims(&claims_without("aud")).is_err());
+    assert!(HS256.with_claims(&claims_without("aud")).is_err());
 }
 
 #[test]
 fn issuer_is_compared_exactly() {
-    let forge = forge(Algorithm::Hs256);
     for wrong in [json!("sekisho/"), json!("SEKISHO"), json!(""), json!(null), json!(["sekisho"])] {
-        assert!(forge.with_claims(&claims_with("iss", wrong.clone())).is_err(), "{wrong}");
+        assert!(HS256.with_claims(&claims_with("iss", wrong.clone())).is_err(), "{wrong}");
     }
 }
 
 #[test]
 fn every_claim_except_nbf_is_required() {
-    let forge = forge(Algorithm::Hs256);
     for name in CLAIMS {
-        let error = forge.with_claims(&claims_without(name)).expect_err("must be refused");
+        let error = HS256.with_claims(&claims_without(name)).expect_err("must be refused");
         assert_eq!(error, VerifyError::Malformed, "{name}");
     }
     for (name, odd) in [
@@ -308,15 +303,14 @@ fn every_claim_except_nbf_is_required() {
         ("roles", json!("user")),
         ("roles", json!(["a,b"])),
     ] {
-        assert!(forge.with_claims(&claims_with(name, odd.clone())).is_err(), "{name} {odd}");
+        assert!(HS256.with_claims(&claims_with(name, odd.clone())).is_err(), "{name} {odd}");
     }
 }
 
 #[test]
 fn only_the_canonical_compact_form_is_accepted() {
-    let forge = forge(Algorithm::Hs256);
-    let token = forge.sign(HEADER, &claims().to_string());
-    assert!(forge.verify(&token).is_ok());
+    let token = HS256.sign(HEADER, &claims().to_string());
+    assert!(HS256.verify(&token).is_ok());
     let (signed, signature) = token.rsplit_once('.').expect("three parts");
     let parts: Vec<_> = token.split('.').collect();
     for other in [
@@ -337,7 +331,7 @@ fn only_the_canonical_compact_form_is_accepted() {
         "..".to_owned(),
         "...".to_owned(),
     ] {
-        assert!(forge.verify(&other).is_err(), "{other}");
+        assert!(HS256.verify(&other).is_err(), "{other}");
     }
     // The last of 43 characters has two unused bits, which must be zero.
     let last = signature.chars().last().expect("not empty");
@@ -345,31 +339,29 @@ fn only_the_canonical_compact_form_is_accepted() {
     let at = alphabet.find(last).expect("base64url");
     for twin in (at / 4 * 4)..(at / 4 * 4 + 4) {
         let text = format!("{}{}", &token[..token.len() - 1], &alphabet[twin..=twin]);
-        assert_eq!(forge.verify(&text).is_ok(), twin == at, "{text}");
+        assert_eq!(HS256.verify(&text).is_ok(), twin == at, "{text}");
     }
 }
 
 #[test]
 fn oversized_tokens_are_refused_before_decoding() {
-    let forge = forge(Algorithm::Hs256);
     let claims = claims_with("email", json!("a".repeat(MAX_LENGTH)));
-    assert_eq!(forge.with_claims(&claims), Err(VerifyError::Malformed));
-    assert_eq!(forge.verify(&"a.".repeat(5_000_000)), Err(VerifyError::Malformed));
+    assert_eq!(HS256.with_claims(&claims), Err(VerifyError::Malformed));
+    assert_eq!(HS256.verify(&"a.".repeat(5_000_000)), Err(VerifyError::Malformed));
 }
 
 #[test]
 fn duplicate_claims_are_refused() {
-    let forge = forge(Algorithm::Hs256);
     let claims = claims().to_string();
     for twice in [r#""sub":"x""#, r#""exp":99999999999"#, r#""roles":["admin"]"#, r#""gen":7"#] {
         let claims = format!("{},{twice}}}", &claims[..claims.len() - 1]);
-        assert_eq!(forge.verify(&forge.sign(HEADER, &claims)), Err(VerifyError::Malformed), "{twice}");
+        assert_eq!(HS256.verify(&HS256.sign(HEADER, &claims)), Err(VerifyError::Malformed), "{twice}");
     }
 }
 
 #[test]
 fn upstream_token_is_refused_as_access_token() {
-    let forge = forge(Algorithm::Es256);
+    let forge = Forge::new(Algorithm::Es256);
     let identity = identity(&session(), NOW + Duration::from_secs(60));
     let token = forge.tokens.mint_for_upstream(&forge.keys.keys()[0], &identity, "films", ID, NOW);
     assert!(forge.verify(&token.expect("random bytes")).is_err());
@@ -377,8 +369,7 @@ fn upstream_token_is_refused_as_access_token() {
 
 #[test]
 fn expiry_is_jittered_and_not_later_than_that_of_the_session() {
-    let forge = forge(Algorithm::Hs256);
-    let expiry = |session: &Session, id| forge.mint(session, TokenId(Uuid::from_u128(id)), NOW).1 - NOW;
+    let expiry = |session: &Session, id| HS256.mint(session, TokenId(Uuid::from_u128(id)), NOW).1 - NOW;
     let ending = Session { absolute_expires_at: NOW + Duration::from_millis(90_700), ..session() };
     assert_eq!(expiry(&ending, 0), time::Duration::seconds(90));
     assert_eq!(expiry(&session(), 0), time::Duration::seconds(900));
@@ -390,12 +381,11 @@ proptest! {
 
     #[test]
     fn arbitrary_text_is_refused(text in "\\PC{0,200}|([A-Za-z0-9_-]{0,40}\\.){0,4}[A-Za-z0-9_-]{0,60}") {
-        prop_assert!(forge(Algorithm::Hs256).verify(&text).is_err());
+        prop_assert!(HS256.verify(&text).is_err());
     }
 
     #[test]
     fn arbitrary_signed_claims_are_refused(claims in "\\PC{0,200}|\\{(\"[a-z]{1,4}\":[0-9\"a-z]{1,8},?){0,6}\\}") {
-        let forge = forge(Algorithm::Hs256);
-        prop_assert!(forge.verify(&forge.sign(HEADER, &claims)).is_err());
+        prop_assert!(HS256.verify(&HS256.sign(HEADER, &claims)).is_err());
     }
 }

@@ -9,6 +9,7 @@ use crate::models::session::{EndReason, SessionEnd, TokenId};
 use crate::test_seed::proptest_config;
 
 const GRACE: Duration = Duration::from_secs(60);
+const DIVERGENT_CLIENT: Decision = Decision::Reuse(Reuse::DivergentClient);
 const NOW: OffsetDateTime = datetime!(2026-03-01 12:00 UTC);
 
 fn ago(seconds: u64) -> OffsetDateTime {
@@ -107,27 +108,21 @@ fn token_one_behind_is_replayed_until_its_successor_is_confirmed() {
     assert_eq!(decision(&row(), &presented(6, Some(accompanying))), Decision::Replay);
 
     let confirmed = Session { settled_by: Some(TokenId(Uuid::from_u128(5))), ..row() };
-    assert_eq!(
-        decision(&confirmed, &presented(6, Some(accompanying))),
-        Decision::Reuse(Reuse::SuccessorConfirmed)
-    );
+    let reuse = Decision::Reuse(Reuse::SuccessorConfirmed);
+    assert_eq!(decision(&confirmed, &presented(6, Some(accompanying))), reuse);
 }
 
 #[test]
 fn token_one_behind_with_another_old_access_token_is_a_divergent_client() {
     let other = presented(6, Some((6, token(2, 2_000))));
-    assert_eq!(decision(&row(), &other), Decision::Reuse(Reuse::DivergentClient));
+    assert_eq!(decision(&row(), &other), DIVERGENT_CLIENT);
 
     let none = presented(6, None);
-    assert_eq!(
-        decision(&row(), &none),
-        Decision::Reuse(Reuse::DivergentClient),
-        "absent differs from any other"
-    );
+    assert_eq!(decision(&row(), &none), DIVERGENT_CLIENT, "absent differs from any other");
 
     let rotated_without = Session { asked_by: None, ..row() };
     assert_eq!(decision(&rotated_without, &none), Decision::Replay, "absent equals absent");
-    assert_eq!(decision(&rotated_without, &other), Decision::Reuse(Reuse::DivergentClient));
+    assert_eq!(decision(&rotated_without, &other), DIVERGENT_CLIENT);
 }
 
 #[test]
@@ -136,7 +131,7 @@ fn divergent_client_requires_both_access_tokens_to_be_old() {
     let within_grace = presented(6, Some((6, token(2, 961))));
     assert_eq!(decision(&row(), &within_grace), Decision::Replay);
     let beyond_grace = presented(6, Some((6, token(2, 962))));
-    assert_eq!(decision(&row(), &beyond_grace), Decision::Reuse(Reuse::DivergentClient));
+    assert_eq!(decision(&row(), &beyond_grace), DIVERGENT_CLIENT);
 
     let rotated_within_grace = Session { asked_by: Some(token(1, 961)), ..row() };
     assert_eq!(decision(&rotated_within_grace, &beyond_grace), Decision::Replay);
