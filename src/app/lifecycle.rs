@@ -115,8 +115,11 @@ impl RunningApp {
     fn spawn_session_tasks(&mut self, config: &Config, clock: &Arc<dyn Clock>) {
         let stores = self.stores.clone();
         let revocations = self.app.tokens.revocations().clone();
+        let session = &config.session;
+        let retention =
+            RetentionPolicy { ended: session.keep_ended, audit: config.audit.keep, grace: session.grace };
         self.tasks.spawn(monitor_clock_skew(stores.clone(), Arc::clone(clock), max_clock_offset(config)));
-        self.tasks.spawn(purge(config, &stores, clock).run());
+        self.tasks.spawn(Purge::new(Arc::clone(&stores.sessions), Arc::clone(clock), retention).run());
         self.tasks.spawn(revocations.clone().run_poller());
         self.tasks.spawn(async move { stores.listen_for_revocations(move || revocations.poll_now()).await });
     }
@@ -152,13 +155,6 @@ fn spawn_reload_tasks(
     if let Some(metrics) = metrics {
         tasks.spawn(telemetry::metrics::upkeep(metrics));
     }
-}
-
-fn purge(config: &Config, stores: &Stores, clock: &Arc<dyn Clock>) -> Purge {
-    let session = &config.session;
-    let policy =
-        RetentionPolicy { ended: session.keep_ended, audit: config.audit.keep, grace: session.grace };
-    Purge::new(Arc::clone(&stores.sessions), Arc::clone(clock), policy)
 }
 
 async fn monitor_clock_skew(stores: Stores, clock: Arc<dyn Clock>, max_offset: Duration) {

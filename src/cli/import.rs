@@ -43,7 +43,7 @@ impl Format {
     }
 }
 
-/// Reads all users. `progress` is told how many bytes have been read.
+/// Reads all users. Calls `progress` with the number of bytes read so far.
 ///
 /// # Errors
 ///

@@ -89,7 +89,7 @@ async fn retire(dir: &Path, number: u8, config: &Config) -> Result<String, CliEr
     Ok(format!("retired key {number}; {}", sessions_ended(ended.len())))
 }
 
-/// Tells the audit. What was done to the keys is done, also where no database is at hand.
+/// Adds an audit entry. The change of the keys is complete, so a database error is only a warning.
 async fn record_audit(config: &Config, event: AuditEvent, number: u8, command: &str) {
     let entry = AuditEntry::new(SystemClock.now(), event, ClientInfo::command_line(command));
     let entry = AuditEntry { key_number: Some(number), ..entry };

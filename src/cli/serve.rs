@@ -198,8 +198,7 @@ impl RunningServer {
 impl From<StartError> for CliError {
     fn from(error: StartError) -> Self {
         match error {
-            StartError::App(error) => Self::misconfigured(error),
-            StartError::ClusterSetting { .. } => Self::misconfigured(error),
+            StartError::App(_) | StartError::ClusterSetting { .. } => Self::misconfigured(error),
             StartError::Store { what, source } => {
                 Self::failed(format!("cannot read {what} from the database"), source)
             }

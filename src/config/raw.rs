@@ -197,14 +197,6 @@ impl RawSettings {
         items.iter().map(parse).collect::<Result<_, _>>().map(Some)
     }
 
-    /// Parses a list of texts with [`FromStr`].
-    pub(super) fn parsed_list<T>(&self, key: &str) -> Result<Option<Vec<T>>, ConfigError>
-    where
-        T: FromStr<Err: fmt::Display>,
-    {
-        self.list(key, |text| text.parse().map_err(|error: T::Err| error.to_string()))
-    }
-
     /// Returns a secret: the value of `key`, or the contents of the file that `{key}_file` names.
     pub(super) fn secret(&self, key: &str) -> Result<Option<SecretString>, ConfigError> {
         let file_key = format!("{key}_file");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::error::ConfigError;
+use super::error::{ConfigError, ParseError};
 use super::limits::{self, Tls};
 use super::listen_addr::ListenAddr;
 use super::origin::Origin;
@@ -127,6 +127,7 @@ impl Server {
         let builtin = settings.list("server.builtin", |word| parse_choice(word, &words))?;
         let default = if has_routes { &BUILTINS[..1] } else { &BUILTINS[..] };
         let builtin = builtin.unwrap_or_else(|| default.to_vec());
+        let origin = |text: &str| text.parse().map_err(|error: ParseError| error.to_string());
         let tls = Tls::read(settings)?;
         let server = Self {
             public_origin: public_origin(settings, &listen, tls.is_some())?,
@@ -135,7 +136,7 @@ impl Server {
             limits: limits::read(settings, warnings)?,
             drain_delay: settings.required(DRAIN_DELAY, settings.duration(DRAIN_DELAY, Duration::ZERO))?,
             listen,
-            allowed_origins: settings.parsed_list("server.allowed_origins")?.unwrap_or_default(),
+            allowed_origins: settings.list("server.allowed_origins", origin)?.unwrap_or_default(),
             trusted_proxies: settings.list("server.trusted_proxies", network)?.unwrap_or_default(),
             builtin: builtin.into_iter().collect(),
             auth_prefix: settings.required("server.auth_prefix", settings.parsed("server.auth_prefix"))?,

@@ -2,13 +2,11 @@
 
 use std::fmt::Write as _;
 
-use clap::Args;
 use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::row::SessionRow;
 use crate::backend::db::Stores;
-use crate::cli::args::parse_session_id;
 use crate::cli::error::CliError;
 use crate::cli::output::{self, TableRow};
 use crate::client_info::ClientInfo;
@@ -16,22 +14,8 @@ use crate::clock::{Clock, SystemClock};
 use crate::models::audit::{AuditEntry, AuditEvent};
 use crate::models::session::{EndReason, Session, SessionId};
 
-/// Arguments of `sekisho session explain`.
-#[derive(Args, Clone, Debug)]
-pub struct SessionExplain {
-    /// Session id as shown by `sekisho session list` and in the log
-    #[arg(value_name = "ID", value_parser = parse_session_id)]
-    pub id: SessionId,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
 /// Prints the row and the audit entries of a session.
-pub(super) async fn run(
-    stores: &Stores,
-    SessionExplain { id, json }: SessionExplain,
-) -> Result<(), CliError> {
+pub(super) async fn run(stores: &Stores, id: SessionId, json: bool) -> Result<(), CliError> {
     let session = stores.sessions.find_session(id).await?;
     let audit = stores.sessions.session_audit(id, MAX_AUDIT_ENTRIES).await?;
     let report = SessionReport::new(session.as_ref(), &audit, SystemClock.now());

@@ -8,13 +8,14 @@ mod row;
 
 use clap::Subcommand;
 
-pub use self::explain::SessionExplain;
 pub use self::list::SessionList;
 pub use self::revoke::SessionRevoke;
 pub use self::row::SessionRow;
+use super::args::parse_session_id;
 use super::bootstrap;
 use super::error::CliError;
 use crate::config::Config;
+use crate::models::session::SessionId;
 
 /// Subcommands of `sekisho session`.
 #[derive(Clone, Debug, Subcommand)]
@@ -24,7 +25,14 @@ pub enum SessionCommand {
     List(SessionList),
     /// Explain the state of a session and why it ended
     #[command(after_help = explain::EXAMPLES)]
-    Explain(SessionExplain),
+    Explain {
+        /// Session id as shown by `sekisho session list` and in the log
+        #[arg(value_name = "ID", value_parser = parse_session_id)]
+        id: SessionId,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// End sessions by id, of a user, or all
     #[command(after_help = revoke::EXAMPLES)]
     Revoke(SessionRevoke),
@@ -35,7 +43,7 @@ pub(super) async fn run(command: SessionCommand, config: &Config) -> Result<(), 
     let stores = bootstrap::stores(config).await?;
     let result = match command {
         SessionCommand::List(args) => list::run(&stores, args).await,
-        SessionCommand::Explain(args) => explain::run(&stores, args).await,
+        SessionCommand::Explain { id, json } => explain::run(&stores, id, json).await,
         SessionCommand::Revoke(args) => revoke::run(&stores, args).await,
     };
     stores.close().await;
