@@ -16,7 +16,7 @@ pub(super) trait RequestHead {
     fn write_headers(&self, writer: &mut impl HeaderWriter);
 }
 
-/// The control data of a request (RFC 9110, section 6.2), and what it asks of the connection.
+/// The control data of a request (RFC 9110, section 6.2), and its options for the connection.
 pub(super) struct ControlData<'a> {
     pub(super) method: &'a Method,
     pub(super) target: &'a PathAndQuery,
