@@ -243,6 +243,3 @@ pub use self::token::{
     RefreshError, RefreshRequest, RefreshedSession, SessionActiveFuture, TokenService, Verified, VerifyError,
 };
 pub use crate::http_headers::SESSION_EVENT_HEADER;
-
-#[cfg(test)]
-mod tests;

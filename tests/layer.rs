@@ -1,3 +1,12 @@
+//! The layer through its public interface, with a scripted [`TokenService`].
+//!
+//! A test binary of its own, since it needs no feature of the crate.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+#[path = "../src/test_seed.rs"]
+mod test_seed;
+
 use std::convert::Infallible;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -12,14 +21,18 @@ use http::header::{CACHE_CONTROL, COOKIE, HeaderMap, HeaderValue, SET_COOKIE, VA
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use proptest::prelude::*;
+use sekisho::client_info::{ClientAddress, ClientInfo};
+use sekisho::identity::{Identity, Roles, SessionId};
+use sekisho::layer::{
+    ContinueAnonymous, CookiePolicy, CurrentUser, OnReject, OnStoreLoss, RefreshError, RefreshRequest,
+    RefreshedSession, Reject401, Rejection, SESSION_EVENT_HEADER, SameSite, SessionActiveFuture,
+    SilentRefresh, SilentRefreshLayer, TokenService, Verified, VerifyError,
+};
+use sekisho::session_event::SessionEvent;
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tracing::Level;
 use uuid::Uuid;
 
-use super::*;
-use crate::client_info::{ClientAddress, ClientInfo};
-use crate::identity::{Identity, Roles, SessionId};
-use crate::session_event::SessionEvent;
 use crate::test_seed::proptest_config;
 
 const SESSION: SessionId = SessionId(Uuid::from_u128(1));
