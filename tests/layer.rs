@@ -25,8 +25,8 @@ use sekisho::client_info::{ClientAddress, ClientInfo};
 use sekisho::identity::{Identity, Roles, SessionId};
 use sekisho::layer::{
     ContinueAnonymous, CookiePolicy, CurrentUser, OnReject, OnStoreLoss, RefreshError, RefreshRequest,
-    RefreshedSession, Reject401, Rejection, SESSION_EVENT_HEADER, SameSite, SessionActiveFuture,
-    SilentRefresh, SilentRefreshLayer, TokenService, Verified, VerifyError,
+    RefreshedSession, Reject401, Rejection, SESSION_EVENT_HEADER, SessionActiveFuture, SilentRefresh,
+    SilentRefreshLayer, TokenService, Verified, VerifyError,
 };
 use sekisho::session_event::SessionEvent;
 use tower::{Layer, Service, ServiceExt, service_fn};
