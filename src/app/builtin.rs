@@ -9,7 +9,7 @@ use tower_http::timeout::RequestBodyTimeoutLayer;
 use utoipa_axum::router::OpenApiRouter;
 
 use super::catch_panic::CatchPanic;
-use super::request_recorder::record_identity;
+use super::request_recorder::IdentityRecorder;
 use crate::config::{self, BuiltinRoutes, PathPrefix};
 use crate::layer::{Reject401, SilentRefreshLayer};
 use crate::routers::{AuthState, auth, docs, jwks, movies, security_headers, token, with_fallbacks};
@@ -45,7 +45,7 @@ pub(super) fn router(
         .layer(session.clone().with_on_reject(Reject401))
         // Inside the session layer, so that a panicking handler does not lose the new cookies.
         .layer(layer_fn(CatchPanic))
-        .map_request(record_identity);
+        .layer(layer_fn(IdentityRecorder));
     let mut api = OpenApiRouter::new();
     if server.has(BuiltinRoutes::Auth) {
         let auth = auth::public().merge(auth::signed_in().layer(session_required.clone()));

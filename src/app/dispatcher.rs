@@ -70,7 +70,7 @@ impl Service<Request<Body>> for Dispatcher {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> DispatchFuture {
+    fn call(&mut self, mut request: Request<Body>) -> DispatchFuture {
         let inner = &*self.0;
         match inner.resolve(request.uri(), request.headers()) {
             Destination::Router(router, number) => {
@@ -80,7 +80,17 @@ impl Service<Request<Body>> for Dispatcher {
             }
             Destination::Proxy(auth, route, number) => {
                 record_route(number);
-                inner.forward(auth, route, request)
+                request.extensions_mut().insert(route);
+                let ProxyStacks { required, optional, open, .. } = &inner.proxies;
+                match auth {
+                    RouteAuth::None => DispatchFuture::Open { future: open.clone().call(request) },
+                    RouteAuth::Optional => {
+                        DispatchFuture::Optional { future: optional.clone().call(request) }
+                    }
+                    RouteAuth::Required => {
+                        DispatchFuture::Required { future: required.clone().call(request) }
+                    }
+                }
             }
             Destination::CrossSiteUpgrade(number) => {
                 record_route(number);
@@ -116,20 +126,6 @@ impl DispatcherInner {
             }
             (None, Some((fallback, number))) => Destination::Router(fallback, *number),
             (None, None) => Destination::None(ProxyError::NoRoute),
-        }
-    }
-
-    fn forward(&self, auth: RouteAuth, route: MatchedRoute, mut request: Request<Body>) -> DispatchFuture {
-        request.extensions_mut().insert(route);
-        let proxies = &self.proxies;
-        match auth {
-            RouteAuth::None => DispatchFuture::Open { future: proxies.open.clone().call(request) },
-            RouteAuth::Optional => {
-                DispatchFuture::Optional { future: proxies.optional.clone().call(request) }
-            }
-            RouteAuth::Required => {
-                DispatchFuture::Required { future: proxies.required.clone().call(request) }
-            }
         }
     }
 }

@@ -19,7 +19,7 @@ use super::catch_panic::CatchPanic;
 use super::client_address::TrustedProxies;
 use super::cors_csrf::csrf_layer;
 use super::error::AppError;
-use super::request_recorder::{RecorderConfig, RequestRecorder, record_identity};
+use super::request_recorder::{IdentityRecorder, RecorderConfig, RequestRecorder};
 use super::upgrade_origin::{WebSocketOriginCheck, cross_site_upgrade_response};
 use crate::config::{Config, Origin};
 use crate::layer::{CookiePolicy, Reject401, SilentRefreshLayer};
@@ -114,7 +114,7 @@ impl ForwardAuthStack {
             .layer(self.session.clone().with_on_reject(Reject401))
             // Inside the session layer, so that a panic does not lose the new cookies.
             .layer(layer_fn(CatchPanic))
-            .map_request(record_identity)
+            .layer(layer_fn(IdentityRecorder))
             // No `Router`, which would drop the body of a response to HEAD: the original method.
             .service(service_fn(move |request| {
                 ready(Ok::<_, Infallible>(respond(&reserved_cookies, request)))

@@ -1,21 +1,18 @@
 //! The proxy behind the session layer, as the `auth` setting of a route requires.
 
 use axum::body::Body;
-use http::{Request, Response};
+use http::Response;
 use tower::ServiceBuilder;
 use tower::layer::layer_fn;
-use tower::util::MapRequest;
 
 use super::catch_panic::CatchPanic;
-use super::request_recorder::record_identity;
+use super::request_recorder::IdentityRecorder;
 use crate::layer::{Reject401, Rejection, RejectionKind, SilentRefresh, SilentRefreshLayer};
 use crate::proxy::Proxy;
 use crate::services::token::Tokens;
 
 /// A service behind the session layer. `R` decides about requests without a valid session.
-pub(super) type WithSession<R, S = Proxy> = SilentRefresh<CatchPanic<MapRequest<S, RequestFn>>, Tokens, R>;
-
-type RequestFn = fn(Request<Body>) -> Request<Body>;
+pub(super) type WithSession<R, S = Proxy> = SilentRefresh<CatchPanic<IdentityRecorder<S>>, Tokens, R>;
 
 /// Decides about a request without a valid session: the response, or `None` to forward it anyway.
 pub(super) type OnReject = fn(&Rejection) -> Option<Response<Body>>;
@@ -55,7 +52,7 @@ fn with_session<R: Clone, S>(session: SilentRefreshLayer<Tokens, R>, service: S)
         .layer(session)
         // Inside the session layer, so that a panic does not lose the new cookies.
         .layer(layer_fn(CatchPanic))
-        .map_request(record_identity as RequestFn)
+        .layer(layer_fn(IdentityRecorder))
         .service(service)
 }
 
@@ -69,8 +66,8 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use http::StatusCode;
     use http::header::{COOKIE, SET_COOKIE};
+    use http::{Request, StatusCode};
     use tower::{ServiceExt, service_fn};
     use uuid::Uuid;
 

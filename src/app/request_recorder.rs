@@ -267,12 +267,25 @@ impl HttpBody for RecordedBody {
 
 /// Records the user of a request in its context, for log lines and the access log entry.
 ///
-/// Applied inside the session layer, which adds the [`Identity`] to the request's extensions.
-pub(super) fn record_identity(request: Request<Body>) -> Request<Body> {
-    if let Some(identity) = request.extensions().get::<Identity>() {
-        RequestContext::with_current(|context| context.set_identity(identity));
+/// Placed inside the session layer, which adds the [`Identity`] to the request's extensions.
+#[derive(Clone)]
+pub(super) struct IdentityRecorder<S>(pub(super) S);
+
+impl<S: Service<Request<Body>>> Service<Request<Body>> for IdentityRecorder<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(cx)
     }
-    request
+
+    fn call(&mut self, request: Request<Body>) -> S::Future {
+        if let Some(identity) = request.extensions().get::<Identity>() {
+            RequestContext::with_current(|context| context.set_identity(identity));
+        }
+        self.0.call(request)
+    }
 }
 
 /// Replaces the request id, and returns the place of the request in a trace.

@@ -99,7 +99,8 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let proxy = Arc::clone(&self.0);
-        let (mut parts, body) = request.map(Body::new).into_parts();
+        let (mut parts, body) = request.into_parts();
+        let body = Body::new(body);
         Box::pin(async move {
             let route = parts.extensions.remove::<MatchedRoute>();
             let result = match &route {
@@ -150,12 +151,12 @@ impl Inner {
         if is_event_stream(response.headers()) {
             lease.release_permit();
         }
-        let response = prepare_response(response, route, &self.settings)
-            .map(|body| DownstreamResponseBody::new(body, route, lease, progress));
+        let response = prepare_response(response, route, &self.settings);
+        let wrap = |body| DownstreamResponseBody::new(body, route, lease, progress);
         if is_event_stream(response.headers()) {
-            bind_event_stream(response, session, &self.settings.streams)
+            bind_event_stream(response.map(wrap), session, &self.settings.streams)
         } else {
-            response.map(DownstreamResponseBody::into_body)
+            response.map(|body| wrap(body).into_body())
         }
     }
 
