@@ -244,6 +244,7 @@ fn app(routes: &str, telemetry: Telemetry) -> App {
         stores: Stores::in_memory(),
         keys: Arc::new(SharedKeys::new(keys)),
         clock: Arc::new(SystemClock),
+        refresh_timeout: None,
         metrics: None,
         telemetry,
         sample: None,

@@ -29,6 +29,7 @@ mod upgrade_origin;
 mod upstream_tokens;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use http::HeaderValue;
@@ -76,6 +77,8 @@ pub struct AppDependencies<'a> {
     pub keys: Arc<SharedKeys>,
     /// The source of the current time.
     pub clock: Arc<dyn Clock>,
+    /// Overrides the default of [`SilentRefreshLayer::with_refresh_timeout`].
+    pub refresh_timeout: Option<Duration>,
     /// The recorder that `/metrics` renders. Without one, `/metrics` is empty.
     pub metrics: Option<PrometheusHandle>,
     /// The access log and the span exporter. `log.access` switches the access log.
@@ -122,8 +125,11 @@ impl App {
         let user_store = Arc::clone(&dependencies.stores.users);
         let users = Users::new(Arc::clone(&user_store), Arc::clone(&passwords), Arc::clone(&clock));
         let auth = Auth::new(user_store, passwords, users.clone(), tokens.clone(), config.login.registration);
-        let session = SilentRefreshLayer::new(Arc::new(tokens.clone()), CookiePolicy::clone(&cookies))
+        let mut session = SilentRefreshLayer::new(Arc::new(tokens.clone()), CookiePolicy::clone(&cookies))
             .with_on_store_loss(config.session.on_store_loss);
+        if let Some(timeout) = dependencies.refresh_timeout {
+            session = session.with_refresh_timeout(timeout);
+        }
         let streams = LongLivedStreams::new(Arc::new(tokens.clone()));
         let reserved = ReservedCookies { names: cookies.names().map(str::to_owned).to_vec() };
         let proxy = Proxy::new(reserved, streams.clone()).with_upstream_tokens(Arc::new(tokens.clone()));

@@ -173,6 +173,7 @@ impl RunningServer {
             stores: resources.stores.clone(),
             keys: Arc::clone(&resources.keys),
             clock: Arc::clone(&resources.clock),
+            refresh_timeout: None,
             metrics: resources.metrics.clone(),
             telemetry: Telemetry { access: Some(log.access()), spans, lost_lines: Some(log.lost()) },
             sample,

@@ -232,6 +232,8 @@ impl Setup {
             stores: stores.clone(),
             keys: Arc::clone(&self.keys),
             clock,
+            // Not the default, which a busy machine may exceed.
+            refresh_timeout: Some(Duration::from_secs(60)),
             metrics: None,
             telemetry: Telemetry::default(),
             sample: self.sample.clone(),

@@ -66,6 +66,7 @@ impl TestGatewayBuilder {
             stores: (self.prepare)(database.stores.clone()),
             keys: Arc::new(SharedKeys::new(KeyRing::from_material(&key).unwrap())),
             clock: clock.clone(),
+            refresh_timeout: None,
             metrics: None,
             telemetry: Telemetry::default(),
             sample: None,
