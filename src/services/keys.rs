@@ -419,3 +419,29 @@ impl SharedKeys {
         self.unknown_key.notified().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+
+    #[test]
+    fn debug_output_contains_no_key_bytes() {
+        for algorithm in Algorithm::ALL {
+            let created_at = datetime!(2026-03-01 12:00 UTC);
+            let material = KeyMaterial::generate(1, algorithm, created_at).expect("random bytes");
+            let ring = KeyRing::from_material(&material).expect("a key");
+            let text = format!("{material:?} {:?}", SharedKeys::new(ring));
+            for secret in [&material.signing, &material.refresh] {
+                for part in secret.expose_secret().windows(4) {
+                    let list = format!("{part:?}");
+                    assert!(!text.contains(list.trim_matches(['[', ']'])), "{algorithm:?}: {text}");
+                }
+            }
+            let hex: String =
+                material.refresh.expose_secret().iter().map(|byte| format!("{byte:02x}")).collect();
+            assert!(!text.contains(&hex[..8]), "{algorithm:?}: {text}");
+        }
+    }
+}
