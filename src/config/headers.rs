@@ -9,6 +9,7 @@ use super::error::ConfigError;
 use super::raw::{RawSettings, parse_choice, read_secret};
 use super::value::RawValue;
 use crate::proxy::{HeaderEdits, IdentityHeaders};
+use crate::secret;
 
 /// Reads the header edits of one direction from the keys `remove` and `set`. The values are marked
 /// sensitive, for they may be API keys.
@@ -56,7 +57,7 @@ fn pairs(table: &RawSettings, key: &str) -> Result<Vec<(HeaderName, HeaderValue)
     let parse = |(text, raw): (&String, &RawValue)| {
         let name = header_name(text).map_err(|problem| table.invalid(key, format!("{text}: {problem}")))?;
         let secret = match raw {
-            RawValue::Text(text) => SecretString::from(text.as_str()),
+            RawValue::Text(text) => SecretString::from(secret::trimmed(text)),
             RawValue::Table(file) => read_value(table, key, text, file)?,
             _ => return Err(table.invalid(key, EXPECTED_PAIRS)),
         };

@@ -197,12 +197,13 @@ impl RawSettings {
         items.iter().map(parse).collect::<Result<_, _>>().map(Some)
     }
 
-    /// Returns a secret: the value of `key`, or the contents of the file that `{key}_file` names.
+    /// Returns a secret: the value of `key`, or the contents of the file that `{key}_file` names. Both are
+    /// trimmed the same way.
     pub(super) fn secret(&self, key: &str) -> Result<Option<SecretString>, ConfigError> {
         let file_key = format!("{key}_file");
         let value = self.text(key)?;
         let Some(path) = self.text(&file_key)?.map(PathBuf::from) else {
-            return Ok(value.map(SecretString::from));
+            return Ok(value.map(|text| secret::trimmed(text).into()));
         };
         if self.is_explicit(key) {
             let problem = format!("{key} is set too, {}: keep one of them", self.place(key));

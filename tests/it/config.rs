@@ -270,7 +270,7 @@ fn route_headers_and_methods() {
 #[test]
 fn header_values_are_never_displayed() {
     for (line, part) in [
-        ("set_request_headers = { X-Key = \"hunter2\\n\" }", "X-Key: expected visible ASCII characters"),
+        ("set_request_headers = { X-Key = \"hunter2\\nX-Y: 1\" }", "X-Key: expected visible ASCII characters"),
         ("set_request_headers = { X-Key = 'hunter2\u{e9}' }", "X-Key: expected visible ASCII characters"),
         ("set_request_headers = { 'X Key' = 'hunter2' }", "X Key: expected a header name"),
         ("set_request_headers = { X-Key = ['hunter2'] }", "expected headers and values"),
@@ -502,6 +502,56 @@ fn secrets_are_read_from_files() {
     assert!(error.starts_with("database.url_file = ") && !error.contains("hunter2"), "{error}");
     fs::remove_file(fixture.path("url")).unwrap();
     assert_eq!(fixture.error(), "cannot read ./url (database.url_file)");
+}
+
+/// B4: a secret has one value in every source, whatever surrounds it there.
+#[test]
+fn every_source_of_a_secret_is_trimmed_the_same_way() {
+    let secret = "kq2V8mYb0Zr4n7PxWc1sTgH5uJdLfA9eXo3iRvBzQ6E=";
+    let url = "postgres://u:p@h/db";
+    for (before, after) in [("", ""), ("", "\n"), ("", "\r\n"), ("", "\n\n"), (" ", " "), ("\u{feff}", "\n")] {
+        let around = |text: &str| format!("{before}{text}{after}");
+        let quoted = |text: &str| around(text).replace('\r', "\\r").replace('\n', "\\n");
+        let files = ConfigFixture::new().write("secret", &around(secret)).write("url", &around(url));
+        let (secret_file, url_file) = (files.path("secret"), files.path("url"));
+        for fixture in [
+            ConfigFixture::new()
+                .env("SEKISHO_TOKENS__SECRET", &around(secret))
+                .env("SEKISHO_DATABASE__URL", &around(url)),
+            ConfigFixture::new().flag("tokens.secret", &around(secret)).flag("database.url", &around(url)),
+            file(&format!(
+                "[tokens]\nsecret = \"{}\"\n[database]\nurl = \"{}\"",
+                quoted(secret),
+                quoted(url)
+            )),
+            files
+                .env("SEKISHO_TOKENS__SECRET_FILE", &secret_file.display().to_string())
+                .env("SEKISHO_DATABASE__URL_FILE", &url_file.display().to_string()),
+        ] {
+            let config = fixture.config();
+            assert_eq!(config.database.url.expose_secret(), url, "{before:?} {after:?}");
+            let KeySource::Secret(read) = config.tokens.keys else { panic!("not a secret") };
+            assert_eq!(read.expose_secret(), secret, "{before:?} {after:?}");
+        }
+    }
+    let text = format!("SEKISHO_TOKENS__SECRET=\"{secret}\\n\"\nSEKISHO_DATABASE__URL=\"{url} \"\n");
+    let config = ConfigFixture::new().write(".env", &text).config();
+    assert_eq!(config.database.url.expose_secret(), url);
+    assert!(matches!(&config.tokens.keys, KeySource::Secret(read) if read.expose_secret() == secret));
+}
+
+/// B4: so is the value of a header.
+#[test]
+fn header_value_is_trimmed_in_the_file_and_in_the_configuration() {
+    let value_file = ConfigFixture::new().write("value", " key-1 \r\n");
+    let path = value_file.path("value");
+    for value in ["\" key-1 \\n\"".to_owned(), format!("{{ file = '{}' }}", path.display())] {
+        let route = format!(
+            "[[routes]]\npath = '/a'\nupstreams = ['http://h']\nset_request_headers = {{ X-Key = {value} }}"
+        );
+        let config = file(&route).config();
+        assert_eq!(config.routes[0].spec.request_headers.set[0].1, "key-1");
+    }
 }
 
 #[test]
