@@ -87,9 +87,22 @@ pub enum KeyFileError {
         /// Description of the expected content.
         expected: &'static str,
     },
+    /// The secret that replaces the directory cannot be used.
+    #[error("tokens.secret: {0}")]
+    Secret(KeyError),
     /// There is no key with this number.
     #[error("there is no key {0}: see `sekisho key list`")]
     Unknown(u8),
+    /// A key can be guessed.
+    #[error("{path}: {problem}: run `sekisho key rotate`, then `sekisho key retire {number}`")]
+    Weak {
+        /// The file.
+        path: PathBuf,
+        /// The number of the key.
+        number: u8,
+        /// The weakness.
+        problem: KeyError,
+    },
 }
 
 /// Loads all keys.
@@ -100,7 +113,11 @@ pub enum KeyFileError {
 pub fn load(dir: &Path, activation: Duration) -> Result<KeyRing, KeyFileError> {
     let mut keys = Vec::new();
     for (path, material) in read_all(dir)? {
-        keys.push(SigningKey::new(&material).map_err(|source| KeyFileError::Key { path, source })?);
+        let number = material.number;
+        keys.push(SigningKey::new(&material).map_err(|error| match error {
+            problem @ KeyError::Weak(..) => KeyFileError::Weak { path, number, problem },
+            source => KeyFileError::Key { path, source },
+        })?);
     }
     if keys.is_empty() {
         return Err(KeyFileError::Empty(dir.to_owned()));
@@ -441,6 +458,41 @@ mod tests {
             fs::write(dir.join("1.toml"), &bad).expect("written");
             let error = load(&dir, ACTIVATION).expect_err("must be refused").to_string();
             assert!(error.contains("1.toml") && !error.contains(secret), "{error}");
+        }
+    }
+
+    /// B14: every key in a key file has to be strong, as `tokens.secret` has.
+    #[test]
+    fn weak_keys_are_refused() {
+        let (_parent, dir) = folder_with_key();
+        let path = dir.join("1.toml");
+        let good = fs::read_to_string(&path).expect("readable");
+        let line = |name: &str| good.lines().find(|line| line.starts_with(name)).expect("there").to_owned();
+        let fastapi = b"09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7";
+        for weak in [[0; 32], *b"reallyreallyreallyreallyverysafe", *b"r9iMKoe5CRMgvJBBtp4HrqN7QiPpUToj"] {
+            for name in ["signing_key", "refresh_key"] {
+                let key = format!("{name} = \"{}\"", STANDARD.encode(weak));
+                fs::write(&path, good.replace(&line(name), &key)).expect("written");
+                let error = load(&dir, ACTIVATION).expect_err("must be refused");
+                assert!(matches!(error, KeyFileError::Weak { number: 1, .. }), "{error}");
+                assert!(error.to_string().contains("`sekisho key retire 1`") && !error.to_string().contains(&key));
+            }
+        }
+        let key = format!("signing_key = \"{}\"", STANDARD.encode(fastapi));
+        fs::write(&path, good.replace(&line("signing_key"), &key)).expect("written");
+        assert!(matches!(load(&dir, ACTIVATION), Err(KeyFileError::Weak { number: 1, .. })));
+    }
+
+    /// B14: published private keys: RFC 8410, section 10.3, and one of 32 zeros.
+    #[test]
+    fn published_private_keys_are_refused() {
+        let published = STANDARD.decode("MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC");
+        let published = published.expect("base64");
+        let zeros = [&published[..16], &[0; 32]].concat();
+        for signing in [published, zeros] {
+            let generated = KeyMaterial::generate(1, Algorithm::EdDsa, NOW).expect("random bytes");
+            let material = KeyMaterial { signing: signing.into(), ..generated };
+            assert!(matches!(SigningKey::new(&material), Err(KeyError::Weak("signing key", _))));
         }
     }
 

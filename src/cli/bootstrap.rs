@@ -72,22 +72,35 @@ pub(super) fn users(config: &Config, stores: &Stores) -> Result<Users, CliError>
 /// Loads the keys. With an embedded database the first start creates them; with a shared one each replica
 /// would create its own.
 pub(super) fn keys(config: &Config, embedded: bool, now: OffsetDateTime) -> Result<KeyRing, CliError> {
-    let tokens = &config.tokens;
-    let ring = match &tokens.keys {
-        KeySource::Secret(secret) => {
-            let key = KeyMaterial::from_secret(secret).and_then(|key| KeyRing::from_material(&key));
-            key.map_err(CliError::misconfigured)?
+    let ring = match load_keys(config) {
+        Err(KeyFileError::Empty(_)) if embedded => {
+            make_keys(config, now)?;
+            load_keys(config)
         }
-        KeySource::Dir(dir) => match key_store::load(dir, tokens.key_activation) {
-            Err(KeyFileError::Empty(_)) if embedded => {
-                make_keys(config, now)?;
-                key_store::load(dir, tokens.key_activation).map_err(CliError::misconfigured)?
-            }
-            loaded => loaded.map_err(CliError::misconfigured)?,
-        },
+        loaded => loaded,
     };
+    let ring = ring.map_err(CliError::misconfigured)?;
     check_bearer_algorithm(config, &ring, now)?;
     Ok(ring)
+}
+
+/// Checks the keys as [`keys`] does, but creates none. The first start may still create them.
+pub(super) fn check_keys(config: &Config, now: OffsetDateTime) -> Result<(), CliError> {
+    match load_keys(config) {
+        Ok(ring) => check_bearer_algorithm(config, &ring, now),
+        Err(KeyFileError::Empty(_)) => Ok(()),
+        Err(error) => Err(CliError::misconfigured(error)),
+    }
+}
+
+fn load_keys(config: &Config) -> Result<KeyRing, KeyFileError> {
+    match &config.tokens.keys {
+        KeySource::Secret(secret) => {
+            let key = KeyMaterial::from_secret(secret).and_then(|key| KeyRing::from_material(&key));
+            key.map_err(KeyFileError::Secret)
+        }
+        KeySource::Dir(dir) => key_store::load(dir, config.tokens.key_activation),
+    }
 }
 
 /// Returns the key directory.

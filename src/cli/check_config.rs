@@ -5,13 +5,14 @@ use std::sync::Arc;
 use super::error::CliError;
 use super::{bootstrap, output};
 use crate::app;
-use crate::clock::SystemClock;
+use crate::clock::{Clock, SystemClock};
 use crate::config::LoadedConfig;
 
-/// Checks the routes and the certificate too, and prints the file and the warnings.
+/// Checks the routes, the certificate and the keys too, and prints the file and the warnings.
 pub(super) fn run(loaded: &LoadedConfig) -> Result<(), CliError> {
     app::check_routes(&loaded.config).map_err(CliError::misconfigured)?;
     bootstrap::certificate(&loaded.config, Arc::new(SystemClock))?;
+    bootstrap::check_keys(&loaded.config, SystemClock.now())?;
     let mut lines = vec![match &loaded.file {
         Some(file) => format!("configuration file: {}", file.display()),
         None => "configuration file: none, using defaults and environment".to_owned(),

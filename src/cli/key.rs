@@ -147,9 +147,11 @@ impl TableRow for KeyRow {
 impl From<KeyFileError> for CliError {
     fn from(error: KeyFileError) -> Self {
         match error {
-            KeyFileError::Mode { .. } | KeyFileError::NotAKey { .. } | KeyFileError::Key { .. } => {
-                Self::misconfigured(error)
-            }
+            KeyFileError::Key { .. }
+            | KeyFileError::Mode { .. }
+            | KeyFileError::NotAKey { .. }
+            | KeyFileError::Secret(_)
+            | KeyFileError::Weak { .. } => Self::misconfigured(error),
             other => Self::Refused(super::error::display_chain(&other)),
         }
     }

@@ -8,6 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::error::ConfigError;
 use super::raw::RawSettings;
 use crate::services::keys::Algorithm;
+use crate::services::weak_secret::find_weakness;
 
 /// Access tokens and signing keys: `[tokens]`.
 #[derive(Clone, Debug)]
@@ -104,27 +105,11 @@ fn keys(settings: &RawSettings, algorithm: Algorithm) -> Result<KeySource, Confi
             format!("tokens.key_dir is set too, {}: keep one of them", settings.place("tokens.key_dir"));
         return Err(settings.invalid(key, problem));
     }
-    if let Some(problem) = find_weakness(secret.expose_secret()) {
+    if let Some(weakness) = find_weakness(secret.expose_secret().as_bytes()) {
         let remedy = "generate one with `openssl rand -base64 32`";
-        return Err(settings.invalid(key, format!("{problem}: {remedy}")));
+        return Err(settings.invalid(key, format!("the secret {weakness}: {remedy}")));
     }
     Ok(KeySource::Secret(secret))
-}
-
-/// Returns the problem with a secret that is too weak to sign with.
-fn find_weakness(secret: &str) -> Option<&'static str> {
-    if secret.len() < 32 {
-        return Some("the secret is shorter than 32 bytes");
-    }
-    let bytes = secret.as_bytes();
-    let is_periodic = |period: usize| bytes[period..] == bytes[..bytes.len() - period];
-    if (1..=bytes.len() / 2).any(is_periodic) {
-        return Some("the secret repeats itself");
-    }
-    let letters: String =
-        secret.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase();
-    let is_known = PUBLISHED.contains(&secret) || PLACEHOLDERS.iter().any(|word| letters.contains(word));
-    is_known.then_some("the secret is a well-known example")
 }
 
 const ALGORITHMS: [(&str, Algorithm); 3] =
@@ -137,62 +122,3 @@ const MIN_ACCESS_TTL: Duration = Duration::from_secs(2);
 
 /// Twice the interval at which replicas reread the key directory.
 const RECOMMENDED_MIN_ACTIVATION: Duration = Duration::from_secs(20);
-
-/// Keys printed in tutorials and standards.
-const PUBLISHED: [&str; 3] = [
-    // FastAPI tutorial, "OAuth2 with Password (and hashing), Bearer with JWT tokens".
-    "09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7",
-    // RFC 7515 appendix A.1.
-    "AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow",
-    // RFC 7520 section 3.5.
-    "hJtXIZ2uSN5kbQfbtTNWbpdmhkV8FJG-Onbc6mxCcYg",
-];
-
-/// Parts of placeholder secrets, in lower case and without punctuation.
-const PLACEHOLDERS: [&str; 16] = [
-    "0123456789",
-    "1234567890",
-    "abcdefghij",
-    "asecretstring",
-    "astringsecret",
-    "avalidstringsecret",
-    "changeit",
-    "changeme",
-    "changethis",
-    "insecure",
-    "mysecret",
-    "replacethis",
-    "secretkey",
-    "supersecret",
-    "verysecret",
-    "yoursecret",
-];
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn find_weakness_rejects_short_periodic_and_published_secrets() {
-        for weak in [
-            "",
-            "secret",
-            "your-256-bit-secret",
-            "changeme-changeme-changeme-now-please",
-            "CHANGE_ME_to_something_long_and_random",
-            "a-string-secret-at-least-256-bits-long",
-            "a-valid-string-secret-that-is-at-least-512-bits-long-which-is-very-long",
-            "09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7",
-            "django-insecure-4#x9!kq2pz7$w8v6u5t3s1r0",
-            "secretsecretsecretsecretsecretsecret",
-            "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
-            "abcdefghijklmnopqrstuvwxyz0123456789",
-            "your-secret-key-that-no-one-can-guess-1",
-        ] {
-            assert!(find_weakness(weak).is_some(), "{weak}");
-        }
-        for good in ["kq2V8mYb0Zr4n7PxWc1sTgH5uJdLfA9eXo3iRvBzQ6E=", "5f1d7c0b9e2a4836f7d0c1b2a3948576"] {
-            assert_eq!(find_weakness(good), None, "{good}");
-        }
-    }
-}

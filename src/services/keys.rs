@@ -25,6 +25,7 @@ use time::OffsetDateTime;
 use tokio::sync::Notify;
 
 use super::crypto::{self, Signer, Verifier};
+use super::weak_secret::{Weakness, find_weakness};
 
 /// Signature algorithm of access tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,9 +117,9 @@ pub enum KeyError {
     /// The key ring is empty.
     #[error("there is no key")]
     None,
-    /// The secret can be guessed.
-    #[error("the secret is too weak: use at least 32 random bytes, such as `openssl rand -base64 48` prints")]
-    Weak,
+    /// A secret can be guessed. The first field names it.
+    #[error("the {0} {1}")]
+    Weak(&'static str, Weakness),
 }
 
 impl KeyMaterial {
@@ -149,17 +150,15 @@ impl KeyMaterial {
     ///
     /// # Errors
     ///
-    /// [`KeyError::Weak`] if the secret is shorter than 32 bytes or occurs in well-known examples.
+    /// [`KeyError::Weak`] if the secret is [too weak](find_weakness).
     pub fn from_secret(secret: &SecretString) -> Result<Self, KeyError> {
         let secret = secret.expose_secret();
-        if secret.len() < 32 || is_guessable(secret) {
-            return Err(KeyError::Weak);
-        }
+        check_strength("secret", secret.as_bytes())?;
         let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, b"sekisho").extract(secret.as_bytes());
         let derive = |purpose: &[u8]| {
             let mut key = vec![0; 32];
             let output = prk.expand(&[purpose], hkdf::HKDF_SHA256).and_then(|okm| okm.fill(&mut key));
-            output.map(|()| SecretSlice::from(key)).map_err(|_| KeyError::Weak)
+            output.map(|()| SecretSlice::from(key)).map_err(|_| KeyError::NotAKey(Algorithm::Hs256))
         };
         Ok(Self {
             number: 1,
@@ -177,23 +176,21 @@ fn random_bytes(random: &SystemRandom) -> Result<Vec<u8>, ring::error::Unspecifi
     Ok(bytes)
 }
 
-/// Returns `true` if a secret is publicly known or has fewer than 8 distinct bytes.
-fn is_guessable(secret: &str) -> bool {
-    let lower = secret.to_lowercase();
-    let distinct = secret.bytes().collect::<std::collections::HashSet<_>>().len();
-    distinct < 8 || KNOWN_SECRETS.iter().any(|known| lower.contains(known))
+fn check_strength(name: &'static str, secret: &[u8]) -> Result<(), KeyError> {
+    find_weakness(secret).map_or(Ok(()), |weakness| Err(KeyError::Weak(name, weakness)))
 }
 
-/// Publicly known secrets from tutorials and templates.
-const KNOWN_SECRETS: [&str; 7] = [
-    "09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7",
-    "a-string-secret-at-least-256-bits-long",
-    "change-me",
-    "changeme",
-    "change_me",
-    "supersecret",
-    "your-256-bit-secret",
-];
+/// Returns the secret part of a signing key: all of it for HS256, else the 32 bytes of the private key within the
+/// PKCS#8 document (RFC 5915, section 3; RFC 8410, section 7).
+fn secret_part(algorithm: Algorithm, signing: &[u8]) -> Option<&[u8]> {
+    let header: &[u8] = match algorithm {
+        Algorithm::Es256 => &[0x02, 0x01, 0x01, 0x04, 0x20],
+        Algorithm::EdDsa => &[0x04, 0x22, 0x04, 0x20],
+        Algorithm::Hs256 => return Some(signing),
+    };
+    let start = memchr::memmem::find(signing, header)? + header.len();
+    signing.get(start..start + 32)
+}
 
 impl SigningKey {
     /// Validates and prepares a key.
@@ -208,14 +205,14 @@ impl SigningKey {
         if material.number == 0 {
             return Err(KeyError::Number);
         }
-        if algorithm == Algorithm::Hs256 && signing.len() < 32 {
-            return Err(KeyError::Weak);
-        }
         if refresh.len() != 32 {
             return Err(KeyError::RefreshKey);
         }
         let jwt_algorithm = algorithm.as_jwt_algorithm();
         let signer = Signer::new(jwt_algorithm, signing).map_err(|_| KeyError::NotAKey(algorithm))?;
+        let secret = secret_part(algorithm, signing).ok_or(KeyError::NotAKey(algorithm))?;
+        check_strength("signing key", secret)?;
+        check_strength("key for refresh tokens", refresh)?;
         let kid = material.number.to_string();
         Ok(Self {
             number: material.number,

@@ -14,6 +14,7 @@
 //! | [`upstream_tokens`], `token_cache` | tokens for upstreams, and per-thread caches |
 //! | [`purge`] | deletes old sessions and audit entries |
 //! | [`jwt`], [`refresh_token`], [`keys`], [`crypto`] | token formats and signing keys |
+//! | [`weak_secret`] | the rule for secrets that are too weak to sign with |
 //! | [`store`] | the contract of a database |
 //! | [`memory`] | an in-memory store |
 
@@ -49,3 +50,4 @@ pub mod upstream_tokens;
 #[cfg(feature = "server")]
 pub mod users;
 mod watchers;
+pub mod weak_secret;

@@ -4,6 +4,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output, Stdio};
 use std::thread;
 
@@ -224,6 +225,48 @@ fn check_config_validates_routes_as_the_proxy_does() {
         "the route in ./sekisho.toml, line 6: route `/b`: remove_request_headers cannot contain `host`: every \
          request needs it"
     );
+}
+
+/// B14: `check-config` and `serve` have one rule for secrets and key files.
+#[test]
+fn check_config_refuses_the_keys_that_serve_refuses() {
+    let spring = "404E635266556A586E3272357538782F413F4428472B4B6250645367566B5970";
+    let spring_base64 =
+        "NDA0RTYzNTI2NjU1NkE1ODZFMzI3MjM1NzUzODc4MkY0MTNGNDQyODQ3MkI0QjYyNTA2NDUzNjc1NjZCNTk3MA==";
+    let strong = "kq2V8mYb0Zr4n7PxWc1sTgH5uJdLfA9eXo3iRvBzQ6E=";
+    let zeros = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    let new = || {
+        CliFixture::new()
+            .env("SEKISHO_SERVER__LISTEN", "127.0.0.1:0")
+            .env("SEKISHO_ADMIN__LISTEN", "127.0.0.1:0")
+    };
+    let mut fixtures = Vec::new();
+    for secret in [spring, spring_base64, zeros, "r9iMKoe5CRMgvJBBtp4HrqN7QiPpUToj"] {
+        fixtures.push((new().env("SEKISHO_TOKENS__SECRET", secret), "tokens.secret"));
+        fixtures
+            .push((new().file("sekisho.toml", &format!("[tokens]\nsecret = '{secret}'")), "tokens.secret"));
+    }
+    for (signing, refresh) in [(zeros, strong), (strong, zeros), (spring_base64, strong)] {
+        let fixture = new().env("SEKISHO_TOKENS__KEY_DIR", "keys");
+        let dir = fixture.dir.path().join("keys");
+        std::fs::create_dir(&dir).unwrap();
+        let key = format!(
+            "number = 1\nalgorithm = \"HS256\"\ncreated_at = \"2026-01-01T00:00:00Z\"\n\
+             signing_key = \"{signing}\"\nrefresh_key = \"{refresh}\"\n"
+        );
+        std::fs::write(dir.join("1.toml"), key).unwrap();
+        std::fs::set_permissions(dir.join("1.toml"), std::fs::Permissions::from_mode(0o600)).unwrap();
+        fixtures.push((fixture, "keys/1.toml: the "));
+    }
+    for (fixture, named) in fixtures {
+        let checked = fixture.run(&["check-config"]);
+        let line = checked.fails(78);
+        assert!(line.starts_with(named) && (line.contains("example") || line.contains("repeats")), "{line}");
+        assert!(!line.contains(spring) && !line.contains(zeros), "{line}");
+        let served = fixture.run(&["serve"]);
+        assert_eq!(served.code, Some(78), "{}", served.err);
+        assert!(served.err.contains(line), "{line}: {}", served.err);
+    }
 }
 
 /// Returns the output of `serve` until it is ready.
