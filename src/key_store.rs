@@ -10,12 +10,12 @@
 //! ```
 //!
 //! Every `*.toml` file in the directory is a key, except hidden files. Retiring a key leaves a file
-//! `N.retired`, so that its number is never used again. Key files may be writable by the owner only and
-//! readable by owner and group only; a mounted secret is often owned by root and readable by a group.
+//! `N.retired`, so that its number is never used again. Owner and mode of the files follow the rule of
+//! [`secret`].
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +28,7 @@ use time::OffsetDateTime;
 use tokio::time::{Instant, sleep_until};
 use zeroize::Zeroizing;
 
+use crate::secret::{self, AccessError, ReadableSecret};
 use crate::services::crypto;
 use crate::services::keys::{Algorithm, KeyError, KeyMaterial, KeyRing, SharedKeys, SigningKey};
 
@@ -41,6 +42,9 @@ const MIN_REREAD_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyFileError {
+    /// Other users can change the file or the directory.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// The directory has no keys.
     #[error(
         "no keys in {0}: make one with `sekisho key init`, or mount the folder that the other replicas use"
@@ -71,14 +75,6 @@ pub enum KeyFileError {
     /// The only key cannot be retired.
     #[error("key {0} is the only one: add another with `sekisho key rotate` first")]
     LastKey(u8),
-    /// The permissions of the file are too wide.
-    #[error("{path} has mode {mode:04o}, so others can get at the key: run `chmod 600 {path}`")]
-    Mode {
-        /// The file.
-        path: PathBuf,
-        /// Its mode.
-        mode: u32,
-    },
     /// The file is not a key file. Its contents are not shown, for they may be secret.
     #[error("{path} is not a key file: {expected}")]
     NotAKey {
@@ -187,6 +183,19 @@ pub fn list(dir: &Path) -> Result<Vec<KeyMaterial>, KeyFileError> {
     Ok(keys)
 }
 
+/// Returns the key files that other users can read.
+///
+/// # Errors
+///
+/// Returns a [`KeyFileError`] if the directory cannot be read, or if other users can change a file.
+pub fn readable_by_others(dir: &Path) -> Result<Vec<ReadableSecret>, KeyFileError> {
+    let mut readable = Vec::new();
+    for path in key_paths(dir)? {
+        readable.extend(secret::check_access(&path)?);
+    }
+    Ok(readable)
+}
+
 /// Reads the directory every ten seconds, and sooner after a token with an unknown key. After an error the
 /// current keys stay in use.
 pub async fn watch_dir(dir: PathBuf, activation: Duration, keys: Arc<SharedKeys>) {
@@ -244,17 +253,16 @@ impl KeyFile {
 }
 
 fn read_all(dir: &Path) -> Result<Vec<(PathBuf, KeyMaterial)>, KeyFileError> {
+    key_paths(dir)?.into_iter().map(|path| read(&path).map(|material| (path, material))).collect()
+}
+
+fn key_paths(dir: &Path) -> Result<Vec<PathBuf>, KeyFileError> {
     let files = names(dir)?.into_iter().filter(|name| name.ends_with(".toml"));
-    let paths = files.map(|name| dir.join(name));
-    paths.map(|path| read(&path).map(|material| (path, material))).collect()
+    Ok(files.map(|name| dir.join(name)).collect())
 }
 
 fn read(path: &Path) -> Result<KeyMaterial, KeyFileError> {
-    let metadata = fs::metadata(path).map_err(failed(path))?;
-    let mode = metadata.mode() & 0o777;
-    if mode & 0o027 != 0 {
-        return Err(KeyFileError::Mode { path: path.to_owned(), mode });
-    }
+    secret::check_access(path)?;
     let text = Zeroizing::new(fs::read_to_string(path).map_err(failed(path))?);
     let refused = |expected| KeyFileError::NotAKey { path: path.to_owned(), expected };
     let file: KeyFile = toml::from_str(&text).map_err(|_| {
@@ -337,7 +345,7 @@ const HEAD: &str = "# Signing key of sekisho. Read access allows signing in as a
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use time::macros::datetime;
 
@@ -418,21 +426,31 @@ mod tests {
         assert!(matches!(rotate(&dir, Algorithm::Hs256, NOW), Err(KeyFileError::Exhausted(_))));
     }
 
+    /// B12: other users must not be able to change a key file, nor exchange it.
     #[test]
-    fn k_4_a_file_that_others_can_get_at_is_refused() {
+    fn k_4_a_file_that_others_can_change_is_refused() {
         let (_parent, dir) = folder_with_key();
         let path = dir.join("1.toml");
-        for (mode, good) in [
-            (0o600, true),
-            (0o400, true),
-            (0o440, true),
-            (0o640, true),
-            (0o644, false),
-            (0o660, false),
-            (0o602, false),
+        let set_mode = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("changed");
+        };
+        for (mode, good, readable) in [
+            (0o600, true, false),
+            (0o400, true, false),
+            (0o644, true, true),
+            (0o444, true, true),
+            (0o660, false, false),
+            (0o602, false, false),
+            (0o666, false, false),
         ] {
-            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("changed");
+            set_mode(&path, mode);
             assert_eq!(load(&dir, ACTIVATION).is_ok(), good, "{mode:o}");
+            assert_eq!(readable_by_others(&dir).is_ok_and(|keys| keys.len() == 1), readable, "{mode:o}");
+        }
+        set_mode(&path, 0o600);
+        for mode in [0o770, 0o707, 0o777] {
+            set_mode(&dir, mode);
+            assert!(matches!(load(&dir, ACTIVATION), Err(KeyFileError::Access(_))), "{mode:o}");
         }
     }
 
@@ -475,7 +493,9 @@ mod tests {
                 fs::write(&path, good.replace(&line(name), &key)).expect("written");
                 let error = load(&dir, ACTIVATION).expect_err("must be refused");
                 assert!(matches!(error, KeyFileError::Weak { number: 1, .. }), "{error}");
-                assert!(error.to_string().contains("`sekisho key retire 1`") && !error.to_string().contains(&key));
+                assert!(
+                    error.to_string().contains("`sekisho key retire 1`") && !error.to_string().contains(&key)
+                );
             }
         }
         let key = format!("signing_key = \"{}\"", STANDARD.encode(fastapi));

@@ -11,6 +11,7 @@ use crate::backend::db::{self, DatabaseOptions, DbError, Stores};
 use crate::clock::Clock;
 use crate::config::{Config, KeySource};
 use crate::key_store::{self, KeyFileError};
+use crate::secret::ReadableSecret;
 use crate::server::{Certificate, raise_file_limit};
 use crate::services::keys::{Algorithm, KeyMaterial, KeyRing};
 use crate::services::password::PasswordHasher;
@@ -91,6 +92,16 @@ pub(super) fn check_keys(config: &Config, now: OffsetDateTime) -> Result<(), Cli
         Err(KeyFileError::Empty(_)) => Ok(()),
         Err(error) => Err(CliError::misconfigured(error)),
     }
+}
+
+/// Returns a warning for each key file that other users can read.
+pub(super) fn key_warnings(config: &Config) -> Result<Vec<String>, CliError> {
+    let KeySource::Dir(dir) = &config.tokens.keys else { return Ok(Vec::new()) };
+    if config.server.allow_readable_secrets {
+        return Ok(Vec::new());
+    }
+    let readable = key_store::readable_by_others(dir).map_err(CliError::misconfigured)?;
+    Ok(readable.iter().map(ReadableSecret::to_string).collect())
 }
 
 fn load_keys(config: &Config) -> Result<KeyRing, KeyFileError> {

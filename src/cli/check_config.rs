@@ -17,7 +17,8 @@ pub(super) fn run(loaded: &LoadedConfig) -> Result<(), CliError> {
         Some(file) => format!("configuration file: {}", file.display()),
         None => "configuration file: none, using defaults and environment".to_owned(),
     }];
-    lines.extend(loaded.warnings.iter().map(|warning| format!("warning: {warning}")));
+    let key_warnings = bootstrap::key_warnings(&loaded.config)?;
+    lines.extend(loaded.warnings.iter().chain(&key_warnings).map(|warning| format!("warning: {warning}")));
     lines.push("configuration is valid".to_owned());
     output::print_lines(&lines)
 }

@@ -147,8 +147,8 @@ impl TableRow for KeyRow {
 impl From<KeyFileError> for CliError {
     fn from(error: KeyFileError) -> Self {
         match error {
-            KeyFileError::Key { .. }
-            | KeyFileError::Mode { .. }
+            KeyFileError::Access(_)
+            | KeyFileError::Key { .. }
             | KeyFileError::NotAKey { .. }
             | KeyFileError::Secret(_)
             | KeyFileError::Weak { .. } => Self::misconfigured(error),

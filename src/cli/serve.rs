@@ -145,6 +145,9 @@ impl ServerResources {
         let stores = stores.measured();
         check_replica(config, &stores, &*clock).await?;
         let keys = bootstrap::keys(config, stores.is_embedded(), clock.now())?;
+        for warning in bootstrap::key_warnings(config)? {
+            tracing::warn!("{warning}");
+        }
         Ok(Self { stores, keys: Arc::new(SharedKeys::new(keys)), clock, certificate, metrics })
     }
 }

@@ -11,6 +11,7 @@ pub const KEYS: &[&str] = &[
     "server.reuse_port",
     "server.tls_certificate",
     "server.tls_key",
+    "server.allow_readable_secrets",
     "server.threads",
     "server.max_connections",
     "server.max_streams",

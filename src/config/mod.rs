@@ -24,7 +24,8 @@
 //! To add a key:
 //!
 //! 1. Name it in [`KEYS`] or [`ROUTE_KEYS`] (`keys.rs`); a table also in `TABLE_KEYS`. If its value is secret, add
-//!    it to `SECRET_KEYS` (`value.rs`), so that error messages do not contain the value.
+//!    it to `SECRET_KEYS` (`value.rs`), so that error messages do not contain the value; and if it names a file with
+//!    a secret, to `secret_files.rs`.
 //! 2. Document it in `config/default.toml` of the repository and, in the same order, in the table of `README.md`.
 //! 3. Read and check it in the file of its section (`admin` and `verify`: `server.rs`).
 //! 4. Unless it is a key of routes, list it in `reload.rs`, as reloadable or as needing a restart.
@@ -48,6 +49,7 @@ mod path_prefix;
 mod raw;
 mod reload;
 mod routes;
+mod secret_files;
 mod server;
 mod session;
 mod sources;
@@ -156,6 +158,8 @@ impl Config {
             database,
             tokens,
         };
+        let allow_readable = config.server.allow_readable_secrets;
+        secret_files::check(&settings, &tables, &config.database, allow_readable, &mut warnings)?;
         Ok(LoadedConfig { config, warnings, file })
     }
 }

@@ -8,6 +8,7 @@ use super::{Config, KeySource};
 pub const RELOADED: &[&str] = &[
     "server.allowed_origins",
     "server.trusted_proxies",
+    "server.allow_readable_secrets",
     "server.max_connections",
     "server.max_streams",
     "server.max_in_flight",

@@ -35,6 +35,8 @@ pub struct Server {
     pub reuse_port: bool,
     /// The certificate files, if this listener terminates TLS.
     pub tls: Option<Tls>,
+    /// True if there is no warning about secret files that other users can read.
+    pub allow_readable_secrets: bool,
     /// Number of worker threads; `None` for one per core.
     pub threads: Option<usize>,
     /// Resource limits and timeouts for clients.
@@ -132,6 +134,7 @@ impl Server {
         let server = Self {
             public_origin: public_origin(settings, &listen, tls.is_some())?,
             tls,
+            allow_readable_secrets: settings.required(ALLOW_READABLE, settings.boolean(ALLOW_READABLE))?,
             threads: settings.integer("server.threads", 1..=1024)?.map(|threads| threads as usize),
             limits: limits::read(settings, warnings)?,
             drain_delay: settings.required(DRAIN_DELAY, settings.duration(DRAIN_DELAY, Duration::ZERO))?,
@@ -251,4 +254,5 @@ const VERIFY_SOURCES: [(&str, OriginalRequestSource); 3] = [
     ("envoy", OriginalRequestSource::Envoy),
 ];
 
+const ALLOW_READABLE: &str = "server.allow_readable_secrets";
 const DRAIN_DELAY: &str = "server.drain_delay";

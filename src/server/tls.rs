@@ -21,6 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::clock::Clock;
+use crate::secret::{AccessError, check_access};
 
 /// TLS certificate chain and private key, loaded from PEM files that can be reloaded.
 ///
@@ -43,6 +44,9 @@ struct CertificateSource {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CertificateError {
+    /// Other users can change the key file.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// The certificate is malformed or not usable for a server.
     #[error("{}: invalid certificate", .0.display())]
     Certificate(PathBuf, #[source] rustls::Error),
@@ -103,7 +107,14 @@ impl CertificateError {
     /// Returns `true` if the key file is the cause, and `false` if the certificate file is.
     #[must_use]
     pub fn is_key_error(&self) -> bool {
-        matches!(self, Self::Key(..) | Self::Mismatch { .. } | Self::NoKey(_) | Self::UnreadableKey(..))
+        matches!(
+            self,
+            Self::Access(_)
+                | Self::Key(..)
+                | Self::Mismatch { .. }
+                | Self::NoKey(_)
+                | Self::UnreadableKey(..)
+        )
     }
 }
 
@@ -112,8 +123,8 @@ impl Certificate {
     ///
     /// # Errors
     ///
-    /// Returns an error if a file cannot be read or does not hold what is expected, if the certificate is
-    /// outside its validity period, or if the key does not match it.
+    /// Returns an error if a file cannot be read or does not hold what is expected, if other users can change the
+    /// key file, if the certificate is outside its validity period, or if the key does not match it.
     pub fn load(
         certificate: impl Into<PathBuf>,
         key: impl Into<PathBuf>,
@@ -224,6 +235,7 @@ impl CertificateFiles {
     fn read(&self) -> Result<PemPair, CertificateError> {
         let certificate = std::fs::read(&self.certificate)
             .map_err(|error| CertificateError::UnreadableCertificate(self.certificate.clone(), error))?;
+        check_access(&self.key)?;
         let key = std::fs::read(&self.key)
             .map_err(|error| CertificateError::UnreadableKey(self.key.clone(), error))?;
         Ok(PemPair { certificate, key: key.into() })

@@ -269,6 +269,38 @@ fn check_config_refuses_the_keys_that_serve_refuses() {
     }
 }
 
+/// B12: container platforms mount secrets read-only, with owners and modes that cannot be changed. The test needs
+/// the right to create a mount namespace.
+#[test]
+fn secrets_on_a_read_only_mount_are_accepted() {
+    let secret = "kq2V8mYb0Zr4n7PxWc1sTgH5uJdLfA9eXo3iRvBzQ6E=";
+    let fixture = CliFixture::new().env("SEKISHO_TOKENS__SECRET_FILE", "mounted/secret");
+    let dir = fixture.dir.path().join("mounted");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("secret"), secret).unwrap();
+    let set_mode =
+        |path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    set_mode(dir.join("secret"), 0o666);
+    set_mode(dir.clone(), 0o777);
+    let refused = fixture.run(&["check-config"]);
+    assert!(refused.fails(78).contains("mounted has mode 0777"), "{}", refused.err);
+    let mount = "mount --bind mounted mounted && mount -o remount,bind,ro mounted && exec \"$0\" \"$@\"";
+    let in_namespace = |program: &[&str]| {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--map-root-user", "sh", "-c", mount]).args(program);
+        command.current_dir(fixture.dir.path()).envs(fixture.env.iter().map(|(name, value)| (*name, value)));
+        command.output()
+    };
+    if !in_namespace(&["true"]).is_ok_and(|output| output.status.success()) {
+        return;
+    }
+    let Output { status, stdout, stderr } =
+        in_namespace(&[env!("CARGO_BIN_EXE_sekisho"), "check-config"]).unwrap();
+    let out = String::from_utf8(stdout).unwrap();
+    assert_eq!(status.code(), Some(0), "{out}{}", String::from_utf8_lossy(&stderr));
+    assert!(!out.contains("warning: tokens.secret_file"), "{out}");
+}
+
 /// Returns the output of `serve` until it is ready.
 fn startup_lines(fixture: &CliFixture) -> Vec<String> {
     let mut serving = fixture.command(&["serve"]).stderr(Stdio::piped()).spawn().unwrap();

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -270,7 +271,10 @@ fn route_headers_and_methods() {
 #[test]
 fn header_values_are_never_displayed() {
     for (line, part) in [
-        ("set_request_headers = { X-Key = \"hunter2\\nX-Y: 1\" }", "X-Key: expected visible ASCII characters"),
+        (
+            "set_request_headers = { X-Key = \"hunter2\\nX-Y: 1\" }",
+            "X-Key: expected visible ASCII characters",
+        ),
         ("set_request_headers = { X-Key = 'hunter2\u{e9}' }", "X-Key: expected visible ASCII characters"),
         ("set_request_headers = { 'X Key' = 'hunter2' }", "X Key: expected a header name"),
         ("set_request_headers = { X-Key = ['hunter2'] }", "expected headers and values"),
@@ -504,12 +508,13 @@ fn secrets_are_read_from_files() {
     assert_eq!(fixture.error(), "cannot read ./url (database.url_file)");
 }
 
-/// B4: a secret has one value in every source, whatever surrounds it there.
+/// B4: a secret has one value in every source.
 #[test]
 fn every_source_of_a_secret_is_trimmed_the_same_way() {
     let secret = "kq2V8mYb0Zr4n7PxWc1sTgH5uJdLfA9eXo3iRvBzQ6E=";
     let url = "postgres://u:p@h/db";
-    for (before, after) in [("", ""), ("", "\n"), ("", "\r\n"), ("", "\n\n"), (" ", " "), ("\u{feff}", "\n")] {
+    for (before, after) in [("", ""), ("", "\n"), ("", "\r\n"), ("", "\n\n"), (" ", " "), ("\u{feff}", "\n")]
+    {
         let around = |text: &str| format!("{before}{text}{after}");
         let quoted = |text: &str| around(text).replace('\r', "\\r").replace('\n', "\\n");
         let files = ConfigFixture::new().write("secret", &around(secret)).write("url", &around(url));
@@ -552,6 +557,62 @@ fn header_value_is_trimmed_in_the_file_and_in_the_configuration() {
         let config = file(&route).config();
         assert_eq!(config.routes[0].spec.request_headers.set[0].1, "key-1");
     }
+}
+
+/// B12: one rule for all files that contain secrets: what others can change is refused, what they can read is
+/// reported.
+#[test]
+fn secret_files_of_other_users_are_refused_or_reported() {
+    let secret = "kq2V8mYb0Zr4n7PxWc1sTgH5uJdLfA9eXo3iRvBzQ6E=";
+    let route = "[[routes]]\npath = '/a'\nupstreams = ['http://h']\n";
+    let cases: [(&str, &str, String); 9] = [
+        ("secret", "tokens.secret_file", "[tokens]\nsecret_file = 'FILE'".to_owned()),
+        ("url", "database.url_file", "[database]\nurl_file = 'FILE'".to_owned()),
+        ("key.pem", "server.tls_key", "[server]\ntls_certificate = '/c'\ntls_key = 'FILE'".to_owned()),
+        (
+            "value",
+            "routes.set_request_headers",
+            format!("{route}set_request_headers = {{ X-Key = {{ file = 'FILE' }} }}"),
+        ),
+        (
+            "value",
+            "routes.set_response_headers",
+            format!("{route}set_response_headers = {{ X-Key = {{ file = 'FILE' }} }}"),
+        ),
+        ("sekisho.toml", "tokens.secret", format!("[tokens]\nsecret = '{secret}'")),
+        ("sekisho.toml", "database.url", "[database]\nurl = 'postgres://u:p@h/db'".to_owned()),
+        ("sekisho.toml", "database.url", "[database]\nurl = 'postgres:///db?user=u&password=p'".to_owned()),
+        ("key.pem", "database.url", "[database]\nurl = 'postgres://u@h/db?sslkey=FILE'".to_owned()),
+    ];
+    for (name, key, text) in cases {
+        let fixture = ConfigFixture::new().write("secret", secret).write("url", "postgres://u:p@h/db");
+        let fixture = fixture.write("key.pem", "x").write("value", "x");
+        let path = fixture.path(name);
+        let fixture = fixture.file(&text.replace("FILE", &path.display().to_string()));
+        let set_mode = |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        for mode in [0o600, 0o400] {
+            set_mode(mode);
+            assert!(fixture.load().unwrap().warnings.is_empty(), "{key} {mode:o}");
+        }
+        set_mode(0o644);
+        let warnings = fixture.load().unwrap().warnings;
+        assert!(warnings.len() == 1 && warnings[0].starts_with(&format!("{key}: ")), "{warnings:?}");
+        assert!(warnings[0].contains("`chmod go-r ") && !warnings[0].contains(secret), "{warnings:?}");
+        for mode in [0o660, 0o602, 0o666] {
+            set_mode(mode);
+            let error = fixture.error();
+            assert!(error.starts_with(key) && error.contains("`chmod go-w "), "{key} {mode:o}: {error}");
+        }
+        set_mode(0o644);
+        let fixture = fixture.env("SEKISHO_SERVER__ALLOW_READABLE_SECRETS", "true");
+        assert!(fixture.load().unwrap().warnings.is_empty(), "{key}");
+        fs::set_permissions(fixture.dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(fixture.error().contains("mode 0777"), "{key}");
+    }
+    // Settings without a secret may be in a file of any mode.
+    let fixture = file("[tokens]\nissuer = 'a'\n[database]\nurl = 'postgres://u@h/db'");
+    fs::set_permissions(fixture.path("sekisho.toml"), fs::Permissions::from_mode(0o666)).unwrap();
+    assert!(fixture.load().unwrap().warnings.is_empty());
 }
 
 #[test]

@@ -85,10 +85,10 @@ async fn invalid_key_file_is_named(location: DatabaseLocation) {
     assert!(garbled.contains("1.toml") && garbled.contains("`sekisho key init`"), "{garbled}");
 
     fs::write(&file, &valid).unwrap();
-    fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+    fs::set_permissions(&file, Permissions::from_mode(0o666)).unwrap();
     let ran = failed_start(&deployment).await;
-    let readable = ran.fails(78);
-    assert!(readable.contains("1.toml") && readable.contains("chmod"), "{readable}");
+    let writable = ran.fails(78);
+    assert!(writable.contains("1.toml") && writable.contains("chmod"), "{writable}");
 
     // A file that even root cannot read.
     fs::remove_file(&file).unwrap();
@@ -97,6 +97,23 @@ async fn invalid_key_file_is_named(location: DatabaseLocation) {
     let ran = failed_start(&deployment).await;
     let unreadable = ran.fails(78);
     assert!(unreadable.contains("1.toml"), "{unreadable}");
+}
+
+/// B12: a key that everyone can read is reported, and one whose directory others can write is refused.
+#[tokio::test]
+async fn key_files_of_everyone_are_reported_or_refused() {
+    let deployment = sqlite_deployment().await;
+    deployment.serve().await.stop().await;
+    let dir = deployment.path("data/keys");
+    fs::set_permissions(dir.join("1.toml"), Permissions::from_mode(0o644)).unwrap();
+    let server = deployment.serve().await;
+    assert!(server.log().contains("1.toml has mode 0644, so other users can read it"), "{}", server.log());
+    server.stop().await;
+
+    fs::set_permissions(&dir, Permissions::from_mode(0o777)).unwrap();
+    let ran = failed_start(&deployment).await;
+    let writable = ran.fails(78);
+    assert!(writable.contains("keys has mode 0777") && writable.contains("chmod go-w"), "{writable}");
 }
 
 #[tokio::test]

@@ -49,7 +49,7 @@ const TABLE: &[Rule] = &[
     ),
     rule("key_store", &["clock", "secret", "services"], &["axum", "sqlx"]),
     rule("secret", &[], &["axum", "sqlx"]),
-    rule("server", &["clock"], &["sqlx"]),
+    rule("server", &["clock", "secret"], &["sqlx"]),
     rule("telemetry", &["clock"], &["sqlx"]),
     rule("app", ALL, &[]),
     rule(

@@ -1,0 +1,99 @@
+//! Owner and mode of the files that contain secrets.
+
+use std::path::Path;
+
+use secrecy::ExposeSecret;
+use url::Url;
+
+use super::database::{Database, DatabaseKind};
+use super::error::{ConfigError, ValueSource};
+use super::raw::RawSettings;
+use super::value::RawValue;
+use crate::secret::check_access;
+
+/// Checks all files that contain secrets, except those in `tokens.key_dir`. Adds a warning for each one that other
+/// users can read, unless `allow_readable`.
+pub(super) fn check(
+    settings: &RawSettings,
+    routes: &[RawSettings],
+    database: &Database,
+    allow_readable: bool,
+    warnings: &mut Vec<String>,
+) -> Result<(), ConfigError> {
+    let mut files = SecretFiles { readable: Vec::new() };
+    files.check_named(settings)?;
+    files.check_source(settings, "tokens.secret")?;
+    files.check_database(settings, database)?;
+    for table in routes {
+        files.check_headers(table)?;
+    }
+    if !allow_readable {
+        warnings.append(&mut files.readable);
+    }
+    Ok(())
+}
+
+/// The files that were checked.
+struct SecretFiles {
+    /// Warnings about those that other users can read.
+    readable: Vec<String>,
+}
+
+impl SecretFiles {
+    /// Checks the files that keys name.
+    fn check_named(&mut self, settings: &RawSettings) -> Result<(), ConfigError> {
+        for key in ["server.tls_key", "database.url_file", "tokens.secret_file"] {
+            if let Some(path) = settings.text(key)? {
+                self.check(settings, key, Path::new(path))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks the configuration file or `.env` that contains the secret `key`.
+    fn check_source(&mut self, settings: &RawSettings, key: &str) -> Result<(), ConfigError> {
+        match settings.place(key) {
+            ValueSource::File { path, .. } | ValueSource::DotEnv { path, .. } => {
+                self.check(settings, key, &path)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks the file with the URL, if it has a password, and the private key that the URL of PostgreSQL names.
+    fn check_database(&mut self, settings: &RawSettings, database: &Database) -> Result<(), ConfigError> {
+        let Ok(url) = Url::parse(database.url.expose_secret()) else { return Ok(()) };
+        if database.kind != DatabaseKind::Postgres {
+            return Ok(());
+        }
+        let mut has_password = url.password().is_some();
+        for (name, value) in url.query_pairs() {
+            match &*name {
+                "sslkey" | "ssl-key" => self.check(settings, "database.url", Path::new(&*value))?,
+                "password" | "sslpassword" => has_password = true,
+                _ => {}
+            }
+        }
+        if has_password { self.check_source(settings, "database.url") } else { Ok(()) }
+    }
+
+    /// Checks the files that contain values of headers.
+    fn check_headers(&mut self, table: &RawSettings) -> Result<(), ConfigError> {
+        for key in ["routes.set_request_headers", "routes.set_response_headers"] {
+            let Some(RawValue::Table(headers)) = table.raw(key) else { continue };
+            for value in headers.values() {
+                let RawValue::Table(value) = value else { continue };
+                if let Some(path) = value.get("file").and_then(RawValue::as_text) {
+                    self.check(table, key, Path::new(path))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&mut self, settings: &RawSettings, key: &str, path: &Path) -> Result<(), ConfigError> {
+        let readable = check_access(path).map_err(|error| settings.invalid(key, error.to_string()))?;
+        self.readable.extend(readable.map(|secret| format!("{key}: {secret}")));
+        Ok(())
+    }
+}
