@@ -9,9 +9,9 @@
 //! refresh_key = "…"      # base64: 32 bytes
 //! ```
 //!
-//! Every `*.toml` file in the directory is a key, except hidden files. Retiring a key leaves a file
-//! `N.retired`, so that its number is never used again. Owner and mode of the files follow the rule of
-//! [`secret`].
+//! Every `*.toml` file in the directory is a key, except hidden files. Numbers are never used again: a rotation
+//! claims its number by creating the file `.N.claimed`, which stays, and retiring a key leaves a file `N.retired`.
+//! Owner and mode of the files follow the rule of [`secret`].
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -134,7 +134,7 @@ pub fn init(dir: &Path, algorithm: Algorithm, now: OffsetDateTime) -> Result<u8,
     }
 }
 
-/// Adds a key and returns its number.
+/// Adds a key and returns its number. Other processes may add and retire keys at the same time.
 ///
 /// # Errors
 ///
@@ -145,10 +145,26 @@ pub fn rotate(dir: &Path, algorithm: Algorithm, now: OffsetDateTime) -> Result<u
         if last == 0 {
             return Err(KeyFileError::Empty(dir.to_owned()));
         }
-        let next = last.checked_add(1).ok_or_else(|| KeyFileError::Exhausted(dir.to_owned()))?;
-        if add(dir, next, algorithm, now)? {
+        let next = last.max(last_claim(dir)?).checked_add(1);
+        let next = next.ok_or_else(|| KeyFileError::Exhausted(dir.to_owned()))?;
+        // Another process may have used the number, and retired it, before the claim.
+        if claim(dir, next)? && !is_used(dir, next)? && add(dir, next, algorithm, now)? {
             return Ok(next);
         }
+    }
+}
+
+/// Claims a number for good. Returns `false` if another process has claimed it.
+fn claim(dir: &Path, number: u8) -> Result<bool, KeyFileError> {
+    create_new(&dir.join(format!(".{number}.{CLAIMED}")))
+}
+
+/// Creates an empty file and flushes it. Returns `false` if it exists.
+fn create_new(path: &Path) -> Result<bool, KeyFileError> {
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(file) => file.sync_all().map_err(failed(path)).map(|()| true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(failed(path)(error)),
     }
 }
 
@@ -167,9 +183,18 @@ pub fn retire(dir: &Path, number: u8) -> Result<(), KeyFileError> {
     }
     // The tombstone comes first, so that a crash in between does not free the number.
     let tombstone = dir.join(format!("{number}.{RETIRED}"));
-    File::create(&tombstone).and_then(|file| file.sync_all()).map_err(failed(&tombstone))?;
-    fs::remove_file(path).map_err(failed(path))?;
-    sync_dir(dir)
+    let is_new = create_new(&tombstone)?;
+    sync_dir(dir)?;
+    // Another process may be retiring the other keys. One key without a tombstone must be left.
+    let retired = retired_numbers(dir)?;
+    if is_new && keys.iter().all(|(_, key)| retired.contains(&key.number)) {
+        fs::remove_file(&tombstone).map_err(failed(&tombstone))?;
+        return Err(KeyFileError::LastKey(number));
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(path)(error)),
+        _ => sync_dir(dir),
+    }
 }
 
 /// Returns the keys in the order of their numbers.
@@ -253,7 +278,17 @@ impl KeyFile {
 }
 
 fn read_all(dir: &Path) -> Result<Vec<(PathBuf, KeyMaterial)>, KeyFileError> {
-    key_paths(dir)?.into_iter().map(|path| read(&path).map(|material| (path, material))).collect()
+    let mut keys = Vec::new();
+    for path in key_paths(dir)? {
+        match read(&path) {
+            Ok(material) => keys.push((path, material)),
+            // Retired since the directory was listed. A link to nowhere is still an error.
+            Err(KeyFileError::Io { source, .. })
+                if source.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(&path).is_err() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(keys)
 }
 
 fn key_paths(dir: &Path) -> Result<Vec<PathBuf>, KeyFileError> {
@@ -273,6 +308,12 @@ fn read(path: &Path) -> Result<KeyMaterial, KeyFileError> {
 
 /// Returns the names of visible files; none if the directory does not exist.
 fn names(dir: &Path) -> Result<Vec<String>, KeyFileError> {
+    let mut names = all_names(dir)?;
+    names.retain(|name| !name.starts_with('.'));
+    Ok(names)
+}
+
+fn all_names(dir: &Path) -> Result<Vec<String>, KeyFileError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -281,19 +322,39 @@ fn names(dir: &Path) -> Result<Vec<String>, KeyFileError> {
     let mut names = Vec::new();
     for entry in entries {
         let name = entry.map_err(failed(dir))?.file_name();
-        names.extend(name.into_string().ok().filter(|name| !name.starts_with('.')));
+        names.extend(name.into_string().ok());
     }
     Ok(names)
 }
 
-/// Returns the highest number ever used, or 0.
+/// Returns the highest number that a key has or had, or 0.
 fn last_number(dir: &Path) -> Result<u8, KeyFileError> {
-    let retired = names(dir)?
-        .into_iter()
-        .filter_map(|name| name.strip_suffix(RETIRED)?.strip_suffix('.')?.parse::<u8>().ok())
-        .max();
+    // The keys come first: one that is retired in between has its tombstone before its file is removed.
     let present = read_all(dir)?.iter().map(|(_, key)| key.number).max();
-    Ok(retired.max(present).unwrap_or(0))
+    Ok(present.max(retired_numbers(dir)?.into_iter().max()).unwrap_or(0))
+}
+
+/// Returns `true` if a key has or had this number.
+fn is_used(dir: &Path, number: u8) -> Result<bool, KeyFileError> {
+    // In the order of `last_number`.
+    let is_present = read_all(dir)?.iter().any(|(_, key)| key.number == number);
+    Ok(is_present || retired_numbers(dir)?.contains(&number))
+}
+
+fn retired_numbers(dir: &Path) -> Result<Vec<u8>, KeyFileError> {
+    let names = names(dir)?;
+    Ok(names.iter().filter_map(|name| number_before(name, RETIRED)).collect())
+}
+
+/// Returns the highest claimed number, or 0.
+fn last_claim(dir: &Path) -> Result<u8, KeyFileError> {
+    let names = all_names(dir)?;
+    let claims = names.iter().filter_map(|name| number_before(name.strip_prefix('.')?, CLAIMED));
+    Ok(claims.max().unwrap_or(0))
+}
+
+fn number_before(name: &str, extension: &str) -> Option<u8> {
+    name.strip_suffix(extension)?.strip_suffix('.')?.parse().ok()
 }
 
 /// Writes a new key atomically. Returns `false` if another process has taken the number.
@@ -340,6 +401,7 @@ fn failed(path: &Path) -> impl FnOnce(io::Error) -> KeyFileError + use<> {
     move |source| KeyFileError::Io { path, source }
 }
 
+const CLAIMED: &str = "claimed";
 const RETIRED: &str = "retired";
 const HEAD: &str = "# Signing key of sekisho. Read access allows signing in as any user.\n";
 
@@ -417,6 +479,70 @@ mod tests {
         assert_eq!(numbers(&dir), [3]);
         assert!(matches!(retire(&dir, 3), Err(KeyFileError::LastKey(3))));
         assert!(matches!(retire(&dir, 2), Err(KeyFileError::Unknown(2))));
+    }
+
+    /// B11: rotations beside retirements never take a number twice.
+    #[test]
+    fn concurrent_rotations_and_retirements_use_each_number_once() {
+        let (_parent, dir) = folder_with_key();
+        let rotated: Vec<u8> = std::thread::scope(|scope| {
+            let rotate_often = || -> Vec<u8> {
+                (0..20).map(|_| rotate(&dir, Algorithm::Hs256, NOW).expect("added")).collect()
+            };
+            let rotating: Vec<_> = (0..4).map(|_| scope.spawn(rotate_often)).collect();
+            let retiring = scope.spawn(|| {
+                for _ in 0..200 {
+                    // Retires the newest key but one, which a rotation has just added.
+                    if let [.., newest, _] = numbers(&dir)[..] {
+                        let retired = retire(&dir, newest);
+                        assert!(matches!(retired, Ok(()) | Err(KeyFileError::Unknown(_))), "{retired:?}");
+                    }
+                }
+            });
+            let rotated = rotating.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect();
+            retiring.join().expect("no panic");
+            rotated
+        });
+        let distinct: std::collections::BTreeSet<_> = rotated.iter().collect();
+        assert_eq!(distinct.len(), 80, "{rotated:?}");
+        for number in 1..=*rotated.iter().max().expect("some") {
+            let is_present = dir.join(format!("{number}.toml")).exists();
+            let is_retired = dir.join(format!("{number}.retired")).exists();
+            assert!(!(is_present && is_retired), "{number}");
+        }
+    }
+
+    /// B11: a number that was used and retired in the meantime is not taken, nor is one whose rotation was killed.
+    #[test]
+    fn claimed_numbers_are_passed_over() {
+        let (_parent, dir) = folder_with_key();
+        assert!(claim(&dir, 2).expect("claimed") && !claim(&dir, 2).expect("claimed before"));
+        assert_eq!(rotate(&dir, Algorithm::Hs256, NOW).expect("added"), 3);
+        fs::write(dir.join("4.retired"), "").expect("written");
+        assert_eq!(rotate(&dir, Algorithm::Hs256, NOW).expect("added"), 5);
+        assert_eq!(numbers(&dir), [1, 3, 5]);
+        retire(&dir, 5).expect("retired");
+        fs::remove_file(dir.join("5.retired")).expect("removed");
+        assert_eq!(rotate(&dir, Algorithm::Hs256, NOW).expect("added"), 6, "the claim remains");
+    }
+
+    /// B11: two retirements at once leave a key.
+    #[test]
+    fn concurrent_retirements_leave_a_key() {
+        for _ in 0..20 {
+            let (_parent, dir) = folder_with_key();
+            rotate(&dir, Algorithm::Hs256, NOW).expect("added");
+            std::thread::scope(|scope| {
+                for number in [1, 2] {
+                    let dir = &dir;
+                    scope.spawn(move || {
+                        let retired = retire(dir, number);
+                        assert!(matches!(retired, Ok(()) | Err(KeyFileError::LastKey(_))), "{retired:?}");
+                    });
+                }
+            });
+            assert!(!numbers(&dir).is_empty());
+        }
     }
 
     #[test]
