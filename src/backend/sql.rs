@@ -35,7 +35,7 @@ macro_rules! session_columns {
 
 macro_rules! user_columns {
     () => {
-        "id, email, name, hashed_password, role, disabled_at, created_at"
+        "id, email, name, hashed_password, role, disabled_at, created_at, password_origin"
     };
 }
 

@@ -60,6 +60,33 @@ impl Role {
     }
 }
 
+/// Origin of a password hash. It decides how a plain bcrypt hash is verified.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum PasswordOrigin {
+    /// Imported from another program, which may have hashed the beginning of a longer password.
+    Imported,
+    /// Computed here, over the whole password.
+    #[default]
+    Own,
+}
+
+impl PasswordOrigin {
+    /// Returns the stored name: `imported` or `own`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Imported => "imported",
+            Self::Own => "own",
+        }
+    }
+
+    /// Returns the origin with a stored name.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        [Self::Imported, Self::Own].into_iter().find(|origin| origin.as_str() == word)
+    }
+}
+
 /// A user.
 #[derive(Clone, Debug)]
 pub struct User {
@@ -71,6 +98,8 @@ pub struct User {
     pub name: Option<String>,
     /// Password hash: bcrypt (`$2b$`, `$2a$`, `$2y$`) or passlib's `$bcrypt-sha256$`.
     pub hashed_password: SecretString,
+    /// Origin of the hash.
+    pub password_origin: PasswordOrigin,
     /// Role.
     pub role: Role,
     /// Time at which the user was disabled.

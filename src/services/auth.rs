@@ -12,7 +12,7 @@ use crate::client_info::ClientInfo;
 use crate::identity::Identity;
 use crate::models::audit::AuditEvent;
 use crate::models::session::{EndReason, Session, SessionId, SessionKind};
-use crate::models::user::{User, UserId};
+use crate::models::user::{PasswordOrigin, User, UserId};
 
 /// Authenticates users and manages their sessions.
 #[derive(Clone)]
@@ -155,7 +155,7 @@ impl Auth {
         client: &ClientInfo,
     ) -> Result<User, AuthError> {
         let user = self.find_user(identity).await?;
-        let check = self.passwords.verify(current, Some(&user.hashed_password)).await?;
+        let check = self.passwords.verify_user(current, Some(&user)).await?;
         if !check.ok {
             return Err(AuthError::Credentials);
         }
@@ -253,8 +253,7 @@ impl Auth {
     /// Checks credentials with constant work: the password is verified first, even for unknown users.
     async fn authenticate(&self, credentials: &Credentials, client: &ClientInfo) -> Result<User, AuthError> {
         let found = self.store.find_user_by_email(&credentials.email.to_lowercase()).await?;
-        let stored = found.as_ref().map(|user| &user.hashed_password);
-        let check = self.passwords.verify(&credentials.password, stored).await?;
+        let check = self.passwords.verify_user(&credentials.password, found.as_ref()).await?;
         let known = found.as_ref().map(|user| user.id);
         let Some(user) = found.filter(|user| check.ok && user.disabled_at.is_none()) else {
             self.tokens.audit().record_failed_login(known, client);
@@ -268,11 +267,11 @@ impl Auth {
     async fn rehash(&self, user: User, password: &SecretString) -> Result<User, AuthError> {
         let new = self.passwords.hash(password).await?;
         if self.store.rehash(user.id, &user.hashed_password, &new).await? {
-            return Ok(User { hashed_password: new, ..user });
+            return Ok(User { hashed_password: new, password_origin: PasswordOrigin::Own, ..user });
         }
         // A concurrent sign-in has replaced the hash, or the password was changed.
         let found = self.store.find_user(user.id).await?.ok_or(AuthError::Credentials)?;
-        let check = self.passwords.verify(password, Some(&found.hashed_password)).await?;
+        let check = self.passwords.verify_user(password, Some(&found)).await?;
         if check.ok { Ok(found) } else { Err(AuthError::Credentials) }
     }
 

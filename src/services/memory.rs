@@ -16,7 +16,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::models::audit::AuditEntry;
 use crate::models::movie::{Movie, MovieDetails, MovieId};
 use crate::models::session::{EndReason, Session, SessionEnd, SessionId};
-use crate::models::user::{Role, User, UserId};
+use crate::models::user::{PasswordOrigin, Role, User, UserId};
 
 /// A store of all tables in memory. Clones share the tables.
 ///
@@ -453,6 +453,7 @@ impl Tables {
             return false;
         }
         user.hashed_password = new.clone();
+        user.password_origin = PasswordOrigin::Own;
         true
     }
 }

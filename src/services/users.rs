@@ -11,7 +11,7 @@ use super::store::{PasswordChange, SessionTermination, StoreError, UserStore};
 use crate::client_info::ClientInfo;
 use crate::clock::Clock;
 use crate::models::session::{EndReason, SessionId};
-use crate::models::user::{Role, User, UserId};
+use crate::models::user::{PasswordOrigin, Role, User, UserId};
 
 /// Maximum length of a name in characters.
 pub const MAX_NAME_CHARS: usize = 64;
@@ -104,6 +104,7 @@ impl Users {
         let user = User {
             id: random_id()?,
             hashed_password: self.passwords.hash(&new.password).await?,
+            password_origin: PasswordOrigin::Own,
             role: new.role,
             disabled_at: None,
             created_at: self.clock.now(),
@@ -129,6 +130,7 @@ impl Users {
                     email: parse_email(&user.email)?,
                     name: user.name,
                     hashed_password: user.hashed_password,
+                    password_origin: PasswordOrigin::Imported,
                     role: user.role,
                     disabled_at: user.disabled.then_some(now),
                     created_at: now,

@@ -54,7 +54,10 @@ async fn new_database_is_migrated(location: DatabaseLocation) {
     assert_eq!(stores.is_embedded(), location.url.starts_with("sqlite"));
     let pending = stores.pending().await.unwrap();
     let words: Vec<String> = pending.iter().map(PendingMigration::to_string).collect();
-    assert_eq!(words, ["0001 users", "0002 sessions", "0003 movies", "0004 settings", "0005 audit"]);
+    assert_eq!(
+        words,
+        ["0001 users", "0002 sessions", "0003 movies", "0004 settings", "0005 audit", "0006 password origin"]
+    );
     assert_eq!(stores.pending().await.unwrap(), pending, "listing migrations changes nothing");
 
     assert_eq!(stores.migrate().await.unwrap(), pending);
@@ -106,10 +109,10 @@ async fn newer_schema_is_rejected(location: DatabaseLocation) {
         .await;
     for response in [database.stores.pending().await, database.stores.migrate().await] {
         let error = response.unwrap_err();
-        assert!(matches!(error, DbError::Newer { found: 9999, known: 5 }), "{error:?}");
+        assert!(matches!(error, DbError::Newer { found: 9999, known: 6 }), "{error:?}");
         assert_eq!(
             error.to_string(),
-            "the database was migrated by a newer sekisho (migration 9999); this one supports up to 5: upgrade the program"
+            "the database was migrated by a newer sekisho (migration 9999); this one supports up to 6: upgrade the program"
         );
     }
 }
@@ -274,7 +277,7 @@ async fn existing_schema_is_used() {
     support::run(&location.url, &prepare).await;
     let url = url_of(&role, &location.url);
     let stores = db::open(&url, &DatabaseOptions::default()).await.unwrap();
-    assert_eq!(stores.migrate().await.unwrap().len(), 5);
+    assert_eq!(stores.migrate().await.unwrap().len(), 6);
     stores.close().await;
     support::run(&location.url, &format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }

@@ -28,6 +28,8 @@ on_each_database! {
     password_change_terminates_other_sessions_only
     password_change_requires_a_strong_and_the_current_password
     imported_password_is_rehashed_on_sign_in
+    password_of_72_bytes_is_not_a_beginning
+    truncated_import_keeps_its_hash
     session_endpoint_returns_user_and_expiry
     session_list_contains_own_sessions_only
     only_own_sessions_can_be_revoked
@@ -281,9 +283,44 @@ async fn imported_password_is_rehashed_on_sign_in(database: TestDatabase) {
         }
     }
     assert_eq!(stored("whole@example.com").await, whole, "the password was not rehashed");
-    assert!(stored("cut@example.com").await.starts_with("$bcrypt-sha256$v=2,t=2b,r=4$"));
-    let other_tail = format!("{}talk", "y".repeat(72));
-    app.send(login("cut@example.com", &other_tail)).await.problem(401, "invalid_credentials");
+    assert_eq!(stored("cut@example.com").await, cut, "which password is the user's is unknown");
+    // passlib's hash of cost 6, where the sign-in lowers the cost.
+    let costly = "$2b$06$z0l/tths5SkeMBLArsIcGe/0I/x.loBgCrmf0zoOhvZbxpgYFpzL6";
+    app.import("costly@example.com", costly).await;
+    for _ in 0..2 {
+        let response = app.send(login("costly@example.com", "correct horse battery staple")).await;
+        assert_eq!(response.status, 200);
+    }
+    assert!(stored("costly@example.com").await.starts_with("$2b$04$"));
+}
+
+/// B13: a password of 72 bytes and another byte does not sign in, and replaces nothing.
+async fn password_of_72_bytes_is_not_a_beginning(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
+    let mut ann = app.signed_in("ann@example.com").await;
+    let password = "correct kettle sings under seven mountains while umbrellas wait at noon!";
+    assert_eq!(password.len(), 72);
+    let response = ann.post("/auth/password", &change(PASSWORD, password)).await;
+    assert_eq!(response.status, 200, "{response:?}");
+    for wrong in [format!("{password}x"), format!("{password}\0"), password[..71].to_owned()] {
+        app.send(login("ann@example.com", &wrong)).await.problem(401, "invalid_credentials");
+        ann.post("/auth/password", &change(&wrong, NEW_PASSWORD)).await.problem(403, "wrong_password");
+    }
+    assert_eq!(app.send(login("ann@example.com", password)).await.status, 200);
+}
+
+/// B13: an imported hash of the first 72 bytes is never replaced.
+async fn truncated_import_keeps_its_hash(database: TestDatabase) {
+    let app = TestApp::with_database(database).await;
+    // passlib's hash of 72 times `y` and `tail`.
+    let cut = "$2b$04$Q/zmKapvDl588sbDXd7XF.5PE8KjyRD4TuUnehC4F30yZ5ns22WIW";
+    app.import("cut@example.com", cut).await;
+    for end in ["", "talk", "tail"] {
+        let password = format!("{}{end}", "y".repeat(72));
+        assert_eq!(app.send(login("cut@example.com", &password)).await.status, 200, "as passlib: {end}");
+    }
+    let user = app.app.users.find_by_email("cut@example.com").await.unwrap();
+    assert_eq!(user.hashed_password.expose_secret(), cut);
 }
 
 async fn session_endpoint_returns_user_and_expiry(database: TestDatabase) {

@@ -14,7 +14,7 @@ use sekisho::client_info::ClientInfo;
 use sekisho::models::session::{
     AccessTokenRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId,
 };
-use sekisho::models::user::{Role, User, UserId};
+use sekisho::models::user::{PasswordOrigin, Role, User, UserId};
 use sekisho::services::store::{InsertOutcome, NewSession, Rotation, SessionTermination};
 use time::OffsetDateTime;
 use time::macros::datetime;
@@ -86,6 +86,7 @@ suite! {
         users_are_inserted_all_or_none
         users_are_sorted_by_address
         rehash_keeps_sessions
+        new_hash_is_not_imported
         password_change_ends_other_sessions
         password_change_requires_the_old_hash
         role_change_ends_all_sessions
@@ -135,6 +136,7 @@ pub(crate) fn user(email: &str) -> User {
         email: email.to_owned(),
         name: None,
         hashed_password: "$2b$12$old".into(),
+        password_origin: PasswordOrigin::Own,
         role: Role::User,
         disabled_at: None,
         created_at: NOW,

@@ -132,11 +132,12 @@ async fn insert(tx: &mut PgConnection, user: &User) -> Result<(), StoreError> {
         .bind(user.hashed_password.expose_secret())
         .bind(user.role.as_str())
         .bind(user.disabled_at)
-        .bind(user.created_at);
+        .bind(user.created_at)
+        .bind(user.password_origin.as_str());
     query.execute(tx).await.map(drop).map_err(|error| conflict(error, "email"))
 }
 
-/// Replaces the hash. If `old` is given, only while the user still has that hash.
+/// Replaces the hash by one of this program. If `old` is given, only while the user still has that hash.
 fn set_password<'q>(id: UserId, old: Option<&'q SecretString>, new: &'q SecretString) -> Statement<'q> {
     sqlx::query(SET_PASSWORD).bind(id.0).bind(old.map(|hash| hash.expose_secret())).bind(new.expose_secret())
 }
@@ -144,7 +145,7 @@ fn set_password<'q>(id: UserId, old: Option<&'q SecretString>, new: &'q SecretSt
 type Row = UserRow<OffsetDateTime>;
 
 const INSERT: &str =
-    concat!("INSERT INTO myapi.users (", user_columns!(), ") VALUES ($1, $2, $3, $4, $5, $6, $7)");
+    concat!("INSERT INTO myapi.users (", user_columns!(), ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8)");
 
 const FIND_BY_EMAIL: &str = concat!("SELECT ", user_columns!(), " FROM myapi.users WHERE email = $1");
 
@@ -154,7 +155,7 @@ const HAS_USERS: &str = "SELECT EXISTS (SELECT 1 FROM myapi.users)";
 
 const LIST: &str = concat!("SELECT ", user_columns!(), " FROM myapi.users ORDER BY email COLLATE \"C\"");
 
-const SET_PASSWORD: &str = "UPDATE myapi.users SET hashed_password = $3 \
+const SET_PASSWORD: &str = "UPDATE myapi.users SET hashed_password = $3, password_origin = 'own' \
     WHERE id = $1 AND ($2 IS NULL OR hashed_password = $2)";
 
 const SET_ROLE: &str = "UPDATE myapi.users SET role = $2 WHERE id = $1 AND role <> $2";

@@ -14,7 +14,7 @@ use crate::models::movie::{Movie, MovieDetails, MovieId};
 use crate::models::session::{
     AccessTokenRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId,
 };
-use crate::models::user::{Role, User, UserId};
+use crate::models::user::{PasswordOrigin, Role, User, UserId};
 use crate::services::store::StoreError;
 
 /// A row of `audit`, with times of the type `T` and key numbers of the type `K`.
@@ -199,6 +199,7 @@ pub(in crate::backend) struct UserRow<T> {
     role: String,
     disabled_at: Option<T>,
     created_at: T,
+    password_origin: Option<String>,
 }
 
 impl<T: TryInto<OffsetDateTime>> TryFrom<UserRow<T>> for User {
@@ -206,12 +207,15 @@ impl<T: TryInto<OffsetDateTime>> TryFrom<UserRow<T>> for User {
 
     fn try_from(row: UserRow<T>) -> Result<Self, StoreError> {
         let corrupt = |column| StoreError::Corrupt { table: "users", column };
+        let origin =
+            row.password_origin.as_deref().map_or(Some(PasswordOrigin::Own), PasswordOrigin::from_word);
         let time = |at: T, column| at.try_into().map_err(|_| corrupt(column));
         Ok(Self {
             id: UserId(row.id),
             email: row.email,
             name: row.name,
             hashed_password: SecretString::from(row.hashed_password),
+            password_origin: origin.ok_or(corrupt("password_origin"))?,
             role: Role::from_word(&row.role).ok_or(corrupt("role"))?,
             disabled_at: row.disabled_at.map(|at| time(at, "disabled_at")).transpose()?,
             created_at: time(row.created_at, "created_at")?,

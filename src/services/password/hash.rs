@@ -11,12 +11,14 @@ use secrecy::SecretString;
 use zeroize::Zeroizing;
 
 use super::error::{MAX_COST, MIN_COST, PasswordError};
+use crate::models::user::PasswordOrigin;
 
 /// Format of a stored hash that can be verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HashFormat {
-    /// `$2b$`, or the equivalent `$2a$` and `$2y$`: bcrypt over the password's first 72 bytes.
+    /// `$2b$`, or the equivalent `$2a$` and `$2y$`: bcrypt over the password's first 72 bytes. This program
+    /// writes `$2b$` for shorter passwords only.
     Bcrypt,
     /// passlib's `$bcrypt-sha256$v=2,t=2b,r=…$`: bcrypt over an HMAC of the password.
     BcryptSha256,
@@ -63,6 +65,8 @@ pub(super) struct StoredHash {
     format: HashFormat,
     cost: u32,
     has_old_prefix: bool,
+    /// True for a hash that may stand for the first 72 bytes of a longer password.
+    may_be_truncated: bool,
     /// The salt, cost and checksum in the `$2b$` format of 60 characters.
     bcrypt: Zeroizing<String>,
 }
@@ -78,7 +82,9 @@ impl StoredHash {
             let Some(rest) = text.strip_prefix(prefix) else { continue };
             let parts = split(rest, "").filter(|(cost, ..)| cost.len() == 2);
             let stored = Self::new(HashFormat::Bcrypt, parts, "bcrypt")?;
-            return Ok(Self { has_old_prefix: prefix != "$2b$", ..stored });
+            // This program never wrote another prefix.
+            let is_imported = prefix != "$2b$";
+            return Ok(Self { has_old_prefix: is_imported, may_be_truncated: is_imported, ..stored });
         }
         Err(HashFormatError::Unsupported(describe_unsupported(text)))
     }
@@ -97,13 +103,25 @@ impl StoredHash {
             return Err(HashFormatError::Cost(cost));
         }
         let bcrypt = Zeroizing::new(format!("$2b${cost:02}${salt}{checksum}"));
-        Ok(Self { format, cost, has_old_prefix: false, bcrypt })
+        Ok(Self { format, cost, has_old_prefix: false, may_be_truncated: false, bcrypt })
+    }
+
+    /// Sets the origin, which is [`Own`](PasswordOrigin::Own) by default for `$2b$`.
+    pub(super) fn with_origin(mut self, origin: PasswordOrigin) -> Self {
+        let is_imported = origin == PasswordOrigin::Imported || self.has_old_prefix;
+        self.may_be_truncated = is_imported && self.format == HashFormat::Bcrypt;
+        self
     }
 
     fn matches(&self, password: &[u8], rounds: &mut RoundCounter) -> bool {
         match self.format {
-            // A password with NUL never matches, as in passlib: bcrypt hashes `a\0a` like `a`.
-            HashFormat::Bcrypt => rounds.verify(password, self.cost, &self.bcrypt) && !password.contains(&0),
+            // A password with NUL never matches, as in passlib: bcrypt hashes `a\0a` like `a`. The conditions
+            // come last, so that every check does the same work.
+            HashFormat::Bcrypt => {
+                rounds.verify(password, self.cost, &self.bcrypt)
+                    && !password.contains(&0)
+                    && (self.may_be_truncated || password.len() <= MAX_BCRYPT_BYTES)
+            }
             HashFormat::BcryptSha256 => {
                 let key = digest(password, &self.bcrypt[SALT]);
                 rounds.verify(key.as_bytes(), self.cost, &self.bcrypt)
@@ -111,9 +129,16 @@ impl StoredHash {
         }
     }
 
+    /// Returns `true` if a matching password should be hashed anew.
+    ///
+    /// A truncated hash matches every password with the same 72 bytes at the beginning. Which of them is the
+    /// user's is unknown, so it keeps its hash.
     fn is_outdated(&self, password: &[u8], cost: u32) -> bool {
-        let is_truncated = self.format == HashFormat::Bcrypt && password.len() > MAX_BCRYPT_BYTES;
-        self.cost != cost || self.has_old_prefix || is_truncated
+        let fills_bcrypt = self.format == HashFormat::Bcrypt && password.len() >= MAX_BCRYPT_BYTES;
+        if fills_bcrypt && self.may_be_truncated {
+            return false;
+        }
+        self.cost != cost || self.has_old_prefix || fills_bcrypt
     }
 }
 
@@ -123,7 +148,8 @@ pub struct PasswordCheck {
     /// `true` if the password matches.
     pub ok: bool,
     /// `true` if the password matches but should be hashed anew: the stored hash has another cost than
-    /// configured, an older prefix, or covers only the password's first 72 bytes.
+    /// configured, an older prefix, or is plain bcrypt of 72 bytes. Never `true` for a hash that may cover only
+    /// the beginning of the user's password.
     pub needs_rehash: bool,
 }
 
@@ -164,7 +190,7 @@ pub(super) fn hash_with_salt(
     salt: [u8; 16],
     rounds: &mut RoundCounter,
 ) -> Result<SecretString, PasswordError> {
-    if password.len() <= MAX_BCRYPT_BYTES && !password.contains(&0) {
+    if password.len() < MAX_BCRYPT_BYTES && !password.contains(&0) {
         return Ok(rounds.hash(password, cost, salt)?.into());
     }
     let key = digest(password, &BASE64.encode(salt));

@@ -1,8 +1,11 @@
 //! Password hashing, verification and policy.
 //!
-//! A password of up to 72 bytes is stored as plain bcrypt, `$2b$`. bcrypt ignores further bytes and stops
-//! at NUL, so longer passwords and those with NUL are stored in passlib's `$bcrypt-sha256$` format
-//! (version 2). passlib writes both formats, so its hashes can be imported unchanged.
+//! A password shorter than 72 bytes is stored as plain bcrypt, `$2b$`. bcrypt ignores what follows the 72nd
+//! byte and stops at NUL, so longer passwords and those with NUL are stored in passlib's `$bcrypt-sha256$`
+//! format (version 2). passlib writes both formats, so its hashes can be imported unchanged.
+//!
+//! An imported `$2b$` may stand for the beginning of a longer password, so it is verified as passlib does, over
+//! the first 72 bytes. A `$2b$` of this program never matches a longer password.
 //!
 //! Passwords are byte strings: they are not trimmed, case-folded or normalized, because imported hashes
 //! were computed over the original bytes.
@@ -40,6 +43,7 @@ pub use self::hash::{HashFormat, HashFormatError, PasswordCheck};
 use self::hash::{RoundCounter, StoredHash};
 pub use self::policy::{MAX_BYTES, PasswordRefused};
 use self::pool::Pool;
+use crate::models::user::User;
 
 /// Hashes and verifies passwords.
 ///
@@ -98,7 +102,24 @@ impl PasswordHasher {
             .await?
     }
 
-    /// Verifies a password against a stored hash.
+    /// Verifies the password of a user, as [`verify`](Self::verify) does. An imported hash is verified as the
+    /// program that it comes from verified it.
+    ///
+    /// # Errors
+    ///
+    /// As [`verify`](Self::verify).
+    pub async fn verify_user(
+        &self,
+        password: &SecretString,
+        user: Option<&User>,
+    ) -> Result<PasswordCheck, PasswordError> {
+        let stored = user.and_then(|user| {
+            parse_stored(&user.hashed_password).map(|hash| hash.with_origin(user.password_origin))
+        });
+        self.check(password, stored).await
+    }
+
+    /// Verifies a password against a hash that [`hash`](Self::hash) returned.
     ///
     /// Pass `None` for an unknown user. For a disabled account, pass `None` or check the account
     /// afterwards. Either way the call does the work of a wrong password, so that its duration does not
@@ -118,10 +139,17 @@ impl PasswordHasher {
         password: &SecretString,
         stored: Option<&SecretString>,
     ) -> Result<PasswordCheck, PasswordError> {
+        self.check(password, stored.and_then(parse_stored)).await
+    }
+
+    async fn check(
+        &self,
+        password: &SecretString,
+        stored: Option<StoredHash>,
+    ) -> Result<PasswordCheck, PasswordError> {
         check_max_length(password)?;
         let password = password.clone();
         let cost = self.cost;
-        let stored = stored.and_then(parse_stored);
         self.pool
             .run(move || {
                 let password = password.expose_secret().as_bytes();

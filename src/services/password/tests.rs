@@ -4,6 +4,7 @@ use base64::Engine;
 use serde::Deserialize;
 
 use super::*;
+use crate::models::user::PasswordOrigin;
 use crate::services::test_support::poll_once;
 
 const PASSWORD: &str = "tall umbrellas sing at noon";
@@ -44,10 +45,15 @@ fn cheap_hasher(workers: usize, queue: usize) -> PasswordHasher {
     PasswordHasher::new(PasswordSettings { bcrypt_cost: 4, min_length: 15, workers, queue }).unwrap()
 }
 
+/// Returns a hash as stored by an import.
+fn imported(hash: &str) -> StoredHash {
+    stored(hash).with_origin(PasswordOrigin::Imported)
+}
+
 #[test]
 fn passlib_hashes_verify() {
     for Vector { password, hash } in vectors().by_passlib {
-        let stored = stored(&hash);
+        let stored = imported(&hash);
         assert!(check(&password, Some(&stored), 4).0.ok, "{hash}");
         let other = format!("!{password}");
         assert!(!check(&other, Some(&stored), 4).0.ok, "{hash}");
@@ -76,6 +82,8 @@ fn different_passwords_never_verify_as_equal() {
     for (one, other) in [
         (format!("{shared}a"), format!("{shared}b")),
         (format!("{shared}a"), shared.clone()),
+        (shared.clone(), format!("{shared}a")),
+        (shared[1..].to_owned(), shared.clone()),
         ("a".to_owned(), "a\0a".to_owned()),
         ("a\0b".to_owned(), "a".to_owned()),
         ("a\0b".to_owned(), "a\0c".to_owned()),
@@ -86,6 +94,37 @@ fn different_passwords_never_verify_as_equal() {
         let stored = hashed(&one, 4);
         assert!(check(&one, Some(&stored), 4).0.ok, "{one:?}");
         assert!(!check(&other, Some(&stored), 4).0.ok, "{one:?} and {other:?}");
+    }
+}
+
+/// B13: a `$2b$` of this program stands for 72 bytes at most, and a truncated one is never rehashed.
+#[test]
+fn bcrypt_hash_of_72_bytes_matches_longer_passwords_only_if_imported() {
+    // bcrypt over 72 times `x`, as this program stored it before, and as passlib stores it.
+    let hash = "$2b$04$O0.nBu6WWuqke6ZDfHqhe.auRlGBmkaQBrV/7ZCrHSGbrQC2xUM6q";
+    let (whole, longer) = ("x".repeat(72), "x".repeat(73));
+    let (own, imported) = (stored(hash), imported(hash));
+    for cost in [4, 5] {
+        let expected = |ok, needs_rehash| PasswordCheck { ok, needs_rehash };
+        assert_eq!(check(&whole, Some(&own), cost).0, expected(true, true), "stored anew as bcrypt-sha256");
+        assert_eq!(check(&longer, Some(&own), cost).0, expected(false, false));
+        assert_eq!(check(&whole, Some(&imported), cost).0, expected(true, false), "it may be a beginning");
+        assert_eq!(check(&longer, Some(&imported), cost).0, expected(true, false), "as passlib");
+        assert_eq!(check(&longer, Some(&own), cost).1, 1 << cost, "the same work");
+    }
+    // Only another program wrote these prefixes, so their origin is known even where it is not stored.
+    for prefix in ["$2a$", "$2y$"] {
+        let old = stored(&hash.replace("$2b$", prefix)).with_origin(PasswordOrigin::Own);
+        assert_eq!(check(&longer, Some(&old), 4).0, PasswordCheck { ok: true, needs_rehash: false });
+    }
+}
+
+/// B13: 72 bytes and more are stored in a format without that limit.
+#[test]
+fn only_passwords_shorter_than_72_bytes_are_stored_as_plain_bcrypt() {
+    for (password, is_plain) in [("x".repeat(71), true), ("x".repeat(72), false), ("é".repeat(36), false)] {
+        let hash = hash::hash(password.as_bytes(), 4, &mut RoundCounter::default()).unwrap();
+        assert_eq!(hash.expose_secret().starts_with("$2b$"), is_plain, "{}", password.len());
     }
 }
 
@@ -112,10 +151,10 @@ fn every_check_does_the_work_of_the_configured_cost() {
 fn outdated_hashes_need_rehash() {
     for Vector { password, hash } in vectors().by_passlib {
         let old = hash.starts_with("$2a$") || hash.starts_with("$2y$");
-        let cut = password.len() > 72 && !hash.starts_with("$bcrypt-sha256$");
+        let cut = password.len() >= 72 && !hash.starts_with("$bcrypt-sha256$");
         let of_other_cost = !hash.starts_with("$2b$04$") && !hash.contains(",r=4$");
-        let check_result = check(&password, Some(&stored(&hash)), 4).0;
-        assert_eq!(check_result.needs_rehash, old || cut || of_other_cost, "{hash}");
+        let check_result = check(&password, Some(&imported(&hash)), 4).0;
+        assert_eq!(check_result.needs_rehash, !cut && (old || of_other_cost), "{hash}");
     }
     let low = hashed(PASSWORD, 4);
     assert!(check(PASSWORD, Some(&low), 5).0.needs_rehash);

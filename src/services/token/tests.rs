@@ -6,7 +6,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::*;
-use crate::models::user::{Role, User};
+use crate::models::user::{PasswordOrigin, Role, User};
 use crate::services::memory::MemoryStore;
 use crate::services::store::{PasswordChange, UserStore};
 use crate::services::test_support::{
@@ -76,6 +76,7 @@ fn user(id: UserId, hash: &SecretString) -> User {
         email: "taro@example.jp".into(),
         name: None,
         hashed_password: hash.clone(),
+        password_origin: PasswordOrigin::Own,
         role: Role::User,
         disabled_at: None,
         created_at: time::macros::datetime!(2026-01-01 00:00 UTC),

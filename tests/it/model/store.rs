@@ -11,7 +11,7 @@ use sekisho::client_info::ClientInfo;
 use sekisho::identity::Roles;
 use sekisho::models::audit::{AuditEntry, AuditEvent};
 use sekisho::models::session::{AccessTokenRef, EndReason, Session, SessionId, SessionKind, TokenId};
-use sekisho::models::user::{Role, User, UserId};
+use sekisho::models::user::{PasswordOrigin, Role, User, UserId};
 use sekisho::services::store::SessionTermination;
 use time::OffsetDateTime;
 use time::macros::datetime;
@@ -42,6 +42,7 @@ pub(super) fn user(number: usize) -> User {
         email: format!("{number}@example.com"),
         name: None,
         hashed_password: hash(0),
+        password_origin: PasswordOrigin::Own,
         role: Role::User,
         disabled_at: None,
         created_at: at(0),

@@ -7,8 +7,18 @@ use super::*;
 
 /// Returns all stored fields of a user for comparison.
 fn all(user: &User) -> impl PartialEq + std::fmt::Debug + use<> {
-    let User { id, email, name, hashed_password, role, disabled_at, created_at } = user.clone();
-    (id, email, name, hashed_password.expose_secret().to_owned(), role, disabled_at, created_at)
+    let User { id, email, name, hashed_password, password_origin, role, disabled_at, created_at } =
+        user.clone();
+    (
+        id,
+        email,
+        name,
+        hashed_password.expose_secret().to_owned(),
+        password_origin,
+        role,
+        disabled_at,
+        created_at,
+    )
 }
 
 async fn hash(stores: &Stores, user: &User) -> String {
@@ -21,6 +31,7 @@ pub(super) async fn user_round_trips(stores: &Stores) {
     let full = User {
         name: Some("関 所 'O\"Brien".to_owned()),
         hashed_password: "$bcrypt-sha256$v=2,t=2b,r=12$x".into(),
+        password_origin: PasswordOrigin::Imported,
         role: Role::Admin,
         disabled_at: Some(datetime!(1999-12-31 23:59:59.999999 UTC)),
         ..user("full@example.com")
@@ -78,6 +89,29 @@ pub(super) async fn rehash_keeps_sessions(stores: &Stores) {
     assert!(stores.users.rehash(owner.id, old, &new).await.unwrap());
     assert_eq!(hash(stores, &owner).await, "$2b$13$new");
     assert_eq!(found(stores, session.id).await, session);
+}
+
+/// B13: a hash that replaces an imported one is no longer imported.
+pub(super) async fn new_hash_is_not_imported(stores: &Stores) {
+    for email in ["rehashed@example.com", "changed@example.com"] {
+        let imported = User { password_origin: PasswordOrigin::Imported, ..user(email) };
+        stores.users.insert_users(std::slice::from_ref(&imported)).await.unwrap();
+        let (old, new) = (&imported.hashed_password, SecretString::from("$2b$12$new"));
+        if email.starts_with("rehashed") {
+            assert!(stores.users.rehash(imported.id, old, &new).await.unwrap());
+        } else {
+            let change = PasswordChange {
+                user: imported.id,
+                old: None,
+                new: &new,
+                keep: None,
+                termination: &ending(end(EndReason::PasswordChanged)),
+            };
+            assert_eq!(stores.users.change_password(&change).await.unwrap(), Some(Vec::new()));
+        }
+        let found = stores.users.find_user(imported.id).await.unwrap().expect("a stored user");
+        assert_eq!(found.password_origin, PasswordOrigin::Own, "{email}");
+    }
 }
 
 pub(super) async fn password_change_ends_other_sessions(stores: &Stores) {

@@ -1,0 +1,2 @@
+-- Who computed users.hashed_password: 'own' or 'imported'. NULL, from before this column, counts as 'own'.
+ALTER TABLE users ADD COLUMN password_origin TEXT;
