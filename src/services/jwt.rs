@@ -36,7 +36,7 @@ pub struct JwtSettings {
     pub leeway: Duration,
     /// Tolerance for an `iat` in the future: a quarter of the grace period.
     pub future_iat: Duration,
-    /// Lifetime.
+    /// Lifetime. It also applies to tokens that were issued with a longer one: verification counts it from `iat`.
     pub access_ttl: Duration,
     /// Maximum part of the lifetime, from 0 to 1, that is subtracted at random, so that tokens issued
     /// together do not expire together.
@@ -158,7 +158,8 @@ impl AccessTokens {
         sign(key, &claims)
     }
 
-    /// Verifies an access token.
+    /// Verifies an access token. It expires at its `exp`, or earlier if it is older than the present lifetime: the
+    /// revocation list goes back no further.
     ///
     /// # Errors
     ///
@@ -214,7 +215,8 @@ impl AccessTokens {
     fn check_claims(&self, claims: Claims<'_>, now: OffsetDateTime) -> Option<AccessToken> {
         let settings = &self.settings;
         let issued_at = OffsetDateTime::from_unix_timestamp(claims.iat).ok()?;
-        let expires_at = OffsetDateTime::from_unix_timestamp(claims.exp).ok()?;
+        let exp = claims.exp.min(claims.iat.saturating_add(self.max_age_seconds()));
+        let expires_at = OffsetDateTime::from_unix_timestamp(exp).ok()?;
         let not_before = claims.nbf.map(OffsetDateTime::from_unix_timestamp).transpose().ok()?;
         let is_for_gateway = claims.iss == settings.issuer && claims.aud.contains(&settings.audience);
         let is_timely = issued_at <= now + settings.future_iat
@@ -233,6 +235,13 @@ impl AccessTokens {
             expires_at,
         };
         Some(AccessToken { identity, id: TokenId(claims.jti), generation: claims.generation, issued_at })
+    }
+
+    /// Returns the lifetime in whole seconds, rounded up, as `iat` is rounded down.
+    fn max_age_seconds(&self) -> i64 {
+        let lifetime = self.settings.access_ttl;
+        let rounded_up = lifetime.as_secs().saturating_add(u64::from(lifetime.subsec_nanos() > 0));
+        i64::try_from(rounded_up).unwrap_or(i64::MAX)
     }
 
     /// Returns the lifetime less the jitter, which is derived from the random token id.

@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
 use uuid::Uuid;
 
-use super::jwt::{AccessToken, AccessTokens};
+use super::jwt::{AccessToken, AccessTokens, JwtSettings};
 use super::keys::{Algorithm, KeyMaterial, KeyRing, SharedKeys, SigningKey};
 use super::memory::MemoryStore;
 use super::store::{
@@ -85,11 +85,20 @@ impl TokensFixture {
 
     /// Creates another replica, which shares the store, the keys and the clock.
     pub(super) fn replica(&self) -> Self {
+        self.replica_with(AccessTokens::default(), self.tokens.settings().clone())
+    }
+
+    /// Creates a replica with another lifetime of access tokens.
+    pub(super) fn replica_with_access_ttl(&self, access_ttl: Duration) -> Self {
+        let access = AccessTokens::new(JwtSettings { access_ttl, ..JwtSettings::default() });
+        self.replica_with(access, SessionSettings { access_ttl, ..self.tokens.settings().clone() })
+    }
+
+    fn replica_with(&self, access: AccessTokens, settings: SessionSettings) -> Self {
         let keys = self.tokens.keys().clone();
-        let settings = self.tokens.settings().clone();
         let store = self.store.clone();
         let clock = self.clock.clone();
-        let tokens = Tokens::new(store.clone(), keys, AccessTokens::default(), settings, clock.clone());
+        let tokens = Tokens::new(store.clone(), keys, access, settings, clock.clone());
         Self { tokens, store, clock, first_key: self.first_key.clone() }
     }
 

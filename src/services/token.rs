@@ -120,7 +120,10 @@ impl Tokens {
         // Beyond the grace period a shared result could contradict the row.
         let flights = SingleFlight::new(RESULT_TTL.min(settings.grace), Arc::clone(&clock));
         let leeway = access.settings().leeway;
-        let revocations = Revocations::new(store.clone(), clock.clone(), flights.clone(), &settings, leeway);
+        // The list has to go back as far as any token is accepted.
+        let access_ttl = settings.access_ttl.max(access.settings().access_ttl);
+        let horizon = SessionSettings { access_ttl, ..settings.clone() };
+        let revocations = Revocations::new(store.clone(), clock.clone(), flights.clone(), &horizon, leeway);
         let revocations = Arc::new(revocations);
         let deferred =
             DeferredWrites::new(store.clone(), clock.clone(), revocations.clone(), runtime.clone());

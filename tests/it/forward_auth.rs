@@ -1,9 +1,12 @@
 //! `/auth/verify`: responses to the auth requests of front proxies.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderValue, Request};
+use sekisho::client_info::ClientInfo;
+use sekisho::models::session::EndReason;
 use sekisho::models::user::Role;
 use sekisho::server::Peer;
 use serde_json::Value;
@@ -65,6 +68,31 @@ async fn refresh_sends_each_cookie_in_its_own_header() {
             ann.store_cookies(&response);
             assert_ne!(ann.cookies(), before);
         }
+    }
+}
+
+/// B2: a shorter `tokens.access_ttl` also applies to tokens that were issued before.
+#[tokio::test]
+async fn shorter_lifetime_applies_to_issued_tokens() {
+    for (source, auth_request) in FRONT_PROXIES {
+        let app = start_app(source).await;
+        app.user("ann@example.com").await;
+        let [mut live, mut ended] = [app.browser(), app.browser()];
+        live.sign_in("ann@example.com").await;
+        let session = ended.sign_in("ann@example.com").await;
+        let terminated = app.app.tokens.terminate(session, EndReason::Revoked, &ClientInfo::default()).await;
+        assert!(terminated.unwrap());
+        app.clock.advance(Duration::from_secs(300));
+        let replica = app.replica_with(|config| config.tokens.access_ttl = Duration::from_secs(120)).await;
+        replica.tokens.revocations().load().await.unwrap();
+        let send = async |browser: &Browser| {
+            let request = with_cookies(browser, auth_request("GET", "/"));
+            send_from(FRONT_PROXY, replica.forward_auth.clone().unwrap(), request).await
+        };
+        send(&ended).await.problem(401, "revoked");
+        let response = send(&live).await;
+        assert_eq!((response.status.as_u16(), response.event()), (200, Some("rotated")), "{source}");
+        assert_eq!(cookies(&response), single_cookie_headers(&response));
     }
 }
 

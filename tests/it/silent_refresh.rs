@@ -15,11 +15,12 @@ use sekisho::services::store::SessionFilter;
 use serde_json::{Value, json};
 
 use crate::support::app::{
-    ABSOLUTE_TTL, ACCESS_TTL, GRACE, IDLE_TTL, PASSWORD, PAST_GRACE, TestApp, on_each_database,
+    ABSOLUTE_TTL, ACCESS_TTL, GRACE, IDLE_TTL, PASSWORD, PAST_GRACE, TestApp, on_each_database, send,
 };
 use crate::support::browser::{ACCESS, CookieJar, REFRESH};
 use crate::support::db::{self, TestDatabase};
 use crate::support::http::{TestResponse, bare, form, get, with};
+use crate::support::upstream::Upstream;
 
 on_each_database! {
     expired_token_is_refreshed_in_the_same_response
@@ -32,6 +33,7 @@ on_each_database! {
     idle_session_expires
     refresh_does_not_extend_the_absolute_expiry
     bearer_tokens_are_not_refreshed
+    shorter_lifetime_applies_to_issued_tokens
     refresh_token_is_bound_to_its_session_kind
     invalid_tokens_terminate_no_session
     tokens_of_another_key_terminate_no_session
@@ -224,6 +226,35 @@ async fn bearer_tokens_are_not_refreshed(database: TestDatabase) {
     }
     let query = app.send(get(&format!("/auth/session?access_token={}", &bearer[7..]))).await;
     query.problem(401, "missing");
+}
+
+/// B2: after `tokens.access_ttl` was lowered, a token of the former lifetime is expired, and it is refreshed if its
+/// session lives. Otherwise it would outlive the record that its session has ended.
+async fn shorter_lifetime_applies_to_issued_tokens(database: TestDatabase) {
+    let upstream = Upstream::start().await;
+    let app = TestApp::with_upstream(&upstream.url(), database).await;
+    app.user("ann@example.com").await;
+    let mut browsers = Vec::new();
+    for path in ["/auth/session", "/forwarded"] {
+        let [mut live, mut ended] = [app.browser(), app.browser()];
+        live.sign_in("ann@example.com").await;
+        let session = ended.sign_in("ann@example.com").await;
+        let terminated = app.app.tokens.terminate(session, EndReason::Revoked, &ClientInfo::default()).await;
+        assert!(terminated.unwrap());
+        browsers.push((path, live, ended));
+    }
+    // Longer than a replica with the new lifetime remembers ended sessions, and before the tokens' `exp`.
+    app.clock.advance(Duration::from_secs(300));
+    let replica = app.replica_with(|config| config.tokens.access_ttl = Duration::from_secs(120)).await;
+    replica.tokens.revocations().load().await.unwrap();
+    for (path, live, ended) in browsers {
+        let bearer = with(get(path), "authorization", &format!("Bearer {}", live.token(ACCESS)));
+        assert_eq!(send(&replica, bearer).await.status, 401, "{path}: not refreshed");
+        let response = ended.with_service(replica.public.clone()).get(path).await;
+        response.problem(401, "revoked");
+        let response = live.with_service(replica.public.clone()).get(path).await;
+        assert_eq!((response.status.as_u16(), response.event()), (200, Some("rotated")), "{path}");
+    }
 }
 
 async fn refresh_token_is_bound_to_its_session_kind(database: TestDatabase) {

@@ -245,6 +245,32 @@ fn times_are_checked_against_the_given_clock() {
     assert_eq!(ok("exp", i64::MAX), Err(VerifyError::Malformed));
 }
 
+/// B2: a token is expired once it is older than the present lifetime, whatever its `exp`.
+#[test]
+fn token_older_than_the_lifetime_is_expired() {
+    let token = HS256.sign(HEADER, &claims_with("exp", json!(IAT + 900)).to_string());
+    let with_lifetime = |millis| {
+        let access_ttl = Duration::from_millis(millis);
+        AccessTokens::new(JwtSettings { access_ttl, ..JwtSettings::default() })
+    };
+    let after = |tokens: &AccessTokens, seconds| {
+        tokens
+            .verify(&HS256.keys, &token, NOW + Duration::from_secs(seconds))
+            .map(|token| token.identity.expires_at)
+    };
+    let shorter = with_lifetime(60_000);
+    let expires_at = NOW + Duration::from_secs(60);
+    assert_eq!(after(&shorter, 0), Ok(expires_at));
+    assert_eq!(after(&shorter, 64), Ok(expires_at), "within the leeway");
+    assert_eq!(after(&shorter, 65), Err(VerifyError::Expired));
+    assert_eq!(after(&with_lifetime(59_001), 64), Ok(expires_at), "rounded up");
+    let longer = with_lifetime(3_600_000);
+    assert_eq!(after(&longer, 904), Ok(NOW + Duration::from_secs(900)), "`exp` still counts");
+    assert_eq!(after(&longer, 905), Err(VerifyError::Expired));
+    let endless = AccessTokens::new(JwtSettings { access_ttl: Duration::MAX, ..JwtSettings::default() });
+    assert_eq!(after(&endless, 905), Err(VerifyError::Expired));
+}
+
 #[test]
 fn expired_token_can_be_read() {
     let token = HS256.sign(HEADER, &claims_with("exp", json!(IAT - 10_000)).to_string());

@@ -173,6 +173,37 @@ async fn access_token_is_valid_until_expiry_plus_leeway() {
     assert_eq!(verify(&fixture, &client).map(drop), Err(VerifyError::Expired));
 }
 
+/// B2: after a restart with a shorter lifetime, or on a replica that has it already, a token of the former lifetime
+/// is not accepted beyond the time for which ended sessions are known.
+#[tokio::test]
+async fn shorter_lifetime_applies_to_tokens_of_the_former_one() {
+    let fixture = TokensFixture::new();
+    let (mut honest, revoked) = (fixture.browser().await, fixture.browser().await);
+    assert!(fixture.terminate(&revoked, EndReason::Revoked).await);
+    // Beyond the horizon of the new lifetime and its overlap, before the tokens' own expiry.
+    fixture.advance(Duration::from_secs(300));
+    let restarted = fixture.replica_with_access_ttl(Duration::from_secs(120));
+    restarted.tokens.revocations().load().await.expect("the store responds");
+    assert_eq!(verify(&restarted, &revoked).map(drop), Err(VerifyError::Expired));
+    assert_eq!(restarted.rejection(&revoked).await, rejected_and_cleared(SessionEvent::Revoked));
+
+    assert_eq!(verify(&restarted, &honest).map(drop), Err(VerifyError::Expired), "it is refreshed");
+    restarted.expect_refresh(&mut honest, SessionEvent::Rotated).await;
+    assert!(verify(&restarted, &honest).is_ok() && verify(&fixture, &honest).is_ok());
+}
+
+/// B2: a replica that still has the longer lifetime knows ended sessions for as long.
+#[tokio::test]
+async fn longer_lifetime_extends_the_revocation_list() {
+    let fixture = TokensFixture::new();
+    let client = fixture.browser().await;
+    assert!(fixture.terminate(&client, EndReason::Revoked).await);
+    fixture.advance(Duration::from_secs(600));
+    let longer = fixture.replica_with_access_ttl(Duration::from_secs(3_600));
+    longer.tokens.revocations().load().await.expect("the store responds");
+    assert_eq!(verify(&longer, &client).map(drop), Err(VerifyError::Ended(SessionEvent::Revoked)));
+}
+
 #[tokio::test]
 async fn lifetimes_have_jitter() {
     let fixture = TokensFixture::new();

@@ -51,6 +51,7 @@ pub(crate) struct TestApp {
 }
 
 /// The parts that a restart keeps.
+#[derive(Clone)]
 struct Setup {
     config: Config,
     keys: Arc<SharedKeys>,
@@ -109,6 +110,13 @@ impl TestApp {
     /// Starts another replica: same database, clock and keys, its own connections, empty caches.
     pub(crate) async fn replica(&self) -> App {
         self.replica_over(&self.fresh.open_again().await)
+    }
+
+    /// Starts another replica with a changed configuration.
+    pub(crate) async fn replica_with(&self, change: impl FnOnce(&mut Config)) -> App {
+        let mut setup = self.setup.clone();
+        change(&mut setup.config);
+        setup.start(&self.fresh.open_again().await, &self.clock)
     }
 
     /// Starts another replica that reaches the same database through `stores`.
