@@ -14,6 +14,7 @@ use crate::key_store;
 use crate::server::Certificate;
 use crate::services::keys::SharedKeys;
 use crate::services::purge::{Purge, RetentionPolicy};
+use crate::services::readiness::Problem;
 use crate::services::store::StoreError;
 use crate::telemetry;
 
@@ -107,6 +108,7 @@ impl RunningApp {
         loaded.map_err(|source| StartError::Store { what: "the revocation list", source })?;
         let mut running = Self { app, stores, tasks: JoinSet::new() };
         running.spawn_session_tasks(config, &clock);
+        running.tasks.spawn(monitor_database_file(running.stores.clone()));
         spawn_reload_tasks(&mut running.tasks, config, keys, certificate, metrics);
         Ok(running)
     }
@@ -157,6 +159,17 @@ fn spawn_reload_tasks(
     }
 }
 
+/// Reports the loss of the database file. The check is a single system call.
+async fn monitor_database_file(stores: Stores) {
+    loop {
+        match stores.check_identity() {
+            Ok(()) => stores.readiness().resolve(Problem::DatabaseReplaced),
+            Err(error) => stores.readiness().report(Problem::DatabaseReplaced, &error),
+        }
+        tokio::time::sleep(FILE_CHECK_INTERVAL).await;
+    }
+}
+
 async fn monitor_clock_skew(stores: Stores, clock: Arc<dyn Clock>, max_offset: Duration) {
     loop {
         tokio::time::sleep(CLOCK_CHECK_INTERVAL).await;
@@ -186,5 +199,8 @@ async fn clock_offset(stores: &Stores, clock: &dyn Clock) -> Result<time::Durati
 fn max_clock_offset(config: &Config) -> Duration {
     config.session.grace / 4
 }
+
+/// Time between two checks of the database file.
+const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(60);

@@ -140,10 +140,11 @@ impl App {
         let stacks = ReloadableStacks::new(builder, reloadable);
         let metrics = metrics_renderer(dependencies.metrics, dependencies.telemetry);
         let shutdown = ShutdownFlag::default();
+        let readiness = dependencies.stores.readiness().clone();
         let sessions = dependencies.stores.sessions;
         Ok(Self {
             public: stacks.new_thread_stack(proxies),
-            admin: health::router(sessions, tokens.clone(), metrics, shutdown.clone()),
+            admin: health::router(sessions, readiness, tokens.clone(), metrics, shutdown.clone()),
             forward_auth: stacks.forward_auth(),
             tokens,
             users,

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use sqlx::migrate::{AppliedMigration, MigrateError, Migrator};
 
 use crate::services::memory::MemoryStore;
+use crate::services::store::StoreError;
 
 /// A database that [`Stores`](super::db::Stores) can open, migrate and close.
 #[async_trait]
@@ -24,6 +25,11 @@ pub(super) trait Database: Send + Sync + 'static {
     ///
     /// Never returns if the database supports notifications, returns at once otherwise.
     async fn listen_for_revocations(&self, _wake: WakeFn) {}
+
+    /// Checks that an embedded database is still the one that was opened.
+    fn check_identity(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// Waits until the connections are idle and closes them.
     async fn close(&self);

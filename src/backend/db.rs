@@ -13,7 +13,8 @@ pub use self::file::{check_owner, sqlite_path};
 use super::database::Database;
 use super::instrumented::InstrumentedStore;
 use crate::services::memory::MemoryStore;
-use crate::services::store::{MovieStore, SessionStore, SettingStore, UserStore};
+use crate::services::readiness::Readiness;
+use crate::services::store::{MovieStore, SessionStore, SettingStore, StoreError, UserStore};
 
 /// Opens the database at `url`: `sqlite://PATH`, created if it is missing, or `postgres://…`.
 ///
@@ -82,6 +83,7 @@ pub struct Stores {
     pub movies: Arc<dyn MovieStore>,
     /// Settings.
     pub settings: Arc<dyn SettingStore>,
+    readiness: Readiness,
     database: Arc<dyn Database>,
 }
 
@@ -107,6 +109,24 @@ impl Stores {
     #[must_use]
     pub fn is_embedded(&self) -> bool {
         self.database.is_embedded()
+    }
+
+    /// Returns the reasons for which a process that serves from these stores is not ready.
+    #[must_use]
+    pub fn readiness(&self) -> &Readiness {
+        &self.readiness
+    }
+
+    /// Checks that the file of an embedded database was neither removed nor replaced since it was opened.
+    ///
+    /// Without the file at its path, writes fail: they would be lost by the next start. It does no I/O with
+    /// PostgreSQL.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unavailable`] with the path.
+    pub fn check_identity(&self) -> Result<(), StoreError> {
+        self.database.check_identity()
     }
 
     /// Returns the migrations not yet applied. Read-only, so it needs no privilege to change tables.
@@ -156,6 +176,7 @@ impl Stores {
             users: store.clone(),
             movies: store.clone(),
             settings: store.clone(),
+            readiness: Readiness::default(),
             database: store,
         }
     }

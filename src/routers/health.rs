@@ -11,6 +11,7 @@ use axum::routing::get;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 
+use crate::services::readiness::Readiness;
 use crate::services::store::SessionStore;
 use crate::services::token::Tokens;
 
@@ -20,6 +21,7 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 struct Health {
     store: Arc<dyn SessionStore>,
+    readiness: Readiness,
     tokens: Tokens,
     metrics: MetricsRenderer,
     shutdown: ShutdownFlag,
@@ -46,6 +48,7 @@ pub type MetricsRenderer = Arc<dyn Fn() -> String + Send + Sync>;
 /// Creates the routes of the admin listener.
 pub fn router(
     store: Arc<dyn SessionStore>,
+    readiness: Readiness,
     tokens: Tokens,
     metrics: MetricsRenderer,
     shutdown: ShutdownFlag,
@@ -54,13 +57,19 @@ pub fn router(
         .route("/healthz", get(async || "alive\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics_text))
-        .with_state(Health { store, tokens, metrics, shutdown })
+        .with_state(Health { store, readiness, tokens, metrics, shutdown })
 }
 
-/// Ready means that sessions can be refreshed, the revocation list is current, and no shutdown has started.
+/// Ready means that sessions can be refreshed, the revocation list is current, no [`Problem`] is reported, and
+/// no shutdown has started.
+///
+/// [`Problem`]: crate::services::readiness::Problem
 async fn ready(State(health): State<Health>) -> Response {
     if health.shutdown.is_set() {
         return (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n").into_response();
+    }
+    if let Some(problem) = health.readiness.problem() {
+        return (StatusCode::SERVICE_UNAVAILABLE, format!("{problem}\n")).into_response();
     }
     if health.tokens.revocations().is_stale() {
         return (StatusCode::SERVICE_UNAVAILABLE, "revocation list is stale\n").into_response();

@@ -16,6 +16,7 @@
 //! | [`jwt`], [`refresh_token`], [`keys`], [`crypto`] | token formats and signing keys |
 //! | [`weak_secret`] | the rule for secrets that are too weak to sign with |
 //! | [`store`] | the contract of a database |
+//! | [`readiness`] | reasons for which a replica is not ready |
 //! | [`memory`] | an in-memory store |
 
 pub mod audit_log;
@@ -31,6 +32,7 @@ pub mod movies;
 #[cfg(feature = "server")]
 pub mod password;
 pub mod purge;
+pub mod readiness;
 mod refresh;
 pub mod refresh_token;
 pub mod revocations;

@@ -29,6 +29,7 @@ mod outage;
 mod pages;
 mod proxy;
 mod proxy_hygiene;
+mod readiness;
 mod revocations;
 mod rotation_races;
 mod server;

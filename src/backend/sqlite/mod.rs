@@ -4,6 +4,7 @@
 //! `Durability`. The modules mirror those of `backend::postgres`, function by function.
 
 mod audit;
+mod file_identity;
 mod movies;
 mod sessions;
 mod settings;
@@ -24,6 +25,7 @@ use sqlx::{ConnectOptions, Connection, Sqlite, SqlitePool};
 use time::OffsetDateTime;
 use time::error::ComponentRange;
 
+use self::file_identity::FileIdentity;
 use self::writer::{Durability, WriteFn, WriteQueue, WriteScope};
 use super::database::Database;
 use crate::services::store::{ACQUIRE_TIMEOUT, StoreError};
@@ -31,6 +33,7 @@ use crate::services::store::{ACQUIRE_TIMEOUT, StoreError};
 /// The stores over one SQLite file.
 #[derive(Clone, Debug)]
 pub struct SqliteStore {
+    file: FileIdentity,
     options: SqliteConnectOptions,
     writer: WriteQueue,
     readers: SqlitePool,
@@ -49,16 +52,23 @@ impl SqliteStore {
             .foreign_keys(false)
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(ACQUIRE_TIMEOUT);
+        let file = FileIdentity::read(path).map_err(sqlx::Error::Io)?;
         enter_wal(&options).await?;
-        let writer = WriteQueue::start(options.clone(), options.connect().await?);
+        let writer = WriteQueue::start(file.clone(), options.clone(), options.connect().await?);
+        let opened = file.clone();
         let readers = SqlitePoolOptions::new()
             .max_connections(READ_CONNECTIONS)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             // Idle connections to a local file cost nothing.
             .idle_timeout(None)
             .max_lifetime(None)
+            // All connections must use the same file.
+            .after_connect(move |_, _| {
+                let checked = opened.check().map_err(|error| sqlx::Error::Io(std::io::Error::other(error)));
+                Box::pin(std::future::ready(checked))
+            })
             .connect_lazy_with(options.clone().read_only(true));
-        Ok(Self { options, writer, readers })
+        Ok(Self { file, options, writer, readers })
     }
 
     /// Runs `work` in a transaction, which an `Err` rolls back.
@@ -107,6 +117,10 @@ impl Database for SqliteStore {
         apply(&mut tx, &self.migrator()).await?;
         tx.commit().await?;
         Ok(connection.close().await?)
+    }
+
+    fn check_identity(&self) -> Result<(), StoreError> {
+        self.file.check().map_err(StoreError::unavailable)
     }
 
     /// Finishes the queued writes, checkpoints the write-ahead log and closes all connections.

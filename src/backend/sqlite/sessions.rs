@@ -140,6 +140,7 @@ impl SessionStore for SqliteStore {
     }
 
     async fn ended_since(&self, since: OffsetDateTime) -> Result<Vec<(SessionId, SessionEnd)>, StoreError> {
+        self.file.check().map_err(StoreError::unavailable)?;
         let query = sqlx::query_as::<_, (Uuid, Micros, String)>(LIST_ENDED_SINCE).bind(micros(since));
         query.fetch_all(&self.readers).await?.into_iter().map(ended_session).collect()
     }

@@ -24,6 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::file_identity::{FileIdentity, FileIdentityError};
 use crate::services::store::{ACQUIRE_TIMEOUT, StoreError};
 
 /// Handle to the write queue. Clones share one queue.
@@ -39,11 +40,15 @@ struct Running {
 }
 
 impl WriteQueue {
-    /// Starts the writer task on `connection`. The task reconnects with `options` after a failure.
-    pub(super) fn start(options: SqliteConnectOptions, connection: SqliteConnection) -> Self {
+    /// Starts the writer task on `connection` to `file`. The task reconnects with `options` after a failure.
+    pub(super) fn start(
+        file: FileIdentity,
+        options: SqliteConnectOptions,
+        connection: SqliteConnection,
+    ) -> Self {
         let (queue, jobs) = mpsc::channel(QUEUE_CAPACITY);
         let connection = WriterConnection { raw: connection, durability: Durability::Flushed };
-        let task = tokio::spawn(WriterTask { options, connection: Some(connection) }.run(jobs));
+        let task = tokio::spawn(WriterTask { file, options, connection: Some(connection) }.run(jobs));
         Self { running: Arc::new(Mutex::new(Some(Running { queue, task }))) }
     }
 
@@ -130,6 +135,8 @@ enum WriteError {
     Busy,
     #[error("the database is closed")]
     Closed,
+    #[error("the database file is gone")]
+    FileGone(#[source] Arc<FileIdentityError>),
     #[error("the write was not committed")]
     Failed(#[source] Arc<sqlx::Error>),
 }
@@ -194,6 +201,7 @@ impl<T: Send, F: WriteFn<T>> Job for Write<T, F> {
 
 /// The state of the writer task.
 struct WriterTask {
+    file: FileIdentity,
     options: SqliteConnectOptions,
     connection: Option<WriterConnection>,
 }
@@ -214,6 +222,10 @@ impl WriterTask {
     }
 
     async fn write(&mut self, mut writes: Vec<QueuedWrite>) {
+        // A write to a file that is no longer at its path would be lost by the next start.
+        if let Err(error) = self.file.check() {
+            return complete(writes, Err(WriteError::FileGone(Arc::new(error))));
+        }
         let outcome = AssertUnwindSafe(self.try_write(&mut writes)).catch_unwind().await;
         let Ok(result) = outcome else {
             // A job panicked. Dropping the connection rolls back the transaction; dropping the jobs
@@ -226,9 +238,7 @@ impl WriterTask {
             // The state of the connection is unknown: the next write opens a new one.
             self.connection = None;
         }
-        for write in writes {
-            write.job.complete(committed.clone());
-        }
+        complete(writes, committed);
     }
 
     async fn try_write(&mut self, writes: &mut [QueuedWrite]) -> Result<(), sqlx::Error> {
@@ -264,6 +274,13 @@ impl WriterTask {
         // Fails while another process reads. The last process to close the database then checkpoints.
         let _ = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut raw).await;
         let _ = raw.close().await;
+    }
+}
+
+/// Sends the results to the callers.
+fn complete(writes: Vec<QueuedWrite>, committed: Result<(), WriteError>) {
+    for write in writes {
+        write.job.complete(committed.clone());
     }
 }
 

@@ -31,7 +31,8 @@ impl Fixture {
             .busy_timeout(busy_timeout);
         let mut connection = options.clone().journal_mode(SqliteJournalMode::Wal).connect().await.unwrap();
         sqlx::query("CREATE TABLE done (n INTEGER)").execute(&mut connection).await.unwrap();
-        let writer = WriteQueue::start(options.clone(), connection);
+        let file = FileIdentity::read(&directory.path().join("test.db")).unwrap();
+        let writer = WriteQueue::start(file, options.clone(), connection);
         Self { writer, options, _directory: directory }
     }
 

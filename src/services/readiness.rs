@@ -1,0 +1,112 @@
+//! Reasons for which a replica is not ready, although it serves requests.
+//!
+//! Background tasks and the stores report them. `/readyz` returns the first one with 503, and the log has one
+//! line a minute for each.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// The present reasons. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Readiness(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// The reasons, with the times of their last log lines.
+    problems: Mutex<BTreeMap<Problem, Instant>>,
+    reported: Notify,
+}
+
+/// A reason for which a replica is not ready. The most specific one is the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Problem {
+    /// The path of the SQLite database leads to another file, or to none.
+    DatabaseReplaced,
+    /// The last write to the database failed.
+    WritesFail,
+}
+
+impl Readiness {
+    /// Reports a problem until it is [resolved](Self::resolve). Logs it at most once a minute.
+    pub fn report(&self, problem: Problem, error: &(dyn Error + 'static)) {
+        let now = Instant::now();
+        let mut problems = self.problems();
+        let logged_at = problems.get(&problem).copied();
+        let is_logged = logged_at.is_some_and(|logged_at| now - logged_at < LOG_INTERVAL);
+        if !is_logged {
+            problems.insert(problem, now);
+        }
+        drop(problems);
+        if !is_logged {
+            tracing::error!(error, "not ready: {problem}");
+        }
+        self.0.reported.notify_waiters();
+    }
+
+    /// Withdraws a problem.
+    pub fn resolve(&self, problem: Problem) {
+        if self.problems().remove(&problem).is_some() {
+            tracing::info!("resolved: {problem}");
+        }
+    }
+
+    /// Returns the most specific of the present problems.
+    #[must_use]
+    pub fn problem(&self) -> Option<Problem> {
+        self.problems().keys().next().copied()
+    }
+
+    /// Waits until a problem is present.
+    pub async fn reported(&self, problem: Problem) {
+        loop {
+            let reported = self.0.reported.notified();
+            if self.problems().contains_key(&problem) {
+                return;
+            }
+            reported.await;
+        }
+    }
+
+    fn problems(&self) -> MutexGuard<'_, BTreeMap<Problem, Instant>> {
+        self.0.problems.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::DatabaseReplaced => "database file was replaced or removed",
+            Self::WritesFail => "database writes fail",
+        })
+    }
+}
+
+/// Minimum time between two log lines about a problem that persists.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn problem_is_present_until_it_is_resolved() {
+        let readiness = Readiness::default();
+        assert_eq!(readiness.problem(), None);
+        let error = std::io::Error::other("disk full");
+        for problem in [Problem::WritesFail, Problem::DatabaseReplaced] {
+            readiness.report(problem, &error);
+            readiness.reported(problem).await;
+        }
+        assert_eq!(readiness.problem(), Some(Problem::DatabaseReplaced));
+        readiness.resolve(Problem::DatabaseReplaced);
+        assert_eq!(readiness.problem(), Some(Problem::WritesFail));
+        readiness.resolve(Problem::WritesFail);
+        assert_eq!(readiness.problem(), None);
+    }
+}
