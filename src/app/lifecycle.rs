@@ -109,6 +109,7 @@ impl RunningApp {
         let mut running = Self { app, stores, tasks: JoinSet::new() };
         running.spawn_session_tasks(config, &clock);
         running.tasks.spawn(monitor_database_file(running.stores.clone()));
+        running.tasks.spawn(monitor_writes(running.stores.clone()));
         spawn_reload_tasks(&mut running.tasks, config, keys, certificate, metrics);
         Ok(running)
     }
@@ -170,6 +171,24 @@ async fn monitor_database_file(stores: Stores) {
     }
 }
 
+/// After a failed write, writes by itself until that succeeds.
+///
+/// A replica that is not ready receives no requests, so none of theirs would show that writes succeed again.
+async fn monitor_writes(stores: Stores) {
+    loop {
+        stores.readiness().reported(Problem::WritesFail).await;
+        if let Err(error) = stores.check_write().await {
+            tracing::debug!("write check failed");
+            stores.readiness().report(Problem::WritesFail, &error);
+            tokio::time::sleep(WRITE_CHECK_INTERVAL).await;
+            continue;
+        }
+        // Short: a lock on one row fails the writes of one session, for which the replica stays ready.
+        stores.readiness().resolve(Problem::WritesFail);
+        tokio::time::sleep(WRITE_CHECK_INTERVAL / 10).await;
+    }
+}
+
 async fn monitor_clock_skew(stores: Stores, clock: Arc<dyn Clock>, max_offset: Duration) {
     loop {
         tokio::time::sleep(CLOCK_CHECK_INTERVAL).await;
@@ -202,5 +221,8 @@ fn max_clock_offset(config: &Config) -> Duration {
 
 /// Time between two checks of the database file.
 const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Time between a failed attempt to write and the next one.
+const WRITE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(60);

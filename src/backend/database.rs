@@ -31,6 +31,12 @@ pub(super) trait Database: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Checks that the database accepts the writes of requests. Writes more than a sign-in does, and leaves no
+    /// trace.
+    async fn check_write(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Waits until the connections are idle and closes them.
     async fn close(&self);
 }

@@ -94,13 +94,15 @@ impl Stores {
         Self::new(MemoryStore::default())
     }
 
-    /// Wraps the stores so that each call is recorded in `sekisho_store_duration_seconds`.
+    /// Wraps the stores so that each call is recorded in `sekisho_store_duration_seconds`, and failed writes
+    /// are reported to [`readiness`](Self::readiness).
     #[must_use]
     pub fn measured(self) -> Self {
+        let readiness = || self.readiness.clone();
         Self {
-            sessions: Arc::new(InstrumentedStore(self.sessions)),
-            users: Arc::new(InstrumentedStore(self.users)),
-            movies: Arc::new(InstrumentedStore(self.movies)),
+            sessions: Arc::new(InstrumentedStore { inner: self.sessions, readiness: readiness() }),
+            users: Arc::new(InstrumentedStore { inner: self.users, readiness: readiness() }),
+            movies: Arc::new(InstrumentedStore { inner: self.movies, readiness: readiness() }),
             ..self
         }
     }
@@ -127,6 +129,17 @@ impl Stores {
     /// [`StoreError::Unavailable`] with the path.
     pub fn check_identity(&self) -> Result<(), StoreError> {
         self.database.check_identity()
+    }
+
+    /// Checks that the database accepts the writes of requests, with a write of 64 KiB that leaves no trace.
+    ///
+    /// A small one may succeed on a full disk, within space that is already allocated.
+    ///
+    /// # Errors
+    ///
+    /// If the write fails.
+    pub async fn check_write(&self) -> Result<(), StoreError> {
+        self.database.check_write().await
     }
 
     /// Returns the migrations not yet applied. Read-only, so it needs no privilege to change tables.

@@ -346,6 +346,15 @@ impl SettingStore for MemoryStore {
         let mut tables = self.tables();
         Ok(tables.settings.entry(name.to_owned()).or_insert_with(|| value.to_owned()).clone())
     }
+
+    async fn set_setting(&self, name: &str, value: &str) -> Result<(), StoreError> {
+        self.tables().settings.insert(name.to_owned(), value.to_owned());
+        Ok(())
+    }
+
+    async fn delete_setting(&self, name: &str) -> Result<bool, StoreError> {
+        Ok(self.tables().settings.remove(name).is_some())
+    }
 }
 
 impl Tables {

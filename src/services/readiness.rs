@@ -12,15 +12,23 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// The present reasons. Clones share them.
+/// The reasons. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// The reasons, with the times of their last log lines.
-    problems: Mutex<BTreeMap<Problem, Instant>>,
+    /// The present problems, and those of the past.
+    problems: Mutex<BTreeMap<Problem, State>>,
     reported: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    is_present: bool,
+    /// True if the present problem has been logged.
+    is_logged: bool,
+    logged_at: Option<Instant>,
 }
 
 /// A reason for which a replica is not ready. The most specific one is the first.
@@ -37,13 +45,16 @@ impl Readiness {
     pub fn report(&self, problem: Problem, error: &(dyn Error + 'static)) {
         let now = Instant::now();
         let mut problems = self.problems();
-        let logged_at = problems.get(&problem).copied();
-        let is_logged = logged_at.is_some_and(|logged_at| now - logged_at < LOG_INTERVAL);
-        if !is_logged {
-            problems.insert(problem, now);
+        let state = problems.entry(problem).or_default();
+        state.is_present = true;
+        // Also if the problem was resolved in the meantime, so that one that comes and goes fills no log.
+        let is_due = state.logged_at.is_none_or(|logged_at| now - logged_at >= LOG_INTERVAL);
+        if is_due {
+            state.is_logged = true;
+            state.logged_at = Some(now);
         }
         drop(problems);
-        if !is_logged {
+        if is_due {
             tracing::error!(error, "not ready: {problem}");
         }
         self.0.reported.notify_waiters();
@@ -51,7 +62,12 @@ impl Readiness {
 
     /// Withdraws a problem.
     pub fn resolve(&self, problem: Problem) {
-        if self.problems().remove(&problem).is_some() {
+        let mut problems = self.problems();
+        let Some(state) = problems.get_mut(&problem) else { return };
+        state.is_present = false;
+        let was_logged = std::mem::take(&mut state.is_logged);
+        drop(problems);
+        if was_logged {
             tracing::info!("resolved: {problem}");
         }
     }
@@ -59,21 +75,21 @@ impl Readiness {
     /// Returns the most specific of the present problems.
     #[must_use]
     pub fn problem(&self) -> Option<Problem> {
-        self.problems().keys().next().copied()
+        self.problems().iter().find(|(_, state)| state.is_present).map(|(problem, _)| *problem)
     }
 
     /// Waits until a problem is present.
     pub async fn reported(&self, problem: Problem) {
         loop {
             let reported = self.0.reported.notified();
-            if self.problems().contains_key(&problem) {
+            if self.problems().get(&problem).is_some_and(|state| state.is_present) {
                 return;
             }
             reported.await;
         }
     }
 
-    fn problems(&self) -> MutexGuard<'_, BTreeMap<Problem, Instant>> {
+    fn problems(&self) -> MutexGuard<'_, BTreeMap<Problem, State>> {
         self.0.problems.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -239,6 +239,12 @@ pub trait SettingStore: Send + Sync + 'static {
     ///
     /// One atomic statement: concurrent callers get the same value.
     async fn get_or_insert_setting(&self, name: &str, value: &str) -> Result<String, StoreError>;
+
+    /// Sets a setting, whether or not it exists.
+    async fn set_setting(&self, name: &str, value: &str) -> Result<(), StoreError>;
+
+    /// Deletes a setting. Returns `false` if there is none.
+    async fn delete_setting(&self, name: &str) -> Result<bool, StoreError>;
 }
 
 /// A session to insert, and the conditions of the insertion.

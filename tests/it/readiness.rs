@@ -3,10 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use sekisho::backend::db as backend;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection, Executor, PgConnection, SqliteConnection};
 
 use crate::support::db;
-use crate::support::process::{PASSWORD, ServerProcess, TestDeployment, until};
+use crate::support::db::DatabaseLocation;
+use crate::support::process::{PASSWORD, ServerProcess, TestDeployment, on_both, until};
 use crate::support::socket_browser::SocketBrowser;
+
+on_both! {
+    server_behind_a_held_write_lock_is_not_ready;
+}
 
 const ANN: &str = "ann@example.com";
 
@@ -22,13 +29,17 @@ async fn wait_for_readiness(server: &ServerProcess, text: &str) {
 
 /// Moves the file of a database and the files that SQLite keeps beside it.
 fn move_database(from: &Path, to: &Path) {
-    for suffix in ["", "-wal", "-shm"] {
-        let name = |path: &Path| PathBuf::from(format!("{}{suffix}", path.display()));
+    for (from, to) in with_companions(from).into_iter().zip(with_companions(to)) {
         // A database that is closed has only one file.
-        if name(from).exists() {
-            std::fs::rename(name(from), name(to)).unwrap();
+        if from.exists() {
+            std::fs::rename(from, to).unwrap();
         }
     }
+}
+
+/// Returns the files of a SQLite database.
+fn with_companions(path: &Path) -> [PathBuf; 3] {
+    ["", "-wal", "-shm"].map(|suffix| PathBuf::from(format!("{}{suffix}", path.display())))
 }
 
 /// B8: the server notices that its SQLite file was removed or replaced, and accepts no write that would be
@@ -61,5 +72,100 @@ async fn server_without_its_database_file_is_not_ready() {
     wait_for_readiness(&server, "ready\n").await;
     assert_eq!(server.log().matches("not ready: database file").count(), 1, "{}", server.log());
     assert_eq!(SocketBrowser::default().sign_in(server.public, ANN, PASSWORD).await.status, 200);
+    server.stop().await;
+}
+
+/// B9: a write lock that another process holds.
+async fn server_behind_a_held_write_lock_is_not_ready(location: DatabaseLocation) {
+    let deployment = deployment_with_debug_log(location).await;
+    let server = deployment.serve().await;
+    SocketBrowser::signed_in(server.public, ANN).await;
+    wait_for_readiness(&server, "ready\n").await;
+
+    if deployment.is_embedded() {
+        check_lock(
+            SqliteConnection::connect(deployment.database()).await.unwrap(),
+            "BEGIN IMMEDIATE",
+            &server,
+        )
+        .await;
+    } else {
+        let lock = "BEGIN; LOCK TABLE myapi.sessions IN SHARE MODE";
+        check_lock(PgConnection::connect(deployment.database()).await.unwrap(), lock, &server).await;
+    }
+    check_recovery(server).await;
+}
+
+/// Checks that writes fail while `connection` holds a lock, which its end releases.
+async fn check_lock<C: Connection>(mut connection: C, lock: &'static str, server: &ServerProcess)
+where
+    for<'c> &'c mut C: Executor<'c>,
+{
+    connection.execute(lock).await.unwrap();
+    check_failing_writes(server).await;
+    connection.close().await.unwrap();
+}
+
+/// B9: a full disk, where space that is already allocated can still be written.
+#[tokio::test]
+async fn server_on_a_full_disk_is_not_ready() {
+    let deployment = deployment_with_debug_log(db::sqlite_location().await.unwrap()).await;
+    let server = deployment.serve_without_file_size_signal().await;
+    SocketBrowser::signed_in(server.public, ANN).await;
+    wait_for_readiness(&server, "ready\n").await;
+
+    let path = backend::sqlite_path(deployment.database()).unwrap();
+    let sizes = with_companions(&path).map(|file| std::fs::metadata(file).unwrap().len());
+    server.limit_file_size(sizes.into_iter().max());
+    check_failing_writes(&server).await;
+    server.limit_file_size(None);
+    check_recovery(server).await;
+}
+
+/// B9: a database that can be read but not written, as a demoted primary.
+#[tokio::test]
+async fn server_on_a_read_only_database_is_not_ready() {
+    let Some(location) = db::postgres_location().await else { return };
+    let deployment = deployment_with_debug_log(location).await;
+    let server = deployment.serve().await;
+    SocketBrowser::signed_in(server.public, ANN).await;
+    wait_for_readiness(&server, "ready\n").await;
+
+    let options: PgConnectOptions = deployment.database().parse().unwrap();
+    let name = options.get_database().unwrap();
+    let admin = std::env::var("SEKISHO_TEST_POSTGRES").unwrap();
+    db::run(&admin, &format!("ALTER DATABASE {name} SET default_transaction_read_only = on")).await;
+    let disconnect = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = ";
+    db::run(&admin, &format!("{disconnect}'{name}'")).await;
+    check_failing_writes(&server).await;
+    db::run(&admin, &format!("ALTER DATABASE {name} RESET default_transaction_read_only")).await;
+    check_recovery(server).await;
+}
+
+async fn deployment_with_debug_log(location: DatabaseLocation) -> TestDeployment {
+    let mut deployment = TestDeployment::new(location).await;
+    deployment.set_env("RUST_LOG", "sekisho=debug");
+    deployment.user(ANN, "user").await;
+    deployment
+}
+
+/// Checks that sign-ins fail, and that the server stays unready without further requests.
+async fn check_failing_writes(server: &ServerProcess) {
+    until("a refused sign-in", async || {
+        let response = SocketBrowser::default().sign_in(server.public, ANN, PASSWORD).await;
+        (response.status == 503).then_some(())
+    })
+    .await;
+    wait_for_readiness(server, "database writes fail\n").await;
+    let checks = server.log().matches("write check failed").count();
+    server.wait_for_log("write check failed", checks + 2).await;
+    wait_for_readiness(server, "database writes fail\n").await;
+}
+
+/// Checks that the server becomes ready without a request, and has logged the failure once.
+async fn check_recovery(server: ServerProcess) {
+    wait_for_readiness(&server, "ready\n").await;
+    SocketBrowser::signed_in(server.public, ANN).await;
+    assert_eq!(server.log().matches("not ready: database writes fail").count(), 1, "{}", server.log());
     server.stop().await;
 }

@@ -98,7 +98,8 @@ suite! {
         movies_are_found_by_substring_ignoring_case
         movies_are_sorted_by_a_column_then_id
         pages_have_the_total
-        first_setting_is_kept;
+        first_setting_is_kept
+        settings_can_be_replaced_and_deleted;
     races:
         concurrent_rotations_have_one_winner
         concurrent_catch_ups_have_one_winner

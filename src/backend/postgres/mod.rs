@@ -31,7 +31,7 @@ use async_trait::async_trait;
 use sqlx::migrate::{AppliedMigration, Migrate, MigrateError, Migrator};
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgPoolOptions};
 use sqlx::query::Query;
-use sqlx::{ConnectOptions, Connection, Postgres};
+use sqlx::{ConnectOptions, Connection, Executor, Postgres};
 use tokio::time::timeout;
 
 use self::pool::{ASYNC_COMMIT, Pool, SESSION_SETTINGS};
@@ -120,6 +120,15 @@ impl Database for PostgresStore {
         notify::run_listener(self.pool.options(), wake).await;
     }
 
+    async fn check_write(&self) -> Result<(), StoreError> {
+        with_write_timeout(async {
+            let mut tx = self.pool.begin().await?;
+            (*tx).execute(CHECK_WRITE).await?;
+            Ok(tx.commit().await?)
+        })
+        .await
+    }
+
     async fn close(&self) {
         self.feed.close().await;
         self.relaxed.close().await;
@@ -157,6 +166,15 @@ fn conflict(error: sqlx::Error, unique: &'static str) -> StoreError {
 fn is_valid_text(text: &str) -> bool {
     !text.contains('\0')
 }
+
+/// Changes no row of the tables of sessions, but waits for their locks as a sign-in does. The setting is random, so
+/// that it takes up its size of 64 KiB also compressed.
+const CHECK_WRITE: &str = "UPDATE myapi.sessions SET end_reason = end_reason WHERE FALSE; \
+    INSERT INTO myapi.audit (at, event) SELECT now(), '' WHERE FALSE; \
+    INSERT INTO myapi.settings (name, value) \
+    SELECT 'write_check', string_agg(md5(random()::text), '') FROM generate_series(1, 2048) \
+    ON CONFLICT (name) DO UPDATE SET value = excluded.value; \
+    DELETE FROM myapi.settings WHERE name = 'write_check'";
 
 /// Idle time after which a connection for refreshes is checked before use.
 ///

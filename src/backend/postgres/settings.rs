@@ -13,8 +13,21 @@ impl SettingStore for PostgresStore {
         // since it began.
         Ok(sqlx::query_scalar(FIND).bind(name).fetch_one(&self.pool).await?)
     }
+
+    async fn set_setting(&self, name: &str, value: &str) -> Result<(), StoreError> {
+        self.execute(sqlx::query(SET).bind(name).bind(value)).await.map(drop)
+    }
+
+    async fn delete_setting(&self, name: &str) -> Result<bool, StoreError> {
+        Ok(self.execute(sqlx::query(DELETE).bind(name)).await? > 0)
+    }
 }
 
 const INSERT: &str = "INSERT INTO myapi.settings (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
+
+const SET: &str = "INSERT INTO myapi.settings (name, value) VALUES ($1, $2) \
+    ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+
+const DELETE: &str = "DELETE FROM myapi.settings WHERE name = $1";
 
 const FIND: &str = "SELECT value FROM myapi.settings WHERE name = $1";

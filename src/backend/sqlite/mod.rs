@@ -28,7 +28,7 @@ use time::error::ComponentRange;
 use self::file_identity::FileIdentity;
 use self::writer::{Durability, WriteFn, WriteQueue, WriteScope};
 use super::database::Database;
-use crate::services::store::{ACQUIRE_TIMEOUT, StoreError};
+use crate::services::store::{ACQUIRE_TIMEOUT, SettingStore, StoreError};
 
 /// The stores over one SQLite file.
 #[derive(Clone, Debug)]
@@ -123,6 +123,12 @@ impl Database for SqliteStore {
         self.file.check().map_err(StoreError::unavailable)
     }
 
+    async fn check_write(&self) -> Result<(), StoreError> {
+        // Two transactions: pages that are allocated and freed within one are not written.
+        self.set_setting(WRITE_CHECK, &"-".repeat(WRITE_CHECK_BYTES)).await?;
+        self.delete_setting(WRITE_CHECK).await.map(drop)
+    }
+
     /// Finishes the queued writes, checkpoints the write-ahead log and closes all connections.
     async fn close(&self) {
         self.readers.close().await;
@@ -199,6 +205,12 @@ impl TryFrom<Micros> for OffsetDateTime {
         Self::from_unix_timestamp_nanos(i128::from(micros) * 1_000)
     }
 }
+
+/// Name of the setting that [`Database::check_write`] writes and deletes.
+const WRITE_CHECK: &str = "write_check";
+
+/// Size of that setting: more than the pages that a sign-in changes.
+const WRITE_CHECK_BYTES: usize = 64 * 1024;
 
 /// Number of read connections, in addition to the one that writes.
 const READ_CONNECTIONS: u32 = 4;

@@ -18,8 +18,23 @@ impl SettingStore for SqliteStore {
         })
         .await
     }
+
+    async fn set_setting(&self, name: &str, value: &str) -> Result<(), StoreError> {
+        let query = sqlx::query(SET).bind(name.to_owned()).bind(value.to_owned());
+        self.execute(Durability::Flushed, query).await.map(drop)
+    }
+
+    async fn delete_setting(&self, name: &str) -> Result<bool, StoreError> {
+        let query = sqlx::query(DELETE).bind(name.to_owned());
+        Ok(self.execute(Durability::Flushed, query).await? > 0)
+    }
 }
 
 const INSERT: &str = "INSERT INTO settings (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
+
+const SET: &str = "INSERT INTO settings (name, value) VALUES ($1, $2) \
+    ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+
+const DELETE: &str = "DELETE FROM settings WHERE name = $1";
 
 const FIND: &str = "SELECT value FROM settings WHERE name = $1";

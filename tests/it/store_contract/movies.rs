@@ -143,3 +143,15 @@ pub(super) async fn first_setting_is_kept(stores: &Stores) {
     assert_eq!(settle("tokens.audience", "").await, "");
     assert_eq!(settle("tokens.audience", "second").await, "");
 }
+
+pub(super) async fn settings_can_be_replaced_and_deleted(stores: &Stores) {
+    let settings = &stores.settings;
+    for value in ["first", "second", ""] {
+        settings.set_setting("x", value).await.unwrap();
+        assert_eq!(settings.get_or_insert_setting("x", "third").await.unwrap(), value);
+    }
+    assert!(settings.delete_setting("x").await.unwrap());
+    assert!(!settings.delete_setting("x").await.unwrap());
+    stores.check_write().await.unwrap();
+    assert!(!settings.delete_setting("write_check").await.unwrap(), "no trace is left");
+}

@@ -6,7 +6,7 @@ use std::process::{ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -142,13 +142,25 @@ impl TestDeployment {
         ServerProcess::start(self.command(&["serve"])).await
     }
 
+    /// Starts the server with SIGXFSZ ignored, so that [`ServerProcess::limit_file_size`] makes its writes fail.
+    pub(crate) async fn serve_without_file_size_signal(&self) -> ServerProcess {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "trap '' XFSZ; exec \"$0\" serve", PROGRAM]);
+        self.prepare(&mut command);
+        ServerProcess::start(command).await.unwrap_or_else(|output| panic!("{}", output.err))
+    }
+
     /// Returns a command of the program that has not been started.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_sekisho"));
-        command.args(args).current_dir(self.dir.path()).env_clear().kill_on_drop(true);
+        let mut command = Command::new(PROGRAM);
+        self.prepare(command.args(args));
+        command
+    }
+
+    fn prepare(&self, command: &mut Command) {
+        command.current_dir(self.dir.path()).env_clear().kill_on_drop(true);
         command.stdin(Stdio::null()).stderr(Stdio::piped());
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
-        command
     }
 }
 
@@ -243,6 +255,13 @@ impl ServerProcess {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id().unwrap())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// Limits the size of the files that it writes. `None` removes the limit.
+    pub(crate) fn limit_file_size(&self, bytes: Option<u64>) {
+        let id = i32::try_from(self.child.id().unwrap()).unwrap();
+        let limit = Rlimit { current: bytes, maximum: None };
+        prlimit(Pid::from_raw(id), Resource::Fsize, limit).unwrap();
     }
 
     /// Sends SIGTERM, as container platforms do.
@@ -421,6 +440,8 @@ pub(crate) async fn until<T>(what: &str, mut poll: impl AsyncFnMut() -> Option<T
     };
     timeout(PROCESS_TIMEOUT, polling).await.unwrap_or_else(|_| panic!("timed out waiting for {what}"))
 }
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_sekisho");
 
 pub(crate) const PASSWORD: &str = "mountain-lantern-over-hakone";
 
