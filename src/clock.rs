@@ -4,7 +4,7 @@
 //! are UTC, truncated to whole microseconds, which is the precision of both databases.
 
 use std::sync::Mutex;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use time::OffsetDateTime;
 
@@ -43,6 +43,27 @@ impl Clock for SystemClock {
         let elapsed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         // Out of range only if the system clock is badly wrong.
         elapsed.map_or(0, |elapsed| i64::try_from(elapsed.as_micros()).unwrap_or(i64::MAX))
+    }
+}
+
+/// A clock that continues from a time of another clock, such as the database's.
+#[derive(Clone, Copy, Debug)]
+pub struct ContinuedClock {
+    start: OffsetDateTime,
+    started: Instant,
+}
+
+impl ContinuedClock {
+    /// Creates a clock that shows `start`.
+    #[must_use]
+    pub fn new(start: OffsetDateTime) -> Self {
+        Self { start, started: Instant::now() }
+    }
+}
+
+impl Clock for ContinuedClock {
+    fn now(&self) -> OffsetDateTime {
+        truncate_to_micros(self.start + self.started.elapsed())
     }
 }
 

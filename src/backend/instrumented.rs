@@ -13,12 +13,12 @@ use time::OffsetDateTime;
 
 use crate::models::audit::AuditEntry;
 use crate::models::movie::{Movie, MovieDetails, MovieId};
-use crate::models::session::{Session, SessionEnd, SessionId};
+use crate::models::session::{Session, SessionId};
 use crate::models::user::{Role, User, UserId};
 use crate::services::readiness::{Problem, Readiness};
 use crate::services::store::{
-    AuditStore, InsertOutcome, MovieQuery, MovieStore, NewSession, PasswordChange, Rotation, SessionFilter,
-    SessionStore, SessionTermination, StoreError, TokenUse, UserStore,
+    AuditStore, EndedSessions, EndedSince, InsertOutcome, MovieQuery, MovieStore, NewSession, PasswordChange,
+    Rotation, SessionFilter, SessionStore, SessionTermination, StoreError, TokenUse, UserStore,
 };
 
 /// Records the calls of the inner store in `sekisho_store_duration_seconds`, and reports
@@ -67,7 +67,7 @@ instrumented!(SessionStore for SessionStore {
         fn find_session(id: SessionId) -> Option<Session>;
         fn live_sessions(user: UserId, now: OffsetDateTime) -> Vec<Session>;
         fn list_sessions(filter: &SessionFilter, live_at: Option<OffsetDateTime>, limit: u32) -> Vec<Session>;
-        fn ended_since(since: OffsetDateTime) -> Vec<(SessionId, SessionEnd)>;
+        fn ended_since(since: EndedSince) -> EndedSessions;
         fn end_expired(after: SessionId, limit: u32, now: OffsetDateTime) -> Option<SessionId>;
         fn purge_sessions(before: OffsetDateTime, limit: u32) -> u64;
         fn database_time() -> OffsetDateTime;

@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use super::error::CliError;
 use crate::app::password_settings;
 use crate::backend::db::{self, DatabaseOptions, DbError, Stores};
-use crate::clock::Clock;
+use crate::clock::{Clock, ContinuedClock};
 use crate::config::{Config, KeySource};
 use crate::key_store::{self, KeyFileError};
 use crate::secret::ReadableSecret;
@@ -64,10 +64,19 @@ pub(super) async fn open(config: &Config) -> Result<Stores, CliError> {
     Ok(db::open(url, &options).await?)
 }
 
+/// Returns a clock that shows the database's time.
+///
+/// Commands date their changes by it. Servers look for terminations by the database's time, and the clock of
+/// the operator's machine may be wrong.
+pub(super) async fn store_clock(stores: &Stores) -> Result<ContinuedClock, CliError> {
+    Ok(ContinuedClock::new(stores.sessions.database_time().await?))
+}
+
 /// Returns the user service.
-pub(super) fn users(config: &Config, stores: &Stores) -> Result<Users, CliError> {
+pub(super) async fn users(config: &Config, stores: &Stores) -> Result<Users, CliError> {
     let passwords = PasswordHasher::new(password_settings(&config.login)).map_err(CliError::misconfigured)?;
-    Ok(Users::new(Arc::clone(&stores.users), Arc::new(passwords), Arc::new(crate::clock::SystemClock)))
+    let clock = Arc::new(store_clock(stores).await?);
+    Ok(Users::new(Arc::clone(&stores.users), Arc::new(passwords), clock))
 }
 
 /// Loads the keys. With an embedded database the first start creates them; with a shared one each replica

@@ -65,7 +65,7 @@ pub(super) fn run(args: &DemoArgs, file: Option<PathBuf>) -> Result<(), CliError
 
 /// Creates the sample user and the movies, unless they exist.
 async fn seed(config: &Config, stores: &Stores) -> Result<(), CliError> {
-    let users = bootstrap::users(config, stores)?;
+    let users = bootstrap::users(config, stores).await?;
     let sample = NewUser {
         email: EMAIL.to_owned(),
         name: Some("Taro".to_owned()),

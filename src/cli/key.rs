@@ -59,7 +59,7 @@ pub(super) async fn run(command: KeyCommand, config: &Config) -> Result<(), CliE
         }
         KeyCommand::List { json } => return print(dir, config, now, json),
         KeyCommand::Rotate => {
-            let number = key_store::rotate(dir, algorithm, now)?;
+            let number = key_store::rotate(dir, algorithm, creation_time(config).await)?;
             record_audit(config, AuditEvent::KeyRotated, number, "key rotate").await;
             let activation = humantime::format_duration(config.tokens.key_activation);
             format!("added key {number} ({}); it signs in {activation}; no session ends", algorithm.as_str())
@@ -67,6 +67,22 @@ pub(super) async fn run(command: KeyCommand, config: &Config) -> Result<(), CliE
         KeyCommand::Retire { number } => retire(dir, number, config).await?,
     };
     output::print_lines(&[said])
+}
+
+/// Returns the database's time, by which replicas compute the activation of a key.
+///
+/// By a slow clock of this machine it would sign before the replicas have loaded it.
+async fn creation_time(config: &Config) -> OffsetDateTime {
+    let read = async {
+        let stores = bootstrap::stores(config).await?;
+        let now = stores.sessions.database_time().await;
+        stores.close().await;
+        Ok::<_, CliError>(now?)
+    };
+    read.await.unwrap_or_else(|error| {
+        output::print_warning(&format!("the key is dated by the clock of this machine: {error}"));
+        SystemClock.now()
+    })
 }
 
 /// Ends the sessions before it removes the key, so that a database error changes nothing.
@@ -80,8 +96,12 @@ async fn retire(dir: &Path, number: u8, config: &Config) -> Result<String, CliEr
     }
     let stores = bootstrap::stores(config).await?;
     let by = ClientInfo::command_line("key retire");
-    let ending = SessionTermination::new(SystemClock.now(), EndReason::Revoked, by);
-    let ended = stores.sessions.end_sessions(&SessionFilter::SignedBy(number), &ending).await;
+    let ended = async {
+        let now = stores.sessions.database_time().await?;
+        let ending = SessionTermination::new(now, EndReason::Revoked, by);
+        stores.sessions.end_sessions(&SessionFilter::SignedBy(number), &ending).await
+    };
+    let ended = ended.await;
     stores.close().await;
     let ended = ended.map_err(|error| CliError::failed("cannot end the sessions of the key", error))?;
     key_store::retire(dir, number)?;
@@ -91,11 +111,14 @@ async fn retire(dir: &Path, number: u8, config: &Config) -> Result<String, CliEr
 
 /// Adds an audit entry. The change of the keys is complete, so a database error is only a warning.
 async fn record_audit(config: &Config, event: AuditEvent, number: u8, command: &str) {
-    let entry = AuditEntry::new(SystemClock.now(), event, ClientInfo::command_line(command));
-    let entry = AuditEntry { key_number: Some(number), ..entry };
     let write = async {
         let stores = bootstrap::stores(config).await?;
-        let written = stores.sessions.record(&[entry]).await;
+        let written = async {
+            let now = stores.sessions.database_time().await?;
+            let entry = AuditEntry::new(now, event, ClientInfo::command_line(command));
+            stores.sessions.record(&[AuditEntry { key_number: Some(number), ..entry }]).await
+        };
+        let written = written.await;
         stores.close().await;
         written.map_err(|error| CliError::failed("can't write to the database", error))
     };

@@ -106,7 +106,7 @@ pub(super) async fn run(command: UserCommand, config: &Config) -> Result<(), Cli
         _ => (None, Vec::new()),
     };
     let stores = bootstrap::stores(config).await?;
-    let users = bootstrap::users(config, &stores)?;
+    let users = bootstrap::users(config, &stores).await?;
     let done = perform(command, &users, password, imported).await;
     stores.close().await;
     done

@@ -8,8 +8,9 @@ use secrecy::{ExposeSecret, SecretString};
 use time::OffsetDateTime;
 
 use super::store::{
-    AuditStore, InsertOutcome, MovieQuery, MovieSort, MovieStore, NewSession, PasswordChange, Rotation,
-    SessionFilter, SessionStore, SessionTermination, SettingStore, StoreError, TokenUse, UserStore,
+    AuditStore, EndedSessions, EndedSince, InsertOutcome, MovieQuery, MovieSort, MovieStore, NewSession,
+    PasswordChange, Rotation, SessionFilter, SessionStore, SessionTermination, SettingStore, StoreError,
+    TokenUse, UserStore,
 };
 use crate::client_info::ClientInfo;
 use crate::clock::{Clock, SystemClock};
@@ -137,10 +138,11 @@ impl SessionStore for MemoryStore {
         Ok(sessions)
     }
 
-    async fn ended_since(&self, since: OffsetDateTime) -> Result<Vec<(SessionId, SessionEnd)>, StoreError> {
+    async fn ended_since(&self, since: EndedSince) -> Result<EndedSessions, StoreError> {
         let tables = self.tables();
         let ended = tables.sessions.values().filter_map(|session| Some((session.id, session.end?)));
-        Ok(ended.filter(|(_, end)| end.at >= since).collect())
+        let sessions = ended.filter(|(_, end)| end.at >= since.time).collect();
+        Ok(EndedSessions { store_time: SystemClock.now(), position: None, sessions })
     }
 
     async fn end_expired(

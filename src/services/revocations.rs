@@ -3,16 +3,19 @@
 //! An access token stays valid until it expires. So that a terminated session's access tokens are
 //! rejected before that, every process keeps the list in memory, at most a second behind the store.
 //!
-//! The poller queries the store every 400 ms for sessions terminated since its last query. Queries
-//! overlap by half the grace period and 15 s, since clocks differ and commits arrive late. PostgreSQL's
-//! NOTIFY only makes it poll sooner. On startup, after a failed query and every 30 s, it loads all
-//! sessions whose access tokens may still be valid.
+//! The poller queries the store every 400 ms for sessions terminated since its last query, by the store's
+//! time as that query returned it. Queries overlap by half the grace period and 15 s, since clocks differ
+//! and commits arrive late. PostgreSQL's NOTIFY only makes it poll sooner. On startup, after a failed
+//! query, when the store's time has gone back, and every 30 s, it loads all sessions whose access tokens
+//! may still be valid.
+//!
+//! Sessions stay in the list for a duration of this process's monotonic clock, whatever their times.
 //!
 //! Lookups take no lock: writers replace the whole map.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -23,7 +26,7 @@ use tokio::time::Instant;
 use super::refresh::outcome::RefreshOutcome;
 use super::session_settings::SessionSettings;
 use super::single_flight::SingleFlight;
-use super::store::{SessionStore, SessionTermination, StoreError};
+use super::store::{EndedSince, SessionStore, SessionTermination, StoreError};
 use super::watchers::Watchers;
 use crate::clock::Clock;
 use crate::models::session::{SessionEnd, SessionId};
@@ -50,6 +53,9 @@ const LARGE_POLL: usize = 10_000;
 /// Minimum time between two polls, however often [`Revocations::poll_now`] is called.
 const MIN_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
+/// Allowance for the estimate of the store's time, for a full load.
+const MAX_TIME_ERROR: Duration = Duration::from_secs(1);
+
 /// Timeout of a full load. After a mass revocation there are many rows.
 const FULL_LOAD_TIMEOUT: Duration = Duration::from_secs(8);
 
@@ -59,9 +65,11 @@ pub struct Revocations {
     clock: Arc<dyn Clock>,
     /// Refresh results that must not be shared after a termination.
     flights: SingleFlight<RefreshOutcome>,
-    list: ArcSwap<HashMap<SessionId, SessionEnd>>,
+    list: ArcSwap<HashMap<SessionId, ListEntry>>,
     /// Serializes writers of `list`.
     write_lock: Mutex<()>,
+    /// The last complete poll.
+    cursor: Mutex<Option<Cursor>>,
     watchers: Arc<Watchers>,
     poll_requested: Notify,
     polled: Notify,
@@ -73,6 +81,32 @@ pub struct Revocations {
     horizon: Duration,
     overlap: Duration,
     refuse_on_store_loss: bool,
+}
+
+/// A session in the list.
+#[derive(Clone, Copy)]
+struct ListEntry {
+    end: SessionEnd,
+    added_at: Instant,
+}
+
+/// The point from which the next poll continues.
+#[derive(Clone, Copy)]
+struct Cursor {
+    /// The time of the store, which dates the terminations by commands.
+    store_time: OffsetDateTime,
+    /// The time of this process, which dates its own terminations.
+    local_time: OffsetDateTime,
+    read_at: Instant,
+    position: Option<i64>,
+}
+
+/// A poll whose sessions were added to the list.
+struct Poll {
+    /// Microseconds from the start of the process to that of the poll.
+    began: u64,
+    rows: usize,
+    cursor: Cursor,
 }
 
 impl Revocations {
@@ -91,6 +125,7 @@ impl Revocations {
             flights,
             list: ArcSwap::default(),
             write_lock: Mutex::default(),
+            cursor: Mutex::default(),
             watchers,
             poll_requested: Notify::new(),
             polled: Notify::new(),
@@ -142,7 +177,7 @@ impl Revocations {
     /// Adds sessions that the caller has terminated in the store. From here on their tokens are
     /// rejected, and their watchers notified.
     pub fn mark_terminated(&self, sessions: &[SessionId], end: SessionEnd) {
-        self.add(sessions.iter().map(|&session| (session, end)), self.clock.now());
+        self.add(sessions.iter().map(|&session| (session, end)));
         self.flights.forget_sessions(sessions);
     }
 
@@ -162,7 +197,7 @@ impl Revocations {
 
     /// Returns the end of a session that was terminated recently.
     pub(super) fn find(&self, session: SessionId) -> Option<SessionEnd> {
-        self.list.load().get(&session).copied()
+        self.list.load().get(&session).map(|entry| entry.end)
     }
 
     /// Waits until the list includes all terminations that were committed before the call.
@@ -199,24 +234,23 @@ impl Revocations {
         })
     }
 
-    /// Adds terminations, and drops those beyond the horizon. The first end of a session stays.
+    /// Adds terminations, and drops those added too long ago to matter. The first end of a session stays.
     /// Returns the sessions that were not listed before.
-    fn add(
-        &self,
-        terminated: impl IntoIterator<Item = (SessionId, SessionEnd)>,
-        now: OffsetDateTime,
-    ) -> Vec<SessionId> {
+    fn add(&self, terminated: impl IntoIterator<Item = (SessionId, SessionEnd)>) -> Vec<SessionId> {
         let _guard = self.write_lock.lock().unwrap_or_else(PoisonError::into_inner);
         let list = self.list.load();
         let new: HashMap<_, _> =
             terminated.into_iter().filter(|(session, _)| !list.contains_key(session)).collect();
-        let outdated = |end: &SessionEnd| now - end.at > self.horizon + self.overlap;
+        let now = Instant::now();
+        let outdated = |entry: &ListEntry| now - entry.added_at > self.horizon + self.overlap;
         if new.is_empty() && !list.values().any(outdated) {
             return Vec::new();
         }
         let added = new.keys().copied().collect();
-        let kept = list.iter().filter(|(_, end)| !outdated(end)).map(|(session, end)| (*session, *end));
-        self.list.store(Arc::new(kept.chain(new.clone()).collect()));
+        let kept =
+            list.iter().filter(|(_, entry)| !outdated(entry)).map(|(session, entry)| (*session, *entry));
+        let entries = new.iter().map(|(session, end)| (*session, ListEntry { end: *end, added_at: now }));
+        self.list.store(Arc::new(kept.chain(entries).collect()));
         self.watchers.notify(&new);
         added
     }
@@ -232,30 +266,32 @@ impl Revocations {
     }
 
     async fn poll(&self) {
-        let mut last_complete: Option<OffsetDateTime> = None;
-        let mut last_full_load = Instant::now();
+        let mut last_full_load: Option<Instant> = None;
         let mut timeout = STALE_AFTER;
+        let mut has_failed = false;
         loop {
-            let began = self.clock.now();
-            let polled = match last_complete {
-                Some(complete) if last_full_load.elapsed() < FULL_LOAD_INTERVAL => {
-                    self.load_since(complete - self.overlap, timeout).await
-                }
-                _ => {
-                    last_full_load = Instant::now();
-                    self.load_all().await
-                }
+            let is_full = last_full_load.is_none_or(|loaded| loaded.elapsed() >= FULL_LOAD_INTERVAL);
+            let polled = if is_full {
+                last_full_load = Some(Instant::now());
+                self.load_all().await.map(Some)
+            } else {
+                self.load_new(timeout).await
             };
             match polled {
-                Ok(rows) => {
+                Ok(Some(rows)) => {
                     timeout = if rows > LARGE_POLL { FULL_LOAD_TIMEOUT } else { STALE_AFTER };
-                    last_complete = Some(began);
+                    has_failed = false;
+                }
+                Ok(None) => {
+                    tracing::warn!("the database's clock went back, reloading the revocation list");
+                    last_full_load = None;
+                    continue;
                 }
                 Err(error) => {
                     // Terminations committed during an outage may be older than the overlap, so the
                     // next poll is a full load. After the first failure it follows at once.
-                    let is_first_failure = last_complete.take().is_some();
-                    if is_first_failure {
+                    last_full_load = None;
+                    if !std::mem::replace(&mut has_failed, true) {
                         let error = &error as &dyn std::error::Error;
                         tracing::error!(error, "revocation poll failed");
                         continue;
@@ -277,22 +313,58 @@ impl Revocations {
         }
     }
 
+    /// Adds all sessions whose access tokens may still be valid. Returns the number of rows.
     async fn load_all(&self) -> Result<usize, StoreError> {
-        let since = self.clock.now() - self.horizon - self.overlap;
-        self.load_since(since, FULL_LOAD_TIMEOUT).await
+        let last = *self.cursor();
+        let local_time = self.clock.now();
+        let store_time = last.map_or(local_time, |cursor| cursor.store_time + cursor.read_at.elapsed());
+        // By the earlier of both clocks, since either may date a termination.
+        let mut now = store_time.min(local_time);
+        loop {
+            let time = now - self.horizon - self.overlap - MAX_TIME_ERROR;
+            let position = last.and_then(|cursor| cursor.position);
+            let poll = self.query(EndedSince { time, position }, FULL_LOAD_TIMEOUT).await?;
+            if poll.cursor.store_time + MAX_TIME_ERROR >= now {
+                return Ok(self.complete(poll));
+            }
+            // The store's time is earlier than it was thought to be.
+            now = poll.cursor.store_time;
+        }
     }
 
-    /// Adds the sessions terminated at `since` or later. Returns the number of rows.
-    async fn load_since(&self, since: OffsetDateTime, timeout: Duration) -> Result<usize, StoreError> {
+    /// Adds the sessions terminated since the last poll. Returns the number of rows, or `None` if the
+    /// store's time went back: then the list is incomplete until all are loaded.
+    async fn load_new(&self, timeout: Duration) -> Result<Option<usize>, StoreError> {
+        let Some(last) = *self.cursor() else { return Ok(None) };
+        let time = last.store_time.min(last.local_time) - self.overlap;
+        let poll = self.query(EndedSince { time, position: last.position }, timeout).await?;
+        Ok((poll.cursor.store_time >= last.store_time).then(|| self.complete(poll)))
+    }
+
+    /// Adds terminations from the store, without a claim that the list is complete.
+    async fn query(&self, since: EndedSince, timeout: Duration) -> Result<Poll, StoreError> {
         let began = micros(self.started.elapsed());
+        let read_at = Instant::now();
+        let local_time = self.clock.now();
         let ended = tokio::time::timeout(timeout, self.store.ended_since(since)).await;
         let ended = ended.map_err(StoreError::unavailable)??;
-        let rows = ended.len();
-        let added = self.add(ended, self.clock.now());
+        let rows = ended.sessions.len();
+        let added = self.add(ended.sessions);
         self.flights.forget_sessions(&added);
-        self.complete_until.store(began.max(1), Ordering::Release);
+        let cursor = Cursor { store_time: ended.store_time, local_time, read_at, position: ended.position };
+        Ok(Poll { began, rows, cursor })
+    }
+
+    /// Records that the list is complete up to the start of a poll. Returns the poll's number of rows.
+    fn complete(&self, poll: Poll) -> usize {
+        *self.cursor() = Some(poll.cursor);
+        self.complete_until.store(poll.began.max(1), Ordering::Release);
         self.polled.notify_waiters();
-        Ok(rows)
+        poll.rows
+    }
+
+    fn cursor(&self) -> MutexGuard<'_, Option<Cursor>> {
+        self.cursor.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     #[cfg(test)]
@@ -350,8 +422,8 @@ mod tests {
         let revocations = new_revocations(&Arc::default());
         let (session, end) = ended(1, 5);
         assert_eq!(revocations.find(session), None);
-        assert_eq!(revocations.add([(session, end)], NOW), [session]);
-        assert_eq!(revocations.add([(session, end)], NOW), []);
+        assert_eq!(revocations.add([(session, end)]), [session]);
+        assert_eq!(revocations.add([(session, end)]), []);
         assert_eq!(revocations.find(session), Some(end));
     }
 
@@ -359,20 +431,24 @@ mod tests {
     async fn first_end_of_a_session_stays() {
         let revocations = new_revocations(&Arc::default());
         let (session, first) = ended(1, 5);
-        revocations.add([(session, first)], NOW);
-        revocations.add([(session, SessionEnd { reason: EndReason::LoggedOut, ..first })], NOW);
+        revocations.add([(session, first)]);
+        revocations.add([(session, SessionEnd { reason: EndReason::LoggedOut, ..first })]);
         assert_eq!(revocations.find(session), Some(first));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn entry_is_dropped_beyond_the_horizon() {
         let revocations = new_revocations(&Arc::default());
-        let (old, recent) = (ended(1, 0), ended(2, 0));
-        revocations.add([old], NOW);
-        let later = NOW + revocations.horizon + revocations.overlap + Duration::from_secs(1);
-        revocations.add([(recent.0, SessionEnd { at: later, ..recent.1 })], later);
+        // The time of an end has no influence: the clock that it was read from may be wrong.
+        let (old, recent) = (ended(1, 3_600), ended(2, 3_600));
+        revocations.add([old]);
+        tokio::time::sleep(revocations.horizon + revocations.overlap).await;
+        revocations.add([recent]);
+        assert_eq!(revocations.find(old.0), Some(old.1));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        revocations.add([ended(3, 0)]);
         assert_eq!(revocations.find(old.0), None);
-        assert!(revocations.find(recent.0).is_some());
+        assert_eq!(revocations.find(recent.0), Some(recent.1));
     }
 
     /// The timestamp is taken when the transaction begins, and its commit may stall.
@@ -394,6 +470,50 @@ mod tests {
         };
         let (missed, found, end) = while_polling(&revocations, late).await;
         assert_eq!((missed, found), (None, Some(end)));
+    }
+
+    /// Terminates a session at a time of the store's clock, as a command does.
+    async fn terminate_at(store: &TestStore, at: OffsetDateTime) -> SessionId {
+        let (fixture, client) = TokensFixture::with_browser().await;
+        let end = SessionEnd { at, reason: EndReason::Revoked };
+        let row = crate::models::session::Session { end: Some(end), ..fixture.row(&client).await };
+        fixture.restore(&row).await;
+        store.replace(fixture.store.current());
+        client.session
+    }
+
+    /// B5: the clocks of process and store differ, and the store's goes back.
+    #[tokio::test(start_paused = true)]
+    async fn terminations_follow_the_store_clock_also_when_it_goes_back() {
+        let store = Arc::default();
+        let revocations = new_revocations(&store);
+        let follow = async {
+            for minutes in [30, 60, 20 * 24 * 60] {
+                let store_time = NOW - Duration::from_secs(minutes * 60);
+                store.set_time(store_time);
+                let session = terminate_at(&store, store_time).await;
+                tokio::time::sleep(POLL_INTERVAL + MIN_POLL_INTERVAL).await;
+                assert!(revocations.find(session).is_some(), "{minutes} minutes behind");
+                assert!(!revocations.is_stale());
+            }
+        };
+        store.set_time(NOW);
+        while_polling(&revocations, follow).await;
+    }
+
+    /// B5: the list is complete only after a full load by the new time.
+    #[tokio::test(start_paused = true)]
+    async fn list_is_incomplete_until_it_is_reloaded_after_the_clock_went_back() {
+        let store = Arc::new(TestStore::default());
+        store.set_time(NOW);
+        let revocations = new_revocations(&store);
+        revocations.load().await.expect("loaded");
+        store.set_time(NOW - Duration::from_secs(60));
+        tokio::time::sleep(2 * STALE_AFTER).await;
+        assert!(revocations.load_new(STALE_AFTER).await.expect("polled").is_none());
+        assert!(revocations.is_stale());
+        revocations.load().await.expect("loaded");
+        assert!(!revocations.is_stale());
     }
 
     #[tokio::test(start_paused = true)]

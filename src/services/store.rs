@@ -107,8 +107,9 @@ pub trait SessionStore: AuditStore {
         limit: u32,
     ) -> Result<Vec<Session>, StoreError>;
 
-    /// Returns the sessions terminated at `since` or later. Expired ones are not included.
-    async fn ended_since(&self, since: OffsetDateTime) -> Result<Vec<(SessionId, SessionEnd)>, StoreError>;
+    /// Returns the sessions terminated since a time or a position, and the store's time. Expired ones are not
+    /// included.
+    async fn ended_since(&self, since: EndedSince) -> Result<EndedSessions, StoreError>;
 
     /// Terminates expired sessions among the next `limit` sessions after the id `from`, in the order of
     /// their ids.
@@ -125,7 +126,8 @@ pub trait SessionStore: AuditStore {
     /// Deletes at most `limit` sessions that were terminated before `before`. Returns their number.
     async fn purge_sessions(&self, before: OffsetDateTime, limit: u32) -> Result<u64, StoreError>;
 
-    /// Returns the time of the database's clock.
+    /// Returns the time of the database's clock. Commands date their changes by it, since their machine's
+    /// clock may be wrong. For an embedded database it is the clock of the process.
     async fn database_time(&self) -> Result<OffsetDateTime, StoreError>;
 }
 
@@ -275,6 +277,36 @@ pub enum InsertOutcome {
     },
     /// The user does not exist, is disabled, or has another password or role. Nothing was changed.
     Refused,
+}
+
+/// The start of [`SessionStore::ended_since`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EndedSince {
+    /// Earliest time of a termination.
+    pub time: OffsetDateTime,
+    /// The position of an earlier result. Terminations that were committed after it are included too,
+    /// whatever their times. Without one, or with one of a lost state of the database, the store chooses a
+    /// position among its latest terminations.
+    pub position: Option<i64>,
+}
+
+impl EndedSince {
+    /// Starts at a time.
+    #[must_use]
+    pub fn time(time: OffsetDateTime) -> Self {
+        Self { time, position: None }
+    }
+}
+
+/// The result of [`SessionStore::ended_since`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndedSessions {
+    /// The store's time at the start of the query.
+    pub store_time: OffsetDateTime,
+    /// The position after these sessions, if the store orders terminations by their commits.
+    pub position: Option<i64>,
+    /// The sessions, in any order.
+    pub sessions: Vec<(SessionId, SessionEnd)>,
 }
 
 /// The cause of a session's termination, as recorded in its row and in the audit log.

@@ -17,8 +17,8 @@ use super::jwt::{AccessToken, AccessTokens, JwtSettings};
 use super::keys::{Algorithm, KeyMaterial, KeyRing, SharedKeys, SigningKey};
 use super::memory::MemoryStore;
 use super::store::{
-    AuditStore, InsertOutcome, NewSession, Rotation, SessionFilter, SessionStore, SessionTermination,
-    StoreError, TokenUse,
+    AuditStore, EndedSessions, EndedSince, InsertOutcome, NewSession, Rotation, SessionFilter, SessionStore,
+    SessionTermination, StoreError, TokenUse,
 };
 use super::token::{IssuedSession, SessionRequest, SessionSettings, Tokens};
 use crate::client_info::ClientInfo;
@@ -26,7 +26,7 @@ use crate::clock::{Clock, ManualClock};
 use crate::identity::Roles;
 use crate::layer::{RefreshError, RefreshRequest};
 use crate::models::audit::AuditEntry;
-use crate::models::session::{EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId};
+use crate::models::session::{EndReason, Session, SessionId, SessionKind, TokenId};
 use crate::models::user::UserId;
 use crate::session_event::SessionEvent;
 
@@ -264,6 +264,7 @@ pub(super) struct TestStore {
     calls: Mutex<Vec<&'static str>>,
     rotations: Mutex<Vec<Session>>,
     gate: Arc<RwLock<()>>,
+    time: Mutex<Option<OffsetDateTime>>,
     unavailable: AtomicBool,
 }
 
@@ -286,6 +287,11 @@ impl TestStore {
     /// Makes all calls fail, or succeed again.
     pub(super) fn set_unavailable(&self, unavailable: bool) {
         self.unavailable.store(unavailable, Ordering::SeqCst);
+    }
+
+    /// Sets the time that `ended_since` returns, which otherwise is that of the system.
+    pub(super) fn set_time(&self, time: OffsetDateTime) {
+        *self.time.lock().expect("the lock is not poisoned") = Some(time);
     }
 
     /// Returns the inner store, which is neither blocked nor unavailable.
@@ -360,8 +366,10 @@ impl SessionStore for TestStore {
         self.call("list_sessions").await?.list_sessions(filter, live_at, limit).await
     }
 
-    async fn ended_since(&self, since: OffsetDateTime) -> Result<Vec<(SessionId, SessionEnd)>, StoreError> {
-        self.call("ended_since").await?.ended_since(since).await
+    async fn ended_since(&self, since: EndedSince) -> Result<EndedSessions, StoreError> {
+        let ended = self.call("ended_since").await?.ended_since(since).await?;
+        let time = *self.time.lock().expect("the lock is not poisoned");
+        Ok(EndedSessions { store_time: time.unwrap_or(ended.store_time), ..ended })
     }
 
     async fn end_expired(

@@ -1,6 +1,7 @@
 //! Commands beside a running server.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use axum::http::StatusCode;
 use base64::Engine;
@@ -9,7 +10,7 @@ use futures_util::future::join_all;
 
 use crate::support::db::DatabaseLocation;
 use crate::support::process::on_both;
-use crate::support::process::{PASSWORD, ServerProcess, TestDeployment, until};
+use crate::support::process::{PASSWORD, ServerProcess, TestDeployment, program, until};
 use crate::support::socket_browser::SocketBrowser;
 
 on_both! {
@@ -19,6 +20,7 @@ on_both! {
     disabled_user_cannot_sign_in;
     imported_users_can_sign_in;
     sessions_can_be_listed_and_revoked;
+    commands_with_a_slow_clock_end_sessions;
     key_rotation_under_load_causes_no_sign_out;
     healthcheck_reports_readiness;
 }
@@ -189,6 +191,31 @@ async fn sessions_can_be_listed_and_revoked(location: DatabaseLocation) {
     server.stop().await;
 }
 
+/// B5: the clock of the operator's machine is half an hour slow, and access tokens live for 15 minutes.
+async fn commands_with_a_slow_clock_end_sessions(location: DatabaseLocation) {
+    let Some(library) = program("SEKISHO_TEST_FAKETIME", FAKETIME) else { return };
+    let mut deployment = TestDeployment::new(location).await;
+    deployment.set("tokens.access_ttl", "15m");
+    deployment.user(ANN, "user").await;
+    let server = deployment.serve().await;
+    deployment.set_env("LD_PRELOAD", library.to_str().unwrap());
+    deployment.set_env("FAKETIME", "-30m");
+    deployment.set_env("DONT_FAKE_MONOTONIC", "1");
+    for (args, event) in [
+        (["session", "revoke", "--all"].as_slice(), "revoked"),
+        (["user", "role", ANN, "admin"].as_slice(), "role_changed"),
+        (["user", "disable", ANN].as_slice(), "user_disabled"),
+    ] {
+        let mut ann = SocketBrowser::signed_in(server.public, ANN).await;
+        assert_eq!(ann.status(server.public, "/auth/session").await, 200);
+        assert!(deployment.run(args).await.done().ends_with("1 session ended\n"), "{args:?}");
+        let ended = tokio::time::Instant::now();
+        assert_eq!(signed_out(&mut ann, server.public).await, event);
+        assert!(ended.elapsed() < Duration::from_secs(10), "not by the full load, which follows every 30 s");
+    }
+    server.stop().await;
+}
+
 /// Two replicas with shared keys. The older one loads the new key when it first receives a token signed by
 /// it.
 async fn key_rotation_under_load_causes_no_sign_out(location: DatabaseLocation) {
@@ -276,6 +303,9 @@ async fn healthcheck_reports_readiness(location: DatabaseLocation) {
             .starts_with(&format!("no response from admin.listen = {admin}"))
     );
 }
+
+/// libfaketime of Debian's package `libfaketime`.
+const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
 
 const IMPORTED_PASSWORD: &str = "imported correct horse";
 const BCRYPT: &str = "$2b$04$OwlMMR9fHrzgm0PXZrt4EOz043spAu3Ux7spNoqZZNeBcO4Jz8uDK";

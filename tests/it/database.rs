@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use sekisho::backend::db::{self, DatabaseOptions, DbError, PendingMigration};
 use sekisho::models::audit::AuditEntry;
 use sekisho::models::session::{EndReason, SessionEnd, SessionId};
-use sekisho::services::store::{SessionFilter, StoreError, TokenUse};
+use sekisho::services::store::{EndedSince, SessionFilter, StoreError, TokenUse};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
 
@@ -170,7 +171,8 @@ async fn corrupt_values_name_their_column(location: DatabaseLocation) {
     assert!(matches!(error, StoreError::Corrupt { column: "end_reason", .. }), "{error:?}");
     change(&database, "UPDATE sessions SET end_reason = 'of_a_newer_program'").await;
     assert_eq!(found(&database.stores, stored.id).await.end, Some(end), "ended in any case");
-    assert_eq!(database.stores.sessions.ended_since(NOW).await.unwrap(), [(stored.id, end)]);
+    let ended_since = database.stores.sessions.ended_since(EndedSince::time(NOW)).await.unwrap();
+    assert_eq!(ended_since.sessions, [(stored.id, end)]);
     change(&database, "UPDATE users SET role = 'root'").await;
     let error = database.stores.users.find_user(owner.id).await.unwrap_err();
     assert!(matches!(error, StoreError::Corrupt { table: "users", column: "role" }), "{error:?}");
@@ -440,4 +442,31 @@ async fn try_change(database: &TestDatabase, sql: &str) -> Result<(), sqlx::Erro
     let mut connection = sqlx::PgConnection::connect(database.url()).await?;
     connection.execute(AssertSqlSafe(format!("SET search_path = myapi; {sql}"))).await?;
     connection.close().await
+}
+
+/// B5: a process with a slow clock terminates sessions in the same file.
+#[tokio::test]
+async fn terminations_with_wrong_times_follow_the_position() {
+    let Some(database) = support::sqlite().await else { return };
+    let sessions = &database.stores.sessions;
+    let other = database.open_again().await.sessions;
+    let first = any_session(&database.stores).await;
+    let ended_by = async |id, at| {
+        assert!(other.end_session(id, &ending(SessionEnd { at, reason: EndReason::Revoked })).await.unwrap());
+    };
+    ended_by(first.id, NOW - Duration::from_secs(86_400)).await;
+    let start = sessions.ended_since(EndedSince::time(NOW)).await.unwrap();
+    assert_eq!(start.sessions.len(), 1, "among the latest audit entries");
+
+    let next = EndedSince { time: NOW, position: start.position };
+    assert_eq!(sessions.ended_since(next).await.unwrap().sessions, []);
+    let second = known_session(&database.stores, session(&user("another@example.com"))).await;
+    ended_by(second.id, NOW - Duration::from_secs(1_800)).await;
+    let found = sessions.ended_since(next).await.unwrap();
+    assert_eq!(found.sessions.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [second.id]);
+    assert!(found.position > start.position);
+
+    // As after a restored backup.
+    let lost = EndedSince { time: NOW, position: found.position.map(|position| position + 1) };
+    assert_eq!(sessions.ended_since(lost).await.unwrap().sessions.len(), 2);
 }

@@ -15,11 +15,11 @@ use crate::backend::sql::{
     MAX_TERMINATIONS, count_to_i64, push_filter, session_columns, terminate_in_batches,
 };
 use crate::models::audit::AuditEntry;
-use crate::models::session::{EndReason, Session, SessionEnd, SessionId};
+use crate::models::session::{EndReason, Session, SessionId};
 use crate::models::user::UserId;
 use crate::services::store::{
-    InsertOutcome, NewSession, Rotation, SessionFilter, SessionStore, SessionTermination, StoreError,
-    TokenUse,
+    EndedSessions, EndedSince, InsertOutcome, NewSession, Rotation, SessionFilter, SessionStore,
+    SessionTermination, StoreError, TokenUse,
 };
 
 #[async_trait]
@@ -127,9 +127,15 @@ impl SessionStore for PostgresStore {
         rows.into_iter().map(Session::try_from).collect()
     }
 
-    async fn ended_since(&self, since: OffsetDateTime) -> Result<Vec<(SessionId, SessionEnd)>, StoreError> {
-        let query = sqlx::query_as::<_, (Uuid, OffsetDateTime, String)>(LIST_ENDED_SINCE).bind(since);
-        query.fetch_all(&self.feed).await?.into_iter().map(ended_session).collect()
+    async fn ended_since(&self, since: EndedSince) -> Result<EndedSessions, StoreError> {
+        let query = sqlx::query_as::<_, EndedRow>(LIST_ENDED_SINCE).bind(since.time);
+        let rows = query.fetch_all(&self.feed).await?;
+        let store_time = rows.first().ok_or(sqlx::Error::RowNotFound)?.0;
+        let ended =
+            rows.into_iter().filter_map(|(_, id, at, reason)| Some((id?, at?, reason.unwrap_or_default())));
+        let sessions = ended.map(ended_session).collect::<Result<_, _>>()?;
+        // Ids of audit entries are not in the order of the commits.
+        Ok(EndedSessions { store_time, position: None, sessions })
     }
 
     async fn end_expired(
@@ -382,6 +388,12 @@ const LIST_LIVE: &str = concat!(
      AND idle_expires_at > $2 AND absolute_expires_at > $2 ORDER BY rotated_at DESC, id DESC"
 );
 
-const LIST_ENDED_SINCE: &str = "SELECT id, ended_at, end_reason FROM myapi.sessions WHERE ended_at >= $1";
+/// The server's time, with each session or with nulls.
+type EndedRow = (OffsetDateTime, Option<Uuid>, Option<OffsetDateTime>, Option<String>);
+
+/// The time is from before the snapshot of the rows.
+const LIST_ENDED_SINCE: &str = "SELECT store.now, session.id, session.ended_at, session.end_reason \
+    FROM (SELECT statement_timestamp() AS now) AS store \
+    LEFT JOIN myapi.sessions AS session ON session.ended_at >= $1";
 
 const LIST: &str = concat!("SELECT ", session_columns!(), " FROM myapi.sessions WHERE TRUE");

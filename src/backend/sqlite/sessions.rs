@@ -19,8 +19,8 @@ use crate::models::audit::AuditEntry;
 use crate::models::session::{EndReason, Session, SessionEnd, SessionId};
 use crate::models::user::UserId;
 use crate::services::store::{
-    InsertOutcome, NewSession, Rotation, SessionFilter, SessionStore, SessionTermination, StoreError,
-    TokenUse,
+    EndedSessions, EndedSince, InsertOutcome, NewSession, Rotation, SessionFilter, SessionStore,
+    SessionTermination, StoreError, TokenUse,
 };
 
 #[async_trait]
@@ -139,10 +139,19 @@ impl SessionStore for SqliteStore {
         rows.into_iter().map(Session::try_from).collect()
     }
 
-    async fn ended_since(&self, since: OffsetDateTime) -> Result<Vec<(SessionId, SessionEnd)>, StoreError> {
+    async fn ended_since(&self, since: EndedSince) -> Result<EndedSessions, StoreError> {
         self.file.check().map_err(StoreError::unavailable)?;
-        let query = sqlx::query_as::<_, (Uuid, Micros, String)>(LIST_ENDED_SINCE).bind(micros(since));
-        query.fetch_all(&self.readers).await?.into_iter().map(ended_session).collect()
+        let store_time = SystemClock.now();
+        // Read first: a session that is terminated in between is returned again.
+        let latest: i64 = sqlx::query_scalar(LAST_AUDIT_ID).fetch_one(&self.readers).await?;
+        // Ids go back when the file is restored from a backup, or when all entries are purged.
+        let position = since.position.filter(|position| *position <= latest);
+        let position = position.unwrap_or(latest - MAX_LOOKBACK);
+        let query = sqlx::query_as::<_, (Uuid, Micros, String)>(LIST_ENDED_SINCE);
+        let query = query.bind(micros(since.time)).bind(position);
+        let rows = query.fetch_all(&self.readers).await?;
+        let sessions = rows.into_iter().map(ended_session).collect::<Result<_, _>>()?;
+        Ok(EndedSessions { store_time, position: Some(latest), sessions })
     }
 
     async fn end_expired(
@@ -427,6 +436,18 @@ const LIST_LIVE: &str = concat!(
      AND idle_expires_at > $2 AND absolute_expires_at > $2 ORDER BY rotated_at DESC, id DESC"
 );
 
-const LIST_ENDED_SINCE: &str = "SELECT id, ended_at, end_reason FROM sessions WHERE ended_at >= $1";
+/// Terminations at a time or later, and those with an audit entry after a position.
+///
+/// SQLite has one writer at a time, so the ids of audit entries are in the order of the commits. They hold
+/// whatever the clocks of the processes show that write to the file.
+const LIST_ENDED_SINCE: &str = "SELECT id, ended_at, end_reason FROM sessions WHERE ended_at >= $1 \
+    UNION SELECT session.id, session.ended_at, session.end_reason \
+    FROM audit JOIN sessions AS session ON session.id = audit.session_id \
+    WHERE audit.id > $2 AND session.ended_at IS NOT NULL";
+
+const LAST_AUDIT_ID: &str = "SELECT coalesce(max(id), 0) FROM audit";
+
+/// Number of audit entries that are examined without a position.
+const MAX_LOOKBACK: i64 = 10_000;
 
 const LIST: &str = concat!("SELECT ", session_columns!(), " FROM sessions WHERE TRUE");

@@ -7,10 +7,11 @@ use time::OffsetDateTime;
 
 use super::row::SessionRow;
 use crate::backend::db::Stores;
+use crate::cli::bootstrap;
 use crate::cli::error::CliError;
 use crate::cli::output::{self, TableRow};
 use crate::client_info::ClientInfo;
-use crate::clock::{Clock, SystemClock};
+use crate::clock::Clock;
 use crate::models::audit::{AuditEntry, AuditEvent};
 use crate::models::session::{EndReason, Session, SessionId};
 
@@ -18,7 +19,8 @@ use crate::models::session::{EndReason, Session, SessionId};
 pub(super) async fn run(stores: &Stores, id: SessionId, json: bool) -> Result<(), CliError> {
     let session = stores.sessions.find_session(id).await?;
     let audit = stores.sessions.session_audit(id, MAX_AUDIT_ENTRIES).await?;
-    let report = SessionReport::new(session.as_ref(), &audit, SystemClock.now());
+    let now = bootstrap::store_clock(stores).await?.now();
+    let report = SessionReport::new(session.as_ref(), &audit, now);
     let report = report.ok_or_else(|| {
         let advice = "check database.url, and session.keep_ended and audit.keep, after which ended sessions are purged";
         CliError::Refused(format!("there is no session {id}: {advice}"))

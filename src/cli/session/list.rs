@@ -6,9 +6,10 @@ use super::lookup::find_user;
 use super::row::SessionRow;
 use crate::backend::db::Stores;
 use crate::cli::args::parse_email;
+use crate::cli::bootstrap;
 use crate::cli::error::CliError;
 use crate::cli::output;
-use crate::clock::{Clock, SystemClock};
+use crate::clock::Clock;
 use crate::services::store::SessionFilter;
 
 /// Arguments of `sekisho session list`.
@@ -29,7 +30,7 @@ pub struct SessionList {
 }
 
 pub(super) async fn run(stores: &Stores, args: SessionList) -> Result<(), CliError> {
-    let now = SystemClock.now();
+    let now = bootstrap::store_clock(stores).await?.now();
     let filter = match &args.user {
         Some(email) => SessionFilter::User(find_user(stores, email).await?),
         None => SessionFilter::All,

@@ -5,10 +5,11 @@ use clap::Args;
 use super::lookup::find_user;
 use crate::backend::db::Stores;
 use crate::cli::args::{parse_email, parse_session_id};
+use crate::cli::bootstrap;
 use crate::cli::error::CliError;
 use crate::cli::output::{self, sessions_ended};
 use crate::client_info::ClientInfo;
-use crate::clock::{Clock, SystemClock};
+use crate::clock::Clock;
 use crate::models::session::{EndReason, SessionId};
 use crate::services::store::{SessionFilter, SessionTermination};
 
@@ -29,7 +30,8 @@ pub struct SessionRevoke {
 
 pub(super) async fn run(stores: &Stores, args: SessionRevoke) -> Result<(), CliError> {
     let by = ClientInfo::command_line("session revoke");
-    let termination = SessionTermination::new(SystemClock.now(), EndReason::Revoked, by);
+    let now = bootstrap::store_clock(stores).await?.now();
+    let termination = SessionTermination::new(now, EndReason::Revoked, by);
     let filter = match &args.user {
         Some(email) => Some(SessionFilter::User(find_user(stores, email).await?)),
         None => args.all.then_some(SessionFilter::All),

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use sekisho::clock::{Clock, SystemClock};
 use sekisho::identity::Roles;
-use sekisho::services::store::{SessionFilter, StoreError, TokenUse};
+use sekisho::services::store::{EndedSince, SessionFilter, StoreError, TokenUse};
 
 use super::*;
 
@@ -474,7 +474,10 @@ pub(super) async fn recently_ended_sessions_are_listed(stores: &Stores) {
     let a = known_session(stores, Session { end: Some(old), ..session(&owner) }).await;
     let b = known_session(stores, Session { end: Some(recent), ..session(&owner) }).await;
     let since = async |at| {
-        let mut ended = stores.sessions.ended_since(at).await.unwrap();
+        // After all terminations, so that the time decides.
+        let position = stores.sessions.ended_since(EndedSince::time(NOW)).await.unwrap().position;
+        let since = EndedSince { time: at, position };
+        let mut ended = stores.sessions.ended_since(since).await.unwrap().sessions;
         ended.sort_by_key(|(_, end)| end.at);
         ended
     };
@@ -484,6 +487,9 @@ pub(super) async fn recently_ended_sessions_are_listed(stores: &Stores) {
 }
 
 pub(super) async fn store_returns_the_database_time(stores: &Stores) {
-    let apart = stores.sessions.database_time().await.unwrap() - SystemClock.now();
-    assert!(apart.abs() < time::Duration::MINUTE, "{apart}");
+    let polled = stores.sessions.ended_since(EndedSince::time(NOW)).await.unwrap();
+    for store_time in [stores.sessions.database_time().await.unwrap(), polled.store_time] {
+        let apart = store_time - SystemClock.now();
+        assert!(apart.abs() < time::Duration::MINUTE, "{apart}");
+    }
 }

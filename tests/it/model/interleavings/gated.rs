@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use sekisho::models::audit::AuditEntry;
-use sekisho::models::session::{Session, SessionEnd, SessionId};
+use sekisho::models::session::{Session, SessionId};
 use sekisho::models::user::UserId;
 use sekisho::services::memory::MemoryStore;
 use sekisho::services::store::{
-    AuditStore, InsertOutcome, NewSession, Rotation, SessionFilter, SessionStore, SessionTermination,
-    StoreError, TokenUse,
+    AuditStore, EndedSessions, EndedSince, InsertOutcome, NewSession, Rotation, SessionFilter, SessionStore,
+    SessionTermination, StoreError, TokenUse,
 };
 use time::OffsetDateTime;
 use tokio::sync::oneshot;
@@ -114,7 +114,7 @@ impl SessionStore for GatedStore {
         self.inner.list_sessions(which, live_at, limit).await
     }
 
-    async fn ended_since(&self, since: OffsetDateTime) -> Result<Vec<(SessionId, SessionEnd)>, StoreError> {
+    async fn ended_since(&self, since: EndedSince) -> Result<EndedSessions, StoreError> {
         self.inner.ended_since(since).await
     }
 
