@@ -121,32 +121,47 @@ pub fn load(dir: &Path, activation: Duration) -> Result<KeyRing, KeyFileError> {
     KeyRing::new(keys, activation).map_err(|source| KeyFileError::Key { path: dir.to_owned(), source })
 }
 
-/// Creates the directory and the first key. If processes race, one of them succeeds.
+/// Creates the directory and its first key, with the number after `last_known`, which is the highest number
+/// that the database knows, or 0. If processes race, one of them succeeds.
 ///
 /// # Errors
 ///
 /// Returns [`KeyFileError::Exists`] if there are keys or files of retired keys.
-pub fn init(dir: &Path, algorithm: Algorithm, now: OffsetDateTime) -> Result<u8, KeyFileError> {
+pub fn init(
+    dir: &Path,
+    algorithm: Algorithm,
+    last_known: u8,
+    now: OffsetDateTime,
+) -> Result<u8, KeyFileError> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed(dir))?;
     match last_number(dir)? {
-        0 if add(dir, 1, algorithm, now)? => Ok(1),
+        0 => {
+            let number = next_number(dir, last_known)?;
+            let is_added = add(dir, number, algorithm, now)?;
+            if is_added { Ok(number) } else { Err(KeyFileError::Exists(dir.to_owned())) }
+        }
         _ => Err(KeyFileError::Exists(dir.to_owned())),
     }
 }
 
-/// Adds a key and returns its number. Other processes may add and retire keys at the same time.
+/// Adds a key and returns its number. That is higher than all numbers in the directory and than `last_known`,
+/// the highest number that the database knows. Other processes may add and retire keys at the same time.
 ///
 /// # Errors
 ///
 /// Returns [`KeyFileError::Empty`] if there is no key yet.
-pub fn rotate(dir: &Path, algorithm: Algorithm, now: OffsetDateTime) -> Result<u8, KeyFileError> {
+pub fn rotate(
+    dir: &Path,
+    algorithm: Algorithm,
+    last_known: u8,
+    now: OffsetDateTime,
+) -> Result<u8, KeyFileError> {
     loop {
         let last = last_number(dir)?;
         if last == 0 {
             return Err(KeyFileError::Empty(dir.to_owned()));
         }
-        let next = last.max(last_claim(dir)?).checked_add(1);
-        let next = next.ok_or_else(|| KeyFileError::Exhausted(dir.to_owned()))?;
+        let next = next_number(dir, last.max(last_claim(dir)?).max(last_known))?;
         // Another process may have used the number, and retired it, before the claim.
         if claim(dir, next)? && !is_used(dir, next)? && add(dir, next, algorithm, now)? {
             return Ok(next);
@@ -237,12 +252,19 @@ pub async fn watch_dir(dir: PathBuf, activation: Duration, keys: Arc<SharedKeys>
 fn reread(dir: &Path, activation: Duration, keys: &SharedKeys) {
     match load(dir, activation) {
         Ok(ring) => {
-            let numbers = |ring: &KeyRing| ring.keys().iter().map(SigningKey::number).collect::<Vec<_>>();
-            let (before, after) = (numbers(&keys.load()), numbers(&ring));
-            if before != after {
-                tracing::info!(?before, ?after, "signing keys changed");
-                keys.replace(ring);
+            let current = keys.load();
+            if current.has_same_keys(&ring) {
+                return;
             }
+            for key in ring.keys() {
+                let replaced = current.by_number(key.number());
+                if replaced.is_some_and(|replaced| replaced.fingerprint() != key.fingerprint()) {
+                    tracing::error!(number = key.number(), "signing key was replaced under its number");
+                }
+            }
+            let numbers = |ring: &KeyRing| ring.keys().iter().map(SigningKey::number).collect::<Vec<_>>();
+            tracing::info!(before = ?numbers(&current), after = ?numbers(&ring), "signing keys changed");
+            keys.replace(ring);
         }
         Err(error) => {
             tracing::error!(
@@ -357,6 +379,10 @@ fn number_before(name: &str, extension: &str) -> Option<u8> {
     name.strip_suffix(extension)?.strip_suffix('.')?.parse().ok()
 }
 
+fn next_number(dir: &Path, last: u8) -> Result<u8, KeyFileError> {
+    last.checked_add(1).ok_or_else(|| KeyFileError::Exhausted(dir.to_owned()))
+}
+
 /// Writes a new key atomically. Returns `false` if another process has taken the number.
 fn add(dir: &Path, number: u8, algorithm: Algorithm, now: OffsetDateTime) -> Result<bool, KeyFileError> {
     let now = now.replace_nanosecond(0).unwrap_or(now);
@@ -424,7 +450,7 @@ mod tests {
 
     fn folder_with_key() -> (tempfile::TempDir, PathBuf) {
         let (parent, dir) = folder();
-        init(&dir, Algorithm::Hs256, NOW).expect("made");
+        init(&dir, Algorithm::Hs256, 0, NOW).expect("made");
         (parent, dir)
     }
 
@@ -437,8 +463,8 @@ mod tests {
         for algorithm in Algorithm::ALL {
             let (_parent, dir) = folder();
             assert!(matches!(load(&dir, ACTIVATION), Err(KeyFileError::Empty(_))));
-            assert_eq!(init(&dir, algorithm, NOW).expect("made"), 1);
-            assert!(matches!(init(&dir, algorithm, NOW), Err(KeyFileError::Exists(_))));
+            assert_eq!(init(&dir, algorithm, 0, NOW).expect("made"), 1);
+            assert!(matches!(init(&dir, algorithm, 0, NOW), Err(KeyFileError::Exists(_))));
             let ring = load(&dir, ACTIVATION).expect("readable");
             assert_eq!(ring.signing(NOW).algorithm(), algorithm);
             let mode = |path: &Path| fs::metadata(path).expect("there").mode() & 0o777;
@@ -452,7 +478,7 @@ mod tests {
         let (_parent, dir) = folder();
         let made: usize = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..8)
-                .map(|_| scope.spawn(|| usize::from(init(&dir, Algorithm::Hs256, NOW).is_ok())))
+                .map(|_| scope.spawn(|| usize::from(init(&dir, Algorithm::Hs256, 0, NOW).is_ok())))
                 .collect();
             threads.into_iter().map(|thread| thread.join().expect("no panic")).sum()
         });
@@ -462,7 +488,7 @@ mod tests {
     #[test]
     fn a_new_key_verifies_at_once_and_signs_later() {
         let (_parent, dir) = folder_with_key();
-        assert_eq!(rotate(&dir, Algorithm::EdDsa, NOW).expect("added"), 2);
+        assert_eq!(rotate(&dir, Algorithm::EdDsa, 0, NOW).expect("added"), 2);
         let ring = load(&dir, ACTIVATION).expect("readable");
         assert!(ring.by_number(2).is_some());
         assert_eq!(ring.signing(NOW + Duration::from_secs(119)).number(), 1);
@@ -472,9 +498,9 @@ mod tests {
     #[test]
     fn numbers_are_never_used_again() {
         let (_parent, dir) = folder_with_key();
-        rotate(&dir, Algorithm::Hs256, NOW).expect("added");
+        rotate(&dir, Algorithm::Hs256, 0, NOW).expect("added");
         retire(&dir, 2).expect("retired");
-        assert_eq!(rotate(&dir, Algorithm::Hs256, NOW).expect("added"), 3);
+        assert_eq!(rotate(&dir, Algorithm::Hs256, 0, NOW).expect("added"), 3);
         retire(&dir, 1).expect("retired");
         assert_eq!(numbers(&dir), [3]);
         assert!(matches!(retire(&dir, 3), Err(KeyFileError::LastKey(3))));
@@ -487,7 +513,7 @@ mod tests {
         let (_parent, dir) = folder_with_key();
         let rotated: Vec<u8> = std::thread::scope(|scope| {
             let rotate_often = || -> Vec<u8> {
-                (0..20).map(|_| rotate(&dir, Algorithm::Hs256, NOW).expect("added")).collect()
+                (0..20).map(|_| rotate(&dir, Algorithm::Hs256, 0, NOW).expect("added")).collect()
             };
             let rotating: Vec<_> = (0..4).map(|_| scope.spawn(rotate_often)).collect();
             let retiring = scope.spawn(|| {
@@ -517,13 +543,13 @@ mod tests {
     fn claimed_numbers_are_passed_over() {
         let (_parent, dir) = folder_with_key();
         assert!(claim(&dir, 2).expect("claimed") && !claim(&dir, 2).expect("claimed before"));
-        assert_eq!(rotate(&dir, Algorithm::Hs256, NOW).expect("added"), 3);
+        assert_eq!(rotate(&dir, Algorithm::Hs256, 0, NOW).expect("added"), 3);
         fs::write(dir.join("4.retired"), "").expect("written");
-        assert_eq!(rotate(&dir, Algorithm::Hs256, NOW).expect("added"), 5);
+        assert_eq!(rotate(&dir, Algorithm::Hs256, 0, NOW).expect("added"), 5);
         assert_eq!(numbers(&dir), [1, 3, 5]);
         retire(&dir, 5).expect("retired");
         fs::remove_file(dir.join("5.retired")).expect("removed");
-        assert_eq!(rotate(&dir, Algorithm::Hs256, NOW).expect("added"), 6, "the claim remains");
+        assert_eq!(rotate(&dir, Algorithm::Hs256, 0, NOW).expect("added"), 6, "the claim remains");
     }
 
     /// B11: two retirements at once leave a key.
@@ -531,7 +557,7 @@ mod tests {
     fn concurrent_retirements_leave_a_key() {
         for _ in 0..20 {
             let (_parent, dir) = folder_with_key();
-            rotate(&dir, Algorithm::Hs256, NOW).expect("added");
+            rotate(&dir, Algorithm::Hs256, 0, NOW).expect("added");
             std::thread::scope(|scope| {
                 for number in [1, 2] {
                     let dir = &dir;
@@ -545,11 +571,22 @@ mod tests {
         }
     }
 
+    /// B3: the database knows numbers whose files are gone.
+    #[test]
+    fn numbers_that_the_database_knows_are_not_used_again() {
+        let (_parent, dir) = folder();
+        assert_eq!(init(&dir, Algorithm::Hs256, 3, NOW).expect("made"), 4);
+        assert_eq!(rotate(&dir, Algorithm::Hs256, 3, NOW).expect("added"), 5);
+        assert_eq!(rotate(&dir, Algorithm::Hs256, 8, NOW).expect("added"), 9);
+        let (_parent, dir) = folder();
+        assert!(matches!(init(&dir, Algorithm::Hs256, 255, NOW), Err(KeyFileError::Exhausted(_))));
+    }
+
     #[test]
     fn after_255_keys_it_says_so() {
         let (_parent, dir) = folder_with_key();
         fs::write(dir.join("255.retired"), "").expect("written");
-        assert!(matches!(rotate(&dir, Algorithm::Hs256, NOW), Err(KeyFileError::Exhausted(_))));
+        assert!(matches!(rotate(&dir, Algorithm::Hs256, 0, NOW), Err(KeyFileError::Exhausted(_))));
     }
 
     /// B12: other users must not be able to change a key file, nor exchange it.
@@ -583,7 +620,7 @@ mod tests {
     #[test]
     fn a_bad_file_is_named_and_its_contents_are_not_shown() {
         let (_parent, dir) = folder();
-        init(&dir, Algorithm::Es256, NOW).expect("made");
+        init(&dir, Algorithm::Es256, 0, NOW).expect("made");
         let good = fs::read_to_string(dir.join("1.toml")).expect("readable");
         let line = |name: &str| good.lines().find(|line| line.starts_with(name)).expect("there").to_owned();
         let secret = "c2VjcmV0c2VjcmV0c2VjcmV0";
@@ -657,11 +694,11 @@ mod tests {
         let keys = Arc::new(SharedKeys::new(load(&dir, ACTIVATION).expect("readable")));
         tokio::spawn(watch_dir(dir.clone(), ACTIVATION, Arc::clone(&keys)));
         tokio::task::yield_now().await;
-        rotate(&dir, Algorithm::Hs256, NOW).expect("added");
+        rotate(&dir, Algorithm::Hs256, 0, NOW).expect("added");
         tokio::time::sleep(REREAD_INTERVAL + Duration::from_millis(1)).await;
         assert!(keys.load().by_number(2).is_some());
 
-        rotate(&dir, Algorithm::Hs256, NOW).expect("added");
+        rotate(&dir, Algorithm::Hs256, 0, NOW).expect("added");
         keys.notify_unknown_key();
         tokio::time::sleep(MIN_REREAD_INTERVAL + Duration::from_millis(1)).await;
         assert!(keys.load().by_number(3).is_some(), "sooner when asked for");
@@ -669,5 +706,23 @@ mod tests {
         fs::write(dir.join("1.toml"), "garbage").expect("written");
         tokio::time::sleep(REREAD_INTERVAL * 3).await;
         assert_eq!(keys.load().keys().len(), 3);
+    }
+
+    /// B3: a file with another key of the same number.
+    #[tokio::test(start_paused = true)]
+    async fn key_replaced_under_its_number_is_loaded() {
+        let (_parent, dir) = folder_with_key();
+        let keys = Arc::new(SharedKeys::new(load(&dir, ACTIVATION).expect("readable")));
+        let before = Arc::clone(&keys.load());
+        tokio::spawn(watch_dir(dir.clone(), ACTIVATION, Arc::clone(&keys)));
+        tokio::time::sleep(REREAD_INTERVAL * 2).await;
+        assert!(Arc::ptr_eq(&before, &keys.load()), "nothing has changed");
+
+        let (_parent, other) = folder_with_key();
+        fs::rename(other.join("1.toml"), dir.join("1.toml")).expect("moved");
+        tokio::time::sleep(REREAD_INTERVAL + Duration::from_millis(1)).await;
+        let after = Arc::clone(&keys.load());
+        assert!(!after.has_same_keys(&before));
+        assert_eq!(after.keys().len(), 1);
     }
 }

@@ -12,7 +12,8 @@ use crate::clock::Clock;
 use crate::config::{Config, KeySource};
 use crate::key_store;
 use crate::server::Certificate;
-use crate::services::keys::SharedKeys;
+use crate::services::key_registry::{self, KeyRegistryError};
+use crate::services::keys::{KeyRing, SharedKeys};
 use crate::services::purge::{Purge, RetentionPolicy};
 use crate::services::readiness::Problem;
 use crate::services::store::StoreError;
@@ -44,6 +45,9 @@ pub enum StartError {
         /// The value in the database.
         expected: String,
     },
+    /// A signing key differs from that of the other replicas.
+    #[error(transparent)]
+    Key(KeyRegistryError),
     /// The database failed.
     #[error("cannot read {what} from the database")]
     Store {
@@ -69,6 +73,18 @@ pub async fn check_replica(config: &Config, stores: &Stores, clock: &dyn Clock) 
         return Err(StartError::ClockSkew { offset });
     }
     Ok(())
+}
+
+/// Checks that this process has the keys of the other replicas, and records the new ones.
+///
+/// # Errors
+///
+/// Returns [`StartError::Key`] if a key differs from the one that the database knows under its number.
+pub async fn check_keys(stores: &Stores, ring: &KeyRing) -> Result<(), StartError> {
+    key_registry::register(&*stores.settings, ring).await.map_err(|error| match error {
+        KeyRegistryError::Store(source) => StartError::Store { what: "the fingerprints of the keys", source },
+        error => StartError::Key(error),
+    })
 }
 
 async fn check_setting(stores: &Stores, key: &'static str, value: &str) -> Result<(), StartError> {
@@ -110,6 +126,7 @@ impl RunningApp {
         running.spawn_session_tasks(config, &clock);
         running.tasks.spawn(monitor_database_file(running.stores.clone()));
         running.tasks.spawn(monitor_writes(running.stores.clone()));
+        running.tasks.spawn(monitor_keys(running.stores.clone(), Arc::clone(&keys)));
         spawn_reload_tasks(&mut running.tasks, config, keys, certificate, metrics);
         Ok(running)
     }
@@ -189,6 +206,31 @@ async fn monitor_writes(stores: Stores) {
     }
 }
 
+/// Compares the keys with those of the other replicas, and records new ones.
+async fn monitor_keys(stores: Stores, keys: Arc<SharedKeys>) {
+    let mut recorded = Arc::clone(&keys.load());
+    loop {
+        tokio::time::sleep(KEY_CHECK_INTERVAL).await;
+        let ring = Arc::clone(&keys.load());
+        // Keys are recorded once: `sekisho key retire` deletes the fingerprint of tokens.secret.
+        let result = if Arc::ptr_eq(&ring, &recorded) {
+            key_registry::check(&*stores.settings, &ring).await
+        } else {
+            key_registry::register(&*stores.settings, &ring).await
+        };
+        match result {
+            Ok(()) => {
+                recorded = ring;
+                stores.readiness().resolve(Problem::KeyMismatch);
+            }
+            Err(KeyRegistryError::Store(error)) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "cannot compare the keys");
+            }
+            Err(error) => stores.readiness().report(Problem::KeyMismatch, &error),
+        }
+    }
+}
+
 async fn monitor_clock_skew(stores: Stores, clock: Arc<dyn Clock>, max_offset: Duration) {
     loop {
         tokio::time::sleep(CLOCK_CHECK_INTERVAL).await;
@@ -224,5 +266,8 @@ const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Time between a failed attempt to write and the next one.
 const WRITE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Time between two comparisons of the keys with the database.
+const KEY_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(60);

@@ -70,6 +70,7 @@ instrumented!(SessionStore for SessionStore {
         fn ended_since(since: EndedSince) -> EndedSessions;
         fn end_expired(after: SessionId, limit: u32, now: OffsetDateTime) -> Option<SessionId>;
         fn purge_sessions(before: OffsetDateTime, limit: u32) -> u64;
+        fn max_key_number() -> Option<u8>;
         fn database_time() -> OffsetDateTime;
     }
 });

@@ -13,6 +13,7 @@ use crate::config::{Config, KeySource};
 use crate::key_store::{self, KeyFileError};
 use crate::secret::ReadableSecret;
 use crate::server::{Certificate, raise_file_limit};
+use crate::services::key_registry;
 use crate::services::keys::{Algorithm, KeyMaterial, KeyRing};
 use crate::services::password::PasswordHasher;
 use crate::services::users::Users;
@@ -81,10 +82,10 @@ pub(super) async fn users(config: &Config, stores: &Stores) -> Result<Users, Cli
 
 /// Loads the keys. With an embedded database the first start creates them; with a shared one each replica
 /// would create its own.
-pub(super) fn keys(config: &Config, embedded: bool, now: OffsetDateTime) -> Result<KeyRing, CliError> {
+pub(super) async fn keys(config: &Config, stores: &Stores, now: OffsetDateTime) -> Result<KeyRing, CliError> {
     let ring = match load_keys(config) {
-        Err(KeyFileError::Empty(_)) if embedded => {
-            make_keys(config, now)?;
+        Err(KeyFileError::Empty(_)) if stores.is_embedded() => {
+            make_keys(config, last_key_number(stores).await?, now)?;
             load_keys(config)
         }
         loaded => loaded,
@@ -134,11 +135,16 @@ pub(super) fn key_dir(config: &Config) -> Result<&std::path::Path, CliError> {
     }
 }
 
-fn make_keys(config: &Config, now: OffsetDateTime) -> Result<(), CliError> {
+/// Returns the highest number of a key that the database knows, or 0.
+pub(super) async fn last_key_number(stores: &Stores) -> Result<u8, CliError> {
+    Ok(key_registry::last_number(&*stores.settings, &*stores.sessions).await?)
+}
+
+fn make_keys(config: &Config, last_known: u8, now: OffsetDateTime) -> Result<(), CliError> {
     let dir = key_dir(config)?;
-    match key_store::init(dir, config.tokens.algorithm, now) {
-        Ok(_) => {
-            tracing::info!(dir = %dir.display(), "created the first signing key");
+    match key_store::init(dir, config.tokens.algorithm, last_known, now) {
+        Ok(number) => {
+            tracing::info!(dir = %dir.display(), number, "created a signing key");
             Ok(())
         }
         // Another process created it first.

@@ -4,21 +4,23 @@ use std::cmp::Ordering;
 use std::path::Path;
 
 use clap::Subcommand;
+use secrecy::ExposeSecret;
 use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::bootstrap;
 use super::error::CliError;
 use super::output::{self, TableRow, sessions_ended};
-use crate::backend::db;
+use crate::backend::db::{self, Stores};
 use crate::client_info::ClientInfo;
 use crate::clock::{Clock, SystemClock};
-use crate::config::Config;
+use crate::config::{Config, KeySource};
 use crate::key_store::{self, KeyFileError};
 use crate::models::audit::{AuditEntry, AuditEvent};
-use crate::models::session::EndReason;
+use crate::models::session::{EndReason, SessionId};
+use crate::services::key_registry;
 use crate::services::keys::KeyMaterial;
-use crate::services::store::{SessionFilter, SessionTermination};
+use crate::services::store::{SessionFilter, SessionTermination, StoreError};
 
 /// Subcommands of `sekisho key`.
 #[derive(Clone, Debug, Subcommand)]
@@ -47,19 +49,23 @@ pub enum KeyCommand {
 
 /// Runs a key command.
 pub(super) async fn run(command: KeyCommand, config: &Config) -> Result<(), CliError> {
+    if let (KeyCommand::Retire { number }, KeySource::Secret(_)) = (&command, &config.tokens.keys) {
+        return output::print_lines(&[retire_secret(*number, config).await?]);
+    }
     let dir = bootstrap::key_dir(config)?;
     // The server could not read files of another user.
     db::check_owner(dir)?;
     let algorithm = config.tokens.algorithm;
-    let now = SystemClock.now();
     let said = match command {
         KeyCommand::Init => {
-            let number = key_store::init(dir, algorithm, now)?;
+            let KeyContext { now, last_number } = KeyContext::read(config).await;
+            let number = key_store::init(dir, algorithm, last_number, now)?;
             format!("created key {number} ({}) in {}", algorithm.as_str(), dir.display())
         }
-        KeyCommand::List { json } => return print(dir, config, now, json),
+        KeyCommand::List { json } => return print(dir, config, SystemClock.now(), json),
         KeyCommand::Rotate => {
-            let number = key_store::rotate(dir, algorithm, creation_time(config).await)?;
+            let KeyContext { now, last_number } = KeyContext::read(config).await;
+            let number = key_store::rotate(dir, algorithm, last_number, now)?;
             record_audit(config, AuditEvent::KeyRotated, number, "key rotate").await;
             let activation = humantime::format_duration(config.tokens.key_activation);
             format!("added key {number} ({}); it signs in {activation}; no session ends", algorithm.as_str())
@@ -69,20 +75,69 @@ pub(super) async fn run(command: KeyCommand, config: &Config) -> Result<(), CliE
     output::print_lines(&[said])
 }
 
-/// Returns the database's time, by which replicas compute the activation of a key.
-///
-/// By a slow clock of this machine it would sign before the replicas have loaded it.
-async fn creation_time(config: &Config) -> OffsetDateTime {
-    let read = async {
-        let stores = bootstrap::stores(config).await?;
-        let now = stores.sessions.database_time().await;
+/// The part of the database that a new key depends on.
+struct KeyContext {
+    /// The database's time. By a slow clock of this machine, a key would sign before the replicas have loaded
+    /// it.
+    now: OffsetDateTime,
+    /// The highest number of a key that the database knows, or 0.
+    last_number: u8,
+}
+
+impl KeyContext {
+    /// Reads the database. Neither creates it nor changes its tables. An unavailable database is only a
+    /// warning: a server does not start with a key whose number the database knows from another.
+    async fn read(config: &Config) -> Self {
+        Self::try_read(config).await.unwrap_or_else(|error| {
+            output::print_warning(&format!(
+                "the key is dated by the clock of this machine, and its number may have been used before: {error}"
+            ));
+            Self { now: SystemClock.now(), last_number: 0 }
+        })
+    }
+
+    async fn try_read(config: &Config) -> Result<Self, CliError> {
+        let file = db::sqlite_path(config.database.url.expose_secret());
+        if file.is_some_and(|file| !file.exists()) {
+            return Ok(Self { now: SystemClock.now(), last_number: 0 });
+        }
+        let stores = bootstrap::open(config).await?;
+        let read = async {
+            let now = stores.sessions.database_time().await?;
+            let pending = stores.pending().await?;
+            let has_tables = pending.iter().all(|migration| migration.number > SETTINGS_MIGRATION);
+            let last_number = if has_tables { bootstrap::last_key_number(&stores).await? } else { 0 };
+            Ok::<_, CliError>(Self { now, last_number })
+        };
+        let read = read.await;
         stores.close().await;
-        Ok::<_, CliError>(now?)
+        read
+    }
+}
+
+/// Ends the sessions of `tokens.secret`, and frees its number for another secret.
+async fn retire_secret(number: u8, config: &Config) -> Result<String, CliError> {
+    if number != 1 {
+        return Err(KeyFileError::Unknown(number).into());
+    }
+    let stores = bootstrap::stores(config).await?;
+    let retire = async {
+        let ended = end_sessions_of(&stores, number).await?;
+        key_registry::forget(&*stores.settings, number).await?;
+        Ok::<_, StoreError>(ended)
     };
-    read.await.unwrap_or_else(|error| {
-        output::print_warning(&format!("the key is dated by the clock of this machine: {error}"));
-        SystemClock.now()
-    })
+    let ended = retire.await;
+    stores.close().await;
+    let ended = ended.map_err(|error| CliError::failed("cannot end the sessions of the key", error))?;
+    record_audit(config, AuditEvent::KeyRetired, number, "key retire").await;
+    Ok(format!("{}; set another tokens.secret on all replicas and restart them", sessions_ended(ended.len())))
+}
+
+async fn end_sessions_of(stores: &Stores, number: u8) -> Result<Vec<SessionId>, StoreError> {
+    let by = ClientInfo::command_line("key retire");
+    let now = stores.sessions.database_time().await?;
+    let ending = SessionTermination::new(now, EndReason::Revoked, by);
+    stores.sessions.end_sessions(&SessionFilter::SignedBy(number), &ending).await
 }
 
 /// Ends the sessions before it removes the key, so that a database error changes nothing.
@@ -95,13 +150,7 @@ async fn retire(dir: &Path, number: u8, config: &Config) -> Result<String, CliEr
         return Err(KeyFileError::LastKey(number).into());
     }
     let stores = bootstrap::stores(config).await?;
-    let by = ClientInfo::command_line("key retire");
-    let ended = async {
-        let now = stores.sessions.database_time().await?;
-        let ending = SessionTermination::new(now, EndReason::Revoked, by);
-        stores.sessions.end_sessions(&SessionFilter::SignedBy(number), &ending).await
-    };
-    let ended = ended.await;
+    let ended = end_sessions_of(&stores, number).await;
     stores.close().await;
     let ended = ended.map_err(|error| CliError::failed("cannot end the sessions of the key", error))?;
     key_store::retire(dir, number)?;
@@ -179,6 +228,9 @@ impl From<KeyFileError> for CliError {
         }
     }
 }
+
+/// The migration after which sessions and settings can be read.
+const SETTINGS_MIGRATION: i64 = 4;
 
 const INIT_EXAMPLES: &str = "\
 Example:

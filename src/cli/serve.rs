@@ -16,7 +16,7 @@ use super::listeners::{Listeners, local_addr};
 use super::reload::{ReloadTrigger, Reloader};
 use super::shutdown::{ShutdownSignal, serve_until_shutdown};
 use super::systemd;
-use crate::app::{App, AppDependencies, DemoCredentials, RunningApp, StartError, check_replica};
+use crate::app::{App, AppDependencies, DemoCredentials, RunningApp, StartError, check_keys, check_replica};
 use crate::backend::db::Stores;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, ListenAddr, Origin, Otlp, Sources};
@@ -144,7 +144,8 @@ impl ServerResources {
         let metrics = telemetry::metrics::install();
         let stores = stores.measured();
         check_replica(config, &stores, &*clock).await?;
-        let keys = bootstrap::keys(config, stores.is_embedded(), clock.now())?;
+        let keys = bootstrap::keys(config, &stores, clock.now()).await?;
+        check_keys(&stores, &keys).await?;
         for warning in bootstrap::key_warnings(config)? {
             tracing::warn!("{warning}");
         }
@@ -202,7 +203,9 @@ impl RunningServer {
 impl From<StartError> for CliError {
     fn from(error: StartError) -> Self {
         match error {
-            StartError::App(_) | StartError::ClusterSetting { .. } => Self::misconfigured(error),
+            StartError::App(_) | StartError::ClusterSetting { .. } | StartError::Key(_) => {
+                Self::misconfigured(error)
+            }
             StartError::Store { what, source } => {
                 Self::failed(format!("cannot read {what} from the database"), source)
             }

@@ -89,6 +89,7 @@ pub struct SigningKey {
     kid: String,
     algorithm: Algorithm,
     created_at: OffsetDateTime,
+    fingerprint: String,
     header: String,
     signer: Signer,
     verifier: Verifier,
@@ -214,6 +215,7 @@ impl SigningKey {
         check_strength("signing key", secret)?;
         check_strength("key for refresh tokens", refresh)?;
         let kid = material.number.to_string();
+        let refresh = hmac::Key::new(hmac::HMAC_SHA256, refresh);
         Ok(Self {
             number: material.number,
             algorithm,
@@ -222,7 +224,8 @@ impl SigningKey {
             kid,
             verifier: signer.verifier(),
             signer,
-            refresh: hmac::Key::new(hmac::HMAC_SHA256, refresh),
+            fingerprint: fingerprint(&refresh, algorithm, signing),
+            refresh,
         })
     }
 
@@ -236,6 +239,12 @@ impl SigningKey {
     #[must_use]
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm
+    }
+
+    /// Returns 128 bits in hexadecimal that differ for different keys and reveal nothing about them.
+    #[must_use]
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
     }
 
     /// Returns the encoded header of the access tokens that this key signs.
@@ -271,6 +280,16 @@ impl SigningKey {
         };
         Some(Jwk { common, algorithm })
     }
+}
+
+/// Computes a MAC over both parts of a key. No refresh token has such a text.
+fn fingerprint(refresh: &hmac::Key, algorithm: Algorithm, signing: &[u8]) -> String {
+    let mut context = hmac::Context::with_key(refresh);
+    context.update(b"sekisho key fingerprint ");
+    context.update(algorithm.as_str().as_bytes());
+    context.update(b" ");
+    context.update(signing);
+    context.sign().as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn encoded_header(algorithm: jsonwebtoken::Algorithm, kid: &str) -> String {
@@ -372,6 +391,15 @@ impl KeyRing {
     #[must_use]
     pub fn keys(&self) -> &[SigningKey] {
         &self.keys
+    }
+
+    /// Returns `true` if the other ring has the same keys under the same numbers, created at the same times.
+    #[must_use]
+    pub fn has_same_keys(&self, other: &Self) -> bool {
+        fn identity(key: &SigningKey) -> (u8, OffsetDateTime, &str) {
+            (key.number, key.created_at, &key.fingerprint)
+        }
+        self.keys.iter().map(identity).eq(other.keys.iter().map(identity))
     }
 
     /// Returns the public keys as a JWK set (RFC 7517, section 5). HS256 keys are omitted.

@@ -172,6 +172,10 @@ impl SessionStore for MemoryStore {
         Ok(purged.len() as u64)
     }
 
+    async fn max_key_number(&self) -> Result<Option<u8>, StoreError> {
+        Ok(self.tables().sessions.values().map(|session| session.key_number).max())
+    }
+
     async fn database_time(&self) -> Result<OffsetDateTime, StoreError> {
         Ok(SystemClock.now())
     }
@@ -352,6 +356,12 @@ impl SettingStore for MemoryStore {
     async fn set_setting(&self, name: &str, value: &str) -> Result<(), StoreError> {
         self.tables().settings.insert(name.to_owned(), value.to_owned());
         Ok(())
+    }
+
+    async fn list_settings(&self, prefix: &str) -> Result<Vec<(String, String)>, StoreError> {
+        let tables = self.tables();
+        let matching = tables.settings.iter().filter(|(name, _)| name.starts_with(prefix));
+        Ok(matching.map(|(name, value)| (name.clone(), value.clone())).collect())
     }
 
     async fn delete_setting(&self, name: &str) -> Result<bool, StoreError> {

@@ -15,6 +15,7 @@
 //! | [`purge`] | deletes old sessions and audit entries |
 //! | [`jwt`], [`refresh_token`], [`keys`], [`crypto`] | token formats and signing keys |
 //! | [`weak_secret`] | the rule for secrets that are too weak to sign with |
+//! | [`key_registry`] | fingerprints of the keys, in the database |
 //! | [`store`] | the contract of a database |
 //! | [`readiness`] | reasons for which a replica is not ready |
 //! | [`memory`] | an in-memory store |
@@ -25,6 +26,7 @@ pub mod auth;
 pub mod crypto;
 mod deferred_writes;
 pub mod jwt;
+pub mod key_registry;
 pub mod keys;
 pub mod memory;
 #[cfg(feature = "server")]

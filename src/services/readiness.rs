@@ -36,6 +36,8 @@ struct State {
 pub enum Problem {
     /// The path of the SQLite database leads to another file, or to none.
     DatabaseReplaced,
+    /// A signing key differs from the one that the database knows under its number.
+    KeyMismatch,
     /// The last write to the database failed.
     WritesFail,
 }
@@ -98,6 +100,7 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::DatabaseReplaced => "database file was replaced or removed",
+            Self::KeyMismatch => "signing key differs from the recorded one",
             Self::WritesFail => "database writes fail",
         })
     }

@@ -126,6 +126,9 @@ pub trait SessionStore: AuditStore {
     /// Deletes at most `limit` sessions that were terminated before `before`. Returns their number.
     async fn purge_sessions(&self, before: OffsetDateTime, limit: u32) -> Result<u64, StoreError>;
 
+    /// Returns the highest key number of all sessions, including ended ones.
+    async fn max_key_number(&self) -> Result<Option<u8>, StoreError>;
+
     /// Returns the time of the database's clock. Commands date their changes by it, since their machine's
     /// clock may be wrong. For an embedded database it is the clock of the process.
     async fn database_time(&self) -> Result<OffsetDateTime, StoreError>;
@@ -244,6 +247,9 @@ pub trait SettingStore: Send + Sync + 'static {
 
     /// Sets a setting, whether or not it exists.
     async fn set_setting(&self, name: &str, value: &str) -> Result<(), StoreError>;
+
+    /// Returns names and values of the settings whose names start with `prefix`.
+    async fn list_settings(&self, prefix: &str) -> Result<Vec<(String, String)>, StoreError>;
 
     /// Deletes a setting. Returns `false` if there is none.
     async fn delete_setting(&self, name: &str) -> Result<bool, StoreError>;

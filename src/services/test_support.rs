@@ -385,6 +385,10 @@ impl SessionStore for TestStore {
         self.call("purge_sessions").await?.purge_sessions(before, limit).await
     }
 
+    async fn max_key_number(&self) -> Result<Option<u8>, StoreError> {
+        self.call("max_key_number").await?.max_key_number().await
+    }
+
     async fn database_time(&self) -> Result<OffsetDateTime, StoreError> {
         self.call("database_time").await?.database_time().await
     }

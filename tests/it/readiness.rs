@@ -8,10 +8,11 @@ use sqlx::{Connection, Executor, PgConnection, SqliteConnection};
 
 use crate::support::db;
 use crate::support::db::DatabaseLocation;
-use crate::support::process::{PASSWORD, ServerProcess, TestDeployment, on_both, until};
+use crate::support::process::{PASSWORD, ServerProcess, TestDeployment, on_both, replace_refresh_key, until};
 use crate::support::socket_browser::SocketBrowser;
 
 on_both! {
+    server_with_a_replaced_key_is_not_ready;
     server_behind_a_held_write_lock_is_not_ready;
 }
 
@@ -167,5 +168,34 @@ async fn check_recovery(server: ServerProcess) {
     wait_for_readiness(&server, "ready\n").await;
     SocketBrowser::signed_in(server.public, ANN).await;
     assert_eq!(server.log().matches("not ready: database writes fail").count(), 1, "{}", server.log());
+    server.stop().await;
+}
+
+/// B3: a key file is replaced under its number while the server runs, then by a new key.
+async fn server_with_a_replaced_key_is_not_ready(location: DatabaseLocation) {
+    let mut deployment = TestDeployment::new(location).await;
+    deployment.set("tokens.access_ttl", "15m");
+    deployment.user(ANN, "user").await;
+    let server = deployment.serve().await;
+    let mut ann = SocketBrowser::signed_in(server.public, ANN).await;
+    wait_for_readiness(&server, "ready\n").await;
+    let file = deployment.path("data/keys/1.toml");
+    let former = std::fs::read_to_string(&file).unwrap();
+
+    replace_refresh_key(&file);
+    wait_for_readiness(&server, "signing key differs from the recorded one\n").await;
+    assert!(server.log().contains("signing key was replaced under its number"), "{}", server.log());
+    std::fs::write(&file, former).unwrap();
+    wait_for_readiness(&server, "ready\n").await;
+    assert_eq!(ann.status(server.public, "/auth/session").await, 200);
+
+    std::fs::remove_file(&file).unwrap();
+    let created = deployment.run(&["key", "init"]).await.done();
+    assert!(created.starts_with("created key 2 (HS256)"), "{created}");
+    until("tokens of the removed key to be rejected", async || {
+        (ann.status(server.public, "/auth/session").await == 401).then_some(())
+    })
+    .await;
+    wait_for_readiness(&server, "ready\n").await;
     server.stop().await;
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use crate::support::db::{self, DatabaseLocation};
 use crate::support::process::on_both;
-use crate::support::process::{CommandOutput, TestDeployment};
+use crate::support::process::{CommandOutput, TestDeployment, replace_refresh_key};
 use crate::support::socket_browser::SocketBrowser;
 
 on_both! {
@@ -14,6 +14,7 @@ on_both! {
     server_rejects_a_newer_schema;
     two_servers_may_start_at_once;
     invalid_key_file_is_named;
+    replaced_key_is_rejected;
 }
 
 async fn failed_start(deployment: &TestDeployment) -> CommandOutput {
@@ -114,6 +115,52 @@ async fn key_files_of_everyone_are_reported_or_refused() {
     let ran = failed_start(&deployment).await;
     let writable = ran.fails(78);
     assert!(writable.contains("keys has mode 0777") && writable.contains("chmod go-w"), "{writable}");
+}
+
+/// B3: a replica with another key under a number that the database knows.
+async fn replaced_key_is_rejected(location: DatabaseLocation) {
+    let deployment = TestDeployment::new(location).await;
+    deployment.user("ann@example.com", "user").await;
+    let server = deployment.serve().await;
+    let mut ann = SocketBrowser::signed_in(server.public, "ann@example.com").await;
+    server.stop().await;
+    let file = deployment.path("data/keys/1.toml");
+    let former = fs::read_to_string(&file).unwrap();
+
+    replace_refresh_key(&file);
+    let ran = failed_start(&deployment).await;
+    let line = ran.fails(78);
+    assert!(line.contains("key 1 differs") && line.contains("`sekisho key init`"), "{line}");
+    fs::write(&file, &former).unwrap();
+    let server = deployment.serve().await;
+    assert_eq!(ann.status(server.public, "/auth/session").await, 200);
+    server.stop().await;
+
+    fs::remove_dir_all(deployment.path("data/keys")).unwrap();
+    if !deployment.is_embedded() {
+        assert!(deployment.run(&["key", "init"]).await.done().starts_with("created key 2 (HS256)"));
+    }
+    let server = deployment.serve().await;
+    assert!(deployment.path("data/keys/2.toml").exists() && !file.exists());
+    ann.get(server.public, "/auth/session").await.problem(401, "unknown_key");
+    server.stop().await;
+}
+
+/// B3: another `tokens.secret`, whose key has the number 1 again.
+#[tokio::test]
+async fn changed_secret_requires_the_former_to_be_retired() {
+    let mut deployment = TestDeployment::without_keys(db::sqlite_location().await.unwrap());
+    deployment.set("tokens.secret", "Kf5pvZ6M66agfR3sJbGwh+/ibAf/DSHX2wszd3c4pcY=");
+    deployment.user("ann@example.com", "user").await;
+    let server = deployment.serve().await;
+    SocketBrowser::signed_in(server.public, "ann@example.com").await;
+    server.stop().await;
+    deployment.set("tokens.secret", "dNN/8TbqwT9VMiOmOEFGDTtqoeaNaCco9hD7HH/ZLV8=");
+    let ran = failed_start(&deployment).await;
+    let line = ran.fails(78);
+    assert!(line.contains("`sekisho key retire 1`"), "{line}");
+    assert!(deployment.run(&["key", "retire", "1"]).await.done().starts_with("1 session ended; "));
+    deployment.serve().await.stop().await;
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::notify::notify_replicas;
 use super::{PostgresStore, audit, conflict, with_write_timeout};
-use crate::backend::sql::rows::{SessionRow, ended_session};
+use crate::backend::sql::rows::{SessionRow, corrupt_session, ended_session};
 use crate::backend::sql::{
     MAX_TERMINATIONS, count_to_i64, push_filter, session_columns, terminate_in_batches,
 };
@@ -151,6 +151,11 @@ impl SessionStore for PostgresStore {
 
     async fn purge_sessions(&self, before: OffsetDateTime, limit: u32) -> Result<u64, StoreError> {
         self.execute(sqlx::query(PURGE).bind(before).bind(i64::from(limit))).await
+    }
+
+    async fn max_key_number(&self) -> Result<Option<u8>, StoreError> {
+        let number: Option<i16> = sqlx::query_scalar(MAX_KEY_NUMBER).fetch_one(&self.pool).await?;
+        number.map(|number| number.try_into().map_err(|_| corrupt_session("key_number"))).transpose()
     }
 
     async fn database_time(&self) -> Result<OffsetDateTime, StoreError> {
@@ -395,5 +400,7 @@ type EndedRow = (OffsetDateTime, Option<Uuid>, Option<OffsetDateTime>, Option<St
 const LIST_ENDED_SINCE: &str = "SELECT store.now, session.id, session.ended_at, session.end_reason \
     FROM (SELECT statement_timestamp() AS now) AS store \
     LEFT JOIN myapi.sessions AS session ON session.ended_at >= $1";
+
+const MAX_KEY_NUMBER: &str = "SELECT max(key_number) FROM myapi.sessions";
 
 const LIST: &str = concat!("SELECT ", session_columns!(), " FROM myapi.sessions WHERE TRUE");

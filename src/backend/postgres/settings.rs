@@ -18,6 +18,10 @@ impl SettingStore for PostgresStore {
         self.execute(sqlx::query(SET).bind(name).bind(value)).await.map(drop)
     }
 
+    async fn list_settings(&self, prefix: &str) -> Result<Vec<(String, String)>, StoreError> {
+        Ok(sqlx::query_as(LIST).bind(prefix).fetch_all(&self.pool).await?)
+    }
+
     async fn delete_setting(&self, name: &str) -> Result<bool, StoreError> {
         Ok(self.execute(sqlx::query(DELETE).bind(name)).await? > 0)
     }
@@ -27,6 +31,8 @@ const INSERT: &str = "INSERT INTO myapi.settings (name, value) VALUES ($1, $2) O
 
 const SET: &str = "INSERT INTO myapi.settings (name, value) VALUES ($1, $2) \
     ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+
+const LIST: &str = "SELECT name, value FROM myapi.settings WHERE starts_with(name, $1)";
 
 const DELETE: &str = "DELETE FROM myapi.settings WHERE name = $1";
 

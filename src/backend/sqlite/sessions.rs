@@ -179,6 +179,11 @@ impl SessionStore for SqliteStore {
         self.execute(Durability::Relaxed, sqlx::query(PURGE).bind(micros(before)).bind(limit)).await
     }
 
+    async fn max_key_number(&self) -> Result<Option<u8>, StoreError> {
+        let number: Option<i64> = sqlx::query_scalar(MAX_KEY_NUMBER).fetch_one(&self.readers).await?;
+        number.map(|number| number.try_into().map_err(|_| corrupt_session("key_number"))).transpose()
+    }
+
     async fn database_time(&self) -> Result<OffsetDateTime, StoreError> {
         // An embedded database shares the clock of this machine.
         Ok(SystemClock.now())
@@ -449,5 +454,7 @@ const LAST_AUDIT_ID: &str = "SELECT coalesce(max(id), 0) FROM audit";
 
 /// Number of audit entries that are examined without a position.
 const MAX_LOOKBACK: i64 = 10_000;
+
+const MAX_KEY_NUMBER: &str = "SELECT max(key_number) FROM sessions";
 
 const LIST: &str = concat!("SELECT ", session_columns!(), " FROM sessions WHERE TRUE");

@@ -24,6 +24,10 @@ impl SettingStore for SqliteStore {
         self.execute(Durability::Flushed, query).await.map(drop)
     }
 
+    async fn list_settings(&self, prefix: &str) -> Result<Vec<(String, String)>, StoreError> {
+        Ok(sqlx::query_as(LIST).bind(prefix.to_owned()).fetch_all(&self.readers).await?)
+    }
+
     async fn delete_setting(&self, name: &str) -> Result<bool, StoreError> {
         let query = sqlx::query(DELETE).bind(name.to_owned());
         Ok(self.execute(Durability::Flushed, query).await? > 0)
@@ -34,6 +38,8 @@ const INSERT: &str = "INSERT INTO settings (name, value) VALUES ($1, $2) ON CONF
 
 const SET: &str = "INSERT INTO settings (name, value) VALUES ($1, $2) \
     ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+
+const LIST: &str = "SELECT name, value FROM settings WHERE substr(name, 1, length($1)) = $1";
 
 const DELETE: &str = "DELETE FROM settings WHERE name = $1";
 

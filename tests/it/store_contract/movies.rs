@@ -150,6 +150,13 @@ pub(super) async fn settings_can_be_replaced_and_deleted(stores: &Stores) {
         settings.set_setting("x", value).await.unwrap();
         assert_eq!(settings.get_or_insert_setting("x", "third").await.unwrap(), value);
     }
+    settings.set_setting("x.1", "%").await.unwrap();
+    settings.set_setting("y.1", "").await.unwrap();
+    let mut listed = settings.list_settings("x").await.unwrap();
+    listed.sort();
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    assert_eq!(listed, [pair("x", ""), pair("x.1", "%")]);
+    assert_eq!(settings.list_settings("%").await.unwrap(), []);
     assert!(settings.delete_setting("x").await.unwrap());
     assert!(!settings.delete_setting("x").await.unwrap());
     stores.check_write().await.unwrap();

@@ -417,6 +417,14 @@ http {{
     )
 }
 
+/// Replaces the part of a key file that signs refresh tokens.
+pub(crate) fn replace_refresh_key(file: &Path) {
+    let text = std::fs::read_to_string(file).unwrap();
+    let line = "refresh_key = \"RXx2nznYZEGZwOW9vPvIWzfOkcveH8Gw6mtE8TBDbdc=\"";
+    let lines = text.lines().map(|old| if old.starts_with("refresh_key") { line } else { old });
+    std::fs::write(file, lines.collect::<Vec<_>>().join("\n")).unwrap();
+}
+
 /// Returns the program in this environment variable, or at the usual path. Without either, reports a
 /// skipped test and returns `None`.
 pub(crate) fn program(variable: &str, usual: &str) -> Option<PathBuf> {

@@ -131,6 +131,10 @@ impl SessionStore for GatedStore {
         self.inner.purge_sessions(before, most).await
     }
 
+    async fn max_key_number(&self) -> Result<Option<u8>, StoreError> {
+        self.inner.max_key_number().await
+    }
+
     async fn database_time(&self) -> Result<OffsetDateTime, StoreError> {
         self.inner.database_time().await
     }
