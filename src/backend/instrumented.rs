@@ -61,6 +61,7 @@ instrumented!(SessionStore for SessionStore {
         fn confirm_generation(tokens: &[TokenUse]) -> Vec<Session>;
         fn count_replays(counts: &[(SessionId, u64)]) -> ();
         fn end_session(id: SessionId, termination: &SessionTermination) -> bool;
+        fn end_session_list(ids: &[SessionId], termination: &SessionTermination) -> Vec<SessionId>;
         fn end_sessions(filter: &SessionFilter, termination: &SessionTermination) -> Vec<SessionId>;
     }
     others {

@@ -3,6 +3,8 @@
 //! The [`public`] routes are outside the session layer and read the cookies themselves. The [`signed_in`]
 //! routes are behind it.
 
+use std::collections::{BTreeSet, HashSet};
+
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request, State};
@@ -90,7 +92,7 @@ async fn login(
     LoginBody(login): LoginBody,
 ) -> Result<Json<SessionResponse>, ApiError> {
     let credentials = Credentials { password: SecretString::from(login.password), email: login.email };
-    let replaced = state.sessions_in(&headers).first().copied();
+    let replaced = state.sessions_in(&headers).next();
     let (user, issued) = state.auth.sign_in(&credentials, SessionKind::Browser, client, replaced).await?;
     state.set_cookies(&cookies, &issued.tokens);
     Ok(Json(SessionResponse::new(&user, &issued.session, issued.tokens.identity.expires_at)))
@@ -111,7 +113,8 @@ async fn logout(
     headers: HeaderMap,
     client: ClientInfo,
 ) -> Result<impl IntoResponse, ApiError> {
-    state.auth.sign_out(&state.sessions_in(&headers), &client).await?;
+    let sessions: BTreeSet<_> = state.sessions_in(&headers).collect();
+    state.auth.sign_out(sessions.into_iter().collect(), &client).await?;
     state.clear_cookies(&cookies);
     Ok((StatusCode::NO_CONTENT, event_header(SessionEvent::LoggedOut)))
 }
@@ -304,16 +307,15 @@ impl<S: Send + Sync> FromRequest<S> for LoginBody {
 }
 
 impl AuthState {
-    /// Returns the sessions identified by the session cookies of a request, including repeated cookies.
-    fn sessions_in(&self, headers: &HeaderMap) -> Vec<SessionId> {
+    /// Returns the sessions identified by the session cookies of a request, including repeated cookies. Equal
+    /// cookies are verified once.
+    fn sessions_in(&self, headers: &HeaderMap) -> impl Iterator<Item = SessionId> {
         let tokens = self.auth.tokens();
-        let mut sessions: Vec<_> = self
-            .cookies
+        let mut seen = HashSet::new();
+        self.cookies
             .tokens_in(headers)
-            .filter_map(|token| tokens.identify_session(Some(token), Some(token)))
-            .collect();
-        sessions.dedup();
-        sessions
+            .filter(move |token| seen.insert(*token))
+            .filter_map(move |token| tokens.identify_session(Some(token), Some(token)))
     }
 
     fn set_cookies(&self, cookies: &Cookies, session: &RefreshedSession) {

@@ -181,11 +181,9 @@ impl Auth {
     /// # Errors
     ///
     /// If the store is unavailable. The cookies must not be cleared in this case.
-    pub async fn sign_out(&self, sessions: &[SessionId], client: &ClientInfo) -> Result<(), AuthError> {
-        for &session in sessions {
-            if self.tokens.terminate(session, EndReason::LoggedOut, client).await? {
-                tracing::info!(%session, session_event = "logged_out", "signed out");
-            }
+    pub async fn sign_out(&self, sessions: Vec<SessionId>, client: &ClientInfo) -> Result<(), AuthError> {
+        for session in self.tokens.terminate_list(sessions, EndReason::LoggedOut, client).await? {
+            tracing::info!(%session, session_event = "logged_out", "signed out");
         }
         Ok(())
     }

@@ -112,6 +112,15 @@ impl SessionStore for MemoryStore {
         Ok(self.tables().terminate(id, termination))
     }
 
+    async fn end_session_list(
+        &self,
+        ids: &[SessionId],
+        termination: &SessionTermination,
+    ) -> Result<Vec<SessionId>, StoreError> {
+        let mut tables = self.tables();
+        Ok(ids.iter().copied().filter(|&id| tables.terminate(id, termination)).collect())
+    }
+
     async fn end_sessions(
         &self,
         filter: &SessionFilter,

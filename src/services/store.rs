@@ -86,6 +86,16 @@ pub trait SessionStore: AuditStore {
     /// One transaction with its audit entry.
     async fn end_session(&self, id: SessionId, termination: &SessionTermination) -> Result<bool, StoreError>;
 
+    /// Terminates the sessions with these ids that exist and were not terminated before. Returns their ids.
+    ///
+    /// One transaction with their audit entries. The number of statements does not depend on the number of
+    /// ids that match no session.
+    async fn end_session_list(
+        &self,
+        ids: &[SessionId],
+        termination: &SessionTermination,
+    ) -> Result<Vec<SessionId>, StoreError>;
+
     /// Terminates all sessions that match `filter` and were not terminated before. Returns their ids.
     ///
     /// One transaction with their audit entries.

@@ -345,6 +345,14 @@ impl SessionStore for TestStore {
         self.call("end_session").await?.end_session(id, termination).await
     }
 
+    async fn end_session_list(
+        &self,
+        ids: &[SessionId],
+        termination: &SessionTermination,
+    ) -> Result<Vec<SessionId>, StoreError> {
+        self.call("end_session_list").await?.end_session_list(ids, termination).await
+    }
+
     async fn end_sessions(
         &self,
         filter: &SessionFilter,

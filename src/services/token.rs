@@ -270,6 +270,42 @@ impl Tokens {
         .await
     }
 
+    /// Terminates these sessions on behalf of `client`. Returns those that exist and were not terminated before.
+    ///
+    /// The store is called a few times, however many there are. The termination runs to completion, also if
+    /// the future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails. The sessions may then have been terminated or not.
+    pub async fn terminate_list(
+        &self,
+        ids: Vec<SessionId>,
+        reason: EndReason,
+        client: &ClientInfo,
+    ) -> Result<Vec<SessionId>, StoreError> {
+        let inner = Arc::clone(&self.inner);
+        let termination = self.termination(reason, client);
+        run_detached(async move {
+            let mut terminated = Vec::new();
+            for batch in ids.chunks(MAX_LIST_LEN) {
+                terminated.extend(inner.store.end_session_list(batch, &termination).await?);
+            }
+            inner.revocations.mark_terminated(&terminated, termination.end());
+            // As in `terminate`. The poller finds those that are not read here.
+            let others = ids.iter().copied().filter(|id| !terminated.contains(id));
+            let others: Vec<_> = others.take(MAX_READS).collect();
+            for id in others {
+                let row = inner.store.find_session(id).await?;
+                if let Some(end) = row.and_then(|session| session.end) {
+                    inner.revocations.mark_terminated(&[id], end);
+                }
+            }
+            Ok(terminated)
+        })
+        .await
+    }
+
     /// Terminates all sessions that match `filter` on behalf of `client`, and returns their ids.
     ///
     /// The termination runs to completion, also if the future is dropped.
@@ -425,6 +461,12 @@ impl std::fmt::Debug for Tokens {
         f.debug_struct("Tokens").field("settings", self.settings()).finish_non_exhaustive()
     }
 }
+
+/// Maximum number of sessions that one call of the store terminates by their ids.
+const MAX_LIST_LEN: usize = 1_000;
+
+/// Maximum number of rows that are read after the termination of a list.
+const MAX_READS: usize = 2;
 
 #[cfg(test)]
 mod tests;

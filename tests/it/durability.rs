@@ -89,6 +89,10 @@ async fn check_session_writes(database: &TestDatabase) {
     log.clear().await;
     assert_eq!(sessions.end_sessions(&SessionFilter::All, &ending(end())).await.unwrap().len(), 1);
     log.expect("end_sessions", FLUSHED).await;
+    let row = any_session(&database.stores).await;
+    log.clear().await;
+    assert_eq!(sessions.end_session_list(&[row.id], &ending(end())).await.unwrap(), [row.id]);
+    log.expect("end_session_list", FLUSHED).await;
 }
 
 async fn check_user_writes(database: &TestDatabase) {

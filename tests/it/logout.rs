@@ -7,8 +7,10 @@ use serde_json::{Value, json};
 
 use crate::support::app::{PAST_GRACE, TestApp, on_each_database};
 use crate::support::browser::{ACCESS, Browser, REFRESH};
-use crate::support::db::TestDatabase;
+use crate::support::db::{self, TestDatabase};
 use crate::support::http::{TestResponse, bare, form, get, post, with};
+use crate::support::process::{ServerProcess, TestDeployment};
+use crate::support::socket_browser::SocketBrowser;
 
 on_each_database! {
     logout_terminates_the_session_and_clears_cookies
@@ -197,6 +199,42 @@ async fn safe_methods_never_sign_out(database: TestDatabase) {
         }
     }
     assert_eq!(ann.get("/auth/session").await.event(), None);
+}
+
+/// A8: one request with hundreds of cookies, alternately of two sessions.
+#[tokio::test]
+async fn logout_with_many_cookies_calls_the_store_a_few_times() {
+    let deployment = TestDeployment::new(db::sqlite_location().await.unwrap()).await;
+    deployment.user("ann@example.com", "user").await;
+    let server = deployment.serve().await;
+    let mut one = SocketBrowser::signed_in(server.public, "ann@example.com").await;
+    let mut other = SocketBrowser::signed_in(server.public, "ann@example.com").await;
+    let pair = |browser: &SocketBrowser| format!("{REFRESH}={}", browser.cookies[REFRESH]);
+    let both = format!("{}; {}", pair(&one), pair(&other));
+    let cookies = vec![both.as_str(); 150].join("; ");
+    let before = store_calls(&server).await;
+    let request = with(bare("POST", "/auth/logout"), "cookie", &cookies);
+    let response = SocketBrowser::default().send(server.public, request).await.unwrap();
+    assert_eq!(response.status, 204);
+    let calls = store_calls(&server).await - before;
+    assert!((1..=5).contains(&calls), "{calls}");
+    for browser in [&mut one, &mut other] {
+        assert_eq!(browser.status(server.public, "/auth/session").await, 401);
+    }
+    server.stop().await;
+}
+
+/// Returns the number of store calls so far that a sign-out makes.
+async fn store_calls(server: &ServerProcess) -> u64 {
+    let metrics = SocketBrowser::default().get(server.admin, "/metrics").await;
+    let metrics = String::from_utf8(metrics.body).unwrap();
+    let is_counted = |line: &&str| {
+        let operations = ["end_session", "end_session_list", "end_sessions", "find_session"];
+        line.starts_with("sekisho_store_duration_seconds_count")
+            && operations.iter().any(|name| line.contains(&format!("operation=\"{name}\"")))
+    };
+    let counts = metrics.lines().filter(is_counted).map(|line| line.rsplit(' ').next().unwrap());
+    counts.map(|count| count.parse::<u64>().unwrap()).sum()
 }
 
 /// Checks that both cookies are cleared with their original attributes, and that none is set.

@@ -64,6 +64,7 @@ suite! {
         replay_counts_add_up
         session_is_terminated_once
         sessions_are_terminated_by_filter
+        sessions_are_terminated_by_id
         live_sessions_are_sorted_by_rotation
         session_lists_are_sorted_by_creation
         recently_ended_sessions_are_listed

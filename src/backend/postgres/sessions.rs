@@ -88,6 +88,25 @@ impl SessionStore for PostgresStore {
         .await
     }
 
+    async fn end_session_list(
+        &self,
+        ids: &[SessionId],
+        termination: &SessionTermination,
+    ) -> Result<Vec<SessionId>, StoreError> {
+        let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+        with_write_timeout(async {
+            let mut tx = self.pool.begin().await?;
+            let push_ids = |query: &mut QueryBuilder<Postgres>| {
+                query.push(" AND id = ANY(").push_bind(ids).push(")");
+            };
+            let ended = terminate_where(&mut tx, push_ids, termination, None).await?;
+            tx.commit().await?;
+            notify_replicas(&self.pool, !ended.is_empty()).await;
+            Ok(ended)
+        })
+        .await
+    }
+
     async fn end_sessions(
         &self,
         filter: &SessionFilter,
@@ -261,9 +280,19 @@ pub(super) async fn terminate_matching(
     termination: &SessionTermination,
     limit: Option<u32>,
 ) -> Result<Vec<SessionId>, StoreError> {
+    terminate_where(tx, |query| push_filter(query, filter), termination, limit).await
+}
+
+/// Terminates the sessions that meet the conditions that `push_conditions` adds.
+async fn terminate_where(
+    tx: &mut PgConnection,
+    push_conditions: impl FnOnce(&mut QueryBuilder<Postgres>),
+    termination: &SessionTermination,
+    limit: Option<u32>,
+) -> Result<Vec<SessionId>, StoreError> {
     let mut query =
         QueryBuilder::<Postgres>::new("WITH doomed AS (SELECT id FROM myapi.sessions WHERE ended_at IS NULL");
-    push_filter(&mut query, filter);
+    push_conditions(&mut query);
     query.push(" ORDER BY id LIMIT ").push_bind(limit.map(i64::from));
     query.push(" FOR UPDATE), ended AS (UPDATE myapi.sessions AS session SET ended_at = ");
     query.push_bind(termination.at).push(", end_reason = ").push_bind(termination.reason.as_str());

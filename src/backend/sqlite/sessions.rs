@@ -100,6 +100,28 @@ impl SessionStore for SqliteStore {
         .await
     }
 
+    async fn end_session_list(
+        &self,
+        ids: &[SessionId],
+        termination: &SessionTermination,
+    ) -> Result<Vec<SessionId>, StoreError> {
+        let ids = ids.to_vec();
+        let termination = termination.clone();
+        self.write(Durability::Flushed, move |tx| {
+            Box::pin(async move {
+                let push_ids = |query: &mut QueryBuilder<Sqlite>| {
+                    let mut list = query.push(" AND id IN (").separated(", ");
+                    for id in &ids {
+                        list.push_bind(id.0);
+                    }
+                    query.push(")");
+                };
+                terminate_where(tx, push_ids, &termination, None).await
+            })
+        })
+        .await
+    }
+
     async fn end_sessions(
         &self,
         filter: &SessionFilter,
@@ -333,10 +355,20 @@ pub(super) async fn terminate_matching(
     termination: &SessionTermination,
     limit: Option<u32>,
 ) -> Result<Vec<SessionId>, StoreError> {
+    terminate_where(tx, |query| push_filter(query, filter), termination, limit).await
+}
+
+/// Terminates the sessions that meet the conditions that `push_conditions` adds.
+async fn terminate_where(
+    tx: &mut SqliteConnection,
+    push_conditions: impl FnOnce(&mut QueryBuilder<Sqlite>),
+    termination: &SessionTermination,
+    limit: Option<u32>,
+) -> Result<Vec<SessionId>, StoreError> {
     let mut query = QueryBuilder::<Sqlite>::new("UPDATE sessions SET ended_at = ");
     query.push_bind(micros(termination.at)).push(", end_reason = ").push_bind(termination.reason.as_str());
     query.push(" WHERE id IN (SELECT id FROM sessions WHERE ended_at IS NULL");
-    push_filter(&mut query, filter);
+    push_conditions(&mut query);
     // A negative limit is no limit.
     query
         .push(" LIMIT ")

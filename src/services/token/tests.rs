@@ -399,3 +399,27 @@ async fn termination_completes_when_the_caller_is_dropped() {
     }
     assert_eq!(verify(&fixture, &client).map(drop), Err(VerifyError::Ended(SessionEvent::LoggedOut)));
 }
+
+/// A8: the number of store calls does not depend on the number of sessions.
+#[tokio::test]
+async fn list_of_sessions_is_terminated_with_a_few_store_calls() {
+    let fixture = TokensFixture::new();
+    let mut clients = Vec::new();
+    for _ in 0..40 {
+        clients.push(fixture.browser().await);
+    }
+    assert!(fixture.terminate(&clients[0], EndReason::Revoked).await);
+    let unknown = (0..600).map(|n| SessionId(uuid::Uuid::from_u128(n)));
+    let ids: Vec<_> = clients.iter().map(|client| client.session).chain(unknown).collect();
+    fixture.store.take_calls();
+    let terminated = fixture.tokens.terminate_list(ids, EndReason::LoggedOut, &ClientInfo::default()).await;
+    assert_eq!(terminated.expect("the store responds").len(), 39);
+    assert_eq!(fixture.store.take_calls(), ["end_session_list", "find_session", "find_session"]);
+    for client in &clients {
+        assert!(verify(&fixture, client).is_err());
+    }
+    let nothing =
+        fixture.tokens.terminate_list(Vec::new(), EndReason::LoggedOut, &ClientInfo::default()).await;
+    assert!(nothing.expect("the store is not called").is_empty());
+    assert!(fixture.store.take_calls().is_empty());
+}

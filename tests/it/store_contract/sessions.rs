@@ -428,6 +428,29 @@ pub(super) async fn sessions_are_terminated_by_filter(stores: &Stores) {
     assert_eq!(found(stores, expired).await.end, Some(end(EndReason::Revoked)));
 }
 
+pub(super) async fn sessions_are_terminated_by_id(stores: &Stores) {
+    let owner = user("owner@example.com");
+    let first = known_session(stores, session(&owner)).await.id;
+    let second = known_session(stores, session(&owner)).await.id;
+    let kept = known_session(stores, session(&owner)).await.id;
+    let unknown = session(&owner).id;
+    let terminate = async |ids: &[SessionId], reason| {
+        let mut ended = stores.sessions.end_session_list(ids, &ending(end(reason))).await.unwrap();
+        ended.sort();
+        ended
+    };
+    assert_eq!(terminate(&[unknown, second], EndReason::LoggedOut).await, [second]);
+    assert_eq!(terminate(&[second, first, first, unknown], EndReason::Revoked).await, [first]);
+    assert_eq!(terminate(&[unknown], EndReason::Revoked).await, []);
+    assert_eq!(terminate(&[], EndReason::Revoked).await, []);
+    assert_eq!(found(stores, first).await.end, Some(end(EndReason::Revoked)));
+    assert_eq!(found(stores, second).await.end, Some(end(EndReason::LoggedOut)));
+    assert_eq!(found(stores, kept).await.end, None);
+    for id in [first, second] {
+        assert_eq!(stores.sessions.session_audit(id, 10).await.unwrap().len(), 2, "sign-in and end");
+    }
+}
+
 pub(super) async fn live_sessions_are_sorted_by_rotation(stores: &Stores) {
     let owner = user("owner@example.com");
     let rotated = |minutes| Session { rotated_at: NOW - minutes * MINUTE, ..session(&owner) };

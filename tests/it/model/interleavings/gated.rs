@@ -93,6 +93,14 @@ impl SessionStore for GatedStore {
         self.inner.count_replays(counts).await
     }
 
+    async fn end_session_list(
+        &self,
+        ids: &[SessionId],
+        termination: &SessionTermination,
+    ) -> Result<Vec<SessionId>, StoreError> {
+        self.inner.end_session_list(ids, termination).await
+    }
+
     async fn end_sessions(
         &self,
         which: &SessionFilter,
