@@ -76,6 +76,28 @@ async fn server_without_its_database_file_is_not_ready() {
     server.stop().await;
 }
 
+/// B8: the files that SQLite keeps beside the database hold the last commits and the locks.
+#[tokio::test]
+async fn server_without_its_write_ahead_log_is_not_ready() {
+    let deployment = TestDeployment::new(db::sqlite_location().await.unwrap()).await;
+    deployment.user(ANN, "user").await;
+    let server = deployment.serve().await;
+    let path = backend::sqlite_path(deployment.database()).unwrap();
+    let [_, log, index] = with_companions(&path);
+    for file in [log, index] {
+        wait_for_readiness(&server, "ready\n").await;
+        let away = path.with_extension("away");
+        std::fs::rename(&file, &away).unwrap();
+        wait_for_readiness(&server, "database file was replaced or removed\n").await;
+        let refused = SocketBrowser::default().sign_in(server.public, ANN, PASSWORD).await;
+        refused.problem(503, "store_unavailable");
+        std::fs::rename(&away, &file).unwrap();
+    }
+    wait_for_readiness(&server, "ready\n").await;
+    SocketBrowser::signed_in(server.public, ANN).await;
+    server.stop().await;
+}
+
 /// B9: a write lock that another process holds.
 async fn server_behind_a_held_write_lock_is_not_ready(location: DatabaseLocation) {
     let deployment = deployment_with_debug_log(location).await;

@@ -21,11 +21,11 @@ use sqlx::sqlite::{
     SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions,
     SqliteSynchronous,
 };
-use sqlx::{ConnectOptions, Connection, Sqlite, SqlitePool};
+use sqlx::{ConnectOptions, Connection, Executor, Sqlite, SqlitePool};
 use time::OffsetDateTime;
 use time::error::ComponentRange;
 
-use self::file_identity::FileIdentity;
+use self::file_identity::DatabaseFiles;
 use self::writer::{Durability, WriteFn, WriteQueue, WriteScope};
 use super::database::Database;
 use crate::services::store::{ACQUIRE_TIMEOUT, SettingStore, StoreError};
@@ -33,7 +33,7 @@ use crate::services::store::{ACQUIRE_TIMEOUT, SettingStore, StoreError};
 /// The stores over one SQLite file.
 #[derive(Clone, Debug)]
 pub struct SqliteStore {
-    file: FileIdentity,
+    files: DatabaseFiles,
     options: SqliteConnectOptions,
     writer: WriteQueue,
     readers: SqlitePool,
@@ -52,23 +52,25 @@ impl SqliteStore {
             .foreign_keys(false)
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(ACQUIRE_TIMEOUT);
-        let file = FileIdentity::read(path).map_err(sqlx::Error::Io)?;
         enter_wal(&options).await?;
-        let writer = WriteQueue::start(file.clone(), options.clone(), options.connect().await?);
-        let opened = file.clone();
+        let mut anchor = options.connect().await?;
+        anchor.execute("SELECT count(*) FROM sqlite_schema").await?;
+        let files = DatabaseFiles::read(path).map_err(sqlx::Error::Io)?;
+        let writer = WriteQueue::start(files.clone(), options.clone(), options.connect().await?, anchor);
+        let opened = files.clone();
         let readers = SqlitePoolOptions::new()
             .max_connections(READ_CONNECTIONS)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             // Idle connections to a local file cost nothing.
             .idle_timeout(None)
             .max_lifetime(None)
-            // All connections must use the same file.
+            // All connections must use the same files.
             .after_connect(move |_, _| {
                 let checked = opened.check().map_err(|error| sqlx::Error::Io(std::io::Error::other(error)));
                 Box::pin(std::future::ready(checked))
             })
             .connect_lazy_with(options.clone().read_only(true));
-        Ok(Self { file, options, writer, readers })
+        Ok(Self { files, options, writer, readers })
     }
 
     /// Runs `work` in a transaction, which an `Err` rolls back.
@@ -120,7 +122,7 @@ impl Database for SqliteStore {
     }
 
     fn check_identity(&self) -> Result<(), StoreError> {
-        self.file.check().map_err(StoreError::unavailable)
+        self.files.check().map_err(StoreError::unavailable)
     }
 
     async fn check_write(&self) -> Result<(), StoreError> {

@@ -162,7 +162,7 @@ impl SessionStore for SqliteStore {
     }
 
     async fn ended_since(&self, since: EndedSince) -> Result<EndedSessions, StoreError> {
-        self.file.check().map_err(StoreError::unavailable)?;
+        self.files.check().map_err(StoreError::unavailable)?;
         let store_time = SystemClock.now();
         // Read first: a session that is terminated in between is returned again.
         let latest: i64 = sqlx::query_scalar(LAST_AUDIT_ID).fetch_one(&self.readers).await?;

@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::file_identity::{FileIdentity, FileIdentityError};
+use super::file_identity::{DatabaseFiles, FileIdentityError};
 use crate::services::store::{ACQUIRE_TIMEOUT, StoreError};
 
 /// Handle to the write queue. Clones share one queue.
@@ -40,15 +40,17 @@ struct Running {
 }
 
 impl WriteQueue {
-    /// Starts the writer task on `connection` to `file`. The task reconnects with `options` after a failure.
+    /// Starts the writer task on `connection`. The task reconnects with `options` after a failure. `anchor`
+    /// stays open as long as the task runs.
     pub(super) fn start(
-        file: FileIdentity,
+        files: DatabaseFiles,
         options: SqliteConnectOptions,
         connection: SqliteConnection,
+        anchor: SqliteConnection,
     ) -> Self {
         let (queue, jobs) = mpsc::channel(QUEUE_CAPACITY);
         let connection = WriterConnection { raw: connection, durability: Durability::Flushed };
-        let task = tokio::spawn(WriterTask { file, options, connection: Some(connection) }.run(jobs));
+        let task = tokio::spawn(WriterTask { files, options, connection: Some(connection), anchor }.run(jobs));
         Self { running: Arc::new(Mutex::new(Some(Running { queue, task }))) }
     }
 
@@ -135,7 +137,7 @@ enum WriteError {
     Busy,
     #[error("the database is closed")]
     Closed,
-    #[error("the database file is gone")]
+    #[error("a file of the database is gone")]
     FileGone(#[source] Arc<FileIdentityError>),
     #[error("the write was not committed")]
     Failed(#[source] Arc<sqlx::Error>),
@@ -201,9 +203,11 @@ impl<T: Send, F: WriteFn<T>> Job for Write<T, F> {
 
 /// The state of the writer task.
 struct WriterTask {
-    file: FileIdentity,
+    files: DatabaseFiles,
     options: SqliteConnectOptions,
     connection: Option<WriterConnection>,
+    /// Keeps SQLite from removing the write-ahead log while there is no other connection.
+    anchor: SqliteConnection,
 }
 
 struct WriterConnection {
@@ -223,7 +227,7 @@ impl WriterTask {
 
     async fn write(&mut self, mut writes: Vec<QueuedWrite>) {
         // A write to a file that is no longer at its path would be lost by the next start.
-        if let Err(error) = self.file.check() {
+        if let Err(error) = self.files.check() {
             return complete(writes, Err(WriteError::FileGone(Arc::new(error))));
         }
         let outcome = AssertUnwindSafe(self.try_write(&mut writes)).catch_unwind().await;
@@ -270,10 +274,12 @@ impl WriterTask {
     }
 
     async fn close(self) {
-        let Some(WriterConnection { mut raw, .. }) = self.connection else { return };
-        // Fails while another process reads. The last process to close the database then checkpoints.
-        let _ = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut raw).await;
-        let _ = raw.close().await;
+        if let Some(WriterConnection { mut raw, .. }) = self.connection {
+            // Fails while another process reads. The last process to close the database then checkpoints.
+            let _ = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut raw).await;
+            let _ = raw.close().await;
+        }
+        let _ = self.anchor.close().await;
     }
 }
 

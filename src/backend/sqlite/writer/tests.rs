@@ -31,8 +31,9 @@ impl Fixture {
             .busy_timeout(busy_timeout);
         let mut connection = options.clone().journal_mode(SqliteJournalMode::Wal).connect().await.unwrap();
         sqlx::query("CREATE TABLE done (n INTEGER)").execute(&mut connection).await.unwrap();
-        let file = FileIdentity::read(&directory.path().join("test.db")).unwrap();
-        let writer = WriteQueue::start(file, options.clone(), connection);
+        let files = DatabaseFiles::read(&directory.path().join("test.db")).unwrap();
+        let anchor = options.connect().await.unwrap();
+        let writer = WriteQueue::start(files, options.clone(), connection, anchor);
         Self { writer, options, _directory: directory }
     }
 
