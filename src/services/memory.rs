@@ -40,6 +40,9 @@ pub struct MemoryStore(Arc<Mutex<Tables>>);
 #[derive(Debug, Default)]
 struct Tables {
     sessions: HashMap<SessionId, Session>,
+    /// The terminated sessions, in the order of their terminations.
+    terminated: BTreeMap<i64, SessionId>,
+    last_termination: i64,
     audit: VecDeque<AuditEntry>,
     users: HashMap<UserId, User>,
     movies: BTreeMap<MovieId, MovieDetails>,
@@ -149,9 +152,13 @@ impl SessionStore for MemoryStore {
 
     async fn ended_since(&self, since: EndedSince) -> Result<EndedSessions, StoreError> {
         let tables = self.tables();
-        let ended = tables.sessions.values().filter_map(|session| Some((session.id, session.end?)));
-        let sessions = ended.filter(|(_, end)| end.at >= since.time).collect();
-        Ok(EndedSessions { store_time: SystemClock.now(), position: None, sessions })
+        let position = since.position.unwrap_or(i64::MAX);
+        let ended = tables.terminated.iter().filter_map(|(number, id)| {
+            let end = tables.sessions.get(id)?.end?;
+            (*number > position || end.at >= since.time).then_some((*id, end))
+        });
+        let position = Some(tables.last_termination);
+        Ok(EndedSessions { store_time: SystemClock.now(), position, sessions: ended.collect() })
     }
 
     async fn end_expired(
@@ -178,6 +185,7 @@ impl SessionStore for MemoryStore {
         let ended = tables.sessions.values().filter(|session| session.end.is_some_and(|end| end.at < before));
         let purged: Vec<_> = ended.take(limit as usize).map(|session| session.id).collect();
         tables.sessions.retain(|id, _| !purged.contains(id));
+        tables.terminated.retain(|_, id| !purged.contains(id));
         Ok(purged.len() as u64)
     }
 
@@ -435,7 +443,15 @@ impl Tables {
     fn insert_session(&mut self, session: &Session) {
         self.push_audit(AuditEntry::login(session));
         let session = Session { client: stored_client(&session.client), ..session.clone() };
+        if session.end.is_some() {
+            self.number_termination(session.id);
+        }
         self.sessions.insert(session.id, session);
+    }
+
+    fn number_termination(&mut self, id: SessionId) {
+        self.last_termination += 1;
+        self.terminated.insert(self.last_termination, id);
     }
 
     fn terminate(&mut self, id: SessionId, termination: &SessionTermination) -> bool {
@@ -445,6 +461,7 @@ impl Tables {
         session.end = Some(termination.end());
         let entry = termination.audit_entry(id, session.user_id, session.generation, session.client.clone());
         self.push_audit(entry);
+        self.number_termination(id);
         true
     }
 

@@ -93,10 +93,8 @@ struct ListEntry {
 /// The point from which the next poll continues.
 #[derive(Clone, Copy)]
 struct Cursor {
-    /// The time of the store, which dates the terminations by commands.
+    /// The time of the store, which dates terminations whatever the clock of the process that writes them.
     store_time: OffsetDateTime,
-    /// The time of this process, which dates its own terminations.
-    local_time: OffsetDateTime,
     read_at: Instant,
     position: Option<i64>,
 }
@@ -318,7 +316,7 @@ impl Revocations {
         let last = *self.cursor();
         let local_time = self.clock.now();
         let store_time = last.map_or(local_time, |cursor| cursor.store_time + cursor.read_at.elapsed());
-        // By the earlier of both clocks, since either may date a termination.
+        // By the earlier of both clocks: the store's may have gone back.
         let mut now = store_time.min(local_time);
         loop {
             let time = now - self.horizon - self.overlap - MAX_TIME_ERROR;
@@ -336,7 +334,7 @@ impl Revocations {
     /// store's time went back: then the list is incomplete until all are loaded.
     async fn load_new(&self, timeout: Duration) -> Result<Option<usize>, StoreError> {
         let Some(last) = *self.cursor() else { return Ok(None) };
-        let time = last.store_time.min(last.local_time) - self.overlap;
+        let time = last.store_time - self.overlap;
         let poll = self.query(EndedSince { time, position: last.position }, timeout).await?;
         Ok((poll.cursor.store_time >= last.store_time).then(|| self.complete(poll)))
     }
@@ -345,13 +343,12 @@ impl Revocations {
     async fn query(&self, since: EndedSince, timeout: Duration) -> Result<Poll, StoreError> {
         let began = micros(self.started.elapsed());
         let read_at = Instant::now();
-        let local_time = self.clock.now();
         let ended = tokio::time::timeout(timeout, self.store.ended_since(since)).await;
         let ended = ended.map_err(StoreError::unavailable)??;
         let rows = ended.sessions.len();
         let added = self.add(ended.sessions);
         self.flights.forget_sessions(&added);
-        let cursor = Cursor { store_time: ended.store_time, local_time, read_at, position: ended.position };
+        let cursor = Cursor { store_time: ended.store_time, read_at, position: ended.position };
         Ok(Poll { began, rows, cursor })
     }
 
@@ -454,7 +451,8 @@ mod tests {
     /// The timestamp is taken when the transaction begins, and its commit may stall.
     #[tokio::test(start_paused = true)]
     async fn late_commit_is_found_by_a_full_load() {
-        let store = Arc::default();
+        let store: Arc<TestStore> = Arc::default();
+        store.set_time(NOW);
         let revocations = new_revocations(&store);
         let late = async {
             tokio::time::sleep(FULL_LOAD_INTERVAL / 2).await;

@@ -298,7 +298,8 @@ pub enum InsertOutcome {
 /// The start of [`SessionStore::ended_since`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndedSince {
-    /// Earliest time of a termination.
+    /// Earliest time of a termination. A store with a clock of its own goes by the time at which it recorded the
+    /// termination, others by the time that the caller gave.
     pub time: OffsetDateTime,
     /// The position of an earlier result. Terminations that were committed after it are included too,
     /// whatever their times. Without one, or with one of a lost state of the database, the store chooses a

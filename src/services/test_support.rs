@@ -289,7 +289,7 @@ impl TestStore {
         self.unavailable.store(unavailable, Ordering::SeqCst);
     }
 
-    /// Sets the time that `ended_since` returns, which otherwise is that of the system.
+    /// Sets the time that `ended_since` returns, without a position, as a database with a clock does.
     pub(super) fn set_time(&self, time: OffsetDateTime) {
         *self.time.lock().expect("the lock is not poisoned") = Some(time);
     }
@@ -377,7 +377,8 @@ impl SessionStore for TestStore {
     async fn ended_since(&self, since: EndedSince) -> Result<EndedSessions, StoreError> {
         let ended = self.call("ended_since").await?.ended_since(since).await?;
         let time = *self.time.lock().expect("the lock is not poisoned");
-        Ok(EndedSessions { store_time: time.unwrap_or(ended.store_time), ..ended })
+        let Some(store_time) = time else { return Ok(ended) };
+        Ok(EndedSessions { store_time, position: None, ..ended })
     }
 
     async fn end_expired(

@@ -57,7 +57,15 @@ async fn new_database_is_migrated(location: DatabaseLocation) {
     let words: Vec<String> = pending.iter().map(PendingMigration::to_string).collect();
     assert_eq!(
         words,
-        ["0001 users", "0002 sessions", "0003 movies", "0004 settings", "0005 audit", "0006 password origin"]
+        [
+            "0001 users",
+            "0002 sessions",
+            "0003 movies",
+            "0004 settings",
+            "0005 audit",
+            "0006 password origin",
+            "0007 end recorded at"
+        ]
     );
     assert_eq!(stores.pending().await.unwrap(), pending, "listing migrations changes nothing");
 
@@ -110,7 +118,7 @@ async fn newer_schema_is_rejected(location: DatabaseLocation) {
         .await;
     for response in [database.stores.pending().await, database.stores.migrate().await] {
         let error = response.unwrap_err();
-        assert!(matches!(error, DbError::Newer { found: 9999, known: 6 }), "{error:?}");
+        assert!(matches!(error, DbError::Newer { found: 9999, known: 7 }), "{error:?}");
         assert_eq!(
             error.to_string(),
             "the database was migrated by a newer sekisho (migration 9999); this one supports up to 6: upgrade the program"
@@ -171,7 +179,8 @@ async fn corrupt_values_name_their_column(location: DatabaseLocation) {
     assert!(matches!(error, StoreError::Corrupt { column: "end_reason", .. }), "{error:?}");
     change(&database, "UPDATE sessions SET end_reason = 'of_a_newer_program'").await;
     assert_eq!(found(&database.stores, stored.id).await.end, Some(end), "ended in any case");
-    let ended_since = database.stores.sessions.ended_since(EndedSince::time(NOW)).await.unwrap();
+    let ended_since = EndedSince::time(time::OffsetDateTime::UNIX_EPOCH);
+    let ended_since = database.stores.sessions.ended_since(ended_since).await.unwrap();
     assert_eq!(ended_since.sessions, [(stored.id, end)]);
     change(&database, "UPDATE users SET role = 'root'").await;
     let error = database.stores.users.find_user(owner.id).await.unwrap_err();
@@ -279,7 +288,7 @@ async fn existing_schema_is_used() {
     support::run(&location.url, &prepare).await;
     let url = url_of(&role, &location.url);
     let stores = db::open(&url, &DatabaseOptions::default()).await.unwrap();
-    assert_eq!(stores.migrate().await.unwrap().len(), 6);
+    assert_eq!(stores.migrate().await.unwrap().len(), 7);
     stores.close().await;
     support::run(&location.url, &format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }
@@ -444,29 +453,19 @@ async fn try_change(database: &TestDatabase, sql: &str) -> Result<(), sqlx::Erro
     connection.close().await
 }
 
-/// B5: a process with a slow clock terminates sessions in the same file.
+/// B5: a position of a state of the database that a restored backup does not have.
 #[tokio::test]
-async fn terminations_with_wrong_times_follow_the_position() {
+async fn lost_position_is_replaced_by_that_of_earlier_terminations() {
     let Some(database) = support::sqlite().await else { return };
     let sessions = &database.stores.sessions;
-    let other = database.open_again().await.sessions;
     let first = any_session(&database.stores).await;
-    let ended_by = async |id, at| {
-        assert!(other.end_session(id, &ending(SessionEnd { at, reason: EndReason::Revoked })).await.unwrap());
+    let long_ago = SessionEnd { at: NOW - Duration::from_secs(86_400), reason: EndReason::Revoked };
+    assert!(sessions.end_session(first.id, &ending(long_ago)).await.unwrap());
+    let position = sessions.ended_since(EndedSince::time(NOW)).await.unwrap().position;
+    let ended_after = async |position| {
+        sessions.ended_since(EndedSince { time: NOW, position }).await.unwrap().sessions.len()
     };
-    ended_by(first.id, NOW - Duration::from_secs(86_400)).await;
-    let start = sessions.ended_since(EndedSince::time(NOW)).await.unwrap();
-    assert_eq!(start.sessions.len(), 1, "among the latest audit entries");
-
-    let next = EndedSince { time: NOW, position: start.position };
-    assert_eq!(sessions.ended_since(next).await.unwrap().sessions, []);
-    let second = known_session(&database.stores, session(&user("another@example.com"))).await;
-    ended_by(second.id, NOW - Duration::from_secs(1_800)).await;
-    let found = sessions.ended_since(next).await.unwrap();
-    assert_eq!(found.sessions.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [second.id]);
-    assert!(found.position > start.position);
-
-    // As after a restored backup.
-    let lost = EndedSince { time: NOW, position: found.position.map(|position| position + 1) };
-    assert_eq!(sessions.ended_since(lost).await.unwrap().sessions.len(), 2);
+    assert_eq!(ended_after(position).await, 0);
+    assert_eq!(ended_after(position.map(|position| position + 1)).await, 1);
+    assert_eq!(ended_after(None).await, 1);
 }

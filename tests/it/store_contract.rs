@@ -68,6 +68,7 @@ suite! {
         live_sessions_are_sorted_by_rotation
         session_lists_are_sorted_by_creation
         recently_ended_sessions_are_listed
+        terminations_with_a_wrong_time_are_listed
         store_returns_the_database_time;
     audit:
         failed_operations_are_not_audited

@@ -296,6 +296,7 @@ async fn terminate_where(
     query.push(" ORDER BY id LIMIT ").push_bind(limit.map(i64::from));
     query.push(" FOR UPDATE), ended AS (UPDATE myapi.sessions AS session SET ended_at = ");
     query.push_bind(termination.at).push(", end_reason = ").push_bind(termination.reason.as_str());
+    query.push(", end_recorded_at = clock_timestamp()");
     query.push(" FROM doomed WHERE session.id = doomed.id RETURNING session.id, session.user_id, session.generation, session.address, session.user_agent) ");
     query.push("INSERT INTO myapi.audit (").push(END_COLUMNS).push(") SELECT ");
     query.push_bind(termination.at).push(", ").push_bind(termination.reason.as_str());
@@ -335,8 +336,8 @@ macro_rules! advance_sql {
 const INSERT: &str = concat!(
     "INSERT INTO myapi.sessions (",
     session_columns!(),
-    ") SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20 \
-     WHERE $21 IS NULL OR EXISTS (SELECT 1 FROM myapi.users \
+    ", end_recorded_at) SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, \
+     $20, $17 WHERE $21 IS NULL OR EXISTS (SELECT 1 FROM myapi.users \
      WHERE id = $2 AND hashed_password = $21 AND role = $5 AND disabled_at IS NULL FOR UPDATE)"
 );
 
@@ -388,7 +389,7 @@ macro_rules! audit_end_columns {
 const END_COLUMNS: &str = audit_end_columns!();
 
 const TERMINATE: &str = concat!(
-    "WITH ended AS (UPDATE myapi.sessions SET ended_at = $1, end_reason = $2 \
+    "WITH ended AS (UPDATE myapi.sessions SET ended_at = $1, end_reason = $2, end_recorded_at = clock_timestamp() \
      WHERE id = $7 AND ended_at IS NULL RETURNING id, user_id, generation, address, user_agent) \
      INSERT INTO myapi.audit (",
     audit_end_columns!(),
@@ -428,7 +429,7 @@ type EndedRow = (OffsetDateTime, Option<Uuid>, Option<OffsetDateTime>, Option<St
 /// The time is from before the snapshot of the rows.
 const LIST_ENDED_SINCE: &str = "SELECT store.now, session.id, session.ended_at, session.end_reason \
     FROM (SELECT statement_timestamp() AS now) AS store \
-    LEFT JOIN myapi.sessions AS session ON session.ended_at >= $1";
+    LEFT JOIN myapi.sessions AS session ON session.end_recorded_at >= $1";
 
 const MAX_KEY_NUMBER: &str = "SELECT max(key_number) FROM myapi.sessions";
 

@@ -50,7 +50,8 @@ impl WriteQueue {
     ) -> Self {
         let (queue, jobs) = mpsc::channel(QUEUE_CAPACITY);
         let connection = WriterConnection { raw: connection, durability: Durability::Flushed };
-        let task = tokio::spawn(WriterTask { files, options, connection: Some(connection), anchor }.run(jobs));
+        let task =
+            tokio::spawn(WriterTask { files, options, connection: Some(connection), anchor }.run(jobs));
         Self { running: Arc::new(Mutex::new(Some(Running { queue, task }))) }
     }
 

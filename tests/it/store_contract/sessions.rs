@@ -509,6 +509,33 @@ pub(super) async fn recently_ended_sessions_are_listed(stores: &Stores) {
     assert_eq!(since(NOW + MINUTE).await, []);
 }
 
+/// B5: a process with a wrong clock terminates sessions. The store's time or order decides which are new.
+pub(super) async fn terminations_with_a_wrong_time_are_listed(stores: &Stores) {
+    let sessions = &stores.sessions;
+    let owner = known_user(stores, "owner@example.com").await;
+    let [one, listed, filtered, replaced, of_user] = std::array::from_fn(|_| session(&owner));
+    let filtered = Session { key_number: 9, ..filtered };
+    for row in [&one, &listed, &filtered, &replaced, &of_user] {
+        known_session(stores, row.clone()).await;
+    }
+    let start = sessions.ended_since(EndedSince::time(NOW)).await.unwrap();
+    assert_eq!(start.sessions, []);
+
+    let wrong = &ending(SessionEnd { at: NOW - 30 * DAY, reason: EndReason::Revoked });
+    assert!(sessions.end_session(one.id, wrong).await.unwrap());
+    sessions.end_session_list(&[listed.id], wrong).await.unwrap();
+    sessions.end_sessions(&SessionFilter::SignedBy(9), wrong).await.unwrap();
+    let next = Session { created_at: NOW - 30 * DAY, ..session(&user("next@example.com")) };
+    let asked = NewSession { replaces: Some(replaced.id), ..new(&next) };
+    sessions.insert_session(&asked).await.unwrap();
+    stores.users.disable_user(owner.id, wrong).await.unwrap();
+
+    let since = EndedSince { time: start.store_time, position: start.position };
+    let found = sessions.ended_since(since).await.unwrap().sessions;
+    let expected = [one.id, listed.id, filtered.id, replaced.id, of_user.id];
+    assert_eq!(sorted(found.into_iter().map(|(id, _)| id).collect()), sorted(expected.to_vec()));
+}
+
 pub(super) async fn store_returns_the_database_time(stores: &Stores) {
     let polled = stores.sessions.ended_since(EndedSince::time(NOW)).await.unwrap();
     for store_time in [stores.sessions.database_time().await.unwrap(), polled.store_time] {
