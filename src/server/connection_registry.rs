@@ -10,6 +10,7 @@ use metrics::Gauge;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::admission::ThreadAdmission;
 use super::connection_state::{CloseMode, ConnectionState, Phase, StateSnapshot};
 use super::http_builders::HttpBuilders;
 use super::limits::ServerLimits;
@@ -18,12 +19,9 @@ use super::limits::ServerLimits;
 pub(super) struct ConnectionRegistry {
     /// Settings for new connections.
     settings: ArcSwap<ConnectionSettings>,
-    /// Number of worker threads that share the limits.
-    threads: usize,
+    /// The limits that all worker threads share.
+    pub(super) admission: ThreadAdmission,
     open: AtomicUsize,
-    /// Number of open connections of all worker threads.
-    total_open: Arc<AtomicUsize>,
-    in_flight: AtomicUsize,
     tracked: Mutex<TrackedConnections>,
     all_closed: Notify,
     gauge: Gauge,
@@ -31,7 +29,6 @@ pub(super) struct ConnectionRegistry {
 
 /// Limits and HTTP builders of a connection.
 pub(super) struct ConnectionSettings {
-    /// Limits, with the thread's share of `in_flight`.
     pub(super) limits: ServerLimits,
     pub(super) builders: HttpBuilders,
 }
@@ -61,23 +58,18 @@ struct TrackedConnection {
 }
 
 impl ConnectionRegistry {
-    /// Creates the registry of one of `threads` worker threads.
-    ///
-    /// `name` labels the thread's gauge; `total_open` counts the connections of all threads.
+    /// Creates the registry of a worker thread. `name` labels the thread's gauge.
     pub(super) fn new(
         name: impl Into<String>,
         limits: ServerLimits,
-        threads: usize,
-        total_open: Arc<AtomicUsize>,
+        admission: ThreadAdmission,
     ) -> Arc<Self> {
         let gauge = metrics::gauge!("sekisho_connections", "thread" => name.into());
         gauge.set(0.0);
         Arc::new(Self {
-            settings: ArcSwap::from_pointee(ConnectionSettings::new(limits, threads)),
-            threads,
+            settings: ArcSwap::from_pointee(ConnectionSettings::new(limits)),
+            admission,
             open: AtomicUsize::new(0),
-            total_open,
-            in_flight: AtomicUsize::new(0),
             tracked: Mutex::new(TrackedConnections {
                 connections: Vec::new(),
                 close_mode: CloseMode::KeepOpen,
@@ -110,7 +102,8 @@ impl ConnectionRegistry {
     }
 
     pub(super) fn set_limits(&self, limits: ServerLimits) {
-        self.settings.store(Arc::new(ConnectionSettings::new(limits, self.threads)));
+        self.settings.store(Arc::new(ConnectionSettings::new(limits)));
+        self.admission.set_limits(&limits);
     }
 
     /// Returns the number of open connections.
@@ -120,8 +113,7 @@ impl ConnectionRegistry {
 
     /// Acquires a permit for a new connection, or returns `None` at the connection limit.
     pub(super) fn try_acquire(self: &Arc<Self>) -> Option<ConnectionPermit> {
-        if self.total_open.fetch_add(1, Relaxed) >= self.settings.load().limits.connections {
-            self.total_open.fetch_sub(1, Relaxed);
+        if !self.admission.try_begin_connection() {
             return None;
         }
         self.open.fetch_add(1, Relaxed);
@@ -143,20 +135,6 @@ impl ConnectionRegistry {
             blocked_since: now,
             is_timeout_counted: false,
         });
-    }
-
-    /// Counts a request that waits for its response; returns `false` if there are `limit` already.
-    pub(super) fn try_begin_request(&self, limit: usize) -> bool {
-        if self.in_flight.fetch_add(1, Relaxed) < limit {
-            return true;
-        }
-        self.end_request();
-        false
-    }
-
-    /// Ends the count of a request whose response has started, or which was dropped.
-    pub(super) fn end_request(&self) {
-        self.in_flight.fetch_sub(1, Relaxed);
     }
 
     /// Closes all connections gracefully, within [`ServerLimits::drain`].
@@ -219,15 +197,14 @@ impl ConnectionRegistry {
 }
 
 impl ConnectionSettings {
-    fn new(limits: ServerLimits, threads: usize) -> Self {
-        let limits = ServerLimits { in_flight: limits.in_flight.div_ceil(threads), ..limits };
+    fn new(limits: ServerLimits) -> Self {
         Self { builders: HttpBuilders::new(&limits), limits }
     }
 }
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        self.registry.total_open.fetch_sub(1, Relaxed);
+        self.registry.admission.end_connection();
         self.registry.gauge.decrement(1.0);
         if self.registry.open.fetch_sub(1, Relaxed) == 1 {
             self.registry.all_closed.notify_waiters();

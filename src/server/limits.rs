@@ -6,7 +6,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Limits on the resources that clients can use.
 ///
-/// A limit applies to all worker threads together unless its documentation says otherwise.
+/// Limits on numbers of connections and requests apply to all worker threads together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServerLimits {
     /// Maximum number of open connections.
@@ -17,7 +17,7 @@ pub struct ServerLimits {
     pub streams: u32,
     /// Maximum number of requests that wait for the start of their response.
     ///
-    /// Each thread has an equal share. Further requests get a 503 response immediately.
+    /// Further requests get a 503 response immediately.
     pub in_flight: usize,
     /// Timeout for the TLS handshake, and for the head of a request.
     ///

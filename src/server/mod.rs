@@ -71,6 +71,7 @@
 //! ```
 
 mod accept;
+mod admission;
 mod connection;
 mod connection_context;
 mod connection_registry;

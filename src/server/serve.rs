@@ -2,12 +2,12 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::accept::{AcceptGroup, Acceptor};
+use super::admission::ThreadAdmission;
 use super::connection_registry::ConnectionRegistry;
 use super::http_service::HttpService;
 use super::limits::ServerLimits;
@@ -32,7 +32,7 @@ pub async fn serve_with_limits<S: HttpService>(
     stop: impl Future<Output = ()>,
 ) {
     let initial = *limits.borrow_and_update();
-    let registry = ConnectionRegistry::new("shared", initial, 1, Arc::new(AtomicUsize::new(0)));
+    let registry = ConnectionRegistry::new("shared", initial, ThreadAdmission::single(&initial));
     tokio::spawn(ConnectionRegistry::run_reaper(Arc::downgrade(&registry)));
     let acceptor = Acceptor { certificate: None, service, group: AcceptGroup::single(&registry) };
     let mut accept_loop = pin!(acceptor.run(listener, stop));

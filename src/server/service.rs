@@ -123,7 +123,7 @@ struct InFlightRequest {
 impl InFlightRequest {
     fn new(context: &Arc<ConnectionContext>) -> Self {
         context.state.request_started();
-        let is_counted = context.permit.registry.try_begin_request(context.settings.limits.in_flight);
+        let is_counted = context.permit.registry.admission.try_begin_request();
         Self { context: Arc::clone(context), is_counted, is_upgraded: false }
     }
 
@@ -173,7 +173,7 @@ impl InFlightRequest {
 
     fn release(&mut self) {
         if std::mem::take(&mut self.is_counted) {
-            self.context.permit.registry.end_request();
+            self.context.permit.registry.admission.end_request();
         }
     }
 

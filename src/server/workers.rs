@@ -6,7 +6,6 @@ use std::io;
 use std::net::TcpListener;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
 
 use futures_util::future::join_all;
@@ -15,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::accept::{AcceptGroup, Acceptor};
+use super::admission::ThreadAdmission;
 use super::connection_registry::ConnectionRegistry;
 use super::http_service::HttpService;
 use super::limits::ServerLimits;
@@ -69,12 +69,12 @@ impl WorkerThreads {
     pub fn start(count: usize, limits: ServerLimits) -> io::Result<Self> {
         let count = count.max(1);
         let stop = watch::Sender::new(false);
-        let total_open = Arc::new(AtomicUsize::new(0));
-        let start = |index: usize| {
-            let registry = ConnectionRegistry::new(index.to_string(), limits, count, Arc::clone(&total_open));
+        let start = |(index, admission): (usize, ThreadAdmission)| {
+            let registry = ConnectionRegistry::new(index.to_string(), limits, admission);
             Worker::start(index, registry, stop.subscribe())
         };
-        let threads = (0..count).map(start).collect::<io::Result<_>>()?;
+        let admissions = ThreadAdmission::for_threads(count, &limits);
+        let threads = admissions.into_iter().enumerate().map(start).collect::<io::Result<_>>()?;
         Ok(Self { threads, stop })
     }
 
@@ -124,8 +124,8 @@ impl WorkerThreads {
 
     /// Replaces the limits.
     ///
-    /// New connections use all of the new limits. For existing connections only the idle, header and write
-    /// timeouts and the drain timeout change.
+    /// New connections use all of the new limits. For existing connections only the limit on requests in flight,
+    /// the idle, header and write timeouts and the drain timeout change.
     pub fn set_limits(&self, limits: ServerLimits) {
         for thread in &self.threads {
             thread.registry.set_limits(limits);

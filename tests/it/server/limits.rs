@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use sekisho::server::ServerLimits;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
 
 use crate::support::fair_clock::FairInstant;
-use crate::support::process::until;
+use crate::support::process::{PROCESS_TIMEOUT, until};
 use crate::support::test_server::{
     GET, TestServer, answer, ask, get1, get2, read_until_closed, send_and_read,
 };
@@ -234,6 +235,49 @@ async fn requests_beyond_the_limit_get_503_at_once() {
     let _begun = begun.await.unwrap();
     assert!(send_and_read(&mut other, GET).await.starts_with("HTTP/1.1 200"));
     assert_eq!(ask(&mut client, get2("/")).await.unwrap().0, 200);
+}
+
+/// A6: a thread refused requests beyond its part of the limit, while the other threads were idle.
+#[tokio::test]
+async fn one_connection_may_use_the_whole_limit_of_requests() {
+    let limits = ServerLimits { in_flight: 100, streams: 200, ..ServerLimits::default() };
+    let (server, mut seen) = TestServer::start(32, limits);
+    let mut client = server.http2().await;
+    let mut waiting = Vec::new();
+    for _ in 0..100 {
+        client = client.ready().await.unwrap();
+        waiting.push(client.send_request(get2("/slow"), true).unwrap().0);
+    }
+    for _ in 0..100 {
+        timeout(PROCESS_TIMEOUT, seen.recv()).await.expect("a request");
+    }
+    assert_eq!(ask(&mut client, get2("/")).await.unwrap().0, 503);
+    server.script.release();
+    for response in waiting {
+        assert_eq!(response.await.unwrap().status(), 200);
+    }
+}
+
+/// A6: the limit is that of all threads together.
+#[tokio::test]
+async fn connections_of_all_threads_share_the_limit_of_requests() {
+    let limits = ServerLimits { in_flight: 10, ..ServerLimits::default() };
+    let (server, mut seen) = TestServer::start(4, limits);
+    let mut waiting = Vec::new();
+    for _ in 0..10 {
+        let mut socket = server.connect().await;
+        socket.write_all(get1("/slow").as_bytes()).await.unwrap();
+        timeout(PROCESS_TIMEOUT, seen.recv()).await.expect("a request");
+        waiting.push(socket);
+    }
+    for _ in 0..10 {
+        let refusal = send_and_read(&mut server.connect().await, GET).await;
+        assert!(refusal.contains(r#""code":"overloaded""#), "{refusal}");
+    }
+    server.script.release();
+    for mut socket in waiting {
+        assert!(answer(&mut socket).await.ends_with("at last"));
+    }
 }
 
 #[tokio::test]

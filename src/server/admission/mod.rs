@@ -1,0 +1,73 @@
+//! Admission: the process-wide limits on what clients may hold.
+//!
+//! Every limit that the worker threads share is counted here.
+//!
+//! | limit | unit | taken | given back | when it is reached |
+//! |---|---|---|---|---|
+//! | [`connections`](ServerLimits::connections) | open connection | when it is accepted | when it is closed | 503, over TLS the connection is closed |
+//! | [`in_flight`](ServerLimits::in_flight) | request that waits for its response | when its head is complete | at the response head | 503 `overloaded` |
+
+mod places;
+
+use std::sync::Arc;
+
+use self::places::Places;
+use super::limits::ServerLimits;
+
+/// The process-wide limits, as one worker thread sees them.
+pub(super) struct ThreadAdmission {
+    shared: Arc<Admission>,
+    thread: usize,
+}
+
+struct Admission {
+    connections: Places,
+    in_flight: Places,
+}
+
+impl Admission {
+    fn new(threads: usize, limits: &ServerLimits) -> Arc<Self> {
+        Arc::new(Self {
+            connections: Places::new(limits.connections, threads),
+            in_flight: Places::new(limits.in_flight, threads),
+        })
+    }
+}
+
+impl ThreadAdmission {
+    /// Creates the limits of a server on one runtime.
+    pub(super) fn single(limits: &ServerLimits) -> Self {
+        Self { shared: Admission::new(1, limits), thread: 0 }
+    }
+
+    /// Creates the limits that `threads` worker threads share, one value for each thread.
+    pub(super) fn for_threads(threads: usize, limits: &ServerLimits) -> Vec<Self> {
+        let shared = Admission::new(threads, limits);
+        (0..threads).map(|thread| Self { shared: Arc::clone(&shared), thread }).collect()
+    }
+
+    /// Replaces the limits of all threads. What is held beyond a lower limit is not taken away.
+    pub(super) fn set_limits(&self, limits: &ServerLimits) {
+        self.shared.connections.set_limit(limits.connections);
+        self.shared.in_flight.set_limit(limits.in_flight);
+    }
+
+    /// Counts a connection; returns `false` at the limit.
+    pub(super) fn try_begin_connection(&self) -> bool {
+        self.shared.connections.try_take(self.thread)
+    }
+
+    pub(super) fn end_connection(&self) {
+        self.shared.connections.give_back(self.thread);
+    }
+
+    /// Counts a request that waits for its response; returns `false` at the limit.
+    pub(super) fn try_begin_request(&self) -> bool {
+        self.shared.in_flight.try_take(self.thread)
+    }
+
+    /// Ends the count of a request whose response has started, or which was dropped.
+    pub(super) fn end_request(&self) {
+        self.shared.in_flight.give_back(self.thread);
+    }
+}
