@@ -40,6 +40,7 @@ fn http1_builder(limits: &ServerLimits) -> http1::Builder {
 }
 
 fn http2_builder(limits: &ServerLimits) -> http2::Builder<Http2Executor> {
+    let windows = Http2Windows::new(limits.streams);
     let mut builder = http2::Builder::new(Http2Executor);
     builder
         .timer(TokioTimer::new())
@@ -49,8 +50,8 @@ fn http2_builder(limits: &ServerLimits) -> http2::Builder<Http2Executor> {
         .max_pending_accept_reset_streams(MAX_RESET_STREAMS)
         .max_local_error_reset_streams(MAX_RESET_STREAMS)
         // Request body bytes that a client may send before the service reads them.
-        .initial_stream_window_size(STREAM_WINDOW_SIZE)
-        .initial_connection_window_size(CONNECTION_WINDOW_SIZE)
+        .initial_stream_window_size(windows.stream)
+        .initial_connection_window_size(windows.connection)
         // Response bytes buffered per stream while the client's window is closed.
         .max_send_buf_size(MAX_BUFFER_SIZE)
         .keep_alive_interval(PING_INTERVAL)
@@ -58,13 +59,59 @@ fn http2_builder(limits: &ServerLimits) -> http2::Builder<Http2Executor> {
     builder
 }
 
+/// Receive windows of an HTTP/2 connection, in bytes.
+///
+/// hyper returns both windows when the service reads, so an unread body keeps part of the connection's window.
+/// That window therefore holds the full windows of all streams: unread bodies never block another one, which
+/// behind a front proxy may belong to another client.
+struct Http2Windows {
+    stream: u32,
+    connection: u32,
+}
+
+impl Http2Windows {
+    /// Returns the windows of a connection with at most `streams` open streams.
+    fn new(streams: u32) -> Self {
+        let streams = streams.max(1);
+        let stream = (CONNECTION_BUFFER_SIZE / streams).clamp(MIN_STREAM_WINDOW, MAX_STREAM_WINDOW);
+        // h2 closes a connection whose unread small frames cost more than half of this window.
+        let connection = stream.saturating_mul(streams).clamp(MIN_CONNECTION_WINDOW, MAX_WINDOW);
+        Self { stream, connection }
+    }
+}
+
 /// Buffer size of an HTTP/1.1 connection and send buffer size of an HTTP/2 stream, in bytes.
 const MAX_BUFFER_SIZE: usize = 64 * 1024;
-const STREAM_WINDOW_SIZE: u32 = 128 * 1024;
-const CONNECTION_WINDOW_SIZE: u32 = 256 * 1024;
+
+/// Request body bytes that a connection may buffer, unless it has more than 512 streams.
+const CONNECTION_BUFFER_SIZE: u32 = 16 * 1024 * 1024;
+/// Two frames, so that the client sends one while the other is read.
+const MIN_STREAM_WINDOW: u32 = 32 * 1024;
+const MAX_STREAM_WINDOW: u32 = 64 * 1024;
+const MIN_CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Largest window of HTTP/2 (RFC 9113 section 6.9.1).
+const MAX_WINDOW: u32 = (1 << 31) - 1;
+
 const MAX_RESET_STREAMS: usize = 20;
 const HYPER_DEFAULT_HEADERS: usize = 100;
 
 /// HTTP/2 pings detect clients that disappeared without closing the connection.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A3: the window of a connection was that of two streams.
+    #[test]
+    fn connection_window_holds_the_windows_of_all_streams() {
+        for streams in [1, 2, 100, 256, 257, 1_000, 10_000] {
+            let Http2Windows { stream, connection } = Http2Windows::new(streams);
+            assert!(u64::from(connection) >= u64::from(stream) * u64::from(streams), "{streams}");
+            // The initial window of every connection (RFC 9113 section 6.9.2).
+            assert!(connection >= 65_535 && stream >= 16 * 1024, "{streams}");
+        }
+        assert_eq!(Http2Windows::new(100).stream, 64 * 1024);
+    }
+}

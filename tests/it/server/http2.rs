@@ -1,13 +1,17 @@
 //! HTTP/2 over cleartext TCP with prior knowledge.
 
 use bytes::Bytes;
+use h2::SendStream;
+use h2::client::{ResponseFuture, SendRequest};
 use http::Request;
 use sekisho::server::ServerLimits;
 use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
 
 use super::raw_http2::{
     DATA, END_STREAM, Outcome, PREFACE, RST_STREAM, RawHttp2Client, SETTINGS, frame, headers,
 };
+use crate::support::process::PROCESS_TIMEOUT;
 use crate::support::test_server::{TestServer, ask, get2, read_until_closed, send_and_read};
 
 const PROTOCOL_ERROR: u32 = 1;
@@ -213,6 +217,59 @@ async fn rapid_reset_closes_the_connection() {
     assert_eq!(raw.outcome().await, Outcome::GoAway(ENHANCE_YOUR_CALM));
     // Other connections are unaffected.
     assert_eq!(ask(&mut server.http2().await, get2("/")).await.unwrap().0, 200);
+}
+
+/// A3: two uploads that the service did not read stopped all others of the connection.
+#[tokio::test]
+async fn unread_uploads_do_not_block_others_of_the_connection() {
+    let (server, mut seen) = TestServer::start(1, ServerLimits::default());
+    let mut client = server.http2().await;
+    let data = Bytes::from(vec![b'x'; 1024 * 1024]);
+    let mut stuck = Vec::new();
+    for _ in 0..99 {
+        let (response, mut upload) = post(&mut client, "/slow").await;
+        upload.send_data(data.clone(), true).unwrap();
+        timeout(PROCESS_TIMEOUT, seen.recv()).await.expect("a request");
+        stuck.push((response, upload));
+    }
+    let (response, mut upload) = post(&mut client, "/length").await;
+    upload.send_data(data, true).unwrap();
+    assert_eq!(text(response).await, "Ok(1048576)");
+}
+
+/// A3: unread frames of a few bytes, of a single upload, closed the connection of all others.
+#[tokio::test]
+async fn unread_small_frames_do_not_close_the_connection() {
+    let (server, mut seen) = TestServer::start(1, ServerLimits::default());
+    let mut client = server.http2().await;
+    let (_stuck, mut upload) = post(&mut client, "/slow").await;
+    timeout(PROCESS_TIMEOUT, seen.recv()).await.expect("a request");
+    for _ in 0..2_000 {
+        upload.send_data(Bytes::from_static(b"x"), false).unwrap();
+    }
+    for _ in 0..3 {
+        let (response, mut upload) = post(&mut client, "/length").await;
+        upload.send_data(Bytes::from_static(b"body"), true).unwrap();
+        assert_eq!(text(response).await, "Ok(4)");
+    }
+}
+
+async fn post(client: &mut SendRequest<Bytes>, path: &str) -> (ResponseFuture, SendStream<Bytes>) {
+    let mut ready = client.clone().ready().await.unwrap();
+    let request = Request::post(format!("http://app.example{path}")).body(()).unwrap();
+    ready.send_request(request, false).unwrap()
+}
+
+async fn text(response: ResponseFuture) -> String {
+    let read = async {
+        let mut body = response.await.unwrap().into_body();
+        let mut text = Vec::new();
+        while let Some(chunk) = body.data().await {
+            text.extend_from_slice(&chunk.unwrap());
+        }
+        String::from_utf8(text).unwrap()
+    };
+    timeout(PROCESS_TIMEOUT, read).await.expect("a response")
 }
 
 fn headers_of(fields: &[(&str, &str)]) -> Vec<u8> {
