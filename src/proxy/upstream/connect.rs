@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
 use super::connection::Connection;
 use super::dns::{DnsCache, PeerAddr};
 use super::error::UpstreamConfigError;
 use super::http1::{Http1Connection, MaybeTlsStream};
+use super::http2::Http2Stream;
 use super::origin::Origin;
 use super::settings::{UpstreamHttp, UpstreamSettings};
 use super::tls::{TlsClient, TrustAnchors};
@@ -145,38 +144,14 @@ async fn handshake(
     match protocol {
         UpstreamHttp::Http1 => Ok(Connection::Http1(Box::new(Http1Connection::new(io)), peer)),
         UpstreamHttp::Http2 => {
-            let mut http = http2::Builder::new(TokioExecutor::new());
-            http.timer(TokioTimer::new())
-                .initial_stream_window_size(HTTP2_STREAM_WINDOW)
-                .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
-                .max_send_buf_size(HTTP2_SEND_BUFFER)
-                .max_header_list_size(HTTP2_MAX_HEADER_LIST)
-                .keep_alive_interval(HTTP2_PING_INTERVAL)
-                .keep_alive_timeout(HTTP2_PING_INTERVAL);
-            let (sender, connection) = http.handshake(TokioIo::new(io)).await.map_err(ConnectError::Http)?;
-            // hyper reports the error to the requests in flight.
-            tokio::spawn(async move {
-                if let Err(error) = connection.await {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::debug!(address = %peer.address, error, "upstream connection failed");
-                }
-            });
-            Ok(Connection::Http2(sender, peer))
+            let stream = Http2Stream::connect(io, peer).await.map_err(ConnectError::Http)?;
+            Ok(Connection::Http2(stream))
         }
     }
 }
 
 /// The Connection Attempt Delay of RFC 8305, section 8.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-
-/// Receive windows of HTTP/2, in bytes. They suffice for 1 Gbit/s at a round trip of 8 ms, and bound the
-/// memory that a slow client can make the gateway hold.
-const HTTP2_STREAM_WINDOW: u32 = 1024 * 1024;
-const HTTP2_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
-const HTTP2_SEND_BUFFER: usize = 256 * 1024;
-const HTTP2_MAX_HEADER_LIST: u32 = 64 * 1024;
-/// Interval of pings while a stream is open, and the timeout for their acknowledgement.
-const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(20);
 
 /// Silence after which TCP keep-alive probes are sent.
 #[cfg(target_os = "linux")]

@@ -11,6 +11,7 @@ use hyper::client::conn::http2;
 
 use super::dns::PeerAddr;
 use super::http1::{Http1Body, Http1Connection, Http1Error, RequestWriter};
+use super::http2::{Http2Stream, StreamSlot};
 use super::origin::Origin;
 use crate::proxy::content_length::BodyLength;
 use crate::proxy::request_head::{ControlData, RequestHead};
@@ -19,7 +20,7 @@ use crate::proxy::stream_error::UploadErrorKind;
 /// A connection that can carry one HTTP/1.1 request, or one stream of a shared HTTP/2 connection.
 pub(super) enum Connection {
     Http1(Box<Http1Connection>, PeerAddr),
-    Http2(http2::SendRequest<Body>, PeerAddr),
+    Http2(Http2Stream),
 }
 
 /// The reason why a request got no response.
@@ -64,7 +65,7 @@ impl Connection {
                 }
             }
             // Boxed: the future is larger than that of HTTP/1.1.
-            Self::Http2(http2, _) => Box::pin(send_http2(http2, head, writer, origin)).await,
+            Self::Http2(stream) => Box::pin(send_http2(stream.sender, head, writer, origin)).await,
         }
     }
 
@@ -74,7 +75,16 @@ impl Connection {
 
     pub(super) fn peer(&self) -> PeerAddr {
         match self {
-            Self::Http1(_, peer) | Self::Http2(_, peer) => *peer,
+            Self::Http1(_, peer) => *peer,
+            Self::Http2(stream) => stream.peer,
+        }
+    }
+
+    /// Takes what counts the stream of an HTTP/2 connection as open.
+    pub(super) fn take_slot(&mut self) -> Option<StreamSlot> {
+        match self {
+            Self::Http1(..) => None,
+            Self::Http2(stream) => stream.slot.take(),
         }
     }
 }

@@ -7,6 +7,7 @@ use http_body_util::Either;
 use super::connection::UpstreamBody;
 use super::deadline_timer::DeadlineTimer;
 use super::dns::PeerAddr;
+use super::http2::StreamSlot;
 use super::permit::Permit;
 use super::pool::Pool;
 
@@ -15,6 +16,8 @@ pub(in crate::proxy) struct Lease {
     /// Without a pool the connection is closed when the response ends.
     pub(super) pool: Option<Arc<Pool>>,
     pub(super) permit: Permit,
+    /// Counts the stream of an HTTP/2 connection.
+    pub(super) _slot: Option<StreamSlot>,
     pub(super) peer: PeerAddr,
     /// The connection's timer.
     pub(super) timer: DeadlineTimer,

@@ -7,7 +7,8 @@
 //! 3. `circuit_breaker.rs` excludes ejected upstreams, and admits half-open probes and slow starts.
 //! 4. `concurrency.rs` limits the requests in flight to an upstream, with a bounded queue. `permit.rs` is
 //!    the request's claim on the upstream.
-//! 5. `pool.rs` provides an idle connection, if the worker thread has one.
+//! 5. `pool.rs` provides a connection, if the worker thread has one: an idle one, or a stream of a shared HTTP/2
+//!    connection (`http2.rs`).
 //! 6. `connect.rs` makes a connection otherwise: `dns.rs` resolves the host, then happy eyeballs (RFC 8305)
 //!    and `tls.rs`. If connecting fails, the request goes to another upstream, since nothing has been sent.
 //! 7. `connection.rs` sends the request over HTTP/1.1 (`http1/`) or HTTP/2 (hyper) and waits for the
@@ -49,6 +50,7 @@ mod dns;
 mod error;
 mod health_check;
 mod http1;
+mod http2;
 mod lease;
 mod metrics;
 mod origin;

@@ -6,14 +6,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use axum_core::body::Body;
-use hyper::client::conn::http2;
 use tokio::time::Instant;
 
 use super::connection::Connection;
 use super::deadline_timer::DeadlineTimer;
 use super::dns::PeerAddr;
 use super::http1::Http1Connection;
+use super::http2::{Http2Connection, Http2Stream};
 use super::upstream::Upstream;
 
 /// Reusable connections, by upstream.
@@ -31,7 +30,8 @@ struct UpstreamSlot {
     upstream: Weak<Upstream>,
     /// A stack: the last used connection is used next, so that the others reach the idle timeout.
     idle: Vec<IdleConnection>,
-    http2: Option<Http2Connection>,
+    /// More than one if the upstream's limit of streams was reached.
+    http2: Vec<Http2Connection>,
     /// True if the upstream chose HTTP/1.1 when HTTP/2 was last offered.
     is_http1_only: bool,
     connect_lock: Arc<tokio::sync::Mutex<()>>,
@@ -47,25 +47,13 @@ struct IdleConnection {
     idle_since: Instant,
 }
 
-/// An HTTP/2 connection, shared by concurrent requests.
-struct Http2Connection {
-    sender: http2::SendRequest<Body>,
-    peer: PeerAddr,
-    last_used: Instant,
-}
-
 impl Pool {
     /// Takes a connection that can carry a request now, if there is one.
     pub(super) fn take(&self, upstream: &Upstream, now: Instant) -> Option<(Connection, DeadlineTimer)> {
         let mut pool = self.lock();
         let slot = pool.by_upstream.get_mut(&upstream.id)?;
-        if let Some(http2) = &mut slot.http2 {
-            if http2.is_usable(upstream) {
-                http2.last_used = now;
-                let connection = Connection::Http2(http2.sender.clone(), http2.peer);
-                return Some((connection, DeadlineTimer::default()));
-            }
-            slot.http2 = None;
+        if let Some(stream) = slot.open_stream(upstream, now) {
+            return Some((Connection::Http2(stream), DeadlineTimer::default()));
         }
         while let Some(mut idle) = slot.idle.pop() {
             if idle.is_usable(upstream, now) {
@@ -92,18 +80,20 @@ impl Pool {
         self.ensure_reaper(&mut pool);
     }
 
-    /// Shares an HTTP/2 connection with subsequent requests.
-    pub(super) fn share(
-        self: &Arc<Self>,
-        upstream: &Arc<Upstream>,
-        sender: http2::SendRequest<Body>,
-        peer: PeerAddr,
-    ) {
+    /// Shares the HTTP/2 connection of a stream with subsequent requests.
+    pub(super) fn share(self: &Arc<Self>, upstream: &Arc<Upstream>, stream: &Http2Stream) {
         let mut pool = self.lock();
         let slot = pool.slot(upstream);
-        slot.http2 = Some(Http2Connection { sender, peer, last_used: Instant::now() });
+        slot.http2.extend(stream.connection());
         slot.is_http1_only = false;
         self.ensure_reaper(&mut pool);
+    }
+
+    /// Returns `true` while the limit of streams of a new HTTP/2 connection is unknown.
+    pub(super) fn awaits_settings(&self, upstream: &Upstream, now: Instant) -> bool {
+        let pool = self.lock();
+        let slot = pool.by_upstream.get(&upstream.id);
+        slot.is_some_and(|slot| slot.http2.iter().any(|http2| http2.awaits_settings(now)))
     }
 
     /// Records that the upstream chose HTTP/1.1 although HTTP/2 was offered.
@@ -148,7 +138,7 @@ impl PoolInner {
         self.by_upstream.entry(upstream.id).or_insert_with(|| UpstreamSlot {
             upstream: Arc::downgrade(upstream),
             idle: Vec::new(),
-            http2: None,
+            http2: Vec::new(),
             is_http1_only: false,
             connect_lock: Arc::default(),
             reported: 0,
@@ -170,15 +160,23 @@ impl PoolInner {
 }
 
 impl UpstreamSlot {
+    /// Opens a stream on the least loaded HTTP/2 connection. Returns `None` if all are at their limit.
+    fn open_stream(&mut self, upstream: &Upstream, now: Instant) -> Option<Http2Stream> {
+        self.http2.retain_mut(|http2| http2.is_usable(&upstream.connector.addresses));
+        let with_capacity = self.http2.iter_mut().filter(|http2| http2.has_capacity(now));
+        let least_loaded = with_capacity.min_by_key(|http2| http2.open_streams())?;
+        Some(least_loaded.open_stream(now))
+    }
+
     fn reap(&mut self, upstream: &Upstream, now: Instant) {
         self.idle.retain_mut(|idle| idle.is_usable(upstream, now));
-        self.http2.take_if(|http2| {
-            now.duration_since(http2.last_used) >= HTTP2_IDLE_TIMEOUT || !http2.is_usable(upstream)
-        });
+        let addresses = &upstream.connector.addresses;
+        self.http2
+            .retain_mut(|http2| http2.unused_for(now) < HTTP2_IDLE_TIMEOUT && http2.is_usable(addresses));
     }
 
     fn report(&mut self, upstream: &Upstream) {
-        let count = self.idle.len() + usize::from(self.http2.is_some());
+        let count = self.idle.len() + self.http2.len();
         upstream.metrics.adjust_idle(self.reported, count);
         self.reported = count;
     }
@@ -189,12 +187,6 @@ impl IdleConnection {
         now.duration_since(self.idle_since) < IDLE_TIMEOUT
             && self.connection.is_usable()
             && upstream.connector.addresses.is_current(&mut self.peer)
-    }
-}
-
-impl Http2Connection {
-    fn is_usable(&mut self, upstream: &Upstream) -> bool {
-        !self.sender.is_closed() && upstream.connector.addresses.is_current(&mut self.peer)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum_core::body::Body;
 use http::{Response, StatusCode};
@@ -42,11 +43,13 @@ pub(in crate::proxy) async fn send(
     let mut checkout = Checkout::new(pool, upstreams, timeouts, is_upgrade);
     let mut may_retry = head.control_data().method.is_safe() && progress.is_without_body();
     loop {
-        let CheckedOut { connection, is_reused, mut permit, mut timer, start } = checkout.acquire().await?;
+        let CheckedOut { mut connection, is_reused, mut permit, mut timer, start } =
+            checkout.acquire().await?;
         let upstream = &permit.upstream;
         RequestContext::with_current(|context| context.set_upstream(&upstream.origin.authority));
         let is_http2 = connection.is_http2();
         let peer = connection.peer();
+        let slot = connection.take_slot();
         let result = {
             let response = pin!(connection.send(head, &mut writer, &upstream.origin));
             if progress.is_without_body() {
@@ -66,7 +69,7 @@ pub(in crate::proxy) async fn send(
                     permit.release();
                 }
                 let pool = (!is_upgrade).then(|| Arc::clone(pool));
-                return Ok((response, Lease { pool, permit, peer, timer }));
+                return Ok((response, Lease { pool, permit, _slot: slot, peer, timer }));
             }
             Err(SendError::NotSent) if is_reused => {}
             Err(SendError::Connection { has_response_bytes: false, .. }) if is_reused && may_retry => {
@@ -171,7 +174,7 @@ impl<'a> Checkout<'a> {
         let connect_lock = self.pool.connect_lock(upstream);
         let guard = connect_lock.lock().await;
         // Another request may have connected while this one waited for the lock.
-        if let Some((connection, _)) = self.take_pooled(upstream, Instant::now()) {
+        if let Some(connection) = self.wait_for_stream(upstream).await {
             return Ok(connection);
         }
         // HTTP/1.1 connections cannot be shared, so they are made concurrently.
@@ -179,9 +182,23 @@ impl<'a> Checkout<'a> {
         let connection = upstream.connector.connect(UpstreamHttp::Http2, stall_timeout).await?;
         match &connection {
             Connection::Http1(..) => self.pool.mark_http1_only(upstream),
-            Connection::Http2(sender, peer) => self.pool.share(upstream, sender.clone(), *peer),
+            Connection::Http2(stream) => self.pool.share(upstream, stream),
         }
         Ok(connection)
+    }
+
+    /// Takes a pooled connection. If one is so new that its limit of streams is unknown, waits for the limit.
+    async fn wait_for_stream(&self, upstream: &Upstream) -> Option<Connection> {
+        loop {
+            let now = Instant::now();
+            if let Some((connection, _)) = self.take_pooled(upstream, now) {
+                return Some(connection);
+            }
+            if !self.pool.awaits_settings(upstream, now) {
+                return None;
+            }
+            tokio::time::sleep(SETTINGS_CHECK_INTERVAL).await;
+        }
     }
 
     fn has_alternative(&self) -> bool {
@@ -261,3 +278,6 @@ async fn with_upload_timeouts(
 
 /// Maximum number of upstreams that one request tries to connect to.
 const MAX_CONNECT_ATTEMPTS: usize = 3;
+
+/// Interval at which a new HTTP/2 connection is checked for its limit of streams.
+const SETTINGS_CHECK_INTERVAL: Duration = Duration::from_millis(1);

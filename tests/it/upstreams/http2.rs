@@ -10,10 +10,14 @@ use http::{HeaderMap, Response, Version};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use sekisho::proxy::{RouteSpec, UpstreamHttp, UpstreamSettings};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use super::{get, problem, route, send};
 use crate::support::paused_clock::PausedClock;
+use crate::support::process::PROCESS_TIMEOUT;
 use crate::support::proxy_server::{ProxyServer, channel_body, code, connect, exchange, request, text};
 use crate::support::upstream::{GatedUpstream, Upstream, listen, serve_any};
 
@@ -175,6 +179,95 @@ async fn goaway_replaces_the_connection() {
         assert_eq!(send(proxy, "POST", Body::from("x")).await.status(), 200);
         assert_eq!(seen.recv().await, Some((connection, 0)));
         tokio::task::yield_now().await;
+    }
+}
+
+/// Starts an upstream that allows `streams` open streams on a connection, and passes on each request.
+async fn limited(streams: u32) -> (String, mpsc::UnboundedReceiver<(String, SendResponse<Bytes>)>) {
+    let (record, requests) = mpsc::unbounded_channel();
+    let address = listen(move |socket| {
+        let record = record.clone();
+        async move {
+            let mut builder = h2::server::Builder::new();
+            let mut http = builder.max_concurrent_streams(streams).handshake(socket).await.unwrap();
+            while let Some(Ok((request, respond))) = http.accept().await {
+                // Fails once the test has ended.
+                let _ = record.send((request.uri().path().to_owned(), respond));
+            }
+        }
+    })
+    .await;
+    (format!("http://{address}"), requests)
+}
+
+/// A2: requests beyond the upstream's limit of streams waited until the streams of others ended.
+#[tokio::test]
+async fn open_streams_at_the_limit_do_not_block_other_requests() {
+    let (upstream, mut requests) = limited(2).await;
+    tokio::spawn(async move {
+        let mut streams = Vec::new();
+        while let Some((path, mut respond)) = requests.recv().await {
+            match path.as_str() {
+                "/stream" => streams.push(respond.send_response(Response::new(()), false).unwrap()),
+                _ => ok(respond),
+            }
+        }
+    });
+    let proxy = start_proxy(upstream).await;
+    let mut streams = Vec::new();
+    for _ in 0..5 {
+        let mut client = connect(proxy).await;
+        streams.push(client.send_request(request("GET", "/stream", Body::empty())).await.unwrap());
+        let response = timeout(PROCESS_TIMEOUT, get(proxy)).await.expect("a response");
+        assert_eq!(response.status(), 200);
+    }
+}
+
+/// A2: the limit of a new connection is not known when the first requests arrive.
+#[tokio::test]
+async fn burst_of_requests_is_spread_over_connections() {
+    let (upstream, mut requests) = limited(2).await;
+    let proxy = start_proxy(upstream).await;
+    let responses: Vec<_> = (0..10).map(|_| tokio::spawn(get(proxy))).collect();
+    let mut waiting = Vec::new();
+    for _ in 0..10 {
+        let (_, respond) = timeout(PROCESS_TIMEOUT, requests.recv()).await.expect("a request").unwrap();
+        waiting.push(respond);
+    }
+    waiting.into_iter().for_each(ok);
+    for response in responses {
+        assert_eq!(response.await.unwrap().status(), 200);
+    }
+}
+
+/// A2: clients that did not read their responses stopped the responses of all others.
+#[tokio::test]
+async fn unread_responses_do_not_block_others() {
+    let large = Bytes::from(vec![b'x'; 16 * 1024 * 1024]);
+    let upstream = listen(move |socket| {
+        let large = large.clone();
+        serve_any(socket, move |request| {
+            let length = if request.uri().path() == "/large" { large.len() } else { 256 * 1024 };
+            let body = Body::from(large.slice(..length));
+            async { Response::new(body) }
+        })
+    })
+    .await;
+    let proxy = start_proxy(format!("http://{upstream}")).await;
+    let mut stuck = Vec::new();
+    for _ in 0..8 {
+        let socket = TcpSocket::new_v4().unwrap();
+        // The smallest receive buffer that the kernel allows.
+        socket.set_recv_buffer_size(1).unwrap();
+        let mut client = socket.connect(proxy).await.unwrap();
+        client.write_all(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        assert_eq!(client.read_u8().await.unwrap(), b'H');
+        stuck.push(client);
+    }
+    // All buffers of the others are full before the last of these.
+    for _ in 0..100 {
+        let read = async { get(proxy).await.into_body().collect().await.unwrap().to_bytes().len() };
+        assert_eq!(timeout(PROCESS_TIMEOUT, read).await.expect("a response"), 256 * 1024);
     }
 }
 
