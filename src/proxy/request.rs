@@ -1,6 +1,6 @@
 //! The request as it is sent to an upstream.
 
-use http::header::{AUTHORIZATION, COOKIE, HOST, HeaderMap, HeaderName};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, HeaderMap, HeaderName};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderValue, Version, request};
 
@@ -12,7 +12,7 @@ use super::routes::Route;
 use super::settings::ProxySettings;
 use super::upgrade::Upgrade;
 use super::{content_length, hop_by_hop};
-use crate::http_headers::{TRACEPARENT, X_REQUEST_ID, has_userinfo};
+use crate::http_headers::{TRACEPARENT, X_REQUEST_ID, has_userinfo, split_list};
 use crate::identity::Identity;
 
 /// The headers that need special handling and are present in a request.
@@ -145,6 +145,13 @@ impl RequestHead for UpstreamRequest<'_> {
         }
     }
 
+    /// Recognizes `EventSource` (HTML, section 9.2) and gRPC.
+    fn expects_stream(&self) -> bool {
+        let headers = &self.parts.headers;
+        let is_grpc = |value: &HeaderValue| value.as_bytes().starts_with(b"application/grpc");
+        headers.get_all(ACCEPT).iter().any(accepts_events) || headers.get(CONTENT_TYPE).is_some_and(is_grpc)
+    }
+
     fn write_headers(&self, writer: &mut impl HeaderWriter) {
         let edits = &self.route.request_headers.edits;
         for (name, value) in &self.parts.headers {
@@ -169,6 +176,14 @@ impl RequestHead for UpstreamRequest<'_> {
         }
         self.settings.via.write_to(self.parts.version, writer);
     }
+}
+
+fn accepts_events(accept: &HeaderValue) -> bool {
+    let mut media_types = split_list(accept.as_bytes());
+    media_types.any(|media_type| {
+        let essence = media_type.split(|&byte| byte == b';').next().unwrap_or_default();
+        essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
+    })
 }
 
 /// Issues the token of the route's audience, if the route has one and the user is signed in.

@@ -12,6 +12,11 @@ pub(super) trait RequestHead {
     /// Returns everything but the header fields.
     fn control_data(&self) -> ControlData<'_>;
 
+    /// Returns `true` if the response is expected to be a long-lived stream.
+    fn expects_stream(&self) -> bool {
+        false
+    }
+
     /// Writes every field except those for the host, the body's length and the connection.
     fn write_headers(&self, writer: &mut impl HeaderWriter);
 }

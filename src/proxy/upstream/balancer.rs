@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::error::UpstreamConfigError;
 use super::permit::Permit;
-use super::settings::UpstreamSettings;
+use super::settings::{UpstreamHttp, UpstreamSettings};
 use super::tls::TrustAnchors;
 use super::upstream::Upstream;
 use crate::proxy::error::ProxyError;
@@ -46,6 +46,11 @@ impl LoadBalancer {
             });
         }
         Ok(Self(upstreams))
+    }
+
+    /// Returns `true` if connections to these upstreams may use HTTP/2.
+    pub(super) fn offers_http2(&self) -> bool {
+        self.0.iter().any(|upstream| upstream.settings.http == UpstreamHttp::Http2)
     }
 
     /// Picks an upstream that is not in `tried`. Waits in its queue if it is at its limit.

@@ -24,6 +24,8 @@ pub(super) struct Http2Connection {
     shared: Arc<Shared>,
     peer: PeerAddr,
     last_used: Instant,
+    /// True for a connection of long-lived streams, which carries no other requests.
+    pub(super) is_for_streams: bool,
 }
 
 /// A stream of a connection, for one request.
@@ -65,14 +67,15 @@ impl Http2Stream {
         Ok(Self { sender, peer, slot: Some(StreamSlot::new(&shared)) })
     }
 
-    /// Returns the connection of the stream, to be shared.
-    pub(super) fn connection(&self) -> Option<Http2Connection> {
+    /// Returns the connection of the stream, to be shared with requests of the same kind.
+    pub(super) fn connection(&self, is_for_streams: bool) -> Option<Http2Connection> {
         let StreamSlot(shared) = self.slot.as_ref()?;
         Some(Http2Connection {
             sender: self.sender.clone(),
             shared: Arc::clone(shared),
             peer: self.peer,
             last_used: Instant::now(),
+            is_for_streams,
         })
     }
 }

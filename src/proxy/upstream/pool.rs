@@ -49,10 +49,17 @@ struct IdleConnection {
 
 impl Pool {
     /// Takes a connection that can carry a request now, if there is one.
-    pub(super) fn take(&self, upstream: &Upstream, now: Instant) -> Option<(Connection, DeadlineTimer)> {
+    ///
+    /// Long-lived streams (`is_stream`) have HTTP/2 connections of their own.
+    pub(super) fn take(
+        &self,
+        upstream: &Upstream,
+        is_stream: bool,
+        now: Instant,
+    ) -> Option<(Connection, DeadlineTimer)> {
         let mut pool = self.lock();
         let slot = pool.by_upstream.get_mut(&upstream.id)?;
-        if let Some(stream) = slot.open_stream(upstream, now) {
+        if let Some(stream) = slot.open_stream(upstream, is_stream, now) {
             return Some((Connection::Http2(stream), DeadlineTimer::default()));
         }
         while let Some(mut idle) = slot.idle.pop() {
@@ -81,19 +88,20 @@ impl Pool {
     }
 
     /// Shares the HTTP/2 connection of a stream with subsequent requests.
-    pub(super) fn share(self: &Arc<Self>, upstream: &Arc<Upstream>, stream: &Http2Stream) {
+    pub(super) fn share(self: &Arc<Self>, upstream: &Arc<Upstream>, stream: &Http2Stream, is_stream: bool) {
         let mut pool = self.lock();
         let slot = pool.slot(upstream);
-        slot.http2.extend(stream.connection());
+        slot.http2.extend(stream.connection(is_stream));
         slot.is_http1_only = false;
         self.ensure_reaper(&mut pool);
     }
 
     /// Returns `true` while the limit of streams of a new HTTP/2 connection is unknown.
-    pub(super) fn awaits_settings(&self, upstream: &Upstream, now: Instant) -> bool {
+    pub(super) fn awaits_settings(&self, upstream: &Upstream, is_stream: bool, now: Instant) -> bool {
         let pool = self.lock();
-        let slot = pool.by_upstream.get(&upstream.id);
-        slot.is_some_and(|slot| slot.http2.iter().any(|http2| http2.awaits_settings(now)))
+        let Some(slot) = pool.by_upstream.get(&upstream.id) else { return false };
+        let mut connections = slot.http2.iter().filter(|http2| http2.is_for_streams == is_stream);
+        connections.any(|http2| http2.awaits_settings(now))
     }
 
     /// Records that the upstream chose HTTP/1.1 although HTTP/2 was offered.
@@ -161,9 +169,10 @@ impl PoolInner {
 
 impl UpstreamSlot {
     /// Opens a stream on the least loaded HTTP/2 connection. Returns `None` if all are at their limit.
-    fn open_stream(&mut self, upstream: &Upstream, now: Instant) -> Option<Http2Stream> {
+    fn open_stream(&mut self, upstream: &Upstream, is_stream: bool, now: Instant) -> Option<Http2Stream> {
         self.http2.retain_mut(|http2| http2.is_usable(&upstream.connector.addresses));
-        let with_capacity = self.http2.iter_mut().filter(|http2| http2.has_capacity(now));
+        let connections = self.http2.iter_mut().filter(|http2| http2.is_for_streams == is_stream);
+        let with_capacity = connections.filter(|http2| http2.has_capacity(now));
         let least_loaded = with_capacity.min_by_key(|http2| http2.open_streams())?;
         Some(least_loaded.open_stream(now))
     }

@@ -40,7 +40,8 @@ pub(in crate::proxy) async fn send(
 ) -> Result<(Response<UpstreamBody>, Lease), ProxyError> {
     let is_upgrade = head.control_data().upgrade.is_some();
     let mut writer = RequestWriter::new(body);
-    let mut checkout = Checkout::new(pool, upstreams, timeouts, is_upgrade);
+    let is_stream = upstreams.offers_http2() && head.expects_stream();
+    let mut checkout = Checkout::new(pool, upstreams, timeouts, is_upgrade, is_stream);
     let mut may_retry = head.control_data().method.is_safe() && progress.is_without_body();
     loop {
         let CheckedOut { mut connection, is_reused, mut permit, mut timer, start } =
@@ -97,6 +98,8 @@ struct Checkout<'a> {
     /// True if a pooled connection may be used.
     may_reuse: bool,
     is_upgrade: bool,
+    /// True if the response is expected to be a long-lived stream.
+    is_stream: bool,
 }
 
 /// A connection for one request.
@@ -115,6 +118,7 @@ impl<'a> Checkout<'a> {
         upstreams: &'a LoadBalancer,
         timeouts: UpstreamTimeouts,
         is_upgrade: bool,
+        is_stream: bool,
     ) -> Self {
         Self {
             pool,
@@ -124,6 +128,7 @@ impl<'a> Checkout<'a> {
             deadline: None,
             may_reuse: !is_upgrade,
             is_upgrade,
+            is_stream,
         }
     }
 
@@ -153,7 +158,7 @@ impl<'a> Checkout<'a> {
     }
 
     fn take_pooled(&self, upstream: &Upstream, now: Instant) -> Option<(Connection, DeadlineTimer)> {
-        if self.may_reuse { self.pool.take(upstream, now) } else { None }
+        if self.may_reuse { self.pool.take(upstream, self.is_stream, now) } else { None }
     }
 
     /// Connects within the remaining time, or within half of it if another upstream could be tried.
@@ -182,7 +187,7 @@ impl<'a> Checkout<'a> {
         let connection = upstream.connector.connect(UpstreamHttp::Http2, stall_timeout).await?;
         match &connection {
             Connection::Http1(..) => self.pool.mark_http1_only(upstream),
-            Connection::Http2(stream) => self.pool.share(upstream, stream),
+            Connection::Http2(stream) => self.pool.share(upstream, stream, self.is_stream),
         }
         Ok(connection)
     }
@@ -194,7 +199,7 @@ impl<'a> Checkout<'a> {
             if let Some((connection, _)) = self.take_pooled(upstream, now) {
                 return Some(connection);
             }
-            if !self.pool.awaits_settings(upstream, now) {
+            if !self.pool.awaits_settings(upstream, self.is_stream, now) {
                 return None;
             }
             tokio::time::sleep(SETTINGS_CHECK_INTERVAL).await;

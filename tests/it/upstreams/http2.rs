@@ -240,6 +240,30 @@ async fn burst_of_requests_is_spread_over_connections() {
     }
 }
 
+/// A2: long-lived streams take no part of the connections for other requests.
+#[tokio::test]
+async fn long_lived_streams_have_their_own_connections() {
+    let (record, mut seen) = mpsc::unbounded_channel();
+    let upstream = scripted(move |connection, _, _, respond| {
+        record.send(connection).unwrap();
+        ok(respond);
+        After::Nothing
+    })
+    .await;
+    let proxy = start_proxy(upstream).await;
+    for (name, value, expected) in [
+        ("accept", "text/html, */*", 0),
+        ("accept", "text/event-stream", 1),
+        ("content-type", "application/grpc+proto", 1),
+        ("content-type", "text/plain", 0),
+    ] {
+        let mut post = request("POST", "/", Body::empty());
+        post.headers_mut().insert(name, value.parse().unwrap());
+        assert_eq!(connect(proxy).await.send_request(post).await.unwrap().status(), 200);
+        assert_eq!(seen.recv().await, Some(expected), "{value}");
+    }
+}
+
 /// A2: clients that did not read their responses stopped the responses of all others.
 #[tokio::test]
 async fn unread_responses_do_not_block_others() {
