@@ -63,7 +63,10 @@ impl DownstreamResponseBody {
             Either::Left(http1) => http1.take_buffered(),
             Either::Right(_) => None,
         };
-        let Some(buffered) = buffered else { return AxumBody::new(self) };
+        let Some(buffered) = buffered else {
+            in_progress.lease.start_streaming();
+            return AxumBody::new(self);
+        };
         self.finish();
         AxumBody::from(buffered)
     }

@@ -8,11 +8,16 @@ use tokio::sync::Notify;
 use super::settings::UpstreamSettings;
 use crate::proxy::error::ProxyError;
 
-/// Counts the requests in flight to an upstream and limits them.
+/// Counts the requests in flight to an upstream and limits those that wait for their response.
+///
+/// A response that is streamed no longer counts against the limit: its end may depend on the client.
 ///
 /// The counter serves the load balancer too, so the limit is not a [`tokio::sync::Semaphore`].
 pub(super) struct ConcurrencyLimit {
-    in_flight: AtomicUsize,
+    /// Number of requests that wait for the start of their response.
+    waiting: AtomicUsize,
+    /// Number of responses that have begun and have not ended.
+    streaming: AtomicUsize,
     max_in_flight: usize,
     queued: AtomicUsize,
     max_queued: usize,
@@ -23,7 +28,8 @@ pub(super) struct ConcurrencyLimit {
 impl ConcurrencyLimit {
     pub(super) fn new(settings: &UpstreamSettings) -> Self {
         Self {
-            in_flight: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+            streaming: AtomicUsize::new(0),
             max_in_flight: settings.max_in_flight,
             queued: AtomicUsize::new(0),
             max_queued: settings.max_queued,
@@ -32,17 +38,19 @@ impl ConcurrencyLimit {
         }
     }
 
+    /// Returns the number of requests whose response has not ended.
     pub(super) fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Relaxed)
+        self.waiting.load(Ordering::Relaxed) + self.streaming.load(Ordering::Relaxed)
     }
 
     pub(super) fn has_capacity(&self) -> bool {
-        self.in_flight() < self.max_in_flight
+        self.waiting.load(Ordering::Relaxed) < self.max_in_flight
     }
 
-    /// Counts one more request in flight. Waits in the queue while the limit is reached.
+    /// Counts one more request. Waits in the queue while the limit is reached.
     ///
-    /// The caller must call [`release`](Self::release) when the request ends. Fails with
+    /// The caller must call [`release`](Self::release) or [`start_streaming`](Self::start_streaming) when the
+    /// response begins, or when the request ends without one. Fails with
     /// [`UpstreamBusy`](ProxyError::UpstreamBusy) if the queue is full, or after too long a wait in it.
     pub(super) async fn acquire(&self) -> Result<(), ProxyError> {
         // A new request does not overtake the queued ones.
@@ -68,14 +76,24 @@ impl ConcurrencyLimit {
 
     fn try_acquire(&self) -> bool {
         let increment = |count| (count < self.max_in_flight).then_some(count + 1);
-        self.in_flight.fetch_update(Ordering::SeqCst, Ordering::SeqCst, increment).is_ok()
+        self.waiting.fetch_update(Ordering::SeqCst, Ordering::SeqCst, increment).is_ok()
     }
 
     pub(super) fn release(&self) {
-        self.in_flight.fetch_sub(1, Ordering::SeqCst);
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
         if self.queued.load(Ordering::SeqCst) > 0 {
             self.released.notify_one();
         }
+    }
+
+    /// Counts a request as a streamed response, which is not limited.
+    pub(super) fn start_streaming(&self) {
+        self.streaming.fetch_add(1, Ordering::Relaxed);
+        self.release();
+    }
+
+    pub(super) fn end_streaming(&self) {
+        self.streaming.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

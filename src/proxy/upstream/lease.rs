@@ -24,6 +24,11 @@ pub(in crate::proxy) struct Lease {
 }
 
 impl Lease {
+    /// Counts the request outside the upstream's limit, because the rest of its response is streamed.
+    pub(in crate::proxy) fn start_streaming(&mut self) {
+        self.permit.start_streaming();
+    }
+
     /// Stops counting the request as in flight, because the response is a long-lived stream.
     pub(in crate::proxy) fn release_permit(&mut self) {
         self.permit.release();

@@ -5,7 +5,7 @@
 //! 1. [`send()`] sends one request, over as many connections and upstreams as necessary.
 //! 2. `balancer.rs` picks an [`upstream`](upstream::Upstream) of the route by the power of two choices.
 //! 3. `circuit_breaker.rs` excludes ejected upstreams, and admits half-open probes and slow starts.
-//! 4. `concurrency.rs` limits the requests in flight to an upstream, with a bounded queue. `permit.rs` is
+//! 4. `concurrency.rs` limits the requests that wait for a response, with a bounded queue. `permit.rs` is
 //!    the request's claim on the upstream.
 //! 5. `pool.rs` provides a connection, if the worker thread has one: an idle one, or a stream of a shared HTTP/2
 //!    connection (`http2.rs`).

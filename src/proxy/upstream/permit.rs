@@ -7,17 +7,27 @@ use crate::proxy::error::ProxyError;
 
 /// A request's claim on an upstream, released on drop.
 ///
-/// It counts the request as in flight, and may hold the single half-open probe of an ejected upstream.
+/// It counts the request as in flight, within the limit until the response begins. It may hold the single half-open
+/// probe of an ejected upstream.
 pub(super) struct Permit {
     pub(super) upstream: Arc<Upstream>,
     is_probe: bool,
-    is_counted: bool,
+    count: Count,
+}
+
+/// The count of an upstream that includes a request.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Count {
+    #[default]
+    None,
+    Streaming,
+    Waiting,
 }
 
 impl Permit {
     /// A permit that is not counted yet; see [`acquire`](Self::acquire).
     pub(super) fn new(upstream: &Arc<Upstream>) -> Self {
-        Self { upstream: Arc::clone(upstream), is_probe: false, is_counted: false }
+        Self { upstream: Arc::clone(upstream), is_probe: false, count: Count::None }
     }
 
     /// A permit to probe an ejected upstream. Returns `None` while another request probes it.
@@ -30,7 +40,7 @@ impl Permit {
     /// Counts the request as in flight. Waits in the queue while the upstream is at its limit.
     pub(super) async fn acquire(mut self) -> Result<Self, ProxyError> {
         self.upstream.concurrency.acquire().await?;
-        self.is_counted = true;
+        self.count = Count::Waiting;
         Ok(self)
     }
 
@@ -46,10 +56,20 @@ impl Permit {
         }
     }
 
-    /// Stops counting the request, which has become a long-lived connection.
+    /// Counts the request as a response that is streamed, outside the limit.
+    pub(super) fn start_streaming(&mut self) {
+        if self.count == Count::Waiting {
+            self.count = Count::Streaming;
+            self.upstream.concurrency.start_streaming();
+        }
+    }
+
+    /// Stops counting the request, which has ended or become a long-lived connection.
     pub(super) fn release(&mut self) {
-        if std::mem::take(&mut self.is_counted) {
-            self.upstream.concurrency.release();
+        match std::mem::take(&mut self.count) {
+            Count::None => {}
+            Count::Streaming => self.upstream.concurrency.end_streaming(),
+            Count::Waiting => self.upstream.concurrency.release(),
         }
     }
 }

@@ -26,8 +26,7 @@ pub struct UpstreamSettings {
     pub eject_for: Duration,
     /// Slow start: the time in which a recovered upstream regains its full share of requests.
     pub slow_start: Duration,
-    /// Maximum number of requests in flight to one upstream. Event streams and upgraded connections are not
-    /// counted once they have begun.
+    /// Maximum number of requests that wait for the start of their response from one upstream.
     pub max_in_flight: usize,
     /// Maximum number of requests that wait for a busy upstream.
     pub max_queued: usize,

@@ -1,13 +1,17 @@
 //! Load balancing, failover and outlier ejection.
 
-use axum_core::body::Body;
-use sekisho::proxy::{RouteSpec, UpstreamSettings};
+use std::convert::Infallible;
 use std::sync::atomic::Ordering;
+
+use axum_core::body::Body;
+use futures_util::StreamExt;
+use http::Response;
+use sekisho::proxy::{RouteSpec, UpstreamSettings};
 
 use super::{UnresponsiveUpstream, get, invalid_upstream, problem, refusing_url, route, send};
 use crate::support::paused_clock::PausedClock;
 use crate::support::proxy_server::{ProxyServer, code, connect, request, text};
-use crate::support::upstream::{GatedUpstream, Upstream};
+use crate::support::upstream::{GatedUpstream, RecordedRequest, Upstream};
 
 #[tokio::test]
 async fn request_goes_to_the_less_loaded_upstream() {
@@ -28,6 +32,28 @@ async fn request_goes_to_the_less_loaded_upstream() {
     second.release(5);
     for response in waiting {
         assert_eq!(text(response.await.unwrap().unwrap()).await, GatedUpstream::ANSWER);
+    }
+}
+
+/// A5: a streamed response does not count against the limit, but it is load.
+#[tokio::test]
+async fn streamed_responses_count_as_load() {
+    let unfinished = |_: &RecordedRequest| {
+        let begun = futures_util::stream::iter([Ok::<_, Infallible>("begun")]);
+        Response::new(Body::from_stream(begun.chain(futures_util::stream::pending())))
+    };
+    let mut first = Upstream::responding_with(unfinished).await;
+    let mut second = Upstream::responding_with(unfinished).await;
+    let proxy = ProxyServer::new([RouteSpec::new("/", [first.url(), second.url()])]).start().await;
+    let mut streamed = Vec::new();
+    for _ in 0..10 {
+        streamed.push(get(proxy).await);
+    }
+    for upstream in [&mut first, &mut second] {
+        for _ in 0..5 {
+            upstream.seen().await;
+        }
+        assert!(upstream.has_no_more_requests());
     }
 }
 

@@ -1,9 +1,11 @@
 //! Concurrency limits, queues, and unreachable upstreams.
 
 use axum_core::body::Body;
+use bytes::Bytes;
 use http::Response;
 use sekisho::proxy::{RouteSpec, UpstreamSettings};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
 
 use super::{UnresponsiveUpstream, get, problem, refusing_url, route};
 use crate::support::paused_clock::PausedClock;
@@ -77,6 +79,31 @@ async fn event_stream_releases_its_concurrency_slot() {
     for _ in 0..3 {
         assert_eq!(text(get(proxy).await).await, "next");
     }
+}
+
+/// A5: clients that did not read their responses kept the upstream busy for all others.
+#[tokio::test]
+async fn unread_response_releases_its_concurrency_slot() {
+    let large = Bytes::from(vec![b'x'; 16 * 1024 * 1024]);
+    let upstream = Upstream::responding_with(move |request| {
+        let is_large = request.target == "/large";
+        Response::new(if is_large { Body::from(large.clone()) } else { Body::from("next") })
+    })
+    .await;
+    let proxy = ProxyServer::new([route([upstream.url()], one_at_a_time())]).start().await;
+    let mut stuck = Vec::new();
+    for _ in 0..3 {
+        let socket = TcpSocket::new_v4().unwrap();
+        // The smallest receive buffer that the kernel allows.
+        socket.set_recv_buffer_size(1).unwrap();
+        let mut client = socket.connect(proxy).await.unwrap();
+        client.write_all(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let mut status = [0; 12];
+        client.read_exact(&mut status).await.unwrap();
+        assert_eq!(&status, b"HTTP/1.1 200");
+        stuck.push(client);
+    }
+    assert_eq!(text(get(proxy).await).await, "next");
 }
 
 #[tokio::test]
