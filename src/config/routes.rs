@@ -46,7 +46,7 @@ pub(super) fn read_all(
 ) -> Result<Vec<Route>, ConfigError> {
     let mut routes = Vec::<Route>::new();
     for table in tables {
-        let route = Route::read(table)?;
+        let route = Route::read(table, server)?;
         route.check_path(table, &routes, server)?;
         route.check_session(table)?;
         route.check_bearer(table, tokens)?;
@@ -56,13 +56,14 @@ pub(super) fn read_all(
                 route.path
             ));
         }
+        warnings.extend(route.excessive_limits(server));
         routes.push(route);
     }
     Ok(routes)
 }
 
 impl Route {
-    fn read(table: &RawSettings) -> Result<Self, ConfigError> {
+    fn read(table: &RawSettings, server: &Server) -> Result<Self, ConfigError> {
         let path: PathPrefix = table.required("routes.path", table.parsed("routes.path"))?;
         let upstreams = table.required("routes.upstreams", upstreams::origins(table))?;
         let auth = table.one_of("routes.auth", &AUTH)?.unwrap_or(RouteAuth::Required);
@@ -70,7 +71,7 @@ impl Route {
         let timeout = |key, default| table.duration_or(key, default);
         let edits = |remove, set| headers::read_edits(table, remove, set);
         let spec = RouteSpec {
-            upstream_settings: upstreams::read_settings(table, &upstreams)?,
+            upstream_settings: upstreams::read_settings(table, &upstreams, server.limits.in_flight)?,
             roles: table.list("routes.roles", role)?.unwrap_or_default(),
             methods: methods(table)?,
             identity: headers::read_identity(table)?,
@@ -108,6 +109,18 @@ impl Route {
             "choose another path, or disable the built-in one in server.builtin"
         };
         Err(table.invalid("routes.path", format!("the built-in {builtin} hides this route: {remedy}")))
+    }
+
+    /// Returns a warning if the upstreams of this route can take the places of all other requests.
+    fn excessive_limits(&self, server: &Server) -> Option<String> {
+        let limit = server.limits.in_flight;
+        let total =
+            upstreams::excessive_total(&self.spec.upstream_settings, self.spec.upstreams.len(), limit)?;
+        Some(format!(
+            "routes.max_in_flight of {}: its upstreams and their queues may hold {total} requests, more than half of \
+             server.max_in_flight = {limit}; if they hang, other requests get a 503 response",
+            self.path
+        ))
     }
 
     fn check_session(&self, table: &RawSettings) -> Result<(), ConfigError> {

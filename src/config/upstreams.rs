@@ -12,12 +12,14 @@ use super::origin::Origin;
 use super::raw::{RawSettings, first_duplicate};
 use crate::proxy::{HealthCheck, UpstreamHttp, UpstreamSettings};
 
-/// Reads the settings of a route's upstreams.
+/// Reads the settings of a route's upstreams. `server_max_in_flight` is the limit of all routes together.
 pub(super) fn read_settings(
     table: &RawSettings,
     origins: &[Origin],
+    server_max_in_flight: usize,
 ) -> Result<UpstreamSettings, ConfigError> {
     let defaults = UpstreamSettings::default();
+    let share = share_of_upstream(server_max_in_flight, origins.len());
     let duration = |key, default| table.duration_or(key, default);
     let max_in_flight = table.integer("routes.max_in_flight", 1..=1_000_000)?;
     let max_queued = table.integer("routes.max_queued", 0..=1_000_000)?;
@@ -28,11 +30,30 @@ pub(super) fn read_settings(
         eject_after: table.integer("routes.eject_after", 1..=1000)?.unwrap_or(defaults.eject_after),
         eject_for: duration("routes.eject_for", defaults.eject_for)?,
         slow_start: duration("routes.slow_start", defaults.slow_start)?,
-        max_in_flight: max_in_flight.map_or(defaults.max_in_flight, |max| max as usize),
-        max_queued: max_queued.map_or(defaults.max_queued, |max| max as usize),
+        max_in_flight: max_in_flight.map_or(defaults.max_in_flight.min(share), |max| max as usize),
+        max_queued: max_queued.map_or(defaults.max_queued.min(share), |max| max as usize),
         queue_timeout: duration("routes.queue_timeout", defaults.queue_timeout)?,
         ..defaults
     })
+}
+
+/// Returns the number of requests that one of `upstreams` may hold by default, and as many may be queued for it.
+///
+/// A route whose upstreams hang then holds half of the server's limit.
+fn share_of_upstream(server_max_in_flight: usize, upstreams: usize) -> usize {
+    (server_max_in_flight / 4 / upstreams.max(1)).max(1)
+}
+
+/// Returns the number of requests that the upstreams of a route may hold, if it exceeds half of the server's limit.
+pub(super) fn excessive_total(
+    settings: &UpstreamSettings,
+    upstreams: usize,
+    server_max_in_flight: usize,
+) -> Option<usize> {
+    let total = settings.max_in_flight.saturating_add(settings.max_queued).saturating_mul(upstreams);
+    // More than half if the server's limit is smaller than the number of upstreams.
+    let by_default = 2 * share_of_upstream(server_max_in_flight, upstreams) * upstreams;
+    (total > by_default.max(server_max_in_flight / 2)).then_some(total)
 }
 
 /// Parses `upstreams`.

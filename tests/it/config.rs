@@ -226,10 +226,43 @@ fn route_defaults() {
     let upstreams = &spec.upstream_settings;
     assert_eq!(upstreams.http, UpstreamHttp::Http1);
     assert!(upstreams.ca.is_none() && upstreams.health.is_none());
-    assert_eq!((upstreams.eject_after, upstreams.max_in_flight, upstreams.max_queued), (5, 1024, 256));
+    assert_eq!((upstreams.eject_after, upstreams.max_in_flight, upstreams.max_queued), (5, 500, 256));
     let seconds = [upstreams.eject_for, upstreams.slow_start, upstreams.queue_timeout].map(|t| t.as_secs());
     assert_eq!(seconds, [10, 10, 1]);
     assert_eq!(config.server.builtin, BTreeSet::from([BuiltinRoutes::Auth]), "with routes, auth alone");
+}
+
+/// A4: two upstreams that hung could hold all requests of the server.
+#[test]
+fn upstreams_of_a_route_hold_half_of_the_server_limit() {
+    let limits = |server: &str, route: &str| {
+        let LoadedConfig { config, warnings, .. } =
+            file(&format!("{server}\n[[routes]]\npath = '/'\n{route}")).load().unwrap();
+        let settings = &config.routes[0].spec.upstream_settings;
+        (settings.max_in_flight, settings.max_queued, warnings)
+    };
+    let one = "upstreams = ['http://a']";
+    let two = "upstreams = ['http://a', 'http://b']";
+    for (server, route, expected) in [
+        ("", two, (250, 250)),
+        ("[server]\nmax_in_flight = 100", one, (25, 25)),
+        ("[server]\nmax_in_flight = 100000", one, (1024, 256)),
+        ("[server]\nmax_in_flight = 1", two, (1, 1)),
+    ] {
+        let (max_in_flight, max_queued, warnings) = limits(server, route);
+        assert_eq!((max_in_flight, max_queued), expected, "{server}");
+        assert!(warnings.is_empty(), "{warnings:?}");
+    }
+    for (limit, has_warning) in
+        [("max_in_flight = 744", false), ("max_in_flight = 745", true), ("max_queued = 501", true)]
+    {
+        let (_, _, warnings) = limits("", &format!("{one}\n{limit}"));
+        assert_eq!(warnings.len(), usize::from(has_warning), "{limit}: {warnings:?}");
+        assert!(
+            warnings.iter().all(|warning| warning.starts_with("routes.max_in_flight of /: ")),
+            "{warnings:?}"
+        );
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The server on real sockets: protocols, limits, and shutdown.
 
+mod admission;
 mod client_disconnect;
 mod drain;
 mod http2;

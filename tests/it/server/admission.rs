@@ -1,0 +1,65 @@
+//! Admission: clients and upstreams that hang leave places for all other requests.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::support::db::sqlite_location;
+use crate::support::process::{ServerProcess, TestDeployment, until};
+use crate::support::socket_browser::SocketBrowser;
+use crate::support::test_server::{get1, send_and_read};
+use crate::support::upstream::{Upstream, listen};
+
+/// Starts a gateway that allows 40 requests in flight, with `/` for signed-in users and `/hung`, whose two
+/// upstreams never respond.
+async fn start_with_hung_route() -> (TestDeployment, ServerProcess, Upstream) {
+    let healthy = Upstream::start().await;
+    let mut deployment = TestDeployment::new(sqlite_location().await.unwrap()).await;
+    deployment.forward_to(healthy.url());
+    let config = std::fs::read_to_string(deployment.path("sekisho.toml")).unwrap();
+    let (first, second) = (hung_upstream().await, hung_upstream().await);
+    let hung =
+        format!("[[routes]]\npath = \"/hung\"\nupstreams = [\"{first}\", \"{second}\"]\nauth = \"none\"\n");
+    deployment.write("sekisho.toml", &format!("{config}\n{hung}"));
+    deployment.set("server.max_in_flight", "40");
+    deployment.user("ann@example.com", "user").await;
+    let server = deployment.serve().await;
+    (deployment, server, healthy)
+}
+
+/// Starts an upstream that accepts connections and neither reads nor responds.
+async fn hung_upstream() -> String {
+    let address = listen(|socket| async move {
+        let _socket = socket;
+        std::future::pending().await
+    })
+    .await;
+    format!("http://{address}")
+}
+
+/// A4: a route whose upstreams hang made every other request 503, sign-in too.
+#[tokio::test]
+async fn hung_route_leaves_places_for_others() {
+    let (_deployment, server, _healthy) = start_with_hung_route().await;
+    let mut waiting = Vec::new();
+    for _ in 0..60 {
+        let mut socket = TcpStream::connect(server.public).await.unwrap();
+        socket.write_all(get1("/hung").as_bytes()).await.unwrap();
+        waiting.push(socket);
+    }
+    until("the route to be full", async || {
+        let mut socket = TcpStream::connect(server.public).await.unwrap();
+        // A request that finds a free place waits for the upstream.
+        let response =
+            timeout(Duration::from_secs(5), send_and_read(&mut socket, &get1("/hung"))).await.ok()?;
+        response.contains(r#""code":"upstream_busy""#).then_some(())
+    })
+    .await;
+    for _ in 0..5 {
+        let mut browser = SocketBrowser::signed_in(server.public, "ann@example.com").await;
+        assert_eq!(browser.status(server.public, "/").await, StatusCode::OK);
+    }
+}
