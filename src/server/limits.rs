@@ -17,7 +17,8 @@ pub struct ServerLimits {
     pub streams: u32,
     /// Maximum number of requests that wait for the start of their response.
     ///
-    /// Further requests get a 503 response immediately.
+    /// A request does not count while its body is awaited from the client, except beyond eight times this
+    /// number of such requests. Further requests get a 503 response immediately.
     pub in_flight: usize,
     /// Timeout for the TLS handshake, and for the head of a request.
     ///

@@ -10,7 +10,8 @@
 //!    fields. HTTP/2 requests are normalized to the form of HTTP/1.1: `:authority` becomes `Host` (a
 //!    different `Host` beside it is rejected with 400), and cookies are joined into one field.
 //! 4. The service gets the request, with [`Peer`] and, over TLS, [`TlsConnection`] in its extensions.
-//!    Over the limit of requests in flight the response is 503; requests are not queued.
+//!    Over the limit of requests in flight the response is 503; requests are not queued. A request whose body
+//!    has not arrived is not counted while the service waits for it.
 //! 5. Responses over TLS get a `Strict-Transport-Security` field, unless they have one.
 //!
 //! An HTTP/1.1 connection that is idle for a second releases its buffers until the next request. A client
@@ -84,6 +85,7 @@ mod io;
 mod limits;
 mod reject;
 mod request_head;
+mod request_place;
 mod serve;
 mod service;
 mod tls;

@@ -23,6 +23,7 @@ use super::http_service::HttpService;
 use super::http2_executor;
 use super::reject::RejectReason;
 use super::request_head::check_and_normalize;
+use super::request_place::RequestPlace;
 use crate::response_abort::ResponseAbortHandle;
 
 /// Service of one connection.
@@ -37,7 +38,7 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for ConnectionSe
     type Future = ResponseFuture<S>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        let in_flight = InFlightRequest::new(&self.context);
+        let mut in_flight = InFlightRequest::new(&self.context);
         let state = &self.context.state;
         // hyper inserts `OnUpgrade` into requests that ask for an upgrade.
         let is_upgrade = request.extensions().get::<OnUpgrade>().is_some() && !state.is_http2();
@@ -52,7 +53,7 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for ConnectionSe
                 if self.context.is_tls {
                     request.extensions_mut().insert(TlsConnection);
                 }
-                let request = request.map(|body| RequestBody::wrap(body, &self.context));
+                let request = request.map(|body| in_flight.wrap_body(body));
                 call_service(self.inner.clone(), request, is_upgrade)
             }
             Err(reason) => Either::Right(Box::pin(async move { Ok(reason.response()) })),
@@ -117,6 +118,8 @@ struct InFlightRequest {
     context: Arc<ConnectionContext>,
     /// True while the request counts against the limit of requests that wait for a response.
     is_counted: bool,
+    /// Counts a request with a body instead.
+    place: Option<Arc<RequestPlace>>,
     is_upgraded: bool,
 }
 
@@ -124,7 +127,7 @@ impl InFlightRequest {
     fn new(context: &Arc<ConnectionContext>) -> Self {
         context.state.request_started();
         let is_counted = context.permit.registry.admission.try_begin_request();
-        Self { context: Arc::clone(context), is_counted, is_upgraded: false }
+        Self { context: Arc::clone(context), is_counted, place: None, is_upgraded: false }
     }
 
     fn check_capacity(&self) -> Result<(), RejectReason> {
@@ -133,6 +136,18 @@ impl InFlightRequest {
         }
         metrics::counter!("sekisho_requests_shed_total").increment(1);
         Err(RejectReason::Overloaded)
+    }
+
+    /// Wraps a body, unless it is empty: `Body::empty` allocates nothing.
+    fn wrap_body(&mut self, body: Incoming) -> Body {
+        if body.is_end_stream() {
+            return Body::empty();
+        }
+        self.context.state.set_body_pending(true);
+        self.is_counted = false;
+        let place = Arc::new(RequestPlace::new(&self.context));
+        self.place = Some(Arc::clone(&place));
+        Body::new(RequestBody { body, place })
     }
 
     fn on_response(&mut self, response: &mut Response<Body>) {
@@ -175,6 +190,9 @@ impl InFlightRequest {
         if std::mem::take(&mut self.is_counted) {
             self.context.permit.registry.admission.end_request();
         }
+        if let Some(place) = self.place.take() {
+            place.release();
+        }
     }
 
     /// Starts the write timeout of an HTTP/2 stream, which can be blocked without a blocked socket write.
@@ -206,23 +224,13 @@ type FramePoll<E> = Poll<Option<Result<Frame<Bytes>, E>>>;
 /// Request body that records whether it may still be read, which can be after the response.
 struct RequestBody {
     body: Incoming,
-    context: Arc<ConnectionContext>,
+    place: Arc<RequestPlace>,
 }
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        self.context.state.set_body_pending(false);
-    }
-}
-
-impl RequestBody {
-    /// Wraps a body, unless it is empty: `Body::empty` allocates nothing.
-    fn wrap(body: Incoming, context: &Arc<ConnectionContext>) -> Body {
-        if body.is_end_stream() {
-            return Body::empty();
-        }
-        context.state.set_body_pending(true);
-        Body::new(Self { body, context: Arc::clone(context) })
+        self.place.resume();
+        self.place.context.state.set_body_pending(false);
     }
 }
 
@@ -232,9 +240,13 @@ impl HttpBody for RequestBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> FramePoll<hyper::Error> {
         let this = self.get_mut();
-        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
+        let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) else {
+            this.place.suspend();
+            return Poll::Pending;
+        };
+        this.place.resume();
         if this.body.is_end_stream() {
-            this.context.state.set_body_pending(false);
+            this.place.context.state.set_body_pending(false);
         }
         Poll::Ready(frame)
     }

@@ -5,7 +5,10 @@
 //! | limit | unit | taken | given back | when it is reached |
 //! |---|---|---|---|---|
 //! | [`connections`](ServerLimits::connections) | open connection | when it is accepted | when it is closed | 503, over TLS the connection is closed |
-//! | [`in_flight`](ServerLimits::in_flight) | request that waits for its response | when its head is complete | at the response head | 503 `overloaded` |
+//! | [`in_flight`](ServerLimits::in_flight) | request that waits for its response | when its head is complete | at the response head, and while the service waits for its body | 503 `overloaded` |
+//! | [`BODY_WAITS`] times `in_flight` | request that waits for its body | when the service waits for the body | when more of the body arrives | the request counts as in flight |
+//!
+//! A place among the requests in flight is held while the gateway or an upstream works, not at the pace of a client.
 
 mod places;
 
@@ -23,6 +26,7 @@ pub(super) struct ThreadAdmission {
 struct Admission {
     connections: Places,
     in_flight: Places,
+    body_waits: Places,
 }
 
 impl Admission {
@@ -30,6 +34,7 @@ impl Admission {
         Arc::new(Self {
             connections: Places::new(limits.connections, threads),
             in_flight: Places::new(limits.in_flight, threads),
+            body_waits: Places::new(max_body_waits(limits), threads),
         })
     }
 }
@@ -50,6 +55,7 @@ impl ThreadAdmission {
     pub(super) fn set_limits(&self, limits: &ServerLimits) {
         self.shared.connections.set_limit(limits.connections);
         self.shared.in_flight.set_limit(limits.in_flight);
+        self.shared.body_waits.set_limit(max_body_waits(limits));
     }
 
     /// Counts a connection; returns `false` at the limit.
@@ -66,8 +72,29 @@ impl ThreadAdmission {
         self.shared.in_flight.try_take(self.thread)
     }
 
-    /// Ends the count of a request whose response has started, or which was dropped.
+    /// Counts a request again whose body has arrived, even at the limit.
+    pub(super) fn resume_request(&self) {
+        self.shared.in_flight.take_beyond_limit(self.thread);
+    }
+
+    /// Ends the count of a request whose response has started, which waits for its client, or which was dropped.
     pub(super) fn end_request(&self) {
         self.shared.in_flight.give_back(self.thread);
     }
+
+    /// Counts a request that waits for its body; returns `false` at the limit.
+    pub(super) fn try_begin_body_wait(&self) -> bool {
+        self.shared.body_waits.try_take(self.thread)
+    }
+
+    pub(super) fn end_body_wait(&self) {
+        self.shared.body_waits.give_back(self.thread);
+    }
 }
+
+fn max_body_waits(limits: &ServerLimits) -> usize {
+    limits.in_flight.saturating_mul(BODY_WAITS)
+}
+
+/// Number of requests that may wait for their bodies, for each that may be in flight.
+const BODY_WAITS: usize = 8;

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use http::Request;
 use sekisho::server::ServerLimits;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
@@ -278,6 +280,68 @@ async fn connections_of_all_threads_share_the_limit_of_requests() {
     for mut socket in waiting {
         assert!(answer(&mut socket).await.ends_with("at last"));
     }
+}
+
+/// A1: requests whose bodies did not arrive took the places of all others.
+#[tokio::test]
+async fn request_is_not_in_flight_while_its_body_is_awaited() {
+    let limits = ServerLimits { in_flight: 2, ..ServerLimits::default() };
+    let (server, mut seen) = TestServer::start(1, limits);
+    let mut client = server.http2().await;
+    let mut streams = Vec::new();
+    let mut sockets = Vec::new();
+    for _ in 0..8 {
+        let post = Request::post("http://app.example/length").body(()).unwrap();
+        let (response, mut upload) = client.send_request(post, false).unwrap();
+        upload.send_data(Bytes::from_static(b"x"), false).unwrap();
+        timeout(PROCESS_TIMEOUT, seen.recv()).await.expect("a request");
+        streams.push((response, upload));
+        let mut socket = server.connect().await;
+        let head = "POST /length HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nx";
+        socket.write_all(head.as_bytes()).await.unwrap();
+        timeout(PROCESS_TIMEOUT, seen.recv()).await.expect("a request");
+        sockets.push(socket);
+    }
+    assert!(send_and_read(&mut server.connect().await, GET).await.starts_with("HTTP/1.1 200"));
+    // No place is lost: the limit is what it was.
+    for mut socket in sockets {
+        assert!(send_and_read(&mut socket, "x").await.ends_with("Ok(2)"));
+    }
+    for (response, mut upload) in streams {
+        upload.send_data(Bytes::from_static(b"x"), true).unwrap();
+        assert_eq!(response.await.unwrap().status(), 200);
+    }
+    let mut waiting = Vec::new();
+    for _ in 0..2 {
+        let mut socket = server.connect().await;
+        socket.write_all(get1("/slow").as_bytes()).await.unwrap();
+        while seen.recv().await.as_deref() != Some("/slow") {}
+        waiting.push(socket);
+    }
+    let refusal = send_and_read(&mut server.connect().await, GET).await;
+    assert!(refusal.starts_with("HTTP/1.1 503"), "{refusal}");
+}
+
+/// A1: beyond a limit, requests that wait for their bodies count as in flight.
+#[tokio::test]
+async fn awaited_bodies_are_limited() {
+    let limits = ServerLimits { in_flight: 1, ..ServerLimits::default() };
+    let (server, mut seen) = TestServer::start(1, limits);
+    let mut sockets = Vec::new();
+    for _ in 0..9 {
+        let mut socket = server.connect().await;
+        let head = "POST /length HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n";
+        socket.write_all(head.as_bytes()).await.unwrap();
+        timeout(PROCESS_TIMEOUT, seen.recv()).await.expect("a request");
+        sockets.push(socket);
+    }
+    let refusal = send_and_read(&mut server.connect().await, GET).await;
+    assert!(refusal.starts_with("HTTP/1.1 503"), "{refusal}");
+    sockets.pop();
+    until("a place to be free", async || {
+        send_and_read(&mut server.connect().await, GET).await.contains("200 OK").then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

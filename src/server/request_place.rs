@@ -1,0 +1,65 @@
+//! The place of a request with a body in the limit of requests in flight.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::admission::ThreadAdmission;
+use super::connection_context::ConnectionContext;
+
+/// The place of a request with a body, held while the gateway or an upstream works on the request.
+///
+/// The place is given back while the service waits for the body, whose pace the client decides, and taken again
+/// when more of it arrives. It is then taken even at the limit, because the request has begun.
+pub(super) struct RequestPlace {
+    pub(super) context: Arc<ConnectionContext>,
+    state: AtomicU8,
+}
+
+impl RequestPlace {
+    /// Wraps a place that the request holds.
+    pub(super) fn new(context: &Arc<ConnectionContext>) -> Self {
+        Self { context: Arc::clone(context), state: AtomicU8::new(HELD) }
+    }
+
+    /// Gives the place back until more of the body arrives, unless too many requests wait for their bodies.
+    pub(super) fn suspend(&self) {
+        if self.state.load(Relaxed) != HELD || !self.admission().try_begin_body_wait() {
+            return;
+        }
+        if self.replace(HELD, SUSPENDED) {
+            self.admission().end_request();
+        } else {
+            self.admission().end_body_wait();
+        }
+    }
+
+    /// Takes the place again.
+    pub(super) fn resume(&self) {
+        if self.replace(SUSPENDED, HELD) {
+            self.admission().resume_request();
+            self.admission().end_body_wait();
+        }
+    }
+
+    /// Gives the place back for good.
+    pub(super) fn release(&self) {
+        match self.state.swap(RELEASED, Relaxed) {
+            HELD => self.admission().end_request(),
+            SUSPENDED => self.admission().end_body_wait(),
+            _ => {}
+        }
+    }
+
+    fn admission(&self) -> &ThreadAdmission {
+        &self.context.permit.registry.admission
+    }
+
+    fn replace(&self, current: u8, new: u8) -> bool {
+        self.state.compare_exchange(current, new, Relaxed, Relaxed).is_ok()
+    }
+}
+
+const HELD: u8 = 0;
+const SUSPENDED: u8 = 1;
+const RELEASED: u8 = 2;
