@@ -147,13 +147,15 @@ impl Inner {
         mut lease: Lease,
         progress: UploadProgress,
     ) -> Response<Body> {
-        // Checked before the route's edits, which may change `Content-Type`.
-        if is_event_stream(response.headers()) {
+        // The route's edits may change `Content-Type`.
+        let had_event_stream = is_event_stream(response.headers());
+        let response = prepare_response(response, route, &self.settings);
+        let has_event_stream = is_event_stream(response.headers());
+        if has_event_stream || had_event_stream {
             lease.release_permit();
         }
-        let response = prepare_response(response, route, &self.settings);
         let wrap = |body| DownstreamResponseBody::new(body, route, lease, progress);
-        if is_event_stream(response.headers()) {
+        if has_event_stream {
             bind_event_stream(response.map(wrap), session, &self.settings.streams)
         } else {
             response.map(|body| wrap(body).into_body())

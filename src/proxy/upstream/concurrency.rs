@@ -10,13 +10,14 @@ use crate::proxy::error::ProxyError;
 
 /// Counts the requests in flight to an upstream and limits those that wait for their response.
 ///
-/// A response that is streamed no longer counts against the limit: its end may depend on the client.
+/// A response that is streamed no longer counts against the limit, nor does a request while its body is awaited:
+/// their end depends on the client.
 ///
 /// The counter serves the load balancer too, so the limit is not a [`tokio::sync::Semaphore`].
 pub(super) struct ConcurrencyLimit {
     /// Number of requests that wait for the start of their response.
     waiting: AtomicUsize,
-    /// Number of responses that have begun and have not ended.
+    /// Number of responses that have begun and have not ended, and of requests whose body is awaited.
     streaming: AtomicUsize,
     max_in_flight: usize,
     queued: AtomicUsize,
@@ -49,9 +50,9 @@ impl ConcurrencyLimit {
 
     /// Counts one more request. Waits in the queue while the limit is reached.
     ///
-    /// The caller must call [`release`](Self::release) or [`start_streaming`](Self::start_streaming) when the
-    /// response begins, or when the request ends without one. Fails with
-    /// [`UpstreamBusy`](ProxyError::UpstreamBusy) if the queue is full, or after too long a wait in it.
+    /// The caller must call [`release`](Self::release) when the response begins, or when the request ends without
+    /// one. Fails with [`UpstreamBusy`](ProxyError::UpstreamBusy) if the queue is full, or after too long a wait in
+    /// it.
     pub(super) async fn acquire(&self) -> Result<(), ProxyError> {
         // A new request does not overtake the queued ones.
         if self.queued.load(Ordering::Relaxed) == 0 && self.try_acquire() {
@@ -80,16 +81,21 @@ impl ConcurrencyLimit {
     }
 
     pub(super) fn release(&self) {
-        self.waiting.fetch_sub(1, Ordering::SeqCst);
-        if self.queued.load(Ordering::SeqCst) > 0 {
+        let before = self.waiting.fetch_sub(1, Ordering::SeqCst);
+        // Beyond the limit no place became free. A waiter that is woken without one loses its turn.
+        if before <= self.max_in_flight && self.queued.load(Ordering::SeqCst) > 0 {
             self.released.notify_one();
         }
     }
 
-    /// Counts a request as a streamed response, which is not limited.
+    /// Counts a request again whose body has arrived, even at the limit, because the request has begun.
+    pub(super) fn resume(&self) {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Counts a request as a streamed response or an awaited body, which are not limited.
     pub(super) fn start_streaming(&self) {
         self.streaming.fetch_add(1, Ordering::Relaxed);
-        self.release();
     }
 
     pub(super) fn end_streaming(&self) {

@@ -2,26 +2,50 @@
 
 use std::sync::Arc;
 
+use super::concurrency::ConcurrencyLimit;
 use super::upstream::Upstream;
 use crate::proxy::error::ProxyError;
 
 /// A request's claim on an upstream, released on drop.
 ///
-/// It counts the request as in flight, within the limit until the response begins. It may hold the single half-open
-/// probe of an ejected upstream.
+/// It counts the request as in flight: within the limit until the response begins, but not while the request body
+/// is awaited from the client. It may hold the single half-open probe of an ejected upstream.
 pub(super) struct Permit {
     pub(super) upstream: Arc<Upstream>,
     is_probe: bool,
-    count: Count,
+    pub(super) count: Count,
 }
 
 /// The count of an upstream that includes a request.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum Count {
+pub(super) enum Count {
+    /// No count: the request has ended, or has become a long-lived connection.
     #[default]
     None,
+    /// The requests whose body is awaited from the client, and the responses that are streamed.
     Streaming,
+    /// The requests that wait for their response, which are limited.
     Waiting,
+}
+
+impl Count {
+    /// Moves the request from its count to another one.
+    pub(super) fn change(&mut self, limit: &ConcurrencyLimit, new: Self) {
+        let old = std::mem::replace(self, new);
+        if old == new {
+            return;
+        }
+        match new {
+            Self::None => {}
+            Self::Streaming => limit.start_streaming(),
+            Self::Waiting => limit.resume(),
+        }
+        match old {
+            Self::None => {}
+            Self::Streaming => limit.end_streaming(),
+            Self::Waiting => limit.release(),
+        }
+    }
 }
 
 impl Permit {
@@ -59,18 +83,13 @@ impl Permit {
     /// Counts the request as a response that is streamed, outside the limit.
     pub(super) fn start_streaming(&mut self) {
         if self.count == Count::Waiting {
-            self.count = Count::Streaming;
-            self.upstream.concurrency.start_streaming();
+            self.count.change(&self.upstream.concurrency, Count::Streaming);
         }
     }
 
     /// Stops counting the request, which has ended or become a long-lived connection.
     pub(super) fn release(&mut self) {
-        match std::mem::take(&mut self.count) {
-            Count::None => {}
-            Count::Streaming => self.upstream.concurrency.end_streaming(),
-            Count::Waiting => self.upstream.concurrency.release(),
-        }
+        self.count.change(&self.upstream.concurrency, Count::None);
     }
 }
 

@@ -16,7 +16,7 @@ use super::connection::{Connection, SendError, UpstreamBody};
 use super::deadline_timer::DeadlineTimer;
 use super::http1::RequestWriter;
 use super::lease::Lease;
-use super::permit::Permit;
+use super::permit::{Count, Permit};
 use super::pool::Pool;
 use super::settings::{UpstreamHttp, UpstreamTimeouts};
 use super::upstream::Upstream;
@@ -46,7 +46,8 @@ pub(in crate::proxy) async fn send(
     loop {
         let CheckedOut { mut connection, is_reused, mut permit, mut timer, start } =
             checkout.acquire().await?;
-        let upstream = &permit.upstream;
+        let Permit { upstream, count, .. } = &mut permit;
+        let upstream = &*upstream;
         RequestContext::with_current(|context| context.set_upstream(&upstream.origin.authority));
         let is_http2 = connection.is_http2();
         let peer = connection.peer();
@@ -57,7 +58,9 @@ pub(in crate::proxy) async fn send(
                 let deadline = start + timeouts.first_byte;
                 timer.timeout_at(deadline, response).await.unwrap_or(Err(SendError::Timeout))
             } else {
-                Box::pin(with_upload_timeouts(timeouts, response, progress)).await
+                let limit = &upstream.concurrency;
+                let on_state = |state| count.change(limit, count_while(state));
+                Box::pin(with_upload_timeouts(timeouts, response, progress, on_state)).await
             }
         };
         match result {
@@ -254,7 +257,15 @@ impl SendError {
     }
 }
 
-/// Waits for the response head while the request body is sent.
+/// Returns the count of a request in a state of its upload. It is not limited at the pace of the client.
+fn count_while(state: UploadState) -> Count {
+    match state {
+        UploadState::AwaitingClient | UploadState::Failed(_) => Count::Streaming,
+        UploadState::Sending | UploadState::Sent => Count::Waiting,
+    }
+}
+
+/// Waits for the response head while the request body is sent. Calls `on_state` with each state of the upload.
 ///
 /// The timeout restarts with each part of the body that the upstream takes. It does not run while the body
 /// waits for the client, which has a timeout of its own.
@@ -262,9 +273,12 @@ async fn with_upload_timeouts(
     timeouts: UpstreamTimeouts,
     mut response: Pin<&mut impl Future<Output = Result<Response<UpstreamBody>, SendError>>>,
     progress: &mut UploadProgress,
+    mut on_state: impl FnMut(UploadState),
 ) -> Result<Response<UpstreamBody>, SendError> {
     loop {
-        let timeout = match progress.state() {
+        let state = progress.state();
+        on_state(state);
+        let timeout = match state {
             UploadState::AwaitingClient => None,
             UploadState::Failed(kind) => return Err(SendError::Upload(kind)),
             UploadState::Sending => Some(timeouts.idle),

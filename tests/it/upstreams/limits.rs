@@ -7,8 +7,9 @@ use sekisho::proxy::{RouteSpec, UpstreamSettings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 
-use super::{UnresponsiveUpstream, get, problem, refusing_url, route};
+use super::{UnresponsiveUpstream, get, problem, refusing_url, route, send};
 use crate::support::paused_clock::PausedClock;
+use crate::support::process::until;
 use crate::support::proxy_server::{ProxyServer, channel_body, code, connect, request, text};
 use crate::support::upstream::{GatedUpstream, Upstream, read_head};
 
@@ -104,6 +105,24 @@ async fn unread_response_releases_its_concurrency_slot() {
         stuck.push(client);
     }
     assert_eq!(text(get(proxy).await).await, "next");
+}
+
+/// A1: a body that arrived slowly kept its place at the upstream.
+#[tokio::test]
+async fn awaited_upload_releases_its_concurrency_slot() {
+    let mut upstream = Upstream::start().await;
+    let proxy = ProxyServer::new([route([upstream.url()], one_at_a_time())]).start().await;
+    let (feed, body) = channel_body();
+    feed.send("begun").unwrap();
+    let upload = tokio::spawn(send(proxy, "POST", body));
+    until("the upload to begin", async || (upstream.connections() == 1).then_some(())).await;
+    for _ in 0..3 {
+        assert_eq!(get(proxy).await.status(), 200);
+        assert_eq!(upstream.seen().await.method, "GET");
+    }
+    drop(feed);
+    assert_eq!(upload.await.unwrap().status(), 200);
+    assert_eq!(upstream.seen().await.length, 5);
 }
 
 #[tokio::test]
