@@ -40,8 +40,7 @@ pub(in crate::proxy) async fn send(
 ) -> Result<(Response<UpstreamBody>, Lease), ProxyError> {
     let is_upgrade = head.control_data().upgrade.is_some();
     let mut writer = RequestWriter::new(body);
-    let is_stream = upstreams.offers_http2() && head.expects_stream();
-    let mut checkout = Checkout::new(pool, upstreams, timeouts, is_upgrade, is_stream);
+    let mut checkout = Checkout::new(pool, upstreams, timeouts, head);
     let mut may_retry = head.control_data().method.is_safe() && progress.is_without_body();
     loop {
         let CheckedOut { mut connection, is_reused, mut permit, mut timer, start } =
@@ -58,20 +57,13 @@ pub(in crate::proxy) async fn send(
                 let deadline = start + timeouts.first_byte;
                 timer.timeout_at(deadline, response).await.unwrap_or(Err(SendError::Timeout))
             } else {
-                let limit = &upstream.concurrency;
-                let on_state = |state| count.change(limit, count_while(state));
+                let on_state = |state| count.change(&upstream.concurrency, count_while(state));
                 Box::pin(with_upload_timeouts(timeouts, response, progress, on_state)).await
             }
         };
         match result {
             Ok(response) => {
-                permit.record_success();
-                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                    if !is_upgrade {
-                        return Err(ProxyError::UpstreamError("unexpected 101 response".into()));
-                    }
-                    permit.release();
-                }
+                accept_response(&mut permit, response.status(), is_upgrade)?;
                 let pool = (!is_upgrade).then(|| Arc::clone(pool));
                 return Ok((response, Lease { pool, permit, _slot: slot, peer, timer }));
             }
@@ -87,6 +79,18 @@ pub(in crate::proxy) async fn send(
             Err(error) => return Err(error.into_proxy_error(upstream, progress)),
         }
     }
+}
+
+/// Records a response head. Fails for a 101 response to a request without an upgrade.
+fn accept_response(permit: &mut Permit, status: StatusCode, is_upgrade: bool) -> Result<(), ProxyError> {
+    permit.record_success();
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        if !is_upgrade {
+            return Err(ProxyError::UpstreamError("unexpected 101 response".into()));
+        }
+        permit.release();
+    }
+    Ok(())
 }
 
 /// Finds a connection for a request, on as many upstreams as necessary.
@@ -120,9 +124,9 @@ impl<'a> Checkout<'a> {
         pool: &'a Arc<Pool>,
         upstreams: &'a LoadBalancer,
         timeouts: UpstreamTimeouts,
-        is_upgrade: bool,
-        is_stream: bool,
+        head: &impl RequestHead,
     ) -> Self {
+        let is_upgrade = head.control_data().upgrade.is_some();
         Self {
             pool,
             upstreams,
@@ -131,7 +135,7 @@ impl<'a> Checkout<'a> {
             deadline: None,
             may_reuse: !is_upgrade,
             is_upgrade,
-            is_stream,
+            is_stream: upstreams.offers_http2() && head.expects_stream(),
         }
     }
 
