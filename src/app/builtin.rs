@@ -1,13 +1,12 @@
 //! The built-in router: the endpoints that `server.builtin` selects.
 
-use std::time::Duration;
-
 use axum::Router;
 use tower::ServiceBuilder;
 use tower::layer::layer_fn;
-use tower_http::timeout::RequestBodyTimeoutLayer;
+use tower::util::MapRequestLayer;
 use utoipa_axum::router::OpenApiRouter;
 
+use super::body_deadline::limit_body_time;
 use super::catch_panic::CatchPanic;
 use super::request_recorder::IdentityRecorder;
 use crate::config::{self, BuiltinRoutes, PathPrefix};
@@ -65,8 +64,6 @@ pub(super) fn router(
     }
     // Applied to the fallbacks too. Headers that a page sets itself take precedence.
     security_headers::for_api(with_fallbacks(router))
-        // Frees a handler whose client stops sending in the middle of a body.
-        .layer(RequestBodyTimeoutLayer::new(BODY_READ_TIMEOUT))
+        // Ends a handler whose client does not send its body in time.
+        .layer(MapRequestLayer::new(limit_body_time))
 }
-
-const BODY_READ_TIMEOUT: Duration = Duration::from_secs(30);

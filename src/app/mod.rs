@@ -10,6 +10,7 @@
 //! | `reload.rs` | replaces the stacks when the configuration changes |
 //! | `lifecycle.rs` | start and stop: checks, background tasks |
 
+mod body_deadline;
 mod builtin;
 mod catch_panic;
 mod client_address;

@@ -25,6 +25,9 @@ use crate::session_event::SessionEvent;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ApiError {
+    /// The body did not arrive in time.
+    #[error("The request body did not arrive in time.")]
+    BodyTimeout,
     /// The password hashing queue is full.
     #[error("Too many requests are waiting. Try again in a moment.")]
     Busy,
@@ -97,6 +100,7 @@ impl ApiError {
 
     fn status_and_code(&self) -> (StatusCode, &'static str) {
         match self {
+            Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "body_timeout"),
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
             Self::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
             Self::CrossSite => (StatusCode::FORBIDDEN, "cross_site"),
@@ -204,6 +208,7 @@ impl From<FormError> for ApiError {
     fn from(error: FormError) -> Self {
         match error {
             FormError::ContentType => Self::UnsupportedMediaType,
+            FormError::Timeout => Self::BodyTimeout,
             FormError::TooLarge => Self::TooLarge,
             other => Self::InvalidRequest(other.to_string()),
         }

@@ -14,6 +14,7 @@ use http::request::Parts;
 use serde::de::DeserializeOwned;
 
 use super::ApiError;
+use super::body_timeout::is_timeout;
 use super::content_type::has_media_type;
 use crate::client_info::ClientInfo;
 
@@ -34,6 +35,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
         let body =
             Bytes::from_request(request, state).await.map_err(|rejection| match rejection.status() {
                 StatusCode::PAYLOAD_TOO_LARGE => ApiError::TooLarge,
+                _ if is_timeout(&rejection) => ApiError::BodyTimeout,
                 _ => ApiError::InvalidRequest("The body is incomplete.".to_owned()),
             })?;
         from_json(&body).map(Self)

@@ -5,6 +5,7 @@ use axum::extract::{FromRequest, Request};
 use http::{HeaderMap, StatusCode};
 use url::form_urlencoded;
 
+use super::body_timeout::is_timeout;
 use super::content_type::has_media_type;
 
 /// Fields of a form.
@@ -22,6 +23,9 @@ pub(super) enum FormError {
     /// A field is repeated.
     #[error("`{0}` is repeated.")]
     Repeated(String),
+    /// The body did not arrive in time.
+    #[error("The body did not arrive in time.")]
+    Timeout,
     /// The body exceeds the limit.
     #[error("The body is too large.")]
     TooLarge,
@@ -38,6 +42,7 @@ impl Form {
         }
         let body = Bytes::from_request(request, &()).await.map_err(|rejection| match rejection.status() {
             StatusCode::PAYLOAD_TOO_LARGE => FormError::TooLarge,
+            _ if is_timeout(&rejection) => FormError::Timeout,
             _ => FormError::Incomplete,
         })?;
         Self::parse(&body)

@@ -15,6 +15,7 @@
 
 mod assets;
 pub mod auth;
+mod body_timeout;
 mod content_type;
 pub mod docs;
 mod error;

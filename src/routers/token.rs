@@ -146,6 +146,7 @@ impl TokenError {
     /// 4.1.2.1.
     fn status_and_code(&self) -> (StatusCode, &'static str) {
         match self {
+            Self::Form(FormError::Timeout) => (StatusCode::REQUEST_TIMEOUT, "invalid_request"),
             Self::Form(_) | Self::PasswordTooLong => (StatusCode::BAD_REQUEST, "invalid_request"),
             Self::GrantType => (StatusCode::BAD_REQUEST, "unsupported_grant_type"),
             Self::Credentials | Self::Refresh(_) => (StatusCode::UNAUTHORIZED, "invalid_grant"),

@@ -5,12 +5,12 @@ use std::time::Duration;
 use http::StatusCode;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::db::sqlite_location;
 use crate::support::process::{ServerProcess, TestDeployment, until};
 use crate::support::socket_browser::SocketBrowser;
-use crate::support::test_server::{get1, send_and_read};
+use crate::support::test_server::{answer, get1, send_and_read};
 use crate::support::upstream::{Upstream, listen};
 
 /// Starts a gateway that allows 40 requests in flight, with `/` for signed-in users and `/hung`, whose two
@@ -61,5 +61,40 @@ async fn hung_route_leaves_places_for_others() {
     for _ in 0..5 {
         let mut browser = SocketBrowser::signed_in(server.public, "ann@example.com").await;
         assert_eq!(browser.status(server.public, "/").await, StatusCode::OK);
+    }
+}
+
+/// A1: a sign-in with a byte every ten seconds was read for as long as its client liked.
+#[tokio::test]
+async fn body_of_a_built_in_route_has_ten_seconds() {
+    let deployment = TestDeployment::new(sqlite_location().await.unwrap()).await;
+    let server = deployment.serve().await;
+    let json = "application/json";
+    let form = "application/x-www-form-urlencoded";
+    for (path, content_type, status, code) in
+        [("/auth/login", json, "408", "body_timeout"), ("/token", form, "408", "invalid_request")]
+    {
+        let start = Instant::now();
+        let socket = TcpStream::connect(server.public).await.unwrap();
+        let (mut read, mut write) = socket.into_split();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: {content_type}\r\nContent-Length: 1000\r\n\r\n"
+        );
+        write.write_all(head.as_bytes()).await.unwrap();
+        let dripping = async {
+            while write.write_all(b" ").await.is_ok() {
+                sleep(Duration::from_secs(1)).await;
+            }
+            std::future::pending().await
+        };
+        let response = tokio::select! {
+            response = answer(&mut read) => response,
+            () = dripping => unreachable!(),
+        };
+        assert!(
+            response.starts_with(&format!("HTTP/1.1 {status}")) && response.contains(code),
+            "{path}: {response}"
+        );
+        assert!(start.elapsed() >= Duration::from_secs(10), "{path}: {:?}", start.elapsed());
     }
 }
