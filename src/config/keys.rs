@@ -22,6 +22,7 @@ pub const KEYS: &[&str] = &[
     "server.header_timeout",
     "server.keep_alive",
     "server.write_timeout",
+    "server.min_body_rate",
     "server.drain_delay",
     "server.drain",
     "admin.listen",

@@ -64,6 +64,7 @@ pub(super) fn read(settings: &RawSettings, warnings: &mut Vec<String>) -> Result
         header_timeout: duration("server.header_timeout")?,
         keep_alive: duration("server.keep_alive")?,
         write_timeout: duration("server.write_timeout")?,
+        min_body_rate: rate(settings, "server.min_body_rate")?,
         drain: duration("server.drain")?,
     };
     if limits.uri_bytes > limits.header_bytes {
@@ -82,8 +83,16 @@ fn size(settings: &RawSettings, key: &str, min: u64) -> Result<usize, ConfigErro
     usize::try_from(size).map_err(|_| settings.invalid(key, expected))
 }
 
+/// Reads a rate in bytes per second.
+fn rate(settings: &RawSettings, key: &str) -> Result<u32, ConfigError> {
+    let expected = "expected a number of bytes per second up to 1MiB, or 0 for no minimum";
+    let rate = settings.required(key, settings.size(key, 0..=MAX_RATE, expected))?;
+    u32::try_from(rate).map_err(|_| settings.invalid(key, expected))
+}
+
 const CERTIFICATE: &str = "server.tls_certificate";
 const KEY: &str = "server.tls_key";
 const MAX_HEADER_BYTES: u64 = 1024 * 1024;
+const MAX_RATE: u64 = 1024 * 1024;
 /// The longest URI that the `http` crate accepts.
 const MAX_URI_BYTES: usize = 65_534;

@@ -18,6 +18,7 @@ pub const RELOADED: &[&str] = &[
     "server.header_timeout",
     "server.keep_alive",
     "server.write_timeout",
+    "server.min_body_rate",
     "server.drain",
     "server.drain_delay",
     "log.access",

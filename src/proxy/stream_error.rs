@@ -1,6 +1,7 @@
 //! Errors of request and response bodies in transit.
 
 use std::error::Error as StdError;
+use std::io;
 use std::task::Poll;
 
 use axum_core::BoxError;
@@ -27,11 +28,19 @@ pub(super) enum UploadError {
 }
 
 impl UploadError {
-    /// Converts an error of the client's body. [`LengthLimitError`] anywhere in its chain of sources becomes
-    /// [`TooLarge`](Self::TooLarge).
+    /// Converts an error of the client's body.
+    ///
+    /// [`LengthLimitError`] anywhere in its chain of sources becomes [`TooLarge`](Self::TooLarge), and a timeout
+    /// [`Idle`](Self::Idle).
     pub(super) fn from_client(error: BoxError) -> Self {
-        let mut causes = std::iter::successors(Some(&*error as &dyn StdError), |&error| error.source());
-        if causes.any(|cause| cause.is::<LengthLimitError>()) { Self::TooLarge } else { Self::Client(error) }
+        let causes = || std::iter::successors(Some(&*error as &dyn StdError), |&error| error.source());
+        if causes().any(|cause| cause.is::<LengthLimitError>()) {
+            Self::TooLarge
+        } else if causes().any(is_timeout) {
+            Self::Idle
+        } else {
+            Self::Client(error)
+        }
     }
 
     pub(super) fn kind(&self) -> UploadErrorKind {
@@ -41,6 +50,10 @@ impl UploadError {
             Self::TooLarge => UploadErrorKind::TooLarge,
         }
     }
+}
+
+fn is_timeout(cause: &(dyn StdError + 'static)) -> bool {
+    cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
 }
 
 /// The kind of an [`UploadError`], which decides the response's status.

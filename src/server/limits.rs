@@ -28,6 +28,10 @@ pub struct ServerLimits {
     pub keep_alive: Duration,
     /// Timeout for a blocked response write.
     pub write_timeout: Duration,
+    /// Minimum rate of a request body in bytes per second, after ten seconds of waiting for it; 0 for none.
+    ///
+    /// It applies until the response begins, and not to gRPC.
+    pub min_body_rate: u32,
     /// Maximum size of a request line and its header fields, in bytes.
     pub header_bytes: usize,
     /// Maximum number of header fields in a request.
@@ -47,6 +51,7 @@ impl Default for ServerLimits {
             header_timeout: Duration::from_secs(15),
             keep_alive: Duration::from_secs(75),
             write_timeout: Duration::from_secs(60),
+            min_body_rate: 240,
             header_bytes: 64 * 1024,
             header_fields: 100,
             uri_bytes: 8 * 1024,

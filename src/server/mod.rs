@@ -26,7 +26,7 @@
 //!
 //! Connections record their progress, and one task per thread checks them about once a second. Timeouts are
 //! accurate to that interval. Only HTTP/2 pings have timers, and HTTP/2 streams whose client does not open
-//! its window, which are reset after [`ServerLimits::write_timeout`].
+//! its window, which are reset after [`ServerLimits::write_timeout`]; and request bodies that are awaited.
 //!
 //! # Shutdown
 //!
@@ -73,6 +73,7 @@
 
 mod accept;
 mod admission;
+mod body_pace;
 mod connection;
 mod connection_context;
 mod connection_registry;
@@ -84,6 +85,7 @@ mod http_service;
 mod io;
 mod limits;
 mod reject;
+mod request_body;
 mod request_head;
 mod request_place;
 mod serve;

@@ -51,6 +51,11 @@ impl RequestPlace {
         }
     }
 
+    /// Returns `true` if the response has begun, or the request has ended.
+    pub(super) fn is_released(&self) -> bool {
+        self.state.load(Relaxed) == RELEASED
+    }
+
     fn admission(&self) -> &ThreadAdmission {
         &self.context.permit.registry.admission
     }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker, ready};
 use axum::body::{Body, HttpBody};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, Either};
-use http::header::{CONNECTION, HeaderValue, STRICT_TRANSPORT_SECURITY};
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue, STRICT_TRANSPORT_SECURITY};
 use http::{Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
@@ -16,12 +16,15 @@ use hyper::upgrade::OnUpgrade;
 use pin_project_lite::pin_project;
 use tower::{Service, ServiceExt};
 
+use super::body_pace::BodyPace;
 use super::connection_context::ConnectionContext;
 use super::connection_state::{CloseMode, Phase};
 use super::extensions::{Peer, TlsConnection};
 use super::http_service::HttpService;
 use super::http2_executor;
+use super::limits::ServerLimits;
 use super::reject::RejectReason;
+use super::request_body::RequestBody;
 use super::request_head::check_and_normalize;
 use super::request_place::RequestPlace;
 use crate::response_abort::ResponseAbortHandle;
@@ -53,7 +56,8 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for ConnectionSe
                 if self.context.is_tls {
                     request.extensions_mut().insert(TlsConnection);
                 }
-                let request = request.map(|body| in_flight.wrap_body(body));
+                let min_rate = min_body_rate(&request, is_upgrade, limits);
+                let request = request.map(|body| in_flight.wrap_body(body, min_rate));
                 call_service(self.inner.clone(), request, is_upgrade)
             }
             Err(reason) => Either::Right(Box::pin(async move { Ok(reason.response()) })),
@@ -113,6 +117,17 @@ fn call_service<S: HttpService>(
     Either::Right(Box::pin(service.oneshot(request)))
 }
 
+/// Returns the minimum rate of a body in bytes per second, 0 for none.
+///
+/// gRPC and upgraded protocols may be silent.
+fn min_body_rate(request: &Request<Incoming>, is_upgrade: bool, limits: &ServerLimits) -> u32 {
+    let is_grpc = |value: &HeaderValue| value.as_bytes().starts_with(b"application/grpc");
+    let is_exempt = is_upgrade
+        || request.body().is_end_stream()
+        || request.headers().get(CONTENT_TYPE).is_some_and(is_grpc);
+    if is_exempt { 0 } else { limits.min_body_rate }
+}
+
 /// Guard of a request from its head to the last byte of its response.
 struct InFlightRequest {
     context: Arc<ConnectionContext>,
@@ -139,15 +154,14 @@ impl InFlightRequest {
     }
 
     /// Wraps a body, unless it is empty: `Body::empty` allocates nothing.
-    fn wrap_body(&mut self, body: Incoming) -> Body {
+    fn wrap_body(&mut self, body: Incoming, min_rate: u32) -> Body {
         if body.is_end_stream() {
             return Body::empty();
         }
-        self.context.state.set_body_pending(true);
         self.is_counted = false;
         let place = Arc::new(RequestPlace::new(&self.context));
         self.place = Some(Arc::clone(&place));
-        Body::new(RequestBody { body, place })
+        Body::new(RequestBody::new(body, place, BodyPace::new(min_rate)))
     }
 
     fn on_response(&mut self, response: &mut Response<Body>) {
@@ -220,45 +234,6 @@ impl Drop for InFlightRequest {
 
 /// The next frame of a body, if it has arrived.
 type FramePoll<E> = Poll<Option<Result<Frame<Bytes>, E>>>;
-
-/// Request body that records whether it may still be read, which can be after the response.
-struct RequestBody {
-    body: Incoming,
-    place: Arc<RequestPlace>,
-}
-
-impl Drop for RequestBody {
-    fn drop(&mut self) {
-        self.place.resume();
-        self.place.context.state.set_body_pending(false);
-    }
-}
-
-impl HttpBody for RequestBody {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> FramePoll<hyper::Error> {
-        let this = self.get_mut();
-        let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) else {
-            this.place.suspend();
-            return Poll::Pending;
-        };
-        this.place.resume();
-        if this.body.is_end_stream() {
-            this.place.context.state.set_body_pending(false);
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
 
 /// Response body. The request is in flight until it is dropped.
 pub(super) struct TrackedBody {
