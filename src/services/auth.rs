@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use secrecy::SecretString;
 
-use super::password::{PasswordError, PasswordHasher};
+use super::password::{Caller, PasswordError, PasswordHasher};
 use super::store::{PasswordChange, SessionFilter, StoreError, UserStore};
 use super::token::{IssuedSession, SessionRequest, SignInError, Tokens};
 use super::users::{NewUser, UserError, Users};
@@ -91,6 +91,8 @@ impl Auth {
 
     /// Signs a user in and terminates the session `replaces`, whose tokens came with the request.
     ///
+    /// A client with such a session comes before others in the queue of the password threads.
+    ///
     /// # Errors
     ///
     /// [`AuthError::Credentials`] for unknown users, wrong passwords and disabled accounts, always after the
@@ -103,7 +105,8 @@ impl Auth {
         replaces: Option<SessionId>,
     ) -> Result<(User, IssuedSession), AuthError> {
         let by = client.clone();
-        let user = self.authenticate(credentials, &by).await.inspect_err(|error| {
+        let caller = replaces.map_or_else(Caller::current, Caller::Session);
+        let user = self.authenticate(credentials, &by, caller).await.inspect_err(|error| {
             tracing::info!(address = ?by.address, %error, session_event = "login_failed", "sign-in failed");
         })?;
         let sign_in = SessionRequest {
@@ -249,9 +252,14 @@ impl Auth {
     }
 
     /// Checks credentials with constant work: the password is verified first, even for unknown users.
-    async fn authenticate(&self, credentials: &Credentials, client: &ClientInfo) -> Result<User, AuthError> {
+    async fn authenticate(
+        &self,
+        credentials: &Credentials,
+        client: &ClientInfo,
+        caller: Caller,
+    ) -> Result<User, AuthError> {
         let found = self.store.find_user_by_email(&credentials.email.to_lowercase()).await?;
-        let check = self.passwords.verify_user(&credentials.password, found.as_ref()).await?;
+        let check = self.passwords.verify_user_for(caller, &credentials.password, found.as_ref()).await?;
         let known = found.as_ref().map(|user| user.id);
         let Some(user) = found.filter(|user| check.ok && user.disabled_at.is_none()) else {
             self.tokens.audit().record_failed_login(known, client);

@@ -6,7 +6,7 @@ use super::policy::{MAX_BYTES, PasswordRefused};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PasswordError {
-    /// The queue is full. Worth a retry after a second.
+    /// The queue is full, or the caller has too many jobs in it. Worth a retry after a second.
     #[error("too many sign-ins at once")]
     Busy,
     /// The bcrypt cost is out of range.

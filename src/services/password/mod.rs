@@ -10,7 +10,8 @@
 //! Passwords are byte strings: they are not trimmed, case-folded or normalized, because imported hashes
 //! were computed over the original bytes.
 //!
-//! All work runs on a [bounded pool](PasswordSettings::workers) of dedicated threads.
+//! All work runs on a [bounded pool](PasswordSettings::workers) of dedicated threads. Each [`Caller`] has a share of
+//! its queue, and callers with little recent use come first.
 //!
 //! ```
 //! # tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -32,6 +33,7 @@ mod error;
 mod hash;
 mod policy;
 mod pool;
+mod queue;
 
 use std::thread;
 
@@ -43,12 +45,13 @@ pub use self::hash::{HashFormat, HashFormatError, PasswordCheck};
 use self::hash::{RoundCounter, StoredHash};
 pub use self::policy::{MAX_BYTES, PasswordRefused};
 use self::pool::Pool;
+pub use self::queue::Caller;
 use crate::models::user::User;
 
 /// Hashes and verifies passwords.
 ///
-/// Every call occupies a place in the pool's queue and releases it when its future is dropped. A bcrypt
-/// computation that has started runs to completion.
+/// Every call occupies a place in the pool's queue, as a job of its [`Caller`], and releases it when its future is
+/// dropped. A bcrypt computation that has started runs to completion.
 #[derive(Debug)]
 pub struct PasswordHasher {
     cost: u32,
@@ -65,7 +68,8 @@ pub struct PasswordSettings {
     pub min_length: usize,
     /// Number of threads, at least one. Each keeps a core busy.
     pub workers: usize,
-    /// Maximum number of calls that wait for a thread. Further calls fail with [`PasswordError::Busy`].
+    /// Maximum number of calls that wait for a thread. The last one of a further call and these fails with
+    /// [`PasswordError::Busy`].
     pub queue: usize,
 }
 
@@ -98,12 +102,14 @@ impl PasswordHasher {
         let password = password.clone();
         let cost = self.cost;
         self.pool
-            .run(move || hash::hash(password.expose_secret().as_bytes(), cost, &mut RoundCounter::default()))
+            .run(Caller::current(), move || {
+                hash::hash(password.expose_secret().as_bytes(), cost, &mut RoundCounter::default())
+            })
             .await?
     }
 
-    /// Verifies the password of a user, as [`verify`](Self::verify) does. An imported hash is verified as the
-    /// program that it comes from verified it.
+    /// Verifies the password of a user for the [current caller](Caller::current), as [`verify`](Self::verify) does.
+    /// An imported hash is verified as the program that it comes from verified it.
     ///
     /// # Errors
     ///
@@ -113,13 +119,28 @@ impl PasswordHasher {
         password: &SecretString,
         user: Option<&User>,
     ) -> Result<PasswordCheck, PasswordError> {
+        self.verify_user_for(Caller::current(), password, user).await
+    }
+
+    /// Verifies the password of a user for `caller`, as [`verify_user`](Self::verify_user) does.
+    ///
+    /// # Errors
+    ///
+    /// As [`verify`](Self::verify).
+    pub async fn verify_user_for(
+        &self,
+        caller: Caller,
+        password: &SecretString,
+        user: Option<&User>,
+    ) -> Result<PasswordCheck, PasswordError> {
         let stored = user.and_then(|user| {
             parse_stored(&user.hashed_password).map(|hash| hash.with_origin(user.password_origin))
         });
-        self.check(password, stored).await
+        self.check(caller, password, stored).await
     }
 
-    /// Verifies a password against a hash that [`hash`](Self::hash) returned.
+    /// Verifies a password against a hash that [`hash`](Self::hash) returned, for the
+    /// [current caller](Caller::current).
     ///
     /// Pass `None` for an unknown user. For a disabled account, pass `None` or check the account
     /// afterwards. Either way the call does the work of a wrong password, so that its duration does not
@@ -139,23 +160,27 @@ impl PasswordHasher {
         password: &SecretString,
         stored: Option<&SecretString>,
     ) -> Result<PasswordCheck, PasswordError> {
-        self.check(password, stored.and_then(parse_stored)).await
+        self.check(Caller::current(), password, stored.and_then(parse_stored)).await
     }
 
     async fn check(
         &self,
+        caller: Caller,
         password: &SecretString,
         stored: Option<StoredHash>,
     ) -> Result<PasswordCheck, PasswordError> {
         check_max_length(password)?;
         let password = password.clone();
         let cost = self.cost;
-        self.pool
-            .run(move || {
-                let password = password.expose_secret().as_bytes();
-                hash::verify(password, stored.as_ref(), cost, &mut RoundCounter::default())
-            })
-            .await
+        let verify = move || {
+            let password = password.expose_secret().as_bytes();
+            hash::verify(password, stored.as_ref(), cost, &mut RoundCounter::default())
+        };
+        let check = self.pool.run(caller, verify).await?;
+        if !check.ok {
+            self.pool.record_failure(caller);
+        }
+        Ok(check)
     }
 
     /// Checks a new password against the policy: its length and an estimate of its strength.
@@ -171,7 +196,8 @@ impl PasswordHasher {
         policy::check_length(password.expose_secret(), self.min_length)?;
         let password = password.clone();
         let words = policy::words(context);
-        self.pool.run(move || policy::check_guessable(password.expose_secret(), &words)).await??;
+        let check = move || policy::check_guessable(password.expose_secret(), &words);
+        self.pool.run(Caller::current(), check).await??;
         Ok(())
     }
 }

@@ -226,7 +226,7 @@ async fn full_queue_is_busy_and_long_passwords_are_refused_before_queueing() {
     let passwords = cheap_hasher(1, 1);
     let password = SecretString::from(PASSWORD);
     let (open, gate) = std::sync::mpsc::channel::<()>();
-    let mut running = pin!(passwords.pool.run(move || gate.recv().unwrap()));
+    let mut running = pin!(passwords.pool.run(Caller::Operator, move || gate.recv().unwrap()));
     assert!(poll_once(running.as_mut()).is_pending());
     let mut waiting = pin!(passwords.verify(&password, None));
     assert!(poll_once(waiting.as_mut()).is_pending());
