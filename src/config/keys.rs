@@ -23,6 +23,7 @@ pub const KEYS: &[&str] = &[
     "server.keep_alive",
     "server.write_timeout",
     "server.min_body_rate",
+    "server.min_read_rate",
     "server.drain_delay",
     "server.drain",
     "admin.listen",

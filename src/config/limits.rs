@@ -65,6 +65,7 @@ pub(super) fn read(settings: &RawSettings, warnings: &mut Vec<String>) -> Result
         keep_alive: duration("server.keep_alive")?,
         write_timeout: duration("server.write_timeout")?,
         min_body_rate: rate(settings, "server.min_body_rate")?,
+        min_read_rate: rate(settings, "server.min_read_rate")?,
         drain: duration("server.drain")?,
     };
     if limits.uri_bytes > limits.header_bytes {

@@ -19,6 +19,7 @@ pub const RELOADED: &[&str] = &[
     "server.keep_alive",
     "server.write_timeout",
     "server.min_body_rate",
+    "server.min_read_rate",
     "server.drain",
     "server.drain_delay",
     "log.access",

@@ -54,7 +54,47 @@ struct TrackedConnection {
     ///
     /// A blocked HTTP/2 stream is not covered: its task has a timer of its own.
     blocked_since: Instant,
+    reading: ReadPace,
     is_timeout_counted: bool,
+}
+
+/// Pace of a client that reads more slowly than the gateway writes.
+///
+/// Bytes count once the kernel takes them. It takes none until a good part of its buffer is free, so the rate is only
+/// known over times as long as the write timeout.
+struct ReadPace {
+    checked_at: Instant,
+    /// Time for which every check has seen a blocked write.
+    blocked: Duration,
+    /// Number of bytes written in that time.
+    written: u64,
+}
+
+impl ReadPace {
+    fn new(now: Instant) -> Self {
+        Self { checked_at: now, blocked: Duration::ZERO, written: 0 }
+    }
+
+    /// Records a check, and returns `true` if the client reads too slowly.
+    fn is_too_slow(
+        &mut self,
+        now: Instant,
+        previous: StateSnapshot,
+        current: StateSnapshot,
+        limits: &ServerLimits,
+    ) -> bool {
+        let elapsed = now - std::mem::replace(&mut self.checked_at, now);
+        if !previous.is_write_blocked() || !current.is_write_blocked() {
+            self.blocked = Duration::ZERO;
+            self.written = 0;
+            return false;
+        }
+        self.blocked += elapsed;
+        self.written += u64::from(current.written.wrapping_sub(previous.written));
+        let min_rate = u64::from(limits.min_read_rate);
+        let at_min_rate = self.written.saturating_mul(1_000).checked_div(min_rate);
+        at_min_rate.is_some_and(|millis| self.blocked > limits.write_timeout + Duration::from_millis(millis))
+    }
 }
 
 impl ConnectionRegistry {
@@ -133,6 +173,7 @@ impl ConnectionRegistry {
             state: Arc::clone(state),
             unchanged_since: now,
             blocked_since: now,
+            reading: ReadPace::new(now),
             is_timeout_counted: false,
         });
     }
@@ -222,9 +263,10 @@ impl TrackedConnection {
         if !snapshot.is_write_blocked() || snapshot.write_stalls != self.snapshot.write_stalls {
             self.blocked_since = now;
         }
+        let is_reader_slow = self.reading.is_too_slow(now, self.snapshot, snapshot, limits);
         self.snapshot = snapshot;
         let unchanged = now - self.unchanged_since;
-        if now - self.blocked_since >= limits.write_timeout {
+        if is_reader_slow || now - self.blocked_since >= limits.write_timeout {
             self.abort("reader");
         } else if phase == Phase::Idle && unchanged >= limits.keep_alive {
             self.close_idle(unchanged - limits.keep_alive);
@@ -266,3 +308,50 @@ const BUFFER_RELEASE_DELAY: Duration = Duration::from_secs(1);
 /// Timeouts are accurate to about this interval.
 const MAX_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const MIN_CHECK_INTERVAL: Duration = Duration::from_millis(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot(write_stalls: u32, written: u32) -> StateSnapshot {
+        StateSnapshot { phase: Phase::Request, transitions: 0, write_stalls, written }
+    }
+
+    fn limits(min_read_rate: u32) -> ServerLimits {
+        ServerLimits { write_timeout: Duration::from_secs(10), min_read_rate, ..ServerLimits::default() }
+    }
+
+    /// Returns the seconds after which a client that reads `rate` bytes a second is too slow, up to 100.
+    fn seconds_until_too_slow(rate: u32, min_rate: u32) -> Option<u32> {
+        let start = Instant::now();
+        let mut pace = ReadPace::new(start);
+        (1..=100).find(|&second| {
+            // Each write continues and blocks again. The counter wraps.
+            let at = |second: u32| snapshot(2 * second + 1, (rate * second).wrapping_sub(1_000));
+            let now = start + Duration::from_secs(second.into());
+            pace.is_too_slow(now, at(second - 1), at(second), &limits(min_rate))
+        })
+    }
+
+    /// A5: a client that read a few bytes a second was never too slow.
+    #[test]
+    fn trickling_reader_is_too_slow() {
+        assert_eq!(seconds_until_too_slow(0, 240), Some(11));
+        assert_eq!(seconds_until_too_slow(24, 240), Some(12));
+        assert_eq!(seconds_until_too_slow(240, 240), None);
+        assert_eq!(seconds_until_too_slow(1_000_000, 240), None);
+        assert_eq!(seconds_until_too_slow(0, 0), None);
+    }
+
+    #[test]
+    fn reader_that_catches_up_starts_anew() {
+        let start = Instant::now();
+        let mut pace = ReadPace::new(start);
+        let seconds = |second| start + Duration::from_secs(second);
+        assert!(!pace.is_too_slow(seconds(9), snapshot(1, 0), snapshot(1, 0), &limits(240)));
+        assert!(!pace.is_too_slow(seconds(10), snapshot(1, 0), snapshot(2, 10), &limits(240)));
+        assert!(!pace.is_too_slow(seconds(11), snapshot(2, 10), snapshot(3, 10), &limits(240)));
+        assert!(!pace.is_too_slow(seconds(20), snapshot(3, 10), snapshot(3, 10), &limits(240)));
+        assert!(pace.is_too_slow(seconds(22), snapshot(3, 10), snapshot(3, 10), &limits(240)));
+    }
+}

@@ -17,6 +17,8 @@ pub(super) struct ConnectionState {
     transitions: AtomicU32,
     /// Incremented when a write blocks and when it continues; odd while a write is blocked.
     write_stalls: AtomicU32,
+    /// Number of bytes written, modulo 2^32.
+    written: AtomicU32,
     is_http2: AtomicBool,
     /// Number of open HTTP/2 streams.
     open_streams: AtomicU32,
@@ -68,6 +70,7 @@ pub(super) struct StateSnapshot {
     pub(super) phase: Phase,
     pub(super) transitions: u32,
     pub(super) write_stalls: u32,
+    pub(super) written: u32,
 }
 
 impl StateSnapshot {
@@ -166,6 +169,12 @@ impl ConnectionState {
         }
     }
 
+    /// Records that bytes were written.
+    pub(super) fn bytes_written(&self, count: usize) {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        self.written.store(self.written.load(Relaxed).wrapping_add(count), Relaxed);
+    }
+
     /// Records whether a write is blocked on the client.
     pub(super) fn set_write_blocked(&self, is_blocked: bool) {
         if self.is_write_blocked() != is_blocked {
@@ -191,6 +200,7 @@ impl ConnectionState {
             phase: self.phase(),
             transitions: self.transitions.load(Relaxed),
             write_stalls: self.write_stalls.load(Relaxed),
+            written: self.written.load(Relaxed),
         }
     }
 

@@ -122,6 +122,18 @@ impl MonitoredIo {
         can_detach && !self.is_detached && state.phase() == Phase::Idle
     }
 
+    /// Records the bytes of a write, and whether it is blocked on the client.
+    fn record_written(
+        &mut self,
+        cx: &Context<'_>,
+        result: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(count)) = result {
+            self.state().bytes_written(count);
+        }
+        self.record_write(cx, result)
+    }
+
     /// Records whether a write is blocked on the client.
     fn record_write<T>(&mut self, cx: &Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         self.state().set_write_blocked(result.is_pending());
@@ -247,7 +259,7 @@ impl AsyncWrite for MonitoredIo {
             MaybeTlsStream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             MaybeTlsStream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
         };
-        this.record_write(cx, result)
+        this.record_written(cx, result)
     }
 
     fn poll_write_vectored(
@@ -265,7 +277,7 @@ impl AsyncWrite for MonitoredIo {
             MaybeTlsStream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             MaybeTlsStream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
         };
-        this.record_write(cx, result)
+        this.record_written(cx, result)
     }
 
     fn is_write_vectored(&self) -> bool {

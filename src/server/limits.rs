@@ -32,6 +32,11 @@ pub struct ServerLimits {
     ///
     /// It applies until the response begins, and not to gRPC.
     pub min_body_rate: u32,
+    /// Minimum rate at which a client reads while bytes wait to be sent, in bytes per second; 0 for none.
+    ///
+    /// It applies to connections, once writes were blocked for longer than the write timeout in all. A stream of
+    /// HTTP/2 must take each chunk within the write timeout.
+    pub min_read_rate: u32,
     /// Maximum size of a request line and its header fields, in bytes.
     pub header_bytes: usize,
     /// Maximum number of header fields in a request.
@@ -52,6 +57,7 @@ impl Default for ServerLimits {
             keep_alive: Duration::from_secs(75),
             write_timeout: Duration::from_secs(60),
             min_body_rate: 240,
+            min_read_rate: 240,
             header_bytes: 64 * 1024,
             header_fields: 100,
             uri_bytes: 8 * 1024,

@@ -145,6 +145,7 @@ fn default_server_limits() {
         keep_alive: seconds(75),
         write_timeout: seconds(60),
         min_body_rate: 240,
+        min_read_rate: 240,
         drain: seconds(30),
     };
     assert_eq!(limits, expected);
