@@ -67,6 +67,7 @@ pub(super) fn read(settings: &RawSettings, warnings: &mut Vec<String>) -> Result
         min_body_rate: rate(settings, "server.min_body_rate")?,
         min_read_rate: rate(settings, "server.min_read_rate")?,
         drain: duration("server.drain")?,
+        ..ServerLimits::default()
     };
     if limits.uri_bytes > limits.header_bytes {
         let problem = "expected at most server.max_header_bytes, which includes it";

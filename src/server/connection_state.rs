@@ -19,6 +19,8 @@ pub(super) struct ConnectionState {
     write_stalls: AtomicU32,
     /// Number of bytes written, modulo 2^32.
     written: AtomicU32,
+    /// Number of units of the head budget that the connection holds.
+    head_units: AtomicU32,
     is_http2: AtomicBool,
     /// Number of open HTTP/2 streams.
     open_streams: AtomicU32,
@@ -87,6 +89,14 @@ impl ConnectionState {
         if is_between_requests && !self.is_http2() {
             self.enter(Phase::Head);
         }
+    }
+
+    pub(super) fn head_units(&self) -> u32 {
+        self.head_units.load(Relaxed)
+    }
+
+    pub(super) fn set_head_units(&self, units: u32) {
+        self.head_units.store(units, Relaxed);
     }
 
     /// Switches to HTTP/2, where requests are concurrent streams.

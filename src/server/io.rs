@@ -32,6 +32,8 @@ pub(super) struct MonitoredIo {
     unread: Bytes,
     /// True while no hyper connection uses the stream, so that no buffer above can hold part of a request.
     is_detached: bool,
+    /// Number of bytes received of a head that is not complete.
+    head_len: usize,
     /// Number of bytes that may still be read and discarded before the socket is closed.
     linger_budget: usize,
 }
@@ -49,6 +51,7 @@ impl MonitoredIo {
             waker: None,
             unread: Bytes::new(),
             is_detached: false,
+            head_len: 0,
             linger_budget: MAX_LINGER_BYTES,
         }
     }
@@ -91,6 +94,24 @@ impl MonitoredIo {
     pub(super) fn unread(&mut self, unread: &[u8]) {
         self.is_detached = true;
         self.unread = Bytes::copy_from_slice(unread);
+    }
+
+    /// Records that bytes were read. Fails if they are part of a head, and too many heads are unfinished.
+    fn record_read(&mut self, count: usize) -> io::Result<()> {
+        if self.state().phase() != Phase::Head {
+            self.head_len = 0;
+        }
+        self.state().bytes_received();
+        if self.state().phase() != Phase::Head {
+            return Ok(());
+        }
+        self.head_len += count;
+        if self.context.reserve_head(self.head_len) {
+            return Ok(());
+        }
+        metrics::counter!("sekisho_heads_refused_total").increment(1);
+        self.state().request_close(CloseMode::Abort);
+        self.check_abort()
     }
 
     fn state(&self) -> &ConnectionState {
@@ -224,17 +245,16 @@ impl AsyncRead for MonitoredIo {
         if !this.unread.is_empty() {
             let len = this.unread.len().min(buffer.remaining());
             buffer.put_slice(&this.unread.split_to(len));
-            this.state().bytes_received();
-            return Poll::Ready(Ok(()));
+            return Poll::Ready(this.record_read(len));
         }
         let len_before = buffer.filled().len();
         if this.stream.poll_read(cx, buffer)?.is_ready() {
-            if buffer.filled().len() > len_before {
-                this.state().bytes_received();
-            } else {
-                // End of stream: there is nothing to discard before the close.
-                this.linger_budget = 0;
+            let count = buffer.filled().len() - len_before;
+            if count > 0 {
+                return Poll::Ready(this.record_read(count));
             }
+            // End of stream: there is nothing to discard before the close.
+            this.linger_budget = 0;
             return Poll::Ready(Ok(()));
         }
         this.register_waker(cx);

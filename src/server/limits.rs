@@ -39,6 +39,10 @@ pub struct ServerLimits {
     pub min_read_rate: u32,
     /// Maximum size of a request line and its header fields, in bytes.
     pub header_bytes: usize,
+    /// Maximum size of all unfinished heads together, in bytes, without the first 8 KiB of each.
+    ///
+    /// Beyond it a connection that sends more of its head is closed.
+    pub unfinished_heads: usize,
     /// Maximum number of header fields in a request.
     pub header_fields: usize,
     /// Maximum length of the path and query of a request, in bytes.
@@ -59,6 +63,7 @@ impl Default for ServerLimits {
             min_body_rate: 240,
             min_read_rate: 240,
             header_bytes: 64 * 1024,
+            unfinished_heads: 64 * 1024 * 1024,
             header_fields: 100,
             uri_bytes: 8 * 1024,
             drain: Duration::from_secs(30),

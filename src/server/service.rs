@@ -140,6 +140,7 @@ struct InFlightRequest {
 
 impl InFlightRequest {
     fn new(context: &Arc<ConnectionContext>) -> Self {
+        context.release_head();
         context.state.request_started();
         let is_counted = context.permit.registry.admission.try_begin_request();
         Self { context: Arc::clone(context), is_counted, place: None, is_upgraded: false }

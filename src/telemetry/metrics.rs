@@ -50,6 +50,10 @@ pub const METRICS: &[Metric] = &[
         "sekisho_connections_handed_over_total",
         "Connections handed to a worker thread with fewer connections",
     ),
+    counter(
+        "sekisho_heads_refused_total",
+        "Connections closed because too many request heads were unfinished",
+    ),
     counter("sekisho_requests_shed_total", "Requests refused with 503 at the concurrency limit"),
     gauge("sekisho_streams", "Open WebSockets, other upgraded connections and event streams"),
     counter("sekisho_streams_closed_total", "Streams closed at the end of their session, by kind and event"),

@@ -139,6 +139,7 @@ fn default_server_limits() {
         streams: 100,
         in_flight: 2_000,
         header_bytes: 65_536,
+        unfinished_heads: 64 * 1024 * 1024,
         header_fields: 100,
         uri_bytes: 8_192,
         header_timeout: seconds(15),

@@ -7,6 +7,7 @@
 //! | [`connections`](ServerLimits::connections) | open connection | when it is accepted | when it is closed | 503, over TLS the connection is closed |
 //! | [`in_flight`](ServerLimits::in_flight) | request that waits for its response | when its head is complete | at the response head, and while the service waits for its body | 503 `overloaded` |
 //! | [`BODY_WAITS`] times `in_flight` | request that waits for its body | when the service waits for the body | when more of the body arrives | the request counts as in flight |
+//! | [`unfinished_heads`](ServerLimits::unfinished_heads) | 4 KiB of a head with HTTP/1.1, beyond its first 8 KiB | when it is received | when the head is complete | the connection is closed |
 //!
 //! A place among the requests in flight is held while the gateway or an upstream works, not at the pace of a client.
 
@@ -27,6 +28,7 @@ struct Admission {
     connections: Places,
     in_flight: Places,
     body_waits: Places,
+    head_units: Places,
 }
 
 impl Admission {
@@ -35,6 +37,7 @@ impl Admission {
             connections: Places::new(limits.connections, threads),
             in_flight: Places::new(limits.in_flight, threads),
             body_waits: Places::new(max_body_waits(limits), threads),
+            head_units: Places::new(limits.unfinished_heads / HEAD_UNIT, threads),
         })
     }
 }
@@ -56,6 +59,7 @@ impl ThreadAdmission {
         self.shared.connections.set_limit(limits.connections);
         self.shared.in_flight.set_limit(limits.in_flight);
         self.shared.body_waits.set_limit(max_body_waits(limits));
+        self.shared.head_units.set_limit(limits.unfinished_heads / HEAD_UNIT);
     }
 
     /// Counts a connection; returns `false` at the limit.
@@ -90,6 +94,15 @@ impl ThreadAdmission {
     pub(super) fn end_body_wait(&self) {
         self.shared.body_waits.give_back(self.thread);
     }
+
+    /// Takes a unit of the memory for unfinished heads; returns `false` if none is left.
+    pub(super) fn try_take_head_unit(&self) -> bool {
+        self.shared.head_units.try_take(self.thread)
+    }
+
+    pub(super) fn give_back_head_unit(&self) {
+        self.shared.head_units.give_back(self.thread);
+    }
 }
 
 fn max_body_waits(limits: &ServerLimits) -> usize {
@@ -98,3 +111,6 @@ fn max_body_waits(limits: &ServerLimits) -> usize {
 
 /// Number of requests that may wait for their bodies, for each that may be in flight.
 const BODY_WAITS: usize = 8;
+
+/// Unit in which the memory for unfinished heads is counted, in bytes.
+pub(super) const HEAD_UNIT: usize = 4 * 1024;

@@ -387,6 +387,34 @@ async fn oversized_targets_and_headers_are_rejected() {
     assert_eq!(served, 5);
 }
 
+/// A9: unfinished heads had no limit for all of them together.
+#[tokio::test]
+async fn unfinished_heads_share_a_limit() {
+    let limits = ServerLimits { unfinished_heads: 32 * 1024, ..ServerLimits::default() };
+    let (server, _seen) = TestServer::start(1, limits);
+    let head = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(30_000));
+    let mut first = server.connect().await;
+    first.write_all(head.as_bytes()).await.unwrap();
+    let mut second = server.connect().await;
+    second.write_all(head.as_bytes()).await.unwrap();
+    let closed = async {
+        tokio::select! {
+            rest = read_until_closed(&mut first) => (rest, true),
+            rest = read_until_closed(&mut second) => (rest, false),
+        }
+    };
+    let (rest, is_first) = timeout(PROCESS_TIMEOUT, closed).await.expect("a closed connection");
+    assert_eq!(rest, "");
+    assert!(send_and_read(&mut server.connect().await, GET).await.contains("200 OK"), "a small head");
+    let mut open = if is_first { second } else { first };
+    assert!(send_and_read(&mut open, "\r\n\r\n").await.contains("200 OK"));
+    // A head that is complete no longer counts.
+    let whole = format!("{head}\r\n\r\n");
+    for _ in 0..3 {
+        assert!(send_and_read(&mut server.connect().await, &whole).await.contains("200 OK"));
+    }
+}
+
 /// Closing a socket with unread bytes resets the connection, and a client that is still sending would see the
 /// reset instead of the response.
 #[tokio::test]
