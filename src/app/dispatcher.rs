@@ -19,6 +19,7 @@ use crate::config::{PathPrefix, RouteAuth};
 use crate::layer::Reject401;
 use crate::proxy::{MatchedRoute, Proxy, ProxyError, Routes};
 use crate::request_context::RequestContext;
+use crate::server::{InReserve, overloaded_response};
 
 /// Dispatches each request by its path alone.
 ///
@@ -77,6 +78,11 @@ impl Service<Request<Body>> for Dispatcher {
                 record_route(number);
                 let response = router.clone().call(request);
                 DispatchFuture::Router { future: Box::pin(inner.shared_runtime.clone().run_on(response)) }
+            }
+            Destination::Proxy(_, _, number) if request.extensions().get::<InReserve>().is_some() => {
+                // The reserve is for the built-in router: sign-in, sign-out and sessions.
+                record_route(number);
+                DispatchFuture::ready(overloaded_response())
             }
             Destination::Proxy(auth, route, number) => {
                 record_route(number);

@@ -18,7 +18,8 @@ pub struct ServerLimits {
     /// Maximum number of requests that wait for the start of their response.
     ///
     /// A request does not count while its body is awaited from the client, except beyond eight times this
-    /// number of such requests. Further requests get a 503 response immediately.
+    /// number of such requests. Further requests get a 503 response immediately. A tenth is a reserve, see
+    /// [`InReserve`](super::InReserve).
     pub in_flight: usize,
     /// Timeout for the TLS handshake, and for the head of a request.
     ///

@@ -93,9 +93,10 @@ mod service;
 mod tls;
 mod workers;
 
-pub use self::extensions::{Peer, TlsConnection};
+pub use self::extensions::{InReserve, Peer, TlsConnection};
 pub use self::http_service::HttpService;
 pub use self::limits::{ServerLimits, raise_file_limit};
+pub use self::reject::overloaded_response;
 pub use self::serve::{serve, serve_with_limits};
 pub use self::tls::{Certificate, CertificateError};
 pub use self::workers::WorkerThreads;

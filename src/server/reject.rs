@@ -5,6 +5,13 @@ use http::{Response, StatusCode};
 
 use crate::problem::Problem;
 
+/// Returns the response to a request beyond the limit of requests in flight, and counts it.
+#[must_use]
+pub fn overloaded_response() -> Response<Body> {
+    metrics::counter!("sekisho_requests_shed_total").increment(1);
+    RejectReason::Overloaded.response()
+}
+
 /// Reason for a rejection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RejectReason {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::admission::ThreadAdmission;
+use super::admission::{Held, ThreadAdmission};
 use super::connection_context::ConnectionContext;
 
 /// The place of a request with a body, held while the gateway or an upstream works on the request.
@@ -18,17 +18,23 @@ pub(super) struct RequestPlace {
 
 impl RequestPlace {
     /// Wraps a place that the request holds.
-    pub(super) fn new(context: &Arc<ConnectionContext>) -> Self {
-        Self { context: Arc::clone(context), state: AtomicU8::new(HELD) }
+    pub(super) fn new(context: &Arc<ConnectionContext>, held: Held) -> Self {
+        let state = match held {
+            Held::Place => HELD,
+            Held::Reserve => HELD_RESERVE,
+        };
+        Self { context: Arc::clone(context), state: AtomicU8::new(state) }
     }
 
     /// Gives the place back until more of the body arrives, unless too many requests wait for their bodies.
     pub(super) fn suspend(&self) {
-        if self.state.load(Relaxed) != HELD || !self.admission().try_begin_body_wait() {
+        let state = self.state.load(Relaxed);
+        let Some(held) = held_in(state) else { return };
+        if !self.admission().try_begin_body_wait() {
             return;
         }
-        if self.replace(HELD, SUSPENDED) {
-            self.admission().end_request();
+        if self.replace(state, SUSPENDED) {
+            self.admission().end_request(held);
         } else {
             self.admission().end_body_wait();
         }
@@ -44,10 +50,11 @@ impl RequestPlace {
 
     /// Gives the place back for good.
     pub(super) fn release(&self) {
-        match self.state.swap(RELEASED, Relaxed) {
-            HELD => self.admission().end_request(),
-            SUSPENDED => self.admission().end_body_wait(),
-            _ => {}
+        let state = self.state.swap(RELEASED, Relaxed);
+        if state == SUSPENDED {
+            self.admission().end_body_wait();
+        } else if let Some(held) = held_in(state) {
+            self.admission().end_request(held);
         }
     }
 
@@ -65,6 +72,15 @@ impl RequestPlace {
     }
 }
 
+fn held_in(state: u8) -> Option<Held> {
+    match state {
+        HELD => Some(Held::Place),
+        HELD_RESERVE => Some(Held::Reserve),
+        _ => None,
+    }
+}
+
 const HELD: u8 = 0;
-const SUSPENDED: u8 = 1;
-const RELEASED: u8 = 2;
+const HELD_RESERVE: u8 = 1;
+const SUSPENDED: u8 = 2;
+const RELEASED: u8 = 3;

@@ -16,10 +16,11 @@ use hyper::upgrade::OnUpgrade;
 use pin_project_lite::pin_project;
 use tower::{Service, ServiceExt};
 
+use super::admission::Held;
 use super::body_pace::BodyPace;
 use super::connection_context::ConnectionContext;
 use super::connection_state::{CloseMode, Phase};
-use super::extensions::{Peer, TlsConnection};
+use super::extensions::{InReserve, Peer, TlsConnection};
 use super::http_service::HttpService;
 use super::http2_executor;
 use super::limits::ServerLimits;
@@ -55,6 +56,9 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for ConnectionSe
                 request.extensions_mut().insert(Peer(self.context.peer));
                 if self.context.is_tls {
                     request.extensions_mut().insert(TlsConnection);
+                }
+                if in_flight.held == Some(Held::Reserve) {
+                    request.extensions_mut().insert(InReserve);
                 }
                 let min_rate = min_body_rate(&request, is_upgrade, limits);
                 let request = request.map(|body| in_flight.wrap_body(body, min_rate));
@@ -131,9 +135,9 @@ fn min_body_rate(request: &Request<Incoming>, is_upgrade: bool, limits: &ServerL
 /// Guard of a request from its head to the last byte of its response.
 struct InFlightRequest {
     context: Arc<ConnectionContext>,
-    /// True while the request counts against the limit of requests that wait for a response.
-    is_counted: bool,
-    /// Counts a request with a body instead.
+    /// Held while the request counts against the limit of requests that wait for a response.
+    held: Option<Held>,
+    /// Holds it instead for a request with a body.
     place: Option<Arc<RequestPlace>>,
     is_upgraded: bool,
 }
@@ -142,12 +146,12 @@ impl InFlightRequest {
     fn new(context: &Arc<ConnectionContext>) -> Self {
         context.release_head();
         context.state.request_started();
-        let is_counted = context.permit.registry.admission.try_begin_request();
-        Self { context: Arc::clone(context), is_counted, place: None, is_upgraded: false }
+        let held = context.permit.registry.admission.try_begin_request();
+        Self { context: Arc::clone(context), held, place: None, is_upgraded: false }
     }
 
     fn check_capacity(&self) -> Result<(), RejectReason> {
-        if self.is_counted {
+        if self.held.is_some() {
             return Ok(());
         }
         metrics::counter!("sekisho_requests_shed_total").increment(1);
@@ -159,8 +163,9 @@ impl InFlightRequest {
         if body.is_end_stream() {
             return Body::empty();
         }
-        self.is_counted = false;
-        let place = Arc::new(RequestPlace::new(&self.context));
+        // A request without a place was rejected before.
+        let held = self.held.take().unwrap_or(Held::Place);
+        let place = Arc::new(RequestPlace::new(&self.context, held));
         self.place = Some(Arc::clone(&place));
         Body::new(RequestBody::new(body, place, BodyPace::new(min_rate)))
     }
@@ -202,8 +207,8 @@ impl InFlightRequest {
     }
 
     fn release(&mut self) {
-        if std::mem::take(&mut self.is_counted) {
-            self.context.permit.registry.admission.end_request();
+        if let Some(held) = self.held.take() {
+            self.context.permit.registry.admission.end_request(held);
         }
         if let Some(place) = self.place.take() {
             place.release();

@@ -6,6 +6,7 @@
 //! |---|---|---|---|---|
 //! | [`connections`](ServerLimits::connections) | open connection | when it is accepted | when it is closed | 503, over TLS the connection is closed |
 //! | [`in_flight`](ServerLimits::in_flight) | request that waits for its response | when its head is complete | at the response head, and while the service waits for its body | 503 `overloaded` |
+//! | of these a tenth, the reserve | request while the others are taken | like a request in flight | like a request in flight | 503 `overloaded`; the gateway leaves the reserve to built-in routes |
 //! | [`BODY_WAITS`] times `in_flight` | request that waits for its body | when the service waits for the body | when more of the body arrives | the request counts as in flight |
 //! | [`unfinished_heads`](ServerLimits::unfinished_heads) | 4 KiB of a head with HTTP/1.1, beyond its first 8 KiB | when it is received | when the head is complete | the connection is closed |
 //!
@@ -24,9 +25,20 @@ pub(super) struct ThreadAdmission {
     thread: usize,
 }
 
+/// The limit that counts a request in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Held {
+    /// That of all requests.
+    Place,
+    /// The reserve, because the others were taken.
+    Reserve,
+}
+
 struct Admission {
     connections: Places,
+    /// Requests in flight, without the reserve.
     in_flight: Places,
+    reserve: Places,
     body_waits: Places,
     head_units: Places,
 }
@@ -35,7 +47,8 @@ impl Admission {
     fn new(threads: usize, limits: &ServerLimits) -> Arc<Self> {
         Arc::new(Self {
             connections: Places::new(limits.connections, threads),
-            in_flight: Places::new(limits.in_flight, threads),
+            in_flight: Places::new(limits.in_flight - reserve(limits), threads),
+            reserve: Places::new(reserve(limits), threads),
             body_waits: Places::new(max_body_waits(limits), threads),
             head_units: Places::new(limits.unfinished_heads / HEAD_UNIT, threads),
         })
@@ -57,7 +70,8 @@ impl ThreadAdmission {
     /// Replaces the limits of all threads. What is held beyond a lower limit is not taken away.
     pub(super) fn set_limits(&self, limits: &ServerLimits) {
         self.shared.connections.set_limit(limits.connections);
-        self.shared.in_flight.set_limit(limits.in_flight);
+        self.shared.in_flight.set_limit(limits.in_flight - reserve(limits));
+        self.shared.reserve.set_limit(reserve(limits));
         self.shared.body_waits.set_limit(max_body_waits(limits));
         self.shared.head_units.set_limit(limits.unfinished_heads / HEAD_UNIT);
     }
@@ -71,9 +85,12 @@ impl ThreadAdmission {
         self.shared.connections.give_back(self.thread);
     }
 
-    /// Counts a request that waits for its response; returns `false` at the limit.
-    pub(super) fn try_begin_request(&self) -> bool {
-        self.shared.in_flight.try_take(self.thread)
+    /// Counts a request that waits for its response; returns `None` at the limit.
+    pub(super) fn try_begin_request(&self) -> Option<Held> {
+        if self.shared.in_flight.try_take(self.thread) {
+            return Some(Held::Place);
+        }
+        self.shared.reserve.try_take(self.thread).then_some(Held::Reserve)
     }
 
     /// Counts a request again whose body has arrived, even at the limit.
@@ -82,8 +99,11 @@ impl ThreadAdmission {
     }
 
     /// Ends the count of a request whose response has started, which waits for its client, or which was dropped.
-    pub(super) fn end_request(&self) {
-        self.shared.in_flight.give_back(self.thread);
+    pub(super) fn end_request(&self, held: Held) {
+        match held {
+            Held::Place => self.shared.in_flight.give_back(self.thread),
+            Held::Reserve => self.shared.reserve.give_back(self.thread),
+        }
     }
 
     /// Counts a request that waits for its body; returns `false` at the limit.
@@ -103,6 +123,11 @@ impl ThreadAdmission {
     pub(super) fn give_back_head_unit(&self) {
         self.shared.head_units.give_back(self.thread);
     }
+}
+
+/// Returns the number of requests in flight that are reserved.
+fn reserve(limits: &ServerLimits) -> usize {
+    limits.in_flight / 10
 }
 
 fn max_body_waits(limits: &ServerLimits) -> usize {

@@ -1,5 +1,6 @@
 //! Admission: clients and upstreams that hang leave places for all other requests.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -14,15 +15,16 @@ use crate::support::test_server::{answer, get1, send_and_read};
 use crate::support::upstream::{Upstream, listen};
 
 /// Starts a gateway that allows 40 requests in flight, with `/` for signed-in users and `/hung`, whose two
-/// upstreams never respond.
-async fn start_with_hung_route() -> (TestDeployment, ServerProcess, Upstream) {
+/// upstreams never respond. `limits` are further lines of that route.
+async fn start_with_hung_route(limits: &str) -> (TestDeployment, ServerProcess, Upstream) {
     let healthy = Upstream::start().await;
     let mut deployment = TestDeployment::new(sqlite_location().await.unwrap()).await;
     deployment.forward_to(healthy.url());
     let config = std::fs::read_to_string(deployment.path("sekisho.toml")).unwrap();
     let (first, second) = (hung_upstream().await, hung_upstream().await);
-    let hung =
-        format!("[[routes]]\npath = \"/hung\"\nupstreams = [\"{first}\", \"{second}\"]\nauth = \"none\"\n");
+    let hung = format!(
+        "[[routes]]\npath = \"/hung\"\nupstreams = [\"{first}\", \"{second}\"]\nauth = \"none\"\n{limits}\n"
+    );
     deployment.write("sekisho.toml", &format!("{config}\n{hung}"));
     deployment.set("server.max_in_flight", "40");
     deployment.user("ann@example.com", "user").await;
@@ -40,16 +42,22 @@ async fn hung_upstream() -> String {
     format!("http://{address}")
 }
 
-/// A4: a route whose upstreams hang made every other request 503, sign-in too.
-#[tokio::test]
-async fn hung_route_leaves_places_for_others() {
-    let (_deployment, server, _healthy) = start_with_hung_route().await;
+/// Sends more requests for `/hung` than the server allows in flight.
+async fn request_hung_route(server: SocketAddr) -> Vec<TcpStream> {
     let mut waiting = Vec::new();
     for _ in 0..60 {
-        let mut socket = TcpStream::connect(server.public).await.unwrap();
+        let mut socket = TcpStream::connect(server).await.unwrap();
         socket.write_all(get1("/hung").as_bytes()).await.unwrap();
         waiting.push(socket);
     }
+    waiting
+}
+
+/// A4: a route whose upstreams hang made every other request 503, sign-in too.
+#[tokio::test]
+async fn hung_route_leaves_places_for_others() {
+    let (_deployment, server, _healthy) = start_with_hung_route("").await;
+    let _waiting = request_hung_route(server.public).await;
     until("the route to be full", async || {
         let mut socket = TcpStream::connect(server.public).await.unwrap();
         // A request that finds a free place waits for the upstream.
@@ -61,6 +69,26 @@ async fn hung_route_leaves_places_for_others() {
     for _ in 0..5 {
         let mut browser = SocketBrowser::signed_in(server.public, "ann@example.com").await;
         assert_eq!(browser.status(server.public, "/").await, StatusCode::OK);
+    }
+}
+
+/// A1: sign-in had no places of its own.
+#[tokio::test]
+async fn built_in_routes_have_a_reserve() {
+    let (_deployment, server, _healthy) = start_with_hung_route("max_in_flight = 1000").await;
+    let _waiting = request_hung_route(server.public).await;
+    until("the server to be full", async || {
+        let mut socket = TcpStream::connect(server.public).await.unwrap();
+        // A request that finds a free place waits for the upstream.
+        let response =
+            timeout(Duration::from_secs(5), send_and_read(&mut socket, &get1("/hung"))).await.ok()?;
+        response.contains(r#""code":"overloaded""#).then_some(())
+    })
+    .await;
+    for _ in 0..5 {
+        let mut browser = SocketBrowser::signed_in(server.public, "ann@example.com").await;
+        assert_eq!(browser.status(server.public, "/auth/session").await, StatusCode::OK);
+        assert_eq!(browser.status(server.public, "/").await, StatusCode::SERVICE_UNAVAILABLE);
     }
 }
 
