@@ -92,37 +92,46 @@ async fn built_in_routes_have_a_reserve() {
     }
 }
 
-/// A1: a sign-in with a byte every ten seconds was read for as long as its client liked.
-#[tokio::test]
-async fn body_of_a_built_in_route_has_ten_seconds() {
-    let deployment = TestDeployment::new(sqlite_location().await.unwrap()).await;
-    let server = deployment.serve().await;
-    let json = "application/json";
-    let form = "application/x-www-form-urlencoded";
-    for (path, content_type, status, code) in
-        [("/auth/login", json, "408", "body_timeout"), ("/token", form, "408", "invalid_request")]
-    {
-        let start = Instant::now();
-        let socket = TcpStream::connect(server.public).await.unwrap();
-        let (mut read, mut write) = socket.into_split();
-        let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: {content_type}\r\nContent-Length: 1000\r\n\r\n"
-        );
-        write.write_all(head.as_bytes()).await.unwrap();
-        let dripping = async {
-            while write.write_all(b" ").await.is_ok() {
-                sleep(Duration::from_secs(1)).await;
-            }
-            std::future::pending().await
-        };
-        let response = tokio::select! {
-            response = answer(&mut read) => response,
-            () = dripping => unreachable!(),
-        };
-        assert!(
-            response.starts_with(&format!("HTTP/1.1 {status}")) && response.contains(code),
-            "{path}: {response}"
-        );
-        assert!(start.elapsed() >= Duration::from_secs(10), "{path}: {:?}", start.elapsed());
+/// Sends a body of one byte a second, and returns the response and the time until then.
+async fn drip(server: SocketAddr, path: &str, content_type: &str) -> (String, Duration) {
+    let start = Instant::now();
+    let (mut read, mut write) = TcpStream::connect(server).await.unwrap().into_split();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: {content_type}\r\nContent-Length: 1000\r\n\r\n"
+    );
+    write.write_all(head.as_bytes()).await.unwrap();
+    let dripping = async {
+        while write.write_all(b" ").await.is_ok() {
+            sleep(Duration::from_secs(1)).await;
+        }
+        std::future::pending().await
+    };
+    tokio::select! {
+        response = answer(&mut read) => (response, start.elapsed()),
+        () = dripping => unreachable!(),
     }
+}
+
+/// A1: a body was read for as long as a byte came now and then.
+#[tokio::test]
+async fn dripping_body_is_rejected() {
+    let upstream = Upstream::start().await;
+    let mut deployment = TestDeployment::new(sqlite_location().await.unwrap()).await;
+    deployment.forward_to_without_auth(upstream.url());
+    deployment.set("server.builtin", r#"["auth", "token"]"#);
+    let server = deployment.serve().await;
+    let (login, token, proxied, grpc) = tokio::join!(
+        drip(server.public, "/auth/login", "application/json"),
+        drip(server.public, "/token", "application/x-www-form-urlencoded"),
+        drip(server.public, "/upload", "application/octet-stream"),
+        timeout(Duration::from_secs(13), drip(server.public, "/stream", "application/grpc")),
+    );
+    for ((response, elapsed), status, code) in
+        [(login, "408", "body_timeout"), (token, "408", "invalid_request"), (proxied, "408", "body_timeout")]
+    {
+        assert!(response.starts_with(&format!("HTTP/1.1 {status}")), "{response}");
+        assert!(response.contains(code), "{response}");
+        assert!(elapsed >= Duration::from_secs(10), "{elapsed:?}");
+    }
+    assert!(grpc.is_err(), "{grpc:?}");
 }
