@@ -58,5 +58,30 @@ impl ClientInfo {
     }
 }
 
+/// Returns the address by which a client is counted: IPv6 clients by their /64 network.
+#[cfg(feature = "server")]
+pub(crate) fn client_network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => std::net::Ipv6Addr::from(u128::from(address) & IPV6_NETWORK).into(),
+    }
+}
+
+#[cfg(feature = "server")]
+const IPV6_NETWORK: u128 = !(u64::MAX as u128);
+
 /// Maximum length of a stored request id, in bytes.
 const MAX_REQUEST_ID_LEN: usize = 64;
+
+#[cfg(all(test, feature = "server"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ipv6_clients_count_by_network() {
+        let network = |text: &str| client_network(text.parse().expect("an address"));
+        assert_eq!(network("2001:db8::1"), network("2001:db8::ffff:2"));
+        assert_ne!(network("2001:db8::1"), network("2001:db8:0:1::1"));
+        assert_eq!(network("::ffff:192.0.2.1"), IpAddr::from([192, 0, 2, 1]));
+    }
+}

@@ -70,6 +70,11 @@ async fn snapshot(sources: &Sources) -> ContentHash {
     spawn_blocking(move || sources.snapshot()).await.unwrap_or_default()
 }
 
+/// Returns the limits of the listener for forward auth requests. Only front proxies connect to it.
+pub(super) fn verify_limits(limits: ServerLimits) -> ServerLimits {
+    ServerLimits { connections_per_client: limits.connections, ..limits }
+}
+
 /// Reloads the configuration of a running gateway.
 pub(super) struct Reloader<'a> {
     pub(super) app: &'a App,
@@ -172,7 +177,8 @@ impl Reloader<'_> {
         bootstrap::check_file_limit(config);
         self.app.apply(prepared);
         self.threads.set_limits(config.server.limits);
-        self.limits.send_replace(config.server.limits);
+        self.threads.set_exempt_peers(config.server.trusted_proxies.clone());
+        self.limits.send_replace(verify_limits(config.server.limits));
         self.drain_delay = config.server.drain_delay;
         // Ends the health checks of removed upstreams.
         self.health_checks.abort();

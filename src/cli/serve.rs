@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use super::bootstrap::{self, block_on};
 use super::error::CliError;
 use super::listeners::{Listeners, local_addr};
-use super::reload::{ReloadTrigger, Reloader};
+use super::reload::{ReloadTrigger, Reloader, verify_limits};
 use super::shutdown::{ShutdownSignal, serve_until_shutdown};
 use super::systemd;
 use crate::app::{App, AppDependencies, DemoCredentials, RunningApp, StartError, check_keys, check_replica};
@@ -103,7 +103,7 @@ pub(super) async fn serve(
     let mut reloader = Reloader {
         app,
         threads: &threads,
-        limits: watch::Sender::new(config.server.limits),
+        limits: watch::Sender::new(verify_limits(config.server.limits)),
         certificate: resources.certificate.clone(),
         keys: Arc::clone(&resources.keys),
         clock: Arc::clone(&resources.clock),
@@ -218,7 +218,9 @@ impl From<StartError> for CliError {
 fn start_worker_threads(config: &Config) -> Result<WorkerThreads, CliError> {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     let threads = WorkerThreads::start(config.server.threads.unwrap_or_else(cores), config.server.limits);
-    threads.map_err(|error| CliError::failed("cannot start the worker threads", error))
+    let threads = threads.map_err(|error| CliError::failed("cannot start the worker threads", error))?;
+    threads.set_exempt_peers(config.server.trusted_proxies.clone());
+    Ok(threads)
 }
 
 fn serve_public(

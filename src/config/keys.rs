@@ -14,6 +14,7 @@ pub const KEYS: &[&str] = &[
     "server.allow_readable_secrets",
     "server.threads",
     "server.max_connections",
+    "server.max_connections_per_client",
     "server.max_streams",
     "server.max_in_flight",
     "server.max_header_bytes",

@@ -56,6 +56,7 @@ pub(super) fn read(settings: &RawSettings, warnings: &mut Vec<String>) -> Result
     let duration = |key: &str| settings.required(key, settings.duration(key, Duration::from_millis(100)));
     let limits = ServerLimits {
         connections: count("server.max_connections", 1..=1_000_000)? as usize,
+        connections_per_client: count("server.max_connections_per_client", 1..=1_000_000)? as usize,
         streams: count("server.max_streams", 1..=10_000)?,
         in_flight: count("server.max_in_flight", 1..=1_000_000)? as usize,
         header_bytes: size(settings, "server.max_header_bytes", 8 * 1024)?,

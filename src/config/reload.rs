@@ -10,6 +10,7 @@ pub const RELOADED: &[&str] = &[
     "server.trusted_proxies",
     "server.allow_readable_secrets",
     "server.max_connections",
+    "server.max_connections_per_client",
     "server.max_streams",
     "server.max_in_flight",
     "server.max_header_bytes",

@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 
+use super::admission::ConnectionRefused;
 use super::connection::serve_connection;
 use super::connection_registry::{ConnectionPermit, ConnectionRegistry};
 use super::http_service::HttpService;
@@ -81,8 +82,9 @@ impl<S: HttpService> Acceptor<S> {
 
     fn dispatch(&mut self, stream: TcpStream, peer: SocketAddr) {
         let thread = self.group.select_thread();
-        let Some(permit) = self.group.registries[thread].try_acquire() else {
-            return reject(stream, self.certificate.is_some());
+        let permit = match self.group.registries[thread].try_acquire(peer.ip()) {
+            Ok(permit) => permit,
+            Err(refused) => return reject(stream, refused, self.certificate.is_some()),
         };
         match self.group.senders.get(thread).filter(|_| thread != self.group.index) {
             Some(sender) => transfer(sender, stream, peer, permit),
@@ -146,12 +148,12 @@ fn transfer(
     }
 }
 
-/// Rejects a connection over the limit: with a 503 response, or over TLS by closing it.
+/// Rejects a connection over a limit: with a 503 response, or by closing it over TLS and if its client has too many.
 ///
 /// A response over TLS would need a handshake, which is too expensive under overload.
-fn reject(mut stream: TcpStream, is_tls: bool) {
+fn reject(mut stream: TcpStream, refused: ConnectionRefused, is_tls: bool) {
     metrics::counter!("sekisho_connections_refused_total").increment(1);
-    if is_tls {
+    if is_tls || refused == ConnectionRefused::Client {
         return;
     }
     let Ok(permit) = REJECTION_PERMITS.try_acquire() else { return };

@@ -1,5 +1,6 @@
 //! The connections of one worker thread: their number, their timeouts, and their shutdown.
 
+use std::net::IpAddr;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -10,7 +11,7 @@ use metrics::Gauge;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::admission::ThreadAdmission;
+use super::admission::{ConnectionPlace, ConnectionRefused, ThreadAdmission};
 use super::connection_state::{CloseMode, ConnectionState, Phase, StateSnapshot};
 use super::http_builders::HttpBuilders;
 use super::limits::ServerLimits;
@@ -36,6 +37,7 @@ pub(super) struct ConnectionSettings {
 /// Permit for one open connection, released on drop.
 pub(super) struct ConnectionPermit {
     pub(super) registry: Arc<ConnectionRegistry>,
+    place: ConnectionPlace,
 }
 
 struct TrackedConnections {
@@ -151,14 +153,12 @@ impl ConnectionRegistry {
         self.open.load(Relaxed)
     }
 
-    /// Acquires a permit for a new connection, or returns `None` at the connection limit.
-    pub(super) fn try_acquire(self: &Arc<Self>) -> Option<ConnectionPermit> {
-        if !self.admission.try_begin_connection() {
-            return None;
-        }
+    /// Acquires a permit for a new connection from `peer`.
+    pub(super) fn try_acquire(self: &Arc<Self>, peer: IpAddr) -> Result<ConnectionPermit, ConnectionRefused> {
+        let place = self.admission.try_begin_connection(peer)?;
         self.open.fetch_add(1, Relaxed);
         self.gauge.increment(1.0);
-        Some(ConnectionPermit { registry: Arc::clone(self) })
+        Ok(ConnectionPermit { registry: Arc::clone(self), place })
     }
 
     /// Starts enforcing the timeouts of a connection.
@@ -245,7 +245,7 @@ impl ConnectionSettings {
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        self.registry.admission.end_connection();
+        self.registry.admission.end_connection(&self.place);
         self.registry.gauge.decrement(1.0);
         if self.registry.open.fetch_sub(1, Relaxed) == 1 {
             self.registry.all_closed.notify_waiters();

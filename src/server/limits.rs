@@ -13,6 +13,11 @@ pub struct ServerLimits {
     ///
     /// Further connections get a 503 response and are closed; over TLS they are closed without a response.
     pub connections: usize,
+    /// Maximum number of open connections of a client, by its address, for IPv6 by its /64 network.
+    ///
+    /// Further ones are closed. The last tenth of [`connections`](Self::connections) is for clients with less than an
+    /// equal share. Front proxies can be exempt: [`WorkerThreads::set_exempt_peers`](super::WorkerThreads::set_exempt_peers).
+    pub connections_per_client: usize,
     /// Maximum number of open streams on an HTTP/2 connection.
     pub streams: u32,
     /// Maximum number of requests that wait for the start of their response.
@@ -56,6 +61,7 @@ impl Default for ServerLimits {
     fn default() -> Self {
         Self {
             connections: 10_000,
+            connections_per_client: 1_000,
             streams: 100,
             in_flight: 2_000,
             header_timeout: Duration::from_secs(15),

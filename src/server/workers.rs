@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use futures_util::future::join_all;
+use ipnet::IpNet;
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -129,6 +130,14 @@ impl WorkerThreads {
     pub fn set_limits(&self, limits: ServerLimits) {
         for thread in &self.threads {
             thread.registry.set_limits(limits);
+        }
+    }
+
+    /// Sets the networks of front proxies, which [`ServerLimits::connections_per_client`] does not limit.
+    pub fn set_exempt_peers(&self, networks: Vec<IpNet>) {
+        // The threads share the limits.
+        if let Some(thread) = self.threads.first() {
+            thread.registry.admission.set_exempt_peers(networks);
         }
     }
 

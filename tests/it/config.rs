@@ -136,6 +136,7 @@ fn default_server_limits() {
     let limits = server.limits;
     let expected = ServerLimits {
         connections: 10_000,
+        connections_per_client: 1_000,
         streams: 100,
         in_flight: 2_000,
         header_bytes: 65_536,

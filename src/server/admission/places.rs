@@ -55,6 +55,17 @@ impl Places {
         }
     }
 
+    /// Returns the limit.
+    pub(super) fn limit(&self) -> usize {
+        self.limit.load(Relaxed)
+    }
+
+    /// Returns the number of free places. It looks at the caches of all threads.
+    pub(super) fn free(&self) -> usize {
+        let cached: usize = self.caches.iter().map(|Padded(cache)| cache.load(Relaxed)).sum();
+        self.free.0.load(Relaxed).saturating_add_unsigned(cached).max(0).unsigned_abs()
+    }
+
     /// Replaces the limit. Places that are taken beyond a lower limit stay taken until they are given back.
     pub(super) fn set_limit(&self, limit: usize) {
         let previous = self.limit.swap(limit, Relaxed);

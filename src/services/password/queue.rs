@@ -11,7 +11,7 @@
 //! the flood, not a client that has not been seen before.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use metrics::{Gauge, gauge};
 
+use crate::client_info::client_network;
 use crate::identity::SessionId;
 use crate::request_context::RequestContext;
 
@@ -44,7 +45,7 @@ impl Caller {
     pub fn current() -> Self {
         let caller = RequestContext::with_current(|context| match (context.user(), context.client()) {
             (Some((_, session)), _) => Self::Session(session),
-            (None, Some(address)) => Self::Address(network(address)),
+            (None, Some(address)) => Self::Address(client_network(address)),
             (None, None) => Self::Operator,
         });
         caller.unwrap_or(Self::Operator)
@@ -58,13 +59,6 @@ impl Caller {
             Self::Operator => capacity,
             Self::Session(_) => 2,
         }
-    }
-}
-
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.into(),
-        IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) & IPV6_NETWORK).into(),
     }
 }
 
@@ -298,7 +292,6 @@ const FAILURE_COST: u32 = 3;
 const HALF_LIFE: Duration = Duration::from_secs(60);
 /// Maximum number of callers whose use is remembered, about 1 MiB.
 const MAX_CALLERS: usize = 16_384;
-const IPV6_NETWORK: u128 = !(u64::MAX as u128);
 
 #[cfg(test)]
 mod tests {
@@ -390,16 +383,6 @@ mod tests {
             queue.record_failure(session(number));
         }
         assert!(queue.lock().recent_use.len() <= MAX_CALLERS);
-    }
-
-    #[test]
-    fn ipv6_clients_count_by_network() {
-        let same: [IpAddr; 2] =
-            ["2001:db8::1", "2001:db8::ffff:2"].map(|text| text.parse().expect("an address"));
-        assert_eq!(network(same[0]), network(same[1]));
-        assert_ne!(network(same[0]), network("2001:db8:0:1::1".parse().expect("an address")));
-        let mapped: IpAddr = "::ffff:192.0.2.1".parse().expect("an address");
-        assert_eq!(Caller::Address(network(mapped)), address(1));
     }
 
     #[test]

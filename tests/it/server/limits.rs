@@ -1,11 +1,13 @@
 //! Limits on connections, requests, sizes and times (P-18).
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Request;
 use sekisho::server::ServerLimits;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use crate::support::fair_clock::FairInstant;
@@ -213,6 +215,63 @@ async fn connections_beyond_the_limit_get_503_at_once() {
     })
     .await;
     assert!(send_and_read(&mut second, GET).await.contains("200 OK"));
+}
+
+async fn connect_from(server: &TestServer, last: u8) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 0, last], 0))).unwrap();
+    socket.connect(server.address).await.unwrap()
+}
+
+/// Returns `true` if the connection is served.
+async fn is_served(socket: &mut TcpStream) -> bool {
+    send_and_read(socket, GET).await.contains("200 OK")
+}
+
+/// A1, A9: one client could take all connections.
+#[tokio::test]
+async fn connections_of_a_client_are_limited() {
+    let limits = ServerLimits { connections_per_client: 2, ..ServerLimits::default() };
+    let (server, _seen) = TestServer::start(2, limits);
+    let mut first = connect_from(&server, 2).await;
+    let mut second = connect_from(&server, 2).await;
+    assert!(is_served(&mut first).await && is_served(&mut second).await);
+    assert_eq!(read_until_closed(&mut connect_from(&server, 2).await).await, "");
+    assert!(is_served(&mut connect_from(&server, 3).await).await);
+    drop(first);
+    until("a place of the client to be free", async || {
+        let mut socket = connect_from(&server, 2).await;
+        // Fails if the server closes the connection first.
+        let sent = socket.write_all(GET.as_bytes()).await;
+        (sent.is_ok() && answer(&mut socket).await.contains("200 OK")).then_some(())
+    })
+    .await;
+
+    server.threads.set_exempt_peers(vec!["127.0.0.2/32".parse().unwrap()]);
+    let mut exempt = Vec::new();
+    for _ in 0..4 {
+        let mut socket = connect_from(&server, 2).await;
+        assert!(is_served(&mut socket).await);
+        exempt.push(socket);
+    }
+}
+
+/// A1: a client from many addresses could take all connections.
+#[tokio::test]
+async fn last_connections_are_shared_equally() {
+    let limits = ServerLimits { connections: 40, ..ServerLimits::default() };
+    let (server, _seen) = TestServer::start(1, limits);
+    let mut held = Vec::new();
+    for last in (2..6).cycle().take(80) {
+        let mut socket = connect_from(&server, last).await;
+        // Fails if the server closes the connection first.
+        let sent = socket.write_all(GET.as_bytes()).await;
+        if sent.is_ok() && answer(&mut socket).await.contains("200 OK") {
+            held.push(socket);
+        }
+    }
+    assert!((36..40).contains(&held.len()), "{}", held.len());
+    assert!(is_served(&mut connect_from(&server, 9).await).await);
 }
 
 #[tokio::test]

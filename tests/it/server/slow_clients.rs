@@ -86,6 +86,8 @@ enum Attack {
 async fn attack(server: SocketAddr, attack: Attack, closed: Arc<AtomicUsize>) {
     loop {
         let socket = TcpSocket::new_v4().unwrap();
+        // Another client than the browsers.
+        socket.bind(SocketAddr::from(([127, 0, 0, 2], 0))).unwrap();
         // The smallest receive buffer that the kernel allows.
         socket.set_recv_buffer_size(1).unwrap();
         if let Ok(socket) = socket.connect(server).await {
