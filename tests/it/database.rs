@@ -121,7 +121,7 @@ async fn newer_schema_is_rejected(location: DatabaseLocation) {
         assert!(matches!(error, DbError::Newer { found: 9999, known: 7 }), "{error:?}");
         assert_eq!(
             error.to_string(),
-            "the database was migrated by a newer sekisho (migration 9999); this one supports up to 6: upgrade the program"
+            "the database was migrated by a newer sekisho (migration 9999); this one supports up to 7: upgrade the program"
         );
     }
 }
