@@ -99,7 +99,7 @@ fn every_metric_name_in_the_source_is_declared() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
-            } else {
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
                 found.extend(made_in(&std::fs::read_to_string(path).unwrap()));
             }
         }
