@@ -157,7 +157,7 @@ fn is_read_only(path: &Path) -> bool {
     flags.is_ok_and(|flags| flags.contains(rustix::fs::StatVfsMountFlags::RDONLY))
 }
 
-/// Reads a secret from a file, [trimmed](trimmed).
+/// Reads a secret from a file and [trims][`trimmed`] it.
 ///
 /// # Errors
 ///
