@@ -169,7 +169,7 @@ pub fn rotate(
     }
 }
 
-/// Claims a number for good. Returns `false` if another process has claimed it.
+/// Claims a number permanently. Returns `false` if another process has claimed it.
 fn claim(dir: &Path, number: u8) -> Result<bool, KeyFileError> {
     create_new(&dir.join(format!(".{number}.{CLAIMED}")))
 }

@@ -98,7 +98,7 @@ pub fn check_access(path: &Path) -> Result<Option<ReadableSecret>, AccessError> 
     Ok(is_readable.then(|| ReadableSecret { path: path.to_owned(), mode: permissions(&metadata) }))
 }
 
-/// Checks a symbolic link and its directory. To change either is to choose the file.
+/// Checks a symbolic link and its directory. A user who can change either of them chooses the file.
 fn check_link(path: &Path) -> Result<(), AccessError> {
     let Ok(link) = fs::symlink_metadata(path) else { return Ok(()) };
     if !link.is_symlink() {
