@@ -1,6 +1,7 @@
 //! Creates sessions and issues their tokens.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use secrecy::SecretString;
 use time::OffsetDateTime;
@@ -137,7 +138,7 @@ impl TokenIssuer {
             identity: identity(session, expires_at),
             access_token,
             refresh_token: refresh_token::mint(refresh_key, session.id, session.generation),
-            max_age: (session.expires_at() - now).try_into().unwrap_or_default(),
+            max_age: cookie_lifetime(session, now),
             // The cookies must reach the browser's disk before the generation can be confirmed. Half
             // a minute of the grace is for the disk and a quarter for clock skew. A sixth leaves time
             // for the transfer; the model shows that a quarter does not.
@@ -155,6 +156,16 @@ impl TokenIssuer {
     pub(super) fn idle_expiry(&self, now: OffsetDateTime) -> OffsetDateTime {
         now + self.settings.access_ttl + self.settings.idle_ttl
     }
+}
+
+/// Returns the lifetime of a session's cookies: a day beyond its absolute expiry.
+///
+/// The row decides when a session ends. A browser that dropped its cookies at the idle expiry could not be told
+/// so, and would lose a session whose idle expiry is postponed without new cookies.
+fn cookie_lifetime(session: &Session, now: OffsetDateTime) -> Duration {
+    const DAY: Duration = Duration::from_secs(86_400);
+    let remaining: Duration = (session.absolute_expires_at - now).try_into().unwrap_or_default();
+    remaining.saturating_add(DAY)
 }
 
 pub(super) fn identity(session: &Session, expires_at: OffsetDateTime) -> Identity {

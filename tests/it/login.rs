@@ -9,7 +9,7 @@ use sekisho::client_info::ClientInfo;
 use sekisho::models::session::EndReason;
 use serde_json::{Value, json};
 
-use crate::support::app::{ACCESS_TTL, IDLE_TTL, PASSWORD, TestApp, on_each_database};
+use crate::support::app::{ABSOLUTE_TTL, PASSWORD, TestApp, on_each_database};
 use crate::support::browser::{ACCESS, REFRESH};
 use crate::support::db::TestDatabase;
 use crate::support::http::{TestResponse, bare, form, get, post, with, with_body};
@@ -52,7 +52,7 @@ async fn sign_in_sets_two_cookies_and_returns_no_token(database: TestDatabase) {
         });
         assert_eq!(response.json(), expected);
         let cookies = both_cookies(&response);
-        let lifetime = (ACCESS_TTL + IDLE_TTL).as_secs();
+        let lifetime = ABSOLUTE_TTL.as_secs() + 86_400;
         for (name, value, attributes) in &cookies {
             assert_eq!(attributes, &format!(" HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age={lifetime}"));
             assert!(name.len() + value.len() < 4_096);

@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use secrecy::SecretString;
 use sekisho::client_info::ClientInfo;
-use sekisho::clock::Clock;
+use sekisho::clock::{Clock, ManualClock};
 use sekisho::models::session::EndReason;
 use sekisho::models::user::Role;
 use sekisho::services::store::SessionFilter;
@@ -45,6 +45,8 @@ on_each_database! {
     each_termination_cause_has_its_event
 }
 
+const DAY: Duration = Duration::from_secs(86_400);
+
 const NEW_PASSWORD: &str = "seven quiet ferries cross the strait";
 
 async fn expired_token_is_refreshed_in_the_same_response(database: TestDatabase) {
@@ -57,7 +59,7 @@ async fn expired_token_is_refreshed_in_the_same_response(database: TestDatabase)
     assert_eq!(response.json()["user"]["email"], "ann@example.com");
     assert_eq!(response.json()["access_expires_at"], "2026-01-01T00:30:05Z");
     assert_eq!(response.json()["session_expires_at"], "2026-01-15T00:30:05Z");
-    assert_sets_both(&response, (ACCESS_TTL + IDLE_TTL).as_secs());
+    assert_sets_both(&response, &app);
     assert!(!before.contains(&ann.token(ACCESS)) && !before.contains(&ann.token(REFRESH)));
 
     let response = ann.get("/auth/session").await;
@@ -74,7 +76,7 @@ async fn refreshed_request_reaches_the_handler_once(database: TestDatabase) {
     let ran = json!({"title": "Ran", "year": 1985, "director": "Akira Kurosawa"});
     let response = ann.post("/movies", &ran).await;
     assert_eq!((response.status.as_u16(), response.event()), (201, Some("rotated")));
-    assert_sets_both(&response, (ACCESS_TTL + IDLE_TTL).as_secs());
+    assert_sets_both(&response, &app);
     let movies = ann.get("/movies").await.json();
     assert_eq!((&movies["total"], &movies["items"][0]["title"]), (&json!(1), &json!("Ran")));
 }
@@ -90,7 +92,7 @@ async fn refresh_starts_at_nine_tenths_of_the_lifetime(database: TestDatabase) {
     app.clock.advance(Duration::from_secs(1));
     let response = ann.get("/auth/session").await;
     assert_eq!((response.event(), app.row(session).await.generation), (Some("rotated"), 2));
-    assert_sets_both(&response, (ACCESS_TTL + IDLE_TTL).as_secs());
+    assert_sets_both(&response, &app);
 }
 
 async fn valid_token_makes_no_store_call(database: TestDatabase) {
@@ -127,7 +129,7 @@ async fn responses_of_any_status_carry_fresh_cookies(database: TestDatabase) {
             (status, Some("rotated")),
             "{method} {path}"
         );
-        assert_sets_both(&response, (ACCESS_TTL + IDLE_TTL).as_secs());
+        assert_sets_both(&response, &app);
     }
 }
 
@@ -160,18 +162,17 @@ async fn explicit_refresh_rotates_and_replays(database: TestDatabase) {
     assert!(response.set_cookies().is_empty() && response.header("retry-after").is_some());
 }
 
+/// D11: the browser still has its cookies, and receives the reason.
 async fn idle_session_expires(database: TestDatabase) {
     let app = TestApp::with_database(database).await;
-    let ann = app.signed_in("ann@example.com").await;
-    let cookies = ann.cookies();
+    let mut ann = app.signed_in("ann@example.com").await;
     app.clock.advance(ACCESS_TTL + IDLE_TTL);
-    assert_eq!(ann.cookies(), "", "the cookies have expired");
-    let send = async || app.send(with(get("/auth/session"), "cookie", &cookies)).await;
-    assert_terminated(&send().await, "idle_expired", false);
+    assert_terminated(&ann.get("/auth/session").await, "idle_expired", false);
     app.clock.advance(GRACE);
-    assert_terminated(&send().await, "idle_expired", false);
+    assert_terminated(&ann.get("/auth/session").await, "idle_expired", false);
     app.clock.advance(Duration::from_secs(1));
-    assert_terminated(&send().await, "idle_expired", true);
+    assert_terminated(&ann.get("/auth/session").await, "idle_expired", true);
+    assert!(ann.jar.is_empty());
 }
 
 async fn refresh_does_not_extend_the_absolute_expiry(database: TestDatabase) {
@@ -188,7 +189,7 @@ async fn refresh_does_not_extend_the_absolute_expiry(database: TestDatabase) {
         assert!(claims["exp"].as_i64().unwrap() <= end.unix_timestamp(), "{claims}");
         for cookie in response.set_cookies() {
             let until = app.clock.now().unix_timestamp() + cookie.max_age.unwrap();
-            assert!(until <= end.unix_timestamp(), "the cookie outlives the session");
+            assert_eq!(until, (end + DAY).unix_timestamp(), "a day longer than the session");
         }
         app.clock.advance(Duration::from_secs(70));
     }
@@ -474,14 +475,16 @@ async fn tokens_of_another_key_terminate_no_session(database: TestDatabase) {
 }
 
 #[track_caller]
-fn assert_sets_both(response: &TestResponse, lifetime: u64) {
+fn assert_sets_both(response: &TestResponse, app: &TestApp) {
+    // The session began at the start of the clock.
+    let lifetime = ManualClock::default().now() + ABSOLUTE_TTL + DAY - app.clock.now();
     let cookies = response.set_cookies();
     assert_eq!(cookies.len(), 2, "{response:?}");
     for (cookie, name) in cookies.iter().zip([ACCESS, REFRESH]) {
         assert_eq!(cookie.name, name);
         assert!(!cookie.value.is_empty());
         assert_eq!(cookie.attributes, ["httponly", "path=/", "samesite=lax", "secure"]);
-        assert_eq!(cookie.max_age, i64::try_from(lifetime).ok());
+        assert_eq!(cookie.max_age, Some(lifetime.whole_seconds()));
     }
     assert_eq!(response.header("cache-control"), Some("private, no-store"));
     assert_eq!(response.header("vary"), Some("Cookie"));

@@ -31,9 +31,9 @@ async fn sign_in_issues_valid_tokens() {
     assert_eq!(&*verified.identity.subject, USER.to_string());
     assert_eq!(verified.identity.session, issued.session.id);
     assert!(!verified.refresh_due);
-    let expires_at = issued.session.expires_at();
-    assert_eq!(expires_at - fixture.now(), issued.tokens.max_age);
-    assert_eq!(issued.tokens.max_age, ACCESS_TTL + fixture.tokens.settings().idle_ttl);
+    let SessionSettings { idle_ttl, absolute_ttl, .. } = *fixture.tokens.settings();
+    assert_eq!(issued.session.expires_at() - fixture.now(), ACCESS_TTL + idle_ttl);
+    assert_eq!(issued.tokens.max_age, absolute_ttl + Duration::from_secs(86_400));
 }
 
 #[tokio::test]
