@@ -1,7 +1,8 @@
-//! Events of a session, and notification of its end.
+//! Events of a session, notification of its end, and reports of its use.
 
 use std::fmt;
 use std::pin::Pin;
+use std::time::Duration;
 
 use crate::identity::SessionId;
 
@@ -19,7 +20,7 @@ pub enum SessionEvent {
     Displaced,
     /// The session has reached the last generation that a refresh token can represent.
     Exhausted,
-    /// The session was not refreshed within its idle lifetime.
+    /// The session was not used within its idle lifetime.
     IdleExpired,
     /// The user signed out.
     LoggedOut,
@@ -134,6 +135,19 @@ impl<F: Fn(SessionId) -> SessionEndFuture + Send + Sync + 'static> SessionEndWat
     fn watch(&self, session: SessionId) -> SessionEndFuture {
         self(session)
     }
+}
+
+/// Records that clients use their sessions on connections that stay open.
+///
+/// A session that is not used expires. Requests record their use themselves, with their tokens. A WebSocket or a
+/// long upload presents no token again, so its use is what the client sends.
+pub trait SessionUseRecorder: Send + Sync + 'static {
+    /// Records that the client uses the session at present. It does not wait for the store.
+    fn record_use(&self, session: SessionId);
+
+    /// Minimum time between two calls of [`record_use`](Self::record_use) for one connection. The expiry is
+    /// accurate to about twice this time.
+    fn interval(&self) -> Duration;
 }
 
 #[cfg(test)]

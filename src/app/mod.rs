@@ -133,7 +133,9 @@ impl App {
         }
         let streams = LongLivedStreams::new(Arc::new(tokens.clone()));
         let reserved = ReservedCookies { names: cookies.names().map(str::to_owned).to_vec() };
-        let proxy = Proxy::new(reserved, streams.clone()).with_upstream_tokens(Arc::new(tokens.clone()));
+        let proxy = Proxy::new(reserved, streams.clone())
+            .with_upstream_tokens(Arc::new(tokens.clone()))
+            .with_session_uses(Arc::new(tokens.clone()));
         let proxies = ProxyStacks::new(session.clone(), proxy);
         let state = AuthState { auth, cookies, clock };
         let builder = stack_builder(&dependencies, &session, state);

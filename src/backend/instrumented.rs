@@ -18,7 +18,7 @@ use crate::models::user::{Role, User, UserId};
 use crate::services::readiness::{Problem, Readiness};
 use crate::services::store::{
     AuditStore, EndedSessions, EndedSince, InsertOutcome, MovieQuery, MovieStore, NewSession, PasswordChange,
-    Rotation, SessionFilter, SessionStore, SessionTermination, StoreError, TokenUse, UserStore,
+    Rotation, SessionFilter, SessionStore, SessionTermination, SessionUse, StoreError, TokenUse, UserStore,
 };
 
 /// Records the calls of the inner store in `sekisho_store_duration_seconds`, and reports
@@ -59,7 +59,7 @@ instrumented!(SessionStore for SessionStore {
         fn rotate(rotation: &Rotation<'_>) -> Option<Session>;
         fn catch_up(rotation: &Rotation<'_>) -> Option<Session>;
         fn confirm_generation(tokens: &[TokenUse]) -> Vec<Session>;
-        fn count_replays(counts: &[(SessionId, u64)]) -> ();
+        fn record_uses(uses: &[SessionUse], now: OffsetDateTime) -> ();
         fn end_session(id: SessionId, termination: &SessionTermination) -> bool;
         fn end_session_list(ids: &[SessionId], termination: &SessionTermination) -> Vec<SessionId>;
         fn end_sessions(filter: &SessionFilter, termination: &SessionTermination) -> Vec<SessionId>;

@@ -135,8 +135,8 @@ pub struct RefreshedSession {
     pub access_token: String,
     /// The new refresh token.
     pub refresh_token: String,
-    /// Lifetime of the cookies, at most 400 days. It should exceed that of the session: a browser that still
-    /// sends the cookies of an expired session is told of the expiry.
+    /// Lifetime of the cookies, at most 400 days. It should exceed that of the session: for the cookies of an
+    /// expired session, the response has the reason.
     pub max_age: Duration,
     /// Time during which the tokens may be sent to the client.
     ///

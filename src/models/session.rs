@@ -52,7 +52,7 @@ pub enum EndReason {
     Displaced,
     /// The generation reached its maximum.
     Exhausted,
-    /// The session was not refreshed within the idle lifetime.
+    /// The session was not used within the idle lifetime.
     IdleExpired,
     /// The user signed out.
     LoggedOut,
@@ -179,7 +179,7 @@ pub struct Session {
     pub rotations: u64,
     /// Number of replayed refresh tokens.
     pub replays: u64,
-    /// Expiry without a further refresh: the last refresh plus the access and idle lifetimes.
+    /// Expiry without further use: the last use plus the access and idle lifetimes.
     pub idle_expires_at: OffsetDateTime,
     /// Expiry of the absolute lifetime, which refreshes do not extend.
     pub absolute_expires_at: OffsetDateTime,
@@ -190,7 +190,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// Returns the time at which the session expires unless it is refreshed or terminated.
+    /// Returns the time at which the session expires unless it is used or terminated.
     #[must_use]
     pub fn expires_at(&self) -> OffsetDateTime {
         self.idle_expires_at.min(self.absolute_expires_at)

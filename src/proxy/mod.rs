@@ -62,6 +62,9 @@
 //!
 //! The session is not checked again during any other response, however long it takes.
 //!
+//! What a client sends in its session is a use of it, which postpones the idle expiry ([`session_use`]): data frames
+//! of a WebSocket, all bytes of any other tunnel, and the data of a request body that takes long.
+//!
 //! ```no_run
 //! use axum::extract::Request;
 //! use axum::middleware::{Next, from_fn_with_state};
@@ -112,6 +115,7 @@ mod route_error;
 mod route_spec;
 mod routes;
 mod service;
+mod session_use;
 mod settings;
 mod stream_error;
 #[cfg(test)]

@@ -220,6 +220,7 @@ mod tests {
     use super::*;
     use crate::proxy::cookies::ReservedCookies;
     use crate::proxy::long_lived::LongLivedStreams;
+    use crate::proxy::session_use::SessionUses;
     use crate::proxy::via::Via;
 
     fn host_of(uri: &str, version: Version, hosts: &[&'static str]) -> Option<Option<String>> {
@@ -254,6 +255,7 @@ mod tests {
         let settings = ProxySettings {
             reserved_cookies: ReservedCookies { names: vec!["b".to_owned()] },
             streams: LongLivedStreams::default(),
+            session_uses: SessionUses::default(),
             upstream_tokens: None,
             via: Via::new(),
         };

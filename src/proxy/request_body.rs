@@ -14,6 +14,7 @@ use tokio::sync::{oneshot, watch};
 use super::header_policy::RequestHeaderPolicy;
 use super::idle_timer::IdleTimer;
 use super::routes::Route;
+use super::session_use::{UploadReporter, UseReporter};
 use super::stream_error::{FramePoll, UploadError};
 use super::trailers;
 use super::upload_progress::{UploadProgress, UploadState};
@@ -31,11 +32,13 @@ pub(super) struct UpstreamRequestBody {
     /// Completes when the observer is dropped.
     abandoned: oneshot::Receiver<Infallible>,
     headers: Arc<RequestHeaderPolicy>,
+    /// Reports the use of the session; `None` without a session.
+    session_use: Option<UploadReporter>,
 }
 
 impl UpstreamRequestBody {
     /// Wraps a body and returns the observer of its progress.
-    pub(super) fn new(inner: Body, route: &Route) -> (Self, UploadProgress) {
+    pub(super) fn new(inner: Body, route: &Route, session: Option<UseReporter>) -> (Self, UploadProgress) {
         let (state, state_receiver) = watch::channel(UploadState::Sending);
         let (wanted, abandoned) = oneshot::channel();
         let body = Self {
@@ -45,6 +48,7 @@ impl UpstreamRequestBody {
             state,
             abandoned,
             headers: Arc::clone(&route.request_headers),
+            session_use: session.map(UploadReporter::new),
         };
         (body, UploadProgress::new(state_receiver, wanted))
     }
@@ -69,6 +73,11 @@ impl UpstreamRequestBody {
             self.headers.edits.remove_from(trailers);
         }
         check_limit(&mut self.bytes_left, &frame)?;
+        if let Some(session_use) = &mut self.session_use
+            && frame.data_ref().is_some_and(|data| !data.is_empty())
+        {
+            session_use.record_data();
+        }
         Poll::Ready(Some(Ok(frame)))
     }
 }

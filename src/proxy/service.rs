@@ -23,6 +23,7 @@ use super::request_body::UpstreamRequestBody;
 use super::response::prepare_response;
 use super::response_body::DownstreamResponseBody;
 use super::routes::{MatchedRoute, Route};
+use super::session_use::SessionUses;
 use super::settings::ProxySettings;
 use super::upgrade::Upgrade;
 use super::upload_progress::UploadProgress;
@@ -30,6 +31,7 @@ use super::upstream::{self, Lease, Pool, UpstreamBody};
 use super::upstream_tokens::UpstreamTokens;
 use super::via::Via;
 use crate::identity::{Identity, SessionId};
+use crate::session_event::SessionUseRecorder;
 
 /// Forwards requests to the upstreams of their routes; see the [module](super).
 ///
@@ -51,6 +53,7 @@ impl Proxy {
         Self::from_settings(ProxySettings {
             reserved_cookies,
             streams,
+            session_uses: SessionUses::default(),
             upstream_tokens: None,
             via: Via::new(),
         })
@@ -63,6 +66,15 @@ impl Proxy {
         Self(Arc::new(Inner { settings, pool: Arc::clone(&self.0.pool) }))
     }
 
+    /// Sets the recorder of the use of sessions by WebSockets, other upgrades and uploads.
+    ///
+    /// Without one, a session that only they use expires as an idle one.
+    #[must_use]
+    pub fn with_session_uses(self, recorder: Arc<dyn SessionUseRecorder>) -> Self {
+        let settings = ProxySettings { session_uses: SessionUses::new(recorder), ..self.0.settings.clone() };
+        Self(Arc::new(Inner { settings, pool: Arc::clone(&self.0.pool) }))
+    }
+
     /// Returns a proxy with the same settings and a connection pool of its own.
     ///
     /// Connections are driven by the runtime that opened them, so each runtime needs its own pool.
@@ -70,7 +82,8 @@ impl Proxy {
     pub fn with_own_connections(&self) -> Self {
         // The settings are copied rather than shared: every request of a thread changes the reference
         // count of the proxy, and threads must not contend for it.
-        Self::from_settings(self.0.settings.clone())
+        let settings = self.0.settings.clone();
+        Self::from_settings(ProxySettings { session_uses: settings.session_uses.for_thread(), ..settings })
     }
 
     fn from_settings(settings: ProxySettings) -> Self {
@@ -126,7 +139,7 @@ impl Inner {
         let identity = parts.extensions.get::<Identity>();
         self.authorize(route, parts, &flags, identity)?;
         let session = identity.map(|identity| identity.session);
-        let (body, mut progress) = wrap_body(route, body)?;
+        let (body, mut progress) = self.wrap_body(route, body, session)?;
         let request = UpstreamRequest::new(parts, route, &self.settings, identity, &flags, upgrade.as_ref())?;
         let (response, lease) =
             upstream::send(&self.pool, &route.upstreams, route.timeouts, &request, body, &mut progress)
@@ -176,7 +189,25 @@ impl Inner {
         let Either::Left(http1) = body else { return Err(unexpected()) };
         let response = Response::from_parts(parts, Body::empty());
         let idle_timeout = route.spec.tunnel_idle_timeout;
-        Ok(accepted.start(response, http1.into_upgraded(), idle_timeout, session, &self.settings.streams))
+        Ok(accepted.start(response, http1.into_upgraded(), idle_timeout, session, &self.settings))
+    }
+
+    /// Wraps a request body. Rejects a body whose declared length exceeds the route's limit.
+    fn wrap_body(
+        &self,
+        route: &Route,
+        body: Body,
+        session: Option<SessionId>,
+    ) -> Result<(Body, UploadProgress), ProxyError> {
+        if route.spec.max_body.is_some_and(|limit| body.size_hint().lower() > limit) {
+            return Err(ProxyError::BodyTooLarge);
+        }
+        if body.is_end_stream() {
+            return Ok((Body::empty(), UploadProgress::without_body()));
+        }
+        let reporter = self.settings.session_uses.reporter(session);
+        let (body, progress) = UpstreamRequestBody::new(body, route, reporter);
+        Ok((Body::new(body), progress))
     }
 
     /// Checks the method, forwarding loops and the user's roles.
@@ -195,18 +226,6 @@ impl Inner {
         let has_role = |identity: &Identity| roles.iter().any(|role| identity.roles.contains(role));
         if roles.is_empty() || identity.is_some_and(has_role) { Ok(()) } else { Err(ProxyError::Forbidden) }
     }
-}
-
-/// Wraps a request body. Rejects a body whose declared length exceeds the route's limit.
-fn wrap_body(route: &Route, body: Body) -> Result<(Body, UploadProgress), ProxyError> {
-    if route.spec.max_body.is_some_and(|limit| body.size_hint().lower() > limit) {
-        return Err(ProxyError::BodyTooLarge);
-    }
-    if body.is_end_stream() {
-        return Ok((Body::empty(), UploadProgress::without_body()));
-    }
-    let (body, progress) = UpstreamRequestBody::new(body, route);
-    Ok((Body::new(body), progress))
 }
 
 fn error_response(error: ProxyError, route: Option<&MatchedRoute>) -> Response<Body> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::cookies::ReservedCookies;
 use super::long_lived::LongLivedStreams;
+use super::session_use::SessionUses;
 use super::upstream_tokens::UpstreamTokens;
 use super::via::Via;
 
@@ -12,6 +13,7 @@ use super::via::Via;
 pub(super) struct ProxySettings {
     pub(super) reserved_cookies: ReservedCookies,
     pub(super) streams: LongLivedStreams,
+    pub(super) session_uses: SessionUses,
     pub(super) upstream_tokens: Option<Arc<dyn UpstreamTokens>>,
     pub(super) via: Via,
 }

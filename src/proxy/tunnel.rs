@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::{Either, OptionFuture, join, select};
@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::idle_timer::to_millis;
 use super::long_lived::StreamKind;
+use super::session_use::UseReporter;
 use super::websocket::{self, FrameTracker};
 use crate::session_event::SessionEvent;
 
@@ -26,40 +27,54 @@ pub(super) enum CloseReason {
     Shutdown,
 }
 
-/// Copies bytes both ways until both sides have closed, the tunnel is idle, or `close_signal` is ready.
-///
-/// Each direction reads only what the other side accepts. A WebSocket is closed between two frames, any
-/// other tunnel at once. Returns the reason, or `None` if both sides have closed.
-///
-/// `unread` was received from the upstream before the tunnel started.
-pub(super) async fn run<C, U>(
-    client: C,
-    upstream: U,
-    unread: &[u8],
-    kind: StreamKind,
-    idle_timeout: Duration,
-    close_signal: impl Future<Output = CloseReason>,
-) -> Option<CloseReason>
-where
-    C: AsyncRead + AsyncWrite,
-    U: AsyncRead + AsyncWrite,
-{
-    let activity = IdleTracker::new();
-    let (from_client, to_client) = split(client);
-    let (from_upstream, to_upstream) = split(upstream);
-    let mut up = Direction::new(from_client, to_upstream, kind, &activity);
-    let mut down = Direction::new(from_upstream, to_client, kind, &activity);
-    down.buffer.extend_from_slice(unread);
-    let reason = tokio::select! {
-        biased;
-        reason = close_signal => reason,
-        () = join_directions(up.copy(), down.copy(), kind) => return None,
-        () = activity.idle_for(idle_timeout) => CloseReason::Idle,
-    };
-    if kind == StreamKind::WebSocket {
-        close_websocket(&mut up, &mut down, reason).await;
+/// The settings of a tunnel.
+pub(super) struct Tunnel {
+    pub(super) kind: StreamKind,
+    pub(super) idle_timeout: Duration,
+    /// Reports the use of the session by data of the client. The control frames of a WebSocket are none:
+    /// browsers send them by themselves.
+    pub(super) reporter: Option<UseReporter>,
+}
+
+impl Tunnel {
+    /// Copies bytes both ways until both sides have closed, the tunnel is idle, or `close_signal` is ready.
+    ///
+    /// Each direction reads only what the other side accepts. A WebSocket is closed between two frames, any
+    /// other tunnel at once. Returns the reason, or `None` if both sides have closed.
+    ///
+    /// `unread` was received from the upstream before the tunnel started.
+    pub(super) async fn run<C, U>(
+        self,
+        client: C,
+        upstream: U,
+        unread: &[u8],
+        close_signal: impl Future<Output = CloseReason>,
+    ) -> Option<CloseReason>
+    where
+        C: AsyncRead + AsyncWrite,
+        U: AsyncRead + AsyncWrite,
+    {
+        let Self { kind, idle_timeout, reporter } = self;
+        let activity = IdleTracker::new();
+        let client_data = AtomicBool::new(false);
+        let (from_client, to_client) = split(client);
+        let (from_upstream, to_upstream) = split(upstream);
+        let mut up = Direction::new(from_client, to_upstream, kind, &activity, Some(&client_data));
+        let mut down = Direction::new(from_upstream, to_client, kind, &activity, None);
+        down.buffer.extend_from_slice(unread);
+        let reason = tokio::select! {
+            biased;
+            reason = close_signal => reason,
+            () = join_directions(up.copy(), down.copy(), kind) => return None,
+            // After the directions, which set the flag.
+            never = UseReporter::run(reporter, &client_data) => match never {},
+            () = activity.idle_for(idle_timeout) => CloseReason::Idle,
+        };
+        if kind == StreamKind::WebSocket {
+            close_websocket(&mut up, &mut down, reason).await;
+        }
+        Some(reason)
     }
-    Some(reason)
 }
 
 /// Waits for both directions to end.
@@ -118,12 +133,21 @@ struct Direction<'a, R, W> {
     /// Frame boundaries of the written bytes; `None` if this is no WebSocket.
     frames: Option<FrameTracker>,
     activity: &'a IdleTracker,
+    /// Set when data passes; `None` in the direction from the upstream.
+    data_flag: Option<&'a AtomicBool>,
 }
 
 impl<'a, R: AsyncRead, W: AsyncWrite> Direction<'a, R, W> {
-    fn new(reader: ReadHalf<R>, writer: WriteHalf<W>, kind: StreamKind, activity: &'a IdleTracker) -> Self {
+    fn new(
+        reader: ReadHalf<R>,
+        writer: WriteHalf<W>,
+        kind: StreamKind,
+        activity: &'a IdleTracker,
+        data_flag: Option<&'a AtomicBool>,
+    ) -> Self {
         let frames = (kind == StreamKind::WebSocket).then(FrameTracker::default);
-        Self { reader, writer, buffer: Vec::with_capacity(BUFFER_CAPACITY), written: 0, frames, activity }
+        let buffer = Vec::with_capacity(BUFFER_CAPACITY);
+        Self { reader, writer, buffer, written: 0, frames, activity, data_flag }
     }
 
     /// Copies until the reader ends, then shuts the writer down.
@@ -189,8 +213,12 @@ impl<'a, R: AsyncRead, W: AsyncWrite> Direction<'a, R, W> {
         if written == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
-        if let Some(frames) = &mut self.frames {
-            frames.advance(&part[..written]);
+        let is_data = match &mut self.frames {
+            Some(frames) => frames.advance(&part[..written]),
+            None => true,
+        };
+        if let Some(data_flag) = self.data_flag.filter(|_| is_data) {
+            data_flag.store(true, Ordering::Relaxed);
         }
         self.written += written;
         Ok(())

@@ -20,7 +20,8 @@ use ring::digest;
 
 use super::error::ProxyError;
 use super::long_lived::{LongLivedStreams, StreamGauge, StreamKind};
-use super::tunnel::{self, CloseReason};
+use super::settings::ProxySettings;
+use super::tunnel::{CloseReason, Tunnel};
 use super::upstream::UpgradedConnection;
 use crate::http_headers;
 use crate::identity::SessionId;
@@ -107,23 +108,23 @@ impl AcceptedUpgrade {
         upstream: UpgradedConnection,
         idle_timeout: Duration,
         session: Option<SessionId>,
-        streams: &LongLivedStreams,
+        settings: &ProxySettings,
     ) -> Response<Body> {
         let headers = response.headers_mut();
         headers.remove(CONTENT_LENGTH);
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, self.protocol);
         let kind = self.kind;
-        let signal = close_signal(kind, session, streams);
+        let signal = close_signal(kind, session, &settings.streams);
+        let reporter = settings.session_uses.reporter(session);
         let gauge = StreamGauge::new(kind);
         let tunnel = async move {
             let _gauge = gauge;
             match self.client.await {
                 Ok(client) => {
                     let client = TokioIo::new(client);
-                    let reason =
-                        tunnel::run(client, upstream.io, &upstream.unread, kind, idle_timeout, signal).await;
-                    record_close(reason, kind);
+                    let tunnel = Tunnel { kind, idle_timeout, reporter };
+                    record_close(tunnel.run(client, upstream.io, &upstream.unread, signal).await, kind);
                 }
                 Err(error) => {
                     tracing::debug!(error = &error as &dyn std::error::Error, "upgrade failed");

@@ -16,11 +16,15 @@ pub(super) struct FrameTracker {
 }
 
 impl FrameTracker {
-    /// Processes bytes that pass through the tunnel.
-    pub(super) fn advance(&mut self, mut bytes: &[u8]) {
+    /// Processes bytes that pass through the tunnel. Returns `true` if any belong to a data frame whose header is
+    /// complete.
+    pub(super) fn advance(&mut self, mut bytes: &[u8]) -> bool {
+        let mut is_data = false;
         while !bytes.is_empty() {
             bytes = &bytes[self.advance_frame(bytes)..];
+            is_data |= self.header_filled == 0 && self.header[0] & CONTROL == 0;
         }
+        is_data
     }
 
     /// Returns how many of these bytes belong to the current frame.
@@ -121,6 +125,8 @@ const MAX_REASON_LENGTH: usize = 123;
 const FIN: u8 = 0x80;
 const OPCODE_MASK: u8 = 0x0f;
 const CLOSE: u8 = 0x08;
+/// The bit that the opcodes of control frames have in common (RFC 6455, section 5.5).
+const CONTROL: u8 = 0x08;
 const MASKED: u8 = 0x80;
 const LENGTH_MASK: u8 = 0x7f;
 

@@ -3,11 +3,11 @@
 //! | write | use |
 //! |---|---|
 //! | confirmed uses of access tokens | reuse detection; see [`rotation`](super::rotation) |
-//! | replay counts | `sessions.replays` |
+//! | uses of sessions: replays, and what clients send on open connections | `sessions.replays`, the idle expiry |
 //! | audit entries that belong to no session's start or end | failed sign-ins, unknown tokens, rollbacks |
 //!
 //! Writes are buffered for [`FLUSH_DELAY`] and written in batches. A crash loses the buffer. A later
-//! use confirms its generation again, but replay counts and audit entries are lost.
+//! use confirms its generation and postpones the idle expiry again, but replay counts and audit entries are lost.
 
 mod buffer;
 
@@ -15,10 +15,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::buffer::{Batch, Buffer, FlushNeeded, first_use_on_thread};
+use self::buffer::{Batch, Buffer, FlushNeeded, UnwrittenUse, first_use_on_thread};
 use super::revocations::Revocations;
 use super::rotation::is_concurrent_use;
-use super::store::{SessionStore, SessionTermination, StoreError, TokenUse};
+use super::session_settings::SessionSettings;
+use super::store::{SessionStore, SessionTermination, SessionUse, StoreError, TokenUse};
 use super::store_runtime::StoreRuntime;
 use crate::client_info::ClientInfo;
 use crate::clock::Clock;
@@ -42,6 +43,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     revocations: Arc<Revocations>,
     runtime: StoreRuntime,
+    settings: SessionSettings,
 }
 
 impl DeferredWrites {
@@ -50,8 +52,9 @@ impl DeferredWrites {
         clock: Arc<dyn Clock>,
         revocations: Arc<Revocations>,
         runtime: StoreRuntime,
+        settings: SessionSettings,
     ) -> Self {
-        Self(Arc::new(Inner { buffer: Buffer::default(), store, clock, revocations, runtime }))
+        Self(Arc::new(Inner { buffer: Buffer::default(), store, clock, revocations, runtime, settings }))
     }
 
     /// Records a confirmed use, once per thread. `client` is evaluated only if it is recorded.
@@ -61,9 +64,17 @@ impl DeferredWrites {
         }
     }
 
-    /// Counts a replay.
+    /// Records a use of the session by a replay.
     pub(super) fn record_replay(&self, session: SessionId) {
-        self.schedule_flush(self.0.buffer.record_replay(session), FLUSH_DELAY);
+        self.schedule_flush(self.0.buffer.record_replay(session, self.0.clock.now()), FLUSH_DELAY);
+    }
+
+    /// Records a use of the session on an open connection, at most once in each
+    /// [`SessionSettings::use_interval`].
+    pub(super) fn record_session_use(&self, session: SessionId) {
+        let interval = self.0.settings.use_interval();
+        let needed = self.0.buffer.record_session_use(session, self.0.clock.now(), interval);
+        self.schedule_flush(needed, FLUSH_DELAY);
     }
 
     /// Records an audit entry.
@@ -89,19 +100,19 @@ impl DeferredWrites {
     /// If the store fails. What could not be written stays in the buffer, and a retry is scheduled.
     pub(super) async fn flush(&self) -> Result<(), StoreError> {
         let buffer = &self.0.buffer;
-        let Batch { token_uses, replays } = buffer.take_batch();
+        let Batch { token_uses, session_uses } = buffer.take_batch();
         let confirmed = self.confirm(&token_uses).await;
         if confirmed.is_err() {
             let unwritten = Batch { token_uses, ..Batch::default() };
             self.schedule_flush(buffer.restore_batch(unwritten), RETRY_DELAY);
         }
-        let counted = self.count_replays(&replays).await;
-        if counted.is_err() {
-            let unwritten = Batch { replays, ..Batch::default() };
+        let recorded = self.write_session_uses(&session_uses).await;
+        if recorded.is_err() {
+            let unwritten = Batch { session_uses, ..Batch::default() };
             self.schedule_flush(buffer.restore_batch(unwritten), RETRY_DELAY);
         }
         let audited = self.write_audit().await;
-        confirmed.and(counted).and(audited)
+        confirmed.and(recorded).and(audited)
     }
 
     /// Schedules a flush after `delay`, if one is needed and there is a runtime to run it.
@@ -152,12 +163,18 @@ impl DeferredWrites {
         self.0.revocations.terminate(row.id, &termination).await.map(drop)
     }
 
-    async fn count_replays(&self, replays: &HashMap<SessionId, u64>) -> Result<(), StoreError> {
-        if replays.is_empty() {
+    async fn write_session_uses(&self, uses: &HashMap<SessionId, UnwrittenUse>) -> Result<(), StoreError> {
+        if uses.is_empty() {
             return Ok(());
         }
-        let counts: Vec<_> = replays.iter().map(|(&session, &count)| (session, count)).collect();
-        self.0.store.count_replays(&counts).await
+        let settings = &self.0.settings;
+        let uses = uses.iter().map(|(&session, &UnwrittenUse { replays, last })| SessionUse {
+            session,
+            replays,
+            idle_expires_at: settings.idle_expiry(last),
+        });
+        let uses: Vec<_> = uses.collect();
+        self.0.store.record_uses(&uses, self.0.clock.now()).await
     }
 
     async fn write_audit(&self) -> Result<(), StoreError> {

@@ -9,8 +9,8 @@ use time::OffsetDateTime;
 
 use super::store::{
     AuditStore, EndedSessions, EndedSince, InsertOutcome, MovieQuery, MovieSort, MovieStore, NewSession,
-    PasswordChange, Rotation, SessionFilter, SessionStore, SessionTermination, SettingStore, StoreError,
-    TokenUse, UserStore,
+    PasswordChange, Rotation, SessionFilter, SessionStore, SessionTermination, SessionUse, SettingStore,
+    StoreError, TokenUse, UserStore,
 };
 use crate::client_info::ClientInfo;
 use crate::clock::{Clock, SystemClock};
@@ -101,11 +101,14 @@ impl SessionStore for MemoryStore {
         Ok(conflicting.into_values().collect())
     }
 
-    async fn count_replays(&self, counts: &[(SessionId, u64)]) -> Result<(), StoreError> {
+    async fn record_uses(&self, uses: &[SessionUse], now: OffsetDateTime) -> Result<(), StoreError> {
         let mut tables = self.tables();
-        for (id, count) in counts {
-            if let Some(session) = tables.sessions.get_mut(id) {
-                session.replays += count;
+        for used in uses {
+            let Some(session) = tables.sessions.get_mut(&used.session) else { continue };
+            session.replays += used.replays;
+            if session.termination(now).is_none() {
+                let idle_expires_at = used.idle_expires_at.min(session.absolute_expires_at);
+                session.idle_expires_at = session.idle_expires_at.max(idle_expires_at);
             }
         }
         Ok(())

@@ -244,7 +244,7 @@ impl Attempt<'_> {
             max_rotated_at: self.now - issuer.settings.grace,
             asked_by: self.presented.access_token.map(|access| access.token),
             key_number: issuer.keys.load().signing(self.now).number(),
-            idle_expires_at: issuer.idle_expiry(self.now),
+            idle_expires_at: issuer.settings.idle_expiry(self.now),
             client: self.client,
         }
     }

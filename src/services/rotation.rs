@@ -27,6 +27,9 @@
 //! | otherwise | one behind | [`Replay`](Decision::Replay): the response was lost |
 //! | live | further behind | [`Reuse`](Decision::Reuse): [`Superseded`](Reuse::Superseded) |
 //!
+//! A replay postpones the idle expiry as a rotation does, but in a deferred write. A thief who only replays is
+//! bounded by the absolute expiry, and is detected once the owner's use of the current generation is confirmed.
+//!
 //! A token of the last generation, [`u32::MAX`], has no successor: where it would rotate or catch up,
 //! the decision is [`Exhausted`](Decision::Exhausted).
 //!

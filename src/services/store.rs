@@ -9,9 +9,9 @@
 //! 2. **Conditional writes** check their condition and write in one atomic statement. Of concurrent
 //!    callers at most one succeeds.
 //! 3. **Durability.** Changes that give or revoke access are on disk when the call returns. A crash may
-//!    lose rotations, confirmed uses and replay counts; [`SessionStore::catch_up`] and later uses
-//!    restore the first two. It may also lose deletions and terminations by the purge, which the next
-//!    purge repeats.
+//!    lose rotations, which [`SessionStore::catch_up`] restores, and confirmed and other
+//!    [uses](SessionStore::record_uses), which later uses repeat. It may also lose replay counts, and
+//!    deletions and terminations by the purge, which the next purge repeats.
 //! 4. **Terminations are final.** Terminating a session again changes nothing: the first reason stays.
 //! 5. **Audit.** Creating a session writes [`Login`], and terminating it writes exactly one [`Ended`],
 //!    in the same transaction. A change of a user that terminates the user's sessions also writes one
@@ -77,8 +77,12 @@ pub trait SessionStore: AuditStore {
     /// one conditional update. Returns the sessions that *another* token had confirmed before.
     async fn confirm_generation(&self, tokens: &[TokenUse]) -> Result<Vec<Session>, StoreError>;
 
-    /// Adds to the replay counts of sessions.
-    async fn count_replays(&self, counts: &[(SessionId, u64)]) -> Result<(), StoreError>;
+    /// Records uses of sessions at `now` or shortly before: adds their replays, and postpones their idle expiry.
+    ///
+    /// The idle expiry becomes [`SessionUse::idle_expires_at`], limited to the absolute expiry, if the session
+    /// is live at `now` and that is later. Each session is one conditional update. A session may occur several
+    /// times.
+    async fn record_uses(&self, uses: &[SessionUse], now: OffsetDateTime) -> Result<(), StoreError>;
 
     /// Terminates a session. Returns `true` if this call did so: the session exists and was not
     /// terminated before. It may have expired.
@@ -409,6 +413,17 @@ pub struct TokenUse {
     pub generation: u32,
     /// The token's id.
     pub token: TokenId,
+}
+
+/// Uses of a session that do not rotate it; see [`SessionStore::record_uses`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionUse {
+    /// The session.
+    pub session: SessionId,
+    /// Number of replays among them.
+    pub replays: u64,
+    /// Idle expiry after the last of them.
+    pub idle_expires_at: OffsetDateTime,
 }
 
 /// Selects sessions.

@@ -18,7 +18,7 @@ use super::keys::{Algorithm, KeyMaterial, KeyRing, SharedKeys, SigningKey};
 use super::memory::MemoryStore;
 use super::store::{
     AuditStore, EndedSessions, EndedSince, InsertOutcome, NewSession, Rotation, SessionFilter, SessionStore,
-    SessionTermination, StoreError, TokenUse,
+    SessionTermination, SessionUse, StoreError, TokenUse,
 };
 use super::token::{IssuedSession, SessionRequest, SessionSettings, Tokens};
 use crate::client_info::ClientInfo;
@@ -337,8 +337,8 @@ impl SessionStore for TestStore {
         self.call("confirm_generation").await?.confirm_generation(tokens).await
     }
 
-    async fn count_replays(&self, counts: &[(SessionId, u64)]) -> Result<(), StoreError> {
-        self.call("count_replays").await?.count_replays(counts).await
+    async fn record_uses(&self, uses: &[SessionUse], now: OffsetDateTime) -> Result<(), StoreError> {
+        self.call("record_uses").await?.record_uses(uses, now).await
     }
 
     async fn end_session(&self, id: SessionId, termination: &SessionTermination) -> Result<bool, StoreError> {

@@ -12,6 +12,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::audit_log::AuditLog;
 use super::deferred_writes::DeferredWrites;
@@ -38,7 +39,7 @@ use crate::layer::{
 };
 use crate::models::session::{EndReason, Session, SessionEnd, SessionId, SessionKind};
 use crate::models::user::UserId;
-use crate::session_event::{SessionEndFuture, SessionEndWatcher, SessionEvent};
+use crate::session_event::{SessionEndFuture, SessionEndWatcher, SessionEvent, SessionUseRecorder};
 
 /// Issues, verifies, refreshes and terminates sessions and their tokens. Cheap to clone.
 ///
@@ -125,8 +126,13 @@ impl Tokens {
         let horizon = SessionSettings { access_ttl, ..settings.clone() };
         let revocations = Revocations::new(store.clone(), clock.clone(), flights.clone(), &horizon, leeway);
         let revocations = Arc::new(revocations);
-        let deferred =
-            DeferredWrites::new(store.clone(), clock.clone(), revocations.clone(), runtime.clone());
+        let deferred = DeferredWrites::new(
+            Arc::clone(&store),
+            Arc::clone(&clock),
+            Arc::clone(&revocations),
+            runtime.clone(),
+            settings.clone(),
+        );
         let audit = AuditLog::new(Arc::clone(&store), Arc::clone(&clock), deferred.clone());
         let issuer = Arc::new(TokenIssuer { keys, access, clock, settings });
         let refresher = Arc::new(Refresher {
@@ -453,6 +459,16 @@ impl TokenService for Tokens {
 impl SessionEndWatcher for Tokens {
     fn watch(&self, session: SessionId) -> SessionEndFuture {
         self.inner.revocations.watch(session)
+    }
+}
+
+impl SessionUseRecorder for Tokens {
+    fn record_use(&self, session: SessionId) {
+        self.inner.deferred.record_session_use(session);
+    }
+
+    fn interval(&self) -> Duration {
+        self.settings().use_interval()
     }
 }
 

@@ -114,7 +114,7 @@ impl TokenIssuer {
             settled_by: None,
             rotations: 0,
             replays: 0,
-            idle_expires_at: self.idle_expiry(now).min(absolute_expires_at),
+            idle_expires_at: self.settings.idle_expiry(now).min(absolute_expires_at),
             absolute_expires_at,
             end: None,
             client: request.client.clone(),
@@ -151,17 +151,12 @@ impl TokenIssuer {
     pub(super) fn read_access(&self, access_token: &str) -> Option<AccessToken> {
         self.access.read(&self.keys.load(), access_token, self.clock.now())
     }
-
-    /// Idle expiry of a session that is issued or refreshed at `now`.
-    pub(super) fn idle_expiry(&self, now: OffsetDateTime) -> OffsetDateTime {
-        now + self.settings.access_ttl + self.settings.idle_ttl
-    }
 }
 
 /// Returns the lifetime of a session's cookies: a day beyond its absolute expiry.
 ///
-/// The row decides when a session ends. A browser that dropped its cookies at the idle expiry could not be told
-/// so, and would lose a session whose idle expiry is postponed without new cookies.
+/// The row decides when a session ends. A browser that dropped its cookies at the idle expiry would get `missing`
+/// instead of `idle_expired`, and would lose a session whose idle expiry was postponed without new cookies.
 fn cookie_lifetime(session: &Session, now: OffsetDateTime) -> Duration {
     const DAY: Duration = Duration::from_secs(86_400);
     let remaining: Duration = (session.absolute_expires_at - now).try_into().unwrap_or_default();

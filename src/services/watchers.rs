@@ -2,7 +2,7 @@
 //!
 //! A WebSocket or an event stream presents no token again after it was opened, so it subscribes to its
 //! session. Terminations come from [`Revocations`](super::revocations::Revocations). Expiry is
-//! computed from the row, which is read at the start and again at the idle expiry, since each refresh
+//! computed from the row, which is read at the start and again at the idle expiry, since each use
 //! postpones that.
 
 use std::collections::HashMap;

@@ -14,7 +14,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
 
 use crate::store_contract::races::race;
 use crate::store_contract::{
-    NOW, any_session, ending, found, known_session, known_user, session, token, user,
+    NOW, any_session, ending, found, known_session, known_user, replays, session, token, user,
 };
 use crate::support::db::{self as support, DatabaseLocation, TestDatabase};
 
@@ -324,8 +324,8 @@ async fn row_locks_are_taken_in_a_fixed_order() {
                             .unwrap(),
                     ),
                     (_, 0..5) => {
-                        let counts: Vec<_> = ids.iter().map(|id| (*id, 1)).collect();
-                        sessions.count_replays(&counts).await.unwrap();
+                        let uses: Vec<_> = ids.iter().map(|id| replays(*id, 1)).collect();
+                        sessions.record_uses(&uses, NOW).await.unwrap();
                     }
                     _ => drop(sessions.confirm_generation(&used).await.unwrap()),
                 }

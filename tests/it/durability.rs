@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use crate::store_contract::races::race;
 use crate::store_contract::{
-    NOW, any_session, ending, found, known_session, known_user, session, token, user,
+    NOW, any_session, ending, found, known_session, known_user, replays, session, token, user,
 };
 use crate::support::db::{self as support, TestDatabase};
 use crate::support::log::Log;
@@ -80,8 +80,8 @@ async fn check_session_writes(database: &TestDatabase) {
         .await
         .unwrap();
     log.expect("settle", RELAXED).await;
-    sessions.count_replays(&[(row.id, 1)]).await.unwrap();
-    log.expect("count_replays", RELAXED).await;
+    sessions.record_uses(&[replays(row.id, 1)], NOW).await.unwrap();
+    log.expect("record_uses", RELAXED).await;
 
     assert!(sessions.end_session(row.id, &ending(end())).await.unwrap());
     log.expect("end_session", FLUSHED).await;
@@ -206,9 +206,9 @@ async fn lost_connection_fails_at_most_one_request() {
         let others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
             WHERE datname = current_database() AND pid <> pg_backend_pid()";
         support::run(database.url(), others).await;
-        if let Err(error) = database.stores.sessions.count_replays(&[(row.id, 1)]).await {
+        if let Err(error) = database.stores.sessions.record_uses(&[replays(row.id, 1)], NOW).await {
             assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
-            database.stores.sessions.count_replays(&[(row.id, 1)]).await.unwrap();
+            database.stores.sessions.record_uses(&[replays(row.id, 1)], NOW).await.unwrap();
         }
         assert_eq!(found(&database.stores, row.id).await.replays, round);
     }
@@ -217,7 +217,7 @@ async fn lost_connection_fails_at_most_one_request() {
 async fn use_all_connections(database: &TestDatabase) {
     race(20, |_| {
         let sessions = database.stores.sessions.clone();
-        async move { sessions.count_replays(&[]).await.unwrap() }
+        async move { sessions.record_uses(&[], NOW).await.unwrap() }
     })
     .await;
 }
@@ -227,10 +227,10 @@ async fn failed_statement_is_unavailable_and_the_next_succeeds() {
     let Some(database) = support::postgres().await else { return };
     let row = any_session(&database.stores).await;
     support::run(database.url(), "ALTER TABLE myapi.sessions RENAME TO hidden").await;
-    let response = database.stores.sessions.count_replays(&[(row.id, 1)]).await;
+    let response = database.stores.sessions.record_uses(&[replays(row.id, 1)], NOW).await;
     assert!(matches!(response, Err(StoreError::Unavailable(_))), "{response:?}");
     support::run(database.url(), "ALTER TABLE myapi.hidden RENAME TO sessions").await;
-    database.stores.sessions.count_replays(&[(row.id, 1)]).await.unwrap();
+    database.stores.sessions.record_uses(&[replays(row.id, 1)], NOW).await.unwrap();
     assert_eq!(found(&database.stores, row.id).await.replays, 1);
 }
 

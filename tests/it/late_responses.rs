@@ -21,6 +21,7 @@ use crate::support::upstream::GatedUpstream;
 on_each_database! {
     late_responses_set_no_cookies_after_sign_out
     stale_replica_checks_the_session_before_setting_cookies
+    session_that_only_late_responses_use_stays_signed_in
 }
 
 async fn late_responses_set_no_cookies_after_sign_out(database: TestDatabase) {
@@ -60,9 +61,7 @@ async fn stale_replica_checks_the_session_before_setting_cookies(database: TestD
     // A new sign-in in the same browser survives too.
     let mut ann = fixture.ann.clone();
     ann.sign_in("ann@example.com").await;
-    // Real time, which the gateway uses for the age of a response.
-    let start = Instant::now();
-    until("100 ms to pass", async || (start.elapsed() > Duration::from_millis(100)).then_some(())).await;
+    wait_in_real_time(Duration::from_millis(100)).await;
     for (replica, response) in fixture.late_responses().await {
         assert!(response.set_cookies().is_empty(), "at {replica}: {response:?}");
         ann.store_cookies(&response);
@@ -92,6 +91,49 @@ async fn stale_replica_checks_the_session_before_setting_cookies(database: TestD
         ann.get("/auth/session").await.problem(401, "logged_out");
         assert!(ann.jar.is_empty());
     }
+}
+
+/// B10: no response is early enough to carry cookies, for longer than the idle lifetime, at two replicas. The first
+/// quick response then has them.
+async fn session_that_only_late_responses_use_stays_signed_in(database: TestDatabase) {
+    let mut upstream = GatedUpstream::start().await;
+    // Responses after a sixth of the grace period carry no cookies.
+    let flags = [("session.grace", "3s")];
+    let app = TestApp::with_upstream_and_flags(&upstream.url(), database, &flags).await;
+    let replicas = [app.app.clone(), app.replica().await];
+    app.user("ann@example.com").await;
+    let mut ann = app.browser();
+    let session = ann.sign_in("ann@example.com").await;
+    for (nth, event) in ["rotated", "replayed", "replayed", "replayed"].into_iter().enumerate() {
+        app.clock.advance(TEN_DAYS);
+        let tab = ann.clone().with_service(replicas[nth % 2].public.clone());
+        let response = tokio::spawn(async move { tab.send_and_drop(get("/slow")).await });
+        upstream.arrived(1).await;
+        wait_in_real_time(Duration::from_millis(550)).await;
+        upstream.release(1);
+        let response = response.await.unwrap();
+        assert_eq!((response.status.as_u16(), response.event()), (200, Some(event)));
+        assert!(response.set_cookies().is_empty(), "too late");
+        replicas[nth % 2].tokens.flush_deferred().await.unwrap();
+    }
+    let row = app.flush_until(session, |row| row.replays == 3).await;
+    assert_eq!(row.generation, 2);
+
+    app.clock.advance(TEN_DAYS);
+    until("a response that is quick enough", async || {
+        let response = ann.get("/auth/session").await;
+        assert_eq!((response.status.as_u16(), response.event()), (200, Some("replayed")));
+        (!response.set_cookies().is_empty()).then_some(())
+    })
+    .await;
+    let response = ann.get("/auth/session").await;
+    assert_eq!((response.status.as_u16(), response.event()), (200, None), "with the fresh access token");
+}
+
+/// Waits in real time, by which the gateway measures the age of a response.
+async fn wait_in_real_time(time: Duration) {
+    let start = Instant::now();
+    until("the time to pass", async || (start.elapsed() > time).then_some(())).await;
 }
 
 /// `/auth/refresh` is outside the session layer and sets its cookies itself. A lock on the users table delays
@@ -204,3 +246,6 @@ async fn start_poller(replica: &App) {
 }
 
 const REQUESTS: usize = 8;
+
+/// Less than the idle lifetime.
+const TEN_DAYS: Duration = Duration::from_secs(10 * 86_400);

@@ -15,7 +15,7 @@ use sekisho::models::session::{
     AccessTokenRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId,
 };
 use sekisho::models::user::{PasswordOrigin, Role, User, UserId};
-use sekisho::services::store::{InsertOutcome, NewSession, Rotation, SessionTermination};
+use sekisho::services::store::{InsertOutcome, NewSession, Rotation, SessionTermination, SessionUse};
 use time::OffsetDateTime;
 use time::macros::datetime;
 use uuid::Uuid;
@@ -61,7 +61,9 @@ suite! {
         first_token_confirms_the_generation
         only_live_session_at_the_generation_is_confirmed
         batch_confirms_each_session_once
-        replay_counts_add_up
+        replays_add_up
+        uses_postpone_the_idle_expiry
+        uses_revive_no_session
         session_is_terminated_once
         sessions_are_terminated_by_filter
         sessions_are_terminated_by_id
@@ -107,7 +109,7 @@ suite! {
         concurrent_catch_ups_have_one_winner
         concurrent_confirmations_have_one_winner
         concurrent_terminations_have_one_winner
-        concurrent_replay_counts_add_up
+        concurrent_uses_add_up
         concurrent_sign_ins_respect_the_limit
         concurrent_sign_in_does_not_survive_password_change
         concurrent_sign_in_does_not_survive_user_change
@@ -208,6 +210,11 @@ fn rotation<'a>(session: &Session, client: &'a ClientInfo) -> Rotation<'a> {
         idle_expires_at: NOW + 15 * DAY,
         client,
     }
+}
+
+/// Returns a number of replays that postpone no expiry.
+pub(crate) fn replays(session: SessionId, replays: u64) -> SessionUse {
+    SessionUse { session, replays, idle_expires_at: NOW }
 }
 
 fn end(reason: EndReason) -> SessionEnd {

@@ -2,6 +2,7 @@
 
 mod events;
 mod forwarding;
+mod idle_expiry;
 mod origin_check;
 mod processes;
 mod session_end;

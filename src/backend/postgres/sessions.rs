@@ -19,7 +19,7 @@ use crate::models::session::{EndReason, Session, SessionId};
 use crate::models::user::UserId;
 use crate::services::store::{
     EndedSessions, EndedSince, InsertOutcome, NewSession, Rotation, SessionFilter, SessionStore,
-    SessionTermination, StoreError, TokenUse,
+    SessionTermination, SessionUse, StoreError, TokenUse,
 };
 
 #[async_trait]
@@ -69,10 +69,11 @@ impl SessionStore for PostgresStore {
         rows.into_iter().map(Session::try_from).collect()
     }
 
-    async fn count_replays(&self, counts: &[(SessionId, u64)]) -> Result<(), StoreError> {
-        let sessions: Vec<Uuid> = counts.iter().map(|(id, _)| id.0).collect();
-        let replays: Vec<i64> = counts.iter().map(|(_, count)| count_to_i64(*count)).collect();
-        let query = sqlx::query(COUNT_REPLAYS).bind(&sessions).bind(&replays);
+    async fn record_uses(&self, uses: &[SessionUse], now: OffsetDateTime) -> Result<(), StoreError> {
+        let sessions: Vec<Uuid> = uses.iter().map(|used| used.session.0).collect();
+        let replays: Vec<i64> = uses.iter().map(|used| count_to_i64(used.replays)).collect();
+        let expiries: Vec<OffsetDateTime> = uses.iter().map(|used| used.idle_expires_at).collect();
+        let query = sqlx::query(RECORD_USES).bind(&sessions).bind(&replays).bind(&expiries).bind(now);
         query.execute(&self.relaxed).await?;
         Ok(())
     }
@@ -370,13 +371,18 @@ const CONFIRMED_BY_OTHER: &str = concat!(
      AND used.token <> session.settled_by) ORDER BY id"
 );
 
-const COUNT_REPLAYS: &str = "WITH counted AS (\
+const RECORD_USES: &str = "WITH used AS (\
+    SELECT id, sum(replays)::bigint AS replays, max(idle_expires_at) AS idle_expires_at \
+    FROM unnest($1::uuid[], $2::bigint[], $3::timestamptz[]) AS uses (id, replays, idle_expires_at) \
+    GROUP BY id), locked AS (\
     SELECT session.id FROM myapi.sessions AS session \
     WHERE session.id = ANY($1) ORDER BY session.id FOR UPDATE) \
-    UPDATE myapi.sessions AS session SET replays = session.replays + ( \
-    SELECT sum(count)::bigint FROM unnest($1::uuid[], $2::bigint[]) AS replayed (id, count) \
-    WHERE replayed.id = session.id) \
-    FROM counted WHERE session.id = counted.id";
+    UPDATE myapi.sessions AS session SET replays = session.replays + used.replays, \
+    idle_expires_at = CASE WHEN session.ended_at IS NULL \
+    AND session.idle_expires_at > $4 AND session.absolute_expires_at > $4 \
+    THEN greatest(session.idle_expires_at, least(used.idle_expires_at, session.absolute_expires_at)) \
+    ELSE session.idle_expires_at END \
+    FROM used, locked WHERE session.id = locked.id AND used.id = session.id";
 
 /// The audit columns of a termination.
 macro_rules! audit_end_columns {

@@ -20,7 +20,7 @@ use crate::models::session::{EndReason, Session, SessionEnd, SessionId};
 use crate::models::user::UserId;
 use crate::services::store::{
     EndedSessions, EndedSince, InsertOutcome, NewSession, Rotation, SessionFilter, SessionStore,
-    SessionTermination, StoreError, TokenUse,
+    SessionTermination, SessionUse, StoreError, TokenUse,
 };
 
 #[async_trait]
@@ -78,12 +78,13 @@ impl SessionStore for SqliteStore {
         Ok(reused)
     }
 
-    async fn count_replays(&self, counts: &[(SessionId, u64)]) -> Result<(), StoreError> {
-        let counts = counts.to_vec();
-        self.write(Durability::Relaxed, |tx| {
+    async fn record_uses(&self, uses: &[SessionUse], now: OffsetDateTime) -> Result<(), StoreError> {
+        let uses = uses.to_vec();
+        self.write(Durability::Relaxed, move |tx| {
             Box::pin(async move {
-                for (id, count) in counts {
-                    let query = sqlx::query(COUNT_REPLAYS).bind(id.0).bind(count_to_i64(count));
+                for used in uses {
+                    let query = sqlx::query(RECORD_USE).bind(used.session.0).bind(count_to_i64(used.replays));
+                    let query = query.bind(micros(used.idle_expires_at)).bind(micros(now));
                     query.execute(&mut *tx).await?;
                 }
                 Ok(())
@@ -453,7 +454,9 @@ const CONFIRMED_BY_OTHER: &str = concat!(
     " FROM sessions WHERE id = $1 AND generation = $2 AND settled_by <> $3 AND ended_at IS NULL"
 );
 
-const COUNT_REPLAYS: &str = "UPDATE sessions SET replays = replays + $2 WHERE id = $1";
+const RECORD_USE: &str = "UPDATE sessions SET replays = replays + $2, \
+    idle_expires_at = CASE WHEN ended_at IS NULL AND idle_expires_at > $4 AND absolute_expires_at > $4 \
+    THEN max(idle_expires_at, min($3, absolute_expires_at)) ELSE idle_expires_at END WHERE id = $1";
 
 /// The columns of [`TerminatedRow`].
 const TERMINATED_COLUMNS: &str = "id, user_id, generation, address, user_agent";

@@ -1,8 +1,19 @@
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
 use tokio::io::{DuplexStream, duplex};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tokio::time::sleep;
+use uuid::Uuid;
 
 use super::*;
+use crate::identity::SessionId;
+use crate::proxy::session_use::SessionUses;
+use crate::session_event::SessionUseRecorder;
+
+/// Interval between two reports of the use of the session.
+const INTERVAL: Duration = Duration::from_secs(60);
 
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3_600);
 
@@ -10,6 +21,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(3_600);
 struct TestTunnel {
     client: DuplexStream,
     upstream: DuplexStream,
+    recorder: Arc<Recorder>,
     close: oneshot::Sender<CloseReason>,
     task: JoinHandle<Option<CloseReason>>,
     started_at: Instant,
@@ -17,13 +29,43 @@ struct TestTunnel {
 
 impl TestTunnel {
     fn new(kind: StreamKind) -> Self {
+        let recorder = Arc::<Recorder>::default();
         // The buffers are small, so that a peer that does not read soon blocks the tunnel.
         let (client, client_side) = duplex(64);
         let (upstream, upstream_side) = duplex(64);
         let (close, closed) = oneshot::channel();
         let close_signal = async { closed.await.expect("close reason") };
-        let task = tokio::spawn(run(client_side, upstream_side, b"", kind, IDLE_TIMEOUT, close_signal));
-        Self { client, upstream, close, task, started_at: Instant::now() }
+        let uses = SessionUses::new(Arc::clone(&recorder) as _);
+        let reporter = uses.reporter(Some(SessionId(Uuid::nil())));
+        let tunnel = Tunnel { kind, idle_timeout: IDLE_TIMEOUT, reporter };
+        let task = tokio::spawn(tunnel.run(client_side, upstream_side, b"", close_signal));
+        Self { client, upstream, recorder, close, task, started_at: Instant::now() }
+    }
+
+    /// Sends from the client, and waits for the interval between two reports.
+    async fn send(&mut self, bytes: &[u8]) {
+        self.client.write_all(bytes).await.unwrap();
+        read(&mut self.upstream, bytes.len()).await;
+        sleep(INTERVAL).await;
+    }
+
+    /// Returns the number of uses reported since the last call.
+    fn take_uses(&self) -> usize {
+        self.recorder.0.swap(0, Ordering::Relaxed)
+    }
+}
+
+/// Counts reports.
+#[derive(Default)]
+struct Recorder(AtomicUsize);
+
+impl SessionUseRecorder for Recorder {
+    fn record_use(&self, _: SessionId) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn interval(&self) -> Duration {
+        INTERVAL
     }
 }
 
@@ -166,4 +208,55 @@ async fn session_end_closes_other_tunnels_at_once() {
     assert_eq!(read_to_end(&mut tunnel.client).await, b"");
     assert_eq!(read_to_end(&mut tunnel.upstream).await, b"");
     assert_eq!(tunnel.started_at.elapsed(), Duration::ZERO);
+}
+
+/// B10: a client that sends data uses its session, and one that only answers pings does not.
+#[tokio::test(start_paused = true)]
+async fn data_of_the_client_is_reported_as_use() {
+    let mut tunnel = TestTunnel::new(StreamKind::WebSocket);
+    sleep(INTERVAL).await;
+    for (bytes, expected) in [
+        (FRAME, 1),
+        (b"\x89\x05hello", 0),
+        (b"\x8a\x85maskhello", 0),
+        (b"\x82", 0),
+        (b"\x02he", 1),
+        (b"\x89\x00\x01\x00", 1),
+        (b"\x80\x03", 1),
+        (b"l", 1),
+        (b"lo\x8a\x00", 1),
+        (b"\x8a\x00", 0),
+        (b"\x81\x00", 1),
+    ] {
+        tunnel.send(bytes).await;
+        assert_eq!(tunnel.take_uses(), expected, "{bytes:x?}");
+    }
+    tunnel.upstream.write_all(FRAME).await.unwrap();
+    read(&mut tunnel.client, 7).await;
+    sleep(INTERVAL * 2).await;
+    assert_eq!(tunnel.take_uses(), 0, "data of the upstream");
+
+    let mut tunnel = TestTunnel::new(StreamKind::Upgrade);
+    sleep(INTERVAL).await;
+    tunnel.send(b"\x89\x00").await;
+    assert_eq!(tunnel.take_uses(), 1, "another protocol has no pings");
+}
+
+/// B10: many frames are one report in each interval, and the first after a pause is reported at once.
+#[tokio::test(start_paused = true)]
+async fn uses_are_reported_once_in_each_interval() {
+    let mut tunnel = TestTunnel::new(StreamKind::WebSocket);
+    for _ in 0..100 {
+        tunnel.client.write_all(FRAME).await.unwrap();
+        read(&mut tunnel.upstream, FRAME.len()).await;
+        sleep(INTERVAL / 10).await;
+    }
+    let reports = tunnel.take_uses();
+    assert!((9..=10).contains(&reports), "{reports}");
+    sleep(INTERVAL * 10).await;
+    tunnel.take_uses();
+    tunnel.client.write_all(FRAME).await.unwrap();
+    read(&mut tunnel.upstream, FRAME.len()).await;
+    sleep(Duration::from_millis(1)).await;
+    assert_eq!(tunnel.take_uses(), 1);
 }

@@ -1,12 +1,13 @@
 //! The in-memory buffer of deferred writes.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use crate::client_info::ClientInfo;
@@ -17,7 +18,7 @@ use crate::services::store::TokenUse;
 /// Minimum time between two audit entries about tokens of unknown keys or sessions.
 const UNKNOWN_TOKEN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Maximum number of token uses and replay counts. Beyond it, new ones are dropped.
+/// Maximum number of uses of tokens and sessions. Beyond it, new ones are dropped.
 const BATCH_CAPACITY: usize = 100_000;
 
 /// Maximum number of audit entries. Beyond it, new ones are dropped.
@@ -39,15 +40,31 @@ struct Pending {
     audit: Vec<AuditEntry>,
     flush_scheduled: bool,
     last_unknown_token: Option<Instant>,
+    recently_used: RecentlyUsed,
 }
 
-/// Confirmed uses and replay counts that are written together.
+/// The sessions whose use was recorded in the present interval.
+#[derive(Debug, Default)]
+struct RecentlyUsed {
+    sessions: HashSet<SessionId>,
+    interval_began: Option<Instant>,
+}
+
+/// Uses of a session that are not written yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct UnwrittenUse {
+    pub(super) replays: u64,
+    /// Time of the last one.
+    pub(super) last: OffsetDateTime,
+}
+
+/// Uses of tokens and sessions that are written together.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     /// Confirmed uses, each with the client that used the token first.
     pub(super) token_uses: HashMap<TokenUse, ClientInfo>,
-    /// Number of replays of each session.
-    pub(super) replays: HashMap<SessionId, u64>,
+    /// Uses of sessions.
+    pub(super) session_uses: HashMap<SessionId, UnwrittenUse>,
 }
 
 /// True if the caller must schedule a flush.
@@ -62,9 +79,22 @@ impl Buffer {
         })
     }
 
-    /// Counts a replay.
-    pub(super) fn record_replay(&self, session: SessionId) -> FlushNeeded {
-        self.update_batch(|batch| *batch.replays.entry(session).or_default() += 1)
+    /// Adds a use by a replay.
+    pub(super) fn record_replay(&self, session: SessionId, now: OffsetDateTime) -> FlushNeeded {
+        self.update_batch(|batch| batch.add_session_use(session, UnwrittenUse { replays: 1, last: now }))
+    }
+
+    /// Adds a use on an open connection, unless one was added in the same interval.
+    pub(super) fn record_session_use(
+        &self,
+        session: SessionId,
+        now: OffsetDateTime,
+        interval: Duration,
+    ) -> FlushNeeded {
+        if !self.lock().recently_used.insert(session, interval) {
+            return FlushNeeded(false);
+        }
+        self.update_batch(|batch| batch.add_session_use(session, UnwrittenUse { replays: 0, last: now }))
     }
 
     /// Adds an audit entry.
@@ -102,7 +132,7 @@ impl Buffer {
         })
     }
 
-    /// Takes all confirmed uses and replay counts.
+    /// Takes all uses of tokens and sessions.
     pub(super) fn take_batch(&self) -> Batch {
         let mut pending = self.lock();
         pending.flush_scheduled = false;
@@ -113,8 +143,8 @@ impl Buffer {
     pub(super) fn restore_batch(&self, unwritten: Batch) -> FlushNeeded {
         self.update_batch(|batch| {
             batch.token_uses.extend(unwritten.token_uses);
-            for (session, count) in unwritten.replays {
-                *batch.replays.entry(session).or_default() += count;
+            for (session, unwritten) in unwritten.session_uses {
+                batch.add_session_use(session, unwritten);
             }
         })
     }
@@ -132,7 +162,7 @@ impl Buffer {
     fn update_batch(&self, update: impl FnOnce(&mut Batch)) -> FlushNeeded {
         let mut pending = self.lock();
         let batch = &mut pending.batch;
-        if batch.token_uses.len() + batch.replays.len() < BATCH_CAPACITY {
+        if batch.token_uses.len() + batch.session_uses.len() < BATCH_CAPACITY {
             update(batch);
         } else {
             self.dropped.fetch_add(1, Ordering::Relaxed);
@@ -157,6 +187,25 @@ impl Buffer {
     }
 }
 
+impl Batch {
+    fn add_session_use(&mut self, session: SessionId, added: UnwrittenUse) {
+        let uses = self.session_uses.entry(session).or_insert(UnwrittenUse { replays: 0, ..added });
+        uses.replays += added.replays;
+        uses.last = uses.last.max(added.last);
+    }
+}
+
+impl RecentlyUsed {
+    /// Returns `true` if the session was not inserted in the present interval.
+    fn insert(&mut self, session: SessionId, interval: Duration) -> bool {
+        if self.interval_began.is_none_or(|began| began.elapsed() >= interval) {
+            self.sessions.clear();
+            self.interval_began = Some(Instant::now());
+        }
+        self.sessions.insert(session)
+    }
+}
+
 /// Returns `true` the first time that this thread sees a confirmed use of the token.
 ///
 /// Each thread has a fixed-size table of its own, so that verifying a token takes no lock. The table
@@ -178,6 +227,7 @@ mod tests {
     use super::*;
 
     const SESSION: SessionId = SessionId(Uuid::nil());
+    const NOW: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
 
     fn token_use(token: u128) -> TokenUse {
         TokenUse { session: SESSION, generation: 1, token: TokenId(Uuid::from_u128(token)) }
@@ -188,23 +238,38 @@ mod tests {
         let buffer = Buffer::default();
         assert!(buffer.record_token_use(token_use(1), ClientInfo::default()).0);
         assert!(!buffer.record_token_use(token_use(2), ClientInfo::default()).0);
-        assert!(!buffer.record_replay(SESSION).0);
+        assert!(!buffer.record_replay(SESSION, NOW).0);
         let batch = buffer.take_batch();
-        assert_eq!((batch.token_uses.len(), batch.replays.len()), (2, 1));
-        assert!(buffer.record_replay(SESSION).0, "the next batch requests another flush");
+        assert_eq!((batch.token_uses.len(), batch.session_uses.len()), (2, 1));
+        assert!(buffer.record_replay(SESSION, NOW).0, "the next batch requests another flush");
     }
 
     #[test]
     fn restored_batch_is_merged_with_later_writes() {
         let buffer = Buffer::default();
-        let _ = buffer.record_replay(SESSION);
+        let _ = buffer.record_replay(SESSION, NOW);
         let _ = buffer.record_token_use(token_use(1), ClientInfo::default());
         let batch = buffer.take_batch();
-        let _ = buffer.record_replay(SESSION);
+        let _ = buffer.record_replay(SESSION, NOW);
         let _ = buffer.restore_batch(batch);
         let batch = buffer.take_batch();
-        assert_eq!(batch.replays[&SESSION], 2);
+        assert_eq!(batch.session_uses[&SESSION].replays, 2);
         assert_eq!(batch.token_uses.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn use_on_a_connection_is_added_once_in_each_interval() {
+        let buffer = Buffer::default();
+        let other = SessionId(Uuid::max());
+        let mut added = Vec::new();
+        for (seconds, session) in
+            [(0, SESSION), (1, SESSION), (0, other), (58, SESSION), (1, SESSION), (59, other)]
+        {
+            tokio::time::advance(Duration::from_secs(seconds)).await;
+            let _ = buffer.record_session_use(session, NOW, Duration::from_secs(60));
+            added.push(buffer.take_batch().session_uses.contains_key(&session));
+        }
+        assert_eq!(added, [true, false, true, false, true, true]);
     }
 
     #[test]

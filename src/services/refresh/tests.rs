@@ -16,6 +16,7 @@ use crate::services::test_support::{
     rejected_and_cleared,
 };
 use crate::services::token::SessionSettings;
+use crate::session_event::SessionUseRecorder as _;
 
 mod honest_browser;
 
@@ -520,6 +521,60 @@ async fn replays_are_counted() {
     fixture.tokens.flush_deferred().await.expect("the store responds");
     let row = fixture.row(&client).await;
     assert_eq!((row.rotations, row.replays), (1, 3));
+}
+
+/// B10: a client whose responses are all lost or too late uses its session all the same.
+#[tokio::test]
+async fn replays_postpone_the_idle_expiry_up_to_the_absolute_one() {
+    let (fixture, client) = TokensFixture::with_expired_access_token().await;
+    let replica = fixture.replica();
+    fixture.refresh(&client).await.expect("a rotation");
+    let absolute_expires_at = fixture.row(&client).await.absolute_expires_at;
+    let pause = 10 * DAY;
+    while fixture.now() + pause < absolute_expires_at {
+        fixture.advance(pause);
+        for replica in [&replica, &fixture] {
+            let issued = replica.refresh(&client).await.expect("a replay");
+            assert_eq!(issued.tokens.event, SessionEvent::Replayed);
+            replica.tokens.flush_deferred().await.expect("the store responds");
+        }
+        let used = fixture.tokens.settings().idle_expiry(fixture.now());
+        assert_eq!(fixture.row(&client).await.idle_expires_at, used.min(absolute_expires_at));
+    }
+    fixture.advance(pause);
+    assert_eq!(fixture.rejection(&client).await, rejected_and_cleared(SessionEvent::AbsoluteExpired));
+}
+
+/// B10: a use that is written late counts from its time, and revives no session.
+#[tokio::test]
+async fn late_write_of_a_use_does_not_revive_the_session() {
+    let (fixture, client) = TokensFixture::with_browser().await;
+    let expiry = fixture.row(&client).await.idle_expires_at;
+    fixture.clock.set(expiry - 2 * DAY);
+    fixture.tokens.record_use(client.session);
+    fixture.store.set_unavailable(true);
+    assert!(fixture.tokens.flush_deferred().await.is_err());
+    fixture.store.set_unavailable(false);
+    fixture.advance(DAY);
+    fixture.tokens.flush_deferred().await.expect("the store responds");
+    let postponed = fixture.tokens.settings().idle_expiry(expiry - 2 * DAY);
+    assert_eq!(fixture.row(&client).await.idle_expires_at, postponed);
+
+    let (fixture, client) = TokensFixture::with_browser().await;
+    let expiry = fixture.row(&client).await.idle_expires_at;
+    fixture.clock.set(expiry - SECOND);
+    fixture.tokens.record_use(client.session);
+    fixture.advance(SECOND);
+    fixture.tokens.flush_deferred().await.expect("the store responds");
+    assert_eq!(fixture.row(&client).await.idle_expires_at, expiry);
+    assert_eq!(fixture.rejection(&client).await, rejected(SessionEvent::IdleExpired));
+
+    let (fixture, client) = TokensFixture::with_browser().await;
+    fixture.advance(DAY);
+    fixture.tokens.record_use(client.session);
+    fixture.terminate(&client, EndReason::LoggedOut).await;
+    fixture.tokens.flush_deferred().await.expect("the store responds");
+    assert_eq!(fixture.rejection(&client).await, rejected(SessionEvent::LoggedOut));
 }
 
 #[tokio::test]

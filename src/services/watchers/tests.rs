@@ -5,7 +5,7 @@ use crate::models::session::{EndReason, SessionEnd};
 use crate::services::store::SessionFilter;
 use crate::services::test_support::{TestClient, TokensFixture};
 use crate::services::token::SessionSettings;
-use crate::session_event::SessionEndWatcher as _;
+use crate::session_event::{SessionEndWatcher as _, SessionUseRecorder as _};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -113,6 +113,42 @@ async fn idle_expiry_notifies_unless_the_session_is_refreshed() {
     assert_eq!(idle_watch.await.expect("notified"), SessionEvent::IdleExpired);
     assert!(!refreshed_watch.is_finished());
     assert_eq!(fixture.store.take_calls(), ["find_session"; 2], "each row is read once");
+}
+
+/// B10: a busy connection keeps the others of its session open, on any replica, until the client is silent.
+#[tokio::test(start_paused = true)]
+async fn use_of_a_connection_postpones_the_idle_expiry() {
+    let (fixture, client) = TokensFixture::with_browser().await;
+    let (other, idle) = (fixture.replica(), fixture.browser().await);
+    let watches = [watch(&fixture, &client).await, watch(&other, &client).await];
+    let idle_watch = watch(&fixture, &idle).await;
+    for _ in 0..20 {
+        fixture.tokens.record_use(client.session);
+        advance(&fixture, DAY).await;
+    }
+    assert_eq!(idle_watch.await.expect("notified"), SessionEvent::IdleExpired);
+    assert!(watches.iter().all(|watch| !watch.is_finished()));
+    let last_use = fixture.now() - DAY;
+    assert_eq!(fixture.row(&client).await.idle_expires_at, fixture.tokens.settings().idle_expiry(last_use));
+    advance(&fixture, 14 * DAY).await;
+    for watch in watches {
+        assert_eq!(watch.await.expect("notified"), SessionEvent::IdleExpired);
+    }
+}
+
+/// B10: the absolute expiry closes a busy connection.
+#[tokio::test(start_paused = true)]
+async fn use_of_a_connection_does_not_postpone_the_absolute_expiry() {
+    let settings = SessionSettings { absolute_ttl: 20 * DAY, ..SessionSettings::default() };
+    let fixture = TokensFixture::with_settings(settings);
+    let client = fixture.browser().await;
+    let watch = watch(&fixture, &client).await;
+    for day in 0..21 {
+        assert_eq!(watch.is_finished(), day == 20);
+        fixture.tokens.record_use(client.session);
+        advance(&fixture, DAY).await;
+    }
+    assert_eq!(watch.await.expect("notified"), SessionEvent::AbsoluteExpired);
 }
 
 #[tokio::test(start_paused = true)]

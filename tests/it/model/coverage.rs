@@ -42,6 +42,8 @@ pub(super) enum CoverageEvent {
     CaughtUp,
     /// A follower shared the leader's result.
     Shared,
+    /// A browser was rejected because its session had idled out.
+    RejectedAsIdle,
     // Sign-ins, sign-outs and password changes.
     SignedIn,
     /// The password changed after it was checked.

@@ -8,7 +8,8 @@ use sekisho::models::audit::AuditEntry;
 use sekisho::models::session::{AccessTokenRef, EndReason, SessionId, SessionKind, TokenId};
 use sekisho::models::user::Role;
 use sekisho::services::store::{
-    InsertOutcome, NewSession, PasswordChange, Rotation, SessionFilter, SessionTermination, TokenUse,
+    InsertOutcome, NewSession, PasswordChange, Rotation, SessionFilter, SessionTermination, SessionUse,
+    TokenUse,
 };
 use std::time::Duration;
 use tokio::runtime::Runtime;
@@ -29,6 +30,7 @@ enum Op {
     Rotate { session: usize, from: u32, ahead: i64, token: Option<u128> },
     CatchUp { session: usize, from: u32, ahead: i64 },
     Settle { session: usize, generation: u32, token: u128 },
+    Use { session: usize, ahead: i64, ago: i64 },
     SignOut { session: usize },
     EndByReuse { session: usize, presented: u32 },
     SignOutEverywhere { user: usize },
@@ -46,10 +48,12 @@ fn op() -> impl Strategy<Value = Op> {
         }),
         16 => (session.clone(), 0..4_u32, ahead.clone(), proptest::option::of(0..3_u128))
             .prop_map(|(session, from, ahead, token)| Op::Rotate { session, from, ahead, token }),
-        6 => (session.clone(), 0..4_u32, ahead)
+        6 => (session.clone(), 0..4_u32, ahead.clone())
             .prop_map(|(session, from, ahead)| Op::CatchUp { session, from, ahead }),
         8 => (session.clone(), 0..4_u32, 0..3_u128)
             .prop_map(|(session, generation, token)| Op::Settle { session, generation, token }),
+        6 => (session.clone(), ahead.clone(), 0..GRACE)
+            .prop_map(|(session, ahead, ago)| Op::Use { session, ahead, ago }),
         1 => session.clone().prop_map(|session| Op::SignOut { session }),
         1 => (session, 0..4_u32).prop_map(|(session, presented)| Op::EndByReuse { session, presented }),
         1 => user.clone().prop_map(|user| Op::SignOutEverywhere { user }),
@@ -103,6 +107,13 @@ impl StorePair {
                 let seen = TokenUse { session: session_id(place), generation, token };
                 let product = self.real.sessions.confirm_generation(&[seen]).await.unwrap();
                 prop_assert_eq!(self.model.confirm(time, place, generation, token), !product.is_empty());
+            }
+            Op::Use { session, ahead, ago } => {
+                let place = self.place(session);
+                let idle_expires_at = at(time + ahead - ago + 900_000);
+                let used = SessionUse { session: session_id(place), replays: 0, idle_expires_at };
+                self.real.sessions.record_uses(&[used], at(time + ahead)).await.unwrap();
+                self.model.record_use(time, place, idle_expires_at, at(time + ahead));
             }
             Op::EndExpired { ago } => {
                 self.model.end_expired(time, at(time - ago));
@@ -336,6 +347,7 @@ fn mutations_are_detected() {
         Mutation::UnconditionalRotation,
         Mutation::SignInIgnoresPasswordChange,
         Mutation::UnauditedReuse,
+        Mutation::UsesIgnored,
     ];
     for mutation in mutations {
         assert!(compare(200, Some(mutation), db::memory).is_err(), "{mutation:?}");

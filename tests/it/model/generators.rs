@@ -82,9 +82,32 @@ fn one_by_one(random: &mut Random, time: i64, action: Action) -> Vec<(i64, Actio
     }
 }
 
-/// Thefts and a mutation.
+/// A browser whose responses are all too late to carry cookies, and which pauses for up to nine tenths of the
+/// idle lifetime, for several of them.
+pub(super) fn slow_responses(seed: u64) -> Script {
+    let random = &mut Random(seed);
+    let (mut settings, _) = any_settings(random);
+    let idle = settings.access_ttl + settings.idle_ttl;
+    settings.absolute_ttl = idle * 10;
+    let sign_in = Request { up: 1, store: 1, upstream: 1, down: 1, ..Request::default() };
+    let mut actions = vec![(0, Action::Ask { browser: 0, purpose: Purpose::SignIn, request: sign_in })];
+    let mut time = settings.access_ttl + random.up_to(SECOND);
+    while time < idle * 6 {
+        let upstream = settings.grace / 6 + random.between(1, SECOND);
+        let replica = random.up_to(7) as usize;
+        let request = Request { replica, upstream, ..sign_in };
+        actions.push((time, Action::Burst { browser: 0, requests: vec![request] }));
+        time += random.between(idle / 20, idle * 9 / 10);
+    }
+    Script { seed, settings, browsers: 1, actions }
+}
+
+/// A mutation, and thefts unless it takes another script to show.
 pub(super) fn with_mutation(seed: u64, mutation: Mutation) -> Script {
-    let mut script = with_theft(seed);
+    let mut script = match mutation {
+        Mutation::UsesIgnored => slow_responses(seed),
+        _ => with_theft(seed),
+    };
     script.settings.mutation = Some(mutation);
     script
 }

@@ -158,6 +158,33 @@ fn theft_ends_no_other_session() {
     ]);
 }
 
+/// B10: a session that only slow responses use does not idle out.
+#[test]
+fn slow_responses_keep_the_session() {
+    let all = run(generators::slow_responses, 300, check_in_model);
+    all.coverage.assert_at_least(&[
+        (CoverageEvent::ResponseTooLate, 2_500),
+        (CoverageEvent::Replayed, 2_500),
+        (CoverageEvent::ClocksSkewed, 20),
+    ]);
+    assert_eq!(all.coverage.count(CoverageEvent::RejectedAsIdle), 0);
+}
+
+/// B10: replays of a thief postpone the idle expiry as well. The absolute expiry ends the session all the same,
+/// and the return of the owner shows the theft.
+#[test]
+fn thief_who_only_replays_is_bounded() {
+    for seed in 0..50 {
+        let alone = check_in_model(&thief::replaying(seed, None)).unwrap();
+        let replayed = alone.coverage.count(CoverageEvent::Replayed);
+        assert!((11..24).contains(&replayed), "beyond the idle lifetime, not beyond two days: {replayed}");
+        let absence = 30 * generators::HOUR;
+        let outcome = check_in_model(&thief::replaying(seed, Some(absence))).unwrap();
+        let detected = outcome.detected_after.expect("the theft is detected");
+        assert!(detected < absence + 5 * generators::HOUR, "at the next visit of the thief: {detected}");
+    }
+}
+
 /// A failing script is shrunk, and its seed is tried first in the next run.
 #[test]
 fn failing_seed_is_persisted() {

@@ -78,16 +78,19 @@ pub(super) enum Mutation {
     SignInIgnoresPasswordChange,
     /// A termination by reuse detection is not audited.
     UnauditedReuse,
+    /// Uses do not postpone the idle expiry.
+    UsesIgnored,
 }
 
 impl Mutation {
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::AuditUnflushed,
         Self::RepeatedEnd,
         Self::PollerStops,
         Self::UnconditionalRotation,
         Self::SignInIgnoresPasswordChange,
         Self::UnauditedReuse,
+        Self::UsesIgnored,
     ];
 
     /// Returns a part of the report of the invariant that it breaks.
@@ -97,6 +100,7 @@ impl Mutation {
             Self::PollerStops => "was accepted after its end",
             Self::UnconditionalRotation => "was created twice",
             Self::SignInIgnoresPasswordChange => "is active on an old password",
+            Self::UsesIgnored => "was used, and idled out",
         }
     }
 }

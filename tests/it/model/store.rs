@@ -71,8 +71,10 @@ pub(super) struct Row {
     pub(super) stolen: bool,
     /// Latest generation in use, and the time of its first use.
     pub(super) first_use: Option<(u32, OffsetDateTime)>,
-    /// Expiry before the last refresh.
-    pub(super) expiry_before: OffsetDateTime,
+    /// Times of its refreshes and other uses, each with the expiry before it.
+    expiries_before: Vec<(i64, OffsetDateTime)>,
+    /// Idle expiry after the last recorded use, unless a crash has undone it.
+    pub(super) promised_expiry: Option<OffsetDateTime>,
     /// Generations created by rotations that no crash has undone.
     created_generations: BTreeSet<u32>,
     /// A generation that was created twice.
@@ -121,6 +123,14 @@ pub(super) struct Store {
     unflushed: Vec<Unflushed>,
 }
 
+impl Row {
+    /// Returns `true` if the session had expired at `now` before a refresh or another use since `t`.
+    pub(super) fn had_expired(&self, t: i64, now: OffsetDateTime) -> bool {
+        let mut recent = self.expiries_before.iter().rev().take_while(|(used, _)| *used >= t);
+        recent.any(|(_, expiry)| *expiry <= now)
+    }
+}
+
 impl Store {
     pub(super) fn with_mutation(mutation: Option<Mutation>) -> Self {
         Self { mutation, ..Self::default() }
@@ -138,7 +148,8 @@ impl Store {
         self.audit.push(AuditEntry::login(&session));
         session.client.request_id = None;
         self.rows.push(Row {
-            expiry_before: session.expires_at(),
+            expiries_before: Vec::new(),
+            promised_expiry: None,
             session,
             ended: None,
             password: made_with.unwrap_or(password),
@@ -224,7 +235,7 @@ impl Store {
             return None;
         }
         self.unflushed.push(Unflushed { at: t, place: step.place, before: session.clone(), entry: None });
-        row.expiry_before = session.expires_at();
+        row.expiries_before.push((t, session.expires_at()));
         session.generation = step.from + 1;
         session.rotated_at = step.now;
         session.asked_by = step.asked_by;
@@ -248,6 +259,28 @@ impl Store {
             self.unflushed.push(Unflushed { at: t, place, before: session.clone(), entry: None });
         }
         *session.settled_by.get_or_insert(token) != token
+    }
+
+    /// Records a use of a session at `now` or shortly before, which postpones its idle expiry.
+    pub(super) fn record_use(
+        &mut self,
+        t: i64,
+        place: usize,
+        idle_expires_at: OffsetDateTime,
+        now: OffsetDateTime,
+    ) {
+        let row = &mut self.rows[place];
+        let before = row.session.clone();
+        let idle_expires_at = idle_expires_at.min(before.absolute_expires_at);
+        if before.termination(now).is_some() || idle_expires_at <= before.idle_expires_at {
+            return;
+        }
+        row.promised_expiry = Some(idle_expires_at);
+        if self.mutation != Some(Mutation::UsesIgnored) {
+            row.expiries_before.push((t, before.expires_at()));
+            row.session.idle_expires_at = idle_expires_at;
+            self.unflushed.push(Unflushed { at: t, place, before, entry: None });
+        }
     }
 
     /// Ends a session and flushes its audit entry. Returns `true` if it was not ended before.
@@ -337,6 +370,9 @@ impl Store {
             };
             row.session = Session { end, ..last.before };
             forgotten += 1;
+        }
+        for row in &mut self.rows {
+            row.promised_expiry = None;
         }
         if self.mutation == Some(Mutation::AuditUnflushed) {
             self.audit.retain(|entry| entry.at <= at(t - lost));

@@ -5,6 +5,8 @@ use super::generators::{HOUR, MINUTE, SECOND};
 use super::rules::Rules;
 use super::script::{Action, Purpose, Random, Request, Script, Settings};
 
+const DAY: i64 = 24 * HOUR;
+
 /// The way a thief uses copied cookies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Thief {
@@ -118,4 +120,33 @@ pub(super) fn visits(
         visit(random, time + shift);
     }
     visits
+}
+
+/// Generates the theft of cookies whose refresh token was replaced in a response that was too late to carry new
+/// ones. The owner leaves, and returns after `absence`, if at all. Every three hours the thief sends the stolen
+/// cookies, and keeps none of the new ones: a replay each time.
+pub(super) fn replaying(seed: u64, absence: Option<i64>) -> Script {
+    let random = &mut Random(seed);
+    let mut script = day(seed, Rules::Sekisho, None);
+    script.settings.idle_ttl = 4 * HOUR;
+    script.settings.absolute_ttl = 2 * DAY;
+    let sign_in = script.actions.swap_remove(0);
+    let slow = Request { upstream: 11 * SECOND, lost: false, ..usual_request(random, 5) };
+    script.actions = vec![
+        sign_in,
+        (16 * MINUTE, Action::Burst { browser: 0, requests: vec![slow] }),
+        (20 * MINUTE, Action::Steal { browser: 0 }),
+    ];
+    let mut time = 20 * MINUTE;
+    while time < 3 * DAY {
+        time += random.between(2 * HOUR, 4 * HOUR);
+        let requests = vec![Request { lost: true, ..usual_request(random, 5) }];
+        script.actions.push((time, Action::Thief { thief: Thief::Occasional, requests }));
+    }
+    if let Some(absence) = absence {
+        let visit = || Action::Burst { browser: 0, requests: vec![Request::default()] };
+        script.actions.extend((0..6).map(|nth| (absence + nth * 5 * MINUTE, visit())));
+    }
+    script.actions.sort_by_key(|(time, _)| *time);
+    script
 }

@@ -88,16 +88,23 @@ pub(super) async fn concurrent_terminations_have_one_winner(stores: &Stores) {
     assert_eq!(reasons, [found(stores, before.id).await.end.expect("ended").reason]);
 }
 
-pub(super) async fn concurrent_replay_counts_add_up(stores: &Stores) {
+pub(super) async fn concurrent_uses_add_up(stores: &Stores) {
     let (one, two) = (any_session(stores).await.id, any_session(stores).await.id);
     race(10, |nth| {
         let sessions = stores.sessions.clone();
-        let counts = if nth % 2 == 0 { [(one, 1), (two, 2)] } else { [(two, 2), (one, 1)] };
-        async move { sessions.count_replays(&counts).await.unwrap() }
+        let idle_expires_at = NOW + (20 + nth as u32) * DAY;
+        let mut uses =
+            [(one, 1), (two, 2)].map(|(id, count)| SessionUse { idle_expires_at, ..replays(id, count) });
+        if nth % 2 == 0 {
+            uses.reverse();
+        }
+        async move { sessions.record_uses(&uses, NOW).await.unwrap() }
     })
     .await;
-    assert_eq!(found(stores, one).await.replays, 10);
-    assert_eq!(found(stores, two).await.replays, 20);
+    for (id, replays) in [(one, 10), (two, 20)] {
+        let row = found(stores, id).await;
+        assert_eq!((row.replays, row.idle_expires_at), (replays, NOW + 29 * DAY), "the last use decides");
+    }
 }
 
 pub(super) async fn concurrent_sign_ins_respect_the_limit(stores: &Stores) {
@@ -188,7 +195,7 @@ pub(super) async fn bulk_updates_do_not_deadlock(stores: &Stores) {
         let (stores, owner, mut ids) = (stores.clone(), owner.clone(), all.clone());
         ids.rotate_left(5 * nth);
         async move {
-            let counts: Vec<_> = ids.iter().map(|id| (*id, 1)).collect();
+            let uses: Vec<_> = ids.iter().map(|id| replays(*id, 1)).collect();
             let used: Vec<_> =
                 ids.iter().map(|id| TokenUse { session: *id, generation: 1, token: token() }).collect();
             let session = session(&owner);
@@ -199,7 +206,7 @@ pub(super) async fn bulk_updates_do_not_deadlock(stores: &Stores) {
                 hashed_password: hash,
                 ..new(&session)
             };
-            stores.sessions.count_replays(&counts).await.unwrap();
+            stores.sessions.record_uses(&uses, NOW).await.unwrap();
             stores.sessions.confirm_generation(&used).await.unwrap();
             stores.sessions.insert_session(&asked).await.unwrap();
             let which = if nth % 2 == 0 { SessionFilter::All } else { SessionFilter::User(owner.id) };

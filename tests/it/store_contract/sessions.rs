@@ -21,8 +21,8 @@ pub(super) async fn missing_rows_are_no_error(stores: &Stores) {
     assert_eq!(sessions.catch_up(&rotation(&nothing, &client)).await.unwrap(), None);
     assert_eq!(sessions.confirm_generation(&[used]).await.unwrap(), []);
     assert_eq!(sessions.confirm_generation(&[]).await.unwrap(), []);
-    sessions.count_replays(&[(nothing.id, 1)]).await.unwrap();
-    sessions.count_replays(&[]).await.unwrap();
+    sessions.record_uses(&[replays(nothing.id, 1)], NOW).await.unwrap();
+    sessions.record_uses(&[], NOW).await.unwrap();
     assert!(!sessions.end_session(nothing.id, &ending(revoked)).await.unwrap());
     assert_eq!(sessions.end_sessions(&SessionFilter::All, &ending(revoked)).await.unwrap(), []);
     assert_eq!(sessions.live_sessions(missing.id, NOW).await.unwrap(), []);
@@ -377,13 +377,51 @@ pub(super) async fn batch_confirms_each_session_once(stores: &Stores) {
     }
 }
 
-pub(super) async fn replay_counts_add_up(stores: &Stores) {
+pub(super) async fn replays_add_up(stores: &Stores) {
     let (one, two) = (any_session(stores).await, any_session(stores).await);
-    let counts = [(one.id, 2), (two.id, 1), (SessionId(id()), 9), (one.id, 3)];
-    stores.sessions.count_replays(&counts).await.unwrap();
-    stores.sessions.count_replays(&[(one.id, 5)]).await.unwrap();
+    let uses = [replays(one.id, 2), replays(two.id, 1), replays(SessionId(id()), 9), replays(one.id, 3)];
+    stores.sessions.record_uses(&uses, NOW).await.unwrap();
+    stores.sessions.record_uses(&[replays(one.id, 5)], NOW).await.unwrap();
     assert_eq!(found(stores, one.id).await, Session { replays: 10, ..one });
     assert_eq!(found(stores, two.id).await, Session { replays: 1, ..two });
+}
+
+/// B10: up to the absolute expiry, never back, and nothing else changes.
+pub(super) async fn uses_postpone_the_idle_expiry(stores: &Stores) {
+    let (one, two) = (any_session(stores).await, any_session(stores).await);
+    let last = one.idle_expires_at - Duration::from_micros(1);
+    for (expected, days) in [(15, &[15][..]), (15, &[14]), (18, &[16, 18, 17]), (90, &[91])] {
+        let uses =
+            days.iter().map(|&day| SessionUse { idle_expires_at: NOW + day * DAY, ..replays(one.id, 0) });
+        stores.sessions.record_uses(&uses.collect::<Vec<_>>(), last).await.unwrap();
+        let idle_expires_at = NOW + expected * DAY;
+        assert_eq!(found(stores, one.id).await, Session { idle_expires_at, ..one.clone() });
+    }
+    assert_eq!(found(stores, two.id).await, two);
+
+    let client = ClientInfo::default();
+    let due = Rotation { now: NOW + 80 * DAY, idle_expires_at: NOW + 81 * DAY, ..rotation(&one, &client) };
+    let rotated = stores.sessions.rotate(&due).await.unwrap().expect("a live session");
+    assert_eq!(rotated.idle_expires_at, NOW + 81 * DAY, "a rotation sets it");
+}
+
+/// B10: neither a terminated nor an expired session.
+pub(super) async fn uses_revive_no_session(stores: &Stores) {
+    let owner = user("owner@example.com");
+    let ends = [EndReason::LoggedOut, EndReason::IdleExpired].map(|reason| Some(end(reason)));
+    let sessions = [
+        Session { end: ends[0], ..session(&owner) },
+        Session { end: ends[1], ..session(&owner) },
+        Session { idle_expires_at: NOW + DAY, ..session(&owner) },
+        Session { idle_expires_at: NOW + DAY - MINUTE, ..session(&owner) },
+        Session { absolute_expires_at: NOW + DAY, idle_expires_at: NOW + DAY, ..session(&owner) },
+    ];
+    for before in sessions {
+        let before = known_session(stores, before).await;
+        let used = SessionUse { idle_expires_at: NOW + 20 * DAY, ..replays(before.id, 1) };
+        stores.sessions.record_uses(&[used], NOW + DAY).await.unwrap();
+        assert_eq!(found(stores, before.id).await, Session { replays: 1, ..before });
+    }
 }
 
 pub(super) async fn session_is_terminated_once(stores: &Stores) {

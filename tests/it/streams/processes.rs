@@ -23,7 +23,7 @@ on_both! {
 const MANY: usize = 200;
 
 /// `Origin` of the browsers. Every server has it as `server.public_origin`.
-const ORIGIN: &str = "http://app.localhost:8080";
+pub(super) const ORIGIN: &str = "http://app.localhost:8080";
 
 async fn new_deployment(location: DatabaseLocation, upstream: &EchoUpstream) -> TestDeployment {
     let mut deployment = TestDeployment::new(location).await;
@@ -35,14 +35,14 @@ async fn new_deployment(location: DatabaseLocation, upstream: &EchoUpstream) -> 
     deployment
 }
 
-async fn websocket(server: SocketAddr, browser: &SocketBrowser) -> Socket {
+pub(super) async fn websocket(server: SocketAddr, browser: &SocketBrowser) -> Socket {
     let cookies = browser.cookie_header();
     let (mut socket, _) = open(server, "/", &[("origin", ORIGIN), ("cookie", &cookies)]).await.unwrap();
     assert_echoes(&mut socket).await;
     socket
 }
 
-async fn events(server: SocketAddr, browser: &SocketBrowser) -> TcpStream {
+pub(super) async fn events(server: SocketAddr, browser: &SocketBrowser) -> TcpStream {
     let mut socket = TcpStream::connect(server).await.unwrap();
     let cookies = browser.cookie_header();
     let request = format!("GET /events HTTP/1.1\r\nHost: {server}\r\nCookie: {cookies}\r\n\r\n");
@@ -60,7 +60,7 @@ async fn metrics(server: &ServerProcess) -> String {
 }
 
 /// Reads to the end, and returns the times of the last byte and of the end.
-async fn read_until_closed(mut socket: TcpStream) -> (FairInstant, FairInstant) {
+pub(super) async fn read_until_closed(mut socket: TcpStream) -> (FairInstant, FairInstant) {
     let mut buffer = vec![0; 4_096];
     let mut last = FairInstant::now();
     while let Ok(1..) = socket.read(&mut buffer).await {

@@ -71,10 +71,19 @@ impl TestApp {
 
     /// Starts a gateway that forwards signed-in users to `upstream`.
     pub(crate) async fn with_upstream(upstream: &str, fresh: TestDatabase) -> Self {
+        Self::with_upstream_and_flags(upstream, fresh, &[]).await
+    }
+
+    /// As [`with_upstream`](Self::with_upstream), with the configuration changed by `flags`.
+    pub(crate) async fn with_upstream_and_flags(
+        upstream: &str,
+        fresh: TestDatabase,
+        flags: &[(&str, &str)],
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("sekisho.toml");
         std::fs::write(&file, format!("[[routes]]\npath = \"/\"\nupstreams = [\"{upstream}\"]\n")).unwrap();
-        Self::build(fresh, config(&[], Some(file)), None)
+        Self::build(fresh, config(flags, Some(file)), None)
     }
 
     /// Starts a gateway with the configuration of `file`, changed by `flags`.

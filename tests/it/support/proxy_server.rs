@@ -16,6 +16,7 @@ use sekisho::models::session::SessionId;
 use sekisho::proxy::{
     Forwarded, LongLivedStreams, Proxy, ProxyError, ReservedCookies, RouteSpec, Routes, UpstreamTokens,
 };
+use sekisho::session_event::SessionUseRecorder;
 use time::macros::datetime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -32,6 +33,7 @@ pub(crate) struct ProxyServer {
     pub(crate) forwarded: Option<Forwarded>,
     pub(crate) streams: LongLivedStreams,
     pub(crate) upstream_tokens: Option<Arc<dyn UpstreamTokens>>,
+    pub(crate) session_uses: Option<Arc<dyn SessionUseRecorder>>,
 }
 
 /// Names of the cookies that upstreams neither receive nor set.
@@ -56,6 +58,9 @@ impl ProxyServer {
         let mut proxy = Proxy::new(ReservedCookies { names }, self.streams.clone());
         if let Some(tokens) = &self.upstream_tokens {
             proxy = proxy.with_upstream_tokens(Arc::clone(tokens));
+        }
+        if let Some(recorder) = &self.session_uses {
+            proxy = proxy.with_session_uses(Arc::clone(recorder));
         }
         listen(move |socket| {
             let server = self.clone();

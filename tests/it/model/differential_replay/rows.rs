@@ -31,7 +31,8 @@ impl RealServices {
             let expired =
                 |end: SessionEnd| matches!(end.reason, EndReason::IdleExpired | EndReason::AbsoluteExpired);
             let ended = before.end.is_none() && after.end.is_some_and(expired);
-            let written = |row: &Session| (row.generation, row.rotations, row.settled_by);
+            let written =
+                |row: &Session| (row.generation, row.rotations, row.settled_by, row.idle_expires_at);
             if ended || written(before) != written(&after) {
                 self.unflushed.push(Unflushed { at, before: before.clone(), ended });
             }

@@ -11,7 +11,7 @@ use sekisho::models::user::UserId;
 use sekisho::services::memory::MemoryStore;
 use sekisho::services::store::{
     AuditStore, EndedSessions, EndedSince, InsertOutcome, NewSession, Rotation, SessionFilter, SessionStore,
-    SessionTermination, StoreError, TokenUse,
+    SessionTermination, SessionUse, StoreError, TokenUse,
 };
 use time::OffsetDateTime;
 use tokio::sync::oneshot;
@@ -89,8 +89,8 @@ impl SessionStore for GatedStore {
         self.inner.confirm_generation(tokens).await
     }
 
-    async fn count_replays(&self, counts: &[(SessionId, u64)]) -> Result<(), StoreError> {
-        self.inner.count_replays(counts).await
+    async fn record_uses(&self, uses: &[SessionUse], now: OffsetDateTime) -> Result<(), StoreError> {
+        self.inner.record_uses(uses, now).await
     }
 
     async fn end_session_list(

@@ -109,9 +109,18 @@ impl World<'_> {
         }
         self.record_response(request, SessionResponse::Refused(event), None);
         let Some(cookies) = self.requests[request].cookies else { return };
+        if event == SessionEvent::IdleExpired && self.requests[request].holder != self.thief() {
+            self.record(CoverageEvent::RejectedAsIdle);
+        }
         let (row, now) = (&self.store.rows[cookies.session], at(self.clock(request)));
         // A replica whose clock is behind may refresh a session that has expired for this one.
-        let expired = event == SessionEvent::IdleExpired && row.expiry_before <= now;
+        let expired =
+            event == SessionEvent::IdleExpired && row.had_expired(self.now - MAX_REJECTION_DELAY, now);
+        let was_promised = row.promised_expiry.is_some_and(|expiry| now + self.settings.grace() < expiry);
+        let idled_out = event == SessionEvent::IdleExpired && was_promised && !expired;
+        if idled_out && self.requests[request].holder != self.thief() {
+            return self.violate(|| format!("session {} was used, and idled out", cookies.session));
+        }
         let is_active = row.session.termination(now).is_none() && !expired;
         let reason = row.session.end.map(|end| end.reason.event());
         if is_active && self.requests[request].holder != self.thief() {
@@ -134,6 +143,9 @@ impl World<'_> {
         self.record_response(request, SessionResponse::Unavailable, None);
     }
 }
+
+/// Maximum time from the read of a row until a request is rejected by it.
+const MAX_REJECTION_DELAY: i64 = 30_000;
 
 /// Returns `true` for an expiry, which a replica may report before it is written.
 fn is_expiry(event: SessionEvent) -> bool {

@@ -150,6 +150,8 @@ struct Replica {
     /// Its revocation list.
     ended: BTreeMap<usize, SessionEvent>,
     deferred: Vec<(usize, u32, TokenId)>,
+    /// Sessions with unwritten replays, and the replica's clock at the last of each.
+    replayed: BTreeMap<usize, OffsetDateTime>,
     /// Time since which deferred writes are pending.
     flush_pending_since: Option<i64>,
 }

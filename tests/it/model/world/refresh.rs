@@ -276,6 +276,9 @@ impl World<'_> {
 
     fn issue(&mut self, request: usize, row: &Session, event: SessionEvent) {
         let Some(Cookies { session, .. }) = self.requests[request].cookies else { return };
+        if event == SessionEvent::Replayed {
+            self.record_replay(self.replica(request), session);
+        }
         if self.requests[request].done {
             // The refresh timed out.
             return;

@@ -247,10 +247,22 @@ impl World<'_> {
             return;
         }
         let note = (cookies.session, cookies.generation, token.id);
-        let Replica { deferred, flush_pending_since, life, .. } = &mut self.replicas[replica];
+        let Replica { deferred, .. } = &mut self.replicas[replica];
         if !deferred.contains(&note) {
             deferred.push(note);
         }
+        self.schedule_flush(replica);
+    }
+
+    /// Records a use of the session by a replay.
+    pub(super) fn record_replay(&mut self, replica: usize, session: usize) {
+        let now = at(self.now + self.replicas[replica].clock);
+        self.replicas[replica].replayed.insert(session, now);
+        self.schedule_flush(replica);
+    }
+
+    fn schedule_flush(&mut self, replica: usize) {
+        let Replica { flush_pending_since, life, .. } = &mut self.replicas[replica];
         if flush_pending_since.is_none() {
             *flush_pending_since = Some(self.now);
             let event = Event::FlushDeferred(replica, *life);
@@ -280,6 +292,10 @@ impl World<'_> {
             if self.settings.rules.ends_on_concurrent_use(&self.store.rows[session].session) {
                 self.end_as_reuse(Some(replica), session, now, CoverageEvent::ReuseAtConfirmation);
             }
+        }
+        let idle = ms(self.settings.access_ttl + self.settings.idle_ttl);
+        for (session, last) in std::mem::take(&mut self.replicas[replica].replayed) {
+            self.store.record_use(self.now, session, last + idle, now);
         }
     }
 }
