@@ -55,6 +55,7 @@ mod deployment;
 mod error;
 mod event_log;
 mod faults;
+mod figures;
 mod http_client;
 mod lab;
 mod options;

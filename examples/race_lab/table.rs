@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::event_log::Counters;
+use crate::figures;
 use crate::lab::Lab;
 use crate::options::Options;
 use crate::run::Outcome;
@@ -16,7 +17,7 @@ pub(crate) fn table(outcomes: &[Outcome], options: &Options, seed: u64, took: Du
         let figures = outcomes.iter().map(|outcome| figure(&outcome.counters, options));
         lines.push(std::iter::once((*name).to_owned()).chain(figures).collect::<Vec<_>>());
     }
-    layout(&lines)
+    figures::table(&lines)
 }
 
 /// Returns one line of progress for a terminal.
@@ -84,7 +85,7 @@ fn number(number: u64) -> String {
 
 fn detection_times(times: &[Duration], options: &Options) -> String {
     let sorted = sorted(times);
-    let (Some(median), Some(longest)) = (part(&sorted, 0.5), sorted.last().copied()) else {
+    let (Some(median), Some(longest)) = (figures::percentile(&sorted, 0.5), sorted.last().copied()) else {
         return "–".to_owned();
     };
     let lifetimes = |time: Duration| time.as_secs_f64() / options.access_ttl.as_secs_f64();
@@ -99,7 +100,8 @@ fn detection_times(times: &[Duration], options: &Options) -> String {
 
 fn percentiles(times: &[Duration]) -> String {
     let sorted = sorted(times);
-    let millis = |at| part(&sorted, at).map(|time| format!("{:.1} ms", time.as_secs_f64() * 1_000.0));
+    let millis =
+        |at| figures::percentile(&sorted, at).map(|time| format!("{:.1} ms", time.as_secs_f64() * 1_000.0));
     match (millis(0.5), millis(0.99)) {
         (Some(median), Some(high)) => format!("{median}, {high}"),
         _ => "–".to_owned(),
@@ -110,25 +112,4 @@ fn sorted(times: &[Duration]) -> Vec<Duration> {
     let mut times = times.to_vec();
     times.sort_unstable();
     times
-}
-
-fn part(sorted: &[Duration], at: f64) -> Option<Duration> {
-    let last = sorted.len().checked_sub(1)?;
-    sorted.get((last as f64 * at).round() as usize).copied()
-}
-
-fn layout(lines: &[Vec<String>]) -> String {
-    let columns = lines.first().map_or(0, Vec::len);
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let mut text = String::new();
-    for (nth, line) in lines.iter().enumerate() {
-        let cells = line.iter().zip(&widths).map(|(cell, width)| format!(" {cell:<width$} |"));
-        text.push_str(&format!("|{}\n", cells.collect::<String>()));
-        if nth == 0 {
-            let rule = widths.iter().map(|width| format!("{}|", "-".repeat(width + 2)));
-            text.push_str(&format!("|{}\n", rule.collect::<String>()));
-        }
-    }
-    text
 }
